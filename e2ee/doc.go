@@ -1,0 +1,19 @@
+// Package e2ee is the end-to-end encryption engine: one [Device] for each
+// device whose keys the proxy holds.
+//
+// It promises:
+//   - A room key or a secret goes only to devices for which trustcache decided
+//     "share" at the moment of sending; recipients are recomputed for every send.
+//   - The same (session, index) is never used for two plaintexts: the ratchet is
+//     stored before a ciphertext leaves.
+//   - The effect of a to-device message is stored before the position that
+//     acknowledges it to the homeserver moves.
+//   - Who owns a room key is recorded when it arrives and is never taken from the
+//     event that is being decrypted.
+//
+// It must never hold a lock over the network, import the root package
+// mautrix/crypto, print a key, or upload device keys over keys that are not its own.
+//
+// Importers: interceptors, proxy and cmd/e2ee-proxy. It imports trustcache, store
+// and config, never the other way round.
+package e2ee

@@ -1,0 +1,76 @@
+package store
+
+import (
+	"time"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// Changes is everything one step of the engine wants to store. [DB.Save] writes it
+// in one transaction: all of it or nothing. Within it, deletions come before upserts.
+type Changes struct {
+	// Device, when not nil, replaces the device's row.
+	Device *Device
+	// SyncPosition, when not nil, moves the device's position without touching the rest of its row.
+	SyncPosition *string
+
+	DeleteOlmSessions []string // session IDs
+	OlmSessions       []OlmSession
+
+	InboundSessions []InboundSession
+	MessageIndices  []MessageIndex // first write wins; an existing row is kept
+
+	DiscardOutbound  []id.RoomID // sets Discard
+	OutboundSessions []OutboundSession
+	Shares           []Share
+
+	Transactions []Transaction
+	DeleteOutbox []string // transaction IDs
+	Outbox       []OutboxItem
+
+	Rooms []Room
+
+	DeletePending  []id.EventID
+	Pending        []PendingEvent
+	ReadyPending   []SessionRef // marks Ready what waits for these sessions
+	MarkPending    []id.EventID // sets DeliveredAt of these to MarkDelivered
+	DeleteInbox    []int64
+	Inbox          []InboxItem
+	MarkInbox      []int64 // sets DeliveredAt of these to MarkDelivered
+	MarkDelivered  string
+	Withheld       []WithheldNote
+	DeleteWithheld []SessionRef
+
+	// Seen are digests of Olm messages already processed; see requirement 3.8.
+	Seen []SeenMessage
+
+	// Account scope.
+	Users         []User
+	DeleteDevices []DeviceRef
+	UserDevices   []UserDevice
+	Secrets       []Secret
+	DeleteSecrets []string
+	Warnings      []Warning
+
+	// Backed marks sessions as stored in a key backup version.
+	Backed []BackedSession
+}
+
+// DeviceRef names a device of a user.
+type DeviceRef struct {
+	UserID   id.UserID
+	DeviceID id.DeviceID
+}
+
+// SeenMessage is the digest of an Olm message that was processed.
+type SeenMessage struct {
+	Digest [32]byte
+	At     time.Time
+}
+
+// BackedSession says that a session, from this first index on, is in a backup version.
+type BackedSession struct {
+	SessionRef
+	FirstIndex uint32
+	Version    string
+}

@@ -1,0 +1,253 @@
+package store
+
+import (
+	"encoding/json"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
+)
+
+// DeviceState says whose keys a proxied device has. The zero value is not usable
+// for encryption.
+type DeviceState int
+
+const (
+	// DeviceUnknown is a device that has not been compared with the homeserver yet.
+	DeviceUnknown DeviceState = iota
+	// DeviceOurs is a device whose keys were made, and are held, by this proxy.
+	DeviceOurs
+	// DeviceForeign is a device that published keys which are not ours: its client
+	// does its own encryption and is passed through untouched.
+	DeviceForeign
+)
+
+// Device is one proxied device of an account.
+type Device struct {
+	ID       int64 // assigned by the database
+	Account  int64
+	DeviceID id.DeviceID
+	State    DeviceState
+
+	Ed25519    string       // public, unpadded base64
+	Curve25519 string       // public, unpadded base64
+	Olm        secret.Bytes // goolm account pickle; sealed
+	// KeysUploaded is set once the homeserver has answered the device keys upload.
+	KeysUploaded bool
+	// FallbackChangedAt is when the current fallback key was made.
+	FallbackChangedAt time.Time
+	// SyncPosition is the since token up to which everything was processed and stored.
+	SyncPosition string
+	// Token is the access token last seen for this device, for the proxy's own sync; sealed.
+	Token secret.String
+	// Meta holds small facts of the engine that need no column of their own. Not sealed.
+	Meta json.RawMessage
+}
+
+// OlmSession is one Olm session with another device. Pickle is sealed.
+type OlmSession struct {
+	SessionID      string
+	TheirKey       string // Curve25519, unpadded base64
+	Pickle         secret.Bytes
+	CreatedAt      time.Time
+	LastReceivedAt time.Time
+}
+
+// Source says how a room key reached us.
+type Source string
+
+// The sources of a room key. Only SourceDirect carries proof of its sender.
+const (
+	SourceDirect    Source = "direct"
+	SourceBackup    Source = "backup"
+	SourceImport    Source = "import"
+	SourceBundle    Source = "bundle"
+	SourceForwarded Source = "forwarded"
+)
+
+// SessionRef names a Megolm session.
+type SessionRef struct {
+	RoomID    id.RoomID
+	SessionID id.SessionID
+}
+
+// InboundSession is a Megolm session we can decrypt with. Pickle and Owner are sealed.
+type InboundSession struct {
+	SessionRef
+	Pickle secret.Bytes
+	// Owner is what was known of the sender when the key arrived, as e2ee wrote it (JSON).
+	Owner         secret.Bytes
+	Source        Source
+	FirstIndex    uint32
+	SharedHistory bool
+	ReceivedAt    time.Time
+	// BackupVersion is the key backup version this session (at this first index) is
+	// stored in; empty when it is in none.
+	BackupVersion string
+}
+
+// IndexRef names one message of a Megolm session.
+type IndexRef struct {
+	SessionRef
+	Index uint32
+}
+
+// MessageIndex records which event used an index, against replays.
+type MessageIndex struct {
+	IndexRef
+	EventID   id.EventID
+	Timestamp int64 // origin_server_ts
+}
+
+// OutboundSession is the Megolm session of a room for sending. Pickle is sealed.
+type OutboundSession struct {
+	RoomID    id.RoomID
+	SessionID id.SessionID
+	Pickle    secret.Bytes
+	CreatedAt time.Time
+	Messages  uint32 // messages encrypted so far
+	// Settings is the snapshot under which the session was made, as e2ee wrote it (JSON, not secret).
+	Settings json.RawMessage
+	// Discard says that the session must not be used again; the next send rotates.
+	Discard bool
+}
+
+// Share records that a device was given a session key, or was told why not.
+type Share struct {
+	SessionID  id.SessionID
+	UserID     id.UserID
+	DeviceID   id.DeviceID
+	Curve25519 string
+	// Index is the first message index the device can decrypt. Meaningless when withheld.
+	Index uint32
+	// Withheld is the withheld code the device was told; empty when it has the key.
+	Withheld string
+}
+
+// TxnRef names a client's transaction.
+type TxnRef struct {
+	RoomID id.RoomID
+	Type   string // event type as the client sent it
+	TxnID  string
+}
+
+// Transaction remembers what a client's transaction became, so that a retry sends
+// the same ciphertext or gets the same event. Ciphertext is not secret.
+type Transaction struct {
+	TxnRef
+	// Digest is a keyed hash of the clear content.
+	Digest     []byte
+	Ciphertext json.RawMessage // content of the m.room.encrypted event
+	EventID    id.EventID      // empty until the homeserver answered
+	CreatedAt  time.Time
+}
+
+// OutboxItem is a to-device request that must reach the homeserver, byte for byte
+// the same on every try (requirement 5.5).
+type OutboxItem struct {
+	TxnID     string
+	EventType string
+	// After orders the items of a device; assigned by the database.
+	Seq  int64
+	Body json.RawMessage // {"messages": …}
+	// Sealed says that Body contains a secret in clear text; it never does today.
+	CreatedAt time.Time
+}
+
+// Room is what is known of a room's encryption. Once Algorithm is set it is never cleared.
+type Room struct {
+	RoomID            id.RoomID
+	Algorithm         string // empty: not known to be encrypted
+	RotationPeriod    time.Duration
+	RotationMessages  int64
+	HistoryVisibility string
+	EncryptedSince    time.Time
+}
+
+// Secret is a named secret of an account (cross-signing seeds, recovery key, backup
+// key, …). Value is sealed; Meta is not.
+type Secret struct {
+	Name      string
+	Value     secret.Bytes
+	Meta      json.RawMessage
+	CreatedAt time.Time
+}
+
+// PendingEvent is an event that could not be decrypted when it was delivered. Event
+// is the m.room.encrypted event as it came.
+type PendingEvent struct {
+	SessionRef
+	EventID    id.EventID
+	Event      json.RawMessage
+	ReceivedAt time.Time
+	// Ready is set when its key has arrived.
+	Ready bool
+	// DeliveredAt is the next_batch of the client's sync response that carried it again.
+	DeliveredAt string
+}
+
+// InboxItem is a to-device event for the client that the proxy's own sync received.
+// Event is sealed.
+type InboxItem struct {
+	Seq         int64 // assigned by the database
+	Event       secret.Bytes
+	DeliveredAt string // next_batch of the response that carried it
+}
+
+// WithheldNote is an m.room_key.withheld that we received. It proves nothing.
+type WithheldNote struct {
+	SessionRef
+	Code   string
+	Reason string
+}
+
+// User is what an account knows of another user (or of its own): tracking, the
+// identity the homeserver shows, and the pin.
+type User struct {
+	UserID   id.UserID
+	Tracked  bool
+	Outdated bool
+	// Failures counts failed queries in a row; RetryAt is when the next one may go out.
+	Failures int
+	RetryAt  time.Time
+
+	Master      json.RawMessage // as the homeserver sent it, verified
+	SelfSigning json.RawMessage
+	UserSigning json.RawMessage // own user only
+
+	// PinnedMaster is the public master key the account has accepted.
+	PinnedMaster string
+	// Verified says that our user-signing key has signed the current master key.
+	Verified bool
+	// WasVerified latches: set with Verified, cleared only by withdrawing.
+	WasVerified bool
+	ChangedAt   time.Time
+}
+
+// UserDevice is a device of a tracked user. Keys is the raw device keys object whose
+// self-signature was checked.
+type UserDevice struct {
+	UserID     id.UserID
+	DeviceID   id.DeviceID
+	Ed25519    string
+	Curve25519 string
+	Keys       json.RawMessage
+	// Signed says that the owner's current self-signing key has signed the device.
+	Signed bool
+	// Override is the owner of this account's explicit exception: nil none, true
+	// trusted, false distrusted.
+	Override *bool
+}
+
+// Warning is something the user must be told.
+type Warning struct {
+	ID        string
+	Code      string
+	UserID    id.UserID
+	RoomIDs   []id.RoomID
+	Message   string
+	Since     time.Time
+	Dismissed bool
+	Resolved  bool
+}
