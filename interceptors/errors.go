@@ -1,0 +1,252 @@
+package interceptors
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// Error codes of the Client-Server API that this proxy answers with, and its own.
+const (
+	CodeBadJSON       = "M_BAD_JSON"
+	CodeForbidden     = "M_FORBIDDEN"
+	CodeInvalidParam  = "M_INVALID_PARAM"
+	CodeLimitExceeded = "M_LIMIT_EXCEEDED"
+	CodeMissingParam  = "M_MISSING_PARAM"
+	CodeMissingToken  = "M_MISSING_TOKEN"
+	CodeNotFound      = "M_NOT_FOUND"
+	CodeNotJSON       = "M_NOT_JSON"
+	CodeTooLarge      = "M_TOO_LARGE"
+	CodeUnknown       = "M_UNKNOWN"
+	CodeUnknownToken  = "M_UNKNOWN_TOKEN"
+	CodeUnrecognized  = "M_UNRECOGNIZED"
+	CodeUserLocked    = "M_USER_LOCKED"
+
+	CodeCannotEncrypt   = "DEV.E2EE_PROXY.CANNOT_ENCRYPT"
+	CodeDeviceNotSigned = "DEV.E2EE_PROXY.DEVICE_NOT_SIGNED"
+	CodeIdentityChanged = "DEV.E2EE_PROXY.IDENTITY_CHANGED"
+)
+
+// Error is what a handler returns when the client must be told more than "internal
+// error". Everything in it but Err is shown to the client, so it holds no secret, no
+// clear text and no text of somebody else's error.
+type Error struct {
+	// Status is the HTTP status, 400 to 599.
+	Status int
+	// ErrCode is the Matrix error code.
+	ErrCode string
+	// Text says what happened, for a person.
+	Text string
+	// Hint says what to do about it. It is added to Text as a further sentence.
+	Hint string
+	// Fields are further members of the JSON body, such as "users" or "soft_logout".
+	Fields map[string]any
+	// Header are further response headers, such as Retry-After.
+	Header http.Header
+	// Err is the cause. It goes to the log, never to the client.
+	Err error
+}
+
+// Error gives the text for logs: code, public text and cause.
+func (e *Error) Error() string {
+	s := fmt.Sprintf("%d %s: %s", e.Status, e.ErrCode, e.Text)
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+// Unwrap gives the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Public is the text a person gets to read: what happened, then what to do.
+func (e *Error) Public() string {
+	if e.Hint == "" {
+		return e.Text
+	}
+	return e.Text + " " + e.Hint
+}
+
+// Because gives a copy that remembers its cause for the log.
+func (e *Error) Because(err error) *Error {
+	c := *e
+	c.Err = err
+	return &c
+}
+
+// WithHint gives a copy that says what to do.
+func (e *Error) WithHint(hint string) *Error {
+	c := *e
+	c.Hint = hint
+	return &c
+}
+
+// NewError makes an error with a public text.
+func NewError(status int, code, text string) *Error {
+	return &Error{Status: status, ErrCode: code, Text: text}
+}
+
+// NotJSON says that the body is not JSON at all (400 M_NOT_JSON). err may be nil.
+func NotJSON(err error) *Error {
+	return &Error{Status: http.StatusBadRequest, ErrCode: CodeNotJSON, Text: "The request body is not valid JSON.", Err: err}
+}
+
+// BadJSON says that the body is JSON but not what the endpoint takes (400 M_BAD_JSON).
+// what is a public text, such as "The content of an event must be an object."
+func BadJSON(what string) *Error { return NewError(http.StatusBadRequest, CodeBadJSON, what) }
+
+// TooLarge says that the body is over the limit of its route, in bytes (413 M_TOO_LARGE).
+func TooLarge(limit int64) *Error {
+	return NewError(http.StatusRequestEntityTooLarge, CodeTooLarge,
+		"The request body is larger than the "+strconv.FormatInt(limit, 10)+" bytes that are allowed here.")
+}
+
+// Unrecognized refuses a path or method that must not be passed on (400 M_UNRECOGNIZED).
+func Unrecognized(text string) *Error {
+	return NewError(http.StatusBadRequest, CodeUnrecognized, text)
+}
+
+// NotImplemented says that the endpoint does not exist here, in the form on which
+// clients fall back to something else (404 M_UNRECOGNIZED).
+func NotImplemented(text string) *Error {
+	return NewError(http.StatusNotFound, CodeUnrecognized, text)
+}
+
+// InvalidParam refuses a parameter (400 M_INVALID_PARAM).
+func InvalidParam(text string) *Error {
+	return NewError(http.StatusBadRequest, CodeInvalidParam, text)
+}
+
+// MissingParam asks for a parameter (400 M_MISSING_PARAM).
+func MissingParam(text string) *Error {
+	return NewError(http.StatusBadRequest, CodeMissingParam, text)
+}
+
+// NotFound says that there is no such thing (404 M_NOT_FOUND).
+func NotFound(text string) *Error { return NewError(http.StatusNotFound, CodeNotFound, text) }
+
+// Forbidden refuses what the user may not do (403 M_FORBIDDEN).
+func Forbidden(text string) *Error { return NewError(http.StatusForbidden, CodeForbidden, text) }
+
+// MissingToken asks for an access token (401 M_MISSING_TOKEN).
+func MissingToken() *Error {
+	return NewError(http.StatusUnauthorized, CodeMissingToken, "An access token is required.")
+}
+
+// UnknownToken refuses an access token (401 M_UNKNOWN_TOKEN). softLogout tells the
+// client that it may log in again as the same device.
+func UnknownToken(softLogout bool) *Error {
+	e := NewError(http.StatusUnauthorized, CodeUnknownToken, "The access token is not valid.")
+	if softLogout {
+		e.Fields = map[string]any{"soft_logout": true}
+	}
+	return e
+}
+
+// LimitExceeded asks the client to come again later (429 M_LIMIT_EXCEEDED).
+func LimitExceeded(after time.Duration) *Error {
+	e := NewError(http.StatusTooManyRequests, CodeLimitExceeded, "Too many requests at a time.")
+	e.Fields = map[string]any{"retry_after_ms": after.Milliseconds()}
+	e.Header = retryAfter(after)
+	return e
+}
+
+// CannotEncrypt refuses a send because it cannot be told whether, or how, to encrypt.
+// unsupported is for a room with an algorithm that is not known (403); otherwise the
+// client may try again (503). err may be nil.
+func CannotEncrypt(unsupported bool, err error) *Error {
+	if unsupported {
+		return &Error{
+			Status: http.StatusForbidden, ErrCode: CodeCannotEncrypt, Err: err,
+			Text: "This room is encrypted in a way that this proxy does not know, so the message was not sent.",
+			Hint: "Use a client that supports the room's encryption.",
+		}
+	}
+	return &Error{
+		Status: http.StatusServiceUnavailable, ErrCode: CodeCannotEncrypt, Err: err,
+		Text:   "It could not be determined whether this room is encrypted, so the message was not sent.",
+		Hint:   "Try again in a moment.",
+		Header: retryAfter(5 * time.Second),
+	}
+}
+
+// DeviceNotSigned refuses a send because the owner has not confirmed the device (403).
+func DeviceNotSigned(hint string) *Error {
+	return &Error{
+		Status: http.StatusForbidden, ErrCode: CodeDeviceNotSigned, Hint: hint,
+		Text: "This device has not been confirmed by its owner, so others would not be shown what it sends.",
+	}
+}
+
+// IdentityChanged refuses a send because somebody's digital identity was reset and
+// nobody has acknowledged it (403). users are those concerned.
+func IdentityChanged(users []id.UserID, text string) *Error {
+	return &Error{
+		Status: http.StatusForbidden, ErrCode: CodeIdentityChanged, Text: text,
+		Fields: map[string]any{"users": users},
+	}
+}
+
+// Unreachable says that the homeserver did not take the request (502).
+func Unreachable(err error) *Error {
+	return &Error{
+		Status: http.StatusBadGateway, ErrCode: CodeUnknown, Err: err,
+		Text: "The homeserver cannot be reached.", Hint: "Try again in a moment.",
+		Header: retryAfter(5 * time.Second),
+	}
+}
+
+// TimedOut says that the homeserver did not answer in time (504).
+func TimedOut(err error) *Error {
+	return &Error{
+		Status: http.StatusGatewayTimeout, ErrCode: CodeUnknown, Err: err,
+		Text: "The homeserver did not answer in time.", Hint: "Try again in a moment.",
+		Header: retryAfter(5 * time.Second),
+	}
+}
+
+func retryAfter(d time.Duration) http.Header {
+	seconds := max(1, int64((d+time.Second-1)/time.Second))
+	return http.Header{"Retry-After": {strconv.FormatInt(seconds, 10)}}
+}
+
+// maxErrorBody is how much of a homeserver's error is read, in bytes.
+const maxErrorBody = 64 << 10
+
+// FromResponse turns an error response of the homeserver into one for the client, with
+// its status, code, text, fields and Retry-After. What is not a Matrix error becomes a
+// 502 that says nothing of its content. It reads the body, and does not close it.
+func FromResponse(resp *http.Response) *Error {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+	if err != nil {
+		return Unreachable(fmt.Errorf("read the homeserver's error: %w", err))
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(body, &fields); err != nil {
+		return Unreachable(fmt.Errorf("status %d without a JSON body", resp.StatusCode))
+	}
+	code, _ := fields["errcode"].(string)
+	if code == "" || resp.StatusCode < 400 || resp.StatusCode > 599 {
+		return Unreachable(fmt.Errorf("status %d without an error code", resp.StatusCode))
+	}
+	text, _ := fields["error"].(string)
+	delete(fields, "errcode")
+	delete(fields, "error")
+	e := &Error{Status: resp.StatusCode, ErrCode: code, Text: text, Fields: fields}
+	if after := resp.Header.Get("Retry-After"); after != "" {
+		e.Header = http.Header{"Retry-After": {after}}
+	}
+	return e
+}
+
+// HasCode reports whether err is, or wraps, an Error with this Matrix error code.
+func HasCode(err error, code string) bool {
+	var e *Error
+	return errors.As(err, &e) && e.ErrCode == code
+}

@@ -1,0 +1,119 @@
+package interceptors_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/interceptors"
+)
+
+// The constructors are read by people and by programs: statuses and codes are pinned.
+func TestErrorConstructors(t *testing.T) {
+	t.Parallel()
+	cause := errors.New("cause")
+	tests := []struct {
+		name   string
+		err    *interceptors.Error
+		status int
+		code   string
+		fields map[string]any
+	}{
+		{"not JSON", interceptors.NotJSON(cause), 400, "M_NOT_JSON", nil},
+		{"bad JSON", interceptors.BadJSON("x"), 400, "M_BAD_JSON", nil},
+		{"too large", interceptors.TooLarge(10), 413, "M_TOO_LARGE", nil},
+		{"unrecognized", interceptors.Unrecognized("x"), 400, "M_UNRECOGNIZED", nil},
+		{"not implemented", interceptors.NotImplemented("x"), 404, "M_UNRECOGNIZED", nil},
+		{"invalid parameter", interceptors.InvalidParam("x"), 400, "M_INVALID_PARAM", nil},
+		{"missing parameter", interceptors.MissingParam("x"), 400, "M_MISSING_PARAM", nil},
+		{"not found", interceptors.NotFound("x"), 404, "M_NOT_FOUND", nil},
+		{"forbidden", interceptors.Forbidden("x"), 403, "M_FORBIDDEN", nil},
+		{"missing token", interceptors.MissingToken(), 401, "M_MISSING_TOKEN", nil},
+		{"unknown token", interceptors.UnknownToken(false), 401, "M_UNKNOWN_TOKEN", nil},
+		{"soft logout", interceptors.UnknownToken(true), 401, "M_UNKNOWN_TOKEN", map[string]any{"soft_logout": true}},
+		{"limit", interceptors.LimitExceeded(1500 * time.Millisecond), 429, "M_LIMIT_EXCEEDED", map[string]any{"retry_after_ms": int64(1500)}},
+		{"cannot tell", interceptors.CannotEncrypt(false, cause), 503, "DEV.E2EE_PROXY.CANNOT_ENCRYPT", nil},
+		{"algorithm unknown", interceptors.CannotEncrypt(true, nil), 403, "DEV.E2EE_PROXY.CANNOT_ENCRYPT", nil},
+		{"not signed", interceptors.DeviceNotSigned("sign it"), 403, "DEV.E2EE_PROXY.DEVICE_NOT_SIGNED", nil},
+		{
+			"identity changed", interceptors.IdentityChanged([]id.UserID{"@a:b"}, "x"), 403, "DEV.E2EE_PROXY.IDENTITY_CHANGED",
+			map[string]any{"users": []id.UserID{"@a:b"}},
+		},
+		{"unreachable", interceptors.Unreachable(cause), 502, "M_UNKNOWN", nil},
+		{"timed out", interceptors.TimedOut(cause), 504, "M_UNKNOWN", nil},
+	}
+	for _, test := range tests {
+		if test.err.Status != test.status || test.err.ErrCode != test.code {
+			t.Errorf("%s: got %d %s, want %d %s", test.name, test.err.Status, test.err.ErrCode, test.status, test.code)
+		}
+		if diff := cmp.Diff(test.fields, test.err.Fields); diff != "" {
+			t.Errorf("%s: fields (-want +got):\n%s", test.name, diff)
+		}
+		if test.err.Text == "" {
+			t.Errorf("%s: no text for a person", test.name)
+		}
+		if strings.Contains(test.err.Public(), "cause") {
+			t.Errorf("%s: the public text shows the cause", test.name)
+		}
+	}
+}
+
+func TestErrorKeepsItsCauseForTheLog(t *testing.T) {
+	t.Parallel()
+	cause := errors.New("dial tcp: refused")
+	err := fmt.Errorf("send: %w", interceptors.Unreachable(nil).Because(cause).WithHint("Wait."))
+	if !errors.Is(err, cause) {
+		t.Error("the cause is lost")
+	}
+	if !strings.Contains(err.Error(), "dial tcp: refused") {
+		t.Errorf("log text %q lacks the cause", err)
+	}
+	if !interceptors.HasCode(err, interceptors.CodeUnknown) || interceptors.HasCode(err, interceptors.CodeNotFound) {
+		t.Error("HasCode does not see through wrapping")
+	}
+	var e *interceptors.Error
+	if !errors.As(err, &e) || e.Public() != "The homeserver cannot be reached. Wait." {
+		t.Errorf("public text %q", e.Public())
+	}
+}
+
+func TestRetryAfterIsWholeSecondsAndAtLeastOne(t *testing.T) {
+	t.Parallel()
+	for after, want := range map[time.Duration]string{0: "1", time.Millisecond: "1", 1001 * time.Millisecond: "2"} {
+		if got := interceptors.LimitExceeded(after).Header.Get("Retry-After"); got != want {
+			t.Errorf("%v: got %q, want %q", after, got, want)
+		}
+	}
+}
+
+func TestFromResponse(t *testing.T) {
+	t.Parallel()
+	response := func(status int, body string) *http.Response {
+		return &http.Response{StatusCode: status, Header: http.Header{"Retry-After": {"7"}}, Body: io.NopCloser(strings.NewReader(body))}
+	}
+	got := interceptors.FromResponse(response(401, `{"errcode":"M_USER_LOCKED","error":"locked","soft_logout":true}`))
+	want := &interceptors.Error{
+		Status: 401, ErrCode: "M_USER_LOCKED", Text: "locked",
+		Fields: map[string]any{"soft_logout": true}, Header: http.Header{"Retry-After": {"7"}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for name, resp := range map[string]*http.Response{
+		"HTML":          response(500, "<html>secret</html>"),
+		"no code":       response(500, `{"error":"secret"}`),
+		"not an error":  response(200, `{"errcode":"M_FORBIDDEN"}`),
+		"not an object": response(403, `[1]`),
+	} {
+		if got := interceptors.FromResponse(resp); got.Status != 502 || strings.Contains(got.Error(), "secret") {
+			t.Errorf("%s: got %v", name, got)
+		}
+	}
+}
