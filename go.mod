@@ -2,14 +2,16 @@ module e2ee-proxy
 
 go 1.26.0
 
-require maunium.net/go/mautrix v0.31.0
+require (
+	github.com/go-json-experiment/json v1.27.2
+	maunium.net/go/mautrix v0.31.0
+)
 
 require (
 	filippo.io/edwards25519 v1.2.0 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/dustin/go-humanize v1.1.0 // indirect
 	github.com/go-chi/chi/v5 v5.5.0 // indirect
-	github.com/go-json-experiment/json v1.27.2 // indirect
 	github.com/google/go-cmp v0.7.0 // indirect
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/hashicorp/golang-lru/v2 v2.0.7 // indirect
