@@ -2,6 +2,7 @@ package jsonscan
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -57,6 +58,23 @@ type Editor struct {
 // NewEditor gives an editor that copies src, a valid JSON document, to dst.
 func NewEditor(dst io.Writer, src io.Reader) *Editor {
 	return &Editor{src: bufio.NewReaderSize(src, editorBuffer), dst: bufio.NewWriterSize(dst, editorBuffer)}
+}
+
+// Splice applies edits to a document in memory and gives the result.
+func Splice(data []byte, edits []Edit) ([]byte, error) {
+	var out bytes.Buffer
+	out.Grow(len(data))
+	size := min(len(data), editorBuffer)
+	e := &Editor{src: bufio.NewReaderSize(bytes.NewReader(data), size), dst: bufio.NewWriterSize(&out, size)}
+	for _, c := range edits {
+		if err := e.Apply(c); err != nil {
+			return nil, err
+		}
+	}
+	if err := e.Close(); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
 }
 
 // Apply copies the body up to the edit and applies it.

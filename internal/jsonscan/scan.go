@@ -73,11 +73,20 @@ func Scan(r io.Reader, root *Node, opt Options, visit func(*Value) error) (int64
 	if opt.MaxCapture == 0 {
 		opt.MaxCapture = defaultCapture
 	}
-	s := &scanner{
-		r: r, mem: make([]byte, max(opt.Window, minWindow)), max: opt.MaxCapture,
-		leaf: -1, name: -1, watch: newWatchList(opt.Watch), visit: visit,
-	}
+	s := &scanner{r: r, mem: make([]byte, max(opt.Window, minWindow)), max: opt.MaxCapture}
 	s.b = s.mem[:0]
+	return s.document(root, opt, visit)
+}
+
+// ScanBytes is [Scan] over a document that is in memory. Nothing is too large to be captured.
+func ScanBytes(data []byte, root *Node, opt Options, visit func(*Value) error) error {
+	s := &scanner{mem: data, b: data, eof: true, max: len(data)}
+	_, err := s.document(root, opt, visit)
+	return err
+}
+
+func (s *scanner) document(root *Node, opt Options, visit func(*Value) error) (int64, error) {
+	s.leaf, s.name, s.watch, s.visit = -1, -1, newWatchList(opt.Watch), visit
 	i, err := s.space(0)
 	if err != nil {
 		return s.base + int64(i), err
