@@ -75,6 +75,15 @@ const (
 	PlainWithhold
 )
 
+// Unproven says what becomes of events whose key came without proof of its sender.
+type Unproven int
+
+// What becomes of events whose key came without proof of its sender.
+const (
+	UnprovenShow Unproven = iota
+	UnprovenWithhold
+)
+
 // Withheld says what a client sees of an event that is held back.
 type Withheld int
 
@@ -92,6 +101,7 @@ func (Requirement) words() []string      { return []string{"true", "false"} }
 func (Acknowledge) words() []string      { return []string{"never", "automatic"} }
 func (Mode) words() []string             { return []string{"enforce", "warn", "off"} }
 func (PlainInEncrypted) words() []string { return []string{"mark", "withhold"} }
+func (Unproven) words() []string         { return []string{"show", "withhold"} }
 func (Withheld) words() []string         { return []string{"placeholder", "hide"} }
 
 // String is the word used in the configuration.
@@ -116,6 +126,9 @@ func (e Mode) String() string { return word(e, int(e)) }
 func (e PlainInEncrypted) String() string { return word(e, int(e)) }
 
 // String is the word used in the configuration.
+func (e Unproven) String() string { return word(e, int(e)) }
+
+// String is the word used in the configuration.
 func (e Withheld) String() string { return word(e, int(e)) }
 
 // UnmarshalText accepts the words of the enumeration only.
@@ -138,6 +151,9 @@ func (e *Mode) UnmarshalText(b []byte) error { return choose(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
 func (e *PlainInEncrypted) UnmarshalText(b []byte) error { return choose(e, b) }
+
+// UnmarshalText accepts the words of the enumeration only.
+func (e *Unproven) UnmarshalText(b []byte) error { return choose(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
 func (e *Withheld) UnmarshalText(b []byte) error { return choose(e, b) }

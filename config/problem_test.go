@@ -16,7 +16,8 @@ log:
   level: loud
   level: info
   format: [json]
-limits: {body: 4MB, requests: 0, sync_timeout: 30}
+limits: {upload: 4MB, sends: 0, idle_timeout: 30}
+trusted_proxies: [10.0.0.0/8, nginx]
 policy:
   send: {mode: enforce, enforce_from: 2026-12-01}
   bridges: [bridge]
@@ -34,19 +35,20 @@ accounts:
 		`proxy.yaml:4:10: log.level: "loud" is not a possible value; choose one of: info, debug, warn, error`,
 		"proxy.yaml:5:3: log.level: is given twice; keep one of them",
 		"proxy.yaml:6:11: log.format: must be a single value; write it on one line, after the colon",
-		`proxy.yaml:7:16: limits.body: "4MB" is not a size; write it like 512KiB, 4MiB or 1GiB`,
-		`proxy.yaml:7:48: limits.sync_timeout: "30" is not a duration; write it like 30s, 10m or 1h`,
-		`proxy.yaml:11:34: clients.show_encryption_state: "yes" is neither true nor false; write true or false`,
-		`proxy.yaml:13:6: data: has no value; set one, or remove the key; "" is an empty text`,
+		`proxy.yaml:7:18: limits.upload: "4MB" is not a size; write it like 512KiB, 4MiB or 1GiB`,
+		`proxy.yaml:7:47: limits.idle_timeout: "30" is not a duration; write it like 30s, 10m or 1h`,
+		`proxy.yaml:8:31: trusted_proxies[1]: "nginx" is neither an address nor a network; write it like 10.0.0.1, 10.0.0.0/8 or fd00::/8`,
+		`proxy.yaml:12:34: clients.show_encryption_state: "yes" is neither true nor false; write true or false`,
+		`proxy.yaml:14:6: data: has no value; set one, or remove the key; "" is an empty text`,
 		"E2EE_PROXY_LOG_LEVL: is not a setting; did you mean E2EE_PROXY_LOG_LEVEL?",
 		"E2EE_PROXY_MASTER_KEY_KEY: master_key.key: is not a key: it must be 32 bytes in base64; make one with: openssl rand -base64 32",
 		`--ops-listen: ops_listen: "8010" is not an address with a port; write it like 127.0.0.1:8009 or [::1]:8009`,
 		"E2EE_PROXY_DATABASE_URL: database.url: is neither PostgreSQL nor SQLite; write it like postgres://user@host/name or sqlite:/var/lib/e2ee-proxy/e2ee-proxy.db",
-		"proxy.yaml:7:31: limits.requests: must be greater than zero; remove it to get the default",
-		`proxy.yaml:15:3: accounts.bot: is not a user ID; write it like "@bot:example.org", in quotes`,
-		"proxy.yaml:15:3: accounts.bot: has a recovery key and a passphrase; keep the recovery key",
-		`proxy.yaml:10:13: policy.bridges[0]: "bridge" is not a user ID; write it like "@bridge:example.org", in quotes`,
-		"proxy.yaml:9:39: policy.send.enforce_from: has no effect unless mode is warn; set mode: warn, or remove the date",
+		"proxy.yaml:7:30: limits.sends: must be greater than zero; remove it to get the default",
+		`proxy.yaml:16:3: accounts.bot: is not a user ID; write it like "@bot:example.org", in quotes`,
+		"proxy.yaml:16:3: accounts.bot: has a recovery key and a passphrase; keep the recovery key",
+		`proxy.yaml:11:13: policy.bridges[0]: "bridge" is not a user ID; write it like "@bridge:example.org", in quotes`,
+		"proxy.yaml:10:39: policy.send.enforce_from: has no effect unless mode is warn; set mode: warn, or remove the date",
 	}
 	if diff := cmp.Diff(want, problems(t, err)); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)
@@ -78,8 +80,7 @@ func TestProblems(t *testing.T) {
 		"flag twice":          {args: []string{"--data", "a", "--data", "b"}, want: "--data: data: is given twice"},
 		"postgres, no key":    {env: []string{"E2EE_PROXY_DATABASE_URL=postgres://h/d"}, want: "master_key.key: is needed with PostgreSQL"},
 		"short key":           {env: []string{"E2EE_PROXY_MASTER_KEY_KEY=QUJD"}, want: "is not a key: it must be 32 bytes"},
-		"same key name":       {yaml: "master_key: {previous: [{id: '1', key: " + testKey + "}]}\n", want: `"1" is the name of two keys`},
-		"previous without":    {yaml: "master_key: {previous: [{id: old}]}\n", want: "master_key.previous[0].key: is missing"},
+		"previous without":    {yaml: "master_key: {previous: [{}]}\n", want: "master_key.previous[0].key: is missing"},
 		"same address":        {args: []string{"--ops-listen", "127.0.0.1:8009"}, want: "ops_listen: is the same address as listen"},
 		"no data directory":   {args: []string{"--data", ""}, want: "data: is empty"},
 		"user in a map":       {yaml: "accounts: {'@a:h': {recovery: x}}\n", want: "accounts.@a:h.recovery: is not a setting"},

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"strconv"
 	"strings"
@@ -34,7 +35,7 @@ func (s setting) flag() string {
 // hasFlag reports whether the value can be written in one argument without showing a secret.
 func (s setting) hasFlag() bool {
 	k := s.typ.Kind()
-	return k != reflect.Map && (k != reflect.Slice || s.typ.Elem().Kind() != reflect.Struct)
+	return k != reflect.Map && (k != reflect.Slice || !isGroup(s.typ.Elem()))
 }
 
 // settings lists every leaf of Config in the order of the struct.
@@ -67,11 +68,28 @@ func isSecret(t reflect.Type) bool {
 	return t == reflect.TypeFor[secret.String]() || t == reflect.TypeFor[Key]()
 }
 
+// setPrefix accepts a network or a single address.
+func setPrefix(p *netip.Prefix, text string) error {
+	if addr, err := netip.ParseAddr(text); err == nil {
+		*p = netip.PrefixFrom(addr.WithZone(""), addr.BitLen())
+		return nil
+	}
+	network, err := netip.ParsePrefix(text)
+	if err != nil {
+		return &valueError{strconv.Quote(text) + " is neither an address nor a network", "write it like 10.0.0.1, 10.0.0.0/8 or fd00::/8"}
+	}
+	*p = network.Masked()
+	return nil
+}
+
 // setScalar parses text into v. An error is a *valueError.
 func setScalar(v reflect.Value, text string) error {
 	if v.Kind() == reflect.Pointer {
 		v.Set(reflect.New(v.Type().Elem()))
 		v = v.Elem()
+	}
+	if p, ok := v.Addr().Interface().(*netip.Prefix); ok {
+		return setPrefix(p, text)
 	}
 	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
 		return u.UnmarshalText([]byte(text))

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -37,6 +38,10 @@ type Config struct {
 
 	// The key under which everything secret in the database is sealed.
 	MasterKey MasterKey `yaml:"master_key"`
+
+	// Addresses or networks (10.0.0.0/8) of servers in front of the proxy that may say, in
+	// X-Forwarded-For, who the client is. Nobody else is believed.
+	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`
 
 	// The way to the homeserver.
 	Upstream Upstream `yaml:"upstream"`
@@ -78,60 +83,75 @@ type Database struct {
 
 // MasterKey is the key under which everything secret in the database is sealed.
 type MasterKey struct {
-	// Name of the key; it is stored with what the key sealed. Give a new key a new name.
-	ID string `yaml:"id"`
-
 	// 32 random bytes in base64, for example from `openssl rand -base64 32`. Empty: the
 	// file master.key under the data directory, generated when there is no database yet.
 	// Without this key the database is worthless: back it up, somewhere else.
 	Key Key `yaml:"key"`
 
-	// Keys used before, as a list like [{id: "1", key_file: old.key}]. What they sealed is
-	// sealed again under the current key; then they can go.
+	// Keys used before, as a list like [{key_file: old.key}]. What they sealed is sealed
+	// again under the current key when the proxy starts; then they can go.
 	Previous []PreviousKey `yaml:"previous"`
 }
 
 // PreviousKey is a master key that was in use before.
 type PreviousKey struct {
-	// Name the key had.
-	ID string `yaml:"id"`
-
 	// The key, in base64.
 	Key Key `yaml:"key"`
 }
 
 // Upstream is the way to the homeserver.
 type Upstream struct {
-	// File with certificates (PEM) to trust for the homeserver, instead of the system's.
+	// File with certificates (PEM) to trust for the homeserver, besides the system's.
 	CAFile string `yaml:"ca_file"`
+
+	// How long making a connection to the homeserver may take.
+	ConnectTimeout time.Duration `yaml:"connect_timeout"`
+
+	// How long the homeserver may take to begin an answer that it can give by itself.
+	// After that the client gets 504.
+	Timeout time.Duration `yaml:"timeout"`
+
+	// The same for what may have to wait for other homeservers, such as joining a room.
+	FederationTimeout time.Duration `yaml:"federation_timeout"`
+
+	// The same for a sync, on top of the time that the client wants to wait. The first
+	// sync of a large account takes minutes.
+	SyncTimeout time.Duration `yaml:"sync_timeout"`
 }
 
 // Limits is what one client, or all together, may use.
 type Limits struct {
-	// Largest request body, except for media. Larger ones get 413 M_TOO_LARGE.
-	Body Size `yaml:"body"`
+	// Largest media upload. Larger ones get 413 M_TOO_LARGE; the homeserver has a limit of
+	// its own.
+	Upload Size `yaml:"upload"`
 
-	// Largest media upload.
-	MediaBody Size `yaml:"media_body"`
+	// Events being sent at the same time. More get 429 M_LIMIT_EXCEEDED, as with all
+	// numbers below.
+	Sends int `yaml:"sends"`
 
-	// Requests served at the same time, waiting syncs not counted. More get 429.
-	Requests int `yaml:"requests"`
+	// How many of them by one device.
+	SendsPerDevice int `yaml:"sends_per_device"`
 
-	// Syncs waiting at the same time. More get 429.
+	// Syncs waiting at the same time.
 	Syncs int `yaml:"syncs"`
+
+	// How many of them by one device.
+	SyncsPerDevice int `yaml:"syncs_per_device"`
+
+	// Logins and other requests that cost a password check, at the same time.
+	Logins int `yaml:"logins"`
+
+	// Media uploads and downloads at the same time.
+	Media int `yaml:"media"`
 
 	// How long a client may take to send the head of a request.
 	HeaderTimeout time.Duration `yaml:"header_timeout"`
 
-	// How long a connection may stay without a byte moving, in a body or between requests.
+	// How long a connection without a request is kept.
+	KeepAliveTimeout time.Duration `yaml:"keep_alive_timeout"`
+
+	// How long a body may stand still, in either direction.
 	IdleTimeout time.Duration `yaml:"idle_timeout"`
-
-	// How long the homeserver may take to begin its answer; a sync gets its own timeout
-	// on top. After that the client gets 504.
-	UpstreamTimeout time.Duration `yaml:"upstream_timeout"`
-
-	// Longest wait a client may ask for in a sync. A longer one is shortened to it.
-	SyncTimeout time.Duration `yaml:"sync_timeout"`
 
 	// How long running requests may take to finish after SIGTERM or SIGINT.
 	DrainTimeout time.Duration `yaml:"drain_timeout"`
@@ -196,6 +216,10 @@ type Policy struct {
 	// (withhold).
 	PlainInEncrypted PlainInEncrypted `yaml:"plain_in_encrypted"`
 
+	// A message whose key came without proof of its sender, from a backup, an import or a
+	// bundle, is shown with a grey mark (show) or held back (withhold).
+	Unproven Unproven `yaml:"unproven"`
+
 	// A message that is held back leaves a placeholder in its place, or nothing (hide).
 	Withheld Withheld `yaml:"withheld"`
 }
@@ -213,7 +237,7 @@ type Rollout struct {
 
 // TrustCache says what is kept in memory about other users.
 type TrustCache struct {
-	// Users kept in memory, with their identities and devices.
+	// Users kept in memory for each account, with their identities and devices.
 	Users int `yaml:"users"`
 }
 
@@ -223,19 +247,26 @@ func Default() Config {
 		Listen:    "127.0.0.1:8009",
 		OpsListen: "127.0.0.1:8010",
 		Data:      "data",
-		MasterKey: MasterKey{ID: "1"},
-		Limits: Limits{
-			Body:            4 << 20,
-			MediaBody:       100 << 20,
-			Requests:        1024,
-			Syncs:           10_000,
-			HeaderTimeout:   10 * time.Second,
-			IdleTimeout:     2 * time.Minute,
-			UpstreamTimeout: time.Minute,
-			SyncTimeout:     10 * time.Minute,
-			DrainTimeout:    30 * time.Second,
+		Upstream: Upstream{
+			ConnectTimeout:    10 * time.Second,
+			Timeout:           time.Minute,
+			FederationTimeout: 10 * time.Minute,
+			SyncTimeout:       10 * time.Minute,
 		},
-		TrustCache: TrustCache{Users: 100_000},
+		Limits: Limits{
+			Upload:           1 << 30,
+			Sends:            2048,
+			SendsPerDevice:   64,
+			Syncs:            65536,
+			SyncsPerDevice:   16,
+			Logins:           256,
+			Media:            2048,
+			HeaderTimeout:    15 * time.Second,
+			KeepAliveTimeout: 2 * time.Minute,
+			IdleTimeout:      time.Minute,
+			DrainTimeout:     30 * time.Second,
+		},
+		TrustCache: TrustCache{Users: 5000},
 	}
 }
 

@@ -32,7 +32,7 @@ func (l *loader) validate(c *Config) {
 	}
 	l.database(c)
 	l.masterKey(c.MasterKey)
-	l.limits(c.Limits)
+	l.limits(c.Upstream, c.Limits)
 	l.accounts(c)
 	l.policy(c.Policy)
 	l.positive("trust_cache.users", int64(c.TrustCache.Users))
@@ -82,42 +82,37 @@ func (l *loader) database(c *Config) {
 }
 
 func (l *loader) masterKey(m MasterKey) {
-	l.keyID("master_key.id", m.ID)
-	seen := map[string]bool{m.ID: true}
 	for i, p := range m.Previous {
 		at := fmt.Sprintf("master_key.previous[%d]", i)
-		l.keyID(at+".id", p.ID)
-		if seen[p.ID] && p.ID != "" {
-			l.bad(at+".id", fmt.Sprintf("%q is the name of two keys", p.ID), "give every key a name of its own")
-		}
-		seen[p.ID] = true
 		if p.Key.IsZero() && !l.reported(at+".key") {
 			l.problem(l.origin[at], at+".key", "is missing", "set key_file to the file with the key, or remove the entry")
 		}
 	}
 }
 
-// keyID allows what can be stored and shown anywhere.
-func (l *loader) keyID(path, keyID string) {
-	ok := keyID != "" && len(keyID) <= 64
-	for _, r := range keyID {
-		ok = ok && (r == '-' || r == '_' || r == '.' || (r >= '0' && r <= '9') || (r >= 'a' && r <= 'z') || (r >= 'A' && r <= 'Z'))
+func (l *loader) limits(u Upstream, m Limits) {
+	for _, s := range []struct {
+		path string
+		n    int64
+	}{
+		{"upstream.connect_timeout", int64(u.ConnectTimeout)},
+		{"upstream.timeout", int64(u.Timeout)},
+		{"upstream.federation_timeout", int64(u.FederationTimeout)},
+		{"upstream.sync_timeout", int64(u.SyncTimeout)},
+		{"limits.upload", int64(m.Upload)},
+		{"limits.sends", int64(m.Sends)},
+		{"limits.sends_per_device", int64(m.SendsPerDevice)},
+		{"limits.syncs", int64(m.Syncs)},
+		{"limits.syncs_per_device", int64(m.SyncsPerDevice)},
+		{"limits.logins", int64(m.Logins)},
+		{"limits.media", int64(m.Media)},
+		{"limits.header_timeout", int64(m.HeaderTimeout)},
+		{"limits.keep_alive_timeout", int64(m.KeepAliveTimeout)},
+		{"limits.idle_timeout", int64(m.IdleTimeout)},
+		{"limits.drain_timeout", int64(m.DrainTimeout)},
+	} {
+		l.positive(s.path, s.n)
 	}
-	if !ok {
-		l.bad(path, "is not a name for a key", "use 1 to 64 letters, digits, dots, dashes and underscores")
-	}
-}
-
-func (l *loader) limits(m Limits) {
-	l.positive("limits.body", int64(m.Body))
-	l.positive("limits.media_body", int64(m.MediaBody))
-	l.positive("limits.requests", int64(m.Requests))
-	l.positive("limits.syncs", int64(m.Syncs))
-	l.positive("limits.header_timeout", int64(m.HeaderTimeout))
-	l.positive("limits.idle_timeout", int64(m.IdleTimeout))
-	l.positive("limits.upstream_timeout", int64(m.UpstreamTimeout))
-	l.positive("limits.sync_timeout", int64(m.SyncTimeout))
-	l.positive("limits.drain_timeout", int64(m.DrainTimeout))
 }
 
 func (l *loader) accounts(c *Config) {

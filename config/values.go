@@ -120,7 +120,7 @@ type Key struct{ secret.Bytes }
 // IsZero reports whether no key was set.
 func (k Key) IsZero() bool { return len(k.Bytes) == 0 }
 
-// UnmarshalText accepts 32 bytes in base64, padded or not, surrounded by white space
+// UnmarshalText accepts 32 bytes in base64 or base64url, padded or not, surrounded by white space
 // or not. An empty text clears.
 func (k *Key) UnmarshalText(b []byte) error {
 	text := strings.TrimRight(strings.TrimSpace(string(b)), "=")
@@ -128,7 +128,11 @@ func (k *Key) UnmarshalText(b []byte) error {
 		*k = Key{}
 		return nil
 	}
-	raw, err := base64.RawStdEncoding.Strict().DecodeString(text)
+	encoding := base64.RawStdEncoding
+	if strings.ContainsAny(text, "-_") {
+		encoding = base64.RawURLEncoding
+	}
+	raw, err := encoding.Strict().DecodeString(text)
 	if err != nil || len(raw) != KeySize {
 		return &valueError{"is not a key: it must be 32 bytes in base64", "make one with: openssl rand -base64 32"}
 	}
