@@ -90,7 +90,6 @@ func forbidden() []struct {
 		}},
 		{"net/http/httputil", "requests go upstream in one place only", func(f *goFile) bool { return tests(f) || f.name == "proxy/upstream.go" }},
 		{"github.com/rs/zerolog/log", "the global logger knows neither the request nor the level", nobody},
-		{"log", "the global logger knows neither the request nor the level", nobody},
 		{"github.com/stretchr/testify/", "tests use testing and go-cmp", nobody},
 		{"net/http/pprof", "it registers itself on the default mux", nobody},
 		{"expvar", "it registers itself on the default mux", nobody},
