@@ -87,8 +87,8 @@ func (r *rooms) noteRoom(ctx context.Context, x *Exchange, dev Device, room id.R
 		}
 	}
 	if initial.visibility != "" {
-		if err := dev.NoteVisibility(ctx, room, initial.visibility); err != nil {
-			return engineError(err)
+		if err := noteVisibility(ctx, dev, room, initial.visibility); err != nil {
+			return err
 		}
 	}
 	if err := noteMembership(ctx, dev, room, x.Identity.UserID, membershipJoin); err != nil {

@@ -2,6 +2,7 @@ package interceptors
 
 import (
 	"context"
+	"slices"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"maunium.net/go/mautrix/id"
@@ -23,7 +24,7 @@ func logout(x *Exchange) error {
 // logoutAll handles [LogoutAll].
 func logoutAll(x *Exchange) error {
 	return endThen(x, func(ctx context.Context, _ object) error {
-		return engineError(x.Devices.ForgetAll(ctx, x.Identity.UserID))
+		return forgetAll(ctx, x)
 	})
 }
 
@@ -50,24 +51,17 @@ func deleteDevices(x *Exchange) error {
 // homeserver's refusal of their tokens ends the devices.
 func changePassword(x *Exchange) error {
 	return endThen(x, func(ctx context.Context, body object) error {
-		if x.Identity.UserID == "" || body.is("logout_devices", jsontext.KindFalse) {
+		if body.is("logout_devices", jsontext.KindFalse) {
 			return nil
 		}
-		var keep []id.DeviceID
-		if x.Identity.DeviceID != "" {
-			keep = append(keep, x.Identity.DeviceID)
-		}
-		return engineError(x.Devices.ForgetAll(ctx, x.Identity.UserID, keep...))
+		return forgetAll(ctx, x, x.Identity.DeviceID)
 	})
 }
 
 // deactivate handles [Deactivate].
 func deactivate(x *Exchange) error {
 	return endThen(x, func(ctx context.Context, _ object) error {
-		if x.Identity.UserID == "" {
-			return nil
-		}
-		return engineError(x.Devices.ForgetAll(ctx, x.Identity.UserID))
+		return forgetAll(ctx, x)
 	})
 }
 
@@ -86,16 +80,21 @@ func endThen(x *Exchange, done func(ctx context.Context, body object) error) err
 	return forwardThen(x, raw, func(ctx context.Context, _ object) error { return done(ctx, body) })
 }
 
-// forget drops devices of the one who asks. A token without a device has none to drop.
+// forget drops devices of the one who asks. A token without a device has none to drop,
+// and one that the homeserver did not confirm has no owner.
 func forget(ctx context.Context, x *Exchange, devices ...id.DeviceID) error {
-	var named []id.DeviceID
-	for _, d := range devices {
-		if d != "" {
-			named = append(named, d)
-		}
-	}
-	if len(named) == 0 {
+	devices = slices.DeleteFunc(devices, func(d id.DeviceID) bool { return d == "" })
+	if x.Identity.UserID == "" || len(devices) == 0 {
 		return nil
 	}
-	return engineError(x.Devices.Forget(ctx, x.Identity.UserID, named...))
+	return engineError(x.Devices.Forget(ctx, x.Identity.UserID, devices...))
+}
+
+// forgetAll drops all devices of the one who asks but those that are kept.
+func forgetAll(ctx context.Context, x *Exchange, keep ...id.DeviceID) error {
+	keep = slices.DeleteFunc(keep, func(d id.DeviceID) bool { return d == "" })
+	if x.Identity.UserID == "" {
+		return nil
+	}
+	return engineError(x.Devices.ForgetAll(ctx, x.Identity.UserID, keep...))
 }

@@ -72,8 +72,12 @@ func ofSelf(membership string) Handler {
 	}
 }
 
-// noteMembership tells the engine of a membership that the homeserver accepted.
+// noteMembership tells the engine of a membership that the homeserver accepted. Only a
+// device whose keys the proxy holds has a use for it.
 func noteMembership(ctx context.Context, dev Device, room id.RoomID, user id.UserID, membership string) error {
+	if dev.Mode() != e2ee.ModeProxied {
+		return nil
+	}
 	if err := dev.NoteMembership(ctx, room, user, membership); err != nil {
 		return engineError(fmt.Errorf("note a membership: %w", err))
 	}

@@ -74,6 +74,9 @@ func (r *rooms) encryption(ctx context.Context, dev Device, room id.RoomID) (e2e
 	if !ok {
 		return e2ee.RoomPlain, nil
 	}
+	if dev.Mode() != e2ee.ModeProxied {
+		return e2ee.RoomEncrypted, nil // whatever it sends in clear is refused
+	}
 	if err := dev.NoteEncryption(ctx, room, content); err != nil {
 		return e2ee.RoomUnknown, lookupError(err)
 	}

@@ -95,8 +95,10 @@ func (r *rooms) putEncryption(x *Exchange, dev Device, room id.RoomID, raw []byt
 	// The outcome must become known also when the client does not wait for it: until then
 	// the user's sends to the room are held up, and after it they are decided.
 	ctx := context.WithoutCancel(x.Request.Context())
-	if err := dev.ExpectEncryption(ctx, room); err != nil {
-		return engineError(err)
+	if dev.Mode() == e2ee.ModeProxied {
+		if err := dev.ExpectEncryption(ctx, room); err != nil {
+			return engineError(err)
+		}
 	}
 	detached := *x
 	detached.Request = x.Request.WithContext(ctx)
@@ -119,6 +121,9 @@ func (r *rooms) putEncryption(x *Exchange, dev Device, room id.RoomID, raw []byt
 // device and for all others of this process.
 func (r *rooms) noteEncryption(ctx context.Context, dev Device, room id.RoomID, content []byte) error {
 	r.order.note(room, content)
+	if dev.Mode() != e2ee.ModeProxied {
+		return nil
+	}
 	return engineError(dev.NoteEncryption(ctx, room, content))
 }
 
@@ -157,6 +162,14 @@ func putVisibility(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
 		if delayed(x) || content.text("history_visibility") == "" {
 			return nil
 		}
-		return engineError(dev.NoteVisibility(ctx, room, content.text("history_visibility")))
+		return noteVisibility(ctx, dev, room, content.text("history_visibility"))
 	})
+}
+
+// noteVisibility tells the engine of a history visibility that the homeserver accepted.
+func noteVisibility(ctx context.Context, dev Device, room id.RoomID, visibility string) error {
+	if dev.Mode() != e2ee.ModeProxied {
+		return nil
+	}
+	return engineError(dev.NoteVisibility(ctx, room, visibility))
 }
