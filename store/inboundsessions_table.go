@@ -16,7 +16,15 @@ var (
 	putInbound = replaceRows("inbound_sessions", ofDevice, []string{"room_id", "session_id"},
 		[]string{"sealed_pickle", "sealed_owner", "source", "first_index", "shared_history", "received_at", "backup_version"})
 	selectInbound = wherePair("SELECT "+inboundColumns+" FROM inbound_sessions", ofDevice, "room_id, session_id")
-	markBacked    = &listed{
+	putOwners     = &listed{
+		head: "WITH owned (room_id, session_id, sealed_owner) AS (VALUES ",
+		item: "(CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS {{blob}}))",
+		tail: `) UPDATE inbound_sessions SET sealed_owner = owned.sealed_owner FROM owned
+			WHERE account = $1 AND device = $2 AND inbound_sessions.room_id = owned.room_id
+			AND inbound_sessions.session_id = owned.session_id`,
+		fixed: 2, width: 3, pad: true,
+	}
+	markBacked = &listed{
 		head: "WITH stored (room_id, session_id, first_index, version) AS (VALUES ",
 		item: "(CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS {{int}}), CAST(? AS TEXT))",
 		tail: `) UPDATE inbound_sessions SET backup_version = stored.version FROM stored
@@ -37,22 +45,24 @@ const (
 		WHERE account = $1 AND device = $2 AND room_id = $3 AND session_id > $4 ORDER BY session_id LIMIT 500`
 )
 
-// inboundRow identifies the row for sealing, and ties to the session what decides how far
-// it is trusted and to whom it may be given.
-func inboundRow(device int64, s *InboundSession) []string {
-	return []string{
-		strconv.FormatInt(device, 10), string(s.RoomID), string(s.SessionID), string(s.Source), strconv.FormatBool(s.SharedHistory),
-	}
+// inboundRow identifies the row for sealing.
+func inboundRow(device int64, r SessionRef) []string {
+	return []string{strconv.FormatInt(device, 10), string(r.RoomID), string(r.SessionID)}
+}
+
+// inboundPickleRow also ties to the session what decides how far it is trusted and to whom
+// it may be given: who can write to the database cannot make a direct key of an imported one.
+func inboundPickleRow(device int64, s *InboundSession) []string {
+	return append(inboundRow(device, s.SessionRef), string(s.Source), strconv.FormatBool(s.SharedHistory))
 }
 
 func (b *batch) inboundSessions(all []InboundSession) {
 	p := &args{}
 	for _, s := range last(all, func(s *InboundSession) SessionRef { return s.SessionRef }) {
-		row := inboundRow(b.dev, &s)
 		p.id(string(s.RoomID))
 		p.id(string(s.SessionID))
-		p.bytes(b.acct.seal(s.Pickle.Reveal(), "inbound_sessions", "sealed_pickle", row...))
-		p.bytes(b.acct.seal(s.Owner.Reveal(), "inbound_sessions", "sealed_owner", row...))
+		p.bytes(b.acct.seal(s.Pickle.Reveal(), "inbound_sessions", "sealed_pickle", inboundPickleRow(b.dev, &s)...))
+		p.bytes(b.acct.seal(s.Owner.Reveal(), "inbound_sessions", "sealed_owner", inboundRow(b.dev, s.SessionRef)...))
 		p.text(string(s.Source))
 		p.num(int64(s.FirstIndex))
 		p.flag(s.SharedHistory)
@@ -60,6 +70,17 @@ func (b *batch) inboundSessions(all []InboundSession) {
 		p.id(s.BackupVersion)
 	}
 	b.listOfDevice("inbound sessions", putInbound, p)
+}
+
+// owners replaces what is known of the sessions' owners.
+func (b *batch) owners(all []SessionOwner) {
+	p := &args{}
+	for _, o := range last(all, func(o *SessionOwner) SessionRef { return o.SessionRef }) {
+		p.text(string(o.RoomID))
+		p.text(string(o.SessionID))
+		p.bytes(b.acct.seal(o.Owner.Reveal(), "inbound_sessions", "sealed_owner", inboundRow(b.dev, o.SessionRef)...))
+	}
+	b.listOfDevice("owners of sessions", putOwners, p)
 }
 
 // backed marks sessions that were uploaded, unless a better copy arrived meanwhile.
@@ -82,11 +103,11 @@ func scanInbound(r *sql.Rows, acct *Account, device int64) (InboundSession, erro
 	if err != nil {
 		return s, err
 	}
-	row := inboundRow(device, &s)
-	if s.Pickle, err = acct.open(pickle, "inbound_sessions", "sealed_pickle", row...); err != nil {
+	s.Pickle, err = acct.open(pickle, "inbound_sessions", "sealed_pickle", inboundPickleRow(device, &s)...)
+	if err != nil {
 		return s, err
 	}
-	s.Owner, err = acct.open(owner, "inbound_sessions", "sealed_owner", row...)
+	s.Owner, err = acct.open(owner, "inbound_sessions", "sealed_owner", inboundRow(device, s.SessionRef)...)
 	return s, err
 }
 

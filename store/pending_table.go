@@ -25,7 +25,7 @@ var (
 
 const (
 	selectReady = "SELECT " + pendingColumns + ` FROM pending_events
-		WHERE account = $1 AND device = $2 AND ready = 1 AND delivered_at = '' ORDER BY received_at, event_id LIMIT $3`
+		WHERE account = $1 AND device = $2 AND ready = 1 ORDER BY received_at, event_id LIMIT $3`
 	selectDelivered = "SELECT " + pendingColumns + ` FROM pending_events
 		WHERE account = $1 AND device = $2 AND ready = 1 AND delivered_at <> '' ORDER BY received_at, event_id LIMIT $3`
 	countPending = "SELECT COUNT(*) FROM pending_events WHERE account = $1 AND device = $2"
@@ -62,14 +62,14 @@ func (b *batch) markPending(events []id.EventID, position string) {
 	b.list("mark delivered events", deliverPending, []any{b.acct.ID, b.dev, encodeText(position)}, ids(events))
 }
 
-// Pending reads up to limit events whose key has arrived and which no response has carried
-// again yet, the oldest first.
+// Pending reads up to limit events whose key has arrived, whether or not a response has
+// carried them again, the oldest first.
 func (db *DB) Pending(ctx context.Context, acct *Account, device int64, limit int) ([]PendingEvent, error) {
 	return db.readPending(ctx, selectReady, acct, device, limit)
 }
 
-// PendingDelivered reads up to limit events that a response has carried again, which the
-// client may or may not have received, the oldest first.
+// PendingDelivered is Pending for those that a response has carried again, which the client
+// may or may not have received.
 func (db *DB) PendingDelivered(ctx context.Context, acct *Account, device int64, limit int) ([]PendingEvent, error) {
 	return db.readPending(ctx, selectDelivered, acct, device, limit)
 }

@@ -91,6 +91,12 @@ type InboundSession struct {
 	BackupVersion string
 }
 
+// SessionOwner replaces the Owner of an InboundSession and nothing else of it.
+type SessionOwner struct {
+	SessionRef
+	Owner secret.Bytes
+}
+
 // IndexRef names one message of a Megolm session.
 type IndexRef struct {
 	SessionRef

@@ -65,6 +65,7 @@ func (b *batch) collect(c *Changes) {
 
 	b.olmSessions(c.OlmSessions)
 	b.inboundSessions(c.InboundSessions)
+	b.owners(c.Owners)
 	b.messageIndices(c.MessageIndices)
 	b.outboundSessions(c.OutboundSessions)
 	b.shares(c.Shares)
@@ -76,6 +77,8 @@ func (b *batch) collect(c *Changes) {
 	b.withheld(c.Withheld)
 	b.seen(c.Seen)
 	b.users(c.Users)
+	b.markUsers(c.OutdatedUsers, c.LeftUsers)
+	b.userChanges(c.UserChanges)
 	b.userDevices(c.UserDevices)
 	b.secrets(c.Secrets)
 	b.warnings(c.Warnings)

@@ -19,8 +19,9 @@ import (
 //     many of these texts, and must not be able to make a transaction fail.
 //   - A text that is part of a key is at most MaxID bytes.
 
-// MaxID is the length in bytes up to which an identifier can be stored. Matrix itself
-// allows 255 for the identifiers that it limits.
+// MaxID is the length in bytes up to which an identifier can be stored; about half of it
+// for one that is not text. Matrix itself allows 255 for the identifiers that it limits.
+// Three of this length still fit into one row of a PostgreSQL index.
 const MaxID = 512
 
 const coded = "\x01"
@@ -46,10 +47,11 @@ func (a *args) text(v string) { a.vals = append(a.vals, encodeText(v)) }
 
 // id adds a text that is part of a key.
 func (a *args) id(v string) {
-	if len(v) > MaxID && a.err == nil {
+	coded := encodeText(v)
+	if len(coded) > MaxID && a.err == nil {
 		a.err = fmt.Errorf("%w: %d bytes", ErrTooLong, len(v))
 	}
-	a.text(v)
+	a.vals = append(a.vals, coded)
 }
 
 func claim(v bool) int64 {

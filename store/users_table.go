@@ -16,6 +16,8 @@ var (
 		})
 	selectUsers = whereIn(`SELECT user_id, tracked, outdated, failures, retry_at, master, self_signing, user_signing,
 		pinned_master, verified, was_verified, changed_at FROM users`, ofAccount, "user_id", "")
+	markOutdated = whereIn("UPDATE users SET outdated = 1, failures = 0, retry_at = 0", ofAccount, "user_id", " AND tracked = 1")
+	markLeft     = whereIn("UPDATE users SET tracked = 0, outdated = 1, failures = 0, retry_at = 0", ofAccount, "user_id", "")
 )
 
 const (
@@ -40,6 +42,12 @@ func (b *batch) users(all []User) {
 		p.time(u.ChangedAt)
 	}
 	b.listOfAccount("users", putUsers, p)
+}
+
+// markUsers changes a few columns of rows that something else may be writing as a whole.
+func (b *batch) markUsers(outdated, left []id.UserID) {
+	b.listOfAccount("mark outdated users", markOutdated, ids(outdated))
+	b.listOfAccount("mark left users", markLeft, ids(left))
 }
 
 // Users reads what is known of users. Users of whom nothing is known are not in the map.

@@ -219,6 +219,17 @@ CREATE TABLE users (
 ){{strict}};
 CREATE INDEX users_outdated ON users (account, user_id) WHERE outdated = 1;
 
+CREATE TABLE user_changes (
+    seq      {{id}},
+    account  {{int}} NOT NULL REFERENCES accounts (id) ON DELETE CASCADE,
+    user_id  {{text}} NOT NULL,
+    at       {{int}} NOT NULL,
+    kind     {{text}} NOT NULL,
+    previous {{text}} NOT NULL,
+    master   {{text}} NOT NULL
+){{strict}};
+CREATE INDEX user_changes_user ON user_changes (account, user_id, seq);
+
 CREATE TABLE user_devices (
     account         {{int}} NOT NULL REFERENCES accounts (id) ON DELETE CASCADE,
     user_id         {{text}} NOT NULL,
