@@ -29,7 +29,6 @@ type command struct {
 
 func commands() []command {
 	return []command{
-		{"serve", "run the proxy", serve},
 		{"version", "print the version", version},
 		{"config check", "check the configuration and report every problem", configCheck},
 		{"config example", "print a commented configuration with every setting", configExample},
