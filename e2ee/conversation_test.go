@@ -14,8 +14,8 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/secret"
-	"e2ee-proxy/internal/testproc"
 	"e2ee-proxy/internal/tesths"
+	"e2ee-proxy/internal/testproc"
 	"e2ee-proxy/store"
 )
 

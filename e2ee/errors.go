@@ -31,6 +31,28 @@ var (
 	ErrIdentityExists = errors.New("the account has an identity already")
 	// ErrWrongPassword says that the homeserver refused the password.
 	ErrWrongPassword = errors.New("the homeserver refused the password")
+	// ErrNoIdentity says that the account has no identity.
+	ErrNoIdentity = errors.New("the account has no identity")
+	// ErrWrongRecoveryKey says that the recovery key or passphrase does not open secret storage.
+	ErrWrongRecoveryKey = errors.New("the recovery key or passphrase does not fit")
+	// ErrNoSecretStorage says that the account has no usable secret storage.
+	ErrNoSecretStorage = errors.New("the account has no usable secret storage")
+	// ErrNoPassphrase says that secret storage has a key but no passphrase.
+	ErrNoPassphrase = errors.New("the secret storage has no passphrase")
+	// ErrSecretMissing says that secret storage does not hold a secret under its default key.
+	ErrSecretMissing = errors.New("the secret is not in secret storage")
+	// ErrSecretMismatch says that a secret does not belong to the published identity.
+	ErrSecretMismatch = errors.New("the secret does not belong to the published identity")
+	// ErrUnknownUser, ErrUnknownDevice and ErrUnknownWarning say that there is no such thing.
+	ErrUnknownUser    = errors.New("nothing is known of this user")
+	ErrUnknownDevice  = errors.New("the user has no such device")
+	ErrUnknownWarning = errors.New("there is no such warning")
+	// ErrMasterKeyNotCurrent says that an acknowledgement names a key that is not the current one.
+	ErrMasterKeyNotCurrent = errors.New("the master key is not the current one")
+	// ErrVerificationLost says that a user was verified before: acknowledging is not enough.
+	ErrVerificationLost = errors.New("the user was verified before the change")
+	// ErrNotVerified says that there is no lost verification to withdraw.
+	ErrNotVerified = errors.New("the user was not verified")
 	// ErrNoRecoveryKey says that no recovery key is kept.
 	ErrNoRecoveryKey = errors.New("no recovery key is kept")
 )

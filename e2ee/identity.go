@@ -71,6 +71,11 @@ func (d *Device) bootstrap(ctx context.Context, auth UserAuth, create bool) erro
 	if err != nil {
 		return err
 	}
+	if resetting, err := d.resetKeys(ctx, false); err != nil {
+		return err
+	} else if resetting != nil && resetting.master.PublicKey() == own.Current {
+		return d.finishReset(ctx, resetting) // one that was interrupted
+	}
 	keys, err := d.acct.loadCrossSigning(ctx)
 	if err != nil {
 		return err
@@ -86,10 +91,8 @@ func (d *Device) bootstrap(ctx context.Context, auth UserAuth, create bool) erro
 	if keys == nil || keys.master.PublicKey() != own.Current {
 		return nil // an identity that is not ours: only its owner can recover it here
 	}
-	if d.ownNow() == ownUnsigned {
-		if err := d.signSelf(ctx, own, keys); err != nil {
-			return err
-		}
+	if err := d.useIdentity(ctx, own, keys); err != nil {
+		return err
 	}
 	if err := d.completeStorage(ctx, keys); err != nil {
 		return err
@@ -165,6 +168,10 @@ func (d *Device) createIdentity(ctx context.Context, keys *crossSigning, auth Us
 			return nil, nil, fmt.Errorf("store new cross-signing keys: %w", err)
 		}
 		keys = made
+	}
+	// Said before it is published, so that nobody is alarmed when it appears.
+	if _, err := d.acct.tracker.SetOwnIdentity(ctx, keys.master.PublicKey()); err != nil {
+		return nil, nil, fmt.Errorf("trust the own identity: %w", err)
 	}
 	if err := d.publish(ctx, keys, auth); err != nil {
 		return nil, nil, err

@@ -130,7 +130,7 @@ func (d *Device) newStorageKey(ctx context.Context) (*ssss.Key, error) {
 		return nil, fmt.Errorf("encode the key of secret storage: %w", err)
 	}
 	row := store.Secret{Name: secretStorageKey, Value: secret.Bytes(key.Key), Meta: meta, CreatedAt: d.eng.now()}
-	if err := d.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
+	if err := d.save(ctx, &store.Changes{DeleteSecrets: []string{secretRecoveryRead}, Secrets: []store.Secret{row}}); err != nil {
 		return nil, fmt.Errorf("store the key of secret storage: %w", err)
 	}
 	return key, nil

@@ -39,3 +39,10 @@ func (a *account) pendingWarnings(ctx context.Context) ([]store.Warning, error) 
 	a.warned, a.warnedRead = rows, true
 	return rows, nil
 }
+
+// warningsChanged makes the next reader look at the store again.
+func (a *account) warningsChanged() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.warned, a.warnedRead = nil, false
+}

@@ -1,0 +1,176 @@
+package e2ee
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// recoveryKeyFor is how long the recovery key of a bootstrap can be read through the
+// control API: a stolen token must not be worth an identity for ever.
+const recoveryKeyFor = 24 * time.Hour
+
+// secretRecoveryRead is there once the recovery key's owner has deleted it from the API.
+const secretRecoveryRead = "recovery_key_deleted"
+
+// RecoveryKey gives the key that a bootstrap made, for 24 hours and until its owner deletes it.
+func (d *Device) RecoveryKey(ctx context.Context) (secret.String, error) {
+	if d.mode != ModeProxied {
+		return secret.String{}, ErrNotProxied
+	}
+	made, err := d.eng.store.Secret(ctx, d.acct.row, secretStorageKey)
+	if errors.Is(err, store.ErrNotFound) {
+		return secret.String{}, ErrNoRecoveryKey
+	}
+	if err != nil {
+		return secret.String{}, fmt.Errorf("load the recovery key: %w", err)
+	}
+	_, err = d.eng.store.Secret(ctx, d.acct.row, secretRecoveryRead)
+	switch {
+	case err == nil, d.eng.now().Sub(made.CreatedAt) > recoveryKeyFor:
+		return secret.String{}, ErrNoRecoveryKey
+	case !errors.Is(err, store.ErrNotFound):
+		return secret.String{}, fmt.Errorf("load the recovery key: %w", err)
+	}
+	return d.acct.recoveryKey(ctx)
+}
+
+// DeleteRecoveryKey ends reading it through the API. The key itself stays, sealed, for
+// the machine's administrator.
+func (d *Device) DeleteRecoveryKey(ctx context.Context) error {
+	if d.mode != ModeProxied {
+		return ErrNotProxied
+	}
+	row := store.Secret{Name: secretRecoveryRead, Value: secret.Bytes("1"), CreatedAt: d.eng.now()}
+	if err := d.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
+		return fmt.Errorf("delete the recovery key: %w", err)
+	}
+	return nil
+}
+
+// RecoveryKeyOnMachine gives the recovery key of an account, whatever its age, to
+// whoever can open the database.
+func RecoveryKeyOnMachine(ctx context.Context, db *store.DB, user id.UserID) (secret.String, error) {
+	row, err := db.LookupAccount(ctx, user)
+	if errors.Is(err, store.ErrNotFound) {
+		return secret.String{}, ErrUnknownUser
+	}
+	if err != nil {
+		return secret.String{}, fmt.Errorf("load account: %w", err)
+	}
+	return (&account{eng: &Engine{store: db}, row: row, user: user}).recoveryKey(ctx)
+}
+
+// UserTrust is what is known of a user.
+type UserTrust struct {
+	UserID           id.UserID     `json:"user_id"`
+	State            string        `json:"state"`
+	PinnedMasterKey  id.Ed25519    `json:"pinned_master_key,omitempty"`
+	CurrentMasterKey id.Ed25519    `json:"current_master_key,omitempty"`
+	Devices          []DeviceTrust `json:"devices"`
+}
+
+// User tells what is known of somebody. The homeserver is asked if it may be out of date.
+func (d *Device) User(ctx context.Context, user id.UserID) (UserTrust, error) {
+	if d.mode != ModeProxied {
+		return UserTrust{}, ErrNotProxied
+	}
+	users, err := d.acct.tracker.Lookup(ctx, d.query(), []id.UserID{user})
+	if err != nil {
+		return UserTrust{}, fmt.Errorf("look up a user: %w", err)
+	}
+	u := users[user]
+	if !u.Known() {
+		return UserTrust{}, ErrUnknownUser
+	}
+	out := UserTrust{
+		UserID: user, State: u.State().String(), PinnedMasterKey: u.PinnedMaster, CurrentMasterKey: u.Current,
+		Devices: []DeviceTrust{},
+	}
+	for i := range u.Devices {
+		if u.Devices[i].Fault != trustcache.FaultNoKeys { // requirement 1.19
+			out.Devices = append(out.Devices, deviceTrust(&u.Devices[i]))
+		}
+	}
+	return out, nil
+}
+
+// Acknowledge accepts a changed identity.
+func (d *Device) Acknowledge(ctx context.Context, user id.UserID, master id.Ed25519) error {
+	if d.mode != ModeProxied {
+		return ErrNotProxied
+	}
+	return controlReason(d.acct.tracker.Acknowledge(ctx, user, master))
+}
+
+// WithdrawVerification gives up the verification of a user whose identity changed.
+func (d *Device) WithdrawVerification(ctx context.Context, user id.UserID) error {
+	if d.mode != ModeProxied {
+		return ErrNotProxied
+	}
+	return controlReason(d.acct.tracker.Withdraw(ctx, user))
+}
+
+// SetOverride makes the explicit exception for a device.
+func (d *Device) SetOverride(ctx context.Context, user id.UserID, device id.DeviceID, trusted bool) error {
+	if d.mode != ModeProxied {
+		return ErrNotProxied
+	}
+	override := trustcache.OverrideDistrusted
+	if trusted {
+		override = trustcache.OverrideTrusted
+	}
+	return controlReason(d.acct.tracker.SetOverride(ctx, user, device, override))
+}
+
+// controlReason turns the reasons of trustcache into those of the control API.
+func controlReason(err error) error {
+	for reason, answer := range map[error]error{
+		trustcache.ErrNoIdentity: ErrUnknownUser, trustcache.ErrNotCurrent: ErrMasterKeyNotCurrent,
+		trustcache.ErrVerificationLost: ErrVerificationLost, trustcache.ErrNothingToWithdraw: ErrNotVerified,
+		trustcache.ErrNoDevice: ErrUnknownDevice,
+	} {
+		if errors.Is(err, reason) {
+			return fmt.Errorf("%w: %w", answer, err)
+		}
+	}
+	return err
+}
+
+// Warnings are those pending, oldest first.
+func (d *Device) Warnings(ctx context.Context) ([]Warning, error) {
+	if d.mode != ModeProxied {
+		return nil, ErrNotProxied
+	}
+	return d.warnings(ctx)
+}
+
+// DismissWarning drops one.
+func (d *Device) DismissWarning(ctx context.Context, warning string) error {
+	if d.mode != ModeProxied {
+		return ErrNotProxied
+	}
+	rows, err := d.acct.pendingWarnings(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(rows, func(w store.Warning) bool { return w.ID == warning && !w.Dismissed && !w.Resolved })
+	if i < 0 {
+		return ErrUnknownWarning
+	}
+	row := rows[i]
+	row.Dismissed = true
+	if err := d.save(ctx, &store.Changes{Warnings: []store.Warning{row}}); err != nil {
+		return fmt.Errorf("store the dismissed warning: %w", err)
+	}
+	d.acct.warningsChanged()
+	return nil
+}

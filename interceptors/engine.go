@@ -1,0 +1,70 @@
+package interceptors
+
+import (
+	"context"
+	"fmt"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/secret"
+)
+
+// NewDevices gives the devices of an engine to the interceptors.
+func NewDevices(e *e2ee.Engine) Devices { return engineDevices{e} }
+
+type engineDevices struct{ engine *e2ee.Engine }
+
+func (e engineDevices) Device(ctx context.Context, who Identity) (Device, error) {
+	device := who.DeviceID
+	if who.Guest {
+		device = ""
+	}
+	d, err := e.engine.Device(ctx, who.UserID, device, who.Token)
+	if err != nil {
+		return nil, fmt.Errorf("load the device: %w", err)
+	}
+	return engineDevice{d}, nil
+}
+
+func (e engineDevices) LoggedIn(ctx context.Context, who Identity, password secret.String) error {
+	return e.engine.LoggedIn(ctx, who.UserID, who.DeviceID, who.Token, password)
+}
+
+func (e engineDevices) Refreshed(ctx context.Context, who Identity) error {
+	return e.engine.Refreshed(ctx, who.UserID, who.DeviceID, who.Token)
+}
+
+func (e engineDevices) ClientHasKeys(ctx context.Context, who Identity) (func(context.Context, bool) error, error) {
+	return e.engine.ClientHasKeys(ctx, who.UserID, who.DeviceID, who.Token)
+}
+
+func (e engineDevices) Forget(ctx context.Context, user id.UserID, devices ...id.DeviceID) error {
+	return e.engine.Forget(ctx, user, devices...)
+}
+
+func (e engineDevices) ForgetAll(ctx context.Context, user id.UserID, keep ...id.DeviceID) error {
+	return e.engine.ForgetAll(ctx, user, keep...)
+}
+
+// engineDevice is a device of the engine with the interfaces of this package.
+type engineDevice struct{ *e2ee.Device }
+
+func (d engineDevice) BeginSync(ctx context.Context, since string) (ClientSync, error) {
+	s, err := d.Device.BeginSync(ctx, since)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// ExpectEncryption has nothing to do: the engine never remembers that a room is plain,
+// but asks the homeserver for every send until it hears of an encryption.
+func (d engineDevice) ExpectEncryption(context.Context, id.RoomID) error { return nil }
+
+func (d engineDevice) Control() Control { return d.Device }
+
+var (
+	_ Control    = (*e2ee.Device)(nil)
+	_ ClientSync = (*e2ee.ClientSync)(nil)
+)
