@@ -1,0 +1,83 @@
+package proxy
+
+// roomRoutes are the endpoints of one room, and those that make or enter one. A write
+// into a room that is not a row here is refused.
+func roomRoutes() []*route {
+	const rooms = "/_matrix/client/{version}/rooms/{roomId}"
+	return []*route{
+		// Events. POST without a transaction ID, and PUT with one where the spec has
+		// POST only, are what Synapse and Dendrite also take.
+		{method: "PUT", pattern: rooms + "/send/{eventType}/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: "send"},
+		{method: "POST", pattern: rooms + "/send/{eventType}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: "send"},
+		{method: "PUT", pattern: rooms + "/state/{eventType}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: "state"},
+		{method: "PUT", pattern: rooms + "/state/{eventType}/{stateKey}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: "state"},
+		{method: "PUT", pattern: rooms + "/redact/{eventId}/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: "redact"},
+		{method: "POST", pattern: rooms + "/redact/{eventId}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: "redact"},
+
+		// Membership.
+		{method: "POST", pattern: rooms + "/invite", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.invite"},
+		{method: "PUT", pattern: rooms + "/invite/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.invite"},
+		{method: "POST", pattern: rooms + "/join", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.join"},
+		{method: "PUT", pattern: rooms + "/join/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.join"},
+		{method: "POST", pattern: rooms + "/leave", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.leave"},
+		{method: "PUT", pattern: rooms + "/leave/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.leave"},
+		{method: "POST", pattern: rooms + "/kick", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.kick"},
+		{method: "PUT", pattern: rooms + "/kick/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.kick"},
+		{method: "POST", pattern: rooms + "/ban", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.ban"},
+		{method: "PUT", pattern: rooms + "/ban/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.ban"},
+		{method: "POST", pattern: rooms + "/unban", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.unban"},
+		{method: "PUT", pattern: rooms + "/unban/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.unban"},
+		{method: "POST", pattern: rooms + "/forget", versions: vAny, maxBody: eventBody, lane: laneQuick, class: classIntercept, handler: "room.forget"},
+		{method: "PUT", pattern: rooms + "/forget/{txnId}", versions: vAny, maxBody: eventBody, lane: laneQuick, class: classIntercept, handler: "room.forget"},
+		{method: "POST", pattern: "/_matrix/client/{version}/join/{roomIdOrAlias}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.join"},
+		{method: "PUT", pattern: "/_matrix/client/{version}/join/{roomIdOrAlias}/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.join"},
+		{method: "POST", pattern: "/_matrix/client/{version}/knock/{roomIdOrAlias}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.knock"},
+		{method: "POST", pattern: "/_matrix/client/{version}/createRoom", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classIntercept, handler: "create_room"},
+		{method: "PUT", pattern: "/_matrix/client/{version}/createRoom/{txnId}", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classIntercept, handler: "create_room"},
+
+		// Reading events (requirement 19.10).
+		{method: "GET", pattern: rooms + "/messages", versions: vAny, lane: laneSlow, class: classRead, handler: "messages"},
+		{method: "GET", pattern: rooms + "/context/{eventId}", versions: vAny, lane: laneSlow, class: classRead, handler: "context"},
+		{method: "GET", pattern: rooms + "/event/{eventId}", versions: vAny, lane: laneSlow, class: classRead, handler: "event"},
+		{method: "GET", pattern: rooms + "/relations/{eventId}", versions: vAny, lane: laneSlow, class: classRead, handler: "relations"},
+		{method: "GET", pattern: rooms + "/relations/{eventId}/{relType}", versions: vAny, lane: laneSlow, class: classRead, handler: "relations"},
+		{method: "GET", pattern: rooms + "/relations/{eventId}/{relType}/{eventType}", versions: vAny, lane: laneSlow, class: classRead, handler: "relations"},
+		{method: "GET", pattern: rooms + "/threads", versions: vAny, lane: laneSlow, class: classRead, handler: "threads"},
+		{method: "GET", pattern: rooms + "/initialSync", versions: vAny, lane: laneSlow, class: classRead, handler: "room.initial_sync"},
+		{method: "GET", pattern: rooms + "/state", versions: vAny, lane: laneSlow, class: classRead, handler: "state.list"},
+		{method: "GET", pattern: rooms + "/state/{eventType}", versions: vAny, lane: laneQuick, class: classRead, handler: "state.get"},
+		{method: "GET", pattern: rooms + "/state/{eventType}/{stateKey}", versions: vAny, lane: laneQuick, class: classRead, handler: "state.get"},
+
+		// What holds no content of messages.
+		{method: "GET", pattern: rooms + "/members", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
+		{method: "GET", pattern: rooms + "/joined_members", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "GET", pattern: rooms + "/aliases", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "GET", pattern: rooms + "/hierarchy", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
+		{method: "GET", pattern: rooms + "/timestamp_to_event", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
+		{method: "POST", pattern: rooms + "/read_markers", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "POST", pattern: rooms + "/receipt/{receiptType}/{eventId}", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "PUT", pattern: rooms + "/typing/{userId}", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "POST", pattern: rooms + "/report", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},
+		{method: "POST", pattern: rooms + "/report/{eventId}", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},
+		{method: "POST", pattern: rooms + "/upgrade", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},
+
+		// Not merged into the spec, but in use.
+		{method: "GET", pattern: "/_matrix/client/{version}/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription", versions: vUnstable, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "PUT", pattern: "/_matrix/client/{version}/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription", versions: vUnstable, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "DELETE", pattern: "/_matrix/client/{version}/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription", versions: vUnstable, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "GET", pattern: "/_matrix/client/{version}/im.nheko.summary/rooms/{roomIdOrAlias}/summary", versions: vUnstable, lane: laneSlow, auth: authNone, class: classPass},
+
+		// Delayed events (MSC4140): their content came by send or state with
+		// ?org.matrix.msc4140.delay, so it has been through that interceptor.
+		{method: "GET", pattern: "/_matrix/client/{version}/org.matrix.msc4140/delayed_events", versions: vUnstable, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "GET", pattern: "/_matrix/client/{version}/org.matrix.msc4140/delayed_events/{delayId}", versions: vUnstable, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "POST", pattern: "/_matrix/client/{version}/org.matrix.msc4140/delayed_events/{delayId}", versions: vUnstable, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "POST", pattern: "/_matrix/client/{version}/org.matrix.msc4140/delayed_events/{delayId}/{action}", versions: vUnstable, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
+
+		// Ways to put events into a room in bulk, in clear.
+		{method: "POST", pattern: rooms + "/batch_send", versions: vAny, class: classRefuse, text: "Sending events in batches is not possible through this proxy."},
+		{method: "POST", pattern: "/_matrix/client/{version}/org.matrix.msc2716/rooms/{roomId}/batch_send", versions: vUnstable, class: classRefuse, text: "Sending events in batches is not possible through this proxy."},
+		{method: "POST", pattern: "/_matrix/client/{version}/com.beeper.backfill/rooms/{roomId}/batch_send", versions: vUnstable, class: classRefuse, text: "Sending events in batches is not possible through this proxy."},
+		{method: "POST", pattern: rooms + "/import", versions: vAny, class: classRefuse, text: "Importing events is not possible through this proxy."},
+	}
+}
