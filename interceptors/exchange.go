@@ -51,9 +51,11 @@ type Identity struct {
 type Upstream interface {
 	// Forward passes the request on unchanged, streaming both ways, and answers the client.
 	Forward(x *Exchange) error
-	// Do sends the exchange's request with the changes and gives the response. The caller closes its body.
+	// Do sends the exchange's request with the changes and gives the response. The caller
+	// closes its body, which is never compressed: Do asks for none, whatever the client accepts.
 	Do(x *Exchange, c Change) (*http.Response, error)
-	// Relay answers the client with a response of Do, unchanged: status, headers, body.
+	// Relay answers the client with a response of Do, unchanged: status, headers, body. A
+	// caller that put another body into it has set its Content-Length as well.
 	Relay(x *Exchange, resp *http.Response) error
 }
 
@@ -61,6 +63,9 @@ type Upstream interface {
 // fields keep what the client sent.
 type Change struct {
 	Method string
+	// Pattern replaces [Endpoint.Pattern], so that a POST without a transaction ID can go
+	// up as a PUT with one. Every parameter in it must be in Params or in the endpoint's.
+	Pattern string
 	// Params replaces path parameters by name.
 	Params map[string]string
 	// Query replaces the whole query when not nil.
@@ -76,8 +81,22 @@ type Devices interface {
 	// LoggedIn tells of a login that went through the proxy; password is empty unless
 	// the login used one, and serves user-interactive auth of the first bootstrap only.
 	LoggedIn(ctx context.Context, who Identity, password secret.String) error
-	// Forget drops a device whose token was logged out or whose device was deleted, with its keys.
+	// Refreshed tells that the homeserver gave a device a new access token for a refresh
+	// token (requirement 22.3: the same device). who.Token is the new one. The homeserver
+	// revokes the old one, and the refresh token that the client would need if it never got
+	// this answer, as soon as the new one is used: so it is used only once the client has
+	// used it or the old one is refused. A refused old token is no logout.
+	Refreshed(ctx context.Context, who Identity) error
+	// ClientHasKeys is called before device keys that a client made itself go upstream.
+	// settle is nil when the proxy's own keys are published for the device: the upload
+	// must be refused. Otherwise the proxy publishes none until settle, which must be called, says whether
+	// the homeserver accepted the client's, which makes the device foreign.
+	ClientHasKeys(ctx context.Context, who Identity) (settle func(ctx context.Context, accepted bool) error, err error)
+	// Forget drops devices that were logged out or deleted, with their keys
+	// (requirement 22.1). It names none and does nothing when devices is empty.
 	Forget(ctx context.Context, user id.UserID, devices ...id.DeviceID) error
+	// ForgetAll drops all devices of a user but those that are kept.
+	ForgetAll(ctx context.Context, user id.UserID, keep ...id.DeviceID) error
 }
 
 // Device is what the interceptors need of an [e2ee.Device].
@@ -85,12 +104,19 @@ type Device interface {
 	Mode() e2ee.Mode
 	// RoomEncryption asks the homeserver when it is not known. An error means: cannot tell, refuse.
 	RoomEncryption(ctx context.Context, room id.RoomID) (e2ee.RoomEncryption, error)
+	// ExpectEncryption is called before a client's m.room.encryption goes upstream: a room
+	// that was known to be plain is unknown from now on, also after a crash, until
+	// NoteEncryption or the homeserver says what it is. A room known to be encrypted stays so.
+	ExpectEncryption(ctx context.Context, room id.RoomID) error
 	// NoteEncryption records that the client has just encrypted a room (200 from upstream).
 	NoteEncryption(ctx context.Context, room id.RoomID, content []byte) error
 	// NoteMembership records a membership change that the homeserver has just
 	// accepted from the client: an invite's 200 is enough to share with the invitee
 	// (requirement 7.6).
 	NoteMembership(ctx context.Context, room id.RoomID, user id.UserID, membership string) error
+	// NoteVisibility records a change of m.room.history_visibility that the homeserver has
+	// just accepted from the client.
+	NoteVisibility(ctx context.Context, room id.RoomID, visibility string) error
 	// Encrypt encrypts and shares the room key; on return everything is stored.
 	Encrypt(ctx context.Context, out e2ee.Outgoing) (e2ee.Encrypted, error)
 	// Sent records the event ID that the homeserver gave to an Outgoing.
@@ -99,6 +125,8 @@ type Device interface {
 	Open(ctx context.Context, in []e2ee.Incoming) []e2ee.Opened
 	// BeginSync is called before the client's sync goes upstream with since.
 	BeginSync(ctx context.Context, since string) (ClientSync, error)
+	// Control is what the control API does with the device.
+	Control() Control
 }
 
 // ClientSync is one sync request of a client in flight.

@@ -45,7 +45,15 @@ type Changes struct {
 	Seen []SeenMessage
 
 	// Account scope.
-	Users         []User
+	Users []User
+	// OutdatedUsers sets Outdated and clears Failures and RetryAt of those that are
+	// tracked, and touches nothing else of their rows: a query may be writing the same
+	// row. LeftUsers clears Tracked and sets Outdated, likewise. Both are applied after
+	// Users, and do nothing for a user without a row.
+	OutdatedUsers []id.UserID
+	LeftUsers     []id.UserID
+	UserChanges   []UserChange // appended
+
 	DeleteDevices []DeviceRef
 	UserDevices   []UserDevice
 	Secrets       []Secret

@@ -240,6 +240,19 @@ type UserDevice struct {
 	Override *bool
 }
 
+// UserChange is one line of the history of a user's pin: never updated, never deleted
+// while the account exists. Rows of one user are ordered by Seq.
+type UserChange struct {
+	Seq    int64 // assigned by the database
+	UserID id.UserID
+	At     time.Time
+	// Kind is what happened, as trustcache names it ("changed", "acknowledged", …).
+	Kind string
+	// Previous and Master are the public master keys before and after; either may be empty.
+	Previous string
+	Master   string
+}
+
 // Warning is something the user must be told.
 type Warning struct {
 	ID        string
