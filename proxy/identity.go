@@ -40,6 +40,8 @@ type identities struct {
 	now  func() time.Time
 	// ask is one /account/whoami.
 	ask func(ctx context.Context, c credentials) (interceptors.Identity, error)
+	// count counts look-ups by their result.
+	count func(result string)
 
 	mu      sync.Mutex
 	known   *lru.Cache[[32]byte, map[asserted]confirmed]
@@ -72,7 +74,7 @@ func newIdentities(hash func([]byte) [32]byte, size int, ttl time.Duration, ask 
 	if err != nil {
 		return nil, fmt.Errorf("make the identity cache: %w", err)
 	}
-	return &identities{hash: hash, ttl: ttl, now: time.Now, ask: ask, known: known, flights: make(map[flightKey]*flight)}, nil
+	return &identities{hash: hash, ttl: ttl, now: time.Now, ask: ask, known: known, flights: make(map[flightKey]*flight), count: func(string) {}}, nil
 }
 
 // of gives the owner of a token. The error is the homeserver's refusal, or that it
@@ -83,6 +85,7 @@ func (c *identities) of(ctx context.Context, cred credentials) (interceptors.Ide
 	if all, ok := c.known.Get(key.token); ok {
 		if k, ok := all[key.as]; ok && c.now().Before(k.until) {
 			c.mu.Unlock()
+			c.count("cached")
 			return k.identity(cred.token), nil
 		}
 	}
@@ -119,6 +122,15 @@ func (c *identities) fly(ctx context.Context, key flightKey, f *flight, cred cre
 		close(f.done)
 	}()
 	f.who, f.err = c.ask(asking, cred)
+	var said *interceptors.Error
+	switch {
+	case f.err == nil:
+		c.count("confirmed")
+	case errors.As(f.err, &said) && said.Status < http.StatusInternalServerError:
+		c.count("refused")
+	default:
+		c.count("failed")
+	}
 }
 
 func (c *identities) remember(key flightKey, who interceptors.Identity, until time.Time) {

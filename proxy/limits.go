@@ -181,10 +181,10 @@ var errSlowBody = errors.New("the request body came too slowly")
 // homeserver.
 type body struct {
 	from io.ReadCloser
-	// limit is the number of bytes that may still come.
-	limit    int64
-	deadline readDeadline
-	err      error
+	// size is the limit in bytes, left what may still come of it.
+	size, left int64
+	deadline   readDeadline
+	err        error
 }
 
 // readDeadline sets the connection's read deadline: never more than idle from now, and
@@ -199,20 +199,18 @@ type readDeadline struct {
 // minRate is the slowest that a body may come on average, in bytes a second.
 const minRate = 1 << 10
 
-var errBodyTooLarge = errors.New("the request body is too large")
-
 func (b *body) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
 	b.deadline.extend()
-	if int64(len(p)) > b.limit+1 {
-		p = p[:b.limit+1]
+	if int64(len(p)) > b.left+1 {
+		p = p[:b.left+1]
 	}
 	n, err := b.from.Read(p)
 	b.deadline.got += int64(n)
-	if b.limit -= int64(n); b.limit < 0 {
-		n, err = n+int(b.limit), errBodyTooLarge
+	if b.left -= int64(n); b.left < 0 {
+		n, err = n-1, &http.MaxBytesError{Limit: b.size}
 	}
 	if err != nil {
 		b.deadline.clear()

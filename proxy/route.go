@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"e2ee-proxy/interceptors"
 )
 
@@ -18,9 +20,9 @@ const (
 	classRefuse class = iota
 	// classIntercept goes to the handler of its key, without which the proxy does not start.
 	classIntercept
-	// classRead returns events of rooms. It goes to the handler of its key when there
-	// is one, and straight through otherwise: encrypted events arrive as they are.
-	classRead
+	// classOptional carries nothing that must not pass. It goes to the handler of its key
+	// when there is one, and straight through otherwise: encrypted events arrive as they are.
+	classOptional
 	// classOwn is answered here by the handler of its key; 404 when there is none.
 	classOwn
 	// classPass goes straight through.
@@ -40,6 +42,9 @@ const (
 	authNone
 )
 
+// keySync is the key of the sync handler, whose answer at shutdown is a special one.
+const keySync = "sync"
+
 // route is one row of the table.
 type route struct {
 	method string
@@ -58,9 +63,9 @@ type route struct {
 	// text is what a refusal says.
 	text string
 
-	params []string
-	run    interceptors.Handler
-	meter  *meter
+	params   []string
+	run      interceptors.Handler
+	duration prometheus.Observer
 }
 
 // versions is a set of API versions.
@@ -178,7 +183,7 @@ func (t *table) find(method string, at *target) (match, error) {
 			continue
 		}
 		m.guarded = m.guarded || r.class != classPass
-		if r.method != method {
+		if r.method != method && (method != http.MethodOptions || r.class == classRefuse) {
 			continue
 		}
 		m.route = r
@@ -198,7 +203,7 @@ func (t *table) find(method string, at *target) (match, error) {
 }
 
 // path writes the path of a row anew.
-func (r *route) path(version string, value func(i int) string) string {
+func (r *route) path(version string, values *[maxParams]string) string {
 	b := make([]byte, 0, 192)
 	i := 0
 	for seg := range strings.SplitSeq(r.pattern[1:], "/") {
@@ -207,13 +212,43 @@ func (r *route) path(version string, value func(i int) string) string {
 		case seg == versionMark:
 			b = append(b, version...)
 		case strings.HasPrefix(seg, "{"):
-			b = appendSegment(b, value(i))
+			b = appendSegment(b, values[i])
 			i++
 		default:
 			b = append(b, seg...)
 		}
 	}
 	return string(b)
+}
+
+// buildPath writes the path of a pattern with parameters by name. They pass the same
+// checks as a client's.
+func buildPath(pattern, version string, params map[string]string) (string, error) {
+	b := make([]byte, 0, 192)
+	for seg := range strings.SplitSeq(strings.TrimPrefix(pattern, "/"), "/") {
+		b = append(b, '/')
+		name, ok := strings.CutPrefix(seg, "{")
+		switch {
+		case seg == versionMark:
+			if versionBit(version) == 0 {
+				return "", errParam
+			}
+			b = append(b, version...)
+		case ok:
+			name = strings.TrimSuffix(name, "}")
+			value, has := params[name]
+			if !has {
+				return "", fmt.Errorf("%w: %s is missing", errParam, name)
+			}
+			if err := checkParam(name, value); err != nil {
+				return "", err
+			}
+			b = appendSegment(b, value)
+		default:
+			b = append(b, seg...)
+		}
+	}
+	return string(b), nil
 }
 
 // unlisted decides on a path that no row fits, and writes it anew. Reads pass, so that
@@ -266,9 +301,10 @@ func (t *target) unlisted(method string, guarded bool) (string, error) {
 	return "", errNotHere
 }
 
-// isWriteWord reports whether a segment names a way to put an event into a room.
+// isWriteWord reports whether a segment names a way to put an event into a room, or
+// another kind of sync.
 func isWriteWord(s string) bool {
-	for _, word := range [...]string{"send", "state", "redact", "batch_send", "import", "createRoom", "sendToDevice"} {
+	for _, word := range [...]string{"send", "state", "redact", "batch_send", "import", "createRoom", "sendToDevice", "sync"} {
 		if strings.EqualFold(s, word) {
 			return true
 		}

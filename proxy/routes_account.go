@@ -1,16 +1,18 @@
 package proxy
 
+import "e2ee-proxy/interceptors"
+
 // accountRoutes are the endpoints of sessions, devices, keys and what belongs to a user.
 func accountRoutes() []*route {
 	const client = "/_matrix/client/{version}"
 	return []*route{
 		// Login and logout.
-		{method: "GET", pattern: client + "/login", versions: vAny, lane: laneQuick, auth: authNone, class: classIntercept, handler: "login.flows"},
-		{method: "POST", pattern: client + "/login", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: "login"},
-		{method: "POST", pattern: client + "/register", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: "register"},
-		{method: "POST", pattern: client + "/refresh", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: "refresh"},
-		{method: "POST", pattern: client + "/logout", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: "logout", ends: true},
-		{method: "POST", pattern: client + "/logout/all", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: "logout_all", ends: true},
+		{method: "GET", pattern: client + "/login", versions: vAny, lane: laneQuick, auth: authNone, class: classOptional, handler: "login.flows"},
+		{method: "POST", pattern: client + "/login", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Login},
+		{method: "POST", pattern: client + "/register", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Register},
+		{method: "POST", pattern: client + "/refresh", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Refresh},
+		{method: "POST", pattern: client + "/logout", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Logout, ends: true},
+		{method: "POST", pattern: client + "/logout/all", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.LogoutAll, ends: true},
 		{method: "GET", pattern: client + "/login/sso/redirect", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: client + "/login/sso/redirect/{idpId}", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: client + "/login/cas/redirect", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
@@ -25,9 +27,9 @@ func accountRoutes() []*route {
 		{method: "POST", pattern: client + "/register/msisdn/requestToken", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},
 
 		// The account.
-		{method: "GET", pattern: client + "/account/whoami", versions: vAny, lane: laneQuick, class: classIntercept, handler: "whoami"},
-		{method: "POST", pattern: client + "/account/password", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: "account.password", ends: true},
-		{method: "POST", pattern: client + "/account/deactivate", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: "account.deactivate", ends: true},
+		{method: "GET", pattern: client + "/account/whoami", versions: vAny, lane: laneQuick, class: classOptional, handler: "whoami"},
+		{method: "POST", pattern: client + "/account/password", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Password, ends: true},
+		{method: "POST", pattern: client + "/account/deactivate", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Deactivate, ends: true},
 		{method: "POST", pattern: client + "/account/password/email/requestToken", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},
 		{method: "POST", pattern: client + "/account/password/msisdn/requestToken", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},
 		{method: "GET", pattern: client + "/account/3pid", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
@@ -50,15 +52,15 @@ func accountRoutes() []*route {
 		{method: "GET", pattern: client + "/devices", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: client + "/devices/{deviceId}", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "PUT", pattern: client + "/devices/{deviceId}", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
-		{method: "DELETE", pattern: client + "/devices/{deviceId}", versions: vAny, maxBody: smallBody, lane: laneAuth, class: classIntercept, handler: "devices.delete", ends: true},
-		{method: "POST", pattern: client + "/delete_devices", versions: vAny, maxBody: eventBody, lane: laneAuth, class: classIntercept, handler: "devices.delete_many", ends: true},
+		{method: "DELETE", pattern: client + "/devices/{deviceId}", versions: vAny, maxBody: smallBody, lane: laneAuth, class: classIntercept, handler: interceptors.DeleteDevice, ends: true},
+		{method: "POST", pattern: client + "/delete_devices", versions: vAny, maxBody: eventBody, lane: laneAuth, class: classIntercept, handler: interceptors.DeleteDevices, ends: true},
 
 		// Keys.
-		{method: "POST", pattern: client + "/keys/upload", versions: vAny, maxBody: largeBody, lane: laneQuick, class: classIntercept, handler: "keys.upload"},
-		{method: "POST", pattern: client + "/keys/upload/{deviceId}", versions: vAny, maxBody: largeBody, lane: laneQuick, class: classIntercept, handler: "keys.upload"},
-		{method: "POST", pattern: client + "/keys/query", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classIntercept, handler: "keys.query"},
-		{method: "POST", pattern: client + "/keys/claim", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classIntercept, handler: "keys.claim"},
-		{method: "PUT", pattern: client + "/sendToDevice/{eventType}/{txnId}", versions: vAny, maxBody: largeBody, lane: laneSend, class: classIntercept, handler: "send_to_device"},
+		{method: "POST", pattern: client + "/keys/upload", versions: vAny, maxBody: largeBody, lane: laneQuick, class: classIntercept, handler: interceptors.UploadKeys},
+		{method: "POST", pattern: client + "/keys/upload/{deviceId}", versions: vAny, maxBody: largeBody, lane: laneQuick, class: classIntercept, handler: interceptors.UploadKeys},
+		{method: "POST", pattern: client + "/keys/query", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classOptional, handler: "keys.query"},
+		{method: "POST", pattern: client + "/keys/claim", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classOptional, handler: "keys.claim"},
+		{method: "PUT", pattern: client + "/sendToDevice/{eventType}/{txnId}", versions: vAny, maxBody: largeBody, lane: laneSend, class: classOptional, handler: "send_to_device"},
 		{method: "GET", pattern: client + "/keys/changes", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "POST", pattern: client + "/keys/device_signing/upload", versions: vAny, maxBody: eventBody, lane: laneAuth, auth: authNone, class: classPass},
 		{method: "POST", pattern: client + "/keys/signatures/upload", versions: vAny, maxBody: largeBody, lane: laneQuick, auth: authNone, class: classPass},

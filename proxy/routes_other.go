@@ -1,27 +1,29 @@
 package proxy
 
+import "e2ee-proxy/interceptors"
+
 // serverRoutes are the endpoints of no particular room or user.
 func serverRoutes() []*route {
 	const client = "/_matrix/client/{version}"
 	const noSliding = "Sliding sync is not available through this proxy. Use /sync."
 	return []*route{
 		// Discovery.
-		{method: "GET", pattern: "/.well-known/matrix/client", lane: laneQuick, auth: authNone, class: classIntercept, handler: "well_known.client"},
+		{method: "GET", pattern: "/.well-known/matrix/client", lane: laneQuick, auth: authNone, class: classIntercept, handler: interceptors.WellKnown},
 		{method: "GET", pattern: "/.well-known/matrix/support", lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: "/.well-known/matrix/policy_server", lane: laneQuick, auth: authNone, class: classPass},
-		{method: "GET", pattern: "/_matrix/client/versions", lane: laneQuick, auth: authNone, class: classIntercept, handler: "versions"},
+		{method: "GET", pattern: "/_matrix/client/versions", lane: laneQuick, auth: authNone, class: classOptional, handler: "versions"},
 
 		// Sync. Sliding sync carries events that would not be decrypted, so clients are
 		// made to fall back to what is.
-		{method: "GET", pattern: client + "/sync", versions: vAny, lane: lanePoll, class: classIntercept, handler: "sync"},
+		{method: "GET", pattern: client + "/sync", versions: vAny, lane: lanePoll, class: classIntercept, handler: keySync},
 		{method: "POST", pattern: client + "/sync", versions: vAny, class: classRefuse, text: noSliding},
 		{method: "POST", pattern: client + "/org.matrix.simplified_msc3575/sync", versions: vUnstable, class: classRefuse, text: noSliding},
 		{method: "POST", pattern: client + "/org.matrix.msc3575/sync", versions: vUnstable, class: classRefuse, text: noSliding},
-		{method: "GET", pattern: client + "/events", versions: vAny, lane: lanePoll, class: classRead, handler: "events"},
-		{method: "GET", pattern: client + "/events/{eventId}", versions: vAny, lane: laneQuick, class: classRead, handler: "events.get"},
-		{method: "GET", pattern: client + "/initialSync", versions: vAny, lane: laneSlow, class: classRead, handler: "initial_sync"},
-		{method: "GET", pattern: client + "/notifications", versions: vAny, lane: laneQuick, class: classRead, handler: "notifications"},
-		{method: "POST", pattern: client + "/search", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classRead, handler: "search"},
+		{method: "GET", pattern: client + "/events", versions: vAny, lane: lanePoll, class: classOptional, handler: "events"},
+		{method: "GET", pattern: client + "/events/{eventId}", versions: vAny, lane: laneQuick, class: classOptional, handler: "events.get"},
+		{method: "GET", pattern: client + "/initialSync", versions: vAny, lane: laneSlow, class: classOptional, handler: "initial_sync"},
+		{method: "GET", pattern: client + "/notifications", versions: vAny, lane: laneQuick, class: classOptional, handler: "notifications"},
+		{method: "POST", pattern: client + "/search", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classOptional, handler: "search"},
 
 		// Rooms and people.
 		{method: "GET", pattern: client + "/joined_rooms", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
@@ -76,18 +78,18 @@ func mediaRoutes() []*route {
 func controlRoutes() []*route {
 	const own = "/_e2ee_proxy/v1"
 	return []*route{
-		{method: "GET", pattern: own + "/status", lane: laneOwn, class: classOwn, handler: "control.status"},
-		{method: "POST", pattern: own + "/bootstrap", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: "control.bootstrap"},
-		{method: "POST", pattern: own + "/recover", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: "control.recover"},
-		{method: "POST", pattern: own + "/reset", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: "control.reset"},
-		{method: "GET", pattern: own + "/recovery_key", lane: laneOwn, class: classOwn, handler: "control.recovery_key.get"},
-		{method: "DELETE", pattern: own + "/recovery_key", lane: laneOwn, class: classOwn, handler: "control.recovery_key.delete"},
-		{method: "GET", pattern: own + "/users/{userId}", lane: laneOwn, class: classOwn, handler: "control.users.get"},
-		{method: "POST", pattern: own + "/users/{userId}/acknowledge", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: "control.users.acknowledge"},
-		{method: "POST", pattern: own + "/users/{userId}/withdraw_verification", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: "control.users.withdraw"},
-		{method: "PUT", pattern: own + "/users/{userId}/devices/{deviceId}/override", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: "control.devices.override"},
-		{method: "GET", pattern: own + "/warnings", lane: laneOwn, class: classOwn, handler: "control.warnings.list"},
-		{method: "POST", pattern: own + "/warnings/{warningId}/dismiss", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: "control.warnings.dismiss"},
+		{method: "GET", pattern: own + "/status", lane: laneOwn, class: classOwn, handler: interceptors.ControlStatus},
+		{method: "POST", pattern: own + "/bootstrap", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlBootstrap},
+		{method: "POST", pattern: own + "/recover", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlRecover},
+		{method: "POST", pattern: own + "/reset", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlReset},
+		{method: "GET", pattern: own + "/recovery_key", lane: laneOwn, class: classOwn, handler: interceptors.ControlRecoveryKey},
+		{method: "DELETE", pattern: own + "/recovery_key", lane: laneOwn, class: classOwn, handler: interceptors.ControlDeleteRecoveryKey},
+		{method: "GET", pattern: own + "/users/{userId}", lane: laneOwn, class: classOwn, handler: interceptors.ControlUser},
+		{method: "POST", pattern: own + "/users/{userId}/acknowledge", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlAcknowledge},
+		{method: "POST", pattern: own + "/users/{userId}/withdraw_verification", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlWithdraw},
+		{method: "PUT", pattern: own + "/users/{userId}/devices/{deviceId}/override", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlOverride},
+		{method: "GET", pattern: own + "/warnings", lane: laneOwn, class: classOwn, handler: interceptors.ControlWarnings},
+		{method: "POST", pattern: own + "/warnings/{warningId}/dismiss", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlDismiss},
 	}
 }
 

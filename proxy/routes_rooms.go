@@ -1,5 +1,7 @@
 package proxy
 
+import "e2ee-proxy/interceptors"
+
 // roomRoutes are the endpoints of one room, and those that make or enter one. A write
 // into a room that is not a row here is refused.
 func roomRoutes() []*route {
@@ -7,46 +9,46 @@ func roomRoutes() []*route {
 	return []*route{
 		// Events. POST without a transaction ID, and PUT with one where the spec has
 		// POST only, are what Synapse and Dendrite also take.
-		{method: "PUT", pattern: rooms + "/send/{eventType}/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: "send"},
-		{method: "POST", pattern: rooms + "/send/{eventType}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: "send"},
-		{method: "PUT", pattern: rooms + "/state/{eventType}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: "state"},
-		{method: "PUT", pattern: rooms + "/state/{eventType}/{stateKey}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: "state"},
-		{method: "PUT", pattern: rooms + "/redact/{eventId}/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: "redact"},
-		{method: "POST", pattern: rooms + "/redact/{eventId}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: "redact"},
+		{method: "PUT", pattern: rooms + "/send/{eventType}/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: interceptors.Send},
+		{method: "POST", pattern: rooms + "/send/{eventType}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: interceptors.Send},
+		{method: "PUT", pattern: rooms + "/state/{eventType}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: interceptors.PutState},
+		{method: "PUT", pattern: rooms + "/state/{eventType}/{stateKey}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: interceptors.PutState},
+		{method: "PUT", pattern: rooms + "/redact/{eventId}/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: interceptors.Redact},
+		{method: "POST", pattern: rooms + "/redact/{eventId}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: interceptors.Redact},
 
 		// Membership.
-		{method: "POST", pattern: rooms + "/invite", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.invite"},
-		{method: "PUT", pattern: rooms + "/invite/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.invite"},
-		{method: "POST", pattern: rooms + "/join", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.join"},
-		{method: "PUT", pattern: rooms + "/join/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.join"},
-		{method: "POST", pattern: rooms + "/leave", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.leave"},
-		{method: "PUT", pattern: rooms + "/leave/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.leave"},
-		{method: "POST", pattern: rooms + "/kick", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.kick"},
-		{method: "PUT", pattern: rooms + "/kick/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.kick"},
-		{method: "POST", pattern: rooms + "/ban", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.ban"},
-		{method: "PUT", pattern: rooms + "/ban/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.ban"},
-		{method: "POST", pattern: rooms + "/unban", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.unban"},
-		{method: "PUT", pattern: rooms + "/unban/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.unban"},
-		{method: "POST", pattern: rooms + "/forget", versions: vAny, maxBody: eventBody, lane: laneQuick, class: classIntercept, handler: "room.forget"},
-		{method: "PUT", pattern: rooms + "/forget/{txnId}", versions: vAny, maxBody: eventBody, lane: laneQuick, class: classIntercept, handler: "room.forget"},
-		{method: "POST", pattern: "/_matrix/client/{version}/join/{roomIdOrAlias}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.join"},
-		{method: "PUT", pattern: "/_matrix/client/{version}/join/{roomIdOrAlias}/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.join"},
-		{method: "POST", pattern: "/_matrix/client/{version}/knock/{roomIdOrAlias}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: "room.knock"},
-		{method: "POST", pattern: "/_matrix/client/{version}/createRoom", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classIntercept, handler: "create_room"},
-		{method: "PUT", pattern: "/_matrix/client/{version}/createRoom/{txnId}", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classIntercept, handler: "create_room"},
+		{method: "POST", pattern: rooms + "/invite", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Invite},
+		{method: "PUT", pattern: rooms + "/invite/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Invite},
+		{method: "POST", pattern: rooms + "/join", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Join},
+		{method: "PUT", pattern: rooms + "/join/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Join},
+		{method: "POST", pattern: rooms + "/leave", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Leave},
+		{method: "PUT", pattern: rooms + "/leave/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Leave},
+		{method: "POST", pattern: rooms + "/kick", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Kick},
+		{method: "PUT", pattern: rooms + "/kick/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Kick},
+		{method: "POST", pattern: rooms + "/ban", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Ban},
+		{method: "PUT", pattern: rooms + "/ban/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Ban},
+		{method: "POST", pattern: rooms + "/unban", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Unban},
+		{method: "PUT", pattern: rooms + "/unban/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Unban},
+		{method: "POST", pattern: rooms + "/forget", versions: vAny, maxBody: eventBody, lane: laneQuick, class: classIntercept, handler: interceptors.Forget},
+		{method: "PUT", pattern: rooms + "/forget/{txnId}", versions: vAny, maxBody: eventBody, lane: laneQuick, class: classIntercept, handler: interceptors.Forget},
+		{method: "POST", pattern: "/_matrix/client/{version}/join/{roomIdOrAlias}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.JoinByAlias},
+		{method: "PUT", pattern: "/_matrix/client/{version}/join/{roomIdOrAlias}/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.JoinByAlias},
+		{method: "POST", pattern: "/_matrix/client/{version}/knock/{roomIdOrAlias}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Knock},
+		{method: "POST", pattern: "/_matrix/client/{version}/createRoom", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classIntercept, handler: interceptors.CreateRoom},
+		{method: "PUT", pattern: "/_matrix/client/{version}/createRoom/{txnId}", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classIntercept, handler: interceptors.CreateRoom},
 
 		// Reading events (requirement 19.10).
-		{method: "GET", pattern: rooms + "/messages", versions: vAny, lane: laneSlow, class: classRead, handler: "messages"},
-		{method: "GET", pattern: rooms + "/context/{eventId}", versions: vAny, lane: laneSlow, class: classRead, handler: "context"},
-		{method: "GET", pattern: rooms + "/event/{eventId}", versions: vAny, lane: laneSlow, class: classRead, handler: "event"},
-		{method: "GET", pattern: rooms + "/relations/{eventId}", versions: vAny, lane: laneSlow, class: classRead, handler: "relations"},
-		{method: "GET", pattern: rooms + "/relations/{eventId}/{relType}", versions: vAny, lane: laneSlow, class: classRead, handler: "relations"},
-		{method: "GET", pattern: rooms + "/relations/{eventId}/{relType}/{eventType}", versions: vAny, lane: laneSlow, class: classRead, handler: "relations"},
-		{method: "GET", pattern: rooms + "/threads", versions: vAny, lane: laneSlow, class: classRead, handler: "threads"},
-		{method: "GET", pattern: rooms + "/initialSync", versions: vAny, lane: laneSlow, class: classRead, handler: "room.initial_sync"},
-		{method: "GET", pattern: rooms + "/state", versions: vAny, lane: laneSlow, class: classRead, handler: "state.list"},
-		{method: "GET", pattern: rooms + "/state/{eventType}", versions: vAny, lane: laneQuick, class: classRead, handler: "state.get"},
-		{method: "GET", pattern: rooms + "/state/{eventType}/{stateKey}", versions: vAny, lane: laneQuick, class: classRead, handler: "state.get"},
+		{method: "GET", pattern: rooms + "/messages", versions: vAny, lane: laneSlow, class: classOptional, handler: "messages"},
+		{method: "GET", pattern: rooms + "/context/{eventId}", versions: vAny, lane: laneSlow, class: classOptional, handler: "context"},
+		{method: "GET", pattern: rooms + "/event/{eventId}", versions: vAny, lane: laneSlow, class: classOptional, handler: "event"},
+		{method: "GET", pattern: rooms + "/relations/{eventId}", versions: vAny, lane: laneSlow, class: classOptional, handler: "relations"},
+		{method: "GET", pattern: rooms + "/relations/{eventId}/{relType}", versions: vAny, lane: laneSlow, class: classOptional, handler: "relations"},
+		{method: "GET", pattern: rooms + "/relations/{eventId}/{relType}/{eventType}", versions: vAny, lane: laneSlow, class: classOptional, handler: "relations"},
+		{method: "GET", pattern: rooms + "/threads", versions: vAny, lane: laneSlow, class: classOptional, handler: "threads"},
+		{method: "GET", pattern: rooms + "/initialSync", versions: vAny, lane: laneSlow, class: classOptional, handler: "room.initial_sync"},
+		{method: "GET", pattern: rooms + "/state", versions: vAny, lane: laneSlow, class: classOptional, handler: "state.list"},
+		{method: "GET", pattern: rooms + "/state/{eventType}", versions: vAny, lane: laneQuick, class: classOptional, handler: "state.get"},
+		{method: "GET", pattern: rooms + "/state/{eventType}/{stateKey}", versions: vAny, lane: laneQuick, class: classOptional, handler: "state.get"},
 
 		// What holds no content of messages.
 		{method: "GET", pattern: rooms + "/members", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
