@@ -59,6 +59,9 @@ type Encrypted struct {
 type Incoming struct {
 	RoomID id.RoomID
 	Event  json.RawMessage
+	// Redeliver asks for the event to be delivered again, in a later sync of this
+	// client, when its key arrives after it. Set for events of a sync response.
+	Redeliver bool
 }
 
 // Opened is what the client gets instead of an Incoming.

@@ -1,6 +1,10 @@
 package interceptors
 
-import "net/url"
+import (
+	"fmt"
+	"maps"
+	"net/url"
+)
 
 // Names under which [Handlers] gives the handlers of this package's families. The
 // route table of package proxy refers to them.
@@ -49,4 +53,60 @@ const (
 type Options struct {
 	// PublicURL is where clients reach the proxy; nil leaves discovery data as it comes.
 	PublicURL *url.URL
+}
+
+// Handlers makes the handlers of this package by name. They share what must be known
+// from one request to the next, so that one process makes them once.
+func Handlers(o Options) (map[string]Handler, error) {
+	order, err := newRoomOrder()
+	if err != nil {
+		return nil, fmt.Errorf("make the handlers: %w", err)
+	}
+	refresh, err := newRefreshTokens()
+	if err != nil {
+		return nil, fmt.Errorf("make the handlers: %w", err)
+	}
+	api, err := newControl()
+	if err != nil {
+		return nil, fmt.Errorf("make the handlers: %w", err)
+	}
+	all := map[string]Handler{}
+	maps.Copy(all, (&rooms{order: order}).handlers())
+	maps.Copy(all, (&sessions{public: o.PublicURL, refresh: refresh}).handlers())
+	maps.Copy(all, api.handlers())
+	return all, nil
+}
+
+func (r *rooms) handlers() map[string]Handler {
+	return map[string]Handler{
+		Send:        r.send,
+		Redact:      r.redact,
+		PutState:    r.putState,
+		CreateRoom:  r.createRoom,
+		Invite:      ofOther(membershipInvite),
+		Kick:        ofOther(membershipLeave),
+		Ban:         ofOther(membershipBan),
+		Unban:       ofOther(membershipLeave),
+		Join:        ofSelf(membershipJoin),
+		JoinByAlias: ofSelf(membershipJoin),
+		Knock:       ofSelf(membershipKnock),
+		Leave:       ofSelf(membershipLeave),
+		Forget:      ofSelf(membershipLeave),
+	}
+}
+
+func (s *sessions) handlers() map[string]Handler {
+	return map[string]Handler{
+		Login:         s.login,
+		Register:      s.register,
+		Refresh:       s.refreshToken,
+		Logout:        logout,
+		LogoutAll:     logoutAll,
+		DeleteDevice:  deleteDevice,
+		DeleteDevices: deleteDevices,
+		Password:      changePassword,
+		Deactivate:    deactivate,
+		WellKnown:     s.wellKnown,
+		UploadKeys:    uploadKeys,
+	}
 }

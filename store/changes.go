@@ -18,7 +18,9 @@ type Changes struct {
 	OlmSessions       []OlmSession
 
 	InboundSessions []InboundSession
-	MessageIndices  []MessageIndex // first write wins; an existing row is kept
+	// Owners is applied after InboundSessions, and does nothing for a session that is not there.
+	Owners         []SessionOwner
+	MessageIndices []MessageIndex // first write wins; an existing row is kept
 
 	DiscardOutbound  []id.RoomID // sets Discard
 	OutboundSessions []OutboundSession

@@ -43,6 +43,10 @@ type Device struct {
 	Token secret.String
 	// Meta holds small facts of the engine that need no column of their own. Not sealed.
 	Meta json.RawMessage
+	// Restored says that the database was restored from a backup: the homeserver may have
+	// handed out one-time keys that Olm does not know of, or that it still counts as new.
+	// The engine clears it once it has seen to that.
+	Restored bool
 }
 
 // OlmSession is one Olm session with another device. Pickle is sealed.
@@ -87,6 +91,12 @@ type InboundSession struct {
 	BackupVersion string
 }
 
+// SessionOwner replaces the Owner of an InboundSession and nothing else of it.
+type SessionOwner struct {
+	SessionRef
+	Owner secret.Bytes
+}
+
 // IndexRef names one message of a Megolm session.
 type IndexRef struct {
 	SessionRef
@@ -101,6 +111,11 @@ type MessageIndex struct {
 }
 
 // OutboundSession is the Megolm session of a room for sending. Pickle is sealed.
+//
+// It moves forward only. Saving the session that is stored needs more Messages than are
+// stored; saving another needs at most one message or a later CreatedAt. Anything else is
+// [ErrStale] and nothing is written: somebody else has used the session. To change only
+// Discard, use Changes.DiscardOutbound; it stays set for as long as the session is the same.
 type OutboundSession struct {
 	RoomID    id.RoomID
 	SessionID id.SessionID
@@ -113,7 +128,8 @@ type OutboundSession struct {
 	Discard bool
 }
 
-// Share records that a device was given a session key, or was told why not.
+// Share records that a device was given a session key, or was told why not. It is saved
+// together with its OutboundSession or later: shares of other sessions get pruned.
 type Share struct {
 	SessionID  id.SessionID
 	UserID     id.UserID
@@ -133,7 +149,8 @@ type TxnRef struct {
 }
 
 // Transaction remembers what a client's transaction became, so that a retry sends
-// the same ciphertext or gets the same event. Ciphertext is not secret.
+// the same ciphertext or gets the same event. Ciphertext is not secret. Saving it again
+// with a field left empty keeps what is stored in that field.
 type Transaction struct {
 	TxnRef
 	// Digest is a keyed hash of the clear content.
@@ -149,9 +166,8 @@ type OutboxItem struct {
 	TxnID     string
 	EventType string
 	// After orders the items of a device; assigned by the database.
-	Seq  int64
-	Body json.RawMessage // {"messages": …}
-	// Sealed says that Body contains a secret in clear text; it never does today.
+	Seq       int64
+	Body      json.RawMessage // {"messages": …}
 	CreatedAt time.Time
 }
 

@@ -1,0 +1,67 @@
+# make run HOMESERVER=https://matrix.example.org   build and run, on SQLite under data/
+# make test                                        everything that can be tested on this machine
+# make demo                                        a conversation on a real homeserver, shown
+# make bench                                       the figures of docs/performance.md
+# make lint                                        golangci-lint, govulncheck
+# make build                                       bin/e2ee-proxy, static
+# make test-deps                                   prepare what the tests need, below .cache/
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+.PHONY: build run test bench demo lint fmt-check test-deps clean
+
+HOMESERVER ?=
+DATA ?= data
+TEST_TIMEOUT ?= 25m
+PACKAGES ?= ./...
+
+GOLANGCI_LINT := v2.5.0
+GOVULNCHECK := v1.9.0
+TOOLS := $(CURDIR)/.cache/bin
+
+# The race detector needs a C compiler; a machine with nothing but Go tests without it.
+CC_FOUND := $(shell command -v $${CC:-cc} || command -v gcc || true)
+RACE := $(if $(CC_FOUND),-race)
+
+build:
+	CGO_ENABLED=0 go build -trimpath -o bin/e2ee-proxy ./cmd/e2ee-proxy
+
+run: build
+	@if [ -z "$(HOMESERVER)" ]; then echo "usage: make run HOMESERVER=https://matrix.example.org" >&2; exit 2; fi
+	exec bin/e2ee-proxy serve --homeserver "$(HOMESERVER)" --data "$(DATA)" --log-format text
+
+test: fmt-check build
+	CGO_ENABLED=0 go vet $(PACKAGES)
+	@if [ -z "$(RACE)" ]; then echo "no C compiler here: testing without the race detector"; fi
+	$(if $(RACE),CGO_ENABLED=1,CGO_ENABLED=0) go test $(RACE) -timeout $(TEST_TIMEOUT) $(PACKAGES)
+
+bench:
+	go test -run '^$$' -bench . -benchmem -timeout 30m $(PACKAGES)
+
+demo:
+	go run ./test/demo
+
+fmt-check:
+	@unformatted=$$(git ls-files -z -co --exclude-standard -- '*.go' | xargs -0 -r gofmt -l); \
+	if [ -n "$$unformatted" ]; then echo "run gofmt on:" >&2; echo "$$unformatted" >&2; exit 1; fi
+
+lint: fmt-check $(TOOLS)/golangci-lint-$(GOLANGCI_LINT) $(TOOLS)/govulncheck-$(GOVULNCHECK)
+	$(TOOLS)/golangci-lint-$(GOLANGCI_LINT) run $(PACKAGES)
+	.ci/vulnerabilities $(TOOLS)/govulncheck-$(GOVULNCHECK) $(PACKAGES)
+
+# GOFLAGS is emptied: what a project needs is not what its tools need.
+$(TOOLS)/golangci-lint-$(GOLANGCI_LINT):
+	GOFLAGS= GOBIN=$(TOOLS) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)
+	mv $(TOOLS)/golangci-lint $@
+
+$(TOOLS)/govulncheck-$(GOVULNCHECK):
+	GOFLAGS= GOBIN=$(TOOLS) go install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK)
+	mv $(TOOLS)/govulncheck $@
+
+# The harness obtains its parts when a test first needs them; its own tests need them all.
+test-deps:
+	go test -count=1 -timeout $(TEST_TIMEOUT) ./internal/testproc/... ./internal/tesths/... ./internal/testpeer/... ./internal/testpg/...
+
+clean:
+	rm -rf bin

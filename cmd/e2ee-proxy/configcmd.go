@@ -1,0 +1,43 @@
+package main
+
+import (
+	"flag"
+
+	"e2ee-proxy/config"
+)
+
+// settings are the flags that set the configuration.
+type settings struct {
+	file  string
+	flags config.Flags
+}
+
+func (s *settings) register(fs *flag.FlagSet) {
+	fs.StringVar(&s.file, "config", "", "YAML `FILE` with settings; default: what E2EE_PROXY_CONFIG names")
+	s.flags.Register(fs)
+}
+
+func (s *settings) load(p *process) (*config.Config, error) {
+	return config.Load(config.Sources{File: s.file, Environ: p.environ, Flags: &s.flags})
+}
+
+// configCheck reads the configuration as serve would, and nothing else.
+func configCheck(p *process, c command, args []string) error {
+	var s settings
+	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
+	s.register(fs)
+	if done, err := p.parse(c, fs, args); done || err != nil {
+		return err
+	}
+	if _, err := s.load(p); err != nil {
+		return err
+	}
+	return p.print("the configuration is fine\n")
+}
+
+func configExample(p *process, c command, args []string) error {
+	if done, err := p.parse(c, flag.NewFlagSet(c.name, flag.ContinueOnError), args); done || err != nil {
+		return err
+	}
+	return p.print(string(config.Example()))
+}

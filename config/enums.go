@@ -1,0 +1,187 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Bootstrap says who creates a missing identity.
+type Bootstrap int
+
+// The ways to bootstrap.
+const (
+	BootstrapAutomatic Bootstrap = iota
+	BootstrapManual
+)
+
+// LogLevel is the least important kind of line that is logged.
+type LogLevel int
+
+// The log levels.
+const (
+	LogInfo LogLevel = iota
+	LogDebug
+	LogWarn
+	LogError
+)
+
+// LogFormat is the form of log lines.
+type LogFormat int
+
+// The log formats.
+const (
+	LogJSON LogFormat = iota
+	LogText
+)
+
+// Requirement is true or false with "required" as its zero value.
+type Requirement int
+
+// The requirements. The zero value refuses what is not signed.
+const (
+	Required Requirement = iota
+	NotRequired
+)
+
+// Required reports whether the requirement holds.
+func (r Requirement) Required() bool { return r != NotRequired }
+
+// Acknowledge says who acknowledges changes of never-verified identities.
+type Acknowledge int
+
+// The ways to acknowledge. The zero value leaves it to the owner.
+const (
+	AcknowledgeNever Acknowledge = iota
+	AcknowledgeAutomatic
+)
+
+// Mode says how strictly a rule is applied. The zero value enforces.
+type Mode int
+
+// The modes.
+const (
+	Enforce Mode = iota
+	Warn
+	Off
+)
+
+// PlainInEncrypted says what becomes of clear events in encrypted rooms.
+type PlainInEncrypted int
+
+// What becomes of clear events in encrypted rooms.
+const (
+	PlainMark PlainInEncrypted = iota
+	PlainWithhold
+)
+
+// Unproven says what becomes of events whose key came without proof of its sender.
+type Unproven int
+
+// What becomes of events whose key came without proof of its sender.
+const (
+	UnprovenShow Unproven = iota
+	UnprovenWithhold
+)
+
+// Withheld says what a client sees of an event that is held back.
+type Withheld int
+
+// What a client sees of an event that is held back.
+const (
+	WithheldPlaceholder Withheld = iota
+	WithheldHide
+)
+
+// The words of each enumeration, in the order of its constants.
+func (Bootstrap) words() []string        { return []string{"automatic", "manual"} }
+func (LogLevel) words() []string         { return []string{"info", "debug", "warn", "error"} }
+func (LogFormat) words() []string        { return []string{"json", "text"} }
+func (Requirement) words() []string      { return []string{"true", "false"} }
+func (Acknowledge) words() []string      { return []string{"never", "automatic"} }
+func (Mode) words() []string             { return []string{"enforce", "warn", "off"} }
+func (PlainInEncrypted) words() []string { return []string{"mark", "withhold"} }
+func (Unproven) words() []string         { return []string{"show", "withhold"} }
+func (Withheld) words() []string         { return []string{"placeholder", "hide"} }
+
+// String is the word used in the configuration.
+func (e Bootstrap) String() string { return word(e, int(e)) }
+
+// String is the word used in the configuration.
+func (e LogLevel) String() string { return word(e, int(e)) }
+
+// String is the word used in the configuration.
+func (e LogFormat) String() string { return word(e, int(e)) }
+
+// String is the word used in the configuration.
+func (r Requirement) String() string { return word(r, int(r)) }
+
+// String is the word used in the configuration.
+func (e Acknowledge) String() string { return word(e, int(e)) }
+
+// String is the word used in the configuration.
+func (e Mode) String() string { return word(e, int(e)) }
+
+// String is the word used in the configuration.
+func (e PlainInEncrypted) String() string { return word(e, int(e)) }
+
+// String is the word used in the configuration.
+func (e Unproven) String() string { return word(e, int(e)) }
+
+// String is the word used in the configuration.
+func (e Withheld) String() string { return word(e, int(e)) }
+
+// UnmarshalText accepts the words of the enumeration only.
+func (e *Bootstrap) UnmarshalText(b []byte) error { return choose(e, b) }
+
+// UnmarshalText accepts the words of the enumeration only.
+func (e *LogLevel) UnmarshalText(b []byte) error { return choose(e, b) }
+
+// UnmarshalText accepts the words of the enumeration only.
+func (e *LogFormat) UnmarshalText(b []byte) error { return choose(e, b) }
+
+// UnmarshalText accepts true and false only.
+func (r *Requirement) UnmarshalText(b []byte) error { return choose(r, b) }
+
+// UnmarshalText accepts the words of the enumeration only.
+func (e *Acknowledge) UnmarshalText(b []byte) error { return choose(e, b) }
+
+// UnmarshalText accepts the words of the enumeration only.
+func (e *Mode) UnmarshalText(b []byte) error { return choose(e, b) }
+
+// UnmarshalText accepts the words of the enumeration only.
+func (e *PlainInEncrypted) UnmarshalText(b []byte) error { return choose(e, b) }
+
+// UnmarshalText accepts the words of the enumeration only.
+func (e *Unproven) UnmarshalText(b []byte) error { return choose(e, b) }
+
+// UnmarshalText accepts the words of the enumeration only.
+func (e *Withheld) UnmarshalText(b []byte) error { return choose(e, b) }
+
+// worded is an enumeration that knows its words.
+type worded interface{ words() []string }
+
+func word(e worded, i int) string {
+	w := e.words()
+	if i < 0 || i >= len(w) {
+		return fmt.Sprintf("invalid(%d)", i)
+	}
+	return w[i]
+}
+
+// choose sets e to the constant whose word b is.
+func choose[E interface {
+	~int
+	worded
+}](e *E, b []byte) error {
+	words := (*e).words()
+	i := slices.Index(words, string(b))
+	if i < 0 {
+		return &valueError{
+			what: fmt.Sprintf("%q is not a possible value", b),
+			do:   "choose one of: " + strings.Join(words, ", "),
+		}
+	}
+	*e = E(i)
+	return nil
+}

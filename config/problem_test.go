@@ -1,0 +1,113 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestAllProblemsAtOnceWithPlaces(t *testing.T) {
+	t.Parallel()
+	yaml := `homeserver: ftp://user:hunter2@h.example
+lissten: 127.0.0.1:1
+log:
+  level: loud
+  level: info
+  format: [json]
+limits: {upload: 4MB, sends: 0, idle_timeout: 30}
+trusted_proxies: [10.0.0.0/8, nginx]
+policy:
+  send: {mode: enforce, enforce_from: 2026-12-01}
+  bridges: [bridge]
+clients: {show_encryption_state: yes}
+trust_cache:
+data:
+accounts:
+  bot: {recovery_key: a, passphrase: b}
+`
+	env := []string{"E2EE_PROXY_LOG_LEVL=info", "E2EE_PROXY_DATABASE_URL=mysql://root:hunter2@h", "E2EE_PROXY_MASTER_KEY_KEY=hunter2"}
+	_, err := load(t, yaml, env, "--ops-listen", "8010")
+	want := []string{
+		"proxy.yaml:1:13: homeserver: is not an absolute http or https URL; write it like https://matrix.example.org",
+		"proxy.yaml:2:1: lissten: is not a setting; did you mean listen?",
+		`proxy.yaml:4:10: log.level: "loud" is not a possible value; choose one of: info, debug, warn, error`,
+		"proxy.yaml:5:3: log.level: is given twice; keep one of them",
+		"proxy.yaml:6:11: log.format: must be a single value; write it on one line, after the colon",
+		`proxy.yaml:7:18: limits.upload: "4MB" is not a size; write it like 512KiB, 4MiB or 1GiB`,
+		`proxy.yaml:7:47: limits.idle_timeout: "30" is not a duration; write it like 30s, 10m or 1h`,
+		`proxy.yaml:8:31: trusted_proxies[1]: "nginx" is neither an address nor a network; write it like 10.0.0.1, 10.0.0.0/8 or fd00::/8`,
+		`proxy.yaml:12:34: clients.show_encryption_state: "yes" is neither true nor false; write true or false`,
+		`proxy.yaml:14:6: data: has no value; set one, or remove the key; "" is an empty text`,
+		"E2EE_PROXY_LOG_LEVL: is not a setting; did you mean E2EE_PROXY_LOG_LEVEL?",
+		"E2EE_PROXY_MASTER_KEY_KEY: master_key.key: is not a key: it must be 32 bytes in base64; make one with: openssl rand -base64 32",
+		`--ops-listen: ops_listen: "8010" is not an address with a port; write it like 127.0.0.1:8009 or [::1]:8009`,
+		"E2EE_PROXY_DATABASE_URL: database.url: is neither PostgreSQL nor SQLite; write it like postgres://user@host/name or sqlite:/var/lib/e2ee-proxy/e2ee-proxy.db",
+		"proxy.yaml:7:30: limits.sends: must be greater than zero; remove it to get the default",
+		`proxy.yaml:16:3: accounts.bot: is not a user ID; write it like "@bot:example.org", in quotes`,
+		"proxy.yaml:16:3: accounts.bot: has a recovery key and a passphrase; keep the recovery key",
+		`proxy.yaml:11:13: policy.bridges[0]: "bridge" is not a user ID; write it like "@bridge:example.org", in quotes`,
+		"proxy.yaml:10:39: policy.send.enforce_from: has no effect unless mode is warn; set mode: warn, or remove the date",
+	}
+	if diff := cmp.Diff(want, problems(t, err)); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+	// requirement of the house: no secret in an error (attacks 59).
+	if strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("a secret is in the error:\n%v", err)
+	}
+}
+
+func TestProblems(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		yaml string
+		env  []string
+		args []string
+		want string
+	}{
+		"nothing set":         {want: "homeserver: is missing; set it in the file, as E2EE_PROXY_HOMESERVER or with --homeserver https://matrix.example.org"},
+		"not YAML":            {yaml: "a: b: c", want: "is not YAML"},
+		"two documents":       {yaml: "homeserver: https://h\n---\na: b\n", want: "more than one YAML document"},
+		"alias":               {yaml: "data: &x y\nlisten: *x\n", want: "aliases are not supported"},
+		"not a group":         {yaml: "log: info\n", want: "log: must be a group of settings"},
+		"not a list":          {yaml: "policy: {bridges: '@b:h'}\n", want: "policy.bridges: must be a list"},
+		"file and direct":     {yaml: "database: {url: 'sqlite:x', url_file: y}\n", want: "is given directly and as a file"},
+		"file missing":        {yaml: "database: {url_file: /nonexistent/x}\n", want: "database.url_file: cannot open /nonexistent/x: no such file or directory"},
+		"config missing":      {env: []string{"E2EE_PROXY_CONFIG=/nonexistent/x"}, want: "x: cannot open /nonexistent/x"},
+		"variable twice":      {env: []string{"E2EE_PROXY_DATA=a", "E2EE_PROXY_DATA_FILE=/dev/null"}, want: "E2EE_PROXY_DATA_FILE: data: is given directly and as a file"},
+		"flag twice":          {args: []string{"--data", "a", "--data", "b"}, want: "--data: data: is given twice"},
+		"postgres, no key":    {env: []string{"E2EE_PROXY_DATABASE_URL=postgres://h/d"}, want: "master_key.key: is needed with PostgreSQL"},
+		"short key":           {env: []string{"E2EE_PROXY_MASTER_KEY_KEY=QUJD"}, want: "is not a key: it must be 32 bytes"},
+		"previous without":    {yaml: "master_key: {previous: [{}]}\n", want: "master_key.previous[0].key: is missing"},
+		"same address":        {args: []string{"--ops-listen", "127.0.0.1:8009"}, want: "ops_listen: is the same address as listen"},
+		"no data directory":   {args: []string{"--data", ""}, want: "data: is empty"},
+		"user in a map":       {yaml: "accounts: {'@a:h': {recovery: x}}\n", want: "accounts.@a:h.recovery: is not a setting"},
+		"null secret":         {yaml: "database: {url: }\n", want: "database.url: has no value"},
+		"homeserver password": {args: []string{"--homeserver", "https://u:hunter2@h"}, want: "must not contain a user name"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := load(t, c.yaml, c.env, c.args...)
+			if got := strings.Join(problems(t, err), "\n"); !strings.Contains(got, c.want) || strings.Contains(got, "hunter2") {
+				t.Errorf("problems:\n%s\nwant: %s", got, c.want)
+			}
+		})
+	}
+}
+
+// A configuration that is printed by accident shows no secret (attacks 59).
+func TestPrintingShowsNoSecret(t *testing.T) {
+	t.Parallel()
+	cfg := mustLoad(t, "accounts: {'@a:h': {passphrase: hunter2}}\n",
+		[]string{"E2EE_PROXY_HOMESERVER=https://h", "E2EE_PROXY_DATABASE_URL=postgres://u:hunter2@h/d", "E2EE_PROXY_MASTER_KEY_KEY=" + testKey})
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
+		got := fmt.Sprintf(verb, *cfg)
+		for _, hidden := range []string{"hunter2", testKey, "000102030405", "68756e746572", "0x1, 0x2", " 1 2 3 4 5"} {
+			if strings.Contains(got, hidden) {
+				t.Errorf("%s shows a secret", verb)
+			}
+		}
+	}
+}

@@ -1,0 +1,288 @@
+package config
+
+import (
+	"net/netip"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
+)
+
+// Config is every setting of the proxy. [Load] makes one; the doc comments below are
+// the text of `e2ee-proxy config example` and of docs/configuration.md.
+type Config struct {
+	// Base URL of the homeserver's Client-Server API, as a client would be given it. Use
+	// https unless the homeserver is on this machine or on a network you trust: access
+	// tokens travel over it. Required.
+	Homeserver URL `yaml:"homeserver"`
+
+	// Address and port for clients. Access tokens arrive here: listen on a loopback
+	// address, or put a server that does TLS in front.
+	Listen string `yaml:"listen"`
+
+	// Address and port of /livez, /readyz and /metrics. Needs no token, so it must not
+	// be reachable from outside. Empty switches it off.
+	OpsListen string `yaml:"ops_listen"`
+
+	// Directory for what the proxy keeps: the SQLite database and the generated master
+	// key. Created, readable by its owner only, when it does not exist.
+	Data string `yaml:"data"`
+
+	// URL under which clients reach the proxy. When set, /.well-known/matrix/client and
+	// login responses name it instead of the homeserver.
+	PublicURL URL `yaml:"public_url"`
+
+	// Where keys and sessions are stored.
+	Database Database `yaml:"database"`
+
+	// The key under which everything secret in the database is sealed.
+	MasterKey MasterKey `yaml:"master_key"`
+
+	// Addresses or networks (10.0.0.0/8) of servers in front of the proxy that may say, in
+	// X-Forwarded-For, who the client is. Nobody else is believed.
+	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`
+
+	// The way to the homeserver.
+	Upstream Upstream `yaml:"upstream"`
+
+	// What one client, or all together, may use.
+	Limits Limits `yaml:"limits"`
+
+	// What is logged, to standard error.
+	Log Log `yaml:"log"`
+
+	// What happens for an account that has no digital identity (cross-signing keys) yet.
+	// automatic: the proxy creates it, with secret storage and key backup, on first use.
+	// manual: it waits for POST /_e2ee_proxy/v1/bootstrap. An existing identity is never
+	// replaced either way.
+	Bootstrap Bootstrap `yaml:"bootstrap"`
+
+	// What holds for every account, unless accounts says otherwise.
+	Account AccountDefaults `yaml:"account"`
+
+	// Single accounts, by user ID.
+	Accounts map[id.UserID]Account `yaml:"accounts"`
+
+	// What clients are shown.
+	Clients Clients `yaml:"clients"`
+
+	// How strictly the rules for unconfirmed devices and changed identities are applied.
+	Policy Policy `yaml:"policy"`
+
+	// What is kept in memory about other users' identities and devices.
+	TrustCache TrustCache `yaml:"trust_cache"`
+}
+
+// Database says where keys and sessions are stored.
+type Database struct {
+	// postgres://… for PostgreSQL, or sqlite:PATH. Empty: SQLite in e2ee-proxy.db under
+	// the data directory. PostgreSQL needs master_key.key to be set.
+	URL secret.String `yaml:"url"`
+}
+
+// MasterKey is the key under which everything secret in the database is sealed.
+type MasterKey struct {
+	// 32 random bytes in base64, for example from `openssl rand -base64 32`. Empty: the
+	// file master.key under the data directory, generated when there is no database yet.
+	// Without this key the database is worthless: back it up, somewhere else.
+	Key Key `yaml:"key"`
+
+	// Keys used before, as a list like [{key_file: old.key}]. What they sealed is sealed
+	// again under the current key when the proxy starts; then they can go.
+	Previous []PreviousKey `yaml:"previous"`
+}
+
+// PreviousKey is a master key that was in use before.
+type PreviousKey struct {
+	// The key, in base64.
+	Key Key `yaml:"key"`
+}
+
+// Upstream is the way to the homeserver.
+type Upstream struct {
+	// File with certificates (PEM) to trust for the homeserver, besides the system's.
+	CAFile string `yaml:"ca_file"`
+
+	// How long making a connection to the homeserver may take.
+	ConnectTimeout time.Duration `yaml:"connect_timeout"`
+
+	// How long the homeserver may take to begin an answer that it can give by itself.
+	// After that the client gets 504.
+	Timeout time.Duration `yaml:"timeout"`
+
+	// The same for what may have to wait for other homeservers, such as joining a room.
+	FederationTimeout time.Duration `yaml:"federation_timeout"`
+
+	// The same for a sync, on top of the time that the client wants to wait. The first
+	// sync of a large account takes minutes.
+	SyncTimeout time.Duration `yaml:"sync_timeout"`
+}
+
+// Limits is what one client, or all together, may use.
+type Limits struct {
+	// Largest media upload. Larger ones get 413 M_TOO_LARGE; the homeserver has a limit of
+	// its own.
+	Upload Size `yaml:"upload"`
+
+	// Events being sent at the same time. More get 429 M_LIMIT_EXCEEDED, as with all
+	// numbers below.
+	Sends int `yaml:"sends"`
+
+	// How many of them by one device.
+	SendsPerDevice int `yaml:"sends_per_device"`
+
+	// Syncs waiting at the same time.
+	Syncs int `yaml:"syncs"`
+
+	// How many of them by one device.
+	SyncsPerDevice int `yaml:"syncs_per_device"`
+
+	// Logins and other requests that cost a password check, at the same time.
+	Logins int `yaml:"logins"`
+
+	// Media uploads and downloads at the same time.
+	Media int `yaml:"media"`
+
+	// How long a client may take to send the head of a request.
+	HeaderTimeout time.Duration `yaml:"header_timeout"`
+
+	// How long a connection without a request is kept.
+	KeepAliveTimeout time.Duration `yaml:"keep_alive_timeout"`
+
+	// How long a body may stand still, in either direction.
+	IdleTimeout time.Duration `yaml:"idle_timeout"`
+
+	// How long running requests may take to finish after SIGTERM or SIGINT.
+	DrainTimeout time.Duration `yaml:"drain_timeout"`
+}
+
+// Log says what is logged.
+type Log struct {
+	// debug, info, warn or error.
+	Level LogLevel `yaml:"level"`
+
+	// json: one object per line. text: for people.
+	Format LogFormat `yaml:"format"`
+}
+
+// AccountDefaults is what holds for every account.
+type AccountDefaults struct {
+	// Whether a device must be signed by its owner's digital identity before it may send
+	// encrypted messages. Others hide messages of devices that are not, so false only
+	// makes sense while trying things out.
+	RequireCrossSigning Requirement `yaml:"require_cross_signing"`
+}
+
+// Account is what holds for one account.
+type Account struct {
+	// The account's recovery key (secret storage key). With it the proxy's device signs
+	// itself and reads the key backup with nobody present.
+	RecoveryKey secret.String `yaml:"recovery_key"`
+
+	// The passphrase of the account's secret storage, instead of the recovery key.
+	Passphrase secret.String `yaml:"passphrase"`
+
+	// Who acknowledges that another user's digital identity was reset. never: the owner,
+	// through the control API; until then encrypted sending to rooms with that user is
+	// blocked. automatic: the proxy, for users that this account never verified; meant
+	// for bots that nobody watches.
+	AcknowledgeUnverifiedChanges Acknowledge `yaml:"acknowledge_unverified_changes"`
+
+	// Overrides account.require_cross_signing for this account.
+	RequireCrossSigning *Requirement `yaml:"require_cross_signing"`
+}
+
+// Clients says what clients are shown.
+type Clients struct {
+	// Whether clients see that a room is encrypted. Some that know nothing of encryption
+	// refuse to send when they do.
+	ShowEncryptionState bool `yaml:"show_encryption_state"`
+}
+
+// Policy says how strictly the rules of MSC4153 are applied.
+type Policy struct {
+	// Sending: keys go to confirmed devices only, and a changed identity blocks.
+	Send Rollout `yaml:"send"`
+
+	// Receiving: messages from devices that are not confirmed are held back.
+	Receive Rollout `yaml:"receive"`
+
+	// User IDs of bridge bots whose sessions may carry messages of other users. Those
+	// are shown, with a warning, instead of being held back.
+	Bridges []id.UserID `yaml:"bridges"`
+
+	// A message that came unencrypted in an encrypted room is marked (mark) or held back
+	// (withhold).
+	PlainInEncrypted PlainInEncrypted `yaml:"plain_in_encrypted"`
+
+	// A message whose key came without proof of its sender, from a backup, an import or a
+	// bundle, is shown with a grey mark (show) or held back (withhold).
+	Unproven Unproven `yaml:"unproven"`
+
+	// A message that is held back leaves a placeholder in its place, or nothing (hide).
+	Withheld Withheld `yaml:"withheld"`
+}
+
+// Rollout says how strictly one direction is handled, and from when on.
+type Rollout struct {
+	// enforce: the rule holds. warn: everything is done as without the rule, but what it
+	// would have done is shown and counted. off: the rule is not looked at.
+	Mode Mode `yaml:"mode"`
+
+	// Day (2026-12-01, from 00:00 UTC) or time (2026-12-01T08:00:00Z) from which warn
+	// becomes enforce. Only with mode: warn.
+	EnforceFrom Date `yaml:"enforce_from"`
+}
+
+// TrustCache says what is kept in memory about other users.
+type TrustCache struct {
+	// Users kept in memory for each account, with their identities and devices.
+	Users int `yaml:"users"`
+}
+
+// Default is the configuration when nothing is set. Only the homeserver is missing.
+func Default() Config {
+	return Config{
+		Listen:    "127.0.0.1:8009",
+		OpsListen: "127.0.0.1:8010",
+		Data:      "data",
+		Upstream: Upstream{
+			ConnectTimeout:    10 * time.Second,
+			Timeout:           time.Minute,
+			FederationTimeout: 10 * time.Minute,
+			SyncTimeout:       10 * time.Minute,
+		},
+		Limits: Limits{
+			Upload:           1 << 30,
+			Sends:            2048,
+			SendsPerDevice:   64,
+			Syncs:            65536,
+			SyncsPerDevice:   16,
+			Logins:           256,
+			Media:            2048,
+			HeaderTimeout:    15 * time.Second,
+			KeepAliveTimeout: 2 * time.Minute,
+			IdleTimeout:      time.Minute,
+			DrainTimeout:     30 * time.Second,
+		},
+		TrustCache: TrustCache{Users: 5000},
+	}
+}
+
+// CrossSigningRequired reports whether a device of the user must be signed by its
+// owner's identity before it may send encrypted events.
+func (c *Config) CrossSigningRequired(user id.UserID) bool {
+	if own := c.Accounts[user].RequireCrossSigning; own != nil {
+		return own.Required()
+	}
+	return c.Account.RequireCrossSigning.Required()
+}
+
+// At is the mode in force at a time: warn becomes enforce at the date that was set.
+func (r Rollout) At(now time.Time) Mode {
+	if r.Mode == Warn && !r.EnforceFrom.IsZero() && !now.Before(r.EnforceFrom.Time) {
+		return Enforce
+	}
+	return r.Mode
+}

@@ -1,0 +1,150 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// validate checks what no single value shows. It changes nothing.
+func (l *loader) validate(c *Config) {
+	if _, set := l.origin["homeserver"]; c.Homeserver.IsZero() && !l.reported("homeserver") {
+		what := "is missing"
+		if set {
+			what = "is empty"
+		}
+		l.bad("homeserver", what, "set it in the file, as E2EE_PROXY_HOMESERVER or with --homeserver https://matrix.example.org")
+	}
+	l.address("listen", c.Listen)
+	if c.OpsListen != "" {
+		l.address("ops_listen", c.OpsListen)
+		if c.OpsListen == c.Listen && !strings.HasSuffix(c.Listen, ":0") {
+			l.bad("ops_listen", "is the same address as listen", "choose another port, or \"\" to switch it off")
+		}
+	}
+	if c.Data == "" {
+		l.bad("data", "is empty", "name a directory")
+	}
+	l.database(c)
+	l.masterKey(c.MasterKey)
+	l.limits(c.Upstream, c.Limits)
+	l.accounts(c)
+	l.policy(c.Policy)
+	l.positive("trust_cache.users", int64(c.TrustCache.Users))
+}
+
+// bad reports a problem of a setting at the place where it was set.
+func (l *loader) bad(path, what, do string) { l.problem(l.origin[path], path, what, do) }
+
+// reported reports whether the value itself was already found wrong.
+func (l *loader) reported(path string) bool {
+	for _, p := range l.problems {
+		if p.Setting == path {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *loader) positive(path string, n int64) {
+	if n <= 0 && !l.reported(path) {
+		l.bad(path, "must be greater than zero", "remove it to get the default")
+	}
+}
+
+func (l *loader) address(path, addr string) {
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		l.bad(path, fmt.Sprintf("%q is not an address with a port", addr), "write it like 127.0.0.1:8009 or [::1]:8009")
+	}
+}
+
+func (l *loader) database(c *Config) {
+	url := c.Database.URL.Reveal()
+	switch path, sqlite := strings.CutPrefix(url, "sqlite:"); {
+	case url == "":
+	case sqlite && path != "":
+	case strings.HasPrefix(url, "postgres://"), strings.HasPrefix(url, "postgresql://"):
+		if c.MasterKey.Key.IsZero() && !l.reported("master_key.key") {
+			l.bad("master_key.key", "is needed with PostgreSQL", "make one with: openssl rand -base64 32; and set master_key.key_file")
+		}
+	default:
+		l.bad("database.url", "is neither PostgreSQL nor SQLite", "write it like postgres://user@host/name or sqlite:/var/lib/e2ee-proxy/e2ee-proxy.db")
+	}
+}
+
+func (l *loader) masterKey(m MasterKey) {
+	for i, p := range m.Previous {
+		at := fmt.Sprintf("master_key.previous[%d]", i)
+		if p.Key.IsZero() && !l.reported(at+".key") {
+			l.problem(l.origin[at], at+".key", "is missing", "set key_file to the file with the key, or remove the entry")
+		}
+	}
+}
+
+func (l *loader) limits(u Upstream, m Limits) {
+	for _, s := range []struct {
+		path string
+		n    int64
+	}{
+		{"upstream.connect_timeout", int64(u.ConnectTimeout)},
+		{"upstream.timeout", int64(u.Timeout)},
+		{"upstream.federation_timeout", int64(u.FederationTimeout)},
+		{"upstream.sync_timeout", int64(u.SyncTimeout)},
+		{"limits.upload", int64(m.Upload)},
+		{"limits.sends", int64(m.Sends)},
+		{"limits.sends_per_device", int64(m.SendsPerDevice)},
+		{"limits.syncs", int64(m.Syncs)},
+		{"limits.syncs_per_device", int64(m.SyncsPerDevice)},
+		{"limits.logins", int64(m.Logins)},
+		{"limits.media", int64(m.Media)},
+		{"limits.header_timeout", int64(m.HeaderTimeout)},
+		{"limits.keep_alive_timeout", int64(m.KeepAliveTimeout)},
+		{"limits.idle_timeout", int64(m.IdleTimeout)},
+		{"limits.drain_timeout", int64(m.DrainTimeout)},
+	} {
+		l.positive(s.path, s.n)
+	}
+}
+
+func (l *loader) accounts(c *Config) {
+	for _, user := range slices.Sorted(maps.Keys(c.Accounts)) {
+		a, at := c.Accounts[user], "accounts."+string(user)
+		if !isUserID(user) {
+			l.bad(at, "is not a user ID", "write it like \"@bot:example.org\", in quotes")
+		}
+		if !a.RecoveryKey.IsZero() && !a.Passphrase.IsZero() {
+			l.bad(at, "has a recovery key and a passphrase", "keep the recovery key")
+		}
+	}
+}
+
+func (l *loader) policy(p Policy) {
+	for i, user := range p.Bridges {
+		if at := fmt.Sprintf("policy.bridges[%d]", i); !isUserID(user) {
+			l.bad(at, fmt.Sprintf("%q is not a user ID", user), "write it like \"@bridge:example.org\", in quotes")
+		}
+	}
+	l.rollout("policy.send", p.Send)
+	l.rollout("policy.receive", p.Receive)
+}
+
+func (l *loader) rollout(path string, r Rollout) {
+	if !r.EnforceFrom.IsZero() && r.Mode != Warn {
+		l.bad(path+".enforce_from", "has no effect unless mode is warn", "set mode: warn, or remove the date")
+	}
+}
+
+// isUserID checks the outer form that every server name and historical localpart has.
+func isUserID(user id.UserID) bool {
+	localpart, server, err := user.Parse()
+	return err == nil && localpart != "" && server != "" && len(user) <= 255 && !strings.ContainsAny(string(user), " \t\r\n")
+}

@@ -1,0 +1,58 @@
+package e2ee
+
+import (
+	"sync"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// account is what a user's proxied devices share: what is known of other users, and
+// the user's own identity.
+type account struct {
+	eng     *Engine
+	user    id.UserID
+	row     *store.Account
+	tracker *trustcache.Tracker
+	// boot lets one device at a time set up the identity.
+	boot turns[struct{}]
+
+	mu sync.Mutex
+	// password is from a login through the proxy; it answers the user-interactive
+	// auth of the first bootstrap and is wiped after it.
+	password secret.String
+	// warned are the account's warnings, once read.
+	warned     []store.Warning
+	warnedRead bool
+}
+
+func newAccount(e *Engine, row *store.Account) *account {
+	return &account{
+		eng: e, user: row.UserID, row: row,
+		tracker: trustcache.NewTracker(e.store, row, trustcache.Options{
+			Users: e.opts.CachedUsers, Now: e.now,
+			AcknowledgeUnverified: func() bool { return e.opts.Account(row.UserID).AcknowledgeUnverified },
+		}),
+	}
+}
+
+// settings gives the account's configuration.
+func (a *account) settings() AccountSettings { return a.eng.opts.Account(a.user) }
+
+func (a *account) keepPassword(p secret.String) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.password = p
+}
+
+func (a *account) takePassword() secret.String {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.password
+}
+
+// forgetPassword wipes the password once the identity is set up.
+func (a *account) forgetPassword() { a.keepPassword(secret.String{}) }

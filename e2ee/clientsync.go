@@ -1,0 +1,175 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// maxLate bounds the events and to-device messages that one response carries again.
+const maxLate = 200
+
+// ClientSync is one sync of the device's client in flight.
+type ClientSync struct {
+	d       *Device
+	since   string
+	waiting bool
+	end     sync.Once
+}
+
+// BeginSync is called before the client's sync goes to the homeserver. The proxy's own
+// sync stops; if the client does not continue where processing stopped, the gap is
+// closed first.
+func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, error) {
+	if d.mode != ModeProxied {
+		return nil, ErrNotProxied
+	}
+	d.live.clientBegins(d.eng.now())
+	s := &ClientSync{d: d, since: since}
+	if since != "" {
+		d.PublishWithin(publishAfterSync)
+	}
+	d.mu.Lock()
+	// Before our keys are published nobody can have sent us anything, and what else came
+	// is the client's.
+	continues := since != "" && since == d.row.SyncPosition || !d.mayPublish
+	d.mu.Unlock()
+	if !continues {
+		if err := d.catchUp(ctx); err != nil {
+			s.End()
+			return nil, fmt.Errorf("close the gap before the client's sync: %w", err)
+		}
+	}
+	if err := s.settle(ctx); err != nil {
+		s.End()
+		return nil, err
+	}
+	return s, nil
+}
+
+// settle removes what the client has got for certain: what a response carried whose
+// next_batch the client now continues from.
+func (s *ClientSync) settle(ctx context.Context) error {
+	pending, inbox, err := s.load(ctx)
+	if err != nil {
+		return err
+	}
+	ch := &store.Changes{}
+	for _, p := range pending {
+		if p.DeliveredAt != "" && p.DeliveredAt == s.since {
+			ch.DeletePending = append(ch.DeletePending, p.EventID)
+		} else {
+			s.waiting = true
+		}
+	}
+	for _, item := range inbox {
+		if item.DeliveredAt != "" && item.DeliveredAt == s.since {
+			ch.DeleteInbox = append(ch.DeleteInbox, item.Seq)
+		} else {
+			s.waiting = true
+		}
+	}
+	if len(ch.DeletePending)+len(ch.DeleteInbox) == 0 {
+		return nil
+	}
+	if err := s.d.save(ctx, ch); err != nil {
+		return fmt.Errorf("store what the client has got: %w", err)
+	}
+	return nil
+}
+
+func (s *ClientSync) load(ctx context.Context) ([]store.PendingEvent, []store.InboxItem, error) {
+	pending, err := s.d.eng.store.Pending(ctx, s.d.acct.row, s.d.rowID, maxLate)
+	if err != nil {
+		return nil, nil, fmt.Errorf("load late events: %w", err)
+	}
+	inbox, err := s.d.eng.store.Inbox(ctx, s.d.acct.row, s.d.rowID, maxLate)
+	if err != nil {
+		return nil, nil, fmt.Errorf("load to-device events for the client: %w", err)
+	}
+	return pending, inbox, nil
+}
+
+// Waiting reports whether there is something for the client now, so that its sync
+// must not wait at the homeserver.
+func (s *ClientSync) Waiting() bool { return s.waiting }
+
+// Arrived is closed when something for the client arrives while its sync waits.
+func (s *ClientSync) Arrived() <-chan struct{} {
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	if s.d.arrived == nil {
+		s.d.arrived = make(chan struct{})
+	}
+	return s.d.arrived
+}
+
+// wakeWaiting tells parked client syncs that a key arrived. The caller holds d.mu.
+func (d *Device) wakeWaiting() {
+	if d.arrived != nil {
+		close(d.arrived)
+		d.arrived = nil
+	}
+}
+
+// Commit processes and stores the effects of the response, and gives what is added to it.
+func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, error) {
+	b, err := s.d.ingest(ctx, u, false)
+	if err != nil {
+		return SyncExtras{}, err
+	}
+	pending, inbox, err := s.load(ctx)
+	if err != nil {
+		return SyncExtras{}, err
+	}
+	out := SyncExtras{Late: make(map[id.RoomID][]json.RawMessage)}
+	ch := &store.Changes{MarkDelivered: u.NextBatch}
+	for _, item := range inbox {
+		out.ToDevice = append(out.ToDevice, json.RawMessage(item.Event.Reveal()))
+		ch.MarkInbox = append(ch.MarkInbox, item.Seq)
+	}
+	out.ToDevice = append(out.ToDevice, b.forward...)
+	if err := s.d.openLate(ctx, pending, &out, ch); err != nil {
+		return SyncExtras{}, err
+	}
+	if len(ch.MarkInbox)+len(ch.MarkPending)+len(ch.Pending) > 0 {
+		if err := s.d.save(ctx, ch); err != nil {
+			return SyncExtras{}, fmt.Errorf("store what the client gets: %w", err)
+		}
+	}
+	if out.Warnings, err = s.d.warnings(ctx); err != nil {
+		return SyncExtras{}, err
+	}
+	return out, nil
+}
+
+// End must be called in every case.
+func (s *ClientSync) End() { s.end.Do(func() { s.d.live.clientEnds(s.d.eng.now()) }) }
+
+// openLate decrypts events whose keys have arrived since they were delivered.
+func (d *Device) openLate(ctx context.Context, pending []store.PendingEvent, out *SyncExtras, ch *store.Changes) error {
+	if len(pending) == 0 {
+		return nil
+	}
+	in := make([]Incoming, len(pending))
+	for i, p := range pending {
+		in[i] = Incoming{RoomID: p.RoomID, Event: p.Event}
+	}
+	for i, opened := range d.Open(ctx, in) {
+		if !opened.Decrypted { // its key is there but does not help: wait for another
+			again := pending[i]
+			again.Ready, again.DeliveredAt = false, ""
+			ch.Pending = append(ch.Pending, again)
+			continue
+		}
+		room := pending[i].RoomID
+		out.Late[room] = append(out.Late[room], opened.Event)
+		ch.MarkPending = append(ch.MarkPending, pending[i].EventID)
+	}
+	return nil
+}

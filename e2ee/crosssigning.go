@@ -1,0 +1,193 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/crypto/goolm/pk"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
+)
+
+// Names of an account's secrets: those of the spec (requirements 12.11, 16.2), and ours.
+const (
+	secretMaster      = "m.cross_signing.master"
+	secretSelfSigning = "m.cross_signing.self_signing"
+	secretUserSigning = "m.cross_signing.user_signing"
+	secretBackup      = "m.megolm_backup.v1"
+	// secretStorageKey is the key of secret storage that we made: the recovery key.
+	secretStorageKey = "recovery_key"
+)
+
+// crossSigning are the private keys of a user's identity.
+type crossSigning struct {
+	master, selfSigning, userSigning *pk.Signing
+}
+
+func newCrossSigning() (*crossSigning, error) {
+	var c crossSigning
+	for _, slot := range []**pk.Signing{&c.master, &c.selfSigning, &c.userSigning} {
+		key, err := pk.NewSigning()
+		if err != nil {
+			return nil, fmt.Errorf("make cross-signing key: %w", err)
+		}
+		*slot = key
+	}
+	return &c, nil
+}
+
+// loadCrossSigning reads the private keys that are stored; nil when there are none.
+func (a *account) loadCrossSigning(ctx context.Context) (*crossSigning, error) {
+	var c crossSigning
+	for name, slot := range map[string]**pk.Signing{
+		secretMaster: &c.master, secretSelfSigning: &c.selfSigning, secretUserSigning: &c.userSigning,
+	} {
+		stored, err := a.eng.store.Secret(ctx, a.row, name)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("load cross-signing keys: %w", err)
+		}
+		if *slot, err = pk.NewSigningFromSeed(stored.Value.Reveal()); err != nil {
+			return nil, fmt.Errorf("load cross-signing keys: %w", err)
+		}
+	}
+	return &c, nil
+}
+
+// secrets gives the keys as rows to store.
+func (c *crossSigning) secrets() []store.Secret {
+	return []store.Secret{
+		{Name: secretMaster, Value: secret.Bytes(c.master.Seed())},
+		{Name: secretSelfSigning, Value: secret.Bytes(c.selfSigning.Seed())},
+		{Name: secretUserSigning, Value: secret.Bytes(c.userSigning.Seed())},
+	}
+}
+
+// signWith adds a key's signature to an object.
+func signWith(obj json.RawMessage, user id.UserID, key *pk.Signing) (json.RawMessage, error) {
+	msg, err := signable(obj)
+	if err != nil {
+		return nil, err
+	}
+	sig, err := key.Sign(msg)
+	if err != nil {
+		return nil, fmt.Errorf("sign: %w", err)
+	}
+	return addSignature(obj, user, "ed25519:"+key.PublicKey().String(), string(sig))
+}
+
+// publicKey is the object of one cross-signing key (requirement 12.2).
+func publicKey(user id.UserID, usage string, key *pk.Signing) (json.RawMessage, error) {
+	raw, err := json.Marshal(map[string]any{
+		"user_id": user, "usage": []string{usage},
+		"keys": map[string]string{"ed25519:" + key.PublicKey().String(): key.PublicKey().String()},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode cross-signing key: %w", err)
+	}
+	return raw, nil
+}
+
+// upload is the body of /keys/device_signing/upload (requirement 12.3).
+func (c *crossSigning) upload(user id.UserID, signMaster func(json.RawMessage) (json.RawMessage, error)) (map[string]any, error) {
+	master, err := publicKey(user, "master", c.master)
+	if err != nil {
+		return nil, err
+	}
+	if master, err = signMaster(master); err != nil {
+		return nil, err
+	}
+	body := map[string]any{"master_key": master}
+	for name, sub := range map[string]*pk.Signing{"self_signing": c.selfSigning, "user_signing": c.userSigning} {
+		key, err := publicKey(user, name, sub)
+		if err != nil {
+			return nil, err
+		}
+		if body[name+"_key"], err = signWith(key, user, c.master); err != nil {
+			return nil, err
+		}
+	}
+	return body, nil
+}
+
+// publish uploads the public keys, answering user-interactive auth with a password if
+// the homeserver asks and one is given (requirement 12.6).
+func (d *Device) publish(ctx context.Context, c *crossSigning, auth UserAuth) error {
+	body, err := c.upload(d.acct.user, func(master json.RawMessage) (json.RawMessage, error) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.olm.signJSON(master, d.acct.user, d.id)
+	})
+	if err != nil {
+		return err
+	}
+	if auth.Stage != nil {
+		body["auth"] = auth.Stage
+	}
+	send := func() error {
+		return d.call(ctx, request{
+			op: "publish cross-signing keys", method: http.MethodPost,
+			path: mautrix.ClientURLPath{"v3", "keys", "device_signing", "upload"}, body: body,
+		})
+	}
+	err = send()
+	var up *UpstreamError
+	if !errors.As(err, &up) || up.Status != http.StatusUnauthorized || up.UIA == nil {
+		return err
+	}
+	if auth.Password.IsZero() || !up.UIA.takesPassword() {
+		return &AuthNeededError{Body: up.UIA.body}
+	}
+	body["auth"] = map[string]any{
+		"type": "m.login.password", "session": up.UIA.session, "password": auth.Password.Reveal(),
+		"identifier": map[string]string{"type": "m.id.user", "user": d.acct.user.String()},
+		"user":       d.acct.user.String(),
+	}
+	err = send()
+	if errors.As(err, &up) && up.UIA != nil {
+		return ErrWrongPassword
+	}
+	return err
+}
+
+// signDevice adds the identity's signature to this device's keys as the homeserver
+// shows them, and our device's to the master key (requirements 12.5, 12.8).
+func (d *Device) signDevice(ctx context.Context, c *crossSigning, keys json.RawMessage) error {
+	obj, err := parseObject(keys)
+	if err != nil {
+		return err
+	}
+	signed, err := signWith(obj.without("unsigned").encode(), d.acct.user, c.selfSigning)
+	if err != nil {
+		return err
+	}
+	var resp struct {
+		Failures map[id.UserID]map[string]json.RawMessage `json:"failures"`
+	}
+	err = d.call(ctx, request{
+		op: "upload the device's signature", method: http.MethodPost,
+		path: mautrix.ClientURLPath{"v3", "keys", "signatures", "upload"},
+		body: map[id.UserID]map[string]json.RawMessage{d.acct.user: {d.id.String(): signed}}, result: &resp,
+	})
+	if err != nil {
+		return err
+	}
+	if len(resp.Failures[d.acct.user]) > 0 {
+		return errSignatureRefused
+	}
+	return nil
+}
+
+var errSignatureRefused = errors.New("the homeserver refused the device's signature")
+
+// b64 is unpadded base64, as everywhere in Matrix.
+func b64(b []byte) string { return base64.RawStdEncoding.EncodeToString(b) }

@@ -1,0 +1,250 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
+)
+
+// Device is one device of a user as the proxy sees it.
+type Device struct {
+	eng   *Engine
+	acct  *account
+	id    id.DeviceID
+	rowID int64
+	mode  Mode
+
+	ed25519    id.Ed25519
+	curve25519 id.Curve25519
+
+	ctx  context.Context
+	stop context.CancelCauseFunc
+
+	// sends lets one send at a time prepare in a room; outboxTurn lets one flush at a
+	// time run; syncTurn lets one of the engine's own syncs run.
+	sends      turns[id.RoomID]
+	outboxTurn turns[struct{}]
+	syncTurn   turns[struct{}]
+	upkeep     turns[struct{}]
+	live       liveness
+	publishing chan struct{} // closed once keys may be published
+
+	// mu guards everything below. It is never held while the homeserver is asked.
+	mu    sync.Mutex
+	row   store.Device
+	token secret.String
+	// nextToken replaces token when the homeserver refuses it, or when the client uses it.
+	nextToken secret.String
+	olm       *olmAccount
+	olmDirty  bool
+
+	mayPublish    bool // see publish.go
+	publishTimer  *time.Timer
+	publishDue    time.Time
+	keyCount      int  // one-time keys on the homeserver, as last told
+	keysWanted    bool // one-time keys must be made or uploaded
+	newFallback   bool // the homeserver says the fallback key is used
+	fallbackUsed  bool // a message used the fallback key
+	queued        bool // in the engine's work queue
+	outboxPending bool
+	serverKeys    json.RawMessage // our device keys as the homeserver shows them, with all signatures
+	own           ownState
+	settled       bool   // the identity was looked at, and nothing has changed since
+	looping       bool   // the sync loop runs
+	backupIn      string // the backup version that was last found ours
+
+	rooms    map[id.RoomID]*room
+	outbound map[id.RoomID]*outbound
+	noKeys   map[store.DeviceRef]retry
+	unwedged map[store.DeviceRef]time.Time
+	wedged   []wedgedDevice
+	noOlm    []store.DeviceRef
+	arrived  chan struct{} // closed when a room key arrives
+	sent     map[store.TxnRef]id.EventID
+}
+
+// Mode says what the proxy does for this device.
+func (d *Device) Mode() Mode { return d.mode }
+
+// open loads a device or, the first time, compares it with the homeserver: a device
+// that has published keys is not ours (design §7 no. 8).
+func (e *Engine) open(ctx context.Context, key deviceKey, token secret.String) (*Device, error) {
+	row, err := e.store.Account(ctx, key.user)
+	if err != nil {
+		return nil, fmt.Errorf("load account: %w", err)
+	}
+	dev, err := e.store.Device(ctx, row, key.device)
+	switch {
+	case err == nil:
+	case errors.Is(err, store.ErrNotFound):
+		if dev, err = e.adopt(ctx, row, key, token); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, fmt.Errorf("load device: %w", err)
+	}
+	d, err := e.restore(row, dev)
+	if err != nil {
+		return nil, err
+	}
+	return d, d.useToken(ctx, token)
+}
+
+// adopt asks the homeserver whose keys a device has, and makes ours when it has none.
+func (e *Engine) adopt(ctx context.Context, row *store.Account, key deviceKey, token secret.String) (store.Device, error) {
+	result, err := keyQuery{e.hs, token}.QueryKeys(ctx, []id.UserID{key.user})
+	if err != nil {
+		return store.Device{}, fmt.Errorf("look for existing device keys: %w", err)
+	}
+	if len(result.Failures) > 0 && result.DeviceKeys[key.user] == nil {
+		return store.Device{}, fmt.Errorf("look for existing device keys: %w", ErrCannotEncrypt)
+	}
+	dev := store.Device{DeviceID: key.device, State: store.DeviceOurs, Token: token}
+	if _, taken := result.DeviceKeys[key.user][key.device]; taken {
+		dev.State = store.DeviceForeign
+	} else {
+		acc, err := newOlmAccount()
+		if err != nil {
+			return store.Device{}, err
+		}
+		dev.Ed25519, dev.Curve25519, dev.Olm = acc.ed25519.String(), acc.curve25519.String(), acc.pickle()
+	}
+	// Stored before anything is uploaded, so that a retry uploads the same keys (requirement 2.7).
+	made, err := e.store.CreateDevice(ctx, row, dev)
+	if err != nil {
+		return store.Device{}, fmt.Errorf("store new device: %w", err)
+	}
+	return made, nil
+}
+
+// restore makes a Device of its row.
+func (e *Engine) restore(row *store.Account, dev store.Device) (*Device, error) {
+	d := &Device{
+		eng: e, acct: e.account(row), id: dev.DeviceID, rowID: dev.ID, row: dev, token: dev.Token,
+		rooms: make(map[id.RoomID]*room), outbound: make(map[id.RoomID]*outbound),
+		noKeys: make(map[store.DeviceRef]retry), sent: make(map[store.TxnRef]id.EventID),
+		outboxPending: true, keyCount: -1, publishing: make(chan struct{}),
+	}
+	switch dev.State {
+	case store.DeviceOurs:
+		acc, err := loadOlmAccount(dev.Olm)
+		if err != nil {
+			return nil, err
+		}
+		d.olm, d.mode = acc, ModeProxied
+		d.ed25519, d.curve25519 = acc.ed25519, acc.curve25519
+		if d.mayPublish = dev.KeysUploaded; d.mayPublish {
+			close(d.publishing)
+		}
+	case store.DeviceForeign:
+		d.mode = ModeForeign
+	case store.DeviceUnknown:
+		d.mode = ModeUnknown
+	}
+	return d, nil
+}
+
+// useToken keeps the newest access token for the proxy's own requests.
+func (d *Device) useToken(ctx context.Context, token secret.String) error {
+	if d.mode != ModeProxied {
+		return nil
+	}
+	if err := d.keepToken(ctx, token); err != nil {
+		return err
+	}
+	d.startLoop()
+	return nil
+}
+
+func (d *Device) keepToken(ctx context.Context, token secret.String) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.token == token {
+		return nil
+	}
+	row := d.row
+	row.Token = token
+	if err := d.save(ctx, &store.Changes{Device: &row}); err != nil {
+		return fmt.Errorf("store access token: %w", err)
+	}
+	d.row, d.token, d.nextToken = row, token, secret.String{}
+	d.kickLocked()
+	return nil
+}
+
+// currentToken gives the token for the proxy's own requests.
+func (d *Device) currentToken() secret.String {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.token
+}
+
+// save writes changes of this device.
+func (d *Device) save(ctx context.Context, ch *store.Changes) error {
+	return d.eng.store.Save(ctx, d.acct.row, d.rowID, ch)
+}
+
+// call sends a request in the device's name. A token that the homeserver no longer
+// knows ends the device's own work until a client brings another.
+func (d *Device) call(ctx context.Context, r request) error {
+	token := d.currentToken()
+	if token.IsZero() {
+		return &UpstreamError{Op: r.op, Status: 401, ErrCode: "M_MISSING_TOKEN"}
+	}
+	return d.eng.hs.call(ctx, token, r)
+}
+
+// query gives the device's way to ask for keys.
+func (d *Device) query() keyQuery { return keyQuery{d.eng.hs, d.currentToken()} }
+
+// dropCaches forgets what memory says after a failed write, so that the next use
+// reads what is stored. The caller holds d.mu.
+func (d *Device) dropCaches(ctx context.Context) {
+	clear(d.outbound)
+	row, err := d.eng.store.Device(ctx, d.acct.row, d.id)
+	if err != nil {
+		return
+	}
+	if acc, err := loadOlmAccount(row.Olm); err == nil {
+		d.row, d.olm, d.olmDirty = row, acc, false
+	}
+}
+
+// kick asks for maintenance.
+func (d *Device) kick() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.kickLocked()
+}
+
+func (d *Device) kickLocked() {
+	if d.queued || d.ctx == nil || d.ctx.Err() != nil {
+		return
+	}
+	select {
+	case d.eng.work <- d:
+		d.queued = true
+	default: // the queue is full; the sync loop kicks again
+	}
+}
+
+// retire ends a device's own work.
+func (d *Device) retire() {
+	if d.stop != nil {
+		d.stop(ErrClosed)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.token, d.nextToken = secret.String{}, secret.String{}
+	if d.publishTimer != nil {
+		d.publishTimer.Stop()
+	}
+}

@@ -1,0 +1,294 @@
+package e2ee
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/rs/zerolog"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// Options is what an Engine needs. Zero durations and sizes get defaults.
+type Options struct {
+	Store      *store.DB
+	Homeserver *url.URL
+	Client     *http.Client // follows no redirects
+	Log        zerolog.Logger
+	Now        func() time.Time
+
+	// Timeout bounds one request of the engine to the homeserver; 30 s.
+	Timeout time.Duration
+	// OwnSyncAfter is how long a device's client may be silent before the proxy
+	// syncs for it; 5 s.
+	OwnSyncAfter time.Duration
+	// Workers bounds how many devices are maintained at the same time; 8.
+	Workers int
+	// CachedSessions bounds the room keys kept unpickled in memory, over all devices; 20,000.
+	CachedSessions int
+	// CachedUsers bounds the users an account keeps in memory; 5,000.
+	CachedUsers int
+
+	// ManualBootstrap leaves the creation of an identity to POST bootstrap.
+	ManualBootstrap bool
+	// Account gives the settings of one account.
+	Account func(id.UserID) AccountSettings
+	// Policy gives the policy in force now.
+	Policy func() trustcache.Policy
+}
+
+// AccountSettings are the settings of one account.
+type AccountSettings struct {
+	// AllowUnsigned lets a device that its owner has not confirmed send (account.require_cross_signing: false).
+	AllowUnsigned bool
+	// AcknowledgeUnverified acknowledges identity changes of users who were never
+	// verified, for bots that nobody watches.
+	AcknowledgeUnverified bool
+	// RecoveryKey and Passphrase, when not empty, recover the identity without a person.
+	RecoveryKey secret.String
+	Passphrase  secret.String
+}
+
+func (o *Options) setDefaults() {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 30 * time.Second
+	}
+	if o.OwnSyncAfter == 0 {
+		o.OwnSyncAfter = 5 * time.Second
+	}
+	if o.Workers == 0 {
+		o.Workers = 8
+	}
+	if o.CachedSessions == 0 {
+		o.CachedSessions = 20000
+	}
+	if o.CachedUsers == 0 {
+		o.CachedUsers = 5000
+	}
+	if o.Account == nil {
+		o.Account = func(id.UserID) AccountSettings { return AccountSettings{} }
+	}
+	if o.Policy == nil {
+		o.Policy = func() trustcache.Policy { return trustcache.Policy{} }
+	}
+}
+
+// Engine owns the devices whose keys the proxy holds, and every goroutine that works for them.
+type Engine struct {
+	opts  Options
+	store *store.DB
+	hs    *homeserver
+	now   func() time.Time
+	log   zerolog.Logger
+
+	inbound *lru.Cache[inboundKey, *inboundSession]
+
+	mu       sync.Mutex
+	accounts map[id.UserID]*account
+	devices  map[deviceKey]*Device
+	opening  turns[deviceKey]
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	work   chan *Device
+	wg     sync.WaitGroup
+}
+
+type deviceKey struct {
+	user   id.UserID
+	device id.DeviceID
+}
+
+// New makes an engine. It does nothing until Start.
+func New(opts Options) (*Engine, error) {
+	opts.setDefaults()
+	if opts.Store == nil || opts.Homeserver == nil || opts.Client == nil {
+		return nil, errors.New("e2ee: store, homeserver and client are required")
+	}
+	cache, err := lru.New[inboundKey, *inboundSession](opts.CachedSessions)
+	if err != nil {
+		return nil, fmt.Errorf("make room key cache: %w", err)
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	return &Engine{
+		opts: opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache,
+		hs:       &homeserver{base: opts.Homeserver, client: opts.Client, timeout: opts.Timeout},
+		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device),
+		ctx: ctx, cancel: cancel, work: make(chan *Device, 1024),
+	}, nil
+}
+
+// Start wakes the devices that were used before, so that what was sent to them while
+// the proxy was down is fetched. It returns at once.
+func (e *Engine) Start(ctx context.Context) error {
+	for range e.opts.Workers {
+		e.wg.Go(e.worker)
+	}
+	for found, err := range e.store.AllDevices(ctx) {
+		if err != nil {
+			return fmt.Errorf("load devices: %w", err)
+		}
+		if found.Device.State != store.DeviceOurs || found.Device.Token.IsZero() {
+			continue
+		}
+		d, err := e.restore(found.Account, found.Device)
+		if err != nil {
+			return err
+		}
+		e.register(d)
+	}
+	return nil
+}
+
+// Close stops every device's work and waits for it.
+func (e *Engine) Close(ctx context.Context) error {
+	e.cancel(ErrClosed)
+	done := make(chan struct{})
+	go func() { e.wg.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stop the engine: %w", context.Cause(ctx))
+	}
+}
+
+// worker maintains devices that asked for it.
+func (e *Engine) worker() {
+	for {
+		select {
+		case <-e.ctx.Done():
+			return
+		case d := <-e.work:
+			d.maintain(e.ctx)
+		}
+	}
+}
+
+// Device gives the device of a token, loading or adopting it first. device may be
+// empty: such a token can hold no keys.
+func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (*Device, error) {
+	key := deviceKey{user, device}
+	if d := e.loaded(key); d != nil {
+		return d, d.useToken(ctx, token)
+	}
+	if device == "" {
+		return &Device{eng: e, mode: ModeNone}, nil
+	}
+	give, err := e.opening.take(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer give()
+	if d := e.loaded(key); d != nil {
+		return d, d.useToken(ctx, token)
+	}
+	d, err := e.open(ctx, key, token)
+	if err != nil {
+		return nil, err
+	}
+	e.register(d)
+	return d, nil
+}
+
+func (e *Engine) loaded(key deviceKey) *Device {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.devices[key]
+}
+
+// register makes a device known and starts its sync loop.
+func (e *Engine) register(d *Device) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.devices[deviceKey{d.acct.user, d.id}] = d
+	if d.mode == ModeProxied && e.ctx.Err() == nil {
+		d.ctx, d.stop = context.WithCancelCause(e.ctx)
+		d.startLoop()
+		d.kick()
+		d.PublishWithin(publishAtLast)
+	}
+}
+
+// account gives the shared state of a user's devices.
+func (e *Engine) account(row *store.Account) *account {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a := e.accounts[row.UserID]
+	if a == nil {
+		a = newAccount(e, row)
+		e.accounts[row.UserID] = a
+	}
+	return a
+}
+
+// Forget discards devices with their keys: they were logged out or deleted (requirement 22.1).
+func (e *Engine) Forget(ctx context.Context, user id.UserID, devices ...id.DeviceID) error {
+	return e.forgetThose(ctx, user, func(dev id.DeviceID) bool { return slices.Contains(devices, dev) })
+}
+
+// ForgetAll discards all devices of a user but those that are kept.
+func (e *Engine) ForgetAll(ctx context.Context, user id.UserID, keep ...id.DeviceID) error {
+	return e.forgetThose(ctx, user, func(dev id.DeviceID) bool { return !slices.Contains(keep, dev) })
+}
+
+func (e *Engine) forgetThose(ctx context.Context, user id.UserID, which func(id.DeviceID) bool) error {
+	row, err := e.store.LookupAccount(ctx, user)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("load account: %w", err)
+	}
+	stored, err := e.store.Devices(ctx, row)
+	if err != nil {
+		return fmt.Errorf("load devices: %w", err)
+	}
+	for _, dev := range stored {
+		if which(dev.DeviceID) {
+			if err := e.forget(ctx, row, dev); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// forget stops a device's work and deletes everything that is stored of it.
+func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Device) error {
+	key := deviceKey{row.UserID, dev.DeviceID}
+	give, err := e.opening.take(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer give()
+	e.mu.Lock()
+	d := e.devices[key]
+	delete(e.devices, key)
+	e.mu.Unlock()
+	if d != nil {
+		d.retire()
+	}
+	for _, k := range e.inbound.Keys() {
+		if k.device == dev.ID {
+			e.inbound.Remove(k)
+		}
+	}
+	if err := e.store.DeleteDevice(ctx, row, dev.ID); err != nil {
+		return fmt.Errorf("forget device: %w", err)
+	}
+	return nil
+}

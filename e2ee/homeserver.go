@@ -1,0 +1,159 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/rs/zerolog"
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/trustcache"
+)
+
+// maxResponse bounds the answers the engine itself reads, in bytes.
+const maxResponse = 256 << 20
+
+// homeserver makes the engine's own requests in the name of one device.
+type homeserver struct {
+	base    *url.URL
+	client  *http.Client
+	timeout time.Duration
+}
+
+// request is one call. Body is marshalled unless nil; Result receives the answer unless nil.
+type request struct {
+	op     string
+	method string
+	path   mautrix.ClientURLPath
+	query  map[string]string
+	body   any
+	result any
+	// patient requests may take longer than the timeout: long polls.
+	patient time.Duration
+}
+
+// call sends a request with a token. Every error is an *UpstreamError.
+func (h *homeserver) call(ctx context.Context, token secret.String, r request) error {
+	ctx, cancel := context.WithTimeout(ctx, h.timeout+r.patient)
+	defer cancel()
+	cli := &mautrix.Client{
+		HomeserverURL:   h.base,
+		AccessToken:     token.Reveal(),
+		Client:          h.client,
+		Log:             zerolog.Nop(),
+		IgnoreRateLimit: true,
+	}
+	contents, resp, err := cli.MakeFullRequestWithResp(ctx, mautrix.FullRequest{
+		Method:            r.method,
+		URL:               cli.BuildURLWithQuery(r.path, r.query),
+		RequestJSON:       r.body,
+		ResponseJSON:      r.result,
+		SensitiveContent:  true,
+		MaxAttempts:       1,
+		ResponseSizeLimit: maxResponse,
+	})
+	if err == nil {
+		return nil
+	}
+	return upstreamError(r.op, resp, contents, err)
+}
+
+// upstreamError keeps of an error only what may be shown.
+func upstreamError(op string, resp *http.Response, body []byte, err error) *UpstreamError {
+	out := &UpstreamError{Op: op}
+	var httpErr mautrix.HTTPError
+	if resp == nil || !errors.As(err, &httpErr) {
+		out.Cause = errNoAnswer
+		for _, known := range []error{context.Canceled, context.DeadlineExceeded} {
+			if errors.Is(err, known) {
+				out.Cause = known
+			}
+		}
+		return out
+	}
+	out.Status = resp.StatusCode
+	if resp.StatusCode < 300 {
+		out.Status, out.Cause = http.StatusBadGateway, errBadAnswer
+	}
+	if httpErr.RespError != nil {
+		out.ErrCode, out.Text = httpErr.RespError.ErrCode, httpErr.RespError.Err
+		out.SoftLogout, _ = httpErr.RespError.ExtraData["soft_logout"].(bool)
+		if ms, ok := httpErr.RespError.ExtraData["retry_after_ms"].(float64); ok && ms > 0 && ms < 1e9 {
+			out.RetryAfter = time.Duration(ms) * time.Millisecond
+		}
+	}
+	if out.Status == http.StatusUnauthorized {
+		out.UIA = readChallenge(body)
+	}
+	if secs, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && secs > 0 && secs < 1e6 {
+		out.RetryAfter = time.Duration(secs) * time.Second
+	}
+	return out
+}
+
+// readChallenge reads a 401 that asks for user-interactive authentication; nil when it is another.
+func readChallenge(body []byte) *uiaChallenge {
+	var c struct {
+		Session string `json:"session"`
+		Flows   []struct {
+			Stages []string `json:"stages"`
+		} `json:"flows"`
+	}
+	if json.Unmarshal(body, &c) != nil || len(c.Flows) == 0 {
+		return nil
+	}
+	out := &uiaChallenge{session: c.Session, body: body}
+	for _, f := range c.Flows {
+		out.flows = append(out.flows, f.Stages)
+	}
+	return out
+}
+
+var (
+	errNoAnswer  = errors.New("no answer")
+	errBadAnswer = errors.New("the answer could not be read")
+)
+
+// keyQuery is the caller of /keys/query for one device, for trustcache.
+type keyQuery struct {
+	hs    *homeserver
+	token secret.String
+}
+
+type queryResponse struct {
+	DeviceKeys      map[id.UserID]map[id.DeviceID]json.RawMessage `json:"device_keys"`
+	MasterKeys      map[id.UserID]json.RawMessage                 `json:"master_keys"`
+	SelfSigningKeys map[id.UserID]json.RawMessage                 `json:"self_signing_keys"`
+	UserSigningKeys map[id.UserID]json.RawMessage                 `json:"user_signing_keys"`
+	Failures        map[string]json.RawMessage                    `json:"failures"`
+}
+
+// QueryKeys implements trustcache.KeyQuerier (requirement 3.11: 10 s server timeout).
+func (q keyQuery) QueryKeys(ctx context.Context, users []id.UserID) (*trustcache.QueryResult, error) {
+	wanted := make(map[id.UserID][]string, len(users))
+	for _, u := range users {
+		wanted[u] = []string{}
+	}
+	var resp queryResponse
+	err := q.hs.call(ctx, q.token, request{
+		op: "query device keys", method: http.MethodPost,
+		path:   mautrix.ClientURLPath{"v3", "keys", "query"},
+		body:   map[string]any{"device_keys": wanted, "timeout": 10000},
+		result: &resp,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &trustcache.QueryResult{
+		DeviceKeys: resp.DeviceKeys, MasterKeys: resp.MasterKeys,
+		SelfSigningKeys: resp.SelfSigningKeys, UserSigningKeys: resp.UserSigningKeys,
+		Failures: resp.Failures,
+	}, nil
+}

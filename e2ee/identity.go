@@ -1,0 +1,249 @@
+package e2ee
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// ownState is how the device and its owner's identity stand, as read from the
+// homeserver, never as assumed. The zero value may not send.
+type ownState int
+
+const (
+	// ownUnknown has not been read yet.
+	ownUnknown ownState = iota
+	// ownNoIdentity is a user without cross-signing keys.
+	ownNoIdentity
+	// ownUnsigned is a user whose identity has not signed this device, and whose private
+	// keys are not here.
+	ownUnsigned
+	// ownReplaced is a device for which the homeserver shows keys that are not ours.
+	ownReplaced
+	// ownSigned is a device signed by its owner's current identity.
+	ownSigned
+)
+
+// setUpIdentity makes an identity where there is none, signs the device where we hold
+// the keys, and keeps secret storage and backup complete. Every step looks at what the
+// homeserver has, so that it can be repeated after a crash anywhere (requirement 12.13).
+func (d *Device) setUpIdentity(ctx context.Context) error {
+	d.mu.Lock()
+	done := d.settled
+	d.mu.Unlock()
+	if done {
+		return nil
+	}
+	err := d.bootstrap(ctx, UserAuth{Password: d.acct.takePassword()}, !d.eng.opts.ManualBootstrap)
+	var auth *AuthNeededError
+	if err != nil && !errors.As(err, &auth) && !errors.Is(err, ErrWrongPassword) {
+		return err
+	}
+	// Done, or in need of a person: looked at again when something changes.
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.settled = d.row.KeysUploaded && d.own != ownUnknown
+	return err
+}
+
+// bootstrap does the work of setUpIdentity. create allows a new identity.
+func (d *Device) bootstrap(ctx context.Context, auth UserAuth, create bool) error {
+	if d.mode != ModeProxied {
+		return nil
+	}
+	d.mu.Lock()
+	uploaded := d.row.KeysUploaded
+	d.mu.Unlock()
+	if !uploaded {
+		return nil // the next maintenance comes after the upload
+	}
+	give, err := d.acct.boot.take(ctx, struct{}{})
+	if err != nil {
+		return err
+	}
+	defer give()
+	own, err := d.readOwn(ctx, true)
+	if err != nil {
+		return err
+	}
+	keys, err := d.acct.loadCrossSigning(ctx)
+	if err != nil {
+		return err
+	}
+	if own.Current == "" {
+		if !create {
+			return nil
+		}
+		if own, keys, err = d.createIdentity(ctx, keys, auth); err != nil {
+			return err
+		}
+	}
+	if keys == nil || keys.master.PublicKey() != own.Current {
+		return nil // an identity that is not ours: only its owner can recover it here
+	}
+	if d.ownNow() == ownUnsigned {
+		if err := d.signSelf(ctx, own, keys); err != nil {
+			return err
+		}
+	}
+	if err := d.completeStorage(ctx, keys); err != nil {
+		return err
+	}
+	if d.ownNow() == ownSigned {
+		d.acct.forgetPassword()
+	}
+	return nil
+}
+
+// readOwn reads the own user's keys and records how the device stands. again asks the
+// homeserver even if nothing is known to have changed.
+func (d *Device) readOwn(ctx context.Context, again bool) (*trustcache.User, error) {
+	ask := d.acct.tracker.Lookup
+	if again {
+		ask = d.acct.tracker.Query
+	}
+	users, err := ask(ctx, d.query(), []id.UserID{d.acct.user})
+	if err != nil {
+		return nil, fmt.Errorf("read the own keys: %w", err)
+	}
+	own := users[d.acct.user]
+	d.noteOwn(own)
+	return own, nil
+}
+
+// noteOwn records how the device stands in a snapshot of the own user.
+func (d *Device) noteOwn(own *trustcache.User) {
+	state := ownUnknown
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch own.CompareOwn(d.id, d.ed25519, d.curve25519) {
+	case trustcache.OwnDeviceUnknown:
+		return // keep what was known
+	case trustcache.OwnDeviceAbsent:
+		// Deleted and made again under the same ID, or lost by the homeserver: the same
+		// keys are published again (requirement 2.7).
+		d.row.KeysUploaded = false
+		d.kickLocked()
+	case trustcache.OwnDeviceForeign:
+		state = ownReplaced // requirement 2.10
+	case trustcache.OwnDeviceUnsigned:
+		state = ownUnsigned
+	case trustcache.OwnDeviceSigned:
+		state = ownSigned
+	}
+	if state == ownUnsigned && own.Current == "" {
+		state = ownNoIdentity
+	}
+	d.own = state
+	if dev := own.Device(d.id); dev != nil && state != ownReplaced {
+		if obj, err := parseObject(dev.Raw); err == nil {
+			d.serverKeys = obj.without("unsigned").encode()
+		}
+	}
+}
+
+func (d *Device) ownNow() ownState {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.own
+}
+
+// createIdentity makes and publishes an identity. The private keys are stored first:
+// after a crash the same ones are published, or found published.
+func (d *Device) createIdentity(ctx context.Context, keys *crossSigning, auth UserAuth) (*trustcache.User, *crossSigning, error) {
+	if keys == nil {
+		made, err := newCrossSigning()
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := d.save(ctx, &store.Changes{Secrets: made.secrets()}); err != nil {
+			return nil, nil, fmt.Errorf("store new cross-signing keys: %w", err)
+		}
+		keys = made
+	}
+	if err := d.publish(ctx, keys, auth); err != nil {
+		return nil, nil, err
+	}
+	own, err := d.readOwn(ctx, true)
+	if err != nil {
+		return nil, nil, err
+	}
+	if own.Current != keys.master.PublicKey() {
+		return nil, nil, errNotPublished
+	}
+	return own, keys, nil
+}
+
+var errNotPublished = errors.New("the homeserver does not show the identity that was published")
+
+// signSelf signs this device and reads the signature back: a homeserver may answer 200
+// and keep an old one.
+func (d *Device) signSelf(ctx context.Context, own *trustcache.User, keys *crossSigning) error {
+	dev := own.Device(d.id)
+	if dev == nil || own.SelfSigning != keys.selfSigning.PublicKey() {
+		return errNotPublished
+	}
+	if err := d.signDevice(ctx, keys, dev.Raw); err != nil {
+		return err
+	}
+	if _, err := d.readOwn(ctx, true); err != nil {
+		return err
+	}
+	if d.ownNow() != ownSigned {
+		return errSignatureRefused
+	}
+	return nil
+}
+
+// mayConverse says whether the device may send encrypted messages: others show only
+// those of devices that their owner has confirmed.
+func (d *Device) mayConverse(ctx context.Context) error {
+	if d.ownNow() != ownSigned {
+		if err := d.uploadNow(ctx); err != nil {
+			return fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+		}
+		if err := d.setUpIdentity(ctx); err != nil {
+			d.eng.log.Warn().Err(err).Msg("The identity could not be set up before a send")
+		}
+		if d.ownNow() == ownUnknown {
+			if _, err := d.readOwn(ctx, false); err != nil {
+				return fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+			}
+		}
+	}
+	switch d.ownNow() {
+	case ownSigned:
+		return nil
+	case ownReplaced:
+		return ErrKeysReplaced
+	case ownNoIdentity, ownUnsigned:
+		if d.acct.settings().AllowUnsigned {
+			return nil
+		}
+		return ErrDeviceNotSigned
+	case ownUnknown:
+	}
+	return fmt.Errorf("%w: the own keys are not known", ErrCannotEncrypt)
+}
+
+// uploadNow publishes the device's keys if that has not happened yet.
+func (d *Device) uploadNow(ctx context.Context) error {
+	d.PublishWithin(0)
+	d.mu.Lock()
+	uploaded := d.row.KeysUploaded
+	d.mu.Unlock()
+	if uploaded {
+		return nil
+	}
+	give, err := d.upkeep.take(ctx, struct{}{})
+	if err != nil {
+		return err
+	}
+	defer give()
+	return d.uploadKeys(ctx)
+}

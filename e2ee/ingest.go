@@ -1,0 +1,173 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// ingest processes a sync response and stores its effects together with the new
+// position, or nothing (requirement 5.3). Processing a response twice is harmless.
+// own says that it is the proxy's own sync rather than the client's.
+func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool) (*batch, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ch := &store.Changes{}
+	b, err := d.processToDevice(ctx, u.ToDevice, ch)
+	if err != nil {
+		d.dropCaches(ctx)
+		return nil, err
+	}
+	committed := d.acct.tracker.Changed(ch, u.Changed)
+	departed := d.acct.tracker.Left(ch, u.Left)
+	d.noteCounts(u)
+	for _, r := range u.Rooms {
+		if err := d.noteRoom(ctx, r, own, ch); err != nil {
+			d.dropCaches(ctx)
+			return nil, err
+		}
+	}
+	d.keepForClient(b, own)
+	if d.olmDirty {
+		d.row.Olm = d.olm.pickle()
+	}
+	if position, moves := nextPosition(u, own); moves {
+		d.row.SyncPosition = position
+	}
+	row := d.row
+	ch.Device = &row
+	if err := d.save(ctx, ch); err != nil {
+		clear(d.rooms)
+		d.dropCaches(ctx)
+		return nil, fmt.Errorf("store the effects of a sync: %w", err)
+	}
+	d.olmDirty = false
+	committed()
+	departed()
+	d.afterIngest(b, u)
+	return b, nil
+}
+
+// nextPosition tells where the position moves. A client's initial sync moves nothing:
+// it carries no device-list changes, so the gap before it must still be closed (requirement 4.4).
+func nextPosition(u SyncUpdate, own bool) (string, bool) {
+	if u.NextBatch == "" || (u.Since == "" && !own) {
+		return "", false
+	}
+	return u.NextBatch, true
+}
+
+// noteCounts takes the homeserver's counts of our keys (requirements 3.3, 3.4). The
+// caller holds d.mu.
+func (d *Device) noteCounts(u SyncUpdate) {
+	if u.OneTimeKeys != nil {
+		d.keyCount = u.OneTimeKeys[algorithmSigned]
+		d.keysWanted = d.keyCount < oneTimeKeysWanted/2+1
+	}
+	if u.UnusedFallback != nil {
+		d.newFallback = !slices.Contains(u.UnusedFallback, algorithmSigned)
+	}
+}
+
+// noteRoom takes what a sync says of a room, in order. The caller holds d.mu.
+func (d *Device) noteRoom(ctx context.Context, u RoomUpdate, own bool, ch *store.Changes) error {
+	if u.Section == SectionInvite || u.Section == SectionKnock {
+		return nil // stripped state proves nothing (requirement 20.4)
+	}
+	for _, c := range u.Changes {
+		var err error
+		switch c.Type {
+		case typeEncryption:
+			if c.StateKey == "" {
+				err = d.noteEncryption(ctx, u.RoomID, c.Content, ch)
+			}
+		case typeVisibility:
+			if c.StateKey == "" {
+				err = d.noteVisibility(ctx, u.RoomID, visibilityOf(c.Content), ch)
+			}
+		case typeMember:
+			err = d.noteMember(ctx, u.RoomID, id.UserID(c.StateKey), membershipOf(c.Content), u.Limited, ch)
+			if r := d.rooms[u.RoomID]; r != nil && id.UserID(c.StateKey) == d.acct.user && u.Section == SectionLeave {
+				r.members = nil
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if r := d.rooms[u.RoomID]; r != nil && u.Limited && !own {
+		r.members = nil // a client that loads members lazily does not see all changes
+	}
+	dedupeRooms(ch)
+	return nil
+}
+
+// dedupeRooms keeps the last row of each room: a batch is written in one statement.
+func dedupeRooms(ch *store.Changes) {
+	last := make(map[id.RoomID]int, len(ch.Rooms))
+	for i, r := range ch.Rooms {
+		last[r.RoomID] = i
+	}
+	if len(last) == len(ch.Rooms) {
+		return
+	}
+	kept := ch.Rooms[:0:0]
+	for i, r := range ch.Rooms {
+		if last[r.RoomID] == i {
+			kept = append(kept, r)
+		}
+	}
+	ch.Rooms = kept
+}
+
+func membershipOf(content json.RawMessage) string {
+	var c struct {
+		Membership string `json:"membership"`
+	}
+	if json.Unmarshal(content, &c) != nil || c.Membership == "" {
+		return "leave" // unreadable: treat as gone, which can only cost a rotation
+	}
+	return c.Membership
+}
+
+// keepForClient stores the to-device events that the client will get with its next sync.
+func (d *Device) keepForClient(b *batch, own bool) {
+	if !own {
+		return
+	}
+	for _, ev := range b.forward {
+		b.ch.Inbox = append(b.ch.Inbox, store.InboxItem{Event: []byte(ev)})
+	}
+}
+
+// afterIngest lets go of what the stored changes made old, and asks for the work that
+// follows. The caller holds d.mu.
+func (d *Device) afterIngest(b *batch, u SyncUpdate) {
+	d.live.stored(d.eng.now())
+	for _, s := range b.ch.InboundSessions {
+		d.eng.inbound.Remove(inboundKey{d.rowID, s.SessionRef})
+	}
+	if len(b.ch.InboundSessions) > 0 {
+		d.wakeWaiting()
+	}
+	for _, ref := range b.noOlm {
+		delete(d.noKeys, ref)
+	}
+	d.wedged = append(d.wedged, b.wedged...)
+	if len(d.wedged) > maxWedged {
+		d.wedged = d.wedged[len(d.wedged)-maxWedged:]
+	}
+	d.noOlm = append(d.noOlm, b.noOlm...)
+	if d.keysWanted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(d.wedged) > 0 || len(d.noOlm) > 0 || !d.settled {
+		d.kickLocked()
+	}
+	if slices.Contains(u.Changed, d.acct.user) {
+		d.settled = false
+		d.kickLocked()
+	}
+}

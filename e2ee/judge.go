@@ -1,0 +1,231 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"maunium.net/go/mautrix/event"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// placeholder is what a person reads instead of a message that was held back
+// (requirement 26.1: no word of keys or cross-signing).
+const placeholder = "A message from a device that its owner has not confirmed was held back."
+
+// judgement is what the events of one batch are judged by.
+type judgement struct {
+	users  map[id.UserID]*trustcache.User
+	policy trustcache.Policy
+	notes  map[store.SessionRef]store.WithheldNote
+}
+
+// judge turns one event into what the client is shown.
+func (d *Device) judge(job *sealedEvent, by *judgement) Opened {
+	switch {
+	case job.err != nil:
+		code, withheldCode := job.refusal(by.notes)
+		return job.asCame(trustcache.JudgeUndecrypted(code, withheldCode))
+	case job.payload == nil:
+		return d.judgePlain(job, by.policy)
+	}
+	owner := job.session.ownerNow()
+	verdict := trustcache.Judge(trustcache.JudgeInput{
+		Sender: job.sender, Own: d.acct.user, OwnKey: d.curve25519,
+		Source: job.session.row.Source, Owner: owner,
+		OwnerUser: by.users[owner.UserID], Policy: by.policy,
+	})
+	switch verdict.Deliver {
+	case trustcache.DeliverClear:
+		return job.clear(verdict)
+	case trustcache.DeliverAsCame:
+		return job.asCame(verdict)
+	case trustcache.DeliverWithheld:
+	}
+	return job.withheld(verdict)
+}
+
+// refusal names the reason why an event could not be decrypted.
+func (job *sealedEvent) refusal(notes map[store.SessionRef]store.WithheldNote) (trustcache.Code, event.RoomKeyWithheldCode) {
+	note, noted := notes[job.ref]
+	switch {
+	case errors.Is(job.err, errNoKey) && noted, errors.Is(job.err, errTooEarly) && noted:
+		return trustcache.CodeWithheld, event.RoomKeyWithheldCode(note.Code)
+	case errors.Is(job.err, errNoKey):
+		return trustcache.CodeMissingRoomKey, ""
+	case errors.Is(job.err, errTooEarly):
+		return trustcache.CodeUnknownMessageIndex, ""
+	case errors.Is(job.err, errReplay):
+		return trustcache.CodeReplayed, ""
+	default:
+		return trustcache.CodeMalformed, ""
+	}
+}
+
+// judgePlain is for events that are not encrypted. What should have been, in a room
+// that is, is marked or held back (requirement 8.11).
+func (d *Device) judgePlain(job *sealedEvent, policy trustcache.Policy) Opened {
+	if !d.KnownEncrypted(job.room) || !encryptable(job) {
+		return Opened{Event: job.event.encode(), Type: job.clearType}
+	}
+	verdict := trustcache.JudgeInClear(job.sender, policy)
+	if verdict.Deliver == trustcache.DeliverAsCame {
+		return job.asCame(verdict)
+	}
+	return job.withheld(verdict)
+}
+
+// encryptable reports whether a plain event should have been encrypted in an
+// encrypted room: reactions, redactions and state are not (requirements 19.5, 19.6, 20.1).
+func encryptable(job *sealedEvent) bool {
+	if job.event.get("state_key") != nil || len(job.event.get("content")) <= len(`{}`) {
+		return false
+	}
+	switch job.clearType {
+	case "m.reaction", "m.room.redaction", "m.room.encrypted":
+		return false
+	default:
+		return true
+	}
+}
+
+// clear is the decrypted event.
+func (job *sealedEvent) clear(v trustcache.Verdict) Opened {
+	content, err := job.clearContent()
+	if err != nil {
+		return job.asCame(trustcache.JudgeUndecrypted(trustcache.CodeMalformed, ""))
+	}
+	out := job.event.set("type", quoted(job.clearType)).set("content", content)
+	out = annotate(out, v).set("decrypted", json.RawMessage(`true`))
+	return Opened{Event: out.encode(), Type: job.clearType, Decrypted: true}
+}
+
+// clearContent is the payload's content with the relation that stands in the clear,
+// also when none stands there (conflict 0.3, attack N3). A relation that makes an edit
+// of something that is none is dropped.
+func (job *sealedEvent) clearContent() (json.RawMessage, error) {
+	content, err := parseObject(job.payload.get("content"))
+	if err != nil {
+		return nil, err
+	}
+	content = content.without("m.relates_to")
+	relation := job.outer.get("m.relates_to")
+	if relation == nil {
+		return content.encode(), nil
+	}
+	rel, err := parseObject(relation)
+	if err != nil {
+		return content.encode(), nil
+	}
+	if kind, _ := rel.text("rel_type"); kind == "m.replace" && content.get("m.new_content") == nil {
+		return content.encode(), nil
+	}
+	return content.set("m.relates_to", relation).encode(), nil
+}
+
+// withheld is a placeholder that holds nothing of the message but who, when and where.
+func (job *sealedEvent) withheld(v trustcache.Verdict) Opened {
+	content := object{{"msgtype", quoted("m.notice")}, {"body", quoted(placeholder)}}
+	out := job.event.set("type", quoted("m.room.message")).set("content", content.encode())
+	return Opened{Event: annotate(out, v).encode(), Type: "m.room.message"}
+}
+
+// asCame is the event as the homeserver sent it, with the reason.
+func (job *sealedEvent) asCame(v trustcache.Verdict) Opened {
+	eventType, _ := job.event.text("type")
+	return Opened{Event: annotate(job.event, v).encode(), Type: eventType}
+}
+
+// annotate puts the verdict under unsigned.
+func annotate(event object, v trustcache.Verdict) object {
+	note, err := json.Marshal(v.Annotation())
+	if err != nil {
+		return event
+	}
+	unsigned, err := parseObject(event.get("unsigned"))
+	if err != nil {
+		unsigned = nil
+	}
+	return event.set("unsigned", unsigned.set(trustcache.AnnotationKey, note).encode())
+}
+
+// learnWait bounds how long a batch of events waits to learn who sent them. What is not
+// known then is judged as it is, and the events are delivered again when more is known.
+const learnWait = 3 * time.Second
+
+// judgementFor gathers what a batch is judged by and upgrades the owners of its keys.
+// The homeserver is asked only about senders of whom nothing is known or whose devices
+// changed, once for all of them.
+func (d *Device) judgementFor(ctx context.Context, jobs []*sealedEvent) (*judgement, error) {
+	by := &judgement{policy: d.eng.opts.Policy()}
+	seen := make(map[id.UserID]bool)
+	var users []id.UserID
+	var missing []store.SessionRef
+	for _, job := range jobs {
+		switch {
+		case job == nil:
+		case job.payload != nil:
+			if user := job.session.ownerNow().UserID; !seen[user] {
+				seen[user] = true
+				users = append(users, user)
+			}
+		case errors.Is(job.err, errNoKey), errors.Is(job.err, errTooEarly):
+			missing = append(missing, job.ref)
+		}
+	}
+	var err error
+	if len(users) > 0 {
+		if by.users, err = d.learn(ctx, users); err != nil {
+			return nil, fmt.Errorf("look up senders: %w", err)
+		}
+	}
+	if len(missing) > 0 {
+		if by.notes, err = d.eng.store.Withheld(ctx, d.acct.row, d.rowID, missing); err != nil {
+			return nil, fmt.Errorf("load withheld notes: %w", err)
+		}
+	}
+	return by, d.upgradeOwners(ctx, jobs, by.users)
+}
+
+// learn gives users, asking the homeserver for a bounded time.
+func (d *Device) learn(ctx context.Context, users []id.UserID) (map[id.UserID]*trustcache.User, error) {
+	short, cancel := context.WithTimeout(ctx, learnWait)
+	defer cancel()
+	known, err := d.acct.tracker.Lookup(short, d.query(), users)
+	if err == nil || short.Err() == nil {
+		return known, err
+	}
+	return d.acct.tracker.Cached(ctx, users)
+}
+
+// upgradeOwners adds to the owners of a batch's keys what has become known since they
+// arrived, and stores it. An owner is never downgraded (design §5).
+func (d *Device) upgradeOwners(ctx context.Context, jobs []*sealedEvent, users map[id.UserID]*trustcache.User) error {
+	ch := &store.Changes{}
+	done := make(map[*inboundSession]bool)
+	for _, job := range jobs {
+		if job == nil || job.payload == nil || done[job.session] {
+			continue
+		}
+		done[job.session] = true
+		row, changed, err := job.session.upgrade(users)
+		if err != nil {
+			return err
+		}
+		if changed {
+			ch.Owners = append(ch.Owners, row)
+		}
+	}
+	if len(ch.Owners) == 0 {
+		return nil
+	}
+	if err := d.save(ctx, ch); err != nil {
+		return fmt.Errorf("store what is known of key owners: %w", err)
+	}
+	return nil
+}

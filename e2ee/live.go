@@ -1,0 +1,131 @@
+package e2ee
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// liveness tells how current a device's view of the homeserver is: whether a sync is
+// waiting at the homeserver now, the proxy's own or the client's, and when the last
+// response was stored.
+type liveness struct {
+	mu       sync.Mutex
+	polls    int           // syncs in flight
+	began    time.Time     // when the last of them began
+	clients  int           // of which the client's
+	lastDone time.Time     // when the last response was stored
+	lastSeen time.Time     // when the client last synced
+	stopOwn  func()        // cancels the own poll in flight
+	changed  chan struct{} // closed when clients changes
+}
+
+// freshFor is how long after a stored response, with no sync in flight, the view
+// still counts as current.
+const freshFor = 500 * time.Millisecond
+
+// settled is how long a sync must have waited at the homeserver to tell that there was
+// nothing for it when it began.
+const settled = 300 * time.Millisecond
+
+// current reports whether changes would have reached us by now.
+func (l *liveness) current(now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.lastDone.IsZero():
+		return false
+	case now.Sub(l.lastDone) < freshFor:
+		return true
+	case l.polls == 0:
+		return false
+	default:
+		return l.began.Sub(l.lastDone) < freshFor || now.Sub(l.began) >= settled
+	}
+}
+
+// stored records that a response was processed and stored.
+func (l *liveness) stored(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lastDone = now
+}
+
+// clientBegins stops the own poll: the homeserver must not carry two.
+func (l *liveness) clientBegins(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.polls++
+	l.clients++
+	l.lastSeen, l.began = now, now
+	if l.stopOwn != nil {
+		l.stopOwn()
+		l.stopOwn = nil
+	}
+	l.wake()
+}
+
+func (l *liveness) clientEnds(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.polls--
+	l.clients--
+	l.lastSeen = now
+	l.wake()
+}
+
+func (l *liveness) wake() {
+	if l.changed != nil {
+		close(l.changed)
+		l.changed = nil
+	}
+}
+
+// ownBegins registers an own poll. It is refused while a client syncs.
+func (l *liveness) ownBegins(now time.Time, cancel func()) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.clients > 0 {
+		return false
+	}
+	l.polls++
+	l.began, l.stopOwn = now, cancel
+	return true
+}
+
+func (l *liveness) ownEnds() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.polls--
+	l.stopOwn = nil
+}
+
+// quiet waits until no client has synced for the given time.
+func (l *liveness) quiet(ctx context.Context, now func() time.Time, after time.Duration) error {
+	for {
+		l.mu.Lock()
+		wait := after - now().Sub(l.lastSeen)
+		busy := l.clients > 0
+		if !busy && (l.lastSeen.IsZero() || wait <= 0) {
+			l.mu.Unlock()
+			return nil
+		}
+		if l.changed == nil {
+			l.changed = make(chan struct{})
+		}
+		changed := l.changed
+		l.mu.Unlock()
+		var timer <-chan time.Time
+		if !busy {
+			t := time.NewTimer(wait)
+			defer t.Stop()
+			timer = t.C
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-changed:
+		case <-timer:
+		}
+	}
+}

@@ -1,0 +1,167 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"maunium.net/go/mautrix"
+
+	"e2ee-proxy/store"
+)
+
+const (
+	// oneTimeKeysWanted is how many one-time keys the homeserver should hold, half of
+	// what an account can store: the other half are keys claimed but not yet used.
+	oneTimeKeysWanted = 50
+	// fallbackMinAge keeps a homeserver that always claims the fallback key is used
+	// from making us upload one on every sync.
+	fallbackMinAge = time.Hour
+)
+
+// maintain brings the homeserver and the device in line: keys published, to-device
+// messages delivered, identity set up, room keys backed up. It is safe to repeat.
+func (d *Device) maintain(ctx context.Context) {
+	d.mu.Lock()
+	d.queued = false
+	d.mu.Unlock()
+	give, err := d.upkeep.take(ctx, struct{}{})
+	if err != nil {
+		return
+	}
+	defer give()
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"upload keys", d.uploadKeys},
+		{"flush outbox", d.flushOutbox},
+		{"set up identity", d.setUpIdentity},
+		{"back up room keys", d.backUp},
+		{"unwedge", d.unwedge},
+	} {
+		if err := step.do(ctx); err != nil && ctx.Err() == nil {
+			d.eng.log.Warn().Err(err).Str("step", step.name).Msg("Device maintenance did not finish")
+		}
+	}
+}
+
+// uploadKeys publishes device keys, one-time keys and a fallback key where they are
+// missing. All of them are stored first, so that a retry uploads the same (requirement 2.7).
+func (d *Device) uploadKeys(ctx context.Context) error {
+	body, oneTime, fallback, err := d.prepareUpload(ctx)
+	if err != nil || body == nil {
+		return err
+	}
+	var resp struct {
+		Counts map[string]int `json:"one_time_key_counts"`
+	}
+	err = d.call(ctx, request{
+		op: "upload keys", method: http.MethodPost,
+		path: mautrix.ClientURLPath{"v3", "keys", "upload"}, body: body, result: &resp,
+	})
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case err == nil:
+		d.olm.markPublished(oneTime, fallback)
+		d.row.KeysUploaded = true
+		d.keyCount, d.keysWanted = resp.Counts[algorithmSigned], false
+	case upstreamStatus(err) == http.StatusBadRequest && d.row.KeysUploaded:
+		d.olm.dropUnpublished()
+		d.keysWanted = true
+	default:
+		return err
+	}
+	if saveErr := d.saveAccount(ctx); saveErr != nil {
+		return saveErr
+	}
+	return err
+}
+
+// prepareUpload makes the keys that are missing and stores them. A nil body means
+// that nothing is to be uploaded.
+func (d *Device) prepareUpload(ctx context.Context) (body map[string]any, oneTime, fallback map[string]json.RawMessage, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.mode != ModeProxied || d.olm == nil || !d.mayPublish {
+		return nil, nil, nil, nil
+	}
+	if err = d.makeKeys(); err != nil {
+		return nil, nil, nil, err
+	}
+	if d.olmDirty {
+		if err = d.saveAccount(ctx); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	if oneTime, err = d.olm.unpublished(d.acct.user, d.id); err != nil {
+		return nil, nil, nil, err
+	}
+	if fallback, err = d.olm.unpublishedFallback(d.acct.user, d.id); err != nil {
+		return nil, nil, nil, err
+	}
+	body = make(map[string]any, 3)
+	if !d.row.KeysUploaded {
+		keys, err := d.olm.deviceKeys(d.acct.user, d.id)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		body["device_keys"] = keys
+	}
+	if len(oneTime) > 0 {
+		body["one_time_keys"] = oneTime
+	}
+	if len(fallback) > 0 {
+		body["fallback_keys"] = fallback
+	}
+	if len(body) == 0 {
+		return nil, nil, nil, nil
+	}
+	return body, oneTime, fallback, nil
+}
+
+// makeKeys makes one-time and fallback keys as the homeserver's counts ask for
+// (requirements 3.3, 3.4). The caller holds d.mu.
+func (d *Device) makeKeys() error {
+	pending := 0
+	for i := range d.olm.OTKeys {
+		if !d.olm.OTKeys[i].Published {
+			pending++
+		}
+	}
+	have := max(d.keyCount, 0) + pending
+	if (!d.row.KeysUploaded || d.keysWanted) && have < oneTimeKeysWanted {
+		if err := d.olm.GenOneTimeKeys(uint(oneTimeKeysWanted - have)); err != nil {
+			return fmt.Errorf("make one-time keys: %w", err)
+		}
+		d.olmDirty = true
+	}
+	age := d.eng.now().Sub(d.row.FallbackChangedAt)
+	due := d.olm.NumFallbackKeys == 0 || (d.newFallback && d.olm.CurrentFallbackKey.Published && (d.fallbackUsed || age >= fallbackMinAge))
+	if due {
+		if err := d.olm.GenFallbackKey(); err != nil {
+			return fmt.Errorf("make fallback key: %w", err)
+		}
+		d.row.FallbackChangedAt = d.eng.now()
+		d.newFallback, d.fallbackUsed, d.olmDirty = false, false, true
+	} else if d.olm.NumFallbackKeys == 2 && age >= fallbackMinAge {
+		d.olm.ForgetOldFallbackKey() // requirement 3.5
+		d.olmDirty = true
+	}
+	return nil
+}
+
+// saveAccount stores the device's row and private keys. The caller holds d.mu.
+func (d *Device) saveAccount(ctx context.Context) error {
+	d.row.Olm = d.olm.pickle()
+	row := d.row
+	if err := d.save(ctx, &store.Changes{Device: &row}); err != nil {
+		d.dropCaches(ctx)
+		return fmt.Errorf("store device: %w", err)
+	}
+	d.olmDirty = false
+	return nil
+}

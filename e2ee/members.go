@@ -1,0 +1,195 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// noteMember takes a membership event. Whoever leaves may have the key: the session is
+// discarded (requirements 9.3, 9.4). In a limited sync every membership but join may
+// hide a departure. The caller holds d.mu.
+func (d *Device) noteMember(ctx context.Context, roomID id.RoomID, user id.UserID, membership string, limited bool, ch *store.Changes) error {
+	r, err := d.roomState(ctx, roomID)
+	if err != nil {
+		return err
+	}
+	departed := membership != "join" && (limited || membership != "invite")
+	if departed && r.encrypted && d.mayHaveKey(r, roomID, user) {
+		d.discard(roomID, ch)
+	}
+	for _, m := range []map[id.UserID]string{r.members, r.loading} {
+		if m == nil {
+			continue
+		}
+		if membership == "leave" || membership == "ban" {
+			m[user] = "leave"
+		} else {
+			m[user] = membership
+		}
+	}
+	return nil
+}
+
+// mayHaveKey reports whether the live session of a room was given to a user, as far
+// as memory tells; not knowing counts as yes.
+func (d *Device) mayHaveKey(r *room, roomID id.RoomID, user id.UserID) bool {
+	if out := d.outbound[roomID]; out != nil && out.gaveTo(user) {
+		return true
+	}
+	if r.members == nil {
+		return true
+	}
+	was := r.members[user]
+	return was == "join" || was == "invite"
+}
+
+// discard marks the room's outbound session as not to be used again. The caller holds d.mu.
+func (d *Device) discard(roomID id.RoomID, ch *store.Changes) {
+	if out := d.outbound[roomID]; out != nil {
+		out.row.Discard = true
+	}
+	for _, known := range ch.DiscardOutbound {
+		if known == roomID {
+			return
+		}
+	}
+	ch.DiscardOutbound = append(ch.DiscardOutbound, roomID)
+}
+
+// NoteMembership records a membership change that the homeserver has just accepted
+// from the client, without waiting for a sync (requirement 7.6).
+func (d *Device) NoteMembership(ctx context.Context, roomID id.RoomID, user id.UserID, membership string) error {
+	if user == "" {
+		user = d.acct.user
+	}
+	d.PublishWithin(0)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ch := &store.Changes{}
+	if err := d.noteMember(ctx, roomID, user, membership, false, ch); err != nil {
+		return err
+	}
+	if user == d.acct.user && (membership == "join" || membership == "leave") {
+		if r := d.rooms[roomID]; r != nil {
+			r.members = nil // what was known before we came or left says nothing now
+		}
+	}
+	if len(ch.DiscardOutbound) == 0 {
+		return nil
+	}
+	if err := d.save(ctx, ch); err != nil {
+		return fmt.Errorf("store rotation: %w", err)
+	}
+	return nil
+}
+
+// recipients gives the users an event in the room is encrypted for: who has joined,
+// and who is invited where the history visibility lets invited users read
+// (requirement 4.7). The list is complete or an error (requirement 7.6).
+func (d *Device) recipients(ctx context.Context, roomID id.RoomID) (users []id.UserID, visibility string, err error) {
+	if visibility, err = d.visibility(ctx, roomID); err != nil {
+		return nil, "", err
+	}
+	members, err := d.memberships(ctx, roomID)
+	if err != nil {
+		return nil, "", err
+	}
+	users = make([]id.UserID, 0, len(members))
+	for user, membership := range members {
+		if membership == "join" || (membership == "invite" && visibility != "joined") {
+			users = append(users, user)
+		}
+	}
+	return users, visibility, nil
+}
+
+// memberships gives a copy of the room's membership list, fetched if it is not known.
+func (d *Device) memberships(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
+	d.mu.Lock()
+	r, err := d.roomState(ctx, roomID)
+	if err != nil {
+		d.mu.Unlock()
+		return nil, err
+	}
+	if r.members != nil {
+		defer d.mu.Unlock()
+		return maps.Clone(r.members), nil
+	}
+	r.loading = make(map[id.UserID]string)
+	d.mu.Unlock()
+
+	var resp struct {
+		Chunk []struct {
+			StateKey id.UserID `json:"state_key"`
+			Content  struct {
+				Membership string `json:"membership"`
+			} `json:"content"`
+		} `json:"chunk"`
+	}
+	err = d.call(ctx, request{
+		op: "read the room's members", method: http.MethodGet,
+		path:  mautrix.ClientURLPath{"v3", "rooms", roomID, "members"},
+		query: map[string]string{"not_membership": "leave"}, result: &resp,
+	})
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	late := r.loading
+	r.loading = nil
+	if err != nil {
+		return nil, err
+	}
+	members := make(map[id.UserID]string, len(resp.Chunk))
+	for _, ev := range resp.Chunk {
+		members[ev.StateKey] = ev.Content.Membership
+	}
+	maps.Copy(members, late)
+	r.members = members
+	return maps.Clone(members), nil
+}
+
+// visibility gives the room's history visibility, asked for if it is not known.
+func (d *Device) visibility(ctx context.Context, roomID id.RoomID) (string, error) {
+	d.mu.Lock()
+	r, err := d.roomState(ctx, roomID)
+	if err != nil {
+		d.mu.Unlock()
+		return "", err
+	}
+	if r.visibility != "" {
+		defer d.mu.Unlock()
+		return r.visibility, nil
+	}
+	d.mu.Unlock()
+	var content json.RawMessage
+	err = d.call(ctx, request{
+		op: "read the room's history visibility", method: http.MethodGet,
+		path:   mautrix.ClientURLPath{"v3", "rooms", roomID, "state", typeVisibility, ""},
+		result: &content,
+	})
+	if upstreamStatus(err) == http.StatusNotFound {
+		content, err = json.RawMessage(`{}`), nil
+	}
+	if err != nil {
+		return "", err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if r.visibility == "" { // a sync that came meanwhile knows better
+		ch := &store.Changes{}
+		if err := d.noteVisibility(ctx, roomID, visibilityOf(content), ch); err != nil {
+			return "", err
+		}
+		if err := d.save(ctx, ch); err != nil {
+			return "", fmt.Errorf("store room: %w", err)
+		}
+	}
+	return r.visibility, nil
+}

@@ -1,0 +1,227 @@
+package e2ee
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/tidwall/sjson"
+	"maunium.net/go/mautrix/crypto/canonicaljson"
+	goolm "maunium.net/go/mautrix/crypto/goolm/account"
+	"maunium.net/go/mautrix/crypto/goolm/crypto"
+	"maunium.net/go/mautrix/crypto/goolm/session"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
+)
+
+const (
+	algorithmOlm    = "m.olm.v1.curve25519-aes-sha2"
+	algorithmMegolm = "m.megolm.v1.aes-sha2"
+	// algorithmSigned is the one-time key algorithm (requirement 3.1).
+	algorithmSigned = "signed_curve25519"
+)
+
+// olmAccount is the private half of a device. It is guarded by its Device.
+type olmAccount struct {
+	goolm.Account
+	ed25519    id.Ed25519
+	curve25519 id.Curve25519
+}
+
+func newOlmAccount() (*olmAccount, error) {
+	acc, err := goolm.NewAccount()
+	if err != nil {
+		return nil, fmt.Errorf("make device keys: %w", err)
+	}
+	return wrapOlmAccount(acc)
+}
+
+func wrapOlmAccount(acc *goolm.Account) (*olmAccount, error) {
+	ed, curve, err := acc.IdentityKeys()
+	if err != nil {
+		return nil, fmt.Errorf("read device keys: %w", err)
+	}
+	return &olmAccount{Account: *acc, ed25519: ed, curve25519: curve}, nil
+}
+
+func loadOlmAccount(pickle secret.Bytes) (*olmAccount, error) {
+	acc := &goolm.Account{}
+	if err := acc.UnpickleLibOlm(pickle.Reveal()); err != nil {
+		return nil, fmt.Errorf("unpickle device keys: %w", err)
+	}
+	return wrapOlmAccount(acc)
+}
+
+func (a *olmAccount) pickle() secret.Bytes { return a.PickleLibOlm() }
+
+// signJSON signs an object as the spec's appendix says and adds the signature.
+// Unknown members survive.
+func (a *olmAccount) signJSON(obj json.RawMessage, user id.UserID, device id.DeviceID) (json.RawMessage, error) {
+	msg, err := signable(obj)
+	if err != nil {
+		return nil, err
+	}
+	sig, err := a.Sign(msg)
+	if err != nil {
+		return nil, fmt.Errorf("sign: %w", err)
+	}
+	return addSignature(obj, user, "ed25519:"+device.String(), string(sig))
+}
+
+// signable is the canonical JSON of an object without signatures and unsigned (requirement 2.9).
+func signable(obj json.RawMessage) ([]byte, error) {
+	parsed, err := parseObject(obj)
+	if err != nil {
+		return nil, err
+	}
+	bare := parsed.without("signatures").without("unsigned").encode()
+	if err := canonicaljson.Canonicalize(&bare); err != nil {
+		return nil, fmt.Errorf("canonical JSON: %w", err)
+	}
+	return bare, nil
+}
+
+// addSignature puts a signature into an object.
+func addSignature(obj json.RawMessage, user id.UserID, keyID, signature string) (json.RawMessage, error) {
+	parsed, err := parseObject(obj)
+	if err != nil {
+		return nil, err
+	}
+	signatures := map[string]map[string]string{}
+	if raw := parsed.get("signatures"); raw != nil {
+		if err := json.Unmarshal(raw, &signatures); err != nil {
+			return nil, fmt.Errorf("%w: signatures", errMalformed)
+		}
+	}
+	if signatures[user.String()] == nil {
+		signatures[user.String()] = map[string]string{}
+	}
+	signatures[user.String()][keyID] = signature
+	raw, err := json.Marshal(signatures)
+	if err != nil {
+		return nil, fmt.Errorf("encode signatures: %w", err)
+	}
+	return parsed.set("signatures", raw).encode(), nil
+}
+
+// deviceKeys is the signed object for /keys/upload (requirements 2.1 to 2.5).
+func (a *olmAccount) deviceKeys(user id.UserID, device id.DeviceID) (json.RawMessage, error) {
+	obj, err := json.Marshal(map[string]any{
+		"user_id":    user,
+		"device_id":  device,
+		"algorithms": []string{algorithmOlm, algorithmMegolm},
+		"keys": map[string]string{
+			"ed25519:" + device.String():    a.ed25519.String(),
+			"curve25519:" + device.String(): a.curve25519.String(),
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode device keys: %w", err)
+	}
+	return a.signJSON(obj, user, device)
+}
+
+// unpublished gives the signed one-time keys not yet known to be on the homeserver,
+// by key ID with its algorithm.
+func (a *olmAccount) unpublished(user id.UserID, device id.DeviceID) (map[string]json.RawMessage, error) {
+	out := make(map[string]json.RawMessage)
+	for i := range a.OTKeys {
+		if key := &a.OTKeys[i]; !key.Published {
+			signed, err := a.signedKey(key, user, device, false)
+			if err != nil {
+				return nil, err
+			}
+			out[algorithmSigned+":"+key.KeyIDEncoded()] = signed
+		}
+	}
+	return out, nil
+}
+
+// unpublishedFallback gives the current fallback key, signed, if it is not published
+// (requirement 3.2: it says fallback: true).
+func (a *olmAccount) unpublishedFallback(user id.UserID, device id.DeviceID) (map[string]json.RawMessage, error) {
+	if a.NumFallbackKeys == 0 || a.CurrentFallbackKey.Published {
+		return map[string]json.RawMessage{}, nil
+	}
+	signed, err := a.signedKey(&a.CurrentFallbackKey, user, device, true)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]json.RawMessage{algorithmSigned + ":" + a.CurrentFallbackKey.KeyIDEncoded(): signed}, nil
+}
+
+func (a *olmAccount) signedKey(key *crypto.OneTimeKey, user id.UserID, device id.DeviceID, fallback bool) (json.RawMessage, error) {
+	obj, err := sjson.SetBytes([]byte(`{}`), "key", key.Key.PublicKey.B64Encoded().String())
+	if err != nil {
+		return nil, fmt.Errorf("encode one-time key: %w", err)
+	}
+	if fallback {
+		if obj, err = sjson.SetBytes(obj, "fallback", true); err != nil {
+			return nil, fmt.Errorf("encode fallback key: %w", err)
+		}
+	}
+	return a.signJSON(obj, user, device)
+}
+
+// markPublished marks exactly the keys that were uploaded: others may have been made meanwhile.
+func (a *olmAccount) markPublished(oneTime, fallback map[string]json.RawMessage) {
+	ids := slices.Collect(maps.Keys(oneTime))
+	for i := range a.OTKeys {
+		if slices.Contains(ids, algorithmSigned+":"+a.OTKeys[i].KeyIDEncoded()) {
+			a.OTKeys[i].Published = true
+		}
+	}
+	if _, ok := fallback[algorithmSigned+":"+a.CurrentFallbackKey.KeyIDEncoded()]; ok && a.NumFallbackKeys > 0 {
+		a.CurrentFallbackKey.Published = true
+	}
+}
+
+// dropUnpublished forgets one-time keys whose IDs the homeserver already has for
+// other keys, and moves on to IDs that it cannot have: this happens after a restore.
+func (a *olmAccount) dropUnpublished() {
+	a.OTKeys = slices.DeleteFunc(a.OTKeys, func(k crypto.OneTimeKey) bool { return !k.Published })
+	if a.NumFallbackKeys > 0 && !a.CurrentFallbackKey.Published {
+		a.CurrentFallbackKey, a.PrevFallbackKey = a.PrevFallbackKey, crypto.OneTimeKey{}
+		a.NumFallbackKeys--
+	}
+	a.NextOneTimeKeyID += 1 << 16
+}
+
+// removeOneTimeKey forgets the key that a session used, keeping the others in their
+// order, so that the oldest are the ones dropped when there are too many. Fallback keys stay.
+func (a *olmAccount) removeOneTimeKey(used crypto.Curve25519PublicKey) {
+	a.OTKeys = slices.DeleteFunc(a.OTKeys, func(k crypto.OneTimeKey) bool { return k.Key.PublicKey.Equal(used) })
+}
+
+// usedFallback reports whether a session was made with the current fallback key.
+func (a *olmAccount) usedFallback(used crypto.Curve25519PublicKey) bool {
+	return a.NumFallbackKeys > 0 && a.CurrentFallbackKey.Key.PublicKey.Equal(used)
+}
+
+// newInbound makes a session from a pre-key message. It changes nothing in the account (requirement 3.7).
+func (a *olmAccount) newInbound(theirKey id.Curve25519, body string) (*session.OlmSession, error) {
+	s, err := a.NewInboundSessionFrom(&theirKey, body)
+	if err != nil {
+		return nil, fmt.Errorf("new inbound Olm session: %w", err)
+	}
+	olm, ok := s.(*session.OlmSession)
+	if !ok {
+		return nil, fmt.Errorf("new inbound Olm session: %w", errMalformed)
+	}
+	return olm, nil
+}
+
+// newOutbound makes a session to a device with a claimed key.
+func (a *olmAccount) newOutbound(theirKey, oneTimeKey id.Curve25519) (*session.OlmSession, error) {
+	s, err := a.NewOutboundSession(theirKey, oneTimeKey)
+	if err != nil {
+		return nil, fmt.Errorf("new outbound Olm session: %w", err)
+	}
+	olm, ok := s.(*session.OlmSession)
+	if !ok {
+		return nil, fmt.Errorf("new outbound Olm session: %w", errMalformed)
+	}
+	return olm, nil
+}

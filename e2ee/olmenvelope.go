@@ -1,0 +1,102 @@
+package e2ee
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/trustcache"
+)
+
+// errEnvelope says that the plaintext of an Olm message does not belong to the
+// message it came in (requirement 6.7). Such a message is discarded.
+var errEnvelope = errors.New("the Olm message is not what it claims to be")
+
+// envelope is the plaintext of an Olm message (requirement 6.4).
+type envelope struct {
+	Type          string          `json:"type"`
+	Content       json.RawMessage `json:"content"`
+	Sender        id.UserID       `json:"sender"`
+	Recipient     id.UserID       `json:"recipient"`
+	RecipientKeys edKey           `json:"recipient_keys"`
+	Keys          edKey           `json:"keys"`
+	DeviceKeys    json.RawMessage `json:"sender_device_keys"`
+	// DeviceKeysMSC4147 is the name before v1.15 (requirement 6.10).
+	DeviceKeysMSC4147 json.RawMessage `json:"org.matrix.msc4147.device_keys"`
+}
+
+type edKey struct {
+	Ed25519 id.Ed25519 `json:"ed25519"`
+}
+
+// received is an Olm message that passed every check of requirement 6.7 that needs
+// no device list.
+type received struct {
+	envelope
+	SenderKey id.Curve25519
+	// Device is from sender_device_keys; nil when the message carried none.
+	Device *trustcache.Device
+}
+
+// owner is who sent the message, as the Olm channel proves.
+func (r *received) owner() trustcache.Owner {
+	o := trustcache.Owner{UserID: r.Sender, Curve25519: r.SenderKey, Ed25519: r.Keys.Ed25519}
+	if r.Device != nil {
+		o.DeviceID, o.DeviceKeys = r.Device.DeviceID, r.Device.Raw
+	}
+	return o
+}
+
+// openEnvelope checks a decrypted Olm message.
+func openEnvelope(plain []byte, sender id.UserID, senderKey id.Curve25519, own id.UserID, ownKey id.Ed25519) (*received, error) {
+	if _, err := parseObject(plain); err != nil { // strict: duplicate names, UTF-8
+		return nil, fmt.Errorf("%w: %w", errEnvelope, err)
+	}
+	out := &received{SenderKey: senderKey}
+	if err := json.Unmarshal(plain, &out.envelope); err != nil {
+		return nil, fmt.Errorf("%w: %w", errEnvelope, errMalformed)
+	}
+	switch {
+	case out.Sender != sender:
+		return nil, fmt.Errorf("%w: sender", errEnvelope) // 6.7a
+	case out.Recipient != own:
+		return nil, fmt.Errorf("%w: recipient", errEnvelope) // 6.7c
+	case out.RecipientKeys.Ed25519 != ownKey:
+		return nil, fmt.Errorf("%w: recipient key", errEnvelope) // 6.7d
+	case out.Keys.Ed25519 == "" || out.Type == "":
+		return nil, fmt.Errorf("%w: no sender key or type", errEnvelope)
+	}
+	raw := out.DeviceKeys
+	if raw == nil {
+		raw = out.DeviceKeysMSC4147
+	}
+	if raw == nil || string(raw) == "null" {
+		return out, nil
+	}
+	device, err := claimedDevice(raw, sender)
+	if err != nil {
+		return nil, fmt.Errorf("%w: sender_device_keys: %w", errEnvelope, err)
+	}
+	if device.Curve25519 != senderKey || device.Ed25519 != out.Keys.Ed25519 { // 6.7e
+		return nil, fmt.Errorf("%w: sender_device_keys name other keys", errEnvelope)
+	}
+	out.Device = device
+	return out, nil
+}
+
+// claimedDevice parses sender_device_keys; the self-signature is checked.
+func claimedDevice(raw json.RawMessage, sender id.UserID) (*trustcache.Device, error) {
+	var named struct {
+		DeviceID id.DeviceID `json:"device_id"`
+	}
+	if err := json.Unmarshal(raw, &named); err != nil {
+		return nil, errMalformed
+	}
+	device, err := trustcache.ParseDevice(raw, sender, named.DeviceID)
+	if err != nil {
+		return nil, err
+	}
+	return &device, nil
+}

@@ -1,0 +1,208 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"runtime"
+	"sync"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/crypto/goolm/session"
+	"maunium.net/go/mautrix/crypto/signatures"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// claimBatch is how many one-time keys one request claims at most.
+const claimBatch = 500
+
+// claimFor claims one-time keys for the devices we have no Olm session with. Devices
+// whose keys are missing or not theirs are left out of the result.
+func (d *Device) claimFor(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {
+	keys := make([]id.Curve25519, len(devices))
+	for i, dev := range devices {
+		keys[i] = dev.Curve25519
+	}
+	sessions, err := d.loadOlmSessions(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	var need []*trustcache.Device
+	for _, dev := range devices {
+		if len(sessions.byKey[dev.Curve25519]) == 0 {
+			need = append(need, dev)
+		}
+	}
+	return d.claim(ctx, need)
+}
+
+// claim claims a one-time key for each device and checks its signature with the
+// device's key (requirement 3.10).
+func (d *Device) claim(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {
+	claimed := make(map[store.DeviceRef]id.Curve25519, len(devices))
+	for start := 0; start < len(devices); start += claimBatch {
+		chunk := devices[start:min(start+claimBatch, len(devices))]
+		wanted := make(map[id.UserID]map[id.DeviceID]string)
+		for _, dev := range chunk {
+			if wanted[dev.UserID] == nil {
+				wanted[dev.UserID] = make(map[id.DeviceID]string)
+			}
+			wanted[dev.UserID][dev.DeviceID] = algorithmSigned
+		}
+		var resp struct {
+			Keys map[id.UserID]map[id.DeviceID]map[string]json.RawMessage `json:"one_time_keys"`
+		}
+		err := d.call(ctx, request{
+			op: "claim one-time keys", method: http.MethodPost,
+			path:   mautrix.ClientURLPath{"v3", "keys", "claim"},
+			body:   map[string]any{"one_time_keys": wanted, "timeout": 10000},
+			result: &resp,
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, dev := range chunk {
+			for name, raw := range resp.Keys[dev.UserID][dev.DeviceID] {
+				if key := checkOneTimeKey(name, raw, dev); key != "" {
+					claimed[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}] = key
+				}
+			}
+		}
+	}
+	return claimed, nil
+}
+
+// checkOneTimeKey gives the key if the device has signed it, else nothing.
+func checkOneTimeKey(name string, raw json.RawMessage, dev *trustcache.Device) id.Curve25519 {
+	if len(name) <= len(algorithmSigned) || name[:len(algorithmSigned)+1] != algorithmSigned+":" {
+		return ""
+	}
+	obj, err := parseObject(raw)
+	if err != nil {
+		return ""
+	}
+	key, ok := obj.text("key")
+	if !ok {
+		return ""
+	}
+	signed, err := signatures.VerifySignatureJSON(raw, dev.UserID, dev.DeviceID.String(), dev.Ed25519)
+	if err != nil || !signed {
+		return ""
+	}
+	return id.Curve25519(key)
+}
+
+// olmEncryptAll encrypts one content to many devices: with the session that received
+// last, or a new one made with a claimed key. Devices with neither are given back in
+// without. The caller holds d.mu and stores the sessions.
+func (d *Device) olmEncryptAll(ctx context.Context, eventType string, content json.RawMessage, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519) (sealed []message, without []*trustcache.Device, sessions *olmSessions, err error) {
+	keys := make([]id.Curve25519, len(devices))
+	for i, dev := range devices {
+		keys[i] = dev.Curve25519
+	}
+	if sessions, err = d.loadOlmSessions(ctx, keys); err != nil {
+		return nil, nil, nil, err
+	}
+	type work struct {
+		dev     *trustcache.Device
+		old     *olmSession
+		made    *session.OlmSession
+		content json.RawMessage
+		err     error
+	}
+	todo := make([]work, 0, len(devices))
+	for _, dev := range devices {
+		w := work{dev: dev}
+		if list := sessions.byKey[dev.Curve25519]; len(list) > 0 {
+			w.old = list[0]
+		} else if claimed[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}] == "" {
+			without = append(without, dev)
+			continue
+		}
+		todo = append(todo, w)
+	}
+	frame := d.newEnvelopeFrame(eventType, content)
+	workers := min(runtime.GOMAXPROCS(0), len(todo)/4+1)
+	var wg sync.WaitGroup
+	for n := range workers {
+		part := todo[len(todo)*n/workers : len(todo)*(n+1)/workers]
+		wg.Go(func() {
+			for i := range part {
+				w := &part[i]
+				sess := (*session.OlmSession)(nil)
+				if w.old != nil {
+					sess = w.old.sess
+				} else if w.made, w.err = d.olm.newOutbound(w.dev.Curve25519, claimed[store.DeviceRef{UserID: w.dev.UserID, DeviceID: w.dev.DeviceID}]); w.err == nil {
+					sess = w.made
+				}
+				if w.err == nil {
+					w.content, w.err = frame.seal(sess, w.dev)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	now := d.eng.now()
+	for i := range todo {
+		w := &todo[i]
+		switch {
+		case w.err != nil:
+			without = append(without, w.dev)
+			continue
+		case w.made != nil:
+			sessions.add(w.dev.Curve25519, w.made, now)
+			delete(d.noKeys, store.DeviceRef{UserID: w.dev.UserID, DeviceID: w.dev.DeviceID})
+		default:
+			sessions.dirty[w.old] = true
+		}
+		sealed = append(sealed, message{w.dev, w.content})
+	}
+	return sealed, without, sessions, nil
+}
+
+// envelopeFrame is what the plaintexts of one content to many devices have in common.
+type envelopeFrame struct {
+	head      []byte
+	senderKey string
+}
+
+// newEnvelopeFrame prepares the plaintext of requirement 6.4. It always carries our
+// device keys with all signatures (requirement 6.10), so that others can judge us at once.
+func (d *Device) newEnvelopeFrame(eventType string, content json.RawMessage) *envelopeFrame {
+	head := object{
+		{"type", quoted(eventType)},
+		{"content", content},
+		{"sender", quoted(d.acct.user.String())},
+		{"keys", object{{"ed25519", quoted(d.olm.ed25519.String())}}.encode()},
+	}
+	if d.serverKeys != nil {
+		head = append(head, member{"sender_device_keys", d.serverKeys}, member{"org.matrix.msc4147.device_keys", d.serverKeys})
+	}
+	raw := head.encode()
+	return &envelopeFrame{head: raw[:len(raw)-1], senderKey: d.olm.curve25519.String()}
+}
+
+// seal encrypts for one device.
+func (f *envelopeFrame) seal(s *session.OlmSession, to *trustcache.Device) (json.RawMessage, error) {
+	plain := make([]byte, 0, len(f.head)+256)
+	plain = append(plain, f.head...)
+	plain = append(plain, `,"recipient":`...)
+	plain = appendQuoted(plain, to.UserID.String())
+	plain = append(plain, `,"recipient_keys":{"ed25519":`...)
+	plain = appendQuoted(plain, to.Ed25519.String())
+	plain = append(plain, `}}`...)
+	kind, body, err := s.Encrypt(plain)
+	if err != nil {
+		return nil, fmt.Errorf("encrypt for a device: %w", err)
+	}
+	cipher := object{{"type", fmt.Appendf(nil, "%d", kind)}, {"body", quoted(string(body))}}.encode()
+	return object{
+		{"algorithm", quoted(algorithmOlm)},
+		{"ciphertext", object{{to.Curve25519.String(), cipher}}.encode()},
+		{"sender_key", quoted(f.senderKey)},
+	}.encode(), nil
+}

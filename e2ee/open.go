@@ -1,0 +1,264 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"strconv"
+	"sync"
+
+	"maunium.net/go/mautrix/crypto/olm"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// sealedEvent is one m.room.encrypted event on its way through Open.
+type sealedEvent struct {
+	room    id.RoomID
+	event   object
+	eventID id.EventID
+	sender  id.UserID
+	ts      int64
+	outer   object // content as the server sent it
+	ref     store.SessionRef
+	cipher  string
+
+	redeliver bool
+	session   *inboundSession
+	index     uint32
+	payload   object
+	clearType string
+	err       error
+}
+
+// Reasons why an event stays as it came.
+var (
+	errNoKey    = errors.New("no key")
+	errTooEarly = errors.New("the key starts later")
+	errReplay   = errors.New("the index was used by another event")
+	errFailed   = errors.New("cannot be decrypted")
+)
+
+// Open decrypts and judges a batch of events; it gives one Opened for each Incoming,
+// in order. Events that are not encrypted are judged too. It takes two queries and one
+// write per batch, whatever its size, and never waits for a key.
+func (d *Device) Open(ctx context.Context, in []Incoming) []Opened {
+	out := make([]Opened, len(in))
+	jobs := make([]*sealedEvent, len(in))
+	var sealed []*sealedEvent
+	for i, ev := range in {
+		job := parseSealed(ev)
+		if job == nil { // breaks our parser: stays as it came (attack A26)
+			out[i] = Opened{Event: ev.Event}
+			continue
+		}
+		jobs[i] = job
+		if job.cipher != "" && job.err == nil {
+			sealed = append(sealed, job)
+		}
+	}
+	d.openSealed(ctx, sealed)
+	by, err := d.judgementFor(ctx, jobs)
+	if err != nil { // nothing can be judged: nothing is shown
+		d.failAll(sealed, err)
+		by = &judgement{}
+	}
+	for i, job := range jobs {
+		if job != nil {
+			out[i] = d.judge(job, by)
+		}
+	}
+	d.remember(ctx, jobs, out)
+	return out
+}
+
+// parseSealed reads an event strictly; nil when it cannot be read.
+func parseSealed(in Incoming) *sealedEvent {
+	event, err := parseObject(in.Event)
+	if err != nil {
+		return nil
+	}
+	job := &sealedEvent{room: in.RoomID, event: event, redeliver: in.Redeliver}
+	sender, ok := event.text("sender")
+	eventType, typed := event.text("type")
+	if !ok || !typed {
+		return nil
+	}
+	eventID, _ := event.text("event_id")
+	job.sender, job.eventID, job.clearType = id.UserID(sender), id.EventID(eventID), eventType
+	if n, err := strconv.ParseInt(string(event.get("origin_server_ts")), 10, 64); err == nil {
+		job.ts = n
+	}
+	if claimed, ok := event.text("room_id"); ok && id.RoomID(claimed) != in.RoomID && in.RoomID != "" {
+		job.err = errFailed
+	}
+	if eventType != "m.room.encrypted" || event.get("state_key") != nil {
+		return job
+	}
+	if job.outer, err = parseObject(event.get("content")); err != nil {
+		job.cipher, job.err = "?", errMalformed
+		return job
+	}
+	if len(job.outer) == 0 {
+		return job // redacted
+	}
+	algorithm, _ := job.outer.text("algorithm")
+	sessionID, _ := job.outer.text("session_id")
+	cipher, ok := job.outer.text("ciphertext")
+	job.ref, job.cipher = store.SessionRef{RoomID: in.RoomID, SessionID: id.SessionID(sessionID)}, cipher
+	if algorithm != algorithmMegolm || sessionID == "" || !ok || cipher == "" {
+		job.cipher, job.err = "?", errMalformed
+	}
+	return job
+}
+
+// openSealed decrypts what it can and refuses replays.
+func (d *Device) openSealed(ctx context.Context, jobs []*sealedEvent) {
+	if len(jobs) == 0 {
+		return
+	}
+	if err := d.findSessions(ctx, jobs); err != nil {
+		for _, job := range jobs {
+			job.err = err
+		}
+		return
+	}
+	workers := min(runtime.GOMAXPROCS(0), len(jobs)/8+1)
+	var wg sync.WaitGroup
+	for w := range workers {
+		lo, hi := len(jobs)*w/workers, len(jobs)*(w+1)/workers
+		run := func() {
+			for _, job := range jobs[lo:hi] {
+				job.decrypt()
+			}
+		}
+		if workers == 1 {
+			run()
+			continue
+		}
+		wg.Go(run)
+	}
+	wg.Wait()
+	d.refuseReplays(ctx, jobs)
+}
+
+// decrypt opens one event and checks the payload against it. Nothing of the event but
+// its ciphertext and session ID is used to find the key (requirement 8.6).
+func (job *sealedEvent) decrypt() {
+	if job.session == nil {
+		job.err = errNoKey
+		return
+	}
+	plain, index, err := job.session.decrypt(job.cipher)
+	if err != nil {
+		job.err = errFailed
+		if errors.Is(err, olm.ErrUnknownMessageIndex) {
+			job.err = errTooEarly
+		}
+		return
+	}
+	job.index = index
+	payload, err := parseObject(plain)
+	if err != nil {
+		job.err = errMalformed
+		return
+	}
+	room, _ := payload.text("room_id")
+	clearType, ok := payload.text("type")
+	content := payload.get("content")
+	switch {
+	case id.RoomID(room) != job.room: // requirement 8.8
+		job.err = errMalformed
+	case !ok || clearType == "" || clearType == "m.room.encrypted" || payload.get("state_key") != nil: // requirement 8.9
+		job.err = errMalformed
+	case len(content) == 0 || content[0] != '{':
+		job.err = errMalformed
+	default:
+		job.payload, job.clearType = payload, clearType
+	}
+}
+
+// refuseReplays refuses an index that another event has used (requirement 8.4) and
+// records the new ones, with one query and one write.
+func (d *Device) refuseReplays(ctx context.Context, jobs []*sealedEvent) {
+	var fresh []*sealedEvent
+	refs := make([]store.IndexRef, 0, len(jobs))
+	for _, job := range jobs {
+		if job.err != nil {
+			continue
+		}
+		replayed, known := job.session.claim(job.index, job.eventID, job.ts)
+		switch {
+		case replayed:
+			job.err = errReplay
+		case !known:
+			fresh = append(fresh, job)
+			refs = append(refs, store.IndexRef{SessionRef: job.ref, Index: job.index})
+		}
+	}
+	if len(fresh) == 0 {
+		return
+	}
+	stored, err := d.eng.store.MessageIndices(ctx, d.acct.row, d.rowID, refs)
+	if err != nil {
+		d.failAll(jobs, fmt.Errorf("check message indices: %w", err))
+		return
+	}
+	ch := &store.Changes{}
+	for _, job := range fresh {
+		ref := store.IndexRef{SessionRef: job.ref, Index: job.index}
+		used, ok := stored[ref]
+		if !ok {
+			ch.MessageIndices = append(ch.MessageIndices, store.MessageIndex{IndexRef: ref, EventID: job.eventID, Timestamp: job.ts})
+		} else if used.EventID != job.eventID || used.Timestamp != job.ts {
+			job.err = errReplay
+			job.session.settle(job.index, used.EventID, used.Timestamp)
+		}
+	}
+	if len(ch.MessageIndices) > 0 {
+		if err := d.save(ctx, ch); err != nil {
+			d.failAll(jobs, fmt.Errorf("check message indices: %w", err))
+			return
+		}
+	}
+	for _, job := range fresh {
+		if job.err == nil {
+			job.session.settle(job.index, job.eventID, job.ts)
+		}
+	}
+}
+
+// failAll shows events undecrypted because something of ours failed.
+func (d *Device) failAll(jobs []*sealedEvent, cause error) {
+	d.eng.log.Error().Err(cause).Msg("Events are shown undecrypted")
+	for _, job := range jobs {
+		if job.err == nil {
+			job.err, job.payload = errFailed, nil
+		}
+	}
+}
+
+// remember keeps what could not be decrypted, so that it is delivered again when its key comes.
+func (d *Device) remember(ctx context.Context, jobs []*sealedEvent, out []Opened) {
+	ch := &store.Changes{}
+	for i, job := range jobs {
+		if job == nil || !job.redeliver || job.eventID == "" || job.ref.SessionID == "" || out[i].Decrypted {
+			continue
+		}
+		if errors.Is(job.err, errNoKey) || errors.Is(job.err, errTooEarly) {
+			raw := job.event.encode()
+			ch.Pending = append(ch.Pending, store.PendingEvent{
+				SessionRef: job.ref, EventID: job.eventID, Event: json.RawMessage(raw), ReceivedAt: d.eng.now(),
+			})
+		}
+	}
+	if len(ch.Pending) == 0 {
+		return
+	}
+	if err := d.save(ctx, ch); err != nil {
+		d.eng.log.Error().Err(err).Msg("Undecryptable events will not be delivered again")
+	}
+}

@@ -1,0 +1,167 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"maunium.net/go/mautrix/crypto/goolm/session"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// outbound is the live Megolm session of a room for sending, with everybody who was
+// given it or told why not. It is guarded by the Device.
+type outbound struct {
+	row      store.OutboundSession
+	sess     *session.MegolmOutboundSession
+	settings sessionSettings
+	shares   map[store.DeviceRef]store.Share
+}
+
+// sessionSettings is the snapshot under which a session was made.
+type sessionSettings struct {
+	Shareable bool `json:"shareable"`
+}
+
+// gaveTo reports whether any device of the user was given the key.
+func (o *outbound) gaveTo(user id.UserID) bool {
+	for ref, share := range o.shares {
+		if ref.UserID == user && share.Withheld == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// eligible are the devices that may have a room's key now, and those that are told why not.
+type eligible struct {
+	give     map[store.DeviceRef]*trustcache.Device
+	withhold map[store.DeviceRef]withhold
+}
+
+type withhold struct {
+	device *trustcache.Device
+	code   string
+}
+
+// mustRotate says whether the session may not be used for the next message
+// (requirements 9.1 to 9.6). Devices that were only told why they have no key never
+// cause a rotation.
+func (o *outbound) mustRotate(r *room, now time.Time, visibility string, who *eligible) bool {
+	period, limit := r.row.RotationPeriod, r.row.RotationMessages
+	switch {
+	case o.row.Discard,
+		now.Sub(o.row.CreatedAt) >= period, now.Before(o.row.CreatedAt.Add(-time.Hour)),
+		int64(o.row.Messages) >= limit,
+		o.settings.Shareable != shareable(visibility):
+		return true
+	}
+	for ref, share := range o.shares {
+		if share.Withheld != "" {
+			continue
+		}
+		dev := who.give[ref]
+		if dev == nil || dev.Curve25519.String() != share.Curve25519 {
+			return true
+		}
+	}
+	return false
+}
+
+// loadOutbound gives the room's live session, nil when there is none. The caller holds d.mu.
+func (d *Device) loadOutbound(ctx context.Context, roomID id.RoomID) (*outbound, error) {
+	if out := d.outbound[roomID]; out != nil {
+		return out, nil
+	}
+	row, err := d.eng.store.OutboundSession(ctx, d.acct.row, d.rowID, roomID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load outbound session: %w", err)
+	}
+	out := &outbound{row: row, sess: &session.MegolmOutboundSession{}, shares: make(map[store.DeviceRef]store.Share)}
+	if err := out.sess.UnpickleLibOlm(row.Pickle.Reveal()); err != nil {
+		return nil, fmt.Errorf("unpickle outbound session: %w", err)
+	}
+	if err := json.Unmarshal(row.Settings, &out.settings); err != nil {
+		return nil, fmt.Errorf("read outbound session: %w", err)
+	}
+	shares, err := d.eng.store.Shares(ctx, d.acct.row, d.rowID, row.SessionID)
+	if err != nil {
+		return nil, fmt.Errorf("load shares: %w", err)
+	}
+	for _, s := range shares {
+		out.shares[store.DeviceRef{UserID: s.UserID, DeviceID: s.DeviceID}] = s
+	}
+	d.outbound[roomID] = out
+	return out, nil
+}
+
+// liveSession gives the session for the next message, a new one if the old must not
+// be used. A new one is stored together with our own copy for reading, before
+// anybody is given it. The caller holds d.mu.
+func (d *Device) liveSession(ctx context.Context, r *room, visibility string, who *eligible) (*outbound, error) {
+	out, err := d.loadOutbound(ctx, r.row.RoomID)
+	if err != nil {
+		return nil, err
+	}
+	if out != nil && !out.mustRotate(r, d.eng.now(), visibility, who) {
+		return out, nil
+	}
+	sess, err := session.NewMegolmOutboundSession()
+	if err != nil {
+		return nil, fmt.Errorf("make outbound session: %w", err)
+	}
+	made := &outbound{
+		sess: sess, settings: sessionSettings{Shareable: shareable(visibility)},
+		shares: make(map[store.DeviceRef]store.Share),
+		row: store.OutboundSession{
+			RoomID: r.row.RoomID, SessionID: sess.ID(), Pickle: sess.PickleLibOlm(), CreatedAt: d.eng.now(),
+		},
+	}
+	if made.row.Settings, err = json.Marshal(made.settings); err != nil {
+		return nil, fmt.Errorf("encode session settings: %w", err)
+	}
+	copyRow, err := d.ownCopy(made)
+	if err != nil {
+		return nil, err
+	}
+	ch := &store.Changes{OutboundSessions: []store.OutboundSession{made.row}, InboundSessions: []store.InboundSession{copyRow}}
+	if err := d.save(ctx, ch); err != nil {
+		d.dropCaches(ctx)
+		return nil, fmt.Errorf("store outbound session: %w", err)
+	}
+	d.outbound[r.row.RoomID] = made
+	return made, nil
+}
+
+// ownCopy is the inbound half of our own session, owned by this device (attack N1:
+// our own ciphertext is judged like everybody's).
+func (d *Device) ownCopy(o *outbound) (store.InboundSession, error) {
+	key, err := o.sess.SessionSharingMessage()
+	if err != nil {
+		return store.InboundSession{}, fmt.Errorf("export outbound session: %w", err)
+	}
+	in, err := session.NewMegolmInboundSession(key)
+	if err != nil {
+		return store.InboundSession{}, fmt.Errorf("import own session: %w", err)
+	}
+	own, err := encodeOwner(trustcache.Owner{
+		UserID: d.acct.user, DeviceID: d.id, Curve25519: d.olm.curve25519, Ed25519: d.olm.ed25519,
+		DeviceKeys: d.serverKeys,
+	})
+	if err != nil {
+		return store.InboundSession{}, err
+	}
+	return store.InboundSession{
+		SessionRef: store.SessionRef{RoomID: o.row.RoomID, SessionID: o.row.SessionID},
+		Pickle:     in.PickleLibOlm(), Owner: own, Source: store.SourceDirect,
+		SharedHistory: o.settings.Shareable, ReceivedAt: d.eng.now(),
+	}, nil
+}

@@ -1,0 +1,100 @@
+package e2ee
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"maunium.net/go/mautrix"
+
+	"e2ee-proxy/store"
+)
+
+// outboxItems packs messages into requests, at most shareBatch devices each and one
+// message per device (requirement 5.1).
+func outboxItems(eventType string, messages []message, now time.Time) []store.OutboxItem {
+	var items []store.OutboxItem
+	for start := 0; start < len(messages); start += shareBatch {
+		chunk := messages[start:min(start+shareBatch, len(messages))]
+		byUser := make(map[string]map[string]json.RawMessage)
+		for _, m := range chunk {
+			user := m.to.UserID.String()
+			if byUser[user] == nil {
+				byUser[user] = make(map[string]json.RawMessage)
+			}
+			byUser[user][m.to.DeviceID.String()] = m.content
+		}
+		body, err := json.Marshal(map[string]any{"messages": byUser})
+		if err != nil { // raw messages that we encoded ourselves
+			continue
+		}
+		items = append(items, store.OutboxItem{TxnID: rand.Text(), EventType: eventType, Body: body, CreatedAt: now})
+	}
+	return items
+}
+
+// flushOutbox sends what waits in the outbox, in order. A request that the homeserver
+// will never take is dropped: it would block all others for ever.
+func (d *Device) flushOutbox(ctx context.Context) error {
+	d.mu.Lock()
+	pending := d.outboxPending
+	d.mu.Unlock()
+	if !pending || d.mode != ModeProxied {
+		return nil
+	}
+	give, err := d.outboxTurn.take(ctx, struct{}{})
+	if err != nil {
+		return err
+	}
+	defer give()
+	items, err := d.eng.store.Outbox(ctx, d.acct.row, d.rowID)
+	if err != nil {
+		return fmt.Errorf("load outbox: %w", err)
+	}
+	var done []string
+	var failed error
+	for _, item := range items {
+		if failed = d.sendToDevice(ctx, item); failed != nil {
+			break
+		}
+		done = append(done, item.TxnID)
+	}
+	if len(done) > 0 {
+		if err := d.save(ctx, &store.Changes{DeleteOutbox: done}); err != nil {
+			return fmt.Errorf("store what was delivered: %w", err)
+		}
+	}
+	if failed != nil {
+		return failed
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	left, err := d.eng.store.Outbox(ctx, d.acct.row, d.rowID)
+	if err != nil {
+		return fmt.Errorf("load outbox: %w", err)
+	}
+	d.outboxPending = len(left) > 0
+	return nil
+}
+
+// sendToDevice delivers one item. The transaction ID makes repeating it harmless.
+func (d *Device) sendToDevice(ctx context.Context, item store.OutboxItem) error {
+	err := d.call(ctx, request{
+		op: "send to devices", method: http.MethodPut,
+		path: mautrix.ClientURLPath{"v3", "sendToDevice", item.EventType, item.TxnID},
+		body: item.Body,
+	})
+	var up *UpstreamError
+	if errors.As(err, &up) {
+		switch up.Status {
+		case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
+			d.eng.log.Error().Err(err).Str("type", item.EventType).Msg("Dropped a to-device request that the homeserver refuses")
+			return nil
+		}
+	}
+	return err
+}

@@ -1,0 +1,183 @@
+package e2ee
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
+)
+
+// Publishing keys for a device that has none makes it ours for good. A client that
+// does its own encryption uploads its keys only after its first sync, so for a new
+// device the proxy waits: until the client does what needs keys, or until it has had
+// time enough to upload its own.
+const (
+	// publishAtLast is how long after a device is first seen its keys are published
+	// if its client does nothing that tells.
+	publishAtLast = 10 * time.Second
+	// publishAfterSync is how long after the client's second sync.
+	publishAfterSync = 1500 * time.Millisecond
+)
+
+// PublishWithin lets the device's keys be published after a time, or earlier if that
+// was said before. Zero is now: the client does something that needs keys.
+func (d *Device) PublishWithin(wait time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.mode != ModeProxied || d.mayPublish {
+		return
+	}
+	if wait <= 0 {
+		d.letPublish()
+		return
+	}
+	due := d.eng.now().Add(wait)
+	if d.publishTimer != nil {
+		if !due.Before(d.publishDue) {
+			return
+		}
+		d.publishTimer.Stop()
+	}
+	d.publishDue = due
+	d.publishTimer = time.AfterFunc(wait, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.letPublish()
+	})
+}
+
+// letPublish allows publishing. The caller holds d.mu.
+func (d *Device) letPublish() {
+	if d.mayPublish {
+		return
+	}
+	d.mayPublish = true
+	if d.publishTimer != nil {
+		d.publishTimer.Stop()
+	}
+	close(d.publishing)
+	d.kickLocked()
+}
+
+// published waits until the device's keys may be published.
+func (d *Device) published(ctx context.Context) error {
+	select {
+	case <-d.publishing:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// ClientHasKeys is called before device keys that a client made itself go to the
+// homeserver. settle is nil when the proxy's own keys are published: the upload must
+// be refused. Otherwise none are published until settle says whether the homeserver
+// accepted the client's, which makes the device foreign.
+func (e *Engine) ClientHasKeys(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (settle func(ctx context.Context, accepted bool) error, err error) {
+	d, err := e.Device(ctx, user, device, token)
+	if err != nil {
+		return nil, err
+	}
+	if d.mode != ModeProxied {
+		return func(context.Context, bool) error { return nil }, nil
+	}
+	give, err := d.upkeep.take(ctx, struct{}{})
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	uploaded := d.row.KeysUploaded
+	d.mu.Unlock()
+	if uploaded {
+		give()
+		return nil, nil
+	}
+	return func(ctx context.Context, accepted bool) error {
+		defer give()
+		if !accepted {
+			return nil
+		}
+		return e.makeForeign(ctx, d)
+	}, nil
+}
+
+// makeForeign replaces a device that never published keys by one that is passed
+// through. What its client was shown while nobody knew lacked the encryption of rooms,
+// so its next sync must carry the whole state.
+func (e *Engine) makeForeign(ctx context.Context, d *Device) error {
+	user, device := d.acct.user, d.id
+	if err := e.Forget(ctx, user, device); err != nil {
+		return err
+	}
+	row, err := e.store.Account(ctx, user)
+	if err != nil {
+		return fmt.Errorf("load account: %w", err)
+	}
+	foreign := store.Device{DeviceID: device, State: store.DeviceForeign, Meta: []byte(metaFullState)}
+	if _, err := e.store.CreateDevice(ctx, row, foreign); err != nil {
+		return fmt.Errorf("store foreign device: %w", err)
+	}
+	return nil
+}
+
+// metaFullState marks a foreign device whose client needs the whole state once.
+const metaFullState = `{"full_state":true}`
+
+// NeedsFullState reports whether the client of a foreign device must be given the whole
+// state with its next sync.
+func (d *Device) NeedsFullState() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.mode == ModeForeign && string(d.row.Meta) == metaFullState
+}
+
+// GaveFullState records that it was given.
+func (d *Device) GaveFullState(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	row := d.row
+	row.Meta = nil
+	if err := d.save(ctx, &store.Changes{Device: &row}); err != nil {
+		return fmt.Errorf("store device: %w", err)
+	}
+	d.row = row
+	return nil
+}
+
+// Refreshed tells that the homeserver gave a device a new access token. Using it would
+// revoke the old one, so it is used only once the client has, or the old one is refused
+// (requirement 22.3).
+func (e *Engine) Refreshed(_ context.Context, user id.UserID, device id.DeviceID, token secret.String) error {
+	d := e.loaded(deviceKey{user, device})
+	if d == nil || d.mode != ModeProxied {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.nextToken = token
+	return nil
+}
+
+// LoggedIn tells of a login through the proxy. The password serves the first bootstrap
+// only, is kept in memory only, and goes with it.
+func (e *Engine) LoggedIn(ctx context.Context, user id.UserID, device id.DeviceID, token, password secret.String) error {
+	if device == "" {
+		return nil
+	}
+	// A login with the ID of a device that was logged out behind our back makes a new device.
+	d, err := e.Device(ctx, user, device, token)
+	if err != nil {
+		return err
+	}
+	if d.mode == ModeProxied && !password.IsZero() {
+		d.acct.keepPassword(password)
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.settled = d.settled && d.own == ownSigned
+	}
+	return nil
+}

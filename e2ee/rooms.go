@@ -1,0 +1,248 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+const (
+	defaultRotationPeriod   = 7 * 24 * time.Hour // requirement 9.1
+	defaultRotationMessages = 100                // requirement 9.2
+	minRotationPeriod       = time.Hour
+	maxRotationPeriod       = 365 * 24 * time.Hour
+	maxRotationMessages     = 10000
+	// defaultVisibility is in force where a room says nothing (spec, room history visibility).
+	defaultVisibility = "shared"
+)
+
+// room is what a device knows of a room. It is guarded by the Device.
+type room struct {
+	row        store.Room
+	encrypted  bool   // row.Algorithm is known, from the store or the homeserver
+	visibility string // empty: not known
+	// members are all users with a membership other than leave; nil: not loaded.
+	members map[id.UserID]string
+	// loading collects the changes that arrive while the members are fetched.
+	loading map[id.UserID]string
+}
+
+// roomState gives the room's entry, made on first use. The caller holds d.mu.
+func (d *Device) roomState(ctx context.Context, roomID id.RoomID) (*room, error) {
+	if r := d.rooms[roomID]; r != nil {
+		return r, nil
+	}
+	rows, err := d.eng.store.Rooms(ctx, d.acct.row, d.rowID, []id.RoomID{roomID})
+	if err != nil {
+		return nil, fmt.Errorf("load room: %w", err)
+	}
+	r := &room{row: store.Room{RoomID: roomID}}
+	if row, ok := rows[roomID]; ok {
+		r.row, r.encrypted, r.visibility = row, row.Algorithm != "", row.HistoryVisibility
+	}
+	d.rooms[roomID] = r
+	return r, nil
+}
+
+// KnownEncrypted reports whether the room is known to be encrypted, without asking anybody.
+func (d *Device) KnownEncrypted(roomID id.RoomID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r := d.rooms[roomID]
+	return r != nil && r.encrypted
+}
+
+// RoomEncryption says whether a room is encrypted. Once encrypted is for ever
+// (requirement 20.3). A room that was not is asked for each time, so that there is no
+// window after somebody encrypts it (requirement 20.6).
+func (d *Device) RoomEncryption(ctx context.Context, roomID id.RoomID) (RoomEncryption, error) {
+	d.mu.Lock()
+	r, err := d.roomState(ctx, roomID)
+	if err != nil {
+		d.mu.Unlock()
+		return RoomUnknown, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+	}
+	if r.encrypted {
+		defer d.mu.Unlock()
+		return r.encryption(), nil
+	}
+	d.mu.Unlock()
+
+	var content json.RawMessage
+	err = d.call(ctx, request{
+		op: "read the room's encryption", method: http.MethodGet,
+		path:   mautrix.ClientURLPath{"v3", "rooms", roomID, "state", typeEncryption, ""},
+		result: &content,
+	})
+	var up *UpstreamError
+	switch {
+	case err == nil:
+		if err := d.NoteEncryption(ctx, roomID, content); err != nil {
+			return RoomUnknown, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+		}
+		return d.noted(ctx, roomID)
+	case errors.As(err, &up) && up.Status == http.StatusNotFound && up.ErrCode == "M_NOT_FOUND":
+		return RoomPlain, nil
+	case errors.As(err, &up) && up.Status == http.StatusForbidden:
+		return RoomUnknown, err // not in the room: the homeserver's own answer says it best
+	case errors.As(err, &up) && up.Status == http.StatusUnauthorized:
+		return RoomUnknown, err
+	default:
+		return RoomUnknown, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+	}
+}
+
+// noted gives what was just recorded.
+func (d *Device) noted(ctx context.Context, roomID id.RoomID) (RoomEncryption, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r, err := d.roomState(ctx, roomID)
+	if err != nil {
+		return RoomUnknown, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+	}
+	return r.encryption(), nil
+}
+
+func (r *room) encryption() RoomEncryption {
+	switch {
+	case !r.encrypted:
+		return RoomUnknown
+	case r.row.Algorithm == algorithmMegolm:
+		return RoomEncrypted
+	default:
+		return RoomUnsupported
+	}
+}
+
+// NoteEncryption records the content of a room's m.room.encryption event in force.
+func (d *Device) NoteEncryption(ctx context.Context, roomID id.RoomID, content []byte) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ch := &store.Changes{}
+	if err := d.noteEncryption(ctx, roomID, content, ch); err != nil {
+		return err
+	}
+	if len(ch.Rooms) == 0 {
+		return nil
+	}
+	if err := d.save(ctx, ch); err != nil {
+		delete(d.rooms, roomID)
+		return fmt.Errorf("store room: %w", err)
+	}
+	return nil
+}
+
+// noteEncryption takes an encryption event's content. The algorithm of an encrypted
+// room never changes (requirement 0.8, attack A22); the rotation limits are those of
+// the event in force, clamped (attack A21). The caller holds d.mu.
+func (d *Device) noteEncryption(ctx context.Context, roomID id.RoomID, content json.RawMessage, ch *store.Changes) error {
+	r, err := d.roomState(ctx, roomID)
+	if err != nil {
+		return err
+	}
+	algorithm, period, messages := parseEncryption(content)
+	row := r.row
+	if row.Algorithm == "" {
+		if algorithm == "" {
+			algorithm = "unknown"
+		}
+		row.Algorithm, row.EncryptedSince = algorithm, d.eng.now()
+	} else if algorithm != row.Algorithm {
+		return nil // an attempt to change or remove it changes nothing
+	}
+	row.RotationPeriod, row.RotationMessages = period, messages
+	if r.encrypted && row == r.row {
+		return nil
+	}
+	r.row, r.encrypted = row, true
+	ch.Rooms = append(ch.Rooms, row)
+	return nil
+}
+
+// parseEncryption reads an m.room.encryption content leniently: what is wrong gets
+// its default, what is extreme is clamped.
+func parseEncryption(content json.RawMessage) (algorithm string, period time.Duration, messages int64) {
+	period, messages = defaultRotationPeriod, defaultRotationMessages
+	obj, err := parseObject(content)
+	if err != nil {
+		return "", period, messages
+	}
+	algorithm, _ = obj.text("algorithm")
+	var n float64
+	if raw := obj.get("rotation_period_ms"); raw != nil && json.Unmarshal(raw, &n) == nil {
+		switch {
+		case n >= float64(maxRotationPeriod.Milliseconds()):
+			period = maxRotationPeriod
+		case n > float64(minRotationPeriod.Milliseconds()):
+			period = time.Duration(n) * time.Millisecond
+		default:
+			period = minRotationPeriod
+		}
+	}
+	n = 0
+	if raw := obj.get("rotation_period_msgs"); raw != nil && json.Unmarshal(raw, &n) == nil {
+		messages = int64(min(max(n, 1), maxRotationMessages))
+	}
+	return truncate(algorithm, 255), period, messages
+}
+
+// noteVisibility takes a history visibility. The caller holds d.mu.
+func (d *Device) noteVisibility(ctx context.Context, roomID id.RoomID, v string, ch *store.Changes) error {
+	r, err := d.roomState(ctx, roomID)
+	if err != nil {
+		return err
+	}
+	switch v {
+	case "joined", "invited", "shared", "world_readable":
+	default:
+		v = defaultVisibility
+	}
+	r.visibility = v
+	if r.row.HistoryVisibility != v && r.encrypted {
+		r.row.HistoryVisibility = v
+		ch.Rooms = append(ch.Rooms, r.row)
+	}
+	return nil
+}
+
+// NoteVisibility records a history visibility that the homeserver has just accepted from the client.
+func (d *Device) NoteVisibility(ctx context.Context, roomID id.RoomID, visibility string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ch := &store.Changes{}
+	if err := d.noteVisibility(ctx, roomID, visibility, ch); err != nil {
+		return err
+	}
+	if len(ch.Rooms) == 0 {
+		return nil
+	}
+	if err := d.save(ctx, ch); err != nil {
+		delete(d.rooms, roomID)
+		return fmt.Errorf("store room: %w", err)
+	}
+	return nil
+}
+
+// visibilityOf reads an m.room.history_visibility content; empty when it says nothing.
+func visibilityOf(content json.RawMessage) string {
+	obj, err := parseObject(content)
+	if err != nil {
+		return ""
+	}
+	v, _ := obj.text("history_visibility")
+	return v
+}
+
+// shareable reports whether a history visibility lets later members read what was
+// sent before (requirement 9.5).
+func shareable(visibility string) bool {
+	return visibility == "shared" || visibility == "world_readable"
+}

@@ -1,0 +1,155 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// maxSent bounds the transactions whose event IDs are kept in memory per device. An
+// event ID that is not kept costs a retry one request: the homeserver knows it.
+const maxSent = 256
+
+// Encrypt encrypts an event for a room and gives its key to everybody who may have it
+// (design §4, "A send into an encrypted room"). When it returns, all is stored: a
+// retry of the same transaction gives the same ciphertext (requirement 19.11).
+func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
+	if d.mode != ModeProxied {
+		return Encrypted{}, ErrNotProxied
+	}
+	give, err := d.sends.take(ctx, out.RoomID)
+	if err != nil {
+		return Encrypted{}, err
+	}
+	defer give()
+	ref := store.TxnRef{RoomID: out.RoomID, Type: out.Type, TxnID: out.TxnID}
+	if done, ok, err := d.already(ctx, ref); err != nil || ok {
+		return done, err
+	}
+	if !d.live.current(d.eng.now()) {
+		if err := d.catchUp(ctx); err != nil {
+			return Encrypted{}, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+		}
+	}
+	if err := d.mayConverse(ctx); err != nil {
+		return Encrypted{}, err
+	}
+	for range maxRounds {
+		users, visibility, err := d.recipients(ctx, out.RoomID)
+		if err != nil {
+			return Encrypted{}, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+		}
+		who, err := d.eligible(ctx, users)
+		if err != nil {
+			return Encrypted{}, err
+		}
+		if err := d.shareSession(ctx, out.RoomID, visibility, who); err != nil {
+			return Encrypted{}, err
+		}
+		done, err := d.seal(ctx, ref, out)
+		if !errors.Is(err, errRoomChanged) {
+			return done, err
+		}
+	}
+	return Encrypted{}, fmt.Errorf("%w: %w", ErrCannotEncrypt, errRoomChanged)
+}
+
+// maxRounds bounds how often a send starts over because somebody left the room while
+// the key was shared.
+const maxRounds = 4
+
+// errRoomChanged says that the session was discarded between sharing it and using it.
+var errRoomChanged = errors.New("the room changed meanwhile")
+
+// already answers a repeated transaction.
+func (d *Device) already(ctx context.Context, ref store.TxnRef) (Encrypted, bool, error) {
+	d.mu.Lock()
+	event := d.sent[ref]
+	d.mu.Unlock()
+	if event != "" {
+		return Encrypted{EventID: event}, true, nil
+	}
+	txn, err := d.eng.store.Transaction(ctx, d.acct.row, d.rowID, ref)
+	if errors.Is(err, store.ErrNotFound) {
+		return Encrypted{}, false, nil
+	}
+	if err != nil {
+		return Encrypted{}, false, fmt.Errorf("load transaction: %w", err)
+	}
+	return Encrypted{Content: txn.Ciphertext, EventID: txn.EventID}, true, nil
+}
+
+// Sent records the event ID that the homeserver gave.
+func (d *Device) Sent(_ context.Context, out Outgoing, event id.EventID) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.sent) >= maxSent {
+		clear(d.sent)
+	}
+	d.sent[store.TxnRef{RoomID: out.RoomID, Type: out.Type, TxnID: out.TxnID}] = event
+	return nil
+}
+
+// seal encrypts the event. The ratchet and the transaction are stored before the
+// ciphertext is given out (design §7 no. 3).
+func (d *Device) seal(ctx context.Context, ref store.TxnRef, out Outgoing) (Encrypted, error) {
+	payload, relation, err := clearPayload(out)
+	if err != nil {
+		return Encrypted{}, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	session := d.outbound[out.RoomID]
+	if session == nil || session.row.Discard {
+		return Encrypted{}, errRoomChanged
+	}
+	cipher, err := session.sess.Encrypt(payload)
+	if err != nil {
+		delete(d.outbound, out.RoomID)
+		return Encrypted{}, fmt.Errorf("encrypt: %w", err)
+	}
+	content := make(object, 0, 4)
+	content = append(content,
+		member{"algorithm", quoted(algorithmMegolm)},
+		member{"ciphertext", quoted(string(cipher))},
+		member{"session_id", quoted(session.row.SessionID.String())})
+	if relation != nil {
+		content = append(content, member{"m.relates_to", relation})
+	}
+	sealed := content.encode()
+	session.row.Messages++
+	session.row.Pickle = session.sess.PickleLibOlm()
+	err = d.save(ctx, &store.Changes{
+		OutboundSessions: []store.OutboundSession{session.row},
+		Transactions:     []store.Transaction{{TxnRef: ref, Ciphertext: sealed, CreatedAt: d.eng.now()}},
+	})
+	if err != nil {
+		// Not stored, so not given out: the next use continues from what is stored.
+		d.dropCaches(ctx)
+		return Encrypted{}, fmt.Errorf("store the ratchet: %w", err)
+	}
+	return Encrypted{Content: sealed}, nil
+}
+
+// clearPayload is the plaintext of a Megolm message (requirement 7.1). The relation
+// goes outside, and only outside (requirements 19.1, 19.2).
+func clearPayload(out Outgoing) (payload []byte, relation json.RawMessage, err error) {
+	content, err := parseObject(out.Content)
+	if err != nil {
+		return nil, nil, err
+	}
+	relation = content.get("m.relates_to")
+	if relation != nil {
+		content = content.without("m.relates_to")
+	}
+	return object{
+		{"content", content.encode()},
+		{"room_id", quoted(out.RoomID.String())},
+		{"type", quoted(out.Type)},
+	}.encode(), relation, nil
+}

@@ -1,0 +1,278 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// shareBatch is how many devices one to-device request addresses at most.
+const shareBatch = 250
+
+// eligible recomputes, for every send, who may have the room's key (design §4). A
+// user whose identity changed holds up the send; another's unverified device never
+// does: it is left out, and told.
+func (d *Device) eligible(ctx context.Context, users []id.UserID) (*eligible, error) {
+	known, err := d.acct.tracker.Lookup(ctx, d.query(), users)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+	}
+	policy := d.eng.opts.Policy()
+	if err := gate(slices.Collect(maps.Values(known)), policy.Send); err != nil {
+		return nil, err
+	}
+	who := &eligible{give: make(map[store.DeviceRef]*trustcache.Device), withhold: make(map[store.DeviceRef]withhold)}
+	for _, user := range known {
+		for i := range user.Devices {
+			dev := &user.Devices[i]
+			ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
+			decision := trustcache.Share(trustcache.ShareInput{
+				User: user, Device: dev, SenderUser: d.acct.user, SenderDevice: d.id, Mode: policy.Send,
+			})
+			switch decision.Outcome {
+			case trustcache.ShareGive:
+				who.give[ref] = dev
+			case trustcache.ShareWithhold:
+				who.withhold[ref] = withhold{dev, string(decision.Code)}
+			case trustcache.ShareRefuse:
+			}
+		}
+	}
+	return who, nil
+}
+
+// gate refuses a send that must wait for an acknowledgement.
+func gate(users []*trustcache.User, mode trustcache.Mode) error {
+	decision := trustcache.Gate(users, mode)
+	switch decision.Outcome {
+	case trustcache.GateAllow:
+		return nil
+	case trustcache.GateBlocked:
+		blocked := &IdentityChangedError{}
+		for _, b := range decision.Blocked {
+			if b.State == trustcache.PinVerificationLost {
+				blocked.Lost = append(blocked.Lost, b.UserID)
+			} else {
+				blocked.Users = append(blocked.Users, b.UserID)
+			}
+		}
+		return blocked
+	case trustcache.GateCannotTell:
+	}
+	return fmt.Errorf("%w: the own identity is not known", ErrCannotEncrypt)
+}
+
+// shareSession makes sure that everybody who may have the room's key has it, and that
+// the others were told why not, before the next message is encrypted (requirement 7.5).
+func (d *Device) shareSession(ctx context.Context, roomID id.RoomID, visibility string, who *eligible) error {
+	if err := d.flushOutbox(ctx); err != nil {
+		return fmt.Errorf("deliver earlier keys: %w", err)
+	}
+	missing, untold, err := d.unshared(ctx, roomID, visibility, who)
+	if err != nil || len(missing)+len(untold) == 0 {
+		return err
+	}
+	claimed, err := d.claimFor(ctx, missing)
+	if err != nil {
+		return fmt.Errorf("claim one-time keys: %w", err)
+	}
+	if err := d.encryptShares(ctx, roomID, missing, untold, claimed); err != nil {
+		return err
+	}
+	if err := d.flushOutbox(ctx); err != nil {
+		return fmt.Errorf("deliver the room key: %w", err)
+	}
+	return nil
+}
+
+// unshared gives the devices that still lack the live session's key and those that
+// were not told why they do not get it.
+func (d *Device) unshared(ctx context.Context, roomID id.RoomID, visibility string, who *eligible) (missing []*trustcache.Device, untold []withhold, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r, err := d.roomState(ctx, roomID)
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err := d.liveSession(ctx, r, visibility, who)
+	if err != nil {
+		return nil, nil, err
+	}
+	now := d.eng.now()
+	for ref, dev := range who.give {
+		if share, ok := out.shares[ref]; ok && share.Withheld == "" && share.Curve25519 == dev.Curve25519.String() {
+			continue
+		}
+		if again, ok := d.noKeys[ref]; ok && now.Before(again.at) {
+			continue
+		}
+		missing = append(missing, dev)
+	}
+	for ref, w := range who.withhold {
+		if share, ok := out.shares[ref]; !ok || (share.Withheld != w.code && share.Withheld != "") {
+			untold = append(untold, w)
+		}
+	}
+	return missing, untold, nil
+}
+
+// encryptShares Olm-encrypts the room key to the devices that lack it, tells the
+// others, and stores all of that, the messages included, in one write. The messages
+// leave from the outbox, so that a crash between here and there loses none and
+// repeats none with other content (requirement 5.5).
+func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, missing []*trustcache.Device, untold []withhold, claimed map[store.DeviceRef]id.Curve25519) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out, err := d.loadOutbound(ctx, roomID)
+	if err != nil {
+		return err
+	}
+	if out == nil || out.row.Discard {
+		return nil // seal sees it too and starts over
+	}
+	key, err := roomKeyContent(out)
+	if err != nil {
+		return err
+	}
+	sealed, without, sessions, err := d.olmEncryptAll(ctx, "m.room_key", key, missing, claimed)
+	if err != nil {
+		return err
+	}
+	ch := &store.Changes{}
+	sessions.collect(ch)
+	shares := make([]store.Share, 0, len(missing)+len(untold))
+	for _, m := range sealed {
+		shares = append(shares, store.Share{
+			SessionID: out.row.SessionID, UserID: m.to.UserID, DeviceID: m.to.DeviceID,
+			Curve25519: m.to.Curve25519.String(), Index: uint32(out.sess.MessageIndex()),
+		})
+	}
+	told, notes := d.withheldNotes(out, untold)
+	shares = append(shares, told...)
+	told, noOlm := d.noOlmNotes(out, without)
+	shares = append(shares, told...)
+	ch.Shares = shares
+	ch.Outbox = append(outboxItems("m.room.encrypted", sealed, d.eng.now()), outboxItems("m.room_key.withheld", append(notes, noOlm...), d.eng.now())...)
+	if err := d.save(ctx, ch); err != nil {
+		d.dropCaches(ctx)
+		return fmt.Errorf("store the shared room key: %w", err)
+	}
+	for _, s := range shares {
+		out.shares[store.DeviceRef{UserID: s.UserID, DeviceID: s.DeviceID}] = s
+	}
+	d.outboxPending = d.outboxPending || len(ch.Outbox) > 0
+	return nil
+}
+
+// roomKeyContent is the m.room_key content at the session's current index: a device
+// that joins later gets no more than that (design §10).
+func roomKeyContent(o *outbound) (json.RawMessage, error) {
+	key, err := o.sess.SessionSharingMessage()
+	if err != nil {
+		return nil, fmt.Errorf("export the room key: %w", err)
+	}
+	raw, err := json.Marshal(map[string]any{
+		"algorithm": algorithmMegolm, "room_id": o.row.RoomID, "session_id": o.row.SessionID,
+		"session_key": string(key), "shared_history": o.settings.Shareable, // requirement 17.1
+		"org.matrix.msc3061.shared_history": o.settings.Shareable,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode the room key: %w", err)
+	}
+	return raw, nil
+}
+
+// message is a to-device message for one device.
+type message struct {
+	to      *trustcache.Device
+	content json.RawMessage
+}
+
+// withheldNotes tells devices why they do not get the key, once per device and
+// session (requirements 10.1 to 10.6).
+func (d *Device) withheldNotes(o *outbound, untold []withhold) (shares []store.Share, notes []message) {
+	for _, w := range untold {
+		shares = append(shares, store.Share{
+			SessionID: o.row.SessionID, UserID: w.device.UserID, DeviceID: w.device.DeviceID,
+			Curve25519: w.device.Curve25519.String(), Withheld: w.code,
+		})
+		notes = append(notes, message{w.device, object{
+			{"algorithm", quoted(algorithmMegolm)},
+			{"code", quoted(w.code)},
+			{"reason", quoted(withheldReason(w.code))},
+			{"room_id", quoted(o.row.RoomID.String())},
+			{"sender_key", quoted(d.olm.curve25519.String())},
+			{"session_id", quoted(o.row.SessionID.String())},
+		}.encode()})
+	}
+	return shares, notes
+}
+
+// noOlmNotes tells devices that had no one-time key, once until an Olm session exists
+// (requirement 10.2), and sets when to try them again: no device is skipped for the
+// whole life of a session.
+func (d *Device) noOlmNotes(o *outbound, without []*trustcache.Device) (shares []store.Share, notes []message) {
+	now := d.eng.now()
+	for _, dev := range without {
+		ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
+		again := d.noKeys[ref]
+		again.wait = min(max(2*again.wait, noKeysMinWait), noKeysMaxWait)
+		again.at = now.Add(again.wait)
+		told := again.told
+		again.told = true
+		if len(d.noKeys) >= maxNoKeys {
+			clear(d.noKeys)
+		}
+		d.noKeys[ref] = again
+		if told {
+			continue
+		}
+		shares = append(shares, store.Share{
+			SessionID: o.row.SessionID, UserID: dev.UserID, DeviceID: dev.DeviceID,
+			Curve25519: dev.Curve25519.String(), Withheld: "m.no_olm",
+		})
+		notes = append(notes, message{dev, object{
+			{"algorithm", quoted(algorithmMegolm)},
+			{"code", quoted("m.no_olm")},
+			{"reason", quoted(withheldReason("m.no_olm"))},
+			{"sender_key", quoted(d.olm.curve25519.String())},
+			{"from_device", quoted(d.id.String())},
+		}.encode()})
+	}
+	return shares, notes
+}
+
+const (
+	noKeysMinWait = 15 * time.Second
+	noKeysMaxWait = time.Hour
+	maxNoKeys     = 4096
+)
+
+// retry says when a device without one-time keys is tried again.
+type retry struct {
+	at   time.Time
+	wait time.Duration
+	told bool
+}
+
+// withheldReason is the text that goes with a code; clients use it only for codes they do not know.
+func withheldReason(code string) string {
+	switch code {
+	case "m.unverified":
+		return "The device has not been confirmed by its owner."
+	case "m.blacklisted":
+		return "The sender does not trust this device."
+	case "m.no_olm":
+		return "No secure channel to the device could be made."
+	default:
+		return "The key was not shared with this device."
+	}
+}

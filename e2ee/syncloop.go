@@ -1,0 +1,252 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
+)
+
+const (
+	// ownPoll is how long the proxy's own sync waits at the homeserver.
+	ownPoll = 30 * time.Second
+	// maxBackoff bounds the wait after failed syncs.
+	maxBackoff = 2 * time.Minute
+	// timelineLimit is how many membership and encryption events per room the own
+	// sync takes before it is limited, which costs a rotation at most.
+	timelineLimit = 100
+)
+
+// encryptionState are the state events that matter to encryption.
+const (
+	typeEncryption = "m.room.encryption"
+	typeVisibility = "m.room.history_visibility"
+	typeMember     = "m.room.member"
+)
+
+// ownFilter lets through only what the engine needs. The first sync leaves out the
+// members: they are fetched when a room is first sent into.
+func ownFilter(initial bool) string {
+	types := `["m.room.encryption","m.room.history_visibility","m.room.member"]`
+	state, limit := types, timelineLimit
+	if initial {
+		state, limit = `["m.room.encryption","m.room.history_visibility"]`, 1
+	}
+	return `{"presence":{"types":[]},"account_data":{"types":["m.secret_storage.default_key","m.key_backup"]},` +
+		`"room":{"ephemeral":{"types":[]},"account_data":{"types":[]},"state":{"types":` + state +
+		`},"timeline":{"types":` + types + `,"limit":` + strconv.Itoa(limit) + `}}}`
+}
+
+// ownSync is the shape of the proxy's own sync response.
+type ownSync struct {
+	NextBatch string `json:"next_batch"`
+	ToDevice  struct {
+		Events []json.RawMessage `json:"events"`
+	} `json:"to_device"`
+	DeviceLists struct {
+		Changed []id.UserID `json:"changed"`
+		Left    []id.UserID `json:"left"`
+	} `json:"device_lists"`
+	OneTimeKeys map[string]int `json:"device_one_time_keys_count"`
+	Fallback    []string       `json:"device_unused_fallback_key_types"`
+	AccountData struct {
+		Events []json.RawMessage `json:"events"`
+	} `json:"account_data"`
+	Rooms struct {
+		Join  map[id.RoomID]ownRoom `json:"join"`
+		Leave map[id.RoomID]ownRoom `json:"leave"`
+	} `json:"rooms"`
+}
+
+type ownRoom struct {
+	State struct {
+		Events []ownEvent `json:"events"`
+	} `json:"state"`
+	Timeline struct {
+		Events  []ownEvent `json:"events"`
+		Limited bool       `json:"limited"`
+	} `json:"timeline"`
+}
+
+type ownEvent struct {
+	Type     string          `json:"type"`
+	StateKey *string         `json:"state_key"`
+	Content  json.RawMessage `json:"content"`
+}
+
+// update reduces the response to what matters to encryption.
+func (s *ownSync) update(since string) SyncUpdate {
+	u := SyncUpdate{
+		Since: since, NextBatch: s.NextBatch, ToDevice: s.ToDevice.Events,
+		Changed: s.DeviceLists.Changed, Left: s.DeviceLists.Left,
+		OneTimeKeys: s.OneTimeKeys, UnusedFallback: s.Fallback, AccountData: s.AccountData.Events,
+	}
+	add := func(section Section, rooms map[id.RoomID]ownRoom) {
+		for roomID, r := range rooms {
+			ru := RoomUpdate{RoomID: roomID, Section: section, Limited: r.Timeline.Limited && since != ""}
+			for _, list := range [][]ownEvent{r.State.Events, r.Timeline.Events} {
+				for _, ev := range list {
+					if ev.StateKey != nil {
+						ru.Changes = append(ru.Changes, StateChange{ev.Type, *ev.StateKey, ev.Content})
+					}
+				}
+			}
+			u.Rooms = append(u.Rooms, ru)
+		}
+	}
+	add(SectionJoin, s.Rooms.Join)
+	add(SectionLeave, s.Rooms.Leave)
+	return u
+}
+
+// syncLoop keeps the device's encryption state moving while its client does not sync.
+// It ends with ctx, or when the homeserver no longer knows the token; the next
+// request of a client with a token starts the device again.
+func (d *Device) syncLoop(ctx context.Context) {
+	defer d.loopEnded()
+	backoff := time.Duration(0)
+	if d.published(ctx) != nil {
+		return
+	}
+	for ctx.Err() == nil {
+		if d.live.quiet(ctx, d.eng.now, d.eng.opts.OwnSyncAfter) != nil {
+			return
+		}
+		token := d.currentToken()
+		err := d.syncOnce(ctx, ownPoll)
+		switch {
+		case err == nil:
+			backoff = 0
+			continue
+		case errors.Is(err, errClientSyncs):
+			continue
+		case ctx.Err() != nil:
+			return
+		case d.tokenGone(token, err):
+			return
+		}
+		backoff = min(max(2*backoff, time.Second), maxBackoff)
+		var up *UpstreamError
+		if errors.As(err, &up) && up.RetryAfter > backoff {
+			backoff = min(up.RetryAfter, maxBackoff)
+		}
+		d.eng.log.Debug().Err(err).Dur("retry_in", backoff).Msg("Own sync failed")
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(backoff):
+		}
+	}
+}
+
+// startLoop starts the sync loop unless it runs. The caller holds neither lock.
+func (d *Device) startLoop() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.looping || d.token.IsZero() || d.ctx == nil || d.ctx.Err() != nil {
+		return
+	}
+	d.looping = true
+	d.eng.wg.Go(func() { d.syncLoop(d.ctx) })
+}
+
+func (d *Device) loopEnded() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.looping = false
+}
+
+// errClientSyncs says that the client's sync took over.
+var errClientSyncs = errors.New("the client syncs")
+
+// syncOnce makes one sync of the proxy's own and stores its effects.
+func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) error {
+	give, err := d.syncTurn.take(ctx, struct{}{})
+	if err != nil {
+		return err
+	}
+	defer give()
+	pollCtx := ctx
+	if timeout > 0 {
+		var cancel context.CancelCauseFunc
+		pollCtx, cancel = context.WithCancelCause(ctx)
+		defer cancel(nil)
+		if !d.live.ownBegins(d.eng.now(), func() { cancel(errClientSyncs) }) {
+			return errClientSyncs
+		}
+		defer d.live.ownEnds()
+	}
+	d.mu.Lock()
+	since := d.row.SyncPosition
+	d.mu.Unlock()
+	query := map[string]string{
+		"filter": ownFilter(since == ""), "set_presence": "offline",
+		"timeout": strconv.FormatInt(timeout.Milliseconds(), 10),
+	}
+	if since == "" {
+		query["timeout"] = "0"
+	} else {
+		query["since"] = since
+	}
+	var resp ownSync
+	err = d.call(pollCtx, request{
+		op: "sync", method: http.MethodGet, path: mautrix.ClientURLPath{"v3", "sync"},
+		query: query, result: &resp, patient: timeout,
+	})
+	if err != nil {
+		if errors.Is(context.Cause(pollCtx), errClientSyncs) {
+			return errClientSyncs
+		}
+		return err
+	}
+	_, err = d.ingest(ctx, resp.update(since), true)
+	return err
+}
+
+// catchUp makes sure that everything the homeserver had for us when it is called is
+// processed and stored.
+func (d *Device) catchUp(ctx context.Context) error {
+	d.mu.Lock()
+	first := d.row.SyncPosition == ""
+	d.mu.Unlock()
+	if err := d.syncOnce(ctx, 0); err != nil {
+		return err
+	}
+	if first { // an initial sync carries no device-list changes; they start with the next
+		return d.syncOnce(ctx, 0)
+	}
+	return nil
+}
+
+// tokenGone reports whether the homeserver has ended the device's session, and acts
+// on it: the keys of a hard logout are discarded, those of a soft logout and of a
+// locked user are kept (requirements 22.1, 22.2).
+func (d *Device) tokenGone(used secret.String, err error) bool {
+	var up *UpstreamError
+	if !errors.As(err, &up) || up.Status != http.StatusUnauthorized {
+		return false
+	}
+	d.mu.Lock()
+	current := d.token == used
+	if current { // a refreshed token takes over, if there is one (requirement 22.3)
+		d.token, d.nextToken = d.nextToken, secret.String{}
+		current = d.token.IsZero()
+	}
+	d.mu.Unlock()
+	if !current {
+		return false
+	}
+	if up.ErrCode == "M_UNKNOWN_TOKEN" && !up.SoftLogout {
+		if err := d.eng.Forget(d.eng.ctx, d.acct.user, d.id); err != nil {
+			d.eng.log.Error().Err(err).Msg("Keys of a logged-out device could not be discarded")
+		}
+	}
+	return true
+}

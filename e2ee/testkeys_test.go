@@ -1,0 +1,22 @@
+package e2ee_test
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
+)
+
+var errNotYet = errors.New("not yet")
+
+// testKeys is a master key that is the same every time, so that a database can be opened again.
+func testKeys(t *testing.T) store.MasterKeys {
+	t.Helper()
+	key, err := store.NewMasterKey(secret.Bytes(bytes.Repeat([]byte{7}, 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store.MasterKeys{Current: key}
+}

@@ -1,0 +1,230 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// toDevice is a to-device event as it came down a sync.
+type toDevice struct {
+	Type    string          `json:"type"`
+	Sender  id.UserID       `json:"sender"`
+	Content json.RawMessage `json:"content"`
+}
+
+// batch is the work on one sync response's to-device events. Everything it changes
+// is in ch, which is stored whole or not at all.
+type batch struct {
+	d        *Device
+	ch       *store.Changes
+	sessions *olmSessions
+	seen     map[[32]byte]bool
+	keys     []arrivedKey
+	wedged   []wedgedDevice
+	noOlm    []store.DeviceRef
+	other    []*received       // for the client, if their sender is trusted
+	forward  []json.RawMessage // for the client
+	unknown  []id.UserID       // senders of keys of whom nothing is known
+	refused  int
+}
+
+// wedgedDevice sent something that no session can read.
+type wedgedDevice struct {
+	user id.UserID
+	key  id.Curve25519
+}
+
+// processToDevice handles the events in order of arrival (requirement 5.3). The
+// caller holds d.mu. What cannot be read is counted, never fatal: anybody can send anything.
+func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, ch *store.Changes) (*batch, error) {
+	b := &batch{d: d, ch: ch, seen: make(map[[32]byte]bool)}
+	parsed := make([]*toDevice, 0, len(events))
+	olms := make([]*olmEvent, 0, len(events))
+	var senders []id.Curve25519
+	var digests [][32]byte
+	for _, raw := range events {
+		ev, olm := parseToDevice(raw)
+		if ev == nil {
+			b.refused++
+			continue
+		}
+		parsed, olms = append(parsed, ev), append(olms, olm)
+		if olm != nil {
+			senders = append(senders, olm.SenderKey)
+			digests = append(digests, d.olmDigest(olm))
+		}
+	}
+	var err error
+	if b.sessions, err = d.loadOlmSessions(ctx, senders); err != nil {
+		return nil, err
+	}
+	if len(digests) > 0 {
+		if b.seen, err = d.eng.store.Seen(ctx, d.acct.row, d.rowID, digests); err != nil {
+			return nil, fmt.Errorf("load seen messages: %w", err)
+		}
+	}
+	for i, ev := range parsed {
+		b.one(ev, olms[i])
+	}
+	b.sessions.collect(ch)
+	if err := b.keepRoomKeys(ctx); err != nil {
+		return nil, err
+	}
+	return b, b.passOthers(ctx)
+}
+
+// parseToDevice reads an event strictly; nil when it is not one.
+func parseToDevice(raw json.RawMessage) (*toDevice, *olmEvent) {
+	if _, err := parseObject(raw); err != nil {
+		return nil, nil
+	}
+	var ev toDevice
+	if err := json.Unmarshal(raw, &ev); err != nil || ev.Type == "" || ev.Sender == "" {
+		return nil, nil
+	}
+	if ev.Type != "m.room.encrypted" {
+		return &ev, nil
+	}
+	olm, err := parseOlm(ev.Content)
+	if err != nil {
+		return nil, nil
+	}
+	return &ev, olm
+}
+
+// one handles a single event.
+func (b *batch) one(ev *toDevice, olm *olmEvent) {
+	if olm != nil {
+		b.encrypted(ev, olm)
+		return
+	}
+	switch ev.Type {
+	case "m.room_key", "m.forwarded_room_key", "m.secret.send", "m.dummy", "m.room_key_bundle":
+		b.refused++ // only ever over Olm (requirement 8.2, attack A11)
+	case "m.room_key.withheld":
+		b.withheld(ev)
+	case "m.room_key_request", "m.secret.request":
+		// Requests are answered by their own features; the client has no keys to give.
+	case "m.key.verification.request", "m.key.verification.ready", "m.key.verification.start",
+		"m.key.verification.accept", "m.key.verification.key", "m.key.verification.mac",
+		"m.key.verification.done", "m.key.verification.cancel":
+		if !b.d.mayPublish { // else the device that would be verified is ours, not the client's
+			b.pass(ev.Type, ev.Sender, ev.Content)
+		}
+	default:
+		b.pass(ev.Type, ev.Sender, ev.Content)
+	}
+}
+
+// encrypted handles an Olm message.
+func (b *batch) encrypted(ev *toDevice, olm *olmEvent) {
+	plain, err := b.d.decryptOlm(olm, b.sessions, b.seen, b.ch)
+	if err != nil {
+		if errors.Is(err, errNoSession) {
+			b.wedged = append(b.wedged, wedgedDevice{ev.Sender, olm.SenderKey})
+		}
+		b.refused++
+		return
+	}
+	msg, err := openEnvelope(plain, ev.Sender, olm.SenderKey, b.d.acct.user, b.d.olm.ed25519)
+	if err != nil {
+		b.refused++
+		return
+	}
+	switch msg.Type {
+	case "m.room_key":
+		b.roomKey(msg)
+	case "m.dummy":
+		// Its only purpose was the new session (requirement 6.12).
+	case "m.forwarded_room_key", "m.secret.send", "m.room_key_bundle", "m.room.encrypted",
+		"m.room_key.withheld", "m.room_key_request", "m.secret.request":
+		b.refused++ // nothing of the kind was asked for (requirements 11.6, 15.3), or never encrypted
+	default:
+		b.other = append(b.other, msg)
+	}
+}
+
+// passOthers keeps decrypted messages of other types for the client, if their sender's
+// device is confirmed by its owner (requirement 1.18 holds for them too).
+func (b *batch) passOthers(ctx context.Context) error {
+	if len(b.other) == 0 {
+		return nil
+	}
+	users := make([]id.UserID, len(b.other))
+	for i, msg := range b.other {
+		users[i] = msg.Sender
+	}
+	slices.Sort(users)
+	known, err := b.d.acct.tracker.Cached(ctx, slices.Compact(users))
+	if err != nil {
+		return fmt.Errorf("look up the senders of to-device messages: %w", err)
+	}
+	mode := b.d.eng.opts.Policy().Receive
+	for _, msg := range b.other {
+		switch trustcache.ToDevice(msg.Type, msg.owner(), known[msg.Sender], mode) {
+		case trustcache.ToDeviceProcess:
+			b.pass(msg.Type, msg.Sender, msg.Content)
+		case trustcache.ToDeviceDrop:
+			b.refused++
+		}
+	}
+	return nil
+}
+
+// pass keeps an event for the client.
+func (b *batch) pass(eventType string, sender id.UserID, content json.RawMessage) {
+	raw, err := json.Marshal(toDevice{Type: eventType, Sender: sender, Content: content})
+	if err != nil {
+		b.refused++
+		return
+	}
+	b.forward = append(b.forward, raw)
+}
+
+// withheld records the reason why somebody did not give us a key. It proves nothing
+// and never stands in the way of a key that comes later (requirement 10.7).
+func (b *batch) withheld(ev *toDevice) {
+	var note struct {
+		Algorithm string       `json:"algorithm"`
+		RoomID    id.RoomID    `json:"room_id"`
+		SessionID id.SessionID `json:"session_id"`
+		Code      string       `json:"code"`
+		Reason    string       `json:"reason"`
+		FromDev   id.DeviceID  `json:"from_device"`
+	}
+	if err := json.Unmarshal(ev.Content, &note); err != nil || note.Code == "" || len(note.Code) > 255 {
+		b.refused++
+		return
+	}
+	if note.Code == "m.no_olm" {
+		if note.FromDev != "" {
+			b.noOlm = append(b.noOlm, store.DeviceRef{UserID: ev.Sender, DeviceID: note.FromDev})
+		}
+		return
+	}
+	if note.RoomID == "" || note.SessionID == "" || len(note.SessionID) > 255 || len(note.RoomID) > 255 {
+		b.refused++
+		return
+	}
+	b.ch.Withheld = append(b.ch.Withheld, store.WithheldNote{
+		SessionRef: store.SessionRef{RoomID: note.RoomID, SessionID: note.SessionID},
+		Code:       note.Code, Reason: truncate(note.Reason, 255),
+	})
+}
+
+// truncate cuts a text of the network to at most n bytes of valid UTF-8.
+func truncate(s string, n int) string {
+	if len(s) > n {
+		s = s[:n]
+	}
+	return strings.ToValidUTF8(s, "")
+}

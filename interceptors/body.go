@@ -1,0 +1,266 @@
+package interceptors
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// maxAnswer bounds the homeserver's answers that a handler looks into, in bytes.
+const maxAnswer = 256 << 10
+
+// lenient is how a homeserver might read JSON: what is ambiguous passes. It decides
+// only whether something is JSON at all, never what it says.
+var lenient = json.JoinOptions(
+	jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+
+// readBody takes the whole request body, which the route has limited.
+func readBody(x *Exchange) ([]byte, error) {
+	raw, err := io.ReadAll(x.Request.Body)
+	if err == nil {
+		return raw, nil
+	}
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, TooLarge(tooLarge.Limit)
+	}
+	return nil, fmt.Errorf("read the request body: %w", err)
+}
+
+// putBack makes raw the request body again, so that it can be forwarded byte for byte.
+func putBack(x *Exchange, raw []byte) {
+	x.Request.Body = io.NopCloser(bytes.NewReader(raw))
+	x.Request.ContentLength = int64(len(raw))
+}
+
+// readObject takes the request body, which must be one JSON object. The answer is the
+// body as it came; its strictness is the homeserver's.
+func readObject(x *Exchange) ([]byte, error) {
+	raw, err := readBody(x)
+	if err != nil {
+		return nil, err
+	}
+	return raw, checkObject(raw)
+}
+
+// readOptionalObject is readObject where the body may also be blank.
+func readOptionalObject(x *Exchange) ([]byte, error) {
+	raw, err := readBody(x)
+	if err != nil || isBlank(raw) {
+		return raw, err
+	}
+	return raw, checkObject(raw)
+}
+
+func isBlank(raw []byte) bool { return len(bytes.TrimSpace(raw)) == 0 }
+
+// checkObject refuses what is not JSON and what is not an object. Its errors say
+// nothing of the content.
+func checkObject(raw []byte) error {
+	value := jsontext.Value(raw)
+	if !value.IsValid(lenient) {
+		return NotJSON(nil)
+	}
+	if value.Kind() != jsontext.KindBeginObject {
+		return BadJSON("The request body must be a JSON object.")
+	}
+	return nil
+}
+
+// object is a JSON object that every reader reads alike: no name twice at any depth,
+// valid Unicode throughout.
+type object map[string]jsontext.Value
+
+// parseObject reads an object strictly. What a homeserver, another client and this
+// proxy could understand differently is refused.
+func parseObject(raw []byte) (object, error) {
+	if err := checkObject(raw); err != nil {
+		return nil, err
+	}
+	if !jsontext.Value(raw).IsValid() {
+		return nil, BadJSON("The request body has a member twice or text that is not valid Unicode.")
+	}
+	members := object{}
+	err := eachMember(raw, func(name string, value jsontext.Value) error {
+		members[name] = value.Clone()
+		return nil
+	})
+	if err != nil {
+		return nil, NotJSON(nil)
+	}
+	return members, nil
+}
+
+// text gives a string member, and "" when it is missing or something else.
+func (o object) text(name string) string {
+	var s string
+	if v, ok := o[name]; !ok || v.Kind() != jsontext.KindString || json.Unmarshal(v, &s) != nil {
+		return ""
+	}
+	return s
+}
+
+// is reports whether a member is the literal true or false that is asked for.
+func (o object) is(name string, kind jsontext.Kind) bool {
+	v, ok := o[name]
+	return ok && v.Kind() == kind
+}
+
+// texts gives the strings of an array member; elements of another kind are left out.
+func (o object) texts(name string) []string {
+	var out []string
+	for _, v := range o.list(name) {
+		var s string
+		if v.Kind() == jsontext.KindString && json.Unmarshal(v, &s) == nil {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// list gives the elements of an array member, nil when it is none.
+func (o object) list(name string) []jsontext.Value {
+	var out []jsontext.Value
+	if v, ok := o[name]; !ok || v.Kind() != jsontext.KindBeginArray || json.Unmarshal(v, &out) != nil {
+		return nil
+	}
+	return out
+}
+
+// members gives an object member, nil when it is none.
+func (o object) members(name string) object {
+	v, ok := o[name]
+	if !ok || v.Kind() != jsontext.KindBeginObject {
+		return nil
+	}
+	members, err := parseObject(v)
+	if err != nil {
+		return nil
+	}
+	return members
+}
+
+// eachMember calls f for the members of the object raw, in order. value is valid
+// during the call only.
+func eachMember(raw []byte, f func(name string, value jsontext.Value) error) error {
+	dec := jsontext.NewDecoder(bytes.NewReader(raw))
+	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != jsontext.KindBeginObject {
+		return errors.New("not a JSON object")
+	}
+	for dec.PeekKind() == jsontext.KindString {
+		tok, err := dec.ReadToken()
+		if err != nil {
+			return errors.New("not a member name")
+		}
+		name := tok.String()
+		value, err := dec.ReadValue()
+		if err != nil {
+			return errors.New("not a member value")
+		}
+		if err := f(name, value); err != nil {
+			return err
+		}
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return errors.New("an object without an end")
+	}
+	return nil
+}
+
+// editObject rewrites the members of the object raw, in order: edit gives the new
+// value, or nil to drop the member. Everything it leaves alone stays byte for byte.
+func editObject(raw []byte, edit func(name string, value jsontext.Value) (jsontext.Value, error)) ([]byte, error) {
+	var out bytes.Buffer
+	out.WriteByte('{')
+	err := eachMember(raw, func(name string, value jsontext.Value) error {
+		changed, err := edit(name, value)
+		if err != nil || changed == nil {
+			return err
+		}
+		if out.Len() > 1 {
+			out.WriteByte(',')
+		}
+		quoted, err := jsontext.AppendQuote(nil, name)
+		if err != nil {
+			return errors.New("not a member name")
+		}
+		out.Write(quoted)
+		out.WriteByte(':')
+		out.Write(changed)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	out.WriteByte('}')
+	return out.Bytes(), nil
+}
+
+// answer gives the members of a homeserver's answer, which can be relayed afterwards
+// all the same. An answer that is too long or is no plain object gives none.
+func answer(resp *http.Response) object {
+	raw := peek(resp)
+	if raw == nil {
+		return object{}
+	}
+	members, err := parseObject(raw)
+	if err != nil {
+		return object{}
+	}
+	return members
+}
+
+// peek gives the body of an answer and leaves it in place; nil when it is longer than
+// maxAnswer, compressed, or broken.
+func peek(resp *http.Response) []byte {
+	if enc := resp.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
+		return nil
+	}
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	rest := resp.Body
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(raw), rest), rest}
+	if err != nil || len(raw) > maxAnswer {
+		return nil
+	}
+	return raw
+}
+
+// replaceBody puts another body into an answer that will be relayed.
+func replaceBody(resp *http.Response, raw []byte) {
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{bytes.NewReader(raw), resp.Body}
+	resp.ContentLength = int64(len(raw))
+	resp.Header.Set("Content-Length", strconv.Itoa(len(raw)))
+	for _, name := range []string{"ETag", "Content-MD5", "Digest", "Content-Digest", "Repr-Digest"} {
+		resp.Header.Del(name)
+	}
+}
+
+// writeJSON answers the client with something the proxy says itself.
+func writeJSON(x *Exchange, v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("marshal the answer: %w", err)
+	}
+	h := x.Writer.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(raw)))
+	if h.Get("Access-Control-Allow-Origin") == "" {
+		h.Set("Access-Control-Allow-Origin", "*")
+	}
+	x.Writer.WriteHeader(http.StatusOK)
+	// A client that has gone away is not told so.
+	_, _ = x.Writer.Write(raw)
+	return nil
+}

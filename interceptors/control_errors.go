@@ -1,0 +1,116 @@
+package interceptors
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"e2ee-proxy/e2ee"
+)
+
+// Error codes of the control API beside those of the Client-Server API.
+const (
+	codeNotProxied          = "DEV.E2EE_PROXY.NOT_PROXIED"
+	codeIdentityExists      = "DEV.E2EE_PROXY.IDENTITY_EXISTS"
+	codeNoIdentity          = "DEV.E2EE_PROXY.NO_IDENTITY"
+	codeWrongRecoveryKey    = "DEV.E2EE_PROXY.WRONG_RECOVERY_KEY"
+	codeNoSecretStorage     = "DEV.E2EE_PROXY.NO_SECRET_STORAGE"
+	codeSecretMissing       = "DEV.E2EE_PROXY.SECRET_MISSING"
+	codeSecretMismatch      = "DEV.E2EE_PROXY.SECRET_MISMATCH"
+	codeMasterKeyNotCurrent = "DEV.E2EE_PROXY.MASTER_KEY_NOT_CURRENT"
+	codeVerificationLost    = "DEV.E2EE_PROXY.VERIFICATION_LOST"
+	codeNotVerified         = "DEV.E2EE_PROXY.NOT_VERIFIED"
+)
+
+// controlError turns a reason of [Control] into an error for the client.
+func controlError(err error) error {
+	if needed, ok := errors.AsType[*AuthNeededError](err); ok {
+		return authNeeded(needed)
+	}
+	for reason, answer := range controlAnswers() {
+		if errors.Is(err, reason) {
+			return answer.Because(err)
+		}
+	}
+	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok && up.Status == http.StatusForbidden {
+		return Forbidden("The homeserver refused this.").Because(err)
+	}
+	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok && (up.Status >= 500 || up.Status == http.StatusNotFound) {
+		return Unreachable(err)
+	}
+	return engineError(err)
+}
+
+// controlAnswers says what each reason is to the client.
+func controlAnswers() map[error]*Error {
+	conflict := func(code, text, hint string) *Error {
+		return NewError(http.StatusConflict, code, text).WithHint(hint)
+	}
+	return map[error]*Error{
+		ErrIdentityExists: conflict(codeIdentityExists,
+			"This account has a digital identity already.",
+			"Use it with POST /_e2ee_proxy/v1/recover. Only POST /_e2ee_proxy/v1/reset makes a new one."),
+		ErrNoIdentity: conflict(codeNoIdentity,
+			"This account has no digital identity.", "Make one with POST /_e2ee_proxy/v1/bootstrap."),
+		ErrNoRecoveryKey: NotFound("No recovery key is kept for this account: it was deleted, its time is over, or none was made here."),
+		ErrWrongRecoveryKey: NewError(http.StatusForbidden, codeWrongRecoveryKey,
+			"The recovery key or passphrase does not open this account's secret storage. Nothing was changed."),
+		ErrNoSecretStorage: conflict(codeNoSecretStorage,
+			"This account has no secret storage with a default key, so there is nothing to recover from.",
+			"Set recovery up in another client that is signed in, or use POST /_e2ee_proxy/v1/reset."),
+		ErrNoPassphrase: conflict(codeNoSecretStorage,
+			"This account's secret storage has no passphrase.", "Use the recovery key."),
+		ErrSecretMissing: conflict(codeSecretMissing,
+			"The secret storage does not hold what is needed. Nothing was changed.",
+			"Set recovery up again in a client that is signed in, or use POST /_e2ee_proxy/v1/reset."),
+		ErrSecretMismatch: conflict(codeSecretMismatch,
+			"What the secret storage holds does not belong to the account's published identity. Nothing was changed.",
+			"Set recovery up again in a client that is signed in, or use POST /_e2ee_proxy/v1/reset."),
+		ErrWrongPassword:  Forbidden("The homeserver did not accept the password."),
+		ErrUnknownUser:    NotFound("Nothing is known of this user."),
+		ErrUnknownDevice:  NotFound("This user has no such device."),
+		ErrUnknownWarning: NotFound("There is no such warning."),
+		ErrMasterKeyNotCurrent: conflict(codeMasterKeyNotCurrent,
+			"This is not the user's current identity: it may have changed again. Nothing was changed.",
+			"Look at GET /_e2ee_proxy/v1/users/{userId} and ask them."),
+		ErrVerificationLost: conflict(codeVerificationLost,
+			"You had verified this user before the identity was reset, so that accepting the new one is not enough.",
+			"Verify again, or give the verification up first: POST /_e2ee_proxy/v1/users/{userId}/withdraw_verification."),
+		ErrNotVerified: conflict(codeNotVerified,
+			"This user is not verified, so that there is nothing to withdraw.", ""),
+	}
+}
+
+// authNeeded hands the homeserver's user-interactive authentication to the client, in the
+// form that every Matrix client knows: a 401 with flows and session.
+func authNeeded(needed *AuthNeededError) error {
+	fields := map[string]any{}
+	if err := json.Unmarshal(needed.Body, &fields); err != nil {
+		return Unreachable(needed)
+	}
+	code, _ := fields["errcode"].(string)
+	if code == "" {
+		code = CodeForbidden
+	}
+	delete(fields, "errcode")
+	delete(fields, "error")
+	e := NewError(http.StatusUnauthorized, code, "The homeserver asks for authentication.").
+		WithHint("Repeat the call with password, or do a flow and repeat it with auth.")
+	e.Fields = fields
+	return e.Because(needed)
+}
+
+// notProxied refuses what needs keys that the proxy holds.
+func notProxied(mode e2ee.Mode) error {
+	e := NewError(http.StatusConflict, codeNotProxied, "The proxy holds no encryption keys for this device.")
+	switch mode {
+	case e2ee.ModeProxied:
+		return nil
+	case e2ee.ModeForeign:
+		return e.WithHint("Its client does its own encryption: use that client, or log in as a new device.")
+	case e2ee.ModeNone:
+		return e.WithHint("The access token belongs to no device: log in as the user and use the token of that login.")
+	case e2ee.ModeUnknown:
+	}
+	return e.WithHint("It could not be compared with the homeserver yet: try again in a moment.")
+}

@@ -1,0 +1,283 @@
+package interceptors
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/secret"
+)
+
+// The control API, /_e2ee_proxy/v1/…, as the table of design §6 says: who asks is whoever
+// owns the access token, and nothing in it names another account. GET status, GET users
+// and GET warnings answer for every token; what needs keys that the proxy holds is 409
+// for a device whose keys it does not. Answers are never cached: some are secrets.
+
+// Attempts at what somebody with a stolen token might guess at or break.
+const (
+	recoverBurst    = 5
+	recoverInterval = time.Minute
+	resetBurst      = 5 // each reset may take two calls
+	resetInterval   = 5 * time.Minute
+)
+
+// control are the handlers of the control API.
+type control struct{ recovers, resets *attempts }
+
+func newControl() (*control, error) {
+	recovers, err := newAttempts(recoverBurst, recoverInterval)
+	if err != nil {
+		return nil, err
+	}
+	resets, err := newAttempts(resetBurst, resetInterval)
+	if err != nil {
+		return nil, err
+	}
+	return &control{recovers: recovers, resets: resets}, nil
+}
+
+// asked is one call of the control API.
+type asked struct {
+	*Exchange
+	ctx context.Context
+	Control
+}
+
+// reading makes a handler of a call that changes nothing and works in every mode.
+func reading(do func(a asked) (any, error)) Handler {
+	return func(x *Exchange) error { return answerControl(x, false, do) }
+}
+
+// changing makes a handler of a call that needs a proxied device.
+func changing(do func(a asked) (any, error)) Handler {
+	return func(x *Exchange) error { return answerControl(x, true, do) }
+}
+
+func answerControl(x *Exchange, needsKeys bool, do func(a asked) (any, error)) error {
+	x.Writer.Header().Set("Cache-Control", "no-store")
+	dev, err := device(x)
+	if err != nil {
+		return err
+	}
+	if needsKeys {
+		if err := notProxied(dev.Mode()); err != nil {
+			return err
+		}
+	}
+	out, err := do(asked{Exchange: x, ctx: x.Request.Context(), Control: dev.Control()})
+	if err != nil {
+		return controlError(err)
+	}
+	return writeJSON(x, out)
+}
+
+// done is the answer of calls that have nothing to say.
+type done struct{}
+
+// keyAnswer is an answer with a recovery key. It is the one place that reveals it.
+func keyAnswer(key secret.String) any {
+	return struct {
+		RecoveryKey string `json:"recovery_key"`
+	}{key.Reveal()}
+}
+
+func (c *control) handlers() map[string]Handler {
+	return map[string]Handler{
+		ControlStatus:            reading(controlStatus),
+		ControlBootstrap:         changing(c.bootstrap),
+		ControlRecover:           changing(c.recover),
+		ControlReset:             changing(c.reset),
+		ControlRecoveryKey:       changing(controlRecoveryKey),
+		ControlDeleteRecoveryKey: changing(controlDeleteRecoveryKey),
+		ControlUser:              reading(controlUser),
+		ControlAcknowledge:       changing(controlAcknowledge),
+		ControlWithdraw:          changing(controlWithdraw),
+		ControlOverride:          changing(controlOverride),
+		ControlWarnings:          reading(controlWarnings),
+		ControlDismiss:           changing(controlDismiss),
+	}
+}
+
+func controlStatus(a asked) (any, error) {
+	status, err := a.Status(a.ctx)
+	if err != nil {
+		return nil, err
+	}
+	// Lists are lists, also when there is nothing in them.
+	status.OtherDevices = notNil(status.OtherDevices)
+	status.Overrides = notNil(status.Overrides)
+	status.Problems = notNil(status.Problems)
+	status.Warnings = notNil(status.Warnings)
+	return status, nil
+}
+
+func (c *control) bootstrap(a asked) (any, error) {
+	var body authBody
+	if err := readControl(a.Exchange, &body); err != nil {
+		return nil, err
+	}
+	if body.Confirm != nil {
+		return nil, BadJSON("bootstrap replaces nothing and takes no confirm.")
+	}
+	auth, err := body.auth()
+	if err != nil {
+		return nil, err
+	}
+	key, err := a.Bootstrap(a.ctx, auth)
+	if err != nil {
+		return nil, err
+	}
+	return keyAnswer(key), nil
+}
+
+func (c *control) recover(a asked) (any, error) {
+	var body recoverBody
+	if err := readControl(a.Exchange, &body); err != nil {
+		return nil, err
+	}
+	with, err := body.recovery()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.recovers.take(a.Identity.UserID); err != nil {
+		return nil, err
+	}
+	return done{}, a.Recover(a.ctx, with)
+}
+
+func (c *control) reset(a asked) (any, error) {
+	var body authBody
+	if err := readControl(a.Exchange, &body); err != nil {
+		return nil, err
+	}
+	if body.Confirm == nil || !*body.Confirm {
+		return nil, MissingParam("A reset makes a new digital identity: everybody will be told, and what only the old recovery key opens is lost.").
+			WithHint(`Say "confirm": true if that is what you want.`)
+	}
+	auth, err := body.auth()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.resets.take(a.Identity.UserID); err != nil {
+		return nil, err
+	}
+	key, err := a.Reset(a.ctx, auth)
+	if err != nil {
+		return nil, err
+	}
+	return keyAnswer(key), nil
+}
+
+func controlRecoveryKey(a asked) (any, error) {
+	key, err := a.RecoveryKey(a.ctx)
+	if err == nil && key.IsZero() {
+		err = ErrNoRecoveryKey
+	}
+	if err != nil {
+		return nil, err
+	}
+	return keyAnswer(key), nil
+}
+
+func controlDeleteRecoveryKey(a asked) (any, error) {
+	return done{}, a.DeleteRecoveryKey(a.ctx)
+}
+
+// userParam gives the user that the path names.
+func userParam(x *Exchange) (id.UserID, error) {
+	user := x.Endpoint.Params["userId"]
+	if !validUser(user) {
+		return "", InvalidParam("This is not a user ID.")
+	}
+	return id.UserID(user), nil
+}
+
+func controlUser(a asked) (any, error) {
+	user, err := userParam(a.Exchange)
+	if err != nil {
+		return nil, err
+	}
+	trust, err := a.User(a.ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	trust.Devices = notNil(trust.Devices)
+	return trust, nil
+}
+
+func controlAcknowledge(a asked) (any, error) {
+	user, err := userParam(a.Exchange)
+	if err != nil {
+		return nil, err
+	}
+	var body acknowledgeBody
+	if err := readControl(a.Exchange, &body); err != nil {
+		return nil, err
+	}
+	key, err := body.masterKey()
+	if err != nil {
+		return nil, err
+	}
+	return done{}, a.Acknowledge(a.ctx, user, key)
+}
+
+func controlWithdraw(a asked) (any, error) {
+	user, err := userParam(a.Exchange)
+	if err != nil {
+		return nil, err
+	}
+	if err := readControl(a.Exchange, &emptyBody{}); err != nil {
+		return nil, err
+	}
+	return done{}, a.WithdrawVerification(a.ctx, user)
+}
+
+func controlOverride(a asked) (any, error) {
+	user, err := userParam(a.Exchange)
+	if err != nil {
+		return nil, err
+	}
+	dev := id.DeviceID(a.Endpoint.Params["deviceId"])
+	if dev == "" {
+		return nil, InvalidParam("This is not a device ID.")
+	}
+	var body overrideBody
+	if err := readControl(a.Exchange, &body); err != nil {
+		return nil, err
+	}
+	if body.Trusted == nil {
+		return nil, MissingParam("trusted is missing: say true or false.")
+	}
+	return done{}, a.SetOverride(a.ctx, user, dev, *body.Trusted)
+}
+
+func controlWarnings(a asked) (any, error) {
+	warnings, err := a.Warnings(a.ctx)
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		Warnings []e2ee.Warning `json:"warnings"`
+	}{notNil(warnings)}, nil
+}
+
+func controlDismiss(a asked) (any, error) {
+	warning := a.Endpoint.Params["warningId"]
+	if warning == "" {
+		return nil, NewError(http.StatusNotFound, CodeNotFound, "There is no such warning.")
+	}
+	if err := readControl(a.Exchange, &emptyBody{}); err != nil {
+		return nil, err
+	}
+	return done{}, a.DismissWarning(a.ctx, warning)
+}
+
+func notNil[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}

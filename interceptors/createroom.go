@@ -1,0 +1,106 @@
+package interceptors
+
+import (
+	"context"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+)
+
+// POST createRoom. What the body says of encryption, history visibility and invites
+// holds from the answer on: the first send into the new room is encrypted, and an
+// invitee gets its key without waiting for a sync (requirement 7.6). A homeserver may
+// encrypt a room by itself or by its preset: what the body does not say is asked of the
+// homeserver before the first send. An unknown algorithm is refused (requirement 20.2).
+
+// createRoom handles [CreateRoom].
+func (r *rooms) createRoom(x *Exchange) error {
+	dev, err := device(x)
+	if err != nil {
+		return err
+	}
+	if dev.Mode() == e2ee.ModeForeign {
+		return x.Upstream.Forward(x)
+	}
+	raw, err := readObject(x)
+	if err != nil {
+		return err
+	}
+	body, err := parseObject(raw)
+	if err != nil {
+		return err
+	}
+	initial, err := readInitialState(body)
+	if err != nil {
+		return err
+	}
+	return forwardThen(x, raw, func(ctx context.Context, answer object) error {
+		room := answer.text("room_id")
+		if !validRoom(room) {
+			return nil
+		}
+		return r.noteRoom(ctx, x, dev, id.RoomID(room), initial, body.texts("invite"))
+	})
+}
+
+// initialState is what initial_state says of encryption.
+type initialState struct {
+	encryption jsontext.Value // nil when it says nothing
+	visibility string
+}
+
+// readInitialState takes the last event of each type, as homeservers do.
+func readInitialState(body object) (initialState, error) {
+	var out initialState
+	for _, raw := range body.list("initial_state") {
+		if raw.Kind() != jsontext.KindBeginObject {
+			return out, BadJSON("An event of initial_state must be an object.")
+		}
+		event, err := parseObject(raw)
+		if err != nil {
+			return out, err
+		}
+		if event.text("state_key") != "" {
+			continue
+		}
+		switch event.text("type") {
+		case typeEncryption:
+			content := event.members("content")
+			if err := checkAlgorithm(content); err != nil {
+				return out, err
+			}
+			out.encryption = event["content"]
+		case typeVisibility:
+			out.visibility = event.members("content").text("history_visibility")
+		}
+	}
+	return out, nil
+}
+
+// noteRoom tells the engine of a room that the homeserver has just made.
+func (r *rooms) noteRoom(ctx context.Context, x *Exchange, dev Device, room id.RoomID, initial initialState, invited []string) error {
+	if initial.encryption != nil {
+		if err := r.noteEncryption(ctx, dev, room, initial.encryption); err != nil {
+			return err
+		}
+	}
+	if initial.visibility != "" {
+		if err := noteVisibility(ctx, dev, room, initial.visibility); err != nil {
+			return err
+		}
+	}
+	if err := noteMembership(ctx, dev, room, x.Identity.UserID, membershipJoin); err != nil {
+		return err
+	}
+	for _, user := range invited {
+		if !validUser(user) {
+			continue
+		}
+		if err := noteMembership(ctx, dev, room, id.UserID(user), membershipInvite); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,142 @@
+package interceptors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+)
+
+// The one place where reasons of the engine become Matrix errors. The texts are for
+// people who may know nothing of encryption: what happened, then what to do.
+
+// codeKeysHeld refuses what would replace keys that the proxy published.
+const codeKeysHeld = "DEV.E2EE_PROXY.KEYS_HELD_BY_PROXY"
+
+// engineError turns an error of the engine into one for the client. What it does not
+// know stays as it is and is rendered as an internal error.
+func engineError(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := errors.AsType[*Error](err); ok {
+		return err
+	}
+	if changed, ok := errors.AsType[*e2ee.IdentityChangedError](err); ok {
+		return identityChanged(changed).Because(err)
+	}
+	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok {
+		return upstreamError(up, err)
+	}
+	switch {
+	case errors.Is(err, e2ee.ErrUnsupportedAlgorithm):
+		return CannotEncrypt(true, err)
+	case errors.Is(err, e2ee.ErrCannotEncrypt), errors.Is(err, e2ee.ErrClosed):
+		return CannotEncrypt(false, err)
+	case errors.Is(err, e2ee.ErrDeviceNotSigned):
+		return DeviceNotSigned("Confirm it with the recovery key: POST /_e2ee_proxy/v1/recover, " +
+			"and see GET /_e2ee_proxy/v1/status. Then send the message again.").Because(err)
+	case errors.Is(err, e2ee.ErrKeysReplaced):
+		return refuseEncrypted("The homeserver shows other encryption keys for this device than the proxy's own, so the message was not sent.",
+			"Log out and log in again as a new device. If nobody else uses this device's access token, the homeserver should be looked at.").Because(err)
+	case errors.Is(err, e2ee.ErrNotProxied):
+		return refuseEncrypted("The proxy holds no encryption keys for this device, so the message was not sent.",
+			"See GET /_e2ee_proxy/v1/status.").Because(err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return TimedOut(err)
+	}
+	return err
+}
+
+// lookupError is engineError for the question whether a room is encrypted: whatever
+// keeps it from being answered, nothing is sent.
+func lookupError(err error) error {
+	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok {
+		switch up.Status {
+		case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests:
+			return upstreamError(up, err)
+		}
+		return CannotEncrypt(false, err)
+	}
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	if mapped, ok := errors.AsType[*Error](engineError(err)); ok && mapped.ErrCode == CodeCannotEncrypt {
+		return mapped
+	}
+	return CannotEncrypt(false, err)
+}
+
+// upstreamError is for what the homeserver answered to a request of the engine's own.
+func upstreamError(up *e2ee.UpstreamError, err error) error {
+	switch {
+	case up.Status == http.StatusUnauthorized && up.ErrCode != CodeUnknownToken && up.ErrCode != "":
+		// M_USER_LOCKED, for one: the session stays (requirement 22.2).
+		e := NewError(http.StatusUnauthorized, up.ErrCode, "The homeserver does not accept this account's access token now.")
+		if up.SoftLogout {
+			e.Fields = map[string]any{"soft_logout": true}
+		}
+		return e.Because(err)
+	case up.Status == http.StatusUnauthorized:
+		return UnknownToken(up.SoftLogout).Because(err)
+	case up.Status == http.StatusForbidden:
+		return Forbidden("The homeserver does not let this account see what is needed to encrypt for this room.").
+			WithHint("Is it in the room?").Because(err)
+	case up.Status == http.StatusTooManyRequests:
+		return LimitExceeded(max(up.RetryAfter, time.Second)).Because(err)
+	case up.Status == 0 && errors.Is(err, context.Canceled):
+		return err
+	case up.Status == 0 && errors.Is(err, context.DeadlineExceeded):
+		return TimedOut(err)
+	case up.Status == 0:
+		return Unreachable(err)
+	}
+	return CannotEncrypt(false, err)
+}
+
+// identityChanged names everybody concerned in "users", and those of them who were
+// verified once more in "verification_lost": they need more than an acknowledgement.
+func identityChanged(e *e2ee.IdentityChangedError) *Error {
+	users := slices.Concat(e.Users, e.Lost)
+	slices.Sort(users)
+	users = slices.Compact(users)
+	if len(users) == 0 {
+		users = []id.UserID{}
+	}
+	out := IdentityChanged(users, "The digital identity of "+names(users)+
+		" was reset, so the message was not sent: it could be read by somebody else.")
+	out.Hint = "Ask them in another way whether they did that, then accept it " +
+		"(POST /_e2ee_proxy/v1/users/{userId}/acknowledge) and send the message again."
+	if len(e.Lost) > 0 {
+		out.Hint += " You had verified " + names(e.Lost) + ": verify again, or give that verification up first " +
+			"(POST /_e2ee_proxy/v1/users/{userId}/withdraw_verification)."
+		out.Fields["verification_lost"] = e.Lost
+	}
+	return out
+}
+
+// names lists users for a sentence, the first few of them.
+func names(users []id.UserID) string {
+	const most = 5
+	shown := make([]string, 0, most)
+	for _, u := range users[:min(len(users), most)] {
+		shown = append(shown, u.String())
+	}
+	s := strings.Join(shown, ", ")
+	if more := len(users) - most; more > 0 {
+		s += fmt.Sprintf(" and %d more", more)
+	}
+	return s
+}
+
+// refuseEncrypted is a 403 CANNOT_ENCRYPT with a reason of its own.
+func refuseEncrypted(text, hint string) *Error {
+	return NewError(http.StatusForbidden, CodeCannotEncrypt, text).WithHint(hint)
+}

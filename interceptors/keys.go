@@ -1,0 +1,78 @@
+package interceptors
+
+import (
+	"context"
+	"net/http"
+)
+
+// POST keys/upload. A device has one set of keys. A client that uploads device keys of
+// its own is left alone with them: its device becomes foreign, and everything of it
+// passes untouched. If the proxy's keys are published for the device already, the upload
+// is refused: replaced keys would cut off everybody who knows the old ones, and the
+// proxy's may not be overwritten (design §7.8). Keys beside the device keys belong to
+// them and are refused likewise. An upload of nothing, with which clients ask for the
+// counts, passes.
+//
+// keys/query, keys/claim, keys/changes and sendToDevice are not handled here and pass.
+
+// uploadKeys handles [UploadKeys].
+func uploadKeys(x *Exchange) error {
+	raw, err := readOptionalObject(x)
+	if err != nil {
+		return err
+	}
+	putBack(x, raw)
+	if isBlank(raw) || x.Identity.DeviceID == "" {
+		return x.Upstream.Forward(x)
+	}
+	body, err := parseObject(raw)
+	if err != nil {
+		return err
+	}
+	if !hasKeys(body) {
+		return x.Upstream.Forward(x)
+	}
+	settle, err := x.Devices.ClientHasKeys(x.Request.Context(), x.Identity)
+	if err != nil {
+		return engineError(err)
+	}
+	if settle == nil {
+		return NewError(http.StatusForbidden, codeKeysHeld,
+			"The proxy does the encryption for this device and has published its keys, so that the client cannot upload others.").
+			WithHint("Switch encryption off in the client, or log in as a new device and let the client encrypt.")
+	}
+	// Only device keys make a device its client's: without them it could hold none.
+	return uploadAndSettle(x, func(ctx context.Context, accepted bool) error {
+		return settle(ctx, accepted && len(body.members("device_keys")) > 0)
+	})
+}
+
+// hasKeys reports whether an upload brings any key.
+func hasKeys(body object) bool {
+	for _, name := range []string{"device_keys", "one_time_keys", "fallback_keys", "org.matrix.msc2732.fallback_keys"} {
+		if v, ok := body[name]; ok && string(v) != "null" && len(body.members(name)) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// uploadAndSettle sends the client's keys on. Its outcome is settled also when the
+// client does not wait for it.
+func uploadAndSettle(x *Exchange, settle func(context.Context, bool) error) error {
+	ctx := context.WithoutCancel(x.Request.Context())
+	detached := *x
+	detached.Request = x.Request.WithContext(ctx)
+	resp, err := x.Upstream.Do(&detached, Change{})
+	if err != nil {
+		if settled := settle(ctx, false); settled != nil {
+			return engineError(settled)
+		}
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if err := settle(ctx, resp.StatusCode == http.StatusOK); err != nil {
+		return engineError(err)
+	}
+	return x.Upstream.Relay(x, resp)
+}

@@ -1,0 +1,120 @@
+package interceptors
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+
+	"github.com/rs/zerolog"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
+)
+
+// Login: POST login of every type, POST register where it gives a token, POST refresh.
+// They pass byte for byte upstream. The device that a login made or took over is made
+// known at once, with the password where one was used: it serves the user-interactive
+// authentication of the first bootstrap and is not stored. GET login and the redirects
+// of SSO are not handled here; they pass untouched.
+//
+// In an answer, well_known points at the proxy's public URL when one is configured. An
+// answer is never held back: its device exists, and a client that saw an error would log
+// in again and make another.
+
+// sessions are the handlers of everything that begins or ends a session.
+type sessions struct {
+	public  *url.URL
+	refresh *refreshTokens
+}
+
+// login handles [Login].
+func (s *sessions) login(x *Exchange) error {
+	raw, err := readObject(x)
+	if err != nil {
+		return err
+	}
+	body, err := parseObject(raw)
+	if err != nil {
+		return err
+	}
+	var password secret.String
+	if body.text("type") == "m.login.password" {
+		password = secret.NewString(body.text("password"))
+	}
+	return s.begin(x, raw, password, false)
+}
+
+// register handles [Register]. Most of its calls are steps of user-interactive
+// authentication, which pass; only the last gives a token.
+func (s *sessions) register(x *Exchange) error {
+	raw, err := readOptionalObject(x)
+	if err != nil {
+		return err
+	}
+	var body object
+	if !isBlank(raw) {
+		if body, err = parseObject(raw); err != nil {
+			return err
+		}
+	}
+	guest := x.Request.URL.Query().Get("kind") == "guest"
+	return s.begin(x, raw, secret.NewString(body.text("password")), guest)
+}
+
+// begin sends a login on and makes its device known.
+func (s *sessions) begin(x *Exchange, raw []byte, password secret.String, guest bool) error {
+	putBack(x, raw)
+	resp, err := x.Upstream.Do(x, Change{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return x.Upstream.Relay(x, resp)
+	}
+	got := answer(resp)
+	who := Identity{
+		UserID:   id.UserID(got.text("user_id")),
+		DeviceID: id.DeviceID(got.text("device_id")),
+		Guest:    guest,
+		Token:    secret.NewString(got.text("access_token")),
+	}
+	if validUser(got.text("user_id")) && who.DeviceID != "" && !who.Token.IsZero() {
+		s.refresh.remember(secret.NewString(got.text("refresh_token")), who)
+		s.loggedIn(x, who, password)
+	}
+	if err := s.pointHere(resp); err != nil {
+		return err
+	}
+	return x.Upstream.Relay(x, resp)
+}
+
+// loggedIn makes a device known. When that fails, the device is known at its first request.
+func (s *sessions) loggedIn(x *Exchange, who Identity, password secret.String) {
+	if who.Guest {
+		return
+	}
+	ctx := context.WithoutCancel(x.Request.Context())
+	if err := x.Devices.LoggedIn(ctx, who, password); err != nil {
+		zerolog.Ctx(ctx).Error().Err(err).Msg("Failed to set up the device of a login")
+	}
+}
+
+// pointHere rewrites well_known of a login's answer.
+func (s *sessions) pointHere(resp *http.Response) error {
+	if s.public == nil {
+		return nil
+	}
+	raw := peek(resp)
+	if raw == nil || answer(resp).members("well_known") == nil {
+		return nil
+	}
+	changed, err := editMember(raw, "well_known", func(old []byte) ([]byte, error) {
+		return discovery(old, s.public)
+	})
+	if err != nil {
+		return err
+	}
+	replaceBody(resp, changed)
+	return nil
+}

@@ -1,0 +1,100 @@
+package interceptors
+
+import (
+	"context"
+	"slices"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"maunium.net/go/mautrix/id"
+)
+
+// The ends of sessions: POST logout, logout/all, DELETE devices/{deviceId}, POST
+// delete_devices, account/password and account/deactivate. They pass byte for byte, steps of
+// user-interactive authentication included. Once the homeserver has confirmed, the keys
+// of the devices that are gone are dropped before the client gets its answer
+// (requirement 22.1). A refusal, soft logout and a locked account drop nothing here.
+
+// logout handles [Logout].
+func logout(x *Exchange) error {
+	return endThen(x, func(ctx context.Context, _ object) error {
+		return forget(ctx, x, x.Identity.DeviceID)
+	})
+}
+
+// logoutAll handles [LogoutAll].
+func logoutAll(x *Exchange) error {
+	return endThen(x, func(ctx context.Context, _ object) error {
+		return forgetAll(ctx, x)
+	})
+}
+
+// deleteDevice handles [DeleteDevice].
+func deleteDevice(x *Exchange) error {
+	return endThen(x, func(ctx context.Context, _ object) error {
+		return forget(ctx, x, id.DeviceID(x.Endpoint.Params["deviceId"]))
+	})
+}
+
+// deleteDevices handles [DeleteDevices].
+func deleteDevices(x *Exchange) error {
+	return endThen(x, func(ctx context.Context, body object) error {
+		var gone []id.DeviceID
+		for _, name := range body.texts("devices") {
+			gone = append(gone, id.DeviceID(name))
+		}
+		return forget(ctx, x, gone...)
+	})
+}
+
+// changePassword handles [Password]. It logs out all other devices unless told not to.
+// Without an access token (a password forgotten) it does not say whose it was: then the
+// homeserver's refusal of their tokens ends the devices.
+func changePassword(x *Exchange) error {
+	return endThen(x, func(ctx context.Context, body object) error {
+		if body.is("logout_devices", jsontext.KindFalse) {
+			return nil
+		}
+		return forgetAll(ctx, x, x.Identity.DeviceID)
+	})
+}
+
+// deactivate handles [Deactivate].
+func deactivate(x *Exchange) error {
+	return endThen(x, func(ctx context.Context, _ object) error {
+		return forgetAll(ctx, x)
+	})
+}
+
+// endThen sends a request on and, after a 200, calls done with the members of its body.
+func endThen(x *Exchange, done func(ctx context.Context, body object) error) error {
+	raw, err := readOptionalObject(x)
+	if err != nil {
+		return err
+	}
+	var body object
+	if !isBlank(raw) {
+		if body, err = parseObject(raw); err != nil {
+			return err
+		}
+	}
+	return forwardThen(x, raw, func(ctx context.Context, _ object) error { return done(ctx, body) })
+}
+
+// forget drops devices of the one who asks. A token without a device has none to drop,
+// and one that the homeserver did not confirm has no owner.
+func forget(ctx context.Context, x *Exchange, devices ...id.DeviceID) error {
+	devices = slices.DeleteFunc(devices, func(d id.DeviceID) bool { return d == "" })
+	if x.Identity.UserID == "" || len(devices) == 0 {
+		return nil
+	}
+	return engineError(x.Devices.Forget(ctx, x.Identity.UserID, devices...))
+}
+
+// forgetAll drops all devices of the one who asks but those that are kept.
+func forgetAll(ctx context.Context, x *Exchange, keep ...id.DeviceID) error {
+	keep = slices.DeleteFunc(keep, func(d id.DeviceID) bool { return d == "" })
+	if x.Identity.UserID == "" {
+		return nil
+	}
+	return engineError(x.Devices.ForgetAll(ctx, x.Identity.UserID, keep...))
+}

@@ -1,0 +1,85 @@
+package interceptors
+
+import (
+	"context"
+	"fmt"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+)
+
+// Membership endpoints: invite, kick, ban, unban, join, knock, leave and forget. They pass
+// byte for byte; what the homeserver accepted is told to the engine before the client
+// gets its answer. An invite's 200 is enough to share the room key with the invitee
+// (requirement 7.6), and after a departure the next send uses a new key.
+
+// ofOther handles an endpoint that changes the membership of the user in the body.
+func ofOther(membership string) Handler {
+	return func(x *Exchange) error {
+		dev, err := device(x)
+		if err != nil {
+			return err
+		}
+		if dev.Mode() == e2ee.ModeForeign {
+			return x.Upstream.Forward(x)
+		}
+		room, err := roomParam(x)
+		if err != nil {
+			return err
+		}
+		raw, err := readObject(x)
+		if err != nil {
+			return err
+		}
+		body, err := parseObject(raw)
+		if err != nil {
+			return err
+		}
+		return forwardThen(x, raw, func(ctx context.Context, _ object) error {
+			// An invitation by e-mail names no user yet.
+			if user := body.text("user_id"); validUser(user) {
+				return noteMembership(ctx, dev, room, id.UserID(user), membership)
+			}
+			return nil
+		})
+	}
+}
+
+// ofSelf handles an endpoint that changes the membership of the one who asks. The room
+// is in the answer, else in the path.
+func ofSelf(membership string) Handler {
+	return func(x *Exchange) error {
+		dev, err := device(x)
+		if err != nil {
+			return err
+		}
+		if dev.Mode() == e2ee.ModeForeign {
+			return x.Upstream.Forward(x)
+		}
+		raw, err := readOptionalObject(x)
+		if err != nil {
+			return err
+		}
+		return forwardThen(x, raw, func(ctx context.Context, answer object) error {
+			for _, room := range []string{answer.text("room_id"), x.Endpoint.Params["roomId"], x.Endpoint.Params["roomIdOrAlias"]} {
+				if validRoom(room) {
+					return noteMembership(ctx, dev, id.RoomID(room), x.Identity.UserID, membership)
+				}
+			}
+			return nil
+		})
+	}
+}
+
+// noteMembership tells the engine of a membership that the homeserver accepted. Only a
+// device whose keys the proxy holds has a use for it.
+func noteMembership(ctx context.Context, dev Device, room id.RoomID, user id.UserID, membership string) error {
+	if dev.Mode() != e2ee.ModeProxied {
+		return nil
+	}
+	if err := dev.NoteMembership(ctx, room, user, membership); err != nil {
+		return engineError(fmt.Errorf("note a membership: %w", err))
+	}
+	return nil
+}

@@ -1,0 +1,118 @@
+package interceptors
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+)
+
+// Matrix names used by more than one file.
+const (
+	typeEncryption = "m.room.encryption"
+	typeEncrypted  = "m.room.encrypted"
+	typeMember     = "m.room.member"
+	typeVisibility = "m.room.history_visibility"
+	typeReaction   = "m.reaction"
+	typeRedaction  = "m.room.redaction"
+
+	megolm = string(id.AlgorithmMegolmV1)
+
+	membershipInvite = "invite"
+	membershipJoin   = "join"
+	membershipLeave  = "leave"
+	membershipBan    = "ban"
+	membershipKnock  = "knock"
+)
+
+// rooms are the handlers of everything that writes to rooms.
+type rooms struct{ order *roomOrder }
+
+// device gives the device of the exchange.
+func device(x *Exchange) (Device, error) {
+	dev, err := x.Devices.Device(x.Request.Context(), x.Identity)
+	if err != nil {
+		return nil, engineError(err)
+	}
+	return dev, nil
+}
+
+// roomParam gives the room that the path names. What could name a room in a second way
+// is refused: what is known of a room is found by its ID, byte for byte.
+func roomParam(x *Exchange) (id.RoomID, error) {
+	room := x.Endpoint.Params["roomId"]
+	if !validRoom(room) {
+		return "", InvalidParam("This is not a room ID.")
+	}
+	return id.RoomID(room), nil
+}
+
+func validRoom(room string) bool {
+	return len(room) > 1 && len(room) <= 255 && room[0] == '!' &&
+		strings.IndexFunc(room, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '�' }) < 0
+}
+
+// validUser is for user IDs in bodies and state keys. Historical IDs have few rules.
+func validUser(user string) bool {
+	return len(user) > 2 && len(user) <= 255 && user[0] == '@' && strings.IndexByte(user, ':') > 0
+}
+
+// encryption tells whether a room is encrypted, with what other devices have sent
+// through this process taken into account.
+func (r *rooms) encryption(ctx context.Context, dev Device, room id.RoomID) (e2ee.RoomEncryption, error) {
+	state, err := dev.RoomEncryption(ctx, room)
+	if err != nil {
+		return e2ee.RoomUnknown, lookupError(err)
+	}
+	if state != e2ee.RoomPlain {
+		return state, nil
+	}
+	content, ok := r.order.noted(room)
+	if !ok {
+		return e2ee.RoomPlain, nil
+	}
+	if dev.Mode() != e2ee.ModeProxied {
+		return e2ee.RoomEncrypted, nil // whatever it sends in clear is refused
+	}
+	if err := dev.NoteEncryption(ctx, room, content); err != nil {
+		return e2ee.RoomUnknown, lookupError(err)
+	}
+	if state, err = dev.RoomEncryption(ctx, room); err != nil {
+		return e2ee.RoomUnknown, lookupError(err)
+	}
+	if state == e2ee.RoomPlain {
+		return e2ee.RoomUnknown, CannotEncrypt(false, nil)
+	}
+	return state, nil
+}
+
+// forwardThen sends the request on with body, as the client sent it, calls done with the members of a 200, and
+// relays the answer. The context of done outlives the client: what the homeserver
+// accepted is recorded whether or not anybody waits for it. When it cannot be
+// recorded, the client is told of an error rather than that all is well; to repeat
+// any of these requests is harmless.
+func forwardThen(x *Exchange, body []byte, done func(ctx context.Context, answer object) error) error {
+	putBack(x, body)
+	resp, err := x.Upstream.Do(x, Change{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode == http.StatusOK {
+		if err := done(context.WithoutCancel(x.Request.Context()), answer(resp)); err != nil {
+			return err
+		}
+	}
+	return x.Upstream.Relay(x, resp)
+}
+
+// delayed reports whether a request asks for an event to be sent later (MSC4140): its
+// answer names no event, and what it says has not happened yet.
+func delayed(x *Exchange) bool {
+	q := x.Request.URL.Query()
+	return q.Has("org.matrix.msc4140.delay") || q.Has("delay") ||
+		q.Has("org.matrix.msc4140.parent_delay_id") || q.Has("parent_delay_id")
+}

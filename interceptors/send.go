@@ -1,0 +1,222 @@
+package interceptors
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/rs/zerolog"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+)
+
+// Sends of message events: PUT rooms/{roomId}/send/{eventType}/{txnId}, and POST
+// without the transaction ID, which some homeservers take as well (attack N7).
+//
+// Into a room that is not encrypted they pass byte for byte. Into an encrypted one they
+// become m.room.encrypted with the same transaction ID, whatever their type, but:
+//   - m.reaction that says nothing but its relation, and m.room.redaction with the
+//     members a redaction has, go in clear as from every client (requirement 19.5, 19.6).
+//     A reason of a redaction is therefore readable by the homeserver.
+//   - m.room.encrypted made by a client whose keys the proxy holds is refused: such a
+//     client has no keys to make it with.
+//
+// A delayed event (MSC4140) is encrypted when it is scheduled, for those in the room then.
+// Clients that do their own encryption ([e2ee.ModeForeign]) pass untouched, also with
+// what they choose to send in clear: what a client with keys of its own encrypts is its
+// own decision. A token without a device can hold no keys and is refused in encrypted
+// rooms. Where it cannot be told whether a room is encrypted, nothing is sent.
+
+// send handles [Send].
+func (r *rooms) send(x *Exchange) error {
+	dev, err := device(x)
+	if err != nil {
+		return err
+	}
+	if dev.Mode() == e2ee.ModeForeign {
+		return x.Upstream.Forward(x)
+	}
+	room, err := roomParam(x)
+	if err != nil {
+		return err
+	}
+	raw, err := readObject(x)
+	if err != nil {
+		return err
+	}
+	// The body goes on only where it is put back: nothing else can send it by accident.
+	x.Request.Body = http.NoBody
+
+	ctx := x.Request.Context()
+	leave, err := r.order.send(ctx, x.Identity.UserID, room)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	state, err := r.encryption(ctx, dev, room)
+	if err != nil {
+		return err
+	}
+	switch state {
+	case e2ee.RoomPlain:
+		putBack(x, raw)
+		return x.Upstream.Forward(x)
+	case e2ee.RoomEncrypted:
+		leave()
+		return sendEncrypted(x, dev, room, raw)
+	case e2ee.RoomUnsupported:
+		return CannotEncrypt(true, nil)
+	case e2ee.RoomUnknown:
+	}
+	return CannotEncrypt(false, nil)
+}
+
+// sendEncrypted sends into an encrypted room.
+func sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
+	content, err := parseObject(raw)
+	if err != nil {
+		return err
+	}
+	eventType := x.Endpoint.Params["eventType"]
+	inClear, err := goesInClear(eventType, content)
+	if err != nil {
+		return err
+	}
+	if inClear {
+		putBack(x, raw)
+		return x.Upstream.Forward(x)
+	}
+	switch dev.Mode() {
+	case e2ee.ModeProxied:
+		if eventType == typeEncrypted {
+			return Forbidden("The proxy does the encryption for this device, so that it cannot have keys of its own.").
+				WithHint("Send the clear event, or log in as a new device to let the client encrypt.")
+		}
+		return encryptAndSend(x, dev, e2ee.Outgoing{
+			RoomID: room, Type: eventType, TxnID: x.Endpoint.Params["txnId"], Content: raw,
+		})
+	case e2ee.ModeNone:
+		if eventType == typeEncrypted {
+			putBack(x, raw)
+			return x.Upstream.Forward(x)
+		}
+		return noDevice()
+	case e2ee.ModeForeign:
+		// Decided before; a mode that changed meanwhile is decided by the next request.
+	case e2ee.ModeUnknown:
+	}
+	return CannotEncrypt(false, errors.New("the device has not been compared with the homeserver"))
+}
+
+// noDevice refuses a token that can hold no keys.
+func noDevice() *Error {
+	return refuseEncrypted("This room is encrypted, and this access token belongs to no device, so the message was not sent: only a device can have encryption keys.",
+		"Log in as the user and use the access token of that login.")
+}
+
+// goesInClear tells what is not encrypted in an encrypted room either. It looks at the
+// whole content, so that nothing rides along in clear.
+func goesInClear(eventType string, content object) (bool, error) {
+	switch eventType {
+	case typeReaction:
+		return isAnnotation(content), nil
+	case typeRedaction:
+		return true, checkRedaction(content)
+	}
+	return false, nil
+}
+
+// isAnnotation reports whether a reaction says nothing but its relation, which is in
+// clear for every event (requirement 19.1). Any other is encrypted as a message is.
+func isAnnotation(content object) bool {
+	relation := content.members("m.relates_to")
+	if relation.text("rel_type") != "m.annotation" {
+		return false
+	}
+	for name, value := range content {
+		switch name {
+		case "m.relates_to":
+		case "shortcode", "com.beeper.reaction.shortcode": // MSC4027: names of custom pictures
+			if value.Kind() != jsontext.KindString {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// checkRedaction refuses a redaction with members that no redaction has: encrypted it
+// would redact nothing, and in clear they would be readable.
+func checkRedaction(content object) error {
+	for name := range content {
+		switch name {
+		case "redacts", "reason", "with_rel_types", "org.matrix.msc3912.with_rel_types", "org.matrix.msc3912.with_relations":
+		default:
+			return BadJSON("A redaction in an encrypted room can hold a reason and nothing else, because it is not encrypted.")
+		}
+	}
+	return nil
+}
+
+// encryptAndSend encrypts an event and sends it. A repetition of the same transaction
+// sends the same ciphertext again, or nothing when the homeserver has confirmed it.
+func encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error {
+	change := Change{Method: http.MethodPut, Params: map[string]string{"eventType": typeEncrypted}}
+	if out.TxnID == "" {
+		out.TxnID = rand.Text()
+		change.Pattern = x.Endpoint.Pattern + "/{txnId}"
+		change.Params["txnId"] = out.TxnID
+	}
+	ctx := x.Request.Context()
+	made, err := dev.Encrypt(ctx, out)
+	if err != nil {
+		return engineError(fmt.Errorf("encrypt: %w", err))
+	}
+	if made.EventID != "" {
+		return writeJSON(x, map[string]id.EventID{"event_id": made.EventID})
+	}
+	if err := checkCiphertext(made.Content); err != nil {
+		return err
+	}
+	change.Body = made.Content
+	resp, err := x.Upstream.Do(x, change)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode == http.StatusOK {
+		recordSent(ctx, dev, out, answer(resp).text("event_id"))
+	}
+	return x.Upstream.Relay(x, resp)
+}
+
+// checkCiphertext is the last look before something leaves: a Change without a body
+// would send what the client sent.
+func checkCiphertext(content []byte) error {
+	members, err := parseObject(content)
+	if err != nil || members.text("algorithm") != megolm || members.text("ciphertext") == "" {
+		return CannotEncrypt(false, errors.New("the engine made no ciphertext"))
+	}
+	if _, ok := members["body"]; ok {
+		return CannotEncrypt(false, errors.New("the engine left clear text beside the ciphertext"))
+	}
+	return nil
+}
+
+// recordSent records the event of a transaction. The message is sent, and the client is
+// told so even when that cannot be recorded: a repetition then sends the same ciphertext
+// under the same transaction ID, for which the homeserver gives the same event.
+func recordSent(ctx context.Context, dev Device, out e2ee.Outgoing, event string) {
+	if event == "" { // a delayed event has none yet
+		return
+	}
+	if err := dev.Sent(context.WithoutCancel(ctx), out, id.EventID(event)); err != nil {
+		zerolog.Ctx(ctx).Error().Err(err).Msg("Failed to record the event of a transaction")
+	}
+}

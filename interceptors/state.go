@@ -1,0 +1,175 @@
+package interceptors
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+)
+
+// State events: PUT rooms/{roomId}/state/{eventType}[/{stateKey}]. State is not
+// encrypted (requirement 20.1) and passes, but:
+//   - m.room.encryption: anything but m.megolm.v1.aes-sha2 is refused, so that nobody
+//     switches encryption off or to something we cannot do (requirements 0.8, 20.2), and so
+//     is a delayed one, of which nobody could say when it holds. From the moment it is
+//     accepted by the homeserver every send is encrypted, and sends that come while it is
+//     on its way wait for it.
+//   - m.room.member and m.room.history_visibility are told to the engine once accepted.
+//   - types that are messages and never state are refused in a room that is not known to be
+//     plain: a client that sends one this way would send it in clear.
+//
+// Clients that do their own encryption pass untouched; that they encrypted a room is
+// remembered for the others.
+
+// putState handles [PutState].
+func (r *rooms) putState(x *Exchange) error {
+	dev, err := device(x)
+	if err != nil {
+		return err
+	}
+	eventType, key := x.Endpoint.Params["eventType"], x.Endpoint.Params["stateKey"]
+	if dev.Mode() == e2ee.ModeForeign && (eventType != typeEncryption || key != "") {
+		return x.Upstream.Forward(x)
+	}
+	room, err := roomParam(x)
+	if err != nil {
+		return err
+	}
+	raw, err := readObject(x)
+	if err != nil {
+		return err
+	}
+	switch {
+	case eventType == typeEncryption && key == "":
+		return r.putEncryption(x, dev, room, raw)
+	case eventType == typeMember:
+		return putMember(x, dev, room, key, raw)
+	case eventType == typeVisibility && key == "":
+		return putVisibility(x, dev, room, raw)
+	case isMessageType(eventType):
+		state, err := r.encryption(x.Request.Context(), dev, room)
+		if err != nil {
+			return err
+		}
+		if state != e2ee.RoomPlain {
+			return BadJSON("Events of this type are no state, and state is not encrypted.").
+				WithHint("Send it as a message: PUT /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}.")
+		}
+	}
+	putBack(x, raw)
+	return x.Upstream.Forward(x)
+}
+
+// isMessageType names types that the specification knows as message events only.
+func isMessageType(eventType string) bool {
+	switch eventType {
+	case "m.room.message", "m.sticker", typeEncrypted, typeReaction, typeRedaction:
+		return true
+	}
+	return strings.HasPrefix(eventType, "m.key.verification.") || strings.HasPrefix(eventType, "m.poll.")
+}
+
+// putEncryption encrypts a room, or changes the limits of its rotation.
+func (r *rooms) putEncryption(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
+	foreign := dev.Mode() == e2ee.ModeForeign
+	if !foreign {
+		content, err := parseObject(raw)
+		if err != nil {
+			return err
+		}
+		if err := checkAlgorithm(content); err != nil {
+			return err
+		}
+		if delayed(x) {
+			return InvalidParam("Encryption of a room cannot be switched on later: send the event without a delay.")
+		}
+	}
+	leave, err := r.order.encrypt(x.Request.Context(), x.Identity.UserID, room)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	// The outcome must become known also when the client does not wait for it: until then
+	// the user's sends to the room are held up, and after it they are decided.
+	ctx := context.WithoutCancel(x.Request.Context())
+	if dev.Mode() == e2ee.ModeProxied {
+		if err := dev.ExpectEncryption(ctx, room); err != nil {
+			return engineError(err)
+		}
+	}
+	detached := *x
+	detached.Request = x.Request.WithContext(ctx)
+	putBack(&detached, raw)
+	resp, err := x.Upstream.Do(&detached, Change{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode == http.StatusOK && !delayed(x) {
+		if err := r.noteEncryption(ctx, dev, room, raw); err != nil {
+			return err
+		}
+	}
+	leave()
+	return x.Upstream.Relay(x, resp)
+}
+
+// noteEncryption records that the homeserver accepted an encryption event, for this
+// device and for all others of this process.
+func (r *rooms) noteEncryption(ctx context.Context, dev Device, room id.RoomID, content []byte) error {
+	r.order.note(room, content)
+	if dev.Mode() != e2ee.ModeProxied {
+		return nil
+	}
+	return engineError(dev.NoteEncryption(ctx, room, content))
+}
+
+// checkAlgorithm refuses to encrypt in a way we do not know, or not at all.
+func checkAlgorithm(content object) error {
+	if content.text("algorithm") == megolm {
+		return nil
+	}
+	return refuseEncrypted("The encryption of a room cannot be switched off or changed, and the proxy knows no algorithm but "+megolm+".",
+		"Send m.room.encryption with that algorithm; for clear conversations use another room.")
+}
+
+// putMember passes a membership event, which some bridges send to change a name.
+func putMember(x *Exchange, dev Device, room id.RoomID, user string, raw []byte) error {
+	content, err := parseObject(raw)
+	if err != nil {
+		return err
+	}
+	return forwardThen(x, raw, func(ctx context.Context, _ object) error {
+		membership := content.text("membership")
+		if delayed(x) || membership == "" || !validUser(user) {
+			return nil
+		}
+		return noteMembership(ctx, dev, room, id.UserID(user), membership)
+	})
+}
+
+// putVisibility passes a change of history visibility, after which room keys are
+// rotated and may go to other people (requirement 17.2).
+func putVisibility(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
+	content, err := parseObject(raw)
+	if err != nil {
+		return err
+	}
+	return forwardThen(x, raw, func(ctx context.Context, _ object) error {
+		if delayed(x) || content.text("history_visibility") == "" {
+			return nil
+		}
+		return noteVisibility(ctx, dev, room, content.text("history_visibility"))
+	})
+}
+
+// noteVisibility tells the engine of a history visibility that the homeserver accepted.
+func noteVisibility(ctx context.Context, dev Device, room id.RoomID, visibility string) error {
+	if dev.Mode() != e2ee.ModeProxied {
+		return nil
+	}
+	return engineError(dev.NoteVisibility(ctx, room, visibility))
+}

@@ -1,0 +1,167 @@
+package jsonscan
+
+// skip reads the value at i, whatever it is, and gives the index behind it. The only
+// thing it looks for are watched names.
+func (s *scanner) skip(i int) (int, error) {
+	var err error
+	floor := s.depth
+	for {
+		inside := false // whether i is before another value and not behind one
+		switch s.b[i] {
+		case '"':
+			i, _, err = s.str(i + 1)
+		case '{', '[':
+			i, inside, err = s.enter(i)
+		case 't', 'f', 'n':
+			i, err = s.literal(i)
+		default:
+			i, err = s.number(i)
+		}
+		for err == nil && !inside {
+			if s.depth == floor {
+				return i, nil
+			}
+			i, inside, err = s.after(i)
+		}
+		if err != nil {
+			return i, err
+		}
+	}
+}
+
+// enter opens the container at i. It gives the index of its first value, or the index
+// behind the container when it is empty.
+func (s *scanner) enter(i int) (at int, inside bool, err error) {
+	object := s.b[i] == '{'
+	if i, err = s.space(i + 1); err != nil {
+		return i, false, err
+	}
+	if c := s.b[i]; c == '}' && object || c == ']' && !object {
+		return i + 1, false, nil
+	}
+	if err = s.push(object); err != nil || !object {
+		return i, true, err
+	}
+	i, err = s.skipName(i)
+	return i, true, err
+}
+
+// after reads what follows a value in a container: a comma and the way to the next
+// value, or the end of the container.
+func (s *scanner) after(i int) (at int, inside bool, err error) {
+	if i, err = s.space(i); err != nil {
+		return i, false, err
+	}
+	object := s.object()
+	switch c := s.b[i]; {
+	case c == ',':
+		if i, err = s.space(i + 1); err != nil || !object {
+			return i, true, err
+		}
+		i, err = s.skipName(i)
+		return i, true, err
+	case c == '}' && object, c == ']' && !object:
+		s.depth--
+		return i + 1, false, nil
+	}
+	return i, false, s.bad(i, "expected a comma or the end of a container")
+}
+
+func (s *scanner) push(object bool) error {
+	if s.depth+len(s.frames) >= MaxDepth {
+		return ErrDepth
+	}
+	word, bit := s.depth>>6, uint64(1)<<(s.depth&63)
+	if word == len(s.bits) {
+		s.bits = append(s.bits, 0)
+	}
+	if object {
+		s.bits[word] |= bit
+	} else {
+		s.bits[word] &^= bit
+	}
+	s.depth++
+	return nil
+}
+
+// object says whether the innermost container of skip is an object.
+func (s *scanner) object() bool {
+	top := s.depth - 1
+	return s.bits[top>>6]>>(top&63)&1 == 1
+}
+
+// skipName reads the name of a member and the colon, and gives the index of its value.
+func (s *scanner) skipName(i int) (int, error) {
+	if s.b[i] != '"' {
+		return i, s.bad(i, "expected a name")
+	}
+	start := s.base + int64(i) + 1
+	i, escaped, err := s.str(i + 1)
+	if err != nil {
+		return i, err
+	}
+	if s.watch.on {
+		if from := start - s.base; from < 0 {
+			s.flagged++ // no longer in the window: cannot tell
+		} else if s.watch.hit(s.b[from:i-1], escaped) {
+			s.flagged++
+		}
+	}
+	return s.colon(i)
+}
+
+// colon reads the colon behind a name and gives the index of the value.
+func (s *scanner) colon(i int) (int, error) {
+	i, err := s.space(i)
+	if err != nil {
+		return i, err
+	}
+	if s.b[i] != ':' {
+		return i, s.bad(i, "expected a colon")
+	}
+	return s.space(i + 1)
+}
+
+// watchList finds watched names quickly: most names fail at their first byte.
+type watchList struct {
+	on    bool
+	first [256]bool
+	names []watched
+}
+
+type watched struct {
+	name   string
+	prefix bool
+}
+
+func newWatchList(names []string) watchList {
+	var w watchList
+	for _, n := range names {
+		entry := watched{name: n}
+		if last := len(n) - 1; last > 0 && n[last] == '*' {
+			entry = watched{name: n[:last], prefix: true}
+		}
+		if entry.name == "" {
+			continue
+		}
+		w.on = true
+		w.first[entry.name[0]] = true
+		w.names = append(w.names, entry)
+	}
+	return w
+}
+
+func (w *watchList) hit(name []byte, escaped bool) bool {
+	if escaped {
+		name = unescape(name)
+	}
+	if len(name) == 0 || !w.first[name[0]] {
+		return false
+	}
+	for _, e := range w.names {
+		if string(name) == e.name || e.prefix && len(name) > len(e.name) && string(name[:len(e.name)]) == e.name {
+			return true
+		}
+	}
+	return false
+}

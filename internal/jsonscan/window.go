@@ -1,0 +1,169 @@
+package jsonscan
+
+import (
+	"errors"
+	"fmt"
+	"io"
+)
+
+// MaxDepth is the deepest nesting that a scan follows. Deeper input is an error.
+const MaxDepth = 1 << 20
+
+// maxFrames bounds the nesting inside a cyclic graph of nodes, where a level costs a
+// frame and not a bit.
+const maxFrames = 1 << 10
+
+const (
+	defaultWindow  = 64 << 10
+	defaultCapture = 1 << 20
+	minWindow      = 16
+)
+
+// ErrDepth is nesting that is deeper than a scan follows.
+var ErrDepth = errors.New("jsonscan: nested too deeply")
+
+// SyntaxError is input that is not JSON. It quotes nothing of the input.
+type SyntaxError struct {
+	Offset int64
+	What   string // what was expected or found, in words of ours
+}
+
+func (e *SyntaxError) Error() string {
+	return fmt.Sprintf("jsonscan: %s at byte %d", e.What, e.Offset)
+}
+
+// scanner is one pass over one body. Indices named i are into b.
+type scanner struct {
+	r    io.Reader
+	mem  []byte // the window
+	b    []byte // what of it is filled: mem[:len(b)]
+	base int64  // offset of b[0] in the body
+	eof  bool
+	max  int // MaxCapture
+
+	depth  int      // containers open in skip
+	bits   []uint64 // one bit for each of them: 1 is an object
+	frames []frame  // containers open in walk
+	leaf   int64    // offset from which a value outside of frames is captured, or -1
+	name   int64    // offset of the name being read, or -1
+
+	wild     bool   // the value outside of frames that is being reported has a name of Any
+	wildName []byte // the last name that an Any step met
+
+	watch   watchList
+	flagged uint64 // how many watched names were met
+
+	visit func(*Value) error
+	value Value
+}
+
+// fill reads more input behind the window and gives the new index of b[i]. At the end
+// of the input it gives errEnd.
+func (s *scanner) fill(i int) (int, error) {
+	if s.eof {
+		return i, errEnd
+	}
+	keep := s.keep(i)
+	if free := cap(s.mem) - len(s.b); keep > 0 && free < cap(s.mem)/2 {
+		n := copy(s.mem, s.b[keep:])
+		s.b = s.mem[:n]
+		s.base += int64(keep)
+		i -= keep
+	}
+	if len(s.b) == cap(s.mem) {
+		grown := make([]byte, 2*cap(s.mem))
+		n := copy(grown, s.b)
+		s.mem, s.b = grown, grown[:n]
+	}
+	for range 100 {
+		n, err := s.r.Read(s.mem[len(s.b):cap(s.mem)])
+		s.b = s.mem[:len(s.b)+n]
+		switch {
+		case n > 0:
+			s.eof = errors.Is(err, io.EOF)
+			if err != nil && !s.eof {
+				return i, fmt.Errorf("jsonscan: read body: %w", err)
+			}
+			return i, nil
+		case errors.Is(err, io.EOF):
+			s.eof = true
+			return i, errEnd
+		case err != nil:
+			return i, fmt.Errorf("jsonscan: read body: %w", err)
+		}
+	}
+	return i, io.ErrNoProgress
+}
+
+// errEnd is the end of the input where more may follow; callers that need more turn
+// it into a SyntaxError.
+var errEnd = errors.New("jsonscan: end of input")
+
+// keep gives the index from which the window must be kept. A capture that has
+// outgrown the limit is given up.
+func (s *scanner) keep(i int) int {
+	at := s.base + int64(i)
+	end := s.base + int64(len(s.b))
+	for f := range s.frames {
+		fr := &s.frames[f]
+		if !fr.pinned {
+			continue
+		}
+		if end-fr.start > int64(s.max) {
+			fr.pinned = false
+			continue
+		}
+		at = min(at, fr.start)
+		break // the frames inside begin later
+	}
+	for _, p := range []*int64{&s.leaf, &s.name} {
+		if *p < 0 {
+			continue
+		}
+		if end-*p > int64(s.max) {
+			*p = -1
+			continue
+		}
+		at = min(at, *p)
+	}
+	return int(at - s.base)
+}
+
+// bad gives the error for input that is wrong at index i.
+func (s *scanner) bad(i int, what string) error {
+	return &SyntaxError{Offset: s.base + int64(i), What: what}
+}
+
+// more is fill where the input must not end.
+func (s *scanner) more(i int) (int, error) {
+	i, err := s.fill(i)
+	if errors.Is(err, errEnd) {
+		return i, s.bad(i, "unexpected end")
+	}
+	return i, err
+}
+
+// space gives the index of the next byte that is not white space. Mostly
+// there is none to pass.
+func (s *scanner) space(i int) (int, error) {
+	if i < len(s.b) && s.b[i] > ' ' {
+		return i, nil
+	}
+	return s.pass(i)
+}
+
+func (s *scanner) pass(i int) (int, error) {
+	for {
+		for b := s.b; i < len(b); i++ {
+			switch b[i] {
+			case ' ', '\n', '\r', '\t':
+			default:
+				return i, nil
+			}
+		}
+		var err error
+		if i, err = s.more(i); err != nil {
+			return i, err
+		}
+	}
+}

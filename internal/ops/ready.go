@@ -1,0 +1,137 @@
+package ops
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+const (
+	// probeTimeout bounds one probe.
+	probeTimeout = 3 * time.Second
+	// reuse is how long a result stands in for a new probe, so that whoever asks often
+	// costs the database and the homeserver nothing.
+	reuse = time.Second
+)
+
+// Probe is one thing that the proxy needs in order to serve.
+type Probe struct {
+	// Name appears in the answer of /readyz.
+	Name string
+	// Run gives an error when the thing does not work.
+	Run func(context.Context) error
+	// OnlyFirst says that readiness waits for the first success only, and that later
+	// failures are shown but do not count. It is for what all replicas share: taking
+	// all of them out of service because the homeserver is down would turn its clear
+	// errors into refused connections.
+	OnlyFirst bool
+}
+
+// Report is the answer of /readyz.
+type Report struct {
+	Ready bool `json:"ready"`
+	// Draining says that the process is about to end.
+	Draining bool `json:"draining,omitempty"`
+	// Checks says "ok" or "failing" for each probe.
+	Checks map[string]string `json:"checks"`
+}
+
+// Readiness tells whether the proxy can serve. Create it with [NewReadiness].
+type Readiness struct {
+	failed func(probe string, err error)
+	probes []*probeState
+
+	mu       sync.Mutex
+	draining bool
+}
+
+type probeState struct {
+	Probe
+	mu        sync.Mutex
+	at        time.Time
+	ok        bool
+	succeeded bool // at least once
+}
+
+// NewReadiness makes a Readiness. failed is told of every probe that fails, with its
+// error, which the answer does not show.
+func NewReadiness(failed func(probe string, err error), probes ...Probe) *Readiness {
+	r := &Readiness{failed: failed}
+	for _, p := range probes {
+		r.probes = append(r.probes, &probeState{Probe: p})
+	}
+	return r
+}
+
+// Drain makes the proxy not ready, for good.
+func (r *Readiness) Drain() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.draining = true
+}
+
+func (r *Readiness) isDraining() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.draining
+}
+
+// Check runs the probes side by side, unless their last result is recent.
+func (r *Readiness) Check(ctx context.Context) Report {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	type result struct{ ok, counts bool }
+	results := make([]result, len(r.probes))
+	var wait sync.WaitGroup
+	for i, p := range r.probes {
+		wait.Go(func() {
+			ok, before := p.recent()
+			if !before {
+				ok = r.run(ctx, p)
+			}
+			results[i] = result{ok: ok, counts: ok || !p.excused()}
+		})
+	}
+	wait.Wait()
+
+	report := Report{Draining: r.isDraining(), Checks: make(map[string]string, len(r.probes))}
+	report.Ready = !report.Draining
+	for i, p := range r.probes {
+		word := "ok"
+		if !results[i].ok {
+			word = "failing"
+			report.Ready = report.Ready && !results[i].counts
+		}
+		report.Checks[p.Name] = word
+	}
+	return report
+}
+
+// run probes with no lock held, and remembers the result unless whoever asked went away.
+func (r *Readiness) run(ctx context.Context, p *probeState) bool {
+	err := p.Run(ctx)
+	if err != nil && ctx.Err() != nil && context.Cause(ctx) == context.Canceled {
+		return false
+	}
+	if err != nil {
+		r.failed(p.Name, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.at, p.ok = time.Now(), err == nil
+	p.succeeded = p.succeeded || p.ok
+	return p.ok
+}
+
+func (p *probeState) recent() (ok, is bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ok, !p.at.IsZero() && time.Since(p.at) < reuse
+}
+
+// excused reports whether a failure does not count.
+func (p *probeState) excused() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.OnlyFirst && p.succeeded
+}

@@ -1,0 +1,197 @@
+package spool
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+const (
+	// DefaultMemory is the size in bytes up to which a body stays in memory.
+	DefaultMemory = 512 << 10
+	// chunk is how much is encrypted at once.
+	chunk = 32 << 10
+)
+
+// ErrClosed is the use of a spool after Close.
+var ErrClosed = errors.New("spool: closed")
+
+// Options say where a spool keeps things. Zero fields have the defaults given.
+type Options struct {
+	// Memory is the size in bytes up to which the body stays in memory: [DefaultMemory].
+	Memory int
+	// Dir is the directory of the temporary file: the system's.
+	Dir string
+}
+
+// Spool is one body. It is written first, then read at will; both by one goroutine
+// at a time.
+type Spool struct {
+	opt     Options
+	size    int64
+	memory  []byte // all of the body, while there is no file
+	file    *os.File
+	unlink  string // what Close must still remove
+	block   cipher.Block
+	stream  cipher.Stream // at size
+	scratch []byte
+	closed  bool
+}
+
+// New gives an empty spool. It must be closed.
+func New(opt Options) *Spool {
+	if opt.Memory == 0 {
+		opt.Memory = DefaultMemory
+	}
+	return &Spool{opt: opt}
+}
+
+// Size is the number of bytes written.
+func (s *Spool) Size() int64 { return s.size }
+
+// Write appends to the body.
+func (s *Spool) Write(p []byte) (int, error) {
+	if s.closed {
+		return 0, ErrClosed
+	}
+	if s.file == nil && len(s.memory)+len(p) <= s.opt.Memory {
+		s.grow(len(p))
+		s.memory = append(s.memory, p...)
+		s.size += int64(len(p))
+		return len(p), nil
+	}
+	if s.file == nil {
+		if err := s.toFile(); err != nil {
+			return 0, err
+		}
+	}
+	return s.encrypt(p)
+}
+
+// grow makes room in memory, by doubling but never beyond the threshold.
+func (s *Spool) grow(n int) {
+	need := len(s.memory) + n
+	if need <= cap(s.memory) {
+		return
+	}
+	grown := make([]byte, len(s.memory), min(max(need, 2*cap(s.memory), 4<<10), s.opt.Memory))
+	copy(grown, s.memory)
+	s.memory = grown
+}
+
+// toFile moves what is in memory to a new file.
+func (s *Spool) toFile() error {
+	key := make([]byte, 32)
+	if _, err := rand.Read(key); err != nil {
+		return fmt.Errorf("spool: make key: %w", err)
+	}
+	block, err := aes.NewCipher(key)
+	clear(key)
+	if err != nil {
+		return fmt.Errorf("spool: make key: %w", err)
+	}
+	file, err := os.CreateTemp(s.opt.Dir, "e2ee-proxy-spool-*") // mode 0600
+	if err != nil {
+		return fmt.Errorf("spool: create file: %w", err)
+	}
+	if os.Remove(file.Name()) != nil {
+		s.unlink = file.Name() // a system that keeps open files; Close removes it
+	}
+	s.file, s.block = file, block
+	s.stream = cipher.NewCTR(block, counter(0))
+	s.scratch = make([]byte, chunk)
+	held := s.memory
+	s.memory, s.size = nil, 0
+	_, err = s.encrypt(held)
+	clear(held)
+	return err
+}
+
+func (s *Spool) encrypt(p []byte) (int, error) {
+	done := 0
+	for done < len(p) {
+		part := p[done:min(done+chunk, len(p))]
+		s.stream.XORKeyStream(s.scratch, part)
+		// At its offset: a write that came up short is not made good by the next.
+		n, err := s.file.WriteAt(s.scratch[:len(part)], s.size)
+		if err != nil {
+			s.closed = true // the key stream has moved on; nothing can follow
+			return done + n, fmt.Errorf("spool: write file: %w", err)
+		}
+		s.size += int64(n)
+		done += n
+	}
+	return done, nil
+}
+
+// counter is the initial counter block for a block number of the body. The key is
+// used for one body, so the nonce may be zero.
+func counter(block int64) []byte {
+	iv := make([]byte, aes.BlockSize)
+	binary.BigEndian.PutUint64(iv[8:], uint64(block)) //nolint:gosec // offsets are not negative
+	return iv
+}
+
+// ReadAt implements io.ReaderAt over the whole body.
+func (s *Spool) ReadAt(p []byte, off int64) (int, error) {
+	switch {
+	case s.closed:
+		return 0, ErrClosed
+	case off < 0:
+		return 0, errors.New("spool: negative offset")
+	case off >= s.size:
+		return 0, io.EOF
+	}
+	var short error
+	if rest := s.size - off; int64(len(p)) > rest {
+		p, short = p[:rest], io.EOF
+	}
+	if s.file == nil {
+		return copy(p, s.memory[off:]), short
+	}
+	n, err := s.file.ReadAt(p, off)
+	s.decrypt(p[:n], off)
+	if n < len(p) {
+		return n, fmt.Errorf("spool: read file: %w", err)
+	}
+	return n, short
+}
+
+// decrypt undoes encrypt for bytes that lie at an offset of the body.
+func (s *Spool) decrypt(p []byte, off int64) {
+	stream := cipher.NewCTR(s.block, counter(off/aes.BlockSize))
+	if skip := off % aes.BlockSize; skip > 0 {
+		var waste [aes.BlockSize]byte
+		stream.XORKeyStream(waste[:skip], waste[:skip])
+	}
+	stream.XORKeyStream(p, p)
+}
+
+// Reader gives a new reader of the whole body from its start.
+func (s *Spool) Reader() io.Reader { return io.NewSectionReader(s, 0, s.size) }
+
+// Close removes the body, from memory and disk.
+func (s *Spool) Close() error {
+	s.closed = true
+	clear(s.memory)
+	clear(s.scratch)
+	s.memory, s.scratch, s.block, s.stream = nil, nil, nil, nil
+	if s.file == nil {
+		return nil
+	}
+	err := s.file.Close()
+	s.file = nil
+	if s.unlink != "" {
+		err = errors.Join(err, os.Remove(s.unlink))
+		s.unlink = ""
+	}
+	if err != nil {
+		return fmt.Errorf("spool: remove file: %w", err)
+	}
+	return nil
+}

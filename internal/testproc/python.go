@@ -1,0 +1,29 @@
+package testproc
+
+import (
+	"context"
+	"path/filepath"
+	"time"
+)
+
+// Python gives the interpreter of an environment with the requirements of
+// test/python. It is made the first time on a machine.
+func Python(ctx context.Context) (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	requirements := filepath.Join(root, "test", "python", "requirements.txt")
+	dir, err := Cached("venv", []string{requirements}, func(dir string) error {
+		const deadline = 15 * time.Minute
+		if err := Run(ctx, deadline, dir, nil, "python3", "-m", "venv", dir); err != nil {
+			return err
+		}
+		return Run(ctx, deadline, dir, nil, filepath.Join(dir, "bin", "python"),
+			"-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements)
+	})
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "bin", "python"), nil
+}

@@ -1,0 +1,190 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/seal"
+	"e2ee-proxy/internal/secret"
+)
+
+// Account is a Matrix user whose devices are kept here, and the key under which its
+// values are sealed. It stays usable after a rotation of the master key, and is safe for
+// concurrent use.
+type Account struct {
+	ID     int64
+	UserID id.UserID
+
+	database string
+	key      *seal.Key
+}
+
+// newAccounts is the insert of an account that may have been made by another process
+// since it was looked for.
+const insertAccount = `INSERT INTO accounts (user_id, master_key_id, sealed_key, created_at) VALUES ($1, $2, $3, $4)
+	ON CONFLICT (user_id) DO NOTHING`
+
+func keyPlace(database string, user id.UserID) seal.Place {
+	return seal.Place{Database: database, Table: "accounts", Account: string(user), Column: "sealed_key"}
+}
+
+// The clear text of sealed_key is the ID of the account's key and the key.
+func (db *DB) openAccount(row int64, user id.UserID, masterID string, sealed []byte) (*Account, error) {
+	raw, err := db.openAccountKey(user, masterID, sealed)
+	if err != nil {
+		return nil, err
+	}
+	defer raw.Wipe()
+	key, err := seal.NewKey(seal.ID(raw[:seal.IDSize]), raw[seal.IDSize:])
+	if err != nil {
+		return nil, err
+	}
+	return &Account{ID: row, UserID: user, database: db.id, key: key}, nil
+}
+
+func (db *DB) openAccountKey(user id.UserID, masterID string, sealed []byte) (secret.Bytes, error) {
+	master, err := db.masterKey(masterID)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := master.key.Open(sealed, keyPlace(db.id, user))
+	if err == nil && len(raw) != seal.IDSize+seal.KeySize {
+		err = seal.ErrMalformed
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: account key: %w", ErrSealed, err)
+	}
+	return raw, nil
+}
+
+// Account finds the account of a user, and makes it if there is none.
+func (db *DB) Account(ctx context.Context, user id.UserID) (*Account, error) {
+	acct, err := db.LookupAccount(ctx, user)
+	if !errors.Is(err, ErrNotFound) {
+		return acct, err
+	}
+	keyID := seal.NewID()
+	raw := make(secret.Bytes, seal.IDSize+seal.KeySize)
+	defer raw.Wipe()
+	copy(raw, keyID[:])
+	_, _ = rand.Read(raw[seal.IDSize:]) // crypto/rand never returns an error
+	var a args
+	a.id(string(user))
+	a.text(db.main.ID())
+	a.bytes(db.main.key.Seal(raw, keyPlace(db.id, user)))
+	a.time(db.now())
+	if a.err != nil {
+		return nil, fmt.Errorf("make account: %w", a.err)
+	}
+	err = db.writer.run(ctx, func(ctx context.Context, t *tx) error {
+		_, err := t.do(ctx, insertAccount, a.vals...)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make account: %w", err)
+	}
+	return db.LookupAccount(ctx, user)
+}
+
+// LookupAccount finds the account of a user, or returns [ErrNotFound].
+func (db *DB) LookupAccount(ctx context.Context, user id.UserID) (*Account, error) {
+	all, err := db.readAccounts(ctx, "SELECT id, user_id, master_key_id, sealed_key FROM accounts WHERE user_id = $1",
+		encodeText(string(user)))
+	if err == nil && len(all) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up account: %w", err)
+	}
+	return all[0], nil
+}
+
+// Accounts lists all accounts in the order in which they were made.
+func (db *DB) Accounts(ctx context.Context) ([]*Account, error) {
+	all, err := db.readAccounts(ctx, "SELECT id, user_id, master_key_id, sealed_key FROM accounts ORDER BY id")
+	if err != nil {
+		return nil, fmt.Errorf("list accounts: %w", err)
+	}
+	return all, nil
+}
+
+func (db *DB) readAccounts(ctx context.Context, query string, params ...any) ([]*Account, error) {
+	var all []*Account
+	err := db.reader.query(ctx, query, params, func(r *sql.Rows) error {
+		var row int64
+		var user id.UserID
+		var masterID string
+		var sealed []byte
+		if err := r.Scan(&row, text(&user), &masterID, &sealed); err != nil {
+			return err
+		}
+		acct, err := db.openAccount(row, user, masterID, sealed)
+		all = append(all, acct)
+		return err
+	})
+	return all, err
+}
+
+// DeleteAccount removes an account, its devices and everything that belongs to them. With
+// its key gone, what is left of it in backups can be opened only with those backups.
+func (db *DB) DeleteAccount(ctx context.Context, acct *Account) error {
+	err := db.writer.run(ctx, func(ctx context.Context, t *tx) error {
+		n, err := t.do(ctx, "DELETE FROM accounts WHERE id = $1", acct.ID)
+		if err == nil && n == 0 {
+			err = ErrNotFound
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("delete account: %w", err)
+	}
+	return nil
+}
+
+// checkAccountKeys sees that the key of every account can be opened, so that a key that is
+// missing is noticed now and not when its account is used. One account for each master
+// key is opened.
+func (db *DB) checkAccountKeys(ctx context.Context, query querier) error {
+	return query(ctx, `SELECT user_id, master_key_id, sealed_key FROM accounts
+		WHERE id IN (SELECT MIN(id) FROM accounts GROUP BY master_key_id)`, nil, func(r *sql.Rows) error {
+		var user id.UserID
+		var masterID string
+		var sealed []byte
+		if err := r.Scan(text(&user), &masterID, &sealed); err != nil {
+			return err
+		}
+		raw, err := db.openAccountKey(user, masterID, sealed)
+		raw.Wipe()
+		return err
+	})
+}
+
+// place tells where a sealed value of the account belongs.
+func (a *Account) place(table, column string, row []string) seal.Place {
+	return seal.Place{Database: a.database, Table: table, Account: string(a.UserID), Column: column, Row: row}
+}
+
+// seal seals a value; an empty one stays empty.
+func (a *Account) seal(value []byte, table, column string, row ...string) []byte {
+	if len(value) == 0 {
+		return []byte{}
+	}
+	return a.key.Seal(value, a.place(table, column, row))
+}
+
+// open opens what seal made.
+func (a *Account) open(sealed []byte, table, column string, row ...string) (secret.Bytes, error) {
+	if len(sealed) == 0 {
+		return nil, nil
+	}
+	value, err := a.key.Open(sealed, a.place(table, column, row))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s.%s: %w", ErrSealed, table, column, err)
+	}
+	return value, nil
+}

@@ -1,0 +1,240 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"iter"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
+)
+
+const deviceColumns = `d.id, d.device_id, d.state, d.ed25519, d.curve25519, d.sealed_olm, d.keys_uploaded,
+	d.fallback_changed_at, d.sync_position, d.sealed_token, d.meta, d.restored`
+
+const (
+	insertDevice = `INSERT INTO devices (account, device_id, state, ed25519, curve25519, sealed_olm, keys_uploaded,
+		fallback_changed_at, sync_position, sealed_token, meta, restored)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+		ON CONFLICT (account, device_id) DO NOTHING RETURNING id`
+	updateDevice = `UPDATE devices SET state = $3, ed25519 = $4, curve25519 = $5, sealed_olm = $6, keys_uploaded = $7,
+		fallback_changed_at = $8, sync_position = $9, sealed_token = $10, meta = $11, restored = $12
+		WHERE account = $1 AND device_id = $2 AND id = $13`
+	updatePosition = "UPDATE devices SET sync_position = $3 WHERE account = $1 AND id = $2"
+	selectDevice   = "SELECT " + deviceColumns + " FROM devices d WHERE d.account = $1 AND d.device_id = $2"
+	selectDevices  = "SELECT " + deviceColumns + " FROM devices d WHERE d.account = $1 ORDER BY d.id"
+	selectAll      = "SELECT a.id, a.user_id, a.master_key_id, a.sealed_key, " + deviceColumns + `
+		FROM devices d JOIN accounts a ON a.id = d.account WHERE d.id > $1 ORDER BY d.id LIMIT 500`
+	// takeNumbers hands out numbers that order the rows of a device and are never used again.
+	takeNumbers = "UPDATE devices SET last_seq = last_seq + $3 WHERE account = $1 AND id = $2 RETURNING last_seq"
+)
+
+// The device ID identifies the row for sealing: the number is not known before the row is there.
+func (a *Account) deviceArgs(d *Device) *args {
+	p := &args{}
+	p.num(a.ID)
+	p.id(string(d.DeviceID))
+	p.num(int64(d.State))
+	p.text(d.Ed25519)
+	p.text(d.Curve25519)
+	p.bytes(a.seal(d.Olm.Reveal(), "devices", "sealed_olm", string(d.DeviceID)))
+	p.flag(d.KeysUploaded)
+	p.time(d.FallbackChangedAt)
+	p.text(d.SyncPosition)
+	p.bytes(a.seal([]byte(d.Token.Reveal()), "devices", "sealed_token", string(d.DeviceID)))
+	p.bytes(d.Meta)
+	p.flag(d.Restored)
+	return p
+}
+
+// deviceScan reads deviceColumns. What it holds sealed is opened by device.
+type deviceScan struct {
+	d          Device
+	olm, token []byte
+}
+
+func (s *deviceScan) targets() []any {
+	d := &s.d
+	return []any{
+		&d.ID, text(&d.DeviceID), &d.State, text(&d.Ed25519), text(&d.Curve25519), &s.olm, flagColumn{&d.KeysUploaded},
+		timeColumn{&d.FallbackChangedAt}, text(&d.SyncPosition), &s.token, jsonColumn{&d.Meta}, flagColumn{&d.Restored},
+	}
+}
+
+func (s *deviceScan) device(a *Account) (Device, error) {
+	s.d.Account = a.ID
+	var err error
+	if s.d.Olm, err = a.open(s.olm, "devices", "sealed_olm", string(s.d.DeviceID)); err != nil {
+		return Device{}, err
+	}
+	token, err := a.open(s.token, "devices", "sealed_token", string(s.d.DeviceID))
+	if err != nil {
+		return Device{}, err
+	}
+	s.d.Token = secret.NewString(string(token.Reveal()))
+	return s.d, nil
+}
+
+// Device finds a device, or returns [ErrNotFound].
+func (db *DB) Device(ctx context.Context, acct *Account, device id.DeviceID) (Device, error) {
+	all, err := db.readDevices(ctx, acct, selectDevice, acct.ID, encodeText(string(device)))
+	if err == nil && len(all) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return Device{}, fmt.Errorf("look up device: %w", err)
+	}
+	return all[0], nil
+}
+
+// Devices lists the devices of an account in the order in which they were made.
+func (db *DB) Devices(ctx context.Context, acct *Account) ([]Device, error) {
+	all, err := db.readDevices(ctx, acct, selectDevices, acct.ID)
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	return all, nil
+}
+
+func (db *DB) readDevices(ctx context.Context, acct *Account, query string, params ...any) ([]Device, error) {
+	var all []Device
+	err := db.reader.query(ctx, query, params, func(r *sql.Rows) error {
+		var s deviceScan
+		if err := r.Scan(s.targets()...); err != nil {
+			return err
+		}
+		d, err := s.device(acct)
+		all = append(all, d)
+		return err
+	})
+	return all, err
+}
+
+// AccountDevice is a device and its account.
+type AccountDevice struct {
+	Account *Account
+	Device  Device
+}
+
+// AllDevices lists every device of every account, for the start. It reads in batches: no
+// connection is held while the loop's body runs. It stops at the first error.
+func (db *DB) AllDevices(ctx context.Context) iter.Seq2[AccountDevice, error] {
+	return func(yield func(AccountDevice, error) bool) {
+		accounts := make(map[int64]*Account)
+		for last := int64(0); ; {
+			batch, err := db.someDevices(ctx, last, accounts)
+			if err != nil {
+				yield(AccountDevice{}, fmt.Errorf("list all devices: %w", err))
+				return
+			}
+			for _, d := range batch {
+				if !yield(d, nil) {
+					return
+				}
+				last = d.Device.ID
+			}
+			if len(batch) == 0 {
+				return
+			}
+		}
+	}
+}
+
+func (db *DB) someDevices(ctx context.Context, after int64, accounts map[int64]*Account) ([]AccountDevice, error) {
+	var batch []AccountDevice
+	err := db.reader.query(ctx, selectAll, []any{after}, func(r *sql.Rows) error {
+		var row int64
+		var user id.UserID
+		var masterID string
+		var sealed []byte
+		var s deviceScan
+		if err := r.Scan(append([]any{&row, text(&user), &masterID, &sealed}, s.targets()...)...); err != nil {
+			return err
+		}
+		acct, ok := accounts[row]
+		if !ok {
+			var err error
+			if acct, err = db.openAccount(row, user, masterID, sealed); err != nil {
+				return err
+			}
+			accounts[row] = acct
+		}
+		d, err := s.device(acct)
+		batch = append(batch, AccountDevice{acct, d})
+		return err
+	})
+	return batch, err
+}
+
+// CreateDevice adds a device and returns it with its ID. It returns [ErrExists] if the
+// account has a device of that name.
+func (db *DB) CreateDevice(ctx context.Context, acct *Account, d Device) (Device, error) {
+	p := acct.deviceArgs(&d)
+	err := p.err
+	if err == nil {
+		err = db.writer.run(ctx, func(ctx context.Context, t *tx) error {
+			d.ID = 0
+			err := t.rows(ctx, insertDevice, p.vals, func(r *sql.Rows) error { return r.Scan(&d.ID) })
+			switch {
+			case isForeignKey(err):
+				return fmt.Errorf("account: %w", ErrNotFound)
+			case err == nil && d.ID == 0:
+				return ErrExists
+			default:
+				return err
+			}
+		})
+	}
+	if err != nil {
+		return Device{}, fmt.Errorf("create device: %w", err)
+	}
+	d.Account = acct.ID
+	return d, nil
+}
+
+// DeleteDevice removes a device and everything that belongs to it.
+func (db *DB) DeleteDevice(ctx context.Context, acct *Account, device int64) error {
+	err := db.writer.run(ctx, func(ctx context.Context, t *tx) error {
+		n, err := t.do(ctx, "DELETE FROM devices WHERE account = $1 AND id = $2", acct.ID, device)
+		if err == nil && n == 0 {
+			err = ErrNotFound
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("delete device: %w", err)
+	}
+	return nil
+}
+
+// device adds the replacement of the device's row.
+func (b *batch) device(d *Device, position *string) {
+	if d != nil {
+		if d.ID != b.dev {
+			b.fail(errors.New("device is not the one that is saved"))
+			return
+		}
+		p := b.acct.deviceArgs(d)
+		p.num(d.ID)
+		b.ratchet = true
+		b.step("device", p, b.one(updateDevice, p))
+	}
+	if position != nil {
+		p := b.scope()
+		p.text(*position)
+		b.step("sync position", p, b.one(updatePosition, p))
+	}
+}
+
+// numbers reserves n numbers in the device's order and returns the one before the first.
+func (b *batch) numbers(ctx context.Context, t *tx, n int) (int64, error) {
+	last := int64(-1)
+	err := t.rows(ctx, takeNumbers, []any{b.acct.ID, b.dev, int64(n)}, func(r *sql.Rows) error { return r.Scan(&last) })
+	if err == nil && last < 0 {
+		err = ErrNotFound
+	}
+	return last - int64(n), err
+}

@@ -1,0 +1,83 @@
+package store
+
+import (
+	"errors"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// Errors that callers decide by. They may be wrapped.
+var (
+	// ErrNotFound means that the row, or the device or account it belongs to, is not there.
+	ErrNotFound = errors.New("not found")
+	// ErrExists means that a device with this ID is already there.
+	ErrExists = errors.New("exists already")
+	// ErrMasterKey means that the database cannot be opened with the master keys given.
+	ErrMasterKey = errors.New("wrong or missing master key")
+	// ErrNewer means that the database was written by a newer version of this program.
+	ErrNewer = errors.New("database is newer than this program")
+	// ErrInUse means that another process has the SQLite database open for writing.
+	ErrInUse = errors.New("database is in use by another process")
+	// ErrReadOnly means that a database opened with Options.ReadOnly was asked to change.
+	ErrReadOnly = errors.New("database was opened for reading only")
+	// ErrSealed means that a sealed value was changed, moved or damaged.
+	ErrSealed = errors.New("sealed value refused")
+	// ErrStale means that the outbound session in the database is further along than, or
+	// was replaced after, the one to be saved. Its next index may have been used already,
+	// so nothing was written: drop what is in memory and read the session again.
+	ErrStale = errors.New("a newer state of the session is stored")
+	// ErrTooLong means that an identifier is longer than [MaxID] bytes.
+	ErrTooLong = errors.New("identifier is too long to be stored")
+)
+
+// hinted is an error that tells its reader what to do.
+type hinted struct {
+	err  error
+	hint string
+}
+
+// withHint adds what a person can do about err.
+func withHint(err error, hint string) error { return &hinted{err: err, hint: hint} }
+
+// Error gives the error and the hint in one line.
+func (h *hinted) Error() string { return h.err.Error() + " (" + h.hint + ")" }
+
+// Unwrap gives the error alone.
+func (h *hinted) Unwrap() error { return h.err }
+
+// Hint says what a person can do.
+func (h *hinted) Hint() string { return h.hint }
+
+// SQLSTATE classes of PostgreSQL that we tell apart.
+const (
+	pgForeignKey    = "23503"
+	pgUnique        = "23505"
+	pgSerialization = "40001"
+	pgDeadlock      = "40P01"
+)
+
+func isForeignKey(err error) bool {
+	return hasCode(err, sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY, pgForeignKey)
+}
+
+func isUnique(err error) bool {
+	return hasCode(err, sqlite3.SQLITE_CONSTRAINT_UNIQUE, pgUnique)
+}
+
+// isRetryable tells conflicts between transactions, which succeed when repeated, from
+// failures. Nothing of the failed transaction was written.
+func isRetryable(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code == pgSerialization || pg.Code == pgDeadlock)
+}
+
+func hasCode(err error, lite int, state string) bool {
+	var l *sqlite.Error
+	if errors.As(err, &l) {
+		return l.Code() == lite
+	}
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == state
+}

@@ -1,0 +1,196 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"iter"
+	"strconv"
+
+	"maunium.net/go/mautrix/id"
+)
+
+const inboundColumns = "room_id, session_id, sealed_pickle, sealed_owner, source, first_index, shared_history, received_at, backup_version"
+
+var (
+	putInbound = replaceRows("inbound_sessions", ofDevice, []string{"room_id", "session_id"},
+		[]string{"sealed_pickle", "sealed_owner", "source", "first_index", "shared_history", "received_at", "backup_version"})
+	selectInbound = wherePair("SELECT "+inboundColumns+" FROM inbound_sessions", ofDevice, "room_id, session_id")
+	putOwners     = &listed{
+		head: "WITH owned (room_id, session_id, sealed_owner) AS (VALUES ",
+		item: "(CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS {{blob}}))",
+		tail: `) UPDATE inbound_sessions SET sealed_owner = owned.sealed_owner FROM owned
+			WHERE account = $1 AND device = $2 AND inbound_sessions.room_id = owned.room_id
+			AND inbound_sessions.session_id = owned.session_id`,
+		fixed: 2, width: 3, pad: true,
+	}
+	markBacked = &listed{
+		head: "WITH stored (room_id, session_id, first_index, version) AS (VALUES ",
+		item: "(CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS {{int}}), CAST(? AS TEXT))",
+		tail: `) UPDATE inbound_sessions SET backup_version = stored.version FROM stored
+			WHERE account = $1 AND device = $2 AND inbound_sessions.room_id = stored.room_id
+			AND inbound_sessions.session_id = stored.session_id AND inbound_sessions.first_index = stored.first_index`,
+		fixed: 2, width: 4, pad: true,
+	}
+)
+
+// Two ranges, so that both databases can leave out what is in the version by the index.
+const (
+	notBacked    = " WHERE account = $1 AND device = $2 AND (backup_version < $3 OR backup_version > $3)"
+	selectToBack = "SELECT " + inboundColumns + " FROM inbound_sessions" + notBacked + " LIMIT $4"
+	countToBack  = "SELECT COUNT(*) FROM inbound_sessions" + notBacked
+	selectAfter  = "SELECT " + inboundColumns + ` FROM inbound_sessions
+		WHERE account = $1 AND device = $2 AND (room_id, session_id) > ($3, $4) ORDER BY room_id, session_id LIMIT 500`
+	selectAfterInRoom = "SELECT " + inboundColumns + ` FROM inbound_sessions
+		WHERE account = $1 AND device = $2 AND room_id = $3 AND session_id > $4 ORDER BY session_id LIMIT 500`
+)
+
+// inboundRow identifies the row for sealing.
+func inboundRow(device int64, r SessionRef) []string {
+	return []string{strconv.FormatInt(device, 10), string(r.RoomID), string(r.SessionID)}
+}
+
+// inboundPickleRow also ties to the session what decides how far it is trusted and to whom
+// it may be given: who can write to the database cannot make a direct key of an imported one.
+func inboundPickleRow(device int64, s *InboundSession) []string {
+	return append(inboundRow(device, s.SessionRef), string(s.Source), strconv.FormatBool(s.SharedHistory))
+}
+
+func (b *batch) inboundSessions(all []InboundSession) {
+	p := &args{}
+	for _, s := range last(all, func(s *InboundSession) SessionRef { return s.SessionRef }) {
+		p.id(string(s.RoomID))
+		p.id(string(s.SessionID))
+		p.bytes(b.acct.seal(s.Pickle.Reveal(), "inbound_sessions", "sealed_pickle", inboundPickleRow(b.dev, &s)...))
+		p.bytes(b.acct.seal(s.Owner.Reveal(), "inbound_sessions", "sealed_owner", inboundRow(b.dev, s.SessionRef)...))
+		p.text(string(s.Source))
+		p.num(int64(s.FirstIndex))
+		p.flag(s.SharedHistory)
+		p.time(s.ReceivedAt)
+		p.id(s.BackupVersion)
+	}
+	b.listOfDevice("inbound sessions", putInbound, p)
+}
+
+// owners replaces what is known of the sessions' owners.
+func (b *batch) owners(all []SessionOwner) {
+	p := &args{}
+	for _, o := range last(all, func(o *SessionOwner) SessionRef { return o.SessionRef }) {
+		p.text(string(o.RoomID))
+		p.text(string(o.SessionID))
+		p.bytes(b.acct.seal(o.Owner.Reveal(), "inbound_sessions", "sealed_owner", inboundRow(b.dev, o.SessionRef)...))
+	}
+	b.listOfDevice("owners of sessions", putOwners, p)
+}
+
+// backed marks sessions that were uploaded, unless a better copy arrived meanwhile.
+func (b *batch) backed(all []BackedSession) {
+	p := &args{}
+	for _, s := range all {
+		p.id(string(s.RoomID))
+		p.id(string(s.SessionID))
+		p.num(int64(s.FirstIndex))
+		p.id(s.Version)
+	}
+	b.listOfDevice("mark backed up sessions", markBacked, p)
+}
+
+func scanInbound(r *sql.Rows, acct *Account, device int64) (InboundSession, error) {
+	var s InboundSession
+	var pickle, owner []byte
+	err := r.Scan(text(&s.RoomID), text(&s.SessionID), &pickle, &owner, text(&s.Source), &s.FirstIndex,
+		flagColumn{&s.SharedHistory}, timeColumn{&s.ReceivedAt}, text(&s.BackupVersion))
+	if err != nil {
+		return s, err
+	}
+	s.Pickle, err = acct.open(pickle, "inbound_sessions", "sealed_pickle", inboundPickleRow(device, &s)...)
+	if err != nil {
+		return s, err
+	}
+	s.Owner, err = acct.open(owner, "inbound_sessions", "sealed_owner", inboundRow(device, s.SessionRef)...)
+	return s, err
+}
+
+// InboundSessions reads the named sessions. Those that are not there are not in the map.
+func (db *DB) InboundSessions(ctx context.Context, acct *Account, device int64, want []SessionRef) (map[SessionRef]InboundSession, error) {
+	all := make(map[SessionRef]InboundSession, len(want))
+	err := db.list(ctx, selectInbound, []any{acct.ID, device}, refs(unique(want)), func(r *sql.Rows) error {
+		s, err := scanInbound(r, acct, device)
+		all[s.SessionRef] = s
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read inbound sessions: %w", err)
+	}
+	return all, nil
+}
+
+// ToBackUp reads up to limit sessions that are not in a version of the key backup.
+func (db *DB) ToBackUp(ctx context.Context, acct *Account, device int64, version string, limit int) ([]InboundSession, error) {
+	all, err := db.someInbound(ctx, acct, device, selectToBack, acct.ID, device, encodeText(version), int64(limit))
+	if err != nil {
+		return nil, fmt.Errorf("read sessions to back up: %w", err)
+	}
+	return all, nil
+}
+
+// CountToBackUp counts the sessions that are not in a version of the key backup.
+func (db *DB) CountToBackUp(ctx context.Context, acct *Account, device int64, version string) (int, error) {
+	var n int
+	err := db.reader.query(ctx, countToBack, []any{acct.ID, device, encodeText(version)},
+		func(r *sql.Rows) error { return r.Scan(&n) })
+	if err != nil {
+		return 0, fmt.Errorf("count sessions to back up: %w", err)
+	}
+	return n, nil
+}
+
+// AllInboundSessions lists every session of a device, for a key export. Like
+// [DB.AllDevices] it reads in batches and stops at the first error.
+func (db *DB) AllInboundSessions(ctx context.Context, acct *Account, device int64) iter.Seq2[InboundSession, error] {
+	return pages(func(last InboundSession) ([]InboundSession, error) {
+		return db.someInbound(ctx, acct, device, selectAfter,
+			acct.ID, device, encodeText(string(last.RoomID)), encodeText(string(last.SessionID)))
+	})
+}
+
+// InboundSessionsOfRoom is [DB.AllInboundSessions] for one room.
+func (db *DB) InboundSessionsOfRoom(ctx context.Context, acct *Account, device int64, room id.RoomID) iter.Seq2[InboundSession, error] {
+	return pages(func(last InboundSession) ([]InboundSession, error) {
+		return db.someInbound(ctx, acct, device, selectAfterInRoom,
+			acct.ID, device, encodeText(string(room)), encodeText(string(last.SessionID)))
+	})
+}
+
+// pages walks through what next returns after each last item, until it returns nothing.
+func pages(next func(InboundSession) ([]InboundSession, error)) iter.Seq2[InboundSession, error] {
+	return func(yield func(InboundSession, error) bool) {
+		var last InboundSession
+		for {
+			page, err := next(last)
+			if err != nil {
+				yield(InboundSession{}, fmt.Errorf("list inbound sessions: %w", err))
+				return
+			}
+			for _, s := range page {
+				if !yield(s, nil) {
+					return
+				}
+				last = s
+			}
+			if len(page) == 0 {
+				return
+			}
+		}
+	}
+}
+
+func (db *DB) someInbound(ctx context.Context, acct *Account, device int64, query string, params ...any) ([]InboundSession, error) {
+	var all []InboundSession
+	err := db.reader.query(ctx, query, params, func(r *sql.Rows) error {
+		s, err := scanInbound(r, acct, device)
+		all = append(all, s)
+		return err
+	})
+	return all, err
+}

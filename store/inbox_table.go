@@ -1,0 +1,88 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strconv"
+)
+
+var (
+	putInbox  = replaceRows("inbox", ofDevice, []string{"seq"}, []string{"sealed_event", "delivered_at"})
+	dropInbox = whereIn("DELETE FROM inbox", ofDevice, "seq", "")
+	// The third parameter is the position.
+	deliverInbox = &listed{
+		head: "UPDATE inbox SET delivered_at = $3 WHERE account = $1 AND device = $2 AND seq IN (",
+		item: "?", tail: ")", fixed: 3, width: 1, pad: true,
+	}
+)
+
+const selectInbox = `SELECT seq, sealed_event, delivered_at FROM inbox
+	WHERE account = $1 AND device = $2 ORDER BY seq LIMIT $3`
+
+func inboxRow(device, seq int64) []string {
+	return []string{strconv.FormatInt(device, 10), strconv.FormatInt(seq, 10)}
+}
+
+// inbox numbers the items, so it has to seal them within the transaction.
+func (b *batch) inbox(all []InboxItem) {
+	if len(all) == 0 {
+		return
+	}
+	b.ofDevice = true
+	b.step("inbox", &args{}, func(ctx context.Context, t *tx) error {
+		seq, err := b.numbers(ctx, t, len(all))
+		if err != nil {
+			return err
+		}
+		p := &args{}
+		for _, item := range all {
+			seq++
+			p.num(seq)
+			p.bytes(b.acct.seal(item.Event.Reveal(), "inbox", "sealed_event", inboxRow(b.dev, seq)...))
+			p.text(item.DeliveredAt)
+		}
+		_, err = t.list(ctx, putInbox, []any{b.acct.ID, b.dev}, p.vals)
+		return err
+	})
+}
+
+func (b *batch) deleteInbox(numbers []int64) {
+	b.listOfDevice("delete from inbox", dropInbox, nums(numbers))
+}
+
+func (b *batch) markInbox(numbers []int64, position string) {
+	if len(numbers) == 0 {
+		return
+	}
+	b.ofDevice = true
+	b.list("mark delivered to-device events", deliverInbox, []any{b.acct.ID, b.dev, encodeText(position)}, nums(numbers))
+}
+
+func nums(all []int64) *args {
+	p := &args{}
+	for _, n := range all {
+		p.num(n)
+	}
+	return p
+}
+
+// Inbox reads up to limit to-device events for the client, in the order in which they
+// were saved, whether or not a response has carried them.
+func (db *DB) Inbox(ctx context.Context, acct *Account, device int64, limit int) ([]InboxItem, error) {
+	var all []InboxItem
+	err := db.reader.query(ctx, selectInbox, []any{acct.ID, device, int64(limit)}, func(r *sql.Rows) error {
+		var item InboxItem
+		var sealed []byte
+		err := r.Scan(&item.Seq, &sealed, text(&item.DeliveredAt))
+		if err == nil {
+			item.Event, err = acct.open(sealed, "inbox", "sealed_event", inboxRow(device, item.Seq)...)
+		}
+		all = append(all, item)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read inbox: %w", err)
+	}
+	return all, nil
+}

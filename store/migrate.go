@@ -1,0 +1,134 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+//go:embed migrations/*.sql
+var migrationFiles embed.FS
+
+// migrations are in order; the number of the last is the schema version this program needs.
+var migrations = []string{"0001_initial.sql"}
+
+const (
+	liteHasSchema = `SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'schema_version'`
+	pgHasSchema   = `SELECT COUNT(*) FROM pg_catalog.pg_class WHERE oid = to_regclass('schema_version')`
+	// pgMigrationLock is a number of ours among the database's advisory locks.
+	pgMigrationLock = 0x6532_6565_7078
+)
+
+func (db *DB) latest() int64 { return int64(len(migrations)) }
+
+// lockVersion keeps other processes from migrating at the same time and tells the version
+// of the tables: 0 when there are none. It refuses one that this program does not know.
+func (db *DB) lockVersion(ctx context.Context, t *tx) (int64, error) {
+	if db.dialect.sharedPool {
+		if err := t.rows(ctx, "SELECT pg_advisory_xact_lock($1)", []any{int64(pgMigrationLock)}, ignoreRow); err != nil {
+			return 0, fmt.Errorf("lock schema: %w", err)
+		}
+	}
+	version, err := db.version(ctx, t.rows)
+	if err != nil {
+		return 0, err
+	}
+	if version > db.latest() {
+		return 0, errNewer(version, db.latest())
+	}
+	return version, nil
+}
+
+func errNewer(version, latest int64) error {
+	return withHint(fmt.Errorf("%w: schema version %d, this program knows %d", ErrNewer, version, latest),
+		"run the newer program, or restore the backup made before it was installed")
+}
+
+func (db *DB) readVersion(ctx context.Context) (int64, error) {
+	return db.version(ctx, db.reader.query)
+}
+
+// querier runs a query inside or outside a transaction.
+type querier func(ctx context.Context, text string, params []any, each func(*sql.Rows) error) error
+
+func (db *DB) version(ctx context.Context, query querier) (int64, error) {
+	var have, version int64
+	has := liteHasSchema
+	if db.dialect.sharedPool {
+		has = pgHasSchema
+	}
+	if err := query(ctx, has, nil, func(r *sql.Rows) error { return r.Scan(&have) }); err != nil {
+		return 0, fmt.Errorf("look for schema: %w", err)
+	}
+	if have == 0 {
+		return 0, nil
+	}
+	err := query(ctx, "SELECT version FROM schema_version", nil, func(r *sql.Rows) error { return r.Scan(&version) })
+	if err != nil {
+		return 0, fmt.Errorf("read schema version: %w", err)
+	}
+	if version < 1 {
+		return 0, errors.New("schema version is damaged")
+	}
+	return version, nil
+}
+
+// migrate brings the tables from one version to the latest.
+func (db *DB) migrate(ctx context.Context, t *tx, from int64) error {
+	if from == db.latest() {
+		return nil
+	}
+	if from == 0 {
+		if _, err := t.do(ctx, db.dialect.words.Replace("CREATE TABLE schema_version (version {{int}} NOT NULL)")); err != nil {
+			return fmt.Errorf("make schema version: %w", err)
+		}
+		if _, err := t.do(ctx, "INSERT INTO schema_version (version) VALUES (0)"); err != nil {
+			return fmt.Errorf("make schema version: %w", err)
+		}
+	}
+	for _, name := range migrations[from:] {
+		if err := db.apply(ctx, t, name); err != nil {
+			return fmt.Errorf("migrate %s: %w", name, err)
+		}
+	}
+	if _, err := t.do(ctx, "UPDATE schema_version SET version = $1", db.latest()); err != nil {
+		return fmt.Errorf("store schema version: %w", err)
+	}
+	return nil
+}
+
+func (db *DB) apply(ctx context.Context, t *tx, name string) error {
+	file, err := migrationFiles.ReadFile("migrations/" + name)
+	if err != nil {
+		return err
+	}
+	for _, s := range statements(db.dialect.words.Replace(string(file))) {
+		if _, err := t.do(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// statements splits a migration file: comments are lines of their own, and a statement
+// ends with a semicolon at the end of a line.
+func statements(file string) []string {
+	var all []string
+	var b strings.Builder
+	for line := range strings.Lines(file) {
+		if strings.HasPrefix(line, "--") || strings.TrimSpace(line) == "" {
+			continue
+		}
+		b.WriteString(line)
+		if strings.HasSuffix(strings.TrimSpace(line), ";") {
+			all = append(all, b.String())
+			b.Reset()
+		}
+	}
+	return all
+}
+
+func ignoreRow(*sql.Rows) error { return nil }

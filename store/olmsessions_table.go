@@ -1,0 +1,60 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strconv"
+)
+
+var (
+	putOlmSessions = replaceRows("olm_sessions", ofDevice, []string{"session_id"},
+		[]string{"their_key", "sealed_pickle", "created_at", "last_received_at"})
+	dropOlmSessions   = whereIn("DELETE FROM olm_sessions", ofDevice, "session_id", "")
+	selectOlmSessions = whereIn("SELECT session_id, their_key, sealed_pickle, created_at, last_received_at FROM olm_sessions",
+		ofDevice, "their_key", " ORDER BY last_received_at DESC, created_at DESC, session_id")
+)
+
+// olmRow identifies the row for sealing, and ties the session to the other device's key.
+func olmRow(device int64, s *OlmSession) []string {
+	return []string{strconv.FormatInt(device, 10), s.SessionID, s.TheirKey}
+}
+
+func (b *batch) olmSessions(all []OlmSession) {
+	p := &args{}
+	for _, s := range last(all, func(s *OlmSession) string { return s.SessionID }) {
+		p.id(s.SessionID)
+		p.id(s.TheirKey)
+		p.bytes(b.acct.seal(s.Pickle.Reveal(), "olm_sessions", "sealed_pickle", olmRow(b.dev, &s)...))
+		p.time(s.CreatedAt)
+		p.time(s.LastReceivedAt)
+	}
+	b.ratchet = b.ratchet || len(all) > 0
+	b.listOfDevice("Olm sessions", putOlmSessions, p)
+}
+
+func (b *batch) deleteOlmSessions(sessionIDs []string) {
+	b.listOfDevice("delete Olm sessions", dropOlmSessions, ids(sessionIDs))
+}
+
+// OlmSessions reads the sessions with devices that are named by their Curve25519 keys. A
+// device's sessions are in the order in which to try them: the one that received last
+// comes first, then the youngest. Keys without a session are not in the map.
+func (db *DB) OlmSessions(ctx context.Context, acct *Account, device int64, theirKeys []string) (map[string][]OlmSession, error) {
+	all := make(map[string][]OlmSession, len(theirKeys))
+	err := db.list(ctx, selectOlmSessions, []any{acct.ID, device}, ids(unique(theirKeys)), func(r *sql.Rows) error {
+		var s OlmSession
+		var sealed []byte
+		err := r.Scan(text(&s.SessionID), text(&s.TheirKey), &sealed, timeColumn{&s.CreatedAt}, timeColumn{&s.LastReceivedAt})
+		if err != nil {
+			return err
+		}
+		s.Pickle, err = acct.open(sealed, "olm_sessions", "sealed_pickle", olmRow(device, &s)...)
+		all[s.TheirKey] = append(all[s.TheirKey], s)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read Olm sessions: %w", err)
+	}
+	return all, nil
+}

@@ -1,0 +1,188 @@
+package store
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"e2ee-proxy/internal/secret"
+)
+
+// Options say what to open and how.
+type Options struct {
+	// URL is "sqlite:PATH" or a PostgreSQL URL ("postgres://…", "postgresql://…"), which
+	// may hold a password.
+	URL        secret.String
+	MasterKeys MasterKeys
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// ReadOnly opens an existing database beside the process that owns it. It changes
+	// nothing: no migration, no look for a restore; every write is [ErrReadOnly].
+	ReadOnly bool
+	// MaxConns bounds the connections to PostgreSQL, and the readers of SQLite; 0 means 16 and 4.
+	MaxConns int
+
+	// wrap lets tests stand between the store and its driver.
+	wrap func(driver.Connector) driver.Connector
+}
+
+// DB is an open database. It is safe for concurrent use.
+type DB struct {
+	*backend
+	keys map[string]MasterKey // by ID
+	main MasterKey
+	now  func() time.Time
+	id   string // of the database
+	root secret.Bytes
+
+	restored string
+}
+
+// backend is what differs between the databases beyond the text of statements.
+type backend struct {
+	dialect *dialect
+	texts   *texts
+	reader  *reader
+	writer  writer
+	// place tells where the data lies, in words that change when it is restored elsewhere.
+	place func(ctx context.Context, t *tx) (string, error)
+	// mark is nil on PostgreSQL.
+	mark *markFile
+	// release gives back what keeps other processes out.
+	release func() error
+}
+
+func (b *backend) close() error {
+	return errors.Join(b.writer.close(), b.reader.close(), b.release())
+}
+
+// Open opens a database, makes or migrates its tables, checks the master keys against it
+// and looks whether it was restored from a backup (see [DB.Restored]).
+func Open(ctx context.Context, o Options) (*DB, error) {
+	db, err := connect(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	if o.ReadOnly {
+		err = db.inspect(ctx)
+	} else {
+		err = db.prepare(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open database: %w", err), db.Close())
+	}
+	return db, nil
+}
+
+// Exists reports whether there is a database at the URL with our tables in it. It needs
+// no key and makes nothing.
+func Exists(ctx context.Context, url secret.String) (bool, error) {
+	db, err := connect(ctx, Options{URL: url, ReadOnly: true})
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for database: %w", err)
+	}
+	version, err := db.readVersion(ctx)
+	if err := errors.Join(err, db.Close()); err != nil {
+		return false, fmt.Errorf("look for database: %w", err)
+	}
+	return version > 0, nil
+}
+
+func connect(ctx context.Context, o Options) (*DB, error) {
+	db := &DB{main: o.MasterKeys.Current, now: o.Now, keys: make(map[string]MasterKey)}
+	if db.now == nil {
+		db.now = time.Now
+	}
+	for _, k := range append([]MasterKey{o.MasterKeys.Current}, o.MasterKeys.Old...) {
+		if !k.IsZero() {
+			db.keys[k.ID()] = k
+		}
+	}
+	url := o.URL.Reveal()
+	kind, rest, _ := strings.Cut(url, ":")
+	var err error
+	switch {
+	case kind == "sqlite" && rest != "":
+		db.backend, err = openSQLite(ctx, rest, o)
+	case kind == "postgres" || kind == "postgresql":
+		db.backend, err = openPostgres(ctx, url, o)
+	default:
+		err = withHint(errors.New("unknown kind of database URL"), "sqlite:PATH or postgres://…")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return db, nil
+}
+
+// Close ends all connections. Transactions under way are finished first.
+func (db *DB) Close() error {
+	if err := db.close(); err != nil {
+		return fmt.Errorf("close database: %w", err)
+	}
+	return nil
+}
+
+// Ping reports whether the database answers.
+func (db *DB) Ping(ctx context.Context) error {
+	if err := db.reader.db.PingContext(ctx); err != nil {
+		return fmt.Errorf("ping database: %w", err)
+	}
+	return nil
+}
+
+// prepare is the first transaction: tables, keys, and the look for a restore, all or nothing.
+func (db *DB) prepare(ctx context.Context) error {
+	var m mark
+	err := db.writer.run(ctx, func(ctx context.Context, t *tx) error {
+		version, err := db.lockVersion(ctx, t)
+		if err != nil {
+			return err
+		}
+		// Before anything is changed.
+		if version > 0 {
+			if err := db.loadMeta(ctx, t.rows); err != nil {
+				return err
+			}
+		}
+		if err := db.migrate(ctx, t, version); err != nil {
+			return err
+		}
+		if version == 0 {
+			if err := db.createMeta(ctx, t); err != nil {
+				return err
+			}
+		}
+		m, err = db.lookForRestore(ctx, t, version == 0)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if db.mark == nil {
+		return nil
+	}
+	return db.mark.set(m)
+}
+
+// inspect is what prepare is for a database that is only read.
+func (db *DB) inspect(ctx context.Context) error {
+	version, err := db.readVersion(ctx)
+	switch {
+	case err != nil:
+		return err
+	case version == 0:
+		return fmt.Errorf("%w: there is no database yet", ErrNotFound)
+	case version > db.latest():
+		return errNewer(version, db.latest())
+	case version < db.latest():
+		return withHint(errors.New("database is older than this program"), "start the server once")
+	}
+	return db.loadMeta(ctx, db.reader.query)
+}

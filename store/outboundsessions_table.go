@@ -1,0 +1,84 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strconv"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// A row moves forward only: the same session with more messages, or another session that
+// is new. Discard, once set, stays for as long as the row has the same session: a send that
+// began before the room's membership changed must not take it back.
+var (
+	putOutbound = insertRows("outbound_sessions", ofDevice, []string{"room_id"},
+		[]string{"session_id", "sealed_pickle", "created_at", "messages", "settings", "discard"},
+		`UPDATE SET session_id = excluded.session_id, sealed_pickle = excluded.sealed_pickle,
+			created_at = excluded.created_at, messages = excluded.messages, settings = excluded.settings,
+			discard = CASE WHEN outbound_sessions.session_id = excluded.session_id AND outbound_sessions.discard = 1
+				THEN 1 ELSE excluded.discard END
+			WHERE CASE WHEN outbound_sessions.session_id = excluded.session_id
+				THEN excluded.messages > outbound_sessions.messages
+				ELSE excluded.messages <= 1 OR excluded.created_at > outbound_sessions.created_at END`)
+	markDiscarded = whereIn("UPDATE outbound_sessions SET discard = 1", ofDevice, "room_id", "")
+)
+
+const selectOutbound = `SELECT room_id, session_id, sealed_pickle, created_at, messages, settings, discard
+	FROM outbound_sessions WHERE account = $1 AND device = $2 AND room_id = $3`
+
+func outboundRow(device int64, s *OutboundSession) []string {
+	return []string{strconv.FormatInt(device, 10), string(s.RoomID), string(s.SessionID)}
+}
+
+func (b *batch) outboundSessions(all []OutboundSession) {
+	p := &args{}
+	all = last(all, func(s *OutboundSession) id.RoomID { return s.RoomID })
+	for _, s := range all {
+		p.id(string(s.RoomID))
+		p.id(string(s.SessionID))
+		p.bytes(b.acct.seal(s.Pickle.Reveal(), "outbound_sessions", "sealed_pickle", outboundRow(b.dev, &s)...))
+		p.time(s.CreatedAt)
+		p.num(int64(s.Messages))
+		p.bytes(s.Settings)
+		p.flag(s.Discard)
+	}
+	if len(all) == 0 {
+		return
+	}
+	b.ratchet, b.ofDevice = true, true
+	b.step("outbound sessions", p, func(ctx context.Context, t *tx) error {
+		n, err := t.list(ctx, putOutbound, []any{b.acct.ID, b.dev}, p.vals)
+		if err == nil && n != int64(len(all)) {
+			err = ErrStale
+		}
+		return err
+	})
+}
+
+func (b *batch) discardOutbound(rooms []id.RoomID) {
+	b.listOfDevice("discard outbound sessions", markDiscarded, ids(rooms))
+}
+
+// OutboundSession reads the session of a room, or returns [ErrNotFound].
+func (db *DB) OutboundSession(ctx context.Context, acct *Account, device int64, room id.RoomID) (OutboundSession, error) {
+	var s OutboundSession
+	err := ErrNotFound
+	failed := db.reader.query(ctx, selectOutbound, []any{acct.ID, device, encodeText(string(room))}, func(r *sql.Rows) error {
+		var sealed []byte
+		err = r.Scan(text(&s.RoomID), text(&s.SessionID), &sealed, timeColumn{&s.CreatedAt}, &s.Messages,
+			jsonColumn{&s.Settings}, flagColumn{&s.Discard})
+		if err == nil {
+			s.Pickle, err = acct.open(sealed, "outbound_sessions", "sealed_pickle", outboundRow(device, &s)...)
+		}
+		return err
+	})
+	if failed != nil {
+		err = failed
+	}
+	if err != nil {
+		return OutboundSession{}, fmt.Errorf("read outbound session: %w", err)
+	}
+	return s, nil
+}

@@ -1,0 +1,105 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+)
+
+const pendingColumns = "event_id, room_id, session_id, event, received_at, ready, delivered_at"
+
+var (
+	putPending = replaceRows("pending_events", ofDevice, []string{"event_id"},
+		[]string{"room_id", "session_id", "event", "received_at", "ready", "delivered_at"})
+	dropPending = whereIn("DELETE FROM pending_events", ofDevice, "event_id", "")
+	makeReady   = wherePair("UPDATE pending_events SET ready = 1", ofDevice, "room_id, session_id")
+	// The third parameter is the position.
+	deliverPending = &listed{
+		head: "UPDATE pending_events SET delivered_at = $3 WHERE account = $1 AND device = $2 AND event_id IN (",
+		item: "?", tail: ")", fixed: 3, width: 1, pad: true,
+	}
+)
+
+const (
+	selectReady = "SELECT " + pendingColumns + ` FROM pending_events
+		WHERE account = $1 AND device = $2 AND ready = 1 ORDER BY received_at, event_id LIMIT $3`
+	selectDelivered = "SELECT " + pendingColumns + ` FROM pending_events
+		WHERE account = $1 AND device = $2 AND ready = 1 AND delivered_at <> '' ORDER BY received_at, event_id LIMIT $3`
+	countPending = "SELECT COUNT(*) FROM pending_events WHERE account = $1 AND device = $2"
+	prunePending = "DELETE FROM pending_events WHERE received_at < $1"
+)
+
+func (b *batch) pending(all []PendingEvent) {
+	p := &args{}
+	for _, e := range last(all, func(e *PendingEvent) id.EventID { return e.EventID }) {
+		p.id(string(e.EventID))
+		p.id(string(e.RoomID))
+		p.id(string(e.SessionID))
+		p.bytes(e.Event)
+		p.time(e.ReceivedAt)
+		p.flag(e.Ready)
+		p.text(e.DeliveredAt)
+	}
+	b.listOfDevice("pending events", putPending, p)
+}
+
+func (b *batch) deletePending(events []id.EventID) {
+	b.listOfDevice("delete pending events", dropPending, ids(events))
+}
+
+func (b *batch) readyPending(sessions []SessionRef) {
+	b.listOfDevice("mark ready events", makeReady, refs(sessions))
+}
+
+func (b *batch) markPending(events []id.EventID, position string) {
+	if len(events) == 0 {
+		return
+	}
+	b.ofDevice = true
+	b.list("mark delivered events", deliverPending, []any{b.acct.ID, b.dev, encodeText(position)}, ids(events))
+}
+
+// Pending reads up to limit events whose key has arrived, whether or not a response has
+// carried them again, the oldest first.
+func (db *DB) Pending(ctx context.Context, acct *Account, device int64, limit int) ([]PendingEvent, error) {
+	return db.readPending(ctx, selectReady, acct, device, limit)
+}
+
+// PendingDelivered is Pending for those that a response has carried again, which the client
+// may or may not have received.
+func (db *DB) PendingDelivered(ctx context.Context, acct *Account, device int64, limit int) ([]PendingEvent, error) {
+	return db.readPending(ctx, selectDelivered, acct, device, limit)
+}
+
+func (db *DB) readPending(ctx context.Context, query string, acct *Account, device int64, limit int) ([]PendingEvent, error) {
+	var all []PendingEvent
+	err := db.reader.query(ctx, query, []any{acct.ID, device, int64(limit)}, func(r *sql.Rows) error {
+		var e PendingEvent
+		err := r.Scan(text(&e.EventID), text(&e.RoomID), text(&e.SessionID), jsonColumn{&e.Event},
+			timeColumn{&e.ReceivedAt}, flagColumn{&e.Ready}, text(&e.DeliveredAt))
+		all = append(all, e)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read pending events: %w", err)
+	}
+	return all, nil
+}
+
+// PendingCount counts the events of a device that wait for a key or for being delivered.
+func (db *DB) PendingCount(ctx context.Context, acct *Account, device int64) (int, error) {
+	var n int
+	err := db.reader.query(ctx, countPending, []any{acct.ID, device}, func(r *sql.Rows) error { return r.Scan(&n) })
+	if err != nil {
+		return 0, fmt.Errorf("count pending events: %w", err)
+	}
+	return n, nil
+}
+
+// PrunePending forgets events received before a time and tells how many.
+func (db *DB) PrunePending(ctx context.Context, before time.Time) (int64, error) {
+	return db.prune(ctx, "pending events", prunePending, micros(before))
+}

@@ -1,0 +1,49 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+
+	"errors"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// pgPlace names the cluster, its timeline and the table. A server that does not let us ask
+// for one of them (some hosted ones do not) leaves it out.
+func pgPlace(ctx context.Context, t *tx) (string, error) {
+	parts := make([]string, 0, 3)
+	for _, q := range []string{
+		"SELECT system_identifier::text FROM pg_control_system()",
+		"SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)",
+		"SELECT 'restore_mark'::regclass::oid::text",
+	} {
+		part, err := pgAsk(ctx, t, q)
+		if err != nil {
+			return "", err
+		}
+		parts = append(parts, part)
+	}
+	return strings.Join(parts, "/"), nil
+}
+
+// pgAsk runs a query that may fail without failing the transaction.
+func pgAsk(ctx context.Context, t *tx, q string) (string, error) {
+	if _, err := t.do(ctx, "SAVEPOINT ask"); err != nil {
+		return "", err
+	}
+	answer := "-"
+	err := t.rows(ctx, q, nil, func(r *sql.Rows) error { return r.Scan(&answer) })
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) {
+		_, err = t.do(ctx, "ROLLBACK TO SAVEPOINT ask")
+		answer = "-"
+	}
+	if err != nil {
+		return "", fmt.Errorf("ask PostgreSQL: %w", err)
+	}
+	_, err = t.do(ctx, "RELEASE SAVEPOINT ask")
+	return answer, err
+}

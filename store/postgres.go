@@ -1,0 +1,61 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+)
+
+const (
+	pgConns    = 16
+	pgConnLife = time.Hour
+	pgConnIdle = 5 * time.Minute
+)
+
+func openPostgres(ctx context.Context, url string, o Options) (*backend, error) {
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		// Its text may hold the URL.
+		return nil, withHint(errors.New("PostgreSQL URL cannot be parsed"), "postgres://USER:PASSWORD@HOST/DATABASE")
+	}
+	if cfg.RuntimeParams["application_name"] == "" {
+		cfg.RuntimeParams["application_name"] = "e2ee-proxy"
+	}
+	c := stdlib.GetConnector(*cfg, stdlib.OptionAfterConnect(makeDurable))
+	if o.wrap != nil {
+		c = o.wrap(c)
+	}
+	pool := sql.OpenDB(c)
+	conns := o.MaxConns
+	if conns <= 0 {
+		conns = pgConns
+	}
+	pool.SetMaxOpenConns(conns)
+	pool.SetMaxIdleConns(conns)
+	pool.SetConnMaxLifetime(pgConnLife)
+	pool.SetConnMaxIdleTime(pgConnIdle)
+	if err := pool.PingContext(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("connect to PostgreSQL: %w", err), pool.Close())
+	}
+	d := postgresDialect()
+	b := &backend{
+		dialect: d, texts: newTexts(d), reader: newReader(pool, false), writer: readOnly{},
+		place: pgPlace, release: func() error { return nil },
+	}
+	if !o.ReadOnly {
+		b.writer = &pgWriter{db: pool, texts: b.texts}
+	}
+	return b, nil
+}
+
+// makeDurable turns on what a server may have turned off: a commit that a power loss takes
+// back would let an index be used twice.
+func makeDurable(ctx context.Context, c *pgx.Conn) error {
+	_, err := c.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
+	return err
+}

@@ -1,0 +1,81 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"sync"
+)
+
+// reader runs queries on a pool of connections. With keep it keeps prepared statements,
+// which SQLite needs to be fast; pgx does so by itself.
+type reader struct {
+	db   *sql.DB
+	keep bool
+	mu   sync.RWMutex
+	kept map[string]*sql.Stmt
+}
+
+func newReader(db *sql.DB, keep bool) *reader {
+	return &reader{db: db, keep: keep, kept: make(map[string]*sql.Stmt)}
+}
+
+func (r *reader) query(ctx context.Context, text string, params []any, each func(*sql.Rows) error) error {
+	if !r.keep {
+		rows, err := r.db.QueryContext(ctx, text, params...)
+		return scanAll(rows, err, each)
+	}
+	s, err := r.prepare(ctx, text)
+	if err != nil {
+		return err
+	}
+	rows, err := s.QueryContext(ctx, params...)
+	return scanAll(rows, err, each)
+}
+
+func (r *reader) prepare(ctx context.Context, text string) (*sql.Stmt, error) {
+	r.mu.RLock()
+	s, ok := r.kept[text]
+	r.mu.RUnlock()
+	if ok {
+		return s, nil
+	}
+	// Not under the lock: it waits for a connection. Two callers may prepare the same.
+	s, err := r.db.PrepareContext(ctx, text)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if first, ok := r.kept[text]; ok {
+		return first, s.Close()
+	}
+	r.kept[text] = s
+	return s, nil
+}
+
+// close closes the statements and the connections.
+func (r *reader) close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.kept {
+		if err := s.Close(); err != nil {
+			return fmt.Errorf("close statement: %w", err)
+		}
+	}
+	clear(r.kept)
+	return r.db.Close()
+}
+
+func scanAll(rows *sql.Rows, err error, each func(*sql.Rows) error) error {
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }() // Err below tells what went wrong
+	for rows.Next() {
+		if err := each(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}

@@ -1,0 +1,108 @@
+package store
+
+import (
+	"context"
+	"fmt"
+)
+
+// A database that was restored from a backup holds ratchets that have moved on since:
+// used again, they would encrypt two messages with the same key. So a restore has to be
+// recognised, and then nothing that was outbound may be used again (design §9).
+//
+// Three things give a restore away when the database is opened:
+//
+//  1. The place. The table restore_mark holds a name for where the data lies: for SQLite
+//     the file's inode and time of birth, which a copy does not share; for PostgreSQL the
+//     cluster's identifier, its timeline and the number of the table, which a restored
+//     dump, a point-in-time recovery and a promoted standby change.
+//  2. The mark's incarnation. The file "-mark" beside a SQLite database holds a random
+//     number that is drawn anew whenever a restore is found, and is in the table too. A
+//     database from before that does not fit.
+//  3. The mark's generation. Every transaction that moves a ratchet adds one to the
+//     generation in the table; after the commit the number is written to the mark,
+//     without waiting for the disk. Because the commit is on the disk first, the mark can
+//     lag behind the table, after a crash, but never run ahead of it; a table that lags
+//     behind the mark is an older one put in the newer one's place.
+//
+// A restore passes unnoticed only if it brings back the mark as well and the file keeps
+// inode and time of birth: a snapshot of the whole file system or of the machine. Nothing
+// on the machine can show that. For it, and for whatever else the engine may notice (the
+// homeserver knows an index or a one-time key that we have not made yet), there is
+// DiscardOutboundState.
+//
+// A false alarm, such as a database moved to another disk, costs new room keys and new
+// Olm sessions, nothing else.
+
+// mark is what is compared.
+type mark struct {
+	incarnation string
+	generation  int64
+}
+
+// Restored tells why the database was taken for restored from a backup when it was
+// opened, in which case outbound state has been discarded; empty if it was not.
+func (db *DB) Restored() string { return db.restored }
+
+// lookForRestore compares, discards if it has to, and returns what the mark must be once
+// this transaction is committed.
+func (db *DB) lookForRestore(ctx context.Context, t *tx, created bool) (mark, error) {
+	place, err := db.place(ctx, t)
+	if err != nil {
+		return mark{}, fmt.Errorf("look where the database lies: %w", err)
+	}
+	if created {
+		m := mark{incarnation: randomText()}
+		return m, createRestoreMark(ctx, t, m, place)
+	}
+	m, lastPlace, err := readRestoreMark(ctx, t)
+	if err != nil {
+		return mark{}, err
+	}
+	db.restored = ""
+	switch {
+	case place != lastPlace:
+		db.restored = "the data lies in another place than before"
+	case db.mark == nil:
+	default:
+		db.restored = db.mark.contradicts(m)
+	}
+	if db.restored == "" {
+		return m, nil
+	}
+	m.incarnation = randomText()
+	if err := updateRestoreMark(ctx, t, m, place); err != nil {
+		return mark{}, err
+	}
+	return m, discardOutbound(ctx, t)
+}
+
+// DiscardOutboundState forgets every outbound Megolm session with its shares and every Olm
+// session of all devices, and sets Restored on the devices. The next send to a room makes
+// a new session; the next room key to a device makes a new Olm session. Olm sessions go
+// whole because what they would send next cannot be told from what they have sent; peers
+// that still use one are answered with a new one, as for any undecryptable Olm message.
+//
+// What is in the outbox and among the transactions stays: it is ciphertext, which can be
+// sent twice without harm.
+func (db *DB) DiscardOutboundState(ctx context.Context) error {
+	err := db.writer.run(ctx, func(ctx context.Context, t *tx) error { return discardOutbound(ctx, t) })
+	if err != nil {
+		return fmt.Errorf("discard outbound state: %w", err)
+	}
+	return nil
+}
+
+func discardOutbound(ctx context.Context, t *tx) error {
+	t.ratchet = true
+	for _, s := range []string{
+		"DELETE FROM outbound_sessions",
+		"DELETE FROM shares",
+		"DELETE FROM olm_sessions",
+		"UPDATE devices SET restored = 1",
+	} {
+		if _, err := t.do(ctx, s); err != nil {
+			return fmt.Errorf("discard outbound state: %w", err)
+		}
+	}
+	return nil
+}

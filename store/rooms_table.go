@@ -1,0 +1,64 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+)
+
+const roomColumns = "room_id, algorithm, rotation_period, rotation_messages, history_visibility, encrypted_since"
+
+// Once encrypted, always encrypted (requirement 20.3): an empty algorithm leaves the one
+// that is stored, and the time since which it is stays.
+var (
+	putRooms = insertRows("rooms", ofDevice, []string{"room_id"},
+		[]string{"algorithm", "rotation_period", "rotation_messages", "history_visibility", "encrypted_since"},
+		`UPDATE SET algorithm = CASE WHEN excluded.algorithm = '' THEN rooms.algorithm ELSE excluded.algorithm END,
+			rotation_period = excluded.rotation_period, rotation_messages = excluded.rotation_messages,
+			history_visibility = excluded.history_visibility,
+			encrypted_since = CASE WHEN rooms.encrypted_since = 0 THEN excluded.encrypted_since ELSE rooms.encrypted_since END`)
+	selectRooms = whereIn("SELECT "+roomColumns+" FROM rooms", ofDevice, "room_id", "")
+)
+
+const selectAllRooms = "SELECT " + roomColumns + " FROM rooms WHERE account = $1 AND device = $2"
+
+func (b *batch) rooms(all []Room) {
+	p := &args{}
+	for _, r := range last(all, func(r *Room) id.RoomID { return r.RoomID }) {
+		p.id(string(r.RoomID))
+		p.text(r.Algorithm)
+		p.num(int64(r.RotationPeriod))
+		p.num(r.RotationMessages)
+		p.text(r.HistoryVisibility)
+		p.time(r.EncryptedSince)
+	}
+	b.listOfDevice("rooms", putRooms, p)
+}
+
+// Rooms reads what is known of rooms; nil means all. Rooms of which nothing is known are
+// not in the map.
+func (db *DB) Rooms(ctx context.Context, acct *Account, device int64, want []id.RoomID) (map[id.RoomID]Room, error) {
+	all := make(map[id.RoomID]Room, len(want))
+	each := func(rows *sql.Rows) error {
+		var r Room
+		var period int64
+		err := rows.Scan(text(&r.RoomID), text(&r.Algorithm), &period, &r.RotationMessages,
+			text(&r.HistoryVisibility), timeColumn{&r.EncryptedSince})
+		r.RotationPeriod = time.Duration(period)
+		all[r.RoomID] = r
+		return err
+	}
+	var err error
+	if want == nil {
+		err = db.reader.query(ctx, selectAllRooms, []any{acct.ID, device}, each)
+	} else {
+		err = db.list(ctx, selectRooms, []any{acct.ID, device}, ids(unique(want)), each)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read rooms: %w", err)
+	}
+	return all, nil
+}

@@ -1,0 +1,100 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+
+	"maunium.net/go/mautrix/id"
+)
+
+const (
+	selectForeign = "SELECT id, user_id, master_key_id, sealed_key FROM accounts WHERE master_key_id <> $1 ORDER BY id LIMIT 200"
+	selectInUse   = "SELECT master_key_id FROM meta UNION SELECT master_key_id FROM accounts ORDER BY 1"
+	rewrapRoot    = "UPDATE meta SET master_key_id = $1, sealed_root = $2 WHERE master_key_id <> $1"
+)
+
+// rewrapAccounts changes only what still has the key it was read with.
+var rewrapAccounts = &listed{
+	head: "WITH wrapped (id, sealed_key, former) AS (VALUES ",
+	item: "(CAST(? AS {{int}}), CAST(? AS {{blob}}), CAST(? AS TEXT))",
+	tail: `) UPDATE accounts SET master_key_id = $1, sealed_key = wrapped.sealed_key FROM wrapped
+		WHERE accounts.id = wrapped.id AND accounts.master_key_id = wrapped.former`,
+	fixed: 1, width: 3, pad: true,
+}
+
+// RotateMasterKey wraps everything that is still wrapped with an old master key with the
+// current one, and tells how many account keys that was. Reading and writing go on
+// meanwhile. It works in batches; interrupted, it leaves some keys with the old and some
+// with the new, which both open, and the next call does the rest. Account keys themselves
+// do not change, so nothing else has to be sealed again.
+//
+// When several processes share the database, give all of them both keys before one
+// rotates. An old key can be dropped when [DB.MasterKeysInUse] no longer names it.
+func (db *DB) RotateMasterKey(ctx context.Context) (int, error) {
+	total := 0
+	for {
+		n, err := db.rotateSome(ctx)
+		total += n
+		if err != nil {
+			return total, fmt.Errorf("rotate master key: %w", err)
+		}
+		if n == 0 {
+			break
+		}
+	}
+	sealed := db.main.key.Seal(db.root.Reveal(), metaPlace(db.id))
+	err := db.writer.run(ctx, func(ctx context.Context, t *tx) error {
+		_, err := t.do(ctx, rewrapRoot, db.main.ID(), sealed)
+		return err
+	})
+	if err != nil {
+		return total, fmt.Errorf("rotate master key: root secret: %w", err)
+	}
+	return total, nil
+}
+
+func (db *DB) rotateSome(ctx context.Context) (int, error) {
+	p := &args{}
+	err := db.reader.query(ctx, selectForeign, []any{db.main.ID()}, func(r *sql.Rows) error {
+		var row int64
+		var user id.UserID
+		var former string
+		var sealed []byte
+		if err := r.Scan(&row, text(&user), &former, &sealed); err != nil {
+			return err
+		}
+		raw, err := db.openAccountKey(user, former, sealed)
+		if err != nil {
+			return err
+		}
+		defer raw.Wipe()
+		p.num(row)
+		p.bytes(db.main.key.Seal(raw, keyPlace(db.id, user)))
+		p.text(former)
+		return nil
+	})
+	if err != nil || len(p.vals) == 0 {
+		return 0, err
+	}
+	err = db.writer.run(ctx, func(ctx context.Context, t *tx) error {
+		_, err := t.list(ctx, rewrapAccounts, []any{db.main.ID()}, p.vals)
+		return err
+	})
+	return len(p.vals) / rewrapAccounts.width, err
+}
+
+// MasterKeysInUse names the master keys without which the database could not be read.
+func (db *DB) MasterKeysInUse(ctx context.Context) ([]string, error) {
+	var all []string
+	err := db.reader.query(ctx, selectInUse, nil, func(r *sql.Rows) error {
+		var keyID string
+		err := r.Scan(&keyID)
+		all = append(all, keyID)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list master keys: %w", err)
+	}
+	return all, nil
+}

@@ -1,0 +1,219 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+)
+
+// Save writes changes in one transaction: when it returns nil, all of them are durable.
+// When it returns an error nothing was written, except that a broken connection to
+// PostgreSQL may hide that everything was; so after an error forget what is in memory and
+// read it again.
+//
+// device is the row of the device that the changes belong to; 0 if they touch only what
+// belongs to the account. A device or account that is gone gives [ErrNotFound].
+func (db *DB) Save(ctx context.Context, acct *Account, device int64, c *Changes) error {
+	b := &batch{db: db, acct: acct, dev: device}
+	b.collect(c)
+	if b.err == nil && device == 0 && b.ofDevice {
+		b.err = errors.New("changes of a device need its row")
+	}
+	if b.err != nil {
+		return fmt.Errorf("save: %w", b.err)
+	}
+	if len(b.steps) == 0 {
+		return nil
+	}
+	if err := db.writer.run(ctx, b.run); err != nil {
+		return fmt.Errorf("save: %w", err)
+	}
+	return nil
+}
+
+// batch is a Changes made into statements. Everything that can be done before the
+// transaction, sealing above all, is done while collecting.
+type batch struct {
+	db   *DB
+	acct *Account
+	dev  int64
+
+	steps    []step
+	ratchet  bool // see tx.ratchet
+	ofDevice bool
+	err      error
+}
+
+type step struct {
+	what string
+	run  func(context.Context, *tx) error
+}
+
+// collect keeps the promised order: deletions, upserts, then what marks existing rows.
+func (b *batch) collect(c *Changes) {
+	b.device(c.Device, c.SyncPosition)
+
+	b.deleteOlmSessions(c.DeleteOlmSessions)
+	b.discardOutbound(c.DiscardOutbound)
+	b.deleteOutbox(c.DeleteOutbox)
+	b.deletePending(c.DeletePending)
+	b.deleteInbox(c.DeleteInbox)
+	b.deleteWithheld(c.DeleteWithheld)
+	b.deleteUserDevices(c.DeleteDevices)
+	b.deleteSecrets(c.DeleteSecrets)
+
+	b.olmSessions(c.OlmSessions)
+	b.inboundSessions(c.InboundSessions)
+	b.owners(c.Owners)
+	b.messageIndices(c.MessageIndices)
+	b.outboundSessions(c.OutboundSessions)
+	b.shares(c.Shares)
+	b.transactions(c.Transactions)
+	b.outbox(c.Outbox)
+	b.rooms(c.Rooms)
+	b.pending(c.Pending)
+	b.inbox(c.Inbox)
+	b.withheld(c.Withheld)
+	b.seen(c.Seen)
+	b.users(c.Users)
+	b.markUsers(c.OutdatedUsers, c.LeftUsers)
+	b.userChanges(c.UserChanges)
+	b.userDevices(c.UserDevices)
+	b.secrets(c.Secrets)
+	b.warnings(c.Warnings)
+
+	b.readyPending(c.ReadyPending)
+	b.markPending(c.MarkPending, c.MarkDelivered)
+	b.markInbox(c.MarkInbox, c.MarkDelivered)
+	b.backed(c.Backed)
+}
+
+// run may run more than once.
+func (b *batch) run(ctx context.Context, t *tx) error {
+	t.ratchet = t.ratchet || b.ratchet
+	for _, s := range b.steps {
+		if err := s.run(ctx, t); err != nil {
+			if isForeignKey(err) {
+				err = fmt.Errorf("%w: device or account", ErrNotFound)
+			}
+			return fmt.Errorf("%s: %w", s.what, err)
+		}
+	}
+	return nil
+}
+
+func (b *batch) fail(err error) {
+	if b.err == nil {
+		b.err = err
+	}
+}
+
+// scope begins the parameters of a statement about the device.
+func (b *batch) scope() *args {
+	b.ofDevice = true
+	return &args{vals: []any{b.acct.ID, b.dev}}
+}
+
+// step adds a statement whose parameters have been collected.
+func (b *batch) step(what string, p *args, run func(context.Context, *tx) error) {
+	if p.err != nil {
+		b.fail(fmt.Errorf("%s: %w", what, p.err))
+		return
+	}
+	b.steps = append(b.steps, step{what, run})
+}
+
+// one is a statement that must find its row.
+func (b *batch) one(text string, p *args) func(context.Context, *tx) error {
+	return func(ctx context.Context, t *tx) error {
+		n, err := t.do(ctx, text, p.vals...)
+		if err == nil && n == 0 {
+			err = fmt.Errorf("%w: device", ErrNotFound)
+		}
+		return err
+	}
+}
+
+// listOfDevice adds a statement with a list about the device.
+func (b *batch) listOfDevice(what string, q *listed, p *args) {
+	if len(p.vals) > 0 || p.err != nil {
+		b.ofDevice = true
+		b.list(what, q, []any{b.acct.ID, b.dev}, p)
+	}
+}
+
+// listOfAccount adds a statement with a list about the account.
+func (b *batch) listOfAccount(what string, q *listed, p *args) {
+	if len(p.vals) > 0 || p.err != nil {
+		b.list(what, q, []any{b.acct.ID}, p)
+	}
+}
+
+func (b *batch) list(what string, q *listed, fixed []any, p *args) {
+	b.step(what, p, func(ctx context.Context, t *tx) error {
+		_, err := t.list(ctx, q, fixed, p.vals)
+		return err
+	})
+}
+
+// last leaves the last of the rows with the same key: one statement must not touch a row twice.
+func last[T any, K comparable](rows []T, key func(*T) K) []T {
+	if len(rows) < 2 {
+		return rows
+	}
+	at := make(map[K]int, len(rows))
+	kept := make([]T, 0, len(rows))
+	for i := range rows {
+		k := key(&rows[i])
+		if j, ok := at[k]; ok {
+			kept[j] = rows[i]
+			continue
+		}
+		at[k] = len(kept)
+		kept = append(kept, rows[i])
+	}
+	return kept
+}
+
+// ids collects identifiers to look for. One that is too long to be stored finds nothing.
+func ids[T ~string](all []T) *args {
+	p := &args{}
+	for _, v := range all {
+		p.text(string(v))
+	}
+	return p
+}
+
+// refs is ids for names of Megolm sessions.
+func refs(all []SessionRef) *args {
+	p := &args{}
+	for _, r := range all {
+		p.text(string(r.RoomID))
+		p.text(string(r.SessionID))
+	}
+	return p
+}
+
+// list queries with a list of items, in as few statements as its size allows.
+func (db *DB) list(ctx context.Context, q *listed, fixed []any, p *args, each func(*sql.Rows) error) error {
+	return q.each(db.texts, fixed, p.vals, func(text string, params []any) error {
+		return db.reader.query(ctx, text, params, each)
+	})
+}
+
+// unique leaves out what was named before.
+func unique[T comparable](all []T) []T {
+	if len(all) < 2 {
+		return all
+	}
+	seen := make(map[T]struct{}, len(all))
+	kept := make([]T, 0, len(all))
+	for _, v := range all {
+		if _, ok := seen[v]; !ok {
+			seen[v] = struct{}{}
+			kept = append(kept, v)
+		}
+	}
+	return kept
+}

@@ -1,0 +1,68 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+)
+
+var (
+	putSecrets  = replaceRows("secrets", ofAccount, []string{"name"}, []string{"sealed_value", "meta", "created_at"})
+	dropSecrets = whereIn("DELETE FROM secrets", ofAccount, "name", "")
+)
+
+const (
+	secretColumns = "SELECT name, sealed_value, meta, created_at FROM secrets WHERE account = $1"
+	selectSecret  = secretColumns + " AND name = $2"
+	selectSecrets = secretColumns + " ORDER BY name"
+)
+
+func (b *batch) secrets(all []Secret) {
+	p := &args{}
+	for _, s := range last(all, func(s *Secret) string { return s.Name }) {
+		p.id(s.Name)
+		p.bytes(b.acct.seal(s.Value.Reveal(), "secrets", "sealed_value", s.Name))
+		p.bytes(s.Meta)
+		p.time(s.CreatedAt)
+	}
+	b.listOfAccount("secrets", putSecrets, p)
+}
+
+func (b *batch) deleteSecrets(names []string) {
+	b.listOfAccount("delete secrets", dropSecrets, ids(names))
+}
+
+// Secret reads a secret of an account, or returns [ErrNotFound].
+func (db *DB) Secret(ctx context.Context, acct *Account, name string) (Secret, error) {
+	all, err := db.readSecrets(ctx, acct, selectSecret, acct.ID, encodeText(name))
+	if err == nil && len(all) == 0 {
+		err = fmt.Errorf("read secret: %w", ErrNotFound)
+	}
+	if err != nil {
+		return Secret{}, err
+	}
+	return all[0], nil
+}
+
+// Secrets reads all secrets of an account, by name.
+func (db *DB) Secrets(ctx context.Context, acct *Account) ([]Secret, error) {
+	return db.readSecrets(ctx, acct, selectSecrets, acct.ID)
+}
+
+func (db *DB) readSecrets(ctx context.Context, acct *Account, query string, params ...any) ([]Secret, error) {
+	var all []Secret
+	err := db.reader.query(ctx, query, params, func(r *sql.Rows) error {
+		var s Secret
+		var sealed []byte
+		err := r.Scan(text(&s.Name), &sealed, jsonColumn{&s.Meta}, timeColumn{&s.CreatedAt})
+		if err == nil {
+			s.Value, err = acct.open(sealed, "secrets", "sealed_value", s.Name)
+		}
+		all = append(all, s)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read secrets: %w", err)
+	}
+	return all, nil
+}

@@ -1,0 +1,54 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+)
+
+var (
+	putSeen    = keepRows("seen_messages", ofDevice, []string{"digest"}, []string{"seen_at"})
+	selectSeen = whereIn("SELECT digest FROM seen_messages", ofDevice, "digest", "")
+)
+
+const pruneSeen = "DELETE FROM seen_messages WHERE seen_at < $1"
+
+func (b *batch) seen(all []SeenMessage) {
+	p := &args{}
+	for _, s := range all {
+		p.bytes(s.Digest[:])
+		p.time(s.At)
+	}
+	b.listOfDevice("seen messages", putSeen, p)
+}
+
+// Seen tells which of the digests belong to Olm messages that were processed before.
+func (db *DB) Seen(ctx context.Context, acct *Account, device int64, digests [][32]byte) (map[[32]byte]bool, error) {
+	all := make(map[[32]byte]bool)
+	p := &args{}
+	for _, d := range unique(digests) {
+		p.bytes(d[:])
+	}
+	err := db.list(ctx, selectSeen, []any{acct.ID, device}, p, func(r *sql.Rows) error {
+		var d []byte
+		if err := r.Scan(&d); err != nil {
+			return err
+		}
+		if len(d) != 32 {
+			return errors.New("digest is damaged")
+		}
+		all[[32]byte(d)] = true
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read seen messages: %w", err)
+	}
+	return all, nil
+}
+
+// PruneSeen forgets messages seen before a time and tells how many.
+func (db *DB) PruneSeen(ctx context.Context, before time.Time) (int64, error) {
+	return db.prune(ctx, "seen messages", pruneSeen, micros(before))
+}

@@ -1,0 +1,59 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+
+	"maunium.net/go/mautrix/id"
+)
+
+var putShares = replaceRows("shares", ofDevice, []string{"session_id", "user_id", "device_id"},
+	[]string{"curve25519", "idx", "withheld"})
+
+const (
+	selectShares = `SELECT session_id, user_id, device_id, curve25519, idx, withheld FROM shares
+		WHERE account = $1 AND device = $2 AND session_id = $3 ORDER BY user_id, device_id`
+	pruneShares = `DELETE FROM shares WHERE NOT EXISTS (SELECT 1 FROM outbound_sessions o
+		WHERE o.account = shares.account AND o.device = shares.device AND o.session_id = shares.session_id)`
+)
+
+func (b *batch) shares(all []Share) {
+	type key struct {
+		session id.SessionID
+		user    id.UserID
+		device  id.DeviceID
+	}
+	all = last(all, func(s *Share) key { return key{s.SessionID, s.UserID, s.DeviceID} })
+	p := &args{vals: make([]any, 0, len(all)*putShares.width)}
+	for _, s := range all {
+		p.id(string(s.SessionID))
+		p.id(string(s.UserID))
+		p.id(string(s.DeviceID))
+		p.text(s.Curve25519)
+		p.num(int64(s.Index))
+		p.text(s.Withheld)
+	}
+	b.listOfDevice("shares", putShares, p)
+}
+
+// Shares reads who was given a session key, or told why not, by user and device.
+func (db *DB) Shares(ctx context.Context, acct *Account, device int64, session id.SessionID) ([]Share, error) {
+	var all []Share
+	err := db.reader.query(ctx, selectShares, []any{acct.ID, device, encodeText(string(session))}, func(r *sql.Rows) error {
+		var s Share
+		err := r.Scan(text(&s.SessionID), text(&s.UserID), text(&s.DeviceID), text(&s.Curve25519), &s.Index, text(&s.Withheld))
+		all = append(all, s)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read shares: %w", err)
+	}
+	return all, nil
+}
+
+// PruneShares forgets who was given sessions that are no longer the session of a room, and
+// tells how many rows that was.
+func (db *DB) PruneShares(ctx context.Context) (int64, error) {
+	return db.prune(ctx, "shares", pruneShares)
+}

@@ -1,0 +1,177 @@
+package store
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// maxParams bounds the parameters of one statement. Both databases allow more, but the
+// time to parse a statement grows with the square of the number in SQLite.
+const maxParams = 2048
+
+// listed is a statement with a list in it, such as the rows of an INSERT or the values
+// after IN. The list's placeholders are written "?"; they become numbered ones.
+type listed struct {
+	head  string
+	item  string
+	tail  string
+	fixed int // parameters before the list
+	width int // parameters in an item
+	// pad says that an item may be repeated without changing the meaning.
+	pad bool
+}
+
+// size tells how many items, a power of two, the next statement takes when n are left.
+// Powers of two keep the number of different statements small.
+func (q *listed) size(n int) int {
+	s := 1
+	for s*2*q.width <= maxParams && s*2 <= n {
+		s *= 2
+	}
+	if q.pad && s < n && s*2*q.width <= maxParams {
+		s *= 2
+	}
+	return s
+}
+
+func (q *listed) text(n int, d *dialect) string {
+	var b strings.Builder
+	b.WriteString(q.head)
+	next := q.fixed
+	for i := range n {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		for part := range strings.SplitAfterSeq(q.item, "?") {
+			before, numbered := strings.CutSuffix(part, "?")
+			b.WriteString(before)
+			if numbered {
+				next++
+				b.WriteString("$" + strconv.Itoa(next))
+			}
+		}
+	}
+	b.WriteString(q.tail)
+	return d.words.Replace(b.String())
+}
+
+// each calls do with the text and the parameters of every statement that the items need.
+func (q *listed) each(t *texts, fixed, items []any, do func(string, []any) error) error {
+	for len(items) > 0 {
+		n := q.size(len(items) / q.width)
+		params := make([]any, 0, q.fixed+n*q.width)
+		params = append(params, fixed...)
+		took := min(n*q.width, len(items))
+		params = append(params, items[:took]...)
+		for len(params) < q.fixed+n*q.width {
+			params = append(params, items[took-q.width:took]...)
+		}
+		if err := do(t.of(q, n), params); err != nil {
+			return err
+		}
+		items = items[took:]
+	}
+	return nil
+}
+
+// texts keeps the texts of listed statements. Their number is bounded: statements are
+// fixed and sizes are powers of two.
+type texts struct {
+	dialect *dialect
+	mu      sync.RWMutex
+	made    map[textKey]string
+}
+
+type textKey struct {
+	q *listed
+	n int
+}
+
+func newTexts(d *dialect) *texts {
+	return &texts{dialect: d, made: make(map[textKey]string)}
+}
+
+func (t *texts) of(q *listed, n int) string {
+	k := textKey{q, n}
+	t.mu.RLock()
+	s, ok := t.made[k]
+	t.mu.RUnlock()
+	if ok {
+		return s
+	}
+	s = q.text(n, t.dialect)
+	t.mu.Lock()
+	t.made[k] = s
+	t.mu.Unlock()
+	return s
+}
+
+// What a row belongs to.
+var (
+	ofDevice  = []string{"account", "device"}
+	ofAccount = []string{"account"}
+)
+
+// insertRows is a multi-row INSERT: the columns of scope are the fixed parameters, key and
+// values those of each row. conflict tells what becomes of a row that is there already.
+func insertRows(table string, scope, key, values []string, conflict string) *listed {
+	columns := slices.Concat(scope, key, values)
+	item := make([]string, len(columns))
+	for i := range item {
+		item[i] = "?"
+		if i < len(scope) {
+			item[i] = "$" + strconv.Itoa(i+1)
+		}
+	}
+	return &listed{
+		head:  "INSERT INTO " + table + " (" + strings.Join(columns, ", ") + ") VALUES ",
+		item:  "(" + strings.Join(item, ", ") + ")",
+		tail:  " ON CONFLICT (" + strings.Join(slices.Concat(scope, key), ", ") + ") DO " + conflict,
+		fixed: len(scope),
+		width: len(key) + len(values),
+	}
+}
+
+// replaceRows is insertRows where the new row takes the place of the old one.
+func replaceRows(table string, scope, key, values []string) *listed {
+	set := make([]string, len(values))
+	for i, v := range values {
+		set[i] = v + " = excluded." + v
+	}
+	return insertRows(table, scope, key, values, "UPDATE SET "+strings.Join(set, ", "))
+}
+
+// keepRows is insertRows where the old row stays.
+func keepRows(table string, scope, key, values []string) *listed {
+	return insertRows(table, scope, key, values, "NOTHING")
+}
+
+// whereIn is a statement about the rows of a device or an account in which a column is one
+// of a list. More conditions or an order may follow in tail.
+func whereIn(verb string, scope []string, column, tail string) *listed {
+	return &listed{
+		head: verb + " WHERE " + scoped(scope) + " AND " + column + " IN (",
+		item: "?", tail: ")" + tail, fixed: len(scope), width: 1, pad: true,
+	}
+}
+
+// wherePair is whereIn for two text columns.
+func wherePair(verb string, scope []string, columns string) *listed {
+	return &listed{
+		head: verb + " WHERE " + scoped(scope) + " AND (" + columns + ") IN (VALUES ",
+		item: "(CAST(? AS TEXT), CAST(? AS TEXT))", tail: ")", fixed: len(scope), width: 2, pad: true,
+	}
+}
+
+func scoped(scope []string) string {
+	var b strings.Builder
+	for i, s := range scope {
+		if i > 0 {
+			b.WriteString(" AND ")
+		}
+		b.WriteString(s + " = $" + strconv.Itoa(i+1))
+	}
+	return b.String()
+}

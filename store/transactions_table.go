@@ -1,0 +1,68 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"fmt"
+	"time"
+)
+
+// Table transactions names a transaction by a keyed hash, because a client may choose long
+// IDs and because the type of a clear event is nobody's business. An empty field of a
+// Transaction leaves what is stored.
+var putTransactions = insertRows("transactions", ofDevice, []string{"ref"}, []string{"digest", "ciphertext", "event_id", "created_at"},
+	`UPDATE SET digest = CASE WHEN length(excluded.digest) > 0 THEN excluded.digest ELSE transactions.digest END,
+		ciphertext = CASE WHEN length(excluded.ciphertext) > 0 THEN excluded.ciphertext ELSE transactions.ciphertext END,
+		event_id = CASE WHEN excluded.event_id <> '' THEN excluded.event_id ELSE transactions.event_id END`)
+
+const (
+	selectTransaction = `SELECT digest, ciphertext, event_id, created_at FROM transactions
+		WHERE account = $1 AND device = $2 AND ref = $3`
+	pruneTransactions = "DELETE FROM transactions WHERE created_at < $1"
+)
+
+func (db *DB) hashTxn(r TxnRef) [32]byte {
+	b := make([]byte, 0, 256)
+	for _, s := range [...]string{string(r.RoomID), r.Type} {
+		b = binary.AppendUvarint(b, uint64(len(s)))
+		b = append(b, s...)
+	}
+	return db.Hash("transaction", append(b, r.TxnID...))
+}
+
+func (b *batch) transactions(all []Transaction) {
+	p := &args{}
+	for _, t := range last(all, func(t *Transaction) TxnRef { return t.TxnRef }) {
+		h := b.db.hashTxn(t.TxnRef)
+		p.bytes(h[:])
+		p.bytes(t.Digest)
+		p.bytes(t.Ciphertext)
+		p.text(string(t.EventID))
+		p.time(t.CreatedAt)
+	}
+	b.listOfDevice("transactions", putTransactions, p)
+}
+
+// Transaction reads what a client's transaction became, or returns [ErrNotFound].
+func (db *DB) Transaction(ctx context.Context, acct *Account, device int64, ref TxnRef) (Transaction, error) {
+	t := Transaction{TxnRef: ref}
+	h := db.hashTxn(ref)
+	found := false
+	err := db.reader.query(ctx, selectTransaction, []any{acct.ID, device, h[:]}, func(r *sql.Rows) error {
+		found = true
+		return r.Scan(&t.Digest, jsonColumn{&t.Ciphertext}, text(&t.EventID), timeColumn{&t.CreatedAt})
+	})
+	if err == nil && !found {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return Transaction{}, fmt.Errorf("read transaction: %w", err)
+	}
+	return t, nil
+}
+
+// PruneTransactions forgets transactions made before a time and tells how many.
+func (db *DB) PruneTransactions(ctx context.Context, before time.Time) (int64, error) {
+	return db.prune(ctx, "transactions", pruneTransactions, micros(before))
+}

@@ -1,0 +1,92 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+
+	"maunium.net/go/mautrix/id"
+)
+
+var (
+	putUsers = replaceRows("users", ofAccount, []string{"user_id"},
+		[]string{
+			"tracked", "outdated", "failures", "retry_at", "master", "self_signing", "user_signing",
+			"pinned_master", "verified", "was_verified", "changed_at",
+		})
+	selectUsers = whereIn(`SELECT user_id, tracked, outdated, failures, retry_at, master, self_signing, user_signing,
+		pinned_master, verified, was_verified, changed_at FROM users`, ofAccount, "user_id", "")
+	markOutdated = whereIn("UPDATE users SET outdated = 1, failures = 0, retry_at = 0", ofAccount, "user_id", " AND tracked = 1")
+	markLeft     = whereIn("UPDATE users SET tracked = 0, outdated = 1, failures = 0, retry_at = 0", ofAccount, "user_id", "")
+)
+
+const (
+	selectTracked  = "SELECT user_id FROM users WHERE account = $1 AND tracked = 1 ORDER BY user_id"
+	selectOutdated = "SELECT user_id FROM users WHERE account = $1 AND outdated = 1 AND tracked = 1 ORDER BY user_id"
+)
+
+func (b *batch) users(all []User) {
+	p := &args{}
+	for _, u := range last(all, func(u *User) id.UserID { return u.UserID }) {
+		p.id(string(u.UserID))
+		p.flag(u.Tracked)
+		p.flag(u.Outdated)
+		p.num(int64(u.Failures))
+		p.time(u.RetryAt)
+		p.bytes(u.Master)
+		p.bytes(u.SelfSigning)
+		p.bytes(u.UserSigning)
+		p.text(u.PinnedMaster)
+		p.flag(u.Verified)
+		p.flag(u.WasVerified)
+		p.time(u.ChangedAt)
+	}
+	b.listOfAccount("users", putUsers, p)
+}
+
+// markUsers changes a few columns of rows that something else may be writing as a whole.
+func (b *batch) markUsers(outdated, left []id.UserID) {
+	b.listOfAccount("mark outdated users", markOutdated, ids(outdated))
+	b.listOfAccount("mark left users", markLeft, ids(left))
+}
+
+// Users reads what is known of users. Users of whom nothing is known are not in the map.
+func (db *DB) Users(ctx context.Context, acct *Account, want []id.UserID) (map[id.UserID]User, error) {
+	all := make(map[id.UserID]User, len(want))
+	err := db.list(ctx, selectUsers, []any{acct.ID}, ids(unique(want)), func(r *sql.Rows) error {
+		var u User
+		err := r.Scan(text(&u.UserID), flagColumn{&u.Tracked}, flagColumn{&u.Outdated}, &u.Failures, timeColumn{&u.RetryAt},
+			jsonColumn{&u.Master}, jsonColumn{&u.SelfSigning}, jsonColumn{&u.UserSigning},
+			text(&u.PinnedMaster), flagColumn{&u.Verified}, flagColumn{&u.WasVerified}, timeColumn{&u.ChangedAt})
+		all[u.UserID] = u
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read users: %w", err)
+	}
+	return all, nil
+}
+
+// TrackedUsers lists the users whose device lists the account follows (requirement 4.1).
+func (db *DB) TrackedUsers(ctx context.Context, acct *Account) ([]id.UserID, error) {
+	return db.userIDs(ctx, selectTracked, acct)
+}
+
+// OutdatedUsers lists the tracked users whose device lists have to be asked for again.
+func (db *DB) OutdatedUsers(ctx context.Context, acct *Account) ([]id.UserID, error) {
+	return db.userIDs(ctx, selectOutdated, acct)
+}
+
+func (db *DB) userIDs(ctx context.Context, query string, acct *Account) ([]id.UserID, error) {
+	var all []id.UserID
+	err := db.reader.query(ctx, query, []any{acct.ID}, func(r *sql.Rows) error {
+		var u id.UserID
+		err := r.Scan(text(&u))
+		all = append(all, u)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list users: %w", err)
+	}
+	return all, nil
+}

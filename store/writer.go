@@ -1,0 +1,115 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// writer runs transactions. What do writes is committed whole or not at all, and is
+// durable when run returns nil. When run returns an error of the commit itself, as when
+// the connection to the database breaks, the outcome is unknown. do may be run again.
+type writer interface {
+	run(ctx context.Context, do func(context.Context, *tx) error) error
+	close() error
+}
+
+// execer runs one statement of a transaction.
+type execer interface {
+	exec(ctx context.Context, text string, params []any) (sql.Result, error)
+	query(ctx context.Context, text string, params []any) (*sql.Rows, error)
+}
+
+// tx is a transaction under way.
+type tx struct {
+	execer
+	texts *texts
+	// ratchet is set by whoever writes a state whose loss would let an index be used twice.
+	ratchet bool
+}
+
+// do runs a statement and tells how many rows it changed.
+func (t *tx) do(ctx context.Context, text string, params ...any) (int64, error) {
+	res, err := t.exec(ctx, text, params)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+// list runs a statement for a list of items, in as few statements as its size allows,
+// and tells how many rows they changed.
+func (t *tx) list(ctx context.Context, q *listed, fixed, items []any) (int64, error) {
+	var total int64
+	err := q.each(t.texts, fixed, items, func(text string, params []any) error {
+		n, err := t.do(ctx, text, params...)
+		total += n
+		return err
+	})
+	return total, err
+}
+
+func (t *tx) rows(ctx context.Context, text string, params []any, each func(*sql.Rows) error) error {
+	rows, err := t.query(ctx, text, params)
+	return scanAll(rows, err, each)
+}
+
+// Limits of a transaction on PostgreSQL.
+const (
+	pgTries   = 5
+	pgTimeout = 30 * time.Second
+)
+
+// pgWriter lets PostgreSQL run transactions side by side.
+type pgWriter struct {
+	db    *sql.DB
+	texts *texts
+}
+
+// run does not pass on the caller's cancellation once the transaction has begun, so that
+// a client which hangs up does not leave its outcome unknown.
+func (w *pgWriter) run(ctx context.Context, do func(context.Context, *tx) error) error {
+	for try := 1; ; try++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		err := w.once(context.WithoutCancel(ctx), do)
+		if err == nil || !isRetryable(err) || try == pgTries {
+			return err
+		}
+	}
+}
+
+func (w *pgWriter) once(ctx context.Context, do func(context.Context, *tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, pgTimeout)
+	defer cancel()
+	s, err := w.db.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	if err := do(ctx, &tx{execer: pgTx{s}, texts: w.texts}); err != nil {
+		if undo := s.Rollback(); undo != nil && !errors.Is(undo, sql.ErrTxDone) {
+			return fmt.Errorf("%w (and roll back: %w)", err, undo)
+		}
+		return err
+	}
+	if err := s.Commit(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}
+
+// close does nothing: the reader owns the pool.
+func (w *pgWriter) close() error { return nil }
+
+type pgTx struct{ *sql.Tx }
+
+func (t pgTx) exec(ctx context.Context, text string, params []any) (sql.Result, error) {
+	return t.ExecContext(ctx, text, params...)
+}
+
+func (t pgTx) query(ctx context.Context, text string, params []any) (*sql.Rows, error) {
+	return t.QueryContext(ctx, text, params...)
+}

@@ -1,0 +1,225 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// maxGroup bounds how many transactions are committed together.
+const maxGroup = 64
+
+// liteWriter is the only connection that writes to a SQLite database. Transactions that
+// wait while another is being committed are committed together, because making a commit
+// durable costs more than everything else: whoever gets the turn runs what all the
+// others have queued. Each is still all or nothing by itself, by way of a savepoint.
+type liteWriter struct {
+	db    *sql.DB
+	texts *texts
+	mark  *markFile
+
+	turn chan struct{} // holds one value while somebody writes; guards conn and kept
+	conn *sql.Conn
+	kept map[string]*sql.Stmt
+
+	mu    sync.Mutex
+	queue []*job
+}
+
+type job struct {
+	do   func(*tx) error
+	err  error
+	done chan error
+}
+
+func newLiteWriter(db *sql.DB, t *texts, m *markFile) *liteWriter {
+	return &liteWriter{db: db, texts: t, mark: m, turn: make(chan struct{}, 1), kept: make(map[string]*sql.Stmt)}
+}
+
+// run gives up waiting for its turn when ctx is done; once begun it goes on to the end.
+func (w *liteWriter) run(ctx context.Context, do func(context.Context, *tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	whole := context.WithoutCancel(ctx)
+	j := &job{do: func(t *tx) error { return do(whole, t) }, done: make(chan error, 1)}
+	w.mu.Lock()
+	w.queue = append(w.queue, j)
+	w.mu.Unlock()
+	for {
+		select {
+		case err := <-j.done:
+			return err
+		case w.turn <- struct{}{}:
+			w.commit(whole, w.take())
+			<-w.turn
+		case <-ctx.Done():
+			if w.withdraw(j) {
+				return ctx.Err()
+			}
+			return <-j.done
+		}
+	}
+}
+
+func (w *liteWriter) take() []*job {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := min(len(w.queue), maxGroup)
+	group := w.queue[:n:n]
+	w.queue = w.queue[n:]
+	return group
+}
+
+// withdraw takes a job out of the queue unless it was taken already.
+func (w *liteWriter) withdraw(j *job) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range w.queue {
+		if w.queue[i] == j {
+			w.queue = append(w.queue[:i:i], w.queue[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// commit runs a group of jobs in one transaction and tells each its result. The caller
+// has the turn.
+func (w *liteWriter) commit(ctx context.Context, group []*job) {
+	if len(group) == 0 {
+		return
+	}
+	generation, err := w.transact(ctx, group)
+	if err == nil && generation > 0 {
+		err = w.mark.advance(generation)
+	}
+	for _, j := range group {
+		if j.err == nil {
+			j.err = err
+		}
+		j.done <- j.err
+	}
+}
+
+// transact returns the generation of the ratchets it wrote, 0 if it wrote none.
+func (w *liteWriter) transact(ctx context.Context, group []*job) (int64, error) {
+	t := &tx{execer: w, texts: w.texts}
+	if _, err := t.do(ctx, "BEGIN IMMEDIATE"); err != nil {
+		return 0, w.undo(ctx, fmt.Errorf("begin: %w", err))
+	}
+	if len(group) == 1 {
+		if group[0].err = group[0].do(t); group[0].err != nil {
+			return 0, w.undo(ctx, group[0].err)
+		}
+	} else {
+		for _, j := range group {
+			if err := w.nest(ctx, j, t); err != nil {
+				return 0, w.undo(ctx, err)
+			}
+		}
+	}
+	var generation int64
+	if t.ratchet {
+		var err error
+		if generation, err = nextGeneration(ctx, t); err != nil {
+			return 0, w.undo(ctx, err)
+		}
+	}
+	if _, err := t.do(ctx, "COMMIT"); err != nil {
+		return 0, w.undo(ctx, fmt.Errorf("commit: %w", err))
+	}
+	return generation, nil
+}
+
+// nest runs one job of several. An error means that the transaction cannot go on.
+func (w *liteWriter) nest(ctx context.Context, j *job, t *tx) error {
+	if _, err := t.do(ctx, "SAVEPOINT job"); err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	if j.err = j.do(t); j.err != nil {
+		if _, err := t.do(ctx, "ROLLBACK TO job"); err != nil {
+			return fmt.Errorf("roll back: %w", err)
+		}
+	}
+	if _, err := t.do(ctx, "RELEASE job"); err != nil {
+		return fmt.Errorf("release: %w", err)
+	}
+	return nil
+}
+
+// undo rolls back and returns why. A connection that cannot even roll back is given up,
+// which rolls back too; the next transaction gets a new one.
+func (w *liteWriter) undo(ctx context.Context, why error) error {
+	if w.conn == nil {
+		return why
+	}
+	if _, err := w.exec(ctx, "ROLLBACK", nil); err != nil {
+		w.abandon()
+	}
+	return why
+}
+
+func (w *liteWriter) abandon() {
+	for _, s := range w.kept {
+		_ = s.Close() // the connection is being given up because it fails
+	}
+	clear(w.kept)
+	_ = w.conn.Raw(func(any) error { return driver.ErrBadConn }) // makes the pool drop it
+	_ = w.conn.Close()
+	w.conn = nil
+}
+
+func (w *liteWriter) prepare(ctx context.Context, text string) (*sql.Stmt, error) {
+	if s, ok := w.kept[text]; ok {
+		return s, nil
+	}
+	if w.conn == nil {
+		conn, err := w.db.Conn(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("connect: %w", err)
+		}
+		w.conn = conn
+	}
+	s, err := w.conn.PrepareContext(ctx, text)
+	if err != nil {
+		return nil, err
+	}
+	w.kept[text] = s
+	return s, nil
+}
+
+func (w *liteWriter) exec(ctx context.Context, text string, params []any) (sql.Result, error) {
+	s, err := w.prepare(ctx, text)
+	if err != nil {
+		return nil, err
+	}
+	return s.ExecContext(ctx, params...)
+}
+
+func (w *liteWriter) query(ctx context.Context, text string, params []any) (*sql.Rows, error) {
+	s, err := w.prepare(ctx, text)
+	if err != nil {
+		return nil, err
+	}
+	return s.QueryContext(ctx, params...)
+}
+
+// close waits for the transaction under way. Later ones fail.
+func (w *liteWriter) close() error {
+	w.turn <- struct{}{}
+	defer func() { <-w.turn }()
+	var err error
+	if w.conn != nil {
+		for _, s := range w.kept {
+			err = errors.Join(err, s.Close())
+		}
+		clear(w.kept)
+		err = errors.Join(err, w.conn.Close())
+		w.conn = nil
+	}
+	return errors.Join(err, w.db.Close(), w.mark.close())
+}

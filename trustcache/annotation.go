@@ -1,0 +1,103 @@
+package trustcache
+
+import (
+	"maunium.net/go/mautrix/event"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// AnnotationKey is the name under "unsigned" of what the proxy says of an event. What
+// a homeserver sends under it is removed.
+const AnnotationKey = "dev.e2ee-proxy.trust"
+
+// Color is the shield of an event.
+type Color string
+
+// The colors.
+const (
+	ColorNone Color = "none"
+	ColorGrey Color = "grey"
+	ColorRed  Color = "red"
+)
+
+// Code says why an event has its shield, or why it is not decrypted. The names are the
+// reference implementation's; empty is an event with nothing to say.
+type Code string
+
+// The codes of decrypted and withheld events.
+const (
+	CodeAuthenticityNotGuaranteed Code = "AuthenticityNotGuaranteed"
+	CodeUnknownDevice             Code = "UnknownDevice"
+	CodeUnsignedDevice            Code = "UnsignedDevice"
+	CodeUnverifiedIdentity        Code = "UnverifiedIdentity"
+	CodeVerificationViolation     Code = "VerificationViolation"
+	CodeMismatchedSender          Code = "MismatchedSender"
+	CodeSentInClear               Code = "SentInClear"
+)
+
+// The codes of events that are not decrypted.
+const (
+	CodeMissingRoomKey      Code = "MissingRoomKey"
+	CodeWithheld            Code = "Withheld"
+	CodeUnknownMessageIndex Code = "UnknownMessageIndex"
+	CodeMalformed           Code = "Malformed"
+	CodeReplayed            Code = "Replayed"
+)
+
+// Annotation is what the proxy says of an event to its client (design §6).
+type Annotation struct {
+	Decrypted    bool                      `json:"decrypted"`
+	Color        Color                     `json:"color"`
+	Code         Code                      `json:"code,omitempty"`
+	WithheldCode event.RoomKeyWithheldCode `json:"withheld_code,omitempty"`
+	Message      string                    `json:"message,omitempty"`
+	UserID       id.UserID                 `json:"user_id,omitempty"`
+	DeviceID     id.DeviceID               `json:"device_id,omitempty"`
+	Source       store.Source              `json:"source,omitempty"`
+}
+
+// Annotation gives what to tell the client. A withheld event is not decrypted as far
+// as the client is concerned.
+func (v Verdict) Annotation() Annotation {
+	color := v.Color
+	if color == "" {
+		color = ColorRed
+	}
+	return Annotation{
+		Decrypted: v.Deliver == DeliverClear, Color: color, Code: v.Code, WithheldCode: v.WithheldCode,
+		Message: v.Message, UserID: v.UserID, DeviceID: v.DeviceID, Source: v.Source,
+	}
+}
+
+// message gives the words for a person (requirement 26.1; trust-semantics §5, §6).
+func (c Code) message() string {
+	switch c {
+	case CodeAuthenticityNotGuaranteed:
+		return "The authenticity of this encrypted message can't be guaranteed on this device."
+	case CodeUnknownDevice:
+		return "Encrypted by an unknown or deleted device."
+	case CodeUnsignedDevice:
+		return "Encrypted by a device not verified by its owner."
+	case CodeUnverifiedIdentity:
+		return "The sender's digital identity was reset, and the change has not been acknowledged."
+	case CodeVerificationViolation:
+		return "Encrypted by a previously-verified user who is no longer verified."
+	case CodeMismatchedSender:
+		return "The sender of this message does not match the owner of the device that encrypted it."
+	case CodeSentInClear:
+		return "Not encrypted, although the room is."
+	case CodeMissingRoomKey:
+		return "Waiting for this message."
+	case CodeWithheld:
+		return "You don't have access to this message."
+	case CodeUnknownMessageIndex:
+		return "This message was sent before you were given access to the conversation."
+	case CodeMalformed:
+		return "This message is damaged and cannot be read."
+	case CodeReplayed:
+		return "This is a copy of an earlier message, and was refused."
+	default:
+		return ""
+	}
+}

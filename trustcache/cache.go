@@ -1,0 +1,148 @@
+package trustcache
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// Cache keeps users in memory, the ones used last, for any number of trackers: what a
+// process spends on it is bounded by its size. It is safe for concurrent use.
+type Cache struct {
+	users *lru.Cache[cacheKey, *entry]
+}
+
+type cacheKey struct{ account, user id.UserID }
+
+// entry is a user in memory: the stored row and the snapshot made of it. Neither is
+// changed once made.
+type entry struct {
+	row  store.User
+	user *User
+}
+
+// NewCache makes a cache for so many users, at least one.
+func NewCache(users int) (*Cache, error) {
+	c, err := lru.New[cacheKey, *entry](users)
+	if err != nil {
+		return nil, fmt.Errorf("make user cache: %w", err)
+	}
+	return &Cache{c}, nil
+}
+
+// newEntry makes a snapshot of a row and its devices, whose knowledge follows from the row.
+func newEntry(own id.UserID, row store.User, identity Identity, devices []Device) *entry {
+	slices.SortFunc(devices, func(a, b Device) int { return strings.Compare(string(a.DeviceID), string(b.DeviceID)) })
+	markFaults(devices, identity.Keys())
+	return &entry{row, &User{
+		UserID: row.UserID, Own: row.UserID == own, Knowledge: knowledge(row, len(devices)),
+		Identity: identity, Pin: pinOf(row, identity.Master), Devices: devices,
+	}}
+}
+
+func knowledge(row store.User, devices int) Knowledge {
+	switch {
+	case row.Tracked && !row.Outdated:
+		return KnowledgeFresh
+	case devices > 0 || len(row.Master) > 0:
+		return KnowledgeStale
+	case row.Failures > 0:
+		return KnowledgeUnreachable
+	default:
+		return KnowledgeUnknown
+	}
+}
+
+func pinOf(row store.User, current id.Ed25519) Pin {
+	return Pin{
+		Current: current, PinnedMaster: id.Ed25519(row.PinnedMaster),
+		Verified: row.Verified, WasVerified: row.WasVerified,
+	}
+}
+
+// with gives the entry of the same user and devices for another row. Identity keys are
+// those of the entry.
+func (e *entry) with(own id.UserID, row store.User) *entry {
+	identity := e.user.Identity
+	identity.MasterRaw = row.Master
+	u := *e.user
+	u.Identity, u.Pin, u.Own = identity, pinOf(row, identity.Master), row.UserID == own
+	u.Knowledge = knowledge(row, len(u.Devices))
+	return &entry{row, &u}
+}
+
+// restore makes an entry of what the store kept. Its signatures were checked before it
+// was stored.
+func restore(own id.UserID, row store.User, stored []store.UserDevice) (*entry, error) {
+	identity, err := restoreIdentity(row)
+	if err != nil {
+		return nil, fmt.Errorf("restore identity of a user: %w", err)
+	}
+	devices := make([]Device, 0, len(stored))
+	for _, s := range stored {
+		d, _, err := readDevice(s.Keys, s.UserID, s.DeviceID)
+		if err != nil {
+			return nil, fmt.Errorf("restore device of a user: %w", err)
+		}
+		d.Signed, d.Override = s.Signed, overrideOf(s.Override)
+		devices = append(devices, d)
+	}
+	return newEntry(own, row, identity, devices), nil
+}
+
+func restoreIdentity(row store.User) (Identity, error) {
+	out := Identity{MasterRaw: row.Master, SelfSigningRaw: row.SelfSigning, UserSigningRaw: row.UserSigning}
+	var err error
+	if len(row.Master) > 0 {
+		if out.Master, _, err = readCrossSigningKey(row.Master, row.UserID, id.XSUsageMaster); err != nil {
+			return Identity{}, err
+		}
+	}
+	if len(row.SelfSigning) > 0 {
+		if out.SelfSigning, _, err = readCrossSigningKey(row.SelfSigning, row.UserID, id.XSUsageSelfSigning); err != nil {
+			return Identity{}, err
+		}
+	}
+	if len(row.UserSigning) > 0 {
+		if out.UserSigning, _, err = readCrossSigningKey(row.UserSigning, row.UserID, id.XSUsageUserSigning); err != nil {
+			return Identity{}, err
+		}
+	}
+	return out, nil
+}
+
+func overrideOf(stored *bool) Override {
+	switch {
+	case stored == nil:
+		return OverrideNone
+	case *stored:
+		return OverrideTrusted
+	default:
+		return OverrideDistrusted
+	}
+}
+
+func (o Override) stored() *bool {
+	switch o {
+	case OverrideTrusted:
+		return new(true)
+	case OverrideDistrusted:
+		return new(false)
+	case OverrideNone:
+		return nil
+	default:
+		return new(false)
+	}
+}
+
+func (d *Device) stored() store.UserDevice {
+	return store.UserDevice{
+		UserID: d.UserID, DeviceID: d.DeviceID, Ed25519: d.Ed25519.String(), Curve25519: d.Curve25519.String(),
+		Keys: d.Raw, Signed: d.Signed, Override: d.Override.stored(),
+	}
+}

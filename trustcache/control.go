@@ -1,0 +1,160 @@
+package trustcache
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+)
+
+var (
+	// ErrNoDevice says that a user has no such device.
+	ErrNoDevice = errors.New("the user has no such device")
+	// ErrKeyCollision says that a user must not be verified because a device of theirs
+	// has the name or the key of their identity (requirement 1.26).
+	ErrKeyCollision = errors.New("a device of the user has the name or key of their digital identity")
+	// ErrNotVerified says that the own identity is not verified, so that nobody else's can be.
+	ErrNotVerified = errors.New("the own digital identity is not verified")
+)
+
+// Acknowledge accepts the current identity of a user, which master must name: a race
+// with another change is decided by the key. Errors: ErrNoIdentity, ErrNotCurrent,
+// ErrVerificationLost; none changes anything.
+func (t *Tracker) Acknowledge(ctx context.Context, user id.UserID, master id.Ed25519) error {
+	return t.pinEvent(ctx, user, PinEvent{Kind: PinAcknowledge, Master: master})
+}
+
+// Withdraw gives up the verification of a user who is no longer verified, and accepts
+// their current identity. Error: ErrNothingToWithdraw.
+func (t *Tracker) Withdraw(ctx context.Context, user id.UserID) error {
+	return t.pinEvent(ctx, user, PinEvent{Kind: PinWithdraw})
+}
+
+func (t *Tracker) pinEvent(ctx context.Context, user id.UserID, ev PinEvent) error {
+	return t.change(ctx, []id.UserID{user}, func(w *work) error {
+		e := w.get(user)
+		before := len(w.events)
+		row, err := w.pin(e, e.row, ev)
+		if err != nil {
+			return err
+		}
+		if len(w.events) > before {
+			w.put(e, row)
+		}
+		return nil
+	})
+}
+
+// SetVerified records that our user-signing key has signed the identity of a user.
+// signed is the master key object with that signature, as it was, or is to be, uploaded.
+// Errors: ErrNotVerified, ErrKeyCollision, ErrNotCurrent, ErrSignature and those of parsing.
+func (t *Tracker) SetVerified(ctx context.Context, user id.UserID, signed json.RawMessage) error {
+	identity, err := ParseIdentity(user, signed, nil, nil)
+	if err != nil {
+		return err
+	}
+	return t.change(ctx, []id.UserID{user}, func(w *work) error {
+		e, signer := w.get(user), w.ownSigner()
+		switch {
+		case signer == "" || e.user.Own:
+			return ErrNotVerified
+		case e.user.KeyCollision():
+			return ErrKeyCollision
+		case identity.Master != e.user.Current:
+			return ErrNotCurrent
+		case !masterSignedBy(signed, t.account.UserID, signer):
+			return fmt.Errorf("verify a user: %w", ErrSignature)
+		}
+		row := e.row
+		row.Master = identity.MasterRaw
+		row, err := w.pin(e, row, PinEvent{Kind: PinSeen, Master: identity.Master, SignedByUs: true})
+		if err != nil {
+			return err
+		}
+		w.put(e, row)
+		return nil
+	})
+}
+
+// SetOwnIdentity says that we hold the private keys that belong to a master key of the
+// own user, or that it was verified. If it is the current one it is verified from now
+// on, and so is who it has signed; otherwise once the homeserver shows it, without an
+// alarm. An empty master takes that back: the private keys are gone. It reports
+// whether the own identity is verified now.
+func (t *Tracker) SetOwnIdentity(ctx context.Context, master id.Ed25519) (verified bool, err error) {
+	t.mu.Lock()
+	t.held = master
+	t.mu.Unlock()
+	own := t.account.UserID
+	err = t.change(ctx, nil, func(w *work) error {
+		e := w.get(own)
+		if verified = e.user.Verified && e.user.Current == master; verified || master == "" || master != e.user.Current {
+			return nil
+		}
+		verified = true
+		signer := w.ownSigner()
+		row, err := w.pin(e, e.row, PinEvent{Kind: PinSeen, Master: master, SignedByUs: true})
+		if err != nil {
+			return err
+		}
+		w.put(e, row)
+		if signer != w.ownSigner() {
+			return w.recheck(ctx)
+		}
+		return nil
+	})
+	return verified && err == nil, err
+}
+
+// SetOverride makes or removes the exception for one device. It ends with the device.
+// Error: ErrNoDevice.
+func (t *Tracker) SetOverride(ctx context.Context, user id.UserID, device id.DeviceID, o Override) error {
+	return t.change(ctx, []id.UserID{user}, func(w *work) error {
+		e := w.get(user)
+		if e.user.Device(device) == nil {
+			return ErrNoDevice
+		}
+		devices := slices.Clone(e.user.Devices)
+		for i := range devices {
+			if devices[i].DeviceID == device {
+				devices[i].Override = o
+				w.ch.UserDevices = append(w.ch.UserDevices, devices[i].stored())
+			}
+		}
+		w.events = append(w.events, Event{
+			Kind: EventOverride, UserID: user, Own: e.user.Own, At: t.opts.Now(),
+			Added: []id.DeviceID{device}, Override: o,
+		})
+		w.set(newEntry(t.account.UserID, e.row, e.user.Identity, devices))
+		return nil
+	})
+}
+
+// Overrides gives the devices of users that have an exception, for status.
+func (t *Tracker) Overrides(ctx context.Context) ([]Device, error) {
+	users, err := t.store.TrackedUsers(ctx, t.account)
+	if err != nil {
+		return nil, fmt.Errorf("load tracked users: %w", err)
+	}
+	var out []Device
+	for batch := range slices.Chunk(users, recheckBatch) {
+		rows, err := t.store.UserDevices(ctx, t.account, batch)
+		if err != nil {
+			return nil, fmt.Errorf("load devices of users: %w", err)
+		}
+		for _, user := range batch {
+			for _, row := range rows[user] {
+				if o := overrideOf(row.Override); o != OverrideNone {
+					out = append(out, Device{
+						UserID: row.UserID, DeviceID: row.DeviceID, Ed25519: id.Ed25519(row.Ed25519),
+						Curve25519: id.Curve25519(row.Curve25519), Raw: row.Keys, Signed: row.Signed, Override: o,
+					})
+				}
+			}
+		}
+	}
+	return out, nil
+}

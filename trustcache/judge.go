@@ -1,0 +1,223 @@
+package trustcache
+
+import (
+	"maunium.net/go/mautrix/event"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// Deliver is how an event reaches the client. The zero value keeps it back.
+type Deliver int
+
+const (
+	// DeliverWithheld is a placeholder that says what was held back, never its text.
+	DeliverWithheld Deliver = iota
+	// DeliverClear is the clear event.
+	DeliverClear
+	// DeliverAsCame is the event as the homeserver sent it.
+	DeliverAsCame
+)
+
+// JudgeInput is a room event that was decrypted.
+type JudgeInput struct {
+	// Sender is the event's.
+	Sender id.UserID
+	// Own is the account's user, OwnKey the identity key of the device that reads.
+	Own    id.UserID
+	OwnKey id.Curve25519
+	// Source says how the room key came, Owner from whom if it came directly.
+	Source store.Source
+	Owner  Owner
+	// OwnerUser is what is known of the owner's user; nil when nothing is.
+	OwnerUser *User
+	// Forwarder is who gave us the key when it did not come from its owner.
+	Forwarder id.UserID
+	Policy    Policy
+}
+
+// Verdict says how an event is delivered and what is said of it.
+type Verdict struct {
+	Deliver Deliver
+	Color   Color
+	Code    Code
+	// WithheldCode is the sender's, for CodeWithheld.
+	WithheldCode event.RoomKeyWithheldCode
+	Message      string
+	// UserID and DeviceID are the room key's owner, or who gave it to us.
+	UserID   id.UserID
+	DeviceID id.DeviceID
+	Source   store.Source
+	// Enforced is what ModeEnforce would have done; equal to Deliver unless the mode is ModeWarn.
+	Enforced Deliver
+}
+
+// Judge decides what becomes of a decrypted event (design §5; trust-semantics §4 and
+// §5 with CrossSigned, and these deviations: keys without proof of their sender are a
+// source of their own and are shown grey; a user whose identity changed, verified
+// before or not, is shown red; an override can trust a device; a sender who does not
+// own the room key is refused in every mode, except for listed bridges).
+//
+// The owner is upgraded by OwnerUser first; a caller that keeps owners should store
+// what [Owner.Upgrade] gives.
+func Judge(in JudgeInput) Verdict {
+	in.Owner, _ = in.Owner.Upgrade(in.OwnerUser)
+	v := judge(in, true)
+	v.Enforced = v.Deliver
+	switch in.Policy.Receive {
+	case ModeEnforce:
+	case ModeWarn:
+		enforced := v.Deliver
+		v = judge(in, false)
+		v.Enforced = enforced
+	case ModeOff:
+		v = judge(in, false)
+		v.Enforced = v.Deliver
+	default:
+		return Verdict{Color: ColorRed}
+	}
+	return v
+}
+
+// JudgeInClear decides what becomes of a plain event in an encrypted room that should
+// have been encrypted (requirement 8.11, attack A25).
+func JudgeInClear(sender id.UserID, p Policy) Verdict {
+	v := Verdict{Deliver: DeliverAsCame, Color: ColorRed, Code: CodeSentInClear, Message: CodeSentInClear.message(), UserID: sender}
+	if p.InClear != InClearMark {
+		v.Enforced = DeliverWithheld
+		if p.Receive == ModeEnforce {
+			v.Deliver = DeliverWithheld
+		}
+		if p.Receive == ModeOff {
+			v.Enforced = DeliverAsCame
+		}
+		return v
+	}
+	v.Enforced = v.Deliver
+	return v
+}
+
+// JudgeUndecrypted describes an event that could not be decrypted. withheld is the
+// code the sender gave, for CodeWithheld; it proves nothing (requirement 10.7).
+func JudgeUndecrypted(code Code, withheld event.RoomKeyWithheldCode) Verdict {
+	v := Verdict{Deliver: DeliverAsCame, Enforced: DeliverAsCame, Color: ColorNone, Code: code, Message: code.message()}
+	if code == CodeReplayed {
+		v.Color = ColorRed
+	}
+	if code == CodeWithheld {
+		v.WithheldCode = withheld
+		if withheld == event.RoomKeyWithheldUnverified {
+			v.Message = "The sender held this message back because this device is not verified by its owner."
+		}
+	}
+	return v
+}
+
+func judge(in JudgeInput, enforce bool) Verdict {
+	switch in.Source {
+	case store.SourceDirect:
+		return judgeDirect(in, enforce)
+	case store.SourceBackup, store.SourceImport, store.SourceBundle, store.SourceForwarded:
+		return judgeUnproven(in, enforce)
+	default:
+		return withheld(in, CodeUnknownDevice)
+	}
+}
+
+// judgeUnproven is for keys that carry no proof of their sender (0.7, 0.11, requirement 16.8).
+func judgeUnproven(in JudgeInput, enforce bool) Verdict {
+	v := Verdict{
+		Deliver: DeliverClear, Color: ColorGrey, Source: in.Source, UserID: in.Forwarder,
+		Code: CodeAuthenticityNotGuaranteed, Message: CodeAuthenticityNotGuaranteed.message(),
+	}
+	if in.Policy.Unproven != UnprovenShow && enforce {
+		v.Deliver = DeliverWithheld
+	}
+	if in.Source == store.SourceBundle && in.Forwarder != "" { // requirement 17.7
+		v.Message = in.Forwarder.String() + " shared this message since you were not in the room when it was sent."
+	}
+	return v
+}
+
+func judgeDirect(in JudgeInput, enforce bool) Verdict {
+	o := in.Owner
+	if in.Sender == "" || o.UserID == "" {
+		return withheld(in, CodeUnknownDevice)
+	}
+	var device *Device
+	if in.OwnerUser != nil && in.OwnerUser.UserID == o.UserID {
+		device, _ = in.OwnerUser.sender(o)
+	}
+	override := OverrideNone
+	if device != nil {
+		override = device.Override
+	}
+	switch {
+	case o.UserID != in.Sender:
+		return judgeMismatch(in, override)
+	case o.UserID == in.Own && in.OwnKey != "" && o.Curve25519 == in.OwnKey:
+		return shown(in, ColorNone, "") // this device's own message
+	case override == OverrideDistrusted:
+		return withheld(in, CodeUnsignedDevice)
+	case o.Signed:
+		return judgeIdentity(in)
+	}
+	code := CodeUnsignedDevice
+	if device == nil && !o.Known() {
+		code = CodeUnknownDevice
+	}
+	if enforce && override != OverrideTrusted {
+		return withheld(in, code)
+	}
+	return shown(in, ColorRed, code)
+}
+
+// judgeMismatch is for events that their sender's device did not encrypt (requirements
+// 1.20, 1.21; attacks A1, A2, N1). Nobody carries our own messages for us.
+func judgeMismatch(in JudgeInput, override Override) Verdict {
+	o := in.Owner
+	trusted := (o.Signed && override != OverrideDistrusted) || override == OverrideTrusted
+	if in.Policy.Bridges[o.UserID] && o.UserID != in.Own && trusted {
+		return shown(in, ColorRed, CodeMismatchedSender)
+	}
+	return withheld(in, CodeMismatchedSender)
+}
+
+// judgeIdentity is for events of devices that their owner has signed.
+func judgeIdentity(in JudgeInput) Verdict {
+	o, u := in.Owner, in.OwnerUser
+	if !u.Known() || u.UserID != o.UserID {
+		if o.Accepted {
+			return shown(in, ColorNone, "")
+		}
+		return shown(in, ColorRed, CodeUnverifiedIdentity)
+	}
+	switch u.State() {
+	case PinVerificationLost:
+		return shown(in, ColorRed, CodeVerificationViolation)
+	case PinPinned, PinVerified:
+		if o.Accepted {
+			return shown(in, ColorNone, "")
+		}
+		return shown(in, ColorRed, CodeUnverifiedIdentity) // signed by an identity that never was accepted
+	case PinChanged, PinNone:
+		return shown(in, ColorRed, CodeUnverifiedIdentity)
+	default:
+		return withheld(in, CodeUnverifiedIdentity)
+	}
+}
+
+func shown(in JudgeInput, color Color, code Code) Verdict {
+	return verdict(in, DeliverClear, color, code)
+}
+
+func withheld(in JudgeInput, code Code) Verdict {
+	return verdict(in, DeliverWithheld, ColorRed, code)
+}
+
+func verdict(in JudgeInput, deliver Deliver, color Color, code Code) Verdict {
+	return Verdict{
+		Deliver: deliver, Color: color, Code: code, Message: code.message(),
+		UserID: in.Owner.UserID, DeviceID: in.Owner.DeviceID, Source: in.Source,
+	}
+}

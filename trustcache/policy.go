@@ -1,0 +1,48 @@
+package trustcache
+
+import "maunium.net/go/mautrix/id"
+
+// Mode is how a direction of the policy is applied. The zero value enforces.
+type Mode int
+
+const (
+	// ModeEnforce does what MSC4153 says.
+	ModeEnforce Mode = iota
+	// ModeWarn does as before and says what enforcing would have done.
+	ModeWarn
+	// ModeOff does as before.
+	ModeOff
+)
+
+// InClear says what becomes of a plain event in an encrypted room that should have
+// been encrypted.
+type InClear int
+
+const (
+	// InClearMark delivers it with a red mark.
+	InClearMark InClear = iota
+	// InClearWithhold holds it back.
+	InClearWithhold
+)
+
+// Unproven says what becomes of an event whose room key came without proof of its
+// sender: from a backup, an import, a bundle or a forward (0.11).
+type Unproven int
+
+const (
+	// UnprovenShow delivers it with a grey mark that names the source.
+	UnprovenShow Unproven = iota
+	// UnprovenWithhold holds it back.
+	UnprovenWithhold
+)
+
+// Policy is what the configuration says of trust, with dates already resolved to the
+// mode in force now. The zero value is the default of design §5.
+type Policy struct {
+	Send     Mode
+	Receive  Mode
+	InClear  InClear
+	Unproven Unproven
+	// Bridges are the users whose devices may carry other users' messages (requirement 1.20).
+	Bridges map[id.UserID]bool
+}

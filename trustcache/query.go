@@ -1,0 +1,242 @@
+package trustcache
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// flight is a query about one user that is on its way. There is at most one per user;
+// who joins it asks again afterwards if something changed meanwhile.
+type flight struct {
+	user     id.UserID
+	failures int
+	done     chan struct{}
+	// dirty is set, under mu, when a change arrives that the answer may not contain
+	// (requirement 4.5); left when tracking stopped.
+	dirty, left bool
+}
+
+// takeOff starts flights for users who have none, and gives those of the others.
+func (t *Tracker) takeOff(ask []*entry) (mine, theirs []*flight) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, e := range ask {
+		user := e.row.UserID
+		if f := t.flights[user]; f != nil {
+			theirs = append(theirs, f)
+			continue
+		}
+		// A flight that landed meanwhile may have answered already.
+		if now := t.cached(user); now != nil && now != e && (now.user.Knowledge == KnowledgeFresh || !askable(now, t.opts.Now())) {
+			continue
+		}
+		f := &flight{user: user, failures: e.row.Failures, done: make(chan struct{})}
+		t.flights[user] = f
+		mine = append(mine, f)
+	}
+	return mine, theirs
+}
+
+// land ends flights, whatever came of them.
+func (t *Tracker) land(batch []*flight) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, f := range batch {
+		delete(t.flights, f.user)
+		close(f.done)
+	}
+}
+
+// batches divides flights into queries. Users whose queries failed go in ever smaller
+// ones, so that one whom the homeserver cannot bear does not spoil the others' for long.
+func (t *Tracker) batches(all []*flight) [][]*flight {
+	slices.SortStableFunc(all, func(a, b *flight) int { return a.failures - b.failures })
+	var out [][]*flight
+	for len(all) > 0 {
+		n := 1
+		for n < len(all) && n < max(1, t.opts.BatchSize>>min(all[n].failures, 16)) {
+			n++
+		}
+		out = append(out, all[:n])
+		all = all[n:]
+	}
+	return out
+}
+
+// ask makes one query and stores what it says.
+func (t *Tracker) ask(ctx context.Context, q KeyQuerier, batch []*flight) error {
+	defer t.land(batch)
+	select {
+	case t.slots <- struct{}{}:
+		defer func() { <-t.slots }()
+	case <-ctx.Done():
+		return fmt.Errorf("wait to query devices: %w", context.Cause(ctx))
+	}
+	users := make([]id.UserID, len(batch))
+	for i, f := range batch {
+		users[i] = f.user
+	}
+	qctx, cancel := context.WithTimeout(ctx, t.opts.QueryTimeout)
+	res, err := q.QueryKeys(qctx, users)
+	cancel()
+	if ctx.Err() != nil {
+		return fmt.Errorf("query devices: %w", context.Cause(ctx)) // not the homeserver's failure
+	}
+	if err != nil || res == nil {
+		t.opts.QueryFailed(len(users), err)
+		return t.storeFailures(ctx, batch)
+	}
+	return t.storeAnswer(ctx, batch, res)
+}
+
+// backoff is the pause after so many failures in a row.
+func (t *Tracker) backoff(failures int) time.Duration {
+	return min(t.opts.MaxBackoff, time.Second<<min(failures, 20))
+}
+
+// failure gives the row of a user after a query that failed (requirement 3.11).
+func (t *Tracker) failure(row store.User, f *flight) store.User {
+	row.Tracked, row.Outdated = !f.left, true
+	row.Failures++
+	row.RetryAt = t.opts.Now().Add(t.backoff(row.Failures))
+	return row
+}
+
+// storeFailures remembers that nothing came of a query.
+func (t *Tracker) storeFailures(ctx context.Context, batch []*flight) error {
+	return t.change(ctx, usersOf(batch), func(w *work) error {
+		flights := t.settle(batch)
+		for _, f := range batch {
+			w.put(w.get(f.user), t.failure(w.get(f.user).row, flights[f.user]))
+		}
+		return nil
+	})
+}
+
+// storeAnswer works out and stores what a query said.
+func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, res *QueryResult) error {
+	users := usersOf(batch)
+	entries, err := t.load(ctx, users)
+	if err != nil {
+		return err
+	}
+	// Identities and devices of a user are changed by its flight alone, so what is worked
+	// out here, without a lock, still holds under it; pins and overrides may change.
+	updates := make(map[id.UserID]update, len(batch))
+	for _, e := range entries {
+		if !res.failed(e.row.UserID) {
+			updates[e.row.UserID] = digest(e.user, res, t.opts.MaxDevices)
+		}
+	}
+	// The own user comes first: others are judged by its keys.
+	slices.SortStableFunc(users, func(a, b id.UserID) int { return t.rank(a) - t.rank(b) })
+	return t.change(ctx, users, func(w *work) error {
+		flights := t.settle(batch)
+		for _, user := range users {
+			e, f := w.get(user), flights[user]
+			up, ok := updates[user]
+			if !ok {
+				w.put(e, t.failure(e.row, f))
+				continue
+			}
+			row := e.row
+			row.Tracked, row.Outdated = !f.left, f.dirty || f.left
+			row.Failures, row.RetryAt = 0, time.Time{}
+			if err := w.learn(ctx, e, row, up); err != nil {
+				return err
+			}
+			w.answered = append(w.answered, f)
+		}
+		return nil
+	})
+}
+
+// settle reads the flags of flights. Changes that arrive later wait for rows, and so
+// are committed after what is written now.
+func (t *Tracker) settle(batch []*flight) map[id.UserID]*flight {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make(map[id.UserID]*flight, len(batch))
+	for _, f := range batch {
+		now := *f
+		out[f.user] = &now
+	}
+	return out
+}
+
+func (t *Tracker) rank(user id.UserID) int {
+	if user == t.account.UserID {
+		return 0
+	}
+	return 1
+}
+
+func usersOf(batch []*flight) []id.UserID {
+	out := make([]id.UserID, len(batch))
+	for i, f := range batch {
+		out[i] = f.user
+	}
+	return out
+}
+
+// Changed records that the homeserver said that users' devices changed (requirement
+// 4.3). It adds to ch what the caller must store together with its sync position. From
+// now on, whether or not that succeeds, the users are not fresh. committed is to be
+// called once ch is stored, and only then.
+func (t *Tracker) Changed(ch *store.Changes, users []id.UserID) (committed func()) {
+	t.rows.Lock()
+	defer t.rows.Unlock()
+	ch.OutdatedUsers = append(ch.OutdatedUsers, users...)
+	return t.markAll(users, false)
+}
+
+// Left records that the homeserver tells no more of users' changes (requirement 4.6),
+// like Changed. What is known of them is kept, and so are their pins.
+func (t *Tracker) Left(ch *store.Changes, users []id.UserID) (committed func()) {
+	t.rows.Lock()
+	defer t.rows.Unlock()
+	ch.LeftUsers = append(ch.LeftUsers, users...)
+	return t.markAll(users, true)
+}
+
+// markAll makes users outdated in memory. The caller holds rows.
+func (t *Tracker) markAll(users []id.UserID, left bool) (committed func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.seq++
+	seq := t.seq
+	for _, user := range users {
+		m := mark{seq: seq, left: left || t.marks[user].left}
+		t.marks[user] = m
+		if f := t.flights[user]; f != nil {
+			f.dirty, f.left = true, f.left || left
+		}
+		if e := t.cached(user); e != nil {
+			t.keep(e.with(t.account.UserID, m.apply(e.row)))
+		}
+	}
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		for _, user := range users {
+			if t.marks[user].seq == seq {
+				delete(t.marks, user)
+			}
+		}
+	}
+}
+
+// apply gives the row of a marked user.
+func (m mark) apply(row store.User) store.User {
+	row.Outdated, row.Failures, row.RetryAt = true, 0, time.Time{}
+	if m.left {
+		row.Tracked = false
+	}
+	return row
+}

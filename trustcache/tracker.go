@@ -1,0 +1,286 @@
+package trustcache
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// Store is what a Tracker needs of the database.
+type Store interface {
+	Users(ctx context.Context, account *store.Account, users []id.UserID) (map[id.UserID]store.User, error)
+	UserDevices(ctx context.Context, account *store.Account, users []id.UserID) (map[id.UserID][]store.UserDevice, error)
+	TrackedUsers(ctx context.Context, account *store.Account) ([]id.UserID, error)
+	OutdatedUsers(ctx context.Context, account *store.Account) ([]id.UserID, error)
+	// Save is called with device row 0: what a Tracker stores belongs to the account.
+	Save(ctx context.Context, account *store.Account, deviceRowID int64, ch *store.Changes) error
+}
+
+// KeyQuerier asks the homeserver for the keys of users.
+type KeyQuerier interface {
+	QueryKeys(ctx context.Context, users []id.UserID) (*QueryResult, error)
+}
+
+// Options is how a Tracker works. Zero values get defaults.
+type Options struct {
+	// Users bounds the users kept in memory; 5,000. Cache, when not nil, is used instead,
+	// shared with other trackers.
+	Users int
+	Cache *Cache
+	Now   func() time.Time
+	// AcknowledgeUnverified acknowledges identity changes of users who were never
+	// verified, for accounts that nobody watches. Never the account's own.
+	AcknowledgeUnverified func() bool
+	// Observe is told what happens before it is stored, may add to what is stored with
+	// it (warnings, say), and must not call the Tracker. What it returns, unless nil, is
+	// called once it is stored.
+	Observe func(events []Event, ch *store.Changes) (stored func())
+	// QueryFailed is told of a query that failed as a whole, for logs and metrics.
+	QueryFailed func(users int, err error)
+
+	BatchSize    int           // users in one query; 250
+	Parallel     int           // queries at the same time; 4
+	QueryTimeout time.Duration // of one query; 15 s
+	MaxDevices   int           // looked at for one user; 2,000
+	MaxBackoff   time.Duration // between queries that fail; 5 min
+}
+
+func (o *Options) setDefaults() {
+	if o.Users <= 0 {
+		o.Users = 5000
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.AcknowledgeUnverified == nil {
+		o.AcknowledgeUnverified = func() bool { return false }
+	}
+	if o.Observe == nil {
+		o.Observe = func([]Event, *store.Changes) func() { return nil }
+	}
+	if o.QueryFailed == nil {
+		o.QueryFailed = func(int, error) {}
+	}
+	if o.BatchSize <= 0 {
+		o.BatchSize = 250
+	}
+	if o.Parallel <= 0 {
+		o.Parallel = 4
+	}
+	if o.QueryTimeout <= 0 {
+		o.QueryTimeout = 15 * time.Second
+	}
+	if o.MaxDevices <= 0 {
+		o.MaxDevices = 2000
+	}
+	if o.MaxBackoff <= 0 {
+		o.MaxBackoff = 5 * time.Minute
+	}
+}
+
+// Tracker follows the devices and identities of users for one account. It is safe for
+// concurrent use and starts nothing that outlives a call.
+//
+// Rows of users are read, changed and written under rows, which is never held while a
+// query is on its way. A change that the homeserver tells of takes it too (Changed), so
+// that whatever was being written is written before the change is committed, and
+// whatever is written later knows of it.
+type Tracker struct {
+	store   Store
+	account *store.Account
+	opts    Options
+	cache   *Cache
+	slots   chan struct{} // bounds queries in flight
+
+	rows sync.Mutex
+
+	mu      sync.Mutex // guards what follows; held for moments
+	flights map[id.UserID]*flight
+	marks   map[id.UserID]mark
+	seq     uint64
+	held    id.Ed25519 // the master key whose private key we hold, or verified
+}
+
+// mark is a change that the homeserver told us of and whose commit we have not heard of.
+type mark struct {
+	seq  uint64
+	left bool
+}
+
+// NewTracker makes the tracker of an account. There must be one only in the process.
+func NewTracker(s Store, account *store.Account, opts Options) *Tracker {
+	opts.setDefaults()
+	cache := opts.Cache
+	if cache == nil {
+		cache, _ = NewCache(opts.Users) // fails only for a size below 1
+	}
+	return &Tracker{
+		store: s, account: account, opts: opts, cache: cache,
+		slots:   make(chan struct{}, opts.Parallel),
+		flights: make(map[id.UserID]*flight), marks: make(map[id.UserID]mark),
+	}
+}
+
+// maxRounds bounds how often a Lookup asks about a user who keeps changing.
+const maxRounds = 4
+
+// Lookup gives users, all of them, asking the homeserver about those of whom nothing
+// is known or whose devices changed. It tracks them from now on. A user about whom it
+// cannot ask comes as KnowledgeStale or KnowledgeUnreachable and is asked about again
+// later, with increasing pauses (requirement 3.11, 0.12): that is not an error. Errors
+// are the store's and the context's.
+func (t *Tracker) Lookup(ctx context.Context, q KeyQuerier, users []id.UserID) (map[id.UserID]*User, error) {
+	out := make(map[id.UserID]*User, len(users))
+	var need []id.UserID
+	for _, u := range users {
+		if e := t.cached(u); e != nil && e.user.Knowledge == KnowledgeFresh {
+			out[u] = e.user
+		} else if _, seen := out[u]; !seen {
+			out[u] = nil
+			need = append(need, u)
+		}
+	}
+	for round := 0; len(need) > 0; round++ {
+		entries, err := t.load(ctx, need)
+		if err != nil {
+			return nil, err
+		}
+		now := t.opts.Now()
+		var ask []*entry
+		for _, e := range entries {
+			out[e.row.UserID] = e.user
+			if e.user.Knowledge != KnowledgeFresh && round < maxRounds && askable(e, now) {
+				ask = append(ask, e)
+			}
+		}
+		if err := t.query(ctx, q, ask); err != nil {
+			return nil, err
+		}
+		need = need[:0]
+		for _, e := range ask {
+			need = append(need, e.row.UserID)
+		}
+	}
+	return out, nil
+}
+
+// askable reports whether a user may be asked about now.
+func askable(e *entry, now time.Time) bool {
+	return validUserID(e.row.UserID) && !now.Before(e.row.RetryAt)
+}
+
+// validUserID keeps out what a homeserver could refuse a whole query for: membership
+// events may name anything (attack A2). Historical user IDs are allowed.
+func validUserID(user id.UserID) bool {
+	if len(user) < 3 || len(user) > 255 || user[0] != '@' {
+		return false
+	}
+	colon := false
+	for _, r := range user {
+		if r < 0x20 || r == 0x7f || r == '\uFFFD' {
+			return false
+		}
+		colon = colon || r == ':'
+	}
+	return colon
+}
+
+// Cached gives users as they are known, without asking the homeserver.
+func (t *Tracker) Cached(ctx context.Context, users []id.UserID) (map[id.UserID]*User, error) {
+	out := make(map[id.UserID]*User, len(users))
+	entries, err := t.load(ctx, users)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		out[e.row.UserID] = e.user
+	}
+	return out, nil
+}
+
+// Own gives the account's own user as it is known.
+func (t *Tracker) Own(ctx context.Context) (*User, error) {
+	entries, err := t.load(ctx, []id.UserID{t.account.UserID})
+	if err != nil {
+		return nil, err
+	}
+	return entries[0].user, nil
+}
+
+// DeviceByCurve25519 gives the device of a user with an identity key, as it is known;
+// false when there is none, or two claim the key.
+func (t *Tracker) DeviceByCurve25519(ctx context.Context, user id.UserID, key id.Curve25519) (Device, bool, error) {
+	entries, err := t.load(ctx, []id.UserID{user})
+	if err != nil {
+		return Device{}, false, err
+	}
+	if d := entries[0].user.DeviceByCurve25519(key); d != nil {
+		return *d, true, nil
+	}
+	return Device{}, false, nil
+}
+
+// Query asks the homeserver about users whatever is known of them, to read back what
+// was just uploaded.
+func (t *Tracker) Query(ctx context.Context, q KeyQuerier, users []id.UserID) (map[id.UserID]*User, error) {
+	t.rows.Lock()
+	t.markAll(users, false)
+	t.rows.Unlock()
+	return t.Lookup(ctx, q, users)
+}
+
+// Refresh asks about every tracked user who is outdated and may be asked about now, so
+// that failures are made good and sends need not wait.
+func (t *Tracker) Refresh(ctx context.Context, q KeyQuerier) error {
+	users, err := t.store.OutdatedUsers(ctx, t.account)
+	if err != nil {
+		return fmt.Errorf("load outdated users: %w", err)
+	}
+	for some := range slices.Chunk(users, t.opts.BatchSize*t.opts.Parallel) {
+		entries, err := t.load(ctx, some)
+		if err != nil {
+			return err
+		}
+		var tracked []id.UserID
+		for _, e := range entries {
+			if e.row.Tracked { // a Lookup would track the others again
+				tracked = append(tracked, e.row.UserID)
+			}
+		}
+		if _, err := t.Lookup(ctx, q, tracked); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// query asks about users in batches and waits for those that somebody else asks about.
+func (t *Tracker) query(ctx context.Context, q KeyQuerier, ask []*entry) error {
+	if len(ask) == 0 {
+		return nil
+	}
+	mine, theirs := t.takeOff(ask)
+	group, gctx := errgroup.WithContext(ctx)
+	for _, batch := range t.batches(mine) {
+		group.Go(func() error { return t.ask(gctx, q, batch) })
+	}
+	err := group.Wait()
+	if err != nil {
+		return err
+	}
+	for _, f := range theirs {
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for a device query: %w", context.Cause(ctx))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,168 @@
+package trustcache
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// QueryResult is the answer to /keys/query. The objects are as they came: nothing in
+// them was checked.
+type QueryResult struct {
+	DeviceKeys      map[id.UserID]map[id.DeviceID]json.RawMessage
+	MasterKeys      map[id.UserID]json.RawMessage
+	SelfSigningKeys map[id.UserID]json.RawMessage
+	UserSigningKeys map[id.UserID]json.RawMessage
+	// Failures are the servers that could not be asked, by name.
+	Failures map[string]json.RawMessage
+}
+
+// failed reports whether the answer says nothing of a user because their server could
+// not be reached (requirement 3.11). Devices that the answer nevertheless lists come
+// from the homeserver's own cache, and count.
+func (r *QueryResult) failed(user id.UserID) bool {
+	_, server, ok := strings.Cut(user.String(), ":")
+	if !ok || len(r.DeviceKeys[user]) > 0 {
+		return false
+	}
+	_, failed := r.Failures[server]
+	return failed
+}
+
+// update is what an answer makes of a user.
+type update struct {
+	identity Identity
+	devices  []Device // with overrides as before; sorted by newEntry
+	// refusedIdentity says that the answer's identity was wrong, refused that some devices' were.
+	refusedIdentity bool
+	refused         []id.DeviceID
+}
+
+// digest works out what an answer makes of what was known of a user before. It costs
+// signatures and takes no lock. Objects that have not changed are not verified again.
+func digest(before *User, r *QueryResult, maxDevices int) update {
+	var out update
+	out.identity, out.refusedIdentity = digestIdentity(before, r)
+	self := out.identity.SelfSigning
+	answers := r.DeviceKeys[before.UserID]
+	for _, device := range chooseDevices(before, answers, self, maxDevices) {
+		old := before.Device(device)
+		d, ok := digestDevice(old, before.UserID, device, answers[device])
+		if !ok {
+			out.refused = append(out.refused, device)
+		}
+		if d.Ed25519 == "" || d.Curve25519 == "" {
+			continue // a device without keys does not exist for us (requirement 1.19)
+		}
+		// A device is re-parented when its owner's self-signing key changes (requirement 12.14).
+		if old == nil || self != before.SelfSigning || !bytes.Equal(old.Raw, d.Raw) {
+			d.Signed = d.SignedBy(self)
+		}
+		out.devices = append(out.devices, d)
+	}
+	return out
+}
+
+// digestIdentity gives the identity to believe in. A homeserver that shows none, or
+// that leaves keys out, erases nothing (requirement 4.8), and one that shows a wrong
+// one changes nothing.
+func digestIdentity(before *User, r *QueryResult) (out Identity, refused bool) {
+	old := before.Identity
+	master, self := r.MasterKeys[before.UserID], r.SelfSigningKeys[before.UserID]
+	var signing json.RawMessage
+	if before.Own {
+		signing = r.UserSigningKeys[before.UserID]
+	}
+	if len(old.MasterRaw) > 0 && bytes.Equal(master, old.MasterRaw) &&
+		bytes.Equal(self, old.SelfSigningRaw) && bytes.Equal(signing, old.UserSigningRaw) {
+		return old, false
+	}
+	shown, err := ParseIdentity(before.UserID, master, self, signing)
+	if err != nil {
+		return old, !errors.Is(err, ErrNoIdentity)
+	}
+	if shown.Master == old.Master {
+		if shown.SelfSigning == "" {
+			shown.SelfSigning, shown.SelfSigningRaw = old.SelfSigning, old.SelfSigningRaw
+		}
+		if shown.UserSigning == "" {
+			shown.UserSigning, shown.UserSigningRaw = old.UserSigning, old.UserSigningRaw
+		}
+	}
+	return shown, false
+}
+
+// digestDevice gives the device to believe in; not ok says that the answer's was
+// refused. A living device never changes its keys (requirement 2.8).
+func digestDevice(old *Device, user id.UserID, device id.DeviceID, raw json.RawMessage) (Device, bool) {
+	if old != nil && bytes.Equal(old.Raw, raw) {
+		return *old, true
+	}
+	d, err := ParseDevice(raw, user, device)
+	if old == nil {
+		return d, err == nil
+	}
+	if err != nil || d.Ed25519 != old.Ed25519 || d.Curve25519 != old.Curve25519 {
+		return *old, false
+	}
+	d.Override = old.Override
+	return d, true
+}
+
+// chooseDevices bounds how many devices of a user are looked at: first those that are
+// known, then those that carry a signature under their owner's self-signing key, then
+// the others (attack 62).
+func chooseDevices(before *User, answers map[id.DeviceID]json.RawMessage, self id.Ed25519, limit int) []id.DeviceID {
+	out := make([]id.DeviceID, 0, len(answers))
+	for device := range answers {
+		out = append(out, device)
+	}
+	slices.Sort(out)
+	if len(out) <= limit {
+		return out
+	}
+	rank := make(map[id.DeviceID]int, len(out))
+	mark := []byte("ed25519:" + self.String())
+	for _, device := range out {
+		switch {
+		case before.Device(device) != nil:
+		case self != "" && bytes.Contains(answers[device], mark):
+			rank[device] = 1
+		default:
+			rank[device] = 2
+		}
+	}
+	slices.SortStableFunc(out, func(a, b id.DeviceID) int { return rank[a] - rank[b] })
+	return out[:limit]
+}
+
+// compare says how devices differ from what was known before.
+func compare(before *User, after []Device) Event {
+	ev := Event{Kind: EventDevices}
+	listed := make(map[id.DeviceID]bool, len(after))
+	for i := range after {
+		d := &after[i]
+		listed[d.DeviceID] = true
+		old := before.Device(d.DeviceID)
+		if old == nil {
+			ev.Added = append(ev.Added, d.DeviceID)
+		}
+		was := old != nil && old.Signed
+		switch {
+		case d.Signed && !was:
+			ev.Signed = append(ev.Signed, d.DeviceID)
+		case !d.Signed && was:
+			ev.Unsigned = append(ev.Unsigned, d.DeviceID)
+		}
+	}
+	for i := range before.Devices {
+		if device := before.Devices[i].DeviceID; !listed[device] {
+			ev.Removed = append(ev.Removed, device)
+		}
+	}
+	return ev
+}

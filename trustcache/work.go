@@ -1,0 +1,348 @@
+package trustcache
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// cached gives a user from memory, or nil.
+func (t *Tracker) cached(user id.UserID) *entry {
+	e, _ := t.cache.users.Get(cacheKey{t.account.UserID, user})
+	return e
+}
+
+// keep replaces a user in memory. The caller holds rows.
+func (t *Tracker) keep(e *entry) {
+	t.cache.users.Add(cacheKey{t.account.UserID, e.row.UserID}, e)
+}
+
+// load gives users in the order asked for, from memory or else the store.
+func (t *Tracker) load(ctx context.Context, users []id.UserID) ([]*entry, error) {
+	out := make([]*entry, len(users))
+	for i, user := range users {
+		if out[i] = t.cached(user); out[i] == nil {
+			t.rows.Lock()
+			defer t.rows.Unlock()
+			return t.loadRows(ctx, users)
+		}
+	}
+	return out, nil
+}
+
+// loadRows is load for a caller that holds rows.
+func (t *Tracker) loadRows(ctx context.Context, users []id.UserID) ([]*entry, error) {
+	out := make([]*entry, len(users))
+	var missing []id.UserID
+	for i, user := range users {
+		if out[i] = t.cached(user); out[i] == nil {
+			missing = append(missing, user)
+		}
+	}
+	if len(missing) == 0 {
+		return out, nil
+	}
+	// Before the rows are read: a mark that goes away meanwhile may not be in them yet.
+	marks := t.marksOf(missing)
+	rows, err := t.store.Users(ctx, t.account, missing)
+	if err != nil {
+		return nil, fmt.Errorf("load users: %w", err)
+	}
+	devices, err := t.store.UserDevices(ctx, t.account, missing)
+	if err != nil {
+		return nil, fmt.Errorf("load devices of users: %w", err)
+	}
+	loaded := make(map[id.UserID]*entry, len(missing))
+	for _, user := range missing {
+		row := rows[user]
+		row.UserID = user
+		if m, ok := marks[user]; ok {
+			row = m.apply(row)
+		}
+		if loaded[user], err = restore(t.account.UserID, row, devices[user]); err != nil {
+			return nil, err
+		}
+		t.keep(loaded[user])
+	}
+	for i, user := range users {
+		if out[i] == nil {
+			out[i] = loaded[user]
+		}
+	}
+	return out, nil
+}
+
+func (t *Tracker) marksOf(users []id.UserID) map[id.UserID]mark {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make(map[id.UserID]mark)
+	for _, user := range users {
+		if m, ok := t.marks[user]; ok {
+			out[user] = m
+		}
+	}
+	return out
+}
+
+// work is one change of users' rows in the making.
+type work struct {
+	t       *Tracker
+	ch      store.Changes
+	events  []Event
+	entries map[id.UserID]*entry
+	changed map[id.UserID]store.User // rows to store
+	touched map[id.UserID]bool       // entries to keep
+	// answered are the flights whose users are known afresh.
+	answered []*flight
+	dropHeld bool
+}
+
+// change loads users and the own user, lets f change them, stores the result in one
+// transaction, and only then shows it. Nobody else changes rows meanwhile.
+func (t *Tracker) change(ctx context.Context, users []id.UserID, f func(*work) error) error {
+	t.rows.Lock()
+	defer t.rows.Unlock()
+	loaded, err := t.loadRows(ctx, append(slices.Clone(users), t.account.UserID))
+	if err != nil {
+		return err
+	}
+	w := &work{
+		t: t, entries: make(map[id.UserID]*entry, len(loaded)),
+		changed: make(map[id.UserID]store.User), touched: make(map[id.UserID]bool),
+	}
+	for _, e := range loaded {
+		w.entries[e.row.UserID] = e
+	}
+	if err := f(w); err != nil {
+		return err
+	}
+	if len(w.changed) == 0 && len(w.ch.UserDevices) == 0 {
+		return nil
+	}
+	for _, row := range w.changed {
+		w.ch.Users = append(w.ch.Users, row)
+	}
+	var stored func()
+	if len(w.events) > 0 {
+		stored = t.opts.Observe(w.events, &w.ch)
+	}
+	if err := t.store.Save(ctx, t.account, 0, &w.ch); err != nil {
+		// Whether it was stored cannot be told: what is in memory may be old.
+		for user := range w.changed {
+			t.cache.users.Remove(cacheKey{t.account.UserID, user})
+		}
+		return fmt.Errorf("store users: %w", err)
+	}
+	w.show()
+	if stored != nil {
+		stored()
+	}
+	return nil
+}
+
+// show puts what was stored into memory.
+func (w *work) show() {
+	for user := range w.touched {
+		w.t.keep(w.entries[user])
+	}
+	w.t.mu.Lock()
+	defer w.t.mu.Unlock()
+	for _, f := range w.answered {
+		if !f.dirty {
+			delete(w.t.marks, f.user)
+		}
+	}
+	if w.dropHeld {
+		w.t.held = ""
+	}
+}
+
+func (w *work) get(user id.UserID) *entry { return w.entries[user] }
+
+// set stores and shows an entry.
+func (w *work) set(e *entry) {
+	user := e.row.UserID
+	w.entries[user], w.changed[user], w.touched[user] = e, e.row, true
+}
+
+// put changes the row of an entry and nothing else.
+func (w *work) put(e *entry, row store.User) { w.set(e.with(w.t.account.UserID, row)) }
+
+// ownSigner is the own user-signing key, if the own identity is verified: others'
+// identities that it signed are verified too.
+func (w *work) ownSigner() id.Ed25519 {
+	own := w.get(w.t.account.UserID).user
+	if !own.Verified {
+		return ""
+	}
+	return own.UserSigning
+}
+
+// learn takes what a query said of a user.
+func (w *work) learn(ctx context.Context, e *entry, row store.User, up update) error {
+	own, before := w.t.account.UserID, e.user
+	for i := range up.devices {
+		d := &up.devices[i]
+		d.Override = OverrideNone
+		if old := before.Device(d.DeviceID); old != nil {
+			d.Override = old.Override
+		}
+	}
+	identity := up.identity
+	signed := false
+	if before.Own {
+		signed = w.t.holds(identity.Master) || (before.Verified && identity.Master == before.Current)
+		w.dropHeld = w.dropHeld || (w.t.holds(before.Current) && identity.Master != before.Current)
+	} else if signer := w.ownSigner(); signer != "" {
+		signed = masterSignedBy(identity.MasterRaw, own, signer)
+		if !signed && identity.Master == before.Master && masterSignedBy(before.MasterRaw, own, signer) {
+			// A signature of ours does not go away because a homeserver leaves it out.
+			signed, identity.MasterRaw = true, before.MasterRaw
+		}
+	}
+	row.Master, row.SelfSigning, row.UserSigning = identity.MasterRaw, identity.SelfSigningRaw, identity.UserSigningRaw
+	signer := w.ownSigner()
+	row, err := w.pin(e, row, PinEvent{Kind: PinSeen, Master: identity.Master, SignedByUs: signed})
+	if err != nil {
+		return err
+	}
+	w.devices(before, up)
+	w.set(newEntry(own, row, identity, up.devices))
+	if before.Own && signer != w.ownSigner() {
+		return w.recheck(ctx)
+	}
+	return nil
+}
+
+// pin applies an event to the pin of a user and gives their row after it.
+func (w *work) pin(e *entry, row store.User, ev PinEvent) (store.User, error) {
+	ev.Automatic = !e.user.Own && w.t.opts.AcknowledgeUnverified()
+	return w.pinRow(e.user.Own, e.user.Pin, row, ev)
+}
+
+func (w *work) pinRow(own bool, before Pin, row store.User, ev PinEvent) (store.User, error) {
+	after, effects, err := before.Apply(ev)
+	if err != nil {
+		return row, err
+	}
+	now := w.t.opts.Now()
+	previous := before.Current
+	if ev.Kind != PinSeen {
+		previous = before.PinnedMaster
+	}
+	for _, effect := range effects {
+		w.events = append(w.events, Event{
+			Kind: EventPin, UserID: row.UserID, Own: own, At: now, Effect: effect, State: after.State(),
+			Previous: previous, Master: after.Current, ByOwnChange: after.LostByUs(),
+		})
+		w.ch.UserChanges = append(w.ch.UserChanges, store.UserChange{
+			UserID: row.UserID, At: now, Kind: string(effect), Previous: previous.String(), Master: after.Current.String(),
+		})
+		row.ChangedAt = now
+	}
+	row.PinnedMaster, row.Verified, row.WasVerified = after.PinnedMaster.String(), after.Verified, after.WasVerified
+	return row, nil
+}
+
+// devices stores how a user's devices differ from before, and tells of it.
+func (w *work) devices(before *User, up update) {
+	now := w.t.opts.Now()
+	diff := compare(before, up.devices)
+	for i := range up.devices {
+		d := &up.devices[i]
+		old := before.Device(d.DeviceID)
+		if old == nil || old.Signed != d.Signed || !bytes.Equal(old.Raw, d.Raw) {
+			w.ch.UserDevices = append(w.ch.UserDevices, d.stored())
+		}
+	}
+	for _, device := range diff.Removed {
+		w.ch.DeleteDevices = append(w.ch.DeleteDevices, store.DeviceRef{UserID: before.UserID, DeviceID: device})
+	}
+	if len(diff.Added)+len(diff.Removed)+len(diff.Signed)+len(diff.Unsigned) > 0 {
+		diff.UserID, diff.Own, diff.At = before.UserID, before.Own, now
+		w.events = append(w.events, diff)
+	}
+	if len(up.refused) > 0 {
+		w.events = append(w.events, Event{Kind: EventDevicesRefused, UserID: before.UserID, Own: before.Own, At: now, Refused: up.refused})
+	}
+	if up.refusedIdentity {
+		w.events = append(w.events, Event{Kind: EventIdentityRefused, UserID: before.UserID, Own: before.Own, At: now})
+	}
+}
+
+// recheckBatch is how many users are looked at at once when the own identity changes.
+const recheckBatch = 500
+
+// recheck looks again at who is verified, for every tracked user, after the own
+// user-signing key changed or ceased to be verified (trust-semantics §3.1).
+func (w *work) recheck(ctx context.Context) error {
+	users, err := w.t.store.TrackedUsers(ctx, w.t.account)
+	if err != nil {
+		return fmt.Errorf("load tracked users: %w", err)
+	}
+	for user := range w.entries {
+		users = append(users, user)
+	}
+	slices.Sort(users)
+	for batch := range slices.Chunk(slices.Compact(users), recheckBatch) {
+		marks := w.t.marksOf(batch)
+		rows, err := w.t.store.Users(ctx, w.t.account, batch)
+		if err != nil {
+			return fmt.Errorf("load users: %w", err)
+		}
+		for _, user := range batch {
+			row, ok := rows[user]
+			if m, marked := marks[user]; marked {
+				row = m.apply(row)
+			}
+			e := w.entries[user]
+			if e == nil {
+				e = w.t.cached(user)
+			}
+			if e != nil {
+				row, ok = e.row, true
+			}
+			if !ok || user == w.t.account.UserID {
+				continue
+			}
+			if err := w.recheckOne(e, row); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// recheckOne looks again at one user, of whom e is nil when not in memory.
+func (w *work) recheckOne(e *entry, row store.User) error {
+	signed := masterSignedBy(row.Master, w.t.account.UserID, w.ownSigner())
+	if signed == row.Verified {
+		return nil
+	}
+	identity, err := restoreIdentity(row)
+	if err != nil {
+		return fmt.Errorf("restore identity of a user: %w", err)
+	}
+	row, err = w.pinRow(false, pinOf(row, identity.Master), row, PinEvent{Kind: PinSeen, Master: identity.Master, SignedByUs: signed})
+	if err != nil {
+		return err
+	}
+	if e == nil {
+		w.changed[row.UserID] = row
+		return nil
+	}
+	w.put(e, row)
+	return nil
+}
+
+// holds reports whether a master key is the one that SetOwnIdentity named.
+func (t *Tracker) holds(master id.Ed25519) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return master != "" && t.held == master
+}
