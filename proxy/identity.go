@@ -212,10 +212,9 @@ func (p *Proxy) whoami(ctx context.Context, c credentials) (interceptors.Identit
 
 func readWhoami(resp *http.Response, token string) (interceptors.Identity, error) {
 	var none interceptors.Identity
-	switch {
-	case resp.StatusCode == http.StatusOK:
-	case resp.StatusCode == http.StatusUnauthorized, resp.StatusCode == http.StatusForbidden,
-		resp.StatusCode == http.StatusTooManyRequests, resp.StatusCode == http.StatusBadRequest:
+	switch resp.StatusCode {
+	case http.StatusOK:
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests, http.StatusBadRequest:
 		return none, interceptors.FromResponse(resp)
 	default:
 		return none, interceptors.Unreachable(fmt.Errorf("whoami answered %d", resp.StatusCode))

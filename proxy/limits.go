@@ -227,7 +227,7 @@ func (b *body) Close() error { return b.from.Close() }
 
 // failure is why the body could not be read; nil when all went well or it was not read.
 func (b *body) failure() error {
-	if b == nil || b.err == io.EOF {
+	if b == nil || errors.Is(b.err, io.EOF) {
 		return nil
 	}
 	return b.err

@@ -9,7 +9,6 @@ import (
 	"io"
 	"log"
 	"net/http"
-	"net/http/httputil"
 	"net/netip"
 	"net/url"
 	"runtime/debug"
@@ -75,7 +74,7 @@ type Proxy struct {
 	discard        *log.Logger
 
 	trips     [lanes]http.RoundTripper
-	pass      [lanes]*httputil.ReverseProxy
+	pass      [lanes]http.Handler
 	closeIdle func()
 
 	draining context.Context

@@ -2,11 +2,11 @@ package proxy
 
 import "e2ee-proxy/interceptors"
 
-// accountRoutes are the endpoints of sessions, devices, keys and what belongs to a user.
-func accountRoutes() []*route {
-	const client = "/_matrix/client/{version}"
+const client = "/_matrix/client/{version}"
+
+// sessionRoutes begin and end sessions.
+func sessionRoutes() []*route {
 	return []*route{
-		// Login and logout.
 		{method: "GET", pattern: client + "/login", versions: vAny, lane: laneQuick, auth: authNone, class: classOptional, handler: "login.flows"},
 		{method: "POST", pattern: client + "/login", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Login},
 		{method: "POST", pattern: client + "/register", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Register},
@@ -25,8 +25,12 @@ func accountRoutes() []*route {
 		{method: "GET", pattern: client + "/register/m.login.registration_token/validity", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "POST", pattern: client + "/register/email/requestToken", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},
 		{method: "POST", pattern: client + "/register/msisdn/requestToken", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},
+	}
+}
 
-		// The account.
+// accountRoutes are about an account.
+func accountRoutes() []*route {
+	return []*route{
 		{method: "GET", pattern: client + "/account/whoami", versions: vAny, lane: laneQuick, class: classOptional, handler: "whoami"},
 		{method: "POST", pattern: client + "/account/password", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Password, ends: true},
 		{method: "POST", pattern: client + "/account/deactivate", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Deactivate, ends: true},
@@ -47,15 +51,23 @@ func accountRoutes() []*route {
 		{method: "PUT", pattern: client + "/admin/lock/{userId}", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: client + "/admin/suspend/{userId}", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "PUT", pattern: client + "/admin/suspend/{userId}", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
+	}
+}
 
-		// Devices.
+// deviceRoutes are about the devices of an account.
+func deviceRoutes() []*route {
+	return []*route{
 		{method: "GET", pattern: client + "/devices", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: client + "/devices/{deviceId}", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "PUT", pattern: client + "/devices/{deviceId}", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "DELETE", pattern: client + "/devices/{deviceId}", versions: vAny, maxBody: smallBody, lane: laneAuth, class: classIntercept, handler: interceptors.DeleteDevice, ends: true},
 		{method: "POST", pattern: client + "/delete_devices", versions: vAny, maxBody: eventBody, lane: laneAuth, class: classIntercept, handler: interceptors.DeleteDevices, ends: true},
+	}
+}
 
-		// Keys.
+// keyRoutes are about keys and their backup.
+func keyRoutes() []*route {
+	return []*route{
 		{method: "POST", pattern: client + "/keys/upload", versions: vAny, maxBody: largeBody, lane: laneQuick, class: classIntercept, handler: interceptors.UploadKeys},
 		{method: "POST", pattern: client + "/keys/upload/{deviceId}", versions: vAny, maxBody: largeBody, lane: laneQuick, class: classIntercept, handler: interceptors.UploadKeys},
 		{method: "POST", pattern: client + "/keys/query", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classOptional, handler: "keys.query"},
@@ -78,8 +90,12 @@ func accountRoutes() []*route {
 		{method: "GET", pattern: client + "/room_keys/keys/{roomId}/{sessionId}", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "PUT", pattern: client + "/room_keys/keys/{roomId}/{sessionId}", versions: vAny, maxBody: eventBody, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "DELETE", pattern: client + "/room_keys/keys/{roomId}/{sessionId}", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
+	}
+}
 
-		// What belongs to a user.
+// userRoutes are about what belongs to a user.
+func userRoutes() []*route {
+	return []*route{
 		{method: "POST", pattern: client + "/user/{userId}/filter", versions: vAny, maxBody: smallBody, lane: laneQuick, class: classIntercept, handler: "filter.create"},
 		{method: "GET", pattern: client + "/user/{userId}/filter/{filterId}", versions: vAny, lane: laneQuick, class: classIntercept, handler: "filter.get"},
 		{method: "GET", pattern: client + "/user/{userId}/account_data/{type}", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
@@ -99,8 +115,12 @@ func accountRoutes() []*route {
 		{method: "GET", pattern: client + "/presence/{userId}/status", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "PUT", pattern: client + "/presence/{userId}/status", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "POST", pattern: client + "/users/{userId}/report", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
+	}
+}
 
-		// Push.
+// pushRoutes are about notifications.
+func pushRoutes() []*route {
+	return []*route{
 		{method: "GET", pattern: client + "/pushers", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "POST", pattern: client + "/pushers/set", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: client + "/pushrules", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},

@@ -4,7 +4,6 @@ import "e2ee-proxy/interceptors"
 
 // serverRoutes are the endpoints of no particular room or user.
 func serverRoutes() []*route {
-	const client = "/_matrix/client/{version}"
 	const noSliding = "Sliding sync is not available through this proxy. Use /sync."
 	return []*route{
 		// Discovery.
@@ -96,7 +95,10 @@ func controlRoutes() []*route {
 // allRoutes is the whole table.
 func allRoutes() []*route {
 	var all []*route
-	for _, part := range [][]*route{roomRoutes(), accountRoutes(), serverRoutes(), mediaRoutes(), controlRoutes()} {
+	for _, part := range [][]*route{
+		eventRoutes(), membershipRoutes(), readRoutes(), roomRoutes(), bulkRoutes(), sessionRoutes(), accountRoutes(),
+		deviceRoutes(), keyRoutes(), userRoutes(), pushRoutes(), serverRoutes(), mediaRoutes(), controlRoutes(),
+	} {
 		all = append(all, part...)
 	}
 	return all

@@ -2,12 +2,14 @@ package proxy
 
 import "e2ee-proxy/interceptors"
 
-// roomRoutes are the endpoints of one room, and those that make or enter one. A write
-// into a room that is not a row here is refused.
-func roomRoutes() []*route {
-	const rooms = "/_matrix/client/{version}/rooms/{roomId}"
+// A write into a room that is not a row of this file is refused.
+
+const rooms = "/_matrix/client/{version}/rooms/{roomId}"
+
+// eventRoutes put events into a room.
+func eventRoutes() []*route {
 	return []*route{
-		// Events. POST without a transaction ID, and PUT with one where the spec has
+		// POST without a transaction ID, and PUT with one where the spec has
 		// POST only, are what Synapse and Dendrite also take.
 		{method: "PUT", pattern: rooms + "/send/{eventType}/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: interceptors.Send},
 		{method: "POST", pattern: rooms + "/send/{eventType}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: interceptors.Send},
@@ -15,8 +17,12 @@ func roomRoutes() []*route {
 		{method: "PUT", pattern: rooms + "/state/{eventType}/{stateKey}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: interceptors.PutState},
 		{method: "PUT", pattern: rooms + "/redact/{eventId}/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: interceptors.Redact},
 		{method: "POST", pattern: rooms + "/redact/{eventId}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: interceptors.Redact},
+	}
+}
 
-		// Membership.
+// membershipRoutes make, enter and leave rooms.
+func membershipRoutes() []*route {
+	return []*route{
 		{method: "POST", pattern: rooms + "/invite", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Invite},
 		{method: "PUT", pattern: rooms + "/invite/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Invite},
 		{method: "POST", pattern: rooms + "/join", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Join},
@@ -36,8 +42,12 @@ func roomRoutes() []*route {
 		{method: "POST", pattern: "/_matrix/client/{version}/knock/{roomIdOrAlias}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Knock},
 		{method: "POST", pattern: "/_matrix/client/{version}/createRoom", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classIntercept, handler: interceptors.CreateRoom},
 		{method: "PUT", pattern: "/_matrix/client/{version}/createRoom/{txnId}", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classIntercept, handler: interceptors.CreateRoom},
+	}
+}
 
-		// Reading events (requirement 19.10).
+// readRoutes return events (requirement 19.10).
+func readRoutes() []*route {
+	return []*route{
 		{method: "GET", pattern: rooms + "/messages", versions: vAny, lane: laneSlow, class: classOptional, handler: "messages"},
 		{method: "GET", pattern: rooms + "/context/{eventId}", versions: vAny, lane: laneSlow, class: classOptional, handler: "context"},
 		{method: "GET", pattern: rooms + "/event/{eventId}", versions: vAny, lane: laneSlow, class: classOptional, handler: "event"},
@@ -49,8 +59,12 @@ func roomRoutes() []*route {
 		{method: "GET", pattern: rooms + "/state", versions: vAny, lane: laneSlow, class: classOptional, handler: "state.list"},
 		{method: "GET", pattern: rooms + "/state/{eventType}", versions: vAny, lane: laneQuick, class: classOptional, handler: "state.get"},
 		{method: "GET", pattern: rooms + "/state/{eventType}/{stateKey}", versions: vAny, lane: laneQuick, class: classOptional, handler: "state.get"},
+	}
+}
 
-		// What holds no content of messages.
+// roomRoutes hold no content of messages.
+func roomRoutes() []*route {
+	return []*route{
 		{method: "GET", pattern: rooms + "/members", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
 		{method: "GET", pattern: rooms + "/joined_members", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: rooms + "/aliases", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
@@ -75,8 +89,12 @@ func roomRoutes() []*route {
 		{method: "GET", pattern: "/_matrix/client/{version}/org.matrix.msc4140/delayed_events/{delayId}", versions: vUnstable, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "POST", pattern: "/_matrix/client/{version}/org.matrix.msc4140/delayed_events/{delayId}", versions: vUnstable, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "POST", pattern: "/_matrix/client/{version}/org.matrix.msc4140/delayed_events/{delayId}/{action}", versions: vUnstable, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
+	}
+}
 
-		// Ways to put events into a room in bulk, in clear.
+// bulkRoutes put events into a room in bulk, in clear.
+func bulkRoutes() []*route {
+	return []*route{
 		{method: "POST", pattern: rooms + "/batch_send", versions: vAny, class: classRefuse, text: "Sending events in batches is not possible through this proxy."},
 		{method: "POST", pattern: "/_matrix/client/{version}/org.matrix.msc2716/rooms/{roomId}/batch_send", versions: vUnstable, class: classRefuse, text: "Sending events in batches is not possible through this proxy."},
 		{method: "POST", pattern: "/_matrix/client/{version}/com.beeper.backfill/rooms/{roomId}/batch_send", versions: vUnstable, class: classRefuse, text: "Sending events in batches is not possible through this proxy."},

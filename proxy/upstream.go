@@ -77,7 +77,7 @@ func NewTransport(caFile string, dialWait, headerWait time.Duration) (*http.Tran
 	if caFile == "" {
 		return t, nil
 	}
-	pem, err := os.ReadFile(caFile)
+	pem, err := os.ReadFile(caFile) //nolint:gosec // G304: the operator names the file
 	if err != nil {
 		return nil, fmt.Errorf("read the homeserver's CA file: %w", err)
 	}
@@ -120,6 +120,7 @@ func (p *Proxy) openUpstream(caFile string, w Waits) error {
 			p.trips[l] = slow
 		case lanePoll:
 			p.trips[l] = &poller{to: parked, draining: p.draining, grace: w.Poll}
+		case lanes:
 		}
 		p.pass[l] = &httputil.ReverseProxy{
 			Rewrite:        p.rewrite,
