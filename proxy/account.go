@@ -1,0 +1,177 @@
+package proxy
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// requestID names a request in the log. Clients cannot choose it.
+type requestID struct {
+	prefix string
+	n      uint64
+}
+
+func (id requestID) String() string { return id.prefix + "-" + strconv.FormatUint(id.n, 36) }
+
+// account writes the one log line of a request and counts it. The line has the route's
+// pattern, and of the user a hash; never a path, a query, a token or a body.
+func (p *Proxy) account(q *request) {
+	status := q.w.status
+	if status == 0 {
+		status = http.StatusOK // the server says so for a handler that wrote nothing
+	}
+	took := time.Since(q.started)
+	route := q.route
+	if route == nil {
+		route = p.refused
+	}
+	method := methodName(q.r.Method)
+	p.metrics.requests.WithLabelValues(route.pattern, method, strconv.Itoa(status)).Inc()
+	route.duration.Observe(took.Seconds())
+
+	event := p.log.Info()
+	if status >= http.StatusInternalServerError {
+		event = p.log.Warn()
+	}
+	event = event.Str("request_id", q.id.String()).Str("route", route.pattern).Str("method", method).
+		Int("status", status).Dur("duration_ms", took).Int64("bytes", q.w.bytes)
+	if q.who.UserID != "" {
+		sum := p.identities.hash([]byte("user\x00" + string(q.who.UserID)))
+		event = event.Str("user", hex.EncodeToString(sum[:6]))
+	}
+	if q.err != nil {
+		event = event.AnErr("error", q.err)
+	}
+	event.Msg("request")
+}
+
+// methodName bounds what a client can put into a label.
+func methodName(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodPatch, http.MethodOptions:
+		return method
+	}
+	return "other"
+}
+
+// metrics are what the proxy counts. Labels are routes, methods and statuses only.
+type metrics struct {
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	lookups  *prometheus.CounterVec
+}
+
+func newMetrics(reg prometheus.Registerer, limits *limiter) (*metrics, error) {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "e2ee_proxy_requests_total",
+			Help: "Requests by route pattern, method and status; 499 is a client that left.",
+		}, []string{"route", "method", "code"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "e2ee_proxy_request_duration_seconds",
+			Help:    "Time from the request's header to the end of the response.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+		}, []string{"route"}),
+		lookups: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "e2ee_proxy_identity_lookups_total",
+			Help: "Look-ups of access tokens: from the cache, by whoami, refused or failed.",
+		}, []string{"result"}),
+	}
+	all := []prometheus.Collector{m.requests, m.duration, m.lookups}
+	for l := range lanes {
+		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "e2ee_proxy_requests_in_flight",
+			Help:        "Requests being answered, by what they wait for.",
+			ConstLabels: prometheus.Labels{"lane": l.String()},
+		}, func() float64 { return float64(limits.total[l].Load()) }))
+	}
+	if reg == nil {
+		return m, nil
+	}
+	for _, c := range all {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// recorder is the response writer that the steps see. It notes what was sent, moves the
+// connection's write deadline along with the progress, and lets browsers read answers.
+type recorder struct {
+	http.ResponseWriter
+	conn *http.ResponseController
+	// idle is how long one write may take.
+	idle     time.Duration
+	deadline time.Time
+	// open adds Access-Control-Allow-Origin to an answer that lacks it.
+	open   bool
+	status int
+	bytes  int64
+	// failed is what ReverseProxy could not do.
+	failed error
+}
+
+// writeChunk is how much has to go out within one idle time, in bytes.
+const writeChunk = 64 << 10
+
+func newRecorder(w http.ResponseWriter, idle time.Duration, now time.Time) *recorder {
+	rec := &recorder{ResponseWriter: w, conn: http.NewResponseController(w), idle: idle}
+	rec.extend(now)
+	return rec
+}
+
+// Unwrap serves http.ResponseController.
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (w *recorder) WriteHeader(status int) {
+	if status >= 200 {
+		if w.status != 0 {
+			return
+		}
+		w.status = status
+		if w.open && len(w.Header()["Access-Control-Allow-Origin"]) == 0 {
+			w.Header().Set("Access-Control-Allow-Origin", "*")
+		}
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (w *recorder) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	done := 0
+	for {
+		w.extend(time.Now())
+		chunk := b[done:min(len(b), done+writeChunk)]
+		n, err := w.ResponseWriter.Write(chunk)
+		done += n
+		w.bytes += int64(n)
+		if err != nil || done >= len(b) {
+			return done, err //nolint:wrapcheck // an io.Writer passes errors on
+		}
+	}
+}
+
+// extend moves the write deadline. It is cheap to call: the connection is only told
+// when a tenth of the time has passed.
+func (w *recorder) extend(now time.Time) {
+	if at := now.Add(w.idle); at.Sub(w.deadline) > w.idle/10 {
+		w.deadline = at
+		_ = w.conn.SetWriteDeadline(at) // not every connection has deadlines; then there is none
+	}
+}
+
+// counter numbers requests.
+type counter struct{ n atomic.Uint64 }
+
+func (c *counter) next() uint64 { return c.n.Add(1) }

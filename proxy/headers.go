@@ -1,0 +1,73 @@
+package proxy
+
+import (
+	"errors"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"e2ee-proxy/internal/endtoend"
+)
+
+var errUpgrade = errors.New("protocol upgrade is not supported")
+
+// cleanHeader brings a request's header into the form in which it is judged and sent
+// upstream, so that both see the same: hop-by-hop fields and what Connection names are
+// dropped first, then every field that claims something about the client or changes
+// the request's target, unless the peer is trusted to say it.
+func cleanHeader(h http.Header, trusted bool) error {
+	if _, ok := h["Upgrade"]; ok && strings.EqualFold(strings.TrimSpace(h.Get("Upgrade")), "websocket") {
+		return errUpgrade
+	}
+	endtoend.Remove(h)
+	for name := range h {
+		switch name {
+		case "Forwarded", "X-Real-Ip":
+			if !trusted {
+				delete(h, name)
+			}
+			continue
+		case "X-Http-Method-Override", "X-Http-Method", "X-Method-Override", "X-Original-Url", "X-Rewrite-Url":
+			delete(h, name)
+			continue
+		}
+		if strings.HasPrefix(name, "X-Forwarded-") && !trusted {
+			delete(h, name)
+		} else if strings.ContainsAny(name, "_.") {
+			// X_Forwarded_For or Remote.User reads as the real name to some software.
+			delete(h, name)
+		}
+	}
+	return nil
+}
+
+// peer gives the address of the connection's other end.
+func peer(r *http.Request) netip.Addr {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{} // not a TCP connection; nobody is trusted
+	}
+	return ap.Addr().Unmap()
+}
+
+func (p *Proxy) isTrusted(addr netip.Addr) bool {
+	for _, prefix := range p.trusted {
+		if addr.IsValid() && prefix.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// setForwardedFor appends the peer to X-Forwarded-For, which cleanHeader has left only
+// if the peer may say it.
+func setForwardedFor(h http.Header, addr netip.Addr) {
+	if !addr.IsValid() {
+		return
+	}
+	value := addr.String()
+	if prior := h["X-Forwarded-For"]; len(prior) > 0 {
+		value = strings.Join(prior, ", ") + ", " + value
+	}
+	h["X-Forwarded-For"] = []string{value}
+}

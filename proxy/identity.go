@@ -1,0 +1,292 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/interceptors"
+	"e2ee-proxy/internal/secret"
+)
+
+const (
+	// maxIdentityAge is how long a confirmed token is believed (issue: at most 60 s).
+	maxIdentityAge = 60 * time.Second
+	// maxAsserted is how many asserted identities are kept for one token.
+	maxAsserted = 4096
+	// maxWhoami is how much of a whoami response is read, in bytes.
+	maxWhoami = 64 << 10
+	// whoamiTimeout bounds a look-up, which goes on when the client that caused it is gone.
+	whoamiTimeout = 15 * time.Second
+)
+
+// asserted is whom a request acts as besides its token (application services).
+type asserted struct{ user, device string }
+
+// identities finds out who owns an access token and remembers it for a short time,
+// under a keyed hash of the token. What the homeserver refuses is not remembered.
+type identities struct {
+	hash func([]byte) [32]byte
+	ttl  time.Duration
+	now  func() time.Time
+	// ask is one /account/whoami.
+	ask func(ctx context.Context, c credentials) (interceptors.Identity, error)
+	// count counts look-ups by their result.
+	count func(result string)
+
+	mu      sync.Mutex
+	known   *lru.Cache[[32]byte, map[asserted]confirmed]
+	flights map[flightKey]*flight
+}
+
+// confirmed is an identity without its token.
+type confirmed struct {
+	user   id.UserID
+	device id.DeviceID
+	guest  bool
+	until  time.Time
+}
+
+type flightKey struct {
+	token [32]byte
+	as    asserted
+}
+
+// flight is a look-up that others wait for.
+type flight struct {
+	done  chan struct{}
+	who   interceptors.Identity
+	err   error
+	stale bool // the token was dropped meanwhile
+}
+
+func newIdentities(hash func([]byte) [32]byte, size int, ttl time.Duration, ask func(context.Context, credentials) (interceptors.Identity, error)) (*identities, error) {
+	known, err := lru.New[[32]byte, map[asserted]confirmed](size)
+	if err != nil {
+		return nil, fmt.Errorf("make the identity cache: %w", err)
+	}
+	return &identities{hash: hash, ttl: ttl, now: time.Now, ask: ask, known: known, flights: make(map[flightKey]*flight), count: func(string) {}}, nil
+}
+
+// of gives the owner of a token. The error is the homeserver's refusal, or that it
+// could not be asked; either way there is no identity.
+func (c *identities) of(ctx context.Context, cred credentials) (interceptors.Identity, error) {
+	key := flightKey{c.hash([]byte(cred.token)), asserted{cred.user, cred.device}}
+	c.mu.Lock()
+	if all, ok := c.known.Get(key.token); ok {
+		if k, ok := all[key.as]; ok && c.now().Before(k.until) {
+			c.mu.Unlock()
+			c.count("cached")
+			return k.identity(cred.token), nil
+		}
+	}
+	if f := c.flights[key]; f != nil {
+		c.mu.Unlock()
+		select {
+		case <-f.done:
+			return f.who, f.err
+		case <-ctx.Done():
+			return interceptors.Identity{}, fmt.Errorf("wait for whoami: %w", context.Cause(ctx))
+		}
+	}
+	f := &flight{done: make(chan struct{})}
+	c.flights[key] = f
+	c.mu.Unlock()
+	c.fly(ctx, key, f, cred)
+	return f.who, f.err
+}
+
+// fly asks the homeserver for everybody who waits. The client that was first may leave
+// without taking the answer from the others.
+func (c *identities) fly(ctx context.Context, key flightKey, f *flight, cred credentials) {
+	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), whoamiTimeout)
+	defer cancel()
+	started := c.now()
+	f.err = errors.New("whoami was not answered") // should ask panic, nobody is let in
+	defer func() {
+		c.mu.Lock()
+		delete(c.flights, key)
+		if f.err == nil && !f.stale {
+			c.remember(key, f.who, started.Add(c.ttl))
+		}
+		c.mu.Unlock()
+		close(f.done)
+	}()
+	f.who, f.err = c.ask(asking, cred)
+	var said *interceptors.Error
+	switch {
+	case f.err == nil:
+		c.count("confirmed")
+	case errors.As(f.err, &said) && said.Status < http.StatusInternalServerError:
+		c.count("refused")
+	default:
+		c.count("failed")
+	}
+}
+
+func (c *identities) remember(key flightKey, who interceptors.Identity, until time.Time) {
+	all, ok := c.known.Get(key.token)
+	if !ok || len(all) >= maxAsserted {
+		all = make(map[asserted]confirmed, 1)
+		c.known.Add(key.token, all)
+	}
+	all[key.as] = confirmed{who.UserID, who.DeviceID, who.Guest, until}
+}
+
+// drop forgets a token and gives the identities it was last known to have, without
+// their tokens. Look-ups in flight will not be remembered.
+func (c *identities) drop(token string) []interceptors.Identity {
+	hash := c.hash([]byte(token))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, f := range c.flights {
+		f.stale = f.stale || key.token == hash
+	}
+	all, _ := c.known.Peek(hash)
+	c.known.Remove(hash)
+	last := make([]interceptors.Identity, 0, len(all))
+	for _, k := range all {
+		last = append(last, k.identity(token))
+	}
+	return last
+}
+
+// dropUser forgets every token of a user.
+func (c *identities) dropUser(user id.UserID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.flights {
+		f.stale = true
+	}
+	for _, hash := range c.known.Keys() {
+		all, _ := c.known.Peek(hash)
+		for _, k := range all {
+			if k.user == user {
+				c.known.Remove(hash)
+				break
+			}
+		}
+	}
+}
+
+func (k confirmed) identity(token string) interceptors.Identity {
+	return interceptors.Identity{UserID: k.user, DeviceID: k.device, Guest: k.guest, Token: secret.NewString(token)}
+}
+
+// whoami asks the homeserver who owns a token.
+func (p *Proxy) whoami(ctx context.Context, c credentials) (interceptors.Identity, error) {
+	query := url.Values{}
+	if c.user != "" {
+		query.Set("user_id", c.user)
+	}
+	if c.device != "" {
+		query.Set("device_id", c.device)
+		query.Set("org.matrix.msc3202.device_id", c.device)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.base.String(), nil)
+	if err != nil {
+		return interceptors.Identity{}, fmt.Errorf("make a whoami request: %w", err)
+	}
+	p.aim(req, "/_matrix/client/v3/account/whoami", query.Encode())
+	req.Header.Set("Authorization", "Bearer "+c.token)
+	req.Header.Set("Accept-Encoding", "identity")
+	resp, err := p.trips[laneQuick].RoundTrip(req)
+	if err != nil {
+		return interceptors.Identity{}, fmt.Errorf("whoami: %w", p.upstreamError(err))
+	}
+	defer resp.Body.Close() //nolint:errcheck // nothing was written
+	if err := p.watch(resp); err != nil {
+		return interceptors.Identity{}, fmt.Errorf("whoami: %w", err)
+	}
+	return readWhoami(resp, c.token)
+}
+
+func readWhoami(resp *http.Response, token string) (interceptors.Identity, error) {
+	var none interceptors.Identity
+	switch resp.StatusCode {
+	case http.StatusOK:
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests, http.StatusBadRequest:
+		return none, interceptors.FromResponse(resp)
+	default:
+		return none, interceptors.Unreachable(fmt.Errorf("whoami answered %d", resp.StatusCode))
+	}
+	var answer struct {
+		UserID   id.UserID   `json:"user_id"`
+		DeviceID id.DeviceID `json:"device_id"`
+		IsGuest  bool        `json:"is_guest"`
+	}
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxWhoami))
+	if err != nil {
+		return none, interceptors.Unreachable(fmt.Errorf("read whoami: %w", err))
+	}
+	if err := json.Unmarshal(raw, &answer); err != nil || answer.UserID == "" {
+		return none, interceptors.Unreachable(errors.New("whoami has no user_id"))
+	}
+	return interceptors.Identity{
+		UserID: answer.UserID, DeviceID: answer.DeviceID, Guest: answer.IsGuest, Token: secret.NewString(token),
+	}, nil
+}
+
+// watch looks at a response for signs that the token is no longer good: on any 401 it is
+// forgotten at once, and on M_UNKNOWN_TOKEN the engine is told (requirement 22.1). The
+// body can still be read from its beginning.
+func (p *Proxy) watch(resp *http.Response) error {
+	if resp.StatusCode != http.StatusUnauthorized {
+		return nil
+	}
+	token, ok := bearerOf(resp.Request.Header)
+	if !ok {
+		return nil
+	}
+	owners := p.identities.drop(token)
+	start, err := io.ReadAll(io.LimitReader(resp.Body, maxWhoami))
+	resp.Body = &replayed{start: start, rest: resp.Body, err: err}
+	var said struct {
+		ErrCode    string `json:"errcode"`
+		SoftLogout bool   `json:"soft_logout"`
+	}
+	// A body that is not JSON, or compressed, tells nothing; the next whoami will.
+	if json.Unmarshal(start, &said) != nil || said.ErrCode != interceptors.CodeUnknownToken || p.onUnknownToken == nil {
+		return nil
+	}
+	if len(owners) == 0 {
+		owners = []interceptors.Identity{{Token: secret.NewString(token)}}
+	}
+	var errs []error
+	for _, who := range owners {
+		if err := p.onUnknownToken(resp.Request.Context(), who, said.SoftLogout); err != nil {
+			errs = append(errs, fmt.Errorf("end a session: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// replayed is a body whose start has been read.
+type replayed struct {
+	start []byte
+	rest  io.ReadCloser
+	err   error
+}
+
+func (r *replayed) Read(p []byte) (int, error) {
+	if len(r.start) > 0 {
+		n := copy(p, r.start)
+		r.start = r.start[n:]
+		return n, nil
+	}
+	if r.err != nil {
+		return 0, r.err
+	}
+	return r.rest.Read(p)
+}
+
+func (r *replayed) Close() error { return r.rest.Close() }

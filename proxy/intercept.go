@@ -1,0 +1,47 @@
+package proxy
+
+import (
+	"net/http"
+	"net/url"
+
+	"e2ee-proxy/interceptors"
+)
+
+// intercept hands the request to the handler of its route.
+func (p *Proxy) intercept(q *request) error {
+	ctx := p.log.With().Str("request_id", q.id.String()).Str("route", q.route.pattern).Logger().WithContext(q.r.Context())
+	r := q.r.WithContext(ctx)
+	if r.Method == http.MethodHead {
+		r.Method = http.MethodGet // the server drops the body of the answer
+	}
+	r.URL = &url.URL{Opaque: q.path, RawQuery: q.query}
+	params := make(map[string]string, len(q.route.params))
+	for i, name := range q.route.params {
+		params[name] = q.values[i]
+	}
+	x := &interceptors.Exchange{
+		Writer:   q.w,
+		Request:  r,
+		Endpoint: interceptors.Endpoint{Pattern: q.route.pattern, Version: q.version, Params: params},
+		Identity: q.who,
+		Upstream: upstream{p, q},
+		Devices:  p.devices,
+	}
+	if err := q.route.run(x); err != nil {
+		return err //nolint:wrapcheck // the handler's error is the whole story
+	}
+	if q.route.ends && q.w.status/100 == 2 {
+		p.endSessions(q)
+	}
+	return nil
+}
+
+// endSessions forgets what is cached of a user some of whose sessions have just ended.
+func (p *Proxy) endSessions(q *request) {
+	if q.who.UserID != "" {
+		p.identities.dropUser(q.who.UserID)
+	}
+	if q.cred.token != "" {
+		p.identities.drop(q.cred.token)
+	}
+}

@@ -1,0 +1,250 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// Body limits of the route table, in bytes. An event is at most 64 KiB (Client-Server
+// API, "Size limits"), but white space and escapes count here.
+const (
+	noBody     = 0
+	smallBody  = 64 << 10
+	eventBody  = 256 << 10
+	largeBody  = 16 << 20
+	uploadBody = -1 // Limits.MaxUpload
+)
+
+// lane is a concurrency class: requests that wait for the same kind of thing. How long
+// the homeserver may take for the first byte of its answer goes with it.
+type lane int
+
+const (
+	laneQuick lane = iota // answered from the homeserver's database
+	laneSend              // puts an event into a room
+	laneSlow              // may wait for other homeservers
+	lanePoll              // waits for something to happen
+	laneMedia
+	laneAuth // costs a password hash
+	laneOwn  // the proxy's own API
+	lanes    // the number of lanes
+)
+
+func (l lane) String() string {
+	switch l {
+	case laneQuick:
+		return "quick"
+	case laneSend:
+		return "send"
+	case laneSlow:
+		return "slow"
+	case lanePoll:
+		return "poll"
+	case laneMedia:
+		return "media"
+	case laneAuth:
+		return "auth"
+	case laneOwn:
+		return "own"
+	case lanes:
+	}
+	return "none"
+}
+
+// LaneLimit bounds how many requests of a kind are in flight. Zero means no bound.
+type LaneLimit struct {
+	// Total counts all clients.
+	Total int
+	// PerIdentity counts one device of one user, where the proxy knows it.
+	PerIdentity int
+}
+
+// Limits bounds what requests may take. The zero value of a field means its default.
+type Limits struct {
+	// MaxUpload is the size limit of an upload in bytes; default 1 GiB. The homeserver has its own.
+	MaxUpload int64
+	// Quick, Send, Slow, Poll, Media, Auth and Own bound the lanes.
+	Quick, Send, Slow, Poll, Media, Auth, Own LaneLimit
+}
+
+func (l Limits) withDefaults() Limits {
+	if l.MaxUpload == 0 {
+		l.MaxUpload = 1 << 30
+	}
+	set := func(to *LaneLimit, total, perIdentity int) {
+		if *to == (LaneLimit{}) {
+			*to = LaneLimit{Total: total, PerIdentity: perIdentity}
+		}
+	}
+	set(&l.Quick, 8192, 0)
+	set(&l.Send, 2048, 64)
+	set(&l.Slow, 4096, 0)
+	set(&l.Poll, 65536, 16)
+	set(&l.Media, 2048, 0)
+	set(&l.Auth, 256, 0)
+	set(&l.Own, 64, 4)
+	return l
+}
+
+func (l Limits) lane(which lane) LaneLimit {
+	switch which {
+	case laneQuick:
+		return l.Quick
+	case laneSend:
+		return l.Send
+	case laneSlow:
+		return l.Slow
+	case lanePoll:
+		return l.Poll
+	case laneMedia:
+		return l.Media
+	case laneAuth:
+		return l.Auth
+	case laneOwn:
+		return l.Own
+	case lanes:
+	}
+	return LaneLimit{Total: 1}
+}
+
+// limiter counts what is in flight.
+type limiter struct {
+	limits [lanes]LaneLimit
+	total  [lanes]atomic.Int64
+
+	mu  sync.Mutex
+	per map[holder]int
+}
+
+type holder struct {
+	lane   lane
+	user   id.UserID
+	device id.DeviceID
+}
+
+func newLimiter(l Limits) *limiter {
+	m := &limiter{per: make(map[holder]int)}
+	for i := range lanes {
+		m.limits[i] = l.lane(i)
+	}
+	return m
+}
+
+// enter takes a place in a lane; leave gives it back if enter said true.
+func (m *limiter) enter(l lane) bool {
+	n := m.total[l].Add(1)
+	if limit := m.limits[l].Total; limit > 0 && n > int64(limit) {
+		m.total[l].Add(-1)
+		return false
+	}
+	return true
+}
+
+func (m *limiter) leave(l lane) { m.total[l].Add(-1) }
+
+// enterAs takes a place among those of one device; leaveAs gives it back.
+func (m *limiter) enterAs(h holder) bool {
+	limit := m.limits[h.lane].PerIdentity
+	if limit <= 0 {
+		return true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.per[h] >= limit {
+		return false
+	}
+	m.per[h]++
+	return true
+}
+
+func (m *limiter) leaveAs(h holder) {
+	if m.limits[h.lane].PerIdentity <= 0 {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.per[h]--; m.per[h] <= 0 {
+		delete(m.per, h)
+	}
+}
+
+var errSlowBody = errors.New("the request body came too slowly")
+
+// body limits the size of a request's body and how slowly it may come, and remembers
+// how reading it failed: what the transport reports of that looks like an error of the
+// homeserver.
+type body struct {
+	from io.ReadCloser
+	// size is the limit in bytes, left what may still come of it.
+	size, left int64
+	deadline   readDeadline
+	err        error
+}
+
+// readDeadline sets the connection's read deadline: never more than idle from now, and
+// never later than a client that keeps up the minimum rate needs.
+type readDeadline struct {
+	conn  *http.ResponseController
+	idle  time.Duration
+	start time.Time
+	got   int64
+}
+
+// minRate is the slowest that a body may come on average, in bytes a second.
+const minRate = 1 << 10
+
+func (b *body) Read(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	b.deadline.extend()
+	if int64(len(p)) > b.left+1 {
+		p = p[:b.left+1]
+	}
+	n, err := b.from.Read(p)
+	b.deadline.got += int64(n)
+	if b.left -= int64(n); b.left < 0 {
+		n, err = n-1, &http.MaxBytesError{Limit: b.size}
+	}
+	if err != nil {
+		b.deadline.clear()
+		var timeout interface{ Timeout() bool }
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			err = errSlowBody
+		}
+		b.err = err
+	}
+	return n, err
+}
+
+func (b *body) Close() error { return b.from.Close() }
+
+// failure is why the body could not be read; nil when all went well or it was not read.
+func (b *body) failure() error {
+	if b == nil || errors.Is(b.err, io.EOF) {
+		return nil
+	}
+	return b.err
+}
+
+func (d *readDeadline) extend() {
+	now := time.Now()
+	if d.start.IsZero() {
+		d.start = now
+	}
+	at := now.Add(d.idle)
+	if rate := d.start.Add(2*d.idle + time.Duration(d.got/minRate)*time.Second); rate.Before(at) {
+		at = rate
+	}
+	_ = d.conn.SetReadDeadline(at) // not every connection has deadlines; then there is none
+}
+
+// clear ends the deadline with the body: while the request is answered, the server
+// reads on to notice that the client is gone, and an old deadline would look like that.
+func (d *readDeadline) clear() { _ = d.conn.SetReadDeadline(time.Time{}) }

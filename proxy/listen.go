@@ -1,0 +1,89 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+)
+
+// Rules of this file:
+//   - There is no deadline on a whole request or response: a long poll is silent for as
+//     long as its client likes, and an upload takes as long as its line needs. There are
+//     deadlines on every part of them that has to move (recorder, body).
+//   - On shutdown, what changes something is finished; what only waits is sent away.
+
+// Deadlines are those of the client's side. The zero value of a field means its default.
+type Deadlines struct {
+	// Header is for a request's header; default 15 s.
+	Header time.Duration
+	// KeepAlive is how long an idle connection is kept; default 2 min.
+	KeepAlive time.Duration
+	// Idle is how long a body may stand still in either direction; default 60 s.
+	Idle time.Duration
+	// Drain is how long requests in flight may take to finish at shutdown; default 30 s.
+	Drain time.Duration
+}
+
+func (d Deadlines) withDefaults() Deadlines {
+	set := func(to *time.Duration, v time.Duration) {
+		if *to == 0 {
+			*to = v
+		}
+	}
+	set(&d.Header, 15*time.Second)
+	set(&d.KeepAlive, 2*time.Minute)
+	set(&d.Idle, 60*time.Second)
+	set(&d.Drain, 30*time.Second)
+	return d
+}
+
+// maxHeader is how large a request's header may be, in bytes: an inline sync filter in
+// the query can be long, and a token of a megabyte gets a proper 401.
+const maxHeader = 1 << 20
+
+// Serve answers the connections of ln until ctx is done, then drains: it takes no new
+// connection, sends parked long polls away, and waits for the rest to finish. When
+// Deadlines.Drain has passed, what is left is cut off and the error says so. Serve
+// returns when no handler runs any more. The Proxy cannot serve again afterwards.
+func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
+	server := &http.Server{
+		Handler:           p,
+		ReadHeaderTimeout: p.deadlines.Header,
+		IdleTimeout:       p.deadlines.KeepAlive,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          p.discard,
+		Protocols:         new(http.Protocols),
+	}
+	server.Protocols.SetHTTP1(true)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ln) }() // ends with Shutdown or Close below
+	select {
+	case err := <-served:
+		p.Drain()
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	p.Drain()
+	finishing, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.deadlines.Drain)
+	defer cancel()
+	err := server.Shutdown(finishing)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("drain: %w", err), server.Close())
+	}
+	if serr := <-served; !errors.Is(serr, http.ErrServerClosed) {
+		err = errors.Join(err, fmt.Errorf("serve: %w", serr))
+	}
+	p.active.Wait()
+	p.closeIdle()
+	return err
+}
+
+// Drain sends parked long polls away, now and from now on. Serve does it when its
+// context ends.
+func (p *Proxy) Drain() { p.drain() }
+
+// Draining reports whether the proxy is shutting down; it is not ready then.
+func (p *Proxy) Draining() bool { return p.draining.Err() != nil }

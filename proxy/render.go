@@ -1,0 +1,136 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"e2ee-proxy/interceptors"
+)
+
+// Rules of this file:
+//   - It is the only place that turns an error into a response.
+//   - The client is shown the public text of an interceptors.Error. Of every other error
+//     it is shown a request ID, under which the log has the rest.
+//   - Nothing is added to a response that has begun; its connection is broken instead.
+
+// statusClientGone is logged for a client that left before its answer.
+const statusClientGone = 499
+
+// render answers with an error.
+func (p *Proxy) render(q *request, err error) {
+	q.err = err
+	switch {
+	case q.w.status != 0:
+		q.abort = !errors.Is(err, errClientGone)
+	case p.isGone(q, err):
+		q.w.status = statusClientGone
+		q.abort = true
+	case p.isDraining(q, err):
+		p.renderDraining(q)
+	default:
+		p.renderError(q, p.public(q, err))
+	}
+}
+
+// isGone reports whether nobody waits for the answer any more.
+func (p *Proxy) isGone(q *request, err error) bool {
+	return q.r.Context().Err() != nil || errors.Is(err, errClientGone) ||
+		errors.Is(q.body.failure(), io.ErrUnexpectedEOF)
+}
+
+// isDraining reports whether a long poll failed because the proxy shuts down. A handler
+// may have put the error into its own words.
+func (p *Proxy) isDraining(q *request, err error) bool {
+	return errors.Is(err, errDraining) ||
+		p.draining.Err() != nil && q.route != nil && q.route.lane == lanePoll && errors.Is(err, context.Canceled)
+}
+
+// renderDraining lets a parked client go. A sync with a position gets an answer that
+// says "nothing new, go on from where you are", which is always true and makes every
+// client come back at once, to whoever serves then.
+func (p *Proxy) renderDraining(q *request) {
+	if q.route.handler == keySync {
+		values, err := url.ParseQuery(q.query)
+		if since := values.Get("since"); err == nil && since != "" {
+			writeJSON(q, http.StatusOK, map[string]any{"next_batch": since})
+			return
+		}
+	}
+	p.renderError(q, &interceptors.Error{
+		Status: http.StatusServiceUnavailable, ErrCode: interceptors.CodeUnknown,
+		Text: "The proxy is being restarted.", Hint: "Try again in a moment.",
+		Header: http.Header{"Retry-After": {"1"}},
+	})
+}
+
+// public finds what the client is told.
+func (p *Proxy) public(q *request, err error) *interceptors.Error {
+	var tooLarge *http.MaxBytesError
+	var known *interceptors.Error
+	switch failure := q.body.failure(); {
+	case errors.As(failure, &tooLarge), errors.As(err, &tooLarge):
+		return interceptors.TooLarge(tooLarge.Limit)
+	case errors.Is(failure, errSlowBody):
+		return interceptors.NewError(http.StatusRequestTimeout, interceptors.CodeUnknown, "The request body came too slowly.")
+	case failure != nil:
+		return interceptors.NewError(http.StatusBadRequest, interceptors.CodeUnknown, "The request body could not be read.")
+	case errors.As(err, &known):
+		return known
+	case errors.Is(err, context.DeadlineExceeded):
+		return interceptors.TimedOut(err)
+	}
+	return interceptors.NewError(http.StatusInternalServerError, interceptors.CodeUnknown,
+		"Something went wrong in the proxy. The log has more under request "+q.id.String()+".")
+}
+
+func (p *Proxy) renderError(q *request, e *interceptors.Error) {
+	body := make(map[string]any, len(e.Fields)+2)
+	maps.Copy(body, e.Fields)
+	body["errcode"], body["error"] = e.ErrCode, e.Public()
+	maps.Copy(q.w.Header(), e.Header)
+	status := e.Status
+	if status < 400 || status > 599 {
+		status = http.StatusInternalServerError
+	}
+	writeJSON(q, status, body)
+}
+
+// writeJSON writes a response of the proxy itself. Fields that cannot be marshalled are
+// left out: the code and the text are what matters.
+func writeJSON(q *request, status int, body map[string]any) {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		raw = []byte(`{"errcode":"M_UNKNOWN","error":"Something went wrong in the proxy."}`)
+		q.err = errors.Join(q.err, err)
+	}
+	h := q.w.Header()
+	allowOrigins(h)
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(raw)))
+	h.Set("Cache-Control", "no-store")
+	q.w.WriteHeader(status)
+	if _, err := q.w.Write(raw); err != nil && q.r.Method != http.MethodHead {
+		q.err = errors.Join(q.err, errClientGone, err)
+	}
+}
+
+// allowOrigins sets the headers of the Client-Server API, "Web Browser Clients".
+func allowOrigins(h http.Header) {
+	h.Set("Access-Control-Allow-Origin", "*")
+	h.Set("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE, OPTIONS")
+	h.Set("Access-Control-Allow-Headers", "X-Requested-With, Content-Type, Authorization")
+}
+
+// preflight answers the OPTIONS request of a browser for what is answered here.
+func preflight(q *request) {
+	allowOrigins(q.w.Header())
+	q.w.Header().Set("Access-Control-Max-Age", strconv.Itoa(int((10 * time.Minute).Seconds())))
+	q.w.WriteHeader(http.StatusNoContent)
+}

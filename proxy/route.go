@@ -1,0 +1,346 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"e2ee-proxy/interceptors"
+)
+
+// class says what happens to a request that matches a row. The zero value refuses.
+type class int
+
+const (
+	// classRefuse is answered here and never passed on.
+	classRefuse class = iota
+	// classIntercept goes to the handler of its key, without which the proxy does not start.
+	classIntercept
+	// classOptional carries nothing that must not pass. It goes to the handler of its key
+	// when there is one, and straight through otherwise: encrypted events arrive as they are.
+	classOptional
+	// classOwn is answered here by the handler of its key; 404 when there is none.
+	classOwn
+	// classPass goes straight through.
+	classPass
+)
+
+// auth says what step 5 does before the request goes on. The zero value demands a user.
+type auth int
+
+const (
+	// authUser demands a token that the homeserver confirms.
+	authUser auth = iota
+	// authOptional identifies the user when there is a valid token; with one that the
+	// homeserver refuses, the handler gets an Identity that holds the token only.
+	authOptional
+	// authNone leaves it to the homeserver who may do this.
+	authNone
+)
+
+// keySync is the key of the sync handler, whose answer at shutdown is a special one.
+const keySync = "sync"
+
+// route is one row of the table.
+type route struct {
+	method string
+	// pattern is the endpoint and its name in logs and metrics.
+	pattern  string
+	versions versions
+	// maxBody is the size limit of the request's body in bytes.
+	maxBody int64
+	lane    lane
+	auth    auth
+	class   class
+	// handler is the key of the interceptor.
+	handler string
+	// ends says that success may end sessions, so cached identities of the user are dropped.
+	ends bool
+	// text is what a refusal says.
+	text string
+
+	params   []string
+	run      interceptors.Handler
+	duration prometheus.Observer
+}
+
+// versions is a set of API versions.
+type versions uint16
+
+const (
+	vAPI1 versions = 1 << iota
+	vR0
+	v1
+	v3
+	v4
+	vUnstable
+
+	vNone  versions = 0
+	vAny            = vAPI1 | vR0 | v1 | v3 | v4 | vUnstable
+	vMedia          = vR0 | v1 | v3
+)
+
+// versionBit gives the set of one version; empty for one that is not known.
+func versionBit(s string) versions {
+	switch s {
+	case "api/v1":
+		return vAPI1
+	case "r0":
+		return vR0
+	case "v1":
+		return v1
+	case "v3":
+		return v3
+	case "v4":
+		return v4
+	case "unstable":
+		return vUnstable
+	}
+	return vNone
+}
+
+// table finds the row of a request.
+type table struct {
+	root *node
+	rows []*route
+}
+
+type node struct {
+	words map[string]*node
+	param *node
+	rows  []*route // by method, all of one pattern but for the parameters' names
+}
+
+// buildTable checks the rows and arranges them.
+func buildTable(rows []*route) (*table, error) {
+	t := &table{root: &node{}, rows: rows}
+	for _, r := range rows {
+		at := t.root
+		for seg := range strings.SplitSeq(strings.TrimPrefix(r.pattern, "/"), "/") {
+			if name, ok := strings.CutPrefix(seg, "{"); ok && seg != versionMark {
+				r.params = append(r.params, strings.TrimSuffix(name, "}"))
+				if at.param == nil {
+					at.param = &node{}
+				}
+				at = at.param
+				continue
+			}
+			if at.words == nil {
+				at.words = make(map[string]*node)
+			}
+			if at.words[seg] == nil {
+				at.words[seg] = &node{}
+			}
+			at = at.words[seg]
+		}
+		if len(r.params) > maxParams || strings.Contains(r.pattern, versionMark) != (r.versions != vNone) {
+			return nil, fmt.Errorf("route %s %s: parameters or versions do not fit", r.method, r.pattern)
+		}
+		if slices.ContainsFunc(at.rows, func(o *route) bool { return o.method == r.method && o.versions&r.versions != 0 }) {
+			return nil, fmt.Errorf("route %s %s: there are two", r.method, r.pattern)
+		}
+		at.rows = append(at.rows, r)
+	}
+	return t, nil
+}
+
+// match is what the table says of a request.
+type match struct {
+	route  *route // nil when no row fits
+	values [maxParams]string
+	// guarded says that the table has the path, in this version, with rows that do not
+	// just pass.
+	guarded bool
+}
+
+// find looks a split target up. A path that fits a row but has a parameter which its
+// place does not take is an error.
+func (t *table) find(method string, at *target) (match, error) {
+	var m match
+	n, count := t.root, 0
+	for _, seg := range at.segments() {
+		if next := n.words[seg]; next != nil {
+			n = next
+			continue
+		}
+		if n.param == nil || count == maxParams {
+			return m, nil
+		}
+		n = n.param
+		m.values[count] = seg
+		count++
+	}
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	bit := versionBit(at.version)
+	for _, r := range n.rows {
+		if r.versions != vNone && r.versions&bit == 0 {
+			continue
+		}
+		m.guarded = m.guarded || r.class != classPass
+		if r.method != method && (method != http.MethodOptions || r.class == classRefuse) {
+			continue
+		}
+		m.route = r
+		for i, name := range r.params {
+			value, err := decode(m.values[i])
+			if err != nil {
+				return m, err
+			}
+			if err := checkParam(name, value); err != nil {
+				return m, err
+			}
+			m.values[i] = value
+		}
+		break
+	}
+	return m, nil
+}
+
+// path writes the path of a row anew.
+func (r *route) path(version string, values *[maxParams]string) string {
+	b := make([]byte, 0, 192)
+	i := 0
+	for seg := range strings.SplitSeq(r.pattern[1:], "/") {
+		b = append(b, '/')
+		switch {
+		case seg == versionMark:
+			b = append(b, version...)
+		case strings.HasPrefix(seg, "{"):
+			b = appendSegment(b, values[i])
+			i++
+		default:
+			b = append(b, seg...)
+		}
+	}
+	return string(b)
+}
+
+// buildPath writes the path of a pattern with parameters by name. They pass the same
+// checks as a client's.
+func buildPath(pattern, version string, params map[string]string) (string, error) {
+	b := make([]byte, 0, 192)
+	for seg := range strings.SplitSeq(strings.TrimPrefix(pattern, "/"), "/") {
+		b = append(b, '/')
+		name, ok := strings.CutPrefix(seg, "{")
+		switch {
+		case seg == versionMark:
+			if versionBit(version) == 0 {
+				return "", errParam
+			}
+			b = append(b, version...)
+		case ok:
+			name = strings.TrimSuffix(name, "}")
+			value, has := params[name]
+			if !has {
+				return "", fmt.Errorf("%w: %s is missing", errParam, name)
+			}
+			if err := checkParam(name, value); err != nil {
+				return "", err
+			}
+			b = appendSegment(b, value)
+		default:
+			b = append(b, seg...)
+		}
+	}
+	return string(b), nil
+}
+
+// unlisted decides on a path that no row fits, and writes it anew. Reads pass, so that
+// new endpoints work; writes pass unless they could reach a room.
+func (t *target) unlisted(method string, guarded bool) (string, error) {
+	switch {
+	case t.area() == areaNone:
+		return "", errNotHere
+	case t.plainEscapes:
+		return "", errAmbiguous
+	case t.segs[t.n-1] == "":
+		return "", errEmptySegment
+	}
+	b := make([]byte, 0, 192)
+	inRoom, writes := false, false
+	for i, seg := range t.segments() {
+		b = append(b, '/')
+		if seg == versionMark {
+			b = append(b, t.version...)
+			continue
+		}
+		value, err := decode(seg)
+		if err != nil {
+			return "", err
+		}
+		if err := checkParam("", value); err != nil {
+			return "", err
+		}
+		b = appendSegment(b, value)
+		if i > 1 {
+			inRoom = inRoom || strings.EqualFold(value, "rooms") || value[0] == '!'
+			writes = writes || isWriteWord(value)
+		}
+	}
+	reads := method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
+	switch t.area() {
+	case areaClient:
+		if reads && inRoom && writes || !reads && (guarded || inRoom || writes || t.version == "") {
+			return "", errRoomPath
+		}
+		return string(b), nil
+	case areaMedia, areaSSO:
+		return string(b), nil
+	case areaReadOnly:
+		if reads {
+			return string(b), nil
+		}
+	case areaNone:
+	}
+	return "", errNotHere
+}
+
+// isWriteWord reports whether a segment names a way to put an event into a room, or
+// another kind of sync.
+func isWriteWord(s string) bool {
+	for _, word := range [...]string{"send", "state", "redact", "batch_send", "import", "createRoom", "sendToDevice", "sync"} {
+		if strings.EqualFold(s, word) {
+			return true
+		}
+	}
+	return false
+}
+
+var (
+	errRoomPath = errors.New("the path could reach a room and is not an endpoint that this proxy knows")
+	errNotHere  = errors.New("there is no such endpoint")
+)
+
+// area is a part of the homeserver's URL space. The zero value does not pass.
+type area int
+
+const (
+	areaNone area = iota
+	areaClient
+	areaMedia
+	areaSSO
+	areaReadOnly
+)
+
+func (t *target) area() area {
+	if t.n < 2 {
+		return areaNone
+	}
+	switch t.segs[0] + "/" + t.segs[1] {
+	case "_matrix/client":
+		return areaClient
+	case "_matrix/media":
+		return areaMedia
+	case "_synapse/client":
+		return areaSSO
+	case "_matrix/static", ".well-known/matrix":
+		return areaReadOnly
+	}
+	return areaNone
+}

@@ -1,0 +1,105 @@
+package proxy
+
+import "e2ee-proxy/interceptors"
+
+// serverRoutes are the endpoints of no particular room or user.
+func serverRoutes() []*route {
+	const noSliding = "Sliding sync is not available through this proxy. Use /sync."
+	return []*route{
+		// Discovery.
+		{method: "GET", pattern: "/.well-known/matrix/client", lane: laneQuick, auth: authNone, class: classIntercept, handler: interceptors.WellKnown},
+		{method: "GET", pattern: "/.well-known/matrix/support", lane: laneQuick, auth: authNone, class: classPass},
+		{method: "GET", pattern: "/.well-known/matrix/policy_server", lane: laneQuick, auth: authNone, class: classPass},
+		{method: "GET", pattern: "/_matrix/client/versions", lane: laneQuick, auth: authNone, class: classOptional, handler: "versions"},
+
+		// Sync. Sliding sync carries events that would not be decrypted, so clients are
+		// made to fall back to what is.
+		{method: "GET", pattern: client + "/sync", versions: vAny, lane: lanePoll, class: classIntercept, handler: keySync},
+		{method: "POST", pattern: client + "/sync", versions: vAny, class: classRefuse, text: noSliding},
+		{method: "POST", pattern: client + "/org.matrix.simplified_msc3575/sync", versions: vUnstable, class: classRefuse, text: noSliding},
+		{method: "POST", pattern: client + "/org.matrix.msc3575/sync", versions: vUnstable, class: classRefuse, text: noSliding},
+		{method: "GET", pattern: client + "/events", versions: vAny, lane: lanePoll, class: classOptional, handler: "events"},
+		{method: "GET", pattern: client + "/events/{eventId}", versions: vAny, lane: laneQuick, class: classOptional, handler: "events.get"},
+		{method: "GET", pattern: client + "/initialSync", versions: vAny, lane: laneSlow, class: classOptional, handler: "initial_sync"},
+		{method: "GET", pattern: client + "/notifications", versions: vAny, lane: laneQuick, class: classOptional, handler: "notifications"},
+		{method: "POST", pattern: client + "/search", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classOptional, handler: "search"},
+
+		// Rooms and people.
+		{method: "GET", pattern: client + "/joined_rooms", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "GET", pattern: client + "/mutual_rooms", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "GET", pattern: client + "/room_summary/{roomIdOrAlias}", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
+		{method: "GET", pattern: client + "/publicRooms", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
+		{method: "POST", pattern: client + "/publicRooms", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},
+		{method: "GET", pattern: client + "/directory/room/{roomAlias}", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
+		{method: "PUT", pattern: client + "/directory/room/{roomAlias}", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "DELETE", pattern: client + "/directory/room/{roomAlias}", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "GET", pattern: client + "/directory/list/room/{roomId}", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "PUT", pattern: client + "/directory/list/room/{roomId}", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "PUT", pattern: client + "/directory/list/appservice/{networkId}/{roomId}", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "POST", pattern: client + "/user_directory/search", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "POST", pattern: client + "/appservice/{appserviceId}/ping", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},
+		{method: "GET", pattern: client + "/thirdparty/protocols", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
+		{method: "GET", pattern: client + "/thirdparty/protocol/{protocol}", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
+		{method: "GET", pattern: client + "/thirdparty/location", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
+		{method: "GET", pattern: client + "/thirdparty/location/{protocol}", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
+		{method: "GET", pattern: client + "/thirdparty/user", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
+		{method: "GET", pattern: client + "/thirdparty/user/{protocol}", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
+		{method: "GET", pattern: client + "/voip/turnServer", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
+
+		// The login page that older clients open in a browser.
+		{method: "GET", pattern: "/_matrix/static/client/login/", lane: laneQuick, auth: authNone, class: classPass},
+		// Some clients show the server's name and version; nothing else of federation is for clients.
+		{method: "GET", pattern: "/_matrix/federation/v1/version", lane: laneQuick, auth: authNone, class: classPass},
+	}
+}
+
+// mediaRoutes are the endpoints of files.
+func mediaRoutes() []*route {
+	const media, authed = "/_matrix/media/{version}", "/_matrix/client/{version}/media"
+	return []*route{
+		{method: "POST", pattern: media + "/create", versions: vMedia, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "POST", pattern: media + "/upload", versions: vMedia, maxBody: uploadBody, lane: laneMedia, auth: authNone, class: classPass},
+		{method: "PUT", pattern: media + "/upload/{serverName}/{mediaId}", versions: vMedia, maxBody: uploadBody, lane: laneMedia, auth: authNone, class: classPass},
+		{method: "GET", pattern: media + "/config", versions: vMedia, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "GET", pattern: media + "/download/{serverName}/{mediaId}", versions: vMedia, lane: laneMedia, auth: authNone, class: classPass},
+		{method: "GET", pattern: media + "/download/{serverName}/{mediaId}/{fileName}", versions: vMedia, lane: laneMedia, auth: authNone, class: classPass},
+		{method: "GET", pattern: media + "/thumbnail/{serverName}/{mediaId}", versions: vMedia, lane: laneMedia, auth: authNone, class: classPass},
+		{method: "GET", pattern: media + "/preview_url", versions: vMedia, lane: laneMedia, auth: authNone, class: classPass},
+		{method: "GET", pattern: authed + "/config", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "GET", pattern: authed + "/download/{serverName}/{mediaId}", versions: vAny, lane: laneMedia, auth: authNone, class: classPass},
+		{method: "GET", pattern: authed + "/download/{serverName}/{mediaId}/{fileName}", versions: vAny, lane: laneMedia, auth: authNone, class: classPass},
+		{method: "GET", pattern: authed + "/thumbnail/{serverName}/{mediaId}", versions: vAny, lane: laneMedia, auth: authNone, class: classPass},
+		{method: "GET", pattern: authed + "/preview_url", versions: vAny, lane: laneMedia, auth: authNone, class: classPass},
+	}
+}
+
+// controlRoutes are the proxy's own endpoints.
+func controlRoutes() []*route {
+	const own = "/_e2ee_proxy/v1"
+	return []*route{
+		{method: "GET", pattern: own + "/status", lane: laneOwn, class: classOwn, handler: interceptors.ControlStatus},
+		{method: "POST", pattern: own + "/bootstrap", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlBootstrap},
+		{method: "POST", pattern: own + "/recover", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlRecover},
+		{method: "POST", pattern: own + "/reset", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlReset},
+		{method: "GET", pattern: own + "/recovery_key", lane: laneOwn, class: classOwn, handler: interceptors.ControlRecoveryKey},
+		{method: "DELETE", pattern: own + "/recovery_key", lane: laneOwn, class: classOwn, handler: interceptors.ControlDeleteRecoveryKey},
+		{method: "GET", pattern: own + "/users/{userId}", lane: laneOwn, class: classOwn, handler: interceptors.ControlUser},
+		{method: "POST", pattern: own + "/users/{userId}/acknowledge", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlAcknowledge},
+		{method: "POST", pattern: own + "/users/{userId}/withdraw_verification", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlWithdraw},
+		{method: "PUT", pattern: own + "/users/{userId}/devices/{deviceId}/override", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlOverride},
+		{method: "GET", pattern: own + "/warnings", lane: laneOwn, class: classOwn, handler: interceptors.ControlWarnings},
+		{method: "POST", pattern: own + "/warnings/{warningId}/dismiss", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlDismiss},
+	}
+}
+
+// allRoutes is the whole table.
+func allRoutes() []*route {
+	var all []*route
+	for _, part := range [][]*route{
+		eventRoutes(), membershipRoutes(), readRoutes(), roomRoutes(), bulkRoutes(), sessionRoutes(), accountRoutes(),
+		deviceRoutes(), keyRoutes(), userRoutes(), pushRoutes(), serverRoutes(), mediaRoutes(), controlRoutes(),
+	} {
+		all = append(all, part...)
+	}
+	return all
+}

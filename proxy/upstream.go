@@ -1,0 +1,400 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"e2ee-proxy/interceptors"
+	"e2ee-proxy/internal/endtoend"
+)
+
+// Rules of this file:
+//   - One homeserver, fixed at the start: no redirect is followed and no proxy of the
+//     environment is used.
+//   - The request line is written from the judged endpoint, byte for byte.
+//   - Nothing is decompressed here.
+
+// Waits is how long the homeserver may take for the first byte of its answer. The zero
+// value of a field means its default.
+type Waits struct {
+	// Quick is for what it answers by itself; default 60 s.
+	Quick time.Duration
+	// Slow is for what may wait for other homeservers; default 10 min.
+	Slow time.Duration
+	// Poll is added to the time a long poll asked for; default 10 min, because a first
+	// sync of a large account takes minutes.
+	Poll time.Duration
+	// Dial is for a connection; default 10 s.
+	Dial time.Duration
+}
+
+func (w Waits) withDefaults() Waits {
+	set := func(to *time.Duration, d time.Duration) {
+		if *to == 0 {
+			*to = d
+		}
+	}
+	set(&w.Quick, 60*time.Second)
+	set(&w.Slow, 10*time.Minute)
+	set(&w.Poll, 10*time.Minute)
+	set(&w.Dial, 10*time.Second)
+	return w
+}
+
+// NewTransport makes a transport to a homeserver: HTTP/1.1, many idle connections, no
+// redirects, no proxies, no compression. caFile names further root certificates in PEM
+// form and may be empty. headerWait is how long the server may take for the first byte
+// of its answer; zero means no limit.
+func NewTransport(caFile string, dialWait, headerWait time.Duration) (*http.Transport, error) {
+	t := &http.Transport{
+		DialContext:            (&net.Dialer{Timeout: dialWait, KeepAlive: 15 * time.Second}).DialContext,
+		TLSHandshakeTimeout:    dialWait,
+		ResponseHeaderTimeout:  headerWait,
+		ExpectContinueTimeout:  time.Second,
+		MaxIdleConns:           1024,
+		MaxIdleConnsPerHost:    1024,
+		IdleConnTimeout:        30 * time.Second, // shorter than any server's, so that no request meets a closing connection
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: 1 << 20,
+		Protocols:              new(http.Protocols),
+	}
+	t.Protocols.SetHTTP1(true)
+	if caFile == "" {
+		return t, nil
+	}
+	pem, err := os.ReadFile(caFile) //nolint:gosec // G304: the operator names the file
+	if err != nil {
+		return nil, fmt.Errorf("read the homeserver's CA file: %w", err)
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("read the homeserver's CA file: %s has no certificate", caFile)
+	}
+	t.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	return t, nil
+}
+
+// openUpstream makes a transport for each way of waiting, and a pass-through for each.
+func (p *Proxy) openUpstream(caFile string, w Waits) error {
+	quick, err := NewTransport(caFile, w.Dial, w.Quick)
+	if err != nil {
+		return err
+	}
+	slow, err := NewTransport(caFile, w.Dial, w.Slow)
+	if err != nil {
+		return err
+	}
+	parked, err := NewTransport(caFile, w.Dial, 0)
+	if err != nil {
+		return err
+	}
+	p.closeIdle = func() {
+		quick.CloseIdleConnections()
+		slow.CloseIdleConnections()
+		parked.CloseIdleConnections()
+	}
+	buffers := &bufferPool{}
+	for l := range lanes {
+		switch l {
+		case laneQuick, laneSend, laneAuth, laneOwn:
+			p.trips[l] = quick
+		case laneSlow, laneMedia:
+			p.trips[l] = slow
+		case lanePoll:
+			p.trips[l] = &poller{to: parked, draining: p.draining, grace: w.Poll}
+		case lanes:
+		}
+		p.pass[l] = &httputil.ReverseProxy{
+			Rewrite:        p.rewrite,
+			Transport:      p.trips[l],
+			BufferPool:     buffers,
+			ModifyResponse: p.watch,
+			ErrorHandler:   noteError,
+			ErrorLog:       p.discard,
+		}
+	}
+	return nil
+}
+
+// rewrite finishes a request that goes straight through. Its URL is already the
+// homeserver's; ReverseProxy has dropped the forwarding fields.
+func (p *Proxy) rewrite(r *httputil.ProxyRequest) {
+	r.Out.Host = p.base.Host
+	if v := r.In.Header["X-Forwarded-For"]; len(v) > 0 {
+		r.Out.Header["X-Forwarded-For"] = v
+	}
+	for _, name := range [...]string{"X-Forwarded-Host", "X-Forwarded-Proto"} {
+		if v := r.In.Header[name]; len(v) > 0 {
+			r.Out.Header[name] = v
+		}
+	}
+}
+
+// noteError keeps an error of ReverseProxy for the renderer.
+func noteError(w http.ResponseWriter, _ *http.Request, err error) {
+	if rec, ok := w.(*recorder); ok {
+		rec.failed = err
+	}
+}
+
+// aim points a request at an endpoint of the homeserver. The path is already encoded and
+// goes into the request line as it is.
+func (p *Proxy) aim(req *http.Request, path, query string) {
+	req.URL = &url.URL{Scheme: p.base.Scheme, Host: p.base.Host, Opaque: p.prefix + path, RawQuery: query}
+	req.Host = p.base.Host
+}
+
+// upstream is the homeserver as one exchange sees it.
+type upstream struct {
+	p *Proxy
+	q *request
+}
+
+var _ interceptors.Upstream = upstream{}
+
+// Forward implements interceptors.Upstream.
+func (u upstream) Forward(x *interceptors.Exchange) error {
+	path, err := u.path(x, interceptors.Change{})
+	if err != nil {
+		return err
+	}
+	// A shallow copy: the handler's request keeps its URL.
+	req := x.Request.WithContext(x.Request.Context())
+	u.p.aim(req, path, x.Request.URL.RawQuery)
+	return u.p.forward(u.q, req)
+}
+
+// forward passes a request, already aimed, straight through.
+func (p *Proxy) forward(q *request, req *http.Request) error {
+	p.pass[q.route.lane].ServeHTTP(q.w, req)
+	if err := q.w.failed; err != nil {
+		return fmt.Errorf("forward: %w", p.upstreamError(err))
+	}
+	return nil
+}
+
+// Do implements interceptors.Upstream.
+func (u upstream) Do(x *interceptors.Exchange, c interceptors.Change) (*http.Response, error) {
+	path, err := u.path(x, c)
+	if err != nil {
+		return nil, err
+	}
+	req := x.Request.Clone(x.Request.Context())
+	req.RequestURI = ""
+	req.Close = false
+	if c.Method != "" {
+		req.Method = c.Method
+	}
+	query := x.Request.URL.RawQuery
+	if c.Query != nil {
+		query = c.Query.Encode()
+	}
+	u.p.aim(req, path, query)
+	for _, name := range [...]string{"Range", "If-Range", "If-None-Match", "If-Modified-Since", "Expect"} {
+		delete(req.Header, name) // they speak of the client's copy, which is not the homeserver's
+	}
+	req.Header["Accept-Encoding"] = []string{"identity"}
+	switch {
+	case c.Body != nil:
+		req.Header["Content-Type"] = []string{"application/json"}
+		delete(req.Header, "Content-Encoding")
+		req.ContentLength, req.TransferEncoding = int64(len(c.Body)), nil
+		req.Body = io.NopCloser(bytes.NewReader(c.Body))
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(c.Body)), nil }
+	case req.ContentLength == 0:
+		req.Body = nil // lets the transport try again on another connection
+	}
+	resp, err := u.p.trips[u.q.route.lane].RoundTrip(req)
+	if err != nil {
+		return nil, fmt.Errorf("ask the homeserver: %w", u.p.upstreamError(err))
+	}
+	if err := u.accept(resp); err != nil {
+		return nil, errors.Join(err, resp.Body.Close())
+	}
+	if u.q.route.ends && resp.StatusCode/100 == 2 {
+		u.p.endSessions(u.q) // before the client hears of it
+	}
+	return resp, nil
+}
+
+// accept checks a response that a handler will look into.
+func (u upstream) accept(resp *http.Response) error {
+	endtoend.Remove(resp.Header)
+	if enc := resp.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
+		return interceptors.Unreachable(errors.New("the answer is compressed although none was asked for"))
+	}
+	return u.p.watch(resp)
+}
+
+// path writes the path of an exchange with its changes.
+func (u upstream) path(x *interceptors.Exchange, c interceptors.Change) (string, error) {
+	pattern := x.Endpoint.Pattern
+	if c.Pattern != "" {
+		pattern = c.Pattern
+	}
+	params := x.Endpoint.Params
+	if len(c.Params) > 0 {
+		params = maps.Clone(params)
+		maps.Copy(params, c.Params)
+	}
+	path, err := buildPath(pattern, x.Endpoint.Version, params)
+	if err != nil {
+		return "", fmt.Errorf("write the path of %s: %w", pattern, err)
+	}
+	return path, nil
+}
+
+// Relay implements interceptors.Upstream.
+func (u upstream) Relay(x *interceptors.Exchange, resp *http.Response) error {
+	endtoend.Copy(x.Writer.Header(), resp.Header)
+	x.Writer.WriteHeader(resp.StatusCode)
+	return copyBody(x.Writer, resp)
+}
+
+var (
+	errClientGone = errors.New("the client is gone")
+	// errBroken is a response that cannot be finished: its connection must break, so
+	// that the client does not take it for whole.
+	errBroken = errors.New("the homeserver's answer broke off")
+)
+
+// copyBody streams a body. One of unknown length is flushed as it comes.
+func copyBody(w http.ResponseWriter, resp *http.Response) error {
+	var flush func() error
+	if resp.ContentLength < 0 {
+		flush = http.NewResponseController(w).Flush
+	}
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := resp.Body.Read(buf)
+		if n > 0 {
+			if _, werr := w.Write(buf[:n]); werr != nil {
+				return fmt.Errorf("%w: %w", errClientGone, werr)
+			}
+			if flush != nil {
+				_ = flush() // a failed flush shows in the next write
+			}
+		}
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return fmt.Errorf("%w: %w", errBroken, err)
+		}
+	}
+}
+
+// upstreamError says what an error of a round trip means to the client.
+func (p *Proxy) upstreamError(err error) error {
+	var own *interceptors.Error
+	var netErr net.Error
+	switch {
+	case errors.As(err, &own):
+		return err
+	case errors.Is(err, errDraining), errors.Is(err, context.Canceled):
+		return err
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
+		return interceptors.TimedOut(scrub(err))
+	}
+	return interceptors.Unreachable(scrub(err))
+}
+
+// scrub takes the URL out of an error: it has room IDs and the query.
+func scrub(err error) error {
+	var withURL *url.Error
+	if errors.As(err, &withURL) {
+		return withURL.Err
+	}
+	return err
+}
+
+var (
+	errDraining = errors.New("the proxy is shutting down")
+	errPollWait = fmt.Errorf("the long poll was not answered: %w", context.DeadlineExceeded)
+)
+
+// poller is the round trip of a long poll: it may wait as long as the client asked,
+// and is called off when the proxy shuts down, but only while nothing has come.
+type poller struct {
+	to       *http.Transport
+	draining context.Context
+	grace    time.Duration
+}
+
+// RoundTrip implements http.RoundTripper.
+func (p *poller) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	stop := context.AfterFunc(p.draining, func() { cancel(errDraining) })
+	timer := time.AfterFunc(p.grace+asked(req.URL.RawQuery), func() { cancel(errPollWait) })
+	resp, err := p.to.RoundTrip(req.WithContext(ctx))
+	called := !timer.Stop()
+	called = !stop() || called
+	if err == nil && !called {
+		resp.Request = req
+		resp.Body = &cancelling{ReadCloser: resp.Body, cancel: cancel}
+		return resp, nil
+	}
+	if err == nil {
+		err = resp.Body.Close() // it came at the moment at which it was called off
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	cancel(nil)
+	return nil, fmt.Errorf("long poll: %w", err)
+}
+
+// asked is how long a long poll wants to wait, an hour at most.
+func asked(rawQuery string) time.Duration {
+	for pair := range strings.SplitSeq(rawQuery, "&") {
+		if value, ok := strings.CutPrefix(pair, "timeout="); ok {
+			ms, err := strconv.ParseInt(value, 10, 64)
+			if err == nil && ms > 0 {
+				return time.Duration(min(ms, time.Hour.Milliseconds())) * time.Millisecond
+			}
+		}
+	}
+	return 0
+}
+
+// cancelling frees the context of a response with its body.
+type cancelling struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (c *cancelling) Close() error {
+	err := c.ReadCloser.Close()
+	c.cancel(nil)
+	return err //nolint:wrapcheck // it is the body's
+}
+
+// bufferPool lends the copy buffers of pass-through.
+type bufferPool struct{ pool sync.Pool }
+
+func (b *bufferPool) Get() []byte {
+	if buf, ok := b.pool.Get().(*[32 << 10]byte); ok {
+		return buf[:]
+	}
+	return make([]byte, 32<<10)
+}
+
+func (b *bufferPool) Put(buf []byte) { b.pool.Put((*[32 << 10]byte)(buf)) }
