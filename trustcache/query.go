@@ -17,19 +17,25 @@ type flight struct {
 	user     id.UserID
 	failures int
 	done     chan struct{}
+	err      error // once done
 	// dirty is set, under mu, when a change arrives that the answer may not contain
 	// (requirement 4.5); left when tracking stopped.
 	dirty, left bool
 }
 
-// takeOff starts flights for users who have none, and gives those of the others.
-func (t *Tracker) takeOff(ask []*entry) (mine, theirs []*flight) {
+// takeOff starts queries about users who have none in flight, and gives the flights of
+// all.
+func (t *Tracker) takeOff(ctx context.Context, q KeyQuerier, ask []*entry) ([]*flight, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.closed {
+		return nil, ErrClosed
+	}
+	var all, mine []*flight
 	for _, e := range ask {
 		user := e.row.UserID
 		if f := t.flights[user]; f != nil {
-			theirs = append(theirs, f)
+			all = append(all, f)
 			continue
 		}
 		// A flight that landed meanwhile may have answered already.
@@ -38,16 +44,25 @@ func (t *Tracker) takeOff(ask []*entry) (mine, theirs []*flight) {
 		}
 		f := &flight{user: user, failures: e.row.Failures, done: make(chan struct{})}
 		t.flights[user] = f
-		mine = append(mine, f)
+		all, mine = append(all, f), append(mine, f)
 	}
-	return mine, theirs
+	detached := context.WithoutCancel(ctx)
+	for _, batch := range t.batches(mine) {
+		t.queries.Go(func() { t.fly(detached, q, batch) })
+	}
+	return all, nil
 }
 
-// land ends flights, whatever came of them.
-func (t *Tracker) land(batch []*flight) {
+// fly makes one query and ends its flights, whatever came of it.
+func (t *Tracker) fly(ctx context.Context, q KeyQuerier, batch []*flight) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(t.ctx, func() { cancel(ErrClosed) })()
+	err := t.ask(ctx, q, batch)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, f := range batch {
+		f.err = err
 		delete(t.flights, f.user)
 		close(f.done)
 	}
@@ -69,21 +84,17 @@ func (t *Tracker) batches(all []*flight) [][]*flight {
 	return out
 }
 
-// ask makes one query and stores what it says.
+// ask makes one query and stores what it says. Errors are the store's, and ErrClosed.
 func (t *Tracker) ask(ctx context.Context, q KeyQuerier, batch []*flight) error {
-	defer t.land(batch)
 	select {
 	case t.slots <- struct{}{}:
 		defer func() { <-t.slots }()
 	case <-ctx.Done():
 		return fmt.Errorf("wait to query devices: %w", context.Cause(ctx))
 	}
-	users := make([]id.UserID, len(batch))
-	for i, f := range batch {
-		users[i] = f.user
-	}
-	qctx, cancel := context.WithTimeout(ctx, t.opts.QueryTimeout)
-	res, err := q.QueryKeys(qctx, users)
+	users := usersOf(batch)
+	limited, cancel := context.WithTimeout(ctx, t.opts.QueryTimeout)
+	res, err := q.QueryKeys(limited, users)
 	cancel()
 	if ctx.Err() != nil {
 		return fmt.Errorf("query devices: %w", context.Cause(ctx)) // not the homeserver's failure

@@ -2,12 +2,12 @@ package trustcache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/store"
@@ -85,8 +85,12 @@ func (o *Options) setDefaults() {
 	}
 }
 
+// ErrClosed says that a Tracker was closed.
+var ErrClosed = errors.New("the tracker is closed")
+
 // Tracker follows the devices and identities of users for one account. It is safe for
-// concurrent use and starts nothing that outlives a call.
+// concurrent use. A query may outlive the call that started it, up to
+// Options.QueryTimeout or Close.
 //
 // Rows of users are read, changed and written under rows, which is never held while a
 // query is on its way. A change that the homeserver tells of takes it too (Changed), so
@@ -101,7 +105,12 @@ type Tracker struct {
 
 	rows sync.Mutex
 
+	ctx     context.Context // of queries; ends with Close
+	cancel  context.CancelCauseFunc
+	queries sync.WaitGroup
+
 	mu      sync.Mutex // guards what follows; held for moments
+	closed  bool
 	flights map[id.UserID]*flight
 	marks   map[id.UserID]mark
 	seq     uint64
@@ -114,15 +123,17 @@ type mark struct {
 	left bool
 }
 
-// NewTracker makes the tracker of an account. There must be one only in the process.
+// NewTracker makes the tracker of an account. There must be one only, in all processes
+// that share the store. The caller closes it.
 func NewTracker(s Store, account *store.Account, opts Options) *Tracker {
 	opts.setDefaults()
 	cache := opts.Cache
 	if cache == nil {
 		cache, _ = NewCache(opts.Users) // fails only for a size below 1
 	}
+	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Tracker{
-		store: s, account: account, opts: opts, cache: cache,
+		store: s, account: account, opts: opts, cache: cache, ctx: ctx, cancel: cancel,
 		slots:   make(chan struct{}, opts.Parallel),
 		flights: make(map[id.UserID]*flight), marks: make(map[id.UserID]mark),
 	}
@@ -135,7 +146,7 @@ const maxRounds = 4
 // is known or whose devices changed. It tracks them from now on. A user about whom it
 // cannot ask comes as KnowledgeStale or KnowledgeUnreachable and is asked about again
 // later, with increasing pauses (requirement 3.11, 0.12): that is not an error. Errors
-// are the store's and the context's.
+// are the store's and the context's; a query goes on when ctx ends.
 func (t *Tracker) Lookup(ctx context.Context, q KeyQuerier, users []id.UserID) (map[id.UserID]*User, error) {
 	out := make(map[id.UserID]*User, len(users))
 	var need []id.UserID
@@ -261,26 +272,36 @@ func (t *Tracker) Refresh(ctx context.Context, q KeyQuerier) error {
 	return nil
 }
 
-// query asks about users in batches and waits for those that somebody else asks about.
+// query asks about users in batches, and waits for those that somebody else asks about.
+// The queries go on when the caller gives up: others may be waiting, and the next one
+// to ask need not start again.
 func (t *Tracker) query(ctx context.Context, q KeyQuerier, ask []*entry) error {
 	if len(ask) == 0 {
 		return nil
 	}
-	mine, theirs := t.takeOff(ask)
-	group, gctx := errgroup.WithContext(ctx)
-	for _, batch := range t.batches(mine) {
-		group.Go(func() error { return t.ask(gctx, q, batch) })
-	}
-	err := group.Wait()
+	flights, err := t.takeOff(ctx, q, ask)
 	if err != nil {
 		return err
 	}
-	for _, f := range theirs {
+	for _, f := range flights {
 		select {
 		case <-f.done:
+			if f.err != nil {
+				return f.err
+			}
 		case <-ctx.Done():
 			return fmt.Errorf("wait for a device query: %w", context.Cause(ctx))
 		}
 	}
 	return nil
+}
+
+// Close ends the queries in flight and waits for them. A Lookup that needs a query
+// fails from now on.
+func (t *Tracker) Close() {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.cancel(ErrClosed)
+	t.queries.Wait()
 }
