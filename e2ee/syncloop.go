@@ -10,8 +10,6 @@ import (
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
-
-	"e2ee-proxy/internal/secret"
 )
 
 const (
@@ -223,30 +221,4 @@ func (d *Device) catchUp(ctx context.Context) error {
 		return d.syncOnce(ctx, 0)
 	}
 	return nil
-}
-
-// tokenGone reports whether the homeserver has ended the device's session, and acts
-// on it: the keys of a hard logout are discarded, those of a soft logout and of a
-// locked user are kept (requirements 22.1, 22.2).
-func (d *Device) tokenGone(used secret.String, err error) bool {
-	var up *UpstreamError
-	if !errors.As(err, &up) || up.Status != http.StatusUnauthorized {
-		return false
-	}
-	d.mu.Lock()
-	current := d.token == used
-	if current { // a refreshed token takes over, if there is one (requirement 22.3)
-		d.token, d.nextToken = d.nextToken, secret.String{}
-		current = d.token.IsZero()
-	}
-	d.mu.Unlock()
-	if !current {
-		return false
-	}
-	if up.ErrCode == "M_UNKNOWN_TOKEN" && !up.SoftLogout {
-		if err := d.eng.Forget(d.eng.ctx, d.acct.user, d.id); err != nil {
-			d.eng.log.Error().Err(err).Msg("Keys of a logged-out device could not be discarded")
-		}
-	}
-	return true
 }

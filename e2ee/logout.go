@@ -1,0 +1,82 @@
+package e2ee
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
+)
+
+// UnknownToken tells that the homeserver no longer knows a client's access token. The
+// keys of a hard logout are discarded, those of a soft logout are kept (requirement
+// 22.1). A token that a newer one has replaced ends without its device (22.3).
+func (e *Engine) UnknownToken(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String, soft bool) error {
+	if user == "" || device == "" {
+		return nil
+	}
+	current := false
+	if d := e.loaded(deviceKey{user, device}); d != nil {
+		current = d.dropToken(token)
+	} else {
+		stored, err := e.storedToken(ctx, user, device)
+		if err != nil {
+			return err
+		}
+		current = stored == token && !stored.IsZero()
+	}
+	if !current || soft {
+		return nil
+	}
+	return e.Forget(ctx, user, device)
+}
+
+// storedToken gives the token of a device that is not loaded; empty when there is none.
+func (e *Engine) storedToken(ctx context.Context, user id.UserID, device id.DeviceID) (secret.String, error) {
+	row, err := e.store.LookupAccount(ctx, user)
+	if errors.Is(err, store.ErrNotFound) {
+		return secret.String{}, nil
+	}
+	if err != nil {
+		return secret.String{}, fmt.Errorf("load account: %w", err)
+	}
+	dev, err := e.store.Device(ctx, row, device)
+	if errors.Is(err, store.ErrNotFound) {
+		return secret.String{}, nil
+	}
+	if err != nil {
+		return secret.String{}, fmt.Errorf("load device: %w", err)
+	}
+	return dev.Token, nil
+}
+
+// dropToken ends the use of a token and reports whether the device is left without
+// one. A refreshed token takes over, if there is one.
+func (d *Device) dropToken(used secret.String) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.token != used {
+		return false
+	}
+	d.token, d.nextToken = d.nextToken, secret.String{}
+	return d.token.IsZero()
+}
+
+// tokenGone reports whether the homeserver has ended the device's session, as an answer
+// to the proxy's own request tells. A locked user's session stays (requirement 22.2).
+func (d *Device) tokenGone(used secret.String, err error) bool {
+	var up *UpstreamError
+	if !errors.As(err, &up) || up.Status != http.StatusUnauthorized || !d.dropToken(used) {
+		return false
+	}
+	if up.ErrCode == "M_UNKNOWN_TOKEN" && !up.SoftLogout {
+		if err := d.eng.Forget(d.eng.ctx, d.acct.user, d.id); err != nil {
+			d.eng.log.Error().Err(err).Msg("Keys of a logged-out device could not be discarded")
+		}
+	}
+	return true
+}
