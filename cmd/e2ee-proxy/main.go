@@ -29,9 +29,11 @@ type command struct {
 
 func commands() []command {
 	return []command{
+		{"serve", "run the proxy", serve},
 		{"version", "print the version", version},
 		{"config check", "check the configuration and report every problem", configCheck},
 		{"config example", "print a commented configuration with every setting", configExample},
+		{"recovery-key", "print the recovery key that the proxy made for an account", recoveryKey},
 	}
 }
 

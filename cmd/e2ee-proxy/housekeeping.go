@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"e2ee-proxy/store"
+)
+
+// How long the proxy remembers what is only needed for a while.
+const (
+	// keepSeen covers to-device messages that a homeserver delivers again, at the latest
+	// after it was restored from a backup.
+	keepSeen = 30 * 24 * time.Hour
+	// keepTransactions covers clients that repeat a send after having been offline.
+	keepTransactions = 14 * 24 * time.Hour
+	// keepPending is how long an event waits for its key, in order to be delivered again.
+	// Later the client still gets it in clear when it asks for the history.
+	keepPending = 30 * 24 * time.Hour
+
+	housekeepingEvery = time.Hour
+)
+
+// housekeeping deletes what is no longer needed, now and every hour, until ctx is done.
+// A run that fails is repeated an hour later; nothing depends on its success.
+func housekeeping(ctx context.Context, db *store.DB, log zerolog.Logger) error {
+	for {
+		n, err := prune(ctx, db, time.Now())
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			log.Warn().Err(err).Msg("deleting what is no longer needed failed; it is tried again in an hour")
+		case n > 0:
+			log.Debug().Int64("rows", n).Msg("deleted what is no longer needed")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(housekeepingEvery):
+		}
+	}
+}
+
+// prune deletes everything that is too old, and tells how many rows that was.
+func prune(ctx context.Context, db *store.DB, now time.Time) (int64, error) {
+	seen, err1 := db.PruneSeen(ctx, now.Add(-keepSeen))
+	transactions, err2 := db.PruneTransactions(ctx, now.Add(-keepTransactions))
+	pending, err3 := db.PrunePending(ctx, now.Add(-keepPending))
+	shares, err4 := db.PruneShares(ctx)
+	return seen + transactions + pending + shares, errors.Join(err1, err2, err3, err4)
+}

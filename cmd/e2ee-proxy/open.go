@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/rs/zerolog"
+
+	"e2ee-proxy/config"
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
+)
+
+// masterKeyFile is the generated key, below the data directory.
+const masterKeyFile = "master.key"
+
+// refused marks an error as one of the master key, the database or the data directory.
+func refused(err error) error { return &failure{code: exitStore, err: err} }
+
+// databaseURL is where the database is; SQLite below the data directory by default.
+func databaseURL(cfg *config.Config) secret.String {
+	if cfg.Database.URL.IsZero() {
+		return secret.NewString("sqlite:" + filepath.Join(cfg.Data, "e2ee-proxy.db"))
+	}
+	return cfg.Database.URL
+}
+
+// openStore opens the database, which it creates if there is none, and seals again
+// under the current master key what previous ones sealed.
+func openStore(ctx context.Context, cfg *config.Config, log zerolog.Logger) (*store.DB, error) {
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return nil, &failure{exitStore, fmt.Errorf("create the data directory: %w", err), "name another directory with --data, or make this one writable"}
+	}
+	url := databaseURL(cfg)
+	exists, err := store.Exists(ctx, url)
+	if err != nil {
+		return nil, refused(err)
+	}
+	keys, err := masterKeys(cfg, !exists, log)
+	if err != nil {
+		return nil, err
+	}
+	db, err := store.Open(ctx, store.Options{URL: url, MasterKeys: keys})
+	if err != nil {
+		return nil, refused(err)
+	}
+	if why := db.Restored(); why != "" {
+		log.Warn().Str("why", why).Msg("the database was restored from a backup: outbound sessions are discarded, the next messages use new keys")
+	}
+	if len(keys.Old) > 0 {
+		n, err := db.RotateMasterKey(ctx)
+		if err != nil {
+			return nil, refused(errors.Join(err, db.Close()))
+		}
+		log.Info().Int("accounts", n).Str("master_key", keys.Current.ID()).Msg("accounts are sealed under the current master key")
+	}
+	return db, nil
+}
+
+// masterKeys gives the configured key, or the one in the data directory, which is
+// generated beside a new database only.
+func masterKeys(cfg *config.Config, newDatabase bool, log zerolog.Logger) (keys store.MasterKeys, err error) {
+	if cfg.MasterKey.Key.IsZero() {
+		path := filepath.Join(cfg.Data, masterKeyFile)
+		_, missing := os.Stat(path)
+		if keys.Current, err = store.LoadOrCreateMasterKey(path, newDatabase); err != nil {
+			return keys, refused(err)
+		}
+		if missing != nil {
+			log.Info().Str("file", path).Msg("generated a master key: back it up, the database is worthless without it")
+		}
+	} else if keys.Current, err = store.NewMasterKey(cfg.MasterKey.Key.Bytes); err != nil {
+		return keys, refused(err)
+	}
+	for _, p := range cfg.MasterKey.Previous {
+		old, err := store.NewMasterKey(p.Key.Bytes)
+		if err != nil {
+			return keys, refused(err)
+		}
+		keys.Old = append(keys.Old, old)
+	}
+	return keys, nil
+}

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"e2ee-proxy/config"
+)
+
+// closeWait is how long the engine may take to finish what it is doing at the end.
+const closeWait = 10 * time.Second
+
+// serve runs the proxy until SIGINT or SIGTERM, and then until what is under way has
+// finished. A second signal ends the process at once.
+func serve(p *process, c command, args []string) error {
+	var s settings
+	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
+	s.register(fs)
+	if done, err := p.parse(c, fs, args); done || err != nil {
+		return err
+	}
+	cfg, err := s.load(p)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // from then on a signal does what it does by default
+	return runProxy(ctx, cfg, newLogger(p.stderr, cfg.Log))
+}
+
+// runProxy wires the parts, runs them until ctx is done, and takes them apart in the
+// opposite order. Listening comes before the engine starts, so that a second copy of
+// the proxy fails before it has done anything.
+func runProxy(ctx context.Context, cfg *config.Config, log zerolog.Logger) (err error) {
+	db, err := openStore(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+
+	registry, err := newRegistry()
+	if err != nil {
+		return err
+	}
+	g, err := wire(cfg, log, db, registry)
+	if err != nil {
+		return err
+	}
+	clients, err := listen("listen", cfg.Listen)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeOnce(clients)) }()
+	operators, err := listenOps(cfg.OpsListen)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeOnce(operators)) }()
+
+	if err := g.engine.Start(ctx); err != nil {
+		return err
+	}
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWait)
+		defer cancel()
+		err = errors.Join(err, g.engine.Close(closing))
+		log.Info().Msg("stopped")
+	}()
+	return g.serve(ctx, clients, operators)
+}
+
+// serve answers on both listeners until ctx is done or one of them fails. Operators are
+// answered until the last client is.
+func (g *gateway) serve(ctx context.Context, clients, operators net.Listener) error {
+	group, ctx := errgroup.WithContext(ctx)
+	context.AfterFunc(ctx, func() {
+		g.ready.Drain()
+		g.log.Info().Msg("draining: requests under way are finished, no new ones are taken")
+	})
+	drained, done := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error {
+		defer done()
+		return g.proxy.Serve(ctx, clients)
+	})
+	started := g.log.Info().Str("listen", clients.Addr().String())
+	if operators != nil {
+		started = started.Str("ops_listen", operators.Addr().String())
+		group.Go(func() error { return serveOps(drained, operators, g.ops) })
+	}
+	group.Go(func() error { return housekeeping(ctx, g.db, g.log) })
+	started.Str("homeserver", g.homeserver).Str("version", build().version).Msg("ready to serve")
+	return group.Wait()
+}
+
+func listen(setting, address string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, &failure{exitListen, fmt.Errorf("%s: %w", setting, err), "is another program, or another copy of the proxy, using the address? choose another one with --" + flagOf(setting)}
+	}
+	return ln, nil
+}
+
+func listenOps(address string) (net.Listener, error) {
+	if address == "" {
+		return nil, nil
+	}
+	return listen("ops_listen", address)
+}
+
+func flagOf(setting string) string {
+	if setting == "ops_listen" {
+		return "ops-listen"
+	}
+	return setting
+}
+
+// closeOnce closes a listener that nobody may have served, or somebody already closed.
+func closeOnce(ln net.Listener) error {
+	if ln == nil {
+		return nil
+	}
+	if err := ln.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/config"
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors"
+	"e2ee-proxy/internal/ops"
+	"e2ee-proxy/proxy"
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// gateway is everything that runs.
+type gateway struct {
+	log        zerolog.Logger
+	homeserver string
+	db         *store.DB
+	engine     *e2ee.Engine
+	proxy      *proxy.Proxy
+	ready      *ops.Readiness
+	ops        *ops.Handler
+}
+
+// wire makes the parts from the configuration. Nothing runs yet.
+func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *prometheus.Registry) (*gateway, error) {
+	// The engine bounds its own requests, some of which are long polls.
+	transport, err := proxy.NewTransport(cfg.Upstream.CAFile, cfg.Upstream.ConnectTimeout, 0)
+	if err != nil {
+		return nil, &failure{exitConfig, fmt.Errorf("upstream.ca_file: %w", err), "name a file with certificates in PEM form, or remove the setting"}
+	}
+	client := &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	engine, err := e2ee.New(engineOptions(cfg, log, db, client))
+	if err != nil {
+		return nil, err
+	}
+	handlers, err := interceptors.Handlers(interceptorOptions(cfg))
+	if err != nil {
+		return nil, err
+	}
+	options := proxyOptions(cfg, log, db, engine)
+	options.Handlers, options.Metrics = handlers, registry
+	front, err := proxy.New(options)
+	if err != nil {
+		return nil, err
+	}
+	ready := ops.NewReadiness(
+		func(probe string, err error) { log.Warn().Str("check", probe).Err(err).Msg("a readiness check failed") },
+		ops.Probe{Name: "database", Run: db.Ping},
+		ops.Probe{Name: "homeserver", OnlyFirst: true, Run: homeserverAnswers(cfg, client)},
+	)
+	return &gateway{
+		log: log, homeserver: cfg.Homeserver.String(), db: db, engine: engine, proxy: front,
+		ready: ready, ops: ops.New(registry, ready),
+	}, nil
+}
+
+func engineOptions(cfg *config.Config, log zerolog.Logger, db *store.DB, client *http.Client) e2ee.Options {
+	return e2ee.Options{
+		Store: db, Homeserver: cfg.Homeserver.URL(), Client: client, Log: log,
+		CachedUsers:     cfg.TrustCache.Users,
+		ManualBootstrap: cfg.Bootstrap == config.BootstrapManual,
+		Account:         func(user id.UserID) e2ee.AccountSettings { return accountSettings(cfg, user) },
+		Policy:          policyOf(cfg.Policy),
+	}
+}
+
+func accountSettings(cfg *config.Config, user id.UserID) e2ee.AccountSettings {
+	own := cfg.Accounts[user]
+	return e2ee.AccountSettings{
+		AllowUnsigned:         !cfg.CrossSigningRequired(user),
+		AcknowledgeUnverified: own.AcknowledgeUnverifiedChanges == config.AcknowledgeAutomatic,
+		RecoveryKey:           own.RecoveryKey,
+		Passphrase:            own.Passphrase,
+	}
+}
+
+// policyOf gives the policy in force at the moment of asking.
+func policyOf(p config.Policy) func() trustcache.Policy {
+	bridges := make(map[id.UserID]bool, len(p.Bridges))
+	for _, user := range p.Bridges {
+		bridges[user] = true
+	}
+	return func() trustcache.Policy {
+		now := time.Now()
+		return trustcache.Policy{
+			Send:     trustMode(p.Send.At(now)),
+			Receive:  trustMode(p.Receive.At(now)),
+			InClear:  inClear(p.PlainInEncrypted),
+			Unproven: unproven(p.Unproven),
+			Bridges:  bridges,
+		}
+	}
+}
+
+func trustMode(m config.Mode) trustcache.Mode {
+	switch m {
+	case config.Enforce:
+		return trustcache.ModeEnforce
+	case config.Warn:
+		return trustcache.ModeWarn
+	case config.Off:
+		return trustcache.ModeOff
+	}
+	return trustcache.ModeEnforce
+}
+
+func inClear(p config.PlainInEncrypted) trustcache.InClear {
+	switch p {
+	case config.PlainMark:
+		return trustcache.InClearMark
+	case config.PlainWithhold:
+		return trustcache.InClearWithhold
+	}
+	return trustcache.InClearWithhold
+}
+
+func unproven(u config.Unproven) trustcache.Unproven {
+	switch u {
+	case config.UnprovenShow:
+		return trustcache.UnprovenShow
+	case config.UnprovenWithhold:
+		return trustcache.UnprovenWithhold
+	}
+	return trustcache.UnprovenWithhold
+}
+
+func interceptorOptions(cfg *config.Config) interceptors.Options {
+	var o interceptors.Options
+	if !cfg.PublicURL.IsZero() {
+		o.PublicURL = cfg.PublicURL.URL()
+	}
+	return o
+}
+
+func proxyOptions(cfg *config.Config, log zerolog.Logger, db *store.DB, engine *e2ee.Engine) proxy.Options {
+	l, u := cfg.Limits, cfg.Upstream
+	return proxy.Options{
+		Homeserver: cfg.Homeserver.URL(), CAFile: u.CAFile, TrustedProxies: cfg.TrustedProxies, Log: log,
+		Devices:        interceptors.NewDevices(engine),
+		Hash:           func(b []byte) [32]byte { return db.Hash("access token", b) },
+		OnUnknownToken: forgetDevice(engine),
+		Limits: proxy.Limits{
+			MaxUpload: int64(l.Upload),
+			Send:      proxy.LaneLimit{Total: l.Sends, PerIdentity: l.SendsPerDevice},
+			Poll:      proxy.LaneLimit{Total: l.Syncs, PerIdentity: l.SyncsPerDevice},
+			Auth:      proxy.LaneLimit{Total: l.Logins},
+			Media:     proxy.LaneLimit{Total: l.Media},
+		},
+		Waits:     proxy.Waits{Quick: u.Timeout, Slow: u.FederationTimeout, Poll: u.SyncTimeout, Dial: u.ConnectTimeout},
+		Deadlines: proxy.Deadlines{Header: l.HeaderTimeout, KeepAlive: l.KeepAliveTimeout, Idle: l.IdleTimeout, Drain: l.DrainTimeout},
+	}
+}
+
+// forgetDevice drops the keys of a device that the homeserver has logged out. A soft
+// logout keeps them: the client may log in again as the same device (requirement 22.1).
+func forgetDevice(engine *e2ee.Engine) func(context.Context, interceptors.Identity, bool) error {
+	return func(ctx context.Context, who interceptors.Identity, softLogout bool) error {
+		if softLogout || who.UserID == "" || who.DeviceID == "" {
+			return nil
+		}
+		return engine.Forget(ctx, who.UserID, who.DeviceID)
+	}
+}
+
+// homeserverAnswers asks for what every homeserver tells everybody.
+func homeserverAnswers(cfg *config.Config, client *http.Client) func(context.Context) error {
+	url := cfg.Homeserver.URL().JoinPath("/_matrix/client/versions").String()
+	return func(ctx context.Context) error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return fmt.Errorf("ask the homeserver for its versions: %w", err)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return fmt.Errorf("ask the homeserver for its versions: %w", err)
+		}
+		// Read to the end, so that the connection can be used again.
+		_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
+		if err := errors.Join(err, resp.Body.Close()); err != nil {
+			return fmt.Errorf("ask the homeserver for its versions: %w", err)
+		}
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("ask the homeserver for its versions: it answered with status %d", resp.StatusCode)
+		}
+		return nil
+	}
+}
