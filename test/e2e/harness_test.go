@@ -55,3 +55,38 @@ func TestElementPeersDirectly(t *testing.T) {
 		alice.AwaitFailure(room, shady, "UNSIGNED_SENDER_DEVICE")
 	})
 }
+
+// The plain clients themselves: without the proxy, in a room that is not encrypted,
+// they do all that the tests through the proxy ask of them.
+func TestPlainClientsDirectly(t *testing.T) {
+	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
+		a, b := newAccount(t, hs, "alice"), newAccount(t, hs, "bob")
+		alice := testpeer.PlainJS(t, testpeer.Options{URL: hs.URL, User: a.UserID, Password: a.Password})
+		bob := testpeer.Nio(t, testpeer.Options{URL: hs.URL, User: b.UserID, Password: b.Password})
+
+		room := alice.CreateRoom(testpeer.Room{Invite: []string{b.UserID}})
+		bob.AwaitRoom(room, "invite")
+		bob.Join(room)
+		alice.AwaitMember(room, b.UserID, "join")
+
+		hello := alice.SendText(room, "hello")
+		bob.AwaitText(room, "hello")
+		reply := bob.Reply(room, hello, "hello yourself")
+		if got := alice.Await(room, testpeer.Where{"relates_to": hello}); got.EventID != reply {
+			t.Errorf("alice sees %+v as the reply", got)
+		}
+		bob.React(room, hello, "👍")
+		alice.Await(room, testpeer.Where{"rel_type": "m.annotation", "key": "👍"})
+		bob.Edit(room, reply, "hello indeed")
+		if got := alice.AwaitText(room, "hello indeed"); got.EventID == reply && got.Edited == "" {
+			t.Errorf("alice sees no edit: %+v", got)
+		}
+		alice.Edit(room, hello, "good day")
+		bob.Await(room, testpeer.Where{"rel_type": "m.replace", "relates_to": hello})
+		bob.Redact(room, reply)
+		alice.Await(room, testpeer.Where{"event_id": reply, "redacted": true})
+		if !bob.Saw("good day") || bob.Saw("good night") {
+			t.Error("bob's record of what came over the wire is wrong")
+		}
+	})
+}
