@@ -165,14 +165,10 @@ func proxyOptions(cfg *config.Config, log zerolog.Logger, db *store.DB, engine *
 	}
 }
 
-// forgetDevice drops the keys of a device that the homeserver has logged out. A soft
-// logout keeps them: the client may log in again as the same device (requirement 22.1).
+// forgetDevice tells the engine of a token that the homeserver no longer knows.
 func forgetDevice(engine *e2ee.Engine) func(context.Context, interceptors.Identity, bool) error {
 	return func(ctx context.Context, who interceptors.Identity, softLogout bool) error {
-		if softLogout || who.UserID == "" || who.DeviceID == "" {
-			return nil
-		}
-		return engine.Forget(ctx, who.UserID, who.DeviceID)
+		return engine.UnknownToken(ctx, who.UserID, who.DeviceID, who.Token, softLogout)
 	}
 }
 
