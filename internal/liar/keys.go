@@ -161,7 +161,7 @@ func (s *Server) deviceLists(u *user, from, to int64) (changed, left []string) {
 		before := s.shareRoomAt(u.id, other.id, from)
 		now := s.shareRoomAt(u.id, other.id, to)
 		switch {
-		case now && !before, (now || other == u) && other.keysPos > from:
+		case now && !before && other != u, (now || other == u) && other.keysPos > from:
 			changed = append(changed, other.id)
 		case before && !now:
 			left = append(left, other.id)
