@@ -1,0 +1,62 @@
+package e2ee
+
+import (
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// When a session may not be used for the next message (requirements 9.1 to 9.6, 9.8).
+func TestMustRotate(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	bob := store.DeviceRef{UserID: "@bob:x", DeviceID: "B"}
+	mallory := store.DeviceRef{UserID: "@mallory:x", DeviceID: "M"}
+	device := func(ref store.DeviceRef, key id.Curve25519) *trustcache.Device {
+		return &trustcache.Device{UserID: ref.UserID, DeviceID: ref.DeviceID, Curve25519: key}
+	}
+	base := func() (*outbound, *room, *eligible) {
+		return &outbound{
+				row:      store.OutboundSession{CreatedAt: now.Add(-time.Minute), Messages: 1},
+				settings: sessionSettings{Shareable: true},
+				shares: map[store.DeviceRef]store.Share{
+					bob:     {UserID: bob.UserID, DeviceID: bob.DeviceID, Curve25519: "bobkey"},
+					mallory: {UserID: mallory.UserID, DeviceID: mallory.DeviceID, Curve25519: "mkey", Withheld: "m.unverified"},
+				},
+			},
+			&room{row: store.Room{RotationPeriod: time.Hour, RotationMessages: 100}},
+			&eligible{give: map[store.DeviceRef]*trustcache.Device{bob: device(bob, "bobkey")}}
+	}
+	for _, tc := range []struct {
+		name   string
+		change func(o *outbound, r *room, who *eligible) (visibility string)
+		want   bool
+	}{
+		{"nothing changed", func(*outbound, *room, *eligible) string { return "shared" }, false},
+		{"shared became world readable: same side of the boundary", func(*outbound, *room, *eligible) string { return "world_readable" }, false},
+		{"9.5 visibility crossed the boundary", func(*outbound, *room, *eligible) string { return "joined" }, true},
+		{"9.1 too old", func(o *outbound, _ *room, _ *eligible) string { o.row.CreatedAt = now.Add(-time.Hour); return "shared" }, true},
+		{"the clock went back", func(o *outbound, _ *room, _ *eligible) string { o.row.CreatedAt = now.Add(2 * time.Hour); return "shared" }, true},
+		{"9.2 one message left", func(o *outbound, _ *room, _ *eligible) string { o.row.Messages = 99; return "shared" }, false},
+		{"9.2 used up", func(o *outbound, _ *room, _ *eligible) string { o.row.Messages = 100; return "shared" }, true},
+		{"9.3 discarded by a departure", func(o *outbound, _ *room, _ *eligible) string { o.row.Discard = true; return "shared" }, true},
+		{"9.3, 9.6 who has it is no longer eligible", func(_ *outbound, _ *room, who *eligible) string { clear(who.give); return "shared" }, true},
+		{"9.6 the device ID has another key now", func(_ *outbound, _ *room, who *eligible) string { who.give[bob] = device(bob, "other"); return "shared" }, true},
+		{"9.6 who was only told why not has gone", func(o *outbound, _ *room, _ *eligible) string { return "shared" }, false},
+		{"9.8 a new device", func(_ *outbound, _ *room, who *eligible) string {
+			who.give[mallory] = device(mallory, "mkey")
+			return "shared"
+		}, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			o, r, who := base()
+			visibility := tc.change(o, r, who)
+			if got := o.mustRotate(r, now, visibility, who); got != tc.want {
+				t.Errorf("rotate: %v", got)
+			}
+		})
+	}
+}

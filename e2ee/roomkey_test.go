@@ -1,0 +1,101 @@
+package e2ee
+
+import (
+	"errors"
+	"testing"
+
+	"maunium.net/go/mautrix/crypto/goolm/session"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// megolmAt makes an inbound session from an outbound one, at its current index.
+func megolmAt(t *testing.T, out *session.MegolmOutboundSession) *session.MegolmInboundSession {
+	t.Helper()
+	key, err := out.SessionSharingMessage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := session.NewMegolmInboundSession(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in
+}
+
+func advance(t *testing.T, out *session.MegolmOutboundSession, n int) {
+	t.Helper()
+	for range n {
+		if _, err := out.Encrypt([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Requirement 8.3, attacks A12 and N2: what is kept of two keys for one session.
+func TestMergeRoomKey(t *testing.T) {
+	out, err := session.NewMegolmOutboundSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	early := megolmAt(t, out)
+	advance(t, out, 5)
+	late := megolmAt(t, out)
+	forged := *early // the right name, another ratchet
+	forged.InitialRatchet.Data[0] ^= 1
+	forged.Ratchet = forged.InitialRatchet
+
+	alice := trustcache.Owner{UserID: "@alice:x", Curve25519: "a", Ed25519: "A"}
+	mallory := trustcache.Owner{UserID: "@mallory:x", Curve25519: "m", Ed25519: "M"}
+	ref := store.SessionRef{RoomID: "!r:x", SessionID: early.ID()}
+	stored := func(sess *session.MegolmInboundSession, o trustcache.Owner, source store.Source) store.InboundSession {
+		raw, err := encodeOwner(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return store.InboundSession{
+			SessionRef: ref, Pickle: sess.PickleLibOlm(), Owner: raw, Source: source, FirstIndex: sess.FirstKnownIndex(),
+		}
+	}
+	for _, tc := range []struct {
+		name      string
+		old       store.InboundSession
+		sess      *session.MegolmInboundSession
+		owner     trustcache.Owner
+		wantErr   bool
+		wantIndex uint32
+		wantOwner id.UserID
+	}{
+		{"first key", store.InboundSession{}, late, alice, false, 5, alice.UserID},
+		{"lower index of the same owner", stored(late, alice, store.SourceDirect), early, alice, false, 0, alice.UserID},
+		{"higher index of the same owner", stored(early, alice, store.SourceDirect), late, alice, true, 0, ""},
+		{"same index again", stored(early, alice, store.SourceDirect), early, alice, true, 0, ""},
+		{"lower index of another owner", stored(late, alice, store.SourceDirect), early, mallory, true, 0, ""},
+		{"lower index that does not lead to what we have", stored(late, alice, store.SourceDirect), &forged, alice, true, 0, ""},
+		{"direct after a backup: its owner, the backup's earlier ratchet", stored(early, mallory, store.SourceBackup), late, alice, false, 0, alice.UserID},
+		{"direct after a forged backup: nothing of the backup", stored(&forged, mallory, store.SourceBackup), late, alice, false, 5, alice.UserID},
+		{"direct after a later backup", stored(late, mallory, store.SourceImport), early, alice, false, 0, alice.UserID},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got, err := mergeRoomKey(arrivedKey{ref: ref, sess: tc.sess, owner: tc.owner}, tc.old)
+			if tc.wantErr {
+				if !errors.Is(err, errKeyKnown) {
+					t.Fatalf("kept at index %d, %v", got.FirstIndex, err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.FirstIndex != tc.wantIndex || decodeOwner(got.Owner).UserID != tc.wantOwner || got.Source != store.SourceDirect {
+				t.Errorf("index %d, owner %s, source %s", got.FirstIndex, decodeOwner(got.Owner).UserID, got.Source)
+			}
+			kept := &session.MegolmInboundSession{}
+			if err := kept.UnpickleLibOlm(got.Pickle.Reveal()); err != nil || kept.FirstKnownIndex() != tc.wantIndex {
+				t.Errorf("pickle starts at %d, %v", kept.FirstKnownIndex(), err)
+			}
+		})
+	}
+}
