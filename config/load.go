@@ -24,6 +24,8 @@ type Sources struct {
 	Environ []string
 	// Flags are the flags that were given; see [Flags].
 	Flags *Flags
+	// Offline is for commands that only look at the database: no homeserver is needed.
+	Offline bool
 }
 
 // Load reads all sources and checks the result. The error is an [*Error] with every
@@ -34,7 +36,7 @@ func Load(src Sources) (*Config, error) {
 	l.readFile(cmp.Or(src.File, lookup(src.Environ, envPrefix+"CONFIG")))
 	l.readEnviron(src.Environ)
 	l.readFlags(src.Flags)
-	l.validate(&cfg)
+	l.validate(&cfg, src.Offline)
 	if len(l.problems) > 0 {
 		return nil, &Error{Problems: l.problems}
 	}

@@ -100,6 +100,16 @@ func TestFileFromEnvironment(t *testing.T) {
 	}
 }
 
+func TestOfflineNeedsNoHomeserver(t *testing.T) {
+	t.Parallel()
+	if cfg, err := Load(Sources{Offline: true}); err != nil || !cfg.Homeserver.IsZero() {
+		t.Errorf("configuration %v, error %v", cfg, err)
+	}
+	if _, err := Load(Sources{Offline: true, Environ: []string{"E2EE_PROXY_HOMESERVER=h"}}); err == nil {
+		t.Error("a wrong homeserver is accepted")
+	}
+}
+
 func TestSecretsFromFiles(t *testing.T) {
 	t.Parallel()
 	key, db, recovery := write(t, "key", testKey+"\n"), write(t, "db", "postgres://u:p@h/d\n"), write(t, "rk", "EsTc abcd\n")

@@ -12,8 +12,8 @@ import (
 )
 
 // validate checks what no single value shows. It changes nothing.
-func (l *loader) validate(c *Config) {
-	if _, set := l.origin["homeserver"]; c.Homeserver.IsZero() && !l.reported("homeserver") {
+func (l *loader) validate(c *Config, offline bool) {
+	if _, set := l.origin["homeserver"]; c.Homeserver.IsZero() && !l.reported("homeserver") && !offline {
 		what := "is missing"
 		if set {
 			what = "is empty"

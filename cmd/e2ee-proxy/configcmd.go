@@ -10,6 +10,8 @@ import (
 type settings struct {
 	file  string
 	flags config.Flags
+	// offline is for commands that do not talk to the homeserver.
+	offline bool
 }
 
 func (s *settings) register(fs *flag.FlagSet) {
@@ -18,7 +20,7 @@ func (s *settings) register(fs *flag.FlagSet) {
 }
 
 func (s *settings) load(p *process) (*config.Config, error) {
-	return config.Load(config.Sources{File: s.file, Environ: p.environ, Flags: &s.flags})
+	return config.Load(config.Sources{File: s.file, Environ: p.environ, Flags: &s.flags, Offline: s.offline})
 }
 
 // configCheck reads the configuration as serve would, and nothing else.
