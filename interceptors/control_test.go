@@ -1,0 +1,409 @@
+package interceptors
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/secret"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+const masterKey = "bTvXqyuO8jQIBqFdFJbQAVpqDFxAiZQRMbAmzJJQBFM"
+
+// fakeControl answers with fixed things and records what it was asked.
+type fakeControl struct {
+	err   error
+	empty bool
+	asked []string
+}
+
+func (c *fakeControl) ask(format string, args ...any) error {
+	c.asked = append(c.asked, fmt.Sprintf(format, args...))
+	return c.err
+}
+
+func (c *fakeControl) Status(context.Context) (Status, error) {
+	s := Status{UserID: alice, DeviceID: "DEVICE", Mode: "proxied"}
+	if c.empty {
+		return s, c.ask("status")
+	}
+	trusted := true
+	s.Keys = e2ee.DeviceKeys{Ed25519: "ed", Curve25519: "curve"}
+	s.Identity = e2ee.IdentityStatus{MasterKey: masterKey, Ours: true, DeviceSigned: true}
+	s.SecretStorage = e2ee.StorageStatus{DefaultKey: "key", Complete: true}
+	s.Backup = e2ee.BackupStatus{Version: "1", Trusted: true, Pending: 2}
+	s.OtherDevices = []DeviceTrust{{DeviceID: "PHONE", Override: &trusted}}
+	s.Overrides = []e2ee.UserDevice{{UserID: bob, DeviceID: "LAPTOP"}}
+	s.Problems = []e2ee.Problem{{Code: "c", Message: "m", Hint: "h"}}
+	s.Warnings, _ = c.Warnings(nil) //nolint:staticcheck // the fake asks nobody
+	return s, c.ask("status")
+}
+
+func (c *fakeControl) Bootstrap(_ context.Context, a Auth) (secret.String, error) {
+	return secret.NewString("EsTk ey"), c.ask("bootstrap %q %s", a.Password.Reveal(), a.Stage)
+}
+
+func (c *fakeControl) Recover(_ context.Context, r Recovery) error {
+	return c.ask("recover %q %q", r.Key.Reveal(), r.Passphrase.Reveal())
+}
+
+func (c *fakeControl) Reset(_ context.Context, a Auth) (secret.String, error) {
+	return secret.NewString("EsTk ey"), c.ask("reset %q %s", a.Password.Reveal(), a.Stage)
+}
+
+func (c *fakeControl) RecoveryKey(context.Context) (secret.String, error) {
+	if c.empty {
+		return secret.String{}, c.ask("key")
+	}
+	return secret.NewString("EsTk ey"), c.ask("key")
+}
+
+func (c *fakeControl) DeleteRecoveryKey(context.Context) error { return c.ask("delete key") }
+
+func (c *fakeControl) User(_ context.Context, user id.UserID) (UserTrust, error) {
+	if c.empty {
+		return UserTrust{UserID: user, State: "none"}, c.ask("user %s", user)
+	}
+	trusted := false
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	return UserTrust{
+		UserID: user, State: "changed", PinnedMasterKey: masterKey, CurrentMasterKey: "other", ChangedAt: &at,
+		Devices: []DeviceTrust{{DeviceID: "LAPTOP", Signed: true}, {DeviceID: "OLD", Override: &trusted}},
+	}, c.ask("user %s", user)
+}
+
+func (c *fakeControl) Acknowledge(_ context.Context, user id.UserID, key id.Ed25519) error {
+	return c.ask("acknowledge %s %s", user, key)
+}
+
+func (c *fakeControl) WithdrawVerification(_ context.Context, user id.UserID) error {
+	return c.ask("withdraw %s", user)
+}
+
+func (c *fakeControl) SetOverride(_ context.Context, user id.UserID, device id.DeviceID, trusted bool) error {
+	return c.ask("override %s %s %v", user, device, trusted)
+}
+
+func (c *fakeControl) Warnings(context.Context) ([]e2ee.Warning, error) {
+	if c.empty {
+		return nil, c.err
+	}
+	return []e2ee.Warning{{
+		ID: "w1", Code: "identity_changed", UserID: bob, RoomIDs: []id.RoomID{encryptedRoom}, Message: "text",
+		Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+	}}, c.err
+}
+
+func (c *fakeControl) DismissWarning(_ context.Context, warning string) error {
+	return c.ask("dismiss %s", warning)
+}
+
+// controlWorld is a world with a control.
+func controlWorld(t *testing.T, mode e2ee.Mode) (*world, *fakeControl) {
+	t.Helper()
+	w := newWorld(t, mode)
+	c := &fakeControl{}
+	w.dev.control = c
+	return w, c
+}
+
+// controlCall is a call of the control API, with parameters for every pattern.
+func controlCall(handler, method, path, body string) call {
+	return call{
+		handler: handler, method: method, pattern: "/_e2ee_proxy/v1/" + path, body: body,
+		params: map[string]string{"userId": bob.String(), "deviceId": "LAPTOP", "warningId": "w1"},
+	}
+}
+
+// The table of design §6, as it is on the wire.
+func TestControlGolden(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	for _, empty := range []bool{false, true} {
+		for _, tt := range []struct{ handler, method, path, body string }{
+			{ControlStatus, "GET", "status", ""},
+			{ControlBootstrap, "POST", "bootstrap", ``},
+			{ControlBootstrap, "POST", "bootstrap", `{"password":"pw"}`},
+			{ControlBootstrap, "POST", "bootstrap", `{"auth":{"type":"m.login.dummy","session":"s"}}`},
+			{ControlRecover, "POST", "recover", `{"recovery_key":"EsTk"}`},
+			{ControlRecover, "POST", "recover", `{"passphrase":"pass phrase"}`},
+			{ControlReset, "POST", "reset", `{"password":"pw","confirm":true}`},
+			{ControlReset, "POST", "reset", `{"confirm":true}`},
+			{ControlRecoveryKey, "GET", "recovery_key", ""},
+			{ControlDeleteRecoveryKey, "DELETE", "recovery_key", ""},
+			{ControlUser, "GET", "users/{userId}", ""},
+			{ControlAcknowledge, "POST", "users/{userId}/acknowledge", `{"master_key":"` + masterKey + `="}`},
+			{ControlWithdraw, "POST", "users/{userId}/withdraw_verification", ``},
+			{ControlOverride, "PUT", "users/{userId}/devices/{deviceId}/override", `{"trusted":true}`},
+			{ControlOverride, "PUT", "users/{userId}/devices/{deviceId}/override", `{"trusted":false}`},
+			{ControlWarnings, "GET", "warnings", ""},
+			{ControlDismiss, "POST", "warnings/{warningId}/dismiss", `{}`},
+		} {
+			if empty && tt.method != http.MethodGet {
+				continue
+			}
+			w, c := controlWorld(t, e2ee.ModeProxied)
+			c.empty = empty
+			rec, err := w.do(controlCall(tt.handler, tt.method, tt.path, tt.body))
+			fmt.Fprintf(&out, "%s %s %s\n", tt.method, tt.path, tt.body)
+			for _, asked := range c.asked {
+				fmt.Fprintf(&out, "asks: %s\n", strings.TrimSpace(asked))
+			}
+			if err != nil {
+				fmt.Fprintf(&out, "error: %v\n\n", err)
+				continue
+			}
+			var indented bytes.Buffer
+			if err := json.Indent(&indented, rec.Body.Bytes(), "", "  "); err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(&out, "%d\n%s\n\n", rec.Code, &indented)
+			h := rec.Header()
+			if h.Get("Cache-Control") != "no-store" || h.Get("Content-Type") != "application/json" || h.Get("Access-Control-Allow-Origin") != "*" {
+				t.Errorf("%s: headers %v", tt.path, h)
+			}
+			w.wantNothingUpstream()
+		}
+	}
+	golden(t, "control.txt", out.Bytes())
+}
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil { //nolint:gosec // no secret
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s (-want +got; -update writes it):\n%s", name, diff)
+	}
+}
+
+// Bad input changes nothing: the engine is not asked.
+func TestControlBadInput(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		handler, body, code string
+		params              map[string]string
+	}{
+		{handler: ControlBootstrap, body: `{`, code: CodeNotJSON},
+		{handler: ControlBootstrap, body: `[]`, code: CodeBadJSON},
+		{handler: ControlBootstrap, body: `{"Password":"x"}`, code: CodeBadJSON},
+		{handler: ControlBootstrap, body: `{"password":"` + canary + `","password":"y"}`, code: CodeBadJSON},
+		{handler: ControlBootstrap, body: `{"password":7}`, code: CodeBadJSON},
+		{handler: ControlBootstrap, body: `{"password":""}`, code: CodeBadJSON},
+		{handler: ControlBootstrap, body: `{"confirm":true}`, code: CodeBadJSON},
+		{handler: ControlBootstrap, body: `{"auth":"` + canary + `"}`, code: CodeBadJSON},
+		{handler: ControlBootstrap, body: `{"auth":{},"password":"x"}`, code: CodeBadJSON},
+		{handler: ControlRecover, body: ``, code: CodeBadJSON},
+		{handler: ControlRecover, body: `{"recovery_key":"` + canary + `","passphrase":"b"}`, code: CodeBadJSON},
+		{handler: ControlRecover, body: `{"recovery_key":""}`, code: CodeBadJSON},
+		{handler: ControlRecover, body: `{"recovery_key":["` + canary + `"]}`, code: CodeBadJSON},
+		{handler: ControlRecover, body: `{"key":"` + canary + `"}`, code: CodeBadJSON},
+		{handler: ControlReset, body: ``, code: CodeMissingParam},
+		{handler: ControlReset, body: `{"confirm":false}`, code: CodeMissingParam},
+		{handler: ControlReset, body: `{"confirm":"true"}`, code: CodeBadJSON},
+		{handler: ControlReset, body: `{"confirm":1}`, code: CodeBadJSON},
+		{handler: ControlReset, body: `{"Confirm":true}`, code: CodeBadJSON},
+		{handler: ControlAcknowledge, body: `{}`, code: CodeMissingParam},
+		{handler: ControlAcknowledge, body: `{"master_key":"x"}`, code: CodeInvalidParam},
+		{handler: ControlAcknowledge, body: `{"master_key":"AAAA"}`, code: CodeInvalidParam},
+		{handler: ControlAcknowledge, body: `{"master_key":"` + masterKey + `"}`, code: CodeInvalidParam, params: map[string]string{"userId": "bob"}},
+		{handler: ControlUser, code: CodeInvalidParam, params: map[string]string{"userId": ""}},
+		{handler: ControlWithdraw, code: CodeInvalidParam, params: map[string]string{"userId": "@:"}},
+		{handler: ControlWithdraw, body: `{"a":1}`, code: CodeBadJSON},
+		{handler: ControlOverride, body: `{}`, code: CodeMissingParam},
+		{handler: ControlOverride, body: `{"trusted":"yes"}`, code: CodeBadJSON},
+		{handler: ControlOverride, body: `{"trusted":true}`, code: CodeInvalidParam, params: map[string]string{"userId": bob.String()}},
+		{handler: ControlDismiss, body: `{"a":1}`, code: CodeBadJSON},
+	} {
+		w, asked := controlWorld(t, e2ee.ModeProxied)
+		c := controlCall(tt.handler, http.MethodPost, "x", tt.body)
+		if tt.params != nil {
+			c.params = tt.params
+		}
+		_, err := w.do(c)
+		wantError(t, err, http.StatusBadRequest, tt.code)
+		if len(asked.asked) > 0 {
+			t.Errorf("%s %s: the engine was asked %q", tt.handler, tt.body, asked.asked)
+		}
+	}
+}
+
+// What a reason of the engine is to the client.
+func TestControlErrors(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		err    error
+		status int
+		code   string
+	}{
+		{ErrIdentityExists, 409, codeIdentityExists},
+		{ErrNoIdentity, 409, codeNoIdentity},
+		{ErrNoRecoveryKey, 404, CodeNotFound},
+		{ErrWrongRecoveryKey, 403, codeWrongRecoveryKey},
+		{ErrNoSecretStorage, 409, codeNoSecretStorage},
+		{ErrNoPassphrase, 409, codeNoSecretStorage},
+		{ErrSecretMissing, 409, codeSecretMissing},
+		{ErrSecretMismatch, 409, codeSecretMismatch},
+		{ErrWrongPassword, 403, CodeForbidden},
+		{ErrUnknownUser, 404, CodeNotFound},
+		{ErrUnknownDevice, 404, CodeNotFound},
+		{ErrUnknownWarning, 404, CodeNotFound},
+		{ErrMasterKeyNotCurrent, 409, codeMasterKeyNotCurrent},
+		{ErrVerificationLost, 409, codeVerificationLost},
+		{ErrNotVerified, 409, codeNotVerified},
+		{&AuthNeededError{Body: json.RawMessage(`<html>`)}, 502, CodeUnknown},
+		{&e2ee.UpstreamError{Status: 401, ErrCode: "M_UNKNOWN_TOKEN"}, 401, CodeUnknownToken},
+		{&e2ee.UpstreamError{Status: 403, ErrCode: "M_FORBIDDEN"}, 403, CodeForbidden},
+		{&e2ee.UpstreamError{Status: 404, ErrCode: "M_UNRECOGNIZED"}, 502, CodeUnknown},
+		{&e2ee.UpstreamError{Status: 500}, 502, CodeUnknown},
+		{&e2ee.UpstreamError{}, 502, CodeUnknown},
+	} {
+		w, c := controlWorld(t, e2ee.ModeProxied)
+		c.err = fmt.Errorf("recover: %w", tt.err)
+		_, err := w.do(controlCall(ControlRecover, http.MethodPost, "recover", `{"passphrase":"p"}`))
+		e := wantError(t, err, tt.status, tt.code)
+		if e.Public() == "" || !errors.Is(err, tt.err) {
+			t.Errorf("%v: text %q", err, e.Public())
+		}
+	}
+}
+
+// User-interactive authentication goes to the client as the homeserver said it.
+func TestControlAuthNeeded(t *testing.T) {
+	t.Parallel()
+	w, c := controlWorld(t, e2ee.ModeProxied)
+	c.err = &AuthNeededError{Body: json.RawMessage(`{"flows":[{"stages":["m.login.sso"]}],"params":{},"session":"s","error":"theirs"}`)}
+	_, err := w.do(controlCall(ControlReset, http.MethodPost, "reset", `{"confirm":true}`))
+	e := wantError(t, err, http.StatusUnauthorized, CodeForbidden)
+	fields, err := json.Marshal(e.Fields)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(`{"flows":[{"stages":["m.login.sso"]}],"params":{},"session":"s"}`, string(fields)); diff != "" {
+		t.Errorf("fields (-want +got):\n%s", diff)
+	}
+}
+
+// What needs keys of the proxy is refused for devices without them; what only tells is not.
+func TestControlModes(t *testing.T) {
+	t.Parallel()
+	reads := map[string]bool{ControlStatus: true, ControlUser: true, ControlWarnings: true}
+	for _, mode := range []e2ee.Mode{e2ee.ModeForeign, e2ee.ModeNone, e2ee.ModeUnknown, e2ee.Mode(9)} {
+		for name := range newControlHandlers(t) {
+			w, c := controlWorld(t, mode)
+			_, err := w.do(controlCall(name, http.MethodPost, "x", `{}`))
+			if reads[name] {
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+				continue
+			}
+			wantError(t, err, http.StatusConflict, codeNotProxied)
+			if len(c.asked) > 0 {
+				t.Errorf("%s: the engine was asked %q", name, c.asked)
+			}
+		}
+	}
+}
+
+func newControlHandlers(t *testing.T) map[string]Handler {
+	t.Helper()
+	c, err := newControl()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.handlers()
+}
+
+// Guessing is slow, for each user by itself.
+func TestControlLimits(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		handler, body string
+		burst         int
+		interval      time.Duration
+	}{
+		{ControlRecover, `{"passphrase":"guess"}`, recoverBurst, recoverInterval},
+		{ControlReset, `{"confirm":true}`, resetBurst, resetInterval},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w, c := controlWorld(t, e2ee.ModeProxied)
+			c.err = ErrWrongRecoveryKey
+			try := func(want int) *Error {
+				t.Helper()
+				_, err := w.do(controlCall(tt.handler, http.MethodPost, "x", tt.body))
+				code := codeWrongRecoveryKey
+				if want == http.StatusTooManyRequests {
+					code = CodeLimitExceeded
+				}
+				return wantError(t, err, want, code)
+			}
+			for range tt.burst {
+				try(http.StatusForbidden)
+			}
+			e := try(http.StatusTooManyRequests)
+			if e.Fields["retry_after_ms"] != tt.interval.Milliseconds() || e.Header.Get("Retry-After") == "" {
+				t.Errorf("got %v %v", e.Fields, e.Header)
+			}
+			time.Sleep(tt.interval - time.Second) // in the bubble's time
+			try(http.StatusTooManyRequests)
+			time.Sleep(time.Second)
+			try(http.StatusForbidden)
+			try(http.StatusTooManyRequests)
+			w.who.UserID = bob
+			try(http.StatusForbidden)
+			w.who.UserID = alice
+			time.Sleep(24 * time.Hour)
+			for range tt.burst {
+				try(http.StatusForbidden)
+			}
+			try(http.StatusTooManyRequests)
+			if got, want := len(c.asked), 2*tt.burst+2; got != want {
+				t.Errorf("the engine was asked %d times, want %d", got, want)
+			}
+		})
+	}
+}
+
+// Every name has a handler, and no handler lacks a name.
+func TestHandlerNames(t *testing.T) {
+	t.Parallel()
+	all, err := Handlers(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{
+		Send, Redact, PutState, CreateRoom, Invite, Kick, Ban, Unban, Join, JoinByAlias, Knock, Leave, Forget,
+		Login, Register, Refresh, Logout, LogoutAll, DeleteDevice, DeleteDevices, Password, Deactivate, WellKnown, UploadKeys,
+		ControlStatus, ControlBootstrap, ControlRecover, ControlReset, ControlRecoveryKey, ControlDeleteRecoveryKey, ControlUser,
+		ControlAcknowledge, ControlWithdraw, ControlOverride, ControlWarnings, ControlDismiss,
+	} {
+		if all[name] == nil {
+			t.Errorf("%s has no handler", name)
+		}
+	}
+}

@@ -1,0 +1,413 @@
+package interceptors
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/secret"
+)
+
+const (
+	alice = id.UserID("@alice:hs.example")
+	bob   = id.UserID("@bob:hs.example")
+
+	plainRoom       = id.RoomID("!plain:hs.example")
+	encryptedRoom   = id.RoomID("!encrypted:hs.example")
+	unsupportedRoom = id.RoomID("!unsupported:hs.example")
+	unknownRoom     = id.RoomID("!unknown:hs.example")
+
+	// canary is clear text that must not reach the homeserver.
+	canary = "canary-Zq8"
+)
+
+// seen is a request as the homeserver got it.
+type seen struct {
+	method, path, query, body, contentType string
+}
+
+// fakeUpstream records what would have gone to the homeserver.
+type fakeUpstream struct {
+	mu  sync.Mutex
+	got []seen
+	// respond makes the answer; nil answers as a homeserver that accepts everything.
+	respond func(s seen) (int, string)
+	// broken is the error of every request.
+	broken error
+	// arrived, when set, is told of each request before it is answered.
+	arrived func(s seen)
+}
+
+func (u *fakeUpstream) requests() []seen {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.Clone(u.got)
+}
+
+func (u *fakeUpstream) Do(x *Exchange, c Change) (*http.Response, error) {
+	method, pattern, query := x.Request.Method, x.Endpoint.Pattern, x.Request.URL.RawQuery
+	if c.Method != "" {
+		method = c.Method
+	}
+	if c.Pattern != "" {
+		pattern = c.Pattern
+	}
+	if c.Query != nil {
+		query = c.Query.Encode()
+	}
+	params := maps.Clone(x.Endpoint.Params)
+	maps.Copy(params, c.Params)
+	params["version"] = x.Endpoint.Version
+	body, contentType := c.Body, "application/json"
+	if body == nil {
+		contentType = x.Request.Header.Get("Content-Type")
+		var err error
+		if body, err = io.ReadAll(x.Request.Body); err != nil {
+			return nil, err
+		}
+		if x.Request.ContentLength >= 0 && int64(len(body)) != x.Request.ContentLength {
+			return nil, fmt.Errorf("body of %d bytes announced as %d", len(body), x.Request.ContentLength)
+		}
+	}
+	s := seen{method, fill(pattern, params), query, string(body), contentType}
+	u.mu.Lock()
+	u.got = append(u.got, s)
+	u.mu.Unlock()
+	if u.arrived != nil {
+		u.arrived(s)
+	}
+	if err := x.Request.Context().Err(); err != nil {
+		return nil, err
+	}
+	if u.broken != nil {
+		return nil, u.broken
+	}
+	status, answer := http.StatusOK, `{"event_id":"$event"}`
+	if u.respond != nil {
+		status, answer = u.respond(s)
+	}
+	return &http.Response{
+		StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}, "Etag": {`"1"`}},
+		Body: io.NopCloser(strings.NewReader(answer)), ContentLength: int64(len(answer)),
+	}, nil
+}
+
+func (u *fakeUpstream) Forward(x *Exchange) error {
+	resp, err := u.Do(x, Change{})
+	if err != nil {
+		return err
+	}
+	return u.Relay(x, resp)
+}
+
+func (u *fakeUpstream) Relay(x *Exchange, resp *http.Response) error {
+	maps.Copy(x.Writer.Header(), resp.Header)
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.ContentLength >= 0 && int64(len(raw)) != resp.ContentLength {
+		return fmt.Errorf("answer of %d bytes announced as %d", len(raw), resp.ContentLength)
+	}
+	x.Writer.WriteHeader(resp.StatusCode)
+	_, err = x.Writer.Write(raw)
+	return err
+}
+
+// fill writes a path from its pattern, with each parameter encoded.
+func fill(pattern string, params map[string]string) string {
+	segments := strings.Split(pattern, "/")
+	for i, s := range segments {
+		if name, ok := strings.CutPrefix(s, "{"); ok {
+			name = strings.TrimSuffix(name, "}")
+			value, ok := params[name]
+			if !ok {
+				return "missing parameter " + name
+			}
+			if name != "version" {
+				value = url.PathEscape(value)
+			}
+			segments[i] = value
+		}
+	}
+	return strings.Join(segments, "/")
+}
+
+// fakeDevice is a device that encrypts by counting.
+type fakeDevice struct {
+	mu       sync.Mutex
+	mode     e2ee.Mode
+	rooms    map[id.RoomID]e2ee.RoomEncryption
+	notes    []string
+	sealed   map[string]e2ee.Encrypted
+	encrypts int
+
+	lookupErr, encryptErr, noteErr, sentErr error
+	made                                    *e2ee.Encrypted // instead of a real one
+	control                                 Control
+}
+
+func newFakeDevice(mode e2ee.Mode) *fakeDevice {
+	return &fakeDevice{
+		mode: mode, sealed: map[string]e2ee.Encrypted{},
+		rooms: map[id.RoomID]e2ee.RoomEncryption{
+			plainRoom: e2ee.RoomPlain, encryptedRoom: e2ee.RoomEncrypted, unsupportedRoom: e2ee.RoomUnsupported,
+		},
+	}
+}
+
+func (d *fakeDevice) note(format string, args ...any) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.notes = append(d.notes, fmt.Sprintf(format, args...))
+	return d.noteErr
+}
+
+func (d *fakeDevice) noted() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.notes)
+}
+
+func (d *fakeDevice) Mode() e2ee.Mode { return d.mode }
+
+func (d *fakeDevice) RoomEncryption(ctx context.Context, room id.RoomID) (e2ee.RoomEncryption, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.rooms[room], errors.Join(d.lookupErr, ctx.Err())
+}
+
+func (d *fakeDevice) ExpectEncryption(_ context.Context, room id.RoomID) error {
+	return d.note("expect %s", room)
+}
+
+func (d *fakeDevice) NoteEncryption(_ context.Context, room id.RoomID, content []byte) error {
+	if err := d.note("encryption %s %s", room, content); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.rooms[room] = e2ee.RoomEncrypted
+	return nil
+}
+
+func (d *fakeDevice) NoteMembership(ctx context.Context, room id.RoomID, user id.UserID, membership string) error {
+	return errors.Join(d.note("%s %s %s", membership, user, room), ctx.Err())
+}
+
+func (d *fakeDevice) NoteVisibility(ctx context.Context, room id.RoomID, visibility string) error {
+	return errors.Join(d.note("visibility %s %s", visibility, room), ctx.Err())
+}
+
+func (d *fakeDevice) Encrypt(_ context.Context, out e2ee.Outgoing) (e2ee.Encrypted, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.encryptErr != nil {
+		return e2ee.Encrypted{}, d.encryptErr
+	}
+	if d.made != nil {
+		return *d.made, nil
+	}
+	if out.TxnID == "" || out.Type == "" || out.RoomID == "" || !json.Valid(out.Content) {
+		return e2ee.Encrypted{}, errors.New("an incomplete event")
+	}
+	key := out.TxnID + " " + out.Type
+	if old, ok := d.sealed[key]; ok {
+		return old, nil
+	}
+	d.encrypts++
+	sealed := e2ee.Encrypted{Content: fmt.Appendf(nil, `{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"sealed%d","session_id":"s"}`, d.encrypts)}
+	d.sealed[key] = sealed
+	return sealed, nil
+}
+
+func (d *fakeDevice) Sent(ctx context.Context, out e2ee.Outgoing, event id.EventID) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.notes = append(d.notes, fmt.Sprintf("sent %s %s", out.Type, event))
+	if d.sentErr == nil && ctx.Err() == nil {
+		d.sealed[out.TxnID+" "+out.Type] = e2ee.Encrypted{EventID: event}
+	}
+	return d.sentErr
+}
+
+func (d *fakeDevice) Open(context.Context, []e2ee.Incoming) []e2ee.Opened { return nil }
+
+func (d *fakeDevice) BeginSync(context.Context, string) (ClientSync, error) {
+	return nil, errors.New("not here")
+}
+
+func (d *fakeDevice) Control() Control { return d.control }
+
+// fakeDevices has one device for everybody.
+type fakeDevices struct {
+	dev     *fakeDevice
+	err     error
+	noteErr error
+
+	mu      sync.Mutex
+	notes   []string
+	refuses bool // the proxy's keys are published
+}
+
+func (d *fakeDevices) note(ctx context.Context, format string, args ...any) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.notes = append(d.notes, fmt.Sprintf(format, args...))
+	return errors.Join(d.noteErr, ctx.Err())
+}
+
+func (d *fakeDevices) Device(context.Context, Identity) (Device, error) {
+	if d.err != nil {
+		return nil, d.err
+	}
+	return d.dev, nil
+}
+
+func (d *fakeDevices) LoggedIn(ctx context.Context, who Identity, password secret.String) error {
+	return d.note(ctx, "login %s %s %s %q", who.UserID, who.DeviceID, who.Token.Reveal(), password.Reveal())
+}
+
+func (d *fakeDevices) Refreshed(ctx context.Context, who Identity) error {
+	return d.note(ctx, "refresh %s %s %s", who.UserID, who.DeviceID, who.Token.Reveal())
+}
+
+func (d *fakeDevices) ClientHasKeys(ctx context.Context, who Identity) (func(context.Context, bool) error, error) {
+	if err := d.note(ctx, "client keys %s", who.DeviceID); err != nil {
+		return nil, err
+	}
+	if d.refuses {
+		return nil, nil
+	}
+	return func(ctx context.Context, accepted bool) error { return d.note(ctx, "settle %v", accepted) }, nil
+}
+
+func (d *fakeDevices) Forget(ctx context.Context, user id.UserID, devices ...id.DeviceID) error {
+	return d.note(ctx, "forget %s %v", user, devices)
+}
+
+func (d *fakeDevices) ForgetAll(ctx context.Context, user id.UserID, keep ...id.DeviceID) error {
+	return d.note(ctx, "forget all %s but %v", user, keep)
+}
+
+// world is everything a handler needs.
+type world struct {
+	t        *testing.T
+	handlers map[string]Handler
+	up       *fakeUpstream
+	devices  *fakeDevices
+	dev      *fakeDevice
+	who      Identity
+}
+
+func newWorld(t *testing.T, mode e2ee.Mode) *world {
+	t.Helper()
+	handlers, err := Handlers(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev := newFakeDevice(mode)
+	return &world{
+		t: t, handlers: handlers, up: &fakeUpstream{}, dev: dev, devices: &fakeDevices{dev: dev},
+		who: Identity{UserID: alice, DeviceID: "DEVICE", Token: secret.NewString("token")},
+	}
+}
+
+// call is one request of a client.
+type call struct {
+	handler string
+	method  string
+	version string // v3 unless given
+	pattern string // of the path below the version
+	params  map[string]string
+	query   string
+	body    string
+	maxBody int64 // 64 KiB unless given
+	ctx     context.Context
+}
+
+// do runs a handler. The error is what the renderer would get.
+func (w *world) do(c call) (*httptest.ResponseRecorder, error) {
+	w.t.Helper()
+	if c.version == "" {
+		c.version = "v3"
+	}
+	if c.maxBody == 0 {
+		c.maxBody = 64 << 10
+	}
+	if c.ctx == nil {
+		c.ctx = w.t.Context()
+	}
+	rec := httptest.NewRecorder()
+	req := httptest.NewRequestWithContext(c.ctx, c.method, "/?"+c.query, strings.NewReader(c.body))
+	req.Header.Set("Content-Type", "application/x-of-the-client")
+	req.Body = http.MaxBytesReader(rec, req.Body, c.maxBody)
+	pattern := c.pattern
+	if !strings.HasPrefix(pattern, "/_e2ee_proxy/") && !strings.HasPrefix(pattern, "/.well-known/") {
+		pattern = "/_matrix/client/{version}" + pattern
+	}
+	params := maps.Clone(c.params)
+	if params == nil {
+		params = map[string]string{}
+	}
+	handler, ok := w.handlers[c.handler]
+	if !ok {
+		w.t.Fatalf("no handler %q", c.handler)
+	}
+	err := handler(&Exchange{
+		Writer: rec, Request: req, Upstream: w.up, Devices: w.devices, Identity: w.who,
+		Endpoint: Endpoint{Pattern: pattern, Version: c.version, Params: params},
+	})
+	if err != nil && rec.Body.Len() > 0 {
+		w.t.Errorf("%s answered and failed: %v", c.handler, err)
+	}
+	return rec, err
+}
+
+// wantNothingUpstream fails when a request has gone to the homeserver.
+func (w *world) wantNothingUpstream() {
+	w.t.Helper()
+	if got := w.up.requests(); len(got) > 0 {
+		w.t.Errorf("the homeserver got %d requests, want none: %+v", len(got), got)
+	}
+}
+
+// wantNoClearText fails when the canary is in anything the homeserver got.
+func (w *world) wantNoClearText() {
+	w.t.Helper()
+	for _, s := range w.up.requests() {
+		if strings.Contains(fmt.Sprint(s), canary) {
+			w.t.Errorf("clear text reached the homeserver: %+v", s)
+		}
+	}
+}
+
+// wantError checks what the renderer would answer with.
+func wantError(t *testing.T, err error, status int, code string) *Error {
+	t.Helper()
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		t.Fatalf("got error %v, want %d %s", err, status, code)
+	}
+	if e.Status != status || e.ErrCode != code {
+		t.Errorf("got %d %s (%s), want %d %s", e.Status, e.ErrCode, e.Public(), status, code)
+	}
+	if bytes.Contains([]byte(err.Error()), []byte(canary)) || strings.Contains(e.Public(), canary) {
+		t.Errorf("the error shows clear text: %v", err)
+	}
+	return e
+}
