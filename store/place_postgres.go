@@ -3,21 +3,21 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
-
-	"errors"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// pgPlace names the cluster, its timeline and the table. A server that does not let us ask
+// pgPlace names the cluster, its timeline, the database and the table. A server that does not let us ask
 // for one of them (some hosted ones do not) leaves it out.
 func pgPlace(ctx context.Context, t *tx) (string, error) {
-	parts := make([]string, 0, 3)
+	parts := make([]string, 0, 4)
 	for _, q := range []string{
 		"SELECT system_identifier::text FROM pg_control_system()",
 		"SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)",
+		"SELECT oid::text FROM pg_database WHERE datname = current_database()",
 		"SELECT 'restore_mark'::regclass::oid::text",
 	} {
 		part, err := pgAsk(ctx, t, q)

@@ -13,7 +13,7 @@ import (
 //
 //  1. The place. The table restore_mark holds a name for where the data lies: for SQLite
 //     the file's inode and time of birth, which a copy does not share; for PostgreSQL the
-//     cluster's identifier, its timeline and the number of the table, which a restored
+//     cluster's identifier, its timeline and the numbers of database and table, which a restored
 //     dump, a point-in-time recovery and a promoted standby change.
 //  2. The mark's incarnation. The file "-mark" beside a SQLite database holds a random
 //     number that is drawn anew whenever a restore is found, and is in the table too. A

@@ -39,10 +39,11 @@ type batch struct {
 	acct *Account
 	dev  int64
 
-	steps    []step
-	ratchet  bool // see tx.ratchet
-	ofDevice bool
-	err      error
+	steps     []step
+	ratchet   bool // see tx.ratchet
+	ofDevice  bool
+	ofAccount bool
+	err       error
 }
 
 type step struct {
@@ -89,9 +90,18 @@ func (b *batch) collect(c *Changes) {
 	b.backed(c.Backed)
 }
 
+// Several devices of an account write to the same rows of users. On PostgreSQL they take
+// turns, instead of waiting for each other's rows until one is sent back.
+const lockAccount = "SELECT id FROM accounts WHERE id = $1 FOR NO KEY UPDATE"
+
 // run may run more than once.
 func (b *batch) run(ctx context.Context, t *tx) error {
 	t.ratchet = t.ratchet || b.ratchet
+	if b.ofAccount && b.db.dialect.sharedPool {
+		if err := t.rows(ctx, lockAccount, []any{b.acct.ID}, ignoreRow); err != nil {
+			return fmt.Errorf("lock account: %w", err)
+		}
+	}
 	for _, s := range b.steps {
 		if err := s.run(ctx, t); err != nil {
 			if isForeignKey(err) {
@@ -146,6 +156,7 @@ func (b *batch) listOfDevice(what string, q *listed, p *args) {
 // listOfAccount adds a statement with a list about the account.
 func (b *batch) listOfAccount(what string, q *listed, p *args) {
 	if len(p.vals) > 0 || p.err != nil {
+		b.ofAccount = true
 		b.list(what, q, []any{b.acct.ID}, p)
 	}
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"database/sql"
 	"testing"
+	"time"
 )
 
 // rowCounts counts the rows of every table.
@@ -34,4 +35,19 @@ func rowCounts(t *testing.T, db *DB) map[string]int {
 		}
 	}
 	return counts
+}
+
+// await waits for what other goroutines bring about.
+func await(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	deadline, again := time.NewTimer(30*time.Second), time.NewTicker(time.Millisecond)
+	defer deadline.Stop()
+	defer again.Stop()
+	for !done() {
+		select {
+		case <-deadline.C:
+			t.Fatalf("%s did not come about", what)
+		case <-again.C:
+		}
+	}
 }

@@ -167,7 +167,7 @@ CREATE TABLE pending_events (
     FOREIGN KEY (account, device) REFERENCES devices (account, id) ON DELETE CASCADE
 ){{strict}};
 CREATE INDEX pending_events_session ON pending_events (account, device, room_id, session_id);
-CREATE INDEX pending_events_ready ON pending_events (account, device, received_at) WHERE ready = 1;
+CREATE INDEX pending_events_ready ON pending_events (account, device, received_at, event_id) WHERE ready = 1;
 CREATE INDEX pending_events_received ON pending_events (received_at);
 
 CREATE TABLE inbox (

@@ -1,0 +1,131 @@
+package store
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// TestBigBatchesTakeFewStatements: never one statement for each row, whatever the number,
+// and never more parameters than a database takes.
+func TestBigBatchesTakeFewStatements(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, url string) {
+		var h hook
+		o := options(t, url)
+		o.wrap = h.wrap
+		db := open(t, o)
+		for _, row := range []struct{ rows, statements int }{
+			{1, 1}, {2, 1}, {3, 2}, {255, 8}, {256, 1}, {257, 2}, {1000, 7}, {5000, 24},
+		} {
+			acct, dev := device(t, db, alice, id.DeviceID(fmt.Sprint("D", row.rows)))
+			shares := manyShares(row.rows)
+			h.watch(nil)
+			save(t, db, acct, dev.ID, &Changes{Shares: shares})
+			inserts := 0
+			for _, s := range h.statements() {
+				if strings.HasPrefix(s, "INSERT INTO shares") {
+					inserts++
+				}
+			}
+			if inserts > row.statements {
+				t.Errorf("%d shares took %d statements, want at most %d", row.rows, inserts, row.statements)
+			}
+			same(t, "shares", must[[]Share](t)(db.Shares(t.Context(), acct, dev.ID, "x")), shares)
+		}
+	})
+}
+
+func manyShares(n int) []Share {
+	all := make([]Share, n)
+	for i := range all {
+		all[i] = Share{
+			SessionID: "x", UserID: id.UserID(fmt.Sprintf("@user%05d:hs.example", i)), DeviceID: "ABCDEFGHIJ",
+			Curve25519: "4OHPgYqQfXRaNEMpDwmxQ1nv2dCCxwbtHTKXoKJQhXg", Index: uint32(i),
+		}
+	}
+	return all
+}
+
+// TestBigListsAreReadWhole crosses the limits of one statement while reading and deleting.
+func TestBigListsAreReadWhole(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, url string) {
+		db := open(t, options(t, url))
+		acct, dev := device(t, db, alice, "A")
+		ctx := t.Context()
+		for _, n := range []int{1, 5, 1023, 1024, 1025, 3000} {
+			sessions, keys := manySessions(n)
+			inbound, refs := manyInbound(n)
+			save(t, db, acct, dev.ID, &Changes{OlmSessions: sessions, InboundSessions: inbound})
+			olm := must[map[string][]OlmSession](t)(db.OlmSessions(ctx, acct, dev.ID, keys))
+			in := must[map[SessionRef]InboundSession](t)(db.InboundSessions(ctx, acct, dev.ID, refs))
+			same(t, "sessions", []int{len(olm), len(in)}, []int{n, n})
+			for _, s := range sessions {
+				if len(olm[s.TheirKey]) != 1 || olm[s.TheirKey][0].SessionID != s.SessionID {
+					t.Fatalf("session %s of %d is missing or there twice", s.SessionID, n)
+				}
+			}
+			all := 0
+			for _, err := range db.AllInboundSessions(ctx, acct, dev.ID) {
+				must[int](t)(0, err)
+				all++
+			}
+			same(t, "AllInboundSessions", all, n)
+			marks := make([]BackedSession, n)
+			for i := range marks {
+				marks[i] = BackedSession{refs[i], 0, "v"}
+			}
+			gone := make([]string, n)
+			for i := range gone {
+				gone[i] = sessions[i].SessionID
+			}
+			save(t, db, acct, dev.ID, &Changes{Backed: marks, DeleteOlmSessions: gone})
+			same(t, "CountToBackUp", must[int](t)(db.CountToBackUp(ctx, acct, dev.ID, "v")), 0)
+			same(t, "deleted", len(must[map[string][]OlmSession](t)(db.OlmSessions(ctx, acct, dev.ID, keys))), 0)
+		}
+	})
+}
+
+func manySessions(n int) (all []OlmSession, keys []string) {
+	for i := range n {
+		s := OlmSession{
+			SessionID: fmt.Sprintf("session%06d", i), TheirKey: fmt.Sprintf("4OHPgYqQfXRaNEMpDwmxQ1nv2dCCxwbtHTKXo%06d", i),
+			Pickle: make([]byte, 500), CreatedAt: at(i),
+		}
+		all, keys = append(all, s), append(keys, s.TheirKey)
+	}
+	return all, keys
+}
+
+func manyInbound(n int) (all []InboundSession, refs []SessionRef) {
+	for i := range n {
+		r := ref(fmt.Sprintf("!room%d:hs", i%7), fmt.Sprintf("session%06d", i))
+		all = append(all, InboundSession{SessionRef: r, Pickle: []byte("p"), Owner: []byte("o"), Source: SourceDirect})
+		refs = append(refs, r)
+	}
+	return all, refs
+}
+
+// TestTheNumberOfStatementsIsBounded: whatever the sizes, few texts are made and kept.
+func TestTheNumberOfStatementsIsBounded(t *testing.T) {
+	t.Parallel()
+	made := newTexts(sqliteDialect())
+	for n := 1; n < 5000; n += 7 {
+		items := make([]any, n*putShares.width)
+		err := putShares.each(made, []any{1, 2}, items, func(_ string, params []any) error {
+			if len(params) > maxParams+2 {
+				t.Fatalf("%d parameters in one statement", len(params))
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(made.made) > 10 {
+		t.Errorf("%d texts are kept for one statement", len(made.made))
+	}
+}

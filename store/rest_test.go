@@ -1,0 +1,43 @@
+package store
+
+import (
+	"testing"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// rest is a Changes with what everything leaves out: deletions and marks.
+func rest() *Changes {
+	return &Changes{
+		DeleteOlmSessions: []string{"o1"}, DiscardOutbound: []id.RoomID{"!r1"}, DeleteOutbox: []string{"out1"},
+		DeletePending: []id.EventID{"$p2"}, ReadyPending: []SessionRef{ref("!r3", "m9")},
+		MarkPending: []id.EventID{"$p1"}, DeleteInbox: []int64{1}, MarkInbox: []int64{2}, MarkDelivered: "s9",
+		DeleteWithheld: []SessionRef{ref("!r3", "m9")}, DeleteDevices: []DeviceRef{{"@bob:hs", "B1"}},
+		DeleteSecrets: []string{"recovery"}, Owners: []SessionOwner{{ref("!r1", "m1"), []byte("owner")}},
+		OutdatedUsers: []id.UserID{"@bob:hs"}, LeftUsers: []id.UserID{"@carol:hs"},
+		Backed: []BackedSession{{ref("!r1", "m1"), 7, "3"}},
+	}
+}
+
+// checkEverythingRuns calls every reader once.
+func checkEverythingRuns(t *testing.T, db *DB, acct *Account, dev Device) {
+	t.Helper()
+	ctx := t.Context()
+	countVisible(t, db, acct, dev.ID)
+	must[*Account](t)(db.LookupAccount(ctx, acct.UserID))
+	must[Device](t)(db.Device(ctx, acct, dev.DeviceID))
+	must[[]Device](t)(db.Devices(ctx, acct))
+	must[map[id.RoomID]Room](t)(db.Rooms(ctx, acct, dev.ID, []id.RoomID{"!r1"}))
+	must[[]InboundSession](t)(db.ToBackUp(ctx, acct, dev.ID, "3", 1))
+	must[[]PendingEvent](t)(db.Pending(ctx, acct, dev.ID, 1))
+	must[[]PendingEvent](t)(db.PendingDelivered(ctx, acct, dev.ID, 1))
+	must[map[id.UserID]User](t)(db.Users(ctx, acct, []id.UserID{"@bob:hs"}))
+	must[[]id.UserID](t)(db.OutdatedUsers(ctx, acct))
+	must[[]id.UserID](t)(db.TrackedUsers(ctx, acct))
+	must[map[id.UserID][]UserDevice](t)(db.UserDevices(ctx, acct, []id.UserID{"@bob:hs"}))
+	must[[]UserChange](t)(db.UserChanges(ctx, acct, "@bob:hs"))
+	must[[]Secret](t)(db.Secrets(ctx, acct))
+	must[[]string](t)(db.MasterKeysInUse(ctx))
+	for range db.AllDevices(ctx) {
+	}
+}
