@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -143,34 +142,4 @@ func controlReason(err error) error {
 		}
 	}
 	return err
-}
-
-// Warnings are those pending, oldest first.
-func (d *Device) Warnings(ctx context.Context) ([]Warning, error) {
-	if d.mode != ModeProxied {
-		return nil, ErrNotProxied
-	}
-	return d.warnings(ctx)
-}
-
-// DismissWarning drops one.
-func (d *Device) DismissWarning(ctx context.Context, warning string) error {
-	if d.mode != ModeProxied {
-		return ErrNotProxied
-	}
-	rows, err := d.acct.pendingWarnings(ctx)
-	if err != nil {
-		return err
-	}
-	i := slices.IndexFunc(rows, func(w store.Warning) bool { return w.ID == warning && !w.Dismissed && !w.Resolved })
-	if i < 0 {
-		return ErrUnknownWarning
-	}
-	row := rows[i]
-	row.Dismissed = true
-	if err := d.save(ctx, &store.Changes{Warnings: []store.Warning{row}}); err != nil {
-		return fmt.Errorf("store the dismissed warning: %w", err)
-	}
-	d.acct.warningsChanged()
-	return nil
 }
