@@ -16,7 +16,7 @@ DATA ?= data
 TEST_TIMEOUT ?= 25m
 PACKAGES ?= ./...
 
-GOLANGCI_LINT := v2.5.0
+GOLANGCI_LINT := v2.8.0
 GOVULNCHECK := v1.9.0
 TOOLS := $(CURDIR)/.cache/bin
 
