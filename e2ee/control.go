@@ -73,8 +73,8 @@ func RecoveryKeyOnMachine(ctx context.Context, db *store.DB, user id.UserID) (se
 type UserTrust struct {
 	UserID           id.UserID     `json:"user_id"`
 	State            string        `json:"state"`
-	PinnedMasterKey  id.Ed25519    `json:"pinned_master_key,omitempty"`
-	CurrentMasterKey id.Ed25519    `json:"current_master_key,omitempty"`
+	PinnedMasterKey  id.Ed25519    `json:"pinned_master_key"`
+	CurrentMasterKey id.Ed25519    `json:"current_master_key"`
 	Devices          []DeviceTrust `json:"devices"`
 }
 

@@ -107,48 +107,20 @@ func (d *Device) olmEncryptAll(ctx context.Context, eventType string, content js
 	if sessions, err = d.loadOlmSessions(ctx, keys); err != nil {
 		return nil, nil, nil, err
 	}
-	type work struct {
-		dev     *trustcache.Device
-		old     *olmSession
-		made    *session.OlmSession
-		content json.RawMessage
-		err     error
-	}
-	todo := make([]work, 0, len(devices))
+	todo := make([]*sealing, 0, len(devices))
 	for _, dev := range devices {
-		w := work{dev: dev}
+		w := &sealing{dev: dev, claimed: claimed[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}]}
 		if list := sessions.byKey[dev.Curve25519]; len(list) > 0 {
 			w.old = list[0]
-		} else if claimed[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}] == "" {
+		} else if w.claimed == "" {
 			without = append(without, dev)
 			continue
 		}
 		todo = append(todo, w)
 	}
-	frame := d.newEnvelopeFrame(eventType, content)
-	workers := min(runtime.GOMAXPROCS(0), len(todo)/4+1)
-	var wg sync.WaitGroup
-	for n := range workers {
-		part := todo[len(todo)*n/workers : len(todo)*(n+1)/workers]
-		wg.Go(func() {
-			for i := range part {
-				w := &part[i]
-				sess := (*session.OlmSession)(nil)
-				if w.old != nil {
-					sess = w.old.sess
-				} else if w.made, w.err = d.olm.newOutbound(w.dev.Curve25519, claimed[store.DeviceRef{UserID: w.dev.UserID, DeviceID: w.dev.DeviceID}]); w.err == nil {
-					sess = w.made
-				}
-				if w.err == nil {
-					w.content, w.err = frame.seal(sess, w.dev)
-				}
-			}
-		})
-	}
-	wg.Wait()
+	d.sealAll(todo, d.newEnvelopeFrame(eventType, content))
 	now := d.eng.now()
-	for i := range todo {
-		w := &todo[i]
+	for _, w := range todo {
 		switch {
 		case w.err != nil:
 			without = append(without, w.dev)
@@ -162,6 +134,45 @@ func (d *Device) olmEncryptAll(ctx context.Context, eventType string, content js
 		sealed = append(sealed, message{w.dev, w.content})
 	}
 	return sealed, without, sessions, nil
+}
+
+// sealing is the encryption of one message for one device, with an old session or a
+// new one from a claimed key.
+type sealing struct {
+	dev     *trustcache.Device
+	claimed id.Curve25519
+	old     *olmSession
+	made    *session.OlmSession
+	content json.RawMessage
+	err     error
+}
+
+// sealAll encrypts on all cores. The account is only read.
+func (d *Device) sealAll(todo []*sealing, frame *envelopeFrame) {
+	workers := min(runtime.GOMAXPROCS(0), len(todo)/4+1)
+	var wg sync.WaitGroup
+	for n := range workers {
+		part := todo[len(todo)*n/workers : len(todo)*(n+1)/workers]
+		wg.Go(func() {
+			for _, w := range part {
+				w.run(d.olm, frame)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (w *sealing) run(own *olmAccount, frame *envelopeFrame) {
+	var sess *session.OlmSession
+	if w.old != nil {
+		sess = w.old.sess
+	} else {
+		if w.made, w.err = own.newOutbound(w.dev.Curve25519, w.claimed); w.err != nil {
+			return
+		}
+		sess = w.made
+	}
+	w.content, w.err = frame.seal(sess, w.dev)
 }
 
 // envelopeFrame is what the plaintexts of one content to many devices have in common.

@@ -48,7 +48,7 @@ func (c *fakeControl) Status(context.Context) (Status, error) {
 	s.Identity = e2ee.IdentityStatus{MasterKey: masterKey, Ours: true, DeviceSigned: true}
 	s.SecretStorage = e2ee.StorageStatus{DefaultKey: "key", Complete: true}
 	s.Backup = e2ee.BackupStatus{Version: "1", Trusted: true, Pending: 2}
-	s.OtherDevices = []DeviceTrust{{DeviceID: "PHONE", Override: &trusted}}
+	s.OtherDevices = []e2ee.DeviceTrust{{DeviceID: "PHONE", Override: &trusted}}
 	s.Overrides = []e2ee.UserDevice{{UserID: bob, DeviceID: "LAPTOP"}}
 	s.Problems = []e2ee.Problem{{Code: "c", Message: "m", Hint: "h"}}
 	s.Warnings, _ = c.Warnings(nil) //nolint:staticcheck // the fake asks nobody
@@ -81,10 +81,9 @@ func (c *fakeControl) User(_ context.Context, user id.UserID) (UserTrust, error)
 		return UserTrust{UserID: user, State: "none"}, c.ask("user %s", user)
 	}
 	trusted := false
-	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	return UserTrust{
-		UserID: user, State: "changed", PinnedMasterKey: masterKey, CurrentMasterKey: "other", ChangedAt: &at,
-		Devices: []DeviceTrust{{DeviceID: "LAPTOP", Signed: true}, {DeviceID: "OLD", Override: &trusted}},
+		UserID: user, State: "changed", PinnedMasterKey: masterKey, CurrentMasterKey: "other",
+		Devices: []e2ee.DeviceTrust{{DeviceID: "LAPTOP", Signed: true}, {DeviceID: "OLD", Override: &trusted}},
 	}, c.ask("user %s", user)
 }
 

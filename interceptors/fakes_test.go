@@ -183,6 +183,8 @@ func (d *fakeDevice) noted() []string {
 	return slices.Clone(d.notes)
 }
 
+func (d *fakeDevice) KnownEncrypted(room id.RoomID) bool { return d.rooms[room] == e2ee.RoomEncrypted }
+
 func (d *fakeDevice) Mode() e2ee.Mode { return d.mode }
 
 func (d *fakeDevice) RoomEncryption(ctx context.Context, room id.RoomID) (e2ee.RoomEncryption, error) {

@@ -50,7 +50,7 @@ func TestStatementsUseTheirIndex(t *testing.T) {
 
 func checkPlan(t *testing.T, db *DB, statement string) {
 	t.Helper()
-	params := make([]any, strings.Count(statement, "$")) // at least as many as are needed
+	params := make([]any, strings.Count(statement, "$")+strings.Count(statement, "?")) // at least as many as are needed
 	rows, err := db.reader.db.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+statement, params...)
 	if err != nil {
 		t.Fatalf("%s: %v", statement, err)

@@ -276,9 +276,9 @@ type memory struct {
 	devices map[id.UserID]map[id.DeviceID]store.UserDevice
 	changes []store.UserChange
 	// fail, when not nil, is returned by Save, which then writes nothing.
-	fail  error
-	loads int
-	saves int
+	fail error
+	// lost, when not nil, is returned by Save although it has written.
+	lost error
 	// saving, when not nil, runs in Save before it is written, without the lock.
 	saving func(*store.Changes)
 }
@@ -290,7 +290,6 @@ func newMemory() *memory {
 func (m *memory) Users(_ context.Context, _ *store.Account, users []id.UserID) (map[id.UserID]store.User, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.loads++
 	out := make(map[id.UserID]store.User)
 	for _, u := range users {
 		if row, ok := m.users[u]; ok {
@@ -345,7 +344,6 @@ func (m *memory) Save(ctx context.Context, _ *store.Account, _ int64, ch *store.
 	if m.fail != nil {
 		return m.fail
 	}
-	m.saves++
 	for _, ref := range ch.DeleteDevices {
 		delete(m.devices[ref.UserID], ref.DeviceID)
 	}
@@ -371,7 +369,7 @@ func (m *memory) Save(ctx context.Context, _ *store.Account, _ int64, ch *store.
 		}
 	}
 	m.changes = append(m.changes, ch.UserChanges...)
-	return nil
+	return m.lost
 }
 
 func (m *memory) row(user id.UserID) store.User {

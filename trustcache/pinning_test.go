@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
 )
 
 // Attack A8: the homeserver swaps a pinned user's identity. [blocked until acknowledged]
@@ -195,7 +197,7 @@ func TestOwnChangeReachesEverybody(t *testing.T) {
 	x.lookup(bob)
 	x.lookup(carol)
 	srv.publish(me2)
-	x.changed(bob) // and this mark must survive what is written for the reason of ours
+	x.Changed(&store.Changes{}, []id.UserID{bob}) // must survive what is written because of ours
 	x.update(alice)
 	want(t, "outdated in the store", true, mem.row(bob).Outdated)
 	if mem.row(bob).Verified || !mem.row(bob).WasVerified {

@@ -162,7 +162,7 @@ func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, res *QueryRe
 			if err := w.learn(ctx, e, row, up); err != nil {
 				return err
 			}
-			w.answered = append(w.answered, f)
+			w.answered = append(w.answered, user)
 		}
 		return nil
 	})

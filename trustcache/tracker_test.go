@@ -542,6 +542,14 @@ func TestStoreFails(t *testing.T) {
 	if u := x.lookup(bob); u.State() != PinChanged {
 		t.Errorf("acknowledged without being stored: %v", u.State())
 	}
+	mem.lost = errors.New("connection lost")
+	if err := x.Acknowledge(context.Background(), bob, p2.master.public); !errors.Is(err, mem.lost) {
+		t.Errorf("got %v", err)
+	}
+	mem.lost = nil
+	if u := x.lookup(bob); u.State() != PinPinned {
+		t.Errorf("stored without saying so, and not noticed: %v", u.State())
+	}
 	if len(x.effects(bob)) != 2 { // first_seen, changed: events come once stored
 		t.Errorf("got %v", x.effects(bob))
 	}

@@ -91,14 +91,13 @@ func (t *Tracker) marksOf(users []id.UserID) map[id.UserID]mark {
 
 // work is one change of users' rows in the making.
 type work struct {
-	t       *Tracker
-	ch      store.Changes
-	events  []Event
-	entries map[id.UserID]*entry
-	changed map[id.UserID]store.User // rows to store
-	touched map[id.UserID]bool       // entries to keep
-	// answered are the flights whose users are known afresh.
-	answered []*flight
+	t        *Tracker
+	ch       store.Changes
+	events   []Event
+	entries  map[id.UserID]*entry
+	changed  map[id.UserID]store.User // rows to store
+	touched  map[id.UserID]bool       // entries to keep
+	answered []id.UserID              // by a query
 	dropHeld bool
 }
 
@@ -152,10 +151,8 @@ func (w *work) show() {
 	}
 	w.t.mu.Lock()
 	defer w.t.mu.Unlock()
-	for _, f := range w.answered {
-		if !f.dirty {
-			delete(w.t.marks, f.user)
-		}
+	for _, user := range w.answered {
+		delete(w.t.marks, user) // what it said is in what was stored
 	}
 	if w.dropHeld {
 		w.t.held = ""

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"e2ee-proxy/internal/testproc"
 )
 
 // ServerName is the server part of user IDs.
@@ -33,7 +31,10 @@ type Server struct {
 }
 
 // New starts a server that ends with the test.
-func New(t testproc.TB) *Server {
+func New(t interface {
+	Helper()
+	Cleanup(f func())
+}) *Server {
 	t.Helper()
 	s := &Server{changed: make(chan struct{}), state: newState()}
 	s.routes = allRoutes()
