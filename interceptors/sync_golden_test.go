@@ -91,9 +91,7 @@ func TestSyncGolden(t *testing.T) {
 			w := newSyncWorld(t, "", interceptors.SyncOptions{ShowEncryptionState: c.showEncryption})
 			w.up.body = func() io.Reader { return iotest.HalfReader(bytes.NewReader(c.body)) }
 			w.dev.extras = c.extras
-			w.dev.encrypted = func(room id.RoomID) bool {
-				return strings.Contains(strings.Join(c.encrypted, " ")+" ", string(room)+" ")
-			}
+			w.dev.encrypted = func(room id.RoomID) bool { return strings.Contains(strings.Join(c.encrypted, " ")+" ", string(room)+" ") }
 			query := url.Values{"since": {"s1"}}
 			if len(c.filter) > 0 {
 				query.Set("filter", string(c.filter))
