@@ -19,6 +19,8 @@ type Store interface {
 	UserDevices(ctx context.Context, account *store.Account, users []id.UserID) (map[id.UserID][]store.UserDevice, error)
 	TrackedUsers(ctx context.Context, account *store.Account) ([]id.UserID, error)
 	OutdatedUsers(ctx context.Context, account *store.Account) ([]id.UserID, error)
+	// UserChanges reads the history of one user, the oldest first.
+	UserChanges(ctx context.Context, account *store.Account, user id.UserID) ([]store.UserChange, error)
 	// Save is called with device row 0: what a Tracker stores belongs to the account.
 	Save(ctx context.Context, account *store.Account, deviceRowID int64, ch *store.Changes) error
 }

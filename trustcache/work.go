@@ -208,6 +208,12 @@ func (w *work) learn(ctx context.Context, e *entry, row store.User, up update) e
 	if err != nil {
 		return err
 	}
+	if replaces(before, identity) {
+		w.ch.UserChanges = append(w.ch.UserChanges, store.UserChange{
+			UserID: row.UserID, At: w.t.opts.Now(), Kind: kindRetired,
+			Previous: before.SelfSigning.String(), Master: identity.Master.String(),
+		})
+	}
 	w.devices(before, up)
 	w.set(newEntry(own, row, identity, up.devices))
 	if before.Own && signer != w.ownSigner() {
