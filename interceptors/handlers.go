@@ -65,6 +65,10 @@ func Handlers(o Options) (map[string]Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
+	txns, err := newTransactions()
+	if err != nil {
+		return nil, fmt.Errorf("make the handlers: %w", err)
+	}
 	refresh, err := newRefreshTokens()
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
@@ -78,7 +82,7 @@ func Handlers(o Options) (map[string]Handler, error) {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
 	all := map[string]Handler{Sync: sync}
-	maps.Copy(all, (&rooms{order: order}).handlers())
+	maps.Copy(all, (&rooms{order: order, txns: txns}).handlers())
 	maps.Copy(all, (&sessions{public: o.PublicURL, refresh: refresh}).handlers())
 	maps.Copy(all, api.handlers())
 	return all, nil

@@ -3,7 +3,6 @@ package interceptors_test
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"io"
 	"net/url"
 	"os"
@@ -21,7 +20,7 @@ import (
 	"e2ee-proxy/interceptors"
 )
 
-var updateGolden = flag.Bool("update", false, "write the golden files anew")
+var updateGolden = os.Getenv("E2EE_PROXY_UPDATE_GOLDEN") != ""
 
 // strictJSON says whether something is one JSON value that everybody reads alike.
 func strictJSON(raw []byte) error {
@@ -111,13 +110,13 @@ func TestSyncGolden(t *testing.T) {
 				if !ok {
 					continue
 				}
-				if *updateGolden {
+				if updateGolden {
 					f.Data = []byte(text)
 				} else if diff := cmp.Diff(string(f.Data), text); diff != "" {
 					t.Errorf("%s (-want +got):\n%s", f.Name, diff)
 				}
 			}
-			if *updateGolden {
+			if updateGolden {
 				if err := os.WriteFile(name, txtar.Format(archive), 0o600); err != nil {
 					t.Fatal(err)
 				}

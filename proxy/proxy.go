@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -114,7 +115,7 @@ func New(o Options) (*Proxy, error) {
 	}
 	limits := o.Limits.withDefaults()
 	p := &Proxy{
-		base: o.Homeserver, prefix: strings.TrimSuffix(o.Homeserver.EscapedPath(), "/"),
+		base: o.Homeserver, prefix: strings.TrimSuffix("/"+strings.Trim(o.Homeserver.EscapedPath(), "/"), "/"),
 		limits: limits, limiter: newLimiter(limits), deadlines: o.Deadlines.withDefaults(),
 		devices: o.Devices, onUnknownToken: o.OnUnknownToken, trusted: slices.Clone(o.TrustedProxies),
 		log: o.Log, discard: log.New(io.Discard, "", 0), idPrefix: hex.EncodeToString(prefix[:]),
@@ -194,12 +195,21 @@ func (p *Proxy) setRoutes(rows []*route, handlers map[string]interceptors.Handle
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.active.Add(1)
 	defer p.active.Done()
-	q := &request{id: requestID{p.idPrefix, p.ids.next()}, r: r, started: time.Now()}
+	q := &request{id: requestID{p.idPrefix, p.ids.next()}, r: own(r), started: time.Now()}
 	q.w = newRecorder(w, p.deadlines.Idle, q.started)
 	defer p.finish(q)
 	if err := p.serve(q); err != nil {
 		p.render(q, err)
 	}
+}
+
+// own copies what the steps change of a request. The server goes on using the original,
+// to find out whether the connection can be kept and what of the body was not read.
+func own(r *http.Request) *http.Request {
+	c := new(http.Request)
+	*c = *r
+	c.Header = maps.Clone(r.Header)
+	return c
 }
 
 // finish accounts for a request however it ended. A bug in a handler is this one

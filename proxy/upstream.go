@@ -135,8 +135,10 @@ func (p *Proxy) openUpstream(caFile string, w Waits) error {
 }
 
 // rewrite finishes a request that goes straight through. Its URL is already the
-// homeserver's; ReverseProxy has dropped the forwarding fields.
+// homeserver's. ReverseProxy has dropped the forwarding fields, which were judged in
+// cleanHeader, and may have written the query anew, which was judged in readQuery.
 func (p *Proxy) rewrite(r *httputil.ProxyRequest) {
+	r.Out.URL.RawQuery = r.In.URL.RawQuery
 	r.Out.Host = p.base.Host
 	if v := r.In.Header["X-Forwarded-For"]; len(v) > 0 {
 		r.Out.Header["X-Forwarded-For"] = v
@@ -309,7 +311,7 @@ func (p *Proxy) upstreamError(err error) error {
 	switch {
 	case errors.As(err, &own):
 		return err
-	case errors.Is(err, errDraining), errors.Is(err, context.Canceled):
+	case errors.Is(err, errDraining), errors.Is(err, errEndSession), errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
 		return interceptors.TimedOut(scrub(err))

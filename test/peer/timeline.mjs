@@ -39,8 +39,10 @@ async function describe(peer, event) {
     };
 }
 
+// events leaves out what this client has sent but the server has not given back yet.
 function events(peer, room) {
-    return peer.client.getRoom(room)?.getLiveTimeline().getEvents() ?? [];
+    const all = peer.client.getRoom(room)?.getLiveTimeline().getEvents() ?? [];
+    return all.filter((event) => event.status === null);
 }
 
 // matches says whether a described event is the one a test waits for.
