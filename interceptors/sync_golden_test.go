@@ -21,7 +21,7 @@ import (
 	"e2ee-proxy/interceptors"
 )
 
-var updateGolden = flag.Bool("update", false, "write the golden files anew")
+var updateGolden = flag.Bool("update-sync", false, "write the golden files of testdata/sync anew")
 
 // strictJSON says whether something is one JSON value that everybody reads alike.
 func strictJSON(raw []byte) error {
@@ -92,7 +92,9 @@ func TestSyncGolden(t *testing.T) {
 			w := newSyncWorld(t, "", interceptors.SyncOptions{ShowEncryptionState: c.showEncryption})
 			w.up.body = func() io.Reader { return iotest.HalfReader(bytes.NewReader(c.body)) }
 			w.dev.extras = c.extras
-			w.dev.encrypted = func(room id.RoomID) bool { return strings.Contains(strings.Join(c.encrypted, " ")+" ", string(room)+" ") }
+			w.dev.encrypted = func(room id.RoomID) bool {
+				return strings.Contains(strings.Join(c.encrypted, " ")+" ", string(room)+" ")
+			}
 			query := url.Values{"since": {"s1"}}
 			if len(c.filter) > 0 {
 				query.Set("filter", string(c.filter))
