@@ -1,12 +1,16 @@
 package e2e
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
 
 	"e2ee-proxy/internal/tesths"
 	"e2ee-proxy/internal/testpeer"
+	"e2ee-proxy/internal/testproc"
 	"e2ee-proxy/internal/testproxy"
 )
 
@@ -32,27 +36,32 @@ func TestIsolation(t *testing.T) {
 		secret := alice.SendText(room, "CANARY for bob")
 		bob[0].Await(room, testpeer.Where{"event_id": secret, "body": "CANARY for bob"})
 
-		event := roomPath(room, "event/%s", secret)
+		paths := []string{
+			roomPath(room, "event/%s", secret), roomPath(room, "context/%s", secret),
+			roomPath(room, "messages?dir=b&limit=50"), roomPath(room, "relations/%s", secret),
+		}
 		for _, other := range carol {
-			other.refused(event)
-			other.refused(roomPath(room, "messages?dir=b&limit=50"))
+			for _, path := range paths {
+				other.wantNothing(path)
+			}
 		}
 		alice.Invite(room, c.UserID)
 		carol[0].AwaitRoom(room, "invite")
 		carol[0].Join(room)
 		for _, other := range carol {
 			other.sync(0)
-			for _, path := range []string{event, roomPath(room, "messages?dir=b&limit=50"), roomPath(room, "context/%s", secret)} {
-				if resp := other.get(path); contains(resp.Body, "CANARY") {
-					t.Errorf("%s reads at %s: %s", other.account.DeviceID, path, resp.Body)
-				}
+			for _, path := range paths {
+				other.wantNothing(path)
 			}
 			if other.saw("CANARY") {
 				t.Errorf("%s reads it in a sync", other.account.DeviceID)
 			}
 		}
-		if resp := bob[0].get(event); !contains(resp.Body, "CANARY for bob") {
-			t.Errorf("bob reads %s", resp.Body)
+		for _, device := range bob {
+			other := newCurl(t, proxy.URL, device.account) // from the beginning, with the same token
+			if other.sync(0); device == bob[0] && !other.saw("CANARY for bob") {
+				t.Error("bob cannot read any more")
+			}
 		}
 		wantOwnKeys(t, bob, carol)
 	})
@@ -64,6 +73,7 @@ func wantOwnKeys(t *testing.T, users ...[2]*curl) {
 	owner := map[string]string{}
 	for _, devices := range users {
 		for _, c := range devices {
+			c.awaitInOrder()
 			var key struct {
 				RecoveryKey string `json:"recovery_key"`
 			}
@@ -91,6 +101,33 @@ func wantOwnKeys(t *testing.T, users ...[2]*curl) {
 	}
 }
 
+// awaitInOrder waits until the proxy has no problem to report for the device: it is
+// signed, and secret storage and backup are there.
+func (c *curl) awaitInOrder() {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), testpeer.Deadline)
+	defer cancel()
+	err := testproc.Await(ctx, func(ctx context.Context) error {
+		var raw json.RawMessage
+		if err := c.http.Call(ctx, http.MethodGet, control+"status", nil, &raw); err != nil {
+			return err
+		}
+		var status struct {
+			Problems []json.RawMessage `json:"problems"`
+		}
+		if err := json.Unmarshal(raw, &status); err != nil {
+			return err
+		}
+		if len(status.Problems) > 0 {
+			return errors.New(string(raw))
+		}
+		return nil
+	})
+	if err != nil {
+		c.t.Fatalf("%s (%s): not in order: %v", c.account.UserID, c.account.DeviceID, err)
+	}
+}
+
 func (c *curl) get(path string) tesths.Response {
 	c.t.Helper()
 	resp, err := c.http.Do(c.t.Context(), http.MethodGet, path, nil)
@@ -100,9 +137,10 @@ func (c *curl) get(path string) tesths.Response {
 	return resp
 }
 
-func (c *curl) refused(path string) {
+// wantNothing fails when an answer has the text.
+func (c *curl) wantNothing(path string) {
 	c.t.Helper()
-	if resp := c.get(path); resp.Status != http.StatusForbidden && resp.Status != http.StatusNotFound || contains(resp.Body, "CANARY") {
-		c.t.Errorf("%s gets %d at %s: %s", c.account.UserID, resp.Status, path, resp.Body)
+	if resp := c.get(path); contains(resp.Body, "CANARY") {
+		c.t.Errorf("%s gets %d at %s: %s", c.account.DeviceID, resp.Status, path, resp.Body)
 	}
 }
