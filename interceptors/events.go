@@ -254,6 +254,8 @@ type openBatch struct {
 	incoming []e2ee.Incoming
 	opened   []e2ee.Opened
 	size     int // bytes in incoming
+	// redeliver is set for the events of a sync, see [e2ee.Incoming].
+	redeliver bool
 }
 
 type batchEvent struct {
@@ -265,12 +267,16 @@ type batchEvent struct {
 }
 
 // add takes an event, with its head, and gives its number. bundled says that events may
-// be bundled in it.
+// be bundled in it, this deep.
 func (b *openBatch) add(room id.RoomID, encrypted bool, raw []byte, h *eventHead, bundled int) int {
+	return b.put(room, encrypted, raw, h, bundled, false)
+}
+
+func (b *openBatch) put(room id.RoomID, encrypted bool, raw []byte, h *eventHead, bundled int, nested bool) int {
 	ev := batchEvent{raw: raw, incoming: -1, sealed: string(h.typ) == typeEncrypted, clear: h.types == 1}
 	if h.openable(encrypted) {
 		ev.incoming = len(b.incoming)
-		b.incoming = append(b.incoming, e2ee.Incoming{RoomID: room, Event: raw})
+		b.incoming = append(b.incoming, e2ee.Incoming{RoomID: room, Event: raw, Redeliver: b.redeliver && !nested})
 		b.size += len(raw)
 	}
 	n := len(b.events)
@@ -288,7 +294,7 @@ func (b *openBatch) add(room id.RoomID, encrypted bool, raw []byte, h *eventHead
 		if err != nil {
 			return n
 		}
-		b.events[n].nested = append(b.events[n].nested, b.add(room, encrypted, inner, &innerHead, bundled-1))
+		b.events[n].nested = append(b.events[n].nested, b.put(room, encrypted, inner, &innerHead, bundled-1, true))
 	}
 	return n
 }
