@@ -134,7 +134,7 @@ func (d *Device) makeKeys() error {
 	}
 	have := max(d.keyCount, 0) + pending
 	if (!d.row.KeysUploaded || d.keysWanted) && have < oneTimeKeysWanted {
-		if err := d.olm.GenOneTimeKeys(uint(oneTimeKeysWanted - have)); err != nil {
+		if err := d.olm.GenOneTimeKeys(uint(oneTimeKeysWanted - have)); err != nil { //nolint:gosec // G115: have is smaller
 			return fmt.Errorf("make one-time keys: %w", err)
 		}
 		d.olmDirty = true

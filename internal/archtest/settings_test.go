@@ -2,6 +2,7 @@ package archtest
 
 import (
 	"go/ast"
+	"maps"
 	"strings"
 	"testing"
 )
@@ -15,9 +16,7 @@ func TestEverySettingIsUsed(t *testing.T) {
 		switch {
 		case f.isTest():
 		case f.name == "config/settings.go":
-			for name, place := range settingFields(f) {
-				declared[name] = place
-			}
+			maps.Copy(declared, settingFields(f))
 		case strings.HasPrefix(f.name, "cmd/"):
 			ast.Inspect(f.syntax, func(n ast.Node) bool {
 				if sel, ok := n.(*ast.SelectorExpr); ok {
