@@ -38,6 +38,8 @@ func (p *Proxy) openUpstream(caFile string, w Waits) error {
 	if err != nil {
 		return err
 	}
+	// A parked poll holds its buffers and sends one header; what it gets is read past them.
+	parked.ReadBufferSize, parked.WriteBufferSize = 1<<10, 1<<10
 	p.closeIdle = func() {
 		quick.CloseIdleConnections()
 		slow.CloseIdleConnections()
