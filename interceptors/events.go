@@ -73,6 +73,7 @@ func oursGraph() *jsonscan.Node {
 	unsigned.Down(jsonscan.Key("prev_content")).Link(jsonscan.Prefix(prefixOurs), ours)
 	unsigned.Link(jsonscan.Key("redacted_because"), event)
 	unsigned.Down(jsonscan.Key(nameRelations)).Link(jsonscan.Any(), relation)
+	unsigned.Down(jsonscan.Key(nameRelations)).Link(jsonscan.Prefix(prefixOurs), ours)
 	for _, stripped := range []string{"invite_room_state", "knock_room_state"} {
 		unsigned.Down(jsonscan.Key(stripped)).Link(jsonscan.Elem(), event)
 	}
@@ -254,6 +255,8 @@ type openBatch struct {
 	incoming []e2ee.Incoming
 	opened   []e2ee.Opened
 	size     int // bytes in incoming
+	// redeliver is set for the events of a sync, see [e2ee.Incoming].
+	redeliver bool
 }
 
 type batchEvent struct {
@@ -265,12 +268,16 @@ type batchEvent struct {
 }
 
 // add takes an event, with its head, and gives its number. bundled says that events may
-// be bundled in it.
+// be bundled in it, this deep.
 func (b *openBatch) add(room id.RoomID, encrypted bool, raw []byte, h *eventHead, bundled int) int {
+	return b.put(room, encrypted, raw, h, bundled, false)
+}
+
+func (b *openBatch) put(room id.RoomID, encrypted bool, raw []byte, h *eventHead, bundled int, nested bool) int {
 	ev := batchEvent{raw: raw, incoming: -1, sealed: string(h.typ) == typeEncrypted, clear: h.types == 1}
 	if h.openable(encrypted) {
 		ev.incoming = len(b.incoming)
-		b.incoming = append(b.incoming, e2ee.Incoming{RoomID: room, Event: raw})
+		b.incoming = append(b.incoming, e2ee.Incoming{RoomID: room, Event: raw, Redeliver: b.redeliver && !nested})
 		b.size += len(raw)
 	}
 	n := len(b.events)
@@ -288,7 +295,7 @@ func (b *openBatch) add(room id.RoomID, encrypted bool, raw []byte, h *eventHead
 		if err != nil {
 			return n
 		}
-		b.events[n].nested = append(b.events[n].nested, b.add(room, encrypted, inner, &innerHead, bundled-1))
+		b.events[n].nested = append(b.events[n].nested, b.put(room, encrypted, inner, &innerHead, bundled-1, true))
 	}
 	return n
 }

@@ -41,11 +41,13 @@ import (
 
 // SyncOptions are the settings of the sync handler. Zero fields have the defaults given.
 type SyncOptions struct {
-	// ShowEncryptionState shows m.room.encryption to the client (clients.show_encryption_state).
+	// ShowEncryptionState shows m.room.encryption to clients that the proxy encrypts for
+	// (clients.show_encryption_state).
 	ShowEncryptionState bool
 	// MaxTimeout caps how long a sync may wait at the homeserver: 60 s.
 	MaxTimeout time.Duration
-	// SpoolDir is where large responses are kept, encrypted: the system's directory.
+	// SpoolDir is where responses too large for memory are kept, encrypted, until they
+	// are sent: the system's directory for temporary files.
 	SpoolDir string
 }
 
@@ -80,10 +82,9 @@ func NewSync(opt SyncOptions) (Handler, error) {
 }
 
 func (h *syncHandler) serve(x *Exchange) error {
-	ctx := x.Request.Context()
-	dev, err := x.Devices.Device(ctx, x.Identity)
+	dev, err := device(x)
 	if err != nil {
-		return fmt.Errorf("sync: %w", err)
+		return err
 	}
 	if dev.Mode() != e2ee.ModeProxied {
 		return x.Upstream.Forward(x)
@@ -100,9 +101,9 @@ func (h *syncHandler) serve(x *Exchange) error {
 	if pick.param != "" {
 		query.Set("filter", pick.param)
 	}
-	in, err := dev.BeginSync(ctx, since)
+	in, err := dev.BeginSync(x.Request.Context(), since)
 	if err != nil {
-		return fmt.Errorf("sync: %w", err)
+		return engineError(fmt.Errorf("begin sync: %w", err))
 	}
 	defer in.End()
 	resp, err := h.upstream(x, in, query)
@@ -215,7 +216,7 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 	update.Since = since
 	extras, err := in.Commit(x.Request.Context(), update)
 	if err != nil {
-		return fmt.Errorf("commit sync response: %w", err)
+		return engineError(fmt.Errorf("commit sync response: %w", err))
 	}
 	w := newSyncWriter(dev, &h.graphs, filter, body, plan, update.Rooms, extras)
 	w.showEncryption = h.opt.ShowEncryptionState

@@ -122,10 +122,16 @@ func (s *syncScan) noteChange(place int, v *jsonscan.Value) error {
 	if !s.head.state {
 		return nil
 	}
-	change := e2ee.StateChange{StateKey: string(jsonscan.Text(s.head.stateKey))}
+	var change e2ee.StateChange
 	switch string(s.head.typ) {
 	case typeMember:
 		change.Type, change.Content = typeMember, membershipContent(s.head.membership)
+		if string(s.head.membership) == `"join"` {
+			if s.joins++; s.joins > maxJoins {
+				s.leftOut = true
+				return nil
+			}
+		}
 	case typeEncryption:
 		change.Type, change.Content = typeEncryption, contentOf(v.Raw)
 	case typeVisibility:
@@ -133,6 +139,7 @@ func (s *syncScan) noteChange(place int, v *jsonscan.Value) error {
 	default:
 		return nil
 	}
+	change.StateKey = string(jsonscan.Text(s.head.stateKey))
 	*to = append(*to, change)
 	return s.grow(len(change.StateKey)+len(change.Content)+64, nil)
 }

@@ -3,6 +3,7 @@ package interceptors_test
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"io"
 	"net/url"
 	"os"
@@ -20,7 +21,7 @@ import (
 	"e2ee-proxy/interceptors"
 )
 
-var updateGolden = os.Getenv("E2EE_PROXY_UPDATE_GOLDEN") != ""
+var updateGolden = flag.Bool("update-sync", false, "write the golden files of testdata/sync anew")
 
 // strictJSON says whether something is one JSON value that everybody reads alike.
 func strictJSON(raw []byte) error {
@@ -91,7 +92,9 @@ func TestSyncGolden(t *testing.T) {
 			w := newSyncWorld(t, "", interceptors.SyncOptions{ShowEncryptionState: c.showEncryption})
 			w.up.body = func() io.Reader { return iotest.HalfReader(bytes.NewReader(c.body)) }
 			w.dev.extras = c.extras
-			w.dev.encrypted = func(room id.RoomID) bool { return strings.Contains(strings.Join(c.encrypted, " ")+" ", string(room)+" ") }
+			w.dev.encrypted = func(room id.RoomID) bool {
+				return strings.Contains(strings.Join(c.encrypted, " ")+" ", string(room)+" ")
+			}
 			query := url.Values{"since": {"s1"}}
 			if len(c.filter) > 0 {
 				query.Set("filter", string(c.filter))
@@ -110,13 +113,13 @@ func TestSyncGolden(t *testing.T) {
 				if !ok {
 					continue
 				}
-				if updateGolden {
+				if *updateGolden {
 					f.Data = []byte(text)
 				} else if diff := cmp.Diff(string(f.Data), text); diff != "" {
 					t.Errorf("%s (-want +got):\n%s", f.Name, diff)
 				}
 			}
-			if updateGolden {
+			if *updateGolden {
 				if err := os.WriteFile(name, txtar.Format(archive), 0o600); err != nil {
 					t.Fatal(err)
 				}

@@ -21,6 +21,11 @@ import (
 // maxUpdate bounds what is taken from one response, in bytes.
 const maxUpdate = 64 << 20
 
+// maxJoins bounds the joins that are taken from one response. A room with further ones
+// is reported as limited, so that the engine asks for its members when it needs them;
+// whoever left is always reported.
+const maxJoins = 10_000
+
 // errSyncBody is a response that is not a sync response.
 var errSyncBody = errors.New("not a sync response")
 
@@ -34,6 +39,7 @@ type syncScan struct {
 	plan           planWriter
 	update         e2ee.SyncUpdate
 	size           int // bytes held in update
+	joins          int // joins held in update
 
 	head eventHead
 	// The list of events that the scan is in: the offset behind its bracket, and how
@@ -49,6 +55,7 @@ type syncScan struct {
 	roomNoted bool // its markRoom is written
 	wanted    bool
 	hasEvents bool // its timeline has events
+	leftOut   bool // joins of it were left out
 	room      e2ee.RoomUpdate
 	state     []e2ee.StateChange
 	timeline  []e2ee.StateChange
@@ -128,7 +135,7 @@ func (s *syncScan) enterRoom(v *jsonscan.Value, section e2ee.Section) {
 	if len(name) > maxIdentifier {
 		name = nil // no room has such a name: its events are cleaned, nothing else
 	}
-	s.inRoom, s.roomNoted, s.hasEvents = true, false, false
+	s.inRoom, s.roomNoted, s.hasEvents, s.leftOut = true, false, false, false
 	s.room = e2ee.RoomUpdate{RoomID: id.RoomID(name), Section: section}
 	s.wanted = s.filter.room(s.room.RoomID)
 	s.state, s.timeline, s.after = s.state[:0], s.timeline[:0], s.after[:0]
@@ -217,6 +224,7 @@ func (s *syncScan) roomPart(place int, v *jsonscan.Value) error {
 
 func (s *syncScan) leaveRoom(live bool, v *jsonscan.Value) error {
 	s.room.Changes = slices.Concat(s.state, s.timeline, s.after)
+	s.room.Limited = s.room.Limited || s.leftOut
 	if s.room.RoomID != "" {
 		s.update.Rooms = append(s.update.Rooms, s.room)
 	}

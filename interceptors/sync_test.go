@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -337,6 +338,35 @@ func TestSyncHostileEvents(t *testing.T) {
 	} {
 		if shown(event) != want {
 			t.Errorf("%s: shown %v, want %v", event, shown(event), want)
+		}
+	}
+}
+
+// A response with very many members is no reason to hold them all: the rooms whose
+// joins are left out count as limited, and departures are never left out (requirement 9.4).
+func TestSyncWithVeryManyMembers(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	b.WriteString(`{"next_batch":"s2","rooms":{"join":{`)
+	for room := range 3 {
+		fmt.Fprintf(&b, `%s"!%d:hs":{"state":{"events":[{"type":"m.room.member","state_key":"@gone:hs","content":{"membership":"leave"}}`, []string{"", ",", ","}[room], room)
+		for user := range 6000 {
+			fmt.Fprintf(&b, `,{"type":"m.room.member","state_key":"@u%d:hs","content":{"membership":"join"}}`, user)
+		}
+		b.WriteString(`]}}`)
+	}
+	b.WriteString(`}}}`)
+	w := newSyncWorld(t, b.String(), interceptors.SyncOptions{})
+	if _, err := w.sync(t, "since=s1"); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []struct {
+		limited bool
+		changes int
+	}{{false, 6001}, {true, 4001}, {true, 1}} {
+		got := w.dev.committed[0].Rooms[i]
+		if got.Limited != want.limited || len(got.Changes) != want.changes || string(got.Changes[0].Content) != `{"membership":"leave"}` {
+			t.Errorf("room %d: limited %v with %d changes, want %+v", i, got.Limited, len(got.Changes), want)
 		}
 	}
 }

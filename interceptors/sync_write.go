@@ -63,7 +63,7 @@ type work struct {
 func newSyncWriter(dev Device, graphs *eventGraphs, filter *clientFilter, body, plan *spool.Spool, rooms []e2ee.RoomUpdate, extras e2ee.SyncExtras) *syncWriter {
 	w := &syncWriter{
 		dev: dev, graphs: graphs, filter: filter, body: body, plan: newPlanReader(plan), extras: extras,
-		batch: openBatch{graphs: graphs},
+		batch: openBatch{graphs: graphs, redeliver: true},
 	}
 	w.extras.Late = make(map[id.RoomID][]json.RawMessage, len(extras.Late))
 	for room, events := range extras.Late {

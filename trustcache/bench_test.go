@@ -55,6 +55,23 @@ func BenchmarkJudge(b *testing.B) {
 	}
 }
 
+// BenchmarkJudgeUnsigned is an event of a device that is listed and not signed.
+func BenchmarkJudgeUnsigned(b *testing.B) {
+	p := newPerson(bob, "1")
+	d, err := ParseDevice(p.device("PHONE").raw(), bob, "PHONE")
+	if err != nil {
+		b.Fatal(err)
+	}
+	u := newEntry(alice, store1(bob), p.identity(b), []Device{d}).user
+	owner, _ := Owner{UserID: bob, Curve25519: d.Curve25519, Ed25519: d.Ed25519}.Upgrade(u)
+	in := JudgeInput{Sender: bob, Own: alice, Source: store.SourceDirect, Owner: owner, OwnerUser: u}
+	for b.Loop() {
+		if Judge(in).Deliver != DeliverWithheld {
+			b.Fatal("not withheld")
+		}
+	}
+}
+
 func BenchmarkShare(b *testing.B) {
 	u := in(bob, PinPinned, plainDevice(true))
 	in := ShareInput{User: u, Device: &u.Devices[0], SenderUser: alice, SenderDevice: "PHONE"}

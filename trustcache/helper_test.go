@@ -311,6 +311,18 @@ func (m *memory) OutdatedUsers(context.Context, *store.Account) ([]id.UserID, er
 	return m.list(func(u store.User) bool { return u.Tracked && u.Outdated }), nil
 }
 
+func (m *memory) UserChanges(_ context.Context, _ *store.Account, user id.UserID) ([]store.UserChange, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []store.UserChange
+	for _, c := range m.changes {
+		if c.UserID == user {
+			out = append(out, c)
+		}
+	}
+	return out, nil
+}
+
 func (m *memory) list(want func(store.User) bool) []id.UserID {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -370,3 +370,38 @@ func TestStoreFails(t *testing.T) {
 		t.Errorf("got %v", x.effects(bob))
 	}
 }
+
+// What Observe adds is stored with the change or not at all, and what it returns may
+// use the tracker: it runs once, when everything is stored.
+func TestObserve(t *testing.T) {
+	t.Parallel()
+	srv, mem := newServer(), newMemory()
+	var warnings []store.Warning
+	mem.saving = func(ch *store.Changes) { warnings = append(warnings, ch.Warnings...) }
+	var x *tracking
+	calls := 0
+	x = track(t, srv, mem, func(o *Options) {
+		o.Observe = func(events []Event, ch *store.Changes) func() {
+			for _, ev := range events {
+				if ev.Kind == EventPin && ev.State == PinChanged {
+					ch.Warnings = append(ch.Warnings, store.Warning{Code: "identity_changed", UserID: ev.UserID})
+				}
+			}
+			return func() {
+				calls++
+				if got, err := x.Cached(context.Background(), []id.UserID{bob}); err != nil || !got[bob].Known() {
+					t.Errorf("%+v, %v", got[bob], err)
+				}
+				x.Changed(&store.Changes{}, []id.UserID{carol})
+			}
+		}
+	})
+	srv.publish(newPerson(bob, "1"))
+	x.lookup(bob)
+	srv.publish(newPerson(bob, "2"))
+	x.update(bob)
+	want(t, "calls", 2, calls)
+	if len(warnings) != 1 || warnings[0].UserID != bob {
+		t.Errorf("got %+v", warnings)
+	}
+}

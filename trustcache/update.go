@@ -44,9 +44,13 @@ type update struct {
 
 // digest works out what an answer makes of what was known of a user before. It costs
 // signatures and takes no lock. Objects that have not changed are not verified again.
-func digest(before *User, r *QueryResult, maxDevices int) update {
+// retired are self-signing keys that the current master key has replaced.
+func digest(before *User, r *QueryResult, retired map[id.Ed25519]bool, maxDevices int) update {
 	var out update
 	out.identity, out.refusedIdentity = digestIdentity(before, r)
+	if replaces(before, out.identity) && retired[out.identity.SelfSigning] {
+		out.identity, out.refusedIdentity = before.Identity, true
+	}
 	self := out.identity.SelfSigning
 	answers := r.DeviceKeys[before.UserID]
 	for _, device := range chooseDevices(before, answers, self, maxDevices) {
@@ -60,6 +64,12 @@ func digest(before *User, r *QueryResult, maxDevices int) update {
 		out.devices = append(out.devices, d)
 	}
 	return out
+}
+
+// replaces reports whether an identity has another self-signing key under the same
+// master key.
+func replaces(before *User, next Identity) bool {
+	return before.SelfSigning != "" && next.Master == before.Master && next.SelfSigning != before.SelfSigning
 }
 
 // digestIdentity gives the identity to believe in. A homeserver that shows none, or

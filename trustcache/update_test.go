@@ -74,6 +74,19 @@ func TestSelfSigningKeyChanges(t *testing.T) {
 	}
 	want(t, "devices", []string{"OLD", "OTHER+"}, ids(u))
 
+	// Attack "old self-signing keys": one that was replaced does not come back.
+	srv.publish(p, p.signedDevice("OLD"), p.signedDevice("OTHER"), p.signedDevice("EVIL"))
+	for range 2 {
+		u = x.update(bob)
+		if u.SelfSigning != next.selfSign.public || x.last(EventIdentityRefused).UserID != bob {
+			t.Error("an old self-signing key came back")
+		}
+		want(t, "devices", []string{"EVIL", "OLD", "OTHER"}, ids(u))
+		x = track(t, srv, mem)
+	}
+	x = track(t, srv, mem)
+	x.lookup(bob)
+
 	// The same self-signing key under another master key is a change.
 	moved := next
 	moved.master = newSigner("a new master key")

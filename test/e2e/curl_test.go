@@ -78,6 +78,12 @@ func roomPath(room, format string, args ...string) string {
 // sync asks once and keeps what came.
 func (c *curl) sync(wait time.Duration) {
 	c.t.Helper()
+	if err := c.trySync(c.t.Context(), wait); err != nil {
+		c.t.Fatalf("%s: %v", c.account.UserID, err)
+	}
+}
+
+func (c *curl) trySync(ctx context.Context, wait time.Duration) error {
 	q := url.Values{"timeout": {fmt.Sprint(wait.Milliseconds())}}
 	if c.since != "" {
 		q.Set("since", c.since)
@@ -88,7 +94,9 @@ func (c *curl) sync(wait time.Duration) {
 		} `json:"timeline"`
 	}
 	var raw json.RawMessage
-	c.call(http.MethodGet, "/_matrix/client/v3/sync?"+q.Encode(), nil, &raw)
+	if err := c.http.Call(ctx, http.MethodGet, "/_matrix/client/v3/sync?"+q.Encode(), nil, &raw); err != nil {
+		return err
+	}
 	var r struct {
 		NextBatch string `json:"next_batch"`
 		Rooms     struct {
@@ -98,7 +106,7 @@ func (c *curl) sync(wait time.Duration) {
 		} `json:"rooms"`
 	}
 	if err := json.Unmarshal(raw, &r); err != nil {
-		c.t.Fatal(err)
+		return err
 	}
 	c.since = r.NextBatch
 	c.bodies[r.NextBatch] = &raw
@@ -111,12 +119,13 @@ func (c *curl) sync(wait time.Duration) {
 			for _, rawEvent := range room.Timeline.Events {
 				e := tesths.Event{Raw: rawEvent}
 				if err := json.Unmarshal(rawEvent, &e); err != nil {
-					c.t.Fatal(err)
+					return err
 				}
 				c.timeline[id] = append(c.timeline[id], e)
 			}
 		}
 	}
+	return nil
 }
 
 // until syncs until done is true.

@@ -16,6 +16,8 @@ async function shield(peer, event) {
 }
 
 async function describe(peer, event) {
+    // Asked first: what is described must all be of one moment.
+    const shown = await shield(peer, event);
     const failed = event.isDecryptionFailure();
     return {
         event_id: event.getId(),
@@ -28,7 +30,7 @@ async function describe(peer, event) {
         encrypted: event.isEncrypted(),
         decrypted: event.isEncrypted() && !failed && event.getClearContent() !== null,
         failure: event.decryptionFailureReason ?? "",
-        shield: await shield(peer, event),
+        shield: shown,
         redacted: event.isRedacted(),
         edited: event.replacingEventId() ?? "",
         relates_to: event.getWireContent()["m.relates_to"] ?? null,
