@@ -92,6 +92,9 @@ func (o *olmSessions) collect(ch *store.Changes) {
 	}
 }
 
+// keyLength is the length of a public key in unpadded base64.
+const keyLength = 43
+
 // olmEvent is the content of an m.room.encrypted to-device event.
 type olmEvent struct {
 	Algorithm  string        `json:"algorithm"`
@@ -185,7 +188,7 @@ func parseOlm(content json.RawMessage) (*olmEvent, error) {
 		return nil, err
 	}
 	var ev olmEvent
-	if err := json.Unmarshal(content, &ev); err != nil {
+	if err := json.Unmarshal(content, &ev); err != nil || len(ev.SenderKey) != keyLength {
 		return nil, fmt.Errorf("%w: encrypted to-device message", errMalformed)
 	}
 	return &ev, nil

@@ -73,6 +73,7 @@ func oursGraph() *jsonscan.Node {
 	unsigned.Down(jsonscan.Key("prev_content")).Link(jsonscan.Prefix(prefixOurs), ours)
 	unsigned.Link(jsonscan.Key("redacted_because"), event)
 	unsigned.Down(jsonscan.Key(nameRelations)).Link(jsonscan.Any(), relation)
+	unsigned.Down(jsonscan.Key(nameRelations)).Link(jsonscan.Prefix(prefixOurs), ours)
 	for _, stripped := range []string{"invite_room_state", "knock_room_state"} {
 		unsigned.Down(jsonscan.Key(stripped)).Link(jsonscan.Elem(), event)
 	}

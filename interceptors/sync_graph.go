@@ -74,12 +74,20 @@ func syncGraph() *jsonscan.Node {
 	top.Down(key("device_one_time_keys_count")).Report(atOneTimeKeys, true)
 	top.Down(key("device_unused_fallback_key_types")).Report(atFallback, true)
 	top.Down(key("org.matrix.msc2732.device_unused_fallback_key_types")).Report(atFallback, true)
-	events(top.Down(key("account_data")), atAccountEvent, 0)
-	events(top.Down(jsonscan.Any()), atOtherEvent, 0)
+	for place, part := range map[int]*jsonscan.Node{
+		atAccountEvent: top.Down(key("account_data")), atOtherEvent: top.Down(jsonscan.Any()),
+	} {
+		ours(part, levelPart, 0)
+		events(part, place, 0)
+	}
 
 	rooms := top.Down(key("rooms")).Report(atRooms, false)
 	ours(rooms, levelRooms, 0)
-	events(rooms.Down(jsonscan.Any(), jsonscan.Any(), jsonscan.Any()), atOtherEvent, 0)
+	other := rooms.Down(jsonscan.Any()) // a section that is not known
+	ours(other, levelSection, 0)
+	ours(other.Down(jsonscan.Any()), levelRoom, 0)
+	ours(other.Down(jsonscan.Any(), jsonscan.Any()), levelPart, 0)
+	events(other.Down(jsonscan.Any(), jsonscan.Any()), atOtherEvent, 0)
 	for _, s := range sections {
 		section := rooms.Down(key(s.name)).Report(placeIn(atSection, s.section), false)
 		ours(section, levelSection, s.section)

@@ -36,7 +36,7 @@ func seenBy(to *[]interceptors.Identity) interceptors.Handler {
 func TestIdentityComesFromWhoami(t *testing.T) {
 	t.Parallel()
 	var got []interceptors.Identity
-	g := newRig(t, func(o *Options) { o.Handlers[keySync] = seenBy(&got) })
+	g := newRig(t, func(o *Options) { o.Handlers[interceptors.Sync] = seenBy(&got) })
 	g.hs.set(func() { g.hs.tokens["guest"] = `{"user_id":"@1:hs","is_guest":true}` })
 	for _, token := range []string{"alice", "alice", "bob", "guest", "alice"} {
 		if a := g.do("GET", "/_matrix/client/v3/sync", "", "Authorization: Bearer "+token); a.StatusCode != 200 {
@@ -213,7 +213,7 @@ func TestIdentityCacheIsBounded(t *testing.T) {
 func TestIdentityIsBoundToTheAssertion(t *testing.T) {
 	t.Parallel()
 	var got []interceptors.Identity
-	g := newRig(t, func(o *Options) { o.Handlers[keySync] = seenBy(&got) })
+	g := newRig(t, func(o *Options) { o.Handlers[interceptors.Sync] = seenBy(&got) })
 	g.hs.set(func() {
 		g.hs.answer = func(w http.ResponseWriter, r *http.Request) {
 			user, device := r.URL.Query().Get("user_id"), r.URL.Query().Get("device_id")

@@ -413,7 +413,7 @@ func TestSilentHomeserver(t *testing.T) {
 	g := newRig(t, func(o *Options) {
 		o.Waits = Waits{Quick: 50 * time.Millisecond, Slow: 50 * time.Millisecond, Poll: 50 * time.Millisecond}
 		o.Handlers["messages"] = relayed
-		o.Handlers[keySync] = relayed
+		o.Handlers[interceptors.Sync] = relayed
 	})
 	release := make(chan struct{})
 	t.Cleanup(func() { close(release) })
@@ -463,7 +463,6 @@ func TestHomeserverWithAPath(t *testing.T) {
 	t.Parallel()
 	for _, base := range []string{"/hs", "/hs/"} {
 		g := newRig(t, func(o *Options) { o.Homeserver = o.Homeserver.JoinPath(base) })
-		g.do("GET", "/_matrix/client/versions", "")
 		g.do("GET", "/_matrix/client/v3/joined_rooms?a=1", "")
 		if got := g.hs.all(); len(got) != 1 || got[0].Target != "/hs/_matrix/client/v3/joined_rooms?a=1" {
 			t.Errorf("upstream saw %+v", got)
