@@ -16,7 +16,7 @@ DATA ?= data
 TEST_TIMEOUT ?= 25m
 PACKAGES ?= ./...
 
-GOLANGCI_LINT := v2.5.0
+GOLANGCI_LINT := v2.8.0
 GOVULNCHECK := v1.9.0
 TOOLS := $(CURDIR)/.cache/bin
 
@@ -24,11 +24,18 @@ TOOLS := $(CURDIR)/.cache/bin
 CC_FOUND := $(shell command -v $${CC:-cc} || command -v gcc || true)
 RACE := $(if $(CC_FOUND),-race)
 
+# Where git does not answer (no git, a source archive, another owner), the build records
+# no revision instead of failing.
+ifeq ($(shell git rev-parse HEAD 2>/dev/null),)
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+endif
+
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/e2ee-proxy ./cmd/e2ee-proxy
 
-run: build
+run:
 	@if [ -z "$(HOMESERVER)" ]; then echo "usage: make run HOMESERVER=https://matrix.example.org" >&2; exit 2; fi
+	$(MAKE) --no-print-directory build
 	exec bin/e2ee-proxy serve --homeserver "$(HOMESERVER)" --data "$(DATA)" --log-format text
 
 test: fmt-check build
@@ -43,7 +50,7 @@ demo:
 	go run ./test/demo
 
 fmt-check:
-	@unformatted=$$(git ls-files -z -co --exclude-standard -- '*.go' | xargs -0 -r gofmt -l); \
+	@unformatted=$$(find . -name '*.go' -not -path './.cache/*' -not -path '*/node_modules/*' -print0 | xargs -0 gofmt -l); \
 	if [ -n "$$unformatted" ]; then echo "run gofmt on:" >&2; echo "$$unformatted" >&2; exit 1; fi
 
 lint: fmt-check $(TOOLS)/golangci-lint-$(GOLANGCI_LINT) $(TOOLS)/govulncheck-$(GOVULNCHECK)

@@ -23,6 +23,7 @@ func (d *Device) maintainAgain(failed, more bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
+	case failed && d.token.IsZero(): // its client brings another
 	case failed:
 		d.retryWait = min(max(2*d.retryWait, retryFirst), retryLast)
 		d.retryLocked(d.retryWait)

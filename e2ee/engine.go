@@ -165,6 +165,11 @@ func (e *Engine) Start(ctx context.Context) error {
 // Close stops every device's work and waits for it.
 func (e *Engine) Close(ctx context.Context) error {
 	e.cancel(ErrClosed)
+	e.mu.Lock()
+	for _, a := range e.accounts {
+		a.tracker.Close()
+	}
+	e.mu.Unlock()
 	done := make(chan struct{})
 	go func() { e.wg.Wait(); close(done) }()
 	select {

@@ -10,6 +10,10 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
+// maxIDLength bounds what the network may name something by, in bytes (spec appendices,
+// common identifier format). The store refuses longer names, and with them whole batches.
+const maxIDLength = 255
+
 // errMalformed says that JSON from the network is not what it must be.
 var errMalformed = errors.New("malformed")
 

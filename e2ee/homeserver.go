@@ -45,6 +45,8 @@ type request struct {
 func (h *homeserver) call(ctx context.Context, token secret.String, r request) error {
 	ctx, cancel := context.WithTimeout(ctx, h.timeout+r.patient)
 	defer cancel()
+	quiet := zerolog.Nop()
+	ctx = quiet.WithContext(ctx) // the client logs whole URLs otherwise
 	cli := &mautrix.Client{
 		HomeserverURL:   h.base,
 		AccessToken:     token.Reveal(),

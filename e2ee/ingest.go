@@ -23,8 +23,8 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool) (*batch, er
 		d.dropCaches(ctx)
 		return nil, err
 	}
-	committed := d.acct.tracker.Changed(ch, u.Changed)
-	departed := d.acct.tracker.Left(ch, u.Left)
+	committed := d.acct.tracker.Changed(ch, named(u.Changed))
+	departed := d.acct.tracker.Left(ch, named(u.Left))
 	d.noteCounts(u)
 	for _, r := range u.Rooms {
 		if err := d.noteRoom(ctx, r, own, ch); err != nil {
@@ -53,6 +53,11 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool) (*batch, er
 	return b, nil
 }
 
+// named leaves out users whose ID is too long to be one.
+func named(users []id.UserID) []id.UserID {
+	return slices.DeleteFunc(slices.Clone(users), func(u id.UserID) bool { return len(u) > maxIDLength })
+}
+
 // nextPosition tells where the position moves. A client's initial sync moves nothing:
 // it carries no device-list changes, so the gap before it must still be closed (requirement 4.4).
 func nextPosition(u SyncUpdate, own bool) (string, bool) {
@@ -76,7 +81,7 @@ func (d *Device) noteCounts(u SyncUpdate) {
 
 // noteRoom takes what a sync says of a room, in order. The caller holds d.mu.
 func (d *Device) noteRoom(ctx context.Context, u RoomUpdate, own bool, ch *store.Changes) error {
-	if u.Section == SectionInvite || u.Section == SectionKnock {
+	if u.Section == SectionInvite || u.Section == SectionKnock || len(u.RoomID) > maxIDLength {
 		return nil // stripped state proves nothing (requirement 20.4)
 	}
 	for _, c := range u.Changes {
@@ -163,7 +168,7 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 		d.wedged = d.wedged[len(d.wedged)-maxWedged:]
 	}
 	d.noOlm = append(d.noOlm, b.noOlm...)
-	if d.keysWanted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(d.wedged) > 0 || len(d.noOlm) > 0 || !d.settled {
+	if d.keysWanted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(d.wedged) > 0 || len(d.noOlm) > 0 || len(u.Changed) > 0 || !d.settled {
 		d.kickLocked()
 	}
 	b.tookSecrets()

@@ -17,6 +17,8 @@ const (
 	// oneTimeKeysWanted is how many one-time keys the homeserver should hold, half of
 	// what an account can store: the other half are keys claimed but not yet used.
 	oneTimeKeysWanted = 50
+	// restoredKeyStep is how far key IDs move on after a restore.
+	restoredKeyStep = 1 << 16
 	// fallbackMinAge keeps a homeserver that always claims the fallback key is used
 	// from making us upload one on every sync.
 	fallbackMinAge = time.Hour
@@ -47,6 +49,7 @@ func (d *Device) maintain(ctx context.Context) {
 		{"back up room keys", d.backUp},
 		{"restore history", d.resumeHistory},
 		{"unwedge", d.unwedge},
+		{"refresh device lists", d.refreshDeviceLists},
 		{"review warnings", d.reviewWarnings},
 		{"locate warnings", d.locateWarnings},
 	} {
@@ -62,6 +65,15 @@ func (d *Device) maintain(ctx context.Context) {
 		}
 	}
 	d.maintainAgain(failed, more)
+}
+
+// refreshDeviceLists asks again about users whose devices changed or could not be
+// queried, so that sends need not wait for it (requirement 4.3).
+func (d *Device) refreshDeviceLists(ctx context.Context) error {
+	if d.mode != ModeProxied || !d.isPublished() {
+		return nil
+	}
+	return d.acct.tracker.Refresh(ctx, d.query())
 }
 
 // uploadKeys publishes device keys, one-time keys and a fallback key where they are
@@ -83,7 +95,7 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 	switch {
 	case err == nil:
 		d.olm.markPublished(oneTime, fallback)
-		d.row.KeysUploaded = true
+		d.row.KeysUploaded, d.row.Restored = true, false
 		d.keyCount, d.keysWanted = resp.Counts[algorithmSigned], false
 	case upstreamStatus(err) == http.StatusBadRequest && d.row.KeysUploaded:
 		d.olm.dropUnpublished()
@@ -149,11 +161,20 @@ func (d *Device) makeKeys() error {
 		}
 	}
 	have := max(d.keyCount, 0) + pending
+	if d.row.Restored && pending == 0 {
+		// The homeserver holds keys that this older database does not know. New ones get
+		// IDs that it cannot have.
+		d.olm.NextOneTimeKeyID += restoredKeyStep
+		have, d.keysWanted = 0, true
+	}
 	if (!d.row.KeysUploaded || d.keysWanted) && have < oneTimeKeysWanted {
-		if err := d.olm.GenOneTimeKeys(uint(oneTimeKeysWanted - have)); err != nil {
+		if err := d.olm.GenOneTimeKeys(uint(oneTimeKeysWanted - have)); err != nil { //nolint:gosec // G115: have is smaller
 			return fmt.Errorf("make one-time keys: %w", err)
 		}
 		d.olmDirty = true
+	}
+	if d.row.Restored {
+		d.newFallback, d.fallbackUsed = true, true
 	}
 	age := d.eng.now().Sub(d.row.FallbackChangedAt)
 	due := d.olm.NumFallbackKeys == 0 || (d.newFallback && d.olm.CurrentFallbackKey.Published && (d.fallbackUsed || age >= fallbackMinAge))

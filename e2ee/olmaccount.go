@@ -186,7 +186,7 @@ func (a *olmAccount) dropUnpublished() {
 		a.CurrentFallbackKey, a.PrevFallbackKey = a.PrevFallbackKey, crypto.OneTimeKey{}
 		a.NumFallbackKeys--
 	}
-	a.NextOneTimeKeyID += 1 << 16
+	a.NextOneTimeKeyID += restoredKeyStep
 }
 
 // removeOneTimeKey forgets the key that a session used, keeping the others in their

@@ -57,7 +57,7 @@ func (d *Device) loadOlmSessions(ctx context.Context, keys []id.Curve25519) (*ol
 }
 
 // add puts a new session first and drops the ones used longest ago.
-func (o *olmSessions) add(key id.Curve25519, s *session.OlmSession, now time.Time) *olmSession {
+func (o *olmSessions) add(key id.Curve25519, s *session.OlmSession, now time.Time) {
 	made := &olmSession{
 		row:  store.OlmSession{SessionID: s.ID().String(), TheirKey: key.String(), CreatedAt: now, LastReceivedAt: now},
 		sess: s,
@@ -71,7 +71,6 @@ func (o *olmSessions) add(key id.Curve25519, s *session.OlmSession, now time.Tim
 	}
 	o.byKey[key] = list
 	o.dirty[made] = true
-	return made
 }
 
 // used records that a session decrypted a message.
@@ -92,6 +91,9 @@ func (o *olmSessions) collect(ch *store.Changes) {
 		ch.OlmSessions = append(ch.OlmSessions, s.row)
 	}
 }
+
+// keyLength is the length of a public key in unpadded base64.
+const keyLength = 43
 
 // olmEvent is the content of an m.room.encrypted to-device event.
 type olmEvent struct {
@@ -186,7 +188,7 @@ func parseOlm(content json.RawMessage) (*olmEvent, error) {
 		return nil, err
 	}
 	var ev olmEvent
-	if err := json.Unmarshal(content, &ev); err != nil {
+	if err := json.Unmarshal(content, &ev); err != nil || len(ev.SenderKey) != keyLength {
 		return nil, fmt.Errorf("%w: encrypted to-device message", errMalformed)
 	}
 	return &ev, nil

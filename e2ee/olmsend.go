@@ -191,7 +191,7 @@ func (d *Device) newEnvelopeFrame(eventType string, content json.RawMessage) *en
 		{"keys", object{{"ed25519", quoted(d.olm.ed25519.String())}}.encode()},
 	}
 	if d.serverKeys != nil {
-		head = append(head, member{"sender_device_keys", d.serverKeys}, member{"org.matrix.msc4147.device_keys", d.serverKeys})
+		head = append(head, member{"sender_device_keys", d.serverKeys})
 	}
 	raw := head.encode()
 	return &envelopeFrame{head: raw[:len(raw)-1], senderKey: d.olm.curve25519.String()}

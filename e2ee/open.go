@@ -85,10 +85,10 @@ func parseSealed(in Incoming) *sealedEvent {
 	job := &sealedEvent{room: in.RoomID, event: event, redeliver: in.Redeliver}
 	sender, ok := event.text("sender")
 	eventType, typed := event.text("type")
-	if !ok || !typed {
+	eventID, _ := event.text("event_id")
+	if !ok || !typed || len(sender) > maxIDLength || len(eventID) > maxIDLength {
 		return nil
 	}
-	eventID, _ := event.text("event_id")
 	job.sender, job.eventID, job.clearType = id.UserID(sender), id.EventID(eventID), eventType
 	if n, err := strconv.ParseInt(string(event.get("origin_server_ts")), 10, 64); err == nil {
 		job.ts = n
@@ -110,7 +110,8 @@ func parseSealed(in Incoming) *sealedEvent {
 	sessionID, _ := job.outer.text("session_id")
 	cipher, ok := job.outer.text("ciphertext")
 	job.ref, job.cipher = store.SessionRef{RoomID: in.RoomID, SessionID: id.SessionID(sessionID)}, cipher
-	if algorithm != algorithmMegolm || sessionID == "" || !ok || cipher == "" {
+	if algorithm != algorithmMegolm || sessionID == "" || len(sessionID) > maxIDLength || !ok || cipher == "" {
+		job.ref = store.SessionRef{}
 		job.cipher, job.err = "?", errMalformed
 	}
 	return job

@@ -39,12 +39,18 @@ func TestMustRotate(t *testing.T) {
 		{"shared became world readable: same side of the boundary", func(*outbound, *room, *eligible) string { return "world_readable" }, false},
 		{"9.5 visibility crossed the boundary", func(*outbound, *room, *eligible) string { return "joined" }, true},
 		{"9.1 too old", func(o *outbound, _ *room, _ *eligible) string { o.row.CreatedAt = now.Add(-time.Hour); return "shared" }, true},
-		{"the clock went back", func(o *outbound, _ *room, _ *eligible) string { o.row.CreatedAt = now.Add(2 * time.Hour); return "shared" }, true},
+		{"the clock went back", func(o *outbound, _ *room, _ *eligible) string {
+			o.row.CreatedAt = now.Add(2 * time.Hour)
+			return "shared"
+		}, true},
 		{"9.2 one message left", func(o *outbound, _ *room, _ *eligible) string { o.row.Messages = 99; return "shared" }, false},
 		{"9.2 used up", func(o *outbound, _ *room, _ *eligible) string { o.row.Messages = 100; return "shared" }, true},
 		{"9.3 discarded by a departure", func(o *outbound, _ *room, _ *eligible) string { o.row.Discard = true; return "shared" }, true},
 		{"9.3, 9.6 who has it is no longer eligible", func(_ *outbound, _ *room, who *eligible) string { clear(who.give); return "shared" }, true},
-		{"9.6 the device ID has another key now", func(_ *outbound, _ *room, who *eligible) string { who.give[bob] = device(bob, "other"); return "shared" }, true},
+		{"9.6 the device ID has another key now", func(_ *outbound, _ *room, who *eligible) string {
+			who.give[bob] = device(bob, "other")
+			return "shared"
+		}, true},
 		{"9.6 who was only told why not has gone", func(o *outbound, _ *room, _ *eligible) string { return "shared" }, false},
 		{"9.8 a new device", func(_ *outbound, _ *room, who *eligible) string {
 			who.give[mallory] = device(mallory, "mkey")

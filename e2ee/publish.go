@@ -63,6 +63,12 @@ func (d *Device) letPublish() {
 	d.kickLocked()
 }
 
+func (d *Device) isPublished() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.row.KeysUploaded
+}
+
 // published waits until the device's keys may be published.
 func (d *Device) published(ctx context.Context) error {
 	select {

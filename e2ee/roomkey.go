@@ -47,7 +47,7 @@ func (b *batch) roomKey(msg *received) {
 		SharedHistory bool      `json:"shared_history"`
 		SharedMSC3061 bool      `json:"org.matrix.msc3061.shared_history"`
 	}
-	if json.Unmarshal(msg.Content, &key) != nil || key.Algorithm != algorithmMegolm || key.RoomID == "" || len(key.RoomID) > 255 {
+	if json.Unmarshal(msg.Content, &key) != nil || key.Algorithm != algorithmMegolm || key.RoomID == "" || len(key.RoomID) > maxIDLength {
 		b.refused++
 		return
 	}

@@ -191,7 +191,7 @@ func parseEncryption(content json.RawMessage) (algorithm string, period time.Dur
 	if raw := obj.get("rotation_period_msgs"); raw != nil && json.Unmarshal(raw, &n) == nil {
 		messages = int64(min(max(n, 1), maxRotationMessages))
 	}
-	return truncate(algorithm, 255), period, messages
+	return truncate(algorithm, maxIDLength), period, messages
 }
 
 // noteVisibility takes a history visibility. The caller holds d.mu.

@@ -93,7 +93,7 @@ func parseToDevice(raw json.RawMessage) (*toDevice, *olmEvent) {
 		return nil, nil
 	}
 	var ev toDevice
-	if err := json.Unmarshal(raw, &ev); err != nil || ev.Type == "" || ev.Sender == "" {
+	if err := json.Unmarshal(raw, &ev); err != nil || ev.Type == "" || ev.Sender == "" || len(ev.Sender) > maxIDLength {
 		return nil, nil
 	}
 	if ev.Type != "m.room.encrypted" {
@@ -210,23 +210,23 @@ func (b *batch) withheld(ev *toDevice) {
 		Reason    string       `json:"reason"`
 		FromDev   id.DeviceID  `json:"from_device"`
 	}
-	if err := json.Unmarshal(ev.Content, &note); err != nil || note.Code == "" || len(note.Code) > 255 {
+	if err := json.Unmarshal(ev.Content, &note); err != nil || note.Code == "" || len(note.Code) > maxIDLength {
 		b.refused++
 		return
 	}
 	if note.Code == "m.no_olm" {
-		if note.FromDev != "" {
+		if note.FromDev != "" && len(note.FromDev) <= maxIDLength {
 			b.noOlm = append(b.noOlm, store.DeviceRef{UserID: ev.Sender, DeviceID: note.FromDev})
 		}
 		return
 	}
-	if note.RoomID == "" || note.SessionID == "" || len(note.SessionID) > 255 || len(note.RoomID) > 255 {
+	if note.RoomID == "" || note.SessionID == "" || len(note.SessionID) > maxIDLength || len(note.RoomID) > maxIDLength {
 		b.refused++
 		return
 	}
 	b.ch.Withheld = append(b.ch.Withheld, store.WithheldNote{
 		SessionRef: store.SessionRef{RoomID: note.RoomID, SessionID: note.SessionID},
-		Code:       note.Code, Reason: truncate(note.Reason, 255),
+		Code:       note.Code, Reason: truncate(note.Reason, maxIDLength),
 	})
 }
 

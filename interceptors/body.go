@@ -106,10 +106,10 @@ func (o object) text(name string) string {
 	return s
 }
 
-// is reports whether a member is the literal true or false that is asked for.
-func (o object) is(name string, kind jsontext.Kind) bool {
+// isFalse reports whether a member is the literal false.
+func (o object) isFalse(name string) bool {
 	v, ok := o[name]
-	return ok && v.Kind() == kind
+	return ok && v.Kind() == jsontext.KindFalse
 }
 
 // texts gives the strings of an array member; elements of another kind are left out.

@@ -20,8 +20,8 @@ func TestParseObject(t *testing.T) {
 	if o.text("n") != "" || o.text("none") != "" || o.list("s") != nil || o.members("a") != nil {
 		t.Error("a member of another kind counts")
 	}
-	if !o.is("f", jsontext.KindFalse) || o.is("t", jsontext.KindFalse) || o.is("none", jsontext.KindFalse) {
-		t.Error("is")
+	if !o.isFalse("f") || o.isFalse("t") || o.isFalse("none") {
+		t.Error("isFalse")
 	}
 	if diff := cmp.Diff([]string{"x", "y"}, o.texts("a")); diff != "" {
 		t.Error(diff)
@@ -35,7 +35,7 @@ func TestEditObject(t *testing.T) {
 	t.Parallel()
 	keep := func(_ string, v jsontext.Value) (jsontext.Value, error) { return v, nil }
 	for in, want := range map[string]string{
-		`{}`: `{}`,
+		`{}`:                                     `{}`,
 		` { "a" : 1.50 , "b":{ "c" : [ 1 ] } } `: `{"a":1.50,"b":{ "c" : [ 1 ] }}`,
 		`{"\u0061\"":"\u0062"}`:                  `{"a\"":"\u0062"}`,
 	} {

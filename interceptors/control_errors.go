@@ -14,12 +14,13 @@ const (
 	codeIdentityExists      = "DEV.E2EE_PROXY.IDENTITY_EXISTS"
 	codeNoIdentity          = "DEV.E2EE_PROXY.NO_IDENTITY"
 	codeWrongRecoveryKey    = "DEV.E2EE_PROXY.WRONG_RECOVERY_KEY"
-	codeNoSecretStorage     = "DEV.E2EE_PROXY.NO_SECRET_STORAGE"
-	codeSecretMissing       = "DEV.E2EE_PROXY.SECRET_MISSING"
-	codeSecretMismatch      = "DEV.E2EE_PROXY.SECRET_MISMATCH"
+	codeNoSecretStorage     = "DEV.E2EE_PROXY.NO_SECRET_STORAGE" //nolint:gosec // the name of an error
+	codeSecretMissing       = "DEV.E2EE_PROXY.SECRET_MISSING"    //nolint:gosec // the name of an error
+	codeSecretMismatch      = "DEV.E2EE_PROXY.SECRET_MISMATCH"   //nolint:gosec // the name of an error
 	codeMasterKeyNotCurrent = "DEV.E2EE_PROXY.MASTER_KEY_NOT_CURRENT"
 	codeVerificationLost    = "DEV.E2EE_PROXY.VERIFICATION_LOST"
 	codeNotVerified         = "DEV.E2EE_PROXY.NOT_VERIFIED"
+	codeKeysReplaced        = "DEV.E2EE_PROXY.KEYS_REPLACED"
 )
 
 // controlError turns a reason of [Control] into an error for the client.
@@ -27,57 +28,77 @@ func controlError(err error) error {
 	if needed, ok := errors.AsType[*AuthNeededError](err); ok {
 		return authNeeded(needed)
 	}
-	for reason, answer := range controlAnswers() {
-		if errors.Is(err, reason) {
-			return answer.Because(err)
+	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok {
+		return controlUpstream(up, err)
+	}
+	for _, known := range controlReasons() {
+		if errors.Is(err, known.reason) {
+			return known.answer.Because(err)
 		}
-	}
-	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok && up.Status == http.StatusForbidden {
-		return Forbidden("The homeserver refused this.").Because(err)
-	}
-	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok && (up.Status >= 500 || up.Status == http.StatusNotFound) {
-		return Unreachable(err)
 	}
 	return engineError(err)
 }
 
-// controlAnswers says what each reason is to the client.
-func controlAnswers() map[error]*Error {
+// controlUpstream is for what the homeserver answered to what a call needed of it.
+func controlUpstream(up *e2ee.UpstreamError, err error) error {
+	switch up.Status {
+	case http.StatusForbidden:
+		return Forbidden("The homeserver refused this.").Because(err)
+	case 0, http.StatusUnauthorized, http.StatusTooManyRequests:
+		return upstreamError(up, err)
+	}
+	return Unreachable(err)
+}
+
+type controlReason struct {
+	reason error
+	answer *Error
+}
+
+// controlReasons says what each reason is to the client. The first that fits counts.
+func controlReasons() []controlReason {
 	conflict := func(code, text, hint string) *Error {
 		return NewError(http.StatusConflict, code, text).WithHint(hint)
 	}
-	return map[error]*Error{
-		ErrIdentityExists: conflict(codeIdentityExists,
+	return []controlReason{
+		{ErrIdentityExists, conflict(codeIdentityExists,
 			"This account has a digital identity already.",
-			"Use it with POST /_e2ee_proxy/v1/recover. Only POST /_e2ee_proxy/v1/reset makes a new one."),
-		ErrNoIdentity: conflict(codeNoIdentity,
-			"This account has no digital identity.", "Make one with POST /_e2ee_proxy/v1/bootstrap."),
-		ErrNoRecoveryKey: NotFound("No recovery key is kept for this account: it was deleted, its time is over, or none was made here."),
-		ErrWrongRecoveryKey: NewError(http.StatusForbidden, codeWrongRecoveryKey,
-			"The recovery key or passphrase does not open this account's secret storage. Nothing was changed."),
-		ErrNoSecretStorage: conflict(codeNoSecretStorage,
+			"Use it with POST /_e2ee_proxy/v1/recover. Only POST /_e2ee_proxy/v1/reset makes a new one.")},
+		{ErrNoIdentity, conflict(codeNoIdentity,
+			"This account has no digital identity.", "Make one with POST /_e2ee_proxy/v1/bootstrap.")},
+		{ErrNoRecoveryKey, NotFound("No recovery key is kept for this account: it was deleted, its time is over, or none was made here.")},
+		{ErrWrongRecoveryKey, NewError(http.StatusForbidden, codeWrongRecoveryKey,
+			"The recovery key or passphrase does not open this account's secret storage. Nothing was changed.")},
+		{ErrNoSecretStorage, conflict(codeNoSecretStorage,
 			"This account has no secret storage with a default key, so there is nothing to recover from.",
-			"Set recovery up in another client that is signed in, or use POST /_e2ee_proxy/v1/reset."),
-		ErrNoPassphrase: conflict(codeNoSecretStorage,
-			"This account's secret storage has no passphrase.", "Use the recovery key."),
-		ErrSecretMissing: conflict(codeSecretMissing,
+			"Set recovery up in another client that is signed in, or use POST /_e2ee_proxy/v1/reset.")},
+		{ErrNoPassphrase, conflict(codeNoSecretStorage,
+			"This account's secret storage has no passphrase.", "Use the recovery key.")},
+		{ErrSecretMissing, conflict(codeSecretMissing,
 			"The secret storage does not hold what is needed. Nothing was changed.",
-			"Set recovery up again in a client that is signed in, or use POST /_e2ee_proxy/v1/reset."),
-		ErrSecretMismatch: conflict(codeSecretMismatch,
+			"Set recovery up again in a client that is signed in, or use POST /_e2ee_proxy/v1/reset.")},
+		{ErrSecretMismatch, conflict(codeSecretMismatch,
 			"What the secret storage holds does not belong to the account's published identity. Nothing was changed.",
-			"Set recovery up again in a client that is signed in, or use POST /_e2ee_proxy/v1/reset."),
-		ErrWrongPassword:  Forbidden("The homeserver did not accept the password."),
-		ErrUnknownUser:    NotFound("Nothing is known of this user."),
-		ErrUnknownDevice:  NotFound("This user has no such device."),
-		ErrUnknownWarning: NotFound("There is no such warning."),
-		ErrMasterKeyNotCurrent: conflict(codeMasterKeyNotCurrent,
+			"Set recovery up again in a client that is signed in, or use POST /_e2ee_proxy/v1/reset.")},
+		{ErrWrongPassword, Forbidden("The homeserver did not accept the password.")},
+		{ErrUnknownUser, NotFound("Nothing is known of this user.")},
+		{ErrUnknownDevice, NotFound("This user has no such device.")},
+		{ErrUnknownWarning, NotFound("There is no such warning.")},
+		{ErrMasterKeyNotCurrent, conflict(codeMasterKeyNotCurrent,
 			"This is not the user's current identity: it may have changed again. Nothing was changed.",
-			"Look at GET /_e2ee_proxy/v1/users/{userId} and ask them."),
-		ErrVerificationLost: conflict(codeVerificationLost,
+			"Look at GET /_e2ee_proxy/v1/users/{userId} and ask them.")},
+		{ErrVerificationLost, conflict(codeVerificationLost,
 			"You had verified this user before the identity was reset, so that accepting the new one is not enough.",
-			"Verify again, or give the verification up first: POST /_e2ee_proxy/v1/users/{userId}/withdraw_verification."),
-		ErrNotVerified: conflict(codeNotVerified,
-			"This user is not verified, so that there is nothing to withdraw.", ""),
+			"Verify again, or give the verification up first: POST /_e2ee_proxy/v1/users/{userId}/withdraw_verification.")},
+		{e2ee.ErrNotProxied, NewError(http.StatusConflict, codeNotProxied, "The proxy holds no encryption keys for this device.")},
+		{e2ee.ErrKeysReplaced, conflict(codeKeysReplaced,
+			"The homeserver shows other encryption keys for this device than the proxy's own.", "Log out and log in again as a new device.")},
+		{e2ee.ErrDeviceNotSigned, DeviceNotSigned("Confirm it first: POST /_e2ee_proxy/v1/recover.")},
+		{e2ee.ErrCannotEncrypt, NewError(http.StatusServiceUnavailable, CodeCannotEncrypt,
+			"What the homeserver shows of this account could not be read.").WithHint("Try again in a moment.")},
+		{e2ee.ErrClosed, NewError(http.StatusServiceUnavailable, CodeUnknown, "The proxy is shutting down.").WithHint("Try again in a moment.")},
+		{ErrNotVerified, conflict(codeNotVerified,
+			"This user is not verified, so that there is nothing to withdraw.", "")},
 	}
 }
 

@@ -12,9 +12,9 @@ import (
 )
 
 // The control API, /_e2ee_proxy/v1/…, as the table of design §6 says: who asks is whoever
-// owns the access token, and nothing in it names another account. GET status, GET users
-// and GET warnings answer for every token; what needs keys that the proxy holds is 409
-// for a device whose keys it does not. Answers are never cached: some are secrets.
+// owns the access token, and nothing in it names another account. GET status answers for
+// every token; everything else is 409 for a device whose keys the proxy does not hold.
+// Answers are never cached: some are secrets.
 
 // Attempts at what somebody with a stolen token might guess at or break.
 const (
@@ -46,13 +46,13 @@ type asked struct {
 	Control
 }
 
-// reading makes a handler of a call that changes nothing and works in every mode.
-func reading(do func(a asked) (any, error)) Handler {
+// forAll makes a handler of a call that every token may make.
+func forAll(do func(a asked) (any, error)) Handler {
 	return func(x *Exchange) error { return answerControl(x, false, do) }
 }
 
-// changing makes a handler of a call that needs a proxied device.
-func changing(do func(a asked) (any, error)) Handler {
+// forProxied makes a handler of a call that needs a proxied device.
+func forProxied(do func(a asked) (any, error)) Handler {
 	return func(x *Exchange) error { return answerControl(x, true, do) }
 }
 
@@ -77,27 +77,28 @@ func answerControl(x *Exchange, needsKeys bool, do func(a asked) (any, error)) e
 // done is the answer of calls that have nothing to say.
 type done struct{}
 
-// keyAnswer is an answer with a recovery key. It is the one place that reveals it.
+// keyAnswer is an answer with a recovery key, if there is one. It is the one place that
+// reveals it.
 func keyAnswer(key secret.String) any {
 	return struct {
-		RecoveryKey string `json:"recovery_key"`
+		RecoveryKey string `json:"recovery_key,omitempty"`
 	}{key.Reveal()}
 }
 
 func (c *control) handlers() map[string]Handler {
 	return map[string]Handler{
-		ControlStatus:            reading(controlStatus),
-		ControlBootstrap:         changing(c.bootstrap),
-		ControlRecover:           changing(c.recover),
-		ControlReset:             changing(c.reset),
-		ControlRecoveryKey:       changing(controlRecoveryKey),
-		ControlDeleteRecoveryKey: changing(controlDeleteRecoveryKey),
-		ControlUser:              reading(controlUser),
-		ControlAcknowledge:       changing(controlAcknowledge),
-		ControlWithdraw:          changing(controlWithdraw),
-		ControlOverride:          changing(controlOverride),
-		ControlWarnings:          reading(controlWarnings),
-		ControlDismiss:           changing(controlDismiss),
+		ControlStatus:            forAll(controlStatus),
+		ControlBootstrap:         forProxied(c.bootstrap),
+		ControlRecover:           forProxied(c.recover),
+		ControlReset:             forProxied(c.reset),
+		ControlRecoveryKey:       forProxied(controlRecoveryKey),
+		ControlDeleteRecoveryKey: forProxied(controlDeleteRecoveryKey),
+		ControlUser:              forProxied(controlUser),
+		ControlAcknowledge:       forProxied(controlAcknowledge),
+		ControlWithdraw:          forProxied(controlWithdraw),
+		ControlOverride:          forProxied(controlOverride),
+		ControlWarnings:          forProxied(controlWarnings),
+		ControlDismiss:           forProxied(controlDismiss),
 	}
 }
 

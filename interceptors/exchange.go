@@ -121,6 +121,9 @@ type Device interface {
 	Encrypt(ctx context.Context, out e2ee.Outgoing) (e2ee.Encrypted, error)
 	// Sent records the event ID that the homeserver gave to an Outgoing.
 	Sent(ctx context.Context, out e2ee.Outgoing, event id.EventID) error
+	// KnownEncrypted reports whether the room is known to be encrypted, from memory. In
+	// such a room plain messages go through Open too, see design §5 (SentInClear).
+	KnownEncrypted(room id.RoomID) bool
 	// Open decrypts and judges a batch; it gives one Opened for each Incoming.
 	Open(ctx context.Context, in []e2ee.Incoming) []e2ee.Opened
 	// BeginSync is called before the client's sync goes upstream with since.
@@ -131,6 +134,11 @@ type Device interface {
 
 // ClientSync is one sync request of a client in flight.
 type ClientSync interface {
+	// Waiting reports whether there is something for the client now, so that its sync
+	// must not wait at the homeserver.
+	Waiting() bool
+	// Arrived is closed when something for the client arrives while its sync waits.
+	Arrived() <-chan struct{}
 	// Commit processes and stores the effects of the response. Only then may it be released.
 	Commit(ctx context.Context, u e2ee.SyncUpdate) (e2ee.SyncExtras, error)
 	// End must be called in every case, also after Commit.

@@ -6,11 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -34,118 +32,6 @@ const (
 	// canary is clear text that must not reach the homeserver.
 	canary = "canary-Zq8"
 )
-
-// seen is a request as the homeserver got it.
-type seen struct {
-	method, path, query, body, contentType string
-}
-
-// fakeUpstream records what would have gone to the homeserver.
-type fakeUpstream struct {
-	mu  sync.Mutex
-	got []seen
-	// respond makes the answer; nil answers as a homeserver that accepts everything.
-	respond func(s seen) (int, string)
-	// broken is the error of every request.
-	broken error
-	// arrived, when set, is told of each request before it is answered.
-	arrived func(s seen)
-}
-
-func (u *fakeUpstream) requests() []seen {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return slices.Clone(u.got)
-}
-
-func (u *fakeUpstream) Do(x *Exchange, c Change) (*http.Response, error) {
-	method, pattern, query := x.Request.Method, x.Endpoint.Pattern, x.Request.URL.RawQuery
-	if c.Method != "" {
-		method = c.Method
-	}
-	if c.Pattern != "" {
-		pattern = c.Pattern
-	}
-	if c.Query != nil {
-		query = c.Query.Encode()
-	}
-	params := maps.Clone(x.Endpoint.Params)
-	maps.Copy(params, c.Params)
-	params["version"] = x.Endpoint.Version
-	body, contentType := c.Body, "application/json"
-	if body == nil {
-		contentType = x.Request.Header.Get("Content-Type")
-		var err error
-		if body, err = io.ReadAll(x.Request.Body); err != nil {
-			return nil, err
-		}
-		if x.Request.ContentLength >= 0 && int64(len(body)) != x.Request.ContentLength {
-			return nil, fmt.Errorf("body of %d bytes announced as %d", len(body), x.Request.ContentLength)
-		}
-	}
-	s := seen{method, fill(pattern, params), query, string(body), contentType}
-	u.mu.Lock()
-	u.got = append(u.got, s)
-	u.mu.Unlock()
-	if u.arrived != nil {
-		u.arrived(s)
-	}
-	if err := x.Request.Context().Err(); err != nil {
-		return nil, err
-	}
-	if u.broken != nil {
-		return nil, u.broken
-	}
-	status, answer := http.StatusOK, `{"event_id":"$event"}`
-	if u.respond != nil {
-		status, answer = u.respond(s)
-	}
-	return &http.Response{
-		StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}, "Etag": {`"1"`}},
-		Body: io.NopCloser(strings.NewReader(answer)), ContentLength: int64(len(answer)),
-	}, nil
-}
-
-func (u *fakeUpstream) Forward(x *Exchange) error {
-	resp, err := u.Do(x, Change{})
-	if err != nil {
-		return err
-	}
-	return u.Relay(x, resp)
-}
-
-func (u *fakeUpstream) Relay(x *Exchange, resp *http.Response) error {
-	maps.Copy(x.Writer.Header(), resp.Header)
-	raw, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return err
-	}
-	if resp.ContentLength >= 0 && int64(len(raw)) != resp.ContentLength {
-		return fmt.Errorf("answer of %d bytes announced as %d", len(raw), resp.ContentLength)
-	}
-	x.Writer.WriteHeader(resp.StatusCode)
-	_, err = x.Writer.Write(raw)
-	return err
-}
-
-// fill writes a path from its pattern, with each parameter encoded.
-func fill(pattern string, params map[string]string) string {
-	segments := strings.Split(pattern, "/")
-	for i, s := range segments {
-		if name, ok := strings.CutPrefix(s, "{"); ok {
-			name = strings.TrimSuffix(name, "}")
-			value, ok := params[name]
-			if !ok {
-				return "missing parameter " + name
-			}
-			if name != "version" {
-				value = url.PathEscape(value)
-			}
-			segments[i] = value
-		}
-	}
-	return strings.Join(segments, "/")
-}
 
 // fakeDevice is a device that encrypts by counting.
 type fakeDevice struct {
@@ -182,6 +68,8 @@ func (d *fakeDevice) noted() []string {
 	defer d.mu.Unlock()
 	return slices.Clone(d.notes)
 }
+
+func (d *fakeDevice) KnownEncrypted(room id.RoomID) bool { return d.rooms[room] == e2ee.RoomEncrypted }
 
 func (d *fakeDevice) Mode() e2ee.Mode { return d.mode }
 
@@ -397,7 +285,13 @@ func (w *world) wantNoClearText() {
 }
 
 // wantError checks what the renderer would answer with.
-func wantError(t *testing.T, err error, status int, code string) *Error {
+func wantError(t *testing.T, err error, status int, code string) {
+	t.Helper()
+	_ = shown(t, err, status, code)
+}
+
+// shown is wantError, and gives the error.
+func shown(t *testing.T, err error, status int, code string) *Error {
 	t.Helper()
 	e, ok := errors.AsType[*Error](err)
 	if !ok {

@@ -32,6 +32,7 @@ const (
 	Password      = "password"       // POST account/password
 	Deactivate    = "deactivate"     // POST account/deactivate
 	WellKnown     = "wellKnown"      // GET /.well-known/matrix/client
+	Sync          = "sync"           // GET sync
 	UploadKeys    = "keys.upload"    // POST keys/upload[/{deviceId}]
 
 	// The control API, under /_e2ee_proxy/v1/.
@@ -53,12 +54,18 @@ const (
 type Options struct {
 	// PublicURL is where clients reach the proxy; nil leaves discovery data as it comes.
 	PublicURL *url.URL
+	// Sync are the settings of the sync handler.
+	Sync SyncOptions
 }
 
 // Handlers makes the handlers of this package by name. They share what must be known
 // from one request to the next, so that one process makes them once.
 func Handlers(o Options) (map[string]Handler, error) {
 	order, err := newRoomOrder()
+	if err != nil {
+		return nil, fmt.Errorf("make the handlers: %w", err)
+	}
+	txns, err := newTransactions()
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
@@ -70,8 +77,12 @@ func Handlers(o Options) (map[string]Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
-	all := map[string]Handler{}
-	maps.Copy(all, (&rooms{order: order}).handlers())
+	sync, err := NewSync(o.Sync)
+	if err != nil {
+		return nil, fmt.Errorf("make the handlers: %w", err)
+	}
+	all := map[string]Handler{Sync: sync}
+	maps.Copy(all, (&rooms{order: order, txns: txns}).handlers())
 	maps.Copy(all, (&sessions{public: o.PublicURL, refresh: refresh}).handlers())
 	maps.Copy(all, api.handlers())
 	return all, nil

@@ -325,7 +325,7 @@ func TestUploadKeys(t *testing.T) {
 	w := newWorld(t, e2ee.ModeProxied)
 	w.devices.refuses = true
 	_, err := w.do(call{handler: UploadKeys, method: http.MethodPost, pattern: "/keys/upload", body: deviceKeys})
-	if e := wantError(t, err, http.StatusForbidden, codeKeysHeld); !strings.Contains(e.Public(), "log in as a new device") {
+	if e := shown(t, err, http.StatusForbidden, codeKeysHeld); !strings.Contains(e.Public(), "log in as a new device") {
 		t.Errorf("%q does not say what to do", e.Public())
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 
-	"github.com/go-json-experiment/json/jsontext"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -51,7 +50,7 @@ func deleteDevices(x *Exchange) error {
 // homeserver's refusal of their tokens ends the devices.
 func changePassword(x *Exchange) error {
 	return endThen(x, func(ctx context.Context, body object) error {
-		if body.is("logout_devices", jsontext.KindFalse) {
+		if body.isFalse("logout_devices") {
 			return nil
 		}
 		return forgetAll(ctx, x, x.Identity.DeviceID)

@@ -32,7 +32,7 @@ func (r *rooms) redact(x *Exchange) error {
 		return x.Upstream.Forward(x)
 	}
 	// It says more than a redaction does: only where everything is in clear anyway.
-	state, lookup := r.encryption(x.Request.Context(), dev, room)
+	state, lookup := r.encryption(x, dev, room)
 	if lookup != nil {
 		return lookup
 	}

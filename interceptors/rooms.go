@@ -29,7 +29,10 @@ const (
 )
 
 // rooms are the handlers of everything that writes to rooms.
-type rooms struct{ order *roomOrder }
+type rooms struct {
+	order *roomOrder
+	txns  *transactions
+}
 
 // device gives the device of the exchange.
 func device(x *Exchange) (Device, error) {
@@ -62,7 +65,11 @@ func validUser(user string) bool {
 
 // encryption tells whether a room is encrypted, with what other devices have sent
 // through this process taken into account.
-func (r *rooms) encryption(ctx context.Context, dev Device, room id.RoomID) (e2ee.RoomEncryption, error) {
+func (r *rooms) encryption(x *Exchange, dev Device, room id.RoomID) (e2ee.RoomEncryption, error) {
+	if dev.Mode() == e2ee.ModeNone {
+		return r.askEncryption(x, room)
+	}
+	ctx := x.Request.Context()
 	state, err := dev.RoomEncryption(ctx, room)
 	if err != nil {
 		return e2ee.RoomUnknown, lookupError(err)

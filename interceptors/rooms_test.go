@@ -56,10 +56,10 @@ func TestCreateRoom(t *testing.T) {
 func TestCreateRoomRefused(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]string{
-		``:    CodeNotJSON,
-		`{`:   CodeNotJSON,
-		`[]`:  CodeBadJSON,
-		`{"initial_state":[],"initial_state":[{"type":"m.room.encryption"}]}`:                                      CodeBadJSON,
+		``:   CodeNotJSON,
+		`{`:  CodeNotJSON,
+		`[]`: CodeBadJSON,
+		`{"initial_state":[],"initial_state":[{"type":"m.room.encryption"}]}`: CodeBadJSON,
 		`{"initial_state":["x"]}`:                                                                                  CodeBadJSON,
 		`{"initial_state":[{"type":"m.room.encryption"}]}`:                                                         CodeCannotEncrypt,
 		`{"initial_state":[{"type":"m.room.encryption","content":{"algorithm":"m.new"}}]}`:                         CodeCannotEncrypt,

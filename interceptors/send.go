@@ -49,13 +49,12 @@ func (r *rooms) send(x *Exchange) error {
 		return err
 	}
 	// The body is taken out of the request: it goes on only where it is put back.
-	ctx := x.Request.Context()
-	leave, err := r.order.send(ctx, x.Identity.UserID, room)
+	leave, err := r.order.send(x.Request.Context(), x.Identity.UserID, room)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	state, err := r.encryption(ctx, dev, room)
+	state, err := r.encryption(x, dev, room)
 	if err != nil {
 		return err
 	}
@@ -65,7 +64,7 @@ func (r *rooms) send(x *Exchange) error {
 		return x.Upstream.Forward(x)
 	case e2ee.RoomEncrypted:
 		leave()
-		return sendEncrypted(x, dev, room, raw)
+		return r.sendEncrypted(x, dev, room, raw)
 	case e2ee.RoomUnsupported:
 		return CannotEncrypt(true, nil)
 	case e2ee.RoomUnknown:
@@ -74,7 +73,7 @@ func (r *rooms) send(x *Exchange) error {
 }
 
 // sendEncrypted sends into an encrypted room.
-func sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
+func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
 	content, err := parseObject(raw)
 	if err != nil {
 		return err
@@ -94,7 +93,7 @@ func sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
 			return Forbidden("The proxy does the encryption for this device, so that it cannot have keys of its own.").
 				WithHint("Send the clear event, or log in as a new device to let the client encrypt.")
 		}
-		return encryptAndSend(x, dev, e2ee.Outgoing{
+		return r.encryptAndSend(x, dev, e2ee.Outgoing{
 			RoomID: room, Type: eventType, TxnID: x.Endpoint.Params["txnId"], Content: raw,
 		})
 	case e2ee.ModeNone:
@@ -164,13 +163,13 @@ func checkRedaction(content object) error {
 
 // encryptAndSend encrypts an event and sends it. A repetition of the same transaction
 // sends the same ciphertext again, or nothing when the homeserver has confirmed it.
-func encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error {
+func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error {
 	change := Change{Method: http.MethodPut, Params: map[string]string{"eventType": typeEncrypted}}
 	if out.TxnID == "" {
 		out.TxnID = rand.Text()
 		change.Pattern = x.Endpoint.Pattern + "/{txnId}"
-		change.Params["txnId"] = out.TxnID
 	}
+	change.Params["txnId"] = r.txns.upstream(x.Identity, out.RoomID, out.Type, out.TxnID)
 	ctx := x.Request.Context()
 	made, err := dev.Encrypt(ctx, out)
 	if err != nil {

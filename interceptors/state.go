@@ -50,7 +50,7 @@ func (r *rooms) putState(x *Exchange) error {
 	case eventType == typeVisibility && key == "":
 		return putVisibility(x, dev, room, raw)
 	case isMessageType(eventType):
-		state, err := r.encryption(x.Request.Context(), dev, room)
+		state, err := r.encryption(x, dev, room)
 		if err != nil {
 			return err
 		}

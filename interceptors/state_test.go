@@ -194,7 +194,11 @@ func TestPutStateOfMessages(t *testing.T) {
 			for _, mode := range []e2ee.Mode{e2ee.ModeProxied, e2ee.ModeNone} {
 				w := newWorld(t, mode)
 				_, err := w.do(stateCall(room, eventType, "", message))
-				wantError(t, err, http.StatusBadRequest, CodeBadJSON)
+				if room == unknownRoom && mode == e2ee.ModeNone {
+					wantError(t, err, http.StatusServiceUnavailable, CodeCannotEncrypt)
+				} else {
+					wantError(t, err, http.StatusBadRequest, CodeBadJSON)
+				}
 				w.wantNothingUpstream()
 			}
 		}

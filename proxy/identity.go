@@ -236,6 +236,9 @@ func readWhoami(resp *http.Response, token string) (interceptors.Identity, error
 	}, nil
 }
 
+// errEndSession keeps a failure of the engine apart from those of the homeserver.
+var errEndSession = errors.New("end a session")
+
 // watch looks at a response for signs that the token is no longer good: on any 401 it is
 // forgotten at once, and on M_UNKNOWN_TOKEN the engine is told (requirement 22.1). The
 // body can still be read from its beginning.
@@ -264,7 +267,7 @@ func (p *Proxy) watch(resp *http.Response) error {
 	var errs []error
 	for _, who := range owners {
 		if err := p.onUnknownToken(resp.Request.Context(), who, said.SoftLogout); err != nil {
-			errs = append(errs, fmt.Errorf("end a session: %w", err))
+			errs = append(errs, fmt.Errorf("%w: %w", errEndSession, err))
 		}
 	}
 	return errors.Join(errs...)

@@ -212,8 +212,10 @@ func (b *body) Read(p []byte) (int, error) {
 	if b.left -= int64(n); b.left < 0 {
 		n, err = n-1, &http.MaxBytesError{Limit: b.size}
 	}
-	if err != nil {
+	if errors.Is(err, io.EOF) {
 		b.deadline.clear()
+	}
+	if err != nil {
 		var timeout interface{ Timeout() bool }
 		if errors.As(err, &timeout) && timeout.Timeout() {
 			err = errSlowBody
@@ -221,6 +223,16 @@ func (b *body) Read(p []byte) (int, error) {
 		b.err = err
 	}
 	return n, err
+}
+
+// rest is what the server may wait for when it drops a body that nobody has read.
+const rest = 5 * time.Second
+
+// abandon bounds how long the server goes on reading a body that nobody wants.
+func (q *request) abandon() {
+	if q.hasBody && (q.body == nil || !errors.Is(q.body.err, io.EOF) && !errors.Is(q.body.err, errSlowBody)) {
+		_ = q.w.conn.SetReadDeadline(time.Now().Add(rest)) // as above
+	}
 }
 
 func (b *body) Close() error { return b.from.Close() }

@@ -49,12 +49,17 @@ const maxHeader = 1 << 20
 // Deadlines.Drain has passed, what is left is cut off and the error says so. Serve
 // returns when no handler runs any more. The Proxy cannot serve again afterwards.
 func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
+	// A closed connection does not end the context of a handler that has not read its
+	// request's body; this does.
+	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
 	server := &http.Server{
 		Handler:           p,
 		ReadHeaderTimeout: p.deadlines.Header,
 		IdleTimeout:       p.deadlines.KeepAlive,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          p.discard,
+		BaseContext:       func(net.Listener) context.Context { return requests },
 		Protocols:         new(http.Protocols),
 	}
 	server.Protocols.SetHTTP1(true)
@@ -72,6 +77,7 @@ func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 	err := server.Shutdown(finishing)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("drain: %w", err), server.Close())
+		cut()
 	}
 	if serr := <-served; !errors.Is(serr, http.ErrServerClosed) {
 		err = errors.Join(err, fmt.Errorf("serve: %w", serr))

@@ -41,6 +41,9 @@ func (p *Proxy) render(q *request, err error) {
 
 // isGone reports whether nobody waits for the answer any more.
 func (p *Proxy) isGone(q *request, err error) bool {
+	if errors.Is(q.body.failure(), errSlowBody) {
+		return false // the server takes the deadline for a client that left
+	}
 	return q.r.Context().Err() != nil || errors.Is(err, errClientGone) ||
 		errors.Is(q.body.failure(), io.ErrUnexpectedEOF)
 }
@@ -56,7 +59,7 @@ func (p *Proxy) isDraining(q *request, err error) bool {
 // says "nothing new, go on from where you are", which is always true and makes every
 // client come back at once, to whoever serves then.
 func (p *Proxy) renderDraining(q *request) {
-	if q.route.handler == keySync {
+	if q.route.handler == interceptors.Sync {
 		values, err := url.ParseQuery(q.query)
 		if since := values.Get("since"); err == nil && since != "" {
 			writeJSON(q, http.StatusOK, map[string]any{"next_batch": since})

@@ -42,9 +42,6 @@ const (
 	authNone
 )
 
-// keySync is the key of the sync handler, whose answer at shutdown is a special one.
-const keySync = "sync"
-
 // route is one row of the table.
 type route struct {
 	method string

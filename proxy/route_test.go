@@ -159,7 +159,7 @@ func TestNewNamesEverythingThatIsMissing(t *testing.T) {
 	base := &url.URL{Scheme: "http", Host: "hs.test"}
 	handlers := requiredHandlers()
 	delete(handlers, interceptors.Send)
-	delete(handlers, keySync)
+	delete(handlers, interceptors.Sync)
 	handlers["sned"] = sayName("sned")
 	_, err := New(Options{Homeserver: base, Hash: testHash, Devices: noDevices{}, Handlers: handlers})
 	if err == nil {
@@ -185,6 +185,16 @@ func TestNewNamesEverythingThatIsMissing(t *testing.T) {
 	if _, err := New(Options{Homeserver: base, Hash: testHash, Devices: noDevices{}, Handlers: requiredHandlers(), CAFile: "testdata/routes.golden"}); err == nil {
 		t.Error("started with a CA file that has no certificate")
 	}
+}
+
+// The handlers of package interceptors are those that the table asks for.
+func TestHandlersFitTheTable(t *testing.T) {
+	t.Parallel()
+	handlers, err := interceptors.Handlers(interceptors.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	newRig(t, func(o *Options) { o.Handlers = handlers })
 }
 
 // Optional handlers take over what otherwise passes.

@@ -96,8 +96,8 @@ func keyRoutes() []*route {
 // userRoutes are about what belongs to a user.
 func userRoutes() []*route {
 	return []*route{
-		{method: "POST", pattern: client + "/user/{userId}/filter", versions: vAny, maxBody: smallBody, lane: laneQuick, class: classIntercept, handler: "filter.create"},
-		{method: "GET", pattern: client + "/user/{userId}/filter/{filterId}", versions: vAny, lane: laneQuick, class: classIntercept, handler: "filter.get"},
+		{method: "POST", pattern: client + "/user/{userId}/filter", versions: vAny, maxBody: smallBody, lane: laneQuick, class: classPass},
+		{method: "GET", pattern: client + "/user/{userId}/filter/{filterId}", versions: vAny, lane: laneQuick, class: classPass},
 		{method: "GET", pattern: client + "/user/{userId}/account_data/{type}", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "PUT", pattern: client + "/user/{userId}/account_data/{type}", versions: vAny, maxBody: largeBody, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: client + "/user/{userId}/rooms/{roomId}/account_data/{type}", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},

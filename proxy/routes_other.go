@@ -14,7 +14,7 @@ func serverRoutes() []*route {
 
 		// Sync. Sliding sync carries events that would not be decrypted, so clients are
 		// made to fall back to what is.
-		{method: "GET", pattern: client + "/sync", versions: vAny, lane: lanePoll, class: classIntercept, handler: keySync},
+		{method: "GET", pattern: client + "/sync", versions: vAny, lane: lanePoll, class: classIntercept, handler: interceptors.Sync},
 		{method: "POST", pattern: client + "/sync", versions: vAny, class: classRefuse, text: noSliding},
 		{method: "POST", pattern: client + "/org.matrix.simplified_msc3575/sync", versions: vUnstable, class: classRefuse, text: noSliding},
 		{method: "POST", pattern: client + "/org.matrix.msc3575/sync", versions: vUnstable, class: classRefuse, text: noSliding},

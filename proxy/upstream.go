@@ -3,8 +3,6 @@ package proxy
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -13,11 +11,8 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
-	"os"
-	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"e2ee-proxy/interceptors"
 	"e2ee-proxy/internal/endtoend"
@@ -28,69 +23,6 @@ import (
 //     environment is used.
 //   - The request line is written from the judged endpoint, byte for byte.
 //   - Nothing is decompressed here.
-
-// Waits is how long the homeserver may take for the first byte of its answer. The zero
-// value of a field means its default.
-type Waits struct {
-	// Quick is for what it answers by itself; default 60 s.
-	Quick time.Duration
-	// Slow is for what may wait for other homeservers; default 10 min.
-	Slow time.Duration
-	// Poll is added to the time a long poll asked for; default 10 min, because a first
-	// sync of a large account takes minutes.
-	Poll time.Duration
-	// Dial is for a connection; default 10 s.
-	Dial time.Duration
-}
-
-func (w Waits) withDefaults() Waits {
-	set := func(to *time.Duration, d time.Duration) {
-		if *to == 0 {
-			*to = d
-		}
-	}
-	set(&w.Quick, 60*time.Second)
-	set(&w.Slow, 10*time.Minute)
-	set(&w.Poll, 10*time.Minute)
-	set(&w.Dial, 10*time.Second)
-	return w
-}
-
-// NewTransport makes a transport to a homeserver: HTTP/1.1, many idle connections, no
-// redirects, no proxies, no compression. caFile names further root certificates in PEM
-// form and may be empty. headerWait is how long the server may take for the first byte
-// of its answer; zero means no limit.
-func NewTransport(caFile string, dialWait, headerWait time.Duration) (*http.Transport, error) {
-	t := &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: dialWait, KeepAlive: 15 * time.Second}).DialContext,
-		TLSHandshakeTimeout:    dialWait,
-		ResponseHeaderTimeout:  headerWait,
-		ExpectContinueTimeout:  time.Second,
-		MaxIdleConns:           1024,
-		MaxIdleConnsPerHost:    1024,
-		IdleConnTimeout:        30 * time.Second, // shorter than any server's, so that no request meets a closing connection
-		DisableCompression:     true,
-		MaxResponseHeaderBytes: 1 << 20,
-		Protocols:              new(http.Protocols),
-	}
-	t.Protocols.SetHTTP1(true)
-	if caFile == "" {
-		return t, nil
-	}
-	pem, err := os.ReadFile(caFile) //nolint:gosec // G304: the operator names the file
-	if err != nil {
-		return nil, fmt.Errorf("read the homeserver's CA file: %w", err)
-	}
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		roots = x509.NewCertPool()
-	}
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("read the homeserver's CA file: %s has no certificate", caFile)
-	}
-	t.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
-	return t, nil
-}
 
 // openUpstream makes a transport for each way of waiting, and a pass-through for each.
 func (p *Proxy) openUpstream(caFile string, w Waits) error {
@@ -106,6 +38,8 @@ func (p *Proxy) openUpstream(caFile string, w Waits) error {
 	if err != nil {
 		return err
 	}
+	// A parked poll holds its buffers and sends one header; what it gets is read past them.
+	parked.ReadBufferSize, parked.WriteBufferSize = 1<<10, 1<<10
 	p.closeIdle = func() {
 		quick.CloseIdleConnections()
 		slow.CloseIdleConnections()
@@ -135,8 +69,10 @@ func (p *Proxy) openUpstream(caFile string, w Waits) error {
 }
 
 // rewrite finishes a request that goes straight through. Its URL is already the
-// homeserver's; ReverseProxy has dropped the forwarding fields.
+// homeserver's. ReverseProxy has dropped the forwarding fields, which were judged in
+// cleanHeader, and may have written the query anew, which was judged in readQuery.
 func (p *Proxy) rewrite(r *httputil.ProxyRequest) {
+	r.Out.URL.RawQuery = r.In.URL.RawQuery
 	r.Out.Host = p.base.Host
 	if v := r.In.Header["X-Forwarded-For"]; len(v) > 0 {
 		r.Out.Header["X-Forwarded-For"] = v
@@ -309,7 +245,7 @@ func (p *Proxy) upstreamError(err error) error {
 	switch {
 	case errors.As(err, &own):
 		return err
-	case errors.Is(err, errDraining), errors.Is(err, context.Canceled):
+	case errors.Is(err, errDraining), errors.Is(err, errEndSession), errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
 		return interceptors.TimedOut(scrub(err))
@@ -324,67 +260,6 @@ func scrub(err error) error {
 		return withURL.Err
 	}
 	return err
-}
-
-var (
-	errDraining = errors.New("the proxy is shutting down")
-	errPollWait = fmt.Errorf("the long poll was not answered: %w", context.DeadlineExceeded)
-)
-
-// poller is the round trip of a long poll: it may wait as long as the client asked,
-// and is called off when the proxy shuts down, but only while nothing has come.
-type poller struct {
-	to       *http.Transport
-	draining context.Context
-	grace    time.Duration
-}
-
-// RoundTrip implements http.RoundTripper.
-func (p *poller) RoundTrip(req *http.Request) (*http.Response, error) {
-	ctx, cancel := context.WithCancelCause(req.Context())
-	stop := context.AfterFunc(p.draining, func() { cancel(errDraining) })
-	timer := time.AfterFunc(p.grace+asked(req.URL.RawQuery), func() { cancel(errPollWait) })
-	resp, err := p.to.RoundTrip(req.WithContext(ctx))
-	called := !timer.Stop()
-	called = !stop() || called
-	if err == nil && !called {
-		resp.Request = req
-		resp.Body = &cancelling{ReadCloser: resp.Body, cancel: cancel}
-		return resp, nil
-	}
-	if err == nil {
-		err = resp.Body.Close() // it came at the moment at which it was called off
-	}
-	if cause := context.Cause(ctx); cause != nil {
-		err = cause
-	}
-	cancel(nil)
-	return nil, fmt.Errorf("long poll: %w", err)
-}
-
-// asked is how long a long poll wants to wait, an hour at most.
-func asked(rawQuery string) time.Duration {
-	for pair := range strings.SplitSeq(rawQuery, "&") {
-		if value, ok := strings.CutPrefix(pair, "timeout="); ok {
-			ms, err := strconv.ParseInt(value, 10, 64)
-			if err == nil && ms > 0 {
-				return time.Duration(min(ms, time.Hour.Milliseconds())) * time.Millisecond
-			}
-		}
-	}
-	return 0
-}
-
-// cancelling frees the context of a response with its body.
-type cancelling struct {
-	io.ReadCloser
-	cancel context.CancelCauseFunc
-}
-
-func (c *cancelling) Close() error {
-	err := c.ReadCloser.Close()
-	c.cancel(nil)
-	return err //nolint:wrapcheck // it is the body's
 }
 
 // bufferPool lends the copy buffers of pass-through.

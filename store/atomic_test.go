@@ -90,7 +90,7 @@ func TestGroupedTransactionsAreApart(t *testing.T) {
 	acct, dev := device(t, db, alice, "A")
 	h.watch(nil)
 
-	w := db.writer.(*liteWriter)
+	w := as[*liteWriter](db.writer)
 	w.turn <- struct{}{} // nobody commits until all have queued
 	const jobs = 40
 	results := make([]chan error, jobs)
@@ -134,7 +134,7 @@ func TestGivingUpWhileWaiting(t *testing.T) {
 	t.Parallel()
 	db := open(t, options(t, liteURL(t)))
 	acct, dev := device(t, db, alice, "A")
-	w := db.writer.(*liteWriter)
+	w := as[*liteWriter](db.writer)
 	w.turn <- struct{}{}
 	ctx, cancel := context.WithCancel(t.Context())
 	result := make(chan error, 1)

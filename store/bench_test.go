@@ -3,7 +3,9 @@ package store
 import (
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -65,17 +67,26 @@ func BenchmarkSaveRatchet(b *testing.B) {
 // BenchmarkSaveRatchetParallel is the same from many devices at once.
 func BenchmarkSaveRatchetParallel(b *testing.B) {
 	benchBoth(b, func(b *testing.B, db *DB, _ *Account, _ Device) {
-		b.SetParallelism(16)
-		devices := make(chan int, 1000)
-		for i := range cap(devices) {
-			devices <- i
+		const parallel = 16
+		b.SetParallelism(parallel)
+		type sender struct {
+			acct *Account
+			dev  int64
 		}
+		senders := make(chan sender, parallel*runtime.GOMAXPROCS(0))
+		for i := range cap(senders) {
+			acct, dev := device(b, db, id.UserID(fmt.Sprintf("@u%d:hs", i)), "A")
+			senders <- sender{acct, dev.ID}
+		}
+		b.ResetTimer()
 		b.RunParallel(func(p *testing.PB) {
-			acct, dev := device(b, db, id.UserID(fmt.Sprintf("@u%d:hs", <-devices)), "A")
-			s := OutboundSession{RoomID: "!room:hs.example", SessionID: "session", Pickle: make([]byte, 300), CreatedAt: at(0)}
+			from := <-senders
+			defer func() { senders <- from }()
+			name := id.SessionID(fmt.Sprint("session", b.N)) // the benchmark runs with growing b.N
+			s := OutboundSession{RoomID: "!room:hs.example", SessionID: name, Pickle: make([]byte, 300), CreatedAt: time.Now()}
 			for p.Next() {
 				s.Messages++
-				save(b, db, acct, dev.ID, &Changes{OutboundSessions: []OutboundSession{s}})
+				save(b, db, from.acct, from.dev, &Changes{OutboundSessions: []OutboundSession{s}})
 			}
 		})
 	})

@@ -18,7 +18,7 @@ func TestBigBatchesTakeFewStatements(t *testing.T) {
 		o.wrap = h.wrap
 		db := open(t, o)
 		for _, row := range []struct{ rows, statements int }{
-			{1, 1}, {2, 1}, {3, 2}, {255, 8}, {256, 1}, {257, 2}, {1000, 7}, {5000, 24},
+			{1, 1}, {2, 1}, {3, 2}, {255, 8}, {256, 1}, {257, 2}, {1000, 6}, {5000, 13},
 		} {
 			acct, dev := device(t, db, alice, id.DeviceID(fmt.Sprint("D", row.rows)))
 			shares := manyShares(row.rows)
@@ -56,7 +56,7 @@ func TestBigListsAreReadWhole(t *testing.T) {
 		db := open(t, options(t, url))
 		acct, dev := device(t, db, alice, "A")
 		ctx := t.Context()
-		for _, n := range []int{1, 5, 1023, 1024, 1025, 3000} {
+		for _, n := range []int{1, 5, 2047, 2048, 2049, 5000} {
 			sessions, keys := manySessions(n)
 			inbound, refs := manyInbound(n)
 			save(t, db, acct, dev.ID, &Changes{OlmSessions: sessions, InboundSessions: inbound})
@@ -127,5 +127,28 @@ func TestTheNumberOfStatementsIsBounded(t *testing.T) {
 	}
 	if len(made.made) > 10 {
 		t.Errorf("%d texts are kept for one statement", len(made.made))
+	}
+}
+
+// TestFixedParametersComeFirst: SQLite numbers the parameters of the list after those that
+// it has met, so a fixed one that comes later would shift them all.
+func TestFixedParametersComeFirst(t *testing.T) {
+	t.Parallel()
+	for _, q := range []*listed{
+		putOlmSessions, dropOlmSessions, selectOlmSessions, putInbound, selectInbound, putOwners, markBacked, putIndices, selectIndices,
+		putOutbound, markDiscarded, putShares, putTransactions, putOutbox, dropOutbox, putRooms, selectRooms, putPending, dropPending,
+		makeReady, deliverPending, putInbox, dropInbox, deliverInbox, putWithheld, dropWithheld, selectWithheld, putSeen, selectSeen,
+		putUsers, selectUsers, markOutdated, markLeft, putUserChanges, putUserDevices, dropUserDevices, selectUserDevices,
+		putSecrets, dropSecrets, putWarnings, rewrapAccounts,
+	} {
+		before, _, _ := strings.Cut(q.head+q.item, "?")
+		for i := range q.fixed {
+			if !strings.Contains(before, fmt.Sprint("$", i+1)) {
+				t.Errorf("$%d comes after the list of %s", i+1, q.head)
+			}
+		}
+		if n := strings.Count(q.item, "?"); n != q.width || strings.Contains(q.head+q.tail, "?") {
+			t.Errorf("%d parameters in an item of %d: %s", n, q.width, q.head)
+		}
 	}
 }

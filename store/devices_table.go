@@ -163,8 +163,11 @@ func (db *DB) someDevices(ctx context.Context, after int64, accounts map[int64]*
 			accounts[row] = acct
 		}
 		d, err := s.device(acct)
+		if err != nil {
+			return fmt.Errorf("device %d: %w", s.d.ID, err)
+		}
 		batch = append(batch, AccountDevice{acct, d})
-		return err
+		return nil
 	})
 	return batch, err
 }

@@ -53,17 +53,18 @@ func (h *hinted) Hint() string { return h.hint }
 // SQLSTATE classes of PostgreSQL that we tell apart.
 const (
 	pgForeignKey    = "23503"
-	pgUnique        = "23505"
 	pgSerialization = "40001"
 	pgDeadlock      = "40P01"
 )
 
+// isForeignKey tells that the device or account which a row belongs to is gone.
 func isForeignKey(err error) bool {
-	return hasCode(err, sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY, pgForeignKey)
-}
-
-func isUnique(err error) bool {
-	return hasCode(err, sqlite3.SQLITE_CONSTRAINT_UNIQUE, pgUnique)
+	var l *sqlite.Error
+	if errors.As(err, &l) {
+		return l.Code() == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
+	}
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == pgForeignKey
 }
 
 // isRetryable tells conflicts between transactions, which succeed when repeated, from
@@ -71,13 +72,4 @@ func isUnique(err error) bool {
 func isRetryable(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && (pg.Code == pgSerialization || pg.Code == pgDeadlock)
-}
-
-func hasCode(err error, lite int, state string) bool {
-	var l *sqlite.Error
-	if errors.As(err, &l) {
-		return l.Code() == lite
-	}
-	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == state
 }

@@ -37,6 +37,12 @@ func (h *hook) run(statement string) error {
 	return h.before(statement)
 }
 
+// as asserts what a driver must be for the store to work at all.
+func as[T any](v any) T {
+	t, _ := v.(T)
+	return t
+}
+
 func (h *hook) wrap(c driver.Connector) driver.Connector { return &hookConnector{c, h} }
 
 type hookConnector struct {
@@ -58,7 +64,7 @@ type hookConn struct {
 }
 
 func (c *hookConn) PrepareContext(ctx context.Context, text string) (driver.Stmt, error) {
-	s, err := c.Conn.(driver.ConnPrepareContext).PrepareContext(ctx, text)
+	s, err := as[driver.ConnPrepareContext](c.Conn).PrepareContext(ctx, text)
 	if err != nil {
 		return nil, err
 	}
@@ -69,21 +75,21 @@ func (c *hookConn) ExecContext(ctx context.Context, text string, params []driver
 	if err := c.h.run(text); err != nil {
 		return nil, err
 	}
-	return c.Conn.(driver.ExecerContext).ExecContext(ctx, text, params)
+	return as[driver.ExecerContext](c.Conn).ExecContext(ctx, text, params)
 }
 
 func (c *hookConn) QueryContext(ctx context.Context, text string, params []driver.NamedValue) (driver.Rows, error) {
 	if err := c.h.run(text); err != nil {
 		return nil, err
 	}
-	return c.Conn.(driver.QueryerContext).QueryContext(ctx, text, params)
+	return as[driver.QueryerContext](c.Conn).QueryContext(ctx, text, params)
 }
 
 func (c *hookConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
 	if err := c.h.run("BEGIN"); err != nil {
 		return nil, err
 	}
-	t, err := c.Conn.(driver.ConnBeginTx).BeginTx(ctx, opts)
+	t, err := as[driver.ConnBeginTx](c.Conn).BeginTx(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -133,12 +139,12 @@ func (s *hookStmt) ExecContext(ctx context.Context, params []driver.NamedValue) 
 	if err := s.h.run(s.text); err != nil {
 		return nil, err
 	}
-	return s.Stmt.(driver.StmtExecContext).ExecContext(ctx, params)
+	return as[driver.StmtExecContext](s.Stmt).ExecContext(ctx, params)
 }
 
 func (s *hookStmt) QueryContext(ctx context.Context, params []driver.NamedValue) (driver.Rows, error) {
 	if err := s.h.run(s.text); err != nil {
 		return nil, err
 	}
-	return s.Stmt.(driver.StmtQueryContext).QueryContext(ctx, params)
+	return as[driver.StmtQueryContext](s.Stmt).QueryContext(ctx, params)
 }

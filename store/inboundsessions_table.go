@@ -17,19 +17,20 @@ var (
 		[]string{"sealed_pickle", "sealed_owner", "source", "first_index", "shared_history", "received_at", "backup_version"})
 	selectInbound = wherePair("SELECT "+inboundColumns+" FROM inbound_sessions", ofDevice, "room_id, session_id")
 	putOwners     = &listed{
-		head: "WITH owned (room_id, session_id, sealed_owner) AS (VALUES ",
-		item: "(CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS {{blob}}))",
+		head: "WITH owned (account, device, room_id, session_id, sealed_owner) AS (VALUES ",
+		item: "(CAST($1 AS {{int}}), CAST($2 AS {{int}}), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS {{blob}}))",
 		tail: `) UPDATE inbound_sessions SET sealed_owner = owned.sealed_owner FROM owned
-			WHERE account = $1 AND device = $2 AND inbound_sessions.room_id = owned.room_id
-			AND inbound_sessions.session_id = owned.session_id`,
+			WHERE inbound_sessions.account = owned.account AND inbound_sessions.device = owned.device
+			AND inbound_sessions.room_id = owned.room_id AND inbound_sessions.session_id = owned.session_id`,
 		fixed: 2, width: 3, pad: true,
 	}
 	markBacked = &listed{
-		head: "WITH stored (room_id, session_id, first_index, version) AS (VALUES ",
-		item: "(CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS {{int}}), CAST(? AS TEXT))",
+		head: "WITH stored (account, device, room_id, session_id, first_index, version) AS (VALUES ",
+		item: "(CAST($1 AS {{int}}), CAST($2 AS {{int}}), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS {{int}}), CAST(? AS TEXT))",
 		tail: `) UPDATE inbound_sessions SET backup_version = stored.version FROM stored
-			WHERE account = $1 AND device = $2 AND inbound_sessions.room_id = stored.room_id
-			AND inbound_sessions.session_id = stored.session_id AND inbound_sessions.first_index = stored.first_index`,
+			WHERE inbound_sessions.account = stored.account AND inbound_sessions.device = stored.device
+			AND inbound_sessions.room_id = stored.room_id AND inbound_sessions.session_id = stored.session_id
+			AND inbound_sessions.first_index = stored.first_index`,
 		fixed: 2, width: 4, pad: true,
 	}
 )

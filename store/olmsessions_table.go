@@ -3,13 +3,17 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strconv"
 )
 
+// What stays for as long as a session lives is not written again, which spares the index.
 var (
-	putOlmSessions = replaceRows("olm_sessions", ofDevice, []string{"session_id"},
-		[]string{"their_key", "sealed_pickle", "created_at", "last_received_at"})
+	putOlmSessions = insertRows("olm_sessions", ofDevice, []string{"session_id"},
+		[]string{"their_key", "sealed_pickle", "created_at", "last_received_at"},
+		`UPDATE SET sealed_pickle = excluded.sealed_pickle, last_received_at = excluded.last_received_at
+			WHERE olm_sessions.their_key = excluded.their_key`)
 	dropOlmSessions   = whereIn("DELETE FROM olm_sessions", ofDevice, "session_id", "")
 	selectOlmSessions = whereIn("SELECT session_id, their_key, sealed_pickle, created_at, last_received_at FROM olm_sessions",
 		ofDevice, "their_key", " ORDER BY last_received_at DESC, created_at DESC, session_id")
@@ -21,16 +25,26 @@ func olmRow(device int64, s *OlmSession) []string {
 }
 
 func (b *batch) olmSessions(all []OlmSession) {
+	all = last(all, func(s *OlmSession) string { return s.SessionID })
+	if len(all) == 0 {
+		return
+	}
 	p := &args{}
-	for _, s := range last(all, func(s *OlmSession) string { return s.SessionID }) {
+	for _, s := range all {
 		p.id(s.SessionID)
 		p.id(s.TheirKey)
 		p.bytes(b.acct.seal(s.Pickle.Reveal(), "olm_sessions", "sealed_pickle", olmRow(b.dev, &s)...))
 		p.time(s.CreatedAt)
 		p.time(s.LastReceivedAt)
 	}
-	b.ratchet = b.ratchet || len(all) > 0
-	b.listOfDevice("Olm sessions", putOlmSessions, p)
+	b.ratchet, b.ofDevice = true, true
+	b.step("Olm sessions", p, func(ctx context.Context, t *tx) error {
+		n, err := t.list(ctx, putOlmSessions, []any{b.acct.ID, b.dev}, p.vals)
+		if err == nil && n != int64(len(all)) {
+			err = errors.New("a session with this ID belongs to another device")
+		}
+		return err
+	})
 }
 
 func (b *batch) deleteOlmSessions(sessionIDs []string) {

@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -94,6 +95,19 @@ func TestOneProcessWritesToASQLiteDatabase(t *testing.T) {
 	db := open(t, o)
 	if _, err := Open(t.Context(), o); !errors.Is(err, ErrInUse) {
 		t.Errorf("opened a second time: got %v, want ErrInUse", err)
+	}
+	link := filepath.Join(t.TempDir(), "link.db")
+	if err := os.Symlink(pathOf(o.URL.Reveal()), link); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), options(t, "sqlite:"+link)); !errors.Is(err, ErrInUse) {
+		t.Errorf("opened under another name: got %v, want ErrInUse", err)
+	}
+	// The attempts above must not have given away the claim: another process tries.
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilled$")
+	cmd.Env = append(os.Environ(), killURL+"="+o.URL.Reveal())
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), ErrInUse.Error()) {
+		t.Errorf("another process: %v: %s", err, out)
 	}
 	closeDB(t, db)
 	closeDB(t, open(t, o))

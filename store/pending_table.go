@@ -31,7 +31,8 @@ const (
 	selectWaiting = `SELECT DISTINCT room_id, session_id FROM pending_events
 		WHERE account = $1 AND device = $2 AND ready = 0 LIMIT $3`
 	countPending = "SELECT COUNT(*) FROM pending_events WHERE account = $1 AND device = $2"
-	prunePending = "DELETE FROM pending_events WHERE received_at < $1"
+	prunePending = `DELETE FROM pending_events WHERE (account, device, event_id) IN
+		(SELECT account, device, event_id FROM pending_events WHERE received_at < $1 LIMIT 1000)`
 )
 
 func (b *batch) pending(all []PendingEvent) {

@@ -26,7 +26,7 @@ func openPostgres(ctx context.Context, url string, o Options) (*backend, error) 
 	if cfg.RuntimeParams["application_name"] == "" {
 		cfg.RuntimeParams["application_name"] = "e2ee-proxy"
 	}
-	c := stdlib.GetConnector(*cfg, stdlib.OptionAfterConnect(makeDurable))
+	c := stdlib.GetConnector(*cfg, stdlib.OptionAfterConnect(prepareConn))
 	if o.wrap != nil {
 		c = o.wrap(c)
 	}
@@ -53,9 +53,12 @@ func openPostgres(ctx context.Context, url string, o Options) (*backend, error) 
 	return b, nil
 }
 
-// makeDurable turns on what a server may have turned off: a commit that a power loss takes
-// back would let an index be used twice.
-func makeDurable(ctx context.Context, c *pgx.Conn) error {
+// prepareConn refuses a database that cannot hold every text, and turns on what a server
+// may have turned off: a commit that a power loss takes back would let an index be used twice.
+func prepareConn(ctx context.Context, c *pgx.Conn) error {
+	if enc := c.PgConn().ParameterStatus("server_encoding"); enc != "UTF8" {
+		return withHint(fmt.Errorf("the database's encoding is %s", enc), "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0")
+	}
 	_, err := c.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
 	return err
 }

@@ -5,16 +5,27 @@ import (
 	"fmt"
 )
 
-// prune deletes what a statement names and tells how many rows that was.
+// pruneBatch bounds what one transaction deletes, so that nobody waits long for it. The
+// statements have it as their LIMIT.
+const pruneBatch = 1000
+
+// prune repeats a statement that deletes up to pruneBatch rows until none are left, and
+// tells how many that was.
 func (db *DB) prune(ctx context.Context, what, statement string, params ...any) (int64, error) {
-	var n int64
-	err := db.writer.run(ctx, func(ctx context.Context, t *tx) error {
-		var err error
-		n, err = t.do(ctx, statement, params...)
-		return err
-	})
-	if err != nil {
-		return 0, fmt.Errorf("prune %s: %w", what, err)
+	var total int64
+	for {
+		var n int64
+		err := db.writer.run(ctx, func(ctx context.Context, t *tx) error {
+			var err error
+			n, err = t.do(ctx, statement, params...)
+			return err
+		})
+		if err != nil {
+			return total, fmt.Errorf("prune %s: %w", what, err)
+		}
+		total += n
+		if n < pruneBatch {
+			return total, nil
+		}
 	}
-	return n, nil
 }

@@ -25,7 +25,7 @@ func (r *reader) query(ctx context.Context, text string, params []any, each func
 		rows, err := r.db.QueryContext(ctx, text, params...)
 		return scanAll(rows, err, each)
 	}
-	s, err := r.prepare(ctx, text)
+	s, err := r.prepare(ctx, text) //nolint:sqlclosecheck // kept until the pool is closed
 	if err != nil {
 		return err
 	}
@@ -48,7 +48,7 @@ func (r *reader) prepare(ctx context.Context, text string) (*sql.Stmt, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if first, ok := r.kept[text]; ok {
-		return first, s.Close()
+		return first, s.Close() //nolint:sqlclosecheck // not used; the other one is kept
 	}
 	r.kept[text] = s
 	return s, nil

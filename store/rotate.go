@@ -16,9 +16,9 @@ const (
 
 // rewrapAccounts changes only what still has the key it was read with.
 var rewrapAccounts = &listed{
-	head: "WITH wrapped (id, sealed_key, former) AS (VALUES ",
-	item: "(CAST(? AS {{int}}), CAST(? AS {{blob}}), CAST(? AS TEXT))",
-	tail: `) UPDATE accounts SET master_key_id = $1, sealed_key = wrapped.sealed_key FROM wrapped
+	head: "WITH wrapped (master_key_id, id, sealed_key, former) AS (VALUES ",
+	item: "(CAST($1 AS TEXT), CAST(? AS {{int}}), CAST(? AS {{blob}}), CAST(? AS TEXT))",
+	tail: `) UPDATE accounts SET master_key_id = wrapped.master_key_id, sealed_key = wrapped.sealed_key FROM wrapped
 		WHERE accounts.id = wrapped.id AND accounts.master_key_id = wrapped.former`,
 	fixed: 1, width: 3, pad: true,
 }

@@ -327,7 +327,11 @@ func TestPruning(t *testing.T) {
 		db := open(t, options(t, url))
 		acct, dev := device(t, db, alice, "A")
 		save(t, db, acct, dev.ID, everything())
-		save(t, db, acct, dev.ID, &Changes{Shares: []Share{{SessionID: "gone", UserID: "@b:hs", DeviceID: "X"}}})
+		many := manyShares(2500)
+		for i := range many {
+			many[i].SessionID = "gone"
+		}
+		save(t, db, acct, dev.ID, &Changes{Shares: many})
 		ctx := t.Context()
 		for _, prune := range []struct {
 			what string
@@ -339,7 +343,7 @@ func TestPruning(t *testing.T) {
 			{"pending", func(b time.Time) (int64, error) { return db.PrunePending(ctx, b) }, at(3), 2},
 			{"transactions", func(b time.Time) (int64, error) { return db.PruneTransactions(ctx, b) }, at(1), 0},
 			{"transactions", func(b time.Time) (int64, error) { return db.PruneTransactions(ctx, b) }, at(2), 1},
-			{"shares", func(time.Time) (int64, error) { return db.PruneShares(ctx) }, at(0), 1},
+			{"shares", func(time.Time) (int64, error) { return db.PruneShares(ctx) }, at(0), 2500},
 		} {
 			same(t, prune.what, must[int64](t)(prune.run(prune.at)), prune.want)
 		}

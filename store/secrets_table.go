@@ -12,9 +12,9 @@ var (
 )
 
 const (
-	secretColumns = "SELECT name, sealed_value, meta, created_at FROM secrets WHERE account = $1"
-	selectSecret  = secretColumns + " AND name = $2"
-	selectSecrets = secretColumns + " ORDER BY name"
+	selectNamed   = "SELECT name, sealed_value, meta, created_at FROM secrets WHERE account = $1"
+	selectSecret  = selectNamed + " AND name = $2"
+	selectSecrets = selectNamed + " ORDER BY name"
 )
 
 func (b *batch) secrets(all []Secret) {

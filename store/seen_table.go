@@ -13,7 +13,8 @@ var (
 	selectSeen = whereIn("SELECT digest FROM seen_messages", ofDevice, "digest", "")
 )
 
-const pruneSeen = "DELETE FROM seen_messages WHERE seen_at < $1"
+const pruneSeen = `DELETE FROM seen_messages WHERE (account, device, digest) IN
+	(SELECT account, device, digest FROM seen_messages WHERE seen_at < $1 LIMIT 1000)`
 
 func (b *batch) seen(all []SeenMessage) {
 	p := &args{}

@@ -37,6 +37,10 @@ func openSQLite(ctx context.Context, path string, o Options) (_ *backend, err er
 	if err != nil {
 		return nil, fmt.Errorf("path of database: %w", err)
 	}
+	// So that the files beside it are the same under every name.
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+	}
 	release, err := claimFile(ctx, path, o.ReadOnly)
 	if err != nil {
 		return nil, err
@@ -111,8 +115,13 @@ func claimFile(ctx context.Context, path string, reading bool) (func() error, er
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
+	// Only what is not there is opened: closing a file that this process has locked would
+	// end the lock.
 	for _, p := range []string{path, path + suffixLock} {
-		f, err := os.OpenFile(p, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // the path is the operator's
+		f, err := os.OpenFile(p, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the path is the operator's
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("make database file: %w", err)
 		}

@@ -7,12 +7,14 @@ import (
 	"sync"
 )
 
-// maxParams bounds the parameters of one statement. Both databases allow more, but the
-// time to parse a statement grows with the square of the number in SQLite.
-const maxParams = 2048
+// maxParams bounds the parameters of one statement. Both databases allow more.
+const maxParams = 4096
 
 // listed is a statement with a list in it, such as the rows of an INSERT or the values
-// after IN. The list's placeholders are written "?"; they become numbered ones.
+// after IN. The list's placeholders are written "?". PostgreSQL gets numbered ones; SQLite
+// numbers "?" itself, from the first free number on, and takes time that grows with the
+// square of the number of those that have a name. So all fixed parameters have to be
+// mentioned before the first "?".
 type listed struct {
 	head  string
 	item  string
@@ -47,9 +49,14 @@ func (q *listed) text(n int, d *dialect) string {
 		for part := range strings.SplitAfterSeq(q.item, "?") {
 			before, numbered := strings.CutSuffix(part, "?")
 			b.WriteString(before)
-			if numbered {
-				next++
+			next++
+			switch {
+			case !numbered:
+				next--
+			case d.sharedPool:
 				b.WriteString("$" + strconv.Itoa(next))
+			default:
+				b.WriteByte('?')
 			}
 		}
 	}

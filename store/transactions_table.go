@@ -19,7 +19,8 @@ var putTransactions = insertRows("transactions", ofDevice, []string{"ref"}, []st
 const (
 	selectTransaction = `SELECT digest, ciphertext, event_id, created_at FROM transactions
 		WHERE account = $1 AND device = $2 AND ref = $3`
-	pruneTransactions = "DELETE FROM transactions WHERE created_at < $1"
+	pruneTransactions = `DELETE FROM transactions WHERE (account, device, ref) IN
+		(SELECT account, device, ref FROM transactions WHERE created_at < $1 LIMIT 1000)`
 )
 
 func (db *DB) hashTxn(r TxnRef) [32]byte {

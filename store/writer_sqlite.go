@@ -193,7 +193,7 @@ func (w *liteWriter) prepare(ctx context.Context, text string) (*sql.Stmt, error
 }
 
 func (w *liteWriter) exec(ctx context.Context, text string, params []any) (sql.Result, error) {
-	s, err := w.prepare(ctx, text)
+	s, err := w.prepare(ctx, text) //nolint:sqlclosecheck // kept for as long as the connection
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +201,7 @@ func (w *liteWriter) exec(ctx context.Context, text string, params []any) (sql.R
 }
 
 func (w *liteWriter) query(ctx context.Context, text string, params []any) (*sql.Rows, error) {
-	s, err := w.prepare(ctx, text)
+	s, err := w.prepare(ctx, text) //nolint:sqlclosecheck // kept for as long as the connection
 	if err != nil {
 		return nil, err
 	}

@@ -70,22 +70,28 @@ func (d *Device) Usable() bool { return d.Fault == FaultNone && d.Ed25519 != "" 
 //
 // Errors are ErrMalformed, ErrBadKey and ErrSignature.
 func ParseDevice(raw json.RawMessage, user id.UserID, device id.DeviceID) (Device, error) {
+	d, _, err := parseDevice(raw, user, device)
+	return d, err
+}
+
+// parseDevice is ParseDevice, and gives the signatures for more checks.
+func parseDevice(raw json.RawMessage, user id.UserID, device id.DeviceID) (Device, signed, error) {
 	d, obj, err := readDevice(raw, user, device)
 	if err != nil {
-		return Device{}, fmt.Errorf("device keys: %w", err)
+		return Device{}, signed{}, fmt.Errorf("device keys: %w", err)
 	}
 	if d.Ed25519 == "" {
 		d.Curve25519 = ""
-		return d, nil
+		return d, signed{}, nil
 	}
 	s, err := obj.signedBy(user)
 	if err != nil {
-		return Device{}, fmt.Errorf("device keys: %w", err)
+		return Device{}, signed{}, fmt.Errorf("device keys: %w", err)
 	}
 	if !s.byDevice(device, d.Ed25519) {
-		return Device{}, fmt.Errorf("device keys: %w: its own", ErrSignature)
+		return Device{}, signed{}, fmt.Errorf("device keys: %w: its own", ErrSignature)
 	}
-	return d, nil
+	return d, s, nil
 }
 
 // readDevice reads a device keys object without looking at signatures.
@@ -160,7 +166,7 @@ func (d *Device) ownFault() Fault {
 // SignedBy reports whether a self-signing key of the device's owner has signed it.
 // The caller must know that the key is the owner's: see ParseIdentity.
 func (d *Device) SignedBy(self id.Ed25519) bool {
-	if self == "" || d.Ed25519 == "" || self == d.Ed25519 || isKeyNamed(d.DeviceID, self) {
+	if d.Ed25519 == "" {
 		return false
 	}
 	obj, err := parseObject(d.Raw)
@@ -168,7 +174,12 @@ func (d *Device) SignedBy(self id.Ed25519) bool {
 		return false
 	}
 	s, err := obj.signedBy(d.UserID)
-	return err == nil && s.byIdentity(self)
+	return err == nil && d.signedBy(s, self)
+}
+
+// signedBy is SignedBy for signatures that were read already.
+func (d *Device) signedBy(s signed, self id.Ed25519) bool {
+	return self != "" && self != d.Ed25519 && !isKeyNamed(d.DeviceID, self) && s.byIdentity(self)
 }
 
 // isKeyNamed reports whether a device ID spells a key, with or without padding, so

@@ -97,7 +97,10 @@ func TestParseDevice(t *testing.T) {
 func TestParseDevicePaddedSignature(t *testing.T) {
 	t.Parallel()
 	f := deviceFields(alice, "PHONE", "phone")
-	sigs := f["signatures"].(map[id.UserID]map[string]string)
+	sigs, ok := f["signatures"].(map[id.UserID]map[string]string)
+	if !ok {
+		t.Fatal("no signatures")
+	}
 	f["signatures"] = fields{alice.String(): fields{"ed25519:PHONE": sigs[alice]["ed25519:PHONE"] + "=="}}
 	if _, err := ParseDevice(f.raw(), alice, "PHONE"); err != nil {
 		t.Error(err)
@@ -190,7 +193,7 @@ func TestDeviceNamedLikeAnIdentityKey(t *testing.T) {
 		"both are the self-signing key":      asDevice(id.DeviceID(self), p.selfSign),
 		"key is the self-signing key":        asDevice("EVIL", p.selfSign),
 	} {
-		device := f["device_id"].(id.DeviceID)
+		device := f.id()
 		d, err := ParseDevice(f.raw(), alice, device)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -210,7 +213,7 @@ func TestSharedKeys(t *testing.T) {
 	t.Parallel()
 	p := newPerson(alice, "1")
 	parse := func(f fields) Device {
-		d, err := ParseDevice(f.raw(), alice, f["device_id"].(id.DeviceID))
+		d, err := ParseDevice(f.raw(), alice, f.id())
 		if err != nil {
 			t.Fatal(err)
 		}

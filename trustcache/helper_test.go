@@ -30,7 +30,7 @@ type signer struct {
 func newSigner(name string) signer {
 	seed := sha256.Sum256([]byte(name))
 	private := ed25519.NewKeyFromSeed(seed[:])
-	return signer{private, id.Ed25519(base64.RawStdEncoding.EncodeToString(private.Public().(ed25519.PublicKey)))}
+	return signer{private, id.Ed25519(base64.RawStdEncoding.EncodeToString(private[ed25519.SeedSize:]))} // seed, then public key
 }
 
 func newCurve(name string) id.Curve25519 {
@@ -51,6 +51,15 @@ func (f fields) raw() json.RawMessage {
 		panic(err)
 	}
 	return b
+}
+
+// id is the device ID the object names, if any.
+func (f fields) id() id.DeviceID {
+	if s, ok := f["device_id"].(string); ok {
+		return id.DeviceID(s)
+	}
+	device, _ := f["device_id"].(id.DeviceID)
+	return device
 }
 
 // sign adds a signature under a key ID.
@@ -143,7 +152,6 @@ func (p person) signedDevice(device id.DeviceID) fields {
 type server struct {
 	mu       sync.Mutex
 	answer   QueryResult
-	err      error
 	queries  [][]id.UserID
 	inFlight map[id.UserID]int
 	overlap  []id.UserID // users who were in two queries at once
@@ -183,14 +191,7 @@ func (s *server) devices(user id.UserID, devices ...fields) {
 func (s *server) setDevices(user id.UserID, devices []fields) {
 	s.answer.DeviceKeys[user] = map[id.DeviceID]json.RawMessage{}
 	for _, d := range devices {
-		var device id.DeviceID
-		switch v := d["device_id"].(type) {
-		case id.DeviceID:
-			device = v
-		case string:
-			device = id.DeviceID(v)
-		}
-		s.answer.DeviceKeys[user][device] = d.raw()
+		s.answer.DeviceKeys[user][d.id()] = d.raw()
 	}
 }
 
@@ -198,12 +199,6 @@ func (s *server) edit(f func(*QueryResult)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f(&s.answer)
-}
-
-func (s *server) fail(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.err = err
 }
 
 func (s *server) count() int {
@@ -247,9 +242,6 @@ func (s *server) QueryKeys(ctx context.Context, users []id.UserID) (*QueryResult
 func (s *server) reply(users []id.UserID) (*QueryResult, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err != nil {
-		return nil, s.err
-	}
 	out := newServer().answer
 	for _, u := range users {
 		if d, ok := s.answer.DeviceKeys[u]; ok {
@@ -276,9 +268,9 @@ type memory struct {
 	devices map[id.UserID]map[id.DeviceID]store.UserDevice
 	changes []store.UserChange
 	// fail, when not nil, is returned by Save, which then writes nothing.
-	fail  error
-	loads int
-	saves int
+	fail error
+	// lost, when not nil, is returned by Save although it has written.
+	lost error
 	// saving, when not nil, runs in Save before it is written, without the lock.
 	saving func(*store.Changes)
 }
@@ -290,7 +282,6 @@ func newMemory() *memory {
 func (m *memory) Users(_ context.Context, _ *store.Account, users []id.UserID) (map[id.UserID]store.User, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.loads++
 	out := make(map[id.UserID]store.User)
 	for _, u := range users {
 		if row, ok := m.users[u]; ok {
@@ -320,6 +311,18 @@ func (m *memory) OutdatedUsers(context.Context, *store.Account) ([]id.UserID, er
 	return m.list(func(u store.User) bool { return u.Tracked && u.Outdated }), nil
 }
 
+func (m *memory) UserChanges(_ context.Context, _ *store.Account, user id.UserID) ([]store.UserChange, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []store.UserChange
+	for _, c := range m.changes {
+		if c.UserID == user {
+			out = append(out, c)
+		}
+	}
+	return out, nil
+}
+
 func (m *memory) list(want func(store.User) bool) []id.UserID {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -345,7 +348,6 @@ func (m *memory) Save(ctx context.Context, _ *store.Account, _ int64, ch *store.
 	if m.fail != nil {
 		return m.fail
 	}
-	m.saves++
 	for _, ref := range ch.DeleteDevices {
 		delete(m.devices[ref.UserID], ref.DeviceID)
 	}
@@ -371,7 +373,7 @@ func (m *memory) Save(ctx context.Context, _ *store.Account, _ int64, ch *store.
 		}
 	}
 	m.changes = append(m.changes, ch.UserChanges...)
-	return nil
+	return m.lost
 }
 
 func (m *memory) row(user id.UserID) store.User {

@@ -98,9 +98,10 @@ func TestJudgeDirect(t *testing.T) {
 		{name: "another own device, signed", own: bob, ownKey: newCurve("z"), owner: owned(keyA, true), user: own(user(PinVerified, dev(true))), enforce: fine, loose: fine},
 		{name: "another own device, own identity changed", own: bob, ownKey: newCurve("z"), owner: owned(keyB, false), user: own(user(PinVerificationLost, dev(true))), enforce: red + lost, loose: red + lost},
 	} {
-		if tc.sender == "" {
+		switch tc.sender {
+		case "":
 			tc.sender = bob
-		} else if tc.sender == "-" {
+		case "-":
 			tc.sender = ""
 		}
 		if tc.own == "" {

@@ -1,6 +1,7 @@
 package trustcache
 
 import (
+	"bytes"
 	"encoding/json"
 
 	"maunium.net/go/mautrix/id"
@@ -50,7 +51,7 @@ func (o Owner) Upgrade(u *User) (Owner, bool) {
 		if device != nil && (out.DeviceID == "" || len(out.DeviceKeys) == 0) {
 			out.DeviceID, out.DeviceKeys, changed = device.DeviceID, device.Raw, true
 		}
-		if (device != nil && device.Signed && device.Usable()) || out.carriesSignature(u) {
+		if (device != nil && device.Signed && device.Usable()) || out.carriesSignature(u, device) {
 			out.Signed, out.Master, changed = true, u.Master, true
 		}
 	}
@@ -84,9 +85,12 @@ func (u *User) sender(o Owner) (device *Device, listed bool) {
 // carriesSignature reports whether the device keys carried in the message are the
 // owner's and signed by the user's current identity: a device that is gone, or that the
 // homeserver hides, can still be recognised by them (requirement 6.10, attack A15).
-func (o Owner) carriesSignature(u *User) bool {
+func (o Owner) carriesSignature(u *User, listed *Device) bool {
 	if len(o.DeviceKeys) == 0 || u.SelfSigning == "" {
 		return false
+	}
+	if listed != nil && bytes.Equal(o.DeviceKeys, listed.Raw) {
+		return false // the tracker looked at these already
 	}
 	d, err := ParseDevice(o.DeviceKeys, o.UserID, o.DeviceID)
 	if err != nil || !d.Usable() || d.Curve25519 != o.Curve25519 || d.Ed25519 != o.Ed25519 {

@@ -11,7 +11,7 @@ func TestOwnerUpgrade(t *testing.T) {
 	t.Parallel()
 	p, p2 := newPerson(bob, "1"), newPerson(bob, "2")
 	parsed := func(f fields, self id.Ed25519) Device {
-		d, err := ParseDevice(f.raw(), bob, f["device_id"].(id.DeviceID))
+		d, err := ParseDevice(f.raw(), bob, f.id())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -120,6 +120,10 @@ const (
 	EffectWithdrawn            PinEffect = "withdrawn"
 )
 
+// kindRetired is the line of the history that says that the self-signing key in
+// Previous was replaced under the master key in Master. It is no transition of the pin.
+const kindRetired = "self_signing_replaced"
+
 var (
 	// ErrNotCurrent says that an acknowledgement names a master key that is not, or no
 	// longer, the user's current one: a race is decided by the key.

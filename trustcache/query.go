@@ -1,6 +1,7 @@
 package trustcache
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -141,9 +142,14 @@ func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, res *QueryRe
 	// out here, without a lock, still holds under it; pins and overrides may change.
 	updates := make(map[id.UserID]update, len(batch))
 	for _, e := range entries {
-		if !res.failed(e.row.UserID) {
-			updates[e.row.UserID] = digest(e.user, res, t.opts.MaxDevices)
+		if res.failed(e.row.UserID) {
+			continue
 		}
+		retired, err := t.retired(ctx, e.user, res)
+		if err != nil {
+			return err
+		}
+		updates[e.row.UserID] = digest(e.user, res, retired, t.opts.MaxDevices)
 	}
 	// The own user comes first: others are judged by its keys.
 	slices.SortStableFunc(users, func(a, b id.UserID) int { return t.rank(a) - t.rank(b) })
@@ -162,10 +168,33 @@ func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, res *QueryRe
 			if err := w.learn(ctx, e, row, up); err != nil {
 				return err
 			}
-			w.answered = append(w.answered, f)
+			w.answered = append(w.answered, user)
 		}
 		return nil
 	})
+}
+
+// retired gives the self-signing keys that a user's master key has replaced, if the
+// answer shows another one than before: a homeserver could bring back an old key, whose
+// private half somebody has, and every device it ever signed.
+func (t *Tracker) retired(ctx context.Context, before *User, res *QueryResult) (map[id.Ed25519]bool, error) {
+	if before.SelfSigning == "" || bytes.Equal(res.SelfSigningKeys[before.UserID], before.SelfSigningRaw) {
+		return nil, nil
+	}
+	if shown, _ := digestIdentity(before, res); !replaces(before, shown) {
+		return nil, nil
+	}
+	history, err := t.store.UserChanges(ctx, t.account, before.UserID)
+	if err != nil {
+		return nil, fmt.Errorf("load history of a user: %w", err)
+	}
+	out := make(map[id.Ed25519]bool)
+	for _, c := range history {
+		if c.Kind == kindRetired && c.Master == before.Master.String() {
+			out[id.Ed25519(c.Previous)] = true
+		}
+	}
+	return out, nil
 }
 
 // settle reads the flags of flights. Changes that arrive later wait for rows, and so

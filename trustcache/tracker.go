@@ -19,6 +19,8 @@ type Store interface {
 	UserDevices(ctx context.Context, account *store.Account, users []id.UserID) (map[id.UserID][]store.UserDevice, error)
 	TrackedUsers(ctx context.Context, account *store.Account) ([]id.UserID, error)
 	OutdatedUsers(ctx context.Context, account *store.Account) ([]id.UserID, error)
+	// UserChanges reads the history of one user, the oldest first.
+	UserChanges(ctx context.Context, account *store.Account, user id.UserID) ([]store.UserChange, error)
 	// Save is called with device row 0: what a Tracker stores belongs to the account.
 	Save(ctx context.Context, account *store.Account, deviceRowID int64, ch *store.Changes) error
 }
@@ -38,9 +40,10 @@ type Options struct {
 	// AcknowledgeUnverified acknowledges identity changes of users who were never
 	// verified, for accounts that nobody watches. Never the account's own.
 	AcknowledgeUnverified func() bool
-	// Observe is told what happens before it is stored, may add to what is stored with
-	// it (warnings, say), and must not call the Tracker. What it returns, unless nil, is
-	// called once it is stored.
+	// Observe is told what happens before it is stored, and may add to what is stored
+	// with it (warnings, say). It must not call the Tracker, nor take a lock under which
+	// the Tracker is called. What it returns, unless nil, is called once it is stored,
+	// and may do both.
 	Observe func(events []Event, ch *store.Changes) (stored func())
 	// QueryFailed is told of a query that failed as a whole, for logs and metrics.
 	QueryFailed func(users int, err error)

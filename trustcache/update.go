@@ -36,7 +36,7 @@ func (r *QueryResult) failed(user id.UserID) bool {
 // update is what an answer makes of a user.
 type update struct {
 	identity Identity
-	devices  []Device // with overrides as before; sorted by newEntry
+	devices  []Device // without overrides; sorted by newEntry
 	// refusedIdentity says that the answer's identity was wrong, refused that some devices' were.
 	refusedIdentity bool
 	refused         []id.DeviceID
@@ -44,27 +44,32 @@ type update struct {
 
 // digest works out what an answer makes of what was known of a user before. It costs
 // signatures and takes no lock. Objects that have not changed are not verified again.
-func digest(before *User, r *QueryResult, maxDevices int) update {
+// retired are self-signing keys that the current master key has replaced.
+func digest(before *User, r *QueryResult, retired map[id.Ed25519]bool, maxDevices int) update {
 	var out update
 	out.identity, out.refusedIdentity = digestIdentity(before, r)
+	if replaces(before, out.identity) && retired[out.identity.SelfSigning] {
+		out.identity, out.refusedIdentity = before.Identity, true
+	}
 	self := out.identity.SelfSigning
 	answers := r.DeviceKeys[before.UserID]
 	for _, device := range chooseDevices(before, answers, self, maxDevices) {
-		old := before.Device(device)
-		d, ok := digestDevice(old, before.UserID, device, answers[device])
+		d, ok := digestDevice(before, device, answers[device], self)
 		if !ok {
 			out.refused = append(out.refused, device)
 		}
 		if d.Ed25519 == "" || d.Curve25519 == "" {
 			continue // a device without keys does not exist for us (requirement 1.19)
 		}
-		// A device is re-parented when its owner's self-signing key changes (requirement 12.14).
-		if old == nil || self != before.SelfSigning || !bytes.Equal(old.Raw, d.Raw) {
-			d.Signed = d.SignedBy(self)
-		}
 		out.devices = append(out.devices, d)
 	}
 	return out
+}
+
+// replaces reports whether an identity has another self-signing key under the same
+// master key.
+func replaces(before *User, next Identity) bool {
+	return before.SelfSigning != "" && next.Master == before.Master && next.SelfSigning != before.SelfSigning
 }
 
 // digestIdentity gives the identity to believe in. A homeserver that shows none, or
@@ -96,21 +101,33 @@ func digestIdentity(before *User, r *QueryResult) (out Identity, refused bool) {
 	return shown, false
 }
 
-// digestDevice gives the device to believe in; not ok says that the answer's was
-// refused. A living device never changes its keys (requirement 2.8).
-func digestDevice(old *Device, user id.UserID, device id.DeviceID, raw json.RawMessage) (Device, bool) {
-	if old != nil && bytes.Equal(old.Raw, raw) {
-		return *old, true
+// digestDevice gives the device to believe in, with its owner's signature checked; not
+// ok says that the answer's was refused. A living device never changes its keys
+// (requirement 2.8).
+func digestDevice(before *User, device id.DeviceID, raw json.RawMessage, self id.Ed25519) (Device, bool) {
+	old := before.Device(device)
+	if old == nil || !bytes.Equal(old.Raw, raw) {
+		d, s, err := parseDevice(raw, before.UserID, device)
+		if err == nil && (old == nil || (d.Ed25519 == old.Ed25519 && d.Curve25519 == old.Curve25519)) {
+			d.Signed = d.signedBy(s, self)
+			return d, true
+		}
+		if old == nil {
+			return Device{}, false
+		}
+		return old.under(before.SelfSigning, self), false
 	}
-	d, err := ParseDevice(raw, user, device)
-	if old == nil {
-		return d, err == nil
+	return old.under(before.SelfSigning, self), true
+}
+
+// under gives the device as it is when its owner's self-signing key goes from one to
+// another: it is re-parented (requirement 12.14).
+func (d *Device) under(from, to id.Ed25519) Device {
+	out := *d
+	if from != to {
+		out.Signed = out.SignedBy(to)
 	}
-	if err != nil || d.Ed25519 != old.Ed25519 || d.Curve25519 != old.Curve25519 {
-		return *old, false
-	}
-	d.Override = old.Override
-	return d, true
+	return out
 }
 
 // chooseDevices bounds how many devices of a user are looked at: first those that are

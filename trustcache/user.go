@@ -1,6 +1,9 @@
 package trustcache
 
 import (
+	"slices"
+	"strings"
+
 	"maunium.net/go/mautrix/id"
 )
 
@@ -43,19 +46,13 @@ func (u *User) Device(device id.DeviceID) *Device {
 	if u == nil {
 		return nil
 	}
-	lo, hi := 0, len(u.Devices)
-	for lo < hi {
-		mid := int(uint(lo+hi) >> 1)
-		if u.Devices[mid].DeviceID < device {
-			lo = mid + 1
-		} else {
-			hi = mid
-		}
+	i, found := slices.BinarySearchFunc(u.Devices, device, func(d Device, want id.DeviceID) int {
+		return strings.Compare(string(d.DeviceID), string(want))
+	})
+	if !found {
+		return nil
 	}
-	if lo < len(u.Devices) && u.Devices[lo].DeviceID == device {
-		return &u.Devices[lo]
-	}
-	return nil
+	return &u.Devices[i]
 }
 
 // DeviceByCurve25519 gives the device with an identity key, or nil. When two devices

@@ -91,25 +91,32 @@ func (t *Tracker) marksOf(users []id.UserID) map[id.UserID]mark {
 
 // work is one change of users' rows in the making.
 type work struct {
-	t       *Tracker
-	ch      store.Changes
-	events  []Event
-	entries map[id.UserID]*entry
-	changed map[id.UserID]store.User // rows to store
-	touched map[id.UserID]bool       // entries to keep
-	// answered are the flights whose users are known afresh.
-	answered []*flight
+	t        *Tracker
+	ch       store.Changes
+	events   []Event
+	entries  map[id.UserID]*entry
+	changed  map[id.UserID]store.User // rows to store
+	touched  map[id.UserID]bool       // entries to keep
+	answered []id.UserID              // by a query
 	dropHeld bool
 }
 
 // change loads users and the own user, lets f change them, stores the result in one
 // transaction, and only then shows it. Nobody else changes rows meanwhile.
 func (t *Tracker) change(ctx context.Context, users []id.UserID, f func(*work) error) error {
+	stored, err := t.changeRows(ctx, users, f)
+	if stored != nil {
+		stored() // without rows: it may wait for somebody who waits for them
+	}
+	return err
+}
+
+func (t *Tracker) changeRows(ctx context.Context, users []id.UserID, f func(*work) error) (stored func(), err error) {
 	t.rows.Lock()
 	defer t.rows.Unlock()
 	loaded, err := t.loadRows(ctx, append(slices.Clone(users), t.account.UserID))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	w := &work{
 		t: t, entries: make(map[id.UserID]*entry, len(loaded)),
@@ -119,15 +126,14 @@ func (t *Tracker) change(ctx context.Context, users []id.UserID, f func(*work) e
 		w.entries[e.row.UserID] = e
 	}
 	if err := f(w); err != nil {
-		return err
+		return nil, err
 	}
-	if len(w.changed) == 0 && len(w.ch.UserDevices) == 0 {
-		return nil
+	if len(w.changed) == 0 {
+		return nil, nil
 	}
 	for _, row := range w.changed {
 		w.ch.Users = append(w.ch.Users, row)
 	}
-	var stored func()
 	if len(w.events) > 0 {
 		stored = t.opts.Observe(w.events, &w.ch)
 	}
@@ -136,13 +142,10 @@ func (t *Tracker) change(ctx context.Context, users []id.UserID, f func(*work) e
 		for user := range w.changed {
 			t.cache.users.Remove(cacheKey{t.account.UserID, user})
 		}
-		return fmt.Errorf("store users: %w", err)
+		return nil, fmt.Errorf("store users: %w", err)
 	}
 	w.show()
-	if stored != nil {
-		stored()
-	}
-	return nil
+	return stored, nil
 }
 
 // show puts what was stored into memory.
@@ -152,10 +155,8 @@ func (w *work) show() {
 	}
 	w.t.mu.Lock()
 	defer w.t.mu.Unlock()
-	for _, f := range w.answered {
-		if !f.dirty {
-			delete(w.t.marks, f.user)
-		}
+	for _, user := range w.answered {
+		delete(w.t.marks, user) // what it said is in what was stored
 	}
 	if w.dropHeld {
 		w.t.held = ""
@@ -210,6 +211,12 @@ func (w *work) learn(ctx context.Context, e *entry, row store.User, up update) e
 	row, err := w.pin(e, row, PinEvent{Kind: PinSeen, Master: identity.Master, SignedByUs: signed})
 	if err != nil {
 		return err
+	}
+	if replaces(before, identity) {
+		w.ch.UserChanges = append(w.ch.UserChanges, store.UserChange{
+			UserID: row.UserID, At: w.t.opts.Now(), Kind: kindRetired,
+			Previous: before.SelfSigning.String(), Master: identity.Master.String(),
+		})
 	}
 	w.devices(before, up)
 	w.set(newEntry(own, row, identity, up.devices))

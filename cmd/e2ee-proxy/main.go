@@ -34,6 +34,7 @@ func commands() []command {
 		{"config check", "check the configuration and report every problem", configCheck},
 		{"config example", "print a commented configuration with every setting", configExample},
 		{"recovery-key", "print the recovery key that the proxy made for an account", recoveryKey},
+		{"discard-sessions", "discard sending keys, after a machine was set back to a snapshot", discardSessions},
 	}
 }
 
@@ -59,7 +60,7 @@ func usage() string {
 	var b strings.Builder
 	b.WriteString("e2ee-proxy does end-to-end encryption for Matrix clients that cannot.\n\nUsage:\n")
 	for _, c := range commands() {
-		fmt.Fprintf(&b, "  e2ee-proxy %-15s %s\n", c.name, c.summary)
+		fmt.Fprintf(&b, "  e2ee-proxy %-16s %s\n", c.name, c.summary)
 	}
 	b.WriteString("\nFlags of a command: e2ee-proxy COMMAND -h\n\nThe shortest way to run it:\n" +
 		"  e2ee-proxy serve --homeserver https://matrix.example.org\n\nExit codes:\n")

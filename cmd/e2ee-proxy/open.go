@@ -60,6 +60,28 @@ func openStore(ctx context.Context, cfg *config.Config, log zerolog.Logger) (*st
 	return db, nil
 }
 
+// openExisting opens the database for a command that works on what is there, and makes
+// neither a database nor a key.
+func openExisting(ctx context.Context, cfg *config.Config, readOnly bool) (*store.DB, error) {
+	url := databaseURL(cfg)
+	exists, err := store.Exists(ctx, url)
+	if err != nil {
+		return nil, refused(err)
+	}
+	if !exists {
+		return nil, &failure{exitStore, errors.New("there is no database"), "point --data or --database-url-file at that of the running proxy"}
+	}
+	keys, err := masterKeys(cfg, false, zerolog.Nop())
+	if err != nil {
+		return nil, err
+	}
+	db, err := store.Open(ctx, store.Options{URL: url, MasterKeys: keys, ReadOnly: readOnly})
+	if err != nil {
+		return nil, refused(err)
+	}
+	return db, nil
+}
+
 // masterKeys gives the configured key, or the one in the data directory, which is
 // generated beside a new database only.
 func masterKeys(cfg *config.Config, newDatabase bool, log zerolog.Logger) (keys store.MasterKeys, err error) {

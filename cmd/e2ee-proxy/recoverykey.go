@@ -6,11 +6,9 @@ import (
 	"flag"
 	"fmt"
 
-	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
-	"e2ee-proxy/store"
 )
 
 // recoveryKey prints the recovery key that a bootstrap made for an account. It reads
@@ -31,20 +29,9 @@ func recoveryKey(p *process, c command, args []string) (err error) {
 		return err
 	}
 	ctx := context.Background()
-	exists, err := store.Exists(ctx, databaseURL(cfg))
-	if err != nil {
-		return refused(err)
-	}
-	if !exists {
-		return &failure{exitStore, errors.New("there is no database"), "point --data or --database-url-file at that of the running proxy"}
-	}
-	keys, err := masterKeys(cfg, false, zerolog.Nop())
+	db, err := openExisting(ctx, cfg, true)
 	if err != nil {
 		return err
-	}
-	db, err := store.Open(ctx, store.Options{URL: databaseURL(cfg), MasterKeys: keys, ReadOnly: true})
-	if err != nil {
-		return refused(err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	key, err := e2ee.RecoveryKeyOnMachine(ctx, db, id.UserID(*user))

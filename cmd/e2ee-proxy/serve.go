@@ -93,13 +93,13 @@ func (g *gateway) serve(ctx context.Context, clients, operators net.Listener) er
 		defer done()
 		return g.proxy.Serve(ctx, clients)
 	})
-	started := g.log.Info().Str("listen", clients.Addr().String())
+	opsAddress := ""
 	if operators != nil {
-		started = started.Str("ops_listen", operators.Addr().String())
+		opsAddress = operators.Addr().String()
 		group.Go(func() error { return serveOps(drained, operators, g.ops) })
 	}
 	group.Go(func() error { return housekeeping(ctx, g.db, g.log) })
-	started.Str("homeserver", g.homeserver).Str("version", build().version).Msg("ready to serve")
+	g.log.Info().Str("listen", clients.Addr().String()).Str("ops_listen", opsAddress).Str("homeserver", g.homeserver).Str("version", build().version).Msg("ready to serve")
 	return group.Wait()
 }
 

@@ -40,7 +40,7 @@ func (f *goFile) isTest() bool { return strings.HasSuffix(f.name, "_test.go") }
 // isHarness reports whether the file belongs to code that only tests and test programs use.
 func (f *goFile) isHarness() bool {
 	return strings.HasPrefix(f.name, "test/") || strings.HasPrefix(f.name, "internal/test") ||
-		strings.HasPrefix(f.name, "internal/tesths") || strings.HasPrefix(f.name, "internal/archtest")
+		strings.HasPrefix(f.name, "internal/liar/") || strings.HasPrefix(f.name, "internal/archtest/")
 }
 
 func (f *goFile) place(n ast.Node) string {

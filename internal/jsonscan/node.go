@@ -1,6 +1,9 @@
 package jsonscan
 
-import "encoding/json"
+import (
+	"bytes"
+	"encoding/json"
+)
 
 // Node is a place in a document, and says what is wanted of the values found there.
 // Nodes form a graph: [Node.Down] makes paths, [Node.Link] may close a cycle for
@@ -148,4 +151,17 @@ func unescape(raw []byte) []byte {
 		return raw
 	}
 	return []byte(s)
+}
+
+// Text gives the text of a raw string, quotes included; it points into raw when there
+// are no escapes. Invalid escapes of surrogates become U+FFFD.
+func Text(raw []byte) []byte {
+	if len(raw) < 2 {
+		return nil
+	}
+	inner := raw[1 : len(raw)-1]
+	if bytes.IndexByte(inner, '\\') < 0 {
+		return inner
+	}
+	return unescape(inner)
 }

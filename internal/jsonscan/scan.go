@@ -52,15 +52,23 @@ func (v *Value) Name(n int) []byte {
 	for i := range v.s.frames {
 		if f := &v.s.frames[i]; f.wild {
 			if n == 0 {
-				return f.name
+				return notNil(f.name)
 			}
 			n--
 		}
 	}
 	if v.s.wild && n == 0 {
-		return v.s.wildName
+		return notNil(v.s.wildName)
 	}
 	return nil
+}
+
+// notNil tells an empty name from none.
+func notNil(name []byte) []byte {
+	if name == nil {
+		return []byte{}
+	}
+	return name
 }
 
 // Scan reads one JSON document from r, to the end of r, and calls visit for each

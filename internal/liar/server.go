@@ -4,14 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
 	"time"
-
-	"e2ee-proxy/internal/testproc"
 )
 
 // ServerName is the server part of user IDs.
@@ -33,7 +32,10 @@ type Server struct {
 }
 
 // New starts a server that ends with the test.
-func New(t testproc.TB) *Server {
+func New(t interface {
+	Helper()
+	Cleanup(f func())
+}) *Server {
 	t.Helper()
 	s := &Server{changed: make(chan struct{}), state: newState()}
 	s.routes = allRoutes()
@@ -181,9 +183,7 @@ func (r Reply) write(w http.ResponseWriter) {
 		raw = buf.Bytes()
 	}
 	w.Header().Set("Content-Type", "application/json")
-	for name, values := range r.Header {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), r.Header)
 	w.WriteHeader(r.Status)
 	// A client that has gone is no concern of the server's.
 	_, _ = w.Write(raw)

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -110,7 +111,7 @@ func (r *Readiness) Check(ctx context.Context) Report {
 // run probes with no lock held, and remembers the result unless whoever asked went away.
 func (r *Readiness) run(ctx context.Context, p *probeState) bool {
 	err := p.Run(ctx)
-	if err != nil && ctx.Err() != nil && context.Cause(ctx) == context.Canceled {
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return false
 	}
 	if err != nil {

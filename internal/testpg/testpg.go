@@ -131,7 +131,8 @@ func (s *Server) launch(ctx context.Context, postgres, data string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command("/bin/sh", "-c", watch, "sh", postgres, "-D", data, "-k", s.dir, //nolint:noctx // it outlives the test that starts it
+	// Without the test's context: it outlives the test that starts it.
+	cmd := exec.Command("/bin/sh", "-c", watch, "sh", postgres, "-D", data, "-k", s.dir,
 		"-c", "listen_addresses=", "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200",
 		"-c", "shared_buffers=64MB")
 	cmd.Dir, cmd.SysProcAttr = s.dir, as

@@ -2,9 +2,11 @@ package testproc
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -73,6 +75,38 @@ func Cached(name string, keyFiles []string, build func(dir string) error) (strin
 	return dir, nil
 }
 
+// Rebuilt gives a file in the cache after build has written it. Only one test binary
+// builds it at a time; build is meant to be quick when there is nothing to do.
+func Rebuilt(name string, build func(file string) error) (string, error) {
+	cache, err := cacheDir()
+	if err != nil {
+		return "", fmt.Errorf("build %s: %w", name, err)
+	}
+	unlock, err := lockFile(filepath.Join(cache, name+".lock"))
+	if err != nil {
+		return "", fmt.Errorf("build %s: %w", name, err)
+	}
+	defer unlock()
+	file := filepath.Join(cache, name)
+	if err := build(file); err != nil {
+		return "", fmt.Errorf("build %s: %w", name, err)
+	}
+	return file, nil
+}
+
+// DependOn makes the go tool run a test again, instead of giving its cached result,
+// when a file in these folders below root has changed: it notes which folders a test
+// reads. A test that runs other programs must say so.
+func DependOn(root string, folders ...string) error {
+	for _, folder := range folders {
+		err := filepath.WalkDir(filepath.Join(root, folder), func(_ string, _ fs.DirEntry, err error) error { return err })
+		if err != nil {
+			return fmt.Errorf("depend on %s: %w", folder, err)
+		}
+	}
+	return nil
+}
+
 func cacheDir() (string, error) {
 	dir := os.Getenv(CacheVariable)
 	if dir == "" {
@@ -92,7 +126,8 @@ func hashFiles(names []string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		fmt.Fprintf(sum, "%d:", len(data))
+		// The length tells where one file ends and the next begins.
+		sum.Write(binary.AppendUvarint(nil, uint64(len(data))))
 		sum.Write(data)
 	}
 	return hex.EncodeToString(sum.Sum(nil))[:12], nil

@@ -32,6 +32,9 @@ func Node(ctx context.Context) (interpreter, peer string, err error) {
 		return "", "", err
 	}
 	source := filepath.Join(root, "test", "peer")
+	if err := DependOn(root, filepath.Join("test", "peer")); err != nil {
+		return "", "", err
+	}
 	keys := []string{filepath.Join(source, "package.json"), filepath.Join(source, "package-lock.json")}
 	modules, err := Cached("peer", keys, func(dir string) error {
 		for _, name := range append(keys, filepath.Join(source, ".npmrc")) {

@@ -13,6 +13,9 @@ func Python(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if err := DependOn(root, filepath.Join("test", "python")); err != nil {
+		return "", err
+	}
 	requirements := filepath.Join(root, "test", "python", "requirements.txt")
 	dir, err := Cached("venv", []string{requirements}, func(dir string) error {
 		const deadline = 15 * time.Minute

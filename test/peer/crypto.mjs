@@ -87,6 +87,8 @@ export const cryptoCommands = {
     // recover takes identity and backup from secret storage and signs this device.
     async recover(peer, { recovery_key }) {
         peer.useRecoveryKey(recovery_key);
+        // The private keys are taken only if they fit the public ones.
+        await peer.crypto.userHasCrossSigningKeys(peer.client.getUserId(), true);
         await peer.crypto.bootstrapCrossSigning({});
         await peer.crypto.loadSessionBackupPrivateKeyFromSecretStorage();
         await peer.crypto.checkKeyBackupAndEnable();

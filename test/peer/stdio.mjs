@@ -5,11 +5,16 @@
 import { createInterface } from "node:readline";
 import { format } from "node:util";
 
+// What a new homeserver lacks is no news.
+const ignored = /default global (override|underride) push rule/;
 const quiet = process.env.E2EE_PROXY_PEER_LOG ? [] : ["log", "info", "debug", "trace"];
 for (const name of ["log", "info", "debug", "warn", "error", "trace"]) {
     console[name] = quiet.includes(name)
         ? () => {}
-        : (...args) => process.stderr.write(`${name}: ${format(...args)}\n`);
+        : (...args) => {
+              const line = format(...args);
+              if (!ignored.test(line)) process.stderr.write(`${name}: ${line}\n`);
+          };
 }
 
 function write(message) {

@@ -16,6 +16,8 @@ async function shield(peer, event) {
 }
 
 async function describe(peer, event) {
+    // Asked first: what is described must all be of one moment.
+    const shown = await shield(peer, event);
     const failed = event.isDecryptionFailure();
     return {
         event_id: event.getId(),
@@ -28,7 +30,7 @@ async function describe(peer, event) {
         encrypted: event.isEncrypted(),
         decrypted: event.isEncrypted() && !failed && event.getClearContent() !== null,
         failure: event.decryptionFailureReason ?? "",
-        shield: await shield(peer, event),
+        shield: shown,
         redacted: event.isRedacted(),
         edited: event.replacingEventId() ?? "",
         relates_to: event.getWireContent()["m.relates_to"] ?? null,
@@ -39,8 +41,10 @@ async function describe(peer, event) {
     };
 }
 
+// events leaves out what this client has sent but the server has not given back yet.
 function events(peer, room) {
-    return peer.client.getRoom(room)?.getLiveTimeline().getEvents() ?? [];
+    const all = peer.client.getRoom(room)?.getLiveTimeline().getEvents() ?? [];
+    return all.filter((event) => event.status === null);
 }
 
 // matches says whether a described event is the one a test waits for.
@@ -59,9 +63,18 @@ function matches(m, where) {
     });
 }
 
+// decryptAgain does what reopening the client does. The SDK judges an event once: when
+// it learns of the sender's identity a moment later, it does not look again by itself.
+async function decryptAgain(peer, event) {
+    if (["UNSIGNED_SENDER_DEVICE", "UNKNOWN_SENDER_DEVICE"].includes(event.decryptionFailureReason)) {
+        await event.attemptDecryption(peer.crypto, { isRetry: true });
+    }
+}
+
 async function find(peer, room, where) {
     // Newest first: after an edit, several events may have the same text.
     for (const event of [...events(peer, room)].reverse()) {
+        if (where.decrypted) await decryptAgain(peer, event);
         const described = await describe(peer, event);
         if (matches(described, where)) return described;
     }

@@ -1,0 +1,32 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+)
+
+// discardSessions makes sure that no sending key is used again that was in use before a
+// restore which the store cannot notice: a snapshot of a whole machine or file system.
+func discardSessions(p *process, c command, args []string) (err error) {
+	s := settings{offline: true}
+	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
+	s.register(fs)
+	if done, err := p.parse(c, fs, args); done || err != nil {
+		return err
+	}
+	cfg, err := s.load(p)
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	db, err := openExisting(ctx, cfg, false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	if err := db.DiscardOutboundState(ctx); err != nil {
+		return refused(err)
+	}
+	return p.print("the sending keys are discarded; the next messages use new ones\n")
+}

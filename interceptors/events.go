@@ -1,0 +1,361 @@
+package interceptors
+
+import (
+	"context"
+	"fmt"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/jsonscan"
+)
+
+// Rewriting of single events, for every endpoint that returns some (requirement 19.10):
+//
+//   - What only the proxy may say is removed from what the homeserver sent, wherever in
+//     an event another event can be.
+//   - Encrypted events, and in encrypted rooms those that should have been, go through
+//     Device.Open in batches, with the events bundled under unsigned (requirement 19.4).
+//   - What Open makes of an event takes its place; nothing else of it changes.
+//
+// Content that a user wrote is never touched, whatever names it uses.
+
+// Names that only the proxy may use, see doc of package e2ee-proxy's API.
+const (
+	nameDecrypted = "decrypted"
+	prefixOurs    = "dev.e2ee-proxy."
+	nameTrust     = prefixOurs + "trust"
+	nameWarnings  = prefixOurs + "warnings"
+	nameRelations = "m.relations"
+)
+
+// maxBundled is how deep events are opened that are bundled in one another: a thread's
+// latest event comes with its own edit.
+const maxBundled = 3
+
+// eventGraphs are the places inside an event that are looked at.
+type eventGraphs struct {
+	ours    *jsonscan.Node // reports members to delete
+	bundled *jsonscan.Node // reports events bundled under unsigned
+	head    *jsonscan.Node // reports what filters and decisions look at
+}
+
+const (
+	inRelation = iota + 1
+	inRelationType
+	inNested
+	inType
+	inStateKey
+	inSender
+	inMembership
+	inURL
+	inFile
+	inCiphertext
+	inRedacted
+)
+
+func newEventGraphs() eventGraphs {
+	return eventGraphs{ours: oursGraph(), bundled: bundledGraph(), head: headGraph(jsonscan.NewNode())}
+}
+
+// oursGraph reports every member of ours in an event and in the events inside it.
+func oursGraph() *jsonscan.Node {
+	ours := jsonscan.NewNode().Report(1, false)
+	event, unsigned, relation := jsonscan.NewNode(), jsonscan.NewNode(), jsonscan.NewNode()
+	for _, n := range []*jsonscan.Node{event, relation} {
+		n.Link(jsonscan.Key(nameDecrypted), ours)
+		n.Link(jsonscan.Key("unsigned"), unsigned)
+		n.Down(jsonscan.Key("prev_content")).Link(jsonscan.Prefix(prefixOurs), ours)
+	}
+	for _, n := range []*jsonscan.Node{event, relation, unsigned} {
+		n.Link(jsonscan.Prefix(prefixOurs), ours)
+	}
+	unsigned.Down(jsonscan.Key("prev_content")).Link(jsonscan.Prefix(prefixOurs), ours)
+	unsigned.Link(jsonscan.Key("redacted_because"), event)
+	unsigned.Down(jsonscan.Key(nameRelations)).Link(jsonscan.Any(), relation)
+	unsigned.Down(jsonscan.Key(nameRelations)).Link(jsonscan.Prefix(prefixOurs), ours)
+	for _, stripped := range []string{"invite_room_state", "knock_room_state"} {
+		unsigned.Down(jsonscan.Key(stripped)).Link(jsonscan.Elem(), event)
+	}
+	relation.Link(jsonscan.Key("latest_event"), event)
+	relation.Down(jsonscan.Key("chunk")).Link(jsonscan.Elem(), event)
+	return event
+}
+
+// bundledGraph reports the aggregated relations of an event: a whole event (m.replace),
+// one under latest_event (m.thread) or some in a chunk.
+func bundledGraph() *jsonscan.Node {
+	root := jsonscan.NewNode()
+	relation := root.Down(jsonscan.Key("unsigned"), jsonscan.Key(nameRelations), jsonscan.Any()).Report(inRelation, false)
+	relation.Down(jsonscan.Key("type")).Report(inRelationType, false)
+	relation.Down(jsonscan.Key("latest_event")).Report(inNested, false)
+	relation.Down(jsonscan.Key("chunk"), jsonscan.Elem()).Report(inNested, false)
+	return root
+}
+
+// headGraph adds to the node of an event what decisions need of it.
+func headGraph(event *jsonscan.Node) *jsonscan.Node {
+	event.Down(jsonscan.Key("type")).Report(inType, true)
+	event.Down(jsonscan.Key("state_key")).Report(inStateKey, true)
+	event.Down(jsonscan.Key("sender")).Report(inSender, true)
+	event.Down(jsonscan.Key("content"), jsonscan.Key("membership")).Report(inMembership, true)
+	event.Down(jsonscan.Key("content"), jsonscan.Key("url")).Report(inURL, false)
+	event.Down(jsonscan.Key("content"), jsonscan.Key("file")).Report(inFile, false)
+	event.Down(jsonscan.Key("content"), jsonscan.Key("ciphertext")).Report(inCiphertext, false)
+	event.Down(jsonscan.Key("unsigned"), jsonscan.Key("redacted_because")).Report(inRedacted, false)
+	return event
+}
+
+// eventHead is what decisions need of an event. Names that occur twice count as the last.
+type eventHead struct {
+	typ        []byte // without escapes
+	types      int    // how often there is a type
+	stateKey   []byte // raw
+	state      bool
+	sender     []byte
+	membership []byte // raw
+	hasURL     bool
+	ciphertext bool
+	redacted   bool
+}
+
+func (h *eventHead) reset() {
+	*h = eventHead{typ: h.typ[:0], stateKey: h.stateKey[:0], sender: h.sender[:0], membership: h.membership[:0]}
+}
+
+// take notes a value that headGraph reported; ok is false for other values.
+func (h *eventHead) take(v *jsonscan.Value) (ok bool) {
+	switch v.ID {
+	case inType:
+		h.typ = appendText(h.typ[:0], v)
+		h.types++
+	case inStateKey:
+		h.stateKey, h.state = append(h.stateKey[:0], v.Raw...), true
+	case inSender:
+		h.sender = appendText(h.sender[:0], v)
+	case inMembership:
+		h.membership = append(h.membership[:0], v.Raw...)
+	case inURL, inFile:
+		h.hasURL = true
+	case inCiphertext:
+		h.ciphertext = true
+	case inRedacted:
+		h.redacted = true
+	default:
+		return false
+	}
+	return true
+}
+
+// maxIdentifier bounds types and user IDs (255 bytes in the specification, each of
+// which may be escaped).
+const maxIdentifier = 6 * 255
+
+// appendText appends the text of a string value; nothing when it is none or too long.
+func appendText(dst []byte, v *jsonscan.Value) []byte {
+	if v.Kind != '"' || len(v.Raw) < 2 || len(v.Raw) > maxIdentifier {
+		return dst
+	}
+	return append(dst, jsonscan.Text(v.Raw)...)
+}
+
+// headOf reads what decisions need of an event in memory.
+func (g *eventGraphs) headOf(event []byte) (eventHead, error) {
+	var h eventHead
+	err := jsonscan.ScanBytes(event, g.head, jsonscan.Options{}, func(v *jsonscan.Value) error {
+		h.take(v)
+		return nil
+	})
+	return h, err
+}
+
+// stripOurs removes what only the proxy may say. The event is valid JSON.
+func (g *eventGraphs) stripOurs(event []byte) ([]byte, error) {
+	var edits []jsonscan.Edit
+	gone := make(map[int64]int) // removed, by container
+	err := jsonscan.ScanBytes(event, g.ours, jsonscan.Options{}, func(v *jsonscan.Value) error {
+		edits = append(edits, jsonscan.Edit{
+			Op: jsonscan.Delete, Start: v.Member, End: v.End, Sep: v.Sep, Before: v.Index > gone[v.Inside],
+		})
+		gone[v.Inside]++
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("strip an event: %w", err)
+	}
+	if len(edits) == 0 {
+		return event, nil
+	}
+	return jsonscan.Splice(event, edits)
+}
+
+// span is where an event is in another.
+type span struct{ start, end int64 }
+
+// bundledIn gives the places of the events bundled directly under an event's unsigned,
+// in order.
+func (g *eventGraphs) bundledIn(event []byte) ([]span, error) {
+	var found []span
+	var typed bool
+	var first int64 = -1 // of the nested events of the relation
+	err := jsonscan.ScanBytes(event, g.bundled, jsonscan.Options{}, func(v *jsonscan.Value) error {
+		switch v.ID {
+		case inRelationType:
+			typed = true
+		case inNested:
+			if v.Kind == '{' {
+				found = append(found, span{v.Start, v.End})
+				if first < 0 {
+					first = v.Start
+				}
+			}
+		case inRelation:
+			if typed && first < 0 {
+				found = append(found, span{v.Start, v.End})
+			}
+			typed, first = false, -1
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find bundled events: %w", err)
+	}
+	return found, nil
+}
+
+// openable says whether an event of the timeline goes through Device.Open, when its
+// room is (or is not) known to be encrypted.
+func (h *eventHead) openable(encrypted bool) bool {
+	if h.state || h.types == 0 {
+		return false
+	}
+	if string(h.typ) == typeEncrypted {
+		return h.ciphertext || !h.redacted // what a redaction left of one is no failure
+	}
+	return encrypted && h.shouldBeEncrypted()
+}
+
+// shouldBeEncrypted is for plain events: those that clients send encrypted in an
+// encrypted room (requirements 19.5, 19.6, 20.1). Where the type is ambiguous it should.
+func (h *eventHead) shouldBeEncrypted() bool {
+	if h.state {
+		return false
+	}
+	switch string(h.typ) {
+	case typeReaction, typeRedaction:
+		return h.types > 1
+	}
+	return true
+}
+
+// openBatch are events on their way through one call of Device.Open.
+type openBatch struct {
+	graphs   *eventGraphs
+	events   []batchEvent
+	incoming []e2ee.Incoming
+	opened   []e2ee.Opened
+	size     int // bytes in incoming
+	// redeliver is set for the events of a sync, see [e2ee.Incoming].
+	redeliver bool
+}
+
+type batchEvent struct {
+	raw      []byte
+	incoming int // index, -1 when it is not opened
+	nested   []int
+	sealed   bool
+	clear    bool // type is unambiguous
+}
+
+// add takes an event, with its head, and gives its number. bundled says that events may
+// be bundled in it, this deep.
+func (b *openBatch) add(room id.RoomID, encrypted bool, raw []byte, h *eventHead, bundled int) int {
+	return b.put(room, encrypted, raw, h, bundled, false)
+}
+
+func (b *openBatch) put(room id.RoomID, encrypted bool, raw []byte, h *eventHead, bundled int, nested bool) int {
+	ev := batchEvent{raw: raw, incoming: -1, sealed: string(h.typ) == typeEncrypted, clear: h.types == 1}
+	if h.openable(encrypted) {
+		ev.incoming = len(b.incoming)
+		b.incoming = append(b.incoming, e2ee.Incoming{RoomID: room, Event: raw, Redeliver: b.redeliver && !nested})
+		b.size += len(raw)
+	}
+	n := len(b.events)
+	b.events = append(b.events, ev)
+	if bundled <= 0 {
+		return n
+	}
+	spans, err := b.graphs.bundledIn(raw)
+	if err != nil {
+		return n // cannot be: the event was scanned before
+	}
+	for _, s := range spans {
+		inner := raw[s.start:s.end:s.end]
+		innerHead, err := b.graphs.headOf(inner)
+		if err != nil {
+			return n
+		}
+		b.events[n].nested = append(b.events[n].nested, b.put(room, encrypted, inner, &innerHead, bundled-1, true))
+	}
+	return n
+}
+
+// open opens everything that was added.
+func (b *openBatch) open(ctx context.Context, dev Device) error {
+	if len(b.incoming) == 0 {
+		return nil
+	}
+	b.opened = dev.Open(ctx, b.incoming)
+	if len(b.opened) != len(b.incoming) {
+		return fmt.Errorf("open %d events: got %d", len(b.incoming), len(b.opened))
+	}
+	return nil
+}
+
+// event gives what the client is shown of event n; nil when it must not be shown.
+func (b *openBatch) event(n int) (event []byte, opened bool) {
+	ev := &b.events[n]
+	out := ev.raw
+	if ev.incoming >= 0 {
+		o := b.opened[ev.incoming]
+		// An event that Open could not read cannot be judged. The ciphertext stays as it
+		// came; anything else might pass for a message.
+		if o.Type == "" && (!ev.sealed || !ev.clear) || len(o.Event) == 0 {
+			return nil, true
+		}
+		out = o.Event
+	}
+	if len(ev.nested) == 0 {
+		return out, ev.incoming >= 0
+	}
+	spans, err := b.graphs.bundledIn(out)
+	if err != nil || len(spans) != len(ev.nested) {
+		return out, ev.incoming >= 0
+	}
+	var joined []byte
+	var at int64
+	for i, s := range spans {
+		inner, _ := b.event(ev.nested[i])
+		if inner == nil {
+			inner = []byte("{}")
+		}
+		joined = append(append(joined, out[at:s.start]...), inner...)
+		at = s.end
+	}
+	return append(joined, out[at:]...), ev.incoming >= 0
+}
+
+// reset empties the batch and keeps its memory.
+func (b *openBatch) reset() {
+	clear(b.events)
+	clear(b.incoming)
+	b.events, b.incoming, b.opened, b.size = b.events[:0], b.incoming[:0], nil, 0
+}
+
+// typeOf gives the type of event n as it is shown, when it was opened.
+func (b *openBatch) typeOf(n int) string {
+	if i := b.events[n].incoming; i >= 0 {
+		return b.opened[i].Type
+	}
+	return ""
+}

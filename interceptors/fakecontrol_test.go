@@ -1,0 +1,109 @@
+package interceptors
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/secret"
+)
+
+// fakeControl answers with fixed things and records what it was asked.
+type fakeControl struct {
+	err   error
+	empty bool
+	asked []string
+}
+
+func (c *fakeControl) ask(format string, args ...any) error {
+	c.asked = append(c.asked, fmt.Sprintf(format, args...))
+	return c.err
+}
+
+func (c *fakeControl) Status(context.Context) (Status, error) {
+	s := Status{UserID: alice, DeviceID: "DEVICE", Mode: "proxied"}
+	if c.empty {
+		return s, c.ask("status")
+	}
+	trusted := true
+	s.Keys = e2ee.DeviceKeys{Ed25519: "ed", Curve25519: "curve"}
+	s.Identity = e2ee.IdentityStatus{MasterKey: masterKey, Ours: true, DeviceSigned: true}
+	s.SecretStorage = e2ee.StorageStatus{DefaultKey: "key", Complete: true}
+	s.Backup = e2ee.BackupStatus{Version: "1", Trusted: true, Pending: 2}
+	s.OtherDevices = []e2ee.DeviceTrust{{DeviceID: "PHONE", Override: &trusted}}
+	s.Overrides = []e2ee.UserDevice{{UserID: bob, DeviceID: "LAPTOP"}}
+	s.Problems = []e2ee.Problem{{Code: "c", Message: "m", Hint: "h"}}
+	s.Warnings, _ = c.Warnings(nil) //nolint:staticcheck // the fake asks nobody
+	return s, c.ask("status")
+}
+
+func (c *fakeControl) Bootstrap(_ context.Context, a Auth) (secret.String, error) {
+	return secret.NewString("EsTk ey"), c.ask("bootstrap %q %s", a.Password.Reveal(), a.Stage)
+}
+
+func (c *fakeControl) Recover(_ context.Context, r Recovery) error {
+	return c.ask("recover %q %q", r.Key.Reveal(), r.Passphrase.Reveal())
+}
+
+func (c *fakeControl) Reset(_ context.Context, a Auth) (secret.String, error) {
+	return secret.NewString("EsTk ey"), c.ask("reset %q %s", a.Password.Reveal(), a.Stage)
+}
+
+func (c *fakeControl) RecoveryKey(context.Context) (secret.String, error) {
+	if c.empty {
+		return secret.String{}, c.ask("key")
+	}
+	return secret.NewString("EsTk ey"), c.ask("key")
+}
+
+func (c *fakeControl) DeleteRecoveryKey(context.Context) error { return c.ask("delete key") }
+
+func (c *fakeControl) User(_ context.Context, user id.UserID) (UserTrust, error) {
+	if c.empty {
+		return UserTrust{UserID: user, State: "none"}, c.ask("user %s", user)
+	}
+	trusted := false
+	return UserTrust{
+		UserID: user, State: "changed", PinnedMasterKey: masterKey, CurrentMasterKey: "other",
+		Devices: []e2ee.DeviceTrust{{DeviceID: "LAPTOP", Signed: true}, {DeviceID: "OLD", Override: &trusted}},
+	}, c.ask("user %s", user)
+}
+
+func (c *fakeControl) Acknowledge(_ context.Context, user id.UserID, key id.Ed25519) error {
+	return c.ask("acknowledge %s %s", user, key)
+}
+
+func (c *fakeControl) WithdrawVerification(_ context.Context, user id.UserID) error {
+	return c.ask("withdraw %s", user)
+}
+
+func (c *fakeControl) SetOverride(_ context.Context, user id.UserID, device id.DeviceID, trusted bool) error {
+	return c.ask("override %s %s %v", user, device, trusted)
+}
+
+func (c *fakeControl) Warnings(context.Context) ([]e2ee.Warning, error) {
+	if c.empty {
+		return nil, c.err
+	}
+	return []e2ee.Warning{{
+		ID: "w1", Code: "identity_changed", UserID: bob, RoomIDs: []id.RoomID{encryptedRoom}, Message: "text",
+		Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+	}}, c.err
+}
+
+func (c *fakeControl) DismissWarning(_ context.Context, warning string) error {
+	return c.ask("dismiss %s", warning)
+}
+
+// controlWorld is a world with a control.
+func controlWorld(t *testing.T, mode e2ee.Mode) (*world, *fakeControl) {
+	t.Helper()
+	w := newWorld(t, mode)
+	c := &fakeControl{}
+	w.dev.control = c
+	return w, c
+}

@@ -1,0 +1,310 @@
+package interceptors
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"maunium.net/go/mautrix/id"
+)
+
+// A client's filter is written for clear events, and the homeserver has encrypted ones.
+// So what goes upstream is wider than the client's filter, and the client's is applied
+// again to the clear events (requirement 19.12):
+//
+//   - Types: m.room.encrypted passes wherever timeline types are limited, and
+//     m.room.encryption, m.room.member and m.room.history_visibility pass in timeline
+//     and state, because what the proxy may send depends on them (requirements 9.4, 9.5,
+//     20.6). So do the account data of secret storage and key backup.
+//   - Senders, rooms and contains_url are left out upstream and applied by us: state of
+//     another sender may encrypt a room. An initial sync keeps rooms and not_rooms, and
+//     does not ask for all members: the proxy closes the gap before it by itself, and the
+//     client shall not pay for what it did not ask for.
+//   - event_fields are left out upstream and applied by us; what the proxy says of an
+//     event is always kept. event_format is always "client": an event in federation
+//     format carries hashes and signatures that a clear event cannot have.
+//   - limit, lazy_load_members and everything unknown stay as they are. A page may so
+//     hold fewer events of the client's choice than its limit allows.
+//
+// A filter that cannot be read strictly is left to the homeserver, which should refuse
+// it; if it does not, the proxy does.
+
+// errFilter says that a filter cannot be read.
+var errFilter = errors.New("malformed filter")
+
+// Types that must pass a client's filter.
+var (
+	neededState    = []string{typeEncryption, typeVisibility, typeMember}
+	neededTimeline = []string{typeEncrypted, typeEncryption, typeVisibility, typeMember}
+	neededAccount  = []string{
+		"m.secret_storage.default_key", "m.secret_storage.key.*", "m.cross_signing.master",
+		"m.cross_signing.self_signing", "m.cross_signing.user_signing", "m.megolm_backup.v1", "m.key_backup",
+	}
+)
+
+// eventFilter is the part of a filter that is applied to events. Nil lists are absent:
+// an empty one is different.
+type eventFilter struct {
+	Types       []string    `json:"types"`
+	NotTypes    []string    `json:"not_types"`
+	Senders     []id.UserID `json:"senders"`
+	NotSenders  []id.UserID `json:"not_senders"`
+	Rooms       []id.RoomID `json:"rooms"`
+	NotRooms    []id.RoomID `json:"not_rooms"`
+	ContainsURL *bool       `json:"contains_url"`
+}
+
+// clientFilter is a filter as the client made it.
+type clientFilter struct {
+	Fields      []string    `json:"event_fields"`
+	AccountData eventFilter `json:"account_data"`
+	Room        struct {
+		Rooms    []id.RoomID `json:"rooms"`
+		NotRooms []id.RoomID `json:"not_rooms"`
+		State    eventFilter `json:"state"`
+		Timeline eventFilter `json:"timeline"`
+	} `json:"room"`
+
+	tree fieldTree // nil: all fields
+	// What goes upstream; nil when it is the client's own.
+	initial, incremental []byte
+}
+
+// parseFilter reads a filter and makes the wider ones. Its error is errFilter.
+func parseFilter(raw []byte) (*clientFilter, error) {
+	if jsontext.Value(raw).Kind() != jsontext.KindBeginObject {
+		return nil, errFilter
+	}
+	f := &clientFilter{}
+	if err := json.Unmarshal(raw, f); err != nil {
+		return nil, errFilter
+	}
+	if f.Fields != nil {
+		f.tree = newFieldTree(f.Fields)
+	}
+	var err error
+	if f.initial, err = widen(raw, true); err != nil {
+		return nil, err
+	}
+	if f.incremental, err = widen(raw, false); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// upstream gives the wider filter; nil when the client's own will do.
+func (f *clientFilter) upstream(initial bool) []byte {
+	if initial {
+		return f.initial
+	}
+	return f.incremental
+}
+
+// room says whether the client wants anything of a room.
+func (f *clientFilter) room(room id.RoomID) bool {
+	return f == nil || listed(f.Room.Rooms, f.Room.NotRooms, room)
+}
+
+func listed[T comparable](only, not []T, v T) bool {
+	return (only == nil || slices.Contains(only, v)) && !slices.Contains(not, v)
+}
+
+// timeline and state give the filters of these parts of a room, nil without a filter.
+func (f *clientFilter) timeline() *eventFilter {
+	if f == nil {
+		return nil
+	}
+	return &f.Room.Timeline
+}
+
+func (f *clientFilter) state() *eventFilter {
+	if f == nil {
+		return nil
+	}
+	return &f.Room.State
+}
+
+func (f *clientFilter) accountData() *eventFilter {
+	if f == nil {
+		return nil
+	}
+	return &f.AccountData
+}
+
+// passes says whether an event of a room passes. A nil filter passes everything.
+func (f *eventFilter) passes(room id.RoomID, h *eventHead) bool {
+	if f == nil {
+		return true
+	}
+	switch {
+	case !f.passesType(h.typ),
+		!listed(f.Senders, f.NotSenders, id.UserID(h.sender)),
+		!listed(f.Rooms, f.NotRooms, room):
+		return false
+	}
+	return f.ContainsURL == nil || *f.ContainsURL == h.hasURL
+}
+
+func (f *eventFilter) passesType(typ []byte) bool {
+	if f == nil {
+		return true
+	}
+	t := string(typ)
+	is := func(pattern string) bool { return glob(pattern, t) }
+	return (f.Types == nil || slices.ContainsFunc(f.Types, is)) && !slices.ContainsFunc(f.NotTypes, is)
+}
+
+// glob matches a type against a pattern in which * stands for any characters.
+func glob(pattern, s string) bool {
+	p, i := 0, 0
+	star, mark := -1, 0
+	for i < len(s) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, mark = p, i
+			p++
+		case p < len(pattern) && pattern[p] == s[i]:
+			p++
+			i++
+		case star >= 0:
+			mark++
+			p, i = star+1, mark
+		default:
+			return false
+		}
+	}
+	for p < len(pattern) && pattern[p] == '*' {
+		p++
+	}
+	return p == len(pattern)
+}
+
+// jsonObject is an object of a filter whose unknown members survive.
+type jsonObject map[string]jsontext.Value
+
+// widen gives what goes upstream instead of a filter, nil when nothing must change.
+func widen(raw []byte, initial bool) ([]byte, error) {
+	filter, err := readMember(raw)
+	if err != nil {
+		return nil, err
+	}
+	changed := filter.drop("event_fields")
+	if string(filter["event_format"]) != `"client"` {
+		changed = filter.drop("event_format") || changed
+	}
+	account, err := filter.change("account_data", func(o jsonObject) (bool, error) { return o.admit(neededAccount) })
+	if err != nil {
+		return nil, err
+	}
+	room, err := filter.change("room", func(o jsonObject) (bool, error) { return o.widenRoom(initial) })
+	if err != nil || !changed && !account && !room {
+		return nil, err
+	}
+	return json.Marshal(filter, json.Deterministic(true))
+}
+
+// change reads a member that is an object, lets it be changed, and writes it back if it was.
+func (o jsonObject) change(name string, by func(jsonObject) (bool, error)) (changed bool, err error) {
+	if o[name] == nil {
+		return false, nil
+	}
+	member, err := readMember(o[name])
+	if err != nil {
+		return false, err
+	}
+	if changed, err = by(member); err != nil || !changed {
+		return false, err
+	}
+	o[name], err = json.Marshal(member, json.Deterministic(true))
+	return true, err
+}
+
+func (o jsonObject) widenRoom(initial bool) (changed bool, err error) {
+	if !initial {
+		changed = o.drop("rooms", "not_rooms")
+	}
+	for name, needed := range map[string][]string{"timeline": neededTimeline, "state": neededState} {
+		if initial { // without m.room.member, which is the last
+			needed = needed[:len(needed)-1]
+		}
+		did, err := o.change(name, func(part jsonObject) (bool, error) {
+			did, err := part.admit(needed)
+			did = part.drop("senders", "not_senders", "contains_url") || did
+			if !initial {
+				did = part.drop("rooms", "not_rooms") || did
+			}
+			return did, err
+		})
+		if err != nil {
+			return false, err
+		}
+		changed = changed || did
+	}
+	return changed, nil
+}
+
+func readMember(raw []byte) (jsonObject, error) {
+	var o jsonObject
+	if err := json.Unmarshal(raw, &o); err != nil || o == nil {
+		return nil, errFilter
+	}
+	return o, nil
+}
+
+// drop removes members and says whether there were any.
+func (o jsonObject) drop(names ...string) bool {
+	before := len(o)
+	for _, n := range names {
+		delete(o, n)
+	}
+	return len(o) < before
+}
+
+// admit changes types and not_types so that the needed types (some of them patterns)
+// pass, and says whether it had to. Where the filter let nothing pass, the needed types
+// and nothing else do.
+func (o jsonObject) admit(needed []string) (changed bool, err error) {
+	var f eventFilter
+	if err := unmarshalLists(o, &f); err != nil {
+		return false, err
+	}
+	if slices.Contains(f.NotTypes, "*") || f.Types != nil && len(f.Types) == 0 {
+		delete(o, "not_types")
+		o["types"], err = json.Marshal(needed)
+		return true, err
+	}
+	kept := slices.DeleteFunc(slices.Clone(f.NotTypes), func(not string) bool {
+		return slices.ContainsFunc(needed, func(n string) bool { return glob(not, n) || glob(n, not) })
+	})
+	if len(kept) < len(f.NotTypes) {
+		changed = true
+		if o["not_types"], err = json.Marshal(kept); err != nil {
+			return false, err
+		}
+	}
+	if f.Types == nil {
+		return changed, nil
+	}
+	types := f.Types
+	for _, n := range needed {
+		if !slices.ContainsFunc(types, func(t string) bool { return glob(t, n) }) {
+			types = append(types, n)
+			changed = true
+		}
+	}
+	o["types"], err = json.Marshal(types)
+	return changed, err
+}
+
+func unmarshalLists(o jsonObject, f *eventFilter) error {
+	for name, list := range map[string]*[]string{"types": &f.Types, "not_types": &f.NotTypes} {
+		if o[name] == nil {
+			continue
+		}
+		if err := json.Unmarshal(o[name], list); err != nil {
+			return errFilter
+		}
+	}
+	return nil
+}

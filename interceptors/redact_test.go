@@ -1,0 +1,46 @@
+package interceptors
+
+import (
+	"net/http"
+	"testing"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+)
+
+func TestRedact(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		mode e2ee.Mode
+		room id.RoomID
+		body string
+		want string // error code; empty when it passes
+	}{
+		{e2ee.ModeProxied, encryptedRoom, `{"reason":"spam"}`, ""},
+		{e2ee.ModeProxied, encryptedRoom, ``, ""},
+		{e2ee.ModeProxied, encryptedRoom, ` {} `, ""},
+		{e2ee.ModeProxied, encryptedRoom, message, CodeBadJSON},
+		{e2ee.ModeProxied, encryptedRoom, `{"reason":"a","reason":"` + canary + `"}`, CodeBadJSON},
+		{e2ee.ModeProxied, encryptedRoom, `{`, CodeNotJSON},
+		{e2ee.ModeProxied, unknownRoom, `{"reason":"spam"}`, ""},
+		{e2ee.ModeProxied, unknownRoom, message, CodeBadJSON},
+		{e2ee.ModeNone, encryptedRoom, message, CodeBadJSON},
+		{e2ee.ModeProxied, plainRoom, `{"org.example":1}`, ""},
+		{e2ee.ModeForeign, encryptedRoom, `{"org.example":1}`, ""},
+	} {
+		w := newWorld(t, tt.mode)
+		_, err := w.do(call{
+			handler: Redact, method: http.MethodPut, pattern: "/rooms/{roomId}/redact/{eventId}/{txnId}", body: tt.body,
+			params: map[string]string{"roomId": tt.room.String(), "eventId": "$e", "txnId": "1"},
+		})
+		if tt.want != "" {
+			wantError(t, err, http.StatusBadRequest, tt.want)
+			w.wantNothingUpstream()
+			continue
+		}
+		if got := w.up.requests(); err != nil || len(got) != 1 || got[0].body != tt.body {
+			t.Errorf("%s: got %v, upstream %+v", tt.body, err, got)
+		}
+	}
+}

@@ -1,0 +1,244 @@
+package interceptors
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+)
+
+// Bodies that are refused before anything goes upstream.
+func TestSendBadBody(t *testing.T) {
+	t.Parallel()
+	deep := strings.Repeat(`{"a":`, 20000) + "1" + strings.Repeat("}", 20000)
+	for _, tt := range []struct {
+		room    id.RoomID
+		body    string
+		maxBody int64
+		status  int
+		code    string
+	}{
+		{room: plainRoom, body: ``, status: 400, code: CodeNotJSON},
+		{room: plainRoom, body: `{`, status: 400, code: CodeNotJSON},
+		{room: plainRoom, body: `{} {}`, status: 400, code: CodeNotJSON},
+		{room: plainRoom, body: `{"body":'x'}`, status: 400, code: CodeNotJSON},
+		{room: plainRoom, body: `{"body":NaN}`, status: 400, code: CodeNotJSON},
+		{room: plainRoom, body: "\xef\xbb\xbf{}", status: 400, code: CodeNotJSON},
+		{room: plainRoom, body: `[1]`, status: 400, code: CodeBadJSON},
+		{room: plainRoom, body: `"` + canary + `"`, status: 400, code: CodeBadJSON},
+		{room: plainRoom, body: `null`, status: 400, code: CodeBadJSON},
+		{room: plainRoom, body: message, maxBody: 10, status: 413, code: CodeTooLarge},
+		{room: encryptedRoom, body: `{`, status: 400, code: CodeNotJSON},
+		{room: encryptedRoom, body: `[]`, status: 400, code: CodeBadJSON},
+		{room: encryptedRoom, body: deep, maxBody: 1 << 20, status: 400, code: CodeNotJSON},
+		{room: encryptedRoom, body: `{"body":"` + canary + `","body":"b"}`, status: 400, code: CodeBadJSON},
+		{room: encryptedRoom, body: `{"a":{"b":1,"\u0062":2}}`, status: 400, code: CodeBadJSON},
+		{room: encryptedRoom, body: "{\"body\":\"\xff\"}", status: 400, code: CodeBadJSON},
+		{room: encryptedRoom, body: `{"body":"\ud800"}`, status: 400, code: CodeBadJSON},
+		{room: unknownRoom, body: `{`, status: 400, code: CodeNotJSON},
+	} {
+		w := newWorld(t, e2ee.ModeProxied)
+		c := sendCall(tt.room, "m.room.message", tt.body)
+		c.maxBody = tt.maxBody
+		_, err := w.do(c)
+		wantError(t, err, tt.status, tt.code)
+		w.wantNothingUpstream()
+	}
+}
+
+// What is known of a room is found by its ID: nothing else may name one.
+func TestSendBadRoom(t *testing.T) {
+	t.Parallel()
+	for _, room := range []id.RoomID{"", "!", "#alias:hs", "!a:hs ", "!a\x00:hs", " !a:hs", "a", "!\xff", id.RoomID("!" + strings.Repeat("a", 255))} {
+		w := newWorld(t, e2ee.ModeProxied)
+		_, err := w.do(sendCall(room, "m.room.message", message))
+		wantError(t, err, http.StatusBadRequest, CodeInvalidParam)
+		w.wantNothingUpstream()
+	}
+}
+
+// Reasons why the engine does not encrypt, and what the client is told (design §6).
+func TestSendRefusals(t *testing.T) {
+	t.Parallel()
+	upstream := func(status int, code string) error {
+		return fmt.Errorf("share the key: %w", &e2ee.UpstreamError{Op: "query keys", Status: status, ErrCode: code})
+	}
+	for _, tt := range []struct {
+		lookup, encrypt error
+		status          int
+		code            string
+	}{
+		{encrypt: e2ee.ErrCannotEncrypt, status: 503, code: CodeCannotEncrypt},
+		{encrypt: e2ee.ErrClosed, status: 503, code: CodeCannotEncrypt},
+		{encrypt: fmt.Errorf("x: %w", e2ee.ErrUnsupportedAlgorithm), status: 403, code: CodeCannotEncrypt},
+		{encrypt: e2ee.ErrDeviceNotSigned, status: 403, code: CodeDeviceNotSigned},
+		{encrypt: e2ee.ErrKeysReplaced, status: 403, code: CodeCannotEncrypt},
+		{encrypt: e2ee.ErrNotProxied, status: 403, code: CodeCannotEncrypt},
+		{encrypt: &e2ee.IdentityChangedError{Users: []id.UserID{bob}}, status: 403, code: CodeIdentityChanged},
+		{encrypt: upstream(0, ""), status: 502, code: CodeUnknown},
+		{encrypt: &e2ee.UpstreamError{Cause: context.DeadlineExceeded}, status: 504, code: CodeUnknown},
+		{encrypt: upstream(500, "M_UNKNOWN"), status: 503, code: CodeCannotEncrypt},
+		{encrypt: upstream(401, "M_UNKNOWN_TOKEN"), status: 401, code: CodeUnknownToken},
+		{encrypt: upstream(401, "M_USER_LOCKED"), status: 401, code: CodeUserLocked},
+		{encrypt: upstream(429, "M_LIMIT_EXCEEDED"), status: 429, code: CodeLimitExceeded},
+		// "A room whose encryption cannot be read": 503, whatever the reason
+		{lookup: upstream(0, ""), status: 503, code: CodeCannotEncrypt},
+		{lookup: upstream(500, ""), status: 503, code: CodeCannotEncrypt},
+		{lookup: upstream(404, "M_UNRECOGNIZED"), status: 503, code: CodeCannotEncrypt},
+		{lookup: errors.New("the database is away"), status: 503, code: CodeCannotEncrypt},
+		{lookup: context.DeadlineExceeded, status: 503, code: CodeCannotEncrypt},
+		{lookup: e2ee.ErrUnsupportedAlgorithm, status: 403, code: CodeCannotEncrypt},
+		// … except where the homeserver says why, to the client
+		{lookup: upstream(401, "M_UNKNOWN_TOKEN"), status: 401, code: CodeUnknownToken},
+		{lookup: upstream(403, "M_FORBIDDEN"), status: 403, code: CodeForbidden},
+		{lookup: upstream(429, "M_LIMIT_EXCEEDED"), status: 429, code: CodeLimitExceeded},
+	} {
+		w := newWorld(t, e2ee.ModeProxied)
+		w.dev.lookupErr, w.dev.encryptErr = tt.lookup, tt.encrypt
+		_, err := w.do(sendCall(encryptedRoom, "m.room.message", message))
+		e := shown(t, err, tt.status, tt.code)
+		if e.Public() == "" {
+			t.Errorf("%v: no text", err)
+		}
+		w.wantNothingUpstream()
+	}
+}
+
+// A token without a device asks the homeserver as itself, for whom it speaks included
+// (requirement 23.2; attack 32).
+func TestSendWithoutDeviceAsks(t *testing.T) {
+	t.Parallel()
+	for room, want := range map[id.RoomID]string{
+		"!forbidden:hs.example":    "403 " + CodeForbidden,
+		"!unrecognized:hs.example": "503 " + CodeCannotEncrypt,
+		"!html:hs.example":         "503 " + CodeCannotEncrypt,
+		"!other:hs.example":        "503 " + CodeCannotEncrypt,
+		plainRoom:                  "passed",
+	} {
+		w := newWorld(t, e2ee.ModeNone)
+		c := sendCall(room, "m.room.message", message)
+		c.query = "user_id=%40ghost%3Ahs.example&access_token=t&ts=5&format=event"
+		_, err := w.do(c)
+		if got := outcome(w, err, message); got != want {
+			t.Errorf("%s: got %s, want %s", room, got, want)
+		}
+		if got := w.up.looked; len(got) != 1 || got[0].query != "access_token=t&user_id=%40ghost%3Ahs.example" {
+			t.Errorf("%s: asked %+v", room, got)
+		}
+	}
+}
+
+func TestSendDeviceFails(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, e2ee.ModeProxied)
+	w.devices.err = &e2ee.UpstreamError{Op: "query keys", Cause: errors.New("refused")}
+	_, err := w.do(sendCall(plainRoom, "m.room.message", message))
+	wantError(t, err, http.StatusBadGateway, CodeUnknown)
+	w.wantNothingUpstream()
+}
+
+// The words a person reads when somebody's identity was reset (requirement 1.12, 26.1).
+func TestIdentityChangedText(t *testing.T) {
+	t.Parallel()
+	got := engineError(&e2ee.IdentityChangedError{Users: []id.UserID{"@c:x", bob}, Lost: []id.UserID{bob}})
+	e := shown(t, got, http.StatusForbidden, CodeIdentityChanged)
+	fields, err := json.Marshal(e.Fields)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"users":["@bob:hs.example","@c:x"],"verification_lost":["@bob:hs.example"]}`
+	if diff := cmp.Diff(want, string(fields)); diff != "" {
+		t.Errorf("fields (-want +got):\n%s", diff)
+	}
+	text := e.Public()
+	for _, part := range []string{"@bob:hs.example", "@c:x", "digital identity", "not sent", "acknowledge", "withdraw_verification"} {
+		if !strings.Contains(text, part) {
+			t.Errorf("%q does not say %q", text, part)
+		}
+	}
+	for _, part := range []string{"cross-sign", "master key"} {
+		if strings.Contains(text, part) {
+			t.Errorf("%q says %q to a person", text, part)
+		}
+	}
+}
+
+// What the homeserver accepted is noted although the client has gone.
+func TestSendClientGone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, e2ee.ModeProxied)
+	ctx, cancel := context.WithCancel(t.Context())
+	w.up.respond = func(seen) (int, string) { cancel(); return 200, `{"event_id":"$event"}` }
+	c := sendCall(encryptedRoom, "m.room.message", message)
+	for _, c.ctx = range []context.Context{ctx, t.Context()} {
+		if _, err := w.do(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := w.up.requests(); len(got) != 1 {
+		t.Errorf("the homeserver got %d requests, want 1", len(got))
+	}
+}
+
+// After a failure the same transaction brings the same ciphertext, under the same
+// transaction ID; the failure itself is the homeserver's, word for word.
+func TestSendRetryAfterFailure(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, e2ee.ModeProxied)
+	w.up.respond = func(seen) (int, string) { return 429, `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":5}` }
+	rec, err := w.do(sendCall(encryptedRoom, "m.room.message", message))
+	if err != nil || rec.Code != 429 || !strings.Contains(rec.Body.String(), "retry_after_ms") {
+		t.Fatalf("got %d %s %v", rec.Code, rec.Body, err)
+	}
+	w.up.broken = Unreachable(errors.New("reset"))
+	_, err = w.do(sendCall(encryptedRoom, "m.room.message", message))
+	wantError(t, err, http.StatusBadGateway, CodeUnknown)
+	w.up.broken, w.up.respond = nil, nil
+	if _, err := w.do(sendCall(encryptedRoom, "m.room.message", message)); err != nil {
+		t.Fatal(err)
+	}
+	got := w.up.requests()
+	if len(got) != 3 || got[0] != got[1] || got[1] != got[2] {
+		t.Errorf("the homeserver got %+v, want the same three times", got)
+	}
+	if diff := cmp.Diff([]string{"sent m.room.message $event"}, w.dev.noted()); diff != "" {
+		t.Errorf("engine (-want +got):\n%s", diff)
+	}
+}
+
+// The message is sent: what the proxy cannot note of it does not make it unsent.
+func TestSendAnswerThatCannotBeRecorded(t *testing.T) {
+	t.Parallel()
+	for _, answer := range []string{`{"event_id":"$event"}`, `{"delay_id":"d"}`, `<html>`, `{"event_id":7}`, strings.Repeat(" ", maxAnswer+1) + "{}"} {
+		w := newWorld(t, e2ee.ModeProxied)
+		w.dev.sentErr = errors.New("disk full")
+		w.up.respond = func(seen) (int, string) { return 200, answer }
+		rec, err := w.do(sendCall(encryptedRoom, "m.room.message", message))
+		if err != nil || rec.Code != http.StatusOK || rec.Body.String() != answer {
+			t.Errorf("got %d %.40s %v, want the homeserver's answer", rec.Code, rec.Body, err)
+		}
+	}
+}
+
+// Whatever an engine might make, nothing leaves that is not ciphertext.
+func TestSendWithoutCiphertext(t *testing.T) {
+	t.Parallel()
+	for _, made := range []string{
+		``, `{}`, message, `{"algorithm":"m.megolm.v1.aes-sha2"}`, `{"algorithm":"none","ciphertext":"x"}`,
+		`{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"x","body":"` + canary + `"}`, `null`,
+	} {
+		w := newWorld(t, e2ee.ModeProxied)
+		w.dev.made = &e2ee.Encrypted{Content: []byte(made)}
+		_, err := w.do(sendCall(encryptedRoom, "m.room.message", message))
+		wantError(t, err, http.StatusServiceUnavailable, CodeCannotEncrypt)
+		w.wantNothingUpstream()
+	}
+}

@@ -1,0 +1,267 @@
+package interceptors
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/jsonscan"
+	"e2ee-proxy/internal/spool"
+)
+
+// GET /sync, for devices whose encryption the proxy does; others pass through.
+//
+// Upstream: the filter is made wider (see filter.go), timeout is capped, and 0 when the
+// proxy has something for the client. The other parameters stay as they are.
+//
+// The response is kept in a spool while it is scanned. What matters to encryption is
+// committed, and only then is the response released (requirement 5.3), changed so:
+//
+//   - Encrypted events are opened; in encrypted rooms so are plain ones that should have
+//     been encrypted. An event that cannot be read stays as it came, unless it could
+//     pass for something that it is not: then it goes.
+//   - m.room.encryption is hidden, unless the options say otherwise.
+//   - Members that only the proxy may add are removed wherever the homeserver put them.
+//   - to_device is replaced by what is not encryption traffic. device_lists,
+//     device_one_time_keys_count and device_unused_fallback_key_types are removed: the
+//     client shall see no reason to upload keys (requirement 4.9).
+//   - Events whose keys came late are put in front of their room's timeline.
+//   - Warnings are added.
+//   - The client's filter is applied to what is shown.
+//
+// An error response passes unchanged. A response that is not JSON, or not a sync
+// response, becomes 502, and nothing is committed.
+
+// SyncOptions are the settings of the sync handler. Zero fields have the defaults given.
+type SyncOptions struct {
+	// ShowEncryptionState shows m.room.encryption to clients that the proxy encrypts for
+	// (clients.show_encryption_state).
+	ShowEncryptionState bool
+	// MaxTimeout caps how long a sync may wait at the homeserver: 60 s.
+	MaxTimeout time.Duration
+	// SpoolDir is where responses too large for memory are kept, encrypted, until they
+	// are sent: the system's directory for temporary files.
+	SpoolDir string
+}
+
+const (
+	defaultMaxTimeout = 60 * time.Second
+	planMemory        = 128 << 10
+)
+
+// errArrived ends a sync that waits at the homeserver because there is something for
+// the client now.
+var errArrived = errors.New("something arrived for the client")
+
+// syncHandler is the handler of GET /sync. It is shared by all requests.
+type syncHandler struct {
+	opt     SyncOptions
+	graph   *jsonscan.Node
+	graphs  eventGraphs
+	filters *filters
+}
+
+// NewSync gives the handler of GET /sync.
+func NewSync(opt SyncOptions) (Handler, error) {
+	if opt.MaxTimeout == 0 {
+		opt.MaxTimeout = defaultMaxTimeout
+	}
+	filters, err := newFilters()
+	if err != nil {
+		return nil, err
+	}
+	h := &syncHandler{opt: opt, graph: syncGraph(), graphs: newEventGraphs(), filters: filters}
+	return h.serve, nil
+}
+
+func (h *syncHandler) serve(x *Exchange) error {
+	dev, err := device(x)
+	if err != nil {
+		return err
+	}
+	if dev.Mode() != e2ee.ModeProxied {
+		return x.Upstream.Forward(x)
+	}
+	query := syncQuery(x.Request)
+	since := query.Get("since")
+	pick, err := h.filters.choose(x, query.Get("filter"), since == "")
+	if err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	if pick.answer != nil {
+		return relayAndClose(x, pick.answer)
+	}
+	if pick.param != "" {
+		query.Set("filter", pick.param)
+	}
+	in, err := dev.BeginSync(x.Request.Context(), since)
+	if err != nil {
+		return engineError(fmt.Errorf("begin sync: %w", err))
+	}
+	defer in.End()
+	resp, err := h.upstream(x, in, query)
+	if err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		pick.forget()
+		return relayAndClose(x, resp)
+	}
+	defer resp.Body.Close() //nolint:errcheck // it was read to its end, or the request failed
+	if pick.broken {
+		return BadJSON("The filter cannot be read.")
+	}
+	return h.answer(x, dev, in, since, pick.filter, resp)
+}
+
+func relayAndClose(x *Exchange, resp *http.Response) error {
+	defer resp.Body.Close() //nolint:errcheck // Relay reads it to its end or fails
+	return x.Upstream.Relay(x, resp)
+}
+
+// syncQuery is the query for upstream, to be completed. The parameters that mean
+// something here stand in it once, so that the homeserver cannot read them otherwise.
+func syncQuery(r *http.Request) url.Values {
+	query := r.URL.Query()
+	query.Del("access_token")
+	for name, values := range query {
+		if len(values) > 1 {
+			query[name] = values[:1]
+		}
+	}
+	return query
+}
+
+// upstream sends the sync to the homeserver. When something arrives for the client
+// while it waits there, it is sent again and does not wait.
+func (h *syncHandler) upstream(x *Exchange, in ClientSync, query url.Values) (*http.Response, error) {
+	if in.Waiting() {
+		query.Set("timeout", "0")
+		return x.Upstream.Do(x, Change{Query: query})
+	}
+	if asked, err := strconv.ParseInt(query.Get("timeout"), 10, 64); err == nil {
+		query.Set("timeout", strconv.FormatInt(min(asked, h.opt.MaxTimeout.Milliseconds()), 10))
+		if asked <= 0 {
+			return x.Upstream.Do(x, Change{Query: query})
+		}
+	}
+	resp, err := doUntil(x, Change{Query: query}, in.Arrived())
+	if !errors.Is(err, errArrived) {
+		return resp, err
+	}
+	query.Set("timeout", "0")
+	return x.Upstream.Do(x, Change{Query: query})
+}
+
+// doUntil is Do that ends with errArrived when the channel is closed before the
+// homeserver answers.
+func doUntil(x *Exchange, c Change, arrived <-chan struct{}) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(x.Request.Context())
+	waiting := make(chan struct{})
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-arrived:
+			cancel(errArrived)
+		case <-waiting:
+		}
+	}()
+	sub := *x
+	sub.Request = x.Request.WithContext(ctx)
+	resp, err := x.Upstream.Do(&sub, c)
+	close(waiting)
+	<-watched
+	if errors.Is(context.Cause(ctx), errArrived) {
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		return nil, errors.Join(errArrived, err)
+	}
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	resp.Body = &cancelBody{resp.Body, cancel}
+	return resp, nil
+}
+
+// cancelBody gives the request's context back when the body is closed.
+type cancelBody struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (b *cancelBody) Close() error {
+	defer b.cancel(nil)
+	return b.ReadCloser.Close()
+}
+
+// answer takes in a sync response, commits what it says, and answers with the rest.
+func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since string, filter *clientFilter, resp *http.Response) (err error) {
+	body := spool.New(spool.Options{Dir: h.opt.SpoolDir})
+	plan := spool.New(spool.Options{Dir: h.opt.SpoolDir, Memory: planMemory})
+	defer func() { err = errors.Join(err, body.Close(), plan.Close()) }()
+	update, err := scanSync(resp.Body, h.graph, body, plan, filter, h.opt.ShowEncryptionState)
+	if err != nil {
+		return syncFailure(err)
+	}
+	update.Since = since
+	extras, err := in.Commit(x.Request.Context(), update)
+	if err != nil {
+		return engineError(fmt.Errorf("commit sync response: %w", err))
+	}
+	w := newSyncWriter(dev, &h.graphs, filter, body, plan, update.Rooms, extras)
+	w.showEncryption = h.opt.ShowEncryptionState
+	return w.relay(x, resp)
+}
+
+// syncFailure tells a response that is no sync response from one that ended early and
+// from a failure of our own.
+func syncFailure(err error) error {
+	var own *spoolError
+	if errors.As(err, &own) {
+		return err
+	}
+	var syntax *jsonscan.SyntaxError
+	if errors.As(err, &syntax) || errors.Is(err, errSyncBody) || errors.Is(err, jsonscan.ErrDepth) {
+		return NewError(http.StatusBadGateway, CodeUnknown, "The homeserver's response cannot be read.").Because(err)
+	}
+	return Unreachable(err)
+}
+
+// relay runs the second pass into the answer. It ends before it returns.
+func (w *syncWriter) relay(x *Exchange, resp *http.Response) error {
+	ctx, cancel := context.WithCancel(x.Request.Context())
+	out, to := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		to.CloseWithError(w.run(ctx, to))
+	}()
+	defer func() {
+		cancel()
+		_ = out.Close()
+		<-done
+	}()
+	first := bufio.NewReader(out)
+	if _, err := first.Peek(1); err != nil { // before anything is answered it can be told
+		return fmt.Errorf("rewrite sync response: %w", err)
+	}
+	for _, name := range []string{"Content-Length", "Etag", "Content-Md5", "Digest", "Repr-Digest", "Content-Digest", "Accept-Ranges"} {
+		resp.Header.Del(name)
+	}
+	resp.ContentLength = -1
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{first, resp.Body}
+	return x.Upstream.Relay(x, resp)
+}

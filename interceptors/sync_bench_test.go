@@ -1,0 +1,207 @@
+package interceptors_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime"
+	"sync/atomic"
+	"testing"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors"
+)
+
+// quickDevice opens an event by cutting the clear text out of the ciphertext, which
+// costs next to nothing beside the rewrite.
+type quickDevice struct{ syncDevice }
+
+var (
+	cutFrom = []byte(`"ciphertext":{"type":"m.room.message","content":`)
+	cutTo   = []byte(`}},"event_id"`)
+	clear   = []byte(`{"type":"m.room.message","decrypted":true,"unsigned":{"dev.e2ee-proxy.trust":{"decrypted":true,"color":"none"}},"content":`)
+)
+
+func (d *quickDevice) KnownEncrypted(id.RoomID) bool { return false }
+
+func (d *quickDevice) Open(_ context.Context, in []e2ee.Incoming) []e2ee.Opened {
+	out := make([]e2ee.Opened, len(in))
+	for i := range in {
+		from, to := bytes.Index(in[i].Event, cutFrom), bytes.Index(in[i].Event, cutTo)
+		event := make([]byte, 0, len(in[i].Event))
+		event = append(append(event, clear...), in[i].Event[from+len(cutFrom):to]...)
+		out[i] = e2ee.Opened{Event: append(append(event, `},`...), in[i].Event[to+3:]...), Type: "m.room.message", Decrypted: true}
+	}
+	return out
+}
+
+type quickDevices struct {
+	interceptors.Devices
+	dev *quickDevice
+}
+
+func (d quickDevices) Device(context.Context, interceptors.Identity) (interceptors.Device, error) {
+	return d.dev, nil
+}
+
+// discard is a client that takes everything.
+type discard struct {
+	header http.Header
+	n      int64
+}
+
+func (d *discard) Header() http.Header         { return d.header }
+func (d *discard) WriteHeader(int)             {}
+func (d *discard) Write(p []byte) (int, error) { d.n += int64(len(p)); return len(p), nil }
+
+func (w *syncWorld) quick(ctx context.Context, query string) (int64, error) {
+	out := &discard{header: http.Header{}}
+	x := &interceptors.Exchange{
+		Writer:   out,
+		Identity: interceptors.Identity{UserID: "@me:example.org"},
+		Upstream: w.up, Devices: quickDevices{dev: &quickDevice{syncDevice{mode: e2ee.ModeProxied}}},
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "/_matrix/client/v3/sync?"+query, http.NoBody)
+	if err != nil {
+		return 0, err
+	}
+	x.Request = req
+	err = w.handler(x)
+	return out.n, err
+}
+
+// BenchmarkSync rewrites a sync response of 10 MB, beside the ways of the field in the
+// same run: jsontext's strict token stream over the same body, and a struct round trip.
+func BenchmarkSync(b *testing.B) {
+	for _, encrypted := range []int{0, 5000} {
+		body := syncBody(10<<20, encrypted)
+		b.Run(fmt.Sprintf("encrypted=%d", encrypted), func(b *testing.B) {
+			w := newSyncWorld(b, "", interceptors.SyncOptions{})
+			w.up.body = func() io.Reader { return bytes.NewReader(body) }
+			b.SetBytes(int64(len(body)))
+			b.ReportAllocs()
+			defer reportCPU(b, len(body))()
+			for b.Loop() {
+				w.up.syncs = nil
+				if n, err := w.quick(b.Context(), ""); err != nil || n < int64(len(body))/2 {
+					b.Fatal(n, err)
+				}
+			}
+		})
+	}
+	body := syncBody(10<<20, 0)
+	b.Run("reference=jsontext", func(b *testing.B) {
+		b.SetBytes(int64(len(body)))
+		defer reportCPU(b, len(body))()
+		for b.Loop() {
+			dec := jsontext.NewDecoder(bytes.NewReader(body))
+			enc := jsontext.NewEncoder(io.Discard)
+			for {
+				tok, err := dec.ReadToken()
+				if errors.Is(err, io.EOF) {
+					break
+				}
+				if err == nil {
+					err = enc.WriteToken(tok)
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+	})
+	b.Run("reference=structs", func(b *testing.B) {
+		b.SetBytes(int64(len(body)))
+		defer reportCPU(b, len(body))()
+		for b.Loop() {
+			var v map[string]any
+			if err := json.NewDecoder(bytes.NewReader(body)).Decode(&v); err != nil {
+				b.Fatal(err)
+			}
+			if err := json.NewEncoder(io.Discard).Encode(v); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// reportCPU measures the cost per core: bytes for each second of processor time.
+func reportCPU(b *testing.B, size int) func() {
+	began := cpuTime()
+	return func() {
+		if used := cpuTime() - began; used > 0 {
+			b.ReportMetric(float64(size)*float64(b.N)/1e6/used.Seconds(), "MB/cpu-s")
+		}
+	}
+}
+
+// Issue 2, "How it is known to work" 7: a 10 MB sync streams through with a heap that
+// does not grow with it (budget: 4 MB whatever the body).
+func TestSyncHeap(t *testing.T) {
+	for _, size := range []int{10 << 20, 100 << 20} {
+		for _, encrypted := range []int{0, 500} {
+			w := newSyncWorld(t, "", interceptors.SyncOptions{})
+			var peak atomic.Uint64
+			before := heapNow()
+			chunk := syncBody(1<<20, encrypted)
+			from, to := bytes.Index(chunk, []byte(`"!room0`)), len(chunk)-3
+			w.up.body = func() io.Reader {
+				return &repeatedRooms{head: chunk[:from], rooms: chunk[from:to], tail: chunk[to:], times: size >> 20, peak: &peak}
+			}
+			n, err := w.quick(t.Context(), "")
+			if err != nil || n < int64(size)*3/4 {
+				t.Fatal(n, err)
+			}
+			grown := int64(max(peak.Load(), heapNow())) - int64(before) - int64(len(chunk))
+			if grown > 4<<20 {
+				t.Errorf("%d MiB with %d encrypted events in each: the heap grew by %d bytes", size>>20, encrypted, grown)
+			}
+		}
+	}
+}
+
+func heapNow() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// repeatedRooms is a body in which the same rooms come many times; it notes the heap on the way.
+type repeatedRooms struct {
+	head, rooms, tail []byte
+	times             int
+	now               []byte
+	began             bool
+	peak              *atomic.Uint64
+}
+
+func (r *repeatedRooms) Read(p []byte) (int, error) {
+	if len(r.now) == 0 {
+		switch {
+		case !r.began:
+			r.began, r.now = true, r.head
+		case r.times > 0:
+			r.times--
+			r.now = r.rooms
+			if r.times > 0 {
+				r.now = append(bytes.Clone(r.now), ',')
+			}
+			r.peak.Store(max(r.peak.Load(), heapNow()))
+		case r.tail != nil:
+			r.now, r.tail = r.tail, nil
+		default:
+			return 0, io.EOF
+		}
+	}
+	n := copy(p, r.now)
+	r.now = r.now[n:]
+	return n, nil
+}

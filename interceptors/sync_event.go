@@ -1,0 +1,187 @@
+package interceptors
+
+import (
+	"encoding/json"
+	"slices"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/jsonscan"
+)
+
+// event handles an event of any list, at its end. Its head has been taken.
+func (s *syncScan) event(place int, v *jsonscan.Value) error {
+	if s.list != v.Inside {
+		s.list, s.marked = v.Inside, 0
+	}
+	if s.inRoom && !s.wanted {
+		return s.noteChange(place, v)
+	}
+	switch place {
+	case atTimelineEvent:
+		return s.timelineEvent(v)
+	case atStateEvent, atStateAfterEvent:
+		if err := s.noteChange(place, v); err != nil {
+			return err
+		}
+		if s.hidden() || !s.filter.state().passes(s.room.RoomID, &s.head) {
+			return s.element(markDropEvent, 0, v)
+		}
+		return s.plain(v, s.fieldsFlag())
+	case atStrippedEvent:
+		if s.hidden() {
+			return s.element(markDropEvent, 0, v)
+		}
+	case atAccountEvent:
+		if v.Raw != nil && v.Kind == '{' {
+			s.update.AccountData = append(s.update.AccountData, slices.Clone(v.Raw))
+		}
+		if err := s.grow(len(v.Raw), nil); err != nil {
+			return err
+		}
+		if !s.filter.accountData().passesType(s.head.typ) {
+			return s.element(markDropEvent, 0, v)
+		}
+	}
+	return s.plain(v, 0)
+}
+
+// hidden is for state that the client must not see (design §5): some clients without
+// encryption refuse to send when they see it.
+func (s *syncScan) hidden() bool {
+	return !s.showEncryption && string(s.head.typ) == typeEncryption
+}
+
+func (s *syncScan) fieldsFlag() uint64 {
+	if s.filter != nil && s.filter.tree != nil {
+		return flagFields
+	}
+	return 0
+}
+
+// plain marks an event that stays, if there is something to do to it.
+func (s *syncScan) plain(v *jsonscan.Value, flags uint64) error {
+	if v.Flagged {
+		flags |= flagOurs
+	}
+	if flags == 0 {
+		return nil
+	}
+	return s.element(markEvent, flags, v)
+}
+
+func (s *syncScan) timelineEvent(v *jsonscan.Value) error {
+	if err := s.noteChange(atTimelineEvent, v); err != nil {
+		return err
+	}
+	kind, flags := markEvent, s.fieldsFlag()
+	sealed := !s.head.state && string(s.head.typ) == typeEncrypted
+	switch {
+	case sealed:
+		flags |= flagSealed // the filter applies to what is in it
+	case s.hidden() || !s.filter.timeline().passes(s.room.RoomID, &s.head):
+		kind, flags = markDropEvent, 0
+	case s.head.shouldBeEncrypted():
+		flags |= flagPlain
+	}
+	if v.Flagged {
+		flags |= flagOurs
+	}
+	touched := kind == markDropEvent || flags != 0
+	if v.Index == 0 {
+		front := mark{kind: markFront, flags: flagAfter, start: v.Inside, end: v.Inside, sep: -1}
+		if touched {
+			front.flags |= flagTouched
+		}
+		if err := s.put(front); err != nil {
+			return err
+		}
+	}
+	if !touched {
+		return nil
+	}
+	return s.element(kind, flags, v)
+}
+
+// noteChange takes a state event that matters to encryption. Stripped state is never
+// taken (requirement 20.4).
+func (s *syncScan) noteChange(place int, v *jsonscan.Value) error {
+	var to *[]e2ee.StateChange
+	switch place {
+	case atStateEvent:
+		to = &s.state
+	case atTimelineEvent:
+		to = &s.timeline
+	case atStateAfterEvent:
+		to = &s.after
+	default:
+		return nil
+	}
+	if !s.head.state {
+		return nil
+	}
+	var change e2ee.StateChange
+	switch string(s.head.typ) {
+	case typeMember:
+		change.Type, change.Content = typeMember, membershipContent(s.head.membership)
+		if string(s.head.membership) == `"join"` {
+			if s.joins++; s.joins > maxJoins {
+				s.leftOut = true
+				return nil
+			}
+		}
+	case typeEncryption:
+		change.Type, change.Content = typeEncryption, contentOf(v.Raw)
+	case typeVisibility:
+		change.Type, change.Content = typeVisibility, contentOf(v.Raw)
+	default:
+		return nil
+	}
+	change.StateKey = string(jsonscan.Text(s.head.stateKey))
+	*to = append(*to, change)
+	return s.grow(len(change.StateKey)+len(change.Content)+64, nil)
+}
+
+// membershipContent keeps nothing of a member's content but the membership. There may
+// be very many, so those that the specification names share their memory.
+func membershipContent(raw []byte) json.RawMessage {
+	switch string(raw) {
+	case `"join"`:
+		return contentJoin
+	case `"leave"`:
+		return contentLeave
+	case `"invite"`:
+		return contentInvite
+	case `"ban"`:
+		return contentBan
+	case `"knock"`:
+		return contentKnock
+	case "":
+		return contentNone
+	}
+	return slices.Concat([]byte(`{"membership":`), raw, []byte(`}`))
+}
+
+// Contents that are shared and never written to.
+var (
+	contentNone   = json.RawMessage(`{}`)
+	contentJoin   = json.RawMessage(`{"membership":"join"}`)
+	contentLeave  = json.RawMessage(`{"membership":"leave"}`)
+	contentInvite = json.RawMessage(`{"membership":"invite"}`)
+	contentBan    = json.RawMessage(`{"membership":"ban"}`)
+	contentKnock  = json.RawMessage(`{"membership":"knock"}`)
+)
+
+// contentOf gives the content of an event; an empty one when it cannot be read, which
+// for m.room.encryption is an encrypted room of an unknown kind.
+func contentOf(event []byte) json.RawMessage {
+	var e struct {
+		Content jsontext.Value `json:"content"`
+	}
+	if jsonv2.Unmarshal(event, &e) != nil || e.Content.Kind() != jsontext.KindBeginObject {
+		return contentNone
+	}
+	return json.RawMessage(e.Content.Clone())
+}

@@ -1,0 +1,268 @@
+package interceptors_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors"
+	"e2ee-proxy/internal/secret"
+)
+
+// syncDevice stands for an engine. An event is encrypted for it when its ciphertext is
+// the clear type and content as JSON: {"type":…,"content":…}.
+type syncDevice struct {
+	interceptors.Device
+	mode      e2ee.Mode
+	encrypted func(id.RoomID) bool
+	extras    e2ee.SyncExtras
+	waiting   bool
+	arrived   chan struct{}
+	beginErr  error
+	commitErr error
+
+	mu        sync.Mutex
+	began     []string
+	ended     int
+	committed []e2ee.SyncUpdate
+	opened    int
+	batches   []int
+}
+
+func (d *syncDevice) Mode() e2ee.Mode { return d.mode }
+
+func (d *syncDevice) KnownEncrypted(room id.RoomID) bool {
+	return d.encrypted != nil && d.encrypted(room)
+}
+
+func (d *syncDevice) BeginSync(_ context.Context, since string) (interceptors.ClientSync, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.began = append(d.began, since)
+	if d.beginErr != nil {
+		return nil, d.beginErr
+	}
+	return &clientSync{d}, nil
+}
+
+type clientSync struct{ d *syncDevice }
+
+func (s *clientSync) Waiting() bool            { return s.d.waiting }
+func (s *clientSync) Arrived() <-chan struct{} { return s.d.arrived }
+
+func (s *clientSync) Commit(_ context.Context, u e2ee.SyncUpdate) (e2ee.SyncExtras, error) {
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	if s.d.commitErr != nil {
+		return e2ee.SyncExtras{}, s.d.commitErr
+	}
+	s.d.committed = append(s.d.committed, u)
+	return s.d.extras, nil
+}
+
+func (s *clientSync) End() {
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	s.d.ended++
+}
+
+func (d *syncDevice) Open(_ context.Context, in []e2ee.Incoming) []e2ee.Opened {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.opened += len(in)
+	d.batches = append(d.batches, len(in))
+	out := make([]e2ee.Opened, len(in))
+	for i := range in {
+		out[i] = d.open(in[i])
+	}
+	return out
+}
+
+func (d *syncDevice) open(in e2ee.Incoming) e2ee.Opened {
+	var event map[string]json.RawMessage
+	var outer struct {
+		Type    string
+		Content struct{ Ciphertext json.RawMessage }
+	}
+	if strictJSON(in.Event) != nil || json.Unmarshal(in.Event, &event) != nil || json.Unmarshal(in.Event, &outer) != nil {
+		return e2ee.Opened{Event: in.Event}
+	}
+	mark := func(trust string) {
+		unsigned := map[string]json.RawMessage{}
+		_ = json.Unmarshal(event["unsigned"], &unsigned)
+		unsigned["dev.e2ee-proxy.trust"] = json.RawMessage(trust)
+		event["unsigned"] = encode(unsigned)
+	}
+	if outer.Type != "m.room.encrypted" {
+		mark(`{"code":"SentInClear","color":"red","decrypted":false}`)
+		return e2ee.Opened{Event: encode(event), Type: outer.Type}
+	}
+	var clear struct {
+		Type    string
+		Content json.RawMessage
+	}
+	if json.Unmarshal(outer.Content.Ciphertext, &clear) != nil || clear.Content == nil {
+		mark(`{"code":"MissingRoomKey","decrypted":false}`)
+		return e2ee.Opened{Event: encode(event), Type: outer.Type}
+	}
+	mark(`{"color":"none","decrypted":true}`)
+	event["type"], event["content"], event["decrypted"] = encode(clear.Type), clear.Content, json.RawMessage("true")
+	return e2ee.Opened{Event: encode(event), Type: clear.Type, Decrypted: true}
+}
+
+func encode(v any) json.RawMessage {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return json.RawMessage("null")
+	}
+	return bytes.TrimSpace(b.Bytes())
+}
+
+// syncUpstream stands for the homeserver. It answers /sync with body, and keeps filters.
+type syncUpstream struct {
+	t       testing.TB
+	status  int
+	body    func() io.Reader
+	header  http.Header
+	hold    func(url.Values, context.Context) error
+	filters map[string]string // by ID
+	refuse  bool              // stores no filter
+
+	mu        sync.Mutex
+	syncs     []url.Values
+	gets      int
+	posts     int
+	forwarded int
+}
+
+func (u *syncUpstream) Forward(x *interceptors.Exchange) error {
+	u.forwarded++
+	x.Writer.WriteHeader(http.StatusTeapot)
+	return nil
+}
+
+func (u *syncUpstream) Do(x *interceptors.Exchange, c interceptors.Change) (*http.Response, error) {
+	if c.Query == nil {
+		u.t.Error("the query was not replaced")
+	}
+	resp := func(status int, body io.Reader) *http.Response {
+		h := u.header.Clone()
+		if h == nil {
+			h = http.Header{}
+		}
+		h.Set("Content-Type", "application/json")
+		h.Set("Content-Length", "1")
+		h.Set("Etag", "x")
+		return &http.Response{StatusCode: status, Header: h, Body: io.NopCloser(body)}
+	}
+	switch c.Pattern {
+	case "/_matrix/client/{version}/user/{userId}/filter/{filterId}":
+		u.gets++
+		if f, ok := u.filters[c.Params["filterId"]]; ok && c.Params["userId"] == "@me:example.org" {
+			return resp(200, strings.NewReader(f)), nil
+		}
+		return resp(404, strings.NewReader(`{"errcode":"M_NOT_FOUND"}`)), nil
+	case "/_matrix/client/{version}/user/{userId}/filter":
+		u.posts++
+		if u.refuse {
+			return resp(429, strings.NewReader(`{"errcode":"M_LIMIT_EXCEEDED"}`)), nil
+		}
+		name := "wide" + string(rune('0'+u.posts))
+		u.filters[name] = string(c.Body)
+		return resp(200, strings.NewReader(`{"filter_id":"`+name+`"}`)), nil
+	case "":
+	default:
+		u.t.Errorf("request to %s", c.Pattern)
+	}
+	u.mu.Lock()
+	query := url.Values{}
+	for k, v := range c.Query {
+		query[k] = slices.Clone(v)
+	}
+	u.syncs = append(u.syncs, query)
+	u.mu.Unlock()
+	if u.hold != nil {
+		if err := u.hold(query, x.Request.Context()); err != nil {
+			return nil, err
+		}
+	}
+	status := u.status
+	if status == 0 {
+		status = 200
+	}
+	return resp(status, u.body()), nil
+}
+
+func (u *syncUpstream) Relay(x *interceptors.Exchange, resp *http.Response) error {
+	maps.Copy(x.Writer.Header(), resp.Header)
+	x.Writer.WriteHeader(resp.StatusCode)
+	_, err := io.Copy(x.Writer, resp.Body)
+	return errors.Join(err, resp.Body.Close())
+}
+
+type syncDevices struct {
+	interceptors.Devices
+	dev *syncDevice
+	err error
+}
+
+func (d syncDevices) Device(context.Context, interceptors.Identity) (interceptors.Device, error) {
+	return d.dev, d.err
+}
+
+// syncWorld is a handler with everything around it.
+type syncWorld struct {
+	dev     *syncDevice
+	up      *syncUpstream
+	handler interceptors.Handler
+}
+
+func newSyncWorld(t testing.TB, body string, opt interceptors.SyncOptions) *syncWorld {
+	t.Helper()
+	opt.SpoolDir = t.TempDir()
+	handler, err := interceptors.NewSync(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &syncWorld{
+		dev:     &syncDevice{mode: e2ee.ModeProxied},
+		up:      &syncUpstream{t: t, body: func() io.Reader { return strings.NewReader(body) }, filters: map[string]string{}},
+		handler: handler,
+	}
+}
+
+func (w *syncWorld) get(ctx context.Context, out http.ResponseWriter, query string) error {
+	return w.handler(&interceptors.Exchange{
+		Writer:   out,
+		Request:  httptest.NewRequestWithContext(ctx, http.MethodGet, "/_matrix/client/v3/sync?"+query, http.NoBody),
+		Endpoint: interceptors.Endpoint{Pattern: "/_matrix/client/{version}/sync", Version: "v3"},
+		Identity: interceptors.Identity{UserID: "@me:example.org", DeviceID: "DEV", Token: secret.NewString("t")},
+		Upstream: w.up, Devices: syncDevices{dev: w.dev},
+	})
+}
+
+// sync gives the answer to one sync.
+func (w *syncWorld) sync(t testing.TB, query string) (*httptest.ResponseRecorder, error) {
+	t.Helper()
+	out := httptest.NewRecorder()
+	err := w.get(t.Context(), out, query)
+	if len(w.dev.began) > 0 && w.dev.beginErr == nil && w.dev.ended != len(w.dev.began) {
+		t.Errorf("%d syncs began, %d ended", len(w.dev.began), w.dev.ended)
+	}
+	return out, err
+}

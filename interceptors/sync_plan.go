@@ -1,0 +1,174 @@
+package interceptors
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/spool"
+)
+
+// markKind is what a mark says of its place in a sync body.
+type markKind byte
+
+const (
+	// markRoom: the marks up to the next are in this room.
+	markRoom markKind = iota + 1
+	// markFront is where late events go, behind the opening bracket of a timeline.
+	markFront
+	// markEvent is an event that is, or may be, rewritten.
+	markEvent
+	// markDropEvent is an event that goes, markDropMember a member of another object.
+	markDropEvent
+	markDropMember
+	// The ends of objects, before their closing brackets, where members may be added.
+	markTimelineEnd
+	markRoomEnd
+	markSectionEnd // rooms.join only
+	markRoomsEnd
+	markEnd
+)
+
+// Flags of a mark.
+const (
+	// flagBefore: something that is not marked stands before this place in its container.
+	flagBefore = 1 << iota
+	// flagFresh: the first mark in its array.
+	flagFresh
+	// flagAfter (markFront): an element follows; flagTouched: it is marked.
+	flagAfter
+	flagTouched
+	// flagSealed: the event is encrypted. flagPlain: it should be, if its room is.
+	flagSealed
+	flagPlain
+	// flagOurs: something of ours is in the event and must be removed.
+	flagOurs
+	// flagLarge: too large to be looked into.
+	flagLarge
+	// flagFields: the filter's event_fields apply.
+	flagFields
+)
+
+// mark is one entry of the plan: a place in the body where the second pass may have to
+// do something. The plan is kept in a spool of its own, so that its size does not matter.
+type mark struct {
+	kind       markKind
+	flags      uint64
+	start, end int64
+	sep        int64 // of the comma before it, or -1
+	room       id.RoomID
+	section    e2ee.Section
+}
+
+func (m *mark) has(flag uint64) bool { return m.flags&flag != 0 }
+
+// planWriter writes marks in the order of the body.
+type planWriter struct {
+	to   *spool.Spool
+	last int64
+	buf  []byte
+}
+
+const planBuffer = 4 << 10
+
+func (p *planWriter) add(m *mark) error {
+	p.buf = append(p.buf, byte(m.kind))
+	if m.kind == markRoom {
+		p.buf = binary.AppendUvarint(p.buf, uint64(m.section)) //nolint:gosec // small and positive
+		p.buf = binary.AppendUvarint(p.buf, uint64(len(m.room)))
+		p.buf = append(p.buf, m.room...)
+	} else {
+		var sep int64
+		if m.sep >= 0 {
+			sep = m.start - m.sep
+		}
+		p.buf = binary.AppendUvarint(p.buf, m.flags)
+		for _, v := range []int64{m.start - p.last, m.end - m.start, sep} {
+			p.buf = binary.AppendVarint(p.buf, v)
+		}
+		p.last = m.start
+	}
+	if len(p.buf) < planBuffer {
+		return nil
+	}
+	return p.flush()
+}
+
+func (p *planWriter) flush() error {
+	_, err := p.to.Write(p.buf)
+	p.buf = p.buf[:0]
+	if err != nil {
+		return fmt.Errorf("keep the plan of a sync: %w", err)
+	}
+	return nil
+}
+
+// planReader reads what a planWriter wrote.
+type planReader struct {
+	r    *bufio.Reader
+	last int64
+}
+
+func newPlanReader(from *spool.Spool) *planReader {
+	return &planReader{r: bufio.NewReaderSize(from.Reader(), planBuffer)}
+}
+
+// next gives the next mark; io.EOF at the end.
+func (p *planReader) next() (mark, error) {
+	kind, err := p.r.ReadByte()
+	if errors.Is(err, io.EOF) {
+		return mark{}, io.EOF
+	}
+	m := mark{kind: markKind(kind), sep: -1}
+	if err == nil && m.kind == markRoom {
+		err = p.readRoom(&m)
+	} else if err == nil {
+		err = p.readPlace(&m)
+	}
+	if err != nil {
+		return mark{}, fmt.Errorf("read the plan of a sync: %w", err)
+	}
+	return m, nil
+}
+
+func (p *planReader) readRoom(m *mark) error {
+	section, err := binary.ReadUvarint(p.r)
+	if err != nil {
+		return err
+	}
+	n, err := binary.ReadUvarint(p.r)
+	if err != nil {
+		return err
+	}
+	name := make([]byte, min(n, maxIdentifier))
+	if _, err := io.ReadFull(p.r, name); err != nil {
+		return err
+	}
+	m.section, m.room = e2ee.Section(section), id.RoomID(name) //nolint:gosec // written by planWriter
+	return nil
+}
+
+func (p *planReader) readPlace(m *mark) error {
+	var err error
+	if m.flags, err = binary.ReadUvarint(p.r); err != nil {
+		return err
+	}
+	var v [3]int64
+	for i := range v {
+		if v[i], err = binary.ReadVarint(p.r); err != nil {
+			return err
+		}
+	}
+	m.start = p.last + v[0]
+	m.end = m.start + v[1]
+	if v[2] != 0 {
+		m.sep = m.start - v[2]
+	}
+	p.last = m.start
+	return nil
+}

@@ -1,0 +1,307 @@
+package interceptors
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/go-json-experiment/json"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/jsonscan"
+	"e2ee-proxy/internal/spool"
+)
+
+// The first pass over a sync body: it is kept in a spool while what matters to
+// encryption is taken from it, and the places are noted where the second pass may have
+// to do something.
+
+// maxUpdate bounds what is taken from one response, in bytes.
+const maxUpdate = 64 << 20
+
+// maxJoins bounds the joins that are taken from one response. A room with further ones
+// is reported as limited, so that the engine asks for its members when it needs them;
+// whoever left is always reported.
+const maxJoins = 10_000
+
+// errSyncBody is a response that is not a sync response.
+var errSyncBody = errors.New("not a sync response")
+
+// watched are the names that send an event through the careful path.
+var watched = []string{nameDecrypted, prefixOurs + "*", nameRelations}
+
+// syncScan is one first pass.
+type syncScan struct {
+	filter         *clientFilter
+	showEncryption bool
+	plan           planWriter
+	update         e2ee.SyncUpdate
+	size           int // bytes held in update
+	joins          int // joins held in update
+
+	head eventHead
+	// The list of events that the scan is in: the offset behind its bracket, and how
+	// many of its elements are marked so far.
+	list   int64
+	marked int
+	gone   [levels]struct {
+		inside int64
+		n      int
+	}
+	// The room that the scan is in.
+	inRoom    bool
+	roomNoted bool // its markRoom is written
+	wanted    bool
+	hasEvents bool // its timeline has events
+	leftOut   bool // joins of it were left out
+	room      e2ee.RoomUpdate
+	state     []e2ee.StateChange
+	timeline  []e2ee.StateChange
+	after     []e2ee.StateChange
+}
+
+// scanSync reads body into a spool and gives what it says of encryption. The plan goes
+// into its own spool.
+func scanSync(body io.Reader, graph *jsonscan.Node, keep, plan *spool.Spool, filter *clientFilter, showEncryption bool) (e2ee.SyncUpdate, error) {
+	s := &syncScan{filter: filter, showEncryption: showEncryption, plan: planWriter{to: plan}}
+	_, err := jsonscan.Scan(&keepingReader{body, keep}, graph, jsonscan.Options{Watch: watched}, s.visit)
+	if err != nil {
+		return s.update, fmt.Errorf("read sync response: %w", err)
+	}
+	if s.update.NextBatch == "" {
+		return s.update, errSyncBody
+	}
+	return s.update, s.plan.flush()
+}
+
+// keepingReader puts what it reads into a spool.
+type keepingReader struct {
+	from io.Reader
+	keep *spool.Spool
+}
+
+// spoolError is a failure to keep a body, which is none of the homeserver's.
+type spoolError struct{ err error }
+
+func (e *spoolError) Error() string { return "keep sync response: " + e.err.Error() }
+func (e *spoolError) Unwrap() error { return e.err }
+
+func (r *keepingReader) Read(p []byte) (int, error) {
+	n, err := r.from.Read(p)
+	if n > 0 {
+		if _, failed := r.keep.Write(p[:n]); failed != nil {
+			return 0, &spoolError{failed}
+		}
+	}
+	return n, err
+}
+
+func (s *syncScan) visit(v *jsonscan.Value) error {
+	if s.head.take(v) {
+		return nil
+	}
+	section := e2ee.Section(v.ID >> sectionShift & sectionMask)
+	if section != 0 {
+		s.enterRoom(v, section)
+	}
+	switch place := v.ID & placeMask; place {
+	case atTimelineEvent, atStateEvent, atStateAfterEvent, atStrippedEvent, atOtherEvent, atAccountEvent:
+		err := s.event(place, v)
+		s.head.reset()
+		return err
+	case atTimelineEvents, atTimeline, atLimited, atRoom:
+		return s.roomPart(place, v)
+	case atSection, atRooms, atTop:
+		return s.end(place, section, v)
+	case atOurs:
+		level := v.ID >> levelShift
+		if level >= levelRoom && section != 0 && !s.wanted {
+			return nil
+		}
+		return s.drop(level, v)
+	default:
+		return s.topLevel(place, v)
+	}
+}
+
+// enterRoom notes the room of a value, if it is one of a room that is not entered yet.
+func (s *syncScan) enterRoom(v *jsonscan.Value, section e2ee.Section) {
+	name := v.Name(0)
+	if s.inRoom || name == nil {
+		return
+	}
+	if len(name) > maxIdentifier {
+		name = nil // no room has such a name: its events are cleaned, nothing else
+	}
+	s.inRoom, s.roomNoted, s.hasEvents, s.leftOut = true, false, false, false
+	s.room = e2ee.RoomUpdate{RoomID: id.RoomID(name), Section: section}
+	s.wanted = s.filter.room(s.room.RoomID)
+	s.state, s.timeline, s.after = s.state[:0], s.timeline[:0], s.after[:0]
+}
+
+// put writes a mark, after the mark of its room.
+func (s *syncScan) put(m mark) error {
+	if s.inRoom && !s.roomNoted {
+		s.roomNoted = true
+		if err := s.plan.add(&mark{kind: markRoom, room: s.room.RoomID, section: s.room.Section}); err != nil {
+			return err
+		}
+	}
+	return s.plan.add(&m)
+}
+
+// element marks an element of a list of events.
+func (s *syncScan) element(kind markKind, flags uint64, v *jsonscan.Value) error {
+	if s.marked == 0 {
+		flags |= flagFresh
+	}
+	if v.Index > s.marked {
+		flags |= flagBefore
+	}
+	if v.Raw == nil {
+		flags |= flagLarge
+	}
+	s.marked++
+	return s.put(mark{kind: kind, flags: flags, start: v.Start, end: v.End, sep: v.Sep})
+}
+
+// drop marks a member of an object, by its level, as one that goes.
+func (s *syncScan) drop(level int, v *jsonscan.Value) error {
+	g := &s.gone[level]
+	if g.inside != v.Inside {
+		g.inside, g.n = v.Inside, 0
+	}
+	var flags uint64
+	if v.Index > g.n {
+		flags = flagBefore
+	}
+	g.n++
+	return s.put(mark{kind: markDropMember, flags: flags, start: v.Member, end: v.End, sep: v.Sep})
+}
+
+// close marks the end of an object of a level.
+func (s *syncScan) close(kind markKind, level int, v *jsonscan.Value) error {
+	if v.Kind != '{' {
+		return nil
+	}
+	var flags uint64
+	removed := 0
+	if g := s.gone[level]; g.inside == v.Start+1 {
+		removed = g.n
+	}
+	if v.Count > removed {
+		flags = flagBefore
+	}
+	return s.put(mark{kind: kind, flags: flags, start: v.End - 1, end: v.End - 1, sep: -1})
+}
+
+// roomPart handles what of a room is not an event, up to the room's end.
+func (s *syncScan) roomPart(place int, v *jsonscan.Value) error {
+	live := s.room.Section == e2ee.SectionJoin || s.room.Section == e2ee.SectionLeave
+	switch place {
+	case atLimited:
+		s.room.Limited = v.Kind == 't'
+	case atTimelineEvents:
+		s.hasEvents = true
+		if live && s.wanted && v.Kind == '[' && v.Count == 0 {
+			return s.put(mark{kind: markFront, start: v.Start + 1, end: v.Start + 1, sep: -1})
+		}
+	case atTimeline:
+		if v.Kind != '{' {
+			s.hasEvents = true // nothing can be added to it
+		}
+		if live && s.wanted && !s.hasEvents {
+			s.hasEvents = true // the late events go here, not into another timeline
+			return s.close(markTimelineEnd, levelPart, v)
+		}
+	case atRoom:
+		return s.leaveRoom(live, v)
+	}
+	return nil
+}
+
+func (s *syncScan) leaveRoom(live bool, v *jsonscan.Value) error {
+	s.room.Changes = slices.Concat(s.state, s.timeline, s.after)
+	s.room.Limited = s.room.Limited || s.leftOut
+	if s.room.RoomID != "" {
+		s.update.Rooms = append(s.update.Rooms, s.room)
+	}
+	var err error
+	if !s.wanted {
+		s.inRoom = false // what follows is about the section
+		err = s.drop(levelSection, v)
+	} else if live && !s.hasEvents {
+		err = s.close(markRoomEnd, levelRoom, v)
+	}
+	s.inRoom = false
+	return s.grow(len(s.room.RoomID)+64, err)
+}
+
+// end handles the end of an object that holds rooms.
+func (s *syncScan) end(place int, section e2ee.Section, v *jsonscan.Value) error {
+	switch {
+	case place == atTop && v.Kind != '{':
+		return errSyncBody
+	case place == atTop:
+		return s.close(markEnd, levelTop, v)
+	case place == atRooms:
+		return s.close(markRoomsEnd, levelRooms, v)
+	case section == e2ee.SectionJoin:
+		return s.close(markSectionEnd, levelSection, v)
+	}
+	return nil
+}
+
+// grow accounts for what the update holds.
+func (s *syncScan) grow(n int, err error) error {
+	if err != nil {
+		return err
+	}
+	if s.size += n; s.size > maxUpdate {
+		return fmt.Errorf("%w: more than %d bytes that matter to encryption", errSyncBody, maxUpdate)
+	}
+	return nil
+}
+
+// topLevel takes what is not in a room.
+func (s *syncScan) topLevel(place int, v *jsonscan.Value) error {
+	u := &s.update
+	switch place {
+	case atNextBatch:
+		if v.Kind == '"' {
+			u.NextBatch = string(jsonscan.Text(v.Raw))
+		}
+	case atToDevice:
+		if v.Raw != nil && v.Kind == '{' {
+			u.ToDevice = append(u.ToDevice, slices.Clone(v.Raw))
+		}
+	case atChanged:
+		u.Changed = appendUser(u.Changed, v)
+	case atLeft:
+		u.Left = appendUser(u.Left, v)
+	case atOneTimeKeys:
+		var counts map[string]int
+		if json.Unmarshal(v.Raw, &counts) == nil && counts != nil {
+			u.OneTimeKeys = counts
+		}
+		return s.drop(levelTop, v)
+	case atFallback:
+		var types []string
+		if json.Unmarshal(v.Raw, &types) == nil && types != nil && u.UnusedFallback == nil {
+			u.UnusedFallback = types
+		}
+		return s.drop(levelTop, v)
+	case atHidden:
+		return s.drop(levelTop, v)
+	}
+	return s.grow(len(v.Raw), nil)
+}
+
+func appendUser(users []id.UserID, v *jsonscan.Value) []id.UserID {
+	if user := appendText(nil, v); len(user) > 0 {
+		users = append(users, id.UserID(user))
+	}
+	return users
+}

@@ -1,0 +1,303 @@
+package interceptors
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/jsonscan"
+	"e2ee-proxy/internal/spool"
+)
+
+// The second pass over a sync body: it is copied from the spool to the client, and at
+// the places of the plan something is done. Events are opened in batches, so that what
+// is held does not grow with the body.
+
+const (
+	maxBatchEvents = 256
+	maxBatchBytes  = 512 << 10
+	maxBatchMarks  = 1024
+)
+
+// syncWriter is one second pass.
+type syncWriter struct {
+	dev            Device
+	graphs         *eventGraphs
+	filter         *clientFilter
+	showEncryption bool
+	body           *spool.Spool
+	plan           *planReader
+	extras         e2ee.SyncExtras
+	edit           *jsonscan.Editor
+
+	batch openBatch
+	works []work
+	// The room that marks are read for.
+	readRoom  id.RoomID
+	encrypted bool
+
+	room  id.RoomID // the room that marks are done for
+	kept  bool      // a marked event of the list stays, or late ones were put in front
+	comma bool      // the first event of the list needs a comma in front, if it stays
+	front bool      // the next mark is the first event of a list that begins with late ones or might
+	// absent are the rooms of late events that the response does not have.
+	absent []id.RoomID
+}
+
+// work is a mark with what is needed to do it.
+type work struct {
+	mark
+	event int // in the batch, -1: none
+	bad   bool
+}
+
+// newSyncWriter prepares the second pass. rooms are those of the response.
+func newSyncWriter(dev Device, graphs *eventGraphs, filter *clientFilter, body, plan *spool.Spool, rooms []e2ee.RoomUpdate, extras e2ee.SyncExtras) *syncWriter {
+	w := &syncWriter{
+		dev: dev, graphs: graphs, filter: filter, body: body, plan: newPlanReader(plan), extras: extras,
+		batch: openBatch{graphs: graphs, redeliver: true},
+	}
+	w.extras.Late = make(map[id.RoomID][]json.RawMessage, len(extras.Late))
+	for room, events := range extras.Late {
+		if shown := w.lateEvents(room, events); len(shown) > 0 {
+			w.extras.Late[room] = shown
+		}
+	}
+	present := make(map[id.RoomID]bool, len(w.extras.Late))
+	for i := range rooms {
+		if _, late := w.extras.Late[rooms[i].RoomID]; late {
+			present[rooms[i].RoomID] = true
+		}
+	}
+	for _, room := range slices.Sorted(maps.Keys(w.extras.Late)) {
+		if !present[room] {
+			w.absent = append(w.absent, room)
+		}
+	}
+	return w
+}
+
+// lateEvents gives those late events of a room that the client's filter lets pass.
+func (w *syncWriter) lateEvents(room id.RoomID, events []json.RawMessage) []json.RawMessage {
+	if !w.filter.room(room) {
+		return nil
+	}
+	var shown []json.RawMessage
+	for _, e := range events {
+		if out := w.filtered(room, e, true); out != nil {
+			shown = append(shown, out)
+		}
+	}
+	return shown
+}
+
+// filtered applies the client's filter to an event of a timeline as it is shown; nil
+// when it does not pass.
+func (w *syncWriter) filtered(room id.RoomID, event []byte, fields bool) []byte {
+	if w.filter == nil {
+		return event
+	}
+	h, err := w.graphs.headOf(event)
+	if err != nil || !w.filter.timeline().passes(room, &h) {
+		return nil
+	}
+	if !fields {
+		return event
+	}
+	return w.chosenFields(event)
+}
+
+// chosenFields applies event_fields. An event that is ambiguous stays whole.
+func (w *syncWriter) chosenFields(event []byte) []byte {
+	if w.filter == nil || w.filter.tree == nil {
+		return event
+	}
+	out, err := w.filter.tree.project(event)
+	if err != nil {
+		return event
+	}
+	return out
+}
+
+// run writes the response's body to out.
+func (w *syncWriter) run(ctx context.Context, out io.Writer) error {
+	w.edit = jsonscan.NewEditor(out, w.body.Reader())
+	for more := true; more; {
+		var err error
+		if more, err = w.gather(); err != nil {
+			return err
+		}
+		if err = w.batch.open(ctx, w.dev); err != nil {
+			return err
+		}
+		for i := range w.works {
+			if err = w.do(&w.works[i]); err != nil {
+				return fmt.Errorf("rewrite sync response: %w", err)
+			}
+		}
+		w.works = w.works[:0]
+		w.batch.reset()
+	}
+	return w.edit.Close()
+}
+
+// gather reads marks until a batch is full, and says whether there are more.
+func (w *syncWriter) gather() (more bool, err error) {
+	for len(w.works) < maxBatchMarks && len(w.batch.incoming) < maxBatchEvents && w.batch.size < maxBatchBytes {
+		m, err := w.plan.next()
+		if errors.Is(err, io.EOF) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		next := work{mark: m, event: -1}
+		switch m.kind {
+		case markRoom:
+			w.readRoom, w.encrypted = m.room, m.room != "" && w.dev.KnownEncrypted(m.room)
+		case markEvent:
+			if err := w.read(&next); err != nil {
+				return false, err
+			}
+		case markFront, markDropEvent, markDropMember, markTimelineEnd, markRoomEnd, markSectionEnd, markRoomsEnd, markEnd:
+		}
+		w.works = append(w.works, next)
+	}
+	return true, nil
+}
+
+// read takes the event of a mark from the body into the batch, if anything is to be done to it.
+func (w *syncWriter) read(k *work) error {
+	open := k.has(flagSealed) || k.has(flagPlain) && w.encrypted
+	switch {
+	case k.has(flagLarge):
+		// What cannot be looked into stays, unless it could pass for what it is not.
+		k.bad = k.has(flagOurs) || k.has(flagPlain) && w.encrypted
+		return nil
+	case !open && !k.has(flagOurs) && !k.has(flagFields):
+		return nil
+	}
+	raw := make([]byte, k.end-k.start)
+	if _, err := w.body.ReadAt(raw, k.start); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	bundled := 0
+	if k.has(flagOurs) {
+		var err error
+		if raw, err = w.graphs.stripOurs(raw); err != nil {
+			k.bad = true
+			return nil //nolint:nilerr // the event goes, the sync is delivered
+		}
+		bundled = maxBundled
+	}
+	h, err := w.graphs.headOf(raw)
+	if err != nil {
+		k.bad = true
+		return nil //nolint:nilerr // the event goes, the sync is delivered
+	}
+	if !k.has(flagSealed) && !k.has(flagPlain) {
+		h.state = true // nothing but a timeline is opened
+	}
+	k.event = w.batch.add(w.readRoom, w.encrypted, raw, &h, bundled)
+	return nil
+}
+
+// do applies one mark.
+func (w *syncWriter) do(k *work) error {
+	switch k.kind {
+	case markRoom:
+		w.room = k.room
+		return nil
+	case markFront:
+		return w.doFront(k)
+	case markEvent:
+		return w.doEvent(k)
+	case markDropEvent:
+		w.enter(k)
+		return w.dropEvent(k)
+	case markDropMember:
+		return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Delete, Start: k.start, End: k.end, Sep: k.sep, Before: k.has(flagBefore)})
+	case markTimelineEnd:
+		return w.insertLate(k, func(out *bytes.Buffer, events []json.RawMessage) { writeList(out, "events", events) })
+	case markRoomEnd:
+		return w.insertLate(k, writeTimeline)
+	case markSectionEnd, markRoomsEnd, markEnd:
+		return w.doEnd(k)
+	}
+	return fmt.Errorf("mark %d is not known", k.kind)
+}
+
+// enter notes that a list of events begins, when it does.
+func (w *syncWriter) enter(k *work) {
+	if k.has(flagFresh) && !w.front {
+		w.kept, w.comma = false, false
+	}
+	w.front = false
+}
+
+func (w *syncWriter) doFront(k *work) error {
+	w.kept, w.comma, w.front = false, false, k.has(flagTouched)
+	events := w.extras.Late[w.room]
+	if len(events) == 0 {
+		return nil
+	}
+	delete(w.extras.Late, w.room)
+	w.kept, w.comma = true, k.has(flagTouched)
+	var out bytes.Buffer
+	writeElements(&out, events)
+	return w.edit.Apply(jsonscan.Edit{
+		Op: jsonscan.Insert, Start: k.start, After: k.has(flagAfter) && !k.has(flagTouched), Data: out.Bytes(),
+	})
+}
+
+func (w *syncWriter) doEvent(k *work) error {
+	w.enter(k)
+	if k.bad {
+		return w.dropEvent(k)
+	}
+	if k.event < 0 {
+		return w.keepEvent(k)
+	}
+	event, opened := w.batch.event(k.event)
+	if event != nil && opened {
+		if t := w.batch.typeOf(k.event); t == typeEncryption && !w.showEncryption {
+			event = nil
+		}
+	}
+	if event != nil && (k.has(flagSealed) || opened) {
+		event = w.filtered(w.room, event, false)
+	}
+	if event == nil {
+		return w.dropEvent(k)
+	}
+	if k.has(flagFields) {
+		event = w.chosenFields(event)
+	}
+	comma := w.comma
+	w.comma, w.kept = false, true
+	return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.end, Before: comma, Data: event})
+}
+
+func (w *syncWriter) keepEvent(k *work) error {
+	comma := w.comma
+	w.comma, w.kept = false, true
+	if !comma {
+		return nil
+	}
+	return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.start, Before: true})
+}
+
+func (w *syncWriter) dropEvent(k *work) error {
+	w.comma = false
+	return w.edit.Apply(jsonscan.Edit{
+		Op: jsonscan.Delete, Start: k.start, End: k.end, Sep: k.sep, Before: w.kept || k.has(flagBefore),
+	})
+}

@@ -1,0 +1,228 @@
+package proxy
+
+import (
+	"bufio"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"e2ee-proxy/interceptors"
+)
+
+// These benchmarks print the proxy beside the reference of the budget: a tuned
+// httputil.ReverseProxy, on the same upstream, in the same run.
+
+// quietUpstream answers with a fixed body and costs little itself.
+func quietUpstream(b *testing.B) *url.URL {
+	answer := []byte(`{"joined_rooms":["` + strings.Repeat("x", 512) + `"]}`)
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Body != http.NoBody {
+			_, _ = io.Copy(io.Discard, r.Body)
+		}
+		w.Header()["Content-Type"] = []string{"application/json"}
+		_, _ = w.Write(answer)
+	}))
+	b.Cleanup(upstream.Close)
+	base, err := url.Parse(upstream.URL)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return base
+}
+
+// tunedReverseProxy is the reference.
+func tunedReverseProxy(b *testing.B, base *url.URL) http.Handler {
+	transport, err := NewTransport("", time.Second, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(transport.CloseIdleConnections)
+	return &httputil.ReverseProxy{
+		Rewrite:    func(r *httputil.ProxyRequest) { r.SetURL(base); r.SetXForwarded() },
+		Transport:  transport,
+		BufferPool: &bufferPool{},
+		ErrorLog:   log.New(io.Discard, "", 0),
+	}
+}
+
+func benchProxy(b *testing.B, base *url.URL) *Proxy {
+	handlers := requiredHandlers()
+	handlers[interceptors.Send] = relayed
+	p, err := New(Options{Homeserver: base, Handlers: handlers, Devices: noDevices{}, Hash: testHash, Log: zerolog.New(io.Discard)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(p.closeIdle)
+	return p
+}
+
+const benchGet = "GET /_matrix/client/v3/rooms/%21room%3Ahs.example/joined_members HTTP/1.1\r\nHost: proxy.test\r\n" +
+	"Authorization: Bearer syt_YWxpY2U_abcdefghijklmnop_0abcde\r\nUser-Agent: bench\r\nAccept: application/json\r\nAccept-Encoding: gzip\r\n\r\n"
+
+// loop sends requests on one kept connection and reads the answers.
+func loop(b *testing.B, h http.Handler, request string) {
+	front := httptest.NewServer(h)
+	b.Cleanup(front.Close)
+	conn, err := net.Dial("tcp", front.Listener.Addr().String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = conn.Close() })
+	in := bufio.NewReader(conn)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := io.WriteString(conn, request); err != nil {
+			b.Fatal(err)
+		}
+		resp, err := http.ReadResponse(in, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+			b.Fatalf("status %d: %v", resp.StatusCode, err)
+		}
+	}
+}
+
+func BenchmarkPassThrough(b *testing.B) {
+	b.Run("reference=tuned-ReverseProxy", func(b *testing.B) { loop(b, tunedReverseProxy(b, quietUpstream(b)), benchGet) })
+	b.Run("e2ee-proxy", func(b *testing.B) { loop(b, benchProxy(b, quietUpstream(b)), benchGet) })
+}
+
+// instant is an upstream without a network, to see what the handler alone costs.
+type instant struct{}
+
+func (instant) RoundTrip(r *http.Request) (*http.Response, error) {
+	return &http.Response{
+		StatusCode: http.StatusOK, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{"Content-Type": {"application/json"}},
+		Body: io.NopCloser(strings.NewReader("{}")), ContentLength: 2, Request: r,
+	}, nil
+}
+
+type nowhere struct{ h http.Header }
+
+func (n nowhere) Header() http.Header         { return n.h }
+func (n nowhere) Write(b []byte) (int, error) { return len(b), nil }
+func (n nowhere) WriteHeader(int)             {}
+
+// BenchmarkPassThroughHandler leaves the sockets out: what is left is what is added.
+func BenchmarkPassThroughHandler(b *testing.B) {
+	request, err := http.ReadRequest(bufio.NewReader(strings.NewReader(benchGet)))
+	if err != nil {
+		b.Fatal(err)
+	}
+	request.RemoteAddr = "127.0.0.1:1234"
+	run := func(b *testing.B, h http.Handler) {
+		b.ReportAllocs()
+		for b.Loop() {
+			r := *request
+			r.Header = request.Header.Clone()
+			h.ServeHTTP(nowhere{make(http.Header)}, &r)
+		}
+	}
+	base := &url.URL{Scheme: "http", Host: "hs.test"}
+	b.Run("reference=tuned-ReverseProxy", func(b *testing.B) {
+		h, ok := tunedReverseProxy(b, base).(*httputil.ReverseProxy)
+		if !ok {
+			b.Fatal("not a ReverseProxy")
+		}
+		h.Transport = instant{}
+		run(b, h)
+	})
+	b.Run("e2ee-proxy", func(b *testing.B) {
+		p := benchProxy(b, base)
+		for _, h := range p.pass {
+			if rp, ok := h.(*httputil.ReverseProxy); ok {
+				rp.Transport = instant{}
+			}
+		}
+		run(b, p)
+	})
+}
+
+func BenchmarkJudge(b *testing.B) {
+	p := benchProxy(b, &url.URL{Scheme: "http", Host: "hs.test"})
+	r := httptest.NewRequest("PUT", "/_matrix/client/v3/rooms/%21room%3Ahs.example/send/m.room.message/m1234567890.1", nil)
+	r.Header.Set("Authorization", "Bearer syt_YWxpY2U_abcdefghijklmnop_0abcde")
+	b.ReportAllocs()
+	for b.Loop() {
+		q := request{r: r}
+		if err := p.judge(&q); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkParkedPoll prints what one waiting long poll costs in memory, connections
+// on both sides included but for the homeserver's own and the client's.
+func BenchmarkParkedPoll(b *testing.B) {
+	const target = "/_matrix/client/v3/events?timeout=30000" // straight through: a sync adds what its handler needs
+	b.Run("reference=tuned-ReverseProxy", func(b *testing.B) {
+		park(b, target, func(base *url.URL) http.Handler { return tunedReverseProxy(b, base) })
+	})
+	b.Run("e2ee-proxy", func(b *testing.B) {
+		park(b, target, func(base *url.URL) http.Handler { return benchProxy(b, base) })
+	})
+}
+
+func park(b *testing.B, target string, front func(*url.URL) http.Handler) {
+	const polls = 1000
+	for b.Loop() {
+		// The other sides hold bare connections, which cost next to nothing here.
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			b.Fatal(err)
+		}
+		arrived := make(chan net.Conn, polls)
+		go func() {
+			for {
+				conn, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				arrived <- conn
+			}
+		}()
+		server := httptest.NewServer(front(&url.URL{Scheme: "http", Host: ln.Addr().String()}))
+		before := memory()
+		conns := make([]net.Conn, 0, 2*polls)
+		for range polls {
+			conn, err := net.Dial("tcp", server.Listener.Addr().String())
+			if err != nil {
+				b.Fatal(err)
+			}
+			_, _ = io.WriteString(conn, "GET "+target+" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer syt_YWxpY2U_abcdefghijklmnop\r\nUser-Agent: bench\r\n\r\n")
+			up := <-arrived
+			var one [1]byte
+			if _, err := up.Read(one[:]); err != nil { // the request is on its way
+				b.Fatal(err)
+			}
+			conns = append(conns, conn, up)
+		}
+		b.ReportMetric(float64(memory()-before)/polls, "B/poll")
+		for _, conn := range conns {
+			_ = conn.Close()
+		}
+		_ = ln.Close()
+		server.Close()
+	}
+}
+
+// memory is what the process uses after a collection: heap and stacks.
+func memory() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc + m.StackInuse
+}

@@ -1,0 +1,145 @@
+package proxy
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+)
+
+func TestReadQueryTakesTheTokenOut(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		in, clean, token string
+		has, two         bool
+	}{
+		{in: ""},
+		{in: "a=1&b=2", clean: "a=1&b=2"},
+		{in: "access_token=x", token: "x", has: true},
+		{in: "access_token=x&a=1", clean: "a=1", token: "x", has: true},
+		{in: "a=1&access_token=x", clean: "a=1", token: "x", has: true},
+		{in: "a=1&access_token=x&b=%26&a=2", clean: "a=1&b=%26&a=2", token: "x", has: true},
+		{in: "access%5Ftoken=x%2By&a", clean: "a", token: "x+y", has: true},
+		{in: "access_token=x&access_token=x", token: "x", has: true},
+		{in: "access_token=x&a=1&access_token=y", clean: "a=1", token: "y", has: true, two: true},
+		{in: "access_token=", has: true},
+		{in: "a=%7B%22b%22%3A1%7D&a=+&&c", clean: "a=%7B%22b%22%3A1%7D&a=+&&c"},
+		// ";" separates parameters for some and is data for others; it becomes data for all.
+		{in: "a=1;access_token=x", clean: "a=1%3Baccess_token=x"},
+	}
+	for _, test := range tests {
+		got, err := readQuery(test.in)
+		if err != nil || got.clean != test.clean || got.token != test.token || got.hasToken != test.has || got.twoTokens != test.two {
+			t.Errorf("%q: got %+v, %v", test.in, got, err)
+		}
+	}
+	for _, bad := range []string{"a=%", "a=%4", "a=%zz", "%=1", "access_token=%zz", "user_id=%", strings.Repeat("a&", maxQueryParams)} {
+		if got, err := readQuery(bad); err == nil {
+			t.Errorf("%.20q was read as %+v", bad, got)
+		}
+	}
+	q, err := readQuery("user_id=%40b%3Ahs&device_id=D&a=1&org.matrix.msc3202.device_id=D")
+	if err != nil || q.user != "@b:hs" || q.device != "D" || q.twoAsserted {
+		t.Errorf("assertion: %+v, %v", q, err)
+	}
+	for _, two := range []string{"user_id=@a:hs&user_id=@b:hs", "device_id=A&org.matrix.msc3202.device_id=B"} {
+		if q, err := readQuery(two); err != nil || !q.twoAsserted {
+			t.Errorf("%s: %+v, %v", two, q, err)
+		}
+	}
+}
+
+// Attack vector (31): tokens of two users in one request, so that the proxy acts for one
+// and the homeserver for the other; or something that is no token at all.
+//
+// Expected: 401, no call upstream, also on paths that just pass.
+func TestAmbiguousTokensAreRefused(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, nil)
+	huge := strings.Repeat("x", 1<<20)
+	tests := []struct {
+		name, query string
+		header      []string
+		code        string
+	}{
+		{"header and query differ", "?access_token=bob", []string{"Authorization: Bearer alice"}, "M_MISSING_TOKEN"},
+		{"two in the query", "?access_token=bob&access_token=alice", nil, "M_MISSING_TOKEN"},
+		{"two headers", "", []string{"Authorization: Bearer alice", "Authorization: Bearer bob"}, "M_MISSING_TOKEN"},
+		{"the same twice in headers", "", []string{"Authorization: Bearer alice", "authorization: Bearer alice"}, "M_MISSING_TOKEN"},
+		{"another scheme and the query", "?access_token=bob", []string{"Authorization: Basic YTpi"}, "M_MISSING_TOKEN"},
+		{"empty in the header", "", []string{"Authorization: Bearer "}, "M_MISSING_TOKEN"},
+		{"scheme alone", "", []string{"Authorization: Bearer"}, "M_MISSING_TOKEN"},
+		{"empty in the query", "?access_token=", nil, "M_MISSING_TOKEN"},
+		{"empty beside a good one", "?access_token=", []string{"Authorization: Bearer alice"}, "M_MISSING_TOKEN"},
+		{"a megabyte", "", []string{"Authorization: Bearer " + huge}, "M_UNKNOWN_TOKEN"},
+		{"two in one header", "", []string{"Authorization: Bearer alice, Bearer bob"}, "M_UNKNOWN_TOKEN"},
+		{"control characters", "?access_token=ali%00ce", nil, "M_UNKNOWN_TOKEN"},
+		{"a line break", "?access_token=alice%0d%0aX-Evil:%201", nil, "M_UNKNOWN_TOKEN"},
+		{"other scripts", "?access_token=%C3%A9", nil, "M_UNKNOWN_TOKEN"},
+	}
+	for _, test := range tests {
+		for _, path := range []string{"/_matrix/client/v3/sync", "/_matrix/client/v3/joined_rooms"} {
+			a := g.do("GET", path+test.query, "", test.header...)
+			if a.StatusCode != http.StatusUnauthorized || a.errcode() != test.code {
+				t.Errorf("%s on %s: %d %s", test.name, path, a.StatusCode, a.body)
+			}
+		}
+	}
+	for name, header := range map[string][]string{"none": nil, "another scheme": {"Authorization: Basic YTpi"}, "hidden by Connection": {"Authorization: Bearer alice", "Connection: Authorization"}} {
+		if a := g.do("GET", "/_matrix/client/v3/sync", "", header...); a.StatusCode != http.StatusUnauthorized || a.errcode() != "M_MISSING_TOKEN" {
+			t.Errorf("%s: %d %s", name, a.StatusCode, a.body)
+		}
+	}
+	if got := g.hs.all(); len(got) != 0 || g.hs.whoamis() != 0 {
+		t.Errorf("upstream saw %d calls and %d whoamis", len(got), g.hs.whoamis())
+	}
+}
+
+// A good token works wherever it is, and goes upstream in the header only (a query is
+// what other servers' logs keep).
+func TestTokenGoesUpstreamInTheHeader(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		query  string
+		header []string
+	}{
+		{"", []string{"Authorization: Bearer alice"}},
+		{"", []string{"authorization: bearer alice"}},
+		{"", []string{"Authorization: BEARER   alice"}},
+		{"?access_token=alice", nil},
+		{"?access_token=alice", []string{"Authorization: Bearer alice"}},
+		{"?access%5ftoken=alice", nil},
+	} {
+		g := newRig(t, nil)
+		if a := g.do("GET", "/_matrix/client/v3/sync"+test.query, "", test.header...); a.Header.Get("X-Intercepted") != "sync" {
+			t.Errorf("%+v: %d %s", test, a.StatusCode, a.body)
+		}
+		g.do("GET", "/_matrix/client/v3/joined_rooms"+test.query, "", test.header...)
+		got := g.hs.all()
+		if len(got) != 1 || got[0].Target != "/_matrix/client/v3/joined_rooms" || got[0].Header.Get("Authorization") != "Bearer alice" {
+			t.Errorf("%+v: upstream saw %+v", test, got)
+		}
+	}
+}
+
+// Attack vector (33): more query parameters than software that limits them will read.
+func TestTooManyParametersAreRefused(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, nil)
+	for n, want := range map[int]int{9_999: http.StatusOK, 10_000: http.StatusBadRequest} {
+		target := "/_matrix/client/v3/joined_rooms?" + strings.Repeat("a&", n) + "access_token=alice"
+		if a := g.do("GET", target, ""); a.StatusCode != want {
+			t.Errorf("%d and a token: got %d", n, a.StatusCode)
+		}
+	}
+}
+
+// Single sign-on is not a Matrix endpoint: its query has its own meaning.
+func TestSingleSignOnKeepsItsQuery(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, nil)
+	const target = "/_synapse/client/oidc/callback?code=a;b&state=c&access_token=x"
+	g.do("GET", target, "")
+	if got := g.hs.all(); len(got) != 1 || got[0].Target != target {
+		t.Errorf("upstream saw %+v", got)
+	}
+}

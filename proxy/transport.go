@@ -1,0 +1,140 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Waits is how long the homeserver may take for the first byte of its answer. The zero
+// value of a field means its default.
+type Waits struct {
+	// Quick is for what it answers by itself; default 60 s.
+	Quick time.Duration
+	// Slow is for what may wait for other homeservers; default 10 min.
+	Slow time.Duration
+	// Poll is added to the time a long poll asked for; default 10 min, because a first
+	// sync of a large account takes minutes.
+	Poll time.Duration
+	// Dial is for a connection; default 10 s.
+	Dial time.Duration
+}
+
+func (w Waits) withDefaults() Waits {
+	set := func(to *time.Duration, d time.Duration) {
+		if *to == 0 {
+			*to = d
+		}
+	}
+	set(&w.Quick, 60*time.Second)
+	set(&w.Slow, 10*time.Minute)
+	set(&w.Poll, 10*time.Minute)
+	set(&w.Dial, 10*time.Second)
+	return w
+}
+
+// NewTransport makes a transport to a homeserver: HTTP/1.1, many idle connections, no
+// redirects, no proxies, no compression. caFile names further root certificates in PEM
+// form and may be empty. headerWait is how long the server may take for the first byte
+// of its answer; zero means no limit.
+func NewTransport(caFile string, dialWait, headerWait time.Duration) (*http.Transport, error) {
+	t := &http.Transport{
+		DialContext:            (&net.Dialer{Timeout: dialWait, KeepAlive: 15 * time.Second}).DialContext,
+		TLSHandshakeTimeout:    dialWait,
+		ResponseHeaderTimeout:  headerWait,
+		ExpectContinueTimeout:  time.Second,
+		MaxIdleConns:           1024,
+		MaxIdleConnsPerHost:    1024,
+		IdleConnTimeout:        30 * time.Second, // shorter than any server's, so that no request meets a closing connection
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: 1 << 20,
+		Protocols:              new(http.Protocols),
+	}
+	t.Protocols.SetHTTP1(true)
+	if caFile == "" {
+		return t, nil
+	}
+	pem, err := os.ReadFile(caFile) //nolint:gosec // G304: the operator names the file
+	if err != nil {
+		return nil, fmt.Errorf("read the homeserver's CA file: %w", err)
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("read the homeserver's CA file: %s has no certificate", caFile)
+	}
+	t.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	return t, nil
+}
+
+var (
+	errDraining = errors.New("the proxy is shutting down")
+	errPollWait = fmt.Errorf("the long poll was not answered: %w", context.DeadlineExceeded)
+)
+
+// poller is the round trip of a long poll: it may wait as long as the client asked,
+// and is called off when the proxy shuts down, but only while nothing has come.
+type poller struct {
+	to       *http.Transport
+	draining context.Context
+	grace    time.Duration
+}
+
+// RoundTrip implements http.RoundTripper.
+func (p *poller) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	stop := context.AfterFunc(p.draining, func() { cancel(errDraining) })
+	timer := time.AfterFunc(p.grace+asked(req.URL.RawQuery), func() { cancel(errPollWait) })
+	resp, err := p.to.RoundTrip(req.WithContext(ctx))
+	called := !timer.Stop()
+	called = !stop() || called
+	if err == nil && !called {
+		resp.Request = req
+		resp.Body = &cancelling{ReadCloser: resp.Body, cancel: cancel}
+		return resp, nil
+	}
+	if err == nil {
+		err = resp.Body.Close() // it came at the moment at which it was called off
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	cancel(nil)
+	return nil, fmt.Errorf("long poll: %w", err)
+}
+
+// asked is how long a long poll wants to wait, an hour at most.
+func asked(rawQuery string) time.Duration {
+	for pair := range strings.SplitSeq(rawQuery, "&") {
+		if value, ok := strings.CutPrefix(pair, "timeout="); ok {
+			ms, err := strconv.ParseInt(value, 10, 64)
+			if err == nil && ms > 0 {
+				return time.Duration(min(ms, time.Hour.Milliseconds())) * time.Millisecond
+			}
+		}
+	}
+	return 0
+}
+
+// cancelling frees the context of a response with its body.
+type cancelling struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (c *cancelling) Close() error {
+	err := c.ReadCloser.Close()
+	c.cancel(nil)
+	return err //nolint:wrapcheck // it is the body's
+}

@@ -1,0 +1,146 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+
+	"e2ee-proxy/internal/tesths"
+	"e2ee-proxy/internal/testpeer"
+	"e2ee-proxy/internal/testproc"
+	"e2ee-proxy/internal/testproxy"
+)
+
+const control = "/_e2ee_proxy/v1/"
+
+// Issue 2, 6: two users with two devices each behind one proxy. Nothing of one user is
+// reachable with a token of the other: not the recovery key, not the status, not what
+// the proxy has decrypted, neither by a room the other is not in, nor by a room it
+// joined after the message was sent.
+func TestIsolation(t *testing.T) {
+	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
+		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
+		alice := element(t, hs, testpeer.NodeHost(t), "alice")
+		b, c := newAccount(t, hs, "bob"), newAccount(t, hs, "carol")
+		bob := [2]*curl{loginCurl(t, proxy.URL, b, "BOB1"), loginCurl(t, proxy.URL, b, "BOB2")}
+		carol := [2]*curl{loginCurl(t, proxy.URL, c, "CAROL1"), loginCurl(t, proxy.URL, c, "CAROL2")}
+
+		room := alice.CreateRoom(testpeer.Room{Encrypted: true, Invite: []string{b.UserID}})
+		bob[0].AwaitRoom(room, "invite")
+		bob[0].Join(room)
+		alice.AwaitMember(room, b.UserID, "join")
+		alice.AwaitDevice(b.UserID, "BOB1", true)
+		secret := alice.SendText(room, "CANARY for bob")
+		bob[0].Await(room, testpeer.Where{"event_id": secret, "body": "CANARY for bob"})
+
+		paths := []string{
+			roomPath(room, "event/%s", secret), roomPath(room, "context/%s", secret),
+			roomPath(room, "messages?dir=b&limit=50"), roomPath(room, "relations/%s", secret),
+		}
+		for _, other := range carol {
+			for _, path := range paths {
+				other.wantNothing(path)
+			}
+		}
+		alice.Invite(room, c.UserID)
+		carol[0].AwaitRoom(room, "invite")
+		carol[0].Join(room)
+		for _, other := range carol {
+			other.sync(0)
+			for _, path := range paths {
+				other.wantNothing(path)
+			}
+			if other.saw("CANARY") {
+				t.Errorf("%s reads it in a sync", other.account.DeviceID)
+			}
+		}
+		for _, device := range bob {
+			other := newCurl(t, proxy.URL, device.account) // from the beginning, with the same token
+			if other.sync(0); device == bob[0] && !other.saw("CANARY for bob") {
+				t.Error("bob cannot read any more")
+			}
+		}
+		wantOwnKeys(t, bob, carol)
+	})
+}
+
+// wantOwnKeys fails unless the recovery key of each user is for that user's tokens only.
+func wantOwnKeys(t *testing.T, users ...[2]*curl) {
+	t.Helper()
+	owner := map[string]string{}
+	for _, devices := range users {
+		for _, c := range devices {
+			c.awaitInOrder()
+			var key struct {
+				RecoveryKey string `json:"recovery_key"`
+			}
+			c.call(http.MethodGet, control+"recovery_key", nil, &key)
+			if key.RecoveryKey == "" {
+				t.Errorf("%s has no recovery key", c.account.UserID)
+			}
+			if before := owner[key.RecoveryKey]; before != "" && before != c.account.UserID {
+				t.Errorf("%s and %s have one recovery key", before, c.account.UserID)
+			}
+			owner[key.RecoveryKey] = c.account.UserID
+			status := c.get(control + "status")
+			for _, others := range users {
+				if other := others[0].account.UserID; other != c.account.UserID && contains(status.Body, other) {
+					t.Errorf("the status of %s names %s: %s", c.account.UserID, other, status.Body)
+				}
+			}
+		}
+	}
+	for _, token := range []string{"", "no token of anybody's", strings.Repeat("x", 4096)} {
+		resp, err := tesths.Client{URL: users[0][0].http.URL, Token: token}.Do(t.Context(), http.MethodGet, control+"recovery_key", nil)
+		if err != nil || resp.Status != http.StatusUnauthorized {
+			t.Errorf("without a token of anybody's the recovery key answers %d, %v", resp.Status, err)
+		}
+	}
+}
+
+// awaitInOrder waits until the proxy has no problem to report for the device: it is
+// signed, and secret storage and backup are there.
+func (c *curl) awaitInOrder() {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), testpeer.Deadline)
+	defer cancel()
+	err := testproc.Await(ctx, func(ctx context.Context) error {
+		var raw json.RawMessage
+		if err := c.http.Call(ctx, http.MethodGet, control+"status", nil, &raw); err != nil {
+			return err
+		}
+		var status struct {
+			Problems []json.RawMessage `json:"problems"`
+		}
+		if err := json.Unmarshal(raw, &status); err != nil {
+			return err
+		}
+		if len(status.Problems) > 0 {
+			return errors.New(string(raw))
+		}
+		return nil
+	})
+	if err != nil {
+		c.t.Fatalf("%s (%s): not in order: %v", c.account.UserID, c.account.DeviceID, err)
+	}
+}
+
+func (c *curl) get(path string) tesths.Response {
+	c.t.Helper()
+	resp, err := c.http.Do(c.t.Context(), http.MethodGet, path, nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return resp
+}
+
+// wantNothing fails when an answer has the text.
+func (c *curl) wantNothing(path string) {
+	c.t.Helper()
+	if resp := c.get(path); contains(resp.Body, "CANARY") {
+		c.t.Errorf("%s gets %d at %s: %s", c.account.DeviceID, resp.Status, path, resp.Body)
+	}
+}
