@@ -84,15 +84,6 @@ const (
 	UnprovenWithhold
 )
 
-// Withheld says what a client sees of an event that is held back.
-type Withheld int
-
-// What a client sees of an event that is held back.
-const (
-	WithheldPlaceholder Withheld = iota
-	WithheldHide
-)
-
 // The words of each enumeration, in the order of its constants.
 func (Bootstrap) words() []string        { return []string{"automatic", "manual"} }
 func (LogLevel) words() []string         { return []string{"info", "debug", "warn", "error"} }
@@ -102,7 +93,6 @@ func (Acknowledge) words() []string      { return []string{"never", "automatic"}
 func (Mode) words() []string             { return []string{"enforce", "warn", "off"} }
 func (PlainInEncrypted) words() []string { return []string{"mark", "withhold"} }
 func (Unproven) words() []string         { return []string{"show", "withhold"} }
-func (Withheld) words() []string         { return []string{"placeholder", "hide"} }
 
 // String is the word used in the configuration.
 func (e Bootstrap) String() string { return word(e, int(e)) }
@@ -128,9 +118,6 @@ func (e PlainInEncrypted) String() string { return word(e, int(e)) }
 // String is the word used in the configuration.
 func (e Unproven) String() string { return word(e, int(e)) }
 
-// String is the word used in the configuration.
-func (e Withheld) String() string { return word(e, int(e)) }
-
 // UnmarshalText accepts the words of the enumeration only.
 func (e *Bootstrap) UnmarshalText(b []byte) error { return choose(e, b) }
 
@@ -154,9 +141,6 @@ func (e *PlainInEncrypted) UnmarshalText(b []byte) error { return choose(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
 func (e *Unproven) UnmarshalText(b []byte) error { return choose(e, b) }
-
-// UnmarshalText accepts the words of the enumeration only.
-func (e *Withheld) UnmarshalText(b []byte) error { return choose(e, b) }
 
 // worded is an enumeration that knows its words.
 type worded interface{ words() []string }

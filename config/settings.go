@@ -25,8 +25,8 @@ type Config struct {
 	// be reachable from outside. Empty switches it off.
 	OpsListen string `yaml:"ops_listen"`
 
-	// Directory for what the proxy keeps: the SQLite database and the generated master
-	// key. Created, readable by its owner only, when it does not exist.
+	// Directory for what the proxy keeps: the SQLite database, the generated master key,
+	// and for a moment, encrypted, sync responses that are too large for memory. Created, readable by its owner only, when it does not exist.
 	Data string `yaml:"data"`
 
 	// URL under which clients reach the proxy. When set, /.well-known/matrix/client and
@@ -138,6 +138,9 @@ type Limits struct {
 	// How many of them by one device.
 	SyncsPerDevice int `yaml:"syncs_per_device"`
 
+	// Longest wait that a client gets in one sync; a longer one is shortened to it.
+	SyncWait time.Duration `yaml:"sync_wait"`
+
 	// Logins and other requests that cost a password check, at the same time.
 	Logins int `yaml:"logins"`
 
@@ -219,9 +222,6 @@ type Policy struct {
 	// A message whose key came without proof of its sender, from a backup, an import or a
 	// bundle, is shown with a grey mark (show) or held back (withhold).
 	Unproven Unproven `yaml:"unproven"`
-
-	// A message that is held back leaves a placeholder in its place, or nothing (hide).
-	Withheld Withheld `yaml:"withheld"`
 }
 
 // Rollout says how strictly one direction is handled, and from when on.
@@ -259,6 +259,7 @@ func Default() Config {
 			SendsPerDevice:   64,
 			Syncs:            65536,
 			SyncsPerDevice:   16,
+			SyncWait:         time.Minute,
 			Logins:           256,
 			Media:            2048,
 			HeaderTimeout:    15 * time.Second,

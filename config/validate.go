@@ -104,6 +104,7 @@ func (l *loader) limits(u Upstream, m Limits) {
 		{"limits.sends_per_device", int64(m.SendsPerDevice)},
 		{"limits.syncs", int64(m.Syncs)},
 		{"limits.syncs_per_device", int64(m.SyncsPerDevice)},
+		{"limits.sync_wait", int64(m.SyncWait)},
 		{"limits.logins", int64(m.Logins)},
 		{"limits.media", int64(m.Media)},
 		{"limits.header_timeout", int64(m.HeaderTimeout)},

@@ -134,9 +134,7 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 		ch.MarkInbox = append(ch.MarkInbox, item.Seq)
 	}
 	out.ToDevice = append(out.ToDevice, b.forward...)
-	if err := s.d.openLate(ctx, pending, &out, ch); err != nil {
-		return SyncExtras{}, err
-	}
+	s.d.openLate(ctx, pending, &out, ch)
 	if len(ch.MarkInbox)+len(ch.MarkPending)+len(ch.Pending) > 0 {
 		if err := s.d.save(ctx, ch); err != nil {
 			return SyncExtras{}, fmt.Errorf("store what the client gets: %w", err)
@@ -152,9 +150,9 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 func (s *ClientSync) End() { s.end.Do(func() { s.d.live.clientEnds(s.d.eng.now()) }) }
 
 // openLate decrypts events whose keys have arrived since they were delivered.
-func (d *Device) openLate(ctx context.Context, pending []store.PendingEvent, out *SyncExtras, ch *store.Changes) error {
+func (d *Device) openLate(ctx context.Context, pending []store.PendingEvent, out *SyncExtras, ch *store.Changes) {
 	if len(pending) == 0 {
-		return nil
+		return
 	}
 	in := make([]Incoming, len(pending))
 	for i, p := range pending {
@@ -171,5 +169,4 @@ func (d *Device) openLate(ctx context.Context, pending []store.PendingEvent, out
 		out.Late[room] = append(out.Late[room], opened.Event)
 		ch.MarkPending = append(ch.MarkPending, pending[i].EventID)
 	}
-	return nil
 }

@@ -19,7 +19,7 @@ func (e *Engine) UnknownToken(ctx context.Context, user id.UserID, device id.Dev
 	if user == "" || device == "" {
 		return nil
 	}
-	current := false
+	var current bool
 	if d := e.loaded(deviceKey{user, device}); d != nil {
 		current = d.dropToken(token)
 	} else {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"slices"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
@@ -56,10 +57,8 @@ func (d *Device) discard(roomID id.RoomID, ch *store.Changes) {
 	if out := d.outbound[roomID]; out != nil {
 		out.row.Discard = true
 	}
-	for _, known := range ch.DiscardOutbound {
-		if known == roomID {
-			return
-		}
+	if slices.Contains(ch.DiscardOutbound, roomID) {
+		return
 	}
 	ch.DiscardOutbound = append(ch.DiscardOutbound, roomID)
 }

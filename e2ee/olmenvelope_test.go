@@ -3,6 +3,7 @@ package e2ee
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"testing"
 
 	"maunium.net/go/mautrix/id"
@@ -64,9 +65,7 @@ func TestOpenEnvelope(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			msg := make(map[string]any)
-			for k, v := range good {
-				msg[k] = v
-			}
+			maps.Copy(msg, good)
 			for k, v := range tc.change {
 				if msg[k] = v; v == nil {
 					delete(msg, k)

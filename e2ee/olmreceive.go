@@ -57,7 +57,7 @@ func (d *Device) loadOlmSessions(ctx context.Context, keys []id.Curve25519) (*ol
 }
 
 // add puts a new session first and drops the ones used longest ago.
-func (o *olmSessions) add(key id.Curve25519, s *session.OlmSession, now time.Time) *olmSession {
+func (o *olmSessions) add(key id.Curve25519, s *session.OlmSession, now time.Time) {
 	made := &olmSession{
 		row:  store.OlmSession{SessionID: s.ID().String(), TheirKey: key.String(), CreatedAt: now, LastReceivedAt: now},
 		sess: s,
@@ -71,7 +71,6 @@ func (o *olmSessions) add(key id.Curve25519, s *session.OlmSession, now time.Tim
 	}
 	o.byKey[key] = list
 	o.dirty[made] = true
-	return made
 }
 
 // used records that a session decrypted a message.

@@ -152,7 +152,8 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, missing []
 	for _, m := range sealed {
 		shares = append(shares, store.Share{
 			SessionID: out.row.SessionID, UserID: m.to.UserID, DeviceID: m.to.DeviceID,
-			Curve25519: m.to.Curve25519.String(), Index: uint32(out.sess.MessageIndex()),
+			Curve25519: m.to.Curve25519.String(),
+			Index:      uint32(out.sess.MessageIndex()), //nolint:gosec // G115: the protocol's index has 32 bits
 		})
 	}
 	told, notes := d.withheldNotes(out, untold)

@@ -139,7 +139,11 @@ func unproven(u config.Unproven) trustcache.Unproven {
 }
 
 func interceptorOptions(cfg *config.Config) interceptors.Options {
-	o := interceptors.Options{Sync: interceptors.SyncOptions{ShowEncryptionState: cfg.Clients.ShowEncryptionState, SpoolDir: cfg.Data}}
+	o := interceptors.Options{Sync: interceptors.SyncOptions{
+		ShowEncryptionState: cfg.Clients.ShowEncryptionState,
+		MaxTimeout:          cfg.Limits.SyncWait,
+		SpoolDir:            cfg.Data,
+	}}
 	if !cfg.PublicURL.IsZero() {
 		o.PublicURL = cfg.PublicURL.URL()
 	}

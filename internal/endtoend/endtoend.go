@@ -7,6 +7,7 @@
 package endtoend
 
 import (
+	"maps"
 	"net/http"
 	"strings"
 )
@@ -39,7 +40,5 @@ func Remove(h http.Header) {
 func Copy(dst, src http.Header) {
 	c := src.Clone()
 	Remove(c)
-	for name, values := range c {
-		dst[name] = values
-	}
+	maps.Copy(dst, c)
 }

@@ -2,6 +2,7 @@ package liar
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"strconv"
 )
@@ -115,9 +116,7 @@ func putBackup(_ *Server, c *call) Reply {
 		if b.keys[room] == nil {
 			b.keys[room] = map[string]json.RawMessage{}
 		}
-		for session, data := range of.Sessions {
-			b.keys[room][session] = data
-		}
+		maps.Copy(b.keys[room], of.Sessions)
 	}
 	b.etag++
 	return OK(map[string]any{"count": b.count(), "etag": strconv.Itoa(b.etag)})

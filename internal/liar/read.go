@@ -1,6 +1,7 @@
 package liar
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -71,9 +72,7 @@ func (s *Server) readable(c *call, do func(r *room) Reply) Reply {
 // left out in sync responses.
 func (s *Server) render(r *room, e *Event, to *device) map[string]any {
 	unsigned := map[string]any{}
-	for k, v := range e.Unsigned {
-		unsigned[k] = v
-	}
+	maps.Copy(unsigned, e.Unsigned)
 	if e.txn != "" && e.txnDevice == to {
 		unsigned["transaction_id"] = e.txn
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -182,9 +183,7 @@ func (r Reply) write(w http.ResponseWriter) {
 		raw = buf.Bytes()
 	}
 	w.Header().Set("Content-Type", "application/json")
-	for name, values := range r.Header {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), r.Header)
 	w.WriteHeader(r.Status)
 	// A client that has gone is no concern of the server's.
 	_, _ = w.Write(raw)

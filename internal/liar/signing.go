@@ -1,6 +1,7 @@
 package liar
 
 import (
+	"maps"
 	"net/http"
 	"strings"
 )
@@ -86,9 +87,7 @@ func addSignatures(to, signed map[string]any) {
 			into[signer] = have
 		}
 		these, _ := signatures.(map[string]any)
-		for key, signature := range these {
-			have[key] = signature
-		}
+		maps.Copy(have, these)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -144,9 +145,7 @@ func (h *Host) read(out io.Reader) {
 // call sends one command and waits for its answer.
 func (h *Host) call(deadline time.Duration, client, cmd string, args map[string]any, result any) error {
 	request := map[string]any{"client": client, "cmd": cmd}
-	for k, v := range args {
-		request[k] = v
-	}
+	maps.Copy(request, args)
 	got := make(chan answer, 1)
 	h.mu.Lock()
 	h.lastID++

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -142,14 +143,14 @@ func (c *curl) until(what string, done func() bool) {
 }
 
 func (c *curl) show() string {
-	text := ""
+	var text strings.Builder
 	for room, events := range c.timeline {
-		text += "\n" + room
+		text.WriteString("\n" + room)
 		for _, e := range events {
-			text += "\n  " + string(e.Raw)
+			text.WriteString("\n  " + string(e.Raw))
 		}
 	}
-	return text
+	return text.String()
 }
 
 // saw says whether text was in any sync response.
