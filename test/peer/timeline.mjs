@@ -63,9 +63,18 @@ function matches(m, where) {
     });
 }
 
+// decryptAgain does what reopening the client does. The SDK judges an event once: when
+// it learns of the sender's identity a moment later, it does not look again by itself.
+async function decryptAgain(peer, event) {
+    if (["UNSIGNED_SENDER_DEVICE", "UNKNOWN_SENDER_DEVICE"].includes(event.decryptionFailureReason)) {
+        await event.attemptDecryption(peer.crypto, { isRetry: true });
+    }
+}
+
 async function find(peer, room, where) {
     // Newest first: after an edit, several events may have the same text.
     for (const event of [...events(peer, room)].reverse()) {
+        if (where.decrypted) await decryptAgain(peer, event);
         const described = await describe(peer, event);
         if (matches(described, where)) return described;
     }
