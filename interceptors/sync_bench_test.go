@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -104,7 +105,7 @@ func BenchmarkSync(b *testing.B) {
 			enc := jsontext.NewEncoder(io.Discard)
 			for {
 				tok, err := dec.ReadToken()
-				if err == io.EOF {
+				if errors.Is(err, io.EOF) {
 					break
 				}
 				if err == nil {

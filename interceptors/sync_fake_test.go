@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -208,9 +209,7 @@ func (u *syncUpstream) Do(x *interceptors.Exchange, c interceptors.Change) (*htt
 }
 
 func (u *syncUpstream) Relay(x *interceptors.Exchange, resp *http.Response) error {
-	for k, v := range resp.Header {
-		x.Writer.Header()[k] = v
-	}
+	maps.Copy(x.Writer.Header(), resp.Header)
 	x.Writer.WriteHeader(resp.StatusCode)
 	_, err := io.Copy(x.Writer, resp.Body)
 	return errors.Join(err, resp.Body.Close())

@@ -3,6 +3,7 @@ package interceptors_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"io"
 	"net/url"
@@ -29,7 +30,7 @@ func strictJSON(raw []byte) error {
 	if _, err := d.ReadValue(); err != nil {
 		return err
 	}
-	if _, err := d.ReadToken(); err != io.EOF {
+	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return nil
