@@ -1,7 +1,7 @@
 package interceptors
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -54,6 +54,8 @@ type SyncOptions struct {
 const (
 	defaultMaxTimeout = 60 * time.Second
 	planMemory        = 128 << 10
+	// relayFirst is how much of a response is held before it is answered.
+	relayFirst = 16 << 10
 )
 
 // errArrived ends a sync that waits at the homeserver because there is something for
@@ -251,17 +253,24 @@ func (w *syncWriter) relay(x *Exchange, resp *http.Response) error {
 		_ = out.Close()
 		<-done
 	}()
-	first := bufio.NewReader(out)
-	if _, err := first.Peek(1); err != nil { // before anything is answered it can be told
+	// Before anything is answered an error can still be told, and a short answer has a length.
+	first := make([]byte, relayFirst)
+	n, err := io.ReadFull(out, first)
+	whole := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	if err != nil && !whole {
 		return fmt.Errorf("rewrite sync response: %w", err)
 	}
 	for _, name := range []string{"Content-Length", "Etag", "Content-Md5", "Digest", "Repr-Digest", "Content-Digest", "Accept-Ranges"} {
 		resp.Header.Del(name)
 	}
 	resp.ContentLength = -1
+	if whole {
+		resp.ContentLength = int64(n)
+		resp.Header.Set("Content-Length", strconv.Itoa(n))
+	}
 	resp.Body = struct {
 		io.Reader
 		io.Closer
-	}{first, resp.Body}
+	}{io.MultiReader(bytes.NewReader(first[:n]), out), resp.Body}
 	return x.Upstream.Relay(x, resp)
 }
