@@ -7,4 +7,6 @@
 // parts are built, and to leave nothing running.
 //
 // It must never be used for anything but showing.
+//
+// Importers: none; it is a program.
 package main
