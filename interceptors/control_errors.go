@@ -14,9 +14,9 @@ const (
 	codeIdentityExists      = "DEV.E2EE_PROXY.IDENTITY_EXISTS"
 	codeNoIdentity          = "DEV.E2EE_PROXY.NO_IDENTITY"
 	codeWrongRecoveryKey    = "DEV.E2EE_PROXY.WRONG_RECOVERY_KEY"
-	codeNoSecretStorage     = "DEV.E2EE_PROXY.NO_SECRET_STORAGE" //nolint:gosec // the name of an error
-	codeSecretMissing       = "DEV.E2EE_PROXY.SECRET_MISSING"    //nolint:gosec // the name of an error
-	codeSecretMismatch      = "DEV.E2EE_PROXY.SECRET_MISMATCH"   //nolint:gosec // the name of an error
+	codeNoSecretStorage     = "DEV.E2EE_PROXY.NO_SECRET_STORAGE"
+	codeSecretMissing       = "DEV.E2EE_PROXY.SECRET_MISSING"
+	codeSecretMismatch      = "DEV.E2EE_PROXY.SECRET_MISMATCH"
 	codeMasterKeyNotCurrent = "DEV.E2EE_PROXY.MASTER_KEY_NOT_CURRENT"
 	codeVerificationLost    = "DEV.E2EE_PROXY.VERIFICATION_LOST"
 	codeNotVerified         = "DEV.E2EE_PROXY.NOT_VERIFIED"

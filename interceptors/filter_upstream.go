@@ -76,7 +76,7 @@ func (f *filters) choose(x *Exchange, param string, initial bool) (chosen, error
 	case param == "":
 		return c, nil
 	case byID:
-		filter, answer, err := f.fetch(x, param) //nolint:bodyclose // whoever relays the answer closes it
+		filter, answer, err := f.fetch(x, param) //nolint:bodyclose // the receiver of chosen closes it
 		if err != nil || answer != nil {
 			c.answer = answer
 			return c, err

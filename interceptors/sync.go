@@ -1,7 +1,7 @@
 package interceptors
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -54,6 +54,8 @@ type SyncOptions struct {
 const (
 	defaultMaxTimeout = 60 * time.Second
 	planMemory        = 128 << 10
+	// relayFirst is how much of a response is held before it is answered.
+	relayFirst = 16 << 10
 )
 
 // errArrived ends a sync that waits at the homeserver because there is something for
@@ -62,10 +64,11 @@ var errArrived = errors.New("something arrived for the client")
 
 // syncHandler is the handler of GET /sync. It is shared by all requests.
 type syncHandler struct {
-	opt     SyncOptions
-	graph   *jsonscan.Node
-	graphs  eventGraphs
-	filters *filters
+	opt SyncOptions
+	// What is looked at in a response, without and with a filter.
+	lean, full *jsonscan.Node
+	graphs     eventGraphs
+	filters    *filters
 }
 
 // NewSync gives the handler of GET /sync.
@@ -77,7 +80,7 @@ func NewSync(opt SyncOptions) (Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &syncHandler{opt: opt, graph: syncGraph(), graphs: newEventGraphs(), filters: filters}
+	h := &syncHandler{opt: opt, lean: syncGraph(stateGraph), full: syncGraph(headGraph), graphs: newEventGraphs(), filters: filters}
 	return h.serve, nil
 }
 
@@ -209,7 +212,11 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 	body := spool.New(spool.Options{Dir: h.opt.SpoolDir})
 	plan := spool.New(spool.Options{Dir: h.opt.SpoolDir, Memory: planMemory})
 	defer func() { err = errors.Join(err, body.Close(), plan.Close()) }()
-	update, err := scanSync(resp.Body, h.graph, body, plan, filter, h.opt.ShowEncryptionState)
+	graph := h.lean
+	if filter != nil {
+		graph = h.full
+	}
+	update, err := scanSync(resp.Body, graph, body, plan, filter, h.opt.ShowEncryptionState)
 	if err != nil {
 		return syncFailure(err)
 	}
@@ -251,17 +258,24 @@ func (w *syncWriter) relay(x *Exchange, resp *http.Response) error {
 		_ = out.Close()
 		<-done
 	}()
-	first := bufio.NewReader(out)
-	if _, err := first.Peek(1); err != nil { // before anything is answered it can be told
+	// Before anything is answered an error can still be told, and a short answer has a length.
+	first := make([]byte, relayFirst)
+	n, err := io.ReadFull(out, first)
+	whole := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	if err != nil && !whole {
 		return fmt.Errorf("rewrite sync response: %w", err)
 	}
 	for _, name := range []string{"Content-Length", "Etag", "Content-Md5", "Digest", "Repr-Digest", "Content-Digest", "Accept-Ranges"} {
 		resp.Header.Del(name)
 	}
 	resp.ContentLength = -1
+	if whole {
+		resp.ContentLength = int64(n)
+		resp.Header.Set("Content-Length", strconv.Itoa(n))
+	}
 	resp.Body = struct {
 		io.Reader
 		io.Closer
-	}{first, resp.Body}
+	}{io.MultiReader(bytes.NewReader(first[:n]), out), resp.Body}
 	return x.Upstream.Relay(x, resp)
 }

@@ -50,6 +50,8 @@ const (
 	flagOurs
 	// flagLarge: too large to be looked into.
 	flagLarge
+	// flagAmbiguous: the event says more than once what its type is.
+	flagAmbiguous
 	// flagFields: the filter's event_fields apply.
 	flagFields
 )
@@ -79,7 +81,7 @@ const planBuffer = 4 << 10
 func (p *planWriter) add(m *mark) error {
 	p.buf = append(p.buf, byte(m.kind))
 	if m.kind == markRoom {
-		p.buf = binary.AppendUvarint(p.buf, uint64(m.section)) //nolint:gosec // small and positive
+		p.buf = binary.AppendUvarint(p.buf, uint64(m.section))
 		p.buf = binary.AppendUvarint(p.buf, uint64(len(m.room)))
 		p.buf = append(p.buf, m.room...)
 	} else {
@@ -149,7 +151,7 @@ func (p *planReader) readRoom(m *mark) error {
 	if _, err := io.ReadFull(p.r, name); err != nil {
 		return err
 	}
-	m.section, m.room = e2ee.Section(section), id.RoomID(name) //nolint:gosec // written by planWriter
+	m.section, m.room = e2ee.Section(section), id.RoomID(name)
 	return nil
 }
 

@@ -61,9 +61,19 @@ func TestSyncAnswersWithTheHeadersOfTheHomeserver(t *testing.T) {
 	if err != nil || out.Code != http.StatusOK {
 		t.Fatal(out.Code, err)
 	}
-	want := http.Header{"X-Some": {"a", "b"}, "Content-Type": {"application/json"}}
+	want := http.Header{"X-Some": {"a", "b"}, "Content-Type": {"application/json"}, "Content-Length": {"19"}}
 	if diff := cmp.Diff(want, out.Result().Header); diff != "" {
 		t.Errorf("headers (-want +got):\n%s", diff)
+	}
+}
+
+// A short answer has a length; one that is long is sent as it is made.
+func TestSyncAnswerThatIsLong(t *testing.T) {
+	t.Parallel()
+	w := newSyncWorld(t, string(syncBody(1<<20, 10)), interceptors.SyncOptions{})
+	out, err := w.sync(t, "")
+	if err != nil || out.Result().Header.Get("Content-Length") != "" || !json.Valid(out.Body.Bytes()) {
+		t.Errorf("%v, %v", out.Result().Header, err)
 	}
 }
 

@@ -2,8 +2,11 @@ package proxy
 
 import (
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestReadQueryTakesTheTokenOut(t *testing.T) {
@@ -142,4 +145,30 @@ func TestSingleSignOnKeepsItsQuery(t *testing.T) {
 	if got := g.hs.all(); len(got) != 1 || got[0].Target != target {
 		t.Errorf("upstream saw %+v", got)
 	}
+}
+
+// FuzzQuery holds: what goes upstream has no access token, and of everything else what
+// the client sent, as every reader of it would read it.
+func FuzzQuery(f *testing.F) {
+	for _, s := range []string{"", "a=1&access_token=x&b=2", "access%5Ftoken=%78&&a", "a=1;access_token=x", "a=%", "user_id=@a:hs&user_id=@b:hs"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		q, err := readQuery(raw)
+		if err != nil {
+			return
+		}
+		want, err := url.ParseQuery(strings.ReplaceAll(raw, ";", "%3B"))
+		if err != nil {
+			t.Fatalf("%q was accepted: %v", raw, err)
+		}
+		if tokens := want["access_token"]; q.hasToken != (len(tokens) > 0) || q.hasToken && q.token != tokens[len(tokens)-1] {
+			t.Fatalf("%q: token %q, want one of %q", raw, q.token, tokens)
+		}
+		delete(want, "access_token")
+		got, err := url.ParseQuery(q.clean)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Fatalf("%q became %q: %v (-want +got):\n%s", raw, q.clean, err, diff)
+		}
+	})
 }

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/config"
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/trustcache"
+)
+
+// What the configuration says is what the engine is told, word by word. A word that
+// does not exist is the strictest one.
+func TestPolicy(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		in   config.Policy
+		want trustcache.Policy
+	}{
+		{"defaults", config.Policy{}, trustcache.Policy{}},
+		{"defaults are strict", config.Policy{}, trustcache.Policy{Send: trustcache.ModeEnforce, Receive: trustcache.ModeEnforce}},
+		{"warn on send", config.Policy{Send: config.Rollout{Mode: config.Warn}}, trustcache.Policy{Send: trustcache.ModeWarn}},
+		{"off on receive", config.Policy{Receive: config.Rollout{Mode: config.Off}}, trustcache.Policy{Receive: trustcache.ModeOff}},
+		{"no such mode", config.Policy{Send: config.Rollout{Mode: 99}}, trustcache.Policy{Send: trustcache.ModeEnforce}},
+		{"plain withheld", config.Policy{PlainInEncrypted: config.PlainWithhold}, trustcache.Policy{InClear: trustcache.InClearWithhold}},
+		{"no such word for plain", config.Policy{PlainInEncrypted: 99}, trustcache.Policy{InClear: trustcache.InClearWithhold}},
+		{"unproven withheld", config.Policy{Unproven: config.UnprovenWithhold}, trustcache.Policy{Unproven: trustcache.UnprovenWithhold}},
+		{"no such word for unproven", config.Policy{Unproven: 99}, trustcache.Policy{Unproven: trustcache.UnprovenWithhold}},
+		{"bridges", config.Policy{Bridges: []id.UserID{"@b:hs"}}, trustcache.Policy{Bridges: map[id.UserID]bool{"@b:hs": true}}},
+	} {
+		got := policyOf(c.in)()
+		if len(got.Bridges) == 0 {
+			got.Bridges = nil
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, diff)
+		}
+	}
+}
+
+// A staged rollout begins to enforce at its date, in a process that runs since before.
+func TestPolicyChangesWithTheDate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		from := time.Now().Add(48 * time.Hour)
+		policy := policyOf(config.Policy{Send: config.Rollout{Mode: config.Warn, EnforceFrom: config.Date{Time: from}}})
+		if got := policy().Send; got != trustcache.ModeWarn {
+			t.Errorf("before the date: %v", got)
+		}
+		time.Sleep(48 * time.Hour)
+		if got := policy().Send; got != trustcache.ModeEnforce {
+			t.Errorf("from the date on: %v", got)
+		}
+	})
+}
+
+func TestAccountSettings(t *testing.T) {
+	t.Parallel()
+	cfg := config.Default()
+	notRequired := config.NotRequired
+	cfg.Accounts = map[id.UserID]config.Account{
+		"@bot:hs": {RecoveryKey: secret.NewString("key"), AcknowledgeUnverifiedChanges: config.AcknowledgeAutomatic},
+		"@dev:hs": {Passphrase: secret.NewString("phrase"), RequireCrossSigning: &notRequired},
+	}
+	if got := accountSettings(&cfg, "@else:hs"); got.AllowUnsigned || got.AcknowledgeUnverified || !got.RecoveryKey.IsZero() || !got.Passphrase.IsZero() {
+		t.Errorf("an account without settings has %+v", got)
+	}
+	if got := accountSettings(&cfg, "@bot:hs"); got.AllowUnsigned || !got.AcknowledgeUnverified || got.RecoveryKey.Reveal() != "key" {
+		t.Errorf("the bot has %+v", got)
+	}
+	if got := accountSettings(&cfg, "@dev:hs"); !got.AllowUnsigned || got.AcknowledgeUnverified || got.Passphrase.Reveal() != "phrase" {
+		t.Errorf("the developer has %+v", got)
+	}
+}
+
+func TestLogLevels(t *testing.T) {
+	t.Parallel()
+	for l, want := range map[config.LogLevel]zerolog.Level{
+		config.LogDebug: zerolog.DebugLevel, config.LogInfo: zerolog.InfoLevel, config.LogWarn: zerolog.WarnLevel,
+		config.LogError: zerolog.ErrorLevel, 99: zerolog.InfoLevel,
+	} {
+		if got := level(l); got != want {
+			t.Errorf("%s is %s, want %s", l, got, want)
+		}
+	}
+}
