@@ -19,24 +19,38 @@ type account struct {
 	tracker *trustcache.Tracker
 	// boot lets one device at a time set up the identity.
 	boot turns[struct{}]
+	// review lets one device at a time compare the warnings with how things stand.
+	review turns[struct{}]
 
 	mu sync.Mutex
 	// password is from a login through the proxy; it answers the user-interactive
 	// auth of the first bootstrap and is wiped after it.
 	password secret.String
-	// warned are the account's warnings, once read.
+	// warned are the account's warnings, once read; warnedSeq counts their changes.
 	warned     []store.Warning
 	warnedRead bool
+	warnedSeq  int
+	// shared are the encrypted rooms shared with the users that warnings are about.
+	shared map[id.UserID][]id.RoomID
+	// tried is the last attempt to recover the identity alone that did not help.
+	tried string
+	// storage and backup are how they stood when last looked at.
+	storage storageStanding
+	backup  backupStanding
+	// backupTo is the backup as last found; backupSeq counts the times it was to be looked
+	// at again.
+	backupTo  *backupTarget
+	backupSeq int
 }
 
 func newAccount(e *Engine, row *store.Account) *account {
-	return &account{
-		eng: e, user: row.UserID, row: row,
-		tracker: trustcache.NewTracker(e.store, row, trustcache.Options{
-			Users: e.opts.CachedUsers, Now: e.now,
-			AcknowledgeUnverified: func() bool { return e.opts.Account(row.UserID).AcknowledgeUnverified },
-		}),
-	}
+	a := &account{eng: e, user: row.UserID, row: row}
+	a.tracker = trustcache.NewTracker(e.store, row, trustcache.Options{
+		Users: e.opts.CachedUsers, Now: e.now,
+		AcknowledgeUnverified: func() bool { return e.opts.Account(row.UserID).AcknowledgeUnverified },
+		Observe:               a.observe,
+	})
+	return a
 }
 
 // settings gives the account's configuration.

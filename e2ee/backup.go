@@ -2,24 +2,27 @@ package e2ee
 
 import (
 	"context"
+	"crypto/ecdh"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/crypto/backup"
-	"maunium.net/go/mautrix/crypto/goolm/session"
-	"maunium.net/go/mautrix/id"
+	"maunium.net/go/mautrix/crypto/signatures"
+	"maunium.net/go/mautrix/crypto/ssss"
 
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
 )
 
 const (
-	algorithmBackup = "m.megolm_backup.v1.curve25519-aes-sha2"
-	// backupBatch is how many room keys one backup request carries.
-	backupBatch = 200
+	algorithmBackup   = "m.megolm_backup.v1.curve25519-aes-sha2"
+	accountDataBackup = "m.key_backup"
 )
 
 // backupVersion is the homeserver's newest backup.
@@ -27,6 +30,7 @@ type backupVersion struct {
 	Algorithm string          `json:"algorithm"`
 	AuthData  json.RawMessage `json:"auth_data"`
 	Version   string          `json:"version"`
+	Count     int             `json:"count"`
 }
 
 // currentBackup reads the newest backup version; nil when there is none.
@@ -45,63 +49,189 @@ func (d *Device) currentBackup(ctx context.Context) (*backupVersion, error) {
 	return &v, nil
 }
 
-// loadBackupKey gives the private backup key that is stored; nil when there is none.
-func (a *account) loadBackupKey(ctx context.Context) (*backup.MegolmBackupKey, error) {
+// publicKey gives the backup's public key; nil when it is not a backup we know how to use.
+func (v *backupVersion) publicKey() *ecdh.PublicKey {
+	if v == nil || v.Algorithm != algorithmBackup || v.Version == "" {
+		return nil
+	}
+	obj, err := parseObject(v.AuthData)
+	if err != nil {
+		return nil
+	}
+	text, _ := obj.text("public_key")
+	raw, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(text, "="))
+	if err != nil {
+		return nil
+	}
+	key, err := ecdh.X25519().NewPublicKey(raw)
+	if err != nil {
+		return nil
+	}
+	return key
+}
+
+// trusts reports whether a backup's public key belongs to a private key we hold, which
+// came from a trusted source (requirement 16.1).
+func (v *backupVersion) trusts(key *backup.MegolmBackupKey) bool {
+	public := v.publicKey()
+	return public != nil && key != nil && key.PublicKey().Equal(public)
+}
+
+// signedBy reports whether the account's identity, or a device that it has confirmed, has
+// signed the backup (requirement 16.1). The identity must be verified: one that a
+// homeserver made up signs anything (attack A14).
+func (v *backupVersion) signedBy(own *trustcache.User) bool {
+	if v.publicKey() == nil || !own.Known() || !own.Verified {
+		return false
+	}
+	if ok, err := signatures.VerifySignatureJSON(v.AuthData, own.UserID, own.Current.String(), own.Current); err == nil && ok {
+		return true
+	}
+	for i := range own.Devices {
+		dev := &own.Devices[i]
+		if !dev.Signed || !dev.Usable() {
+			continue
+		}
+		if ok, err := signatures.VerifySignatureJSON(v.AuthData, own.UserID, dev.DeviceID.String(), dev.Ed25519); err == nil && ok {
+			return true
+		}
+	}
+	return false
+}
+
+// backupKeyMeta is what is stored beside the backup key.
+type backupKeyMeta struct {
+	// Version is the newest backup that was found to belong to the key: with it the backup
+	// has existed, and if there is none now somebody deleted it.
+	Version string `json:"version,omitempty"`
+}
+
+// loadBackupKey gives the private backup key that is stored, nil when there is none, and
+// the version it was found to belong to.
+func (a *account) loadBackupKey(ctx context.Context) (*backup.MegolmBackupKey, string, error) {
 	stored, err := a.eng.store.Secret(ctx, a.row, secretBackup)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil
+		return nil, "", nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("load the backup key: %w", err)
+		return nil, "", fmt.Errorf("load the backup key: %w", err)
 	}
 	key, err := backup.MegolmBackupKeyFromBytes(stored.Value.Reveal())
 	if err != nil {
-		return nil, fmt.Errorf("read the backup key: %w", err)
+		return nil, "", fmt.Errorf("read the backup key: %w", err)
 	}
-	return key, nil
+	var meta backupKeyMeta
+	if len(stored.Meta) > 0 && json.Unmarshal(stored.Meta, &meta) != nil {
+		return nil, "", fmt.Errorf("read the backup key: %w", errMalformed)
+	}
+	return key, meta.Version, nil
 }
 
-// trusts reports whether a backup's public key belongs to a private key we hold
-// (requirement 16.1): nothing is written to any other.
-func (v *backupVersion) trusts(key *backup.MegolmBackupKey) bool {
-	var auth struct {
-		PublicKey string `json:"public_key"`
+func (d *Device) saveBackupKey(ctx context.Context, key *backup.MegolmBackupKey, version string) error {
+	meta, err := json.Marshal(backupKeyMeta{version})
+	if err != nil {
+		return fmt.Errorf("encode the backup version: %w", err)
 	}
-	return v != nil && key != nil && v.Algorithm == algorithmBackup && json.Unmarshal(v.AuthData, &auth) == nil &&
-		auth.PublicKey == b64(key.PublicKey().Bytes())
+	row := store.Secret{Name: secretBackup, Value: secret.Bytes(key.Bytes()), Meta: meta, CreatedAt: d.eng.now()}
+	if err := d.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
+		return fmt.Errorf("store the backup key: %w", err)
+	}
+	return nil
 }
 
-// ensureBackup makes a key backup if the account has none, and gives its private key;
-// nil when the backup that is there is not ours.
-func (d *Device) ensureBackup(ctx context.Context, keys *crossSigning) ([]byte, error) {
+// completeBackup makes a key backup if the account has none, finds the key of one that
+// is there, and gives the private key if it is here. One that is there is never replaced.
+func (d *Device) completeBackup(ctx context.Context, keys *crossSigning, storage *ssss.Key, may bootstrapping) ([]byte, error) {
+	wanted, err := d.backupWanted(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !wanted {
+		d.acct.noteBackup(backupOff)
+		return nil, nil
+	}
 	current, err := d.currentBackup(ctx)
 	if err != nil {
 		return nil, err
 	}
-	key, err := d.acct.loadBackupKey(ctx)
-	if err != nil {
+	key, version, err := d.acct.loadBackupKey(ctx)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if current != nil {
-		if !current.trusts(key) {
-			return nil, nil
-		}
-		return key.Bytes(), nil
-	}
-	if wanted, err := d.backupWanted(ctx); err != nil || !wanted {
-		return nil, err
-	}
-	if key == nil {
+	case current != nil:
+		return d.takeBackup(ctx, current, key, version, storage)
+	case storage == nil || !may.create:
+		d.acct.noteBackup(backupNone) // its key could not be kept for the next device
+		return nil, nil
+	case version != "" && !may.explicit:
+		d.acct.noteBackup(backupDeleted)
+		return nil, nil
+	case key == nil || version != "": // a deleted backup's key is not used again
 		if key, err = d.newBackupKey(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return key.Bytes(), d.createBackup(ctx, key, keys)
+	if err := d.createBackup(ctx, key, keys); err != nil {
+		return nil, err
+	}
+	d.acct.noteBackup(backupOurs)
+	return key.Bytes(), d.setAccountData(ctx, accountDataBackup, map[string]bool{"enabled": true})
 }
 
-// backupWanted reads the user's own choice (requirement 16.7); silence means yes.
+// takeBackup finds out whether a backup that is there can be used: with the key that is
+// here, or that secret storage holds.
+func (d *Device) takeBackup(ctx context.Context, current *backupVersion, key *backup.MegolmBackupKey, version string, storage *ssss.Key) ([]byte, error) {
+	if !current.trusts(key) {
+		var err error
+		if key, err = d.backupKeyFrom(ctx, storage, current); err != nil {
+			return nil, err
+		}
+	}
+	if key == nil {
+		own, err := d.acct.tracker.Own(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("look at the own identity: %w", err)
+		}
+		if current.signedBy(own) {
+			d.acct.noteBackup(backupSigned)
+		} else {
+			d.acct.noteBackup(backupForeign)
+		}
+		return nil, d.wantSecrets(ctx, own)
+	}
+	if version != current.Version {
+		if err := d.saveBackupKey(ctx, key, current.Version); err != nil {
+			return nil, err
+		}
+	}
+	d.acct.noteBackup(backupOurs)
+	return key.Bytes(), nil
+}
+
+// backupKeyFrom reads the backup key from secret storage; nil when it is not there or
+// does not belong to the backup.
+func (d *Device) backupKeyFrom(ctx context.Context, storage *ssss.Key, current *backupVersion) (*backup.MegolmBackupKey, error) {
+	if storage == nil {
+		return nil, nil
+	}
+	value, err := d.readSecret(ctx, storage, secretBackup)
+	if isRecoveryReason(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	key, err := backup.MegolmBackupKeyFromBytes(value.Reveal())
+	if err != nil || !current.trusts(key) {
+		return nil, nil
+	}
+	return key, nil
+}
+
+// backupWanted reads the user's own choice (requirement 16.7); silence means yes, and so
+// does what cannot be understood.
 func (d *Device) backupWanted(ctx context.Context) (bool, error) {
-	raw, err := d.accountData(ctx, "m.key_backup")
+	raw, err := d.accountData(ctx, accountDataBackup)
 	if err != nil {
 		return false, err
 	}
@@ -119,14 +249,11 @@ func (d *Device) newBackupKey(ctx context.Context) (*backup.MegolmBackupKey, err
 	if err != nil {
 		return nil, fmt.Errorf("make the backup key: %w", err)
 	}
-	row := store.Secret{Name: secretBackup, Value: secret.Bytes(key.Bytes()), CreatedAt: d.eng.now()}
-	if err := d.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
-		return nil, fmt.Errorf("store the backup key: %w", err)
-	}
-	return key, nil
+	return key, d.saveBackupKey(ctx, key, "")
 }
 
-// createBackup makes a backup version signed by the identity and this device.
+// createBackup makes a backup version signed by the identity and this device. What is
+// stored with the key names it only once it is seen on the homeserver.
 func (d *Device) createBackup(ctx context.Context, key *backup.MegolmBackupKey, keys *crossSigning) error {
 	auth := object{{"public_key", quoted(b64(key.PublicKey().Bytes()))}}.encode()
 	auth, err := signWith(auth, d.acct.user, keys.master)
@@ -139,115 +266,16 @@ func (d *Device) createBackup(ctx context.Context, key *backup.MegolmBackupKey, 
 	if err != nil {
 		return err
 	}
-	return d.call(ctx, request{
+	var made struct {
+		Version string `json:"version"`
+	}
+	err = d.call(ctx, request{
 		op: "create the key backup", method: http.MethodPost,
 		path: mautrix.ClientURLPath{"v3", "room_keys", "version"},
-		body: map[string]any{"algorithm": algorithmBackup, "auth_data": auth},
-	})
-}
-
-// backUp uploads room keys that are not in the backup, batch by batch.
-func (d *Device) backUp(ctx context.Context) error {
-	if d.ownNow() != ownSigned {
-		return nil
-	}
-	key, err := d.acct.loadBackupKey(ctx)
-	if err != nil || key == nil {
-		return err
-	}
-	if d.backedUp(ctx) {
-		return nil
-	}
-	current, err := d.currentBackup(ctx)
-	if err != nil || !current.trusts(key) {
-		return err
-	}
-	d.mu.Lock()
-	d.backupIn = current.Version
-	d.mu.Unlock()
-	for ctx.Err() == nil {
-		rows, err := d.eng.store.ToBackUp(ctx, d.acct.row, d.rowID, current.Version, backupBatch)
-		if err != nil {
-			return fmt.Errorf("load room keys to back up: %w", err)
-		}
-		if len(rows) == 0 {
-			return nil
-		}
-		if err := d.backUpBatch(ctx, key, current.Version, rows); err != nil {
-			return err
-		}
-	}
-	return context.Cause(ctx)
-}
-
-// backedUp reports whether nothing waits for the backup version that was last found ours.
-func (d *Device) backedUp(ctx context.Context) bool {
-	d.mu.Lock()
-	version := d.backupIn
-	d.mu.Unlock()
-	if version == "" {
-		return false
-	}
-	n, err := d.eng.store.CountToBackUp(ctx, d.acct.row, d.rowID, version)
-	return err == nil && n == 0
-}
-
-// backupSession is one room key in a backup request (requirement 16.5).
-type backupSession struct {
-	FirstIndex     uint32 `json:"first_message_index"`
-	ForwardedCount int    `json:"forwarded_count"`
-	IsVerified     bool   `json:"is_verified"`
-	SessionData    any    `json:"session_data"`
-}
-
-func (d *Device) backUpBatch(ctx context.Context, key *backup.MegolmBackupKey, version string, rows []store.InboundSession) error {
-	rooms := make(map[id.RoomID]map[string]map[id.SessionID]backupSession)
-	ch := &store.Changes{}
-	for _, row := range rows {
-		data, err := backupData(row, key)
-		if err != nil {
-			return err
-		}
-		if rooms[row.RoomID] == nil {
-			rooms[row.RoomID] = map[string]map[id.SessionID]backupSession{"sessions": {}}
-		}
-		rooms[row.RoomID]["sessions"][row.SessionID] = data
-		ch.Backed = append(ch.Backed, store.BackedSession{SessionRef: row.SessionRef, FirstIndex: row.FirstIndex, Version: version})
-	}
-	err := d.call(ctx, request{
-		op: "back up room keys", method: http.MethodPut,
-		path:  mautrix.ClientURLPath{"v3", "room_keys", "keys"},
-		query: map[string]string{"version": version}, body: map[string]any{"rooms": rooms},
+		body: map[string]any{"algorithm": algorithmBackup, "auth_data": auth}, result: &made,
 	})
 	if err != nil {
 		return err
 	}
-	if err := d.save(ctx, ch); err != nil {
-		return fmt.Errorf("store what is backed up: %w", err)
-	}
-	return nil
-}
-
-// backupData encrypts one room key for the backup (requirements 16.3, 16.4).
-func backupData(row store.InboundSession, key *backup.MegolmBackupKey) (backupSession, error) {
-	sess := &session.MegolmInboundSession{}
-	if err := sess.UnpickleLibOlm(row.Pickle.Reveal()); err != nil {
-		return backupSession{}, fmt.Errorf("unpickle room key: %w", err)
-	}
-	exported, err := sess.Export(row.FirstIndex)
-	if err != nil {
-		return backupSession{}, fmt.Errorf("export room key: %w", err)
-	}
-	from := decodeOwner(row.Owner)
-	data, err := backup.EncryptSessionDataWithPubkey(key.PublicKey(), backup.MegolmSessionData{
-		Algorithm: algorithmMegolm, ForwardingKeyChain: []string{},
-		SenderClaimedKeys: backup.SenderClaimedKeys{Ed25519: from.Ed25519},
-		SenderKey:         from.Curve25519, SessionKey: string(exported), SharedHistory: &row.SharedHistory,
-	})
-	if err != nil {
-		return backupSession{}, fmt.Errorf("encrypt room key for the backup: %w", err)
-	}
-	return backupSession{
-		FirstIndex: row.FirstIndex, IsVerified: row.Source == store.SourceDirect && from.Signed, SessionData: data,
-	}, nil
+	return d.saveBackupKey(ctx, key, made.Version)
 }

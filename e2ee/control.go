@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -20,6 +19,38 @@ const recoveryKeyFor = 24 * time.Hour
 
 // secretRecoveryRead is there once the recovery key's owner has deleted it from the API.
 const secretRecoveryRead = "recovery_key_deleted"
+
+// Bootstrap creates what is missing and gives the recovery key, if this call or one
+// before it made one that can still be read; else nothing. It never replaces an identity.
+func (d *Device) Bootstrap(ctx context.Context, auth UserAuth) (secret.String, error) {
+	if d.mode != ModeProxied {
+		return secret.String{}, ErrNotProxied
+	}
+	if err := d.uploadNow(ctx); err != nil {
+		return secret.String{}, err
+	}
+	if auth.Password.IsZero() && auth.Stage == nil {
+		auth.Password = d.acct.takePassword()
+	}
+	if err := d.bootstrap(ctx, auth, bootstrapping{create: true, explicit: true}); err != nil {
+		return secret.String{}, err
+	}
+	switch d.ownNow() {
+	case ownSigned:
+	case ownUnsigned, ownChanged:
+		return secret.String{}, ErrIdentityExists
+	case ownReplaced:
+		return secret.String{}, ErrKeysReplaced
+	case ownUnknown, ownNoIdentity:
+		return secret.String{}, ErrCannotEncrypt
+	}
+	d.unsettle()
+	key, err := d.RecoveryKey(ctx)
+	if errors.Is(err, ErrNoRecoveryKey) {
+		return secret.String{}, nil
+	}
+	return key, err
+}
 
 // RecoveryKey gives the key that a bootstrap made, for 24 hours and until its owner deletes it.
 func (d *Device) RecoveryKey(ctx context.Context) (secret.String, error) {
@@ -39,6 +70,12 @@ func (d *Device) RecoveryKey(ctx context.Context) (secret.String, error) {
 		return secret.String{}, ErrNoRecoveryKey
 	case !errors.Is(err, store.ErrNotFound):
 		return secret.String{}, fmt.Errorf("load the recovery key: %w", err)
+	}
+	// Without the identity the key is of no use: another took its place.
+	if keys, err := d.acct.loadCrossSigning(ctx); err != nil {
+		return secret.String{}, err
+	} else if keys == nil {
+		return secret.String{}, ErrNoRecoveryKey
 	}
 	return d.acct.recoveryKey(ctx)
 }
@@ -143,34 +180,4 @@ func controlReason(err error) error {
 		}
 	}
 	return err
-}
-
-// Warnings are those pending, oldest first.
-func (d *Device) Warnings(ctx context.Context) ([]Warning, error) {
-	if d.mode != ModeProxied {
-		return nil, ErrNotProxied
-	}
-	return d.warnings(ctx)
-}
-
-// DismissWarning drops one.
-func (d *Device) DismissWarning(ctx context.Context, warning string) error {
-	if d.mode != ModeProxied {
-		return ErrNotProxied
-	}
-	rows, err := d.acct.pendingWarnings(ctx)
-	if err != nil {
-		return err
-	}
-	i := slices.IndexFunc(rows, func(w store.Warning) bool { return w.ID == warning && !w.Dismissed && !w.Resolved })
-	if i < 0 {
-		return ErrUnknownWarning
-	}
-	row := rows[i]
-	row.Dismissed = true
-	if err := d.save(ctx, &store.Changes{Warnings: []store.Warning{row}}); err != nil {
-		return fmt.Errorf("store the dismissed warning: %w", err)
-	}
-	d.acct.warningsChanged()
-	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/crypto/goolm/pk"
@@ -14,6 +15,7 @@ import (
 
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
 )
 
 // Names of an account's secrets: those of the spec (requirements 12.11, 16.2), and ours.
@@ -43,15 +45,29 @@ func newCrossSigning() (*crossSigning, error) {
 	return &c, nil
 }
 
-// loadCrossSigning reads the private keys that are stored; nil when there are none.
-func (a *account) loadCrossSigning(ctx context.Context) (*crossSigning, error) {
-	var c crossSigning
-	for name, slot := range map[string]**pk.Signing{
+// slots are the names of the keys and where each is kept.
+func (c *crossSigning) slots() map[string]**pk.Signing {
+	return map[string]**pk.Signing{
 		secretMaster: &c.master, secretSelfSigning: &c.selfSigning, secretUserSigning: &c.userSigning,
-	} {
+	}
+}
+
+// loadCrossSigning reads the private keys that are stored; nil unless all are there.
+func (a *account) loadCrossSigning(ctx context.Context) (*crossSigning, error) {
+	c, err := a.loadParts(ctx)
+	if err != nil || c.master == nil || c.selfSigning == nil || c.userSigning == nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// loadParts reads those of the private keys that are stored.
+func (a *account) loadParts(ctx context.Context) (*crossSigning, error) {
+	var c crossSigning
+	for name, slot := range c.slots() {
 		stored, err := a.eng.store.Secret(ctx, a.row, name)
 		if errors.Is(err, store.ErrNotFound) {
-			return nil, nil
+			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("load cross-signing keys: %w", err)
@@ -63,12 +79,50 @@ func (a *account) loadCrossSigning(ctx context.Context) (*crossSigning, error) {
 	return &c, nil
 }
 
+// published gives the public key that a private key must belong to.
+func published(own *trustcache.User, name string) id.Ed25519 {
+	switch name {
+	case secretMaster:
+		return own.Current
+	case secretSelfSigning:
+		return own.SelfSigning
+	case secretUserSigning:
+		return own.UserSigning
+	default:
+		return ""
+	}
+}
+
+// misfits names the keys that do not belong to the published identity. With a master key
+// that is not the published one, none does: who signed what under the new one is not known.
+func (c *crossSigning) misfits(own *trustcache.User) []string {
+	var out []string
+	foreign := c.master != nil && c.master.PublicKey() != own.Current
+	for name, slot := range c.slots() {
+		if *slot == nil {
+			continue
+		}
+		public := published(own, name)
+		if foreign || (public != "" && (*slot).PublicKey() != public) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
 // secrets gives the keys as rows to store.
 func (c *crossSigning) secrets() []store.Secret {
 	return []store.Secret{
 		{Name: secretMaster, Value: secret.Bytes(c.master.Seed())},
 		{Name: secretSelfSigning, Value: secret.Bytes(c.selfSigning.Seed())},
 		{Name: secretUserSigning, Value: secret.Bytes(c.userSigning.Seed())},
+	}
+}
+
+// byName gives the seeds as they go into secret storage.
+func (c *crossSigning) byName() map[string][]byte {
+	return map[string][]byte{
+		secretMaster: c.master.Seed(), secretSelfSigning: c.selfSigning.Seed(), secretUserSigning: c.userSigning.Seed(),
 	}
 }
 
@@ -120,8 +174,9 @@ func (c *crossSigning) upload(user id.UserID, signMaster func(json.RawMessage) (
 }
 
 // publish uploads the public keys, answering user-interactive auth with a password if
-// the homeserver asks and one is given (requirement 12.6).
-func (d *Device) publish(ctx context.Context, c *crossSigning, auth UserAuth) error {
+// the homeserver asks and one is given (requirement 12.6). Before it answers it calls
+// asked, whose error ends it: to be asked may mean that an identity would be replaced.
+func (d *Device) publish(ctx context.Context, c *crossSigning, auth UserAuth, asked func(context.Context) error) error {
 	body, err := c.upload(d.acct.user, func(master json.RawMessage) (json.RawMessage, error) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -140,23 +195,39 @@ func (d *Device) publish(ctx context.Context, c *crossSigning, auth UserAuth) er
 		})
 	}
 	err = send()
-	var up *UpstreamError
-	if !errors.As(err, &up) || up.Status != http.StatusUnauthorized || up.UIA == nil {
+	challenge := challengeOf(err)
+	if challenge == nil {
 		return err
 	}
-	if auth.Password.IsZero() || !up.UIA.takesPassword() {
-		return &AuthNeededError{Body: up.UIA.body}
+	if err := asked(ctx); err != nil {
+		return err
+	}
+	if auth.Password.IsZero() || !challenge.takesPassword() {
+		return challenge.needed()
 	}
 	body["auth"] = map[string]any{
-		"type": "m.login.password", "session": up.UIA.session, "password": auth.Password.Reveal(),
+		"type": "m.login.password", "session": challenge.session, "password": auth.Password.Reveal(),
 		"identifier": map[string]string{"type": "m.id.user", "user": d.acct.user.String()},
 		"user":       d.acct.user.String(),
 	}
 	err = send()
-	if errors.As(err, &up) && up.UIA != nil {
+	if again := challengeOf(err); again != nil {
+		if slices.Contains(again.completed, "m.login.password") {
+			return again.needed() // the password was right and is not enough
+		}
 		return ErrWrongPassword
 	}
 	return err
+}
+
+// challengeOf gives the user-interactive authentication that an error asks for; nil when
+// it asks for none.
+func challengeOf(err error) *uiaChallenge {
+	var up *UpstreamError
+	if errors.As(err, &up) && up.Status == http.StatusUnauthorized {
+		return up.UIA
+	}
+	return nil
 }
 
 // signDevice adds the identity's signature to this device's keys as the homeserver

@@ -57,9 +57,16 @@ type Device struct {
 	outboxPending bool
 	serverKeys    json.RawMessage // our device keys as the homeserver shows them, with all signatures
 	own           ownState
-	settled       bool   // the identity was looked at, and nothing has changed since
-	looping       bool   // the sync loop runs
-	backupIn      string // the backup version that was last found ours
+	settled       bool                  // the identity was looked at, and nothing has changed since
+	unsettled     int                   // how often something changed
+	looping       bool                  // the sync loop runs
+	asks          map[string]*secretAsk // secrets that other devices were asked for
+	requests      []secretRequest
+	given         map[givenSecret]time.Time
+	fetching      fetching
+	restoring     restoring
+	retry         *time.Timer // of maintenance that failed
+	retryWait     time.Duration
 
 	rooms    map[id.RoomID]*room
 	outbound map[id.RoomID]*outbound
@@ -91,7 +98,7 @@ func (e *Engine) open(ctx context.Context, key deviceKey, token secret.String) (
 	default:
 		return nil, fmt.Errorf("load device: %w", err)
 	}
-	d, err := e.restore(row, dev)
+	d, err := e.restore(ctx, row, dev)
 	if err != nil {
 		return nil, err
 	}
@@ -126,9 +133,13 @@ func (e *Engine) adopt(ctx context.Context, row *store.Account, key deviceKey, t
 }
 
 // restore makes a Device of its row.
-func (e *Engine) restore(row *store.Account, dev store.Device) (*Device, error) {
+func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Device) (*Device, error) {
+	acct := e.account(row)
+	if err := acct.hold(ctx); err != nil {
+		return nil, err
+	}
 	d := &Device{
-		eng: e, acct: e.account(row), id: dev.DeviceID, rowID: dev.ID, row: dev, token: dev.Token,
+		eng: e, acct: acct, id: dev.DeviceID, rowID: dev.ID, row: dev, token: dev.Token,
 		rooms: make(map[id.RoomID]*room), outbound: make(map[id.RoomID]*outbound),
 		noKeys: make(map[store.DeviceRef]retry), sent: make(map[store.TxnRef]id.EventID),
 		outboxPending: true, keyCount: -1, publishing: make(chan struct{}),
@@ -244,7 +255,9 @@ func (d *Device) retire() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.token, d.nextToken = secret.String{}, secret.String{}
-	if d.publishTimer != nil {
-		d.publishTimer.Stop()
+	for _, timer := range []*time.Timer{d.publishTimer, d.retry} {
+		if timer != nil {
+			timer.Stop()
+		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
@@ -26,6 +27,7 @@ type Options struct {
 	Client     *http.Client // follows no redirects
 	Log        zerolog.Logger
 	Now        func() time.Time
+	Metrics    prometheus.Registerer // nil counts for nobody
 
 	// Timeout bounds one request of the engine to the homeserver; 30 s.
 	Timeout time.Duration
@@ -88,11 +90,12 @@ func (o *Options) setDefaults() {
 
 // Engine owns the devices whose keys the proxy holds, and every goroutine that works for them.
 type Engine struct {
-	opts  Options
-	store *store.DB
-	hs    *homeserver
-	now   func() time.Time
-	log   zerolog.Logger
+	opts   Options
+	store  *store.DB
+	hs     *homeserver
+	now    func() time.Time
+	log    zerolog.Logger
+	counts *counts
 
 	inbound *lru.Cache[inboundKey, *inboundSession]
 
@@ -104,6 +107,7 @@ type Engine struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	work   chan *Device
+	alerts chan *account
 	wg     sync.WaitGroup
 }
 
@@ -122,12 +126,17 @@ func New(opts Options) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make room key cache: %w", err)
 	}
+	counted, err := newCounts(opts.Metrics)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Engine{
-		opts: opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache,
+		counts: counted,
+		opts:   opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache,
 		hs:       &homeserver{base: opts.Homeserver, client: opts.Client, timeout: opts.Timeout},
 		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device),
-		ctx: ctx, cancel: cancel, work: make(chan *Device, 1024),
+		ctx: ctx, cancel: cancel, work: make(chan *Device, 1024), alerts: make(chan *account, 256),
 	}, nil
 }
 
@@ -144,7 +153,7 @@ func (e *Engine) Start(ctx context.Context) error {
 		if found.Device.State != store.DeviceOurs || found.Device.Token.IsZero() {
 			continue
 		}
-		d, err := e.restore(found.Account, found.Device)
+		d, err := e.restore(ctx, found.Account, found.Device)
 		if err != nil {
 			return err
 		}
@@ -179,6 +188,8 @@ func (e *Engine) worker() {
 			return
 		case d := <-e.work:
 			d.maintain(e.ctx)
+		case a := <-e.alerts:
+			a.alerted()
 		}
 	}
 }

@@ -111,28 +111,15 @@ type UserAuth struct {
 type AuthNeededError struct {
 	// Body is the homeserver's 401: flows, params, session.
 	Body json.RawMessage
+	// Stage is the next stage of the first flow, and URL where the user does it in a
+	// browser, on homeservers with OAuth; both may be empty (requirement 12.6).
+	Stage string
+	URL   string
 }
 
 // Error implements error.
 func (*AuthNeededError) Error() string {
 	return "the homeserver asks for user-interactive authentication"
-}
-
-// uiaChallenge is a homeserver's 401 with flows.
-type uiaChallenge struct {
-	session string
-	flows   [][]string
-	body    json.RawMessage
-}
-
-// takesPassword reports whether a password alone is enough.
-func (c *uiaChallenge) takesPassword() bool {
-	for _, stages := range c.flows {
-		if len(stages) == 1 && stages[0] == "m.login.password" {
-			return true
-		}
-	}
-	return false
 }
 
 // upstreamStatus gives the HTTP status of an UpstreamError, 0 when err is none or had no answer.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -67,6 +69,36 @@ func (h *homeserver) call(ctx context.Context, token secret.String, r request) e
 	return upstreamError(r.op, resp, contents, err)
 }
 
+// stream is call for an answer that is too large for memory: read gets its body.
+func (h *homeserver) stream(ctx context.Context, token secret.String, r request, read func(io.Reader) error) error {
+	ctx, cancel := context.WithTimeout(ctx, h.timeout+r.patient)
+	defer cancel()
+	cli := &mautrix.Client{HomeserverURL: h.base, Log: zerolog.Nop()}
+	req, err := http.NewRequestWithContext(ctx, r.method, cli.BuildURLWithQuery(r.path, r.query), nil)
+	if err != nil {
+		return &UpstreamError{Op: r.op, Cause: errNoAnswer}
+	}
+	req.Header.Set("Authorization", "Bearer "+token.Reveal())
+	resp, err := h.client.Do(req)
+	if err != nil {
+		return upstreamError(r.op, nil, nil, err)
+	}
+	defer func() { _ = resp.Body.Close() }() // what was read tells what went wrong
+	if resp.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+		var said mautrix.RespError
+		_ = json.Unmarshal(body, &said) // an answer that is no Matrix error has a status all the same
+		return upstreamError(r.op, resp, body, mautrix.HTTPError{Response: resp, RespError: &said})
+	}
+	if err := read(resp.Body); err != nil {
+		if ctx.Err() != nil {
+			return upstreamError(r.op, nil, nil, ctx.Err())
+		}
+		return fmt.Errorf("%s: %w", r.op, err)
+	}
+	return nil
+}
+
 // upstreamError keeps of an error only what may be shown.
 func upstreamError(op string, resp *http.Response, body []byte, err error) *UpstreamError {
 	out := &UpstreamError{Op: op}
@@ -96,24 +128,6 @@ func upstreamError(op string, resp *http.Response, body []byte, err error) *Upst
 	}
 	if secs, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && secs > 0 && secs < 1e6 {
 		out.RetryAfter = time.Duration(secs) * time.Second
-	}
-	return out
-}
-
-// readChallenge reads a 401 that asks for user-interactive authentication; nil when it is another.
-func readChallenge(body []byte) *uiaChallenge {
-	var c struct {
-		Session string `json:"session"`
-		Flows   []struct {
-			Stages []string `json:"stages"`
-		} `json:"flows"`
-	}
-	if json.Unmarshal(body, &c) != nil || len(c.Flows) == 0 {
-		return nil
-	}
-	out := &uiaChallenge{session: c.Session, body: body}
-	for _, f := range c.Flows {
-		out.flows = append(out.flows, f.Stages)
 	}
 	return out
 }

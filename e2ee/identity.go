@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"maunium.net/go/mautrix/crypto/ssss"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/store"
@@ -23,23 +24,27 @@ const (
 	// ownUnsigned is a user whose identity has not signed this device, and whose private
 	// keys are not here.
 	ownUnsigned
+	// ownChanged is an identity that took the place, elsewhere, of the one this account
+	// knew. Whether it signed this device does not matter: it is not trusted (attack A9).
+	ownChanged
 	// ownReplaced is a device for which the homeserver shows keys that are not ours.
 	ownReplaced
 	// ownSigned is a device signed by its owner's current identity.
 	ownSigned
 )
 
-// setUpIdentity makes an identity where there is none, signs the device where we hold
-// the keys, and keeps secret storage and backup complete. Every step looks at what the
-// homeserver has, so that it can be repeated after a crash anywhere (requirement 12.13).
+// setUpIdentity makes an identity where there is none, recovers it where the
+// configuration says how, signs the device where we hold the keys, and keeps secret
+// storage and backup complete. Every step looks at what the homeserver has, so that it
+// can be repeated after a crash anywhere (requirement 12.13).
 func (d *Device) setUpIdentity(ctx context.Context) error {
-	d.mu.Lock()
-	done := d.settled
-	d.mu.Unlock()
-	if done {
+	if d.isSettled() {
 		return nil
 	}
-	err := d.bootstrap(ctx, UserAuth{Password: d.acct.takePassword()}, !d.eng.opts.ManualBootstrap)
+	d.mu.Lock()
+	looked := d.unsettled
+	d.mu.Unlock()
+	err := d.bootstrap(ctx, UserAuth{Password: d.acct.takePassword()}, bootstrapping{create: !d.eng.opts.ManualBootstrap})
 	var auth *AuthNeededError
 	if err != nil && !errors.As(err, &auth) && !errors.Is(err, ErrWrongPassword) {
 		return err
@@ -47,12 +52,32 @@ func (d *Device) setUpIdentity(ctx context.Context) error {
 	// Done, or in need of a person: looked at again when something changes.
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.settled = d.row.KeysUploaded && d.own != ownUnknown
+	d.settled = d.row.KeysUploaded && d.own != ownUnknown && d.unsettled == looked
 	return err
 }
 
-// bootstrap does the work of setUpIdentity. create allows a new identity.
-func (d *Device) bootstrap(ctx context.Context, auth UserAuth, create bool) error {
+// unsettleLocked has the identity looked at again. The caller holds d.mu.
+func (d *Device) unsettleLocked() {
+	d.settled = false
+	d.unsettled++
+	d.acct.forgetBackup()
+	d.kickLocked()
+}
+
+// bootstrapping says what a bootstrap may do.
+type bootstrapping struct {
+	// create allows a new identity, secret storage or backup where there is none.
+	create bool
+	// explicit is a person's wish: also a backup that was deleted is made again.
+	explicit bool
+}
+
+// errOwnUnknown says that the homeserver did not say how the own keys stand. Nothing may
+// be made then: it might replace something.
+var errOwnUnknown = errors.New("the own keys could not be read from the homeserver")
+
+// bootstrap does the work of setUpIdentity.
+func (d *Device) bootstrap(ctx context.Context, auth UserAuth, may bootstrapping) error {
 	if d.mode != ModeProxied {
 		return nil
 	}
@@ -67,40 +92,75 @@ func (d *Device) bootstrap(ctx context.Context, auth UserAuth, create bool) erro
 		return err
 	}
 	defer give()
-	own, err := d.readOwn(ctx, true)
+	resetting, err := d.acct.loadReset(ctx)
 	if err != nil {
 		return err
 	}
-	if resetting, err := d.resetKeys(ctx, false); err != nil {
+	own, err := d.readOwn(ctx, true)
+	switch {
+	case err != nil:
 		return err
-	} else if resetting != nil && resetting.master.PublicKey() == own.Current {
+	case own.Knowledge != trustcache.KnowledgeFresh:
+		return errOwnUnknown
+	case resetting != nil && resetting.master.PublicKey() == own.Current:
 		return d.finishReset(ctx, resetting) // one that was interrupted
 	}
-	keys, err := d.acct.loadCrossSigning(ctx)
+	keys, err := d.fittingKeys(ctx, own)
 	if err != nil {
 		return err
 	}
-	if own.Current == "" {
-		if !create {
-			return nil
-		}
+	var opened *ssss.Key
+	switch {
+	case own.Current == "" && !may.create:
+		return nil
+	case own.Current == "":
 		if own, keys, err = d.createIdentity(ctx, keys, auth); err != nil {
 			return err
 		}
+	case keys == nil:
+		if keys, opened, err = d.recoverAlone(ctx, own); err != nil {
+			return err
+		}
 	}
-	if keys == nil || keys.master.PublicKey() != own.Current {
-		return nil // an identity that is not ours: only its owner can recover it here
+	if keys == nil { // an identity whose keys are not here: its owner or another device may bring them
+		d.acct.noteStorage(storageUnknown)
+		if !own.Verified {
+			d.acct.noteBackup(backupUnknown)
+			return nil
+		}
+		if _, err := d.completeBackup(ctx, nil, nil, bootstrapping{}); err != nil {
+			return err
+		}
+		return d.wantSecrets(ctx, own)
 	}
 	if err := d.useIdentity(ctx, own, keys); err != nil {
 		return err
 	}
-	if err := d.completeStorage(ctx, keys); err != nil {
-		return err
+	d.acct.forgetPassword()
+	return d.completeStorage(ctx, keys, opened, may)
+}
+
+// fittingKeys gives the private keys that belong to the published identity; nil unless
+// all of them are here. Those that do not belong to it are dropped: another client
+// replaced the identity (requirement 12.12).
+func (d *Device) fittingKeys(ctx context.Context, own *trustcache.User) (*crossSigning, error) {
+	keys, err := d.acct.loadParts(ctx)
+	if err != nil {
+		return nil, err
 	}
-	if d.ownNow() == ownSigned {
-		d.acct.forgetPassword()
+	if own.Current == "" { // nothing is published yet
+		return d.acct.loadCrossSigning(ctx)
 	}
-	return nil
+	misfits := keys.misfits(own)
+	if len(misfits) == 0 {
+		return d.acct.loadCrossSigning(ctx)
+	}
+	if err := d.save(ctx, &store.Changes{DeleteSecrets: misfits}); err != nil {
+		return nil, fmt.Errorf("drop keys that do not belong to the identity: %w", err)
+	}
+	d.eng.log.Warn().Stringer("account", d.acct.user).Int("keys", len(misfits)).
+		Msg("The identity was replaced by another client; its old private keys were dropped")
+	return d.acct.loadCrossSigning(ctx)
 }
 
 // readOwn reads the own user's keys and records how the device stands. again asks the
@@ -142,6 +202,9 @@ func (d *Device) noteOwn(own *trustcache.User) {
 	if state == ownUnsigned && own.Current == "" {
 		state = ownNoIdentity
 	}
+	if (state == ownUnsigned || state == ownSigned) && !own.State().Accepted() {
+		state = ownChanged
+	}
 	d.own = state
 	if dev := own.Device(d.id); dev != nil && state != ownReplaced {
 		if obj, err := parseObject(dev.Raw); err == nil {
@@ -173,7 +236,19 @@ func (d *Device) createIdentity(ctx context.Context, keys *crossSigning, auth Us
 	if _, err := d.acct.tracker.SetOwnIdentity(ctx, keys.master.PublicKey()); err != nil {
 		return nil, nil, fmt.Errorf("trust the own identity: %w", err)
 	}
-	if err := d.publish(ctx, keys, auth); err != nil {
+	// To be asked for a password may mean that another client was quicker.
+	stillNone := func(ctx context.Context) error {
+		switch own, err := d.readOwn(ctx, true); {
+		case err != nil:
+			return err
+		case own.Knowledge != trustcache.KnowledgeFresh:
+			return errOwnUnknown
+		case own.Current != "":
+			return ErrIdentityExists
+		}
+		return nil
+	}
+	if err := d.publish(ctx, keys, auth, stillNone); err != nil {
 		return nil, nil, err
 	}
 	own, err := d.readOwn(ctx, true)
@@ -228,6 +303,8 @@ func (d *Device) mayConverse(ctx context.Context) error {
 		return nil
 	case ownReplaced:
 		return ErrKeysReplaced
+	case ownChanged:
+		return ErrDeviceNotSigned // also where unsigned devices may send: the identity is in question
 	case ownNoIdentity, ownUnsigned:
 		if d.acct.settings().AllowUnsigned {
 			return nil

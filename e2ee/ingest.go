@@ -171,8 +171,11 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 	if d.keysWanted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(d.wedged) > 0 || len(d.noOlm) > 0 || len(u.Changed) > 0 || !d.settled {
 		d.kickLocked()
 	}
-	if slices.Contains(u.Changed, d.acct.user) {
-		d.settled = false
+	b.tookSecrets()
+	if slices.Contains(u.Changed, d.acct.user) || changesOwnSide(u.AccountData) {
+		d.unsettleLocked()
+	}
+	if len(d.requests) > 0 {
 		d.kickLocked()
 	}
 }

@@ -3,6 +3,7 @@ package e2ee
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -34,21 +35,36 @@ func (d *Device) maintain(ctx context.Context) {
 		return
 	}
 	defer give()
+	failed, more := false, false
 	for _, step := range []struct {
 		name string
 		do   func(context.Context) error
 	}{
 		{"upload keys", d.uploadKeys},
 		{"flush outbox", d.flushOutbox},
+		{"check received secrets", d.checkReceived},
 		{"set up identity", d.setUpIdentity},
+		{"answer requests for secrets", d.answerRequests},
+		{"flush outbox", d.flushOutbox},
 		{"back up room keys", d.backUp},
+		{"restore history", d.resumeHistory},
 		{"unwedge", d.unwedge},
 		{"refresh device lists", d.refreshDeviceLists},
+		{"review warnings", d.reviewWarnings},
+		{"locate warnings", d.locateWarnings},
 	} {
-		if err := step.do(ctx); err != nil && ctx.Err() == nil {
+		switch err := step.do(ctx); {
+		case err == nil || ctx.Err() != nil:
+		case errors.Is(err, errMoreToDo):
+			more = true
+		case needsPerson(err):
+			d.eng.log.Info().Err(err).Str("step", step.name).Msg("Device maintenance waits for its user")
+		default:
+			failed = true
 			d.eng.log.Warn().Err(err).Str("step", step.name).Msg("Device maintenance did not finish")
 		}
 	}
+	d.maintainAgain(failed, more)
 }
 
 // refreshDeviceLists asks again about users whose devices changed or could not be

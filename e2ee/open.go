@@ -61,6 +61,7 @@ func (d *Device) Open(ctx context.Context, in []Incoming) []Opened {
 		}
 	}
 	d.openSealed(ctx, sealed)
+	d.openSealed(ctx, d.fetchMissing(ctx, sealed))
 	by, err := d.judgementFor(ctx, jobs)
 	if err != nil { // nothing can be judged: nothing is shown
 		d.failAll(sealed, err)

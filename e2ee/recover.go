@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
-	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 	"maunium.net/go/mautrix/crypto/ssss"
 
@@ -19,10 +19,13 @@ import (
 type Recovery struct {
 	Key        secret.String
 	Passphrase secret.String
+	// Restore has the whole history fetched from the key backup, not only what is needed.
+	Restore bool
 }
 
-// maxIterations bounds what a hostile key description can make a passphrase cost.
-const maxIterations = 10_000_000
+// maxIterations bounds what a hostile key description can make a passphrase cost: about a
+// second. Clients use 500,000.
+const maxIterations = 2_000_000
 
 // Recover takes the identity and the backup key from secret storage and signs this
 // device. Nothing is changed unless everything fits: seeds are used only if the public
@@ -34,68 +37,161 @@ func (d *Device) Recover(ctx context.Context, with Recovery) error {
 	if err := d.uploadNow(ctx); err != nil {
 		return err
 	}
+	if err := d.recoverNow(ctx, with); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.unsettleLocked()
+	d.mu.Unlock()
+	if with.Restore {
+		return d.beginRestore(ctx)
+	}
+	return nil
+}
+
+func (d *Device) recoverNow(ctx context.Context, with Recovery) error {
 	give, err := d.acct.boot.take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}
 	defer give()
 	own, err := d.readOwn(ctx, true)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
-	}
-	if own.Current == "" {
+	case own.Knowledge != trustcache.KnowledgeFresh:
+		return errOwnUnknown
+	case own.Current == "":
 		return ErrNoIdentity
 	}
-	key, err := d.openStorage(ctx, with)
+	described, err := d.defaultStorage(ctx)
 	if err != nil {
 		return err
 	}
-	keys, err := d.recoverKeys(ctx, key, own)
+	if described == nil {
+		return ErrNoSecretStorage
+	}
+	key, err := described.open(with)
 	if err != nil {
 		return err
 	}
-	rows := keys.secrets()
-	if backupKey, err := d.recoverBackupKey(ctx, key); err != nil {
+	keys, err := d.recoverIdentity(ctx, own, key)
+	if err != nil {
 		return err
-	} else if backupKey != nil {
-		rows = append(rows, store.Secret{Name: secretBackup, Value: backupKey, CreatedAt: d.eng.now()})
 	}
-	if err := d.save(ctx, &store.Changes{Secrets: rows}); err != nil {
-		return fmt.Errorf("store the recovered identity: %w", err)
+	if err := d.useIdentity(ctx, own, keys); err != nil {
+		return err
 	}
-	return d.useIdentity(ctx, own, keys)
+	return d.completeStorage(ctx, keys, key, bootstrapping{create: true})
 }
 
-// openStorage gives the default key of secret storage if what the caller has opens it.
-func (d *Device) openStorage(ctx context.Context, with Recovery) (*ssss.Key, error) {
-	raw, err := d.accountData(ctx, accountDataDefaultKey)
+// recoverIdentity takes the identity from secret storage, and stores it.
+func (d *Device) recoverIdentity(ctx context.Context, own *trustcache.User, key *ssss.Key) (*crossSigning, error) {
+	keys, err := d.recoverKeys(ctx, key, own)
 	if err != nil {
 		return nil, err
 	}
-	var def struct {
-		Key string `json:"key"`
+	if err := d.save(ctx, &store.Changes{Secrets: keys.secrets()}); err != nil {
+		return nil, fmt.Errorf("store the recovered identity: %w", err)
 	}
-	if raw == nil || json.Unmarshal(raw, &def) != nil || def.Key == "" {
-		return nil, ErrNoSecretStorage
+	return keys, nil
+}
+
+// configured gives what the configuration holds to open secret storage with.
+func (a *account) configured() []Recovery {
+	var out []Recovery
+	settings := a.settings()
+	if !settings.RecoveryKey.IsZero() {
+		out = append(out, Recovery{Key: settings.RecoveryKey})
 	}
-	if raw, err = d.accountData(ctx, "m.secret_storage.key."+def.Key); err != nil {
-		return nil, err
+	if !settings.Passphrase.IsZero() {
+		out = append(out, Recovery{Passphrase: settings.Passphrase})
 	}
-	var meta ssss.KeyMetadata
-	if raw == nil || json.Unmarshal(raw, &meta) != nil || meta.Algorithm != ssss.AlgorithmAESHMACSHA2 {
-		return nil, ErrNoSecretStorage
+	return out
+}
+
+// recoverAlone recovers the identity with what is here: the configured recovery key or
+// passphrase, or the key of a secret storage that we made. nil when that does not help.
+// The same attempt is not made twice: deriving a key from a passphrase is costly.
+func (d *Device) recoverAlone(ctx context.Context, own *trustcache.User) (*crossSigning, *ssss.Key, error) {
+	mine, err := d.acct.ownStorageKey(ctx)
+	if err != nil {
+		return nil, nil, err
 	}
+	ways := d.acct.configured()
+	if mine == nil && len(ways) == 0 {
+		return nil, nil, nil
+	}
+	described, err := d.defaultStorage(ctx)
+	if err != nil && !errors.Is(err, ErrNoSecretStorage) {
+		return nil, nil, err
+	}
+	if described == nil {
+		return nil, nil, nil
+	}
+	attempt := described.ID + "|" + described.Meta.MAC + "|" + own.Current.String()
+	if d.acct.triedBefore(attempt) {
+		return nil, nil, nil
+	}
+	var candidates []*ssss.Key
+	if mine != nil && mine.ID == described.ID {
+		candidates = append(candidates, mine)
+	}
+	for _, with := range ways {
+		key, err := described.open(with)
+		if err == nil {
+			candidates = append(candidates, key)
+		} else {
+			d.eng.log.Warn().Err(err).Stringer("account", d.acct.user).Msg("The configured recovery key does not open secret storage")
+		}
+	}
+	for _, key := range candidates {
+		keys, err := d.recoverIdentity(ctx, own, key)
+		if err == nil {
+			return keys, key, nil
+		}
+		if !isRecoveryReason(err) {
+			return nil, nil, err
+		}
+		d.eng.log.Warn().Err(err).Stringer("account", d.acct.user).Msg("The identity could not be recovered")
+	}
+	d.acct.noteTried(attempt)
+	return nil, nil, nil
+}
+
+// isRecoveryReason reports whether trying again with the same would fail again.
+func isRecoveryReason(err error) bool {
+	return errors.Is(err, ErrWrongRecoveryKey) || errors.Is(err, ErrSecretMissing) || errors.Is(err, ErrSecretMismatch)
+}
+
+func (a *account) triedBefore(attempt string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.tried == attempt
+}
+
+func (a *account) noteTried(attempt string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.tried = attempt
+}
+
+// open gives the key of secret storage if what the caller has opens it.
+func (s *storageDescription) open(with Recovery) (*ssss.Key, error) {
 	var key *ssss.Key
+	var err error
 	if with.Key.IsZero() {
-		if meta.Passphrase == nil {
+		p := s.Meta.Passphrase
+		if p == nil {
 			return nil, ErrNoPassphrase
 		}
-		if meta.Passphrase.Iterations <= 0 || meta.Passphrase.Iterations > maxIterations || meta.Passphrase.Bits < 0 || meta.Passphrase.Bits > 512 {
+		if p.Iterations <= 0 || p.Iterations > maxIterations || (p.Bits != 0 && (p.Bits < 128 || p.Bits > 512 || p.Bits%8 != 0)) {
 			return nil, ErrNoSecretStorage
 		}
-		key, err = meta.VerifyPassphrase(def.Key, with.Passphrase.Reveal())
+		key, err = s.Meta.VerifyPassphrase(s.ID, with.Passphrase.Reveal())
 	} else {
-		key, err = meta.VerifyRecoveryKey(def.Key, with.Key.Reveal())
+		text := strings.Join(strings.Fields(with.Key.Reveal()), "")
+		key, err = s.Meta.VerifyRecoveryKey(s.ID, text)
 	}
 	switch {
 	case errors.Is(err, ssss.ErrUnverifiableKey): // the secrets will tell (requirement 14.2)
@@ -108,7 +204,7 @@ func (d *Device) openStorage(ctx context.Context, with Recovery) (*ssss.Key, err
 	return key, nil
 }
 
-// readSecret decrypts one secret; ErrSecretMissing when it is not there.
+// readSecret decrypts one secret; ErrSecretMissing when it is not there under this key.
 func (d *Device) readSecret(ctx context.Context, key *ssss.Key, name string) (secret.Bytes, error) {
 	raw, err := d.accountData(ctx, name)
 	if err != nil {
@@ -122,8 +218,10 @@ func (d *Device) readSecret(ctx context.Context, key *ssss.Key, name string) (se
 	switch {
 	case errors.Is(err, ssss.ErrNotEncryptedForKey):
 		return nil, ErrSecretMissing
-	case err != nil:
+	case errors.Is(err, ssss.ErrKeyDataMACMismatch):
 		return nil, ErrWrongRecoveryKey
+	case err != nil:
+		return nil, ErrSecretMismatch // the right key, and no base64 inside
 	}
 	return value, nil
 }
@@ -131,44 +229,16 @@ func (d *Device) readSecret(ctx context.Context, key *ssss.Key, name string) (se
 // recoverKeys reads the three seeds and compares what they make with what is published.
 func (d *Device) recoverKeys(ctx context.Context, key *ssss.Key, own *trustcache.User) (*crossSigning, error) {
 	var c crossSigning
-	for _, part := range []struct {
-		name   string
-		public string
-		slot   **pk.Signing
-	}{
-		{secretMaster, own.Current.String(), &c.master},
-		{secretSelfSigning, own.SelfSigning.String(), &c.selfSigning},
-		{secretUserSigning, own.UserSigning.String(), &c.userSigning},
-	} {
-		seed, err := d.readSecret(ctx, key, part.name)
+	for name, slot := range c.slots() {
+		seed, err := d.readSecret(ctx, key, name)
 		if err != nil {
 			return nil, err
 		}
-		if *part.slot, err = pk.NewSigningFromSeed(seed.Reveal()); err != nil || (*part.slot).PublicKey().String() != part.public {
+		if *slot, err = pk.NewSigningFromSeed(seed.Reveal()); err != nil || (*slot).PublicKey() != published(own, name) {
 			return nil, ErrSecretMismatch
 		}
 	}
 	return &c, nil
-}
-
-// recoverBackupKey reads the backup key if it is there and belongs to the newest backup.
-func (d *Device) recoverBackupKey(ctx context.Context, key *ssss.Key) (secret.Bytes, error) {
-	value, err := d.readSecret(ctx, key, secretBackup)
-	if errors.Is(err, ErrSecretMissing) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	private, err := backup.MegolmBackupKeyFromBytes(value.Reveal())
-	if err != nil {
-		return nil, nil
-	}
-	current, err := d.currentBackup(ctx)
-	if err != nil || !current.trusts(private) {
-		return nil, err
-	}
-	return value, nil
 }
 
 // useIdentity takes stored keys into use: the account's own identity is verified, and
@@ -177,6 +247,11 @@ func (d *Device) useIdentity(ctx context.Context, own *trustcache.User, keys *cr
 	if _, err := d.acct.tracker.SetOwnIdentity(ctx, keys.master.PublicKey()); err != nil {
 		return fmt.Errorf("trust the own identity: %w", err)
 	}
+	now, err := d.acct.tracker.Own(ctx)
+	if err != nil {
+		return fmt.Errorf("look at the own identity: %w", err)
+	}
+	d.noteOwn(now)
 	if d.ownNow() != ownSigned {
 		return d.signSelf(ctx, own, keys)
 	}

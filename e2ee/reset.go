@@ -10,11 +10,24 @@ import (
 
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
 )
 
-// secretReset holds the seeds of an identity that is to replace the published one. It
-// is there from before the publication until everything that follows is done, so that
-// an interrupted reset goes on where it stopped.
+// A reset is one publication and what follows from it. Before the publication only a note
+// is stored, secretReset, with the new identity's seeds: nothing of the old is touched,
+// and a reset that is given up leaves everything as it was. The publication is one
+// request, of which the homeserver takes all or nothing. After it every step looks at
+// what is there and can be repeated, here or by the next maintenance, after a crash too,
+// until the note is deleted at the end. So whoever looks finds the old identity whole, or
+// the new one with the way to its end.
+//
+//  1. the note is stored
+//  2. the new identity is published (user-interactive auth)
+//  3. its seeds take the place of the old ones; the old recovery key and backup key go
+//  4. it is verified, and this device signed
+//  5. a new recovery key and a new backup key are stored, and the backup made
+//  6. the secrets go into secret storage under the new key, which becomes the default
+//  7. the note is deleted
 const secretReset = "reset"
 
 // resetPlan is what secretReset says.
@@ -25,8 +38,6 @@ type resetPlan struct {
 }
 
 // Reset makes a new identity, secret storage and backup, and gives the recovery key.
-// Until the homeserver shows the new identity nothing of the old is touched; from then
-// on every step can be repeated, here or by the next maintenance.
 func (d *Device) Reset(ctx context.Context, auth UserAuth) (secret.String, error) {
 	if d.mode != ModeProxied {
 		return secret.String{}, ErrNotProxied
@@ -39,33 +50,53 @@ func (d *Device) Reset(ctx context.Context, auth UserAuth) (secret.String, error
 		return secret.String{}, err
 	}
 	defer give()
-	keys, err := d.resetKeys(ctx, true)
+	keys, err := d.acct.loadReset(ctx)
 	if err != nil {
 		return secret.String{}, err
 	}
+	if keys == nil {
+		if keys, err = d.beginReset(ctx); err != nil {
+			return secret.String{}, err
+		}
+	}
+	// Said before it is published, so that nobody is alarmed when it appears.
 	if _, err := d.acct.tracker.SetOwnIdentity(ctx, keys.master.PublicKey()); err != nil {
 		return secret.String{}, fmt.Errorf("trust the own identity: %w", err)
 	}
 	if auth.Password.IsZero() && auth.Stage == nil {
 		auth.Password = d.acct.takePassword()
 	}
-	if err := d.publish(ctx, keys, auth); err != nil {
+	if err := d.publishReset(ctx, keys, auth); err != nil {
 		return secret.String{}, err
 	}
 	if err := d.finishReset(ctx, keys); err != nil {
 		return secret.String{}, err
 	}
+	d.acct.forgetPassword()
+	d.unsettle()
 	return d.acct.recoveryKey(ctx)
 }
 
-// resetKeys gives the identity of a reset under way; nil when none is and none is to be begun.
-func (d *Device) resetKeys(ctx context.Context, begin bool) (*crossSigning, error) {
-	stored, err := d.eng.store.Secret(ctx, d.acct.row, secretReset)
+// publishReset publishes the identity of a reset, unless an earlier call that was
+// interrupted did.
+func (d *Device) publishReset(ctx context.Context, keys *crossSigning, auth UserAuth) error {
+	own, err := d.readOwn(ctx, true)
+	switch {
+	case err != nil:
+		return err
+	case own.Knowledge != trustcache.KnowledgeFresh:
+		return errOwnUnknown
+	case own.Current == keys.master.PublicKey():
+		return nil
+	}
+	return d.publish(ctx, keys, auth, func(context.Context) error { return nil })
+}
+
+// loadReset gives the identity of a reset under way; nil when none is.
+func (a *account) loadReset(ctx context.Context) (*crossSigning, error) {
+	stored, err := a.eng.store.Secret(ctx, a.row, secretReset)
 	if errors.Is(err, store.ErrNotFound) {
-		if !begin {
-			return nil, nil
-		}
-		return d.beginReset(ctx)
+		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load the reset under way: %w", err)
@@ -103,7 +134,7 @@ func (d *Device) beginReset(ctx context.Context) (*crossSigning, error) {
 }
 
 // finishReset takes a published identity into use: device signed, secret storage and
-// backup new. It can be repeated.
+// backup new.
 func (d *Device) finishReset(ctx context.Context, keys *crossSigning) error {
 	own, err := d.readOwn(ctx, true)
 	if err != nil {
@@ -118,7 +149,7 @@ func (d *Device) finishReset(ctx context.Context, keys *crossSigning) error {
 	}
 	if current == nil || current.master.PublicKey() != keys.master.PublicKey() {
 		// The old storage key and backup key belong to the old identity.
-		ch := &store.Changes{Secrets: keys.secrets(), DeleteSecrets: []string{secretStorageKey, secretBackup}}
+		ch := &store.Changes{Secrets: keys.secrets(), DeleteSecrets: []string{secretStorageKey, secretBackup, secretReceived + secretBackup}}
 		if err := d.save(ctx, ch); err != nil {
 			return fmt.Errorf("store the new identity: %w", err)
 		}
@@ -137,7 +168,7 @@ func (d *Device) finishReset(ctx context.Context, keys *crossSigning) error {
 
 // replaceStorage makes secret storage and backup anew, whatever was there.
 func (d *Device) replaceStorage(ctx context.Context, keys *crossSigning) error {
-	key, _, err := d.acct.ownStorageKey(ctx)
+	key, err := d.acct.ownStorageKey(ctx)
 	if err != nil {
 		return err
 	}
@@ -146,7 +177,7 @@ func (d *Device) replaceStorage(ctx context.Context, keys *crossSigning) error {
 			return err
 		}
 	}
-	private, err := d.acct.loadBackupKey(ctx)
+	private, _, err := d.acct.loadBackupKey(ctx)
 	if err != nil {
 		return err
 	}
@@ -164,17 +195,42 @@ func (d *Device) replaceStorage(ctx context.Context, keys *crossSigning) error {
 			return err
 		}
 	}
-	for name, value := range map[string][]byte{
-		secretMaster: keys.master.Seed(), secretSelfSigning: keys.selfSigning.Seed(),
-		secretUserSigning: keys.userSigning.Seed(), secretBackup: private.Bytes(),
-	} {
-		if err := d.storeSecret(ctx, key, name, value); err != nil {
+	if err := d.setAccountData(ctx, accountDataBackup, map[string]bool{"enabled": true}); err != nil {
+		return err
+	}
+	secrets := keys.byName()
+	secrets[secretBackup] = private.Bytes()
+	for name, value := range secrets {
+		if err := d.storeSecret(ctx, key, name, value, true); err != nil {
 			return err
 		}
 	}
 	// Last: until everything is in it, the default key stays the old one.
-	if err := d.setAccountData(ctx, "m.secret_storage.key."+key.ID, key.Metadata); err != nil {
+	if err := d.makeDefault(ctx, key); err != nil {
 		return err
 	}
-	return d.setAccountData(ctx, accountDataDefaultKey, map[string]string{"key": key.ID})
+	d.acct.noteStorage(storageComplete)
+	d.acct.noteBackup(backupOurs)
+	return nil
+}
+
+// hold tells the tracker which identity is ours, so that it raises no alarm about one
+// that a reset has just published.
+func (a *account) hold(ctx context.Context) error {
+	keys, err := a.loadReset(ctx)
+	if err != nil {
+		return err
+	}
+	if keys == nil {
+		if keys, err = a.loadCrossSigning(ctx); err != nil {
+			return err
+		}
+	}
+	if keys == nil {
+		return nil
+	}
+	if _, err := a.tracker.SetOwnIdentity(ctx, keys.master.PublicKey()); err != nil {
+		return fmt.Errorf("trust the own identity: %w", err)
+	}
+	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/crypto/ssss"
@@ -15,9 +17,13 @@ import (
 	"e2ee-proxy/store"
 )
 
-const accountDataDefaultKey = "m.secret_storage.default_key"
+const (
+	accountDataDefaultKey = "m.secret_storage.default_key"
+	accountDataStorageKey = "m.secret_storage.key."
+)
 
-// accountData reads a global account data value; nil when there is none.
+// accountData reads a global account data value; nil when there is none. One that is
+// empty counts as none: that is how clients delete it.
 func (d *Device) accountData(ctx context.Context, name string) (json.RawMessage, error) {
 	var raw json.RawMessage
 	err := d.call(ctx, request{
@@ -25,6 +31,9 @@ func (d *Device) accountData(ctx context.Context, name string) (json.RawMessage,
 		path: mautrix.ClientURLPath{"v3", "user", d.acct.user, "account_data", name}, result: &raw,
 	})
 	if upstreamStatus(err) == http.StatusNotFound {
+		return nil, nil
+	}
+	if obj, bad := parseObject(raw); err == nil && bad == nil && len(obj) == 0 {
 		return nil, nil
 	}
 	return raw, err
@@ -37,64 +46,187 @@ func (d *Device) setAccountData(ctx context.Context, name string, value any) err
 	})
 }
 
-// completeStorage makes secret storage with a default key if there is none, and a key
-// backup if there is none, and stores the secrets in it (requirements 1.3 to 1.5). It
-// never changes a secret storage that was there before: its key is not ours.
-func (d *Device) completeStorage(ctx context.Context, keys *crossSigning) error {
-	key, err := d.storageKey(ctx)
-	if err != nil || key == nil {
-		return err
-	}
-	backup, err := d.ensureBackup(ctx, keys)
-	if err != nil {
-		return err
-	}
-	secrets := map[string][]byte{
-		secretMaster: keys.master.Seed(), secretSelfSigning: keys.selfSigning.Seed(), secretUserSigning: keys.userSigning.Seed(),
-	}
-	if backup != nil {
-		secrets[secretBackup] = backup
-	}
-	for name, value := range secrets {
-		if err := d.storeSecret(ctx, key, name, value); err != nil {
-			return err
+// changesOwnSide reports whether account data says something about secret storage or the
+// key backup (requirement 16.7).
+func changesOwnSide(events []json.RawMessage) bool {
+	return slices.ContainsFunc(events, func(raw json.RawMessage) bool {
+		var ev struct {
+			Type string `json:"type"`
 		}
-	}
-	return nil
+		if json.Unmarshal(raw, &ev) != nil {
+			return false
+		}
+		switch ev.Type {
+		case accountDataDefaultKey, accountDataBackup, secretMaster, secretSelfSigning, secretUserSigning, secretBackup:
+			return true
+		default:
+			return strings.HasPrefix(ev.Type, accountDataStorageKey)
+		}
+	})
 }
 
-// storageKey gives the key of secret storage if we made it, making it if the account
-// has none; nil when the account's secret storage is somebody else's.
-func (d *Device) storageKey(ctx context.Context) (*ssss.Key, error) {
+// storageDescription is the default key of an account's secret storage, as the account's
+// data describes it (requirements 14.1, 14.4).
+type storageDescription struct {
+	ID   string
+	Meta ssss.KeyMetadata
+}
+
+// defaultStorage reads the description of the default key; nil when there is no default
+// key or it names a key that is not there. One that is there and makes no sense is ErrNoSecretStorage.
+func (d *Device) defaultStorage(ctx context.Context) (*storageDescription, error) {
 	raw, err := d.accountData(ctx, accountDataDefaultKey)
-	if err != nil {
+	if err != nil || raw == nil {
 		return nil, err
 	}
 	var def struct {
 		Key string `json:"key"`
 	}
-	if raw != nil && json.Unmarshal(raw, &def) != nil {
-		return nil, fmt.Errorf("%w: default key of secret storage", errMalformed)
+	if json.Unmarshal(raw, &def) != nil || def.Key == "" {
+		return nil, nil // a missing or malformed default key is none
 	}
-	mine, meta, err := d.acct.ownStorageKey(ctx)
+	if raw, err = d.accountData(ctx, accountDataStorageKey+def.Key); err != nil || raw == nil {
+		return nil, err
+	}
+	out := &storageDescription{ID: def.Key}
+	if json.Unmarshal(raw, &out.Meta) != nil || out.Meta.Algorithm != ssss.AlgorithmAESHMACSHA2 {
+		return nil, ErrNoSecretStorage
+	}
+	return out, nil
+}
+
+// checkable reports whether the description holds what tells a right key from a wrong
+// one (requirement 14.2).
+func (s *storageDescription) checkable() bool { return s.Meta.IV != "" && s.Meta.MAC != "" }
+
+// completeStorage makes secret storage with a default key if there is none, and a key
+// backup if there is none, and stores the secrets in it (requirements 1.3 to 1.5).
+// opened is the key of secret storage, if the caller has just used it. Secret storage
+// whose key is not here is left as it is.
+func (d *Device) completeStorage(ctx context.Context, keys *crossSigning, opened *ssss.Key, may bootstrapping) error {
+	described, err := d.defaultStorage(ctx)
+	if err != nil && !errors.Is(err, ErrNoSecretStorage) {
+		return err
+	}
+	usable := err == nil
+	key := opened
+	if key == nil && usable {
+		if key, err = d.storageKey(ctx, described, may.create); err != nil {
+			return err
+		}
+	}
+	private, err := d.completeBackup(ctx, keys, key, may)
+	if err != nil {
+		return err
+	}
+	if key == nil {
+		return d.judgeStorage(ctx, described, private != nil)
+	}
+	secrets := keys.byName()
+	if private != nil {
+		secrets[secretBackup] = private
+	}
+	for name, value := range secrets {
+		if err := d.storeSecret(ctx, key, name, value, false); err != nil {
+			return err
+		}
+	}
+	// Last: who finds a default key finds the secrets too.
+	if described == nil || described.ID != key.ID {
+		if err := d.makeDefault(ctx, key); err != nil {
+			return err
+		}
+	}
+	d.acct.noteStorage(storageComplete)
+	return nil
+}
+
+// judgeStorage records how a secret storage stands whose key is not here.
+func (d *Device) judgeStorage(ctx context.Context, described *storageDescription, hasBackup bool) error {
+	if described == nil {
+		d.acct.noteStorage(storageMissing)
+		return nil
+	}
+	complete, err := d.holdsSecrets(ctx, described.ID, hasBackup)
+	if err != nil {
+		return err
+	}
+	if complete {
+		d.acct.noteStorage(storageComplete)
+	} else {
+		d.acct.noteStorage(storageIncomplete)
+	}
+	return nil
+}
+
+// holdsSecrets reports whether secret storage holds the identity, and the backup key if
+// wanted, under a key. Whether they are the right ones only the key can tell.
+func (d *Device) holdsSecrets(ctx context.Context, keyID string, backup bool) (bool, error) {
+	names := []string{secretMaster, secretSelfSigning, secretUserSigning}
+	if backup {
+		names = append(names, secretBackup)
+	}
+	for _, name := range names {
+		raw, err := d.accountData(ctx, name)
+		if err != nil {
+			return false, err
+		}
+		var content struct {
+			Encrypted map[string]json.RawMessage `json:"encrypted"`
+		}
+		if raw == nil || json.Unmarshal(raw, &content) != nil || content.Encrypted[keyID] == nil {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// storageKey gives the key of secret storage if it is here: made by us, or in the
+// configuration. With create it is made where the account has none.
+func (d *Device) storageKey(ctx context.Context, described *storageDescription, create bool) (*ssss.Key, error) {
+	mine, err := d.acct.ownStorageKey(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if def.Key != "" {
-		if mine == nil || meta.ID != def.Key {
-			return nil, nil
-		}
+	switch {
+	case described != nil && mine != nil && mine.ID == described.ID:
+		return mine, nil
+	case described != nil:
+		return d.configuredKey(described)
+	case !create:
+		return nil, nil
+	case mine == nil:
+		return d.newStorageKey(ctx)
+	default:
 		return mine, nil
 	}
-	if mine == nil {
-		if mine, err = d.newStorageKey(ctx); err != nil {
+}
+
+// configuredKey gives the key of secret storage that the configuration holds. Nothing is
+// written under a key that the description cannot confirm: a homeserver could have it
+// derived from a passphrase in a way that is cheap to guess.
+func (d *Device) configuredKey(described *storageDescription) (*ssss.Key, error) {
+	if !described.checkable() {
+		return nil, nil
+	}
+	for _, with := range d.acct.configured() {
+		key, err := described.open(with)
+		if err == nil {
+			return key, nil
+		}
+		if !errors.Is(err, ErrWrongRecoveryKey) && !errors.Is(err, ErrNoPassphrase) && !errors.Is(err, ErrNoSecretStorage) {
 			return nil, err
 		}
 	}
-	if err := d.setAccountData(ctx, "m.secret_storage.key."+mine.ID, mine.Metadata); err != nil {
-		return nil, err
+	return nil, nil
+}
+
+// makeDefault describes a key and makes it the default (requirement 14.4).
+func (d *Device) makeDefault(ctx context.Context, key *ssss.Key) error {
+	if err := d.setAccountData(ctx, accountDataStorageKey+key.ID, key.Metadata); err != nil {
+		return err
 	}
-	return mine, d.setAccountData(ctx, accountDataDefaultKey, map[string]string{"key": mine.ID})
+	return d.setAccountData(ctx, accountDataDefaultKey, map[string]string{"key": key.ID})
 }
 
 // storageMeta is what is stored beside the recovery key.
@@ -104,19 +236,19 @@ type storageMeta struct {
 }
 
 // ownStorageKey gives the key of the secret storage that we made, nil when we made none.
-func (a *account) ownStorageKey(ctx context.Context) (*ssss.Key, storageMeta, error) {
+func (a *account) ownStorageKey(ctx context.Context) (*ssss.Key, error) {
 	stored, err := a.eng.store.Secret(ctx, a.row, secretStorageKey)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, storageMeta{}, nil
+		return nil, nil
 	}
 	if err != nil {
-		return nil, storageMeta{}, fmt.Errorf("load the recovery key: %w", err)
+		return nil, fmt.Errorf("load the recovery key: %w", err)
 	}
 	var meta storageMeta
 	if err := json.Unmarshal(stored.Meta, &meta); err != nil {
-		return nil, storageMeta{}, fmt.Errorf("read the recovery key: %w", err)
+		return nil, fmt.Errorf("read the recovery key: %w", err)
 	}
-	return &ssss.Key{ID: meta.ID, Key: stored.Value.Reveal(), Metadata: meta.Metadata}, meta, nil
+	return &ssss.Key{ID: meta.ID, Key: stored.Value.Reveal(), Metadata: meta.Metadata}, nil
 }
 
 // newStorageKey makes a key and stores it before anything is encrypted with it.
@@ -136,30 +268,46 @@ func (d *Device) newStorageKey(ctx context.Context) (*ssss.Key, error) {
 	return key, nil
 }
 
-// storeSecret puts a secret into secret storage under our key, unless it is there.
-func (d *Device) storeSecret(ctx context.Context, key *ssss.Key, name string, value []byte) error {
+// storeSecret puts a secret into secret storage under a key, unless it is there. What is
+// stored under other keys, or beside it, stays; with alone it goes, because it belongs to
+// an identity that is no more.
+func (d *Device) storeSecret(ctx context.Context, key *ssss.Key, name string, value []byte, alone bool) error {
 	raw, err := d.accountData(ctx, name)
 	if err != nil {
 		return err
 	}
-	var content ssss.EncryptedAccountDataEventContent
-	if raw != nil && json.Unmarshal(raw, &content) != nil {
-		return fmt.Errorf("%w: a secret in secret storage", errMalformed)
+	content, err := parseObject(raw)
+	if err != nil {
+		content = nil // it was no secret, so nothing is lost
 	}
-	if have, err := content.Decrypt(name, key); err == nil && string(have) == string(value) {
-		return nil
+	entries, err := parseObject(content.get("encrypted"))
+	if err != nil {
+		entries = nil
 	}
-	if content.Encrypted == nil {
-		content.Encrypted = make(map[string]ssss.EncryptedKeyData, 1)
+	others := len(entries)
+	if mine := entries.get(key.ID); mine != nil {
+		others--
+		var sealed ssss.EncryptedKeyData
+		if json.Unmarshal(mine, &sealed) == nil {
+			if have, err := key.Decrypt(name, sealed); err == nil && string(have) == string(value) && (!alone || others == 0) {
+				return nil
+			}
+		}
 	}
-	content.Encrypted[key.ID] = key.Encrypt(name, value)
-	return d.setAccountData(ctx, name, map[string]any{"encrypted": content.Encrypted})
+	if alone {
+		entries, content = nil, nil
+	}
+	sealed, err := json.Marshal(key.Encrypt(name, value))
+	if err != nil {
+		return fmt.Errorf("encode a secret: %w", err)
+	}
+	return d.setAccountData(ctx, name, content.set("encrypted", entries.set(key.ID, sealed).encode()).encode())
 }
 
-// RecoveryKey gives the recovery key that a bootstrap made, in the form people write
+// recoveryKey gives the recovery key that a bootstrap made, in the form people write
 // down (requirement 14.6).
 func (a *account) recoveryKey(ctx context.Context) (secret.String, error) {
-	key, _, err := a.ownStorageKey(ctx)
+	key, err := a.ownStorageKey(ctx)
 	if err != nil {
 		return secret.String{}, err
 	}

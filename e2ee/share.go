@@ -58,6 +58,9 @@ func gate(users []*trustcache.User, mode trustcache.Mode) error {
 	case trustcache.GateBlocked:
 		blocked := &IdentityChangedError{}
 		for _, b := range decision.Blocked {
+			if b.Own { // the own identity was replaced elsewhere: see mayConverse
+				return ErrDeviceNotSigned
+			}
 			if b.State == trustcache.PinVerificationLost {
 				blocked.Lost = append(blocked.Lost, b.UserID)
 			} else {

@@ -2,12 +2,11 @@ package e2ee
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 
 	"maunium.net/go/mautrix/id"
 
-	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/trustcache"
 )
 
@@ -69,11 +68,19 @@ type StorageStatus struct {
 
 // BackupStatus tells of key backup.
 type BackupStatus struct {
+	// Enabled is false when the user has switched key backup off (m.key_backup).
+	Enabled bool   `json:"enabled"`
 	Version string `json:"version,omitempty"`
-	// Trusted says that its public key belongs to a private key we hold (requirement 16.1).
-	Trusted bool `json:"trusted"`
-	// Pending is the number of room keys still to be uploaded.
+	// Trusted says that it is known to be the account's own (requirement 16.1), Readable
+	// that its private key is here.
+	Trusted  bool `json:"trusted"`
+	Readable bool `json:"readable"`
+	// Count is how many room keys it holds, as the homeserver says, and Pending how many of
+	// this device are still to be uploaded.
+	Count   int `json:"count"`
 	Pending int `json:"pending"`
+	// Restore tells of restoring the whole history; nil when that was not asked for.
+	Restore *RestoreStatus `json:"restore,omitempty"`
 }
 
 // Problem is one thing that is not in order, and what to do about it.
@@ -95,6 +102,8 @@ type DeviceTrust struct {
 type UserDevice struct {
 	UserID   id.UserID   `json:"user_id"`
 	DeviceID id.DeviceID `json:"device_id"`
+	// Trusted says which exception it is.
+	Trusted bool `json:"trusted"`
 }
 
 // Status reads how things stand. Parts that could not be read are problems, not errors.
@@ -127,11 +136,14 @@ func (d *Device) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	d.identityStatus(&out, own, keys)
-	if err := d.storageStatus(ctx, &out); err != nil {
+	if err := d.backupStatus(ctx, &out, own); err != nil {
+		out.Problems = append(out.Problems, unreadable("the key backup"))
+	}
+	if err := d.storageStatus(ctx, &out, out.Backup.Readable && out.Backup.Enabled); err != nil {
 		out.Problems = append(out.Problems, unreadable("secret storage"))
 	}
-	if err := d.backupStatus(ctx, &out); err != nil {
-		out.Problems = append(out.Problems, unreadable("the key backup"))
+	if err := d.overrideStatus(ctx, &out); err != nil {
+		return Status{}, err
 	}
 	pending, err := d.warnings(ctx)
 	if err != nil {
@@ -151,13 +163,24 @@ func (d *Device) identityStatus(out *Status, own *trustcache.User, keys *crossSi
 		Ours:         keys != nil && own.Current == keys.master.PublicKey(),
 		DeviceSigned: d.ownNow() == ownSigned,
 	}
+	var unsigned []id.DeviceID
 	for i := range own.Devices {
-		if dev := &own.Devices[i]; dev.DeviceID != d.id && dev.Fault != trustcache.FaultNoKeys {
-			out.OtherDevices = append(out.OtherDevices, deviceTrust(dev))
+		dev := &own.Devices[i]
+		if dev.DeviceID == d.id || dev.Fault == trustcache.FaultNoKeys {
+			continue
 		}
+		out.OtherDevices = append(out.OtherDevices, deviceTrust(dev))
+		if !dev.Signed && own.Current != "" {
+			unsigned = append(unsigned, dev.DeviceID)
+		}
+	}
+	if len(unsigned) > 0 {
+		out.Problems = append(out.Problems, problemOthers(unsigned))
 	}
 	switch d.ownNow() {
 	case ownSigned, ownUnknown:
+	case ownChanged:
+		out.Problems = append(out.Problems, problemChanged)
 	case ownNoIdentity:
 		out.Problems = append(out.Problems, problemNoIdentity)
 	case ownUnsigned:
@@ -181,30 +204,18 @@ func deviceTrust(dev *trustcache.Device) DeviceTrust {
 	return out
 }
 
-func (d *Device) storageStatus(ctx context.Context, out *Status) error {
-	raw, err := d.accountData(ctx, accountDataDefaultKey)
-	if err != nil {
+func (d *Device) storageStatus(ctx context.Context, out *Status, hasBackup bool) error {
+	described, err := d.defaultStorage(ctx)
+	if err != nil && !errors.Is(err, ErrNoSecretStorage) {
 		return err
 	}
-	var def struct {
-		Key string `json:"key"`
-	}
-	if raw == nil || json.Unmarshal(raw, &def) != nil || def.Key == "" {
+	if described == nil {
 		out.Problems = append(out.Problems, problemNoStorage)
 		return nil
 	}
-	out.SecretStorage = StorageStatus{DefaultKey: def.Key, Complete: true}
-	for _, name := range []string{secretMaster, secretSelfSigning, secretUserSigning} {
-		raw, err := d.accountData(ctx, name)
-		if err != nil {
-			return err
-		}
-		var content struct {
-			Encrypted map[string]json.RawMessage `json:"encrypted"`
-		}
-		if raw == nil || json.Unmarshal(raw, &content) != nil || content.Encrypted[def.Key] == nil {
-			out.SecretStorage.Complete = false
-		}
+	out.SecretStorage.DefaultKey = described.ID
+	if out.SecretStorage.Complete, err = d.holdsSecrets(ctx, described.ID, hasBackup); err != nil {
+		return err
 	}
 	if !out.SecretStorage.Complete {
 		out.Problems = append(out.Problems, problemStorageIncomplete)
@@ -212,23 +223,40 @@ func (d *Device) storageStatus(ctx context.Context, out *Status) error {
 	return nil
 }
 
-func (d *Device) backupStatus(ctx context.Context, out *Status) error {
+func (d *Device) backupStatus(ctx context.Context, out *Status, own *trustcache.User) error {
+	wanted, err := d.backupWanted(ctx)
+	if err != nil {
+		return err
+	}
+	out.Backup.Enabled = wanted
+	out.Backup.Restore = d.restoreStatus()
 	current, err := d.currentBackup(ctx)
 	if err != nil {
 		return err
 	}
-	if current == nil {
-		out.Problems = append(out.Problems, problemNoBackup)
-		return nil
-	}
-	key, err := d.acct.loadBackupKey(ctx)
+	key, known, err := d.acct.loadBackupKey(ctx)
 	if err != nil {
 		return err
 	}
-	out.Backup = BackupStatus{Version: current.Version, Trusted: current.trusts(key)}
-	if !out.Backup.Trusted {
+	if current != nil {
+		out.Backup.Version, out.Backup.Count = current.Version, current.Count
+	}
+	out.Backup.Readable = current.trusts(key)
+	out.Backup.Trusted = out.Backup.Readable || current.signedBy(own)
+	switch {
+	case !wanted: // the user's own choice is no problem
+		return nil
+	case current == nil && known != "":
+		out.Problems = append(out.Problems, problemBackupDeleted)
+		return nil
+	case current == nil:
+		out.Problems = append(out.Problems, problemNoBackup)
+		return nil
+	case !out.Backup.Trusted:
 		out.Problems = append(out.Problems, problemBackupNotOurs)
 		return nil
+	case !out.Backup.Readable:
+		out.Problems = append(out.Problems, problemBackupUnread)
 	}
 	if out.Backup.Pending, err = d.eng.store.CountToBackUp(ctx, d.acct.row, d.rowID, current.Version); err != nil {
 		return fmt.Errorf("count room keys to back up: %w", err)
@@ -236,73 +264,15 @@ func (d *Device) backupStatus(ctx context.Context, out *Status) error {
 	return nil
 }
 
-func unreadable(what string) Problem {
-	return Problem{"unreadable", "The homeserver did not say how " + what + " stands.", "Try again in a while."}
-}
-
-// The problems that Status names.
-var (
-	problemForeign = Problem{
-		"device_has_own_keys", "This device published encryption keys that the proxy does not hold, so the proxy passes it through untouched.",
-		"If the client does its own encryption, all is well. Otherwise log in again, so that the client gets a new device.",
+func (d *Device) overrideStatus(ctx context.Context, out *Status) error {
+	devices, err := d.acct.tracker.Overrides(ctx)
+	if err != nil {
+		return fmt.Errorf("list exceptions: %w", err)
 	}
-	problemNoDevice = Problem{
-		"no_device", "This access token belongs to no device, so there can be no encryption keys for it.",
-		"Log in as a user to get a token with a device.",
+	for i := range devices {
+		out.Overrides = append(out.Overrides, UserDevice{
+			UserID: devices[i].UserID, DeviceID: devices[i].DeviceID, Trusted: devices[i].Override == trustcache.OverrideTrusted,
+		})
 	}
-	problemNoIdentity = Problem{
-		"no_identity", "The account has no digital identity yet, so others cannot tell that this device is yours.",
-		"POST /_e2ee_proxy/v1/bootstrap, with your password if the homeserver asks for it.",
-	}
-	problemUnsigned = Problem{
-		"device_not_signed", "Your digital identity has not confirmed this device. Others would not show its messages.",
-		"POST /_e2ee_proxy/v1/recover with your recovery key, or POST /_e2ee_proxy/v1/reset for a new identity.",
-	}
-	problemReplaced = Problem{
-		"keys_replaced", "The homeserver shows other keys for this device than the proxy holds. Nothing is sent from it.",
-		"Log this device out and log in again. If nobody replaced the keys, talk to the administrator of the homeserver.",
-	}
-	problemNoStorage = Problem{
-		"secret_storage_missing", "The account has no secret storage, so your identity cannot be recovered on another device.",
-		"POST /_e2ee_proxy/v1/bootstrap.",
-	}
-	problemStorageIncomplete = Problem{
-		"secret_storage_incomplete", "Secret storage does not hold your whole identity.",
-		"POST /_e2ee_proxy/v1/recover with your recovery key.",
-	}
-	problemNoBackup = Problem{
-		"backup_missing", "Your message keys are not backed up.",
-		"POST /_e2ee_proxy/v1/bootstrap.",
-	}
-	problemBackupNotOurs = Problem{
-		"backup_broken", "There is a key backup that the proxy cannot check, so nothing is written to it.",
-		"POST /_e2ee_proxy/v1/recover with your recovery key.",
-	}
-)
-
-// Bootstrap creates what is missing and gives the recovery key, if this or an earlier
-// bootstrap made one. It never replaces an identity.
-func (d *Device) Bootstrap(ctx context.Context, auth UserAuth) (secret.String, error) {
-	if d.mode != ModeProxied {
-		return secret.String{}, ErrNotProxied
-	}
-	if err := d.uploadNow(ctx); err != nil {
-		return secret.String{}, err
-	}
-	if auth.Password.IsZero() {
-		auth.Password = d.acct.takePassword()
-	}
-	if err := d.bootstrap(ctx, auth, true); err != nil {
-		return secret.String{}, err
-	}
-	switch d.ownNow() {
-	case ownSigned:
-	case ownUnsigned:
-		return secret.String{}, ErrIdentityExists
-	case ownReplaced:
-		return secret.String{}, ErrKeysReplaced
-	case ownUnknown, ownNoIdentity:
-		return secret.String{}, ErrCannotEncrypt
-	}
-	return d.acct.recoveryKey(ctx)
+	return nil
 }

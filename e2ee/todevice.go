@@ -33,7 +33,9 @@ type batch struct {
 	noOlm    []store.DeviceRef
 	other    []*received       // for the client, if their sender is trusted
 	forward  []json.RawMessage // for the client
-	unknown  []id.UserID       // senders of keys of whom nothing is known
+	secrets  []*received
+	answered []answeredAsk
+	unknown  []id.UserID // senders of keys of whom nothing is known
 	refused  int
 }
 
@@ -79,6 +81,9 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 	if err := b.keepRoomKeys(ctx); err != nil {
 		return nil, err
 	}
+	if err := b.takeSecrets(ctx); err != nil {
+		return nil, err
+	}
 	return b, b.passOthers(ctx)
 }
 
@@ -112,8 +117,10 @@ func (b *batch) one(ev *toDevice, olm *olmEvent) {
 		b.refused++ // only ever over Olm (requirement 8.2, attack A11)
 	case "m.room_key.withheld":
 		b.withheld(ev)
-	case "m.room_key_request", "m.secret.request":
-		// Requests are answered by their own features; the client has no keys to give.
+	case "m.secret.request":
+		b.secretRequested(ev)
+	case "m.room_key_request":
+		// Nobody is given keys on request; the client has none to give.
 	case "m.key.verification.request", "m.key.verification.ready", "m.key.verification.start",
 		"m.key.verification.accept", "m.key.verification.key", "m.key.verification.mac",
 		"m.key.verification.done", "m.key.verification.cancel":
@@ -145,9 +152,11 @@ func (b *batch) encrypted(ev *toDevice, olm *olmEvent) {
 		b.roomKey(msg)
 	case "m.dummy":
 		// Its only purpose was the new session (requirement 6.12).
-	case "m.forwarded_room_key", "m.secret.send", "m.room_key_bundle", "m.room.encrypted",
+	case "m.secret.send":
+		b.secrets = append(b.secrets, msg)
+	case "m.forwarded_room_key", "m.room_key_bundle", "m.room.encrypted",
 		"m.room_key.withheld", "m.room_key_request", "m.secret.request":
-		b.refused++ // nothing of the kind was asked for (requirements 11.6, 15.3), or never encrypted
+		b.refused++ // nothing of the kind was asked for (requirement 11.6), or never encrypted
 	default:
 		b.other = append(b.other, msg)
 	}

@@ -2,30 +2,218 @@ package e2ee
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// Codes of warnings (design §6). Their texts are for people who know nothing of
+// encryption: no word of cross-signing, and of no key but the recovery key (requirement
+// 26.1).
+const (
+	warnIdentityChanged    = "identity_changed"
+	warnVerificationLost   = "verification_lost"
+	warnOwnIdentityChanged = "own_identity_changed"
+	warnDeviceNotSigned    = "device_not_signed"
+	warnBackupBroken       = "backup_broken"
+	warnStorageMissing     = "secret_storage_missing"
+)
+
+// A warning is one row for its code and what it is about, so that a homeserver that
+// changes an identity a million times makes one row. What clients see as its ID also
+// names the time, so that dismissing one does not dismiss the next. That somebody
+// dismissed it is a row of its own: whoever raises a warning writes the one, whoever
+// dismisses it the other, and neither needs to know what the other does.
+
+func warningSlot(code, about string) string {
+	sum := sha256.Sum256([]byte(code + "\x00" + about))
+	return code + "-" + hex.EncodeToString(sum[:8])
+}
+
+const dismissedSuffix = "!"
+
+func warningID(row *store.Warning) string {
+	return row.ID + "-" + strconv.FormatInt(row.Since.UnixMicro(), 36)
+}
+
+// raised is the row of a warning.
+func raised(code, about string, user id.UserID, message string, at time.Time) store.Warning {
+	return store.Warning{
+		ID: warningSlot(code, about), Code: code, UserID: user, Message: message,
+		Since: at.UTC().Truncate(time.Microsecond),
+	}
+}
+
+// resolved is the row of a warning whose cause is gone.
+func resolved(code, about string, user id.UserID, at time.Time) store.Warning {
+	row := raised(code, about, user, "", at)
+	row.Resolved = true
+	return row
+}
+
+// pending gives the rows that nobody has dismissed and whose cause is still there.
+func pending(rows []store.Warning) []store.Warning {
+	dismissed := make(map[string]time.Time)
+	for _, w := range rows {
+		if slot, ok := strings.CutSuffix(w.ID, dismissedSuffix); ok {
+			dismissed[slot] = w.Since
+		}
+	}
+	var out []store.Warning
+	for _, w := range rows {
+		at, told := dismissed[w.ID]
+		if !w.Resolved && !w.Dismissed && (!told || at.Before(w.Since)) {
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+// observe turns what the tracker noticed into warnings, which are stored together with
+// it. It is called under the tracker's lock and takes no other but a.mu.
+func (a *account) observe(events []trustcache.Event, ch *store.Changes) (stored func()) {
+	before := len(ch.Warnings)
+	ownChanged := false
+	for i := range events {
+		ev := &events[i]
+		switch ev.Kind {
+		case trustcache.EventPin:
+			a.eng.counts.identity(ev)
+			if ev.Own {
+				ch.Warnings = append(ch.Warnings, ownIdentityWarnings(ev)...)
+			} else {
+				ch.Warnings = append(ch.Warnings, identityWarnings(ev)...)
+			}
+		case trustcache.EventDevices:
+			ownChanged = ownChanged || ev.Own
+		case trustcache.EventOverride:
+			a.eng.log.Warn().Stringer("account", a.user).Stringer("user", ev.UserID).
+				Str("device", firstDevice(ev)).Int("override", int(ev.Override)).Msg("The exception for a device was changed")
+		case trustcache.EventDevicesRefused, trustcache.EventIdentityRefused:
+			a.eng.log.Warn().Stringer("account", a.user).Stringer("user", ev.UserID).
+				Int("devices", len(ev.Refused)).Msg("Keys that contradict what is known were refused")
+		}
+	}
+	if len(ch.Warnings) == before && !ownChanged {
+		return nil
+	}
+	return func() {
+		a.warningsChanged()
+		a.eng.alert(a)
+	}
+}
+
+func firstDevice(ev *trustcache.Event) string {
+	if len(ev.Added) == 0 {
+		return ""
+	}
+	return ev.Added[0].String()
+}
+
+// identityWarnings are for somebody else's identity.
+func identityWarnings(ev *trustcache.Event) []store.Warning {
+	about, user := ev.UserID.String(), ev.UserID
+	raise := func(code, text string) store.Warning {
+		return raised(code, about, user, fmt.Sprintf(text, user), ev.At)
+	}
+	switch ev.Effect {
+	case trustcache.EffectChanged:
+		if ev.State == trustcache.PinChanged {
+			return []store.Warning{raise(warnIdentityChanged, textIdentityChanged)}
+		}
+		if ev.State == trustcache.PinVerificationLost {
+			return []store.Warning{raise(warnVerificationLost, textVerifiedChanged)}
+		}
+	case trustcache.EffectVerificationLost:
+		if ev.ByOwnChange {
+			return []store.Warning{raise(warnVerificationLost, textLostByUs)}
+		}
+		return []store.Warning{raise(warnVerificationLost, textVerifiedChanged)}
+	case trustcache.EffectAcknowledgedByPolicy:
+		return []store.Warning{raise(warnIdentityChanged, textAcceptedByPolicy)}
+	case trustcache.EffectRestored, trustcache.EffectVerified, trustcache.EffectAcknowledged, trustcache.EffectWithdrawn:
+		return []store.Warning{
+			resolved(warnIdentityChanged, about, user, ev.At), resolved(warnVerificationLost, about, user, ev.At),
+		}
+	case trustcache.EffectFirstSeen:
+	}
+	return nil
+}
+
+// ownIdentityWarnings are for the account's own identity (requirement 1.11).
+func ownIdentityWarnings(ev *trustcache.Event) []store.Warning {
+	about, user := ev.UserID.String(), ev.UserID
+	switch ev.Effect {
+	case trustcache.EffectChanged, trustcache.EffectVerificationLost:
+		if !ev.State.Accepted() {
+			return []store.Warning{raised(warnOwnIdentityChanged, about, user, textOwnIdentityChanged, ev.At)}
+		}
+	case trustcache.EffectRestored, trustcache.EffectVerified, trustcache.EffectAcknowledged, trustcache.EffectWithdrawn:
+		return []store.Warning{resolved(warnOwnIdentityChanged, about, user, ev.At)}
+	case trustcache.EffectFirstSeen, trustcache.EffectAcknowledgedByPolicy:
+	}
+	return nil
+}
+
+// The texts. %s is a user or a device.
+const (
+	textIdentityChanged = "%s's digital identity was reset. Nothing is sent to encrypted rooms with them until you accept the new one. " +
+		"This can happen if they lost all their devices and the recovery key, but it can also be a sign of somebody taking over the account. Ask them in another way before you accept it."
+	textVerifiedChanged = "WARNING: %s's digital identity was reset! You had verified this user. Nothing is sent to encrypted rooms with them " +
+		"until you verify them again or withdraw the verification."
+	textLostByUs = "You had verified %s. Your own digital identity was reset since, so that this verification no longer counts. " +
+		"Their digital identity has not changed. Recover your digital identity, verify them again, or withdraw the verification."
+	textAcceptedByPolicy = "%s's digital identity was reset. It was accepted automatically, as is set for this account."
+
+	textOwnIdentityChanged = "Your digital identity was reset on another device, or somebody is taking over your account. " +
+		"This device is not confirmed any more, and nothing is sent from it to encrypted rooms. " +
+		"If it was you, confirm this device with your new recovery key. If it was not, change your password and talk to the administrator of your homeserver."
+	textDeviceNotSigned = "Your device %s is not confirmed. Other people's devices do not trust it. Confirm it, or log it out if you do not know it."
+	textStorageMissing  = "Your digital identity is not saved, so that you would lose it with this device. Set recovery up."
+	textBackupNotOurs   = "Your message history is not being saved: the key storage of your account cannot be checked from here. Enter your recovery key."
+	textBackupDeleted   = "Your message history is not being saved: the key storage of your account was deleted. Set it up again, or switch it off for good in another client."
 )
 
 // warnings gives what the user must be told and has not dismissed, oldest first.
 func (d *Device) warnings(ctx context.Context) ([]Warning, error) {
-	rows, err := d.acct.pendingWarnings(ctx)
+	rows, rooms, err := d.acct.pendingWarnings(ctx)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]Warning, 0, len(rows))
-	for _, w := range rows {
-		if !w.Dismissed && !w.Resolved {
-			out = append(out, Warning{ID: w.ID, Code: w.Code, UserID: w.UserID, RoomIDs: w.RoomIDs, Message: w.Message, Since: w.Since})
-		}
+	for i := range rows {
+		w := &rows[i]
+		out = append(out, Warning{
+			ID: warningID(w), Code: w.Code, UserID: w.UserID, RoomIDs: rooms[w.UserID], Message: w.Message, Since: w.Since,
+		})
 	}
 	return out, nil
 }
 
-// pendingWarnings gives the account's warnings, from memory once they were read.
-func (a *account) pendingWarnings(ctx context.Context) ([]store.Warning, error) {
+// pendingWarnings gives the account's pending warnings, from memory once they were read,
+// and the encrypted rooms shared with the users they are about, as far as known.
+func (a *account) pendingWarnings(ctx context.Context) ([]store.Warning, map[id.UserID][]id.RoomID, error) {
+	rows, err := a.allWarnings(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	a.mu.Lock()
-	rows, read := a.warned, a.warnedRead
+	defer a.mu.Unlock()
+	return pending(rows), a.shared, nil
+}
+
+func (a *account) allWarnings(ctx context.Context) ([]store.Warning, error) {
+	a.mu.Lock()
+	rows, read, seq := a.warned, a.warnedRead, a.warnedSeq
 	a.mu.Unlock()
 	if read {
 		return rows, nil
@@ -36,7 +224,9 @@ func (a *account) pendingWarnings(ctx context.Context) ([]store.Warning, error) 
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.warned, a.warnedRead = rows, true
+	if a.warnedSeq == seq { // else they changed while they were read
+		a.warned, a.warnedRead = rows, true
+	}
 	return rows, nil
 }
 
@@ -45,4 +235,34 @@ func (a *account) warningsChanged() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.warned, a.warnedRead = nil, false
+	a.warnedSeq++
+}
+
+// Warnings are those pending, oldest first.
+func (d *Device) Warnings(ctx context.Context) ([]Warning, error) {
+	if d.mode != ModeProxied {
+		return nil, ErrNotProxied
+	}
+	return d.warnings(ctx)
+}
+
+// DismissWarning drops one.
+func (d *Device) DismissWarning(ctx context.Context, warning string) error {
+	if d.mode != ModeProxied {
+		return ErrNotProxied
+	}
+	rows, _, err := d.acct.pendingWarnings(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(rows, func(w store.Warning) bool { return warningID(&w) == warning })
+	if i < 0 {
+		return ErrUnknownWarning
+	}
+	note := store.Warning{ID: rows[i].ID + dismissedSuffix, Code: rows[i].Code, Since: rows[i].Since, Dismissed: true}
+	if err := d.save(ctx, &store.Changes{Warnings: []store.Warning{note}}); err != nil {
+		return fmt.Errorf("store the dismissed warning: %w", err)
+	}
+	d.acct.warningsChanged()
+	return nil
 }

@@ -15,8 +15,8 @@ import (
 type Control interface {
 	// Status may talk to the homeserver. Parts that could not be read are Problems, not errors.
 	Status(ctx context.Context) (Status, error)
-	// Bootstrap creates what is missing and gives the recovery key once. It never
-	// replaces an identity: ErrIdentityExists.
+	// Bootstrap creates what is missing and gives the recovery key, if one was made and can
+	// still be read, else nothing. It never replaces an identity: ErrIdentityExists.
 	Bootstrap(ctx context.Context, auth Auth) (secret.String, error)
 	// Recover takes the identity and the backup key from secret storage and signs the device.
 	Recover(ctx context.Context, with Recovery) error

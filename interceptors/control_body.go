@@ -67,17 +67,20 @@ func (b *authBody) auth() (Auth, error) {
 type recoverBody struct {
 	RecoveryKey *secret.String `json:"recovery_key"`
 	Passphrase  *secret.String `json:"passphrase"`
+	// Restore has the whole history fetched from the key backup, in the background; GET
+	// status tells how that goes. Without it a key is fetched when an event needs it.
+	Restore bool `json:"restore"`
 }
 
-// recovery gives what the body says: exactly one thing.
+// recovery gives what the body says: exactly one thing to recover with.
 func (b *recoverBody) recovery() (Recovery, error) {
 	switch {
 	case (b.RecoveryKey == nil) == (b.Passphrase == nil):
 		return Recovery{}, BadJSON("Give either recovery_key or passphrase.")
 	case b.RecoveryKey != nil && !b.RecoveryKey.IsZero():
-		return Recovery{Key: *b.RecoveryKey}, nil
+		return Recovery{Key: *b.RecoveryKey, Restore: b.Restore}, nil
 	case b.Passphrase != nil && !b.Passphrase.IsZero():
-		return Recovery{Passphrase: *b.Passphrase}, nil
+		return Recovery{Passphrase: *b.Passphrase, Restore: b.Restore}, nil
 	}
 	return Recovery{}, BadJSON("The recovery key or passphrase is empty.")
 }

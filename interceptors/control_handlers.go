@@ -77,10 +77,11 @@ func answerControl(x *Exchange, needsKeys bool, do func(a asked) (any, error)) e
 // done is the answer of calls that have nothing to say.
 type done struct{}
 
-// keyAnswer is an answer with a recovery key. It is the one place that reveals it.
+// keyAnswer is an answer with a recovery key, if there is one. It is the one place that
+// reveals it.
 func keyAnswer(key secret.String) any {
 	return struct {
-		RecoveryKey string `json:"recovery_key"`
+		RecoveryKey string `json:"recovery_key,omitempty"`
 	}{key.Reveal()}
 }
 

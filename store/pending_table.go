@@ -28,6 +28,8 @@ const (
 		WHERE account = $1 AND device = $2 AND ready = 1 ORDER BY received_at, event_id LIMIT $3`
 	selectDelivered = "SELECT " + pendingColumns + ` FROM pending_events
 		WHERE account = $1 AND device = $2 AND ready = 1 AND delivered_at <> '' ORDER BY received_at, event_id LIMIT $3`
+	selectWaiting = `SELECT DISTINCT room_id, session_id FROM pending_events
+		WHERE account = $1 AND device = $2 AND ready = 0 LIMIT $3`
 	countPending = "SELECT COUNT(*) FROM pending_events WHERE account = $1 AND device = $2"
 	prunePending = `DELETE FROM pending_events WHERE (account, device, event_id) IN
 		(SELECT account, device, event_id FROM pending_events WHERE received_at < $1 LIMIT 1000)`
@@ -86,6 +88,21 @@ func (db *DB) readPending(ctx context.Context, query string, acct *Account, devi
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read pending events: %w", err)
+	}
+	return all, nil
+}
+
+// PendingSessions names up to limit sessions whose keys events of a device wait for.
+func (db *DB) PendingSessions(ctx context.Context, acct *Account, device int64, limit int) ([]SessionRef, error) {
+	var all []SessionRef
+	err := db.reader.query(ctx, selectWaiting, []any{acct.ID, device, int64(limit)}, func(r *sql.Rows) error {
+		var s SessionRef
+		err := r.Scan(text(&s.RoomID), text(&s.SessionID))
+		all = append(all, s)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read sessions that events wait for: %w", err)
 	}
 	return all, nil
 }

@@ -117,7 +117,12 @@ func judge(in JudgeInput, enforce bool) Verdict {
 	switch in.Source {
 	case store.SourceDirect:
 		return judgeDirect(in, enforce)
-	case store.SourceBackup, store.SourceImport, store.SourceBundle, store.SourceForwarded:
+	case store.SourceBackup:
+		if in.Owner.Attested {
+			return judgeDirect(in, enforce)
+		}
+		return judgeUnproven(in, enforce)
+	case store.SourceImport, store.SourceBundle, store.SourceForwarded:
 		return judgeUnproven(in, enforce)
 	default:
 		return withheld(in, CodeUnknownDevice)

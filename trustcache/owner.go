@@ -9,7 +9,8 @@ import (
 
 // Owner is what is known of the sender of a room key or another Olm message: recorded
 // when it arrived, from the Olm channel alone, never from the event that is decrypted
-// with it and never from what a forward, a backup or an import claims (design §5).
+// with it and never from what a forward, a backup or an import claims (design §5), unless
+// it is Attested.
 // It may be upgraded by what becomes known later, never downgraded.
 type Owner struct {
 	UserID     id.UserID     `json:"user_id,omitempty"`
@@ -25,6 +26,10 @@ type Owner struct {
 	// accepted it, at that time or later.
 	Master   id.Ed25519 `json:"master,omitempty"`
 	Accepted bool       `json:"accepted,omitempty"`
+	// Attested says that this was recorded when the key arrived, by a device of the
+	// account, and came back with the key from a backup that only the account's own devices
+	// can have written (MSC4048, requirement 16.9).
+	Attested bool `json:"attested,omitempty"`
 }
 
 // Known reports whether more than a key is known of the sending device.

@@ -1,0 +1,252 @@
+package e2ee
+
+import (
+	"crypto/ecdh"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"maunium.net/go/mautrix/crypto/backup"
+	"maunium.net/go/mautrix/crypto/goolm/session"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// The format of one room key in a backup (requirements 16.3, 16.4), with the parts of
+// MSC4048 that fit into it (requirement 16.9): a MAC under a key that only those have who
+// can read the backup, and a word on where the key came from. A key whose MAC is right
+// and that this proxy had from its owner keeps its owner through a restore; every other
+// one proves nothing.
+const (
+	backupMACInfo       = "MATRIX_BACKUP_MAC_KEY"
+	fieldBackupMAC      = "org.matrix.msc4048.backup_mac"
+	fieldUnauthentic    = "org.matrix.msc4048.unauthenticated"
+	fieldSharedHistory  = "shared_history"
+	fieldSharedUnstable = "org.matrix.msc3061.shared_history"
+	// fieldOwner is ours: MSC4048 says that a key belongs to its sender_key, and not whose
+	// that is.
+	fieldOwner = "dev.e2ee-proxy.owner"
+)
+
+// backedOwner is fieldOwner. It names the session, so that the homeserver cannot pass one
+// off as another.
+type backedOwner struct {
+	RoomID    id.RoomID        `json:"room_id"`
+	SessionID id.SessionID     `json:"session_id"`
+	Owner     trustcache.Owner `json:"owner"`
+}
+
+// backupSession is one room key in a backup request (requirement 16.5).
+type backupSession struct {
+	FirstIndex     uint32          `json:"first_message_index"`
+	ForwardedCount int             `json:"forwarded_count"`
+	IsVerified     bool            `json:"is_verified"`
+	SessionData    json.RawMessage `json:"session_data"`
+}
+
+// backupMACKey derives the key of the MACs from the backup's private key.
+func backupMACKey(private *backup.MegolmBackupKey) ([]byte, error) {
+	key, err := hkdf.Key(sha256.New, private.Bytes(), nil, backupMACInfo, 32)
+	if err != nil {
+		return nil, fmt.Errorf("derive the backup's MAC key: %w", err)
+	}
+	return key, nil
+}
+
+// sealBackup encrypts one room key for the backup. Without the private key there is no MAC.
+func sealBackup(row *store.InboundSession, public *ecdh.PublicKey, macKey []byte) (backupSession, error) {
+	data, from, err := sessionData(row)
+	if err != nil {
+		return backupSession{}, err
+	}
+	proven := row.Source == store.SourceDirect || from.Attested
+	if proven {
+		raw, err := json.Marshal(backedOwner{row.RoomID, row.SessionID, from.Owner})
+		if err != nil {
+			return backupSession{}, fmt.Errorf("encode key owner: %w", err)
+		}
+		data = data.set(fieldOwner, raw)
+	} else {
+		data = data.set(fieldUnauthentic, quoted("m.undefined"))
+	}
+	sealed, err := backup.EncryptSessionDataWithPubkey(public, data.encode())
+	if err != nil {
+		return backupSession{}, fmt.Errorf("encrypt room key for the backup: %w", err)
+	}
+	raw, err := json.Marshal(sealed)
+	if err != nil {
+		return backupSession{}, fmt.Errorf("encode room key for the backup: %w", err)
+	}
+	if macKey != nil {
+		if raw, err = addBackupMAC(raw, macKey); err != nil {
+			return backupSession{}, err
+		}
+	}
+	return backupSession{FirstIndex: row.FirstIndex, IsVerified: proven && from.Signed, SessionData: raw}, nil
+}
+
+// sessionData is what is known of a room key, for a backup or an export. What other
+// clients had put into the backup that it came from is still in it.
+func sessionData(row *store.InboundSession) (object, keptOwner, error) {
+	sess := &session.MegolmInboundSession{}
+	if err := sess.UnpickleLibOlm(row.Pickle.Reveal()); err != nil {
+		return nil, keptOwner{}, fmt.Errorf("unpickle room key: %w", err)
+	}
+	exported, err := sess.Export(row.FirstIndex)
+	if err != nil {
+		return nil, keptOwner{}, fmt.Errorf("export room key: %w", err)
+	}
+	from := decodeKeptOwner(row.Owner)
+	data, err := parseObject(from.Extra)
+	if err != nil {
+		data = nil
+	}
+	shared := json.RawMessage(`false`)
+	if row.SharedHistory {
+		shared = json.RawMessage(`true`)
+	}
+	chain := data.get("forwarding_curve25519_key_chain")
+	if chain == nil {
+		chain = json.RawMessage(`[]`)
+	}
+	return data.
+		set("algorithm", quoted(algorithmMegolm)).
+		set("forwarding_curve25519_key_chain", chain).
+		set("sender_claimed_keys", object{{"ed25519", quoted(from.Ed25519.String())}}.encode()).
+		set("sender_key", quoted(from.Curve25519.String())).
+		set("session_key", quoted(string(exported))).
+		set(fieldSharedHistory, shared), from, nil // requirement 17.4
+}
+
+// addBackupMAC adds the MAC over the canonical JSON of the encrypted data.
+func addBackupMAC(raw json.RawMessage, macKey []byte) (json.RawMessage, error) {
+	mac, err := backupMAC(raw, macKey)
+	if err != nil {
+		return nil, err
+	}
+	obj, err := parseObject(raw)
+	if err != nil {
+		return nil, err
+	}
+	return obj.set("unsigned", object{{fieldBackupMAC, quoted(b64(mac))}}.encode()).encode(), nil
+}
+
+func backupMAC(raw json.RawMessage, macKey []byte) ([]byte, error) {
+	msg, err := signable(raw)
+	if err != nil {
+		return nil, err
+	}
+	h := hmac.New(sha256.New, macKey)
+	h.Write(msg)
+	return h.Sum(nil), nil
+}
+
+// hasBackupMAC reports whether the encrypted data carries the right MAC, all its unknown
+// members included.
+func hasBackupMAC(raw json.RawMessage, macKey []byte) bool {
+	obj, err := parseObject(raw)
+	if err != nil {
+		return false
+	}
+	unsigned, err := parseObject(obj.get("unsigned"))
+	if err != nil {
+		return false
+	}
+	text, _ := unsigned.text(fieldBackupMAC)
+	claimed, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(text, "="))
+	if err != nil {
+		return false
+	}
+	mac, err := backupMAC(raw, macKey)
+	return err == nil && hmac.Equal(mac, claimed)
+}
+
+// openBackup decrypts one room key of a backup. The row it gives has the session's own
+// name, not the one under which the homeserver keeps it.
+func openBackup(ref store.SessionRef, raw json.RawMessage, private *backup.MegolmBackupKey, macKey []byte) (store.InboundSession, error) {
+	entry, err := parseObject(raw)
+	if err != nil {
+		return store.InboundSession{}, err
+	}
+	sealed := entry.get("session_data")
+	var data backup.EncryptedSessionData[json.RawMessage]
+	if _, err := parseObject(sealed); err != nil {
+		return store.InboundSession{}, err
+	}
+	if json.Unmarshal(sealed, &data) != nil || data.Ephemeral.PublicKey == nil {
+		return store.InboundSession{}, fmt.Errorf("%w: a room key in the backup", errMalformed)
+	}
+	plain, err := data.Decrypt(private)
+	if err != nil {
+		return store.InboundSession{}, fmt.Errorf("%w: a room key in the backup", errMalformed)
+	}
+	return keptSession(ref, *plain, store.SourceBackup, hasBackupMAC(sealed, macKey))
+}
+
+// keptSession reads the data of a room key that came from a backup or an export. With
+// attested its owner is believed, if it is named and is the one that the key names.
+func keptSession(ref store.SessionRef, raw json.RawMessage, source store.Source, attested bool) (store.InboundSession, error) {
+	data, err := parseObject(raw)
+	if err != nil {
+		return store.InboundSession{}, err
+	}
+	algorithm, _ := data.text("algorithm")
+	exported, _ := data.text("session_key")
+	if algorithm != algorithmMegolm {
+		return store.InboundSession{}, fmt.Errorf("%w: algorithm of a room key", errMalformed)
+	}
+	sess, err := session.NewMegolmInboundSessionFromExport([]byte(exported))
+	if err != nil || sess.ID() != ref.SessionID { // attack A16
+		return store.InboundSession{}, fmt.Errorf("%w: a room key under another's name", errMalformed)
+	}
+	from := keptOwner{Extra: extraMembers(data)}
+	if attested && data.get(fieldUnauthentic) == nil {
+		from.Owner = attestedOwner(ref, data)
+	}
+	if !from.Attested { // what it claims is kept for whoever it is given to, and proves nothing
+		senderKey, _ := data.text("sender_key")
+		from.Owner = trustcache.Owner{Curve25519: id.Curve25519(senderKey), Ed25519: claimedKey(data)}
+	}
+	owner, err := from.encode()
+	if err != nil {
+		return store.InboundSession{}, err
+	}
+	return store.InboundSession{
+		SessionRef: ref, Pickle: sess.PickleLibOlm(), Owner: owner, Source: source,
+		FirstIndex: sess.FirstKnownIndex(), SharedHistory: isTrue(data, fieldSharedHistory) || isTrue(data, fieldSharedUnstable),
+	}, nil
+}
+
+func claimedKey(data object) id.Ed25519 {
+	claimed, err := parseObject(data.get("sender_claimed_keys"))
+	if err != nil {
+		return ""
+	}
+	key, _ := claimed.text("ed25519")
+	return id.Ed25519(key)
+}
+
+func isTrue(data object, name string) bool { return string(data.get(name)) == "true" }
+
+// attestedOwner gives the owner that authenticated data names; nobody when it names none,
+// or one of another session.
+func attestedOwner(ref store.SessionRef, data object) trustcache.Owner {
+	var named backedOwner
+	senderKey, _ := data.text("sender_key")
+	if raw := data.get(fieldOwner); raw == nil || json.Unmarshal(raw, &named) != nil {
+		return trustcache.Owner{}
+	}
+	o := named.Owner
+	if named.RoomID != ref.RoomID || named.SessionID != ref.SessionID || o.UserID == "" ||
+		o.Curve25519.String() != senderKey || o.Ed25519 != claimedKey(data) || senderKey == "" {
+		return trustcache.Owner{}
+	}
+	o.Attested = true
+	return o
+}

@@ -1,0 +1,202 @@
+package e2ee
+
+import (
+	"context"
+	"crypto/ecdh"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/crypto/backup"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+const (
+	// backupBatch is how many room keys one backup request carries at most.
+	backupBatch = 200
+	// backupRound is how many requests are made before other work gets its turn.
+	backupRound = 25
+	// backupLooks is how often in a round the version is looked at again.
+	backupLooks = 3
+)
+
+// backupTarget is a backup that may be written to: its public key is known to be the
+// account's own. private is nil when only that is known.
+type backupTarget struct {
+	version string
+	count   int
+	public  *ecdh.PublicKey
+	private *backup.MegolmBackupKey
+	macKey  []byte
+}
+
+// backupTarget gives the account's backup, checked since something last changed; nil when
+// there is none that may be used.
+func (d *Device) backupTarget(ctx context.Context) (*backupTarget, error) {
+	target, looked := d.acct.knownBackup()
+	if target == nil {
+		var err error
+		if target, err = d.findBackup(ctx); err != nil {
+			return nil, err
+		}
+		if target == nil {
+			target = &backupTarget{} // known to be none
+		}
+		d.acct.keepBackup(target, looked)
+	}
+	if target.version == "" {
+		return nil, nil
+	}
+	return target, nil
+}
+
+// knownBackup gives what is known of the backup, nil when that is nothing, and what to
+// hand to keepBackup.
+func (a *account) knownBackup() (target *backupTarget, looked int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.backupTo, a.backupSeq
+}
+
+// keepBackup remembers what was found, unless something changed meanwhile.
+func (a *account) keepBackup(target *backupTarget, looked int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.backupSeq == looked {
+		a.backupTo = target
+	}
+}
+
+// forgetBackup has the version looked at again.
+func (a *account) forgetBackup() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.backupTo = nil
+	a.backupSeq++
+}
+
+// findBackup reads the newest version and decides whether it is to be trusted
+// (requirement 16.1).
+func (d *Device) findBackup(ctx context.Context) (*backupTarget, error) {
+	wanted, err := d.backupWanted(ctx)
+	if err != nil || !wanted {
+		return nil, err
+	}
+	current, err := d.currentBackup(ctx)
+	if err != nil || current == nil {
+		return nil, err
+	}
+	key, _, err := d.acct.loadBackupKey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	target := &backupTarget{version: current.Version, count: current.Count, public: current.publicKey()}
+	if current.trusts(key) {
+		target.private = key
+		target.macKey, err = backupMACKey(key)
+		return target, err
+	}
+	own, err := d.acct.tracker.Own(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("look at the own identity: %w", err)
+	}
+	if !current.signedBy(own) {
+		return nil, nil
+	}
+	return target, nil
+}
+
+// unsettle has the identity and the backup looked at again.
+func (d *Device) unsettle() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.unsettleLocked()
+}
+
+// errMoreToDo says that there is more for the next round.
+var errMoreToDo = errors.New("more room keys wait for the backup")
+
+// backUp uploads room keys that are not in the backup, batch by batch. What is uploaded
+// is recorded, so that it goes on after a restart where it stopped; a version that is not
+// the newest any more is followed, and everything uploaded to the new one (requirement 16.6).
+func (d *Device) backUp(ctx context.Context) error {
+	if d.ownNow() != ownSigned || d.backedUp(ctx) {
+		return nil
+	}
+	size := backupBatch
+	looks := 0
+	for range backupRound {
+		target, err := d.backupTarget(ctx)
+		if err != nil || target == nil {
+			return err
+		}
+		rows, err := d.eng.store.ToBackUp(ctx, d.acct.row, d.rowID, target.version, size)
+		if err != nil {
+			return fmt.Errorf("load room keys to back up: %w", err)
+		}
+		if len(rows) == 0 {
+			return nil
+		}
+		err = d.backUpBatch(ctx, target, rows)
+		var up *UpstreamError
+		switch {
+		case err == nil:
+		case errors.As(err, &up) && (up.ErrCode == "M_WRONG_ROOM_KEYS_VERSION" || up.Status == http.StatusNotFound):
+			d.unsettle()
+			if looks++; looks > backupLooks {
+				return err
+			}
+			if err := d.setUpIdentity(ctx); err != nil {
+				return err
+			}
+		case errors.As(err, &up) && up.Status == http.StatusRequestEntityTooLarge && size > 1:
+			size = max(1, size/2)
+		default:
+			return err
+		}
+	}
+	return errMoreToDo
+}
+
+// backedUp reports whether nothing waits for the backup that was last found ours.
+func (d *Device) backedUp(ctx context.Context) bool {
+	target, _ := d.acct.knownBackup()
+	if target == nil || target.version == "" {
+		return target != nil
+	}
+	n, err := d.eng.store.CountToBackUp(ctx, d.acct.row, d.rowID, target.version)
+	return err == nil && n == 0
+}
+
+func (d *Device) backUpBatch(ctx context.Context, target *backupTarget, rows []store.InboundSession) error {
+	rooms := make(map[id.RoomID]map[string]map[id.SessionID]backupSession)
+	ch := &store.Changes{}
+	for i := range rows {
+		row := &rows[i]
+		data, err := sealBackup(row, target.public, target.macKey)
+		if err != nil {
+			return err
+		}
+		if rooms[row.RoomID] == nil {
+			rooms[row.RoomID] = map[string]map[id.SessionID]backupSession{"sessions": {}}
+		}
+		rooms[row.RoomID]["sessions"][row.SessionID] = data
+		ch.Backed = append(ch.Backed, store.BackedSession{SessionRef: row.SessionRef, FirstIndex: row.FirstIndex, Version: target.version})
+	}
+	err := d.call(ctx, request{
+		op: "back up room keys", method: http.MethodPut,
+		path:  mautrix.ClientURLPath{"v3", "room_keys", "keys"},
+		query: map[string]string{"version": target.version}, body: map[string]any{"rooms": rooms},
+	})
+	if err != nil {
+		return err
+	}
+	if err := d.save(ctx, ch); err != nil {
+		return fmt.Errorf("store what is backed up: %w", err)
+	}
+	d.eng.counts.uploads.Add(float64(len(rows)))
+	return nil
+}

@@ -1,0 +1,252 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"maunium.net/go/mautrix"
+
+	"golang.org/x/sync/errgroup"
+
+	"e2ee-proxy/store"
+)
+
+// A room key that an event needs and that is not here is fetched from the backup. Events
+// of a sync never wait for it: they are delivered again when it is here. Who reads history
+// waits for a moment.
+const (
+	// fetchWait bounds how long one call of Open waits for keys from the backup.
+	fetchWait = 3 * time.Second
+	// fetchBatch is how many keys are fetched before they are stored, and fetchParallel
+	// how many at the same time.
+	fetchBatch    = 64
+	fetchParallel = 8
+	// maxFetches bounds the keys that wait to be fetched, and those known to be in no backup.
+	maxFetches = 5000
+	// absentFor is how long a key that is not in the backup is not asked for again.
+	absentFor = 15 * time.Minute
+	// fetchPause is how long nothing is fetched after the homeserver failed.
+	fetchPause = 30 * time.Second
+)
+
+// fetching are the room keys to be fetched from the backup. It is guarded by the Device.
+type fetching struct {
+	wanted  []*fetch
+	of      map[store.SessionRef]*fetch
+	absent  map[store.SessionRef]time.Time
+	paused  time.Time
+	running bool
+	resumed bool // what waited for the backup was fetched
+}
+
+// fetch is one key that somebody wants. done is closed when it is here or will not come.
+type fetch struct {
+	ref  store.SessionRef
+	done chan struct{}
+}
+
+// fetchMissing asks the backup for the keys that events lack. It gives the events that
+// are worth another try: those that may wait, and whose key has come.
+func (d *Device) fetchMissing(ctx context.Context, jobs []*sealedEvent) []*sealedEvent {
+	if _, standing := d.acct.standing(); standing != backupOurs && standing != backupUnknown {
+		return nil
+	}
+	var waiting []*sealedEvent
+	var fetches []*fetch
+	for _, job := range jobs {
+		if !errors.Is(job.err, errNoKey) && !errors.Is(job.err, errTooEarly) {
+			continue
+		}
+		f := d.want(job.ref)
+		if f != nil && !job.redeliver {
+			waiting, fetches = append(waiting, job), append(fetches, f)
+		}
+	}
+	if len(waiting) == 0 {
+		return nil
+	}
+	limit := time.NewTimer(fetchWait)
+	defer limit.Stop()
+	var ready []*sealedEvent
+	for i, f := range fetches {
+		select {
+		case <-f.done:
+			ready = append(ready, waiting[i])
+			continue
+		case <-limit.C:
+		case <-ctx.Done():
+		}
+		break
+	}
+	for _, job := range ready {
+		job.err, job.session = nil, nil
+	}
+	return ready
+}
+
+// want has a key fetched; nil when there is no use in that now.
+func (d *Device) want(ref store.SessionRef) *fetch {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	q := &d.fetching
+	if f := q.of[ref]; f != nil {
+		return f
+	}
+	now := d.eng.now()
+	if until, ok := q.absent[ref]; (ok && now.Before(until)) || now.Before(q.paused) || len(q.of) >= maxFetches {
+		return nil
+	}
+	if d.ctx == nil || d.ctx.Err() != nil {
+		return nil
+	}
+	f := &fetch{ref: ref, done: make(chan struct{})}
+	if q.of == nil {
+		q.of, q.absent = make(map[store.SessionRef]*fetch), make(map[store.SessionRef]time.Time)
+	}
+	q.of[ref] = f
+	q.wanted = append(q.wanted, f)
+	if !q.running {
+		q.running = true
+		d.eng.wg.Go(func() { d.fetchLoop(d.ctx) })
+	}
+	return f
+}
+
+// fetchLoop fetches until nothing is wanted.
+func (d *Device) fetchLoop(ctx context.Context) {
+	for {
+		batch := d.nextFetches()
+		if len(batch) == 0 {
+			return
+		}
+		absent, err := d.fetchKeys(ctx, batch)
+		if err != nil && ctx.Err() == nil {
+			d.eng.log.Warn().Err(err).Msg("Room keys could not be fetched from the backup")
+		}
+		d.fetched(batch, absent, err)
+	}
+}
+
+func (d *Device) nextFetches() []*fetch {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	q := &d.fetching
+	n := min(len(q.wanted), fetchBatch)
+	batch := q.wanted[:n:n]
+	q.wanted = q.wanted[n:]
+	if n == 0 {
+		q.wanted, q.running = nil, false
+	}
+	return batch
+}
+
+// fetched ends fetches and remembers what came of them.
+func (d *Device) fetched(batch []*fetch, absent map[store.SessionRef]bool, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	q := &d.fetching
+	now := d.eng.now()
+	if err != nil {
+		q.paused = now.Add(fetchPause)
+		var up *UpstreamError
+		if errors.As(err, &up) && up.RetryAfter > fetchPause {
+			q.paused = now.Add(min(up.RetryAfter, maxBackoff))
+		}
+	}
+	if len(q.absent)+len(absent) > maxFetches {
+		clear(q.absent)
+	}
+	for ref := range absent {
+		q.absent[ref] = now.Add(absentFor)
+	}
+	for _, f := range batch {
+		delete(q.of, f.ref)
+		close(f.done)
+	}
+}
+
+// fetchKeys fetches and stores keys, and tells which the backup does not have.
+func (d *Device) fetchKeys(ctx context.Context, batch []*fetch) (absent map[store.SessionRef]bool, err error) {
+	target, err := d.backupTarget(ctx)
+	if err != nil {
+		return nil, err
+	}
+	absent = make(map[store.SessionRef]bool)
+	if target == nil || target.private == nil {
+		for _, f := range batch {
+			absent[f.ref] = true
+		}
+		return absent, nil
+	}
+	found := make([]json.RawMessage, len(batch))
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(fetchParallel)
+	for i, f := range batch {
+		group.Go(func() error {
+			err := d.call(groupCtx, request{
+				op: "fetch a room key from the backup", method: http.MethodGet,
+				path:  mautrix.ClientURLPath{"v3", "room_keys", "keys", f.ref.RoomID, f.ref.SessionID},
+				query: map[string]string{"version": target.version}, result: &found[i],
+			})
+			if upstreamStatus(err) == http.StatusNotFound {
+				return nil
+			}
+			return err
+		})
+	}
+	err = group.Wait()
+	var rows []store.InboundSession
+	for i, f := range batch {
+		if found[i] == nil {
+			absent[f.ref] = err == nil
+			continue
+		}
+		row, bad := openBackup(f.ref, found[i], target.private, target.macKey)
+		if bad != nil {
+			absent[f.ref] = true
+			continue
+		}
+		row.BackupVersion = target.version
+		rows = append(rows, row)
+	}
+	for ref, gone := range absent {
+		if !gone {
+			delete(absent, ref)
+		}
+	}
+	kept, saveErr := d.keepKept(ctx, rows)
+	d.eng.counts.restores.Add(float64(kept))
+	return absent, errors.Join(err, saveErr)
+}
+
+// resumeHistory does, once the backup can be read, what waited for that: the keys are
+// fetched that delivered events wait for, and a restore goes on that was asked for.
+func (d *Device) resumeHistory(ctx context.Context) error {
+	_, standing := d.acct.standing()
+	d.mu.Lock()
+	first := !d.fetching.resumed
+	again := d.restoring.status != nil && d.restoring.status.State == restoreFailed
+	d.mu.Unlock()
+	if standing != backupOurs || (!first && !again) {
+		return nil
+	}
+	if err := d.continueRestore(ctx); err != nil {
+		return err
+	}
+	refs, err := d.eng.store.PendingSessions(ctx, d.acct.row, d.rowID, maxFetches)
+	if err != nil {
+		return fmt.Errorf("look for events that wait: %w", err)
+	}
+	d.mu.Lock()
+	clear(d.fetching.absent)
+	d.fetching.resumed = true
+	d.mu.Unlock()
+	for _, ref := range refs {
+		d.want(ref)
+	}
+	return nil
+}

@@ -1,0 +1,92 @@
+package e2ee
+
+import (
+	"context"
+	"fmt"
+
+	"maunium.net/go/mautrix/crypto/goolm/session"
+
+	"e2ee-proxy/store"
+)
+
+// keepKept stores room keys that came from a backup or an import, except those that add
+// nothing to what is stored or contradict it, and tells how many it kept.
+func (d *Device) keepKept(ctx context.Context, rows []store.InboundSession) (kept int, err error) {
+	if len(rows) == 0 {
+		return 0, nil
+	}
+	refs := make([]store.SessionRef, len(rows))
+	for i := range rows {
+		refs[i] = rows[i].SessionRef
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock() // room keys that come over Olm are merged under it too
+	known, err := d.eng.store.InboundSessions(ctx, d.acct.row, d.rowID, refs)
+	if err != nil {
+		return 0, fmt.Errorf("load room keys: %w", err)
+	}
+	ch := &store.Changes{}
+	for i := range rows {
+		row, news, err := mergeKept(&rows[i], known)
+		if err != nil {
+			return 0, err
+		}
+		if !news {
+			continue
+		}
+		row.ReceivedAt = d.eng.now()
+		known[row.SessionRef] = row
+		ch.InboundSessions = append(ch.InboundSessions, row)
+		ch.ReadyPending = append(ch.ReadyPending, row.SessionRef)
+		ch.DeleteWithheld = append(ch.DeleteWithheld, row.SessionRef)
+	}
+	if len(ch.InboundSessions) == 0 {
+		return 0, nil
+	}
+	if err := d.save(ctx, ch); err != nil {
+		return 0, fmt.Errorf("store room keys: %w", err)
+	}
+	for i := range ch.InboundSessions {
+		d.eng.inbound.Remove(inboundKey{d.rowID, ch.InboundSessions[i].SessionRef})
+	}
+	d.wakeWaiting()
+	return len(ch.InboundSessions), nil
+}
+
+// mergeKept decides what to keep of a room key that did not come over Olm and of what is
+// stored for the same session. An earlier ratchet is taken if it leads to the one that is
+// there; the owner and the source of a key that proves its owner are never given up for
+// one that does not (requirement 8.3, attacks A12 and N2).
+func mergeKept(fresh *store.InboundSession, known map[store.SessionRef]store.InboundSession) (store.InboundSession, bool, error) {
+	old, there := known[fresh.SessionRef]
+	if !there {
+		return *fresh, true, nil
+	}
+	var was, now session.MegolmInboundSession
+	if err := was.UnpickleLibOlm(old.Pickle.Reveal()); err != nil {
+		return store.InboundSession{}, false, fmt.Errorf("unpickle room key: %w", err)
+	}
+	if err := now.UnpickleLibOlm(fresh.Pickle.Reveal()); err != nil {
+		return store.InboundSession{}, false, fmt.Errorf("unpickle room key: %w", err)
+	}
+	joined := connected(&was.InitialRatchet, &now.InitialRatchet)
+	earlier := fresh.FirstIndex < old.FirstIndex
+	proven := func(row *store.InboundSession) bool {
+		return row.Source == store.SourceDirect || decodeKeptOwner(row.Owner).Attested
+	}
+	switch {
+	case !proven(&old) && proven(fresh):
+		out := *fresh
+		if joined && !earlier {
+			out.Pickle, out.FirstIndex, out.BackupVersion = old.Pickle, old.FirstIndex, old.BackupVersion
+		}
+		return out, true, nil
+	case joined && earlier:
+		out := old
+		out.Pickle, out.FirstIndex, out.BackupVersion = fresh.Pickle, fresh.FirstIndex, fresh.BackupVersion
+		out.SharedHistory = old.SharedHistory && fresh.SharedHistory
+		return out, true, nil
+	default:
+		return store.InboundSession{}, false, nil
+	}
+}

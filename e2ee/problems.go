@@ -1,0 +1,77 @@
+package e2ee
+
+import (
+	"fmt"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// The problems that Status names.
+var (
+	problemForeign = Problem{
+		"device_has_own_keys", "This device published encryption keys that the proxy does not hold, so the proxy passes it through untouched.",
+		"If the client does its own encryption, all is well. Otherwise log in again, so that the client gets a new device.",
+	}
+	problemNoDevice = Problem{
+		"no_device", "This access token belongs to no device, so there can be no encryption keys for it.",
+		"Log in as a user to get a token with a device.",
+	}
+	problemNoIdentity = Problem{
+		"no_identity", "The account has no digital identity yet, so others cannot tell that this device is yours.",
+		"POST /_e2ee_proxy/v1/bootstrap, with your password if the homeserver asks for it.",
+	}
+	problemUnsigned = Problem{
+		"device_not_signed", "Your digital identity has not confirmed this device. Others would not show its messages.",
+		"POST /_e2ee_proxy/v1/recover with your recovery key, or POST /_e2ee_proxy/v1/reset for a new identity.",
+	}
+	problemChanged = Problem{
+		warnOwnIdentityChanged, "Your digital identity was reset elsewhere, and this device does not know the new one. Nothing is sent from it to encrypted rooms.",
+		"If it was you: POST /_e2ee_proxy/v1/recover with your new recovery key. If it was not: change your password, log out devices you do not know, then POST /_e2ee_proxy/v1/reset.",
+	}
+	problemReplaced = Problem{
+		"keys_replaced", "The homeserver shows other keys for this device than the proxy holds. Nothing is sent from it.",
+		"Log this device out and log in again. If nobody replaced the keys, talk to the administrator of the homeserver.",
+	}
+	problemNoStorage = Problem{
+		warnStorageMissing, "The account has no secret storage, so your identity cannot be recovered on another device.",
+		"POST /_e2ee_proxy/v1/bootstrap.",
+	}
+	problemStorageIncomplete = Problem{
+		"secret_storage_incomplete", "Secret storage does not hold your whole identity.",
+		"POST /_e2ee_proxy/v1/recover with your recovery key.",
+	}
+	problemNoBackup = Problem{
+		"backup_missing", "Your message history is not saved: the account has no key storage (key backup).",
+		"POST /_e2ee_proxy/v1/bootstrap.",
+	}
+	problemBackupDeleted = Problem{
+		warnBackupBroken, "Your message history is not saved any more: another client deleted the key storage (key backup).",
+		"POST /_e2ee_proxy/v1/bootstrap makes a new one.",
+	}
+	problemBackupNotOurs = Problem{
+		warnBackupBroken, "There is key storage (key backup) that the proxy cannot check, so nothing is written to it.",
+		"POST /_e2ee_proxy/v1/recover with your recovery key.",
+	}
+	problemBackupUnread = Problem{
+		"backup_unreadable", "Your message history is saved, but the proxy cannot read what is there.",
+		"POST /_e2ee_proxy/v1/recover with your recovery key.",
+	}
+)
+
+func unreadable(what string) Problem {
+	return Problem{"unreadable", "The homeserver did not say how " + what + " stands.", "Try again in a while."}
+}
+
+// problemOthers asks to confirm or remove the user's other devices.
+func problemOthers(devices []id.DeviceID) Problem {
+	names := make([]string, len(devices))
+	for i, dev := range devices {
+		names[i] = dev.String()
+	}
+	return Problem{
+		"other_devices_not_signed",
+		fmt.Sprintf("Your digital identity has not confirmed these devices of yours: %s. They are given no messages, and theirs are not shown.", strings.Join(names, ", ")),
+		"Confirm each in a client that is confirmed, or log it out if you do not know it.",
+	}
+}

@@ -1,0 +1,245 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
+)
+
+// The whole history is restored in the background, on request. That it was asked for is
+// stored, so that it is begun again after a restart; what was stored by then is found to
+// be known.
+const (
+	// secretRestore and the device's ID name the note that a restore was asked for.
+	secretRestore = "restore:"
+	// restoreBatch is how many keys are stored at a time.
+	restoreBatch = 250
+	// restorePatience bounds the download of a backup.
+	restorePatience = time.Hour
+	// maxBackedKey bounds one key in the download, in bytes.
+	maxBackedKey = 1 << 20
+	// restoreAgain is the pause after a restore that failed.
+	restoreAgain = time.Minute
+)
+
+// RestoreStatus tells how restoring the whole history goes.
+type RestoreStatus struct {
+	// State is running, done or failed; a failed one is tried again.
+	State string `json:"state"`
+	// Total is what the homeserver said the backup holds; Done of them were looked at, of
+	// which Restored were news and Refused were of no use.
+	Total    int `json:"total"`
+	Done     int `json:"done"`
+	Restored int `json:"restored"`
+	Refused  int `json:"refused"`
+}
+
+// States of a restore.
+const (
+	restoreRunning = "running"
+	restoreDone    = "done"
+	restoreFailed  = "failed"
+)
+
+// restoring is guarded by the Device.
+type restoring struct {
+	running bool
+	status  *RestoreStatus
+	next    time.Time // not before this
+}
+
+// beginRestore notes that the whole history is wanted, and begins.
+func (d *Device) beginRestore(ctx context.Context) error {
+	row := store.Secret{Name: secretRestore + d.id.String(), Value: secret.Bytes("1"), CreatedAt: d.eng.now()}
+	if err := d.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
+		return fmt.Errorf("store that a restore is wanted: %w", err)
+	}
+	d.startRestore()
+	return nil
+}
+
+// continueRestore begins a restore that was asked for before a restart.
+func (d *Device) continueRestore(ctx context.Context) error {
+	_, err := d.eng.store.Secret(ctx, d.acct.row, secretRestore+d.id.String())
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for a restore: %w", err)
+	}
+	d.startRestore()
+	return nil
+}
+
+// startRestore runs the restore unless it runs already or has just failed.
+func (d *Device) startRestore() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r := &d.restoring
+	if r.running || d.ctx == nil || d.ctx.Err() != nil || d.eng.now().Before(r.next) {
+		return
+	}
+	r.running, r.status = true, &RestoreStatus{State: restoreRunning}
+	d.eng.wg.Go(func() { d.restoreAll(d.ctx) })
+}
+
+func (d *Device) restoreAll(ctx context.Context) {
+	err := d.restoreHistory(ctx)
+	if err == nil {
+		err = d.save(ctx, &store.Changes{DeleteSecrets: []string{secretRestore + d.id.String()}})
+	}
+	if err != nil && ctx.Err() == nil {
+		d.eng.log.Warn().Err(err).Msg("The history could not be restored")
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.restoring.running = false
+	d.restoring.status.State = restoreDone
+	if err != nil {
+		d.restoring.status.State = restoreFailed
+		d.restoring.next = d.eng.now().Add(restoreAgain)
+		d.retryLocked(restoreAgain)
+	}
+}
+
+// restoreStatus gives a copy; nil when no restore ran.
+func (d *Device) restoreStatus() *RestoreStatus {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.restoring.status == nil {
+		return nil
+	}
+	out := *d.restoring.status
+	return &out
+}
+
+// errNoBackup says that there is no backup whose key is here.
+var errNoBackup = errors.New("there is no key backup that can be read")
+
+// restoreHistory downloads the backup and stores its keys, batch by batch. Memory does
+// not grow with the size of the backup.
+func (d *Device) restoreHistory(ctx context.Context) error {
+	target, err := d.backupTarget(ctx)
+	if err != nil {
+		return err
+	}
+	if target == nil || target.private == nil {
+		return errNoBackup
+	}
+	d.mu.Lock()
+	d.restoring.status.Total = target.count
+	d.mu.Unlock()
+	var rows []store.InboundSession
+	done, refused := 0, 0
+	flush := func() error {
+		kept, err := d.keepKept(ctx, rows)
+		d.eng.counts.restores.Add(float64(kept))
+		d.eng.counts.refusals.Add(float64(refused))
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		s := d.restoring.status
+		s.Done, s.Restored, s.Refused = s.Done+done, s.Restored+kept, s.Refused+refused
+		rows, done, refused = rows[:0], 0, 0
+		return err
+	}
+	err = d.download(ctx, target.version, func(ref store.SessionRef, raw json.RawMessage) error {
+		done++
+		row, err := openBackup(ref, raw, target.private, target.macKey)
+		if err != nil {
+			refused++
+		} else {
+			row.BackupVersion = target.version
+			rows = append(rows, row)
+		}
+		if done < restoreBatch {
+			return nil
+		}
+		return flush()
+	})
+	return errors.Join(err, flush())
+}
+
+// download reads all keys of a backup.
+func (d *Device) download(ctx context.Context, version string, each func(store.SessionRef, json.RawMessage) error) error {
+	token := d.currentToken()
+	return d.eng.hs.stream(ctx, token, request{
+		op: "download the key backup", method: http.MethodGet,
+		path:  mautrix.ClientURLPath{"v3", "room_keys", "keys"},
+		query: map[string]string{"version": version}, patient: restorePatience,
+	}, func(body io.Reader) error { return readBackup(body, each) })
+}
+
+// readBackup walks through {"rooms": {room: {"sessions": {session: data}}}}.
+func readBackup(body io.Reader, each func(store.SessionRef, json.RawMessage) error) error {
+	meter := &meteredReader{r: body, limit: maxBackedKey}
+	dec := jsontext.NewDecoder(meter)
+	return eachMember(dec, func(name string) error {
+		if name != "rooms" {
+			return dec.SkipValue()
+		}
+		return eachMember(dec, func(room string) error {
+			return eachMember(dec, func(name string) error {
+				if name != "sessions" {
+					return dec.SkipValue()
+				}
+				return eachMember(dec, func(session string) error {
+					raw, err := dec.ReadValue()
+					if err != nil {
+						return err
+					}
+					meter.used = 0
+					if len(room) > maxIDLength || len(session) > maxIDLength {
+						return nil
+					}
+					ref := store.SessionRef{RoomID: id.RoomID(room), SessionID: id.SessionID(session)}
+					return each(ref, json.RawMessage(raw.Clone()))
+				})
+			})
+		})
+	})
+}
+
+// eachMember reads an object, and calls each with the value of each name to be read.
+func eachMember(dec *jsontext.Decoder, each func(name string) error) error {
+	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != jsontext.KindBeginObject {
+		return fmt.Errorf("%w: key backup", errMalformed)
+	}
+	for dec.PeekKind() != jsontext.KindEndObject {
+		name, err := dec.ReadToken()
+		if err != nil {
+			return fmt.Errorf("%w: key backup", errMalformed)
+		}
+		if err := each(name.String()); err != nil {
+			return err
+		}
+	}
+	_, err := dec.ReadToken()
+	return err
+}
+
+// meteredReader fails when too much was read since used was last set to 0, so that one
+// value cannot take all memory.
+type meteredReader struct {
+	r           io.Reader
+	used, limit int
+}
+
+func (m *meteredReader) Read(p []byte) (int, error) {
+	if m.used > m.limit {
+		return 0, fmt.Errorf("%w: a value is too long", errMalformed)
+	}
+	n, err := m.r.Read(p)
+	m.used += n
+	return n, err
+}

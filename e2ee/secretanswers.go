@@ -1,0 +1,157 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// Requests for secrets by the user's other devices. They come in the clear, so that
+// anybody can have made them up: what goes out goes over Olm to a device that the
+// identity has confirmed, and to no other (requirements 1.14, 15.4).
+const (
+	// maxRequests bounds the requests that wait, and requestEvery how often one device is
+	// given the same secret.
+	maxRequests  = 32
+	requestEvery = time.Minute
+)
+
+// secretRequest is a request that waits for its answer.
+type secretRequest struct {
+	device id.DeviceID
+	id     string
+	name   string
+}
+
+// givenSecret is a secret that was given to a device.
+type givenSecret struct {
+	device id.DeviceID
+	name   string
+}
+
+// secretRequested notes a request. The caller holds d.mu.
+func (b *batch) secretRequested(ev *toDevice) {
+	var req struct {
+		Action    string      `json:"action"`
+		Name      string      `json:"name"`
+		RequestID string      `json:"request_id"`
+		Device    id.DeviceID `json:"requesting_device_id"`
+	}
+	d := b.d
+	if json.Unmarshal(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
+		req.Device == "" || req.RequestID == "" || len(req.RequestID) > maxIDLength || len(req.Device) > maxIDLength {
+		b.refused++
+		return
+	}
+	same := func(r secretRequest) bool { return r.device == req.Device && r.id == req.RequestID }
+	switch req.Action {
+	case "request":
+		if !slices.ContainsFunc(d.requests, same) && len(d.requests) < maxRequests && sharedSecret(req.Name) {
+			d.requests = append(d.requests, secretRequest{req.Device, req.RequestID, req.Name})
+		}
+	case "request_cancellation":
+		d.requests = slices.DeleteFunc(d.requests, same)
+	}
+}
+
+// sharedSecret reports whether a secret is one that devices share.
+func sharedSecret(name string) bool {
+	switch name {
+	case secretMaster, secretSelfSigning, secretUserSigning, secretBackup:
+		return true
+	default:
+		return false
+	}
+}
+
+// answerRequests gives the secrets that were asked for to those who may have them.
+func (d *Device) answerRequests(ctx context.Context) error {
+	d.mu.Lock()
+	requests := d.requests
+	d.requests = nil
+	d.mu.Unlock()
+	if len(requests) == 0 {
+		return nil
+	}
+	users, err := d.acct.tracker.Lookup(ctx, d.query(), []id.UserID{d.acct.user})
+	if err != nil {
+		return fmt.Errorf("look up who asks for a secret: %w", err)
+	}
+	own := users[d.acct.user]
+	d.noteOwn(own)
+	if own.Knowledge != trustcache.KnowledgeFresh || !own.Verified || d.ownNow() != ownSigned {
+		return nil
+	}
+	for _, req := range requests {
+		dev := own.Device(req.device)
+		if !mayHoldSecrets(dev) || !d.mayGive(req) {
+			d.eng.counts.secrets.WithLabelValues("refused").Inc()
+			continue
+		}
+		if err := d.giveSecret(ctx, req, dev, own); err != nil {
+			return err
+		}
+	}
+	return d.flushOutbox(ctx)
+}
+
+// mayGive limits how often a device is given the same secret.
+func (d *Device) mayGive(req secretRequest) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := d.eng.now()
+	key := givenSecret{req.device, req.name}
+	if last, ok := d.given[key]; ok && now.Sub(last) < requestEvery {
+		return false
+	}
+	if d.given == nil || len(d.given) >= maxNoKeys {
+		d.given = make(map[givenSecret]time.Time)
+	}
+	d.given[key] = now
+	return true
+}
+
+// giveSecret encrypts a secret for a device and puts it into the outbox. One that is not
+// here, or does not belong to what is published, is not given.
+func (d *Device) giveSecret(ctx context.Context, req secretRequest, dev *trustcache.Device, own *trustcache.User) error {
+	stored, err := d.eng.store.Secret(ctx, d.acct.row, req.name)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("load a secret: %w", err)
+	}
+	if !plausibleSecret(req.name, stored.Value.Reveal(), own) {
+		return nil
+	}
+	content := object{{"request_id", quoted(req.id)}, {"secret", quoted(b64(stored.Value.Reveal()))}}.encode()
+	to := []*trustcache.Device{dev}
+	claimed, err := d.claimFor(ctx, to)
+	if err != nil {
+		return fmt.Errorf("claim a one-time key: %w", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	sealed, _, sessions, err := d.olmEncryptAll(ctx, "m.secret.send", content, to, claimed)
+	if err != nil || len(sealed) == 0 {
+		return err
+	}
+	ch := &store.Changes{Outbox: outboxItems("m.room.encrypted", sealed, d.eng.now())}
+	sessions.collect(ch)
+	if err := d.save(ctx, ch); err != nil {
+		return fmt.Errorf("store an answer: %w", err)
+	}
+	d.outboxPending = true
+	d.eng.counts.secrets.WithLabelValues("sent").Inc()
+	d.eng.log.Info().Stringer("account", d.acct.user).Stringer("device", dev.DeviceID).Str("secret", req.name).
+		Msg("A confirmed device of the user was given a secret")
+	return nil
+}

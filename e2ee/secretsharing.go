@@ -1,0 +1,287 @@
+package e2ee
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"maunium.net/go/mautrix/crypto/backup"
+	"maunium.net/go/mautrix/crypto/goolm/pk"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// Sharing of secrets between the devices of one user. We ask the user's other devices
+// that the identity has confirmed, and believe only them: the identity must be one that
+// we verified, or else a homeserver could make one up, with a device that it confirms,
+// and give us a backup key that it knows (attacks A13, A14).
+const (
+	// askFor is how long an answer is awaited; after it we ask again, if that is still needed.
+	askFor = 24 * time.Hour
+	// maxSecret bounds what is taken for a secret, in bytes of base64.
+	maxSecret = 1024
+	// secretReceived is before the name of a secret that came and is not checked yet.
+	secretReceived = "received:"
+)
+
+// secretAsk is a secret that we asked for.
+type secretAsk struct {
+	name  string
+	id    string
+	to    map[id.DeviceID]bool
+	until time.Time
+}
+
+// wantSecrets asks for the secrets that are missing, if there is somebody to ask and the
+// identity is one that we verified.
+func (d *Device) wantSecrets(ctx context.Context, own *trustcache.User) error {
+	if !own.Verified || d.ownNow() != ownSigned {
+		return nil
+	}
+	missing, err := d.missingSecrets(ctx, own)
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	others := d.confirmedOthers(own)
+	if len(others) == 0 {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := d.eng.now()
+	ch := &store.Changes{}
+	asks := make([]*secretAsk, 0, len(missing))
+	for _, name := range missing {
+		if ask := d.asks[name]; ask != nil && now.Before(ask.until) &&
+			!slices.ContainsFunc(others, func(dev *trustcache.Device) bool { return !ask.to[dev.DeviceID] }) {
+			continue // everybody there is was asked
+		}
+		ask := &secretAsk{name: name, id: rand.Text(), to: make(map[id.DeviceID]bool, len(others)), until: now.Add(askFor)}
+		content := object{
+			{"action", quoted("request")}, {"name", quoted(name)}, {"request_id", quoted(ask.id)},
+			{"requesting_device_id", quoted(d.id.String())},
+		}.encode()
+		var messages []message
+		for _, dev := range others {
+			ask.to[dev.DeviceID] = true
+			messages = append(messages, message{dev, content})
+		}
+		ch.Outbox = append(ch.Outbox, outboxItems("m.secret.request", messages, now)...)
+		asks = append(asks, ask)
+	}
+	if len(asks) == 0 {
+		return nil
+	}
+	if err := d.save(ctx, ch); err != nil {
+		return fmt.Errorf("store requests for secrets: %w", err)
+	}
+	if d.asks == nil {
+		d.asks = make(map[string]*secretAsk)
+	}
+	for _, ask := range asks {
+		d.asks[ask.name] = ask
+	}
+	d.outboxPending = true
+	d.kickLocked()
+	return nil
+}
+
+// confirmedOthers gives the user's other devices that the identity has confirmed.
+func (d *Device) confirmedOthers(own *trustcache.User) []*trustcache.Device {
+	var out []*trustcache.Device
+	for i := range own.Devices {
+		dev := &own.Devices[i]
+		if dev.DeviceID != d.id && mayHoldSecrets(dev) && !dev.Dehydrated { // requirement 24.2
+			out = append(out, dev)
+		}
+	}
+	return out
+}
+
+// mayHoldSecrets reports whether a device of a verified own identity may give or get
+// secrets. An override does not count: it is about messages (requirement 1.14).
+func mayHoldSecrets(dev *trustcache.Device) bool {
+	return dev != nil && dev.Signed && dev.Usable() && dev.Override != trustcache.OverrideDistrusted
+}
+
+// missingSecrets names the secrets that are not here. The backup's counts as missing
+// when there is a backup that belongs to none that is.
+func (d *Device) missingSecrets(ctx context.Context, own *trustcache.User) ([]string, error) {
+	parts, err := d.acct.loadParts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for name, slot := range parts.slots() {
+		if *slot == nil && published(own, name) != "" {
+			out = append(out, name)
+		}
+	}
+	key, _, err := d.acct.loadBackupKey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	current, err := d.currentBackup(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if current.publicKey() != nil && !current.trusts(key) {
+		out = append(out, secretBackup)
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// secretSent handles an m.secret.send that came over Olm: it must answer a request of
+// ours, and come from a confirmed device of ours that was asked (requirement 15.2). The
+// caller holds d.mu; own is the own user as known.
+func (b *batch) secretSent(msg *received, own *trustcache.User) {
+	var sent struct {
+		RequestID string `json:"request_id"`
+		Secret    string `json:"secret"`
+	}
+	if json.Unmarshal(msg.Content, &sent) != nil || sent.RequestID == "" || len(sent.Secret) > maxSecret {
+		b.secretRefused()
+		return
+	}
+	ask := b.d.askOf(sent.RequestID)
+	if ask == nil || !own.Known() || !own.Verified || msg.Sender != own.UserID {
+		b.secretRefused() // unsolicited, late, or not ours (requirement 15.3)
+		return
+	}
+	dev := own.DeviceByCurve25519(msg.SenderKey)
+	if !mayHoldSecrets(dev) || dev.Ed25519 != msg.Keys.Ed25519 || !ask.to[dev.DeviceID] {
+		b.secretRefused()
+		return
+	}
+	value, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(sent.Secret, "="))
+	if err != nil || !plausibleSecret(ask.name, value, own) {
+		b.secretRefused()
+		return
+	}
+	name := ask.name
+	if name == secretBackup { // whether it belongs to the backup, the homeserver must be asked
+		name = secretReceived + name
+	}
+	b.ch.Secrets = append(b.ch.Secrets, store.Secret{Name: name, Value: secret.Bytes(value), CreatedAt: b.d.eng.now()})
+	b.answered = append(b.answered, answeredAsk{ask, dev.DeviceID})
+	b.d.eng.counts.secrets.WithLabelValues("received").Inc()
+}
+
+func (b *batch) secretRefused() {
+	b.refused++
+	b.d.eng.counts.secrets.WithLabelValues("refused").Inc()
+}
+
+// plausibleSecret reports whether a secret is what it should be: a seed must make the
+// public key that is published.
+func plausibleSecret(name string, value []byte, own *trustcache.User) bool {
+	if name == secretBackup {
+		_, err := backup.MegolmBackupKeyFromBytes(value)
+		return err == nil
+	}
+	key, err := pk.NewSigningFromSeed(value)
+	return err == nil && published(own, name) != "" && key.PublicKey() == published(own, name)
+}
+
+// askOf gives the request with an ID, if its answer is still awaited. The caller holds d.mu.
+func (d *Device) askOf(requestID string) *secretAsk {
+	for _, ask := range d.asks {
+		if ask.id == requestID && d.eng.now().Before(ask.until) {
+			return ask
+		}
+	}
+	return nil
+}
+
+// answeredAsk is a request that a device has answered.
+type answeredAsk struct {
+	ask *secretAsk
+	by  id.DeviceID
+}
+
+// cancelAsks tells the other devices that were asked that the answer has come. The
+// messages are stored together with it. The caller holds d.mu.
+func (b *batch) cancelAsks(own *trustcache.User) {
+	for _, a := range b.answered {
+		content := object{
+			{"action", quoted("request_cancellation")}, {"request_id", quoted(a.ask.id)},
+			{"requesting_device_id", quoted(b.d.id.String())},
+		}.encode()
+		var messages []message
+		for i := range own.Devices {
+			if dev := &own.Devices[i]; a.ask.to[dev.DeviceID] && dev.DeviceID != a.by {
+				messages = append(messages, message{dev, content})
+			}
+		}
+		b.ch.Outbox = append(b.ch.Outbox, outboxItems("m.secret.request", messages, b.d.eng.now())...)
+	}
+}
+
+// takeSecrets handles the batch's secrets. The caller holds d.mu.
+func (b *batch) takeSecrets(ctx context.Context) error {
+	if len(b.secrets) == 0 {
+		return nil
+	}
+	own, err := b.d.acct.tracker.Own(ctx)
+	if err != nil {
+		return fmt.Errorf("look up who sent a secret: %w", err)
+	}
+	for _, msg := range b.secrets {
+		b.secretSent(msg, own)
+	}
+	b.cancelAsks(own)
+	return nil
+}
+
+// tookSecrets lets go of the requests that were answered, once that is stored. The caller
+// holds d.mu.
+func (b *batch) tookSecrets() {
+	for _, a := range b.answered {
+		if b.d.asks[a.ask.name] == a.ask {
+			delete(b.d.asks, a.ask.name)
+		}
+		b.d.outboxPending = true
+	}
+	if len(b.answered) > 0 {
+		b.d.unsettleLocked()
+	}
+}
+
+// checkReceived decides on a backup key that another device sent: it is taken if it
+// belongs to the newest backup.
+func (d *Device) checkReceived(ctx context.Context) error {
+	const name = secretReceived + secretBackup
+	stored, err := d.eng.store.Secret(ctx, d.acct.row, name)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("load a received secret: %w", err)
+	}
+	current, err := d.currentBackup(ctx)
+	if err != nil {
+		return err
+	}
+	ch := &store.Changes{DeleteSecrets: []string{name}}
+	if key, err := backup.MegolmBackupKeyFromBytes(stored.Value.Reveal()); err == nil && current.trusts(key) {
+		meta, err := json.Marshal(backupKeyMeta{current.Version})
+		if err != nil {
+			return fmt.Errorf("encode the backup version: %w", err)
+		}
+		ch.Secrets = []store.Secret{{Name: secretBackup, Value: stored.Value, Meta: meta, CreatedAt: d.eng.now()}}
+	}
+	if err := d.save(ctx, ch); err != nil {
+		return fmt.Errorf("store a received secret: %w", err)
+	}
+	return nil
+}

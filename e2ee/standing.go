@@ -1,0 +1,252 @@
+package e2ee
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// storageStanding is how secret storage stood when it was last looked at.
+type storageStanding int
+
+const (
+	storageUnknown storageStanding = iota
+	// storageMissing is an account without a usable default key.
+	storageMissing
+	// storageIncomplete lacks some of the secrets, and its key is not here.
+	storageIncomplete
+	// storageComplete holds the identity and, if there is a backup, its key (requirements 1.4, 1.5).
+	storageComplete
+)
+
+// backupStanding is how the key backup stood when it was last looked at.
+type backupStanding int
+
+const (
+	backupUnknown backupStanding = iota
+	// backupOff is an account whose user has switched key backup off (requirement 16.7).
+	backupOff
+	// backupNone is an account that never had one here.
+	backupNone
+	// backupDeleted was ours and is gone, without having been switched off.
+	backupDeleted
+	// backupForeign is a backup that cannot be trusted: nothing is written to it.
+	backupForeign
+	// backupSigned is signed by the account's identity: keys are written to it, but its
+	// private key is not here (requirement 16.1).
+	backupSigned
+	// backupOurs is a backup whose private key is here.
+	backupOurs
+)
+
+func (a *account) noteStorage(s storageStanding) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.storage = s
+}
+
+func (a *account) noteBackup(s backupStanding) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.backup, a.backupTo = s, nil
+	a.backupSeq++
+}
+
+func (a *account) standing() (storageStanding, backupStanding) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.storage, a.backup
+}
+
+// cause is something the own side must be told about for as long as it lasts.
+type cause struct {
+	code, about, text string
+}
+
+// reviewWarnings compares the warnings about the user's own side with how things stand,
+// raises what is new and resolves what is over. It asks the homeserver nothing.
+func (d *Device) reviewWarnings(ctx context.Context) error {
+	if !d.isSettled() {
+		return nil
+	}
+	give, err := d.acct.review.take(ctx, struct{}{})
+	if err != nil {
+		return err
+	}
+	defer give()
+	own, err := d.acct.tracker.Own(ctx)
+	if err != nil {
+		return fmt.Errorf("look at the own devices: %w", err)
+	}
+	rows, err := d.acct.allWarnings(ctx)
+	if err != nil {
+		return err
+	}
+	causes, known := d.causes(own)
+	var changed []store.Warning
+	for _, c := range causes {
+		slot := warningSlot(c.code, c.about)
+		i := slices.IndexFunc(rows, func(w store.Warning) bool { return w.ID == slot })
+		if i < 0 || rows[i].Resolved {
+			changed = append(changed, raised(c.code, c.about, d.acct.user, c.text, d.eng.now()))
+		}
+	}
+	for _, w := range rows {
+		over := !w.Resolved && known[w.Code] && w.ID != "" && !w.Dismissed &&
+			!slices.ContainsFunc(causes, func(c cause) bool { return warningSlot(c.code, c.about) == w.ID })
+		if over {
+			w.Resolved = true
+			changed = append(changed, w)
+		}
+	}
+	if len(changed) == 0 {
+		return nil
+	}
+	if err := d.save(ctx, &store.Changes{Warnings: changed}); err != nil {
+		return fmt.Errorf("store warnings: %w", err)
+	}
+	d.acct.warningsChanged()
+	d.eng.alert(d.acct)
+	return nil
+}
+
+// causes gives what must be told now, and the codes about which enough is known to say
+// that everything else is over.
+func (d *Device) causes(own *trustcache.User) (all []cause, known map[string]bool) {
+	storage, backup := d.acct.standing()
+	known = map[string]bool{
+		warnDeviceNotSigned: own.Known(), warnStorageMissing: storage != storageUnknown, warnBackupBroken: backup != backupUnknown,
+	}
+	if own.Known() && own.Current != "" {
+		for i := range own.Devices {
+			dev := &own.Devices[i]
+			if dev.Signed || !dev.Usable() {
+				continue
+			}
+			if here := d.eng.loaded(deviceKey{d.acct.user, dev.DeviceID}); here != nil && !here.isSettled() {
+				known[warnDeviceNotSigned] = false // it is being set up at this moment
+				continue
+			}
+			all = append(all, cause{warnDeviceNotSigned, dev.DeviceID.String(), fmt.Sprintf(textDeviceNotSigned, dev.DeviceID)})
+		}
+	}
+	switch storage {
+	case storageMissing, storageIncomplete:
+		all = append(all, cause{warnStorageMissing, "", textStorageMissing})
+	case storageUnknown, storageComplete:
+	}
+	switch backup {
+	case backupForeign:
+		all = append(all, cause{warnBackupBroken, "", textBackupNotOurs})
+	case backupDeleted:
+		all = append(all, cause{warnBackupBroken, "", textBackupDeleted})
+	case backupUnknown, backupOff, backupNone, backupSigned, backupOurs:
+	}
+	return all, known
+}
+
+func (d *Device) isSettled() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.settled
+}
+
+// maxLocated bounds the rooms that are looked through for the users of warnings.
+const maxLocated = 200
+
+// locateWarnings finds out which encrypted rooms are shared with the users that warnings
+// are about. Members that are not known yet are asked for: they are needed anyway before
+// the next message to the room.
+func (d *Device) locateWarnings(ctx context.Context) error {
+	rows, known, err := d.acct.pendingWarnings(ctx)
+	if err != nil {
+		return err
+	}
+	wanted := make(map[id.UserID][]id.RoomID)
+	for i := range rows {
+		if user := rows[i].UserID; user != d.acct.user && user != "" && known[user] == nil {
+			wanted[user] = []id.RoomID{}
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	rooms, err := d.eng.store.Rooms(ctx, d.acct.row, d.rowID, nil)
+	if err != nil {
+		return fmt.Errorf("load rooms: %w", err)
+	}
+	looked := 0
+	for roomID := range rooms {
+		if rooms[roomID].Algorithm == "" {
+			continue
+		}
+		if looked++; looked > maxLocated {
+			break
+		}
+		members, err := d.memberships(ctx, roomID)
+		if code := upstreamStatus(err); code == http.StatusForbidden || code == http.StatusNotFound {
+			continue // not in that room any more
+		}
+		if err != nil {
+			return err
+		}
+		for user := range wanted {
+			if m := members[user]; m == "join" || m == "invite" {
+				wanted[user] = append(wanted[user], roomID)
+			}
+		}
+	}
+	d.acct.located(wanted)
+	return nil
+}
+
+// located replaces what is known of the rooms shared with users; those about whom there
+// is no warning any more are forgotten with the next.
+func (a *account) located(found map[id.UserID][]id.RoomID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	next := make(map[id.UserID][]id.RoomID, len(found))
+	for _, w := range pending(a.warned) {
+		if rooms, ok := a.shared[w.UserID]; ok {
+			next[w.UserID] = rooms
+		}
+	}
+	for user, rooms := range found {
+		slices.Sort(rooms)
+		next[user] = rooms
+	}
+	a.shared = next
+}
+
+// alert tells the devices of an account that there is something to say at once. It takes
+// no lock: the tracker calls it under its own.
+func (e *Engine) alert(a *account) {
+	select {
+	case e.alerts <- a:
+	default: // many are on their way; the next sync tells
+	}
+}
+
+// alerted wakes the clients' waiting syncs and looks at the devices again.
+func (a *account) alerted() {
+	a.eng.mu.Lock()
+	var devices []*Device
+	for _, d := range a.eng.devices {
+		if d.acct == a && d.mode == ModeProxied {
+			devices = append(devices, d)
+		}
+	}
+	a.eng.mu.Unlock()
+	for _, d := range devices {
+		d.mu.Lock()
+		d.wakeWaiting()
+		d.kickLocked()
+		d.mu.Unlock()
+	}
+}

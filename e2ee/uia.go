@@ -1,0 +1,80 @@
+package e2ee
+
+import (
+	"encoding/json"
+	"net/url"
+	"slices"
+)
+
+// uiaChallenge is a homeserver's 401 with flows.
+type uiaChallenge struct {
+	session   string
+	flows     [][]string
+	completed []string
+	params    map[string]json.RawMessage
+	body      json.RawMessage
+}
+
+// readChallenge reads a 401 that asks for user-interactive authentication; nil when it is another.
+func readChallenge(body []byte) *uiaChallenge {
+	var c struct {
+		Session   string                     `json:"session"`
+		Completed []string                   `json:"completed"`
+		Params    map[string]json.RawMessage `json:"params"`
+		Flows     []struct {
+			Stages []string `json:"stages"`
+		} `json:"flows"`
+	}
+	if json.Unmarshal(body, &c) != nil || len(c.Flows) == 0 {
+		return nil
+	}
+	out := &uiaChallenge{session: c.Session, completed: c.Completed, params: c.Params, body: body}
+	for _, f := range c.Flows {
+		out.flows = append(out.flows, f.Stages)
+	}
+	return out
+}
+
+// takesPassword reports whether a password alone is enough.
+func (c *uiaChallenge) takesPassword() bool {
+	return slices.ContainsFunc(c.flows, func(stages []string) bool {
+		return len(stages) == 1 && stages[0] == "m.login.password"
+	})
+}
+
+// needed is the error for a client that must do the authentication itself. On servers
+// with OAuth a stage names a page where the user allows the reset (m.oauth, requirement
+// 12.6; org.matrix.cross_signing_reset before it).
+func (c *uiaChallenge) needed() *AuthNeededError {
+	out := &AuthNeededError{Body: c.body}
+	for _, stages := range c.flows {
+		for _, stage := range stages {
+			if slices.Contains(c.completed, stage) {
+				continue
+			}
+			if out.Stage == "" {
+				out.Stage = stage
+			}
+			if page := webPage(c.params[stage]); out.URL == "" && page != "" {
+				out.Stage, out.URL = stage, page
+			}
+			break // the stages of a flow are done in order
+		}
+	}
+	return out
+}
+
+// webPage gives the url of a stage's parameters, if it is one that a browser may open.
+func webPage(params json.RawMessage) string {
+	var p struct {
+		URL string `json:"url"`
+	}
+	if params == nil || json.Unmarshal(params, &p) != nil {
+		return ""
+	}
+	u, err := url.Parse(p.URL)
+	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" {
+		return ""
+	}
+	return p.URL
+}
