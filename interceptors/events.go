@@ -27,6 +27,8 @@ const (
 	nameTrust     = prefixOurs + "trust"
 	nameWarnings  = prefixOurs + "warnings"
 	nameRelations = "m.relations"
+
+	nameRedactedBecause = "redacted_because"
 )
 
 // maxBundled is how deep events are opened that are bundled in one another: a thread's
@@ -71,7 +73,7 @@ func oursGraph() *jsonscan.Node {
 		n.Link(jsonscan.Prefix(prefixOurs), ours)
 	}
 	unsigned.Down(jsonscan.Key("prev_content")).Link(jsonscan.Prefix(prefixOurs), ours)
-	unsigned.Link(jsonscan.Key("redacted_because"), event)
+	unsigned.Link(jsonscan.Key(nameRedactedBecause), event)
 	unsigned.Down(jsonscan.Key(nameRelations)).Link(jsonscan.Any(), relation)
 	unsigned.Down(jsonscan.Key(nameRelations)).Link(jsonscan.Prefix(prefixOurs), ours)
 	for _, stripped := range []string{"invite_room_state", "knock_room_state"} {
@@ -93,16 +95,21 @@ func bundledGraph() *jsonscan.Node {
 	return root
 }
 
-// headGraph adds to the node of an event what decisions need of it.
-func headGraph(event *jsonscan.Node) *jsonscan.Node {
+// stateGraph adds to the node of an event what tells which state it is.
+func stateGraph(event *jsonscan.Node) *jsonscan.Node {
 	event.Down(jsonscan.Key("type")).Report(inType, true)
 	event.Down(jsonscan.Key("state_key")).Report(inStateKey, true)
-	event.Down(jsonscan.Key("sender")).Report(inSender, true)
 	event.Down(jsonscan.Key("content"), jsonscan.Key("membership")).Report(inMembership, true)
+	return event
+}
+
+// headGraph adds to the node of an event all that decisions and filters need of it.
+func headGraph(event *jsonscan.Node) *jsonscan.Node {
+	stateGraph(event).Down(jsonscan.Key("sender")).Report(inSender, true)
 	event.Down(jsonscan.Key("content"), jsonscan.Key("url")).Report(inURL, false)
 	event.Down(jsonscan.Key("content"), jsonscan.Key("file")).Report(inFile, false)
 	event.Down(jsonscan.Key("content"), jsonscan.Key("ciphertext")).Report(inCiphertext, false)
-	event.Down(jsonscan.Key("unsigned"), jsonscan.Key("redacted_because")).Report(inRedacted, false)
+	event.Down(jsonscan.Key("unsigned"), jsonscan.Key(nameRedactedBecause)).Report(inRedacted, false)
 	return event
 }
 

@@ -64,10 +64,11 @@ var errArrived = errors.New("something arrived for the client")
 
 // syncHandler is the handler of GET /sync. It is shared by all requests.
 type syncHandler struct {
-	opt     SyncOptions
-	graph   *jsonscan.Node
-	graphs  eventGraphs
-	filters *filters
+	opt SyncOptions
+	// What is looked at in a response, without and with a filter.
+	lean, full *jsonscan.Node
+	graphs     eventGraphs
+	filters    *filters
 }
 
 // NewSync gives the handler of GET /sync.
@@ -79,7 +80,7 @@ func NewSync(opt SyncOptions) (Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &syncHandler{opt: opt, graph: syncGraph(), graphs: newEventGraphs(), filters: filters}
+	h := &syncHandler{opt: opt, lean: syncGraph(stateGraph), full: syncGraph(headGraph), graphs: newEventGraphs(), filters: filters}
 	return h.serve, nil
 }
 
@@ -211,7 +212,11 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 	body := spool.New(spool.Options{Dir: h.opt.SpoolDir})
 	plan := spool.New(spool.Options{Dir: h.opt.SpoolDir, Memory: planMemory})
 	defer func() { err = errors.Join(err, body.Close(), plan.Close()) }()
-	update, err := scanSync(resp.Body, h.graph, body, plan, filter, h.opt.ShowEncryptionState)
+	graph := h.lean
+	if filter != nil {
+		graph = h.full
+	}
+	update, err := scanSync(resp.Body, graph, body, plan, filter, h.opt.ShowEncryptionState)
 	if err != nil {
 		return syncFailure(err)
 	}

@@ -81,6 +81,9 @@ func (s *syncScan) timelineEvent(v *jsonscan.Value) error {
 	switch {
 	case sealed:
 		flags |= flagSealed // the filter applies to what is in it
+		if s.head.types > 1 {
+			flags |= flagAmbiguous
+		}
 	case s.hidden() || !s.filter.timeline().passes(s.room.RoomID, &s.head):
 		kind, flags = markDropEvent, 0
 	case s.head.shouldBeEncrypted():

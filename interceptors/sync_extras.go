@@ -12,11 +12,11 @@ import (
 
 // insertLate adds the late events of the room at the end of an object, if there are any.
 func (w *syncWriter) insertLate(k *work, write func(*bytes.Buffer, []json.RawMessage)) error {
-	events := w.extras.Late[w.room]
+	events := w.extras.Late[k.room]
 	if len(events) == 0 {
 		return nil
 	}
-	delete(w.extras.Late, w.room)
+	delete(w.extras.Late, k.room)
 	var out bytes.Buffer
 	write(&out, events)
 	return w.insertMembers(k, &out)

@@ -61,8 +61,9 @@ var sections = [...]struct {
 
 // syncGraph names everything in a sync body that is looked at. Events are expected in
 // any list called events, at the top level or of a room, so that lists that are not
-// known here are cleaned too.
-func syncGraph() *jsonscan.Node {
+// known here are cleaned too. head adds to the node of an event what is needed of it.
+func syncGraph(head func(event *jsonscan.Node) *jsonscan.Node) *jsonscan.Node {
+	g := graphMaker{head}
 	key, elem := jsonscan.Key, jsonscan.Elem
 	top := jsonscan.NewNode().Report(atTop, false)
 	ours(top, levelTop, 0)
@@ -78,7 +79,7 @@ func syncGraph() *jsonscan.Node {
 		atAccountEvent: top.Down(key("account_data")), atOtherEvent: top.Down(jsonscan.Any()),
 	} {
 		ours(part, levelPart, 0)
-		events(part, place, 0)
+		g.events(part, place, 0)
 	}
 
 	rooms := top.Down(key("rooms")).Report(atRooms, false)
@@ -87,16 +88,16 @@ func syncGraph() *jsonscan.Node {
 	ours(other, levelSection, 0)
 	ours(other.Down(jsonscan.Any()), levelRoom, 0)
 	ours(other.Down(jsonscan.Any(), jsonscan.Any()), levelPart, 0)
-	events(other.Down(jsonscan.Any(), jsonscan.Any()), atOtherEvent, 0)
+	g.events(other.Down(jsonscan.Any(), jsonscan.Any()), atOtherEvent, 0)
 	for _, s := range sections {
 		section := rooms.Down(key(s.name)).Report(placeIn(atSection, s.section), false)
 		ours(section, levelSection, s.section)
-		roomGraph(section.Down(jsonscan.Any()), s.section)
+		g.room(section.Down(jsonscan.Any()), s.section)
 	}
 	return top
 }
 
-func roomGraph(room *jsonscan.Node, section e2ee.Section) {
+func (g graphMaker) room(room *jsonscan.Node, section e2ee.Section) {
 	room.Report(placeIn(atRoom, section), false)
 	ours(room, levelRoom, section)
 	timeline := room.Down(jsonscan.Key("timeline")).Report(placeIn(atTimeline, section), false)
@@ -109,17 +110,22 @@ func roomGraph(room *jsonscan.Node, section e2ee.Section) {
 	} {
 		part := room.Down(jsonscan.Key(name))
 		ours(part, levelPart, section)
-		events(part, place, section)
+		g.events(part, place, section)
 	}
 	other := room.Down(jsonscan.Any())
 	ours(other, levelPart, section)
-	events(other, atOtherEvent, section)
+	g.events(other, atOtherEvent, section)
+}
+
+// graphMaker makes the graph of a sync.
+type graphMaker struct {
+	head func(event *jsonscan.Node) *jsonscan.Node
 }
 
 // events makes the elements of the list called events of a part be reported.
-func events(part *jsonscan.Node, place int, section e2ee.Section) {
+func (g graphMaker) events(part *jsonscan.Node, place int, section e2ee.Section) {
 	event := part.Down(jsonscan.Key("events"), jsonscan.Elem())
-	headGraph(event).Report(placeIn(place, section), true)
+	g.head(event).Report(placeIn(place, section), true)
 }
 
 func ours(object *jsonscan.Node, level int, section e2ee.Section) {

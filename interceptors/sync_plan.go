@@ -50,6 +50,8 @@ const (
 	flagOurs
 	// flagLarge: too large to be looked into.
 	flagLarge
+	// flagAmbiguous: the event says more than once what its type is.
+	flagAmbiguous
 	// flagFields: the filter's event_fields apply.
 	flagFields
 )

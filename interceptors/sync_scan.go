@@ -29,8 +29,10 @@ const maxJoins = 10_000
 // errSyncBody is a response that is not a sync response.
 var errSyncBody = errors.New("not a sync response")
 
-// watched are the names that send an event through the careful path.
-var watched = []string{nameDecrypted, prefixOurs + "*", nameRelations}
+// watched are the names that send an event through the careful path of the second pass.
+func watched() []string {
+	return []string{nameDecrypted, prefixOurs + "*", nameRelations, nameRedactedBecause}
+}
 
 // syncScan is one first pass.
 type syncScan struct {
@@ -66,7 +68,7 @@ type syncScan struct {
 // into its own spool.
 func scanSync(body io.Reader, graph *jsonscan.Node, keep, plan *spool.Spool, filter *clientFilter, showEncryption bool) (e2ee.SyncUpdate, error) {
 	s := &syncScan{filter: filter, showEncryption: showEncryption, plan: planWriter{to: plan}}
-	_, err := jsonscan.Scan(&keepingReader{body, keep}, graph, jsonscan.Options{Watch: watched}, s.visit)
+	_, err := jsonscan.Scan(&keepingReader{body, keep}, graph, jsonscan.Options{Watch: watched()}, s.visit)
 	if err != nil {
 		return s.update, fmt.Errorf("read sync response: %w", err)
 	}

@@ -44,10 +44,9 @@ type syncWriter struct {
 	readRoom  id.RoomID
 	encrypted bool
 
-	room  id.RoomID // the room that marks are done for
-	kept  bool      // a marked event of the list stays, or late ones were put in front
-	comma bool      // the first event of the list needs a comma in front, if it stays
-	front bool      // the next mark is the first event of a list that begins with late ones or might
+	kept  bool // a marked event of the list stays, or late ones were put in front
+	comma bool // the first event of the list needs a comma in front, if it stays
+	front bool // the next mark is the first event of a list that begins with late ones or might
 	// absent are the rooms of late events that the response does not have.
 	absent []id.RoomID
 }
@@ -55,8 +54,9 @@ type syncWriter struct {
 // work is a mark with what is needed to do it.
 type work struct {
 	mark
-	event int // in the batch, -1: none
-	bad   bool
+	encrypted bool // its room is
+	event     int  // in the batch, -1: none
+	bad       bool
 }
 
 // newSyncWriter prepares the second pass. rooms are those of the response.
@@ -151,70 +151,107 @@ func (w *syncWriter) run(ctx context.Context, out io.Writer) error {
 
 // gather reads marks until a batch is full, and says whether there are more.
 func (w *syncWriter) gather() (more bool, err error) {
-	for len(w.works) < maxBatchMarks && len(w.batch.incoming) < maxBatchEvents && w.batch.size < maxBatchBytes {
+	events, size := 0, int64(0)
+	for more = true; more && len(w.works) < maxBatchMarks && events < maxBatchEvents && size < maxBatchBytes; {
 		m, err := w.plan.next()
 		if errors.Is(err, io.EOF) {
-			return false, nil
+			more = false
+			break
 		}
 		if err != nil {
 			return false, err
 		}
-		next := work{mark: m, event: -1}
+		next := work{mark: m, event: -1, encrypted: w.encrypted}
 		switch m.kind {
 		case markRoom:
 			w.readRoom, w.encrypted = m.room, m.room != "" && w.dev.KnownEncrypted(m.room)
 		case markEvent:
-			if err := w.read(&next); err != nil {
-				return false, err
+			if next.wanted() {
+				events++
+				size += m.end - m.start
 			}
 		case markFront, markDropEvent, markDropMember, markTimelineEnd, markRoomEnd, markSectionEnd, markRoomsEnd, markEnd:
 		}
+		next.room = w.readRoom
 		w.works = append(w.works, next)
 	}
-	return true, nil
+	return more, w.read()
 }
 
-// read takes the event of a mark from the body into the batch, if anything is to be done to it.
-func (w *syncWriter) read(k *work) error {
-	open := k.has(flagSealed) || k.has(flagPlain) && w.encrypted
-	switch {
-	case k.has(flagLarge):
-		// What cannot be looked into stays, unless it could pass for what it is not.
-		k.bad = k.has(flagOurs) || k.has(flagPlain) && w.encrypted
-		return nil
-	case !open && !k.has(flagOurs) && !k.has(flagFields):
-		return nil
+// wanted says whether the event of a mark must be looked at.
+func (k *work) wanted() bool {
+	return k.kind == markEvent && !k.has(flagLarge) && (k.opened() || k.has(flagOurs) || k.has(flagFields))
+}
+
+func (k *work) opened() bool { return k.has(flagSealed) || k.has(flagPlain) && k.encrypted }
+
+// maxGap is how many bytes that are not wanted are read along with those that are.
+const maxGap = 2 << 10
+
+// read takes the events that are wanted from the body into the batch, those that are
+// near to each other in one piece.
+func (w *syncWriter) read() error {
+	for i := 0; i < len(w.works); {
+		if !w.works[i].wanted() {
+			i++
+			continue
+		}
+		from, to, last := w.works[i].start, w.works[i].end, i
+		for j := i + 1; j < len(w.works); j++ {
+			k := &w.works[j]
+			if !k.wanted() {
+				continue
+			}
+			if k.start-to > maxGap {
+				break
+			}
+			to, last = k.end, j
+		}
+		piece := make([]byte, to-from)
+		if _, err := w.body.ReadAt(piece, from); err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		for ; i <= last; i++ {
+			if k := &w.works[i]; k.wanted() {
+				w.take(k, piece[k.start-from:k.end-from:k.end-from])
+			}
+		}
 	}
-	raw := make([]byte, k.end-k.start)
-	if _, err := w.body.ReadAt(raw, k.start); err != nil && !errors.Is(err, io.EOF) {
-		return err
+	return nil
+}
+
+// take puts an event into the batch. One that cannot be cleaned goes, and the sync is
+// delivered.
+func (w *syncWriter) take(k *work, raw []byte) {
+	h := eventHead{types: 1, state: !k.has(flagSealed) && !k.has(flagPlain), ciphertext: true}
+	if k.has(flagSealed) {
+		h.typ = []byte(typeEncrypted)
+	}
+	if k.has(flagAmbiguous) {
+		h.types = 2
 	}
 	bundled := 0
 	if k.has(flagOurs) {
 		var err error
 		if raw, err = w.graphs.stripOurs(raw); err != nil {
 			k.bad = true
-			return nil //nolint:nilerr // the event goes, the sync is delivered
+			return
 		}
+		state := h.state
+		if h, err = w.graphs.headOf(raw); err != nil {
+			k.bad = true
+			return
+		}
+		h.state = h.state || state // nothing but a timeline is opened
 		bundled = maxBundled
 	}
-	h, err := w.graphs.headOf(raw)
-	if err != nil {
-		k.bad = true
-		return nil //nolint:nilerr // the event goes, the sync is delivered
-	}
-	if !k.has(flagSealed) && !k.has(flagPlain) {
-		h.state = true // nothing but a timeline is opened
-	}
-	k.event = w.batch.add(w.readRoom, w.encrypted, raw, &h, bundled)
-	return nil
+	k.event = w.batch.add(k.room, k.encrypted, raw, &h, bundled)
 }
 
 // do applies one mark.
 func (w *syncWriter) do(k *work) error {
 	switch k.kind {
 	case markRoom:
-		w.room = k.room
 		return nil
 	case markFront:
 		return w.doFront(k)
@@ -245,11 +282,11 @@ func (w *syncWriter) enter(k *work) {
 
 func (w *syncWriter) doFront(k *work) error {
 	w.kept, w.comma, w.front = false, false, k.has(flagTouched)
-	events := w.extras.Late[w.room]
+	events := w.extras.Late[k.room]
 	if len(events) == 0 {
 		return nil
 	}
-	delete(w.extras.Late, w.room)
+	delete(w.extras.Late, k.room)
 	w.kept, w.comma = true, k.has(flagTouched)
 	var out bytes.Buffer
 	writeElements(&out, events)
@@ -260,7 +297,9 @@ func (w *syncWriter) doFront(k *work) error {
 
 func (w *syncWriter) doEvent(k *work) error {
 	w.enter(k)
-	if k.bad {
+	// What cannot be looked into stays, unless it could pass for what it is not.
+	unsafe := k.has(flagLarge) && (k.has(flagOurs) || k.has(flagPlain) && k.encrypted)
+	if k.bad || unsafe {
 		return w.dropEvent(k)
 	}
 	if k.event < 0 {
@@ -273,7 +312,7 @@ func (w *syncWriter) doEvent(k *work) error {
 		}
 	}
 	if event != nil && (k.has(flagSealed) || opened) {
-		event = w.filtered(w.room, event, false)
+		event = w.filtered(k.room, event, false)
 	}
 	if event == nil {
 		return w.dropEvent(k)

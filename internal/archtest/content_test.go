@@ -165,6 +165,25 @@ func TestFilesAndFunctionsAreShort(t *testing.T) {
 	}
 }
 
+// What a build makes does not belong among the sources. (A binary once got there.)
+func TestOnlySources(t *testing.T) {
+	t.Parallel()
+	const limit = 1 << 20
+	names, err := files()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		info, err := os.Stat(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Size() > limit {
+			t.Errorf("%s has %d bytes, more than %d", name, info.Size(), limit)
+		}
+	}
+}
+
 // What is unfinished is an issue, not a note; and nothing names the place where it was
 // written. The words are put together here so that this file does not contain them.
 func TestNoNotesAndNoWorkplaces(t *testing.T) {

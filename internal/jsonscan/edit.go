@@ -40,7 +40,7 @@ type Edit struct {
 // ErrEdit is an edit that does not fit the body or the edits before it.
 var ErrEdit = errors.New("jsonscan: edit out of place")
 
-const editorBuffer = 32 << 10
+const editorBuffer = 64 << 10
 
 // Editor copies a body and applies edits on the way. The edits must come in the order
 // of the body and not overlap.

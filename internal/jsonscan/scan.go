@@ -95,6 +95,7 @@ func ScanBytes(data []byte, root *Node, opt Options, visit func(*Value) error) e
 
 func (s *scanner) document(root *Node, opt Options, visit func(*Value) error) (int64, error) {
 	s.leaf, s.name, s.watch, s.visit = -1, -1, newWatchList(opt.Watch), visit
+	s.frames = s.first[:0]
 	i, err := s.space(0)
 	if err != nil {
 		return s.base + int64(i), err

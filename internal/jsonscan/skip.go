@@ -33,8 +33,10 @@ func (s *scanner) skip(i int) (int, error) {
 // behind the container when it is empty.
 func (s *scanner) enter(i int) (at int, inside bool, err error) {
 	object := s.b[i] == '{'
-	if i, err = s.space(i + 1); err != nil {
-		return i, false, err
+	if i++; s.at(i) <= ' ' {
+		if i, err = s.space(i); err != nil {
+			return i, false, err
+		}
 	}
 	if c := s.b[i]; c == '}' && object || c == ']' && !object {
 		return i + 1, false, nil
@@ -49,14 +51,21 @@ func (s *scanner) enter(i int) (at int, inside bool, err error) {
 // after reads what follows a value in a container: a comma and the way to the next
 // value, or the end of the container.
 func (s *scanner) after(i int) (at int, inside bool, err error) {
-	if i, err = s.space(i); err != nil {
-		return i, false, err
+	if s.at(i) <= ' ' {
+		if i, err = s.space(i); err != nil {
+			return i, false, err
+		}
 	}
 	object := s.object()
 	switch c := s.b[i]; {
 	case c == ',':
-		if i, err = s.space(i + 1); err != nil || !object {
-			return i, true, err
+		if i++; s.at(i) <= ' ' {
+			if i, err = s.space(i); err != nil {
+				return i, true, err
+			}
+		}
+		if !object {
+			return i, true, nil
 		}
 		i, err = s.skipName(i)
 		return i, true, err
@@ -112,20 +121,25 @@ func (s *scanner) skipName(i int) (int, error) {
 
 // colon reads the colon behind a name and gives the index of the value.
 func (s *scanner) colon(i int) (int, error) {
-	i, err := s.space(i)
-	if err != nil {
-		return i, err
+	var err error
+	if s.at(i) != ':' {
+		if i, err = s.space(i); err != nil {
+			return i, err
+		}
+		if s.b[i] != ':' {
+			return i, s.bad(i, "expected a colon")
+		}
 	}
-	if s.b[i] != ':' {
-		return i, s.bad(i, "expected a colon")
+	if i++; s.at(i) > ' ' {
+		return i, nil
 	}
-	return s.space(i + 1)
+	return s.space(i)
 }
 
 // watchList finds watched names quickly: most names fail at their first byte.
 type watchList struct {
 	on    bool
-	first [256]bool
+	first *[256]bool
 	names []watched
 }
 
@@ -144,7 +158,9 @@ func newWatchList(names []string) watchList {
 		if entry.name == "" {
 			continue
 		}
-		w.on = true
+		if !w.on {
+			w.on, w.first = true, new([256]bool)
+		}
 		w.first[entry.name[0]] = true
 		w.names = append(w.names, entry)
 	}

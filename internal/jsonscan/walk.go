@@ -63,8 +63,10 @@ func (s *scanner) begin(i int, object bool, at *place) (next int, inside bool, e
 		place: *at, object: object, start: start, inner: start + 1, flagged: s.flagged,
 		pinned: at.node.report && at.node.capture, name: name,
 	}
-	if i, err = s.space(i + 1); err != nil {
-		return i, false, err
+	if i++; s.at(i) <= ' ' {
+		if i, err = s.space(i); err != nil {
+			return i, false, err
+		}
 	}
 	if c := s.b[i]; c == '}' && object || c == ']' && !object {
 		return i + 1, false, s.end(i + 1)
@@ -85,15 +87,19 @@ func (s *scanner) pushFrame() *frame {
 
 // next reads what follows a value in the innermost frame.
 func (s *scanner) next(i int, at *place) (next int, inside bool, err error) {
-	if i, err = s.space(i); err != nil {
-		return i, false, err
+	if s.at(i) <= ' ' {
+		if i, err = s.space(i); err != nil {
+			return i, false, err
+		}
 	}
 	object := s.frames[len(s.frames)-1].object
 	switch c := s.b[i]; {
 	case c == ',':
 		sep := s.base + int64(i)
-		if i, err = s.space(i + 1); err != nil {
-			return i, true, err
+		if i++; s.at(i) <= ' ' {
+			if i, err = s.space(i); err != nil {
+				return i, true, err
+			}
 		}
 		i, err = s.child(i, sep, at)
 		return i, true, err

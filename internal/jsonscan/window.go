@@ -44,6 +44,7 @@ type scanner struct {
 	depth  int      // containers open in skip
 	bits   []uint64 // one bit for each of them: 1 is an object
 	frames []frame  // containers open in walk
+	first  [6]frame // the first frames, so that most scans need no others
 	leaf   int64    // offset from which a value outside of frames is captured, or -1
 	name   int64    // offset of the name being read, or -1
 
@@ -143,16 +144,17 @@ func (s *scanner) more(i int) (int, error) {
 	return i, err
 }
 
-// space gives the index of the next byte that is not white space. Mostly
-// there is none to pass.
-func (s *scanner) space(i int) (int, error) {
-	if i < len(s.b) && s.b[i] > ' ' {
-		return i, nil
+// at gives the byte at i if it is in the window, else 0. It is small enough to be inlined.
+func (s *scanner) at(i int) byte {
+	if i < len(s.b) {
+		return s.b[i]
 	}
-	return s.pass(i)
+	return 0
 }
 
-func (s *scanner) pass(i int) (int, error) {
+// space gives the index of the next byte that is not white space. Mostly there is none
+// to pass, so that callers in a hurry look with at first.
+func (s *scanner) space(i int) (int, error) {
 	for {
 		for b := s.b; i < len(b); i++ {
 			switch b[i] {

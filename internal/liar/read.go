@@ -59,10 +59,7 @@ func tokenAt(pos int64) string { return "s" + strconv.FormatInt(pos, 10) }
 // readable runs do with the room if the user is or was in it.
 func (s *Server) readable(c *call, do func(r *room) Reply) Reply {
 	r := s.rooms[c.params[0]]
-	if r == nil {
-		return noRoom()
-	}
-	if r.state[stateKey{"m.room.member", c.user.id}] == nil {
+	if r == nil || r.state[stateKey{"m.room.member", c.user.id}] == nil {
 		return notIn()
 	}
 	return do(r)

@@ -131,8 +131,7 @@ func createRoom(s *Server, c *call) Reply {
 	return OK(map[string]any{"room_id": r.id})
 }
 
-func noRoom() Reply { return Failure(http.StatusNotFound, "M_NOT_FOUND", "Unknown room") }
-
+// notIn is also the answer for rooms that do not exist, as real servers give it.
 func notIn() Reply { return Failure(http.StatusForbidden, "M_FORBIDDEN", "You are not in this room") }
 
 func joinRoom(s *Server, c *call) Reply {
@@ -158,7 +157,7 @@ func changeMember(membership string) handler {
 func (s *Server) member(c *call, target, membership string) Reply {
 	r := s.rooms[c.params[0]]
 	if r == nil {
-		return noRoom()
+		return Failure(http.StatusNotFound, "M_NOT_FOUND", "Unknown room")
 	}
 	content := map[string]any{"membership": membership}
 	if u := s.users[target]; u != nil && u.displayName != "" {
@@ -171,10 +170,7 @@ func (s *Server) member(c *call, target, membership string) Reply {
 // writable gives the room that a request writes to.
 func (s *Server) writable(c *call) (*room, Reply) {
 	r := s.rooms[c.params[0]]
-	if r == nil {
-		return nil, noRoom()
-	}
-	if r.membership(c.user.id) != "join" {
+	if r == nil || r.membership(c.user.id) != "join" {
 		return nil, notIn()
 	}
 	return r, Reply{}

@@ -15,7 +15,7 @@ const (
 	// DefaultMemory is the size in bytes up to which a body stays in memory.
 	DefaultMemory = 512 << 10
 	// chunk is how much is encrypted at once.
-	chunk = 32 << 10
+	chunk = 64 << 10
 )
 
 // ErrClosed is the use of a spool after Close.

@@ -1,0 +1,107 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+
+	"maunium.net/go/mautrix/crypto/backup"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// What tests of this package from outside need of its inside.
+
+// SendOlm sends anything over Olm to a device, whatever a well-behaved device would do.
+func (d *Device) SendOlm(ctx context.Context, eventType string, content json.RawMessage, user id.UserID, device id.DeviceID) error {
+	users, err := d.acct.tracker.Lookup(ctx, d.query(), []id.UserID{user})
+	if err != nil {
+		return err
+	}
+	dev := users[user].Device(device)
+	if dev == nil {
+		return errors.New("no such device")
+	}
+	claimed, err := d.claimFor(ctx, []*trustcache.Device{dev})
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	sealed, _, sessions, err := d.olmEncryptAll(ctx, eventType, content, []*trustcache.Device{dev}, claimed)
+	if err != nil || len(sealed) == 0 {
+		d.mu.Unlock()
+		return errors.Join(err, errors.New("not encrypted"))
+	}
+	ch := &store.Changes{Outbox: outboxItems("m.room.encrypted", sealed, d.eng.now())}
+	sessions.collect(ch)
+	err = d.save(ctx, ch)
+	d.outboxPending = true
+	d.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return d.flushOutbox(ctx)
+}
+
+// Maintain does at once what the engine's workers do when they get to it.
+func (d *Device) Maintain(ctx context.Context) { d.maintain(ctx) }
+
+// Settled reports whether the identity was looked at since something last changed.
+func (d *Device) Settled() bool { return d.isSettled() }
+
+// SyncNow makes one sync of the proxy's own.
+func (d *Device) SyncNow(ctx context.Context) error { return d.syncOnce(ctx, 0) }
+
+// Secrets gives the names of the secrets that are stored, and their values.
+func (d *Device) Secrets(ctx context.Context) (map[string]string, error) {
+	all, err := d.eng.store.Secrets(ctx, d.acct.row)
+	out := make(map[string]string, len(all))
+	for _, s := range all {
+		out[s.Name] = b64(s.Value.Reveal())
+	}
+	return out, err
+}
+
+// AskedFor gives the request IDs under which other devices were asked for secrets.
+func (d *Device) AskedFor() map[string]string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make(map[string]string, len(d.asks))
+	for name, ask := range d.asks {
+		out[name] = ask.id
+	}
+	return out
+}
+
+// Own gives what is known of the own user.
+func (d *Device) Own(ctx context.Context) (*trustcache.User, error) { return d.acct.tracker.Own(ctx) }
+
+// PutSecret replaces a stored secret.
+func (d *Device) PutSecret(ctx context.Context, s store.Secret) error {
+	return d.save(ctx, &store.Changes{Secrets: []store.Secret{s}})
+}
+
+// DropSecret deletes stored secrets.
+func (d *Device) DropSecret(ctx context.Context, names ...string) error {
+	return d.save(ctx, &store.Changes{DeleteSecrets: names})
+}
+
+// InboundSessions gives all room keys of the device.
+func (d *Device) InboundSessions(ctx context.Context) ([]store.InboundSession, error) {
+	var out []store.InboundSession
+	for s, err := range d.eng.store.AllInboundSessions(ctx, d.acct.row, d.rowID) {
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// BackupKey gives the private backup key.
+func (d *Device) BackupKey(ctx context.Context) (*backup.MegolmBackupKey, error) {
+	key, _, err := d.acct.loadBackupKey(ctx)
+	return key, err
+}
