@@ -156,7 +156,7 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, missing []
 		shares = append(shares, store.Share{
 			SessionID: out.row.SessionID, UserID: m.to.UserID, DeviceID: m.to.DeviceID,
 			Curve25519: m.to.Curve25519.String(),
-			Index:      uint32(out.sess.MessageIndex()), //nolint:gosec // G115: the protocol's index has 32 bits
+			Index:      uint32(out.sess.MessageIndex()),
 		})
 	}
 	told, notes := d.withheldNotes(out, untold)

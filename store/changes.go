@@ -32,16 +32,19 @@ type Changes struct {
 
 	Rooms []Room
 
-	DeletePending  []id.EventID
-	Pending        []PendingEvent
-	ReadyPending   []SessionRef // marks Ready what waits for these sessions
-	MarkPending    []id.EventID // sets DeliveredAt of these to MarkDelivered
-	DeleteInbox    []int64
-	Inbox          []InboxItem
-	MarkInbox      []int64 // sets DeliveredAt of these to MarkDelivered
-	MarkDelivered  string
-	Withheld       []WithheldNote
-	DeleteWithheld []SessionRef
+	DeletePending []id.EventID
+	Pending       []PendingEvent
+	ReadyPending  []SessionRef // marks Ready what waits for these sessions
+	// ReadyPendingFrom marks Ready what was held back because of devices of these users,
+	// for every device of the account.
+	ReadyPendingFrom []id.UserID
+	MarkPending      []id.EventID // sets DeliveredAt of these to MarkDelivered
+	DeleteInbox      []int64
+	Inbox            []InboxItem
+	MarkInbox        []int64 // sets DeliveredAt of these to MarkDelivered
+	MarkDelivered    string
+	Withheld         []WithheldNote
+	DeleteWithheld   []SessionRef
 
 	// Seen are digests of Olm messages already processed; see requirement 3.8.
 	Seen []SeenMessage

@@ -9,13 +9,14 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-const pendingColumns = "event_id, room_id, session_id, event, received_at, ready, delivered_at"
+const pendingColumns = "event_id, room_id, session_id, from_user, event, received_at, ready, delivered_at"
 
 var (
 	putPending = replaceRows("pending_events", ofDevice, []string{"event_id"},
-		[]string{"room_id", "session_id", "event", "received_at", "ready", "delivered_at"})
+		[]string{"room_id", "session_id", "from_user", "event", "received_at", "ready", "delivered_at"})
 	dropPending = whereIn("DELETE FROM pending_events", ofDevice, "event_id", "")
 	makeReady   = wherePair("UPDATE pending_events SET ready = 1", ofDevice, "room_id, session_id")
+	releaseFrom = whereIn("UPDATE pending_events SET ready = 1", ofAccount, "from_user", "")
 	// The third parameter is the position.
 	deliverPending = &listed{
 		head: "UPDATE pending_events SET delivered_at = $3 WHERE account = $1 AND device = $2 AND event_id IN (",
@@ -29,8 +30,10 @@ const (
 	selectDelivered = "SELECT " + pendingColumns + ` FROM pending_events
 		WHERE account = $1 AND device = $2 AND ready = 1 AND delivered_at <> '' ORDER BY received_at, event_id LIMIT $3`
 	selectWaiting = `SELECT DISTINCT room_id, session_id FROM pending_events
-		WHERE account = $1 AND device = $2 AND ready = 0 LIMIT $3`
+		WHERE account = $1 AND device = $2 AND ready = 0 AND from_user = '' LIMIT $3`
 	countPending = "SELECT COUNT(*) FROM pending_events WHERE account = $1 AND device = $2"
+	trimPending  = `DELETE FROM pending_events WHERE account = $1 AND device = $2 AND event_id IN
+		(SELECT event_id FROM pending_events WHERE account = $1 AND device = $2 ORDER BY received_at LIMIT $3)`
 	prunePending = `DELETE FROM pending_events WHERE (account, device, event_id) IN
 		(SELECT account, device, event_id FROM pending_events WHERE received_at < $1 LIMIT 1000)`
 )
@@ -41,6 +44,7 @@ func (b *batch) pending(all []PendingEvent) {
 		p.id(string(e.EventID))
 		p.id(string(e.RoomID))
 		p.id(string(e.SessionID))
+		p.id(string(e.From))
 		p.bytes(e.Event)
 		p.time(e.ReceivedAt)
 		p.flag(e.Ready)
@@ -57,6 +61,10 @@ func (b *batch) readyPending(sessions []SessionRef) {
 	b.listOfDevice("mark ready events", makeReady, refs(sessions))
 }
 
+func (b *batch) readyPendingFrom(users []id.UserID) {
+	b.listOfAccount("release held back events", releaseFrom, ids(users))
+}
+
 func (b *batch) markPending(events []id.EventID, position string) {
 	if len(events) == 0 {
 		return
@@ -65,7 +73,7 @@ func (b *batch) markPending(events []id.EventID, position string) {
 	b.list("mark delivered events", deliverPending, []any{b.acct.ID, b.dev, encodeText(position)}, ids(events))
 }
 
-// Pending reads up to limit events whose key has arrived, whether or not a response has
+// Pending reads up to limit events that are ready, whether or not a response has
 // carried them again, the oldest first.
 func (db *DB) Pending(ctx context.Context, acct *Account, device int64, limit int) ([]PendingEvent, error) {
 	return db.readPending(ctx, selectReady, acct, device, limit)
@@ -81,7 +89,7 @@ func (db *DB) readPending(ctx context.Context, query string, acct *Account, devi
 	var all []PendingEvent
 	err := db.reader.query(ctx, query, []any{acct.ID, device, int64(limit)}, func(r *sql.Rows) error {
 		var e PendingEvent
-		err := r.Scan(text(&e.EventID), text(&e.RoomID), text(&e.SessionID), jsonColumn{&e.Event},
+		err := r.Scan(text(&e.EventID), text(&e.RoomID), text(&e.SessionID), text(&e.From), jsonColumn{&e.Event},
 			timeColumn{&e.ReceivedAt}, flagColumn{&e.Ready}, text(&e.DeliveredAt))
 		all = append(all, e)
 		return err
@@ -115,6 +123,25 @@ func (db *DB) PendingCount(ctx context.Context, acct *Account, device int64) (in
 		return 0, fmt.Errorf("count pending events: %w", err)
 	}
 	return n, nil
+}
+
+// TrimPending forgets the oldest events of a device beyond the number to keep, and tells
+// how many: anybody can send events that nobody can read.
+func (db *DB) TrimPending(ctx context.Context, acct *Account, device int64, keep int) (int64, error) {
+	n, err := db.PendingCount(ctx, acct, device)
+	if err != nil || n <= keep {
+		return 0, err
+	}
+	var gone int64
+	err = db.writer.run(ctx, func(ctx context.Context, t *tx) error {
+		var err error
+		gone, err = t.do(ctx, trimPending, acct.ID, device, int64(n-keep))
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("trim pending events: %w", err)
+	}
+	return gone, nil
 }
 
 // PrunePending forgets events received before a time and tells how many.

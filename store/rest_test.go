@@ -10,7 +10,7 @@ import (
 func rest() *Changes {
 	return &Changes{
 		DeleteOlmSessions: []string{"o1"}, DiscardOutbound: []id.RoomID{"!r1"}, DeleteOutbox: []string{"out1"},
-		DeletePending: []id.EventID{"$p2"}, ReadyPending: []SessionRef{ref("!r3", "m9")},
+		DeletePending: []id.EventID{"$p2"}, ReadyPending: []SessionRef{ref("!r3", "m9")}, ReadyPendingFrom: []id.UserID{"@bob:hs"},
 		MarkPending: []id.EventID{"$p1"}, DeleteInbox: []int64{1}, MarkInbox: []int64{2}, MarkDelivered: "s9",
 		DeleteWithheld: []SessionRef{ref("!r3", "m9")}, DeleteDevices: []DeviceRef{{"@bob:hs", "B1"}},
 		DeleteSecrets: []string{"recovery"}, Owners: []SessionOwner{{ref("!r1", "m1"), []byte("owner")}},

@@ -190,14 +190,17 @@ type Secret struct {
 	CreatedAt time.Time
 }
 
-// PendingEvent is an event that could not be decrypted when it was delivered. Event
-// is the m.room.encrypted event as it came.
+// PendingEvent is an event that could not be decrypted when it was delivered, or that
+// was held back. Event is the m.room.encrypted event as it came.
 type PendingEvent struct {
 	SessionRef
-	EventID    id.EventID
+	EventID id.EventID
+	// From is the user whose device encrypted an event that was held back because of that
+	// device; empty for an event that waits for its key.
+	From       id.UserID
 	Event      json.RawMessage
 	ReceivedAt time.Time
-	// Ready is set when its key has arrived.
+	// Ready is set when its key has arrived, or more is known of From.
 	Ready bool
 	// DeliveredAt is the next_batch of the client's sync response that carried it again.
 	DeliveredAt string

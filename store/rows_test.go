@@ -138,6 +138,47 @@ func TestPendingAndInboxAreDelivered(t *testing.T) {
 	})
 }
 
+// TestHeldBackEventsAreReleased: what was held back because of a user's device is ready,
+// for all devices of the account and no other, once more is known of that user.
+func TestHeldBackEventsAreReleased(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, url string) {
+		db := open(t, options(t, url))
+		acct, first := device(t, db, alice, "A")
+		_, second := device(t, db, alice, "B")
+		other, third := device(t, db, "@bob:hs", "A")
+		save(t, db, acct, first.ID, everything())
+		save(t, db, acct, second.ID, everything())
+		save(t, db, other, third.ID, everything())
+		ctx := t.Context()
+		waiting := must[[]SessionRef](t)(db.PendingSessions(ctx, acct, first.ID, 10))
+		same(t, "sessions that events wait for", waiting, []SessionRef{ref("!r3", "m9")})
+		save(t, db, acct, 0, &Changes{ReadyPendingFrom: []id.UserID{"@bob:hs", "@nobody:hs"}})
+		for _, dev := range []Device{first, second} {
+			same(t, "released", eventIDs(must[[]PendingEvent](t)(db.Pending(ctx, acct, dev.ID, 10))), []id.EventID{"$p2"})
+		}
+		same(t, "another account's", len(must[[]PendingEvent](t)(db.Pending(ctx, other, third.ID, 10))), 0)
+	})
+}
+
+// TestPendingIsBounded: the newest events stay.
+func TestPendingIsBounded(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, url string) {
+		db := open(t, options(t, url))
+		acct, dev := device(t, db, alice, "A")
+		_, second := device(t, db, alice, "B")
+		save(t, db, acct, dev.ID, everything())
+		save(t, db, acct, second.ID, everything())
+		ctx := t.Context()
+		same(t, "none too many", must[int64](t)(db.TrimPending(ctx, acct, dev.ID, 3)), int64(0))
+		same(t, "forgotten", must[int64](t)(db.TrimPending(ctx, acct, dev.ID, 1)), int64(2))
+		save(t, db, acct, dev.ID, &Changes{ReadyPendingFrom: []id.UserID{"@bob:hs"}})
+		same(t, "left", eventIDs(must[[]PendingEvent](t)(db.Pending(ctx, acct, dev.ID, 10))), []id.EventID{"$p2"})
+		same(t, "of the other device", must[int](t)(db.PendingCount(ctx, acct, second.ID)), 3)
+	})
+}
+
 func eventIDs(all []PendingEvent) []id.EventID {
 	out := make([]id.EventID, len(all))
 	for i := range all {

@@ -85,6 +85,7 @@ func (b *batch) collect(c *Changes) {
 	b.warnings(c.Warnings)
 
 	b.readyPending(c.ReadyPending)
+	b.readyPendingFrom(c.ReadyPendingFrom)
 	b.markPending(c.MarkPending, c.MarkDelivered)
 	b.markInbox(c.MarkInbox, c.MarkDelivered)
 	b.backed(c.Backed)

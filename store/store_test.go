@@ -179,7 +179,7 @@ func everything() *Changes {
 		Pending: []PendingEvent{
 			{SessionRef: ref("!r3", "m9"), EventID: "$p1", Event: json.RawMessage(`{"p":1}`), ReceivedAt: at(1)},
 			{SessionRef: ref("!r3", "m9"), EventID: "$p0", Event: json.RawMessage(`{"p":0}`), ReceivedAt: at(2)},
-			{SessionRef: ref("!r3", "m8"), EventID: "$p2", Event: json.RawMessage(`{"p":2}`), ReceivedAt: at(3)},
+			{SessionRef: ref("!r3", "m8"), EventID: "$p2", From: "@bob:hs", Event: json.RawMessage(`{"p":2}`), ReceivedAt: at(3)},
 		},
 		Inbox:    []InboxItem{{Event: []byte(`{"to":"device"}`)}, {Event: []byte(`{"to":"device 2"}`)}},
 		Withheld: []WithheldNote{{SessionRef: ref("!r3", "m9"), Code: "m.unverified", Reason: "no\x00 reason"}, {SessionRef: ref("", ""), Code: "m.no_olm"}},

@@ -159,6 +159,7 @@ CREATE TABLE pending_events (
     event_id     {{text}} NOT NULL,
     room_id      {{text}} NOT NULL,
     session_id   {{text}} NOT NULL,
+    from_user    {{text}} NOT NULL,
     event        {{blob}} NOT NULL,
     received_at  {{int}} NOT NULL,
     ready        {{int}} NOT NULL,
@@ -168,6 +169,8 @@ CREATE TABLE pending_events (
 ){{strict}};
 CREATE INDEX pending_events_session ON pending_events (account, device, room_id, session_id);
 CREATE INDEX pending_events_ready ON pending_events (account, device, received_at, event_id) WHERE ready = 1;
+CREATE INDEX pending_events_from ON pending_events (account, from_user);
+CREATE INDEX pending_events_oldest ON pending_events (account, device, received_at);
 CREATE INDEX pending_events_received ON pending_events (received_at);
 
 CREATE TABLE inbox (
