@@ -1,11 +1,15 @@
 package e2ee_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"sync"
 	"testing"
 
 	"maunium.net/go/mautrix/crypto/goolm/pk"
+
+	"e2ee-proxy/internal/liar"
 )
 
 func errorAs[T error](err error, target *T) bool { return errors.As(err, target) }
@@ -91,4 +95,43 @@ func raw(t *testing.T, v any) json.RawMessage {
 		t.Fatal(err)
 	}
 	return out
+}
+
+func unpadded(b []byte) string { return base64.RawStdEncoding.EncodeToString(b) }
+
+func signingKey(t *testing.T, seed string) *pk.Signing {
+	t.Helper()
+	raw, err := base64.RawStdEncoding.DecodeString(seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := pk.NewSigningFromSeed(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// sessionSwap answers the first request for a key with what the second asks for, and the
+// other way round.
+type sessionSwap struct {
+	mu    sync.Mutex
+	first chan func() liar.Reply
+}
+
+func (s *sessionSwap) run(_ *liar.Request, next func() liar.Reply) liar.Reply {
+	s.mu.Lock()
+	if s.first == nil {
+		mine := make(chan func() liar.Reply, 1)
+		s.first = mine
+		s.mu.Unlock()
+		theirs := <-mine
+		reply := theirs()
+		mine <- next
+		return reply
+	}
+	other := s.first
+	s.mu.Unlock()
+	other <- next
+	return (<-other)()
 }
