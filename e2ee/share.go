@@ -83,6 +83,9 @@ func (d *Device) shareSession(ctx context.Context, roomID id.RoomID, visibility 
 	if err != nil || len(missing)+len(untold) == 0 {
 		return err
 	}
+	if err := d.letSpread(ctx); err != nil {
+		return err
+	}
 	claimed, err := d.claimFor(ctx, missing)
 	if err != nil {
 		return fmt.Errorf("claim one-time keys: %w", err)
@@ -94,6 +97,24 @@ func (d *Device) shareSession(ctx context.Context, roomID id.RoomID, visibility 
 		return fmt.Errorf("deliver the room key: %w", err)
 	}
 	return nil
+}
+
+// letSpread waits until others had time to hear that this device was confirmed.
+func (d *Device) letSpread(ctx context.Context) error {
+	d.mu.Lock()
+	wait := d.eng.opts.Spread - d.eng.now().Sub(d.confirmedAt)
+	d.mu.Unlock()
+	if wait <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(min(wait, d.eng.opts.Spread))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // unshared gives the devices that still lack the live session's key and those that
