@@ -13,7 +13,7 @@ SHELL := /bin/bash
 
 HOMESERVER ?=
 DATA ?= data
-TEST_TIMEOUT ?= 25m
+TEST_TIMEOUT ?= 12m
 PACKAGES ?= ./...
 
 GOLANGCI_LINT := v2.8.0

@@ -17,6 +17,7 @@ type ClientSync struct {
 	d       *Device
 	since   string
 	waiting bool
+	arrived <-chan struct{}
 	end     sync.Once
 }
 
@@ -28,7 +29,7 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 		return nil, ErrNotProxied
 	}
 	d.live.clientBegins(d.eng.now())
-	s := &ClientSync{d: d, since: since}
+	s := &ClientSync{d: d, since: since, arrived: d.arrivals()}
 	if since != "" {
 		d.PublishWithin(publishAfterSync)
 	}
@@ -101,13 +102,17 @@ func (s *ClientSync) load(ctx context.Context) ([]store.PendingEvent, []store.In
 func (s *ClientSync) Waiting() bool { return s.waiting }
 
 // Arrived is closed when something for the client arrives while its sync waits.
-func (s *ClientSync) Arrived() <-chan struct{} {
-	s.d.mu.Lock()
-	defer s.d.mu.Unlock()
-	if s.d.arrived == nil {
-		s.d.arrived = make(chan struct{})
+func (s *ClientSync) Arrived() <-chan struct{} { return s.arrived }
+
+// arrivals gives the channel that the next arrival closes. It is taken before it is
+// looked at what waits, so that nothing falls in between.
+func (d *Device) arrivals() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.arrived == nil {
+		d.arrived = make(chan struct{})
 	}
-	return s.d.arrived
+	return d.arrived
 }
 
 // wakeWaiting tells parked client syncs that a key arrived. The caller holds d.mu.

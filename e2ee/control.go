@@ -156,14 +156,16 @@ func (d *Device) WithdrawVerification(ctx context.Context, user id.UserID) error
 	return controlReason(d.acct.tracker.Withdraw(ctx, user))
 }
 
-// SetOverride makes the explicit exception for a device.
-func (d *Device) SetOverride(ctx context.Context, user id.UserID, device id.DeviceID, trusted bool) error {
+// SetOverride makes the explicit exception for a device; nil removes it.
+func (d *Device) SetOverride(ctx context.Context, user id.UserID, device id.DeviceID, trusted *bool) error {
 	if d.mode != ModeProxied {
 		return ErrNotProxied
 	}
-	override := trustcache.OverrideDistrusted
-	if trusted {
+	override := trustcache.OverrideNone
+	if trusted != nil && *trusted {
 		override = trustcache.OverrideTrusted
+	} else if trusted != nil {
+		override = trustcache.OverrideDistrusted
 	}
 	return controlReason(d.acct.tracker.SetOverride(ctx, user, device, override))
 }

@@ -3,6 +3,7 @@ package e2ee_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -69,6 +70,17 @@ func join(t *testing.T, h *tesths.Homeserver, eng *e2ee.Engine, name string) *us
 		t.Fatal(err)
 	}
 	u.dev.PublishWithin(0)
+	// Until then others would tell the device m.unverified.
+	err = testproc.Await(t.Context(), func(ctx context.Context) error {
+		status, err := u.dev.Status(ctx)
+		if err != nil || !status.Identity.DeviceSigned {
+			return errors.Join(errNotYet, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("%s is not confirmed: %v", acct.UserID, err)
+	}
 	return u
 }
 

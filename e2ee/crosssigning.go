@@ -23,7 +23,7 @@ const (
 	secretMaster      = "m.cross_signing.master"
 	secretSelfSigning = "m.cross_signing.self_signing"
 	secretUserSigning = "m.cross_signing.user_signing"
-	secretBackup      = "m.megolm_backup.v1" //nolint:gosec // G101: a name
+	secretBackup      = "m.megolm_backup.v1"
 	// secretStorageKey is the key of secret storage that we made: the recovery key.
 	secretStorageKey = "recovery_key"
 )

@@ -57,6 +57,7 @@ type Device struct {
 	outboxPending bool
 	serverKeys    json.RawMessage // our device keys as the homeserver shows them, with all signatures
 	own           ownState
+	confirmedAt   time.Time // when this process signed the device
 	settled       bool                  // the identity was looked at, and nothing has changed since
 	unsettled     int                   // how often something changed
 	looping       bool                  // the sync loop runs

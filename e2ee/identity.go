@@ -122,22 +122,28 @@ func (d *Device) bootstrap(ctx context.Context, auth UserAuth, may bootstrapping
 			return err
 		}
 	}
-	if keys == nil { // an identity whose keys are not here: its owner or another device may bring them
-		d.acct.noteStorage(storageUnknown)
-		if !own.Verified {
-			d.acct.noteBackup(backupUnknown)
-			return nil
-		}
-		if _, err := d.completeBackup(ctx, nil, nil, bootstrapping{}); err != nil {
-			return err
-		}
-		return d.wantSecrets(ctx, own)
+	if keys == nil {
+		return d.awaitIdentity(ctx, own)
 	}
 	if err := d.useIdentity(ctx, own, keys); err != nil {
 		return err
 	}
 	d.acct.forgetPassword()
 	return d.completeStorage(ctx, keys, opened, may)
+}
+
+// awaitIdentity does what can be done with an identity whose keys are not here: its owner
+// or another device may bring them.
+func (d *Device) awaitIdentity(ctx context.Context, own *trustcache.User) error {
+	d.acct.noteStorage(storageUnknown)
+	if !own.Verified {
+		d.acct.noteBackup(backupUnknown)
+		return nil
+	}
+	if _, err := d.completeBackup(ctx, nil, nil, bootstrapping{}); err != nil {
+		return err
+	}
+	return d.wantSecrets(ctx, own)
 }
 
 // fittingKeys gives the private keys that belong to the published identity; nil unless
@@ -279,6 +285,9 @@ func (d *Device) signSelf(ctx context.Context, own *trustcache.User, keys *cross
 	if d.ownNow() != ownSigned {
 		return errSignatureRefused
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.confirmedAt = d.eng.now()
 	return nil
 }
 

@@ -55,7 +55,7 @@ func (s *inboundSession) decrypt(cipher string) (plain []byte, index uint32, err
 		s.sess.Ratchet = work.Ratchet
 	}
 	s.mu.Unlock()
-	return plain, uint32(n), nil //nolint:gosec // G115: the protocol's index has 32 bits
+	return plain, uint32(n), nil
 }
 
 // claim takes an index for an event. It is replayed when another event has it, and

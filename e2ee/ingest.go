@@ -26,7 +26,15 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool) (*batch, er
 	committed := d.acct.tracker.Changed(ch, named(u.Changed))
 	departed := d.acct.tracker.Left(ch, named(u.Left))
 	d.noteCounts(u)
+	// All of them, also those without changes: what is plain in an encrypted room must be
+	// recognised when the response is shown.
+	if err := d.loadRooms(ctx, u.Rooms); err != nil {
+		d.dropCaches(ctx)
+		return nil, err
+	}
 	for _, r := range u.Rooms {
+		// An initial sync begins where it ends: it has no gap in which somebody left.
+		r.Limited = r.Limited && u.Since != ""
 		if err := d.noteRoom(ctx, r, own, ch); err != nil {
 			d.dropCaches(ctx)
 			return nil, err
@@ -106,7 +114,12 @@ func (d *Device) noteRoom(ctx context.Context, u RoomUpdate, own bool, ch *store
 		}
 	}
 	if r := d.rooms[u.RoomID]; r != nil && u.Limited && !own {
-		r.members = nil // a client that loads members lazily does not see all changes
+		// A client that loads members lazily does not see who came and went in the gap: ask
+		// again, and rotate (requirement 9.4).
+		r.members, r.loading = nil, nil
+		if r.encrypted {
+			d.discard(u.RoomID, ch)
+		}
 	}
 	dedupeRooms(ch)
 	return nil

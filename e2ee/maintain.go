@@ -170,7 +170,7 @@ func (d *Device) makeKeys() error {
 		have, d.keysWanted = 0, true
 	}
 	if (!d.row.KeysUploaded || d.keysWanted) && have < oneTimeKeysWanted {
-		if err := d.olm.GenOneTimeKeys(uint(oneTimeKeysWanted - have)); err != nil { //nolint:gosec // G115: have is smaller
+		if err := d.olm.GenOneTimeKeys(uint(oneTimeKeysWanted - have)); err != nil {
 			return fmt.Errorf("make one-time keys: %w", err)
 		}
 		d.olmDirty = true

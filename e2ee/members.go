@@ -148,6 +148,9 @@ func (d *Device) memberships(ctx context.Context, roomID id.RoomID) (map[id.User
 	if err != nil {
 		return nil, err
 	}
+	if late == nil { // a gap was noticed meanwhile: what was fetched may be older than it
+		return nil, errRoomChanged
+	}
 	members := make(map[id.UserID]string, len(resp.Chunk))
 	for _, ev := range resp.Chunk {
 		members[ev.StateKey] = ev.Content.Membership

@@ -52,6 +52,32 @@ func (d *Device) roomState(ctx context.Context, roomID id.RoomID) (*room, error)
 	return r, nil
 }
 
+// loadRooms makes the entries of rooms that have none, with one query. The caller
+// holds d.mu.
+func (d *Device) loadRooms(ctx context.Context, updates []RoomUpdate) error {
+	var missing []id.RoomID
+	for _, u := range updates {
+		if d.rooms[u.RoomID] == nil && len(u.RoomID) <= maxIDLength {
+			missing = append(missing, u.RoomID)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	rows, err := d.eng.store.Rooms(ctx, d.acct.row, d.rowID, missing)
+	if err != nil {
+		return fmt.Errorf("load rooms: %w", err)
+	}
+	for _, roomID := range missing {
+		row, ok := rows[roomID]
+		if !ok {
+			row = store.Room{RoomID: roomID}
+		}
+		d.rooms[roomID] = &room{row: row, encrypted: row.Algorithm != "", visibility: row.HistoryVisibility}
+	}
+	return nil
+}
+
 // KnownEncrypted reports whether the room is known to be encrypted, without asking anybody.
 func (d *Device) KnownEncrypted(roomID id.RoomID) bool {
 	d.mu.Lock()

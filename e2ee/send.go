@@ -41,6 +41,9 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 	}
 	for range maxRounds {
 		users, visibility, err := d.recipients(ctx, out.RoomID)
+		if errors.Is(err, errRoomChanged) {
+			continue
+		}
 		if err != nil {
 			return Encrypted{}, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
 		}
@@ -63,7 +66,7 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 // the key was shared.
 const maxRounds = 4
 
-// errRoomChanged says that the session was discarded between sharing it and using it.
+// errRoomChanged says that somebody may have left between one step of a send and the next.
 var errRoomChanged = errors.New("the room changed meanwhile")
 
 // already answers a repeated transaction.

@@ -130,6 +130,9 @@ func (d *Device) shareSession(ctx context.Context, roomID id.RoomID, visibility 
 	if err != nil || len(missing)+len(untold) == 0 {
 		return err
 	}
+	if err := d.letSpread(ctx); err != nil {
+		return err
+	}
 	claimed, err := d.claimFor(ctx, missing)
 	if err != nil {
 		return fmt.Errorf("claim one-time keys: %w", err)
@@ -141,6 +144,24 @@ func (d *Device) shareSession(ctx context.Context, roomID id.RoomID, visibility 
 		return fmt.Errorf("deliver the room key: %w", err)
 	}
 	return nil
+}
+
+// letSpread waits until others had time to hear that this device was confirmed.
+func (d *Device) letSpread(ctx context.Context) error {
+	d.mu.Lock()
+	wait := d.eng.opts.Spread - d.eng.now().Sub(d.confirmedAt)
+	d.mu.Unlock()
+	if wait <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(min(wait, d.eng.opts.Spread))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // unshared gives the devices that still lack the live session's key and those that
@@ -203,7 +224,7 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligi
 		shares = append(shares, store.Share{
 			SessionID: out.row.SessionID, UserID: m.to.UserID, DeviceID: m.to.DeviceID,
 			Curve25519: m.to.Curve25519.String(),
-			Index:      uint32(out.sess.MessageIndex()), //nolint:gosec // G115: the protocol's index has 32 bits
+			Index:      uint32(out.sess.MessageIndex()),
 		})
 	}
 	told, notes := d.withheldNotes(out, untold)

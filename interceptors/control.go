@@ -2,6 +2,7 @@ package interceptors
 
 import (
 	"context"
+	"io"
 
 	"maunium.net/go/mautrix/id"
 
@@ -20,6 +21,10 @@ type Control interface {
 	Bootstrap(ctx context.Context, auth Auth) (secret.String, error)
 	// Recover takes the identity and the backup key from secret storage and signs the device.
 	Recover(ctx context.Context, with Recovery) error
+	// ExportKeys writes the room keys as a file; it has written nothing when it could not begin.
+	ExportKeys(ctx context.Context, passphrase secret.String, w io.Writer) error
+	// ImportKeys takes room keys from such a file: ErrNotAnExport, ErrWrongPassphrase, ErrExportTooCostly.
+	ImportKeys(ctx context.Context, passphrase secret.String, file []byte) (e2ee.Imported, error)
 	// Reset makes a new identity, secret storage and backup and gives the recovery key.
 	Reset(ctx context.Context, auth Auth) (secret.String, error)
 	// RecoveryKey gives the key that an automatic bootstrap made: ErrNoRecoveryKey when
@@ -36,7 +41,7 @@ type Control interface {
 	// WithdrawVerification gives up a verification: ErrNotVerified when there is none.
 	WithdrawVerification(ctx context.Context, user id.UserID) error
 	// SetOverride makes or removes the explicit exception for a device: ErrUnknownDevice.
-	SetOverride(ctx context.Context, user id.UserID, device id.DeviceID, trusted bool) error
+	SetOverride(ctx context.Context, user id.UserID, device id.DeviceID, trusted *bool) error
 	// Warnings are those pending, oldest first.
 	Warnings(ctx context.Context) ([]e2ee.Warning, error)
 	// DismissWarning drops one: ErrUnknownWarning.
@@ -61,6 +66,9 @@ var (
 	ErrMasterKeyNotCurrent = e2ee.ErrMasterKeyNotCurrent
 	ErrVerificationLost    = e2ee.ErrVerificationLost
 	ErrNotVerified         = e2ee.ErrNotVerified
+	ErrNotAnExport         = e2ee.ErrNotAnExport
+	ErrWrongPassphrase     = e2ee.ErrWrongPassphrase
+	ErrExportTooCostly     = e2ee.ErrExportTooCostly
 )
 
 // What the engine says and is told, under the names the handlers use.

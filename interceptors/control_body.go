@@ -105,7 +105,22 @@ func (b *acknowledgeBody) masterKey() (id.Ed25519, error) {
 
 // overrideBody is what override takes.
 type overrideBody struct {
-	Trusted *bool `json:"trusted"`
+	Trusted jsontext.Value `json:"trusted"`
+}
+
+// trusted gives the exception; nil, which is null in the body, removes it.
+func (b *overrideBody) trusted() (*bool, error) {
+	switch b.Trusted.Kind() {
+	case jsontext.KindInvalid:
+		return nil, MissingParam("trusted is missing: say true, false, or null for no exception.")
+	case jsontext.KindNull:
+		return nil, nil
+	case jsontext.KindTrue, jsontext.KindFalse:
+		yes := b.Trusted.Kind() == jsontext.KindTrue
+		return &yes, nil
+	default:
+		return nil, BadJSON("trusted must be true, false or null.")
+	}
 }
 
 // emptyBody is for calls that take nothing.

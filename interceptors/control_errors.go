@@ -20,6 +20,7 @@ const (
 	codeMasterKeyNotCurrent = "DEV.E2EE_PROXY.MASTER_KEY_NOT_CURRENT"
 	codeVerificationLost    = "DEV.E2EE_PROXY.VERIFICATION_LOST"
 	codeNotVerified         = "DEV.E2EE_PROXY.NOT_VERIFIED"
+	codeWrongPassphrase     = "DEV.E2EE_PROXY.WRONG_PASSPHRASE"
 	codeKeysReplaced        = "DEV.E2EE_PROXY.KEYS_REPLACED"
 )
 
@@ -97,6 +98,10 @@ func controlReasons() []controlReason {
 		{e2ee.ErrCannotEncrypt, NewError(http.StatusServiceUnavailable, CodeCannotEncrypt,
 			"What the homeserver shows of this account could not be read.").WithHint("Try again in a moment.")},
 		{e2ee.ErrClosed, NewError(http.StatusServiceUnavailable, CodeUnknown, "The proxy is shutting down.").WithHint("Try again in a moment.")},
+		{ErrNotAnExport, BadJSON("keys is not the text of a file of exported keys. Nothing was imported.")},
+		{ErrExportTooCostly, BadJSON("The file asks for more work than the file of any client does. Nothing was imported.")},
+		{ErrWrongPassphrase, NewError(http.StatusForbidden, codeWrongPassphrase,
+			"The passphrase does not open the file, or the file is damaged. Nothing was imported.")},
 		{ErrNotVerified, conflict(codeNotVerified,
 			"This user is not verified, so that there is nothing to withdraw.", "")},
 	}
@@ -115,8 +120,11 @@ func authNeeded(needed *AuthNeededError) error {
 	}
 	delete(fields, "errcode")
 	delete(fields, "error")
-	e := NewError(http.StatusUnauthorized, code, "The homeserver asks for authentication.").
-		WithHint("Repeat the call with password, or do a flow and repeat it with auth.")
+	hint := "Repeat the call with password, or do a flow and repeat it with auth."
+	if needed.URL != "" {
+		hint = "Open " + needed.URL + " in a browser, allow it there, and repeat the call with auth."
+	}
+	e := NewError(http.StatusUnauthorized, code, "The homeserver asks for authentication.").WithHint(hint)
 	e.Fields = fields
 	return e.Because(needed)
 }

@@ -25,7 +25,7 @@ const (
 )
 
 // control are the handlers of the control API.
-type control struct{ recovers, resets *attempts }
+type control struct{ recovers, resets, exports *attempts }
 
 func newControl() (*control, error) {
 	recovers, err := newAttempts(recoverBurst, recoverInterval)
@@ -36,7 +36,11 @@ func newControl() (*control, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &control{recovers: recovers, resets: resets}, nil
+	exports, err := newAttempts(exportBurst, exportInterval)
+	if err != nil {
+		return nil, err
+	}
+	return &control{recovers: recovers, resets: resets, exports: exports}, nil
 }
 
 // asked is one call of the control API.
@@ -71,8 +75,14 @@ func answerControl(x *Exchange, needsKeys bool, do func(a asked) (any, error)) e
 	if err != nil {
 		return controlError(err)
 	}
+	if _, ok := out.(answered); ok {
+		return nil
+	}
 	return writeJSON(x, out)
 }
+
+// answered is for calls that have answered by themselves.
+type answered struct{}
 
 // done is the answer of calls that have nothing to say.
 type done struct{}
@@ -99,6 +109,8 @@ func (c *control) handlers() map[string]Handler {
 		ControlOverride:          forProxied(controlOverride),
 		ControlWarnings:          forProxied(controlWarnings),
 		ControlDismiss:           forProxied(controlDismiss),
+		ControlExportKeys:        forProxied(c.exportKeys),
+		ControlImportKeys:        forProxied(c.importKeys),
 	}
 }
 
@@ -249,10 +261,11 @@ func controlOverride(a asked) (any, error) {
 	if err := readControl(a.Exchange, &body); err != nil {
 		return nil, err
 	}
-	if body.Trusted == nil {
-		return nil, MissingParam("trusted is missing: say true or false.")
+	trusted, err := body.trusted()
+	if err != nil {
+		return nil, err
 	}
-	return done{}, a.SetOverride(a.ctx, user, dev, *body.Trusted)
+	return done{}, a.SetOverride(a.ctx, user, dev, trusted)
 }
 
 func controlWarnings(a asked) (any, error) {

@@ -43,6 +43,7 @@ func TestControlGolden(t *testing.T) {
 			{ControlBootstrap, "POST", "bootstrap", `{"auth":{"type":"m.login.dummy","session":"s"}}`},
 			{ControlRecover, "POST", "recover", `{"recovery_key":"EsTk"}`},
 			{ControlRecover, "POST", "recover", `{"passphrase":"pass phrase"}`},
+			{ControlRecover, "POST", "recover", `{"recovery_key":"EsTk","restore":true}`},
 			{ControlReset, "POST", "reset", `{"password":"pw","confirm":true}`},
 			{ControlReset, "POST", "reset", `{"confirm":true}`},
 			{ControlRecoveryKey, "GET", "recovery_key", ""},
@@ -52,8 +53,10 @@ func TestControlGolden(t *testing.T) {
 			{ControlWithdraw, "POST", "users/{userId}/withdraw_verification", ``},
 			{ControlOverride, "PUT", "users/{userId}/devices/{deviceId}/override", `{"trusted":true}`},
 			{ControlOverride, "PUT", "users/{userId}/devices/{deviceId}/override", `{"trusted":false}`},
+			{ControlOverride, "PUT", "users/{userId}/devices/{deviceId}/override", `{"trusted":null}`},
 			{ControlWarnings, "GET", "warnings", ""},
 			{ControlDismiss, "POST", "warnings/{warningId}/dismiss", `{}`},
+			{ControlImportKeys, "POST", "keys/import", `{"passphrase":"pass","keys":"-----BEGIN"}`},
 		} {
 			if empty && tt.method != http.MethodGet {
 				continue
@@ -101,6 +104,25 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 }
 
+// Exported keys come as a file, and a failure before its first byte as an error.
+func TestControlExport(t *testing.T) {
+	t.Parallel()
+	w, c := controlWorld(t, e2ee.ModeProxied)
+	rec, err := w.do(controlCall(ControlExportKeys, http.MethodPost, "keys/export", `{"passphrase":"pass"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := rec.Header(); rec.Body.String() != "-----BEGIN" || h.Get("Content-Type") != "text/plain; charset=utf-8" ||
+		h.Get("Content-Disposition") == "" || h.Get("Cache-Control") != "no-store" {
+		t.Errorf("%q, headers %v", rec.Body, h)
+	}
+	c.err = errors.New("no keys")
+	rec, err = w.do(controlCall(ControlExportKeys, http.MethodPost, "keys/export", `{"passphrase":"pass"}`))
+	if err == nil || rec.Body.Len() > 0 || rec.Header().Get("Content-Disposition") != "" {
+		t.Errorf("a failed export: %v, %q, headers %v", err, rec.Body, rec.Header())
+	}
+}
+
 // Bad input changes nothing: the engine is not asked.
 func TestControlBadInput(t *testing.T) {
 	t.Parallel()
@@ -138,6 +160,13 @@ func TestControlBadInput(t *testing.T) {
 		{handler: ControlOverride, body: `{"trusted":"yes"}`, code: CodeBadJSON},
 		{handler: ControlOverride, body: `{"trusted":true}`, code: CodeInvalidParam, params: map[string]string{"userId": bob.String()}},
 		{handler: ControlDismiss, body: `{"a":1}`, code: CodeBadJSON},
+		{handler: ControlRecover, body: `{"recovery_key":"k","restore":"yes"}`, code: CodeBadJSON},
+		{handler: ControlExportKeys, body: `{}`, code: CodeMissingParam},
+		{handler: ControlExportKeys, body: `{"passphrase":""}`, code: CodeMissingParam},
+		{handler: ControlExportKeys, body: `{"passphrase":["` + canary + `"]}`, code: CodeBadJSON},
+		{handler: ControlImportKeys, body: `{"passphrase":"p"}`, code: CodeMissingParam},
+		{handler: ControlImportKeys, body: `{"keys":"k"}`, code: CodeMissingParam},
+		{handler: ControlImportKeys, body: `{"passphrase":"p","keys":1}`, code: CodeBadJSON},
 	} {
 		w, asked := controlWorld(t, e2ee.ModeProxied)
 		c := controlCall(tt.handler, http.MethodPost, "x", tt.body)
@@ -307,7 +336,7 @@ func TestHandlerNames(t *testing.T) {
 		Send, Redact, PutState, CreateRoom, Invite, Kick, Ban, Unban, Join, JoinByAlias, Knock, Leave, Forget,
 		Login, Register, Refresh, Logout, LogoutAll, DeleteDevice, DeleteDevices, Password, Deactivate, WellKnown, UploadKeys,
 		ControlStatus, ControlBootstrap, ControlRecover, ControlReset, ControlRecoveryKey, ControlDeleteRecoveryKey, ControlUser,
-		ControlAcknowledge, ControlWithdraw, ControlOverride, ControlWarnings, ControlDismiss,
+		ControlAcknowledge, ControlWithdraw, ControlOverride, ControlWarnings, ControlDismiss, ControlExportKeys, ControlImportKeys,
 	} {
 		if all[name] == nil {
 			t.Errorf("%s has no handler", name)

@@ -3,6 +3,7 @@ package interceptors
 import (
 	"context"
 	"fmt"
+	"io"
 	"testing"
 	"time"
 
@@ -46,11 +47,23 @@ func (c *fakeControl) Bootstrap(_ context.Context, a Auth) (secret.String, error
 }
 
 func (c *fakeControl) Recover(_ context.Context, r Recovery) error {
-	return c.ask("recover %q %q", r.Key.Reveal(), r.Passphrase.Reveal())
+	return c.ask("recover %q %q %v", r.Key.Reveal(), r.Passphrase.Reveal(), r.Restore)
 }
 
 func (c *fakeControl) Reset(_ context.Context, a Auth) (secret.String, error) {
 	return secret.NewString("EsTk ey"), c.ask("reset %q %s", a.Password.Reveal(), a.Stage)
+}
+
+func (c *fakeControl) ExportKeys(_ context.Context, passphrase secret.String, w io.Writer) error {
+	if err := c.ask("export %q", passphrase.Reveal()); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "-----BEGIN")
+	return err
+}
+
+func (c *fakeControl) ImportKeys(_ context.Context, passphrase secret.String, file []byte) (e2ee.Imported, error) {
+	return e2ee.Imported{Total: 3, Imported: 1, Refused: 1}, c.ask("import %q %q", passphrase.Reveal(), file)
 }
 
 func (c *fakeControl) RecoveryKey(context.Context) (secret.String, error) {
@@ -81,8 +94,11 @@ func (c *fakeControl) WithdrawVerification(_ context.Context, user id.UserID) er
 	return c.ask("withdraw %s", user)
 }
 
-func (c *fakeControl) SetOverride(_ context.Context, user id.UserID, device id.DeviceID, trusted bool) error {
-	return c.ask("override %s %s %v", user, device, trusted)
+func (c *fakeControl) SetOverride(_ context.Context, user id.UserID, device id.DeviceID, trusted *bool) error {
+	if trusted == nil {
+		return c.ask("override %s %s none", user, device)
+	}
+	return c.ask("override %s %s %v", user, device, *trusted)
 }
 
 func (c *fakeControl) Warnings(context.Context) ([]e2ee.Warning, error) {

@@ -48,6 +48,8 @@ const (
 	ControlOverride          = "control.override"             // PUT users/{userId}/devices/{deviceId}/override
 	ControlWarnings          = "control.warnings"             // GET warnings
 	ControlDismiss           = "control.warning.dismiss"      // POST warnings/{warningId}/dismiss
+	ControlExportKeys        = "control.keys.export"          // POST keys/export
+	ControlImportKeys        = "control.keys.import"          // POST keys/import
 )
 
 // Options are what the handlers need beside an [Exchange].

@@ -90,7 +90,7 @@ func (h *syncHandler) serve(x *Exchange) error {
 		return err
 	}
 	if dev.Mode() != e2ee.ModeProxied {
-		return x.Upstream.Forward(x)
+		return passSync(x, dev)
 	}
 	query := syncQuery(x.Request)
 	since := query.Get("since")

@@ -18,7 +18,8 @@ const (
 	smallBody  = 64 << 10
 	eventBody  = 256 << 10
 	largeBody  = 16 << 20
-	uploadBody = -1 // Limits.MaxUpload
+	importBody = 80 << 20 // a file of exported keys, as JSON
+	uploadBody = -1       // Limits.MaxUpload
 )
 
 // lane is a concurrency class: requests that wait for the same kind of thing. How long

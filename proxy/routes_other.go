@@ -89,6 +89,8 @@ func controlRoutes() []*route {
 		{method: "PUT", pattern: own + "/users/{userId}/devices/{deviceId}/override", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlOverride},
 		{method: "GET", pattern: own + "/warnings", lane: laneOwn, class: classOwn, handler: interceptors.ControlWarnings},
 		{method: "POST", pattern: own + "/warnings/{warningId}/dismiss", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlDismiss},
+		{method: "POST", pattern: own + "/keys/export", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlExportKeys},
+		{method: "POST", pattern: own + "/keys/import", maxBody: importBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlImportKeys},
 	}
 }
 

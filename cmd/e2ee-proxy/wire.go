@@ -43,7 +43,9 @@ func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *promet
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	engine, err := e2ee.New(engineOptions(cfg, log, db, client))
+	engineOpts := engineOptions(cfg, log, db, client)
+	engineOpts.Metrics = registry
+	engine, err := e2ee.New(engineOpts)
 	if err != nil {
 		return nil, err
 	}

@@ -21,9 +21,9 @@ import (
 // one reader sees the route and another does not. {room} stands for the room ID.
 func pathSpellings(room string) []string {
 	escaped := url.PathEscape(room)
-	encodedAll := ""
+	var encodedAll strings.Builder
 	for _, b := range []byte(room) {
-		encodedAll += fmt.Sprintf("%%%02X", b)
+		encodedAll.WriteString(fmt.Sprintf("%%%02X", b))
 	}
 	var paths []string
 	for _, prefix := range []string{
@@ -47,7 +47,7 @@ func pathSpellings(room string) []string {
 	} {
 		paths = append(paths, v3+escaped+tail)
 	}
-	for _, id := range []string{room, encodedAll, strings.ToUpper(escaped), url.PathEscape(escaped), room + "%20", "%20" + room, room + "/", room + "."} {
+	for _, id := range []string{room, encodedAll.String(), strings.ToUpper(escaped), url.PathEscape(escaped), room + "%20", "%20" + room, room + "/", room + "."} {
 		paths = append(paths, v3+id+"/send/m.room.message/txn")
 	}
 	for _, start := range []string{"/", "/.", "/x/..", "/%2e", "http://other.example"} {

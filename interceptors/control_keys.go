@@ -1,0 +1,96 @@
+package interceptors
+
+import (
+	"net/http"
+	"time"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/secret"
+)
+
+// Room keys as files, in the format that clients exchange: POST keys/export {passphrase}
+// answers with the file itself, text/plain; POST keys/import {passphrase, keys} takes its
+// text and says how many of the keys were news. A file costs about a second of work, so
+// that both are limited.
+const (
+	exportBurst    = 4
+	exportInterval = time.Minute
+)
+
+type exportBody struct {
+	Passphrase *secret.String `json:"passphrase"`
+}
+
+func (b *exportBody) passphrase() (secret.String, error) {
+	if b.Passphrase == nil || b.Passphrase.IsZero() {
+		return secret.String{}, MissingParam("passphrase is missing: the file is encrypted with it.")
+	}
+	return *b.Passphrase, nil
+}
+
+func (c *control) exportKeys(a asked) (any, error) {
+	var body exportBody
+	if err := readControl(a.Exchange, &body); err != nil {
+		return nil, err
+	}
+	passphrase, err := body.passphrase()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.exports.take(a.Identity.UserID); err != nil {
+		return nil, err
+	}
+	h := a.Writer.Header()
+	if h.Get("Access-Control-Allow-Origin") == "" {
+		h.Set("Access-Control-Allow-Origin", "*")
+	}
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Content-Disposition", `attachment; filename="room-keys.txt"`)
+	out := &lateWriter{w: a.Writer}
+	if err := a.ExportKeys(a.ctx, passphrase, out); err != nil {
+		if !out.begun {
+			h.Del("Content-Disposition")
+		}
+		return nil, err
+	}
+	return answered{}, nil
+}
+
+// lateWriter answers 200 with the first byte.
+type lateWriter struct {
+	w     http.ResponseWriter
+	begun bool
+}
+
+func (l *lateWriter) Write(p []byte) (int, error) {
+	if !l.begun {
+		l.begun = true
+		l.w.WriteHeader(http.StatusOK)
+	}
+	return l.w.Write(p)
+}
+
+type importBody struct {
+	exportBody
+	Keys *string `json:"keys"`
+}
+
+func (c *control) importKeys(a asked) (any, error) {
+	var body importBody
+	if err := readControl(a.Exchange, &body); err != nil {
+		return nil, err
+	}
+	passphrase, err := body.passphrase()
+	if err != nil {
+		return nil, err
+	}
+	if body.Keys == nil {
+		return nil, MissingParam("keys is missing: the text of the file.")
+	}
+	if err := c.exports.take(a.Identity.UserID); err != nil {
+		return nil, err
+	}
+	return a.ImportKeys(a.ctx, passphrase, []byte(*body.Keys))
+}
+
+var _ Control = (*e2ee.Device)(nil)
