@@ -222,6 +222,11 @@ type Policy struct {
 	// A message whose key came without proof of its sender, from a backup, an import or a
 	// bundle, is shown with a grey mark (show) or held back (withhold).
 	Unproven Unproven `yaml:"unproven"`
+
+	// A message that is held back leaves a placeholder that says so (placeholder), or
+	// nothing at all (hide). Either way it is delivered when its sender's device is
+	// confirmed.
+	Withheld Withheld `yaml:"withheld"`
 }
 
 // Rollout says how strictly one direction is handled, and from when on.

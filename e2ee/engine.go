@@ -45,6 +45,8 @@ type Options struct {
 	// CachedUsers bounds the users an account keeps in memory; 5,000.
 	CachedUsers int
 
+	// NoNotices keeps warnings out of the rooms that clients are shown.
+	NoNotices bool
 	// ManualBootstrap leaves the creation of an identity to POST bootstrap.
 	ManualBootstrap bool
 	// Account gives the settings of one account.
@@ -196,7 +198,7 @@ func (e *Engine) worker() {
 		case d := <-e.work:
 			d.maintain(e.ctx)
 		case a := <-e.alerts:
-			a.alerted()
+			a.alerted(e.ctx)
 		}
 	}
 }

@@ -171,6 +171,7 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 		d.eng.inbound.Remove(inboundKey{d.rowID, s.SessionRef})
 	}
 	if len(b.ch.InboundSessions) > 0 {
+		d.keySeq++
 		d.wakeWaiting()
 	}
 	for _, ref := range b.noOlm {
@@ -184,11 +185,12 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 	if d.keysWanted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(d.wedged) > 0 || len(d.noOlm) > 0 || len(u.Changed) > 0 || !d.settled {
 		d.kickLocked()
 	}
+	b.keysCancelled()
 	b.tookSecrets()
 	if slices.Contains(u.Changed, d.acct.user) || changesOwnSide(u.AccountData) {
 		d.unsettleLocked()
 	}
-	if len(d.requests) > 0 {
+	if len(d.requests)+len(d.keyRequests) > 0 {
 		d.kickLocked()
 	}
 }

@@ -103,6 +103,7 @@ func policyOf(p config.Policy) func() trustcache.Policy {
 			Receive:  trustMode(p.Receive.At(now)),
 			InClear:  inClear(p.PlainInEncrypted),
 			Unproven: unproven(p.Unproven),
+			Withheld: withheld(p.Withheld),
 			Bridges:  bridges,
 		}
 	}
@@ -138,6 +139,16 @@ func unproven(u config.Unproven) trustcache.Unproven {
 		return trustcache.UnprovenWithhold
 	}
 	return trustcache.UnprovenWithhold
+}
+
+func withheld(w config.Withheld) trustcache.Withheld {
+	switch w {
+	case config.WithheldPlaceholder:
+		return trustcache.WithheldPlaceholder
+	case config.WithheldHide:
+		return trustcache.WithheldHide
+	}
+	return trustcache.WithheldPlaceholder
 }
 
 func interceptorOptions(cfg *config.Config) interceptors.Options {
