@@ -201,6 +201,10 @@ type Clients struct {
 	// Whether clients see that a room is encrypted. Some that know nothing of encryption
 	// refuse to send when they do.
 	ShowEncryptionState bool `yaml:"show_encryption_state"`
+
+	// Whether the notices are left out by which clients show warnings in the rooms
+	// concerned. The warnings are still in status and in every sync.
+	HideWarnings bool `yaml:"hide_warnings"`
 }
 
 // Policy says how strictly the rules of MSC4153 are applied.

@@ -73,8 +73,10 @@ type Opened struct {
 	Type string
 	// Decrypted says that Event is the clear text.
 	Decrypted bool
+	// Withheld says that Event is a placeholder for what was held back.
+	Withheld bool
 	// Hidden says that the client must not be shown the event at all: it was held back,
-	// and the policy is to say nothing of it. Event is a placeholder all the same.
+	// and the policy is to say nothing of it. Event is the placeholder all the same.
 	Hidden bool
 }
 

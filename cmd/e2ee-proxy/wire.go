@@ -74,6 +74,7 @@ func engineOptions(cfg *config.Config, log zerolog.Logger, db *store.DB, client 
 	return e2ee.Options{
 		Store: db, Homeserver: cfg.Homeserver.URL(), Client: client, Log: log,
 		CachedUsers:     cfg.TrustCache.Users,
+		NoNotices:       cfg.Clients.HideWarnings,
 		ManualBootstrap: cfg.Bootstrap == config.BootstrapManual,
 		Account:         func(user id.UserID) e2ee.AccountSettings { return accountSettings(cfg, user) },
 		Policy:          policyOf(cfg.Policy),
