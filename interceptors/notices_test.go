@@ -109,3 +109,17 @@ func TestRequestsAboutNotices(t *testing.T) {
 		}
 	}
 }
+
+// The first look would miss names that do not have in them what it looks for.
+func TestFirstLookAtNames(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		`{"sender":"` + e2ee.NoticeSender.String() + `"}`: true,
+		`{"sender":"@warnings:e2ee\u002dproxy.invalid"}`:  true,
+		`{"sender":"@bob:hs.example"}`:                    false,
+	} {
+		if mayNameNotice([]byte(text)) != want {
+			t.Errorf("%s: want %v", text, want)
+		}
+	}
+}
