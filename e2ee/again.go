@@ -1,6 +1,7 @@
 package e2ee
 
 import (
+	"context"
 	"errors"
 	"time"
 )
@@ -44,4 +45,15 @@ func (d *Device) retryLocked(pause time.Duration) {
 		d.retry.Stop()
 	}
 	d.retry = time.AfterFunc(pause, d.kick)
+}
+
+// lookAgain brings status and warnings in line with what a call of the control API has
+// just done. What fails here is tried again by the next maintenance.
+func (d *Device) lookAgain(ctx context.Context) {
+	d.unsettle()
+	for _, step := range []func(context.Context) error{d.setUpIdentity, d.reviewWarnings} {
+		if err := step(ctx); err != nil {
+			d.eng.log.Warn().Err(err).Msg("How things stand could not be looked at again")
+		}
+	}
 }

@@ -1,7 +1,6 @@
 package e2ee
 
 import (
-	"crypto/ecdh"
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -59,14 +58,16 @@ func backupMACKey(private *backup.MegolmBackupKey) ([]byte, error) {
 	return key, nil
 }
 
-// sealBackup encrypts one room key for the backup. Without the private key there is no MAC.
-func sealBackup(row *store.InboundSession, public *ecdh.PublicKey, macKey []byte) (backupSession, error) {
+// sealBackup encrypts one room key for a backup. What is known of its owner by now goes
+// with it. Without the private key there is no MAC.
+func sealBackup(row *store.InboundSession, to *backupTarget, users map[id.UserID]*trustcache.User) (backupSession, error) {
 	data, from, err := sessionData(row)
 	if err != nil {
 		return backupSession{}, err
 	}
 	proven := row.Source == store.SourceDirect || from.Attested
 	if proven {
+		from.Owner, _ = from.Owner.Upgrade(users[from.UserID])
 		raw, err := json.Marshal(backedOwner{row.RoomID, row.SessionID, from.Owner})
 		if err != nil {
 			return backupSession{}, fmt.Errorf("encode key owner: %w", err)
@@ -75,7 +76,7 @@ func sealBackup(row *store.InboundSession, public *ecdh.PublicKey, macKey []byte
 	} else {
 		data = data.set(fieldUnauthentic, quoted("m.undefined"))
 	}
-	sealed, err := backup.EncryptSessionDataWithPubkey(public, data.encode())
+	sealed, err := backup.EncryptSessionDataWithPubkey(to.public, data.encode())
 	if err != nil {
 		return backupSession{}, fmt.Errorf("encrypt room key for the backup: %w", err)
 	}
@@ -83,8 +84,8 @@ func sealBackup(row *store.InboundSession, public *ecdh.PublicKey, macKey []byte
 	if err != nil {
 		return backupSession{}, fmt.Errorf("encode room key for the backup: %w", err)
 	}
-	if macKey != nil {
-		if raw, err = addBackupMAC(raw, macKey); err != nil {
+	if to.macKey != nil {
+		if raw, err = addBackupMAC(raw, to.macKey); err != nil {
 			return backupSession{}, err
 		}
 	}

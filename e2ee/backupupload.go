@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
 )
 
 const (
@@ -174,9 +176,13 @@ func (d *Device) backedUp(ctx context.Context) bool {
 func (d *Device) backUpBatch(ctx context.Context, target *backupTarget, rows []store.InboundSession) error {
 	rooms := make(map[id.RoomID]map[string]map[id.SessionID]backupSession)
 	ch := &store.Changes{}
+	users, err := d.ownersOf(ctx, rows)
+	if err != nil {
+		return err
+	}
 	for i := range rows {
 		row := &rows[i]
-		data, err := sealBackup(row, target.public, target.macKey)
+		data, err := sealBackup(row, target, users)
 		if err != nil {
 			return err
 		}
@@ -186,7 +192,7 @@ func (d *Device) backUpBatch(ctx context.Context, target *backupTarget, rows []s
 		rooms[row.RoomID]["sessions"][row.SessionID] = data
 		ch.Backed = append(ch.Backed, store.BackedSession{SessionRef: row.SessionRef, FirstIndex: row.FirstIndex, Version: target.version})
 	}
-	err := d.call(ctx, request{
+	err = d.call(ctx, request{
 		op: "back up room keys", method: http.MethodPut,
 		path:  mautrix.ClientURLPath{"v3", "room_keys", "keys"},
 		query: map[string]string{"version": target.version}, body: map[string]any{"rooms": rooms},
@@ -199,4 +205,20 @@ func (d *Device) backUpBatch(ctx context.Context, target *backupTarget, rows []s
 	}
 	d.eng.counts.uploads.Add(float64(len(rows)))
 	return nil
+}
+
+// ownersOf gives what is known of the users whose room keys these are.
+func (d *Device) ownersOf(ctx context.Context, rows []store.InboundSession) (map[id.UserID]*trustcache.User, error) {
+	var users []id.UserID
+	for i := range rows {
+		if user := decodeOwner(rows[i].Owner).UserID; user != "" {
+			users = append(users, user)
+		}
+	}
+	slices.Sort(users)
+	known, err := d.acct.tracker.Cached(ctx, slices.Compact(users))
+	if err != nil {
+		return nil, fmt.Errorf("look up the owners of room keys: %w", err)
+	}
+	return known, nil
 }

@@ -44,7 +44,7 @@ func (d *Device) Bootstrap(ctx context.Context, auth UserAuth) (secret.String, e
 	case ownUnknown, ownNoIdentity:
 		return secret.String{}, ErrCannotEncrypt
 	}
-	d.unsettle()
+	d.lookAgain(ctx)
 	key, err := d.RecoveryKey(ctx)
 	if errors.Is(err, ErrNoRecoveryKey) {
 		return secret.String{}, nil

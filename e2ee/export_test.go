@@ -105,3 +105,20 @@ func (d *Device) BackupKey(ctx context.Context) (*backup.MegolmBackupKey, error)
 	key, _, err := d.acct.loadBackupKey(ctx)
 	return key, err
 }
+
+// Verify does what a successful verification of a user would: their identity is signed.
+func (d *Device) Verify(ctx context.Context, user id.UserID) error {
+	users, err := d.acct.tracker.Lookup(ctx, d.query(), []id.UserID{user})
+	if err != nil {
+		return err
+	}
+	keys, err := d.acct.loadCrossSigning(ctx)
+	if err != nil || keys == nil {
+		return errors.Join(err, errors.New("no identity"))
+	}
+	signed, err := signWith(users[user].MasterRaw, d.acct.user, keys.userSigning)
+	if err != nil {
+		return err
+	}
+	return d.acct.tracker.SetVerified(ctx, user, signed)
+}

@@ -140,6 +140,7 @@ func (d *Device) liveSession(ctx context.Context, r *room, visibility string, wh
 		return nil, fmt.Errorf("store outbound session: %w", err)
 	}
 	d.outbound[r.row.RoomID] = made
+	d.kickLocked() // its copy goes into the backup
 	return made, nil
 }
 

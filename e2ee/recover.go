@@ -40,9 +40,7 @@ func (d *Device) Recover(ctx context.Context, with Recovery) error {
 	if err := d.recoverNow(ctx, with); err != nil {
 		return err
 	}
-	d.mu.Lock()
-	d.unsettleLocked()
-	d.mu.Unlock()
+	d.lookAgain(ctx)
 	if with.Restore {
 		return d.beginRestore(ctx)
 	}

@@ -45,36 +45,40 @@ func (d *Device) Reset(ctx context.Context, auth UserAuth) (secret.String, error
 	if err := d.uploadNow(ctx); err != nil {
 		return secret.String{}, err
 	}
+	if auth.Password.IsZero() && auth.Stage == nil {
+		auth.Password = d.acct.takePassword()
+	}
+	if err := d.resetNow(ctx, auth); err != nil {
+		return secret.String{}, err
+	}
+	d.acct.forgetPassword()
+	d.lookAgain(ctx)
+	return d.acct.recoveryKey(ctx)
+}
+
+func (d *Device) resetNow(ctx context.Context, auth UserAuth) error {
 	give, err := d.acct.boot.take(ctx, struct{}{})
 	if err != nil {
-		return secret.String{}, err
+		return err
 	}
 	defer give()
 	keys, err := d.acct.loadReset(ctx)
 	if err != nil {
-		return secret.String{}, err
+		return err
 	}
 	if keys == nil {
 		if keys, err = d.beginReset(ctx); err != nil {
-			return secret.String{}, err
+			return err
 		}
 	}
 	// Said before it is published, so that nobody is alarmed when it appears.
 	if _, err := d.acct.tracker.SetOwnIdentity(ctx, keys.master.PublicKey()); err != nil {
-		return secret.String{}, fmt.Errorf("trust the own identity: %w", err)
-	}
-	if auth.Password.IsZero() && auth.Stage == nil {
-		auth.Password = d.acct.takePassword()
+		return fmt.Errorf("trust the own identity: %w", err)
 	}
 	if err := d.publishReset(ctx, keys, auth); err != nil {
-		return secret.String{}, err
+		return err
 	}
-	if err := d.finishReset(ctx, keys); err != nil {
-		return secret.String{}, err
-	}
-	d.acct.forgetPassword()
-	d.unsettle()
-	return d.acct.recoveryKey(ctx)
+	return d.finishReset(ctx, keys)
 }
 
 // publishReset publishes the identity of a reset, unless an earlier call that was

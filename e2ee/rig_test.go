@@ -119,7 +119,9 @@ func (r *rig) device(s liar.Session) *e2ee.Device {
 // await waits until a condition holds.
 func await(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	err := testproc.Await(t.Context(), func(context.Context) error {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	err := testproc.Await(ctx, func(context.Context) error {
 		if holds() {
 			return nil
 		}
@@ -230,6 +232,8 @@ func setAccountData(t *testing.T, hs *liar.Server, s liar.Session, name string, 
 	t.Helper()
 	call(t, hs, s, http.MethodPut, "user/"+url.PathEscape(s.UserID)+"/account_data/"+url.PathEscape(name), value, nil)
 }
+
+func idRoom(room string) id.RoomID { return id.RoomID(room) }
 
 func wantErr(t *testing.T, what string, got, want error) {
 	t.Helper()

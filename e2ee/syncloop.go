@@ -37,7 +37,7 @@ func ownFilter(initial bool) string {
 	if initial {
 		state, limit = `["m.room.encryption","m.room.history_visibility"]`, 1
 	}
-	return `{"presence":{"types":[]},"account_data":{"types":["m.secret_storage.default_key","m.key_backup"]},` +
+	return `{"presence":{"types":[]},"account_data":{"types":["m.secret_storage.default_key","m.key_backup","m.megolm_backup.v1"]},` +
 		`"room":{"ephemeral":{"types":[]},"account_data":{"types":[]},"state":{"types":` + state +
 		`},"timeline":{"types":` + types + `,"limit":` + strconv.Itoa(limit) + `}}}`
 }

@@ -1,0 +1,94 @@
+package e2ee_test
+
+import (
+	"encoding/json"
+	"errors"
+	"testing"
+
+	"maunium.net/go/mautrix/crypto/goolm/pk"
+)
+
+func errorAs[T error](err error, target *T) bool { return errors.As(err, target) }
+func errorIs(err, target error) bool             { return errors.Is(err, target) }
+
+// forgery is an identity that a homeserver made up for a user.
+type forgery struct {
+	user                             string
+	master, selfSigning, userSigning *pk.Signing
+}
+
+func newForgery(t *testing.T, user string) *forgery {
+	t.Helper()
+	f := &forgery{user: user}
+	for _, slot := range []**pk.Signing{&f.master, &f.selfSigning, &f.userSigning} {
+		key, err := pk.NewSigning()
+		if err != nil {
+			t.Fatal(err)
+		}
+		*slot = key
+	}
+	return f
+}
+
+// sign adds a signature to an object.
+func (f *forgery) sign(t *testing.T, obj map[string]any, key *pk.Signing) map[string]any {
+	t.Helper()
+	sig, err := key.SignJSON(obj)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signatures, _ := obj["signatures"].(map[string]any)
+	if signatures == nil {
+		signatures = map[string]any{}
+		obj["signatures"] = signatures
+	}
+	mine, _ := signatures[f.user].(map[string]any)
+	if mine == nil {
+		mine = map[string]any{}
+		signatures[f.user] = mine
+	}
+	mine["ed25519:"+key.PublicKey().String()] = sig
+	return obj
+}
+
+func (f *forgery) public(usage string, key *pk.Signing) map[string]any {
+	name := key.PublicKey().String()
+	return map[string]any{"user_id": f.user, "usage": []string{usage}, "keys": map[string]any{"ed25519:" + name: name}}
+}
+
+// show puts the made-up identity into an answer to /keys/query, and has it sign devices.
+func (f *forgery) show(t *testing.T, body map[string]any, user string, devices ...string) {
+	t.Helper()
+	all, _ := body["device_keys"].(map[string]any)
+	of, ok := all[user].(map[string]any)
+	if !ok {
+		return
+	}
+	for _, name := range devices {
+		if dev, ok := of[name].(map[string]any); ok {
+			of[name] = f.sign(t, dev, f.selfSigning)
+		}
+	}
+	for slot, key := range map[string]map[string]any{
+		"master_keys":       f.public("master", f.master),
+		"self_signing_keys": f.sign(t, f.public("self_signing", f.selfSigning), f.master),
+		"user_signing_keys": f.sign(t, f.public("user_signing", f.userSigning), f.master),
+	} {
+		into, _ := body[slot].(map[string]any)
+		if into == nil {
+			into = map[string]any{}
+			body[slot] = into
+		}
+		into[user] = key
+	}
+}
+
+// raw encodes anything.
+func raw(t *testing.T, v any) json.RawMessage {
+	t.Helper()
+	out, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
