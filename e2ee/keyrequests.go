@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -100,9 +101,7 @@ func (d *Device) requestKeys(ctx context.Context) error {
 	if d.keyAsks == nil {
 		d.keyAsks = make(map[store.SessionRef]*keyAsk)
 	}
-	for ref, ask := range asks {
-		d.keyAsks[ref] = ask
-	}
+	maps.Copy(d.keyAsks, asks)
 	d.outboxPending = true
 	d.kickLocked()
 	return nil
