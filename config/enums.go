@@ -84,6 +84,15 @@ const (
 	UnprovenWithhold
 )
 
+// Withheld says what a client sees of a message that was held back.
+type Withheld int
+
+// What a client sees of a message that was held back.
+const (
+	WithheldPlaceholder Withheld = iota
+	WithheldHide
+)
+
 // The words of each enumeration, in the order of its constants.
 func (Bootstrap) words() []string        { return []string{"automatic", "manual"} }
 func (LogLevel) words() []string         { return []string{"info", "debug", "warn", "error"} }
@@ -93,6 +102,7 @@ func (Acknowledge) words() []string      { return []string{"never", "automatic"}
 func (Mode) words() []string             { return []string{"enforce", "warn", "off"} }
 func (PlainInEncrypted) words() []string { return []string{"mark", "withhold"} }
 func (Unproven) words() []string         { return []string{"show", "withhold"} }
+func (Withheld) words() []string         { return []string{"placeholder", "hide"} }
 
 // String is the word used in the configuration.
 func (e Bootstrap) String() string { return word(e, int(e)) }
@@ -118,6 +128,9 @@ func (e PlainInEncrypted) String() string { return word(e, int(e)) }
 // String is the word used in the configuration.
 func (e Unproven) String() string { return word(e, int(e)) }
 
+// String is the word used in the configuration.
+func (e Withheld) String() string { return word(e, int(e)) }
+
 // UnmarshalText accepts the words of the enumeration only.
 func (e *Bootstrap) UnmarshalText(b []byte) error { return choose(e, b) }
 
@@ -141,6 +154,9 @@ func (e *PlainInEncrypted) UnmarshalText(b []byte) error { return choose(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
 func (e *Unproven) UnmarshalText(b []byte) error { return choose(e, b) }
+
+// UnmarshalText accepts the words of the enumeration only.
+func (e *Withheld) UnmarshalText(b []byte) error { return choose(e, b) }
 
 // worded is an enumeration that knows its words.
 type worded interface{ words() []string }

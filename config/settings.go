@@ -201,6 +201,10 @@ type Clients struct {
 	// Whether clients see that a room is encrypted. Some that know nothing of encryption
 	// refuse to send when they do.
 	ShowEncryptionState bool `yaml:"show_encryption_state"`
+
+	// Whether the notices are left out by which clients show warnings in the rooms
+	// concerned. The warnings are still in status and in every sync.
+	HideWarnings bool `yaml:"hide_warnings"`
 }
 
 // Policy says how strictly the rules of MSC4153 are applied.
@@ -222,6 +226,11 @@ type Policy struct {
 	// A message whose key came without proof of its sender, from a backup, an import or a
 	// bundle, is shown with a grey mark (show) or held back (withhold).
 	Unproven Unproven `yaml:"unproven"`
+
+	// A message that is held back leaves a placeholder that says so (placeholder), or
+	// nothing at all (hide). Either way it is delivered when its sender's device is
+	// confirmed.
+	Withheld Withheld `yaml:"withheld"`
 }
 
 // Rollout says how strictly one direction is handled, and from when on.

@@ -22,6 +22,8 @@ type account struct {
 	// review lets one device at a time compare the warnings with how things stand.
 	review turns[struct{}]
 
+	rollout rollout
+
 	mu sync.Mutex
 	// password is from a login through the proxy; it answers the user-interactive
 	// auth of the first bootstrap and is wiped after it.
@@ -30,8 +32,12 @@ type account struct {
 	warned     []store.Warning
 	warnedRead bool
 	warnedSeq  int
+	alertedSeq int // warnedSeq when the devices were last told
 	// shared are the encrypted rooms shared with the users that warnings are about.
 	shared map[id.UserID][]id.RoomID
+	// noticeRoom is where warnings about the user's own side are shown; empty when none was
+	// chosen yet.
+	noticeRoom id.RoomID
 	// tried is the last attempt to recover the identity alone that did not help.
 	tried string
 	// storage and backup are how they stood when last looked at.

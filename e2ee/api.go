@@ -73,6 +73,11 @@ type Opened struct {
 	Type string
 	// Decrypted says that Event is the clear text.
 	Decrypted bool
+	// Withheld says that Event is a placeholder for what was held back.
+	Withheld bool
+	// Hidden says that the client must not be shown the event at all: it was held back,
+	// and the policy is to say nothing of it. Event is the placeholder all the same.
+	Hidden bool
 }
 
 // Section is the part of a sync response a room is in.
@@ -130,6 +135,9 @@ type SyncExtras struct {
 	// Late are events whose keys have arrived since they were delivered undecryptable,
 	// by room; they go to the front of the room's timeline (or a new entry in rooms.join).
 	Late map[id.RoomID][]json.RawMessage
+	// Notices are warnings as events, by room; they go to the end of the room's timeline (or
+	// a new entry in rooms.join).
+	Notices map[id.RoomID][]json.RawMessage
 	// Warnings goes under "dev.e2ee-proxy.warnings" when not empty.
 	Warnings []Warning
 }

@@ -67,7 +67,7 @@ func sealBackup(row *store.InboundSession, to *backupTarget, users map[id.UserID
 	}
 	proven := row.Source == store.SourceDirect || from.Attested
 	if proven {
-		from.Owner, _ = from.Owner.Upgrade(users[from.UserID])
+		from.Owner, _ = from.Upgrade(users[from.UserID])
 		raw, err := json.Marshal(backedOwner{row.RoomID, row.SessionID, from.Owner})
 		if err != nil {
 			return backupSession{}, fmt.Errorf("encode key owner: %w", err)

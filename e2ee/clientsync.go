@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"sync"
 
-	"maunium.net/go/mautrix/id"
-
 	"e2ee-proxy/store"
 )
 
@@ -58,6 +56,9 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 func (s *ClientSync) settle(ctx context.Context) error {
 	pending, inbox, err := s.load(ctx)
 	if err != nil {
+		return err
+	}
+	if s.waiting, err = s.d.settleNotices(ctx, s.since); err != nil {
 		return err
 	}
 	ch := &store.Changes{}
@@ -132,15 +133,20 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 	if err != nil {
 		return SyncExtras{}, err
 	}
-	out := SyncExtras{Late: make(map[id.RoomID][]json.RawMessage)}
+	out := SyncExtras{}
+	if out.Late, err = s.d.openLate(ctx, pending, u.NextBatch); err != nil {
+		return SyncExtras{}, err
+	}
+	if out.Notices, err = s.d.takeNotices(ctx, u.Since, u.NextBatch); err != nil {
+		return SyncExtras{}, err
+	}
 	ch := &store.Changes{MarkDelivered: u.NextBatch}
 	for _, item := range inbox {
 		out.ToDevice = append(out.ToDevice, json.RawMessage(item.Event.Reveal()))
 		ch.MarkInbox = append(ch.MarkInbox, item.Seq)
 	}
 	out.ToDevice = append(out.ToDevice, b.forward...)
-	s.d.openLate(ctx, pending, &out, ch)
-	if len(ch.MarkInbox)+len(ch.MarkPending)+len(ch.Pending) > 0 {
+	if len(ch.MarkInbox) > 0 {
 		if err := s.d.save(ctx, ch); err != nil {
 			return SyncExtras{}, fmt.Errorf("store what the client gets: %w", err)
 		}
@@ -153,25 +159,3 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 
 // End must be called in every case.
 func (s *ClientSync) End() { s.end.Do(func() { s.d.live.clientEnds(s.d.eng.now()) }) }
-
-// openLate decrypts events whose keys have arrived since they were delivered.
-func (d *Device) openLate(ctx context.Context, pending []store.PendingEvent, out *SyncExtras, ch *store.Changes) {
-	if len(pending) == 0 {
-		return
-	}
-	in := make([]Incoming, len(pending))
-	for i, p := range pending {
-		in[i] = Incoming{RoomID: p.RoomID, Event: p.Event}
-	}
-	for i, opened := range d.Open(ctx, in) {
-		if !opened.Decrypted { // its key is there but does not help: wait for another
-			again := pending[i]
-			again.Ready, again.DeliveredAt = false, ""
-			ch.Pending = append(ch.Pending, again)
-			continue
-		}
-		room := pending[i].RoomID
-		out.Late[room] = append(out.Late[room], opened.Event)
-		ch.MarkPending = append(ch.MarkPending, pending[i].EventID)
-	}
-}

@@ -57,12 +57,18 @@ type Device struct {
 	outboxPending bool
 	serverKeys    json.RawMessage // our device keys as the homeserver shows them, with all signatures
 	own           ownState
+	confirmedAt   time.Time             // when this process signed the device
 	settled       bool                  // the identity was looked at, and nothing has changed since
 	unsettled     int                   // how often something changed
 	looping       bool                  // the sync loop runs
 	asks          map[string]*secretAsk // secrets that other devices were asked for
 	requests      []secretRequest
 	given         map[givenSecret]time.Time
+	keyAsks       map[store.SessionRef]*keyAsk // room keys that other devices were asked for
+	askKeys       bool                         // some may have to be asked for
+	askTimer      *time.Timer
+	keyRequests   []keyRequest
+	keysGiven     map[givenKey]time.Time
 	fetching      fetching
 	restoring     restoring
 	retry         *time.Timer // of maintenance that failed
@@ -74,8 +80,13 @@ type Device struct {
 	unwedged map[store.DeviceRef]time.Time
 	wedged   []wedgedDevice
 	noOlm    []store.DeviceRef
-	arrived  chan struct{} // closed when a room key arrives
-	sent     map[store.TxnRef]id.EventID
+	arrived  chan struct{}     // closed when something arrives for the client
+	noticed  map[string]string // see deviceMeta
+	// noticesMoved says that noticed is not stored as it is.
+	noticesMoved bool
+	keySeq       int // how often room keys were stored
+	parked       int // events that wait, added since the oldest were last forgotten
+	sent         map[store.TxnRef]id.EventID
 }
 
 // Mode says what the proxy does for this device.
@@ -142,7 +153,7 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 		eng: e, acct: acct, id: dev.DeviceID, rowID: dev.ID, row: dev, token: dev.Token,
 		rooms: make(map[id.RoomID]*room), outbound: make(map[id.RoomID]*outbound),
 		noKeys: make(map[store.DeviceRef]retry), sent: make(map[store.TxnRef]id.EventID),
-		outboxPending: true, keyCount: -1, publishing: make(chan struct{}),
+		outboxPending: true, askKeys: true, keyCount: -1, publishing: make(chan struct{}),
 	}
 	switch dev.State {
 	case store.DeviceOurs:
@@ -152,6 +163,7 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 		}
 		d.olm, d.mode = acc, ModeProxied
 		d.ed25519, d.curve25519 = acc.ed25519, acc.curve25519
+		d.noticed = loadNotices(dev.Meta)
 		if d.mayPublish = dev.KeysUploaded; d.mayPublish {
 			close(d.publishing)
 		}
@@ -255,7 +267,7 @@ func (d *Device) retire() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.token, d.nextToken = secret.String{}, secret.String{}
-	for _, timer := range []*time.Timer{d.publishTimer, d.retry} {
+	for _, timer := range []*time.Timer{d.publishTimer, d.retry, d.askTimer} {
 		if timer != nil {
 			timer.Stop()
 		}

@@ -34,6 +34,10 @@ type Options struct {
 	// OwnSyncAfter is how long a device's client may be silent before the proxy
 	// syncs for it; 5 s.
 	OwnSyncAfter time.Duration
+	// Spread is how long after this device was first confirmed its first room keys wait,
+	// so that others have heard of it: some clients judge a message once and for all
+	// when it comes. 1 s; negative is none.
+	Spread time.Duration
 	// Workers bounds how many devices are maintained at the same time; 8.
 	Workers int
 	// CachedSessions bounds the room keys kept unpickled in memory, over all devices; 20,000.
@@ -41,6 +45,8 @@ type Options struct {
 	// CachedUsers bounds the users an account keeps in memory; 5,000.
 	CachedUsers int
 
+	// NoNotices keeps warnings out of the rooms that clients are shown.
+	NoNotices bool
 	// ManualBootstrap leaves the creation of an identity to POST bootstrap.
 	ManualBootstrap bool
 	// Account gives the settings of one account.
@@ -70,6 +76,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.OwnSyncAfter == 0 {
 		o.OwnSyncAfter = 5 * time.Second
+	}
+	if o.Spread == 0 {
+		o.Spread = time.Second
 	}
 	if o.Workers == 0 {
 		o.Workers = 8
@@ -189,7 +198,7 @@ func (e *Engine) worker() {
 		case d := <-e.work:
 			d.maintain(e.ctx)
 		case a := <-e.alerts:
-			a.alerted()
+			a.alerted(e.ctx)
 		}
 	}
 }

@@ -285,6 +285,9 @@ func (d *Device) signSelf(ctx context.Context, own *trustcache.User, keys *cross
 	if d.ownNow() != ownSigned {
 		return errSignatureRefused
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.confirmedAt = d.eng.now()
 	return nil
 }
 

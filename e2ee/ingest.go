@@ -40,7 +40,10 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool) (*batch, er
 			return nil, err
 		}
 	}
-	d.keepForClient(b, own)
+	if err := d.keepForClient(ctx, b, own); err != nil {
+		d.dropCaches(ctx)
+		return nil, err
+	}
 	if d.olmDirty {
 		d.row.Olm = d.olm.pickle()
 	}
@@ -153,14 +156,23 @@ func membershipOf(content json.RawMessage) string {
 	return c.Membership
 }
 
+// maxInbox bounds what is kept for a client that may never sync: anybody can send
+// to-device events (attack N5). What comes after that is dropped.
+const maxInbox = 500
+
 // keepForClient stores the to-device events that the client will get with its next sync.
-func (d *Device) keepForClient(b *batch, own bool) {
-	if !own {
-		return
+func (d *Device) keepForClient(ctx context.Context, b *batch, own bool) error {
+	if !own || len(b.forward) == 0 {
+		return nil
 	}
-	for _, ev := range b.forward {
+	kept, err := d.eng.store.Inbox(ctx, d.acct.row, d.rowID, maxInbox)
+	if err != nil {
+		return fmt.Errorf("load to-device events for the client: %w", err)
+	}
+	for _, ev := range b.forward[:min(len(b.forward), max(0, maxInbox-len(kept)))] {
 		b.ch.Inbox = append(b.ch.Inbox, store.InboxItem{Event: []byte(ev)})
 	}
+	return nil
 }
 
 // afterIngest lets go of what the stored changes made old, and asks for the work that
@@ -171,6 +183,7 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 		d.eng.inbound.Remove(inboundKey{d.rowID, s.SessionRef})
 	}
 	if len(b.ch.InboundSessions) > 0 {
+		d.keySeq++
 		d.wakeWaiting()
 	}
 	for _, ref := range b.noOlm {
@@ -184,11 +197,12 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 	if d.keysWanted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(d.wedged) > 0 || len(d.noOlm) > 0 || len(u.Changed) > 0 || !d.settled {
 		d.kickLocked()
 	}
+	b.keysCancelled()
 	b.tookSecrets()
 	if slices.Contains(u.Changed, d.acct.user) || changesOwnSide(u.AccountData) {
 		d.unsettleLocked()
 	}
-	if len(d.requests) > 0 {
+	if len(d.requests)+len(d.keyRequests) > 0 {
 		d.kickLocked()
 	}
 }

@@ -23,6 +23,7 @@ type judgement struct {
 	users  map[id.UserID]*trustcache.User
 	policy trustcache.Policy
 	notes  map[store.SessionRef]store.WithheldNote
+	keys   int // see keysTaken
 }
 
 // judge turns one event into what the client is shown.
@@ -38,8 +39,9 @@ func (d *Device) judge(job *sealedEvent, by *judgement) Opened {
 	verdict := trustcache.Judge(trustcache.JudgeInput{
 		Sender: job.sender, Own: d.acct.user, OwnKey: d.curve25519,
 		Source: job.session.row.Source, Owner: owner,
-		OwnerUser: by.users[owner.UserID], Policy: by.policy,
+		OwnerUser: by.users[owner.UserID], Forwarder: d.forwarder(job.session.row.Source), Policy: by.policy,
 	})
+	d.noteReceived(job, owner, verdict)
 	switch verdict.Deliver {
 	case trustcache.DeliverClear:
 		return job.clear(verdict)
@@ -47,7 +49,21 @@ func (d *Device) judge(job *sealedEvent, by *judgement) Opened {
 		return job.asCame(verdict)
 	case trustcache.DeliverWithheld:
 	}
-	return job.withheld(verdict)
+	job.held = waitsFor(job, owner, verdict.Code, by.policy)
+	return job.withheld(verdict, by.policy)
+}
+
+// waitsFor gives the user of whom more must become known before an event that was held
+// back can be shown; empty when nothing that becomes known changes what it is.
+func waitsFor(job *sealedEvent, owner trustcache.Owner, code trustcache.Code, policy trustcache.Policy) id.UserID {
+	switch {
+	case code == trustcache.CodeMismatchedSender && !policy.Bridges[owner.UserID]:
+		return ""
+	case owner.UserID == "": // a key without proof; the sender may still give us theirs
+		return job.sender
+	default:
+		return owner.UserID
+	}
 }
 
 // refusal names the reason why an event could not be decrypted.
@@ -56,7 +72,7 @@ func (job *sealedEvent) refusal(notes map[store.SessionRef]store.WithheldNote) (
 	switch {
 	case errors.Is(job.err, errNoKey) && noted, errors.Is(job.err, errTooEarly) && noted:
 		return trustcache.CodeWithheld, event.RoomKeyWithheldCode(note.Code)
-	case errors.Is(job.err, errNoKey):
+	case errors.Is(job.err, errNoKey), errors.Is(job.err, errOurs):
 		return trustcache.CodeMissingRoomKey, ""
 	case errors.Is(job.err, errTooEarly):
 		return trustcache.CodeUnknownMessageIndex, ""
@@ -74,10 +90,11 @@ func (d *Device) judgePlain(job *sealedEvent, policy trustcache.Policy) Opened {
 		return Opened{Event: job.event.encode(), Type: job.clearType}
 	}
 	verdict := trustcache.JudgeInClear(job.sender, policy)
+	d.noteReceived(job, trustcache.Owner{UserID: job.sender}, verdict)
 	if verdict.Deliver == trustcache.DeliverAsCame {
 		return job.asCame(verdict)
 	}
-	return job.withheld(verdict)
+	return job.withheld(verdict, policy)
 }
 
 // encryptable reports whether a plain event should have been encrypted in an
@@ -129,10 +146,22 @@ func (job *sealedEvent) clearContent() (json.RawMessage, error) {
 }
 
 // withheld is a placeholder that holds nothing of the message but who, when and where.
-func (job *sealedEvent) withheld(v trustcache.Verdict) Opened {
+func (job *sealedEvent) withheld(v trustcache.Verdict, policy trustcache.Policy) Opened {
 	content := object{{"msgtype", quoted("m.notice")}, {"body", quoted(placeholder)}}
 	out := job.event.set("type", quoted("m.room.message")).set("content", content.encode())
-	return Opened{Event: annotate(out, v).encode(), Type: "m.room.message"}
+	return Opened{
+		Event: annotate(out, v).encode(), Type: "m.room.message", Withheld: true,
+		Hidden: policy.Withheld == trustcache.WithheldHide,
+	}
+}
+
+// forwarder is who gave us a room key that did not come from its owner: only the user's
+// own devices may (requirement 11.4).
+func (d *Device) forwarder(source store.Source) id.UserID {
+	if source == store.SourceForwarded {
+		return d.acct.user
+	}
+	return ""
 }
 
 // asCame is the event as the homeserver sent it, with the reason.

@@ -38,17 +38,22 @@ func (d *Device) keepKept(ctx context.Context, rows []store.InboundSession) (kep
 		known[row.SessionRef] = row
 		ch.InboundSessions = append(ch.InboundSessions, row)
 		ch.ReadyPending = append(ch.ReadyPending, row.SessionRef)
-		ch.DeleteWithheld = append(ch.DeleteWithheld, row.SessionRef)
+		if row.FirstIndex == 0 {
+			ch.DeleteWithheld = append(ch.DeleteWithheld, row.SessionRef)
+		}
 	}
 	if len(ch.InboundSessions) == 0 {
 		return 0, nil
 	}
+	cancelled := d.cancelKeyAsks(ch, nil)
 	if err := d.save(ctx, ch); err != nil {
 		return 0, fmt.Errorf("store room keys: %w", err)
 	}
+	cancelled()
 	for i := range ch.InboundSessions {
 		d.eng.inbound.Remove(inboundKey{d.rowID, ch.InboundSessions[i].SessionRef})
 	}
+	d.keySeq++
 	d.wakeWaiting()
 	return len(ch.InboundSessions), nil
 }

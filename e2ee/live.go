@@ -14,10 +14,11 @@ type liveness struct {
 	polls    int           // syncs in flight
 	began    time.Time     // when the last of them began
 	clients  int           // of which the client's
+	catching int           // callers that close a gap now; no own poll stands in their way
 	lastDone time.Time     // when the last response was stored
 	lastSeen time.Time     // when the client last synced
 	stopOwn  func()        // cancels the own poll in flight
-	changed  chan struct{} // closed when clients changes
+	changed  chan struct{} // closed when clients or catching changes
 }
 
 // freshFor is how long after a stored response, with no sync in flight, the view
@@ -58,11 +59,32 @@ func (l *liveness) clientBegins(now time.Time) {
 	l.polls++
 	l.clients++
 	l.lastSeen, l.began = now, now
+	l.endOwn()
+	l.wake()
+}
+
+// catchBegins and catchEnds enclose the closing of a gap: the own poll in flight ends, and
+// none begins, so that nobody waits for one.
+func (l *liveness) catchBegins() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.catching++
+	l.endOwn()
+}
+
+func (l *liveness) catchEnds() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.catching--
+	l.wake()
+}
+
+// endOwn cancels the own poll in flight. The caller holds l.mu.
+func (l *liveness) endOwn() {
 	if l.stopOwn != nil {
 		l.stopOwn()
 		l.stopOwn = nil
 	}
-	l.wake()
 }
 
 func (l *liveness) clientEnds(now time.Time) {
@@ -81,11 +103,11 @@ func (l *liveness) wake() {
 	}
 }
 
-// ownBegins registers an own poll. It is refused while a client syncs.
+// ownBegins registers an own poll. It is refused while a client syncs or a gap is closed.
 func (l *liveness) ownBegins(now time.Time, cancel func()) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.clients > 0 {
+	if l.clients > 0 || l.catching > 0 {
 		return false
 	}
 	l.polls++
@@ -100,12 +122,12 @@ func (l *liveness) ownEnds() {
 	l.stopOwn = nil
 }
 
-// quiet waits until no client has synced for the given time.
+// quiet waits until no client has synced for the given time and no gap is being closed.
 func (l *liveness) quiet(ctx context.Context, now func() time.Time, after time.Duration) error {
 	for {
 		l.mu.Lock()
 		wait := after - now().Sub(l.lastSeen)
-		busy := l.clients > 0
+		busy := l.clients > 0 || l.catching > 0
 		if !busy && (l.lastSeen.IsZero() || wait <= 0) {
 			l.mu.Unlock()
 			return nil

@@ -22,6 +22,9 @@ func (d *Device) noteMember(ctx context.Context, roomID id.RoomID, user id.UserI
 	if err != nil {
 		return err
 	}
+	if d.acct.moved(roomID, user) {
+		d.kickLocked()
+	}
 	departed := membership != "join" && (limited || membership != "invite")
 	if departed && r.encrypted && d.mayHaveKey(r, roomID, user) {
 		d.discard(roomID, ch)

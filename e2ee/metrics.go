@@ -15,6 +15,8 @@ type counts struct {
 	refusals prometheus.Counter
 	changes  *prometheus.CounterVec
 	secrets  *prometheus.CounterVec
+	forwards *prometheus.CounterVec
+	policyCounts
 }
 
 func newCounts(reg prometheus.Registerer) (*counts, error) {
@@ -36,11 +38,16 @@ func newCounts(reg prometheus.Registerer) (*counts, error) {
 			Name: "e2ee_proxy_shared_secrets_total",
 			Help: "Secrets of accounts shared with, or by, other devices of the same user: received, refused or sent.",
 		}, []string{"result"}),
+		forwards: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "e2ee_proxy_forwarded_keys_total",
+			Help: "Room keys given by, or to, other devices of the same user on request: received, refused, sent or not sent.",
+		}, []string{"result"}),
+		policyCounts: newPolicyCounts(),
 	}
 	if reg == nil {
 		return c, nil
 	}
-	for _, one := range []prometheus.Collector{c.uploads, c.restores, c.refusals, c.changes, c.secrets} {
+	for _, one := range []prometheus.Collector{c.uploads, c.restores, c.refusals, c.changes, c.secrets, c.forwards, c.sends, c.shares, c.events} {
 		if err := reg.Register(one); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

@@ -2,7 +2,6 @@ package e2ee
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
@@ -32,6 +31,9 @@ type sealedEvent struct {
 	payload   object
 	clearType string
 	err       error
+	// held is set when the event was held back and may be shown once more is known of
+	// this user.
+	held id.UserID
 }
 
 // Reasons why an event stays as it came.
@@ -40,14 +42,22 @@ var (
 	errTooEarly = errors.New("the key starts later")
 	errReplay   = errors.New("the index was used by another event")
 	errFailed   = errors.New("cannot be decrypted")
+	errOurs     = errors.New("something of ours failed")
 )
 
 // Open decrypts and judges a batch of events; it gives one Opened for each Incoming,
 // in order. Events that are not encrypted are judged too. It takes two queries and one
 // write per batch, whatever its size, and never waits for a key.
 func (d *Device) Open(ctx context.Context, in []Incoming) []Opened {
-	out := make([]Opened, len(in))
-	jobs := make([]*sealedEvent, len(in))
+	out, jobs, by := d.open(ctx, in)
+	d.remember(ctx, in, jobs, out, by)
+	return out
+}
+
+// open is Open without remembering what must be delivered again.
+func (d *Device) open(ctx context.Context, in []Incoming) (out []Opened, jobs []*sealedEvent, by *judgement) {
+	out, jobs = make([]Opened, len(in)), make([]*sealedEvent, len(in))
+	keys := d.keysTaken()
 	var sealed []*sealedEvent
 	for i, ev := range in {
 		job := parseSealed(ev)
@@ -65,15 +75,15 @@ func (d *Device) Open(ctx context.Context, in []Incoming) []Opened {
 	by, err := d.judgementFor(ctx, jobs)
 	if err != nil { // nothing can be judged: nothing is shown
 		d.failAll(sealed, err)
-		by = &judgement{}
+		by = &judgement{policy: d.eng.opts.Policy()}
 	}
+	by.keys = keys
 	for i, job := range jobs {
 		if job != nil {
 			out[i] = d.judge(job, by)
 		}
 	}
-	d.remember(ctx, jobs, out)
-	return out
+	return out, jobs, by
 }
 
 // parseSealed reads an event strictly; nil when it cannot be read.
@@ -238,29 +248,7 @@ func (d *Device) failAll(jobs []*sealedEvent, cause error) {
 	d.eng.log.Error().Err(cause).Msg("Events are shown undecrypted")
 	for _, job := range jobs {
 		if job.err == nil {
-			job.err, job.payload = errFailed, nil
+			job.err, job.payload = errOurs, nil
 		}
-	}
-}
-
-// remember keeps what could not be decrypted, so that it is delivered again when its key comes.
-func (d *Device) remember(ctx context.Context, jobs []*sealedEvent, out []Opened) {
-	ch := &store.Changes{}
-	for i, job := range jobs {
-		if job == nil || !job.redeliver || job.eventID == "" || job.ref.SessionID == "" || out[i].Decrypted {
-			continue
-		}
-		if errors.Is(job.err, errNoKey) || errors.Is(job.err, errTooEarly) {
-			raw := job.event.encode()
-			ch.Pending = append(ch.Pending, store.PendingEvent{
-				SessionRef: job.ref, EventID: job.eventID, Event: json.RawMessage(raw), ReceivedAt: d.eng.now(),
-			})
-		}
-	}
-	if len(ch.Pending) == 0 {
-		return
-	}
-	if err := d.save(ctx, ch); err != nil {
-		d.eng.log.Error().Err(err).Msg("Undecryptable events will not be delivered again")
 	}
 }

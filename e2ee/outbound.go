@@ -42,6 +42,8 @@ func (o *outbound) gaveTo(user id.UserID) bool {
 type eligible struct {
 	give     map[store.DeviceRef]*trustcache.Device
 	withhold map[store.DeviceRef]withhold
+	// against are those of give that would get nothing if the policy were enforced.
+	against map[store.DeviceRef]bool
 }
 
 type withhold struct {

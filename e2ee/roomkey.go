@@ -90,12 +90,19 @@ func (b *batch) keepRoomKeys(ctx context.Context) error {
 		row.ReceivedAt = b.d.eng.now()
 		known[k.ref], kept[k.ref] = row, row
 	}
-	for ref, row := range kept {
-		b.ch.InboundSessions = append(b.ch.InboundSessions, row)
-		b.ch.ReadyPending = append(b.ch.ReadyPending, ref)
-		b.ch.DeleteWithheld = append(b.ch.DeleteWithheld, ref)
+	for _, row := range kept {
+		b.keep(row)
 	}
 	return nil
+}
+
+// keep stores a room key. Why an earlier part was withheld stays known until that part is here.
+func (b *batch) keep(row store.InboundSession) {
+	b.ch.InboundSessions = append(b.ch.InboundSessions, row)
+	b.ch.ReadyPending = append(b.ch.ReadyPending, row.SessionRef)
+	if row.FirstIndex == 0 {
+		b.ch.DeleteWithheld = append(b.ch.DeleteWithheld, row.SessionRef)
+	}
 }
 
 // mergeRoomKey decides what to keep of a key that came over Olm and what was stored

@@ -47,7 +47,7 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 		if err != nil {
 			return Encrypted{}, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
 		}
-		who, err := d.eligible(ctx, users)
+		who, err := d.eligible(ctx, out.RoomID, users)
 		if err != nil {
 			return Encrypted{}, err
 		}

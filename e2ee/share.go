@@ -20,16 +20,27 @@ const shareBatch = 250
 // eligible recomputes, for every send, who may have the room's key (design §4). A
 // user whose identity changed holds up the send; another's unverified device never
 // does: it is left out, and told.
-func (d *Device) eligible(ctx context.Context, users []id.UserID) (*eligible, error) {
+func (d *Device) eligible(ctx context.Context, roomID id.RoomID, users []id.UserID) (*eligible, error) {
 	known, err := d.acct.tracker.Lookup(ctx, d.query(), users)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
 	}
 	policy := d.eng.opts.Policy()
-	if err := gate(slices.Collect(maps.Values(known)), policy.Send); err != nil {
+	decision := trustcache.Gate(byUser(known), policy.Send)
+	if late := d.unanswered(&decision); len(late) > 0 {
+		if err := d.askAgain(ctx, known, late); err != nil {
+			return nil, err
+		}
+		decision = trustcache.Gate(byUser(known), policy.Send)
+	}
+	d.noteGate(roomID, &decision)
+	if err := gateError(&decision); err != nil {
 		return nil, err
 	}
-	who := &eligible{give: make(map[store.DeviceRef]*trustcache.Device), withhold: make(map[store.DeviceRef]withhold)}
+	who := &eligible{
+		give: make(map[store.DeviceRef]*trustcache.Device), withhold: make(map[store.DeviceRef]withhold),
+		against: make(map[store.DeviceRef]bool),
+	}
 	for _, user := range known {
 		for i := range user.Devices {
 			dev := &user.Devices[i]
@@ -40,6 +51,9 @@ func (d *Device) eligible(ctx context.Context, users []id.UserID) (*eligible, er
 			switch decision.Outcome {
 			case trustcache.ShareGive:
 				who.give[ref] = dev
+				if decision.Enforced != trustcache.ShareGive {
+					who.against[ref] = true
+				}
 			case trustcache.ShareWithhold:
 				who.withhold[ref] = withhold{dev, string(decision.Code)}
 			case trustcache.ShareRefuse:
@@ -49,9 +63,42 @@ func (d *Device) eligible(ctx context.Context, users []id.UserID) (*eligible, er
 	return who, nil
 }
 
-// gate refuses a send that must wait for an acknowledgement.
-func gate(users []*trustcache.User, mode trustcache.Mode) error {
-	decision := trustcache.Gate(users, mode)
+// byUser gives users in the order of their IDs, so that errors name them in one.
+func byUser(known map[id.UserID]*trustcache.User) []*trustcache.User {
+	users := make([]*trustcache.User, 0, len(known))
+	for _, user := range slices.Sorted(maps.Keys(known)) {
+		users = append(users, known[user])
+	}
+	return users
+}
+
+// unanswered gives the users whose change would be acknowledged by itself if it were
+// seen now, but was seen before the account was set so.
+func (d *Device) unanswered(decision *trustcache.GateDecision) []id.UserID {
+	if decision.Outcome != trustcache.GateBlocked || !d.acct.settings().AcknowledgeUnverified {
+		return nil
+	}
+	var users []id.UserID
+	for _, b := range decision.Blocked {
+		if !b.Own && b.State == trustcache.PinChanged {
+			users = append(users, b.UserID)
+		}
+	}
+	return users
+}
+
+// askAgain asks the homeserver about users and puts what it says into known.
+func (d *Device) askAgain(ctx context.Context, known map[id.UserID]*trustcache.User, users []id.UserID) error {
+	again, err := d.acct.tracker.Query(ctx, d.query(), users)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+	}
+	maps.Copy(known, again)
+	return nil
+}
+
+// gateError says why a send must wait, nil when it need not.
+func gateError(decision *trustcache.GateDecision) error {
 	switch decision.Outcome {
 	case trustcache.GateAllow:
 		return nil
@@ -83,17 +130,38 @@ func (d *Device) shareSession(ctx context.Context, roomID id.RoomID, visibility 
 	if err != nil || len(missing)+len(untold) == 0 {
 		return err
 	}
+	if err := d.letSpread(ctx); err != nil {
+		return err
+	}
 	claimed, err := d.claimFor(ctx, missing)
 	if err != nil {
 		return fmt.Errorf("claim one-time keys: %w", err)
 	}
-	if err := d.encryptShares(ctx, roomID, missing, untold, claimed); err != nil {
+	if err := d.encryptShares(ctx, roomID, who, missing, untold, claimed); err != nil {
 		return err
 	}
 	if err := d.flushOutbox(ctx); err != nil {
 		return fmt.Errorf("deliver the room key: %w", err)
 	}
 	return nil
+}
+
+// letSpread waits until others had time to hear that this device was confirmed.
+func (d *Device) letSpread(ctx context.Context) error {
+	d.mu.Lock()
+	wait := d.eng.opts.Spread - d.eng.now().Sub(d.confirmedAt)
+	d.mu.Unlock()
+	if wait <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(min(wait, d.eng.opts.Spread))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // unshared gives the devices that still lack the live session's key and those that
@@ -131,7 +199,7 @@ func (d *Device) unshared(ctx context.Context, roomID id.RoomID, visibility stri
 // others, and stores all of that, the messages included, in one write. The messages
 // leave from the outbox, so that a crash between here and there loses none and
 // repeats none with other content (requirement 5.5).
-func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, missing []*trustcache.Device, untold []withhold, claimed map[store.DeviceRef]id.Curve25519) error {
+func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligible, missing []*trustcache.Device, untold []withhold, claimed map[store.DeviceRef]id.Curve25519) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	out, err := d.loadOutbound(ctx, roomID)
@@ -169,6 +237,7 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, missing []
 		d.dropCaches(ctx)
 		return fmt.Errorf("store the shared room key: %w", err)
 	}
+	d.noteShares(roomID, who, shares)
 	for _, s := range shares {
 		out.shares[store.DeviceRef{UserID: s.UserID, DeviceID: s.DeviceID}] = s
 	}

@@ -3,10 +3,7 @@ package e2ee
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"slices"
-
-	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -157,73 +154,6 @@ func (d *Device) isSettled() bool {
 	return d.settled
 }
 
-// maxLocated bounds the rooms that are looked through for the users of warnings.
-const maxLocated = 200
-
-// locateWarnings finds out which encrypted rooms are shared with the users that warnings
-// are about. Members that are not known yet are asked for: they are needed anyway before
-// the next message to the room.
-func (d *Device) locateWarnings(ctx context.Context) error {
-	rows, known, err := d.acct.pendingWarnings(ctx)
-	if err != nil {
-		return err
-	}
-	wanted := make(map[id.UserID][]id.RoomID)
-	for i := range rows {
-		if user := rows[i].UserID; user != d.acct.user && user != "" && known[user] == nil {
-			wanted[user] = []id.RoomID{}
-		}
-	}
-	if len(wanted) == 0 {
-		return nil
-	}
-	rooms, err := d.eng.store.Rooms(ctx, d.acct.row, d.rowID, nil)
-	if err != nil {
-		return fmt.Errorf("load rooms: %w", err)
-	}
-	looked := 0
-	for roomID := range rooms {
-		if rooms[roomID].Algorithm == "" {
-			continue
-		}
-		if looked++; looked > maxLocated {
-			break
-		}
-		members, err := d.memberships(ctx, roomID)
-		if code := upstreamStatus(err); code == http.StatusForbidden || code == http.StatusNotFound {
-			continue // not in that room any more
-		}
-		if err != nil {
-			return err
-		}
-		for user := range wanted {
-			if m := members[user]; m == "join" || m == "invite" {
-				wanted[user] = append(wanted[user], roomID)
-			}
-		}
-	}
-	d.acct.located(wanted)
-	return nil
-}
-
-// located replaces what is known of the rooms shared with users; those about whom there
-// is no warning any more are forgotten with the next.
-func (a *account) located(found map[id.UserID][]id.RoomID) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	next := make(map[id.UserID][]id.RoomID, len(found))
-	for _, w := range pending(a.warned) {
-		if rooms, ok := a.shared[w.UserID]; ok {
-			next[w.UserID] = rooms
-		}
-	}
-	for user, rooms := range found {
-		slices.Sort(rooms)
-		next[user] = rooms
-	}
-	a.shared = next
-}
-
 // alert tells the devices of an account that there is something to say at once. It takes
 // no lock: the tracker calls it under its own.
 func (e *Engine) alert(a *account) {
@@ -233,17 +163,18 @@ func (e *Engine) alert(a *account) {
 	}
 }
 
-// alerted wakes the clients' waiting syncs and looks at the devices again.
-func (a *account) alerted() {
-	a.eng.mu.Lock()
-	var devices []*Device
-	for _, d := range a.eng.devices {
-		if d.acct == a && d.mode == ModeProxied {
-			devices = append(devices, d)
+// alerted wakes the clients' waiting syncs if there is something for them, and looks at
+// the devices again if the warnings changed.
+func (a *account) alerted(ctx context.Context) {
+	a.mu.Lock()
+	news := a.warnedSeq != a.alertedSeq
+	a.alertedSeq = a.warnedSeq
+	a.mu.Unlock()
+	for _, d := range a.proxied() {
+		if !news {
+			d.wakeIfReady(ctx)
+			continue
 		}
-	}
-	a.eng.mu.Unlock()
-	for _, d := range devices {
 		d.mu.Lock()
 		d.wakeWaiting()
 		d.kickLocked()

@@ -39,8 +39,10 @@ type Status struct {
 	// OtherDevices are the user's other devices that hold keys.
 	OtherDevices []DeviceTrust `json:"other_devices"`
 	Overrides    []UserDevice  `json:"overrides"`
-	Problems     []Problem     `json:"problems"`
-	Warnings     []Warning     `json:"warnings"`
+	// Policy is nil for a device whose keys the proxy does not hold.
+	Policy   *PolicyStatus `json:"policy,omitempty"`
+	Problems []Problem     `json:"problems"`
+	Warnings []Warning     `json:"warnings"`
 }
 
 // DeviceKeys are the public keys of the device, empty when the proxy holds none.
@@ -127,6 +129,7 @@ func (d *Device) Status(ctx context.Context) (Status, error) {
 	case ModeProxied:
 	}
 	out.Keys = DeviceKeys{d.ed25519, d.curve25519}
+	out.Policy = d.policyStatus()
 	keys, err := d.acct.loadCrossSigning(ctx)
 	if err != nil {
 		return Status{}, err

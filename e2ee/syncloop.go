@@ -211,6 +211,8 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) error {
 // catchUp makes sure that everything the homeserver had for us when it is called is
 // processed and stored.
 func (d *Device) catchUp(ctx context.Context) error {
+	d.live.catchBegins()
+	defer d.live.catchEnds()
 	d.mu.Lock()
 	first := d.row.SyncPosition == ""
 	d.mu.Unlock()

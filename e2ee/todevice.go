@@ -34,9 +34,14 @@ type batch struct {
 	other    []*received       // for the client, if their sender is trusted
 	forward  []json.RawMessage // for the client
 	secrets  []*received
-	answered []answeredAsk
-	unknown  []id.UserID // senders of keys of whom nothing is known
-	refused  int
+	forwards []*received // room keys, as asked for or not
+	// forwardedBy is who gave the keys that came for a request.
+	forwardedBy map[store.SessionRef]id.DeviceID
+	answered    []answeredAsk
+	unknown     []id.UserID // senders of keys of whom nothing is known
+	refused     int
+	// keysCancelled is called once all of this is stored.
+	keysCancelled func()
 }
 
 // wedgedDevice sent something that no session can read.
@@ -48,7 +53,7 @@ type wedgedDevice struct {
 // processToDevice handles the events in order of arrival (requirement 5.3). The
 // caller holds d.mu. What cannot be read is counted, never fatal: anybody can send anything.
 func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, ch *store.Changes) (*batch, error) {
-	b := &batch{d: d, ch: ch, seen: make(map[[32]byte]bool)}
+	b := &batch{d: d, ch: ch, seen: make(map[[32]byte]bool), forwardedBy: make(map[store.SessionRef]id.DeviceID)}
 	parsed := make([]*toDevice, 0, len(events))
 	olms := make([]*olmEvent, 0, len(events))
 	var senders []id.Curve25519
@@ -81,6 +86,10 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 	if err := b.keepRoomKeys(ctx); err != nil {
 		return nil, err
 	}
+	if err := b.takeForwards(ctx); err != nil {
+		return nil, err
+	}
+	b.keysCancelled = d.cancelKeyAsks(ch, b.forwardedBy)
 	if err := b.takeSecrets(ctx); err != nil {
 		return nil, err
 	}
@@ -120,7 +129,7 @@ func (b *batch) one(ev *toDevice, olm *olmEvent) {
 	case "m.secret.request":
 		b.secretRequested(ev)
 	case "m.room_key_request":
-		// Nobody is given keys on request; the client has none to give.
+		b.keyRequested(ev)
 	case "m.key.verification.request", "m.key.verification.ready", "m.key.verification.start",
 		"m.key.verification.accept", "m.key.verification.key", "m.key.verification.mac",
 		"m.key.verification.done", "m.key.verification.cancel":
@@ -154,9 +163,11 @@ func (b *batch) encrypted(ev *toDevice, olm *olmEvent) {
 		// Its only purpose was the new session (requirement 6.12).
 	case "m.secret.send":
 		b.secrets = append(b.secrets, msg)
-	case "m.forwarded_room_key", "m.room_key_bundle", "m.room.encrypted",
+	case "m.forwarded_room_key":
+		b.forwards = append(b.forwards, msg)
+	case "m.room_key_bundle", "m.room.encrypted",
 		"m.room_key.withheld", "m.room_key_request", "m.secret.request":
-		b.refused++ // nothing of the kind was asked for (requirement 11.6), or never encrypted
+		b.refused++ // nothing of the kind was asked for, or never encrypted
 	default:
 		b.other = append(b.other, msg)
 	}

@@ -103,8 +103,12 @@ func (a *account) observe(events []trustcache.Event, ch *store.Changes) (stored 
 				Int("devices", len(ev.Refused)).Msg("Keys that contradict what is known were refused")
 		}
 	}
+	released := release(events, ch)
 	if len(ch.Warnings) == before && !ownChanged {
-		return nil
+		if !released {
+			return nil
+		}
+		return func() { a.eng.alert(a) }
 	}
 	return func() {
 		a.warningsChanged()

@@ -151,7 +151,7 @@ func TestAutomaticAcknowledgement(t *testing.T) {
 func TestOwnUnsignedDeviceWarning(t *testing.T) {
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
-	other := &person{t: t, hs: hs, rig: newRig(t, hs, nil), Session: hs.Login("alice", "OTHER")}
+	other := &person{rig: newRig(t, hs, nil), Session: hs.Login("alice", "OTHER")}
 	other.dev = other.rig.device(other.Session)
 	settle(t, other.dev)
 	await(t, "no warning", func() bool { return warningCodes(t, alice.dev)["device_not_signed"].ID != "" })

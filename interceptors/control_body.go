@@ -110,17 +110,18 @@ type overrideBody struct {
 
 // trusted gives the exception; nil, which is null in the body, removes it.
 func (b *overrideBody) trusted() (*bool, error) {
-	switch b.Trusted.Kind() {
-	case jsontext.KindInvalid:
+	kind := b.Trusted.Kind()
+	if kind == jsontext.KindInvalid {
 		return nil, MissingParam("trusted is missing: say true, false, or null for no exception.")
-	case jsontext.KindNull:
+	}
+	if kind == jsontext.KindNull {
 		return nil, nil
-	case jsontext.KindTrue, jsontext.KindFalse:
-		yes := b.Trusted.Kind() == jsontext.KindTrue
-		return &yes, nil
-	default:
+	}
+	yes := kind == jsontext.KindTrue
+	if !yes && kind != jsontext.KindFalse {
 		return nil, BadJSON("trusted must be true, false or null.")
 	}
+	return &yes, nil
 }
 
 // emptyBody is for calls that take nothing.

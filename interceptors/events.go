@@ -1,12 +1,8 @@
 package interceptors
 
 import (
-	"context"
 	"fmt"
 
-	"maunium.net/go/mautrix/id"
-
-	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/jsonscan"
 )
 
@@ -17,6 +13,7 @@ import (
 //   - Encrypted events, and in encrypted rooms those that should have been, go through
 //     Device.Open in batches, with the events bundled under unsigned (requirement 19.4).
 //   - What Open makes of an event takes its place; nothing else of it changes.
+//   - What imitates a notice of the proxy goes, see notices.go.
 //
 // Content that a user wrote is never touched, whatever names it uses.
 
@@ -40,6 +37,7 @@ type eventGraphs struct {
 	ours    *jsonscan.Node // reports members to delete
 	bundled *jsonscan.Node // reports events bundled under unsigned
 	head    *jsonscan.Node // reports what filters and decisions look at
+	names   *jsonscan.Node // reports whose event it is
 }
 
 const (
@@ -57,7 +55,7 @@ const (
 )
 
 func newEventGraphs() eventGraphs {
-	return eventGraphs{ours: oursGraph(), bundled: bundledGraph(), head: headGraph(jsonscan.NewNode())}
+	return eventGraphs{ours: oursGraph(), bundled: bundledGraph(), head: headGraph(jsonscan.NewNode()), names: namesGraph()}
 }
 
 // oursGraph reports every member of ours in an event and in the events inside it.
@@ -196,40 +194,6 @@ func (g *eventGraphs) stripOurs(event []byte) ([]byte, error) {
 	return jsonscan.Splice(event, edits)
 }
 
-// span is where an event is in another.
-type span struct{ start, end int64 }
-
-// bundledIn gives the places of the events bundled directly under an event's unsigned,
-// in order.
-func (g *eventGraphs) bundledIn(event []byte) ([]span, error) {
-	var found []span
-	var typed bool
-	var first int64 = -1 // of the nested events of the relation
-	err := jsonscan.ScanBytes(event, g.bundled, jsonscan.Options{}, func(v *jsonscan.Value) error {
-		switch v.ID {
-		case inRelationType:
-			typed = true
-		case inNested:
-			if v.Kind == '{' {
-				found = append(found, span{v.Start, v.End})
-				if first < 0 {
-					first = v.Start
-				}
-			}
-		case inRelation:
-			if typed && first < 0 {
-				found = append(found, span{v.Start, v.End})
-			}
-			typed, first = false, -1
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("find bundled events: %w", err)
-	}
-	return found, nil
-}
-
 // openable says whether an event of the timeline goes through Device.Open, when its
 // room is (or is not) known to be encrypted.
 func (h *eventHead) openable(encrypted bool) bool {
@@ -253,116 +217,4 @@ func (h *eventHead) shouldBeEncrypted() bool {
 		return h.types > 1
 	}
 	return true
-}
-
-// openBatch are events on their way through one call of Device.Open.
-type openBatch struct {
-	graphs   *eventGraphs
-	events   []batchEvent
-	incoming []e2ee.Incoming
-	opened   []e2ee.Opened
-	size     int // bytes in incoming
-	// redeliver is set for the events of a sync, see [e2ee.Incoming].
-	redeliver bool
-}
-
-type batchEvent struct {
-	raw      []byte
-	incoming int // index, -1 when it is not opened
-	nested   []int
-	sealed   bool
-	clear    bool // type is unambiguous
-}
-
-// add takes an event, with its head, and gives its number. bundled says that events may
-// be bundled in it, this deep.
-func (b *openBatch) add(room id.RoomID, encrypted bool, raw []byte, h *eventHead, bundled int) int {
-	return b.put(room, encrypted, raw, h, bundled, false)
-}
-
-func (b *openBatch) put(room id.RoomID, encrypted bool, raw []byte, h *eventHead, bundled int, nested bool) int {
-	ev := batchEvent{raw: raw, incoming: -1, sealed: string(h.typ) == typeEncrypted, clear: h.types == 1}
-	if h.openable(encrypted) {
-		ev.incoming = len(b.incoming)
-		b.incoming = append(b.incoming, e2ee.Incoming{RoomID: room, Event: raw, Redeliver: b.redeliver && !nested})
-		b.size += len(raw)
-	}
-	n := len(b.events)
-	b.events = append(b.events, ev)
-	if bundled <= 0 {
-		return n
-	}
-	spans, err := b.graphs.bundledIn(raw)
-	if err != nil {
-		return n // cannot be: the event was scanned before
-	}
-	for _, s := range spans {
-		inner := raw[s.start:s.end:s.end]
-		innerHead, err := b.graphs.headOf(inner)
-		if err != nil {
-			return n
-		}
-		b.events[n].nested = append(b.events[n].nested, b.put(room, encrypted, inner, &innerHead, bundled-1, true))
-	}
-	return n
-}
-
-// open opens everything that was added.
-func (b *openBatch) open(ctx context.Context, dev Device) error {
-	if len(b.incoming) == 0 {
-		return nil
-	}
-	b.opened = dev.Open(ctx, b.incoming)
-	if len(b.opened) != len(b.incoming) {
-		return fmt.Errorf("open %d events: got %d", len(b.incoming), len(b.opened))
-	}
-	return nil
-}
-
-// event gives what the client is shown of event n; nil when it must not be shown.
-func (b *openBatch) event(n int) (event []byte, opened bool) {
-	ev := &b.events[n]
-	out := ev.raw
-	if ev.incoming >= 0 {
-		o := b.opened[ev.incoming]
-		// An event that Open could not read cannot be judged. The ciphertext stays as it
-		// came; anything else might pass for a message.
-		if o.Type == "" && (!ev.sealed || !ev.clear) || len(o.Event) == 0 {
-			return nil, true
-		}
-		out = o.Event
-	}
-	if len(ev.nested) == 0 {
-		return out, ev.incoming >= 0
-	}
-	spans, err := b.graphs.bundledIn(out)
-	if err != nil || len(spans) != len(ev.nested) {
-		return out, ev.incoming >= 0
-	}
-	var joined []byte
-	var at int64
-	for i, s := range spans {
-		inner, _ := b.event(ev.nested[i])
-		if inner == nil {
-			inner = []byte("{}")
-		}
-		joined = append(append(joined, out[at:s.start]...), inner...)
-		at = s.end
-	}
-	return append(joined, out[at:]...), ev.incoming >= 0
-}
-
-// reset empties the batch and keeps its memory.
-func (b *openBatch) reset() {
-	clear(b.events)
-	clear(b.incoming)
-	b.events, b.incoming, b.opened, b.size = b.events[:0], b.incoming[:0], nil, 0
-}
-
-// typeOf gives the type of event n as it is shown, when it was opened.
-func (b *openBatch) typeOf(n int) string {
-	if i := b.events[n].incoming; i >= 0 {
-		return b.opened[i].Type
-	}
-	return ""
 }

@@ -2,6 +2,7 @@ package interceptors
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/url"
 
@@ -124,6 +125,9 @@ type Device interface {
 	// KnownEncrypted reports whether the room is known to be encrypted, from memory. In
 	// such a room plain messages go through Open too, see design §5 (SentInClear).
 	KnownEncrypted(room id.RoomID) bool
+	// Notice gives a warning that is shown as an event, by the ID it has there; false when
+	// there is none.
+	Notice(ctx context.Context, room id.RoomID, event id.EventID) (json.RawMessage, bool, error)
 	// Open decrypts and judges a batch; it gives one Opened for each Incoming.
 	Open(ctx context.Context, in []e2ee.Incoming) []e2ee.Opened
 	// BeginSync is called before the client's sync goes upstream with since.

@@ -41,6 +41,7 @@ type fakeDevice struct {
 	notes    []string
 	sealed   map[string]e2ee.Encrypted
 	encrypts int
+	outgoing []string // what was encrypted
 
 	lookupErr, encryptErr, noteErr, sentErr error
 	made                                    *e2ee.Encrypted // instead of a real one
@@ -118,6 +119,7 @@ func (d *fakeDevice) Encrypt(_ context.Context, out e2ee.Outgoing) (e2ee.Encrypt
 		return old, nil
 	}
 	d.encrypts++
+	d.outgoing = append(d.outgoing, string(out.Content))
 	sealed := e2ee.Encrypted{Content: fmt.Appendf(nil, `{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"sealed%d","session_id":"s"}`, d.encrypts)}
 	d.sealed[key] = sealed
 	return sealed, nil
@@ -131,6 +133,11 @@ func (d *fakeDevice) Sent(ctx context.Context, out e2ee.Outgoing, event id.Event
 		d.sealed[out.TxnID+" "+out.Type] = e2ee.Encrypted{EventID: event}
 	}
 	return d.sentErr
+}
+
+// Notice knows one event in any room.
+func (d *fakeDevice) Notice(_ context.Context, _ id.RoomID, event id.EventID) (json.RawMessage, bool, error) {
+	return json.RawMessage(`{"event_id":"` + event + `"}`), event == "$known:e2ee-proxy.invalid", nil
 }
 
 func (d *fakeDevice) Open(context.Context, []e2ee.Incoming) []e2ee.Opened { return nil }

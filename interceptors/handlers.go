@@ -33,6 +33,7 @@ const (
 	Deactivate    = "deactivate"     // POST account/deactivate
 	WellKnown     = "wellKnown"      // GET /.well-known/matrix/client
 	Sync          = "sync"           // GET sync
+	ReadMarkers   = "readMarkers"    // POST rooms/{roomId}/read_markers
 	UploadKeys    = "keys.upload"    // POST keys/upload[/{deviceId}]
 
 	// The control API, under /_e2ee_proxy/v1/.
@@ -83,7 +84,7 @@ func Handlers(o Options) (map[string]Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
-	all := map[string]Handler{Sync: sync}
+	all := map[string]Handler{Sync: sync, ReadMarkers: readMarkers}
 	maps.Copy(all, (&rooms{order: order, txns: txns}).handlers())
 	maps.Copy(all, (&sessions{public: o.PublicURL, refresh: refresh}).handlers())
 	maps.Copy(all, api.handlers())

@@ -79,6 +79,9 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 		return err
 	}
 	eventType := x.Endpoint.Params["eventType"]
+	if raw, err = withoutNotice(eventType, raw); err != nil {
+		return err
+	}
 	inClear, err := goesInClear(eventType, content)
 	if err != nil {
 		return err

@@ -33,7 +33,8 @@ import (
 //     device_one_time_keys_count and device_unused_fallback_key_types are removed: the
 //     client shall see no reason to upload keys (requirement 4.9).
 //   - Events whose keys came late are put in front of their room's timeline.
-//   - Warnings are added.
+//   - Warnings are added, also as notices behind the timelines of the rooms concerned. What
+//     imitates one goes, see notices.go.
 //   - The client's filter is applied to what is shown.
 //
 // An error response passes unchanged. A response that is not JSON, or not a sync
@@ -90,7 +91,7 @@ func (h *syncHandler) serve(x *Exchange) error {
 		return err
 	}
 	if dev.Mode() != e2ee.ModeProxied {
-		return x.Upstream.Forward(x)
+		return passSync(x, dev)
 	}
 	query := syncQuery(x.Request)
 	since := query.Get("since")
@@ -216,7 +217,7 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 	if filter != nil {
 		graph = h.full
 	}
-	update, err := scanSync(resp.Body, graph, body, plan, filter, h.opt.ShowEncryptionState)
+	update, err := scanSync(resp.Body, graph, &h.graphs, body, plan, filter, h.opt.ShowEncryptionState)
 	if err != nil {
 		return syncFailure(err)
 	}

@@ -19,6 +19,7 @@ func (s *syncScan) event(place int, v *jsonscan.Value) error {
 	if s.inRoom && !s.wanted {
 		return s.noteChange(place, v)
 	}
+	s.imitates = v.Raw != nil && s.graphs.imitates(v.Raw)
 	switch place {
 	case atTimelineEvent:
 		return s.timelineEvent(v)
@@ -26,7 +27,7 @@ func (s *syncScan) event(place int, v *jsonscan.Value) error {
 		if err := s.noteChange(place, v); err != nil {
 			return err
 		}
-		if s.hidden() || !s.filter.state().passes(s.room.RoomID, &s.head) {
+		if s.imitates || s.hidden() || !s.filter.state().passes(s.room.RoomID, &s.head) {
 			return s.element(markDropEvent, 0, v)
 		}
 		return s.plain(v, s.fieldsFlag())
@@ -44,6 +45,9 @@ func (s *syncScan) event(place int, v *jsonscan.Value) error {
 		if !s.filter.accountData().passesType(s.head.typ) {
 			return s.element(markDropEvent, 0, v)
 		}
+	}
+	if s.imitates {
+		return s.element(markDropEvent, 0, v)
 	}
 	return s.plain(v, 0)
 }
@@ -79,6 +83,8 @@ func (s *syncScan) timelineEvent(v *jsonscan.Value) error {
 	kind, flags := markEvent, s.fieldsFlag()
 	sealed := !s.head.state && string(s.head.typ) == typeEncrypted
 	switch {
+	case s.imitates:
+		kind, flags = markDropEvent, 0
 	case sealed:
 		flags |= flagSealed // the filter applies to what is in it
 		if s.head.types > 1 {
@@ -89,7 +95,7 @@ func (s *syncScan) timelineEvent(v *jsonscan.Value) error {
 	case s.head.shouldBeEncrypted():
 		flags |= flagPlain
 	}
-	if v.Flagged {
+	if v.Flagged && kind == markEvent {
 		flags |= flagOurs
 	}
 	touched := kind == markDropEvent || flags != 0

@@ -4,19 +4,29 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/jsonscan"
 )
 
-// What the proxy adds to a sync response: late events, to-device events, warnings.
+// What the proxy adds to a sync response: late events, notices, to-device events, warnings.
 
-// insertLate adds the late events of the room at the end of an object, if there are any.
-func (w *syncWriter) insertLate(k *work, write func(*bytes.Buffer, []json.RawMessage)) error {
-	events := w.extras.Late[k.room]
+// added gives the events to put into the timeline of a room that has none, and forgets them.
+func (w *syncWriter) added(room id.RoomID) []json.RawMessage {
+	events := slices.Concat(w.extras.Late[room], w.extras.Notices[room])
+	delete(w.extras.Late, room)
+	delete(w.extras.Notices, room)
+	return events
+}
+
+// insertAdded adds the events for the room at the end of an object, if there are any.
+func (w *syncWriter) insertAdded(k *work, write func(*bytes.Buffer, []json.RawMessage)) error {
+	events := w.added(k.room)
 	if len(events) == 0 {
 		return nil
 	}
-	delete(w.extras.Late, k.room)
 	var out bytes.Buffer
 	write(&out, events)
 	return w.insertMembers(k, &out)
@@ -46,7 +56,7 @@ func (w *syncWriter) doEnd(k *work) error {
 		if err := w.writeTop(&out); err != nil {
 			return err
 		}
-	case markRoom, markFront, markEvent, markDropEvent, markDropMember, markTimelineEnd, markRoomEnd:
+	case markRoom, markFront, markBack, markEvent, markDropEvent, markDropMember, markTimelineEnd, markRoomEnd:
 	}
 	return w.insertMembers(k, &out)
 }
@@ -68,7 +78,7 @@ func (w *syncWriter) writeAbsent(out *bytes.Buffer) {
 		}
 		writeName(out, string(room))
 		out.WriteByte('{')
-		writeTimeline(out, w.extras.Late[room])
+		writeTimeline(out, w.added(room))
 		out.WriteByte('}')
 	}
 	w.absent = nil

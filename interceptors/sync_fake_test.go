@@ -114,6 +114,11 @@ func (d *syncDevice) open(in e2ee.Incoming) e2ee.Opened {
 		Type    string
 		Content json.RawMessage
 	}
+	if held := string(outer.Content.Ciphertext); held == `"held back"` || held == `"hidden"` {
+		mark(`{"code":"UnsignedDevice","color":"red","decrypted":false}`)
+		event["type"], event["content"] = encode("m.room.message"), json.RawMessage(`{"body":"held back"}`)
+		return e2ee.Opened{Event: encode(event), Type: "m.room.message", Withheld: true, Hidden: held == `"hidden"`}
+	}
 	if json.Unmarshal(outer.Content.Ciphertext, &clear) != nil || clear.Content == nil {
 		mark(`{"code":"MissingRoomKey","decrypted":false}`)
 		return e2ee.Opened{Event: encode(event), Type: outer.Type}

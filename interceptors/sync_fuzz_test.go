@@ -48,6 +48,10 @@ func FuzzSync(f *testing.F) {
 					"!a:hs": {json.RawMessage(`{"type":"m.room.message","event_id":"late1"}`), json.RawMessage(`{"type":"m.room.message","event_id":"late2"}`)},
 					"!b:hs": {json.RawMessage(`{"type":"m.room.message","event_id":"late3"}`)},
 				},
+				Notices: map[id.RoomID][]json.RawMessage{
+					"!a:hs": {json.RawMessage(`{"type":"m.room.message","event_id":"late4"}`)},
+					"!c:hs": {json.RawMessage(`{"type":"m.room.message","event_id":"late5"}`)},
+				},
 				Warnings: []e2ee.Warning{{ID: "w"}},
 			}
 		}
@@ -144,7 +148,13 @@ func checkForged(t *testing.T, e anyEvent, all []byte) {
 	if _, says := e["decrypted"]; says && (!opened || mark["decrypted"] != true) {
 		t.Fatalf("a forged mark: %s", all)
 	}
-	if opened && mark["code"] != "SentInClear" && mark["code"] != "MissingRoomKey" && mark["color"] != "none" {
+	for _, name := range []string{"sender", "event_id"} {
+		if text, ok := e[name].(string); ok && strings.HasSuffix(text, ":e2ee-proxy.invalid") {
+			t.Fatalf("a forged notice: %s", all)
+		}
+	}
+	known := []any{"SentInClear", "MissingRoomKey", "UnsignedDevice"}
+	if opened && !slices.Contains(known, mark["code"]) && mark["color"] != "none" {
 		t.Fatalf("forged trust: %s", all)
 	}
 	if because, ok := unsigned["redacted_because"].(map[string]any); ok {

@@ -26,6 +26,8 @@ const (
 	// markDropEvent is an event that goes, markDropMember a member of another object.
 	markDropEvent
 	markDropMember
+	// markBack is where notices go, before the closing bracket of a timeline.
+	markBack
 	// The ends of objects, before their closing brackets, where members may be added.
 	markTimelineEnd
 	markRoomEnd

@@ -36,6 +36,7 @@ func watched() []string {
 
 // syncScan is one first pass.
 type syncScan struct {
+	graphs         *eventGraphs
 	filter         *clientFilter
 	showEncryption bool
 	plan           planWriter
@@ -43,7 +44,8 @@ type syncScan struct {
 	size           int // bytes held in update
 	joins          int // joins held in update
 
-	head eventHead
+	head     eventHead
+	imitates bool // the event is made to look like a notice of the proxy
 	// The list of events that the scan is in: the offset behind its bracket, and how
 	// many of its elements are marked so far.
 	list   int64
@@ -66,8 +68,8 @@ type syncScan struct {
 
 // scanSync reads body into a spool and gives what it says of encryption. The plan goes
 // into its own spool.
-func scanSync(body io.Reader, graph *jsonscan.Node, keep, plan *spool.Spool, filter *clientFilter, showEncryption bool) (e2ee.SyncUpdate, error) {
-	s := &syncScan{filter: filter, showEncryption: showEncryption, plan: planWriter{to: plan}}
+func scanSync(body io.Reader, graph *jsonscan.Node, graphs *eventGraphs, keep, plan *spool.Spool, filter *clientFilter, showEncryption bool) (e2ee.SyncUpdate, error) {
+	s := &syncScan{graphs: graphs, filter: filter, showEncryption: showEncryption, plan: planWriter{to: plan}}
 	_, err := jsonscan.Scan(&keepingReader{body, keep}, graph, jsonscan.Options{Watch: watched()}, s.visit)
 	if err != nil {
 		return s.update, fmt.Errorf("read sync response: %w", err)
@@ -207,8 +209,8 @@ func (s *syncScan) roomPart(place int, v *jsonscan.Value) error {
 		s.room.Limited = v.Kind == 't'
 	case atTimelineEvents:
 		s.hasEvents = true
-		if live && s.wanted && v.Kind == '[' && v.Count == 0 {
-			return s.put(mark{kind: markFront, start: v.Start + 1, end: v.Start + 1, sep: -1})
+		if live && s.wanted && v.Kind == '[' {
+			return s.timelineEnd(v)
 		}
 	case atTimeline:
 		if v.Kind != '{' {
@@ -222,6 +224,25 @@ func (s *syncScan) roomPart(place int, v *jsonscan.Value) error {
 		return s.leaveRoom(live, v)
 	}
 	return nil
+}
+
+// timelineEnd marks the places in a list of events where others may be put: its front,
+// when that is not marked with its first event, and its end.
+func (s *syncScan) timelineEnd(v *jsonscan.Value) error {
+	if v.Count == 0 {
+		if err := s.put(mark{kind: markFront, start: v.Start + 1, end: v.Start + 1, sep: -1}); err != nil {
+			return err
+		}
+	}
+	back := mark{kind: markBack, start: v.End - 1, end: v.End - 1, sep: -1}
+	marked := 0
+	if s.list == v.Start+1 {
+		marked = s.marked
+	}
+	if v.Count > marked {
+		back.flags = flagBefore
+	}
+	return s.put(back)
 }
 
 func (s *syncScan) leaveRoom(live bool, v *jsonscan.Value) error {

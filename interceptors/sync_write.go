@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 
 	"maunium.net/go/mautrix/id"
@@ -47,7 +46,7 @@ type syncWriter struct {
 	kept  bool // a marked event of the list stays, or late ones were put in front
 	comma bool // the first event of the list needs a comma in front, if it stays
 	front bool // the next mark is the first event of a list that begins with late ones or might
-	// absent are the rooms of late events that the response does not have.
+	// absent are the rooms of late events and notices that the response does not have.
 	absent []id.RoomID
 }
 
@@ -65,24 +64,35 @@ func newSyncWriter(dev Device, graphs *eventGraphs, filter *clientFilter, body, 
 		dev: dev, graphs: graphs, filter: filter, body: body, plan: newPlanReader(plan), extras: extras,
 		batch: openBatch{graphs: graphs, redeliver: true},
 	}
-	w.extras.Late = make(map[id.RoomID][]json.RawMessage, len(extras.Late))
-	for room, events := range extras.Late {
-		if shown := w.lateEvents(room, events); len(shown) > 0 {
-			w.extras.Late[room] = shown
-		}
-	}
-	present := make(map[id.RoomID]bool, len(w.extras.Late))
+	w.extras.Late, w.extras.Notices = w.shown(extras.Late), w.shown(extras.Notices)
+	present := make(map[id.RoomID]bool, len(w.extras.Late)+len(w.extras.Notices))
 	for i := range rooms {
-		if _, late := w.extras.Late[rooms[i].RoomID]; late {
-			present[rooms[i].RoomID] = true
+		present[rooms[i].RoomID] = true
+		if rooms[i].Section != e2ee.SectionJoin { // the user has left it
+			delete(w.extras.Notices, rooms[i].RoomID)
 		}
 	}
-	for _, room := range slices.Sorted(maps.Keys(w.extras.Late)) {
-		if !present[room] {
-			w.absent = append(w.absent, room)
+	for _, events := range []map[id.RoomID][]json.RawMessage{w.extras.Late, w.extras.Notices} {
+		for room := range events {
+			if !present[room] {
+				present[room] = true
+				w.absent = append(w.absent, room)
+			}
 		}
 	}
+	slices.Sort(w.absent)
 	return w
+}
+
+// shown gives those events of rooms that the client's filter lets pass.
+func (w *syncWriter) shown(events map[id.RoomID][]json.RawMessage) map[id.RoomID][]json.RawMessage {
+	out := make(map[id.RoomID][]json.RawMessage, len(events))
+	for room, list := range events {
+		if pass := w.lateEvents(room, list); len(pass) > 0 {
+			out[room] = pass
+		}
+	}
+	return out
 }
 
 // lateEvents gives those late events of a room that the client's filter lets pass.
@@ -170,7 +180,7 @@ func (w *syncWriter) gather() (more bool, err error) {
 				events++
 				size += m.end - m.start
 			}
-		case markFront, markDropEvent, markDropMember, markTimelineEnd, markRoomEnd, markSectionEnd, markRoomsEnd, markEnd:
+		case markFront, markBack, markDropEvent, markDropMember, markTimelineEnd, markRoomEnd, markSectionEnd, markRoomsEnd, markEnd:
 		}
 		next.room = w.readRoom
 		w.works = append(w.works, next)
@@ -255,6 +265,8 @@ func (w *syncWriter) do(k *work) error {
 		return nil
 	case markFront:
 		return w.doFront(k)
+	case markBack:
+		return w.doBack(k)
 	case markEvent:
 		return w.doEvent(k)
 	case markDropEvent:
@@ -263,9 +275,9 @@ func (w *syncWriter) do(k *work) error {
 	case markDropMember:
 		return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Delete, Start: k.start, End: k.end, Sep: k.sep, Before: k.has(flagBefore)})
 	case markTimelineEnd:
-		return w.insertLate(k, func(out *bytes.Buffer, events []json.RawMessage) { writeList(out, "events", events) })
+		return w.insertAdded(k, func(out *bytes.Buffer, events []json.RawMessage) { writeList(out, "events", events) })
 	case markRoomEnd:
-		return w.insertLate(k, writeTimeline)
+		return w.insertAdded(k, writeTimeline)
 	case markSectionEnd, markRoomsEnd, markEnd:
 		return w.doEnd(k)
 	}
@@ -295,10 +307,24 @@ func (w *syncWriter) doFront(k *work) error {
 	})
 }
 
+// doBack puts notices behind the events of a timeline. Whether there is one that stays
+// shows behind the last of them.
+func (w *syncWriter) doBack(k *work) error {
+	events := w.extras.Notices[k.room]
+	w.front = false
+	if len(events) == 0 {
+		return nil
+	}
+	delete(w.extras.Notices, k.room)
+	var out bytes.Buffer
+	writeElements(&out, events)
+	return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Insert, Start: k.start, Before: w.kept || k.has(flagBefore), Data: out.Bytes()})
+}
+
 func (w *syncWriter) doEvent(k *work) error {
 	w.enter(k)
 	// What cannot be looked into stays, unless it could pass for what it is not.
-	unsafe := k.has(flagLarge) && (k.has(flagOurs) || k.has(flagPlain) && k.encrypted)
+	unsafe := k.has(flagLarge) && (k.has(flagOurs) || k.has(flagPlain))
 	if k.bad || unsafe {
 		return w.dropEvent(k)
 	}

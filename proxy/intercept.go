@@ -27,13 +27,31 @@ func (p *Proxy) intercept(q *request) error {
 		Upstream: upstream{p, q},
 		Devices:  p.devices,
 	}
-	if err := q.route.run(x); err != nil {
+	run := q.route.run
+	if q.namesNotice() {
+		run = interceptors.AnswerNotice
+	}
+	if err := run(x); err != nil {
 		return err //nolint:wrapcheck // the handler's error is the whole story
 	}
 	if q.route.ends && q.w.status/100 == 2 {
 		p.endSessions(q)
 	}
 	return nil
+}
+
+// namesNotice reports whether the path names a notice of the proxy, or its sender, which
+// nobody but the proxy knows of.
+func (q *request) namesNotice() bool {
+	if q.route.class == classOwn {
+		return false
+	}
+	for i := range q.route.params {
+		if interceptors.IsNoticeName(q.values[i]) {
+			return true
+		}
+	}
+	return false
 }
 
 // endSessions forgets what is cached of a user some of whose sessions have just ended.

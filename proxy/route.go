@@ -274,6 +274,9 @@ func (t *target) unlisted(method string, guarded bool) (string, error) {
 		if err := checkParam("", value); err != nil {
 			return "", err
 		}
+		if interceptors.IsNoticeName(value) {
+			return "", errNotHere
+		}
 		b = appendSegment(b, value)
 		if i > 1 {
 			inRoom = inRoom || strings.EqualFold(value, "rooms") || value[0] == '!'

@@ -197,7 +197,7 @@ func (p *Proxy) limitBody(q *request) error {
 
 // dispatch does steps 5 to 7.
 func (p *Proxy) dispatch(q *request) error {
-	if q.route.run == nil || q.r.Method == http.MethodOptions {
+	if q.route.run == nil && !q.namesNotice() || q.r.Method == http.MethodOptions {
 		if q.route.class == classOwn {
 			return interceptors.NotImplemented("This part of the proxy is not switched on.")
 		}

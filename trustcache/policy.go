@@ -36,6 +36,16 @@ const (
 	UnprovenWithhold
 )
 
+// Withheld says what a client sees of an event that is held back.
+type Withheld int
+
+const (
+	// WithheldPlaceholder is a message that says that something was held back.
+	WithheldPlaceholder Withheld = iota
+	// WithheldHide is nothing at all.
+	WithheldHide
+)
+
 // Policy is what the configuration says of trust, with dates already resolved to the
 // mode in force now. The zero value is the default of design §5.
 type Policy struct {
@@ -43,6 +53,7 @@ type Policy struct {
 	Receive  Mode
 	InClear  InClear
 	Unproven Unproven
+	Withheld Withheld
 	// Bridges are the users whose devices may carry other users' messages (requirement 1.20).
 	Bridges map[id.UserID]bool
 }

@@ -74,6 +74,7 @@ func engineOptions(cfg *config.Config, log zerolog.Logger, db *store.DB, client 
 	return e2ee.Options{
 		Store: db, Homeserver: cfg.Homeserver.URL(), Client: client, Log: log,
 		CachedUsers:     cfg.TrustCache.Users,
+		NoNotices:       cfg.Clients.HideWarnings,
 		ManualBootstrap: cfg.Bootstrap == config.BootstrapManual,
 		Account:         func(user id.UserID) e2ee.AccountSettings { return accountSettings(cfg, user) },
 		Policy:          policyOf(cfg.Policy),
@@ -103,6 +104,7 @@ func policyOf(p config.Policy) func() trustcache.Policy {
 			Receive:  trustMode(p.Receive.At(now)),
 			InClear:  inClear(p.PlainInEncrypted),
 			Unproven: unproven(p.Unproven),
+			Withheld: withheld(p.Withheld),
 			Bridges:  bridges,
 		}
 	}
@@ -138,6 +140,16 @@ func unproven(u config.Unproven) trustcache.Unproven {
 		return trustcache.UnprovenWithhold
 	}
 	return trustcache.UnprovenWithhold
+}
+
+func withheld(w config.Withheld) trustcache.Withheld {
+	switch w {
+	case config.WithheldPlaceholder:
+		return trustcache.WithheldPlaceholder
+	case config.WithheldHide:
+		return trustcache.WithheldHide
+	}
+	return trustcache.WithheldPlaceholder
 }
 
 func interceptorOptions(cfg *config.Config) interceptors.Options {

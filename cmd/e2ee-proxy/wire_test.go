@@ -31,6 +31,8 @@ func TestPolicy(t *testing.T) {
 		{"plain withheld", config.Policy{PlainInEncrypted: config.PlainWithhold}, trustcache.Policy{InClear: trustcache.InClearWithhold}},
 		{"no such word for plain", config.Policy{PlainInEncrypted: 99}, trustcache.Policy{InClear: trustcache.InClearWithhold}},
 		{"unproven withheld", config.Policy{Unproven: config.UnprovenWithhold}, trustcache.Policy{Unproven: trustcache.UnprovenWithhold}},
+		{"withheld hidden", config.Policy{Withheld: config.WithheldHide}, trustcache.Policy{Withheld: trustcache.WithheldHide}},
+		{"no such word for withheld", config.Policy{Withheld: 99}, trustcache.Policy{}},
 		{"no such word for unproven", config.Policy{Unproven: 99}, trustcache.Policy{Unproven: trustcache.UnprovenWithhold}},
 		{"bridges", config.Policy{Bridges: []id.UserID{"@b:hs"}}, trustcache.Policy{Bridges: map[id.UserID]bool{"@b:hs": true}}},
 	} {

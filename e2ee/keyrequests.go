@@ -1,0 +1,278 @@
+package e2ee
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// Room keys that events wait for are asked of the user's other devices that the identity
+// has confirmed, if the identity is one that we verified, and taken from them only
+// (requirements 11.4, 11.6). What they give proves nothing about who sent an event: such a
+// key is a source of its own.
+
+const (
+	// askKeysAfter is how long an event waits before its key is asked for: most keys come
+	// right after their event, or from the backup.
+	askKeysAfter = 10 * time.Second
+	// maxKeyAsks bounds the keys that are asked for, and keyAsksAtOnce how many in one go.
+	maxKeyAsks    = 200
+	keyAsksAtOnce = 20
+)
+
+// keyAsk is a room key that we asked for.
+type keyAsk struct {
+	id    string
+	to    map[id.DeviceID]bool
+	until time.Time
+}
+
+// missedKeys notes that keys are missing, if they are, and tells how often keys were stored.
+func (d *Device) missedKeys(missing bool) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if missing {
+		d.askKeysLater()
+	}
+	return d.keySeq
+}
+
+// askKeysLater has missing keys asked for in a while. The caller holds d.mu.
+func (d *Device) askKeysLater() {
+	if d.askTimer != nil || d.ctx == nil || d.ctx.Err() != nil {
+		return
+	}
+	d.askTimer = time.AfterFunc(askKeysAfter, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.askTimer, d.askKeys = nil, true
+		d.kickLocked()
+	})
+}
+
+// requestKeys asks for the keys that events still wait for.
+func (d *Device) requestKeys(ctx context.Context) error {
+	d.mu.Lock()
+	due := d.askKeys
+	d.mu.Unlock()
+	if !due || d.ownNow() != ownSigned {
+		return nil
+	}
+	own, err := d.acct.tracker.Own(ctx)
+	if err != nil {
+		return fmt.Errorf("look up who to ask for room keys: %w", err)
+	}
+	if !own.Verified {
+		return nil
+	}
+	others := d.confirmedOthers(own)
+	var refs []store.SessionRef
+	if len(others) > 0 {
+		if refs, err = d.eng.store.PendingSessions(ctx, d.acct.row, d.rowID, maxKeyAsks); err != nil {
+			return fmt.Errorf("look for room keys to ask for: %w", err)
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.askKeys = false
+	asks, more := d.newKeyAsks(refs, others)
+	if more {
+		d.askKeysLater()
+	}
+	if len(asks) == 0 {
+		return nil
+	}
+	ch := &store.Changes{}
+	for ref, ask := range asks {
+		ch.Outbox = append(ch.Outbox, d.keyRequestItems(ask, "", keyRequestContent(d.id, ref, ask))...)
+	}
+	if err := d.save(ctx, ch); err != nil {
+		return fmt.Errorf("store requests for room keys: %w", err)
+	}
+	if d.keyAsks == nil {
+		d.keyAsks = make(map[store.SessionRef]*keyAsk)
+	}
+	maps.Copy(d.keyAsks, asks)
+	d.outboxPending = true
+	d.kickLocked()
+	return nil
+}
+
+// newKeyAsks makes requests for those of the keys that were not asked of everybody there
+// is, and tells whether there are more. The caller holds d.mu.
+func (d *Device) newKeyAsks(refs []store.SessionRef, others []*trustcache.Device) (asks map[store.SessionRef]*keyAsk, more bool) {
+	now := d.eng.now()
+	for ref, ask := range d.keyAsks {
+		if !now.Before(ask.until) {
+			delete(d.keyAsks, ref)
+		}
+	}
+	asks = make(map[store.SessionRef]*keyAsk)
+	for _, ref := range refs {
+		old := d.keyAsks[ref]
+		if old != nil && !slices.ContainsFunc(others, func(dev *trustcache.Device) bool { return !old.to[dev.DeviceID] }) {
+			continue
+		}
+		if old == nil && len(d.keyAsks)+len(asks) >= maxKeyAsks {
+			continue
+		}
+		if len(asks) == keyAsksAtOnce {
+			return asks, true
+		}
+		ask := &keyAsk{id: rand.Text(), to: make(map[id.DeviceID]bool, len(others)), until: now.Add(askFor)}
+		if old != nil {
+			ask.id = old.id // requirement 11.1
+		}
+		for _, dev := range others {
+			ask.to[dev.DeviceID] = true
+		}
+		asks[ref] = ask
+	}
+	return asks, false
+}
+
+// keyRequestContent is the request. It names no sender key: we do not know it, and nobody
+// may look for a session by it (requirement 11.2).
+func keyRequestContent(from id.DeviceID, ref store.SessionRef, ask *keyAsk) json.RawMessage {
+	body := object{
+		{"algorithm", quoted(algorithmMegolm)}, {"room_id", quoted(ref.RoomID.String())}, {"session_id", quoted(ref.SessionID.String())},
+	}.encode()
+	return object{
+		{"action", quoted("request")}, {"body", body}, {"request_id", quoted(ask.id)},
+		{"requesting_device_id", quoted(from.String())},
+	}.encode()
+}
+
+// keyRequestItems addresses a request or its cancellation to the devices that were asked,
+// all but one.
+func (d *Device) keyRequestItems(ask *keyAsk, but id.DeviceID, content json.RawMessage) []store.OutboxItem {
+	var messages []message
+	for dev := range ask.to {
+		if dev != but {
+			messages = append(messages, message{&trustcache.Device{UserID: d.acct.user, DeviceID: dev}, content})
+		}
+	}
+	return outboxItems("m.room_key_request", messages, d.eng.now())
+}
+
+// cancelKeyAsks takes back the requests for keys that ch stores, in the same write
+// (requirement 11.3). by gave the key, if it came for the request. done is called once
+// that is written. The caller holds d.mu.
+func (d *Device) cancelKeyAsks(ch *store.Changes, by map[store.SessionRef]id.DeviceID) (done func()) {
+	var answered []store.SessionRef
+	for i := range ch.InboundSessions {
+		ref := ch.InboundSessions[i].SessionRef
+		ask := d.keyAsks[ref]
+		if ask == nil || slices.Contains(answered, ref) {
+			continue
+		}
+		answered = append(answered, ref)
+		ch.Outbox = append(ch.Outbox, d.keyRequestItems(ask, by[ref], object{
+			{"action", quoted("request_cancellation")}, {"request_id", quoted(ask.id)},
+			{"requesting_device_id", quoted(d.id.String())},
+		}.encode())...)
+	}
+	return func() {
+		for _, ref := range answered {
+			delete(d.keyAsks, ref)
+			d.outboxPending = true
+		}
+		if len(answered) > 0 {
+			d.kickLocked()
+		}
+	}
+}
+
+// takeForwards keeps the room keys that came for requests of ours. The caller holds d.mu.
+func (b *batch) takeForwards(ctx context.Context) error {
+	if len(b.forwards) == 0 {
+		return nil
+	}
+	own, err := b.d.acct.tracker.Own(ctx)
+	if err != nil {
+		return fmt.Errorf("look up who sent a room key: %w", err)
+	}
+	var rows []store.InboundSession
+	var refs []store.SessionRef
+	from := make(map[store.SessionRef]id.DeviceID)
+	for _, msg := range b.forwards {
+		row, dev := b.d.forwardedKey(msg, own)
+		if dev == "" {
+			b.forwardRefused()
+			continue
+		}
+		rows, refs, from[row.SessionRef] = append(rows, row), append(refs, row.SessionRef), dev
+	}
+	known, err := b.d.eng.store.InboundSessions(ctx, b.d.acct.row, b.d.rowID, refs)
+	if err != nil {
+		return fmt.Errorf("load room keys: %w", err)
+	}
+	for _, row := range b.ch.InboundSessions { // those of this batch
+		known[row.SessionRef] = row
+	}
+	for i := range rows {
+		row, news, err := mergeKept(&rows[i], known)
+		if err != nil {
+			return err
+		}
+		if !news {
+			b.forwardRefused() // also what contradicts a key that we have (attack A12)
+			continue
+		}
+		row.ReceivedAt = b.d.eng.now()
+		known[row.SessionRef] = row
+		b.keep(row)
+		b.forwardedBy[row.SessionRef] = from[row.SessionRef]
+		b.d.eng.counts.forwards.WithLabelValues("received").Inc()
+	}
+	return nil
+}
+
+func (b *batch) forwardRefused() {
+	b.refused++
+	b.d.eng.counts.forwards.WithLabelValues("refused").Inc()
+}
+
+// forwardedKey reads an m.forwarded_room_key that came over Olm. It gives no device when
+// the key was not asked for, or not of the device that sent it, or when that device is
+// not confirmed. The caller holds d.mu; own is the own user as known.
+func (d *Device) forwardedKey(msg *received, own *trustcache.User) (store.InboundSession, id.DeviceID) {
+	none := store.InboundSession{}
+	data, err := parseObject(msg.Content)
+	if err != nil || !own.Known() || !own.Verified || msg.Sender != own.UserID {
+		return none, ""
+	}
+	room, _ := data.text("room_id")
+	sessionID, _ := data.text("session_id")
+	ref := store.SessionRef{RoomID: id.RoomID(room), SessionID: id.SessionID(sessionID)}
+	ask := d.keyAsks[ref]
+	if ask == nil || !d.eng.now().Before(ask.until) {
+		return none, ""
+	}
+	dev := own.DeviceByCurve25519(msg.SenderKey)
+	if !mayHoldSecrets(dev) || dev.Ed25519 != msg.Keys.Ed25519 || !ask.to[dev.DeviceID] {
+		return none, ""
+	}
+	claimed, _ := data.text("sender_claimed_ed25519_key")
+	kept := make(object, 0, 6) // and nothing that we do not know
+	for _, name := range []string{"algorithm", "session_key", "sender_key", "forwarding_curve25519_key_chain", fieldSharedHistory, fieldSharedUnstable} {
+		if value := data.get(name); value != nil {
+			kept = append(kept, member{name, value})
+		}
+	}
+	kept = append(kept, member{"sender_claimed_keys", object{{"ed25519", quoted(claimed)}}.encode()})
+	row, err := keptSession(ref, kept.encode(), store.SourceForwarded, false)
+	if err != nil {
+		return none, ""
+	}
+	return row, dev.DeviceID
+}

@@ -1,0 +1,168 @@
+package e2ee
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// maxLocated bounds the rooms that are looked through for the users of warnings.
+const maxLocated = 200
+
+// locateWarnings finds out which encrypted rooms are shared with the users that warnings
+// are about, and chooses one for those about the user's own side. Members that are not
+// known yet are asked for: they are needed anyway before the next message to the room.
+func (d *Device) locateWarnings(ctx context.Context) error {
+	wanted, own, err := d.unlocated(ctx)
+	if err != nil || (len(wanted) == 0 && !own) {
+		return err
+	}
+	d.mu.Lock()
+	synced := d.row.SyncPosition != ""
+	d.mu.Unlock()
+	if !synced {
+		return nil // it does not know its rooms yet
+	}
+	rooms, err := d.joinedEncrypted(ctx)
+	if err != nil {
+		return err
+	}
+	for _, roomID := range rooms[:min(len(rooms), maxLocated)] {
+		if len(wanted) == 0 {
+			break
+		}
+		members, err := d.memberships(ctx, roomID)
+		if code := upstreamStatus(err); code == http.StatusForbidden || code == http.StatusNotFound {
+			continue // not in that room any more
+		}
+		if err != nil {
+			return err
+		}
+		for user := range wanted {
+			if m := members[user]; m == "join" || m == "invite" {
+				wanted[user] = append(wanted[user], roomID)
+			}
+		}
+	}
+	d.acct.located(wanted, rooms)
+	for _, other := range d.acct.proxied() {
+		other.mu.Lock()
+		other.wakeWaiting()
+		other.mu.Unlock()
+	}
+	return nil
+}
+
+// unlocated gives the users of warnings whose rooms are not known, and whether there is a
+// warning about the user's own side that has no room.
+func (d *Device) unlocated(ctx context.Context) (wanted map[id.UserID][]id.RoomID, own bool, err error) {
+	rows, known, err := d.acct.pendingWarnings(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	d.acct.mu.Lock()
+	chosen := d.acct.noticeRoom != ""
+	d.acct.mu.Unlock()
+	wanted = make(map[id.UserID][]id.RoomID)
+	for i := range rows {
+		user := rows[i].UserID
+		switch {
+		case user == d.acct.user || user == "":
+			own = own || !chosen
+		case known[user] == nil:
+			wanted[user] = []id.RoomID{}
+		}
+	}
+	return wanted, own, nil
+}
+
+// joinedEncrypted gives the encrypted rooms that the user is in, the one that this device
+// wrote in last first.
+func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
+	known, err := d.eng.store.Rooms(ctx, d.acct.row, d.rowID, nil)
+	if err != nil {
+		return nil, fmt.Errorf("load rooms: %w", err)
+	}
+	maps.DeleteFunc(known, func(_ id.RoomID, r store.Room) bool { return r.Algorithm == "" })
+	if len(known) == 0 {
+		return nil, nil
+	}
+	var joined struct {
+		Rooms []id.RoomID `json:"joined_rooms"`
+	}
+	err = d.call(ctx, request{
+		op: "read the joined rooms", method: http.MethodGet,
+		path: mautrix.ClientURLPath{"v3", "joined_rooms"}, result: &joined,
+	})
+	if err != nil {
+		return nil, err
+	}
+	rooms := slices.DeleteFunc(joined.Rooms, func(r id.RoomID) bool { return known[r].Algorithm == "" })
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	used := func(r id.RoomID) time.Time {
+		if out := d.outbound[r]; out != nil {
+			return out.row.CreatedAt
+		}
+		return time.Time{}
+	}
+	since := func(r id.RoomID) time.Time { return known[r].EncryptedSince }
+	slices.SortStableFunc(rooms, func(a, b id.RoomID) int {
+		if c := used(b).Compare(used(a)); c != 0 {
+			return c
+		}
+		return since(b).Compare(since(a))
+	})
+	return rooms, nil
+}
+
+// located replaces what is known of the rooms shared with users; those about whom there
+// is no warning any more are forgotten with the next. The first of the user's own rooms
+// becomes the one for warnings about the own side.
+func (a *account) located(found map[id.UserID][]id.RoomID, rooms []id.RoomID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	next := make(map[id.UserID][]id.RoomID, len(found))
+	for _, w := range pending(a.warned) {
+		if rooms, ok := a.shared[w.UserID]; ok {
+			next[w.UserID] = rooms
+		}
+	}
+	for user, rooms := range found {
+		slices.Sort(rooms)
+		next[user] = rooms
+	}
+	a.shared = next
+	if a.noticeRoom == "" && len(rooms) > 0 {
+		a.noticeRoom = rooms[0]
+	}
+}
+
+// moved forgets where warnings belong when somebody whom they are about, or the user,
+// enters or leaves a room. It reports whether there was anything to forget.
+func (a *account) moved(room id.RoomID, user id.UserID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if user == a.user {
+		if room == a.noticeRoom {
+			a.noticeRoom = ""
+		}
+		was := len(a.shared) > 0
+		a.shared = nil
+		return was
+	}
+	if _, known := a.shared[user]; !known {
+		return false
+	}
+	a.shared = maps.Clone(a.shared) // others may be reading the old one
+	delete(a.shared, user)
+	return true
+}

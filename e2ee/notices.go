@@ -1,0 +1,187 @@
+package e2ee
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// Notices are warnings as messages in the rooms that they are about, for people whose
+// client knows nothing of the proxy. They exist between the proxy and its client only:
+//
+//   - Their sender and their IDs are of a server under .invalid, which cannot exist
+//     (RFC 6761), so that no homeserver has such a user or makes such an event; what one
+//     sends under these names all the same is withheld (package interceptors).
+//   - They never go upstream, and no token for pagination names them.
+//   - Each device of the account gets each once, like an event that is delivered again:
+//     until the client continues from a response that carried it, and anew when the client
+//     starts from nothing.
+const (
+	// NoticeServer is the server that the names of notices are of.
+	NoticeServer = "e2ee-proxy.invalid"
+	// NoticeSender is who notices are from.
+	NoticeSender = id.UserID("@warnings:" + NoticeServer)
+	// NoticeName is what NoticeSender is called.
+	NoticeName = "Encryption proxy"
+
+	// maxNotices bounds the warnings that one response shows, and maxNoticeRooms the rooms
+	// that one is shown in.
+	maxNotices     = 20
+	maxNoticeRooms = 50
+)
+
+// IsNoticeName reports whether an event or a user ID is one that only the proxy may use.
+func IsNoticeName(name string) bool { return strings.HasSuffix(name, ":"+NoticeServer) }
+
+// noticeID names the notice of a warning in a room.
+func noticeID(warning string, room id.RoomID) id.EventID {
+	sum := sha256.Sum256([]byte(warning + "\x00" + room.String()))
+	return id.EventID("$" + hex.EncodeToString(sum[:16]) + ":" + NoticeServer)
+}
+
+// notice is the event.
+func notice(w *Warning, room id.RoomID) json.RawMessage {
+	about := object{{"id", quoted(w.ID)}, {"code", quoted(w.Code)}}
+	if w.UserID != "" {
+		about = append(about, member{"user_id", quoted(w.UserID.String())})
+	}
+	return object{
+		{"type", quoted("m.room.message")},
+		{"event_id", quoted(noticeID(w.ID, room).String())},
+		{"sender", quoted(NoticeSender.String())},
+		{"origin_server_ts", json.RawMessage(strconv.FormatInt(w.Since.UnixMilli(), 10))},
+		{"content", object{{"msgtype", quoted("m.notice")}, {"body", quoted(w.Message)}}.encode()},
+		{"unsigned", object{{"dev.e2ee-proxy.warning", about.encode()}}.encode()},
+	}.encode()
+}
+
+// deviceMeta is what a proxied device keeps in its row's Meta.
+type deviceMeta struct {
+	// Notices are the warnings that were shown: the next_batch of the response that
+	// carried them, empty once the client has continued from it.
+	Notices map[string]string `json:"notices,omitempty"`
+}
+
+// loadNotices reads the state of notices. An unreadable one is none: they are shown again.
+func loadNotices(meta json.RawMessage) map[string]string {
+	var m deviceMeta
+	if json.Unmarshal(meta, &m) != nil || m.Notices == nil {
+		return make(map[string]string)
+	}
+	return m.Notices
+}
+
+// settleNotices notes what the client has got: the notices of the response that it
+// continues from. It tells whether there are others to show. What it notes is stored with
+// the next response; a crash before that shows notices twice at most.
+func (d *Device) settleNotices(ctx context.Context, since string) (waiting bool, err error) {
+	warnings, err := d.shownInRooms(ctx)
+	if err != nil {
+		return false, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for warning, at := range d.noticed {
+		if at == since && since != "" {
+			d.noticed[warning], d.noticesMoved = "", true
+		}
+	}
+	for i := range warnings {
+		waiting = waiting || d.toShow(&warnings[i], since)
+	}
+	return waiting, nil
+}
+
+// toShow reports whether a notice belongs into the next response. The caller holds d.mu.
+func (d *Device) toShow(w *Warning, since string) bool {
+	at, known := d.noticed[w.ID]
+	return since == "" || !known || at != ""
+}
+
+// takeNotices gives the notices for a response and records that it carries them.
+func (d *Device) takeNotices(ctx context.Context, since, next string) (map[id.RoomID][]json.RawMessage, error) {
+	warnings, err := d.shownInRooms(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make(map[id.RoomID][]json.RawMessage)
+	noticed := make(map[string]string, len(warnings))
+	shown := 0
+	for i := range warnings {
+		w := &warnings[i]
+		if at, known := d.noticed[w.ID]; known {
+			noticed[w.ID] = at
+		}
+		if !d.toShow(w, since) || shown == maxNotices {
+			continue
+		}
+		shown++
+		noticed[w.ID] = next
+		for _, room := range w.RoomIDs {
+			out[room] = append(out[room], notice(w, room))
+		}
+	}
+	if !d.noticesMoved && maps.Equal(noticed, d.noticed) {
+		return out, nil
+	}
+	row := d.row
+	if row.Meta, err = json.Marshal(deviceMeta{Notices: noticed}); err != nil {
+		return nil, fmt.Errorf("encode notices: %w", err)
+	}
+	if err := d.save(ctx, &store.Changes{Device: &row}); err != nil {
+		return nil, fmt.Errorf("store notices: %w", err)
+	}
+	d.row, d.noticed, d.noticesMoved = row, noticed, false
+	return out, nil
+}
+
+// shownInRooms gives the pending warnings that have a room to be shown in, with that.
+func (d *Device) shownInRooms(ctx context.Context) ([]Warning, error) {
+	if d.eng.opts.NoNotices {
+		return nil, nil
+	}
+	all, err := d.warnings(ctx)
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	d.acct.mu.Lock()
+	own := d.acct.noticeRoom
+	d.acct.mu.Unlock()
+	for i := range all {
+		w := &all[i]
+		if own != "" && (w.UserID == "" || w.UserID == d.acct.user) {
+			w.RoomIDs = []id.RoomID{own}
+		}
+		w.RoomIDs = w.RoomIDs[:min(len(w.RoomIDs), maxNoticeRooms)]
+	}
+	return slices.DeleteFunc(all, func(w Warning) bool { return len(w.RoomIDs) == 0 }), nil
+}
+
+// Notice gives a notice that is pending, by its ID.
+func (d *Device) Notice(ctx context.Context, room id.RoomID, event id.EventID) (json.RawMessage, bool, error) {
+	if d.mode != ModeProxied {
+		return nil, false, nil
+	}
+	warnings, err := d.shownInRooms(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	for i := range warnings {
+		if slices.Contains(warnings[i].RoomIDs, room) && noticeID(warnings[i].ID, room) == event {
+			return notice(&warnings[i], room), true, nil
+		}
+	}
+	return nil, false, nil
+}

@@ -1,0 +1,60 @@
+package e2ee
+
+import (
+	"context"
+	"slices"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// release marks ready, together with what the tracker noticed, the events that were held
+// back because of devices of whose owners more is known now: they are judged again and,
+// if they may be shown, delivered. It reports whether there may be any.
+func release(events []trustcache.Event, ch *store.Changes) bool {
+	before := len(ch.ReadyPendingFrom)
+	for i := range events {
+		ev := &events[i]
+		switch ev.Kind {
+		case trustcache.EventDevices:
+			if len(ev.Added)+len(ev.Signed) == 0 {
+				continue // nothing that was held back can be shown for that
+			}
+		case trustcache.EventPin, trustcache.EventOverride:
+		case trustcache.EventDevicesRefused, trustcache.EventIdentityRefused:
+			continue
+		}
+		if !slices.Contains(ch.ReadyPendingFrom, ev.UserID) {
+			ch.ReadyPendingFrom = append(ch.ReadyPendingFrom, ev.UserID)
+		}
+	}
+	return len(ch.ReadyPendingFrom) > before
+}
+
+// wakeIfReady wakes the client's waiting syncs if an event can be delivered again.
+func (d *Device) wakeIfReady(ctx context.Context) {
+	ready, err := d.eng.store.Pending(ctx, d.acct.row, d.rowID, 1)
+	if err != nil {
+		d.eng.log.Warn().Err(err).Msg("Waiting syncs are not woken for events that are ready")
+		return
+	}
+	if len(ready) == 0 {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.wakeWaiting()
+}
+
+// proxied gives the account's devices whose keys are held here.
+func (a *account) proxied() []*Device {
+	a.eng.mu.Lock()
+	defer a.eng.mu.Unlock()
+	var devices []*Device
+	for _, d := range a.eng.devices {
+		if d.acct == a && d.mode == ModeProxied {
+			devices = append(devices, d)
+		}
+	}
+	return devices
+}

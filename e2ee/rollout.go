@@ -1,0 +1,221 @@
+package e2ee
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// What the policy did and, while a direction is on "warn", what enforcing it would have
+// done: counted for everybody in metrics, and told to each account by room in status, so
+// that whoever is to switch it on can decide (design §5, staged rollout).
+
+// Outcomes, as metrics name them.
+const (
+	outcomeAllowed       = "allowed"
+	outcomeBlocked       = "blocked"
+	outcomeWouldBlock    = "would_block"
+	outcomeShared        = "shared"
+	outcomeShown         = "shown"
+	outcomeWithheld      = "withheld"
+	outcomeWouldWithhold = "would_withhold"
+)
+
+// policyCounts count decisions by direction and outcome.
+type policyCounts struct {
+	sends, shares, events *prometheus.CounterVec
+}
+
+func newPolicyCounts() policyCounts {
+	vec := func(name, help string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"outcome"})
+	}
+	return policyCounts{
+		sends: vec("e2ee_proxy_policy_sends_total",
+			"Encrypted sends that were allowed, blocked by somebody's identity change, or would be if policy.send were enforced."),
+		shares: vec("e2ee_proxy_policy_shares_total",
+			"Devices that a room key was shared with or withheld from, or from which it would be withheld if policy.send were enforced."),
+		events: vec("e2ee_proxy_policy_received_events_total",
+			"Received events that were shown or withheld, or would be withheld if policy.receive were enforced."),
+	}
+}
+
+const (
+	// maxRolloutRooms and maxRolloutDevices bound what an account remembers for status.
+	maxRolloutRooms   = 500
+	maxRolloutDevices = 1000
+)
+
+// rollout is what enforcing would have done for an account since the process started.
+type rollout struct {
+	mu    sync.Mutex
+	since time.Time
+	rooms map[id.RoomID]*roomRollout
+	full  bool // there are more rooms
+}
+
+type roomRollout struct {
+	keys    map[store.DeviceRef]struct{} // devices that would get no key
+	senders map[store.DeviceRef]struct{} // devices whose messages would be held back
+	blocked map[id.UserID]struct{}
+	events  int
+}
+
+// room gives the entry of a room, nil when there are too many. The caller holds r.mu.
+func (r *rollout) room(roomID id.RoomID, now time.Time) *roomRollout {
+	if r.rooms == nil {
+		r.rooms, r.since = make(map[id.RoomID]*roomRollout), now
+	}
+	one := r.rooms[roomID]
+	if one == nil {
+		if len(r.rooms) >= maxRolloutRooms {
+			r.full = true
+			return nil
+		}
+		one = &roomRollout{
+			keys: make(map[store.DeviceRef]struct{}), senders: make(map[store.DeviceRef]struct{}), blocked: make(map[id.UserID]struct{}),
+		}
+		r.rooms[roomID] = one
+	}
+	return one
+}
+
+func note[K comparable](set map[K]struct{}, k K) {
+	if len(set) < maxRolloutDevices {
+		set[k] = struct{}{}
+	}
+}
+
+// noteGate counts a decision about a send.
+func (d *Device) noteGate(roomID id.RoomID, decision *trustcache.GateDecision) {
+	outcome := outcomeAllowed
+	switch {
+	case decision.Outcome != trustcache.GateAllow:
+		outcome = outcomeBlocked
+	case decision.Enforced != trustcache.GateAllow:
+		outcome = outcomeWouldBlock
+		r := &d.acct.rollout
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if room := r.room(roomID, d.eng.now()); room != nil {
+			for i := range decision.Blocked {
+				note(room.blocked, decision.Blocked[i].UserID)
+			}
+		}
+	}
+	d.eng.counts.sends.WithLabelValues(outcome).Inc()
+}
+
+// noteShares counts what became of a room key.
+func (d *Device) noteShares(roomID id.RoomID, who *eligible, given []store.Share) {
+	r := &d.acct.rollout
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range given {
+		ref := store.DeviceRef{UserID: given[i].UserID, DeviceID: given[i].DeviceID}
+		outcome := outcomeShared
+		switch {
+		case given[i].Withheld != "":
+			outcome = outcomeWithheld
+		case who.against[ref]:
+			outcome = outcomeWouldWithhold
+			if room := r.room(roomID, d.eng.now()); room != nil {
+				note(room.keys, ref)
+			}
+		}
+		d.eng.counts.shares.WithLabelValues(outcome).Inc()
+	}
+}
+
+// noteReceived counts a decision about an event.
+func (d *Device) noteReceived(job *sealedEvent, owner trustcache.Owner, v trustcache.Verdict) {
+	outcome := outcomeShown
+	switch {
+	case v.Deliver == trustcache.DeliverWithheld:
+		outcome = outcomeWithheld
+	case v.Enforced == trustcache.DeliverWithheld:
+		outcome = outcomeWouldWithhold
+		r := &d.acct.rollout
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if room := r.room(job.room, d.eng.now()); room != nil {
+			room.events++
+			note(room.senders, store.DeviceRef{UserID: owner.UserID, DeviceID: owner.DeviceID})
+		}
+	}
+	d.eng.counts.events.WithLabelValues(outcome).Inc()
+}
+
+// PolicyStatus tells how strictly the policy is applied now, and what enforcing it would
+// have done.
+type PolicyStatus struct {
+	Send    string `json:"send"`
+	Receive string `json:"receive"`
+	// Would is nil while nothing is on "warn".
+	Would *WouldHave `json:"would_have,omitempty"`
+}
+
+// WouldHave is what enforcing the policy would have done to the account since a time.
+type WouldHave struct {
+	Since time.Time       `json:"since"`
+	Rooms []RoomWouldHave `json:"rooms"`
+	// More says that there are more rooms than are remembered.
+	More bool `json:"more,omitempty"`
+}
+
+// RoomWouldHave is WouldHave for one room.
+type RoomWouldHave struct {
+	RoomID id.RoomID `json:"room_id"`
+	// BlockedBy are the users whose identity change would have blocked sending.
+	BlockedBy []id.UserID `json:"blocked_by"`
+	// WithoutKey is how many devices would not have got the room's keys.
+	WithoutKey int `json:"devices_without_key"`
+	// Messages would have been held back, from so many Devices.
+	Messages int `json:"messages_held_back"`
+	Devices  int `json:"devices_held_back"`
+}
+
+func (d *Device) policyStatus() *PolicyStatus {
+	policy := d.eng.opts.Policy()
+	out := &PolicyStatus{Send: modeName(policy.Send), Receive: modeName(policy.Receive)}
+	if policy.Send != trustcache.ModeWarn && policy.Receive != trustcache.ModeWarn {
+		return out
+	}
+	r := &d.acct.rollout
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	would := &WouldHave{Since: r.since, Rooms: make([]RoomWouldHave, 0, len(r.rooms)), More: r.full}
+	for roomID, room := range r.rooms {
+		would.Rooms = append(would.Rooms, RoomWouldHave{
+			RoomID: roomID, BlockedBy: slices.AppendSeq([]id.UserID{}, maps.Keys(room.blocked)),
+			WithoutKey: len(room.keys), Messages: room.events, Devices: len(room.senders),
+		})
+	}
+	for i := range would.Rooms {
+		slices.Sort(would.Rooms[i].BlockedBy)
+	}
+	slices.SortFunc(would.Rooms, func(a, b RoomWouldHave) int { return cmp.Compare(a.RoomID, b.RoomID) })
+	out.Would = would
+	return out
+}
+
+func modeName(m trustcache.Mode) string {
+	switch m {
+	case trustcache.ModeEnforce:
+		return "enforce"
+	case trustcache.ModeWarn:
+		return "warn"
+	case trustcache.ModeOff:
+		return "off"
+	default:
+		return "enforce"
+	}
+}

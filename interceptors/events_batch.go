@@ -1,0 +1,192 @@
+package interceptors
+
+import (
+	"context"
+	"fmt"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/jsonscan"
+)
+
+// nested is where an event is bundled in another.
+type nested struct {
+	start, end int64
+	// cut takes the whole relation away; it is not set when other things hang on it.
+	cut *jsonscan.Edit
+	// index and inside are those of the relation, among its siblings.
+	index  int
+	inside int64
+}
+
+// bundledIn gives the places of the events bundled directly under an event's unsigned,
+// in order.
+func (g *eventGraphs) bundledIn(event []byte) ([]nested, error) {
+	var found []nested
+	var typed bool
+	var first int64 = -1 // of the nested events of the relation
+	err := jsonscan.ScanBytes(event, g.bundled, jsonscan.Options{}, func(v *jsonscan.Value) error {
+		switch v.ID {
+		case inRelationType:
+			typed = true
+		case inNested:
+			if v.Kind == '{' {
+				found = append(found, nested{start: v.Start, end: v.End})
+				if first < 0 {
+					first = v.Start
+				}
+			}
+		case inRelation:
+			if typed && first < 0 {
+				found = append(found, nested{
+					start: v.Start, end: v.End, index: v.Index, inside: v.Inside,
+					cut: &jsonscan.Edit{Op: jsonscan.Delete, Start: v.Member, End: v.End, Sep: v.Sep},
+				})
+			}
+			typed, first = false, -1
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find bundled events: %w", err)
+	}
+	return found, nil
+}
+
+// openBatch are events on their way through one call of Device.Open.
+type openBatch struct {
+	graphs   *eventGraphs
+	events   []batchEvent
+	incoming []e2ee.Incoming
+	opened   []e2ee.Opened
+	size     int // bytes in incoming
+	// redeliver is set for the events of a sync, see [e2ee.Incoming].
+	redeliver bool
+}
+
+type batchEvent struct {
+	raw      []byte
+	incoming int // index, -1 when it is not opened
+	nested   []int
+	sealed   bool
+	clear    bool // type is unambiguous
+	imitates bool // a notice of the proxy
+}
+
+// add takes an event, with its head, and gives its number. bundled says that events may
+// be bundled in it, this deep.
+func (b *openBatch) add(room id.RoomID, encrypted bool, raw []byte, h *eventHead, bundled int) int {
+	return b.put(room, encrypted, raw, h, bundled, false)
+}
+
+func (b *openBatch) put(room id.RoomID, encrypted bool, raw []byte, h *eventHead, bundled int, nested bool) int {
+	ev := batchEvent{raw: raw, incoming: -1, sealed: string(h.typ) == typeEncrypted, clear: h.types == 1, imitates: b.graphs.imitates(raw)}
+	if h.openable(encrypted) && !ev.imitates {
+		ev.incoming = len(b.incoming)
+		b.incoming = append(b.incoming, e2ee.Incoming{RoomID: room, Event: raw, Redeliver: b.redeliver && !nested})
+		b.size += len(raw)
+	}
+	n := len(b.events)
+	b.events = append(b.events, ev)
+	if bundled <= 0 {
+		return n
+	}
+	spans, err := b.graphs.bundledIn(raw)
+	if err != nil {
+		return n // cannot be: the event was scanned before
+	}
+	for _, s := range spans {
+		inner := raw[s.start:s.end:s.end]
+		innerHead, err := b.graphs.headOf(inner)
+		if err != nil {
+			return n
+		}
+		b.events[n].nested = append(b.events[n].nested, b.put(room, encrypted, inner, &innerHead, bundled-1, true))
+	}
+	return n
+}
+
+// open opens everything that was added.
+func (b *openBatch) open(ctx context.Context, dev Device) error {
+	if len(b.incoming) == 0 {
+		return nil
+	}
+	b.opened = dev.Open(ctx, b.incoming)
+	if len(b.opened) != len(b.incoming) {
+		return fmt.Errorf("open %d events: got %d", len(b.incoming), len(b.opened))
+	}
+	return nil
+}
+
+// event gives what the client is shown of event n; nil when it must not be shown.
+func (b *openBatch) event(n int) (event []byte, opened bool) {
+	ev := &b.events[n]
+	if ev.imitates {
+		return nil, false
+	}
+	out := ev.raw
+	if ev.incoming >= 0 {
+		o := b.opened[ev.incoming]
+		// An event that Open could not read cannot be judged. The ciphertext stays as it
+		// came; anything else might pass for a message.
+		if o.Hidden || o.Type == "" && (!ev.sealed || !ev.clear) || len(o.Event) == 0 {
+			return nil, true
+		}
+		out = o.Event
+	}
+	if len(ev.nested) == 0 {
+		return out, ev.incoming >= 0
+	}
+	spans, err := b.graphs.bundledIn(out)
+	if err != nil || len(spans) != len(ev.nested) {
+		return out, ev.incoming >= 0
+	}
+	edits := make([]jsonscan.Edit, len(spans))
+	gone := make(map[int64]int) // relations taken away, by container
+	for i := range spans {
+		edits[i] = b.place(&spans[i], ev.nested[i], gone)
+	}
+	joined, err := jsonscan.Splice(out, edits)
+	if err != nil {
+		return nil, ev.incoming >= 0
+	}
+	return joined, ev.incoming >= 0
+}
+
+// place puts what the client is shown of a bundled event where it was. One that was held
+// back must not stand for the event that it would replace, so that its relation goes.
+func (b *openBatch) place(at *nested, n int, gone map[int64]int) jsonscan.Edit {
+	inner, _ := b.event(n)
+	if at.cut != nil && (inner == nil || b.heldBack(n)) {
+		cut := *at.cut
+		cut.Before = at.index > gone[at.inside]
+		gone[at.inside]++
+		return cut
+	}
+	if inner == nil {
+		inner = []byte("{}")
+	}
+	return jsonscan.Edit{Op: jsonscan.Replace, Start: at.start, End: at.end, Data: inner}
+}
+
+// heldBack reports whether event n is a placeholder.
+func (b *openBatch) heldBack(n int) bool {
+	i := b.events[n].incoming
+	return i >= 0 && b.opened[i].Withheld
+}
+
+// reset empties the batch and keeps its memory.
+func (b *openBatch) reset() {
+	clear(b.events)
+	clear(b.incoming)
+	b.events, b.incoming, b.opened, b.size = b.events[:0], b.incoming[:0], nil, 0
+}
+
+// typeOf gives the type of event n as it is shown, when it was opened.
+func (b *openBatch) typeOf(n int) string {
+	if i := b.events[n].incoming; i >= 0 {
+		return b.opened[i].Type
+	}
+	return ""
+}

@@ -1,0 +1,209 @@
+package interceptors
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/jsonscan"
+)
+
+// Notices are warnings as messages in rooms, which exist between the proxy and its
+// clients only (see package e2ee). So their names mean something here only:
+//
+//   - An event from the homeserver under such a name, as its sender, its ID or the member
+//     that it is about, is withheld.
+//   - A request whose path names one is answered here: the event itself where it is asked
+//     for, nothing where there is nothing, and success for receipts.
+//   - A reply to one is sent without the relation; a read marker that names one is dropped.
+//     Reactions, edits and redactions of one are refused.
+
+// mayNameNotice is a first look, which nearly everything is done with: the name in its
+// letters, or any that are written otherwise. What it looks for begins with characters
+// that are rare in events, so that it takes next to no time.
+func mayNameNotice(raw []byte) bool {
+	const rare = "-proxy.invalid"
+	return bytes.Contains(raw, []byte(rare)) || bytes.Contains(raw, []byte(`\u`))
+}
+
+// namesGraph reports the names in an event that say whose it is.
+func namesGraph() *jsonscan.Node {
+	event := jsonscan.NewNode()
+	redaction := event.Down(jsonscan.Key("unsigned"), jsonscan.Key(nameRedactedBecause))
+	for _, n := range []*jsonscan.Node{event, redaction} {
+		for _, name := range []string{"sender", "event_id", "state_key"} {
+			n.Down(jsonscan.Key(name)).Report(1, true)
+		}
+	}
+	return event
+}
+
+// imitates reports whether an event of the homeserver is made to look like a notice.
+func (g *eventGraphs) imitates(event []byte) bool {
+	if !mayNameNotice(event) {
+		return false
+	}
+	found := false
+	err := jsonscan.ScanBytes(event, g.names, jsonscan.Options{}, func(v *jsonscan.Value) error {
+		found = found || v.Kind == '"' && e2ee.IsNoticeName(string(jsonscan.Text(v.Raw)))
+		return nil
+	})
+	return found || err != nil
+}
+
+// IsNoticeName reports whether something is the name of a notice or of its sender.
+func IsNoticeName(name string) bool { return e2ee.IsNoticeName(name) }
+
+// AnswerNotice answers a request whose path names a notice or its sender. Nothing of it
+// goes upstream.
+func AnswerNotice(x *Exchange) error {
+	method, pattern := x.Request.Method, x.Endpoint.Pattern
+	switch {
+	case strings.Contains(pattern, "/receipt/") && method == http.MethodPost:
+		return writeJSON(x, struct{}{})
+	case strings.HasSuffix(pattern, "/event/{eventId}"), strings.HasSuffix(pattern, "/context/{eventId}"):
+		return answerNoticeEvent(x)
+	case strings.Contains(pattern, "/relations/"):
+		return writeJSON(x, struct {
+			Chunk []string `json:"chunk"`
+		}{[]string{}})
+	case strings.Contains(pattern, "/profile/") && method == http.MethodGet && e2ee.IsNoticeName(x.Endpoint.Params["userId"]):
+		return writeJSON(x, map[string]string{"displayname": e2ee.NoticeName})
+	case strings.Contains(pattern, "/redact/"):
+		return noticeStays()
+	}
+	return NotFound("This belongs to a notice of the proxy, which only you can see.")
+}
+
+func noticeStays() *Error {
+	return Forbidden("This is a notice of the proxy, which only you can see, so nobody can react to it, change it or take it back.").
+		WithHint("It can be dismissed: POST /_e2ee_proxy/v1/warnings/{id}/dismiss.")
+}
+
+// answerNoticeEvent gives a notice to whom it was shown.
+func answerNoticeEvent(x *Exchange) error {
+	dev, err := device(x)
+	if err != nil {
+		return err
+	}
+	room, err := roomParam(x)
+	if err != nil {
+		return err
+	}
+	event, ok, err := dev.Notice(x.Request.Context(), room, id.EventID(x.Endpoint.Params["eventId"]))
+	if err != nil {
+		return engineError(fmt.Errorf("find a notice: %w", err))
+	}
+	if !ok {
+		return NotFound("There is no such event.")
+	}
+	if strings.HasSuffix(x.Endpoint.Pattern, "/event/{eventId}") {
+		return writeJSON(x, jsontext.Value(event))
+	}
+	return writeJSON(x, struct {
+		Event  jsontext.Value   `json:"event"`
+		Before []jsontext.Value `json:"events_before"`
+		After  []jsontext.Value `json:"events_after"`
+		State  []jsontext.Value `json:"state"`
+	}{Event: jsontext.Value(event), Before: []jsontext.Value{}, After: []jsontext.Value{}, State: []jsontext.Value{}})
+}
+
+// readMarkers handles [ReadMarkers]: markers on notices mean nothing to the homeserver.
+func readMarkers(x *Exchange) error {
+	raw, err := readBody(x)
+	if err != nil {
+		return err
+	}
+	if !mayNameNotice(raw) {
+		putBack(x, raw)
+		return x.Upstream.Forward(x)
+	}
+	if err := checkObject(raw); err != nil {
+		return err
+	}
+	left := 0
+	raw, err = editObject(raw, func(_ string, value jsontext.Value) (jsontext.Value, error) {
+		if namesNotice(value) {
+			return nil, nil
+		}
+		left++
+		return value, nil
+	})
+	if err != nil {
+		return NotJSON(nil)
+	}
+	if left == 0 {
+		return writeJSON(x, struct{}{})
+	}
+	putBack(x, raw)
+	return x.Upstream.Forward(x)
+}
+
+// namesNotice reports whether a value is the name of a notice.
+func namesNotice(value jsontext.Value) bool {
+	return value.Kind() == jsontext.KindString && e2ee.IsNoticeName(string(jsonscan.Text(value)))
+}
+
+// withoutNotice takes out of a message what relates it to a notice: nobody else has that
+// event. What says nothing without the relation is refused.
+func withoutNotice(eventType string, raw []byte) ([]byte, error) {
+	if !mayNameNotice(raw) {
+		return raw, nil
+	}
+	return editObject(raw, func(name string, value jsontext.Value) (jsontext.Value, error) {
+		switch {
+		case name == "redacts" && eventType == typeRedaction && namesNotice(value):
+			return nil, noticeStays()
+		case name == "m.relates_to" && value.Kind() == jsontext.KindBeginObject:
+			return relationWithoutNotice(value)
+		}
+		return value, nil
+	})
+}
+
+// relationWithoutNotice is withoutNotice for a relation; nil when nothing is left of it.
+func relationWithoutNotice(relation jsontext.Value) (jsontext.Value, error) {
+	var kind string
+	var names, other bool
+	kept, err := editObject(relation, func(name string, value jsontext.Value) (jsontext.Value, error) {
+		switch name {
+		case "rel_type":
+			if value.Kind() == jsontext.KindString {
+				kind = string(jsonscan.Text(value))
+			}
+		case "event_id":
+			names = names || namesNotice(value)
+		case "m.in_reply_to":
+			if value.Kind() != jsontext.KindBeginObject {
+				break
+			}
+			reply, err := editObject(value, func(_ string, inner jsontext.Value) (jsontext.Value, error) {
+				if namesNotice(inner) {
+					return nil, nil
+				}
+				return inner, nil
+			})
+			if err != nil || len(reply) <= len(`{}`) {
+				return nil, err
+			}
+			other = true
+		default:
+			other = true
+		}
+		return value, nil
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case names && kind != "m.thread":
+		return nil, noticeStays()
+	case names, kind == "" && !other:
+		return nil, nil
+	}
+	return kept, nil
+}

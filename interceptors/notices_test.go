@@ -1,0 +1,125 @@
+package interceptors
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"e2ee-proxy/e2ee"
+)
+
+const theNotice = "$known:e2ee-proxy.invalid"
+
+// What relates a message to a notice is taken out of it, since nobody else has that
+// event; what says nothing without it is refused. Nothing that names a notice goes up.
+func TestSendsThatRelateToNotices(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		eventType, body, want string // want is empty when it is refused
+	}{
+		{"m.room.message", `{"body":"hi","m.relates_to":{"m.in_reply_to":{"event_id":"$known:e2ee-proxy.invalid"}}}`, `{"body":"hi"}`},
+		{"m.room.message", `{"body":"hi","m.relates_to":{"m.in_reply_to":{"event_id":"$known:e2ee-proxy.in\u0076alid"}}}`, `{"body":"hi"}`},
+		{"m.room.message", `{"body":"hi","m.relates_to":{"rel_type":"m.thread","event_id":"$known:e2ee-proxy.invalid","m.in_reply_to":{"event_id":"$e"}}}`, `{"body":"hi"}`},
+		{
+			"m.room.message", `{"body":"hi","m.relates_to":{"rel_type":"m.thread","event_id":"$e","m.in_reply_to":{"event_id":"$known:e2ee-proxy.invalid"}}}`,
+			`{"body":"hi","m.relates_to":{"rel_type":"m.thread","event_id":"$e"}}`,
+		},
+		{"m.room.message", `{"body":"see $known:e2ee-proxy.invalid"}`, `{"body":"see $known:e2ee-proxy.invalid"}`},
+		{"m.room.message", `{"body":"\u00e9","m.relates_to":{"m.in_reply_to":{"event_id":"$e"}}}`, `{"body":"\u00e9","m.relates_to":{"m.in_reply_to":{"event_id":"$e"}}}`},
+		{"m.room.message", `{"body":"* hi","m.new_content":{},"m.relates_to":{"rel_type":"m.replace","event_id":"$known:e2ee-proxy.invalid"}}`, ""},
+		{"m.reaction", `{"m.relates_to":{"rel_type":"m.annotation","event_id":"$known:e2ee-proxy.invalid","key":"👍"}}`, ""},
+		{"m.room.redaction", `{"redacts":"$known:e2ee-proxy.invalid"}`, ""},
+	} {
+		w := newWorld(t, e2ee.ModeProxied)
+		_, err := w.do(call{
+			handler: Send, method: http.MethodPut, pattern: "/rooms/{roomId}/send/{eventType}/{txnId}", body: tt.body,
+			params: map[string]string{"roomId": encryptedRoom.String(), "eventType": tt.eventType, "txnId": "1"},
+		})
+		if tt.want == "" {
+			wantError(t, err, http.StatusForbidden, CodeForbidden)
+			w.wantNothingUpstream()
+			continue
+		}
+		if err != nil || len(w.dev.outgoing) != 1 || w.dev.outgoing[0] != tt.want {
+			t.Errorf("%s became %q, %v; want %s", tt.body, w.dev.outgoing, err, tt.want)
+		}
+	}
+}
+
+func TestReadMarkersOnNotices(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ body, want string }{
+		{`{"m.fully_read":"$a","m.read":"$a"}`, `{"m.fully_read":"$a","m.read":"$a"}`},
+		{`{"m.fully_read":"$known:e2ee-proxy.invalid","m.read":"$a"}`, `{"m.read":"$a"}`},
+		{`{"m.fully_read":"$a","m.read.private":"$known:e2ee-proxy.invalid"}`, `{"m.fully_read":"$a"}`},
+		{`{"m.fully_read":"$known:e2ee-proxy.invalid","m.read":"$known:e2ee-proxy.invali\u0064"}`, ""},
+	} {
+		w := newWorld(t, e2ee.ModeProxied)
+		out, err := w.do(call{
+			handler: ReadMarkers, method: http.MethodPost, pattern: "/rooms/{roomId}/read_markers", body: tt.body,
+			params: map[string]string{"roomId": encryptedRoom.String()},
+		})
+		if err != nil || out.Code != http.StatusOK {
+			t.Fatalf("%s: %d, %v", tt.body, out.Code, err)
+		}
+		got := w.up.requests()
+		if tt.want == "" {
+			w.wantNothingUpstream()
+		} else if len(got) != 1 || got[0].body != tt.want {
+			t.Errorf("%s became %+v, want %s", tt.body, got, tt.want)
+		}
+	}
+}
+
+// Requests about a notice are answered here: those who do not exist are not found.
+func TestRequestsAboutNotices(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		method, pattern, event, want, code string
+	}{
+		{"GET", "/rooms/{roomId}/event/{eventId}", theNotice, `{"event_id":"$known:e2ee-proxy.invalid"}`, ""},
+		{"GET", "/rooms/{roomId}/event/{eventId}", "$other:e2ee-proxy.invalid", "", CodeNotFound},
+		{
+			"GET", "/rooms/{roomId}/context/{eventId}", theNotice,
+			`{"event":{"event_id":"$known:e2ee-proxy.invalid"},"events_before":[],"events_after":[],"state":[]}`, "",
+		},
+		{"GET", "/rooms/{roomId}/relations/{eventId}", theNotice, `{"chunk":[]}`, ""},
+		{"POST", "/rooms/{roomId}/receipt/{receiptType}/{eventId}", theNotice, `{}`, ""},
+		{"PUT", "/rooms/{roomId}/redact/{eventId}/{txnId}", theNotice, "", CodeForbidden},
+		{"POST", "/rooms/{roomId}/report/{eventId}", theNotice, "", CodeNotFound},
+	} {
+		w := newWorld(t, e2ee.ModeProxied)
+		rec, req := httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), tt.method, "/", http.NoBody)
+		params := map[string]string{"roomId": encryptedRoom.String(), "eventId": tt.event}
+		if !IsNoticeName(tt.event) {
+			t.Fatalf("%s is not taken for a notice", tt.event)
+		}
+		err := AnswerNotice(&Exchange{
+			Writer: rec, Request: req, Upstream: w.up, Devices: w.devices, Identity: w.who,
+			Endpoint: Endpoint{Pattern: "/_matrix/client/{version}" + tt.pattern, Version: "v3", Params: params},
+		})
+		w.wantNothingUpstream()
+		switch {
+		case tt.code == CodeForbidden:
+			wantError(t, err, http.StatusForbidden, tt.code)
+		case tt.code != "":
+			wantError(t, err, http.StatusNotFound, tt.code)
+		case err != nil || rec.Body.String() != tt.want:
+			t.Errorf("%s %s: %s, %v; want %s", tt.method, tt.pattern, rec.Body, err, tt.want)
+		}
+	}
+}
+
+// The first look would miss names that do not have in them what it looks for.
+func TestFirstLookAtNames(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		`{"sender":"` + e2ee.NoticeSender.String() + `"}`: true,
+		`{"sender":"@warnings:e2ee\u002dproxy.invalid"}`:  true,
+		`{"sender":"@bob:hs.example"}`:                    false,
+	} {
+		if mayNameNotice([]byte(text)) != want {
+			t.Errorf("%s: want %v", text, want)
+		}
+	}
+}

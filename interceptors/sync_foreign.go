@@ -1,0 +1,43 @@
+package interceptors
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/rs/zerolog"
+)
+
+// Syncs of devices whose encryption the proxy does not do pass through. There is one
+// exception: a client that turned out to have keys of its own only after its first sync
+// was shown that sync without the encryption of its rooms. Its next one carries the
+// whole state, so that it learns what was hidden and sends nothing in clear.
+
+// fullStateTaker is a device whose client may need the whole state once.
+type fullStateTaker interface {
+	NeedsFullState() bool
+	GaveFullState(ctx context.Context) error
+}
+
+func passSync(x *Exchange, dev Device) error {
+	taker, ok := dev.(fullStateTaker)
+	if !ok || !taker.NeedsFullState() {
+		return x.Upstream.Forward(x)
+	}
+	query := syncQuery(x.Request)
+	query.Set("full_state", "true")
+	query.Set("timeout", "0")
+	resp, err := x.Upstream.Do(x, Change{Query: query})
+	if err != nil {
+		return fmt.Errorf("sync with the whole state: %w", err)
+	}
+	given := resp.StatusCode == http.StatusOK
+	if err := relayAndClose(x, resp); err != nil || !given {
+		return err
+	}
+	// The client has its answer. If this is not recorded it gets the whole state once more.
+	if err := taker.GaveFullState(context.WithoutCancel(x.Request.Context())); err != nil {
+		zerolog.Ctx(x.Request.Context()).Warn().Err(err).Msg("The whole state will be given again")
+	}
+	return nil
+}
