@@ -111,13 +111,9 @@ func TestBackupOfTheHomeserver(t *testing.T) {
 			if s := status(t, alice.dev); s.Backup.Trusted || !problems(s)["backup_broken"] {
 				t.Errorf("status: %+v", s.Backup)
 			}
-			t0 := time.Now()
 			alice.restart()
-			t.Log("restart", time.Since(t0))
 			settle(t, alice.dev)
-			t.Log("settle", time.Since(t0))
 			alice.send(room, "after a restart")
-			t.Log("send", time.Since(t0))
 			for _, version := range uploads(alice.hs, alice.UserID) {
 				if version == "2" {
 					t.Fatal("keys were uploaded to the homeserver's backup after a restart")
