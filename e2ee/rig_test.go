@@ -235,6 +235,8 @@ func setAccountData(t *testing.T, hs *liar.Server, s liar.Session, name string, 
 
 func idRoom(room string) id.RoomID { return id.RoomID(room) }
 
+func idUser(user string) id.UserID { return id.UserID(user) }
+
 func wantErr(t *testing.T, what string, got, want error) {
 	t.Helper()
 	if !errors.Is(got, want) {
