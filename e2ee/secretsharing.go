@@ -65,6 +65,11 @@ func (d *Device) wantSecrets(ctx context.Context, own *trustcache.User) error {
 			!slices.ContainsFunc(others, func(dev *trustcache.Device) bool { return !ask.to[dev.DeviceID] }) {
 			continue // everybody there is was asked
 		}
+		if came, err := d.secretCame(ctx, name); err != nil {
+			return err
+		} else if came {
+			continue // since it was found missing
+		}
 		ask := &secretAsk{name: name, id: rand.Text(), to: make(map[id.DeviceID]bool, len(others)), until: now.Add(askFor)}
 		content := object{
 			{"action", quoted("request")}, {"name", quoted(name)}, {"request_id", quoted(ask.id)},
@@ -93,6 +98,22 @@ func (d *Device) wantSecrets(ctx context.Context, own *trustcache.User) error {
 	d.outboxPending = true
 	d.kickLocked()
 	return nil
+}
+
+// secretCame reports whether another device has answered. The caller holds d.mu, under
+// which answers are stored.
+func (d *Device) secretCame(ctx context.Context, name string) (bool, error) {
+	if name == secretBackup {
+		name = secretReceived + name
+	}
+	_, err := d.eng.store.Secret(ctx, d.acct.row, name)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for a received secret: %w", err)
+	}
+	return true, nil
 }
 
 // confirmedOthers gives the user's other devices that the identity has confirmed.
