@@ -276,6 +276,9 @@ func (d *Device) signSelf(ctx context.Context, own *trustcache.User, keys *cross
 	if dev == nil || own.SelfSigning != keys.selfSigning.PublicKey() {
 		return errNotPublished
 	}
+	if dev.Ed25519 != d.ed25519 || dev.Curve25519 != d.curve25519 {
+		return ErrKeysReplaced // the homeserver would get a confirmed device of its own
+	}
 	if err := d.signDevice(ctx, keys, dev.Raw); err != nil {
 		return err
 	}

@@ -133,6 +133,9 @@ func (d *Device) causes(own *trustcache.User) (all []cause, known map[string]boo
 			all = append(all, cause{warnDeviceNotSigned, dev.DeviceID.String(), fmt.Sprintf(textDeviceNotSigned, dev.DeviceID)})
 		}
 	}
+	if own.Known() && own.Current == "" {
+		all = append(all, cause{warnDeviceNotSigned, "", textNoIdentity})
+	}
 	switch storage {
 	case storageMissing, storageIncomplete:
 		all = append(all, cause{warnStorageMissing, "", textStorageMissing})

@@ -182,6 +182,7 @@ const (
 		"This device is not confirmed any more, and nothing is sent from it to encrypted rooms. " +
 		"If it was you, confirm this device with your new recovery key. If it was not, change your password and talk to the administrator of your homeserver."
 	textDeviceNotSigned = "Your device %s is not confirmed. Other people's devices do not trust it. Confirm it, or log it out if you do not know it."
+	textNoIdentity      = "You have no digital identity yet, so that other people's devices do not trust this one. Set it up."
 	textStorageMissing  = "Your digital identity is not saved, so that you would lose it with this device. Set recovery up."
 	textBackupNotOurs   = "Your message history is not being saved: the key storage of your account cannot be checked from here. Enter your recovery key."
 	textBackupDeleted   = "Your message history is not being saved: the key storage of your account was deleted. Set it up again, or switch it off for good in another client."
