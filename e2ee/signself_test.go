@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"testing"
 
+	"maunium.net/go/mautrix/crypto/canonicaljson"
 	"maunium.net/go/mautrix/crypto/goolm/account"
 	"maunium.net/go/mautrix/id"
 
@@ -35,11 +36,15 @@ func TestReplacedDeviceKeysAreNotSigned(t *testing.T) {
 		"algorithms": []string{"m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"},
 		"keys":       map[string]string{"ed25519:SECOND": ed.String(), "curve25519:SECOND": curve.String()},
 	}
-	signed, err := fake.SignJSON(body)
+	canonical, err := canonicaljson.Marshal(body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	body["signatures"] = map[string]any{s.UserID: map[string]any{"ed25519:SECOND": signed}}
+	signed, err := fake.Sign(canonical)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body["signatures"] = map[string]any{s.UserID: map[string]any{"ed25519:SECOND": string(signed)}}
 	uploaded := false
 	hs.Intercept(liar.Of(s.UserID, liar.Is(http.MethodPost, "keys/upload")), func(_ *liar.Request, next func() liar.Reply) liar.Reply {
 		uploaded = true
