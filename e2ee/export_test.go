@@ -52,7 +52,7 @@ func (d *Device) Maintain(ctx context.Context) { d.maintain(ctx) }
 func (d *Device) Settled() bool { return d.isSettled() }
 
 // SyncNow makes one sync of the proxy's own.
-func (d *Device) SyncNow(ctx context.Context) error { return d.syncOnce(ctx, 0) }
+func (d *Device) SyncNow(ctx context.Context) error { return d.catchUp(ctx) }
 
 // Secrets gives the names of the secrets that are stored, and their values.
 func (d *Device) Secrets(ctx context.Context) (map[string]string, error) {
