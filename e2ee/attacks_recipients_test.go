@@ -294,10 +294,10 @@ func TestBadOneTimeKeys(t *testing.T) {
 			return "curve25519:AAAAAA", bob.sign(map[string]any{"key": bob.curve25519})
 		},
 		"all zero": func(_ *testing.T, _ *stage, bob *puppet) (string, map[string]any) {
-			return "signed_curve25519:AAAAAA", bob.sign(map[string]any{"key": unpadded(zero)})
+			return "signed_curve25519:AAAAAA", bob.sign(map[string]any{"key": rawBase64(zero)})
 		},
 		"small order": func(_ *testing.T, _ *stage, bob *puppet) (string, map[string]any) {
-			return "signed_curve25519:AAAAAA", bob.sign(map[string]any{"key": unpadded(one)})
+			return "signed_curve25519:AAAAAA", bob.sign(map[string]any{"key": rawBase64(one)})
 		},
 		"not a key": func(_ *testing.T, _ *stage, bob *puppet) (string, map[string]any) {
 			return "signed_curve25519:AAAAAA", bob.sign(map[string]any{"key": "AAAA"})
@@ -328,7 +328,7 @@ func TestBadOneTimeKeys(t *testing.T) {
 	}
 }
 
-func unpadded(raw []byte) string { return base64.RawStdEncoding.EncodeToString(raw) }
+func rawBase64(raw []byte) string { return base64.RawStdEncoding.EncodeToString(raw) }
 
 // Trap: "a device without one-time keys is skipped silently for the whole session". It is
 // told once, asked for again after a pause that grows, and given the session's key from

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -54,6 +55,13 @@ func (st *stage) again() {
 	st.t.Helper()
 	st.restart()
 	st.dev = st.device(st.alice)
+}
+
+// later moves the engine's clock.
+func (r *rig) later(by time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ahead += by
 }
 
 // told makes sure that the engine has heard what the homeserver has to tell it.

@@ -318,10 +318,10 @@ func TestFloodOfToDeviceMessages(t *testing.T) {
 	const messages = 3000
 	for i := range messages {
 		sender := fmt.Sprintf("@fake%d:liar.test", i)
-		fake := unpadded(fmt.Appendf(nil, "%032d", i))
+		fake := rawBase64(fmt.Appendf(nil, "%032d", i))
 		content, eventType := map[string]any{
 			"algorithm": olmAlgorithm, "sender_key": fake,
-			"ciphertext": map[string]any{own.curve25519.String(): map[string]any{"type": i % 2, "body": unpadded(make([]byte, 200))}},
+			"ciphertext": map[string]any{own.curve25519.String(): map[string]any{"type": i % 2, "body": rawBase64(make([]byte, 200))}},
 		}, "m.room.encrypted"
 		switch i % 3 {
 		case 1:

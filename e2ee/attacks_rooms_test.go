@@ -216,7 +216,7 @@ func TestMembersThatAreNoUsers(t *testing.T) {
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
-	for _, name := range []string{"nobody", "@", "", "@:", "\x00", "@x:" + string(make([]byte, 300)), "@" + unpadded(make([]byte, 1000)) + ":x"} {
+	for _, name := range []string{"nobody", "@", "", "@:", "\x00", "@x:" + string(make([]byte, 300)), "@" + rawBase64(make([]byte, 1000)) + ":x"} {
 		st.hs.Inject(room, memberEvent(name, "join"))
 	}
 	st.sync()
