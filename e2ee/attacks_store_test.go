@@ -3,6 +3,7 @@ package e2ee_test
 import (
 	"bytes"
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -116,11 +117,12 @@ func newFaulty(t *testing.T, path string) *faulty {
 	f := &faulty{t, db}
 	f.exec("CREATE TABLE fault (left INTEGER NOT NULL)")
 	f.exec("INSERT INTO fault VALUES (?)", never)
+	var tables []string
 	rows, err := db.QueryContext(t.Context(), "SELECT name FROM sqlite_master WHERE type = 'table' AND name != 'fault' AND name NOT LIKE 'sqlite_%'")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var tables []string
+	defer func() { _ = rows.Close() }()
 	for rows.Next() {
 		var name string
 		if err := rows.Scan(&name); err != nil {
@@ -128,7 +130,7 @@ func newFaulty(t *testing.T, path string) *faulty {
 		}
 		tables = append(tables, name)
 	}
-	if err := rows.Err(); err != nil {
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil { // the one connection is needed below
 		t.Fatal(err)
 	}
 	for _, table := range tables {
