@@ -2,7 +2,6 @@ package e2ee_test
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"sync"
 	"testing"
@@ -85,16 +84,6 @@ func (f *forgery) show(t *testing.T, body map[string]any, user string, devices .
 		}
 		into[user] = key
 	}
-}
-
-// raw encodes anything.
-func raw(t *testing.T, v any) json.RawMessage {
-	t.Helper()
-	out, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
 }
 
 func unpadded(b []byte) string { return base64.RawStdEncoding.EncodeToString(b) }

@@ -53,13 +53,6 @@ func (r *rig) now() time.Time {
 	return time.Now().Add(r.ahead)
 }
 
-// later moves the clock.
-func (r *rig) later(by time.Duration) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.ahead += by
-}
-
 func (r *rig) start() {
 	r.t.Helper()
 	db, err := store.Open(context.Background(), store.Options{URL: secret.NewString("sqlite:" + r.path), MasterKeys: testKeys(r.t)})

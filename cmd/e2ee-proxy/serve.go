@@ -33,9 +33,14 @@ func serve(p *process, c command, args []string) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signalled, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // from then on a signal does what it does by default
+	ctx, end := context.WithCancel(context.Background())
+	defer end()
+	context.AfterFunc(signalled, func() {
+		stop() // before anybody can see that it ends: the next signal does what it does by default
+		end()
+	})
 	return runProxy(ctx, cfg, newLogger(p.stderr, cfg.Log))
 }
 
