@@ -70,6 +70,28 @@ func (c *crash) returned(err error) {
 	}
 }
 
+// tableNames gives the tables whose writes can fail.
+func tableNames(t *testing.T, db *sql.DB) []string {
+	t.Helper()
+	rows, err := db.QueryContext(t.Context(), "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('meta', 'restore_mark') AND name NOT LIKE 'sqlite%'")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	var names []string
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, name)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
 // failWrites makes the n-th change of a row fail, and all that follow: the transaction in
 // which it happens is rolled back, its count included.
 func failWrites(t *testing.T, path string, n int) (undo func()) {
@@ -85,21 +107,7 @@ func failWrites(t *testing.T, path string, n int) (undo func()) {
 			t.Fatal(err)
 		}
 	}
-	var tables []string
-	rows, err := db.QueryContext(t.Context(), "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('meta', 'restore_mark') AND name NOT LIKE 'sqlite%'")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			t.Fatal(err)
-		}
-		tables = append(tables, name)
-	}
-	if err := rows.Err(); err != nil {
-		t.Fatal(err)
-	}
+	tables := tableNames(t, db)
 	run("CREATE TABLE crash (n INTEGER, stop INTEGER)")
 	run("INSERT INTO crash VALUES (0, ?)", n)
 	for _, table := range tables {
