@@ -98,11 +98,8 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 
 // parseToDevice reads an event strictly; nil when it is not one.
 func parseToDevice(raw json.RawMessage) (*toDevice, *olmEvent) {
-	if _, err := parseObject(raw); err != nil {
-		return nil, nil
-	}
 	var ev toDevice
-	if err := json.Unmarshal(raw, &ev); err != nil || ev.Type == "" || ev.Sender == "" || len(ev.Sender) > maxIDLength {
+	if err := decodeStrict(raw, &ev); err != nil || ev.Type == "" || ev.Sender == "" || len(ev.Sender) > maxIDLength {
 		return nil, nil
 	}
 	if ev.Type != "m.room.encrypted" {
@@ -221,7 +218,7 @@ func (b *batch) withheld(ev *toDevice) {
 		Reason    string       `json:"reason"`
 		FromDev   id.DeviceID  `json:"from_device"`
 	}
-	if err := json.Unmarshal(ev.Content, &note); err != nil || note.Code == "" || len(note.Code) > maxIDLength {
+	if err := decodeStrict(ev.Content, &note); err != nil || note.Code == "" || len(note.Code) > maxIDLength {
 		b.refused++
 		return
 	}
