@@ -155,7 +155,7 @@ func TestCrashDuringImport(t *testing.T) {
 	}
 	var file bytes.Buffer
 	passphrase := secret.NewString("open sesame")
-	if err := other.dev.ExportKeys(t.Context(), passphrase, &file); err != nil {
+	if err := other.dev.ExportCheaply(t.Context(), passphrase, &file); err != nil {
 		t.Fatal(err)
 	}
 	everyCrash(t, 1, func(t *testing.T, c *crash, after int) (bool, accountState) {

@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -59,6 +61,11 @@ func (d *Device) AskForKeys(ctx context.Context) error {
 // Members gives the memberships of a room, fetched if they are not known.
 func (d *Device) Members(ctx context.Context, room id.RoomID) (map[id.UserID]string, error) {
 	return d.memberships(ctx, room)
+}
+
+// ExportCheaply is ExportKeys with a passphrase that is cheap to guess.
+func (d *Device) ExportCheaply(ctx context.Context, passphrase secret.String, w io.Writer) error {
+	return d.exportKeys(ctx, passphrase, 10, w)
 }
 
 // Settled reports whether the identity was looked at since something last changed.

@@ -12,6 +12,7 @@ import (
 
 // When a session may not be used for the next message (requirements 9.1 to 9.6, 9.8).
 func TestMustRotate(t *testing.T) {
+	t.Parallel()
 	now := time.Unix(1_800_000_000, 0)
 	bob := store.DeviceRef{UserID: "@bob:x", DeviceID: "B"}
 	mallory := store.DeviceRef{UserID: "@mallory:x", DeviceID: "M"}

@@ -16,6 +16,7 @@ import (
 // not it was restarted meanwhile; recovering with the new key heals it. Contacts who were
 // verified are reported as what they are: they changed nothing.
 func TestOwnIdentityChangedElsewhere(t *testing.T) {
+	t.Parallel()
 	for _, restarted := range []bool{false, true} {
 		name := "running"
 		if restarted {
@@ -91,6 +92,7 @@ func TestOwnIdentityChangedElsewhere(t *testing.T) {
 // Attack A9: the homeserver swaps the account's own identity for one of its own making,
 // which signs the proxied device too. To the device all looks signed. It freezes.
 func TestHomeserverSwapsOwnIdentity(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
 	bob := newPerson(t, hs, "bob", "BOBS")
