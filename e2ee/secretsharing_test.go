@@ -186,7 +186,7 @@ func TestSecretsGoToConfirmedDevicesOnly(t *testing.T) {
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
 	bob := newPerson(t, hs, "bob", "BOBS")
-	stranger := &person{hs: hs, rig: newRig(t, hs, nil), Session: hs.Login("alice", "STRANGER")}
+	stranger := &person{rig: newRig(t, hs, nil), Session: hs.Login("alice", "STRANGER")}
 	stranger.dev = stranger.rig.device(stranger.Session)
 	settle(t, stranger.dev)
 	ask := func(sender, device, request, name string) {
