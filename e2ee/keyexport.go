@@ -258,10 +258,11 @@ func (d *Device) ImportKeys(ctx context.Context, passphrase secret.String, file 
 		}
 		return flush()
 	})
-	if err != nil {
-		return out, err
+	if err == nil {
+		err = flush()
 	}
-	return out, flush()
+	d.kick() // they are to be backed up
+	return out, err
 }
 
 // checkImport looks through a file before anything of it is stored: a list, whole, and
@@ -290,6 +291,10 @@ func eachImported(plain []byte, each func(raw []byte) error) error {
 		if err := each(raw); err != nil {
 			return err
 		}
+	}
+	_, err := dec.ReadToken()
+	if _, end := dec.ReadToken(); err != nil || !errors.Is(end, io.EOF) {
+		return ErrNotAnExport
 	}
 	return nil
 }
