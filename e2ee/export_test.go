@@ -1,6 +1,7 @@
 package e2ee
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -98,6 +100,17 @@ func (d *Device) InboundSessions(ctx context.Context) ([]store.InboundSession, e
 		out = append(out, s)
 	}
 	return out, nil
+}
+
+// SealExport makes a file of exported keys whose text is plain.
+func SealExport(passphrase secret.String, plain []byte) ([]byte, error) {
+	var file bytes.Buffer
+	w, err := newExportWriter(passphrase, &file)
+	if err != nil {
+		return nil, err
+	}
+	err = w.end(bytes.Clone(plain))
+	return file.Bytes(), err
 }
 
 // BackupKey gives the private backup key.
