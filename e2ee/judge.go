@@ -226,7 +226,7 @@ func (d *Device) learn(ctx context.Context, users []id.UserID) (map[id.UserID]*t
 	short, cancel := context.WithTimeout(ctx, learnWait)
 	defer cancel()
 	known, err := d.acct.tracker.Lookup(short, d.query(), users)
-	if err == nil || short.Err() == nil {
+	if err == nil || (short.Err() == nil && !errors.Is(err, trustcache.ErrAsker)) {
 		return known, err
 	}
 	return d.acct.tracker.Cached(ctx, users)

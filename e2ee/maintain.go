@@ -72,7 +72,7 @@ func (d *Device) maintain(ctx context.Context) {
 // refreshDeviceLists asks again about users whose devices changed or could not be
 // queried, so that sends need not wait for it (requirement 4.3).
 func (d *Device) refreshDeviceLists(ctx context.Context) error {
-	if d.mode != ModeProxied || !d.isPublished() {
+	if d.mode != ModeProxied || !d.isPublished() || d.currentToken().IsZero() {
 		return nil
 	}
 	return d.acct.tracker.Refresh(ctx, d.query())
