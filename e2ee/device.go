@@ -79,7 +79,6 @@ type Device struct {
 	noKeys   map[store.DeviceRef]retry
 	unwedged map[store.DeviceRef]time.Time
 	wedged   []wedgedDevice
-	noOlm    []store.DeviceRef
 	arrived  chan struct{}     // closed when something arrives for the client
 	noticed  map[string]string // see deviceMeta
 	// noticesMoved says that noticed is not stored as it is.

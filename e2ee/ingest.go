@@ -186,15 +186,14 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 		d.keySeq++
 		d.wakeWaiting()
 	}
-	for _, ref := range b.noOlm {
-		delete(d.noKeys, ref)
+	for _, w := range b.wedged {
+		delete(d.noKeys, store.DeviceRef{UserID: w.user, DeviceID: w.device})
 	}
 	d.wedged = append(d.wedged, b.wedged...)
 	if len(d.wedged) > maxWedged {
 		d.wedged = d.wedged[len(d.wedged)-maxWedged:]
 	}
-	d.noOlm = append(d.noOlm, b.noOlm...)
-	if d.keysWanted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(d.wedged) > 0 || len(d.noOlm) > 0 || len(u.Changed) > 0 || !d.settled {
+	if d.keysWanted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(d.wedged) > 0 || len(u.Changed) > 0 || !d.settled {
 		d.kickLocked()
 	}
 	b.keysCancelled()
