@@ -81,9 +81,8 @@ func nextPosition(u SyncUpdate, own bool) (string, bool) {
 // noteCounts takes the homeserver's counts of our keys (requirements 3.3, 3.4). The
 // caller holds d.mu.
 func (d *Device) noteCounts(u SyncUpdate) {
-	if u.OneTimeKeys != nil {
-		d.keyCount = u.OneTimeKeys[algorithmSigned]
-		d.keysWanted = d.keyCount < oneTimeKeysWanted/2+1
+	if d.uncounted = u.OneTimeKeys == nil && d.row.KeysUploaded; u.OneTimeKeys != nil {
+		d.counted(u.OneTimeKeys)
 	}
 	if u.UnusedFallback != nil {
 		d.newFallback = !slices.Contains(u.UnusedFallback, algorithmSigned)
@@ -193,7 +192,7 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 	if len(d.wedged) > maxWedged {
 		d.wedged = d.wedged[len(d.wedged)-maxWedged:]
 	}
-	if d.keysWanted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(d.wedged) > 0 || len(u.Changed) > 0 || !d.settled {
+	if d.keysWanted || d.uncounted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(d.wedged) > 0 || len(u.Changed) > 0 || !d.settled {
 		d.kickLocked()
 	}
 	b.keysCancelled()
