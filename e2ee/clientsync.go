@@ -125,6 +125,10 @@ func (d *Device) wakeWaiting() {
 
 // Commit processes and stores the effects of the response, and gives what is added to it.
 func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, error) {
+	u, err := s.d.withEarlierChanges(ctx, u, false)
+	if err != nil {
+		return SyncExtras{}, err
+	}
 	b, err := s.d.ingest(ctx, u, false)
 	if err != nil {
 		return SyncExtras{}, err

@@ -50,6 +50,8 @@ type Device struct {
 	publishTimer  *time.Timer
 	publishDue    time.Time
 	keyCount      int  // one-time keys on the homeserver, as last told
+	uncounted     bool // a sync told nothing of them, which may mean that there are none
+	countedAt     time.Time
 	keysWanted    bool // one-time keys must be made or uploaded
 	newFallback   bool // the homeserver says the fallback key is used
 	fallbackUsed  bool // a message used the fallback key
@@ -79,7 +81,6 @@ type Device struct {
 	noKeys   map[store.DeviceRef]retry
 	unwedged map[store.DeviceRef]time.Time
 	wedged   []wedgedDevice
-	noOlm    []store.DeviceRef
 	arrived  chan struct{}     // closed when something arrives for the client
 	noticed  map[string]string // see deviceMeta
 	// noticesMoved says that noticed is not stored as it is.

@@ -204,7 +204,11 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) error {
 		}
 		return err
 	}
-	_, err = d.ingest(ctx, resp.update(since), true)
+	update, err := d.withEarlierChanges(ctx, resp.update(since), true)
+	if err != nil {
+		return err
+	}
+	_, err = d.ingest(ctx, update, true)
 	return err
 }
 
