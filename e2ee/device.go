@@ -76,6 +76,7 @@ type Device struct {
 	retry         *time.Timer // of maintenance that failed
 	retryWait     time.Duration
 
+	ingests  int // how many sync responses were processed
 	rooms    map[id.RoomID]*room
 	outbound map[id.RoomID]*outbound
 	noKeys   map[store.DeviceRef]retry

@@ -99,11 +99,8 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 
 // parseToDevice reads an event strictly; nil when it is not one.
 func parseToDevice(raw json.RawMessage) (*toDevice, *olmEvent) {
-	if _, err := parseObject(raw); err != nil {
-		return nil, nil
-	}
 	var ev toDevice
-	if err := json.Unmarshal(raw, &ev); err != nil || ev.Type == "" || ev.Sender == "" || len(ev.Sender) > maxIDLength {
+	if err := decodeStrict(raw, &ev); err != nil || ev.Type == "" || ev.Sender == "" || len(ev.Sender) > maxIDLength {
 		return nil, nil
 	}
 	if ev.Type != "m.room.encrypted" {
@@ -223,12 +220,12 @@ func (b *batch) withheld(ev *toDevice) {
 		SenderKey id.Curve25519 `json:"sender_key"`
 		FromDev   id.DeviceID   `json:"from_device"`
 	}
-	if err := json.Unmarshal(ev.Content, &note); err != nil || note.Code == "" || len(note.Code) > maxIDLength {
+	if err := decodeStrict(ev.Content, &note); err != nil || note.Code == "" || len(note.Code) > maxIDLength {
 		b.refused++
 		return
 	}
 	if note.Code == "m.no_olm" {
-		if len(note.FromDev) <= maxIDLength && len(note.SenderKey) <= keyLength { // requirement 10.4: the key is always there
+		if len(note.FromDev) <= maxIDLength && (note.SenderKey == "" || trustcache.OneSpelling(note.SenderKey)) { // requirement 10.4: the key is always there
 			b.wedged = append(b.wedged, wedgedDevice{ev.Sender, note.SenderKey, note.FromDev})
 		}
 		return
