@@ -189,6 +189,7 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 	for _, ref := range b.noOlm {
 		delete(d.noKeys, ref)
 	}
+	d.noteBegun(b.sessions.begun)
 	d.wedged = append(d.wedged, b.wedged...)
 	if len(d.wedged) > maxWedged {
 		d.wedged = d.wedged[len(d.wedged)-maxWedged:]
