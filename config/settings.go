@@ -176,6 +176,12 @@ type AccountDefaults struct {
 	// encrypted messages. Others hide messages of devices that are not, so false only
 	// makes sense while trying things out.
 	RequireCrossSigning Requirement `yaml:"require_cross_signing"`
+
+	// What becomes of requests by the user's other devices for the private keys of the
+	// digital identity and of the key backup. answer: they are given to devices that the
+	// identity has confirmed, and to no other; so a new login that was confirmed needs no
+	// recovery key. ignore: to nobody.
+	SecretRequests SecretRequests `yaml:"secret_requests"`
 }
 
 // Account is what holds for one account.

@@ -80,6 +80,7 @@ type Device struct {
 	rooms    map[id.RoomID]*room
 	outbound map[id.RoomID]*outbound
 	noKeys   map[store.DeviceRef]retry
+	begun    map[id.Curve25519]int // see noteBegun
 	unwedged map[store.DeviceRef]time.Time
 	wedged   []wedgedDevice
 	arrived  chan struct{}     // closed when something arrives for the client

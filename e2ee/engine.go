@@ -59,6 +59,8 @@ type Options struct {
 type AccountSettings struct {
 	// AllowUnsigned lets a device that its owner has not confirmed send (account.require_cross_signing: false).
 	AllowUnsigned bool
+	// IgnoreSecretRequests gives the user's other devices no secrets (account.secret_requests: ignore).
+	IgnoreSecretRequests bool
 	// AcknowledgeUnverified acknowledges identity changes of users who were never
 	// verified, for bots that nobody watches.
 	AcknowledgeUnverified bool

@@ -220,6 +220,7 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 	for _, w := range b.wedged {
 		delete(d.noKeys, store.DeviceRef{UserID: w.user, DeviceID: w.device})
 	}
+	d.noteBegun(b.sessions.begun)
 	d.wedged = append(d.wedged, b.wedged...)
 	if len(d.wedged) > maxWedged {
 		d.wedged = d.wedged[len(d.wedged)-maxWedged:]

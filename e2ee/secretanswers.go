@@ -77,7 +77,7 @@ func (d *Device) answerRequests(ctx context.Context) error {
 	requests := d.requests
 	d.requests = nil
 	d.mu.Unlock()
-	if len(requests) == 0 {
+	if len(requests) == 0 || d.acct.settings().IgnoreSecretRequests { // requirement 15.5
 		return nil
 	}
 	users, err := d.acct.tracker.Lookup(ctx, d.query(), []id.UserID{d.acct.user})

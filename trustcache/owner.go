@@ -93,6 +93,16 @@ func (u *User) sender(o Owner) (device *Device, listed bool) {
 	return device, listed
 }
 
+// saysDehydrated reports whether the device keys carried in the message are those of a
+// dehydrated device. Their signature was checked when they came.
+func (o Owner) saysDehydrated() bool {
+	if len(o.DeviceKeys) == 0 {
+		return false
+	}
+	d, _, err := readDevice(o.DeviceKeys, o.UserID, o.DeviceID)
+	return err == nil && d.Dehydrated
+}
+
 // carriesSignature reports whether the device keys carried in the message are the
 // owner's and signed by the user's current identity: a device that is gone, or that the
 // homeserver hides, can still be recognised by them (requirement 6.10, attack A15).
