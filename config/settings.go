@@ -153,7 +153,8 @@ type Limits struct {
 	// How long a connection without a request is kept.
 	KeepAliveTimeout time.Duration `yaml:"keep_alive_timeout"`
 
-	// How long a body may stand still, in either direction.
+	// How long a body may stand still, in either direction, on the side of the client or
+	// of the homeserver.
 	IdleTimeout time.Duration `yaml:"idle_timeout"`
 
 	// How long running requests may take to finish after SIGTERM or SIGINT.

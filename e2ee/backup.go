@@ -23,6 +23,9 @@ import (
 const (
 	algorithmBackup   = "m.megolm_backup.v1.curve25519-aes-sha2"
 	accountDataBackup = "m.key_backup"
+	// accountDataNoBackup is what Element's clients wrote, and still write, before there was
+	// m.key_backup (MSC4287): {"disabled": true}.
+	accountDataNoBackup = "m.org.matrix.custom.backup_disabled"
 )
 
 // backupVersion is the homeserver's newest backup.
@@ -238,10 +241,16 @@ func (d *Device) backupWanted(ctx context.Context) (bool, error) {
 	var choice struct {
 		Enabled *bool `json:"enabled"`
 	}
-	if raw == nil || json.Unmarshal(raw, &choice) != nil || choice.Enabled == nil {
-		return true, nil
+	if raw != nil && json.Unmarshal(raw, &choice) == nil && choice.Enabled != nil {
+		return *choice.Enabled, nil
 	}
-	return *choice.Enabled, nil
+	if raw, err = d.accountData(ctx, accountDataNoBackup); err != nil {
+		return false, err
+	}
+	var older struct {
+		Disabled bool `json:"disabled"`
+	}
+	return raw == nil || json.Unmarshal(raw, &older) != nil || !older.Disabled, nil
 }
 
 func (d *Device) newBackupKey(ctx context.Context) (*backup.MegolmBackupKey, error) {

@@ -79,7 +79,7 @@ func sealBackup(row *store.InboundSession, to *backupTarget, users map[id.UserID
 		}
 		data = data.set(fieldOwner, raw)
 	} else {
-		data = data.set(fieldUnauthentic, quoted("m.undefined"))
+		data = data.set(fieldUnauthentic, quoted(unauthenticSource(row.Source)))
 	}
 	sealed, err := backup.EncryptSessionDataWithPubkey(to.public, data.encode())
 	if err != nil {
@@ -98,6 +98,19 @@ func sealBackup(row *store.InboundSession, to *backupTarget, users map[id.UserID
 		FirstIndex: row.FirstIndex, ForwardedCount: len(forwardedBy(data)),
 		IsVerified: proven && from.Signed && from.Accepted, SessionData: raw,
 	}, nil
+}
+
+// unauthenticSource names, in the words of MSC4048, where a key came from that does not
+// prove its owner.
+func unauthenticSource(source store.Source) string {
+	switch source {
+	case store.SourceBackup:
+		return "m.legacy-v1"
+	case store.SourceForwarded:
+		return "m.forwarded_room_key"
+	case store.SourceDirect, store.SourceImport, store.SourceBundle:
+	}
+	return "m.undefined"
 }
 
 // sessionData is what is known of a room key, for a backup or an export. What other

@@ -49,7 +49,7 @@ func (b *batch) keyRequested(ev *toDevice) {
 		} `json:"body"`
 	}
 	d := b.d
-	if json.Unmarshal(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
+	if decodeStrict(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
 		req.Device == "" || req.RequestID == "" || len(req.RequestID) > maxIDLength || len(req.Device) > maxIDLength ||
 		len(req.Body.RoomID) > maxIDLength || len(req.Body.SessionID) > maxIDLength {
 		b.refused++

@@ -49,7 +49,7 @@ func (b *batch) roomKey(msg *received) {
 		SharedHistory json.RawMessage `json:"shared_history"`
 		SharedMSC3061 json.RawMessage `json:"org.matrix.msc3061.shared_history"`
 	}
-	if json.Unmarshal(msg.Content, &key) != nil || key.Algorithm != algorithmMegolm || key.RoomID == "" || len(key.RoomID) > maxIDLength {
+	if decodeStrict(msg.Content, &key) != nil || key.Algorithm != algorithmMegolm || key.RoomID == "" || len(key.RoomID) > maxIDLength {
 		b.refused++
 		return
 	}
@@ -114,6 +114,14 @@ func (b *batch) keep(row store.InboundSession) {
 // mergeRoomKey decides what to keep of a key that came over Olm and what was stored
 // for the same session, if anything (requirement 8.3, attacks A12 and N2).
 func mergeRoomKey(k arrivedKey, old store.InboundSession) (store.InboundSession, error) {
+	was := decodeKeptOwner(old.Owner)
+	proven := old.SessionID != "" && (old.Source == store.SourceDirect || was.Attested)
+	if proven && !sameOwner(was.Owner, k.owner) {
+		return store.InboundSession{}, errKeyKnown
+	}
+	if proven {
+		k.owner = k.owner.Keep(was.Owner)
+	}
 	ownerJSON, err := encodeOwner(k.owner)
 	if err != nil {
 		return store.InboundSession{}, err
@@ -131,17 +139,14 @@ func mergeRoomKey(k arrivedKey, old store.InboundSession) (store.InboundSession,
 	}
 	joined := connected(&oldSess.InitialRatchet, &k.sess.InitialRatchet)
 	if old.Source == store.SourceDirect {
-		var was trustcache.Owner
-		if err := json.Unmarshal(old.Owner.Reveal(), &was); err != nil {
-			return store.InboundSession{}, fmt.Errorf("read key owner: %w", err)
-		}
-		if !sameOwner(was, k.owner) || !joined || old.FirstIndex <= fresh.FirstIndex {
+		if !joined || old.FirstIndex <= fresh.FirstIndex {
 			return store.InboundSession{}, errKeyKnown
 		}
 		return fresh, nil
 	}
-	// What we had claims an owner without proof. The direct key's owner stands alone;
-	// an earlier ratchet is kept only if it leads to the direct one.
+	// What a backup, a forward or an import claims of the owner proves nothing unless it is
+	// attested: the direct key's owner stands alone. An earlier ratchet is kept only if it
+	// leads to the direct one.
 	if joined && old.FirstIndex < fresh.FirstIndex {
 		fresh.Pickle, fresh.FirstIndex = old.Pickle, old.FirstIndex
 		fresh.SharedHistory = fresh.SharedHistory && old.SharedHistory

@@ -2,7 +2,6 @@ package e2ee
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -46,7 +45,7 @@ func (b *batch) secretRequested(ev *toDevice) {
 		Device    id.DeviceID `json:"requesting_device_id"`
 	}
 	d := b.d
-	if json.Unmarshal(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
+	if decodeStrict(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
 		req.Device == "" || req.RequestID == "" || len(req.RequestID) > maxIDLength || len(req.Device) > maxIDLength {
 		b.refused++
 		return

@@ -171,7 +171,7 @@ func (b *batch) secretSent(msg *received, own *trustcache.User) {
 		RequestID string `json:"request_id"`
 		Secret    string `json:"secret"`
 	}
-	if json.Unmarshal(msg.Content, &sent) != nil || sent.RequestID == "" || len(sent.Secret) > maxSecret {
+	if decodeStrict(msg.Content, &sent) != nil || sent.RequestID == "" || len(sent.Secret) > maxSecret {
 		b.secretRefused()
 		return
 	}

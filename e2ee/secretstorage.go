@@ -59,7 +59,7 @@ func changesOwnSide(events []json.RawMessage) bool {
 			return false
 		}
 		switch ev.Type {
-		case accountDataDefaultKey, accountDataBackup, secretMaster, secretSelfSigning, secretUserSigning, secretBackup:
+		case accountDataDefaultKey, accountDataBackup, accountDataNoBackup, secretMaster, secretSelfSigning, secretUserSigning, secretBackup:
 			return true
 		default:
 			return strings.HasPrefix(ev.Type, accountDataStorageKey)

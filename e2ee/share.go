@@ -60,6 +60,7 @@ func (d *Device) eligible(ctx context.Context, roomID id.RoomID, users []id.User
 			}
 		}
 	}
+	d.noteEligible(roomID, who)
 	return who, nil
 }
 
@@ -237,7 +238,7 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligi
 		d.dropCaches(ctx)
 		return fmt.Errorf("store the shared room key: %w", err)
 	}
-	d.noteShares(roomID, who, shares)
+	d.noteShares(who, shares)
 	for _, s := range shares {
 		ref := store.DeviceRef{UserID: s.UserID, DeviceID: s.DeviceID}
 		out.shares[ref], out.begun[ref] = s, d.begun[id.Curve25519(s.Curve25519)]
