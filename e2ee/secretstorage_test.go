@@ -136,7 +136,7 @@ func TestRecoverFromStorageOfOthers(t *testing.T) {
 			encrypted, _ := all[names[2]]["encrypted"].(map[string]any)
 			all[names[2]] = map[string]any{"encrypted": map[string]any{"ANOTHER": encrypted["OTHERS"]}}
 		}, e2ee.ErrSecretMissing},
-		{"a secret under another's name (14.5)", bare, random, asKey, func(_ map[string]any, all data) { all[names[0]] = all[names[1]] }, e2ee.ErrWrongRecoveryKey},
+		{"a secret under another's name (14.5)", bare, random, asKey, func(_ map[string]any, all data) { all[names[0]] = all[names[1]] }, e2ee.ErrSecretMismatch},
 		{"a seed that makes another public key (14.7)", bare, random, asKey, func(_ map[string]any, all data) {
 			all[names[0]] = (&storage{t, bare, random}).sealed(names[0], secrets[names[1]])
 		}, e2ee.ErrSecretMismatch},

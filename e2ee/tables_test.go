@@ -133,11 +133,11 @@ func TestWhoCounts(t *testing.T) {
 	} {
 		for i, visibility := range []string{"joined", "invited", "shared", "world_readable"} {
 			d := &Device{rooms: map[id.RoomID]*room{"!r:x": {visibility: visibility, members: map[id.UserID]string{"@b:x": membership}}}}
-			users, _, err := d.recipients(t.Context(), "!r:x")
+			to, err := d.recipients(t.Context(), "!r:x")
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := slices.Contains(users, "@b:x"); got != want[i] {
+			if got := slices.Contains(to.users, "@b:x"); got != want[i] {
 				t.Errorf("%q, history %s: counts %v", membership, visibility, got)
 			}
 		}
