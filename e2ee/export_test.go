@@ -126,6 +126,11 @@ func SealExport(passphrase secret.String, plain []byte) ([]byte, error) {
 	return file.Bytes(), err
 }
 
+// OpenExport gives the text of a file of exported keys.
+func OpenExport(passphrase secret.String, file []byte) ([]byte, error) {
+	return openExport(passphrase, file)
+}
+
 // BackupKey gives the private backup key.
 func (d *Device) BackupKey(ctx context.Context) (*backup.MegolmBackupKey, error) {
 	key, _, err := d.acct.loadBackupKey(ctx)
