@@ -94,10 +94,6 @@ func (p *Proxy) serve(q *request) error {
 	}
 	setForwardedFor(q.r.Header, addr)
 	if err := p.judge(q); err != nil {
-		if q.r.Method == http.MethodOptions {
-			preflight(q)
-			return nil
-		}
 		return err
 	}
 	if q.r.Method == http.MethodOptions && q.route.class == classOwn {
