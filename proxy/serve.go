@@ -246,5 +246,16 @@ func (p *Proxy) identify(q *request) error {
 		return interceptors.MissingToken()
 	}
 	q.who, err = p.identities.of(q.r.Context(), q.cred)
+	if err == nil && (q.cred.user != "" || q.cred.device != "") {
+		return p.noteAssertion(q)
+	}
+	return err
+}
+
+// noteAssertion finds out whether the token acts as somebody else than its owner, or as
+// another device. For everybody but application services the assertion is ignored.
+func (p *Proxy) noteAssertion(q *request) error {
+	owner, err := p.identities.of(q.r.Context(), credentials{token: q.cred.token})
+	q.who.Asserted = owner.UserID != q.who.UserID || owner.DeviceID != q.who.DeviceID
 	return err
 }
