@@ -316,6 +316,15 @@ func TestResetNeedsAuthentication(t *testing.T) {
 	}
 	_, err = alice.dev.Reset(t.Context(), e2ee.UserAuth{Password: secret.NewString("wrong")})
 	wantErr(t, "a reset with a wrong password", err, e2ee.ErrWrongPassword)
+	undo := hs.Intercept(liar.Is(http.MethodPost, "device_signing/upload"), func(r *liar.Request, next func() liar.Reply) liar.Reply {
+		if strings.Contains(string(r.Body), `"wrong"`) {
+			return liar.Failure(http.StatusForbidden, "M_FORBIDDEN", "as Dendrite says it")
+		}
+		return next()
+	})
+	_, err = alice.dev.Reset(t.Context(), e2ee.UserAuth{Password: secret.NewString("wrong")})
+	wantErr(t, "the same on Dendrite", err, e2ee.ErrWrongPassword)
+	undo()
 	// The old identity is whole: it is used without a pause, and after a restart.
 	alice.send(room, "at once")
 	alice.restart()

@@ -30,13 +30,13 @@ func controlError(err error) error {
 	if needed, ok := errors.AsType[*AuthNeededError](err); ok {
 		return authNeeded(needed)
 	}
-	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok {
-		return controlUpstream(up, err)
-	}
 	for _, known := range controlReasons() {
 		if errors.Is(err, known.reason) {
 			return known.answer.Because(err)
 		}
+	}
+	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok {
+		return controlUpstream(up, err)
 	}
 	return engineError(err)
 }
