@@ -256,6 +256,11 @@ func TestBotComesUpSigned(t *testing.T) {
 		first := loginCurl(t, proxy.URL, a, "FIRST")
 		first.awaitInOrder()
 		key := first.control(200, http.MethodGet, "recovery_key", nil).RecoveryKey
+		first.control(200, http.MethodDelete, "recovery_key", nil)
+		first.control(404, http.MethodGet, "recovery_key", nil)
+		if printed, err := proxy.Run(t.Context(), "recovery-key", "--user", a.UserID); err != nil || printed != key+"\n" {
+			t.Errorf("on the machine another key is printed, %v", err)
+		}
 		file := filepath.Join(t.TempDir(), "recovery-key")
 		if err := os.WriteFile(file, []byte(key+"\n"), 0o600); err != nil {
 			t.Fatal(err)
