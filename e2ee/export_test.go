@@ -113,6 +113,17 @@ func SealExport(passphrase secret.String, plain []byte) ([]byte, error) {
 	return file.Bytes(), err
 }
 
+// SignJSON signs an object with the device's key.
+func (d *Device) SignJSON(v any) (json.RawMessage, error) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.olm.signJSON(raw, d.acct.user, d.id)
+}
+
 // BackupKey gives the private backup key.
 func (d *Device) BackupKey(ctx context.Context) (*backup.MegolmBackupKey, error) {
 	key, _, err := d.acct.loadBackupKey(ctx)
