@@ -41,9 +41,9 @@ func (c *crash) arm(r *rig, user string) {
 		c.undo = failWrites(r.t, r.path, c.n)
 		return
 	}
-	seen := 0
+	var seen atomic.Int64
 	c.undo = r.hs.Intercept(liar.Of(user, liar.Is("", "/_matrix/client/v3/(keys|room_keys|user|sendToDevice)")), func(_ *liar.Request, next func() liar.Reply) liar.Reply {
-		if seen++; seen < c.n && !c.hit.Load() {
+		if seen.Add(1) < int64(c.n) && !c.hit.Load() {
 			return next()
 		}
 		if !c.hit.Swap(true) && c.name == "after request" {

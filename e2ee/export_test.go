@@ -50,6 +50,19 @@ func (d *Device) SendOlm(ctx context.Context, eventType string, content json.Raw
 // Maintain does at once what the engine's workers do when they get to it.
 func (d *Device) Maintain(ctx context.Context) { d.maintain(ctx) }
 
+// AskForKeys asks at once for the room keys that events wait for.
+func (d *Device) AskForKeys(ctx context.Context) error {
+	d.mu.Lock()
+	d.askKeys = true
+	d.mu.Unlock()
+	return errors.Join(d.requestKeys(ctx), d.flushOutbox(ctx))
+}
+
+// Members gives the memberships of a room, fetched if they are not known.
+func (d *Device) Members(ctx context.Context, room id.RoomID) (map[id.UserID]string, error) {
+	return d.memberships(ctx, room)
+}
+
 // Settled reports whether the identity was looked at since something last changed.
 func (d *Device) Settled() bool { return d.isSettled() }
 

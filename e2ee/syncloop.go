@@ -182,7 +182,7 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) error {
 		defer d.live.ownEnds()
 	}
 	d.mu.Lock()
-	since := d.row.SyncPosition
+	since, began := d.row.SyncPosition, d.ingests
 	d.mu.Unlock()
 	query := map[string]string{
 		"filter": ownFilter(since == ""), "set_presence": "offline",
@@ -204,7 +204,11 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) error {
 		}
 		return err
 	}
-	_, err = d.ingest(ctx, resp.update(since), true)
+	update, err := d.withEarlierChanges(ctx, resp.update(since), true)
+	if err != nil {
+		return err
+	}
+	_, err = d.ingest(ctx, update, true, began)
 	return err
 }
 

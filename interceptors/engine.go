@@ -47,6 +47,10 @@ func (e engineDevices) ForgetAll(ctx context.Context, user id.UserID, keep ...id
 	return e.engine.ForgetAll(ctx, user, keep...)
 }
 
+func (e engineDevices) ForgetAccount(ctx context.Context, user id.UserID) error {
+	return e.engine.ForgetAccount(ctx, user)
+}
+
 // engineDevice is a device of the engine with the interfaces of this package.
 type engineDevice struct{ *e2ee.Device }
 

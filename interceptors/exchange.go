@@ -98,6 +98,8 @@ type Devices interface {
 	Forget(ctx context.Context, user id.UserID, devices ...id.DeviceID) error
 	// ForgetAll drops all devices of a user but those that are kept.
 	ForgetAll(ctx context.Context, user id.UserID, keep ...id.DeviceID) error
+	// ForgetAccount drops everything of a user whose account was closed.
+	ForgetAccount(ctx context.Context, user id.UserID) error
 }
 
 // Device is what the interceptors need of an [e2ee.Device].

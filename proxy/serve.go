@@ -60,7 +60,9 @@ func own(r *http.Request) *http.Request {
 func (p *Proxy) finish(q *request) {
 	if v := recover(); v != nil {
 		q.abort = true
-		if err, ok := v.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
+		if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+			q.err = q.brokenOff()
+		} else {
 			// Its value could hold anything, so only its type and place are logged.
 			p.log.Error().Str("request_id", q.id.String()).Str("panic", fmt.Sprintf("%T", v)).Bytes("stack", debug.Stack()).Msg("a handler failed")
 			q.abort = q.w.status != 0
@@ -75,6 +77,14 @@ func (p *Proxy) finish(q *request) {
 	if q.abort {
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// brokenOff is why an answer that went straight through could not be finished.
+func (q *request) brokenOff() error {
+	if q.w.gone || q.r.Context().Err() != nil {
+		return errClientGone
+	}
+	return errBroken
 }
 
 func (p *Proxy) serve(q *request) error {
