@@ -135,8 +135,8 @@ func TestOwnerNamed(t *testing.T) {
 	phone := parse(bob, p.device("PHONE"))
 	twin := phone
 	twin.DeviceID = "TWIN"
-	broken := phone
-	broken.Fault = FaultSharedKey
+	broken := user(bob, phone)
+	broken.Devices[0].Fault = FaultIdentityKey
 	keys := Owner{Curve25519: phone.Curve25519, Ed25519: phone.Ed25519, Attested: true}
 	change := func(how func(o *Owner)) Owner { o := keys; how(&o); return o }
 	for _, tc := range []struct {
@@ -155,7 +155,7 @@ func TestOwnerNamed(t *testing.T) {
 		{"no signing key", change(func(o *Owner) { o.Ed25519 = "" }), user(bob, phone), false},
 		{"no key", Owner{Attested: true}, user(bob, phone), false},
 		{"two devices claim it", keys, user(bob, phone, twin), false},
-		{"a device that is not usable", keys, user(bob, broken), false},
+		{"a device that is not usable", keys, broken, false},
 	} {
 		got, named := tc.from.Named(tc.user)
 		if named != tc.want || (named && (got.UserID != bob || got.DeviceID != "PHONE")) || (!named && got.UserID != tc.from.UserID) {
