@@ -174,7 +174,8 @@ type Log struct {
 type AccountDefaults struct {
 	// Whether a device must be signed by its owner's digital identity before it may send
 	// encrypted messages. Others hide messages of devices that are not, so false only
-	// makes sense while trying things out.
+	// makes sense while trying things out. A device whose owner's identity was reset
+	// elsewhere sends nothing before it is recovered, either way.
 	RequireCrossSigning Requirement `yaml:"require_cross_signing"`
 
 	// What becomes of requests by the user's other devices for the private keys of the
