@@ -93,17 +93,22 @@ func TestNoticeIsShownOncePerDevice(t *testing.T) {
 	extras, next = alice.sync(next)
 	wantNotices(t, "continued", extras, room, 0)
 	alice.restart()
-	extras, _ = alice.sync(next)
+	extras, next = alice.sync(next) // before it is known again where the warning belongs
 	wantNotices(t, "after a restart", extras, room, 0)
+	alice.awaitLocated("identity_changed")
+	extras, _ = alice.sync(next)
+	wantNotices(t, "a while after a restart", extras, room, 0)
 	extras, _ = alice.sync("")
 	wantNotices(t, "from nothing", extras, room, 1)
 
 	second := &person{t: t, hs: alice.hs, rig: alice.rig, Session: alice.hs.Login("alice", "SECOND")}
 	second.dev = second.rig.device(second.Session)
 	ready(t, second.dev)
-	_, begin := second.sync("")
+	second.awaitLocated("identity_changed")
+	extras, begin := second.sync("")
+	wantNotices(t, "another device", extras, room, 1)
 	extras, begin = second.sync(begin)
-	wantNotices(t, "another device", extras, room, 0) // its first sync carried it
+	wantNotices(t, "another device, continued", extras, room, 0)
 	for name, tt := range map[string]struct {
 		room, event string
 		found       bool
