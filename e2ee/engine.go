@@ -42,7 +42,7 @@ type Options struct {
 	Workers int
 	// CachedSessions bounds the room keys kept unpickled in memory, over all devices; 20,000.
 	CachedSessions int
-	// CachedUsers bounds the users an account keeps in memory; 5,000.
+	// CachedUsers bounds the users kept in memory, over all accounts; 20,000.
 	CachedUsers int
 
 	// NoNotices keeps warnings out of the rooms that clients are shown.
@@ -89,7 +89,7 @@ func (o *Options) setDefaults() {
 		o.CachedSessions = 20000
 	}
 	if o.CachedUsers == 0 {
-		o.CachedUsers = 5000
+		o.CachedUsers = 20000
 	}
 	if o.Account == nil {
 		o.Account = func(id.UserID) AccountSettings { return AccountSettings{} }
@@ -109,6 +109,7 @@ type Engine struct {
 	counts *counts
 
 	inbound *lru.Cache[inboundKey, *inboundSession]
+	users   *trustcache.Cache
 
 	mu       sync.Mutex
 	accounts map[id.UserID]*account
@@ -137,6 +138,10 @@ func New(opts Options) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make room key cache: %w", err)
 	}
+	users, err := trustcache.NewCache(opts.CachedUsers)
+	if err != nil {
+		return nil, err
+	}
 	counted, err := newCounts(opts.Metrics)
 	if err != nil {
 		return nil, err
@@ -144,7 +149,7 @@ func New(opts Options) (*Engine, error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Engine{
 		counts: counted,
-		opts:   opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache,
+		opts:   opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users,
 		hs:       &homeserver{base: opts.Homeserver, client: opts.Client, timeout: opts.Timeout},
 		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device),
 		ctx: ctx, cancel: cancel, work: make(chan *Device, 1024), alerts: make(chan *account, 256),
