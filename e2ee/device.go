@@ -36,6 +36,7 @@ type Device struct {
 	upkeep     turns[struct{}]
 	live       liveness
 	publishing chan struct{} // closed once keys may be published
+	opens      sync.Mutex    // held while a batch of events is decrypted and its indices are claimed
 
 	// mu guards everything below. It is never held while the homeserver is asked.
 	mu    sync.Mutex

@@ -86,6 +86,8 @@ func checkSessions(t *testing.T, db *DB, acct *Account, dev int64, c *Changes) {
 	same(t, "MessageIndices", indices, map[IndexRef]MessageIndex{
 		c.MessageIndices[0].IndexRef: c.MessageIndices[0], c.MessageIndices[1].IndexRef: c.MessageIndices[1],
 	})
+	same(t, "LastIndices", must[map[SessionRef]uint32](t)(db.LastIndices(ctx, acct, dev,
+		[]SessionRef{ref("!r1", "m1"), ref("!r1", "m1"), ref("!r1m1", "")})), map[SessionRef]uint32{ref("!r1", "m1"): 1<<32 - 1})
 	same(t, "OutboundSession", must[OutboundSession](t)(db.OutboundSession(ctx, acct, dev, "!r1")), c.OutboundSessions[0])
 	same(t, "Shares", must[[]Share](t)(db.Shares(ctx, acct, dev, "x1")), c.Shares)
 	same(t, "Withheld", must[map[SessionRef]WithheldNote](t)(db.Withheld(ctx, acct, dev, []SessionRef{ref("!r3", "m9"), {}, ref("!x", "y")})),
@@ -267,6 +269,7 @@ func countVisible(t *testing.T, db *DB, acct *Account, dev int64) int {
 	}
 	n += must[int](t)(db.CountToBackUp(ctx, acct, dev, "9"))
 	n += len(must[map[IndexRef]MessageIndex](t)(db.MessageIndices(ctx, acct, dev, []IndexRef{{ref("!r1", "m1"), 7}})))
+	n += len(must[map[SessionRef]uint32](t)(db.LastIndices(ctx, acct, dev, []SessionRef{ref("!r1", "m1")})))
 	if _, err := db.OutboundSession(ctx, acct, dev, "!r1"); !errors.Is(err, ErrNotFound) {
 		n++
 	}

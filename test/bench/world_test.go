@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -34,13 +35,14 @@ type upstream struct {
 	url    *url.URL
 	behind http.Handler
 
-	mu     sync.RWMutex
-	canned map[string]http.HandlerFunc // by method and path
+	mu       sync.RWMutex
+	canned   map[string]http.HandlerFunc // by method and path
+	prefixed map[string]http.HandlerFunc // by method and the path up to its last slash
 }
 
 func newUpstream(tb testing.TB, behind http.Handler) *upstream {
 	tb.Helper()
-	u := &upstream{behind: behind, canned: make(map[string]http.HandlerFunc)}
+	u := &upstream{behind: behind, canned: make(map[string]http.HandlerFunc), prefixed: make(map[string]http.HandlerFunc)}
 	h := httptest.NewServer(u)
 	tb.Cleanup(func() {
 		h.CloseClientConnections()
@@ -61,9 +63,20 @@ func (u *upstream) on(method, path string, answer http.HandlerFunc) {
 	u.canned[method+" "+path] = answer
 }
 
+// below answers a method and whatever follows a path that ends with a slash.
+func (u *upstream) below(method, path string, answer http.HandlerFunc) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.prefixed[method+" "+path] = answer
+}
+
 func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := r.Method + " " + r.URL.EscapedPath()
 	u.mu.RLock()
-	answer := u.canned[r.Method+" "+r.URL.EscapedPath()]
+	answer := u.canned[path]
+	if answer == nil {
+		answer = u.prefixed[path[:strings.LastIndexByte(path, '/')+1]]
+	}
 	u.mu.RUnlock()
 	if answer == nil {
 		u.behind.ServeHTTP(w, r)
