@@ -61,7 +61,9 @@ type Device struct {
 	confirmedAt   time.Time             // when this process signed the device
 	settled       bool                  // the identity was looked at, and nothing has changed since
 	unsettled     int                   // how often something changed
+	awake         bool                  // the device is to sync by itself, see awake.go
 	looping       bool                  // the sync loop runs
+	visited       bool                  // by the first round
 	asks          map[string]*secretAsk // secrets that other devices were asked for
 	requests      []secretRequest
 	given         map[givenSecret]time.Time
@@ -184,7 +186,7 @@ func (d *Device) useToken(ctx context.Context, token secret.String) error {
 	if err := d.keepToken(ctx, token); err != nil {
 		return err
 	}
-	d.startLoop()
+	d.eng.awaken(d)
 	return nil
 }
 

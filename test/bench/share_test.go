@@ -41,8 +41,18 @@ func (r *bigRoom) writer() *e2ee.Device {
 	return r.device(r.hs.Login("writer", fmt.Sprintf("WRITER%d", r.n)))
 }
 
-// send encrypts one message.
+// send encrypts one message, under a key that is new to everybody.
 func (r *bigRoom) send(d *e2ee.Device) {
+	r.stack.tb.Helper()
+	before := r.addressed.Load()
+	r.say(d)
+	if given := r.addressed.Load() - before; given != crowdSize {
+		r.stack.tb.Fatalf("the key was given to %d devices", given)
+	}
+}
+
+// say encrypts one message.
+func (r *bigRoom) say(d *e2ee.Device) {
 	r.stack.tb.Helper()
 	r.n++
 	out := e2ee.Outgoing{RoomID: id.RoomID(r.room), Type: "m.room.message", TxnID: fmt.Sprint("m", r.n), Content: []byte(`{"msgtype":"m.text","body":"hello"}`)}
@@ -163,7 +173,7 @@ func TestShareInFewRequests(t *testing.T) {
 	if claims, sent, to := r.claims.Load(), r.deliveries.Load(), r.addressed.Load(); claims != 2 || sent != 8 || to != 2*crowdSize {
 		t.Errorf("after a rotation it is %d claims and %d deliveries to %d devices", claims, sent, to)
 	}
-	r.send(d)
+	r.say(d)
 	if sent := r.deliveries.Load(); sent != 8 {
 		t.Errorf("a message under the same key brought the deliveries to %d", sent)
 	}
