@@ -16,6 +16,7 @@ const maxLate = 200
 type ClientSync struct {
 	d       *Device
 	since   string
+	began   int // see ingest
 	waiting bool
 	arrived <-chan struct{}
 	end     sync.Once
@@ -48,6 +49,7 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 		s.End()
 		return nil, err
 	}
+	s.began = d.ingested()
 	return s, nil
 }
 
@@ -129,7 +131,7 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 	if err != nil {
 		return SyncExtras{}, err
 	}
-	b, err := s.d.ingest(ctx, u, false)
+	b, err := s.d.ingest(ctx, u, false, s.began)
 	if err != nil {
 		return SyncExtras{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 
+	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 )
 
@@ -56,6 +57,15 @@ func parseObject(raw []byte) (object, error) {
 }
 
 var errSyntax = errors.New("syntax")
+
+// decodeStrict reads what anybody can have sent into v: names count as they are written,
+// in this case only, and none may occur twice at any depth (attack A26).
+func decodeStrict(raw []byte, v any) error {
+	if err := jsonv2.Unmarshal(raw, v); err != nil {
+		return errMalformed
+	}
+	return nil
+}
 
 // trimValue drops the colon and white space before a value.
 func trimValue(b []byte) json.RawMessage {

@@ -105,15 +105,37 @@ func (d *Device) judgePlain(job *sealedEvent, policy trustcache.Policy) Opened {
 	verdict := trustcache.JudgeInClear(job.sender, policy)
 	d.noteReceived(job, trustcache.Owner{UserID: job.sender}, verdict)
 	if verdict.Deliver == trustcache.DeliverAsCame {
+		job.dropEdit()
 		return job.asCame(verdict)
 	}
 	return job.withheld(verdict, policy)
 }
 
+// dropEdit makes a plain edit a message of its own: it must not put words into an
+// encrypted one (attack A24).
+func (job *sealedEvent) dropEdit() {
+	content, err := parseObject(job.event.get("content"))
+	if err != nil {
+		return
+	}
+	relation, err := parseObject(content.get("m.relates_to"))
+	if err != nil {
+		return
+	}
+	if kind, _ := relation.text("rel_type"); kind == "m.replace" {
+		job.event = job.event.set("content", content.without("m.relates_to").encode())
+	}
+}
+
 // encryptable reports whether a plain event should have been encrypted in an
-// encrypted room: reactions, redactions and state are not (requirements 19.5, 19.6, 20.1).
+// encrypted room: reactions, redactions and state are not (requirements 19.5, 19.6,
+// 20.1). What clients take for a message is one, whatever else it says of itself.
 func encryptable(job *sealedEvent) bool {
-	if job.event.get("state_key") != nil || len(job.event.get("content")) <= len(`{}`) {
+	if len(job.event.get("content")) <= len(`{}`) {
+		return false
+	}
+	_, state := job.event.text("state_key")
+	if state && job.clearType != "m.room.message" && job.clearType != "m.sticker" {
 		return false
 	}
 	switch job.clearType {
@@ -216,7 +238,12 @@ func (d *Device) judgementFor(ctx context.Context, jobs []*sealedEvent) (*judgem
 		switch {
 		case job == nil:
 		case job.payload != nil:
-			if user := job.session.ownerNow().UserID; !seen[user] {
+			owner := job.session.ownerNow()
+			user := owner.UserID
+			if user == "" && owner.Attested { // it may be the sender's: see Owner.Named
+				user = job.sender
+			}
+			if user != "" && !seen[user] {
 				seen[user] = true
 				users = append(users, user)
 			}
@@ -258,14 +285,14 @@ func (d *Device) upgradeOwners(ctx context.Context, jobs []*sealedEvent, users m
 		if job == nil || job.payload == nil || done[job.session] {
 			continue
 		}
-		done[job.session] = true
-		row, changed, err := job.session.upgrade(users)
+		row, changed, err := job.session.upgrade(users, job.sender)
 		if err != nil {
 			return err
 		}
 		if changed {
 			ch.Owners = append(ch.Owners, row)
 		}
+		done[job.session] = job.session.ownerNow().UserID != ""
 	}
 	if len(ch.Owners) == 0 {
 		return nil

@@ -16,8 +16,8 @@ import (
 const (
 	// unwedgeEvery is the least time between new Olm sessions to one device (requirement 6.12).
 	unwedgeEvery = time.Hour
-	// maxWedged bounds the senders of unreadable messages that are remembered: anybody
-	// can send unreadable messages (attack N5).
+	// maxWedged bounds the senders of unreadable messages, and those who say that they have
+	// no session with us, that are remembered: anybody can send both (attack N5).
 	maxWedged = 64
 )
 

@@ -26,8 +26,10 @@ func (p *puppet) dummies() int {
 // confirmed, or that does not exist, gets nothing (requirements 6.12, 10.3, 1.14).
 func TestNoOlmIsAnsweredWithASession(t *testing.T) {
 	for name, named := range map[string]func(p *puppet) map[string]any{
-		"by its name": func(p *puppet) map[string]any { return map[string]any{"from_device": p.DeviceID, "sender_key": p.curve25519} },
-		"by its key":  func(p *puppet) map[string]any { return map[string]any{"sender_key": p.curve25519} },
+		"by its name": func(p *puppet) map[string]any {
+			return map[string]any{"from_device": p.DeviceID, "sender_key": p.curve25519}
+		},
+		"by its key": func(p *puppet) map[string]any { return map[string]any{"sender_key": p.curve25519} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			st := newStage(t, nil)

@@ -177,14 +177,16 @@ func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, res *QueryRe
 	})
 }
 
-// retired gives the self-signing keys that a user's master key has replaced, if the
-// answer shows another one than before: a homeserver could bring back an old key, whose
-// private half somebody has, and every device it ever signed.
+// retired gives the self-signing keys that the master key in an answer has replaced, if
+// the answer shows another one than before: a homeserver could bring back an old key,
+// whose private half somebody has, and every device it ever signed. It could also show
+// another identity in between.
 func (t *Tracker) retired(ctx context.Context, before *User, res *QueryResult) (map[id.Ed25519]bool, error) {
 	if before.SelfSigning == "" || bytes.Equal(res.SelfSigningKeys[before.UserID], before.SelfSigningRaw) {
 		return nil, nil
 	}
-	if shown, _ := digestIdentity(before, res); !replaces(before, shown) {
+	shown, _ := digestIdentity(before, res)
+	if shown.SelfSigning == before.SelfSigning && shown.Master == before.Master {
 		return nil, nil
 	}
 	history, err := t.store.UserChanges(ctx, t.account, before.UserID)
@@ -192,11 +194,17 @@ func (t *Tracker) retired(ctx context.Context, before *User, res *QueryResult) (
 		return nil, fmt.Errorf("load history of a user: %w", err)
 	}
 	out := make(map[id.Ed25519]bool)
+	var left id.Ed25519 // what the master key had last, if it is not the current one
 	for _, c := range history {
-		if c.Kind == kindRetired && c.Master == before.Master.String() {
-			out[id.Ed25519(c.Previous)] = true
+		if c.Master != shown.Master.String() || (c.Kind != kindRetired && c.Kind != kindLeft) {
+			continue
+		}
+		out[id.Ed25519(c.Previous)] = true
+		if left = ""; c.Kind == kindLeft && shown.Master != before.Master {
+			left = id.Ed25519(c.Previous)
 		}
 	}
+	delete(out, left)
 	return out, nil
 }
 
