@@ -36,6 +36,7 @@ type Device struct {
 	upkeep     turns[struct{}]
 	live       liveness
 	publishing chan struct{} // closed once keys may be published
+	opens      sync.Mutex    // held while a batch of events is decrypted and its indices are claimed
 
 	// mu guards everything below. It is never held while the homeserver is asked.
 	mu    sync.Mutex
@@ -52,6 +53,8 @@ type Device struct {
 	beginning     int  // first syncs of the client in flight, see publish.go
 	overdue       bool // publishing waits for their end
 	keyCount      int  // one-time keys on the homeserver, as last told
+	uncounted     bool // a sync told nothing of them, which may mean that there are none
+	countedAt     time.Time
 	keysWanted    bool // one-time keys must be made or uploaded
 	newFallback   bool // the homeserver says the fallback key is used
 	fallbackUsed  bool // a message used the fallback key
@@ -62,7 +65,9 @@ type Device struct {
 	confirmedAt   time.Time             // when this process signed the device
 	settled       bool                  // the identity was looked at, and nothing has changed since
 	unsettled     int                   // how often something changed
+	awake         bool                  // the device is to sync by itself, see awake.go
 	looping       bool                  // the sync loop runs
+	visited       bool                  // by the first round
 	asks          map[string]*secretAsk // secrets that other devices were asked for
 	requests      []secretRequest
 	given         map[givenSecret]time.Time
@@ -76,12 +81,13 @@ type Device struct {
 	retry         *time.Timer // of maintenance that failed
 	retryWait     time.Duration
 
+	ingests  int // how many sync responses were processed
 	rooms    map[id.RoomID]*room
 	outbound map[id.RoomID]*outbound
 	noKeys   map[store.DeviceRef]retry
+	begun    map[id.Curve25519]int // see noteBegun
 	unwedged map[store.DeviceRef]time.Time
 	wedged   []wedgedDevice
-	noOlm    []store.DeviceRef
 	arrived  chan struct{}     // closed when something arrives for the client
 	noticed  map[string]string // see deviceMeta
 	// noticesMoved says that noticed is not stored as it is.
@@ -231,7 +237,7 @@ func (d *Device) useToken(ctx context.Context, token secret.String) error {
 	if err := d.keepToken(ctx, token); err != nil {
 		return err
 	}
-	d.startLoop()
+	d.eng.awaken(d)
 	return nil
 }
 

@@ -45,7 +45,7 @@ func TestReset(t *testing.T) {
 		_, err := bob.dev.User(t.Context(), idUser(alice.UserID))
 		return err == nil && warningCodes(t, bob.dev)["identity_changed"].ID != ""
 	})
-	other := &person{hs: alice.hs, rig: newRig(t, alice.hs, nil), Session: alice.hs.Login("alice", "OTHER")}
+	other := &person{rig: newRig(t, alice.hs, nil), Session: alice.hs.Login("alice", "OTHER")}
 	other.dev = other.rig.device(other.Session)
 	settle(t, other.dev)
 	wantErr(t, "the old recovery key", other.dev.Recover(t.Context(), e2ee.Recovery{Key: oldKey}), e2ee.ErrWrongRecoveryKey)
@@ -195,4 +195,36 @@ func TestFirstIdentityWithPassword(t *testing.T) {
 			return err == nil && secrets["m.cross_signing.master"] == ""
 		})
 	}
+}
+
+// Who lost the recovery key resets on a device that was never confirmed: the new identity
+// signs it, and the device that held the old one is told. So it is for an account that
+// never had an identity.
+func TestResetByAnUnsignedDevice(t *testing.T) {
+	hs := liar.New(t)
+	first := newPerson(t, hs, "alice", "FIRST")
+	before := first.master()
+	password := e2ee.UserAuth{Password: secret.NewString("password of alice")}
+	d := newRig(t, hs, nil).device(hs.Login("alice", "SECOND"))
+	settle(t, d)
+	key, err := d.Reset(t.Context(), password)
+	if err != nil || key.IsZero() {
+		t.Fatalf("the reset: %v", err)
+	}
+	ready(t, d)
+	if hs.CrossSigningKey(first.UserID, "master") == before.String() {
+		t.Error("the identity is the old one")
+	}
+	await(t, "the first device is not told", func() bool { return warningCodes(t, first.dev)["own_identity_changed"].ID != "" })
+	if err := first.dev.Recover(t.Context(), e2ee.Recovery{Key: key}); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, first.dev)
+
+	bob := newRig(t, hs, func(o *e2ee.Options) { o.ManualBootstrap = true }).device(hs.Login("bob", "BOBS"))
+	settle(t, bob)
+	if key, err = bob.Reset(t.Context(), e2ee.UserAuth{}); err != nil || key.IsZero() {
+		t.Fatalf("a reset of nothing: %v", err)
+	}
+	ready(t, bob)
 }

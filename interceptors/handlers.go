@@ -53,6 +53,7 @@ const (
 	ControlDismiss           = "control.warning.dismiss"      // POST warnings/{warningId}/dismiss
 	ControlExportKeys        = "control.keys.export"          // POST keys/export
 	ControlImportKeys        = "control.keys.import"          // POST keys/import
+	ControlRestoreKeys       = "control.keys.restore"         // POST keys/restore
 )
 
 // Options are what the handlers need beside an [Exchange].

@@ -85,6 +85,7 @@ func accountSettings(cfg *config.Config, user id.UserID) e2ee.AccountSettings {
 	own := cfg.Accounts[user]
 	return e2ee.AccountSettings{
 		AllowUnsigned:         !cfg.CrossSigningRequired(user),
+		IgnoreSecretRequests:  cfg.Account.SecretRequests != config.SecretRequestsAnswer,
 		AcknowledgeUnverified: own.AcknowledgeUnverifiedChanges == config.AcknowledgeAutomatic,
 		RecoveryKey:           own.RecoveryKey,
 		Passphrase:            own.Passphrase,
