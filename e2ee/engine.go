@@ -299,11 +299,12 @@ func (e *Engine) ForgetAccount(ctx context.Context, user id.UserID) error {
 		return fmt.Errorf("load account: %w", err)
 	}
 	e.mu.Lock()
-	if a := e.accounts[user]; a != nil {
-		a.tracker.Close()
-		delete(e.accounts, user)
-	}
+	a := e.accounts[user]
+	delete(e.accounts, user)
 	e.mu.Unlock()
+	if a != nil {
+		a.tracker.Close()
+	}
 	if err := e.store.DeleteAccount(ctx, row); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("forget account: %w", err)
 	}

@@ -17,7 +17,10 @@ type Cache struct {
 	users *lru.Cache[cacheKey, *entry]
 }
 
-type cacheKey struct{ account, user id.UserID }
+type cacheKey struct {
+	account int64 // not by its user ID, which can belong to another account one day
+	user    id.UserID
+}
 
 // entry is a user in memory: the stored row and the snapshot made of it. Neither is
 // changed once made.
