@@ -50,6 +50,8 @@ type Device struct {
 	mayPublish    bool // see publish.go
 	publishTimer  *time.Timer
 	publishDue    time.Time
+	beginning     int  // first syncs of the client in flight, see publish.go
+	overdue       bool // publishing waits for their end
 	keyCount      int  // one-time keys on the homeserver, as last told
 	uncounted     bool // a sync told nothing of them, which may mean that there are none
 	countedAt     time.Time
@@ -135,8 +137,8 @@ func (e *Engine) stillForeign(ctx context.Context, row *store.Account, dev store
 		return store.Device{}, err
 	}
 	if !taken {
-		if err := e.store.DeleteDevice(ctx, row, dev.ID); err != nil {
-			return store.Device{}, fmt.Errorf("forget device: %w", err)
+		if err := e.deleteDevice(ctx, row, dev); err != nil {
+			return store.Device{}, err
 		}
 		return e.make(ctx, row, dev.DeviceID, token, false)
 	}

@@ -299,11 +299,12 @@ func (e *Engine) ForgetAccount(ctx context.Context, user id.UserID) error {
 		return fmt.Errorf("load account: %w", err)
 	}
 	e.mu.Lock()
-	if a := e.accounts[user]; a != nil {
-		a.tracker.Close()
-		delete(e.accounts, user)
-	}
+	a := e.accounts[user]
+	delete(e.accounts, user)
 	e.mu.Unlock()
+	if a != nil {
+		a.tracker.Close()
+	}
 	if err := e.store.DeleteAccount(ctx, row); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("forget account: %w", err)
 	}
@@ -342,7 +343,12 @@ func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Devic
 	defer give()
 	e.mu.Lock()
 	d := e.devices[key]
-	delete(e.devices, key)
+	if d != nil && d.rowID != dev.ID {
+		d = nil // a new one under the same ID
+	}
+	if d != nil {
+		delete(e.devices, key)
+	}
 	e.mu.Unlock()
 	if d != nil {
 		d.retire()
@@ -353,7 +359,18 @@ func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Devic
 			e.inbound.Remove(k)
 		}
 	}
-	if err := e.store.DeleteDevice(ctx, row, dev.ID); err != nil {
+	return e.deleteDevice(ctx, row, dev)
+}
+
+// deleteDevice deletes what is stored of a device, also as one of its user's devices.
+func (e *Engine) deleteDevice(ctx context.Context, row *store.Account, dev store.Device) error {
+	switch err := e.store.DeleteDevice(ctx, row, dev.ID); {
+	case errors.Is(err, store.ErrNotFound):
+		return nil // the device's own sync was told of the same logout, and was earlier
+	case err != nil:
+		return fmt.Errorf("forget device: %w", err)
+	}
+	if err := e.account(row).tracker.Ended(ctx, dev.DeviceID); err != nil {
 		return fmt.Errorf("forget device: %w", err)
 	}
 	return nil

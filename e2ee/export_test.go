@@ -51,6 +51,14 @@ func (d *Device) SendOlm(ctx context.Context, eventType string, content json.Raw
 // Maintain does at once what the engine's workers do when they get to it.
 func (d *Device) Maintain(ctx context.Context) { d.maintain(ctx) }
 
+// Overdue reports whether the device's keys would be published if its client's first sync
+// were over.
+func (d *Device) Overdue() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.overdue
+}
+
 // AskForKeys asks at once for the room keys that events wait for.
 func (d *Device) AskForKeys(ctx context.Context) error {
 	d.mu.Lock()
