@@ -99,11 +99,18 @@ func TestAcknowledgementMeetsASecondChange(t *testing.T) {
 			user := id.UserID(bob.UserID)
 			first := newIdentity(t, st.hs, bob.Session)
 			first.confirm(bob)
+			st.told()
 
 			out := st.outgoing(room, "held up")
 			_, err := st.encrypt(out)
 			if users, lost := blockedBy(t, err); len(users) != 1 || len(lost) != 0 {
 				t.Fatalf("held up by %v, %v", users, lost)
+			}
+			if !known { // the homeserver is slow to tell
+				defer st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("GET", "/sync")), liar.Edit(func(_ *liar.Request, body map[string]any) {
+					delete(body, "device_lists")
+				}))()
+				st.told()
 			}
 			trust, err := st.dev.User(t.Context(), user)
 			if err != nil || trust.State != "changed" || trust.CurrentMasterKey != id.Ed25519(publicKey(first.master)) {
@@ -113,11 +120,6 @@ func TestAcknowledgementMeetsASecondChange(t *testing.T) {
 			latest.confirm(bob)
 			if known {
 				st.told()
-				st.dev.Maintain(t.Context())
-			} else { // the homeserver is slow to tell
-				defer st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("GET", "/sync")), liar.Edit(func(_ *liar.Request, body map[string]any) {
-					delete(body, "device_lists")
-				}))()
 			}
 			err = st.dev.Acknowledge(t.Context(), user, trust.CurrentMasterKey)
 			if known {
@@ -126,7 +128,6 @@ func TestAcknowledgementMeetsASecondChange(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !known {
-				st.hs.ChangeDevices(bob.UserID)
 				st.update(user)
 			}
 			before := st.sentSoFar()
@@ -190,6 +191,7 @@ func TestNobodyWatches(t *testing.T) {
 	}
 	newIdentity(t, st.hs, bob.Session).confirm(bob)
 	newIdentity(t, st.hs, carol.Session).confirm(carol)
+	st.told()
 	if users, _ := blockedBy(t, second(st.trySend(withBob, "somebody watches"))); len(users) != 1 {
 		t.Errorf("held up by %v", users)
 	}
@@ -209,6 +211,7 @@ func TestNobodyWatches(t *testing.T) {
 		t.Errorf("warned of %+v", codes)
 	}
 	newIdentity(t, st.hs, bob.Session).confirm(bob)
+	st.told()
 	reads(t, bob, st.send(withBob, "and again"))
 	wantCount(t, reg, "e2ee_proxy_identity_changes_total", "others_accepted", 2)
 	wantCount(t, reg, "e2ee_proxy_policy_sends_total", "blocked", 1)
