@@ -46,6 +46,8 @@ type heard struct {
 	Type    string         `json:"type"`
 	Sender  string         `json:"sender"`
 	Content map[string]any `json:"content"`
+	// DeviceKeys are those of the sender, in a message that came over Olm.
+	DeviceKeys json.RawMessage `json:"sender_device_keys"`
 }
 
 // newPuppet logs a device in and publishes its keys.

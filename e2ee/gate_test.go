@@ -3,6 +3,7 @@ package e2ee_test
 import (
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -93,6 +94,12 @@ func TestAcknowledgementMeetsASecondChange(t *testing.T) {
 	for name, known := range map[string]bool{"that is known": true, "that is not known yet": false} {
 		t.Run(name, func(t *testing.T) {
 			st := newStage(t, nil)
+			var slow atomic.Bool // the homeserver does not tell
+			defer st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("GET", "/sync")), liar.Edit(func(_ *liar.Request, body map[string]any) {
+				if slow.Load() {
+					delete(body, "device_lists")
+				}
+			}))()
 			bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 			room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
 			st.send(room, "before")
@@ -106,16 +113,11 @@ func TestAcknowledgementMeetsASecondChange(t *testing.T) {
 			if users, lost := blockedBy(t, err); len(users) != 1 || len(lost) != 0 {
 				t.Fatalf("held up by %v, %v", users, lost)
 			}
-			if !known { // the homeserver is slow to tell
-				defer st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("GET", "/sync")), liar.Edit(func(_ *liar.Request, body map[string]any) {
-					delete(body, "device_lists")
-				}))()
-				st.told()
-			}
 			trust, err := st.dev.User(t.Context(), user)
 			if err != nil || trust.State != "changed" || trust.CurrentMasterKey != id.Ed25519(publicKey(first.master)) {
 				t.Fatalf("%+v, %v", trust, err)
 			}
+			slow.Store(!known)
 			latest := newIdentity(t, st.hs, bob.Session)
 			latest.confirm(bob)
 			if known {
