@@ -254,7 +254,8 @@ type Rollout struct {
 
 // TrustCache says what is kept in memory about other users.
 type TrustCache struct {
-	// Users kept in memory for each account, with their identities and devices.
+	// Users kept in memory, with their identities and devices, for all accounts together: a
+	// few kilobytes each. Of the others the database is asked.
 	Users int `yaml:"users"`
 }
 
@@ -284,7 +285,7 @@ func Default() Config {
 			IdleTimeout:      time.Minute,
 			DrainTimeout:     30 * time.Second,
 		},
-		TrustCache: TrustCache{Users: 5000},
+		TrustCache: TrustCache{Users: 20000},
 	}
 }
 

@@ -126,6 +126,11 @@ func SealExport(passphrase secret.String, plain []byte) ([]byte, error) {
 	return file.Bytes(), err
 }
 
+// OpenExport gives the text of a file of exported keys.
+func OpenExport(passphrase secret.String, file []byte) ([]byte, error) {
+	return openExport(passphrase, file)
+}
+
 // SignJSON signs an object with the device's key.
 func (d *Device) SignJSON(v any) (json.RawMessage, error) {
 	raw, err := json.Marshal(v)
