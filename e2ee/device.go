@@ -36,6 +36,7 @@ type Device struct {
 	upkeep     turns[struct{}]
 	live       liveness
 	publishing chan struct{} // closed once keys may be published
+	opens      sync.Mutex    // held while a batch of events is decrypted and its indices are claimed
 
 	// mu guards everything below. It is never held while the homeserver is asked.
 	mu    sync.Mutex
@@ -62,7 +63,9 @@ type Device struct {
 	confirmedAt   time.Time             // when this process signed the device
 	settled       bool                  // the identity was looked at, and nothing has changed since
 	unsettled     int                   // how often something changed
+	awake         bool                  // the device is to sync by itself, see awake.go
 	looping       bool                  // the sync loop runs
+	visited       bool                  // by the first round
 	asks          map[string]*secretAsk // secrets that other devices were asked for
 	requests      []secretRequest
 	given         map[givenSecret]time.Time
@@ -232,7 +235,7 @@ func (d *Device) useToken(ctx context.Context, token secret.String) error {
 	if err := d.keepToken(ctx, token); err != nil {
 		return err
 	}
-	d.startLoop()
+	d.eng.awaken(d)
 	return nil
 }
 

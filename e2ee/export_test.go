@@ -131,6 +131,52 @@ func OpenExport(passphrase secret.String, file []byte) ([]byte, error) {
 	return openExport(passphrase, file)
 }
 
+// SignJSON signs an object with the device's key.
+func (d *Device) SignJSON(v any) (json.RawMessage, error) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.olm.signJSON(raw, d.acct.user, d.id)
+}
+
+// Reseal changes what is encrypted in an entry of the device's backup, as another client
+// with the backup's key would have written it.
+func (d *Device) Reseal(ctx context.Context, entry map[string]any, change func(data map[string]any)) error {
+	key, err := d.BackupKey(ctx)
+	if err != nil {
+		return err
+	}
+	macKey, err := backupMACKey(key)
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(entry["session_data"])
+	if err != nil {
+		return err
+	}
+	var sealed backup.EncryptedSessionData[map[string]any]
+	if err := json.Unmarshal(raw, &sealed); err != nil {
+		return err
+	}
+	data, err := sealed.Decrypt(key)
+	if err != nil {
+		return err
+	}
+	change(*data)
+	again, err := backup.EncryptSessionData(key, *data)
+	if err != nil {
+		return err
+	}
+	if raw, err = json.Marshal(again); err != nil {
+		return err
+	}
+	entry["session_data"], err = addBackupMAC(raw, macKey)
+	return err
+}
+
 // BackupKey gives the private backup key.
 func (d *Device) BackupKey(ctx context.Context) (*backup.MegolmBackupKey, error) {
 	key, _, err := d.acct.loadBackupKey(ctx)

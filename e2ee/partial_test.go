@@ -105,10 +105,7 @@ func TestBootstrapCompletesParts(t *testing.T) {
 func TestForeignSecretStorageIsLeftAlone(t *testing.T) {
 	hs := liar.New(t)
 	session := hs.Login("alice", "FIRST")
-	foreign, err := ssss.NewKey("open sesame")
-	if err != nil {
-		t.Fatal(err)
-	}
+	foreign := storageKey(t, "open sesame")
 	setAccountData(t, hs, session, "m.secret_storage.key."+foreign.ID, foreign.Metadata)
 	setAccountData(t, hs, session, "m.secret_storage.default_key", map[string]any{"key": foreign.ID})
 	alice := &person{t: t, hs: hs, rig: newRig(t, hs, nil), Session: session}
@@ -137,10 +134,7 @@ func TestForeignSecretStorageIsLeftAlone(t *testing.T) {
 func TestConfiguredPassphraseCompletesForeignStorage(t *testing.T) {
 	hs := liar.New(t)
 	session := hs.Login("alice", "FIRST")
-	foreign, err := ssss.NewKey("open sesame")
-	if err != nil {
-		t.Fatal(err)
-	}
+	foreign := storageKey(t, "open sesame")
 	setAccountData(t, hs, session, "m.secret_storage.key."+foreign.ID, foreign.Metadata)
 	setAccountData(t, hs, session, "m.secret_storage.default_key", map[string]any{"key": foreign.ID})
 	setAccountData(t, hs, session, "m.cross_signing.master", map[string]any{

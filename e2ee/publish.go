@@ -2,6 +2,7 @@ package e2ee
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -157,10 +158,13 @@ func (d *Device) GaveFullState(ctx context.Context) error {
 // Refreshed tells that the homeserver gave a device a new access token. Using it would
 // revoke the old one, so it is used only once the client has, or the old one is refused
 // (requirement 22.3).
-func (e *Engine) Refreshed(_ context.Context, user id.UserID, device id.DeviceID, token secret.String) error {
-	d := e.loaded(deviceKey{user, device})
-	if d == nil || d.mode != ModeProxied {
+func (e *Engine) Refreshed(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) error {
+	d, err := e.fromStore(ctx, deviceKey{user, device})
+	if errors.Is(err, store.ErrNotFound) {
 		return nil
+	}
+	if err != nil || d.mode != ModeProxied {
+		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

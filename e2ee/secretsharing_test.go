@@ -249,6 +249,35 @@ func TestCancelledRequestIsNotAnswered(t *testing.T) {
 	}
 }
 
+// A backup that only a confirmed device of the user has signed is the account's own too
+// (requirement 16.1): keys are written to it while its key is waited for. A signature of
+// a device that is not confirmed says nothing.
+func TestBackupSignedByADevice(t *testing.T) {
+	for signer, trusted := range map[string]bool{"FIRST": true, "STRANGER": false} {
+		hs := liar.New(t)
+		alice := newPerson(t, hs, "alice", "FIRST")
+		stranger := newRig(t, hs, nil).device(hs.Login("alice", "STRANGER"))
+		settle(t, stranger)
+		by := map[string]*e2ee.Device{"FIRST": alice.dev, "STRANGER": stranger}[signer]
+		hs.Intercept(liar.Is(http.MethodGet, "room_keys/version$"), liar.Edit(func(_ *liar.Request, body map[string]any) {
+			auth := body["auth_data"].(map[string]any)
+			delete(auth, "signatures")
+			signed, err := by.SignJSON(auth)
+			if err != nil {
+				t.Error(err)
+			}
+			body["auth_data"] = signed
+		}))
+		hs.Intercept(liar.Is(http.MethodPut, "sendToDevice/m.secret.request"), func(*liar.Request, func() liar.Reply) liar.Reply {
+			return liar.OK(map[string]any{})
+		})
+		second := withoutBackupKey(t, hs, alice)
+		if s := status(t, second.dev); s.Backup.Trusted != trusted || s.Backup.Readable {
+			t.Errorf("signed by %s: %+v", signer, s.Backup)
+		}
+	}
+}
+
 // Where the configuration says that requests for secrets are ignored, a confirmed device
 // that would be answered otherwise gets nothing (requirement 15.5).
 func TestSecretRequestsAreIgnored(t *testing.T) {

@@ -45,6 +45,9 @@ type Identity struct {
 	UserID   id.UserID
 	DeviceID id.DeviceID // empty for a token without a device
 	Guest    bool
+	// Asserted says that the token is not this user's, but that of an application service
+	// which acts as the user.
+	Asserted bool
 	Token    secret.String
 }
 

@@ -94,10 +94,6 @@ func (p *Proxy) serve(q *request) error {
 	}
 	setForwardedFor(q.r.Header, addr)
 	if err := p.judge(q); err != nil {
-		if q.r.Method == http.MethodOptions {
-			preflight(q)
-			return nil
-		}
 		return err
 	}
 	if q.r.Method == http.MethodOptions && q.route.class == classOwn {
@@ -250,5 +246,16 @@ func (p *Proxy) identify(q *request) error {
 		return interceptors.MissingToken()
 	}
 	q.who, err = p.identities.of(q.r.Context(), q.cred)
+	if err == nil && (q.cred.user != "" || q.cred.device != "") {
+		return p.noteAssertion(q)
+	}
+	return err
+}
+
+// noteAssertion finds out whether the token acts as somebody else than its owner, or as
+// another device. For everybody but application services the assertion is ignored.
+func (p *Proxy) noteAssertion(q *request) error {
+	owner, err := p.identities.of(q.r.Context(), credentials{token: q.cred.token})
+	q.who.Asserted = owner.UserID != q.who.UserID || owner.DeviceID != q.who.DeviceID
 	return err
 }
