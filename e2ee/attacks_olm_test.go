@@ -74,6 +74,7 @@ func (st *stage) known(bob *puppet) (room string) {
 // in another spelling, after a restart, and after its session was forgotten. Alice's
 // client is handed it once.
 func TestRepeatedPreKeyMessage(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	st.known(bob)
@@ -149,6 +150,7 @@ func TestRepeatedPreKeyMessage(t *testing.T) {
 // nothing, wherever they are damaged: the one they were made of is read, and those before
 // and after it.
 func TestDamagedOlmMessage(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.known(bob)
@@ -197,6 +199,7 @@ func TestDamagedOlmMessage(t *testing.T) {
 // Attack A26. What a message says is said once, and under the names that the
 // specification gives: another reader might take the other name, or the other value.
 func TestNamesInAnotherCase(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	room, bob, said := hear(t, st)
 	for name, send := range map[string]func(key *megolm){
@@ -242,6 +245,7 @@ func TestNamesInAnotherCase(t *testing.T) {
 // Attack 65. A session jumps to its last messages: what lies between is neither derived
 // one by one nor kept, and the earlier messages are still read.
 func TestDistantMessages(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	room, bob, said := hear(t, st)
 	early := said.seal(said.text("early"))

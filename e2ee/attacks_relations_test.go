@@ -34,6 +34,7 @@ func contentOf(ev map[string]any) map[string]any {
 // clear counts, as the specification says, also by its absence; but it makes no edit of a
 // message that is none.
 func TestForgedRelation(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	room, bob, said := hear(t, st)
 	inject := func(payload, clear map[string]any) map[string]any {
@@ -73,6 +74,7 @@ func TestForgedRelation(t *testing.T) {
 // is an edit any more; where the policy says so they are held back, and not a word of
 // them is shown.
 func TestMessagesInClear(t *testing.T) {
+	t.Parallel()
 	for name, inClear := range map[string]trustcache.InClear{"marked": trustcache.InClearMark, "held back": trustcache.InClearWithhold} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -67,12 +67,12 @@ type Device struct {
 	looping       bool                  // the sync loop runs
 	visited       bool                  // by the first round
 	asks          map[string]*secretAsk // secrets that other devices were asked for
-	requests      []secretRequest
+	requests      waitingRequests
+	requestsRead  bool // those that were stored are among them
 	given         map[givenSecret]time.Time
 	keyAsks       map[store.SessionRef]*keyAsk // room keys that other devices were asked for
 	askKeys       bool                         // some may have to be asked for
 	askTimer      *time.Timer
-	keyRequests   []keyRequest
 	keysGiven     map[givenKey]time.Time
 	fetching      fetching
 	restoring     restoring

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
@@ -63,6 +64,11 @@ func (d *Device) Members(ctx context.Context, room id.RoomID) (map[id.UserID]str
 	return d.memberships(ctx, room)
 }
 
+// ExportCheaply is ExportKeys with a passphrase that is cheap to guess.
+func (d *Device) ExportCheaply(ctx context.Context, passphrase secret.String, w io.Writer) error {
+	return d.exportKeys(ctx, passphrase, 10, w)
+}
+
 // Settled reports whether the identity was looked at since something last changed.
 func (d *Device) Settled() bool { return d.isSettled() }
 
@@ -118,7 +124,7 @@ func (d *Device) InboundSessions(ctx context.Context) ([]store.InboundSession, e
 // SealExport makes a file of exported keys whose text is plain.
 func SealExport(passphrase secret.String, plain []byte) ([]byte, error) {
 	var file bytes.Buffer
-	w, err := newExportWriter(passphrase, &file)
+	w, err := newExportWriter(passphrase, 10, &file)
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 // trust-semantics §2.5). The limits themselves are in TestRotationLimits, departures in
 // TestDepartureTable.
 func TestMustRotate(t *testing.T) {
+	t.Parallel()
 	now := time.Unix(1_800_000_000, 0)
 	bob := store.DeviceRef{UserID: "@bob:x", DeviceID: "B"}
 	mallory := store.DeviceRef{UserID: "@mallory:x", DeviceID: "M"}

@@ -50,6 +50,7 @@ var secretNames = []string{
 // is replaced (requirements 1.3 to 1.5). Each case takes something away from a complete
 // account and lets POST bootstrap run.
 func TestBootstrapCompletesParts(t *testing.T) {
+	t.Parallel()
 	for name, take := range map[string]func(t *testing.T, hs *liar.Server, s liar.Session){
 		"nothing": func(*testing.T, *liar.Server, liar.Session) {},
 		"the default key": func(t *testing.T, hs *liar.Server, s liar.Session) {
@@ -103,6 +104,7 @@ func TestBootstrapCompletesParts(t *testing.T) {
 // Secret storage that another client made is left as it is, and so are the values in it:
 // its key is not here. The user is told that the identity is not saved in it.
 func TestForeignSecretStorageIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	session := hs.Login("alice", "FIRST")
 	foreign := storageKey(t, "open sesame")
@@ -132,6 +134,7 @@ func TestForeignSecretStorageIsLeftAlone(t *testing.T) {
 
 // The same with the passphrase in the configuration: everything is saved under it.
 func TestConfiguredPassphraseCompletesForeignStorage(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	session := hs.Login("alice", "FIRST")
 	foreign := storageKey(t, "open sesame")
@@ -162,6 +165,7 @@ func TestConfiguredPassphraseCompletesForeignStorage(t *testing.T) {
 // A bot whose configuration holds its recovery key comes up signed with nobody present,
 // on a second machine too.
 func TestRecoversByConfiguration(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	first := newPerson(t, hs, "alice", "FIRST")
 	key, err := first.dev.RecoveryKey(t.Context())
@@ -177,6 +181,7 @@ func TestRecoversByConfiguration(t *testing.T) {
 // A wrong recovery key in the configuration is tried once, not with every maintenance, and
 // changes nothing.
 func TestWrongKeyInConfiguration(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	newPerson(t, hs, "alice", "FIRST")
 	other, err := ssss.NewKey("")
@@ -198,6 +203,7 @@ func TestWrongKeyInConfiguration(t *testing.T) {
 // The user's word that no backup is wanted is honoured (requirement 16.7), until they
 // change their mind.
 func TestBackupSwitchedOff(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	session := hs.Login("alice", "FIRST")
 	setAccountData(t, hs, session, "m.key_backup", map[string]any{"enabled": false})
@@ -236,6 +242,7 @@ func TestBackupSwitchedOffInElement(t *testing.T) {
 
 // With bootstrap: manual nothing is made until it is asked for.
 func TestManualBootstrap(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	r := newRig(t, hs, func(o *e2ee.Options) { o.ManualBootstrap = true })
 	d := r.device(hs.Login("alice", "FIRST"))
@@ -253,6 +260,7 @@ func TestManualBootstrap(t *testing.T) {
 // A second bootstrap gives the recovery key only as long as it may be read at all: a
 // stolen token must not be worth an identity for ever.
 func TestBootstrapGivesNoOldKey(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
 	if err := alice.dev.DeleteRecoveryKey(t.Context()); err != nil {

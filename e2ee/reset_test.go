@@ -15,6 +15,7 @@ import (
 // room key goes into the new backup, and nothing of the old identity is left in secret
 // storage (requirement 1.8).
 func TestReset(t *testing.T) {
+	t.Parallel()
 	alice, bob, room := pair(t)
 	bob.send(room, "hello to you")
 	backedUp(t, alice.hs, alice.UserID, 2)
@@ -67,6 +68,7 @@ func recoveryKey(t *testing.T, d *e2ee.Device) secret.String {
 // the first call gives it flows and session, the second carries its answer, which goes to
 // the homeserver as it is (requirement 12.6).
 func TestResetPassesAuthenticationThrough(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
 	before := alice.master()
@@ -113,6 +115,7 @@ func TestResetPassesAuthenticationThrough(t *testing.T) {
 // On a homeserver with OAuth the user allows the reset on a web page, of which the error
 // gives the address; only one that a browser may open.
 func TestResetNamesTheWebPage(t *testing.T) {
+	t.Parallel()
 	for url, want := range map[string]string{
 		"https://account.example.org/?action=org.matrix.cross_signing_reset": "https://account.example.org/?action=org.matrix.cross_signing_reset",
 		"javascript:alert(1)": "", "https://": "", "file:///etc/passwd": "",
@@ -139,6 +142,7 @@ func TestResetNamesTheWebPage(t *testing.T) {
 // login through the proxy, and it is forgotten with that. Another client that was quicker
 // keeps its identity: being asked may mean that one would be replaced (requirement 1.2).
 func TestFirstIdentityWithPassword(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	hs.RequireUIAForFirstKeys()
 	r := newRig(t, hs, nil)

@@ -39,6 +39,8 @@ type batch struct {
 	answered    []answeredAsk
 	unknown     []id.UserID // senders of keys of whom nothing is known
 	refused     int
+	// requestsMoved says that other requests of own devices wait than before.
+	requestsMoved bool
 	// keysCancelled is called once all of this is stored.
 	keysCancelled func()
 }
@@ -80,10 +82,20 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 			return nil, fmt.Errorf("load seen messages: %w", err)
 		}
 	}
+	if len(parsed) > 0 {
+		if err := d.readRequests(ctx); err != nil {
+			return nil, err
+		}
+	}
 	for i, ev := range parsed {
 		b.one(ev, olms[i])
 	}
 	b.sessions.collect(ch)
+	if b.requestsMoved {
+		if err := d.requests.store(d, ch); err != nil {
+			return nil, err
+		}
+	}
 	if err := b.keepRoomKeys(ctx); err != nil {
 		return nil, err
 	}
