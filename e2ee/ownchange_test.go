@@ -89,10 +89,22 @@ func TestOwnIdentityChangedElsewhere(t *testing.T) {
 }
 
 // Attack A9: the homeserver swaps the account's own identity for one of its own making,
-// which signs the proxied device too. To the device all looks signed. It freezes.
+// which signs the proxied device too. To the device all looks signed. It freezes, also
+// where unsigned devices may send.
 func TestHomeserverSwapsOwnIdentity(t *testing.T) {
+	for _, allowed := range []bool{false, true} {
+		swapOwnIdentity(t, allowed)
+	}
+}
+
+func swapOwnIdentity(t *testing.T, unsignedMaySend bool) {
+	t.Helper()
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
+	alice.rig.opts = func(o *e2ee.Options) {
+		o.Account = func(id.UserID) e2ee.AccountSettings { return e2ee.AccountSettings{AllowUnsigned: unsignedMaySend} }
+	}
+	alice.restart()
 	bob := newPerson(t, hs, "bob", "BOBS")
 	room := alice.newRoom(bob)
 	alice.send(room, "before")

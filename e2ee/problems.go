@@ -42,15 +42,15 @@ var (
 		"POST /_e2ee_proxy/v1/recover with your recovery key.",
 	}
 	problemNoBackup = Problem{
-		"backup_missing", "Your message history is not saved: the account has no key storage (key backup).",
+		"backup_missing", "Your message history is not saved: the account has no backup of your messages.",
 		"POST /_e2ee_proxy/v1/bootstrap.",
 	}
 	problemBackupDeleted = Problem{
-		warnBackupBroken, "Your message history is not saved any more: another client deleted the key storage (key backup).",
+		warnBackupBroken, "Your message history is not saved any more: another client deleted the backup of your messages.",
 		"POST /_e2ee_proxy/v1/bootstrap makes a new one.",
 	}
 	problemBackupNotOurs = Problem{
-		warnBackupBroken, "There is key storage (key backup) that the proxy cannot check, so nothing is written to it.",
+		warnBackupBroken, "There is a backup of your messages that the proxy cannot check, so nothing is written to it.",
 		"POST /_e2ee_proxy/v1/recover with your recovery key.",
 	}
 	problemBackupUnread = Problem{

@@ -2,6 +2,7 @@ package e2ee
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -107,14 +108,14 @@ func (e *Engine) ClientHasKeys(ctx context.Context, user id.UserID, device id.De
 		if !accepted {
 			return nil
 		}
-		return e.makeForeign(ctx, d)
+		return e.makeForeign(ctx, d, token)
 	}, nil
 }
 
 // makeForeign replaces a device that never published keys by one that is passed
 // through. What its client was shown while nobody knew lacked the encryption of rooms,
 // so its next sync must carry the whole state.
-func (e *Engine) makeForeign(ctx context.Context, d *Device) error {
+func (e *Engine) makeForeign(ctx context.Context, d *Device, token secret.String) error {
 	user, device := d.acct.user, d.id
 	if err := e.Forget(ctx, user, device); err != nil {
 		return err
@@ -123,7 +124,7 @@ func (e *Engine) makeForeign(ctx context.Context, d *Device) error {
 	if err != nil {
 		return fmt.Errorf("load account: %w", err)
 	}
-	foreign := store.Device{DeviceID: device, State: store.DeviceForeign, Meta: []byte(metaFullState)}
+	foreign := store.Device{DeviceID: device, State: store.DeviceForeign, Token: token, Meta: []byte(metaFullState)}
 	if _, err := e.store.CreateDevice(ctx, row, foreign); err != nil {
 		return fmt.Errorf("store foreign device: %w", err)
 	}
@@ -157,10 +158,13 @@ func (d *Device) GaveFullState(ctx context.Context) error {
 // Refreshed tells that the homeserver gave a device a new access token. Using it would
 // revoke the old one, so it is used only once the client has, or the old one is refused
 // (requirement 22.3).
-func (e *Engine) Refreshed(_ context.Context, user id.UserID, device id.DeviceID, token secret.String) error {
-	d := e.loaded(deviceKey{user, device})
-	if d == nil || d.mode != ModeProxied {
+func (e *Engine) Refreshed(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) error {
+	d, err := e.fromStore(ctx, deviceKey{user, device})
+	if errors.Is(err, store.ErrNotFound) {
 		return nil
+	}
+	if err != nil || d.mode != ModeProxied {
+		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -196,3 +196,35 @@ func TestFirstIdentityWithPassword(t *testing.T) {
 		})
 	}
 }
+
+// Who lost the recovery key resets on a device that was never confirmed: the new identity
+// signs it, and the device that held the old one is told. So it is for an account that
+// never had an identity.
+func TestResetByAnUnsignedDevice(t *testing.T) {
+	hs := liar.New(t)
+	first := newPerson(t, hs, "alice", "FIRST")
+	before := first.master()
+	password := e2ee.UserAuth{Password: secret.NewString("password of alice")}
+	d := newRig(t, hs, nil).device(hs.Login("alice", "SECOND"))
+	settle(t, d)
+	key, err := d.Reset(t.Context(), password)
+	if err != nil || key.IsZero() {
+		t.Fatalf("the reset: %v", err)
+	}
+	ready(t, d)
+	if hs.CrossSigningKey(first.UserID, "master") == before.String() {
+		t.Error("the identity is the old one")
+	}
+	await(t, "the first device is not told", func() bool { return warningCodes(t, first.dev)["own_identity_changed"].ID != "" })
+	if err := first.dev.Recover(t.Context(), e2ee.Recovery{Key: key}); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, first.dev)
+
+	bob := newRig(t, hs, func(o *e2ee.Options) { o.ManualBootstrap = true }).device(hs.Login("bob", "BOBS"))
+	settle(t, bob)
+	if key, err = bob.Reset(t.Context(), e2ee.UserAuth{}); err != nil || key.IsZero() {
+		t.Fatalf("a reset of nothing: %v", err)
+	}
+	ready(t, bob)
+}

@@ -54,7 +54,7 @@ func TestIdentityChange(t *testing.T) {
 	if u := track(t, srv, mem).lookup(bob); u.State() != PinPinned || u.PinnedMaster != p3.master.public {
 		t.Errorf("after a restart: %v", u.State())
 	}
-	want(t, "history", []string{"first_seen", "changed", "changed", "acknowledged"}, mem.kinds(bob))
+	want(t, "history", []string{"first_seen", "changed", "self_signing_left", "changed", "self_signing_left", "acknowledged"}, mem.kinds(bob))
 	if err := x.Acknowledge(ctx, carol, p3.master.public); !errors.Is(err, ErrNoIdentity) {
 		t.Errorf("nobody: %v", err)
 	}
@@ -80,7 +80,7 @@ func TestAutomaticAcknowledgement(t *testing.T) {
 	if u := x.update(bob); u.State() != PinPinned || u.PinnedMaster != p2.master.public {
 		t.Errorf("never verified: %v", u.State())
 	}
-	want(t, "history", []string{"first_seen", "changed", "acknowledged_by_policy"}, mem.kinds(bob))
+	want(t, "history", []string{"first_seen", "changed", "acknowledged_by_policy", "self_signing_left"}, mem.kinds(bob))
 	if u := x.update(carol); u.State() != PinVerificationLost {
 		t.Errorf("verified: %v", u.State())
 	}
@@ -188,7 +188,7 @@ func TestVerification(t *testing.T) {
 func TestOwnChangeReachesEverybody(t *testing.T) {
 	t.Parallel()
 	srv, mem := newServer(), newMemory()
-	x := track(t, srv, mem, func(o *Options) { o.Users = 1 })
+	x := track(t, srv, mem, func(o *Options) { o.Cache = smallCache(t, 1) })
 	me, me2, p := newPerson(alice, "1"), newPerson(alice, "2"), newPerson(bob, "1")
 	srv.publish(me)
 	srv.publish(p, p.signedDevice("PHONE"))

@@ -44,6 +44,11 @@ type standing struct {
 		Version  string `json:"version"`
 		Trusted  bool   `json:"trusted"`
 		Readable bool   `json:"readable"`
+		Restore  *struct {
+			State    string `json:"state"`
+			Restored int    `json:"restored"`
+			Refused  int    `json:"refused"`
+		} `json:"restore"`
 	} `json:"backup"`
 	Overrides []override `json:"overrides"`
 	Policy    struct {
