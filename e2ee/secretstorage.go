@@ -1,6 +1,7 @@
 package e2ee
 
 import (
+	"bytes"
 	"context"
 	"crypto/aes"
 	"encoding/base64"
@@ -128,8 +129,17 @@ func (d *Device) completeStorage(ctx context.Context, keys *crossSigning, opened
 	if private != nil {
 		secrets[secretBackup] = private
 	}
+	standing := storageComplete
 	for name, value := range secrets {
-		if err := d.storeSecret(ctx, key, name, value, false); err != nil {
+		how := keepAnother
+		if may.explicit || name == secretBackup { // which was compared with the backup in use
+			how = replaceAnother
+		}
+		err := d.storeSecret(ctx, key, name, value, how)
+		switch {
+		case errors.Is(err, errAnotherSecret):
+			standing = storageIncomplete
+		case err != nil:
 			return err
 		}
 	}
@@ -139,7 +149,7 @@ func (d *Device) completeStorage(ctx context.Context, keys *crossSigning, opened
 			return err
 		}
 	}
-	d.acct.noteStorage(storageComplete)
+	d.acct.noteStorage(standing)
 	return nil
 }
 
@@ -289,10 +299,26 @@ func checkableKey() (*ssss.Key, error) {
 	}
 }
 
-// storeSecret puts a secret into secret storage under a key, unless it is there. What is
-// stored under other keys, or beside it, stays; with alone it goes, because it belongs to
-// an identity that is no more.
-func (d *Device) storeSecret(ctx context.Context, key *ssss.Key, name string, value []byte, alone bool) error {
+// storing says what becomes of other values of a secret. The zero value harms none.
+type storing int
+
+const (
+	// keepAnother leaves a value that stands under the same key. Clients that make a new
+	// identity put it there before they publish it: it may be all that there is of it.
+	keepAnother storing = iota
+	// replaceAnother replaces it.
+	replaceAnother
+	// replaceAll drops those under other keys too, because they belong to an identity that
+	// is no more.
+	replaceAll
+)
+
+// errAnotherSecret says that another value stands in a secret's place.
+var errAnotherSecret = errors.New("secret storage holds another value under the same key")
+
+// storeSecret puts a secret into secret storage under a key, unless it is there. What
+// stands beside it stays; see storing.
+func (d *Device) storeSecret(ctx context.Context, key *ssss.Key, name string, value []byte, how storing) error {
 	raw, err := d.accountData(ctx, name)
 	if err != nil {
 		return err
@@ -310,12 +336,16 @@ func (d *Device) storeSecret(ctx context.Context, key *ssss.Key, name string, va
 		others--
 		var sealed ssss.EncryptedKeyData
 		if json.Unmarshal(mine, &sealed) == nil {
-			if have, err := key.Decrypt(name, sealed); err == nil && string(have) == string(value) && (!alone || others == 0) {
+			have, err := key.Decrypt(name, sealed)
+			switch same := err == nil && bytes.Equal(have, value); {
+			case same && (how != replaceAll || others == 0):
 				return nil
+			case err == nil && !same && how == keepAnother:
+				return errAnotherSecret
 			}
 		}
 	}
-	if alone {
+	if how == replaceAll {
 		entries, content = nil, nil
 	}
 	sealed, err := json.Marshal(key.Encrypt(name, value))
