@@ -107,7 +107,10 @@ func TestCrashDuringRecover(t *testing.T) {
 		c.arm(after)
 		err = d.Recover(t.Context(), e2ee.Recovery{Key: key, Restore: true})
 		if err == nil {
-			c.over(t, func() bool { rs := status(t, d).Backup.Restore; return rs != nil && rs.State == "done" })
+			c.over(t, func() bool {
+				st, err := d.Status(t.Context())
+				return err == nil && st.Backup.Restore != nil && st.Backup.Restore.State == "done"
+			})
 		}
 		r.stop()
 		died := c.disarm()

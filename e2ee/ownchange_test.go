@@ -127,8 +127,8 @@ func TestOwnIdentityChangedAndRecoveredAlone(t *testing.T) {
 		return inOrder(s) && s.Identity.MasterKey == id.Ed25519(publicKey(next.master))
 	})
 	alice.send(room, "after")
-	told := warningCodes(t, alice.dev)
-	if w := told["own_identity_changed"]; len(told) != 1 || !strings.Contains(w.Message, "was confirmed again") {
+	await(t, "the other warnings stay", func() bool { return len(warningCodes(t, alice.dev)) == 1 })
+	if told := warningCodes(t, alice.dev); !strings.Contains(told["own_identity_changed"].Message, "was confirmed again") {
 		t.Fatalf("warnings: %+v", told)
 	}
 	alice.restart()
@@ -170,9 +170,32 @@ func TestSeedsOfAnotherClientAreKept(t *testing.T) {
 		t.Error("the bootstrap did not complete secret storage")
 	}
 	ready(t, alice.dev)
-	if told := warningCodes(t, alice.dev); len(told) != 0 {
-		t.Errorf("warnings: %+v", told)
+	await(t, "the warning stays", func() bool { return len(warningCodes(t, alice.dev)) == 0 })
+}
+
+// Another client deletes the secret storage, as clients do in the middle of a reset. It is
+// not made again between their steps: they would find a default key that they cannot open.
+// The user is told, and POST bootstrap makes it again.
+func TestDeletedStorageIsNotMadeAgain(t *testing.T) {
+	hs := liar.New(t)
+	alice := newPerson(t, hs, "alice", "FIRST")
+	other := hs.Login("alice", "OTHER")
+	was := defaultKey(t, hs, other)
+	for _, name := range append([]string{"m.secret_storage.key." + was, "m.secret_storage.default_key"}, secretNames...) {
+		setAccountData(t, hs, other, name, map[string]any{})
 	}
+	await(t, "no warning", func() bool { return warningCodes(t, alice.dev)["secret_storage_missing"].ID != "" })
+	alice.restart()
+	await(t, "status does not say so", func() bool { return problems(status(t, alice.dev))["secret_storage_missing"] })
+	settle(t, alice.dev)
+	if now := defaultKey(t, hs, other); now != "" {
+		t.Fatalf("the default key is %s again", now)
+	}
+	if _, err := alice.dev.Bootstrap(t.Context(), e2ee.UserAuth{}); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, alice.dev)
+	await(t, "the warning stays", func() bool { return len(warningCodes(t, alice.dev)) == 0 })
 }
 
 // Attack A9: the homeserver swaps the account's own identity for one of its own making,

@@ -105,16 +105,21 @@ func (s *storageDescription) checkable() bool { return s.Meta.IV != "" && s.Meta
 // completeStorage makes secret storage with a default key if there is none, and a key
 // backup if there is none, and stores the secrets in it (requirements 1.3 to 1.5).
 // opened is the key of secret storage, if the caller has just used it. Secret storage
-// whose key is not here is left as it is.
+// whose key is not here is left as it is; one that was deleted comes back only when
+// somebody asks for it.
 func (d *Device) completeStorage(ctx context.Context, keys *crossSigning, opened *ssss.Key, may bootstrapping) error {
 	described, err := d.defaultStorage(ctx)
 	if err != nil && !errors.Is(err, ErrNoSecretStorage) {
 		return err
 	}
 	usable := err == nil
+	had, err := d.acct.hadStorage(ctx)
+	if err != nil {
+		return err
+	}
 	key := opened
 	if key == nil && usable {
-		if key, err = d.storageKey(ctx, described, may.create); err != nil {
+		if key, err = d.storageKey(ctx, described, may.create && (may.explicit || !had)); err != nil {
 			return err
 		}
 	}
@@ -150,6 +155,31 @@ func (d *Device) completeStorage(ctx context.Context, keys *crossSigning, opened
 		}
 	}
 	d.acct.noteStorage(standing)
+	return d.sawStorage(ctx)
+}
+
+// secretStorageSeen is there once the account has had a default key.
+const secretStorageSeen = "secret_storage_seen"
+
+func (a *account) hadStorage(ctx context.Context) (bool, error) {
+	_, err := a.eng.store.Secret(ctx, a.row, secretStorageSeen)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return false, fmt.Errorf("load whether there was secret storage: %w", err)
+	}
+	return err == nil, nil
+}
+
+// sawStorage notes that the account has secret storage. Where it is gone afterwards,
+// another client deleted it, as those do that reset the identity: it is not made again
+// between their steps, but when somebody asks for it.
+func (d *Device) sawStorage(ctx context.Context) error {
+	if had, err := d.acct.hadStorage(ctx); had || err != nil {
+		return err
+	}
+	row := store.Secret{Name: secretStorageSeen, Value: secret.Bytes("1"), CreatedAt: d.eng.now()}
+	if err := d.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
+		return fmt.Errorf("store that there is secret storage: %w", err)
+	}
 	return nil
 }
 
@@ -168,7 +198,7 @@ func (d *Device) judgeStorage(ctx context.Context, described *storageDescription
 	} else {
 		d.acct.noteStorage(storageIncomplete)
 	}
-	return nil
+	return d.sawStorage(ctx)
 }
 
 // holdsSecrets reports whether secret storage holds the identity, and the backup key if
