@@ -153,7 +153,8 @@ type Limits struct {
 	// How long a connection without a request is kept.
 	KeepAliveTimeout time.Duration `yaml:"keep_alive_timeout"`
 
-	// How long a body may stand still, in either direction.
+	// How long a body may stand still, in either direction, on the side of the client or
+	// of the homeserver.
 	IdleTimeout time.Duration `yaml:"idle_timeout"`
 
 	// How long running requests may take to finish after SIGTERM or SIGINT.
@@ -173,8 +174,15 @@ type Log struct {
 type AccountDefaults struct {
 	// Whether a device must be signed by its owner's digital identity before it may send
 	// encrypted messages. Others hide messages of devices that are not, so false only
-	// makes sense while trying things out.
+	// makes sense while trying things out. A device whose owner's identity was reset
+	// elsewhere sends nothing before it is recovered, either way.
 	RequireCrossSigning Requirement `yaml:"require_cross_signing"`
+
+	// What becomes of requests by the user's other devices for the private keys of the
+	// digital identity and of the key backup. answer: they are given to devices that the
+	// identity has confirmed, and to no other; so a new login that was confirmed needs no
+	// recovery key. ignore: to nobody.
+	SecretRequests SecretRequests `yaml:"secret_requests"`
 }
 
 // Account is what holds for one account.
@@ -246,7 +254,8 @@ type Rollout struct {
 
 // TrustCache says what is kept in memory about other users.
 type TrustCache struct {
-	// Users kept in memory for each account, with their identities and devices.
+	// Users kept in memory, with their identities and devices, for all accounts together: a
+	// few kilobytes each. Of the others the database is asked.
 	Users int `yaml:"users"`
 }
 
@@ -276,7 +285,7 @@ func Default() Config {
 			IdleTimeout:      time.Minute,
 			DrainTimeout:     30 * time.Second,
 		},
-		TrustCache: TrustCache{Users: 5000},
+		TrustCache: TrustCache{Users: 20000},
 	}
 }
 

@@ -37,6 +37,8 @@ type puppet struct {
 	sessions map[id.Curve25519][]olm.Session
 	plain    []heard // what came to it in clear
 	opened   []heard // what came to it over Olm
+	// plaintexts are those of opened, whole.
+	plaintexts [][]byte
 }
 
 // heard is a to-device message.
@@ -297,7 +299,7 @@ func (p *puppet) note(plain []byte) {
 	if err := json.Unmarshal(plain, &ev); err != nil {
 		p.t.Error(err)
 	}
-	p.opened = append(p.opened, ev)
+	p.opened, p.plaintexts = append(p.opened, ev), append(p.plaintexts, plain)
 }
 
 // roomKeys gives the room keys the device was given, by session.

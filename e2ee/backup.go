@@ -23,6 +23,9 @@ import (
 const (
 	algorithmBackup   = "m.megolm_backup.v1.curve25519-aes-sha2"
 	accountDataBackup = "m.key_backup"
+	// accountDataNoBackup is what Element's clients wrote, and still write, before there was
+	// m.key_backup (MSC4287): {"disabled": true}.
+	accountDataNoBackup = "m.org.matrix.custom.backup_disabled"
 )
 
 // backupVersion is the homeserver's newest backup.
@@ -242,10 +245,17 @@ func (d *Device) backupWanted(ctx context.Context) (wanted, said bool, err error
 	var choice struct {
 		Enabled *bool `json:"enabled"`
 	}
-	if raw == nil || json.Unmarshal(raw, &choice) != nil || choice.Enabled == nil {
-		return true, false, nil
+	if raw != nil && json.Unmarshal(raw, &choice) == nil && choice.Enabled != nil {
+		return *choice.Enabled, true, nil
 	}
-	return *choice.Enabled, true, nil
+	if raw, err = d.accountData(ctx, accountDataNoBackup); err != nil {
+		return false, false, err
+	}
+	var older struct {
+		Disabled bool `json:"disabled"`
+	}
+	refused := raw != nil && json.Unmarshal(raw, &older) == nil && older.Disabled
+	return !refused, refused, nil
 }
 
 // wantBackup says for the user's other clients that there is a backup.

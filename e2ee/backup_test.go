@@ -168,6 +168,10 @@ func TestBackupDeletedElsewhere(t *testing.T) {
 			}
 			return warningCodes(t, alice.dev)["backup_broken"].ID != "" && problems(s)["backup_broken"]
 		})
+		alice.restart()
+		settle(t, alice.dev)
+		alice.send(alice.newRoom(), "one more key")
+		alice.dev.Maintain(t.Context())
 		if _, version := alice.hs.BackedUp(alice.UserID); version != "" {
 			t.Error("it was made again unasked")
 		}
@@ -178,7 +182,7 @@ func TestBackupDeletedElsewhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		alice.send(room, "on")
-		if version := backedUp(t, alice.hs, alice.UserID, 2); version != "2" {
+		if version := backedUp(t, alice.hs, alice.UserID, 3); version != "2" {
 			t.Errorf("backed up in version %s", version)
 		}
 		await(t, "the warning stays", func() bool { return len(warningCodes(t, alice.dev)) == 0 })
@@ -318,7 +322,7 @@ func TestResetNeedsAuthentication(t *testing.T) {
 	t.Parallel()
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
-	identity := alice.master()
+	identity, room := alice.master(), alice.newRoom()
 	var needed *e2ee.AuthNeededError
 	_, err := alice.dev.Reset(t.Context(), e2ee.UserAuth{})
 	if !errorAs(err, &needed) || needed.Stage != "m.login.password" || needed.URL != "" {
@@ -326,6 +330,19 @@ func TestResetNeedsAuthentication(t *testing.T) {
 	}
 	_, err = alice.dev.Reset(t.Context(), e2ee.UserAuth{Password: secret.NewString("wrong")})
 	wantErr(t, "a reset with a wrong password", err, e2ee.ErrWrongPassword)
+	undo := hs.Intercept(liar.Is(http.MethodPost, "device_signing/upload"), func(r *liar.Request, next func() liar.Reply) liar.Reply {
+		if strings.Contains(string(r.Body), `"wrong"`) {
+			return liar.Failure(http.StatusForbidden, "M_FORBIDDEN", "as Dendrite says it")
+		}
+		return next()
+	})
+	_, err = alice.dev.Reset(t.Context(), e2ee.UserAuth{Password: secret.NewString("wrong")})
+	wantErr(t, "the same on Dendrite", err, e2ee.ErrWrongPassword)
+	undo()
+	// The old identity is whole: it is used without a pause, and after a restart.
+	alice.send(room, "at once")
+	alice.restart()
+	alice.send(room, "after a restart")
 	ready(t, alice.dev)
 	if alice.master() != identity || len(warningCodes(t, alice.dev)) != 0 {
 		t.Error("a refused reset changed something")

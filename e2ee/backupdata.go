@@ -28,6 +28,7 @@ const (
 	fieldUnauthentic    = "org.matrix.msc4048.unauthenticated"
 	fieldSharedHistory  = "shared_history"
 	fieldSharedUnstable = "org.matrix.msc3061.shared_history"
+	fieldForwards       = "forwarding_curve25519_key_chain"
 	// fieldOwner is ours: MSC4048 says that a key belongs to its sender_key, and not whose
 	// that is.
 	fieldOwner = "dev.e2ee-proxy.owner"
@@ -41,7 +42,11 @@ type backedOwner struct {
 	Owner     trustcache.Owner `json:"owner"`
 }
 
-// backupSession is one room key in a backup request (requirement 16.5).
+// backupSession is one room key in a backup request. By the first three the homeserver
+// chooses between two of one session, so that they must be true (requirement 16.5):
+// forwarded is by how many devices the key went that did not make it, verified is one
+// whose owner is proven, with a device that its owner had confirmed and an identity that
+// the account has accepted.
 type backupSession struct {
 	FirstIndex     uint32          `json:"first_message_index"`
 	ForwardedCount int             `json:"forwarded_count"`
@@ -68,13 +73,15 @@ func sealBackup(row *store.InboundSession, to *backupTarget, users map[id.UserID
 	proven := row.Source == store.SourceDirect || from.Attested
 	if proven {
 		from.Owner, _ = from.Upgrade(users[from.UserID])
-		raw, err := json.Marshal(backedOwner{row.RoomID, row.SessionID, from.Owner})
-		if err != nil {
-			return backupSession{}, fmt.Errorf("encode key owner: %w", err)
+		if from.UserID != "" {
+			raw, err := json.Marshal(backedOwner{row.RoomID, row.SessionID, from.Owner})
+			if err != nil {
+				return backupSession{}, fmt.Errorf("encode key owner: %w", err)
+			}
+			data = data.set(fieldOwner, raw)
 		}
-		data = data.set(fieldOwner, raw)
 	} else {
-		data = data.set(fieldUnauthentic, quoted("m.undefined"))
+		data = data.set(fieldUnauthentic, quoted(unauthenticSource(row.Source)))
 	}
 	sealed, err := backup.EncryptSessionDataWithPubkey(to.public, data.encode())
 	if err != nil {
@@ -89,7 +96,23 @@ func sealBackup(row *store.InboundSession, to *backupTarget, users map[id.UserID
 			return backupSession{}, err
 		}
 	}
-	return backupSession{FirstIndex: row.FirstIndex, IsVerified: proven && from.Signed, SessionData: raw}, nil
+	return backupSession{
+		FirstIndex: row.FirstIndex, ForwardedCount: len(forwardedBy(data)),
+		IsVerified: proven && from.Signed && from.Accepted, SessionData: raw,
+	}, nil
+}
+
+// unauthenticSource names, in the words of MSC4048, where a key came from that does not
+// prove its owner.
+func unauthenticSource(source store.Source) string {
+	switch source {
+	case store.SourceBackup:
+		return "m.legacy-v1"
+	case store.SourceForwarded:
+		return "m.forwarded_room_key"
+	case store.SourceDirect, store.SourceImport, store.SourceBundle:
+	}
+	return "m.undefined"
 }
 
 // sessionData is what is known of a room key, for a backup or an export. What other
@@ -112,13 +135,13 @@ func sessionData(row *store.InboundSession) (object, keptOwner, error) {
 	if row.SharedHistory {
 		shared = json.RawMessage(`true`)
 	}
-	chain := data.get("forwarding_curve25519_key_chain")
-	if chain == nil {
-		chain = json.RawMessage(`[]`)
+	chain, err := json.Marshal(forwardedBy(data))
+	if err != nil {
+		return nil, keptOwner{}, fmt.Errorf("encode room key: %w", err)
 	}
 	return data.
 		set("algorithm", quoted(algorithmMegolm)).
-		set("forwarding_curve25519_key_chain", chain).
+		set(fieldForwards, chain).
 		set("sender_claimed_keys", object{{"ed25519", quoted(from.Ed25519.String())}}.encode()).
 		set("sender_key", quoted(from.Curve25519.String())).
 		set("session_key", quoted(string(exported))).
@@ -224,6 +247,16 @@ func keptSession(ref store.SessionRef, raw json.RawMessage, source store.Source,
 	}, nil
 }
 
+// forwardedBy gives the devices by which a room key was forwarded, in order, as its data
+// says. What is no such list is an empty one, not null.
+func forwardedBy(data object) []string {
+	chain := []string{}
+	if raw := data.get(fieldForwards); raw == nil || json.Unmarshal(raw, &chain) != nil || chain == nil {
+		return []string{}
+	}
+	return chain
+}
+
 func claimedKey(data object) id.Ed25519 {
 	claimed, err := parseObject(data.get("sender_claimed_keys"))
 	if err != nil {
@@ -235,17 +268,26 @@ func claimedKey(data object) id.Ed25519 {
 
 func isTrue(data object, name string) bool { return string(data.get(name)) == "true" }
 
-// attestedOwner gives the owner that authenticated data names; nobody when it names none,
-// or one of another session.
+// attestedOwner gives the owner of a key whose data is authentic: whom it names, if that
+// is the owner of this session; or its keys alone, where another client wrote it. Nobody
+// when what is said is no owner of this session.
 func attestedOwner(ref store.SessionRef, data object) trustcache.Owner {
-	var named backedOwner
 	senderKey, _ := data.text("sender_key")
-	if raw := data.get(fieldOwner); raw == nil || json.Unmarshal(raw, &named) != nil {
+	keys := trustcache.Owner{Curve25519: id.Curve25519(senderKey), Ed25519: claimedKey(data), Attested: true}
+	if keys.Curve25519 == "" || keys.Ed25519 == "" {
+		return trustcache.Owner{}
+	}
+	raw := data.get(fieldOwner)
+	if raw == nil {
+		return keys
+	}
+	var named backedOwner
+	if json.Unmarshal(raw, &named) != nil {
 		return trustcache.Owner{}
 	}
 	o := named.Owner
 	if named.RoomID != ref.RoomID || named.SessionID != ref.SessionID || o.UserID == "" ||
-		o.Curve25519.String() != senderKey || o.Ed25519 != claimedKey(data) || senderKey == "" {
+		o.Curve25519 != keys.Curve25519 || o.Ed25519 != keys.Ed25519 {
 		return trustcache.Owner{}
 	}
 	o.Attested = true

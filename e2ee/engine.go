@@ -40,9 +40,15 @@ type Options struct {
 	Spread time.Duration
 	// Workers bounds how many devices are maintained at the same time; 8.
 	Workers int
+	// Awake bounds the devices that have a sync of the proxy's own waiting at the
+	// homeserver; 1,000. The others are visited once in a Round, 5 min, Visits of them at
+	// the same time, 16. See awake.go.
+	Awake  int
+	Round  time.Duration
+	Visits int
 	// CachedSessions bounds the room keys kept unpickled in memory, over all devices; 20,000.
 	CachedSessions int
-	// CachedUsers bounds the users an account keeps in memory; 5,000.
+	// CachedUsers bounds the users kept in memory, over all accounts; 20,000.
 	CachedUsers int
 
 	// NoNotices keeps warnings out of the rooms that clients are shown.
@@ -59,6 +65,8 @@ type Options struct {
 type AccountSettings struct {
 	// AllowUnsigned lets a device that its owner has not confirmed send (account.require_cross_signing: false).
 	AllowUnsigned bool
+	// IgnoreSecretRequests gives the user's other devices no secrets (account.secret_requests: ignore).
+	IgnoreSecretRequests bool
 	// AcknowledgeUnverified acknowledges identity changes of users who were never
 	// verified, for bots that nobody watches.
 	AcknowledgeUnverified bool
@@ -83,11 +91,20 @@ func (o *Options) setDefaults() {
 	if o.Workers == 0 {
 		o.Workers = 8
 	}
+	if o.Awake == 0 {
+		o.Awake = 1000
+	}
+	if o.Round == 0 {
+		o.Round = 5 * time.Minute
+	}
+	if o.Visits == 0 {
+		o.Visits = 16
+	}
 	if o.CachedSessions == 0 {
 		o.CachedSessions = 20000
 	}
 	if o.CachedUsers == 0 {
-		o.CachedUsers = 5000
+		o.CachedUsers = 20000
 	}
 	if o.Account == nil {
 		o.Account = func(id.UserID) AccountSettings { return AccountSettings{} }
@@ -107,6 +124,8 @@ type Engine struct {
 	counts *counts
 
 	inbound *lru.Cache[inboundKey, *inboundSession]
+	users   *trustcache.Cache
+	awake   *lru.Cache[*Device, struct{}] // by when they were used last
 
 	mu       sync.Mutex
 	accounts map[id.UserID]*account
@@ -135,6 +154,14 @@ func New(opts Options) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make room key cache: %w", err)
 	}
+	users, err := trustcache.NewCache(opts.CachedUsers)
+	if err != nil {
+		return nil, err
+	}
+	awake, err := lru.NewWithEvict(opts.Awake, func(d *Device, _ struct{}) { d.fallAsleep() })
+	if err != nil {
+		return nil, fmt.Errorf("make the list of devices that are awake: %w", err)
+	}
 	counted, err := newCounts(opts.Metrics)
 	if err != nil {
 		return nil, err
@@ -142,32 +169,20 @@ func New(opts Options) (*Engine, error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Engine{
 		counts: counted,
-		opts:   opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache,
+		opts:   opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users, awake: awake,
 		hs:       &homeserver{base: opts.Homeserver, client: opts.Client, timeout: opts.Timeout},
 		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device),
 		ctx: ctx, cancel: cancel, work: make(chan *Device, 1024), alerts: make(chan *account, 256),
 	}, nil
 }
 
-// Start wakes the devices that were used before, so that what was sent to them while
-// the proxy was down is fetched. It returns at once.
-func (e *Engine) Start(ctx context.Context) error {
+// Start begins to work. What was sent to the devices while the proxy was down is fetched
+// device by device, after Start has returned; a device that is used meanwhile does not wait.
+func (e *Engine) Start(context.Context) error {
 	for range e.opts.Workers {
 		e.wg.Go(e.worker)
 	}
-	for found, err := range e.store.AllDevices(ctx) {
-		if err != nil {
-			return fmt.Errorf("load devices: %w", err)
-		}
-		if found.Device.State != store.DeviceOurs || found.Device.Token.IsZero() {
-			continue
-		}
-		d, err := e.restore(ctx, found.Account, found.Device)
-		if err != nil {
-			return err
-		}
-		e.register(d)
-	}
+	e.wg.Go(e.rounds)
 	return nil
 }
 
@@ -207,7 +222,7 @@ func (e *Engine) worker() {
 // empty: such a token can hold no keys.
 func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (*Device, error) {
 	key := deviceKey{user, device}
-	if d := e.loaded(key); d != nil {
+	if d := e.loaded(key); d != nil && d.isOf(token) {
 		return d, d.useToken(ctx, token)
 	}
 	if device == "" {
@@ -218,7 +233,7 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 		return nil, err
 	}
 	defer give()
-	if d := e.loaded(key); d != nil {
+	if d := e.loaded(key); d != nil && d.isOf(token) {
 		return d, d.useToken(ctx, token)
 	}
 	d, err := e.open(ctx, key, token)
@@ -226,6 +241,8 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 		return nil, err
 	}
 	e.register(d)
+	e.awaken(d)
+	d.kick()
 	return d, nil
 }
 
@@ -235,15 +252,13 @@ func (e *Engine) loaded(key deviceKey) *Device {
 	return e.devices[key]
 }
 
-// register makes a device known and starts its sync loop.
+// register makes a device known.
 func (e *Engine) register(d *Device) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.devices[deviceKey{d.acct.user, d.id}] = d
 	if d.mode == ModeProxied && e.ctx.Err() == nil {
 		d.ctx, d.stop = context.WithCancelCause(e.ctx)
-		d.startLoop()
-		d.kick()
 		d.PublishWithin(publishAtLast)
 	}
 }
@@ -268,6 +283,32 @@ func (e *Engine) Forget(ctx context.Context, user id.UserID, devices ...id.Devic
 // ForgetAll discards all devices of a user but those that are kept.
 func (e *Engine) ForgetAll(ctx context.Context, user id.UserID, keep ...id.DeviceID) error {
 	return e.forgetThose(ctx, user, func(dev id.DeviceID) bool { return !slices.Contains(keep, dev) })
+}
+
+// ForgetAccount discards everything of a user whose account was closed. Whoever gets the
+// user ID next must not find the keys of the one before (attack 51).
+func (e *Engine) ForgetAccount(ctx context.Context, user id.UserID) error {
+	if err := e.ForgetAll(ctx, user); err != nil {
+		return err
+	}
+	row, err := e.store.LookupAccount(ctx, user)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("load account: %w", err)
+	}
+	e.mu.Lock()
+	a := e.accounts[user]
+	delete(e.accounts, user)
+	e.mu.Unlock()
+	if a != nil {
+		a.tracker.Close()
+	}
+	if err := e.store.DeleteAccount(ctx, row); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("forget account: %w", err)
+	}
+	return nil
 }
 
 func (e *Engine) forgetThose(ctx context.Context, user id.UserID, which func(id.DeviceID) bool) error {
@@ -302,17 +343,34 @@ func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Devic
 	defer give()
 	e.mu.Lock()
 	d := e.devices[key]
-	delete(e.devices, key)
+	if d != nil && d.rowID != dev.ID {
+		d = nil // a new one under the same ID
+	}
+	if d != nil {
+		delete(e.devices, key)
+	}
 	e.mu.Unlock()
 	if d != nil {
 		d.retire()
+		e.awake.Remove(d)
 	}
 	for _, k := range e.inbound.Keys() {
 		if k.device == dev.ID {
 			e.inbound.Remove(k)
 		}
 	}
-	if err := e.store.DeleteDevice(ctx, row, dev.ID); err != nil {
+	return e.deleteDevice(ctx, row, dev)
+}
+
+// deleteDevice deletes what is stored of a device, also as one of its user's devices.
+func (e *Engine) deleteDevice(ctx context.Context, row *store.Account, dev store.Device) error {
+	switch err := e.store.DeleteDevice(ctx, row, dev.ID); {
+	case errors.Is(err, store.ErrNotFound):
+		return nil // the device's own sync was told of the same logout, and was earlier
+	case err != nil:
+		return fmt.Errorf("forget device: %w", err)
+	}
+	if err := e.account(row).tracker.Ended(ctx, dev.DeviceID); err != nil {
 		return fmt.Errorf("forget device: %w", err)
 	}
 	return nil

@@ -119,6 +119,17 @@ func (o object) without(name string) object {
 	return o
 }
 
+// only gives an object with just these members, as far as they are there.
+func (o object) only(names ...string) object {
+	out := make(object, 0, len(names)+3)
+	for _, name := range names {
+		if value := o.get(name); value != nil {
+			out = append(out, member{name, value})
+		}
+	}
+	return out
+}
+
 // encode writes the object again, in order.
 func (o object) encode() json.RawMessage {
 	size := 2

@@ -1,6 +1,7 @@
 package e2ee
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -49,6 +50,14 @@ func (d *Device) SendOlm(ctx context.Context, eventType string, content json.Raw
 
 // Maintain does at once what the engine's workers do when they get to it.
 func (d *Device) Maintain(ctx context.Context) { d.maintain(ctx) }
+
+// Overdue reports whether the device's keys would be published if its client's first sync
+// were over.
+func (d *Device) Overdue() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.overdue
+}
 
 // AskForKeys asks at once for the room keys that events wait for.
 func (d *Device) AskForKeys(ctx context.Context) error {
@@ -118,6 +127,68 @@ func (d *Device) InboundSessions(ctx context.Context) ([]store.InboundSession, e
 		out = append(out, s)
 	}
 	return out, nil
+}
+
+// SealExport makes a file of exported keys whose text is plain.
+func SealExport(passphrase secret.String, plain []byte) ([]byte, error) {
+	var file bytes.Buffer
+	w, err := newExportWriter(passphrase, 10, &file)
+	if err != nil {
+		return nil, err
+	}
+	err = w.end(bytes.Clone(plain))
+	return file.Bytes(), err
+}
+
+// OpenExport gives the text of a file of exported keys.
+func OpenExport(passphrase secret.String, file []byte) ([]byte, error) {
+	return openExport(passphrase, file)
+}
+
+// SignJSON signs an object with the device's key.
+func (d *Device) SignJSON(v any) (json.RawMessage, error) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.olm.signJSON(raw, d.acct.user, d.id)
+}
+
+// Reseal changes what is encrypted in an entry of the device's backup, as another client
+// with the backup's key would have written it.
+func (d *Device) Reseal(ctx context.Context, entry map[string]any, change func(data map[string]any)) error {
+	key, err := d.BackupKey(ctx)
+	if err != nil {
+		return err
+	}
+	macKey, err := backupMACKey(key)
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(entry["session_data"])
+	if err != nil {
+		return err
+	}
+	var sealed backup.EncryptedSessionData[map[string]any]
+	if err := json.Unmarshal(raw, &sealed); err != nil {
+		return err
+	}
+	data, err := sealed.Decrypt(key)
+	if err != nil {
+		return err
+	}
+	change(*data)
+	again, err := backup.EncryptSessionData(key, *data)
+	if err != nil {
+		return err
+	}
+	if raw, err = json.Marshal(again); err != nil {
+		return err
+	}
+	entry["session_data"], err = addBackupMAC(raw, macKey)
+	return err
 }
 
 // BackupKey gives the private backup key.

@@ -125,6 +125,12 @@ func (d *Device) bootstrap(ctx context.Context, auth UserAuth, may bootstrapping
 	if keys == nil {
 		return d.awaitIdentity(ctx, own)
 	}
+	if !own.State().Accepted() {
+		// It changed elsewhere, and is about to be accepted with nobody present.
+		if err := d.tellRecoveredAlone(ctx); err != nil {
+			return err
+		}
+	}
 	if err := d.useIdentity(ctx, own, keys); err != nil {
 		return err
 	}
@@ -310,7 +316,12 @@ func (d *Device) mayConverse(ctx context.Context) error {
 			}
 		}
 	}
-	switch d.ownNow() {
+	return sendRefusal(d.ownNow(), d.acct.settings().AllowUnsigned)
+}
+
+// sendRefusal says why a device may send nothing to encrypted rooms; nil when it may.
+func sendRefusal(own ownState, allowUnsigned bool) error {
+	switch own {
 	case ownSigned:
 		return nil
 	case ownReplaced:
@@ -318,7 +329,7 @@ func (d *Device) mayConverse(ctx context.Context) error {
 	case ownChanged:
 		return ErrDeviceNotSigned // also where unsigned devices may send: the identity is in question
 	case ownNoIdentity, ownUnsigned:
-		if d.acct.settings().AllowUnsigned {
+		if allowUnsigned {
 			return nil
 		}
 		return ErrDeviceNotSigned

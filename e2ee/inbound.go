@@ -28,6 +28,8 @@ type inboundSession struct {
 	mu   sync.Mutex
 	sess session.MegolmInboundSession
 	used map[uint32]usedIndex
+	// last is the highest index that the store knows to be used, -1 when there is none.
+	last int64
 }
 
 // usedIndex is the event that used an index; stored says that the store knows too.
@@ -40,37 +42,67 @@ type usedIndex struct {
 // maxRemembered bounds the indices a cached session remembers; the store knows all.
 const maxRemembered = 512
 
-// decrypt opens a ciphertext. Concurrent calls work on copies, so that the costly
-// signature check runs in parallel.
-func (s *inboundSession) decrypt(cipher string) (plain []byte, index uint32, err error) {
-	s.mu.Lock()
-	work := s.sess
-	s.mu.Unlock()
-	plain, n, err := work.Decrypt([]byte(cipher))
-	if err != nil {
-		return nil, 0, err
+// ratchets are one worker's own copies of the room keys it uses, so that the costly
+// signature checks run in parallel and messages in order cost one step each.
+type ratchets map[*inboundSession]*session.MegolmInboundSession
+
+// of gives the worker's copy.
+func (w ratchets) of(s *inboundSession) *session.MegolmInboundSession {
+	if own := w[s]; own != nil {
+		return own
 	}
 	s.mu.Lock()
-	if work.Ratchet.Counter > s.sess.Ratchet.Counter {
-		s.sess.Ratchet = work.Ratchet
-	}
+	own := s.sess
 	s.mu.Unlock()
-	return plain, uint32(n), nil
+	w[s] = &own
+	return &own
 }
 
-// claim takes an index for an event. It is replayed when another event has it, and
-// known when the store has already recorded that this one does.
-func (s *inboundSession) claim(index uint32, event id.EventID, ts int64) (replayed, known bool) {
+// keep lets the next batch begin where this one ended.
+func (w ratchets) keep() {
+	for s, own := range w {
+		s.mu.Lock()
+		if own.Ratchet.Counter > s.sess.Ratchet.Counter {
+			s.sess.Ratchet = own.Ratchet
+		}
+		s.mu.Unlock()
+	}
+}
+
+// claimed is what became of a claim.
+type claimed int
+
+const (
+	// claimReplayed is an index that another event has.
+	claimReplayed claimed = iota
+	// claimOpen must be compared with the store.
+	claimOpen
+	// claimNew is higher than all that the store knows: nobody has it.
+	claimNew
+	// claimKnown is recorded for this very event.
+	claimKnown
+)
+
+// claim takes an index for an event.
+func (s *inboundSession) claim(index uint32, event id.EventID, ts int64) claimed {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if u, ok := s.used[index]; ok {
-		return u.event != event || u.ts != ts, u.stored
+	switch u, ok := s.used[index]; {
+	case ok && (u.event != event || u.ts != ts):
+		return claimReplayed
+	case ok && u.stored:
+		return claimKnown
+	case ok:
+		return claimOpen
 	}
 	if s.used == nil || len(s.used) >= maxRemembered {
 		s.used = make(map[uint32]usedIndex)
 	}
 	s.used[index] = usedIndex{event: event, ts: ts}
-	return false, false
+	if int64(index) > s.last {
+		return claimNew
+	}
+	return claimOpen
 }
 
 // settle records who has an index according to the store.
@@ -78,6 +110,7 @@ func (s *inboundSession) settle(index uint32, event id.EventID, ts int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.used[index] = usedIndex{event: event, ts: ts, stored: true}
+	s.last = max(s.last, int64(index))
 }
 
 // ownerNow gives the owner as known now.
@@ -87,23 +120,27 @@ func (s *inboundSession) ownerNow() trustcache.Owner {
 	return s.owner
 }
 
-// upgrade adds to the owner what is known now; it gives the row to store when that is news.
-func (s *inboundSession) upgrade(users map[id.UserID]*trustcache.User) (row store.SessionOwner, changed bool, err error) {
+// upgrade adds to the owner what is known now; it gives the row to store when that is
+// news. An owner without a name is sender's, if the keys say so.
+func (s *inboundSession) upgrade(users map[id.UserID]*trustcache.User, sender id.UserID) (row store.SessionOwner, changed bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	owner, changed := s.owner.Upgrade(users[s.owner.UserID])
-	if !changed {
+	owner, named := s.owner.Named(users[sender])
+	owner, changed = owner.Upgrade(users[owner.UserID])
+	if !changed && !named {
 		return store.SessionOwner{}, false, nil
 	}
-	raw, err := encodeOwner(owner)
+	kept := decodeKeptOwner(s.row.Owner) // with what other clients wrote beside it
+	kept.Owner = owner
+	raw, err := kept.encode()
 	if err != nil {
 		return store.SessionOwner{}, false, err
 	}
-	s.owner = owner
+	s.owner, s.row.Owner = owner, raw
 	return store.SessionOwner{SessionRef: s.row.SessionRef, Owner: raw}, true, nil
 }
 
-// findSessions gives every job its session, from the cache or with one query.
+// findSessions gives every job its session, from the cache or with two queries.
 func (d *Device) findSessions(ctx context.Context, jobs []*sealedEvent) error {
 	var missing []store.SessionRef
 	asked := make(map[store.SessionRef]bool)
@@ -122,9 +159,16 @@ func (d *Device) findSessions(ctx context.Context, jobs []*sealedEvent) error {
 	if err != nil {
 		return fmt.Errorf("load room keys: %w", err)
 	}
+	last, err := d.eng.store.LastIndices(ctx, d.acct.row, d.rowID, missing)
+	if err != nil {
+		return err
+	}
 	loaded := make(map[store.SessionRef]*inboundSession, len(rows))
 	for ref, row := range rows {
-		s := &inboundSession{row: row, owner: decodeOwner(row.Owner)}
+		s := &inboundSession{row: row, owner: decodeOwner(row.Owner), last: -1}
+		if index, ok := last[ref]; ok {
+			s.last = int64(index)
+		}
 		if err := s.sess.UnpickleLibOlm(row.Pickle.Reveal()); err != nil {
 			return fmt.Errorf("unpickle room key: %w", err)
 		}

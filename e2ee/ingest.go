@@ -113,9 +113,8 @@ func nextPosition(u SyncUpdate, own bool) (string, bool) {
 // noteCounts takes the homeserver's counts of our keys (requirements 3.3, 3.4). The
 // caller holds d.mu.
 func (d *Device) noteCounts(u SyncUpdate) {
-	if u.OneTimeKeys != nil {
-		d.keyCount = u.OneTimeKeys[algorithmSigned]
-		d.keysWanted = d.keyCount < oneTimeKeysWanted/2+1
+	if d.uncounted = u.OneTimeKeys == nil && d.row.KeysUploaded; u.OneTimeKeys != nil {
+		d.counted(u.OneTimeKeys)
 	}
 	if u.UnusedFallback != nil {
 		d.newFallback = !slices.Contains(u.UnusedFallback, algorithmSigned)
@@ -218,18 +217,15 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 		d.keySeq++
 		d.wakeWaiting()
 	}
-	for _, ref := range b.noOlm {
-		delete(d.noKeys, ref)
+	for _, w := range b.wedged {
+		delete(d.noKeys, store.DeviceRef{UserID: w.user, DeviceID: w.device})
 	}
+	d.noteBegun(b.sessions.begun)
 	d.wedged = append(d.wedged, b.wedged...)
 	if len(d.wedged) > maxWedged {
 		d.wedged = d.wedged[len(d.wedged)-maxWedged:]
 	}
-	d.noOlm = append(d.noOlm, b.noOlm...)
-	if len(d.noOlm) > maxWedged {
-		d.noOlm = d.noOlm[len(d.noOlm)-maxWedged:]
-	}
-	if d.keysWanted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(d.wedged) > 0 || len(d.noOlm) > 0 || len(u.Changed) > 0 || !d.settled {
+	if d.keysWanted || d.uncounted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(d.wedged) > 0 || len(u.Changed) > 0 || !d.settled {
 		d.kickLocked()
 	}
 	b.keysCancelled()

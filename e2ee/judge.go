@@ -16,7 +16,20 @@ import (
 
 // placeholder is what a person reads instead of a message that was held back
 // (requirement 26.1: no word of keys or cross-signing).
-const placeholder = "A message from a device that its owner has not confirmed was held back."
+func placeholder(code trustcache.Code) string {
+	switch code {
+	case trustcache.CodeMismatchedSender:
+		return "A message that was not encrypted by its sender was held back."
+	case trustcache.CodeSentInClear:
+		return "A message that was not encrypted, although the room is, was held back."
+	case trustcache.CodeAuthenticityNotGuaranteed:
+		return "A message was held back because it cannot be checked who sent it."
+	case trustcache.CodeUnknownDevice:
+		return "A message from an unknown or deleted device was held back."
+	default:
+		return "A message from a device that its owner has not confirmed was held back."
+	}
+}
 
 // judgement is what the events of one batch are judged by.
 type judgement struct {
@@ -169,8 +182,12 @@ func (job *sealedEvent) clearContent() (json.RawMessage, error) {
 
 // withheld is a placeholder that holds nothing of the message but who, when and where.
 func (job *sealedEvent) withheld(v trustcache.Verdict, policy trustcache.Policy) Opened {
-	content := object{{"msgtype", quoted("m.notice")}, {"body", quoted(placeholder)}}
-	out := job.event.set("type", quoted("m.room.message")).set("content", content.encode())
+	content := object{{"msgtype", quoted("m.notice")}, {"body", quoted(placeholder(v.Code))}}
+	out := append(job.event.only("event_id", "origin_server_ts", "room_id", "sender"),
+		member{"type", quoted("m.room.message")}, member{"content", content.encode()})
+	if unsigned, err := parseObject(job.event.get("unsigned")); err == nil {
+		out = out.set("unsigned", unsigned.only("age", "membership", "transaction_id").encode())
+	}
 	return Opened{
 		Event: annotate(out, v).encode(), Type: "m.room.message", Withheld: true,
 		Hidden: policy.Withheld == trustcache.WithheldHide,
@@ -221,7 +238,12 @@ func (d *Device) judgementFor(ctx context.Context, jobs []*sealedEvent) (*judgem
 		switch {
 		case job == nil:
 		case job.payload != nil:
-			if user := job.session.ownerNow().UserID; !seen[user] {
+			owner := job.session.ownerNow()
+			user := owner.UserID
+			if user == "" && owner.Attested { // it may be the sender's: see Owner.Named
+				user = job.sender
+			}
+			if user != "" && !seen[user] {
 				seen[user] = true
 				users = append(users, user)
 			}
@@ -248,7 +270,7 @@ func (d *Device) learn(ctx context.Context, users []id.UserID) (map[id.UserID]*t
 	short, cancel := context.WithTimeout(ctx, learnWait)
 	defer cancel()
 	known, err := d.acct.tracker.Lookup(short, d.query(), users)
-	if err == nil || short.Err() == nil {
+	if err == nil || (short.Err() == nil && !errors.Is(err, trustcache.ErrAsker)) {
 		return known, err
 	}
 	return d.acct.tracker.Cached(ctx, users)
@@ -263,14 +285,14 @@ func (d *Device) upgradeOwners(ctx context.Context, jobs []*sealedEvent, users m
 		if job == nil || job.payload == nil || done[job.session] {
 			continue
 		}
-		done[job.session] = true
-		row, changed, err := job.session.upgrade(users)
+		row, changed, err := job.session.upgrade(users, job.sender)
 		if err != nil {
 			return err
 		}
 		if changed {
 			ch.Owners = append(ch.Owners, row)
 		}
+		done[job.session] = job.session.ownerNow().UserID != ""
 	}
 	if len(ch.Owners) == 0 {
 		return nil

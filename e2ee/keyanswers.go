@@ -96,7 +96,7 @@ func (d *Device) answerKeyRequests(ctx context.Context) error {
 	for _, req := range requests {
 		dev := own.Device(req.Device)
 		row, ok := rows[req.Ref]
-		if !ok || !mayHoldSecrets(dev) || dev.Dehydrated || !d.mayGiveKey(req) {
+		if !ok || !mayHoldSecrets(dev) || !d.mayGiveKey(req) {
 			d.eng.counts.forwards.WithLabelValues("not_sent").Inc()
 			continue
 		}
@@ -157,7 +157,7 @@ func forwardContent(row *store.InboundSession, note store.WithheldNote) (json.Ra
 	}
 	out := object{
 		{"algorithm", quoted(algorithmMegolm)},
-		{"forwarding_curve25519_key_chain", data.get("forwarding_curve25519_key_chain")},
+		{fieldForwards, data.get(fieldForwards)},
 		{"room_id", quoted(row.RoomID.String())},
 		{"sender_claimed_ed25519_key", quoted(from.Ed25519.String())},
 		{"sender_key", data.get("sender_key")},

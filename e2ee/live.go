@@ -79,6 +79,20 @@ func (l *liveness) catchEnds() {
 	l.wake()
 }
 
+// interrupt ends the own poll in flight.
+func (l *liveness) interrupt() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.endOwn()
+}
+
+// clientSyncs reports whether a sync of the client is in flight.
+func (l *liveness) clientSyncs() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.clients > 0
+}
+
 // endOwn cancels the own poll in flight. The caller holds l.mu.
 func (l *liveness) endOwn() {
 	if l.stopOwn != nil {

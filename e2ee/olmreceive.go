@@ -34,6 +34,7 @@ type olmSessions struct {
 	byKey map[id.Curve25519][]*olmSession
 	dirty map[*olmSession]bool
 	gone  []string
+	begun []id.Curve25519 // who began a session with us
 }
 
 // loadOlmSessions reads the sessions with these keys in one go.
@@ -190,6 +191,7 @@ func (d *Device) decryptWith(from id.Curve25519, kind int, body string, sessions
 	d.olm.removeOneTimeKey(made.BobOneTimeKey)
 	d.olmDirty = true
 	sessions.add(from, made, now)
+	sessions.begun = append(sessions.begun, from)
 	return plain, nil
 }
 

@@ -46,7 +46,7 @@ var (
 )
 
 // Open decrypts and judges a batch of events; it gives one Opened for each Incoming,
-// in order. Events that are not encrypted are judged too. It takes two queries and one
+// in order. Events that are not encrypted are judged too. It takes a few queries and one
 // write per batch, whatever its size, and never waits for a key.
 func (d *Device) Open(ctx context.Context, in []Incoming) []Opened {
 	out, jobs, by := d.open(ctx, in)
@@ -132,6 +132,9 @@ func (d *Device) openSealed(ctx context.Context, jobs []*sealedEvent) {
 	if len(jobs) == 0 {
 		return
 	}
+	// One batch at a time: what another has claimed is stored when this one looks.
+	d.opens.Lock()
+	defer d.opens.Unlock()
 	if err := d.findSessions(ctx, jobs); err != nil {
 		for _, job := range jobs {
 			job.err = err
@@ -143,9 +146,11 @@ func (d *Device) openSealed(ctx context.Context, jobs []*sealedEvent) {
 	for w := range workers {
 		lo, hi := len(jobs)*w/workers, len(jobs)*(w+1)/workers
 		run := func() {
+			work := make(ratchets)
 			for _, job := range jobs[lo:hi] {
-				job.decrypt()
+				job.decrypt(work)
 			}
+			work.keep()
 		}
 		if workers == 1 {
 			run()
@@ -159,12 +164,12 @@ func (d *Device) openSealed(ctx context.Context, jobs []*sealedEvent) {
 
 // decrypt opens one event and checks the payload against it. Nothing of the event but
 // its ciphertext and session ID is used to find the key (requirement 8.6).
-func (job *sealedEvent) decrypt() {
+func (job *sealedEvent) decrypt(work ratchets) {
 	if job.session == nil {
 		job.err = errNoKey
 		return
 	}
-	plain, index, err := job.session.decrypt(job.cipher)
+	plain, index, err := work.of(job.session).Decrypt([]byte(job.cipher))
 	if err != nil {
 		job.err = errFailed
 		if errors.Is(err, olm.ErrUnknownMessageIndex) {
@@ -172,7 +177,7 @@ func (job *sealedEvent) decrypt() {
 		}
 		return
 	}
-	job.index = index
+	job.index = uint32(index)
 	payload, err := parseObject(plain)
 	if err != nil {
 		job.err = errMalformed
@@ -194,30 +199,35 @@ func (job *sealedEvent) decrypt() {
 }
 
 // refuseReplays refuses an index that another event has used (requirement 8.4) and
-// records the new ones, with one query and one write.
+// records the new ones, with one write, and one query if any might have been used.
 func (d *Device) refuseReplays(ctx context.Context, jobs []*sealedEvent) {
 	var fresh []*sealedEvent
-	refs := make([]store.IndexRef, 0, len(jobs))
+	var refs []store.IndexRef
 	for _, job := range jobs {
 		if job.err != nil {
 			continue
 		}
-		replayed, known := job.session.claim(job.index, job.eventID, job.ts)
-		switch {
-		case replayed:
+		switch job.session.claim(job.index, job.eventID, job.ts) {
+		case claimReplayed:
 			job.err = errReplay
-		case !known:
+		case claimOpen:
 			fresh = append(fresh, job)
 			refs = append(refs, store.IndexRef{SessionRef: job.ref, Index: job.index})
+		case claimNew:
+			fresh = append(fresh, job)
+		case claimKnown:
 		}
 	}
 	if len(fresh) == 0 {
 		return
 	}
-	stored, err := d.eng.store.MessageIndices(ctx, d.acct.row, d.rowID, refs)
-	if err != nil {
-		d.failAll(jobs, fmt.Errorf("check message indices: %w", err))
-		return
+	var stored map[store.IndexRef]store.MessageIndex
+	if len(refs) > 0 {
+		var err error
+		if stored, err = d.eng.store.MessageIndices(ctx, d.acct.row, d.rowID, refs); err != nil {
+			d.failAll(jobs, fmt.Errorf("check message indices: %w", err))
+			return
+		}
 	}
 	ch := &store.Changes{}
 	for _, job := range fresh {

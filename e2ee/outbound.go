@@ -21,11 +21,20 @@ type outbound struct {
 	sess     *session.MegolmOutboundSession
 	settings sessionSettings
 	shares   map[store.DeviceRef]store.Share
+	// begun is what Device.begun said of a device when it was given the key.
+	begun map[store.DeviceRef]int
 }
 
-// sessionSettings is the snapshot under which a session was made.
+// sessionSettings is the snapshot under which a session was made. With others it is not
+// used (requirements 9.5, 9.6).
 type sessionSettings struct {
-	Shareable bool `json:"shareable"`
+	Shareable bool          `json:"shareable"`
+	Period    time.Duration `json:"period"`
+	Messages  int64         `json:"messages"`
+}
+
+func settingsOf(r *room, visibility string) sessionSettings {
+	return sessionSettings{shareable(visibility), r.row.RotationPeriod, r.row.RotationMessages}
 }
 
 // gaveTo reports whether any device of the user was given the key.
@@ -36,6 +45,28 @@ func (o *outbound) gaveTo(user id.UserID) bool {
 		}
 	}
 	return false
+}
+
+// has reports whether a device was given the key, over an Olm session that it can read as
+// far as we know: begun is how many it has begun with us.
+func (o *outbound) has(dev *trustcache.Device, begun int) bool {
+	ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
+	share, ok := o.shares[ref]
+	return ok && share.Withheld == "" && share.Curve25519 == dev.Curve25519.String() && o.begun[ref] == begun
+}
+
+// noteBegun counts the Olm sessions that others have begun with us. Who begins a new one
+// may have lost those before it, and with them the room keys that we sent: the live ones
+// are given again with the next message (requirement 6.12). That is only remembered while
+// the process runs; after a restart such a device waits for the next session of the room.
+// The caller holds d.mu.
+func (d *Device) noteBegun(by []id.Curve25519) {
+	for _, key := range by {
+		if d.begun == nil || len(d.begun) >= maxNoKeys {
+			d.begun = make(map[id.Curve25519]int)
+		}
+		d.begun[key]++
+	}
 }
 
 // eligible are the devices that may have a room's key now, and those that are told why not.
@@ -55,12 +86,11 @@ type withhold struct {
 // (requirements 9.1 to 9.6). Devices that were only told why they have no key never
 // cause a rotation.
 func (o *outbound) mustRotate(r *room, now time.Time, visibility string, who *eligible) bool {
-	period, limit := r.row.RotationPeriod, r.row.RotationMessages
 	switch {
 	case o.row.Discard,
-		now.Sub(o.row.CreatedAt) >= period, now.Before(o.row.CreatedAt.Add(-time.Hour)),
-		int64(o.row.Messages) >= limit,
-		o.settings.Shareable != shareable(visibility):
+		o.settings != settingsOf(r, visibility),
+		now.Sub(o.row.CreatedAt) >= o.settings.Period, now.Before(o.row.CreatedAt.Add(-time.Hour)),
+		int64(o.row.Messages) >= o.settings.Messages:
 		return true
 	}
 	for ref, share := range o.shares {
@@ -87,7 +117,10 @@ func (d *Device) loadOutbound(ctx context.Context, roomID id.RoomID) (*outbound,
 	if err != nil {
 		return nil, fmt.Errorf("load outbound session: %w", err)
 	}
-	out := &outbound{row: row, sess: &session.MegolmOutboundSession{}, shares: make(map[store.DeviceRef]store.Share)}
+	out := &outbound{
+		row: row, sess: &session.MegolmOutboundSession{},
+		shares: make(map[store.DeviceRef]store.Share), begun: make(map[store.DeviceRef]int),
+	}
 	if err := out.sess.UnpickleLibOlm(row.Pickle.Reveal()); err != nil {
 		return nil, fmt.Errorf("unpickle outbound session: %w", err)
 	}
@@ -121,8 +154,8 @@ func (d *Device) liveSession(ctx context.Context, r *room, visibility string, wh
 		return nil, fmt.Errorf("make outbound session: %w", err)
 	}
 	made := &outbound{
-		sess: sess, settings: sessionSettings{Shareable: shareable(visibility)},
-		shares: make(map[store.DeviceRef]store.Share),
+		sess: sess, settings: settingsOf(r, visibility),
+		shares: make(map[store.DeviceRef]store.Share), begun: make(map[store.DeviceRef]int),
 		row: store.OutboundSession{
 			RoomID: r.row.RoomID, SessionID: sess.ID(), Pickle: sess.PickleLibOlm(), CreatedAt: d.eng.now(),
 		},

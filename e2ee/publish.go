@@ -2,6 +2,7 @@ package e2ee
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,8 +17,8 @@ import (
 // device the proxy waits: until the client does what needs keys, or until it has had
 // time enough to upload its own.
 const (
-	// publishAtLast is how long after a device is first seen its keys are published
-	// if its client does nothing that tells.
+	// publishAtLast is how long after a device is first seen, or after its client's first
+	// sync if that takes longer, its keys are published if its client does nothing that tells.
 	publishAtLast = 10 * time.Second
 	// publishAfterSync is how long after the client's second sync.
 	publishAfterSync = 1500 * time.Millisecond
@@ -46,8 +47,30 @@ func (d *Device) PublishWithin(wait time.Duration) {
 	d.publishTimer = time.AfterFunc(wait, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.letPublish()
+		d.publishTimer = nil
+		if d.overdue = d.beginning > 0; !d.overdue {
+			d.letPublish()
+		}
 	})
+}
+
+// firstSyncBegins and firstSyncEnds enclose the sync with which a client begins. That of a
+// large account takes minutes, and is no time in which a client could have uploaded keys.
+func (d *Device) firstSyncBegins() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.beginning++
+}
+
+func (d *Device) firstSyncEnds() {
+	d.mu.Lock()
+	d.beginning--
+	overdue := d.overdue && d.beginning == 0
+	d.overdue = d.overdue && !overdue
+	d.mu.Unlock()
+	if overdue {
+		d.PublishWithin(publishAtLast)
+	}
 }
 
 // letPublish allows publishing. The caller holds d.mu.
@@ -107,14 +130,14 @@ func (e *Engine) ClientHasKeys(ctx context.Context, user id.UserID, device id.De
 		if !accepted {
 			return nil
 		}
-		return e.makeForeign(ctx, d)
+		return e.makeForeign(ctx, d, token)
 	}, nil
 }
 
 // makeForeign replaces a device that never published keys by one that is passed
 // through. What its client was shown while nobody knew lacked the encryption of rooms,
 // so its next sync must carry the whole state.
-func (e *Engine) makeForeign(ctx context.Context, d *Device) error {
+func (e *Engine) makeForeign(ctx context.Context, d *Device, token secret.String) error {
 	user, device := d.acct.user, d.id
 	if err := e.Forget(ctx, user, device); err != nil {
 		return err
@@ -123,7 +146,7 @@ func (e *Engine) makeForeign(ctx context.Context, d *Device) error {
 	if err != nil {
 		return fmt.Errorf("load account: %w", err)
 	}
-	foreign := store.Device{DeviceID: device, State: store.DeviceForeign, Meta: []byte(metaFullState)}
+	foreign := store.Device{DeviceID: device, State: store.DeviceForeign, Token: token, Meta: []byte(metaFullState)}
 	if _, err := e.store.CreateDevice(ctx, row, foreign); err != nil {
 		return fmt.Errorf("store foreign device: %w", err)
 	}
@@ -157,10 +180,13 @@ func (d *Device) GaveFullState(ctx context.Context) error {
 // Refreshed tells that the homeserver gave a device a new access token. Using it would
 // revoke the old one, so it is used only once the client has, or the old one is refused
 // (requirement 22.3).
-func (e *Engine) Refreshed(_ context.Context, user id.UserID, device id.DeviceID, token secret.String) error {
-	d := e.loaded(deviceKey{user, device})
-	if d == nil || d.mode != ModeProxied {
+func (e *Engine) Refreshed(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) error {
+	d, err := e.fromStore(ctx, deviceKey{user, device})
+	if errors.Is(err, store.ErrNotFound) {
 		return nil
+	}
+	if err != nil || d.mode != ModeProxied {
+		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -46,7 +46,7 @@ func TestReset(t *testing.T) {
 		_, err := bob.dev.User(t.Context(), idUser(alice.UserID))
 		return err == nil && warningCodes(t, bob.dev)["identity_changed"].ID != ""
 	})
-	other := &person{hs: alice.hs, rig: newRig(t, alice.hs, nil), Session: alice.hs.Login("alice", "OTHER")}
+	other := &person{rig: newRig(t, alice.hs, nil), Session: alice.hs.Login("alice", "OTHER")}
 	other.dev = other.rig.device(other.Session)
 	settle(t, other.dev)
 	wantErr(t, "the old recovery key", other.dev.Recover(t.Context(), e2ee.Recovery{Key: oldKey}), e2ee.ErrWrongRecoveryKey)
@@ -123,7 +123,21 @@ func TestResetNamesTheWebPage(t *testing.T) {
 		for _, stage := range []string{"m.oauth", "org.matrix.cross_signing_reset"} {
 			hs := liar.New(t)
 			alice := newPerson(t, hs, "alice", "FIRST")
-			hs.Intercept(liar.Is("POST", "device_signing/upload"), func(*liar.Request, func() liar.Reply) liar.Reply {
+			before, allowed := alice.master(), false
+			hs.Intercept(liar.Is("POST", "device_signing/upload"), func(r *liar.Request, next func() liar.Reply) liar.Reply {
+				var body map[string]any
+				if err := r.JSON(&body); err != nil {
+					return liar.Failure(400, "M_NOT_JSON", "")
+				}
+				if auth, _ := body["auth"].(map[string]any); allowed && len(auth) == 1 && auth["session"] == "x" {
+					body["auth"] = map[string]any{"type": "m.login.password", "session": "s", "password": "password of alice"}
+					raw, err := json.Marshal(body)
+					if err != nil {
+						return liar.Failure(500, "M_UNKNOWN", "")
+					}
+					r.Body = raw
+					return next()
+				}
 				return liar.Reply{Status: 401, Body: map[string]any{
 					"session": "x", "flows": []any{map[string]any{"stages": []string{stage}}},
 					"params": map[string]any{stage: map[string]any{"url": url}},
@@ -133,6 +147,15 @@ func TestResetNamesTheWebPage(t *testing.T) {
 			var needed *e2ee.AuthNeededError
 			if !errorAs(err, &needed) || needed.Stage != stage || needed.URL != want {
 				t.Errorf("%s at %s: %+v", stage, url, err)
+			}
+			// Not allowed yet, then allowed: the stage needs nothing but its session.
+			done := e2ee.UserAuth{Stage: json.RawMessage(`{"session":"x"}`)}
+			if _, err = alice.dev.Reset(t.Context(), done); !errorAs(err, &needed) || alice.master() != before {
+				t.Errorf("before the user allows it: %v", err)
+			}
+			allowed = true
+			if _, err = alice.dev.Reset(t.Context(), done); err != nil || alice.master() == before {
+				t.Errorf("once the user allows it: %v", err)
 			}
 		}
 	}
@@ -199,4 +222,36 @@ func TestFirstIdentityWithPassword(t *testing.T) {
 			return err == nil && secrets["m.cross_signing.master"] == ""
 		})
 	}
+}
+
+// Who lost the recovery key resets on a device that was never confirmed: the new identity
+// signs it, and the device that held the old one is told. So it is for an account that
+// never had an identity.
+func TestResetByAnUnsignedDevice(t *testing.T) {
+	hs := liar.New(t)
+	first := newPerson(t, hs, "alice", "FIRST")
+	before := first.master()
+	password := e2ee.UserAuth{Password: secret.NewString("password of alice")}
+	d := newRig(t, hs, nil).device(hs.Login("alice", "SECOND"))
+	settle(t, d)
+	key, err := d.Reset(t.Context(), password)
+	if err != nil || key.IsZero() {
+		t.Fatalf("the reset: %v", err)
+	}
+	ready(t, d)
+	if hs.CrossSigningKey(first.UserID, "master") == before.String() {
+		t.Error("the identity is the old one")
+	}
+	await(t, "the first device is not told", func() bool { return warningCodes(t, first.dev)["own_identity_changed"].ID != "" })
+	if err := first.dev.Recover(t.Context(), e2ee.Recovery{Key: key}); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, first.dev)
+
+	bob := newRig(t, hs, func(o *e2ee.Options) { o.ManualBootstrap = true }).device(hs.Login("bob", "BOBS"))
+	settle(t, bob)
+	if key, err = bob.Reset(t.Context(), e2ee.UserAuth{}); err != nil || key.IsZero() {
+		t.Fatalf("a reset of nothing: %v", err)
+	}
+	ready(t, bob)
 }

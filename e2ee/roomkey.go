@@ -24,9 +24,10 @@ func encodeOwner(o trustcache.Owner) (secret.Bytes, error) {
 	return raw, nil
 }
 
-// sameOwner reports whether two owners are the same device.
+// sameOwner reports whether a device is the owner that was recorded. A backup may attest a
+// key without saying whose it is.
 func sameOwner(a, b trustcache.Owner) bool {
-	return a.UserID == b.UserID && a.Curve25519 == b.Curve25519 && a.Ed25519 == b.Ed25519
+	return (a.UserID == b.UserID || a.UserID == "") && a.Curve25519 == b.Curve25519 && a.Ed25519 == b.Ed25519
 }
 
 // arrivedKey is a room key that came over Olm in this batch.
@@ -35,17 +36,19 @@ type arrivedKey struct {
 	sess          *session.MegolmInboundSession
 	owner         trustcache.Owner
 	sharedHistory bool
+	refused       bool // its sender may send nothing
 }
 
 // roomKey takes an m.room_key (requirements 7.2, 8.2, 8.7).
 func (b *batch) roomKey(msg *received) {
 	var key struct {
-		Algorithm     string    `json:"algorithm"`
-		RoomID        id.RoomID `json:"room_id"`
-		SessionID     string    `json:"session_id"`
-		SessionKey    string    `json:"session_key"`
-		SharedHistory bool      `json:"shared_history"`
-		SharedMSC3061 bool      `json:"org.matrix.msc3061.shared_history"`
+		Algorithm  string    `json:"algorithm"`
+		RoomID     id.RoomID `json:"room_id"`
+		SessionID  string    `json:"session_id"`
+		SessionKey string    `json:"session_key"`
+		// What is not true means that the key is not to be passed on, whatever its type.
+		SharedHistory json.RawMessage `json:"shared_history"`
+		SharedMSC3061 json.RawMessage `json:"org.matrix.msc3061.shared_history"`
 	}
 	if decodeStrict(msg.Content, &key) != nil || key.Algorithm != algorithmMegolm || key.RoomID == "" || len(key.RoomID) > maxIDLength {
 		b.refused++
@@ -60,7 +63,7 @@ func (b *batch) roomKey(msg *received) {
 		ref:           store.SessionRef{RoomID: key.RoomID, SessionID: id.SessionID(key.SessionID)},
 		sess:          sess,
 		owner:         msg.owner(),
-		sharedHistory: key.SharedHistory || key.SharedMSC3061,
+		sharedHistory: string(key.SharedHistory) == "true" || string(key.SharedMSC3061) == "true", // requirement 17.1
 	})
 }
 
@@ -82,6 +85,10 @@ func (b *batch) keepRoomKeys(ctx context.Context) error {
 	}
 	kept := make(map[store.SessionRef]store.InboundSession, len(b.keys))
 	for _, k := range b.keys {
+		if k.refused {
+			b.refused++
+			continue
+		}
 		row, err := mergeRoomKey(k, known[k.ref])
 		if err != nil {
 			b.refused++
@@ -173,7 +180,8 @@ func decodeOwner(raw secret.Bytes) trustcache.Owner {
 }
 
 // identifyOwners adds what the tracker knows of the senders, without asking the
-// homeserver: what becomes known later is added when an event is judged.
+// homeserver: what becomes known later is added when an event is judged, and so is
+// whether their devices are confirmed. Dehydrated ones send nothing (requirement 24.2).
 func (b *batch) identifyOwners(ctx context.Context) error {
 	var users []id.UserID
 	for _, k := range b.keys {
@@ -184,10 +192,14 @@ func (b *batch) identifyOwners(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look up the senders of room keys: %w", err)
 	}
+	mode := b.d.eng.opts.Policy().Receive
 	for i := range b.keys {
-		b.keys[i].owner, _ = b.keys[i].owner.Upgrade(known[b.keys[i].owner.UserID])
-		if !known[b.keys[i].owner.UserID].Known() {
-			b.unknown = append(b.unknown, b.keys[i].owner.UserID)
+		k := &b.keys[i]
+		user := known[k.owner.UserID]
+		k.owner, _ = k.owner.Upgrade(user)
+		k.refused = trustcache.ToDevice("m.room_key", k.owner, user, mode) != trustcache.ToDeviceProcess
+		if !user.Known() {
+			b.unknown = append(b.unknown, k.owner.UserID)
 		}
 	}
 	return nil

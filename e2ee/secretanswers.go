@@ -79,6 +79,9 @@ func (d *Device) answerRequests(ctx context.Context) error {
 	if err != nil || requests == nil {
 		return err
 	}
+	if d.acct.settings().IgnoreSecretRequests { // requirement 15.5
+		return d.answered(ctx, func(w *waitingRequests) { w.Secrets = nil })
+	}
 	own, err := d.whoAsks(ctx)
 	if err != nil {
 		return err

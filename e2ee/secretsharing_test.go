@@ -190,7 +190,7 @@ func TestSecretsGoToConfirmedDevicesOnly(t *testing.T) {
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
 	bob := newPerson(t, hs, "bob", "BOBS")
-	stranger := &person{hs: hs, rig: newRig(t, hs, nil), Session: hs.Login("alice", "STRANGER")}
+	stranger := &person{rig: newRig(t, hs, nil), Session: hs.Login("alice", "STRANGER")}
 	stranger.dev = stranger.rig.device(stranger.Session)
 	settle(t, stranger.dev)
 	ask := func(sender, device, request, name string) {
@@ -251,5 +251,63 @@ func TestCancelledRequestIsNotAnswered(t *testing.T) {
 	alice.processed()
 	if after := len(hs.Requests(liar.Of(alice.UserID, liar.Is(http.MethodPut, "sendToDevice/m.room.encrypted")))); after != before {
 		t.Errorf("%d messages went out", after-before)
+	}
+}
+
+// A backup that only a confirmed device of the user has signed is the account's own too
+// (requirement 16.1): keys are written to it while its key is waited for. A signature of
+// a device that is not confirmed says nothing.
+func TestBackupSignedByADevice(t *testing.T) {
+	for signer, trusted := range map[string]bool{"FIRST": true, "STRANGER": false} {
+		hs := liar.New(t)
+		alice := newPerson(t, hs, "alice", "FIRST")
+		stranger := newRig(t, hs, nil).device(hs.Login("alice", "STRANGER"))
+		settle(t, stranger)
+		by := map[string]*e2ee.Device{"FIRST": alice.dev, "STRANGER": stranger}[signer]
+		hs.Intercept(liar.Is(http.MethodGet, "room_keys/version$"), liar.Edit(func(_ *liar.Request, body map[string]any) {
+			auth := body["auth_data"].(map[string]any)
+			delete(auth, "signatures")
+			signed, err := by.SignJSON(auth)
+			if err != nil {
+				t.Error(err)
+			}
+			body["auth_data"] = signed
+		}))
+		hs.Intercept(liar.Is(http.MethodPut, "sendToDevice/m.secret.request"), func(*liar.Request, func() liar.Reply) liar.Reply {
+			return liar.OK(map[string]any{})
+		})
+		second := withoutBackupKey(t, hs, alice)
+		if s := status(t, second.dev); s.Backup.Trusted != trusted || s.Backup.Readable {
+			t.Errorf("signed by %s: %+v", signer, s.Backup)
+		}
+	}
+}
+
+// Where the configuration says that requests for secrets are ignored, a confirmed device
+// that would be answered otherwise gets nothing (requirement 15.5).
+func TestSecretRequestsAreIgnored(t *testing.T) {
+	for _, ignore := range []bool{false, true} {
+		hs := liar.New(t)
+		alice := &person{t: t, hs: hs, Session: hs.Login("alice", "FIRST"), rig: newRig(t, hs, func(o *e2ee.Options) {
+			o.Account = func(id.UserID) e2ee.AccountSettings { return e2ee.AccountSettings{IgnoreSecretRequests: ignore} }
+		})}
+		alice.dev = alice.rig.device(alice.Session)
+		ready(t, alice.dev)
+		recovered(t, hs, alice, "SECOND", false)
+		await(t, "the second device is not known to be confirmed", func() bool {
+			own, err := alice.dev.Own(t.Context())
+			return err == nil && own.Device("SECOND") != nil && own.Device("SECOND").Signed
+		})
+		sent := func() int {
+			alice.processed()
+			return len(hs.Requests(liar.Of(alice.UserID, liar.Is(http.MethodPut, "sendToDevice/m.room.encrypted"))))
+		}
+		before := sent()
+		hs.SendToDevice(alice.UserID, "FIRST", alice.UserID, "m.secret.request", map[string]string{
+			"action": "request", "name": "m.cross_signing.master", "request_id": "r", "requesting_device_id": "SECOND",
+		})
+		if after, want := sent(), map[bool]int{false: 1, true: 0}[ignore]; after-before != want {
+			t.Errorf("ignored %v: %d messages went out, want %d", ignore, after-before, want)
+		}
 	}
 }

@@ -105,20 +105,18 @@ func (s *ownSync) update(since string) SyncUpdate {
 }
 
 // syncLoop keeps the device's encryption state moving while its client does not sync.
-// It ends with ctx, or when the homeserver no longer knows the token; the next
-// request of a client with a token starts the device again.
+// It ends with ctx, when the device falls asleep, or when the homeserver no longer knows
+// the token; the next request of a client with a token starts the device again.
 func (d *Device) syncLoop(ctx context.Context) {
-	defer d.loopEnded()
 	backoff := time.Duration(0)
-	if d.published(ctx) != nil {
-		return
-	}
-	for ctx.Err() == nil {
-		if d.live.quiet(ctx, d.eng.now, d.eng.opts.OwnSyncAfter) != nil {
+	_ = d.published(ctx) // ends with ctx, as what follows does
+	for {
+		_ = d.live.quiet(ctx, d.eng.now, d.eng.opts.OwnSyncAfter)
+		if !d.mayGoOn(ctx) {
 			return
 		}
 		token := d.currentToken()
-		err := d.syncOnce(ctx, ownPoll)
+		_, err := d.syncOnce(ctx, ownPoll)
 		switch {
 		case err == nil:
 			backoff = 0
@@ -126,8 +124,9 @@ func (d *Device) syncLoop(ctx context.Context) {
 		case errors.Is(err, errClientSyncs):
 			continue
 		case ctx.Err() != nil:
-			return
+			continue
 		case d.tokenGone(token, err):
+			d.loopFailed()
 			return
 		}
 		backoff = min(max(2*backoff, time.Second), maxBackoff)
@@ -138,37 +137,36 @@ func (d *Device) syncLoop(ctx context.Context) {
 		d.eng.log.Debug().Err(err).Dur("retry_in", backoff).Msg("Own sync failed")
 		select {
 		case <-ctx.Done():
-			return
 		case <-time.After(backoff):
 		}
 	}
 }
 
-// startLoop starts the sync loop unless it runs. The caller holds neither lock.
-func (d *Device) startLoop() {
+// startLoop starts the sync loop unless it runs, and reports whether the device is awake
+// now. The caller holds neither lock.
+func (d *Device) startLoop() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.looping || d.token.IsZero() || d.ctx == nil || d.ctx.Err() != nil {
-		return
+	if d.token.IsZero() || d.ctx == nil || d.ctx.Err() != nil {
+		return false
 	}
-	d.looping = true
-	d.eng.wg.Go(func() { d.syncLoop(d.ctx) })
+	d.awake = true
+	if !d.looping {
+		d.looping = true
+		d.eng.wg.Go(func() { d.syncLoop(d.ctx) })
+	}
+	return true
 }
 
-func (d *Device) loopEnded() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.looping = false
-}
-
-// errClientSyncs says that the client's sync took over.
+// errClientSyncs says that the client's sync took over, or that the device fell asleep.
 var errClientSyncs = errors.New("the client syncs")
 
-// syncOnce makes one sync of the proxy's own and stores its effects.
-func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) error {
+// syncOnce makes one sync of the proxy's own and stores its effects. It gives the number
+// of to-device messages that came.
+func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, error) {
 	give, err := d.syncTurn.take(ctx, struct{}{})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer give()
 	pollCtx := ctx
@@ -177,7 +175,7 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) error {
 		pollCtx, cancel = context.WithCancelCause(ctx)
 		defer cancel(nil)
 		if !d.live.ownBegins(d.eng.now(), func() { cancel(errClientSyncs) }) {
-			return errClientSyncs
+			return 0, errClientSyncs
 		}
 		defer d.live.ownEnds()
 	}
@@ -200,12 +198,16 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) error {
 	})
 	if err != nil {
 		if errors.Is(context.Cause(pollCtx), errClientSyncs) {
-			return errClientSyncs
+			return 0, errClientSyncs
 		}
-		return err
+		return 0, err
 	}
-	_, err = d.ingest(ctx, resp.update(since), true, began)
-	return err
+	update, err := d.withEarlierChanges(ctx, resp.update(since), true)
+	if err != nil {
+		return 0, err
+	}
+	_, err = d.ingest(ctx, update, true, began)
+	return len(resp.ToDevice.Events), err
 }
 
 // catchUp makes sure that everything the homeserver had for us when it is called is
@@ -216,11 +218,9 @@ func (d *Device) catchUp(ctx context.Context) error {
 	d.mu.Lock()
 	first := d.row.SyncPosition == ""
 	d.mu.Unlock()
-	if err := d.syncOnce(ctx, 0); err != nil {
-		return err
+	_, err := d.syncOnce(ctx, 0)
+	if err == nil && first { // an initial sync carries no device-list changes; they start with the next
+		_, err = d.syncOnce(ctx, 0)
 	}
-	if first { // an initial sync carries no device-list changes; they start with the next
-		return d.syncOnce(ctx, 0)
-	}
-	return nil
+	return err
 }

@@ -15,6 +15,7 @@ const (
 	codeNoIdentity          = "DEV.E2EE_PROXY.NO_IDENTITY"
 	codeWrongRecoveryKey    = "DEV.E2EE_PROXY.WRONG_RECOVERY_KEY"
 	codeNoSecretStorage     = "DEV.E2EE_PROXY.NO_SECRET_STORAGE"
+	codeNoBackup            = "DEV.E2EE_PROXY.NO_BACKUP"
 	codeSecretMissing       = "DEV.E2EE_PROXY.SECRET_MISSING"
 	codeSecretMismatch      = "DEV.E2EE_PROXY.SECRET_MISMATCH"
 	codeMasterKeyNotCurrent = "DEV.E2EE_PROXY.MASTER_KEY_NOT_CURRENT"
@@ -29,13 +30,13 @@ func controlError(err error) error {
 	if needed, ok := errors.AsType[*AuthNeededError](err); ok {
 		return authNeeded(needed)
 	}
-	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok {
-		return controlUpstream(up, err)
-	}
 	for _, known := range controlReasons() {
 		if errors.Is(err, known.reason) {
 			return known.answer.Because(err)
 		}
+	}
+	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok {
+		return controlUpstream(up, err)
 	}
 	return engineError(err)
 }
@@ -75,6 +76,8 @@ func controlReasons() []controlReason {
 			"Set recovery up in another client that is signed in, or use POST /_e2ee_proxy/v1/reset.")},
 		{ErrNoPassphrase, conflict(codeNoSecretStorage,
 			"This account's secret storage has no passphrase.", "Use the recovery key.")},
+		{ErrNoBackup, conflict(codeNoBackup,
+			"There is no saved message history that can be read from here.", "Recover first: POST /_e2ee_proxy/v1/recover.")},
 		{ErrSecretMissing, conflict(codeSecretMissing,
 			"The secret storage does not hold what is needed. Nothing was changed.",
 			"Set recovery up again in a client that is signed in, or use POST /_e2ee_proxy/v1/reset.")},

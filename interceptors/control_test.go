@@ -57,6 +57,7 @@ func TestControlGolden(t *testing.T) {
 			{ControlWarnings, "GET", "warnings", ""},
 			{ControlDismiss, "POST", "warnings/{warningId}/dismiss", `{}`},
 			{ControlImportKeys, "POST", "keys/import", `{"passphrase":"pass","keys":"-----BEGIN"}`},
+			{ControlRestoreKeys, "POST", "keys/restore", ""},
 		} {
 			if empty && tt.method != http.MethodGet {
 				continue
@@ -167,6 +168,7 @@ func TestControlBadInput(t *testing.T) {
 		{handler: ControlImportKeys, body: `{"passphrase":"p"}`, code: CodeMissingParam},
 		{handler: ControlImportKeys, body: `{"keys":"k"}`, code: CodeMissingParam},
 		{handler: ControlImportKeys, body: `{"passphrase":"p","keys":1}`, code: CodeBadJSON},
+		{handler: ControlRestoreKeys, body: `{"restore":true}`, code: CodeBadJSON},
 	} {
 		w, asked := controlWorld(t, e2ee.ModeProxied)
 		c := controlCall(tt.handler, http.MethodPost, "x", tt.body)
@@ -195,6 +197,7 @@ func TestControlErrors(t *testing.T) {
 		{ErrWrongRecoveryKey, 403, codeWrongRecoveryKey},
 		{ErrNoSecretStorage, 409, codeNoSecretStorage},
 		{ErrNoPassphrase, 409, codeNoSecretStorage},
+		{ErrNoBackup, 409, codeNoBackup},
 		{ErrSecretMissing, 409, codeSecretMissing},
 		{ErrSecretMismatch, 409, codeSecretMismatch},
 		{ErrWrongPassword, 403, CodeForbidden},
@@ -239,6 +242,15 @@ func TestControlAuthNeeded(t *testing.T) {
 	}
 	if diff := cmp.Diff(`{"flows":[{"stages":["m.login.sso"]}],"params":{},"session":"s"}`, string(fields)); diff != "" {
 		t.Errorf("fields (-want +got):\n%s", diff)
+	}
+	// Where it is done in a browser, a person is told where.
+	c.err = &AuthNeededError{
+		Body: json.RawMessage(`{"flows":[{"stages":["m.oauth"]}],"params":{"m.oauth":{"url":"https://account.test/"}},"session":"s"}`),
+		URL:  "https://account.test/",
+	}
+	_, err = w.do(controlCall(ControlReset, http.MethodPost, "reset", `{"confirm":true}`))
+	if e := shown(t, err, http.StatusUnauthorized, CodeForbidden); !strings.Contains(e.Public(), "https://account.test/") || e.Fields["params"] == nil {
+		t.Errorf("%q, %v", e.Public(), e.Fields)
 	}
 }
 
@@ -336,7 +348,7 @@ func TestHandlerNames(t *testing.T) {
 		Send, Redact, PutState, CreateRoom, Invite, Kick, Ban, Unban, Join, JoinByAlias, Knock, Leave, Forget,
 		Login, Register, Refresh, Logout, LogoutAll, DeleteDevice, DeleteDevices, Password, Deactivate, WellKnown, UploadKeys,
 		ControlStatus, ControlBootstrap, ControlRecover, ControlReset, ControlRecoveryKey, ControlDeleteRecoveryKey, ControlUser,
-		ControlAcknowledge, ControlWithdraw, ControlOverride, ControlWarnings, ControlDismiss, ControlExportKeys, ControlImportKeys,
+		ControlAcknowledge, ControlWithdraw, ControlOverride, ControlWarnings, ControlDismiss, ControlExportKeys, ControlImportKeys, ControlRestoreKeys,
 	} {
 		if all[name] == nil {
 			t.Errorf("%s has no handler", name)

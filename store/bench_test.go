@@ -143,8 +143,8 @@ func BenchmarkInboundSession(b *testing.B) {
 	})
 }
 
-// BenchmarkAllDevices is the store's part of a start with 10,000 devices of as many accounts.
-func BenchmarkAllDevices(b *testing.B) {
+// BenchmarkOwnDevices is the store's part of a round with 10,000 devices of as many accounts.
+func BenchmarkOwnDevices(b *testing.B) {
 	benchBoth(b, func(b *testing.B, db *DB, _ *Account, _ Device) {
 		const devices = 10_000
 		done := make(chan struct{}, 64)
@@ -168,7 +168,7 @@ func BenchmarkAllDevices(b *testing.B) {
 		}
 		for b.Loop() {
 			n := 0
-			for _, err := range db.AllDevices(b.Context()) {
+			for _, err := range db.OwnDevices(b.Context()) {
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -28,7 +28,7 @@ func TestManyAtOnce(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				dev, err := db.CreateDevice(t.Context(), acct, Device{DeviceID: id.DeviceID(strconv.Itoa(w))})
+				dev, err := db.CreateDevice(t.Context(), acct, Device{DeviceID: id.DeviceID(strconv.Itoa(w)), State: DeviceOurs, Token: secretString("t")})
 				if err != nil {
 					t.Error(err)
 					return
@@ -47,14 +47,19 @@ func TestManyAtOnce(t *testing.T) {
 			}
 		})
 		all.Wait()
-		for found, err := range db.AllDevices(t.Context()) {
+		found := 0
+		for ref, err := range db.OwnDevices(t.Context()) {
+			found++
 			if err != nil {
 				t.Fatal(err)
 			}
-			n := len(must[map[SessionRef]InboundSession](t)(db.InboundSessions(t.Context(), found.Account, found.Device.ID, refsUpTo(rounds))))
-			s := must[OutboundSession](t)(db.OutboundSession(t.Context(), found.Account, found.Device.ID, "!r"))
+			acct := must[*Account](t)(db.LookupAccount(t.Context(), ref.UserID))
+			dev := must[Device](t)(db.Device(t.Context(), acct, ref.DeviceID))
+			n := len(must[map[SessionRef]InboundSession](t)(db.InboundSessions(t.Context(), acct, dev.ID, refsUpTo(rounds))))
+			s := must[OutboundSession](t)(db.OutboundSession(t.Context(), acct, dev.ID, "!r"))
 			same(t, "sessions and messages", []int{n, int(s.Messages)}, []int{rounds, rounds})
 		}
+		same(t, "devices", found, workers)
 	})
 }
 

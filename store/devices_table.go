@@ -26,8 +26,8 @@ const (
 	updatePosition = "UPDATE devices SET sync_position = $3 WHERE account = $1 AND id = $2"
 	selectDevice   = "SELECT " + deviceColumns + " FROM devices d WHERE d.account = $1 AND d.device_id = $2"
 	selectDevices  = "SELECT " + deviceColumns + " FROM devices d WHERE d.account = $1 ORDER BY d.id"
-	selectAll      = "SELECT a.id, a.user_id, a.master_key_id, a.sealed_key, " + deviceColumns + `
-		FROM devices d JOIN accounts a ON a.id = d.account WHERE d.id > $1 ORDER BY d.id LIMIT 500`
+	selectOwn      = `SELECT d.id, a.user_id, d.device_id FROM devices d JOIN accounts a ON a.id = d.account
+		WHERE d.id > $1 AND d.state = $2 AND LENGTH(d.sealed_token) > 0 ORDER BY d.id LIMIT 500`
 	// takeNumbers hands out numbers that order the rows of a device and are never used again.
 	takeNumbers = "UPDATE devices SET last_seq = last_seq + $3 WHERE account = $1 AND id = $2 RETURNING last_seq"
 )
@@ -113,63 +113,33 @@ func (db *DB) readDevices(ctx context.Context, acct *Account, query string, para
 	return all, err
 }
 
-// AccountDevice is a device and its account.
-type AccountDevice struct {
-	Account *Account
-	Device  Device
-}
-
-// AllDevices lists every device of every account, for the start. It reads in batches: no
-// connection is held while the loop's body runs. It stops at the first error.
-func (db *DB) AllDevices(ctx context.Context) iter.Seq2[AccountDevice, error] {
-	return func(yield func(AccountDevice, error) bool) {
-		accounts := make(map[int64]*Account)
+// OwnDevices names every device of every account whose keys are held here and that had a
+// token when it was last used. It reads in batches: no connection is held while the loop's
+// body runs. It stops at the first error.
+func (db *DB) OwnDevices(ctx context.Context) iter.Seq2[DeviceRef, error] {
+	return func(yield func(DeviceRef, error) bool) {
 		for last := int64(0); ; {
-			batch, err := db.someDevices(ctx, last, accounts)
+			var some []DeviceRef
+			err := db.reader.query(ctx, selectOwn, []any{last, int64(DeviceOurs)}, func(r *sql.Rows) error {
+				var ref DeviceRef
+				err := r.Scan(&last, text(&ref.UserID), text(&ref.DeviceID))
+				some = append(some, ref)
+				return err
+			})
 			if err != nil {
-				yield(AccountDevice{}, fmt.Errorf("list all devices: %w", err))
+				yield(DeviceRef{}, fmt.Errorf("list devices: %w", err))
 				return
 			}
-			for _, d := range batch {
-				if !yield(d, nil) {
+			for _, ref := range some {
+				if !yield(ref, nil) {
 					return
 				}
-				last = d.Device.ID
 			}
-			if len(batch) == 0 {
+			if len(some) == 0 {
 				return
 			}
 		}
 	}
-}
-
-func (db *DB) someDevices(ctx context.Context, after int64, accounts map[int64]*Account) ([]AccountDevice, error) {
-	var batch []AccountDevice
-	err := db.reader.query(ctx, selectAll, []any{after}, func(r *sql.Rows) error {
-		var row int64
-		var user id.UserID
-		var masterID string
-		var sealed []byte
-		var s deviceScan
-		if err := r.Scan(append([]any{&row, text(&user), &masterID, &sealed}, s.targets()...)...); err != nil {
-			return err
-		}
-		acct, ok := accounts[row]
-		if !ok {
-			var err error
-			if acct, err = db.openAccount(row, user, masterID, sealed); err != nil {
-				return err
-			}
-			accounts[row] = acct
-		}
-		d, err := s.device(acct)
-		if err != nil {
-			return fmt.Errorf("device %d: %w", s.d.ID, err)
-		}
-		batch = append(batch, AccountDevice{acct, d})
-		return nil
-	})
-	return batch, err
 }
 
 // CreateDevice adds a device and returns it with its ID. It returns [ErrExists] if the

@@ -147,7 +147,7 @@ func (db *DB) CountToBackUp(ctx context.Context, acct *Account, device int64, ve
 }
 
 // AllInboundSessions lists every session of a device, for a key export. Like
-// [DB.AllDevices] it reads in batches and stops at the first error.
+// [DB.OwnDevices] it reads in batches and stops at the first error.
 func (db *DB) AllInboundSessions(ctx context.Context, acct *Account, device int64) iter.Seq2[InboundSession, error] {
 	return pages(func(last InboundSession) ([]InboundSession, error) {
 		return db.someInbound(ctx, acct, device, selectAfter,

@@ -19,6 +19,13 @@ var (
 	}
 )
 
+// selectLast looks at one row for each session, whatever the number of its messages.
+var selectLast = &listed{
+	head: `SELECT wanted.column1, (SELECT MAX(idx) FROM message_indices
+			WHERE account = $1 AND device = $2 AND session = wanted.column1) FROM (VALUES `,
+	item: "(CAST(? AS {{blob}}))", tail: ") AS wanted", fixed: 2, width: 1, pad: true,
+}
+
 type sessionHash [16]byte
 
 func (db *DB) hashSession(r SessionRef) sessionHash {
@@ -28,10 +35,30 @@ func (db *DB) hashSession(r SessionRef) sessionHash {
 	return sessionHash(sum[:])
 }
 
+// sessionHashes hashes each name once.
+type sessionHashes struct {
+	db   *DB
+	made map[SessionRef]sessionHash
+}
+
+func (db *DB) sessionHashes() sessionHashes {
+	return sessionHashes{db, make(map[SessionRef]sessionHash)}
+}
+
+func (s sessionHashes) of(r SessionRef) sessionHash {
+	h, ok := s.made[r]
+	if !ok {
+		h = s.db.hashSession(r)
+		s.made[r] = h
+	}
+	return h
+}
+
 func (b *batch) messageIndices(all []MessageIndex) {
-	p := &args{}
+	p := &args{vals: make([]any, 0, len(all)*putIndices.width)}
+	hashes := b.db.sessionHashes()
 	for _, m := range all {
-		h := b.db.hashSession(m.SessionRef)
+		h := hashes.of(m.SessionRef)
 		p.bytes(h[:])
 		p.num(int64(m.Index))
 		p.text(string(m.EventID))
@@ -44,10 +71,10 @@ func (b *batch) messageIndices(all []MessageIndex) {
 // are not in the map.
 func (db *DB) MessageIndices(ctx context.Context, acct *Account, device int64, want []IndexRef) (map[IndexRef]MessageIndex, error) {
 	all := make(map[IndexRef]MessageIndex, len(want))
-	names := make(map[sessionHash]SessionRef)
+	names, hashes := make(map[sessionHash]SessionRef), db.sessionHashes()
 	p := &args{}
 	for _, w := range unique(want) {
-		h := db.hashSession(w.SessionRef)
+		h := hashes.of(w.SessionRef)
 		names[h] = w.SessionRef
 		p.bytes(h[:])
 		p.num(int64(w.Index))
@@ -67,6 +94,37 @@ func (db *DB) MessageIndices(ctx context.Context, acct *Account, device int64, w
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read message indices: %w", err)
+	}
+	return all, nil
+}
+
+// LastIndices reads the highest index that was used of each of the named sessions.
+// Sessions of which none was used are not in the map.
+func (db *DB) LastIndices(ctx context.Context, acct *Account, device int64, want []SessionRef) (map[SessionRef]uint32, error) {
+	all := make(map[SessionRef]uint32, len(want))
+	names := make(map[sessionHash]SessionRef)
+	p := &args{}
+	for _, w := range unique(want) {
+		h := db.hashSession(w)
+		names[h] = w
+		p.bytes(h[:])
+	}
+	err := db.list(ctx, selectLast, []any{acct.ID, device}, p, func(r *sql.Rows) error {
+		var h []byte
+		var last sql.Null[uint32]
+		if err := r.Scan(&h, &last); err != nil {
+			return err
+		}
+		if len(h) != len(sessionHash{}) {
+			return fmt.Errorf("session hash is damaged")
+		}
+		if last.Valid {
+			all[names[sessionHash(h)]] = last.V
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the last message indices: %w", err)
 	}
 	return all, nil
 }

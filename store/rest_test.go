@@ -38,6 +38,6 @@ func checkEverythingRuns(t *testing.T, db *DB, acct *Account, dev Device) {
 	must[[]UserChange](t)(db.UserChanges(ctx, acct, "@bob:hs"))
 	must[[]Secret](t)(db.Secrets(ctx, acct))
 	must[[]string](t)(db.MasterKeysInUse(ctx))
-	for range db.AllDevices(ctx) {
+	for range db.OwnDevices(ctx) {
 	}
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -44,11 +45,8 @@ func checkDevice(t *testing.T, db *DB, acct *Account, dev Device, c *Changes) {
 	ctx := t.Context()
 	same(t, "Device", must[Device](t)(db.Device(ctx, acct, dev.DeviceID)), dev)
 	same(t, "Devices", must[[]Device](t)(db.Devices(ctx, acct)), []Device{dev})
-	for all, err := range db.AllDevices(ctx) {
-		same(t, "AllDevices", must[Device](t)(all.Device, err), dev)
-		if all.Account.ID != acct.ID || all.Account.UserID != acct.UserID {
-			t.Errorf("AllDevices: account %v, want %v", all.Account.UserID, acct.UserID)
-		}
+	for ref, err := range db.OwnDevices(ctx) {
+		same(t, "OwnDevices", must[DeviceRef](t)(ref, err), DeviceRef{acct.UserID, dev.DeviceID})
 	}
 	rooms := map[id.RoomID]Room{"!r1": c.Rooms[0], "!r2": c.Rooms[1]}
 	same(t, "all Rooms", must[map[id.RoomID]Room](t)(db.Rooms(ctx, acct, dev.ID, nil)), rooms)
@@ -86,6 +84,8 @@ func checkSessions(t *testing.T, db *DB, acct *Account, dev int64, c *Changes) {
 	same(t, "MessageIndices", indices, map[IndexRef]MessageIndex{
 		c.MessageIndices[0].IndexRef: c.MessageIndices[0], c.MessageIndices[1].IndexRef: c.MessageIndices[1],
 	})
+	same(t, "LastIndices", must[map[SessionRef]uint32](t)(db.LastIndices(ctx, acct, dev,
+		[]SessionRef{ref("!r1", "m1"), ref("!r1", "m1"), ref("!r1m1", "")})), map[SessionRef]uint32{ref("!r1", "m1"): 1<<32 - 1})
 	same(t, "OutboundSession", must[OutboundSession](t)(db.OutboundSession(ctx, acct, dev, "!r1")), c.OutboundSessions[0])
 	same(t, "Shares", must[[]Share](t)(db.Shares(ctx, acct, dev, "x1")), c.Shares)
 	same(t, "Withheld", must[map[SessionRef]WithheldNote](t)(db.Withheld(ctx, acct, dev, []SessionRef{ref("!r3", "m9"), {}, ref("!x", "y")})),
@@ -267,6 +267,7 @@ func countVisible(t *testing.T, db *DB, acct *Account, dev int64) int {
 	}
 	n += must[int](t)(db.CountToBackUp(ctx, acct, dev, "9"))
 	n += len(must[map[IndexRef]MessageIndex](t)(db.MessageIndices(ctx, acct, dev, []IndexRef{{ref("!r1", "m1"), 7}})))
+	n += len(must[map[SessionRef]uint32](t)(db.LastIndices(ctx, acct, dev, []SessionRef{ref("!r1", "m1")})))
 	if _, err := db.OutboundSession(ctx, acct, dev, "!r1"); !errors.Is(err, ErrNotFound) {
 		n++
 	}
@@ -348,5 +349,30 @@ func TestPruning(t *testing.T) {
 			same(t, prune.what, must[int64](t)(prune.run(prune.at)), prune.want)
 		}
 		same(t, "shares of the current session", len(must[[]Share](t)(db.Shares(ctx, acct, dev.ID, "x1"))), 2)
+	})
+}
+
+// A round over all devices names those whose keys are held here and that have a token.
+func TestOwnDevices(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, url string) {
+		db := open(t, options(t, url))
+		want := []DeviceRef{}
+		for i := range 3 {
+			acct := must[*Account](t)(db.Account(t.Context(), id.UserID(fmt.Sprintf("@own%d:hs", i))))
+			for name, d := range map[id.DeviceID]Device{
+				"OURS": {State: DeviceOurs, Token: secretString("t")}, "GONE": {State: DeviceOurs},
+				"FOREIGN": {State: DeviceForeign, Token: secretString("t")}, "UNKNOWN": {Token: secretString("t")},
+			} {
+				d.DeviceID = name
+				must[Device](t)(db.CreateDevice(t.Context(), acct, d))
+			}
+			want = append(want, DeviceRef{acct.UserID, "OURS"})
+		}
+		got := []DeviceRef{}
+		for ref, err := range db.OwnDevices(t.Context()) {
+			got = append(got, must[DeviceRef](t)(ref, err))
+		}
+		same(t, "OwnDevices", got, want)
 	})
 }

@@ -87,7 +87,7 @@ func device(tb testing.TB, db *DB, user id.UserID, name id.DeviceID) (*Account, 
 	if err != nil {
 		tb.Fatal(err)
 	}
-	d, err := db.CreateDevice(tb.Context(), acct, Device{DeviceID: name, State: DeviceOurs, Olm: []byte("olm account " + string(name))})
+	d, err := db.CreateDevice(tb.Context(), acct, Device{DeviceID: name, State: DeviceOurs, Olm: []byte("olm account " + string(name)), Token: secretString("token of " + string(name))})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package trustcache
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -25,18 +26,17 @@ type flight struct {
 }
 
 // takeOff starts queries about users who have none in flight, and gives the flights of
-// all.
-func (t *Tracker) takeOff(ctx context.Context, q KeyQuerier, ask []*entry) ([]*flight, error) {
+// all: those it started, and those of others that it joins.
+func (t *Tracker) takeOff(ctx context.Context, q KeyQuerier, ask []*entry) (mine, joined []*flight, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		return nil, ErrClosed
+		return nil, nil, ErrClosed
 	}
-	var all, mine []*flight
 	for _, e := range ask {
 		user := e.row.UserID
 		if f := t.flights[user]; f != nil {
-			all = append(all, f)
+			joined = append(joined, f)
 			continue
 		}
 		// A flight that landed meanwhile may have answered already.
@@ -45,13 +45,13 @@ func (t *Tracker) takeOff(ctx context.Context, q KeyQuerier, ask []*entry) ([]*f
 		}
 		f := &flight{user: user, failures: e.row.Failures, done: make(chan struct{})}
 		t.flights[user] = f
-		all, mine = append(all, f), append(mine, f)
+		mine = append(mine, f)
 	}
 	detached := context.WithoutCancel(ctx)
 	for _, batch := range t.batches(mine) {
 		t.queries.Go(func() { t.fly(detached, q, batch) })
 	}
-	return all, nil
+	return mine, joined, nil
 }
 
 // fly makes one query and ends its flights, whatever came of it.
@@ -85,7 +85,7 @@ func (t *Tracker) batches(all []*flight) [][]*flight {
 	return out
 }
 
-// ask makes one query and stores what it says. Errors are the store's, and ErrClosed.
+// ask makes one query and stores what it says. Errors are the store's, ErrClosed and ErrAsker.
 func (t *Tracker) ask(ctx context.Context, q KeyQuerier, batch []*flight) error {
 	select {
 	case t.slots <- struct{}{}:
@@ -99,6 +99,9 @@ func (t *Tracker) ask(ctx context.Context, q KeyQuerier, batch []*flight) error 
 	cancel()
 	if ctx.Err() != nil {
 		return fmt.Errorf("query devices: %w", context.Cause(ctx)) // not the homeserver's failure
+	}
+	if errors.Is(err, ErrAsker) {
+		return fmt.Errorf("query devices: %w", err)
 	}
 	if err != nil || res == nil {
 		t.opts.QueryFailed(len(users), err)

@@ -25,6 +25,10 @@ type Store interface {
 	Save(ctx context.Context, account *store.Account, deviceRowID int64, ch *store.Changes) error
 }
 
+// ErrAsker is the error of a KeyQuerier that may not ask any more, because its session has
+// ended. It says nothing of the users: whoever asks next asks at once.
+var ErrAsker = errors.New("the asker's session has ended")
+
 // KeyQuerier asks the homeserver for the keys of users.
 type KeyQuerier interface {
 	QueryKeys(ctx context.Context, users []id.UserID) (*QueryResult, error)
@@ -32,9 +36,7 @@ type KeyQuerier interface {
 
 // Options is how a Tracker works. Zero values get defaults.
 type Options struct {
-	// Users bounds the users kept in memory; 5,000. Cache, when not nil, is used instead,
-	// shared with other trackers.
-	Users int
+	// Cache keeps users in memory, for this tracker and others; one for 5,000.
 	Cache *Cache
 	Now   func() time.Time
 	// AcknowledgeUnverified acknowledges identity changes of users who were never
@@ -56,8 +58,8 @@ type Options struct {
 }
 
 func (o *Options) setDefaults() {
-	if o.Users <= 0 {
-		o.Users = 5000
+	if o.Cache == nil {
+		o.Cache, _ = NewCache(5000) // fails only for a size below 1
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -130,13 +132,9 @@ type mark struct {
 // that share the store. The caller closes it.
 func NewTracker(s Store, account *store.Account, opts Options) *Tracker {
 	opts.setDefaults()
-	cache := opts.Cache
-	if cache == nil {
-		cache, _ = NewCache(opts.Users) // fails only for a size below 1
-	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Tracker{
-		store: s, account: account, opts: opts, cache: cache, ctx: ctx, cancel: cancel,
+		store: s, account: account, opts: opts, cache: opts.Cache, ctx: ctx, cancel: cancel,
 		slots:   make(chan struct{}, opts.Parallel),
 		flights: make(map[id.UserID]*flight), marks: make(map[id.UserID]mark),
 	}
@@ -149,7 +147,7 @@ const maxRounds = 4
 // is known or whose devices changed. It tracks them from now on. A user about whom it
 // cannot ask comes as KnowledgeStale or KnowledgeUnreachable and is asked about again
 // later, with increasing pauses (requirement 3.11, 0.12): that is not an error. Errors
-// are the store's and the context's; a query goes on when ctx ends.
+// are the store's, the context's and ErrAsker; a query goes on when ctx ends.
 func (t *Tracker) Lookup(ctx context.Context, q KeyQuerier, users []id.UserID) (map[id.UserID]*User, error) {
 	out := make(map[id.UserID]*User, len(users))
 	var need []id.UserID
@@ -282,14 +280,14 @@ func (t *Tracker) query(ctx context.Context, q KeyQuerier, ask []*entry) error {
 	if len(ask) == 0 {
 		return nil
 	}
-	flights, err := t.takeOff(ctx, q, ask)
+	mine, joined, err := t.takeOff(ctx, q, ask)
 	if err != nil {
 		return err
 	}
-	for _, f := range flights {
+	for i, f := range slices.Concat(mine, joined) {
 		select {
 		case <-f.done:
-			if f.err != nil {
+			if f.err != nil && (i < len(mine) || !errors.Is(f.err, ErrAsker)) {
 				return f.err
 			}
 		case <-ctx.Done():

@@ -1,0 +1,201 @@
+package e2ee
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"e2ee-proxy/store"
+)
+
+// A device that is awake has a sync of the proxy's own waiting at the homeserver while its
+// client does not sync. That costs a connection each, so only those that were used last
+// are awake, Options.Awake of them. The others sleep: rounds visit them, and fetch what
+// came for them. The first round begins with the process and fetches what came while it
+// was not there. Nothing is late for a device that is used: a sync of its client and a
+// send through the proxy catch up first.
+
+// retryRound is the pause after a round in which not every device could be visited.
+const retryRound = 30 * time.Second
+
+// maxVisits bounds the syncs of one visit. A homeserver hands out to-device messages in
+// portions; what is left after so many comes with the next visit.
+const maxVisits = 100
+
+// awaken has a device sync by itself from now on. The one that was used longest ago goes
+// to sleep if there are too many. The caller holds no lock.
+func (e *Engine) awaken(d *Device) {
+	if d.startLoop() {
+		e.awake.Add(d, struct{}{})
+	}
+}
+
+// fallAsleep ends the device's own sync.
+func (d *Device) fallAsleep() {
+	d.mu.Lock()
+	d.awake = false
+	d.mu.Unlock()
+	d.live.interrupt()
+}
+
+// isAwake reports whether the device syncs by itself.
+func (d *Device) isAwake() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.awake
+}
+
+// mayGoOn reports whether the sync loop goes on. When it does not, the loop has ended.
+func (d *Device) mayGoOn(ctx context.Context) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.looping = d.awake && ctx.Err() == nil
+	return d.looping
+}
+
+// loopFailed ends the loop for good, until a client comes with a token.
+func (d *Device) loopFailed() {
+	d.mu.Lock()
+	d.awake, d.looping = false, false
+	d.mu.Unlock()
+	d.eng.awake.Remove(d)
+}
+
+// rounds visits the devices that sleep, again and again.
+func (e *Engine) rounds() {
+	for {
+		timer := time.NewTimer(e.opts.Round)
+		if complete := e.round(e.ctx); !complete {
+			timer.Reset(min(retryRound, e.opts.Round))
+		}
+		select {
+		case <-timer.C:
+		case <-e.ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// round visits every device that sleeps, a bounded number at a time, and reports whether
+// all visits succeeded.
+func (e *Engine) round(ctx context.Context) bool {
+	slots := make(chan struct{}, e.opts.Visits)
+	var visits sync.WaitGroup
+	defer visits.Wait()
+	var failed atomic.Bool
+	fail := func(err error) {
+		if ctx.Err() != nil {
+			return
+		}
+		failed.Store(true)
+		var up *UpstreamError
+		level := zerolog.ErrorLevel
+		if errors.As(err, &up) {
+			level = zerolog.DebugLevel // a homeserver that is down is told of by every request
+		}
+		e.log.WithLevel(level).Err(err).Msg("A device that sleeps could not be visited")
+	}
+	for ref, err := range e.store.OwnDevices(ctx) {
+		if err != nil {
+			fail(err)
+			break
+		}
+		key := deviceKey{ref.UserID, ref.DeviceID}
+		if d := e.loaded(key); d != nil && d.isAwake() {
+			continue
+		}
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return false
+		}
+		visits.Go(func() {
+			defer func() { <-slots }()
+			if err := e.visit(ctx, key); err != nil {
+				fail(err)
+			}
+		})
+	}
+	visits.Wait()
+	return !failed.Load()
+}
+
+// visit fetches what came for a device. One that was not used since the process began
+// wakes up if there is room.
+func (e *Engine) visit(ctx context.Context, key deviceKey) error {
+	d, err := e.fromStore(ctx, key)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil // it was logged out meanwhile
+	}
+	if err != nil || d.mode != ModeProxied {
+		return err
+	}
+	d.mu.Lock()
+	gone, first, ready := d.ctx == nil || d.ctx.Err() != nil || d.token.IsZero(), !d.visited, d.mayPublish
+	d.visited = true
+	d.mu.Unlock()
+	if gone {
+		return nil
+	}
+	if ready && !d.live.clientSyncs() {
+		err = d.fetch(d.ctx)
+	}
+	if first {
+		d.maintain(d.ctx)
+		if e.awake.Len() < e.opts.Awake {
+			e.awaken(d)
+		}
+	}
+	return err
+}
+
+// fetch syncs until nothing more comes.
+func (d *Device) fetch(ctx context.Context) error {
+	for range maxVisits {
+		token := d.currentToken()
+		n, err := d.syncOnce(ctx, 0)
+		if err != nil && d.tokenGone(token, err) {
+			return nil
+		}
+		if err != nil || n == 0 {
+			return err
+		}
+	}
+	return nil
+}
+
+// fromStore gives a device that is known, loading it if need be. It asks the homeserver
+// nothing.
+func (e *Engine) fromStore(ctx context.Context, key deviceKey) (*Device, error) {
+	if d := e.loaded(key); d != nil {
+		return d, nil
+	}
+	give, err := e.opening.take(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer give()
+	if d := e.loaded(key); d != nil {
+		return d, nil
+	}
+	row, err := e.store.LookupAccount(ctx, key.user)
+	if err != nil {
+		return nil, fmt.Errorf("load account: %w", err)
+	}
+	dev, err := e.store.Device(ctx, row, key.device)
+	if err != nil {
+		return nil, fmt.Errorf("load device: %w", err)
+	}
+	d, err := e.restore(ctx, row, dev)
+	if err != nil {
+		return nil, err
+	}
+	e.register(d)
+	return d, nil
+}

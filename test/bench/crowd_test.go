@@ -1,0 +1,142 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"testing"
+
+	"maunium.net/go/mautrix/id"
+)
+
+const (
+	crowdUsers = 250
+	crowdEach  = 4
+	crowdSize  = crowdUsers * crowdEach
+)
+
+// crowd are the 1,000 signed devices of 250 people in one room. What the homeserver says of
+// them is written down beforehand.
+type crowd struct {
+	tb   testing.TB
+	up   *upstream
+	room string
+
+	devices []*peer
+	users   map[string]bool
+	keys    []byte                                           // the answer to /keys/query for all of them
+	oneTime map[string]map[string]map[string]json.RawMessage // the same one each time
+	bare    map[*peer]id.Curve25519                          // the same, unsigned
+
+	claims, deliveries, addressed atomic.Int64
+}
+
+func newCrowd(tb testing.TB, up *upstream, room, sender string) *crowd {
+	tb.Helper()
+	c := &crowd{
+		tb: tb, up: up, room: room, users: make(map[string]bool),
+		oneTime: make(map[string]map[string]map[string]json.RawMessage), bare: make(map[*peer]id.Curve25519),
+	}
+	devices, masters, selves := obj{}, obj{}, obj{}
+	members := []obj{member(sender)}
+	for i := range crowdUsers {
+		one := newIdentity(tb, fmt.Sprintf("@crowd%d:liar.test", i))
+		members = append(members, member(one.user))
+		masters[one.user], selves[one.user] = one.masterKey(), one.selfSigningKey()
+		own := obj{}
+		c.users[one.user] = true
+		c.oneTime[one.user] = make(map[string]map[string]json.RawMessage)
+		for n := range crowdEach {
+			p := one.newPeer(fmt.Sprintf("DEVICE%d", n))
+			own[p.device] = p.deviceKeys()
+			c.devices = append(c.devices, p)
+			c.oneTime[one.user][p.device] = make(map[string]json.RawMessage)
+			for name, key := range p.oneTimeKey() {
+				c.oneTime[one.user][p.device][name] = marshal(tb, key)
+				c.bare[p] = id.Curve25519(key.(obj)["key"].(string)) //nolint:errcheck,forcetypeassert // made just now
+			}
+		}
+		devices[one.user] = own
+	}
+	c.keys = marshal(tb, obj{"device_keys": devices, "master_keys": masters, "self_signing_keys": selves})
+	up.on(http.MethodPost, "/_matrix/client/v3/keys/query", c.query)
+	up.on(http.MethodPost, "/_matrix/client/v3/keys/claim", c.claim)
+	up.below(http.MethodPut, "/_matrix/client/v3/sendToDevice/m.room.encrypted/", c.deliver)
+	up.on(http.MethodGet, "/_matrix/client/v3/rooms/"+url.PathEscape(room)+"/members", text(marshal(tb, obj{"chunk": members})))
+	return c
+}
+
+func member(user string) obj {
+	return obj{"type": "m.room.member", "state_key": user, "sender": user, "content": obj{"membership": "join"}}
+}
+
+// query answers for the whole crowd or, when it is about somebody else, not at all.
+func (c *crowd) query(w http.ResponseWriter, r *http.Request) {
+	var asked struct {
+		Keys map[string]json.RawMessage `json:"device_keys"`
+	}
+	raw := c.read(r, &asked)
+	for user := range asked.Keys {
+		if !c.users[user] {
+			c.pass(w, r, raw)
+			return
+		}
+	}
+	text(c.keys)(w, r)
+}
+
+// claim hands out the same keys to everybody. Devices that are not of the crowd get a key
+// when they are asked for alone, and none otherwise: the writer's other ones.
+func (c *crowd) claim(w http.ResponseWriter, r *http.Request) {
+	c.claims.Add(1)
+	var asked struct {
+		Keys map[string]map[string]string `json:"one_time_keys"`
+	}
+	raw := c.read(r, &asked)
+	out := make(map[string]map[string]map[string]json.RawMessage, len(asked.Keys))
+	for user, devices := range asked.Keys {
+		if !c.users[user] && len(asked.Keys) == 1 {
+			c.pass(w, r, raw)
+			return
+		}
+		out[user] = make(map[string]map[string]json.RawMessage, len(devices))
+		for device := range devices {
+			out[user][device] = c.oneTime[user][device]
+		}
+	}
+	text(marshal(c.tb, obj{"one_time_keys": out}))(w, r)
+}
+
+func (c *crowd) deliver(w http.ResponseWriter, r *http.Request) {
+	c.deliveries.Add(1)
+	var sent struct {
+		Messages map[string]map[string]json.RawMessage `json:"messages"`
+	}
+	c.read(r, &sent)
+	for user, devices := range sent.Messages {
+		if c.users[user] {
+			c.addressed.Add(int64(len(devices)))
+		}
+	}
+	text([]byte(`{}`))(w, r)
+}
+
+func (c *crowd) read(r *http.Request, into any) []byte {
+	raw, err := io.ReadAll(r.Body)
+	if err == nil {
+		err = json.Unmarshal(raw, into)
+	}
+	if err != nil {
+		c.tb.Error(err)
+	}
+	return raw
+}
+
+// pass lets the homeserver behind answer.
+func (c *crowd) pass(w http.ResponseWriter, r *http.Request, raw []byte) {
+	r.Body = io.NopCloser(newReader(raw))
+	c.up.behind.ServeHTTP(w, r)
+}

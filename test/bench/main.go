@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+)
+
+// packages are those whose benchmarks have a row in the table, and the names of the benchmarks.
+var packages = []struct{ path, bench string }{
+	{"./proxy", "^(BenchmarkPassThrough|BenchmarkNginx)$"},
+	{"./interceptors", "^BenchmarkSync$"},
+	{"./test/bench", "."},
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, out, progress io.Writer) error {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	count := flags.Int("count", 5, "how often each benchmark runs; the table has the medians")
+	write := flags.String("write", "", "a Markdown `file` whose table is replaced")
+	from := flags.String("from", "", "a `file` with the benchmarks' output, instead of running them")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	output, err := measure(ctx, *from, *count, progress)
+	if err != nil {
+		return err
+	}
+	results, err := parse(strings.NewReader(output))
+	if err != nil {
+		return err
+	}
+	rows, missing := evaluate(results, budgets())
+	table := machine(results) + "\n" + render(rows)
+	if _, err := io.WriteString(out, table); err != nil {
+		return err
+	}
+	if *write != "" {
+		if err := replaceTable(*write, table); err != nil {
+			return err
+		}
+	}
+	return missing
+}
+
+// measure runs the benchmarks and gives what they print, or reads it.
+func measure(ctx context.Context, from string, count int, progress io.Writer) (string, error) {
+	if from != "" {
+		raw, err := os.ReadFile(from)
+		return string(raw), err
+	}
+	var all strings.Builder
+	for _, p := range packages {
+		cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", p.bench, "-count", strconv.Itoa(count), "-timeout", "60m", p.path)
+		cmd.Stdout = io.MultiWriter(&all, progress)
+		cmd.Stderr = progress
+		if err := cmd.Run(); err != nil {
+			return "", fmt.Errorf("benchmarks of %s: %w", p.path, err)
+		}
+	}
+	return all.String(), nil
+}
+
+const (
+	tableBegins = "<!-- measured: written by make bench-docs -->\n"
+	tableEnds   = "<!-- end -->\n"
+)
+
+var errNoPlace = errors.New("the file has no place for the table")
+
+// replaceTable puts the table between the marks of a file.
+func replaceTable(file, table string) error {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	before, rest, begins := strings.Cut(string(raw), tableBegins)
+	_, after, ends := strings.Cut(rest, tableEnds)
+	if !begins || !ends {
+		return fmt.Errorf("%s: %w", file, errNoPlace)
+	}
+	return os.WriteFile(file, []byte(before+tableBegins+"\n"+table+"\n"+tableEnds+after), 0o644)
+}

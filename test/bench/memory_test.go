@@ -1,0 +1,134 @@
+package main
+
+import (
+	"io"
+	"log"
+	"net"
+	"net/http/httptest"
+	"net/http/httputil"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/proxy"
+	"e2ee-proxy/store"
+)
+
+const memoryDevices = 1000
+
+// memory is what the process uses after a collection: heap and stacks.
+func memory() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc + m.StackInuse
+}
+
+// asleep is an engine whose devices have all been visited and sleep, all but one.
+func asleep(b *testing.B, t *town, db *store.DB) *e2ee.Engine {
+	b.Helper()
+	o := engineOptions(b, t.url, db)
+	o.Awake = 1
+	eng := startEngine(b, o)
+	await(b, "not every device has synced", func() bool { return t.seen() == memoryDevices && t.waiting() == 1 })
+	return eng
+}
+
+// BenchmarkIdleDevice is what a device costs in memory that was loaded and that nobody uses.
+func BenchmarkIdleDevice(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		t := newTown(b)
+		db := openStore(b, filepath.Join(b.TempDir(), "e2ee.db"))
+		t.settle(db, memoryDevices)
+		b.StartTimer()
+		before := memory()
+		eng := asleep(b, t, db)
+		b.ReportMetric(float64(memory()-before)/memoryDevices, "B/device")
+		runtime.KeepAlive(eng)
+	}
+	plain(b)
+}
+
+// BenchmarkParkedSync is what a client's waiting sync costs in memory, with the connections
+// on both sides but without the client's and the homeserver's own, and what it costs a
+// tuned httputil.ReverseProxy.
+func BenchmarkParkedSync(b *testing.B) {
+	b.Run("reference=tuned-ReverseProxy", func(b *testing.B) {
+		park(b, func(t *town) string {
+			transport, err := proxy.NewTransport("", time.Second, 0, time.Minute)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(transport.CloseIdleConnections)
+			front := httptest.NewServer(&httputil.ReverseProxy{
+				Rewrite:    func(r *httputil.ProxyRequest) { r.SetURL(t.url); r.SetXForwarded() },
+				Transport:  transport,
+				BufferPool: &buffers{},
+				ErrorLog:   log.New(io.Discard, "", 0),
+			})
+			b.Cleanup(front.Close)
+			return front.URL
+		})
+	})
+	b.Run("e2ee-proxy", func(b *testing.B) {
+		park(b, func(t *town) string {
+			db := openStore(b, filepath.Join(b.TempDir(), "e2ee.db"))
+			t.settle(db, memoryDevices)
+			return serveProxy(b, t.url, db, asleep(b, t, db))
+		})
+	})
+}
+
+// buffers is a pool of copy buffers, as a tuned ReverseProxy has one.
+type buffers struct{ pool sync.Pool }
+
+func (p *buffers) Get() []byte {
+	if b, ok := p.pool.Get().(*[]byte); ok {
+		return *b
+	}
+	return make([]byte, 32<<10)
+}
+
+func (p *buffers) Put(b []byte) { p.pool.Put(&b) }
+
+func park(b *testing.B, front func(*town) string) {
+	for b.Loop() {
+		b.StopTimer()
+		t := newTown(b)
+		address := strings.TrimPrefix(front(t), "http://")
+		ask(b, address, 0, "/_matrix/client/versions") // the first request makes what all need
+		b.StartTimer()
+		before, waiting := memory(), t.waiting()
+		conns := make([]net.Conn, 0, memoryDevices)
+		for i := range memoryDevices {
+			conns = append(conns, ask(b, address, i, "/_matrix/client/v3/sync?since=s1&timeout=30000"))
+		}
+		await(b, "not every sync waits", func() bool { return t.waiting() >= waiting+memoryDevices })
+		b.ReportMetric(float64(memory()-before)/memoryDevices, "B/poll")
+		for _, conn := range conns {
+			_ = conn.Close()
+		}
+		t.release()
+	}
+	plain(b)
+}
+
+// ask sends a request on a connection of its own and reads nothing.
+func ask(b *testing.B, address string, user int, target string) net.Conn {
+	b.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err == nil {
+		_, err = io.WriteString(conn, "GET "+target+" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer town-"+strconv.Itoa(user)+"\r\nUser-Agent: bench\r\n\r\n")
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	return conn
+}

@@ -1,0 +1,115 @@
+package main
+
+// figure is where a number of the table comes from: a benchmark, what it calls it, and
+// what to multiply it with.
+type figure struct {
+	bench, unit string
+	times       float64
+}
+
+// budget is a row of the table: what is measured beside what, and what it may be.
+type budget struct {
+	what string
+	// measured and reference are in the unit that is shown. A row without a benchmark
+	// says why in note.
+	measured, reference figure
+	// elsewhere is a reference that was not measured in this run.
+	elsewhere string
+	unit      string
+	// compare says what the budget limits.
+	compare comparison
+	limit   float64
+	text    string // the budget in words
+	note    string
+}
+
+// comparison is what of a row is held against its limit.
+type comparison int
+
+const (
+	// atMost limits what is measured.
+	atMost comparison = iota
+	// atLeast is the least that is measured.
+	atLeast
+	// ratioAtMost limits measured divided by reference.
+	ratioAtMost
+	// excessAtMost limits measured minus reference.
+	excessAtMost
+)
+
+// budgets are the rows of the design's table, in its order.
+func budgets() []budget {
+	return []budget{
+		{
+			what:     "pass-through, CPU per request (with client and upstream, which both have)",
+			measured: figure{"proxy.PassThrough/e2ee-proxy", "cpu-µs/request", 1}, reference: figure{"proxy.PassThrough/reference=tuned-ReverseProxy", "cpu-µs/request", 1},
+			unit: "µs", compare: ratioAtMost, limit: 1.35, text: "≤ 1.35 × tuned ReverseProxy",
+		},
+		{
+			what:     "pass-through, median",
+			measured: figure{"proxy.Nginx/e2ee-proxy", "p50-µs", 1}, reference: figure{"proxy.Nginx/reference=nginx", "p50-µs", 1},
+			unit: "µs", compare: excessAtMost, limit: 30, text: "≤ nginx + 30 µs", note: "no nginx on the machine",
+		},
+		{
+			what:     "`/sync` of 10 MB rewritten without crypto, per core",
+			measured: figure{"interceptors.Sync/encrypted=0", "MB/cpu-s", 1}, reference: figure{"interceptors.Sync/reference=jsontext", "MB/cpu-s", 1},
+			unit: "MB/s", compare: atLeast, limit: 400, text: "≥ 400 MB/s",
+		},
+		{
+			what:     "the same, growth of the heap",
+			measured: figure{"interceptors.Sync/heap", "peak-B", 1e-6}, elsewhere: "the body: 10 MB",
+			unit: "MB", compare: atMost, limit: 4, text: "≤ 4 MB whatever the body",
+		},
+		{
+			what:     "one new event decrypted, from the server's bytes to the client's, CPU",
+			measured: figure{"bench.Decrypt/e2ee-proxy", "cpu-µs/event", 1}, reference: figure{"bench.Decrypt/reference=goolm", "cpu-µs/event", 1},
+			unit: "µs", compare: ratioAtMost, limit: 1.3, text: "≤ 1.3 × bare goolm",
+		},
+		{
+			what:     "10 MB sync with 5,000 encrypted events, median",
+			measured: figure{"bench.BigSync/e2ee-proxy", "p50-ms", 1}, reference: figure{"bench.BigSync/reference=goolm-2-cores", "p50-ms", 1},
+			unit: "ms", compare: atMost, limit: 200, text: "≤ 200 ms",
+		},
+		{
+			what:     "encrypted send into a small room, beside a plain one, median",
+			measured: figure{"bench.Send", "encrypted-p50-µs", 1e-3}, reference: figure{"bench.Send", "plain-p50-µs", 1e-3},
+			unit: "ms", compare: excessAtMost, limit: 1, text: "≤ plain + 1 ms",
+		},
+		{
+			what:     "of which the disk: what writing and syncing 8 kB takes, median",
+			measured: figure{"bench.Send", "fsync-p50-µs", 1e-3},
+			unit:     "ms", note: "cannot be avoided: the ratchet is safe before the ciphertext leaves",
+		},
+		{what: "`/messages?limit=100`", elsewhere: "Pantalaimon, elsewhere: plain + 38 ms", text: "≤ plain + 6 ms", note: "not intercepted yet"},
+		{
+			what:     "room key to 1,000 devices without Olm sessions, median",
+			measured: figure{"bench.Share/new-sessions/e2ee-proxy", "p50-ms", 1}, reference: figure{"bench.Share/new-sessions/reference=goolm-2-cores", "p50-ms", 1},
+			unit: "ms", compare: atMost, limit: 250, text: "≤ 250 ms, in one write",
+		},
+		{
+			what:     "room key to 1,000 devices with Olm sessions, median",
+			measured: figure{"bench.Share/old-sessions/e2ee-proxy", "p50-ms", 1}, reference: figure{"bench.Share/old-sessions/reference=goolm-2-cores", "p50-ms", 1},
+			unit: "ms", compare: atMost, limit: 25, text: "≤ 25 ms, in one write",
+		},
+		{
+			what:     "memory of a device that nobody uses",
+			measured: figure{"bench.IdleDevice", "B/device", 1e-3},
+			unit:     "kB", compare: atMost, limit: 8, text: "≤ 8 kB",
+		},
+		{
+			what:     "memory of a client's waiting sync",
+			measured: figure{"bench.ParkedSync/e2ee-proxy", "B/poll", 1e-3}, reference: figure{"bench.ParkedSync/reference=tuned-ReverseProxy", "B/poll", 1e-3},
+			unit: "kB", compare: atMost, limit: 45, text: "≤ 45 kB",
+		},
+		{
+			what:     "start to ready with 10,000 devices",
+			measured: figure{"bench.Start", "p50-ms", 1},
+			unit:     "ms", compare: atMost, limit: 1000, text: "≤ 1 s",
+		},
+		{
+			what:     "after that, until all of them have fetched what came meanwhile",
+			measured: figure{"bench.Start", "all-synced-p50-ms", 1e-3},
+			unit:     "s",
+		},
+	}
+}

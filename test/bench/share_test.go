@@ -1,0 +1,180 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"sync"
+	"testing"
+
+	goolm "maunium.net/go/mautrix/crypto/goolm/account"
+	"maunium.net/go/mautrix/crypto/olm"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/liar"
+)
+
+func newReader(raw []byte) io.Reader { return bytes.NewReader(raw) }
+
+// bigRoom is a room of the crowd and one user who writes to it.
+type bigRoom struct {
+	*stack
+	*crowd
+	hs *liar.Server
+	n  int
+}
+
+func newBigRoom(tb testing.TB) *bigRoom {
+	hs := liar.New(tb)
+	up := newUpstream(tb, hs)
+	owner := hs.Login("writer", "FIRST")
+	room := hs.CreateRoom(true, owner.UserID)
+	return &bigRoom{stack: newStack(tb, up), crowd: newCrowd(tb, up, room, owner.UserID), hs: hs}
+}
+
+// writer gives a device of the writer's that has sent nothing yet, of an account that
+// knows the crowd.
+func (r *bigRoom) writer() *e2ee.Device {
+	r.n++
+	return r.device(r.hs.Login("writer", fmt.Sprintf("WRITER%d", r.n)))
+}
+
+// send encrypts one message, under a key that is new to everybody.
+func (r *bigRoom) send(d *e2ee.Device) {
+	r.stack.tb.Helper()
+	before := r.addressed.Load()
+	r.say(d)
+	if given := r.addressed.Load() - before; given != crowdSize {
+		r.stack.tb.Fatalf("the key was given to %d devices", given)
+	}
+}
+
+// say encrypts one message.
+func (r *bigRoom) say(d *e2ee.Device) {
+	r.stack.tb.Helper()
+	r.n++
+	out := e2ee.Outgoing{RoomID: id.RoomID(r.room), Type: "m.room.message", TxnID: fmt.Sprint("m", r.n), Content: []byte(`{"msgtype":"m.text","body":"hello"}`)}
+	if _, err := d.Encrypt(context.Background(), out); err != nil {
+		r.stack.tb.Fatal(err)
+	}
+}
+
+// rotate has the next message use a new room key: somebody went and came back.
+func (r *bigRoom) rotate(d *e2ee.Device) {
+	r.stack.tb.Helper()
+	for _, membership := range []string{"leave", "join"} {
+		if err := d.NoteMembership(context.Background(), id.RoomID(r.room), id.UserID(r.devices[0].user), membership); err != nil {
+			r.stack.tb.Fatal(err)
+		}
+	}
+}
+
+// olmAll is the reference: Olm for 1,000 devices on two cores, and nothing else. A nil
+// session is made.
+func (c *crowd) olmAll(acc *goolm.Account, sessions []olm.Session) {
+	content := bytes.Repeat([]byte("x"), 1500) // as long as a room key in its envelope
+	var both sync.WaitGroup
+	for half := range 2 {
+		both.Go(func() {
+			for i := half * crowdSize / 2; i < (half+1)*crowdSize/2; i++ {
+				if sessions[i] == nil {
+					made, err := acc.NewOutboundSession(c.devices[i].curve25519, c.bare[c.devices[i]])
+					if err != nil {
+						c.tb.Error(err)
+						return
+					}
+					sessions[i] = made
+				}
+				if _, _, err := sessions[i].Encrypt(content); err != nil {
+					c.tb.Error(err)
+				}
+			}
+		})
+	}
+	both.Wait()
+}
+
+// BenchmarkShare gives a new room key to 1,000 devices: to those with which there is no
+// Olm session yet, and to those with which there is one. It ends when all of it is stored
+// and the homeserver, which answers at once, has it.
+func BenchmarkShare(b *testing.B) {
+	b.Run("new-sessions/reference=goolm-2-cores", func(b *testing.B) {
+		r := newBigRoom(b)
+		acc := newAccount(b)
+		var m meter
+		for b.Loop() {
+			m.measure(func() { r.olmAll(acc, make([]olm.Session, crowdSize)) })
+		}
+		b.ReportMetric(m.p50()/1e3, "p50-ms")
+		plain(b)
+	})
+	b.Run("new-sessions/e2ee-proxy", func(b *testing.B) {
+		r := newBigRoom(b)
+		r.send(r.writer()) // the account knows the crowd from now on
+		var m meter
+		for b.Loop() {
+			b.StopTimer()
+			d := r.writer()
+			b.StartTimer()
+			m.measure(func() { r.send(d) })
+		}
+		b.ReportMetric(m.p50()/1e3, "p50-ms")
+		plain(b)
+	})
+	b.Run("old-sessions/reference=goolm-2-cores", func(b *testing.B) {
+		r := newBigRoom(b)
+		acc, sessions := newAccount(b), make([]olm.Session, crowdSize)
+		r.olmAll(acc, sessions)
+		var m meter
+		for b.Loop() {
+			m.measure(func() { r.olmAll(acc, sessions) })
+		}
+		b.ReportMetric(m.p50()/1e3, "p50-ms")
+		plain(b)
+	})
+	b.Run("old-sessions/e2ee-proxy", func(b *testing.B) {
+		r := newBigRoom(b)
+		d := r.writer()
+		r.send(d)
+		var m meter
+		for b.Loop() {
+			b.StopTimer()
+			r.rotate(d)
+			b.StartTimer()
+			m.measure(func() { r.send(d) })
+		}
+		b.ReportMetric(m.p50()/1e3, "p50-ms")
+		plain(b)
+	})
+}
+
+func newAccount(b *testing.B) *goolm.Account {
+	acc, err := goolm.NewAccount()
+	if err != nil {
+		b.Fatal(err)
+	}
+	return acc
+}
+
+// A room key for 1,000 devices takes a bounded number of requests, whatever the number of
+// users: two claims of 500 devices, four deliveries of 250, and none of either for those
+// who have the key. (That it is one write is tested where the store is.)
+func TestShareInFewRequests(t *testing.T) {
+	r := newBigRoom(t)
+	d := r.writer()
+	r.send(d)
+	if claims, sent, to := r.claims.Load(), r.deliveries.Load(), r.addressed.Load(); claims != 2 || sent != 4 || to != crowdSize {
+		t.Errorf("new sessions took %d claims and %d deliveries to %d devices", claims, sent, to)
+	}
+	r.rotate(d)
+	r.send(d)
+	if claims, sent, to := r.claims.Load(), r.deliveries.Load(), r.addressed.Load(); claims != 2 || sent != 8 || to != 2*crowdSize {
+		t.Errorf("after a rotation it is %d claims and %d deliveries to %d devices", claims, sent, to)
+	}
+	r.say(d)
+	if sent := r.deliveries.Load(); sent != 8 {
+		t.Errorf("a message under the same key brought the deliveries to %d", sent)
+	}
+}
