@@ -99,7 +99,7 @@ func (d *Device) askFor(name string, others []*trustcache.Device, ch *store.Chan
 		messages[i] = message{dev, content}
 	}
 	ch.Outbox = append(ch.Outbox, outboxItems("m.secret.request", messages, now)...)
-	row, err := ask.stored(d.id, now)
+	row, err := ask.stored(d.ed25519, now)
 	if err != nil {
 		return nil, err
 	}
@@ -243,7 +243,7 @@ func (b *batch) cancelAsks(own *trustcache.User) {
 			}
 		}
 		b.ch.Outbox = append(b.ch.Outbox, outboxItems("m.secret.request", messages, b.d.eng.now())...)
-		b.ch.DeleteSecrets = append(b.ch.DeleteSecrets, askedName(b.d.id, a.ask.name))
+		b.ch.DeleteSecrets = append(b.ch.DeleteSecrets, askedName(b.d.ed25519, a.ask.name))
 	}
 }
 
