@@ -56,6 +56,15 @@ const (
 	AcknowledgeAutomatic
 )
 
+// SecretRequests says what becomes of the secrets that the user's other devices ask for.
+type SecretRequests int
+
+// What becomes of requests for secrets. Even the zero value gives to confirmed devices only.
+const (
+	SecretRequestsAnswer SecretRequests = iota
+	SecretRequestsIgnore
+)
+
 // Mode says how strictly a rule is applied. The zero value enforces.
 type Mode int
 
@@ -99,6 +108,7 @@ func (LogLevel) words() []string         { return []string{"info", "debug", "war
 func (LogFormat) words() []string        { return []string{"json", "text"} }
 func (Requirement) words() []string      { return []string{"true", "false"} }
 func (Acknowledge) words() []string      { return []string{"never", "automatic"} }
+func (SecretRequests) words() []string   { return []string{"answer", "ignore"} }
 func (Mode) words() []string             { return []string{"enforce", "warn", "off"} }
 func (PlainInEncrypted) words() []string { return []string{"mark", "withhold"} }
 func (Unproven) words() []string         { return []string{"show", "withhold"} }
@@ -118,6 +128,9 @@ func (r Requirement) String() string { return word(r, int(r)) }
 
 // String is the word used in the configuration.
 func (e Acknowledge) String() string { return word(e, int(e)) }
+
+// String is the word used in the configuration.
+func (e SecretRequests) String() string { return word(e, int(e)) }
 
 // String is the word used in the configuration.
 func (e Mode) String() string { return word(e, int(e)) }
@@ -145,6 +158,9 @@ func (r *Requirement) UnmarshalText(b []byte) error { return choose(r, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
 func (e *Acknowledge) UnmarshalText(b []byte) error { return choose(e, b) }
+
+// UnmarshalText accepts the words of the enumeration only.
+func (e *SecretRequests) UnmarshalText(b []byte) error { return choose(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
 func (e *Mode) UnmarshalText(b []byte) error { return choose(e, b) }

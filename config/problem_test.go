@@ -85,6 +85,8 @@ func TestProblems(t *testing.T) {
 		"no data directory":   {args: []string{"--data", ""}, want: "data: is empty"},
 		"user in a map":       {yaml: "accounts: {'@a:h': {recovery: x}}\n", want: "accounts.@a:h.recovery: is not a setting"},
 		"null secret":         {yaml: "database: {url: }\n", want: "database.url: has no value"},
+		"no CA file":          {args: []string{"--upstream-ca-file", "/nonexistent/x"}, want: "upstream.ca_file: cannot open /nonexistent/x"},
+		"no certificate":      {args: []string{"--upstream-ca-file", "/dev/null"}, want: "upstream.ca_file: has no certificate"},
 		"homeserver password": {args: []string{"--homeserver", "https://u:hunter2@h"}, want: "must not contain a user name"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -153,7 +153,8 @@ type Limits struct {
 	// How long a connection without a request is kept.
 	KeepAliveTimeout time.Duration `yaml:"keep_alive_timeout"`
 
-	// How long a body may stand still, in either direction.
+	// How long a body may stand still, in either direction, on the side of the client or
+	// of the homeserver.
 	IdleTimeout time.Duration `yaml:"idle_timeout"`
 
 	// How long running requests may take to finish after SIGTERM or SIGINT.
@@ -175,6 +176,12 @@ type AccountDefaults struct {
 	// encrypted messages. Others hide messages of devices that are not, so false only
 	// makes sense while trying things out.
 	RequireCrossSigning Requirement `yaml:"require_cross_signing"`
+
+	// What becomes of requests by the user's other devices for the private keys of the
+	// digital identity and of the key backup. answer: they are given to devices that the
+	// identity has confirmed, and to no other; so a new login that was confirmed needs no
+	// recovery key. ignore: to nobody.
+	SecretRequests SecretRequests `yaml:"secret_requests"`
 }
 
 // Account is what holds for one account.

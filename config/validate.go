@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/x509"
 	"fmt"
 	"maps"
 	"net"
@@ -33,6 +34,9 @@ func (l *loader) validate(c *Config, offline bool) {
 	l.database(c)
 	l.masterKey(c.MasterKey)
 	l.limits(c.Upstream, c.Limits)
+	if c.Upstream.CAFile != "" && !offline {
+		l.certificates("upstream.ca_file", c.Upstream.CAFile)
+	}
 	l.accounts(c)
 	l.policy(c.Policy)
 	l.positive("trust_cache.users", int64(c.TrustCache.Users))
@@ -78,6 +82,15 @@ func (l *loader) database(c *Config) {
 		}
 	default:
 		l.bad("database.url", "is neither PostgreSQL nor SQLite", "write it like postgres://user@host/name or sqlite:/var/lib/e2ee-proxy/e2ee-proxy.db")
+	}
+}
+
+func (l *loader) certificates(path, file string) {
+	switch pem, err := readRaw(file); {
+	case err != nil:
+		l.bad(path, err.Error(), "check the path and who may read it")
+	case !x509.NewCertPool().AppendCertsFromPEM(pem):
+		l.bad(path, "has no certificate", "name a file with certificates in PEM form")
 	}
 }
 

@@ -116,8 +116,8 @@ type SyncUpdate struct {
 	ToDevice  []json.RawMessage
 	Changed   []id.UserID // device_lists.changed
 	Left      []id.UserID // device_lists.left
-	// OneTimeKeys are the counts by algorithm; nil when the response has none
-	// (an algorithm that is missing from a present object counts as 0, requirement 3.3).
+	// OneTimeKeys are the counts by algorithm; one that is missing is 0 (requirement 3.3). Nil
+	// when the response has none, which means that there are no keys left at all.
 	OneTimeKeys map[string]int
 	// UnusedFallback is nil when the response does not have the field.
 	UnusedFallback []string

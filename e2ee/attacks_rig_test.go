@@ -24,6 +24,7 @@ type stage struct {
 	dev    *e2ee.Device
 	since  string
 	shown  map[string]map[string]any // by event ID, as the client saw them last
+	heard  []heard                   // to-device events that the client saw
 	said   []string
 	serial int
 }
@@ -173,6 +174,13 @@ func (st *stage) trySync() error {
 		return err
 	}
 	st.since = resp.NextBatch
+	for _, raw := range extras.ToDevice {
+		var ev heard
+		if err := json.Unmarshal(raw, &ev); err != nil {
+			st.t.Errorf("the client is shown %q: %v", raw, err)
+		}
+		st.heard = append(st.heard, ev)
+	}
 	for _, events := range extras.Late {
 		for _, raw := range events {
 			st.show(raw)

@@ -23,6 +23,9 @@ import (
 const (
 	algorithmBackup   = "m.megolm_backup.v1.curve25519-aes-sha2"
 	accountDataBackup = "m.key_backup"
+	// accountDataNoBackup is what Element's clients wrote, and still write, before there was
+	// m.key_backup (MSC4287): {"disabled": true}.
+	accountDataNoBackup = "m.org.matrix.custom.backup_disabled"
 )
 
 // backupVersion is the homeserver's newest backup.
@@ -142,7 +145,7 @@ func (d *Device) saveBackupKey(ctx context.Context, key *backup.MegolmBackupKey,
 // completeBackup makes a key backup if the account has none, finds the key of one that
 // is there, and gives the private key if it is here. One that is there is never replaced.
 func (d *Device) completeBackup(ctx context.Context, keys *crossSigning, storage *ssss.Key, may bootstrapping) ([]byte, error) {
-	wanted, err := d.backupWanted(ctx)
+	wanted, said, err := d.backupWanted(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +162,11 @@ func (d *Device) completeBackup(ctx context.Context, keys *crossSigning, storage
 	case err != nil:
 		return nil, err
 	case current != nil:
-		return d.takeBackup(ctx, current, key, version, storage)
+		private, err := d.takeBackup(ctx, current, key, version, storage)
+		if err != nil || private == nil || said {
+			return private, err
+		}
+		return private, d.wantBackup(ctx) // whoever made it came no further
 	case storage == nil || !may.create:
 		d.acct.noteBackup(backupNone) // its key could not be kept for the next device
 		return nil, nil
@@ -175,7 +182,7 @@ func (d *Device) completeBackup(ctx context.Context, keys *crossSigning, storage
 		return nil, err
 	}
 	d.acct.noteBackup(backupOurs)
-	return key.Bytes(), d.setAccountData(ctx, accountDataBackup, map[string]bool{"enabled": true})
+	return key.Bytes(), d.wantBackup(ctx)
 }
 
 // takeBackup finds out whether a backup that is there can be used: with the key that is
@@ -229,19 +236,31 @@ func (d *Device) backupKeyFrom(ctx context.Context, storage *ssss.Key, current *
 }
 
 // backupWanted reads the user's own choice (requirement 16.7); silence means yes, and so
-// does what cannot be understood.
-func (d *Device) backupWanted(ctx context.Context) (bool, error) {
+// does what cannot be understood. said is false for those.
+func (d *Device) backupWanted(ctx context.Context) (wanted, said bool, err error) {
 	raw, err := d.accountData(ctx, accountDataBackup)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	var choice struct {
 		Enabled *bool `json:"enabled"`
 	}
-	if raw == nil || json.Unmarshal(raw, &choice) != nil || choice.Enabled == nil {
-		return true, nil
+	if raw != nil && json.Unmarshal(raw, &choice) == nil && choice.Enabled != nil {
+		return *choice.Enabled, true, nil
 	}
-	return *choice.Enabled, nil
+	if raw, err = d.accountData(ctx, accountDataNoBackup); err != nil {
+		return false, false, err
+	}
+	var older struct {
+		Disabled bool `json:"disabled"`
+	}
+	refused := raw != nil && json.Unmarshal(raw, &older) == nil && older.Disabled
+	return !refused, refused, nil
+}
+
+// wantBackup says for the user's other clients that there is a backup.
+func (d *Device) wantBackup(ctx context.Context) error {
+	return d.setAccountData(ctx, accountDataBackup, map[string]bool{"enabled": true})
 }
 
 func (d *Device) newBackupKey(ctx context.Context) (*backup.MegolmBackupKey, error) {

@@ -308,7 +308,7 @@ func TestSlowBackupDoesNotHoldHistory(t *testing.T) {
 func TestResetNeedsAuthentication(t *testing.T) {
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
-	identity := alice.master()
+	identity, room := alice.master(), alice.newRoom()
 	var needed *e2ee.AuthNeededError
 	_, err := alice.dev.Reset(t.Context(), e2ee.UserAuth{})
 	if !errorAs(err, &needed) || needed.Stage != "m.login.password" || needed.URL != "" {
@@ -316,6 +316,10 @@ func TestResetNeedsAuthentication(t *testing.T) {
 	}
 	_, err = alice.dev.Reset(t.Context(), e2ee.UserAuth{Password: secret.NewString("wrong")})
 	wantErr(t, "a reset with a wrong password", err, e2ee.ErrWrongPassword)
+	// The old identity is whole: it is used without a pause, and after a restart.
+	alice.send(room, "at once")
+	alice.restart()
+	alice.send(room, "after a restart")
 	ready(t, alice.dev)
 	if alice.master() != identity || len(warningCodes(t, alice.dev)) != 0 {
 		t.Error("a refused reset changed something")

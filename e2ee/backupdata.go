@@ -28,6 +28,7 @@ const (
 	fieldUnauthentic    = "org.matrix.msc4048.unauthenticated"
 	fieldSharedHistory  = "shared_history"
 	fieldSharedUnstable = "org.matrix.msc3061.shared_history"
+	fieldForwards       = "forwarding_curve25519_key_chain"
 	// fieldOwner is ours: MSC4048 says that a key belongs to its sender_key, and not whose
 	// that is.
 	fieldOwner = "dev.e2ee-proxy.owner"
@@ -41,7 +42,11 @@ type backedOwner struct {
 	Owner     trustcache.Owner `json:"owner"`
 }
 
-// backupSession is one room key in a backup request (requirement 16.5).
+// backupSession is one room key in a backup request. By the first three the homeserver
+// chooses between two of one session, so that they must be true (requirement 16.5):
+// forwarded is by how many devices the key went that did not make it, verified is one
+// whose owner is proven, with a device that its owner had confirmed and an identity that
+// the account has accepted.
 type backupSession struct {
 	FirstIndex     uint32          `json:"first_message_index"`
 	ForwardedCount int             `json:"forwarded_count"`
@@ -74,7 +79,7 @@ func sealBackup(row *store.InboundSession, to *backupTarget, users map[id.UserID
 		}
 		data = data.set(fieldOwner, raw)
 	} else {
-		data = data.set(fieldUnauthentic, quoted("m.undefined"))
+		data = data.set(fieldUnauthentic, quoted(unauthenticSource(row.Source)))
 	}
 	sealed, err := backup.EncryptSessionDataWithPubkey(to.public, data.encode())
 	if err != nil {
@@ -89,7 +94,23 @@ func sealBackup(row *store.InboundSession, to *backupTarget, users map[id.UserID
 			return backupSession{}, err
 		}
 	}
-	return backupSession{FirstIndex: row.FirstIndex, IsVerified: proven && from.Signed, SessionData: raw}, nil
+	return backupSession{
+		FirstIndex: row.FirstIndex, ForwardedCount: len(forwardedBy(data)),
+		IsVerified: proven && from.Signed && from.Accepted, SessionData: raw,
+	}, nil
+}
+
+// unauthenticSource names, in the words of MSC4048, where a key came from that does not
+// prove its owner.
+func unauthenticSource(source store.Source) string {
+	switch source {
+	case store.SourceBackup:
+		return "m.legacy-v1"
+	case store.SourceForwarded:
+		return "m.forwarded_room_key"
+	case store.SourceDirect, store.SourceImport, store.SourceBundle:
+	}
+	return "m.undefined"
 }
 
 // sessionData is what is known of a room key, for a backup or an export. What other
@@ -112,13 +133,13 @@ func sessionData(row *store.InboundSession) (object, keptOwner, error) {
 	if row.SharedHistory {
 		shared = json.RawMessage(`true`)
 	}
-	chain := data.get("forwarding_curve25519_key_chain")
-	if chain == nil {
-		chain = json.RawMessage(`[]`)
+	chain, err := json.Marshal(forwardedBy(data))
+	if err != nil {
+		return nil, keptOwner{}, fmt.Errorf("encode room key: %w", err)
 	}
 	return data.
 		set("algorithm", quoted(algorithmMegolm)).
-		set("forwarding_curve25519_key_chain", chain).
+		set(fieldForwards, chain).
 		set("sender_claimed_keys", object{{"ed25519", quoted(from.Ed25519.String())}}.encode()).
 		set("sender_key", quoted(from.Curve25519.String())).
 		set("session_key", quoted(string(exported))).
@@ -222,6 +243,16 @@ func keptSession(ref store.SessionRef, raw json.RawMessage, source store.Source,
 		SessionRef: ref, Pickle: sess.PickleLibOlm(), Owner: owner, Source: source,
 		FirstIndex: sess.FirstKnownIndex(), SharedHistory: isTrue(data, fieldSharedHistory) || isTrue(data, fieldSharedUnstable),
 	}, nil
+}
+
+// forwardedBy gives the devices by which a room key was forwarded, in order, as its data
+// says. What is no such list is an empty one, not null.
+func forwardedBy(data object) []string {
+	chain := []string{}
+	if raw := data.get(fieldForwards); raw == nil || json.Unmarshal(raw, &chain) != nil || chain == nil {
+		return []string{}
+	}
+	return chain
 }
 
 func claimedKey(data object) id.Ed25519 {

@@ -83,7 +83,7 @@ func (a *account) forgetBackup() {
 // findBackup reads the newest version and decides whether it is to be trusted
 // (requirement 16.1).
 func (d *Device) findBackup(ctx context.Context) (*backupTarget, error) {
-	wanted, err := d.backupWanted(ctx)
+	wanted, _, err := d.backupWanted(ctx)
 	if err != nil || !wanted {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ const maxLate = 200
 type ClientSync struct {
 	d       *Device
 	since   string
+	began   int // see ingest
 	waiting bool
 	arrived <-chan struct{}
 	end     sync.Once
@@ -48,6 +49,7 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 		s.End()
 		return nil, err
 	}
+	s.began = d.ingested()
 	return s, nil
 }
 
@@ -125,7 +127,11 @@ func (d *Device) wakeWaiting() {
 
 // Commit processes and stores the effects of the response, and gives what is added to it.
 func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, error) {
-	b, err := s.d.ingest(ctx, u, false)
+	u, err := s.d.withEarlierChanges(ctx, u, false)
+	if err != nil {
+		return SyncExtras{}, err
+	}
+	b, err := s.d.ingest(ctx, u, false, s.began)
 	if err != nil {
 		return SyncExtras{}, err
 	}

@@ -1,16 +1,11 @@
 package e2ee_test
 
 import (
-	"bytes"
-	"context"
-	"database/sql"
 	"fmt"
-	"net/http"
+	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 
-	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
@@ -18,333 +13,223 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// The process ends at a certain moment: with the n-th request to the homeserver, which it
-// does or does not get, or with the n-th write to the database. From then on nothing
-// reaches either of them, until the process is started again.
-type crash struct {
-	name string
-	n    int
-	hit  atomic.Bool
-	undo func()
-}
-
-// crashes gives the kinds of crash for one n.
-func crashes(n int) []*crash {
-	return []*crash{{name: "before request", n: n}, {name: "after request", n: n}, {name: "at write", n: n}}
-}
-
-func (c *crash) String() string { return fmt.Sprintf("%s %d", c.name, c.n) }
-
-// arm lets it happen to what a user's devices do through a rig from now on.
-func (c *crash) arm(r *rig, user string) {
-	if c.name == "at write" {
-		c.undo = failWrites(r.t, r.path, c.n)
-		return
-	}
-	seen := 0
-	c.undo = r.hs.Intercept(liar.Of(user, liar.Is("", "/_matrix/client/v3/(keys|room_keys|user|sendToDevice)")), func(_ *liar.Request, next func() liar.Reply) liar.Reply {
-		if seen++; seen < c.n && !c.hit.Load() {
-			return next()
-		}
-		if !c.hit.Swap(true) && c.name == "after request" {
-			next()
-		}
-		return liar.Reply{Cut: true}
-	})
-}
-
-const crashText = "the process ended here"
-
-// Write sees log lines: that is how it is known that a write failed.
-func (c *crash) Write(line []byte) (int, error) {
-	if bytes.Contains(line, []byte(crashText)) {
-		c.hit.Store(true)
-	}
-	return len(line), nil
-}
-
-// returned looks at the error of a call for the same reason.
-func (c *crash) returned(err error) {
-	if err != nil && strings.Contains(err.Error(), crashText) {
-		c.hit.Store(true)
-	}
-}
-
-// tableNames gives the tables whose writes can fail.
-func tableNames(t *testing.T, db *sql.DB) []string {
+// codes are the warnings that stand, in order.
+func codes(t *testing.T, d *e2ee.Device) string {
 	t.Helper()
-	rows, err := db.QueryContext(t.Context(), "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('meta', 'restore_mark') AND name NOT LIKE 'sqlite%'")
-	if err != nil {
-		t.Fatal(err)
+	var out []string
+	for code := range warningCodes(t, d) {
+		out = append(out, code)
 	}
-	defer func() { _ = rows.Close() }()
-	var names []string
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			t.Fatal(err)
-		}
-		names = append(names, name)
-	}
-	if err := rows.Err(); err != nil {
-		t.Fatal(err)
-	}
-	return names
+	slices.Sort(out)
+	return strings.Join(out, " ")
 }
 
-// failWrites makes the n-th change of a row fail, and all that follow: the transaction in
-// which it happens is rolled back, its count included.
-func failWrites(t *testing.T, path string, n int) (undo func()) {
+// says sends a text to a room of its own, so that there is a room key to back up.
+func says(t *testing.T, hs *liar.Server, d *e2ee.Device, s liar.Session, text string) {
 	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = db.Close() }()
-	run := func(statement string, args ...any) {
-		t.Helper()
-		if _, err := db.ExecContext(t.Context(), statement, args...); err != nil {
-			t.Fatal(err)
-		}
-	}
-	tables := tableNames(t, db)
-	run("CREATE TABLE crash (n INTEGER, stop INTEGER)")
-	run("INSERT INTO crash VALUES (0, ?)", n)
-	for _, table := range tables {
-		for _, change := range []string{"INSERT", "UPDATE", "DELETE"} {
-			run(fmt.Sprintf(`CREATE TRIGGER crash_%s_%s BEFORE %s ON %s BEGIN
-				UPDATE crash SET n = n + 1;
-				SELECT RAISE(ABORT, '%s') FROM crash WHERE n >= stop;
-			END`, table, change, change, table, crashText))
-		}
-	}
-	return func() {
-		db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = db.Close() }()
-		for _, table := range tables {
-			for _, change := range []string{"INSERT", "UPDATE", "DELETE"} {
-				if _, err := db.ExecContext(context.Background(), fmt.Sprintf("DROP TRIGGER crash_%s_%s", table, change)); err != nil {
-					t.Error(err)
-				}
-			}
-		}
-		if _, err := db.ExecContext(context.Background(), "DROP TABLE crash"); err != nil {
-			t.Error(err)
-		}
-	}
+	p := &person{t: t, hs: hs, Session: s, dev: d}
+	p.send(p.newRoom(), text)
 }
 
-// crashing gives a rig whose log lines the crash sees.
-func (c *crash) rig(t *testing.T, hs *liar.Server) *rig {
-	return newRig(t, hs, func(o *e2ee.Options) { o.Log = zerolog.New(c) })
-}
-
-// everyCrash runs a test for each kind of crash and each moment, until the moments are over.
-// run reports whether the crash happened.
-func everyCrash(t *testing.T, run func(t *testing.T, c *crash) bool) {
-	t.Helper()
-	for i, kind := range crashes(0) {
-		t.Run(kind.name, func(t *testing.T) {
-			t.Parallel()
-			step := 1
-			if testing.Short() {
-				step = 7
-			}
-			for n := 1; n < 400; n += step {
-				c := crashes(n)[i]
-				happened := false
-				if !t.Run(fmt.Sprint(n), func(t *testing.T) { happened = run(t, c) }) {
-					t.FailNow()
-				}
-				if !happened {
-					t.Logf("%d moments", n-1)
-					return
-				}
-			}
-			t.Error("there is no end")
-		})
-	}
-}
-
-// masters are the different master keys that a user has uploaded.
-func masters(t *testing.T, hs *liar.Server, user string) int {
-	t.Helper()
-	seen := make(map[string]bool)
-	for _, r := range hs.Requests(liar.Of(user, liar.Is(http.MethodPost, "device_signing/upload"))) {
-		var body struct {
-			Master struct {
-				Keys map[string]string `json:"keys"`
-			} `json:"master_key"`
-		}
-		if err := r.JSON(&body); err != nil {
-			t.Fatal(err)
-		}
-		for key := range body.Master.Keys {
-			seen[key] = true
-		}
-	}
-	return len(seen)
-}
-
-// Whenever the process ends while it sets a fresh account up, it goes on with the same
-// identity, recovery key and backup when it is started again (requirement 12.13).
+// Wherever the process ends while it sets a fresh account up, it comes to the same end
+// when it is started again: one identity, one secret storage, one backup that holds the
+// room keys, the device signed, no warning; and a recovery key that the user may have
+// been given before opens all of it (requirement 12.13).
 func TestCrashDuringBootstrap(t *testing.T) {
 	t.Parallel()
-	everyCrash(t, func(t *testing.T, c *crash) bool {
+	type outcome struct {
+		accountState
+		warnings string
+	}
+	everyCrash(t, 20, func(t *testing.T, c *crash, after int) (bool, outcome) {
 		hs := liar.New(t)
 		s := hs.Login("alice", "FIRST")
 		r := c.rig(t, hs)
-		c.arm(r, s.UserID)
-		d, err := r.eng.Device(t.Context(), id.UserID(s.UserID), "FIRST", secret.NewString(s.Token))
-		c.returned(err)
-		if err == nil {
+		c.arm(after)
+		var given secret.String
+		if d, err := r.eng.Device(t.Context(), id.UserID(s.UserID), "FIRST", secret.NewString(s.Token)); err == nil {
 			d.PublishWithin(0)
-			await(t, "it neither ends nor crashes", func() bool {
-				if c.hit.Load() {
-					return true
-				}
+			c.over(t, func() bool {
 				st, err := d.Status(t.Context())
 				return err == nil && inOrder(st)
 			})
+			if key, err := d.RecoveryKey(t.Context()); err == nil {
+				given = key
+			}
 		}
-		happened := c.hit.Load()
 		r.stop()
-		c.undo()
+		died := c.disarm()
 		r.start()
-		d = r.device(s)
+		d := r.device(s)
 		ready(t, d)
-		if n := masters(t, hs, s.UserID); n != 1 {
-			t.Errorf("%v: %d identities were uploaded", c, n)
+		says(t, hs, d, s, "hello")
+		backedUp(t, hs, s.UserID, 1)
+		key := recoveryKey(t, d)
+		if !given.IsZero() && given.Reveal() != key.Reveal() {
+			t.Error("the user was given another recovery key before")
 		}
-		if _, version := hs.BackedUp(s.UserID); version != "1" {
-			t.Errorf("%v: the backup has version %s", c, version)
-		}
-		second := newRig(t, hs, nil).device(hs.Login("alice", "SECOND"))
-		settle(t, second)
-		if err := second.Recover(t.Context(), e2ee.Recovery{Key: recoveryKey(t, d)}); err != nil {
-			t.Errorf("%v: the recovery key does not open: %v", c, err)
-		}
-		if codes := warningCodes(t, d); len(codes) != 0 && codes["device_not_signed"].ID == "" {
-			t.Errorf("%v: %+v", c, codes)
-		}
-		return happened
+		return died, outcome{inspect(t, hs, s, key), codes(t, d)}
 	})
 }
 
-// Whenever the process ends while a device recovers, the recovery can be repeated, and
-// nothing of the account was changed.
+// Wherever the process ends while a device recovers, the recovery can be repeated, and it
+// has changed nothing of the account but the device's signature.
 func TestCrashDuringRecover(t *testing.T) {
 	t.Parallel()
-	everyCrash(t, func(t *testing.T, c *crash) bool {
+	type outcome struct {
+		accountState
+		secrets  bool // are the first device's
+		history  int
+		warnings string
+	}
+	everyCrash(t, 6, func(t *testing.T, c *crash, after int) (bool, outcome) {
 		hs := liar.New(t)
 		first := newPerson(t, hs, "alice", "FIRST")
+		says(t, hs, first.dev, first.Session, "to be restored")
+		backedUp(t, hs, first.UserID, 1)
 		key := recoveryKey(t, first.dev)
-		identity, storage := first.master(), defaultKey(t, hs, first.Session)
+		theirs, err := first.dev.Secrets(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
 		first.rig.stop()
+		saved := func() (all string) {
+			for _, name := range append([]string{"m.secret_storage.default_key"}, secretNames...) {
+				all += string(accountData(t, hs, first.Session, name))
+			}
+			return all
+		}
+		before := saved()
 		s := hs.Login("alice", "SECOND")
 		r := c.rig(t, hs)
 		d := r.device(s)
 		settle(t, d)
-		c.arm(r, s.UserID)
-		err := d.Recover(t.Context(), e2ee.Recovery{Key: key, Restore: true})
-		c.returned(err)
-		happened := c.hit.Load()
-		if err != nil && !happened {
-			t.Fatalf("%v: %v", c, err)
+		c.arm(after)
+		err = d.Recover(t.Context(), e2ee.Recovery{Key: key, Restore: true})
+		if err == nil {
+			c.over(t, func() bool { rs := status(t, d).Backup.Restore; return rs != nil && rs.State == "done" })
 		}
 		r.stop()
-		c.undo()
+		died := c.disarm()
+		if err != nil && !died {
+			t.Fatal(err)
+		}
 		r.start()
 		d = r.device(s)
 		settle(t, d)
-		if err := d.Recover(t.Context(), e2ee.Recovery{Key: key}); err != nil {
-			t.Fatalf("%v: the recovery cannot be repeated: %v", c, err)
+		if err := d.Recover(t.Context(), e2ee.Recovery{Key: key, Restore: true}); err != nil {
+			t.Fatalf("the recovery cannot be repeated: %v", err)
 		}
-		if st := status(t, d); !inOrder(st) || len(st.Warnings) != 0 {
-			t.Errorf("%v: %+v", c, st)
+		ready(t, d)
+		await(t, "the history is not restored", func() bool { rs := status(t, d).Backup.Restore; return rs != nil && rs.State == "done" })
+		if saved() != before {
+			t.Error("what was saved of the account was changed")
 		}
-		if _, version := hs.BackedUp(s.UserID); first.master() != identity || defaultKey(t, hs, s) != storage || version != "1" {
-			t.Errorf("%v: the account was changed", c)
+		mine, err := d.Secrets(t.Context())
+		if err != nil {
+			t.Fatal(err)
 		}
-		return happened
+		same := true
+		for _, name := range secretNames {
+			same = same && mine[name] == theirs[name] && mine[name] != ""
+		}
+		kept, err := d.InboundSessions(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return died, outcome{inspect(t, hs, s, key), same, len(kept), codes(t, d)}
 	})
 }
 
-// Whenever the process ends during a reset, the account has its old identity whole, or its
-// new one, to whose end maintenance comes by itself. There is no alarm about the user's
-// own doing.
+// Wherever the process ends during a reset, the account has its old identity whole, with
+// the recovery key that the user has, or its new one, to whose end maintenance comes by
+// itself. There is no alarm about the user's own doing, and a reset afterwards comes to
+// the same end as one that was not interrupted.
 func TestCrashDuringReset(t *testing.T) {
 	t.Parallel()
-	everyCrash(t, func(t *testing.T, c *crash) bool {
+	type outcome struct {
+		accountState
+		pending  bool
+		warnings string
+	}
+	everyCrash(t, 15, func(t *testing.T, c *crash, after int) (bool, outcome) {
 		hs := liar.New(t)
 		s := hs.Login("alice", "FIRST")
 		r := c.rig(t, hs)
 		d := r.device(s)
 		ready(t, d)
-		before, oldKey := hs.CrossSigningKey(s.UserID, "master"), recoveryKey(t, d)
-		c.arm(r, s.UserID)
+		says(t, hs, d, s, "before")
+		backedUp(t, hs, s.UserID, 1)
+		before, given := hs.CrossSigningKey(s.UserID, "master"), recoveryKey(t, d)
 		auth := e2ee.UserAuth{Password: secret.NewString("password of alice")}
-		_, err := d.Reset(t.Context(), auth)
-		c.returned(err)
-		happened := c.hit.Load()
-		if err != nil && !happened {
-			t.Fatalf("%v: %v", c, err)
+		reset := func() error {
+			key, err := d.Reset(t.Context(), auth)
+			if err == nil {
+				given = key
+			}
+			return err
+		}
+		c.arm(after)
+		err := reset()
+		if err == nil {
+			c.over(t, func() bool { keys, version := hs.BackedUp(s.UserID); return keys == 1 && version == "2" })
 		}
 		r.stop()
-		c.undo()
+		died := c.disarm()
+		if err != nil && !died {
+			t.Fatal(err)
+		}
 		r.start()
 		d = r.device(s)
 		ready(t, d)
-		isNew := hs.CrossSigningKey(s.UserID, "master") != before
-		if got := recoveryKey(t, d); (got.Reveal() != oldKey.Reveal()) != isNew {
-			t.Errorf("%v: identity new: %v, recovery key new: %v", c, isNew, !isNew)
+		backedUp(t, hs, s.UserID, 1)
+		if now := hs.CrossSigningKey(s.UserID, "master"); now != before {
+			given = recoveryKey(t, d) // there was no answer that held it
 		}
-		second := newRig(t, hs, nil).device(hs.Login("alice", "SECOND"))
-		settle(t, second)
-		if err := second.Recover(t.Context(), e2ee.Recovery{Key: recoveryKey(t, d)}); err != nil {
-			t.Errorf("%v: the recovery key does not open: %v", c, err)
+		whole := inspect(t, hs, s, given)
+		if !whole.confirmed || !whole.enabled || whole.keys != 1 || codes(t, d) != "" {
+			t.Errorf("after the restart: %+v, warnings: %s", whole, codes(t, d))
 		}
-		if codes := warningCodes(t, d); codes["own_identity_changed"].ID != "" || codes["backup_broken"].ID != "" {
-			t.Errorf("%v: %+v", c, codes)
+		if hs.CrossSigningKey(s.UserID, "master") == before {
+			if err := reset(); err != nil {
+				t.Fatalf("another reset: %v", err)
+			}
+			backedUp(t, hs, s.UserID, 1)
 		}
 		secrets, err := d.Secrets(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if secrets["reset"] != "" && isNew {
-			t.Errorf("%v: the reset does not end", c)
-		}
-		if _, err := d.Reset(t.Context(), auth); err != nil || hs.CrossSigningKey(s.UserID, "master") == before {
-			t.Errorf("%v: another reset: %v", c, err)
-		}
-		return happened
+		return died, outcome{inspect(t, hs, s, given), secrets["reset"] != "", codes(t, d)}
 	})
 }
 
-// Whenever the process ends during an acknowledgement or a withdrawal, it can be repeated,
-// and the warning goes with the change, not before and not after it.
+// Wherever the process ends while identities are acknowledged and verification is
+// withdrawn, and exceptions are made for devices, that can be repeated; the warning goes
+// with the change, not before and not after it.
 func TestCrashDuringAcknowledge(t *testing.T) {
 	t.Parallel()
-	everyCrash(t, func(t *testing.T, c *crash) bool {
+	everyCrash(t, 3, func(t *testing.T, c *crash, after int) (bool, string) {
 		hs := liar.New(t)
-		bob, carol := newPerson(t, hs, "bob", "BOBS"), newPerson(t, hs, "carol", "CAROLS")
+		bob, _ := confirmedPuppet(t, hs, "bob", "BOB")
+		carol, _ := confirmedPuppet(t, hs, "carol", "CAROL")
 		alice := &person{t: t, hs: hs, rig: c.rig(t, hs), Session: hs.Login("alice", "FIRST")}
 		alice.dev = alice.rig.device(alice.Session)
 		ready(t, alice.dev)
-		room := alice.newRoom(bob, carol)
+		room := hs.CreateRoom(true, alice.UserID, bob.UserID, carol.UserID)
 		alice.send(room, "hello")
 		if err := alice.dev.Verify(t.Context(), id.UserID(carol.UserID)); err != nil {
 			t.Fatal(err)
 		}
-		bob.reset()
-		carol.reset()
-		await(t, "no warnings", func() bool { return len(warningCodes(t, alice.dev)) == 2 })
-		c.arm(alice.rig, alice.UserID)
+		for _, p := range []*puppet{bob, carol} {
+			newIdentity(t, hs, p.Session).confirm(p)
+		}
+		await(t, "no warnings", func() bool { return codes(t, alice.dev) == "identity_changed verification_lost" })
 		do := func() error {
-			if err := alice.dev.Acknowledge(t.Context(), id.UserID(bob.UserID), bob.master()); err != nil {
+			if err := alice.dev.Acknowledge(t.Context(), id.UserID(bob.UserID), id.Ed25519(hs.CrossSigningKey(bob.UserID, "master"))); err != nil {
+				return err
+			}
+			if err := alice.dev.SetOverride(t.Context(), id.UserID(bob.UserID), "BOB", new(bool)); err != nil {
 				return err
 			}
 			err := alice.dev.WithdrawVerification(t.Context(), id.UserID(carol.UserID))
@@ -353,32 +238,43 @@ func TestCrashDuringAcknowledge(t *testing.T) {
 			}
 			return err
 		}
+		c.arm(after)
 		err := do()
-		c.returned(err)
-		happened := c.hit.Load()
-		if err != nil && !happened {
-			t.Fatalf("%v: %v", c, err)
-		}
 		alice.rig.stop()
-		c.undo()
+		died := c.disarm()
+		if err != nil && !died {
+			t.Fatal(err)
+		}
 		alice.rig.start()
 		alice.dev = alice.rig.device(alice.Session)
-		for user, code := range map[*person]string{bob: "identity_changed", carol: "verification_lost"} {
+		for user, code := range map[*puppet]string{bob: "identity_changed", carol: "verification_lost"} {
 			trust, err := alice.dev.User(t.Context(), id.UserID(user.UserID))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if warned := warningCodes(t, alice.dev)[code].ID != ""; warned != (trust.State != "pinned") {
-				t.Errorf("%v: %s is %s, warned: %v", c, user.UserID, trust.State, warned)
+				t.Errorf("%s is %s, warned: %v", user.UserID, trust.State, warned)
 			}
 		}
 		if err := do(); err != nil {
-			t.Errorf("%v: it cannot be repeated: %v", c, err)
+			t.Errorf("it cannot be repeated: %v", err)
 		}
 		alice.send(room, "after")
-		if codes := warningCodes(t, alice.dev); len(codes) != 0 {
-			t.Errorf("%v: %+v", c, codes)
+		outcome := codes(t, alice.dev)
+		for _, p := range []*puppet{bob, carol} {
+			trust, err := alice.dev.User(t.Context(), id.UserID(p.UserID))
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.listen()
+			keys := 0
+			for _, ev := range p.opened {
+				if ev.Type == "m.room_key" {
+					keys++
+				}
+			}
+			outcome += fmt.Sprintf("; %s is %s, has %d keys", p.DeviceID, trust.State, keys)
 		}
-		return happened
+		return died, outcome
 	})
 }

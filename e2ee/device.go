@@ -51,6 +51,8 @@ type Device struct {
 	publishTimer  *time.Timer
 	publishDue    time.Time
 	keyCount      int  // one-time keys on the homeserver, as last told
+	uncounted     bool // a sync told nothing of them, which may mean that there are none
+	countedAt     time.Time
 	keysWanted    bool // one-time keys must be made or uploaded
 	newFallback   bool // the homeserver says the fallback key is used
 	fallbackUsed  bool // a message used the fallback key
@@ -77,12 +79,13 @@ type Device struct {
 	retry         *time.Timer // of maintenance that failed
 	retryWait     time.Duration
 
+	ingests  int // how many sync responses were processed
 	rooms    map[id.RoomID]*room
 	outbound map[id.RoomID]*outbound
 	noKeys   map[store.DeviceRef]retry
+	begun    map[id.Curve25519]int // see noteBegun
 	unwedged map[store.DeviceRef]time.Time
 	wedged   []wedgedDevice
-	noOlm    []store.DeviceRef
 	arrived  chan struct{}     // closed when something arrives for the client
 	noticed  map[string]string // see deviceMeta
 	// noticesMoved says that noticed is not stored as it is.
@@ -104,6 +107,10 @@ func (e *Engine) open(ctx context.Context, key deviceKey, token secret.String) (
 	}
 	dev, err := e.store.Device(ctx, row, key.device)
 	switch {
+	case err == nil && dev.State == store.DeviceForeign && dev.Token != token:
+		if dev, err = e.stillForeign(ctx, row, dev, token); err != nil {
+			return nil, err
+		}
 	case err == nil:
 	case errors.Is(err, store.ErrNotFound):
 		if dev, err = e.adopt(ctx, row, key, token); err != nil {
@@ -119,17 +126,53 @@ func (e *Engine) open(ctx context.Context, key deviceKey, token secret.String) (
 	return d, d.useToken(ctx, token)
 }
 
+// stillForeign looks at a device with keys of its own that comes with another token. It
+// may have been logged out behind our back, and its ID be used again by a client that has
+// no keys: to pass that one through would be to pass its clear text.
+func (e *Engine) stillForeign(ctx context.Context, row *store.Account, dev store.Device, token secret.String) (store.Device, error) {
+	taken, err := e.hasKeys(ctx, row.UserID, dev.DeviceID, token)
+	if err != nil {
+		return store.Device{}, err
+	}
+	if !taken {
+		if err := e.store.DeleteDevice(ctx, row, dev.ID); err != nil {
+			return store.Device{}, fmt.Errorf("forget device: %w", err)
+		}
+		return e.make(ctx, row, dev.DeviceID, token, false)
+	}
+	dev.Token = token
+	if err := e.store.Save(ctx, row, dev.ID, &store.Changes{Device: &dev}); err != nil {
+		return store.Device{}, fmt.Errorf("store access token: %w", err)
+	}
+	return dev, nil
+}
+
 // adopt asks the homeserver whose keys a device has, and makes ours when it has none.
 func (e *Engine) adopt(ctx context.Context, row *store.Account, key deviceKey, token secret.String) (store.Device, error) {
-	result, err := keyQuery{e.hs, token}.QueryKeys(ctx, []id.UserID{key.user})
+	taken, err := e.hasKeys(ctx, key.user, key.device, token)
 	if err != nil {
-		return store.Device{}, fmt.Errorf("look for existing device keys: %w", err)
+		return store.Device{}, err
 	}
-	if len(result.Failures) > 0 && result.DeviceKeys[key.user] == nil {
-		return store.Device{}, fmt.Errorf("look for existing device keys: %w", ErrCannotEncrypt)
+	return e.make(ctx, row, key.device, token, taken)
+}
+
+// hasKeys asks the homeserver whether a device has published keys.
+func (e *Engine) hasKeys(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (bool, error) {
+	result, err := keyQuery{e.hs, token}.QueryKeys(ctx, []id.UserID{user})
+	if err != nil {
+		return false, fmt.Errorf("look for existing device keys: %w", err)
 	}
-	dev := store.Device{DeviceID: key.device, State: store.DeviceOurs, Token: token}
-	if _, taken := result.DeviceKeys[key.user][key.device]; taken {
+	if len(result.Failures) > 0 && result.DeviceKeys[user] == nil {
+		return false, fmt.Errorf("look for existing device keys: %w", ErrCannotEncrypt)
+	}
+	_, has := result.DeviceKeys[user][device]
+	return has, nil
+}
+
+// make stores a device that is seen the first time: ours, or with keys of its own.
+func (e *Engine) make(ctx context.Context, row *store.Account, device id.DeviceID, token secret.String, taken bool) (store.Device, error) {
+	dev := store.Device{DeviceID: device, State: store.DeviceOurs, Token: token}
+	if taken {
 		dev.State = store.DeviceForeign
 	} else {
 		acc, err := newOlmAccount()
@@ -176,6 +219,12 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 		d.mode = ModeUnknown
 	}
 	return d, nil
+}
+
+// isOf reports whether what is known of the device holds for a token as well: not for a
+// device with keys of its own and a token that is new.
+func (d *Device) isOf(token secret.String) bool {
+	return d.mode != ModeForeign || d.currentToken() == token
 }
 
 // useToken keeps the newest access token for the proxy's own requests.

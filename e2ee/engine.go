@@ -65,6 +65,8 @@ type Options struct {
 type AccountSettings struct {
 	// AllowUnsigned lets a device that its owner has not confirmed send (account.require_cross_signing: false).
 	AllowUnsigned bool
+	// IgnoreSecretRequests gives the user's other devices no secrets (account.secret_requests: ignore).
+	IgnoreSecretRequests bool
 	// AcknowledgeUnverified acknowledges identity changes of users who were never
 	// verified, for bots that nobody watches.
 	AcknowledgeUnverified bool
@@ -215,7 +217,7 @@ func (e *Engine) worker() {
 // empty: such a token can hold no keys.
 func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (*Device, error) {
 	key := deviceKey{user, device}
-	if d := e.loaded(key); d != nil {
+	if d := e.loaded(key); d != nil && d.isOf(token) {
 		return d, d.useToken(ctx, token)
 	}
 	if device == "" {
@@ -226,7 +228,7 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 		return nil, err
 	}
 	defer give()
-	if d := e.loaded(key); d != nil {
+	if d := e.loaded(key); d != nil && d.isOf(token) {
 		return d, d.useToken(ctx, token)
 	}
 	d, err := e.open(ctx, key, token)
@@ -276,6 +278,31 @@ func (e *Engine) Forget(ctx context.Context, user id.UserID, devices ...id.Devic
 // ForgetAll discards all devices of a user but those that are kept.
 func (e *Engine) ForgetAll(ctx context.Context, user id.UserID, keep ...id.DeviceID) error {
 	return e.forgetThose(ctx, user, func(dev id.DeviceID) bool { return !slices.Contains(keep, dev) })
+}
+
+// ForgetAccount discards everything of a user whose account was closed. Whoever gets the
+// user ID next must not find the keys of the one before (attack 51).
+func (e *Engine) ForgetAccount(ctx context.Context, user id.UserID) error {
+	if err := e.ForgetAll(ctx, user); err != nil {
+		return err
+	}
+	row, err := e.store.LookupAccount(ctx, user)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("load account: %w", err)
+	}
+	e.mu.Lock()
+	if a := e.accounts[user]; a != nil {
+		a.tracker.Close()
+		delete(e.accounts, user)
+	}
+	e.mu.Unlock()
+	if err := e.store.DeleteAccount(ctx, row); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("forget account: %w", err)
+	}
+	return nil
 }
 
 func (e *Engine) forgetThose(ctx context.Context, user id.UserID, which func(id.DeviceID) bool) error {

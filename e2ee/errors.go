@@ -39,6 +39,8 @@ var (
 	ErrNoSecretStorage = errors.New("the account has no usable secret storage")
 	// ErrNoPassphrase says that secret storage has a key but no passphrase.
 	ErrNoPassphrase = errors.New("the secret storage has no passphrase")
+	// ErrNoBackup says that there is no key backup whose key is here.
+	ErrNoBackup = errors.New("there is no key backup that can be read")
 	// ErrSecretMissing says that secret storage does not hold a secret under its default key.
 	ErrSecretMissing = errors.New("the secret is not in secret storage")
 	// ErrSecretMismatch says that a secret does not belong to the published identity.

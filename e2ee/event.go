@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 
+	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 )
 
@@ -56,6 +57,15 @@ func parseObject(raw []byte) (object, error) {
 }
 
 var errSyntax = errors.New("syntax")
+
+// decodeStrict reads what anybody can have sent into v: names count as they are written,
+// in this case only, and none may occur twice at any depth (attack A26).
+func decodeStrict(raw []byte, v any) error {
+	if err := jsonv2.Unmarshal(raw, v); err != nil {
+		return errMalformed
+	}
+	return nil
+}
 
 // trimValue drops the colon and white space before a value.
 func trimValue(b []byte) json.RawMessage {
@@ -107,6 +117,17 @@ func (o object) without(name string) object {
 		}
 	}
 	return o
+}
+
+// only gives an object with just these members, as far as they are there.
+func (o object) only(names ...string) object {
+	out := make(object, 0, len(names)+3)
+	for _, name := range names {
+		if value := o.get(name); value != nil {
+			out = append(out, member{name, value})
+		}
+	}
+	return out
 }
 
 // encode writes the object again, in order.

@@ -1,6 +1,7 @@
 package e2ee
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -47,6 +49,19 @@ func (d *Device) SendOlm(ctx context.Context, eventType string, content json.Raw
 
 // Maintain does at once what the engine's workers do when they get to it.
 func (d *Device) Maintain(ctx context.Context) { d.maintain(ctx) }
+
+// AskForKeys asks at once for the room keys that events wait for.
+func (d *Device) AskForKeys(ctx context.Context) error {
+	d.mu.Lock()
+	d.askKeys = true
+	d.mu.Unlock()
+	return errors.Join(d.requestKeys(ctx), d.flushOutbox(ctx))
+}
+
+// Members gives the memberships of a room, fetched if they are not known.
+func (d *Device) Members(ctx context.Context, room id.RoomID) (map[id.UserID]string, error) {
+	return d.memberships(ctx, room)
+}
 
 // Settled reports whether the identity was looked at since something last changed.
 func (d *Device) Settled() bool { return d.isSettled() }
@@ -98,6 +113,22 @@ func (d *Device) InboundSessions(ctx context.Context) ([]store.InboundSession, e
 		out = append(out, s)
 	}
 	return out, nil
+}
+
+// SealExport makes a file of exported keys whose text is plain.
+func SealExport(passphrase secret.String, plain []byte) ([]byte, error) {
+	var file bytes.Buffer
+	w, err := newExportWriter(passphrase, &file)
+	if err != nil {
+		return nil, err
+	}
+	err = w.end(bytes.Clone(plain))
+	return file.Bytes(), err
+}
+
+// OpenExport gives the text of a file of exported keys.
+func OpenExport(passphrase secret.String, file []byte) ([]byte, error) {
+	return openExport(passphrase, file)
 }
 
 // BackupKey gives the private backup key.

@@ -164,6 +164,9 @@ func (q keyQuery) QueryKeys(ctx context.Context, users []id.UserID) (*trustcache
 		body:   map[string]any{"device_keys": wanted, "timeout": 10000},
 		result: &resp,
 	})
+	if upstreamStatus(err) == http.StatusUnauthorized {
+		return nil, fmt.Errorf("%w: %w", trustcache.ErrAsker, err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -310,7 +310,12 @@ func (d *Device) mayConverse(ctx context.Context) error {
 			}
 		}
 	}
-	switch d.ownNow() {
+	return sendRefusal(d.ownNow(), d.acct.settings().AllowUnsigned)
+}
+
+// sendRefusal says why a device may send nothing to encrypted rooms; nil when it may.
+func sendRefusal(own ownState, allowUnsigned bool) error {
+	switch own {
 	case ownSigned:
 		return nil
 	case ownReplaced:
@@ -318,7 +323,7 @@ func (d *Device) mayConverse(ctx context.Context) error {
 	case ownChanged:
 		return ErrDeviceNotSigned // also where unsigned devices may send: the identity is in question
 	case ownNoIdentity, ownUnsigned:
-		if d.acct.settings().AllowUnsigned {
+		if allowUnsigned {
 			return nil
 		}
 		return ErrDeviceNotSigned

@@ -13,10 +13,12 @@ import (
 
 // ingest processes a sync response and stores its effects together with the new
 // position, or nothing (requirement 5.3). Processing a response twice is harmless.
-// own says that it is the proxy's own sync rather than the client's.
-func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool) (*batch, error) {
+// own says that it is the proxy's own sync rather than the client's, and began is what
+// ingested gave when it was requested.
+func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) (*batch, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	overtaken := d.ingests != began
 	ch := &store.Changes{}
 	b, err := d.processToDevice(ctx, u.ToDevice, ch)
 	if err != nil {
@@ -39,6 +41,9 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool) (*batch, er
 			d.dropCaches(ctx)
 			return nil, err
 		}
+		if overtaken {
+			d.doubt(r, ch)
+		}
 	}
 	if err := d.keepForClient(ctx, b, own); err != nil {
 		d.dropCaches(ctx)
@@ -58,10 +63,37 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool) (*batch, er
 		return nil, fmt.Errorf("store the effects of a sync: %w", err)
 	}
 	d.olmDirty = false
+	d.ingests++
 	committed()
 	departed()
 	d.afterIngest(b, u)
 	return b, nil
+}
+
+// ingested counts the responses that were processed.
+func (d *Device) ingested() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ingests
+}
+
+// doubt has the homeserver asked for what a response says of a room that was overtaken
+// by another: it may be older than what was known already, and name as a member
+// somebody who has left. The caller holds d.mu.
+func (d *Device) doubt(u RoomUpdate, ch *store.Changes) {
+	r := d.rooms[u.RoomID]
+	if r == nil {
+		return
+	}
+	for _, c := range u.Changes {
+		switch c.Type {
+		case typeMember:
+			r.forgetMembers()
+		case typeVisibility:
+			r.doubtVisibility(ch)
+		}
+	}
+	dedupeRooms(ch)
 }
 
 // named leaves out users whose ID is too long to be one.
@@ -81,9 +113,8 @@ func nextPosition(u SyncUpdate, own bool) (string, bool) {
 // noteCounts takes the homeserver's counts of our keys (requirements 3.3, 3.4). The
 // caller holds d.mu.
 func (d *Device) noteCounts(u SyncUpdate) {
-	if u.OneTimeKeys != nil {
-		d.keyCount = u.OneTimeKeys[algorithmSigned]
-		d.keysWanted = d.keyCount < oneTimeKeysWanted/2+1
+	if d.uncounted = u.OneTimeKeys == nil && d.row.KeysUploaded; u.OneTimeKeys != nil {
+		d.counted(u.OneTimeKeys)
 	}
 	if u.UnusedFallback != nil {
 		d.newFallback = !slices.Contains(u.UnusedFallback, algorithmSigned)
@@ -109,7 +140,7 @@ func (d *Device) noteRoom(ctx context.Context, u RoomUpdate, own bool, ch *store
 		case typeMember:
 			err = d.noteMember(ctx, u.RoomID, id.UserID(c.StateKey), membershipOf(c.Content), u.Limited, ch)
 			if r := d.rooms[u.RoomID]; r != nil && id.UserID(c.StateKey) == d.acct.user && u.Section == SectionLeave {
-				r.members = nil
+				r.forgetMembers()
 			}
 		}
 		if err != nil {
@@ -119,7 +150,7 @@ func (d *Device) noteRoom(ctx context.Context, u RoomUpdate, own bool, ch *store
 	if r := d.rooms[u.RoomID]; r != nil && u.Limited && !own {
 		// A client that loads members lazily does not see who came and went in the gap: ask
 		// again, and rotate (requirement 9.4).
-		r.members, r.loading = nil, nil
+		r.forgetMembers()
 		if r.encrypted {
 			d.discard(u.RoomID, ch)
 		}
@@ -186,15 +217,15 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 		d.keySeq++
 		d.wakeWaiting()
 	}
-	for _, ref := range b.noOlm {
-		delete(d.noKeys, ref)
+	for _, w := range b.wedged {
+		delete(d.noKeys, store.DeviceRef{UserID: w.user, DeviceID: w.device})
 	}
+	d.noteBegun(b.sessions.begun)
 	d.wedged = append(d.wedged, b.wedged...)
 	if len(d.wedged) > maxWedged {
 		d.wedged = d.wedged[len(d.wedged)-maxWedged:]
 	}
-	d.noOlm = append(d.noOlm, b.noOlm...)
-	if d.keysWanted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(d.wedged) > 0 || len(d.noOlm) > 0 || len(u.Changed) > 0 || !d.settled {
+	if d.keysWanted || d.uncounted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(d.wedged) > 0 || len(u.Changed) > 0 || !d.settled {
 		d.kickLocked()
 	}
 	b.keysCancelled()

@@ -16,7 +16,20 @@ import (
 
 // placeholder is what a person reads instead of a message that was held back
 // (requirement 26.1: no word of keys or cross-signing).
-const placeholder = "A message from a device that its owner has not confirmed was held back."
+func placeholder(code trustcache.Code) string {
+	switch code {
+	case trustcache.CodeMismatchedSender:
+		return "A message that was not encrypted by its sender was held back."
+	case trustcache.CodeSentInClear:
+		return "A message that was not encrypted, although the room is, was held back."
+	case trustcache.CodeAuthenticityNotGuaranteed:
+		return "A message was held back because it cannot be checked who sent it."
+	case trustcache.CodeUnknownDevice:
+		return "A message from an unknown or deleted device was held back."
+	default:
+		return "A message from a device that its owner has not confirmed was held back."
+	}
+}
 
 // judgement is what the events of one batch are judged by.
 type judgement struct {
@@ -92,15 +105,37 @@ func (d *Device) judgePlain(job *sealedEvent, policy trustcache.Policy) Opened {
 	verdict := trustcache.JudgeInClear(job.sender, policy)
 	d.noteReceived(job, trustcache.Owner{UserID: job.sender}, verdict)
 	if verdict.Deliver == trustcache.DeliverAsCame {
+		job.dropEdit()
 		return job.asCame(verdict)
 	}
 	return job.withheld(verdict, policy)
 }
 
+// dropEdit makes a plain edit a message of its own: it must not put words into an
+// encrypted one (attack A24).
+func (job *sealedEvent) dropEdit() {
+	content, err := parseObject(job.event.get("content"))
+	if err != nil {
+		return
+	}
+	relation, err := parseObject(content.get("m.relates_to"))
+	if err != nil {
+		return
+	}
+	if kind, _ := relation.text("rel_type"); kind == "m.replace" {
+		job.event = job.event.set("content", content.without("m.relates_to").encode())
+	}
+}
+
 // encryptable reports whether a plain event should have been encrypted in an
-// encrypted room: reactions, redactions and state are not (requirements 19.5, 19.6, 20.1).
+// encrypted room: reactions, redactions and state are not (requirements 19.5, 19.6,
+// 20.1). What clients take for a message is one, whatever else it says of itself.
 func encryptable(job *sealedEvent) bool {
-	if job.event.get("state_key") != nil || len(job.event.get("content")) <= len(`{}`) {
+	if len(job.event.get("content")) <= len(`{}`) {
+		return false
+	}
+	_, state := job.event.text("state_key")
+	if state && job.clearType != "m.room.message" && job.clearType != "m.sticker" {
 		return false
 	}
 	switch job.clearType {
@@ -147,8 +182,12 @@ func (job *sealedEvent) clearContent() (json.RawMessage, error) {
 
 // withheld is a placeholder that holds nothing of the message but who, when and where.
 func (job *sealedEvent) withheld(v trustcache.Verdict, policy trustcache.Policy) Opened {
-	content := object{{"msgtype", quoted("m.notice")}, {"body", quoted(placeholder)}}
-	out := job.event.set("type", quoted("m.room.message")).set("content", content.encode())
+	content := object{{"msgtype", quoted("m.notice")}, {"body", quoted(placeholder(v.Code))}}
+	out := append(job.event.only("event_id", "origin_server_ts", "room_id", "sender"),
+		member{"type", quoted("m.room.message")}, member{"content", content.encode()})
+	if unsigned, err := parseObject(job.event.get("unsigned")); err == nil {
+		out = out.set("unsigned", unsigned.only("age", "membership", "transaction_id").encode())
+	}
 	return Opened{
 		Event: annotate(out, v).encode(), Type: "m.room.message", Withheld: true,
 		Hidden: policy.Withheld == trustcache.WithheldHide,
@@ -226,7 +265,7 @@ func (d *Device) learn(ctx context.Context, users []id.UserID) (map[id.UserID]*t
 	short, cancel := context.WithTimeout(ctx, learnWait)
 	defer cancel()
 	known, err := d.acct.tracker.Lookup(short, d.query(), users)
-	if err == nil || short.Err() == nil {
+	if err == nil || (short.Err() == nil && !errors.Is(err, trustcache.ErrAsker)) {
 		return known, err
 	}
 	return d.acct.tracker.Cached(ctx, users)

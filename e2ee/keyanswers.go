@@ -49,7 +49,7 @@ func (b *batch) keyRequested(ev *toDevice) {
 		} `json:"body"`
 	}
 	d := b.d
-	if json.Unmarshal(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
+	if decodeStrict(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
 		req.Device == "" || req.RequestID == "" || len(req.RequestID) > maxIDLength || len(req.Device) > maxIDLength ||
 		len(req.Body.RoomID) > maxIDLength || len(req.Body.SessionID) > maxIDLength {
 		b.refused++
@@ -101,7 +101,7 @@ func (d *Device) answerKeyRequests(ctx context.Context) error {
 	for _, req := range requests {
 		dev := own.Device(req.device)
 		row, ok := rows[req.ref]
-		if !ok || !mayHoldSecrets(dev) || dev.Dehydrated || !d.mayGiveKey(req) {
+		if !ok || !mayHoldSecrets(dev) || !d.mayGiveKey(req) {
 			d.eng.counts.forwards.WithLabelValues("not_sent").Inc()
 			continue
 		}
@@ -148,7 +148,7 @@ func forwardContent(row *store.InboundSession, note store.WithheldNote) (json.Ra
 	}
 	out := object{
 		{"algorithm", quoted(algorithmMegolm)},
-		{"forwarding_curve25519_key_chain", data.get("forwarding_curve25519_key_chain")},
+		{fieldForwards, data.get(fieldForwards)},
 		{"room_id", quoted(row.RoomID.String())},
 		{"sender_claimed_ed25519_key", quoted(from.Ed25519.String())},
 		{"sender_key", data.get("sender_key")},

@@ -38,6 +38,8 @@ const (
 	exportPrefix  = 1 + 16 + 16 + 4
 	// MaxExport bounds a file that is imported, in bytes.
 	MaxExport = 64 << 20
+	// maxImport bounds how many keys a file may hold.
+	maxImport = 100_000
 	// importBatch is how many keys are stored at a time.
 	importBatch = 250
 )
@@ -233,6 +235,9 @@ func (d *Device) ImportKeys(ctx context.Context, passphrase secret.String, file 
 		return Imported{}, err
 	}
 	defer clear(plain)
+	if err := checkImport(plain); err != nil {
+		return Imported{}, err
+	}
 	var out Imported
 	var rows []store.InboundSession
 	flush := func() error {
@@ -241,28 +246,57 @@ func (d *Device) ImportKeys(ctx context.Context, passphrase secret.String, file 
 		rows = rows[:0]
 		return err
 	}
+	err = eachImported(plain, func(raw []byte) error {
+		out.Total++
+		row, err := importedSession(bytes.Clone(raw))
+		if err != nil {
+			out.Refused++
+			return nil
+		}
+		if rows = append(rows, row); len(rows) < importBatch {
+			return nil
+		}
+		return flush()
+	})
+	if err == nil {
+		err = flush()
+	}
+	d.kick() // they are to be backed up
+	return out, err
+}
+
+// checkImport looks through a file before anything of it is stored: a list, whole, and
+// not too long.
+func checkImport(plain []byte) error {
+	n := 0
+	return eachImported(plain, func([]byte) error {
+		if n++; n > maxImport {
+			return ErrExportTooCostly
+		}
+		return nil
+	})
+}
+
+// eachImported gives the entries of a file. They are valid until the next one.
+func eachImported(plain []byte, each func(raw []byte) error) error {
 	dec := jsontext.NewDecoder(bytes.NewReader(plain))
 	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != jsontext.KindBeginArray {
-		return out, ErrNotAnExport
+		return ErrNotAnExport
 	}
 	for dec.PeekKind() != jsontext.KindEndArray {
 		raw, err := dec.ReadValue()
 		if err != nil {
-			return out, errors.Join(ErrNotAnExport, flush())
+			return ErrNotAnExport
 		}
-		out.Total++
-		row, err := importedSession(raw.Clone())
-		if err != nil {
-			out.Refused++
-			continue
-		}
-		if rows = append(rows, row); len(rows) == importBatch {
-			if err := flush(); err != nil {
-				return out, err
-			}
+		if err := each(raw); err != nil {
+			return err
 		}
 	}
-	return out, flush()
+	_, err := dec.ReadToken()
+	if _, end := dec.ReadToken(); err != nil || !errors.Is(end, io.EOF) {
+		return ErrNotAnExport
+	}
+	return nil
 }
 
 // importedSession reads one entry of a file.

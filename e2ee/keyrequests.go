@@ -264,11 +264,16 @@ func (d *Device) forwardedKey(msg *received, own *trustcache.User) (store.Inboun
 	}
 	claimed, _ := data.text("sender_claimed_ed25519_key")
 	kept := make(object, 0, 6) // and nothing that we do not know
-	for _, name := range []string{"algorithm", "session_key", "sender_key", "forwarding_curve25519_key_chain", fieldSharedHistory, fieldSharedUnstable} {
+	for _, name := range []string{"algorithm", "session_key", "sender_key", fieldSharedHistory, fieldSharedUnstable} {
 		if value := data.get(name); value != nil {
 			kept = append(kept, member{name, value})
 		}
 	}
+	chain, err := json.Marshal(append(forwardedBy(data), msg.SenderKey.String()))
+	if err != nil {
+		return none, ""
+	}
+	kept = append(kept, member{fieldForwards, chain})
 	kept = append(kept, member{"sender_claimed_keys", object{{"ed25519", quoted(claimed)}}.encode()})
 	row, err := keptSession(ref, kept.encode(), store.SourceForwarded, false)
 	if err != nil {

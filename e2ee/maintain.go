@@ -22,6 +22,8 @@ const (
 	// fallbackMinAge keeps a homeserver that always claims the fallback key is used
 	// from making us upload one on every sync.
 	fallbackMinAge = time.Hour
+	// countKeysEvery bounds how often the homeserver is asked for what its syncs leave out.
+	countKeysEvery = time.Minute
 )
 
 // maintain brings the homeserver and the device in line: keys published, to-device
@@ -72,7 +74,7 @@ func (d *Device) maintain(ctx context.Context) {
 // refreshDeviceLists asks again about users whose devices changed or could not be
 // queried, so that sends need not wait for it (requirement 4.3).
 func (d *Device) refreshDeviceLists(ctx context.Context) error {
-	if d.mode != ModeProxied || !d.isPublished() {
+	if d.mode != ModeProxied || !d.isPublished() || d.currentToken().IsZero() {
 		return nil
 	}
 	return d.acct.tracker.Refresh(ctx, d.query())
@@ -81,6 +83,9 @@ func (d *Device) refreshDeviceLists(ctx context.Context) error {
 // uploadKeys publishes device keys, one-time keys and a fallback key where they are
 // missing. All of them are stored first, so that a retry uploads the same (requirement 2.7).
 func (d *Device) uploadKeys(ctx context.Context) error {
+	if err := d.countKeys(ctx); err != nil {
+		return err
+	}
 	body, oneTime, fallback, err := d.prepareUpload(ctx)
 	if err != nil || body == nil {
 		return err
@@ -109,6 +114,39 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 		return saveErr
 	}
 	return err
+}
+
+// countKeys asks the homeserver how many one-time keys it holds, if a sync left that out.
+// Taking it for none at once would have us upload keys without end to a homeserver that
+// leaves it out always.
+func (d *Device) countKeys(ctx context.Context) error {
+	d.mu.Lock()
+	due := d.uncounted && d.eng.now().Sub(d.countedAt) >= countKeysEvery
+	d.mu.Unlock()
+	if !due {
+		return nil
+	}
+	var resp struct {
+		Counts map[string]int `json:"one_time_key_counts"`
+	}
+	err := d.call(ctx, request{
+		op: "count keys", method: http.MethodPost,
+		path: mautrix.ClientURLPath{"v3", "keys", "upload"}, body: struct{}{}, result: &resp,
+	})
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.counted(resp.Counts)
+	d.uncounted, d.countedAt = false, d.eng.now()
+	return nil
+}
+
+// counted takes the homeserver's counts. The caller holds d.mu.
+func (d *Device) counted(counts map[string]int) {
+	d.keyCount = counts[algorithmSigned]
+	d.keysWanted = d.keyCount < oneTimeKeysWanted/2+1
 }
 
 // prepareUpload makes the keys that are missing and stores them. A nil body means

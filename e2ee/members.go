@@ -26,19 +26,13 @@ func (d *Device) noteMember(ctx context.Context, roomID id.RoomID, user id.UserI
 		d.kickLocked()
 	}
 	departed := membership != "join" && (limited || membership != "invite")
+	if was := r.members[user]; departed && (r.members == nil || was == "join" || was == "invite") {
+		r.narrowed++
+	}
 	if departed && r.encrypted && d.mayHaveKey(r, roomID, user) {
 		d.discard(roomID, ch)
 	}
-	for _, m := range []map[id.UserID]string{r.members, r.loading} {
-		if m == nil {
-			continue
-		}
-		if membership == "leave" || membership == "ban" {
-			m[user] = "leave"
-		} else {
-			m[user] = membership
-		}
-	}
+	r.note(user, membership)
 	return nil
 }
 
@@ -81,7 +75,7 @@ func (d *Device) NoteMembership(ctx context.Context, roomID id.RoomID, user id.U
 	}
 	if user == d.acct.user && (membership == "join" || membership == "leave") {
 		if r := d.rooms[roomID]; r != nil {
-			r.members = nil // what was known before we came or left says nothing now
+			r.forgetMembers() // what was known before we came or left says nothing now
 		}
 	}
 	if len(ch.DiscardOutbound) == 0 {
@@ -93,24 +87,47 @@ func (d *Device) NoteMembership(ctx context.Context, roomID id.RoomID, user id.U
 	return nil
 }
 
+// audience is who an event in a room is encrypted for.
+type audience struct {
+	users      []id.UserID
+	visibility string
+	// room and narrowed tell whether the room was left, or the visibility changed, since.
+	room     *room
+	narrowed int
+}
+
 // recipients gives the users an event in the room is encrypted for: who has joined,
 // and who is invited where the history visibility lets invited users read
 // (requirement 4.7). The list is complete or an error (requirement 7.6).
-func (d *Device) recipients(ctx context.Context, roomID id.RoomID) (users []id.UserID, visibility string, err error) {
-	if visibility, err = d.visibility(ctx, roomID); err != nil {
-		return nil, "", err
+func (d *Device) recipients(ctx context.Context, roomID id.RoomID) (*audience, error) {
+	d.mu.Lock()
+	r, err := d.roomState(ctx, roomID)
+	if err != nil {
+		d.mu.Unlock()
+		return nil, err
+	}
+	to := &audience{room: r, narrowed: r.narrowed}
+	d.mu.Unlock()
+	if to.visibility, err = d.visibility(ctx, roomID); err != nil {
+		return nil, err
 	}
 	members, err := d.memberships(ctx, roomID)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	users = make([]id.UserID, 0, len(members))
+	to.users = make([]id.UserID, 0, len(members))
 	for user, membership := range members {
-		if membership == "join" || (membership == "invite" && visibility != "joined") {
-			users = append(users, user)
+		if membership == "join" || (membership == "invite" && to.visibility != "joined") {
+			to.users = append(to.users, user)
 		}
 	}
-	return users, visibility, nil
+	return to, nil
+}
+
+// current reports whether nobody can have left the audience since it was gathered. The
+// caller holds d.mu.
+func (d *Device) current(roomID id.RoomID, to *audience) bool {
+	return d.rooms[roomID] == to.room && to.room.narrowed == to.narrowed
 }
 
 // memberships gives a copy of the room's membership list, fetched if it is not known.
@@ -125,7 +142,10 @@ func (d *Device) memberships(ctx context.Context, roomID id.RoomID) (map[id.User
 		defer d.mu.Unlock()
 		return maps.Clone(r.members), nil
 	}
-	r.loading = make(map[id.UserID]string)
+	if r.loading == nil {
+		r.loading = &memberFetch{late: make(map[id.UserID]string)}
+	}
+	fetch := r.loading // of the first of those who fetch at the same time
 	d.mu.Unlock()
 
 	var resp struct {
@@ -143,21 +163,24 @@ func (d *Device) memberships(ctx context.Context, roomID id.RoomID) (map[id.User
 	})
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	late := r.loading
-	r.loading = nil
-	if err != nil {
+	switch {
+	case err != nil:
+		if r.loading == fetch {
+			r.loading = nil
+		}
 		return nil, err
-	}
-	if late == nil { // a gap was noticed meanwhile: what was fetched may be older than it
+	case d.rooms[roomID] == r && r.members != nil: // somebody else was quicker
+	case d.rooms[roomID] != r || r.loading != fetch: // what was fetched may be too old
 		return nil, errRoomChanged
+	default:
+		r.members = make(map[id.UserID]string, len(resp.Chunk))
+		for _, ev := range resp.Chunk {
+			r.members[ev.StateKey] = ev.Content.Membership
+		}
+		maps.Copy(r.members, fetch.late)
+		r.loading = nil
 	}
-	members := make(map[id.UserID]string, len(resp.Chunk))
-	for _, ev := range resp.Chunk {
-		members[ev.StateKey] = ev.Content.Membership
-	}
-	maps.Copy(members, late)
-	r.members = members
-	return maps.Clone(members), nil
+	return maps.Clone(r.members), nil
 }
 
 // visibility gives the room's history visibility, asked for if it is not known.

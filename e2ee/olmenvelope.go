@@ -51,12 +51,9 @@ func (r *received) owner() trustcache.Owner {
 
 // openEnvelope checks a decrypted Olm message.
 func openEnvelope(plain []byte, sender id.UserID, senderKey id.Curve25519, own id.UserID, ownKey id.Ed25519) (*received, error) {
-	if _, err := parseObject(plain); err != nil { // strict: duplicate names, UTF-8
-		return nil, fmt.Errorf("%w: %w", errEnvelope, err)
-	}
 	out := &received{SenderKey: senderKey}
-	if err := json.Unmarshal(plain, &out.envelope); err != nil {
-		return nil, fmt.Errorf("%w: %w", errEnvelope, errMalformed)
+	if err := decodeStrict(plain, &out.envelope); err != nil {
+		return nil, fmt.Errorf("%w: %w", errEnvelope, err)
 	}
 	switch {
 	case out.Sender != sender:
@@ -91,7 +88,7 @@ func claimedDevice(raw json.RawMessage, sender id.UserID) (*trustcache.Device, e
 	var named struct {
 		DeviceID id.DeviceID `json:"device_id"`
 	}
-	if err := json.Unmarshal(raw, &named); err != nil {
+	if err := decodeStrict(raw, &named); err != nil {
 		return nil, errMalformed
 	}
 	device, err := trustcache.ParseDevice(raw, sender, named.DeviceID)

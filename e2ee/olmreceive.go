@@ -3,16 +3,19 @@ package e2ee
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	olmmessage "maunium.net/go/mautrix/crypto/goolm/message"
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
 )
 
 // maxSessionsPerDevice is how many Olm sessions with one device are kept; the spec
@@ -31,6 +34,7 @@ type olmSessions struct {
 	byKey map[id.Curve25519][]*olmSession
 	dirty map[*olmSession]bool
 	gone  []string
+	begun []id.Curve25519 // who began a session with us
 }
 
 // loadOlmSessions reads the sessions with these keys in one go.
@@ -92,9 +96,6 @@ func (o *olmSessions) collect(ch *store.Changes) {
 	}
 }
 
-// keyLength is the length of a public key in unpadded base64.
-const keyLength = 43
-
 // olmEvent is the content of an m.room.encrypted to-device event.
 type olmEvent struct {
 	Algorithm  string        `json:"algorithm"`
@@ -135,9 +136,20 @@ func (d *Device) decryptOlm(ev *olmEvent, sessions *olmSessions, seen map[[32]by
 	return plain, nil
 }
 
-// olmDigest names a message addressed to us, whatever else is in the event.
+// olmDigest names a message addressed to us by the part of it that carries a MAC: what is
+// around that, its spelling in base64 included, the homeserver can change at will, and a
+// fallback key would open the message once more.
 func (d *Device) olmDigest(ev *olmEvent) [32]byte {
-	return sha256.Sum256([]byte(ev.SenderKey.String() + "|" + ev.Ciphertext[d.olm.curve25519].Body))
+	msg := ev.Ciphertext[d.olm.curve25519]
+	body, err := base64.RawStdEncoding.DecodeString(msg.Body)
+	if err != nil {
+		body = []byte(msg.Body) // nothing will decrypt it
+	}
+	var outer olmmessage.PreKeyMessage
+	if id.OlmMsgType(msg.Type) == id.OlmMsgTypePreKey && err == nil && outer.Decode(body) == nil {
+		body = outer.Message
+	}
+	return sha256.Sum256(append([]byte(ev.SenderKey.String()+"|"), body...))
 }
 
 // decryptWith tries the sessions with the sender, then a new one (requirements 6.2, 6.3).
@@ -179,16 +191,14 @@ func (d *Device) decryptWith(from id.Curve25519, kind int, body string, sessions
 	d.olm.removeOneTimeKey(made.BobOneTimeKey)
 	d.olmDirty = true
 	sessions.add(from, made, now)
+	sessions.begun = append(sessions.begun, from)
 	return plain, nil
 }
 
 // parseOlm reads an m.room.encrypted to-device content.
 func parseOlm(content json.RawMessage) (*olmEvent, error) {
-	if _, err := parseObject(content); err != nil {
-		return nil, err
-	}
 	var ev olmEvent
-	if err := json.Unmarshal(content, &ev); err != nil || len(ev.SenderKey) != keyLength {
+	if err := decodeStrict(content, &ev); err != nil || !trustcache.OneSpelling(ev.SenderKey) {
 		return nil, fmt.Errorf("%w: encrypted to-device message", errMalformed)
 	}
 	return &ev, nil

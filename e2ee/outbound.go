@@ -21,6 +21,8 @@ type outbound struct {
 	sess     *session.MegolmOutboundSession
 	settings sessionSettings
 	shares   map[store.DeviceRef]store.Share
+	// begun is what Device.begun said of a device when it was given the key.
+	begun map[store.DeviceRef]int
 }
 
 // sessionSettings is the snapshot under which a session was made.
@@ -36,6 +38,28 @@ func (o *outbound) gaveTo(user id.UserID) bool {
 		}
 	}
 	return false
+}
+
+// has reports whether a device was given the key, over an Olm session that it can read as
+// far as we know: begun is how many it has begun with us.
+func (o *outbound) has(dev *trustcache.Device, begun int) bool {
+	ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
+	share, ok := o.shares[ref]
+	return ok && share.Withheld == "" && share.Curve25519 == dev.Curve25519.String() && o.begun[ref] == begun
+}
+
+// noteBegun counts the Olm sessions that others have begun with us. Who begins a new one
+// may have lost those before it, and with them the room keys that we sent: the live ones
+// are given again with the next message (requirement 6.12). That is only remembered while
+// the process runs; after a restart such a device waits for the next session of the room.
+// The caller holds d.mu.
+func (d *Device) noteBegun(by []id.Curve25519) {
+	for _, key := range by {
+		if d.begun == nil || len(d.begun) >= maxNoKeys {
+			d.begun = make(map[id.Curve25519]int)
+		}
+		d.begun[key]++
+	}
 }
 
 // eligible are the devices that may have a room's key now, and those that are told why not.
@@ -87,7 +111,10 @@ func (d *Device) loadOutbound(ctx context.Context, roomID id.RoomID) (*outbound,
 	if err != nil {
 		return nil, fmt.Errorf("load outbound session: %w", err)
 	}
-	out := &outbound{row: row, sess: &session.MegolmOutboundSession{}, shares: make(map[store.DeviceRef]store.Share)}
+	out := &outbound{
+		row: row, sess: &session.MegolmOutboundSession{},
+		shares: make(map[store.DeviceRef]store.Share), begun: make(map[store.DeviceRef]int),
+	}
 	if err := out.sess.UnpickleLibOlm(row.Pickle.Reveal()); err != nil {
 		return nil, fmt.Errorf("unpickle outbound session: %w", err)
 	}
@@ -122,7 +149,7 @@ func (d *Device) liveSession(ctx context.Context, r *room, visibility string, wh
 	}
 	made := &outbound{
 		sess: sess, settings: sessionSettings{Shareable: shareable(visibility)},
-		shares: make(map[store.DeviceRef]store.Share),
+		shares: make(map[store.DeviceRef]store.Share), begun: make(map[store.DeviceRef]int),
 		row: store.OutboundSession{
 			RoomID: r.row.RoomID, SessionID: sess.ID(), Pickle: sess.PickleLibOlm(), CreatedAt: d.eng.now(),
 		},

@@ -10,7 +10,9 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// When a session may not be used for the next message (requirements 9.1 to 9.6, 9.8).
+// When a session may not be used for the next message (requirements 9.1 to 9.6, 9.8, 17.2;
+// trust-semantics §2.5). The limits themselves are in TestRotationLimits, departures in
+// TestDepartureTable.
 func TestMustRotate(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	bob := store.DeviceRef{UserID: "@bob:x", DeviceID: "B"}
@@ -46,7 +48,21 @@ func TestMustRotate(t *testing.T) {
 		{"9.2 one message left", func(o *outbound, _ *room, _ *eligible) string { o.row.Messages = 99; return "shared" }, false},
 		{"9.2 used up", func(o *outbound, _ *room, _ *eligible) string { o.row.Messages = 100; return "shared" }, true},
 		{"9.3 discarded by a departure", func(o *outbound, _ *room, _ *eligible) string { o.row.Discard = true; return "shared" }, true},
-		{"9.3, 9.6 who has it is no longer eligible", func(_ *outbound, _ *room, who *eligible) string { clear(who.give); return "shared" }, true},
+		{"9.3 who has it is gone: the user left, or the device was deleted", func(_ *outbound, _ *room, who *eligible) string { clear(who.give); return "shared" }, true},
+		{"9.6 who has it lost its signature", func(_ *outbound, _ *room, who *eligible) string {
+			clear(who.give)
+			who.withhold = map[store.DeviceRef]withhold{bob: {device(bob, "bobkey"), "m.unverified"}}
+			return "shared"
+		}, true},
+		{"9.6 who has it is distrusted now", func(_ *outbound, _ *room, who *eligible) string {
+			clear(who.give)
+			who.withhold = map[store.DeviceRef]withhold{bob: {device(bob, "bobkey"), "m.blacklisted"}}
+			return "shared"
+		}, true},
+		{"9.6 who was only told why not is told another reason", func(_ *outbound, _ *room, who *eligible) string {
+			who.withhold = map[store.DeviceRef]withhold{mallory: {device(mallory, "mkey"), "m.blacklisted"}}
+			return "shared"
+		}, false},
 		{"9.6 the device ID has another key now", func(_ *outbound, _ *room, who *eligible) string {
 			who.give[bob] = device(bob, "other")
 			return "shared"

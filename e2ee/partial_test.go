@@ -105,10 +105,7 @@ func TestBootstrapCompletesParts(t *testing.T) {
 func TestForeignSecretStorageIsLeftAlone(t *testing.T) {
 	hs := liar.New(t)
 	session := hs.Login("alice", "FIRST")
-	foreign, err := ssss.NewKey("open sesame")
-	if err != nil {
-		t.Fatal(err)
-	}
+	foreign := storageKey(t, "open sesame")
 	setAccountData(t, hs, session, "m.secret_storage.key."+foreign.ID, foreign.Metadata)
 	setAccountData(t, hs, session, "m.secret_storage.default_key", map[string]any{"key": foreign.ID})
 	alice := &person{t: t, hs: hs, rig: newRig(t, hs, nil), Session: session}
@@ -137,10 +134,7 @@ func TestForeignSecretStorageIsLeftAlone(t *testing.T) {
 func TestConfiguredPassphraseCompletesForeignStorage(t *testing.T) {
 	hs := liar.New(t)
 	session := hs.Login("alice", "FIRST")
-	foreign, err := ssss.NewKey("open sesame")
-	if err != nil {
-		t.Fatal(err)
-	}
+	foreign := storageKey(t, "open sesame")
 	setAccountData(t, hs, session, "m.secret_storage.key."+foreign.ID, foreign.Metadata)
 	setAccountData(t, hs, session, "m.secret_storage.default_key", map[string]any{"key": foreign.ID})
 	setAccountData(t, hs, session, "m.cross_signing.master", map[string]any{
@@ -215,6 +209,29 @@ func TestBackupSwitchedOff(t *testing.T) {
 	}
 	setAccountData(t, hs, session, "m.key_backup", map[string]any{"enabled": "yes"}) // malformed: ignored
 	ready(t, alice.dev)
+}
+
+// The same word as Element's clients say it, from before there was m.key_backup (MSC4287).
+// It counts as long as the newer one is not said.
+func TestBackupSwitchedOffInElement(t *testing.T) {
+	const older = "m.org.matrix.custom.backup_disabled"
+	hs := liar.New(t)
+	session := hs.Login("alice", "FIRST")
+	setAccountData(t, hs, session, older, map[string]any{"disabled": true})
+	d := newRig(t, hs, nil).device(session)
+	await(t, "the identity is not saved", func() bool { return status(t, d).SecretStorage.Complete })
+	if s := status(t, d); s.Backup.Enabled || s.Backup.Version != "" || len(s.Problems) != 0 || len(s.Warnings) != 0 {
+		t.Errorf("status: %+v", s)
+	}
+	setAccountData(t, hs, session, "m.key_backup", map[string]any{"enabled": true})
+	ready(t, d)
+
+	session = hs.Login("bob", "BOBS")
+	setAccountData(t, hs, session, older, map[string]any{"disabled": true})
+	d = newRig(t, hs, nil).device(session)
+	await(t, "the identity is not saved", func() bool { return status(t, d).SecretStorage.Complete })
+	setAccountData(t, hs, session, older, map[string]any{"disabled": false})
+	ready(t, d)
 }
 
 // With bootstrap: manual nothing is made until it is asked for.

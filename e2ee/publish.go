@@ -108,14 +108,14 @@ func (e *Engine) ClientHasKeys(ctx context.Context, user id.UserID, device id.De
 		if !accepted {
 			return nil
 		}
-		return e.makeForeign(ctx, d)
+		return e.makeForeign(ctx, d, token)
 	}, nil
 }
 
 // makeForeign replaces a device that never published keys by one that is passed
 // through. What its client was shown while nobody knew lacked the encryption of rooms,
 // so its next sync must carry the whole state.
-func (e *Engine) makeForeign(ctx context.Context, d *Device) error {
+func (e *Engine) makeForeign(ctx context.Context, d *Device, token secret.String) error {
 	user, device := d.acct.user, d.id
 	if err := e.Forget(ctx, user, device); err != nil {
 		return err
@@ -124,7 +124,7 @@ func (e *Engine) makeForeign(ctx context.Context, d *Device) error {
 	if err != nil {
 		return fmt.Errorf("load account: %w", err)
 	}
-	foreign := store.Device{DeviceID: device, State: store.DeviceForeign, Meta: []byte(metaFullState)}
+	foreign := store.Device{DeviceID: device, State: store.DeviceForeign, Token: token, Meta: []byte(metaFullState)}
 	if _, err := e.store.CreateDevice(ctx, row, foreign); err != nil {
 		return fmt.Errorf("store foreign device: %w", err)
 	}

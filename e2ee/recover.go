@@ -216,6 +216,8 @@ func (d *Device) readSecret(ctx context.Context, key *ssss.Key, name string) (se
 	switch {
 	case errors.Is(err, ssss.ErrNotEncryptedForKey):
 		return nil, ErrSecretMissing
+	case errors.Is(err, ssss.ErrKeyDataMACMismatch) && key.Metadata != nil && key.Metadata.MAC != "":
+		return nil, ErrSecretMismatch // the key was found right before: the secret is damaged
 	case errors.Is(err, ssss.ErrKeyDataMACMismatch):
 		return nil, ErrWrongRecoveryKey
 	case err != nil:

@@ -199,7 +199,7 @@ func (d *Device) replaceStorage(ctx context.Context, keys *crossSigning) error {
 			return err
 		}
 	}
-	if err := d.setAccountData(ctx, accountDataBackup, map[string]bool{"enabled": true}); err != nil {
+	if err := d.wantBackup(ctx); err != nil {
 		return err
 	}
 	secrets := keys.byName()

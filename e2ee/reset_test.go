@@ -45,7 +45,7 @@ func TestReset(t *testing.T) {
 		_, err := bob.dev.User(t.Context(), idUser(alice.UserID))
 		return err == nil && warningCodes(t, bob.dev)["identity_changed"].ID != ""
 	})
-	other := &person{hs: alice.hs, rig: newRig(t, alice.hs, nil), Session: alice.hs.Login("alice", "OTHER")}
+	other := &person{rig: newRig(t, alice.hs, nil), Session: alice.hs.Login("alice", "OTHER")}
 	other.dev = other.rig.device(other.Session)
 	settle(t, other.dev)
 	wantErr(t, "the old recovery key", other.dev.Recover(t.Context(), e2ee.Recovery{Key: oldKey}), e2ee.ErrWrongRecoveryKey)

@@ -59,12 +59,32 @@ type restoring struct {
 	next    time.Time // not before this
 }
 
-// beginRestore notes that the whole history is wanted, and begins.
+// RestoreHistory has the whole history fetched from the key backup, in the background:
+// [Device.Status] tells how that goes. ErrNoBackup says that there is none whose key is here.
+func (d *Device) RestoreHistory(ctx context.Context) error {
+	if d.mode != ModeProxied {
+		return ErrNotProxied
+	}
+	target, err := d.backupTarget(ctx)
+	if err != nil {
+		return err
+	}
+	if target == nil || target.private == nil {
+		return ErrNoBackup
+	}
+	return d.beginRestore(ctx)
+}
+
+// beginRestore notes that the whole history is wanted, and begins at once, also after one
+// that failed.
 func (d *Device) beginRestore(ctx context.Context) error {
 	row := store.Secret{Name: secretRestore + d.id.String(), Value: secret.Bytes("1"), CreatedAt: d.eng.now()}
 	if err := d.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
 		return fmt.Errorf("store that a restore is wanted: %w", err)
 	}
+	d.mu.Lock()
+	d.restoring.next = time.Time{}
+	d.mu.Unlock()
 	d.startRestore()
 	return nil
 }
@@ -124,9 +144,6 @@ func (d *Device) restoreStatus() *RestoreStatus {
 	return &out
 }
 
-// errNoBackup says that there is no backup whose key is here.
-var errNoBackup = errors.New("there is no key backup that can be read")
-
 // restoreHistory downloads the backup and stores its keys, batch by batch. Memory does
 // not grow with the size of the backup.
 func (d *Device) restoreHistory(ctx context.Context) error {
@@ -135,7 +152,7 @@ func (d *Device) restoreHistory(ctx context.Context) error {
 		return err
 	}
 	if target == nil || target.private == nil {
-		return errNoBackup
+		return ErrNoBackup
 	}
 	d.mu.Lock()
 	d.restoring.status.Total = target.count

@@ -114,22 +114,31 @@ func (d *Device) noteGate(roomID id.RoomID, decision *trustcache.GateDecision) {
 	d.eng.counts.sends.WithLabelValues(outcome).Inc()
 }
 
-// noteShares counts what became of a room key.
-func (d *Device) noteShares(roomID id.RoomID, who *eligible, given []store.Share) {
+// noteEligible remembers who can read a send that could not if the policy were enforced,
+// whether their devices get the key now or got it before the process started.
+func (d *Device) noteEligible(roomID id.RoomID, who *eligible) {
+	if len(who.against) == 0 {
+		return
+	}
 	r := &d.acct.rollout
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if room := r.room(roomID, d.eng.now()); room != nil {
+		for ref := range who.against {
+			note(room.keys, ref)
+		}
+	}
+}
+
+// noteShares counts what became of a room key.
+func (d *Device) noteShares(who *eligible, given []store.Share) {
 	for i := range given {
-		ref := store.DeviceRef{UserID: given[i].UserID, DeviceID: given[i].DeviceID}
 		outcome := outcomeShared
 		switch {
 		case given[i].Withheld != "":
 			outcome = outcomeWithheld
-		case who.against[ref]:
+		case who.against[store.DeviceRef{UserID: given[i].UserID, DeviceID: given[i].DeviceID}]:
 			outcome = outcomeWouldWithhold
-			if room := r.room(roomID, d.eng.now()); room != nil {
-				note(room.keys, ref)
-			}
 		}
 		d.eng.counts.shares.WithLabelValues(outcome).Inc()
 	}

@@ -35,19 +35,21 @@ type arrivedKey struct {
 	sess          *session.MegolmInboundSession
 	owner         trustcache.Owner
 	sharedHistory bool
+	refused       bool // its sender may send nothing
 }
 
 // roomKey takes an m.room_key (requirements 7.2, 8.2, 8.7).
 func (b *batch) roomKey(msg *received) {
 	var key struct {
-		Algorithm     string    `json:"algorithm"`
-		RoomID        id.RoomID `json:"room_id"`
-		SessionID     string    `json:"session_id"`
-		SessionKey    string    `json:"session_key"`
-		SharedHistory bool      `json:"shared_history"`
-		SharedMSC3061 bool      `json:"org.matrix.msc3061.shared_history"`
+		Algorithm  string    `json:"algorithm"`
+		RoomID     id.RoomID `json:"room_id"`
+		SessionID  string    `json:"session_id"`
+		SessionKey string    `json:"session_key"`
+		// What is not true means that the key is not to be passed on, whatever its type.
+		SharedHistory json.RawMessage `json:"shared_history"`
+		SharedMSC3061 json.RawMessage `json:"org.matrix.msc3061.shared_history"`
 	}
-	if json.Unmarshal(msg.Content, &key) != nil || key.Algorithm != algorithmMegolm || key.RoomID == "" || len(key.RoomID) > maxIDLength {
+	if decodeStrict(msg.Content, &key) != nil || key.Algorithm != algorithmMegolm || key.RoomID == "" || len(key.RoomID) > maxIDLength {
 		b.refused++
 		return
 	}
@@ -60,7 +62,7 @@ func (b *batch) roomKey(msg *received) {
 		ref:           store.SessionRef{RoomID: key.RoomID, SessionID: id.SessionID(key.SessionID)},
 		sess:          sess,
 		owner:         msg.owner(),
-		sharedHistory: key.SharedHistory || key.SharedMSC3061,
+		sharedHistory: string(key.SharedHistory) == "true" || string(key.SharedMSC3061) == "true", // requirement 17.1
 	})
 }
 
@@ -82,6 +84,10 @@ func (b *batch) keepRoomKeys(ctx context.Context) error {
 	}
 	kept := make(map[store.SessionRef]store.InboundSession, len(b.keys))
 	for _, k := range b.keys {
+		if k.refused {
+			b.refused++
+			continue
+		}
 		row, err := mergeRoomKey(k, known[k.ref])
 		if err != nil {
 			b.refused++
@@ -108,6 +114,14 @@ func (b *batch) keep(row store.InboundSession) {
 // mergeRoomKey decides what to keep of a key that came over Olm and what was stored
 // for the same session, if anything (requirement 8.3, attacks A12 and N2).
 func mergeRoomKey(k arrivedKey, old store.InboundSession) (store.InboundSession, error) {
+	was := decodeKeptOwner(old.Owner)
+	proven := old.SessionID != "" && (old.Source == store.SourceDirect || was.Attested)
+	if proven && !sameOwner(was.Owner, k.owner) {
+		return store.InboundSession{}, errKeyKnown
+	}
+	if proven {
+		k.owner = k.owner.Keep(was.Owner)
+	}
 	ownerJSON, err := encodeOwner(k.owner)
 	if err != nil {
 		return store.InboundSession{}, err
@@ -125,17 +139,14 @@ func mergeRoomKey(k arrivedKey, old store.InboundSession) (store.InboundSession,
 	}
 	joined := connected(&oldSess.InitialRatchet, &k.sess.InitialRatchet)
 	if old.Source == store.SourceDirect {
-		var was trustcache.Owner
-		if err := json.Unmarshal(old.Owner.Reveal(), &was); err != nil {
-			return store.InboundSession{}, fmt.Errorf("read key owner: %w", err)
-		}
-		if !sameOwner(was, k.owner) || !joined || old.FirstIndex <= fresh.FirstIndex {
+		if !joined || old.FirstIndex <= fresh.FirstIndex {
 			return store.InboundSession{}, errKeyKnown
 		}
 		return fresh, nil
 	}
-	// What we had claims an owner without proof. The direct key's owner stands alone;
-	// an earlier ratchet is kept only if it leads to the direct one.
+	// What a backup, a forward or an import claims of the owner proves nothing unless it is
+	// attested: the direct key's owner stands alone. An earlier ratchet is kept only if it
+	// leads to the direct one.
 	if joined && old.FirstIndex < fresh.FirstIndex {
 		fresh.Pickle, fresh.FirstIndex = old.Pickle, old.FirstIndex
 		fresh.SharedHistory = fresh.SharedHistory && old.SharedHistory
@@ -168,7 +179,8 @@ func decodeOwner(raw secret.Bytes) trustcache.Owner {
 }
 
 // identifyOwners adds what the tracker knows of the senders, without asking the
-// homeserver: what becomes known later is added when an event is judged.
+// homeserver: what becomes known later is added when an event is judged, and so is
+// whether their devices are confirmed. Dehydrated ones send nothing (requirement 24.2).
 func (b *batch) identifyOwners(ctx context.Context) error {
 	var users []id.UserID
 	for _, k := range b.keys {
@@ -179,10 +191,14 @@ func (b *batch) identifyOwners(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look up the senders of room keys: %w", err)
 	}
+	mode := b.d.eng.opts.Policy().Receive
 	for i := range b.keys {
-		b.keys[i].owner, _ = b.keys[i].owner.Upgrade(known[b.keys[i].owner.UserID])
-		if !known[b.keys[i].owner.UserID].Known() {
-			b.unknown = append(b.unknown, b.keys[i].owner.UserID)
+		k := &b.keys[i]
+		user := known[k.owner.UserID]
+		k.owner, _ = k.owner.Upgrade(user)
+		k.refused = trustcache.ToDevice("m.room_key", k.owner, user, mode) != trustcache.ToDeviceProcess
+		if !user.Known() {
+			b.unknown = append(b.unknown, k.owner.UserID)
 		}
 	}
 	return nil

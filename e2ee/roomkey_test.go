@@ -48,6 +48,10 @@ func TestMergeRoomKey(t *testing.T) {
 	forged.Ratchet = forged.InitialRatchet
 
 	alice := trustcache.Owner{UserID: "@alice:x", Curve25519: "a", Ed25519: "A"}
+	confirmed := alice
+	confirmed.Signed, confirmed.Accepted, confirmed.Master = true, true, "M"
+	attested := confirmed
+	attested.Attested = true
 	mallory := trustcache.Owner{UserID: "@mallory:x", Curve25519: "m", Ed25519: "M"}
 	ref := store.SessionRef{RoomID: "!r:x", SessionID: early.ID()}
 	stored := func(sess *session.MegolmInboundSession, o trustcache.Owner, source store.Source) store.InboundSession {
@@ -70,6 +74,7 @@ func TestMergeRoomKey(t *testing.T) {
 	}{
 		{"first key", store.InboundSession{}, late, alice, false, 5, alice.UserID},
 		{"lower index of the same owner", stored(late, alice, store.SourceDirect), early, alice, false, 0, alice.UserID},
+		{"lower index of the same owner, who was confirmed", stored(late, confirmed, store.SourceDirect), early, alice, false, 0, alice.UserID},
 		{"higher index of the same owner", stored(early, alice, store.SourceDirect), late, alice, true, 0, ""},
 		{"same index again", stored(early, alice, store.SourceDirect), early, alice, true, 0, ""},
 		{"lower index of another owner", stored(late, alice, store.SourceDirect), early, mallory, true, 0, ""},
@@ -77,6 +82,8 @@ func TestMergeRoomKey(t *testing.T) {
 		{"direct after a backup: its owner, the backup's earlier ratchet", stored(early, mallory, store.SourceBackup), late, alice, false, 0, alice.UserID},
 		{"direct after a forged backup: nothing of the backup", stored(&forged, mallory, store.SourceBackup), late, alice, false, 5, alice.UserID},
 		{"direct after a later backup", stored(late, mallory, store.SourceImport), early, alice, false, 0, alice.UserID},
+		{"direct of another owner than a backup of ours attests", stored(late, attested, store.SourceBackup), early, mallory, true, 0, ""},
+		{"direct of the owner that a backup of ours attests", stored(late, attested, store.SourceBackup), early, alice, false, 0, alice.UserID},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, err := mergeRoomKey(arrivedKey{ref: ref, sess: tc.sess, owner: tc.owner}, tc.old)
@@ -91,6 +98,10 @@ func TestMergeRoomKey(t *testing.T) {
 			}
 			if got.FirstIndex != tc.wantIndex || decodeOwner(got.Owner).UserID != tc.wantOwner || got.Source != store.SourceDirect {
 				t.Errorf("index %d, owner %s, source %s", got.FirstIndex, decodeOwner(got.Owner).UserID, got.Source)
+			}
+			before := decodeOwner(tc.old.Owner)
+			if now := decodeOwner(got.Owner); before.Signed && (!now.Signed || !now.Accepted || now.Master != before.Master) {
+				t.Errorf("what was proven of the owner is lost: %+v", now)
 			}
 			kept := &session.MegolmInboundSession{}
 			if err := kept.UnpickleLibOlm(got.Pickle.Reveal()); err != nil || kept.FirstKnownIndex() != tc.wantIndex {

@@ -31,8 +31,32 @@ type room struct {
 	visibility string // empty: not known
 	// members are all users with a membership other than leave; nil: not loaded.
 	members map[id.UserID]string
-	// loading collects the changes that arrive while the members are fetched.
-	loading map[id.UserID]string
+	// loading is the fetch of the members that is under way.
+	loading *memberFetch
+	// narrowed counts what may have made the room's recipients fewer.
+	narrowed int
+}
+
+// memberFetch collects the changes of a room's members that arrive while they are fetched.
+type memberFetch struct{ late map[id.UserID]string }
+
+// note takes a membership.
+func (r *room) note(user id.UserID, membership string) {
+	if membership == "ban" {
+		membership = "leave"
+	}
+	if r.members != nil {
+		r.members[user] = membership
+	}
+	if r.loading != nil {
+		r.loading.late[user] = membership
+	}
+}
+
+// forgetMembers has the members fetched again; what is on its way now may be too old.
+func (r *room) forgetMembers() {
+	r.members, r.loading = nil, nil
+	r.narrowed++
 }
 
 // roomState gives the room's entry, made on first use. The caller holds d.mu.
@@ -231,6 +255,9 @@ func (d *Device) noteVisibility(ctx context.Context, roomID id.RoomID, v string,
 	default:
 		v = defaultVisibility
 	}
+	if r.visibility != "" && r.visibility != v {
+		r.narrowed++
+	}
 	r.visibility = v
 	if r.row.HistoryVisibility != v && r.encrypted {
 		r.row.HistoryVisibility = v
@@ -255,6 +282,16 @@ func (d *Device) NoteVisibility(ctx context.Context, roomID id.RoomID, visibilit
 		return fmt.Errorf("store room: %w", err)
 	}
 	return nil
+}
+
+// doubtVisibility has the room's history visibility asked for again. The caller holds d.mu.
+func (r *room) doubtVisibility(ch *store.Changes) {
+	r.visibility = ""
+	r.narrowed++
+	if r.row.HistoryVisibility != "" {
+		r.row.HistoryVisibility = ""
+		ch.Rooms = append(ch.Rooms, r.row)
+	}
 }
 
 // visibilityOf reads an m.room.history_visibility content; empty when it says nothing.

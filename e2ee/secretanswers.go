@@ -2,7 +2,6 @@ package e2ee
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -46,7 +45,7 @@ func (b *batch) secretRequested(ev *toDevice) {
 		Device    id.DeviceID `json:"requesting_device_id"`
 	}
 	d := b.d
-	if json.Unmarshal(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
+	if decodeStrict(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
 		req.Device == "" || req.RequestID == "" || len(req.RequestID) > maxIDLength || len(req.Device) > maxIDLength {
 		b.refused++
 		return
@@ -78,7 +77,7 @@ func (d *Device) answerRequests(ctx context.Context) error {
 	requests := d.requests
 	d.requests = nil
 	d.mu.Unlock()
-	if len(requests) == 0 {
+	if len(requests) == 0 || d.acct.settings().IgnoreSecretRequests { // requirement 15.5
 		return nil
 	}
 	users, err := d.acct.tracker.Lookup(ctx, d.query(), []id.UserID{d.acct.user})

@@ -121,7 +121,7 @@ func (d *Device) confirmedOthers(own *trustcache.User) []*trustcache.Device {
 	var out []*trustcache.Device
 	for i := range own.Devices {
 		dev := &own.Devices[i]
-		if dev.DeviceID != d.id && mayHoldSecrets(dev) && !dev.Dehydrated { // requirement 24.2
+		if dev.DeviceID != d.id && mayHoldSecrets(dev) {
 			out = append(out, dev)
 		}
 	}
@@ -129,9 +129,10 @@ func (d *Device) confirmedOthers(own *trustcache.User) []*trustcache.Device {
 }
 
 // mayHoldSecrets reports whether a device of a verified own identity may give or get
-// secrets. An override does not count: it is about messages (requirement 1.14).
+// secrets. An override does not count: it is about messages (requirement 1.14). A
+// dehydrated device asks for nothing and answers nobody (requirement 24.2).
 func mayHoldSecrets(dev *trustcache.Device) bool {
-	return dev != nil && dev.Signed && dev.Usable() && dev.Override != trustcache.OverrideDistrusted
+	return dev != nil && dev.Signed && dev.Usable() && !dev.Dehydrated && dev.Override != trustcache.OverrideDistrusted
 }
 
 // missingSecrets names the secrets that are not here. The backup's counts as missing
@@ -170,7 +171,7 @@ func (b *batch) secretSent(msg *received, own *trustcache.User) {
 		RequestID string `json:"request_id"`
 		Secret    string `json:"secret"`
 	}
-	if json.Unmarshal(msg.Content, &sent) != nil || sent.RequestID == "" || len(sent.Secret) > maxSecret {
+	if decodeStrict(msg.Content, &sent) != nil || sent.RequestID == "" || len(sent.Secret) > maxSecret {
 		b.secretRefused()
 		return
 	}

@@ -186,7 +186,7 @@ func TestSecretsGoToConfirmedDevicesOnly(t *testing.T) {
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
 	bob := newPerson(t, hs, "bob", "BOBS")
-	stranger := &person{hs: hs, rig: newRig(t, hs, nil), Session: hs.Login("alice", "STRANGER")}
+	stranger := &person{rig: newRig(t, hs, nil), Session: hs.Login("alice", "STRANGER")}
 	stranger.dev = stranger.rig.device(stranger.Session)
 	settle(t, stranger.dev)
 	ask := func(sender, device, request, name string) {
@@ -246,5 +246,34 @@ func TestCancelledRequestIsNotAnswered(t *testing.T) {
 	alice.processed()
 	if after := len(hs.Requests(liar.Of(alice.UserID, liar.Is(http.MethodPut, "sendToDevice/m.room.encrypted")))); after != before {
 		t.Errorf("%d messages went out", after-before)
+	}
+}
+
+// Where the configuration says that requests for secrets are ignored, a confirmed device
+// that would be answered otherwise gets nothing (requirement 15.5).
+func TestSecretRequestsAreIgnored(t *testing.T) {
+	for _, ignore := range []bool{false, true} {
+		hs := liar.New(t)
+		alice := &person{t: t, hs: hs, Session: hs.Login("alice", "FIRST"), rig: newRig(t, hs, func(o *e2ee.Options) {
+			o.Account = func(id.UserID) e2ee.AccountSettings { return e2ee.AccountSettings{IgnoreSecretRequests: ignore} }
+		})}
+		alice.dev = alice.rig.device(alice.Session)
+		ready(t, alice.dev)
+		recovered(t, hs, alice, "SECOND", false)
+		await(t, "the second device is not known to be confirmed", func() bool {
+			own, err := alice.dev.Own(t.Context())
+			return err == nil && own.Device("SECOND") != nil && own.Device("SECOND").Signed
+		})
+		sent := func() int {
+			alice.processed()
+			return len(hs.Requests(liar.Of(alice.UserID, liar.Is(http.MethodPut, "sendToDevice/m.room.encrypted"))))
+		}
+		before := sent()
+		hs.SendToDevice(alice.UserID, "FIRST", alice.UserID, "m.secret.request", map[string]string{
+			"action": "request", "name": "m.cross_signing.master", "request_id": "r", "requesting_device_id": "SECOND",
+		})
+		if after, want := sent(), map[bool]int{false: 1, true: 0}[ignore]; after-before != want {
+			t.Errorf("ignored %v: %d messages went out, want %d", ignore, after-before, want)
+		}
 	}
 }

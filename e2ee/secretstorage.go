@@ -2,6 +2,8 @@ package e2ee
 
 import (
 	"context"
+	"crypto/aes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,7 +59,7 @@ func changesOwnSide(events []json.RawMessage) bool {
 			return false
 		}
 		switch ev.Type {
-		case accountDataDefaultKey, accountDataBackup, secretMaster, secretSelfSigning, secretUserSigning, secretBackup:
+		case accountDataDefaultKey, accountDataBackup, accountDataNoBackup, secretMaster, secretSelfSigning, secretUserSigning, secretBackup:
 			return true
 		default:
 			return strings.HasPrefix(ev.Type, accountDataStorageKey)
@@ -253,7 +255,7 @@ func (a *account) ownStorageKey(ctx context.Context) (*ssss.Key, error) {
 
 // newStorageKey makes a key and stores it before anything is encrypted with it.
 func (d *Device) newStorageKey(ctx context.Context) (*ssss.Key, error) {
-	key, err := ssss.NewKey("")
+	key, err := checkableKey()
 	if err != nil {
 		return nil, fmt.Errorf("make the key of secret storage: %w", err)
 	}
@@ -266,6 +268,25 @@ func (d *Device) newStorageKey(ctx context.Context) (*ssss.Key, error) {
 		return nil, fmt.Errorf("store the key of secret storage: %w", err)
 	}
 	return key, nil
+}
+
+// checkableKey makes a key whose check data anybody's AES-CTR computes alike: bit 63 of
+// its IV, the first of the counter, is not set (requirement 14.2). The library leaves that
+// to chance, so that every other key will do.
+func checkableKey() (*ssss.Key, error) {
+	for {
+		key, err := ssss.NewKey("")
+		if err != nil {
+			return nil, err
+		}
+		iv, err := base64.RawStdEncoding.DecodeString(key.Metadata.IV)
+		if err != nil {
+			return nil, err
+		}
+		if len(iv) == aes.BlockSize && iv[aes.BlockSize/2]&0x80 == 0 {
+			return key, nil
+		}
+	}
 }
 
 // storeSecret puts a secret into secret storage under a key, unless it is there. What is

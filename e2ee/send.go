@@ -40,21 +40,21 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 		return Encrypted{}, err
 	}
 	for range maxRounds {
-		users, visibility, err := d.recipients(ctx, out.RoomID)
+		to, err := d.recipients(ctx, out.RoomID)
 		if errors.Is(err, errRoomChanged) {
 			continue
 		}
 		if err != nil {
 			return Encrypted{}, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
 		}
-		who, err := d.eligible(ctx, out.RoomID, users)
+		who, err := d.eligible(ctx, out.RoomID, to.users)
 		if err != nil {
 			return Encrypted{}, err
 		}
-		if err := d.shareSession(ctx, out.RoomID, visibility, who); err != nil {
+		if err := d.shareSession(ctx, out.RoomID, to.visibility, who); err != nil {
 			return Encrypted{}, err
 		}
-		done, err := d.seal(ctx, ref, out)
+		done, err := d.seal(ctx, ref, out, to)
 		if !errors.Is(err, errRoomChanged) {
 			return done, err
 		}
@@ -100,7 +100,7 @@ func (d *Device) Sent(_ context.Context, out Outgoing, event id.EventID) error {
 
 // seal encrypts the event. The ratchet and the transaction are stored before the
 // ciphertext is given out (design §7 no. 3).
-func (d *Device) seal(ctx context.Context, ref store.TxnRef, out Outgoing) (Encrypted, error) {
+func (d *Device) seal(ctx context.Context, ref store.TxnRef, out Outgoing, to *audience) (Encrypted, error) {
 	payload, relation, err := clearPayload(out)
 	if err != nil {
 		return Encrypted{}, err
@@ -108,7 +108,7 @@ func (d *Device) seal(ctx context.Context, ref store.TxnRef, out Outgoing) (Encr
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	session := d.outbound[out.RoomID]
-	if session == nil || session.row.Discard {
+	if session == nil || session.row.Discard || !d.current(out.RoomID, to) {
 		return Encrypted{}, errRoomChanged
 	}
 	cipher, err := session.sess.Encrypt(payload)

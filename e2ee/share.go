@@ -60,6 +60,7 @@ func (d *Device) eligible(ctx context.Context, roomID id.RoomID, users []id.User
 			}
 		}
 	}
+	d.noteEligible(roomID, who)
 	return who, nil
 }
 
@@ -179,7 +180,7 @@ func (d *Device) unshared(ctx context.Context, roomID id.RoomID, visibility stri
 	}
 	now := d.eng.now()
 	for ref, dev := range who.give {
-		if share, ok := out.shares[ref]; ok && share.Withheld == "" && share.Curve25519 == dev.Curve25519.String() {
+		if out.has(dev, d.begun[dev.Curve25519]) {
 			continue
 		}
 		if again, ok := d.noKeys[ref]; ok && now.Before(again.at) {
@@ -237,9 +238,10 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligi
 		d.dropCaches(ctx)
 		return fmt.Errorf("store the shared room key: %w", err)
 	}
-	d.noteShares(roomID, who, shares)
+	d.noteShares(who, shares)
 	for _, s := range shares {
-		out.shares[store.DeviceRef{UserID: s.UserID, DeviceID: s.DeviceID}] = s
+		ref := store.DeviceRef{UserID: s.UserID, DeviceID: s.DeviceID}
+		out.shares[ref], out.begun[ref] = s, d.begun[id.Curve25519(s.Curve25519)]
 	}
 	d.outboxPending = d.outboxPending || len(ch.Outbox) > 0
 	return nil

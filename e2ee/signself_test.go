@@ -80,8 +80,8 @@ func TestReplacedDeviceKeysAreNotSigned(t *testing.T) {
 // settings let it; then it warns. Reading works either way.
 func TestUnsignedDeviceSends(t *testing.T) {
 	hs := liar.New(t)
-	alice := newPerson(t, hs, "alice", "FIRST")
-	room := alice.newRoom()
+	alice, bob := newPerson(t, hs, "alice", "FIRST"), newPerson(t, hs, "bob", "BOBS")
+	room := alice.newRoom(bob)
 	allowed := false
 	p := &person{t: t, hs: hs, Session: hs.Login("alice", "SECOND")}
 	p.rig = newRig(t, hs, func(o *e2ee.Options) {
@@ -97,6 +97,18 @@ func TestUnsignedDeviceSends(t *testing.T) {
 	path := "rooms/" + url.PathEscape(room) + "/send/m.room.encrypted"
 	if sent := hs.Requests(liar.Of(p.UserID, liar.Is(http.MethodPut, path))); len(sent) != 0 {
 		t.Errorf("%d events went out", len(sent))
+	}
+	// Bob sends to unsigned devices too, by an exception.
+	yes := true
+	if _, err := bob.dev.User(t.Context(), id.UserID(p.UserID)); err != nil {
+		t.Fatal(err)
+	}
+	if err := bob.dev.SetOverride(t.Context(), id.UserID(p.UserID), "SECOND", &yes); err != nil {
+		t.Fatal(err)
+	}
+	bob.send(room, "to read")
+	if got := p.awaitRead(room, "to read"); got.Unsigned.Trust.Color != "none" {
+		t.Errorf("it reads %+v", got.Unsigned.Trust)
 	}
 	allowed = true
 	p.send(room, "allowed")

@@ -227,7 +227,7 @@ func (d *Device) storageStatus(ctx context.Context, out *Status, hasBackup bool)
 }
 
 func (d *Device) backupStatus(ctx context.Context, out *Status, own *trustcache.User) error {
-	wanted, err := d.backupWanted(ctx)
+	wanted, _, err := d.backupWanted(ctx)
 	if err != nil {
 		return err
 	}

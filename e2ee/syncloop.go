@@ -180,7 +180,7 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 		defer d.live.ownEnds()
 	}
 	d.mu.Lock()
-	since := d.row.SyncPosition
+	since, began := d.row.SyncPosition, d.ingests
 	d.mu.Unlock()
 	query := map[string]string{
 		"filter": ownFilter(since == ""), "set_presence": "offline",
@@ -202,7 +202,11 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 		}
 		return 0, err
 	}
-	_, err = d.ingest(ctx, resp.update(since), true)
+	update, err := d.withEarlierChanges(ctx, resp.update(since), true)
+	if err != nil {
+		return 0, err
+	}
+	_, err = d.ingest(ctx, update, true, began)
 	return len(resp.ToDevice.Events), err
 }
 

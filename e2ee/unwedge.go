@@ -16,8 +16,8 @@ import (
 const (
 	// unwedgeEvery is the least time between new Olm sessions to one device (requirement 6.12).
 	unwedgeEvery = time.Hour
-	// maxWedged bounds the senders of unreadable messages that are remembered: anybody
-	// can send unreadable messages (attack N5).
+	// maxWedged bounds the senders of unreadable messages, and those who say that they have
+	// no session with us, that are remembered: anybody can send both (attack N5).
 	maxWedged = 64
 )
 
@@ -26,13 +26,13 @@ const (
 // Unlike a room key, an m.dummy carries nothing; still only confirmed devices get one.
 func (d *Device) unwedge(ctx context.Context) error {
 	d.mu.Lock()
-	wedged, noOlm := d.wedged, d.noOlm
-	d.wedged, d.noOlm = nil, nil
+	wedged := d.wedged
+	d.wedged = nil
 	d.mu.Unlock()
-	if len(wedged)+len(noOlm) == 0 {
+	if len(wedged) == 0 {
 		return nil
 	}
-	devices, err := d.unwedgeable(ctx, wedged, noOlm)
+	devices, err := d.unwedgeable(ctx, wedged)
 	if err != nil || len(devices) == 0 {
 		return err
 	}
@@ -50,13 +50,10 @@ func (d *Device) unwedge(ctx context.Context) error {
 }
 
 // unwedgeable gives the known devices behind the notes that may get a new session now.
-func (d *Device) unwedgeable(ctx context.Context, wedged []wedgedDevice, noOlm []store.DeviceRef) ([]*trustcache.Device, error) {
+func (d *Device) unwedgeable(ctx context.Context, wedged []wedgedDevice) ([]*trustcache.Device, error) {
 	var users []id.UserID
 	for _, w := range wedged {
 		users = append(users, w.user)
-	}
-	for _, ref := range noOlm {
-		users = append(users, ref.UserID)
 	}
 	slices.Sort(users)
 	known, err := d.acct.tracker.Cached(ctx, slices.Compact(users))
@@ -84,10 +81,11 @@ func (d *Device) unwedgeable(ctx context.Context, wedged []wedgedDevice, noOlm [
 		}
 	}
 	for _, w := range wedged {
-		consider(known[w.user], known[w.user].DeviceByCurve25519(w.key))
-	}
-	for _, ref := range noOlm {
-		consider(known[ref.UserID], known[ref.UserID].Device(ref.DeviceID))
+		dev := known[w.user].Device(w.device)
+		if dev == nil {
+			dev = known[w.user].DeviceByCurve25519(w.key)
+		}
+		consider(known[w.user], dev)
 	}
 	return devices, nil
 }

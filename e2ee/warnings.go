@@ -97,7 +97,7 @@ func (a *account) observe(events []trustcache.Event, ch *store.Changes) (stored 
 			ownChanged = ownChanged || ev.Own
 		case trustcache.EventOverride:
 			a.eng.log.Warn().Stringer("account", a.user).Stringer("user", ev.UserID).
-				Str("device", firstDevice(ev)).Int("override", int(ev.Override)).Msg("The exception for a device was changed")
+				Str("device", firstDevice(ev)).Stringer("override", ev.Override).Msg("The exception for a device was changed")
 		case trustcache.EventDevicesRefused, trustcache.EventIdentityRefused:
 			a.eng.log.Warn().Stringer("account", a.user).Stringer("user", ev.UserID).
 				Int("devices", len(ev.Refused)).Msg("Keys that contradict what is known were refused")
@@ -184,8 +184,8 @@ const (
 	textDeviceNotSigned = "Your device %s is not confirmed. Other people's devices do not trust it. Confirm it, or log it out if you do not know it."
 	textNoIdentity      = "You have no digital identity yet, so that other people's devices do not trust this one. Set it up."
 	textStorageMissing  = "Your digital identity is not saved, so that you would lose it with this device. Set recovery up."
-	textBackupNotOurs   = "Your message history is not being saved: the key storage of your account cannot be checked from here. Enter your recovery key."
-	textBackupDeleted   = "Your message history is not being saved: the key storage of your account was deleted. Set it up again, or switch it off for good in another client."
+	textBackupNotOurs   = "Your message history is not being saved: the backup of your messages cannot be checked from here. Enter your recovery key."
+	textBackupDeleted   = "Your message history is not being saved: the backup of your messages was deleted. Set it up again, or switch it off for good in another client."
 )
 
 // warnings gives what the user must be told and has not dismissed, oldest first.

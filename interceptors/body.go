@@ -236,12 +236,17 @@ func peek(resp *http.Response) []byte {
 
 // replaceBody puts another body into an answer that will be relayed.
 func replaceBody(resp *http.Response, raw []byte) {
+	setBody(resp, bytes.NewReader(raw), int64(len(raw)))
+}
+
+// setBody is replaceBody for a body that is not in memory.
+func setBody(resp *http.Response, body io.Reader, size int64) {
 	resp.Body = struct {
 		io.Reader
 		io.Closer
-	}{bytes.NewReader(raw), resp.Body}
-	resp.ContentLength = int64(len(raw))
-	resp.Header.Set("Content-Length", strconv.Itoa(len(raw)))
+	}{body, resp.Body}
+	resp.ContentLength = size
+	resp.Header.Set("Content-Length", strconv.FormatInt(size, 10))
 	for _, name := range []string{"ETag", "Content-MD5", "Digest", "Content-Digest", "Repr-Digest"} {
 		resp.Header.Del(name)
 	}

@@ -25,6 +25,8 @@ type Control interface {
 	ExportKeys(ctx context.Context, passphrase secret.String, w io.Writer) error
 	// ImportKeys takes room keys from such a file: ErrNotAnExport, ErrWrongPassphrase, ErrExportTooCostly.
 	ImportKeys(ctx context.Context, passphrase secret.String, file []byte) (e2ee.Imported, error)
+	// RestoreHistory has the whole history fetched from the key backup: ErrNoBackup.
+	RestoreHistory(ctx context.Context) error
 	// Reset makes a new identity, secret storage and backup and gives the recovery key.
 	Reset(ctx context.Context, auth Auth) (secret.String, error)
 	// RecoveryKey gives the key that an automatic bootstrap made: ErrNoRecoveryKey when
@@ -57,6 +59,7 @@ var (
 	ErrWrongRecoveryKey    = e2ee.ErrWrongRecoveryKey
 	ErrNoSecretStorage     = e2ee.ErrNoSecretStorage
 	ErrNoPassphrase        = e2ee.ErrNoPassphrase
+	ErrNoBackup            = e2ee.ErrNoBackup
 	ErrSecretMissing       = e2ee.ErrSecretMissing
 	ErrSecretMismatch      = e2ee.ErrSecretMismatch
 	ErrWrongPassword       = e2ee.ErrWrongPassword

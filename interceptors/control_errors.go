@@ -15,6 +15,7 @@ const (
 	codeNoIdentity          = "DEV.E2EE_PROXY.NO_IDENTITY"
 	codeWrongRecoveryKey    = "DEV.E2EE_PROXY.WRONG_RECOVERY_KEY"
 	codeNoSecretStorage     = "DEV.E2EE_PROXY.NO_SECRET_STORAGE"
+	codeNoBackup            = "DEV.E2EE_PROXY.NO_BACKUP"
 	codeSecretMissing       = "DEV.E2EE_PROXY.SECRET_MISSING"
 	codeSecretMismatch      = "DEV.E2EE_PROXY.SECRET_MISMATCH"
 	codeMasterKeyNotCurrent = "DEV.E2EE_PROXY.MASTER_KEY_NOT_CURRENT"
@@ -75,6 +76,8 @@ func controlReasons() []controlReason {
 			"Set recovery up in another client that is signed in, or use POST /_e2ee_proxy/v1/reset.")},
 		{ErrNoPassphrase, conflict(codeNoSecretStorage,
 			"This account's secret storage has no passphrase.", "Use the recovery key.")},
+		{ErrNoBackup, conflict(codeNoBackup,
+			"There is no key backup that can be read from here.", "Recover first: POST /_e2ee_proxy/v1/recover.")},
 		{ErrSecretMissing, conflict(codeSecretMissing,
 			"The secret storage does not hold what is needed. Nothing was changed.",
 			"Set recovery up again in a client that is signed in, or use POST /_e2ee_proxy/v1/reset.")},

@@ -111,6 +111,7 @@ func (c *control) handlers() map[string]Handler {
 		ControlDismiss:           forProxied(controlDismiss),
 		ControlExportKeys:        forProxied(c.exportKeys),
 		ControlImportKeys:        forProxied(c.importKeys),
+		ControlRestoreKeys:       forProxied(c.restoreKeys),
 	}
 }
 

@@ -10,8 +10,9 @@ import (
 
 // Room keys as files, in the format that clients exchange: POST keys/export {passphrase}
 // answers with the file itself, text/plain; POST keys/import {passphrase, keys} takes its
-// text and says how many of the keys were news. A file costs about a second of work, so
-// that both are limited.
+// text and says how many of the keys were news. POST keys/restore has all keys of the
+// account's backup fetched, in the background. A file costs about a second of work, a
+// restore a download, so that all three are limited.
 const (
 	exportBurst    = 4
 	exportInterval = time.Minute
@@ -91,6 +92,16 @@ func (c *control) importKeys(a asked) (any, error) {
 		return nil, err
 	}
 	return a.ImportKeys(a.ctx, passphrase, []byte(*body.Keys))
+}
+
+func (c *control) restoreKeys(a asked) (any, error) {
+	if err := readControl(a.Exchange, &emptyBody{}); err != nil {
+		return nil, err
+	}
+	if err := c.exports.take(a.Identity.UserID); err != nil {
+		return nil, err
+	}
+	return done{}, a.RestoreHistory(a.ctx)
 }
 
 var _ Control = (*e2ee.Device)(nil)

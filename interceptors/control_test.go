@@ -57,6 +57,7 @@ func TestControlGolden(t *testing.T) {
 			{ControlWarnings, "GET", "warnings", ""},
 			{ControlDismiss, "POST", "warnings/{warningId}/dismiss", `{}`},
 			{ControlImportKeys, "POST", "keys/import", `{"passphrase":"pass","keys":"-----BEGIN"}`},
+			{ControlRestoreKeys, "POST", "keys/restore", ""},
 		} {
 			if empty && tt.method != http.MethodGet {
 				continue
@@ -167,6 +168,7 @@ func TestControlBadInput(t *testing.T) {
 		{handler: ControlImportKeys, body: `{"passphrase":"p"}`, code: CodeMissingParam},
 		{handler: ControlImportKeys, body: `{"keys":"k"}`, code: CodeMissingParam},
 		{handler: ControlImportKeys, body: `{"passphrase":"p","keys":1}`, code: CodeBadJSON},
+		{handler: ControlRestoreKeys, body: `{"restore":true}`, code: CodeBadJSON},
 	} {
 		w, asked := controlWorld(t, e2ee.ModeProxied)
 		c := controlCall(tt.handler, http.MethodPost, "x", tt.body)
@@ -195,6 +197,7 @@ func TestControlErrors(t *testing.T) {
 		{ErrWrongRecoveryKey, 403, codeWrongRecoveryKey},
 		{ErrNoSecretStorage, 409, codeNoSecretStorage},
 		{ErrNoPassphrase, 409, codeNoSecretStorage},
+		{ErrNoBackup, 409, codeNoBackup},
 		{ErrSecretMissing, 409, codeSecretMissing},
 		{ErrSecretMismatch, 409, codeSecretMismatch},
 		{ErrWrongPassword, 403, CodeForbidden},
@@ -336,7 +339,7 @@ func TestHandlerNames(t *testing.T) {
 		Send, Redact, PutState, CreateRoom, Invite, Kick, Ban, Unban, Join, JoinByAlias, Knock, Leave, Forget,
 		Login, Register, Refresh, Logout, LogoutAll, DeleteDevice, DeleteDevices, Password, Deactivate, WellKnown, UploadKeys,
 		ControlStatus, ControlBootstrap, ControlRecover, ControlReset, ControlRecoveryKey, ControlDeleteRecoveryKey, ControlUser,
-		ControlAcknowledge, ControlWithdraw, ControlOverride, ControlWarnings, ControlDismiss, ControlExportKeys, ControlImportKeys,
+		ControlAcknowledge, ControlWithdraw, ControlOverride, ControlWarnings, ControlDismiss, ControlExportKeys, ControlImportKeys, ControlRestoreKeys,
 	} {
 		if all[name] == nil {
 			t.Errorf("%s has no handler", name)

@@ -13,11 +13,16 @@ import (
 // NewDevices gives the devices of an engine to the interceptors.
 func NewDevices(e *e2ee.Engine) Devices { return engineDevices{e} }
 
+// mayHoldKeys reports whether the proxy can hold keys in the name of an identity. The
+// engine's own requests carry the token alone, and with that of an application service
+// they would be made as somebody else.
+func mayHoldKeys(who Identity) bool { return who.DeviceID != "" && !who.Guest && !who.Asserted }
+
 type engineDevices struct{ engine *e2ee.Engine }
 
 func (e engineDevices) Device(ctx context.Context, who Identity) (Device, error) {
 	device := who.DeviceID
-	if who.Guest {
+	if !mayHoldKeys(who) {
 		device = ""
 	}
 	d, err := e.engine.Device(ctx, who.UserID, device, who.Token)
@@ -45,6 +50,10 @@ func (e engineDevices) Forget(ctx context.Context, user id.UserID, devices ...id
 
 func (e engineDevices) ForgetAll(ctx context.Context, user id.UserID, keep ...id.DeviceID) error {
 	return e.engine.ForgetAll(ctx, user, keep...)
+}
+
+func (e engineDevices) ForgetAccount(ctx context.Context, user id.UserID) error {
+	return e.engine.ForgetAccount(ctx, user)
 }
 
 // engineDevice is a device of the engine with the interfaces of this package.

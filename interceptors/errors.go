@@ -1,6 +1,7 @@
 package interceptors
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -211,6 +212,14 @@ func TimedOut(err error) *Error {
 	}
 }
 
+// unread says that an answer of the homeserver could not be read to its end.
+func unread(err error) *Error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return TimedOut(err)
+	}
+	return Unreachable(err)
+}
+
 func retryAfter(d time.Duration) http.Header {
 	seconds := max(1, int64((d+time.Second-1)/time.Second))
 	return http.Header{"Retry-After": {strconv.FormatInt(seconds, 10)}}
@@ -225,7 +234,7 @@ const maxErrorBody = 64 << 10
 func FromResponse(resp *http.Response) *Error {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	if err != nil {
-		return Unreachable(fmt.Errorf("read the homeserver's error: %w", err))
+		return unread(fmt.Errorf("read the homeserver's error: %w", err))
 	}
 	var fields map[string]any
 	if err := json.Unmarshal(body, &fields); err != nil {

@@ -116,7 +116,9 @@ type eventHead struct {
 	typ        []byte // without escapes
 	types      int    // how often there is a type
 	stateKey   []byte // raw
-	state      bool
+	state      bool   // there is a state key
+	named      bool   // which is a string
+	shut       bool   // it is not opened, whatever it is
 	sender     []byte
 	membership []byte // raw
 	hasURL     bool
@@ -135,7 +137,7 @@ func (h *eventHead) take(v *jsonscan.Value) (ok bool) {
 		h.typ = appendText(h.typ[:0], v)
 		h.types++
 	case inStateKey:
-		h.stateKey, h.state = append(h.stateKey[:0], v.Raw...), true
+		h.stateKey, h.state, h.named = append(h.stateKey[:0], v.Raw...), true, v.Kind == '"'
 	case inSender:
 		h.sender = appendText(h.sender[:0], v)
 	case inMembership:
@@ -197,7 +199,7 @@ func (g *eventGraphs) stripOurs(event []byte) ([]byte, error) {
 // openable says whether an event of the timeline goes through Device.Open, when its
 // room is (or is not) known to be encrypted.
 func (h *eventHead) openable(encrypted bool) bool {
-	if h.state || h.types == 0 {
+	if h.shut || h.isState() || h.types == 0 {
 		return false
 	}
 	if string(h.typ) == typeEncrypted {
@@ -206,10 +208,16 @@ func (h *eventHead) openable(encrypted bool) bool {
 	return encrypted && h.shouldBeEncrypted()
 }
 
+// isState reports whether an event is state, and nothing that clients take for a message
+// all the same: some look at the type alone.
+func (h *eventHead) isState() bool {
+	return h.named && string(h.typ) != typeMessage && string(h.typ) != typeSticker
+}
+
 // shouldBeEncrypted is for plain events: those that clients send encrypted in an
 // encrypted room (requirements 19.5, 19.6, 20.1). Where the type is ambiguous it should.
 func (h *eventHead) shouldBeEncrypted() bool {
-	if h.state {
+	if h.isState() {
 		return false
 	}
 	switch string(h.typ) {

@@ -145,7 +145,7 @@ func (b *openBatch) event(n int) (event []byte, opened bool) {
 	edits := make([]jsonscan.Edit, len(spans))
 	gone := make(map[int64]int) // relations taken away, by container
 	for i := range spans {
-		edits[i] = b.place(&spans[i], ev.nested[i], gone)
+		edits[i] = b.place(&spans[i], ev.nested[i], b.mayReplace(n, ev.nested[i]), gone)
 	}
 	joined, err := jsonscan.Splice(out, edits)
 	if err != nil {
@@ -154,11 +154,11 @@ func (b *openBatch) event(n int) (event []byte, opened bool) {
 	return joined, ev.incoming >= 0
 }
 
-// place puts what the client is shown of a bundled event where it was. One that was held
-// back must not stand for the event that it would replace, so that its relation goes.
-func (b *openBatch) place(at *nested, n int, gone map[int64]int) jsonscan.Edit {
+// place puts what the client is shown of a bundled event where it was. One that may not
+// stand for the event that it would replace goes, with its relation.
+func (b *openBatch) place(at *nested, n int, mayReplace bool, gone map[int64]int) jsonscan.Edit {
 	inner, _ := b.event(n)
-	if at.cut != nil && (inner == nil || b.heldBack(n)) {
+	if at.cut != nil && (inner == nil || !mayReplace) {
 		cut := *at.cut
 		cut.Before = at.index > gone[at.inside]
 		gone[at.inside]++
@@ -170,10 +170,14 @@ func (b *openBatch) place(at *nested, n int, gone map[int64]int) jsonscan.Edit {
 	return jsonscan.Edit{Op: jsonscan.Replace, Start: at.start, End: at.end, Data: inner}
 }
 
-// heldBack reports whether event n is a placeholder.
-func (b *openBatch) heldBack(n int) bool {
-	i := b.events[n].incoming
-	return i >= 0 && b.opened[i].Withheld
+// mayReplace reports whether an event bundled in event n may stand for it: no placeholder
+// may, and nothing in clear for what was encrypted (attack A24).
+func (b *openBatch) mayReplace(n, bundled int) bool {
+	i := b.events[bundled].incoming
+	if i >= 0 && b.opened[i].Withheld {
+		return false
+	}
+	return !b.events[n].sealed || b.events[bundled].sealed
 }
 
 // reset empties the batch and keeps its memory.

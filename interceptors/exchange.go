@@ -45,6 +45,9 @@ type Identity struct {
 	UserID   id.UserID
 	DeviceID id.DeviceID // empty for a token without a device
 	Guest    bool
+	// Asserted says that the token is not this user's, but that of an application service
+	// which acts as the user.
+	Asserted bool
 	Token    secret.String
 }
 
@@ -98,6 +101,8 @@ type Devices interface {
 	Forget(ctx context.Context, user id.UserID, devices ...id.DeviceID) error
 	// ForgetAll drops all devices of a user but those that are kept.
 	ForgetAll(ctx context.Context, user id.UserID, keep ...id.DeviceID) error
+	// ForgetAccount drops everything of a user whose account was closed.
+	ForgetAccount(ctx context.Context, user id.UserID) error
 }
 
 // Device is what the interceptors need of an [e2ee.Device].

@@ -66,6 +66,8 @@ func (c *fakeControl) ImportKeys(_ context.Context, passphrase secret.String, fi
 	return e2ee.Imported{Total: 3, Imported: 1, Refused: 1}, c.ask("import %q %q", passphrase.Reveal(), file)
 }
 
+func (c *fakeControl) RestoreHistory(context.Context) error { return c.ask("restore") }
+
 func (c *fakeControl) RecoveryKey(context.Context) (secret.String, error) {
 	if c.empty {
 		return secret.String{}, c.ask("key")

@@ -199,6 +199,10 @@ func (d *fakeDevices) ForgetAll(ctx context.Context, user id.UserID, keep ...id.
 	return d.note(ctx, "forget all %s but %v", user, keep)
 }
 
+func (d *fakeDevices) ForgetAccount(ctx context.Context, user id.UserID) error {
+	return d.note(ctx, "forget account %s", user)
+}
+
 // world is everything a handler needs.
 type world struct {
 	t        *testing.T

@@ -180,7 +180,7 @@ func readAnswer(resp *http.Response, limit int64) ([]byte, error) {
 		err = fmt.Errorf("more than %d bytes", limit)
 	}
 	if err != nil {
-		return nil, Unreachable(fmt.Errorf("read the homeserver's answer: %w", err))
+		return nil, unread(fmt.Errorf("read the homeserver's answer: %w", err))
 	}
 	return raw, nil
 }

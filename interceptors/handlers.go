@@ -12,6 +12,8 @@ const (
 	Send          = "send"           // PUT and POST rooms/{roomId}/send/{eventType}[/{txnId}]
 	Redact        = "redact"         // PUT and POST rooms/{roomId}/redact/{eventId}[/{txnId}]
 	PutState      = "state.put"      // PUT rooms/{roomId}/state/{eventType}[/{stateKey}]
+	StateList     = "state.list"     // GET rooms/{roomId}/state
+	StateGet      = "state.get"      // GET rooms/{roomId}/state/{eventType}[/{stateKey}]
 	CreateRoom    = "createRoom"     // POST createRoom
 	Invite        = "invite"         // POST rooms/{roomId}/invite
 	Kick          = "kick"           // POST rooms/{roomId}/kick
@@ -51,13 +53,14 @@ const (
 	ControlDismiss           = "control.warning.dismiss"      // POST warnings/{warningId}/dismiss
 	ControlExportKeys        = "control.keys.export"          // POST keys/export
 	ControlImportKeys        = "control.keys.import"          // POST keys/import
+	ControlRestoreKeys       = "control.keys.restore"         // POST keys/restore
 )
 
 // Options are what the handlers need beside an [Exchange].
 type Options struct {
 	// PublicURL is where clients reach the proxy; nil leaves discovery data as it comes.
 	PublicURL *url.URL
-	// Sync are the settings of the sync handler.
+	// Sync are the settings of the sync handler, and of others that return events.
 	Sync SyncOptions
 }
 
@@ -84,7 +87,8 @@ func Handlers(o Options) (map[string]Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
-	all := map[string]Handler{Sync: sync, ReadMarkers: readMarkers}
+	reader := newStateReader(o.Sync)
+	all := map[string]Handler{Sync: sync, ReadMarkers: readMarkers, StateList: reader.list, StateGet: reader.get}
 	maps.Copy(all, (&rooms{order: order, txns: txns}).handlers())
 	maps.Copy(all, (&sessions{public: o.PublicURL, refresh: refresh}).handlers())
 	maps.Copy(all, api.handlers())

@@ -22,7 +22,7 @@ func uploadKeys(x *Exchange) error {
 		return err
 	}
 	putBack(x, raw)
-	if isBlank(raw) || x.Identity.DeviceID == "" {
+	if isBlank(raw) || !mayHoldKeys(x.Identity) {
 		return x.Upstream.Forward(x)
 	}
 	body, err := parseObject(raw)

@@ -227,7 +227,8 @@ func TestLogout(t *testing.T) {
 		{Password, "POST", "/account/password", nil, `{"new_password":"x","logout_devices":true}`, full, []string{"forget all " + user + " but [DEVICE]"}},
 		{Password, "POST", "/account/password", nil, `{"new_password":"x","logout_devices":false}`, full, nil},
 		{Password, "POST", "/account/password", nil, `{"new_password":"x"}`, none, nil},
-		{Deactivate, "POST", "/account/deactivate", nil, `{"erase":true}`, full, []string{"forget all " + user + " but []"}},
+		{Deactivate, "POST", "/account/deactivate", nil, `{"erase":true}`, full, []string{"forget account " + user}},
+		{Deactivate, "POST", "/account/deactivate", nil, `{"auth":{}}`, none, nil},
 	} {
 		c := call{handler: tt.handler, method: tt.method, pattern: tt.pattern, params: tt.params, body: tt.body}
 		// A refusal, a step of authentication, soft logout, a locked user: nothing is dropped.

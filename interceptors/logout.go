@@ -11,7 +11,7 @@ import (
 // delete_devices, account/password and account/deactivate. They pass byte for byte, steps of
 // user-interactive authentication included. Once the homeserver has confirmed, the keys
 // of the devices that are gone are dropped before the client gets its answer
-// (requirement 22.1). A refusal, soft logout and a locked account drop nothing here.
+// (requirement 22.1), and with a closed account everything of it. A refusal, soft logout and a locked account drop nothing here.
 
 // logout handles [Logout].
 func logout(x *Exchange) error {
@@ -60,7 +60,10 @@ func changePassword(x *Exchange) error {
 // deactivate handles [Deactivate].
 func deactivate(x *Exchange) error {
 	return endThen(x, func(ctx context.Context, _ object) error {
-		return forgetAll(ctx, x)
+		if x.Identity.UserID == "" {
+			return nil
+		}
+		return engineError(x.Devices.ForgetAccount(ctx, x.Identity.UserID))
 	})
 }
 

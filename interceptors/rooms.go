@@ -18,6 +18,8 @@ const (
 	typeVisibility = "m.room.history_visibility"
 	typeReaction   = "m.reaction"
 	typeRedaction  = "m.room.redaction"
+	typeMessage    = "m.room.message"
+	typeSticker    = "m.sticker"
 
 	megolm = string(id.AlgorithmMegolmV1)
 

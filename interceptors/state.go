@@ -66,7 +66,7 @@ func (r *rooms) putState(x *Exchange) error {
 // isMessageType names types that the specification knows as message events only.
 func isMessageType(eventType string) bool {
 	switch eventType {
-	case "m.room.message", "m.sticker", typeEncrypted, typeReaction, typeRedaction:
+	case typeMessage, typeSticker, typeEncrypted, typeReaction, typeRedaction:
 		return true
 	}
 	return strings.HasPrefix(eventType, "m.key.verification.") || strings.HasPrefix(eventType, "m.poll.")

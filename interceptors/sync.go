@@ -242,7 +242,7 @@ func syncFailure(err error) error {
 	if errors.As(err, &syntax) || errors.Is(err, errSyncBody) || errors.Is(err, jsonscan.ErrDepth) {
 		return NewError(http.StatusBadGateway, CodeUnknown, "The homeserver's response cannot be read.").Because(err)
 	}
-	return Unreachable(err)
+	return unread(err)
 }
 
 // relay runs the second pass into the answer. It ends before it returns.

@@ -233,7 +233,8 @@ func (w *syncWriter) read() error {
 // take puts an event into the batch. One that cannot be cleaned goes, and the sync is
 // delivered.
 func (w *syncWriter) take(k *work, raw []byte) {
-	h := eventHead{types: 1, state: !k.has(flagSealed) && !k.has(flagPlain), ciphertext: true}
+	shut := !k.has(flagSealed) && !k.has(flagPlain)
+	h := eventHead{types: 1, shut: shut, ciphertext: true}
 	if k.has(flagSealed) {
 		h.typ = []byte(typeEncrypted)
 	}
@@ -247,12 +248,11 @@ func (w *syncWriter) take(k *work, raw []byte) {
 			k.bad = true
 			return
 		}
-		state := h.state
 		if h, err = w.graphs.headOf(raw); err != nil {
 			k.bad = true
 			return
 		}
-		h.state = h.state || state // nothing but a timeline is opened
+		h.shut = shut // nothing but a timeline is opened
 		bundled = maxBundled
 	}
 	k.event = w.batch.add(k.room, k.encrypted, raw, &h, bundled)

@@ -114,6 +114,8 @@ type recorder struct {
 	open   bool
 	status int
 	bytes  int64
+	// gone says that the client did not take a piece of the answer.
+	gone bool
 	// failed is what ReverseProxy could not do.
 	failed error
 }
@@ -156,6 +158,7 @@ func (w *recorder) Write(b []byte) (int, error) {
 		n, err := w.ResponseWriter.Write(chunk)
 		done += n
 		w.bytes += int64(n)
+		w.gone = w.gone || err != nil
 		if err != nil || done >= len(b) {
 			return done, err //nolint:wrapcheck // an io.Writer passes errors on
 		}

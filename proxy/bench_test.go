@@ -42,7 +42,7 @@ func quietUpstream(b *testing.B) *url.URL {
 
 // tunedReverseProxy is the reference.
 func tunedReverseProxy(b *testing.B, base *url.URL) http.Handler {
-	transport, err := NewTransport("", time.Second, 0)
+	transport, err := NewTransport("", time.Second, 0, time.Minute)
 	if err != nil {
 		b.Fatal(err)
 	}

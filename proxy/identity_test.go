@@ -235,9 +235,9 @@ func TestIdentityIsBoundToTheAssertion(t *testing.T) {
 	}
 	var names []string
 	for _, who := range got {
-		names = append(names, string(who.UserID)+"/"+string(who.DeviceID))
+		names = append(names, fmt.Sprintf("%s/%s %t", who.UserID, who.DeviceID, who.Asserted))
 	}
-	if diff := cmp.Diff([]string{"@as:hs/", "@ghost1:hs/", "@ghost2:hs/D", "@ghost2:hs/D", "@ghost1:hs/"}, names); diff != "" {
+	if diff := cmp.Diff([]string{"@as:hs/ false", "@ghost1:hs/ true", "@ghost2:hs/D true", "@ghost2:hs/D true", "@ghost1:hs/ true"}, names); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if n := g.hs.whoamis(); n != 3 {
@@ -249,6 +249,24 @@ func TestIdentityIsBoundToTheAssertion(t *testing.T) {
 	}
 	if a := g.do("GET", "/_matrix/client/v3/sync?user_id=@ghost1:hs&user_id=@ghost2:hs", "", "Authorization: Bearer as"); a.StatusCode != 400 {
 		t.Errorf("two at once: %d %s", a.StatusCode, a.body)
+	}
+}
+
+// For everybody but application services the homeserver ignores what a query asserts: it
+// is the user's own token, and the proxy goes on doing its encryption.
+func TestIdentityThatIgnoresTheAssertion(t *testing.T) {
+	t.Parallel()
+	var got []interceptors.Identity
+	g := newRig(t, func(o *Options) { o.Handlers[interceptors.Sync] = seenBy(&got) })
+	for _, query := range []string{"user_id=@bob:hs", "device_id=BOB", "user_id=@alice:hs&device_id=ALICE"} {
+		if a := g.do("GET", "/_matrix/client/v3/sync?"+query, "", "Authorization: Bearer alice"); a.StatusCode != 200 {
+			t.Errorf("%s: %d %s", query, a.StatusCode, a.body)
+		}
+	}
+	for _, who := range got {
+		if who.UserID != "@alice:hs" || who.DeviceID != "ALICE" || who.Asserted {
+			t.Errorf("got %+v", who)
+		}
 	}
 }
 

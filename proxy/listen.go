@@ -15,13 +15,14 @@ import (
 //     deadlines on every part of them that has to move (recorder, body).
 //   - On shutdown, what changes something is finished; what only waits is sent away.
 
-// Deadlines are those of the client's side. The zero value of a field means its default.
+// Deadlines are those of what has begun. The zero value of a field means its default.
 type Deadlines struct {
 	// Header is for a request's header; default 15 s.
 	Header time.Duration
 	// KeepAlive is how long an idle connection is kept; default 2 min.
 	KeepAlive time.Duration
-	// Idle is how long a body may stand still in either direction; default 60 s.
+	// Idle is how long a body may stand still, in either direction, on the client's side
+	// or the homeserver's; default 60 s.
 	Idle time.Duration
 	// Drain is how long requests in flight may take to finish at shutdown; default 30 s.
 	Drain time.Duration

@@ -32,6 +32,8 @@ func (p *Proxy) render(q *request, err error) {
 	case p.isGone(q, err):
 		q.w.status = statusClientGone
 		q.abort = true
+	case q.r.Method == http.MethodOptions:
+		preflight(q) // then the browser sends its request, and can read why that is refused
 	case p.isDraining(q, err):
 		p.renderDraining(q)
 	default:

@@ -135,6 +135,13 @@ func TestPreflight(t *testing.T) {
 			t.Errorf("%s: %d %v", path, a.StatusCode, a.Header)
 		}
 	}
+	g.hs.Close()
+	if a := g.do("OPTIONS", "/_matrix/client/v3/joined_rooms", ""); a.Header.Get("Access-Control-Allow-Origin") != "*" || a.StatusCode >= 300 {
+		t.Errorf("without a homeserver: %d %v", a.StatusCode, a.Header)
+	}
+	if a := g.do("GET", "/_matrix/client/v3/joined_rooms", ""); a.Header.Get("Access-Control-Allow-Origin") != "*" || a.StatusCode != 502 {
+		t.Errorf("without a homeserver: %d %v", a.StatusCode, a.Header)
+	}
 	if a := g.do("GET", "/_e2ee_proxy/v1/status", ""); a.StatusCode != 401 || a.Header.Get("Access-Control-Allow-Origin") != "*" {
 		t.Errorf("without a token: %d %v", a.StatusCode, a.Header)
 	}

@@ -56,9 +56,9 @@ func readRoutes() []*route {
 		{method: "GET", pattern: rooms + "/relations/{eventId}/{relType}/{eventType}", versions: vAny, lane: laneSlow, class: classOptional, handler: "relations"},
 		{method: "GET", pattern: rooms + "/threads", versions: vAny, lane: laneSlow, class: classOptional, handler: "threads"},
 		{method: "GET", pattern: rooms + "/initialSync", versions: vAny, lane: laneSlow, class: classOptional, handler: "room.initial_sync"},
-		{method: "GET", pattern: rooms + "/state", versions: vAny, lane: laneSlow, class: classOptional, handler: "state.list"},
-		{method: "GET", pattern: rooms + "/state/{eventType}", versions: vAny, lane: laneQuick, class: classOptional, handler: "state.get"},
-		{method: "GET", pattern: rooms + "/state/{eventType}/{stateKey}", versions: vAny, lane: laneQuick, class: classOptional, handler: "state.get"},
+		{method: "GET", pattern: rooms + "/state", versions: vAny, lane: laneSlow, class: classOptional, handler: interceptors.StateList},
+		{method: "GET", pattern: rooms + "/state/{eventType}", versions: vAny, lane: laneQuick, class: classOptional, handler: interceptors.StateGet},
+		{method: "GET", pattern: rooms + "/state/{eventType}/{stateKey}", versions: vAny, lane: laneQuick, class: classOptional, handler: interceptors.StateGet},
 	}
 }
 

@@ -60,7 +60,9 @@ func own(r *http.Request) *http.Request {
 func (p *Proxy) finish(q *request) {
 	if v := recover(); v != nil {
 		q.abort = true
-		if err, ok := v.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
+		if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+			q.err = q.brokenOff()
+		} else {
 			// Its value could hold anything, so only its type and place are logged.
 			p.log.Error().Str("request_id", q.id.String()).Str("panic", fmt.Sprintf("%T", v)).Bytes("stack", debug.Stack()).Msg("a handler failed")
 			q.abort = q.w.status != 0
@@ -77,6 +79,14 @@ func (p *Proxy) finish(q *request) {
 	}
 }
 
+// brokenOff is why an answer that went straight through could not be finished.
+func (q *request) brokenOff() error {
+	if q.w.gone || q.r.Context().Err() != nil {
+		return errClientGone
+	}
+	return errBroken
+}
+
 func (p *Proxy) serve(q *request) error {
 	addr := peer(q.r)
 	if err := cleanHeader(q.r.Header, p.isTrusted(addr)); err != nil {
@@ -84,10 +94,6 @@ func (p *Proxy) serve(q *request) error {
 	}
 	setForwardedFor(q.r.Header, addr)
 	if err := p.judge(q); err != nil {
-		if q.r.Method == http.MethodOptions {
-			preflight(q)
-			return nil
-		}
 		return err
 	}
 	if q.r.Method == http.MethodOptions && q.route.class == classOwn {
@@ -240,5 +246,16 @@ func (p *Proxy) identify(q *request) error {
 		return interceptors.MissingToken()
 	}
 	q.who, err = p.identities.of(q.r.Context(), q.cred)
+	if err == nil && (q.cred.user != "" || q.cred.device != "") {
+		return p.noteAssertion(q)
+	}
+	return err
+}
+
+// noteAssertion finds out whether the token acts as somebody else than its owner, or as
+// another device. For everybody but application services the assertion is ignored.
+func (p *Proxy) noteAssertion(q *request) error {
+	owner, err := p.identities.of(q.r.Context(), credentials{token: q.cred.token})
+	q.who.Asserted = owner.UserID != q.who.UserID || owner.DeviceID != q.who.DeviceID
 	return err
 }

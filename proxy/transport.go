@@ -45,10 +45,17 @@ func (w Waits) withDefaults() Waits {
 // NewTransport makes a transport to a homeserver: HTTP/1.1, many idle connections, no
 // redirects, no proxies, no compression. caFile names further root certificates in PEM
 // form and may be empty. headerWait is how long the server may take for the first byte
-// of its answer; zero means no limit.
-func NewTransport(caFile string, dialWait, headerWait time.Duration) (*http.Transport, error) {
+// of its answer; zero means no limit. idle is how long it may take none of what is sent to it.
+func NewTransport(caFile string, dialWait, headerWait, idle time.Duration) (*http.Transport, error) {
+	dialer := &net.Dialer{Timeout: dialWait, KeepAlive: 15 * time.Second}
 	t := &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: dialWait, KeepAlive: 15 * time.Second}).DialContext,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err //nolint:wrapcheck // the transport says what it dialled
+			}
+			return &takenConn{conn, idle}, nil
+		},
 		TLSHandshakeTimeout:    dialWait,
 		ResponseHeaderTimeout:  headerWait,
 		ExpectContinueTimeout:  time.Second,
@@ -78,15 +85,81 @@ func NewTransport(caFile string, dialWait, headerWait time.Duration) (*http.Tran
 	return t, nil
 }
 
+// takenConn is a connection whose other end must take what is written to it: a
+// homeserver that stops reading does not hold an upload for ever.
+type takenConn struct {
+	net.Conn
+	idle time.Duration
+}
+
+// Write implements net.Conn.
+func (c *takenConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(c.idle)); err != nil {
+		return 0, err //nolint:wrapcheck // the connection's own
+	}
+	return c.Conn.Write(p) //nolint:wrapcheck // the connection's own
+}
+
 var (
 	errDraining = errors.New("the proxy is shutting down")
 	errPollWait = fmt.Errorf("the long poll was not answered: %w", context.DeadlineExceeded)
+	errStalled  = fmt.Errorf("the answer stood still: %w", context.DeadlineExceeded)
 )
+
+// mover is a round trip whose answer, once begun, must move: never still for longer than
+// idle, and not slower on average than the minimum rate. How long the client takes to
+// take it does not count.
+type mover struct {
+	to   *http.Transport
+	idle time.Duration
+}
+
+// RoundTrip implements http.RoundTripper.
+func (m *mover) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := m.to.RoundTrip(req)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // an http.RoundTripper passes errors on
+	}
+	switch {
+	case resp.StatusCode == http.StatusSwitchingProtocols: // nobody asked for that
+		return nil, errors.Join(errUpgrade, resp.Body.Close())
+	case resp.Body != http.NoBody:
+		resp.Body = &moving{ReadCloser: resp.Body, idle: m.idle, left: 2 * m.idle}
+	}
+	return resp, nil
+}
+
+// moving is the body of a mover's answer.
+type moving struct {
+	io.ReadCloser
+	timer *time.Timer // runs while something is read
+	idle  time.Duration
+	left  time.Duration // what reading may take; grows with what comes
+}
+
+// Read implements io.Reader. After the deadline it gives errStalled.
+func (b *moving) Read(p []byte) (int, error) {
+	wait := max(min(b.idle, b.left), 0)
+	if b.timer == nil {
+		// The transport lets a body be closed while it is read; that ends the reading.
+		b.timer = time.AfterFunc(wait, func() { _ = b.ReadCloser.Close() })
+	} else {
+		b.timer.Reset(wait)
+	}
+	started := time.Now()
+	n, err := b.ReadCloser.Read(p)
+	late := !b.timer.Stop()
+	b.left += time.Duration(n)*time.Second/minRate - time.Since(started)
+	if late && err != io.EOF {
+		err = errStalled
+	}
+	return n, err //nolint:wrapcheck // an io.Reader passes errors on
+}
 
 // poller is the round trip of a long poll: it may wait as long as the client asked,
 // and is called off when the proxy shuts down, but only while nothing has come.
 type poller struct {
-	to       *http.Transport
+	to       http.RoundTripper
 	draining context.Context
 	grace    time.Duration
 }

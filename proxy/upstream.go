@@ -26,15 +26,16 @@ import (
 
 // openUpstream makes a transport for each way of waiting, and a pass-through for each.
 func (p *Proxy) openUpstream(caFile string, w Waits) error {
-	quick, err := NewTransport(caFile, w.Dial, w.Quick)
+	idle := p.deadlines.Idle
+	quick, err := NewTransport(caFile, w.Dial, w.Quick, idle)
 	if err != nil {
 		return err
 	}
-	slow, err := NewTransport(caFile, w.Dial, w.Slow)
+	slow, err := NewTransport(caFile, w.Dial, w.Slow, idle)
 	if err != nil {
 		return err
 	}
-	parked, err := NewTransport(caFile, w.Dial, 0)
+	parked, err := NewTransport(caFile, w.Dial, 0, idle)
 	if err != nil {
 		return err
 	}
@@ -49,11 +50,11 @@ func (p *Proxy) openUpstream(caFile string, w Waits) error {
 	for l := range lanes {
 		switch l {
 		case laneQuick, laneSend, laneAuth, laneOwn:
-			p.trips[l] = quick
+			p.trips[l] = &mover{quick, idle}
 		case laneSlow, laneMedia:
-			p.trips[l] = slow
+			p.trips[l] = &mover{slow, idle}
 		case lanePoll:
-			p.trips[l] = &poller{to: parked, draining: p.draining, grace: w.Poll}
+			p.trips[l] = &poller{to: &mover{parked, idle}, draining: p.draining, grace: w.Poll}
 		case lanes:
 		}
 		p.pass[l] = &httputil.ReverseProxy{

@@ -331,33 +331,9 @@ func TestRelayIsFaithful(t *testing.T) {
 func TestBrokenAnswers(t *testing.T) {
 	t.Parallel()
 	var raw func(conn net.Conn)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ln.Close() })
-	go func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				req, err := http.ReadRequest(bufio.NewReader(conn))
-				if err != nil {
-					return
-				}
-				if strings.Contains(req.RequestURI, "whoami") {
-					_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 23\r\n\r\n{\"user_id\":\"@alice:hs\"}")
-					return
-				}
-				raw(conn)
-			}()
-		}
-	}()
+	base := rawHomeserver(t, func(conn net.Conn, _ *http.Request) { raw(conn) })
 	g := newRig(t, func(o *Options) {
-		o.Homeserver = &url.URL{Scheme: "http", Host: ln.Addr().String()}
+		o.Homeserver = base
 		o.Handlers["messages"] = relayed
 	})
 	var bomb bytes.Buffer
@@ -376,6 +352,7 @@ func TestBrokenAnswers(t *testing.T) {
 		{"nothing", passed, "", 502},
 		{"endless header", passed, "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 2<<20) + "\r\n\r\n", 502},
 		{"an upgrade nobody asked for", passed, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n", 502},
+		{"an upgrade nobody asked for", intercepted, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n", 502},
 		{"too short", intercepted, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort", 0},
 		{"too short", passed, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort", 0},
 		{"broken chunks", intercepted, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort\r\nzz", 0},

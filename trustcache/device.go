@@ -22,6 +22,20 @@ const (
 	OverrideDistrusted
 )
 
+// String gives the name for logs.
+func (o Override) String() string {
+	switch o {
+	case OverrideNone:
+		return "none"
+	case OverrideTrusted:
+		return "trusted"
+	case OverrideDistrusted:
+		return "distrusted"
+	default:
+		return "invalid"
+	}
+}
+
 // Fault says why a device can take no part in encryption although it is listed. The
 // zero value is no fault.
 type Fault int

@@ -178,7 +178,7 @@ func judgeDirect(in JudgeInput, enforce bool) Verdict {
 }
 
 // judgeMismatch is for events that their sender's device did not encrypt (requirements
-// 1.20, 1.21; attacks A1, A2, N1). Nobody carries our own messages for us.
+// 1.20, 1.21; attacks A1, A2, N1). Our own devices are never a bridge.
 func judgeMismatch(in JudgeInput, override Override) Verdict {
 	o := in.Owner
 	trusted := (o.Signed && override != OverrideDistrusted) || override == OverrideTrusted

@@ -58,6 +58,13 @@ func parseCurve25519(s string) (id.Curve25519, error) {
 	return id.Curve25519(strings.TrimRight(s, "=")), nil
 }
 
+// OneSpelling reports whether a Curve25519 key is one that may be used, in the spelling
+// that this package gives it. A key has others with which key agreement gives the same.
+func OneSpelling(key id.Curve25519) bool {
+	same, err := parseCurve25519(key.String())
+	return err == nil && same == key
+}
+
 func decodePublic(s string) (*[keySize]byte, error) {
 	if len(s) > 64 {
 		return nil, fmt.Errorf("%w: too long", ErrBadKey)

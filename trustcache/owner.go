@@ -66,6 +66,17 @@ func (o Owner) Upgrade(u *User) (Owner, bool) {
 	return out, changed
 }
 
+// Keep gives the owner with what an earlier record of the same device has proven: nothing
+// of that is lost when the device sends its key again.
+func (o Owner) Keep(was Owner) Owner {
+	if !was.Signed || was.UserID != o.UserID || was.Curve25519 != o.Curve25519 || was.Ed25519 != o.Ed25519 {
+		return o
+	}
+	accepted := o.Accepted && o.Master == was.Master
+	o.Signed, o.Master, o.Accepted = true, was.Master, was.Accepted || accepted
+	return o
+}
+
 // sender gives the listed device that an owner is. listed says that devices claim its
 // Curve25519 key; with no device, that none of them is the owner or that two claim it.
 func (u *User) sender(o Owner) (device *Device, listed bool) {
@@ -80,6 +91,16 @@ func (u *User) sender(o Owner) (device *Device, listed bool) {
 		device, listed = d, true
 	}
 	return device, listed
+}
+
+// saysDehydrated reports whether the device keys carried in the message are those of a
+// dehydrated device. Their signature was checked when they came.
+func (o Owner) saysDehydrated() bool {
+	if len(o.DeviceKeys) == 0 {
+		return false
+	}
+	d, _, err := readDevice(o.DeviceKeys, o.UserID, o.DeviceID)
+	return err == nil && d.Dehydrated
 }
 
 // carriesSignature reports whether the device keys carried in the message are the

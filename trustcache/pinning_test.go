@@ -54,7 +54,7 @@ func TestIdentityChange(t *testing.T) {
 	if u := track(t, srv, mem).lookup(bob); u.State() != PinPinned || u.PinnedMaster != p3.master.public {
 		t.Errorf("after a restart: %v", u.State())
 	}
-	want(t, "history", []string{"first_seen", "changed", "changed", "acknowledged"}, mem.kinds(bob))
+	want(t, "history", []string{"first_seen", "changed", "self_signing_left", "changed", "self_signing_left", "acknowledged"}, mem.kinds(bob))
 	if err := x.Acknowledge(ctx, carol, p3.master.public); !errors.Is(err, ErrNoIdentity) {
 		t.Errorf("nobody: %v", err)
 	}
@@ -80,7 +80,7 @@ func TestAutomaticAcknowledgement(t *testing.T) {
 	if u := x.update(bob); u.State() != PinPinned || u.PinnedMaster != p2.master.public {
 		t.Errorf("never verified: %v", u.State())
 	}
-	want(t, "history", []string{"first_seen", "changed", "acknowledged_by_policy"}, mem.kinds(bob))
+	want(t, "history", []string{"first_seen", "changed", "acknowledged_by_policy", "self_signing_left"}, mem.kinds(bob))
 	if u := x.update(carol); u.State() != PinVerificationLost {
 		t.Errorf("verified: %v", u.State())
 	}

@@ -120,9 +120,13 @@ const (
 	EffectWithdrawn            PinEffect = "withdrawn"
 )
 
-// kindRetired is the line of the history that says that the self-signing key in
-// Previous was replaced under the master key in Master. It is no transition of the pin.
-const kindRetired = "self_signing_replaced"
+// Lines of the history about the self-signing key in Previous of the master key in
+// Master: it was replaced by another under it, or another master key came. They are no
+// transitions of the pin.
+const (
+	kindRetired = "self_signing_replaced"
+	kindLeft    = "self_signing_left"
+)
 
 var (
 	// ErrNotCurrent says that an acknowledgement names a master key that is not, or no

@@ -70,6 +70,7 @@ func TestPinTransitions(t *testing.T) {
 
 		{"verified: another, not signed by us", verified, seen(keyB, false), lost, PinVerificationLost, []PinEffect{EffectChanged, EffectVerificationLost}, nil},
 		{"verified: own identity reset", verified, seen(keyA, false), lostByUs, PinVerificationLost, []PinEffect{EffectVerificationLost}, nil},
+		{"verified: the same again", verified, seen(keyA, true), verified, PinVerified, nil, nil},
 		{"verified: none shown", verified, seen("", false), verified, PinVerified, nil, nil},
 		{"verified: withdrawn", verified, withdraw, verified, PinVerified, nil, ErrNothingToWithdraw},
 		{"verified: acknowledged", verified, ack(keyA), verified, PinVerified, nil, nil},
@@ -82,9 +83,13 @@ func TestPinTransitions(t *testing.T) {
 		{"lost: none shown", lost, seen("", false), lost, PinVerificationLost, nil, nil},
 		{"lost by us: our identity is back", lostByUs, seen(keyA, true), verified, PinVerified, []PinEffect{EffectVerified}, nil},
 		{"lost by us: withdrawn", lostByUs, withdraw, pinned, PinPinned, []PinEffect{EffectWithdrawn}, nil},
+		{"lost by us: acknowledged only", lostByUs, ack(keyA), lostByUs, PinVerificationLost, nil, ErrVerificationLost},
+		{"lost by us: theirs changes too", lostByUs, seen(keyB, false), lost, PinVerificationLost, []PinEffect{EffectChanged}, nil},
+		{"lost by us: automatic", lostByUs, auto(keyA, false), lostByUs, PinVerificationLost, nil, nil},
 
 		{"nobody to acknowledge", none, ack(keyA), none, PinNone, nil, ErrNoIdentity},
 		{"nobody to withdraw from", none, withdraw, none, PinNone, nil, ErrNothingToWithdraw},
+		{"pinned: withdrawn", pinned, withdraw, pinned, PinPinned, nil, ErrNothingToWithdraw},
 		{"pinned: acknowledged again", pinned, ack(keyA), pinned, PinPinned, nil, nil},
 		{"no event", changed, PinEvent{}, changed, PinChanged, nil, nil},
 

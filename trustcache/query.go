@@ -3,6 +3,7 @@ package trustcache
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -25,18 +26,17 @@ type flight struct {
 }
 
 // takeOff starts queries about users who have none in flight, and gives the flights of
-// all.
-func (t *Tracker) takeOff(ctx context.Context, q KeyQuerier, ask []*entry) ([]*flight, error) {
+// all: those it started, and those of others that it joins.
+func (t *Tracker) takeOff(ctx context.Context, q KeyQuerier, ask []*entry) (mine, joined []*flight, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		return nil, ErrClosed
+		return nil, nil, ErrClosed
 	}
-	var all, mine []*flight
 	for _, e := range ask {
 		user := e.row.UserID
 		if f := t.flights[user]; f != nil {
-			all = append(all, f)
+			joined = append(joined, f)
 			continue
 		}
 		// A flight that landed meanwhile may have answered already.
@@ -45,13 +45,13 @@ func (t *Tracker) takeOff(ctx context.Context, q KeyQuerier, ask []*entry) ([]*f
 		}
 		f := &flight{user: user, failures: e.row.Failures, done: make(chan struct{})}
 		t.flights[user] = f
-		all, mine = append(all, f), append(mine, f)
+		mine = append(mine, f)
 	}
 	detached := context.WithoutCancel(ctx)
 	for _, batch := range t.batches(mine) {
 		t.queries.Go(func() { t.fly(detached, q, batch) })
 	}
-	return all, nil
+	return mine, joined, nil
 }
 
 // fly makes one query and ends its flights, whatever came of it.
@@ -85,7 +85,7 @@ func (t *Tracker) batches(all []*flight) [][]*flight {
 	return out
 }
 
-// ask makes one query and stores what it says. Errors are the store's, and ErrClosed.
+// ask makes one query and stores what it says. Errors are the store's, ErrClosed and ErrAsker.
 func (t *Tracker) ask(ctx context.Context, q KeyQuerier, batch []*flight) error {
 	select {
 	case t.slots <- struct{}{}:
@@ -99,6 +99,9 @@ func (t *Tracker) ask(ctx context.Context, q KeyQuerier, batch []*flight) error 
 	cancel()
 	if ctx.Err() != nil {
 		return fmt.Errorf("query devices: %w", context.Cause(ctx)) // not the homeserver's failure
+	}
+	if errors.Is(err, ErrAsker) {
+		return fmt.Errorf("query devices: %w", err)
 	}
 	if err != nil || res == nil {
 		t.opts.QueryFailed(len(users), err)
@@ -174,14 +177,16 @@ func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, res *QueryRe
 	})
 }
 
-// retired gives the self-signing keys that a user's master key has replaced, if the
-// answer shows another one than before: a homeserver could bring back an old key, whose
-// private half somebody has, and every device it ever signed.
+// retired gives the self-signing keys that the master key in an answer has replaced, if
+// the answer shows another one than before: a homeserver could bring back an old key,
+// whose private half somebody has, and every device it ever signed. It could also show
+// another identity in between.
 func (t *Tracker) retired(ctx context.Context, before *User, res *QueryResult) (map[id.Ed25519]bool, error) {
 	if before.SelfSigning == "" || bytes.Equal(res.SelfSigningKeys[before.UserID], before.SelfSigningRaw) {
 		return nil, nil
 	}
-	if shown, _ := digestIdentity(before, res); !replaces(before, shown) {
+	shown, _ := digestIdentity(before, res)
+	if shown.SelfSigning == before.SelfSigning && shown.Master == before.Master {
 		return nil, nil
 	}
 	history, err := t.store.UserChanges(ctx, t.account, before.UserID)
@@ -189,11 +194,17 @@ func (t *Tracker) retired(ctx context.Context, before *User, res *QueryResult) (
 		return nil, fmt.Errorf("load history of a user: %w", err)
 	}
 	out := make(map[id.Ed25519]bool)
+	var left id.Ed25519 // what the master key had last, if it is not the current one
 	for _, c := range history {
-		if c.Kind == kindRetired && c.Master == before.Master.String() {
-			out[id.Ed25519(c.Previous)] = true
+		if c.Master != shown.Master.String() || (c.Kind != kindRetired && c.Kind != kindLeft) {
+			continue
+		}
+		out[id.Ed25519(c.Previous)] = true
+		if left = ""; c.Kind == kindLeft && shown.Master != before.Master {
+			left = id.Ed25519(c.Previous)
 		}
 	}
+	delete(out, left)
 	return out, nil
 }
 

@@ -193,3 +193,45 @@ func TestQueriesAreCoalesced(t *testing.T) {
 		t.Errorf("%d queries, overlapping for %v", n, srv.overlap)
 	}
 }
+
+// An asker whose session has ended says nothing of the users: no failure is counted, and
+// who waits for its answer asks at once.
+func TestAskerWithoutASession(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		srv, mem := newServer(), newMemory()
+		x := track(t, srv, mem)
+		p := newPerson(bob, "1")
+		srv.publish(p, p.signedDevice("PHONE"))
+		release := make(chan struct{})
+		ended := querier(func(context.Context, []id.UserID) (*QueryResult, error) {
+			<-release
+			return nil, fmt.Errorf("%w: 401", ErrAsker)
+		})
+		failed := make(chan error)
+		go func() {
+			_, err := x.Lookup(context.Background(), ended, []id.UserID{bob})
+			failed <- err
+		}()
+		synctest.Wait()
+		joined := make(chan *User)
+		go func() { joined <- x.lookup(bob) }()
+		synctest.Wait()
+		want(t, "queries beside the one on its way", 0, srv.count())
+		close(release)
+		if err := <-failed; !errors.Is(err, ErrAsker) {
+			t.Errorf("got %v", err)
+		}
+		if u := <-joined; u.Knowledge != KnowledgeFresh {
+			t.Errorf("got %v", u.Knowledge)
+		}
+		want(t, "failures counted", 0, mem.row(bob).Failures)
+	})
+}
+
+// querier is a function that asks.
+type querier func(ctx context.Context, users []id.UserID) (*QueryResult, error)
+
+func (q querier) QueryKeys(ctx context.Context, users []id.UserID) (*QueryResult, error) {
+	return q(ctx, users)
+}

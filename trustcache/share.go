@@ -81,9 +81,11 @@ func Share(in ShareInput) ShareDecision {
 
 func share(in ShareInput, enforce bool) ShareDecision {
 	u, d := in.User, in.Device
-	switch {
-	case !u.Known() || d == nil:
+	if !u.Known() || d == nil {
 		return ShareDecision{}
+	}
+	signed := d.Signed && u.State() != PinNone // without an identity nobody can have signed it
+	switch {
 	case d.UserID != u.UserID:
 		return ShareDecision{Reason: ReasonForeignDevice}
 	case u.UserID == in.SenderUser && d.DeviceID == in.SenderDevice:
@@ -92,11 +94,11 @@ func share(in ShareInput, enforce bool) ShareDecision {
 		return ShareDecision{Reason: ReasonFault}
 	case d.Override == OverrideDistrusted:
 		return ShareDecision{Outcome: ShareWithhold, Code: event.RoomKeyWithheldBlacklisted, Reason: ReasonDistrusted}
-	case d.Dehydrated && !d.Signed: // requirement 24.2, whatever the policy
+	case d.Dehydrated && !signed: // requirement 24.2, whatever the policy
 		return ShareDecision{Outcome: ShareWithhold, Code: event.RoomKeyWithheldUnverified, Reason: ReasonDehydrated}
 	case enforce && !u.State().Accepted():
 		return ShareDecision{Reason: ReasonIdentity}
-	case d.Signed:
+	case signed:
 		return ShareDecision{Outcome: ShareGive, Reason: ReasonSigned}
 	case d.Override == OverrideTrusted:
 		return ShareDecision{Outcome: ShareGive, Reason: ReasonTrusted}

@@ -24,13 +24,15 @@ func ToDevice(eventType string, from Owner, user *User, mode Mode) ToDeviceOutco
 		return ToDeviceDrop
 	}
 	override := OverrideNone
+	var device *Device
 	if user != nil && user.UserID == from.UserID {
-		if d, _ := user.sender(from); d != nil {
-			if d.Dehydrated {
-				return ToDeviceDrop
-			}
-			override = d.Override
-		}
+		device, _ = user.sender(from)
+	}
+	switch {
+	case device == nil && from.saysDehydrated(), device != nil && device.Dehydrated:
+		return ToDeviceDrop
+	case device != nil:
+		override = device.Override
 	}
 	switch {
 	case judgedLater(eventType):

@@ -25,6 +25,10 @@ type Store interface {
 	Save(ctx context.Context, account *store.Account, deviceRowID int64, ch *store.Changes) error
 }
 
+// ErrAsker is the error of a KeyQuerier that may not ask any more, because its session has
+// ended. It says nothing of the users: whoever asks next asks at once.
+var ErrAsker = errors.New("the asker's session has ended")
+
 // KeyQuerier asks the homeserver for the keys of users.
 type KeyQuerier interface {
 	QueryKeys(ctx context.Context, users []id.UserID) (*QueryResult, error)
@@ -149,7 +153,7 @@ const maxRounds = 4
 // is known or whose devices changed. It tracks them from now on. A user about whom it
 // cannot ask comes as KnowledgeStale or KnowledgeUnreachable and is asked about again
 // later, with increasing pauses (requirement 3.11, 0.12): that is not an error. Errors
-// are the store's and the context's; a query goes on when ctx ends.
+// are the store's, the context's and ErrAsker; a query goes on when ctx ends.
 func (t *Tracker) Lookup(ctx context.Context, q KeyQuerier, users []id.UserID) (map[id.UserID]*User, error) {
 	out := make(map[id.UserID]*User, len(users))
 	var need []id.UserID
@@ -282,14 +286,14 @@ func (t *Tracker) query(ctx context.Context, q KeyQuerier, ask []*entry) error {
 	if len(ask) == 0 {
 		return nil
 	}
-	flights, err := t.takeOff(ctx, q, ask)
+	mine, joined, err := t.takeOff(ctx, q, ask)
 	if err != nil {
 		return err
 	}
-	for _, f := range flights {
+	for i, f := range slices.Concat(mine, joined) {
 		select {
 		case <-f.done:
-			if f.err != nil {
+			if f.err != nil && (i < len(mine) || !errors.Is(f.err, ErrAsker)) {
 				return f.err
 			}
 		case <-ctx.Done():

@@ -48,7 +48,7 @@ type update struct {
 func digest(before *User, r *QueryResult, retired map[id.Ed25519]bool, maxDevices int) update {
 	var out update
 	out.identity, out.refusedIdentity = digestIdentity(before, r)
-	if replaces(before, out.identity) && retired[out.identity.SelfSigning] {
+	if retired[out.identity.SelfSigning] {
 		out.identity, out.refusedIdentity = before.Identity, true
 	}
 	self := out.identity.SelfSigning
@@ -66,10 +66,19 @@ func digest(before *User, r *QueryResult, retired map[id.Ed25519]bool, maxDevice
 	return out
 }
 
-// replaces reports whether an identity has another self-signing key under the same
-// master key.
-func replaces(before *User, next Identity) bool {
-	return before.SelfSigning != "" && next.Master == before.Master && next.SelfSigning != before.SelfSigning
+// leaves gives the line of the history that a user's self-signing key gets when an
+// identity does without it; empty when it does not.
+func leaves(before *User, next Identity) (kind string) {
+	switch {
+	case before.SelfSigning == "":
+		return ""
+	case next.Master != before.Master:
+		return kindLeft
+	case next.SelfSigning != before.SelfSigning:
+		return kindRetired
+	default:
+		return ""
+	}
 }
 
 // digestIdentity gives the identity to believe in. A homeserver that shows none, or

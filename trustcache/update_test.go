@@ -87,6 +87,44 @@ func TestSelfSigningKeyChanges(t *testing.T) {
 	x = track(t, srv, mem)
 	x.lookup(bob)
 
+	// Nor by way of another identity that the homeserver shows in between. The newest key
+	// of the master key does.
+	srv.publish(newPerson(bob, "in between"), p.signedDevice("OLD"))
+	if u = x.update(bob); u.State() != PinChanged {
+		t.Errorf("another identity: %v", u.State())
+	}
+	srv.publish(p, p.signedDevice("OLD"), p.signedDevice("EVIL"))
+	if u = x.update(bob); u.SelfSigning == p.selfSign.public || u.State() != PinChanged {
+		t.Error("an old self-signing key came back by way of another identity")
+	}
+	want(t, "devices", []string{"EVIL", "OLD"}, ids(u))
+	srv.publish(next, p.signedDevice("OLD"), next.signedDevice("OTHER"))
+	if u = x.update(bob); u.SelfSigning != next.selfSign.public || u.State() != PinPinned {
+		t.Errorf("the newest self-signing key does not come back: %v", u.State())
+	}
+	want(t, "devices", []string{"OLD", "OTHER+"}, ids(u))
+
+	// Nor one that was replaced while another identity was shown.
+	third := next
+	third.selfSign = newSigner("a third self-signing key")
+	srv.publish(newPerson(bob, "in between"))
+	x.update(bob)
+	srv.publish(third, third.signedDevice("OTHER"))
+	x.update(bob)
+	srv.publish(next, next.signedDevice("OTHER"), next.signedDevice("EVIL"))
+	if u = x.update(bob); u.SelfSigning != third.selfSign.public {
+		t.Error("a self-signing key came back that was replaced unseen")
+	}
+	srv.publish(newPerson(bob, "in between"))
+	x.update(bob)
+	srv.publish(next, next.signedDevice("OTHER"), next.signedDevice("EVIL"))
+	if u = x.update(bob); u.SelfSigning == next.selfSign.public {
+		t.Error("a self-signing key came back that was replaced unseen, by way of another identity")
+	}
+	srv.publish(third, third.signedDevice("OTHER"))
+	x.update(bob)
+	next = third
+
 	// The same self-signing key under another master key is a change.
 	moved := next
 	moved.master = newSigner("a new master key")

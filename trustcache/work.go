@@ -212,10 +212,10 @@ func (w *work) learn(ctx context.Context, e *entry, row store.User, up update) e
 	if err != nil {
 		return err
 	}
-	if replaces(before, identity) {
+	if kind := leaves(before, identity); kind != "" {
 		w.ch.UserChanges = append(w.ch.UserChanges, store.UserChange{
-			UserID: row.UserID, At: w.t.opts.Now(), Kind: kindRetired,
-			Previous: before.SelfSigning.String(), Master: identity.Master.String(),
+			UserID: row.UserID, At: w.t.opts.Now(), Kind: kind,
+			Previous: before.SelfSigning.String(), Master: before.Master.String(),
 		})
 	}
 	w.devices(before, up)

@@ -35,7 +35,7 @@ type gateway struct {
 // wire makes the parts from the configuration. Nothing runs yet.
 func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *prometheus.Registry) (*gateway, error) {
 	// The engine bounds its own requests, some of which are long polls.
-	transport, err := proxy.NewTransport(cfg.Upstream.CAFile, cfg.Upstream.ConnectTimeout, 0)
+	transport, err := proxy.NewTransport(cfg.Upstream.CAFile, cfg.Upstream.ConnectTimeout, 0, cfg.Limits.IdleTimeout)
 	if err != nil {
 		return nil, &failure{exitConfig, fmt.Errorf("upstream.ca_file: %w", err), "name a file with certificates in PEM form, or remove the setting"}
 	}
@@ -85,6 +85,7 @@ func accountSettings(cfg *config.Config, user id.UserID) e2ee.AccountSettings {
 	own := cfg.Accounts[user]
 	return e2ee.AccountSettings{
 		AllowUnsigned:         !cfg.CrossSigningRequired(user),
+		IgnoreSecretRequests:  cfg.Account.SecretRequests != config.SecretRequestsAnswer,
 		AcknowledgeUnverified: own.AcknowledgeUnverifiedChanges == config.AcknowledgeAutomatic,
 		RecoveryKey:           own.RecoveryKey,
 		Passphrase:            own.Passphrase,

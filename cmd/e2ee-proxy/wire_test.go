@@ -79,6 +79,12 @@ func TestAccountSettings(t *testing.T) {
 	if got := accountSettings(&cfg, "@dev:hs"); !got.AllowUnsigned || got.AcknowledgeUnverified || got.Passphrase.Reveal() != "phrase" {
 		t.Errorf("the developer has %+v", got)
 	}
+	for word, ignored := range map[config.SecretRequests]bool{config.SecretRequestsAnswer: false, config.SecretRequestsIgnore: true, 99: true} {
+		cfg.Account.SecretRequests = word
+		if got := accountSettings(&cfg, "@else:hs"); got.IgnoreSecretRequests != ignored {
+			t.Errorf("secret_requests: %s gives %+v", word, got)
+		}
+	}
 }
 
 func TestLogLevels(t *testing.T) {

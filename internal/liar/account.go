@@ -39,6 +39,18 @@ func (s *Server) Revoke(token string) {
 	delete(s.tokens, token)
 }
 
+// CloseAccount removes an account with all that belongs to it, so that the next
+// login under its name makes another one.
+func (s *Server) CloseAccount(localpart string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := s.users[fullID(localpart)]
+	for _, d := range u.devices {
+		s.removeDevice(d)
+	}
+	delete(s.users, u.id)
+}
+
 // RequireUIAForFirstKeys makes the server ask for user-interactive auth even for a
 // user's first cross-signing keys, as servers without MSC3967 do.
 func (s *Server) RequireUIAForFirstKeys() {

@@ -49,6 +49,8 @@ type Client struct {
 	URL string
 	// Token goes into the Authorization header when not empty.
 	Token string
+	// Transport carries the requests; [http.DefaultTransport] when nil.
+	Transport http.RoundTripper
 }
 
 // Do sends one request. body may be nil, a []byte that is sent as it is, or anything
@@ -73,7 +75,7 @@ func (c Client) Do(ctx context.Context, method, path string, body any) (Response
 	if raw != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := (&http.Client{Transport: c.Transport}).Do(req)
 	if err != nil {
 		return Response{}, err
 	}
@@ -117,7 +119,10 @@ func (c Client) Login(ctx context.Context, user, password, device string) (Accou
 }
 
 // As gives a client with this account's token.
-func (c Client) As(a Account) Client { return Client{URL: c.URL, Token: a.AccessToken} }
+func (c Client) As(a Account) Client {
+	c.Token = a.AccessToken
+	return c
+}
 
 // Event is an event as the server stores it.
 type Event struct {

@@ -35,29 +35,33 @@ type curl struct {
 	http    tesths.Client
 	account tesths.Account
 
+	tape     *tape
 	since    string
 	txn      int
-	rooms    map[string]string           // room → membership
-	timeline map[string][]tesths.Event   // by room
-	bodies   map[string]*json.RawMessage // every sync response, by next_batch
+	rooms    map[string]string         // room → membership
+	timeline map[string][]tesths.Event // by room
+	warned   []warning                 // those of the latest sync
 }
 
 // newCurl uses a session.
 func newCurl(t *testing.T, baseURL string, a tesths.Account) *curl {
+	all := &tape{}
 	return &curl{
-		t: t, http: tesths.Client{URL: baseURL, Token: a.AccessToken}, account: a,
-		rooms: map[string]string{}, timeline: map[string][]tesths.Event{}, bodies: map[string]*json.RawMessage{},
+		t: t, http: tesths.Client{URL: baseURL, Token: a.AccessToken, Transport: all}, account: a,
+		tape: all, rooms: map[string]string{}, timeline: map[string][]tesths.Event{},
 	}
 }
 
 // loginCurl logs in with a password.
 func loginCurl(t *testing.T, baseURL string, a tesths.Account, device string) *curl {
 	t.Helper()
-	session, err := tesths.Client{URL: baseURL}.Login(t.Context(), a.UserID, a.Password, device)
+	c := newCurl(t, baseURL, tesths.Account{})
+	session, err := c.http.Login(t.Context(), a.UserID, a.Password, device)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newCurl(t, baseURL, session)
+	c.account, c.http = session, c.http.As(session)
+	return c
 }
 
 func (c *curl) call(method, path string, body, result any) {
@@ -99,7 +103,8 @@ func (c *curl) trySync(ctx context.Context, wait time.Duration) error {
 		return err
 	}
 	var r struct {
-		NextBatch string `json:"next_batch"`
+		NextBatch string    `json:"next_batch"`
+		Warnings  []warning `json:"dev.e2ee-proxy.warnings"`
 		Rooms     struct {
 			Join   map[string]timeline        `json:"join"`
 			Leave  map[string]timeline        `json:"leave"`
@@ -109,8 +114,7 @@ func (c *curl) trySync(ctx context.Context, wait time.Duration) error {
 	if err := json.Unmarshal(raw, &r); err != nil {
 		return err
 	}
-	c.since = r.NextBatch
-	c.bodies[r.NextBatch] = &raw
+	c.since, c.warned = r.NextBatch, r.Warnings
 	for id := range r.Rooms.Invite {
 		c.rooms[id] = "invite"
 	}
@@ -153,15 +157,8 @@ func (c *curl) show() string {
 	return text.String()
 }
 
-// saw says whether text was in any sync response.
-func (c *curl) saw(text string) bool {
-	for _, raw := range c.bodies {
-		if contains(*raw, text) {
-			return true
-		}
-	}
-	return false
-}
+// saw says whether text was in anything the proxy ever answered.
+func (c *curl) saw(text string) bool { return c.tape.saw(text) }
 
 func (c *curl) AwaitRoom(room, membership string) {
 	c.t.Helper()
@@ -226,7 +223,7 @@ func (c *curl) Redact(room, event string) {
 }
 
 // Await syncs until an event has every property named in where; it knows "event_id",
-// "type", "body", "rel_type", "relates_to", "key" and "redacted".
+// "type", "sender", "body", "rel_type", "relates_to", "key" and "redacted".
 func (c *curl) Await(room string, where testpeer.Where) testpeer.Message {
 	c.t.Helper()
 	var found testpeer.Message
@@ -272,7 +269,7 @@ func (c *curl) find(room string, where testpeer.Where) (testpeer.Message, bool) 
 			relatesTo = content.RelatesTo.InReply.EventID
 		}
 		has := map[string]any{
-			"event_id": e.EventID, "type": e.Type, "body": content.Body, "redacted": redacted[e.EventID],
+			"event_id": e.EventID, "type": e.Type, "sender": e.Sender, "body": content.Body, "redacted": redacted[e.EventID],
 			"rel_type": content.RelatesTo.RelType, "relates_to": relatesTo, "key": content.RelatesTo.Key,
 		}
 		matches := true

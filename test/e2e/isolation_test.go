@@ -2,15 +2,13 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 
 	"e2ee-proxy/internal/tesths"
 	"e2ee-proxy/internal/testpeer"
-	"e2ee-proxy/internal/testproc"
 	"e2ee-proxy/internal/testproxy"
 )
 
@@ -74,17 +72,11 @@ func wantOwnKeys(t *testing.T, users ...[2]*curl) {
 	for _, devices := range users {
 		for _, c := range devices {
 			c.awaitInOrder()
-			var key struct {
-				RecoveryKey string `json:"recovery_key"`
-			}
-			c.call(http.MethodGet, control+"recovery_key", nil, &key)
-			if key.RecoveryKey == "" {
-				t.Errorf("%s has no recovery key", c.account.UserID)
-			}
-			if before := owner[key.RecoveryKey]; before != "" && before != c.account.UserID {
+			key := c.recoveryKey()
+			if before := owner[key]; before != "" && before != c.account.UserID {
 				t.Errorf("%s and %s have one recovery key", before, c.account.UserID)
 			}
-			owner[key.RecoveryKey] = c.account.UserID
+			owner[key] = c.account.UserID
 			status := c.get(control + "status")
 			for _, others := range users {
 				if other := others[0].account.UserID; other != c.account.UserID && contains(status.Body, other) {
@@ -105,27 +97,16 @@ func wantOwnKeys(t *testing.T, users ...[2]*curl) {
 // signed, and secret storage and backup are there.
 func (c *curl) awaitInOrder() {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), testpeer.Deadline)
-	defer cancel()
-	err := testproc.Await(ctx, func(ctx context.Context) error {
-		var raw json.RawMessage
-		if err := c.http.Call(ctx, http.MethodGet, control+"status", nil, &raw); err != nil {
+	c.await("not in order", func(ctx context.Context) error {
+		var s standing
+		if err := c.http.Call(ctx, http.MethodGet, control+"status", nil, &s); err != nil {
 			return err
 		}
-		var status struct {
-			Problems []json.RawMessage `json:"problems"`
-		}
-		if err := json.Unmarshal(raw, &status); err != nil {
-			return err
-		}
-		if len(status.Problems) > 0 {
-			return errors.New(string(raw))
+		if len(s.Problems) > 0 {
+			return fmt.Errorf("%+v", s.Problems)
 		}
 		return nil
 	})
-	if err != nil {
-		c.t.Fatalf("%s (%s): not in order: %v", c.account.UserID, c.account.DeviceID, err)
-	}
 }
 
 func (c *curl) get(path string) tesths.Response {

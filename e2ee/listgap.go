@@ -1,0 +1,76 @@
+package e2ee
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+)
+
+// What is known of users belongs to the account, the position up to which the homeserver
+// told of changes to a device. A device that continues from its position hears of all that
+// came after it. One that has none yet begins with a response that tells of no changes:
+// what changed since another device of the account last heard of it is asked for, and where
+// there is no other, everybody counts as changed (requirement 4.4).
+
+// withEarlierChanges adds to an update that gives the device its first position what
+// changed before it.
+func (d *Device) withEarlierChanges(ctx context.Context, u SyncUpdate, own bool) (SyncUpdate, error) {
+	d.mu.Lock()
+	first := d.row.SyncPosition == ""
+	d.mu.Unlock()
+	if _, moves := nextPosition(u, own); !first || !moves {
+		return u, nil
+	}
+	tracked, err := d.eng.store.TrackedUsers(ctx, d.acct.row)
+	if err != nil {
+		return u, fmt.Errorf("load tracked users: %w", err)
+	}
+	if len(tracked) == 0 {
+		return u, nil
+	}
+	changed, left, err := d.changesUntil(ctx, u.NextBatch)
+	if err != nil {
+		d.eng.log.Info().Err(err).Msg("All device lists are asked for again")
+		changed, left = tracked, nil
+	}
+	u.Changed = slices.Concat(u.Changed, changed)
+	u.Left = slices.Concat(u.Left, left)
+	return u, nil
+}
+
+// changesUntil asks the homeserver whose devices changed between the position of another
+// device of the account, whichever, and one of this device.
+func (d *Device) changesUntil(ctx context.Context, to string) (changed, left []id.UserID, err error) {
+	devices, err := d.eng.store.Devices(ctx, d.acct.row)
+	if err != nil {
+		return nil, nil, fmt.Errorf("load devices: %w", err)
+	}
+	var from string
+	for i := range devices {
+		if devices[i].ID != d.rowID && devices[i].SyncPosition != "" {
+			from = devices[i].SyncPosition
+		}
+	}
+	if from == "" {
+		return nil, nil, errNoPosition
+	}
+	var resp struct {
+		Changed []id.UserID `json:"changed"`
+		Left    []id.UserID `json:"left"`
+	}
+	err = d.call(ctx, request{
+		op: "read device list changes", method: http.MethodGet, path: mautrix.ClientURLPath{"v3", "keys", "changes"},
+		query: map[string]string{"from": from, "to": to}, result: &resp,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return resp.Changed, resp.Left, nil
+}
+
+var errNoPosition = errors.New("no other device of the account has a position")

@@ -1,0 +1,83 @@
+package e2ee_test
+
+import (
+	"net/http"
+	"sync/atomic"
+	"testing"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/liar"
+)
+
+// Requirements 22.1 and 22.2: the proxy's own sync is refused. A token that is no longer
+// known ends the device with its keys; after a soft logout, and while the user is locked,
+// the keys stay, and the device goes on with its next token, or with the same one.
+func TestHomeserverEndsTheSession(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		code  string
+		soft  bool
+		again bool // the same token is used again
+		keeps bool
+	}{
+		"logged out":      {code: "M_UNKNOWN_TOKEN"},
+		"soft logout":     {code: "M_UNKNOWN_TOKEN", soft: true, keeps: true},
+		"locked":          {code: "M_USER_LOCKED", soft: true, again: true, keeps: true},
+		"locked, no hint": {code: "M_USER_LOCKED", again: true, keeps: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			hs := liar.New(t)
+			r := newRig(t, hs, nil)
+			session := hs.Login("bob", "BOB")
+			d := r.device(session)
+			ready(t, d)
+			keys := status(t, d).Keys
+			var refused atomic.Int64
+			recover := hs.Intercept(liar.Of(session.UserID, liar.Is(http.MethodGet, "/sync$")), func(*liar.Request, func() liar.Reply) liar.Reply {
+				refused.Add(1)
+				body := map[string]any{"errcode": test.code, "error": "as the test wants it"}
+				if test.soft {
+					body["soft_logout"] = true
+				}
+				return liar.Reply{Status: http.StatusUnauthorized, Body: body}
+			})
+			hs.SendToDevice(session.UserID, session.DeviceID, "@x:y", "m.dummy", map[string]any{}) // ends the poll in flight
+			devices := func() int {
+				row, err := r.db.LookupAccount(t.Context(), id.UserID(session.UserID))
+				if err != nil {
+					t.Fatal(err)
+				}
+				all, err := r.db.Devices(t.Context(), row)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return len(all)
+			}
+			await(t, "the refusal has its effect", func() bool { return refused.Load() > 0 && (test.keeps || devices() == 0) })
+			if test.keeps && devices() != 1 {
+				t.Fatal("the device was forgotten")
+			}
+			recover()
+			if !test.keeps { // what the homeserver said is true
+				call(t, hs, session, http.MethodPost, "logout", map[string]any{}, nil)
+			}
+			if !test.again {
+				session = hs.Login("bob", "BOB")
+			}
+			back := r.device(session)
+			ready(t, back)
+			if got := status(t, back).Keys; (got == keys) != test.keeps {
+				t.Errorf("it comes back with %+v, had %+v", got, keys)
+			}
+			before := len(hs.Requests(liar.Is(http.MethodGet, "/sync$")))
+			hs.SendToDevice(session.UserID, session.DeviceID, "@x:y", "m.dummy", map[string]any{})
+			await(t, "the proxy syncs again", func() bool { return len(hs.Requests(liar.Is(http.MethodGet, "/sync$"))) > before })
+			if back.Mode() != e2ee.ModeProxied {
+				t.Errorf("mode %v", back.Mode())
+			}
+		})
+	}
+}

@@ -1,0 +1,94 @@
+package e2ee
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/crypto/goolm/session"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// nowAt is a clock that stands still.
+func nowAt(second int64) func() time.Time { return func() time.Time { return time.Unix(second, 0) } }
+
+// A key says whether it may be passed on later by the room's history visibility
+// (requirements 17.1, 9.5), under both names while clients still know the older one.
+func TestSharedHistoryFollowsVisibility(t *testing.T) {
+	t.Parallel()
+	for visibility, want := range map[string]bool{
+		"world_readable": true, "shared": true, "invited": false, "joined": false, "": false, "unheard_of": false,
+	} {
+		out, err := session.NewMegolmOutboundSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := roomKeyContent(&outbound{
+			row: store.OutboundSession{RoomID: "!r:x", SessionID: out.ID()}, sess: out, settings: sessionSettings{Shareable: shareable(visibility)},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var content map[string]any
+		if err := json.Unmarshal(raw, &content); err != nil {
+			t.Fatal(err)
+		}
+		if content["shared_history"] != want || content["org.matrix.msc3061.shared_history"] != want {
+			t.Errorf("visibility %q: %s", visibility, raw)
+		}
+	}
+}
+
+// A visibility that a room does not state, or states wrongly, is shared: that is what its
+// server does (spec, room history visibility).
+func TestVisibilityThatIsNotStated(t *testing.T) {
+	t.Parallel()
+	for content, want := range map[string]string{
+		`{"history_visibility":"joined"}`: "joined", `{"history_visibility":"invited"}`: "invited",
+		`{"history_visibility":"world_readable"}`: "world_readable", `{"history_visibility":"shared"}`: "shared",
+		`{}`: "shared", `{"history_visibility":7}`: "shared", `{"history_visibility":"public"}`: "shared", `[]`: "shared",
+	} {
+		d := &Device{rooms: map[id.RoomID]*room{"!r:x": {}}}
+		if err := d.noteVisibility(t.Context(), "!r:x", visibilityOf([]byte(content)), &store.Changes{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := d.rooms["!r:x"].visibility; got != want {
+			t.Errorf("%s: %s, want %s", content, got, want)
+		}
+	}
+}
+
+// The flag of a key that comes is kept with it (requirement 17.4). Its absence, and
+// anything that is not true, mean that the key is not to be passed on; they do not make it
+// useless (requirement 17.1).
+func TestSharedHistoryOfReceivedKeys(t *testing.T) {
+	t.Parallel()
+	out, err := session.NewMegolmOutboundSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	exported, err := out.SessionSharingMessage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for more, want := range map[string]bool{
+		``: false, `,"shared_history":true`: true, `,"shared_history":false`: false, `,"shared_history":"true"`: false,
+		`,"shared_history":1`: false, `,"shared_history":null`: false, `,"shared_history":{}`: false,
+		`,"org.matrix.msc3061.shared_history":true`: true, `,"org.matrix.msc3061.shared_history":"yes"`: false,
+	} {
+		b := &batch{}
+		b.roomKey(&received{envelope: envelope{Content: json.RawMessage(
+			`{"algorithm":"m.megolm.v1.aes-sha2","room_id":"!r:x","session_id":"` + out.ID().String() + `","session_key":"` + string(exported) + `"` + more + `}`,
+		)}})
+		if len(b.keys) != 1 {
+			t.Errorf("%s: the key was refused", more)
+			continue
+		}
+		row, err := mergeRoomKey(b.keys[0], store.InboundSession{})
+		if err != nil || row.SharedHistory != want {
+			t.Errorf("%s: %v, %v", more, row.SharedHistory, err)
+		}
+	}
+}

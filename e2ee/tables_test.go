@@ -1,0 +1,218 @@
+package e2ee
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"maunium.net/go/mautrix/event"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// trust-semantics §2.2, the preconditions, which come before any recipient: how the device
+// and its owner's identity stand. The second column is account.require_cross_signing: false.
+func TestSendPreconditions(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		own              ownState
+		reference        string
+		strict, unsigned error
+		why              string
+	}{
+		{ownNoIdentity, "CrossSigningNotSetup", ErrDeviceNotSigned, nil, "the exception is for trying things out"},
+		{ownUnsigned, "SendingFromUnverifiedDevice", ErrDeviceNotSigned, nil, "the exception is for trying things out"},
+		{ownChanged, "VerifiedUserChangedIdentity([own])", ErrDeviceNotSigned, ErrDeviceNotSigned, ""},
+		{ownReplaced, "-", ErrKeysReplaced, ErrKeysReplaced, "the reference takes it for a fatal error of its own (2.10)"},
+		{ownSigned, "sends, if the own identity is verified", nil, nil, "signed by the published identity is what others look at; whether we hold its private keys is not"},
+		{ownUnknown, "-", ErrCannotEncrypt, ErrCannotEncrypt, "unknown means refuse"},
+		{ownState(99), "-", ErrCannotEncrypt, ErrCannotEncrypt, ""},
+	} {
+		if got := sendRefusal(tc.own, false); !errors.Is(got, tc.strict) {
+			t.Errorf("%d (%s): %v, want %v", tc.own, tc.reference, got, tc.strict)
+		}
+		if got := sendRefusal(tc.own, true); !errors.Is(got, tc.unsigned) {
+			t.Errorf("%d (%s), unsigned allowed: %v, want %v", tc.own, tc.reference, got, tc.unsigned)
+		}
+	}
+}
+
+// How the own state follows from what the homeserver shows (requirements 1.11, 2.10): the
+// rows are its copy of the device, the columns the state of the own identity.
+func TestOwnStateTable(t *testing.T) {
+	t.Parallel()
+	pins := []trustcache.Pin{
+		{}, {Current: "A", PinnedMaster: "A"}, {Current: "B", PinnedMaster: "A"},
+		{Current: "A", PinnedMaster: "A", Verified: true, WasVerified: true}, {Current: "B", PinnedMaster: "A", WasVerified: true},
+	}
+	algorithms := []id.Algorithm{id.AlgorithmOlmV1, id.AlgorithmMegolmV1}
+	for _, tc := range []struct {
+		name   string
+		device *trustcache.Device
+		want   [5]ownState // none, pinned, changed, verified, verification lost
+	}{
+		{"signed", &trustcache.Device{DeviceID: "D", Ed25519: "e", Curve25519: "c", Algorithms: algorithms, Signed: true}, [5]ownState{ownSigned, ownSigned, ownChanged, ownSigned, ownChanged}},
+		{"not signed", &trustcache.Device{DeviceID: "D", Ed25519: "e", Curve25519: "c", Algorithms: algorithms}, [5]ownState{ownNoIdentity, ownUnsigned, ownChanged, ownUnsigned, ownChanged}},
+		{"another Ed25519 key", &trustcache.Device{DeviceID: "D", Ed25519: "x", Curve25519: "c", Signed: true}, [5]ownState{ownReplaced, ownReplaced, ownReplaced, ownReplaced, ownReplaced}},
+		{"another Curve25519 key", &trustcache.Device{DeviceID: "D", Ed25519: "e", Curve25519: "x", Signed: true}, [5]ownState{ownReplaced, ownReplaced, ownReplaced, ownReplaced, ownReplaced}},
+		{"gone", nil, [5]ownState{}},
+	} {
+		for i, pin := range pins {
+			own := &trustcache.User{UserID: "@a:x", Own: true, Knowledge: trustcache.KnowledgeFresh, Pin: pin}
+			if tc.device != nil {
+				own.Devices = []trustcache.Device{*tc.device}
+			}
+			d := &Device{id: "D", ed25519: "e", curve25519: "c", own: ownSigned, eng: &Engine{}}
+			d.noteOwn(own)
+			if d.own != tc.want[i] {
+				t.Errorf("%s, identity %v: %d, want %d", tc.name, own.State(), d.own, tc.want[i])
+			}
+		}
+	}
+}
+
+// trust-semantics §2.2, precedence: an own identity in violation comes before everybody
+// else's, a change of somebody verified is named apart, and all who block are named at once.
+func TestGatePrecedence(t *testing.T) {
+	t.Parallel()
+	user := func(name id.UserID, pin trustcache.Pin) *trustcache.User {
+		return &trustcache.User{UserID: name, Own: name == "@me:x", Knowledge: trustcache.KnowledgeFresh, Pin: pin}
+	}
+	fine := trustcache.Pin{Current: "A", PinnedMaster: "A"}
+	changed := trustcache.Pin{Current: "B", PinnedMaster: "A"}
+	lost := trustcache.Pin{Current: "B", PinnedMaster: "A", WasVerified: true}
+	me := user("@me:x", fine)
+	for _, tc := range []struct {
+		name        string
+		users       []*trustcache.User
+		want        error // nil: see below
+		users1, los []id.UserID
+	}{
+		{"everybody fine", []*trustcache.User{me, user("@b:x", fine)}, nil, nil, nil},
+		{"one changed", []*trustcache.User{me, user("@b:x", changed)}, nil, []id.UserID{"@b:x"}, nil},
+		{"one changed, one lost", []*trustcache.User{user("@a:x", lost), me, user("@z:x", changed)}, nil, []id.UserID{"@z:x"}, []id.UserID{"@a:x"}},
+		{"the own one too, last", []*trustcache.User{user("@a:x", lost), user("@b:x", changed), user("@me:x", lost)}, ErrDeviceNotSigned, nil, nil},
+		{"the own one too, first", []*trustcache.User{user("@me:x", changed), user("@z:x", lost)}, ErrDeviceNotSigned, nil, nil},
+		{"the own one not known", []*trustcache.User{user("@z:x", lost)}, ErrCannotEncrypt, nil, nil},
+	} {
+		decision := trustcache.Gate(tc.users, trustcache.ModeEnforce)
+		err := gateError(&decision)
+		if tc.want != nil {
+			if !errors.Is(err, tc.want) {
+				t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
+			}
+			continue
+		}
+		var blocked *IdentityChangedError
+		if !errors.As(err, &blocked) {
+			if err != nil || len(tc.users1)+len(tc.los) > 0 {
+				t.Errorf("%s: %v", tc.name, err)
+			}
+			continue
+		}
+		if !slices.Equal(blocked.Users, tc.users1) || !slices.Equal(blocked.Lost, tc.los) {
+			t.Errorf("%s: changed %v, lost %v", tc.name, blocked.Users, blocked.Lost)
+		}
+	}
+	if err := gateError(&trustcache.GateDecision{}); !errors.Is(err, ErrCannotEncrypt) {
+		t.Errorf("no decision: %v", err)
+	}
+}
+
+// trust-semantics §3.1, membership: whose identity counts in a room. Who has left or was
+// banned does not, so that leaving ends a block; who knocks has no say; who is invited
+// counts where the history visibility lets them read, because then they get the keys.
+// (The reference counts every invited user, and shares with them.)
+func TestWhoCounts(t *testing.T) {
+	t.Parallel()
+	for membership, want := range map[string][4]bool{ // joined, invited, shared, world_readable
+		"join": {true, true, true, true}, "invite": {false, true, true, true},
+		"leave": {}, "ban": {}, "knock": {}, "": {}, "unheard_of": {},
+	} {
+		for i, visibility := range []string{"joined", "invited", "shared", "world_readable"} {
+			d := &Device{rooms: map[id.RoomID]*room{"!r:x": {visibility: visibility, members: map[id.UserID]string{"@b:x": membership}}}}
+			to, err := d.recipients(t.Context(), "!r:x")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := slices.Contains(to.users, "@b:x"); got != want[i] {
+				t.Errorf("%q, history %s: counts %v", membership, visibility, got)
+			}
+		}
+	}
+}
+
+// trust-semantics §2.5, departures: what a membership event does to the live session of
+// an encrypted room (requirements 9.3, 9.4). The columns: a sync without and with a gap.
+func TestDepartureTable(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		was, is string
+		want    [2]bool
+	}{
+		{"join", "leave", [2]bool{true, true}},
+		{"join", "ban", [2]bool{true, true}},
+		{"join", "knock", [2]bool{true, true}},
+		{"join", "join", [2]bool{}}, // a name or a picture (9.8)
+		{"invite", "join", [2]bool{}},
+		{"invite", "leave", [2]bool{true, true}}, // history sharing (9.4)
+		{"", "invite", [2]bool{}},                // was no member as far as known, and has no key
+		{"join", "invite", [2]bool{false, true}}, // left and is back, in what was left out
+		{"leave", "leave", [2]bool{}},
+		{"leave", "ban", [2]bool{}},
+		{"", "join", [2]bool{}},
+	} {
+		for i, limited := range []bool{false, true} {
+			members := map[id.UserID]string{"@me:x": "join"}
+			if tc.was != "" {
+				members["@b:x"] = tc.was
+			}
+			d := &Device{
+				acct: &account{user: "@me:x"}, eng: &Engine{}, outbound: map[id.RoomID]*outbound{"!r:x": {}},
+				rooms: map[id.RoomID]*room{"!r:x": {encrypted: true, members: members}},
+			}
+			ch := &store.Changes{}
+			if err := d.noteMember(t.Context(), "!r:x", "@b:x", tc.is, limited, ch); err != nil {
+				t.Fatal(err)
+			}
+			if got := len(ch.DiscardOutbound) > 0; got != tc.want[i] || d.outbound["!r:x"].row.Discard != got {
+				t.Errorf("%q to %q, gap %v: discarded %v, want %v", tc.was, tc.is, limited, got, tc.want[i])
+			}
+		}
+	}
+}
+
+// trust-semantics §4.2: the reference's errors, and the codes that clients are told.
+func TestRefusalTable(t *testing.T) {
+	t.Parallel()
+	ref := store.SessionRef{RoomID: "!r:x", SessionID: "s"}
+	noted := map[store.SessionRef]store.WithheldNote{ref: {SessionRef: ref, Code: "m.unverified"}}
+	for _, tc := range []struct {
+		reference string
+		err       error
+		notes     map[store.SessionRef]store.WithheldNote
+		want      trustcache.Code
+		withheld  event.RoomKeyWithheldCode
+	}{
+		{"MissingRoomKey(None): MissingMegolmSession", errNoKey, nil, trustcache.CodeMissingRoomKey, ""},
+		{"MissingRoomKey(code): MissingMegolmSession{withheld_code}", errNoKey, noted, trustcache.CodeWithheld, "m.unverified"},
+		{"UnknownMessageIndex: UnknownMegolmMessageIndex", errTooEarly, nil, trustcache.CodeUnknownMessageIndex, ""},
+		{"UnknownMessageIndex with a withheld record: MissingRoomKey(code)", errTooEarly, noted, trustcache.CodeWithheld, "m.unverified"},
+		{"EventError, Decode: MalformedEncryptedEvent", errMalformed, nil, trustcache.CodeMalformed, ""},
+		{"other decryption: MegolmDecryptionFailure", errFailed, nil, trustcache.CodeMalformed, ""},
+		{"other decryption: a withheld notice explains nothing", errFailed, noted, trustcache.CodeMalformed, ""},
+		// The reference refuses no index that was used (trust-semantics §7.2; requirement 8.4).
+		{"-", errReplay, nil, trustcache.CodeReplayed, ""},
+		{"-", errReplay, noted, trustcache.CodeReplayed, ""},
+		// Something of ours failed: nothing is said of the event, and it is tried again.
+		{"-", errOurs, nil, trustcache.CodeMissingRoomKey, ""},
+		{"-", errors.New("anything else"), nil, trustcache.CodeMalformed, ""},
+	} {
+		code, withheld := (&sealedEvent{ref: ref, err: tc.err}).refusal(tc.notes)
+		if code != tc.want || withheld != tc.withheld {
+			t.Errorf("%s: %v is %s %s, want %s %s", tc.reference, tc.err, code, withheld, tc.want, tc.withheld)
+		}
+	}
+}
