@@ -62,7 +62,7 @@ func BenchmarkIdleDevice(b *testing.B) {
 func BenchmarkParkedSync(b *testing.B) {
 	b.Run("reference=tuned-ReverseProxy", func(b *testing.B) {
 		park(b, func(t *town) string {
-			transport, err := proxy.NewTransport("", time.Second, 0, 0)
+			transport, err := proxy.NewTransport("", time.Second, 0, time.Minute)
 			if err != nil {
 				b.Fatal(err)
 			}

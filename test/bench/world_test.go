@@ -107,7 +107,7 @@ type stack struct {
 // engineOptions are those of the command's defaults.
 func engineOptions(tb testing.TB, base *url.URL, db *store.DB) e2ee.Options {
 	tb.Helper()
-	transport, err := proxy.NewTransport("", 10*time.Second, 0, 0)
+	transport, err := proxy.NewTransport("", 10*time.Second, 0, time.Minute)
 	if err != nil {
 		tb.Fatal(err)
 	}
