@@ -192,13 +192,16 @@ func (e *Engine) dismiss(ctx context.Context, key deviceKey, d *Device) {
 func (d *Device) idle() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	waits := len(d.wedged) + len(d.asks) + len(d.keyAsks) + len(d.fetching.wanted)
+	waits := len(d.wedged) + len(d.fetching.wanted)
 	return !d.looping && !d.awake && !d.olmDirty && d.mayPublish && waits == 0 && d.retryWait == 0 && d.askTimer == nil &&
 		!d.restoring.running && !d.fetching.running && d.nextToken.IsZero()
 }
 
-// fetch syncs until nothing more comes.
+// fetch syncs until nothing more comes. A device that wakes up meanwhile waits for that
+// before it polls: maintenance waits for the visit.
 func (d *Device) fetch(ctx context.Context) error {
+	d.live.catchBegins()
+	defer d.live.catchEnds()
 	for range maxVisits {
 		token := d.currentToken()
 		n, err := d.syncOnce(ctx, 0)
