@@ -53,12 +53,22 @@ func (d *Device) isAwake() bool {
 	return d.awake
 }
 
-// mayGoOn reports whether the sync loop goes on. When it does not, the loop has ended.
+// mayGoOn reports whether the sync loop goes on. When it does not, it has ended: for as
+// long as the device sleeps, or until the sync of the client that is in flight ends.
 func (d *Device) mayGoOn(ctx context.Context) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.looping = d.awake && ctx.Err() == nil
+	d.looping = d.awake && ctx.Err() == nil && !d.live.clientSyncs()
 	return d.looping
+}
+
+// goOn starts the sync loop again after a sync of the client, if the device is awake.
+func (d *Device) goOn() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.awake && d.ctx != nil && d.ctx.Err() == nil {
+		d.runLoop()
+	}
 }
 
 // loopFailed ends the loop for good, until a client comes with a token.

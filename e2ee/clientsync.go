@@ -164,4 +164,9 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 }
 
 // End must be called in every case.
-func (s *ClientSync) End() { s.end.Do(func() { s.d.live.clientEnds(s.d.eng.now()) }) }
+func (s *ClientSync) End() {
+	s.end.Do(func() {
+		s.d.live.clientEnds(s.d.eng.now())
+		s.d.goOn()
+	})
+}

@@ -111,9 +111,12 @@ func (d *Device) syncLoop(ctx context.Context) {
 	backoff := time.Duration(0)
 	_ = d.published(ctx) // ends with ctx, as what follows does
 	for {
-		_ = d.live.quiet(ctx, d.eng.now, d.eng.opts.OwnSyncAfter)
+		busy := d.live.quiet(ctx, d.eng.now, d.eng.opts.OwnSyncAfter)
 		if !d.mayGoOn(ctx) {
 			return
+		}
+		if busy != nil {
+			continue
 		}
 		token := d.currentToken()
 		_, err := d.syncOnce(ctx, ownPoll)
@@ -151,11 +154,16 @@ func (d *Device) startLoop() bool {
 		return false
 	}
 	d.awake = true
+	d.runLoop()
+	return true
+}
+
+// runLoop runs the sync loop unless it runs. The caller holds d.mu.
+func (d *Device) runLoop() {
 	if !d.looping {
 		d.looping = true
 		d.eng.wg.Go(func() { d.syncLoop(d.ctx) })
 	}
-	return true
 }
 
 // errClientSyncs says that the client's sync took over, or that the device fell asleep.
