@@ -128,10 +128,12 @@ func TestSecretsFromFiles(t *testing.T) {
 
 func TestListsAndMapsFromEnvironment(t *testing.T) {
 	t.Parallel()
+	phrase := write(t, "phrase", "open sesame\n")
 	env := []string{
 		`E2EE_PROXY_HOMESERVER=https://h.example`,
 		`E2EE_PROXY_POLICY_BRIDGES=["@bridge:h.example"]`,
-		`E2EE_PROXY_ACCOUNTS={"@bot:h.example": {acknowledge_unverified_changes: automatic, require_cross_signing: false}}`,
+		`E2EE_PROXY_ACCOUNTS={"@bot:h.example": {acknowledge_unverified_changes: automatic, require_cross_signing: false, recovery_key: EsTc abcd}, ` +
+			`"@other:h.example": {passphrase_file: ` + phrase + `}}`,
 	}
 	cfg := mustLoad(t, "policy: {bridges: ['@other:h.example']}\n", env)
 	if diff := cmp.Diff("@bridge:h.example", string(cfg.Policy.Bridges[0])); diff != "" || len(cfg.Policy.Bridges) != 1 {
@@ -139,6 +141,9 @@ func TestListsAndMapsFromEnvironment(t *testing.T) {
 	}
 	if cfg.Accounts["@bot:h.example"].AcknowledgeUnverifiedChanges != AcknowledgeAutomatic {
 		t.Error("account setting from the environment was lost")
+	}
+	if key, phrase := cfg.Accounts["@bot:h.example"].RecoveryKey, cfg.Accounts["@other:h.example"].Passphrase; key != secret.NewString("EsTc abcd") || phrase != secret.NewString("open sesame") {
+		t.Error("a recovery key or passphrase from the environment was lost")
 	}
 	if cfg.CrossSigningRequired("@bot:h.example") || !cfg.CrossSigningRequired("@else:h.example") {
 		t.Error("require_cross_signing must hold for all but the one account")

@@ -174,7 +174,8 @@ type Log struct {
 type AccountDefaults struct {
 	// Whether a device must be signed by its owner's digital identity before it may send
 	// encrypted messages. Others hide messages of devices that are not, so false only
-	// makes sense while trying things out.
+	// makes sense while trying things out. A device whose owner's identity was reset
+	// elsewhere sends nothing before it is recovered, either way.
 	RequireCrossSigning Requirement `yaml:"require_cross_signing"`
 
 	// What becomes of requests by the user's other devices for the private keys of the
@@ -253,7 +254,8 @@ type Rollout struct {
 
 // TrustCache says what is kept in memory about other users.
 type TrustCache struct {
-	// Users kept in memory for each account, with their identities and devices.
+	// Users kept in memory, with their identities and devices, for all accounts together: a
+	// few kilobytes each. Of the others the database is asked.
 	Users int `yaml:"users"`
 }
 
@@ -283,7 +285,7 @@ func Default() Config {
 			IdleTimeout:      time.Minute,
 			DrainTimeout:     30 * time.Second,
 		},
-		TrustCache: TrustCache{Users: 5000},
+		TrustCache: TrustCache{Users: 20000},
 	}
 }
 

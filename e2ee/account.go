@@ -52,7 +52,7 @@ type account struct {
 func newAccount(e *Engine, row *store.Account) *account {
 	a := &account{eng: e, user: row.UserID, row: row}
 	a.tracker = trustcache.NewTracker(e.store, row, trustcache.Options{
-		Users: e.opts.CachedUsers, Now: e.now,
+		Cache: e.users, Now: e.now,
 		AcknowledgeUnverified: func() bool { return e.opts.Account(row.UserID).AcknowledgeUnverified },
 		Observe:               a.observe,
 	})

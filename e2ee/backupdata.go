@@ -73,11 +73,13 @@ func sealBackup(row *store.InboundSession, to *backupTarget, users map[id.UserID
 	proven := row.Source == store.SourceDirect || from.Attested
 	if proven {
 		from.Owner, _ = from.Upgrade(users[from.UserID])
-		raw, err := json.Marshal(backedOwner{row.RoomID, row.SessionID, from.Owner})
-		if err != nil {
-			return backupSession{}, fmt.Errorf("encode key owner: %w", err)
+		if from.UserID != "" {
+			raw, err := json.Marshal(backedOwner{row.RoomID, row.SessionID, from.Owner})
+			if err != nil {
+				return backupSession{}, fmt.Errorf("encode key owner: %w", err)
+			}
+			data = data.set(fieldOwner, raw)
 		}
-		data = data.set(fieldOwner, raw)
 	} else {
 		data = data.set(fieldUnauthentic, quoted(unauthenticSource(row.Source)))
 	}
@@ -266,17 +268,26 @@ func claimedKey(data object) id.Ed25519 {
 
 func isTrue(data object, name string) bool { return string(data.get(name)) == "true" }
 
-// attestedOwner gives the owner that authenticated data names; nobody when it names none,
-// or one of another session.
+// attestedOwner gives the owner of a key whose data is authentic: whom it names, if that
+// is the owner of this session; or its keys alone, where another client wrote it. Nobody
+// when what is said is no owner of this session.
 func attestedOwner(ref store.SessionRef, data object) trustcache.Owner {
-	var named backedOwner
 	senderKey, _ := data.text("sender_key")
-	if raw := data.get(fieldOwner); raw == nil || json.Unmarshal(raw, &named) != nil {
+	keys := trustcache.Owner{Curve25519: id.Curve25519(senderKey), Ed25519: claimedKey(data), Attested: true}
+	if keys.Curve25519 == "" || keys.Ed25519 == "" {
+		return trustcache.Owner{}
+	}
+	raw := data.get(fieldOwner)
+	if raw == nil {
+		return keys
+	}
+	var named backedOwner
+	if json.Unmarshal(raw, &named) != nil {
 		return trustcache.Owner{}
 	}
 	o := named.Owner
 	if named.RoomID != ref.RoomID || named.SessionID != ref.SessionID || o.UserID == "" ||
-		o.Curve25519.String() != senderKey || o.Ed25519 != claimedKey(data) || senderKey == "" {
+		o.Curve25519 != keys.Curve25519 || o.Ed25519 != keys.Ed25519 {
 		return trustcache.Owner{}
 	}
 	o.Attested = true

@@ -31,7 +31,9 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 	}
 	d.live.clientBegins(d.eng.now())
 	s := &ClientSync{d: d, since: since, arrived: d.arrivals()}
-	if since != "" {
+	if since == "" {
+		d.firstSyncBegins()
+	} else {
 		d.PublishWithin(publishAfterSync)
 	}
 	d.mu.Lock()
@@ -168,5 +170,8 @@ func (s *ClientSync) End() {
 	s.end.Do(func() {
 		s.d.live.clientEnds(s.d.eng.now())
 		s.d.goOn()
+		if s.since == "" {
+			s.d.firstSyncEnds()
+		}
 	})
 }

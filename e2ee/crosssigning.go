@@ -217,6 +217,9 @@ func (d *Device) publish(ctx context.Context, c *crossSigning, auth UserAuth, as
 		}
 		return ErrWrongPassword
 	}
+	if upstreamStatus(err) == http.StatusForbidden { // Dendrite's answer to a wrong password
+		return fmt.Errorf("%w: %w", ErrWrongPassword, err)
+	}
 	return err
 }
 

@@ -52,6 +52,8 @@ type Device struct {
 	mayPublish    bool // see publish.go
 	publishTimer  *time.Timer
 	publishDue    time.Time
+	beginning     int  // first syncs of the client in flight, see publish.go
+	overdue       bool // publishing waits for their end
 	keyCount      int  // one-time keys on the homeserver, as last told
 	uncounted     bool // a sync told nothing of them, which may mean that there are none
 	countedAt     time.Time
@@ -70,12 +72,12 @@ type Device struct {
 	visiting      bool      // maintenance is not queued, but noted in wanted
 	wanted        bool
 	asks          map[string]*secretAsk // secrets that other devices were asked for
-	requests      []secretRequest
+	requests      waitingRequests
+	requestsRead  bool // those that were stored are among them
 	given         map[givenSecret]time.Time
 	keyAsks       map[store.SessionRef]*keyAsk // room keys that other devices were asked for
 	askKeys       bool                         // some may have to be asked for
 	askTimer      *time.Timer
-	keyRequests   []keyRequest
 	keysGiven     map[givenKey]time.Time
 	fetching      fetching
 	restoring     restoring
@@ -138,8 +140,8 @@ func (e *Engine) stillForeign(ctx context.Context, row *store.Account, dev store
 		return store.Device{}, err
 	}
 	if !taken {
-		if err := e.store.DeleteDevice(ctx, row, dev.ID); err != nil {
-			return store.Device{}, fmt.Errorf("forget device: %w", err)
+		if err := e.deleteDevice(ctx, row, dev); err != nil {
+			return store.Device{}, err
 		}
 		return e.make(ctx, row, dev.DeviceID, token, false)
 	}

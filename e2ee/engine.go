@@ -48,7 +48,7 @@ type Options struct {
 	Visits int
 	// CachedSessions bounds the room keys kept unpickled in memory, over all devices; 20,000.
 	CachedSessions int
-	// CachedUsers bounds the users an account keeps in memory; 5,000.
+	// CachedUsers bounds the users kept in memory, over all accounts; 20,000.
 	CachedUsers int
 
 	// NoNotices keeps warnings out of the rooms that clients are shown.
@@ -104,7 +104,7 @@ func (o *Options) setDefaults() {
 		o.CachedSessions = 20000
 	}
 	if o.CachedUsers == 0 {
-		o.CachedUsers = 5000
+		o.CachedUsers = 20000
 	}
 	if o.Account == nil {
 		o.Account = func(id.UserID) AccountSettings { return AccountSettings{} }
@@ -124,6 +124,7 @@ type Engine struct {
 	counts *counts
 
 	inbound *lru.Cache[inboundKey, *inboundSession]
+	users   *trustcache.Cache
 	awake   *lru.Cache[*Device, struct{}] // by when they were used last
 
 	mu       sync.Mutex
@@ -154,6 +155,10 @@ func New(opts Options) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make room key cache: %w", err)
 	}
+	users, err := trustcache.NewCache(opts.CachedUsers)
+	if err != nil {
+		return nil, err
+	}
 	awake, err := lru.NewWithEvict(opts.Awake, func(d *Device, _ struct{}) { d.fallAsleep() })
 	if err != nil {
 		return nil, fmt.Errorf("make the list of devices that are awake: %w", err)
@@ -165,7 +170,7 @@ func New(opts Options) (*Engine, error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Engine{
 		counts: counted,
-		opts:   opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, awake: awake,
+		opts:   opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users, awake: awake,
 		hs:       &homeserver{base: opts.Homeserver, client: opts.Client, timeout: opts.Timeout},
 		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]struct{}),
 		ctx: ctx, cancel: cancel, work: make(chan *Device, 1024), alerts: make(chan *account, 256),
@@ -292,11 +297,12 @@ func (e *Engine) ForgetAccount(ctx context.Context, user id.UserID) error {
 		return fmt.Errorf("load account: %w", err)
 	}
 	e.mu.Lock()
-	if a := e.accounts[user]; a != nil {
-		a.tracker.Close()
-		delete(e.accounts, user)
-	}
+	a := e.accounts[user]
+	delete(e.accounts, user)
 	e.mu.Unlock()
+	if a != nil {
+		a.tracker.Close()
+	}
 	if err := e.store.DeleteAccount(ctx, row); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("forget account: %w", err)
 	}
@@ -335,7 +341,12 @@ func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Devic
 	defer give()
 	e.mu.Lock()
 	d := e.devices[key]
-	delete(e.devices, key)
+	if d != nil && d.rowID != dev.ID {
+		d = nil // a new one under the same ID
+	}
+	if d != nil {
+		delete(e.devices, key)
+	}
 	delete(e.visited, key)
 	e.mu.Unlock()
 	if d != nil {
@@ -347,7 +358,18 @@ func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Devic
 			e.inbound.Remove(k)
 		}
 	}
-	if err := e.store.DeleteDevice(ctx, row, dev.ID); err != nil {
+	return e.deleteDevice(ctx, row, dev)
+}
+
+// deleteDevice deletes what is stored of a device, also as one of its user's devices.
+func (e *Engine) deleteDevice(ctx context.Context, row *store.Account, dev store.Device) error {
+	switch err := e.store.DeleteDevice(ctx, row, dev.ID); {
+	case errors.Is(err, store.ErrNotFound):
+		return nil // the device's own sync was told of the same logout, and was earlier
+	case err != nil:
+		return fmt.Errorf("forget device: %w", err)
+	}
+	if err := e.account(row).tracker.Ended(ctx, dev.DeviceID); err != nil {
 		return fmt.Errorf("forget device: %w", err)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
@@ -50,6 +51,14 @@ func (d *Device) SendOlm(ctx context.Context, eventType string, content json.Raw
 // Maintain does at once what the engine's workers do when they get to it.
 func (d *Device) Maintain(ctx context.Context) { d.maintain(ctx) }
 
+// Overdue reports whether the device's keys would be published if its client's first sync
+// were over.
+func (d *Device) Overdue() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.overdue
+}
+
 // AskForKeys asks at once for the room keys that events wait for.
 func (d *Device) AskForKeys(ctx context.Context) error {
 	d.mu.Lock()
@@ -61,6 +70,11 @@ func (d *Device) AskForKeys(ctx context.Context) error {
 // Members gives the memberships of a room, fetched if they are not known.
 func (d *Device) Members(ctx context.Context, room id.RoomID) (map[id.UserID]string, error) {
 	return d.memberships(ctx, room)
+}
+
+// ExportCheaply is ExportKeys with a passphrase that is cheap to guess.
+func (d *Device) ExportCheaply(ctx context.Context, passphrase secret.String, w io.Writer) error {
+	return d.exportKeys(ctx, passphrase, 10, w)
 }
 
 // Settled reports whether the identity was looked at since something last changed.
@@ -118,7 +132,7 @@ func (d *Device) InboundSessions(ctx context.Context) ([]store.InboundSession, e
 // SealExport makes a file of exported keys whose text is plain.
 func SealExport(passphrase secret.String, plain []byte) ([]byte, error) {
 	var file bytes.Buffer
-	w, err := newExportWriter(passphrase, &file)
+	w, err := newExportWriter(passphrase, 10, &file)
 	if err != nil {
 		return nil, err
 	}
@@ -129,6 +143,52 @@ func SealExport(passphrase secret.String, plain []byte) ([]byte, error) {
 // OpenExport gives the text of a file of exported keys.
 func OpenExport(passphrase secret.String, file []byte) ([]byte, error) {
 	return openExport(passphrase, file)
+}
+
+// SignJSON signs an object with the device's key.
+func (d *Device) SignJSON(v any) (json.RawMessage, error) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.olm.signJSON(raw, d.acct.user, d.id)
+}
+
+// Reseal changes what is encrypted in an entry of the device's backup, as another client
+// with the backup's key would have written it.
+func (d *Device) Reseal(ctx context.Context, entry map[string]any, change func(data map[string]any)) error {
+	key, err := d.BackupKey(ctx)
+	if err != nil {
+		return err
+	}
+	macKey, err := backupMACKey(key)
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(entry["session_data"])
+	if err != nil {
+		return err
+	}
+	var sealed backup.EncryptedSessionData[map[string]any]
+	if err := json.Unmarshal(raw, &sealed); err != nil {
+		return err
+	}
+	data, err := sealed.Decrypt(key)
+	if err != nil {
+		return err
+	}
+	change(*data)
+	again, err := backup.EncryptSessionData(key, *data)
+	if err != nil {
+		return err
+	}
+	if raw, err = json.Marshal(again); err != nil {
+		return err
+	}
+	entry["session_data"], err = addBackupMAC(raw, macKey)
+	return err
 }
 
 // BackupKey gives the private backup key.

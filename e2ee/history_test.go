@@ -1,8 +1,10 @@
 package e2ee_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,6 +52,7 @@ func recovered(t *testing.T, hs *liar.Server, first *person, device string, rest
 // keys come from the backup when events need them. Because the backup is authenticated
 // (MSC4048, requirement 16.9), who sent them is known as it was.
 func TestHistoryIsRestoredLazily(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	room, _, second := conversation(t, hs, 2)
 	events := second.history(room)
@@ -66,9 +69,64 @@ func TestHistoryIsRestoredLazily(t *testing.T) {
 	}
 }
 
+// The same where another client wrote the authenticated backup (MSC4048): it says that the
+// key belongs to its sender_key, and the devices of the event's sender say whose that is.
+// A key that it says is not authentic, or whose sender has no such device, proves nothing.
+func TestBackupAuthenticatedByOthers(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change func(data map[string]any)
+		color  string
+	}{
+		"as it is":       {func(map[string]any) {}, "none"},
+		"not authentic":  {func(data map[string]any) { data["org.matrix.msc4048.unauthenticated"] = "m.undefined" }, "grey"},
+		"another device": {func(data map[string]any) { data["sender_key"] = strings.Repeat("A", 43) }, "grey"},
+		"another signing key": {func(data map[string]any) {
+			data["sender_claimed_keys"] = map[string]any{"ed25519": strings.Repeat("A", 43)}
+		}, "grey"},
+		"no signing key": {func(data map[string]any) { delete(data, "sender_claimed_keys") }, "grey"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			hs := liar.New(t)
+			room, alice, second := conversation(t, hs, 1)
+			hs.Intercept(liar.Of(second.UserID, liar.Is(http.MethodGet, "room_keys/keys/")), liar.Edit(func(_ *liar.Request, body map[string]any) {
+				err := alice.dev.Reseal(context.WithoutCancel(t.Context()), body, func(data map[string]any) {
+					delete(data, "dev.e2ee-proxy.owner")
+					data["com.example"] = "kept"
+					tt.change(data)
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}))
+			events := second.history(room)
+			for _, ev := range events {
+				if trust := ev.Unsigned.Trust; !ev.Decrypted || trust.Source != "backup" || trust.Color != tt.color {
+					t.Errorf("%q is shown as %+v, want %s", ev.Content.Body, trust, tt.color)
+				}
+			}
+			second.restart()
+			for _, ev := range second.history(room) {
+				if ev.Unsigned.Trust.Color != tt.color {
+					t.Errorf("after a restart %q is shown as %+v", ev.Content.Body, ev.Unsigned.Trust)
+				}
+			}
+			keys, err := second.dev.InboundSessions(t.Context())
+			if err != nil || len(keys) != 2 || len(events) != 2 {
+				t.Fatalf("%d keys, %d events, %v", len(keys), len(events), err)
+			}
+			for _, key := range keys { // requirement 16.9: unknown members are kept
+				if !strings.Contains(string(key.Owner.Reveal()), `"com.example":"kept"`) {
+					t.Errorf("what another client wrote is lost: %s", key.Owner.Reveal())
+				}
+			}
+		})
+	}
+}
+
 // An event of a sync does not wait for its key: it is delivered undecrypted, and again
 // when the key has come from the backup.
 func TestSyncedEventIsDeliveredAgain(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	room, _, second := conversation(t, hs, 1)
 	gate := liar.NewGate()
@@ -97,6 +155,7 @@ func TestSyncedEventIsDeliveredAgain(t *testing.T) {
 
 // Events that were delivered before the device was recovered come again after it.
 func TestEarlierEventsComeAfterRecovery(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	room, alice, _ := conversation(t, hs, 1)
 	p := &person{t: t, hs: hs, rig: newRig(t, hs, nil), Session: hs.Login("alice", "THIRD")}
@@ -122,6 +181,7 @@ func TestEarlierEventsComeAfterRecovery(t *testing.T) {
 // On request the whole history is restored, with progress in the status; a restart in the
 // middle does not end it.
 func TestBulkRestore(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	_, alice, _ := conversation(t, hs, 1)
 	// The first download breaks off in the middle.

@@ -120,19 +120,23 @@ func (s *inboundSession) ownerNow() trustcache.Owner {
 	return s.owner
 }
 
-// upgrade adds to the owner what is known now; it gives the row to store when that is news.
-func (s *inboundSession) upgrade(users map[id.UserID]*trustcache.User) (row store.SessionOwner, changed bool, err error) {
+// upgrade adds to the owner what is known now; it gives the row to store when that is
+// news. An owner without a name is sender's, if the keys say so.
+func (s *inboundSession) upgrade(users map[id.UserID]*trustcache.User, sender id.UserID) (row store.SessionOwner, changed bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	owner, changed := s.owner.Upgrade(users[s.owner.UserID])
-	if !changed {
+	owner, named := s.owner.Named(users[sender])
+	owner, changed = owner.Upgrade(users[owner.UserID])
+	if !changed && !named {
 		return store.SessionOwner{}, false, nil
 	}
-	raw, err := encodeOwner(owner)
+	kept := decodeKeptOwner(s.row.Owner) // with what other clients wrote beside it
+	kept.Owner = owner
+	raw, err := kept.encode()
 	if err != nil {
 		return store.SessionOwner{}, false, err
 	}
-	s.owner = owner
+	s.owner, s.row.Owner = owner, raw
 	return store.SessionOwner{SessionRef: s.row.SessionRef, Owner: raw}, true, nil
 }
 

@@ -233,7 +233,7 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 	if slices.Contains(u.Changed, d.acct.user) || changesOwnSide(u.AccountData) {
 		d.unsettleLocked()
 	}
-	if len(d.requests)+len(d.keyRequests) > 0 {
+	if len(d.requests.Secrets)+len(d.requests.Keys) > 0 {
 		d.kickLocked()
 	}
 }

@@ -42,11 +42,11 @@ type judgement struct {
 // judge turns one event into what the client is shown.
 func (d *Device) judge(job *sealedEvent, by *judgement) Opened {
 	switch {
+	case job.cipher == "": // whatever else is wrong with it
+		return d.judgePlain(job, by.policy)
 	case job.err != nil:
 		code, withheldCode := job.refusal(by.notes)
 		return job.asCame(trustcache.JudgeUndecrypted(code, withheldCode))
-	case job.payload == nil:
-		return d.judgePlain(job, by.policy)
 	}
 	owner := job.session.ownerNow()
 	verdict := trustcache.Judge(trustcache.JudgeInput{
@@ -238,7 +238,12 @@ func (d *Device) judgementFor(ctx context.Context, jobs []*sealedEvent) (*judgem
 		switch {
 		case job == nil:
 		case job.payload != nil:
-			if user := job.session.ownerNow().UserID; !seen[user] {
+			owner := job.session.ownerNow()
+			user := owner.UserID
+			if user == "" && owner.Attested { // it may be the sender's: see Owner.Named
+				user = job.sender
+			}
+			if user != "" && !seen[user] {
 				seen[user] = true
 				users = append(users, user)
 			}
@@ -280,14 +285,14 @@ func (d *Device) upgradeOwners(ctx context.Context, jobs []*sealedEvent, users m
 		if job == nil || job.payload == nil || done[job.session] {
 			continue
 		}
-		done[job.session] = true
-		row, changed, err := job.session.upgrade(users)
+		row, changed, err := job.session.upgrade(users, job.sender)
 		if err != nil {
 			return err
 		}
 		if changed {
 			ch.Owners = append(ch.Owners, row)
 		}
+		done[job.session] = job.session.ownerNow().UserID != ""
 	}
 	if len(ch.Owners) == 0 {
 		return nil

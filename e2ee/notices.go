@@ -85,7 +85,7 @@ func loadNotices(meta json.RawMessage) map[string]string {
 // continues from. It tells whether there are others to show. What it notes is stored with
 // the next response; a crash before that shows notices twice at most.
 func (d *Device) settleNotices(ctx context.Context, since string) (waiting bool, err error) {
-	warnings, err := d.shownInRooms(ctx)
+	warnings, err := d.placed(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -105,12 +105,12 @@ func (d *Device) settleNotices(ctx context.Context, since string) (waiting bool,
 // toShow reports whether a notice belongs into the next response. The caller holds d.mu.
 func (d *Device) toShow(w *Warning, since string) bool {
 	at, known := d.noticed[w.ID]
-	return since == "" || !known || at != ""
+	return len(w.RoomIDs) > 0 && (since == "" || !known || at != "")
 }
 
 // takeNotices gives the notices for a response and records that it carries them.
 func (d *Device) takeNotices(ctx context.Context, since, next string) (map[id.RoomID][]json.RawMessage, error) {
-	warnings, err := d.shownInRooms(ctx)
+	warnings, err := d.placed(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +121,9 @@ func (d *Device) takeNotices(ctx context.Context, since, next string) (map[id.Ro
 	shown := 0
 	for i := range warnings {
 		w := &warnings[i]
-		if at, known := d.noticed[w.ID]; known {
+		// One whose rooms are not known at the moment was shown all the same, unless to a
+		// client that has just started from nothing.
+		if at, known := d.noticed[w.ID]; known && since != "" {
 			noticed[w.ID] = at
 		}
 		if !d.toShow(w, since) || shown == maxNotices {
@@ -147,8 +149,8 @@ func (d *Device) takeNotices(ctx context.Context, since, next string) (map[id.Ro
 	return out, nil
 }
 
-// shownInRooms gives the pending warnings that have a room to be shown in, with that.
-func (d *Device) shownInRooms(ctx context.Context) ([]Warning, error) {
+// placed gives the pending warnings with the rooms that they are shown in, as far as known.
+func (d *Device) placed(ctx context.Context) ([]Warning, error) {
 	if d.eng.opts.NoNotices {
 		return nil, nil
 	}
@@ -166,7 +168,7 @@ func (d *Device) shownInRooms(ctx context.Context) ([]Warning, error) {
 		}
 		w.RoomIDs = w.RoomIDs[:min(len(w.RoomIDs), maxNoticeRooms)]
 	}
-	return slices.DeleteFunc(all, func(w Warning) bool { return len(w.RoomIDs) == 0 }), nil
+	return all, nil
 }
 
 // Notice gives a notice that is pending, by its ID.
@@ -174,7 +176,7 @@ func (d *Device) Notice(ctx context.Context, room id.RoomID, event id.EventID) (
 	if d.mode != ModeProxied {
 		return nil, false, nil
 	}
-	warnings, err := d.shownInRooms(ctx)
+	warnings, err := d.placed(ctx)
 	if err != nil {
 		return nil, false, err
 	}

@@ -30,13 +30,13 @@ func controlError(err error) error {
 	if needed, ok := errors.AsType[*AuthNeededError](err); ok {
 		return authNeeded(needed)
 	}
-	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok {
-		return controlUpstream(up, err)
-	}
 	for _, known := range controlReasons() {
 		if errors.Is(err, known.reason) {
 			return known.answer.Because(err)
 		}
+	}
+	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok {
+		return controlUpstream(up, err)
 	}
 	return engineError(err)
 }
@@ -77,7 +77,7 @@ func controlReasons() []controlReason {
 		{ErrNoPassphrase, conflict(codeNoSecretStorage,
 			"This account's secret storage has no passphrase.", "Use the recovery key.")},
 		{ErrNoBackup, conflict(codeNoBackup,
-			"There is no key backup that can be read from here.", "Recover first: POST /_e2ee_proxy/v1/recover.")},
+			"There is no saved message history that can be read from here.", "Recover first: POST /_e2ee_proxy/v1/recover.")},
 		{ErrSecretMissing, conflict(codeSecretMissing,
 			"The secret storage does not hold what is needed. Nothing was changed.",
 			"Set recovery up again in a client that is signed in, or use POST /_e2ee_proxy/v1/reset.")},

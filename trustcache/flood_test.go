@@ -40,7 +40,7 @@ func flood(t *testing.T, s Store, account *store.Account, workers, rounds int) {
 		srv.publish(people[u], deviceFields(u, "V0", "V0"))
 	}
 	var process sync.RWMutex // written by a restart
-	x := NewTracker(s, account, Options{Users: 2, BatchSize: 2})
+	x := NewTracker(s, account, Options{Cache: smallCache(t, 2), BatchSize: 2})
 	defer func() { x.Close() }()
 
 	change := func(u id.UserID, fails bool) error {
@@ -82,7 +82,7 @@ func flood(t *testing.T, s Store, account *store.Account, workers, rounds int) {
 		process.Lock()
 		defer process.Unlock()
 		x.Close()
-		x = NewTracker(s, account, Options{Users: 2, BatchSize: 2})
+		x = NewTracker(s, account, Options{Cache: smallCache(t, 2), BatchSize: 2})
 		got, err := x.Cached(context.Background(), users)
 		if err != nil {
 			return err
@@ -164,4 +164,54 @@ func versionOf(u *User) int {
 		return -1
 	}
 	return n
+}
+
+func smallCache(t *testing.T, users int) *Cache {
+	t.Helper()
+	c, err := NewCache(users)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// One cache serves the trackers of many accounts: together they keep no more users than it
+// may hold, each account has its own, and what made room is read again without a question to
+// the homeserver.
+func TestCacheIsBoundedForAllAccounts(t *testing.T) {
+	t.Parallel()
+	srv := newServer()
+	p := newPerson(bob, "1")
+	srv.publish(p, p.signedDevice("PHONE"))
+	cache := smallCache(t, 3)
+	trackers := make([]*Tracker, 10)
+	for i := range trackers {
+		account := &store.Account{ID: int64(i), UserID: id.UserID(fmt.Sprintf("@a%d:example.org", i))}
+		trackers[i] = NewTracker(newMemory(), account, Options{Cache: cache})
+		t.Cleanup(trackers[i].Close)
+	}
+	for range 2 {
+		for _, x := range trackers {
+			users, err := x.Lookup(t.Context(), srv, []id.UserID{bob})
+			if err != nil || users[bob].Knowledge != KnowledgeFresh {
+				t.Fatalf("%+v, %v", users[bob], err)
+			}
+			if n := cache.users.Len(); n > 3 {
+				t.Errorf("%d users are kept, 3 may be", n)
+			}
+		}
+	}
+	want(t, "queries", len(trackers), srv.count())
+	if err := trackers[0].Acknowledge(t.Context(), bob, p.master.public); err != nil {
+		t.Fatal(err)
+	}
+	if err := trackers[0].SetOverride(t.Context(), bob, "PHONE", OverrideDistrusted); err != nil {
+		t.Fatal(err)
+	}
+	for i, x := range trackers {
+		users, err := x.Cached(t.Context(), []id.UserID{bob})
+		if err != nil || (users[bob].Device("PHONE").Override == OverrideDistrusted) != (i == 0) {
+			t.Errorf("account %d: %+v, %v", i, users[bob], err)
+		}
+	}
 }

@@ -118,7 +118,7 @@ func judge(in JudgeInput, enforce bool) Verdict {
 	case store.SourceDirect:
 		return judgeDirect(in, enforce)
 	case store.SourceBackup:
-		if in.Owner.Attested {
+		if in.Owner.Attested && in.Owner.UserID != "" {
 			return judgeDirect(in, enforce)
 		}
 		return judgeUnproven(in, enforce)

@@ -35,6 +35,21 @@ type Owner struct {
 // Known reports whether more than a key is known of the sending device.
 func (o Owner) Known() bool { return o.UserID != "" && o.DeviceID != "" }
 
+// Named gives an attested owner of whom only the keys are known the user whose device has
+// them: MSC4048 lets other clients attest a key without saying whose it is. That device
+// has signed both keys together with its user's ID, so that no other user can claim them.
+func (o Owner) Named(u *User) (Owner, bool) {
+	if !o.Attested || o.UserID != "" || !u.Known() {
+		return o, false
+	}
+	device, _ := u.sender(o)
+	if device == nil || !device.Usable() {
+		return o, false
+	}
+	o.UserID, o.DeviceID, o.DeviceKeys = u.UserID, device.DeviceID, device.Raw
+	return o, true
+}
+
 // Upgrade adds what a snapshot of the owner's user says, and reports whether anything
 // was added. Both the Curve25519 and the Ed25519 key must be the device's (requirement
 // 6.8); a key that two devices claim proves nothing (attack A16).

@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
 )
 
 // An owner is upgraded by what becomes known, never downgraded (design §5).
@@ -112,5 +114,56 @@ func TestToDevice(t *testing.T) {
 		if got := ToDevice(tc.typ, tc.from, tc.user, tc.mode); got != tc.want {
 			t.Errorf("%s: got %v, want %v", tc.name, got, tc.want)
 		}
+	}
+}
+
+// An attested owner without a name is given the name of the user whose device has both of
+// its keys, of that one only, and of nobody else (attacks A1, A16).
+func TestOwnerNamed(t *testing.T) {
+	t.Parallel()
+	p := newPerson(bob, "1")
+	parse := func(user id.UserID, f fields) Device {
+		d, err := ParseDevice(f.raw(), user, f.id())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	user := func(name id.UserID, devices ...Device) *User {
+		return newEntry(alice, store1(name), Identity{}, devices).user
+	}
+	phone := parse(bob, p.device("PHONE"))
+	twin := phone
+	twin.DeviceID = "TWIN"
+	broken := user(bob, phone)
+	broken.Devices[0].Fault = FaultIdentityKey
+	keys := Owner{Curve25519: phone.Curve25519, Ed25519: phone.Ed25519, Attested: true}
+	change := func(how func(o *Owner)) Owner { o := keys; how(&o); return o }
+	for _, tc := range []struct {
+		name string
+		from Owner
+		user *User
+		want bool
+	}{
+		{"its device", keys, user(bob, phone), true},
+		{"nothing known", keys, nil, false},
+		{"not attested", change(func(o *Owner) { o.Attested = false }), user(bob, phone), false},
+		{"named before", change(func(o *Owner) { o.UserID = carol }), user(bob, phone), false},
+		{"another user's devices", keys, user(carol, parse(carol, deviceFields(carol, "PHONE", "c"))), false},
+		{"no such device", keys, user(bob), false},
+		{"another signing key", change(func(o *Owner) { o.Ed25519 = "other" }), user(bob, phone), false},
+		{"no signing key", change(func(o *Owner) { o.Ed25519 = "" }), user(bob, phone), false},
+		{"no key", Owner{Attested: true}, user(bob, phone), false},
+		{"two devices claim it", keys, user(bob, phone, twin), false},
+		{"a device that is not usable", keys, broken, false},
+	} {
+		got, named := tc.from.Named(tc.user)
+		if named != tc.want || (named && (got.UserID != bob || got.DeviceID != "PHONE")) || (!named && got.UserID != tc.from.UserID) {
+			t.Errorf("%s: %+v, %v", tc.name, got, named)
+		}
+	}
+	v := Judge(JudgeInput{Sender: bob, Own: alice, Source: store.SourceBackup, Owner: keys, Policy: Policy{Unproven: UnprovenShow}})
+	if v.Deliver != DeliverClear || v.Color != ColorGrey || v.Code != CodeAuthenticityNotGuaranteed {
+		t.Errorf("an owner without a name is judged as %+v", v)
 	}
 }

@@ -188,7 +188,7 @@ func TestVerification(t *testing.T) {
 func TestOwnChangeReachesEverybody(t *testing.T) {
 	t.Parallel()
 	srv, mem := newServer(), newMemory()
-	x := track(t, srv, mem, func(o *Options) { o.Users = 1 })
+	x := track(t, srv, mem, func(o *Options) { o.Cache = smallCache(t, 1) })
 	me, me2, p := newPerson(alice, "1"), newPerson(alice, "2"), newPerson(bob, "1")
 	srv.publish(me)
 	srv.publish(p, p.signedDevice("PHONE"))

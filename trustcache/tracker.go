@@ -36,9 +36,7 @@ type KeyQuerier interface {
 
 // Options is how a Tracker works. Zero values get defaults.
 type Options struct {
-	// Users bounds the users kept in memory; 5,000. Cache, when not nil, is used instead,
-	// shared with other trackers.
-	Users int
+	// Cache keeps users in memory, for this tracker and others; one for 5,000.
 	Cache *Cache
 	Now   func() time.Time
 	// AcknowledgeUnverified acknowledges identity changes of users who were never
@@ -60,8 +58,8 @@ type Options struct {
 }
 
 func (o *Options) setDefaults() {
-	if o.Users <= 0 {
-		o.Users = 5000
+	if o.Cache == nil {
+		o.Cache, _ = NewCache(5000) // fails only for a size below 1
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -134,13 +132,9 @@ type mark struct {
 // that share the store. The caller closes it.
 func NewTracker(s Store, account *store.Account, opts Options) *Tracker {
 	opts.setDefaults()
-	cache := opts.Cache
-	if cache == nil {
-		cache, _ = NewCache(opts.Users) // fails only for a size below 1
-	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Tracker{
-		store: s, account: account, opts: opts, cache: cache, ctx: ctx, cancel: cancel,
+		store: s, account: account, opts: opts, cache: opts.Cache, ctx: ctx, cancel: cancel,
 		slots:   make(chan struct{}, opts.Parallel),
 		flights: make(map[id.UserID]*flight), marks: make(map[id.UserID]mark),
 	}

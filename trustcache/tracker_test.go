@@ -207,7 +207,7 @@ func TestCachedAsksNobody(t *testing.T) {
 func TestChangedWithoutCommit(t *testing.T) {
 	t.Parallel()
 	srv, mem := newServer(), newMemory()
-	x := track(t, srv, mem, func(o *Options) { o.Users = 1 })
+	x := track(t, srv, mem, func(o *Options) { o.Cache = smallCache(t, 1) })
 	p, q := newPerson(bob, "1"), newPerson(carol, "1")
 	srv.publish(p, p.signedDevice("PHONE"))
 	srv.publish(q)

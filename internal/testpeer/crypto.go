@@ -159,6 +159,20 @@ func (c *Client) ImportKeys(keys []json.RawMessage) {
 	c.do("importKeys", map[string]any{"keys": keys}, nil)
 }
 
+// ExportFile gives all room keys as a file in the standard format.
+func (c *Client) ExportFile(passphrase string) string {
+	c.t.Helper()
+	var file string
+	c.do("exportFile", map[string]any{"passphrase": passphrase}, &file)
+	return file
+}
+
+// ImportFile loads room keys from such a file.
+func (c *Client) ImportFile(passphrase, file string) {
+	c.t.Helper()
+	c.do("importFile", map[string]any{"passphrase": passphrase, "file": file}, nil)
+}
+
 // SendToDevice sends content to devices in clear: user → device → content.
 func (c *Client) SendToDevice(eventType string, messages map[string]map[string]any) {
 	c.t.Helper()

@@ -40,6 +40,7 @@ type Proxy struct {
 	Data string
 
 	t       testproc.TB
+	binary  string
 	command func() *exec.Cmd
 
 	mu      sync.Mutex
@@ -66,7 +67,7 @@ func Start(t testproc.TB, homeserver string, o Options) *Proxy {
 	p := &Proxy{
 		URL:    fmt.Sprintf("http://127.0.0.1:%d", ports[0]),
 		OpsURL: fmt.Sprintf("http://127.0.0.1:%d", ports[1]),
-		Data:   o.Data, t: t,
+		Data:   o.Data, t: t, binary: binary,
 	}
 	args := []string{
 		"serve", "--homeserver", homeserver, "--data", o.Data, "--log-level", "debug",
@@ -146,6 +147,18 @@ func (p *Proxy) Kill() {
 func (p *Proxy) Restart(ctx context.Context) error {
 	p.Kill()
 	return p.Start(ctx)
+}
+
+// Run runs another command of the proxy on the same data, beside it, and gives what it
+// prints.
+func (p *Proxy) Run(ctx context.Context, command string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, stopDeadline)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, p.binary, append([]string{command, "--data", p.Data}, args...)...).Output()
+	if err != nil {
+		return "", fmt.Errorf("run %s: %w", command, err)
+	}
+	return string(out), nil
 }
 
 // Log gives what the proxy has written since its first start.

@@ -1,6 +1,6 @@
 // Commands about identities, devices, secret storage, backup and keys.
 
-import { OtherUserIdentity, UserId } from "@matrix-org/matrix-sdk-crypto-wasm";
+import { OlmMachine, OtherUserIdentity, UserId } from "@matrix-org/matrix-sdk-crypto-wasm";
 
 // authenticate answers the server's user-interactive auth with the account's password.
 function authenticate(peer, password = peer.password) {
@@ -75,12 +75,10 @@ export const cryptoCommands = {
         return newSecretStorage(peer);
     },
 
-    // reset replaces identity, secret storage and backup.
+    // reset replaces identity, secret storage and backup, as Element does: the old ones go
+    // first, then comes the new identity, then recovery is set up.
     async reset(peer, { password }) {
-        await peer.crypto.bootstrapCrossSigning({
-            setupNewCrossSigning: true,
-            authUploadDeviceSigningKeys: authenticate(peer, password),
-        });
+        await peer.crypto.resetEncryption(authenticate(peer, password));
         return newSecretStorage(peer);
     },
 
@@ -144,4 +142,10 @@ export const cryptoCommands = {
     discardSession: (peer, { room }) => peer.crypto.forceDiscardSession(room),
     exportKeys: async (peer) => JSON.parse(await peer.crypto.exportRoomKeysAsJson()),
     importKeys: (peer, { keys }) => peer.crypto.importRoomKeysAsJson(JSON.stringify(keys)),
+
+    // The same as files that a passphrase opens.
+    exportFile: async (peer, { passphrase }) =>
+        OlmMachine.encryptExportedRoomKeys(await peer.crypto.exportRoomKeysAsJson(), passphrase, 100_000),
+    importFile: (peer, { passphrase, file }) =>
+        peer.crypto.importRoomKeysAsJson(OlmMachine.decryptExportedRoomKeys(file, passphrase)),
 };
