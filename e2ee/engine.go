@@ -369,6 +369,9 @@ func (e *Engine) deleteDevice(ctx context.Context, row *store.Account, dev store
 	case err != nil:
 		return fmt.Errorf("forget device: %w", err)
 	}
+	if err := e.store.Save(ctx, row, 0, &store.Changes{DeleteSecrets: deviceSecrets(id.Ed25519(dev.Ed25519))}); err != nil {
+		return fmt.Errorf("forget device: %w", err)
+	}
 	if err := e.account(row).tracker.Ended(ctx, dev.DeviceID); err != nil {
 		return fmt.Errorf("forget device: %w", err)
 	}
