@@ -213,3 +213,15 @@ func (d *Device) Verify(ctx context.Context, user id.UserID) error {
 	}
 	return d.acct.tracker.SetVerified(ctx, user, signed)
 }
+
+// InMemory tells how many devices the engine has in memory, and how many sync by themselves.
+func (e *Engine) InMemory() (devices, awake int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, d := range e.devices {
+		if d.isAwake() {
+			awake++
+		}
+	}
+	return len(e.devices), awake
+}
