@@ -90,14 +90,24 @@ func TestNoticeIsShownOncePerDevice(t *testing.T) {
 	if again := wantNotices(t, "asked for again", extras, room, 1); again.EventID != ev.EventID {
 		t.Errorf("it was %s, now it is %s", ev.EventID, again.EventID)
 	}
+	place := func(when, want string) {
+		t.Helper()
+		if got, err := alice.dev.NoticePlace(t.Context(), id.RoomID(room), id.EventID(ev.EventID)); err != nil || got != want {
+			t.Errorf("%s: the notice stands behind %q, %v, want %q", when, got, err, want)
+		}
+	}
+	carried := next
+	place("shown", carried)
 	extras, next = alice.sync(next)
 	wantNotices(t, "continued", extras, room, 0)
+	place("continued", carried)
 	alice.restart()
 	extras, next = alice.sync(next) // before it is known again where the warning belongs
 	wantNotices(t, "after a restart", extras, room, 0)
 	alice.awaitLocated("identity_changed")
 	extras, _ = alice.sync(next)
 	wantNotices(t, "a while after a restart", extras, room, 0)
+	place("after a restart", carried)
 	extras, _ = alice.sync("")
 	wantNotices(t, "from nothing", extras, room, 1)
 
