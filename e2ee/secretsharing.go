@@ -65,16 +65,7 @@ func (d *Device) wantSecrets(ctx context.Context, own *trustcache.User) error {
 		} else if came {
 			continue // since it was found missing
 		}
-		ask := &secretAsk{name: name, id: rand.Text(), to: make(map[id.DeviceID]bool, len(others)), until: now.Add(askFor)}
-		content := object{
-			{"action", quoted("request")}, {"name", quoted(name)}, {"request_id", quoted(ask.id)},
-			{"requesting_device_id", quoted(d.id.String())},
-		}.encode()
-		var messages []message
-		for _, dev := range others {
-			ask.to[dev.DeviceID] = true
-			messages = append(messages, message{dev, content})
-		}
+		ask, messages := d.newAsk(name, others, now)
 		ch.Outbox = append(ch.Outbox, outboxItems("m.secret.request", messages, now)...)
 		row, err := ask.stored(d.id, now)
 		if err != nil {
@@ -95,6 +86,21 @@ func (d *Device) wantSecrets(ctx context.Context, own *trustcache.User) error {
 	d.outboxPending = true
 	d.kickLocked()
 	return nil
+}
+
+// newAsk makes a request for a secret, and the messages that carry it.
+func (d *Device) newAsk(name string, others []*trustcache.Device, now time.Time) (*secretAsk, []message) {
+	ask := &secretAsk{name: name, id: rand.Text(), to: make(map[id.DeviceID]bool, len(others)), until: now.Add(askFor)}
+	content := object{
+		{"action", quoted("request")}, {"name", quoted(name)}, {"request_id", quoted(ask.id)},
+		{"requesting_device_id", quoted(d.id.String())},
+	}.encode()
+	messages := make([]message, 0, len(others))
+	for _, dev := range others {
+		ask.to[dev.DeviceID] = true
+		messages = append(messages, message{dev, content})
+	}
+	return ask, messages
 }
 
 // secretCame reports whether another device has answered. The caller holds d.mu, under
