@@ -146,6 +146,32 @@ func TestRepeatedPreKeyMessage(t *testing.T) {
 	await(t, "the last note does not come", func() bool { return st.heardNotes("the channel is sound") == 1 })
 }
 
+// A to-device message in clear, which anybody can have sent, says that it was decrypted. A
+// client can tell it from one that was.
+func TestToDeviceMessageInClear(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, nil)
+	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
+	st.known(bob)
+	st.sync()
+	forged := func(_ *liar.Request, body map[string]any) {
+		messages, _ := body["to_device"].(map[string]any)
+		events, _ := messages["events"].([]any)
+		for _, ev := range events {
+			ev.(map[string]any)["decrypted"] = true
+		}
+	}
+	defer st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("GET", "/sync$")), liar.Edit(forged))()
+	st.hs.SendToDevice(st.alice.UserID, st.alice.DeviceID, bob.UserID, noteType, map[string]any{"body": "in clear"})
+	st.deliver(bob, bob.sealOlm(st.target(), bob.envelope(st.target(), noteType, map[string]any{"body": "sealed"})))
+	await(t, "the notes do not come", func() bool { return st.heardNotes("sealed") == 1 && st.heardNotes("in clear") == 1 })
+	for _, ev := range st.heard {
+		if ev.Decrypted != (ev.Content["body"] == "sealed") {
+			t.Errorf("%v: decrypted is %v", ev.Content, ev.Decrypted)
+		}
+	}
+}
+
 // Attack A18, for messages of a session that both sides have used. Damaged ones change
 // nothing, wherever they are damaged: the one they were made of is read, and those before
 // and after it.

@@ -46,6 +46,8 @@ type heard struct {
 	Type    string         `json:"type"`
 	Sender  string         `json:"sender"`
 	Content map[string]any `json:"content"`
+	// Decrypted is what the proxy says to a client.
+	Decrypted bool `json:"decrypted"`
 	// DeviceKeys are those of the sender, in a message that came over Olm.
 	DeviceKeys json.RawMessage `json:"sender_device_keys"`
 }

@@ -82,6 +82,13 @@ func TestMessagesInClear(t *testing.T) {
 				o.Policy = func() trustcache.Policy { return trustcache.Policy{InClear: inClear} }
 			})
 			room, bob, said := hear(t, st)
+			defer st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("GET", "/sync$")), liar.Edit(func(_ *liar.Request, body map[string]any) {
+				eachEvent(body, func(ev map[string]any) {
+					if ev["type"] == "org.example.elsewhere" {
+						ev["room_id"] = "!elsewhere:liar.test"
+					}
+				})
+			}))()
 			original := said.say("original")
 			st.awaitText(original, "original")
 			key := ""
@@ -95,6 +102,7 @@ func TestMessagesInClear(t *testing.T) {
 				"message as state": {Type: "m.room.message", StateKey: &key, Content: raw(text)},
 				"sticker":          {Type: "m.sticker", Content: raw(text)},
 				"unknown type":     {Type: "org.example.unknown", Content: raw(text)},
+				"another room's":   {Type: "org.example.elsewhere", Content: raw(text)},
 			} {
 				ev.Sender = bob.UserID
 				event := st.hs.Inject(room, ev)

@@ -46,18 +46,25 @@ func TestSecretsInClear(t *testing.T) {
 		"m.room_key": key, "m.forwarded_room_key": forwarded,
 		"m.secret.send": {"request_id": "x", "secret": "c2VjcmV0"}, "m.dummy": {},
 		"m.room_key_bundle": {"room_id": room},
+		"m.room_key.withheld": {
+			"algorithm": megolmAlgorithm, "room_id": room, "session_id": said.ID(), "code": "m.blacklisted", "sender_key": bob.curve25519,
+		},
 	} {
 		st.hs.SendToDevice(st.alice.UserID, st.alice.DeviceID, bob.UserID, eventType, content)
 		st.hs.Inject(room, liar.Event{Type: "m.room.encrypted", Sender: bob.UserID, Content: said.seal(map[string]any{
 			"type": eventType, "room_id": room, "content": content,
 		})})
 	}
+	st.awaitText(said.say("not withheld"), "not withheld")
 	event := forged.say("with a key that came in clear")
 	if code := st.wantHidden(event, "with a key that came in clear"); code != "MissingRoomKey" {
 		t.Error(code)
 	}
 	if n, _ := st.kept(forged.ID().String()); n > 0 {
 		t.Error("a room key that came in clear was kept")
+	}
+	if len(st.heard) > 0 {
+		t.Errorf("the client was handed %v", st.heard)
 	}
 }
 

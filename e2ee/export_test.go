@@ -51,6 +51,14 @@ func (d *Device) SendOlm(ctx context.Context, eventType string, content json.Raw
 // Maintain does at once what the engine's workers do when they get to it.
 func (d *Device) Maintain(ctx context.Context) { d.maintain(ctx) }
 
+// Overdue reports whether the device's keys would be published if its client's first sync
+// were over.
+func (d *Device) Overdue() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.overdue
+}
+
 // AskForKeys asks at once for the room keys that events wait for.
 func (d *Device) AskForKeys(ctx context.Context) error {
 	d.mu.Lock()
@@ -204,4 +212,16 @@ func (d *Device) Verify(ctx context.Context, user id.UserID) error {
 		return err
 	}
 	return d.acct.tracker.SetVerified(ctx, user, signed)
+}
+
+// InMemory tells how many devices the engine has in memory, and how many sync by themselves.
+func (e *Engine) InMemory() (devices, awake int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, d := range e.devices {
+		if d.isAwake() {
+			awake++
+		}
+	}
+	return len(e.devices), awake
 }

@@ -122,7 +122,6 @@ func TestAcknowledgementMeetsASecondChange(t *testing.T) {
 			latest.confirm(bob)
 			if known {
 				st.told()
-				st.dev.Maintain(t.Context())
 			}
 			err = st.dev.Acknowledge(t.Context(), user, trust.CurrentMasterKey)
 			if known {
@@ -131,7 +130,6 @@ func TestAcknowledgementMeetsASecondChange(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !known {
-				st.hs.ChangeDevices(bob.UserID)
 				st.update(user)
 			}
 			before := st.sentSoFar()

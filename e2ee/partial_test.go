@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/crypto/ssss"
 	"maunium.net/go/mautrix/id"
 
@@ -188,13 +189,35 @@ func TestWrongKeyInConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	said := make(chan struct{}, 64)
 	r := newRig(t, hs, func(o *e2ee.Options) {
 		o.Account = func(id.UserID) e2ee.AccountSettings {
 			return e2ee.AccountSettings{RecoveryKey: secret.NewString(other.RecoveryKey())}
 		}
+		o.Log = o.Log.Hook(zerolog.HookFunc(func(_ *zerolog.Event, _ zerolog.Level, message string) {
+			if message == "The configured recovery key does not open secret storage" {
+				said <- struct{}{}
+			}
+		}))
 	})
-	d := r.device(hs.Login("alice", "SECOND"))
+	session := hs.Login("alice", "SECOND")
+	d := r.device(session)
 	settle(t, d)
+	made := changesBy(hs, session)
+	for range 3 {
+		setAccountData(t, hs, session, "com.example", map[string]any{})
+		hs.ChangeDevices(session.UserID)
+		d.Maintain(t.Context())
+		if _, err := d.Bootstrap(t.Context(), e2ee.UserAuth{}); !errorIs(err, e2ee.ErrIdentityExists) {
+			t.Errorf("a bootstrap: %v", err)
+		}
+	}
+	if len(said) != 1 {
+		t.Errorf("the key was tried %d times", len(said))
+	}
+	if n := changesBy(hs, session); n != made+3 { // the account data above
+		t.Errorf("%d requests changed something", n-made-3)
+	}
 	if s := status(t, d); s.Identity.Ours || !problems(s)["device_not_signed"] {
 		t.Errorf("status: %+v", s.Identity)
 	}

@@ -123,7 +123,21 @@ func TestResetNamesTheWebPage(t *testing.T) {
 		for _, stage := range []string{"m.oauth", "org.matrix.cross_signing_reset"} {
 			hs := liar.New(t)
 			alice := newPerson(t, hs, "alice", "FIRST")
-			hs.Intercept(liar.Is("POST", "device_signing/upload"), func(*liar.Request, func() liar.Reply) liar.Reply {
+			before, allowed := alice.master(), false
+			hs.Intercept(liar.Is("POST", "device_signing/upload"), func(r *liar.Request, next func() liar.Reply) liar.Reply {
+				var body map[string]any
+				if err := r.JSON(&body); err != nil {
+					return liar.Failure(400, "M_NOT_JSON", "")
+				}
+				if auth, _ := body["auth"].(map[string]any); allowed && len(auth) == 1 && auth["session"] == "x" {
+					body["auth"] = map[string]any{"type": "m.login.password", "session": "s", "password": "password of alice"}
+					raw, err := json.Marshal(body)
+					if err != nil {
+						return liar.Failure(500, "M_UNKNOWN", "")
+					}
+					r.Body = raw
+					return next()
+				}
 				return liar.Reply{Status: 401, Body: map[string]any{
 					"session": "x", "flows": []any{map[string]any{"stages": []string{stage}}},
 					"params": map[string]any{stage: map[string]any{"url": url}},
@@ -133,6 +147,15 @@ func TestResetNamesTheWebPage(t *testing.T) {
 			var needed *e2ee.AuthNeededError
 			if !errorAs(err, &needed) || needed.Stage != stage || needed.URL != want {
 				t.Errorf("%s at %s: %+v", stage, url, err)
+			}
+			// Not allowed yet, then allowed: the stage needs nothing but its session.
+			done := e2ee.UserAuth{Stage: json.RawMessage(`{"session":"x"}`)}
+			if _, err = alice.dev.Reset(t.Context(), done); !errorAs(err, &needed) || alice.master() != before {
+				t.Errorf("before the user allows it: %v", err)
+			}
+			allowed = true
+			if _, err = alice.dev.Reset(t.Context(), done); err != nil || alice.master() == before {
+				t.Errorf("once the user allows it: %v", err)
 			}
 		}
 	}

@@ -19,6 +19,8 @@ type toDevice struct {
 	Type    string          `json:"type"`
 	Sender  id.UserID       `json:"sender"`
 	Content json.RawMessage `json:"content"`
+	// Decrypted says to the client that it came over Olm. It is never taken from the network.
+	Decrypted bool `json:"decrypted,omitempty"`
 }
 
 // batch is the work on one sync response's to-device events. Everything it changes
@@ -146,7 +148,7 @@ func (b *batch) one(ev *toDevice, olm *olmEvent) {
 		if strings.HasPrefix(ev.Type, verificationPrefix) && b.d.mayPublish {
 			return
 		}
-		b.pass(ev.Type, ev.Sender, ev.Content)
+		b.pass(toDevice{Type: ev.Type, Sender: ev.Sender, Content: ev.Content})
 	}
 }
 
@@ -207,7 +209,7 @@ func (b *batch) passOthers(ctx context.Context) error {
 	for _, msg := range b.other {
 		switch trustcache.ToDevice(msg.Type, msg.owner(), known[msg.Sender], mode) {
 		case trustcache.ToDeviceProcess:
-			b.pass(msg.Type, msg.Sender, msg.Content)
+			b.pass(toDevice{Type: msg.Type, Sender: msg.Sender, Content: msg.Content, Decrypted: true})
 		case trustcache.ToDeviceDrop:
 			b.refused++
 		}
@@ -216,8 +218,8 @@ func (b *batch) passOthers(ctx context.Context) error {
 }
 
 // pass keeps an event for the client.
-func (b *batch) pass(eventType string, sender id.UserID, content json.RawMessage) {
-	raw, err := json.Marshal(toDevice{Type: eventType, Sender: sender, Content: content})
+func (b *batch) pass(ev toDevice) {
+	raw, err := json.Marshal(ev)
 	if err != nil {
 		b.refused++
 		return
