@@ -65,16 +65,7 @@ func (d *Device) wantSecrets(ctx context.Context, own *trustcache.User) error {
 		} else if came {
 			continue // since it was found missing
 		}
-		ask := &secretAsk{name: name, id: rand.Text(), to: make(map[id.DeviceID]bool, len(others)), until: now.Add(askFor)}
-		content := object{
-			{"action", quoted("request")}, {"name", quoted(name)}, {"request_id", quoted(ask.id)},
-			{"requesting_device_id", quoted(d.id.String())},
-		}.encode()
-		var messages []message
-		for _, dev := range others {
-			ask.to[dev.DeviceID] = true
-			messages = append(messages, message{dev, content})
-		}
+		ask, messages := d.newSecretAsk(name, others)
 		ch.Outbox = append(ch.Outbox, outboxItems("m.secret.request", messages, now)...)
 		row, err := ask.stored(d.id, now)
 		if err != nil {
@@ -95,6 +86,20 @@ func (d *Device) wantSecrets(ctx context.Context, own *trustcache.User) error {
 	d.outboxPending = true
 	d.kickLocked()
 	return nil
+}
+
+// newSecretAsk makes a request for a secret and what is sent for it.
+func (d *Device) newSecretAsk(name string, others []*trustcache.Device) (ask *secretAsk, messages []message) {
+	ask = &secretAsk{name: name, id: rand.Text(), to: make(map[id.DeviceID]bool, len(others)), until: d.eng.now().Add(askFor)}
+	content := object{
+		{"action", quoted("request")}, {"name", quoted(name)}, {"request_id", quoted(ask.id)},
+		{"requesting_device_id", quoted(d.id.String())},
+	}.encode()
+	for _, dev := range others {
+		ask.to[dev.DeviceID] = true
+		messages = append(messages, message{dev, content})
+	}
+	return ask, messages
 }
 
 // secretCame reports whether another device has answered. The caller holds d.mu, under
