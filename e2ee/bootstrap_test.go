@@ -15,6 +15,7 @@ import (
 // A fresh account reaches "signed, backed up, recoverable" with no human step, and the
 // recovery key that was made lets a second device recover (requirements 1.2 to 1.6).
 func TestBootstrapAndRecover(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	first := newRig(t, hs, nil).device(hs.Login("alice", "FIRST"))
 	ready(t, first)
@@ -46,6 +47,7 @@ func TestBootstrapAndRecover(t *testing.T) {
 
 // A wrong key changes nothing, and says what is wrong.
 func TestRecoverRefuses(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	ready(t, newRig(t, hs, nil).device(hs.Login("alice", "FIRST")))
 	r := newRig(t, hs, nil)

@@ -130,6 +130,7 @@ type Engine struct {
 	mu       sync.Mutex
 	accounts map[id.UserID]*account
 	devices  map[deviceKey]*Device
+	visited  map[deviceKey]struct{} // by a round of this process
 	opening  turns[deviceKey]
 
 	ctx    context.Context
@@ -171,7 +172,7 @@ func New(opts Options) (*Engine, error) {
 		counts: counted,
 		opts:   opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users, awake: awake,
 		hs:       &homeserver{base: opts.Homeserver, client: opts.Client, timeout: opts.Timeout},
-		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device),
+		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]struct{}),
 		ctx: ctx, cancel: cancel, work: make(chan *Device, 1024), alerts: make(chan *account, 256),
 	}, nil
 }
@@ -222,7 +223,7 @@ func (e *Engine) worker() {
 // empty: such a token can hold no keys.
 func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (*Device, error) {
 	key := deviceKey{user, device}
-	if d := e.loaded(key); d != nil && d.isOf(token) {
+	if d := e.get(key, true); d != nil && d.isOf(token) {
 		return d, d.useToken(ctx, token)
 	}
 	if device == "" {
@@ -233,24 +234,21 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 		return nil, err
 	}
 	defer give()
-	if d := e.loaded(key); d != nil && d.isOf(token) {
+	if d := e.get(key, true); d != nil && d.isOf(token) {
 		return d, d.useToken(ctx, token)
 	}
 	d, err := e.open(ctx, key, token)
 	if err != nil {
 		return nil, err
 	}
+	d.claimed = true
 	e.register(d)
 	e.awaken(d)
 	d.kick()
 	return d, nil
 }
 
-func (e *Engine) loaded(key deviceKey) *Device {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.devices[key]
-}
+func (e *Engine) loaded(key deviceKey) *Device { return e.get(key, false) }
 
 // register makes a device known.
 func (e *Engine) register(d *Device) {
@@ -353,6 +351,7 @@ func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Devic
 	if d != nil {
 		delete(e.devices, key)
 	}
+	delete(e.visited, key)
 	e.mu.Unlock()
 	if d != nil {
 		d.retire()

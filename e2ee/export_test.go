@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
@@ -74,6 +75,11 @@ func (d *Device) Members(ctx context.Context, room id.RoomID) (map[id.UserID]str
 // Recall does what somebody does who read an account's row and was slow.
 func (e *Engine) Recall(row *store.Account) { e.account(row) }
 
+// ExportCheaply is ExportKeys with a passphrase that is cheap to guess.
+func (d *Device) ExportCheaply(ctx context.Context, passphrase secret.String, w io.Writer) error {
+	return d.exportKeys(ctx, passphrase, 10, w)
+}
+
 // Settled reports whether the identity was looked at since something last changed.
 func (d *Device) Settled() bool { return d.isSettled() }
 
@@ -129,7 +135,7 @@ func (d *Device) InboundSessions(ctx context.Context) ([]store.InboundSession, e
 // SealExport makes a file of exported keys whose text is plain.
 func SealExport(passphrase secret.String, plain []byte) ([]byte, error) {
 	var file bytes.Buffer
-	w, err := newExportWriter(passphrase, &file)
+	w, err := newExportWriter(passphrase, 10, &file)
 	if err != nil {
 		return nil, err
 	}
@@ -209,4 +215,16 @@ func (d *Device) Verify(ctx context.Context, user id.UserID) error {
 		return err
 	}
 	return d.acct.tracker.SetVerified(ctx, user, signed)
+}
+
+// InMemory tells how many devices the engine has in memory, and how many sync by themselves.
+func (e *Engine) InMemory() (devices, awake int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, d := range e.devices {
+		if d.isAwake() {
+			awake++
+		}
+	}
+	return len(e.devices), awake
 }

@@ -125,6 +125,12 @@ func (d *Device) bootstrap(ctx context.Context, auth UserAuth, may bootstrapping
 	if keys == nil {
 		return d.awaitIdentity(ctx, own)
 	}
+	if !own.State().Accepted() {
+		// It changed elsewhere, and is about to be accepted with nobody present.
+		if err := d.tellRecoveredAlone(ctx); err != nil {
+			return err
+		}
+	}
 	if err := d.useIdentity(ctx, own, keys); err != nil {
 		return err
 	}

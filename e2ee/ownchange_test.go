@@ -1,6 +1,9 @@
 package e2ee_test
 
 import (
+	"bytes"
+	"crypto/ed25519"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -16,6 +19,7 @@ import (
 // not it was restarted meanwhile; recovering with the new key heals it. Contacts who were
 // verified are reported as what they are: they changed nothing.
 func TestOwnIdentityChangedElsewhere(t *testing.T) {
+	t.Parallel()
 	for _, restarted := range []bool{false, true} {
 		name := "running"
 		if restarted {
@@ -88,10 +92,118 @@ func TestOwnIdentityChangedElsewhere(t *testing.T) {
 	}
 }
 
+// The user's other client resets the identity and keeps the secret storage, whose key this
+// proxy holds: the seeds come into it, then the identity is published. The device recovers
+// by itself, and its user is told of the change all the same, until they have dismissed it
+// (requirement 1.11).
+func TestOwnIdentityChangedAndRecoveredAlone(t *testing.T) {
+	hs := liar.New(t)
+	alice := newPerson(t, hs, "alice", "FIRST")
+	room := alice.newRoom(newPerson(t, hs, "bob", "BOBS"))
+	alice.send(room, "before")
+	other := hs.Login("alice", "OTHER")
+	storage := storageOf(t, hs, other, recoveryKey(t, alice.dev))
+	next := &identity{t: t, hs: hs, owner: other, master: newSigningKey(t), self: newSigningKey(t)}
+	user := newSigningKey(t)
+	// The old seeds go away before the new identity is there: the only copy of the new ones
+	// must not be replaced by the old.
+	for name, key := range map[string]ed25519.PrivateKey{
+		"m.cross_signing.master": next.master, "m.cross_signing.self_signing": next.self, "m.cross_signing.user_signing": user,
+	} {
+		putSecretInto(t, hs, other, storage, name, key.Seed())
+	}
+	looksAgain(t, hs, other)
+	await(t, "it does not tell of the other identity", func() bool { return problems(status(t, alice.dev))["secret_storage_incomplete"] })
+	if status(t, alice.dev).SecretStorage.Complete {
+		t.Error("secret storage counts as complete")
+	}
+	call(t, hs, other, http.MethodPost, "keys/device_signing/upload", map[string]any{
+		"master_key":       next.key("master", next.master),
+		"self_signing_key": next.signed(next.key("self_signing", next.self), next.master),
+		"user_signing_key": next.signed(next.key("user_signing", user), next.master),
+		"auth":             map[string]any{"type": "m.login.password", "session": "any", "password": "password of alice"},
+	}, nil)
+	await(t, "it does not recover", func() bool {
+		s := status(t, alice.dev)
+		return inOrder(s) && s.Identity.MasterKey == id.Ed25519(publicKey(next.master))
+	})
+	alice.send(room, "after")
+	await(t, "the other warnings stay", func() bool { return len(warningCodes(t, alice.dev)) == 1 })
+	if told := warningCodes(t, alice.dev); !strings.Contains(told["own_identity_changed"].Message, "was confirmed again") {
+		t.Fatalf("warnings: %+v", told)
+	}
+	alice.restart()
+	ready(t, alice.dev)
+	if err := alice.dev.DismissWarning(t.Context(), warningCodes(t, alice.dev)["own_identity_changed"].ID); err != nil {
+		t.Fatal(err)
+	}
+	alice.dev.Maintain(t.Context())
+	if told := warningCodes(t, alice.dev); len(told) != 0 {
+		t.Errorf("after dismissing: %+v", told)
+	}
+}
+
+// looksAgain has the user's devices look at secret storage again.
+func looksAgain(t *testing.T, hs *liar.Server, s liar.Session) {
+	t.Helper()
+	setAccountData(t, hs, s, "m.secret_storage.default_key", map[string]any{"key": defaultKey(t, hs, s)})
+}
+
+// Another client puts seeds into secret storage and then fails to publish them. They stay
+// until somebody says that they are to be replaced: POST bootstrap does.
+func TestSeedsOfAnotherClientAreKept(t *testing.T) {
+	const master = "m.cross_signing.master"
+	hs := liar.New(t)
+	alice := newPerson(t, hs, "alice", "FIRST")
+	other := hs.Login("alice", "OTHER")
+	storage := storageOf(t, hs, other, recoveryKey(t, alice.dev))
+	seed := newSigningKey(t).Seed()
+	putSecretInto(t, hs, other, storage, master, seed)
+	looksAgain(t, hs, other)
+	await(t, "no warning", func() bool { return warningCodes(t, alice.dev)["secret_storage_missing"].ID != "" })
+	if kept := inStorage(t, hs, other, storage, master); !bytes.Equal(kept, seed) {
+		t.Error("the seed of another client was replaced")
+	}
+	if _, err := alice.dev.Bootstrap(t.Context(), e2ee.UserAuth{}); err != nil {
+		t.Fatal(err)
+	}
+	if now := inStorage(t, hs, other, storage, master); bytes.Equal(now, seed) {
+		t.Error("the bootstrap did not complete secret storage")
+	}
+	ready(t, alice.dev)
+	await(t, "the warning stays", func() bool { return len(warningCodes(t, alice.dev)) == 0 })
+}
+
+// Another client deletes the secret storage, as clients do in the middle of a reset. It is
+// not made again between their steps: they would find a default key that they cannot open.
+// The user is told, and POST bootstrap makes it again.
+func TestDeletedStorageIsNotMadeAgain(t *testing.T) {
+	hs := liar.New(t)
+	alice := newPerson(t, hs, "alice", "FIRST")
+	other := hs.Login("alice", "OTHER")
+	was := defaultKey(t, hs, other)
+	for _, name := range append([]string{"m.secret_storage.key." + was, "m.secret_storage.default_key"}, secretNames...) {
+		setAccountData(t, hs, other, name, map[string]any{})
+	}
+	await(t, "no warning", func() bool { return warningCodes(t, alice.dev)["secret_storage_missing"].ID != "" })
+	alice.restart()
+	await(t, "status does not say so", func() bool { return problems(status(t, alice.dev))["secret_storage_missing"] })
+	settle(t, alice.dev)
+	if now := defaultKey(t, hs, other); now != "" {
+		t.Fatalf("the default key is %s again", now)
+	}
+	if _, err := alice.dev.Bootstrap(t.Context(), e2ee.UserAuth{}); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, alice.dev)
+	await(t, "the warning stays", func() bool { return len(warningCodes(t, alice.dev)) == 0 })
+}
+
 // Attack A9: the homeserver swaps the account's own identity for one of its own making,
 // which signs the proxied device too. To the device all looks signed. It freezes, also
 // where unsigned devices may send.
 func TestHomeserverSwapsOwnIdentity(t *testing.T) {
+	t.Parallel()
 	for _, allowed := range []bool{false, true} {
 		swapOwnIdentity(t, allowed)
 	}

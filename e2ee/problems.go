@@ -46,6 +46,10 @@ var (
 		"secret_storage_incomplete", "Secret storage does not hold your whole identity.",
 		"POST /_e2ee_proxy/v1/recover with your recovery key.",
 	}
+	problemStorageOfAnother = Problem{
+		"secret_storage_incomplete", "Secret storage holds another identity than the one that is published.",
+		"If none of your other clients is making a new identity at this moment: POST /_e2ee_proxy/v1/bootstrap stores the right one.",
+	}
 	problemNoBackup = Problem{
 		"backup_missing", "Your message history is not saved: the account has no backup of your messages.",
 		"POST /_e2ee_proxy/v1/bootstrap.",

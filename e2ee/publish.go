@@ -181,7 +181,7 @@ func (d *Device) GaveFullState(ctx context.Context) error {
 // revoke the old one, so it is used only once the client has, or the old one is refused
 // (requirement 22.3).
 func (e *Engine) Refreshed(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) error {
-	d, err := e.fromStore(ctx, deviceKey{user, device})
+	d, err := e.fromStore(ctx, deviceKey{user, device}, true)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}

@@ -205,7 +205,7 @@ func (d *Device) replaceStorage(ctx context.Context, keys *crossSigning) error {
 	secrets := keys.byName()
 	secrets[secretBackup] = private.Bytes()
 	for name, value := range secrets {
-		if err := d.storeSecret(ctx, key, name, value, true); err != nil {
+		if err := d.storeSecret(ctx, key, name, value, replaceAll); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package e2ee
 
 import (
+	"bytes"
 	"context"
 	"crypto/aes"
 	"encoding/base64"
@@ -104,16 +105,21 @@ func (s *storageDescription) checkable() bool { return s.Meta.IV != "" && s.Meta
 // completeStorage makes secret storage with a default key if there is none, and a key
 // backup if there is none, and stores the secrets in it (requirements 1.3 to 1.5).
 // opened is the key of secret storage, if the caller has just used it. Secret storage
-// whose key is not here is left as it is.
+// whose key is not here is left as it is; one that was deleted comes back only when
+// somebody asks for it.
 func (d *Device) completeStorage(ctx context.Context, keys *crossSigning, opened *ssss.Key, may bootstrapping) error {
 	described, err := d.defaultStorage(ctx)
 	if err != nil && !errors.Is(err, ErrNoSecretStorage) {
 		return err
 	}
 	usable := err == nil
+	had, err := d.acct.hadStorage(ctx)
+	if err != nil {
+		return err
+	}
 	key := opened
 	if key == nil && usable {
-		if key, err = d.storageKey(ctx, described, may.create); err != nil {
+		if key, err = d.storageKey(ctx, described, may.create && (may.explicit || !had)); err != nil {
 			return err
 		}
 	}
@@ -128,8 +134,17 @@ func (d *Device) completeStorage(ctx context.Context, keys *crossSigning, opened
 	if private != nil {
 		secrets[secretBackup] = private
 	}
+	standing := storageComplete
 	for name, value := range secrets {
-		if err := d.storeSecret(ctx, key, name, value, false); err != nil {
+		how := keepAnother
+		if may.explicit || name == secretBackup { // which was compared with the backup in use
+			how = replaceAnother
+		}
+		err := d.storeSecret(ctx, key, name, value, how)
+		switch {
+		case errors.Is(err, errAnotherSecret):
+			standing = storageIncomplete
+		case err != nil:
 			return err
 		}
 	}
@@ -139,7 +154,32 @@ func (d *Device) completeStorage(ctx context.Context, keys *crossSigning, opened
 			return err
 		}
 	}
-	d.acct.noteStorage(storageComplete)
+	d.acct.noteStorage(standing)
+	return d.sawStorage(ctx)
+}
+
+// secretStorageSeen is there once the account has had a default key.
+const secretStorageSeen = "secret_storage_seen"
+
+func (a *account) hadStorage(ctx context.Context) (bool, error) {
+	_, err := a.eng.store.Secret(ctx, a.row, secretStorageSeen)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return false, fmt.Errorf("load whether there was secret storage: %w", err)
+	}
+	return err == nil, nil
+}
+
+// sawStorage notes that the account has secret storage. Where it is gone afterwards,
+// another client deleted it, as those do that reset the identity: it is not made again
+// between their steps, but when somebody asks for it.
+func (d *Device) sawStorage(ctx context.Context) error {
+	if had, err := d.acct.hadStorage(ctx); had || err != nil {
+		return err
+	}
+	row := store.Secret{Name: secretStorageSeen, Value: secret.Bytes("1"), CreatedAt: d.eng.now()}
+	if err := d.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
+		return fmt.Errorf("store that there is secret storage: %w", err)
+	}
 	return nil
 }
 
@@ -158,7 +198,7 @@ func (d *Device) judgeStorage(ctx context.Context, described *storageDescription
 	} else {
 		d.acct.noteStorage(storageIncomplete)
 	}
-	return nil
+	return d.sawStorage(ctx)
 }
 
 // holdsSecrets reports whether secret storage holds the identity, and the backup key if
@@ -289,10 +329,26 @@ func checkableKey() (*ssss.Key, error) {
 	}
 }
 
-// storeSecret puts a secret into secret storage under a key, unless it is there. What is
-// stored under other keys, or beside it, stays; with alone it goes, because it belongs to
-// an identity that is no more.
-func (d *Device) storeSecret(ctx context.Context, key *ssss.Key, name string, value []byte, alone bool) error {
+// storing says what becomes of other values of a secret. The zero value harms none.
+type storing int
+
+const (
+	// keepAnother leaves a value that stands under the same key. Clients that make a new
+	// identity put it there before they publish it: it may be all that there is of it.
+	keepAnother storing = iota
+	// replaceAnother replaces it.
+	replaceAnother
+	// replaceAll drops those under other keys too, because they belong to an identity that
+	// is no more.
+	replaceAll
+)
+
+// errAnotherSecret says that another value stands in a secret's place.
+var errAnotherSecret = errors.New("secret storage holds another value under the same key")
+
+// storeSecret puts a secret into secret storage under a key, unless it is there. What
+// stands beside it stays; see storing.
+func (d *Device) storeSecret(ctx context.Context, key *ssss.Key, name string, value []byte, how storing) error {
 	raw, err := d.accountData(ctx, name)
 	if err != nil {
 		return err
@@ -310,12 +366,16 @@ func (d *Device) storeSecret(ctx context.Context, key *ssss.Key, name string, va
 		others--
 		var sealed ssss.EncryptedKeyData
 		if json.Unmarshal(mine, &sealed) == nil {
-			if have, err := key.Decrypt(name, sealed); err == nil && string(have) == string(value) && (!alone || others == 0) {
+			have, err := key.Decrypt(name, sealed)
+			switch same := err == nil && bytes.Equal(have, value); {
+			case same && (how != replaceAll || others == 0):
 				return nil
+			case err == nil && !same && how == keepAnother:
+				return errAnotherSecret
 			}
 		}
 	}
-	if alone {
+	if how == replaceAll {
 		entries, content = nil, nil
 	}
 	sealed, err := json.Marshal(key.Encrypt(name, value))

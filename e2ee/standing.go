@@ -16,7 +16,8 @@ const (
 	storageUnknown storageStanding = iota
 	// storageMissing is an account without a usable default key.
 	storageMissing
-	// storageIncomplete lacks some of the secrets, and its key is not here.
+	// storageIncomplete lacks some of the secrets, and its key is not here, or it holds
+	// those of another identity.
 	storageIncomplete
 	// storageComplete holds the identity and, if there is a backup, its key (requirements 1.4, 1.5).
 	storageComplete

@@ -223,8 +223,13 @@ func (d *Device) storageStatus(ctx context.Context, out *Status, hasBackup bool)
 	if out.SecretStorage.Complete, err = d.holdsSecrets(ctx, described.ID, hasBackup); err != nil {
 		return err
 	}
-	if !out.SecretStorage.Complete {
+	standing, _ := d.acct.standing()
+	switch {
+	case !out.SecretStorage.Complete:
 		out.Problems = append(out.Problems, problemStorageIncomplete)
+	case standing == storageIncomplete: // what was compared when it last changed
+		out.SecretStorage.Complete = false
+		out.Problems = append(out.Problems, problemStorageOfAnother)
 	}
 	return nil
 }

@@ -168,6 +168,23 @@ func ownIdentityWarnings(ev *trustcache.Event) []store.Warning {
 	return nil
 }
 
+// recoveredAlone is what the warning of tellRecoveredAlone is about: it does not end when
+// the identity is accepted, as the one about the change does.
+const recoveredAlone = "recovered alone"
+
+// tellRecoveredAlone raises a warning that stays until it is dismissed: whoever recovers
+// by themselves knows of the change; one that the proxy recovers from with what it holds
+// must be told all the same (requirement 1.11).
+func (d *Device) tellRecoveredAlone(ctx context.Context) error {
+	told := raised(warnOwnIdentityChanged, recoveredAlone, d.acct.user, textRecoveredAlone, d.eng.now())
+	if err := d.save(ctx, &store.Changes{Warnings: []store.Warning{told}}); err != nil {
+		return fmt.Errorf("store a warning: %w", err)
+	}
+	d.acct.warningsChanged()
+	d.eng.alert(d.acct)
+	return nil
+}
+
 // The texts. %s is a user or a device.
 const (
 	textIdentityChanged = "%s's digital identity was reset. Nothing is sent to encrypted rooms with them until you accept the new one. " +
@@ -181,6 +198,8 @@ const (
 	textOwnIdentityChanged = "Your digital identity was reset on another device, or somebody is taking over your account. " +
 		"This device is not confirmed any more, and nothing is sent from it to encrypted rooms. " +
 		"If it was you, confirm this device with your new recovery key. If it was not, change your password and talk to the administrator of your homeserver."
+	textRecoveredAlone = "Your digital identity was reset on another device. This device was confirmed again with the recovery key that it holds. " +
+		"If it was not you, somebody else has your recovery key: change your password, log out devices you do not know, and reset your digital identity."
 	textDeviceNotSigned = "Your device %s is not confirmed. Other people's devices do not trust it. Confirm it, or log it out if you do not know it."
 	textNoIdentity      = "You have no digital identity yet, so that other people's devices do not trust this one. Set it up."
 	textStorageMissing  = "Your digital identity is not saved, so that you would lose it with this device. Set recovery up."

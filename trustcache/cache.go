@@ -17,8 +17,10 @@ type Cache struct {
 	users *lru.Cache[cacheKey, *entry]
 }
 
+// cacheKey names the account by its row: a user ID can come to belong to somebody else
+// (attack 51), a row never does.
 type cacheKey struct {
-	account int64 // not by its user ID, which can belong to another account one day
+	account int64
 	user    id.UserID
 }
 

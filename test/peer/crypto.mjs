@@ -75,12 +75,10 @@ export const cryptoCommands = {
         return newSecretStorage(peer);
     },
 
-    // reset replaces identity, secret storage and backup.
+    // reset replaces identity, secret storage and backup, as Element does: the old ones go
+    // first, then comes the new identity, then recovery is set up.
     async reset(peer, { password }) {
-        await peer.crypto.bootstrapCrossSigning({
-            setupNewCrossSigning: true,
-            authUploadDeviceSigningKeys: authenticate(peer, password),
-        });
+        await peer.crypto.resetEncryption(authenticate(peer, password));
         return newSecretStorage(peer);
     },
 

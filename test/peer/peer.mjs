@@ -122,28 +122,31 @@ export class Peer {
         return new Promise((resolve, reject) => {
             let looking = false;
             let again = false;
+            let ended = false;
             const end = (settle, value) => {
+                ended = true;
                 this.watchers.delete(check);
                 clearTimeout(timer);
                 clearInterval(ticker);
                 settle(value);
             };
             const check = async () => {
-                if (looking) {
+                if (ended || looking) {
                     again = true;
                     return;
                 }
                 looking = true;
-                do {
-                    again = false;
-                    try {
-                        const found = await look();
-                        if (found !== undefined) return end(resolve, found);
-                    } catch (e) {
-                        return end(reject, e);
-                    }
-                } while (again);
+                again = false;
+                try {
+                    const found = await look();
+                    if (found !== undefined) return end(resolve, found);
+                } catch (e) {
+                    return end(reject, e);
+                }
                 looking = false;
+                // Not at once: looking may itself be something that the SDK tells of, and
+                // without a pause nothing else would ever run.
+                if (again) setTimeout(check, 10);
             };
             const timer = setTimeout(async () => {
                 const why = await Promise.resolve(missing()).catch((e) => String(e));

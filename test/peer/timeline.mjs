@@ -74,7 +74,7 @@ async function decryptAgain(peer, event) {
 async function find(peer, room, where) {
     // Newest first: after an edit, several events may have the same text.
     for (const event of [...events(peer, room)].reverse()) {
-        if (where.decrypted) await decryptAgain(peer, event);
+        if (where.decrypted && where.event_id === event.getId()) await decryptAgain(peer, event);
         const described = await describe(peer, event);
         if (matches(described, where)) return described;
     }
