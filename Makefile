@@ -2,6 +2,7 @@
 # make test                                        everything that can be tested on this machine
 # make demo                                        a conversation on a real homeserver, shown
 # make bench                                       the figures of docs/performance.md
+# make bench-docs                                  the same, written into it
 # make lint                                        golangci-lint, govulncheck
 # make build                                       bin/e2ee-proxy, static
 # make test-deps                                   prepare what the tests need, below .cache/
@@ -9,7 +10,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: build run test bench demo lint fmt-check test-deps clean
+.PHONY: build run test bench bench-docs demo lint fmt-check test-deps clean
 
 HOMESERVER ?=
 DATA ?= data
@@ -44,7 +45,10 @@ test: fmt-check build
 	$(if $(RACE),CGO_ENABLED=1,CGO_ENABLED=0) go test $(RACE) -timeout $(TEST_TIMEOUT) $(PACKAGES)
 
 bench:
-	go test -run '^$$' -bench . -benchmem -timeout 30m $(PACKAGES)
+	go run ./test/bench
+
+bench-docs:
+	go run ./test/bench -write docs/performance.md
 
 demo:
 	go run ./test/demo

@@ -77,6 +77,7 @@ func (p *puppet) asked(sessionID string) (n int) {
 // from everybody but that device, for another session, too late, or in another's name. It
 // is not taken; the right one is, afterwards, and proves nothing of who sent the event.
 func TestForwardsThatAreNotAnswers(t *testing.T) {
+	t.Parallel()
 	for name, attack := range map[string]func(t *testing.T, st *stage, said *megolm, other *puppet){
 		"of the sender": func(_ *testing.T, st *stage, said *megolm, _ *puppet) {
 			said.p.sendOlm(st.target(), said.p.envelope(st.target(), "m.forwarded_room_key", said.forward()))
@@ -152,6 +153,7 @@ func TestForwardsThatAreNotAnswers(t *testing.T) {
 // earlier part: one whose ratchet does not lead to what is here is refused, also when the
 // session is alice's own. One that does is taken, and the owner stays who it was.
 func TestForwardOfAnEarlierPart(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	other := st.ownPuppet("OTHER")
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
@@ -207,6 +209,7 @@ func TestForwardOfAnEarlierPart(t *testing.T) {
 // A forward, then the key itself over Olm from another member: what the forward claimed
 // is nothing to go by, and the direct key's owner is who sent it.
 func TestForwardLendsNoOwner(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	other := st.ownPuppet("OTHER")
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
@@ -237,6 +240,7 @@ func TestForwardLendsNoOwner(t *testing.T) {
 // else does, somebody else in her name, the homeserver in the name of the confirmed one.
 // A key goes over Olm to the confirmed device, once, however often it is asked for.
 func TestRoomKeysGoToConfirmedDevicesOnly(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	room, bob, said := hear(t, st)
 	other := st.ownPuppet("OTHER")

@@ -74,6 +74,7 @@ func (st *stage) known(bob *puppet) (room string) {
 // in another spelling, after a restart, and after its session was forgotten. Alice's
 // client is handed it once.
 func TestRepeatedPreKeyMessage(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	st.known(bob)
@@ -145,10 +146,37 @@ func TestRepeatedPreKeyMessage(t *testing.T) {
 	await(t, "the last note does not come", func() bool { return st.heardNotes("the channel is sound") == 1 })
 }
 
+// A to-device message in clear, which anybody can have sent, says that it was decrypted. A
+// client can tell it from one that was.
+func TestToDeviceMessageInClear(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, nil)
+	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
+	st.known(bob)
+	st.sync()
+	forged := func(_ *liar.Request, body map[string]any) {
+		messages, _ := body["to_device"].(map[string]any)
+		events, _ := messages["events"].([]any)
+		for _, ev := range events {
+			ev.(map[string]any)["decrypted"] = true
+		}
+	}
+	defer st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("GET", "/sync$")), liar.Edit(forged))()
+	st.hs.SendToDevice(st.alice.UserID, st.alice.DeviceID, bob.UserID, noteType, map[string]any{"body": "in clear"})
+	st.deliver(bob, bob.sealOlm(st.target(), bob.envelope(st.target(), noteType, map[string]any{"body": "sealed"})))
+	await(t, "the notes do not come", func() bool { return st.heardNotes("sealed") == 1 && st.heardNotes("in clear") == 1 })
+	for _, ev := range st.heard {
+		if ev.Decrypted != (ev.Content["body"] == "sealed") {
+			t.Errorf("%v: decrypted is %v", ev.Content, ev.Decrypted)
+		}
+	}
+}
+
 // Attack A18, for messages of a session that both sides have used. Damaged ones change
 // nothing, wherever they are damaged: the one they were made of is read, and those before
 // and after it.
 func TestDamagedOlmMessage(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.known(bob)
@@ -197,6 +225,7 @@ func TestDamagedOlmMessage(t *testing.T) {
 // Attack A26. What a message says is said once, and under the names that the
 // specification gives: another reader might take the other name, or the other value.
 func TestNamesInAnotherCase(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	room, bob, said := hear(t, st)
 	for name, send := range map[string]func(key *megolm){
@@ -242,6 +271,7 @@ func TestNamesInAnotherCase(t *testing.T) {
 // Attack 65. A session jumps to its last messages: what lies between is neither derived
 // one by one nor kept, and the earlier messages are still read.
 func TestDistantMessages(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	room, bob, said := hear(t, st)
 	early := said.seal(said.text("early"))

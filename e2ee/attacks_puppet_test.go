@@ -37,6 +37,8 @@ type puppet struct {
 	sessions map[id.Curve25519][]olm.Session
 	plain    []heard // what came to it in clear
 	opened   []heard // what came to it over Olm
+	// plaintexts are those of opened, whole.
+	plaintexts [][]byte
 }
 
 // heard is a to-device message.
@@ -44,6 +46,10 @@ type heard struct {
 	Type    string         `json:"type"`
 	Sender  string         `json:"sender"`
 	Content map[string]any `json:"content"`
+	// Decrypted is what the proxy says to a client.
+	Decrypted bool `json:"decrypted"`
+	// DeviceKeys are those of the sender, in a message that came over Olm.
+	DeviceKeys json.RawMessage `json:"sender_device_keys"`
 }
 
 // newPuppet logs a device in and publishes its keys.
@@ -293,7 +299,7 @@ func (p *puppet) note(plain []byte) {
 	if err := json.Unmarshal(plain, &ev); err != nil {
 		p.t.Error(err)
 	}
-	p.opened = append(p.opened, ev)
+	p.opened, p.plaintexts = append(p.opened, ev), append(p.plaintexts, plain)
 }
 
 // roomKeys gives the room keys the device was given, by session.

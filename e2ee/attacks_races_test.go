@@ -17,6 +17,7 @@ import (
 // The client's sync is answered while carol is a member and arrives after the proxy has
 // heard that she left. That it is older cannot be seen in it. She is given nothing.
 func TestOvertakenSync(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, func(o *e2ee.Options) { o.OwnSyncAfter = time.Hour })
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	carol, _ := confirmedPuppet(t, st.hs, "carol", "CAROL")
@@ -46,6 +47,7 @@ func TestOvertakenSync(t *testing.T) {
 // The same with the history visibility: it was shared when the client's sync was
 // answered, and is joined by now. Who is invited is given nothing, after a restart too.
 func TestOvertakenVisibility(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, func(o *e2ee.Options) { o.OwnSyncAfter = time.Hour })
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	carol, _ := confirmedPuppet(t, st.hs, "carol", "CAROL")
@@ -83,6 +85,7 @@ func TestOvertakenVisibility(t *testing.T) {
 // The members of a room are fetched twice at the same time, and carol leaves after the
 // first question was answered and before the second is asked. Neither counts her in.
 func TestMembersFetchedTwice(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, func(o *e2ee.Options) { o.OwnSyncAfter = time.Hour })
 	carol, _ := confirmedPuppet(t, st.hs, "carol", "CAROL")
 	room := st.hs.CreateRoom(true, st.alice.UserID, carol.UserID)
@@ -121,6 +124,7 @@ func TestMembersFetchedTwice(t *testing.T) {
 // Somebody leaves after it was decided who is given the key and before it is made: the
 // message does not go out under it.
 func TestDepartureBeforeTheKeyIsMade(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	carol, _ := confirmedPuppet(t, st.hs, "carol", "CAROL")

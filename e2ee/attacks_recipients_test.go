@@ -43,6 +43,7 @@ func wantTold(t *testing.T, p *puppet, session, code string) {
 // withheld". A device that bob never confirmed is added to his account. It is given no
 // key, is told so once for each session, and costs nobody else a new session.
 func TestUnsignedDeviceOfAPeer(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	spy := newPuppet(t, st.hs, "bob", "SPY")
@@ -72,6 +73,7 @@ func TestUnsignedDeviceOfAPeer(t *testing.T) {
 // from nothing, signed with a self-signing key of its own making, carrying the signature
 // that belongs to another device, or with the right signature over something else.
 func TestDeviceThatItsOwnerCannotSee(t *testing.T) {
+	t.Parallel()
 	for name, forge := range map[string]func(bob *puppet, own, fake *identity, spy *puppet) map[string]any{
 		"unsigned": func(_ *puppet, _, _ *identity, spy *puppet) map[string]any { return spy.deviceKeys() },
 		"signed by a key that bob's identity did not sign": func(_ *puppet, _, fake *identity, spy *puppet) map[string]any {
@@ -124,6 +126,7 @@ func TestDeviceThatItsOwnerCannotSee(t *testing.T) {
 // Attack A8. Bob's whole identity is swapped for another, with a device that belongs to
 // it. Nothing is sent to the room until alice has acknowledged that very identity.
 func TestSwappedIdentityOfAPeer(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
@@ -158,6 +161,7 @@ func TestSwappedIdentityOfAPeer(t *testing.T) {
 // Trap: "a device that lost its cross-signature, or was deleted, keeps getting keys".
 // Recipients are computed for every send, and what such a device has is not used again.
 func TestDeviceThatIsNoLongerConfirmed(t *testing.T) {
+	t.Parallel()
 	for name, lose := range map[string]func(st *stage, second *puppet){
 		"signature withdrawn": func(st *stage, second *puppet) {
 			st.hs.EditDeviceKeys(second.UserID, second.DeviceID, func(keys map[string]any) {
@@ -187,6 +191,7 @@ func TestDeviceThatIsNoLongerConfirmed(t *testing.T) {
 			}
 			if name != "deleted" {
 				cannotRead(t, second, h)
+				wantTold(t, second, h.session, "m.unverified")
 			}
 		})
 	}
@@ -195,6 +200,7 @@ func TestDeviceThatIsNoLongerConfirmed(t *testing.T) {
 // Trap: "a device ID that is used again keeps the old signing key". Bob logs out and logs
 // in with the same device ID: that is a new device, and gets keys once it is confirmed.
 func TestDeviceIDUsedAgain(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, own := confirmedPuppet(t, st.hs, "bob", "BOB")
 	second := newPuppet(t, st.hs, "bob", "SECOND")
@@ -217,6 +223,7 @@ func TestDeviceIDUsedAgain(t *testing.T) {
 // has put its own in place, well signed by themselves. The keys that are known stay, and
 // what is sent goes to them.
 func TestKeysOfALivingDeviceChange(t *testing.T) {
+	t.Parallel()
 	for _, which := range []string{"both keys", "curve25519"} {
 		t.Run(which, func(t *testing.T) {
 			st := newStage(t, nil)
@@ -256,6 +263,7 @@ func containsKey(t *testing.T, r *liar.Request, key string) bool {
 // Attack A16. Two devices of bob's, both confirmed, claim one Curve25519 key, so that
 // what is encrypted for one can be read by the other. Neither is given anything.
 func TestTwoDevicesWithOneKey(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, own := confirmedPuppet(t, st.hs, "bob", "BOB")
 	twin := silentPuppet(t, st.hs, st.hs.Login("bob", "TWIN"))
@@ -273,6 +281,7 @@ func TestTwoDevicesWithOneKey(t *testing.T) {
 // keys with which the secret would be known to everybody. None is used; bob's device is
 // told that there is no channel, and gets the key when it has proper ones.
 func TestBadOneTimeKeys(t *testing.T) {
+	t.Parallel()
 	zero, one := make([]byte, 32), make([]byte, 32)
 	one[0] = 1
 	mallory := func(t *testing.T, st *stage) *puppet { return newPuppet(t, st.hs, "mallory", "MALLORY") }
@@ -334,6 +343,7 @@ func rawBase64(raw []byte) string { return base64.RawStdEncoding.EncodeToString(
 // told once, asked for again after a pause that grows, and given the session's key from
 // the message on that is sent next.
 func TestDeviceWithoutOneTimeKeys(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob := silentPuppet(t, st.hs, st.hs.Login("bob", "BOB"))
 	bob.upload(map[string]any{"device_keys": bob.deviceKeys()})
@@ -361,6 +371,7 @@ func TestDeviceWithoutOneTimeKeys(t *testing.T) {
 // cannot answer. It gets the key with the first message after it can again, and what is
 // known meanwhile is used: bob's old device is not unsigned because nobody answers.
 func TestFailedKeyQuery(t *testing.T) {
+	t.Parallel()
 	for name, fail := range map[string]liar.Hook{
 		"error":   liar.Fail(http.StatusInternalServerError, "M_UNKNOWN"),
 		"cut":     liar.Cut,
@@ -391,6 +402,7 @@ func TestFailedKeyQuery(t *testing.T) {
 // Trap: "two overlapping queries where the older answer wins". The answer of a query that
 // was made before bob withdrew a device's signature arrives after he did.
 func TestOverlappingKeyQueries(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, own := confirmedPuppet(t, st.hs, "bob", "BOB")
 	second := newPuppet(t, st.hs, "bob", "SECOND")
@@ -419,6 +431,7 @@ func TestOverlappingKeyQueries(t *testing.T) {
 // Trap: "a gap after restart never closed". What changed while the engine did not run
 // counts for the first message it sends.
 func TestChangesWhileNotRunning(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, own := confirmedPuppet(t, st.hs, "bob", "BOB")
 	lost := newPuppet(t, st.hs, "bob", "LOST")

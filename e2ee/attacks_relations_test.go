@@ -34,6 +34,7 @@ func contentOf(ev map[string]any) map[string]any {
 // clear counts, as the specification says, also by its absence; but it makes no edit of a
 // message that is none.
 func TestForgedRelation(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	room, bob, said := hear(t, st)
 	inject := func(payload, clear map[string]any) map[string]any {
@@ -73,6 +74,7 @@ func TestForgedRelation(t *testing.T) {
 // is an edit any more; where the policy says so they are held back, and not a word of
 // them is shown.
 func TestMessagesInClear(t *testing.T) {
+	t.Parallel()
 	for name, inClear := range map[string]trustcache.InClear{"marked": trustcache.InClearMark, "held back": trustcache.InClearWithhold} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -80,6 +82,13 @@ func TestMessagesInClear(t *testing.T) {
 				o.Policy = func() trustcache.Policy { return trustcache.Policy{InClear: inClear} }
 			})
 			room, bob, said := hear(t, st)
+			defer st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("GET", "/sync$")), liar.Edit(func(_ *liar.Request, body map[string]any) {
+				eachEvent(body, func(ev map[string]any) {
+					if ev["type"] == "org.example.elsewhere" {
+						ev["room_id"] = "!elsewhere:liar.test"
+					}
+				})
+			}))()
 			original := said.say("original")
 			st.awaitText(original, "original")
 			key := ""
@@ -93,6 +102,7 @@ func TestMessagesInClear(t *testing.T) {
 				"message as state": {Type: "m.room.message", StateKey: &key, Content: raw(text)},
 				"sticker":          {Type: "m.sticker", Content: raw(text)},
 				"unknown type":     {Type: "org.example.unknown", Content: raw(text)},
+				"another room's":   {Type: "org.example.elsewhere", Content: raw(text)},
 			} {
 				ev.Sender = bob.UserID
 				event := st.hs.Inject(room, ev)

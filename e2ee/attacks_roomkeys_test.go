@@ -33,6 +33,7 @@ func (st *stage) kept(session string) (n int, first uint32) {
 // Attack A11. Things that only ever come over Olm come in clear, where anybody can write
 // them, or inside a room message. None has an effect, and none reaches the client.
 func TestSecretsInClear(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	room, bob, said := hear(t, st)
 	forged := bob.newMegolm(room)
@@ -45,12 +46,16 @@ func TestSecretsInClear(t *testing.T) {
 		"m.room_key": key, "m.forwarded_room_key": forwarded,
 		"m.secret.send": {"request_id": "x", "secret": "c2VjcmV0"}, "m.dummy": {},
 		"m.room_key_bundle": {"room_id": room},
+		"m.room_key.withheld": {
+			"algorithm": megolmAlgorithm, "room_id": room, "session_id": said.ID(), "code": "m.blacklisted", "sender_key": bob.curve25519,
+		},
 	} {
 		st.hs.SendToDevice(st.alice.UserID, st.alice.DeviceID, bob.UserID, eventType, content)
 		st.hs.Inject(room, liar.Event{Type: "m.room.encrypted", Sender: bob.UserID, Content: said.seal(map[string]any{
 			"type": eventType, "room_id": room, "content": content,
 		})})
 	}
+	st.awaitText(said.say("not withheld"), "not withheld")
 	event := forged.say("with a key that came in clear")
 	if code := st.wantHidden(event, "with a key that came in clear"); code != "MissingRoomKey" {
 		t.Error(code)
@@ -58,10 +63,14 @@ func TestSecretsInClear(t *testing.T) {
 	if n, _ := st.kept(forged.ID().String()); n > 0 {
 		t.Error("a room key that came in clear was kept")
 	}
+	if len(st.heard) > 0 {
+		t.Errorf("the client was handed %v", st.heard)
+	}
 }
 
 // Attack A12. Bob forwards a room key that nobody asked for, over a proper channel.
 func TestUnrequestedForward(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	room, bob, _ := hear(t, st)
 	other := bob.newMegolm(room)
@@ -78,6 +87,7 @@ func TestUnrequestedForward(t *testing.T) {
 // Attacks A12 and N2. Mallory, who has got room keys as a member of the room, sends them
 // on as if she had made them: bob's, and alice's own. She becomes the owner of neither.
 func TestRoomKeyOfAnotherOwner(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	room, bob, said := hear(t, st)
 	mallory, _ := confirmedPuppet(t, st.hs, "mallory", "MALLORY")
@@ -116,6 +126,7 @@ func TestRoomKeyOfAnotherOwner(t *testing.T) {
 // Attack N2. Bob's own device, which may have been taken over meanwhile, sends a key for
 // the session at a lower index whose ratchet does not lead to the one that is there.
 func TestUnconnectedRatchet(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
@@ -140,6 +151,7 @@ func TestUnconnectedRatchet(t *testing.T) {
 // the key it brings, is not: the session of a key is its own name, and device keys are
 // those of the device that sent it.
 func TestRoomKeyWithFalsePapers(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(st *stage, bob, mallory *puppet, said *megolm) map[string]any{
 		"device keys of bob": func(st *stage, bob, mallory *puppet, said *megolm) map[string]any {
 			plain := mallory.envelope(st.target(), "m.room_key", roomKey(said.room, said.ID().String(), said.export()))
@@ -202,6 +214,7 @@ func TestRoomKeyWithFalsePapers(t *testing.T) {
 // it was made with is still there when the whole one comes; the damaged and a repeated
 // message change nothing, also after a restart.
 func TestDamagedPreKeyMessage(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
@@ -250,6 +263,7 @@ func TestDamagedPreKeyMessage(t *testing.T) {
 // key. Whose message comes first has a channel; the other's cannot be read, and breaks
 // nothing. A fallback key may be used by many.
 func TestOneTimeKeyUsedTwice(t *testing.T) {
+	t.Parallel()
 	for _, fallback := range []bool{false, true} {
 		t.Run(fmt.Sprintf("fallback=%v", fallback), func(t *testing.T) {
 			st := newStage(t, nil)
@@ -290,6 +304,7 @@ func TestOneTimeKeyUsedTwice(t *testing.T) {
 
 // Trap: "a withheld notice, which anybody can send, blocks a key that arrives later".
 func TestForgedWithheldNotice(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)

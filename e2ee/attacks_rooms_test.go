@@ -21,6 +21,7 @@ func stateEvent(sender, eventType string, content any) liar.Event {
 // reset, the answer to the question for it is 404, also right after a restart and before
 // any sync. What was encrypted once is for ever.
 func TestEncryptionForgotten(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
@@ -34,6 +35,7 @@ func TestEncryptionForgotten(t *testing.T) {
 // Attack A20. It cannot be told whether a room is encrypted. Nothing is sent: unknown is
 // not plain.
 func TestEncryptionUnknown(t *testing.T) {
+	t.Parallel()
 	for name, answer := range map[string]liar.Hook{
 		"error":            liar.Fail(http.StatusInternalServerError, "M_UNKNOWN"),
 		"no answer":        liar.Cut,
@@ -74,6 +76,7 @@ func algorithmIs(v any) liar.Hook {
 // Attack A22. The algorithm of an encrypted room is changed to one that we do not know,
 // or taken away, by an event in a sync. The room stays what it was.
 func TestAlgorithmChanged(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
@@ -91,6 +94,7 @@ func TestAlgorithmChanged(t *testing.T) {
 // left, came back and is invited again in the part of the timeline that is left out, or
 // left in a gap of the client's own syncs. What she was given before is not used again.
 func TestDepartureInAGap(t *testing.T) {
+	t.Parallel()
 	for name, during := range map[string]func(st *stage, room string, carol *puppet){
 		"left": func(st *stage, room string, carol *puppet) {
 			st.hs.Inject(room, memberEvent(carol.UserID, "leave"))
@@ -131,6 +135,7 @@ func TestDepartureInAGap(t *testing.T) {
 // Who joins gets the live key from the next message on, and not what was said before
 // (design §10). Who leaves and comes back has missed what was said meanwhile.
 func TestJoinLeaveAndJoin(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	carol, _ := confirmedPuppet(t, st.hs, "carol", "CAROL")
@@ -160,6 +165,7 @@ func TestJoinLeaveAndJoin(t *testing.T) {
 // Somebody leaves while the key is being shared with the room: the message does not go
 // out under a key that they have.
 func TestDepartureWhileTheKeyIsShared(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	carol, _ := confirmedPuppet(t, st.hs, "carol", "CAROL")
@@ -187,6 +193,7 @@ func TestDepartureWhileTheKeyIsShared(t *testing.T) {
 // Attack A23. Invited users may not read; then the homeserver makes history visible and
 // invites mallory. She gets nothing of what was said while it was not.
 func TestHistoryVisibilityFlips(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	mallory, _ := confirmedPuppet(t, st.hs, "mallory", "MALLORY")
@@ -213,6 +220,7 @@ func TestHistoryVisibilityFlips(t *testing.T) {
 
 // A member whose user ID is none, or too long to be one, stops no send (attack A2).
 func TestMembersThatAreNoUsers(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)

@@ -25,6 +25,7 @@ func hear(t *testing.T, st *stage) (room string, bob *puppet, said *megolm) {
 // delivers it as somebody else's, so that her own words seem to be theirs. It decrypts
 // well: the key is her own. The owner of a session is who made it, also when that is us.
 func TestOwnCiphertextUnderAnotherSender(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
@@ -44,6 +45,7 @@ func TestOwnCiphertextUnderAnotherSender(t *testing.T) {
 // Attack A2. The same with somebody else's session: bob's message comes as that of
 // another member, of somebody who is no member, of nobody, and of alice herself.
 func TestCiphertextOfAnotherSession(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	room, bob, said := hear(t, st)
 	carol, _ := confirmedPuppet(t, st.hs, "carol", "CAROL")
@@ -66,6 +68,7 @@ func memberEvent(user, membership string) liar.Event {
 // is, with a room key that names the other room, and with the members in clear that a
 // bridge uses to say that a room was renamed. The room inside the ciphertext decides.
 func TestCiphertextMovedToAnotherRoom(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	room, bob, said := hear(t, st)
 	other := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
@@ -102,6 +105,7 @@ func TestCiphertextMovedToAnotherRoom(t *testing.T) {
 // messages than are remembered in memory, after a restart, and as the same event at
 // another time. What alice was told once is not told again as something new.
 func TestReplayedMessage(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	room, bob, said := hear(t, st)
 	content := said.seal(said.text("pay"))
@@ -158,6 +162,7 @@ func eachEvent(body map[string]any, visit func(ev map[string]any)) {
 
 // Attack A4, in one response: of two events with one ciphertext only the first is shown.
 func TestReplayInOneResponse(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	room, bob, said := hear(t, st)
 	content := said.seal(said.text("once"))
@@ -173,6 +178,7 @@ func TestReplayInOneResponse(t *testing.T) {
 // Attack A18, for room messages. A damaged ciphertext is refused and changes nothing: the
 // one it was made of, and those before and after it, are read.
 func TestDamagedRoomMessage(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	room, bob, said := hear(t, st)
 	skipped := said.seal(said.text("before"))

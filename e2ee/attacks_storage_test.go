@@ -1,8 +1,12 @@
 package e2ee_test
 
 import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -154,4 +158,53 @@ func TestCostlyDefaultKey(t *testing.T) {
 			t.Errorf("%s: it took %v to refuse", name, took)
 		}
 	}
+}
+
+// Attack: a file of room keys says of each key whose it is. Whoever made the file can have
+// written anything: what its keys open is shown grey, whatever it says. A file of ours is
+// as costly to guess as the specification asks for (requirement 16.10).
+func TestImportedKeysProveNothing(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, nil)
+	room, _, said := hear(t, st)
+	read := said.say("bob's")
+	st.awaitText(read, "bob's")
+	var file bytes.Buffer
+	passphrase := secret.NewString("open sesame")
+	if err := st.dev.ExportKeys(t.Context(), passphrase, &file); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := base64.StdEncoding.DecodeString(strings.Split(file.String(), "\n")[1])
+	if err != nil || raw[0] != 1 || binary.BigEndian.Uint32(raw[33:]) < 100_000 {
+		t.Errorf("a file with %d rounds, %v", binary.BigEndian.Uint32(raw[33:]), err)
+	}
+	other := newRig(t, st.hs, nil).device(st.hs.Login("alice", "OTHER"))
+	settle(t, other)
+	if got, err := other.ImportKeys(t.Context(), passphrase, file.Bytes()); err != nil || got.Imported == 0 || got.Refused > 0 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	ev := stageEvent(t, st.hs, room, read)
+	opened := other.Open(t.Context(), []e2ee.Incoming{{RoomID: id.RoomID(room), Event: ev}})
+	got := readShown(t, opened[0].Event)
+	if trust := got.Unsigned.Trust; got.Content.Body != "bob's" || trust.Color != "grey" || trust.Source != "import" || trust.Code != "AuthenticityNotGuaranteed" {
+		t.Errorf("shown as %+v", got)
+	}
+}
+
+// stageEvent gives an event as the homeserver sends it.
+func stageEvent(t *testing.T, hs *liar.Server, room, event string) json.RawMessage {
+	t.Helper()
+	for _, ev := range hs.Events(room) {
+		if ev.ID == event {
+			raw, err := json.Marshal(map[string]any{
+				"type": ev.Type, "event_id": ev.ID, "sender": ev.Sender, "origin_server_ts": 1, "content": ev.Content,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return raw
+		}
+	}
+	t.Fatalf("%s is not in the room", event)
+	return nil
 }

@@ -20,6 +20,7 @@ import (
 // once, after a restart, and whatever it now says the text was; and the event's ID once
 // that is known (requirement 19.11).
 func TestRepeatedTransaction(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
@@ -58,6 +59,7 @@ func TestRepeatedTransaction(t *testing.T) {
 // Many sends at the same moment, some of them the same transaction: one ciphertext for
 // each transaction, one index for each ciphertext.
 func TestConcurrentSends(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	rooms := []string{st.hs.CreateRoom(true, st.alice.UserID, bob.UserID), st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)}
@@ -162,6 +164,7 @@ func (f *faulty) mend() { f.t.Helper(); f.exec("UPDATE fault SET left = ?", neve
 // used twice (the stage looks), nothing is lost, nothing is acknowledged to the
 // homeserver that was not kept.
 func TestDatabaseFailsAtAnyPoint(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, func(o *e2ee.Options) { o.OwnSyncAfter = time.Hour })
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
@@ -222,6 +225,7 @@ func (st *stage) brokenRound(fault *faulty, n int, bob *puppet, room string) (fa
 // under the same index, and one-time keys that the homeserver has meanwhile given away
 // must not stand in the way of new ones.
 func TestOldDatabasePutBack(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)

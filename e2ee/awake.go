@@ -19,6 +19,9 @@ import (
 // came for them. The first round begins with the process and fetches what came while it
 // was not there. Nothing is late for a device that is used: a sync of its client and a
 // send through the proxy catch up first.
+//
+// A device that no client has used since the process began is in memory only while it is
+// visited, or for as long as something is left to do for it.
 
 // retryRound is the pause after a round in which not every device could be visited.
 const retryRound = 30 * time.Second
@@ -126,33 +129,72 @@ func (e *Engine) round(ctx context.Context) bool {
 	return !failed.Load()
 }
 
-// visit fetches what came for a device. One that was not used since the process began
-// wakes up if there is room.
+// visit fetches what came for a device. The first visit also does what its maintenance
+// left undone when the process ended, and wakes it up if there is room.
 func (e *Engine) visit(ctx context.Context, key deviceKey) error {
-	d, err := e.fromStore(ctx, key)
+	d, err := e.fromStore(ctx, key, false)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil // it was logged out meanwhile
 	}
 	if err != nil || d.mode != ModeProxied {
 		return err
 	}
+	first := e.firstVisit(key)
 	d.mu.Lock()
-	gone, first, ready := d.ctx == nil || d.ctx.Err() != nil || d.token.IsZero(), !d.visited, d.mayPublish
-	d.visited = true
+	gone, ready := d.ctx == nil || d.ctx.Err() != nil || d.token.IsZero(), d.mayPublish
+	d.visiting, d.wanted = true, first
 	d.mu.Unlock()
-	if gone {
-		return nil
-	}
-	if ready && !d.live.clientSyncs() {
+	if !gone && ready && !d.live.clientSyncs() {
 		err = d.fetch(d.ctx)
 	}
-	if first {
+	d.mu.Lock()
+	wanted := d.wanted && !gone
+	d.visiting = false
+	d.mu.Unlock()
+	if wanted {
 		d.maintain(d.ctx)
-		if e.awake.Len() < e.opts.Awake {
-			e.awaken(d)
-		}
 	}
+	if !gone && first && e.awake.Len() < e.opts.Awake {
+		e.awaken(d)
+	}
+	e.dismiss(ctx, key, d)
 	return err
+}
+
+// firstVisit reports whether a device was not visited before, and records that it is.
+func (e *Engine) firstVisit(key deviceKey) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, visited := e.visited[key]
+	e.visited[key] = struct{}{}
+	return !visited
+}
+
+// dismiss forgets a device that no client has, that is asleep, and for which nothing is
+// left to do. All of it is stored.
+func (e *Engine) dismiss(ctx context.Context, key deviceKey, d *Device) {
+	give, err := d.upkeep.take(ctx, struct{}{})
+	if err != nil {
+		return
+	}
+	defer give() // whoever maintains it after this sees that it is retired
+	e.mu.Lock()
+	if e.devices[key] != d || d.claimed || !d.idle() {
+		e.mu.Unlock()
+		return
+	}
+	delete(e.devices, key)
+	e.mu.Unlock()
+	d.retire()
+}
+
+// idle reports whether the device is asleep and has nothing to do that only memory knows of.
+func (d *Device) idle() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	waits := len(d.wedged) + len(d.asks) + len(d.keyAsks) + len(d.fetching.wanted)
+	return !d.looping && !d.awake && !d.olmDirty && d.mayPublish && waits == 0 && d.retryWait == 0 && d.askTimer == nil &&
+		!d.restoring.running && !d.fetching.running && d.nextToken.IsZero()
 }
 
 // fetch syncs until nothing more comes.
@@ -171,9 +213,9 @@ func (d *Device) fetch(ctx context.Context) error {
 }
 
 // fromStore gives a device that is known, loading it if need be. It asks the homeserver
-// nothing.
-func (e *Engine) fromStore(ctx context.Context, key deviceKey) (*Device, error) {
-	if d := e.loaded(key); d != nil {
+// nothing. claim keeps it in memory from now on.
+func (e *Engine) fromStore(ctx context.Context, key deviceKey, claim bool) (*Device, error) {
+	if d := e.get(key, claim); d != nil {
 		return d, nil
 	}
 	give, err := e.opening.take(ctx, key)
@@ -181,7 +223,7 @@ func (e *Engine) fromStore(ctx context.Context, key deviceKey) (*Device, error) 
 		return nil, err
 	}
 	defer give()
-	if d := e.loaded(key); d != nil {
+	if d := e.get(key, claim); d != nil {
 		return d, nil
 	}
 	row, err := e.store.LookupAccount(ctx, key.user)
@@ -196,6 +238,18 @@ func (e *Engine) fromStore(ctx context.Context, key deviceKey) (*Device, error) 
 	if err != nil {
 		return nil, err
 	}
+	d.claimed = claim
 	e.register(d)
 	return d, nil
+}
+
+// get gives a device that is in memory; nil when it is not.
+func (e *Engine) get(key deviceKey, claim bool) *Device {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	d := e.devices[key]
+	if d != nil && claim {
+		d.claimed = true
+	}
+	return d
 }

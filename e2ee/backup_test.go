@@ -54,6 +54,7 @@ func uploads(hs *liar.Server, user string) []string {
 // Another device of the user makes a new version whose key it puts into secret storage:
 // everything is uploaded to it (requirement 16.6).
 func TestBackupFollowsNewVersion(t *testing.T) {
+	t.Parallel()
 	alice, _, _ := pair(t)
 	backedUp(t, alice.hs, alice.UserID, 1)
 	key, err := alice.dev.RecoveryKey(t.Context())
@@ -80,6 +81,7 @@ func TestBackupFollowsNewVersion(t *testing.T) {
 // auth_data is unsigned, signed by an identity of its own, or the signature is of another
 // key. No room key is ever encrypted to it, and the user is told.
 func TestBackupOfTheHomeserver(t *testing.T) {
+	t.Parallel()
 	for name, sign := range map[string]func(t *testing.T, user string) func(map[string]any){
 		"unsigned": func(*testing.T, string) func(map[string]any) { return func(map[string]any) {} },
 		"signed by an identity of its own": func(t *testing.T, user string) func(map[string]any) {
@@ -126,6 +128,7 @@ func TestBackupOfTheHomeserver(t *testing.T) {
 // A backup that the account's own identity has signed is written to even when its private
 // key is not here (requirement 16.1); nothing can be read from it.
 func TestBackupSignedByTheIdentity(t *testing.T) {
+	t.Parallel()
 	alice, _, _ := pair(t)
 	backedUp(t, alice.hs, alice.UserID, 1)
 	secrets, err := alice.dev.Secrets(t.Context())
@@ -149,6 +152,7 @@ func TestBackupSignedByTheIdentity(t *testing.T) {
 // user is told; POST bootstrap makes a new one. If that client also switched key backup
 // off, there is nothing to tell.
 func TestBackupDeletedElsewhere(t *testing.T) {
+	t.Parallel()
 	for _, off := range []bool{false, true} {
 		alice, _, room := pair(t)
 		backedUp(t, alice.hs, alice.UserID, 1)
@@ -188,6 +192,7 @@ func TestBackupDeletedElsewhere(t *testing.T) {
 // An upload that fails is tried again by itself; one that is too large goes in smaller
 // parts; after a restart it goes on.
 func TestBackupUploadGoesOn(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
 	put := liar.Of(alice.UserID, liar.Is(http.MethodPut, "room_keys/keys"))
@@ -214,6 +219,7 @@ func TestBackupUploadGoesOn(t *testing.T) {
 // backup. So it is for a wrong MAC, and for one that was made for another session or
 // moved to another place; the MAC's own word that a key is not authentic counts too.
 func TestUnauthenticatedBackup(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(data map[string]any){
 		"no MAC": func(data map[string]any) { delete(data, "unsigned") },
 		"a wrong MAC": func(data map[string]any) {
@@ -245,6 +251,7 @@ func TestUnauthenticatedBackup(t *testing.T) {
 // none of the right shape. Nothing is stored, the event stays undecrypted, and nothing
 // breaks.
 func TestHostileBackupData(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(r *liar.Request, body map[string]any){
 		"no session data":  func(_ *liar.Request, body map[string]any) { delete(body, "session_data") },
 		"data of a string": func(_ *liar.Request, body map[string]any) { body["session_data"] = "x" },
@@ -279,6 +286,7 @@ func TestHostileBackupData(t *testing.T) {
 
 // The homeserver swaps the keys of two sessions in the backup.
 func TestSwappedBackupKeys(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	room, _, second := conversation(t, hs, 1)
 	var swap sessionSwap
@@ -292,6 +300,7 @@ func TestSwappedBackupKeys(t *testing.T) {
 
 // A homeserver that does not answer does not keep a reader of history for long.
 func TestSlowBackupDoesNotHoldHistory(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	room, _, second := conversation(t, hs, 1)
 	gate := liar.NewGate()
@@ -310,6 +319,7 @@ func TestSlowBackupDoesNotHoldHistory(t *testing.T) {
 
 // The password of a login is for the first bootstrap, and a reset by POST needs its own.
 func TestResetNeedsAuthentication(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
 	identity, room := alice.master(), alice.newRoom()

@@ -2,6 +2,7 @@ package e2ee_test
 
 import (
 	"encoding/json"
+	"net/http"
 	"testing"
 
 	"maunium.net/go/mautrix/crypto/utils"
@@ -14,6 +15,7 @@ import (
 // A fresh account reaches "signed, backed up, recoverable" with no human step, and the
 // recovery key that was made lets a second device recover (requirements 1.2 to 1.6).
 func TestBootstrapAndRecover(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	first := newRig(t, hs, nil).device(hs.Login("alice", "FIRST"))
 	ready(t, first)
@@ -45,6 +47,7 @@ func TestBootstrapAndRecover(t *testing.T) {
 
 // A wrong key changes nothing, and says what is wrong.
 func TestRecoverRefuses(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	ready(t, newRig(t, hs, nil).device(hs.Login("alice", "FIRST")))
 	r := newRig(t, hs, nil)
@@ -71,5 +74,31 @@ func TestRecoverRefuses(t *testing.T) {
 	}
 	if len(before) != len(after) || status(t, second).Identity.DeviceSigned {
 		t.Errorf("a refused recovery changed something: %d secrets, then %d", len(before), len(after))
+	}
+}
+
+// While the proxy sets a device up by itself, nobody is asked to do it: status says that it
+// is not ready, and nothing of what will be in order in a moment.
+func TestStatusWhileSettingUp(t *testing.T) {
+	t.Parallel()
+	hs := liar.New(t)
+	r := newRig(t, hs, nil)
+	release := make(chan struct{})
+	hs.Intercept(liar.Is(http.MethodPost, "keys/device_signing/upload"), func(_ *liar.Request, next func() liar.Reply) liar.Reply {
+		<-release
+		return next()
+	})
+	d := r.device(hs.Login("bob", "BOB"))
+	await(t, "the identity is on its way", func() bool {
+		return len(hs.Requests(liar.Is(http.MethodPost, "keys/device_signing/upload"))) > 0
+	})
+	if got := status(t, d).Problems; len(got) != 1 || got[0].Code != "setting_up" || got[0].Hint == "" {
+		t.Errorf("problems: %+v", got)
+	}
+	close(release)
+	ready(t, d)
+	settle(t, d)
+	if got := status(t, d).Problems; len(got) != 0 {
+		t.Errorf("problems: %+v", got)
 	}
 }

@@ -31,7 +31,9 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 	}
 	d.live.clientBegins(d.eng.now())
 	s := &ClientSync{d: d, since: since, arrived: d.arrivals()}
-	if since != "" {
+	if since == "" {
+		d.firstSyncBegins()
+	} else {
 		d.PublishWithin(publishAfterSync)
 	}
 	d.mu.Lock()
@@ -164,4 +166,11 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 }
 
 // End must be called in every case.
-func (s *ClientSync) End() { s.end.Do(func() { s.d.live.clientEnds(s.d.eng.now()) }) }
+func (s *ClientSync) End() {
+	s.end.Do(func() {
+		s.d.live.clientEnds(s.d.eng.now())
+		if s.since == "" {
+			s.d.firstSyncEnds()
+		}
+	})
+}

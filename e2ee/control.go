@@ -145,7 +145,18 @@ func (d *Device) Acknowledge(ctx context.Context, user id.UserID, master id.Ed25
 	if d.mode != ModeProxied {
 		return ErrNotProxied
 	}
+	if err := d.lookUp(ctx, user); err != nil {
+		return err
+	}
 	return controlReason(d.acct.tracker.Acknowledge(ctx, user, master))
+}
+
+// lookUp makes sure that a user is known as the homeserver last told of them, if it answers.
+func (d *Device) lookUp(ctx context.Context, user id.UserID) error {
+	if _, err := d.acct.tracker.Lookup(ctx, d.query(), []id.UserID{user}); err != nil {
+		return fmt.Errorf("look up a user: %w", err)
+	}
+	return nil
 }
 
 // WithdrawVerification gives up the verification of a user whose identity changed.
@@ -160,6 +171,9 @@ func (d *Device) WithdrawVerification(ctx context.Context, user id.UserID) error
 func (d *Device) SetOverride(ctx context.Context, user id.UserID, device id.DeviceID, trusted *bool) error {
 	if d.mode != ModeProxied {
 		return ErrNotProxied
+	}
+	if err := d.lookUp(ctx, user); err != nil {
+		return err
 	}
 	override := trustcache.OverrideNone
 	if trusted != nil && *trusted {

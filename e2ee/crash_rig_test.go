@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -40,28 +41,28 @@ type crash struct {
 
 var errDied = errors.New("the process ended here")
 
-// crashing are the crashes by the path of their database; SQLite has the hook of every
-// connection.
-var (
-	crashing  sync.Map
-	crashOnce sync.Once
-)
+// crashing are the crashes by the path of their database.
+var crashing sync.Map
+
+// TestMain gives every connection of SQLite that belongs to a crash its hook. That must
+// be said before the first one is opened.
+func TestMain(m *testing.M) {
+	sqlite.RegisterConnectionHook(func(conn sqlite.ExecQuerierContext, dsn string) error {
+		crashing.Range(func(path, c any) bool {
+			if strings.Contains(dsn, path.(string)) {
+				conn.(sqlite.HookRegisterer).RegisterCommitHook(c.(*crash).commit)
+				return false
+			}
+			return true
+		})
+		return nil
+	})
+	os.Exit(m.Run())
+}
 
 // rig gives a rig whose process can end.
 func (c *crash) rig(t *testing.T, hs *liar.Server) *rig {
 	t.Helper()
-	crashOnce.Do(func() {
-		sqlite.RegisterConnectionHook(func(conn sqlite.ExecQuerierContext, dsn string) error {
-			crashing.Range(func(path, c any) bool {
-				if strings.Contains(dsn, path.(string)) {
-					conn.(sqlite.HookRegisterer).RegisterCommitHook(c.(*crash).commit)
-					return false
-				}
-				return true
-			})
-			return nil
-		})
-	})
 	r := newRig(t, hs, func(o *e2ee.Options) { o.Client, o.Spread = &http.Client{Transport: c}, -1 })
 	r.stop() // what was opened so far has no hook
 	crashing.Store(r.path, c)

@@ -106,11 +106,12 @@ func TestCrashDuringRecover(t *testing.T) {
 		settle(t, d)
 		c.arm(after)
 		err = d.Recover(t.Context(), e2ee.Recovery{Key: key, Restore: true})
+		restored := func() bool {
+			st, err := d.Status(t.Context())
+			return err == nil && st.Backup.Restore != nil && st.Backup.Restore.State == "done"
+		}
 		if err == nil {
-			c.over(t, func() bool {
-				st, err := d.Status(t.Context())
-				return err == nil && st.Backup.Restore != nil && st.Backup.Restore.State == "done"
-			})
+			c.over(t, restored)
 		}
 		r.stop()
 		died := c.disarm()
@@ -124,7 +125,7 @@ func TestCrashDuringRecover(t *testing.T) {
 			t.Fatalf("the recovery cannot be repeated: %v", err)
 		}
 		ready(t, d)
-		await(t, "the history is not restored", func() bool { rs := status(t, d).Backup.Restore; return rs != nil && rs.State == "done" })
+		await(t, "the history is not restored", restored)
 		if saved() != before {
 			t.Error("what was saved of the account was changed")
 		}

@@ -38,6 +38,8 @@ type Device struct {
 	publishing chan struct{} // closed once keys may be published
 	opens      sync.Mutex    // held while a batch of events is decrypted and its indices are claimed
 
+	claimed bool // a client has it; guarded by the Engine
+
 	// mu guards everything below. It is never held while the homeserver is asked.
 	mu    sync.Mutex
 	row   store.Device
@@ -50,6 +52,8 @@ type Device struct {
 	mayPublish    bool // see publish.go
 	publishTimer  *time.Timer
 	publishDue    time.Time
+	beginning     int  // first syncs of the client in flight, see publish.go
+	overdue       bool // publishing waits for their end
 	keyCount      int  // one-time keys on the homeserver, as last told
 	uncounted     bool // a sync told nothing of them, which may mean that there are none
 	countedAt     time.Time
@@ -60,19 +64,20 @@ type Device struct {
 	outboxPending bool
 	serverKeys    json.RawMessage // our device keys as the homeserver shows them, with all signatures
 	own           ownState
-	confirmedAt   time.Time             // when this process signed the device
-	settled       bool                  // the identity was looked at, and nothing has changed since
-	unsettled     int                   // how often something changed
-	awake         bool                  // the device is to sync by itself, see awake.go
-	looping       bool                  // the sync loop runs
-	visited       bool                  // by the first round
+	confirmedAt   time.Time // when this process signed the device
+	settled       bool      // the identity was looked at, and nothing has changed since
+	unsettled     int       // how often something changed
+	awake         bool      // the device is to sync by itself, see awake.go
+	looping       bool      // the sync loop runs
+	visiting      bool      // maintenance is not queued, but noted in wanted
+	wanted        bool
 	asks          map[string]*secretAsk // secrets that other devices were asked for
-	requests      []secretRequest
+	requests      waitingRequests
+	requestsRead  bool // those that were stored are among them
 	given         map[givenSecret]time.Time
 	keyAsks       map[store.SessionRef]*keyAsk // room keys that other devices were asked for
 	askKeys       bool                         // some may have to be asked for
 	askTimer      *time.Timer
-	keyRequests   []keyRequest
 	keysGiven     map[givenKey]time.Time
 	fetching      fetching
 	restoring     restoring
@@ -135,8 +140,8 @@ func (e *Engine) stillForeign(ctx context.Context, row *store.Account, dev store
 		return store.Device{}, err
 	}
 	if !taken {
-		if err := e.store.DeleteDevice(ctx, row, dev.ID); err != nil {
-			return store.Device{}, fmt.Errorf("forget device: %w", err)
+		if err := e.deleteDevice(ctx, row, dev); err != nil {
+			return store.Device{}, err
 		}
 		return e.make(ctx, row, dev.DeviceID, token, false)
 	}
@@ -301,7 +306,8 @@ func (d *Device) kick() {
 }
 
 func (d *Device) kickLocked() {
-	if d.queued || d.ctx == nil || d.ctx.Err() != nil {
+	d.wanted = true
+	if d.visiting || d.queued || d.ctx == nil || d.ctx.Err() != nil {
 		return
 	}
 	select {

@@ -130,6 +130,7 @@ type Engine struct {
 	mu       sync.Mutex
 	accounts map[id.UserID]*account
 	devices  map[deviceKey]*Device
+	visited  map[deviceKey]struct{} // by a round of this process
 	opening  turns[deviceKey]
 
 	ctx    context.Context
@@ -171,7 +172,7 @@ func New(opts Options) (*Engine, error) {
 		counts: counted,
 		opts:   opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users, awake: awake,
 		hs:       &homeserver{base: opts.Homeserver, client: opts.Client, timeout: opts.Timeout},
-		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device),
+		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]struct{}),
 		ctx: ctx, cancel: cancel, work: make(chan *Device, 1024), alerts: make(chan *account, 256),
 	}, nil
 }
@@ -222,7 +223,7 @@ func (e *Engine) worker() {
 // empty: such a token can hold no keys.
 func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (*Device, error) {
 	key := deviceKey{user, device}
-	if d := e.loaded(key); d != nil && d.isOf(token) {
+	if d := e.get(key, true); d != nil && d.isOf(token) {
 		return d, d.useToken(ctx, token)
 	}
 	if device == "" {
@@ -233,24 +234,21 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 		return nil, err
 	}
 	defer give()
-	if d := e.loaded(key); d != nil && d.isOf(token) {
+	if d := e.get(key, true); d != nil && d.isOf(token) {
 		return d, d.useToken(ctx, token)
 	}
 	d, err := e.open(ctx, key, token)
 	if err != nil {
 		return nil, err
 	}
+	d.claimed = true
 	e.register(d)
 	e.awaken(d)
 	d.kick()
 	return d, nil
 }
 
-func (e *Engine) loaded(key deviceKey) *Device {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.devices[key]
-}
+func (e *Engine) loaded(key deviceKey) *Device { return e.get(key, false) }
 
 // register makes a device known.
 func (e *Engine) register(d *Device) {
@@ -299,11 +297,12 @@ func (e *Engine) ForgetAccount(ctx context.Context, user id.UserID) error {
 		return fmt.Errorf("load account: %w", err)
 	}
 	e.mu.Lock()
-	if a := e.accounts[user]; a != nil {
-		a.tracker.Close()
-		delete(e.accounts, user)
-	}
+	a := e.accounts[user]
+	delete(e.accounts, user)
 	e.mu.Unlock()
+	if a != nil {
+		a.tracker.Close()
+	}
 	if err := e.store.DeleteAccount(ctx, row); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("forget account: %w", err)
 	}
@@ -342,7 +341,13 @@ func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Devic
 	defer give()
 	e.mu.Lock()
 	d := e.devices[key]
-	delete(e.devices, key)
+	if d != nil && d.rowID != dev.ID {
+		d = nil // a new one under the same ID
+	}
+	if d != nil {
+		delete(e.devices, key)
+	}
+	delete(e.visited, key)
 	e.mu.Unlock()
 	if d != nil {
 		d.retire()
@@ -353,7 +358,18 @@ func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Devic
 			e.inbound.Remove(k)
 		}
 	}
-	if err := e.store.DeleteDevice(ctx, row, dev.ID); err != nil {
+	return e.deleteDevice(ctx, row, dev)
+}
+
+// deleteDevice deletes what is stored of a device, also as one of its user's devices.
+func (e *Engine) deleteDevice(ctx context.Context, row *store.Account, dev store.Device) error {
+	switch err := e.store.DeleteDevice(ctx, row, dev.ID); {
+	case errors.Is(err, store.ErrNotFound):
+		return nil // the device's own sync was told of the same logout, and was earlier
+	case err != nil:
+		return fmt.Errorf("forget device: %w", err)
+	}
+	if err := e.account(row).tracker.Ended(ctx, dev.DeviceID); err != nil {
 		return fmt.Errorf("forget device: %w", err)
 	}
 	return nil

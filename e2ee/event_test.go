@@ -11,6 +11,7 @@ import (
 // without end and data after the object. What is touched is parsed strictly: none of
 // these is read as one thing here and as another by the client.
 func TestObjectsAreReadStrictly(t *testing.T) {
+	t.Parallel()
 	for name, raw := range map[string]string{
 		"duplicate name":    `{"a":1,"a":2}`,
 		"escaped duplicate": `{"a":1,"\u0061":2}`,
@@ -33,6 +34,7 @@ func TestObjectsAreReadStrictly(t *testing.T) {
 }
 
 func TestObjectsKeepWhatTheyDoNotKnow(t *testing.T) {
+	t.Parallel()
 	const raw = `{ "b" : [1, 2.50, {"x":null}] , "a":"\u00e9" , "":1e400}`
 	obj, err := parseObject([]byte(raw))
 	if err != nil {

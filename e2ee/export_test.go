@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
@@ -50,6 +51,14 @@ func (d *Device) SendOlm(ctx context.Context, eventType string, content json.Raw
 // Maintain does at once what the engine's workers do when they get to it.
 func (d *Device) Maintain(ctx context.Context) { d.maintain(ctx) }
 
+// Overdue reports whether the device's keys would be published if its client's first sync
+// were over.
+func (d *Device) Overdue() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.overdue
+}
+
 // AskForKeys asks at once for the room keys that events wait for.
 func (d *Device) AskForKeys(ctx context.Context) error {
 	d.mu.Lock()
@@ -61,6 +70,11 @@ func (d *Device) AskForKeys(ctx context.Context) error {
 // Members gives the memberships of a room, fetched if they are not known.
 func (d *Device) Members(ctx context.Context, room id.RoomID) (map[id.UserID]string, error) {
 	return d.memberships(ctx, room)
+}
+
+// ExportCheaply is ExportKeys with a passphrase that is cheap to guess.
+func (d *Device) ExportCheaply(ctx context.Context, passphrase secret.String, w io.Writer) error {
+	return d.exportKeys(ctx, passphrase, 10, w)
 }
 
 // Settled reports whether the identity was looked at since something last changed.
@@ -118,7 +132,7 @@ func (d *Device) InboundSessions(ctx context.Context) ([]store.InboundSession, e
 // SealExport makes a file of exported keys whose text is plain.
 func SealExport(passphrase secret.String, plain []byte) ([]byte, error) {
 	var file bytes.Buffer
-	w, err := newExportWriter(passphrase, &file)
+	w, err := newExportWriter(passphrase, 10, &file)
 	if err != nil {
 		return nil, err
 	}
@@ -198,4 +212,16 @@ func (d *Device) Verify(ctx context.Context, user id.UserID) error {
 		return err
 	}
 	return d.acct.tracker.SetVerified(ctx, user, signed)
+}
+
+// InMemory tells how many devices the engine has in memory, and how many sync by themselves.
+func (e *Engine) InMemory() (devices, awake int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, d := range e.devices {
+		if d.isAwake() {
+			awake++
+		}
+	}
+	return len(e.devices), awake
 }

@@ -3,6 +3,7 @@ package e2ee_test
 import (
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -93,12 +94,19 @@ func TestAcknowledgementMeetsASecondChange(t *testing.T) {
 	for name, known := range map[string]bool{"that is known": true, "that is not known yet": false} {
 		t.Run(name, func(t *testing.T) {
 			st := newStage(t, nil)
+			var slow atomic.Bool // the homeserver does not tell
+			defer st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("GET", "/sync")), liar.Edit(func(_ *liar.Request, body map[string]any) {
+				if slow.Load() {
+					delete(body, "device_lists")
+				}
+			}))()
 			bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 			room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
 			st.send(room, "before")
 			user := id.UserID(bob.UserID)
 			first := newIdentity(t, st.hs, bob.Session)
 			first.confirm(bob)
+			st.told()
 
 			out := st.outgoing(room, "held up")
 			_, err := st.encrypt(out)
@@ -109,15 +117,11 @@ func TestAcknowledgementMeetsASecondChange(t *testing.T) {
 			if err != nil || trust.State != "changed" || trust.CurrentMasterKey != id.Ed25519(publicKey(first.master)) {
 				t.Fatalf("%+v, %v", trust, err)
 			}
+			slow.Store(!known)
 			latest := newIdentity(t, st.hs, bob.Session)
 			latest.confirm(bob)
 			if known {
 				st.told()
-				st.dev.Maintain(t.Context())
-			} else { // the homeserver is slow to tell
-				defer st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("GET", "/sync")), liar.Edit(func(_ *liar.Request, body map[string]any) {
-					delete(body, "device_lists")
-				}))()
 			}
 			err = st.dev.Acknowledge(t.Context(), user, trust.CurrentMasterKey)
 			if known {
@@ -126,7 +130,6 @@ func TestAcknowledgementMeetsASecondChange(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !known {
-				st.hs.ChangeDevices(bob.UserID)
 				st.update(user)
 			}
 			before := st.sentSoFar()
@@ -190,6 +193,7 @@ func TestNobodyWatches(t *testing.T) {
 	}
 	newIdentity(t, st.hs, bob.Session).confirm(bob)
 	newIdentity(t, st.hs, carol.Session).confirm(carol)
+	st.told()
 	if users, _ := blockedBy(t, second(st.trySend(withBob, "somebody watches"))); len(users) != 1 {
 		t.Errorf("held up by %v", users)
 	}
@@ -209,6 +213,7 @@ func TestNobodyWatches(t *testing.T) {
 		t.Errorf("warned of %+v", codes)
 	}
 	newIdentity(t, st.hs, bob.Session).confirm(bob)
+	st.told()
 	reads(t, bob, st.send(withBob, "and again"))
 	wantCount(t, reg, "e2ee_proxy_identity_changes_total", "others_accepted", 2)
 	wantCount(t, reg, "e2ee_proxy_policy_sends_total", "blocked", 1)

@@ -52,6 +52,7 @@ func recovered(t *testing.T, hs *liar.Server, first *person, device string, rest
 // keys come from the backup when events need them. Because the backup is authenticated
 // (MSC4048, requirement 16.9), who sent them is known as it was.
 func TestHistoryIsRestoredLazily(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	room, _, second := conversation(t, hs, 2)
 	events := second.history(room)
@@ -125,6 +126,7 @@ func TestBackupAuthenticatedByOthers(t *testing.T) {
 // An event of a sync does not wait for its key: it is delivered undecrypted, and again
 // when the key has come from the backup.
 func TestSyncedEventIsDeliveredAgain(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	room, _, second := conversation(t, hs, 1)
 	gate := liar.NewGate()
@@ -153,6 +155,7 @@ func TestSyncedEventIsDeliveredAgain(t *testing.T) {
 
 // Events that were delivered before the device was recovered come again after it.
 func TestEarlierEventsComeAfterRecovery(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	room, alice, _ := conversation(t, hs, 1)
 	p := &person{t: t, hs: hs, rig: newRig(t, hs, nil), Session: hs.Login("alice", "THIRD")}
@@ -178,6 +181,7 @@ func TestEarlierEventsComeAfterRecovery(t *testing.T) {
 // On request the whole history is restored, with progress in the status; a restart in the
 // middle does not end it.
 func TestBulkRestore(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	_, alice, _ := conversation(t, hs, 1)
 	// The first download breaks off in the middle.

@@ -54,10 +54,17 @@ func (h *homeserver) call(ctx context.Context, token secret.String, r request) e
 		Log:             zerolog.Nop(),
 		IgnoreRateLimit: true,
 	}
+	body, headers := r.body, http.Header(nil)
+	raw, encoded := r.body.(json.RawMessage)
+	if encoded { // it is sent as it is
+		body, headers = nil, http.Header{"Content-Type": {"application/json"}}
+	}
 	contents, resp, err := cli.MakeFullRequestWithResp(ctx, mautrix.FullRequest{
 		Method:            r.method,
 		URL:               cli.BuildURLWithQuery(r.path, r.query),
-		RequestJSON:       r.body,
+		RequestJSON:       body,
+		RequestBytes:      raw,
+		Headers:           headers,
 		ResponseJSON:      r.result,
 		SensitiveContent:  true,
 		MaxAttempts:       1,

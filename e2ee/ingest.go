@@ -225,7 +225,7 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 	if len(d.wedged) > maxWedged {
 		d.wedged = d.wedged[len(d.wedged)-maxWedged:]
 	}
-	if d.keysWanted || d.uncounted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(d.wedged) > 0 || len(u.Changed) > 0 || !d.settled {
+	if d.keysWanted || d.uncounted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(d.wedged) > 0 || len(u.Changed) > 0 || (!d.settled && !d.visiting) {
 		d.kickLocked()
 	}
 	b.keysCancelled()
@@ -233,7 +233,7 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 	if slices.Contains(u.Changed, d.acct.user) || changesOwnSide(u.AccountData) {
 		d.unsettleLocked()
 	}
-	if len(d.requests)+len(d.keyRequests) > 0 {
+	if len(d.requests.Secrets)+len(d.requests.Keys) > 0 {
 		d.kickLocked()
 	}
 }

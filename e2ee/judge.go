@@ -42,11 +42,11 @@ type judgement struct {
 // judge turns one event into what the client is shown.
 func (d *Device) judge(job *sealedEvent, by *judgement) Opened {
 	switch {
+	case job.cipher == "": // whatever else is wrong with it
+		return d.judgePlain(job, by.policy)
 	case job.err != nil:
 		code, withheldCode := job.refusal(by.notes)
 		return job.asCame(trustcache.JudgeUndecrypted(code, withheldCode))
-	case job.payload == nil:
-		return d.judgePlain(job, by.policy)
 	}
 	owner := job.session.ownerNow()
 	verdict := trustcache.Judge(trustcache.JudgeInput{

@@ -25,9 +25,9 @@ const (
 
 // keyRequest is a request that waits for its answer.
 type keyRequest struct {
-	device id.DeviceID
-	id     string
-	ref    store.SessionRef
+	Device id.DeviceID      `json:"device"`
+	ID     string           `json:"id"`
+	Ref    store.SessionRef `json:"ref"`
 }
 
 // givenKey is a room key that was given to a device.
@@ -55,40 +55,35 @@ func (b *batch) keyRequested(ev *toDevice) {
 		b.refused++
 		return
 	}
-	same := func(r keyRequest) bool { return r.device == req.Device && r.id == req.RequestID }
+	same := func(r keyRequest) bool { return r.Device == req.Device && r.ID == req.RequestID }
 	switch req.Action {
 	case "request":
-		if req.Body.Algorithm == algorithmMegolm && len(d.keyRequests) < maxKeyRequests && !slices.ContainsFunc(d.keyRequests, same) {
+		if req.Body.Algorithm == algorithmMegolm && len(d.requests.Keys) < maxKeyRequests && !slices.ContainsFunc(d.requests.Keys, same) {
 			ref := store.SessionRef{RoomID: req.Body.RoomID, SessionID: req.Body.SessionID}
-			d.keyRequests = append(d.keyRequests, keyRequest{req.Device, req.RequestID, ref})
+			d.requests.Keys = append(d.requests.Keys, keyRequest{req.Device, req.RequestID, ref})
+			b.requestsMoved = true
 		}
 	case "request_cancellation":
-		d.keyRequests = slices.DeleteFunc(d.keyRequests, same)
+		d.requests.Keys = slices.DeleteFunc(d.requests.Keys, same)
+		b.requestsMoved = true
 	}
 }
 
 // answerKeyRequests gives the keys that were asked for, as far as we have them, to those
 // who may have them.
 func (d *Device) answerKeyRequests(ctx context.Context) error {
-	d.mu.Lock()
-	requests := d.keyRequests
-	d.keyRequests = nil
-	d.mu.Unlock()
-	if len(requests) == 0 {
-		return nil
+	waiting, err := d.waiting(ctx, func(w *waitingRequests) int { return len(w.Keys) })
+	if err != nil || waiting == nil {
+		return err
 	}
-	users, err := d.acct.tracker.Lookup(ctx, d.query(), []id.UserID{d.acct.user})
+	requests := waiting.Keys
+	own, err := d.whoAsks(ctx)
 	if err != nil {
-		return fmt.Errorf("look up who asks for a room key: %w", err)
-	}
-	own := users[d.acct.user]
-	d.noteOwn(own)
-	if own.Knowledge != trustcache.KnowledgeFresh || !own.Verified || d.ownNow() != ownSigned {
-		return nil
+		return err
 	}
 	refs := make([]store.SessionRef, len(requests))
 	for i, req := range requests {
-		refs[i] = req.ref
+		refs[i] = req.Ref
 	}
 	rows, err := d.eng.store.InboundSessions(ctx, d.acct.row, d.rowID, refs)
 	if err != nil {
@@ -99,13 +94,13 @@ func (d *Device) answerKeyRequests(ctx context.Context) error {
 		return fmt.Errorf("load withheld notes: %w", err)
 	}
 	for _, req := range requests {
-		dev := own.Device(req.device)
-		row, ok := rows[req.ref]
+		dev := own.Device(req.Device)
+		row, ok := rows[req.Ref]
 		if !ok || !mayHoldSecrets(dev) || !d.mayGiveKey(req) {
 			d.eng.counts.forwards.WithLabelValues("not_sent").Inc()
 			continue
 		}
-		content, err := forwardContent(&row, notes[req.ref])
+		content, err := forwardContent(&row, notes[req.Ref])
 		if err != nil {
 			return err
 		}
@@ -113,8 +108,15 @@ func (d *Device) answerKeyRequests(ctx context.Context) error {
 			continue
 		}
 		if err := d.forwardKey(ctx, dev, content); err != nil {
+			d.takeKeyBack(givenKey{req.Device, req.Ref})
 			return err
 		}
+	}
+	err = d.answered(ctx, func(w *waitingRequests) {
+		w.Keys = slices.DeleteFunc(w.Keys, func(r keyRequest) bool { return slices.Contains(requests, r) })
+	})
+	if err != nil {
+		return err
 	}
 	return d.flushOutbox(ctx)
 }
@@ -124,7 +126,7 @@ func (d *Device) mayGiveKey(req keyRequest) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := d.eng.now()
-	key := givenKey{req.device, req.ref}
+	key := givenKey{req.Device, req.Ref}
 	if last, ok := d.keysGiven[key]; ok && now.Sub(last) < giveKeyEvery {
 		return false
 	}
@@ -133,6 +135,13 @@ func (d *Device) mayGiveKey(req keyRequest) bool {
 	}
 	d.keysGiven[key] = now
 	return true
+}
+
+// takeKeyBack forgets that a key was given, because it was not after all.
+func (d *Device) takeKeyBack(key givenKey) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.keysGiven, key)
 }
 
 // forwardContent is the m.forwarded_room_key of a room key; nil when it is not even

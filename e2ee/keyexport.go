@@ -64,10 +64,14 @@ type Imported struct {
 // ExportKeys writes all room keys of the device in the standard file format. Nothing is
 // written before it is certain that it can begin.
 func (d *Device) ExportKeys(ctx context.Context, passphrase secret.String, w io.Writer) error {
+	return d.exportKeys(ctx, passphrase, exportRounds, w)
+}
+
+func (d *Device) exportKeys(ctx context.Context, passphrase secret.String, rounds uint32, w io.Writer) error {
 	if d.mode != ModeProxied {
 		return ErrNotProxied
 	}
-	out, err := newExportWriter(passphrase, w)
+	out, err := newExportWriter(passphrase, rounds, w)
 	if err != nil {
 		return err
 	}
@@ -104,15 +108,15 @@ type exportWriter struct {
 	line   []byte // bytes that make no whole line yet
 }
 
-func newExportWriter(passphrase secret.String, w io.Writer) (*exportWriter, error) {
+func newExportWriter(passphrase secret.String, rounds uint32, w io.Writer) (*exportWriter, error) {
 	prefix := make([]byte, exportPrefix)
 	prefix[0] = exportVersion
 	if _, err := rand.Read(prefix[1:33]); err != nil {
 		return nil, fmt.Errorf("make a salt: %w", err)
 	}
 	prefix[17+8] &= 0x7f // bit 63 of the IV, for those whose counter has 64 bits
-	binary.BigEndian.PutUint32(prefix[33:], exportRounds)
-	stream, mac, err := exportKeys(passphrase, prefix)
+	binary.BigEndian.PutUint32(prefix[33:], rounds)
+	stream, mac, err := deriveExport(passphrase, prefix)
 	if err != nil {
 		return nil, err
 	}
@@ -123,8 +127,8 @@ func newExportWriter(passphrase secret.String, w io.Writer) (*exportWriter, erro
 	return out, out.raw(prefix, true)
 }
 
-// exportKeys derives the keys of a file from its prefix.
-func exportKeys(passphrase secret.String, prefix []byte) (cipher.Stream, hash.Hash, error) {
+// deriveExport derives the keys of a file from its prefix.
+func deriveExport(passphrase secret.String, prefix []byte) (cipher.Stream, hash.Hash, error) {
 	rounds := binary.BigEndian.Uint32(prefix[33:exportPrefix])
 	key, err := pbkdf2.Key(sha512.New, passphrase.Reveal(), prefix[1:17], int(rounds), 64)
 	if err != nil {
@@ -210,7 +214,7 @@ func openExport(passphrase secret.String, file []byte) ([]byte, error) {
 	case rounds > maxIterations:
 		return nil, ErrExportTooCostly
 	}
-	stream, mac, err := exportKeys(passphrase, raw[:exportPrefix])
+	stream, mac, err := deriveExport(passphrase, raw[:exportPrefix])
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ func TestExportRoundTrip(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{0, 1, 2, 3, 71, 72, 73, 5000} {
 		var file bytes.Buffer
-		w, err := newExportWriter(secret.NewString("pass"), &file)
+		w, err := newExportWriter(secret.NewString("pass"), 10, &file)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -37,6 +37,9 @@ func (d *Device) maintain(ctx context.Context) {
 		return
 	}
 	defer give()
+	if d.ctx == nil || d.ctx.Err() != nil {
+		return // retired: whoever uses it now has another
+	}
 	failed, more := false, false
 	for _, step := range []struct {
 		name string

@@ -1,10 +1,14 @@
 package e2ee
 
 import (
+	"crypto/ecdh"
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/tidwall/sjson"
 	"maunium.net/go/mautrix/crypto/canonicaljson"
@@ -28,6 +32,8 @@ type olmAccount struct {
 	goolm.Account
 	ed25519    id.Ed25519
 	curve25519 id.Curve25519
+	// agreement is the identity key, ready for key agreements.
+	agreement func() (*ecdh.PrivateKey, error)
 }
 
 func newOlmAccount() (*olmAccount, error) {
@@ -43,7 +49,11 @@ func wrapOlmAccount(acc *goolm.Account) (*olmAccount, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read device keys: %w", err)
 	}
-	return &olmAccount{Account: *acc, ed25519: ed, curve25519: curve}, nil
+	a := &olmAccount{Account: *acc, ed25519: ed, curve25519: curve}
+	a.agreement = sync.OnceValues(func() (*ecdh.PrivateKey, error) {
+		return ecdh.X25519().NewPrivateKey(a.IdKeys.Curve25519.PrivateKey)
+	})
+	return a, nil
 }
 
 func loadOlmAccount(pickle secret.Bytes) (*olmAccount, error) {
@@ -213,15 +223,67 @@ func (a *olmAccount) newInbound(theirKey id.Curve25519, body string) (*session.O
 	return olm, nil
 }
 
-// newOutbound makes a session to a device with a claimed key.
+// newOutbound makes a session to a device with a claimed key. It is goolm's own with
+// crypto/ecdh, whose keys remember their public half: goolm computes that again for every
+// key agreement, which doubles the cost of giving a room key to many devices.
 func (a *olmAccount) newOutbound(theirKey, oneTimeKey id.Curve25519) (*session.OlmSession, error) {
-	s, err := a.NewOutboundSession(theirKey, oneTimeKey)
+	s, err := a.agree(theirKey, oneTimeKey)
 	if err != nil {
 		return nil, fmt.Errorf("new outbound Olm session: %w", err)
 	}
-	olm, ok := s.(*session.OlmSession)
-	if !ok {
-		return nil, fmt.Errorf("new outbound Olm session: %w", errMalformed)
+	return s, nil
+}
+
+// agree is the triple Diffie-Hellman of the Olm specification, from the side that begins.
+func (a *olmAccount) agree(theirKey, oneTimeKey id.Curve25519) (*session.OlmSession, error) {
+	theirs, err := publicX25519(theirKey)
+	if err != nil {
+		return nil, err
 	}
-	return olm, nil
+	once, err := publicX25519(oneTimeKey)
+	if err != nil {
+		return nil, err
+	}
+	identity, err := a.agreement()
+	if err != nil {
+		return nil, err
+	}
+	base, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	ratchet, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	shared := make(secret.Bytes, 0, 3*32)
+	defer func() { shared.Wipe() }()
+	for _, pair := range []struct {
+		own  *ecdh.PrivateKey
+		peer *ecdh.PublicKey
+	}{{identity, once}, {base, theirs}, {base, once}} {
+		part, err := pair.own.ECDH(pair.peer) // refuses points that leave no secret
+		if err != nil {
+			return nil, err
+		}
+		shared = append(shared, part...)
+	}
+	s := session.NewOlmSession()
+	err = s.Ratchet.InitializeAsAlice(shared, crypto.Curve25519KeyPair{
+		PrivateKey: ratchet.Bytes(), PublicKey: ratchet.PublicKey().Bytes(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.AliceIdentityKey = a.IdKeys.Curve25519.PublicKey
+	s.AliceBaseKey, s.BobOneTimeKey = base.PublicKey().Bytes(), once.Bytes()
+	return s, nil
+}
+
+func publicX25519(key id.Curve25519) (*ecdh.PublicKey, error) {
+	raw, err := base64.RawStdEncoding.DecodeString(key.String())
+	if err != nil {
+		return nil, err
+	}
+	return ecdh.X25519().NewPublicKey(raw)
 }

@@ -12,6 +12,7 @@ import (
 // Requirement 6.7: what the plaintext of an Olm message must agree with. Attack A15:
 // device keys of another user, with another key, or not signed.
 func TestOpenEnvelope(t *testing.T) {
+	t.Parallel()
 	sender, err := newOlmAccount()
 	if err != nil {
 		t.Fatal(err)

@@ -23,17 +23,17 @@ const claimBatch = 500
 // claimFor claims one-time keys for the devices we have no Olm session with. Devices
 // whose keys are missing or not theirs are left out of the result.
 func (d *Device) claimFor(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {
-	keys := make([]id.Curve25519, len(devices))
+	keys := make([]string, len(devices))
 	for i, dev := range devices {
-		keys[i] = dev.Curve25519
+		keys[i] = dev.Curve25519.String()
 	}
-	sessions, err := d.loadOlmSessions(ctx, keys)
+	have, err := d.eng.store.OlmPeers(ctx, d.acct.row, d.rowID, keys)
 	if err != nil {
 		return nil, err
 	}
 	var need []*trustcache.Device
-	for _, dev := range devices {
-		if len(sessions.byKey[dev.Curve25519]) == 0 {
+	for i, dev := range devices {
+		if !have[keys[i]] {
 			need = append(need, dev)
 		}
 	}
@@ -65,15 +65,35 @@ func (d *Device) claim(ctx context.Context, devices []*trustcache.Device) (map[s
 		if err != nil {
 			return nil, err
 		}
-		for _, dev := range chunk {
-			for name, raw := range resp.Keys[dev.UserID][dev.DeviceID] {
-				if key := checkOneTimeKey(name, raw, dev); key != "" {
-					claimed[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}] = key
+		checked := make([]id.Curve25519, len(chunk))
+		onAllCores(len(chunk), func(i int) {
+			for name, raw := range resp.Keys[chunk[i].UserID][chunk[i].DeviceID] {
+				if key := checkOneTimeKey(name, raw, chunk[i]); key != "" {
+					checked[i] = key
 				}
+			}
+		})
+		for i, dev := range chunk {
+			if checked[i] != "" {
+				claimed[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}] = checked[i]
 			}
 		}
 	}
 	return claimed, nil
+}
+
+// onAllCores does n things that cost time and do not depend on each other.
+func onAllCores(n int, do func(i int)) {
+	workers := min(runtime.GOMAXPROCS(0), n/4+1)
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for i := n * w / workers; i < n*(w+1)/workers; i++ {
+				do(i)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // checkOneTimeKey gives the key if the device has signed it, else nothing.
@@ -118,7 +138,8 @@ func (d *Device) olmEncryptAll(ctx context.Context, eventType string, content js
 		}
 		todo = append(todo, w)
 	}
-	d.sealAll(todo, d.newEnvelopeFrame(eventType, content))
+	frame := d.newEnvelopeFrame(eventType, content)
+	onAllCores(len(todo), func(i int) { todo[i].run(d.olm, frame) }) // the account is only read
 	now := d.eng.now()
 	for _, w := range todo {
 		switch {
@@ -145,21 +166,6 @@ type sealing struct {
 	made    *session.OlmSession
 	content json.RawMessage
 	err     error
-}
-
-// sealAll encrypts on all cores. The account is only read.
-func (d *Device) sealAll(todo []*sealing, frame *envelopeFrame) {
-	workers := min(runtime.GOMAXPROCS(0), len(todo)/4+1)
-	var wg sync.WaitGroup
-	for n := range workers {
-		part := todo[len(todo)*n/workers : len(todo)*(n+1)/workers]
-		wg.Go(func() {
-			for _, w := range part {
-				w.run(d.olm, frame)
-			}
-		})
-	}
-	wg.Wait()
 }
 
 func (w *sealing) run(own *olmAccount, frame *envelopeFrame) {

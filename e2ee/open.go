@@ -23,7 +23,7 @@ type sealedEvent struct {
 	ts      int64
 	outer   object // content as the server sent it
 	ref     store.SessionRef
-	cipher  string
+	cipher  string // empty: not encrypted
 
 	redeliver bool
 	session   *inboundSession
@@ -120,7 +120,7 @@ func parseSealed(in Incoming) *sealedEvent {
 	sessionID, _ := job.outer.text("session_id")
 	cipher, ok := job.outer.text("ciphertext")
 	job.ref, job.cipher = store.SessionRef{RoomID: in.RoomID, SessionID: id.SessionID(sessionID)}, cipher
-	if algorithm != algorithmMegolm || sessionID == "" || len(sessionID) > maxIDLength || !ok || cipher == "" {
+	if eventID == "" || algorithm != algorithmMegolm || sessionID == "" || len(sessionID) > maxIDLength || !ok || cipher == "" {
 		job.ref = store.SessionRef{}
 		job.cipher, job.err = "?", errMalformed
 	}

@@ -25,9 +25,16 @@ type outbound struct {
 	begun map[store.DeviceRef]int
 }
 
-// sessionSettings is the snapshot under which a session was made.
+// sessionSettings is the snapshot under which a session was made. With others it is not
+// used (requirements 9.5, 9.6).
 type sessionSettings struct {
-	Shareable bool `json:"shareable"`
+	Shareable bool          `json:"shareable"`
+	Period    time.Duration `json:"period"`
+	Messages  int64         `json:"messages"`
+}
+
+func settingsOf(r *room, visibility string) sessionSettings {
+	return sessionSettings{shareable(visibility), r.row.RotationPeriod, r.row.RotationMessages}
 }
 
 // gaveTo reports whether any device of the user was given the key.
@@ -79,12 +86,11 @@ type withhold struct {
 // (requirements 9.1 to 9.6). Devices that were only told why they have no key never
 // cause a rotation.
 func (o *outbound) mustRotate(r *room, now time.Time, visibility string, who *eligible) bool {
-	period, limit := r.row.RotationPeriod, r.row.RotationMessages
 	switch {
 	case o.row.Discard,
-		now.Sub(o.row.CreatedAt) >= period, now.Before(o.row.CreatedAt.Add(-time.Hour)),
-		int64(o.row.Messages) >= limit,
-		o.settings.Shareable != shareable(visibility):
+		o.settings != settingsOf(r, visibility),
+		now.Sub(o.row.CreatedAt) >= o.settings.Period, now.Before(o.row.CreatedAt.Add(-time.Hour)),
+		int64(o.row.Messages) >= o.settings.Messages:
 		return true
 	}
 	for ref, share := range o.shares {
@@ -148,7 +154,7 @@ func (d *Device) liveSession(ctx context.Context, r *room, visibility string, wh
 		return nil, fmt.Errorf("make outbound session: %w", err)
 	}
 	made := &outbound{
-		sess: sess, settings: sessionSettings{Shareable: shareable(visibility)},
+		sess: sess, settings: settingsOf(r, visibility),
 		shares: make(map[store.DeviceRef]store.Share), begun: make(map[store.DeviceRef]int),
 		row: store.OutboundSession{
 			RoomID: r.row.RoomID, SessionID: sess.ID(), Pickle: sess.PickleLibOlm(), CreatedAt: d.eng.now(),

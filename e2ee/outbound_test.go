@@ -14,6 +14,7 @@ import (
 // trust-semantics §2.5). The limits themselves are in TestRotationLimits, departures in
 // TestDepartureTable.
 func TestMustRotate(t *testing.T) {
+	t.Parallel()
 	now := time.Unix(1_800_000_000, 0)
 	bob := store.DeviceRef{UserID: "@bob:x", DeviceID: "B"}
 	mallory := store.DeviceRef{UserID: "@mallory:x", DeviceID: "M"}
@@ -23,7 +24,7 @@ func TestMustRotate(t *testing.T) {
 	base := func() (*outbound, *room, *eligible) {
 		return &outbound{
 				row:      store.OutboundSession{CreatedAt: now.Add(-time.Minute), Messages: 1},
-				settings: sessionSettings{Shareable: true},
+				settings: sessionSettings{Shareable: true, Period: time.Hour, Messages: 100},
 				shares: map[store.DeviceRef]store.Share{
 					bob:     {UserID: bob.UserID, DeviceID: bob.DeviceID, Curve25519: "bobkey"},
 					mallory: {UserID: mallory.UserID, DeviceID: mallory.DeviceID, Curve25519: "mkey", Withheld: "m.unverified"},
@@ -47,6 +48,8 @@ func TestMustRotate(t *testing.T) {
 		}, true},
 		{"9.2 one message left", func(o *outbound, _ *room, _ *eligible) string { o.row.Messages = 99; return "shared" }, false},
 		{"9.2 used up", func(o *outbound, _ *room, _ *eligible) string { o.row.Messages = 100; return "shared" }, true},
+		{"9.6 the room's period changed", func(_ *outbound, r *room, _ *eligible) string { r.row.RotationPeriod = 2 * time.Hour; return "shared" }, true},
+		{"9.6 the room's number of messages changed", func(_ *outbound, r *room, _ *eligible) string { r.row.RotationMessages = 200; return "shared" }, true},
 		{"9.3 discarded by a departure", func(o *outbound, _ *room, _ *eligible) string { o.row.Discard = true; return "shared" }, true},
 		{"9.3 who has it is gone: the user left, or the device was deleted", func(_ *outbound, _ *room, who *eligible) string { clear(who.give); return "shared" }, true},
 		{"9.6 who has it lost its signature", func(_ *outbound, _ *room, who *eligible) string {

@@ -6,10 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"time"
 
 	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/store"
 )
@@ -20,21 +23,40 @@ func outboxItems(eventType string, messages []message, now time.Time) []store.Ou
 	var items []store.OutboxItem
 	for start := 0; start < len(messages); start += shareBatch {
 		chunk := messages[start:min(start+shareBatch, len(messages))]
-		byUser := make(map[string]map[string]json.RawMessage)
-		for _, m := range chunk {
-			user := m.to.UserID.String()
-			if byUser[user] == nil {
-				byUser[user] = make(map[string]json.RawMessage)
-			}
-			byUser[user][m.to.DeviceID.String()] = m.content
-		}
-		body, err := json.Marshal(map[string]any{"messages": byUser})
-		if err != nil { // raw messages that we encoded ourselves
-			continue
-		}
+		body := toDeviceBody(chunk)
 		items = append(items, store.OutboxItem{TxnID: rand.Text(), EventType: eventType, Body: body, CreatedAt: now})
 	}
 	return items
+}
+
+// toDeviceBody is the body of one request: {"messages": {user: {device: content}}}. The
+// contents are long, and made by us: they are only copied.
+func toDeviceBody(messages []message) json.RawMessage {
+	byUser := make(map[id.UserID]map[id.DeviceID]json.RawMessage)
+	size := 16
+	for _, m := range messages {
+		if byUser[m.to.UserID] == nil {
+			byUser[m.to.UserID] = make(map[id.DeviceID]json.RawMessage)
+		}
+		byUser[m.to.UserID][m.to.DeviceID] = m.content
+		size += len(m.content) + len(m.to.UserID) + len(m.to.DeviceID) + 12
+	}
+	body := append(make([]byte, 0, size), `{"messages":{`...)
+	for i, user := range slices.Sorted(maps.Keys(byUser)) {
+		if i > 0 {
+			body = append(body, ',')
+		}
+		body = append(appendQuoted(body, user.String()), ":{"...)
+		for i, device := range slices.Sorted(maps.Keys(byUser[user])) {
+			if i > 0 {
+				body = append(body, ',')
+			}
+			body = append(appendQuoted(body, device.String()), ':')
+			body = append(body, byUser[user][device]...)
+		}
+		body = append(body, '}')
+	}
+	return append(body, "}}"...)
 }
 
 // flushOutbox sends what waits in the outbox, in order. A request that the homeserver

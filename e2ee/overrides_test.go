@@ -29,6 +29,9 @@ func TestOverrideTrusts(t *testing.T) {
 	st := newStage(t, func(o *e2ee.Options) { o.Log = zerolog.New(&logged) })
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	odd := newPuppet(t, st.hs, "bob", "ODD")
+	carol := newPuppet(t, st.hs, "carol", "CAROL")
+	st.override(carol, new(true)) // somebody of whom nothing was known so far
+	st.override(carol, nil)
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
 	before := st.send(room, "before")
 	said := odd.newMegolm(room)
@@ -146,6 +149,9 @@ func (l *logBook) wantLines(t *testing.T, message string, fields map[string]any,
 			t.Fatal(err)
 		}
 		if line["message"] != message {
+			continue
+		}
+		if line["user"] != fields["user"] {
 			continue
 		}
 		for name, want := range fields {

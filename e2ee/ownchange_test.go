@@ -19,6 +19,7 @@ import (
 // not it was restarted meanwhile; recovering with the new key heals it. Contacts who were
 // verified are reported as what they are: they changed nothing.
 func TestOwnIdentityChangedElsewhere(t *testing.T) {
+	t.Parallel()
 	for _, restarted := range []bool{false, true} {
 		name := "running"
 		if restarted {
@@ -202,6 +203,7 @@ func TestDeletedStorageIsNotMadeAgain(t *testing.T) {
 // which signs the proxied device too. To the device all looks signed. It freezes, also
 // where unsigned devices may send.
 func TestHomeserverSwapsOwnIdentity(t *testing.T) {
+	t.Parallel()
 	for _, allowed := range []bool{false, true} {
 		swapOwnIdentity(t, allowed)
 	}

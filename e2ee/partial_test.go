@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/crypto/ssss"
 	"maunium.net/go/mautrix/id"
 
@@ -50,6 +51,7 @@ var secretNames = []string{
 // is replaced (requirements 1.3 to 1.5). Each case takes something away from a complete
 // account and lets POST bootstrap run.
 func TestBootstrapCompletesParts(t *testing.T) {
+	t.Parallel()
 	for name, take := range map[string]func(t *testing.T, hs *liar.Server, s liar.Session){
 		"nothing": func(*testing.T, *liar.Server, liar.Session) {},
 		"the default key": func(t *testing.T, hs *liar.Server, s liar.Session) {
@@ -103,6 +105,7 @@ func TestBootstrapCompletesParts(t *testing.T) {
 // Secret storage that another client made is left as it is, and so are the values in it:
 // its key is not here. The user is told that the identity is not saved in it.
 func TestForeignSecretStorageIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	session := hs.Login("alice", "FIRST")
 	foreign := storageKey(t, "open sesame")
@@ -132,6 +135,7 @@ func TestForeignSecretStorageIsLeftAlone(t *testing.T) {
 
 // The same with the passphrase in the configuration: everything is saved under it.
 func TestConfiguredPassphraseCompletesForeignStorage(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	session := hs.Login("alice", "FIRST")
 	foreign := storageKey(t, "open sesame")
@@ -162,6 +166,7 @@ func TestConfiguredPassphraseCompletesForeignStorage(t *testing.T) {
 // A bot whose configuration holds its recovery key comes up signed with nobody present,
 // on a second machine too.
 func TestRecoversByConfiguration(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	first := newPerson(t, hs, "alice", "FIRST")
 	key, err := first.dev.RecoveryKey(t.Context())
@@ -177,19 +182,42 @@ func TestRecoversByConfiguration(t *testing.T) {
 // A wrong recovery key in the configuration is tried once, not with every maintenance, and
 // changes nothing.
 func TestWrongKeyInConfiguration(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	newPerson(t, hs, "alice", "FIRST")
 	other, err := ssss.NewKey("")
 	if err != nil {
 		t.Fatal(err)
 	}
+	said := make(chan struct{}, 64)
 	r := newRig(t, hs, func(o *e2ee.Options) {
 		o.Account = func(id.UserID) e2ee.AccountSettings {
 			return e2ee.AccountSettings{RecoveryKey: secret.NewString(other.RecoveryKey())}
 		}
+		o.Log = o.Log.Hook(zerolog.HookFunc(func(_ *zerolog.Event, _ zerolog.Level, message string) {
+			if message == "The configured recovery key does not open secret storage" {
+				said <- struct{}{}
+			}
+		}))
 	})
-	d := r.device(hs.Login("alice", "SECOND"))
+	session := hs.Login("alice", "SECOND")
+	d := r.device(session)
 	settle(t, d)
+	made := changesBy(hs, session)
+	for range 3 {
+		setAccountData(t, hs, session, "com.example", map[string]any{})
+		hs.ChangeDevices(session.UserID)
+		d.Maintain(t.Context())
+		if _, err := d.Bootstrap(t.Context(), e2ee.UserAuth{}); !errorIs(err, e2ee.ErrIdentityExists) {
+			t.Errorf("a bootstrap: %v", err)
+		}
+	}
+	if len(said) != 1 {
+		t.Errorf("the key was tried %d times", len(said))
+	}
+	if n := changesBy(hs, session); n != made+3 { // the account data above
+		t.Errorf("%d requests changed something", n-made-3)
+	}
 	if s := status(t, d); s.Identity.Ours || !problems(s)["device_not_signed"] {
 		t.Errorf("status: %+v", s.Identity)
 	}
@@ -198,6 +226,7 @@ func TestWrongKeyInConfiguration(t *testing.T) {
 // The user's word that no backup is wanted is honoured (requirement 16.7), until they
 // change their mind.
 func TestBackupSwitchedOff(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	session := hs.Login("alice", "FIRST")
 	setAccountData(t, hs, session, "m.key_backup", map[string]any{"enabled": false})
@@ -236,6 +265,7 @@ func TestBackupSwitchedOffInElement(t *testing.T) {
 
 // With bootstrap: manual nothing is made until it is asked for.
 func TestManualBootstrap(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	r := newRig(t, hs, func(o *e2ee.Options) { o.ManualBootstrap = true })
 	d := r.device(hs.Login("alice", "FIRST"))
@@ -253,6 +283,7 @@ func TestManualBootstrap(t *testing.T) {
 // A second bootstrap gives the recovery key only as long as it may be read at all: a
 // stolen token must not be worth an identity for ever.
 func TestBootstrapGivesNoOldKey(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
 	if err := alice.dev.DeleteRecoveryKey(t.Context()); err != nil {

@@ -2,6 +2,7 @@ package e2ee
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"maunium.net/go/mautrix/id"
@@ -16,6 +17,10 @@ var (
 	problemNoDevice = Problem{
 		"no_device", "This access token belongs to no device, so there can be no encryption keys for it.",
 		"Log in as a user to get a token with a device.",
+	}
+	problemSettingUp = Problem{
+		"setting_up", "The proxy is still setting up the encryption of this device.",
+		"Ask again in a few seconds.",
 	}
 	problemNoIdentity = Problem{
 		"no_identity", "The account has no digital identity yet, so others cannot tell that this device is yours.",
@@ -62,6 +67,18 @@ var (
 		"POST /_e2ee_proxy/v1/recover with your recovery key.",
 	}
 )
+
+// unfinished leaves out what the proxy is about to put in order by itself, so that nobody
+// is asked to do it, and says that it is.
+func unfinished(problems []Problem) []Problem {
+	rest := slices.DeleteFunc(slices.Clone(problems), func(p Problem) bool {
+		return p == problemNoIdentity || p == problemUnsigned || p == problemNoStorage || p == problemStorageIncomplete || p == problemNoBackup
+	})
+	if len(rest) == len(problems) {
+		return problems
+	}
+	return append([]Problem{problemSettingUp}, rest...)
+}
 
 func unreadable(what string) Problem {
 	return Problem{"unreadable", "The homeserver did not say how " + what + " stands.", "Try again in a while."}

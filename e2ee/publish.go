@@ -17,8 +17,8 @@ import (
 // device the proxy waits: until the client does what needs keys, or until it has had
 // time enough to upload its own.
 const (
-	// publishAtLast is how long after a device is first seen its keys are published
-	// if its client does nothing that tells.
+	// publishAtLast is how long after a device is first seen, or after its client's first
+	// sync if that takes longer, its keys are published if its client does nothing that tells.
 	publishAtLast = 10 * time.Second
 	// publishAfterSync is how long after the client's second sync.
 	publishAfterSync = 1500 * time.Millisecond
@@ -47,8 +47,30 @@ func (d *Device) PublishWithin(wait time.Duration) {
 	d.publishTimer = time.AfterFunc(wait, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.letPublish()
+		d.publishTimer = nil
+		if d.overdue = d.beginning > 0; !d.overdue {
+			d.letPublish()
+		}
 	})
+}
+
+// firstSyncBegins and firstSyncEnds enclose the sync with which a client begins. That of a
+// large account takes minutes, and is no time in which a client could have uploaded keys.
+func (d *Device) firstSyncBegins() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.beginning++
+}
+
+func (d *Device) firstSyncEnds() {
+	d.mu.Lock()
+	d.beginning--
+	overdue := d.overdue && d.beginning == 0
+	d.overdue = d.overdue && !overdue
+	d.mu.Unlock()
+	if overdue {
+		d.PublishWithin(publishAtLast)
+	}
 }
 
 // letPublish allows publishing. The caller holds d.mu.
@@ -159,7 +181,7 @@ func (d *Device) GaveFullState(ctx context.Context) error {
 // revoke the old one, so it is used only once the client has, or the old one is refused
 // (requirement 22.3).
 func (e *Engine) Refreshed(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) error {
-	d, err := e.fromStore(ctx, deviceKey{user, device})
+	d, err := e.fromStore(ctx, deviceKey{user, device}, true)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}

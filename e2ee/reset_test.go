@@ -15,6 +15,7 @@ import (
 // room key goes into the new backup, and nothing of the old identity is left in secret
 // storage (requirement 1.8).
 func TestReset(t *testing.T) {
+	t.Parallel()
 	alice, bob, room := pair(t)
 	bob.send(room, "hello to you")
 	backedUp(t, alice.hs, alice.UserID, 2)
@@ -67,6 +68,7 @@ func recoveryKey(t *testing.T, d *e2ee.Device) secret.String {
 // the first call gives it flows and session, the second carries its answer, which goes to
 // the homeserver as it is (requirement 12.6).
 func TestResetPassesAuthenticationThrough(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
 	before := alice.master()
@@ -113,6 +115,7 @@ func TestResetPassesAuthenticationThrough(t *testing.T) {
 // On a homeserver with OAuth the user allows the reset on a web page, of which the error
 // gives the address; only one that a browser may open.
 func TestResetNamesTheWebPage(t *testing.T) {
+	t.Parallel()
 	for url, want := range map[string]string{
 		"https://account.example.org/?action=org.matrix.cross_signing_reset": "https://account.example.org/?action=org.matrix.cross_signing_reset",
 		"javascript:alert(1)": "", "https://": "", "file:///etc/passwd": "",
@@ -120,7 +123,21 @@ func TestResetNamesTheWebPage(t *testing.T) {
 		for _, stage := range []string{"m.oauth", "org.matrix.cross_signing_reset"} {
 			hs := liar.New(t)
 			alice := newPerson(t, hs, "alice", "FIRST")
-			hs.Intercept(liar.Is("POST", "device_signing/upload"), func(*liar.Request, func() liar.Reply) liar.Reply {
+			before, allowed := alice.master(), false
+			hs.Intercept(liar.Is("POST", "device_signing/upload"), func(r *liar.Request, next func() liar.Reply) liar.Reply {
+				var body map[string]any
+				if err := r.JSON(&body); err != nil {
+					return liar.Failure(400, "M_NOT_JSON", "")
+				}
+				if auth, _ := body["auth"].(map[string]any); allowed && len(auth) == 1 && auth["session"] == "x" {
+					body["auth"] = map[string]any{"type": "m.login.password", "session": "s", "password": "password of alice"}
+					raw, err := json.Marshal(body)
+					if err != nil {
+						return liar.Failure(500, "M_UNKNOWN", "")
+					}
+					r.Body = raw
+					return next()
+				}
 				return liar.Reply{Status: 401, Body: map[string]any{
 					"session": "x", "flows": []any{map[string]any{"stages": []string{stage}}},
 					"params": map[string]any{stage: map[string]any{"url": url}},
@@ -131,6 +148,15 @@ func TestResetNamesTheWebPage(t *testing.T) {
 			if !errorAs(err, &needed) || needed.Stage != stage || needed.URL != want {
 				t.Errorf("%s at %s: %+v", stage, url, err)
 			}
+			// Not allowed yet, then allowed: the stage needs nothing but its session.
+			done := e2ee.UserAuth{Stage: json.RawMessage(`{"session":"x"}`)}
+			if _, err = alice.dev.Reset(t.Context(), done); !errorAs(err, &needed) || alice.master() != before {
+				t.Errorf("before the user allows it: %v", err)
+			}
+			allowed = true
+			if _, err = alice.dev.Reset(t.Context(), done); err != nil || alice.master() == before {
+				t.Errorf("once the user allows it: %v", err)
+			}
 		}
 	}
 }
@@ -139,6 +165,7 @@ func TestResetNamesTheWebPage(t *testing.T) {
 // login through the proxy, and it is forgotten with that. Another client that was quicker
 // keeps its identity: being asked may mean that one would be replaced (requirement 1.2).
 func TestFirstIdentityWithPassword(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	hs.RequireUIAForFirstKeys()
 	r := newRig(t, hs, nil)

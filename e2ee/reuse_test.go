@@ -141,3 +141,32 @@ func TestClosedAccount(t *testing.T) {
 		t.Error("the new owner has keys of the old one")
 	}
 }
+
+// Attack vector (a device ID that is used again): a device is logged out and its ID
+// given to the next login at once, before anybody asked the homeserver for the user's
+// devices. A living device never changes its keys; this one is not the same.
+//
+// Expected: the new device gets in order.
+func TestOwnDeviceIDUsedAgainAtOnce(t *testing.T) {
+	t.Parallel()
+	hs := liar.New(t)
+	r := newRig(t, hs, nil)
+	first := hs.Login("bob", "BOB")
+	ready(t, r.device(first))
+	var said [2]id.Ed25519
+	for i := range said {
+		said[i] = status(t, r.device(first)).Keys.Ed25519
+		// Nothing is asked between the end of the one and the keys of the other.
+		if code := call(t, hs, first, http.MethodPost, "logout", map[string]any{}, nil); code != http.StatusOK {
+			t.Fatalf("logout: %d", code)
+		}
+		if err := r.eng.Forget(t.Context(), id.UserID(first.UserID), id.DeviceID(first.DeviceID)); err != nil {
+			t.Fatal(err)
+		}
+		first = hs.Login("bob", "BOB")
+		ready(t, r.device(first))
+	}
+	if said[0] == said[1] {
+		t.Error("the new device has the old keys")
+	}
+}

@@ -36,6 +36,7 @@ func advance(t *testing.T, out *session.MegolmOutboundSession, n int) {
 
 // Requirement 8.3, attacks A12 and N2: what is kept of two keys for one session.
 func TestMergeRoomKey(t *testing.T) {
+	t.Parallel()
 	out, err := session.NewMegolmOutboundSession()
 	if err != nil {
 		t.Fatal(err)

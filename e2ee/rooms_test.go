@@ -9,6 +9,7 @@ import (
 // Requirements 9.1, 9.2, 9.7 and attack A21: the limits of a room's encryption event
 // are clamped, and what is no number gets the default.
 func TestRotationLimits(t *testing.T) {
+	t.Parallel()
 	week := 7 * 24 * time.Hour
 	for _, tc := range []struct {
 		content  string

@@ -25,9 +25,9 @@ const (
 
 // secretRequest is a request that waits for its answer.
 type secretRequest struct {
-	device id.DeviceID
-	id     string
-	name   string
+	Device id.DeviceID `json:"device"`
+	ID     string      `json:"id"`
+	Name   string      `json:"name"`
 }
 
 // givenSecret is a secret that was given to a device.
@@ -50,14 +50,16 @@ func (b *batch) secretRequested(ev *toDevice) {
 		b.refused++
 		return
 	}
-	same := func(r secretRequest) bool { return r.device == req.Device && r.id == req.RequestID }
+	same := func(r secretRequest) bool { return r.Device == req.Device && r.ID == req.RequestID }
 	switch req.Action {
 	case "request":
-		if !slices.ContainsFunc(d.requests, same) && len(d.requests) < maxRequests && sharedSecret(req.Name) {
-			d.requests = append(d.requests, secretRequest{req.Device, req.RequestID, req.Name})
+		if !slices.ContainsFunc(d.requests.Secrets, same) && len(d.requests.Secrets) < maxRequests && sharedSecret(req.Name) {
+			d.requests.Secrets = append(d.requests.Secrets, secretRequest{req.Device, req.RequestID, req.Name})
+			b.requestsMoved = true
 		}
 	case "request_cancellation":
-		d.requests = slices.DeleteFunc(d.requests, same)
+		d.requests.Secrets = slices.DeleteFunc(d.requests.Secrets, same)
+		b.requestsMoved = true
 	}
 }
 
@@ -73,29 +75,30 @@ func sharedSecret(name string) bool {
 
 // answerRequests gives the secrets that were asked for to those who may have them.
 func (d *Device) answerRequests(ctx context.Context) error {
-	d.mu.Lock()
-	requests := d.requests
-	d.requests = nil
-	d.mu.Unlock()
-	if len(requests) == 0 || d.acct.settings().IgnoreSecretRequests { // requirement 15.5
-		return nil
+	requests, err := d.waiting(ctx, func(w *waitingRequests) int { return len(w.Secrets) })
+	if err != nil || requests == nil {
+		return err
 	}
-	users, err := d.acct.tracker.Lookup(ctx, d.query(), []id.UserID{d.acct.user})
+	if d.acct.settings().IgnoreSecretRequests { // requirement 15.5
+		return d.answered(ctx, func(w *waitingRequests) { w.Secrets = nil })
+	}
+	own, err := d.whoAsks(ctx)
 	if err != nil {
-		return fmt.Errorf("look up who asks for a secret: %w", err)
+		return err
 	}
-	own := users[d.acct.user]
-	d.noteOwn(own)
-	if own.Knowledge != trustcache.KnowledgeFresh || !own.Verified || d.ownNow() != ownSigned {
-		return nil
-	}
-	for _, req := range requests {
-		dev := own.Device(req.device)
-		if !mayHoldSecrets(dev) || !d.mayGive(req) {
+	for _, req := range requests.Secrets {
+		switch dev := own.Device(req.Device); {
+		case !mayHoldSecrets(dev) || !d.mayGive(req):
 			d.eng.counts.secrets.WithLabelValues("refused").Inc()
-			continue
+		default:
+			if err := d.giveSecret(ctx, req, dev, own); err != nil {
+				d.takeBack(givenSecret{req.Device, req.Name})
+				return err
+			}
 		}
-		if err := d.giveSecret(ctx, req, dev, own); err != nil {
+		if err := d.answered(ctx, func(w *waitingRequests) {
+			w.Secrets = slices.DeleteFunc(w.Secrets, func(r secretRequest) bool { return r == req })
+		}); err != nil {
 			return err
 		}
 	}
@@ -107,7 +110,7 @@ func (d *Device) mayGive(req secretRequest) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := d.eng.now()
-	key := givenSecret{req.device, req.name}
+	key := givenSecret{req.Device, req.Name}
 	if last, ok := d.given[key]; ok && now.Sub(last) < requestEvery {
 		return false
 	}
@@ -118,20 +121,27 @@ func (d *Device) mayGive(req secretRequest) bool {
 	return true
 }
 
+// takeBack forgets that a secret was given, because it was not after all.
+func (d *Device) takeBack(key givenSecret) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.given, key)
+}
+
 // giveSecret encrypts a secret for a device and puts it into the outbox. One that is not
 // here, or does not belong to what is published, is not given.
 func (d *Device) giveSecret(ctx context.Context, req secretRequest, dev *trustcache.Device, own *trustcache.User) error {
-	stored, err := d.eng.store.Secret(ctx, d.acct.row, req.name)
+	stored, err := d.eng.store.Secret(ctx, d.acct.row, req.Name)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("load a secret: %w", err)
 	}
-	if !plausibleSecret(req.name, stored.Value.Reveal(), own) {
+	if !plausibleSecret(req.Name, stored.Value.Reveal(), own) {
 		return nil
 	}
-	content := object{{"request_id", quoted(req.id)}, {"secret", quoted(b64(stored.Value.Reveal()))}}.encode()
+	content := object{{"request_id", quoted(req.ID)}, {"secret", quoted(b64(stored.Value.Reveal()))}}.encode()
 	to := []*trustcache.Device{dev}
 	claimed, err := d.claimFor(ctx, to)
 	if err != nil {
@@ -150,7 +160,7 @@ func (d *Device) giveSecret(ctx context.Context, req secretRequest, dev *trustca
 	}
 	d.outboxPending = true
 	d.eng.counts.secrets.WithLabelValues("sent").Inc()
-	d.eng.log.Info().Stringer("account", d.acct.user).Stringer("device", dev.DeviceID).Str("secret", req.name).
+	d.eng.log.Info().Stringer("account", d.acct.user).Stringer("device", dev.DeviceID).Str("secret", req.Name).
 		Msg("A confirmed device of the user was given a secret")
 	return nil
 }

@@ -33,14 +33,6 @@ const (
 	secretReceived = "received:"
 )
 
-// secretAsk is a secret that we asked for.
-type secretAsk struct {
-	name  string
-	id    string
-	to    map[id.DeviceID]bool
-	until time.Time
-}
-
 // wantSecrets asks for the secrets that are missing, if there is somebody to ask and the
 // identity is one that we verified.
 func (d *Device) wantSecrets(ctx context.Context, own *trustcache.User) error {
@@ -57,6 +49,9 @@ func (d *Device) wantSecrets(ctx context.Context, own *trustcache.User) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.loadAsks(ctx); err != nil {
+		return err
+	}
 	now := d.eng.now()
 	ch := &store.Changes{}
 	asks := make([]*secretAsk, 0, len(missing))
@@ -81,6 +76,11 @@ func (d *Device) wantSecrets(ctx context.Context, own *trustcache.User) error {
 			messages = append(messages, message{dev, content})
 		}
 		ch.Outbox = append(ch.Outbox, outboxItems("m.secret.request", messages, now)...)
+		row, err := ask.stored(d.id, now)
+		if err != nil {
+			return err
+		}
+		ch.Secrets = append(ch.Secrets, row)
 		asks = append(asks, ask)
 	}
 	if len(asks) == 0 {
@@ -88,9 +88,6 @@ func (d *Device) wantSecrets(ctx context.Context, own *trustcache.User) error {
 	}
 	if err := d.save(ctx, ch); err != nil {
 		return fmt.Errorf("store requests for secrets: %w", err)
-	}
-	if d.asks == nil {
-		d.asks = make(map[string]*secretAsk)
 	}
 	for _, ask := range asks {
 		d.asks[ask.name] = ask
@@ -215,16 +212,6 @@ func plausibleSecret(name string, value []byte, own *trustcache.User) bool {
 	return err == nil && published(own, name) != "" && key.PublicKey() == published(own, name)
 }
 
-// askOf gives the request with an ID, if its answer is still awaited. The caller holds d.mu.
-func (d *Device) askOf(requestID string) *secretAsk {
-	for _, ask := range d.asks {
-		if ask.id == requestID && d.eng.now().Before(ask.until) {
-			return ask
-		}
-	}
-	return nil
-}
-
 // answeredAsk is a request that a device has answered.
 type answeredAsk struct {
 	ask *secretAsk
@@ -246,6 +233,7 @@ func (b *batch) cancelAsks(own *trustcache.User) {
 			}
 		}
 		b.ch.Outbox = append(b.ch.Outbox, outboxItems("m.secret.request", messages, b.d.eng.now())...)
+		b.ch.DeleteSecrets = append(b.ch.DeleteSecrets, askedName(b.d.id, a.ask.name))
 	}
 }
 
@@ -257,6 +245,9 @@ func (b *batch) takeSecrets(ctx context.Context) error {
 	own, err := b.d.acct.tracker.Own(ctx)
 	if err != nil {
 		return fmt.Errorf("look up who sent a secret: %w", err)
+	}
+	if err := b.d.loadAsks(ctx); err != nil {
+		return err
 	}
 	for _, msg := range b.secrets {
 		b.secretSent(msg, own)

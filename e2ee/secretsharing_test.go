@@ -32,6 +32,7 @@ func withoutBackupKey(t *testing.T, hs *liar.Server, first *person) *person {
 // answers over Olm; the key fits the backup and is taken; the others are told that it is
 // done (requirements 15.1 to 15.4).
 func TestSecretIsShared(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
 	third := recovered(t, hs, alice, "THIRD", false)
@@ -113,6 +114,7 @@ func (p *person) processed() {
 // in the clear, or that do not fit the published keys. None is taken; the right one,
 // afterwards, is.
 func TestUnwantedSecretsAreRefused(t *testing.T) {
+	t.Parallel()
 	hs, alice, second, request := asking(t)
 	mine, err := alice.dev.Secrets(t.Context())
 	if err != nil {
@@ -164,6 +166,7 @@ func TestUnwantedSecretsAreRefused(t *testing.T) {
 
 // An answer is awaited for a day. What comes later is refused.
 func TestLateSecretIsRefused(t *testing.T) {
+	t.Parallel()
 	_, alice, second, request := asking(t)
 	mine, err := alice.dev.Secrets(t.Context())
 	if err != nil {
@@ -183,6 +186,7 @@ func TestLateSecretIsRefused(t *testing.T) {
 // the homeserver makes a request up. Nobody gets anything; a flood of requests costs one
 // answer.
 func TestSecretsGoToConfirmedDevicesOnly(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
 	bob := newPerson(t, hs, "bob", "BOBS")
@@ -228,6 +232,7 @@ func TestSecretsGoToConfirmedDevicesOnly(t *testing.T) {
 
 // A request that is taken back before it was answered is not answered.
 func TestCancelledRequestIsNotAnswered(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
 	second := recovered(t, hs, alice, "SECOND", false)

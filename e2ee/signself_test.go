@@ -19,6 +19,7 @@ import (
 // themselves, and waits for the account's identity to sign them: it would have a confirmed
 // device. They are never signed, and nothing is sent.
 func TestReplacedDeviceKeysAreNotSigned(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	first := newPerson(t, hs, "alice", "FIRST")
 	key := recoveryKey(t, first.dev)
@@ -79,6 +80,7 @@ func TestReplacedDeviceKeysAreNotSigned(t *testing.T) {
 // A device that is not signed may not send (requirement 1.7), unless its account's
 // settings let it; then it warns. Reading works either way.
 func TestUnsignedDeviceSends(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	alice, bob := newPerson(t, hs, "alice", "FIRST"), newPerson(t, hs, "bob", "BOBS")
 	room := alice.newRoom(bob)
@@ -123,6 +125,7 @@ func TestUnsignedDeviceSends(t *testing.T) {
 // A homeserver that answers 200 and keeps no signature is noticed: the signature is read
 // back (requirement 12.8).
 func TestSignatureIsReadBack(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	first := newPerson(t, hs, "alice", "FIRST")
 	key := recoveryKey(t, first.dev)
@@ -150,6 +153,7 @@ func TestSignatureIsReadBack(t *testing.T) {
 // Nothing is made when the homeserver does not say how the own keys stand: it might
 // replace something.
 func TestNothingIsMadeBlindly(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	first := newPerson(t, hs, "alice", "FIRST")
 	identity := first.master()

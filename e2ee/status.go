@@ -153,6 +153,9 @@ func (d *Device) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	out.Warnings = append(out.Warnings, pending...)
+	if !d.isSettled() {
+		out.Problems = unfinished(out.Problems)
+	}
 	return out, nil
 }
 

@@ -31,10 +31,10 @@ func TestSendPreconditions(t *testing.T) {
 		{ownState(99), "-", ErrCannotEncrypt, ErrCannotEncrypt, ""},
 	} {
 		if got := sendRefusal(tc.own, false); !errors.Is(got, tc.strict) {
-			t.Errorf("%d (%s): %v, want %v", tc.own, tc.reference, got, tc.strict)
+			t.Errorf("%d (%s; %s): %v, want %v", tc.own, tc.reference, tc.why, got, tc.strict)
 		}
 		if got := sendRefusal(tc.own, true); !errors.Is(got, tc.unsigned) {
-			t.Errorf("%d (%s), unsigned allowed: %v, want %v", tc.own, tc.reference, got, tc.unsigned)
+			t.Errorf("%d (%s; %s), unsigned allowed: %v, want %v", tc.own, tc.reference, tc.why, got, tc.unsigned)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/liar"
+	"e2ee-proxy/internal/secret"
 )
 
 // person is somebody's device behind a rig.
@@ -202,4 +203,9 @@ func (p *person) sync(since string) (e2ee.SyncExtras, string) {
 		p.t.Fatal(err)
 	}
 	return extras, resp.NextBatch
+}
+
+// recover takes the identity from secret storage.
+func (p *person) recover(key secret.String) error {
+	return p.dev.Recover(p.t.Context(), e2ee.Recovery{Key: key})
 }

@@ -19,6 +19,8 @@ type toDevice struct {
 	Type    string          `json:"type"`
 	Sender  id.UserID       `json:"sender"`
 	Content json.RawMessage `json:"content"`
+	// Decrypted says to the client that it came over Olm. It is never taken from the network.
+	Decrypted bool `json:"decrypted,omitempty"`
 }
 
 // batch is the work on one sync response's to-device events. Everything it changes
@@ -39,6 +41,8 @@ type batch struct {
 	answered    []answeredAsk
 	unknown     []id.UserID // senders of keys of whom nothing is known
 	refused     int
+	// requestsMoved says that other requests of own devices wait than before.
+	requestsMoved bool
 	// keysCancelled is called once all of this is stored.
 	keysCancelled func()
 }
@@ -80,10 +84,20 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 			return nil, fmt.Errorf("load seen messages: %w", err)
 		}
 	}
+	if len(parsed) > 0 {
+		if err := d.readRequests(ctx); err != nil {
+			return nil, err
+		}
+	}
 	for i, ev := range parsed {
 		b.one(ev, olms[i])
 	}
 	b.sessions.collect(ch)
+	if b.requestsMoved {
+		if err := d.requests.store(d, ch); err != nil {
+			return nil, err
+		}
+	}
 	if err := b.keepRoomKeys(ctx); err != nil {
 		return nil, err
 	}
@@ -134,7 +148,7 @@ func (b *batch) one(ev *toDevice, olm *olmEvent) {
 		if strings.HasPrefix(ev.Type, verificationPrefix) && b.d.mayPublish {
 			return
 		}
-		b.pass(ev.Type, ev.Sender, ev.Content)
+		b.pass(toDevice{Type: ev.Type, Sender: ev.Sender, Content: ev.Content})
 	}
 }
 
@@ -195,7 +209,7 @@ func (b *batch) passOthers(ctx context.Context) error {
 	for _, msg := range b.other {
 		switch trustcache.ToDevice(msg.Type, msg.owner(), known[msg.Sender], mode) {
 		case trustcache.ToDeviceProcess:
-			b.pass(msg.Type, msg.Sender, msg.Content)
+			b.pass(toDevice{Type: msg.Type, Sender: msg.Sender, Content: msg.Content, Decrypted: true})
 		case trustcache.ToDeviceDrop:
 			b.refused++
 		}
@@ -204,8 +218,8 @@ func (b *batch) passOthers(ctx context.Context) error {
 }
 
 // pass keeps an event for the client.
-func (b *batch) pass(eventType string, sender id.UserID, content json.RawMessage) {
-	raw, err := json.Marshal(toDevice{Type: eventType, Sender: sender, Content: content})
+func (b *batch) pass(ev toDevice) {
+	raw, err := json.Marshal(ev)
 	if err != nil {
 		b.refused++
 		return

@@ -10,6 +10,7 @@ import (
 // The test vectors of the spec (appendices, "Cryptographic Test Vectors", JSON
 // signing), for what we sign ourselves (requirement 2.9).
 func TestSigningVectors(t *testing.T) {
+	t.Parallel()
 	seed, err := base64.RawStdEncoding.DecodeString("YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1")
 	if err != nil {
 		t.Fatal(err)

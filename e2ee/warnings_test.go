@@ -37,6 +37,7 @@ func pair(t *testing.T) (alice, bob *person, room string) {
 // rooms, sending waits, dismissing the warning changes nothing about that, and a second
 // reset is a warning of its own (requirement 1.10, design §6).
 func TestIdentityChangedWarning(t *testing.T) {
+	t.Parallel()
 	alice, bob, room := pair(t)
 	_, since := alice.sync("")
 	parked, err := alice.dev.BeginSync(t.Context(), since)
@@ -99,6 +100,7 @@ func TestIdentityChangedWarning(t *testing.T) {
 
 // A verified user's reset has other words, and only withdrawing or verifying again ends it.
 func TestVerificationLostWarning(t *testing.T) {
+	t.Parallel()
 	alice, bob, room := pair(t)
 	if err := alice.dev.Verify(t.Context(), id.UserID(bob.UserID)); err != nil {
 		t.Fatal(err)
@@ -122,6 +124,7 @@ func TestVerificationLostWarning(t *testing.T) {
 // For an account that nobody watches the change is accepted, and told and counted all the
 // same; never that of a user who was verified.
 func TestAutomaticAcknowledgement(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	bot := &person{t: t, hs: hs, Session: hs.Login("bot", "BOT")}
 	bot.rig = newRig(t, hs, func(o *e2ee.Options) {
@@ -149,6 +152,7 @@ func TestAutomaticAcknowledgement(t *testing.T) {
 // Another device of the user that is not confirmed is told, by name, until it is gone or
 // confirmed (requirements 1.6, 26.1).
 func TestOwnUnsignedDeviceWarning(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
 	other := &person{rig: newRig(t, hs, nil), Session: hs.Login("alice", "OTHER")}

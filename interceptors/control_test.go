@@ -243,6 +243,15 @@ func TestControlAuthNeeded(t *testing.T) {
 	if diff := cmp.Diff(`{"flows":[{"stages":["m.login.sso"]}],"params":{},"session":"s"}`, string(fields)); diff != "" {
 		t.Errorf("fields (-want +got):\n%s", diff)
 	}
+	// Where it is done in a browser, a person is told where.
+	c.err = &AuthNeededError{
+		Body: json.RawMessage(`{"flows":[{"stages":["m.oauth"]}],"params":{"m.oauth":{"url":"https://account.test/"}},"session":"s"}`),
+		URL:  "https://account.test/",
+	}
+	_, err = w.do(controlCall(ControlReset, http.MethodPost, "reset", `{"confirm":true}`))
+	if e := shown(t, err, http.StatusUnauthorized, CodeForbidden); !strings.Contains(e.Public(), "https://account.test/") || e.Fields["params"] == nil {
+		t.Errorf("%q, %v", e.Public(), e.Fields)
+	}
 }
 
 // What needs keys of the proxy is refused for devices without them; what only tells is not.

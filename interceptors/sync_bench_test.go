@@ -96,6 +96,13 @@ func BenchmarkSync(b *testing.B) {
 			}
 		})
 	}
+	b.Run("heap", func(b *testing.B) {
+		var grown int64
+		for b.Loop() {
+			grown = max(grown, syncHeap(b, 10<<20, 0), syncHeap(b, 100<<20, 500))
+		}
+		b.ReportMetric(float64(grown), "peak-B")
+	})
 	body := syncBody(10<<20, 0)
 	b.Run("reference=jsontext", func(b *testing.B) {
 		b.SetBytes(int64(len(body)))
@@ -147,24 +154,30 @@ func reportCPU(b *testing.B, size int) func() {
 func TestSyncHeap(t *testing.T) {
 	for _, size := range []int{10 << 20, 100 << 20} {
 		for _, encrypted := range []int{0, 500} {
-			w := newSyncWorld(t, "", interceptors.SyncOptions{})
-			var peak atomic.Uint64
-			before := heapNow()
-			chunk := syncBody(1<<20, encrypted)
-			from, to := bytes.Index(chunk, []byte(`"!room0`)), len(chunk)-3
-			w.up.body = func() io.Reader {
-				return &repeatedRooms{head: chunk[:from], rooms: chunk[from:to], tail: chunk[to:], times: size >> 20, peak: &peak}
-			}
-			n, err := w.quick(t.Context(), "")
-			if err != nil || n < int64(size)*3/4 {
-				t.Fatal(n, err)
-			}
-			grown := int64(max(peak.Load(), heapNow())) - int64(before) - int64(len(chunk))
-			if grown > 4<<20 {
+			if grown := syncHeap(t, size, encrypted); grown > 4<<20 {
 				t.Errorf("%d MiB with %d encrypted events in each: the heap grew by %d bytes", size>>20, encrypted, grown)
 			}
 		}
 	}
+}
+
+// syncHeap rewrites a response of a size, with so many encrypted events in each MiB, and
+// tells by how much the heap grew at most.
+func syncHeap(tb testing.TB, size, encrypted int) int64 {
+	tb.Helper()
+	w := newSyncWorld(tb, "", interceptors.SyncOptions{})
+	var peak atomic.Uint64
+	before := heapNow()
+	chunk := syncBody(1<<20, encrypted)
+	from, to := bytes.Index(chunk, []byte(`"!room0`)), len(chunk)-3
+	w.up.body = func() io.Reader {
+		return &repeatedRooms{head: chunk[:from], rooms: chunk[from:to], tail: chunk[to:], times: size >> 20, peak: &peak}
+	}
+	n, err := w.quick(tb.Context(), "")
+	if err != nil || n < int64(size)*3/4 {
+		tb.Fatal(n, err)
+	}
+	return int64(max(peak.Load(), heapNow())) - int64(before) - int64(len(chunk))
 }
 
 func heapNow() uint64 {

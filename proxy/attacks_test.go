@@ -91,6 +91,9 @@ func attackPaths() []string {
 		"org.matrix.msc2716/rooms/!r:hs/batch_send",
 		"com.beeper.backfill/rooms/!r:hs/batch_send",
 		"createRoom/t",
+		"org.matrix.msc4080/send_pdus/t",
+		"org.matrix.msc4080/Send_PDUs/t",
+		"sendPDUs/t",
 		"sync",
 		"org.matrix.simplified_msc3575/sync",
 	}

@@ -301,10 +301,13 @@ func (t *target) unlisted(method string, guarded bool) (string, error) {
 	return "", errNotHere
 }
 
-// isWriteWord reports whether a segment names a way to put an event into a room, or
-// another kind of sync.
+// isWriteWord reports whether a segment names a way to put an event into a room
+// (send_pdus is one of MSC4080), or another kind of sync.
 func isWriteWord(s string) bool {
-	for _, word := range [...]string{"send", "state", "redact", "batch_send", "import", "createRoom", "sendToDevice", "sync"} {
+	if len(s) >= 4 && strings.EqualFold(s[:4], "send") {
+		return true
+	}
+	for _, word := range [...]string{"state", "redact", "batch_send", "import", "createRoom", "sync"} {
 		if strings.EqualFold(s, word) {
 			return true
 		}

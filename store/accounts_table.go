@@ -93,8 +93,7 @@ func (db *DB) Account(ctx context.Context, user id.UserID) (*Account, error) {
 
 // LookupAccount finds the account of a user, or returns [ErrNotFound].
 func (db *DB) LookupAccount(ctx context.Context, user id.UserID) (*Account, error) {
-	all, err := db.readAccounts(ctx, "SELECT id, user_id, master_key_id, sealed_key FROM accounts WHERE user_id = $1",
-		encodeText(string(user)))
+	all, err := db.readAccounts(ctx, db.reader.query, selectAccounts+" WHERE user_id = $1", encodeText(string(user)))
 	if err == nil && len(all) == 0 {
 		err = ErrNotFound
 	}
@@ -106,16 +105,18 @@ func (db *DB) LookupAccount(ctx context.Context, user id.UserID) (*Account, erro
 
 // Accounts lists all accounts in the order in which they were made.
 func (db *DB) Accounts(ctx context.Context) ([]*Account, error) {
-	all, err := db.readAccounts(ctx, "SELECT id, user_id, master_key_id, sealed_key FROM accounts ORDER BY id")
+	all, err := db.readAccounts(ctx, db.reader.query, selectAccounts+" ORDER BY id")
 	if err != nil {
 		return nil, fmt.Errorf("list accounts: %w", err)
 	}
 	return all, nil
 }
 
-func (db *DB) readAccounts(ctx context.Context, query string, params ...any) ([]*Account, error) {
+const selectAccounts = "SELECT id, user_id, master_key_id, sealed_key FROM accounts"
+
+func (db *DB) readAccounts(ctx context.Context, query querier, statement string, params ...any) ([]*Account, error) {
 	var all []*Account
-	err := db.reader.query(ctx, query, params, func(r *sql.Rows) error {
+	err := query(ctx, statement, params, func(r *sql.Rows) error {
 		var row int64
 		var user id.UserID
 		var masterID string
@@ -175,6 +176,20 @@ func (a *Account) seal(value []byte, table, column string, row ...string) []byte
 		return []byte{}
 	}
 	return a.key.Seal(value, a.place(table, column, row))
+}
+
+// mark is a sealed value that says nothing but that these columns of a row were written
+// with the account's key, together.
+func (a *Account) mark(table string, columns []string) []byte {
+	return a.key.Seal(nil, a.place(table, "sealed_trust", columns))
+}
+
+// checkMark refuses columns that are not those of the mark. No mark fits none.
+func (a *Account) checkMark(mark []byte, table string, columns []string) error {
+	if _, err := a.key.Open(mark, a.place(table, "sealed_trust", columns)); err != nil {
+		return fmt.Errorf("%w: %s.sealed_trust: %w", ErrSealed, table, err)
+	}
+	return nil
 }
 
 // open opens what seal made.

@@ -7,7 +7,9 @@
 //     or event.
 //   - Every pickle, secret, token and clear text is sealed under a key of its account
 //     before it reaches the database, and opens only in the row and column it was sealed
-//     for. Names, public keys and what the homeserver sees anyway are not sealed.
+//     for. Names, public keys and what the homeserver sees anyway are not sealed; what of it
+//     tells how far a key, a user or a device is trusted is tied to the account's key, so that
+//     who can write to the database can put back an older row, but not make one.
 //   - An outbound session moves forward only: what lags behind the database is refused
 //     ([ErrStale]), so that two processes or a late writer cannot use an index twice.
 //   - A database that was restored from a backup is recognised when it is opened, as far

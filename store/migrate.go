@@ -13,7 +13,7 @@ import (
 var migrationFiles embed.FS
 
 // migrations are in order; the number of the last is the schema version this program needs.
-var migrations = []string{"0001_initial.sql"}
+var migrations = []string{"0001_initial.sql", "0002_sealed_trust.sql"}
 
 const (
 	liteHasSchema = `SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'schema_version'`
@@ -92,6 +92,11 @@ func (db *DB) migrate(ctx context.Context, t *tx, from int64) error {
 	for _, name := range migrations[from:] {
 		if err := db.apply(ctx, t, name); err != nil {
 			return fmt.Errorf("migrate %s: %w", name, err)
+		}
+	}
+	if from == 1 {
+		if err := db.markTrust(ctx, t); err != nil {
+			return fmt.Errorf("migrate: seal whom accounts trust: %w", err)
 		}
 	}
 	if _, err := t.do(ctx, "UPDATE schema_version SET version = $1", db.latest()); err != nil {

@@ -19,6 +19,23 @@ var (
 		ofDevice, "their_key", " ORDER BY last_received_at DESC, created_at DESC, session_id")
 )
 
+var selectOlmPeers = whereIn("SELECT their_key FROM olm_sessions", ofDevice, "their_key", "")
+
+// OlmPeers tells for which of the devices, named by their Curve25519 keys, there is a session.
+func (db *DB) OlmPeers(ctx context.Context, acct *Account, device int64, theirKeys []string) (map[string]bool, error) {
+	all := make(map[string]bool, len(theirKeys))
+	err := db.list(ctx, selectOlmPeers, []any{acct.ID, device}, ids(unique(theirKeys)), func(r *sql.Rows) error {
+		var key string
+		err := r.Scan(text(&key))
+		all[key] = true
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for Olm sessions: %w", err)
+	}
+	return all, nil
+}
+
 // olmRow identifies the row for sealing, and ties the session to the other device's key.
 func olmRow(device int64, s *OlmSession) []string {
 	return []string{strconv.FormatInt(device, 10), s.SessionID, s.TheirKey}

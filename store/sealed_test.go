@@ -70,6 +70,14 @@ func sealedColumns(db *DB, acct *Account, dev int64) []sealedColumn {
 		{"inbound_sessions", "sealed_owner", where + " AND room_id = '!r1' AND session_id = 'm1'", in},
 		{"outbound_sessions", "sealed_pickle", where, func(ctx context.Context) error { _, err := db.OutboundSession(ctx, acct, dev, "!r1"); return err }},
 		{"inbox", "sealed_event", where + " AND seq = 1", func(ctx context.Context) error { _, err := db.Inbox(ctx, acct, dev, 1); return err }},
+		{"users", "sealed_trust", fmt.Sprintf("account = %d AND user_id = '@bob:hs'", acct.ID), func(ctx context.Context) error {
+			_, err := db.Users(ctx, acct, []id.UserID{"@bob:hs"})
+			return err
+		}},
+		{"user_devices", "sealed_trust", fmt.Sprintf("account = %d AND user_id = '@bob:hs' AND device_id = 'B1'", acct.ID), func(ctx context.Context) error {
+			_, err := db.UserDevices(ctx, acct, []id.UserID{"@bob:hs"})
+			return err
+		}},
 		{"secrets", "sealed_value", fmt.Sprintf("account = %d", acct.ID), func(ctx context.Context) error { _, err := db.Secret(ctx, acct, "recovery"); return err }},
 	}
 }
@@ -154,10 +162,16 @@ func TestEverySealedColumnIsTested(t *testing.T) {
 }
 
 // TestClearColumnsThatDecideAreTied: who can write to the database cannot change what a
-// key is trusted for.
+// key is trusted for, nor whom an account trusts.
 func TestClearColumnsThatDecideAreTied(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, url string) {
+		blob := func(text string) string {
+			if strings.HasPrefix(url, "sqlite:") {
+				return "x'" + hex.EncodeToString([]byte(text)) + "'"
+			}
+			return "decode('" + hex.EncodeToString([]byte(text)) + "', 'hex')"
+		}
 		db := open(t, options(t, url))
 		acct, dev := fill(t, db)
 		all := func() error {
@@ -166,14 +180,33 @@ func TestClearColumnsThatDecideAreTied(t *testing.T) {
 					return err
 				}
 			}
-			_, err := db.OlmSessions(t.Context(), acct, dev, []string{"curveA", "curveX"})
-			return err
+			_, olm := db.OlmSessions(t.Context(), acct, dev, []string{"curveA", "curveX"})
+			_, users := db.Users(t.Context(), acct, []id.UserID{"@bob:hs", "@carol:hs", "@eve:hs"})
+			_, devices := db.UserDevices(t.Context(), acct, []id.UserID{"@bob:hs", "@eve:hs"})
+			return errors.Join(olm, users, devices)
 		}
 		for _, change := range []struct{ do, undo string }{
 			{"UPDATE inbound_sessions SET source = 'direct' WHERE source = 'backup'", "UPDATE inbound_sessions SET source = 'backup' WHERE session_id = 'm2'"},
 			{"UPDATE inbound_sessions SET shared_history = 1 WHERE session_id = 'm2'", "UPDATE inbound_sessions SET shared_history = 0 WHERE session_id = 'm2'"},
 			{"UPDATE inbound_sessions SET room_id = '!r9' WHERE session_id = 'm2'", "UPDATE inbound_sessions SET room_id = '!r1' WHERE session_id = 'm2'"},
 			{"UPDATE olm_sessions SET their_key = 'curveX' WHERE session_id = 'o1'", "UPDATE olm_sessions SET their_key = 'curveA' WHERE session_id = 'o1'"},
+			{"UPDATE users SET master = self_signing WHERE user_id = '@bob:hs'", "UPDATE users SET master = " + blob(`{"m":1}`) + " WHERE user_id = '@bob:hs'"},
+			{"UPDATE users SET self_signing = master WHERE user_id = '@bob:hs'", "UPDATE users SET self_signing = " + blob(`{"s":1}`) + " WHERE user_id = '@bob:hs'"},
+			{"UPDATE users SET user_signing = master WHERE user_id = '@bob:hs'", "UPDATE users SET user_signing = " + blob(`{"u":1}`) + " WHERE user_id = '@bob:hs'"},
+			{"UPDATE users SET pinned_master = 'other' WHERE user_id = '@bob:hs'", "UPDATE users SET pinned_master = 'pin' WHERE user_id = '@bob:hs'"},
+			{"UPDATE users SET verified = 0 WHERE user_id = '@bob:hs'", "UPDATE users SET verified = 1 WHERE user_id = '@bob:hs'"},
+			{"UPDATE users SET was_verified = 0 WHERE user_id = '@bob:hs'", "UPDATE users SET was_verified = 1 WHERE user_id = '@bob:hs'"},
+			{"UPDATE users SET verified = 1 WHERE user_id = '@carol:hs'", "UPDATE users SET verified = 0 WHERE user_id = '@carol:hs'"},
+			{"UPDATE users SET user_id = '@eve:hs' WHERE user_id = '@bob:hs'", "UPDATE users SET user_id = '@bob:hs' WHERE user_id = '@eve:hs'"},
+			{"UPDATE user_devices SET trust_exception = 1 WHERE device_id = 'B2'", "UPDATE user_devices SET trust_exception = NULL WHERE device_id = 'B2'"},
+			{"UPDATE user_devices SET trust_exception = 0 WHERE device_id = 'B1'", "UPDATE user_devices SET trust_exception = 1 WHERE device_id = 'B1'"},
+			{"UPDATE user_devices SET trust_exception = NULL WHERE device_id = 'B1'", "UPDATE user_devices SET trust_exception = 1 WHERE device_id = 'B1'"},
+			{"UPDATE user_devices SET signed = 1 WHERE device_id = 'B2'", "UPDATE user_devices SET signed = 0 WHERE device_id = 'B2'"},
+			{"UPDATE user_devices SET curve25519 = 'curveX' WHERE device_id = 'B1'", "UPDATE user_devices SET curve25519 = 'curveA' WHERE device_id = 'B1'"},
+			{"UPDATE user_devices SET ed25519 = 'edX' WHERE device_id = 'B1'", "UPDATE user_devices SET ed25519 = 'ed' WHERE device_id = 'B1'"},
+			{"UPDATE user_devices SET keys = " + blob(`{"k":2}`) + " WHERE device_id = 'B1'", "UPDATE user_devices SET keys = " + blob(`{"k":1}`) + " WHERE device_id = 'B1'"},
+			{"UPDATE user_devices SET user_id = '@eve:hs' WHERE device_id = 'B1'", "UPDATE user_devices SET user_id = '@bob:hs' WHERE device_id = 'B1'"},
+			{"UPDATE user_devices SET device_id = 'B3' WHERE device_id = 'B1'", "UPDATE user_devices SET device_id = 'B1' WHERE device_id = 'B3'"},
 		} {
 			if raw(t, db, change.do) == 0 {
 				t.Fatalf("%s: no row", change.do)

@@ -4,17 +4,31 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"strconv"
 
 	"maunium.net/go/mautrix/id"
 )
 
 var (
 	putUserDevices = replaceRows("user_devices", ofAccount, []string{"user_id", "device_id"},
-		[]string{"ed25519", "curve25519", "keys", "signed", "trust_exception"})
+		[]string{"ed25519", "curve25519", "keys", "signed", "trust_exception", "sealed_trust"})
 	dropUserDevices   = wherePair("DELETE FROM user_devices", ofAccount, "user_id, device_id")
-	selectUserDevices = whereIn(`SELECT user_id, device_id, ed25519, curve25519, keys, signed, trust_exception
-		FROM user_devices`, ofAccount, "user_id", " ORDER BY user_id, device_id")
+	selectUserDevices = whereIn("SELECT "+userDeviceColumns+" FROM user_devices", ofAccount, "user_id", " ORDER BY user_id, device_id")
 )
+
+const (
+	userDeviceColumns    = "user_id, device_id, ed25519, curve25519, keys, signed, trust_exception, sealed_trust"
+	selectAllUserDevices = "SELECT " + userDeviceColumns + " FROM user_devices WHERE account = $1"
+)
+
+// deviceTrust is userTrust for a device.
+func deviceTrust(d *UserDevice) []string {
+	exception := ""
+	if d.Override != nil {
+		exception = strconv.FormatBool(*d.Override)
+	}
+	return []string{string(d.UserID), string(d.DeviceID), d.Ed25519, d.Curve25519, string(d.Keys), strconv.FormatBool(d.Signed), exception}
+}
 
 func (b *batch) userDevices(all []UserDevice) {
 	p := &args{}
@@ -30,6 +44,7 @@ func (b *batch) userDevices(all []UserDevice) {
 		} else {
 			p.flag(*d.Override)
 		}
+		p.bytes(b.acct.mark("user_devices", deviceTrust(&d)))
 	}
 	b.listOfAccount("devices of users", putUserDevices, p)
 }
@@ -48,19 +63,26 @@ func (b *batch) deleteUserDevices(all []DeviceRef) {
 func (db *DB) UserDevices(ctx context.Context, acct *Account, want []id.UserID) (map[id.UserID][]UserDevice, error) {
 	all := make(map[id.UserID][]UserDevice, len(want))
 	err := db.list(ctx, selectUserDevices, []any{acct.ID}, ids(unique(want)), func(r *sql.Rows) error {
-		var d UserDevice
-		var exception sql.NullInt64
-		err := r.Scan(text(&d.UserID), text(&d.DeviceID), text(&d.Ed25519), text(&d.Curve25519), jsonColumn{&d.Keys},
-			flagColumn{&d.Signed}, &exception)
-		if exception.Valid {
-			trusted := exception.Int64 != 0
-			d.Override = &trusted
+		d, mark, err := scanUserDevice(r)
+		if err != nil {
+			return err
 		}
 		all[d.UserID] = append(all[d.UserID], d)
-		return err
+		return acct.checkMark(mark, "user_devices", deviceTrust(&d))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read devices of users: %w", err)
 	}
 	return all, nil
+}
+
+func scanUserDevice(r *sql.Rows) (d UserDevice, mark []byte, err error) {
+	var exception sql.NullInt64
+	err = r.Scan(text(&d.UserID), text(&d.DeviceID), text(&d.Ed25519), text(&d.Curve25519), jsonColumn{&d.Keys},
+		flagColumn{&d.Signed}, &exception, &mark)
+	if exception.Valid {
+		trusted := exception.Int64 != 0
+		d.Override = &trusted
+	}
+	return d, mark, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"strconv"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -12,18 +13,29 @@ var (
 	putUsers = replaceRows("users", ofAccount, []string{"user_id"},
 		[]string{
 			"tracked", "outdated", "failures", "retry_at", "master", "self_signing", "user_signing",
-			"pinned_master", "verified", "was_verified", "changed_at",
+			"pinned_master", "verified", "was_verified", "changed_at", "sealed_trust",
 		})
-	selectUsers = whereIn(`SELECT user_id, tracked, outdated, failures, retry_at, master, self_signing, user_signing,
-		pinned_master, verified, was_verified, changed_at FROM users`, ofAccount, "user_id", "")
+	selectUsers  = whereIn("SELECT "+userColumns+" FROM users", ofAccount, "user_id", "")
 	markOutdated = whereIn("UPDATE users SET outdated = 1, failures = 0, retry_at = 0", ofAccount, "user_id", " AND tracked = 1")
 	markLeft     = whereIn("UPDATE users SET tracked = 0, outdated = 1, failures = 0, retry_at = 0", ofAccount, "user_id", "")
 )
 
 const (
+	userColumns = `user_id, tracked, outdated, failures, retry_at, master, self_signing, user_signing,
+		pinned_master, verified, was_verified, changed_at, sealed_trust`
+	selectAllUsers = "SELECT " + userColumns + " FROM users WHERE account = $1"
 	selectTracked  = "SELECT user_id FROM users WHERE account = $1 AND tracked = 1 ORDER BY user_id"
 	selectOutdated = "SELECT user_id FROM users WHERE account = $1 AND outdated = 1 AND tracked = 1 ORDER BY user_id"
 )
+
+// userTrust are the columns that tell whom the account trusts: who can write to the database
+// cannot change them, nor put one user's in the place of another's.
+func userTrust(u *User) []string {
+	return []string{
+		string(u.UserID), string(u.Master), string(u.SelfSigning), string(u.UserSigning),
+		u.PinnedMaster, strconv.FormatBool(u.Verified), strconv.FormatBool(u.WasVerified),
+	}
+}
 
 func (b *batch) users(all []User) {
 	p := &args{}
@@ -40,6 +52,7 @@ func (b *batch) users(all []User) {
 		p.flag(u.Verified)
 		p.flag(u.WasVerified)
 		p.time(u.ChangedAt)
+		p.bytes(b.acct.mark("users", userTrust(&u)))
 	}
 	b.listOfAccount("users", putUsers, p)
 }
@@ -54,17 +67,24 @@ func (b *batch) markUsers(outdated, left []id.UserID) {
 func (db *DB) Users(ctx context.Context, acct *Account, want []id.UserID) (map[id.UserID]User, error) {
 	all := make(map[id.UserID]User, len(want))
 	err := db.list(ctx, selectUsers, []any{acct.ID}, ids(unique(want)), func(r *sql.Rows) error {
-		var u User
-		err := r.Scan(text(&u.UserID), flagColumn{&u.Tracked}, flagColumn{&u.Outdated}, &u.Failures, timeColumn{&u.RetryAt},
-			jsonColumn{&u.Master}, jsonColumn{&u.SelfSigning}, jsonColumn{&u.UserSigning},
-			text(&u.PinnedMaster), flagColumn{&u.Verified}, flagColumn{&u.WasVerified}, timeColumn{&u.ChangedAt})
+		u, mark, err := scanUser(r)
+		if err != nil {
+			return err
+		}
 		all[u.UserID] = u
-		return err
+		return acct.checkMark(mark, "users", userTrust(&u))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read users: %w", err)
 	}
 	return all, nil
+}
+
+func scanUser(r *sql.Rows) (u User, mark []byte, err error) {
+	err = r.Scan(text(&u.UserID), flagColumn{&u.Tracked}, flagColumn{&u.Outdated}, &u.Failures, timeColumn{&u.RetryAt},
+		jsonColumn{&u.Master}, jsonColumn{&u.SelfSigning}, jsonColumn{&u.UserSigning},
+		text(&u.PinnedMaster), flagColumn{&u.Verified}, flagColumn{&u.WasVerified}, timeColumn{&u.ChangedAt}, &mark)
+	return u, mark, err
 }
 
 // TrackedUsers lists the users whose device lists the account follows (requirement 4.1).

@@ -17,7 +17,12 @@ type Cache struct {
 	users *lru.Cache[cacheKey, *entry]
 }
 
-type cacheKey struct{ account, user id.UserID }
+// cacheKey names the account by its row: a user ID can come to belong to somebody else
+// (attack 51), a row never does.
+type cacheKey struct {
+	account int64
+	user    id.UserID
+}
 
 // entry is a user in memory: the stored row and the snapshot made of it. Neither is
 // changed once made.

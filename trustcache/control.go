@@ -133,6 +133,21 @@ func (t *Tracker) SetOverride(ctx context.Context, user id.UserID, device id.Dev
 	})
 }
 
+// Ended tells that sessions of the own user have ended, and their devices with them. What
+// comes next under one of their IDs is a new device, with keys of its own.
+func (t *Tracker) Ended(ctx context.Context, devices ...id.DeviceID) error {
+	return t.change(ctx, nil, func(w *work) error {
+		e := w.get(t.account.UserID)
+		left := slices.DeleteFunc(slices.Clone(e.user.Devices), func(d Device) bool { return slices.Contains(devices, d.DeviceID) })
+		if len(left) == len(e.user.Devices) {
+			return nil
+		}
+		w.devices(e.user, update{devices: left})
+		w.set(newEntry(t.account.UserID, e.row, e.user.Identity, left))
+		return nil
+	})
+}
+
 // Overrides gives the devices of users that have an exception, for status.
 func (t *Tracker) Overrides(ctx context.Context) ([]Device, error) {
 	users, err := t.store.TrackedUsers(ctx, t.account)

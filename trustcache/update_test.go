@@ -196,6 +196,35 @@ func TestDeviceUpdates(t *testing.T) {
 	}
 }
 
+// Requirement 2.8 is about living devices: one of the own devices whose session has ended
+// is no more, also when nobody asked before its ID was used again.
+func TestEndedDevices(t *testing.T) {
+	t.Parallel()
+	srv, mem := newServer(), newMemory()
+	x := track(t, srv, mem)
+	p := newPerson(alice, "1")
+	srv.publish(p, p.signedDevice("PHONE"), p.signedDevice("OTHER"))
+	first := *x.lookup(alice).Device("PHONE")
+	if err := x.Ended(t.Context(), "PHONE", "NEVER SEEN"); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "ended", []id.DeviceID{"PHONE"}, x.last(EventDevices).Removed)
+	own, err := x.Own(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, "left", []string{"OTHER+"}, ids(own))
+	srv.publish(p, deviceFields(alice, "PHONE", "again").sign(alice, p.selfSign.public.String(), p.selfSign), p.signedDevice("OTHER"))
+	for name, y := range map[string]*tracking{"here": x, "after a restart": track(t, srv, mem)} {
+		if got := y.update(alice).Device("PHONE"); got == nil || got.Ed25519 == first.Ed25519 || !got.Signed {
+			t.Errorf("%s: made again: %+v", name, got)
+		}
+	}
+	if err := x.Ended(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // resign is a device of p with its old Ed25519 key and another Curve25519 key.
 func resign(p person, device id.DeviceID, curve id.Curve25519) fields {
 	key := newSigner(string(p.user) + " " + device.String())

@@ -13,13 +13,13 @@ import (
 
 // cached gives a user from memory, or nil.
 func (t *Tracker) cached(user id.UserID) *entry {
-	e, _ := t.cache.users.Get(cacheKey{t.account.UserID, user})
+	e, _ := t.cache.users.Get(cacheKey{t.account.ID, user})
 	return e
 }
 
 // keep replaces a user in memory. The caller holds rows.
 func (t *Tracker) keep(e *entry) {
-	t.cache.users.Add(cacheKey{t.account.UserID, e.row.UserID}, e)
+	t.cache.users.Add(cacheKey{t.account.ID, e.row.UserID}, e)
 }
 
 // load gives users in the order asked for, from memory or else the store.
@@ -140,7 +140,7 @@ func (t *Tracker) changeRows(ctx context.Context, users []id.UserID, f func(*wor
 	if err := t.store.Save(ctx, t.account, 0, &w.ch); err != nil {
 		// Whether it was stored cannot be told: what is in memory may be old.
 		for user := range w.changed {
-			t.cache.users.Remove(cacheKey{t.account.UserID, user})
+			t.cache.users.Remove(cacheKey{t.account.ID, user})
 		}
 		return nil, fmt.Errorf("store users: %w", err)
 	}

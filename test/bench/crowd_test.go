@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -112,15 +113,12 @@ func (c *crowd) claim(w http.ResponseWriter, r *http.Request) {
 
 func (c *crowd) deliver(w http.ResponseWriter, r *http.Request) {
 	c.deliveries.Add(1)
-	var sent struct {
-		Messages map[string]map[string]json.RawMessage `json:"messages"`
+	raw, err := io.ReadAll(r.Body)
+	if err != nil {
+		c.tb.Error(err)
 	}
-	c.read(r, &sent)
-	for user, devices := range sent.Messages {
-		if c.users[user] {
-			c.addressed.Add(int64(len(devices)))
-		}
-	}
+	// Counted, not read: that would take as long as what is measured.
+	c.addressed.Add(int64(bytes.Count(raw, []byte(`"algorithm":"m.olm.v1`))))
 	text([]byte(`{}`))(w, r)
 }
 

@@ -150,6 +150,7 @@ func BenchmarkBigSync(b *testing.B) {
 			m.measure(func() { talk.bareOnTwo(b, syncEvents) })
 		}
 		b.ReportMetric(m.p50()/1e3, "p50-ms")
+		b.ReportMetric(m.perUnit(1)/1e3, "cpu-ms")
 		plain(b)
 	})
 	b.Run("e2ee-proxy", func(b *testing.B) {
@@ -179,6 +180,7 @@ func BenchmarkBigSync(b *testing.B) {
 			}
 		}
 		b.ReportMetric(m.p50()/1e3, "p50-ms")
+		b.ReportMetric(m.perUnit(1)/1e3, "cpu-ms")
 		plain(b)
 	})
 }

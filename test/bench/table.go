@@ -37,7 +37,11 @@ func (b *budget) figures(r *results) (measured, reference float64, ok bool) {
 		reference, also = r.median(b.reference.bench, b.reference.unit)
 		ok = ok && also
 	}
-	return measured * b.measured.times, reference * b.reference.times, ok
+	both, also := r.median(b.both.bench, b.both.unit)
+	if b.both.bench != "" && !also {
+		ok = false
+	}
+	return measured*b.measured.times - both*b.both.times, reference*b.reference.times - both*b.both.times, ok
 }
 
 func (b *budget) row(measured, reference float64, ok bool) row {

@@ -31,18 +31,58 @@ func TestClientWithItsOwnKeysIsLeftAlone(t *testing.T) {
 		wantClean(t, carol.AwaitDecrypted(room, answer), "as it should be")
 		wantStoredEncrypted(t, hs, a, room, sent, answer)
 
-		var status struct {
-			Mode     string `json:"mode"`
-			Problems []struct {
-				Code string `json:"code"`
-			} `json:"problems"`
+		newCurl(t, proxy.URL, tesths.Account{AccessToken: carol.AccessToken}).wantForeign()
+	})
+}
+
+// wantForeign fails unless status says that the device has keys of its own, and what to do.
+func (c *curl) wantForeign() {
+	c.t.Helper()
+	var status struct {
+		Mode     string `json:"mode"`
+		Problems []struct {
+			Code string `json:"code"`
+			Hint string `json:"hint"`
+		} `json:"problems"`
+	}
+	c.call(http.MethodGet, control+"status", nil, &status)
+	if status.Mode != "foreign" || len(status.Problems) != 1 || status.Problems[0].Code != "device_has_own_keys" || status.Problems[0].Hint == "" {
+		c.t.Errorf("status is %+v", status)
+	}
+}
+
+// Issue 2, part 3: the token of a device that has published keys already, copied from
+// another client as people do. It is passed through untouched: what it sends arrives as
+// it is, what it gets is not decrypted, and its keys stay.
+func TestTokenOfADeviceWithKeys(t *testing.T) {
+	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
+		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
+		host := testpeer.NodeHost(t)
+		alice, bob := element(t, hs, host, "alice"), element(t, hs, host, "bob")
+		room := alice.CreateRoom(testpeer.Room{Encrypted: true, Invite: []string{bob.UserID}})
+		bob.AwaitRoom(room, "invite")
+		bob.Join(room)
+		alice.AwaitMember(room, bob.UserID, "join")
+		sent := bob.SendText(room, "for the client with the keys")
+		wantClean(t, alice.AwaitDecrypted(room, sent), "for the client with the keys") // she has the room key
+
+		copied := newCurl(t, proxy.URL, tesths.Account{UserID: alice.UserID, DeviceID: alice.DeviceID, AccessToken: alice.AccessToken})
+		if got := copied.Await(room, testpeer.Where{"event_id": sent}); got.Type != "m.room.encrypted" {
+			t.Errorf("it gets %s", got.Type)
 		}
-		client := proxy.Client().As(tesths.Account{AccessToken: carol.AccessToken})
-		if err := client.Call(t.Context(), http.MethodGet, "/_e2ee_proxy/v1/status", nil, &status); err != nil {
+		if m := copied.Await(room, testpeer.Where{"type": "m.room.encryption"}); m.EventID == "" {
+			t.Error("it does not see that the room is encrypted")
+		}
+		content := map[string]any{"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "made by the client", "session_id": "s"}
+		own := copied.send(room, "m.room.encrypted", content)
+		stored, err := hs.Client().As(copied.account).Event(t.Context(), room, own)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if status.Mode != "foreign" || len(status.Problems) != 1 || status.Problems[0].Code != "device_has_own_keys" {
-			t.Errorf("status is %+v", status)
-		}
+		wantJSON(t, "the homeserver has", content, stored.Content)
+		copied.wantForeign()
+		// The keys are still those of the client.
+		answer := bob.SendText(room, "once more")
+		wantClean(t, alice.AwaitDecrypted(room, answer), "once more")
 	})
 }

@@ -106,7 +106,8 @@ func TestReset(t *testing.T) {
 		bob.AwaitUserStatus(a.UserID, map[string]any{"master_key": after.Identity.MasterKey})
 		wantClean(t, bob.AwaitDecrypted(room, alice.SendText(room, "after the reset")), "after the reset")
 
-		laptop := loginCurl(t, proxy.URL, a, "LAPTOP")
+		elsewhere := testproxy.Start(t, hs.URL, testproxy.Options{})
+		laptop := loginCurl(t, elsewhere.URL, a, "LAPTOP")
 		laptop.wantRefused(403, "DEV.E2EE_PROXY.WRONG_RECOVERY_KEY", http.MethodPost, control+"recover", map[string]any{"recovery_key": first})
 		laptop.wantRefused(409, "DEV.E2EE_PROXY.NO_BACKUP", http.MethodPost, control+"keys/restore", nil)
 		laptop.control(200, http.MethodPost, "recover", map[string]any{"recovery_key": second})
@@ -118,7 +119,7 @@ func TestReset(t *testing.T) {
 			}
 			return nil
 		})
-		if page, err := proxy.Metrics(t.Context()); err != nil || !regexp.MustCompile(`(?m)^e2ee_proxy_backup_restored_keys_total [1-9]`).MatchString(page) {
+		if page, err := elsewhere.Metrics(t.Context()); err != nil || !regexp.MustCompile(`(?m)^e2ee_proxy_backup_restored_keys_total [1-9]`).MatchString(page) {
 			t.Errorf("the metrics do not tell of the restore, %v", err)
 		}
 	})

@@ -1,0 +1,61 @@
+package e2ee
+
+import (
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/crypto/goolm/session"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// The session that a message was last received with is the one that is sent with; of those
+// with one device six are kept, and the ones used longest ago go (requirements 6.5, 6.6).
+func TestOlmSessionsOfOneDevice(t *testing.T) {
+	const key = id.Curve25519("their key")
+	start := time.Unix(1_800_000_000, 0)
+	all := &olmSessions{byKey: make(map[id.Curve25519][]*olmSession), dirty: make(map[*olmSession]bool)}
+	theirs, err := newOlmAccount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, err := newOlmAccount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var made []string
+	add := func() {
+		t.Helper()
+		if err := theirs.GenOneTimeKeys(1); err != nil {
+			t.Fatal(err)
+		}
+		oneTime := theirs.OTKeys[len(theirs.OTKeys)-1].Key.PublicKey.B64Encoded()
+		var s *session.OlmSession
+		if s, err = ours.newOutbound(theirs.curve25519, oneTime); err != nil {
+			t.Fatal(err)
+		}
+		all.add(key, s, start.Add(time.Duration(len(made))*time.Hour))
+		made = append(made, s.ID().String())
+	}
+	for range maxSessionsPerDevice {
+		add()
+	}
+	oldest := all.byKey[key][maxSessionsPerDevice-1]
+	if oldest.row.SessionID != made[0] {
+		t.Fatalf("the oldest is %s, want %s", oldest.row.SessionID, made[0])
+	}
+	all.used(key, oldest, start.Add(24*time.Hour))
+	if first := all.byKey[key][0]; first != oldest || !first.row.LastReceivedAt.Equal(start.Add(24*time.Hour)) {
+		t.Error("the session that received last is not the first")
+	}
+	add()
+	var ch store.Changes
+	all.collect(&ch)
+	if len(all.byKey[key]) != maxSessionsPerDevice || len(ch.DeleteOlmSessions) != 1 || ch.DeleteOlmSessions[0] != made[1] {
+		t.Errorf("%d are kept, %v are deleted, want %s", len(all.byKey[key]), ch.DeleteOlmSessions, made[1])
+	}
+	if len(ch.OlmSessions) != maxSessionsPerDevice {
+		t.Errorf("%d are stored", len(ch.OlmSessions))
+	}
+}

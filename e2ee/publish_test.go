@@ -1,0 +1,54 @@
+package e2ee_test
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/liar"
+	"e2ee-proxy/internal/secret"
+)
+
+// Issue 2, part 3: a client that uploads its own device keys is left alone, also when its
+// first sync, after which it does so, takes longer than the proxy waits: that of a large
+// account takes minutes. What needs keys publishes them all the same.
+func TestFirstSyncThatTakesLong(t *testing.T) {
+	t.Parallel()
+	hs := liar.New(t)
+	r := newRig(t, hs, nil)
+	uploads := func() int { return len(hs.Requests(liar.Is(http.MethodPost, "keys/upload"))) }
+	s := hs.Login("bob", "BOB")
+	d, err := r.eng.Device(t.Context(), id.UserID(s.UserID), id.DeviceID(s.DeviceID), secret.NewString(s.Token))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := d.BeginSync(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.PublishWithin(time.Millisecond) // what is 10 s outside of tests
+	await(t, "the time is over", d.Overdue)
+	if n := uploads(); n != 0 {
+		t.Fatalf("%d uploads while the client's first sync is on its way", n)
+	}
+	settle, err := r.eng.ClientHasKeys(t.Context(), id.UserID(s.UserID), id.DeviceID(s.DeviceID), secret.NewString(s.Token))
+	if err != nil || settle == nil {
+		t.Fatalf("the client's own keys are refused: %v", err)
+	}
+	if err := settle(t.Context(), false); err != nil { // it thought better of it
+		t.Fatal(err)
+	}
+	first.End()
+	if d.Overdue() || uploads() != 0 {
+		t.Error("published at the moment at which the client gets its answer")
+	}
+	second, err := d.BeginSync(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.End()
+	d.PublishWithin(0) // it sends
+	await(t, "the keys are published", func() bool { return uploads() == 1 })
+}

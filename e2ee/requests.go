@@ -1,0 +1,100 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// secretRequests and a device's ID name the requests that wait for an answer of the
+// device. They are stored with the position of the sync that brought them, so that a
+// restart loses none (design §7 no. 4).
+const secretRequests = "requests:"
+
+// waitingRequests are the requests of the user's other devices that wait for an answer.
+type waitingRequests struct {
+	Secrets []secretRequest `json:"secrets,omitempty"`
+	Keys    []keyRequest    `json:"keys,omitempty"`
+}
+
+// store adds what waits now to ch. The caller holds the Device's mu.
+func (w *waitingRequests) store(d *Device, ch *store.Changes) error {
+	name := secretRequests + d.id.String()
+	if len(w.Secrets)+len(w.Keys) == 0 {
+		ch.DeleteSecrets = append(ch.DeleteSecrets, name)
+		return nil
+	}
+	raw, err := json.Marshal(w)
+	if err != nil {
+		return fmt.Errorf("encode requests: %w", err)
+	}
+	ch.Secrets = append(ch.Secrets, store.Secret{Name: name, Value: raw, CreatedAt: d.eng.now()})
+	return nil
+}
+
+// readRequests reads what waited before a restart. The caller holds d.mu.
+func (d *Device) readRequests(ctx context.Context) error {
+	if d.requestsRead {
+		return nil
+	}
+	stored, err := d.eng.store.Secret(ctx, d.acct.row, secretRequests+d.id.String())
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("load requests: %w", err)
+	}
+	if err == nil && json.Unmarshal(stored.Value.Reveal(), &d.requests) != nil {
+		d.requests = waitingRequests{} // who asked will ask again
+	}
+	d.requestsRead = true
+	return nil
+}
+
+// waiting gives a copy of the requests, nil when none of a kind waits.
+func (d *Device) waiting(ctx context.Context, count func(*waitingRequests) int) (*waitingRequests, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.readRequests(ctx); err != nil || count(&d.requests) == 0 {
+		return nil, err
+	}
+	return &waitingRequests{slices.Clone(d.requests.Secrets), slices.Clone(d.requests.Keys)}, nil
+}
+
+// answered lets go of requests that were answered, or are of no use.
+func (d *Device) answered(ctx context.Context, drop func(*waitingRequests)) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	drop(&d.requests)
+	ch := &store.Changes{}
+	if err := d.requests.store(d, ch); err != nil {
+		return err
+	}
+	if err := d.save(ctx, ch); err != nil {
+		return fmt.Errorf("store what was answered: %w", err)
+	}
+	return nil
+}
+
+// whoAsks gives the own user to answer requests by; one without devices that may be given
+// anything when this device may not answer.
+func (d *Device) whoAsks(ctx context.Context) (*trustcache.User, error) {
+	users, err := d.acct.tracker.Lookup(ctx, d.query(), []id.UserID{d.acct.user})
+	if err != nil {
+		return nil, fmt.Errorf("look up who asks: %w", err)
+	}
+	own := users[d.acct.user]
+	d.noteOwn(own)
+	switch {
+	case own.Knowledge != trustcache.KnowledgeFresh:
+		return nil, errOwnUnknown
+	case !own.Verified || d.ownNow() != ownSigned:
+		return &trustcache.User{UserID: own.UserID, Own: true}, nil
+	default:
+		return own, nil
+	}
+}

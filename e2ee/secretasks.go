@@ -1,0 +1,84 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// secretAsked and a device's ID are before the name of a secret that the device has asked
+// for. That it did is stored: the answer may come after a restart, and who has answered
+// does not answer again at once.
+const secretAsked = "asked:"
+
+// secretAsk is a secret that we asked for.
+type secretAsk struct {
+	name  string
+	id    string
+	to    map[id.DeviceID]bool
+	until time.Time
+}
+
+// storedAsk is a secretAsk in the database.
+type storedAsk struct {
+	ID    string        `json:"id"`
+	To    []id.DeviceID `json:"to"`
+	Until time.Time     `json:"until"`
+}
+
+func askedName(device id.DeviceID, secret string) string {
+	return secretAsked + device.String() + ":" + secret
+}
+
+// stored is the row of a request.
+func (a *secretAsk) stored(device id.DeviceID, now time.Time) (store.Secret, error) {
+	raw, err := json.Marshal(storedAsk{a.id, slices.Sorted(maps.Keys(a.to)), a.until})
+	if err != nil {
+		return store.Secret{}, fmt.Errorf("encode a request for a secret: %w", err)
+	}
+	return store.Secret{Name: askedName(device, a.name), Value: raw, CreatedAt: now}, nil
+}
+
+// loadAsks reads what was asked for before a restart. The caller holds d.mu.
+func (d *Device) loadAsks(ctx context.Context) error {
+	if d.asks != nil {
+		return nil
+	}
+	all, err := d.eng.store.Secrets(ctx, d.acct.row)
+	if err != nil {
+		return fmt.Errorf("load requests for secrets: %w", err)
+	}
+	asks := make(map[string]*secretAsk)
+	for _, row := range all {
+		name, ours := strings.CutPrefix(row.Name, askedName(d.id, ""))
+		var s storedAsk
+		if !ours || !sharedSecret(name) || json.Unmarshal(row.Value.Reveal(), &s) != nil {
+			continue
+		}
+		ask := &secretAsk{name: name, id: s.ID, to: make(map[id.DeviceID]bool, len(s.To)), until: s.Until}
+		for _, dev := range s.To {
+			ask.to[dev] = true
+		}
+		asks[name] = ask
+	}
+	d.asks = asks
+	return nil
+}
+
+// askOf gives the request with an ID, if its answer is still awaited. The caller holds d.mu.
+func (d *Device) askOf(requestID string) *secretAsk {
+	for _, ask := range d.asks {
+		if ask.id == requestID && d.eng.now().Before(ask.until) {
+			return ask
+		}
+	}
+	return nil
+}

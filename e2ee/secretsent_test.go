@@ -1,0 +1,100 @@
+package e2ee
+
+import (
+	"encoding/json"
+	"testing"
+
+	"maunium.net/go/mautrix/crypto/goolm/pk"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// Requirements 15.2 and 15.3, attack A13, one condition after the other: whose secret is
+// taken, and which. In every row but the first one thing is not as it must be.
+func TestWhoseSecretsAreTaken(t *testing.T) {
+	t.Parallel()
+	counts, err := newCounts(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	master, err := pk.NewSigning()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := pk.NewSigning()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := master.PublicKey()
+	for _, tc := range []struct {
+		name   string
+		change func(d *Device, msg *received, own *trustcache.User)
+		taken  bool
+	}{
+		{"as asked", func(*Device, *received, *trustcache.User) {}, true},
+		{"padded (14.3)", func(_ *Device, msg *received, _ *trustcache.User) {
+			msg.Content = answerWith("ask", b64(master.Seed())+"=")
+		}, true},
+		{"another request", func(_ *Device, msg *received, _ *trustcache.User) {
+			msg.Content = answerWith("other", b64(master.Seed()))
+		}, false},
+		{"no request", func(_ *Device, msg *received, _ *trustcache.User) { msg.Content = answerWith("", b64(master.Seed())) }, false},
+		{"nothing was asked for", func(d *Device, _ *received, _ *trustcache.User) { d.asks = nil }, false},
+		{"late", func(d *Device, _ *received, _ *trustcache.User) { d.eng.now = nowAt(3000) }, false},
+		{"of another user", func(_ *Device, msg *received, _ *trustcache.User) { msg.Sender = "@mallory:x" }, false},
+		{"the own user is not known", func(_ *Device, _ *received, own *trustcache.User) { own.Knowledge = trustcache.KnowledgeUnknown }, false},
+		{"the own identity is not verified", func(_ *Device, _ *received, own *trustcache.User) { own.Verified = false }, false},
+		{"of a device that is not listed", func(_ *Device, _ *received, own *trustcache.User) { own.Devices = nil }, false},
+		{"of a device that is not confirmed", func(_ *Device, _ *received, own *trustcache.User) { own.Devices[0].Signed = false }, false},
+		{"of a device that is only trusted here", func(_ *Device, _ *received, own *trustcache.User) {
+			own.Devices[0].Signed, own.Devices[0].Override = false, trustcache.OverrideTrusted
+		}, false},
+		{"of a device that is distrusted", func(_ *Device, _ *received, own *trustcache.User) {
+			own.Devices[0].Override = trustcache.OverrideDistrusted
+		}, false},
+		{"of a dehydrated device (24.2)", func(_ *Device, _ *received, own *trustcache.User) { own.Devices[0].Dehydrated = true }, false},
+		{"of a device at fault (A16)", func(_ *Device, _ *received, own *trustcache.User) {
+			own.Devices[0].Fault = trustcache.FaultSharedKey
+		}, false},
+		{"of a device that was not asked", func(d *Device, _ *received, _ *trustcache.User) {
+			d.asks[secretMaster].to = map[id.DeviceID]bool{"THIRD": true}
+		}, false},
+		{"over a session of another Curve25519 key", func(_ *Device, msg *received, _ *trustcache.User) { msg.SenderKey = "another" }, false},
+		{"in the name of another Ed25519 key", func(_ *Device, msg *received, _ *trustcache.User) { msg.Keys.Ed25519 = "another" }, false},
+		{"another key than the published one", func(_ *Device, msg *received, _ *trustcache.User) { msg.Content = answerWith("ask", b64(other.Seed())) }, false},
+		{"no key is published", func(_ *Device, _ *received, own *trustcache.User) { own.Current = "" }, false},
+		{"no base64", func(_ *Device, msg *received, _ *trustcache.User) { msg.Content = answerWith("ask", "???") }, false},
+		{"too long", func(_ *Device, msg *received, _ *trustcache.User) {
+			msg.Content = answerWith("ask", b64(make([]byte, 2*maxSecret)))
+		}, false},
+	} {
+		d := &Device{
+			id: "MINE", eng: &Engine{now: nowAt(1000), counts: counts},
+			asks: map[string]*secretAsk{secretMaster: {name: secretMaster, id: "ask", to: map[id.DeviceID]bool{"OTHER": true, "THIRD": true}, until: nowAt(2000)()}},
+		}
+		own := &trustcache.User{
+			UserID: "@alice:x", Own: true, Knowledge: trustcache.KnowledgeFresh,
+			Pin: trustcache.Pin{Current: public, PinnedMaster: public, Verified: true, WasVerified: true},
+			Devices: []trustcache.Device{{
+				UserID: "@alice:x", DeviceID: "OTHER", Ed25519: "ed", Curve25519: "curve", Signed: true,
+				Algorithms: []id.Algorithm{id.AlgorithmOlmV1, id.AlgorithmMegolmV1},
+			}},
+		}
+		msg := &received{SenderKey: "curve", envelope: envelope{Sender: "@alice:x", Keys: edKey{"ed"}, Content: answerWith("ask", b64(master.Seed()))}}
+		tc.change(d, msg, own)
+		b := &batch{d: d, ch: &store.Changes{}}
+		b.secretSent(msg, own)
+		if taken := len(b.ch.Secrets) > 0; taken != tc.taken || taken == (b.refused > 0) || taken != (len(b.answered) > 0) {
+			t.Errorf("%s: taken %v, refused %d", tc.name, taken, b.refused)
+		}
+		if tc.taken && (b.ch.Secrets[0].Name != secretMaster || b64(b.ch.Secrets[0].Value.Reveal()) != b64(master.Seed())) {
+			t.Errorf("%s: another secret was taken", tc.name)
+		}
+	}
+}
+
+func answerWith(request, secret string) json.RawMessage {
+	return object{{"request_id", quoted(request)}, {"secret", quoted(secret)}}.encode()
+}

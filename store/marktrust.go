@@ -1,0 +1,45 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+)
+
+// markTrust seals what version 1 kept of users and their devices without a mark. It is the
+// part of a migration for which it takes the keys.
+func (db *DB) markTrust(ctx context.Context, t *tx) error {
+	accounts, err := db.readAccounts(ctx, t.rows, selectAccounts)
+	if err != nil {
+		return err
+	}
+	for _, acct := range accounts {
+		var users []User
+		err := t.rows(ctx, selectAllUsers, []any{acct.ID}, func(r *sql.Rows) error {
+			u, _, err := scanUser(r)
+			users = append(users, u)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		var devices []UserDevice
+		err = t.rows(ctx, selectAllUserDevices, []any{acct.ID}, func(r *sql.Rows) error {
+			d, _, err := scanUserDevice(r)
+			devices = append(devices, d)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		b := &batch{db: db, acct: acct}
+		b.users(users)
+		b.userDevices(devices)
+		if b.err != nil {
+			return b.err
+		}
+		if err := b.run(ctx, t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
