@@ -169,6 +169,7 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 func (s *ClientSync) End() {
 	s.end.Do(func() {
 		s.d.live.clientEnds(s.d.eng.now())
+		s.d.goOn()
 		if s.since == "" {
 			s.d.firstSyncEnds()
 		}

@@ -266,10 +266,14 @@ func (e *Engine) account(row *store.Account) *account {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	a := e.accounts[row.UserID]
-	if a == nil {
-		a = newAccount(e, row)
-		e.accounts[row.UserID] = a
+	if a != nil && a.row.ID >= row.ID {
+		return a
 	}
+	if a != nil { // of an account that was closed, brought back by somebody who had just read it
+		e.wg.Go(a.tracker.Close)
+	}
+	a = newAccount(e, row)
+	e.accounts[row.UserID] = a
 	return a
 }
 
