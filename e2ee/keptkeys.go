@@ -58,7 +58,6 @@ func (d *Device) keepKept(ctx context.Context, rows []store.InboundSession) (kep
 	}
 	d.keySeq++
 	d.wakeWaiting()
-	d.kickLocked() // they may have to go into the backup
 	return len(ch.InboundSessions), nil
 }
 
