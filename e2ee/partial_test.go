@@ -218,7 +218,8 @@ func TestWrongKeyInConfiguration(t *testing.T) {
 	if n := changesBy(hs, session); n != made+3 { // the account data above
 		t.Errorf("%d requests changed something", n-made-3)
 	}
-	if s := status(t, d); s.Identity.Ours || !problems(s)["device_not_signed"] {
+	await(t, "it is not told", func() bool { return problems(status(t, d))["device_not_signed"] })
+	if s := status(t, d); s.Identity.Ours {
 		t.Errorf("status: %+v", s.Identity)
 	}
 }
