@@ -51,7 +51,7 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 		s.End()
 		return nil, err
 	}
-	s.began = d.ingested()
+	s.began = d.newsNow()
 	return s, nil
 }
 

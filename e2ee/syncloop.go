@@ -195,7 +195,7 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 		defer d.live.ownEnds()
 	}
 	d.mu.Lock()
-	since, began := d.row.SyncPosition, d.ingests
+	since, began := d.row.SyncPosition, d.news
 	d.mu.Unlock()
 	query := map[string]string{
 		"filter": ownFilter(since == ""), "set_presence": "offline",

@@ -94,8 +94,8 @@ func recoverElsewhere(t *testing.T, hs *tesths.Homeserver, bob *curl, notTheirs,
 	other := testproxy.Start(t, hs.URL, testproxy.Options{})
 	account := bob.account
 	second := loginCurl(t, other.URL, account, "BOB2")
+	second.sendRefused(deviceNotSigned, room, "early", "not yet")
 	second.awaitProblem("device_not_signed")
-	second.sendRefused("DEV.E2EE_PROXY.DEVICE_NOT_SIGNED", room, "early", "not yet")
 	second.wantRefused(http.StatusForbidden, "DEV.E2EE_PROXY.WRONG_RECOVERY_KEY", http.MethodPost, control+"recover",
 		map[string]any{"recovery_key": notTheirs})
 	if s := second.status(); s.Identity.Ours || s.Identity.DeviceSigned {

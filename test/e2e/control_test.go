@@ -258,36 +258,22 @@ func (c *curl) user(user string) known {
 	return k
 }
 
-// awaitUser waits until a user is known in a state.
+// awaitUser syncs until a user is known in a state.
 func (c *curl) awaitUser(user, state string) {
 	c.t.Helper()
-	c.awaitKnown(user, state, func(k *known) bool { return k.State == state })
+	c.until(user+" as "+state, func() bool { return c.user(user).State == state })
 }
 
-// awaitDevice waits until the proxy knows a user's device, signed or not.
+// awaitDevice syncs until the proxy knows a user's device, signed or not.
 func (c *curl) awaitDevice(user, device string, signed bool) {
 	c.t.Helper()
-	c.awaitKnown(user, fmt.Sprintf("%s with signed=%v", device, signed), func(k *known) bool {
-		for _, d := range k.Devices {
+	c.until(fmt.Sprintf("%s of %s with signed=%v", device, user, signed), func() bool {
+		for _, d := range c.user(user).Devices {
 			if d.DeviceID == device {
 				return d.Signed == signed
 			}
 		}
 		return false
-	})
-}
-
-func (c *curl) awaitKnown(user, what string, is func(*known) bool) {
-	c.t.Helper()
-	c.await(user+" as "+what, func(ctx context.Context) error {
-		var k known
-		if err := c.http.Call(ctx, http.MethodGet, userPath(user, ""), nil, &k); err != nil {
-			return err
-		}
-		if !is(&k) {
-			return fmt.Errorf("is %+v", k)
-		}
-		return nil
 	})
 }
 
