@@ -228,7 +228,7 @@ type Policy struct {
 	Bridges []id.UserID `yaml:"bridges"`
 
 	// A message that came unencrypted in an encrypted room is marked (mark) or held back
-	// (withhold).
+	// (withhold). One that is an edit changes nothing: it is shown as a message of its own.
 	PlainInEncrypted PlainInEncrypted `yaml:"plain_in_encrypted"`
 
 	// A message whose key came without proof of its sender, from a backup, an import or a

@@ -15,33 +15,45 @@ import (
 // order, nobody is given a key that is known to have left.
 
 // The client's sync is answered while carol is a member and arrives after the proxy has
-// heard that she left. That it is older cannot be seen in it. She is given nothing.
+// heard that she left, from a sync of its own or because the client removed her. That it
+// is older cannot be seen in it. She is given nothing.
 func TestOvertakenSync(t *testing.T) {
 	t.Parallel()
-	st := newStage(t, func(o *e2ee.Options) { o.OwnSyncAfter = time.Hour })
-	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
-	carol, _ := confirmedPuppet(t, st.hs, "carol", "CAROL")
-	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
-	st.sync()
-	st.send(room, "before")
-	st.hs.Inject(room, memberEvent(carol.UserID, "join"))
-	in, err := st.dev.BeginSync(t.Context(), st.since)
-	if err != nil {
-		t.Fatal(err)
+	for name, hear := range map[string]func(t *testing.T, st *stage, room, carol string){
+		"by another sync": func(_ *testing.T, st *stage, _, _ string) { st.told() },
+		"by the client": func(t *testing.T, st *stage, room, carol string) {
+			if err := st.dev.NoteMembership(t.Context(), id.RoomID(room), id.UserID(carol), "leave"); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := newStage(t, func(o *e2ee.Options) { o.OwnSyncAfter = time.Hour })
+			bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
+			carol, _ := confirmedPuppet(t, st.hs, "carol", "CAROL")
+			room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
+			st.sync()
+			st.send(room, "before")
+			st.hs.Inject(room, memberEvent(carol.UserID, "join"))
+			in, err := st.dev.BeginSync(t.Context(), st.since)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer in.End()
+			var slow clientResponse
+			if code := call(t, st.hs, st.alice, http.MethodGet, "sync?timeout=0&since="+st.since, nil, &slow); code != http.StatusOK {
+				t.Fatalf("sync answers %d", code)
+			}
+			st.hs.Inject(room, memberEvent(carol.UserID, "leave"))
+			hear(t, st, room, carol.UserID)
+			if _, err := in.Commit(t.Context(), slow.update(st.since)); err != nil {
+				t.Fatal(err)
+			}
+			h := st.send(room, "after")
+			reads(t, bob, h)
+			cannotRead(t, carol, h)
+		})
 	}
-	defer in.End()
-	var slow clientResponse
-	if code := call(t, st.hs, st.alice, http.MethodGet, "sync?timeout=0&since="+st.since, nil, &slow); code != http.StatusOK {
-		t.Fatalf("sync answers %d", code)
-	}
-	st.hs.Inject(room, memberEvent(carol.UserID, "leave"))
-	st.told()
-	if _, err := in.Commit(t.Context(), slow.update(st.since)); err != nil {
-		t.Fatal(err)
-	}
-	h := st.send(room, "after")
-	reads(t, bob, h)
-	cannotRead(t, carol, h)
 }
 
 // The same with the history visibility: it was shared when the client's sync was

@@ -123,6 +123,29 @@ func TestRoomKeyOfAnotherOwner(t *testing.T) {
 	_ = bob
 }
 
+// Attack A16, two owners of one session. Mallory sends bob's key on before bob's own
+// message with it arrives. Nothing tells whose it is, so that it stays with whom it came
+// from first; what it never does is show one's words as the other's.
+func TestRoomKeyStolenOnItsWay(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, nil)
+	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
+	mallory, _ := confirmedPuppet(t, st.hs, "mallory", "MALLORY")
+	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID, mallory.UserID)
+	said := bob.newMegolm(room)
+	mallory.sendOlm(st.target(), mallory.envelope(st.target(), "m.room_key", roomKey(room, said.ID().String(), said.export())))
+	said.share(st.target())
+	if code := st.wantHidden(said.say("bob's words"), "bob's words"); code != "MismatchedSender" {
+		t.Error(code)
+	}
+	if n, _ := st.kept(said.ID().String()); n != 1 {
+		t.Errorf("%d keys of one session", n)
+	}
+	next := bob.newMegolm(room)
+	next.share(st.target())
+	st.awaitText(next.say("in another session"), "in another session")
+}
+
 // Attack N2. Bob's own device, which may have been taken over meanwhile, sends a key for
 // the session at a lower index whose ratchet does not lead to the one that is there.
 func TestUnconnectedRatchet(t *testing.T) {

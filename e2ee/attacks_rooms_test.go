@@ -36,6 +36,7 @@ func TestEncryptionForgotten(t *testing.T) {
 // not plain.
 func TestEncryptionUnknown(t *testing.T) {
 	t.Parallel()
+	st := newStage(t, nil)
 	for name, answer := range map[string]liar.Hook{
 		"error":            liar.Fail(http.StatusInternalServerError, "M_UNKNOWN"),
 		"no answer":        liar.Cut,
@@ -55,7 +56,6 @@ func TestEncryptionUnknown(t *testing.T) {
 		"algorithm a number": algorithmIs(1),
 	} {
 		t.Run(name, func(t *testing.T) {
-			st := newStage(t, nil)
 			room := st.hs.CreateRoom(false, st.alice.UserID)
 			defer st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("GET", "/state/m.room.encryption")), answer)()
 			how, err := st.dev.RoomEncryption(t.Context(), id.RoomID(room))

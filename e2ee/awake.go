@@ -23,7 +23,8 @@ import (
 // A device that no client has used since the process began is in memory only while it is
 // visited, or for as long as something is left to do for it.
 
-// retryRound is the pause after a round in which not every device could be visited.
+// retryRound is the pause after a round in which most devices could not be visited: the
+// homeserver was down.
 const retryRound = 30 * time.Second
 
 // maxVisits bounds the syncs of one visit. A homeserver hands out to-device messages in
@@ -53,12 +54,22 @@ func (d *Device) isAwake() bool {
 	return d.awake
 }
 
-// mayGoOn reports whether the sync loop goes on. When it does not, the loop has ended.
+// mayGoOn reports whether the sync loop goes on. When it does not, it has ended: for as
+// long as the device sleeps, or until the sync of the client that is in flight ends.
 func (d *Device) mayGoOn(ctx context.Context) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.looping = d.awake && ctx.Err() == nil
+	d.looping = d.awake && ctx.Err() == nil && !d.live.clientSyncs()
 	return d.looping
+}
+
+// goOn starts the sync loop again after a sync of the client, if the device is awake.
+func (d *Device) goOn() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.awake && d.ctx != nil && d.ctx.Err() == nil {
+		d.runLoop()
+	}
 }
 
 // loopFailed ends the loop for good, until a client comes with a token.
@@ -73,7 +84,7 @@ func (d *Device) loopFailed() {
 func (e *Engine) rounds() {
 	for {
 		timer := time.NewTimer(e.opts.Round)
-		if complete := e.round(e.ctx); !complete {
+		if !e.round(e.ctx) {
 			timer.Reset(min(retryRound, e.opts.Round))
 		}
 		select {
@@ -86,17 +97,17 @@ func (e *Engine) rounds() {
 }
 
 // round visits every device that sleeps, a bounded number at a time, and reports whether
-// all visits succeeded.
+// that was of use: that not most visits failed.
 func (e *Engine) round(ctx context.Context) bool {
 	slots := make(chan struct{}, e.opts.Visits)
 	var visits sync.WaitGroup
 	defer visits.Wait()
-	var failed atomic.Bool
+	var all, failed atomic.Int64
 	fail := func(err error) {
 		if ctx.Err() != nil {
 			return
 		}
-		failed.Store(true)
+		failed.Add(1)
 		var up *UpstreamError
 		level := zerolog.ErrorLevel
 		if errors.As(err, &up) {
@@ -118,6 +129,7 @@ func (e *Engine) round(ctx context.Context) bool {
 		case <-ctx.Done():
 			return false
 		}
+		all.Add(1)
 		visits.Go(func() {
 			defer func() { <-slots }()
 			if err := e.visit(ctx, key); err != nil {
@@ -126,7 +138,7 @@ func (e *Engine) round(ctx context.Context) bool {
 		})
 	}
 	visits.Wait()
-	return !failed.Load()
+	return 2*failed.Load() <= all.Load()
 }
 
 // visit fetches what came for a device. The first visit also does what its maintenance
@@ -199,6 +211,8 @@ func (d *Device) idle() bool {
 
 // fetch syncs until nothing more comes.
 func (d *Device) fetch(ctx context.Context) error {
+	d.live.catchBegins() // it does not wait for a sync of the loop, should a client wake the device
+	defer d.live.catchEnds()
 	for range maxVisits {
 		token := d.currentToken()
 		n, err := d.syncOnce(ctx, 0)

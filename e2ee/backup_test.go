@@ -220,6 +220,8 @@ func TestBackupUploadGoesOn(t *testing.T) {
 // moved to another place; the MAC's own word that a key is not authentic counts too.
 func TestUnauthenticatedBackup(t *testing.T) {
 	t.Parallel()
+	hs := liar.New(t)
+	room, alice, _ := conversation(t, hs, 1)
 	for name, change := range map[string]func(data map[string]any){
 		"no MAC": func(data map[string]any) { delete(data, "unsigned") },
 		"a wrong MAC": func(data map[string]any) {
@@ -228,11 +230,10 @@ func TestUnauthenticatedBackup(t *testing.T) {
 		"a member added": func(data map[string]any) { data["extra"] = 1 },
 	} {
 		t.Run(name, func(t *testing.T) {
-			hs := liar.New(t)
-			room, _, second := conversation(t, hs, 1)
-			hs.Intercept(liar.Of(second.UserID, liar.Is(http.MethodGet, "room_keys/keys/")), liar.Edit(func(_ *liar.Request, body map[string]any) {
+			second := recovered(t, hs, alice, "DEVICE "+name, false)
+			defer hs.Intercept(liar.Of(second.UserID, liar.Is(http.MethodGet, "room_keys/keys/")), liar.Edit(func(_ *liar.Request, body map[string]any) {
 				change(body["session_data"].(map[string]any))
-			}))
+			}))()
 			events := second.history(room)
 			for _, ev := range events {
 				trust := ev.Unsigned.Trust
@@ -252,6 +253,8 @@ func TestUnauthenticatedBackup(t *testing.T) {
 // breaks.
 func TestHostileBackupData(t *testing.T) {
 	t.Parallel()
+	hs := liar.New(t)
+	room, alice, _ := conversation(t, hs, 1)
 	for name, change := range map[string]func(r *liar.Request, body map[string]any){
 		"no session data":  func(_ *liar.Request, body map[string]any) { delete(body, "session_data") },
 		"data of a string": func(_ *liar.Request, body map[string]any) { body["session_data"] = "x" },
@@ -269,9 +272,8 @@ func TestHostileBackupData(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			hs := liar.New(t)
-			room, _, second := conversation(t, hs, 1)
-			hs.Intercept(liar.Of(second.UserID, liar.Is(http.MethodGet, "room_keys/keys/")), liar.Edit(change))
+			second := recovered(t, hs, alice, "DEVICE "+name, false)
+			defer hs.Intercept(liar.Of(second.UserID, liar.Is(http.MethodGet, "room_keys/keys/")), liar.Edit(change))()
 			for _, ev := range second.history(room) {
 				if ev.Decrypted || ev.Unsigned.Trust.Code != "MissingRoomKey" {
 					t.Errorf("%s: %+v", ev.EventID, ev.Unsigned.Trust)

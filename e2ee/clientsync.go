@@ -51,7 +51,7 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 		s.End()
 		return nil, err
 	}
-	s.began = d.ingested()
+	s.began = d.newsNow()
 	return s, nil
 }
 
@@ -169,6 +169,7 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 func (s *ClientSync) End() {
 	s.end.Do(func() {
 		s.d.live.clientEnds(s.d.eng.now())
+		s.d.goOn()
 		if s.since == "" {
 			s.d.firstSyncEnds()
 		}

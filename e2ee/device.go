@@ -84,7 +84,7 @@ type Device struct {
 	retry         *time.Timer // of maintenance that failed
 	retryWait     time.Duration
 
-	ingests  int // how many sync responses were processed
+	news     int // how often rooms became known better: by syncs, and by what the client did
 	rooms    map[id.RoomID]*room
 	outbound map[id.RoomID]*outbound
 	noKeys   map[store.DeviceRef]retry

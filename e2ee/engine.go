@@ -266,10 +266,14 @@ func (e *Engine) account(row *store.Account) *account {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	a := e.accounts[row.UserID]
-	if a == nil {
-		a = newAccount(e, row)
-		e.accounts[row.UserID] = a
+	if a != nil && a.row.ID >= row.ID {
+		return a
 	}
+	if a != nil { // of an account that was closed, brought back by somebody who had just read it
+		e.wg.Go(a.tracker.Close)
+	}
+	a = newAccount(e, row)
+	e.accounts[row.UserID] = a
 	return a
 }
 
@@ -367,6 +371,9 @@ func (e *Engine) deleteDevice(ctx context.Context, row *store.Account, dev store
 	case errors.Is(err, store.ErrNotFound):
 		return nil // the device's own sync was told of the same logout, and was earlier
 	case err != nil:
+		return fmt.Errorf("forget device: %w", err)
+	}
+	if err := e.store.Save(ctx, row, 0, &store.Changes{DeleteSecrets: deviceSecrets(id.Ed25519(dev.Ed25519))}); err != nil {
 		return fmt.Errorf("forget device: %w", err)
 	}
 	if err := e.account(row).tracker.Ended(ctx, dev.DeviceID); err != nil {

@@ -91,6 +91,9 @@ func (o object) text(name string) (s string, ok bool) {
 	if len(raw) == 0 || raw[0] != '"' {
 		return "", false
 	}
+	if bytes.IndexByte(raw, '\\') < 0 { // nothing is escaped, and it was read strictly before
+		return string(raw[1 : len(raw)-1]), true
+	}
 	out, err := jsontext.AppendUnquote(nil, raw)
 	if err != nil {
 		return "", false

@@ -14,11 +14,11 @@ import (
 // ingest processes a sync response and stores its effects together with the new
 // position, or nothing (requirement 5.3). Processing a response twice is harmless.
 // own says that it is the proxy's own sync rather than the client's, and began is what
-// ingested gave when it was requested.
+// newsNow gave when it was requested.
 func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) (*batch, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	overtaken := d.ingests != began
+	overtaken := d.news != began
 	ch := &store.Changes{}
 	b, err := d.processToDevice(ctx, u.ToDevice, ch)
 	if err != nil {
@@ -63,22 +63,22 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 		return nil, fmt.Errorf("store the effects of a sync: %w", err)
 	}
 	d.olmDirty = false
-	d.ingests++
+	d.news++
 	committed()
 	departed()
 	d.afterIngest(b, u)
 	return b, nil
 }
 
-// ingested counts the responses that were processed.
-func (d *Device) ingested() int {
+// newsNow tells how often rooms became known better.
+func (d *Device) newsNow() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.ingests
+	return d.news
 }
 
-// doubt has the homeserver asked for what a response says of a room that was overtaken
-// by another: it may be older than what was known already, and name as a member
+// doubt has the homeserver asked for what a response says of a room that was overtaken by
+// another, or by what the client did: it may be older than what was known already, and name as a member
 // somebody who has left. The caller holds d.mu.
 func (d *Device) doubt(u RoomUpdate, ch *store.Changes) {
 	r := d.rooms[u.RoomID]

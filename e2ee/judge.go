@@ -26,9 +26,11 @@ func placeholder(code trustcache.Code) string {
 		return "A message was held back because it cannot be checked who sent it."
 	case trustcache.CodeUnknownDevice:
 		return "A message from an unknown or deleted device was held back."
-	default:
-		return "A message from a device that its owner has not confirmed was held back."
+	case trustcache.CodeUnsignedDevice, trustcache.CodeUnverifiedIdentity, trustcache.CodeVerificationViolation,
+		trustcache.CodeMissingRoomKey, trustcache.CodeWithheld, trustcache.CodeUnknownMessageIndex,
+		trustcache.CodeMalformed, trustcache.CodeReplayed:
 	}
+	return "A message from a device that its owner has not confirmed was held back."
 }
 
 // judgement is what the events of one batch are judged by.

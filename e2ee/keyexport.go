@@ -262,11 +262,10 @@ func (d *Device) ImportKeys(ctx context.Context, passphrase secret.String, file 
 		}
 		return flush()
 	})
-	if err == nil {
-		err = flush()
+	if err != nil {
+		return out, err
 	}
-	d.kick() // they are to be backed up
-	return out, err
+	return out, flush()
 }
 
 // checkImport looks through a file before anything of it is stored: a list, whole, and

@@ -136,12 +136,17 @@ func (l *liveness) ownEnds() {
 	l.stopOwn = nil
 }
 
-// quiet waits until no client has synced for the given time and no gap is being closed.
+// quiet waits until no client has synced for the given time and no gap is being closed. It
+// gives errClientSyncs at once while a client syncs.
 func (l *liveness) quiet(ctx context.Context, now func() time.Time, after time.Duration) error {
 	for {
 		l.mu.Lock()
 		wait := after - now().Sub(l.lastSeen)
-		busy := l.clients > 0 || l.catching > 0
+		busy := l.catching > 0
+		if l.clients > 0 {
+			l.mu.Unlock()
+			return errClientSyncs
+		}
 		if !busy && (l.lastSeen.IsZero() || wait <= 0) {
 			l.mu.Unlock()
 			return nil

@@ -70,6 +70,7 @@ func (d *Device) NoteMembership(ctx context.Context, roomID id.RoomID, user id.U
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	ch := &store.Changes{}
+	d.news++
 	if err := d.noteMember(ctx, roomID, user, membership, false, ch); err != nil {
 		return err
 	}

@@ -68,9 +68,12 @@ func notice(w *Warning, room id.RoomID) json.RawMessage {
 // deviceMeta is what a proxied device keeps in its row's Meta.
 type deviceMeta struct {
 	// Notices are the warnings that were shown: the next_batch of the response that
-	// carried them, empty once the client has continued from it.
+	// carried them, behind gotNotice once the client has continued from it.
 	Notices map[string]string `json:"notices,omitempty"`
 }
+
+// gotNotice begins the position of a notice that the client has got.
+const gotNotice = "="
 
 // loadNotices reads the state of notices. An unreadable one is none: they are shown again.
 func loadNotices(meta json.RawMessage) map[string]string {
@@ -93,7 +96,7 @@ func (d *Device) settleNotices(ctx context.Context, since string) (waiting bool,
 	defer d.mu.Unlock()
 	for warning, at := range d.noticed {
 		if at == since && since != "" {
-			d.noticed[warning], d.noticesMoved = "", true
+			d.noticed[warning], d.noticesMoved = gotNotice+at, true
 		}
 	}
 	for i := range warnings {
@@ -105,7 +108,7 @@ func (d *Device) settleNotices(ctx context.Context, since string) (waiting bool,
 // toShow reports whether a notice belongs into the next response. The caller holds d.mu.
 func (d *Device) toShow(w *Warning, since string) bool {
 	at, known := d.noticed[w.ID]
-	return len(w.RoomIDs) > 0 && (since == "" || !known || at != "")
+	return len(w.RoomIDs) > 0 && (since == "" || !known || !strings.HasPrefix(at, gotNotice))
 }
 
 // takeNotices gives the notices for a response and records that it carries them.
@@ -173,17 +176,38 @@ func (d *Device) placed(ctx context.Context) ([]Warning, error) {
 
 // Notice gives a notice that is pending, by its ID.
 func (d *Device) Notice(ctx context.Context, room id.RoomID, event id.EventID) (json.RawMessage, bool, error) {
+	w, err := d.noticeOf(ctx, room, event)
+	if err != nil || w == nil {
+		return nil, false, err
+	}
+	return notice(w, room), true, nil
+}
+
+// NoticePlace gives the position behind which the client was shown a notice: what it reads
+// up to there, it has read before the notice. Empty when it was not shown.
+func (d *Device) NoticePlace(ctx context.Context, room id.RoomID, event id.EventID) (string, error) {
+	w, err := d.noticeOf(ctx, room, event)
+	if err != nil || w == nil {
+		return "", err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return strings.TrimPrefix(d.noticed[w.ID], gotNotice), nil
+}
+
+// noticeOf gives the pending warning that a notice is of; nil when there is none.
+func (d *Device) noticeOf(ctx context.Context, room id.RoomID, event id.EventID) (*Warning, error) {
 	if d.mode != ModeProxied {
-		return nil, false, nil
+		return nil, nil
 	}
 	warnings, err := d.placed(ctx)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	for i := range warnings {
 		if slices.Contains(warnings[i].RoomIDs, room) && noticeID(warnings[i].ID, room) == event {
-			return notice(&warnings[i], room), true, nil
+			return &warnings[i], nil
 		}
 	}
-	return nil, false, nil
+	return nil, nil
 }

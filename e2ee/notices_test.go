@@ -78,7 +78,7 @@ func (p *person) awaitLocated(code string) {
 // carried it, and anew when the client starts from nothing; not after a restart.
 func TestNoticeIsShownOncePerDevice(t *testing.T) {
 	alice, bob, room, since := somebodyChanged(t)
-	extras, next := alice.sync(since)
+	extras, _ := alice.sync(since)
 	ev := wantNotices(t, "first", extras, room, 1)
 	w := warningCodes(t, alice.dev)["identity_changed"]
 	if ev.Type != "m.room.message" || ev.Content.MsgType != "m.notice" || ev.Content.Body != w.Message ||
@@ -86,18 +86,28 @@ func TestNoticeIsShownOncePerDevice(t *testing.T) {
 		ev.Timestamp != w.Since.UnixMilli() || ev.Unsigned.Warning.ID != w.ID || ev.Unsigned.Warning.User != bob.UserID {
 		t.Errorf("the notice is %+v, the warning %+v", ev, w)
 	}
-	extras, next = alice.sync(since) // the client did not get that response
+	extras, next := alice.sync(since) // the client did not get that response
 	if again := wantNotices(t, "asked for again", extras, room, 1); again.EventID != ev.EventID {
 		t.Errorf("it was %s, now it is %s", ev.EventID, again.EventID)
 	}
+	place := func(when, want string) {
+		t.Helper()
+		if got, err := alice.dev.NoticePlace(t.Context(), id.RoomID(room), id.EventID(ev.EventID)); err != nil || got != want {
+			t.Errorf("%s: the notice stands behind %q, %v, want %q", when, got, err, want)
+		}
+	}
+	carried := next
+	place("shown", carried)
 	extras, next = alice.sync(next)
 	wantNotices(t, "continued", extras, room, 0)
+	place("continued", carried)
 	alice.restart()
 	extras, next = alice.sync(next) // before it is known again where the warning belongs
 	wantNotices(t, "after a restart", extras, room, 0)
 	alice.awaitLocated("identity_changed")
 	extras, _ = alice.sync(next)
 	wantNotices(t, "a while after a restart", extras, room, 0)
+	place("after a restart", carried)
 	extras, _ = alice.sync("")
 	wantNotices(t, "from nothing", extras, room, 1)
 

@@ -85,15 +85,17 @@ func (d *Device) claim(ctx context.Context, devices []*trustcache.Device) (map[s
 // onAllCores does n things that cost time and do not depend on each other.
 func onAllCores(n int, do func(i int)) {
 	workers := min(runtime.GOMAXPROCS(0), n/4+1)
-	var wg sync.WaitGroup
-	for w := range workers {
-		wg.Go(func() {
-			for i := n * w / workers; i < n*(w+1)/workers; i++ {
-				do(i)
-			}
-		})
+	part := func(w int) {
+		for i := n * w / workers; i < n*(w+1)/workers; i++ {
+			do(i)
+		}
 	}
-	wg.Wait()
+	var others sync.WaitGroup
+	for w := 1; w < workers; w++ {
+		others.Go(func() { part(w) })
+	}
+	part(0)
+	others.Wait()
 }
 
 // checkOneTimeKey gives the key if the device has signed it, else nothing.

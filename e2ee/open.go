@@ -58,14 +58,13 @@ func (d *Device) Open(ctx context.Context, in []Incoming) []Opened {
 func (d *Device) open(ctx context.Context, in []Incoming) (out []Opened, jobs []*sealedEvent, by *judgement) {
 	out, jobs = make([]Opened, len(in)), make([]*sealedEvent, len(in))
 	keys := d.keysTaken()
+	onAllCores(len(in), func(i int) { jobs[i] = parseSealed(in[i]) })
 	var sealed []*sealedEvent
-	for i, ev := range in {
-		job := parseSealed(ev)
+	for i, job := range jobs {
 		if job == nil { // breaks our parser: stays as it came (attack A26)
-			out[i] = Opened{Event: ev.Event}
+			out[i] = Opened{Event: in[i].Event}
 			continue
 		}
-		jobs[i] = job
 		if job.cipher != "" && job.err == nil {
 			sealed = append(sealed, job)
 		}
@@ -78,11 +77,11 @@ func (d *Device) open(ctx context.Context, in []Incoming) (out []Opened, jobs []
 		by = &judgement{policy: d.eng.opts.Policy()}
 	}
 	by.keys = keys
-	for i, job := range jobs {
-		if job != nil {
-			out[i] = d.judge(job, by)
+	onAllCores(len(jobs), func(i int) {
+		if jobs[i] != nil {
+			out[i] = d.judge(jobs[i], by)
 		}
-	}
+	})
 	return out, jobs, by
 }
 

@@ -55,9 +55,9 @@ func (o *outbound) has(dev *trustcache.Device, begun int) bool {
 	return ok && share.Withheld == "" && share.Curve25519 == dev.Curve25519.String() && o.begun[ref] == begun
 }
 
-// noteBegun counts the Olm sessions that others have begun with us. Who begins a new one
-// may have lost those before it, and with them the room keys that we sent: the live ones
-// are given again with the next message (requirement 6.12). That is only remembered while
+// noteBegun counts the Olm sessions that others have begun with us, or we with them because
+// an old one could not be read. Those before it may be lost, and with them the room keys that
+// we sent: the live ones are given again with the next message (requirement 6.12). That is only remembered while
 // the process runs; after a restart such a device waits for the next session of the room.
 // The caller holds d.mu.
 func (d *Device) noteBegun(by []id.Curve25519) {

@@ -3,6 +3,7 @@ package e2ee_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -241,5 +242,53 @@ func TestWithheldReasonsAreShown(t *testing.T) {
 			bob.sendOlm(st.target(), bob.envelope(st.target(), "m.room_key", key))
 			st.awaitText(event, "after all")
 		})
+	}
+}
+
+// The rows of design §5 that hide nothing: a plain event in an encrypted room is marked; what
+// comes under an identity that waits for an answer is shown red, until it is acknowledged.
+func TestWhatIsShownWithAShield(t *testing.T) {
+	st := newStage(t, nil)
+	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
+	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
+	st.send(room, "now bob is known")
+	shield := func(event string) string {
+		trust := trustOf(st.shown[event])
+		return fmt.Sprint(trust["color"], trust["code"], trust["decrypted"])
+	}
+	plain := st.hs.Inject(room, liar.Event{Type: "m.room.message", Sender: bob.UserID, Content: json.RawMessage(`{"msgtype":"m.text","body":"in clear"}`)})
+	st.awaitText(plain, "in clear")
+	if got := shield(plain); got != "redSentInClearfalse" {
+		t.Errorf("in clear: %s", got)
+	}
+	said := bob.newMegolm(room)
+	said.share(st.target())
+	before := said.say("before")
+	st.awaitText(before, "before")
+	if got := shield(before); got != "none<nil> true" {
+		t.Errorf("before: %s", got)
+	}
+
+	fresh := newPuppet(t, st.hs, "bob", "FRESH")
+	changed := newIdentity(t, st.hs, bob.Session)
+	changed.confirm(fresh)
+	st.told()
+	under := fresh.newMegolm(room)
+	under.share(st.target())
+	waits := under.say("who am I")
+	st.awaitText(waits, "who am I")
+	if got := shield(waits); got != "redUnverifiedIdentitytrue" {
+		t.Errorf("while it waits: %s", got)
+	}
+	if warningCodes(t, st.dev)["identity_changed"].UserID != id.UserID(bob.UserID) {
+		t.Error("nobody was warned")
+	}
+	if err := st.dev.Acknowledge(t.Context(), id.UserID(bob.UserID), id.Ed25519(publicKey(changed.master))); err != nil {
+		t.Fatal(err)
+	}
+	after := under.say("it is me")
+	st.awaitText(after, "it is me")
+	if got := shield(after); got != "none<nil> true" {
+		t.Errorf("acknowledged: %s", got)
 	}
 }

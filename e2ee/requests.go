@@ -13,11 +13,6 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// secretRequests and a device's ID name the requests that wait for an answer of the
-// device. They are stored with the position of the sync that brought them, so that a
-// restart loses none (design §7 no. 4).
-const secretRequests = "requests:"
-
 // waitingRequests are the requests of the user's other devices that wait for an answer.
 type waitingRequests struct {
 	Secrets []secretRequest `json:"secrets,omitempty"`
@@ -26,7 +21,7 @@ type waitingRequests struct {
 
 // store adds what waits now to ch. The caller holds the Device's mu.
 func (w *waitingRequests) store(d *Device, ch *store.Changes) error {
-	name := secretRequests + d.id.String()
+	name := ofDevice(secretRequests, d.ed25519)
 	if len(w.Secrets)+len(w.Keys) == 0 {
 		ch.DeleteSecrets = append(ch.DeleteSecrets, name)
 		return nil
@@ -44,7 +39,7 @@ func (d *Device) readRequests(ctx context.Context) error {
 	if d.requestsRead {
 		return nil
 	}
-	stored, err := d.eng.store.Secret(ctx, d.acct.row, secretRequests+d.id.String())
+	stored, err := d.eng.store.Secret(ctx, d.acct.row, ofDevice(secretRequests, d.ed25519))
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("load requests: %w", err)
 	}

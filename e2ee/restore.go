@@ -21,8 +21,6 @@ import (
 // stored, so that it is begun again after a restart; what was stored by then is found to
 // be known.
 const (
-	// secretRestore and the device's ID name the note that a restore was asked for.
-	secretRestore = "restore:"
 	// restoreBatch is how many keys are stored at a time.
 	restoreBatch = 250
 	// restorePatience bounds the download of a backup.
@@ -78,7 +76,7 @@ func (d *Device) RestoreHistory(ctx context.Context) error {
 // beginRestore notes that the whole history is wanted, and begins at once, also after one
 // that failed.
 func (d *Device) beginRestore(ctx context.Context) error {
-	row := store.Secret{Name: secretRestore + d.id.String(), Value: secret.Bytes("1"), CreatedAt: d.eng.now()}
+	row := store.Secret{Name: ofDevice(secretRestore, d.ed25519), Value: secret.Bytes("1"), CreatedAt: d.eng.now()}
 	if err := d.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
 		return fmt.Errorf("store that a restore is wanted: %w", err)
 	}
@@ -91,7 +89,7 @@ func (d *Device) beginRestore(ctx context.Context) error {
 
 // continueRestore begins a restore that was asked for before a restart.
 func (d *Device) continueRestore(ctx context.Context) error {
-	_, err := d.eng.store.Secret(ctx, d.acct.row, secretRestore+d.id.String())
+	_, err := d.eng.store.Secret(ctx, d.acct.row, ofDevice(secretRestore, d.ed25519))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
@@ -117,7 +115,7 @@ func (d *Device) startRestore() {
 func (d *Device) restoreAll(ctx context.Context) {
 	err := d.restoreHistory(ctx)
 	if err == nil {
-		err = d.save(ctx, &store.Changes{DeleteSecrets: []string{secretRestore + d.id.String()}})
+		err = d.save(ctx, &store.Changes{DeleteSecrets: []string{ofDevice(secretRestore, d.ed25519)}})
 	}
 	if err != nil && ctx.Err() == nil {
 		d.eng.log.Warn().Err(err).Msg("The history could not be restored")

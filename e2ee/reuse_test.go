@@ -124,9 +124,14 @@ func TestClosedAccount(t *testing.T) {
 		t.Fatal(err)
 	}
 	oldStatus := status(t, old)
-	if err := r.eng.ForgetAccount(t.Context(), idUser(oldStatus.UserID.String())); err != nil {
+	row, err := r.db.LookupAccount(t.Context(), oldStatus.UserID)
+	if err != nil {
 		t.Fatal(err)
 	}
+	if err := r.eng.ForgetAccount(t.Context(), oldStatus.UserID); err != nil {
+		t.Fatal(err)
+	}
+	r.eng.Recall(row)
 	if err := r.eng.ForgetAccount(t.Context(), oldStatus.UserID); err != nil {
 		t.Errorf("once more: %v", err)
 	}

@@ -24,9 +24,10 @@ func encodeOwner(o trustcache.Owner) (secret.Bytes, error) {
 	return raw, nil
 }
 
-// sameOwner reports whether two owners are the same device.
+// sameOwner reports whether a device is the owner that was recorded. A backup may attest a
+// key without saying whose it is.
 func sameOwner(a, b trustcache.Owner) bool {
-	return a.UserID == b.UserID && a.Curve25519 == b.Curve25519 && a.Ed25519 == b.Ed25519
+	return (a.UserID == b.UserID || a.UserID == "") && a.Curve25519 == b.Curve25519 && a.Ed25519 == b.Ed25519
 }
 
 // arrivedKey is a room key that came over Olm in this batch.

@@ -53,6 +53,7 @@ func TestMergeRoomKey(t *testing.T) {
 	confirmed.Signed, confirmed.Accepted, confirmed.Master = true, true, "M"
 	attested := confirmed
 	attested.Attested = true
+	nameless := trustcache.Owner{Curve25519: alice.Curve25519, Ed25519: alice.Ed25519, Attested: true}
 	mallory := trustcache.Owner{UserID: "@mallory:x", Curve25519: "m", Ed25519: "M"}
 	ref := store.SessionRef{RoomID: "!r:x", SessionID: early.ID()}
 	stored := func(sess *session.MegolmInboundSession, o trustcache.Owner, source store.Source) store.InboundSession {
@@ -84,6 +85,8 @@ func TestMergeRoomKey(t *testing.T) {
 		{"direct after a forged backup: nothing of the backup", stored(&forged, mallory, store.SourceBackup), late, alice, false, 5, alice.UserID},
 		{"direct after a later backup", stored(late, mallory, store.SourceImport), early, alice, false, 0, alice.UserID},
 		{"direct of another owner than a backup of ours attests", stored(late, attested, store.SourceBackup), early, mallory, true, 0, ""},
+		{"direct of another device than a backup attests", stored(late, nameless, store.SourceBackup), early, mallory, true, 0, ""},
+		{"direct of the device that a backup attests", stored(late, nameless, store.SourceBackup), early, alice, false, 0, alice.UserID},
 		{"direct of the owner that a backup of ours attests", stored(late, attested, store.SourceBackup), early, alice, false, 0, alice.UserID},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -271,6 +271,7 @@ func (d *Device) NoteVisibility(ctx context.Context, roomID id.RoomID, visibilit
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	ch := &store.Changes{}
+	d.news++
 	if err := d.noteVisibility(ctx, roomID, visibility, ch); err != nil {
 		return err
 	}

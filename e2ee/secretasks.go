@@ -14,11 +14,6 @@ import (
 	"e2ee-proxy/store"
 )
 
-// secretAsked and a device's ID are before the name of a secret that the device has asked
-// for. That it did is stored: the answer may come after a restart, and who has answered
-// does not answer again at once.
-const secretAsked = "asked:"
-
 // secretAsk is a secret that we asked for.
 type secretAsk struct {
 	name  string
@@ -34,12 +29,8 @@ type storedAsk struct {
 	Until time.Time     `json:"until"`
 }
 
-func askedName(device id.DeviceID, secret string) string {
-	return secretAsked + device.String() + ":" + secret
-}
-
 // stored is the row of a request.
-func (a *secretAsk) stored(device id.DeviceID, now time.Time) (store.Secret, error) {
+func (a *secretAsk) stored(device id.Ed25519, now time.Time) (store.Secret, error) {
 	raw, err := json.Marshal(storedAsk{a.id, slices.Sorted(maps.Keys(a.to)), a.until})
 	if err != nil {
 		return store.Secret{}, fmt.Errorf("encode a request for a secret: %w", err)
@@ -58,7 +49,7 @@ func (d *Device) loadAsks(ctx context.Context) error {
 	}
 	asks := make(map[string]*secretAsk)
 	for _, row := range all {
-		name, ours := strings.CutPrefix(row.Name, askedName(d.id, ""))
+		name, ours := strings.CutPrefix(row.Name, askedName(d.ed25519, ""))
 		var s storedAsk
 		if !ours || !sharedSecret(name) || json.Unmarshal(row.Value.Reveal(), &s) != nil {
 			continue

@@ -65,22 +65,10 @@ func (d *Device) wantSecrets(ctx context.Context, own *trustcache.User) error {
 		} else if came {
 			continue // since it was found missing
 		}
-		ask := &secretAsk{name: name, id: rand.Text(), to: make(map[id.DeviceID]bool, len(others)), until: now.Add(askFor)}
-		content := object{
-			{"action", quoted("request")}, {"name", quoted(name)}, {"request_id", quoted(ask.id)},
-			{"requesting_device_id", quoted(d.id.String())},
-		}.encode()
-		var messages []message
-		for _, dev := range others {
-			ask.to[dev.DeviceID] = true
-			messages = append(messages, message{dev, content})
-		}
-		ch.Outbox = append(ch.Outbox, outboxItems("m.secret.request", messages, now)...)
-		row, err := ask.stored(d.id, now)
+		ask, err := d.askFor(name, others, ch)
 		if err != nil {
 			return err
 		}
-		ch.Secrets = append(ch.Secrets, row)
 		asks = append(asks, ask)
 	}
 	if len(asks) == 0 {
@@ -95,6 +83,28 @@ func (d *Device) wantSecrets(ctx context.Context, own *trustcache.User) error {
 	d.outboxPending = true
 	d.kickLocked()
 	return nil
+}
+
+// askFor makes a request for a secret of other devices, and adds it to ch.
+func (d *Device) askFor(name string, others []*trustcache.Device, ch *store.Changes) (*secretAsk, error) {
+	now := d.eng.now()
+	ask := &secretAsk{name: name, id: rand.Text(), to: make(map[id.DeviceID]bool, len(others)), until: now.Add(askFor)}
+	content := object{
+		{"action", quoted("request")}, {"name", quoted(name)}, {"request_id", quoted(ask.id)},
+		{"requesting_device_id", quoted(d.id.String())},
+	}.encode()
+	messages := make([]message, len(others))
+	for i, dev := range others {
+		ask.to[dev.DeviceID] = true
+		messages[i] = message{dev, content}
+	}
+	ch.Outbox = append(ch.Outbox, outboxItems("m.secret.request", messages, now)...)
+	row, err := ask.stored(d.ed25519, now)
+	if err != nil {
+		return nil, err
+	}
+	ch.Secrets = append(ch.Secrets, row)
+	return ask, nil
 }
 
 // secretCame reports whether another device has answered. The caller holds d.mu, under
@@ -233,7 +243,7 @@ func (b *batch) cancelAsks(own *trustcache.User) {
 			}
 		}
 		b.ch.Outbox = append(b.ch.Outbox, outboxItems("m.secret.request", messages, b.d.eng.now())...)
-		b.ch.DeleteSecrets = append(b.ch.DeleteSecrets, askedName(b.d.id, a.ask.name))
+		b.ch.DeleteSecrets = append(b.ch.DeleteSecrets, askedName(b.d.ed25519, a.ask.name))
 	}
 }
 

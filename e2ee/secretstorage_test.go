@@ -11,6 +11,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"maps"
 	"strconv"
 	"strings"
 	"testing"
@@ -85,9 +86,7 @@ func TestRecoverFromStorageOfOthers(t *testing.T) {
 	}
 	withPhrase := func(d map[string]any, more map[string]any) {
 		p := map[string]any{"algorithm": "m.pbkdf2", "salt": "salt", "iterations": 1000}
-		for name, value := range more {
-			p[name] = value
-		}
+		maps.Copy(p, more)
 		d["passphrase"] = p
 	}
 	type data = map[string]map[string]any

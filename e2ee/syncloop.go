@@ -20,6 +20,9 @@ const (
 	// timelineLimit is how many membership and encryption events per room the own
 	// sync takes before it is limited, which costs a rotation at most.
 	timelineLimit = 100
+	// loopGrace is how long the loop waits when it starts: what a client begins with is
+	// often a sync, which would end ours at once.
+	loopGrace = 50 * time.Millisecond
 )
 
 // encryptionState are the state events that matter to encryption.
@@ -110,10 +113,17 @@ func (s *ownSync) update(since string) SyncUpdate {
 func (d *Device) syncLoop(ctx context.Context) {
 	backoff := time.Duration(0)
 	_ = d.published(ctx) // ends with ctx, as what follows does
+	select {
+	case <-ctx.Done():
+	case <-time.After(loopGrace):
+	}
 	for {
-		_ = d.live.quiet(ctx, d.eng.now, d.eng.opts.OwnSyncAfter)
+		busy := d.live.quiet(ctx, d.eng.now, d.eng.opts.OwnSyncAfter)
 		if !d.mayGoOn(ctx) {
 			return
+		}
+		if busy != nil {
+			continue
 		}
 		token := d.currentToken()
 		_, err := d.syncOnce(ctx, ownPoll)
@@ -151,11 +161,16 @@ func (d *Device) startLoop() bool {
 		return false
 	}
 	d.awake = true
+	d.runLoop()
+	return true
+}
+
+// runLoop runs the sync loop unless it runs. The caller holds d.mu.
+func (d *Device) runLoop() {
 	if !d.looping {
 		d.looping = true
 		d.eng.wg.Go(func() { d.syncLoop(d.ctx) })
 	}
-	return true
 }
 
 // errClientSyncs says that the client's sync took over, or that the device fell asleep.
@@ -180,7 +195,7 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 		defer d.live.ownEnds()
 	}
 	d.mu.Lock()
-	since, began := d.row.SyncPosition, d.ingests
+	since, began := d.row.SyncPosition, d.news
 	d.mu.Unlock()
 	query := map[string]string{
 		"filter": ownFilter(since == ""), "set_presence": "offline",

@@ -124,6 +124,7 @@ func (d *Device) sendDummies(ctx context.Context, devices []*trustcache.Device, 
 	if err := d.save(ctx, ch); err != nil {
 		return fmt.Errorf("store new Olm sessions: %w", err)
 	}
+	d.noteBegun(keys)
 	d.outboxPending = true
 	return nil
 }

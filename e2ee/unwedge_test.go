@@ -96,3 +96,56 @@ func TestUnreadableMessageIsAnsweredWithASession(t *testing.T) {
 	said.share(own)
 	st.awaitText(said.say("heard again"), "heard again")
 }
+
+// We could not read what a device sent and made a new session with it: what we sent over the
+// old one may be lost likewise, so that it is given the room's key again with the next
+// message, once, and nobody else is (requirement 6.12).
+func TestRoomKeyIsGivenAgainOverOurNewSession(t *testing.T) {
+	st := newStage(t, nil)
+	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
+	carol, _ := confirmedPuppet(t, st.hs, "carol", "CAROL")
+	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID, carol.UserID)
+	first := st.send(room, "bob cannot read this")
+	bob.forget()
+	own := st.target()
+	st.hs.SendToDevice(own.user, own.device, bob.UserID, "m.room.encrypted", map[string]any{
+		"algorithm": olmAlgorithm, "sender_key": bob.curve25519,
+		"ciphertext": map[string]any{own.curve25519.String(): map[string]any{"type": 1, "body": rawBase64(make([]byte, 120))}},
+	})
+	st.told()
+	st.dev.Maintain(t.Context())
+	for range 3 {
+		h := st.send(room, "bob can read this")
+		if h.session != first.session {
+			t.Error("the others were given a new session")
+		}
+		reads(t, bob, h)
+	}
+	cannotRead(t, bob, first)
+	if carol.listen(); len(bob.opened) != 2 || len(carol.opened) != 1 {
+		t.Errorf("bob was sent %v, carol %v", bob.opened, carol.opened)
+	}
+}
+
+// Attack: a device that has a room's key says that it lost it, and loses its confirmation
+// before the next message. It has the key all the same, so that the message needs another.
+func TestLossDoesNotHideADevice(t *testing.T) {
+	st := newStage(t, nil)
+	bob, own := confirmedPuppet(t, st.hs, "bob", "BOB")
+	spy := newPuppet(t, st.hs, "bob", "SPY")
+	own.confirm(spy)
+	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
+	first := st.send(room, "for the spy too")
+	reads(t, spy, first)
+	spy.sessions[st.target().curve25519] = nil
+	spy.sendOlm(st.target(), spy.envelope(st.target(), "m.dummy", map[string]any{}))
+	st.told()
+	st.hs.EditDeviceKeys(bob.UserID, spy.DeviceID, func(keys map[string]any) { keys["signatures"] = spy.deviceKeys()["signatures"] })
+	st.told()
+	h := st.send(room, "not for the spy")
+	cannotRead(t, spy, h)
+	reads(t, bob, h)
+	if h.session == first.session {
+		t.Error("the spy has the key of this message")
+	}
+}

@@ -133,6 +133,9 @@ type Device interface {
 	// Notice gives a warning that is shown as an event, by the ID it has there; false when
 	// there is none.
 	Notice(ctx context.Context, room id.RoomID, event id.EventID) (json.RawMessage, bool, error)
+	// NoticePlace gives the position in the room behind which the client was shown a notice;
+	// empty when it was not.
+	NoticePlace(ctx context.Context, room id.RoomID, event id.EventID) (string, error)
 	// Open decrypts and judges a batch; it gives one Opened for each Incoming.
 	Open(ctx context.Context, in []e2ee.Incoming) []e2ee.Opened
 	// BeginSync is called before the client's sync goes upstream with since.

@@ -140,6 +140,14 @@ func (d *fakeDevice) Notice(_ context.Context, _ id.RoomID, event id.EventID) (j
 	return json.RawMessage(`{"event_id":"` + event + `"}`), event == "$known:e2ee-proxy.invalid", nil
 }
 
+// NoticePlace knows where that event stands.
+func (d *fakeDevice) NoticePlace(_ context.Context, _ id.RoomID, event id.EventID) (string, error) {
+	if event == "$known:e2ee-proxy.invalid" {
+		return "s7_1", nil
+	}
+	return "", nil
+}
+
 func (d *fakeDevice) Open(context.Context, []e2ee.Incoming) []e2ee.Opened { return nil }
 
 func (d *fakeDevice) BeginSync(context.Context, string) (ClientSync, error) {

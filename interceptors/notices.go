@@ -2,6 +2,7 @@ package interceptors
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -19,9 +20,12 @@ import (
 //   - An event from the homeserver under such a name, as its sender, its ID or the member
 //     that it is about, is withheld.
 //   - A request whose path names one is answered here: the event itself where it is asked
-//     for, nothing where there is nothing, and success for receipts.
-//   - A reply to one is sent without the relation; a read marker that names one is dropped.
-//     Reactions, edits and redactions of one are refused.
+//     for, nothing where there is nothing.
+//   - Who has read a notice has read what stands before it: a receipt or read marker that
+//     names one goes up for the last event before it, if that can be found out, else it is
+//     dropped, and succeeds.
+//   - A reply to one is sent without the relation. Reactions, edits and redactions of one are
+//     refused.
 
 // mayNameNotice is a first look, which nearly everything is done with: the name in its
 // letters, or any that are written otherwise. What it looks for begins with characters
@@ -65,7 +69,7 @@ func AnswerNotice(x *Exchange) error {
 	method, pattern := x.Request.Method, x.Endpoint.Pattern
 	switch {
 	case strings.Contains(pattern, "/receipt/") && method == http.MethodPost:
-		return writeJSON(x, struct{}{})
+		return noticeRead(x)
 	case strings.HasSuffix(pattern, "/event/{eventId}"), strings.HasSuffix(pattern, "/context/{eventId}"):
 		return answerNoticeEvent(x)
 	case strings.Contains(pattern, "/relations/"):
@@ -78,6 +82,62 @@ func AnswerNotice(x *Exchange) error {
 		return noticeStays()
 	}
 	return NotFound("This belongs to a notice of the proxy, which only you can see.")
+}
+
+// noticeRead is a receipt for a notice.
+func noticeRead(x *Exchange) error {
+	before := beforeNotice(x, x.Endpoint.Params["eventId"])
+	if before == "" {
+		return writeJSON(x, struct{}{})
+	}
+	resp, err := x.Upstream.Do(x, Change{Params: map[string]string{"eventId": before}})
+	if err != nil {
+		return fmt.Errorf("send a receipt: %w", err)
+	}
+	return relayAndClose(x, resp)
+}
+
+// beforeNotice asks the homeserver for the last event that the client was shown before a
+// notice. Empty when it cannot be told.
+func beforeNotice(x *Exchange, notice string) string {
+	dev, err := device(x)
+	if err != nil {
+		return ""
+	}
+	room, err := roomParam(x)
+	if err != nil {
+		return ""
+	}
+	place, err := dev.NoticePlace(x.Request.Context(), room, id.EventID(notice))
+	if err != nil || place == "" {
+		return ""
+	}
+	asking := *x
+	asking.Request = x.Request.Clone(x.Request.Context())
+	asking.Request.Body, asking.Request.ContentLength = http.NoBody, 0
+	query := whoQuery(x.Request.URL.Query())
+	query.Set("from", place)
+	query.Set("dir", "b")
+	query.Set("limit", "1")
+	resp, err := x.Upstream.Do(&asking, Change{
+		Method: http.MethodGet, Pattern: "/_matrix/client/v3/rooms/{roomId}/messages", Query: query,
+	})
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = resp.Body.Close() }()
+	var page struct {
+		Chunk []struct {
+			EventID string `json:"event_id"`
+		} `json:"chunk"`
+	}
+	if resp.StatusCode != http.StatusOK || json.Unmarshal(peek(resp), &page) != nil || len(page.Chunk) != 1 {
+		return ""
+	}
+	if event := page.Chunk[0].EventID; !e2ee.IsNoticeName(event) {
+		return event
+	}
+	return ""
 }
 
 func noticeStays() *Error {
@@ -113,7 +173,7 @@ func answerNoticeEvent(x *Exchange) error {
 	}{Event: jsontext.Value(event), Before: []jsontext.Value{}, After: []jsontext.Value{}, State: []jsontext.Value{}})
 }
 
-// readMarkers handles [ReadMarkers]: markers on notices mean nothing to the homeserver.
+// readMarkers handles [ReadMarkers]: a marker on a notice is one on what stands before it.
 func readMarkers(x *Exchange) error {
 	raw, err := readBody(x)
 	if err != nil {
@@ -129,7 +189,13 @@ func readMarkers(x *Exchange) error {
 	left := 0
 	raw, err = editObject(raw, func(_ string, value jsontext.Value) (jsontext.Value, error) {
 		if namesNotice(value) {
-			return nil, nil
+			before := beforeNotice(x, string(jsonscan.Text(value)))
+			if before == "" {
+				return nil, nil
+			}
+			if value, err = jsontext.AppendQuote(nil, before); err != nil {
+				return nil, nil
+			}
 		}
 		left++
 		return value, nil

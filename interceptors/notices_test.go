@@ -3,6 +3,8 @@ package interceptors
 import (
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strings"
 	"testing"
 
 	"e2ee-proxy/e2ee"
@@ -46,15 +48,41 @@ func TestSendsThatRelateToNotices(t *testing.T) {
 	}
 }
 
+// before answers what stands before a notice, as the homeserver tells: an event, or nothing
+// that is of use.
+func (w *world) before(answer string) {
+	w.up.respond = func(s seen) (int, string) {
+		if strings.HasSuffix(s.path, "/messages") {
+			if s.method != http.MethodGet || s.query != "dir=b&from=s7_1&limit=1" || s.body != "" {
+				w.t.Errorf("asked %+v", s)
+			}
+			return http.StatusOK, answer
+		}
+		return http.StatusOK, `{}`
+	}
+}
+
+// told gives what the homeserver was told, beside what it was asked.
+func (w *world) told() []seen {
+	return slices.DeleteFunc(w.up.requests(), func(s seen) bool { return strings.HasSuffix(s.path, "/messages") })
+}
+
+// Who has read up to a notice has read what stands before it.
 func TestReadMarkersOnNotices(t *testing.T) {
 	t.Parallel()
-	for _, tt := range []struct{ body, want string }{
-		{`{"m.fully_read":"$a","m.read":"$a"}`, `{"m.fully_read":"$a","m.read":"$a"}`},
-		{`{"m.fully_read":"$known:e2ee-proxy.invalid","m.read":"$a"}`, `{"m.read":"$a"}`},
-		{`{"m.fully_read":"$a","m.read.private":"$known:e2ee-proxy.invalid"}`, `{"m.fully_read":"$a"}`},
-		{`{"m.fully_read":"$known:e2ee-proxy.invalid","m.read":"$known:e2ee-proxy.invali\u0064"}`, ""},
+	const event, nothing = `{"chunk":[{"event_id":"$b\"efore"}]}`, `{"chunk":[]}`
+	for _, tt := range []struct{ before, body, want string }{
+		{event, `{"m.fully_read":"$a","m.read":"$a"}`, `{"m.fully_read":"$a","m.read":"$a"}`},
+		{event, `{"m.fully_read":"$known:e2ee-proxy.invalid","m.read":"$a"}`, `{"m.fully_read":"$b\"efore","m.read":"$a"}`},
+		{nothing, `{"m.fully_read":"$known:e2ee-proxy.invalid","m.read":"$a"}`, `{"m.read":"$a"}`},
+		{event, `{"m.fully_read":"$other:e2ee-proxy.invalid","m.read":"$a"}`, `{"m.read":"$a"}`},
+		{nothing, `{"m.fully_read":"$a","m.read.private":"$known:e2ee-proxy.invalid"}`, `{"m.fully_read":"$a"}`},
+		{nothing, `{"m.fully_read":"$known:e2ee-proxy.invalid","m.read":"$known:e2ee-proxy.invali\u0064"}`, ""},
+		{`{"chunk":[{"event_id":"$x:e2ee-proxy.invalid"}]}`, `{"m.read":"$known:e2ee-proxy.invali\u0064"}`, ""},
+		{`<html>`, `{"m.read":"$known:e2ee-proxy.invali\u0064"}`, ""},
 	} {
 		w := newWorld(t, e2ee.ModeProxied)
+		w.before(tt.before)
 		out, err := w.do(call{
 			handler: ReadMarkers, method: http.MethodPost, pattern: "/rooms/{roomId}/read_markers", body: tt.body,
 			params: map[string]string{"roomId": encryptedRoom.String()},
@@ -62,10 +90,8 @@ func TestReadMarkersOnNotices(t *testing.T) {
 		if err != nil || out.Code != http.StatusOK {
 			t.Fatalf("%s: %d, %v", tt.body, out.Code, err)
 		}
-		got := w.up.requests()
-		if tt.want == "" {
-			w.wantNothingUpstream()
-		} else if len(got) != 1 || got[0].body != tt.want {
+		got := w.told()
+		if tt.want == "" && len(got) > 0 || tt.want != "" && (len(got) != 1 || got[0].body != tt.want) {
 			t.Errorf("%s became %+v, want %s", tt.body, got, tt.want)
 		}
 	}
@@ -84,7 +110,7 @@ func TestRequestsAboutNotices(t *testing.T) {
 			`{"event":{"event_id":"$known:e2ee-proxy.invalid"},"events_before":[],"events_after":[],"state":[]}`, "",
 		},
 		{"GET", "/rooms/{roomId}/relations/{eventId}", theNotice, `{"chunk":[]}`, ""},
-		{"POST", "/rooms/{roomId}/receipt/{receiptType}/{eventId}", theNotice, `{}`, ""},
+		{"POST", "/rooms/{roomId}/receipt/{receiptType}/{eventId}", "$other:e2ee-proxy.invalid", `{}`, ""},
 		{"PUT", "/rooms/{roomId}/redact/{eventId}/{txnId}", theNotice, "", CodeForbidden},
 		{"POST", "/rooms/{roomId}/report/{eventId}", theNotice, "", CodeNotFound},
 	} {
@@ -106,6 +132,33 @@ func TestRequestsAboutNotices(t *testing.T) {
 			wantError(t, err, http.StatusNotFound, tt.code)
 		case err != nil || rec.Body.String() != tt.want:
 			t.Errorf("%s %s: %s, %v; want %s", tt.method, tt.pattern, rec.Body, err, tt.want)
+		}
+	}
+}
+
+// A receipt for a notice goes up for the last event that the client was shown before it, with
+// all that the client said beside; where that cannot be told, nothing goes up.
+func TestReceiptsForNotices(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ before, want string }{
+		{`{"chunk":[{"event_id":"$before"}]}`, "/_matrix/client/v3/rooms/%21encrypted:hs.example/receipt/m.read/$before"},
+		{`{"chunk":[]}`, ""},
+		{`{"chunk":[{"event_id":""}]}`, ""},
+		{`{"chunk":"none"}`, ""},
+	} {
+		w := newWorld(t, e2ee.ModeProxied)
+		w.before(tt.before)
+		w.handlers = map[string]Handler{"notice": AnswerNotice}
+		out, err := w.do(call{
+			handler: "notice", method: http.MethodPost, pattern: "/rooms/{roomId}/receipt/{receiptType}/{eventId}", body: `{"thread_id":"main"}`,
+			params: map[string]string{"roomId": encryptedRoom.String(), "receiptType": "m.read", "eventId": theNotice},
+		})
+		if err != nil || out.Code != http.StatusOK || out.Body.String() != `{}` {
+			t.Errorf("%s: %d %s, %v", tt.before, out.Code, out.Body, err)
+		}
+		got := w.told()
+		if tt.want == "" && len(got) > 0 || tt.want != "" && (len(got) != 1 || got[0].method != http.MethodPost || got[0].path != tt.want || got[0].body != `{"thread_id":"main"}`) {
+			t.Errorf("%s: the homeserver was told %+v, want %s", tt.before, got, tt.want)
 		}
 	}
 }

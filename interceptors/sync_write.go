@@ -21,7 +21,7 @@ import (
 // is held does not grow with the body.
 
 const (
-	maxBatchEvents = 256
+	maxBatchEvents = 1024
 	maxBatchBytes  = 512 << 10
 	maxBatchMarks  = 1024
 )

@@ -2,8 +2,13 @@ package proxy
 
 import (
 	"context"
+	"io"
+	"net/http"
+	"slices"
 	"strings"
 	"testing"
+
+	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/interceptors"
 )
@@ -51,5 +56,60 @@ func TestNoticesStayHere(t *testing.T) {
 	profile := g.do("GET", "/_matrix/client/v3/profile/"+sender, "", "Authorization: Bearer alice")
 	if profile.StatusCode != 200 || !strings.Contains(profile.body, `"displayname":"Encryption proxy"`) {
 		t.Errorf("the profile of the sender: %d %s", profile.StatusCode, profile.body)
+	}
+}
+
+// oneNotice are devices of which alice's was shown a notice.
+type oneNotice struct{ interceptors.Devices }
+
+func (oneNotice) Device(_ context.Context, who interceptors.Identity) (interceptors.Device, error) {
+	if who.UserID != "@alice:hs" || who.DeviceID != "ALICE" {
+		return nil, interceptors.NotFound("There is no such event.")
+	}
+	return shownNotice{}, nil
+}
+
+type shownNotice struct{ interceptors.Device }
+
+func (shownNotice) NoticePlace(context.Context, id.RoomID, id.EventID) (string, error) {
+	return "s7", nil
+}
+
+// A receipt for a notice goes to the homeserver for what stands before it, in the name of who
+// was shown the notice, and of nobody else.
+func TestReceiptForANotice(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, func(o *Options) { o.Devices = oneNotice{} })
+	g.hs.answer = func(w http.ResponseWriter, r *http.Request) {
+		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/whoami"):
+			_, _ = io.WriteString(w, g.hs.tokens[token])
+		case strings.HasSuffix(r.URL.Path, "/messages"):
+			_, _ = io.WriteString(w, `{"chunk":[{"event_id":"$before"}]}`)
+		default:
+			_, _ = io.WriteString(w, `{}`)
+		}
+	}
+	const notice = "%24n:e2ee-proxy.invalid"
+	for user, want := range map[string][]string{
+		"alice": {"GET /_matrix/client/v3/rooms/%21r%3Ahs/messages?dir=b&from=s7&limit=1", "POST /_matrix/client/v3/rooms/%21r%3Ahs/receipt/m.read/%24before"},
+		"bob":   nil,
+	} {
+		before := len(g.hs.all())
+		got := g.do("POST", "/_matrix/client/v3/rooms/%21r:hs/receipt/m.read/"+notice, `{}`, "Authorization: Bearer "+user)
+		if got.StatusCode != 200 || got.body != "{}" {
+			t.Errorf("%s: %d %s", user, got.StatusCode, got.body)
+		}
+		var told []string
+		for _, r := range g.hs.all()[before:] {
+			told = append(told, r.Method+" "+r.Target)
+		}
+		if !slices.Equal(told, want) {
+			t.Errorf("%s: the homeserver was told %q, want %q", user, told, want)
+		}
+	}
+	if got := g.do("POST", "/_matrix/client/v3/rooms/%21r:hs/receipt/m.read/"+notice, `{}`); got.StatusCode != 401 {
+		t.Errorf("without a token: %d %s", got.StatusCode, got.body)
 	}
 }

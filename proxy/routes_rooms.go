@@ -70,7 +70,7 @@ func roomRoutes() []*route {
 		{method: "GET", pattern: rooms + "/aliases", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: rooms + "/hierarchy", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
 		{method: "GET", pattern: rooms + "/timestamp_to_event", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
-		{method: "POST", pattern: rooms + "/read_markers", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classOptional, handler: interceptors.ReadMarkers},
+		{method: "POST", pattern: rooms + "/read_markers", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authOptional, class: classOptional, handler: interceptors.ReadMarkers},
 		{method: "POST", pattern: rooms + "/receipt/{receiptType}/{eventId}", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "PUT", pattern: rooms + "/typing/{userId}", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "POST", pattern: rooms + "/report", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},

@@ -229,7 +229,9 @@ func (p *Proxy) identify(q *request) error {
 	var err error
 	switch q.route.auth {
 	case authNone:
-		return nil
+		if !q.namesNotice() { // else the answer depends on who asks
+			return nil
+		}
 	case authOptional:
 		if q.cred.token == "" {
 			return nil

@@ -142,7 +142,7 @@ func (b *moving) Read(p []byte) (int, error) {
 	wait := max(min(b.idle, b.left), 0)
 	if b.timer == nil {
 		// The transport lets a body be closed while it is read; that ends the reading.
-		b.timer = time.AfterFunc(wait, func() { _ = b.ReadCloser.Close() })
+		b.timer = time.AfterFunc(wait, func() { _ = b.Close() })
 	} else {
 		b.timer.Reset(wait)
 	}

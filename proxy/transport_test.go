@@ -2,11 +2,16 @@ package proxy
 
 import (
 	"bufio"
+	"encoding/pem"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -227,4 +232,34 @@ func TestReaderThatDoesNotRead(t *testing.T) {
 		t.Fatal("the answer is still being sent")
 	}
 	eventually(t, "the log says who left", func() bool { return strings.Contains(g.log.String(), errClientGone.Error()) })
+}
+
+// A homeserver with a certificate of a private authority is believed when that authority
+// is named, and not otherwise; no proxy of the environment gets between.
+func TestHomeserverOverTLS(t *testing.T) {
+	t.Parallel()
+	hs := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"joined_rooms":[]}`)
+	}))
+	hs.Config.ErrorLog = log.New(io.Discard, "", 0)
+	hs.StartTLS()
+	t.Cleanup(hs.Close)
+	base, err := url.Parse(hs.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: hs.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]int{ca: http.StatusOK, "": http.StatusBadGateway} {
+		g := newRig(t, func(o *Options) { o.Homeserver, o.CAFile = base, file })
+		if a := g.do("GET", "/_matrix/client/v3/joined_rooms", ""); a.StatusCode != want {
+			t.Errorf("with CA file %q: %d %s", file, a.StatusCode, a.body)
+		}
+		transport, err := NewTransport(file, time.Second, time.Second, time.Second)
+		if err != nil || transport.Proxy != nil {
+			t.Errorf("with CA file %q: a proxy may get between (%v)", file, err)
+		}
+	}
 }

@@ -44,6 +44,45 @@ func BenchmarkLookupFirst100(b *testing.B) {
 	}
 }
 
+// BenchmarkDecision is a whole decision, warm: one user from memory, and whether their device
+// is given a key, or what becomes of an event of theirs. At most 1 µs each.
+func BenchmarkDecision(b *testing.B) {
+	srv := newServer()
+	p, me := newPerson(bob, "1"), newPerson(alice, "1")
+	srv.publish(p, p.signedDevice("ONE"), p.signedDevice("TWO"), p.signedDevice("THREE"))
+	srv.publish(me, me.signedDevice("MINE"))
+	x := NewTracker(newMemory(), &store.Account{UserID: alice}, Options{})
+	defer x.Close()
+	users := []id.UserID{bob}
+	find := func(b *testing.B) *User {
+		known, err := x.Lookup(context.Background(), srv, users)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return known[bob]
+	}
+	b.Run("send", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			u := find(b)
+			if Share(ShareInput{User: u, Device: u.Device("TWO"), SenderUser: alice, SenderDevice: "MINE"}).Outcome != ShareGive {
+				b.Fatal("not given")
+			}
+		}
+	})
+	b.Run("receive", func(b *testing.B) {
+		b.ReportAllocs()
+		d := find(b).Device("TWO")
+		owner, _ := Owner{UserID: bob, Curve25519: d.Curve25519, Ed25519: d.Ed25519}.Upgrade(find(b))
+		for b.Loop() {
+			in := JudgeInput{Sender: bob, Own: alice, Source: store.SourceDirect, Owner: owner, OwnerUser: find(b)}
+			if Judge(in).Deliver != DeliverClear {
+				b.Fatal("not clear")
+			}
+		}
+	})
+}
+
 func BenchmarkJudge(b *testing.B) {
 	in := JudgeInput{
 		Sender: bob, Own: alice, Source: store.SourceDirect, Owner: owned(keyA, true), OwnerUser: in(bob, PinPinned, plainDevice(true)),

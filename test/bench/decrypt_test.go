@@ -19,7 +19,7 @@ const (
 	syncSize   = 10 << 20
 	benchRoom  = "!bench:liar.test"
 	// openBatch is how many events the sync handler opens at a time.
-	openBatch = 256
+	openBatch = 512
 )
 
 // conversation is a room key with messages under it, the first of which is a probe.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"fmt"
 	"io"
 	"sync"
@@ -54,11 +55,16 @@ func (r *bigRoom) send(d *e2ee.Device) {
 // say encrypts one message.
 func (r *bigRoom) say(d *e2ee.Device) {
 	r.stack.tb.Helper()
-	r.n++
-	out := e2ee.Outgoing{RoomID: id.RoomID(r.room), Type: "m.room.message", TxnID: fmt.Sprint("m", r.n), Content: []byte(`{"msgtype":"m.text","body":"hello"}`)}
-	if _, err := d.Encrypt(context.Background(), out); err != nil {
+	if err := r.try(d); err != nil {
 		r.stack.tb.Fatal(err)
 	}
+}
+
+func (r *bigRoom) try(d *e2ee.Device) error {
+	r.n++
+	out := e2ee.Outgoing{RoomID: id.RoomID(r.room), Type: "m.room.message", TxnID: fmt.Sprint("m", r.n), Content: []byte(`{"msgtype":"m.text","body":"hello"}`)}
+	_, err := d.Encrypt(context.Background(), out)
+	return err
 }
 
 // rotate has the next message use a new room key: somebody went and came back.
@@ -163,8 +169,8 @@ func newAccount(b *testing.B) *goolm.Account {
 }
 
 // A room key for 1,000 devices takes a bounded number of requests, whatever the number of
-// users: two claims of 500 devices, four deliveries of 250, and none of either for those
-// who have the key. (That it is one write is tested where the store is.)
+// users: two claims of 500 devices, four deliveries of 250, and no claim for those with
+// which there is an Olm session. A message under the same key takes none.
 func TestShareInFewRequests(t *testing.T) {
 	r := newBigRoom(t)
 	d := r.writer()
@@ -180,5 +186,50 @@ func TestShareInFewRequests(t *testing.T) {
 	r.say(d)
 	if sent := r.deliveries.Load(); sent != 8 {
 		t.Errorf("a message under the same key brought the deliveries to %d", sent)
+	}
+}
+
+// Who was given a room key, the Olm sessions that carry it, and the messages with it are
+// one write: when the last of them is refused, none of the others is there.
+func TestShareIsOneWrite(t *testing.T) {
+	r := newBigRoom(t)
+	d := r.writer()
+	raw, err := sql.Open("sqlite", r.path+"?_pragma=busy_timeout(10000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close() //nolint:errcheck // nothing is left to be written
+	count := func(table string) (n int) {
+		if err := raw.QueryRowContext(t.Context(), "SELECT COUNT(*) FROM "+table).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	do := func(statement string) {
+		if _, err := raw.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sessions := count("olm_sessions")
+	do("CREATE TRIGGER refuse BEFORE INSERT ON outbox BEGIN SELECT RAISE(ABORT, 'refused'); END")
+	if err := r.try(d); err == nil {
+		t.Fatal("a message was encrypted though its key could not be stored")
+	}
+	if n := count("shares"); n != 0 {
+		t.Errorf("%d devices are noted as having the key", n)
+	}
+	if n := count("olm_sessions"); n != sessions {
+		t.Errorf("there are %d Olm sessions, %d before", n, sessions)
+	}
+	if sent := r.deliveries.Load(); sent != 0 {
+		t.Errorf("%d requests left", sent)
+	}
+	do("DROP TRIGGER refuse")
+	r.send(d)
+	if n := count("shares"); n != crowdSize {
+		t.Errorf("%d devices are noted as having the key", n)
+	}
+	if n := count("olm_sessions"); n != sessions+crowdSize {
+		t.Errorf("there are %d Olm sessions, %d before", n, sessions)
 	}
 }

@@ -16,7 +16,7 @@ const townSize = 10_000
 // device has fetched what came while the proxy was down.
 func BenchmarkStart(b *testing.B) {
 	t := newTown(b)
-	p := testproxy.Start(b, t.url.String(), testproxy.Options{Args: []string{"--log-level", "info"}})
+	p := testproxy.Start(b, t.url.String(), testproxy.Options{})
 	if err := p.Stop(); err != nil {
 		b.Fatal(err)
 	}

@@ -98,10 +98,11 @@ func text(body []byte) http.HandlerFunc {
 
 // stack is the proxy as the command wires it, behind a listener.
 type stack struct {
-	tb  testing.TB
-	url string
-	db  *store.DB
-	eng *e2ee.Engine
+	tb   testing.TB
+	url  string
+	path string // of the database
+	db   *store.DB
+	eng  *e2ee.Engine
 }
 
 // engineOptions are those of the command's defaults.
@@ -158,9 +159,10 @@ func startEngine(tb testing.TB, o e2ee.Options) *e2ee.Engine {
 // newStack starts the proxy on an empty database on a disk.
 func newStack(tb testing.TB, up *upstream) *stack {
 	tb.Helper()
-	db := openStore(tb, filepath.Join(tb.TempDir(), "e2ee.db"))
+	path := filepath.Join(tb.TempDir(), "e2ee.db")
+	db := openStore(tb, path)
 	eng := startEngine(tb, engineOptions(tb, up.url, db))
-	return &stack{tb: tb, url: serveProxy(tb, up.url, db, eng), db: db, eng: eng}
+	return &stack{tb: tb, url: serveProxy(tb, up.url, db, eng), path: path, db: db, eng: eng}
 }
 
 func serveProxy(tb testing.TB, base *url.URL, db *store.DB, eng *e2ee.Engine) string {
