@@ -243,6 +243,7 @@ func TestBackupSwitchedOff(t *testing.T) {
 // The same word as Element's clients say it, from before there was m.key_backup (MSC4287).
 // It counts as long as the newer one is not said.
 func TestBackupSwitchedOffInElement(t *testing.T) {
+	t.Parallel()
 	const older = "m.org.matrix.custom.backup_disabled"
 	hs := liar.New(t)
 	session := hs.Login("alice", "FIRST")
