@@ -154,7 +154,7 @@ func (e *Engine) visit(ctx context.Context, key deviceKey) error {
 	first := e.firstVisit(key)
 	d.mu.Lock()
 	gone, ready := d.ctx == nil || d.ctx.Err() != nil || d.token.IsZero(), d.mayPublish
-	d.visiting, d.wanted = true, first
+	d.visiting, d.wanted = true, first && !d.maintained && !d.queued // it is not to be done twice
 	d.mu.Unlock()
 	if !gone && ready && !d.live.clientSyncs() {
 		err = d.fetch(d.ctx)

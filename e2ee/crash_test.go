@@ -272,7 +272,7 @@ func TestCrashDuringAcknowledge(t *testing.T) {
 			t.Errorf("it cannot be repeated: %v", err)
 		}
 		alice.send(room, "after")
-		outcome := codes(t, alice.dev)
+		outcome := []string{codes(t, alice.dev)}
 		for _, p := range []*puppet{bob, carol} {
 			trust, err := alice.dev.User(t.Context(), id.UserID(p.UserID))
 			if err != nil {
@@ -285,8 +285,8 @@ func TestCrashDuringAcknowledge(t *testing.T) {
 					keys++
 				}
 			}
-			outcome += fmt.Sprintf("; %s is %s, has %d keys", p.DeviceID, trust.State, keys)
+			outcome = append(outcome, fmt.Sprintf("%s is %s, has %d keys", p.DeviceID, trust.State, keys))
 		}
-		return died, outcome
+		return died, strings.Join(outcome, "; ")
 	})
 }

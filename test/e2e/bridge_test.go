@@ -15,7 +15,10 @@ import (
 // policy.bridges they are shown, with the warning that the specification demands; where it
 // is not, that is what a forger does, and they are held back.
 func TestBridgeBot(t *testing.T) {
-	const said = "CANARY-of-a-ghost"
+	const (
+		said     = "CANARY-of-a-ghost"
+		notTheir = "A message that was not encrypted by its sender was held back."
+	)
 	s := liar.New(t)
 	user, password := s.AddUser("bridge")
 	bridge := testpeer.Element(t, testpeer.Options{URL: s.URL, User: user, Password: password, Setup: testpeer.Bootstrap})
@@ -51,7 +54,7 @@ func TestBridgeBot(t *testing.T) {
 	sent := bridge.SendText(room, said)
 
 	of := trust{Color: "red", Code: "MismatchedSender", UserID: user, DeviceID: bridge.DeviceID, Source: "direct"}
-	m := carol.Await(room, testpeer.Where{"event_id": sent, "sender": ghost.UserID, "body": heldBack})
+	m := carol.Await(room, testpeer.Where{"event_id": sent, "sender": ghost.UserID, "body": notTheir})
 	wantTrust(t, m, of)
 	wantNeverSeen(t, strict, carol, room, sent, said)
 	m = bob.Await(room, testpeer.Where{"event_id": sent, "sender": ghost.UserID, "body": said})
