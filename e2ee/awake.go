@@ -27,10 +27,6 @@ import (
 // homeserver was down.
 const retryRound = 30 * time.Second
 
-// maxVisits bounds the syncs of one visit. A homeserver hands out to-device messages in
-// portions; what is left after so many comes with the next visit.
-const maxVisits = 100
-
 // awaken has a device sync by itself from now on. The one that was used longest ago goes
 // to sleep if there are too many. The caller holds no lock.
 func (e *Engine) awaken(d *Device) {
@@ -157,7 +153,10 @@ func (e *Engine) visit(ctx context.Context, key deviceKey) error {
 	d.visiting, d.wanted = true, first && !d.maintained && !d.queued // it is not to be done twice
 	d.mu.Unlock()
 	if !gone && ready && !d.live.clientSyncs() {
-		err = d.fetch(d.ctx)
+		token := d.currentToken()
+		if err = d.catchUp(d.ctx); err != nil && d.tokenGone(token, err) {
+			err = nil
+		}
 	}
 	d.mu.Lock()
 	wanted := d.wanted && !gone
@@ -207,23 +206,6 @@ func (d *Device) idle() bool {
 	waits := len(d.wedged) + len(d.fetching.wanted)
 	return !d.looping && !d.awake && !d.olmDirty && d.mayPublish && waits == 0 && d.retryWait == 0 && d.askTimer == nil &&
 		!d.restoring.running && !d.fetching.running && d.nextToken.IsZero()
-}
-
-// fetch syncs until nothing more comes.
-func (d *Device) fetch(ctx context.Context) error {
-	d.live.catchBegins() // it does not wait for a sync of the loop, should a client wake the device
-	defer d.live.catchEnds()
-	for range maxVisits {
-		token := d.currentToken()
-		n, err := d.syncOnce(ctx, 0)
-		if err != nil && d.tokenGone(token, err) {
-			return nil
-		}
-		if err != nil || n == 0 {
-			return err
-		}
-	}
-	return nil
 }
 
 // fromStore gives a device that is known, loading it if need be. It asks the homeserver

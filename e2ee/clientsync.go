@@ -36,11 +36,11 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 	} else {
 		d.PublishWithin(publishAfterSync)
 	}
-	d.mu.Lock()
-	// Before our keys are published nobody can have sent us anything, and what else came
-	// is the client's.
-	continues := since != "" && since == d.row.SyncPosition || !d.mayPublish
-	d.mu.Unlock()
+	continues, err := d.continues(ctx, since)
+	if err != nil {
+		s.End()
+		return nil, err
+	}
 	if !continues {
 		if err := d.catchUp(ctx); err != nil {
 			s.End()
@@ -53,6 +53,22 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 	}
 	s.began = d.newsNow()
 	return s, nil
+}
+
+// continues reports whether a client that syncs from since goes on where processing
+// stopped. A sync of the proxy's own that has its answer already is finished first: what
+// it brought would reach the client twice.
+func (d *Device) continues(ctx context.Context, since string) (bool, error) {
+	give, err := d.syncTurn.take(ctx, struct{}{})
+	if err != nil {
+		return false, err
+	}
+	defer give()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	// Before our keys are published nobody can have sent us anything, and what else came
+	// is the client's.
+	return since != "" && since == d.row.SyncPosition || !d.mayPublish, nil
 }
 
 // settle removes what the client has got for certain: what a response carried whose
