@@ -56,7 +56,7 @@ type heard struct {
 func newPuppet(t *testing.T, hs *liar.Server, name, device string) *puppet {
 	t.Helper()
 	p := silentPuppet(t, hs, hs.Login(name, device))
-	p.upload(map[string]any{"device_keys": p.deviceKeys(), "one_time_keys": p.oneTimeKeys(50)})
+	p.upload(map[string]any{"device_keys": p.deviceKeys(), "one_time_keys": p.oneTimeKeys(10)})
 	return p
 }
 

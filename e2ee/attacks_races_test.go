@@ -152,6 +152,7 @@ func TestDepartureBeforeTheKeyIsMade(t *testing.T) {
 		sent <- h
 	}()
 	<-gate.Arrived()
+	st.hs.Inject(room, memberEvent(carol.UserID, "leave"))
 	if err := st.dev.NoteMembership(t.Context(), id.RoomID(room), id.UserID(carol.UserID), "leave"); err != nil {
 		t.Fatal(err)
 	}

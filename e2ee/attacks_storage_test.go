@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -145,9 +146,7 @@ func TestCostlyDefaultKey(t *testing.T) {
 		"another algorithm":            {"algorithm": "m.scrypt"},
 	} {
 		passphrase := map[string]any{"algorithm": "m.pbkdf2", "iterations": 1000, "salt": "salt", "bits": 256}
-		for k, v := range change {
-			passphrase[k] = v
-		}
+		maps.Copy(passphrase, change)
 		offer(t, hs, alice.Session, key, map[string]any{
 			"algorithm": key.Metadata.Algorithm, "iv": key.Metadata.IV, "mac": key.Metadata.MAC, "passphrase": passphrase,
 		})

@@ -154,7 +154,7 @@ func (e *Engine) visit(ctx context.Context, key deviceKey) error {
 	first := e.firstVisit(key)
 	d.mu.Lock()
 	gone, ready := d.ctx == nil || d.ctx.Err() != nil || d.token.IsZero(), d.mayPublish
-	d.visiting, d.wanted = true, first
+	d.visiting, d.wanted = true, first && !d.maintained && !d.queued // it is not to be done twice
 	d.mu.Unlock()
 	if !gone && ready && !d.live.clientSyncs() {
 		err = d.fetch(d.ctx)
@@ -204,7 +204,7 @@ func (e *Engine) dismiss(ctx context.Context, key deviceKey, d *Device) {
 func (d *Device) idle() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	waits := len(d.wedged) + len(d.asks) + len(d.keyAsks) + len(d.fetching.wanted)
+	waits := len(d.wedged) + len(d.fetching.wanted)
 	return !d.looping && !d.awake && !d.olmDirty && d.mayPublish && waits == 0 && d.retryWait == 0 && d.askTimer == nil &&
 		!d.restoring.running && !d.fetching.running && d.nextToken.IsZero()
 }

@@ -103,6 +103,7 @@ func metric(t *testing.T, reg *prometheus.Registry, name string) float64 {
 // on where it stopped, and nothing is uploaded twice. The whole history is restored on
 // request, also after the recovery; status and metrics tell how far that is.
 func TestBackupInBatches(t *testing.T) {
+	t.Parallel()
 	const keys, most = 450, 200
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
@@ -177,6 +178,7 @@ func TestBackupInBatches(t *testing.T) {
 // A file is a list of keys, whole, and of a length that a client may have; else nothing of
 // it is stored. What is in it but is no key is counted, and does not stop the rest.
 func TestImportIsAllOrNothing(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
 	good := exportedKeys(t, 2)

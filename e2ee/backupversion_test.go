@@ -10,6 +10,7 @@ import (
 // one is to be trusted, and uploads everything to it (requirement 16.6). One that is not to
 // be trusted is not followed, however often that is said.
 func TestWrongBackupVersionIsFollowed(t *testing.T) {
+	t.Parallel()
 	for name, trusted := range map[string]bool{"of the identity": true, "of the homeserver": false} {
 		t.Run(name, func(t *testing.T) {
 			alice, _, _ := pair(t)

@@ -19,6 +19,7 @@ import (
 // change nothing: no warning, no problem, no notice, no other session, and nobody is held
 // up (requirements 1.19, 1.22).
 func TestDevicesWithoutKeysChangeNothing(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
@@ -68,6 +69,7 @@ func TestDevicesWithoutKeysChangeNothing(t *testing.T) {
 // verification and all that follows, in the clear and over Olm, are answered by nobody, are
 // not shown to the client, whose device is not meant, and verify nobody (requirement 13.19).
 func TestVerificationIsNeverAnsweredAlone(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
@@ -112,6 +114,7 @@ func TestVerificationIsNeverAnsweredAlone(t *testing.T) {
 // key may be passed on (requirements 16.10, 17.4); what others had written beside an
 // imported key is still there.
 func TestExportHoldsEveryField(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	alice, bob := newPerson(t, hs, "alice", "ALICE"), newPerson(t, hs, "bob", "BOB")
 	room := alice.newRoom(bob)

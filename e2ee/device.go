@@ -71,6 +71,7 @@ type Device struct {
 	looping       bool      // the sync loop runs
 	visiting      bool      // maintenance is not queued, but noted in wanted
 	wanted        bool
+	maintained    bool                  // maintenance has begun since the device was loaded
 	asks          map[string]*secretAsk // secrets that other devices were asked for
 	requests      waitingRequests
 	requestsRead  bool // those that were stored are among them

@@ -15,6 +15,8 @@ const (
 	// is stored: the answer may come after a restart, and who has answered does not answer
 	// again at once.
 	secretAsked = "asked:"
+	// secretKeysAsked are the room keys that the device has asked for, for the same reason.
+	secretKeysAsked = "keys asked:"
 )
 
 func ofDevice(kind string, device id.Ed25519) string { return kind + device.String() }
@@ -25,7 +27,7 @@ func askedName(device id.Ed25519, secret string) string {
 
 // deviceSecrets names all of them.
 func deviceSecrets(device id.Ed25519) []string {
-	out := []string{ofDevice(secretRestore, device), ofDevice(secretRequests, device)}
+	out := []string{ofDevice(secretRestore, device), ofDevice(secretRequests, device), ofDevice(secretKeysAsked, device)}
 	for _, name := range []string{secretMaster, secretSelfSigning, secretUserSigning, secretBackup} {
 		out = append(out, askedName(device, name))
 	}

@@ -36,6 +36,7 @@ func (st *stage) sentSoFar() int {
 // they are, or are invited and the history's visibility lets those who are invited read. That
 // they leave, are banned or only knock clears it (requirement 1.12, trust-semantics §3.1).
 func TestWhoHoldsUpASend(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		visibility string
 		membership []string
@@ -91,6 +92,7 @@ func second[A any](_ A, err error) error { return err }
 // An acknowledgement that a second change has overtaken counts for nothing, whether the
 // proxy knew of that change when it came or not.
 func TestAcknowledgementMeetsASecondChange(t *testing.T) {
+	t.Parallel()
 	for name, known := range map[string]bool{"that is known": true, "that is not known yet": false} {
 		t.Run(name, func(t *testing.T) {
 			st := newStage(t, nil)
@@ -173,6 +175,7 @@ func (st *stage) update(user id.UserID) {
 // was set so: it is told, it is counted, and sending goes on. The change of somebody it had
 // verified holds up sending as ever.
 func TestNobodyWatches(t *testing.T) {
+	t.Parallel()
 	reg := prometheus.NewRegistry()
 	automatic := false
 	st := newStage(t, func(o *e2ee.Options) {

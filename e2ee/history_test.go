@@ -73,6 +73,7 @@ func TestHistoryIsRestoredLazily(t *testing.T) {
 // key belongs to its sender_key, and the devices of the event's sender say whose that is.
 // A key that it says is not authentic, or whose sender has no such device, proves nothing.
 func TestBackupAuthenticatedByOthers(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		change func(data map[string]any)
 		color  string

@@ -45,7 +45,10 @@ func (d *Device) keepKept(ctx context.Context, rows []store.InboundSession) (kep
 	if len(ch.InboundSessions) == 0 {
 		return 0, nil
 	}
-	cancelled := d.cancelKeyAsks(ch, nil)
+	cancelled, err := d.cancelKeyAsks(ctx, ch, nil)
+	if err != nil {
+		return 0, err
+	}
 	if err := d.save(ctx, ch); err != nil {
 		return 0, fmt.Errorf("store room keys: %w", err)
 	}
@@ -55,7 +58,6 @@ func (d *Device) keepKept(ctx context.Context, rows []store.InboundSession) (kep
 	}
 	d.keySeq++
 	d.wakeWaiting()
-	d.kickLocked() // they may have to go into the backup
 	return len(ch.InboundSessions), nil
 }
 

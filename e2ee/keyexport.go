@@ -239,6 +239,7 @@ func (d *Device) ImportKeys(ctx context.Context, passphrase secret.String, file 
 		return Imported{}, err
 	}
 	defer clear(plain)
+	defer d.kick() // what is taken goes into the backup
 	if err := checkImport(plain); err != nil {
 		return Imported{}, err
 	}

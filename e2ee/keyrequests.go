@@ -29,13 +29,6 @@ const (
 	keyAsksAtOnce = 20
 )
 
-// keyAsk is a room key that we asked for.
-type keyAsk struct {
-	id    string
-	to    map[id.DeviceID]bool
-	until time.Time
-}
-
 // missedKeys notes that keys are missing, if they are, and tells how often keys were stored.
 func (d *Device) missedKeys(missing bool) int {
 	d.mu.Lock()
@@ -83,6 +76,9 @@ func (d *Device) requestKeys(ctx context.Context) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.loadKeyAsks(ctx); err != nil {
+		return err
+	}
 	d.askKeys = false
 	asks, more := d.newKeyAsks(refs, others)
 	if more {
@@ -95,13 +91,15 @@ func (d *Device) requestKeys(ctx context.Context) error {
 	for ref, ask := range asks {
 		ch.Outbox = append(ch.Outbox, d.keyRequestItems(ask, "", keyRequestContent(d.id, ref, ask))...)
 	}
+	all := maps.Clone(d.keyAsks)
+	maps.Copy(all, asks)
+	if err := d.keepKeyAsks(ch, all); err != nil {
+		return err
+	}
 	if err := d.save(ctx, ch); err != nil {
 		return fmt.Errorf("store requests for room keys: %w", err)
 	}
-	if d.keyAsks == nil {
-		d.keyAsks = make(map[store.SessionRef]*keyAsk)
-	}
-	maps.Copy(d.keyAsks, asks)
+	d.keyAsks = all
 	d.outboxPending = true
 	d.kickLocked()
 	return nil
@@ -167,7 +165,14 @@ func (d *Device) keyRequestItems(ask *keyAsk, but id.DeviceID, content json.RawM
 // cancelKeyAsks takes back the requests for keys that ch stores, in the same write
 // (requirement 11.3). by gave the key, if it came for the request. done is called once
 // that is written. The caller holds d.mu.
-func (d *Device) cancelKeyAsks(ch *store.Changes, by map[store.SessionRef]id.DeviceID) (done func()) {
+func (d *Device) cancelKeyAsks(ctx context.Context, ch *store.Changes, by map[store.SessionRef]id.DeviceID) (done func(), err error) {
+	if len(ch.InboundSessions) == 0 {
+		return func() {}, nil
+	}
+	if err := d.loadKeyAsks(ctx); err != nil {
+		return nil, err
+	}
+	rest := maps.Clone(d.keyAsks)
 	var answered []store.SessionRef
 	for i := range ch.InboundSessions {
 		ref := ch.InboundSessions[i].SessionRef
@@ -176,26 +181,31 @@ func (d *Device) cancelKeyAsks(ch *store.Changes, by map[store.SessionRef]id.Dev
 			continue
 		}
 		answered = append(answered, ref)
+		delete(rest, ref)
 		ch.Outbox = append(ch.Outbox, d.keyRequestItems(ask, by[ref], object{
 			{"action", quoted("request_cancellation")}, {"request_id", quoted(ask.id)},
 			{"requesting_device_id", quoted(d.id.String())},
 		}.encode())...)
 	}
-	return func() {
-		for _, ref := range answered {
-			delete(d.keyAsks, ref)
-			d.outboxPending = true
-		}
-		if len(answered) > 0 {
-			d.kickLocked()
-		}
+	if len(answered) == 0 {
+		return func() {}, nil
 	}
+	if err := d.keepKeyAsks(ch, rest); err != nil {
+		return nil, err
+	}
+	return func() {
+		d.keyAsks, d.outboxPending = rest, true
+		d.kickLocked()
+	}, nil
 }
 
 // takeForwards keeps the room keys that came for requests of ours. The caller holds d.mu.
 func (b *batch) takeForwards(ctx context.Context) error {
 	if len(b.forwards) == 0 {
 		return nil
+	}
+	if err := b.d.loadKeyAsks(ctx); err != nil {
+		return err
 	}
 	own, err := b.d.acct.tracker.Own(ctx)
 	if err != nil {

@@ -70,6 +70,7 @@ func requested(t *testing.T, hs *liar.Server, action string) (devices []string) 
 // confirmed, and of no others. What such a device gives says nothing of who sent the event:
 // it is shown grey, with its source (requirements 11.1 to 11.6).
 func TestMissingKeyIsAskedOfOwnDevices(t *testing.T) {
+	t.Parallel()
 	first, late, stray, room := lateDevice(t)
 	late.restart() // what still waits is asked for
 	ev := late.awaitRead(room, "before the second device")
@@ -96,6 +97,7 @@ func TestMissingKeyIsAskedOfOwnDevices(t *testing.T) {
 // in the name of anybody, a confirmed device among them. What is given goes over Olm to the
 // device that is named, if that is confirmed, and not twice within an hour.
 func TestKeyRequestsOfOthers(t *testing.T) {
+	t.Parallel()
 	first, late, stray, room := lateDevice(t)
 	sessions, err := first.dev.InboundSessions(t.Context())
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 // with a sync that tells of no changes: the gap before it is closed all the same, and the
 // device is given nothing (requirement 4.4).
 func TestGapBeforeANewDevice(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		prepare func(t *testing.T, st *stage)
 		asks    int // for what changed since the old device's position

@@ -45,6 +45,7 @@ func (p *polls) now() (own, clients int) {
 // ends when the client syncs and begins again when it stops. What came over either is used,
 // and the client's next sync carries what came for it over the proxy's.
 func TestOneLoopPerDevice(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	var at polls
 	at.watch(st.hs, st.alice.UserID)

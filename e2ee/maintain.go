@@ -30,7 +30,7 @@ const (
 // messages delivered, identity set up, room keys backed up. It is safe to repeat.
 func (d *Device) maintain(ctx context.Context) {
 	d.mu.Lock()
-	d.queued = false
+	d.queued, d.maintained = false, true
 	d.mu.Unlock()
 	give, err := d.upkeep.take(ctx, struct{}{})
 	if err != nil {

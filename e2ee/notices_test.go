@@ -77,6 +77,7 @@ func (p *person) awaitLocated(code string) {
 // exist. A device is given it once: again until its client continues from the response that
 // carried it, and anew when the client starts from nothing; not after a restart.
 func TestNoticeIsShownOncePerDevice(t *testing.T) {
+	t.Parallel()
 	alice, bob, room, since := somebodyChanged(t)
 	extras, _ := alice.sync(since)
 	ev := wantNotices(t, "first", extras, room, 1)
@@ -149,6 +150,7 @@ func TestNoticeIsShownOncePerDevice(t *testing.T) {
 // A notice goes when what it warns of is over, also before it was shown, and is not shown
 // where the user whom it is about no longer is.
 func TestNoticeGoesWithItsCause(t *testing.T) {
+	t.Parallel()
 	t.Run("acknowledged", func(t *testing.T) {
 		alice, bob, room, since := somebodyChanged(t)
 		if err := alice.dev.Acknowledge(t.Context(), id.UserID(bob.UserID), bob.master()); err != nil {
@@ -172,6 +174,7 @@ func TestNoticeGoesWithItsCause(t *testing.T) {
 // What concerns the own side is shown in one room, not in all; and when notices are switched
 // off nothing is shown in rooms, but told in every response all the same.
 func TestNoticeOfTheOwnSide(t *testing.T) {
+	t.Parallel()
 	for _, hidden := range []bool{false, true} {
 		hs := liar.New(t)
 		alice := &person{t: t, hs: hs, Session: hs.Login("alice", "FIRST")}

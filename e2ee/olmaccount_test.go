@@ -18,6 +18,7 @@ func newTestAccount(t *testing.T) *olmAccount {
 
 // What our key agreement begins, goolm's goes on with, in both directions.
 func TestNewOutboundIsOlm(t *testing.T) {
+	t.Parallel()
 	alice, bob := newTestAccount(t), newTestAccount(t)
 	if err := bob.GenOneTimeKeys(1); err != nil {
 		t.Fatal(err)
@@ -51,6 +52,7 @@ func TestNewOutboundIsOlm(t *testing.T) {
 
 // Keys that leave no secret, because everybody knows the result, and keys that are none.
 func TestNewOutboundRefusesBadKeys(t *testing.T) {
+	t.Parallel()
 	alice, bob := newTestAccount(t), newTestAccount(t)
 	zero := id.Curve25519(strings.Repeat("A", 43))
 	for _, pair := range [][2]id.Curve25519{

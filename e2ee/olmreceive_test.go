@@ -13,6 +13,7 @@ import (
 // The session that a message was last received with is the one that is sent with; of those
 // with one device six are kept, and the ones used longest ago go (requirements 6.5, 6.6).
 func TestOlmSessionsOfOneDevice(t *testing.T) {
+	t.Parallel()
 	const key = id.Curve25519("their key")
 	start := time.Unix(1_800_000_000, 0)
 	all := &olmSessions{byKey: make(map[id.Curve25519][]*olmSession), dirty: make(map[*olmSession]bool)}

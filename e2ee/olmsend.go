@@ -218,10 +218,12 @@ func (f *envelopeFrame) seal(s *session.OlmSession, to *trustcache.Device) (json
 	if err != nil {
 		return nil, fmt.Errorf("encrypt for a device: %w", err)
 	}
-	cipher := object{{"type", fmt.Appendf(nil, "%d", kind)}, {"body", quoted(string(body))}}.encode()
-	return object{
-		{"algorithm", quoted(algorithmOlm)},
-		{"ciphertext", object{{to.Curve25519.String(), cipher}}.encode()},
-		{"sender_key", quoted(f.senderKey)},
-	}.encode(), nil
+	// Written out, because there may be a thousand of them. The body is base64.
+	out := make([]byte, 0, len(body)+256)
+	out = append(out, `{"algorithm":"`+algorithmOlm+`","ciphertext":{`...)
+	out = appendQuoted(out, to.Curve25519.String())
+	out = fmt.Appendf(out, `:{"type":%d,"body":"`, kind)
+	out = append(out, body...)
+	out = append(out, `"}},"sender_key":`...)
+	return append(appendQuoted(out, f.senderKey), '}'), nil
 }

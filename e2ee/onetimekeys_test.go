@@ -38,6 +38,7 @@ func (st *stage) upkeep() {
 // does not say that all of it is, because it leaves an empty count out (requirement 3.3).
 // One that always leaves it out is not given keys without end.
 func TestOneTimeKeysAreKeptUp(t *testing.T) {
+	t.Parallel()
 	for _, left := range []int{20, 0} {
 		t.Run(fmt.Sprint(left), func(t *testing.T) {
 			st := newStage(t, nil)
@@ -80,6 +81,7 @@ func TestOneTimeKeysAreKeptUp(t *testing.T) {
 // A fallback key that was used is replaced as soon as that is known, stays good for an hour
 // for those who claimed it meanwhile, and for no longer (requirements 3.2, 3.4, 3.5).
 func TestFallbackKeyIsReplaced(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)

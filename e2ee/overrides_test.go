@@ -25,6 +25,7 @@ func (st *stage) override(p *puppet, trusted *bool) {
 // next message has a key of its own and what comes from the device is held back again
 // (requirement 1.16).
 func TestOverrideTrusts(t *testing.T) {
+	t.Parallel()
 	var logged logBook
 	st := newStage(t, func(o *e2ee.Options) { o.Log = zerolog.New(&logged) })
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
@@ -80,6 +81,7 @@ func TestOverrideTrusts(t *testing.T) {
 // The other exception: a device that its owner has confirmed is given nothing from the next
 // message on, although nothing is wrong with it, and nothing of it is shown.
 func TestOverrideDistrusts(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, own := confirmedPuppet(t, st.hs, "bob", "BOB")
 	second := newPuppet(t, st.hs, "bob", "SECOND")
@@ -115,6 +117,7 @@ func TestOverrideDistrusts(t *testing.T) {
 // An exception for a device that does not exist changes nothing, and it ends with its
 // device: another with the same ID has none.
 func TestOverrideEndsWithItsDevice(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	odd := newPuppet(t, st.hs, "bob", "ODD")

@@ -97,6 +97,7 @@ func TestOwnIdentityChangedElsewhere(t *testing.T) {
 // by itself, and its user is told of the change all the same, until they have dismissed it
 // (requirement 1.11).
 func TestOwnIdentityChangedAndRecoveredAlone(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
 	room := alice.newRoom(newPerson(t, hs, "bob", "BOBS"))
@@ -152,6 +153,7 @@ func looksAgain(t *testing.T, hs *liar.Server, s liar.Session) {
 // Another client puts seeds into secret storage and then fails to publish them. They stay
 // until somebody says that they are to be replaced: POST bootstrap does.
 func TestSeedsOfAnotherClientAreKept(t *testing.T) {
+	t.Parallel()
 	const master = "m.cross_signing.master"
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
@@ -178,6 +180,7 @@ func TestSeedsOfAnotherClientAreKept(t *testing.T) {
 // not made again between their steps: they would find a default key that they cannot open.
 // The user is told, and POST bootstrap makes it again.
 func TestDeletedStorageIsNotMadeAgain(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
 	other := hs.Login("alice", "OTHER")

@@ -218,7 +218,8 @@ func TestWrongKeyInConfiguration(t *testing.T) {
 	if n := changesBy(hs, session); n != made+3 { // the account data above
 		t.Errorf("%d requests changed something", n-made-3)
 	}
-	if s := status(t, d); s.Identity.Ours || !problems(s)["device_not_signed"] {
+	await(t, "it is not told", func() bool { return problems(status(t, d))["device_not_signed"] })
+	if s := status(t, d); s.Identity.Ours {
 		t.Errorf("status: %+v", s.Identity)
 	}
 }
@@ -243,6 +244,7 @@ func TestBackupSwitchedOff(t *testing.T) {
 // The same word as Element's clients say it, from before there was m.key_backup (MSC4287).
 // It counts as long as the newer one is not said.
 func TestBackupSwitchedOffInElement(t *testing.T) {
+	t.Parallel()
 	const older = "m.org.matrix.custom.backup_disabled"
 	hs := liar.New(t)
 	session := hs.Login("alice", "FIRST")

@@ -42,6 +42,7 @@ func (l *logBook) holds(text string) bool {
 // put beside it. The placeholder says in plain words what was held back and why, and with
 // "hide" even that is not shown (design §5, requirements 1.18, 26.1).
 func TestNothingOfWhatIsHeldBack(t *testing.T) {
+	t.Parallel()
 	const canary, beside = "CANARY-6f1ed002ab5595859014ebf0951522d9", "CANARY-of-the-homeserver"
 	for name, tt := range map[string]struct {
 		inject func(st *stage, room string, bob, spy *puppet) (sender string, eventType string, content json.RawMessage)
@@ -136,6 +137,7 @@ func wantNotInFiles(t *testing.T, dir, text string) {
 // client syncs, while it is silent and the proxy syncs for it, and when all of that happened
 // while the proxy was down.
 func TestHeldBackUntilConfirmed(t *testing.T) {
+	t.Parallel()
 	for name, confirm := range map[string]func(st *stage, confirm func()){
 		"while the client syncs": func(_ *stage, confirm func()) { confirm() },
 		"while the client is silent": func(st *stage, confirm func()) {
@@ -183,6 +185,7 @@ func TestHeldBackUntilConfirmed(t *testing.T) {
 // the specification demands, if the bot's device is confirmed; one that is not listed may
 // not (requirements 1.20, 1.21).
 func TestBridges(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, func(o *e2ee.Options) {
 		o.Policy = func() trustcache.Policy {
 			return trustcache.Policy{Bridges: map[id.UserID]bool{"@bridge:liar.test": true}}
@@ -215,6 +218,7 @@ func TestBridges(t *testing.T) {
 // A key that is not shared comes with a reason, which is shown; the key is taken all the same
 // when it comes later (requirements 10.1, 10.7).
 func TestWithheldReasonsAreShown(t *testing.T) {
+	t.Parallel()
 	for code, says := range map[string]string{
 		"m.unverified":  "The sender held this message back because this device is not verified by its owner.",
 		"m.blacklisted": "You don't have access to this message.",
@@ -248,6 +252,7 @@ func TestWithheldReasonsAreShown(t *testing.T) {
 // The rows of design §5 that hide nothing: a plain event in an encrypted room is marked; what
 // comes under an identity that waits for an answer is shown red, until it is acknowledged.
 func TestWhatIsShownWithAShield(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)

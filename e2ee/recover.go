@@ -229,11 +229,13 @@ func (d *Device) readSecret(ctx context.Context, key *ssss.Key, name string) (se
 // recoverKeys reads the three seeds and compares what they make with what is published.
 func (d *Device) recoverKeys(ctx context.Context, key *ssss.Key, own *trustcache.User) (*crossSigning, error) {
 	var c crossSigning
-	for name, slot := range c.slots() {
+	slots := c.slots()
+	for _, name := range []string{secretMaster, secretSelfSigning, secretUserSigning} { // always the same reason
 		seed, err := d.readSecret(ctx, key, name)
 		if err != nil {
 			return nil, err
 		}
+		slot := slots[name]
 		if *slot, err = pk.NewSigningFromSeed(seed.Reveal()); err != nil || (*slot).PublicKey() != published(own, name) {
 			return nil, ErrSecretMismatch
 		}

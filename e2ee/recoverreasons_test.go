@@ -45,6 +45,7 @@ func changesBy(hs *liar.Server, s liar.Session) int {
 // Each reason for which a recovery fails has an error of its own, and whatever it is,
 // nothing was changed: not here, and not on the homeserver (requirement 14.7).
 func TestRecoverSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	const master = "m.cross_signing.master"
 	description := func(change func(map[string]any)) func(*testing.T, *liar.Server, liar.Session, *ssss.Key) {
 		return func(t *testing.T, hs *liar.Server, s liar.Session, storage *ssss.Key) {
@@ -142,6 +143,7 @@ func TestRecoverSaysWhatIsWrong(t *testing.T) {
 
 // An account without an identity has nothing to recover.
 func TestRecoverWithoutIdentity(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	d := newRig(t, hs, func(o *e2ee.Options) { o.ManualBootstrap = true }).device(hs.Login("alice", "FIRST"))
 	settle(t, d)
@@ -156,6 +158,7 @@ func TestRecoverWithoutIdentity(t *testing.T) {
 // The backup's key in secret storage is checked against the backup's public key: one that
 // does not belong to it is not taken, and the identity is recovered all the same.
 func TestRecoveredBackupKeyIsChecked(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	first := newPerson(t, hs, "alice", "FIRST")
 	key := recoveryKey(t, first.dev)
@@ -188,6 +191,7 @@ func TestRecoveredBackupKeyIsChecked(t *testing.T) {
 // deleted it; on the machine it can be read all the same. What is given is the key that
 // opens secret storage.
 func TestRecoveryKeyIsGivenForADay(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	alice := newPerson(t, hs, "alice", "FIRST")
 	given := recoveryKey(t, alice.dev)

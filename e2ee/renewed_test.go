@@ -19,6 +19,7 @@ func (p *puppet) forget() {
 // lost the room's live key with them, and is given it again with the next message, once,
 // without a new session for the others (requirement 6.12; trust-semantics §2.5).
 func TestRoomKeyIsGivenAgainAfterUnwedging(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	carol, _ := confirmedPuppet(t, st.hs, "carol", "CAROL")
@@ -58,6 +59,7 @@ func TestRoomKeyIsGivenAgainAfterUnwedging(t *testing.T) {
 // nothing. A room key in its name is dropped, whether the device is listed or only says of
 // itself what it is (requirement 24.2; trust-semantics §4).
 func TestRoomKeyOfADehydratedDevice(t *testing.T) {
+	t.Parallel()
 	for name, listed := range map[string]bool{"listed": true, "not listed": false} {
 		t.Run(name, func(t *testing.T) {
 			st := newStage(t, nil)

@@ -228,6 +228,7 @@ func TestFirstIdentityWithPassword(t *testing.T) {
 // signs it, and the device that held the old one is told. So it is for an account that
 // never had an identity.
 func TestResetByAnUnsignedDevice(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	first := newPerson(t, hs, "alice", "FIRST")
 	before := first.master()

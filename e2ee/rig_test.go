@@ -139,10 +139,14 @@ func inOrder(s e2ee.Status) bool {
 	return s.Identity.Ours && s.Identity.DeviceSigned && s.SecretStorage.Complete && s.Backup.Trusted && s.Backup.Readable
 }
 
-// settle waits until a device has set itself up.
+// settle waits until a device has set itself up, and has heard what came of that: each of
+// its own changes has it look again.
 func settle(t *testing.T, d *e2ee.Device) {
 	t.Helper()
 	await(t, "the device does not settle", d.Settled)
+	if d.SyncNow(t.Context()) == nil {
+		await(t, "the device does not settle again", d.Settled)
+	}
 }
 
 // ready waits until a device is signed, backed up and recoverable.

@@ -44,6 +44,7 @@ func rolledOut(t *testing.T, mode trustcache.Mode) (st *stage, reg **prometheus.
 // done is told: in metrics, and in status for each room by devices and users, so that an
 // administrator can decide. From the day that was set it is done (design §5, staged rollout).
 func TestStagedRollout(t *testing.T) {
+	t.Parallel()
 	st, reg, room, bob, odd := rolledOut(t, trustcache.ModeWarn)
 	reads(t, odd, st.send(room, "as without the policy"))
 	said := odd.newMegolm(room)
@@ -100,6 +101,7 @@ func TestStagedRollout(t *testing.T) {
 
 // On "off" nothing of the policy is looked at, counted or told.
 func TestPolicyOff(t *testing.T) {
+	t.Parallel()
 	st, reg, room, _, odd := rolledOut(t, trustcache.ModeOff)
 	reads(t, odd, st.send(room, "as without the policy"))
 	said := odd.newMegolm(room)

@@ -258,6 +258,7 @@ func TestCancelledRequestIsNotAnswered(t *testing.T) {
 // (requirement 16.1): keys are written to it while its key is waited for. A signature of
 // a device that is not confirmed says nothing.
 func TestBackupSignedByADevice(t *testing.T) {
+	t.Parallel()
 	for signer, trusted := range map[string]bool{"FIRST": true, "STRANGER": false} {
 		hs := liar.New(t)
 		alice := newPerson(t, hs, "alice", "FIRST")
@@ -286,6 +287,7 @@ func TestBackupSignedByADevice(t *testing.T) {
 // Where the configuration says that requests for secrets are ignored, a confirmed device
 // that would be answered otherwise gets nothing (requirement 15.5).
 func TestSecretRequestsAreIgnored(t *testing.T) {
+	t.Parallel()
 	for _, ignore := range []bool{false, true} {
 		hs := liar.New(t)
 		alice := &person{t: t, hs: hs, Session: hs.Login("alice", "FIRST"), rig: newRig(t, hs, func(o *e2ee.Options) {

@@ -68,6 +68,7 @@ func (s *storage) sealed(name, value string) map[string]any {
 // Secret storage of other clients opens, however they wrote it, and nothing that does not
 // fit is used (requirements 14.1 to 14.7). Whatever is refused changes nothing.
 func TestRecoverFromStorageOfOthers(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	first := newPerson(t, hs, "alice", "FIRST")
 	secrets, err := first.dev.Secrets(t.Context())
@@ -182,6 +183,7 @@ func TestRecoverFromStorageOfOthers(t *testing.T) {
 // The key that a bootstrap makes is described so that other clients can check it, and
 // everything belongs to the default key (requirements 1.5, 14.1, 14.2, 14.4, 14.5).
 func TestStorageKeyCanBeChecked(t *testing.T) {
+	t.Parallel()
 	hs := liar.New(t)
 	for i := range 8 { // the IV is random
 		who := newPerson(t, hs, "user"+strconv.Itoa(i), "DEVICE")

@@ -15,6 +15,7 @@ import (
 // new device, somebody who joins. Those who come get the live key at its current index, not
 // what was said before (requirement 9.8, design §10).
 func TestNoNeedlessRotation(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, own := confirmedPuppet(t, st.hs, "bob", "BOB")
 	carol, _ := confirmedPuppet(t, st.hs, "carol", "CAROL")
@@ -51,6 +52,7 @@ func TestNoNeedlessRotation(t *testing.T) {
 // that others can judge it at once, also when we are gone: not as they were before the device
 // was confirmed (requirement 6.10).
 func TestDeviceKeysTravelWithMessages(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
@@ -85,11 +87,13 @@ func TestDeviceKeysTravelWithMessages(t *testing.T) {
 // message in one request, and a request that failed is repeated byte for byte (requirements
 // 5.1, 5.5).
 func TestManyDevicesTakeFewRequests(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, own := confirmedPuppet(t, st.hs, "bob", "BOB")
 	const devices = 300
 	for i := range devices {
-		p := newPuppet(t, st.hs, "bob", "D"+strings.Repeat("x", i%7)+id.DeviceID(rawBase64([]byte{byte(i), byte(i >> 8)})).String())
+		p := silentPuppet(t, st.hs, st.hs.Login("bob", "D"+strings.Repeat("x", i%7)+id.DeviceID(rawBase64([]byte{byte(i), byte(i >> 8)})).String()))
+		p.upload(map[string]any{"device_keys": p.deviceKeys(), "one_time_keys": p.oneTimeKeys(1)})
 		own.confirm(p)
 	}
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)

@@ -22,7 +22,7 @@ const (
 	timelineLimit = 100
 	// loopGrace is how long the loop waits when it starts: what a client begins with is
 	// often a sync, which would end ours at once.
-	loopGrace = 50 * time.Millisecond
+	loopGrace = 5 * time.Millisecond
 )
 
 // encryptionState are the state events that matter to encryption.

@@ -17,6 +17,7 @@ import (
 // and of digital identities; never of cross-signing, and of no key but the recovery key
 // (requirement 26.1).
 func TestTextsAreForPeople(t *testing.T) {
+	t.Parallel()
 	texts := map[string]string{"the name of who notices are from": NoticeName}
 	files, err := filepath.Glob("*.go")
 	if err != nil {

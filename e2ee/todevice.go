@@ -104,7 +104,9 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 	if err := b.takeForwards(ctx); err != nil {
 		return nil, err
 	}
-	b.keysCancelled = d.cancelKeyAsks(ch, b.forwardedBy)
+	if b.keysCancelled, err = d.cancelKeyAsks(ctx, ch, b.forwardedBy); err != nil {
+		return nil, err
+	}
 	if err := b.takeSecrets(ctx); err != nil {
 		return nil, err
 	}

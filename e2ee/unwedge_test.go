@@ -25,6 +25,7 @@ func (p *puppet) dummies() int {
 // hour, however it names itself and however often it says so. One that its owner has not
 // confirmed, or that does not exist, gets nothing (requirements 6.12, 10.3, 1.14).
 func TestNoOlmIsAnsweredWithASession(t *testing.T) {
+	t.Parallel()
 	for name, named := range map[string]func(p *puppet) map[string]any{
 		"by its name": func(p *puppet) map[string]any {
 			return map[string]any{"from_device": p.DeviceID, "sender_key": p.curve25519}
@@ -69,6 +70,7 @@ func TestNoOlmIsAnsweredWithASession(t *testing.T) {
 // A message arrives that no session can read, because the other device lost its own: it is
 // given a new session, through which both can talk again (requirement 6.12).
 func TestUnreadableMessageIsAnsweredWithASession(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
@@ -101,6 +103,7 @@ func TestUnreadableMessageIsAnsweredWithASession(t *testing.T) {
 // old one may be lost likewise, so that it is given the room's key again with the next
 // message, once, and nobody else is (requirement 6.12).
 func TestRoomKeyIsGivenAgainOverOurNewSession(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	carol, _ := confirmedPuppet(t, st.hs, "carol", "CAROL")
@@ -130,6 +133,7 @@ func TestRoomKeyIsGivenAgainOverOurNewSession(t *testing.T) {
 // Attack: a device that has a room's key says that it lost it, and loses its confirmation
 // before the next message. It has the key all the same, so that the message needs another.
 func TestLossDoesNotHideADevice(t *testing.T) {
+	t.Parallel()
 	st := newStage(t, nil)
 	bob, own := confirmedPuppet(t, st.hs, "bob", "BOB")
 	spy := newPuppet(t, st.hs, "bob", "SPY")

@@ -248,17 +248,18 @@ func (brokenWriter) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 // Events go through Open in bounded batches, in order.
 func TestSyncOpensInBatches(t *testing.T) {
 	t.Parallel()
-	body := syncBody(1<<20, 1500)
+	const events, most = 4500, 1024
+	body := syncBody(3<<20, events)
 	w := newSyncWorld(t, string(body), interceptors.SyncOptions{})
 	out, err := w.sync(t, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w.dev.opened != 1500 {
+	if w.dev.opened != events {
 		t.Errorf("opened %d", w.dev.opened)
 	}
 	for _, n := range w.dev.batches {
-		if n > 256 {
+		if n > most {
 			t.Errorf("a batch of %d", n)
 		}
 	}

@@ -57,7 +57,7 @@ func newCrowd(tb testing.TB, up *upstream, room, sender string) *crowd {
 			c.oneTime[one.user][p.device] = make(map[string]json.RawMessage)
 			for name, key := range p.oneTimeKey() {
 				c.oneTime[one.user][p.device][name] = marshal(tb, key)
-				c.bare[p] = id.Curve25519(key.(obj)["key"].(string)) //nolint:errcheck,forcetypeassert // made just now
+				c.bare[p] = id.Curve25519(key.(obj)["key"].(string))
 			}
 		}
 		devices[one.user] = own

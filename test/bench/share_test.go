@@ -198,7 +198,7 @@ func TestShareIsOneWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer raw.Close() //nolint:errcheck // nothing is left to be written
+	defer raw.Close()
 	count := func(table string) (n int) {
 		if err := raw.QueryRowContext(t.Context(), "SELECT COUNT(*) FROM "+table).Scan(&n); err != nil {
 			t.Fatal(err)

@@ -254,8 +254,8 @@ func (c *client) do(method, path string, body []byte, into *bytes.Buffer) int64 
 	if err != nil {
 		c.tb.Fatal(err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // it was read to its end
-	var to io.Writer = io.Discard
+	defer resp.Body.Close()
+	to := io.Discard
 	if into != nil {
 		to = into
 	}

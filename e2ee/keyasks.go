@@ -1,0 +1,73 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// keyAsk is a room key that we asked for.
+type keyAsk struct {
+	id    string
+	to    map[id.DeviceID]bool
+	until time.Time
+}
+
+// storedKeyAsk is a keyAsk in the database. There are few enough for one row.
+type storedKeyAsk struct {
+	Ref   store.SessionRef `json:"ref"`
+	ID    string           `json:"id"`
+	To    []id.DeviceID    `json:"to"`
+	Until time.Time        `json:"until"`
+}
+
+// keepKeyAsks adds what is asked for to ch.
+func (d *Device) keepKeyAsks(ch *store.Changes, asks map[store.SessionRef]*keyAsk) error {
+	name := ofDevice(secretKeysAsked, d.ed25519)
+	if len(asks) == 0 {
+		ch.DeleteSecrets = append(ch.DeleteSecrets, name)
+		return nil
+	}
+	all := make([]storedKeyAsk, 0, len(asks))
+	for ref, ask := range asks {
+		all = append(all, storedKeyAsk{ref, ask.id, slices.Sorted(maps.Keys(ask.to)), ask.until})
+	}
+	raw, err := json.Marshal(all)
+	if err != nil {
+		return fmt.Errorf("encode requests for room keys: %w", err)
+	}
+	ch.Secrets = append(ch.Secrets, store.Secret{Name: name, Value: raw, CreatedAt: d.eng.now()})
+	return nil
+}
+
+// loadKeyAsks reads what was asked for before a restart. The caller holds d.mu.
+func (d *Device) loadKeyAsks(ctx context.Context) error {
+	if d.keyAsks != nil {
+		return nil
+	}
+	stored, err := d.eng.store.Secret(ctx, d.acct.row, ofDevice(secretKeysAsked, d.ed25519))
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("load requests for room keys: %w", err)
+	}
+	var all []storedKeyAsk
+	if err == nil && json.Unmarshal(stored.Value.Reveal(), &all) != nil {
+		all = nil // asked for again
+	}
+	d.keyAsks = make(map[store.SessionRef]*keyAsk, len(all))
+	for _, s := range all {
+		ask := &keyAsk{id: s.ID, to: make(map[id.DeviceID]bool, len(s.To)), until: s.Until}
+		for _, dev := range s.To {
+			ask.to[dev] = true
+		}
+		d.keyAsks[s.Ref] = ask
+	}
+	return nil
+}
