@@ -232,7 +232,8 @@ func TestWarnStage(t *testing.T) {
 		alice.Reset(a.Password)
 		bob.awaitWarning("identity_changed", a.UserID, room)
 		wantClean(t, alice.AwaitDecrypted(room, bob.SendText(room, "not blocked")), "not blocked")
-		want.BlockedBy = []string{a.UserID}
+		// An identity that nobody acknowledged gets nothing for any device.
+		want.BlockedBy, want.WithoutKey = []string{a.UserID}, 2
 		bob.wantWouldHave(want)
 		wantMetric(t, proxy, `e2ee_proxy_policy_sends_total{outcome="would_block"} 1`)
 		wantMetric(t, proxy, `e2ee_proxy_policy_shares_total{outcome="would_withhold"} 1`)
