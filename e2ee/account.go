@@ -39,7 +39,7 @@ type account struct {
 	// chosen yet.
 	noticeRoom id.RoomID
 	// tried is the last attempt to recover the identity alone that did not help.
-	tried string
+	tried [32]byte
 	// storage and backup are how they stood when last looked at.
 	storage storageStanding
 	backup  backupStanding

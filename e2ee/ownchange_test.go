@@ -144,6 +144,38 @@ func TestOwnIdentityChangedAndRecoveredAlone(t *testing.T) {
 	}
 }
 
+// The same in the other order: the identity is published, and its seeds come into secret
+// storage when this device has already tried to recover in vain.
+func TestOwnIdentityChangedAndSeedsComeLater(t *testing.T) {
+	t.Parallel()
+	hs := liar.New(t)
+	alice := newPerson(t, hs, "alice", "FIRST")
+	room := alice.newRoom(newPerson(t, hs, "bob", "BOBS"))
+	alice.send(room, "before")
+	other := hs.Login("alice", "OTHER")
+	storage := storageOf(t, hs, other, recoveryKey(t, alice.dev))
+	next := &identity{t: t, hs: hs, owner: other, master: newSigningKey(t), self: newSigningKey(t)}
+	user := newSigningKey(t)
+	call(t, hs, other, http.MethodPost, "keys/device_signing/upload", map[string]any{
+		"master_key":       next.key("master", next.master),
+		"self_signing_key": next.signed(next.key("self_signing", next.self), next.master),
+		"user_signing_key": next.signed(next.key("user_signing", user), next.master),
+		"auth":             map[string]any{"type": "m.login.password", "session": "any", "password": "password of alice"},
+	}, nil)
+	await(t, "it does not notice", func() bool { return problems(status(t, alice.dev))["own_identity_changed"] })
+	alice.dev.Maintain(t.Context()) // tries to recover, if that has not happened yet
+	for name, key := range map[string]ed25519.PrivateKey{
+		"m.cross_signing.master": next.master, "m.cross_signing.self_signing": next.self, "m.cross_signing.user_signing": user,
+	} {
+		putSecretInto(t, hs, other, storage, name, key.Seed())
+	}
+	await(t, "it does not recover", func() bool {
+		s := status(t, alice.dev)
+		return inOrder(s) && s.Identity.MasterKey == id.Ed25519(publicKey(next.master))
+	})
+	alice.send(room, "after")
+}
+
 // looksAgain has the user's devices look at secret storage again.
 func looksAgain(t *testing.T, hs *liar.Server, s liar.Session) {
 	t.Helper()

@@ -2,6 +2,7 @@ package e2ee
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -110,7 +111,8 @@ func (a *account) configured() []Recovery {
 
 // recoverAlone recovers the identity with what is here: the configured recovery key or
 // passphrase, or the key of a secret storage that we made. nil when that does not help.
-// The same attempt is not made twice: deriving a key from a passphrase is costly.
+// The same attempt, with the same in secret storage, is not made twice: deriving a key
+// from a passphrase is costly.
 func (d *Device) recoverAlone(ctx context.Context, own *trustcache.User) (*crossSigning, *ssss.Key, error) {
 	mine, err := d.acct.ownStorageKey(ctx)
 	if err != nil {
@@ -127,7 +129,10 @@ func (d *Device) recoverAlone(ctx context.Context, own *trustcache.User) (*cross
 	if described == nil {
 		return nil, nil, nil
 	}
-	attempt := described.ID + "|" + described.Meta.MAC + "|" + own.Current.String()
+	attempt, err := d.attempt(ctx, own, described)
+	if err != nil {
+		return nil, nil, err
+	}
 	if d.acct.triedBefore(attempt) {
 		return nil, nil, nil
 	}
@@ -157,18 +162,35 @@ func (d *Device) recoverAlone(ctx context.Context, own *trustcache.User) (*cross
 	return nil, nil, nil
 }
 
+// attempt names everything that decides whether the identity can be recovered: another
+// client may publish an identity first and put its seeds into secret storage afterwards.
+func (d *Device) attempt(ctx context.Context, own *trustcache.User, described *storageDescription) ([32]byte, error) {
+	name := sha256.New()
+	for _, part := range []string{described.ID, described.Meta.MAC, own.Current.String()} {
+		_, _ = name.Write(append([]byte(part), 0)) // a hash never fails
+	}
+	for _, secret := range []string{secretMaster, secretSelfSigning, secretUserSigning} {
+		raw, err := d.accountData(ctx, secret)
+		if err != nil {
+			return [32]byte{}, err
+		}
+		_, _ = name.Write(append(raw, 0))
+	}
+	return [32]byte(name.Sum(nil)), nil
+}
+
 // isRecoveryReason reports whether trying again with the same would fail again.
 func isRecoveryReason(err error) bool {
 	return errors.Is(err, ErrWrongRecoveryKey) || errors.Is(err, ErrSecretMissing) || errors.Is(err, ErrSecretMismatch)
 }
 
-func (a *account) triedBefore(attempt string) bool {
+func (a *account) triedBefore(attempt [32]byte) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.tried == attempt
 }
 
-func (a *account) noteTried(attempt string) {
+func (a *account) noteTried(attempt [32]byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.tried = attempt
