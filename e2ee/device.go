@@ -85,7 +85,7 @@ type Device struct {
 	retry         *time.Timer // of maintenance that failed
 	retryWait     time.Duration
 
-	news     int // how often rooms became known better: by syncs, and by what the client did
+	news     int // how often something became known better than a sync under way may tell it
 	rooms    map[id.RoomID]*room
 	outbound map[id.RoomID]*outbound
 	noKeys   map[store.DeviceRef]retry

@@ -27,7 +27,7 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 	}
 	committed := d.acct.tracker.Changed(ch, named(u.Changed))
 	departed := d.acct.tracker.Left(ch, named(u.Left))
-	d.noteCounts(u)
+	d.noteCounts(u, overtaken)
 	// All of them, also those without changes: what is plain in an encrypted room must be
 	// recognised when the response is shown.
 	if err := d.loadRooms(ctx, u.Rooms); err != nil {
@@ -70,7 +70,7 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 	return b, nil
 }
 
-// newsNow tells how often rooms became known better.
+// newsNow tells how often rooms, or the homeserver's supply of our keys, became known better.
 func (d *Device) newsNow() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -78,8 +78,8 @@ func (d *Device) newsNow() int {
 }
 
 // doubt has the homeserver asked for what a response says of a room that was overtaken by
-// another, or by what the client did: it may be older than what was known already, and name as a member
-// somebody who has left. The caller holds d.mu.
+// another, or by what the client did: it may be older than what was known already, and
+// name as a member somebody who has left. The caller holds d.mu.
 func (d *Device) doubt(u RoomUpdate, ch *store.Changes) {
 	r := d.rooms[u.RoomID]
 	if r == nil {
@@ -110,9 +110,14 @@ func nextPosition(u SyncUpdate, own bool) (string, bool) {
 	return u.NextBatch, true
 }
 
-// noteCounts takes the homeserver's counts of our keys (requirements 3.3, 3.4). The
-// caller holds d.mu.
-func (d *Device) noteCounts(u SyncUpdate) {
+// noteCounts takes the homeserver's counts of our keys (requirements 3.3, 3.4). Those of a
+// response that was overtaken may be from before our last upload, and would have us upload
+// the same again: the homeserver is asked. The caller holds d.mu.
+func (d *Device) noteCounts(u SyncUpdate, overtaken bool) {
+	if overtaken {
+		d.uncounted = d.row.KeysUploaded
+		return
+	}
 	if d.uncounted = u.OneTimeKeys == nil && d.row.KeysUploaded; u.OneTimeKeys != nil {
 		d.counted(u.OneTimeKeys)
 	}

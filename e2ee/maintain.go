@@ -107,6 +107,7 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 		d.olm.markPublished(oneTime, fallback)
 		d.row.KeysUploaded, d.row.Restored = true, false
 		d.keyCount, d.keysWanted = resp.Counts[algorithmSigned], false
+		d.news++ // a sync that is under way may still tell of the supply before
 	case upstreamStatus(err) == http.StatusBadRequest && d.row.KeysUploaded:
 		d.olm.dropUnpublished()
 		d.keysWanted = true

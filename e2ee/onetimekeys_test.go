@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"testing"
 	"time"
 
@@ -77,6 +78,41 @@ func TestOneTimeKeysAreKeptUp(t *testing.T) {
 			t.Errorf("%d keys after nearly all were used", n)
 		}
 	})
+}
+
+// A sync that was answered before an upload, and is processed after it, tells of the supply
+// before. Nothing is uploaded on top for it.
+func TestCountFromBeforeAnUpload(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, nil)
+	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
+	st.sync()
+	upload := st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("POST", "keys/upload$")), liar.Fail(http.StatusInternalServerError, "M_UNKNOWN"))
+	for st.keysLeft() > 20 {
+		bob.claim(st.target())
+	}
+	in, err := st.dev.BeginSync(t.Context(), st.since)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.End()
+	var resp clientResponse
+	if code := call(t, st.hs, st.alice, http.MethodGet, "sync?timeout=0&since="+url.QueryEscape(st.since), nil, &resp); code != http.StatusOK {
+		t.Fatalf("sync answers %d", code)
+	}
+	upload()
+	st.told()
+	await(t, "the supply is not filled up", func() bool {
+		st.dev.Maintain(t.Context())
+		return st.keysLeft() > keysKept/2
+	})
+	if _, err := in.Commit(t.Context(), resp.update(st.since)); err != nil {
+		t.Fatal(err)
+	}
+	st.dev.Maintain(t.Context())
+	if n := st.keysLeft(); n > keysKept {
+		t.Errorf("%d keys", n)
+	}
 }
 
 // A fallback key that was used is replaced as soon as that is known, stays good for an hour
