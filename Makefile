@@ -14,7 +14,7 @@ SHELL := /bin/bash
 
 HOMESERVER ?=
 DATA ?= data
-TEST_TIMEOUT ?= 12m
+TEST_TIMEOUT ?= 25m
 PACKAGES ?= ./...
 
 GOLANGCI_LINT := v2.8.0
