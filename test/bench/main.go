@@ -17,6 +17,7 @@ import (
 var packages = []struct{ path, bench string }{
 	{"./proxy", "^(BenchmarkPassThrough|BenchmarkNginx)$"},
 	{"./interceptors", "^BenchmarkSync$"},
+	{"./trustcache", "^BenchmarkDecision$"},
 	{"./test/bench", "."},
 }
 

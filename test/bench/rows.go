@@ -41,9 +41,9 @@ const (
 	excessAtMost
 )
 
-// budgets are the rows of the design's table, in its order.
+// budgets are the rows of the design's table, in its order, and those of the trust cache.
 func budgets() []budget {
-	return slices.Concat(passBudgets(), messageBudgets(), roomKeyBudgets(), deviceBudgets())
+	return slices.Concat(passBudgets(), messageBudgets(), trustBudgets(), roomKeyBudgets(), deviceBudgets())
 }
 
 func passBudgets() []budget {
@@ -95,6 +95,21 @@ func messageBudgets() []budget {
 			unit:     "ms", note: "cannot be avoided: the ratchet is safe before the ciphertext leaves",
 		},
 		{what: "`/messages?limit=100`", elsewhere: "Pantalaimon, elsewhere: plain + 38 ms", text: "≤ plain + 6 ms", note: "not intercepted yet"},
+	}
+}
+
+func trustBudgets() []budget {
+	return []budget{
+		{
+			what:     "whether a device is given a key, decided from memory",
+			measured: figure{"trustcache.Decision/send", "ns/op", 1e-3},
+			unit:     "µs", compare: atMost, limit: 1, text: "≤ 1 µs",
+		},
+		{
+			what:     "what becomes of an event, decided from memory",
+			measured: figure{"trustcache.Decision/receive", "ns/op", 1e-3},
+			unit:     "µs", compare: atMost, limit: 1, text: "≤ 1 µs",
+		},
 	}
 }
 
