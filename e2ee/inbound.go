@@ -3,6 +3,7 @@ package e2ee
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 
 	"maunium.net/go/mautrix/crypto/goolm/session"
@@ -39,7 +40,8 @@ type usedIndex struct {
 	stored bool
 }
 
-// maxRemembered bounds the indices a cached session remembers; the store knows all.
+// maxRemembered bounds the indices a cached session remembers beside those of the batch
+// that is being opened; the store knows all.
 const maxRemembered = 512
 
 // ratchets are one worker's own copies of the room keys it uses, so that the costly
@@ -95,14 +97,26 @@ func (s *inboundSession) claim(index uint32, event id.EventID, ts int64) claimed
 	case ok:
 		return claimOpen
 	}
-	if s.used == nil || len(s.used) >= maxRemembered {
+	if s.used == nil {
 		s.used = make(map[uint32]usedIndex)
+	}
+	if len(s.used) >= maxRemembered { // the store does not know the others yet
+		maps.DeleteFunc(s.used, func(_ uint32, u usedIndex) bool { return u.stored })
 	}
 	s.used[index] = usedIndex{event: event, ts: ts}
 	if int64(index) > s.last {
 		return claimNew
 	}
 	return claimOpen
+}
+
+// release gives a claim back that could not be stored: the event was not shown.
+func (s *inboundSession) release(index uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.used[index].stored {
+		delete(s.used, index)
+	}
 }
 
 // settle records who has an index according to the store.

@@ -220,11 +220,17 @@ func (d *Device) refuseReplays(ctx context.Context, jobs []*sealedEvent) {
 	if len(fresh) == 0 {
 		return
 	}
+	fail := func(err error) {
+		for _, job := range fresh {
+			job.session.release(job.index)
+		}
+		d.failAll(jobs, fmt.Errorf("check message indices: %w", err))
+	}
 	var stored map[store.IndexRef]store.MessageIndex
 	if len(refs) > 0 {
 		var err error
 		if stored, err = d.eng.store.MessageIndices(ctx, d.acct.row, d.rowID, refs); err != nil {
-			d.failAll(jobs, fmt.Errorf("check message indices: %w", err))
+			fail(err)
 			return
 		}
 	}
@@ -241,7 +247,7 @@ func (d *Device) refuseReplays(ctx context.Context, jobs []*sealedEvent) {
 	}
 	if len(ch.MessageIndices) > 0 {
 		if err := d.save(ctx, ch); err != nil {
-			d.failAll(jobs, fmt.Errorf("check message indices: %w", err))
+			fail(err)
 			return
 		}
 	}
