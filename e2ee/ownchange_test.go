@@ -265,9 +265,10 @@ func swapOwnIdentity(t *testing.T, unsignedMaySend bool) {
 		_, err := alice.trySend(room, "during")
 		return errorIs(err, e2ee.ErrDeviceNotSigned)
 	})
-	if secrets, err := alice.dev.Secrets(t.Context()); err != nil || secrets["m.cross_signing.master"] != "" {
-		t.Errorf("the old private keys are still here, %v", err)
-	}
+	await(t, "the old private keys are still here", func() bool {
+		secrets, err := alice.dev.Secrets(t.Context())
+		return err == nil && secrets["m.cross_signing.master"] == ""
+	})
 	if s := status(t, alice.dev); s.Identity.Ours || s.Identity.DeviceSigned || !problems(s)["own_identity_changed"] {
 		t.Errorf("status: %+v", s.Identity)
 	}

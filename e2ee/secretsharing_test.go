@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -161,24 +160,6 @@ func TestUnwantedSecretsAreRefused(t *testing.T) {
 	send(alice, answer(request, mine["m.cross_signing.master"]))
 	if secrets, err := second.dev.Secrets(t.Context()); err != nil || secrets[backupSecret] != right {
 		t.Error("a late answer replaced the key")
-	}
-}
-
-// An answer is awaited for a day. What comes later is refused.
-func TestLateSecretIsRefused(t *testing.T) {
-	t.Parallel()
-	_, alice, second, request := asking(t)
-	mine, err := alice.dev.Secrets(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	second.rig.later(25 * time.Hour)
-	if err := alice.dev.SendOlm(t.Context(), "m.secret.send", answer(request, mine[backupSecret]), idUser(second.UserID), "SECOND"); err != nil {
-		t.Fatal(err)
-	}
-	second.processed()
-	if hasBackupKey(t, second.dev) {
-		t.Error("a late secret was taken")
 	}
 }
 
