@@ -2,6 +2,7 @@ package e2ee
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -39,8 +40,8 @@ func (d *Device) locateWarnings(ctx context.Context) error {
 		if len(wanted) == 0 {
 			break
 		}
-		members, err := d.memberships(ctx, roomID)
-		if code := upstreamStatus(err); code == http.StatusForbidden || code == http.StatusNotFound {
+		members, err := d.listMembers(ctx, roomID, true)
+		if code := upstreamStatus(err); code == http.StatusForbidden || code == http.StatusNotFound || errors.Is(err, errOutdatedList) {
 			continue // not in that room any more
 		}
 		if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 
@@ -24,6 +23,9 @@ func (d *Device) noteMember(ctx context.Context, roomID id.RoomID, user id.UserI
 	}
 	if d.acct.moved(roomID, user) {
 		d.kickLocked()
+	}
+	if said := r.accepted[user]; said.membership == membership {
+		delete(r.accepted, user) // now the homeserver tells it to everybody
 	}
 	departed := membership != "join" && (limited || membership != "invite")
 	if was := r.members[user]; departed && (r.members == nil || was == "join" || was == "invite") {
@@ -79,6 +81,9 @@ func (d *Device) NoteMembership(ctx context.Context, roomID id.RoomID, user id.U
 			r.forgetMembers() // what was known before we came or left says nothing now
 		}
 	}
+	if r := d.rooms[roomID]; r != nil {
+		r.accept(user, membership, d.eng.now())
+	}
 	if len(ch.DiscardOutbound) == 0 {
 		return nil
 	}
@@ -129,59 +134,6 @@ func (d *Device) recipients(ctx context.Context, roomID id.RoomID) (*audience, e
 // caller holds d.mu.
 func (d *Device) current(roomID id.RoomID, to *audience) bool {
 	return d.rooms[roomID] == to.room && to.room.narrowed == to.narrowed
-}
-
-// memberships gives a copy of the room's membership list, fetched if it is not known.
-func (d *Device) memberships(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
-	d.mu.Lock()
-	r, err := d.roomState(ctx, roomID)
-	if err != nil {
-		d.mu.Unlock()
-		return nil, err
-	}
-	if r.members != nil {
-		defer d.mu.Unlock()
-		return maps.Clone(r.members), nil
-	}
-	if r.loading == nil {
-		r.loading = &memberFetch{late: make(map[id.UserID]string)}
-	}
-	fetch := r.loading // of the first of those who fetch at the same time
-	d.mu.Unlock()
-
-	var resp struct {
-		Chunk []struct {
-			StateKey id.UserID `json:"state_key"`
-			Content  struct {
-				Membership string `json:"membership"`
-			} `json:"content"`
-		} `json:"chunk"`
-	}
-	err = d.call(ctx, request{
-		op: "read the room's members", method: http.MethodGet,
-		path:  mautrix.ClientURLPath{"v3", "rooms", roomID, "members"},
-		query: map[string]string{"not_membership": "leave"}, result: &resp,
-	})
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	switch {
-	case err != nil:
-		if r.loading == fetch {
-			r.loading = nil
-		}
-		return nil, err
-	case d.rooms[roomID] == r && r.members != nil: // somebody else was quicker
-	case d.rooms[roomID] != r || r.loading != fetch: // what was fetched may be too old
-		return nil, errRoomChanged
-	default:
-		r.members = make(map[id.UserID]string, len(resp.Chunk))
-		for _, ev := range resp.Chunk {
-			r.members[ev.StateKey] = ev.Content.Membership
-		}
-		maps.Copy(r.members, fetch.late)
-		r.loading = nil
-	}
-	return maps.Clone(r.members), nil
 }
 
 // visibility gives the room's history visibility, asked for if it is not known.

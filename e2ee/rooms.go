@@ -31,32 +31,13 @@ type room struct {
 	visibility string // empty: not known
 	// members are all users with a membership other than leave; nil: not loaded.
 	members map[id.UserID]string
+	// accepted are membership changes of this client that the homeserver has answered with
+	// 200 and not told of otherwise.
+	accepted map[id.UserID]accepted
 	// loading is the fetch of the members that is under way.
 	loading *memberFetch
 	// narrowed counts what may have made the room's recipients fewer.
 	narrowed int
-}
-
-// memberFetch collects the changes of a room's members that arrive while they are fetched.
-type memberFetch struct{ late map[id.UserID]string }
-
-// note takes a membership.
-func (r *room) note(user id.UserID, membership string) {
-	if membership == "ban" {
-		membership = "leave"
-	}
-	if r.members != nil {
-		r.members[user] = membership
-	}
-	if r.loading != nil {
-		r.loading.late[user] = membership
-	}
-}
-
-// forgetMembers has the members fetched again; what is on its way now may be too old.
-func (r *room) forgetMembers() {
-	r.members, r.loading = nil, nil
-	r.narrowed++
 }
 
 // roomState gives the room's entry, made on first use. The caller holds d.mu.

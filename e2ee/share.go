@@ -155,14 +155,7 @@ func (d *Device) letSpread(ctx context.Context) error {
 	if wait <= 0 {
 		return nil
 	}
-	timer := time.NewTimer(min(wait, d.eng.opts.Spread))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return waitFor(ctx, min(wait, d.eng.opts.Spread))
 }
 
 // unshared gives the devices that still lack the live session's key and those that

@@ -3,6 +3,7 @@ package e2ee
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // turns lets one caller at a time work under a key, in no particular order, and lets
@@ -45,5 +46,17 @@ func (t *turns[K]) leave(key K, mine *turn) {
 	defer t.mu.Unlock()
 	if mine.holders--; mine.holders == 0 {
 		delete(t.taken, key)
+	}
+}
+
+// waitFor waits, unless ctx ends before.
+func waitFor(ctx context.Context, long time.Duration) error {
+	timer := time.NewTimer(long)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }

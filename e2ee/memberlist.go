@@ -1,0 +1,200 @@
+package e2ee
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"time"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+)
+
+// The list of a room's members, as GET /rooms/{roomId}/members gives it. Homeservers write
+// in one part and read in another, which may lag: Dendrite's list misses the creator of a
+// room for some time after createRoom was answered. A list that contradicts what the
+// homeserver has just accepted is asked for again: believing it would leave out somebody
+// who was invited, or give the key to somebody who was removed.
+
+// memberFetch collects the changes of a room's members that arrive while they are fetched.
+type memberFetch struct{ late map[id.UserID]string }
+
+// accepted is a membership change that the homeserver has accepted from the client.
+type accepted struct {
+	membership string
+	at         time.Time
+}
+
+const (
+	// maxAccepted bounds the changes that are remembered of one room.
+	maxAccepted = 1000
+	// arrivalCounts is how long a list must show who was invited or joined. Afterwards
+	// they may well have declined.
+	arrivalCounts = 10 * time.Second
+	// departureCounts is how long a list must not show who was removed or left. Afterwards
+	// they may be back, which a gap in the syncs can hide.
+	departureCounts = time.Minute
+	// maxListings bounds how often a list that is too old is asked for again, and
+	// minPause and maxPause are the waits in between, 4.5 s in all.
+	maxListings = 9
+	minPause    = 50 * time.Millisecond
+	maxPause    = time.Second
+)
+
+// errOutdatedList says that the homeserver's list of members is older than what it accepted.
+var errOutdatedList = errors.New("the homeserver's list of the room's members is out of date")
+
+// note takes a membership.
+func (r *room) note(user id.UserID, membership string) {
+	if membership == "ban" {
+		membership = "leave"
+	}
+	if r.members != nil {
+		r.members[user] = membership
+	}
+	if r.loading != nil {
+		r.loading.late[user] = membership
+	}
+}
+
+// accept remembers a change that the homeserver has accepted.
+func (r *room) accept(user id.UserID, membership string, now time.Time) {
+	if len(r.accepted) >= maxAccepted {
+		maps.DeleteFunc(r.accepted, func(_ id.UserID, a accepted) bool { return !a.counts(now) })
+	}
+	if len(r.accepted) >= maxAccepted {
+		return
+	}
+	if r.accepted == nil {
+		r.accepted = make(map[id.UserID]accepted)
+	}
+	r.accepted[user] = accepted{membership, now}
+}
+
+func (a accepted) counts(now time.Time) bool {
+	if present(a.membership) {
+		return now.Sub(a.at) < arrivalCounts
+	}
+	return now.Sub(a.at) < departureCounts
+}
+
+// present reports whether a membership may make somebody a recipient.
+func present(membership string) bool { return membership == "join" || membership == "invite" }
+
+// contradicted reports whether a list is older than a change that was accepted. arrivals
+// and departures say which kind of change is missing from it.
+func (r *room) contradicted(list map[id.UserID]string, now time.Time) (arrivals, departures bool) {
+	for user, a := range r.accepted {
+		if !a.counts(now) {
+			continue
+		}
+		switch is := list[user]; {
+		case present(a.membership) && !present(is), a.membership == "join" && is != "join":
+			arrivals = true
+		case !present(a.membership) && present(is):
+			departures = true
+		}
+	}
+	return arrivals, departures
+}
+
+// forgetMembers has the members fetched again; what is on its way now may be too old.
+func (r *room) forgetMembers() {
+	r.members, r.loading = nil, nil
+	r.narrowed++
+}
+
+// memberships gives a copy of the room's membership list, fetched if it is not known. The
+// own user has joined by it, and nobody whom this client has just removed is in it.
+func (d *Device) memberships(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
+	pause := minPause
+	for listing := 1; ; listing++ {
+		members, err := d.listMembers(ctx, roomID, listing == maxListings)
+		if !errors.Is(err, errOutdatedList) || listing == maxListings {
+			return members, err
+		}
+		if err := waitFor(ctx, pause); err != nil {
+			return nil, err
+		}
+		pause = min(2*pause, maxPause)
+	}
+}
+
+// listMembers is memberships with one request at most. A list that is out of date is an
+// error; last takes one that only misses arrivals, since invites may fail silently.
+func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (map[id.UserID]string, error) {
+	d.mu.Lock()
+	r, err := d.roomState(ctx, roomID)
+	if err != nil {
+		d.mu.Unlock()
+		return nil, err
+	}
+	if r.members != nil {
+		defer d.mu.Unlock()
+		return maps.Clone(r.members), nil
+	}
+	if r.loading == nil {
+		r.loading = &memberFetch{late: make(map[id.UserID]string)}
+	}
+	fetch := r.loading // of the first of those who fetch at the same time
+	d.mu.Unlock()
+
+	members, err := d.fetchMembers(ctx, roomID)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err == nil && r.loading == fetch {
+		maps.Copy(members, fetch.late)
+		err = r.checkList(members, d.acct.user, d.eng.now(), last)
+	}
+	switch {
+	case err != nil:
+		if r.loading == fetch {
+			r.loading = nil
+		}
+		return nil, err
+	case d.rooms[roomID] == r && r.members != nil: // somebody else was quicker
+	case d.rooms[roomID] != r || r.loading != fetch: // what was fetched may be too old
+		return nil, errRoomChanged
+	default:
+		r.members, r.loading = members, nil
+	}
+	return maps.Clone(r.members), nil
+}
+
+// checkList refuses a list that is out of date.
+func (r *room) checkList(list map[id.UserID]string, own id.UserID, now time.Time, last bool) error {
+	if list[own] != "join" {
+		return errOutdatedList // who may ask for it is in the room
+	}
+	arrivals, departures := r.contradicted(list, now)
+	if departures || (arrivals && !last) {
+		return errOutdatedList
+	}
+	return nil
+}
+
+// fetchMembers asks the homeserver for a room's members.
+func (d *Device) fetchMembers(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
+	var resp struct {
+		Chunk []struct {
+			StateKey id.UserID `json:"state_key"`
+			Content  struct {
+				Membership string `json:"membership"`
+			} `json:"content"`
+		} `json:"chunk"`
+	}
+	err := d.call(ctx, request{
+		op: "read the room's members", method: http.MethodGet,
+		path:  mautrix.ClientURLPath{"v3", "rooms", roomID, "members"},
+		query: map[string]string{"not_membership": "leave"}, result: &resp,
+	})
+	if err != nil {
+		return nil, err
+	}
+	members := make(map[id.UserID]string, len(resp.Chunk))
+	for _, ev := range resp.Chunk {
+		members[ev.StateKey] = ev.Content.Membership
+	}
+	return members, nil
+}
