@@ -177,9 +177,13 @@ func New(opts Options) (*Engine, error) {
 	}, nil
 }
 
-// Start begins to work. What was sent to the devices while the proxy was down is fetched
-// device by device, after Start has returned; a device that is used meanwhile does not wait.
-func (e *Engine) Start(context.Context) error {
+// Start begins to work. What was held back under other rules than those of now is judged
+// again. What was sent to the devices while the proxy was down is fetched device by device,
+// after Start has returned; a device that is used meanwhile does not wait.
+func (e *Engine) Start(ctx context.Context) error {
+	if err := e.store.HeldBackUnder(ctx, e.opts.Policy().ReceiveRules()); err != nil {
+		return err
+	}
 	for range e.opts.Workers {
 		e.wg.Go(e.worker)
 	}

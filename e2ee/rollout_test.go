@@ -116,3 +116,32 @@ func TestPolicyOff(t *testing.T) {
 		wantCount(t, *reg, "e2ee_proxy_policy_received_events_total", name, 0)
 	}
 }
+
+// Somebody enforces the policy too early and goes back to "warn": what was held back
+// meanwhile is shown, as it would have been.
+func TestBackToWarn(t *testing.T) {
+	t.Parallel()
+	mode := trustcache.ModeEnforce
+	st := newStage(t, func(o *e2ee.Options) {
+		now := trustcache.Policy{Receive: mode}
+		o.Policy = func() trustcache.Policy { return now }
+	})
+	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
+	odd := newPuppet(t, st.hs, "bob", "ODD")
+	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
+	st.send(room, "now bob is known")
+	said := odd.newMegolm(room)
+	said.share(st.target())
+	event := said.say("too early")
+	if code := st.wantHidden(event, "too early"); code != "UnsignedDevice" {
+		t.Error(code)
+	}
+	st.again()
+	st.wantHidden(event, "too early")
+	mode = trustcache.ModeWarn
+	st.again()
+	st.awaitText(event, "too early")
+	if trust := trustOf(st.shown[event]); trust["code"] != "UnsignedDevice" {
+		t.Errorf("shown as %v", trust)
+	}
+}

@@ -15,8 +15,9 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// Table meta has one row: the ID of the database, and its root secret sealed with a master
-// key. Opening the root secret is the check that the master key is the right one.
+// Table meta has one row: the ID of the database, its root secret sealed with a master key,
+// and a hash of the rules under which events were last held back. Opening the root secret is
+// the check that the master key is the right one.
 
 const rootSize = 32
 

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/hex"
 	"fmt"
 	"time"
 
@@ -31,7 +32,11 @@ const (
 		WHERE account = $1 AND device = $2 AND ready = 1 AND delivered_at <> '' ORDER BY received_at, event_id LIMIT $3`
 	selectWaiting = `SELECT DISTINCT room_id, session_id FROM pending_events
 		WHERE account = $1 AND device = $2 AND ready = 0 AND from_user = '' LIMIT $3`
-	countPending = "SELECT COUNT(*) FROM pending_events WHERE account = $1 AND device = $2"
+	// Of all accounts; only if meta says that they were held back under other rules.
+	releaseHeldBack = `UPDATE pending_events SET ready = 1 WHERE from_user <> '' AND ready = 0
+		AND EXISTS (SELECT 1 FROM meta WHERE receive_rules <> $1)`
+	setReceiveRules = "UPDATE meta SET receive_rules = $1"
+	countPending    = "SELECT COUNT(*) FROM pending_events WHERE account = $1 AND device = $2"
 	trimPending  = `DELETE FROM pending_events WHERE account = $1 AND device = $2 AND event_id IN
 		(SELECT event_id FROM pending_events WHERE account = $1 AND device = $2 ORDER BY received_at LIMIT $3)`
 	prunePending = `DELETE FROM pending_events WHERE (account, device, event_id) IN
@@ -98,6 +103,24 @@ func (db *DB) readPending(ctx context.Context, query string, acct *Account, devi
 		return nil, fmt.Errorf("read pending events: %w", err)
 	}
 	return all, nil
+}
+
+// HeldBackUnder says under which rules events are held back from now on. If they were others
+// before, all events that are held back, of every account, are ready to be judged again.
+func (db *DB) HeldBackUnder(ctx context.Context, rules string) error {
+	sum := db.Hash("receive rules", []byte(rules)) // they may name users
+	err := db.writer.run(ctx, func(ctx context.Context, t *tx) error {
+		now := hex.EncodeToString(sum[:])
+		if _, err := t.do(ctx, releaseHeldBack, now); err != nil {
+			return err
+		}
+		_, err := t.do(ctx, setReceiveRules, now)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("release events that were held back: %w", err)
+	}
+	return nil
 }
 
 // PendingSessions names up to limit sessions whose keys events of a device wait for.

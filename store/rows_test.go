@@ -138,6 +138,48 @@ func TestPendingAndInboxAreDelivered(t *testing.T) {
 	})
 }
 
+// TestRulesChange: what was held back under other rules is ready, once, for every account;
+// what waits for a key is not.
+func TestRulesChange(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, url string) {
+		db := open(t, options(t, url))
+		ctx := t.Context()
+		alices, a := device(t, db, alice, "A")
+		bobs, b := device(t, db, "@bob:hs", "B")
+		hold := func() {
+			for _, of := range []struct {
+				acct *Account
+				dev  int64
+			}{{alices, a.ID}, {bobs, b.ID}} {
+				save(t, db, of.acct, of.dev, &Changes{Pending: []PendingEvent{
+					{SessionRef: ref("!r", "m1"), EventID: "$held", From: "@carol:hs", Event: []byte("{}")},
+					{SessionRef: ref("!r", "m2"), EventID: "$keyless", Event: []byte("{}")},
+				}})
+			}
+		}
+		ready := func(when string, want ...id.EventID) {
+			t.Helper()
+			same(t, when+": alice's", eventIDs(must[[]PendingEvent](t)(db.Pending(ctx, alices, a.ID, 10))), append([]id.EventID{}, want...))
+			same(t, when+": bob's", eventIDs(must[[]PendingEvent](t)(db.Pending(ctx, bobs, b.ID, 10))), append([]id.EventID{}, want...))
+		}
+		under := func(rules string) {
+			if err := db.HeldBackUnder(ctx, rules); err != nil {
+				t.Fatal(err)
+			}
+		}
+		under("strict")
+		hold()
+		under("strict")
+		ready("the same rules")
+		under("lax")
+		ready("other rules", "$held")
+		hold()
+		under("lax")
+		ready("the same rules again")
+	})
+}
+
 // TestHeldBackEventsAreReleased: what was held back because of a user's device is ready,
 // for all devices of the account and no other, once more is known of that user.
 func TestHeldBackEventsAreReleased(t *testing.T) {

@@ -1,6 +1,12 @@
 package trustcache
 
-import "maunium.net/go/mautrix/id"
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+)
 
 // Mode is how a direction of the policy is applied. The zero value enforces.
 type Mode int
@@ -56,4 +62,11 @@ type Policy struct {
 	Withheld Withheld
 	// Bridges are the users whose devices may carry other users' messages (requirement 1.20).
 	Bridges map[id.UserID]bool
+}
+
+// ReceiveRules names what of the policy decides whether an event that was decrypted is held
+// back. Equal policies have equal names.
+func (p Policy) ReceiveRules() string {
+	bridges := slices.Sorted(maps.Keys(p.Bridges))
+	return fmt.Sprintf("receive %d, unproven %d, bridges %q", p.Receive, p.Unproven, bridges)
 }
