@@ -37,7 +37,7 @@ const (
 		AND EXISTS (SELECT 1 FROM meta WHERE receive_rules <> $1)`
 	setReceiveRules = "UPDATE meta SET receive_rules = $1"
 	countPending    = "SELECT COUNT(*) FROM pending_events WHERE account = $1 AND device = $2"
-	trimPending  = `DELETE FROM pending_events WHERE account = $1 AND device = $2 AND event_id IN
+	trimPending     = `DELETE FROM pending_events WHERE account = $1 AND device = $2 AND event_id IN
 		(SELECT event_id FROM pending_events WHERE account = $1 AND device = $2 ORDER BY received_at LIMIT $3)`
 	prunePending = `DELETE FROM pending_events WHERE (account, device, event_id) IN
 		(SELECT account, device, event_id FROM pending_events WHERE received_at < $1 LIMIT 1000)`
