@@ -13,6 +13,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"e2ee-proxy/internal/testproc"
 )
 
 // requestDeadline bounds one request of the harness's own.
@@ -136,11 +138,15 @@ type Event struct {
 	Raw json.RawMessage `json:"-"`
 }
 
-// Event reads one event back.
+// Event reads one event back, as soon as it is there: the part of Dendrite that reads lags
+// behind the one that writes.
 func (c Client) Event(ctx context.Context, room, event string) (Event, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestDeadline)
+	defer cancel()
 	var raw json.RawMessage
 	path := "/_matrix/client/v3/rooms/" + url.PathEscape(room) + "/event/" + url.PathEscape(event)
-	if err := c.Call(ctx, http.MethodGet, path, nil, &raw); err != nil {
+	err := testproc.Await(ctx, func(ctx context.Context) error { return c.Call(ctx, http.MethodGet, path, nil, &raw) })
+	if err != nil {
 		return Event{}, err
 	}
 	return parseEvent(raw)

@@ -232,7 +232,7 @@ func (c *curl) sendRefused(code, room, txn, body string) refusal {
 // sendAgain repeats what was refused, as a client does.
 func (c *curl) sendAgain(room, txn, body string) string {
 	c.t.Helper()
-	return c.put(roomPath(room, "send/m.room.message/%s", txn), text(body))
+	return c.sendAs(room, "m.room.message", txn, text(body))
 }
 
 // known is the answer to GET users/{userId}.

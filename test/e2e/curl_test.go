@@ -39,6 +39,7 @@ type curl struct {
 	since    string
 	txn      int
 	rooms    map[string]string         // room → membership
+	last     map[string]string         // room → the last event that was sent there
 	timeline map[string][]tesths.Event // by room
 	warned   []warning                 // those of the latest sync
 }
@@ -48,7 +49,7 @@ func newCurl(t *testing.T, baseURL string, a tesths.Account) *curl {
 	all := &tape{}
 	return &curl{
 		t: t, http: tesths.Client{URL: baseURL, Token: a.AccessToken, Transport: all}, account: a,
-		tape: all, rooms: map[string]string{}, timeline: map[string][]tesths.Event{},
+		tape: all, rooms: map[string]string{}, last: map[string]string{}, timeline: map[string][]tesths.Event{},
 	}
 }
 
@@ -186,7 +187,14 @@ func (c *curl) nextTxn() string {
 
 func (c *curl) send(room, eventType string, content map[string]any) string {
 	c.t.Helper()
-	return c.put(roomPath(room, "send/%s/%s", eventType, c.nextTxn()), content)
+	return c.sendAs(room, eventType, c.nextTxn(), content)
+}
+
+// sendAs sends with a transaction ID.
+func (c *curl) sendAs(room, eventType, txn string, content map[string]any) string {
+	c.t.Helper()
+	c.last[room] = c.put(roomPath(room, "send/%s/%s", eventType, txn), content)
+	return c.last[room]
 }
 
 func text(body string) map[string]any { return map[string]any{"msgtype": "m.text", "body": body} }

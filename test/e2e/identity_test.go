@@ -26,10 +26,16 @@ func peerOf(t *testing.T, hs *tesths.Homeserver, host *testpeer.Host, name strin
 	return host.Element(t, testpeer.Options{URL: hs.URL, User: a.UserID, Password: a.Password, Setup: testpeer.Bootstrap}), a
 }
 
-// sentEvents gives the IDs of what a user's devices have sent into a room, as the
-// homeserver has it.
-func sentEvents(t *testing.T, hs *tesths.Homeserver, a tesths.Account, room string) []string {
+// sentEvents gives the IDs of what the devices of a client's user have sent into a room, as
+// the homeserver has it once it shows the last event that the client sent.
+func sentEvents(t *testing.T, hs *tesths.Homeserver, c *curl, room string) []string {
 	t.Helper()
+	a := c.account
+	if last := c.last[room]; last != "" {
+		if _, err := hs.Client().As(a).Event(t.Context(), room, last); err != nil {
+			t.Fatal(err)
+		}
+	}
 	events, err := hs.Client().As(a).Messages(t.Context(), room)
 	if err != nil {
 		t.Fatal(err)
@@ -47,7 +53,7 @@ func sentEvents(t *testing.T, hs *tesths.Homeserver, a tesths.Account, room stri
 // a person, and nothing of it reaches the homeserver.
 func wantBlocked(t *testing.T, hs *tesths.Homeserver, bob *curl, room, txn, body string, peer string) refusal {
 	t.Helper()
-	before := sentEvents(t, hs, bob.account, room)
+	before := sentEvents(t, hs, bob, room)
 	r := bob.sendRefused(identityChanged, room, txn, body)
 	if diff := cmp.Diff([]string{peer}, r.Users); diff != "" {
 		t.Errorf("users (-want +got):\n%s", diff)
@@ -57,7 +63,7 @@ func wantBlocked(t *testing.T, hs *tesths.Homeserver, bob *curl, room, txn, body
 			t.Errorf("the refusal does not say %q: %q", part, r.Text)
 		}
 	}
-	if after := sentEvents(t, hs, bob.account, room); !slices.Equal(before, after) {
+	if after := sentEvents(t, hs, bob, room); !slices.Equal(before, after) {
 		t.Errorf("the homeserver has %v, had %v", after, before)
 	}
 	return r
@@ -267,12 +273,12 @@ func TestOwnIdentityIsReset(t *testing.T) {
 			t.Errorf("status is %+v", s.Identity)
 		}
 		bob.wantRefused(http.StatusNotFound, "M_NOT_FOUND", http.MethodGet, control+"recovery_key", nil)
-		sent := sentEvents(t, hs, b, room)
+		sent := sentEvents(t, hs, bob, room)
 		r := bob.sendRefused(deviceNotSigned, room, "held", "held up")
 		if !strings.Contains(r.Text, "POST /_e2ee_proxy/v1/recover") {
 			t.Errorf("the refusal does not say what to do: %q", r.Text)
 		}
-		if now := sentEvents(t, hs, b, room); !slices.Equal(sent, now) {
+		if now := sentEvents(t, hs, bob, room); !slices.Equal(sent, now) {
 			t.Errorf("the homeserver has %v, had %v", now, sent)
 		}
 
