@@ -67,14 +67,21 @@ func TestHomeserverEndsTheSession(t *testing.T) {
 			if !test.again {
 				session = hs.Login("bob", "BOB")
 			}
-			back := r.device(session)
-			ready(t, back)
+			var back *e2ee.Device
+			await(t, "the device comes back", func() bool {
+				back = r.device(session) // each request of a client brings the token again
+				s, err := back.Status(t.Context())
+				return err == nil && inOrder(s)
+			})
 			if got := status(t, back).Keys; (got == keys) != test.keeps {
 				t.Errorf("it comes back with %+v, had %+v", got, keys)
 			}
 			before := len(hs.Requests(liar.Is(http.MethodGet, "/sync$")))
 			hs.SendToDevice(session.UserID, session.DeviceID, "@x:y", "m.dummy", map[string]any{})
-			await(t, "the proxy syncs again", func() bool { return len(hs.Requests(liar.Is(http.MethodGet, "/sync$"))) > before })
+			await(t, "the proxy syncs again", func() bool {
+				back = r.device(session)
+				return len(hs.Requests(liar.Is(http.MethodGet, "/sync$"))) > before
+			})
 			if back.Mode() != e2ee.ModeProxied {
 				t.Errorf("mode %v", back.Mode())
 			}
