@@ -124,10 +124,13 @@ func TestDrain(t *testing.T) {
 		t.Fatalf("Serve left requests behind: %v", err)
 	default:
 	}
-	if conn, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
-		_ = conn.Close()
-		t.Error("new connections are taken")
-	}
+	eventually(t, "new connections are not taken any more", func() bool {
+		conn, err := net.DialTimeout("tcp", addr, time.Second)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err != nil
+	})
 	close(finish)
 	if status, body, _ := read(t, send); status != 200 || body != `{"event_id":"$e"}` {
 		t.Errorf("the send: %d %s", status, body)
