@@ -42,11 +42,11 @@ func BenchmarkNginx(b *testing.B) {
 		b.Skip("there is no nginx here")
 	}
 	b.Run("reference=nginx", func(b *testing.B) {
-		port, err := testproc.FreePort()
+		ports, err := testproc.FreePorts(1)
 		if err != nil {
 			b.Fatal(err)
 		}
-		dir, address := b.TempDir(), fmt.Sprintf("127.0.0.1:%d", port)
+		dir, address := b.TempDir(), fmt.Sprintf("127.0.0.1:%d", ports[0])
 		config := filepath.Join(dir, "nginx.conf")
 		if err := os.WriteFile(config, fmt.Appendf(nil, nginxConfig, dir, quietUpstream(b).Host, address), 0o600); err != nil {
 			b.Fatal(err)

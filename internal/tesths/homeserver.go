@@ -83,10 +83,11 @@ func launch(t testproc.TB, kind string, configure func(port int) (func() *exec.C
 	const tries = 2
 	var last error
 	for range tries {
-		port, err := testproc.FreePort()
+		ports, err := testproc.FreePorts(1)
 		if err != nil {
 			return nil, err
 		}
+		port := ports[0]
 		command, err := configure(port)
 		if err != nil {
 			return nil, fmt.Errorf("configure %s: %w", kind, err)

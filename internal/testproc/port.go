@@ -1,28 +1,34 @@
 package testproc
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
 )
 
-// FreePort gives a loopback port that nobody listens on. It lies below the range
-// from which systems take the ports of outgoing connections, so that a program can be
-// restarted on it.
-func FreePort() (int, error) {
+// FreePorts gives n different loopback ports that nobody listens on. They lie below the
+// range from which systems take the ports of outgoing connections, so that a program can
+// be restarted on them.
+func FreePorts(n int) (ports []int, err error) {
 	const low, high, tries = 15000, 30000, 50
-	var last error
-	for range tries {
+	var held []net.Listener // until all are found, so that none is found twice
+	defer func() {
+		for _, l := range held {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	failed := 0
+	for len(ports) < n {
 		port := low + rand.IntN(high-low)
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			last = err
+		if err == nil {
+			ports, held = append(ports, port), append(held, l)
 			continue
 		}
-		if err := l.Close(); err != nil {
-			return 0, fmt.Errorf("find a free port: %w", err)
+		if failed++; failed == tries {
+			return nil, fmt.Errorf("find free ports: %w", err)
 		}
-		return port, nil
 	}
-	return 0, fmt.Errorf("find a free port: %w", last)
+	return ports, nil
 }

@@ -58,11 +58,9 @@ func Start(t testproc.TB, homeserver string, o Options) *Proxy {
 	if o.Data == "" {
 		o.Data = t.TempDir()
 	}
-	ports := [2]int{}
-	for i := range ports {
-		if ports[i], err = testproc.FreePort(); err != nil {
-			t.Fatalf("start the proxy: %v", err)
-		}
+	ports, err := testproc.FreePorts(2)
+	if err != nil {
+		t.Fatalf("start the proxy: %v", err)
 	}
 	p := &Proxy{
 		URL:    fmt.Sprintf("http://127.0.0.1:%d", ports[0]),
