@@ -40,9 +40,9 @@ func (d *Device) locateWarnings(ctx context.Context) error {
 		if len(wanted) == 0 {
 			break
 		}
-		members, err := d.listMembers(ctx, roomID, true)
+		members, err := d.listMembers(ctx, roomID, false)
 		if code := upstreamStatus(err); code == http.StatusForbidden || code == http.StatusNotFound || errors.Is(err, errOutdatedList) {
-			continue // not in that room any more
+			continue // not in that room any more, or not yet
 		}
 		if err != nil {
 			return err

@@ -27,14 +27,13 @@ type accepted struct {
 }
 
 const (
-	// maxAccepted bounds the changes that are remembered of one room.
-	maxAccepted = 1000
-	// arrivalCounts is how long a list must show who was invited or joined. Afterwards
-	// they may well have declined.
-	arrivalCounts = 10 * time.Second
-	// departureCounts is how long a list must not show who was removed or left. Afterwards
-	// they may be back, which a gap in the syncs can hide.
-	departureCounts = time.Minute
+	// maxArrivals bounds the invites and joins that are remembered of one room: one request
+	// can name many. A removal is always remembered.
+	maxArrivals = 1000
+	// acceptedCounts is how long what was accepted is held against what the homeserver says.
+	// Afterwards who was invited may well have declined, and who was removed may be back.
+	// Nothing that a sync shows ends it before: that may be older than the change.
+	acceptedCounts = 10 * time.Second
 	// maxListings bounds how often a list that is too old is asked for again, and
 	// minPause and maxPause are the waits in between, 4.5 s in all.
 	maxListings = 9
@@ -60,10 +59,11 @@ func (r *room) note(user id.UserID, membership string) {
 
 // accept remembers a change that the homeserver has accepted.
 func (r *room) accept(user id.UserID, membership string, now time.Time) {
-	if len(r.accepted) >= maxAccepted {
+	if len(r.accepted) >= maxArrivals {
 		maps.DeleteFunc(r.accepted, func(_ id.UserID, a accepted) bool { return !a.counts(now) })
 	}
-	if len(r.accepted) >= maxAccepted {
+	if present(membership) && len(r.accepted) >= maxArrivals {
+		delete(r.accepted, user) // what it says of the user is over in any case
 		return
 	}
 	if r.accepted == nil {
@@ -72,31 +72,22 @@ func (r *room) accept(user id.UserID, membership string, now time.Time) {
 	r.accepted[user] = accepted{membership, now}
 }
 
-func (a accepted) counts(now time.Time) bool {
-	if present(a.membership) {
-		return now.Sub(a.at) < arrivalCounts
-	}
-	return now.Sub(a.at) < departureCounts
-}
+func (a accepted) counts(now time.Time) bool { return now.Sub(a.at) < acceptedCounts }
 
 // present reports whether a membership may make somebody a recipient.
 func present(membership string) bool { return membership == "join" || membership == "invite" }
 
-// contradicted reports whether a list is older than a change that was accepted. arrivals
-// and departures say which kind of change is missing from it.
-func (r *room) contradicted(list map[id.UserID]string, now time.Time) (arrivals, departures bool) {
-	for user, a := range r.accepted {
-		if !a.counts(now) {
-			continue
-		}
-		switch is := list[user]; {
-		case present(a.membership) && !present(is), a.membership == "join" && is != "join":
-			arrivals = true
-		case !present(a.membership) && present(is):
-			departures = true
-		}
+// deniedBy reports whether a membership that the homeserver shows is older than the change.
+// arrival and departure say which kind of change it does not know of.
+func (a accepted) deniedBy(membership string, now time.Time) (arrival, departure bool) {
+	switch {
+	case !a.counts(now):
+		return false, false
+	case present(a.membership):
+		return !present(membership) || (a.membership == "join" && membership != "join"), false
+	default:
+		return false, present(membership)
 	}
-	return arrivals, departures
 }
 
 // forgetMembers has the members fetched again; what is on its way now may be too old.
@@ -167,9 +158,11 @@ func (r *room) checkList(list map[id.UserID]string, own id.UserID, now time.Time
 	if list[own] != "join" {
 		return errOutdatedList // who may ask for it is in the room
 	}
-	arrivals, departures := r.contradicted(list, now)
-	if departures || (arrivals && !last) {
-		return errOutdatedList
+	for user, a := range r.accepted {
+		arrival, departure := a.deniedBy(list[user], now)
+		if departure || (arrival && !last) {
+			return errOutdatedList
+		}
 	}
 	return nil
 }

@@ -24,9 +24,6 @@ func (d *Device) noteMember(ctx context.Context, roomID id.RoomID, user id.UserI
 	if d.acct.moved(roomID, user) {
 		d.kickLocked()
 	}
-	if said := r.accepted[user]; said.membership == membership {
-		delete(r.accepted, user) // now the homeserver tells it to everybody
-	}
 	departed := membership != "join" && (limited || membership != "invite")
 	if was := r.members[user]; departed && (r.members == nil || was == "join" || was == "invite") {
 		r.narrowed++
@@ -35,6 +32,11 @@ func (d *Device) noteMember(ctx context.Context, roomID id.RoomID, user id.UserI
 		d.discard(roomID, ch)
 	}
 	r.note(user, membership)
+	if said, ok := r.accepted[user]; ok {
+		if arrival, departure := said.deniedBy(membership, d.eng.now()); arrival || departure {
+			r.forgetMembers() // the event may be older than what the client did since
+		}
+	}
 	return nil
 }
 
@@ -73,16 +75,16 @@ func (d *Device) NoteMembership(ctx context.Context, roomID id.RoomID, user id.U
 	defer d.mu.Unlock()
 	ch := &store.Changes{}
 	d.news++
+	r, err := d.roomState(ctx, roomID)
+	if err != nil {
+		return err
+	}
+	r.accept(user, membership, d.eng.now())
 	if err := d.noteMember(ctx, roomID, user, membership, false, ch); err != nil {
 		return err
 	}
 	if user == d.acct.user && (membership == "join" || membership == "leave") {
-		if r := d.rooms[roomID]; r != nil {
-			r.forgetMembers() // what was known before we came or left says nothing now
-		}
-	}
-	if r := d.rooms[roomID]; r != nil {
-		r.accept(user, membership, d.eng.now())
+		r.forgetMembers() // what was known before we came or left says nothing now
 	}
 	if len(ch.DiscardOutbound) == 0 {
 		return nil

@@ -171,7 +171,7 @@ func CannotEncrypt(unsupported bool, err error) *Error {
 	}
 	return &Error{
 		Status: http.StatusServiceUnavailable, ErrCode: CodeCannotEncrypt, Err: err,
-		Text:   "It could not be determined whether this room is encrypted, so the message was not sent.",
+		Text:   "It could not be determined whether, or for whom, this message must be encrypted, so it was not sent.",
 		Hint:   "Try again in a moment.",
 		Header: retryAfter(5 * time.Second),
 	}
