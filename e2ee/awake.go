@@ -204,7 +204,7 @@ func (d *Device) idle() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	waits := len(d.wedged) + len(d.fetching.wanted)
-	return !d.looping && !d.awake && !d.olmDirty && d.mayPublish && waits == 0 && d.retryWait == 0 && d.askTimer == nil &&
+	return !d.looping && !d.awake && d.mayPublish && waits == 0 && d.retryWait == 0 && d.askTimer == nil &&
 		!d.restoring.running && !d.fetching.running && d.nextToken.IsZero()
 }
 
@@ -244,8 +244,24 @@ func (e *Engine) get(key deviceKey, claim bool) *Device {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	d := e.devices[key]
+	if d != nil && d.unsure.Load() {
+		delete(e.devices, key)
+		e.wg.Go(func() { e.letGo(d) })
+		return nil
+	}
 	if d != nil && claim {
 		d.claimed = true
 	}
 	return d
+}
+
+// letGo ends what a device that is no longer in use does, and forgets its room keys.
+func (e *Engine) letGo(d *Device) {
+	d.retire()
+	e.awake.Remove(d)
+	for _, k := range e.inbound.Keys() {
+		if k.device == d.rowID {
+			e.inbound.Remove(k)
+		}
+	}
 }

@@ -26,6 +26,8 @@ func (d *Device) Bootstrap(ctx context.Context, auth UserAuth) (secret.String, e
 	if d.mode != ModeProxied {
 		return secret.String{}, ErrNotProxied
 	}
+	ctx, cancel := d.working(ctx)
+	defer cancel()
 	if err := d.uploadNow(ctx); err != nil {
 		return secret.String{}, err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -38,7 +39,8 @@ type Device struct {
 	publishing chan struct{} // closed once keys may be published
 	opens      sync.Mutex    // held while a batch of events is decrypted and its indices are claimed
 
-	claimed bool // a client has it; guarded by the Engine
+	claimed bool        // a client has it; guarded by the Engine
+	unsure  atomic.Bool // see errReload
 
 	// mu guards everything below. It is never held while the homeserver is asked.
 	mu    sync.Mutex
@@ -47,7 +49,6 @@ type Device struct {
 	// nextToken replaces token when the homeserver refuses it, or when the client uses it.
 	nextToken secret.String
 	olm       *olmAccount
-	olmDirty  bool
 
 	mayPublish    bool // see publish.go
 	publishTimer  *time.Timer
@@ -251,14 +252,13 @@ func (d *Device) keepToken(ctx context.Context, token secret.String) error {
 	if d.token == token {
 		return nil
 	}
-	row := d.row
-	row.Token = token
-	if err := d.save(ctx, &store.Changes{Device: &row}); err != nil {
-		return fmt.Errorf("store access token: %w", err)
-	}
-	d.row, d.token, d.nextToken = row, token, secret.String{}
-	d.kickLocked()
-	return nil
+	s := d.begin()
+	s.row().Token = token
+	s.after(func() {
+		d.token, d.nextToken = token, secret.String{}
+		d.kickLocked()
+	})
+	return s.commit(ctx, "the access token")
 }
 
 // currentToken gives the token for the proxy's own requests.
@@ -266,11 +266,6 @@ func (d *Device) currentToken() secret.String {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.token
-}
-
-// save writes changes of this device.
-func (d *Device) save(ctx context.Context, ch *store.Changes) error {
-	return d.eng.store.Save(ctx, d.acct.row, d.rowID, ch)
 }
 
 // call sends a request in the device's name. A token that the homeserver no longer
@@ -285,19 +280,6 @@ func (d *Device) call(ctx context.Context, r request) error {
 
 // query gives the device's way to ask for keys.
 func (d *Device) query() keyQuery { return keyQuery{d.eng.hs, d.currentToken()} }
-
-// dropCaches forgets what memory says after a failed write, so that the next use
-// reads what is stored. The caller holds d.mu.
-func (d *Device) dropCaches(ctx context.Context) {
-	clear(d.outbound)
-	row, err := d.eng.store.Device(ctx, d.acct.row, d.id)
-	if err != nil {
-		return
-	}
-	if acc, err := loadOlmAccount(row.Olm); err == nil {
-		d.row, d.olm, d.olmDirty = row, acc, false
-	}
-}
 
 // kick asks for maintenance.
 func (d *Device) kick() {

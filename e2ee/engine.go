@@ -294,6 +294,8 @@ func (e *Engine) ForgetAll(ctx context.Context, user id.UserID, keep ...id.Devic
 // ForgetAccount discards everything of a user whose account was closed. Whoever gets the
 // user ID next must not find the keys of the one before (attack 51).
 func (e *Engine) ForgetAccount(ctx context.Context, user id.UserID) error {
+	ctx, cancel := onItsOwn(ctx, workFor)
+	defer cancel()
 	if err := e.ForgetAll(ctx, user); err != nil {
 		return err
 	}
@@ -318,6 +320,8 @@ func (e *Engine) ForgetAccount(ctx context.Context, user id.UserID) error {
 }
 
 func (e *Engine) forgetThose(ctx context.Context, user id.UserID, which func(id.DeviceID) bool) error {
+	ctx, cancel := onItsOwn(ctx, workFor)
+	defer cancel()
 	row, err := e.store.LookupAccount(ctx, user)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
@@ -358,13 +362,7 @@ func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Devic
 	delete(e.visited, key)
 	e.mu.Unlock()
 	if d != nil {
-		d.retire()
-		e.awake.Remove(d)
-	}
-	for _, k := range e.inbound.Keys() {
-		if k.device == dev.ID {
-			e.inbound.Remove(k)
-		}
+		e.letGo(d)
 	}
 	return e.deleteDevice(ctx, row, dev)
 }

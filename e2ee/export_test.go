@@ -32,15 +32,15 @@ func (d *Device) SendOlm(ctx context.Context, eventType string, content json.Raw
 		return err
 	}
 	d.mu.Lock()
-	sealed, _, sessions, err := d.olmEncryptAll(ctx, eventType, content, []*trustcache.Device{dev}, claimed)
+	s := d.begin()
+	sealed, _, err := s.olmEncryptAll(ctx, eventType, content, []*trustcache.Device{dev}, claimed)
 	if err != nil || len(sealed) == 0 {
 		d.mu.Unlock()
 		return errors.Join(err, errors.New("not encrypted"))
 	}
-	ch := &store.Changes{Outbox: outboxItems("m.room.encrypted", sealed, d.eng.now())}
-	sessions.collect(ch)
-	err = d.save(ctx, ch)
-	d.outboxPending = true
+	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, d.eng.now())
+	s.after(func() { d.outboxPending = true })
+	err = s.commit(ctx, "a message of a test")
 	d.mu.Unlock()
 	if err != nil {
 		return err

@@ -19,54 +19,43 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	overtaken := d.news != began
-	ch := &store.Changes{}
-	b, err := d.processToDevice(ctx, u.ToDevice, ch)
+	s := d.begin()
+	b, err := d.processToDevice(ctx, u.ToDevice, s)
 	if err != nil {
-		d.dropCaches(ctx)
 		return nil, err
 	}
-	committed := d.acct.tracker.Changed(ch, named(u.Changed))
-	departed := d.acct.tracker.Left(ch, named(u.Left))
-	d.noteCounts(u, overtaken)
 	// All of them, also those without changes: what is plain in an encrypted room must be
 	// recognised when the response is shown.
 	if err := d.loadRooms(ctx, u.Rooms); err != nil {
-		d.dropCaches(ctx)
 		return nil, err
 	}
 	for _, r := range u.Rooms {
 		// An initial sync begins where it ends: it has no gap in which somebody left.
 		r.Limited = r.Limited && u.Since != ""
-		if err := d.noteRoom(ctx, r, own, ch); err != nil {
-			d.dropCaches(ctx)
+		if err := d.noteRoom(ctx, r, own, s); err != nil {
 			return nil, err
 		}
 		if overtaken {
-			d.doubt(r, ch)
+			s.doubt(r)
 		}
 	}
 	if err := d.keepForClient(ctx, b, own); err != nil {
-		d.dropCaches(ctx)
 		return nil, err
 	}
-	if d.olmDirty {
-		d.row.Olm = d.olm.pickle()
-	}
+	row := s.row() // always: it tells whether the device is still there
 	if position, moves := nextPosition(u, own); moves {
-		d.row.SyncPosition = position
+		row.SyncPosition = position
 	}
-	row := d.row
-	ch.Device = &row
-	if err := d.save(ctx, ch); err != nil {
-		clear(d.rooms)
-		d.dropCaches(ctx)
-		return nil, fmt.Errorf("store the effects of a sync: %w", err)
+	s.after(d.acct.tracker.Changed(s.ch, named(u.Changed)))
+	s.after(d.acct.tracker.Left(s.ch, named(u.Left)))
+	s.after(func() {
+		d.noteCounts(u, overtaken)
+		d.news++
+		d.afterIngest(b, u)
+	})
+	if err := s.commit(ctx, "the effects of a sync"); err != nil {
+		return nil, err
 	}
-	d.olmDirty = false
-	d.news++
-	committed()
-	departed()
-	d.afterIngest(b, u)
 	return b, nil
 }
 
@@ -77,11 +66,11 @@ func (d *Device) newsNow() int {
 	return d.news
 }
 
-// doubt has the homeserver asked for what a response says of a room that was overtaken by
-// another, or by what the client did: it may be older than what was known already, and
-// name as a member somebody who has left. The caller holds d.mu.
-func (d *Device) doubt(u RoomUpdate, ch *store.Changes) {
-	r := d.rooms[u.RoomID]
+// doubt has the homeserver asked again for what an outdated response says of a room:
+// another response, or a change by the client, has overtaken it. It may name as a member
+// somebody who has left.
+func (s *step) doubt(u RoomUpdate) {
+	r := s.known(u.RoomID)
 	if r == nil {
 		return
 	}
@@ -90,10 +79,9 @@ func (d *Device) doubt(u RoomUpdate, ch *store.Changes) {
 		case typeMember:
 			r.forgetMembers()
 		case typeVisibility:
-			r.doubtVisibility(ch)
+			r.doubtVisibility()
 		}
 	}
-	dedupeRooms(ch)
 }
 
 // named leaves out users whose ID is too long to be one.
@@ -127,7 +115,7 @@ func (d *Device) noteCounts(u SyncUpdate, overtaken bool) {
 }
 
 // noteRoom takes what a sync says of a room, in order. The caller holds d.mu.
-func (d *Device) noteRoom(ctx context.Context, u RoomUpdate, own bool, ch *store.Changes) error {
+func (d *Device) noteRoom(ctx context.Context, u RoomUpdate, own bool, s *step) error {
 	if u.Section == SectionInvite || u.Section == SectionKnock || len(u.RoomID) > maxIDLength {
 		return nil // stripped state proves nothing (requirement 20.4)
 	}
@@ -136,15 +124,15 @@ func (d *Device) noteRoom(ctx context.Context, u RoomUpdate, own bool, ch *store
 		switch c.Type {
 		case typeEncryption:
 			if c.StateKey == "" {
-				err = d.noteEncryption(ctx, u.RoomID, c.Content, ch)
+				err = s.noteEncryption(ctx, u.RoomID, c.Content)
 			}
 		case typeVisibility:
 			if c.StateKey == "" {
-				err = d.noteVisibility(ctx, u.RoomID, visibilityOf(c.Content), ch)
+				err = s.noteVisibility(ctx, u.RoomID, visibilityOf(c.Content))
 			}
 		case typeMember:
-			err = d.noteMember(ctx, u.RoomID, id.UserID(c.StateKey), membershipOf(c.Content), u.Limited, ch)
-			if r := d.rooms[u.RoomID]; r != nil && id.UserID(c.StateKey) == d.acct.user && u.Section == SectionLeave {
+			err = s.noteMember(ctx, u.RoomID, id.UserID(c.StateKey), membershipOf(c.Content), u.Limited)
+			if r := s.known(u.RoomID); r != nil && id.UserID(c.StateKey) == d.acct.user && u.Section == SectionLeave {
 				r.forgetMembers()
 			}
 		}
@@ -152,34 +140,15 @@ func (d *Device) noteRoom(ctx context.Context, u RoomUpdate, own bool, ch *store
 			return err
 		}
 	}
-	if r := d.rooms[u.RoomID]; r != nil && u.Limited && !own {
+	if r := s.known(u.RoomID); r != nil && u.Limited && !own {
 		// A client that loads members lazily does not see who came and went in the gap: ask
 		// again, and rotate (requirement 9.4).
 		r.forgetMembers()
 		if r.encrypted {
-			d.discard(u.RoomID, ch)
+			s.discard(u.RoomID)
 		}
 	}
-	dedupeRooms(ch)
 	return nil
-}
-
-// dedupeRooms keeps the last row of each room: a batch is written in one statement.
-func dedupeRooms(ch *store.Changes) {
-	last := make(map[id.RoomID]int, len(ch.Rooms))
-	for i, r := range ch.Rooms {
-		last[r.RoomID] = i
-	}
-	if len(last) == len(ch.Rooms) {
-		return
-	}
-	kept := ch.Rooms[:0:0]
-	for i, r := range ch.Rooms {
-		if last[r.RoomID] == i {
-			kept = append(kept, r)
-		}
-	}
-	ch.Rooms = kept
 }
 
 func membershipOf(content json.RawMessage) string {
@@ -217,6 +186,9 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 	d.live.stored(d.eng.now())
 	for _, s := range b.ch.InboundSessions {
 		d.eng.inbound.Remove(inboundKey{d.rowID, s.SessionRef})
+	}
+	if b.requests != nil {
+		d.requests = *b.requests
 	}
 	if len(b.ch.InboundSessions) > 0 {
 		d.keySeq++

@@ -58,14 +58,13 @@ func (b *batch) keyRequested(ev *toDevice) {
 	same := func(r keyRequest) bool { return r.Device == req.Device && r.ID == req.RequestID }
 	switch req.Action {
 	case "request":
-		if req.Body.Algorithm == algorithmMegolm && len(d.requests.Keys) < maxKeyRequests && !slices.ContainsFunc(d.requests.Keys, same) {
+		if w := b.moving(); req.Body.Algorithm == algorithmMegolm && len(w.Keys) < maxKeyRequests && !slices.ContainsFunc(w.Keys, same) {
 			ref := store.SessionRef{RoomID: req.Body.RoomID, SessionID: req.Body.SessionID}
-			d.requests.Keys = append(d.requests.Keys, keyRequest{req.Device, req.RequestID, ref})
-			b.requestsMoved = true
+			w.Keys = append(w.Keys, keyRequest{req.Device, req.RequestID, ref})
 		}
 	case "request_cancellation":
-		d.requests.Keys = slices.DeleteFunc(d.requests.Keys, same)
-		b.requestsMoved = true
+		w := b.moving()
+		w.Keys = slices.DeleteFunc(w.Keys, same)
 	}
 }
 
@@ -180,16 +179,16 @@ func (d *Device) forwardKey(ctx context.Context, dev *trustcache.Device, content
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	sealed, _, sessions, err := d.olmEncryptAll(ctx, "m.forwarded_room_key", content, to, claimed)
+	s := d.begin()
+	sealed, _, err := s.olmEncryptAll(ctx, "m.forwarded_room_key", content, to, claimed)
 	if err != nil || len(sealed) == 0 {
 		return err
 	}
-	ch := &store.Changes{Outbox: outboxItems("m.room.encrypted", sealed, d.eng.now())}
-	sessions.collect(ch)
-	if err := d.save(ctx, ch); err != nil {
-		return fmt.Errorf("store a room key that was asked for: %w", err)
+	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, d.eng.now())
+	s.after(func() { d.outboxPending = true })
+	if err := s.commit(ctx, "a room key that was asked for"); err != nil {
+		return err
 	}
-	d.outboxPending = true
 	d.eng.counts.forwards.WithLabelValues("sent").Inc()
 	return nil
 }

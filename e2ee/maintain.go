@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix"
-
-	"e2ee-proxy/store"
 )
 
 const (
@@ -102,22 +100,22 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 	})
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	s := d.begin()
 	switch {
 	case err == nil:
-		d.olm.markPublished(oneTime, fallback)
-		d.row.KeysUploaded, d.row.Restored = true, false
-		d.keyCount, d.keysWanted = resp.Counts[algorithmSigned], false
-		d.news++ // a sync that is under way may still tell of the supply before
+		s.account().markPublished(oneTime, fallback)
+		s.row().KeysUploaded, s.row().Restored = true, false
+		s.after(func() {
+			d.keyCount, d.keysWanted = resp.Counts[algorithmSigned], false
+			d.news++ // a sync that is under way may still tell of the supply before
+		})
 	case upstreamStatus(err) == http.StatusBadRequest && d.row.KeysUploaded:
-		d.olm.dropUnpublished()
-		d.keysWanted = true
+		s.account().dropUnpublished()
+		s.after(func() { d.keysWanted = true })
 	default:
 		return err
 	}
-	if saveErr := d.saveAccount(ctx); saveErr != nil {
-		return saveErr
-	}
-	return err
+	return errors.Join(err, s.commit(ctx, "the device's keys"))
 }
 
 // countKeys asks the homeserver how many one-time keys it holds, if a sync left that out.
@@ -161,11 +159,12 @@ func (d *Device) prepareUpload(ctx context.Context) (body map[string]any, oneTim
 	if d.mode != ModeProxied || d.olm == nil || !d.mayPublish {
 		return nil, nil, nil, nil
 	}
-	if err = d.makeKeys(); err != nil {
+	s := d.begin()
+	if err = s.makeKeys(); err != nil {
 		return nil, nil, nil, err
 	}
-	if d.olmDirty {
-		if err = d.saveAccount(ctx); err != nil {
+	if s.keys != nil {
+		if err = s.commit(ctx, "the device's keys"); err != nil {
 			return nil, nil, nil, err
 		}
 	}
@@ -196,53 +195,38 @@ func (d *Device) prepareUpload(ctx context.Context) (body map[string]any, oneTim
 }
 
 // makeKeys makes one-time and fallback keys as the homeserver's counts ask for
-// (requirements 3.3, 3.4). The caller holds d.mu.
-func (d *Device) makeKeys() error {
+// (requirements 3.3, 3.4).
+func (s *step) makeKeys() error {
+	d := s.d
 	pending := 0
 	for i := range d.olm.OTKeys {
 		if !d.olm.OTKeys[i].Published {
 			pending++
 		}
 	}
-	have := max(d.keyCount, 0) + pending
+	have, wanted := max(d.keyCount, 0)+pending, d.keysWanted || !d.row.KeysUploaded
 	if d.row.Restored && pending == 0 {
 		// The homeserver holds keys that this older database does not know. New ones get
 		// IDs that it cannot have.
-		d.olm.NextOneTimeKeyID += restoredKeyStep
-		have, d.keysWanted = 0, true
+		s.account().NextOneTimeKeyID += restoredKeyStep
+		have, wanted = 0, true
 	}
-	if (!d.row.KeysUploaded || d.keysWanted) && have < oneTimeKeysWanted {
-		if err := d.olm.GenOneTimeKeys(uint(oneTimeKeysWanted - have)); err != nil {
+	if wanted && have < oneTimeKeysWanted {
+		if err := s.account().GenOneTimeKeys(uint(oneTimeKeysWanted - have)); err != nil {
 			return fmt.Errorf("make one-time keys: %w", err)
 		}
-		d.olmDirty = true
 	}
-	if d.row.Restored {
-		d.newFallback, d.fallbackUsed = true, true
-	}
+	newFallback, fallbackUsed := d.newFallback || d.row.Restored, d.fallbackUsed || d.row.Restored
 	age := d.eng.now().Sub(d.row.FallbackChangedAt)
-	due := d.olm.NumFallbackKeys == 0 || (d.newFallback && d.olm.CurrentFallbackKey.Published && (d.fallbackUsed || age >= fallbackMinAge))
+	due := d.olm.NumFallbackKeys == 0 || (newFallback && d.olm.CurrentFallbackKey.Published && (fallbackUsed || age >= fallbackMinAge))
 	if due {
-		if err := d.olm.GenFallbackKey(); err != nil {
+		if err := s.account().GenFallbackKey(); err != nil {
 			return fmt.Errorf("make fallback key: %w", err)
 		}
-		d.row.FallbackChangedAt = d.eng.now()
-		d.newFallback, d.fallbackUsed, d.olmDirty = false, false, true
+		s.row().FallbackChangedAt = d.eng.now()
+		s.after(func() { d.newFallback, d.fallbackUsed = false, false })
 	} else if d.olm.NumFallbackKeys == 2 && age >= fallbackMinAge {
-		d.olm.ForgetOldFallbackKey() // requirement 3.5
-		d.olmDirty = true
+		s.account().ForgetOldFallbackKey() // requirement 3.5
 	}
-	return nil
-}
-
-// saveAccount stores the device's row and private keys. The caller holds d.mu.
-func (d *Device) saveAccount(ctx context.Context) error {
-	d.row.Olm = d.olm.pickle()
-	row := d.row
-	if err := d.save(ctx, &store.Changes{Device: &row}); err != nil {
-		d.dropCaches(ctx)
-		return fmt.Errorf("store device: %w", err)
-	}
-	d.olmDirty = false
 	return nil
 }

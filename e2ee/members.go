@@ -3,37 +3,35 @@ package e2ee
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"slices"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
-
-	"e2ee-proxy/store"
 )
 
 // noteMember takes a membership event. Whoever leaves may have the key: the session is
 // discarded (requirements 9.3, 9.4). In a limited sync every membership but join may
-// hide a departure. The caller holds d.mu.
-func (d *Device) noteMember(ctx context.Context, roomID id.RoomID, user id.UserID, membership string, limited bool, ch *store.Changes) error {
-	r, err := d.roomState(ctx, roomID)
+// hide a departure.
+func (s *step) noteMember(ctx context.Context, roomID id.RoomID, user id.UserID, membership string, limited bool) error {
+	r, err := s.room(ctx, roomID)
 	if err != nil {
 		return err
 	}
-	if d.acct.moved(roomID, user) {
-		d.kickLocked()
+	if s.d.acct.moved(roomID, user) {
+		s.after(s.d.kickLocked)
 	}
 	departed := membership != "join" && (limited || membership != "invite")
-	if was := r.members[user]; departed && (r.members == nil || was == "join" || was == "invite") {
+	was, listed := r.membership(user)
+	if departed && (!listed || present(was)) {
 		r.narrowed++
 	}
-	if departed && r.encrypted && d.mayHaveKey(r, roomID, user) {
-		d.discard(roomID, ch)
+	if departed && r.encrypted && s.d.mayHaveKey(roomID, user, !listed || present(was)) {
+		s.discard(roomID)
 	}
 	r.note(user, membership)
-	if said, ok := r.accepted[user]; ok {
-		if arrival, departure := said.deniedBy(membership, d.eng.now()); arrival || departure {
+	if said, ok := r.r.accepted[user]; ok {
+		if arrival, departure := said.deniedBy(membership, s.d.eng.now()); arrival || departure {
 			r.forgetMembers() // the event may be older than what the client did since
 		}
 	}
@@ -41,27 +39,23 @@ func (d *Device) noteMember(ctx context.Context, roomID id.RoomID, user id.UserI
 }
 
 // mayHaveKey reports whether the live session of a room was given to a user, as far
-// as memory tells; not knowing counts as yes.
-func (d *Device) mayHaveKey(r *room, roomID id.RoomID, user id.UserID) bool {
-	if out := d.outbound[roomID]; out != nil && out.gaveTo(user) {
-		return true
-	}
-	if r.members == nil {
-		return true
-	}
-	was := r.members[user]
-	return was == "join" || was == "invite"
+// as memory tells; listed says that the user is, or may be, a member.
+func (d *Device) mayHaveKey(roomID id.RoomID, user id.UserID, listed bool) bool {
+	out := d.outbound[roomID]
+	return listed || out != nil && out.gaveTo(user)
 }
 
-// discard marks the room's outbound session as not to be used again. The caller holds d.mu.
-func (d *Device) discard(roomID id.RoomID, ch *store.Changes) {
-	if out := d.outbound[roomID]; out != nil {
-		out.row.Discard = true
-	}
-	if slices.Contains(ch.DiscardOutbound, roomID) {
+// discard marks the room's outbound session as not to be used again.
+func (s *step) discard(roomID id.RoomID) {
+	if slices.Contains(s.ch.DiscardOutbound, roomID) {
 		return
 	}
-	ch.DiscardOutbound = append(ch.DiscardOutbound, roomID)
+	s.ch.DiscardOutbound = append(s.ch.DiscardOutbound, roomID)
+	s.after(func() {
+		if out := s.d.outbound[roomID]; out != nil {
+			out.row.Discard = true
+		}
+	})
 }
 
 // NoteMembership records a membership change that the homeserver has just accepted
@@ -71,26 +65,25 @@ func (d *Device) NoteMembership(ctx context.Context, roomID id.RoomID, user id.U
 		user = d.acct.user
 	}
 	d.PublishWithin(0)
+	ctx = context.WithoutCancel(ctx)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	ch := &store.Changes{}
 	d.news++
 	r, err := d.roomState(ctx, roomID)
 	if err != nil {
-		return err
+		return err // nothing is known of the room either: its members are asked for
 	}
 	r.accept(user, membership, d.eng.now())
-	if err := d.noteMember(ctx, roomID, user, membership, false, ch); err != nil {
+	s := d.begin()
+	if err := s.noteMember(ctx, roomID, user, membership, false); err != nil {
 		return err
 	}
 	if user == d.acct.user && (membership == "join" || membership == "leave") {
-		r.forgetMembers() // what was known before we came or left says nothing now
+		s.known(roomID).forgetMembers() // what was known before we came or left says nothing now
 	}
-	if len(ch.DiscardOutbound) == 0 {
-		return nil
-	}
-	if err := d.save(ctx, ch); err != nil {
-		return fmt.Errorf("store rotation: %w", err)
+	if err := s.commitRooms(ctx); err != nil {
+		r.forgetMembers() // it has happened all the same: the homeserver is asked who is there
+		return err
 	}
 	return nil
 }
@@ -166,12 +159,12 @@ func (d *Device) visibility(ctx context.Context, roomID id.RoomID) (string, erro
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if r.visibility == "" { // a sync that came meanwhile knows better
-		ch := &store.Changes{}
-		if err := d.noteVisibility(ctx, roomID, visibilityOf(content), ch); err != nil {
+		s := d.begin()
+		if err := s.noteVisibility(ctx, roomID, visibilityOf(content)); err != nil {
 			return "", err
 		}
-		if err := d.save(ctx, ch); err != nil {
-			return "", fmt.Errorf("store room: %w", err)
+		if err := s.commitRooms(ctx); err != nil {
+			return "", err
 		}
 	}
 	return r.visibility, nil

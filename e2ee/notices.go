@@ -12,8 +12,6 @@ import (
 	"strings"
 
 	"maunium.net/go/mautrix/id"
-
-	"e2ee-proxy/store"
 )
 
 // Notices are warnings as messages in the rooms that they are about, for people whose
@@ -141,14 +139,14 @@ func (d *Device) takeNotices(ctx context.Context, since, next string) (map[id.Ro
 	if !d.noticesMoved && maps.Equal(noticed, d.noticed) {
 		return out, nil
 	}
-	row := d.row
-	if row.Meta, err = json.Marshal(deviceMeta{Notices: noticed}); err != nil {
+	s := d.begin()
+	if s.row().Meta, err = json.Marshal(deviceMeta{Notices: noticed}); err != nil {
 		return nil, fmt.Errorf("encode notices: %w", err)
 	}
-	if err := d.save(ctx, &store.Changes{Device: &row}); err != nil {
-		return nil, fmt.Errorf("store notices: %w", err)
+	s.after(func() { d.noticed, d.noticesMoved = noticed, false })
+	if err := s.commit(ctx, "notices"); err != nil {
+		return nil, err
 	}
-	d.row, d.noticed, d.noticesMoved = row, noticed, false
 	return out, nil
 }
 

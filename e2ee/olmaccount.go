@@ -64,6 +64,13 @@ func loadOlmAccount(pickle secret.Bytes) (*olmAccount, error) {
 	return wrapOlmAccount(acc)
 }
 
+// clone gives a copy to be changed while this one stays as it is.
+func (a *olmAccount) clone() *olmAccount {
+	out := *a
+	out.OTKeys = slices.Clone(a.OTKeys)
+	return &out
+}
+
 func (a *olmAccount) pickle() secret.Bytes { return a.PickleLibOlm() }
 
 // signJSON signs an object as the spec's appendix says and adds the signature.

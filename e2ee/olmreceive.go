@@ -113,9 +113,9 @@ var (
 )
 
 // decryptOlm decrypts one message addressed to us and records what changed in
-// sessions, account and ch, none of which is kept when it fails (requirement 6.13).
+// sessions and the step, none of which is kept when it fails (requirement 6.13).
 // The caller holds d.mu.
-func (d *Device) decryptOlm(ev *olmEvent, sessions *olmSessions, seen map[[32]byte]bool, ch *store.Changes) ([]byte, error) {
+func (d *Device) decryptOlm(ev *olmEvent, sessions *olmSessions, seen map[[32]byte]bool, s *step) ([]byte, error) {
 	if ev.Algorithm != algorithmOlm {
 		return nil, fmt.Errorf("%w: algorithm", errNotForUs)
 	}
@@ -127,12 +127,12 @@ func (d *Device) decryptOlm(ev *olmEvent, sessions *olmSessions, seen map[[32]by
 	if seen[digest] {
 		return nil, errReplayed
 	}
-	plain, err := d.decryptWith(ev.SenderKey, msg.Type, msg.Body, sessions)
+	plain, err := d.decryptWith(ev.SenderKey, msg.Type, msg.Body, sessions, s)
 	if err != nil {
 		return nil, err
 	}
 	seen[digest] = true
-	ch.Seen = append(ch.Seen, store.SeenMessage{Digest: digest, At: d.eng.now()})
+	s.ch.Seen = append(s.ch.Seen, store.SeenMessage{Digest: digest, At: d.eng.now()})
 	return plain, nil
 }
 
@@ -153,7 +153,7 @@ func (d *Device) olmDigest(ev *olmEvent) [32]byte {
 }
 
 // decryptWith tries the sessions with the sender, then a new one (requirements 6.2, 6.3).
-func (d *Device) decryptWith(from id.Curve25519, kind int, body string, sessions *olmSessions) ([]byte, error) {
+func (d *Device) decryptWith(from id.Curve25519, kind int, body string, sessions *olmSessions, st *step) ([]byte, error) {
 	msgType := id.OlmMsgType(kind)
 	if msgType != id.OlmMsgTypePreKey && msgType != id.OlmMsgTypeMsg {
 		return nil, fmt.Errorf("%w: message type", errMalformed)
@@ -177,7 +177,7 @@ func (d *Device) decryptWith(from id.Curve25519, kind int, body string, sessions
 	if msgType != id.OlmMsgTypePreKey {
 		return nil, errNoSession
 	}
-	made, err := d.olm.newInbound(from, body)
+	made, err := st.reading().newInbound(from, body)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoSession, err)
 	}
@@ -185,11 +185,10 @@ func (d *Device) decryptWith(from id.Curve25519, kind int, body string, sessions
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoSession, err)
 	}
-	if d.olm.usedFallback(made.BobOneTimeKey) {
-		d.fallbackUsed = true
+	if st.reading().usedFallback(made.BobOneTimeKey) {
+		st.after(func() { d.fallbackUsed = true })
 	}
-	d.olm.removeOneTimeKey(made.BobOneTimeKey)
-	d.olmDirty = true
+	st.account().removeOneTimeKey(made.BobOneTimeKey)
 	sessions.add(from, made, now)
 	sessions.begun = append(sessions.begun, from)
 	return plain, nil

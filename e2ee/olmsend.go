@@ -120,14 +120,16 @@ func checkOneTimeKey(name string, raw json.RawMessage, dev *trustcache.Device) i
 
 // olmEncryptAll encrypts one content to many devices: with the session that received
 // last, or a new one made with a claimed key. Devices with neither are given back in
-// without. The caller holds d.mu and stores the sessions.
-func (d *Device) olmEncryptAll(ctx context.Context, eventType string, content json.RawMessage, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519) (sealed []message, without []*trustcache.Device, sessions *olmSessions, err error) {
+// without.
+func (s *step) olmEncryptAll(ctx context.Context, eventType string, content json.RawMessage, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519) (sealed []message, without []*trustcache.Device, err error) {
+	d := s.d
 	keys := make([]id.Curve25519, len(devices))
 	for i, dev := range devices {
 		keys[i] = dev.Curve25519
 	}
-	if sessions, err = d.loadOlmSessions(ctx, keys); err != nil {
-		return nil, nil, nil, err
+	sessions, err := d.loadOlmSessions(ctx, keys)
+	if err != nil {
+		return nil, nil, err
 	}
 	todo := make([]*sealing, 0, len(devices))
 	for _, dev := range devices {
@@ -150,13 +152,14 @@ func (d *Device) olmEncryptAll(ctx context.Context, eventType string, content js
 			continue
 		case w.made != nil:
 			sessions.add(w.dev.Curve25519, w.made, now)
-			delete(d.noKeys, store.DeviceRef{UserID: w.dev.UserID, DeviceID: w.dev.DeviceID})
+			s.after(func() { delete(d.noKeys, store.DeviceRef{UserID: w.dev.UserID, DeviceID: w.dev.DeviceID}) })
 		default:
 			sessions.dirty[w.old] = true
 		}
 		sealed = append(sealed, message{w.dev, w.content})
 	}
-	return sealed, without, sessions, nil
+	sessions.collect(s.ch)
+	return sealed, without, nil
 }
 
 // sealing is the encryption of one message for one device, with an old session or a

@@ -167,13 +167,15 @@ func (d *Device) liveSession(ctx context.Context, r *room, visibility string, wh
 	if err != nil {
 		return nil, err
 	}
-	ch := &store.Changes{OutboundSessions: []store.OutboundSession{made.row}, InboundSessions: []store.InboundSession{copyRow}}
-	if err := d.save(ctx, ch); err != nil {
-		d.dropCaches(ctx)
-		return nil, fmt.Errorf("store outbound session: %w", err)
+	s := d.begin()
+	s.ch.OutboundSessions, s.ch.InboundSessions = []store.OutboundSession{made.row}, []store.InboundSession{copyRow}
+	s.after(func() {
+		d.outbound[r.row.RoomID] = made
+		d.kickLocked() // its copy goes into the backup
+	})
+	if err := s.commit(ctx, "a new outbound session"); err != nil {
+		return nil, err
 	}
-	d.outbound[r.row.RoomID] = made
-	d.kickLocked() // its copy goes into the backup
 	return made, nil
 }
 

@@ -168,13 +168,9 @@ func (d *Device) NeedsFullState() bool {
 func (d *Device) GaveFullState(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	row := d.row
-	row.Meta = nil
-	if err := d.save(ctx, &store.Changes{Device: &row}); err != nil {
-		return fmt.Errorf("store device: %w", err)
-	}
-	d.row = row
-	return nil
+	s := d.begin()
+	s.row().Meta = nil
+	return s.commit(ctx, "what the client was given")
 }
 
 // Refreshed tells that the homeserver gave a device a new access token. Using it would

@@ -35,6 +35,8 @@ func (d *Device) Recover(ctx context.Context, with Recovery) error {
 	if d.mode != ModeProxied {
 		return ErrNotProxied
 	}
+	ctx, cancel := d.working(ctx)
+	defer cancel()
 	if err := d.uploadNow(ctx); err != nil {
 		return err
 	}

@@ -43,10 +43,11 @@ func (d *Device) readRequests(ctx context.Context) error {
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("load requests: %w", err)
 	}
-	if err == nil && json.Unmarshal(stored.Value.Reveal(), &d.requests) != nil {
-		d.requests = waitingRequests{} // who asked will ask again
+	var read waitingRequests
+	if err == nil && json.Unmarshal(stored.Value.Reveal(), &read) != nil {
+		read = waitingRequests{} // who asked will ask again
 	}
-	d.requestsRead = true
+	d.requests, d.requestsRead = read, true
 	return nil
 }
 
@@ -57,22 +58,34 @@ func (d *Device) waiting(ctx context.Context, count func(*waitingRequests) int) 
 	if err := d.readRequests(ctx); err != nil || count(&d.requests) == 0 {
 		return nil, err
 	}
-	return &waitingRequests{slices.Clone(d.requests.Secrets), slices.Clone(d.requests.Keys)}, nil
+	return d.requests.clone(), nil
 }
 
 // answered lets go of requests that were answered, or are of no use.
 func (d *Device) answered(ctx context.Context, drop func(*waitingRequests)) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	drop(&d.requests)
-	ch := &store.Changes{}
-	if err := d.requests.store(d, ch); err != nil {
+	rest := d.requests.clone()
+	drop(rest)
+	s := d.begin()
+	if err := rest.store(d, s.ch); err != nil {
 		return err
 	}
-	if err := d.save(ctx, ch); err != nil {
-		return fmt.Errorf("store what was answered: %w", err)
+	s.after(func() { d.requests = *rest })
+	return s.commit(ctx, "what was answered")
+}
+
+// clone gives a copy to be changed.
+func (w *waitingRequests) clone() *waitingRequests {
+	return &waitingRequests{slices.Clone(w.Secrets), slices.Clone(w.Keys)}
+}
+
+// moving gives the requests as the batch leaves them, to be changed.
+func (b *batch) moving() *waitingRequests {
+	if b.requests == nil {
+		b.requests = b.d.requests.clone()
 	}
-	return nil
+	return b.requests
 }
 
 // whoAsks gives the own user to answer requests by; one without devices that may be given

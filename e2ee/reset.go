@@ -42,6 +42,8 @@ func (d *Device) Reset(ctx context.Context, auth UserAuth) (secret.String, error
 	if d.mode != ModeProxied {
 		return secret.String{}, ErrNotProxied
 	}
+	ctx, cancel := d.working(ctx)
+	defer cancel()
 	if err := d.uploadNow(ctx); err != nil {
 		return secret.String{}, err
 	}

@@ -155,27 +155,21 @@ func (r *room) encryption() RoomEncryption {
 
 // NoteEncryption records the content of a room's m.room.encryption event in force.
 func (d *Device) NoteEncryption(ctx context.Context, roomID id.RoomID, content []byte) error {
+	ctx = context.WithoutCancel(ctx)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	ch := &store.Changes{}
-	if err := d.noteEncryption(ctx, roomID, content, ch); err != nil {
+	s := d.begin()
+	if err := s.noteEncryption(ctx, roomID, content); err != nil {
 		return err
 	}
-	if len(ch.Rooms) == 0 {
-		return nil
-	}
-	if err := d.save(ctx, ch); err != nil {
-		delete(d.rooms, roomID)
-		return fmt.Errorf("store room: %w", err)
-	}
-	return nil
+	return s.commitRooms(ctx)
 }
 
 // noteEncryption takes an encryption event's content. The algorithm of an encrypted
 // room never changes (requirement 0.8, attack A22); the rotation limits are those of
-// the event in force, clamped (attack A21). The caller holds d.mu.
-func (d *Device) noteEncryption(ctx context.Context, roomID id.RoomID, content json.RawMessage, ch *store.Changes) error {
-	r, err := d.roomState(ctx, roomID)
+// the event in force, clamped (attack A21).
+func (s *step) noteEncryption(ctx context.Context, roomID id.RoomID, content json.RawMessage) error {
+	r, err := s.room(ctx, roomID)
 	if err != nil {
 		return err
 	}
@@ -185,7 +179,7 @@ func (d *Device) noteEncryption(ctx context.Context, roomID id.RoomID, content j
 		if algorithm == "" {
 			algorithm = "unknown"
 		}
-		row.Algorithm, row.EncryptedSince = algorithm, d.eng.now()
+		row.Algorithm, row.EncryptedSince = algorithm, s.d.eng.now()
 	} else if algorithm != row.Algorithm {
 		return nil // an attempt to change or remove it changes nothing
 	}
@@ -193,8 +187,7 @@ func (d *Device) noteEncryption(ctx context.Context, roomID id.RoomID, content j
 	if r.encrypted && row == r.row {
 		return nil
 	}
-	r.row, r.encrypted = row, true
-	ch.Rooms = append(ch.Rooms, row)
+	r.row, r.encrypted, r.stored = row, true, true
 	return nil
 }
 
@@ -225,9 +218,9 @@ func parseEncryption(content json.RawMessage) (algorithm string, period time.Dur
 	return truncate(algorithm, maxIDLength), period, messages
 }
 
-// noteVisibility takes a history visibility. The caller holds d.mu.
-func (d *Device) noteVisibility(ctx context.Context, roomID id.RoomID, v string, ch *store.Changes) error {
-	r, err := d.roomState(ctx, roomID)
+// noteVisibility takes a history visibility.
+func (s *step) noteVisibility(ctx context.Context, roomID id.RoomID, v string) error {
+	r, err := s.room(ctx, roomID)
 	if err != nil {
 		return err
 	}
@@ -241,38 +234,35 @@ func (d *Device) noteVisibility(ctx context.Context, roomID id.RoomID, v string,
 	}
 	r.visibility = v
 	if r.row.HistoryVisibility != v && r.encrypted {
-		r.row.HistoryVisibility = v
-		ch.Rooms = append(ch.Rooms, r.row)
+		r.row.HistoryVisibility, r.stored = v, true
 	}
 	return nil
 }
 
 // NoteVisibility records a history visibility that the homeserver has just accepted from the client.
 func (d *Device) NoteVisibility(ctx context.Context, roomID id.RoomID, visibility string) error {
+	ctx = context.WithoutCancel(ctx)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	ch := &store.Changes{}
 	d.news++
-	if err := d.noteVisibility(ctx, roomID, visibility, ch); err != nil {
+	s := d.begin()
+	if err := s.noteVisibility(ctx, roomID, visibility); err != nil {
 		return err
 	}
-	if len(ch.Rooms) == 0 {
-		return nil
+	err := s.commitRooms(ctx)
+	if r := d.rooms[roomID]; err != nil && r != nil {
+		r.visibility = "" // the homeserver has it: it is asked
+		r.narrowed++
 	}
-	if err := d.save(ctx, ch); err != nil {
-		delete(d.rooms, roomID)
-		return fmt.Errorf("store room: %w", err)
-	}
-	return nil
+	return err
 }
 
-// doubtVisibility has the room's history visibility asked for again. The caller holds d.mu.
-func (r *room) doubtVisibility(ch *store.Changes) {
+// doubtVisibility has the room's history visibility asked for again.
+func (r *roomStep) doubtVisibility() {
 	r.visibility = ""
 	r.narrowed++
 	if r.row.HistoryVisibility != "" {
-		r.row.HistoryVisibility = ""
-		ch.Rooms = append(ch.Rooms, r.row)
+		r.row.HistoryVisibility, r.stored = "", true
 	}
 }
 

@@ -53,13 +53,12 @@ func (b *batch) secretRequested(ev *toDevice) {
 	same := func(r secretRequest) bool { return r.Device == req.Device && r.ID == req.RequestID }
 	switch req.Action {
 	case "request":
-		if !slices.ContainsFunc(d.requests.Secrets, same) && len(d.requests.Secrets) < maxRequests && sharedSecret(req.Name) {
-			d.requests.Secrets = append(d.requests.Secrets, secretRequest{req.Device, req.RequestID, req.Name})
-			b.requestsMoved = true
+		if w := b.moving(); !slices.ContainsFunc(w.Secrets, same) && len(w.Secrets) < maxRequests && sharedSecret(req.Name) {
+			w.Secrets = append(w.Secrets, secretRequest{req.Device, req.RequestID, req.Name})
 		}
 	case "request_cancellation":
-		d.requests.Secrets = slices.DeleteFunc(d.requests.Secrets, same)
-		b.requestsMoved = true
+		w := b.moving()
+		w.Secrets = slices.DeleteFunc(w.Secrets, same)
 	}
 }
 
@@ -149,16 +148,16 @@ func (d *Device) giveSecret(ctx context.Context, req secretRequest, dev *trustca
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	sealed, _, sessions, err := d.olmEncryptAll(ctx, "m.secret.send", content, to, claimed)
+	s := d.begin()
+	sealed, _, err := s.olmEncryptAll(ctx, "m.secret.send", content, to, claimed)
 	if err != nil || len(sealed) == 0 {
 		return err
 	}
-	ch := &store.Changes{Outbox: outboxItems("m.room.encrypted", sealed, d.eng.now())}
-	sessions.collect(ch)
-	if err := d.save(ctx, ch); err != nil {
-		return fmt.Errorf("store an answer: %w", err)
+	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, d.eng.now())
+	s.after(func() { d.outboxPending = true })
+	if err := s.commit(ctx, "an answer"); err != nil {
+		return err
 	}
-	d.outboxPending = true
 	d.eng.counts.secrets.WithLabelValues("sent").Inc()
 	d.eng.log.Info().Stringer("account", d.acct.user).Stringer("device", dev.DeviceID).Str("secret", req.Name).
 		Msg("A confirmed device of the user was given a secret")

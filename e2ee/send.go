@@ -111,9 +111,9 @@ func (d *Device) seal(ctx context.Context, ref store.TxnRef, out Outgoing, to *a
 	if session == nil || session.row.Discard || !d.current(out.RoomID, to) {
 		return Encrypted{}, errRoomChanged
 	}
-	cipher, err := session.sess.Encrypt(payload)
+	next := *session.sess
+	cipher, err := next.Encrypt(payload)
 	if err != nil {
-		delete(d.outbound, out.RoomID)
 		return Encrypted{}, fmt.Errorf("encrypt: %w", err)
 	}
 	content := make(object, 0, 4)
@@ -125,16 +125,15 @@ func (d *Device) seal(ctx context.Context, ref store.TxnRef, out Outgoing, to *a
 		content = append(content, member{"m.relates_to", relation})
 	}
 	sealed := content.encode()
-	session.row.Messages++
-	session.row.Pickle = session.sess.PickleLibOlm()
-	err = d.save(ctx, &store.Changes{
-		OutboundSessions: []store.OutboundSession{session.row},
-		Transactions:     []store.Transaction{{TxnRef: ref, Ciphertext: sealed, CreatedAt: d.eng.now()}},
-	})
-	if err != nil {
-		// Not stored, so not given out: the next use continues from what is stored.
-		d.dropCaches(ctx)
-		return Encrypted{}, fmt.Errorf("store the ratchet: %w", err)
+	row := session.row
+	row.Messages++
+	row.Pickle = next.PickleLibOlm()
+	s := d.begin()
+	s.ch.OutboundSessions = []store.OutboundSession{row}
+	s.ch.Transactions = []store.Transaction{{TxnRef: ref, Ciphertext: sealed, CreatedAt: d.eng.now()}}
+	s.after(func() { session.row, session.sess = row, &next })
+	if err := s.commit(ctx, "the ratchet"); err != nil {
+		return Encrypted{}, err // not given out, so that the index is free
 	}
 	return Encrypted{Content: sealed}, nil
 }

@@ -207,12 +207,11 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligi
 	if err != nil {
 		return err
 	}
-	sealed, without, sessions, err := d.olmEncryptAll(ctx, "m.room_key", key, missing, claimed)
+	s := d.begin()
+	sealed, without, err := s.olmEncryptAll(ctx, "m.room_key", key, missing, claimed)
 	if err != nil {
 		return err
 	}
-	ch := &store.Changes{}
-	sessions.collect(ch)
 	shares := make([]store.Share, 0, len(missing)+len(untold))
 	for _, m := range sealed {
 		shares = append(shares, store.Share{
@@ -223,21 +222,19 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligi
 	}
 	told, notes := d.withheldNotes(out, untold)
 	shares = append(shares, told...)
-	told, noOlm := d.noOlmNotes(out, without)
+	told, noOlm := s.noOlmNotes(out, without)
 	shares = append(shares, told...)
-	ch.Shares = shares
-	ch.Outbox = append(outboxItems("m.room.encrypted", sealed, d.eng.now()), outboxItems("m.room_key.withheld", append(notes, noOlm...), d.eng.now())...)
-	if err := d.save(ctx, ch); err != nil {
-		d.dropCaches(ctx)
-		return fmt.Errorf("store the shared room key: %w", err)
-	}
-	d.noteShares(who, shares)
-	for _, s := range shares {
-		ref := store.DeviceRef{UserID: s.UserID, DeviceID: s.DeviceID}
-		out.shares[ref], out.begun[ref] = s, d.begun[id.Curve25519(s.Curve25519)]
-	}
-	d.outboxPending = d.outboxPending || len(ch.Outbox) > 0
-	return nil
+	s.ch.Shares = shares
+	s.ch.Outbox = append(outboxItems("m.room.encrypted", sealed, d.eng.now()), outboxItems("m.room_key.withheld", append(notes, noOlm...), d.eng.now())...)
+	s.after(func() {
+		d.noteShares(who, shares)
+		for _, share := range shares {
+			ref := store.DeviceRef{UserID: share.UserID, DeviceID: share.DeviceID}
+			out.shares[ref], out.begun[ref] = share, d.begun[id.Curve25519(share.Curve25519)]
+		}
+		d.outboxPending = d.outboxPending || len(s.ch.Outbox) > 0
+	})
+	return s.commit(ctx, "the shared room key")
 }
 
 // roomKeyContent is the m.room_key content at the session's current index: a device
@@ -287,8 +284,8 @@ func (d *Device) withheldNotes(o *outbound, untold []withhold) (shares []store.S
 // noOlmNotes tells devices that had no one-time key, once until an Olm session exists
 // (requirement 10.2), and sets when to try them again: no device is skipped for the
 // whole life of a session.
-func (d *Device) noOlmNotes(o *outbound, without []*trustcache.Device) (shares []store.Share, notes []message) {
-	now := d.eng.now()
+func (s *step) noOlmNotes(o *outbound, without []*trustcache.Device) (shares []store.Share, notes []message) {
+	d, now := s.d, s.d.eng.now()
 	for _, dev := range without {
 		ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
 		again := d.noKeys[ref]
@@ -296,10 +293,12 @@ func (d *Device) noOlmNotes(o *outbound, without []*trustcache.Device) (shares [
 		again.at = now.Add(again.wait)
 		told := again.told
 		again.told = true
-		if len(d.noKeys) >= maxNoKeys {
-			clear(d.noKeys)
-		}
-		d.noKeys[ref] = again
+		s.after(func() {
+			if len(d.noKeys) >= maxNoKeys {
+				clear(d.noKeys)
+			}
+			d.noKeys[ref] = again
+		})
 		if told {
 			continue
 		}

@@ -51,9 +51,11 @@ func TestVisibilityThatIsNotStated(t *testing.T) {
 		`{}`: "shared", `{"history_visibility":7}`: "shared", `{"history_visibility":"public"}`: "shared", `[]`: "shared",
 	} {
 		d := &Device{rooms: map[id.RoomID]*room{"!r:x": {}}}
-		if err := d.noteVisibility(t.Context(), "!r:x", visibilityOf([]byte(content)), &store.Changes{}); err != nil {
+		s := d.begin()
+		if err := s.noteVisibility(t.Context(), "!r:x", visibilityOf([]byte(content))); err != nil {
 			t.Fatal(err)
 		}
+		s.takeOver()
 		if got := d.rooms["!r:x"].visibility; got != want {
 			t.Errorf("%s: %s, want %s", content, got, want)
 		}

@@ -173,11 +173,12 @@ func TestDepartureTable(t *testing.T) {
 				acct: &account{user: "@me:x"}, eng: &Engine{}, outbound: map[id.RoomID]*outbound{"!r:x": {}},
 				rooms: map[id.RoomID]*room{"!r:x": {encrypted: true, members: members}},
 			}
-			ch := &store.Changes{}
-			if err := d.noteMember(t.Context(), "!r:x", "@b:x", tc.is, limited, ch); err != nil {
+			s := d.begin()
+			if err := s.noteMember(t.Context(), "!r:x", "@b:x", tc.is, limited); err != nil {
 				t.Fatal(err)
 			}
-			if got := len(ch.DiscardOutbound) > 0; got != tc.want[i] || d.outbound["!r:x"].row.Discard != got {
+			s.takeOver()
+			if got := len(s.ch.DiscardOutbound) > 0; got != tc.want[i] || d.outbound["!r:x"].row.Discard != got {
 				t.Errorf("%q to %q, gap %v: discarded %v, want %v", tc.was, tc.is, limited, got, tc.want[i])
 			}
 		}

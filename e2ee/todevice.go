@@ -24,10 +24,11 @@ type toDevice struct {
 }
 
 // batch is the work on one sync response's to-device events. Everything it changes
-// is in ch, which is stored whole or not at all.
+// is in the step, which is stored whole or not at all.
 type batch struct {
 	d        *Device
-	ch       *store.Changes
+	step     *step
+	ch       *store.Changes // of the step
 	sessions *olmSessions
 	seen     map[[32]byte]bool
 	keys     []arrivedKey
@@ -41,8 +42,8 @@ type batch struct {
 	answered    []answeredAsk
 	unknown     []id.UserID // senders of keys of whom nothing is known
 	refused     int
-	// requestsMoved says that other requests of own devices wait than before.
-	requestsMoved bool
+	// requests are those of own devices that wait then; nil while they are as before.
+	requests *waitingRequests
 	// keysCancelled is called once all of this is stored.
 	keysCancelled func()
 }
@@ -57,8 +58,9 @@ type wedgedDevice struct {
 
 // processToDevice handles the events in order of arrival (requirement 5.3). The
 // caller holds d.mu. What cannot be read is counted, never fatal: anybody can send anything.
-func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, ch *store.Changes) (*batch, error) {
-	b := &batch{d: d, ch: ch, seen: make(map[[32]byte]bool), forwardedBy: make(map[store.SessionRef]id.DeviceID)}
+func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, s *step) (*batch, error) {
+	ch := s.ch
+	b := &batch{d: d, step: s, ch: ch, seen: make(map[[32]byte]bool), forwardedBy: make(map[store.SessionRef]id.DeviceID)}
 	parsed := make([]*toDevice, 0, len(events))
 	olms := make([]*olmEvent, 0, len(events))
 	var senders []id.Curve25519
@@ -93,8 +95,8 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 		b.one(ev, olms[i])
 	}
 	b.sessions.collect(ch)
-	if b.requestsMoved {
-		if err := d.requests.store(d, ch); err != nil {
+	if b.requests != nil {
+		if err := b.requests.store(d, ch); err != nil {
 			return nil, err
 		}
 	}
@@ -158,7 +160,7 @@ const verificationPrefix = "m.key.verification."
 
 // encrypted handles an Olm message.
 func (b *batch) encrypted(ev *toDevice, olm *olmEvent) {
-	plain, err := b.d.decryptOlm(olm, b.sessions, b.seen, b.ch)
+	plain, err := b.d.decryptOlm(olm, b.sessions, b.seen, b.step)
 	if err != nil {
 		if errors.Is(err, errNoSession) {
 			b.wedged = append(b.wedged, wedgedDevice{user: ev.Sender, key: olm.SenderKey})

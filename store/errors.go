@@ -28,6 +28,8 @@ var (
 	// was replaced after, the one to be saved. Its next index may have been used already,
 	// so nothing was written: drop what is in memory and read the session again.
 	ErrStale = errors.New("a newer state of the session is stored")
+	// ErrUnsure means that the database did not tell whether the changes were stored.
+	ErrUnsure = errors.New("it is not known whether the changes were stored")
 	// ErrTooLong means that an identifier is longer than [MaxID] bytes.
 	ErrTooLong = errors.New("identifier is too long to be stored")
 )

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -89,6 +90,9 @@ func (t *Tracker) marksOf(users []id.UserID) map[id.UserID]mark {
 	return out
 }
 
+// saveFor bounds one write.
+const saveFor = 10 * time.Second
+
 // work is one change of users' rows in the making.
 type work struct {
 	t        *Tracker
@@ -137,7 +141,10 @@ func (t *Tracker) changeRows(ctx context.Context, users []id.UserID, f func(*wor
 	if len(w.events) > 0 {
 		stored = t.opts.Observe(w.events, &w.ch)
 	}
-	if err := t.store.Save(ctx, t.account, 0, &w.ch); err != nil {
+	// Whoever asked for it may be gone by now; the change is made all the same.
+	saving, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveFor)
+	defer cancel()
+	if err := t.store.Save(saving, t.account, 0, &w.ch); err != nil {
 		// Whether it was stored cannot be told: what is in memory may be old.
 		for user := range w.changed {
 			t.cache.users.Remove(cacheKey{t.account.ID, user})
