@@ -1,8 +1,11 @@
 package store
 
 import (
+	"database/sql"
 	"errors"
+	"fmt"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -28,8 +31,11 @@ var (
 	// was replaced after, the one to be saved. Its next index may have been used already,
 	// so nothing was written: drop what is in memory and read the session again.
 	ErrStale = errors.New("a newer state of the session is stored")
-	// ErrUnsure means that the database did not tell whether the changes were stored.
-	ErrUnsure = errors.New("it is not known whether the changes were stored")
+	// ErrUnsure means that the outcome of a commit is not known: the connection broke, or time
+	// ran out, while it was made. All of the changes may have been written, or none. What
+	// was to be saved is in memory only as a guess then: drop it and read it again. Every
+	// other error of a write means that nothing was written.
+	ErrUnsure = errors.New("it is not known whether the changes were written")
 	// ErrTooLong means that an identifier is longer than [MaxID] bytes.
 	ErrTooLong = errors.New("identifier is too long to be stored")
 )
@@ -57,6 +63,9 @@ const (
 	pgForeignKey    = "23503"
 	pgSerialization = "40001"
 	pgDeadlock      = "40P01"
+	// Both say that the server does not know either.
+	pgUnknownOutcome   = "08007"
+	pgUnknownStatement = "40003"
 )
 
 // isForeignKey tells that the device or account which a row belongs to is gone.
@@ -67,6 +76,26 @@ func isForeignKey(err error) bool {
 	}
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == pgForeignKey
+}
+
+// commitError is an error of a commit, unsure unless the database has said that it did not commit.
+func commitError(err error) error {
+	if isUncommitted(err) {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return fmt.Errorf("commit: %w: %w", ErrUnsure, err)
+}
+
+// isUncommitted tells that COMMIT was never sent, or that PostgreSQL answered that it rolled
+// back. A server that ends the connection (severity FATAL) may have committed before.
+// pgconn.SafeToRetry cannot be asked: it takes a connection that breaks while the answer is
+// awaited for one that was closed before.
+func isUncommitted(err error) bool {
+	if errors.Is(err, sql.ErrTxDone) || errors.Is(err, pgx.ErrTxCommitRollback) {
+		return true
+	}
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.SeverityUnlocalized == "ERROR" && pg.Code != pgUnknownOutcome && pg.Code != pgUnknownStatement
 }
 
 // isRetryable tells conflicts between transactions, which succeed when repeated, from

@@ -8,9 +8,9 @@ import (
 )
 
 // Save writes changes in one transaction: when it returns nil, all of them are durable.
-// When it returns an error nothing was written, except that a broken connection to
-// PostgreSQL may hide that everything was; so after an error forget what is in memory and
-// read it again.
+// When it returns an error nothing was written and what is in memory still holds, unless the
+// error is [ErrUnsure]: then everything or nothing was, so forget what is in memory and read
+// it again. After [ErrStale] somebody else has written: read again too.
 //
 // device is the row of the device that the changes belong to; 0 if they touch only what
 // belongs to the account. A device or account that is gone gives [ErrNotFound].

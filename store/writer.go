@@ -9,8 +9,8 @@ import (
 )
 
 // writer runs transactions. What do writes is committed whole or not at all, and is
-// durable when run returns nil. When run returns an error of the commit itself, as when
-// the connection to the database breaks, the outcome is unknown. do may be run again.
+// durable when run returns nil. When run returns an error that is not [ErrUnsure], nothing
+// was written. do may be run again.
 type writer interface {
 	run(ctx context.Context, do func(context.Context, *tx) error) error
 	close() error
@@ -96,7 +96,7 @@ func (w *pgWriter) once(ctx context.Context, do func(context.Context, *tx) error
 		return err
 	}
 	if err := s.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", err)
+		return commitError(err)
 	}
 	return nil
 }

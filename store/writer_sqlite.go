@@ -95,7 +95,9 @@ func (w *liteWriter) commit(ctx context.Context, group []*job) {
 	}
 	generation, err := w.transact(ctx, group)
 	if err == nil && generation > 0 {
-		err = w.mark.advance(generation)
+		if err = w.mark.advance(generation); err != nil {
+			err = fmt.Errorf("%w: %w", ErrUnsure, err)
+		}
 	}
 	for _, j := range group {
 		if j.err == nil {
@@ -130,7 +132,8 @@ func (w *liteWriter) transact(ctx context.Context, group []*job) (int64, error) 
 		}
 	}
 	if _, err := t.do(ctx, "COMMIT"); err != nil {
-		return 0, w.undo(ctx, fmt.Errorf("commit: %w", err))
+		// Rolled back, but what reached the file before a crash may be found valid after it.
+		return 0, w.undo(ctx, fmt.Errorf("commit: %w: %w", ErrUnsure, err))
 	}
 	return generation, nil
 }
