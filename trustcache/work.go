@@ -3,6 +3,7 @@ package trustcache
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -145,9 +146,10 @@ func (t *Tracker) changeRows(ctx context.Context, users []id.UserID, f func(*wor
 	saving, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveFor)
 	defer cancel()
 	if err := t.store.Save(saving, t.account, 0, &w.ch); err != nil {
-		// Whether it was stored cannot be told: what is in memory may be old.
-		for user := range w.changed {
-			t.cache.users.Remove(cacheKey{t.account.ID, user})
+		if errors.Is(err, store.ErrUnsure) { // what is in memory may be old
+			for user := range w.changed {
+				t.cache.users.Remove(cacheKey{t.account.ID, user})
+			}
 		}
 		return nil, fmt.Errorf("store users: %w", err)
 	}
