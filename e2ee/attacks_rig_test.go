@@ -1,6 +1,7 @@
 package e2ee_test
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/liar"
+	"e2ee-proxy/internal/secret"
 )
 
 // stage is a homeserver that lies, and one device behind an engine that must not fall
@@ -49,6 +51,15 @@ func newStage(t *testing.T, change func(*e2ee.Options)) *stage {
 		}
 	})
 	return st
+}
+
+// use takes the device from the engine, as every request does.
+func (st *stage) use(ctx context.Context) error {
+	d, err := st.eng.Device(ctx, id.UserID(st.alice.UserID), id.DeviceID(st.alice.DeviceID), secret.NewString(st.alice.Token))
+	if err == nil {
+		st.dev = d
+	}
+	return err
 }
 
 // again restarts the engine and takes the device from it.
@@ -156,7 +167,13 @@ func (st *stage) sync() {
 
 func (st *stage) trySync() error {
 	st.t.Helper()
-	in, err := st.dev.BeginSync(st.t.Context(), st.since)
+	return st.syncWith(st.t.Context())
+}
+
+// syncWith is trySync for a client that may hang up.
+func (st *stage) syncWith(ctx context.Context) error {
+	st.t.Helper()
+	in, err := st.dev.BeginSync(ctx, st.since)
 	if err != nil {
 		return err
 	}
@@ -169,11 +186,10 @@ func (st *stage) trySync() error {
 	if code := call(st.t, st.hs, st.alice, http.MethodGet, path, nil, &resp); code != http.StatusOK {
 		st.t.Fatalf("sync answers %d", code)
 	}
-	extras, err := in.Commit(st.t.Context(), resp.update(st.since))
+	extras, err := in.Commit(ctx, resp.update(st.since))
 	if err != nil {
 		return err
 	}
-	st.since = resp.NextBatch
 	for _, raw := range extras.ToDevice {
 		var ev heard
 		if err := json.Unmarshal(raw, &ev); err != nil {
@@ -191,10 +207,15 @@ func (st *stage) trySync() error {
 		for i, raw := range r.Timeline.Events {
 			batch[i] = e2ee.Incoming{RoomID: room, Event: raw, Redeliver: true}
 		}
-		for _, opened := range st.dev.Open(st.t.Context(), batch) {
-			st.show(opened.Event)
+		opened, err := st.dev.Open(ctx, batch)
+		if err != nil {
+			return err
+		}
+		for i := range opened {
+			st.show(opened[i].Event)
 		}
 	}
+	st.since = resp.NextBatch // a client that gets no answer asks for it again
 	return nil
 }
 

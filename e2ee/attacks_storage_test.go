@@ -183,7 +183,10 @@ func TestImportedKeysProveNothing(t *testing.T) {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	ev := stageEvent(t, st.hs, room, read)
-	opened := other.Open(t.Context(), []e2ee.Incoming{{RoomID: id.RoomID(room), Event: ev}})
+	opened, err := other.Open(t.Context(), []e2ee.Incoming{{RoomID: id.RoomID(room), Event: ev}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	got := readShown(t, opened[0].Event)
 	if trust := got.Unsigned.Trust; got.Content.Body != "bob's" || trust.Color != "grey" || trust.Source != "import" || trust.Code != "AuthenticityNotGuaranteed" {
 		t.Errorf("shown as %+v", got)

@@ -163,7 +163,11 @@ func (u *user) read(t *testing.T, room string) []map[string]any {
 	for _, ev := range extras.Late[id.RoomID(room)] {
 		keep(ev)
 	}
-	for _, o := range u.dev.Open(t.Context(), in) {
+	opened, err := u.dev.Open(t.Context(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range opened {
 		keep(o.Event)
 	}
 	return out

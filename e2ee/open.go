@@ -47,11 +47,18 @@ var (
 
 // Open decrypts and judges a batch of events; it gives one Opened for each Incoming,
 // in order. Events that are not encrypted are judged too. It takes a few queries and one
-// write per batch, whatever its size, and never waits for a key.
-func (d *Device) Open(ctx context.Context, in []Incoming) []Opened {
+// write per batch, whatever its size, and never waits for a key. An error says that events
+// which the client would be shown later, and not now, could not be kept, or that the
+// client is gone: it must not get the response, but ask for it again.
+func (d *Device) Open(ctx context.Context, in []Incoming) ([]Opened, error) {
 	out, jobs, by := d.open(ctx, in)
-	d.remember(ctx, in, jobs, out, by)
-	return out
+	if ctx.Err() != nil { // whoever asked is gone, and asks for the same again
+		return nil, context.Cause(ctx)
+	}
+	if err := d.remember(ctx, in, jobs, out, by); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // open is Open without remembering what must be delivered again.
@@ -135,9 +142,7 @@ func (d *Device) openSealed(ctx context.Context, jobs []*sealedEvent) {
 	d.opens.Lock()
 	defer d.opens.Unlock()
 	if err := d.findSessions(ctx, jobs); err != nil {
-		for _, job := range jobs {
-			job.err = err
-		}
+		d.failAll(jobs, err)
 		return
 	}
 	workers := min(runtime.GOMAXPROCS(0), len(jobs)/8+1)

@@ -24,7 +24,7 @@ const (
 )
 
 // remember keeps what may be delivered again.
-func (d *Device) remember(ctx context.Context, in []Incoming, jobs []*sealedEvent, out []Opened, by *judgement) {
+func (d *Device) remember(ctx context.Context, in []Incoming, jobs []*sealedEvent, out []Opened, by *judgement) error {
 	ch := &store.Changes{}
 	for i, job := range jobs {
 		if job == nil || !job.redeliver || job.eventID == "" || job.ref.SessionID == "" || out[i].Decrypted {
@@ -40,11 +40,9 @@ func (d *Device) remember(ctx context.Context, in []Incoming, jobs []*sealedEven
 		})
 	}
 	if len(ch.Pending) == 0 {
-		return
+		return nil
 	}
-	if err := d.park(ctx, ch, by); err != nil {
-		d.eng.log.Error().Err(err).Msg("Undecryptable events will not be delivered again")
-	}
+	return d.park(ctx, ch, by)
 }
 
 // withoutRelations drops the events that a homeserver bundled with an event: they are

@@ -83,7 +83,11 @@ func TestNothingOfWhatIsHeldBack(t *testing.T) {
 				event := `{"type":"` + eventType + `","sender":"` + sender + `","event_id":"$held","origin_server_ts":7,"content":` + string(content) +
 					`,"text":"` + beside + `","prev_content":{"body":"` + beside + `"},"unsigned":{"age":12,"membership":"join","text":"` + beside +
 					`","prev_content":{"body":"` + beside + `"},"m.relations":{"m.replace":` + bundled + `,"m.thread":{"latest_event":` + bundled + `}}}}`
-				out := st.dev.Open(t.Context(), []e2ee.Incoming{{RoomID: id.RoomID(room), Event: json.RawMessage(event), Redeliver: true}})[0]
+				all, err := st.dev.Open(t.Context(), []e2ee.Incoming{{RoomID: id.RoomID(room), Event: json.RawMessage(event), Redeliver: true}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				out := all[0]
 				if bytes.Contains(out.Event, []byte("CANARY")) {
 					t.Errorf("the client is shown %s", out.Event)
 				}

@@ -31,6 +31,7 @@ type rig struct {
 	hs   *liar.Server
 	path string
 	opts func(*e2ee.Options)
+	data func(*store.Options)
 	db   *store.DB
 	eng  *e2ee.Engine
 
@@ -41,7 +42,13 @@ type rig struct {
 // newRig starts an engine on an empty database. change may be nil.
 func newRig(t *testing.T, hs *liar.Server, change func(*e2ee.Options)) *rig {
 	t.Helper()
-	r := &rig{t: t, hs: hs, path: filepath.Join(t.TempDir(), "e2ee.db"), opts: change}
+	return newRigOn(t, hs, nil, change)
+}
+
+// newRigOn is newRig with a database that is opened in another way.
+func newRigOn(t *testing.T, hs *liar.Server, data func(*store.Options), change func(*e2ee.Options)) *rig {
+	t.Helper()
+	r := &rig{t: t, hs: hs, path: filepath.Join(t.TempDir(), "e2ee.db"), opts: change, data: data}
 	t.Cleanup(r.stop)
 	r.start()
 	return r
@@ -55,7 +62,11 @@ func (r *rig) now() time.Time {
 
 func (r *rig) start() {
 	r.t.Helper()
-	db, err := store.Open(context.Background(), store.Options{URL: secret.NewString("sqlite:" + r.path), MasterKeys: testKeys(r.t)})
+	data := store.Options{URL: secret.NewString("sqlite:" + r.path), MasterKeys: testKeys(r.t)}
+	if r.data != nil {
+		r.data(&data)
+	}
+	db, err := store.Open(context.Background(), data)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -148,8 +148,12 @@ func (p *person) open(room string, redeliver bool) []shown {
 	for _, raw := range p.encrypted(room) {
 		in = append(in, e2ee.Incoming{RoomID: id.RoomID(room), Event: raw, Redeliver: redeliver})
 	}
+	all, err := p.dev.Open(p.t.Context(), in)
+	if err != nil {
+		p.t.Fatal(err)
+	}
 	var out []shown
-	for _, opened := range p.dev.Open(p.t.Context(), in) {
+	for _, opened := range all {
 		out = append(out, readShown(p.t, opened.Event))
 	}
 	return out

@@ -112,7 +112,10 @@ func (b *openBatch) open(ctx context.Context, dev Device) error {
 	if len(b.incoming) == 0 {
 		return nil
 	}
-	b.opened = dev.Open(ctx, b.incoming)
+	var err error
+	if b.opened, err = dev.Open(ctx, b.incoming); err != nil {
+		return fmt.Errorf("open %d events: %w", len(b.incoming), err)
+	}
 	if len(b.opened) != len(b.incoming) {
 		return fmt.Errorf("open %d events: got %d", len(b.incoming), len(b.opened))
 	}

@@ -137,7 +137,7 @@ type Device interface {
 	// empty when it was not.
 	NoticePlace(ctx context.Context, room id.RoomID, event id.EventID) (string, error)
 	// Open decrypts and judges a batch; it gives one Opened for each Incoming.
-	Open(ctx context.Context, in []e2ee.Incoming) []e2ee.Opened
+	Open(ctx context.Context, in []e2ee.Incoming) ([]e2ee.Opened, error)
 	// BeginSync is called before the client's sync goes upstream with since.
 	BeginSync(ctx context.Context, since string) (ClientSync, error)
 	// Control is what the control API does with the device.

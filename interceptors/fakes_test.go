@@ -148,7 +148,7 @@ func (d *fakeDevice) NoticePlace(_ context.Context, _ id.RoomID, event id.EventI
 	return "", nil
 }
 
-func (d *fakeDevice) Open(context.Context, []e2ee.Incoming) []e2ee.Opened { return nil }
+func (d *fakeDevice) Open(context.Context, []e2ee.Incoming) ([]e2ee.Opened, error) { return nil, nil }
 
 func (d *fakeDevice) BeginSync(context.Context, string) (ClientSync, error) {
 	return nil, errors.New("not here")

@@ -31,7 +31,7 @@ var (
 
 func (d *quickDevice) KnownEncrypted(id.RoomID) bool { return false }
 
-func (d *quickDevice) Open(_ context.Context, in []e2ee.Incoming) []e2ee.Opened {
+func (d *quickDevice) Open(_ context.Context, in []e2ee.Incoming) ([]e2ee.Opened, error) {
 	out := make([]e2ee.Opened, len(in))
 	for i := range in {
 		from, to := bytes.Index(in[i].Event, cutFrom), bytes.Index(in[i].Event, cutTo)
@@ -39,7 +39,7 @@ func (d *quickDevice) Open(_ context.Context, in []e2ee.Incoming) []e2ee.Opened 
 		event = append(append(event, clear...), in[i].Event[from+len(cutFrom):to]...)
 		out[i] = e2ee.Opened{Event: append(append(event, `},`...), in[i].Event[to+3:]...), Type: "m.room.message", Decrypted: true}
 	}
-	return out
+	return out, nil
 }
 
 type quickDevices struct {

@@ -79,7 +79,7 @@ func (s *clientSync) End() {
 	s.d.ended++
 }
 
-func (d *syncDevice) Open(_ context.Context, in []e2ee.Incoming) []e2ee.Opened {
+func (d *syncDevice) Open(_ context.Context, in []e2ee.Incoming) ([]e2ee.Opened, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.opened += len(in)
@@ -88,7 +88,7 @@ func (d *syncDevice) Open(_ context.Context, in []e2ee.Incoming) []e2ee.Opened {
 	for i := range in {
 		out[i] = d.open(in[i])
 	}
-	return out
+	return out, nil
 }
 
 func (d *syncDevice) open(in e2ee.Incoming) e2ee.Opened {

@@ -18,7 +18,7 @@ func TestSaveIsAllOrNothing(t *testing.T) {
 	onBoth(t, func(t *testing.T, url string) {
 		var h hook
 		o := options(t, url)
-		o.wrap = h.wrap
+		o.Wrap = h.wrap
 		db := open(t, o)
 		acct, dev := device(t, db, alice, "A")
 		empty := rowCounts(t, db)
@@ -60,7 +60,7 @@ func TestFailedRollback(t *testing.T) {
 	t.Parallel()
 	var h hook
 	o := options(t, liteURL(t))
-	o.wrap = h.wrap
+	o.Wrap = h.wrap
 	db := open(t, o)
 	acct, dev := device(t, db, alice, "A")
 	h.watch(func(statement string) error {
@@ -85,7 +85,7 @@ func TestGroupedTransactionsAreApart(t *testing.T) {
 	t.Parallel()
 	var h hook
 	o := options(t, liteURL(t))
-	o.wrap = h.wrap
+	o.Wrap = h.wrap
 	db := open(t, o)
 	acct, dev := device(t, db, alice, "A")
 	h.watch(nil)

@@ -15,7 +15,7 @@ func TestBigBatchesTakeFewStatements(t *testing.T) {
 	onBoth(t, func(t *testing.T, url string) {
 		var h hook
 		o := options(t, url)
-		o.wrap = h.wrap
+		o.Wrap = h.wrap
 		db := open(t, o)
 		for _, row := range []struct{ rows, statements int }{
 			{1, 1}, {2, 1}, {3, 2}, {255, 8}, {256, 1}, {257, 2}, {1000, 6}, {5000, 13},

@@ -87,7 +87,7 @@ func TestRotationInterrupted(t *testing.T) {
 
 		var h hook
 		o := options(t, url)
-		o.wrap = h.wrap
+		o.Wrap = h.wrap
 		o.MasterKeys = MasterKeys{Current: testKey(t, 2), Old: []MasterKey{testKey(t, 1)}}
 		newOnly := o
 		newOnly.MasterKeys.Old = nil

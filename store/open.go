@@ -25,8 +25,9 @@ type Options struct {
 	// MaxConns bounds the connections to PostgreSQL, and the readers of SQLite; 0 means 16 and 4.
 	MaxConns int
 
-	// wrap lets tests stand between the store and its driver.
-	wrap func(driver.Connector) driver.Connector
+	// Wrap, when not nil, stands between the store and its driver: tests count and fail
+	// statements there.
+	Wrap func(driver.Connector) driver.Connector
 }
 
 // DB is an open database. It is safe for concurrent use.

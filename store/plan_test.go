@@ -15,7 +15,7 @@ func TestStatementsUseTheirIndex(t *testing.T) {
 	t.Parallel()
 	var h hook
 	o := options(t, liteURL(t))
-	o.wrap = h.wrap
+	o.Wrap = h.wrap
 	db := open(t, o)
 	acct, dev := device(t, db, alice, "A")
 	c := everything()

@@ -27,8 +27,8 @@ func openPostgres(ctx context.Context, url string, o Options) (*backend, error) 
 		cfg.RuntimeParams["application_name"] = "e2ee-proxy"
 	}
 	c := stdlib.GetConnector(*cfg, stdlib.OptionAfterConnect(prepareConn))
-	if o.wrap != nil {
-		c = o.wrap(c)
+	if o.Wrap != nil {
+		c = o.Wrap(c)
 	}
 	pool := sql.OpenDB(c)
 	conns := o.MaxConns

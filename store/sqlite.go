@@ -47,7 +47,7 @@ func openSQLite(ctx context.Context, path string, o Options) (_ *backend, err er
 	}
 	d := sqliteDialect()
 	b := &backend{dialect: d, texts: newTexts(d), release: release, writer: readOnly{}}
-	reading, err := openLite(path, true, o.wrap)
+	reading, err := openLite(path, true, o.Wrap)
 	if err != nil {
 		return nil, errors.Join(err, release())
 	}
@@ -61,7 +61,7 @@ func openSQLite(ctx context.Context, path string, o Options) (_ *backend, err er
 	if o.ReadOnly {
 		return b, nil
 	}
-	writing, err := openLite(path, false, o.wrap)
+	writing, err := openLite(path, false, o.Wrap)
 	if err != nil {
 		return nil, errors.Join(err, b.close())
 	}

@@ -50,7 +50,7 @@ func TestSureThatNothingWasWritten(t *testing.T) {
 	onBoth(t, func(t *testing.T, url string) {
 		var h hook
 		o := options(t, url)
-		o.wrap = h.wrap
+		o.Wrap = h.wrap
 		db := open(t, o)
 		acct, dev := device(t, db, alice, "A")
 		sure := func(what string, err error) {
@@ -98,7 +98,7 @@ func TestUnsureOnSQLite(t *testing.T) {
 	t.Parallel()
 	var h hook
 	o := options(t, liteURL(t))
-	o.wrap = h.wrap
+	o.Wrap = h.wrap
 	db := open(t, o)
 	acct, dev := device(t, db, alice, "A")
 	h.watch(func(statement string) error {

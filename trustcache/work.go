@@ -146,12 +146,14 @@ func (t *Tracker) changeRows(ctx context.Context, users []id.UserID, f func(*wor
 	saving, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveFor)
 	defer cancel()
 	if err := t.store.Save(saving, t.account, 0, &w.ch); err != nil {
-		if errors.Is(err, store.ErrUnsure) { // what is in memory may be old
-			for user := range w.changed {
-				t.cache.users.Remove(cacheKey{t.account.ID, user})
-			}
+		err = fmt.Errorf("store users: %w", err)
+		if !errors.Is(err, store.ErrUnsure) {
+			return nil, err
 		}
-		return nil, fmt.Errorf("store users: %w", err)
+		for user := range w.changed { // what is in memory may be old
+			t.cache.users.Remove(cacheKey{t.account.ID, user})
+		}
+		return stored, err // and so may be what follows from it
 	}
 	w.show()
 	return stored, nil

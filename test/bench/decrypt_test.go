@@ -126,7 +126,11 @@ func BenchmarkDecrypt(b *testing.B) {
 			b.StartTimer()
 			m.measure(func() {
 				for i := 1; i <= events; i += openBatch {
-					for _, out := range d.Open(b.Context(), r.talk.events[i:i+openBatch]) {
+					opened, err := d.Open(b.Context(), r.talk.events[i:i+openBatch])
+					if err != nil {
+						b.Fatal(err)
+					}
+					for _, out := range opened {
 						if !out.Decrypted {
 							b.Fatalf("not decrypted: %s", out.Event)
 						}

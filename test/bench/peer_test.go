@@ -234,6 +234,7 @@ func (s *sender) deviceOf(to liar.Session) *peer {
 func knows(tb testing.TB, d *e2ee.Device, probe e2ee.Incoming) {
 	tb.Helper()
 	await(tb, "the room key does not arrive", func() bool {
-		return d.Open(tb.Context(), []e2ee.Incoming{probe})[0].Decrypted
+		opened, err := d.Open(tb.Context(), []e2ee.Incoming{probe})
+		return err == nil && opened[0].Decrypted
 	})
 }

@@ -1,0 +1,177 @@
+package e2ee_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/liar"
+	"e2ee-proxy/internal/testdb"
+	"e2ee-proxy/store"
+)
+
+// What can go wrong for a process that lives on: its client hangs up, the database does
+// not answer a question, or it does not take what is written. Each happens at the n-th
+// point of one piece of work; a point is a statement, or a request to the homeserver.
+type disturbance int
+
+const (
+	// clientGone ends the context of the request that began the work.
+	clientGone disturbance = iota
+	// readFails fails a query.
+	readFails
+	// writeFails fails a statement that writes, or the begin of a transaction.
+	writeFails
+	// commitFails fails the end of a transaction, of which nobody knows what came.
+	commitFails
+)
+
+func (k disturbance) String() string {
+	return [...]string{"the client hangs up", "a read fails", "a write fails", "a commit fails"}[k]
+}
+
+var errDisturbed = errors.New("disturbed by the test")
+
+// trouble disturbs what its rig does, once, when it is armed.
+type trouble struct {
+	testdb.Hook
+	base http.Transport
+
+	mu     sync.Mutex
+	armed  bool
+	kind   disturbance
+	at     int // the point to disturb, from 1; 0 disturbs nothing
+	seen   int
+	cancel context.CancelFunc
+	where  string // the statement that was disturbed
+}
+
+// rig gives a rig that can be disturbed.
+func (tr *trouble) rig(t *testing.T, hs *liar.Server) *rig {
+	t.Helper()
+	t.Cleanup(tr.base.CloseIdleConnections)
+	tr.Watch(tr.statement)
+	return newRigOn(t, hs, func(o *store.Options) { o.Wrap = tr.Wrap }, func(o *e2ee.Options) {
+		o.Client, o.Spread = &http.Client{Transport: tr}, -1
+	})
+}
+
+// during runs a piece of work and disturbs it at its n-th point. It tells whether there
+// was one.
+func (tr *trouble) during(t *testing.T, kind disturbance, at int, work func(ctx context.Context) error) (disturbed bool, err error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	tr.mu.Lock()
+	tr.armed, tr.kind, tr.at, tr.seen, tr.cancel = true, kind, at, 0, cancel
+	tr.mu.Unlock()
+	err = work(ctx)
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.armed = false
+	return at > 0 && tr.seen >= at, err
+}
+
+// statement is asked before each statement.
+func (tr *trouble) statement(text string) error {
+	word, _, _ := strings.Cut(strings.TrimSpace(text), " ")
+	reads := word == "SELECT" || (word == "WITH" && !strings.Contains(text, "UPDATE ") && !strings.Contains(text, "INSERT ") && !strings.Contains(text, "DELETE "))
+	fails := map[disturbance]bool{
+		readFails: reads, commitFails: word == "COMMIT",
+		writeFails: !reads && word != "COMMIT" && word != "ROLLBACK" && word != "PRAGMA" && word != "RELEASE",
+	}
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if !tr.armed || (tr.kind != clientGone && !fails[tr.kind]) {
+		return nil
+	}
+	if tr.seen++; tr.seen != tr.at {
+		return nil
+	}
+	tr.where = text
+	if tr.kind == clientGone {
+		tr.cancel()
+		return nil
+	}
+	return errDisturbed
+}
+
+// RoundTrip is a point at which clients hang up, too.
+func (tr *trouble) RoundTrip(r *http.Request) (*http.Response, error) {
+	tr.mu.Lock()
+	if tr.armed && tr.kind == clientGone {
+		if tr.seen++; tr.seen == tr.at {
+			tr.cancel()
+		}
+	}
+	tr.mu.Unlock()
+	return tr.base.RoundTrip(r)
+}
+
+// scene is one piece of work in a world of its own.
+type scene struct {
+	// work does it; whatever it answers, the client goes on with again.
+	work func(ctx context.Context) error
+	// again is what a client does that got an error: usually the same.
+	again func(ctx context.Context) error
+	// outcome describes how things stand after that.
+	outcome func() string
+}
+
+// everyDisturbance does a piece of work undisturbed, and then with each disturbance at each
+// of its points; whatever happens, a client that goes on finds the same in the end.
+func everyDisturbance(t *testing.T, atLeast int, set func(t *testing.T, tr *trouble) scene) {
+	t.Helper()
+	run := func(t *testing.T, kind disturbance, at int) (disturbed bool, outcome string) {
+		t.Helper()
+		tr := &trouble{}
+		s := set(t, tr)
+		disturbed, err := tr.during(t, kind, at, s.work)
+		if err != nil && !disturbed {
+			t.Fatalf("undisturbed: %v", err)
+		}
+		t.Logf("%s: %.200s: %v", kind, tr.where, err)
+		if err != nil {
+			if s.again == nil {
+				s.again = s.work
+			}
+			if again := s.again(t.Context()); again != nil {
+				t.Fatalf("it failed with %q, and cannot be done again: %v", err, again)
+			}
+		}
+		return disturbed, s.outcome()
+	}
+	_, want := run(t, clientGone, 0)
+	for _, kind := range []disturbance{clientGone, readFails, writeFails, commitFails} {
+		t.Run(strings.ReplaceAll(kind.String(), " ", "_"), func(t *testing.T) {
+			t.Parallel()
+			step := 1
+			if testing.Short() {
+				step = 7
+			}
+			for n := 1; ; n += step {
+				disturbed := false
+				ok := t.Run(fmt.Sprint(n), func(t *testing.T) {
+					var got string
+					if disturbed, got = run(t, kind, n); got != want {
+						t.Errorf("%s at point %d: it ends with\n%s\nundisturbed with\n%s", kind, n, got, want)
+					}
+				})
+				switch {
+				case !ok:
+					t.FailNow()
+				case !disturbed && kind == clientGone && n <= atLeast:
+					t.Fatalf("the work has %d points: the test tests nothing", n-1)
+				case !disturbed:
+					t.Logf("%s: %d points", kind, n-1)
+					return
+				}
+			}
+		})
+	}
+}

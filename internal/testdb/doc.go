@@ -1,0 +1,6 @@
+// Package testdb stands between database/sql and a driver, so that tests can count, fail
+// and interrupt what is asked of a database.
+//
+// It promises that every statement, and every begin and end of a transaction, is seen
+// before it is run. It must never be in a program: only tests import it.
+package testdb
