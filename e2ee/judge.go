@@ -159,19 +159,15 @@ func (job *sealedEvent) clear(v trustcache.Verdict) Opened {
 	return Opened{Event: out.encode(), Type: job.clearType, Decrypted: true}
 }
 
-// clearContent is the payload's content with the relation that stands in the clear,
-// also when none stands there (conflict 0.3, attack N3). A relation that makes an edit
-// of something that is none is dropped.
+// clearContent is the payload's content with the relation that counts (attack N3). One that
+// makes an edit of something that is none is dropped.
 func (job *sealedEvent) clearContent() (json.RawMessage, error) {
 	content, err := parseObject(job.payload.get("content"))
 	if err != nil {
 		return nil, err
 	}
+	relation := completeRelation(job.outer.get("m.relates_to"), content.get("m.relates_to"))
 	content = content.without("m.relates_to")
-	relation := job.outer.get("m.relates_to")
-	if relation == nil {
-		return content.encode(), nil
-	}
 	rel, err := parseObject(relation)
 	if err != nil {
 		return content.encode(), nil

@@ -138,16 +138,19 @@ func (d *Device) seal(ctx context.Context, ref store.TxnRef, out Outgoing, to *a
 	return Encrypted{Content: sealed}, nil
 }
 
-// clearPayload is the plaintext of a Megolm message (requirement 7.1). The relation
-// goes outside, and only outside (requirements 19.1, 19.2).
+// clearPayload is the plaintext of a Megolm message (requirement 7.1). The relation goes
+// outside, and only outside (requirements 19.1, 19.2) unless it has more than may stand in
+// clear: then all of it is inside as well.
 func clearPayload(out Outgoing) (payload []byte, relation json.RawMessage, err error) {
 	content, err := parseObject(out.Content)
 	if err != nil {
 		return nil, nil, err
 	}
-	relation = content.get("m.relates_to")
-	if relation != nil {
-		content = content.without("m.relates_to")
+	if whole := content.get("m.relates_to"); whole != nil {
+		var more bool
+		if relation, more = ClearRelation(whole); !more {
+			content = content.without("m.relates_to")
+		}
 	}
 	return object{
 		{"content", content.encode()},
