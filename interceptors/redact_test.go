@@ -17,13 +17,16 @@ func TestRedact(t *testing.T) {
 		body string
 		want string // error code; empty when it passes
 	}{
-		{e2ee.ModeProxied, encryptedRoom, `{"reason":"spam"}`, ""},
+		{e2ee.ModeProxied, encryptedRoom, `{ "with_rel_types":["m.thread"] }`, ""},
+		{e2ee.ModeProxied, encryptedRoom, `{"with_rel_types":["` + canary + ` m.thread"]}`, CodeBadJSON},
+		{e2ee.ModeProxied, encryptedRoom, `{"with_rel_types":"` + canary + `"}`, CodeBadJSON},
+		{e2ee.ModeProxied, encryptedRoom, `{"redacts":"` + canary + `"}`, CodeBadJSON},
 		{e2ee.ModeProxied, encryptedRoom, ``, ""},
 		{e2ee.ModeProxied, encryptedRoom, ` {} `, ""},
 		{e2ee.ModeProxied, encryptedRoom, message, CodeBadJSON},
 		{e2ee.ModeProxied, encryptedRoom, `{"reason":"a","reason":"` + canary + `"}`, CodeBadJSON},
 		{e2ee.ModeProxied, encryptedRoom, `{`, CodeNotJSON},
-		{e2ee.ModeProxied, unknownRoom, `{"reason":"spam"}`, ""},
+		{e2ee.ModeProxied, plainRoom, ` {"reason":"spam"} `, ""},
 		{e2ee.ModeProxied, unknownRoom, message, CodeBadJSON},
 		{e2ee.ModeNone, encryptedRoom, message, CodeBadJSON},
 		{e2ee.ModeProxied, plainRoom, `{"org.example":1}`, ""},

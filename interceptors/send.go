@@ -19,9 +19,7 @@ import (
 //
 // Into a room that is not encrypted they pass byte for byte. Into an encrypted one they
 // become m.room.encrypted with the same transaction ID, whatever their type, but:
-//   - m.reaction that says nothing but its relation, and m.room.redaction with the
-//     members a redaction has, go in clear as from every client (requirement 19.5, 19.6).
-//     A reason of a redaction is therefore readable by the homeserver.
+//   - m.reaction and m.room.redaction go in clear, see inclear.go.
 //   - m.room.encrypted made by a client whose keys the proxy holds is refused: such a
 //     client has no keys to make it with.
 //
@@ -74,7 +72,7 @@ func (r *rooms) send(x *Exchange) error {
 
 // sendEncrypted sends into an encrypted room.
 func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
-	content, err := parseObject(raw)
+	_, err := parseObject(raw)
 	if err != nil {
 		return err
 	}
@@ -82,12 +80,12 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 	if raw, err = withoutNotice(eventType, raw); err != nil {
 		return err
 	}
-	inClear, err := goesInClear(eventType, content)
+	clear, err := inClear(eventType, raw)
 	if err != nil {
 		return err
 	}
-	if inClear {
-		putBack(x, raw)
+	if clear != nil {
+		putBack(x, clear)
 		return x.Upstream.Forward(x)
 	}
 	switch dev.Mode() {
@@ -116,52 +114,6 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 func noDevice() *Error {
 	return refuseEncrypted("This room is encrypted, and this access token belongs to no device, so the message was not sent: only a device can have encryption keys.",
 		"Log in as the user and use the access token of that login.")
-}
-
-// goesInClear tells what is not encrypted in an encrypted room either. It looks at the
-// whole content, so that nothing rides along in clear.
-func goesInClear(eventType string, content object) (bool, error) {
-	switch eventType {
-	case typeReaction:
-		return isAnnotation(content), nil
-	case typeRedaction:
-		return true, checkRedaction(content)
-	}
-	return false, nil
-}
-
-// isAnnotation reports whether a reaction says nothing but its relation, which is in
-// clear for every event (requirement 19.1). Any other is encrypted as a message is.
-func isAnnotation(content object) bool {
-	relation := content.members("m.relates_to")
-	if relation.text("rel_type") != "m.annotation" {
-		return false
-	}
-	for name, value := range content {
-		switch name {
-		case "m.relates_to":
-		case "shortcode", "com.beeper.reaction.shortcode": // MSC4027: names of custom pictures
-			if value.Kind() != jsontext.KindString {
-				return false
-			}
-		default:
-			return false
-		}
-	}
-	return true
-}
-
-// checkRedaction refuses a redaction with members that no redaction has: encrypted it
-// would redact nothing, and in clear they would be readable.
-func checkRedaction(content object) error {
-	for name := range content {
-		switch name {
-		case "redacts", "reason", "with_rel_types", "org.matrix.msc3912.with_rel_types", "org.matrix.msc3912.with_relations":
-		default:
-			return BadJSON("A redaction in an encrypted room can hold a reason and nothing else, because it is not encrypted.")
-		}
-	}
-	return nil
 }
 
 // encryptAndSend encrypts an event and sends it. A repetition of the same transaction
@@ -203,8 +155,17 @@ func checkCiphertext(content []byte) error {
 	if err != nil || members.text("algorithm") != megolm || members.text("ciphertext") == "" {
 		return CannotEncrypt(false, errors.New("the engine made no ciphertext"))
 	}
-	if _, ok := members["body"]; ok {
-		return CannotEncrypt(false, errors.New("the engine left clear text beside the ciphertext"))
+	for name, value := range members {
+		more := true
+		switch name {
+		case "algorithm", "ciphertext", "session_id":
+			more = value.Kind() != jsontext.KindString
+		case "m.relates_to":
+			_, more = e2ee.ClearRelation([]byte(value))
+		}
+		if more {
+			return CannotEncrypt(false, errors.New("the engine left clear text beside the ciphertext"))
+		}
 	}
 	return nil
 }

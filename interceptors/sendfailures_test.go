@@ -234,6 +234,10 @@ func TestSendWithoutCiphertext(t *testing.T) {
 	for _, made := range []string{
 		``, `{}`, message, `{"algorithm":"m.megolm.v1.aes-sha2"}`, `{"algorithm":"none","ciphertext":"x"}`,
 		`{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"x","body":"` + canary + `"}`, `null`,
+		`{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"x","m.mentions":{"user_ids":["@` + canary + `:hs"]}}`,
+		`{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"x","org.matrix.msc3952.mentions":{}}`,
+		`{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"x","session_id":{"is":"` + canary + `"}}`,
+		`{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"x","m.relates_to":{"rel_type":"m.thread","event_id":"$e","quote":"` + canary + `"}}`,
 	} {
 		w := newWorld(t, e2ee.ModeProxied)
 		w.dev.made = &e2ee.Encrypted{Content: []byte(made)}

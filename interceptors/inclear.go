@@ -1,0 +1,105 @@
+package interceptors
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"e2ee-proxy/e2ee"
+)
+
+// What goes in clear into encrypted rooms, as from every client: reactions and redactions
+// (requirements 19.5, 19.6). Both lose what a person could read in them; docs/clear-text.md
+// says why.
+//
+//   - A reaction has its relation and nothing else. The names of pictures that some clients
+//     put beside it (MSC4027) stay behind. One that says anything more is encrypted as a
+//     message is.
+//   - A redaction names what it redacts. Its reason stays behind, because it is about what
+//     somebody wrote here; the redaction does not fail for it. One that says anything more
+//     is refused: encrypted it would redact nothing.
+
+const memberReason = "reason"
+
+// inClear gives the body of what goes in clear, nil for everything else.
+func inClear(eventType string, raw []byte) ([]byte, error) {
+	if eventType != typeReaction && eventType != typeRedaction {
+		return nil, nil
+	}
+	content, err := parseObject(raw)
+	if err != nil {
+		return nil, err
+	}
+	if eventType == typeRedaction {
+		if err := checkRedaction(content); err != nil {
+			return nil, err
+		}
+		return withoutMembers(raw, content, memberReason)
+	}
+	if !isReaction(content) {
+		return nil, nil
+	}
+	return withoutMembers(raw, content, "shortcode", "com.beeper.reaction.shortcode")
+}
+
+// isReaction reports whether a reaction says nothing but its relation and what its picture
+// is called.
+func isReaction(content object) bool {
+	relation := content.members("m.relates_to")
+	if _, more := e2ee.ClearRelation([]byte(content["m.relates_to"])); more || relation.text("rel_type") != "m.annotation" {
+		return false
+	}
+	for name, value := range content {
+		switch name {
+		case "m.relates_to":
+		case "shortcode", "com.beeper.reaction.shortcode":
+			if value.Kind() != jsontext.KindString {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// checkRedaction refuses a redaction with members that no redaction has.
+func checkRedaction(content object) error {
+	for name, value := range content {
+		ok := false
+		switch name {
+		case memberReason:
+			ok = true // it does not leave
+		case "redacts":
+			event := content.text(name)
+			ok = isName(event) && event[0] == '$'
+		case "with_rel_types", "org.matrix.msc3912.with_rel_types", "org.matrix.msc3912.with_relations":
+			var kinds []string
+			ok = json.Unmarshal(value, &kinds) == nil && !slices.ContainsFunc(kinds, func(s string) bool { return !isName(s) })
+		}
+		if !ok {
+			return BadJSON("A redaction in an encrypted room can name what it redacts and nothing else, because it is not encrypted.")
+		}
+	}
+	return nil
+}
+
+// isName reports whether a text can be an identifier, and is no sentence.
+func isName(s string) bool {
+	return s != "" && len(s) <= 255 && strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) < 0
+}
+
+// withoutMembers drops members of an object, and leaves one that has none of them as it is.
+func withoutMembers(raw []byte, content object, names ...string) ([]byte, error) {
+	if !slices.ContainsFunc(names, func(name string) bool { return content[name] != nil }) {
+		return raw, nil
+	}
+	return editObject(raw, func(name string, value jsontext.Value) (jsontext.Value, error) {
+		if slices.Contains(names, name) {
+			return nil, nil
+		}
+		return value, nil
+	})
+}
