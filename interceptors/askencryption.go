@@ -25,7 +25,7 @@ func (r *rooms) askEncryption(x *Exchange, room id.RoomID) (e2ee.RoomEncryption,
 	resp, err := x.Upstream.Do(&asking, Change{
 		Method:  http.MethodGet,
 		Pattern: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}",
-		Params:  map[string]string{"eventType": typeEncryption},
+		Params:  map[string]string{"roomId": room.String(), "eventType": typeEncryption},
 		Query:   whoQuery(x.Request.URL.Query()),
 	})
 	if err != nil {

@@ -13,7 +13,9 @@ import (
 // holds from the answer on: the first send into the new room is encrypted, and an
 // invitee gets its key without waiting for a sync (requirement 7.6). A homeserver may
 // encrypt a room by itself or by its preset: what the body does not say is asked of the
-// homeserver before the first send. An unknown algorithm is refused (requirement 20.2).
+// homeserver before the first send. An unknown algorithm is refused (requirement 20.2), and
+// so are messages among the state that a room begins with: whether it will be encrypted is
+// not known yet.
 
 // createRoom handles [CreateRoom].
 func (r *rooms) createRoom(x *Exchange) error {
@@ -61,6 +63,9 @@ func readInitialState(body object) (initialState, error) {
 		event, err := parseObject(raw)
 		if err != nil {
 			return out, err
+		}
+		if isMessageType(event.text("type")) {
+			return out, noState()
 		}
 		if event.text("state_key") != "" {
 			continue

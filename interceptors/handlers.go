@@ -105,11 +105,11 @@ func (r *rooms) handlers() map[string]Handler {
 		Kick:        ofOther(membershipLeave),
 		Ban:         ofOther(membershipBan),
 		Unban:       ofOther(membershipLeave),
-		Join:        ofSelf(membershipJoin),
-		JoinByAlias: ofSelf(membershipJoin),
-		Knock:       ofSelf(membershipKnock),
-		Leave:       ofSelf(membershipLeave),
-		Forget:      ofSelf(membershipLeave),
+		Join:        r.ofSelf(membershipJoin),
+		JoinByAlias: r.ofSelf(membershipJoin),
+		Knock:       r.ofSelf(membershipKnock),
+		Leave:       r.ofSelf(membershipLeave),
+		Forget:      r.ofSelf(membershipLeave),
 	}
 }
 

@@ -9,10 +9,14 @@ import (
 	"e2ee-proxy/e2ee"
 )
 
-// Membership endpoints: invite, kick, ban, unban, join, knock, leave and forget. They pass
-// byte for byte; what the homeserver accepted is told to the engine before the client
-// gets its answer. An invite's 200 is enough to share the room key with the invitee
-// (requirement 7.6), and after a departure the next send uses a new key.
+// Membership endpoints: invite, kick, ban, unban, join, knock, leave and forget. What the
+// homeserver accepted is told to the engine before the client gets its answer. An invite's
+// 200 is enough to share the room key with the invitee (requirement 7.6), and after a
+// departure the next send uses a new key.
+//
+// They pass byte for byte, but for the reason of one's own coming and going in a room that
+// is not known to be plain: it is said to those in the room, who could be told in a message.
+// Other reasons are for somebody who has no key, and pass (docs/clear-text.md).
 
 // ofOther handles an endpoint that changes the membership of the user in the body.
 func ofOther(membership string) Handler {
@@ -48,7 +52,7 @@ func ofOther(membership string) Handler {
 
 // ofSelf handles an endpoint that changes the membership of the one who asks. The room
 // is in the answer, else in the path.
-func ofSelf(membership string) Handler {
+func (r *rooms) ofSelf(membership string) Handler {
 	return func(x *Exchange) error {
 		dev, err := device(x)
 		if err != nil {
@@ -61,6 +65,11 @@ func ofSelf(membership string) Handler {
 		if err != nil {
 			return err
 		}
+		if membership == membershipJoin || membership == membershipLeave {
+			if raw, err = r.withoutReason(x, dev, raw); err != nil {
+				return err
+			}
+		}
 		return forwardThen(x, raw, func(ctx context.Context, answer object) error {
 			for _, room := range []string{answer.text("room_id"), x.Endpoint.Params["roomId"], x.Endpoint.Params["roomIdOrAlias"]} {
 				if validRoom(room) {
@@ -70,6 +79,30 @@ func ofSelf(membership string) Handler {
 			return nil
 		})
 	}
+}
+
+// withoutReason takes the reason out of a body, unless the room that the path names is
+// known to be plain.
+func (r *rooms) withoutReason(x *Exchange, dev Device, raw []byte) ([]byte, error) {
+	if isBlank(raw) {
+		return raw, nil
+	}
+	content, err := parseObject(raw)
+	if err != nil {
+		return nil, err
+	}
+	if content[memberReason] == nil {
+		return raw, nil
+	}
+	for _, room := range []string{x.Endpoint.Params["roomId"], x.Endpoint.Params["roomIdOrAlias"]} {
+		if !validRoom(room) {
+			continue
+		}
+		if state, err := r.encryption(x, dev, id.RoomID(room)); err == nil && state == e2ee.RoomPlain {
+			return raw, nil
+		}
+	}
+	return withoutMembers(raw, content, memberReason)
 }
 
 // noteMembership tells the engine of a membership that the homeserver accepted. Only a

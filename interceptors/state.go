@@ -3,7 +3,6 @@ package interceptors
 import (
 	"context"
 	"net/http"
-	"strings"
 
 	"maunium.net/go/mautrix/id"
 
@@ -19,7 +18,7 @@ import (
 //     on its way wait for it.
 //   - m.room.member and m.room.history_visibility are told to the engine once accepted.
 //   - types that are messages and never state are refused in a room that is not known to be
-//     plain: a client that sends one this way would send it in clear.
+//     plain: a client that sends one this way would send it in clear. See messagetypes.go.
 //
 // Clients that do their own encryption pass untouched; that they encrypted a room is
 // remembered for the others.
@@ -46,7 +45,7 @@ func (r *rooms) putState(x *Exchange) error {
 	case eventType == typeEncryption && key == "":
 		return r.putEncryption(x, dev, room, raw)
 	case eventType == typeMember:
-		return putMember(x, dev, room, key, raw)
+		return r.putMember(x, dev, room, key, raw)
 	case eventType == typeVisibility && key == "":
 		return putVisibility(x, dev, room, raw)
 	case isMessageType(eventType):
@@ -55,21 +54,11 @@ func (r *rooms) putState(x *Exchange) error {
 			return err
 		}
 		if state != e2ee.RoomPlain {
-			return BadJSON("Events of this type are no state, and state is not encrypted.").
-				WithHint("Send it as a message: PUT /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}.")
+			return noState()
 		}
 	}
 	putBack(x, raw)
 	return x.Upstream.Forward(x)
-}
-
-// isMessageType names types that the specification knows as message events only.
-func isMessageType(eventType string) bool {
-	switch eventType {
-	case typeMessage, typeSticker, typeEncrypted, typeReaction, typeRedaction:
-		return true
-	}
-	return strings.HasPrefix(eventType, "m.key.verification.") || strings.HasPrefix(eventType, "m.poll.")
 }
 
 // putEncryption encrypts a room, or changes the limits of its rotation.
@@ -136,11 +125,17 @@ func checkAlgorithm(content object) error {
 		"Send m.room.encryption with that algorithm; for clear conversations use another room.")
 }
 
-// putMember passes a membership event, which some bridges send to change a name.
-func putMember(x *Exchange, dev Device, room id.RoomID, user string, raw []byte) error {
+// putMember passes a membership event, which some bridges send to change a name. Its reason
+// is that of the endpoint for the same membership.
+func (r *rooms) putMember(x *Exchange, dev Device, room id.RoomID, user string, raw []byte) error {
 	content, err := parseObject(raw)
 	if err != nil {
 		return err
+	}
+	if membership := content.text("membership"); user == x.Identity.UserID.String() && membership != membershipKnock {
+		if raw, err = r.withoutReason(x, dev, raw); err != nil {
+			return err
+		}
 	}
 	return forwardThen(x, raw, func(ctx context.Context, _ object) error {
 		membership := content.text("membership")

@@ -186,29 +186,6 @@ func TestPutStatePasses(t *testing.T) {
 	}
 }
 
-// A message sent as state would go in clear.
-func TestPutStateOfMessages(t *testing.T) {
-	t.Parallel()
-	for _, eventType := range []string{"m.room.message", "m.sticker", "m.reaction", "m.room.redaction", "m.room.encrypted", "m.poll.start"} {
-		for _, room := range []id.RoomID{encryptedRoom, unsupportedRoom, unknownRoom} {
-			for _, mode := range []e2ee.Mode{e2ee.ModeProxied, e2ee.ModeNone} {
-				w := newWorld(t, mode)
-				_, err := w.do(stateCall(room, eventType, "", message))
-				if room == unknownRoom && mode == e2ee.ModeNone {
-					wantError(t, err, http.StatusServiceUnavailable, CodeCannotEncrypt)
-				} else {
-					wantError(t, err, http.StatusBadRequest, CodeBadJSON)
-				}
-				w.wantNothingUpstream()
-			}
-		}
-		w := newWorld(t, e2ee.ModeProxied)
-		if _, err := w.do(stateCall(plainRoom, eventType, "", `{}`)); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
 // No window: a send that comes while the encryption event is on its way waits for it,
 // and the encryption event waits for a send in clear that is on its way.
 func TestSendWhileRoomIsBeingEncrypted(t *testing.T) {
