@@ -112,6 +112,12 @@ func (o object) isFalse(name string) bool {
 	return ok && v.Kind() == jsontext.KindFalse
 }
 
+// isTrue reports whether a member is the literal true.
+func (o object) isTrue(name string) bool {
+	v, ok := o[name]
+	return ok && v.Kind() == jsontext.KindTrue
+}
+
 // texts gives the strings of an array member; elements of another kind are left out.
 func (o object) texts(name string) []string {
 	var out []string

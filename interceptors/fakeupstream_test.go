@@ -24,6 +24,9 @@ type fakeUpstream struct {
 	looked []seen
 	// respond makes the answer; nil answers as a homeserver that accepts everything.
 	respond func(s seen) (int, string)
+	// versions is the answer to the question what the homeserver can do, which is not in got;
+	// empty: nothing but the specification.
+	versions string
 	// broken is the error of every request.
 	broken error
 	// arrived, when set, is told of each request before it is answered.
@@ -91,8 +94,21 @@ func answerWith(status int, answer string) *http.Response {
 	}
 }
 
-// lookUp answers whether a room is encrypted, by its name.
+// lookUp answers what handlers ask by themselves: whether a room is encrypted, by its name,
+// and what the homeserver can do.
 func (u *fakeUpstream) lookUp(s seen) *http.Response {
+	if s.path == "/_matrix/client/versions" && s.method == http.MethodGet && s.body == "" {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		u.looked = append(u.looked, s)
+		switch u.versions {
+		case "":
+			return answerWith(200, `{"versions":["v1.11"]}`)
+		case "broken":
+			return answerWith(502, `<html>`)
+		}
+		return answerWith(200, u.versions)
+	}
 	room, ok := strings.CutPrefix(s.path, "/_matrix/client/v3/rooms/%21")
 	room, ask := strings.CutSuffix(room, ":hs.example/state/m.room.encryption")
 	if !ok || !ask || s.method != http.MethodGet || s.body != "" {

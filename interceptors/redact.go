@@ -5,10 +5,14 @@ import "e2ee-proxy/e2ee"
 // Redactions: PUT rooms/{roomId}/redact/{eventId}/{txnId}, and POST without the
 // transaction ID. They are not encrypted in any room (requirement 19.6), so in every room
 // but one that is known to be plain they lose their reason, and are refused if they say
-// anything more, see inclear.go. What only names events needs no look at the room.
+// anything more, see inclear.go. What only names events needs no look at the room. There are no
+// delayed ones (MSC4140).
 
 // redact handles [Redact].
 func (r *rooms) redact(x *Exchange) error {
+	if delayed(x) {
+		return InvalidParam("Redactions cannot be delayed: a homeserver would do this one at once.")
+	}
 	dev, err := device(x)
 	if err != nil {
 		return err

@@ -117,11 +117,3 @@ func forwardThen(x *Exchange, body []byte, done func(ctx context.Context, answer
 	}
 	return x.Upstream.Relay(x, resp)
 }
-
-// delayed reports whether a request asks for an event to be sent later (MSC4140): its
-// answer names no event, and what it says has not happened yet.
-func delayed(x *Exchange) bool {
-	q := x.Request.URL.Query()
-	return q.Has("org.matrix.msc4140.delay") || q.Has("delay") ||
-		q.Has("org.matrix.msc4140.parent_delay_id") || q.Has("parent_delay_id")
-}

@@ -23,7 +23,7 @@ import (
 //   - m.room.encrypted made by a client whose keys the proxy holds is refused: such a
 //     client has no keys to make it with.
 //
-// A delayed event (MSC4140) is encrypted when it is scheduled, for those in the room then.
+// A delayed event passes if the homeserver can delay it, see delayed.go.
 // Clients that do their own encryption ([e2ee.ModeForeign]) pass untouched, also with
 // what they choose to send in clear: what a client with keys of its own encrypts is its
 // own decision. A token without a device can hold no keys and is refused in encrypted
@@ -31,6 +31,9 @@ import (
 
 // send handles [Send].
 func (r *rooms) send(x *Exchange) error {
+	if err := checkDelay(x); err != nil {
+		return err
+	}
 	dev, err := device(x)
 	if err != nil {
 		return err

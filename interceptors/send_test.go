@@ -38,6 +38,7 @@ func TestSendEncrypts(t *testing.T) {
 		w := newWorld(t, e2ee.ModeProxied)
 		c := sendCall(encryptedRoom, "m.room.message", message)
 		c.version, c.query = version, "ts=12&org.matrix.msc4140.delay=5"
+		w.up.versions = `{"unstable_features":{"org.matrix.msc4140":true}}`
 		rec, err := w.do(c)
 		if err != nil {
 			t.Fatal(err)

@@ -25,6 +25,9 @@ import (
 
 // putState handles [PutState].
 func (r *rooms) putState(x *Exchange) error {
+	if err := checkDelay(x); err != nil {
+		return err
+	}
 	dev, err := device(x)
 	if err != nil {
 		return err

@@ -131,6 +131,7 @@ func TestPutEncryptionWeakened(t *testing.T) {
 				{encryptionContent, "org.matrix.msc4140.delay=1000", CodeInvalidParam, 400},
 			} {
 				w := newWorld(t, mode)
+				w.up.versions = `{"unstable_features":{"org.matrix.msc4140":true}}`
 				c := stateCall(room, typeEncryption, "", tt.body)
 				c.query = tt.query
 				_, err := w.do(c)
@@ -168,6 +169,7 @@ func TestPutStatePasses(t *testing.T) {
 		{mode: e2ee.ModeForeign, eventType: "m.room.message", body: `{}`},
 	} {
 		w := newWorld(t, tt.mode)
+		w.up.versions = `{"unstable_features":{"org.matrix.msc4140":true}}`
 		c := stateCall(encryptedRoom, tt.eventType, tt.key, tt.body)
 		c.query = tt.query
 		if _, err := w.do(c); err != nil {

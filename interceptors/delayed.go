@@ -1,0 +1,85 @@
+package interceptors
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// Delayed events (MSC4140): a parameter of the query has the homeserver keep an event and
+// send it later. A homeserver that does not know the parameter sends the event at once,
+// which may be the opposite of what it is for: that somebody has left a call, or a message
+// for next year. So a request that has one goes on only if the homeserver says that it can,
+// for every client. It is asked each time: such requests are rare, and what it can may
+// differ between users.
+//
+// In an encrypted room the event is encrypted when it is scheduled, for those who are in
+// the room then.
+
+// featureDelay is the name under which a homeserver says that it keeps events, by the names
+// of parameters that begin with it; with the suffix, also by those without.
+const (
+	featureDelay       = "org.matrix.msc4140"
+	featureDelayStable = featureDelay + ".stable"
+)
+
+// delayFeature gives what a homeserver must be able to do for a query's delay, and is empty
+// when there is none.
+func delayFeature(query url.Values) string {
+	feature := ""
+	for name := range query {
+		switch {
+		case name == "delay", name == "parent_delay_id":
+			return featureDelayStable
+		case strings.HasPrefix(name, featureDelay+"."):
+			feature = featureDelay
+		}
+	}
+	return feature
+}
+
+// delayed reports whether a request asks for an event to be sent later: its answer names no
+// event, and what it says has not happened yet.
+func delayed(x *Exchange) bool { return delayFeature(x.Request.URL.Query()) != "" }
+
+// checkDelay refuses a delay that the homeserver would not keep.
+func checkDelay(x *Exchange) error {
+	feature := delayFeature(x.Request.URL.Query())
+	if feature == "" {
+		return nil
+	}
+	can, err := homeserverCan(x, feature)
+	if err != nil {
+		return err
+	}
+	if can {
+		return nil
+	}
+	e := Forbidden("The homeserver does not send events later: it would send this one at once, so it was not sent.").
+		WithHint("Send it without a delay, when its time has come.")
+	e.Fields = map[string]any{featureDelay + ".errcode": "M_MAX_DELAY_UNSUPPORTED"}
+	return e
+}
+
+// homeserverCan asks the homeserver whether it says that it has an unstable feature.
+func homeserverCan(x *Exchange, feature string) (bool, error) {
+	asking := *x
+	asking.Request = x.Request.Clone(x.Request.Context())
+	asking.Request.Body, asking.Request.ContentLength = http.NoBody, 0
+	resp, err := x.Upstream.Do(&asking, Change{
+		Method: http.MethodGet, Pattern: "/_matrix/client/versions", Query: whoQuery(x.Request.URL.Query()),
+	})
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return false, FromResponse(resp)
+	}
+	raw := peek(resp)
+	if checkObject(raw) != nil {
+		return false, Unreachable(errors.New("what the homeserver can do is not readable"))
+	}
+	return answer(resp).members("unstable_features").isTrue(feature), nil
+}
