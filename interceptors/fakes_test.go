@@ -264,7 +264,7 @@ func (w *world) do(c call) (*httptest.ResponseRecorder, error) {
 	req.Header.Set("Content-Type", "application/x-of-the-client")
 	req.Body = http.MaxBytesReader(rec, req.Body, c.maxBody)
 	pattern := c.pattern
-	if !strings.HasPrefix(pattern, "/_e2ee_proxy/") && !strings.HasPrefix(pattern, "/.well-known/") {
+	if !strings.HasPrefix(pattern, "/_e2ee_proxy/") && !strings.HasPrefix(pattern, "/.well-known/") && !strings.HasPrefix(pattern, "/_matrix/") {
 		pattern = "/_matrix/client/{version}" + pattern
 	}
 	params := maps.Clone(c.params)

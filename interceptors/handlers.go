@@ -35,6 +35,7 @@ const (
 	Deactivate    = "deactivate"     // POST account/deactivate
 	WellKnown     = "wellKnown"      // GET /.well-known/matrix/client
 	Sync          = "sync"           // GET sync
+	Versions      = "versions"       // GET /_matrix/client/versions
 	ReadMarkers   = "readMarkers"    // POST rooms/{roomId}/read_markers
 	UploadKeys    = "keys.upload"    // POST keys/upload[/{deviceId}]
 
@@ -88,7 +89,7 @@ func Handlers(o Options) (map[string]Handler, error) {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
 	reader := newStateReader(o.Sync)
-	all := map[string]Handler{Sync: sync, ReadMarkers: readMarkers, StateList: reader.list, StateGet: reader.get}
+	all := map[string]Handler{Sync: sync, ReadMarkers: readMarkers, StateList: reader.list, StateGet: reader.get, Versions: versions}
 	maps.Copy(all, (&rooms{order: order, txns: txns}).handlers())
 	maps.Copy(all, (&sessions{public: o.PublicURL, refresh: refresh}).handlers())
 	maps.Copy(all, api.handlers())

@@ -10,7 +10,7 @@ func serverRoutes() []*route {
 		{method: "GET", pattern: "/.well-known/matrix/client", lane: laneQuick, auth: authNone, class: classIntercept, handler: interceptors.WellKnown},
 		{method: "GET", pattern: "/.well-known/matrix/support", lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: "/.well-known/matrix/policy_server", lane: laneQuick, auth: authNone, class: classPass},
-		{method: "GET", pattern: "/_matrix/client/versions", lane: laneQuick, auth: authNone, class: classOptional, handler: "versions"},
+		{method: "GET", pattern: "/_matrix/client/versions", lane: laneQuick, auth: authNone, class: classOptional, handler: interceptors.Versions},
 
 		// Sync. Sliding sync carries events that would not be decrypted, so clients are
 		// made to fall back to what is.

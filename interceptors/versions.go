@@ -1,0 +1,56 @@
+package interceptors
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// GET versions says what the homeserver can do, and clients choose their sync by it. Sliding
+// sync (MSC3575, MSC4186) is refused by the route table, for whoever asks: a client that
+// found it here would come to a stop instead of using /sync. So it is taken out, with and
+// without a token, because clients ask before they log in, and what they hear then must
+// hold afterwards. Everything else stays.
+
+// versions handles [Versions].
+func versions(x *Exchange) error {
+	resp, err := x.Upstream.Do(x, Change{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return x.Upstream.Relay(x, resp)
+	}
+	raw := peek(resp)
+	if raw == nil {
+		return Unreachable(errors.New("what the homeserver can do is not readable"))
+	}
+	if checkObject(raw) != nil { // it says nothing to any client, and is shown as what it is
+		return x.Upstream.Relay(x, resp)
+	}
+	changed, err := editMember(raw, "unstable_features", func(features []byte) ([]byte, error) {
+		if jsontext.Value(features).Kind() != jsontext.KindBeginObject {
+			return features, nil
+		}
+		return editObject(features, func(name string, value jsontext.Value) (jsontext.Value, error) {
+			if isSlidingSync(name) {
+				return nil, nil
+			}
+			return value, nil
+		})
+	})
+	if err != nil {
+		return Unreachable(errors.New("what the homeserver can do is not readable"))
+	}
+	replaceBody(resp, changed)
+	return x.Upstream.Relay(x, resp)
+}
+
+// isSlidingSync reports whether a feature's name is one of sliding sync, in any of its forms
+// ("org.matrix.simplified_msc3575").
+func isSlidingSync(name string) bool {
+	return strings.Contains(name, "msc3575") || strings.Contains(name, "msc4186")
+}
