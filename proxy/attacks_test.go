@@ -63,6 +63,14 @@ func attackPaths() []string {
 		"presence/rooms%2F!r:hs%2Fsend/status",
 		"rooms/%2521r%253Ahs/send/m.room.message/t",
 		"rooms/%21r%3Ahs/%2573end/m.room.message/t",
+		"rooms/!r:hs%252Fsend/report",
+		"rooms/!r:hs%255Csend/report",
+		"rooms/!r:hs%5Csend/report",
+		"rooms/!r:hs%25252Fsend%25252Fm.room.message%25252Ft/report",
+		"rooms/!r:hs%2Fsend%2Fm.room.message%2Ft/typing/@u:hs",
+		"org.example/x%252F..%252Frooms%252F!r:hs%252Fsend%252Fm.room.message%252Ft",
+		"user/@u:hs/account_data/..%252F..%252F..%252Frooms%252F!r:hs%252Fsend%252Fm.room.message%252Ft",
+		"presence/..%255Crooms%255C!r:hs%255Csend%255Cm.room.message/status",
 		"rooms/!r:hs%00/send/m.room.message/t",
 		"rooms/!r:hs/send%00/m.room.message/t",
 		"rooms/!r:hs/send/m.room.message%0a/t",
@@ -97,12 +105,14 @@ func attackPaths() []string {
 		"sync",
 		"org.matrix.simplified_msc3575/sync",
 	}
-	heads := []string{"/_matrix/client/", "//_matrix/client/", "/_matrix//client/", "/./_matrix/client/", "/_matrix/Client/", "/_matrix%2Fclient/", "/x/../_matrix/client/", "http://hs/_matrix/client/", "/_matrix/client/../client/"}
-	all := make([]string, 0, len(heads)*len(prefixes)*8+len(prefixes)*len(tails))
-	for i, head := range heads {
+	// Not only the Client-Server API reaches a homeserver: so does everything that is passed on.
+	areas := []string{"/_matrix/client/", "/_matrix/media/", "/_synapse/client/", "/_matrix/static/", "/.well-known/matrix/"}
+	heads := []string{"//_matrix/client/", "/_matrix//client/", "/./_matrix/client/", "/_matrix/Client/", "/_matrix%2Fclient/", "/x/../_matrix/client/", "http://hs/_matrix/client/", "/_matrix/client/../client/"}
+	all := make([]string, 0, len(heads)*len(prefixes)*8+len(areas)*len(prefixes)*len(tails))
+	for i, head := range append(areas, heads...) {
 		for _, prefix := range prefixes {
 			use := tails
-			if i > 0 {
+			if i >= len(areas) {
 				use = tails[:8]
 			}
 			for _, tail := range use {
@@ -115,6 +125,11 @@ func attackPaths() []string {
 		"/_matrix/media/v3/upload/x/..%2F..%2F..%2F..%2Fclient%2Fv3%2Frooms%2F!r:hs%2Fsend%2Fm.room.message%2Ft",
 		"/_synapse/client/../../_matrix/client/v3/rooms/!r:hs/send/m.room.message/t",
 		"/_synapse/client/..%2F..%2F_matrix%2Fclient%2Fv3%2Frooms%2F!r:hs%2Fsend%2Fm.room.message%2Ft",
+		"/_matrix/media/v3/x%252F..%252F..%252Fclient%252Fv3%252Frooms%252F!r:hs%252Fsend%252Fm.room.message%252Ft",
+		"/_synapse/client/x%5C..%5C..%5C_matrix%5Cclient%5Cv3%5Crooms%5C!r:hs%5Csend%5Cm.room.message%5Ct",
+		"/_synapse/client/rooms;x/!r:hs/send/m.room.message/t",
+		"/_synapse/client/x%3Brooms%3B/send",
+		"/_matrix/media/v3/rooms%00/!r:hs/send/m.room.message/t",
 		"/_synapse/admin/v1/send_server_notice",
 		"/_matrix/federation/v1/send/t",
 		"/_e2ee_proxy/v1/../../_matrix/client/v3/rooms/!r:hs/send/m.room.message/t",
@@ -126,9 +141,9 @@ func attackPaths() []string {
 // recognize as a send (N7), or by one that it reads differently (N9): other methods,
 // other prefixes, encoded letters and slashes, dots, empty segments, other case.
 //
-// Expected: every one of them is refused with 400 or 404, or goes to the interceptor.
-// The homeserver sees no plaintext, and no path that anybody could take for a write
-// into a room.
+// Expected: every one of them is refused with 400 or 404, or goes to the interceptor, in
+// every part of the URL space that is passed on (media and single sign-on too). The
+// homeserver sees no plaintext, and no path that anybody could take for a write into a room.
 func TestNoPlaintextByAnyPath(t *testing.T) {
 	t.Parallel()
 	g := newRig(t, nil)

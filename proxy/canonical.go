@@ -178,17 +178,35 @@ func checkParam(name, value string) error {
 		}
 		return errParam
 	}
+	if name == "roomId" && value[0] != '!' {
+		return errParam
+	}
+	if strings.IndexByte(value, '%') < 0 {
+		return checkLayer(name, value)
+	}
+	for _, layer := range layers(value) {
+		if err := checkLayer(name, layer); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkLayer is checkParam for a value as it is after one decoding.
+func checkLayer(name, value string) error {
+	slashes := strings.IndexByte(value, '/') >= 0
+	backslashes := strings.IndexByte(value, '\\') >= 0
 	switch name {
 	case "roomId":
-		if value[0] != '!' || strings.IndexByte(value, '/') >= 0 {
+		if slashes || backslashes {
 			return errParam
 		}
 	case "serverName", "mediaId", "filterId":
-		if strings.IndexByte(value, '/') >= 0 {
+		if slashes {
 			return errParam
 		}
 	}
-	if strings.IndexByte(value, '/') < 0 && strings.IndexByte(value, '\\') < 0 {
+	if !slashes && !backslashes {
 		if value == "." || value == ".." {
 			return errDotSegment
 		}

@@ -54,6 +54,12 @@ func TestCanonicalPathsPass(t *testing.T) {
 		{"GET", "/_matrix/client/v9/future", "/_matrix/client/v9/future"},
 		{"GET", "/_matrix/client/v3/rooms/!a:hs/novelty", "/_matrix/client/v3/rooms/%21a%3Ahs/novelty"},
 		{"POST", "/_synapse/client/new_user_consent", "/_synapse/client/new_user_consent"},
+		{"POST", "/_synapse/client/oidc/callback", "/_synapse/client/oidc/callback"},
+		{"PUT", "/_synapse/client/rendezvous/01-ab", "/_synapse/client/rendezvous/01-ab"},
+		{"POST", "/_matrix/media/unstable/fi.mau.msc2246/create", "/_matrix/media/unstable/fi.mau.msc2246/create"},
+		// Per cent signs as data.
+		{"PUT", "/_matrix/client/v3/user/@a:b/rooms/!a:hs/tags/u.50%25", "/_matrix/client/v3/user/%40a%3Ab/rooms/%21a%3Ahs/tags/u.50%25"},
+		{"PUT", "/_matrix/client/v3/rooms/!a:hs/state/org.example/x%252Fy", "/_matrix/client/v3/rooms/%21a%3Ahs/state/org.example/x%252Fy"},
 		{"GET", "/_matrix/client/v3/pushrules/", "/_matrix/client/v3/pushrules/"},
 		{"GET", "/.well-known/matrix/novelty", "/.well-known/matrix/novelty"},
 		{"GET", "/_matrix/static/client/login/style.css", "/_matrix/static/client/login/style.css"},
@@ -105,6 +111,14 @@ func TestAmbiguousPathsAreRefused(t *testing.T) {
 		{"GET", "/_matrix/media/v3/download/a/b%2Fc"},
 		{"GET", "/_matrix/client/v3/rooms/!a:hs/send/m.room.message"},
 		{"GET", "/_matrix/client/v3/rooms/!a:hs/redact/x"},
+		{"GET", "/_matrix/client/v3/rooms/!a:hs%5Cx/messages"},
+		{"GET", "/_matrix/client/v3/rooms/!a:hs%252Fx/messages"},
+		{"GET", "/_matrix/client/v3/profile/x%252F..%252Fsync"},
+		{"GET", "/_matrix/media/v3/rooms/!a:hs/send/m.room.message"},
+		{"GET", "/_synapse/client/x%2Frooms/send"},
+		{"POST", "/_matrix/media/v3/org.example/send/x"},
+		{"POST", "/_matrix/media/v9/create"},
+		{"PATCH", "/_synapse/client/rooms"},
 		{"GET", "/_matrix/federation/v1/state/x"},
 		{"GET", "/_synapse/admin/v1/users"},
 		{"GET", "/_dendrite/admin/x"},
@@ -121,7 +135,7 @@ func TestAmbiguousPathsAreRefused(t *testing.T) {
 }
 
 // roomWrite finds a write to a room in a path, as careless software would read it.
-var roomWrite = regexp.MustCompile(`^/_matrix/client/(api/v1|[^/]+|unstable/[^/]+)/rooms/[^/]+/(send|state|redact|batch_send|import)(/|$)`)
+var roomWrite = regexp.MustCompile(`^/(_matrix/client/(api/v1|[^/]+|unstable/[^/]+)|(_matrix/media|_synapse/client)(/.*)?)/rooms/[^/]+/(send|state|redact|batch_send|import)(/|$)`)
 
 // careless reads a path as the most careless software between client and homeserver
 // might: it decodes twice, drops parameters of segments, resolves dots and backslashes,

@@ -249,7 +249,8 @@ func buildPath(pattern, version string, params map[string]string) (string, error
 }
 
 // unlisted decides on a path that no row fits, and writes it anew. Reads pass, so that
-// new endpoints work; writes pass unless they could reach a room.
+// new endpoints work; writes pass unless they could reach a room. That holds in every part of
+// the homeserver's URL space: what is behind them need not be what their name says.
 func (t *target) unlisted(method string, guarded bool) (string, error) {
 	switch {
 	case t.area() == areaNone:
@@ -260,7 +261,7 @@ func (t *target) unlisted(method string, guarded bool) (string, error) {
 		return "", errEmptySegment
 	}
 	b := make([]byte, 0, 192)
-	inRoom, writes := false, false
+	var words roomWords
 	for i, seg := range t.segments() {
 		b = append(b, '/')
 		if seg == versionMark {
@@ -279,18 +280,20 @@ func (t *target) unlisted(method string, guarded bool) (string, error) {
 		}
 		b = appendSegment(b, value)
 		if i > 1 {
-			inRoom = inRoom || strings.EqualFold(value, "rooms") || value[0] == '!'
-			writes = writes || isWriteWord(value)
+			words.see(value)
 		}
 	}
 	reads := method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
+	if words.refuses(reads) || guarded && !reads {
+		return "", errRoomPath
+	}
 	switch t.area() {
-	case areaClient:
-		if reads && inRoom && writes || !reads && (guarded || inRoom || writes || t.version == "") {
+	case areaClient, areaMedia:
+		if !reads && t.version == "" {
 			return "", errRoomPath
 		}
 		return string(b), nil
-	case areaMedia, areaSSO:
+	case areaSSO: // has no versions
 		return string(b), nil
 	case areaReadOnly:
 		if reads {
@@ -299,20 +302,6 @@ func (t *target) unlisted(method string, guarded bool) (string, error) {
 	case areaNone:
 	}
 	return "", errNotHere
-}
-
-// isWriteWord reports whether a segment names a way to put an event into a room
-// (send_pdus is one of MSC4080), or another kind of sync.
-func isWriteWord(s string) bool {
-	if len(s) >= 4 && strings.EqualFold(s[:4], "send") {
-		return true
-	}
-	for _, word := range [...]string{"state", "redact", "batch_send", "import", "createRoom", "sync"} {
-		if strings.EqualFold(s, word) {
-			return true
-		}
-	}
-	return false
 }
 
 var (
