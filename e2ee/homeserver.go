@@ -133,8 +133,12 @@ func upstreamError(op string, resp *http.Response, body []byte, err error) *Upst
 	if out.Status == http.StatusUnauthorized {
 		out.UIA = readChallenge(body)
 	}
+	// The header rounds up what retry_after_ms says, unless something in front of the
+	// homeserver asks for more.
 	if secs, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && secs > 0 && secs < 1e6 {
-		out.RetryAfter = time.Duration(secs) * time.Second
+		if after := time.Duration(secs) * time.Second; after >= out.RetryAfter+time.Second || out.RetryAfter == 0 {
+			out.RetryAfter = after
+		}
 	}
 	return out
 }

@@ -3,6 +3,10 @@ package interceptors
 import (
 	"bytes"
 	"encoding/base64"
+	"errors"
+	"reflect"
+	"strconv"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -26,11 +30,65 @@ func readControl(x *Exchange, v any) error {
 	if err := checkObject(raw); err != nil {
 		return err
 	}
-	// The decoder's errors quote what it read, which may be a secret.
-	if json.Unmarshal(raw, v, json.RejectUnknownMembers(true)) != nil {
-		return BadJSON("The request body has a member that is unknown, twice there, or of the wrong kind.")
+	if err := json.Unmarshal(raw, v, json.RejectUnknownMembers(true)); err != nil {
+		return badControl(err, v)
 	}
 	return nil
+}
+
+// badControl says what is wrong with a body. The decoder's errors quote what it read, which
+// may be a secret, so only the name of a member is taken from them, and only if it could be
+// one. It is a hint, which the log does not get.
+func badControl(err error, v any) error {
+	what, name := "of the wrong kind", ""
+	semantic, _ := errors.AsType[*json.SemanticError](err)
+	syntactic, _ := errors.AsType[*jsontext.SyntacticError](err)
+	switch {
+	case errors.Is(err, jsontext.ErrDuplicateName):
+		what = "twice there"
+	case errors.Is(err, json.ErrUnknownName):
+		what = "unknown"
+	}
+	var at jsontext.Pointer
+	switch {
+	case semantic != nil:
+		at = semantic.JSONPointer
+	case syntactic != nil:
+		at = syntactic.JSONPointer
+	}
+	for name = range at.Tokens() {
+		break // the body's own member, whatever is wrong inside it
+	}
+	e := BadJSON("The request body has a member that is " + what + ".")
+	if couldBeMember(name) {
+		e.Hint = "It is " + strconv.Quote(name) + "."
+	}
+	takes := members(v)
+	if len(takes) == 0 {
+		e.Hint += " This call takes no members."
+	} else {
+		e.Hint += " This call takes " + strings.Join(takes, ", ") + "."
+	}
+	e.Hint = strings.TrimSpace(e.Hint)
+	return e
+}
+
+// couldBeMember reports whether somebody may have meant a text as a member's name.
+func couldBeMember(name string) bool {
+	const most = 32
+	return name != "" && len(name) <= most && strings.IndexFunc(name, func(r rune) bool {
+		return r != '_' && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	}) < 0
+}
+
+// members gives the names of what a body can have.
+func members(v any) []string {
+	var names []string
+	for field := range reflect.TypeOf(v).Elem().Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		names = append(names, name)
+	}
+	return names
 }
 
 // authBody is what bootstrap and reset take.

@@ -30,12 +30,16 @@ func controlError(err error) error {
 	if needed, ok := errors.AsType[*AuthNeededError](err); ok {
 		return authNeeded(needed)
 	}
+	up, answered := errors.AsType[*e2ee.UpstreamError](err)
 	for _, known := range controlReasons() {
+		if answered && errors.Is(known.reason, e2ee.ErrCannotEncrypt) {
+			continue // the homeserver itself said what is wrong
+		}
 		if errors.Is(err, known.reason) {
 			return known.answer.Because(err)
 		}
 	}
-	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok {
+	if answered {
 		return controlUpstream(up, err)
 	}
 	return engineError(err)
@@ -46,10 +50,8 @@ func controlUpstream(up *e2ee.UpstreamError, err error) error {
 	switch up.Status {
 	case http.StatusForbidden:
 		return Forbidden("The homeserver refused this.").Because(err)
-	case 0, http.StatusUnauthorized, http.StatusTooManyRequests:
-		return upstreamError(up, err)
 	}
-	return Unreachable(err)
+	return upstreamError(up, err)
 }
 
 type controlReason struct {

@@ -204,7 +204,7 @@ func controlDeleteRecoveryKey(a asked) (any, error) {
 func userParam(x *Exchange) (id.UserID, error) {
 	user := x.Endpoint.Params["userId"]
 	if !validUser(user) {
-		return "", InvalidParam("This is not a user ID.")
+		return "", InvalidParam("{userId} in the path is not a user ID.").WithHint("One looks like @alice:example.org.")
 	}
 	return id.UserID(user), nil
 }
@@ -256,7 +256,7 @@ func controlOverride(a asked) (any, error) {
 	}
 	dev := id.DeviceID(a.Endpoint.Params["deviceId"])
 	if dev == "" {
-		return nil, InvalidParam("This is not a device ID.")
+		return nil, InvalidParam("{deviceId} in the path is not a device ID.")
 	}
 	var body overrideBody
 	if err := readControl(a.Exchange, &body); err != nil {

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -90,7 +89,7 @@ func upstreamError(up *e2ee.UpstreamError, err error) error {
 		return Forbidden("The homeserver does not let this account see what is needed to encrypt for this room.").
 			WithHint("Is it in the room?").Because(err)
 	case up.Status == http.StatusTooManyRequests:
-		return LimitExceeded(max(up.RetryAfter, time.Second)).Because(err)
+		return HomeserverLimit(up.RetryAfter).Because(err)
 	case up.Status == 0 && errors.Is(err, context.Canceled):
 		return err
 	case up.Status == 0 && errors.Is(err, context.DeadlineExceeded):
@@ -98,7 +97,18 @@ func upstreamError(up *e2ee.UpstreamError, err error) error {
 	case up.Status == 0:
 		return Unreachable(err)
 	}
-	return CannotEncrypt(false, err)
+	return HomeserverFailed(up.Status, up.Op, err)
+}
+
+// notSent adds to an error that the message was not sent, where it does not say so.
+func notSent(err error) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || strings.Contains(e.Text, "not sent") {
+		return err
+	}
+	c := *e
+	c.Text += " The message was not sent."
+	return &c
 }
 
 // identityChanged names everybody concerned in "users", and those of them who were

@@ -150,9 +150,24 @@ func UnknownToken(softLogout bool) *Error {
 	return e
 }
 
-// LimitExceeded asks the client to come again later (429 M_LIMIT_EXCEEDED).
+// LimitExceeded asks the client to come again later (429 M_LIMIT_EXCEEDED), because of a
+// limit of the proxy's own.
 func LimitExceeded(after time.Duration) *Error {
-	e := NewError(http.StatusTooManyRequests, CodeLimitExceeded, "Too many requests at a time.")
+	return limit("The proxy takes no more requests of this kind at the moment.", after)
+}
+
+// HomeserverLimit is LimitExceeded for a limit of the homeserver, which says how long to
+// wait; zero when it does not.
+func HomeserverLimit(after time.Duration) *Error {
+	if after <= 0 {
+		after = time.Second
+	}
+	return limit("The homeserver limits how often this account may ask for something, and refuses for now.", after)
+}
+
+func limit(text string, after time.Duration) *Error {
+	e := NewError(http.StatusTooManyRequests, CodeLimitExceeded, text)
+	e.Hint = "Try again later: retry_after_ms and the header Retry-After say when."
 	e.Fields = map[string]any{"retry_after_ms": after.Milliseconds()}
 	e.Header = retryAfter(after)
 	return e
@@ -203,6 +218,23 @@ func Unreachable(err error) *Error {
 	}
 }
 
+// HomeserverFailed says that the homeserver answered, but with an error that is not the
+// client's (502). What it was asked is a public phrase such as "read the room's members",
+// which may be empty.
+func HomeserverFailed(status int, asked string, err error) *Error {
+	text := "The homeserver answered with an error (status " + strconv.Itoa(status) + ")"
+	if status < http.StatusBadRequest {
+		text = "The homeserver gave an answer that makes no sense (status " + strconv.Itoa(status) + ")"
+	}
+	if asked != "" {
+		text += " when the proxy asked it to " + asked
+	}
+	return &Error{
+		Status: http.StatusBadGateway, ErrCode: CodeUnknown, Err: err,
+		Text: text + ".", Hint: "Try again in a moment.", Header: retryAfter(5 * time.Second),
+	}
+}
+
 // TimedOut says that the homeserver did not answer in time (504).
 func TimedOut(err error) *Error {
 	return &Error{
@@ -229,8 +261,9 @@ func retryAfter(d time.Duration) http.Header {
 const maxErrorBody = 64 << 10
 
 // FromResponse turns an error response of the homeserver into one for the client, with
-// its status, code, text, fields and Retry-After. What is not a Matrix error becomes a
-// 502 that says nothing of its content. It reads the body, and does not close it.
+// its status, code, text, fields and Retry-After. What is not a Matrix error becomes one that
+// says nothing of its content: a 429, which something in front of the homeserver may have
+// answered, stays one, and everything else is a 502. It reads the body, and does not close it.
 func FromResponse(resp *http.Response) *Error {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	if err != nil {
@@ -238,11 +271,11 @@ func FromResponse(resp *http.Response) *Error {
 	}
 	var fields map[string]any
 	if err := json.Unmarshal(body, &fields); err != nil {
-		return Unreachable(fmt.Errorf("status %d without a JSON body", resp.StatusCode))
+		return noMatrixError(resp, errors.New("no JSON body"))
 	}
 	code, _ := fields["errcode"].(string)
 	if code == "" || resp.StatusCode < 400 || resp.StatusCode > 599 {
-		return Unreachable(fmt.Errorf("status %d without an error code", resp.StatusCode))
+		return noMatrixError(resp, errors.New("no error code"))
 	}
 	text, _ := fields["error"].(string)
 	delete(fields, "errcode")
@@ -250,6 +283,19 @@ func FromResponse(resp *http.Response) *Error {
 	e := &Error{Status: resp.StatusCode, ErrCode: code, Text: text, Fields: fields}
 	if after := resp.Header.Get("Retry-After"); after != "" {
 		e.Header = http.Header{"Retry-After": {after}}
+	}
+	return e
+}
+
+// noMatrixError is FromResponse for what is none.
+func noMatrixError(resp *http.Response, err error) *Error {
+	err = fmt.Errorf("status %d: %w", resp.StatusCode, err)
+	if resp.StatusCode != http.StatusTooManyRequests {
+		return HomeserverFailed(resp.StatusCode, "", err)
+	}
+	e := HomeserverLimit(0).Because(err)
+	if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && seconds > 0 {
+		e = HomeserverLimit(time.Duration(seconds) * time.Second).Because(e.Err)
 	}
 	return e
 }

@@ -50,7 +50,7 @@ func device(x *Exchange) (Device, error) {
 func roomParam(x *Exchange) (id.RoomID, error) {
 	room := x.Endpoint.Params["roomId"]
 	if !validRoom(room) {
-		return "", InvalidParam("This is not a room ID.")
+		return "", InvalidParam("{roomId} in the path is not a room ID.").WithHint("One looks like !room:example.org.")
 	}
 	return id.RoomID(room), nil
 }

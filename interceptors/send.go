@@ -131,7 +131,7 @@ func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error
 	ctx := x.Request.Context()
 	made, err := dev.Encrypt(ctx, out)
 	if err != nil {
-		return engineError(fmt.Errorf("encrypt: %w", err))
+		return notSent(engineError(fmt.Errorf("encrypt: %w", err)))
 	}
 	if made.EventID != "" {
 		return writeJSON(x, map[string]id.EventID{"event_id": made.EventID})

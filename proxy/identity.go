@@ -217,7 +217,7 @@ func readWhoami(resp *http.Response, token string) (interceptors.Identity, error
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests, http.StatusBadRequest:
 		return none, interceptors.FromResponse(resp)
 	default:
-		return none, interceptors.Unreachable(fmt.Errorf("whoami answered %d", resp.StatusCode))
+		return none, interceptors.HomeserverFailed(resp.StatusCode, "say whose access token this is", nil)
 	}
 	var answer struct {
 		UserID   id.UserID   `json:"user_id"`

@@ -186,11 +186,11 @@ func (t *table) find(method string, at *target) (match, error) {
 		m.route = r
 		for i, name := range r.params {
 			value, err := decode(m.values[i])
-			if err != nil {
-				return m, err
+			if err == nil {
+				err = checkParam(name, value)
 			}
-			if err := checkParam(name, value); err != nil {
-				return m, err
+			if err != nil {
+				return m, fmt.Errorf("%w: {%s}", err, name)
 			}
 			m.values[i] = value
 		}

@@ -197,6 +197,26 @@ func TestHandlersFitTheTable(t *testing.T) {
 	newRig(t, func(o *Options) { o.Handlers = handlers })
 }
 
+// Report: a request with a bad parameter in its path is refused with words that do not say
+// which. Expected: it is named.
+func TestBadPathParameterIsNamed(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, nil)
+	for target, want := range map[string]string{
+		"/_matrix/client/v3/rooms/alias/messages":            "{roomId}",
+		"/_matrix/client/v3/rooms/!r:hs%2Fx/messages":        "{roomId}",
+		"/_matrix/client/v3/user/@u:hs/filter/a%2Fb":         "{filterId}",
+		"/_matrix/client/v3/profile/@u:hs%00":                "{userId}",
+		"/_matrix/client/v3/rooms/!r:hs/event/x%2F..%2Fy":    "{eventId}",
+		"/_matrix/client/v3/directory/room/%23a%2Frooms%2Fb": "{roomAlias}",
+	} {
+		a := g.do("GET", target, "", "Authorization: Bearer alice")
+		if a.StatusCode != http.StatusBadRequest || !strings.Contains(a.body, want) {
+			t.Errorf("%s: got %d %s, want it to name %s", target, a.StatusCode, a.body, want)
+		}
+	}
+}
+
 // Optional handlers take over what otherwise passes.
 func TestOptionalHandlerTakesOver(t *testing.T) {
 	t.Parallel()

@@ -169,10 +169,14 @@ func (p *Proxy) readCredentials(q *request, t *target) error {
 // refusal is what a client gets to read about a target that does not pass. The errors
 // are this package's and hold nothing of the target.
 func refusal(err error) *interceptors.Error {
-	if errors.Is(err, errNotHere) {
+	text := "The request was refused: " + err.Error() + "."
+	switch {
+	case errors.Is(err, errNotHere):
 		return interceptors.NotImplemented("There is no such endpoint.")
+	case errors.Is(err, errParam):
+		return interceptors.InvalidParam(text).Because(err)
 	}
-	return interceptors.Unrecognized("The request was refused: " + err.Error() + ".").Because(err)
+	return interceptors.Unrecognized(text).Because(err)
 }
 
 // limitBody does step 2 for the body. What has no body by its method loses it.
