@@ -38,6 +38,7 @@ const (
 	Versions      = "versions"       // GET /_matrix/client/versions
 	ReadMarkers   = "readMarkers"    // POST rooms/{roomId}/read_markers
 	UploadKeys    = "keys.upload"    // POST keys/upload[/{deviceId}]
+	Search        = "search"         // POST search
 
 	// The control API, under /_e2ee_proxy/v1/.
 	ControlStatus            = "control.status"               // GET status
@@ -63,6 +64,9 @@ type Options struct {
 	PublicURL *url.URL
 	// Sync are the settings of the sync handler, and of others that return events.
 	Sync SyncOptions
+	// HideNotices keeps what the proxy has to say out of what clients show people
+	// (clients.hide_warnings).
+	HideNotices bool
 }
 
 // Handlers makes the handlers of this package by name. They share what must be known
@@ -90,7 +94,9 @@ func Handlers(o Options) (map[string]Handler, error) {
 	}
 	reader := newStateReader(o.Sync)
 	all := map[string]Handler{Sync: sync, ReadMarkers: readMarkers, StateList: reader.list, StateGet: reader.get, Versions: versions}
-	maps.Copy(all, (&rooms{order: order, txns: txns}).handlers())
+	writes := &rooms{order: order, txns: txns}
+	maps.Copy(all, writes.handlers())
+	all[Search] = (&searches{writes, o.HideNotices, o.Sync.SpoolDir}).narrow(passSearch)
 	maps.Copy(all, (&sessions{public: o.PublicURL, refresh: refresh}).handlers())
 	maps.Copy(all, api.handlers())
 	return all, nil

@@ -22,7 +22,7 @@ func serverRoutes() []*route {
 		{method: "GET", pattern: client + "/events/{eventId}", versions: vAny, lane: laneQuick, class: classOptional, handler: "events.get"},
 		{method: "GET", pattern: client + "/initialSync", versions: vAny, lane: laneSlow, class: classOptional, handler: "initial_sync"},
 		{method: "GET", pattern: client + "/notifications", versions: vAny, lane: laneQuick, class: classOptional, handler: "notifications"},
-		{method: "POST", pattern: client + "/search", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classOptional, handler: "search"},
+		{method: "POST", pattern: client + "/search", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classOptional, handler: interceptors.Search},
 
 		// Rooms and people.
 		{method: "GET", pattern: client + "/joined_rooms", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},

@@ -158,7 +158,7 @@ func interceptorOptions(cfg *config.Config) interceptors.Options {
 		ShowEncryptionState: cfg.Clients.ShowEncryptionState,
 		MaxTimeout:          cfg.Limits.SyncWait,
 		SpoolDir:            cfg.Data,
-	}}
+	}, HideNotices: cfg.Clients.HideWarnings}
 	if !cfg.PublicURL.IsZero() {
 		o.PublicURL = cfg.PublicURL.URL()
 	}

@@ -1,0 +1,221 @@
+package interceptors
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"golang.org/x/sync/errgroup"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+)
+
+// POST search. The homeserver finds nothing in encrypted rooms, and would learn there what a
+// person looks for. So a search goes up for rooms that are known to be plain and for no
+// others: those that the client names, or else those that the user is in. The answer says
+// that rooms were left out, see search_note.go. When none is left, nobody is asked.
+//
+// Clients that do their own encryption search as they like.
+
+const (
+	// maxSearched is how many rooms are looked at for one search; the rest is left out.
+	maxSearched = 100
+	// searchParallel is how many are asked for at a time.
+	searchParallel = 8
+	// maxJoined bounds the list of the user's rooms, in bytes.
+	maxJoined = 4 << 20
+)
+
+// searches are what the handler of searches needs.
+type searches struct {
+	rooms *rooms
+	// hideNotices says no more in an answer than what programs read.
+	hideNotices bool
+	spoolDir    string
+}
+
+// narrow handles [Search]: what may be asked goes on to next.
+func (s *searches) narrow(next Handler) Handler {
+	return func(x *Exchange) error {
+		dev, err := device(x)
+		if err != nil {
+			return err
+		}
+		if dev.Mode() == e2ee.ModeForeign {
+			return next(x)
+		}
+		raw, err := readObject(x)
+		if err != nil {
+			return err
+		}
+		asked, err := readSearch(raw)
+		if err != nil {
+			return err
+		}
+		plain, others, err := s.part(x, dev, asked)
+		if err != nil {
+			return err
+		}
+		note := searchNote{rooms: others, silent: s.hideNotices || x.Request.URL.Query().Get("next_batch") != ""}
+		if len(plain) == 0 {
+			return note.answer(x)
+		}
+		body, err := asked.within(plain)
+		if err != nil {
+			return err
+		}
+		putBack(x, body)
+		if len(others) == 0 {
+			return next(x)
+		}
+		noted := *x
+		noted.Upstream = &notingUpstream{Upstream: x.Upstream, note: &note, dir: s.spoolDir}
+		return next(&noted)
+	}
+}
+
+// passSearch answers with what the homeserver says.
+func passSearch(x *Exchange) error { return x.Upstream.Forward(x) }
+
+// search is what a body asks for.
+type search struct {
+	events, filter jsontext.Value
+	// rooms are those that are named, nil when none are; not those that are excluded.
+	rooms, not []string
+}
+
+// readSearch reads a body. Events of rooms are the one category that there is; another one
+// could hold words of which nobody knows what they are for.
+func readSearch(raw []byte) (search, error) {
+	var out search
+	body, err := parseObject(raw)
+	if err != nil {
+		return out, err
+	}
+	categories := body.members("search_categories")
+	events := categories.members("room_events")
+	if events == nil {
+		return out, MissingParam("search_categories.room_events is missing: nothing else can be searched.")
+	}
+	out.events, out.filter = categories["room_events"], events["filter"]
+	if out.filter == nil || out.filter.Kind() == jsontext.KindNull {
+		out.filter = jsontext.Value(`{}`)
+	}
+	filter, err := parseObject(out.filter)
+	if err != nil {
+		return out, BadJSON("The filter of a search must be an object.")
+	}
+	for name, to := range map[string]*[]string{"rooms": &out.rooms, "not_rooms": &out.not} {
+		if filter[name] != nil && json.Unmarshal(filter[name], to) != nil {
+			return out, BadJSON("The rooms of a filter must be a list of room IDs.")
+		}
+	}
+	return out, nil
+}
+
+// within gives the body of the same search in some rooms only.
+func (s *search) within(rooms []string) ([]byte, error) {
+	list, err := json.Marshal(rooms)
+	if err != nil {
+		return nil, BadJSON("The rooms of a filter must be a list of room IDs.")
+	}
+	filter, err := withMember(s.filter, "rooms", list)
+	if err != nil {
+		return nil, NotJSON(nil)
+	}
+	events, err := withMember(s.events, "filter", filter)
+	if err != nil {
+		return nil, NotJSON(nil)
+	}
+	return slices.Concat([]byte(`{"search_categories":{"room_events":`), events, []byte(`}}`)), nil
+}
+
+// part tells the rooms that are known to be plain from the others.
+func (s *searches) part(x *Exchange, dev Device, asked search) (plain, others []string, err error) {
+	rooms := asked.rooms
+	if rooms == nil {
+		if rooms, err = joinedRooms(x); err != nil {
+			return nil, nil, err
+		}
+	}
+	var ask []string
+	seen := make(map[string]bool, len(rooms))
+	for _, room := range rooms {
+		switch {
+		case seen[room], slices.Contains(asked.not, room):
+			continue
+		case !validRoom(room), dev.KnownEncrypted(id.RoomID(room)), len(ask) == maxSearched:
+			others = append(others, room)
+		default:
+			ask = append(ask, room)
+		}
+		seen[room] = true
+	}
+	isPlain, err := s.arePlain(x, dev, ask)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i, room := range ask {
+		if isPlain[i] {
+			plain = append(plain, room)
+		} else {
+			others = append(others, room)
+		}
+	}
+	return plain, others, nil
+}
+
+// arePlain asks of each room whether it is plain. One of which that cannot be told is not.
+func (s *searches) arePlain(x *Exchange, dev Device, rooms []string) ([]bool, error) {
+	plain := make([]bool, len(rooms))
+	group, ctx := errgroup.WithContext(x.Request.Context())
+	group.SetLimit(searchParallel)
+	asking := *x
+	asking.Request = x.Request.WithContext(ctx)
+	for i, room := range rooms {
+		group.Go(func() error {
+			state, err := s.rooms.encryption(&asking, dev, id.RoomID(room))
+			if said, ok := errors.AsType[*Error](err); ok && said.Status == http.StatusUnauthorized {
+				return err // it is the client's token, which it must hear
+			}
+			plain[i] = err == nil && state == e2ee.RoomPlain
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err //nolint:wrapcheck // it is what the client is told
+	}
+	return plain, nil
+}
+
+// joinedRooms asks the homeserver for the rooms that the user is in.
+func joinedRooms(x *Exchange) ([]string, error) {
+	asking := *x
+	asking.Request = x.Request.Clone(x.Request.Context())
+	asking.Request.Body, asking.Request.ContentLength = http.NoBody, 0
+	resp, err := x.Upstream.Do(&asking, Change{
+		Method: http.MethodGet, Pattern: "/_matrix/client/v3/joined_rooms", Query: whoQuery(x.Request.URL.Query()),
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return nil, FromResponse(resp)
+	}
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxJoined))
+	if err != nil {
+		return nil, unread(err)
+	}
+	var rooms struct {
+		Joined []string `json:"joined_rooms"`
+	}
+	if json.Unmarshal(raw, &rooms) != nil {
+		return nil, Unreachable(errors.New("the list of joined rooms is not readable"))
+	}
+	return rooms.Joined, nil
+}

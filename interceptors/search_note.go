@@ -1,0 +1,183 @@
+package interceptors
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/jsonscan"
+	"e2ee-proxy/internal/spool"
+)
+
+// What the answer to a search says of the rooms that were left out, beside what was found:
+//
+//   - for programs, "dev.e2ee-proxy.not_searched" in room_events: {count, rooms, message},
+//     with the first rooms by their IDs;
+//   - for people, a first result that is a notice of the proxy in one of those rooms. It
+//     stands where a client shows what was found, counts as found, and is a message in every
+//     way but that nobody else has it. There is none on later pages, and none at all where
+//     notices are hidden (clients.hide_warnings).
+
+const (
+	nameNotSearched = prefixOurs + "not_searched"
+	// maxNamed is how many of the rooms are named.
+	maxNamed = 100
+	// searchNoticeID is the ID of the notice in every answer.
+	searchNoticeID = "$search:" + e2ee.NoticeServer
+)
+
+// searchNote is about rooms that were not searched.
+type searchNote struct {
+	rooms []string
+	// silent leaves out the notice.
+	silent bool
+}
+
+func (n *searchNote) message() string {
+	if len(n.rooms) == 1 {
+		return "A room was not searched, because it is encrypted, or may be: the homeserver finds nothing in it, and would learn what you look for."
+	}
+	return strconv.Itoa(len(n.rooms)) + " rooms were not searched, because they are encrypted, or may be: " +
+		"the homeserver finds nothing in them, and would learn what you look for."
+}
+
+// member is the member for programs.
+func (n *searchNote) member() ([]byte, error) {
+	raw, err := json.Marshal(struct {
+		Count   int      `json:"count"`
+		Rooms   []string `json:"rooms"`
+		Message string   `json:"message"`
+	}{len(n.rooms), n.rooms[:min(len(n.rooms), maxNamed)], n.message()})
+	if err != nil {
+		return nil, fmt.Errorf("write what was not searched: %w", err)
+	}
+	return slices.Concat([]byte(`"`+nameNotSearched+`":`), raw), nil
+}
+
+// result is the notice as something that was found.
+func (n *searchNote) result() (jsontext.Value, error) {
+	none := []jsontext.Value{}
+	raw, err := json.Marshal(map[string]any{
+		"rank": 1,
+		"result": map[string]any{
+			"type": typeMessage, "event_id": searchNoticeID, "sender": e2ee.NoticeSender, "room_id": n.rooms[0],
+			"origin_server_ts": time.Now().UnixMilli(),
+			"content":          map[string]any{"msgtype": "m.notice", "body": n.message()},
+		},
+		"context": map[string]any{"events_before": none, "events_after": none, "profile_info": map[string]any{}},
+	}, json.Deterministic(true))
+	if err != nil {
+		return nil, fmt.Errorf("write what was not searched: %w", err)
+	}
+	return raw, nil
+}
+
+// answer answers a search for which there is no room.
+func (n *searchNote) answer(x *Exchange) error {
+	found := map[string]any{"count": 0, "highlights": []string{}, "results": []any{}, "state": map[string]any{}, "groups": map[string]any{}}
+	if len(n.rooms) > 0 {
+		member, err := n.member()
+		if err != nil {
+			return err
+		}
+		found[nameNotSearched] = jsontext.Value(member[len(`"`+nameNotSearched+`":`):])
+		if !n.silent {
+			result, err := n.result()
+			if err != nil {
+				return err
+			}
+			found["count"], found["results"] = 1, []any{result}
+		}
+	}
+	return writeJSON(x, map[string]any{"search_categories": map[string]any{"room_events": found}})
+}
+
+// notingUpstream puts a note into the answer that the client gets, whoever has made it of the
+// homeserver's.
+type notingUpstream struct {
+	Upstream
+	note *searchNote
+	dir  string
+}
+
+// Forward implements [Upstream].
+func (u *notingUpstream) Forward(x *Exchange) error {
+	resp, err := u.Do(x, Change{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	return u.Relay(x, resp)
+}
+
+// Relay implements [Upstream].
+func (u *notingUpstream) Relay(x *Exchange, resp *http.Response) (err error) {
+	if resp.StatusCode != http.StatusOK {
+		return u.Upstream.Relay(x, resp)
+	}
+	body, out := spool.New(spool.Options{Dir: u.dir}), spool.New(spool.Options{Dir: u.dir})
+	defer func() { err = errors.Join(err, body.Close(), out.Close()) }()
+	edits, err := u.note.edits(&keepingReader{resp.Body, body})
+	if err != nil {
+		return syncFailure(err)
+	}
+	edit := jsonscan.NewEditor(out, body.Reader())
+	for _, e := range edits {
+		if err := edit.Apply(e); err != nil {
+			return fmt.Errorf("rewrite what was found: %w", err)
+		}
+	}
+	if err := edit.Close(); err != nil {
+		return fmt.Errorf("rewrite what was found: %w", err)
+	}
+	setBody(resp, out.Reader(), out.Size())
+	return u.Upstream.Relay(x, resp)
+}
+
+const (
+	inFound = iota + 1
+	inResults
+	inCount
+)
+
+// edits reads an answer and gives what puts the note into it.
+func (n *searchNote) edits(body io.Reader) ([]jsonscan.Edit, error) {
+	graph := jsonscan.NewNode()
+	found := graph.Down(jsonscan.Key("search_categories"), jsonscan.Key("room_events")).Report(inFound, false)
+	found.Down(jsonscan.Key("results")).Report(inResults, false).Down(jsonscan.Elem())
+	found.Down(jsonscan.Key("count")).Report(inCount, true)
+	member, err := n.member()
+	if err != nil {
+		return nil, err
+	}
+	result, err := n.result()
+	if err != nil {
+		return nil, err
+	}
+	var edits []jsonscan.Edit
+	_, err = jsonscan.Scan(body, graph, jsonscan.Options{}, func(v *jsonscan.Value) error {
+		switch {
+		case v.ID == inFound && v.Kind == '{':
+			edits = append(edits, jsonscan.Edit{Op: jsonscan.Insert, Start: v.Start + 1, After: v.Count > 0, Data: member})
+		case n.silent:
+		case v.ID == inResults && v.Kind == '[':
+			edits = append(edits, jsonscan.Edit{Op: jsonscan.Insert, Start: v.Start + 1, After: v.Count > 0, Data: result})
+		case v.ID == inCount:
+			if count, err := strconv.Atoi(string(v.Raw)); err == nil {
+				edits = append(edits, jsonscan.Edit{Op: jsonscan.Replace, Start: v.Start, End: v.End, Data: []byte(strconv.Itoa(count + 1))})
+			}
+		}
+		return nil
+	})
+	slices.SortFunc(edits, func(a, b jsonscan.Edit) int { return cmp.Compare(a.Start, b.Start) })
+	return edits, err //nolint:wrapcheck // syncFailure tells its kinds apart
+}
