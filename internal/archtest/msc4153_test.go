@@ -80,6 +80,32 @@ func TestThePageOfRulesNamesRealTests(t *testing.T) {
 	}
 }
 
+// Every row of the page of what is in clear ends with tests, which exist.
+func TestEveryRowOfClearTextHasATest(t *testing.T) {
+	t.Parallel()
+	const page = "docs/clear-text.md"
+	rows := 0
+	for i, line := range strings.Split(readText(t, page), "\n") {
+		if !strings.HasPrefix(line, "| ") || strings.HasPrefix(line, "| what |") || strings.HasPrefix(line, "| ---") {
+			continue
+		}
+		rows++
+		cells := strings.Split(strings.Trim(line, "| "), "|")
+		names := regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cells[len(cells)-1], -1)
+		if len(cells) != 4 || len(names) == 0 {
+			t.Errorf("%s:%d: a row has four cells, and its last one tests", page, i+1)
+		}
+		for _, name := range names {
+			if why := missingTest(t, name[1]); why != "" {
+				t.Errorf("%s:%d: %s: %s", page, i+1, name[1], why)
+			}
+		}
+	}
+	if rows < 15 {
+		t.Errorf("%s has only %d rows: looking in the wrong place", page, rows)
+	}
+}
+
 // rulesOf reads the tables: those before the section of what is not done, and that one.
 func rulesOf(t *testing.T) (done, open []rule) {
 	t.Helper()
