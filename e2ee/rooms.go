@@ -115,6 +115,9 @@ func (d *Device) RoomEncryption(ctx context.Context, roomID id.RoomID) (RoomEncr
 	})
 	var up *UpstreamError
 	switch {
+	case err == nil && !namesAlgorithm(content):
+		// Dendrite 0.15.2 shows another event to those who are not in a room without one.
+		return RoomUnknown, fmt.Errorf("%w: the homeserver shows another event", ErrCannotEncrypt)
 	case err == nil:
 		if err := d.NoteEncryption(ctx, roomID, content); err != nil {
 			return RoomUnknown, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
@@ -129,6 +132,12 @@ func (d *Device) RoomEncryption(ctx context.Context, roomID id.RoomID) (RoomEncr
 	default:
 		return RoomUnknown, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
 	}
+}
+
+// namesAlgorithm reports whether a content can be that of m.room.encryption.
+func namesAlgorithm(content json.RawMessage) bool {
+	algorithm, _, _ := parseEncryption(content)
+	return algorithm != ""
 }
 
 // noted gives what was just recorded.

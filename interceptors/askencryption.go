@@ -39,7 +39,11 @@ func (r *rooms) askEncryption(x *Exchange, room id.RoomID) (e2ee.RoomEncryption,
 		if err != nil {
 			return e2ee.RoomUnknown, CannotEncrypt(false, errors.New("the room's encryption is not readable"))
 		}
-		if content.text("algorithm") != megolm {
+		switch content.text("algorithm") {
+		case "": // Dendrite 0.15.2 shows another event to those who are not in a room without one
+			return e2ee.RoomUnknown, CannotEncrypt(false, errors.New("the homeserver shows another event"))
+		case megolm:
+		default:
 			return e2ee.RoomUnsupported, nil
 		}
 		r.order.note(room, raw)
