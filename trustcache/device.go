@@ -56,6 +56,10 @@ const (
 	FaultIdentityKey
 )
 
+// doNotEncrypt is the member of device keys by which a device says that it wants no room
+// keys (MSC4261, unstable).
+const doNotEncrypt = "org.matrix.msc4261.do_not_encrypt"
+
 // Device is one device of a user, as its owner published it.
 type Device struct {
 	UserID     id.UserID
@@ -69,8 +73,11 @@ type Device struct {
 	Signed bool
 	// Dehydrated is what the device says of itself (MSC3814); it is inside the signed object.
 	Dehydrated bool
-	Override   Override
-	Fault      Fault
+	// DoNotEncrypt is what the device says of itself (MSC4261): it wants no room keys and
+	// no word of them. It is inside the signed object.
+	DoNotEncrypt bool
+	Override     Override
+	Fault        Fault
 }
 
 // Usable reports whether the device can take part in encryption at all. It says
@@ -144,6 +151,10 @@ func readDevice(raw json.RawMessage, user id.UserID, device id.DeviceID) (Device
 			return Device{}, object{}, fmt.Errorf("%w: dehydrated is not a boolean", ErrMalformed)
 		}
 		d.Dehydrated = v.Kind() == 't'
+	}
+	// Unstable, so that what is not true says nothing, whatever its type.
+	if v := obj.get(doNotEncrypt); v != nil {
+		d.DoNotEncrypt = v.Kind() == 't'
 	}
 	d.Fault = d.ownFault()
 	return d, obj, nil

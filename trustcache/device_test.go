@@ -23,6 +23,33 @@ func with(f fields, name string, value any) fields {
 	return out
 }
 
+// MSC4261: only true, inside what the device has signed, means that it wants no keys. A
+// homeserver can neither add it nor take it away.
+func TestParseDoNotEncrypt(t *testing.T) {
+	t.Parallel()
+	key := newSigner("phone")
+	for _, tc := range []struct {
+		value any
+		want  bool
+	}{{true, true}, {false, false}, {nil, false}, {"true", false}, {1, false}, {[]any{true}, false}} {
+		f := with(deviceFields(alice, "PHONE", "phone"), doNotEncrypt, tc.value)
+		delete(f, "signatures")
+		raw := f.sign(alice, "PHONE", key).raw()
+		d, err := ParseDevice(raw, alice, "PHONE")
+		if err != nil || d.DoNotEncrypt != tc.want || !d.Usable() {
+			t.Errorf("%v: %v, %v", tc.value, d.DoNotEncrypt, err)
+		}
+		back, _, err := readDevice(d.stored().Keys, alice, "PHONE")
+		if err != nil || back.DoNotEncrypt != tc.want {
+			t.Errorf("%v: read back as %v, %v", tc.value, back.DoNotEncrypt, err)
+		}
+	}
+	forged := with(deviceFields(alice, "PHONE", "phone"), doNotEncrypt, true).raw()
+	if _, err := ParseDevice(forged, alice, "PHONE"); !errors.Is(err, ErrSignature) {
+		t.Errorf("added after signing: %v", err)
+	}
+}
+
 func TestParseDevice(t *testing.T) {
 	t.Parallel()
 	key := newSigner("phone")

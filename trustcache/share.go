@@ -34,6 +34,7 @@ const (
 	ReasonDehydrated    ShareReason = "dehydrated_unsigned"
 	ReasonNotEnforced   ShareReason = "not_enforced"
 	ReasonForeignDevice ShareReason = "not_a_device_of_the_user"
+	ReasonDoNotEncrypt  ShareReason = "do_not_encrypt"
 )
 
 // ShareInput is one device of one user that something is to be encrypted for.
@@ -92,6 +93,8 @@ func share(in ShareInput, enforce bool) ShareDecision {
 		return ShareDecision{Reason: ReasonSelf}
 	case !d.Usable():
 		return ShareDecision{Reason: ReasonFault}
+	case d.DoNotEncrypt: // its own wish, whatever the policy and exceptions say (MSC4261)
+		return ShareDecision{Reason: ReasonDoNotEncrypt}
 	case d.Override == OverrideDistrusted:
 		return ShareDecision{Outcome: ShareWithhold, Code: event.RoomKeyWithheldBlacklisted, Reason: ReasonDistrusted}
 	case d.Dehydrated && !signed: // requirement 24.2, whatever the policy
