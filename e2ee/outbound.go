@@ -75,6 +75,10 @@ type eligible struct {
 	withhold map[store.DeviceRef]withhold
 	// against are those of give that would get nothing if the policy were enforced.
 	against map[store.DeviceRef]bool
+	// known, version and mode are what this was decided by; see stillEligible.
+	known   map[id.UserID]*trustcache.User
+	version uint64
+	mode    trustcache.Mode
 }
 
 type withhold struct {

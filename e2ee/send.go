@@ -51,10 +51,14 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 		if err != nil {
 			return Encrypted{}, err
 		}
-		if err := d.shareSession(ctx, out.RoomID, to.visibility, who); err != nil {
+		err = d.shareSession(ctx, out.RoomID, to.visibility, who)
+		if errors.Is(err, errRoomChanged) {
+			continue
+		}
+		if err != nil {
 			return Encrypted{}, err
 		}
-		done, err := d.seal(ctx, ref, out, to)
+		done, err := d.seal(ctx, ref, out, to, who)
 		if !errors.Is(err, errRoomChanged) {
 			return done, err
 		}
@@ -62,12 +66,13 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 	return Encrypted{}, fmt.Errorf("%w: %w", ErrCannotEncrypt, errRoomChanged)
 }
 
-// maxRounds bounds how often a send starts over because somebody left the room while
-// the key was shared.
+// maxRounds bounds how often a send starts over because somebody left the room, or may
+// no longer have the key, while the key was shared.
 const maxRounds = 4
 
-// errRoomChanged says that somebody may have left between one step of a send and the next.
-var errRoomChanged = errors.New("the room changed meanwhile")
+// errRoomChanged says that between one step of a send and the next somebody may have left,
+// or may no longer have the key.
+var errRoomChanged = errors.New("the room, or who may read it, changed meanwhile")
 
 // already answers a repeated transaction.
 func (d *Device) already(ctx context.Context, ref store.TxnRef) (Encrypted, bool, error) {
@@ -100,7 +105,7 @@ func (d *Device) Sent(_ context.Context, out Outgoing, event id.EventID) error {
 
 // seal encrypts the event. The ratchet and the transaction are stored before the
 // ciphertext is given out (design §7 no. 3).
-func (d *Device) seal(ctx context.Context, ref store.TxnRef, out Outgoing, to *audience) (Encrypted, error) {
+func (d *Device) seal(ctx context.Context, ref store.TxnRef, out Outgoing, to *audience, who *eligible) (Encrypted, error) {
 	payload, relation, err := clearPayload(out)
 	if err != nil {
 		return Encrypted{}, err
@@ -110,6 +115,9 @@ func (d *Device) seal(ctx context.Context, ref store.TxnRef, out Outgoing, to *a
 	session := d.outbound[out.RoomID]
 	if session == nil || session.row.Discard || !d.current(out.RoomID, to) {
 		return Encrypted{}, errRoomChanged
+	}
+	if err := d.stillEligible(ctx, who); err != nil {
+		return Encrypted{}, err
 	}
 	next := *session.sess
 	cipher, err := next.Encrypt(payload)

@@ -21,32 +21,41 @@ const shareBatch = 250
 // user whose identity changed holds up the send; another's unverified device never
 // does: it is left out, and told.
 func (d *Device) eligible(ctx context.Context, roomID id.RoomID, users []id.UserID) (*eligible, error) {
+	version := d.acct.tracker.Version()
 	known, err := d.acct.tracker.Lookup(ctx, d.query(), users)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
 	}
-	policy := d.eng.opts.Policy()
-	decision := trustcache.Gate(byUser(known), policy.Send)
+	mode := d.eng.opts.Policy().Send
+	decision := trustcache.Gate(byUser(known), mode)
 	if late := d.unanswered(&decision); len(late) > 0 {
 		if err := d.askAgain(ctx, known, late); err != nil {
 			return nil, err
 		}
-		decision = trustcache.Gate(byUser(known), policy.Send)
+		decision = trustcache.Gate(byUser(known), mode)
 	}
 	d.noteGate(roomID, &decision)
 	if err := gateError(&decision); err != nil {
 		return nil, err
 	}
+	who := d.decide(known, mode)
+	who.version = version
+	d.noteEligible(roomID, who)
+	return who, nil
+}
+
+// decide says of every device of some users whether it may have a room's key.
+func (d *Device) decide(known map[id.UserID]*trustcache.User, mode trustcache.Mode) *eligible {
 	who := &eligible{
 		give: make(map[store.DeviceRef]*trustcache.Device), withhold: make(map[store.DeviceRef]withhold),
-		against: make(map[store.DeviceRef]bool),
+		against: make(map[store.DeviceRef]bool), known: known, mode: mode,
 	}
 	for _, user := range known {
 		for i := range user.Devices {
 			dev := &user.Devices[i]
 			ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
 			decision := trustcache.Share(trustcache.ShareInput{
-				User: user, Device: dev, SenderUser: d.acct.user, SenderDevice: d.id, Mode: policy.Send,
+				User: user, Device: dev, SenderUser: d.acct.user, SenderDevice: d.id, Mode: mode,
 			})
 			switch decision.Outcome {
 			case trustcache.ShareGive:
@@ -60,8 +69,7 @@ func (d *Device) eligible(ctx context.Context, roomID id.RoomID, users []id.User
 			}
 		}
 	}
-	d.noteEligible(roomID, who)
-	return who, nil
+	return who
 }
 
 // byUser gives users in the order of their IDs, so that errors name them in one.
@@ -196,12 +204,15 @@ func (d *Device) unshared(ctx context.Context, roomID id.RoomID, visibility stri
 func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligible, missing []*trustcache.Device, untold []withhold, claimed map[store.DeviceRef]id.Curve25519) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.stillEligible(ctx, who); err != nil {
+		return err
+	}
 	out, err := d.loadOutbound(ctx, roomID)
 	if err != nil {
 		return err
 	}
 	if out == nil || out.row.Discard {
-		return nil // seal sees it too and starts over
+		return errRoomChanged
 	}
 	key, err := roomKeyContent(out)
 	if err != nil {

@@ -272,6 +272,9 @@ func (t *Tracker) markAll(users []id.UserID, left bool) (committed func()) {
 			t.keep(e.with(t.account.UserID, m.apply(e.row)))
 		}
 	}
+	if len(users) > 0 {
+		t.version.Add(1)
+	}
 	return func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -108,6 +109,8 @@ type Tracker struct {
 	cache   *Cache
 	slots   chan struct{} // bounds queries in flight
 
+	version atomic.Uint64 // see Version
+
 	rows sync.Mutex
 
 	ctx     context.Context // of queries; ends with Close
@@ -204,7 +207,9 @@ func validUserID(user id.UserID) bool {
 	return colon
 }
 
-// Cached gives users as they are known, without asking the homeserver.
+// Cached gives users as they are known, without asking the homeserver: from memory, and
+// those whom memory has dropped from the store. A user who is the same has the same
+// pointer, as long as memory keeps them.
 func (t *Tracker) Cached(ctx context.Context, users []id.UserID) (map[id.UserID]*User, error) {
 	out := make(map[id.UserID]*User, len(users))
 	entries, err := t.load(ctx, users)
@@ -216,6 +221,11 @@ func (t *Tracker) Cached(ctx context.Context, users []id.UserID) (map[id.UserID]
 	}
 	return out, nil
 }
+
+// Version counts the changes of what is known of users. Who reads it before asking for
+// users, and finds it the same later, knows that they are as they were; otherwise Cached
+// gives them anew.
+func (t *Tracker) Version() uint64 { return t.version.Load() }
 
 // Own gives the account's own user as it is known.
 func (t *Tracker) Own(ctx context.Context) (*User, error) {

@@ -153,6 +153,7 @@ func (t *Tracker) changeRows(ctx context.Context, users []id.UserID, f func(*wor
 		for user := range w.changed { // what is in memory may be old
 			t.cache.users.Remove(cacheKey{t.account.ID, user})
 		}
+		t.version.Add(1)
 		return stored, err // and so may be what follows from it
 	}
 	w.show()
@@ -164,6 +165,7 @@ func (w *work) show() {
 	for user := range w.touched {
 		w.t.keep(w.entries[user])
 	}
+	w.t.version.Add(1) // after it can be seen
 	w.t.mu.Lock()
 	defer w.t.mu.Unlock()
 	for _, user := range w.answered {
