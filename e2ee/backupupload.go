@@ -38,21 +38,26 @@ type backupTarget struct {
 // backupTarget gives the account's backup, checked since something last changed; nil when
 // there is none that may be used.
 func (d *Device) backupTarget(ctx context.Context) (*backupTarget, error) {
-	target, looked := d.acct.knownBackup()
-	if target == nil {
-		var err error
-		if target, err = d.findBackup(ctx); err != nil {
-			return nil, err
-		}
+	for range backupLooks {
+		target, looked := d.acct.knownBackup()
 		if target == nil {
-			target = &backupTarget{} // known to be none
+			var err error
+			if target, err = d.findBackup(ctx); err != nil {
+				return nil, err
+			}
+			if target == nil {
+				target = &backupTarget{} // known to be none
+			}
+			if !d.acct.keepBackup(target, looked) {
+				continue // whose it is must be looked at again
+			}
 		}
-		d.acct.keepBackup(target, looked)
+		if target.version == "" {
+			return nil, nil
+		}
+		return target, nil
 	}
-	if target.version == "" {
-		return nil, nil
-	}
-	return target, nil
+	return nil, errMoreToDo
 }
 
 // knownBackup gives what is known of the backup, nil when that is nothing, and what to
@@ -64,12 +69,14 @@ func (a *account) knownBackup() (target *backupTarget, looked int) {
 }
 
 // keepBackup remembers what was found, unless something changed meanwhile.
-func (a *account) keepBackup(target *backupTarget, looked int) {
+func (a *account) keepBackup(target *backupTarget, looked int) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.backupSeq == looked {
-		a.backupTo = target
+	if a.backupSeq != looked {
+		return false
 	}
+	a.backupTo = target
+	return true
 }
 
 // forgetBackup has the version looked at again.
@@ -118,8 +125,9 @@ func (d *Device) unsettle() {
 	d.unsettleLocked()
 }
 
-// errMoreToDo says that there is more for the next round.
-var errMoreToDo = errors.New("more room keys wait for the backup")
+// errMoreToDo says that there is more for the next round, or that it must be looked at
+// anew because something has changed.
+var errMoreToDo = errors.New("there is more to do")
 
 // backUp uploads room keys that are not in the backup, batch by batch. What is uploaded
 // is recorded, so that it goes on after a restart where it stopped; a version that is not
@@ -174,6 +182,12 @@ func (d *Device) backedUp(ctx context.Context) bool {
 }
 
 func (d *Device) backUpBatch(ctx context.Context, target *backupTarget, rows []store.InboundSession) error {
+	switch ok, err := d.stillBacksUp(ctx, target); {
+	case err != nil:
+		return err
+	case !ok:
+		return errMoreToDo
+	}
 	rooms := make(map[id.RoomID]map[string]map[id.SessionID]backupSession)
 	ch := &store.Changes{}
 	users, err := d.ownersOf(ctx, rows)

@@ -78,3 +78,37 @@ func (e *eligible) covers(was *eligible) bool {
 	}
 	return true
 }
+
+// stillMayHold decides again whether a device of the user may be given a secret or a room
+// key: it gives the own user as known now, nil when the device may not. errMoreToDo says
+// that something changed and the homeserver must be asked first. The caller holds d.mu.
+func (d *Device) stillMayHold(ctx context.Context, dev *trustcache.Device) (*trustcache.User, error) {
+	if d.own != ownSigned {
+		return nil, nil
+	}
+	own, err := d.acct.tracker.Own(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("look again at who asks: %w", err)
+	}
+	if own.Knowledge != trustcache.KnowledgeFresh {
+		return nil, errMoreToDo
+	}
+	now := own.Device(dev.DeviceID)
+	if !trustcache.MayHoldSecrets(own, now) || now.Curve25519 != dev.Curve25519 || now.Ed25519 != dev.Ed25519 {
+		return nil, nil
+	}
+	return own, nil
+}
+
+// stillBacksUp decides again whether room keys may be encrypted for a backup: for one that is
+// still taken for the account's, by a device that is still confirmed as far as is known.
+func (d *Device) stillBacksUp(ctx context.Context, target *backupTarget) (bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	own, err := d.acct.tracker.Own(ctx)
+	if err != nil {
+		return false, fmt.Errorf("look again at the own identity: %w", err)
+	}
+	known, _ := d.acct.knownBackup()
+	return d.own == ownSigned && own.Knowledge == trustcache.KnowledgeFresh && known == target, nil
+}

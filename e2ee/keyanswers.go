@@ -28,6 +28,7 @@ type keyRequest struct {
 	Device id.DeviceID      `json:"device"`
 	ID     string           `json:"id"`
 	Ref    store.SessionRef `json:"ref"`
+	At     int64            `json:"at,omitempty"` // when it came, in seconds since 1970
 }
 
 // givenKey is a room key that was given to a device.
@@ -60,7 +61,7 @@ func (b *batch) keyRequested(ev *toDevice) {
 	case "request":
 		if w := b.moving(); req.Body.Algorithm == algorithmMegolm && len(w.Keys) < maxKeyRequests && !slices.ContainsFunc(w.Keys, same) {
 			ref := store.SessionRef{RoomID: req.Body.RoomID, SessionID: req.Body.SessionID}
-			w.Keys = append(w.Keys, keyRequest{req.Device, req.RequestID, ref})
+			w.Keys = append(w.Keys, keyRequest{req.Device, req.RequestID, ref, d.eng.now().Unix()})
 		}
 	case "request_cancellation":
 		w := b.moving()
@@ -92,55 +93,44 @@ func (d *Device) answerKeyRequests(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("load withheld notes: %w", err)
 	}
+	var done []keyRequest
 	for _, req := range requests {
-		dev := own.Device(req.Device)
-		row, ok := rows[req.Ref]
-		if !ok || !mayHoldSecrets(dev) || !d.mayGiveKey(req) {
+		row, here := rows[req.Ref]
+		became := answerRefused
+		if dev := own.Device(req.Device); here && trustcache.MayHoldSecrets(own, dev) {
+			content, err := forwardContent(&row, notes[req.Ref])
+			if err != nil {
+				return err
+			}
+			if became, err = d.forwardKey(ctx, req, dev, content); err != nil {
+				return err
+			}
+		}
+		if became == answerRefused || (became == answerLater && d.expired(req.At)) {
 			d.eng.counts.forwards.WithLabelValues("not_sent").Inc()
-			continue
-		}
-		content, err := forwardContent(&row, notes[req.Ref])
-		if err != nil {
-			return err
-		}
-		if content == nil {
-			continue
-		}
-		if err := d.forwardKey(ctx, dev, content); err != nil {
-			d.takeKeyBack(givenKey{req.Device, req.Ref})
-			return err
+			done = append(done, req)
 		}
 	}
-	err = d.answered(ctx, func(w *waitingRequests) {
-		w.Keys = slices.DeleteFunc(w.Keys, func(r keyRequest) bool { return slices.Contains(requests, r) })
-	})
-	if err != nil {
-		return err
+	if len(done) > 0 {
+		if err := d.answered(ctx, func(w *waitingRequests) { w.dropKeys(done...) }); err != nil {
+			return err
+		}
 	}
 	return d.flushOutbox(ctx)
 }
 
-// mayGiveKey limits how often a device is given the same key.
-func (d *Device) mayGiveKey(req keyRequest) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	now := d.eng.now()
-	key := givenKey{req.Device, req.Ref}
-	if last, ok := d.keysGiven[key]; ok && now.Sub(last) < giveKeyEvery {
-		return false
-	}
+// gaveKey reports whether a device was given a key a short while ago. The caller holds d.mu.
+func (d *Device) gaveKey(key givenKey) bool {
+	last, ok := d.keysGiven[key]
+	return ok && d.eng.now().Sub(last) < giveKeyEvery
+}
+
+// noteGivenKey remembers that a device was given a key. The caller holds d.mu.
+func (d *Device) noteGivenKey(key givenKey) {
 	if d.keysGiven == nil || len(d.keysGiven) >= maxNoKeys {
 		d.keysGiven = make(map[givenKey]time.Time)
 	}
-	d.keysGiven[key] = now
-	return true
-}
-
-// takeKeyBack forgets that a key was given, because it was not after all.
-func (d *Device) takeKeyBack(key givenKey) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.keysGiven, key)
+	d.keysGiven[key] = d.eng.now()
 }
 
 // forwardContent is the m.forwarded_room_key of a room key; nil when it is not even
@@ -170,25 +160,55 @@ func forwardContent(row *store.InboundSession, note store.WithheldNote) (json.Ra
 	return out.encode(), nil
 }
 
-// forwardKey encrypts a key for a device and puts it into the outbox.
-func (d *Device) forwardKey(ctx context.Context, dev *trustcache.Device, content json.RawMessage) error {
+// forwardKey encrypts a key for a device and puts it into the outbox, and lets go of the
+// request, in one write. Nothing is given where there is no content, or where that was
+// decided otherwise while a one-time key was claimed.
+func (d *Device) forwardKey(ctx context.Context, req keyRequest, dev *trustcache.Device, content json.RawMessage) (answer, error) {
+	key := givenKey{req.Device, req.Ref}
+	d.mu.Lock()
+	given, silent := d.gaveKey(key), d.hasNoKeys(dev)
+	d.mu.Unlock()
+	switch {
+	case content == nil || given:
+		return answerRefused, nil
+	case silent:
+		return answerLater, nil
+	}
 	to := []*trustcache.Device{dev}
 	claimed, err := d.claimFor(ctx, to)
 	if err != nil {
-		return fmt.Errorf("claim a one-time key: %w", err)
+		return answerLater, fmt.Errorf("claim a one-time key: %w", err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if !slices.Contains(d.requests.Keys, req) || d.gaveKey(key) {
+		return answerRefused, nil // taken back
+	}
+	if own, err := d.stillMayHold(ctx, dev); err != nil || own == nil {
+		return answerRefused, err
+	}
 	s := d.begin()
 	sealed, _, err := s.olmEncryptAll(ctx, "m.forwarded_room_key", content, to, claimed)
-	if err != nil || len(sealed) == 0 {
-		return err
+	if err != nil {
+		return answerLater, err
+	}
+	if len(sealed) == 0 {
+		d.noteNoKeys(dev)
+		return answerLater, nil
+	}
+	rest := d.requests.clone()
+	rest.dropKeys(req)
+	if err := rest.store(d, s.ch); err != nil {
+		return answerLater, err
 	}
 	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, d.eng.now())
-	s.after(func() { d.outboxPending = true })
+	s.after(func() {
+		d.requests, d.outboxPending = *rest, true
+		d.noteGivenKey(key)
+	})
 	if err := s.commit(ctx, "a room key that was asked for"); err != nil {
-		return err
+		return answerLater, err
 	}
 	d.eng.counts.forwards.WithLabelValues("sent").Inc()
-	return nil
+	return answerGiven, nil
 }

@@ -269,7 +269,7 @@ func (d *Device) forwardedKey(msg *received, own *trustcache.User) (store.Inboun
 		return none, ""
 	}
 	dev := own.DeviceByCurve25519(msg.SenderKey)
-	if !mayHoldSecrets(dev) || dev.Ed25519 != msg.Keys.Ed25519 || !ask.to[dev.DeviceID] {
+	if !trustcache.MayHoldSecrets(own, dev) || dev.Ed25519 != msg.Keys.Ed25519 || !ask.to[dev.DeviceID] {
 		return none, ""
 	}
 	claimed, _ := data.text("sender_claimed_ed25519_key")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -86,6 +87,51 @@ func (b *batch) moving() *waitingRequests {
 		b.requests = b.d.requests.clone()
 	}
 	return b.requests
+}
+
+// dropKeys lets go of requests for room keys.
+func (w *waitingRequests) dropKeys(done ...keyRequest) {
+	w.Keys = slices.DeleteFunc(w.Keys, func(r keyRequest) bool { return slices.Contains(done, r) })
+}
+
+// dropSecret lets go of a request for a secret.
+func (w *waitingRequests) dropSecret(done secretRequest) {
+	w.Secrets = slices.DeleteFunc(w.Secrets, func(r secretRequest) bool { return r == done })
+}
+
+// answer is what became of a request.
+type answer int
+
+const (
+	// answerLater could not be made: the request waits, for as long as an answer would be
+	// of use.
+	answerLater answer = iota
+	// answerRefused is that nothing is given.
+	answerRefused
+	// answerGiven is in the outbox, and the request is gone.
+	answerGiven
+)
+
+// expired reports whether nobody awaits the answer to a request any more.
+func (d *Device) expired(at int64) bool { return d.eng.now().Sub(time.Unix(at, 0)) >= askFor }
+
+// hasNoKeys reports whether a device is known to have no one-time keys, and is left alone
+// for a while. The caller holds d.mu.
+func (d *Device) hasNoKeys(dev *trustcache.Device) bool {
+	again, ok := d.noKeys[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}]
+	return ok && d.eng.now().Before(again.at)
+}
+
+// noteNoKeys remembers that a device had no one-time keys. The caller holds d.mu.
+func (d *Device) noteNoKeys(dev *trustcache.Device) {
+	ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
+	again := d.noKeys[ref]
+	again.wait = min(max(2*again.wait, noKeysMinWait), noKeysMaxWait)
+	again.at = d.eng.now().Add(again.wait)
+	if len(d.noKeys) >= maxNoKeys {
+		clear(d.noKeys)
+	}
+	d.noKeys[ref] = again
 }
 
 // whoAsks gives the own user to answer requests by; one without devices that may be given

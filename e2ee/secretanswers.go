@@ -2,6 +2,7 @@ package e2ee
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -28,6 +29,7 @@ type secretRequest struct {
 	Device id.DeviceID `json:"device"`
 	ID     string      `json:"id"`
 	Name   string      `json:"name"`
+	At     int64       `json:"at,omitempty"` // when it came, in seconds since 1970
 }
 
 // givenSecret is a secret that was given to a device.
@@ -54,7 +56,7 @@ func (b *batch) secretRequested(ev *toDevice) {
 	switch req.Action {
 	case "request":
 		if w := b.moving(); !slices.ContainsFunc(w.Secrets, same) && len(w.Secrets) < maxRequests && sharedSecret(req.Name) {
-			w.Secrets = append(w.Secrets, secretRequest{req.Device, req.RequestID, req.Name})
+			w.Secrets = append(w.Secrets, secretRequest{req.Device, req.RequestID, req.Name, d.eng.now().Unix()})
 		}
 	case "request_cancellation":
 		w := b.moving()
@@ -86,80 +88,115 @@ func (d *Device) answerRequests(ctx context.Context) error {
 		return err
 	}
 	for _, req := range requests.Secrets {
-		switch dev := own.Device(req.Device); {
-		case !mayHoldSecrets(dev) || !d.mayGive(req):
-			d.eng.counts.secrets.WithLabelValues("refused").Inc()
-		default:
-			if err := d.giveSecret(ctx, req, dev, own); err != nil {
-				d.takeBack(givenSecret{req.Device, req.Name})
+		became := answerRefused
+		if dev := own.Device(req.Device); trustcache.MayHoldSecrets(own, dev) {
+			if became, err = d.giveSecret(ctx, req, dev); err != nil {
 				return err
 			}
 		}
-		if err := d.answered(ctx, func(w *waitingRequests) {
-			w.Secrets = slices.DeleteFunc(w.Secrets, func(r secretRequest) bool { return r == req })
-		}); err != nil {
+		if became != answerRefused && (became != answerLater || !d.expired(req.At)) {
+			continue
+		}
+		d.eng.counts.secrets.WithLabelValues("refused").Inc()
+		if err := d.answered(ctx, func(w *waitingRequests) { w.dropSecret(req) }); err != nil {
 			return err
 		}
 	}
 	return d.flushOutbox(ctx)
 }
 
-// mayGive limits how often a device is given the same secret.
-func (d *Device) mayGive(req secretRequest) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	now := d.eng.now()
-	key := givenSecret{req.Device, req.Name}
-	if last, ok := d.given[key]; ok && now.Sub(last) < requestEvery {
-		return false
-	}
+// gaveSecret reports whether a device was given a secret a short while ago. The caller
+// holds d.mu.
+func (d *Device) gaveSecret(key givenSecret) bool {
+	last, ok := d.given[key]
+	return ok && d.eng.now().Sub(last) < requestEvery
+}
+
+// noteGivenSecret remembers that a device was given a secret. The caller holds d.mu.
+func (d *Device) noteGivenSecret(key givenSecret) {
 	if d.given == nil || len(d.given) >= maxNoKeys {
 		d.given = make(map[givenSecret]time.Time)
 	}
-	d.given[key] = now
-	return true
+	d.given[key] = d.eng.now()
 }
 
-// takeBack forgets that a secret was given, because it was not after all.
-func (d *Device) takeBack(key givenSecret) {
+// giveSecret encrypts a secret for a device and puts it into the outbox, and lets go of the
+// request, in one write. One that is not here, or does not belong to what is published, is
+// not given; nor is any where it was decided otherwise while a one-time key was claimed.
+func (d *Device) giveSecret(ctx context.Context, req secretRequest, dev *trustcache.Device) (answer, error) {
+	key := givenSecret{req.Device, req.Name}
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.given, key)
-}
-
-// giveSecret encrypts a secret for a device and puts it into the outbox. One that is not
-// here, or does not belong to what is published, is not given.
-func (d *Device) giveSecret(ctx context.Context, req secretRequest, dev *trustcache.Device, own *trustcache.User) error {
-	stored, err := d.eng.store.Secret(ctx, d.acct.row, req.Name)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
+	given, silent := d.gaveSecret(key), d.hasNoKeys(dev)
+	d.mu.Unlock()
+	switch {
+	case given:
+		return answerRefused, nil
+	case silent:
+		return answerLater, nil
 	}
-	if err != nil {
-		return fmt.Errorf("load a secret: %w", err)
+	if _, err := d.eng.store.Secret(ctx, d.acct.row, req.Name); errors.Is(err, store.ErrNotFound) {
+		return answerRefused, nil // nothing to claim a key for
+	} else if err != nil {
+		return answerLater, fmt.Errorf("load a secret: %w", err)
 	}
-	if !plausibleSecret(req.Name, stored.Value.Reveal(), own) {
-		return nil
-	}
-	content := object{{"request_id", quoted(req.ID)}, {"secret", quoted(b64(stored.Value.Reveal()))}}.encode()
 	to := []*trustcache.Device{dev}
 	claimed, err := d.claimFor(ctx, to)
 	if err != nil {
-		return fmt.Errorf("claim a one-time key: %w", err)
+		return answerLater, fmt.Errorf("claim a one-time key: %w", err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if !slices.Contains(d.requests.Secrets, req) || d.gaveSecret(key) || d.acct.settings().IgnoreSecretRequests {
+		return answerRefused, nil // taken back
+	}
+	own, err := d.stillMayHold(ctx, dev)
+	if err != nil || own == nil {
+		return answerRefused, err
+	}
+	content, err := d.secretContent(ctx, req, own)
+	if err != nil || content == nil {
+		return answerRefused, err
+	}
 	s := d.begin()
 	sealed, _, err := s.olmEncryptAll(ctx, "m.secret.send", content, to, claimed)
-	if err != nil || len(sealed) == 0 {
-		return err
+	if err != nil {
+		return answerLater, err
+	}
+	if len(sealed) == 0 {
+		d.noteNoKeys(dev)
+		return answerLater, nil
+	}
+	rest := d.requests.clone()
+	rest.dropSecret(req)
+	if err := rest.store(d, s.ch); err != nil {
+		return answerLater, err
 	}
 	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, d.eng.now())
-	s.after(func() { d.outboxPending = true })
+	s.after(func() {
+		d.requests, d.outboxPending = *rest, true
+		d.noteGivenSecret(key)
+	})
 	if err := s.commit(ctx, "an answer"); err != nil {
-		return err
+		return answerLater, err
 	}
 	d.eng.counts.secrets.WithLabelValues("sent").Inc()
 	d.eng.log.Info().Stringer("account", d.acct.user).Stringer("device", dev.DeviceID).Str("secret", req.Name).
 		Msg("A confirmed device of the user was given a secret")
-	return nil
+	return answerGiven, nil
+}
+
+// secretContent is the m.secret.send of a secret as it is stored now; nil when it is not
+// here or does not belong to what is published.
+func (d *Device) secretContent(ctx context.Context, req secretRequest, own *trustcache.User) (json.RawMessage, error) {
+	stored, err := d.eng.store.Secret(ctx, d.acct.row, req.Name)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load a secret: %w", err)
+	}
+	if !plausibleSecret(req.Name, stored.Value.Reveal(), own) {
+		return nil, nil
+	}
+	return object{{"request_id", quoted(req.ID)}, {"secret", quoted(b64(stored.Value.Reveal()))}}.encode(), nil
 }

@@ -128,18 +128,11 @@ func (d *Device) confirmedOthers(own *trustcache.User) []*trustcache.Device {
 	var out []*trustcache.Device
 	for i := range own.Devices {
 		dev := &own.Devices[i]
-		if dev.DeviceID != d.id && mayHoldSecrets(dev) {
+		if dev.DeviceID != d.id && trustcache.MayHoldSecrets(own, dev) {
 			out = append(out, dev)
 		}
 	}
 	return out
-}
-
-// mayHoldSecrets reports whether a device of a verified own identity may give or get
-// secrets. An override does not count: it is about messages (requirement 1.14). A
-// dehydrated device asks for nothing and answers nobody (requirement 24.2).
-func mayHoldSecrets(dev *trustcache.Device) bool {
-	return dev != nil && dev.Signed && dev.Usable() && !dev.Dehydrated && dev.Override != trustcache.OverrideDistrusted
 }
 
 // missingSecrets names the secrets that are not here. The backup's counts as missing
@@ -188,7 +181,7 @@ func (b *batch) secretSent(msg *received, own *trustcache.User) {
 		return
 	}
 	dev := own.DeviceByCurve25519(msg.SenderKey)
-	if !mayHoldSecrets(dev) || dev.Ed25519 != msg.Keys.Ed25519 || !ask.to[dev.DeviceID] {
+	if !trustcache.MayHoldSecrets(own, dev) || dev.Ed25519 != msg.Keys.Ed25519 || !ask.to[dev.DeviceID] {
 		b.secretRefused()
 		return
 	}
