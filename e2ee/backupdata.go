@@ -70,7 +70,8 @@ func sealBackup(row *store.InboundSession, to *backupTarget, users map[id.UserID
 	if err != nil {
 		return backupSession{}, err
 	}
-	proven := row.Source == store.SourceDirect || from.Attested
+	// Where several say that it is theirs nobody is attested, who could then silence the others.
+	proven := provesOwner(row.Source, from.Owner) && !from.Contested
 	if proven {
 		from.Owner, _ = from.Upgrade(users[from.UserID])
 		if from.UserID != "" {

@@ -182,17 +182,20 @@ func (d *Device) backedUp(ctx context.Context) bool {
 }
 
 func (d *Device) backUpBatch(ctx context.Context, target *backupTarget, rows []store.InboundSession) error {
-	switch ok, err := d.stillBacksUp(ctx, target); {
-	case err != nil:
+	if err := d.withdraw(ctx, target, rows); err != nil {
 		return err
-	case !ok:
-		return errMoreToDo
 	}
 	rooms := make(map[id.RoomID]map[string]map[id.SessionID]backupSession)
 	ch := &store.Changes{}
 	users, err := d.ownersOf(ctx, rows)
 	if err != nil {
 		return err
+	}
+	switch ok, err := d.stillBacksUp(ctx, target); {
+	case err != nil:
+		return err
+	case !ok:
+		return errMoreToDo
 	}
 	for i := range rows {
 		row := &rows[i]

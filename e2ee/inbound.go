@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 
 	"maunium.net/go/mautrix/crypto/goolm/session"
@@ -23,14 +24,24 @@ type inboundKey struct {
 // inboundSession is a room key in memory. The ratchet of the last message is kept, so
 // that messages in order cost one step each.
 type inboundSession struct {
-	row   store.InboundSession
-	owner trustcache.Owner
+	row       store.InboundSession
+	owner     trustcache.Owner
+	contested bool // there are more owners
 
 	mu   sync.Mutex
 	sess session.MegolmInboundSession
-	used map[uint32]usedIndex
-	// last is the highest index that the store knows to be used, -1 when there is none.
+	used map[usedKey]usedIndex
+	// more are owners beside the first, of those users for whom they were looked for.
+	more map[id.UserID][]trustcache.Owner
+	// last is the highest index that the store knows to be used in the first owner's name,
+	// -1 when there is none.
 	last int64
+}
+
+// usedKey is an index in somebody's name: see countsAs.
+type usedKey struct {
+	name  id.UserID
+	index uint32
 }
 
 // usedIndex is the event that used an index; stored says that the store knows too.
@@ -86,10 +97,10 @@ const (
 )
 
 // claim takes an index for an event.
-func (s *inboundSession) claim(index uint32, event id.EventID, ts int64) claimed {
+func (s *inboundSession) claim(key usedKey, event id.EventID, ts int64) claimed {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch u, ok := s.used[index]; {
+	switch u, ok := s.used[key]; {
 	case ok && (u.event != event || u.ts != ts):
 		return claimReplayed
 	case ok && u.stored:
@@ -98,63 +109,96 @@ func (s *inboundSession) claim(index uint32, event id.EventID, ts int64) claimed
 		return claimOpen
 	}
 	if s.used == nil {
-		s.used = make(map[uint32]usedIndex)
+		s.used = make(map[usedKey]usedIndex)
 	}
 	if len(s.used) >= maxRemembered { // the store does not know the others yet
-		maps.DeleteFunc(s.used, func(_ uint32, u usedIndex) bool { return u.stored })
+		maps.DeleteFunc(s.used, func(_ usedKey, u usedIndex) bool { return u.stored })
 	}
-	s.used[index] = usedIndex{event: event, ts: ts}
-	if int64(index) > s.last {
+	s.used[key] = usedIndex{event: event, ts: ts}
+	if key.name == "" && int64(key.index) > s.last {
 		return claimNew
 	}
 	return claimOpen
 }
 
 // release gives a claim back that could not be stored: the event was not shown.
-func (s *inboundSession) release(index uint32) {
+func (s *inboundSession) release(key usedKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.used[index].stored {
-		delete(s.used, index)
+	if !s.used[key].stored {
+		delete(s.used, key)
 	}
 }
 
 // settle records who has an index according to the store.
-func (s *inboundSession) settle(index uint32, event id.EventID, ts int64) {
+func (s *inboundSession) settle(key usedKey, event id.EventID, ts int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.used[index] = usedIndex{event: event, ts: ts, stored: true}
-	s.last = max(s.last, int64(index))
-}
-
-// ownerNow gives the owner as known now.
-func (s *inboundSession) ownerNow() trustcache.Owner {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.owner
-}
-
-// upgrade adds to the owner what is known now; it gives the row to store when that is
-// news. An owner without a name is sender's, if the keys say so.
-func (s *inboundSession) upgrade(users map[id.UserID]*trustcache.User, sender id.UserID) (row store.SessionOwner, changed bool, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	owner, named := s.owner.Named(users[sender])
-	owner, changed = owner.Upgrade(users[owner.UserID])
-	if !changed && !named {
-		return store.SessionOwner{}, false, nil
+	s.used[key] = usedIndex{event: event, ts: ts, stored: true}
+	if key.name == "" {
+		s.last = max(s.last, int64(key.index))
 	}
-	kept := decodeKeptOwner(s.row.Owner) // with what other clients wrote beside it
-	kept.Owner = owner
-	raw, err := kept.encode()
-	if err != nil {
-		return store.SessionOwner{}, false, err
-	}
-	s.owner, s.row.Owner = owner, raw
-	return store.SessionOwner{SessionRef: s.row.SessionRef, Owner: raw}, true, nil
 }
 
-// findSessions gives every job its session, from the cache or with two queries.
+// owners gives everybody who is known to own the session, the first owner first.
+func (s *inboundSession) owners() []trustcache.Owner {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := []trustcache.Owner{s.owner}
+	for _, list := range s.more {
+		out = append(out, list...)
+	}
+	return out
+}
+
+// upgraded gives what the owners become by what is known now of their users, and adds what
+// is to be stored to ch; apply is nil when that is nothing. An owner without a name is
+// sender's, if the keys say so.
+func (s *inboundSession) upgraded(users map[id.UserID]*trustcache.User, sender id.UserID, ch *store.Changes) (apply func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first, named := s.owner.Named(users[sender])
+	first, better := first.Upgrade(users[first.UserID])
+	raw := s.row.Owner
+	if better || named {
+		kept := decodeKeptOwner(s.row.Owner) // with what else is stored there
+		kept.Owner = first
+		if raw, err = kept.encode(); err != nil {
+			return nil, err
+		}
+		ch.Owners = append(ch.Owners, store.SessionOwner{SessionRef: s.row.SessionRef, Owner: raw})
+	}
+	more := make(map[id.UserID][]trustcache.Owner)
+	for user, list := range s.more {
+		all, changed := slices.Clone(list), false
+		for i := range all {
+			var one bool
+			all[i], one = all[i].Upgrade(users[user])
+			changed = changed || one
+		}
+		if !changed {
+			continue
+		}
+		encoded, err := encodeOwners(all)
+		if err != nil {
+			return nil, err
+		}
+		more[user] = all
+		ch.MoreOwners = append(ch.MoreOwners, store.MoreOwners{OwnersRef: store.OwnersRef{SessionRef: s.row.SessionRef, UserID: user}, Owners: encoded})
+	}
+	if !better && !named && len(more) == 0 {
+		return nil, nil
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.owner, s.row.Owner = first, raw
+		maps.Copy(s.more, more)
+	}, nil
+}
+
+// findSessions gives every job its session, from the cache or with two queries, and one
+// more where several claim one.
 func (d *Device) findSessions(ctx context.Context, jobs []*sealedEvent) error {
 	var missing []store.SessionRef
 	asked := make(map[store.SessionRef]bool)
@@ -166,9 +210,18 @@ func (d *Device) findSessions(ctx context.Context, jobs []*sealedEvent) error {
 			missing = append(missing, job.ref)
 		}
 	}
-	if len(missing) == 0 {
-		return nil
+	if len(missing) > 0 {
+		if err := d.loadSessions(ctx, jobs, missing); err != nil {
+			return err
+		}
 	}
+	return d.findMoreOwners(ctx, jobs)
+}
+
+// loadSessions gives jobs their sessions from the store. What was read while better keys
+// were stored is good for these jobs only: it must not be in the cache in their place.
+func (d *Device) loadSessions(ctx context.Context, jobs []*sealedEvent, missing []store.SessionRef) error {
+	before := d.keysTaken()
 	rows, err := d.eng.store.InboundSessions(ctx, d.acct.row, d.rowID, missing)
 	if err != nil {
 		return fmt.Errorf("load room keys: %w", err)
@@ -179,7 +232,8 @@ func (d *Device) findSessions(ctx context.Context, jobs []*sealedEvent) error {
 	}
 	loaded := make(map[store.SessionRef]*inboundSession, len(rows))
 	for ref, row := range rows {
-		s := &inboundSession{row: row, owner: decodeOwner(row.Owner), last: -1}
+		kept := decodeKeptOwner(row.Owner)
+		s := &inboundSession{row: row, owner: kept.Owner, contested: kept.Contested, last: -1}
 		if index, ok := last[ref]; ok {
 			s.last = int64(index)
 		}
@@ -188,12 +242,32 @@ func (d *Device) findSessions(ctx context.Context, jobs []*sealedEvent) error {
 		}
 		s.row.Pickle = nil // the unpickled one is enough
 		loaded[ref] = s
-		d.eng.inbound.Add(inboundKey{d.rowID, ref}, s)
 	}
+	d.keepLoaded(loaded, before)
 	for _, job := range jobs {
 		if job.session == nil {
 			job.session = loaded[job.ref]
 		}
 	}
 	return nil
+}
+
+// keepLoaded keeps sessions in the cache, unless room keys were stored since before. Who
+// stores some lets go of what is in the cache, and then counts, under d.mu.
+func (d *Device) keepLoaded(loaded map[store.SessionRef]*inboundSession, before int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.keySeq != before {
+		return
+	}
+	for ref, s := range loaded {
+		d.eng.inbound.Add(inboundKey{d.rowID, ref}, s)
+	}
+}
+
+// inCache reports whether a session is the one in the cache: nothing was stored of it since
+// it was read. The caller holds d.mu.
+func (d *Device) inCache(s *inboundSession) bool {
+	now, ok := d.eng.inbound.Peek(inboundKey{d.rowID, s.row.SessionRef})
+	return ok && now == s
 }

@@ -17,27 +17,27 @@ func TestRepeatedFarApartInOneBatch(t *testing.T) {
 	event := func(i uint32) id.EventID { return id.EventID(fmt.Sprintf("$%d", i)) }
 	const many = 3 * maxRemembered
 	for i := range uint32(many) {
-		if got := s.claim(i, event(i), 1); got != claimNew {
+		if got := s.claim(usedKey{index: i}, event(i), 1); got != claimNew {
 			t.Fatalf("index %d: %v", i, got)
 		}
 	}
 	for i := range uint32(many) {
-		if got := s.claim(i, "$repeated", 1); got != claimReplayed {
+		if got := s.claim(usedKey{index: i}, "$repeated", 1); got != claimReplayed {
 			t.Fatalf("index %d is given to another event: %v", i, got)
 		}
-		s.settle(i, event(i), 1)
+		s.settle(usedKey{index: i}, event(i), 1)
 	}
-	if got := s.claim(many, event(many), 1); got != claimNew {
+	if got := s.claim(usedKey{index: many}, event(many), 1); got != claimNew {
 		t.Errorf("the next index: %v", got)
 	}
 	if n := len(s.used); n > maxRemembered {
 		t.Errorf("%d indices are remembered that the store knows", n)
 	}
-	if got := s.claim(0, "$repeated", 1); got != claimOpen {
+	if got := s.claim(usedKey{}, "$repeated", 1); got != claimOpen {
 		t.Errorf("an index that only the store knows: %v", got)
 	}
-	s.release(many)
-	if got := s.claim(many, "$another", 1); got != claimNew {
+	s.release(usedKey{index: many})
+	if got := s.claim(usedKey{index: many}, "$another", 1); got != claimNew {
 		t.Errorf("an index whose claim was not stored: %v", got)
 	}
 }

@@ -50,12 +50,7 @@ func (d *Device) judge(job *sealedEvent, by *judgement) Opened {
 		code, withheldCode := job.refusal(by.notes)
 		return job.asCame(trustcache.JudgeUndecrypted(code, withheldCode))
 	}
-	owner := job.session.ownerNow()
-	verdict := trustcache.Judge(trustcache.JudgeInput{
-		Sender: job.sender, Own: d.acct.user, OwnKey: d.curve25519,
-		Source: job.session.row.Source, Owner: owner,
-		OwnerUser: by.users[owner.UserID], Forwarder: d.forwarder(job.session.row.Source), Policy: by.policy,
-	})
+	verdict, owner := d.judgeOwners(job, by)
 	d.noteReceived(job, owner, verdict)
 	switch verdict.Deliver {
 	case trustcache.DeliverClear:
@@ -64,18 +59,35 @@ func (d *Device) judge(job *sealedEvent, by *judgement) Opened {
 		return job.asCame(verdict)
 	case trustcache.DeliverWithheld:
 	}
-	job.held = waitsFor(job, owner, verdict.Code, by.policy)
+	job.held = d.waitsFor(job, owner, verdict.Code)
 	return job.withheld(verdict, by.policy)
+}
+
+// judgeOwners judges an event by whoever of those who claim its session makes the most of
+// it, and says who that is: a claim is made in the claimant's own name only, so that none can
+// be used against another.
+func (d *Device) judgeOwners(job *sealedEvent, by *judgement) (best trustcache.Verdict, owner trustcache.Owner) {
+	for i, c := range job.session.claimants(job.sender, by.policy.Bridges) {
+		verdict := trustcache.Judge(trustcache.JudgeInput{
+			Sender: job.sender, Own: d.acct.user, OwnKey: d.curve25519,
+			Source: c.source, Owner: c.Owner,
+			OwnerUser: by.users[c.UserID], Forwarder: d.forwarder(c.source), Policy: by.policy,
+		})
+		if i == 0 || verdict.Above(best) {
+			best, owner = verdict, c.Owner
+		}
+	}
+	return best, owner
 }
 
 // waitsFor gives the user of whom more must become known before an event that was held
 // back can be shown; empty when nothing that becomes known changes what it is.
-func waitsFor(job *sealedEvent, owner trustcache.Owner, code trustcache.Code, policy trustcache.Policy) id.UserID {
+func (d *Device) waitsFor(job *sealedEvent, owner trustcache.Owner, code trustcache.Code) id.UserID {
 	switch {
-	case code == trustcache.CodeMismatchedSender && !policy.Bridges[owner.UserID]:
-		return ""
-	case owner.UserID == "": // a key without proof; the sender may still give us theirs
-		return job.sender
+	case owner.Curve25519 == d.curve25519 && code == trustcache.CodeMismatchedSender:
+		return "" // nobody but we made the session
+	case owner.UserID == "", code == trustcache.CodeMismatchedSender:
+		return job.sender // who may still give us the key as theirs
 	default:
 		return owner.UserID
 	}
@@ -236,14 +248,15 @@ func (d *Device) judgementFor(ctx context.Context, jobs []*sealedEvent) (*judgem
 		switch {
 		case job == nil:
 		case job.payload != nil:
-			owner := job.session.ownerNow()
-			user := owner.UserID
-			if user == "" && owner.Attested { // it may be the sender's: see Owner.Named
-				user = job.sender
-			}
-			if user != "" && !seen[user] {
-				seen[user] = true
-				users = append(users, user)
+			for _, owner := range job.session.owners() {
+				user := owner.UserID
+				if user == "" && owner.Attested { // it may be the sender's: see Owner.Named
+					user = job.sender
+				}
+				if user != "" && !seen[user] {
+					seen[user] = true
+					users = append(users, user)
+				}
 			}
 		case errors.Is(job.err, errNoKey), errors.Is(job.err, errTooEarly):
 			missing = append(missing, job.ref)
@@ -275,28 +288,39 @@ func (d *Device) learn(ctx context.Context, users []id.UserID) (map[id.UserID]*t
 }
 
 // upgradeOwners adds to the owners of a batch's keys what has become known since they
-// arrived, and stores it. An owner is never downgraded (design §5).
+// arrived, and stores it. An owner is never downgraded (design §5). A key of which something
+// was stored since it was read is left alone in the store: what is known now would take the
+// place of what came with that.
 func (d *Device) upgradeOwners(ctx context.Context, jobs []*sealedEvent, users map[id.UserID]*trustcache.User) error {
-	ch := &store.Changes{}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.begin()
 	done := make(map[*inboundSession]bool)
 	for _, job := range jobs {
 		if job == nil || job.payload == nil || done[job.session] {
 			continue
 		}
-		row, changed, err := job.session.upgrade(users, job.sender)
+		if !d.inCache(job.session) {
+			apply, err := job.session.upgraded(users, job.sender, &store.Changes{})
+			if err != nil {
+				return err
+			}
+			if apply != nil {
+				apply() // for this batch
+			}
+			continue
+		}
+		apply, err := job.session.upgraded(users, job.sender, s.ch)
 		if err != nil {
 			return err
 		}
-		if changed {
-			ch.Owners = append(ch.Owners, row)
+		done[job.session] = apply != nil || job.session.owners()[0].UserID != ""
+		if apply != nil {
+			s.after(apply)
 		}
-		done[job.session] = job.session.ownerNow().UserID != ""
 	}
-	if len(ch.Owners) == 0 {
+	if len(s.then) == 0 {
 		return nil
 	}
-	if err := d.save(ctx, ch); err != nil {
-		return fmt.Errorf("store what is known of key owners: %w", err)
-	}
-	return nil
+	return s.commit(ctx, "what is known of key owners")
 }

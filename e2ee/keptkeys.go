@@ -25,9 +25,19 @@ func (d *Device) keepKept(ctx context.Context, rows []store.InboundSession) (kep
 	if err != nil {
 		return 0, fmt.Errorf("load room keys: %w", err)
 	}
+	var named []store.OwnersRef
+	for i := range rows {
+		if o := decodeOwner(rows[i].Owner); o.Attested && o.UserID != "" && known[rows[i].SessionRef].SessionID != "" {
+			named = append(named, store.OwnersRef{SessionRef: rows[i].SessionRef, UserID: o.UserID})
+		}
+	}
+	more, err := d.loadMoreOwners(ctx, named)
+	if err != nil {
+		return 0, err
+	}
 	ch := &store.Changes{}
 	for i := range rows {
-		row, news, err := mergeKept(&rows[i], known)
+		row, news, err := mergeKept(&rows[i], known, more)
 		if err != nil {
 			return 0, err
 		}
@@ -44,6 +54,9 @@ func (d *Device) keepKept(ctx context.Context, rows []store.InboundSession) (kep
 	}
 	if len(ch.InboundSessions) == 0 {
 		return 0, nil
+	}
+	if err := more.collect(ch); err != nil {
+		return 0, err
 	}
 	cancelled, err := d.cancelKeyAsks(ctx, ch, nil)
 	if err != nil {
@@ -64,8 +77,9 @@ func (d *Device) keepKept(ctx context.Context, rows []store.InboundSession) (kep
 // mergeKept decides what to keep of a room key that did not come over Olm and of what is
 // stored for the same session. An earlier ratchet is taken if it leads to the one that is
 // there; the owner and the source of a key that proves its owner are never given up for
-// one that does not (requirement 8.3, attacks A12 and N2).
-func mergeKept(fresh *store.InboundSession, known map[store.SessionRef]store.InboundSession) (store.InboundSession, bool, error) {
+// one that does not (requirement 8.3, attacks A12 and N2). One that proves another owner
+// is added to it.
+func mergeKept(fresh *store.InboundSession, known map[store.SessionRef]store.InboundSession, more *moreOwners) (store.InboundSession, bool, error) {
 	old, there := known[fresh.SessionRef]
 	if !there {
 		return *fresh, true, nil
@@ -79,22 +93,23 @@ func mergeKept(fresh *store.InboundSession, known map[store.SessionRef]store.Inb
 	}
 	joined := connected(&was.InitialRatchet, &now.InitialRatchet)
 	earlier := fresh.FirstIndex < old.FirstIndex
-	proven := func(row *store.InboundSession) bool {
-		return row.Source == store.SourceDirect || decodeKeptOwner(row.Owner).Attested
-	}
-	switch {
-	case !proven(&old) && proven(fresh):
+	first, owner := decodeOwner(old.Owner), decodeOwner(fresh.Owner)
+	proven, proves := provesOwner(old.Source, first), provesOwner(fresh.Source, owner)
+	if !proven && proves {
 		out := *fresh
 		if joined && !earlier {
 			out.Pickle, out.FirstIndex, out.BackupVersion = old.Pickle, old.FirstIndex, old.BackupVersion
 		}
 		return out, true, nil
-	case joined && earlier:
-		out := old
+	}
+	out := old
+	if joined && earlier {
 		out.Pickle, out.FirstIndex, out.BackupVersion = fresh.Pickle, fresh.FirstIndex, fresh.BackupVersion
 		out.SharedHistory = old.SharedHistory && fresh.SharedHistory
-		return out, true, nil
-	default:
-		return store.InboundSession{}, false, nil
 	}
+	if joined && proven && proves && !sameDevice(first, owner) && more.add(fresh.SessionRef, owner, nil) {
+		contested, err := contest(out, fresh.SharedHistory)
+		return contested, err == nil, err
+	}
+	return out, joined && earlier, nil
 }

@@ -8,12 +8,14 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// keptOwner is what is stored with a room key that came from a backup, an import or a
-// bundle: its owner, as far as that is attested or claimed, and what else other clients
-// had written beside the key, so that it is not lost when the key is given on.
+// keptOwner is what is stored with a room key: its owner, as far as that is proven,
+// attested or claimed, and what else other clients had written beside one that came from a
+// backup, an import or a bundle, so that it is not lost when the key is given on.
 type keptOwner struct {
 	trustcache.Owner
 	Extra json.RawMessage `json:"extra,omitempty"`
+	// Contested says that the session has more owners: see moreowners.go.
+	Contested bool `json:"contested,omitempty"`
 }
 
 func (o keptOwner) encode() (secret.Bytes, error) {

@@ -229,8 +229,9 @@ func (b *batch) takeForwards(ctx context.Context) error {
 	for _, row := range b.ch.InboundSessions { // those of this batch
 		known[row.SessionRef] = row
 	}
+	none := &moreOwners{} // a forward proves no owner
 	for i := range rows {
-		row, news, err := mergeKept(&rows[i], known)
+		row, news, err := mergeKept(&rows[i], known, none)
 		if err != nil {
 			return err
 		}

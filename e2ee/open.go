@@ -28,6 +28,7 @@ type sealedEvent struct {
 	redeliver bool
 	session   *inboundSession
 	index     uint32
+	name      id.UserID // in whose name it takes its index
 	payload   object
 	clearType string
 	err       error
@@ -207,16 +208,21 @@ func (job *sealedEvent) decrypt(work ratchets) {
 func (d *Device) refuseReplays(ctx context.Context, jobs []*sealedEvent) {
 	var fresh []*sealedEvent
 	var refs []store.IndexRef
+	bridges := d.eng.opts.Policy().Bridges
 	for _, job := range jobs {
 		if job.err != nil {
 			continue
 		}
-		switch job.session.claim(job.index, job.eventID, job.ts) {
+		var counts bool
+		if job.name, counts = job.session.countsAs(job.sender, bridges); !counts {
+			continue
+		}
+		switch job.session.claim(job.used(), job.eventID, job.ts) {
 		case claimReplayed:
 			job.err = errReplay
 		case claimOpen:
 			fresh = append(fresh, job)
-			refs = append(refs, store.IndexRef{SessionRef: job.ref, Index: job.index})
+			refs = append(refs, indexOf(job.ref, job.name, job.index))
 		case claimNew:
 			fresh = append(fresh, job)
 		case claimKnown:
@@ -227,7 +233,7 @@ func (d *Device) refuseReplays(ctx context.Context, jobs []*sealedEvent) {
 	}
 	fail := func(err error) {
 		for _, job := range fresh {
-			job.session.release(job.index)
+			job.session.release(job.used())
 		}
 		d.failAll(jobs, fmt.Errorf("check message indices: %w", err))
 	}
@@ -241,13 +247,13 @@ func (d *Device) refuseReplays(ctx context.Context, jobs []*sealedEvent) {
 	}
 	ch := &store.Changes{}
 	for _, job := range fresh {
-		ref := store.IndexRef{SessionRef: job.ref, Index: job.index}
+		ref := indexOf(job.ref, job.name, job.index)
 		used, ok := stored[ref]
 		if !ok {
 			ch.MessageIndices = append(ch.MessageIndices, store.MessageIndex{IndexRef: ref, EventID: job.eventID, Timestamp: job.ts})
 		} else if used.EventID != job.eventID || used.Timestamp != job.ts {
 			job.err = errReplay
-			job.session.settle(job.index, used.EventID, used.Timestamp)
+			job.session.settle(job.used(), used.EventID, used.Timestamp)
 		}
 	}
 	if len(ch.MessageIndices) > 0 {
@@ -258,10 +264,13 @@ func (d *Device) refuseReplays(ctx context.Context, jobs []*sealedEvent) {
 	}
 	for _, job := range fresh {
 		if job.err == nil {
-			job.session.settle(job.index, job.eventID, job.ts)
+			job.session.settle(job.used(), job.eventID, job.ts)
 		}
 	}
 }
+
+// used is the index that the event takes.
+func (job *sealedEvent) used() usedKey { return usedKey{job.name, job.index} }
 
 // failAll shows events undecrypted because something of ours failed.
 func (d *Device) failAll(jobs []*sealedEvent, cause error) {

@@ -16,19 +16,7 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-func encodeOwner(o trustcache.Owner) (secret.Bytes, error) {
-	raw, err := json.Marshal(o)
-	if err != nil {
-		return nil, fmt.Errorf("encode key owner: %w", err)
-	}
-	return raw, nil
-}
-
-// sameOwner reports whether a device is the owner that was recorded. A backup may attest a
-// key without saying whose it is.
-func sameOwner(a, b trustcache.Owner) bool {
-	return (a.UserID == b.UserID || a.UserID == "") && a.Curve25519 == b.Curve25519 && a.Ed25519 == b.Ed25519
-}
+func encodeOwner(o trustcache.Owner) (secret.Bytes, error) { return keptOwner{Owner: o}.encode() }
 
 // arrivedKey is a room key that came over Olm in this batch.
 type arrivedKey struct {
@@ -80,7 +68,18 @@ func (b *batch) keepRoomKeys(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("load room keys: %w", err)
 	}
-	if err := b.identifyOwners(ctx); err != nil {
+	senders, err := b.identifyOwners(ctx)
+	if err != nil {
+		return err
+	}
+	var again []store.OwnersRef // of sessions that are known
+	for _, k := range b.keys {
+		if known[k.ref].SessionID != "" {
+			again = append(again, store.OwnersRef{SessionRef: k.ref, UserID: k.owner.UserID})
+		}
+	}
+	more, err := b.d.loadMoreOwners(ctx, again)
+	if err != nil {
 		return err
 	}
 	kept := make(map[store.SessionRef]store.InboundSession, len(b.keys))
@@ -90,6 +89,9 @@ func (b *batch) keepRoomKeys(ctx context.Context) error {
 			continue
 		}
 		row, err := mergeRoomKey(k, known[k.ref])
+		if errors.Is(err, errAnothersKey) && decodeOwner(known[k.ref].Owner).Curve25519 != b.d.curve25519 {
+			row, err = addOwner(k, known[k.ref], more, senders[k.owner.UserID])
+		}
 		if err != nil {
 			b.refused++
 			continue
@@ -100,7 +102,7 @@ func (b *batch) keepRoomKeys(ctx context.Context) error {
 	for _, row := range kept {
 		b.keep(row)
 	}
-	return nil
+	return more.collect(b.ch)
 }
 
 // keep stores a room key. Why an earlier part was withheld stays known until that part is here.
@@ -116,14 +118,14 @@ func (b *batch) keep(row store.InboundSession) {
 // for the same session, if anything (requirement 8.3, attacks A12 and N2).
 func mergeRoomKey(k arrivedKey, old store.InboundSession) (store.InboundSession, error) {
 	was := decodeKeptOwner(old.Owner)
-	proven := old.SessionID != "" && (old.Source == store.SourceDirect || was.Attested)
-	if proven && !sameOwner(was.Owner, k.owner) {
-		return store.InboundSession{}, errKeyKnown
+	proven := old.SessionID != "" && provesOwner(old.Source, was.Owner)
+	if proven && !sameDevice(was.Owner, k.owner) {
+		return store.InboundSession{}, errAnothersKey
 	}
 	if proven {
 		k.owner = k.owner.Keep(was.Owner)
 	}
-	ownerJSON, err := encodeOwner(k.owner)
+	ownerJSON, err := keptOwner{Owner: k.owner, Contested: proven && was.Contested}.encode()
 	if err != nil {
 		return store.InboundSession{}, err
 	}
@@ -134,11 +136,10 @@ func mergeRoomKey(k arrivedKey, old store.InboundSession) (store.InboundSession,
 	if old.SessionID == "" {
 		return fresh, nil
 	}
-	oldSess := &session.MegolmInboundSession{}
-	if err := oldSess.UnpickleLibOlm(old.Pickle.Reveal()); err != nil {
-		return store.InboundSession{}, fmt.Errorf("unpickle room key: %w", err)
+	joined, err := k.leadsTo(old)
+	if err != nil {
+		return store.InboundSession{}, err
 	}
-	joined := connected(&oldSess.InitialRatchet, &k.sess.InitialRatchet)
 	if old.Source == store.SourceDirect {
 		if !joined || old.FirstIndex <= fresh.FirstIndex {
 			return store.InboundSession{}, errKeyKnown
@@ -156,8 +157,57 @@ func mergeRoomKey(k arrivedKey, old store.InboundSession) (store.InboundSession,
 	return fresh, nil
 }
 
-// errKeyKnown says that a room key adds nothing to what is stored, or contradicts it.
-var errKeyKnown = errors.New("the room key is known")
+// addOwner adds the sender of a room key to the owners of a session that somebody else has
+// shown to be theirs. Its ratchet must be the one that is stored: it is taken where it
+// begins earlier, and never takes the place of another (attack N2). What was known of the
+// first owner stays as it was.
+func addOwner(k arrivedKey, old store.InboundSession, more *moreOwners, sender *trustcache.User) (store.InboundSession, error) {
+	joined, err := k.leadsTo(old)
+	if err != nil {
+		return store.InboundSession{}, err
+	}
+	if !joined {
+		return store.InboundSession{}, errKeyKnown
+	}
+	news := more.add(k.ref, k.owner, sender)
+	if first := k.sess.FirstKnownIndex(); first < old.FirstIndex {
+		old.Pickle, old.FirstIndex, old.BackupVersion, news = k.sess.PickleLibOlm(), first, "", true
+	}
+	if !news {
+		return store.InboundSession{}, errKeyKnown
+	}
+	return contest(old, k.sharedHistory)
+}
+
+// contest notes that a session has more owners than the one in its row. What it says of
+// its history holds only as far as all of them say so.
+func contest(row store.InboundSession, sharedHistory bool) (store.InboundSession, error) {
+	row.SharedHistory = row.SharedHistory && sharedHistory
+	owner := decodeKeptOwner(row.Owner)
+	if !owner.Contested {
+		row.BackupVersion = "" // where it may say that it is the first owner's alone
+	}
+	owner.Contested = true
+	var err error
+	row.Owner, err = owner.encode()
+	return row, err
+}
+
+// leadsTo reports whether the key's ratchet and the one that is stored are one.
+func (k *arrivedKey) leadsTo(old store.InboundSession) (bool, error) {
+	sess := &session.MegolmInboundSession{}
+	if err := sess.UnpickleLibOlm(old.Pickle.Reveal()); err != nil {
+		return false, fmt.Errorf("unpickle room key: %w", err)
+	}
+	return connected(&sess.InitialRatchet, &k.sess.InitialRatchet), nil
+}
+
+var (
+	// errKeyKnown says that a room key adds nothing to what is stored, or contradicts it.
+	errKeyKnown = errors.New("the room key is known")
+	// errAnothersKey says that somebody else has shown the session to be theirs.
+	errAnothersKey = errors.New("the room key is somebody else's")
+)
 
 // connected reports whether two ratchets are the same one at different indices. Work
 // is bounded: at most about 1,000 HMACs (attack 65).
@@ -182,7 +232,7 @@ func decodeOwner(raw secret.Bytes) trustcache.Owner {
 // identifyOwners adds what the tracker knows of the senders, without asking the
 // homeserver: what becomes known later is added when an event is judged, and so is
 // whether their devices are confirmed. Dehydrated ones send nothing (requirement 24.2).
-func (b *batch) identifyOwners(ctx context.Context) error {
+func (b *batch) identifyOwners(ctx context.Context) (map[id.UserID]*trustcache.User, error) {
 	var users []id.UserID
 	for _, k := range b.keys {
 		users = append(users, k.owner.UserID)
@@ -190,7 +240,7 @@ func (b *batch) identifyOwners(ctx context.Context) error {
 	slices.Sort(users)
 	known, err := b.d.acct.tracker.Cached(ctx, slices.Compact(users))
 	if err != nil {
-		return fmt.Errorf("look up the senders of room keys: %w", err)
+		return nil, fmt.Errorf("look up the senders of room keys: %w", err)
 	}
 	mode := b.d.eng.opts.Policy().Receive
 	for i := range b.keys {
@@ -202,5 +252,5 @@ func (b *batch) identifyOwners(ctx context.Context) error {
 			b.unknown = append(b.unknown, k.owner.UserID)
 		}
 	}
-	return nil
+	return known, nil
 }

@@ -70,29 +70,29 @@ func TestMergeRoomKey(t *testing.T) {
 		old       store.InboundSession
 		sess      *session.MegolmInboundSession
 		owner     trustcache.Owner
-		wantErr   bool
+		wantErr   error
 		wantIndex uint32
 		wantOwner id.UserID
 	}{
-		{"first key", store.InboundSession{}, late, alice, false, 5, alice.UserID},
-		{"lower index of the same owner", stored(late, alice, store.SourceDirect), early, alice, false, 0, alice.UserID},
-		{"lower index of the same owner, who was confirmed", stored(late, confirmed, store.SourceDirect), early, alice, false, 0, alice.UserID},
-		{"higher index of the same owner", stored(early, alice, store.SourceDirect), late, alice, true, 0, ""},
-		{"same index again", stored(early, alice, store.SourceDirect), early, alice, true, 0, ""},
-		{"lower index of another owner", stored(late, alice, store.SourceDirect), early, mallory, true, 0, ""},
-		{"lower index that does not lead to what we have", stored(late, alice, store.SourceDirect), &forged, alice, true, 0, ""},
-		{"direct after a backup: its owner, the backup's earlier ratchet", stored(early, mallory, store.SourceBackup), late, alice, false, 0, alice.UserID},
-		{"direct after a forged backup: nothing of the backup", stored(&forged, mallory, store.SourceBackup), late, alice, false, 5, alice.UserID},
-		{"direct after a later backup", stored(late, mallory, store.SourceImport), early, alice, false, 0, alice.UserID},
-		{"direct of another owner than a backup of ours attests", stored(late, attested, store.SourceBackup), early, mallory, true, 0, ""},
-		{"direct of another device than a backup attests", stored(late, nameless, store.SourceBackup), early, mallory, true, 0, ""},
-		{"direct of the device that a backup attests", stored(late, nameless, store.SourceBackup), early, alice, false, 0, alice.UserID},
-		{"direct of the owner that a backup of ours attests", stored(late, attested, store.SourceBackup), early, alice, false, 0, alice.UserID},
+		{"first key", store.InboundSession{}, late, alice, nil, 5, alice.UserID},
+		{"lower index of the same owner", stored(late, alice, store.SourceDirect), early, alice, nil, 0, alice.UserID},
+		{"lower index of the same owner, who was confirmed", stored(late, confirmed, store.SourceDirect), early, alice, nil, 0, alice.UserID},
+		{"higher index of the same owner", stored(early, alice, store.SourceDirect), late, alice, errKeyKnown, 0, ""},
+		{"same index again", stored(early, alice, store.SourceDirect), early, alice, errKeyKnown, 0, ""},
+		{"lower index of another owner", stored(late, alice, store.SourceDirect), early, mallory, errAnothersKey, 0, ""},
+		{"lower index that does not lead to what we have", stored(late, alice, store.SourceDirect), &forged, alice, errKeyKnown, 0, ""},
+		{"direct after a backup: its owner, the backup's earlier ratchet", stored(early, mallory, store.SourceBackup), late, alice, nil, 0, alice.UserID},
+		{"direct after a forged backup: nothing of the backup", stored(&forged, mallory, store.SourceBackup), late, alice, nil, 5, alice.UserID},
+		{"direct after a later backup", stored(late, mallory, store.SourceImport), early, alice, nil, 0, alice.UserID},
+		{"direct of another owner than a backup of ours attests", stored(late, attested, store.SourceBackup), early, mallory, errAnothersKey, 0, ""},
+		{"direct of another device than a backup attests", stored(late, nameless, store.SourceBackup), early, mallory, errAnothersKey, 0, ""},
+		{"direct of the device that a backup attests", stored(late, nameless, store.SourceBackup), early, alice, nil, 0, alice.UserID},
+		{"direct of the owner that a backup of ours attests", stored(late, attested, store.SourceBackup), early, alice, nil, 0, alice.UserID},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, err := mergeRoomKey(arrivedKey{ref: ref, sess: tc.sess, owner: tc.owner}, tc.old)
-			if tc.wantErr {
-				if !errors.Is(err, errKeyKnown) {
+			if tc.wantErr != nil {
+				if !errors.Is(err, tc.wantErr) {
 					t.Fatalf("kept at index %d, %v", got.FirstIndex, err)
 				}
 				return

@@ -135,7 +135,7 @@ func TestTheNumberOfStatementsIsBounded(t *testing.T) {
 func TestFixedParametersComeFirst(t *testing.T) {
 	t.Parallel()
 	for _, q := range []*listed{
-		putOlmSessions, dropOlmSessions, selectOlmSessions, putInbound, selectInbound, putOwners, markBacked, putIndices, selectIndices,
+		putOlmSessions, dropOlmSessions, selectOlmSessions, putInbound, selectInbound, putOwners, putMoreOwners, selectMoreOwners, markBacked, putIndices, selectIndices,
 		putOutbound, markDiscarded, putShares, putTransactions, putOutbox, dropOutbox, putRooms, selectRooms, putPending, dropPending,
 		makeReady, releaseFrom, deliverPending, putInbox, dropInbox, deliverInbox, putWithheld, dropWithheld, selectWithheld, putSeen, selectSeen,
 		putUsers, selectUsers, markOutdated, markLeft, putUserChanges, putUserDevices, dropUserDevices, selectUserDevices,

@@ -20,6 +20,7 @@ type Changes struct {
 	InboundSessions []InboundSession
 	// Owners is applied after InboundSessions, and does nothing for a session that is not there.
 	Owners         []SessionOwner
+	MoreOwners     []MoreOwners
 	MessageIndices []MessageIndex // first write wins; an existing row is kept
 
 	DiscardOutbound  []id.RoomID // sets Discard

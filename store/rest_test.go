@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
 )
 
 // rest is a Changes with what everything leaves out: deletions and marks.
@@ -14,6 +16,7 @@ func rest() *Changes {
 		MarkPending: []id.EventID{"$p1"}, DeleteInbox: []int64{1}, MarkInbox: []int64{2}, MarkDelivered: "s9",
 		DeleteWithheld: []SessionRef{ref("!r3", "m9")}, DeleteDevices: []DeviceRef{{"@bob:hs", "B1"}},
 		DeleteSecrets: []string{"recovery"}, Owners: []SessionOwner{{ref("!r1", "m1"), []byte("owner")}},
+		MoreOwners:    []MoreOwners{{OwnersRef{ref("!r1", "m1"), "@bob:hs"}, []byte("more owners")}},
 		OutdatedUsers: []id.UserID{"@bob:hs"}, LeftUsers: []id.UserID{"@carol:hs"},
 		Backed: []BackedSession{{ref("!r1", "m1"), 7, "3"}},
 	}
@@ -28,6 +31,7 @@ func checkEverythingRuns(t *testing.T, db *DB, acct *Account, dev Device) {
 	must[Device](t)(db.Device(ctx, acct, dev.DeviceID))
 	must[[]Device](t)(db.Devices(ctx, acct))
 	must[map[id.RoomID]Room](t)(db.Rooms(ctx, acct, dev.ID, []id.RoomID{"!r1"}))
+	must[map[OwnersRef]secret.Bytes](t)(db.MoreOwners(ctx, acct, dev.ID, []OwnersRef{{ref("!r1", "m1"), "@bob:hs"}}))
 	must[[]InboundSession](t)(db.ToBackUp(ctx, acct, dev.ID, "3", 1))
 	must[[]PendingEvent](t)(db.Pending(ctx, acct, dev.ID, 1))
 	must[[]PendingEvent](t)(db.PendingDelivered(ctx, acct, dev.ID, 1))

@@ -67,6 +67,7 @@ func (b *batch) collect(c *Changes) {
 	b.olmSessions(c.OlmSessions)
 	b.inboundSessions(c.InboundSessions)
 	b.owners(c.Owners)
+	b.moreOwners(c.MoreOwners)
 	b.messageIndices(c.MessageIndices)
 	b.outboundSessions(c.OutboundSessions)
 	b.shares(c.Shares)

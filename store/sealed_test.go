@@ -68,6 +68,10 @@ func sealedColumns(db *DB, acct *Account, dev int64) []sealedColumn {
 		{"olm_sessions", "sealed_pickle", where + " AND session_id = 'o3'", olm},
 		{"inbound_sessions", "sealed_pickle", where + " AND room_id = '!r1' AND session_id = 'm1'", in},
 		{"inbound_sessions", "sealed_owner", where + " AND room_id = '!r1' AND session_id = 'm1'", in},
+		{"more_owners", "sealed_owners", where, func(ctx context.Context) error {
+			_, err := db.MoreOwners(ctx, acct, dev, []OwnersRef{{ref("!r1", "m1"), "@bob:hs"}})
+			return err
+		}},
 		{"outbound_sessions", "sealed_pickle", where, func(ctx context.Context) error { _, err := db.OutboundSession(ctx, acct, dev, "!r1"); return err }},
 		{"inbox", "sealed_event", where + " AND seq = 1", func(ctx context.Context) error { _, err := db.Inbox(ctx, acct, dev, 1); return err }},
 		{"users", "sealed_trust", fmt.Sprintf("account = %d AND user_id = '@bob:hs'", acct.ID), func(ctx context.Context) error {
@@ -100,6 +104,7 @@ func fill(t *testing.T, db *DB) (*Account, int64) {
 		c := everything()
 		d.dev.Token = secretString("token")
 		c.Device = &d.dev
+		c.MoreOwners = []MoreOwners{{OwnersRef{ref("!r1", "m1"), "@bob:hs"}, []byte("more owners")}}
 		c.Outbox = nil // so that the numbers of the inbox begin at 1
 		save(t, db, d.acct, d.dev.ID, c)
 	}
@@ -236,6 +241,7 @@ func canaries() (*Changes, []string) {
 	c.OlmSessions[0].Pickle = word("olmsession")
 	c.InboundSessions[0].Pickle, c.InboundSessions[0].Owner = word("inbound"), word("owner")
 	c.Owners = []SessionOwner{{ref("!r1", "m2"), word("newowner")}}
+	c.MoreOwners = []MoreOwners{{OwnersRef{ref("!r1", "m1"), "@bob:hs"}, word("moreowners")}}
 	c.OutboundSessions[0].Pickle = word("outbound")
 	c.Secrets[0].Value = word("secret")
 	c.Inbox[0].Event = word("event")

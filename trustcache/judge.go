@@ -52,6 +52,32 @@ type Verdict struct {
 	Enforced Deliver
 }
 
+// Above reports whether a verdict makes more of an event than another: where several have
+// shown a room key to be theirs, the event is whose claim makes the most of it.
+func (v Verdict) Above(o Verdict) bool {
+	if (v.Deliver == DeliverClear) != (o.Deliver == DeliverClear) {
+		return v.Deliver == DeliverClear
+	}
+	if a, b := v.Color.gravity(), o.Color.gravity(); a != b {
+		return a < b
+	}
+	return v.Enforced == DeliverClear && o.Enforced != DeliverClear
+}
+
+// gravity orders colors, the one that says nothing first.
+func (c Color) gravity() int {
+	switch c {
+	case ColorNone:
+		return 0
+	case ColorGrey:
+		return 1
+	case ColorRed:
+		return 2
+	default:
+		return 3
+	}
+}
+
 // Judge decides what becomes of a decrypted event (design §5; trust-semantics §4 and
 // §5 with CrossSigned, and these deviations: keys without proof of their sender are a
 // source of their own and are shown grey; a user whose identity changed, verified

@@ -2,7 +2,6 @@ package liar
 
 import (
 	"encoding/json"
-	"maps"
 	"net/http"
 	"strconv"
 )
@@ -116,10 +115,36 @@ func putBackup(_ *Server, c *call) Reply {
 		if b.keys[room] == nil {
 			b.keys[room] = map[string]json.RawMessage{}
 		}
-		maps.Copy(b.keys[room], of.Sessions)
+		for session, data := range of.Sessions {
+			if old, ok := b.keys[room][session]; !ok || better(data, old) {
+				b.keys[room][session] = data
+			}
+		}
 	}
 	b.etag++
 	return OK(map[string]any{"count": b.count(), "etag": strconv.Itoa(b.etag)})
+}
+
+// better reports whether a room key takes the place of one of the same session, as Synapse
+// decides (requirement 16.5): what is equal stays as it is.
+func better(now, old json.RawMessage) bool {
+	type key struct {
+		FirstIndex int64 `json:"first_message_index"`
+		Forwarded  int64 `json:"forwarded_count"`
+		Verified   bool  `json:"is_verified"`
+	}
+	var n, o key
+	if json.Unmarshal(now, &n) != nil || json.Unmarshal(old, &o) != nil {
+		return false
+	}
+	switch {
+	case n.Verified && !o.Verified:
+		return true
+	case n.FirstIndex < o.FirstIndex:
+		return true
+	default:
+		return n.Forwarded < o.Forwarded
+	}
 }
 
 func getBackup(_ *Server, c *call) Reply {

@@ -1,0 +1,64 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"maunium.net/go/mautrix"
+
+	"e2ee-proxy/store"
+)
+
+// A homeserver keeps the better of two room keys of one session, and the one it has where
+// they are equal (requirement 16.5). So the entry of a key that somebody has sent on as
+// theirs, and that was uploaded before its owner sent it, would attest the wrong owner
+// alone for ever, and silence the right one on the device that restores it. It is taken
+// out of the backup before the key is uploaded again, which attests nobody any more.
+
+// withdraw takes the entries of contested keys that attest an owner out of the backup. What
+// such an entry knows better is kept first; then there is more to do.
+func (d *Device) withdraw(ctx context.Context, target *backupTarget, rows []store.InboundSession) error {
+	if target.private == nil {
+		return nil // then we have attested nothing
+	}
+	for i := range rows {
+		row := &rows[i]
+		if !decodeKeptOwner(row.Owner).Contested {
+			continue
+		}
+		path := mautrix.ClientURLPath{"v3", "room_keys", "keys", row.RoomID, row.SessionID}
+		query := map[string]string{"version": target.version}
+		var found json.RawMessage
+		err := d.call(ctx, request{
+			op: "look for a room key in the backup", method: http.MethodGet, path: path, query: query, result: &found,
+		})
+		if upstreamStatus(err) == http.StatusNotFound {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		old, bad := openBackup(row.SessionRef, found, target.private, target.macKey)
+		if bad != nil || !decodeOwner(old.Owner).Attested {
+			continue // it proves nothing
+		}
+		if old.FirstIndex < row.FirstIndex {
+			kept, err := d.keepKept(ctx, []store.InboundSession{old})
+			if err != nil {
+				return err
+			}
+			if kept > 0 {
+				return errMoreToDo
+			}
+			continue // another ratchet, which is not ours to throw away
+		}
+		err = d.call(ctx, request{
+			op: "take a room key out of the backup", method: http.MethodDelete, path: path, query: query,
+		})
+		if err != nil && upstreamStatus(err) != http.StatusNotFound {
+			return err
+		}
+	}
+	return nil
+}
