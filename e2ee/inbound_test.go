@@ -4,7 +4,11 @@ import (
 	"fmt"
 	"testing"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
 )
 
 // Attack A4, in one batch: the homeserver repeats a ciphertext under another event ID, with
@@ -39,5 +43,57 @@ func TestRepeatedFarApartInOneBatch(t *testing.T) {
 	s.release(usedKey{index: many})
 	if got := s.claim(usedKey{index: many}, "$another", 1); got != claimNew {
 		t.Errorf("an index whose claim was not stored: %v", got)
+	}
+}
+
+// A room key is loaded from the store. Before it is in the cache a better one is stored, and
+// the cache is told to let go of what it has. The one that was loaded serves those who
+// asked for it, and nobody after them; and what has become known of its owner meanwhile is
+// not written over the better one's.
+func TestKeyStoredWhileAnotherIsLoaded(t *testing.T) {
+	t.Parallel()
+	cache, err := lru.New[inboundKey, *inboundSession](10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &Device{eng: &Engine{inbound: cache}, rowID: 1} // without a store: a write would not survive
+	ref := store.SessionRef{RoomID: "!r:x", SessionID: "s"}
+	load := func() *inboundSession {
+		return &inboundSession{
+			row: store.InboundSession{SessionRef: ref, Source: store.SourceDirect}, last: -1,
+			owner: trustcache.Owner{UserID: "@bob:x", Curve25519: "c", Ed25519: "e"},
+		}
+	}
+	storeBetter := func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.eng.inbound.Remove(inboundKey{d.rowID, ref})
+		d.keySeq++
+	}
+	cached := func() bool { return cache.Contains(inboundKey{d.rowID, ref}) }
+
+	before := d.keysTaken()
+	worse := load()
+	storeBetter()
+	d.keepLoaded(map[store.SessionRef]*inboundSession{ref: worse}, before)
+	if cached() {
+		t.Error("the worse key is in the cache in the place of the better")
+	}
+	bob := &trustcache.User{
+		UserID: "@bob:x", Knowledge: trustcache.KnowledgeFresh,
+		Devices: []trustcache.Device{{UserID: "@bob:x", DeviceID: "B", Curve25519: "c", Ed25519: "e", Signed: true, Raw: []byte(`{}`)}},
+	}
+	jobs := []*sealedEvent{{session: worse, sender: "@bob:x", ref: ref, payload: object{}}}
+	if err := d.upgradeOwners(t.Context(), jobs, map[id.UserID]*trustcache.User{bob.UserID: bob}); err != nil {
+		t.Fatal(err)
+	}
+	if owner := worse.owners()[0]; !owner.Signed {
+		t.Errorf("who asked for it does not know its owner: %+v", owner)
+	}
+
+	before = d.keysTaken()
+	d.keepLoaded(map[store.SessionRef]*inboundSession{ref: load()}, before)
+	if !cached() {
+		t.Error("what nothing has overtaken is not in the cache")
 	}
 }

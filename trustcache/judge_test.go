@@ -240,3 +240,25 @@ func TestAnnotationGolden(t *testing.T) {
 		}
 	}
 }
+
+// Where several say that a room key is theirs, an event is whose claim makes the most of it:
+// shown before held back, with the lighter shield, and then what enforcing would show.
+func TestAbove(t *testing.T) {
+	t.Parallel()
+	order := []Verdict{
+		{Deliver: DeliverClear, Color: ColorNone, Enforced: DeliverClear},
+		{Deliver: DeliverClear, Color: ColorGrey, Enforced: DeliverClear},
+		{Deliver: DeliverClear, Color: ColorGrey, Enforced: DeliverWithheld},
+		{Deliver: DeliverClear, Color: ColorRed, Enforced: DeliverClear},
+		{Deliver: DeliverClear, Color: ColorRed, Enforced: DeliverWithheld},
+		{Deliver: DeliverWithheld, Color: ColorRed},
+		{},
+	}
+	for i, a := range order {
+		for j, b := range order {
+			if a.Above(b) != (i < j) {
+				t.Errorf("%+v above %+v: %v", a, b, a.Above(b))
+			}
+		}
+	}
+}
