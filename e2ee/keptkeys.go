@@ -25,13 +25,7 @@ func (d *Device) keepKept(ctx context.Context, rows []store.InboundSession) (kep
 	if err != nil {
 		return 0, fmt.Errorf("load room keys: %w", err)
 	}
-	var named []store.OwnersRef
-	for i := range rows {
-		if o := decodeOwner(rows[i].Owner); o.Attested && o.UserID != "" && known[rows[i].SessionRef].SessionID != "" {
-			named = append(named, store.OwnersRef{SessionRef: rows[i].SessionRef, UserID: o.UserID})
-		}
-	}
-	more, err := d.loadMoreOwners(ctx, named)
+	more, err := d.loadMoreOwners(ctx, attestedAgain(rows, known))
 	if err != nil {
 		return 0, err
 	}
@@ -72,6 +66,17 @@ func (d *Device) keepKept(ctx context.Context, rows []store.InboundSession) (kep
 	d.keySeq++
 	d.wakeWaiting()
 	return len(ch.InboundSessions), nil
+}
+
+// attestedAgain names the owners that are attested of sessions which are known.
+func attestedAgain(rows []store.InboundSession, known map[store.SessionRef]store.InboundSession) (named []store.OwnersRef) {
+	for i := range rows {
+		ref := rows[i].SessionRef
+		if o := decodeOwner(rows[i].Owner); o.Attested && o.UserID != "" && known[ref].SessionID != "" {
+			named = append(named, store.OwnersRef{SessionRef: ref, UserID: o.UserID})
+		}
+	}
+	return named
 }
 
 // mergeKept decides what to keep of a room key that did not come over Olm and of what is

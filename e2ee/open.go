@@ -206,28 +206,7 @@ func (job *sealedEvent) decrypt(work ratchets) {
 // refuseReplays refuses an index that another event has used (requirement 8.4) and
 // records the new ones, with one write, and one query if any might have been used.
 func (d *Device) refuseReplays(ctx context.Context, jobs []*sealedEvent) {
-	var fresh []*sealedEvent
-	var refs []store.IndexRef
-	bridges := d.eng.opts.Policy().Bridges
-	for _, job := range jobs {
-		if job.err != nil {
-			continue
-		}
-		var counts bool
-		if job.name, counts = job.session.countsAs(job.sender, bridges); !counts {
-			continue
-		}
-		switch job.session.claim(job.used(), job.eventID, job.ts) {
-		case claimReplayed:
-			job.err = errReplay
-		case claimOpen:
-			fresh = append(fresh, job)
-			refs = append(refs, indexOf(job.ref, job.name, job.index))
-		case claimNew:
-			fresh = append(fresh, job)
-		case claimKnown:
-		}
-	}
+	fresh, refs := d.claimIndices(jobs)
 	if len(fresh) == 0 {
 		return
 	}
@@ -267,6 +246,32 @@ func (d *Device) refuseReplays(ctx context.Context, jobs []*sealedEvent) {
 			job.session.settle(job.used(), job.eventID, job.ts)
 		}
 	}
+}
+
+// claimIndices has events take their indices. fresh are those that must be stored, and of
+// refs the store must say first whether somebody else has them.
+func (d *Device) claimIndices(jobs []*sealedEvent) (fresh []*sealedEvent, refs []store.IndexRef) {
+	bridges := d.eng.opts.Policy().Bridges
+	for _, job := range jobs {
+		if job.err != nil {
+			continue
+		}
+		var counts bool
+		if job.name, counts = job.session.countsAs(job.sender, bridges); !counts {
+			continue
+		}
+		switch job.session.claim(job.used(), job.eventID, job.ts) {
+		case claimReplayed:
+			job.err = errReplay
+		case claimOpen:
+			fresh = append(fresh, job)
+			refs = append(refs, indexOf(job.ref, job.name, job.index))
+		case claimNew:
+			fresh = append(fresh, job)
+		case claimKnown:
+		}
+	}
+	return fresh, refs
 }
 
 // used is the index that the event takes.

@@ -179,10 +179,15 @@ func (d *Device) giveSecret(ctx context.Context, req secretRequest, dev *trustca
 	if err := s.commit(ctx, "an answer"); err != nil {
 		return answerLater, err
 	}
-	d.eng.counts.secrets.WithLabelValues("sent").Inc()
-	d.eng.log.Info().Stringer("account", d.acct.user).Stringer("device", dev.DeviceID).Str("secret", req.Name).
-		Msg("A confirmed device of the user was given a secret")
+	d.noteSecretGiven(req)
 	return answerGiven, nil
+}
+
+// noteSecretGiven counts and logs that a secret was given.
+func (d *Device) noteSecretGiven(req secretRequest) {
+	d.eng.counts.secrets.WithLabelValues("sent").Inc()
+	d.eng.log.Info().Stringer("account", d.acct.user).Stringer("device", req.Device).Str("secret", req.Name).
+		Msg("A confirmed device of the user was given a secret")
 }
 
 // secretContent is the m.secret.send of a secret as it is stored now; nil when it is not
