@@ -3,6 +3,7 @@ package e2ee
 import (
 	"context"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"sync"
@@ -140,15 +141,32 @@ func (s *inboundSession) settle(key usedKey, event id.EventID, ts int64) {
 	}
 }
 
-// owners gives everybody who is known to own the session, the first owner first.
-func (s *inboundSession) owners() []trustcache.Owner {
+// first gives the session's first owner as known now, and how it is known to be one.
+func (s *inboundSession) first() claimant {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := []trustcache.Owner{s.owner}
-	for _, list := range s.more {
-		out = append(out, list...)
+	return claimant{s.owner, s.row.Source}
+}
+
+// users gives the users whose devices own the session, as far as they were looked for. An
+// owner without a name may be sender's: see Owner.Named.
+func (s *inboundSession) users(sender id.UserID) iter.Seq[id.UserID] {
+	return func(yield func(id.UserID) bool) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		user := s.owner.UserID
+		if user == "" && s.owner.Attested {
+			user = sender
+		}
+		if user != "" && !yield(user) {
+			return
+		}
+		for user := range s.more {
+			if !yield(user) {
+				return
+			}
+		}
 	}
-	return out
 }
 
 // upgraded gives what the owners become by what is known now of their users, and adds what

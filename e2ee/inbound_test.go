@@ -87,7 +87,7 @@ func TestKeyStoredWhileAnotherIsLoaded(t *testing.T) {
 	if err := d.upgradeOwners(t.Context(), jobs, map[id.UserID]*trustcache.User{bob.UserID: bob}); err != nil {
 		t.Fatal(err)
 	}
-	if owner := worse.owners()[0]; !owner.Signed {
+	if owner := worse.first(); !owner.Signed {
 		t.Errorf("who asked for it does not know its owner: %+v", owner)
 	}
 

@@ -67,17 +67,25 @@ func (d *Device) judge(job *sealedEvent, by *judgement) Opened {
 // it, and says who that is: a claim is made in the claimant's own name only, so that none can
 // be used against another.
 func (d *Device) judgeOwners(job *sealedEvent, by *judgement) (best trustcache.Verdict, owner trustcache.Owner) {
+	if !job.session.contested {
+		first := job.session.first()
+		return d.judgeAs(job, by, first), first.Owner
+	}
 	for i, c := range job.session.claimants(job.sender, by.policy.Bridges) {
-		verdict := trustcache.Judge(trustcache.JudgeInput{
-			Sender: job.sender, Own: d.acct.user, OwnKey: d.curve25519,
-			Source: c.source, Owner: c.Owner,
-			OwnerUser: by.users[c.UserID], Forwarder: d.forwarder(c.source), Policy: by.policy,
-		})
-		if i == 0 || verdict.Above(best) {
+		if verdict := d.judgeAs(job, by, c); i == 0 || verdict.Above(best) {
 			best, owner = verdict, c.Owner
 		}
 	}
 	return best, owner
+}
+
+// judgeAs judges an event by one who owns its session.
+func (d *Device) judgeAs(job *sealedEvent, by *judgement, c claimant) trustcache.Verdict {
+	return trustcache.Judge(trustcache.JudgeInput{
+		Sender: job.sender, Own: d.acct.user, OwnKey: d.curve25519,
+		Source: c.source, Owner: c.Owner,
+		OwnerUser: by.users[c.UserID], Forwarder: d.forwarder(c.source), Policy: by.policy,
+	})
 }
 
 // waitsFor gives the user of whom more must become known before an event that was held
@@ -248,12 +256,8 @@ func (d *Device) judgementFor(ctx context.Context, jobs []*sealedEvent) (*judgem
 		switch {
 		case job == nil:
 		case job.payload != nil:
-			for _, owner := range job.session.owners() {
-				user := owner.UserID
-				if user == "" && owner.Attested { // it may be the sender's: see Owner.Named
-					user = job.sender
-				}
-				if user != "" && !seen[user] {
+			for user := range job.session.users(job.sender) {
+				if !seen[user] {
 					seen[user] = true
 					users = append(users, user)
 				}
@@ -314,7 +318,7 @@ func (d *Device) upgradeOwners(ctx context.Context, jobs []*sealedEvent, users m
 		if err != nil {
 			return err
 		}
-		done[job.session] = apply != nil || job.session.owners()[0].UserID != ""
+		done[job.session] = apply != nil || job.session.first().UserID != ""
 		if apply != nil {
 			s.after(apply)
 		}

@@ -127,9 +127,6 @@ func (s *inboundSession) claimants(sender id.UserID, bridges map[id.UserID]bool)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	first := claimant{s.owner, s.row.Source}
-	if !s.contested {
-		return []claimant{first}
-	}
 	out := make([]claimant, 0, 4)
 	add := func(user id.UserID) {
 		if s.owner.UserID == user {
