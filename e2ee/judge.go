@@ -59,7 +59,7 @@ func (d *Device) judge(job *sealedEvent, by *judgement) Opened {
 		return job.asCame(verdict)
 	case trustcache.DeliverWithheld:
 	}
-	job.held = d.waitsFor(job, owner, verdict.Code)
+	job.held = d.waitsFor(job, owner, verdict.Code, by.policy)
 	return job.withheld(verdict, by.policy)
 }
 
@@ -90,11 +90,12 @@ func (d *Device) judgeAs(job *sealedEvent, by *judgement, c claimant) trustcache
 
 // waitsFor gives the user of whom more must become known before an event that was held
 // back can be shown; empty when nothing that becomes known changes what it is.
-func (d *Device) waitsFor(job *sealedEvent, owner trustcache.Owner, code trustcache.Code) id.UserID {
+func (d *Device) waitsFor(job *sealedEvent, owner trustcache.Owner, code trustcache.Code, policy trustcache.Policy) id.UserID {
+	mismatched := code == trustcache.CodeMismatchedSender && !policy.Bridges[owner.UserID]
 	switch {
-	case owner.Curve25519 == d.curve25519 && code == trustcache.CodeMismatchedSender:
+	case mismatched && owner.Curve25519 == d.curve25519:
 		return "" // nobody but we made the session
-	case owner.UserID == "", code == trustcache.CodeMismatchedSender:
+	case mismatched, owner.UserID == "":
 		return job.sender // who may still give us the key as theirs
 	default:
 		return owner.UserID
