@@ -425,7 +425,7 @@ func TestDisturbedImport(t *testing.T) {
 // what the database refuses is done when it is said again.
 func TestDisturbedLogout(t *testing.T) {
 	t.Parallel()
-	everyDisturbance(t, 3, func(t *testing.T, tr *trouble) scene {
+	everyDisturbance(t, 1, func(t *testing.T, tr *trouble) scene {
 		st := shaken(t, tr)
 		st.send(st.hs.CreateRoom(true, st.alice.UserID), "before")
 		call(t, st.hs, st.alice, http.MethodPost, "logout", map[string]any{}, nil)
