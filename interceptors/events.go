@@ -208,6 +208,9 @@ func (h *eventHead) openable(encrypted bool) bool {
 	return encrypted && h.shouldBeEncrypted()
 }
 
+// sealed reports whether an event of a timeline is encrypted.
+func (h *eventHead) sealed() bool { return !h.state && string(h.typ) == typeEncrypted }
+
 // isState reports whether an event is state, and nothing that clients take for a message
 // all the same: some look at the type alone.
 func (h *eventHead) isState() bool {

@@ -246,7 +246,7 @@ func syncFailure(err error) error {
 }
 
 // relay runs the second pass into the answer. It ends before it returns.
-func (w *syncWriter) relay(x *Exchange, resp *http.Response) error {
+func (w *eventWriter) relay(x *Exchange, resp *http.Response) error {
 	ctx, cancel := context.WithCancel(x.Request.Context())
 	out, to := io.Pipe()
 	done := make(chan struct{})
@@ -264,7 +264,7 @@ func (w *syncWriter) relay(x *Exchange, resp *http.Response) error {
 	n, err := io.ReadFull(out, first)
 	whole := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 	if err != nil && !whole {
-		return fmt.Errorf("rewrite sync response: %w", err)
+		return fmt.Errorf("rewrite the response: %w", err)
 	}
 	for _, name := range []string{"Content-Length", "Etag", "Content-Md5", "Digest", "Repr-Digest", "Content-Digest", "Accept-Ranges"} {
 		resp.Header.Del(name)

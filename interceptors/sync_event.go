@@ -13,13 +13,10 @@ import (
 
 // event handles an event of any list, at its end. Its head has been taken.
 func (s *syncScan) event(place int, v *jsonscan.Value) error {
-	if s.list != v.Inside {
-		s.list, s.marked = v.Inside, 0
-	}
+	s.look(v)
 	if s.inRoom && !s.wanted {
 		return s.noteChange(place, v)
 	}
-	s.imitates = v.Raw != nil && s.graphs.imitates(v.Raw)
 	switch place {
 	case atTimelineEvent:
 		return s.timelineEvent(v)
@@ -52,12 +49,6 @@ func (s *syncScan) event(place int, v *jsonscan.Value) error {
 	return s.plain(v, 0)
 }
 
-// hidden is for state that the client must not see (design §5): some clients without
-// encryption refuse to send when they see it.
-func (s *syncScan) hidden() bool {
-	return !s.showEncryption && string(s.head.typ) == typeEncryption
-}
-
 func (s *syncScan) fieldsFlag() uint64 {
 	if s.filter != nil && s.filter.tree != nil {
 		return flagFields
@@ -65,38 +56,17 @@ func (s *syncScan) fieldsFlag() uint64 {
 	return 0
 }
 
-// plain marks an event that stays, if there is something to do to it.
-func (s *syncScan) plain(v *jsonscan.Value, flags uint64) error {
-	if v.Flagged {
-		flags |= flagOurs
-	}
-	if flags == 0 {
-		return nil
-	}
-	return s.element(markEvent, flags, v)
-}
-
 func (s *syncScan) timelineEvent(v *jsonscan.Value) error {
 	if err := s.noteChange(atTimelineEvent, v); err != nil {
 		return err
 	}
-	kind, flags := markEvent, s.fieldsFlag()
-	sealed := !s.head.state && string(s.head.typ) == typeEncrypted
+	kind, flags := s.toOpen(v)
 	switch {
-	case s.imitates:
+	case kind == markDropEvent:
+	case flags&flagSealed == 0 && !s.filter.timeline().passes(s.room.RoomID, &s.head):
 		kind, flags = markDropEvent, 0
-	case sealed:
-		flags |= flagSealed // the filter applies to what is in it
-		if s.head.types > 1 {
-			flags |= flagAmbiguous
-		}
-	case s.hidden() || !s.filter.timeline().passes(s.room.RoomID, &s.head):
-		kind, flags = markDropEvent, 0
-	case s.head.shouldBeEncrypted():
-		flags |= flagPlain
-	}
-	if v.Flagged && kind == markEvent {
-		flags |= flagOurs
+	default: // the filter applies to what is in a sealed event
+		flags |= s.fieldsFlag()
 	}
 	touched := kind == markDropEvent || flags != 0
 	if v.Index == 0 {

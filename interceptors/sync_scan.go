@@ -29,34 +29,16 @@ const maxJoins = 10_000
 // errSyncBody is a response that is not a sync response.
 var errSyncBody = errors.New("not a sync response")
 
-// watched are the names that send an event through the careful path of the second pass.
-func watched() []string {
-	return []string{nameDecrypted, prefixOurs + "*", nameRelations, nameRedactedBecause}
-}
-
-// syncScan is one first pass.
+// syncScan is one first pass over a sync body.
 type syncScan struct {
-	graphs         *eventGraphs
-	filter         *clientFilter
-	showEncryption bool
-	plan           planWriter
-	update         e2ee.SyncUpdate
-	size           int // bytes held in update
-	joins          int // joins held in update
+	eventScan
+	filter *clientFilter
+	update e2ee.SyncUpdate
+	size   int // bytes held in update
+	joins  int // joins held in update
 
-	head     eventHead
-	imitates bool // the event is made to look like a notice of the proxy
-	// The list of events that the scan is in: the offset behind its bracket, and how
-	// many of its elements are marked so far.
-	list   int64
-	marked int
-	gone   [levels]struct {
-		inside int64
-		n      int
-	}
 	// The room that the scan is in.
 	inRoom    bool
-	roomNoted bool // its markRoom is written
 	wanted    bool
 	hasEvents bool // its timeline has events
 	leftOut   bool // joins of it were left out
@@ -69,7 +51,9 @@ type syncScan struct {
 // scanSync reads body into a spool and gives what it says of encryption. The plan goes
 // into its own spool.
 func scanSync(body io.Reader, graph *jsonscan.Node, graphs *eventGraphs, keep, plan *spool.Spool, filter *clientFilter, showEncryption bool) (e2ee.SyncUpdate, error) {
-	s := &syncScan{graphs: graphs, filter: filter, showEncryption: showEncryption, plan: planWriter{to: plan}}
+	s := &syncScan{
+		eventScan: eventScan{graphs: graphs, showEncryption: showEncryption, plan: planWriter{to: plan}}, filter: filter,
+	}
 	_, err := jsonscan.Scan(&keepingReader{body, keep}, graph, jsonscan.Options{Watch: watched()}, s.visit)
 	if err != nil {
 		return s.update, fmt.Errorf("read sync response: %w", err)
@@ -78,28 +62,6 @@ func scanSync(body io.Reader, graph *jsonscan.Node, graphs *eventGraphs, keep, p
 		return s.update, errSyncBody
 	}
 	return s.update, s.plan.flush()
-}
-
-// keepingReader puts what it reads into a spool.
-type keepingReader struct {
-	from io.Reader
-	keep *spool.Spool
-}
-
-// spoolError is a failure to keep a body, which is none of the homeserver's.
-type spoolError struct{ err error }
-
-func (e *spoolError) Error() string { return "keep sync response: " + e.err.Error() }
-func (e *spoolError) Unwrap() error { return e.err }
-
-func (r *keepingReader) Read(p []byte) (int, error) {
-	n, err := r.from.Read(p)
-	if n > 0 {
-		if _, failed := r.keep.Write(p[:n]); failed != nil {
-			return 0, &spoolError{failed}
-		}
-	}
-	return n, err
 }
 
 func (s *syncScan) visit(v *jsonscan.Value) error {
@@ -139,66 +101,11 @@ func (s *syncScan) enterRoom(v *jsonscan.Value, section e2ee.Section) {
 	if len(name) > maxIdentifier {
 		name = nil // no room has such a name: its events are cleaned, nothing else
 	}
-	s.inRoom, s.roomNoted, s.hasEvents, s.leftOut = true, false, false, false
+	s.inRoom, s.hasEvents, s.leftOut = true, false, false
 	s.room = e2ee.RoomUpdate{RoomID: id.RoomID(name), Section: section}
+	s.enter(s.room.RoomID, section)
 	s.wanted = s.filter.room(s.room.RoomID)
 	s.state, s.timeline, s.after = s.state[:0], s.timeline[:0], s.after[:0]
-}
-
-// put writes a mark, after the mark of its room.
-func (s *syncScan) put(m mark) error {
-	if s.inRoom && !s.roomNoted {
-		s.roomNoted = true
-		if err := s.plan.add(&mark{kind: markRoom, room: s.room.RoomID, section: s.room.Section}); err != nil {
-			return err
-		}
-	}
-	return s.plan.add(&m)
-}
-
-// element marks an element of a list of events.
-func (s *syncScan) element(kind markKind, flags uint64, v *jsonscan.Value) error {
-	if s.marked == 0 {
-		flags |= flagFresh
-	}
-	if v.Index > s.marked {
-		flags |= flagBefore
-	}
-	if v.Raw == nil {
-		flags |= flagLarge
-	}
-	s.marked++
-	return s.put(mark{kind: kind, flags: flags, start: v.Start, end: v.End, sep: v.Sep})
-}
-
-// drop marks a member of an object, by its level, as one that goes.
-func (s *syncScan) drop(level int, v *jsonscan.Value) error {
-	g := &s.gone[level]
-	if g.inside != v.Inside {
-		g.inside, g.n = v.Inside, 0
-	}
-	var flags uint64
-	if v.Index > g.n {
-		flags = flagBefore
-	}
-	g.n++
-	return s.put(mark{kind: markDropMember, flags: flags, start: v.Member, end: v.End, sep: v.Sep})
-}
-
-// close marks the end of an object of a level.
-func (s *syncScan) close(kind markKind, level int, v *jsonscan.Value) error {
-	if v.Kind != '{' {
-		return nil
-	}
-	var flags uint64
-	removed := 0
-	if g := s.gone[level]; g.inside == v.Start+1 {
-		removed = g.n
-	}
-	if v.Count > removed {
-		flags = flagBefore
-	}
-	return s.put(mark{kind: kind, flags: flags, start: v.End - 1, end: v.End - 1, sep: -1})
 }
 
 // roomPart handles what of a room is not an event, up to the room's end.

@@ -1,0 +1,277 @@
+package interceptors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/jsonscan"
+	"e2ee-proxy/internal/spool"
+)
+
+// The second pass over a body with events: it is copied from the spool to the client, and
+// at the places of the plan something is done. Events are opened in batches, so that what
+// is held does not grow with the body.
+
+const (
+	maxBatchEvents = 1024
+	maxBatchBytes  = 512 << 10
+	maxBatchMarks  = 1024
+)
+
+// eventWriter is what every second pass keeps.
+type eventWriter struct {
+	dev            Device
+	graphs         *eventGraphs
+	filter         *clientFilter
+	showEncryption bool
+	body           *spool.Spool
+	plan           *planReader
+	edit           *jsonscan.Editor
+	// other does the marks that are not about an event; nil when there are none.
+	other func(k *work) error
+
+	batch openBatch
+	works []work
+	// The room that marks are read for.
+	readRoom  id.RoomID
+	encrypted bool
+
+	kept  bool // a marked event of the list stays, or late ones were put in front
+	comma bool // the first event of the list needs a comma in front, if it stays
+	front bool // the next mark is the first event of a list that begins with late ones or might
+}
+
+// work is a mark with what is needed to do it.
+type work struct {
+	mark
+	encrypted bool // its room is
+	event     int  // in the batch, -1: none
+	bad       bool
+}
+
+// filtered applies the client's filter to an event of a timeline as it is shown; nil
+// when it does not pass.
+func (w *eventWriter) filtered(room id.RoomID, event []byte, fields bool) []byte {
+	if w.filter == nil {
+		return event
+	}
+	h, err := w.graphs.headOf(event)
+	if err != nil || !w.filter.timeline().passes(room, &h) {
+		return nil
+	}
+	if !fields {
+		return event
+	}
+	return w.chosenFields(event)
+}
+
+// chosenFields applies event_fields. An event that is ambiguous stays whole.
+func (w *eventWriter) chosenFields(event []byte) []byte {
+	if w.filter == nil || w.filter.tree == nil {
+		return event
+	}
+	out, err := w.filter.tree.project(event)
+	if err != nil {
+		return event
+	}
+	return out
+}
+
+// run writes the response's body to out.
+func (w *eventWriter) run(ctx context.Context, out io.Writer) error {
+	w.edit = jsonscan.NewEditor(out, w.body.Reader())
+	for more := true; more; {
+		var err error
+		if more, err = w.gather(); err != nil {
+			return err
+		}
+		if err = w.batch.open(ctx, w.dev); err != nil {
+			return err
+		}
+		for i := range w.works {
+			if err = w.do(&w.works[i]); err != nil {
+				return fmt.Errorf("rewrite the response: %w", err)
+			}
+		}
+		w.works = w.works[:0]
+		w.batch.reset()
+	}
+	return w.edit.Close()
+}
+
+// gather reads marks until a batch is full, and says whether there are more.
+func (w *eventWriter) gather() (more bool, err error) {
+	events, size := 0, int64(0)
+	for more = true; more && len(w.works) < maxBatchMarks && events < maxBatchEvents && size < maxBatchBytes; {
+		m, err := w.plan.next()
+		if errors.Is(err, io.EOF) {
+			more = false
+			break
+		}
+		if err != nil {
+			return false, err
+		}
+		next := work{mark: m, event: -1, encrypted: w.encrypted}
+		switch m.kind {
+		case markRoom:
+			w.readRoom, w.encrypted = m.room, m.room != "" && w.dev.KnownEncrypted(m.room)
+		case markEvent:
+			if next.wanted() {
+				events++
+				size += m.end - m.start
+			}
+		case markFront, markBack, markDropEvent, markDropMember, markTimelineEnd, markRoomEnd, markSectionEnd, markRoomsEnd, markEnd:
+		}
+		next.room = w.readRoom
+		w.works = append(w.works, next)
+	}
+	return more, w.read()
+}
+
+// wanted says whether the event of a mark must be looked at.
+func (k *work) wanted() bool {
+	return k.kind == markEvent && !k.has(flagLarge) && (k.opened() || k.has(flagOurs) || k.has(flagFields))
+}
+
+func (k *work) opened() bool { return k.has(flagSealed) || k.has(flagPlain) && k.encrypted }
+
+// maxGap is how many bytes that are not wanted are read along with those that are.
+const maxGap = 2 << 10
+
+// read takes the events that are wanted from the body into the batch, those that are
+// near to each other in one piece.
+func (w *eventWriter) read() error {
+	for i := 0; i < len(w.works); {
+		if !w.works[i].wanted() {
+			i++
+			continue
+		}
+		from, to, last := w.works[i].start, w.works[i].end, i
+		for j := i + 1; j < len(w.works); j++ {
+			k := &w.works[j]
+			if !k.wanted() {
+				continue
+			}
+			if k.start-to > maxGap {
+				break
+			}
+			to, last = k.end, j
+		}
+		piece := make([]byte, to-from)
+		if _, err := w.body.ReadAt(piece, from); err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		for ; i <= last; i++ {
+			if k := &w.works[i]; k.wanted() {
+				w.take(k, piece[k.start-from:k.end-from:k.end-from])
+			}
+		}
+	}
+	return nil
+}
+
+// take puts an event into the batch. One that cannot be cleaned goes, and the sync is
+// delivered.
+func (w *eventWriter) take(k *work, raw []byte) {
+	shut := !k.has(flagSealed) && !k.has(flagPlain)
+	h := eventHead{types: 1, shut: shut, ciphertext: true}
+	if k.has(flagSealed) {
+		h.typ = []byte(typeEncrypted)
+	}
+	if k.has(flagAmbiguous) {
+		h.types = 2
+	}
+	bundled := 0
+	if k.has(flagOurs) {
+		var err error
+		if raw, err = w.graphs.stripOurs(raw); err != nil {
+			k.bad = true
+			return
+		}
+		if h, err = w.graphs.headOf(raw); err != nil {
+			k.bad = true
+			return
+		}
+		h.shut = shut // nothing but a timeline is opened
+		bundled = maxBundled
+	}
+	k.event = w.batch.add(k.room, k.encrypted, raw, &h, bundled)
+}
+
+// do applies one mark.
+func (w *eventWriter) do(k *work) error {
+	switch k.kind {
+	case markRoom:
+		return nil
+	case markEvent:
+		return w.doEvent(k)
+	case markDropEvent:
+		w.enter(k)
+		return w.dropEvent(k)
+	case markDropMember:
+		return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Delete, Start: k.start, End: k.end, Sep: k.sep, Before: k.has(flagBefore)})
+	case markFront, markBack, markTimelineEnd, markRoomEnd, markSectionEnd, markRoomsEnd, markEnd:
+		if w.other != nil {
+			return w.other(k)
+		}
+	}
+	return fmt.Errorf("mark %d is not known", k.kind)
+}
+
+// enter notes that a list of events begins, when it does.
+func (w *eventWriter) enter(k *work) {
+	if k.has(flagFresh) && !w.front {
+		w.kept, w.comma = false, false
+	}
+	w.front = false
+}
+
+func (w *eventWriter) doEvent(k *work) error {
+	w.enter(k)
+	// What cannot be looked into stays, unless it could pass for what it is not.
+	unsafe := k.has(flagLarge) && (k.has(flagOurs) || k.has(flagPlain))
+	if k.bad || unsafe {
+		return w.dropEvent(k)
+	}
+	if k.event < 0 {
+		return w.keepEvent(k)
+	}
+	event, opened := w.batch.event(k.event)
+	if event != nil && opened {
+		if t := w.batch.typeOf(k.event); t == typeEncryption && !w.showEncryption {
+			event = nil
+		}
+	}
+	if event != nil && (k.has(flagSealed) || opened) {
+		event = w.filtered(k.room, event, false)
+	}
+	if event == nil {
+		return w.dropEvent(k)
+	}
+	if k.has(flagFields) {
+		event = w.chosenFields(event)
+	}
+	comma := w.comma
+	w.comma, w.kept = false, true
+	return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.end, Before: comma, Data: event})
+}
+
+func (w *eventWriter) keepEvent(k *work) error {
+	comma := w.comma
+	w.comma, w.kept = false, true
+	if !comma {
+		return nil
+	}
+	return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.start, Before: true})
+}
+
+func (w *eventWriter) dropEvent(k *work) error {
+	w.comma = false
+	return w.edit.Apply(jsonscan.Edit{
+		Op: jsonscan.Delete, Start: k.start, End: k.end, Sep: k.sep, Before: w.kept || k.has(flagBefore),
+	})
+}
