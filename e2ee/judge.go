@@ -151,22 +151,22 @@ func (job *sealedEvent) dropEdit() {
 }
 
 // encryptable reports whether a plain event should have been encrypted in an
-// encrypted room: reactions, redactions and state are not (requirements 19.5, 19.6,
-// 20.1). What clients take for a message is one, whatever else it says of itself.
+// encrypted room: state, redactions and reactions without a text are not (requirements
+// 19.5, 19.6, 20.1). What clients take for a message is one, whatever else it says of itself.
 func encryptable(job *sealedEvent) bool {
-	if len(job.event.get("content")) <= len(`{}`) {
+	content := job.event.get("content")
+	if len(content) <= len(`{}`) {
 		return false
 	}
 	_, state := job.event.text("state_key")
-	if state && job.clearType != "m.room.message" && job.clearType != "m.sticker" {
+	switch {
+	case state && !MessageType(job.clearType), job.clearType == "m.room.redaction", job.clearType == "m.room.encrypted":
 		return false
+	case job.clearType == "m.reaction" && !state:
+		said, err := parseObject(content)
+		return err != nil || !plainReaction(said)
 	}
-	switch job.clearType {
-	case "m.reaction", "m.room.redaction", "m.room.encrypted":
-		return false
-	default:
-		return true
-	}
+	return true
 }
 
 // clear is the decrypted event.

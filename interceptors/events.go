@@ -3,6 +3,7 @@ package interceptors
 import (
 	"fmt"
 
+	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/jsonscan"
 )
 
@@ -64,6 +65,7 @@ func oursGraph() *jsonscan.Node {
 	event, unsigned, relation := jsonscan.NewNode(), jsonscan.NewNode(), jsonscan.NewNode()
 	for _, n := range []*jsonscan.Node{event, relation} {
 		n.Link(jsonscan.Key(nameDecrypted), ours)
+		n.Link(jsonscan.Key(nameRedactedBecause), event) // where older servers put it
 		n.Link(jsonscan.Key("unsigned"), unsigned)
 		n.Down(jsonscan.Key("prev_content")).Link(jsonscan.Prefix(prefixOurs), ours)
 	}
@@ -108,6 +110,7 @@ func headGraph(event *jsonscan.Node) *jsonscan.Node {
 	event.Down(jsonscan.Key("content"), jsonscan.Key("file")).Report(inFile, false)
 	event.Down(jsonscan.Key("content"), jsonscan.Key("ciphertext")).Report(inCiphertext, false)
 	event.Down(jsonscan.Key("unsigned"), jsonscan.Key(nameRedactedBecause)).Report(inRedacted, false)
+	event.Down(jsonscan.Key(nameRedactedBecause)).Report(inRedacted, false)
 	return event
 }
 
@@ -124,6 +127,7 @@ type eventHead struct {
 	hasURL     bool
 	ciphertext bool
 	redacted   bool
+	bare       bool // a reaction that says nothing but its relation
 }
 
 func (h *eventHead) reset() {
@@ -173,7 +177,13 @@ func (g *eventGraphs) headOf(event []byte) (eventHead, error) {
 		h.take(v)
 		return nil
 	})
+	h.weigh(event)
 	return h, err
+}
+
+// weigh looks into a reaction, whose text decides what it is.
+func (h *eventHead) weigh(event []byte) {
+	h.bare = string(h.typ) == typeReaction && event != nil && e2ee.PlainReaction(event)
 }
 
 // stripOurs removes what only the proxy may say. The event is valid JSON.
@@ -213,18 +223,19 @@ func (h *eventHead) sealed() bool { return !h.state && string(h.typ) == typeEncr
 
 // isState reports whether an event is state, and nothing that clients take for a message
 // all the same: some look at the type alone.
-func (h *eventHead) isState() bool {
-	return h.named && string(h.typ) != typeMessage && string(h.typ) != typeSticker
-}
+func (h *eventHead) isState() bool { return h.named && !e2ee.MessageType(string(h.typ)) }
 
 // shouldBeEncrypted is for plain events: those that clients send encrypted in an
 // encrypted room (requirements 19.5, 19.6, 20.1). Where the type is ambiguous it should.
+// Of a reaction it depends on what it says.
 func (h *eventHead) shouldBeEncrypted() bool {
 	if h.isState() {
 		return false
 	}
 	switch string(h.typ) {
-	case typeReaction, typeRedaction:
+	case typeReaction:
+		return h.types > 1 || !h.bare
+	case typeRedaction:
 		return h.types > 1
 	}
 	return true

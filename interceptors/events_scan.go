@@ -49,6 +49,7 @@ func (s *eventScan) look(v *jsonscan.Value) {
 		s.list, s.marked = v.Inside, 0
 	}
 	s.imitates = v.Raw != nil && s.graphs.imitates(v.Raw)
+	s.head.weigh(v.Raw)
 }
 
 // put writes a mark, after the mark of its room.

@@ -39,6 +39,7 @@ func mayNameNotice(raw []byte) bool {
 func namesGraph() *jsonscan.Node {
 	event := jsonscan.NewNode()
 	redaction := event.Down(jsonscan.Key("unsigned"), jsonscan.Key(nameRedactedBecause))
+	event.Link(jsonscan.Key(nameRedactedBecause), redaction)
 	for _, n := range []*jsonscan.Node{event, redaction} {
 		for _, name := range []string{"sender", "event_id", "state_key"} {
 			n.Down(jsonscan.Key(name)).Report(1, true)

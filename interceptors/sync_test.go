@@ -305,10 +305,11 @@ func TestSyncLargeEvents(t *testing.T) {
 		return `{` + start + `,"pad":"` + strings.Repeat("x", 3<<20) + `"` + end + `}`
 	}
 	body := `{"next_batch":"s2","rooms":{"join":{"!a:hs":{"timeline":{"events":[` + strings.Join([]string{
-		large(`"event_id":"$reaction","type":"m.reaction"`, ``),
+		large(`"event_id":"$redaction","type":"m.room.redaction"`, ``),
+		large(`"event_id":"$reaction","type":"m.reaction"`, ``), // nobody can see what it says
 		large(`"event_id":"$sealed","type":"m.room.encrypted","content":{"ciphertext":{"type":"t","content":{}}}`, ``),
 		large(`"event_id":"$clear","type":"m.room.message"`, ``),
-		large(`"event_id":"$forged","type":"m.reaction"`, `,"decrypted":true`),
+		large(`"event_id":"$forged","type":"m.room.redaction"`, `,"decrypted":true`),
 		`{"event_id":"$small","type":"m.room.encrypted","content":{"ciphertext":{"type":"t","content":{}}}}`,
 	}, ",") + `]}}}}}`
 	w := newSyncWorld(t, body, interceptors.SyncOptions{})
@@ -317,7 +318,7 @@ func TestSyncLargeEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[id.RoomID][]string{"!a:hs": {"$reaction", "$sealed", "$small"}}
+	want := map[id.RoomID][]string{"!a:hs": {"$redaction", "$sealed", "$small"}}
 	if diff := cmp.Diff(want, eventIDs(t, out.Body.Bytes())); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}

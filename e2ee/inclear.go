@@ -1,0 +1,87 @@
+package e2ee
+
+import (
+	"encoding/json"
+	"strings"
+)
+
+// What may stand in clear in an encrypted room, and what clients show as somebody's words
+// whatever else it says of itself. Both sides of the proxy decide by this.
+
+// maxClearText bounds each text of a reaction that stands in clear, in bytes: its key is an
+// emoji, a word or the address of a picture, and never a message.
+const maxClearText = 255
+
+// MessageType reports whether a type is one that clients show as a message, also with a
+// state key: some look at the type alone. The types beside them that are state, such as
+// m.beacon_info and m.call.member, are none.
+func MessageType(eventType string) bool {
+	switch eventType {
+	case "m.room.message", "m.sticker", "m.reaction", "m.beacon", "m.location",
+		// MSC1767, whose types are their content.
+		"m.message", "m.text", "m.emote", "m.notice", "m.image", "m.file", "m.audio", "m.video", "m.voice",
+		"m.call.invite", "m.call.candidates", "m.call.answer", "m.call.hangup", "m.call.reject",
+		"m.call.negotiate", "m.call.select_answer", "m.call.sdp_stream_metadata_changed", "m.call.notify":
+		return true
+	}
+	for _, prefix := range []string{"m.poll.", "org.matrix.msc3381.", "org.matrix.msc1767.", "m.key.verification."} {
+		if strings.HasPrefix(eventType, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// PlainReaction reports whether a reaction says nothing but what it is a reaction to, and
+// with what, which goes in clear from every client (requirement 19.5). What has been
+// redacted says nothing at all.
+func PlainReaction(event json.RawMessage) bool {
+	ev, err := parseObject(event)
+	if err != nil {
+		return false
+	}
+	raw := ev.get("content")
+	if raw == nil {
+		return true
+	}
+	content, err := parseObject(raw)
+	_, state := ev.text("state_key")
+	return err == nil && plainReaction(content) && (!state || len(content) == 0)
+}
+
+func plainReaction(content object) bool {
+	if len(content) == 0 {
+		return true
+	}
+	for _, m := range content {
+		switch m.name {
+		case "m.relates_to":
+		case "shortcode", "com.beeper.reaction.shortcode": // MSC4027: names of custom pictures
+			if text, ok := content.text(m.name); !ok || len(text) > maxClearText {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	relation, err := parseObject(content.get("m.relates_to"))
+	if err != nil {
+		return false
+	}
+	for _, m := range relation {
+		text, ok := relation.text(m.name)
+		if !ok || len(text) > maxClearText {
+			return false
+		}
+		switch m.name {
+		case "event_id", "key":
+		case "rel_type":
+			if text != "m.annotation" {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return relation.get("rel_type") != nil
+}
