@@ -62,7 +62,25 @@ type Incoming struct {
 	// Redeliver asks for the event to be delivered again, in a later sync of this
 	// client, when its key arrives after it. Set for events of a sync response.
 	Redeliver bool
+	// Order is where an event that is not encrypted stands.
+	Order Order
+	// Wait is how long the batch may wait for keys that the account's backup has. The longest
+	// of a batch counts.
+	Wait time.Duration
 }
+
+// Order says how an event stands to the encryption of its room, as the room's history shows
+// it. The zero value cannot tell: then a message in clear is marked, but not held back.
+type Order int
+
+const (
+	// OrderUnknown is an event whose history is not shown.
+	OrderUnknown Order = iota
+	// OrderBefore is older than the encryption of its room: it may be in clear.
+	OrderBefore
+	// OrderAfter is newer.
+	OrderAfter
+)
 
 // Opened is what the client gets instead of an Incoming.
 type Opened struct {

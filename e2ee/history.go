@@ -2,27 +2,19 @@ package e2ee
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
-
-	"maunium.net/go/mautrix"
-
-	"golang.org/x/sync/errgroup"
 
 	"e2ee-proxy/store"
 )
 
-// A room key that an event needs and that is not here is fetched from the backup. Events
-// of a sync never wait for it: they are delivered again when it is here. Who reads history
-// waits for a moment.
+// A room key that an event needs and that is not here is fetched from the backup. Who reads
+// history, and a client's first sync, waits for that for a moment (see [Incoming.Wait]); the
+// events of other syncs never do: they are delivered again when it is here.
 const (
-	// fetchWait bounds how long one call of Open waits for keys from the backup.
-	fetchWait = 3 * time.Second
-	// fetchBatch is how many keys are fetched before they are stored, and fetchParallel
-	// how many at the same time.
+	// fetchBatch is how many requests are made before what they brought is stored, and
+	// fetchParallel how many at the same time.
 	fetchBatch    = 64
 	fetchParallel = 8
 	// maxFetches bounds the keys that wait to be fetched, and those known to be in no backup.
@@ -57,35 +49,55 @@ func (d *Device) fetchMissing(ctx context.Context, jobs []*sealedEvent) []*seale
 	}
 	var waiting []*sealedEvent
 	var fetches []*fetch
+	var wait time.Duration
 	for _, job := range jobs {
 		if !errors.Is(job.err, errNoKey) && !errors.Is(job.err, errTooEarly) {
 			continue
 		}
 		f := d.want(job.ref)
-		if f != nil && !job.redeliver {
-			waiting, fetches = append(waiting, job), append(fetches, f)
+		if f != nil && job.wait > 0 {
+			waiting, fetches, wait = append(waiting, job), append(fetches, f), max(wait, job.wait)
 		}
 	}
 	if len(waiting) == 0 {
 		return nil
 	}
-	limit := time.NewTimer(fetchWait)
-	defer limit.Stop()
+	waitForAll(ctx, fetches, wait)
 	var ready []*sealedEvent
 	for i, f := range fetches {
-		select {
-		case <-f.done:
+		if f.over() {
 			ready = append(ready, waiting[i])
-			continue
-		case <-limit.C:
-		case <-ctx.Done():
 		}
-		break
 	}
 	for _, job := range ready {
 		job.err, job.session = nil, nil
 	}
 	return ready
+}
+
+// waitForAll waits until all fetches have ended, or until the time is over.
+func waitForAll(ctx context.Context, fetches []*fetch, wait time.Duration) {
+	limit := time.NewTimer(wait)
+	defer limit.Stop()
+	for _, f := range fetches {
+		select {
+		case <-f.done:
+		case <-limit.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// over reports whether a fetch has ended.
+func (f *fetch) over() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // want has a key fetched; nil when there is no use in that now.
@@ -135,10 +147,9 @@ func (d *Device) nextFetches() []*fetch {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	q := &d.fetching
-	n := min(len(q.wanted), fetchBatch)
-	batch := q.wanted[:n:n]
-	q.wanted = q.wanted[n:]
-	if n == 0 {
+	var batch []*fetch
+	batch, q.wanted = together(q.wanted, fetchBatch)
+	if len(batch) == 0 {
 		q.wanted, q.running = nil, false
 	}
 	return batch
@@ -182,30 +193,14 @@ func (d *Device) fetchKeys(ctx context.Context, batch []*fetch) (absent map[stor
 		}
 		return absent, nil
 	}
-	found := make([]json.RawMessage, len(batch))
-	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(fetchParallel)
-	for i, f := range batch {
-		group.Go(func() error {
-			err := d.call(groupCtx, request{
-				op: "fetch a room key from the backup", method: http.MethodGet,
-				path:  mautrix.ClientURLPath{"v3", "room_keys", "keys", f.ref.RoomID, f.ref.SessionID},
-				query: map[string]string{"version": target.version}, result: &found[i],
-			})
-			if upstreamStatus(err) == http.StatusNotFound {
-				return nil
-			}
-			return err
-		})
-	}
-	err = group.Wait()
+	found, err := d.fetchBacked(ctx, target.version, batch)
 	var rows []store.InboundSession
-	for i, f := range batch {
-		if found[i] == nil {
+	for _, f := range batch {
+		if found[f.ref] == nil {
 			absent[f.ref] = err == nil
 			continue
 		}
-		row, bad := openBackup(f.ref, found[i], target.private, target.macKey)
+		row, bad := openBackup(f.ref, found[f.ref], target.private, target.macKey)
 		if bad != nil {
 			absent[f.ref] = true
 			continue

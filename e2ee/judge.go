@@ -122,8 +122,11 @@ func (job *sealedEvent) refusal(notes map[store.SessionRef]store.WithheldNote) (
 // judgePlain is for events that are not encrypted. What should have been, in a room
 // that is, is marked or held back (requirement 8.11).
 func (d *Device) judgePlain(job *sealedEvent, policy trustcache.Policy) Opened {
-	if !d.KnownEncrypted(job.room) || !encryptable(job) {
+	if job.order == OrderBefore || !d.KnownEncrypted(job.room) || !encryptable(job) {
 		return Opened{Event: job.event.encode(), Type: job.clearType}
+	}
+	if job.order == OrderUnknown { // nothing is held back that may be from before
+		policy.InClear = trustcache.InClearMark
 	}
 	verdict := trustcache.JudgeInClear(job.sender, policy)
 	d.noteReceived(job, trustcache.Owner{UserID: job.sender}, verdict)

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"time"
 
 	"maunium.net/go/mautrix/crypto/olm"
 	"maunium.net/go/mautrix/id"
@@ -26,6 +27,8 @@ type sealedEvent struct {
 	cipher  string // empty: not encrypted
 
 	redeliver bool
+	order     Order
+	wait      time.Duration
 	session   *inboundSession
 	index     uint32
 	name      id.UserID // in whose name it takes its index
@@ -99,7 +102,7 @@ func parseSealed(in Incoming) *sealedEvent {
 	if err != nil {
 		return nil
 	}
-	job := &sealedEvent{room: in.RoomID, event: event, redeliver: in.Redeliver}
+	job := &sealedEvent{room: in.RoomID, event: event, redeliver: in.Redeliver, order: in.Order, wait: in.Wait}
 	sender, ok := event.text("sender")
 	eventType, typed := event.text("type")
 	eventID, _ := event.text("event_id")

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -146,7 +147,11 @@ func (p *person) open(room string, redeliver bool) []shown {
 	p.t.Helper()
 	var in []e2ee.Incoming
 	for _, raw := range p.encrypted(room) {
-		in = append(in, e2ee.Incoming{RoomID: id.RoomID(room), Event: raw, Redeliver: redeliver})
+		next := e2ee.Incoming{RoomID: id.RoomID(room), Event: raw, Redeliver: redeliver}
+		if !redeliver {
+			next.Wait = 5 * time.Second
+		}
+		in = append(in, next)
 	}
 	all, err := p.dev.Open(p.t.Context(), in)
 	if err != nil {

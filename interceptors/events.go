@@ -53,6 +53,8 @@ const (
 	inFile
 	inCiphertext
 	inRedacted
+	inRoomID
+	inReplaces
 )
 
 func newEventGraphs() eventGraphs {

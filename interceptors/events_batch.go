@@ -3,6 +3,7 @@ package interceptors
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -76,15 +77,16 @@ type batchEvent struct {
 
 // add takes an event, with its head, and gives its number. bundled says that events may
 // be bundled in it, this deep.
-func (b *openBatch) add(room id.RoomID, encrypted bool, raw []byte, h *eventHead, bundled int) int {
-	return b.put(room, encrypted, raw, h, bundled, false)
+func (b *openBatch) add(room id.RoomID, encrypted bool, raw []byte, h *eventHead, order e2ee.Order, bundled int) int {
+	return b.put(e2ee.Incoming{RoomID: room, Event: raw, Order: order, Redeliver: b.redeliver}, encrypted, h, bundled)
 }
 
-func (b *openBatch) put(room id.RoomID, encrypted bool, raw []byte, h *eventHead, bundled int, nested bool) int {
+func (b *openBatch) put(in e2ee.Incoming, encrypted bool, h *eventHead, bundled int) int {
+	raw := []byte(in.Event)
 	ev := batchEvent{raw: raw, incoming: -1, sealed: string(h.typ) == typeEncrypted, clear: h.types == 1, imitates: b.graphs.imitates(raw)}
 	if h.openable(encrypted) && !ev.imitates {
 		ev.incoming = len(b.incoming)
-		b.incoming = append(b.incoming, e2ee.Incoming{RoomID: room, Event: raw, Redeliver: b.redeliver && !nested})
+		b.incoming = append(b.incoming, in)
 		b.size += len(raw)
 	}
 	n := len(b.events)
@@ -102,15 +104,18 @@ func (b *openBatch) put(room id.RoomID, encrypted bool, raw []byte, h *eventHead
 		if err != nil {
 			return n
 		}
-		b.events[n].nested = append(b.events[n].nested, b.put(room, encrypted, inner, &innerHead, bundled-1, true))
+		b.events[n].nested = append(b.events[n].nested, b.put(e2ee.Incoming{RoomID: in.RoomID, Event: inner}, encrypted, &innerHead, bundled-1))
 	}
 	return n
 }
 
-// open opens everything that was added.
-func (b *openBatch) open(ctx context.Context, dev Device) error {
+// open opens everything that was added, and may wait for keys that a backup has.
+func (b *openBatch) open(ctx context.Context, dev Device, wait time.Duration) error {
 	if len(b.incoming) == 0 {
 		return nil
+	}
+	for i := range b.incoming {
+		b.incoming[i].Wait = wait
 	}
 	var err error
 	if b.opened, err = dev.Open(ctx, b.incoming); err != nil {

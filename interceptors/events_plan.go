@@ -13,7 +13,7 @@ import (
 	"e2ee-proxy/internal/spool"
 )
 
-// markKind is what a mark says of its place in a sync body.
+// markKind is what a mark says of its place in a body.
 type markKind byte
 
 const (
@@ -56,7 +56,15 @@ const (
 	flagAmbiguous
 	// flagFields: the filter's event_fields apply.
 	flagFields
+	// flagAlone: an event that is no element of a list, and cannot be left out. flagWhole: it
+	// is the whole body. flagGone: it must not be shown.
+	flagAlone
+	flagWhole
+	flagGone
 )
+
+// standShift is where in the flags it stands in which part of its history an event is.
+const standShift = 24
 
 // mark is one entry of the plan: a place in the body where the second pass may have to
 // do something. The plan is kept in a spool of its own, so that its size does not matter.
@@ -107,7 +115,7 @@ func (p *planWriter) flush() error {
 	_, err := p.to.Write(p.buf)
 	p.buf = p.buf[:0]
 	if err != nil {
-		return fmt.Errorf("keep the plan of a sync: %w", err)
+		return fmt.Errorf("keep the plan of an answer: %w", err)
 	}
 	return nil
 }
@@ -135,7 +143,7 @@ func (p *planReader) next() (mark, error) {
 		err = p.readPlace(&m)
 	}
 	if err != nil {
-		return mark{}, fmt.Errorf("read the plan of a sync: %w", err)
+		return mark{}, fmt.Errorf("read the plan of an answer: %w", err)
 	}
 	return m, nil
 }

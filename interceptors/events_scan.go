@@ -36,6 +36,8 @@ type eventScan struct {
 		inside int64
 		n      int
 	}
+	// plain says that there is something in clear that should not be, if its room is encrypted.
+	plain bool
 }
 
 // enter says that what follows is in a room.
@@ -119,7 +121,7 @@ func (s *eventScan) toOpen(v *jsonscan.Value) (kind markKind, flags uint64) {
 			flags |= flagAmbiguous
 		}
 	case s.head.shouldBeEncrypted():
-		flags = flagPlain
+		flags, s.plain = flagPlain, true
 	}
 	if v.Flagged {
 		flags |= flagOurs
@@ -133,8 +135,8 @@ func (s *eventScan) hidden() bool {
 	return !s.showEncryption && string(s.head.typ) == typeEncryption
 }
 
-// plain marks an event that stays, if there is something to do to it.
-func (s *eventScan) plain(v *jsonscan.Value, flags uint64) error {
+// stay marks an event that stays, if there is something to do to it.
+func (s *eventScan) stay(v *jsonscan.Value, flags uint64) error {
 	if v.Flagged {
 		flags |= flagOurs
 	}

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/jsonscan"
 	"e2ee-proxy/internal/spool"
 )
@@ -36,6 +38,11 @@ type eventWriter struct {
 
 	batch openBatch
 	works []work
+	past  histories
+	// wait is how long the whole answer may wait for keys that a backup has.
+	wait time.Duration
+	// entries are the rooms of the entries that have marks, in order.
+	entries []id.RoomID
 	// The room that marks are read for.
 	readRoom  id.RoomID
 	encrypted bool
@@ -50,6 +57,7 @@ type work struct {
 	mark
 	encrypted bool // its room is
 	event     int  // in the batch, -1: none
+	order     e2ee.Order
 	bad       bool
 }
 
@@ -89,7 +97,7 @@ func (w *eventWriter) run(ctx context.Context, out io.Writer) error {
 		if more, err = w.gather(); err != nil {
 			return err
 		}
-		if err = w.batch.open(ctx, w.dev); err != nil {
+		if err = w.open(ctx); err != nil {
 			return err
 		}
 		for i := range w.works {
@@ -101,6 +109,14 @@ func (w *eventWriter) run(ctx context.Context, out io.Writer) error {
 		w.batch.reset()
 	}
 	return w.edit.Close()
+}
+
+// open opens a batch. All of them together wait for keys no longer than they may.
+func (w *eventWriter) open(ctx context.Context) error {
+	began := time.Now()
+	err := w.batch.open(ctx, w.dev, w.wait)
+	w.wait = max(w.wait-time.Since(began), 0)
+	return err
 }
 
 // gather reads marks until a batch is full, and says whether there are more.
@@ -118,8 +134,14 @@ func (w *eventWriter) gather() (more bool, err error) {
 		next := work{mark: m, event: -1, encrypted: w.encrypted}
 		switch m.kind {
 		case markRoom:
+			if m.section == sectionEntry && len(w.entries) > 0 {
+				m.room, w.entries = w.entries[0], w.entries[1:]
+			}
 			w.readRoom, w.encrypted = m.room, m.room != "" && w.dev.KnownEncrypted(m.room)
 		case markEvent:
+			if m.has(flagPlain) {
+				next.order = w.past.order(stand(m.flags>>standShift), m.start)
+			}
 			if next.wanted() {
 				events++
 				size += m.end - m.start
@@ -134,7 +156,7 @@ func (w *eventWriter) gather() (more bool, err error) {
 
 // wanted says whether the event of a mark must be looked at.
 func (k *work) wanted() bool {
-	return k.kind == markEvent && !k.has(flagLarge) && (k.opened() || k.has(flagOurs) || k.has(flagFields))
+	return k.kind == markEvent && !k.has(flagLarge) && !k.has(flagGone) && (k.opened() || k.has(flagOurs) || k.has(flagFields))
 }
 
 func (k *work) opened() bool { return k.has(flagSealed) || k.has(flagPlain) && k.encrypted }
@@ -199,7 +221,7 @@ func (w *eventWriter) take(k *work, raw []byte) {
 		h.shut = shut // nothing but a timeline is opened
 		bundled = maxBundled
 	}
-	k.event = w.batch.add(k.room, k.encrypted, raw, &h, bundled)
+	k.event = w.batch.add(k.room, k.encrypted, raw, &h, k.order, bundled)
 }
 
 // do applies one mark.
@@ -234,7 +256,7 @@ func (w *eventWriter) doEvent(k *work) error {
 	w.enter(k)
 	// What cannot be looked into stays, unless it could pass for what it is not.
 	unsafe := k.has(flagLarge) && (k.has(flagOurs) || k.has(flagPlain))
-	if k.bad || unsafe {
+	if k.bad || unsafe || k.has(flagGone) {
 		return w.dropEvent(k)
 	}
 	if k.event < 0 {
@@ -269,7 +291,17 @@ func (w *eventWriter) keepEvent(k *work) error {
 	return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.start, Before: true})
 }
 
+// goneEvent takes the place of an event that cannot be left out: a message of which nothing
+// is left.
+const goneEvent = `{"type":"m.room.message","event_id":"","sender":"","origin_server_ts":0,"content":{}}`
+
 func (w *eventWriter) dropEvent(k *work) error {
+	switch {
+	case k.has(flagWhole):
+		return NotFound("There is no such event.")
+	case k.has(flagAlone):
+		return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.end, Data: []byte(goneEvent)})
+	}
 	w.comma = false
 	return w.edit.Apply(jsonscan.Edit{
 		Op: jsonscan.Delete, Start: k.start, End: k.end, Sep: k.sep, Before: w.kept || k.has(flagBefore),

@@ -130,6 +130,9 @@ type Device interface {
 	// KnownEncrypted reports whether the room is known to be encrypted, from memory. In
 	// such a room plain messages go through Open too, see design §5 (SentInClear).
 	KnownEncrypted(room id.RoomID) bool
+	// LoadRooms makes known from memory what is stored of rooms, and tells of how many of them
+	// anything was ever heard.
+	LoadRooms(ctx context.Context, rooms []id.RoomID) (heard int, err error)
 	// Notice gives a warning that is shown as an event, by the ID it has there; false when
 	// there is none.
 	Notice(ctx context.Context, room id.RoomID, event id.EventID) (json.RawMessage, bool, error)

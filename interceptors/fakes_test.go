@@ -72,6 +72,10 @@ func (d *fakeDevice) noted() []string {
 
 func (d *fakeDevice) KnownEncrypted(room id.RoomID) bool { return d.rooms[room] == e2ee.RoomEncrypted }
 
+func (d *fakeDevice) LoadRooms(_ context.Context, rooms []id.RoomID) (int, error) {
+	return len(rooms), nil
+}
+
 func (d *fakeDevice) Mode() e2ee.Mode { return d.mode }
 
 func (d *fakeDevice) RoomEncryption(ctx context.Context, room id.RoomID) (e2ee.RoomEncryption, error) {

@@ -92,11 +92,15 @@ func Handlers(o Options) (map[string]Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
-	reader := newStateReader(o.Sync)
-	all := map[string]Handler{Sync: sync, ReadMarkers: readMarkers, StateList: reader.list, StateGet: reader.get, Versions: versions}
+	reader, err := newReader(o.Sync)
+	if err != nil {
+		return nil, fmt.Errorf("make the handlers: %w", err)
+	}
+	all := map[string]Handler{Sync: sync, ReadMarkers: readMarkers, Versions: versions}
+	maps.Copy(all, reader.handlers())
 	writes := &rooms{order: order, txns: txns}
 	maps.Copy(all, writes.handlers())
-	all[Search] = (&searches{writes, o.HideNotices, o.Sync.SpoolDir}).narrow(passSearch)
+	all[Search] = (&searches{writes, o.HideNotices, o.Sync.SpoolDir}).narrow(all[Search])
 	maps.Copy(all, (&sessions{public: o.PublicURL, refresh: refresh}).handlers())
 	maps.Copy(all, api.handlers())
 	return all, nil

@@ -47,6 +47,9 @@ type SyncOptions struct {
 	ShowEncryptionState bool
 	// MaxTimeout caps how long a sync may wait at the homeserver: 60 s.
 	MaxTimeout time.Duration
+	// KeyWait is how long a client's first sync, and every read of history, waits for room keys
+	// that the account's backup has (clients.key_wait). Zero waits for none.
+	KeyWait time.Duration
 	// SpoolDir is where responses too large for memory are kept, encrypted, until they
 	// are sent: the system's directory for temporary files.
 	SpoolDir string
@@ -217,17 +220,26 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 	if filter != nil {
 		graph = h.full
 	}
-	update, err := scanSync(resp.Body, graph, &h.graphs, body, plan, filter, h.opt.ShowEncryptionState)
+	scan := newSyncScan(&h.graphs, plan, filter, h.opt.ShowEncryptionState)
+	scan.who, scan.update.Since = x.Identity.UserID, since
+	update, err := scan.run(resp.Body, graph, body)
 	if err != nil {
 		return syncFailure(err)
 	}
-	update.Since = since
+	if since != "" { // what is new in a room that was encrypted before is not older than that
+		if err := settleClaims(x.Request.Context(), dev, &scan.shown); err != nil {
+			return err
+		}
+	}
 	extras, err := in.Commit(x.Request.Context(), update)
 	if err != nil {
 		return engineError(fmt.Errorf("commit sync response: %w", err))
 	}
 	w := newSyncWriter(dev, &h.graphs, filter, body, plan, update.Rooms, extras)
-	w.showEncryption = h.opt.ShowEncryptionState
+	w.showEncryption, w.past = h.opt.ShowEncryptionState, scan.shown
+	if since == "" {
+		w.wait = h.opt.KeyWait
+	}
 	return w.relay(x, resp)
 }
 

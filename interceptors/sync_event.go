@@ -27,7 +27,7 @@ func (s *syncScan) event(place int, v *jsonscan.Value) error {
 		if s.imitates || s.hidden() || !s.filter.state().passes(s.room.RoomID, &s.head) {
 			return s.element(markDropEvent, 0, v)
 		}
-		return s.plain(v, s.fieldsFlag())
+		return s.stay(v, s.fieldsFlag())
 	case atStrippedEvent:
 		if s.hidden() {
 			return s.element(markDropEvent, 0, v)
@@ -46,7 +46,7 @@ func (s *syncScan) event(place int, v *jsonscan.Value) error {
 	if s.imitates {
 		return s.element(markDropEvent, 0, v)
 	}
-	return s.plain(v, 0)
+	return s.stay(v, 0)
 }
 
 func (s *syncScan) fieldsFlag() uint64 {
@@ -68,6 +68,7 @@ func (s *syncScan) timelineEvent(v *jsonscan.Value) error {
 	default: // the filter applies to what is in a sealed event
 		flags |= s.fieldsFlag()
 	}
+	stands := uint64(standAfter) << standShift
 	touched := kind == markDropEvent || flags != 0
 	if v.Index == 0 {
 		front := mark{kind: markFront, flags: flagAfter, start: v.Inside, end: v.Inside, sep: -1}
@@ -81,7 +82,7 @@ func (s *syncScan) timelineEvent(v *jsonscan.Value) error {
 	if !touched {
 		return nil
 	}
-	return s.element(kind, flags, v)
+	return s.element(kind, flags|stands, v)
 }
 
 // noteChange takes a state event that matters to encryption. Stripped state is never
@@ -101,6 +102,7 @@ func (s *syncScan) noteChange(place int, v *jsonscan.Value) error {
 	if !s.head.state {
 		return nil
 	}
+	s.noteOrder(place, v)
 	var change e2ee.StateChange
 	switch string(s.head.typ) {
 	case typeMember:
@@ -121,6 +123,37 @@ func (s *syncScan) noteChange(place int, v *jsonscan.Value) error {
 	change.StateKey = string(jsonscan.Text(s.head.stateKey))
 	*to = append(*to, change)
 	return s.grow(len(change.StateKey)+len(change.Content)+64, nil)
+}
+
+// noteOrder takes what tells on which side of the room's encryption its messages stand.
+func (s *syncScan) noteOrder(place int, v *jsonscan.Value) {
+	switch {
+	case place == atStateAfterEvent:
+	case s.head.encrypts():
+		at := standAfter
+		if place == atStateEvent {
+			at = standStart
+		}
+		s.past.encrypted(at, v.Start, replaces(v.Raw))
+	case string(s.head.typ) == typeMember && string(s.head.membership) == `"join"` && string(jsonscan.Text(s.head.stateKey)) == string(s.who):
+		s.past.rest = e2ee.OrderUnknown // what comes with a join may be from before it
+	}
+}
+
+// replaces reports whether a state event says that it took the place of another.
+func replaces(event []byte) bool {
+	var e struct {
+		PrevContent jsontext.Value `json:"prev_content"`
+		Replaces    jsontext.Value `json:"replaces_state"`
+		Unsigned    struct {
+			PrevContent jsontext.Value `json:"prev_content"`
+			Replaces    jsontext.Value `json:"replaces_state"`
+		} `json:"unsigned"`
+	}
+	if jsonv2.Unmarshal(event, &e) != nil {
+		return true
+	}
+	return e.PrevContent != nil || e.Replaces != nil || e.Unsigned.PrevContent != nil || e.Unsigned.Replaces != nil
 }
 
 // membershipContent keeps nothing of a member's content but the membership. There may

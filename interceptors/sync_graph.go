@@ -38,6 +38,9 @@ const (
 	levelSection
 	levelRoom
 	levelPart
+	_ // what reads return goes deeper
+	_
+	_
 	levels
 )
 

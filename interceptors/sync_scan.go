@@ -36,6 +36,8 @@ type syncScan struct {
 	update e2ee.SyncUpdate
 	size   int // bytes held in update
 	joins  int // joins held in update
+	who    id.UserID
+	shown  histories
 
 	// The room that the scan is in.
 	inRoom    bool
@@ -46,13 +48,19 @@ type syncScan struct {
 	state     []e2ee.StateChange
 	timeline  []e2ee.StateChange
 	after     []e2ee.StateChange
+	past      history
 }
 
-// scanSync reads body into a spool and gives what it says of encryption. The plan goes
-// into its own spool.
-func scanSync(body io.Reader, graph *jsonscan.Node, graphs *eventGraphs, keep, plan *spool.Spool, filter *clientFilter, showEncryption bool) (e2ee.SyncUpdate, error) {
-	s := &syncScan{
+func newSyncScan(graphs *eventGraphs, plan *spool.Spool, filter *clientFilter, showEncryption bool) *syncScan {
+	return &syncScan{
 		eventScan: eventScan{graphs: graphs, showEncryption: showEncryption, plan: planWriter{to: plan}}, filter: filter,
+	}
+}
+
+// run reads body into a spool and gives what it says of encryption.
+func (s *syncScan) run(body io.Reader, graph *jsonscan.Node, keep *spool.Spool) (e2ee.SyncUpdate, error) {
+	if s.update.Since != "" { // what comes after an earlier sync
+		s.shown.rest = e2ee.OrderAfter
 	}
 	_, err := jsonscan.Scan(&keepingReader{body, keep}, graph, jsonscan.Options{Watch: watched()}, s.visit)
 	if err != nil {
@@ -103,6 +111,7 @@ func (s *syncScan) enterRoom(v *jsonscan.Value, section e2ee.Section) {
 	}
 	s.inRoom, s.hasEvents, s.leftOut = true, false, false
 	s.room = e2ee.RoomUpdate{RoomID: id.RoomID(name), Section: section}
+	s.past = history{rest: s.shown.rest}
 	s.enter(s.room.RoomID, section)
 	s.wanted = s.filter.room(s.room.RoomID)
 	s.state, s.timeline, s.after = s.state[:0], s.timeline[:0], s.after[:0]
@@ -158,6 +167,8 @@ func (s *syncScan) leaveRoom(live bool, v *jsonscan.Value) error {
 	if s.room.RoomID != "" {
 		s.update.Rooms = append(s.update.Rooms, s.room)
 	}
+	s.past.from, s.past.to, s.past.room = v.Start, v.End, s.room.RoomID
+	s.shown.add(s.past)
 	var err error
 	if !s.wanted {
 		s.inRoom = false // what follows is about the section

@@ -1,0 +1,135 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"golang.org/x/sync/errgroup"
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+const (
+	// wholeRoom is from how many wanted keys on all keys of a room are fetched, with one
+	// request: a page of history would cost one for each key otherwise.
+	wholeRoom = 4
+	// roomPatience bounds the download of a room's keys.
+	roomPatience = time.Minute
+)
+
+// together takes from what is wanted the fetches of the next requests: those of one room
+// count as one when there are many. The order stays.
+func together(wanted []*fetch, requests int) (batch, rest []*fetch) {
+	of := countRooms(wanted)
+	taken := make(map[id.RoomID]bool)
+	for _, f := range wanted {
+		room := f.ref.RoomID
+		switch {
+		case taken[room]:
+		case requests == 0:
+			rest = append(rest, f)
+			continue
+		default:
+			requests--
+			taken[room] = of[room] >= wholeRoom
+		}
+		batch = append(batch, f)
+	}
+	return batch, rest
+}
+
+func countRooms(fetches []*fetch) map[id.RoomID]int {
+	of := make(map[id.RoomID]int)
+	for _, f := range fetches {
+		of[f.ref.RoomID]++
+	}
+	return of
+}
+
+// fetchBacked gets what a backup holds of keys. What it does not hold is missing.
+func (d *Device) fetchBacked(ctx context.Context, version string, batch []*fetch) (map[store.SessionRef]json.RawMessage, error) {
+	of := countRooms(batch)
+	rooms := make(map[id.RoomID]map[id.SessionID]bool)
+	found := make(map[store.SessionRef]json.RawMessage, len(batch))
+	var mu sync.Mutex
+	keep := func(ref store.SessionRef, raw json.RawMessage) {
+		mu.Lock()
+		defer mu.Unlock()
+		found[ref] = raw
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(fetchParallel)
+	for _, f := range batch {
+		room := f.ref.RoomID
+		if of[room] < wholeRoom {
+			group.Go(func() error { return d.fetchKey(groupCtx, version, f.ref, keep) })
+			continue
+		}
+		if rooms[room] == nil {
+			rooms[room] = make(map[id.SessionID]bool, of[room])
+		}
+		rooms[room][f.ref.SessionID] = true
+	}
+	for room, wanted := range rooms {
+		group.Go(func() error { return d.fetchRoom(groupCtx, version, room, wanted, keep) })
+	}
+	err := group.Wait()
+	return found, err
+}
+
+// fetchKey asks the backup for one key.
+func (d *Device) fetchKey(ctx context.Context, version string, ref store.SessionRef, keep func(store.SessionRef, json.RawMessage)) error {
+	var raw json.RawMessage
+	err := d.call(ctx, request{
+		op: "fetch a room key from the backup", method: http.MethodGet,
+		path:  mautrix.ClientURLPath{"v3", "room_keys", "keys", ref.RoomID, ref.SessionID},
+		query: map[string]string{"version": version}, result: &raw,
+	})
+	if upstreamStatus(err) == http.StatusNotFound {
+		return nil
+	}
+	if err == nil {
+		keep(ref, raw)
+	}
+	return err
+}
+
+// fetchRoom asks the backup for all keys of a room and keeps those that are wanted.
+func (d *Device) fetchRoom(ctx context.Context, version string, room id.RoomID, wanted map[id.SessionID]bool, keep func(store.SessionRef, json.RawMessage)) error {
+	err := d.eng.hs.stream(ctx, d.currentToken(), request{
+		op: "fetch the room keys of a room from the backup", method: http.MethodGet,
+		path:  mautrix.ClientURLPath{"v3", "room_keys", "keys", room},
+		query: map[string]string{"version": version}, patient: roomPatience,
+	}, func(body io.Reader) error {
+		meter := &meteredReader{r: body, limit: maxBackedKey}
+		dec := jsontext.NewDecoder(meter)
+		return eachMember(dec, func(name string) error {
+			if name != "sessions" {
+				return dec.SkipValue()
+			}
+			return eachMember(dec, func(session string) error {
+				raw, err := dec.ReadValue()
+				if err != nil {
+					return fmt.Errorf("%w: key backup", errMalformed)
+				}
+				meter.used = 0
+				if wanted[id.SessionID(session)] {
+					keep(store.SessionRef{RoomID: room, SessionID: id.SessionID(session)}, json.RawMessage(raw.Clone()))
+				}
+				return nil
+			})
+		})
+	})
+	if upstreamStatus(err) == http.StatusNotFound {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,147 @@
+package interceptors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/jsonscan"
+	"e2ee-proxy/internal/spool"
+)
+
+// Reads: every endpoint that returns events, beside /sync. For devices whose encryption the
+// proxy does, the events go through the same rewriting as those of a sync; where they stand
+// is said in reads_table.go. Clients with keys of their own, and tokens without a device,
+// get what the homeserver says.
+//
+// The request goes up as it came. A filter in it is the homeserver's to apply, which sees
+// encrypted events as such.
+
+// reader holds the handlers of reads.
+type reader struct {
+	opt    SyncOptions
+	graphs eventGraphs
+	older  olderPages
+}
+
+func newReader(o SyncOptions) (*reader, error) {
+	older, err := lru.New[string, struct{}](maxOlderPages)
+	if err != nil {
+		return nil, fmt.Errorf("make the memory of pages: %w", err)
+	}
+	return &reader{opt: o, graphs: newEventGraphs(), older: older}, nil
+}
+
+// handlers gives one for each family.
+func (r *reader) handlers() map[string]Handler {
+	all := make(map[string]Handler)
+	for name, f := range families() {
+		all[name] = r.handler(&f)
+	}
+	maps.Copy(all, (&stateReader{r.handler(stateFamily()), r.handler(stateEventFamily()), r.opt.ShowEncryptionState}).handlers())
+	return all
+}
+
+// handler reads what a family of endpoints returns.
+func (r *reader) handler(f *family) Handler {
+	graph := f.graph()
+	return func(x *Exchange) error {
+		dev, err := device(x)
+		if err != nil {
+			return err
+		}
+		if dev.Mode() != e2ee.ModeProxied {
+			return x.Upstream.Forward(x)
+		}
+		resp, err := x.Upstream.Do(x, Change{})
+		if err != nil {
+			return err
+		}
+		if resp.StatusCode != http.StatusOK {
+			return relayAndClose(x, resp)
+		}
+		defer resp.Body.Close() //nolint:errcheck // it was read to its end, or the request failed
+		return r.answer(x, dev, f, graph, resp)
+	}
+}
+
+// answer rewrites a body of the family.
+func (r *reader) answer(x *Exchange, dev Device, f *family, graph *jsonscan.Node, resp *http.Response) (err error) {
+	body := spool.New(spool.Options{Dir: r.opt.SpoolDir})
+	plan := spool.New(spool.Options{Dir: r.opt.SpoolDir, Memory: planMemory})
+	defer func() { err = errors.Join(err, body.Close(), plan.Close()) }()
+	s := &readScan{
+		eventScan: eventScan{graphs: &r.graphs, showEncryption: r.opt.ShowEncryptionState}, family: f,
+	}
+	query := x.Request.URL.Query()
+	if f.room == roomOfPath {
+		if s.room, err = roomParam(x); err != nil {
+			return err
+		}
+	}
+	s.backward = f.paged && query.Get("dir") == "b"
+	if err := s.scan(resp.Body, graph, body, plan); err != nil {
+		if errors.Is(err, errNoSuchEvent) {
+			return NotFound("There is no such event.")
+		}
+		return syncFailure(err)
+	}
+	if s.backward {
+		r.page(x, s, query.Get("from"))
+	}
+	if err := r.know(x.Request.Context(), dev, s); err != nil {
+		return err
+	}
+	w := &eventWriter{
+		dev: dev, graphs: &r.graphs, body: body, plan: newPlanReader(plan), showEncryption: r.opt.ShowEncryptionState,
+		batch: openBatch{graphs: &r.graphs}, past: s.shown, entries: s.entries, wait: r.opt.KeyWait,
+	}
+	return w.relay(x, resp)
+}
+
+// page follows a room's history back beyond the event that encrypted it.
+func (r *reader) page(x *Exchange, s *readScan, from string) {
+	user := x.Identity.UserID
+	if from != "" && !s.past.found && r.older.Contains(pageName(user, s.room, from)) {
+		s.shown.rest = e2ee.OrderBefore
+	} else if !s.past.first {
+		return
+	}
+	if s.end != "" && len(s.end) <= maxPageToken {
+		r.older.Add(pageName(user, s.room, s.end), struct{}{})
+	}
+}
+
+// know finds out which rooms of an answer are encrypted. One of which nothing was ever heard
+// is asked for, where there is only one.
+func (r *reader) know(ctx context.Context, dev Device, s *readScan) error {
+	heard, err := dev.LoadRooms(ctx, s.rooms)
+	if err != nil {
+		return engineError(fmt.Errorf("look up rooms: %w", err))
+	}
+	if s.family.room != roomOfPath || heard == len(s.rooms) || !s.plain {
+		return nil
+	}
+	// What cannot be told now is not marked, as in a sync that does not say it either.
+	_, _ = dev.RoomEncryption(ctx, s.room)
+	return nil
+}
+
+// roomsOf gives the distinct rooms of histories that claim something.
+func settleClaims(ctx context.Context, dev Device, past *histories) error {
+	rooms := past.claimed()
+	if len(rooms) == 0 {
+		return nil
+	}
+	if _, err := dev.LoadRooms(ctx, rooms); err != nil {
+		return engineError(fmt.Errorf("look up rooms: %w", err))
+	}
+	past.deny(func(room id.RoomID) bool { return dev.KnownEncrypted(room) })
+	return nil
+}

@@ -1,0 +1,176 @@
+package interceptors
+
+import (
+	"strings"
+
+	"e2ee-proxy/internal/jsonscan"
+)
+
+// Where events stand in what an endpoint returns, as data: one family for each shape of a
+// body. An endpoint that is not here returns no events, or passes.
+
+// placeKind says what may be done to the events of a place.
+type placeKind int
+
+const (
+	// placeTimeline are messages and state as they were sent: they are opened, judged and marked.
+	placeTimeline placeKind = iota + 1
+	// placeMixed is a timeline among which typing notices and the like stand.
+	placeMixed
+	// placeState are state events, which nobody encrypts.
+	placeState
+)
+
+// eventPlace is a place where events stand. A step of its path is the name of a member, * for
+// each element of an array, or {} for each member of an object, whose name is a room's ID.
+// A path that does not end with * or leads to the whole body is one event alone: it cannot
+// be left out.
+type eventPlace struct {
+	path string
+	kind placeKind
+	// stand is where the events stand in their room's history.
+	stand stand
+}
+
+// roomSource says which room events are of.
+type roomSource int
+
+const (
+	// roomOfPath is the room in the request's path.
+	roomOfPath roomSource = iota + 1
+	// roomOfEvent is what each event says itself.
+	roomOfEvent
+	// roomOfEntry is what the entry says that they are in.
+	roomOfEntry
+)
+
+// family is the shape of what an endpoint returns.
+type family struct {
+	room   roomSource
+	places []eventPlace
+	// entry is the path of the objects that each have a history of their own; empty is the
+	// whole body. With [roomOfEntry] their room_id is the room.
+	entry string
+	// paged is a history that goes on in the direction that the query's dir says, from the
+	// query's from to the answer's end.
+	paged bool
+}
+
+// Names under which [Handlers] gives the handlers of reads.
+const (
+	Messages        = "messages"          // GET rooms/{roomId}/messages
+	EventContext    = "context"           // GET rooms/{roomId}/context/{eventId}
+	GetEvent        = "event"             // GET rooms/{roomId}/event/{eventId}
+	Relations       = "relations"         // GET rooms/{roomId}/relations/{eventId}[/{relType}[/{eventType}]]
+	Threads         = "threads"           // GET rooms/{roomId}/threads
+	RoomInitialSync = "room.initial_sync" // GET rooms/{roomId}/initialSync
+	Members         = "members"           // GET rooms/{roomId}/members
+	Hierarchy       = "hierarchy"         // GET rooms/{roomId}/hierarchy
+	Events          = "events"            // GET events
+	EventsGet       = "events.get"        // GET events/{eventId}
+	InitialSync     = "initial_sync"      // GET initialSync
+	Notifications   = "notifications"     // GET notifications
+)
+
+// families are all of them. Those of a room's state are in stateread.go.
+func families() map[string]family {
+	const results = "search_categories/room_events/results/*"
+	return map[string]family{
+		Messages: {room: roomOfPath, paged: true, places: []eventPlace{
+			{"chunk/*", placeTimeline, standPaged}, {"state/*", placeState, standNowhere},
+		}},
+		EventContext: {room: roomOfPath, places: []eventPlace{
+			{"events_before/*", placeTimeline, standBefore}, {"event", placeTimeline, standAt},
+			{"events_after/*", placeTimeline, standAfter}, {"state/*", placeState, standNowhere},
+		}},
+		GetEvent: {room: roomOfPath, places: []eventPlace{{"", placeTimeline, standNowhere}}},
+		Relations: {room: roomOfPath, places: []eventPlace{
+			{"chunk/*", placeTimeline, standNowhere}, {"original_event", placeTimeline, standNowhere},
+		}},
+		Threads: {room: roomOfPath, places: []eventPlace{{"chunk/*", placeTimeline, standNowhere}}},
+		RoomInitialSync: {room: roomOfPath, places: []eventPlace{
+			{"messages/chunk/*", placeTimeline, standAfter}, {"state/*", placeState, standNowhere},
+		}},
+		Members:   {room: roomOfPath, places: []eventPlace{{"chunk/*", placeState, standNowhere}}},
+		Hierarchy: {room: roomOfPath, places: []eventPlace{{"rooms/*/children_state/*", placeState, standNowhere}}},
+		Events:    {room: roomOfEvent, places: []eventPlace{{"chunk/*", placeMixed, standNowhere}}},
+		EventsGet: {room: roomOfEvent, places: []eventPlace{{"", placeTimeline, standNowhere}}},
+		InitialSync: {room: roomOfEntry, entry: "rooms/*", places: []eventPlace{
+			{"rooms/*/messages/chunk/*", placeTimeline, standAfter}, {"rooms/*/state/*", placeState, standNowhere},
+			{"rooms/*/invite", placeState, standNowhere},
+		}},
+		Notifications: {room: roomOfEntry, entry: "notifications/*", places: []eventPlace{
+			{"notifications/*/event", placeTimeline, standNowhere},
+		}},
+		Search: {room: roomOfEvent, entry: results, places: []eventPlace{
+			{results + "/context/events_before/*", placeTimeline, standBefore}, {results + "/result", placeTimeline, standAt},
+			{results + "/context/events_after/*", placeTimeline, standAfter},
+			{"search_categories/room_events/state/{}/*", placeState, standNowhere},
+		}},
+	}
+}
+
+func (p *eventPlace) alone() bool { return !strings.HasSuffix("/"+p.path, "/*") }
+
+// IDs of values that a scan of a read reports. The place, or the level of an object with
+// members of ours, is added to them.
+const (
+	atPlace   = 1 << 8
+	atEntry   = 2 << 8
+	atEntryID = 3 << 8
+	atPageEnd = 4 << 8
+	atMember  = 5 << 8
+	atBody    = 6 << 8
+	readMask  = 1<<8 - 1
+)
+
+// graph names everything in a body of the family that is looked at.
+func (f *family) graph() *jsonscan.Node {
+	top := jsonscan.NewNode()
+	seen := map[*jsonscan.Node]bool{}
+	for i := range f.places {
+		at, steps := top, stepsOf(f.places[i].path)
+		for level, step := range steps {
+			if step != jsonscan.Elem() && !seen[at] {
+				seen[at] = true
+				at.Down(jsonscan.Prefix(prefixOurs)).Report(atMember+level, false)
+			}
+			at = at.Down(step)
+		}
+		head := headGraph(at).Report(atPlace+i, true)
+		head.Down(jsonscan.Key("room_id")).Report(inRoomID, true)
+		head.Down(jsonscan.Key("unsigned"), jsonscan.Key("replaces_state")).Report(inReplaces, false)
+		head.Down(jsonscan.Key("unsigned"), jsonscan.Key("prev_content")).Report(inReplaces, false)
+		head.Down(jsonscan.Key("prev_content")).Report(inReplaces, false)
+		head.Down(jsonscan.Key("replaces_state")).Report(inReplaces, false)
+	}
+	if f.entry != "" {
+		entry := top.Down(stepsOf(f.entry)...).Report(atEntry, false)
+		entry.Down(jsonscan.Key("room_id")).Report(atEntryID, true)
+	}
+	if f.paged {
+		top.Down(jsonscan.Key("end")).Report(atPageEnd, true)
+	}
+	if f.places[0].path != "" {
+		top.Report(atBody, false)
+	}
+	return top
+}
+
+func stepsOf(path string) []jsonscan.Step {
+	if path == "" {
+		return nil
+	}
+	var steps []jsonscan.Step
+	for name := range strings.SplitSeq(path, "/") {
+		switch name {
+		case "*":
+			steps = append(steps, jsonscan.Elem())
+		case "{}":
+			steps = append(steps, jsonscan.Any())
+		default:
+			steps = append(steps, jsonscan.Key(name))
+		}
+	}
+	return steps
+}
