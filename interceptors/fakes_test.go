@@ -223,6 +223,7 @@ type world struct {
 	devices  *fakeDevices
 	dev      *fakeDevice
 	who      Identity
+	replaced Devices // instead of devices
 }
 
 func newWorld(t *testing.T, mode e2ee.Mode) *world {
@@ -279,8 +280,12 @@ func (w *world) do(c call) (*httptest.ResponseRecorder, error) {
 	if !ok {
 		w.t.Fatalf("no handler %q", c.handler)
 	}
+	devices := Devices(w.devices)
+	if w.replaced != nil {
+		devices = w.replaced
+	}
 	err := handler(&Exchange{
-		Writer: rec, Request: req, Upstream: w.up, Devices: w.devices, Identity: w.who,
+		Writer: rec, Request: req, Upstream: w.up, Devices: devices, Identity: w.who,
 		Endpoint: Endpoint{Pattern: pattern, Version: c.version, Params: params},
 	})
 	if err != nil && rec.Body.Len() > 0 {

@@ -40,11 +40,18 @@ type syncDevice struct {
 	committed []e2ee.SyncUpdate
 	opened    int
 	batches   []int
+	orders    map[string]e2ee.Order // of events in clear, when it is made
+	known     func(id.RoomID) bool  // encrypted, before the response is committed
 }
 
 func (d *syncDevice) Mode() e2ee.Mode { return d.mode }
 
 func (d *syncDevice) KnownEncrypted(room id.RoomID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.known != nil && len(d.committed) == 0 {
+		return d.known(room)
+	}
 	return d.encrypted != nil && d.encrypted(room)
 }
 
@@ -111,6 +118,12 @@ func (d *syncDevice) open(in e2ee.Incoming) e2ee.Opened {
 		event["unsigned"] = encode(unsigned)
 	}
 	if outer.Type != "m.room.encrypted" {
+		var named struct {
+			EventID string `json:"event_id"`
+		}
+		if json.Unmarshal(in.Event, &named) == nil && d.orders != nil {
+			d.orders[named.EventID] = in.Order
+		}
 		mark(`{"code":"SentInClear","color":"red","decrypted":false}`)
 		return e2ee.Opened{Event: encode(event), Type: outer.Type}
 	}

@@ -18,10 +18,10 @@ func serverRoutes() []*route {
 		{method: "POST", pattern: client + "/sync", versions: vAny, class: classRefuse, text: noSliding},
 		{method: "POST", pattern: client + "/org.matrix.simplified_msc3575/sync", versions: vUnstable, class: classRefuse, text: noSliding},
 		{method: "POST", pattern: client + "/org.matrix.msc3575/sync", versions: vUnstable, class: classRefuse, text: noSliding},
-		{method: "GET", pattern: client + "/events", versions: vAny, lane: lanePoll, class: classOptional, handler: "events"},
-		{method: "GET", pattern: client + "/events/{eventId}", versions: vAny, lane: laneQuick, class: classOptional, handler: "events.get"},
-		{method: "GET", pattern: client + "/initialSync", versions: vAny, lane: laneSlow, class: classOptional, handler: "initial_sync"},
-		{method: "GET", pattern: client + "/notifications", versions: vAny, lane: laneQuick, class: classOptional, handler: "notifications"},
+		{method: "GET", pattern: client + "/events", versions: vAny, lane: lanePoll, class: classOptional, handler: interceptors.Events},
+		{method: "GET", pattern: client + "/events/{eventId}", versions: vAny, lane: laneQuick, class: classOptional, handler: interceptors.EventsGet},
+		{method: "GET", pattern: client + "/initialSync", versions: vAny, lane: laneSlow, class: classOptional, handler: interceptors.InitialSync},
+		{method: "GET", pattern: client + "/notifications", versions: vAny, lane: laneQuick, class: classOptional, handler: interceptors.Notifications},
 		{method: "POST", pattern: client + "/search", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classOptional, handler: interceptors.Search},
 
 		// Rooms and people.

@@ -48,14 +48,16 @@ func membershipRoutes() []*route {
 // readRoutes return events (requirement 19.10).
 func readRoutes() []*route {
 	return []*route{
-		{method: "GET", pattern: rooms + "/messages", versions: vAny, lane: laneSlow, class: classOptional, handler: "messages"},
-		{method: "GET", pattern: rooms + "/context/{eventId}", versions: vAny, lane: laneSlow, class: classOptional, handler: "context"},
-		{method: "GET", pattern: rooms + "/event/{eventId}", versions: vAny, lane: laneSlow, class: classOptional, handler: "event"},
-		{method: "GET", pattern: rooms + "/relations/{eventId}", versions: vAny, lane: laneSlow, class: classOptional, handler: "relations"},
-		{method: "GET", pattern: rooms + "/relations/{eventId}/{relType}", versions: vAny, lane: laneSlow, class: classOptional, handler: "relations"},
-		{method: "GET", pattern: rooms + "/relations/{eventId}/{relType}/{eventType}", versions: vAny, lane: laneSlow, class: classOptional, handler: "relations"},
-		{method: "GET", pattern: rooms + "/threads", versions: vAny, lane: laneSlow, class: classOptional, handler: "threads"},
-		{method: "GET", pattern: rooms + "/initialSync", versions: vAny, lane: laneSlow, class: classOptional, handler: "room.initial_sync"},
+		{method: "GET", pattern: rooms + "/messages", versions: vAny, lane: laneSlow, class: classOptional, handler: interceptors.Messages},
+		{method: "GET", pattern: rooms + "/context/{eventId}", versions: vAny, lane: laneSlow, class: classOptional, handler: interceptors.EventContext},
+		{method: "GET", pattern: rooms + "/event/{eventId}", versions: vAny, lane: laneSlow, class: classOptional, handler: interceptors.GetEvent},
+		{method: "GET", pattern: rooms + "/relations/{eventId}", versions: vAny, lane: laneSlow, class: classOptional, handler: interceptors.Relations},
+		{method: "GET", pattern: rooms + "/relations/{eventId}/{relType}", versions: vAny, lane: laneSlow, class: classOptional, handler: interceptors.Relations},
+		{method: "GET", pattern: rooms + "/relations/{eventId}/{relType}/{eventType}", versions: vAny, lane: laneSlow, class: classOptional, handler: interceptors.Relations},
+		{method: "GET", pattern: rooms + "/threads", versions: vAny, lane: laneSlow, class: classOptional, handler: interceptors.Threads},
+		{method: "GET", pattern: rooms + "/initialSync", versions: vAny, lane: laneSlow, class: classOptional, handler: interceptors.RoomInitialSync},
+		{method: "GET", pattern: rooms + "/members", versions: vAny, lane: laneSlow, class: classOptional, handler: interceptors.Members},
+		{method: "GET", pattern: rooms + "/hierarchy", versions: vAny, lane: laneSlow, class: classOptional, handler: interceptors.Hierarchy},
 		{method: "GET", pattern: rooms + "/state", versions: vAny, lane: laneSlow, class: classOptional, handler: interceptors.StateList},
 		{method: "GET", pattern: rooms + "/state/{eventType}", versions: vAny, lane: laneQuick, class: classOptional, handler: interceptors.StateGet},
 		{method: "GET", pattern: rooms + "/state/{eventType}/{stateKey}", versions: vAny, lane: laneQuick, class: classOptional, handler: interceptors.StateGet},
@@ -65,10 +67,8 @@ func readRoutes() []*route {
 // roomRoutes hold no content of messages.
 func roomRoutes() []*route {
 	return []*route{
-		{method: "GET", pattern: rooms + "/members", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
 		{method: "GET", pattern: rooms + "/joined_members", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: rooms + "/aliases", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
-		{method: "GET", pattern: rooms + "/hierarchy", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
 		{method: "GET", pattern: rooms + "/timestamp_to_event", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
 		{method: "POST", pattern: rooms + "/read_markers", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authOptional, class: classOptional, handler: interceptors.ReadMarkers},
 		{method: "POST", pattern: rooms + "/receipt/{receiptType}/{eventId}", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
