@@ -5,6 +5,8 @@ import (
 	"maps"
 	"testing"
 
+	"maunium.net/go/mautrix/id"
+
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/liar"
 	"e2ee-proxy/trustcache"
@@ -103,6 +105,9 @@ func TestMessagesInClear(t *testing.T) {
 				"sticker":          {Type: "m.sticker", Content: raw(text)},
 				"unknown type":     {Type: "org.example.unknown", Content: raw(text)},
 				"another room's":   {Type: "org.example.elsewhere", Content: raw(text)},
+				"poll":             {Type: "m.poll.start", Content: raw(text)},
+				"poll as state":    {Type: "org.matrix.msc3381.poll.start", StateKey: &key, Content: raw(text)},
+				"reaction":         {Type: "m.reaction", Content: raw(text)},
 			} {
 				ev.Sender = bob.UserID
 				event := st.hs.Inject(room, ev)
@@ -131,6 +136,44 @@ func TestMessagesInClear(t *testing.T) {
 				st.sync()
 				if got := st.shown[event]; got == nil || trustOf(got) != nil {
 					t.Errorf("%s: shown as %v", ev.Type, got)
+				}
+			}
+		})
+	}
+}
+
+// Reported: messages from before a room was encrypted are said to be "in clear although the
+// room is", and a policy that holds such messages back takes people's history from them. What
+// is known to be older is as it was; where it cannot be told, it is marked and shown, by any
+// policy; what is newer is judged by the policy.
+func TestMessagesFromBeforeEncryption(t *testing.T) {
+	t.Parallel()
+	for name, inClear := range map[string]trustcache.InClear{"marked": trustcache.InClearMark, "held back": trustcache.InClearWithhold} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			st := newStage(t, func(o *e2ee.Options) {
+				o.Policy = func() trustcache.Policy {
+					return trustcache.Policy{InClear: inClear, Withheld: trustcache.WithheldHide}
+				}
+			})
+			room, bob, _ := hear(t, st)
+			for order, want := range map[e2ee.Order]struct {
+				code string
+				held bool
+			}{
+				e2ee.OrderBefore:  {"", false},
+				e2ee.OrderUnknown: {"SentInClear", false},
+				e2ee.OrderAfter:   {"SentInClear", inClear == trustcache.InClearWithhold},
+			} {
+				raw := json.RawMessage(`{"type":"m.room.message","event_id":"$old","sender":"` + bob.UserID + `","content":{"body":"long ago"}}`)
+				all, err := st.dev.Open(t.Context(), []e2ee.Incoming{{RoomID: id.RoomID(room), Event: raw, Order: order}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				got := all[0]
+				ev := readShown(t, got.Event)
+				if ev.Unsigned.Trust.Code != want.code || got.Hidden != want.held || (ev.Content.Body == "long ago") == want.held {
+					t.Errorf("order %d: hidden %v, %s", order, got.Hidden, got.Event)
 				}
 			}
 		})

@@ -205,7 +205,7 @@ func (st *stage) syncWith(ctx context.Context) error {
 	for room, r := range resp.Rooms.Join {
 		batch := make([]e2ee.Incoming, len(r.Timeline.Events))
 		for i, raw := range r.Timeline.Events {
-			batch[i] = e2ee.Incoming{RoomID: room, Event: raw, Redeliver: true}
+			batch[i] = e2ee.Incoming{RoomID: room, Event: raw, Redeliver: true, Order: e2ee.OrderAfter}
 		}
 		opened, err := st.dev.Open(ctx, batch)
 		if err != nil {

@@ -83,7 +83,7 @@ func TestNothingOfWhatIsHeldBack(t *testing.T) {
 				event := `{"type":"` + eventType + `","sender":"` + sender + `","event_id":"$held","origin_server_ts":7,"content":` + string(content) +
 					`,"text":"` + beside + `","prev_content":{"body":"` + beside + `"},"unsigned":{"age":12,"membership":"join","text":"` + beside +
 					`","prev_content":{"body":"` + beside + `"},"m.relations":{"m.replace":` + bundled + `,"m.thread":{"latest_event":` + bundled + `}}}}`
-				all, err := st.dev.Open(t.Context(), []e2ee.Incoming{{RoomID: id.RoomID(room), Event: json.RawMessage(event), Redeliver: true}})
+				all, err := st.dev.Open(t.Context(), []e2ee.Incoming{{RoomID: id.RoomID(room), Event: json.RawMessage(event), Redeliver: true, Order: e2ee.OrderAfter}})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -47,7 +47,7 @@ func (d *readDevice) RoomEncryption(ctx context.Context, room id.RoomID) (e2ee.R
 	return d.fakeDevice.RoomEncryption(ctx, room)
 }
 
-func (d *readDevice) Open(_ context.Context, in []e2ee.Incoming) []e2ee.Opened {
+func (d *readDevice) Open(_ context.Context, in []e2ee.Incoming) ([]e2ee.Opened, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.in = append(d.in, in...)
@@ -55,7 +55,7 @@ func (d *readDevice) Open(_ context.Context, in []e2ee.Incoming) []e2ee.Opened {
 	for i := range in {
 		out[i] = openRead(in[i])
 	}
-	return out
+	return out, nil
 }
 
 func openRead(in e2ee.Incoming) e2ee.Opened {
