@@ -40,6 +40,8 @@ type Changes struct {
 	// for every device of the account.
 	ReadyPendingFrom []id.UserID
 	MarkPending      []id.EventID // sets DeliveredAt of these to MarkDelivered
+	PlacePending     []id.EventID // sets PlacedAt of these to MarkDelivered
+	ShownPending     []id.EventID // clears HeldUntil and PlacedAt
 	DeleteInbox      []int64
 	Inbox            []InboxItem
 	MarkInbox        []int64 // sets DeliveredAt of these to MarkDelivered

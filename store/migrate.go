@@ -13,7 +13,9 @@ import (
 var migrationFiles embed.FS
 
 // migrations are in order; the number of the last is the schema version this program needs.
-var migrations = []string{"0001_initial.sql", "0002_sealed_trust.sql", "0003_held_back.sql", "0004_more_owners.sql"}
+var migrations = []string{
+	"0001_initial.sql", "0002_sealed_trust.sql", "0003_held_back.sql", "0004_more_owners.sql", "0005_held_events.sql",
+}
 
 const (
 	liteHasSchema = `SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'schema_version'`

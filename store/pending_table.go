@@ -10,11 +10,11 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-const pendingColumns = "event_id, room_id, session_id, from_user, event, received_at, ready, delivered_at"
+const pendingColumns = "event_id, room_id, session_id, from_user, event, received_at, ready, delivered_at, held_until, placed_at"
 
 var (
 	putPending = replaceRows("pending_events", ofDevice, []string{"event_id"},
-		[]string{"room_id", "session_id", "from_user", "event", "received_at", "ready", "delivered_at"})
+		[]string{"room_id", "session_id", "from_user", "event", "received_at", "ready", "delivered_at", "held_until", "placed_at"})
 	dropPending = whereIn("DELETE FROM pending_events", ofDevice, "event_id", "")
 	makeReady   = wherePair("UPDATE pending_events SET ready = 1", ofDevice, "room_id, session_id")
 	releaseFrom = whereIn("UPDATE pending_events SET ready = 1", ofAccount, "from_user", "")
@@ -23,6 +23,12 @@ var (
 		head: "UPDATE pending_events SET delivered_at = $3 WHERE account = $1 AND device = $2 AND event_id IN (",
 		item: "?", tail: ")", fixed: 3, width: 1, pad: true,
 	}
+	placePending = &listed{
+		head: "UPDATE pending_events SET placed_at = $3 WHERE account = $1 AND device = $2 AND event_id IN (",
+		item: "?", tail: ")", fixed: 3, width: 1, pad: true,
+	}
+	showPending = whereIn("UPDATE pending_events SET held_until = 0, placed_at = ''", ofDevice, "event_id", "")
+	findPending = whereIn("SELECT "+pendingColumns+" FROM pending_events", ofDevice, "event_id", "")
 )
 
 const (
@@ -30,6 +36,10 @@ const (
 		WHERE account = $1 AND device = $2 AND ready = 1 ORDER BY received_at, event_id LIMIT $3`
 	selectDelivered = "SELECT " + pendingColumns + ` FROM pending_events
 		WHERE account = $1 AND device = $2 AND ready = 1 AND delivered_at <> '' ORDER BY received_at, event_id LIMIT $3`
+	selectDue = "SELECT " + pendingColumns + ` FROM pending_events
+		WHERE account = $1 AND device = $2 AND held_until > 0 AND held_until <= $3 ORDER BY held_until, event_id LIMIT $4`
+	selectHeld = `SELECT COUNT(*), COALESCE(MIN(held_until), 0) FROM pending_events
+		WHERE account = $1 AND device = $2 AND held_until > 0`
 	selectWaiting = `SELECT DISTINCT room_id, session_id FROM pending_events
 		WHERE account = $1 AND device = $2 AND ready = 0 AND from_user = '' LIMIT $3`
 	// Of all accounts; only if meta says that they were held back under other rules.
@@ -37,10 +47,11 @@ const (
 		AND EXISTS (SELECT 1 FROM meta WHERE receive_rules <> $1)`
 	setReceiveRules = "UPDATE meta SET receive_rules = $1"
 	countPending    = "SELECT COUNT(*) FROM pending_events WHERE account = $1 AND device = $2"
-	trimPending     = `DELETE FROM pending_events WHERE account = $1 AND device = $2 AND event_id IN
-		(SELECT event_id FROM pending_events WHERE account = $1 AND device = $2 ORDER BY received_at LIMIT $3)`
+	// What the client was shown nothing of is not forgotten.
+	trimPending = `DELETE FROM pending_events WHERE account = $1 AND device = $2 AND event_id IN
+		(SELECT event_id FROM pending_events WHERE account = $1 AND device = $2 AND held_until = 0 ORDER BY received_at LIMIT $3)`
 	prunePending = `DELETE FROM pending_events WHERE (account, device, event_id) IN
-		(SELECT account, device, event_id FROM pending_events WHERE received_at < $1 LIMIT 1000)`
+		(SELECT account, device, event_id FROM pending_events WHERE received_at < $1 AND held_until = 0 LIMIT 1000)`
 )
 
 func (b *batch) pending(all []PendingEvent) {
@@ -54,6 +65,8 @@ func (b *batch) pending(all []PendingEvent) {
 		p.time(e.ReceivedAt)
 		p.flag(e.Ready)
 		p.text(e.DeliveredAt)
+		p.time(e.HeldUntil)
+		p.text(e.PlacedAt)
 	}
 	b.listOfDevice("pending events", putPending, p)
 }
@@ -78,24 +91,65 @@ func (b *batch) markPending(events []id.EventID, position string) {
 	b.list("mark delivered events", deliverPending, []any{b.acct.ID, b.dev, encodeText(position)}, ids(events))
 }
 
+func (b *batch) placePending(events []id.EventID, position string) {
+	if len(events) == 0 {
+		return
+	}
+	b.ofDevice = true
+	b.list("mark events with a placeholder", placePending, []any{b.acct.ID, b.dev, encodeText(position)}, ids(events))
+}
+
+func (b *batch) shownPending(events []id.EventID) {
+	b.listOfDevice("mark shown events", showPending, ids(events))
+}
+
 // Pending reads up to limit events that are ready, whether or not a response has
 // carried them again, the oldest first.
 func (db *DB) Pending(ctx context.Context, acct *Account, device int64, limit int) ([]PendingEvent, error) {
-	return db.readPending(ctx, selectReady, acct, device, limit)
+	return db.readPending(ctx, selectReady, acct.ID, device, int64(limit))
 }
 
 // PendingDelivered is Pending for those that a response has carried again, which the client
 // may or may not have received.
 func (db *DB) PendingDelivered(ctx context.Context, acct *Account, device int64, limit int) ([]PendingEvent, error) {
-	return db.readPending(ctx, selectDelivered, acct, device, limit)
+	return db.readPending(ctx, selectDelivered, acct.ID, device, int64(limit))
 }
 
-func (db *DB) readPending(ctx context.Context, query string, acct *Account, device int64, limit int) ([]PendingEvent, error) {
+// PendingDue reads up to limit events that were held until now or before, the oldest first.
+func (db *DB) PendingDue(ctx context.Context, acct *Account, device int64, now time.Time, limit int) ([]PendingEvent, error) {
+	return db.readPending(ctx, selectDue, acct.ID, device, micros(now), int64(limit))
+}
+
+// PendingHeld counts the events of which a device's client was shown nothing, and tells until
+// when the first is held.
+func (db *DB) PendingHeld(ctx context.Context, acct *Account, device int64) (held int, first time.Time, err error) {
+	err = db.reader.query(ctx, selectHeld, []any{acct.ID, device}, func(r *sql.Rows) error {
+		return r.Scan(&held, timeColumn{&first})
+	})
+	if err != nil {
+		return 0, time.Time{}, fmt.Errorf("count held events: %w", err)
+	}
+	return held, first, nil
+}
+
+// PendingOf reads those of the events that are pending.
+func (db *DB) PendingOf(ctx context.Context, acct *Account, device int64, events []id.EventID) (map[id.EventID]PendingEvent, error) {
+	out := make(map[id.EventID]PendingEvent)
+	err := db.list(ctx, findPending, []any{acct.ID, device}, ids(unique(events)), func(r *sql.Rows) error {
+		e, err := scanPending(r)
+		out[e.EventID] = e
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read pending events: %w", err)
+	}
+	return out, nil
+}
+
+func (db *DB) readPending(ctx context.Context, query string, params ...any) ([]PendingEvent, error) {
 	var all []PendingEvent
-	err := db.reader.query(ctx, query, []any{acct.ID, device, int64(limit)}, func(r *sql.Rows) error {
-		var e PendingEvent
-		err := r.Scan(text(&e.EventID), text(&e.RoomID), text(&e.SessionID), text(&e.From), jsonColumn{&e.Event},
-			timeColumn{&e.ReceivedAt}, flagColumn{&e.Ready}, text(&e.DeliveredAt))
+	err := db.reader.query(ctx, query, params, func(r *sql.Rows) error {
+		e, err := scanPending(r)
 		all = append(all, e)
 		return err
 	})
@@ -103,6 +157,13 @@ func (db *DB) readPending(ctx context.Context, query string, acct *Account, devi
 		return nil, fmt.Errorf("read pending events: %w", err)
 	}
 	return all, nil
+}
+
+func scanPending(r *sql.Rows) (PendingEvent, error) {
+	var e PendingEvent
+	err := r.Scan(text(&e.EventID), text(&e.RoomID), text(&e.SessionID), text(&e.From), jsonColumn{&e.Event},
+		timeColumn{&e.ReceivedAt}, flagColumn{&e.Ready}, text(&e.DeliveredAt), timeColumn{&e.HeldUntil}, text(&e.PlacedAt))
+	return e, err
 }
 
 // HeldBackUnder says under which rules events are held back from now on. If they were others

@@ -13,7 +13,7 @@ func rest() *Changes {
 	return &Changes{
 		DeleteOlmSessions: []string{"o1"}, DiscardOutbound: []id.RoomID{"!r1"}, DeleteOutbox: []string{"out1"},
 		DeletePending: []id.EventID{"$p2"}, ReadyPending: []SessionRef{ref("!r3", "m9")}, ReadyPendingFrom: []id.UserID{"@bob:hs"},
-		MarkPending: []id.EventID{"$p1"}, DeleteInbox: []int64{1}, MarkInbox: []int64{2}, MarkDelivered: "s9",
+		MarkPending: []id.EventID{"$p1"}, PlacePending: []id.EventID{"$p1"}, ShownPending: []id.EventID{"$p2"}, DeleteInbox: []int64{1}, MarkInbox: []int64{2}, MarkDelivered: "s9",
 		DeleteWithheld: []SessionRef{ref("!r3", "m9")}, DeleteDevices: []DeviceRef{{"@bob:hs", "B1"}},
 		DeleteSecrets: []string{"recovery"}, Owners: []SessionOwner{{ref("!r1", "m1"), []byte("owner")}},
 		MoreOwners:    []MoreOwners{{OwnersRef{ref("!r1", "m1"), "@bob:hs"}, []byte("more owners")}},
@@ -35,6 +35,11 @@ func checkEverythingRuns(t *testing.T, db *DB, acct *Account, dev Device) {
 	must[[]InboundSession](t)(db.ToBackUp(ctx, acct, dev.ID, "3", 1))
 	must[[]PendingEvent](t)(db.Pending(ctx, acct, dev.ID, 1))
 	must[[]PendingEvent](t)(db.PendingDelivered(ctx, acct, dev.ID, 1))
+	must[[]PendingEvent](t)(db.PendingDue(ctx, acct, dev.ID, at(1), 1))
+	must[map[id.EventID]PendingEvent](t)(db.PendingOf(ctx, acct, dev.ID, []id.EventID{"$p1"}))
+	if _, _, err := db.PendingHeld(ctx, acct, dev.ID); err != nil {
+		t.Error(err)
+	}
 	must[map[id.UserID]User](t)(db.Users(ctx, acct, []id.UserID{"@bob:hs"}))
 	must[[]id.UserID](t)(db.OutdatedUsers(ctx, acct))
 	must[[]id.UserID](t)(db.TrackedUsers(ctx, acct))

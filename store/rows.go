@@ -204,6 +204,10 @@ type PendingEvent struct {
 	Ready bool
 	// DeliveredAt is the next_batch of the client's sync response that carried it again.
 	DeliveredAt string
+	// HeldUntil is until when the client is shown nothing of it; zero when it was shown
+	// something. PlacedAt is the next_batch of the response that carried its placeholder.
+	HeldUntil time.Time
+	PlacedAt  string
 }
 
 // InboxItem is a to-device event for the client that the proxy's own sync received.

@@ -88,6 +88,8 @@ func (b *batch) collect(c *Changes) {
 	b.readyPending(c.ReadyPending)
 	b.readyPendingFrom(c.ReadyPendingFrom)
 	b.markPending(c.MarkPending, c.MarkDelivered)
+	b.placePending(c.PlacePending, c.MarkDelivered)
+	b.shownPending(c.ShownPending)
 	b.markInbox(c.MarkInbox, c.MarkDelivered)
 	b.backed(c.Backed)
 }
