@@ -64,6 +64,10 @@ type Incoming struct {
 	Redeliver bool
 	// Order is where an event that is not encrypted stands.
 	Order Order
+	// Hold allows that the client is shown nothing of an event whose key may still come, until
+	// it comes: see [UndecryptableHold]. Set for events that are new to the client, in a
+	// sync that goes on from an earlier one.
+	Hold bool
 	// Wait is how long the batch may wait for keys that the account's backup has. The longest
 	// of a batch counts.
 	Wait time.Duration
@@ -94,7 +98,8 @@ type Opened struct {
 	// Withheld says that Event is a placeholder for what was held back.
 	Withheld bool
 	// Hidden says that the client must not be shown the event at all: it was held back,
-	// and the policy is to say nothing of it. Event is the placeholder all the same.
+	// and the policy is to say nothing of it, or it waits for its key. Event is the
+	// placeholder all the same.
 	Hidden bool
 }
 

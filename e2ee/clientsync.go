@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+	"time"
 
 	"e2ee-proxy/store"
 )
@@ -19,6 +20,7 @@ type ClientSync struct {
 	began   int // see ingest
 	waiting bool
 	arrived <-chan struct{}
+	wake    *time.Timer // when an event was held long enough; nil when none is
 	end     sync.Once
 }
 
@@ -48,6 +50,10 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 		}
 	}
 	if err := s.settle(ctx); err != nil {
+		s.End()
+		return nil, err
+	}
+	if err := s.wakeWhenDue(ctx); err != nil {
 		s.End()
 		return nil, err
 	}
@@ -96,9 +102,21 @@ func (s *ClientSync) settle(ctx context.Context) error {
 			s.waiting = true
 		}
 	}
-	if len(ch.DeletePending)+len(ch.DeleteInbox) == 0 {
+	due, err := s.d.due(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range due {
+		if p.PlacedAt != "" && p.PlacedAt == s.since {
+			ch.ShownPending = append(ch.ShownPending, p.EventID)
+		} else {
+			s.waiting = true
+		}
+	}
+	if len(ch.DeletePending)+len(ch.DeleteInbox)+len(ch.ShownPending) == 0 {
 		return nil
 	}
+	defer s.d.recountHeld()
 	if err := s.d.save(ctx, ch); err != nil {
 		return fmt.Errorf("store what the client has got: %w", err)
 	}
@@ -161,6 +179,13 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 	if out.Late, err = s.d.openLate(ctx, pending, u.NextBatch); err != nil {
 		return SyncExtras{}, err
 	}
+	due, err := s.d.due(ctx)
+	if err != nil {
+		return SyncExtras{}, err
+	}
+	if err := s.d.openDue(ctx, due, pending, u.NextBatch, out.Late); err != nil {
+		return SyncExtras{}, err
+	}
 	if out.Notices, err = s.d.takeNotices(ctx, u.Since, u.NextBatch); err != nil {
 		return SyncExtras{}, err
 	}
@@ -184,6 +209,9 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 // End must be called in every case.
 func (s *ClientSync) End() {
 	s.end.Do(func() {
+		if s.wake != nil {
+			s.wake.Stop()
+		}
 		s.d.live.clientEnds(s.d.eng.now())
 		s.d.goOn()
 		if s.since == "" {

@@ -66,6 +66,7 @@ type Device struct {
 	serverKeys    json.RawMessage // our device keys as the homeserver shows them, with all signatures
 	own           ownState
 	confirmedAt   time.Time // when this process signed the device
+	holding       holding   // see held.go
 	settled       bool      // the identity was looked at, and nothing has changed since
 	unsettled     int       // how often something changed
 	awake         bool      // the device is to sync by itself, see awake.go

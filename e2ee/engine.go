@@ -51,6 +51,8 @@ type Options struct {
 	// CachedUsers bounds the users kept in memory, over all accounts; 20,000.
 	CachedUsers int
 
+	// Undecryptable says what clients are shown of events that cannot be read.
+	Undecryptable Undecryptable
 	// NoNotices keeps warnings out of the rooms that clients are shown.
 	NoNotices bool
 	// ManualBootstrap leaves the creation of an identity to POST bootstrap.

@@ -17,7 +17,7 @@ const maxClearText = 255
 // m.beacon_info and m.call.member, are none.
 func MessageType(eventType string) bool {
 	switch eventType {
-	case "m.room.message", "m.sticker", "m.reaction", "m.beacon", "m.location",
+	case "m.room.message", "m.room.encrypted", "m.sticker", "m.reaction", "m.beacon", "m.location",
 		// MSC1767, whose types are their content.
 		"m.message", "m.text", "m.emote", "m.notice", "m.image", "m.file", "m.audio", "m.video", "m.voice",
 		"m.call.invite", "m.call.candidates", "m.call.answer", "m.call.hangup", "m.call.reject",

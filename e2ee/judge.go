@@ -48,7 +48,8 @@ func (d *Device) judge(job *sealedEvent, by *judgement) Opened {
 		return d.judgePlain(job, by.policy)
 	case job.err != nil:
 		code, withheldCode := job.refusal(by.notes)
-		return job.asCame(trustcache.JudgeUndecrypted(code, withheldCode))
+		job.code = code
+		return d.unreadable(job, trustcache.JudgeUndecrypted(code, withheldCode))
 	}
 	verdict, owner := d.judgeOwners(job, by)
 	d.noteReceived(job, owner, verdict)
@@ -122,6 +123,9 @@ func (job *sealedEvent) refusal(notes map[store.SessionRef]store.WithheldNote) (
 // judgePlain is for events that are not encrypted. What should have been, in a room
 // that is, is marked or held back (requirement 8.11).
 func (d *Device) judgePlain(job *sealedEvent, policy trustcache.Policy) Opened {
+	if job.clearType == "m.room.encrypted" && len(job.event.get("content")) > len(`{}`) { // as state, which none is
+		return d.unreadable(job, trustcache.JudgeUndecrypted(trustcache.CodeMalformed, ""))
+	}
 	if job.order == OrderBefore || !d.KnownEncrypted(job.room) || !encryptable(job) {
 		return Opened{Event: job.event.encode(), Type: job.clearType}
 	}
@@ -175,8 +179,8 @@ func encryptable(job *sealedEvent) bool {
 // clear is the decrypted event.
 func (job *sealedEvent) clear(v trustcache.Verdict) Opened {
 	content, err := job.clearContent()
-	if err != nil {
-		return job.asCame(trustcache.JudgeUndecrypted(trustcache.CodeMalformed, ""))
+	if err != nil { // it was read before, so this cannot be
+		return job.withheld(trustcache.JudgeUndecrypted(trustcache.CodeMalformed, ""), trustcache.Policy{})
 	}
 	out := job.event.set("type", quoted(job.clearType)).set("content", content)
 	out = annotate(out, v).set("decrypted", json.RawMessage(`true`))
@@ -202,18 +206,22 @@ func (job *sealedEvent) clearContent() (json.RawMessage, error) {
 	return content.set("m.relates_to", relation).encode(), nil
 }
 
-// withheld is a placeholder that holds nothing of the message but who, when and where.
+// withheld is the placeholder of an event that was held back.
 func (job *sealedEvent) withheld(v trustcache.Verdict, policy trustcache.Policy) Opened {
-	content := object{{"msgtype", quoted("m.notice")}, {"body", quoted(placeholder(v.Code))}}
+	out := job.placeholder(v, placeholder(v.Code))
+	out.Withheld, out.Hidden = true, policy.Withheld == trustcache.WithheldHide
+	return out
+}
+
+// placeholder holds nothing of the message but who, when and where.
+func (job *sealedEvent) placeholder(v trustcache.Verdict, text string) Opened {
+	content := object{{"msgtype", quoted("m.notice")}, {"body", quoted(text)}}
 	out := append(job.event.only("event_id", "origin_server_ts", "room_id", "sender"),
 		member{"type", quoted("m.room.message")}, member{"content", content.encode()})
 	if unsigned, err := parseObject(job.event.get("unsigned")); err == nil {
 		out = out.set("unsigned", unsigned.only("age", "membership", "transaction_id").encode())
 	}
-	return Opened{
-		Event: annotate(out, v).encode(), Type: "m.room.message", Withheld: true,
-		Hidden: policy.Withheld == trustcache.WithheldHide,
-	}
+	return Opened{Event: annotate(out, v).encode(), Type: "m.room.message"}
 }
 
 // forwarder is who gave us a room key that did not come from its owner: only the user's

@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
 )
 
 // sealedEvent is one m.room.encrypted event on its way through Open.
@@ -29,12 +30,14 @@ type sealedEvent struct {
 	redeliver bool
 	order     Order
 	wait      time.Duration
+	hold      bool
 	session   *inboundSession
 	index     uint32
 	name      id.UserID // in whose name it takes its index
 	payload   object
 	clearType string
 	err       error
+	code      trustcache.Code // why it cannot be read
 	// held is set when the event was held back and may be shown once more is known of
 	// this user.
 	held id.UserID
@@ -73,7 +76,7 @@ func (d *Device) open(ctx context.Context, in []Incoming) (out []Opened, jobs []
 	var sealed []*sealedEvent
 	for i, job := range jobs {
 		if job == nil { // breaks our parser: stays as it came (attack A26)
-			out[i] = Opened{Event: in[i].Event}
+			out[i] = Opened{Event: in[i].Event, Hidden: d.eng.opts.Undecryptable != UndecryptableEvent}
 			continue
 		}
 		if job.cipher != "" && job.err == nil {
@@ -102,7 +105,7 @@ func parseSealed(in Incoming) *sealedEvent {
 	if err != nil {
 		return nil
 	}
-	job := &sealedEvent{room: in.RoomID, event: event, redeliver: in.Redeliver, order: in.Order, wait: in.Wait}
+	job := &sealedEvent{room: in.RoomID, event: event, redeliver: in.Redeliver, order: in.Order, wait: in.Wait, hold: in.Hold}
 	sender, ok := event.text("sender")
 	eventType, typed := event.text("type")
 	eventID, _ := event.text("event_id")

@@ -26,6 +26,8 @@ const (
 // remember keeps what may be delivered again.
 func (d *Device) remember(ctx context.Context, in []Incoming, jobs []*sealedEvent, out []Opened, by *judgement) error {
 	ch := &store.Changes{}
+	var of []int // which event each is
+	var parked []*sealedEvent
 	for i, job := range jobs {
 		if job == nil || !job.redeliver || job.eventID == "" || job.ref.SessionID == "" || out[i].Decrypted {
 			continue
@@ -38,11 +40,25 @@ func (d *Device) remember(ctx context.Context, in []Incoming, jobs []*sealedEven
 			SessionRef: job.ref, EventID: job.eventID, From: job.held, Ready: ours,
 			Event: withoutRelations(in[i].Event), ReceivedAt: d.eng.now(),
 		})
+		of, parked = append(of, i), append(parked, job)
 	}
 	if len(ch.Pending) == 0 {
 		return nil
 	}
-	return d.park(ctx, ch, by)
+	if err := d.hold(ctx, parked, ch.Pending); err != nil {
+		return err
+	}
+	held := ch.Pending
+	if err := d.park(ctx, ch, by); err != nil {
+		return err
+	}
+	d.noteHeld(held)
+	for k := range held {
+		if !held[k].HeldUntil.IsZero() {
+			out[of[k]].Hidden = true
+		}
+	}
+	return nil
 }
 
 // withoutRelations drops the events that a homeserver bundled with an event: they are
@@ -140,6 +156,7 @@ func (d *Device) openLate(ctx context.Context, pending []store.PendingEvent, nex
 		in[i] = Incoming{RoomID: p.RoomID, Event: p.Event}
 	}
 	out, jobs, by := d.open(ctx, in)
+	defer d.recountHeld()
 	ch := &store.Changes{MarkDelivered: next}
 	for i := range pending {
 		again := pending[i]
@@ -150,7 +167,15 @@ func (d *Device) openLate(ctx context.Context, pending []store.PendingEvent, nex
 		case job != nil && errors.Is(job.err, errOurs): // stays ready
 		case job != nil && (job.held != "" || errors.Is(job.err, errNoKey) || errors.Is(job.err, errTooEarly)):
 			// What came does not help: it waits for more.
+			if job.held != "" && !again.HeldUntil.IsZero() {
+				d.place(&again, job, out[i], next, late)
+				ch.Pending = append(ch.Pending, again)
+				break
+			}
 			again.Ready, again.DeliveredAt, again.From = false, "", job.held
+			ch.Pending = append(ch.Pending, again)
+		case !again.HeldUntil.IsZero(): // nothing will ever make it readable, and the client does not know of it
+			d.place(&again, job, out[i], next, late)
 			ch.Pending = append(ch.Pending, again)
 		default: // nothing will ever make it readable
 			ch.DeletePending = append(ch.DeletePending, again.EventID)

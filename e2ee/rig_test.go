@@ -76,7 +76,8 @@ func (r *rig) start() {
 	}
 	o := e2ee.Options{
 		Store: db, Homeserver: base, Client: &http.Client{}, Now: r.now, OwnSyncAfter: time.Millisecond,
-		Log: zerolog.New(zerolog.NewTestWriter(r.t)).Level(zerolog.WarnLevel),
+		Undecryptable: e2ee.UndecryptableEvent,
+		Log:           zerolog.New(zerolog.NewTestWriter(r.t)).Level(zerolog.WarnLevel),
 		Policy: func() trustcache.Policy {
 			return trustcache.Policy{Unproven: trustcache.UnprovenShow, InClear: trustcache.InClearMark}
 		},

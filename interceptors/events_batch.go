@@ -64,6 +64,8 @@ type openBatch struct {
 	size     int // bytes in incoming
 	// redeliver is set for the events of a sync, see [e2ee.Incoming].
 	redeliver bool
+	// hold is set for those of a sync that goes on from an earlier one.
+	hold bool
 }
 
 type batchEvent struct {
@@ -78,7 +80,7 @@ type batchEvent struct {
 // add takes an event, with its head, and gives its number. bundled says that events may
 // be bundled in it, this deep.
 func (b *openBatch) add(room id.RoomID, encrypted bool, raw []byte, h *eventHead, order e2ee.Order, bundled int) int {
-	return b.put(e2ee.Incoming{RoomID: room, Event: raw, Order: order, Redeliver: b.redeliver}, encrypted, h, bundled)
+	return b.put(e2ee.Incoming{RoomID: room, Event: raw, Order: order, Redeliver: b.redeliver, Hold: b.hold}, encrypted, h, bundled)
 }
 
 func (b *openBatch) put(in e2ee.Incoming, encrypted bool, h *eventHead, bundled int) int {

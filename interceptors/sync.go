@@ -237,7 +237,7 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 	}
 	w := newSyncWriter(dev, &h.graphs, filter, body, plan, update.Rooms, extras)
 	w.showEncryption, w.past = h.opt.ShowEncryptionState, scan.shown
-	if since == "" {
+	if w.batch.hold = since != ""; !w.batch.hold {
 		w.wait = h.opt.KeyWait
 	}
 	return w.relay(x, resp)

@@ -1,0 +1,222 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// Undecryptable says what a client is shown of an event that cannot be read. In every case it
+// gets the clear event when the key comes.
+type Undecryptable int
+
+const (
+	// UndecryptableHold shows nothing at first: many keys come a moment after their event. An
+	// event that still cannot be read then is shown as a placeholder, and so is at once one whose
+	// key will not come. There are clients that answer to every encrypted event they see.
+	UndecryptableHold Undecryptable = iota
+	// UndecryptablePlaceholder shows a placeholder at once.
+	UndecryptablePlaceholder
+	// UndecryptableEvent shows the event as it came.
+	UndecryptableEvent
+)
+
+const (
+	// holdFor is how long an event is held for its key.
+	holdFor = 5 * time.Minute
+	// maxHeld bounds the events of a device of which its client was shown nothing: these are
+	// never forgotten, and anybody in a room can send what nobody can read. What comes beyond
+	// that is shown as a placeholder at once.
+	maxHeld = 1000
+)
+
+// holding is what is known of the events that are held. It is guarded by the Device.
+type holding struct {
+	known bool
+	first time.Time // until when the first is held; zero: none is
+}
+
+// unreadable is what a client is shown of an event that cannot be read.
+func (d *Device) unreadable(job *sealedEvent, v trustcache.Verdict) Opened {
+	if d.eng.opts.Undecryptable == UndecryptableEvent {
+		return job.asCame(v)
+	}
+	out := job.placeholder(v, unreadableText(v))
+	out.Withheld = true
+	return out
+}
+
+// unreadableText is what a person reads instead of a message that cannot be read.
+func unreadableText(v trustcache.Verdict) string {
+	if v.Code == trustcache.CodeMissingRoomKey {
+		return "Waiting for a message that cannot be read yet. It is shown when it can be."
+	}
+	return v.Message
+}
+
+// mayHold reports whether the key of an event may still come.
+func (job *sealedEvent) mayHold() bool {
+	waits := errors.Is(job.err, errNoKey) || errors.Is(job.err, errTooEarly) || errors.Is(job.err, errOurs)
+	return job.hold && waits && job.code != trustcache.CodeWithheld
+}
+
+// hold decides which of the events that are parked are held, those of the jobs at the same
+// place. One that comes again is held no longer for it, and what was shown once is not
+// taken away.
+func (d *Device) hold(ctx context.Context, jobs []*sealedEvent, parked []store.PendingEvent) error {
+	if d.eng.opts.Undecryptable != UndecryptableHold {
+		return nil
+	}
+	var events []id.EventID
+	for _, job := range jobs {
+		if job.mayHold() {
+			events = append(events, job.eventID)
+		}
+	}
+	if len(events) == 0 {
+		return nil
+	}
+	held, _, err := d.eng.store.PendingHeld(ctx, d.acct.row, d.rowID)
+	if err != nil {
+		return fmt.Errorf("count held events: %w", err)
+	}
+	known, err := d.eng.store.PendingOf(ctx, d.acct.row, d.rowID, events)
+	if err != nil {
+		return fmt.Errorf("look up held events: %w", err)
+	}
+	now := d.eng.now()
+	for i, job := range jobs {
+		if !job.mayHold() {
+			continue
+		}
+		switch old, ok := known[job.eventID]; {
+		case ok && now.Before(old.HeldUntil):
+			parked[i].HeldUntil, parked[i].ReceivedAt = old.HeldUntil, old.ReceivedAt
+		case ok: // its time is over, or the client has its placeholder already
+		case held < maxHeld:
+			held++
+			parked[i].HeldUntil = now.Add(holdFor)
+		}
+	}
+	return nil
+}
+
+// noteHeld takes note of events that are now held.
+func (d *Device) noteHeld(parked []store.PendingEvent) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i := range parked {
+		until := parked[i].HeldUntil
+		if !until.IsZero() && (d.holding.first.IsZero() || until.Before(d.holding.first)) {
+			d.holding.first = until
+		}
+	}
+}
+
+// heldFirst tells until when the first event is held; zero when none is.
+func (d *Device) heldFirst(ctx context.Context) (time.Time, error) {
+	d.mu.Lock()
+	held := d.holding
+	if !held.known { // what is held from here on is noted
+		d.holding = holding{known: true}
+	}
+	d.mu.Unlock()
+	if held.known {
+		return held.first, nil
+	}
+	_, first, err := d.eng.store.PendingHeld(ctx, d.acct.row, d.rowID)
+	if err != nil {
+		d.recountHeld()
+		return time.Time{}, fmt.Errorf("look up held events: %w", err)
+	}
+	d.noteHeld([]store.PendingEvent{{HeldUntil: first}})
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.holding.first, nil
+}
+
+// recountHeld has the store asked for what is held: some of it no longer is.
+func (d *Device) recountHeld() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.holding = holding{}
+}
+
+// due gives the events that were held long enough.
+func (d *Device) due(ctx context.Context) ([]store.PendingEvent, error) {
+	first, err := d.heldFirst(ctx)
+	now := d.eng.now()
+	if err != nil || first.IsZero() || now.Before(first) {
+		return nil, err
+	}
+	rows, err := d.eng.store.PendingDue(ctx, d.acct.row, d.rowID, now, maxLate)
+	if err != nil {
+		return nil, fmt.Errorf("load held events: %w", err)
+	}
+	return rows, nil
+}
+
+// wakeWhenDue has a sync that waits at the homeserver end when an event was held long enough.
+func (s *ClientSync) wakeWhenDue(ctx context.Context) error {
+	first, err := s.d.heldFirst(ctx)
+	if err != nil || first.IsZero() {
+		return err
+	}
+	s.wake = time.AfterFunc(max(first.Sub(s.d.eng.now()), 0), func() {
+		s.d.mu.Lock()
+		defer s.d.mu.Unlock()
+		s.d.wakeWaiting()
+	})
+	return nil
+}
+
+// openDue gives the client what it is shown of events that were held long enough: the clear
+// event, should it be readable after all, or a placeholder, in whose place it comes later.
+//
+// done are the events that this response carries already.
+func (d *Device) openDue(ctx context.Context, rows, done []store.PendingEvent, next string, late map[id.RoomID][]json.RawMessage) error {
+	rows = slices.DeleteFunc(rows, func(row store.PendingEvent) bool {
+		return row.Ready || slices.ContainsFunc(done, func(p store.PendingEvent) bool { return p.EventID == row.EventID })
+	})
+	if len(rows) == 0 {
+		return nil
+	}
+	in := make([]Incoming, len(rows))
+	for i := range rows {
+		in[i] = Incoming{RoomID: rows[i].RoomID, Event: rows[i].Event}
+	}
+	out, jobs, by := d.open(ctx, in)
+	ch := &store.Changes{}
+	for i := range rows {
+		again := rows[i]
+		d.place(&again, jobs[i], out[i], next, late)
+		ch.Pending = append(ch.Pending, again)
+	}
+	d.recountHeld()
+	return d.park(ctx, ch, by)
+}
+
+// place shows the client something of an event that was held. That counts once the client
+// goes on from the response that carries it.
+func (d *Device) place(row *store.PendingEvent, job *sealedEvent, shown Opened, next string, late map[id.RoomID][]json.RawMessage) {
+	row.From, row.HeldUntil = "", d.eng.now()
+	waits := job != nil && (job.held != "" || errors.Is(job.err, errNoKey) || errors.Is(job.err, errTooEarly) || errors.Is(job.err, errOurs))
+	if waits && !shown.Decrypted {
+		row.Ready, row.DeliveredAt, row.From, row.PlacedAt = errors.Is(job.err, errOurs), "", job.held, next
+	} else { // there is nothing more to come
+		row.Ready, row.DeliveredAt = true, next
+	}
+	if shown.Hidden {
+		row.HeldUntil, row.PlacedAt = time.Time{}, ""
+		return
+	}
+	late[row.RoomID] = append(late[row.RoomID], shown.Event)
+}
