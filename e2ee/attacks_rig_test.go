@@ -205,14 +205,16 @@ func (st *stage) syncWith(ctx context.Context) error {
 	for room, r := range resp.Rooms.Join {
 		batch := make([]e2ee.Incoming, len(r.Timeline.Events))
 		for i, raw := range r.Timeline.Events {
-			batch[i] = e2ee.Incoming{RoomID: room, Event: raw, Redeliver: true, Order: e2ee.OrderAfter}
+			batch[i] = e2ee.Incoming{RoomID: room, Event: raw, Redeliver: true, Order: e2ee.OrderAfter, Hold: st.since != ""}
 		}
 		opened, err := st.dev.Open(ctx, batch)
 		if err != nil {
 			return err
 		}
 		for i := range opened {
-			st.show(opened[i].Event)
+			if !opened[i].Hidden {
+				st.show(opened[i].Event)
+			}
 		}
 	}
 	st.since = resp.NextBatch // a client that gets no answer asks for it again
