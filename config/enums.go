@@ -102,6 +102,16 @@ const (
 	WithheldHide
 )
 
+// Undecryptable says what a client is shown of an event that cannot be read yet.
+type Undecryptable int
+
+// What a client is shown of an event that cannot be read yet.
+const (
+	UndecryptableHold Undecryptable = iota
+	UndecryptablePlaceholder
+	UndecryptableEvent
+)
+
 // The words of each enumeration, in the order of its constants.
 func (Bootstrap) words() []string        { return []string{"automatic", "manual"} }
 func (LogLevel) words() []string         { return []string{"info", "debug", "warn", "error"} }
@@ -113,6 +123,7 @@ func (Mode) words() []string             { return []string{"enforce", "warn", "o
 func (PlainInEncrypted) words() []string { return []string{"mark", "withhold"} }
 func (Unproven) words() []string         { return []string{"show", "withhold"} }
 func (Withheld) words() []string         { return []string{"placeholder", "hide"} }
+func (Undecryptable) words() []string    { return []string{"hold", "placeholder", "event"} }
 
 // String is the word used in the configuration.
 func (e Bootstrap) String() string { return word(e, int(e)) }
@@ -144,6 +155,9 @@ func (e Unproven) String() string { return word(e, int(e)) }
 // String is the word used in the configuration.
 func (e Withheld) String() string { return word(e, int(e)) }
 
+// String is the word used in the configuration.
+func (e Undecryptable) String() string { return word(e, int(e)) }
+
 // UnmarshalText accepts the words of the enumeration only.
 func (e *Bootstrap) UnmarshalText(b []byte) error { return choose(e, b) }
 
@@ -173,6 +187,9 @@ func (e *Unproven) UnmarshalText(b []byte) error { return choose(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
 func (e *Withheld) UnmarshalText(b []byte) error { return choose(e, b) }
+
+// UnmarshalText accepts the words of the enumeration only.
+func (e *Undecryptable) UnmarshalText(b []byte) error { return choose(e, b) }
 
 // worded is an enumeration that knows its words.
 type worded interface{ words() []string }

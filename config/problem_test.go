@@ -21,7 +21,7 @@ trusted_proxies: [10.0.0.0/8, nginx]
 policy:
   send: {mode: enforce, enforce_from: 2026-12-01}
   bridges: [bridge]
-clients: {show_encryption_state: yes}
+clients: {show_encryption_state: yes, undecryptable: show, key_wait: 1h}
 trust_cache:
 data:
 accounts:
@@ -39,6 +39,7 @@ accounts:
 		`proxy.yaml:7:47: limits.idle_timeout: "30" is not a duration; write it like 30s, 10m or 1h`,
 		`proxy.yaml:8:31: trusted_proxies[1]: "nginx" is neither an address nor a network; write it like 10.0.0.1, 10.0.0.0/8 or fd00::/8`,
 		`proxy.yaml:12:34: clients.show_encryption_state: "yes" is neither true nor false; write true or false`,
+		`proxy.yaml:12:54: clients.undecryptable: "show" is not a possible value; choose one of: hold, placeholder, event`,
 		`proxy.yaml:14:6: data: has no value; set one, or remove the key; "" is an empty text`,
 		"E2EE_PROXY_LOG_LEVL: is not a setting; did you mean E2EE_PROXY_LOG_LEVEL?",
 		"E2EE_PROXY_MASTER_KEY_KEY: master_key.key: is not a key: it must be 32 bytes in base64; make one with: openssl rand -base64 32",
@@ -49,6 +50,7 @@ accounts:
 		"proxy.yaml:16:3: accounts.bot: has a recovery key and a passphrase; keep the recovery key",
 		`proxy.yaml:11:13: policy.bridges[0]: "bridge" is not a user ID; write it like "@bridge:example.org", in quotes`,
 		"proxy.yaml:10:39: policy.send.enforce_from: has no effect unless mode is warn; set mode: warn, or remove the date",
+		"proxy.yaml:12:70: clients.key_wait: must be between 0s and 30s; remove it to get the default",
 	}
 	if diff := cmp.Diff(want, problems(t, err)); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)

@@ -213,6 +213,18 @@ type Clients struct {
 	// Whether the notices are left out by which clients show warnings in the rooms
 	// concerned. The warnings are still in status and in every sync.
 	HideWarnings bool `yaml:"hide_warnings"`
+
+	// What a client is shown of an event that cannot be read yet. hold: nothing for up to 5
+	// minutes while its key may still come, then a message that says that there is one.
+	// placeholder: that message at once. event: the m.room.encrypted event as it came, which
+	// some bots answer with a message of their own each time. Whatever it is, the clear event
+	// follows when its key comes.
+	Undecryptable Undecryptable `yaml:"undecryptable"`
+
+	// How long the first sync of a client, and a read of history, may wait for keys that the
+	// account's key backup has. What has not come by then follows in a later sync. 0s waits
+	// for none.
+	KeyWait time.Duration `yaml:"key_wait"`
 }
 
 // Policy says how strictly the rules of MSC4153 are applied.
@@ -285,6 +297,7 @@ func Default() Config {
 			IdleTimeout:      time.Minute,
 			DrainTimeout:     30 * time.Second,
 		},
+		Clients:    Clients{KeyWait: 2 * time.Second},
 		TrustCache: TrustCache{Users: 20000},
 	}
 }

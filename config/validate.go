@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -39,7 +40,17 @@ func (l *loader) validate(c *Config, offline bool) {
 	}
 	l.accounts(c)
 	l.policy(c.Policy)
+	l.clients(c.Clients)
 	l.positive("trust_cache.users", int64(c.TrustCache.Users))
+}
+
+// maxKeyWait is how long clients may be made to wait for keys: some give up soon after.
+const maxKeyWait = 30 * time.Second
+
+func (l *loader) clients(c Clients) {
+	if (c.KeyWait < 0 || c.KeyWait > maxKeyWait) && !l.reported("clients.key_wait") {
+		l.bad("clients.key_wait", "must be between 0s and 30s", "remove it to get the default")
+	}
 }
 
 // bad reports a problem of a setting at the place where it was set.

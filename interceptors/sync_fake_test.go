@@ -40,6 +40,8 @@ type syncDevice struct {
 	committed []e2ee.SyncUpdate
 	opened    int
 	batches   []int
+	in        []e2ee.Incoming
+	opening   func()                // is called for each batch
 	orders    map[string]e2ee.Order // of events in clear, when it is made
 	known     func(id.RoomID) bool  // encrypted, before the response is committed
 }
@@ -93,6 +95,10 @@ func (s *clientSync) End() {
 func (d *syncDevice) Open(_ context.Context, in []e2ee.Incoming) ([]e2ee.Opened, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.opening != nil {
+		d.opening()
+	}
+	d.in = append(d.in, in...)
 	d.opened += len(in)
 	d.batches = append(d.batches, len(in))
 	out := make([]e2ee.Opened, len(in))

@@ -75,6 +75,7 @@ func engineOptions(cfg *config.Config, log zerolog.Logger, db *store.DB, client 
 		Store: db, Homeserver: cfg.Homeserver.URL(), Client: client, Log: log,
 		CachedUsers:     cfg.TrustCache.Users,
 		NoNotices:       cfg.Clients.HideWarnings,
+		Undecryptable:   undecryptable(cfg.Clients.Undecryptable),
 		ManualBootstrap: cfg.Bootstrap == config.BootstrapManual,
 		Account:         func(user id.UserID) e2ee.AccountSettings { return accountSettings(cfg, user) },
 		Policy:          policyOf(cfg.Policy),
@@ -153,10 +154,23 @@ func withheld(w config.Withheld) trustcache.Withheld {
 	return trustcache.WithheldPlaceholder
 }
 
+func undecryptable(u config.Undecryptable) e2ee.Undecryptable {
+	switch u {
+	case config.UndecryptableHold:
+		return e2ee.UndecryptableHold
+	case config.UndecryptablePlaceholder:
+		return e2ee.UndecryptablePlaceholder
+	case config.UndecryptableEvent:
+		return e2ee.UndecryptableEvent
+	}
+	return e2ee.UndecryptableHold
+}
+
 func interceptorOptions(cfg *config.Config) interceptors.Options {
 	o := interceptors.Options{Sync: interceptors.SyncOptions{
 		ShowEncryptionState: cfg.Clients.ShowEncryptionState,
 		MaxTimeout:          cfg.Limits.SyncWait,
+		KeyWait:             cfg.Clients.KeyWait,
 		SpoolDir:            cfg.Data,
 	}, HideNotices: cfg.Clients.HideWarnings}
 	if !cfg.PublicURL.IsZero() {

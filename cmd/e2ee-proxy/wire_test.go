@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/config"
+	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/trustcache"
 )
@@ -95,6 +96,26 @@ func TestLogLevels(t *testing.T) {
 	} {
 		if got := level(l); got != want {
 			t.Errorf("%s is %s, want %s", l, got, want)
+		}
+	}
+}
+
+// What clients are shown of events that cannot be read reaches the engine, and how long they
+// wait for keys the handlers. What is no such word holds.
+func TestWhatClientsAreShown(t *testing.T) {
+	t.Parallel()
+	cfg := config.Default()
+	cfg.Clients.KeyWait = 7 * time.Second
+	if got := interceptorOptions(&cfg).Sync.KeyWait; got != 7*time.Second {
+		t.Errorf("clients wait %v", got)
+	}
+	for in, want := range map[config.Undecryptable]e2ee.Undecryptable{
+		config.UndecryptableHold: e2ee.UndecryptableHold, config.UndecryptablePlaceholder: e2ee.UndecryptablePlaceholder,
+		config.UndecryptableEvent: e2ee.UndecryptableEvent, 99: e2ee.UndecryptableHold,
+	} {
+		cfg.Clients.Undecryptable = in
+		if got := engineOptions(&cfg, zerolog.Nop(), nil, nil).Undecryptable; got != want {
+			t.Errorf("%v is %v, want %v", in, got, want)
 		}
 	}
 }
