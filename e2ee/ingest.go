@@ -32,6 +32,9 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 	for _, r := range u.Rooms {
 		// An initial sync begins where it ends: it has no gap in which somebody left.
 		r.Limited = r.Limited && u.Since != ""
+		if u.Since == "" {
+			r = s.doubtMemory(r)
+		}
 		if err := d.noteRoom(ctx, r, own, s); err != nil {
 			return nil, err
 		}

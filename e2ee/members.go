@@ -3,6 +3,7 @@ package e2ee
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 
@@ -150,7 +151,8 @@ func (d *Device) visibility(ctx context.Context, roomID id.RoomID) (string, erro
 		path:   mautrix.ClientURLPath{"v3", "rooms", roomID, "state", typeVisibility, ""},
 		result: &content,
 	})
-	if upstreamStatus(err) == http.StatusNotFound {
+	var up *UpstreamError
+	if errors.As(err, &up) && up.Status == http.StatusNotFound && up.ErrCode == "M_NOT_FOUND" {
 		content, err = json.RawMessage(`{}`), nil
 	}
 	if err != nil {

@@ -100,6 +100,27 @@ func First(n int, run Hook) Hook {
 	}
 }
 
+// Remembered answers a request from memory when the same one was answered before, as
+// Synapse does for two minutes with a sync that begins anew. What counts is the query.
+func Remembered() Hook {
+	var mu sync.Mutex
+	said := make(map[string]Reply)
+	return func(r *Request, next func() Reply) Reply {
+		key := r.UserID + " " + r.Path + "?" + r.Query
+		mu.Lock()
+		reply, ok := said[key]
+		mu.Unlock()
+		if ok {
+			return reply
+		}
+		reply = next()
+		mu.Lock()
+		defer mu.Unlock()
+		said[key] = reply
+		return reply
+	}
+}
+
 // Edit changes successful answers on their way, decoded as JSON.
 func Edit(change func(r *Request, body map[string]any)) Hook {
 	return func(r *Request, next func() Reply) Reply {
