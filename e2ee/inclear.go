@@ -17,14 +17,22 @@ const maxClearText = 255
 // m.beacon_info and m.call.member, are none.
 func MessageType(eventType string) bool {
 	switch eventType {
-	case "m.room.message", "m.room.encrypted", "m.sticker", "m.reaction", "m.beacon", "m.location",
-		// MSC1767, whose types are their content.
-		"m.message", "m.text", "m.emote", "m.notice", "m.image", "m.file", "m.audio", "m.video", "m.voice",
-		"m.call.invite", "m.call.candidates", "m.call.answer", "m.call.hangup", "m.call.reject",
-		"m.call.negotiate", "m.call.select_answer", "m.call.sdp_stream_metadata_changed", "m.call.notify":
+	case "m.room.message", "m.sticker", "m.room.encrypted", "m.reaction", "m.room.redaction", "m.room.message.feedback",
+		// MSC3489, MSC3672: where somebody is. (m.beacon_info, that it is shared, is state.)
+		"m.beacon", "org.matrix.msc3489.beacon", "org.matrix.msc3672.beacon",
+		// Extensible events: MSC1767, 3246, 3488, 3551, 3552, 3553, 3927, 3954, 3955.
+		"m.message", "m.emote", "m.notice", "m.text", "m.location", "m.file", "m.image", "m.image_gallery", "m.video",
+		"m.audio", "m.voice", "m.encrypted":
 		return true
+	case "m.call.member": // MSC3401, MSC4143: who takes part in a call
+		return false
 	}
-	for _, prefix := range []string{"m.poll.", "org.matrix.msc3381.", "org.matrix.msc1767.", "m.key.verification."} {
+	for _, prefix := range []string{
+		"m.key.verification.", "m.poll.", "org.matrix.msc3381.",
+		"m.call.", "org.matrix.call.", // a call's offers and answers, which say where one is reached
+		"org.matrix.msc1767.", "org.matrix.msc3246.", "org.matrix.msc3488.", "org.matrix.msc3551.", "org.matrix.msc3552.",
+		"org.matrix.msc3553.", "org.matrix.msc3927.", "org.matrix.msc3954.",
+	} {
 		if strings.HasPrefix(eventType, prefix) {
 			return true
 		}

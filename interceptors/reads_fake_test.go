@@ -147,7 +147,7 @@ func (w *readWorld) read(handler, query, body string) string {
 		"roomId": encryptedRoom.String(), "eventId": "$e", "eventType": "m.room.name",
 	}}
 	if method == http.MethodPost {
-		c.body = `{}`
+		c.body = `{"search_categories":{"room_events":{"search_term":"x","filter":{"rooms":["!plain:hs.example"]}}}}`
 	}
 	w.w.replaced = readDevices{dev: w.dev}
 	rec, err := w.w.do(c)

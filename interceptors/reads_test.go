@@ -321,3 +321,25 @@ func TestReadsHide(t *testing.T) {
 		}
 	}
 }
+
+// What the proxy itself says beside what was found stays, and nothing that the homeserver
+// puts there.
+func TestSearchesAreCleanedToo(t *testing.T) {
+	t.Parallel()
+	w := newReadWorld(t, e2ee.ModeProxied)
+	w.w.replaced = readDevices{dev: w.dev}
+	w.w.up.respond = func(seen) (int, string) {
+		return http.StatusOK, `{"search_categories":{"room_events":{"count":0,"dev.e2ee-proxy.not_searched":"FORGED","results":[]}}}`
+	}
+	rec, err := w.w.do(call{
+		handler: Search, method: http.MethodPost, pattern: "/search",
+		body: `{"search_categories":{"room_events":{"search_term":"x","filter":{"rooms":["!plain:hs.example","!encrypted:hs.example"]}}}}`,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := rec.Body.String()
+	if strings.Contains(got, "FORGED") || !strings.Contains(got, `"dev.e2ee-proxy.not_searched":{"count":1`) {
+		t.Errorf("got %s", got)
+	}
+}
