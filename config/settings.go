@@ -241,6 +241,8 @@ type Policy struct {
 
 	// A message that came unencrypted in an encrypted room is marked (mark) or held back
 	// (withhold). One that is an edit changes nothing: it is shown as a message of its own.
+	// What is shown to be older than the room's encryption is neither; where the history that
+	// is shown does not tell, the message is marked and never held back.
 	PlainInEncrypted PlainInEncrypted `yaml:"plain_in_encrypted"`
 
 	// A message whose key came without proof of its sender, from a backup, an import or a

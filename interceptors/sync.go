@@ -25,8 +25,10 @@ import (
 // committed, and only then is the response released (requirement 5.3), changed so:
 //
 //   - Encrypted events are opened; in encrypted rooms so are plain ones that should have
-//     been encrypted. An event that cannot be read stays as it came, unless it could
-//     pass for something that it is not: then it goes.
+//     been encrypted, with what the response shows of where they stand (events_order.go).
+//     What cannot be looked into stays as it came, unless it could pass for something that
+//     it is not: then it goes.
+//   - A client's first sync waits for a moment for keys that the account's backup has.
 //   - m.room.encryption is hidden, unless the options say otherwise.
 //   - Members that only the proxy may add are removed wherever the homeserver put them.
 //   - to_device is replaced by what is not encryption traffic. device_lists,
