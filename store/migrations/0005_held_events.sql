@@ -2,4 +2,4 @@
 -- the response after which the client has its placeholder.
 ALTER TABLE pending_events ADD COLUMN held_until {{int}} NOT NULL DEFAULT 0;
 ALTER TABLE pending_events ADD COLUMN placed_at {{text}} NOT NULL DEFAULT '';
-CREATE INDEX pending_events_held ON pending_events (account, device, held_until) WHERE held_until > 0;
+CREATE INDEX pending_events_held ON pending_events (account, device, held_until, event_id) WHERE held_until > 0;
