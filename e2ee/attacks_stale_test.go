@@ -119,6 +119,7 @@ func TestVisibilityThatNobodyTold(t *testing.T) {
 			}
 		})
 	}))
+	st.again() // the sync that waits already is none of these
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
 	remove := st.hs.Intercept(liar.Is(http.MethodGet, "state/m.room.history_visibility"), liar.Fail(http.StatusNotFound, "M_UNRECOGNIZED"))
