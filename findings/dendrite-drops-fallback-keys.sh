@@ -71,3 +71,19 @@ with Synapse() as server:
     look(server, [SIGNED], ["one-time key", "fallback key", "fallback key"], {SIGNED: 0})
 print("as seen before")
 PYTHON
+
+# Output seen:
+#
+#     dendrite: upload of both: (200, {'one_time_key_counts': {'signed_curve25519': 1}})
+#     dendrite: upload of the fallback key alone: 200
+#     dendrite: unused fallback keys by sync: []
+#     dendrite: three claims: ['one-time key', None, None]
+#     dendrite: the long poll of 5 s, with the last key claimed after 1 s, took 5.0 s
+#     dendrite: it waited to its end; the counts it then told: (True, None)
+#     synapse: upload of both: (200, {'one_time_key_counts': {'signed_curve25519': 1}})
+#     synapse: upload of the fallback key alone: 200
+#     synapse: unused fallback keys by sync: ['signed_curve25519']
+#     synapse: three claims: ['one-time key', 'fallback key', 'fallback key']
+#     synapse: the long poll of 5 s, with the last key claimed after 1 s, took 5.0 s
+#     synapse: it waited to its end; the counts it then told: (True, {'signed_curve25519': 0})
+#   as seen before

@@ -75,3 +75,15 @@ with Synapse() as server:
     look(server, 400, [OLD, OLD, ("lost with the restore", False, False)])
 print("as seen before")
 PYTHON
+
+# Output seen:
+#
+#     dendrite: two keys: 200
+#     dendrite: a third: 200
+#     dendrite: two keys after the restore, one of them with a known ID: 400
+#     dendrite: keys given out (which, read by who kept the refused, by who forgot them): [('before the backup', True, True), ('before the backup', True, True), ('refused', True, False), ('refused', True, False)]
+#     synapse: two keys: 200
+#     synapse: a third: 200
+#     synapse: two keys after the restore, one of them with a known ID: 400
+#     synapse: keys given out (which, read by who kept the refused, by who forgot them): [('before the backup', True, True), ('before the backup', True, True), ('lost with the restore', False, False)]
+#   as seen before

@@ -70,3 +70,13 @@ with Postgres() as postgres, Dendrite(postgres) as server:
     expect("PostgreSQL: only the first message to each key can be read", good == len(set(given)) == KEYS, True)
 print("as seen before")
 PYTHON
+
+# Output seen (of PostgreSQL the numbers differ from run to run):
+#
+#     dendrite: keys: {'one_time_key_counts': {'signed_curve25519': 50}}
+#     SQLite: answers, different keys: (50, 50)
+#     dendrite: keys: {'one_time_key_counts': {'signed_curve25519': 50}}
+#     PostgreSQL: 110 answers, 50 different keys, one of them given 5 times, 50 of 110 first messages can be read
+#     PostgreSQL: keys were given more than once: True
+#     PostgreSQL: only the first message to each key can be read: True
+#   as seen before

@@ -1,5 +1,5 @@
 """Homeservers of one's own on loopback, and devices with real keys, for the scripts here."""
-import base64, hashlib, hmac, json, os, re, secrets, signal, socket, subprocess, sys, time
+import base64, hashlib, hmac, itertools, json, os, re, secrets, signal, socket, subprocess, sys, time
 import urllib.error, urllib.parse, urllib.request
 
 WORK = os.environ["FINDING_WORK"]
@@ -7,6 +7,7 @@ PASSWORD = "a long password"
 SECRET = "for this run only"
 V3 = "/_matrix/client/v3"
 SIGNED = "signed_curve25519"
+questions = itertools.count()
 quote = lambda s: urllib.parse.quote(s, safe="")
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
@@ -59,7 +60,8 @@ class Client:
         return answer
 
     def sync(self, since=None, filter=None):
-        query = {"timeout": "0"} | ({"since": since} if since else {}) | ({"filter": json.dumps(filter)} if filter else {})
+        # No question is asked twice: Synapse would answer it from a cache.
+        query = {"timeout": str(next(questions))} | ({"since": since} if since else {}) | ({"filter": json.dumps(filter)} if filter else {})
         return self.call("GET", f"{V3}/sync?{urllib.parse.urlencode(query)}")
 
     def claim(self, user, device):

@@ -77,3 +77,24 @@ with Dendrite() as server:
     look(server, list(FILTERS))
 print("as seen before")
 PYTHON
+
+# Output seen:
+#
+#     synapse, no filter: changed: ['@bob:localhost']
+#     synapse, one event per room: changed: ['@bob:localhost']
+#     synapse, only messages: changed: []
+#        the next sync without a filter: changed: []
+#     synapse, nothing by bob: changed: []
+#        the next sync without a filter: changed: []
+#     synapse, no rooms: changed: []
+#        the next sync without a filter: changed: []
+#     synapse, /keys/changes: changed: ['@bob:localhost']
+#     synapse: bob's devices: ['NEW', 'OLD']
+#     dendrite, no filter: changed: ['@bob:localhost']
+#     dendrite, one event per room: changed: ['@bob:localhost']
+#     dendrite, only messages: changed: ['@bob:localhost']
+#     dendrite, nothing by bob: changed: ['@bob:localhost']
+#     dendrite, no rooms: changed: ['@bob:localhost']
+#     dendrite, /keys/changes: changed: ['@bob:localhost']
+#     dendrite: bob's devices: ['NEW', 'OLD']
+#   as seen before
