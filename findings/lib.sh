@@ -15,7 +15,8 @@ work=$(mktemp -d)
 chmod 755 "$work"
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
-export XDG_RUNTIME_DIR=$work PYTHONPATH=$here PYTHONDONTWRITEBYTECODE=1 FINDING_WORK=$work FINDING_SUMS=$here/../test/dendrite
+mkdir -m 700 "$work/run"
+export XDG_RUNTIME_DIR=$work/run PYTHONPATH=$here PYTHONDONTWRITEBYTECODE=1 FINDING_WORK=$work FINDING_SUMS=$here/../test/dendrite
 unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY all_proxy
 
 # pip_install makes a Python environment with the packages named.
