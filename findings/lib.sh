@@ -17,7 +17,7 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
 mkdir -m 700 "$work/run"
 export XDG_RUNTIME_DIR=$work/run PYTHONPATH=$here PYTHONDONTWRITEBYTECODE=1 FINDING_WORK=$work FINDING_SUMS=$here/../test/dendrite
-unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY all_proxy
+export no_proxy=127.0.0.1 NO_PROXY=127.0.0.1
 
 # pip_install makes a Python environment with the packages named.
 pip_install() {
