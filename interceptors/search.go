@@ -78,9 +78,6 @@ func (s *searches) narrow(next Handler) Handler {
 	}
 }
 
-// passSearch answers with what the homeserver says.
-func passSearch(x *Exchange) error { return x.Upstream.Forward(x) }
-
 // search is what a body asks for.
 type search struct {
 	events, filter jsontext.Value
