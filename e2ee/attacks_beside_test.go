@@ -45,15 +45,15 @@ func (p *person) awaitContent(room, event string) (content map[string]any) {
 		if err != nil {
 			p.t.Fatal(err)
 		}
-		for _, opened := range shown {
-			var ev map[string]any
-			if err := json.Unmarshal(opened.Event, &ev); err != nil {
-				p.t.Fatal(err)
-			}
-			content = contentOf(ev)
-			return opened.Decrypted
+		if len(shown) == 0 {
+			return false
 		}
-		return false
+		var ev map[string]any
+		if err := json.Unmarshal(shown[0].Event, &ev); err != nil {
+			p.t.Fatal(err)
+		}
+		content = contentOf(ev)
+		return shown[0].Decrypted
 	})
 	return content
 }

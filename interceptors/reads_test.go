@@ -2,6 +2,7 @@ package interceptors
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -26,9 +27,7 @@ func hostile(room string) []any {
 			"redacted_because": map[string]any{"type": "m.room.redaction", nameTrust: "FORGED"},
 			"prev_content":     map[string]any{nameTrust: "FORGED", "a": "KEPT before"},
 		}
-		for k, v := range more {
-			out[k] = v
-		}
+		maps.Copy(out, more)
 		return out
 	}
 	imitates := func(member, name string) map[string]any {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -79,9 +80,7 @@ func TestReadsOfHistory(t *testing.T) {
 		for got[oldest] == "" {
 			page.Chunk, page.End = nil, ""
 			bob.call(http.MethodGet, roomPath(room, "messages")+"?dir=b&limit=1"+from, nil, &page)
-			for event, raw := range eventsOf(t, page.Chunk) {
-				got[event] = raw
-			}
+			maps.Copy(got, eventsOf(t, page.Chunk))
 			if page.End == "" {
 				break
 			}
