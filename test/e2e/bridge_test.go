@@ -47,8 +47,8 @@ func TestBridgeBot(t *testing.T) {
 	for _, plain := range []*curl{bob, carol} {
 		m := plain.Await(room, testpeer.Where{"event_id": itself, "body": "I am the bridge"})
 		wantTrust(t, m, trust{Decrypted: true, Color: "none", UserID: user, DeviceID: bridge.DeviceID, Source: "direct"})
-		s.Intercept(liar.Of(plain.account.UserID, liar.Is(http.MethodGet, "/sync$")), liar.Edit(func(_ *liar.Request, body map[string]any) {
-			claim(body, room, user, ghost.UserID)
+		s.Intercept(liar.Of(plain.account.UserID, liar.Is(http.MethodGet, "/(sync|rooms/.*)$")), liar.Edit(func(_ *liar.Request, body map[string]any) {
+			claim(body, user, ghost.UserID)
 		}))
 	}
 	sent := bridge.SendText(room, said)
@@ -62,16 +62,19 @@ func TestBridgeBot(t *testing.T) {
 	wantTrust(t, m, of)
 }
 
-// claim makes a sync response say that what somebody encrypted in a room is another's.
-func claim(body map[string]any, room, owner, sender string) {
-	rooms, _ := body["rooms"].(map[string]any)
-	joined, _ := rooms["join"].(map[string]any)
-	one, _ := joined[room].(map[string]any)
-	timeline, _ := one["timeline"].(map[string]any)
-	events, _ := timeline["events"].([]any)
-	for _, e := range events {
-		if event, ok := e.(map[string]any); ok && event["type"] == "m.room.encrypted" && event["sender"] == owner {
-			event["sender"] = sender
+// claim makes an answer say that what somebody encrypted is another's.
+func claim(answer any, owner, sender string) {
+	switch v := answer.(type) {
+	case []any:
+		for _, each := range v {
+			claim(each, owner, sender)
+		}
+	case map[string]any:
+		if v["type"] == "m.room.encrypted" && v["sender"] == owner {
+			v["sender"] = sender
+		}
+		for _, each := range v {
+			claim(each, owner, sender)
 		}
 	}
 }
