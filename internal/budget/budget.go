@@ -1,0 +1,70 @@
+package budget
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// Reasons why nothing is given.
+var (
+	// ErrSpent says that too much is taken at the moment.
+	ErrSpent = errors.New("budget: spent")
+	// ErrNever says that so much is never given to one owner.
+	ErrNever = errors.New("budget: more than anybody may take")
+)
+
+// Budget is what is shared out. Its methods may be called concurrently.
+type Budget struct {
+	total, share int64
+
+	mu    sync.Mutex
+	taken int64
+	by    map[string]int64
+}
+
+// New gives a budget of total, of which one owner may hold share at the same time. What
+// is not positive allows nothing.
+func New(total, share int64) *Budget {
+	return &Budget{total: total, share: min(share, total), by: make(map[string]int64)}
+}
+
+// Take takes n for an owner.
+func (b *Budget) Take(owner string, n int64) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	held := b.by[owner]
+	switch {
+	case n < 0:
+		return fmt.Errorf("%w: a negative amount", ErrNever)
+	case n == 0:
+		return nil
+	case n > b.share:
+		return ErrNever
+	case n > b.share-held, n > b.total-b.taken:
+		return ErrSpent
+	}
+	b.taken += n
+	b.by[owner] = held + n
+	return nil
+}
+
+// Give gives back n of what an owner took.
+func (b *Budget) Give(owner string, n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.taken -= n
+	if b.by[owner] -= n; b.by[owner] <= 0 {
+		delete(b.by, owner)
+	}
+}
+
+// Taken is how much is taken now, by everybody.
+func (b *Budget) Taken() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.taken
+}
+
+// Share is how much one owner may hold at the same time.
+func (b *Budget) Share() int64 { return b.share }

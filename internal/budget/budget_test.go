@@ -1,0 +1,87 @@
+package budget_test
+
+import (
+	"errors"
+	"math"
+	"strconv"
+	"sync"
+	"testing"
+
+	"e2ee-proxy/internal/budget"
+)
+
+// What one owner holds leaves the others their part, and a refusal says whether to wait.
+func TestShares(t *testing.T) {
+	t.Parallel()
+	b := budget.New(100, 40)
+	for _, step := range []struct {
+		owner string
+		n     int64
+		want  error
+	}{
+		{"alice", 40, nil},
+		{"alice", 1, budget.ErrSpent},
+		{"alice", 41, budget.ErrNever},
+		{"alice", 0, nil},
+		{"alice", -1, budget.ErrNever},
+		{"bob", 40, nil},
+		{"carol", 21, budget.ErrSpent},
+		{"carol", 20, nil},
+		{"dave", 1, budget.ErrSpent},
+		{"dave", math.MaxInt64, budget.ErrNever},
+	} {
+		if err := b.Take(step.owner, step.n); !errors.Is(err, step.want) {
+			t.Errorf("%s takes %d: %v, want %v", step.owner, step.n, err, step.want)
+		}
+	}
+	if got := b.Taken(); got != 100 {
+		t.Errorf("%d are taken", got)
+	}
+	b.Give("alice", 40)
+	if err := b.Take("dave", 40); err != nil {
+		t.Errorf("what was given back: %v", err)
+	}
+	for owner, n := range map[string]int64{"bob": 40, "carol": 20, "dave": 40} {
+		b.Give(owner, n)
+	}
+	if got := b.Taken(); got != 0 {
+		t.Errorf("%d are left", got)
+	}
+}
+
+// A budget of nothing gives nothing; a share is never more than all.
+func TestLimitsThatAreNone(t *testing.T) {
+	t.Parallel()
+	for _, limits := range [][2]int64{{0, 0}, {10, 0}, {0, 10}, {-1, 5}} {
+		if err := budget.New(limits[0], limits[1]).Take("a", 1); !errors.Is(err, budget.ErrNever) {
+			t.Errorf("%v: %v", limits, err)
+		}
+	}
+	if got := budget.New(10, 20).Share(); got != 10 {
+		t.Errorf("the share is %d", got)
+	}
+}
+
+func TestConcurrentUse(t *testing.T) {
+	t.Parallel()
+	b := budget.New(1000, 100)
+	var all sync.WaitGroup
+	for i := range 8 {
+		owner := strconv.Itoa(i)
+		all.Go(func() {
+			for range 1000 {
+				if err := b.Take(owner, 60); err != nil {
+					t.Errorf("%s: %v", owner, err)
+				}
+				if err := b.Take(owner, 60); !errors.Is(err, budget.ErrSpent) {
+					t.Errorf("%s got more than its share: %v", owner, err)
+				}
+				b.Give(owner, 60)
+			}
+		})
+	}
+	all.Wait()
+	if got := b.Taken(); got != 0 {
+		t.Errorf("%d are left", got)
+	}
+}
