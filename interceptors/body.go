@@ -21,16 +21,53 @@ const maxAnswer = 256 << 10
 var lenient = json.JoinOptions(
 	jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 
+// MaxValues bounds the JSON values in a request body that is taken apart. An event of 64
+// KiB, the largest there is, has no room for more. Without it a body of nothing but short
+// values would take dozens of times its size when it is decoded.
+const MaxValues = 32 << 10
+
+// DecodingCost bounds the memory that a request body of so many bytes takes at most, from
+// its first byte to the answer: the text, what is made of it, and up to [MaxValues] values.
+func DecodingCost(size int64) int64 { return 4*size + 160*min(size/2, MaxValues) }
+
 // readBody takes the whole request body, which the route has limited.
 func readBody(x *Exchange) ([]byte, error) {
-	raw, err := io.ReadAll(x.Request.Body)
+	var in bytes.Buffer
+	if n := x.Request.ContentLength; n > 0 && n <= maxSaidLength {
+		in.Grow(int(n) + bytes.MinRead) // so that it is not copied while it grows
+	}
+	_, err := in.ReadFrom(x.Request.Body)
 	if err == nil {
-		return raw, nil
+		return in.Bytes(), checkValues(in.Bytes())
 	}
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return nil, TooLarge(tooLarge.Limit)
 	}
 	return nil, fmt.Errorf("read the request body: %w", err)
+}
+
+// maxSaidLength is the largest length that a client is believed before anything has come, in bytes.
+const maxSaidLength = 1 << 20
+
+// checkValues refuses a body with too many values, before anything is made of them. It
+// counts what begins a value in a text that may not even be JSON.
+func checkValues(raw []byte) error {
+	values, quoted := 1, false
+	for i := 0; i < len(raw); i++ {
+		switch c := raw[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case !quoted && (c == ',' || c == '[' || c == '{'):
+			values++
+		}
+	}
+	if values > MaxValues {
+		return NewError(http.StatusRequestEntityTooLarge, CodeTooLarge,
+			"The request body has more values in it than any event can have.")
+	}
+	return nil
 }
 
 // putBack makes raw the request body again, so that it can be forwarded byte for byte.
@@ -74,7 +111,7 @@ func checkObject(raw []byte) error {
 }
 
 // object is a JSON object that every reader reads alike: no name twice at any depth,
-// valid Unicode throughout.
+// valid Unicode throughout. Its values are parts of the text that it was read from.
 type object map[string]jsontext.Value
 
 // parseObject reads an object strictly. What a homeserver, another client and this
@@ -88,7 +125,7 @@ func parseObject(raw []byte) (object, error) {
 	}
 	members := object{}
 	err := eachMember(raw, func(name string, value jsontext.Value) error {
-		members[name] = value.Clone()
+		members[name] = value
 		return nil
 	})
 	if err != nil {
@@ -132,9 +169,22 @@ func (o object) texts(name string) []string {
 
 // list gives the elements of an array member, nil when it is none.
 func (o object) list(name string) []jsontext.Value {
-	var out []jsontext.Value
-	if v, ok := o[name]; !ok || v.Kind() != jsontext.KindBeginArray || json.Unmarshal(v, &out) != nil {
+	v, ok := o[name]
+	if !ok || v.Kind() != jsontext.KindBeginArray {
 		return nil
+	}
+	var out []jsontext.Value
+	dec := jsontext.NewDecoder(bytes.NewBuffer(v)) // a buffer is read in place
+	if _, err := dec.ReadToken(); err != nil {
+		return nil
+	}
+	for dec.PeekKind() != jsontext.KindEndArray {
+		elem, err := dec.ReadValue()
+		if err != nil {
+			return nil
+		}
+		end := int(dec.InputOffset())
+		out = append(out, v[end-len(elem):end:end])
 	}
 	return out
 }
@@ -152,10 +202,9 @@ func (o object) members(name string) object {
 	return members
 }
 
-// eachMember calls f for the members of the object raw, in order. value is valid
-// during the call only.
+// eachMember calls f for the members of the object raw, in order. value is a part of raw.
 func eachMember(raw []byte, f func(name string, value jsontext.Value) error) error {
-	dec := jsontext.NewDecoder(bytes.NewReader(raw))
+	dec := jsontext.NewDecoder(bytes.NewBuffer(raw)) // a buffer is read in place
 	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != jsontext.KindBeginObject {
 		return errors.New("not a JSON object")
 	}
@@ -169,7 +218,8 @@ func eachMember(raw []byte, f func(name string, value jsontext.Value) error) err
 		if err != nil {
 			return errors.New("not a member value")
 		}
-		if err := f(name, value); err != nil {
+		end := int(dec.InputOffset())
+		if err := f(name, raw[end-len(value):end:end]); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"e2ee-proxy/internal/budget"
 )
 
 // requestID names a request in the log. Clients cannot choose it.
@@ -67,7 +69,7 @@ type metrics struct {
 	lookups  *prometheus.CounterVec
 }
 
-func newMetrics(reg prometheus.Registerer, limits *limiter) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, limits *limiter, memory *budget.Budget) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "e2ee_proxy_requests_total",
@@ -83,7 +85,10 @@ func newMetrics(reg prometheus.Registerer, limits *limiter) (*metrics, error) {
 			Help: "Look-ups of access tokens: from the cache, by whoami, refused or failed.",
 		}, []string{"result"}),
 	}
-	all := []prometheus.Collector{m.requests, m.duration, m.lookups}
+	all := []prometheus.Collector{m.requests, m.duration, m.lookups, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "e2ee_proxy_body_memory_bytes",
+		Help: "Memory set aside for request bodies that are taken apart.",
+	}, func() float64 { return float64(memory.Taken()) })}
 	for l := range lanes {
 		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "e2ee_proxy_requests_in_flight",

@@ -12,14 +12,17 @@ import (
 )
 
 // Body limits of the route table, in bytes. An event is at most 64 KiB (Client-Server
-// API, "Size limits"), but white space and escapes count here.
+// API, "Size limits"), but white space and escapes count here. Bodies that a handler takes
+// apart are small; large ones are streamed or spooled.
 const (
-	noBody     = 0
-	smallBody  = 64 << 10
-	eventBody  = 256 << 10
-	largeBody  = 16 << 20
-	importBody = 80 << 20 // a file of exported keys, as JSON
-	uploadBody = -1       // Limits.MaxUpload
+	noBody      = 0
+	sessionBody = 16 << 10 // a login, from whomever
+	smallBody   = 64 << 10
+	eventBody   = 256 << 10
+	roomBody    = 1 << 20  // a new room with the events of its first state
+	largeBody   = 16 << 20 // straight through only
+	importBody  = 80 << 20 // a file of exported keys, as JSON
+	uploadBody  = -1       // Limits.MaxUpload
 )
 
 // lane is a concurrency class: requests that wait for the same kind of thing. How long
@@ -70,6 +73,10 @@ type LaneLimit struct {
 type Limits struct {
 	// MaxUpload is the size limit of an upload in bytes; default 1 GiB. The homeserver has its own.
 	MaxUpload int64
+	// BodyMemory is how much memory the bodies that handlers take apart may need, all
+	// together, in bytes; default 256 MiB. BodyMemoryPerUser is how much of it one user may
+	// need, or one address that has not said who it is; default 64 MiB.
+	BodyMemory, BodyMemoryPerUser int64
 	// Quick, Send, Slow, Poll, Media, Auth and Own bound the lanes.
 	Quick, Send, Slow, Poll, Media, Auth, Own LaneLimit
 }
@@ -77,6 +84,12 @@ type Limits struct {
 func (l Limits) withDefaults() Limits {
 	if l.MaxUpload == 0 {
 		l.MaxUpload = 1 << 30
+	}
+	if l.BodyMemory == 0 {
+		l.BodyMemory = 256 << 20
+	}
+	if l.BodyMemoryPerUser == 0 {
+		l.BodyMemoryPerUser = min(64<<20, l.BodyMemory)
 	}
 	set := func(to *LaneLimit, total, perIdentity int) {
 		if *to == (LaneLimit{}) {
@@ -184,8 +197,10 @@ type body struct {
 	from io.ReadCloser
 	// size is the limit in bytes, left what may still come of it.
 	size, left int64
-	deadline   readDeadline
-	err        error
+	// memory is reserved before anything is read; nil when nothing of the body is held.
+	memory   *reservation
+	deadline readDeadline
+	err      error
 }
 
 // readDeadline sets the connection's read deadline: never more than idle from now, and
@@ -207,6 +222,9 @@ func (b *body) Read(p []byte) (int, error) {
 	b.deadline.extend()
 	if int64(len(p)) > b.left+1 {
 		p = p[:b.left+1]
+	}
+	if p, b.err = b.memory.before(p, b.size-b.left, b.size); b.err != nil {
+		return 0, b.err
 	}
 	n, err := b.from.Read(p)
 	b.deadline.got += int64(n)

@@ -20,6 +20,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/internal/budget"
 )
 
 // Options are what a Proxy is made of.
@@ -66,6 +67,7 @@ type Proxy struct {
 	onUnknownToken func(context.Context, interceptors.Identity, bool) error
 	trusted        []netip.Prefix
 	limiter        *limiter
+	memory         *budget.Budget // what handlers hold of request bodies
 	deadlines      Deadlines
 	metrics        *metrics
 	log            zerolog.Logger
@@ -94,13 +96,14 @@ func New(o Options) (*Proxy, error) {
 	limits := o.Limits.withDefaults()
 	p := &Proxy{
 		base: o.Homeserver, prefix: strings.TrimSuffix("/"+strings.Trim(o.Homeserver.EscapedPath(), "/"), "/"),
-		limits: limits, limiter: newLimiter(limits), deadlines: o.Deadlines.withDefaults(),
-		devices: o.Devices, onUnknownToken: o.OnUnknownToken, trusted: slices.Clone(o.TrustedProxies),
+		limits: limits, limiter: newLimiter(limits), memory: budget.New(limits.BodyMemory, limits.BodyMemoryPerUser),
+		deadlines: o.Deadlines.withDefaults(),
+		devices:   o.Devices, onUnknownToken: o.OnUnknownToken, trusted: slices.Clone(o.TrustedProxies),
 		log: o.Log, discard: log.New(io.Discard, "", 0), idPrefix: hex.EncodeToString(prefix[:]),
 	}
 	p.draining, p.drain = context.WithCancel(context.Background())
 	var err error
-	if p.metrics, err = newMetrics(o.Metrics, p.limiter); err != nil {
+	if p.metrics, err = newMetrics(o.Metrics, p.limiter, p.memory); err != nil {
 		return nil, err
 	}
 	if err := p.setRoutes(allRoutes(), o.Handlers); err != nil {
@@ -161,6 +164,9 @@ func (p *Proxy) setRoutes(rows []*route, handlers map[string]interceptors.Handle
 		if !known[key] {
 			errs = append(errs, fmt.Errorf("the handler %q has no route", key))
 		}
+	}
+	if err := checkMemory(rows, p.limits); err != nil {
+		errs = append(errs, err)
 	}
 	var err error
 	if p.table, err = buildTable(rows); err != nil {

@@ -82,6 +82,8 @@ func (p *Proxy) public(q *request, err error) *interceptors.Error {
 	switch failure := q.body.failure(); {
 	case errors.As(failure, &tooLarge), errors.As(err, &tooLarge):
 		return interceptors.TooLarge(tooLarge.Limit)
+	case errors.As(failure, &known): // no memory for more of it
+		return known
 	case errors.Is(failure, errSlowBody):
 		return interceptors.NewError(http.StatusRequestTimeout, interceptors.CodeUnknown, "The request body came too slowly.")
 	case failure != nil:

@@ -50,9 +50,11 @@ type route struct {
 	versions versions
 	// maxBody is the size limit of the request's body in bytes.
 	maxBody int64
-	lane    lane
-	auth    auth
-	class   class
+	// keeps says what the handler holds of the body; without a handler it streams.
+	keeps keeping
+	lane  lane
+	auth  auth
+	class class
 	// handler is the key of the interceptor.
 	handler string
 	// ends says that success may end sessions, so cached identities of the user are dropped.

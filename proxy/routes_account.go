@@ -8,9 +8,9 @@ const client = "/_matrix/client/{version}"
 func sessionRoutes() []*route {
 	return []*route{
 		{method: "GET", pattern: client + "/login", versions: vAny, lane: laneQuick, auth: authNone, class: classOptional, handler: "login.flows"},
-		{method: "POST", pattern: client + "/login", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Login},
-		{method: "POST", pattern: client + "/register", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Register},
-		{method: "POST", pattern: client + "/refresh", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Refresh},
+		{method: "POST", pattern: client + "/login", versions: vAny, maxBody: sessionBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Login},
+		{method: "POST", pattern: client + "/register", versions: vAny, maxBody: sessionBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Register},
+		{method: "POST", pattern: client + "/refresh", versions: vAny, maxBody: sessionBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Refresh},
 		{method: "POST", pattern: client + "/logout", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Logout, ends: true},
 		{method: "POST", pattern: client + "/logout/all", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.LogoutAll, ends: true},
 		{method: "GET", pattern: client + "/login/sso/redirect", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
@@ -68,8 +68,8 @@ func deviceRoutes() []*route {
 // keyRoutes are about keys and their backup.
 func keyRoutes() []*route {
 	return []*route{
-		{method: "POST", pattern: client + "/keys/upload", versions: vAny, maxBody: largeBody, lane: laneQuick, class: classIntercept, handler: interceptors.UploadKeys},
-		{method: "POST", pattern: client + "/keys/upload/{deviceId}", versions: vAny, maxBody: largeBody, lane: laneQuick, class: classIntercept, handler: interceptors.UploadKeys},
+		{method: "POST", pattern: client + "/keys/upload", versions: vAny, maxBody: eventBody, lane: laneQuick, class: classIntercept, handler: interceptors.UploadKeys},
+		{method: "POST", pattern: client + "/keys/upload/{deviceId}", versions: vAny, maxBody: eventBody, lane: laneQuick, class: classIntercept, handler: interceptors.UploadKeys},
 		{method: "POST", pattern: client + "/keys/query", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classOptional, handler: "keys.query"},
 		{method: "POST", pattern: client + "/keys/claim", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classOptional, handler: "keys.claim"},
 		{method: "PUT", pattern: client + "/sendToDevice/{eventType}/{txnId}", versions: vAny, maxBody: largeBody, lane: laneSend, class: classOptional, handler: "send_to_device"},

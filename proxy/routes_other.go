@@ -90,7 +90,7 @@ func controlRoutes() []*route {
 		{method: "GET", pattern: own + "/warnings", lane: laneOwn, class: classOwn, handler: interceptors.ControlWarnings},
 		{method: "POST", pattern: own + "/warnings/{warningId}/dismiss", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlDismiss},
 		{method: "POST", pattern: own + "/keys/export", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlExportKeys},
-		{method: "POST", pattern: own + "/keys/import", maxBody: importBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlImportKeys},
+		{method: "POST", pattern: own + "/keys/import", maxBody: importBody, keeps: keepsSpooled, lane: laneOwn, class: classOwn, handler: interceptors.ControlImportKeys},
 		{method: "POST", pattern: own + "/keys/restore", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlRestoreKeys},
 	}
 }

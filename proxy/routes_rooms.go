@@ -40,8 +40,8 @@ func membershipRoutes() []*route {
 		{method: "POST", pattern: "/_matrix/client/{version}/join/{roomIdOrAlias}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.JoinByAlias},
 		{method: "PUT", pattern: "/_matrix/client/{version}/join/{roomIdOrAlias}/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.JoinByAlias},
 		{method: "POST", pattern: "/_matrix/client/{version}/knock/{roomIdOrAlias}", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Knock},
-		{method: "POST", pattern: "/_matrix/client/{version}/createRoom", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classIntercept, handler: interceptors.CreateRoom},
-		{method: "PUT", pattern: "/_matrix/client/{version}/createRoom/{txnId}", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classIntercept, handler: interceptors.CreateRoom},
+		{method: "POST", pattern: "/_matrix/client/{version}/createRoom", versions: vAny, maxBody: roomBody, lane: laneSlow, class: classIntercept, handler: interceptors.CreateRoom},
+		{method: "PUT", pattern: "/_matrix/client/{version}/createRoom/{txnId}", versions: vAny, maxBody: roomBody, lane: laneSlow, class: classIntercept, handler: interceptors.CreateRoom},
 	}
 }
 

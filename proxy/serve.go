@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 	"time"
 
+	"maunium.net/go/mautrix/id"
+
 	"e2ee-proxy/interceptors"
 	"e2ee-proxy/internal/secret"
 )
@@ -26,10 +28,12 @@ type request struct {
 	query   string // as it goes upstream
 	cred    credentials
 	who     interceptors.Identity
-	hasBody bool
-	body    *body
-	err     error
-	abort   bool // break the connection
+	// asserter owns the token of a request that acts as somebody else.
+	asserter id.UserID
+	hasBody  bool
+	body     *body
+	err      error
+	abort    bool // break the connection
 }
 
 // ServeHTTP implements http.Handler: the steps of the package's description, in order.
@@ -225,6 +229,11 @@ func (p *Proxy) dispatch(q *request) error {
 		}
 		defer p.limiter.leaveAs(place)
 	}
+	giveBack, err := p.reserve(q)
+	if err != nil {
+		return err
+	}
+	defer giveBack()
 	return p.intercept(q)
 }
 
@@ -263,5 +272,6 @@ func (p *Proxy) identify(q *request) error {
 func (p *Proxy) noteAssertion(q *request) error {
 	owner, err := p.identities.of(q.r.Context(), credentials{token: q.cred.token})
 	q.who.Asserted = owner.UserID != q.who.UserID || owner.DeviceID != q.who.DeviceID
+	q.asserter = owner.UserID
 	return err
 }

@@ -1,0 +1,168 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"e2ee-proxy/interceptors"
+	"e2ee-proxy/internal/budget"
+)
+
+// Rules of this file:
+//   - What a handler holds of a request's body is reserved before it is read, at the most
+//     that it can cost: the text and what is made of it.
+//   - It is reserved in the name of a user, so that one account leaves the others theirs.
+//   - A refusal is 429 M_LIMIT_EXCEEDED with retry_after_ms, which every client knows and
+//     repeats; nothing of the request has been done.
+
+// keeping says what the handler of a row does with a body. The zero value takes the most
+// memory. What has no handler streams through and holds nothing.
+type keeping int
+
+const (
+	// keepsDecoded reads it whole and takes it apart in memory.
+	keepsDecoded keeping = iota
+	// keepsSpooled puts it into a spool, which has a budget of its own, and reads it there.
+	keepsSpooled
+)
+
+// spooledCost is what a spooled body takes of memory, whatever its size: the part of the
+// spool that is in memory, and the values that are being looked at.
+const spooledCost = 4 << 20
+
+// firstReserve is how much of a body of unknown length is reserved at first, in bytes.
+const firstReserve = 16 << 10
+
+// cost is what a body of so many bytes takes at most.
+func (k keeping) cost(size int64) int64 {
+	if k == keepsSpooled {
+		return spooledCost
+	}
+	return interceptors.DecodingCost(size)
+}
+
+// handling names what becomes of the body of a row, for the pinned table.
+func (r *route) handling() string {
+	switch {
+	case r.maxBody == noBody:
+		return "none"
+	case r.run == nil:
+		return "streamed"
+	case r.keeps == keepsSpooled:
+		return "spooled"
+	}
+	return "decoded"
+}
+
+// checkMemory refuses a table with a body that could never be taken in.
+func checkMemory(rows []*route, l Limits) error {
+	var errs []error
+	for _, r := range rows {
+		if r.run == nil || r.maxBody == noBody {
+			continue
+		}
+		if r.maxBody == uploadBody || r.keeps.cost(r.maxBody) > min(l.BodyMemory, l.BodyMemoryPerUser) {
+			errs = append(errs, fmt.Errorf("%s %s: its body could take more memory than one user may have (limits.body_memory_per_user)", r.method, r.pattern))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// reservation is the memory that is set aside for one body.
+type reservation struct {
+	from  *budget.Budget
+	owner string
+	keeps keeping
+	// size is how much of the body may be read, cost what is taken for that.
+	size, cost int64
+}
+
+// reserve sets memory aside for the body of a request that a handler will read. What it
+// gives must be given back.
+func (p *Proxy) reserve(q *request) (giveBack func(), err error) {
+	if q.body == nil {
+		return func() {}, nil
+	}
+	r := &reservation{from: p.memory, owner: p.payer(q), keeps: q.route.keeps}
+	size := q.r.ContentLength
+	if size < 0 {
+		size = min(firstReserve, q.body.size)
+	}
+	if err := r.extend(size, q.body.size); err != nil {
+		return nil, err
+	}
+	q.body.memory = r
+	return func() { r.from.Give(r.owner, r.cost) }, nil
+}
+
+// extend makes room for size bytes of a body. limit is the route's.
+func (r *reservation) extend(size, limit int64) error {
+	cost := r.keeps.cost(size)
+	switch err := r.from.Take(r.owner, cost-r.cost); {
+	case errors.Is(err, budget.ErrNever):
+		return interceptors.TooLarge(limit)
+	case err != nil:
+		busy := interceptors.LimitExceeded(time.Second)
+		busy.Text, busy.Hint = "Too much is being sent at a time.", "Try again in a moment."
+		return busy.Because(err)
+	}
+	r.size, r.cost = size, cost
+	return nil
+}
+
+// before gives the part of p into which may be read, after got bytes have been.
+func (r *reservation) before(p []byte, got, limit int64) ([]byte, error) {
+	if r == nil {
+		return p, nil
+	}
+	// One byte more shows that the body has come to its end.
+	if got >= r.size && r.size < limit {
+		if err := r.extend(min(2*r.size, limit), limit); err != nil {
+			return nil, err
+		}
+	}
+	if room := r.size - got + 1; int64(len(p)) > room {
+		p = p[:room]
+	}
+	return p, nil
+}
+
+// payer is in whose name memory is taken: the user, for an application service its own,
+// and the client's address where the proxy does not know who asks.
+func (p *Proxy) payer(q *request) string {
+	switch {
+	case q.asserter != "":
+		return string(q.asserter)
+	case q.who.UserID != "":
+		return string(q.who.UserID)
+	}
+	return network(p.clientAddr(q.r))
+}
+
+// clientAddr is the address of the client, as far as trusted proxies say it.
+func (p *Proxy) clientAddr(r *http.Request) netip.Addr {
+	addr := peer(r)
+	said := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
+	for i := len(said) - 2; i >= 0 && p.isTrusted(addr); i-- { // the last is the peer
+		next, err := netip.ParseAddr(strings.TrimSpace(said[i]))
+		if err != nil {
+			break
+		}
+		addr = next.Unmap()
+	}
+	return addr
+}
+
+// network is what one customer has of addresses: one of IPv4, 2^64 of IPv6.
+func network(addr netip.Addr) string {
+	if addr.Is6() {
+		if prefix, err := addr.WithZone("").Prefix(64); err == nil {
+			return prefix.String()
+		}
+	}
+	return addr.String()
+}
