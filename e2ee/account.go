@@ -5,7 +5,6 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -23,11 +22,10 @@ type account struct {
 	review turns[struct{}]
 
 	rollout rollout
+	// password is from a login through the proxy, see password.go.
+	password loginPassword
 
 	mu sync.Mutex
-	// password is from a login through the proxy; it answers the user-interactive
-	// auth of the first bootstrap and is wiped after it.
-	password secret.String
 	// warned are the account's warnings, once read; warnedSeq counts their changes.
 	warned     []store.Warning
 	warnedRead bool
@@ -61,18 +59,3 @@ func newAccount(e *Engine, row *store.Account) *account {
 
 // settings gives the account's configuration.
 func (a *account) settings() AccountSettings { return a.eng.opts.Account(a.user) }
-
-func (a *account) keepPassword(p secret.String) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.password = p
-}
-
-func (a *account) takePassword() secret.String {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.password
-}
-
-// forgetPassword wipes the password once the identity is set up.
-func (a *account) forgetPassword() { a.keepPassword(secret.String{}) }

@@ -31,10 +31,10 @@ func (d *Device) Bootstrap(ctx context.Context, auth UserAuth) (secret.String, e
 	if err := d.uploadNow(ctx); err != nil {
 		return secret.String{}, err
 	}
-	if auth.Password.IsZero() && auth.Stage == nil {
-		auth.Password = d.acct.takePassword()
-	}
-	if err := d.bootstrap(ctx, auth, bootstrapping{create: true, explicit: true}); err != nil {
+	auth, spent := d.acct.fillIn(auth)
+	err := d.bootstrap(ctx, auth, bootstrapping{create: true, explicit: true})
+	spent(err)
+	if err != nil {
 		return secret.String{}, err
 	}
 	switch d.ownNow() {

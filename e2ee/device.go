@@ -306,6 +306,7 @@ func (d *Device) retire() {
 	if d.stop != nil {
 		d.stop(ErrClosed)
 	}
+	d.acct.password.forget()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.token, d.nextToken = secret.String{}, secret.String{}

@@ -198,6 +198,7 @@ func (e *Engine) Close(ctx context.Context) error {
 	e.cancel(ErrClosed)
 	e.mu.Lock()
 	for _, a := range e.accounts {
+		a.password.forget()
 		a.tracker.Close()
 	}
 	e.mu.Unlock()

@@ -48,6 +48,12 @@ func (d *Device) SendOlm(ctx context.Context, eventType string, content json.Raw
 	return d.flushOutbox(ctx)
 }
 
+// HoldsPassword reports whether the password of a login is kept.
+func (d *Device) HoldsPassword() bool {
+	text, _ := d.acct.password.take()
+	return !text.IsZero()
+}
+
 // Maintain does at once what the engine's workers do when they get to it.
 func (d *Device) Maintain(ctx context.Context) { d.maintain(ctx) }
 

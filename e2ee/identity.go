@@ -44,7 +44,8 @@ func (d *Device) setUpIdentity(ctx context.Context) error {
 	d.mu.Lock()
 	looked := d.unsettled
 	d.mu.Unlock()
-	err := d.bootstrap(ctx, UserAuth{Password: d.acct.takePassword()}, bootstrapping{create: !d.eng.opts.ManualBootstrap})
+	password, given := d.acct.password.take()
+	err := d.bootstrap(ctx, UserAuth{Password: password}, bootstrapping{create: !d.eng.opts.ManualBootstrap})
 	var auth *AuthNeededError
 	if err != nil && !errors.As(err, &auth) && !errors.Is(err, ErrWrongPassword) {
 		return err
@@ -53,6 +54,9 @@ func (d *Device) setUpIdentity(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.settled = d.row.KeysUploaded && d.own != ownUnknown && d.unsettled == looked
+	if d.settled && (d.own != ownNoIdentity || !d.eng.opts.ManualBootstrap) { // else POST bootstrap may need it
+		d.acct.password.forgetGiven(given)
+	}
 	return err
 }
 
@@ -134,7 +138,7 @@ func (d *Device) bootstrap(ctx context.Context, auth UserAuth, may bootstrapping
 	if err := d.useIdentity(ctx, own, keys); err != nil {
 		return err
 	}
-	d.acct.forgetPassword()
+	d.acct.password.forget()
 	return d.completeStorage(ctx, keys, opened, may)
 }
 

@@ -191,8 +191,8 @@ func (e *Engine) Refreshed(ctx context.Context, user id.UserID, device id.Device
 }
 
 // LoggedIn tells of a login through the proxy. The password serves the first bootstrap
-// only, is kept in memory only, and goes with it.
-func (e *Engine) LoggedIn(ctx context.Context, user id.UserID, device id.DeviceID, token, password secret.String) error {
+// only; a copy of it is kept in memory only, for a minute at most.
+func (e *Engine) LoggedIn(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String, password secret.Bytes) error {
 	if device == "" {
 		return nil
 	}
@@ -201,11 +201,16 @@ func (e *Engine) LoggedIn(ctx context.Context, user id.UserID, device id.DeviceI
 	if err != nil {
 		return err
 	}
-	if d.mode == ModeProxied && !password.IsZero() {
-		d.acct.keepPassword(password)
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.settled = d.settled && d.own == ownSigned
+	if d.mode != ModeProxied || len(password) == 0 {
+		return nil
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.settled && d.own == ownSigned {
+		return nil // it has nothing to do
+	}
+	d.acct.password.keep(password)
+	d.settled = false
+	d.kickLocked()
 	return nil
 }

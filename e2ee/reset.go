@@ -47,13 +47,13 @@ func (d *Device) Reset(ctx context.Context, auth UserAuth) (secret.String, error
 	if err := d.uploadNow(ctx); err != nil {
 		return secret.String{}, err
 	}
-	if auth.Password.IsZero() && auth.Stage == nil {
-		auth.Password = d.acct.takePassword()
-	}
-	if err := d.resetNow(ctx, auth); err != nil {
+	auth, spent := d.acct.fillIn(auth)
+	err := d.resetNow(ctx, auth)
+	spent(err)
+	if err != nil {
 		return secret.String{}, err
 	}
-	d.acct.forgetPassword()
+	d.acct.password.forget()
 	d.lookAgain(ctx)
 	return d.acct.recoveryKey(ctx)
 }

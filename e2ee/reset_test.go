@@ -175,7 +175,7 @@ func TestFirstIdentityWithPassword(t *testing.T) {
 	if st := status(t, d); st.Identity.MasterKey != "" || !problems(st)["no_identity"] {
 		t.Errorf("without a password: %+v", st.Identity)
 	}
-	if err := r.eng.LoggedIn(t.Context(), idUser(s.UserID), "FIRST", secret.NewString(s.Token), secret.NewString("password of alice")); err != nil {
+	if err := r.eng.LoggedIn(t.Context(), idUser(s.UserID), "FIRST", secret.NewString(s.Token), secret.Bytes("password of alice")); err != nil {
 		t.Fatal(err)
 	}
 	d.Maintain(t.Context())
@@ -201,7 +201,7 @@ func TestFirstIdentityWithPassword(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := quick.eng.LoggedIn(t.Context(), idUser(s.UserID), "LATE", secret.NewString(late.Token), secret.NewString("password of alice")); err != nil {
+	if err := quick.eng.LoggedIn(t.Context(), idUser(s.UserID), "LATE", secret.NewString(late.Token), secret.Bytes("password of alice")); err != nil {
 		t.Fatal(err)
 	}
 	ld.PublishWithin(0)

@@ -8,9 +8,12 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"e2ee-proxy/internal/secret"
 )
 
 // maxAnswer bounds the homeserver's answers that a handler looks into, in bytes.
@@ -74,6 +77,39 @@ func checkValues(raw []byte) error {
 func putBack(x *Exchange, raw []byte) {
 	x.Request.Body = io.NopCloser(bytes.NewReader(raw))
 	x.Request.ContentLength = int64(len(raw))
+}
+
+// putBackOnce is putBack for a body that holds a secret: it is overwritten when it is
+// closed, which whoever sends it does.
+func putBackOnce(x *Exchange, raw []byte) io.ReadCloser {
+	body := &onceBody{left: raw, all: raw}
+	x.Request.Body, x.Request.ContentLength = body, int64(len(raw))
+	return body
+}
+
+// onceBody may be closed while it is read, as an http.RoundTripper may do it.
+type onceBody struct {
+	mu        sync.Mutex
+	left, all []byte
+}
+
+func (b *onceBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.left) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, b.left)
+	b.left = b.left[n:]
+	return n, nil
+}
+
+func (b *onceBody) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.all)
+	b.left = nil
+	return nil
 }
 
 // readObject takes the request body, which must be one JSON object. The answer is the
@@ -141,6 +177,20 @@ func (o object) text(name string) string {
 		return ""
 	}
 	return s
+}
+
+// secret gives a string member in a place of its own, which can be overwritten; nil when
+// it is missing or something else.
+func (o object) secret(name string) secret.Bytes {
+	v, ok := o[name]
+	if !ok || v.Kind() != jsontext.KindString {
+		return nil
+	}
+	text, err := jsontext.AppendUnquote(make([]byte, 0, len(v)), v)
+	if err != nil {
+		return nil
+	}
+	return text
 }
 
 // isFalse reports whether a member is the literal false.

@@ -32,7 +32,7 @@ func (e engineDevices) Device(ctx context.Context, who Identity) (Device, error)
 	return engineDevice{d}, nil
 }
 
-func (e engineDevices) LoggedIn(ctx context.Context, who Identity, password secret.String) error {
+func (e engineDevices) LoggedIn(ctx context.Context, who Identity, password secret.Bytes) error {
 	return e.engine.LoggedIn(ctx, who.UserID, who.DeviceID, who.Token, password)
 }
 

@@ -83,8 +83,9 @@ type Devices interface {
 	// Device loads or adopts the device. It may talk to the homeserver the first time.
 	Device(ctx context.Context, who Identity) (Device, error)
 	// LoggedIn tells of a login that went through the proxy; password is empty unless
-	// the login used one, and serves user-interactive auth of the first bootstrap only.
-	LoggedIn(ctx context.Context, who Identity, password secret.String) error
+	// the login used one, and serves user-interactive auth of the first bootstrap only. The
+	// caller overwrites it afterwards.
+	LoggedIn(ctx context.Context, who Identity, password secret.Bytes) error
 	// Refreshed tells that the homeserver gave a device a new access token for a refresh
 	// token (requirement 22.3: the same device). who.Token is the new one. The homeserver
 	// revokes the old one, and the refresh token that the client would need if it never got

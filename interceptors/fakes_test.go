@@ -185,7 +185,7 @@ func (d *fakeDevices) Device(context.Context, Identity) (Device, error) {
 	return d.dev, nil
 }
 
-func (d *fakeDevices) LoggedIn(ctx context.Context, who Identity, password secret.String) error {
+func (d *fakeDevices) LoggedIn(ctx context.Context, who Identity, password secret.Bytes) error {
 	return d.note(ctx, "login %s %s %s %q", who.UserID, who.DeviceID, who.Token.Reveal(), password.Reveal())
 }
 

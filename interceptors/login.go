@@ -14,7 +14,8 @@ import (
 // Login: POST login of every type, POST register where it gives a token, POST refresh.
 // They pass byte for byte upstream. The device that a login made or took over is made
 // known at once, with the password where one was used: it serves the user-interactive
-// authentication of the first bootstrap and is not stored. GET login and the redirects
+// authentication of the first bootstrap and is not stored. Here it is overwritten when the
+// request ends, however it ends, with the body that it came in. GET login and the redirects
 // of SSO are not handled here; they pass untouched.
 //
 // In an answer, well_known points at the proxy's public URL when one is configured. An
@@ -30,6 +31,7 @@ type sessions struct {
 // login handles [Login].
 func (s *sessions) login(x *Exchange) error {
 	raw, err := readObject(x)
+	defer func() { clear(raw) }()
 	if err != nil {
 		return err
 	}
@@ -37,9 +39,9 @@ func (s *sessions) login(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	var password secret.String
+	var password secret.Bytes
 	if body.text("type") == "m.login.password" {
-		password = secret.NewString(body.text("password"))
+		password = body.secret("password")
 	}
 	return s.begin(x, raw, password, false)
 }
@@ -48,6 +50,7 @@ func (s *sessions) login(x *Exchange) error {
 // authentication, which pass; only the last gives a token.
 func (s *sessions) register(x *Exchange) error {
 	raw, err := readOptionalObject(x)
+	defer func() { clear(raw) }()
 	if err != nil {
 		return err
 	}
@@ -58,12 +61,14 @@ func (s *sessions) register(x *Exchange) error {
 		}
 	}
 	guest := x.Request.URL.Query().Get("kind") == "guest"
-	return s.begin(x, raw, secret.NewString(body.text("password")), guest)
+	return s.begin(x, raw, body.secret("password"), guest)
 }
 
-// begin sends a login on and makes its device known.
-func (s *sessions) begin(x *Exchange, raw []byte, password secret.String, guest bool) error {
-	putBack(x, raw)
+// begin sends a login on and makes its device known. Afterwards nobody reads raw any more.
+func (s *sessions) begin(x *Exchange, raw []byte, password secret.Bytes, guest bool) error {
+	defer password.Wipe()
+	body := putBackOnce(x, raw)
+	defer body.Close() //nolint:errcheck // it never fails
 	resp, err := x.Upstream.Do(x, Change{})
 	if err != nil {
 		return err
@@ -90,7 +95,7 @@ func (s *sessions) begin(x *Exchange, raw []byte, password secret.String, guest 
 }
 
 // loggedIn makes a device known. When that fails, the device is known at its first request.
-func (s *sessions) loggedIn(x *Exchange, who Identity, password secret.String) {
+func (s *sessions) loggedIn(x *Exchange, who Identity, password secret.Bytes) {
 	if who.Guest {
 		return
 	}

@@ -1,0 +1,62 @@
+package e2ee
+
+import (
+	"bytes"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"e2ee-proxy/internal/secret"
+)
+
+// What is forgotten is overwritten, not just dropped: after its use, by the next one, and
+// after a minute when nobody had a use for it. What comes later is another password.
+func TestPasswordIsOverwritten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		gone := func(text secret.Bytes) bool { return bytes.Equal(text, make([]byte, len(text))) }
+		var held loginPassword
+		given := secret.Bytes("the password")
+		held.keep(given)
+		given.Wipe() // the caller's own
+		first := held.text
+		if text, _ := held.take(); text.Reveal() != "the password" {
+			t.Fatalf("it has %q", text.Reveal())
+		}
+		held.keep(secret.Bytes("another one"))
+		if !gone(first) {
+			t.Error("the first is there after the second came")
+		}
+		second := held.text
+		_, which := held.take()
+		held.forgetGiven(which - 1)
+		if gone(second) {
+			t.Error("whoever used the first forgot the second")
+		}
+		held.forgetGiven(which)
+		if text, _ := held.take(); !gone(second) || !text.IsZero() {
+			t.Error("it is there after its use")
+		}
+
+		held.keep(secret.Bytes("nobody needs it"))
+		third := held.text
+		time.Sleep(30 * time.Second)
+		held.keep(secret.Bytes("the last"))
+		last := held.text
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		if !gone(third) || gone(last) {
+			t.Error("the minute of the third ended the last")
+		}
+		time.Sleep(30*time.Second - time.Millisecond)
+		synctest.Wait()
+		if gone(last) {
+			t.Error("it is gone before its minute is over")
+		}
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		if text, _ := held.take(); !gone(last) || !text.IsZero() {
+			t.Error("it is there after a minute")
+		}
+	})
+}
