@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"e2ee-proxy/internal/coredump"
 )
 
 func main() {
@@ -38,8 +40,12 @@ func commands() []command {
 	}
 }
 
-// run finds the command that the arguments begin with, and runs it with the rest.
+// run finds the command that the arguments begin with, and runs it with the rest. Whatever
+// it is, keys may get into memory, which must not be written to a file when it crashes.
 func (p *process) run(args []string) error {
+	if err := coredump.Forbid(); err != nil {
+		return &failure{exitRuntime, err, "let the process lower its own limits: a filter of system calls must allow prctl and prlimit64"}
+	}
 	given := strings.Join(args, " ")
 	for _, c := range commands() {
 		if given == c.name || strings.HasPrefix(given, c.name+" ") {

@@ -1,0 +1,6 @@
+//go:build unix && !linux
+
+package coredump
+
+// Forbid forbids core dumps of this process.
+func Forbid() error { return limit() }
