@@ -3,10 +3,11 @@
 // It promises that the heap it uses does not grow with the body: up to a threshold
 // the body is in memory, beyond it all of it is in a temporary file that has no name
 // any more (on systems that allow it), mode 0600, encrypted with AES-256-CTR under a
-// key that exists only in this process' memory. Close gives everything back.
+// key that exists only in this process' memory. What is on the disk is taken from a budget
+// before it is written. Close gives everything back.
 //
 // It must never write clear text to a disk, or survive its Spool: the file cannot be
 // read by a later process.
 //
-// Anybody may import it; it imports the standard library only.
+// Anybody may import it; it imports the standard library and package budget only.
 package spool

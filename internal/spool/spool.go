@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"e2ee-proxy/internal/budget"
 )
 
 const (
@@ -27,13 +29,21 @@ type Options struct {
 	Memory int
 	// Dir is the directory of the temporary file: the system's.
 	Dir string
+	// Disk is what the file takes its size from, in the name of Owner. Without it there is
+	// no bound.
+	Disk  *budget.Budget
+	Owner string
 }
+
+// diskStep is how much is taken from the budget at once, in bytes.
+const diskStep = 1 << 20
 
 // Spool is one body. It is written first, then read at will; both by one goroutine
 // at a time.
 type Spool struct {
 	opt     Options
 	size    int64
+	taken   int64  // from the budget
 	memory  []byte // all of the body, while there is no file
 	file    *os.File
 	unlink  string // what Close must still remove
@@ -116,6 +126,9 @@ func (s *Spool) encrypt(p []byte) (int, error) {
 	done := 0
 	for done < len(p) {
 		part := p[done:min(done+chunk, len(p))]
+		if err := s.take(s.size + int64(len(part))); err != nil {
+			return done, err
+		}
 		s.stream.XORKeyStream(s.scratch, part)
 		// At its offset: a write that came up short is not made good by the next.
 		n, err := s.file.WriteAt(s.scratch[:len(part)], s.size)
@@ -127,6 +140,26 @@ func (s *Spool) encrypt(p []byte) (int, error) {
 		done += n
 	}
 	return done, nil
+}
+
+// take makes sure that size bytes may be on the disk. Its errors are those of the budget:
+// ErrNever when the body itself is too large.
+func (s *Spool) take(size int64) error {
+	if s.opt.Disk == nil || size <= s.taken {
+		return nil
+	}
+	more := max(diskStep, size-s.taken)
+	if room := s.opt.Disk.Share() - s.taken; more > room {
+		more = size - s.taken // what is left of a share may be less than a step
+		if more > room {
+			return fmt.Errorf("spool: keep a body: %w", budget.ErrNever)
+		}
+	}
+	if err := s.opt.Disk.Take(s.opt.Owner, more); err != nil {
+		return fmt.Errorf("spool: keep a body: %w", err)
+	}
+	s.taken += more
+	return nil
 }
 
 // counter is the initial counter block for a block number of the body. The key is
@@ -173,7 +206,10 @@ func (s *Spool) decrypt(p []byte, off int64) {
 }
 
 // Reader gives a new reader of the whole body from its start.
-func (s *Spool) Reader() io.Reader { return io.NewSectionReader(s, 0, s.size) }
+func (s *Spool) Reader() io.Reader { return s.Section(0, s.size) }
+
+// Section gives a new reader of a part of the body.
+func (s *Spool) Section(from, to int64) io.Reader { return io.NewSectionReader(s, from, to-from) }
 
 // Close removes the body, from memory and disk.
 func (s *Spool) Close() error {
@@ -183,6 +219,9 @@ func (s *Spool) Close() error {
 	s.memory, s.scratch, s.block, s.stream = nil, nil, nil, nil
 	if s.file == nil {
 		return nil
+	}
+	if s.opt.Disk != nil {
+		defer s.opt.Disk.Give(s.opt.Owner, s.taken)
 	}
 	err := s.file.Close()
 	s.file = nil

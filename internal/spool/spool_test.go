@@ -11,6 +11,7 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"e2ee-proxy/internal/budget"
 	"e2ee-proxy/internal/spool"
 )
 
@@ -228,5 +229,51 @@ func BenchmarkSpool(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// What is on the disk counts, for its owner and for all, from before it is written until
+// it is closed. What has no place in the budget is not written, and says whether to wait.
+func TestSpoolTakesFromABudget(t *testing.T) {
+	t.Parallel()
+	const mib = 1 << 20
+	dir, disk := t.TempDir(), budget.New(3*mib+100, 2*mib)
+	open := func(owner string) *spool.Spool {
+		return spool.New(spool.Options{Memory: 1000, Dir: dir, Disk: disk, Owner: owner})
+	}
+	small, first, second, other := open("alice"), open("alice"), open("alice"), open("bob")
+	fill(t, small, body(1000), 1000)
+	if got := disk.Taken(); got != 0 {
+		t.Errorf("a body in memory takes %d", got)
+	}
+	fill(t, first, body(mib), 1000)
+	if got := disk.Taken(); got != mib {
+		t.Errorf("%d are taken for a MiB", got)
+	}
+	fill(t, second, body(mib), 5000)
+	if n, err := second.Write(body(1)); n != 0 || !errors.Is(err, budget.ErrSpent) {
+		t.Errorf("more than a share: %d, %v", n, err)
+	}
+	fill(t, other, body(mib), 70_000)
+	if n, err := other.Write(body(200)); n != 0 || !errors.Is(err, budget.ErrSpent) {
+		t.Errorf("more than there is: %d, %v", n, err)
+	}
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, first, body(mib), 70_000)
+	if n, err := first.Write(body(1)); n != 0 || !errors.Is(err, budget.ErrNever) {
+		t.Errorf("one body of more than a share: %d, %v", n, err)
+	}
+	if err := iotest.TestReader(other.Section(7, 100), body(mib)[7:100]); err != nil {
+		t.Errorf("what was kept: %v", err)
+	}
+	for _, s := range []*spool.Spool{small, first, other, first} {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := disk.Taken(); got != 0 {
+		t.Errorf("%d are left", got)
 	}
 }
