@@ -179,7 +179,7 @@ func TestImportedKeysProveNothing(t *testing.T) {
 	}
 	other := newRig(t, st.hs, nil).device(st.hs.Login("alice", "OTHER"))
 	settle(t, other)
-	if got, err := other.ImportKeys(t.Context(), passphrase, file.Bytes()); err != nil || got.Imported == 0 || got.Refused > 0 {
+	if got, err := other.ImportKeys(t.Context(), passphrase, e2ee.KeyFile(file.Bytes())); err != nil || got.Imported == 0 || got.Refused > 0 {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	ev := stageEvent(t, st.hs, room, read)

@@ -60,7 +60,7 @@ func importOf(t *testing.T, d *e2ee.Device, list any) (e2ee.Imported, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return d.ImportKeys(t.Context(), phrase, file)
+	return d.ImportKeys(t.Context(), phrase, e2ee.KeyFile(file))
 }
 
 // uploadedKeys gives the size of every upload that the homeserver took part in.

@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/liar"
 	"e2ee-proxy/internal/secret"
 )
@@ -165,7 +166,7 @@ func TestCrashDuringImport(t *testing.T) {
 		d := r.device(s)
 		ready(t, d)
 		c.arm(after)
-		_, err := d.ImportKeys(t.Context(), passphrase, file.Bytes())
+		_, err := d.ImportKeys(t.Context(), passphrase, e2ee.KeyFile(file.Bytes()))
 		if err == nil {
 			c.over(t, func() bool { keys, _ := hs.BackedUp(s.UserID); return keys == 3 })
 		}
@@ -176,7 +177,7 @@ func TestCrashDuringImport(t *testing.T) {
 		}
 		r.start()
 		d = r.device(s)
-		if _, err := d.ImportKeys(t.Context(), passphrase, file.Bytes()); err != nil {
+		if _, err := d.ImportKeys(t.Context(), passphrase, e2ee.KeyFile(file.Bytes())); err != nil {
 			t.Fatalf("it cannot be repeated: %v", err)
 		}
 		backedUp(t, hs, s.UserID, 3)

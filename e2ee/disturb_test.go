@@ -405,7 +405,7 @@ func TestDisturbedImport(t *testing.T) {
 				if err := st.use(ctx); err != nil {
 					return err
 				}
-				_, err := st.dev.ImportKeys(ctx, passphrase, file.Bytes())
+				_, err := st.dev.ImportKeys(ctx, passphrase, e2ee.KeyFile(file.Bytes()))
 				return err
 			},
 			outcome: func() string {

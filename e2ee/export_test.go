@@ -154,6 +154,23 @@ func OpenExport(passphrase secret.String, file []byte) ([]byte, error) {
 	return openExport(passphrase, file)
 }
 
+func openExport(passphrase secret.String, file []byte) ([]byte, error) {
+	opened, err := authenticate(passphrase, KeyFile(file))
+	if err != nil {
+		return nil, err
+	}
+	text, err := opened.text()
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(text)
+}
+
+// KeyFile is a file of keys that is in memory.
+func KeyFile(file []byte) func() io.Reader {
+	return func() io.Reader { return bytes.NewReader(file) }
+}
+
 // SignJSON signs an object with the device's key.
 func (d *Device) SignJSON(v any) (json.RawMessage, error) {
 	raw, err := json.Marshal(v)

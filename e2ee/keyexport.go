@@ -1,7 +1,6 @@
 package e2ee
 
 import (
-	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -17,11 +16,7 @@ import (
 	"hash"
 	"io"
 
-	"github.com/go-json-experiment/json/jsontext"
-	"maunium.net/go/mautrix/id"
-
 	"e2ee-proxy/internal/secret"
-	"e2ee-proxy/store"
 )
 
 // The file format for room keys that clients exchange (requirement 16.10). A file is
@@ -40,8 +35,12 @@ const (
 	MaxExport = 64 << 20
 	// maxImport bounds how many keys a file may hold.
 	maxImport = 100_000
-	// importBatch is how many keys are stored at a time.
+	// maxImported bounds one key in a file, in bytes.
+	maxImported = 64 << 10
+	// importBatch is how many keys are stored at a time, importBytes how large they may be
+	// together.
 	importBatch = 250
+	importBytes = 1 << 20
 )
 
 // Reasons why a file is not imported.
@@ -116,11 +115,11 @@ func newExportWriter(passphrase secret.String, rounds uint32, w io.Writer) (*exp
 	}
 	prefix[17+8] &= 0x7f // bit 63 of the IV, for those whose counter has 64 bits
 	binary.BigEndian.PutUint32(prefix[33:], rounds)
-	stream, mac, err := deriveExport(passphrase, prefix)
+	block, mac, err := deriveExport(passphrase, prefix)
 	if err != nil {
 		return nil, err
 	}
-	out := &exportWriter{w: w, stream: stream, mac: mac}
+	out := &exportWriter{w: w, stream: cipher.NewCTR(block, prefix[17:33]), mac: mac}
 	if _, err := io.WriteString(w, exportHead+"\n"); err != nil {
 		return nil, fmt.Errorf("write keys: %w", err)
 	}
@@ -128,7 +127,7 @@ func newExportWriter(passphrase secret.String, rounds uint32, w io.Writer) (*exp
 }
 
 // deriveExport derives the keys of a file from its prefix.
-func deriveExport(passphrase secret.String, prefix []byte) (cipher.Stream, hash.Hash, error) {
+func deriveExport(passphrase secret.String, prefix []byte) (cipher.Block, hash.Hash, error) {
 	rounds := binary.BigEndian.Uint32(prefix[33:exportPrefix])
 	key, err := pbkdf2.Key(sha512.New, passphrase.Reveal(), prefix[1:17], int(rounds), 64)
 	if err != nil {
@@ -138,7 +137,7 @@ func deriveExport(passphrase secret.String, prefix []byte) (cipher.Stream, hash.
 	if err != nil {
 		return nil, nil, fmt.Errorf("derive the key of an export: %w", err)
 	}
-	return cipher.NewCTR(block, prefix[17:33]), hmac.New(sha256.New, key[32:]), nil
+	return block, hmac.New(sha256.New, key[32:]), nil
 }
 
 // write encrypts.
@@ -183,137 +182,4 @@ func (e *exportWriter) end(plain []byte) error {
 		out = append(base64.StdEncoding.AppendEncode(out, e.line), '\n')
 	}
 	return e.put(append(out, exportTail+"\n"...))
-}
-
-// openExport decrypts a file.
-func openExport(passphrase secret.String, file []byte) ([]byte, error) {
-	if len(file) > MaxExport {
-		return nil, ErrExportTooCostly
-	}
-	text := bytes.TrimSpace(file)
-	text, headed := bytes.CutPrefix(text, []byte(exportHead))
-	text, tailed := bytes.CutSuffix(text, []byte(exportTail))
-	if !headed || !tailed {
-		return nil, ErrNotAnExport
-	}
-	// The decoder ignores line ends, and there may be other white space.
-	text = bytes.Map(func(r rune) rune {
-		if r == ' ' || r == '\t' || r == '=' {
-			return -1
-		}
-		return r
-	}, text)
-	raw, err := base64.RawStdEncoding.AppendDecode(nil, text)
-	if err != nil || len(raw) < exportPrefix+sha256.Size || raw[0] != exportVersion {
-		return nil, ErrNotAnExport
-	}
-	rounds := binary.BigEndian.Uint32(raw[33:exportPrefix])
-	switch {
-	case rounds == 0:
-		return nil, ErrNotAnExport
-	case rounds > maxIterations:
-		return nil, ErrExportTooCostly
-	}
-	stream, mac, err := deriveExport(passphrase, raw[:exportPrefix])
-	if err != nil {
-		return nil, err
-	}
-	body, sum := raw[:len(raw)-sha256.Size], raw[len(raw)-sha256.Size:]
-	mac.Write(body)
-	if !hmac.Equal(mac.Sum(nil), sum) {
-		return nil, ErrWrongPassphrase
-	}
-	plain := body[exportPrefix:]
-	stream.XORKeyStream(plain, plain)
-	return plain, nil
-}
-
-// ImportKeys takes room keys from a file in the standard format. They prove nothing of
-// their senders: messages that they open are shown grey, source import.
-func (d *Device) ImportKeys(ctx context.Context, passphrase secret.String, file []byte) (Imported, error) {
-	if d.mode != ModeProxied {
-		return Imported{}, ErrNotProxied
-	}
-	plain, err := openExport(passphrase, file)
-	if err != nil {
-		return Imported{}, err
-	}
-	defer clear(plain)
-	defer d.kick() // what is taken goes into the backup
-	if err := checkImport(plain); err != nil {
-		return Imported{}, err
-	}
-	var out Imported
-	var rows []store.InboundSession
-	flush := func() error {
-		kept, err := d.keepKept(ctx, rows)
-		out.Imported += kept
-		rows = rows[:0]
-		return err
-	}
-	err = eachImported(plain, func(raw []byte) error {
-		out.Total++
-		row, err := importedSession(bytes.Clone(raw))
-		if err != nil {
-			out.Refused++
-			return nil
-		}
-		if rows = append(rows, row); len(rows) < importBatch {
-			return nil
-		}
-		return flush()
-	})
-	if err != nil {
-		return out, err
-	}
-	return out, flush()
-}
-
-// checkImport looks through a file before anything of it is stored: a list, whole, and
-// not too long.
-func checkImport(plain []byte) error {
-	n := 0
-	return eachImported(plain, func([]byte) error {
-		if n++; n > maxImport {
-			return ErrExportTooCostly
-		}
-		return nil
-	})
-}
-
-// eachImported gives the entries of a file. They are valid until the next one.
-func eachImported(plain []byte, each func(raw []byte) error) error {
-	dec := jsontext.NewDecoder(bytes.NewReader(plain))
-	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != jsontext.KindBeginArray {
-		return ErrNotAnExport
-	}
-	for dec.PeekKind() != jsontext.KindEndArray {
-		raw, err := dec.ReadValue()
-		if err != nil {
-			return ErrNotAnExport
-		}
-		if err := each(raw); err != nil {
-			return err
-		}
-	}
-	_, err := dec.ReadToken()
-	if _, end := dec.ReadToken(); err != nil || !errors.Is(end, io.EOF) {
-		return ErrNotAnExport
-	}
-	return nil
-}
-
-// importedSession reads one entry of a file.
-func importedSession(raw []byte) (store.InboundSession, error) {
-	entry, err := parseObject(raw)
-	if err != nil {
-		return store.InboundSession{}, err
-	}
-	room, _ := entry.text("room_id")
-	session, _ := entry.text("session_id")
-	if room == "" || session == "" || len(room) > maxIDLength || len(session) > maxIDLength {
-		return store.InboundSession{}, fmt.Errorf("%w: an exported key", errMalformed)
-	}
-	ref := store.SessionRef{RoomID: id.RoomID(room), SessionID: id.SessionID(session)}
-	return keptSession(ref, raw, store.SourceImport, false)
 }

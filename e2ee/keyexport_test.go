@@ -5,6 +5,10 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -82,10 +86,105 @@ func TestHostileExports(t *testing.T) {
 		"no head":              {[]byte("hello"), ErrNotAnExport},
 		"only a head":          {[]byte(exportHead), ErrNotAnExport},
 		"nothing":              {nil, ErrNotAnExport},
-		"too long":             {make([]byte, MaxExport+1), ErrExportTooCostly},
+		"too long":             {append(append([]byte(exportHead+"\n"), base64.StdEncoding.EncodeToString(raw[:exportPrefix+2])...), bytes.Repeat([]byte("A"), MaxExport)...), ErrExportTooCostly},
+		"too much space":       {bytes.Repeat([]byte(" "), MaxExport+1), ErrExportTooCostly},
+		"no tail":              {[]byte(exportHead + "\n" + base64.StdEncoding.EncodeToString(raw)), ErrNotAnExport},
+		"half a tail":          {[]byte(exportHead + "\n" + base64.StdEncoding.EncodeToString(raw) + "\n-----END"), ErrNotAnExport},
+		"more after the tail":  {append(wrap(func(raw []byte) []byte { return raw }), "\nx"...), ErrNotAnExport},
 	} {
 		if _, err := openExport(secret.NewString("password"), tt.file); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", name, err, tt.want)
+		}
+	}
+}
+
+// Attack: a file of keys as large as may be, which is held in memory several times over
+// while it is opened, takes the memory of everybody.
+//
+// Expected: it is read where it lies; what is in memory does not grow with it.
+func TestImportedFileIsNotHeldInMemory(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.txt")
+	file, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := newExportWriter(secret.NewString("pass"), 10, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const entries, size = 2000, 20_000
+	entry := []byte(`,{"room_id":"!r:hs","session_id":"` + strings.Repeat("x", size) + `"}`)
+	for i := range entries {
+		text := bytes.Clone(entry)
+		if i == 0 {
+			text[0] = '['
+		}
+		if err := out.write(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(out.end([]byte("]")), file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	var opened []*os.File
+	open := func() io.Reader {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Error(err)
+		}
+		opened = append(opened, f)
+		return f
+	}
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before, most, n := heap(), int64(0), 0
+	keys, err := authenticate(secret.NewString("pass"), open)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := checkImport(keys); err != nil {
+		t.Fatal(err)
+	}
+	err = keys.each(func(raw []byte) error {
+		if n++; n%500 == 0 {
+			most = max(most, heap()-before)
+		}
+		if _, err := importedSession(bytes.Clone(raw)); err == nil {
+			t.Error("an entry of nothing was taken")
+		}
+		return nil
+	})
+	for _, f := range opened {
+		_ = f.Close()
+	}
+	if err != nil || n != entries {
+		t.Errorf("%d entries: %v", n, err)
+	}
+	if most > 2<<20 {
+		t.Errorf("the heap grew by %d bytes for a file of %d", most, entries*size)
+	}
+}
+
+// Attack: one entry of a file is as large as a file may be.
+//
+// Expected: the file is refused before anything of it is stored.
+func TestImportOfALargeEntry(t *testing.T) {
+	t.Parallel()
+	for size, want := range map[int]error{maxImported / 2: nil, 2*maxImported + 4096: ErrExportTooCostly} {
+		file, err := SealExport(secret.NewString("pass"), []byte(`[{"a":"`+strings.Repeat("x", size)+`"}]`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys, err := authenticate(secret.NewString("pass"), KeyFile(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := checkImport(keys); !errors.Is(err, want) {
+			t.Errorf("%d bytes: %v, want %v", size, err, want)
 		}
 	}
 }

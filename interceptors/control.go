@@ -24,7 +24,8 @@ type Control interface {
 	// ExportKeys writes the room keys as a file; it has written nothing when it could not begin.
 	ExportKeys(ctx context.Context, passphrase secret.String, w io.Writer) error
 	// ImportKeys takes room keys from such a file: ErrNotAnExport, ErrWrongPassphrase, ErrExportTooCostly.
-	ImportKeys(ctx context.Context, passphrase secret.String, file []byte) (e2ee.Imported, error)
+	// open gives a new reader of it.
+	ImportKeys(ctx context.Context, passphrase secret.String, open func() io.Reader) (e2ee.Imported, error)
 	// RestoreHistory has the whole history fetched from the key backup: ErrNoBackup.
 	RestoreHistory(ctx context.Context) error
 	// Reset makes a new identity, secret storage and backup and gives the recovery key.

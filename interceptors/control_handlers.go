@@ -25,9 +25,12 @@ const (
 )
 
 // control are the handlers of the control API.
-type control struct{ recovers, resets, exports *attempts }
+type control struct {
+	recovers, resets, exports *attempts
+	options                   SyncOptions
+}
 
-func newControl() (*control, error) {
+func newControl(o SyncOptions) (*control, error) {
 	recovers, err := newAttempts(recoverBurst, recoverInterval)
 	if err != nil {
 		return nil, err
@@ -40,7 +43,7 @@ func newControl() (*control, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &control{recovers: recovers, resets: resets, exports: exports}, nil
+	return &control{recovers: recovers, resets: resets, exports: exports, options: o}, nil
 }
 
 // asked is one call of the control API.

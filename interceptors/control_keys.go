@@ -71,29 +71,6 @@ func (l *lateWriter) Write(p []byte) (int, error) {
 	return l.w.Write(p)
 }
 
-type importBody struct {
-	exportBody
-	Keys *string `json:"keys"`
-}
-
-func (c *control) importKeys(a asked) (any, error) {
-	var body importBody
-	if err := readControl(a.Exchange, &body); err != nil {
-		return nil, err
-	}
-	passphrase, err := body.passphrase()
-	if err != nil {
-		return nil, err
-	}
-	if body.Keys == nil {
-		return nil, MissingParam("keys is missing: the text of the file.")
-	}
-	if err := c.exports.take(a.Identity.UserID); err != nil {
-		return nil, err
-	}
-	return a.ImportKeys(a.ctx, passphrase, []byte(*body.Keys))
-}
-
 func (c *control) restoreKeys(a asked) (any, error) {
 	if err := readControl(a.Exchange, &emptyBody{}); err != nil {
 		return nil, err

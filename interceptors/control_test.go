@@ -277,7 +277,7 @@ func TestControlModes(t *testing.T) {
 
 func newControlHandlers(t *testing.T) map[string]Handler {
 	t.Helper()
-	c, err := newControl()
+	c, err := newControl(SyncOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,9 @@
 package interceptors
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"testing"
@@ -18,6 +20,9 @@ type fakeControl struct {
 	err   error
 	empty bool
 	asked []string
+	// file is what an import brought; during is called while it is there.
+	file   string
+	during func()
 }
 
 func (c *fakeControl) ask(format string, args ...any) error {
@@ -62,7 +67,15 @@ func (c *fakeControl) ExportKeys(_ context.Context, passphrase secret.String, w 
 	return err
 }
 
-func (c *fakeControl) ImportKeys(_ context.Context, passphrase secret.String, file []byte) (e2ee.Imported, error) {
+func (c *fakeControl) ImportKeys(_ context.Context, passphrase secret.String, open func() io.Reader) (e2ee.Imported, error) {
+	file, err := io.ReadAll(open())
+	if again, twice := io.ReadAll(open()); err != nil || twice != nil || !bytes.Equal(file, again) {
+		return e2ee.Imported{}, errors.Join(err, twice, errors.New("the file cannot be read twice"))
+	}
+	c.file = string(file)
+	if c.during != nil {
+		c.during()
+	}
 	return e2ee.Imported{Total: 3, Imported: 1, Refused: 1}, c.ask("import %q %q", passphrase.Reveal(), file)
 }
 

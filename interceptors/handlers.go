@@ -72,6 +72,9 @@ type Options struct {
 // Handlers makes the handlers of this package by name. They share what must be known
 // from one request to the next, so that one process makes them once.
 func Handlers(o Options) (map[string]Handler, error) {
+	if o.Sync.SpoolDisk == nil {
+		o.Sync.SpoolDisk = NewSpoolDisk(0, 0)
+	}
 	order, err := newRoomOrder()
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
@@ -84,7 +87,7 @@ func Handlers(o Options) (map[string]Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
-	api, err := newControl()
+	api, err := newControl(o.Sync)
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
@@ -100,7 +103,7 @@ func Handlers(o Options) (map[string]Handler, error) {
 	maps.Copy(all, reader.handlers())
 	writes := &rooms{order: order, txns: txns}
 	maps.Copy(all, writes.handlers())
-	all[Search] = (&searches{writes, o.HideNotices, o.Sync.SpoolDir}).narrow(all[Search])
+	all[Search] = (&searches{writes, o.HideNotices, o.Sync}).narrow(all[Search])
 	maps.Copy(all, (&sessions{public: o.PublicURL, refresh: refresh}).handlers())
 	maps.Copy(all, api.handlers())
 	return all, nil

@@ -12,7 +12,6 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/jsonscan"
-	"e2ee-proxy/internal/spool"
 )
 
 // Reads: every endpoint that returns events, beside /sync. For devices whose encryption the
@@ -73,8 +72,7 @@ func (r *reader) handler(f *family) Handler {
 
 // answer rewrites a body of the family.
 func (r *reader) answer(x *Exchange, dev Device, f *family, graph *jsonscan.Node, resp *http.Response) (err error) {
-	body := spool.New(spool.Options{Dir: r.opt.SpoolDir})
-	plan := spool.New(spool.Options{Dir: r.opt.SpoolDir, Memory: planMemory})
+	body, plan := r.opt.spool(x, 0), r.opt.spool(x, planMemory)
 	defer func() { err = errors.Join(err, body.Close(), plan.Close()) }()
 	s := &readScan{
 		eventScan: eventScan{graphs: &r.graphs, showEncryption: r.opt.ShowEncryptionState}, family: f,

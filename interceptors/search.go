@@ -35,7 +35,7 @@ type searches struct {
 	rooms *rooms
 	// hideNotices says no more in an answer than what programs read.
 	hideNotices bool
-	spoolDir    string
+	options     SyncOptions
 }
 
 // narrow handles [Search]: what may be asked goes on to next.
@@ -73,7 +73,7 @@ func (s *searches) narrow(next Handler) Handler {
 			return next(x)
 		}
 		noted := *x
-		noted.Upstream = &notingUpstream{Upstream: x.Upstream, note: &note, dir: s.spoolDir}
+		noted.Upstream = &notingUpstream{Upstream: x.Upstream, note: &note, options: s.options}
 		return next(&noted)
 	}
 }

@@ -15,7 +15,6 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/jsonscan"
-	"e2ee-proxy/internal/spool"
 )
 
 // What the answer to a search says of the rooms that were left out, beside what was found:
@@ -105,8 +104,8 @@ func (n *searchNote) answer(x *Exchange) error {
 // homeserver's.
 type notingUpstream struct {
 	Upstream
-	note *searchNote
-	dir  string
+	note    *searchNote
+	options SyncOptions
 }
 
 // Forward implements [Upstream].
@@ -124,7 +123,7 @@ func (u *notingUpstream) Relay(x *Exchange, resp *http.Response) (err error) {
 	if resp.StatusCode != http.StatusOK {
 		return u.Upstream.Relay(x, resp)
 	}
-	body, out := spool.New(spool.Options{Dir: u.dir}), spool.New(spool.Options{Dir: u.dir})
+	body, out := u.options.spool(x, 0), u.options.spool(x, 0)
 	defer func() { err = errors.Join(err, body.Close(), out.Close()) }()
 	edits, err := u.note.edits(&keepingReader{resp.Body, body})
 	if err != nil {
@@ -133,11 +132,11 @@ func (u *notingUpstream) Relay(x *Exchange, resp *http.Response) (err error) {
 	edit := jsonscan.NewEditor(out, body.Reader())
 	for _, e := range edits {
 		if err := edit.Apply(e); err != nil {
-			return fmt.Errorf("rewrite what was found: %w", err)
+			return rewriteFailure("what was found", err)
 		}
 	}
 	if err := edit.Close(); err != nil {
-		return fmt.Errorf("rewrite what was found: %w", err)
+		return rewriteFailure("what was found", err)
 	}
 	setBody(resp, out.Reader(), out.Size())
 	return u.Upstream.Relay(x, resp)

@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/budget"
 	"e2ee-proxy/internal/jsonscan"
-	"e2ee-proxy/internal/spool"
 )
 
 // GET /sync, for devices whose encryption the proxy does; others pass through.
@@ -55,6 +55,8 @@ type SyncOptions struct {
 	// SpoolDir is where responses too large for memory are kept, encrypted, until they
 	// are sent: the system's directory for temporary files.
 	SpoolDir string
+	// SpoolDisk is what they may take of the disk: [NewSpoolDisk].
+	SpoolDisk *budget.Budget
 }
 
 const (
@@ -81,6 +83,9 @@ type syncHandler struct {
 func NewSync(opt SyncOptions) (Handler, error) {
 	if opt.MaxTimeout == 0 {
 		opt.MaxTimeout = defaultMaxTimeout
+	}
+	if opt.SpoolDisk == nil {
+		opt.SpoolDisk = NewSpoolDisk(0, 0)
 	}
 	filters, err := newFilters()
 	if err != nil {
@@ -215,8 +220,7 @@ func (b *cancelBody) Close() error {
 
 // answer takes in a sync response, commits what it says, and answers with the rest.
 func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since string, filter *clientFilter, resp *http.Response) (err error) {
-	body := spool.New(spool.Options{Dir: h.opt.SpoolDir})
-	plan := spool.New(spool.Options{Dir: h.opt.SpoolDir, Memory: planMemory})
+	body, plan := h.opt.spool(x, 0), h.opt.spool(x, planMemory)
 	defer func() { err = errors.Join(err, body.Close(), plan.Close()) }()
 	graph := h.lean
 	if filter != nil {
@@ -248,6 +252,9 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 // syncFailure tells a response that is no sync response from one that ended early and
 // from a failure of our own.
 func syncFailure(err error) error {
+	if full := spoolFailure(err); full != nil {
+		return full
+	}
 	var own *spoolError
 	if errors.As(err, &own) {
 		return err

@@ -1,0 +1,186 @@
+package interceptors
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json"
+
+	"e2ee-proxy/internal/jsonscan"
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/spool"
+)
+
+// POST keys/import takes a body of up to 80 MiB, with the text of a file of keys as a
+// string in it. The body is spooled while it is looked through, and the engine reads the
+// string from there as often as it needs to.
+
+// Places in the body of an import.
+const (
+	importTop = iota + 1
+	importPassphrase
+	importFile
+	importOther
+)
+
+// maxPassphrase bounds a passphrase, in bytes.
+const maxPassphrase = 64 << 10
+
+func importGraph() *jsonscan.Node {
+	top := jsonscan.NewNode().Report(importTop, false)
+	top.Down(jsonscan.Key("passphrase")).Report(importPassphrase, true)
+	top.Down(jsonscan.Key("keys")).Report(importFile, false)
+	top.Down(jsonscan.Any()).Report(importOther, false)
+	return top
+}
+
+// importBody is what an import takes, as strictly as every body of the control API.
+type importBody struct {
+	passphrase secret.String
+	// from and to are where the string with the file begins and ends; to is zero without one.
+	from, to int64
+}
+
+// readImport looks through the body of an import and keeps it.
+func readImport(x *Exchange, keep *spool.Spool) (importBody, error) {
+	var body importBody
+	seen := make(map[int]int)
+	values := 0
+	_, err := jsonscan.Scan(&keepingReader{x.Request.Body, keep}, importGraph(), jsonscan.Options{MaxCapture: maxPassphrase}, func(v *jsonscan.Value) error {
+		seen[v.ID]++
+		switch v.ID {
+		case importTop:
+			if v.Kind != '{' {
+				return BadJSON("The request body must be a JSON object.")
+			}
+			values = v.Count
+			return nil
+		case importPassphrase:
+			if v.Kind == 'n' {
+				return nil
+			}
+			var text string
+			if v.Kind != '"' || v.Raw == nil || !utf8.Valid(v.Raw) || json.Unmarshal(v.Raw, &text) != nil {
+				return errImportMember
+			}
+			body.passphrase = secret.NewString(text)
+			return nil
+		case importFile:
+			if v.Kind != '"' && v.Kind != 'n' {
+				return errImportMember
+			}
+			if v.Kind == '"' {
+				body.from, body.to = v.Start+1, v.End-1
+			}
+			return nil
+		}
+		return errImportMember
+	})
+	if err != nil {
+		return body, importFailure(err)
+	}
+	if seen[importPassphrase] > 1 || seen[importFile] > 1 || values != seen[importPassphrase]+seen[importFile] {
+		return body, importFailure(errImportMember)
+	}
+	if body.passphrase.IsZero() {
+		return body, MissingParam("passphrase is missing: the file is encrypted with it.")
+	}
+	if body.to == 0 {
+		return body, MissingParam("keys is missing: the text of the file.")
+	}
+	return body, nil
+}
+
+var errImportMember = errors.New("a member that is not one of an import")
+
+// importFailure is what the client is told of a body that was not taken.
+func importFailure(err error) error {
+	var own *spoolError
+	var syntax *jsonscan.SyntaxError
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return TooLarge(tooLarge.Limit)
+	}
+	switch full := spoolFailure(err); {
+	case full != nil:
+		return full
+	case errors.As(err, &own):
+		return err
+	case errors.As(err, &syntax), errors.Is(err, jsonscan.ErrDepth):
+		return NotJSON(nil)
+	case errors.Is(err, errImportMember):
+		return BadJSON("The request body has a member that is unknown, twice there, or of the wrong kind.")
+	}
+	return err
+}
+
+// importKeys handles [ControlImportKeys].
+func (c *control) importKeys(a asked) (_ any, err error) {
+	keep := c.options.spool(a.Exchange, 0)
+	defer func() { err = errors.Join(err, keep.Close()) }()
+	body, err := readImport(a.Exchange, keep)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.exports.take(a.Identity.UserID); err != nil {
+		return nil, err
+	}
+	return a.ImportKeys(a.ctx, body.passphrase, func() io.Reader {
+		return &unescaper{from: bufio.NewReaderSize(keep.Section(body.from, body.to), 32<<10)}
+	})
+}
+
+// unescaper gives the text of a JSON string that was found to be one, read from between
+// its quotes. What is no ASCII does not belong into a file of keys; it becomes a byte that
+// cannot stand in one.
+type unescaper struct{ from *bufio.Reader }
+
+func (u *unescaper) Read(p []byte) (int, error) {
+	for n := range p {
+		c, err := u.from.ReadByte()
+		if err == nil && c == '\\' {
+			c, err = u.escaped()
+		}
+		if err != nil {
+			if n > 0 && errors.Is(err, io.EOF) {
+				return n, nil
+			}
+			return n, err
+		}
+		p[n] = c
+	}
+	return len(p), nil
+}
+
+// escaped reads what follows a backslash.
+func (u *unescaper) escaped() (byte, error) {
+	c, err := u.from.ReadByte()
+	if err != nil {
+		return 0, fmt.Errorf("read an escape: %w", io.ErrUnexpectedEOF)
+	}
+	switch c {
+	case 'n':
+		return '\n', nil
+	case 'r':
+		return '\r', nil
+	case 't':
+		return '\t', nil
+	case 'b', 'f':
+		return 0, nil
+	case 'u':
+		var hex [4]byte
+		if _, err := io.ReadFull(u.from, hex[:]); err != nil {
+			return 0, fmt.Errorf("read an escape: %w", io.ErrUnexpectedEOF)
+		}
+		code, err := strconv.ParseUint(string(hex[:]), 16, 16)
+		if err != nil || code >= utf8.RuneSelf {
+			return 0, nil
+		}
+		return byte(code), nil
+	}
+	return c, nil
+}

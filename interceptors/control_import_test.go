@@ -1,0 +1,139 @@
+package interceptors
+
+import (
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/budget"
+)
+
+// The body of an import means to us what it means to every strict reader of JSON.
+func TestImportBody(t *testing.T) {
+	t.Parallel()
+	const file = "-----BEGIN\nAAA/+B\n-----END"
+	long := strings.Repeat("long", maxPassphrase/2)
+	for _, test := range []struct{ name, body, asked, code string }{
+		{"as clients write it", `{"passphrase":"p","keys":"-----BEGIN\nAAA/+B\n-----END"}`, file, ""},
+		{"the file first", `{"keys":"-----BEGIN\nAAA/+B\n-----END","passphrase":"p"}`, file, ""},
+		{"with escapes", `{"k\u0065ys":"\u002d----BEGIN\u000aAAA\/\u002BB\n-----\u0045ND","pass\u0070hrase":"\u0070"}`, file, ""},
+		{"with other escapes", `{"keys":"a\r\n\t\"\\\b\f\u00e9z","passphrase":"p"}`, "a\r\n\t\"\\\x00\x00\x00z", ""},
+		{"space around", " \n{ \"keys\" : \"x\" , \"passphrase\" : \"p\" } \n", "x", ""},
+		{"an empty file", `{"keys":"","passphrase":"p"}`, "", ""},
+		{"no file", `{"passphrase":"p"}`, "", CodeMissingParam},
+		{"null for a file", `{"passphrase":"p","keys":null}`, "", CodeMissingParam},
+		{"no passphrase", `{"keys":"k"}`, "", CodeMissingParam},
+		{"an empty passphrase", `{"keys":"k","passphrase":""}`, "", CodeMissingParam},
+		{"null for a passphrase", `{"keys":"k","passphrase":null}`, "", CodeMissingParam},
+		{"nothing", `{}`, "", CodeMissingParam},
+		{"no body", ``, "", CodeNotJSON},
+		{"two files", `{"passphrase":"p","keys":"a","keys":"b"}`, "", CodeBadJSON},
+		{"two files by escapes", `{"passphrase":"p","keys":"a","key\u0073":"b"}`, "", CodeBadJSON},
+		{"two passphrases", `{"passphrase":"p","passphrase":"q","keys":"a"}`, "", CodeBadJSON},
+		{"another member", `{"passphrase":"p","keys":"a","x":1}`, "", CodeBadJSON},
+		{"another member with a very long name", `{"passphrase":"p","keys":"a","` + long + `":1}`, "", CodeBadJSON},
+		{"a list for a file", `{"passphrase":"p","keys":["a"]}`, "", CodeBadJSON},
+		{"an object for a passphrase", `{"passphrase":{"p":1},"keys":"a"}`, "", CodeBadJSON},
+		{"a very long passphrase", `{"passphrase":"` + long + `","keys":"a"}`, "", CodeBadJSON},
+		{"a passphrase that is no text", "{\"passphrase\":\"\xff\",\"keys\":\"a\"}", "", CodeBadJSON},
+		{"half a surrogate", `{"passphrase":"\ud800","keys":"a"}`, "", CodeBadJSON},
+		{"a list", `[]`, "", CodeBadJSON},
+		{"no JSON", `{"passphrase":"p","keys":"a"`, "", CodeNotJSON},
+		{"something behind it", `{"passphrase":"p","keys":"a"}{}`, "", CodeNotJSON},
+	} {
+		w, asked := controlWorld(t, e2ee.ModeProxied)
+		c := controlCall(ControlImportKeys, http.MethodPost, "keys/import", test.body)
+		c.maxBody = 1 << 20
+		_, err := w.do(c)
+		if test.code != "" {
+			t.Log(test.name)
+			wantError(t, err, http.StatusBadRequest, test.code)
+		} else if err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
+		switch {
+		case test.code != "" && len(asked.asked) > 0:
+			t.Errorf("%s: the engine was asked %q", test.name, asked.asked)
+		case test.code == "" && (len(asked.asked) != 1 || asked.file != test.asked):
+			t.Errorf("%s: the engine was asked %q with %q", test.name, asked.asked, asked.file)
+		}
+	}
+	w, _ := controlWorld(t, e2ee.ModeProxied)
+	c := controlCall(ControlImportKeys, http.MethodPost, "keys/import", `{"keys":"`+strings.Repeat("k", 1000)+`"}`)
+	c.maxBody = 1000
+	_, err := w.do(c)
+	wantError(t, err, http.StatusRequestEntityTooLarge, CodeTooLarge)
+}
+
+// Attack vector: files of keys fill the memory, or the disk, of everybody.
+//
+// Expected: what is large is on the disk, in the name of its user, and within what one
+// user and all together may have there; what has no room is refused with words, and
+// everything is given back afterwards.
+func TestImportsAreBoundedOnDisk(t *testing.T) {
+	t.Parallel()
+	const mib = 1 << 20
+	dir, disk := t.TempDir(), budget.New(8*mib, 4*mib)
+	handlers, err := Handlers(Options{Sync: SyncOptions{SpoolDir: dir, SpoolDisk: disk}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	do := func(size int, during func()) error {
+		w, asked := controlWorld(t, e2ee.ModeProxied)
+		w.handlers, asked.during = handlers, during
+		c := controlCall(ControlImportKeys, http.MethodPost, "keys/import", `{"passphrase":"p","keys":"`+strings.Repeat("k", size)+`"}`)
+		c.maxBody = 80 * mib
+		_, err := w.do(c)
+		return err
+	}
+	if err := do(mib, func() {
+		if got := disk.Taken(); got != 2*mib {
+			t.Errorf("%d are taken for a file of 1 MiB", got)
+		}
+		if left, err := os.ReadDir(dir); err != nil || len(left) > 1 {
+			t.Errorf("in the folder: %v, %v", left, err)
+		}
+	}); err != nil {
+		t.Error(err)
+	}
+	wantError(t, do(5*mib, nil), http.StatusBadGateway, CodeTooLarge)
+	if err := disk.Take(alice.String(), 3*mib); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, do(2*mib, nil), http.StatusTooManyRequests, CodeLimitExceeded)
+	if got := disk.Taken(); got != 3*mib {
+		t.Errorf("%d are taken, 3 MiB of them by the test", got)
+	}
+}
+
+// A response of the homeserver that has no room on the disk is no error of the
+// homeserver's, and nothing of it is committed.
+func TestSyncThatHasNoRoom(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		disk, held int64
+		status     int
+		code       string
+	}{
+		{1 << 20, 0, http.StatusBadGateway, CodeTooLarge},
+		{8 << 20, 8 << 20, http.StatusTooManyRequests, CodeLimitExceeded},
+	} {
+		disk := budget.New(test.disk, test.disk)
+		if err := disk.Take("somebody", test.held); err != nil {
+			t.Fatal(err)
+		}
+		x := &Exchange{Identity: Identity{UserID: alice}}
+		keep := SyncOptions{SpoolDir: t.TempDir(), SpoolDisk: disk}.spool(x, 0)
+		_, err := io.Copy(io.Discard, &keepingReader{strings.NewReader(strings.Repeat(" ", 3<<20)), keep})
+		wantError(t, syncFailure(err), test.status, test.code)
+		if err := keep.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := disk.Taken(); got != test.held {
+			t.Errorf("%d are taken", got)
+		}
+	}
+}

@@ -1,0 +1,63 @@
+package interceptors
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"e2ee-proxy/internal/budget"
+	"e2ee-proxy/internal/spool"
+)
+
+// The spools of all handlers are made here, so that what they take of the disk is bounded:
+// for each user, and for all together.
+
+// Defaults of the room on the disk, in bytes.
+const (
+	defaultSpoolDisk        = 4 << 30
+	defaultSpoolDiskPerUser = 1 << 30
+)
+
+// NewSpoolDisk gives the room on the disk for bodies that are too large for memory, for
+// all users and for one. Zero is the default: 4 GiB and 1 GiB.
+func NewSpoolDisk(total, perUser int64) *budget.Budget {
+	if total == 0 {
+		total = defaultSpoolDisk
+	}
+	if perUser == 0 {
+		perUser = defaultSpoolDiskPerUser
+	}
+	return budget.New(total, perUser)
+}
+
+// spool makes a spool for a request. Zero memory is the spool's default.
+func (o SyncOptions) spool(x *Exchange, memory int) *spool.Spool {
+	return spool.New(spool.Options{Dir: o.SpoolDir, Memory: memory, Disk: o.SpoolDisk, Owner: string(x.Identity.UserID)})
+}
+
+// spoolFailure says to the client that there is no room for a body; nil when err is
+// something else.
+func spoolFailure(err error) error {
+	switch {
+	case errors.Is(err, budget.ErrNever):
+		return &Error{
+			Status: http.StatusBadGateway, ErrCode: CodeTooLarge, Err: err,
+			Text: "This is larger than what one account may have kept on the proxy's disk.",
+			Hint: "The administrator can allow more with limits.spool_disk_per_user.",
+		}
+	case errors.Is(err, budget.ErrSpent):
+		busy := LimitExceeded(5 * time.Second)
+		busy.Text, busy.Hint = "There is no room on the proxy's disk at the moment.", "Try again in a moment."
+		return busy.Because(fmt.Errorf("keep a body: %w", err))
+	}
+	return nil
+}
+
+// rewriteFailure is what the client is told when what was to be rewritten for it was not.
+func rewriteFailure(what string, err error) error {
+	if full := spoolFailure(err); full != nil {
+		return full
+	}
+	return fmt.Errorf("rewrite %s: %w", what, err)
+}
