@@ -166,7 +166,7 @@ func (e *Engine) adopt(ctx context.Context, row *store.Account, key deviceKey, t
 
 // hasKeys asks the homeserver whether a device has published keys.
 func (e *Engine) hasKeys(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (bool, error) {
-	result, err := keyQuery{e.hs, token}.QueryKeys(ctx, []id.UserID{user})
+	result, err := keyQuery{e.hs, token, user}.QueryKeys(ctx, []id.UserID{user})
 	if err != nil {
 		return false, fmt.Errorf("look for existing device keys: %w", err)
 	}
@@ -276,11 +276,16 @@ func (d *Device) call(ctx context.Context, r request) error {
 	if token.IsZero() {
 		return &UpstreamError{Op: r.op, Status: 401, ErrCode: "M_MISSING_TOKEN"}
 	}
-	return d.eng.hs.call(ctx, token, r)
+	r.user = d.acct.user
+	err := d.eng.hs.call(ctx, token, r)
+	if errors.Is(err, ErrAnswerTooLarge) { // it will be the next time too
+		d.eng.log.Warn().Err(err).Msg("An answer of the homeserver could not be taken in")
+	}
+	return err
 }
 
 // query gives the device's way to ask for keys.
-func (d *Device) query() keyQuery { return keyQuery{d.eng.hs, d.currentToken()} }
+func (d *Device) query() keyQuery { return keyQuery{d.eng.hs, d.currentToken(), d.acct.user} }
 
 // kick asks for maintenance.
 func (d *Device) kick() {

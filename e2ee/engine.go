@@ -173,7 +173,7 @@ func New(opts Options) (*Engine, error) {
 	return &Engine{
 		counts: counted,
 		opts:   opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users, awake: awake,
-		hs:       &homeserver{base: opts.Homeserver, client: opts.Client, timeout: opts.Timeout},
+		hs:       &homeserver{base: opts.Homeserver, client: opts.Client, timeout: opts.Timeout, large: newLargeAnswers()},
 		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]struct{}),
 		ctx: ctx, cancel: cancel, work: make(chan *Device, 1024), alerts: make(chan *account, 256),
 	}, nil

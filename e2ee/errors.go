@@ -87,13 +87,16 @@ type UpstreamError struct {
 	RetryAfter time.Duration
 	// UIA is set when the homeserver asks for user-interactive authentication.
 	UIA   *uiaChallenge
-	Cause error // set when there was no answer
+	Cause error // set when there was no answer, or none that could be read
 }
 
 // Error implements error.
 func (e *UpstreamError) Error() string {
 	if e.Status == 0 {
 		return fmt.Sprintf("%s: homeserver did not answer: %v", e.Op, e.Cause)
+	}
+	if e.Cause != nil {
+		return fmt.Sprintf("%s: homeserver answered, but: %v", e.Op, e.Cause)
 	}
 	return fmt.Sprintf("%s: homeserver answered %d %s", e.Op, e.Status, e.ErrCode)
 }

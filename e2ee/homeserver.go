@@ -19,14 +19,12 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// maxResponse bounds the answers the engine itself reads, in bytes.
-const maxResponse = 256 << 20
-
 // homeserver makes the engine's own requests in the name of one device.
 type homeserver struct {
 	base    *url.URL
 	client  *http.Client
 	timeout time.Duration
+	large   *largeAnswers
 }
 
 // request is one call. Body is marshalled unless nil; Result receives the answer unless nil.
@@ -37,6 +35,9 @@ type request struct {
 	query  map[string]string
 	body   any
 	result any
+	// large says that the answer grows with the account, user whose that is. See answers.go.
+	large bool
+	user  id.UserID
 	// patient requests may take longer than the timeout: long polls.
 	patient time.Duration
 }
@@ -60,15 +61,16 @@ func (h *homeserver) call(ctx context.Context, token secret.String, r request) e
 		body, headers = nil, http.Header{"Content-Type": {"application/json"}}
 	}
 	contents, resp, err := cli.MakeFullRequestWithResp(ctx, mautrix.FullRequest{
-		Method:            r.method,
-		URL:               cli.BuildURLWithQuery(r.path, r.query),
-		RequestJSON:       body,
-		RequestBytes:      raw,
-		Headers:           headers,
-		ResponseJSON:      r.result,
-		SensitiveContent:  true,
-		MaxAttempts:       1,
-		ResponseSizeLimit: maxResponse,
+		Method:           r.method,
+		URL:              cli.BuildURLWithQuery(r.path, r.query),
+		RequestJSON:      body,
+		RequestBytes:     raw,
+		Headers:          headers,
+		SensitiveContent: true,
+		MaxAttempts:      1,
+		Handler: func(req *http.Request, resp *http.Response, _ any, _ int64) ([]byte, error) {
+			return h.readAnswer(req, resp, r)
+		},
 	})
 	if err == nil {
 		return nil
@@ -122,6 +124,11 @@ func upstreamError(op string, resp *http.Response, body []byte, err error) *Upst
 	out.Status = resp.StatusCode
 	if resp.StatusCode < 300 {
 		out.Status, out.Cause = http.StatusBadGateway, errBadAnswer
+		for _, known := range []error{ErrAnswerTooLarge, context.Canceled, context.DeadlineExceeded} {
+			if errors.Is(err, known) {
+				out.Cause = known
+			}
+		}
 	}
 	if httpErr.RespError != nil {
 		out.ErrCode, out.Text = httpErr.RespError.ErrCode, httpErr.RespError.Err
@@ -152,6 +159,7 @@ var (
 type keyQuery struct {
 	hs    *homeserver
 	token secret.String
+	user  id.UserID
 }
 
 type queryResponse struct {
@@ -173,7 +181,7 @@ func (q keyQuery) QueryKeys(ctx context.Context, users []id.UserID) (*trustcache
 		op: "query device keys", method: http.MethodPost,
 		path:   mautrix.ClientURLPath{"v3", "keys", "query"},
 		body:   map[string]any{"device_keys": wanted, "timeout": 10000},
-		result: &resp,
+		result: &resp, large: true, user: q.user,
 	})
 	if upstreamStatus(err) == http.StatusUnauthorized {
 		return nil, fmt.Errorf("%w: %w", trustcache.ErrAsker, err)

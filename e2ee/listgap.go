@@ -65,7 +65,7 @@ func (d *Device) changesUntil(ctx context.Context, to string) (changed, left []i
 	}
 	err = d.call(ctx, request{
 		op: "read device list changes", method: http.MethodGet, path: mautrix.ClientURLPath{"v3", "keys", "changes"},
-		query: map[string]string{"from": from, "to": to}, result: &resp,
+		query: map[string]string{"from": from, "to": to}, result: &resp, large: true,
 	})
 	if err != nil {
 		return nil, nil, err

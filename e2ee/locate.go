@@ -101,7 +101,7 @@ func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
 	}
 	err = d.call(ctx, request{
 		op: "read the joined rooms", method: http.MethodGet,
-		path: mautrix.ClientURLPath{"v3", "joined_rooms"}, result: &joined,
+		path: mautrix.ClientURLPath{"v3", "joined_rooms"}, result: &joined, large: true,
 	})
 	if err != nil {
 		return nil, err

@@ -180,7 +180,7 @@ func (d *Device) fetchMembers(ctx context.Context, roomID id.RoomID) (map[id.Use
 	err := d.call(ctx, request{
 		op: "read the room's members", method: http.MethodGet,
 		path:  mautrix.ClientURLPath{"v3", "rooms", roomID, "members"},
-		query: map[string]string{"not_membership": "leave"}, result: &resp,
+		query: map[string]string{"not_membership": "leave"}, result: &resp, large: true,
 	})
 	if err != nil {
 		return nil, err

@@ -60,7 +60,7 @@ func (d *Device) claim(ctx context.Context, devices []*trustcache.Device) (map[s
 			op: "claim one-time keys", method: http.MethodPost,
 			path:   mautrix.ClientURLPath{"v3", "keys", "claim"},
 			body:   map[string]any{"one_time_keys": wanted, "timeout": 10000},
-			result: &resp,
+			result: &resp, large: true,
 		})
 		if err != nil {
 			return nil, err

@@ -209,7 +209,7 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 	var resp ownSync
 	err = d.call(pollCtx, request{
 		op: "sync", method: http.MethodGet, path: mautrix.ClientURLPath{"v3", "sync"},
-		query: query, result: &resp, patient: timeout,
+		query: query, result: &resp, patient: timeout, large: true,
 	})
 	if err != nil {
 		if errors.Is(context.Cause(pollCtx), errClientSyncs) {

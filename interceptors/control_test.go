@@ -218,6 +218,7 @@ func TestControlErrors(t *testing.T) {
 		{&e2ee.UpstreamError{Status: 404, ErrCode: "M_UNRECOGNIZED"}, 502, CodeUnknown},
 		{&e2ee.UpstreamError{Status: 500}, 502, CodeUnknown},
 		{&e2ee.UpstreamError{}, 502, CodeUnknown},
+		{&e2ee.UpstreamError{Op: "sync", Status: 502, Cause: e2ee.ErrAnswerTooLarge}, 502, CodeUnknown},
 	} {
 		w, c := controlWorld(t, e2ee.ModeProxied)
 		c.err = fmt.Errorf("recover: %w", tt.err)

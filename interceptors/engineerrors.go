@@ -76,6 +76,8 @@ func lookupError(err error) error {
 // upstreamError is for what the homeserver answered to a request of the engine's own.
 func upstreamError(up *e2ee.UpstreamError, err error) error {
 	switch {
+	case errors.Is(err, e2ee.ErrAnswerTooLarge):
+		return NewError(http.StatusBadGateway, CodeUnknown, "The homeserver's answer is larger than the proxy takes in: "+up.Op+".").Because(err)
 	case up.Status == http.StatusUnauthorized && up.ErrCode != CodeUnknownToken && up.ErrCode != "":
 		// M_USER_LOCKED, for one: the session stays (requirement 22.2).
 		e := NewError(http.StatusUnauthorized, up.ErrCode, "The homeserver does not accept this account's access token now.")

@@ -1,0 +1,99 @@
+package e2ee
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+)
+
+// Answers of the homeserver to the engine's own requests are decoded whole, so that their
+// size is bounded: most of them are small, and the few that grow with an account (its sync,
+// the members of a room, the devices of many users) may be large, but only few of those are
+// in memory at the same time, and one for each account.
+
+const (
+	// maxAnswer bounds an ordinary answer, in bytes.
+	maxAnswer = 4 << 20
+	// maxLargeAnswer bounds one that may be large.
+	maxLargeAnswer = 64 << 20
+	// largeAtOnce is how many answers of more than maxAnswer are in memory at the same time.
+	largeAtOnce = 2
+)
+
+// ErrAnswerTooLarge says that an answer of the homeserver is larger than the engine takes.
+var ErrAnswerTooLarge = errors.New("the homeserver's answer is too large")
+
+// largeAnswers shares out the places for large answers.
+type largeAnswers struct {
+	all      chan struct{}
+	accounts turns[id.UserID]
+}
+
+func newLargeAnswers() *largeAnswers { return &largeAnswers{all: make(chan struct{}, largeAtOnce)} }
+
+// take waits for a place. The returned func gives it back.
+func (l *largeAnswers) take(ctx context.Context, user id.UserID) (func(), error) {
+	giveTurn, err := l.accounts.take(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case l.all <- struct{}{}:
+		return func() { <-l.all; giveTurn() }, nil
+	case <-ctx.Done():
+		giveTurn()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// readAnswer reads and decodes a successful answer to r.
+func (h *homeserver) readAnswer(req *http.Request, resp *http.Response, r request) ([]byte, error) {
+	limit := int64(maxAnswer)
+	if r.large {
+		limit = maxLargeAnswer
+	}
+	failed := func(err error) ([]byte, error) {
+		return nil, mautrix.HTTPError{Request: req, Response: resp, Message: "not read", WrappedError: err}
+	}
+	tooLarge := fmt.Errorf("%w: more than %d bytes", ErrAnswerTooLarge, limit)
+	if resp.ContentLength > limit {
+		return failed(tooLarge)
+	}
+	var in bytes.Buffer
+	if resp.ContentLength > 0 && resp.ContentLength <= maxAnswer {
+		in.Grow(int(resp.ContentLength) + bytes.MinRead)
+	}
+	if _, err := in.ReadFrom(io.LimitReader(resp.Body, maxAnswer+1)); err != nil {
+		return failed(err)
+	}
+	if in.Len() > maxAnswer {
+		if !r.large {
+			return failed(tooLarge)
+		}
+		give, err := h.large.take(req.Context(), r.user)
+		if err != nil {
+			return failed(err)
+		}
+		defer give()
+		if _, err := in.ReadFrom(io.LimitReader(resp.Body, limit+1-int64(in.Len()))); err != nil {
+			return failed(err)
+		}
+		if int64(in.Len()) > limit {
+			return failed(tooLarge)
+		}
+	}
+	if r.result == nil {
+		return nil, nil
+	}
+	if err := json.Unmarshal(in.Bytes(), r.result); err != nil {
+		return failed(fmt.Errorf("%w: it cannot be decoded", errBadAnswer)) // the decoder's own error may quote it
+	}
+	return nil, nil
+}
