@@ -26,7 +26,8 @@ type Config struct {
 	OpsListen string `yaml:"ops_listen"`
 
 	// Directory for what the proxy keeps: the SQLite database, the generated master key,
-	// and for a moment, encrypted, sync responses that are too large for memory. Created, readable by its owner only, when it does not exist.
+	// and for a moment, encrypted, what is too large for memory: sync responses and files of
+	// keys. Created, readable by its owner only, when it does not exist.
 	Data string `yaml:"data"`
 
 	// URL under which clients reach the proxy. When set, /.well-known/matrix/client and
@@ -146,6 +147,23 @@ type Limits struct {
 
 	// Media uploads and downloads at the same time.
 	Media int `yaml:"media"`
+
+	// Memory for the bodies of requests that the proxy takes apart, of all users together.
+	// Each counts with the most that it can need, which is several times its size. What
+	// has no room gets 429 M_LIMIT_EXCEEDED; what streams through needs none.
+	BodyMemory Size `yaml:"body_memory"`
+
+	// How much of it one user may need at the same time; at least 16MiB.
+	BodyMemoryPerUser Size `yaml:"body_memory_per_user"`
+
+	// Room under the data directory for what is too large for memory, such as large sync
+	// responses and files of keys, of all users together. It is encrypted and kept while a
+	// request is answered. What has no room gets 429 M_LIMIT_EXCEEDED.
+	SpoolDisk Size `yaml:"spool_disk"`
+
+	// How much of it one user may take at the same time. A single response that is larger
+	// gets 502.
+	SpoolDiskPerUser Size `yaml:"spool_disk_per_user"`
 
 	// How long a client may take to send the head of a request.
 	HeaderTimeout time.Duration `yaml:"header_timeout"`
@@ -286,18 +304,22 @@ func Default() Config {
 			SyncTimeout:       10 * time.Minute,
 		},
 		Limits: Limits{
-			Upload:           1 << 30,
-			Sends:            2048,
-			SendsPerDevice:   64,
-			Syncs:            65536,
-			SyncsPerDevice:   16,
-			SyncWait:         time.Minute,
-			Logins:           256,
-			Media:            2048,
-			HeaderTimeout:    15 * time.Second,
-			KeepAliveTimeout: 2 * time.Minute,
-			IdleTimeout:      time.Minute,
-			DrainTimeout:     30 * time.Second,
+			Upload:            1 << 30,
+			Sends:             2048,
+			SendsPerDevice:    64,
+			Syncs:             65536,
+			SyncsPerDevice:    16,
+			SyncWait:          time.Minute,
+			Logins:            256,
+			Media:             2048,
+			BodyMemory:        256 << 20,
+			BodyMemoryPerUser: 64 << 20,
+			SpoolDisk:         4 << 30,
+			SpoolDiskPerUser:  1 << 30,
+			HeaderTimeout:     15 * time.Second,
+			KeepAliveTimeout:  2 * time.Minute,
+			IdleTimeout:       time.Minute,
+			DrainTimeout:      30 * time.Second,
 		},
 		Clients:    Clients{KeyWait: 2 * time.Second},
 		TrustCache: TrustCache{Users: 20000},

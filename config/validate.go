@@ -131,12 +131,32 @@ func (l *loader) limits(u Upstream, m Limits) {
 		{"limits.sync_wait", int64(m.SyncWait)},
 		{"limits.logins", int64(m.Logins)},
 		{"limits.media", int64(m.Media)},
+		{"limits.body_memory", int64(m.BodyMemory)},
+		{"limits.body_memory_per_user", int64(m.BodyMemoryPerUser)},
+		{"limits.spool_disk", int64(m.SpoolDisk)},
+		{"limits.spool_disk_per_user", int64(m.SpoolDiskPerUser)},
 		{"limits.header_timeout", int64(m.HeaderTimeout)},
 		{"limits.keep_alive_timeout", int64(m.KeepAliveTimeout)},
 		{"limits.idle_timeout", int64(m.IdleTimeout)},
 		{"limits.drain_timeout", int64(m.DrainTimeout)},
 	} {
 		l.positive(s.path, s.n)
+	}
+	l.share("limits.body_memory_per_user", m.BodyMemoryPerUser, "limits.body_memory", m.BodyMemory)
+	l.share("limits.spool_disk_per_user", m.SpoolDiskPerUser, "limits.spool_disk", m.SpoolDisk)
+	const path = "limits.body_memory_per_user"
+	if m.BodyMemoryPerUser > 0 && m.BodyMemoryPerUser < minBodyMemory && !l.reported(path) {
+		l.bad(path, "is less than the largest request needs", "set it to "+minBodyMemory.String()+" or more")
+	}
+}
+
+// minBodyMemory is what a user needs for the largest request that is taken apart.
+const minBodyMemory Size = 16 << 20
+
+// share checks that one user gets no more than there is for all.
+func (l *loader) share(path string, one Size, of string, all Size) {
+	if one > all && all > 0 && !l.reported(path) && !l.reported(of) {
+		l.bad(path, "is more than "+of+", "+all.String(), "set it to less, or "+of+" to more")
 	}
 }
 

@@ -335,6 +335,10 @@ func TestEveryBodyFitsIntoAShare(t *testing.T) {
 	if err := checkMemory(rows, l); err == nil || strings.Count(err.Error(), "createRoom") != 2 {
 		t.Errorf("with less than a room needs: %v", err)
 	}
+	// What the configuration demands at least is enough.
+	if err := checkMemory(rows, Limits{BodyMemory: 16 << 20, BodyMemoryPerUser: 16 << 20}.withDefaults()); err != nil {
+		t.Error(err)
+	}
 	l = Limits{}.withDefaults()
 	for _, r := range rows {
 		if r.maxBody == largeBody {

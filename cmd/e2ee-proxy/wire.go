@@ -172,6 +172,7 @@ func interceptorOptions(cfg *config.Config) interceptors.Options {
 		MaxTimeout:          cfg.Limits.SyncWait,
 		KeyWait:             cfg.Clients.KeyWait,
 		SpoolDir:            cfg.Data,
+		SpoolDisk:           interceptors.NewSpoolDisk(int64(cfg.Limits.SpoolDisk), int64(cfg.Limits.SpoolDiskPerUser)),
 	}, HideNotices: cfg.Clients.HideWarnings}
 	if !cfg.PublicURL.IsZero() {
 		o.PublicURL = cfg.PublicURL.URL()
@@ -187,11 +188,12 @@ func proxyOptions(cfg *config.Config, log zerolog.Logger, db *store.DB, engine *
 		Hash:           func(b []byte) [32]byte { return db.Hash("access token", b) },
 		OnUnknownToken: forgetDevice(engine),
 		Limits: proxy.Limits{
-			MaxUpload: int64(l.Upload),
-			Send:      proxy.LaneLimit{Total: l.Sends, PerIdentity: l.SendsPerDevice},
-			Poll:      proxy.LaneLimit{Total: l.Syncs, PerIdentity: l.SyncsPerDevice},
-			Auth:      proxy.LaneLimit{Total: l.Logins},
-			Media:     proxy.LaneLimit{Total: l.Media},
+			MaxUpload:  int64(l.Upload),
+			BodyMemory: int64(l.BodyMemory), BodyMemoryPerUser: int64(l.BodyMemoryPerUser),
+			Send:  proxy.LaneLimit{Total: l.Sends, PerIdentity: l.SendsPerDevice},
+			Poll:  proxy.LaneLimit{Total: l.Syncs, PerIdentity: l.SyncsPerDevice},
+			Auth:  proxy.LaneLimit{Total: l.Logins},
+			Media: proxy.LaneLimit{Total: l.Media},
 		},
 		Waits:     proxy.Waits{Quick: u.Timeout, Slow: u.FederationTimeout, Poll: u.SyncTimeout, Dial: u.ConnectTimeout},
 		Deadlines: proxy.Deadlines{Header: l.HeaderTimeout, KeepAlive: l.KeepAliveTimeout, Idle: l.IdleTimeout, Drain: l.DrainTimeout},
