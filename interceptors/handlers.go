@@ -72,9 +72,7 @@ type Options struct {
 // Handlers makes the handlers of this package by name. They share what must be known
 // from one request to the next, so that one process makes them once.
 func Handlers(o Options) (map[string]Handler, error) {
-	if o.Sync.SpoolDisk == nil {
-		o.Sync.SpoolDisk = NewSpoolDisk(0, 0)
-	}
+	o.Sync = o.Sync.withSpools() // the same ones for all
 	order, err := newRoomOrder()
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)

@@ -13,10 +13,13 @@ import (
 // The spools of all handlers are made here, so that what they take of the disk is bounded:
 // for each user, and for all together.
 
-// Defaults of the room on the disk, in bytes.
+// Defaults of the room on the disk, in bytes, and the room in memory: what has none there
+// is on the disk, so that nobody is refused for it.
 const (
 	defaultSpoolDisk        = 4 << 30
 	defaultSpoolDiskPerUser = 1 << 30
+	spoolMemory             = 256 << 20
+	spoolMemoryPerUser      = 32 << 20
 )
 
 // NewSpoolDisk gives the room on the disk for bodies that are too large for memory, for
@@ -31,9 +34,20 @@ func NewSpoolDisk(total, perUser int64) *budget.Budget {
 	return budget.New(total, perUser)
 }
 
+// withSpools gives options in which the spools have their bounds.
+func (o SyncOptions) withSpools() SyncOptions {
+	if o.SpoolDisk == nil {
+		o.SpoolDisk = NewSpoolDisk(0, 0)
+	}
+	if o.spoolRAM == nil {
+		o.spoolRAM = budget.New(spoolMemory, spoolMemoryPerUser)
+	}
+	return o
+}
+
 // spool makes a spool for a request. Zero memory is the spool's default.
 func (o SyncOptions) spool(x *Exchange, memory int) *spool.Spool {
-	return spool.New(spool.Options{Dir: o.SpoolDir, Memory: memory, Disk: o.SpoolDisk, Owner: string(x.Identity.UserID)})
+	return spool.New(spool.Options{Dir: o.SpoolDir, Memory: memory, Disk: o.SpoolDisk, RAM: o.spoolRAM, Owner: string(x.Identity.UserID)})
 }
 
 // spoolFailure says to the client that there is no room for a body; nil when err is

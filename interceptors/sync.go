@@ -57,6 +57,7 @@ type SyncOptions struct {
 	SpoolDir string
 	// SpoolDisk is what they may take of the disk: [NewSpoolDisk].
 	SpoolDisk *budget.Budget
+	spoolRAM  *budget.Budget
 }
 
 const (
@@ -84,9 +85,7 @@ func NewSync(opt SyncOptions) (Handler, error) {
 	if opt.MaxTimeout == 0 {
 		opt.MaxTimeout = defaultMaxTimeout
 	}
-	if opt.SpoolDisk == nil {
-		opt.SpoolDisk = NewSpoolDisk(0, 0)
-	}
+	opt = opt.withSpools()
 	filters, err := newFilters()
 	if err != nil {
 		return nil, err

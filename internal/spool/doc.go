@@ -4,7 +4,8 @@
 // the body is in memory, beyond it all of it is in a temporary file that has no name
 // any more (on systems that allow it), mode 0600, encrypted with AES-256-CTR under a
 // key that exists only in this process' memory. What is on the disk is taken from a budget
-// before it is written. Close gives everything back.
+// before it is written, and so is what is in memory: a body that finds none there goes to
+// the disk early. Close gives everything back.
 //
 // It must never write clear text to a disk, or survive its Spool: the file cannot be
 // read by a later process.

@@ -31,7 +31,9 @@ type Options struct {
 	Dir string
 	// Disk is what the file takes its size from, in the name of Owner. Without it there is
 	// no bound.
-	Disk  *budget.Budget
+	Disk *budget.Budget
+	// RAM is what the memory is taken from likewise; without it there is no bound.
+	RAM   *budget.Budget
 	Owner string
 }
 
@@ -69,8 +71,7 @@ func (s *Spool) Write(p []byte) (int, error) {
 	if s.closed {
 		return 0, ErrClosed
 	}
-	if s.file == nil && len(s.memory)+len(p) <= s.opt.Memory {
-		s.grow(len(p))
+	if s.file == nil && len(s.memory)+len(p) <= s.opt.Memory && s.grow(len(p)) {
 		s.memory = append(s.memory, p...)
 		s.size += int64(len(p))
 		return len(p), nil
@@ -83,15 +84,31 @@ func (s *Spool) Write(p []byte) (int, error) {
 	return s.encrypt(p)
 }
 
-// grow makes room in memory, by doubling but never beyond the threshold.
-func (s *Spool) grow(n int) {
+// grow makes room in memory, by doubling but never beyond the threshold. False says that
+// there is none.
+func (s *Spool) grow(n int) bool {
 	need := len(s.memory) + n
 	if need <= cap(s.memory) {
-		return
+		return true
 	}
-	grown := make([]byte, len(s.memory), min(max(need, 2*cap(s.memory), 4<<10), s.opt.Memory))
+	size := min(max(need, 2*cap(s.memory), 4<<10), s.opt.Memory)
+	if s.opt.RAM != nil && s.opt.RAM.Take(s.opt.Owner, int64(size-cap(s.memory))) != nil {
+		return false
+	}
+	grown := make([]byte, len(s.memory), size)
 	copy(grown, s.memory)
+	clear(s.memory)
 	s.memory = grown
+	return true
+}
+
+// release gives the memory back.
+func (s *Spool) release() {
+	if s.opt.RAM != nil {
+		s.opt.RAM.Give(s.opt.Owner, int64(cap(s.memory)))
+	}
+	clear(s.memory)
+	s.memory = nil
 }
 
 // toFile moves what is in memory to a new file.
@@ -115,10 +132,9 @@ func (s *Spool) toFile() error {
 	s.file, s.block = file, block
 	s.stream = cipher.NewCTR(block, counter(0))
 	s.scratch = make([]byte, chunk)
-	held := s.memory
-	s.memory, s.size = nil, 0
-	_, err = s.encrypt(held)
-	clear(held)
+	s.size = 0
+	_, err = s.encrypt(s.memory)
+	s.release()
 	return err
 }
 
@@ -127,6 +143,7 @@ func (s *Spool) encrypt(p []byte) (int, error) {
 	for done < len(p) {
 		part := p[done:min(done+chunk, len(p))]
 		if err := s.take(s.size + int64(len(part))); err != nil {
+			s.closed = true // a part of the body is missing
 			return done, err
 		}
 		s.stream.XORKeyStream(s.scratch, part)
@@ -214,9 +231,9 @@ func (s *Spool) Section(from, to int64) io.Reader { return io.NewSectionReader(s
 // Close removes the body, from memory and disk.
 func (s *Spool) Close() error {
 	s.closed = true
-	clear(s.memory)
+	s.release()
 	clear(s.scratch)
-	s.memory, s.scratch, s.block, s.stream = nil, nil, nil, nil
+	s.scratch, s.block, s.stream = nil, nil, nil
 	if s.file == nil {
 		return nil
 	}

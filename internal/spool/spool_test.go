@@ -255,18 +255,27 @@ func TestSpoolTakesFromABudget(t *testing.T) {
 		t.Errorf("more than a share: %d, %v", n, err)
 	}
 	fill(t, other, body(mib), 70_000)
+	if err := iotest.TestReader(other.Section(7, 100), body(mib)[7:100]); err != nil {
+		t.Errorf("a part of it: %v", err)
+	}
 	if n, err := other.Write(body(200)); n != 0 || !errors.Is(err, budget.ErrSpent) {
 		t.Errorf("more than there is: %d, %v", n, err)
 	}
-	if err := second.Close(); err != nil {
-		t.Fatal(err)
+	none := open("alice")
+	if _, err := none.Write(body(1001)); !errors.Is(err, budget.ErrSpent) {
+		t.Errorf("with nothing left: %v", err)
+	}
+	if _, err := none.Write(body(1)); !errors.Is(err, spool.ErrClosed) {
+		t.Errorf("a body of which a part is lost goes on: %v", err)
+	}
+	for _, s := range []*spool.Spool{second, none} {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	fill(t, first, body(mib), 70_000)
 	if n, err := first.Write(body(1)); n != 0 || !errors.Is(err, budget.ErrNever) {
 		t.Errorf("one body of more than a share: %d, %v", n, err)
-	}
-	if err := iotest.TestReader(other.Section(7, 100), body(mib)[7:100]); err != nil {
-		t.Errorf("what was kept: %v", err)
 	}
 	for _, s := range []*spool.Spool{small, first, other, first} {
 		if err := s.Close(); err != nil {
@@ -274,6 +283,47 @@ func TestSpoolTakesFromABudget(t *testing.T) {
 		}
 	}
 	if got := disk.Taken(); got != 0 {
+		t.Errorf("%d are left", got)
+	}
+}
+
+// Attack vector: many answers at a time, each small enough for memory, to clients that do
+// not take them.
+//
+// Expected: what finds no memory goes to the disk, and nobody notices; what one user holds
+// leaves the others theirs.
+func TestSpoolWithoutMemory(t *testing.T) {
+	t.Parallel()
+	const size = 8 << 10
+	dir, ram := t.TempDir(), budget.New(3*size, 2*size)
+	open := func(owner string) *spool.Spool {
+		return spool.New(spool.Options{Memory: size, Dir: dir, RAM: ram, Disk: budget.New(1<<30, 1<<30), Owner: owner})
+	}
+	var all []*spool.Spool
+	for i, owner := range []string{"alice", "alice", "alice", "bob", "bob"} {
+		s := open(owner)
+		all = append(all, s)
+		fill(t, s, body(size), 1000)
+		if err := iotest.TestReader(s.Reader(), body(size)); err != nil {
+			t.Errorf("%d: %v", i, err)
+		}
+	}
+	if got := ram.Taken(); got != 3*size {
+		t.Errorf("%d bytes are taken for five times %d", got, size)
+	}
+	if err := all[0].Close(); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, all[1], body(size), 1000) // goes to the disk now
+	if got := ram.Taken(); got != size {
+		t.Errorf("%d bytes are taken for the one in memory", got)
+	}
+	for _, s := range append(all, all...) {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := ram.Taken(); got != 0 {
 		t.Errorf("%d are left", got)
 	}
 }
