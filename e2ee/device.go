@@ -311,7 +311,6 @@ func (d *Device) retire() {
 	if d.stop != nil {
 		d.stop(ErrClosed)
 	}
-	d.acct.password.forget()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.token, d.nextToken = secret.String{}, secret.String{}

@@ -363,6 +363,9 @@ func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Devic
 		delete(e.devices, key)
 	}
 	delete(e.visited, key)
+	if a := e.accounts[key.user]; a != nil {
+		a.password.forgetOf(key.device)
+	}
 	e.mu.Unlock()
 	if d != nil {
 		e.letGo(d)

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"maunium.net/go/mautrix/id"
+
 	"e2ee-proxy/internal/secret"
 )
 
@@ -20,18 +22,19 @@ const passwordFor = time.Minute
 type loginPassword struct {
 	mu    sync.Mutex
 	text  secret.Bytes
+	of    id.DeviceID // whose login it is from
 	given int         // how many were kept so far, so that a new one is not taken for the last
 	timer *time.Timer // runs while there is one
 }
 
 // keep holds a copy of a password, in place of the one before.
-func (l *loginPassword) keep(p secret.Bytes) {
+func (l *loginPassword) keep(p secret.Bytes, of id.DeviceID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.wipeLocked()
 	l.given++
 	given := l.given
-	l.text = bytes.Clone(p)
+	l.text, l.of = bytes.Clone(p), of
 	l.timer = time.AfterFunc(passwordFor, func() { l.forgetGiven(given) })
 }
 
@@ -54,6 +57,15 @@ func (l *loginPassword) forgetGiven(given int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.given == given {
+		l.wipeLocked()
+	}
+}
+
+// forgetOf overwrites the password of a device that was logged out.
+func (l *loginPassword) forgetOf(device id.DeviceID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.of == device {
 		l.wipeLocked()
 	}
 }

@@ -17,13 +17,13 @@ func TestPasswordIsOverwritten(t *testing.T) {
 		gone := func(text secret.Bytes) bool { return bytes.Equal(text, make([]byte, len(text))) }
 		var held loginPassword
 		given := secret.Bytes("the password")
-		held.keep(given)
+		held.keep(given, "DEVICE")
 		given.Wipe() // the caller's own
 		first := held.text
 		if text, _ := held.take(); text.Reveal() != "the password" {
 			t.Fatalf("it has %q", text.Reveal())
 		}
-		held.keep(secret.Bytes("another one"))
+		held.keep(secret.Bytes("another one"), "DEVICE")
 		if !gone(first) {
 			t.Error("the first is there after the second came")
 		}
@@ -38,10 +38,21 @@ func TestPasswordIsOverwritten(t *testing.T) {
 			t.Error("it is there after its use")
 		}
 
-		held.keep(secret.Bytes("nobody needs it"))
+		held.keep(secret.Bytes("of a login"), "DEVICE")
+		ended := held.text
+		held.forgetOf("ANOTHER")
+		if gone(ended) {
+			t.Error("the logout of another device took it")
+		}
+		held.forgetOf("DEVICE")
+		if !gone(ended) {
+			t.Error("it is there after the logout")
+		}
+
+		held.keep(secret.Bytes("nobody needs it"), "DEVICE")
 		third := held.text
 		time.Sleep(30 * time.Second)
-		held.keep(secret.Bytes("the last"))
+		held.keep(secret.Bytes("the last"), "DEVICE")
 		last := held.text
 		time.Sleep(30 * time.Second)
 		synctest.Wait()

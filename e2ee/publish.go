@@ -209,8 +209,9 @@ func (e *Engine) LoggedIn(ctx context.Context, user id.UserID, device id.DeviceI
 	if d.settled && d.own == ownSigned {
 		return nil // it has nothing to do
 	}
-	d.acct.password.keep(password)
+	d.acct.password.keep(password, device)
 	d.settled = false
+	d.unsettled++ // an attempt that is under way does not have it
 	d.kickLocked()
 	return nil
 }
