@@ -4,13 +4,51 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"e2ee-proxy/internal/backoff"
 )
 
-const (
-	// retryFirst and retryLast bound the pause before maintenance that failed is tried again.
-	retryFirst = 2 * time.Second
-	retryLast  = 10 * time.Minute
-)
+// How long what failed waits before it is tried again. Whoever adds another try adds it here.
+
+// syncPauses are for the proxy's own syncs.
+func syncPauses() backoff.Range { return backoff.Range{First: time.Second, Last: 2 * time.Minute} }
+
+// upkeepPauses are for maintenance, with it for the upload of keys and of room keys to the
+// backup, and for signatures that do not show.
+func upkeepPauses() backoff.Range {
+	return backoff.Range{First: 2 * time.Second, Last: 10 * time.Minute}
+}
+
+// roundPauses are for rounds in which most devices could not be visited: the homeserver
+// was down.
+func roundPauses() backoff.Range {
+	return backoff.Range{First: 30 * time.Second, Last: 5 * time.Minute}
+}
+
+// fetchPauses are for room keys from the backup, one by one, restorePauses for all of it.
+func fetchPauses() backoff.Range {
+	return backoff.Range{First: 30 * time.Second, Last: 5 * time.Minute}
+}
+
+func restorePauses() backoff.Range { return backoff.Range{First: time.Minute, Last: 30 * time.Minute} }
+
+// listPauses are for a list of members that is out of date.
+func listPauses() backoff.Range {
+	return backoff.Range{First: 50 * time.Millisecond, Last: time.Second}
+}
+
+// keylessPauses are for devices that had no one-time key left.
+func keylessPauses() backoff.Range { return backoff.Range{First: 15 * time.Second, Last: time.Hour} }
+
+// pauseAfter is the pause after an error, which may say how long the homeserver wants to be
+// left alone.
+func pauseAfter(err error, pause time.Duration, within backoff.Range) time.Duration {
+	var up *UpstreamError
+	if errors.As(err, &up) {
+		return within.AtLeast(pause, up.RetryAfter)
+	}
+	return pause
+}
 
 // needsPerson reports whether trying again is of no use before somebody does something.
 func needsPerson(err error) bool {
@@ -26,25 +64,37 @@ func (d *Device) maintainAgain(failed, more bool) {
 	switch {
 	case failed && d.token.IsZero(): // its client brings another
 	case failed:
-		d.retryWait = min(max(2*d.retryWait, retryFirst), retryLast)
-		d.retryLocked(d.retryWait)
+		d.retryLocked(d.failures.Next(upkeepPauses()))
 	case more:
-		d.retryWait = 0
+		d.failures.Reset()
 		d.kickLocked()
 	default:
-		d.retryWait = 0
+		d.failures.Reset()
 	}
 }
 
-// retryLocked asks for maintenance after a pause. The caller holds d.mu.
+// retryLocked asks for maintenance after a pause, or earlier if that was asked for before.
+// The caller holds d.mu.
 func (d *Device) retryLocked(pause time.Duration) {
 	if d.ctx == nil || d.ctx.Err() != nil {
 		return
 	}
+	due := time.Now().Add(pause)
 	if d.retry != nil {
+		if !d.retryDue.After(due) {
+			return
+		}
 		d.retry.Stop()
 	}
-	d.retry = time.AfterFunc(pause, d.kick)
+	d.retryDue = due
+	d.retry = time.AfterFunc(pause, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.retryDue.Equal(due) {
+			d.retry = nil
+		}
+		d.kickLocked()
+	})
 }
 
 // lookAgain brings status and warnings in line with what a call of the control API has

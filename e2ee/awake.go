@@ -10,6 +10,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/store"
 )
 
@@ -22,10 +23,6 @@ import (
 //
 // A device that no client has used since the process began is in memory only while it is
 // visited, or for as long as something is left to do for it.
-
-// retryRound is the pause after a round in which most devices could not be visited: the
-// homeserver was down.
-const retryRound = 30 * time.Second
 
 // awaken has a device sync by itself from now on. The one that was used longest ago goes
 // to sleep if there are too many. The caller holds no lock.
@@ -78,10 +75,13 @@ func (d *Device) loopFailed() {
 
 // rounds visits the devices that sleep, again and again.
 func (e *Engine) rounds() {
+	var failures backoff.Pauses
 	for {
 		timer := time.NewTimer(e.opts.Round)
-		if !e.round(e.ctx) {
-			timer.Reset(min(retryRound, e.opts.Round))
+		if e.round(e.ctx) {
+			failures.Reset()
+		} else {
+			timer.Reset(min(failures.Next(roundPauses()), e.opts.Round))
 		}
 		select {
 		case <-timer.C:
@@ -204,7 +204,7 @@ func (d *Device) idle() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	waits := len(d.wedged) + len(d.fetching.wanted)
-	return !d.looping && !d.awake && d.mayPublish && waits == 0 && d.retryWait == 0 && d.askTimer == nil &&
+	return !d.looping && !d.awake && d.mayPublish && waits == 0 && !d.failures.Failing() && d.askTimer == nil &&
 		!d.restoring.running && !d.fetching.running && d.nextToken.IsZero()
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 )
@@ -85,7 +86,8 @@ type Device struct {
 	fetching      fetching
 	restoring     restoring
 	retry         *time.Timer // of maintenance that failed
-	retryWait     time.Duration
+	retryDue      time.Time
+	failures      backoff.Pauses
 
 	news     int // how often something became known better than a sync under way may tell it
 	rooms    map[id.RoomID]*room

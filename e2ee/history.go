@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/store"
 )
 
@@ -21,18 +22,17 @@ const (
 	maxFetches = 5000
 	// absentFor is how long a key that is not in the backup is not asked for again.
 	absentFor = 15 * time.Minute
-	// fetchPause is how long nothing is fetched after the homeserver failed.
-	fetchPause = 30 * time.Second
 )
 
 // fetching are the room keys to be fetched from the backup. It is guarded by the Device.
 type fetching struct {
-	wanted  []*fetch
-	of      map[store.SessionRef]*fetch
-	absent  map[store.SessionRef]time.Time
-	paused  time.Time
-	running bool
-	resumed bool // what waited for the backup was fetched
+	wanted   []*fetch
+	of       map[store.SessionRef]*fetch
+	absent   map[store.SessionRef]time.Time
+	paused   time.Time // nothing is fetched before: the homeserver failed
+	failures backoff.Pauses
+	running  bool
+	resumed  bool // what waited for the backup was fetched
 }
 
 // fetch is one key that somebody wants. done is closed when it is here or will not come.
@@ -162,11 +162,9 @@ func (d *Device) fetched(batch []*fetch, absent map[store.SessionRef]bool, err e
 	q := &d.fetching
 	now := d.eng.now()
 	if err != nil {
-		q.paused = now.Add(fetchPause)
-		var up *UpstreamError
-		if errors.As(err, &up) && up.RetryAfter > fetchPause {
-			q.paused = now.Add(min(up.RetryAfter, maxBackoff))
-		}
+		q.paused = now.Add(pauseAfter(err, q.failures.Next(fetchPauses()), fetchPauses()))
+	} else {
+		q.failures.Reset()
 	}
 	if len(q.absent)+len(absent) > maxFetches {
 		clear(q.absent)

@@ -34,11 +34,8 @@ const (
 	// Afterwards who was invited may well have declined, and who was removed may be back.
 	// Nothing that a sync shows ends it before: that may be older than the change.
 	acceptedCounts = 10 * time.Second
-	// maxListings bounds how often a list that is too old is asked for again, and
-	// minPause and maxPause are the waits in between, 4.5 s in all.
+	// maxListings bounds how often a list that is too old is asked for again, in 4.5 s at most.
 	maxListings = 9
-	minPause    = 50 * time.Millisecond
-	maxPause    = time.Second
 )
 
 // errOutdatedList says that the homeserver's list of members is older than what it accepted.
@@ -99,16 +96,14 @@ func (r *room) forgetMembers() {
 // memberships gives a copy of the room's membership list, fetched if it is not known. The
 // own user has joined by it, and nobody whom this client has just removed is in it.
 func (d *Device) memberships(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
-	pause := minPause
 	for listing := 1; ; listing++ {
 		members, err := d.listMembers(ctx, roomID, listing == maxListings)
 		if !errors.Is(err, errOutdatedList) || listing == maxListings {
 			return members, err
 		}
-		if err := waitFor(ctx, pause); err != nil {
+		if err := waitFor(ctx, listPauses().After(listing)); err != nil {
 			return nil, err
 		}
-		pause = min(2*pause, maxPause)
 	}
 }
 

@@ -126,8 +126,7 @@ func (d *Device) hasNoKeys(dev *trustcache.Device) bool {
 func (d *Device) noteNoKeys(dev *trustcache.Device) {
 	ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
 	again := d.noKeys[ref]
-	again.wait = min(max(2*again.wait, noKeysMinWait), noKeysMaxWait)
-	again.at = d.eng.now().Add(again.wait)
+	again.at = d.eng.now().Add(again.failures.Next(keylessPauses()))
 	if len(d.noKeys) >= maxNoKeys {
 		clear(d.noKeys)
 	}

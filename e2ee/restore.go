@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 )
@@ -27,8 +28,6 @@ const (
 	restorePatience = time.Hour
 	// maxBackedKey bounds one key in the download, in bytes.
 	maxBackedKey = 1 << 20
-	// restoreAgain is the pause after a restore that failed.
-	restoreAgain = time.Minute
 )
 
 // RestoreStatus tells how restoring the whole history goes.
@@ -52,9 +51,10 @@ const (
 
 // restoring is guarded by the Device.
 type restoring struct {
-	running bool
-	status  *RestoreStatus
-	next    time.Time // not before this
+	running  bool
+	status   *RestoreStatus
+	next     time.Time // not before this
+	failures backoff.Pauses
 }
 
 // RestoreHistory has the whole history fetched from the key backup, in the background:
@@ -126,9 +126,12 @@ func (d *Device) restoreAll(ctx context.Context) {
 	d.restoring.status.State = restoreDone
 	if err != nil {
 		d.restoring.status.State = restoreFailed
-		d.restoring.next = d.eng.now().Add(restoreAgain)
-		d.retryLocked(restoreAgain)
+		again := pauseAfter(err, d.restoring.failures.Next(restorePauses()), restorePauses())
+		d.restoring.next = d.eng.now().Add(again)
+		d.retryLocked(again)
+		return
 	}
+	d.restoring.failures.Reset()
 }
 
 // restoreStatus gives a copy; nil when no restore ran.

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -300,8 +301,7 @@ func (s *step) noOlmNotes(o *outbound, without []*trustcache.Device) (shares []s
 	for _, dev := range without {
 		ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
 		again := d.noKeys[ref]
-		again.wait = min(max(2*again.wait, noKeysMinWait), noKeysMaxWait)
-		again.at = now.Add(again.wait)
+		again.at = now.Add(again.failures.Next(keylessPauses()))
 		told := again.told
 		again.told = true
 		s.after(func() {
@@ -328,17 +328,14 @@ func (s *step) noOlmNotes(o *outbound, without []*trustcache.Device) (shares []s
 	return shares, notes
 }
 
-const (
-	noKeysMinWait = 15 * time.Second
-	noKeysMaxWait = time.Hour
-	maxNoKeys     = 4096
-)
+// maxNoKeys bounds the devices that are remembered to have no keys.
+const maxNoKeys = 4096
 
 // retry says when a device without one-time keys is tried again.
 type retry struct {
-	at   time.Time
-	wait time.Duration
-	told bool
+	at       time.Time
+	failures backoff.Pauses
+	told     bool
 }
 
 // withheldReason is the text that goes with a code; clients use it only for codes they do not know.

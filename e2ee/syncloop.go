@@ -10,13 +10,13 @@ import (
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/backoff"
 )
 
 const (
 	// ownPoll is how long the proxy's own sync waits at the homeserver.
 	ownPoll = 30 * time.Second
-	// maxBackoff bounds the wait after failed syncs.
-	maxBackoff = 2 * time.Minute
 	// timelineLimit is how many membership and encryption events per room the own
 	// sync takes before it is limited, which costs a rotation at most.
 	timelineLimit = 100
@@ -111,7 +111,7 @@ func (s *ownSync) update(since string) SyncUpdate {
 // It ends with ctx, when the device falls asleep, or when the homeserver no longer knows
 // the token; the next request of a client with a token starts the device again.
 func (d *Device) syncLoop(ctx context.Context) {
-	backoff := time.Duration(0)
+	var failures backoff.Pauses
 	_ = d.published(ctx) // ends with ctx, as what follows does
 	select {
 	case <-ctx.Done():
@@ -129,7 +129,7 @@ func (d *Device) syncLoop(ctx context.Context) {
 		_, err := d.syncOnce(ctx, ownPoll)
 		switch {
 		case err == nil:
-			backoff = 0
+			failures.Reset()
 			continue
 		case errors.Is(err, errClientSyncs):
 			continue
@@ -139,16 +139,9 @@ func (d *Device) syncLoop(ctx context.Context) {
 			d.loopFailed()
 			return
 		}
-		backoff = min(max(2*backoff, time.Second), maxBackoff)
-		var up *UpstreamError
-		if errors.As(err, &up) && up.RetryAfter > backoff {
-			backoff = min(up.RetryAfter, maxBackoff)
-		}
-		d.eng.log.Debug().Err(err).Dur("retry_in", backoff).Msg("Own sync failed")
-		select {
-		case <-ctx.Done():
-		case <-time.After(backoff):
-		}
+		pause := pauseAfter(err, failures.Next(syncPauses()), syncPauses())
+		d.eng.log.Debug().Err(err).Dur("retry_in", pause).Msg("Own sync failed")
+		_ = waitFor(ctx, pause) // mayGoOn sees that ctx has ended
 	}
 }
 

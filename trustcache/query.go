@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/store"
 )
 
@@ -110,9 +111,12 @@ func (t *Tracker) ask(ctx context.Context, q KeyQuerier, batch []*flight) error 
 	return t.storeAnswer(ctx, batch, res)
 }
 
+// firstBackoff is the pause after the first query that failed.
+const firstBackoff = 2 * time.Second
+
 // backoff is the pause after so many failures in a row.
 func (t *Tracker) backoff(failures int) time.Duration {
-	return min(t.opts.MaxBackoff, time.Second<<min(failures, 20))
+	return backoff.Range{First: firstBackoff, Last: t.opts.MaxBackoff}.After(failures)
 }
 
 // failure gives the row of a user after a query that failed (requirement 3.11).
