@@ -32,6 +32,9 @@ func fetchPauses() backoff.Range {
 
 func restorePauses() backoff.Range { return backoff.Range{First: time.Minute, Last: 30 * time.Minute} }
 
+// wedgePauses are for new Olm sessions with who cannot be reached, or has no keys left.
+func wedgePauses() backoff.Range { return backoff.Range{First: time.Minute, Last: 30 * time.Minute} }
+
 // listPauses are for a list of members that is out of date.
 func listPauses() backoff.Range {
 	return backoff.Range{First: 50 * time.Millisecond, Last: time.Second}

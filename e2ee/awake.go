@@ -195,6 +195,9 @@ func (e *Engine) dismiss(ctx context.Context, key deviceKey, d *Device) {
 		return
 	}
 	delete(e.devices, key)
+	if d.hasWedges() {
+		delete(e.visited, key) // the next visit has it maintained
+	}
 	e.mu.Unlock()
 	d.retire()
 }
@@ -203,7 +206,7 @@ func (e *Engine) dismiss(ctx context.Context, key deviceKey, d *Device) {
 func (d *Device) idle() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	waits := len(d.wedged) + len(d.fetching.wanted)
+	waits := len(d.fetching.wanted)
 	return !d.looping && !d.awake && d.mayPublish && waits == 0 && !d.failures.Failing() && d.askTimer == nil &&
 		!d.restoring.running && !d.fetching.running && d.nextToken.IsZero()
 }

@@ -94,10 +94,9 @@ type Device struct {
 	outbound map[id.RoomID]*outbound
 	noKeys   map[store.DeviceRef]retry
 	begun    map[id.Curve25519]int // see noteBegun
-	unwedged map[store.DeviceRef]time.Time
-	wedged   []wedgedDevice
-	arrived  chan struct{}     // closed when something arrives for the client
-	noticed  map[string]string // see deviceMeta
+	wedges   *wedges               // nil: not read; replaced, never changed
+	arrived  chan struct{}         // closed when something arrives for the client
+	noticed  map[string]string     // see deviceMeta
 	// noticesMoved says that noticed is not stored as it is.
 	noticesMoved bool
 	keySeq       int // how often room keys were stored

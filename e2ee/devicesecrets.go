@@ -11,6 +11,8 @@ const (
 	// with the position of the sync that brought them, so that a restart loses none (design
 	// §7 no. 4).
 	secretRequests = "requests:"
+	// secretWedged are the devices that need a new Olm session, likewise.
+	secretWedged = "wedged:"
 	// secretAsked is before the name of a secret that the device has asked for. That it did
 	// is stored: the answer may come after a restart, and who has answered does not answer
 	// again at once.
@@ -27,7 +29,7 @@ func askedName(device id.Ed25519, secret string) string {
 
 // deviceSecrets names all of them.
 func deviceSecrets(device id.Ed25519) []string {
-	out := []string{ofDevice(secretRestore, device), ofDevice(secretRequests, device), ofDevice(secretKeysAsked, device)}
+	out := []string{ofDevice(secretRestore, device), ofDevice(secretRequests, device), ofDevice(secretKeysAsked, device), ofDevice(secretWedged, device)}
 	for _, name := range []string{secretMaster, secretSelfSigning, secretUserSigning, secretBackup} {
 		out = append(out, askedName(device, name))
 	}

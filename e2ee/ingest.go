@@ -201,11 +201,7 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 		delete(d.noKeys, store.DeviceRef{UserID: w.user, DeviceID: w.device})
 	}
 	d.noteBegun(b.sessions.begun)
-	d.wedged = append(d.wedged, b.wedged...)
-	if len(d.wedged) > maxWedged {
-		d.wedged = d.wedged[len(d.wedged)-maxWedged:]
-	}
-	if d.keysWanted || d.uncounted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(d.wedged) > 0 || len(u.Changed) > 0 || (!d.settled && !d.visiting) {
+	if d.keysWanted || d.uncounted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(b.wedged) > 0 || len(u.Changed) > 0 || (!d.settled && !d.visiting) {
 		d.kickLocked()
 	}
 	b.keysCancelled()

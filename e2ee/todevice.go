@@ -95,6 +95,9 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 		b.one(ev, olms[i])
 	}
 	b.sessions.collect(ch)
+	if err := d.stageWedged(ctx, b.wedged, s); err != nil {
+		return nil, err
+	}
 	if b.requests != nil {
 		if err := b.requests.store(d, ch); err != nil {
 			return nil, err

@@ -13,92 +13,135 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-const (
-	// unwedgeEvery is the least time between new Olm sessions to one device (requirement 6.12).
-	unwedgeEvery = time.Hour
-	// maxWedged bounds the senders of unreadable messages, and those who say that they have
-	// no session with us, that are remembered: anybody can send both (attack N5).
-	maxWedged = 64
-)
+// unwedgeEvery is the least time between new Olm sessions to one device (requirement 6.12).
+const unwedgeEvery = time.Hour
 
 // unwedge makes new Olm sessions with devices whose messages no session could read, or
 // who told us that they have none with us, and says so with an m.dummy (requirements 6.12, 10.3).
-// Unlike a room key, an m.dummy carries nothing; still only confirmed devices get one.
+// Unlike a room key, an m.dummy carries nothing; still only confirmed devices get one. A
+// note stays until this is done: whoever is not known is asked for, and what fails is
+// tried again.
 func (d *Device) unwedge(ctx context.Context) error {
-	d.mu.Lock()
-	wedged := d.wedged
-	d.wedged = nil
-	d.mu.Unlock()
-	if len(wedged) == 0 {
+	if d.mode != ModeProxied || d.currentToken().IsZero() {
 		return nil
 	}
-	devices, err := d.unwedgeable(ctx, wedged)
-	if err != nil || len(devices) == 0 {
+	due, err := d.dueWedges(ctx)
+	if err != nil || len(due) == 0 {
 		return err
 	}
-	claimed, err := d.claim(ctx, devices)
+	known, err := d.seekWedged(ctx, due)
 	if err != nil {
 		return err
 	}
-	devices = slices.DeleteFunc(devices, func(dev *trustcache.Device) bool {
-		return claimed[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}] == ""
-	})
-	if err := d.sendDummies(ctx, devices, claimed); err != nil {
+	plan := d.planUnwedging(due, known)
+	claimed, err := d.claim(ctx, plan.devices)
+	if err != nil {
 		return err
 	}
+	if err := d.sendDummies(ctx, plan, claimed); err != nil {
+		return err
+	}
+	d.putOff(plan.wait)
 	return d.flushOutbox(ctx)
 }
 
-// unwedgeable gives the known devices behind the notes that may get a new session now.
-func (d *Device) unwedgeable(ctx context.Context, wedged []wedgedDevice) ([]*trustcache.Device, error) {
+// seekWedged gives the users of notes. The homeserver is asked about those who are not
+// known, or not with the device that a note is about, once for each.
+func (d *Device) seekWedged(ctx context.Context, due []wedge) (map[id.UserID]*trustcache.User, error) {
 	var users []id.UserID
-	for _, w := range wedged {
-		users = append(users, w.user)
+	for i := range due {
+		users = append(users, due[i].User)
 	}
 	slices.Sort(users)
-	known, err := d.acct.tracker.Cached(ctx, slices.Compact(users))
+	users = slices.Compact(users)
+	before, err := d.acct.tracker.Cached(ctx, users)
 	if err != nil {
 		return nil, fmt.Errorf("look up devices to unwedge: %w", err)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var devices []*trustcache.Device
-	consider := func(user *trustcache.User, dev *trustcache.Device) {
-		if dev == nil || !dev.Usable() {
-			return
-		}
-		in := trustcache.ShareInput{User: user, Device: dev, SenderUser: d.acct.user, SenderDevice: d.id, Mode: trustcache.ModeEnforce}
-		if trustcache.Share(in).Outcome != trustcache.ShareGive {
-			return
-		}
-		ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
-		if now := d.eng.now(); now.Sub(d.unwedged[ref]) >= unwedgeEvery {
-			if d.unwedged == nil || len(d.unwedged) >= maxNoKeys {
-				d.unwedged = make(map[store.DeviceRef]time.Time)
-			}
-			d.unwedged[ref] = now
-			devices = append(devices, dev)
+	var again []id.UserID
+	for i := range due {
+		w := &due[i]
+		if user := before[w.User]; user.Knowledge == trustcache.KnowledgeFresh && w.device(user) == nil && !w.sought {
+			again = append(again, w.User) // nobody tells us of devices of who is in no room with us
+			w.sought = true
 		}
 	}
-	for _, w := range wedged {
-		dev := known[w.user].Device(w.device)
-		if dev == nil {
-			dev = known[w.user].DeviceByCurve25519(w.key)
+	if len(again) > 0 {
+		slices.Sort(again)
+		if _, err := d.acct.tracker.Query(ctx, d.query(), slices.Compact(again)); err != nil {
+			return nil, fmt.Errorf("look up devices to unwedge: %w", err)
 		}
-		consider(known[w.user], dev)
 	}
-	return devices, nil
+	known, err := d.acct.tracker.Lookup(ctx, d.query(), users)
+	if err != nil {
+		return nil, fmt.Errorf("look up devices to unwedge: %w", err)
+	}
+	return known, nil
 }
 
-// sendDummies replaces the sessions with the devices and stores the messages that say so.
-func (d *Device) sendDummies(ctx context.Context, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519) error {
-	if len(devices) == 0 {
-		return nil
+// device gives the device that a note is about; nil when the user has none.
+func (w *wedge) device(user *trustcache.User) *trustcache.Device {
+	if dev := user.Device(w.Device); dev != nil {
+		return dev
 	}
+	return user.DeviceByCurve25519(w.Key)
+}
+
+// unwedging is what is to be done about notes.
+type unwedging struct {
+	devices []*trustcache.Device // get a new session
+	notes   map[store.DeviceRef][]wedge
+	settled []wedge // nothing is to be done
+	wait    []wedge // nothing can be done now
+}
+
+// planUnwedging decides what is to be done about notes.
+func (d *Device) planUnwedging(due []wedge, known map[id.UserID]*trustcache.User) *unwedging {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	keys := make([]id.Curve25519, len(devices))
-	for i, dev := range devices {
+	now := d.eng.now()
+	plan := &unwedging{notes: make(map[store.DeviceRef][]wedge)}
+	for _, w := range due {
+		user := known[w.User]
+		dev := w.device(user)
+		switch {
+		case now.Sub(w.Since) >= wedgedFor:
+			plan.settled = append(plan.settled, w)
+			continue
+		case dev == nil && user.Knowledge != trustcache.KnowledgeFresh:
+			plan.wait = append(plan.wait, w)
+			continue
+		case dev == nil || !dev.Usable() || !d.mayUnwedge(user, dev):
+			plan.settled = append(plan.settled, w)
+			continue
+		}
+		ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
+		if now.Sub(d.wedges.renewedAt(ref)) < unwedgeEvery {
+			plan.settled = append(plan.settled, w)
+			continue
+		}
+		if plan.notes[ref] == nil {
+			plan.devices = append(plan.devices, dev)
+		}
+		plan.notes[ref] = append(plan.notes[ref], w)
+	}
+	return plan
+}
+
+// mayUnwedge reports whether a device may be given a session: only one that may be given
+// room keys, whatever the stage of the policy.
+func (d *Device) mayUnwedge(user *trustcache.User, dev *trustcache.Device) bool {
+	in := trustcache.ShareInput{User: user, Device: dev, SenderUser: d.acct.user, SenderDevice: d.id, Mode: trustcache.ModeEnforce}
+	return trustcache.Share(in).Outcome == trustcache.ShareGive
+}
+
+// sendDummies replaces the sessions with the devices, and stores the messages that say so
+// together with what that settles.
+func (d *Device) sendDummies(ctx context.Context, plan *unwedging, claimed map[store.DeviceRef]id.Curve25519) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	keys := make([]id.Curve25519, len(plan.devices))
+	for i, dev := range plan.devices {
 		keys[i] = dev.Curve25519
 	}
 	sessions, err := d.loadOlmSessions(ctx, keys)
@@ -107,8 +150,17 @@ func (d *Device) sendDummies(ctx context.Context, devices []*trustcache.Device, 
 	}
 	frame := d.newEnvelopeFrame("m.dummy", json.RawMessage(`{}`))
 	var sealed []message
-	for _, dev := range devices {
-		made, err := d.olm.newOutbound(dev.Curve25519, claimed[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}])
+	var renewed []store.DeviceRef
+	begun := make([]id.Curve25519, 0, len(plan.devices))
+	settled := slices.Clone(plan.settled)
+	for _, dev := range plan.devices {
+		ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
+		if claimed[ref] == "" { // it has no key left, or its server cannot be reached
+			plan.wait = append(plan.wait, plan.notes[ref]...)
+			continue
+		}
+		settled, renewed = append(settled, plan.notes[ref]...), append(renewed, ref)
+		made, err := d.olm.newOutbound(dev.Curve25519, claimed[ref])
 		if err != nil {
 			continue // a bad key of theirs; they will write again
 		}
@@ -118,13 +170,20 @@ func (d *Device) sendDummies(ctx context.Context, devices []*trustcache.Device, 
 		}
 		sessions.add(dev.Curve25519, made, d.eng.now())
 		sealed = append(sealed, message{dev, content})
+		begun = append(begun, dev.Curve25519)
 	}
-	ch := &store.Changes{Outbox: outboxItems("m.room.encrypted", sealed, d.eng.now())}
-	sessions.collect(ch)
-	if err := d.save(ctx, ch); err != nil {
-		return fmt.Errorf("store new Olm sessions: %w", err)
+	if len(settled) == 0 {
+		return nil
 	}
-	d.noteBegun(keys)
-	d.outboxPending = true
-	return nil
+	s := d.begin()
+	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, d.eng.now())
+	sessions.collect(s.ch)
+	if err := s.wedges(d.wedges.without(settled, renewed, d.eng.now())); err != nil {
+		return err
+	}
+	s.after(func() {
+		d.noteBegun(begun)
+		d.outboxPending = d.outboxPending || len(sealed) > 0
+	})
+	return s.commit(ctx, "new Olm sessions")
 }

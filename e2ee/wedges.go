@@ -1,0 +1,220 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/backoff"
+	"e2ee-proxy/store"
+)
+
+// Who sent something that no session can read, or says that it has no session with us, is
+// noted until it has a new one, or it is clear that it gets none. The note is stored with
+// the position of the sync that brought it: nothing else ever tells of it again.
+
+const (
+	// maxWedged bounds the notes, and maxWedgedOf those about one user: anybody can send
+	// what makes one (attack N5).
+	maxWedged   = 64
+	maxWedgedOf = 8
+	// maxRenewed bounds the devices that are remembered to have got a new session.
+	maxRenewed = 256
+	// wedgedFor is how long a device that cannot be reached is tried.
+	wedgedFor = 7 * 24 * time.Hour
+)
+
+// wedges are the notes of a device, and who got a new session within the last hour. A
+// change makes new ones, and takes their place in memory once it is stored.
+type wedges struct {
+	Waiting []wedge   `json:"waiting,omitempty"`
+	Renewed []renewal `json:"renewed,omitempty"`
+}
+
+// wedge is one note. The device is known by its key, or named.
+type wedge struct {
+	User   id.UserID     `json:"user"`
+	Key    id.Curve25519 `json:"key,omitempty"`
+	Device id.DeviceID   `json:"device,omitempty"`
+	Since  time.Time     `json:"since"`
+
+	failures backoff.Pauses
+	notYet   time.Time // when it is tried again
+	sought   bool      // the homeserver was asked for the device, which was not there
+}
+
+// renewal says when a device was given a new session.
+type renewal struct {
+	User   id.UserID   `json:"user"`
+	Device id.DeviceID `json:"device"`
+	At     time.Time   `json:"at"`
+}
+
+func (w *wedge) about(other *wedge) bool {
+	return w.User == other.User && w.Key == other.Key && w.Device == other.Device
+}
+
+// with adds notes. The oldest of who has too many go first.
+func (w *wedges) with(came []wedgedDevice, now time.Time) *wedges {
+	next := &wedges{Waiting: slices.Clone(w.Waiting), Renewed: w.Renewed}
+	for _, c := range came {
+		one := wedge{User: c.user, Key: c.key, Device: c.device, Since: now}
+		if slices.ContainsFunc(next.Waiting, func(have wedge) bool { return have.about(&one) }) {
+			continue
+		}
+		of := func(have wedge) bool { return have.User == one.User }
+		if count(next.Waiting, of) >= maxWedgedOf {
+			i := slices.IndexFunc(next.Waiting, of)
+			next.Waiting = slices.Delete(next.Waiting, i, i+1)
+		}
+		next.Waiting = append(next.Waiting, one)
+	}
+	if more := len(next.Waiting) - maxWedged; more > 0 {
+		next.Waiting = next.Waiting[more:]
+	}
+	return next
+}
+
+func count[T any](list []T, holds func(T) bool) (n int) {
+	for _, one := range list {
+		if holds(one) {
+			n++
+		}
+	}
+	return n
+}
+
+// without removes the notes that are settled, and adds who got a new session.
+func (w *wedges) without(settled []wedge, renewed []store.DeviceRef, now time.Time) *wedges {
+	next := &wedges{
+		Waiting: slices.DeleteFunc(slices.Clone(w.Waiting), func(have wedge) bool {
+			return slices.ContainsFunc(settled, func(s wedge) bool { return s.about(&have) })
+		}),
+		Renewed: slices.DeleteFunc(slices.Clone(w.Renewed), func(r renewal) bool { return now.Sub(r.At) >= unwedgeEvery }),
+	}
+	for _, ref := range renewed {
+		next.Renewed = append(next.Renewed, renewal{ref.UserID, ref.DeviceID, now})
+	}
+	if more := len(next.Renewed) - maxRenewed; more > 0 {
+		next.Renewed = next.Renewed[more:]
+	}
+	return next
+}
+
+// later puts notes off. It gives the shortest pause.
+func (w *wedges) later(failed []wedge, now time.Time) (next *wedges, pause time.Duration) {
+	next = &wedges{Waiting: slices.Clone(w.Waiting), Renewed: w.Renewed}
+	for i := range next.Waiting {
+		one := &next.Waiting[i]
+		at := slices.IndexFunc(failed, func(f wedge) bool { return f.about(one) })
+		if at < 0 {
+			continue
+		}
+		wait := one.failures.Next(wedgePauses())
+		one.notYet, one.sought = now.Add(wait), failed[at].sought
+		if pause == 0 || wait < pause {
+			pause = wait
+		}
+	}
+	return next, pause
+}
+
+// renewedAt tells when a device was last given a new session.
+func (w *wedges) renewedAt(ref store.DeviceRef) time.Time {
+	for _, r := range slices.Backward(w.Renewed) {
+		if r.User == ref.UserID && r.Device == ref.DeviceID {
+			return r.At
+		}
+	}
+	return time.Time{}
+}
+
+// store adds the notes as they are now to ch.
+func (w *wedges) store(d *Device, ch *store.Changes) error {
+	name := ofDevice(secretWedged, d.ed25519)
+	if len(w.Waiting)+len(w.Renewed) == 0 {
+		ch.DeleteSecrets = append(ch.DeleteSecrets, name)
+		return nil
+	}
+	raw, err := json.Marshal(w)
+	if err != nil {
+		return fmt.Errorf("encode who needs a new Olm session: %w", err)
+	}
+	ch.Secrets = append(ch.Secrets, store.Secret{Name: name, Value: raw, CreatedAt: d.eng.now()})
+	return nil
+}
+
+// readWedges reads what was noted before a restart. The caller holds d.mu.
+func (d *Device) readWedges(ctx context.Context) error {
+	if d.wedges != nil {
+		return nil
+	}
+	stored, err := d.eng.store.Secret(ctx, d.acct.row, ofDevice(secretWedged, d.ed25519))
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("load who needs a new Olm session: %w", err)
+	}
+	var w wedges
+	if err == nil && json.Unmarshal(stored.Value.Reveal(), &w) != nil {
+		w = wedges{} // noted again with their next message
+	}
+	d.wedges = &w
+	return nil
+}
+
+// stageWedged adds notes to a step. The caller holds d.mu.
+func (d *Device) stageWedged(ctx context.Context, came []wedgedDevice, s *step) error {
+	if len(came) == 0 {
+		return nil
+	}
+	if err := d.readWedges(ctx); err != nil {
+		return err
+	}
+	return s.wedges(d.wedges.with(came, d.eng.now()))
+}
+
+// wedges has notes take the place of those that are there.
+func (s *step) wedges(next *wedges) error {
+	if err := next.store(s.d, s.ch); err != nil {
+		return err
+	}
+	s.after(func() { s.d.wedges = next })
+	return nil
+}
+
+// dueWedges gives the notes that something may be done about now.
+func (d *Device) dueWedges(ctx context.Context) ([]wedge, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.readWedges(ctx); err != nil {
+		return nil, err
+	}
+	now := d.eng.now()
+	return slices.DeleteFunc(slices.Clone(d.wedges.Waiting), func(w wedge) bool { return now.Before(w.notYet) }), nil
+}
+
+// putOff has notes looked at again after a pause.
+func (d *Device) putOff(failed []wedge) {
+	if len(failed) == 0 {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	next, pause := d.wedges.later(failed, d.eng.now())
+	d.wedges = next
+	if pause > 0 {
+		d.retryLocked(pause)
+	}
+}
+
+// hasWedges reports whether somebody waits for a new session. The device need not stay in
+// memory for it, but is to be visited.
+func (d *Device) hasWedges() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.wedges != nil && len(d.wedges.Waiting) > 0
+}
