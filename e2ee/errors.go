@@ -18,6 +18,8 @@ var (
 	ErrCannotEncrypt = errors.New("the room's encryption cannot be determined")
 	// ErrUnsupportedAlgorithm says that the room is encrypted in a way we do not know (requirement 20.2).
 	ErrUnsupportedAlgorithm = errors.New("the room's encryption algorithm is not supported")
+	// ErrNotJoined says that the account is not in the room, so that it may not send there.
+	ErrNotJoined = errors.New("the account is not in the room")
 	// ErrDeviceNotSigned says that the sending device is not signed by its owner's
 	// identity, so that others would not show its messages.
 	ErrDeviceNotSigned = errors.New("this device is not confirmed by its owner")

@@ -94,7 +94,8 @@ func (r *room) forgetMembers() {
 }
 
 // memberships gives a copy of the room's membership list, fetched if it is not known. The
-// own user has joined by it, and nobody whom this client has just removed is in it.
+// own user has joined by it, or it is ErrNotJoined, and nobody whom this client has just
+// removed is in it.
 func (d *Device) memberships(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
 	for listing := 1; ; listing++ {
 		members, err := d.listMembers(ctx, roomID, listing == maxListings)
@@ -118,6 +119,9 @@ func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (
 	}
 	if r.members != nil {
 		defer d.mu.Unlock()
+		if r.members[d.acct.user] != "join" {
+			return nil, ErrNotJoined
+		}
 		return maps.Clone(r.members), nil
 	}
 	if r.loading == nil {
@@ -150,8 +154,8 @@ func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (
 
 // checkList refuses a list that is out of date.
 func (r *room) checkList(list map[id.UserID]string, own id.UserID, now time.Time, last bool) error {
-	if list[own] != "join" {
-		return errOutdatedList // who may ask for it is in the room
+	if err := r.checkOwn(list[own], own, now, last); err != nil {
+		return err
 	}
 	for user, a := range r.accepted {
 		arrival, departure := a.deniedBy(list[user], now)
@@ -160,6 +164,22 @@ func (r *room) checkList(list map[id.UserID]string, own id.UserID, now time.Time
 		}
 	}
 	return nil
+}
+
+// checkOwn refuses a list without the own user. Only a join that the homeserver accepted
+// from this client says that the list lags; otherwise the user was never in the room, or
+// has left it or been removed.
+func (r *room) checkOwn(listed string, own id.UserID, now time.Time, last bool) error {
+	said, ok := r.accepted[own]
+	switch {
+	case ok && said.counts(now) && !present(said.membership):
+		return ErrNotJoined // whatever the list says: it may be older
+	case listed == "join":
+		return nil
+	case ok && said.counts(now) && said.membership == "join" && !last:
+		return errOutdatedList
+	}
+	return ErrNotJoined
 }
 
 // fetchMembers asks the homeserver for a room's members.

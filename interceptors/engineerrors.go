@@ -35,6 +35,9 @@ func engineError(err error) error {
 		return upstreamError(up, err)
 	}
 	switch {
+	case errors.Is(err, e2ee.ErrNotJoined): // as a homeserver answers it
+		return Forbidden("This account is not in the room, so the message was not sent.").
+			WithHint("Join the room first; an invitation alone is not enough.").Because(err)
 	case errors.Is(err, e2ee.ErrUnsupportedAlgorithm):
 		return CannotEncrypt(true, err)
 	case errors.Is(err, e2ee.ErrCannotEncrypt), errors.Is(err, e2ee.ErrClosed):

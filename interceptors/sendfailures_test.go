@@ -77,6 +77,7 @@ func TestSendRefusals(t *testing.T) {
 		code            string
 	}{
 		{encrypt: e2ee.ErrCannotEncrypt, status: 503, code: CodeCannotEncrypt},
+		{encrypt: fmt.Errorf("%w: %w", e2ee.ErrCannotEncrypt, e2ee.ErrNotJoined), status: 403, code: CodeForbidden},
 		{encrypt: e2ee.ErrClosed, status: 503, code: CodeCannotEncrypt},
 		{encrypt: fmt.Errorf("x: %w", e2ee.ErrUnsupportedAlgorithm), status: 403, code: CodeCannotEncrypt},
 		{encrypt: e2ee.ErrDeviceNotSigned, status: 403, code: CodeDeviceNotSigned},
