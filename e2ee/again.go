@@ -3,6 +3,8 @@ package e2ee
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"e2ee-proxy/internal/backoff"
@@ -35,6 +37,11 @@ func restorePauses() backoff.Range { return backoff.Range{First: time.Minute, La
 // wedgePauses are for new Olm sessions with who cannot be reached, or has no keys left.
 func wedgePauses() backoff.Range { return backoff.Range{First: time.Minute, Last: 30 * time.Minute} }
 
+// rereadPauses are for a signature that was accepted and does not show at once.
+func rereadPauses() backoff.Range {
+	return backoff.Range{First: 100 * time.Millisecond, Last: time.Second}
+}
+
 // listPauses are for a list of members that is out of date.
 func listPauses() backoff.Range {
 	return backoff.Range{First: 50 * time.Millisecond, Last: time.Second}
@@ -56,7 +63,7 @@ func pauseAfter(err error, pause time.Duration, within backoff.Range) time.Durat
 // needsPerson reports whether trying again is of no use before somebody does something.
 func needsPerson(err error) bool {
 	var auth *AuthNeededError
-	return errors.As(err, &auth) || errors.Is(err, ErrWrongPassword)
+	return errors.As(err, &auth) || errors.Is(err, ErrWrongPassword) || signatureFailed(err)
 }
 
 // maintainAgain has maintenance run again: at once when there is more to do, after a
@@ -67,7 +74,7 @@ func (d *Device) maintainAgain(failed, more bool) {
 	switch {
 	case failed && d.token.IsZero(): // its client brings another
 	case failed:
-		d.retryLocked(d.failures.Next(upkeepPauses()))
+		d.retryLocked(retryUpkeep, d.failures.Next(upkeepPauses()))
 	case more:
 		d.failures.Reset()
 		d.kickLocked()
@@ -76,28 +83,54 @@ func (d *Device) maintainAgain(failed, more bool) {
 	}
 }
 
-// retryLocked asks for maintenance after a pause, or earlier if that was asked for before.
-// The caller holds d.mu.
-func (d *Device) retryLocked(pause time.Duration) {
+// retries are when maintenance is asked for again, and why. It is guarded by the Device.
+type retries struct {
+	due   map[retryFor]time.Time
+	timer *time.Timer
+}
+
+// retryFor is a reason for maintenance to be repeated. Each has one time.
+type retryFor int
+
+const (
+	retryUpkeep retryFor = iota // a step failed
+	retryRestore
+	retryWedges
+	retrySignature
+)
+
+// retryLocked asks for maintenance after a pause. The caller holds d.mu.
+func (d *Device) retryLocked(why retryFor, pause time.Duration) {
 	if d.ctx == nil || d.ctx.Err() != nil {
 		return
 	}
-	due := time.Now().Add(pause)
-	if d.retry != nil {
-		if !d.retryDue.After(due) {
-			return
-		}
-		d.retry.Stop()
+	if d.retry.due == nil {
+		d.retry.due = make(map[retryFor]time.Time)
 	}
-	d.retryDue = due
-	d.retry = time.AfterFunc(pause, func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if d.retryDue.Equal(due) {
-			d.retry = nil
-		}
-		d.kickLocked()
-	})
+	d.retry.due[why] = time.Now().Add(pause)
+	d.armLocked()
+}
+
+// armLocked sets the timer to what is due next. The caller holds d.mu.
+func (d *Device) armLocked() {
+	if d.retry.timer != nil {
+		d.retry.timer.Stop()
+		d.retry.timer = nil
+	}
+	if len(d.retry.due) > 0 {
+		next := slices.MinFunc(slices.Collect(maps.Values(d.retry.due)), time.Time.Compare)
+		d.retry.timer = time.AfterFunc(time.Until(next), d.retryNow)
+	}
+}
+
+// retryNow asks for maintenance because something is due.
+func (d *Device) retryNow() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(d.retry.due, func(_ retryFor, at time.Time) bool { return !at.After(now) })
+	d.armLocked()
+	d.kickLocked()
 }
 
 // lookAgain brings status and warnings in line with what a call of the control API has

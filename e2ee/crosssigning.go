@@ -256,12 +256,10 @@ func (d *Device) signDevice(ctx context.Context, c *crossSigning, keys json.RawM
 		return err
 	}
 	if len(resp.Failures[d.acct.user]) > 0 {
-		return errSignatureRefused
+		return ErrSignatureRefused
 	}
 	return nil
 }
-
-var errSignatureRefused = errors.New("the homeserver refused the device's signature")
 
 // b64 is unpadded base64, as everywhere in Matrix.
 func b64(b []byte) string { return base64.RawStdEncoding.EncodeToString(b) }

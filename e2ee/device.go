@@ -67,12 +67,14 @@ type Device struct {
 	serverKeys    json.RawMessage // our device keys as the homeserver shows them, with all signatures
 	own           ownState
 	confirmedAt   time.Time // when this process signed the device
-	holding       holding   // see held.go
-	settled       bool      // the identity was looked at, and nothing has changed since
-	unsettled     int       // how often something changed
-	awake         bool      // the device is to sync by itself, see awake.go
-	looping       bool      // the sync loop runs
-	visiting      bool      // maintenance is not queued, but noted in wanted
+	signature     signatureTrial
+	upload        uploadTrial
+	holding       holding // see held.go
+	settled       bool    // the identity was looked at, and nothing has changed since
+	unsettled     int     // how often something changed
+	awake         bool    // the device is to sync by itself, see awake.go
+	looping       bool    // the sync loop runs
+	visiting      bool    // maintenance is not queued, but noted in wanted
 	wanted        bool
 	maintained    bool                  // maintenance has begun since the device was loaded
 	asks          map[string]*secretAsk // secrets that other devices were asked for
@@ -85,8 +87,7 @@ type Device struct {
 	keysGiven     map[givenKey]time.Time
 	fetching      fetching
 	restoring     restoring
-	retry         *time.Timer // of maintenance that failed
-	retryDue      time.Time
+	retry         retries
 	failures      backoff.Pauses
 
 	news     int // how often something became known better than a sync under way may tell it
@@ -315,7 +316,7 @@ func (d *Device) retire() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.token, d.nextToken = secret.String{}, secret.String{}
-	for _, timer := range []*time.Timer{d.publishTimer, d.retry, d.askTimer} {
+	for _, timer := range []*time.Timer{d.publishTimer, d.retry.timer, d.askTimer} {
 		if timer != nil {
 			timer.Stop()
 		}

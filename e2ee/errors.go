@@ -23,6 +23,12 @@ var (
 	// ErrDeviceNotSigned says that the sending device is not signed by its owner's
 	// identity, so that others would not show its messages.
 	ErrDeviceNotSigned = errors.New("this device is not confirmed by its owner")
+	// ErrSignatureNotShown says that the homeserver accepted the signature that confirms this
+	// device, and does not show it, and ErrSignatureRefused that it did not accept it.
+	ErrSignatureNotShown = errors.New("the homeserver accepted this device's signature and does not show it")
+	ErrSignatureRefused  = errors.New("the homeserver refused this device's signature")
+	// ErrKeysRefused says that the homeserver refuses the device's encryption keys.
+	ErrKeysRefused = errors.New("the homeserver refuses this device's encryption keys")
 	// ErrNotProxied says that the proxy holds no keys for the device.
 	ErrNotProxied = errors.New("the proxy holds no keys for this device")
 	// ErrKeysReplaced says that the homeserver shows other keys for our device than ours.

@@ -1,6 +1,7 @@
 package e2ee
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,7 +39,7 @@ const (
 // storage and backup complete. Every step looks at what the homeserver has, so that it
 // can be repeated after a crash anywhere (requirement 12.13).
 func (d *Device) setUpIdentity(ctx context.Context) error {
-	if d.isSettled() {
+	if d.isSettled() && !d.signatureDue() {
 		return nil
 	}
 	d.mu.Lock()
@@ -47,7 +48,7 @@ func (d *Device) setUpIdentity(ctx context.Context) error {
 	password, given := d.acct.password.take()
 	err := d.bootstrap(ctx, UserAuth{Password: password}, bootstrapping{create: !d.eng.opts.ManualBootstrap})
 	var auth *AuthNeededError
-	if err != nil && !errors.As(err, &auth) && !errors.Is(err, ErrWrongPassword) {
+	if err != nil && !errors.As(err, &auth) && !errors.Is(err, ErrWrongPassword) && !signatureFailed(err) {
 		return err
 	}
 	// Done, or in need of a person: looked at again when something changes.
@@ -135,11 +136,12 @@ func (d *Device) bootstrap(ctx context.Context, auth UserAuth, may bootstrapping
 			return err
 		}
 	}
-	if err := d.useIdentity(ctx, own, keys); err != nil {
-		return err
+	signed := d.useIdentity(ctx, own, keys)
+	if signed != nil && !signatureFailed(signed) {
+		return signed
 	}
 	d.acct.password.forget()
-	return d.completeStorage(ctx, keys, opened, may)
+	return cmp.Or(d.completeStorage(ctx, keys, opened, may), signed)
 }
 
 // awaitIdentity does what can be done with an identity whose keys are not here: its owner
@@ -222,6 +224,7 @@ func (d *Device) noteOwn(own *trustcache.User) {
 		state = ownChanged
 	}
 	d.own = state
+	d.noteSignature(state, own.SelfSigning)
 	if dev := own.Device(d.id); dev != nil && state != ownReplaced {
 		if obj, err := parseObject(dev.Raw); err == nil {
 			d.serverKeys = obj.without("unsigned").encode()
@@ -279,31 +282,6 @@ func (d *Device) createIdentity(ctx context.Context, keys *crossSigning, auth Us
 
 var errNotPublished = errors.New("the homeserver does not show the identity that was published")
 
-// signSelf signs this device and reads the signature back: a homeserver may answer 200
-// and keep an old one.
-func (d *Device) signSelf(ctx context.Context, own *trustcache.User, keys *crossSigning) error {
-	dev := own.Device(d.id)
-	if dev == nil || own.SelfSigning != keys.selfSigning.PublicKey() {
-		return errNotPublished
-	}
-	if dev.Ed25519 != d.ed25519 || dev.Curve25519 != d.curve25519 {
-		return ErrKeysReplaced // the homeserver would get a confirmed device of its own
-	}
-	if err := d.signDevice(ctx, keys, dev.Raw); err != nil {
-		return err
-	}
-	if _, err := d.readOwn(ctx, true); err != nil {
-		return err
-	}
-	if d.ownNow() != ownSigned {
-		return errSignatureRefused
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.confirmedAt = d.eng.now()
-	return nil
-}
-
 // mayConverse says whether the device may send encrypted messages: others show only
 // those of devices that their owner has confirmed.
 func (d *Device) mayConverse(ctx context.Context) error {
@@ -320,7 +298,11 @@ func (d *Device) mayConverse(ctx context.Context) error {
 			}
 		}
 	}
-	return sendRefusal(d.ownNow(), d.acct.settings().AllowUnsigned)
+	refusal := sendRefusal(d.ownNow(), d.acct.settings().AllowUnsigned)
+	if why := d.signatureTrouble(); errors.Is(refusal, ErrDeviceNotSigned) && why != nil && d.ownNow() == ownUnsigned {
+		return why // what a device that is not signed is told to do does not help this one
+	}
+	return refusal
 }
 
 // sendRefusal says why a device may send nothing to encrypted rooms; nil when it may.

@@ -91,6 +91,9 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 	if err != nil || body == nil {
 		return err
 	}
+	if err := d.uploadStands(); err != nil {
+		return err
+	}
 	var resp struct {
 		Counts map[string]int `json:"one_time_key_counts"`
 	}
@@ -100,6 +103,7 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 	})
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.noteUpload(err)
 	s := d.begin()
 	switch {
 	case err == nil:

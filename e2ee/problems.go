@@ -30,6 +30,14 @@ var (
 		"device_not_signed", "Your digital identity has not confirmed this device. Others would not show its messages.",
 		"POST /_e2ee_proxy/v1/recover with your recovery key, or POST /_e2ee_proxy/v1/reset for a new identity.",
 	}
+	problemSignatureNotShown = Problem{
+		"signature_not_shown", "The homeserver accepted the confirmation of this device and does not show it, as Synapse does for a device ID that was logged out and used again. Others would not show its messages.",
+		"Log out and log in again with another device ID, or leave the ID to the homeserver. If the ID must stay: POST /_e2ee_proxy/v1/reset makes a new identity.",
+	}
+	problemSignatureRefused = Problem{
+		"signature_refused", "The homeserver refuses the confirmation of this device. Others would not show its messages.",
+		"Log out and log in again with another device ID. If that does not help, talk to the administrator of the homeserver.",
+	}
 	problemChanged = Problem{
 		warnOwnIdentityChanged, "Your digital identity was reset elsewhere, and this device does not know the new one. Nothing is sent from it to encrypted rooms.",
 		"If it was you: POST /_e2ee_proxy/v1/recover with your new recovery key. If it was not: change your password, log out devices you do not know, then POST /_e2ee_proxy/v1/reset.",
@@ -71,13 +79,18 @@ var (
 // unfinished leaves out what the proxy is about to put in order by itself, so that nobody
 // is asked to do it, and says that it is.
 func unfinished(problems []Problem) []Problem {
-	rest := slices.DeleteFunc(slices.Clone(problems), func(p Problem) bool {
-		return p == problemNoIdentity || p == problemUnsigned || p == problemNoStorage || p == problemStorageIncomplete || p == problemNoBackup
-	})
+	rest := leftToDo(problems)
 	if len(rest) == len(problems) {
 		return problems
 	}
 	return append([]Problem{problemSettingUp}, rest...)
+}
+
+// leftToDo gives the problems that the proxy does not put in order by itself.
+func leftToDo(problems []Problem) []Problem {
+	return slices.DeleteFunc(slices.Clone(problems), func(p Problem) bool {
+		return p == problemNoIdentity || p == problemUnsigned || p == problemNoStorage || p == problemStorageIncomplete || p == problemNoBackup
+	})
 }
 
 func unreadable(what string) Problem {

@@ -1,6 +1,7 @@
 package e2ee
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -51,6 +52,7 @@ func (d *Device) Recover(ctx context.Context, with Recovery) error {
 }
 
 func (d *Device) recoverNow(ctx context.Context, with Recovery) error {
+	d.signAgain()
 	give, err := d.acct.boot.take(ctx, struct{}{})
 	if err != nil {
 		return err
@@ -80,10 +82,11 @@ func (d *Device) recoverNow(ctx context.Context, with Recovery) error {
 	if err != nil {
 		return err
 	}
-	if err := d.useIdentity(ctx, own, keys); err != nil {
-		return err
+	signed := d.useIdentity(ctx, own, keys)
+	if signed != nil && !signatureFailed(signed) {
+		return signed
 	}
-	return d.completeStorage(ctx, keys, key, bootstrapping{create: true})
+	return cmp.Or(d.completeStorage(ctx, keys, key, bootstrapping{create: true}), signed)
 }
 
 // recoverIdentity takes the identity from secret storage, and stores it.

@@ -160,7 +160,9 @@ func (d *Device) finishReset(ctx context.Context, keys *crossSigning) error {
 			return fmt.Errorf("store the new identity: %w", err)
 		}
 	}
-	if err := d.useIdentity(ctx, own, keys); err != nil {
+	// A signature that does not show must not keep the account from its recovery key: status
+	// tells of it.
+	if err := d.useIdentity(ctx, own, keys); err != nil && !signatureFailed(err) {
 		return err
 	}
 	if err := d.replaceStorage(ctx, keys); err != nil {

@@ -128,7 +128,7 @@ func (d *Device) restoreAll(ctx context.Context) {
 		d.restoring.status.State = restoreFailed
 		again := pauseAfter(err, d.restoring.failures.Next(restorePauses()), restorePauses())
 		d.restoring.next = d.eng.now().Add(again)
-		d.retryLocked(again)
+		d.retryLocked(retryRestore, again)
 		return
 	}
 	d.restoring.failures.Reset()

@@ -153,7 +153,10 @@ func (d *Device) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	out.Warnings = append(out.Warnings, pending...)
-	if !d.isSettled() {
+	switch why := d.keysRefused(); {
+	case why != nil:
+		out.Problems = append([]Problem{problemKeysRefused(why)}, leftToDo(out.Problems)...)
+	case !d.isSettled():
 		out.Problems = unfinished(out.Problems)
 	}
 	return out, nil
@@ -190,7 +193,7 @@ func (d *Device) identityStatus(out *Status, own *trustcache.User, keys *crossSi
 	case ownNoIdentity:
 		out.Problems = append(out.Problems, problemNoIdentity)
 	case ownUnsigned:
-		out.Problems = append(out.Problems, problemUnsigned)
+		out.Problems = append(out.Problems, d.problemOfUnsigned())
 	case ownReplaced:
 		out.Problems = append(out.Problems, problemReplaced)
 	}

@@ -207,7 +207,7 @@ func (d *Device) putOff(failed []wedge) {
 	next, pause := d.wedges.later(failed, d.eng.now())
 	d.wedges = next
 	if pause > 0 {
-		d.retryLocked(pause)
+		d.retryLocked(retryWedges, pause)
 	}
 }
 

@@ -23,6 +23,9 @@ const (
 	codeNotVerified         = "DEV.E2EE_PROXY.NOT_VERIFIED"
 	codeWrongPassphrase     = "DEV.E2EE_PROXY.WRONG_PASSPHRASE"
 	codeKeysReplaced        = "DEV.E2EE_PROXY.KEYS_REPLACED"
+	codeKeysRefused         = "DEV.E2EE_PROXY.KEYS_REFUSED"
+	codeSignatureNotShown   = "DEV.E2EE_PROXY.SIGNATURE_NOT_SHOWN"
+	codeSignatureRefused    = "DEV.E2EE_PROXY.SIGNATURE_REFUSED"
 )
 
 // controlError turns a reason of [Control] into an error for the client.
@@ -99,6 +102,12 @@ func controlReasons() []controlReason {
 		{e2ee.ErrNotProxied, NewError(http.StatusConflict, codeNotProxied, "The proxy holds no encryption keys for this device.")},
 		{e2ee.ErrKeysReplaced, conflict(codeKeysReplaced,
 			"The homeserver shows other encryption keys for this device than the proxy's own.", "Log out and log in again as a new device.")},
+		{e2ee.ErrSignatureNotShown, conflict(codeSignatureNotShown,
+			"This device could not be confirmed.", hintSignatureNotShown)},
+		{e2ee.ErrSignatureRefused, conflict(codeSignatureRefused,
+			"The homeserver refuses the confirmation of this device.", hintAnotherDevice)},
+		{e2ee.ErrKeysRefused, conflict(codeKeysRefused,
+			"The homeserver refuses the encryption keys of this device.", hintAnotherDevice)},
 		{e2ee.ErrDeviceNotSigned, DeviceNotSigned("Confirm it first: POST /_e2ee_proxy/v1/recover.")},
 		{e2ee.ErrCannotEncrypt, NewError(http.StatusServiceUnavailable, CodeCannotEncrypt,
 			"What the homeserver shows of this account could not be read.").WithHint("Try again in a moment.")},

@@ -19,6 +19,13 @@ import (
 // codeKeysHeld refuses what would replace keys that the proxy published.
 const codeKeysHeld = "DEV.E2EE_PROXY.KEYS_HELD_BY_PROXY"
 
+// What helps where the homeserver does not take or show what confirms a device.
+const (
+	hintSignatureNotShown = "The homeserver accepted the confirmation and does not show it, as Synapse does for a device ID that was logged out and used again. " +
+		"Log out and log in again with another device ID; or make a new identity: POST /_e2ee_proxy/v1/reset."
+	hintAnotherDevice = "Log out and log in again with another device ID. If that does not help, talk to the administrator of the homeserver."
+)
+
 // engineError turns an error of the engine into one for the client. What it does not
 // know stays as it is and is rendered as an internal error.
 func engineError(err error) error {
@@ -31,10 +38,17 @@ func engineError(err error) error {
 	if changed, ok := errors.AsType[*e2ee.IdentityChangedError](err); ok {
 		return identityChanged(changed).Because(err)
 	}
+	if errors.Is(err, e2ee.ErrKeysRefused) {
+		return refuseEncrypted("The homeserver refuses the encryption keys of this device, so the message was not sent.", hintAnotherDevice).Because(err)
+	}
 	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok {
 		return upstreamError(up, err)
 	}
 	switch {
+	case errors.Is(err, e2ee.ErrSignatureNotShown):
+		return DeviceNotSigned(hintSignatureNotShown).Because(err)
+	case errors.Is(err, e2ee.ErrSignatureRefused):
+		return DeviceNotSigned(hintAnotherDevice).Because(err)
 	case errors.Is(err, e2ee.ErrNotJoined): // as a homeserver answers it
 		return Forbidden("This account is not in the room, so the message was not sent.").
 			WithHint("Join the room first; an invitation alone is not enough.").Because(err)

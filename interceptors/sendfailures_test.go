@@ -75,12 +75,16 @@ func TestSendRefusals(t *testing.T) {
 		lookup, encrypt error
 		status          int
 		code            string
+		says            string
 	}{
 		{encrypt: e2ee.ErrCannotEncrypt, status: 503, code: CodeCannotEncrypt},
 		{encrypt: fmt.Errorf("%w: %w", e2ee.ErrCannotEncrypt, e2ee.ErrNotJoined), status: 403, code: CodeForbidden},
 		{encrypt: e2ee.ErrClosed, status: 503, code: CodeCannotEncrypt},
 		{encrypt: fmt.Errorf("x: %w", e2ee.ErrUnsupportedAlgorithm), status: 403, code: CodeCannotEncrypt},
 		{encrypt: e2ee.ErrDeviceNotSigned, status: 403, code: CodeDeviceNotSigned},
+		{encrypt: e2ee.ErrSignatureNotShown, status: 403, code: CodeDeviceNotSigned, says: "another device ID; or make a new identity: POST /_e2ee_proxy/v1/reset"},
+		{encrypt: e2ee.ErrSignatureRefused, status: 403, code: CodeDeviceNotSigned, says: "another device ID"},
+		{encrypt: fmt.Errorf("%w: %w", e2ee.ErrKeysRefused, upstream(400, "M_UNKNOWN")), status: 403, code: CodeCannotEncrypt, says: "refuses the encryption keys"},
 		{encrypt: e2ee.ErrKeysReplaced, status: 403, code: CodeCannotEncrypt},
 		{encrypt: e2ee.ErrNotProxied, status: 403, code: CodeCannotEncrypt},
 		{encrypt: &e2ee.IdentityChangedError{Users: []id.UserID{bob}}, status: 403, code: CodeIdentityChanged},
@@ -107,8 +111,8 @@ func TestSendRefusals(t *testing.T) {
 		w.dev.lookupErr, w.dev.encryptErr = tt.lookup, tt.encrypt
 		_, err := w.do(sendCall(encryptedRoom, "m.room.message", message))
 		e := shown(t, err, tt.status, tt.code)
-		if e.Public() == "" {
-			t.Errorf("%v: no text", err)
+		if e.Public() == "" || !strings.Contains(e.Public(), tt.says) {
+			t.Errorf("%v: the text is %q", err, e.Public())
 		}
 		w.wantNothingUpstream()
 	}

@@ -59,6 +59,15 @@ func (s *Server) RequireUIAForFirstKeys() {
 	s.uiaForFirstKeys = true
 }
 
+// KeepOldSignatures makes the server behave like Synapse when a device is removed: what
+// others signed of it stays under its ID, is shown for the next device with that ID, and
+// a new signature by the same key is answered as accepted and skipped.
+func (s *Server) KeepOldSignatures() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keepSignatures = true
+}
+
 func fullID(user string) string {
 	if strings.HasPrefix(user, "@") {
 		return user
@@ -71,6 +80,7 @@ func (s *Server) addUser(localpart, password string) *user {
 		id: fullID(localpart), localpart: localpart, password: password,
 		devices: map[string]*device{}, accountData: map[dataKey]datum{},
 		filters: map[string]json.RawMessage{}, crossSigning: map[string]map[string]any{},
+		oldSignatures: map[string]map[string]any{},
 	}
 	s.users[u.id] = u
 	return u
@@ -98,6 +108,9 @@ func (d *device) session() Session {
 func (s *Server) removeDevice(d *device) {
 	delete(s.tokens, d.token)
 	delete(d.user.devices, d.id)
+	if s.keepSignatures && d.keys != nil {
+		d.user.oldSignatures[d.id] = d.signaturesOfOthers()
+	}
 	d.user.keysPos = s.touch()
 }
 

@@ -50,6 +50,7 @@ func uploadKeys(s *Server, c *call) Reply {
 			// The same keys again keep what others signed.
 			addSignatures(b.DeviceKeys, c.device.keys)
 		}
+		addSignatures(b.DeviceKeys, c.user.oldSignatures[c.device.id])
 		c.device.keys = b.DeviceKeys
 		c.user.keysPos = s.touch()
 	}

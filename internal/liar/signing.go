@@ -51,6 +51,7 @@ func uploadSignatures(s *Server, c *call) Reply {
 				continue
 			}
 			addSignatures(target, signed)
+			addSignatures(target, u.oldSignatures[name])
 			u.keysPos = s.touch()
 		}
 	}
@@ -89,6 +90,19 @@ func addSignatures(to, signed map[string]any) {
 		these, _ := signatures.(map[string]any)
 		maps.Copy(have, these)
 	}
+}
+
+// signaturesOfOthers gives an object with the signatures that the device did not make itself.
+func (d *device) signaturesOfOthers() map[string]any {
+	others := map[string]any{}
+	addSignatures(others, d.keys)
+	all, _ := others["signatures"].(map[string]any)
+	for _, by := range all {
+		if by, ok := by.(map[string]any); ok {
+			delete(by, "ed25519:"+d.id)
+		}
+	}
+	return others
 }
 
 // CrossSigningKey gives the public key that the server has published for a user:

@@ -17,6 +17,8 @@ type state struct {
 	// uiaForFirstKeys asks for user-interactive auth even for the first cross-signing
 	// keys, as servers without MSC3967 do.
 	uiaForFirstKeys bool
+	// keepSignatures keeps what others signed of a device under its ID, see KeepOldSignatures.
+	keepSignatures bool
 }
 
 func newState() state {
@@ -33,6 +35,7 @@ type user struct {
 	devices                 map[string]*device
 	accountData             map[dataKey]datum
 	filters                 map[string]json.RawMessage
+	oldSignatures           map[string]map[string]any // by device ID
 	crossSigning            map[string]map[string]any // "master", "self_signing", "user_signing"
 	keysPos                 int64                     // of the last change of devices or identity
 	backups                 []*backup                 // by version, from 1

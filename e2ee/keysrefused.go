@@ -1,0 +1,79 @@
+package e2ee
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"e2ee-proxy/internal/backoff"
+)
+
+// uploadTrial is what came of uploading the device's keys. It is guarded by the Device.
+type uploadTrial struct {
+	err      *UpstreamError // the last refusal; nil when the last upload was accepted
+	failures backoff.Pauses
+	refusals int
+	next     time.Time // no other before this
+}
+
+// refusalsTold is how many refusals in a row are told: the first may be mended by other
+// one-time keys.
+const refusalsTold = 2
+
+// refused reports whether the homeserver did not want what it was sent, rather than
+// could not take it now.
+func refused(err error) (*UpstreamError, bool) {
+	var up *UpstreamError
+	if !errors.As(err, &up) || up.Status < 400 || up.Status >= 500 {
+		return nil, false
+	}
+	switch up.Status {
+	case http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return nil, false
+	}
+	return up, true
+}
+
+// noteUpload records what came of an upload. The caller holds d.mu.
+func (d *Device) noteUpload(err error) {
+	if err == nil {
+		d.upload = uploadTrial{}
+		return
+	}
+	if up, ok := refused(err); ok {
+		d.upload.err = up
+		d.upload.refusals++
+		d.upload.next = d.eng.now().Add(d.upload.failures.Next(upkeepPauses()))
+	}
+}
+
+// uploadStands gives why uploading is of no use now: every sync would have it tried.
+func (d *Device) uploadStands() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.upload.refusals < refusalsTold || !d.eng.now().Before(d.upload.next) {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrKeysRefused, d.upload.err)
+}
+
+// keysRefused gives the homeserver's refusal of the device's keys, if it keeps refusing.
+func (d *Device) keysRefused() *UpstreamError {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.upload.refusals < refusalsTold {
+		return nil
+	}
+	return d.upload.err
+}
+
+func problemKeysRefused(why *UpstreamError) Problem {
+	return Problem{
+		"keys_refused",
+		fmt.Sprintf("The homeserver refuses the encryption keys of this device (%s), so that it can neither send nor read encrypted messages.",
+			strings.TrimSpace(fmt.Sprintf("%d %s", why.Status, truncate(why.ErrCode, 64)))),
+		"It is tried again by itself. If it stays so: log out and log in again with another device ID, or talk to the administrator of the homeserver.",
+	}
+}

@@ -1,0 +1,140 @@
+package e2ee
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/backoff"
+	"e2ee-proxy/trustcache"
+)
+
+// The signature by which the identity confirms this device is read back: a homeserver may
+// answer 200 and not keep it. Synapse keeps the signature of a device that was logged out,
+// and when its ID is used again, with other keys, it shows the old one and skips the new
+// (synapse/handlers/e2e_keys.py, _process_self_signatures: "it should be exactly the same").
+
+// rereads is how often a signature that was accepted is looked for before it counts as not
+// shown: homeservers write in one part and read in another.
+const rereads = 3
+
+// signatureTrial is what came of signing the device with a key. It is guarded by the Device.
+type signatureTrial struct {
+	by       id.Ed25519 // the self-signing key
+	err      error      // why it is not signed with it; nil when nothing failed
+	failures backoff.Pauses
+	next     time.Time // not tried before this
+}
+
+// signatureFailed reports whether an error is about the signature of this device, and
+// about nothing else: all that does not need it goes on.
+func signatureFailed(err error) bool {
+	return errors.Is(err, ErrSignatureNotShown) || errors.Is(err, ErrSignatureRefused)
+}
+
+// signSelf signs this device and reads the signature back. What failed with the same key
+// is not tried again before its time: each try tells everybody that the device changed.
+func (d *Device) signSelf(ctx context.Context, own *trustcache.User, keys *crossSigning) error {
+	dev := own.Device(d.id)
+	if dev == nil || own.SelfSigning != keys.selfSigning.PublicKey() {
+		return errNotPublished
+	}
+	if dev.Ed25519 != d.ed25519 || dev.Curve25519 != d.curve25519 {
+		return ErrKeysReplaced // the homeserver would get a confirmed device of its own
+	}
+	by := keys.selfSigning.PublicKey()
+	if err := d.signatureStands(by); err != nil {
+		return err
+	}
+	err := d.signDevice(ctx, keys, dev.Raw)
+	if err == nil {
+		err = d.rereadSignature(ctx)
+	}
+	if err != nil && !signatureFailed(err) {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err == nil {
+		d.confirmedAt = d.eng.now()
+		return nil // noteOwn has ended the trial
+	}
+	if d.signature.by != by {
+		d.signature = signatureTrial{by: by}
+	}
+	pause := d.signature.failures.Next(upkeepPauses())
+	d.signature.err, d.signature.next = err, d.eng.now().Add(pause)
+	d.retryLocked(retrySignature, pause)
+	return err
+}
+
+// rereadSignature looks for the signature that was just accepted.
+func (d *Device) rereadSignature(ctx context.Context) error {
+	for again := 1; ; again++ {
+		if _, err := d.readOwn(ctx, true); err != nil {
+			return err
+		}
+		switch {
+		case d.ownNow() == ownSigned:
+			return nil
+		case again > rereads:
+			return ErrSignatureNotShown
+		}
+		if err := waitFor(ctx, rereadPauses().After(again)); err != nil {
+			return err
+		}
+	}
+}
+
+// noteSignature ends a trial that is over. The caller holds d.mu.
+func (d *Device) noteSignature(state ownState, selfSigning id.Ed25519) {
+	if d.signature.err != nil && (state == ownSigned || d.signature.by != selfSigning) {
+		d.signature = signatureTrial{}
+		delete(d.retry.due, retrySignature)
+	}
+}
+
+// signatureStands gives why the device could not be signed with a key, while it is too
+// early for another try.
+func (d *Device) signatureStands(by id.Ed25519) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.signature.by == by && d.eng.now().Before(d.signature.next) {
+		return d.signature.err
+	}
+	return nil
+}
+
+// signatureTrouble gives why the device could not be signed; nil when that did not fail.
+func (d *Device) signatureTrouble() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.signature.err
+}
+
+// signatureDue reports whether a signature that failed is to be tried again.
+func (d *Device) signatureDue() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.signature.err != nil && !d.eng.now().Before(d.signature.next)
+}
+
+// signAgain lets the next try be made at once: somebody asks for it.
+func (d *Device) signAgain() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.signature.next = time.Time{}
+}
+
+// problemOfUnsigned is what status says of a device that its identity has not signed.
+func (d *Device) problemOfUnsigned() Problem {
+	switch why := d.signatureTrouble(); {
+	case errors.Is(why, ErrSignatureNotShown):
+		return problemSignatureNotShown
+	case errors.Is(why, ErrSignatureRefused):
+		return problemSignatureRefused
+	}
+	return problemUnsigned
+}
