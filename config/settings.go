@@ -193,7 +193,8 @@ type AccountDefaults struct {
 	// Whether a device must be signed by its owner's digital identity before it may send
 	// encrypted messages. Others hide messages of devices that are not, so false only
 	// makes sense while trying things out. A device whose owner's identity was reset
-	// elsewhere sends nothing before it is recovered, either way.
+	// elsewhere sends nothing before it is recovered, either way, unless policy.send is on
+	// warn or off as well.
 	RequireCrossSigning Requirement `yaml:"require_cross_signing"`
 
 	// What becomes of requests by the user's other devices for the private keys of the
@@ -276,7 +277,9 @@ type Policy struct {
 // Rollout says how strictly one direction is handled, and from when on.
 type Rollout struct {
 	// enforce: the rule holds. warn: everything is done as without the rule, but what it
-	// would have done is shown and counted. off: the rule is not looked at.
+	// would have done is shown and counted; nothing is refused by it. off: the rule is not
+	// looked at. In each of them account.require_cross_signing adds a rule of its own: a
+	// device of the sender's that is not signed sends nothing to encrypted rooms.
 	Mode Mode `yaml:"mode"`
 
 	// Day (2026-12-01, from 00:00 UTC) or time (2026-12-01T08:00:00Z) from which warn

@@ -48,7 +48,7 @@ type account struct {
 }
 
 func newAccount(e *Engine, row *store.Account) *account {
-	a := &account{eng: e, user: row.UserID, row: row}
+	a := &account{eng: e, user: row.UserID, row: row, rollout: rollout{since: e.now()}}
 	a.tracker = trustcache.NewTracker(e.store, row, trustcache.Options{
 		Cache: e.users, Now: e.now,
 		AcknowledgeUnverified: func() bool { return e.opts.Account(row.UserID).AcknowledgeUnverified },

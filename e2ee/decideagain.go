@@ -21,10 +21,10 @@ import (
 // added since holds up nothing: it gets the key with the next event. It costs next to
 // nothing while nothing has changed. The caller holds d.mu.
 func (d *Device) stillEligible(ctx context.Context, who *eligible) error {
-	if err := sendRefusal(d.own, d.acct.settings().AllowUnsigned); err != nil {
+	version, mode := d.acct.tracker.Version(), d.eng.opts.Policy().Send
+	if err := sendRefusal(d.own, d.acct.settings().AllowUnsigned, mode); err != nil {
 		return err
 	}
-	version, mode := d.acct.tracker.Version(), d.eng.opts.Policy().Send
 	if version == who.version && mode == who.mode {
 		return nil
 	}

@@ -298,22 +298,29 @@ func (d *Device) mayConverse(ctx context.Context) error {
 			}
 		}
 	}
-	refusal := sendRefusal(d.ownNow(), d.acct.settings().AllowUnsigned)
+	refusal := sendRefusal(d.ownNow(), d.acct.settings().AllowUnsigned, d.eng.opts.Policy().Send)
 	if why := d.signatureTrouble(); errors.Is(refusal, ErrDeviceNotSigned) && why != nil && d.ownNow() == ownUnsigned {
 		return why // what a device that is not signed is told to do does not help this one
 	}
 	return refusal
 }
 
-// sendRefusal says why a device may send nothing to encrypted rooms; nil when it may.
-func sendRefusal(own ownState, allowUnsigned bool) error {
+// sendRefusal says why a device may send nothing to encrypted rooms; nil when it may. That
+// a device must be confirmed is not of the policy, which while it is on "warn" refuses
+// nothing of its own: an account may still ask for it.
+func sendRefusal(own ownState, allowUnsigned bool, policy trustcache.Mode) error {
 	switch own {
 	case ownSigned:
 		return nil
 	case ownReplaced:
 		return ErrKeysReplaced
 	case ownChanged:
-		return ErrDeviceNotSigned // also where unsigned devices may send: the identity is in question
+		// Where unsigned devices may send the identity is still in question, which is the
+		// policy's.
+		if allowUnsigned && (policy == trustcache.ModeWarn || policy == trustcache.ModeOff) {
+			return nil
+		}
+		return ErrDeviceNotSigned
 	case ownNoIdentity, ownUnsigned:
 		if allowUnsigned {
 			return nil

@@ -56,8 +56,9 @@ const (
 
 // rollout is what enforcing would have done for an account since the process started.
 type rollout struct {
+	since time.Time // when the account was first used by this process
+
 	mu    sync.Mutex
-	since time.Time
 	rooms map[id.RoomID]*roomRollout
 	full  bool // there are more rooms
 }
@@ -70,9 +71,9 @@ type roomRollout struct {
 }
 
 // room gives the entry of a room, nil when there are too many. The caller holds r.mu.
-func (r *rollout) room(roomID id.RoomID, now time.Time) *roomRollout {
+func (r *rollout) room(roomID id.RoomID) *roomRollout {
 	if r.rooms == nil {
-		r.rooms, r.since = make(map[id.RoomID]*roomRollout), now
+		r.rooms = make(map[id.RoomID]*roomRollout)
 	}
 	one := r.rooms[roomID]
 	if one == nil {
@@ -105,7 +106,7 @@ func (d *Device) noteGate(roomID id.RoomID, decision *trustcache.GateDecision) {
 		r := &d.acct.rollout
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if room := r.room(roomID, d.eng.now()); room != nil {
+		if room := r.room(roomID); room != nil {
 			for i := range decision.Blocked {
 				note(room.blocked, decision.Blocked[i].UserID)
 			}
@@ -123,7 +124,7 @@ func (d *Device) noteEligible(roomID id.RoomID, who *eligible) {
 	r := &d.acct.rollout
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if room := r.room(roomID, d.eng.now()); room != nil {
+	if room := r.room(roomID); room != nil {
 		for ref := range who.against {
 			note(room.keys, ref)
 		}
@@ -155,7 +156,7 @@ func (d *Device) noteReceived(job *sealedEvent, owner trustcache.Owner, v trustc
 		r := &d.acct.rollout
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if room := r.room(job.room, d.eng.now()); room != nil {
+		if room := r.room(job.room); room != nil {
 			room.events++
 			note(room.senders, store.DeviceRef{UserID: owner.UserID, DeviceID: owner.DeviceID})
 		}
@@ -201,7 +202,7 @@ func (d *Device) policyStatus() *PolicyStatus {
 	r := &d.acct.rollout
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	would := &WouldHave{Since: r.since, Rooms: make([]RoomWouldHave, 0, len(r.rooms)), More: r.full}
+	would := &WouldHave{Since: r.since.UTC().Truncate(time.Second), Rooms: make([]RoomWouldHave, 0, len(r.rooms)), More: r.full}
 	for roomID, room := range r.rooms {
 		would.Rooms = append(would.Rooms, RoomWouldHave{
 			RoomID: roomID, BlockedBy: slices.AppendSeq([]id.UserID{}, maps.Keys(room.blocked)),

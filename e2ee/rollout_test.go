@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/trustcache"
 )
 
@@ -143,5 +144,49 @@ func TestBackToWarn(t *testing.T) {
 	st.awaitText(event, "too early")
 	if trust := trustOf(st.shown[event]); trust["code"] != "UnsignedDevice" {
 		t.Errorf("shown as %v", trust)
+	}
+}
+
+// Reported: a policy that is on "warn" told a zero date while it had nothing to tell. It
+// tells from when on nothing was to tell.
+func TestWouldHaveSinceIsADate(t *testing.T) {
+	t.Parallel()
+	before := time.Now().Truncate(time.Second)
+	st := newStage(t, func(o *e2ee.Options) {
+		o.Policy = func() trustcache.Policy { return trustcache.Policy{Send: trustcache.ModeWarn} }
+	})
+	would := status(t, st.dev).Policy.Would
+	if would == nil || len(would.Rooms) > 0 || would.Since.Before(before) || would.Since.After(time.Now()) {
+		t.Errorf("status says %+v", would)
+	}
+}
+
+// Reported: policy.send on "warn" refused sends. What the policy is about it lets pass, the
+// own identity that was reset elsewhere included; a device that is not confirmed is refused
+// by account.require_cross_signing, which is another setting, and by that alone.
+func TestWarnRefusesNothing(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		allowed bool
+		want    error
+	}{{true, nil}, {false, e2ee.ErrDeviceNotSigned}} {
+		st := newStage(t, func(o *e2ee.Options) {
+			o.Account = func(id.UserID) e2ee.AccountSettings { return e2ee.AccountSettings{AllowUnsigned: c.allowed} }
+			o.Policy = func() trustcache.Policy { return trustcache.Policy{Send: trustcache.ModeWarn} }
+		})
+		bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
+		room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
+		st.send(room, "confirmed")
+		newIdentity(t, st.hs, bob.Session).confirm(bob)
+		elsewhere := newRig(t, st.hs, nil).device(st.hs.Login("alice", "ELSEWHERE"))
+		if _, err := elsewhere.Reset(t.Context(), e2ee.UserAuth{Password: secret.NewString("password of alice")}); err != nil {
+			t.Fatal(err)
+		}
+		await(t, "the reset is not noticed", func() bool {
+			st.told()
+			return problems(status(t, st.dev))["own_identity_changed"]
+		})
+		_, err := st.trySend(room, "the identities of both were reset")
+		wantErr(t, "the send", err, c.want)
 	}
 }

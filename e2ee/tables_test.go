@@ -30,11 +30,17 @@ func TestSendPreconditions(t *testing.T) {
 		{ownUnknown, "-", ErrCannotEncrypt, ErrCannotEncrypt, "unknown means refuse"},
 		{ownState(99), "-", ErrCannotEncrypt, ErrCannotEncrypt, ""},
 	} {
-		if got := sendRefusal(tc.own, false); !errors.Is(got, tc.strict) {
-			t.Errorf("%d (%s; %s): %v, want %v", tc.own, tc.reference, tc.why, got, tc.strict)
-		}
-		if got := sendRefusal(tc.own, true); !errors.Is(got, tc.unsigned) {
-			t.Errorf("%d (%s; %s), unsigned allowed: %v, want %v", tc.own, tc.reference, tc.why, got, tc.unsigned)
+		for _, mode := range []trustcache.Mode{trustcache.ModeEnforce, trustcache.ModeWarn, trustcache.ModeOff, 99} {
+			if got := sendRefusal(tc.own, false, mode); !errors.Is(got, tc.strict) {
+				t.Errorf("%d (%s; %s), mode %d: %v, want %v", tc.own, tc.reference, tc.why, mode, got, tc.strict)
+			}
+			want := tc.unsigned
+			if tc.own == ownChanged && (mode == trustcache.ModeWarn || mode == trustcache.ModeOff) {
+				want = nil // "warn" refuses nothing
+			}
+			if got := sendRefusal(tc.own, true, mode); !errors.Is(got, want) {
+				t.Errorf("%d (%s; %s), mode %d, unsigned allowed: %v, want %v", tc.own, tc.reference, tc.why, mode, got, want)
+			}
 		}
 	}
 }
