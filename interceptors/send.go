@@ -97,6 +97,9 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 			return Forbidden("The proxy does the encryption for this device, so that it cannot have keys of its own.").
 				WithHint("Send the clear event, or log in as a new device to let the client encrypt.")
 		}
+		if err := checkAttachment(eventType, content); err != nil {
+			return err
+		}
 		return r.encryptAndSend(x, dev, e2ee.Outgoing{
 			RoomID: room, Type: eventType, TxnID: x.Endpoint.Params["txnId"], Content: raw,
 		})
