@@ -93,6 +93,8 @@ type UpstreamError struct {
 	Text       string
 	SoftLogout bool
 	RetryAfter time.Duration
+	// NotMatrix says that the answer is of something that is no homeserver.
+	NotMatrix bool
 	// UIA is set when the homeserver asks for user-interactive authentication.
 	UIA   *uiaChallenge
 	Cause error // set when there was no answer, or none that could be read
@@ -105,6 +107,9 @@ func (e *UpstreamError) Error() string {
 	}
 	if e.Cause != nil {
 		return fmt.Sprintf("%s: homeserver answered, but: %v", e.Op, e.Cause)
+	}
+	if e.NotMatrix {
+		return fmt.Sprintf("%s: what answered with %d is no Matrix homeserver", e.Op, e.Status)
 	}
 	return fmt.Sprintf("%s: homeserver answered %d %s", e.Op, e.Status, e.ErrCode)
 }

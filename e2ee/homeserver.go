@@ -1,6 +1,7 @@
 package e2ee
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -122,6 +123,7 @@ func upstreamError(op string, resp *http.Response, body []byte, err error) *Upst
 		return out
 	}
 	out.Status = resp.StatusCode
+	out.NotMatrix = notMatrix(resp.StatusCode, body)
 	if resp.StatusCode < 300 {
 		out.Status, out.Cause = http.StatusBadGateway, errBadAnswer
 		for _, known := range []error{ErrAnswerTooLarge, context.Canceled, context.DeadlineExceeded} {
@@ -148,6 +150,21 @@ func upstreamError(op string, resp *http.Response, body []byte, err error) *Upst
 		}
 	}
 	return out
+}
+
+// notMatrix reports whether an answer that could not be read, or is an error, is of
+// something that is no homeserver. With other statuses what stands before a homeserver
+// refuses by itself; what was cut off proves nothing.
+func notMatrix(status int, body []byte) bool {
+	body = bytes.TrimSpace(body)
+	other := len(body) == 0 || body[0] != '{' && body[0] != '['
+	switch {
+	case status < http.StatusBadRequest:
+		return other && len(body) > 0
+	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed:
+		return other
+	}
+	return false
 }
 
 var (

@@ -138,7 +138,8 @@ func TestWhoCounts(t *testing.T) {
 		"leave": {}, "ban": {}, "knock": {}, "": {}, "unheard_of": {},
 	} {
 		for i, visibility := range []string{"joined", "invited", "shared", "world_readable"} {
-			d := &Device{rooms: map[id.RoomID]*room{"!r:x": {visibility: visibility, members: map[id.UserID]string{"@b:x": membership}}}}
+			members := map[id.UserID]string{"@me:x": "join", "@b:x": membership}
+			d := &Device{acct: &account{user: "@me:x"}, rooms: map[id.RoomID]*room{"!r:x": {visibility: visibility, members: members}}}
 			to, err := d.recipients(t.Context(), "!r:x")
 			if err != nil {
 				t.Fatal(err)

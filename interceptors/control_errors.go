@@ -50,6 +50,9 @@ func controlError(err error) error {
 
 // controlUpstream is for what the homeserver answered to what a call needed of it.
 func controlUpstream(up *e2ee.UpstreamError, err error) error {
+	if up.NotMatrix {
+		return NotHomeserver(err)
+	}
 	switch up.Status {
 	case http.StatusForbidden:
 		return Forbidden("The homeserver refused this.").Because(err)

@@ -75,6 +75,9 @@ func engineError(err error) error {
 // keeps it from being answered, nothing is sent.
 func lookupError(err error) error {
 	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok {
+		if up.NotMatrix {
+			return NotHomeserver(err)
+		}
 		switch up.Status {
 		case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests:
 			return upstreamError(up, err)
@@ -95,6 +98,8 @@ func upstreamError(up *e2ee.UpstreamError, err error) error {
 	switch {
 	case errors.Is(err, e2ee.ErrAnswerTooLarge):
 		return NewError(http.StatusBadGateway, CodeUnknown, "The homeserver's answer is larger than the proxy takes in: "+up.Op+".").Because(err)
+	case up.NotMatrix:
+		return NotHomeserver(err)
 	case up.Status == http.StatusUnauthorized && up.ErrCode != CodeUnknownToken && up.ErrCode != "":
 		// M_USER_LOCKED, for one: the session stays (requirement 22.2).
 		e := NewError(http.StatusUnauthorized, up.ErrCode, "The homeserver does not accept this account's access token now.")

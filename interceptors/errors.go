@@ -235,6 +235,16 @@ func HomeserverFailed(status int, asked string, err error) *Error {
 	}
 }
 
+// NotHomeserver says that what answers at the homeserver's address is none (502).
+func NotHomeserver(err error) *Error {
+	return &Error{
+		Status: http.StatusBadGateway, ErrCode: CodeUnknown, Err: err,
+		Text:   "What answers at the address that this proxy has for the homeserver is no Matrix homeserver.",
+		Hint:   "Whoever runs the proxy must correct the setting homeserver.",
+		Header: retryAfter(time.Minute),
+	}
+}
+
 // TimedOut says that the homeserver did not answer in time (504).
 func TimedOut(err error) *Error {
 	return &Error{
@@ -271,7 +281,7 @@ func FromResponse(resp *http.Response) *Error {
 	}
 	var fields map[string]any
 	if err := json.Unmarshal(body, &fields); err != nil {
-		return noMatrixError(resp, errors.New("no JSON body"))
+		return notJSON(resp, errors.New("no JSON body"))
 	}
 	code, _ := fields["errcode"].(string)
 	if code == "" || resp.StatusCode < 400 || resp.StatusCode > 599 {
@@ -298,6 +308,32 @@ func noMatrixError(resp *http.Response, err error) *Error {
 		e = HomeserverLimit(time.Duration(seconds) * time.Second).Because(e.Err)
 	}
 	return e
+}
+
+// ofNone reports whether an answer that is no JSON is of something that is no homeserver.
+// With other statuses what stands before a homeserver refuses by itself.
+func ofNone(status int) bool {
+	return status < http.StatusBadRequest || status == http.StatusNotFound || status == http.StatusMethodNotAllowed
+}
+
+// notJSON is for an answer that is no JSON.
+func notJSON(resp *http.Response, err error) *Error {
+	if ofNone(resp.StatusCode) {
+		return NotHomeserver(fmt.Errorf("status %d: %w", resp.StatusCode, err))
+	}
+	return noMatrixError(resp, err)
+}
+
+// FromOther is FromResponse for a status that has no meaning of its own: an error of a
+// homeserver becomes a 502 that says nothing of it but what was asked, a public phrase as
+// that of HomeserverFailed. It reads the body, and does not close it.
+func FromOther(resp *http.Response, asked string) *Error {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+	var fields map[string]any
+	if err == nil && json.Unmarshal(body, &fields) != nil && ofNone(resp.StatusCode) {
+		return NotHomeserver(fmt.Errorf("status %d without a JSON body", resp.StatusCode))
+	}
+	return HomeserverFailed(resp.StatusCode, asked, nil)
 }
 
 // HasCode reports whether err is, or wraps, an Error with this Matrix error code.

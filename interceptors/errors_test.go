@@ -106,6 +106,19 @@ func TestFromResponse(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+	for name, c := range map[string]struct {
+		resp *http.Response
+		none bool
+	}{
+		"a website":              {response(404, "<html>secret</html>"), true},
+		"a website, found":       {response(200, "<html>secret</html>"), true},
+		"what stands before one": {response(502, "<html>secret</html>"), false},
+	} {
+		got := interceptors.FromOther(c.resp, "answer")
+		if none := strings.Contains(got.Public(), "no Matrix homeserver"); got.Status != 502 || none != c.none || strings.Contains(got.Error(), "secret") {
+			t.Errorf("%s: got %v", name, got)
+		}
+	}
 	for name, resp := range map[string]*http.Response{
 		"HTML":          response(500, "<html>secret</html>"),
 		"no code":       response(500, `{"error":"secret"}`),

@@ -75,7 +75,7 @@ func (r *rooms) send(x *Exchange) error {
 
 // sendEncrypted sends into an encrypted room.
 func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
-	_, err := parseObject(raw)
+	content, err := parseObject(raw)
 	if err != nil {
 		return err
 	}

@@ -89,6 +89,8 @@ func TestSendRefusals(t *testing.T) {
 		{encrypt: e2ee.ErrNotProxied, status: 403, code: CodeCannotEncrypt},
 		{encrypt: &e2ee.IdentityChangedError{Users: []id.UserID{bob}}, status: 403, code: CodeIdentityChanged},
 		{encrypt: upstream(0, ""), status: 502, code: CodeUnknown},
+		{encrypt: &e2ee.UpstreamError{Op: "claim", Status: 404, NotMatrix: true}, status: 502, code: CodeUnknown, says: "is no Matrix homeserver"},
+		{lookup: &e2ee.UpstreamError{Op: "read the room", Status: 502, NotMatrix: true}, status: 502, code: CodeUnknown, says: "is no Matrix homeserver"},
 		{encrypt: &e2ee.UpstreamError{Cause: context.DeadlineExceeded}, status: 504, code: CodeUnknown},
 		{encrypt: upstream(500, "M_UNKNOWN"), status: 502, code: CodeUnknown},
 		{encrypt: fmt.Errorf("%w: %w", e2ee.ErrCannotEncrypt, upstream(502, "")), status: 502, code: CodeUnknown},

@@ -217,7 +217,7 @@ func readWhoami(resp *http.Response, token string) (interceptors.Identity, error
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests, http.StatusBadRequest:
 		return none, interceptors.FromResponse(resp)
 	default:
-		return none, interceptors.HomeserverFailed(resp.StatusCode, "say whose access token this is", nil)
+		return none, interceptors.FromOther(resp, "say whose access token this is")
 	}
 	var answer struct {
 		UserID   id.UserID   `json:"user_id"`
@@ -228,7 +228,10 @@ func readWhoami(resp *http.Response, token string) (interceptors.Identity, error
 	if err != nil {
 		return none, interceptors.Unreachable(fmt.Errorf("read whoami: %w", err))
 	}
-	if err := json.Unmarshal(raw, &answer); err != nil || answer.UserID == "" {
+	if err := json.Unmarshal(raw, &answer); err != nil {
+		return none, interceptors.NotHomeserver(errors.New("whoami answered with something else than JSON"))
+	}
+	if answer.UserID == "" {
 		return none, interceptors.Unreachable(errors.New("whoami has no user_id"))
 	}
 	return interceptors.Identity{

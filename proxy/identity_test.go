@@ -288,7 +288,9 @@ func TestRefusalsOfTokensPassOn(t *testing.T) {
 		{500, `{"errcode":"M_UNKNOWN","error":"traceback"}`, 502, "M_UNKNOWN", ""},
 		{404, `{"errcode":"M_UNRECOGNIZED","error":"what"}`, 502, "M_UNKNOWN", ""},
 		{302, ``, 502, "M_UNKNOWN", ""},
-		{200, `<html>`, 502, "M_UNKNOWN", ""},
+		{200, `<html>`, 502, "M_UNKNOWN", "is no Matrix homeserver"},
+		{404, `<html>`, 502, "M_UNKNOWN", "is no Matrix homeserver"},
+		{503, `<html>`, 502, "M_UNKNOWN", "answered with an error"},
 		{200, `{}`, 502, "M_UNKNOWN", ""},
 	} {
 		g := newRig(t, nil)

@@ -104,7 +104,8 @@ func (g *gateway) serve(ctx context.Context, clients, operators net.Listener) er
 		group.Go(func() error { return serveOps(drained, operators, g.ops) })
 	}
 	group.Go(func() error { return housekeeping(ctx, g.db, g.log) })
-	g.log.Info().Str("listen", clients.Addr().String()).Str("ops_listen", opsAddress).Str("homeserver", g.homeserver).Str("version", build().version).Msg("ready to serve")
+	g.log.Info().Str("listen", clients.Addr().String()).Str("ops_listen", opsAddress).Str("homeserver", g.homeserver).Str("version", build().version).Msg("listening")
+	group.Go(func() error { return announce(ctx, g.ready, g.log.Info()) })
 	return group.Wait()
 }
 

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"time"
 
@@ -204,29 +202,5 @@ func proxyOptions(cfg *config.Config, log zerolog.Logger, db *store.DB, engine *
 func forgetDevice(engine *e2ee.Engine) func(context.Context, interceptors.Identity, bool) error {
 	return func(ctx context.Context, who interceptors.Identity, softLogout bool) error {
 		return engine.UnknownToken(ctx, who.UserID, who.DeviceID, who.Token, softLogout)
-	}
-}
-
-// homeserverAnswers asks for what every homeserver tells everybody.
-func homeserverAnswers(cfg *config.Config, client *http.Client) func(context.Context) error {
-	url := cfg.Homeserver.URL().JoinPath("/_matrix/client/versions").String()
-	return func(ctx context.Context) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-		if err != nil {
-			return fmt.Errorf("ask the homeserver for its versions: %w", err)
-		}
-		resp, err := client.Do(req)
-		if err != nil {
-			return fmt.Errorf("ask the homeserver for its versions: %w", err)
-		}
-		// Read to the end, so that the connection can be used again.
-		_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
-		if err := errors.Join(err, resp.Body.Close()); err != nil {
-			return fmt.Errorf("ask the homeserver for its versions: %w", err)
-		}
-		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("ask the homeserver for its versions: it answered with status %d", resp.StatusCode)
-		}
-		return nil
 	}
 }

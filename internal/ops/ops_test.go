@@ -3,6 +3,7 @@ package ops_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -113,6 +114,18 @@ func TestProbeThatHangsIsGivenUp(t *testing.T) {
 			t.Errorf("took %s", took)
 		}
 	})
+}
+
+// A failure that has a word of its own is told by it, and counts as any other.
+func TestFailureWithAWord(t *testing.T) {
+	t.Parallel()
+	h := ops.New(prometheus.NewRegistry(), ops.NewReadiness(quiet, ops.Probe{Name: "homeserver", OnlyFirst: true, Run: func(context.Context) error {
+		return fmt.Errorf("ask: %w", &ops.Failure{Word: "not a homeserver", Err: errors.New("status 404 at https://secret")})
+	}}))
+	w := get(h, "GET", "/readyz")
+	if got, want := strings.TrimSpace(w.Body.String()), `{"ready":false,"checks":{"homeserver":"not a homeserver"}}`; w.Code != 503 || got != want {
+		t.Errorf("%d %s, want 503 %s", w.Code, got, want)
+	}
 }
 
 // Somebody who asks and leaves must not make the others believe in a failure.

@@ -33,8 +33,33 @@ type Report struct {
 	Ready bool `json:"ready"`
 	// Draining says that the process is about to end.
 	Draining bool `json:"draining,omitempty"`
-	// Checks says "ok" or "failing" for each probe.
+	// Checks says "ok" or "failing" for each probe, or the word of a [Failure].
 	Checks map[string]string `json:"checks"`
+}
+
+// Failure is an error of a probe that is told by a word of its own instead of "failing".
+// The word is the program's own: nothing of what a network said may be in it.
+type Failure struct {
+	Word string
+	Err  error
+}
+
+// Error implements error.
+func (f *Failure) Error() string { return f.Err.Error() }
+
+// Unwrap gives the cause.
+func (f *Failure) Unwrap() error { return f.Err }
+
+// word is how an error of a probe is told.
+func word(err error) string {
+	var failure *Failure
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.As(err, &failure):
+		return failure.Word
+	}
+	return "failing"
 }
 
 // Readiness tells whether the proxy can serve. Create it with [NewReadiness].
@@ -50,7 +75,7 @@ type probeState struct {
 	Probe
 	mu        sync.Mutex
 	at        time.Time
-	ok        bool
+	word      string
 	succeeded bool // at least once
 }
 
@@ -81,16 +106,19 @@ func (r *Readiness) isDraining() bool {
 func (r *Readiness) Check(ctx context.Context) Report {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	type result struct{ ok, counts bool }
+	type result struct {
+		word   string
+		counts bool
+	}
 	results := make([]result, len(r.probes))
 	var wait sync.WaitGroup
 	for i, p := range r.probes {
 		wait.Go(func() {
-			ok, before := p.recent()
+			said, before := p.recent()
 			if !before {
-				ok = r.run(ctx, p)
+				said = r.run(ctx, p)
 			}
-			results[i] = result{ok: ok, counts: ok || !p.excused()}
+			results[i] = result{word: said, counts: !p.excused()}
 		})
 	}
 	wait.Wait()
@@ -98,36 +126,32 @@ func (r *Readiness) Check(ctx context.Context) Report {
 	report := Report{Draining: r.isDraining(), Checks: make(map[string]string, len(r.probes))}
 	report.Ready = !report.Draining
 	for i, p := range r.probes {
-		word := "ok"
-		if !results[i].ok {
-			word = "failing"
-			report.Ready = report.Ready && !results[i].counts
-		}
-		report.Checks[p.Name] = word
+		report.Ready = report.Ready && (results[i].word == word(nil) || !results[i].counts)
+		report.Checks[p.Name] = results[i].word
 	}
 	return report
 }
 
 // run probes with no lock held, and remembers the result unless whoever asked went away.
-func (r *Readiness) run(ctx context.Context, p *probeState) bool {
+func (r *Readiness) run(ctx context.Context, p *probeState) string {
 	err := p.Run(ctx)
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
-		return false
+		return word(err)
 	}
 	if err != nil {
 		r.failed(p.Name, err)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.at, p.ok = time.Now(), err == nil
-	p.succeeded = p.succeeded || p.ok
-	return p.ok
+	p.at, p.word = time.Now(), word(err)
+	p.succeeded = p.succeeded || err == nil
+	return p.word
 }
 
-func (p *probeState) recent() (ok, is bool) {
+func (p *probeState) recent() (said string, is bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.ok, !p.at.IsZero() && time.Since(p.at) < reuse
+	return p.word, !p.at.IsZero() && time.Since(p.at) < reuse
 }
 
 // excused reports whether a failure does not count.
