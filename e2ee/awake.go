@@ -95,6 +95,7 @@ func (e *Engine) rounds() {
 // round visits every device that sleeps, a bounded number at a time, and reports whether
 // that was of use: that not most visits failed.
 func (e *Engine) round(ctx context.Context) bool {
+	e.putToSleep()
 	slots := make(chan struct{}, e.opts.Visits)
 	var visits sync.WaitGroup
 	defer visits.Wait()
@@ -134,6 +135,7 @@ func (e *Engine) round(ctx context.Context) bool {
 		})
 	}
 	visits.Wait()
+	e.forgetLeft()
 	return 2*failed.Load() <= all.Load()
 }
 
@@ -147,10 +149,10 @@ func (e *Engine) visit(ctx context.Context, key deviceKey) error {
 	if err != nil || d.mode != ModeProxied {
 		return err
 	}
-	first := e.firstVisit(key)
+	first, left := e.firstVisit(key)
 	d.mu.Lock()
 	gone, ready := d.ctx == nil || d.ctx.Err() != nil || d.token.IsZero(), d.mayPublish
-	d.visiting, d.wanted = true, first && !d.maintained && !d.queued // it is not to be done twice
+	d.visiting, d.wanted = true, (first || left) && !d.maintained && !d.queued // it is not to be done twice
 	d.mu.Unlock()
 	if !gone && ready && !d.live.clientSyncs() {
 		token := d.currentToken()
@@ -172,13 +174,14 @@ func (e *Engine) visit(ctx context.Context, key deviceKey) error {
 	return err
 }
 
-// firstVisit reports whether a device was not visited before, and records that it is.
-func (e *Engine) firstVisit(key deviceKey) bool {
+// firstVisit reports whether a device was not visited before, or left something to be done
+// when it was, and records that it is visited.
+func (e *Engine) firstVisit(key deviceKey) (first, left bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	_, visited := e.visited[key]
-	e.visited[key] = struct{}{}
-	return !visited
+	left, visited := e.visited[key]
+	e.visited[key] = false
+	return !visited, left
 }
 
 // dismiss forgets a device that no client has, that is asleep, and for which nothing is
@@ -189,16 +192,22 @@ func (e *Engine) dismiss(ctx context.Context, key deviceKey, d *Device) {
 		return
 	}
 	defer give() // whoever maintains it after this sees that it is retired
+	if !d.idle() {
+		return
+	}
+	if err := d.keepBegun(ctx); err != nil {
+		return // it stays in memory
+	}
 	e.mu.Lock()
 	if e.devices[key] != d || d.claimed || !d.idle() {
 		e.mu.Unlock()
 		return
 	}
 	delete(e.devices, key)
-	if d.hasWedges() {
-		delete(e.visited, key) // the next visit has it maintained
-	}
+	e.left(d)
+	e.visited[key] = d.hasWedges() // the next visit has it maintained
 	e.mu.Unlock()
+	e.lists.forget(d, d.roomIDs())
 	d.retire()
 }
 

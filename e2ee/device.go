@@ -69,12 +69,13 @@ type Device struct {
 	confirmedAt   time.Time // when this process signed the device
 	signature     signatureTrial
 	upload        uploadTrial
-	holding       holding // see held.go
-	settled       bool    // the identity was looked at, and nothing has changed since
-	unsettled     int     // how often something changed
-	awake         bool    // the device is to sync by itself, see awake.go
-	looping       bool    // the sync loop runs
-	visiting      bool    // maintenance is not queued, but noted in wanted
+	holding       holding   // see held.go
+	settled       bool      // the identity was looked at, and nothing has changed since
+	unsettled     int       // how often something changed
+	awake         bool      // the device is to sync by itself, see awake.go
+	looping       bool      // the sync loop runs
+	visiting      bool      // maintenance is not queued, but noted in wanted
+	usedAt        time.Time // when a client used it last, or it was loaded
 	wanted        bool
 	maintained    bool                  // maintenance has begun since the device was loaded
 	asks          map[string]*secretAsk // secrets that other devices were asked for
@@ -209,7 +210,7 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 		eng: e, acct: acct, id: dev.DeviceID, rowID: dev.ID, row: dev, token: dev.Token,
 		rooms: make(map[id.RoomID]*room), outbound: make(map[id.RoomID]*outbound),
 		noKeys: make(map[store.DeviceRef]retry), sent: make(map[store.TxnRef]id.EventID),
-		outboxPending: true, askKeys: true, keyCount: -1, publishing: make(chan struct{}),
+		usedAt: e.now(), outboxPending: true, askKeys: true, keyCount: -1, publishing: make(chan struct{}),
 	}
 	switch dev.State {
 	case store.DeviceOurs:
@@ -219,7 +220,7 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 		}
 		d.olm, d.mode = acc, ModeProxied
 		d.ed25519, d.curve25519 = acc.ed25519, acc.curve25519
-		d.noticed = loadNotices(dev.Meta)
+		d.noticed, d.begun = loadNotices(dev.Meta), loadBegun(dev.Meta)
 		if d.mayPublish = dev.KeysUploaded; d.mayPublish {
 			close(d.publishing)
 		}

@@ -46,6 +46,12 @@ type Options struct {
 	Awake  int
 	Round  time.Duration
 	Visits int
+	// IdleAfter is how long after its client has used it a device stays awake and in memory;
+	// 30 min. See memory.go.
+	IdleAfter time.Duration
+	// CachedMembers bounds the users in the lists of rooms' members in memory, over all
+	// devices; 500,000.
+	CachedMembers int
 	// CachedSessions bounds the room keys kept unpickled in memory, over all devices; 20,000.
 	CachedSessions int
 	// CachedUsers bounds the users kept in memory, over all accounts; 20,000.
@@ -102,6 +108,12 @@ func (o *Options) setDefaults() {
 	if o.Visits == 0 {
 		o.Visits = 16
 	}
+	if o.IdleAfter == 0 {
+		o.IdleAfter = 30 * time.Minute
+	}
+	if o.CachedMembers == 0 {
+		o.CachedMembers = 500000
+	}
 	if o.CachedSessions == 0 {
 		o.CachedSessions = 20000
 	}
@@ -132,14 +144,19 @@ type Engine struct {
 	mu       sync.Mutex
 	accounts map[id.UserID]*account
 	devices  map[deviceKey]*Device
-	visited  map[deviceKey]struct{} // by a round of this process
+	gone     map[int64]struct{} // rows of devices that left memory since the last round
+	visited  map[deviceKey]bool // by a round of this process; true: something was left to be done
 	opening  turns[deviceKey]
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	work   chan *Device
 	alerts chan *account
+	lists  *memberLists
 	wg     sync.WaitGroup
+
+	closing sync.Once
+	stopped chan struct{} // closed once all of it has ended
 }
 
 type deviceKey struct {
@@ -165,17 +182,21 @@ func New(opts Options) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the list of devices that are awake: %w", err)
 	}
+	lists, err := newMemberLists(opts.CachedMembers)
+	if err != nil {
+		return nil, fmt.Errorf("make the list of member lists: %w", err)
+	}
 	counted, err := newCounts(opts.Metrics)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Engine{
-		counts: counted,
-		opts:   opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users, awake: awake,
+		counts: counted, lists: lists,
+		opts: opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users, awake: awake,
 		hs:       &homeserver{base: opts.Homeserver, client: opts.Client, timeout: opts.Timeout, large: newLargeAnswers()},
-		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]struct{}),
-		ctx: ctx, cancel: cancel, work: make(chan *Device, 1024), alerts: make(chan *account, 256),
+		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]bool),
+		ctx: ctx, cancel: cancel, stopped: make(chan struct{}), work: make(chan *Device, 1024), alerts: make(chan *account, 256),
 	}, nil
 }
 
@@ -190,40 +211,9 @@ func (e *Engine) Start(ctx context.Context) error {
 		e.wg.Go(e.worker)
 	}
 	e.wg.Go(e.rounds)
+	e.wg.Go(e.tellAlerts)
+	e.wg.Go(func() { e.dropLists(e.ctx) })
 	return nil
-}
-
-// Close stops every device's work and waits for it.
-func (e *Engine) Close(ctx context.Context) error {
-	e.cancel(ErrClosed)
-	e.mu.Lock()
-	for _, a := range e.accounts {
-		a.password.forget()
-		a.tracker.Close()
-	}
-	e.mu.Unlock()
-	done := make(chan struct{})
-	go func() { e.wg.Wait(); close(done) }()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("stop the engine: %w", context.Cause(ctx))
-	}
-}
-
-// worker maintains devices that asked for it.
-func (e *Engine) worker() {
-	for {
-		select {
-		case <-e.ctx.Done():
-			return
-		case d := <-e.work:
-			d.maintain(e.ctx)
-		case a := <-e.alerts:
-			a.alerted(e.ctx)
-		}
-	}
 }
 
 // Device gives the device of a token, loading or adopting it first. device may be
@@ -231,6 +221,7 @@ func (e *Engine) worker() {
 func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (*Device, error) {
 	key := deviceKey{user, device}
 	if d := e.get(key, true); d != nil && d.isOf(token) {
+		d.inUse()
 		return d, d.useToken(ctx, token)
 	}
 	if device == "" {
@@ -242,6 +233,7 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 	}
 	defer give()
 	if d := e.get(key, true); d != nil && d.isOf(token) {
+		d.inUse()
 		return d, d.useToken(ctx, token)
 	}
 	d, err := e.open(ctx, key, token)
@@ -249,6 +241,7 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 		return nil, err
 	}
 	d.claimed = true
+	d.inUse()
 	e.register(d)
 	e.awaken(d)
 	d.kick()

@@ -251,3 +251,20 @@ func (e *Engine) InMemory() (devices, awake int) {
 	}
 	return len(e.devices), awake
 }
+
+// Lists counts the member lists of rooms in memory.
+func (d *Device) Lists() (n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range d.rooms {
+		if r.members != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// Outdate has somebody's devices asked for again, as a sync does that says that they changed.
+func (d *Device) Outdate(user string) {
+	d.acct.tracker.Changed(&store.Changes{}, []id.UserID{id.UserID(user)})
+}

@@ -122,6 +122,7 @@ func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (
 		if r.members[d.acct.user] != "join" {
 			return nil, ErrNotJoined
 		}
+		d.eng.lists.used(d, roomID)
 		return maps.Clone(r.members), nil
 	}
 	if r.loading == nil {
@@ -148,6 +149,7 @@ func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (
 		return nil, errRoomChanged
 	default:
 		r.members, r.loading = members, nil
+		d.eng.lists.loaded(d, roomID, len(members))
 	}
 	return maps.Clone(r.members), nil
 }

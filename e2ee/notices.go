@@ -68,6 +68,8 @@ type deviceMeta struct {
 	// Notices are the warnings that were shown: the next_batch of the response that
 	// carried them, behind gotNotice once the client has continued from it.
 	Notices map[string]string `json:"notices,omitempty"`
+	// Begun are those who began Olm sessions and were given no room key since; see begun.go.
+	Begun []id.Curve25519 `json:"begun,omitempty"`
 }
 
 // gotNotice begins the position of a notice that the client has got.
@@ -140,7 +142,7 @@ func (d *Device) takeNotices(ctx context.Context, since, next string) (map[id.Ro
 		return out, nil
 	}
 	s := d.begin()
-	if s.row().Meta, err = json.Marshal(deviceMeta{Notices: noticed}); err != nil {
+	if s.row().Meta, err = json.Marshal(deviceMeta{Notices: noticed, Begun: d.begunToKeep()}); err != nil {
 		return nil, fmt.Errorf("encode notices: %w", err)
 	}
 	s.after(func() { d.noticed, d.noticesMoved = noticed, false })

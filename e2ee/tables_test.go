@@ -139,7 +139,11 @@ func TestWhoCounts(t *testing.T) {
 	} {
 		for i, visibility := range []string{"joined", "invited", "shared", "world_readable"} {
 			members := map[id.UserID]string{"@me:x": "join", "@b:x": membership}
-			d := &Device{acct: &account{user: "@me:x"}, rooms: map[id.RoomID]*room{"!r:x": {visibility: visibility, members: members}}}
+			lists, err := newMemberLists(1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := &Device{acct: &account{user: "@me:x"}, eng: &Engine{lists: lists}, rooms: map[id.RoomID]*room{"!r:x": {visibility: visibility, members: members}}}
 			to, err := d.recipients(t.Context(), "!r:x")
 			if err != nil {
 				t.Fatal(err)

@@ -1,0 +1,65 @@
+package e2ee
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// closeWithin bounds Close.
+const closeWithin = 10 * time.Second
+
+// Close stops every device's work and waits for it, until ctx ends and for 10 s at most:
+// what goes on after that was told to stop, and stores nothing once the database is closed.
+func (e *Engine) Close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, closeWithin, errStillBusy)
+	defer cancel()
+	e.closing.Do(e.stop)
+	select {
+	case <-e.stopped:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stop the engine: %w", context.Cause(ctx))
+	}
+}
+
+// stop tells everything to end, and closes stopped once it has.
+func (e *Engine) stop() {
+	e.cancel(ErrClosed)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, a := range e.accounts {
+		a.password.forget()
+		e.wg.Go(a.tracker.Close) // it waits for its queries
+	}
+	go func() { e.wg.Wait(); close(e.stopped) }()
+}
+
+// worker maintains devices that asked for it.
+func (e *Engine) worker() {
+	for {
+		select {
+		case <-e.ctx.Done():
+			return
+		case d := <-e.work:
+			d.maintain(e.ctx)
+		}
+	}
+}
+
+// tellAlerts tells devices of alerts. Maintenance, which waits for the homeserver, never
+// stands in their way.
+func (e *Engine) tellAlerts() {
+	for {
+		select {
+		case <-e.ctx.Done():
+			return
+		case a := <-e.alerts:
+			a.alerted(e.ctx)
+		}
+	}
+}
+
+// errStillBusy says that work did not end in time.
+var errStillBusy = errors.New("some work has not ended yet")
