@@ -1,7 +1,6 @@
 package e2ee
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -136,12 +135,7 @@ func (d *Device) bootstrap(ctx context.Context, auth UserAuth, may bootstrapping
 			return err
 		}
 	}
-	signed := d.useIdentity(ctx, own, keys)
-	if signed != nil && !signatureFailed(signed) {
-		return signed
-	}
-	d.acct.password.forget()
-	return cmp.Or(d.completeStorage(ctx, keys, opened, may), signed)
+	return d.takeIntoUse(ctx, own, keys, opened, may)
 }
 
 // awaitIdentity does what can be done with an identity whose keys are not here: its owner

@@ -82,11 +82,7 @@ func (d *Device) recoverNow(ctx context.Context, with Recovery) error {
 	if err != nil {
 		return err
 	}
-	signed := d.useIdentity(ctx, own, keys)
-	if signed != nil && !signatureFailed(signed) {
-		return signed
-	}
-	return cmp.Or(d.completeStorage(ctx, keys, key, bootstrapping{create: true}), signed)
+	return d.takeIntoUse(ctx, own, keys, key, bootstrapping{create: true})
 }
 
 // recoverIdentity takes the identity from secret storage, and stores it.
@@ -268,6 +264,17 @@ func (d *Device) recoverKeys(ctx context.Context, key *ssss.Key, own *trustcache
 		}
 	}
 	return &c, nil
+}
+
+// takeIntoUse is useIdentity and what goes with it: all but sending works also where the
+// homeserver does not show that this device is signed.
+func (d *Device) takeIntoUse(ctx context.Context, own *trustcache.User, keys *crossSigning, opened *ssss.Key, may bootstrapping) error {
+	signed := d.useIdentity(ctx, own, keys)
+	if signed != nil && !signatureFailed(signed) {
+		return signed
+	}
+	d.acct.password.forget()
+	return cmp.Or(d.completeStorage(ctx, keys, opened, may), signed)
 }
 
 // useIdentity takes stored keys into use: the account's own identity is verified, and
