@@ -12,10 +12,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"maunium.net/go/mautrix/id"
+
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/proxy"
 	"e2ee-proxy/store"
 )
@@ -55,6 +59,55 @@ func BenchmarkIdleDevice(b *testing.B) {
 		runtime.KeepAlive(eng)
 	}
 	plain(b)
+}
+
+// BenchmarkUsedDevice is what a device costs in memory that its client has just used, and an
+// hour later, when it has not used it since.
+func BenchmarkUsedDevice(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		t := newTown(b)
+		db := openStore(b, filepath.Join(b.TempDir(), "e2ee.db"))
+		t.settle(db, memoryDevices)
+		o := engineOptions(b, t.url, db)
+		var ahead atomic.Int64
+		o.Awake, o.Round = 1, 2*time.Second
+		o.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+		b.StartTimer()
+		before := memory()
+		eng := startEngine(b, o)
+		for i := range memoryDevices {
+			use(b, eng, i)
+		}
+		await(b, "not every device has synced", func() bool { return t.seen() == memoryDevices })
+		used := float64(memory() - before)
+		ahead.Store(int64(time.Hour))
+		after, looks := used, 0 // the least that is seen: rounds load devices for moments
+		await(b, "memory cannot be looked at", func() bool {
+			after = min(after, max(float64(memory())-float64(before), 0))
+			looks++
+			return looks == 150
+		})
+		b.ReportMetric(used/memoryDevices, "B/used-device")
+		b.ReportMetric(after/memoryDevices, "B/device-after-an-hour")
+		b.ReportMetric(after/used, "left")
+		runtime.KeepAlive(eng)
+	}
+	plain(b)
+}
+
+// use is a request of a client that sends into rooms: what the proxy asks of its device first.
+func use(b *testing.B, eng *e2ee.Engine, i int) {
+	b.Helper()
+	d, err := eng.Device(b.Context(), id.UserID(townUser(i)), "DEVICE", secret.NewString("town-"+strconv.Itoa(i)))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for room := range 10 {
+		if _, err := d.RoomEncryption(b.Context(), id.RoomID("!room"+strconv.Itoa(room)+":town.test")); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 // BenchmarkParkedSync is what a client's waiting sync costs in memory beyond its device, with the connections

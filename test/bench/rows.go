@@ -136,6 +136,11 @@ func deviceBudgets() []budget {
 			unit:     "kB", compare: atMost, limit: 8, text: "≤ 8 kB",
 		},
 		{
+			what:     "memory of a device that was used an hour ago, as part of one in use",
+			measured: figure{"bench.UsedDevice", "left", 1},
+			unit:     "×", compare: atMost, limit: 0.5, text: "≤ 0.5 ×",
+		},
+		{
 			what:     "memory of a client's waiting sync",
 			measured: figure{"bench.ParkedSync/e2ee-proxy", "B/poll", 1e-3}, reference: figure{"bench.ParkedSync/reference=tuned-ReverseProxy", "B/poll", 1e-3},
 			unit: "kB", compare: atMost, limit: 45, text: "≤ 45 kB",
