@@ -149,6 +149,9 @@ func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (
 		return nil, errRoomChanged
 	default:
 		r.members, r.loading = members, nil
+		if r.accepted[d.acct.user].membership == "join" {
+			delete(r.accepted, d.acct.user) // it shows: a list without it is no older one
+		}
 		d.eng.lists.loaded(d, roomID, len(members))
 	}
 	return maps.Clone(r.members), nil

@@ -91,6 +91,26 @@ func TestSendAfterLeaving(t *testing.T) {
 	wantErr(t, "the send", err, e2ee.ErrNotJoined)
 }
 
+// The client has just joined, which shows, and is removed at once: nothing lags any more.
+func TestRemovedRightAfterJoining(t *testing.T) {
+	t.Parallel()
+	st, room := notJoined(t, "leave")
+	st.sync()
+	if err := st.dev.NoteMembership(t.Context(), id.RoomID(room), id.UserID(st.alice.UserID), "join"); err != nil {
+		t.Fatal(err)
+	}
+	st.hs.Inject(room, memberEvent(st.alice.UserID, "join"))
+	st.send(room, "after joining")
+	st.later(-time.Minute) // however slow the machine, what was accepted still counts
+	st.hs.Inject(room, memberEvent(st.alice.UserID, "leave"))
+	st.sync()
+	var err error
+	if asked := st.asksFor(func() { _, err = st.dev.Encrypt(t.Context(), st.outgoing(room, "after the removal")) }); asked > 1 {
+		t.Errorf("the list was asked for %d times", asked)
+	}
+	wantErr(t, "the send", err, e2ee.ErrNotJoined)
+}
+
 // The client has just joined, as the homeserver accepted: a list without it lags behind,
 // and is waited for. One that never shows it ends in the same refusal.
 func TestSendAfterJoining(t *testing.T) {

@@ -77,10 +77,11 @@ var (
 )
 
 // unfinished leaves out what the proxy is about to put in order by itself, so that nobody
-// is asked to do it, and says that it is.
-func unfinished(problems []Problem) []Problem {
+// is asked to do it, and says that it is. unknown says that the device's keys are not
+// published yet, so that nothing can be told of them.
+func unfinished(problems []Problem, unknown bool) []Problem {
 	rest := leftToDo(problems)
-	if len(rest) == len(problems) {
+	if len(rest) == len(problems) && !unknown {
 		return problems
 	}
 	return append([]Problem{problemSettingUp}, rest...)

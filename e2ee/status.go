@@ -157,7 +157,7 @@ func (d *Device) Status(ctx context.Context) (Status, error) {
 	case why != nil:
 		out.Problems = append([]Problem{problemKeysRefused(why)}, leftToDo(out.Problems)...)
 	case !d.isSettled():
-		out.Problems = unfinished(out.Problems)
+		out.Problems = unfinished(out.Problems, d.ownNow() == ownUnknown)
 	}
 	return out, nil
 }
