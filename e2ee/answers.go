@@ -54,13 +54,13 @@ func (l *largeAnswers) take(ctx context.Context, user id.UserID) (func(), error)
 }
 
 // readAnswer reads and decodes a successful answer to r.
-func (h *homeserver) readAnswer(req *http.Request, resp *http.Response, r request) ([]byte, error) {
+func (h *homeserver) readAnswer(req *http.Request, resp *http.Response, r request) error {
 	limit := int64(maxAnswer)
 	if r.large {
 		limit = maxLargeAnswer
 	}
-	failed := func(err error) ([]byte, error) {
-		return nil, mautrix.HTTPError{Request: req, Response: resp, Message: "not read", WrappedError: err}
+	failed := func(err error) error {
+		return mautrix.HTTPError{Request: req, Response: resp, Message: "not read", WrappedError: err}
 	}
 	tooLarge := fmt.Errorf("%w: more than %d bytes", ErrAnswerTooLarge, limit)
 	if resp.ContentLength > limit {
@@ -90,10 +90,10 @@ func (h *homeserver) readAnswer(req *http.Request, resp *http.Response, r reques
 		}
 	}
 	if r.result == nil {
-		return nil, nil
+		return nil
 	}
 	if err := json.Unmarshal(in.Bytes(), r.result); err != nil {
 		return failed(fmt.Errorf("%w: it cannot be decoded", errBadAnswer)) // the decoder's own error may quote it
 	}
-	return nil, nil
+	return nil
 }

@@ -70,7 +70,7 @@ func (h *homeserver) call(ctx context.Context, token secret.String, r request) e
 		SensitiveContent: true,
 		MaxAttempts:      1,
 		Handler: func(req *http.Request, resp *http.Response, _ any, _ int64) ([]byte, error) {
-			return h.readAnswer(req, resp, r)
+			return nil, h.readAnswer(req, resp, r)
 		},
 	})
 	if err == nil {

@@ -52,8 +52,11 @@ func (r *route) handling() string {
 		return "none"
 	case r.run == nil:
 		return "streamed"
-	case r.keeps == keepsSpooled:
+	}
+	switch r.keeps {
+	case keepsSpooled:
 		return "spooled"
+	case keepsDecoded:
 	}
 	return "decoded"
 }

@@ -56,7 +56,7 @@ func checkVersions(status int, body []byte) error {
 	case status == http.StatusOK && json.Unmarshal(body, &said) == nil && len(said.Versions) > 0:
 		return nil
 	}
-	return &ops.Failure{Word: wordNotHomeserver, Err: fmt.Errorf(
+	return &ops.WordedError{Word: wordNotHomeserver, Err: fmt.Errorf(
 		"what answers at the address of the homeserver is no Matrix homeserver: /_matrix/client/versions gives status %d and no versions; "+
 			"correct the setting homeserver (the right address is in /.well-known/matrix/client of the server's name)", status)}
 }

@@ -48,7 +48,7 @@ func TestWhatIsAHomeserver(t *testing.T) {
 		}
 		err := homeserverAnswers(&cfg, hs.Client())(t.Context())
 		hs.Close()
-		var failure *ops.Failure
+		var failure *ops.WordedError
 		switch named := errors.As(err, &failure); {
 		case c.want == "" && err != nil, c.want == "failing" && (err == nil || named), c.want == wordNotHomeserver && (!named || failure.Word != c.want):
 			t.Errorf("%d %s: %v, want %q", c.status, c.body, err, c.want)

@@ -20,7 +20,7 @@ const inside = "E2EE_PROXY_TEST_COREDUMP"
 func TestForbid(t *testing.T) {
 	t.Parallel()
 	if os.Getenv(inside) == "" {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestForbid$", "-test.v") //nolint:gosec // this program
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestForbid$", "-test.v")
 		cmd.Env = append(os.Environ(), inside+"=1")
 		out, err := cmd.CombinedOutput()
 		if err != nil {

@@ -120,7 +120,7 @@ func TestProbeThatHangsIsGivenUp(t *testing.T) {
 func TestFailureWithAWord(t *testing.T) {
 	t.Parallel()
 	h := ops.New(prometheus.NewRegistry(), ops.NewReadiness(quiet, ops.Probe{Name: "homeserver", OnlyFirst: true, Run: func(context.Context) error {
-		return fmt.Errorf("ask: %w", &ops.Failure{Word: "not a homeserver", Err: errors.New("status 404 at https://secret")})
+		return fmt.Errorf("ask: %w", &ops.WordedError{Word: "not a homeserver", Err: errors.New("status 404 at https://secret")})
 	}}))
 	w := get(h, "GET", "/readyz")
 	if got, want := strings.TrimSpace(w.Body.String()), `{"ready":false,"checks":{"homeserver":"not a homeserver"}}`; w.Code != 503 || got != want {

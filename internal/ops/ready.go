@@ -33,26 +33,26 @@ type Report struct {
 	Ready bool `json:"ready"`
 	// Draining says that the process is about to end.
 	Draining bool `json:"draining,omitempty"`
-	// Checks says "ok" or "failing" for each probe, or the word of a [Failure].
+	// Checks says "ok" or "failing" for each probe, or the word of a [WordedError].
 	Checks map[string]string `json:"checks"`
 }
 
-// Failure is an error of a probe that is told by a word of its own instead of "failing".
+// WordedError is an error of a probe that is told by a word of its own instead of "failing".
 // The word is the program's own: nothing of what a network said may be in it.
-type Failure struct {
+type WordedError struct {
 	Word string
 	Err  error
 }
 
 // Error implements error.
-func (f *Failure) Error() string { return f.Err.Error() }
+func (f *WordedError) Error() string { return f.Err.Error() }
 
 // Unwrap gives the cause.
-func (f *Failure) Unwrap() error { return f.Err }
+func (f *WordedError) Unwrap() error { return f.Err }
 
 // word is how an error of a probe is told.
 func word(err error) string {
-	var failure *Failure
+	var failure *WordedError
 	switch {
 	case err == nil:
 		return "ok"

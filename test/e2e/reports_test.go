@@ -59,9 +59,13 @@ func TestSendFromOutsideARoom(t *testing.T) {
 		alice.awaitInOrder()
 		bob.awaitInOrder()
 		for how, leave := range map[string]func(room string){
-			"left":    func(room string) { bob.call(http.MethodPost, roomPath(room, "leave"), map[string]any{}, nil) },
-			"kicked":  func(room string) { alice.call(http.MethodPost, roomPath(room, "kick"), map[string]any{"user_id": guest.UserID}, nil) },
-			"banned":  func(room string) { alice.call(http.MethodPost, roomPath(room, "ban"), map[string]any{"user_id": guest.UserID}, nil) },
+			"left": func(room string) { bob.call(http.MethodPost, roomPath(room, "leave"), map[string]any{}, nil) },
+			"kicked": func(room string) {
+				alice.call(http.MethodPost, roomPath(room, "kick"), map[string]any{"user_id": guest.UserID}, nil)
+			},
+			"banned": func(room string) {
+				alice.call(http.MethodPost, roomPath(room, "ban"), map[string]any{"user_id": guest.UserID}, nil)
+			},
 			"invited": nil,
 		} {
 			room := alice.createRoom(guest.UserID)
