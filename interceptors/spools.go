@@ -34,13 +34,16 @@ func NewSpoolDisk(total, perUser int64) *budget.Budget {
 	return budget.New(total, perUser)
 }
 
-// withSpools gives options in which the spools have their bounds.
+// withSpools gives options in which the spools, and what is held of syncs, have their bounds.
 func (o SyncOptions) withSpools() SyncOptions {
 	if o.SpoolDisk == nil {
 		o.SpoolDisk = NewSpoolDisk(0, 0)
 	}
 	if o.spoolRAM == nil {
 		o.spoolRAM = budget.New(spoolMemory, spoolMemoryPerUser)
+	}
+	if o.UpdateMemory == nil {
+		o.UpdateMemory = newUpdateMemory()
 	}
 	return o
 }

@@ -58,6 +58,9 @@ type SyncOptions struct {
 	// SpoolDisk is what they may take of the disk: [NewSpoolDisk].
 	SpoolDisk *budget.Budget
 	spoolRAM  *budget.Budget
+	// UpdateMemory is what may be held of responses for the engine, until they are answered:
+	// 256 MiB, and 64 MiB for one user.
+	UpdateMemory *budget.Budget
 }
 
 const (
@@ -227,6 +230,8 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 	}
 	scan := newSyncScan(&h.graphs, plan, filter, h.opt.ShowEncryptionState)
 	scan.who, scan.update.Since = x.Identity.UserID, since
+	scan.held = heldUpdate{from: h.opt.UpdateMemory, owner: string(x.Identity.UserID)}
+	defer scan.held.release()
 	update, err := scan.run(resp.Body, graph, body)
 	if err != nil {
 		return syncFailure(err)
@@ -252,6 +257,9 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 // from a failure of our own.
 func syncFailure(err error) error {
 	if full := spoolFailure(err); full != nil {
+		return full
+	}
+	if full := memoryFailure(err); full != nil {
 		return full
 	}
 	var own *spoolError

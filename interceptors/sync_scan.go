@@ -34,7 +34,7 @@ type syncScan struct {
 	eventScan
 	filter *clientFilter
 	update e2ee.SyncUpdate
-	size   int // bytes held in update
+	held   heldUpdate
 	joins  int // joins held in update
 	who    id.UserID
 	shown  histories
@@ -200,10 +200,7 @@ func (s *syncScan) grow(n int, err error) error {
 	if err != nil {
 		return err
 	}
-	if s.size += n; s.size > maxUpdate {
-		return fmt.Errorf("%w: more than %d bytes that matter to encryption", errSyncBody, maxUpdate)
-	}
-	return nil
+	return s.held.add(n)
 }
 
 // topLevel takes what is not in a room.
