@@ -255,13 +255,17 @@ func (c *client) do(method, path string, body []byte, into *bytes.Buffer) int64 
 		c.tb.Fatal(err)
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		said, err := io.ReadAll(io.LimitReader(resp.Body, 500))
+		c.tb.Fatalf("%s %s: status %d: %s, %v", method, path, resp.StatusCode, said, err)
+	}
 	to := io.Discard
 	if into != nil {
 		to = into
 	}
 	n, err := io.Copy(to, resp.Body)
-	if err != nil || resp.StatusCode != http.StatusOK {
-		c.tb.Fatalf("%s %s: status %d: %v", method, path, resp.StatusCode, err)
+	if err != nil {
+		c.tb.Fatalf("%s %s: %v", method, path, err)
 	}
 	return n
 }
