@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -106,6 +108,28 @@ func (c *curl) awaitInOrder() {
 			return fmt.Errorf("%+v", s.Problems)
 		}
 		return nil
+	})
+}
+
+// awaitSetUp is awaitInOrder for an account with a device whose ID was used before: Synapse
+// never shows that it is confirmed (see TestDeviceIDIsUsedAgain). The client syncs twice, as
+// one without keys of its own does.
+func (c *curl) awaitSetUp() {
+	c.t.Helper()
+	var first struct {
+		NextBatch string `json:"next_batch"`
+	}
+	c.call(http.MethodGet, "/_matrix/client/v3/sync?timeout=0", nil, &first)
+	c.call(http.MethodGet, "/_matrix/client/v3/sync?timeout=0&since="+url.QueryEscape(first.NextBatch), nil, nil)
+	c.await("not set up", func(ctx context.Context) error {
+		codes, err := c.problemCodes(ctx)
+		codes = slices.DeleteFunc(codes, func(code string) bool {
+			return code == "signature_not_shown" || code == "other_devices_not_signed"
+		})
+		if err == nil && len(codes) > 0 {
+			err = fmt.Errorf("status says %v", codes)
+		}
+		return err
 	})
 }
 

@@ -59,7 +59,7 @@ func TestSessionsEnd(t *testing.T) {
 		account := newAccount(t, hs, "bob")
 		login := func(device string) *curl {
 			c := loginCurl(t, proxy.URL, account, device)
-			c.awaitInOrder()
+			c.awaitSetUp()
 			return c
 		}
 		keys := func(c *curl) string {
