@@ -21,8 +21,11 @@ var (
 	ErrMasterKey = errors.New("wrong or missing master key")
 	// ErrNewer means that the database was written by a newer version of this program.
 	ErrNewer = errors.New("database is newer than this program")
-	// ErrInUse means that another process has the SQLite database open for writing.
+	// ErrInUse means that another process has the database open for writing.
 	ErrInUse = errors.New("database is in use by another process")
+	// ErrLeaseLost means that another process has taken the database over, or that it is no
+	// longer the one that was opened. Nothing was written and nothing will be: end the process.
+	ErrLeaseLost = errors.New("this process may not write to the database any more")
 	// ErrReadOnly means that a database opened with Options.ReadOnly was asked to change.
 	ErrReadOnly = errors.New("database was opened for reading only")
 	// ErrSealed means that a sealed value was changed, moved or damaged.

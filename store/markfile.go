@@ -84,3 +84,23 @@ func (m *markFile) write() error {
 func (m *markFile) close() error {
 	return errors.Join(m.f.Sync(), m.f.Close())
 }
+
+// markedBeat is the beat of the lease that the file beside the master key knows of this
+// database, 0 for none: it may be on a machine that has never run it.
+func (db *DB) markedBeat() int64 {
+	if db.beats == nil || !db.beats.present || db.beats.found.incarnation != db.id {
+		return 0
+	}
+	return db.beats.found.generation
+}
+
+// noteBeat writes to that file that the lease has got so far.
+func (db *DB) noteBeat(beat int64) error {
+	if db.beats == nil {
+		return nil
+	}
+	if db.beats.now.incarnation != db.id {
+		return db.beats.set(mark{incarnation: db.id, generation: beat})
+	}
+	return db.beats.advance(beat)
+}

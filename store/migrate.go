@@ -15,6 +15,7 @@ var migrationFiles embed.FS
 // migrations are in order; the number of the last is the schema version this program needs.
 var migrations = []string{
 	"0001_initial.sql", "0002_sealed_trust.sql", "0003_held_back.sql", "0004_more_owners.sql", "0005_held_events.sql",
+	"0006_lease.sql",
 }
 
 const (

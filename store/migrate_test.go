@@ -146,7 +146,7 @@ func load(t *testing.T, url string, version int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	settle(t, db)
+	settle(t, db, version)
 }
 
 // insert fills the tables, those first that others refer to.
@@ -190,7 +190,7 @@ func fixtureValue(v any) any {
 }
 
 // settle makes the place and the mark those of this machine, as if the database had been made here.
-func settle(t *testing.T, db *DB) {
+func settle(t *testing.T, db *DB, version int64) {
 	t.Helper()
 	var m mark
 	err := db.writer.run(t.Context(), func(ctx context.Context, x *tx) error {
@@ -198,10 +198,17 @@ func settle(t *testing.T, db *DB) {
 		if err != nil {
 			return err
 		}
-		if m, _, err = readRestoreMark(ctx, x); err != nil {
+		err = x.rows(ctx, "SELECT incarnation, generation FROM restore_mark", nil, func(r *sql.Rows) error {
+			return r.Scan(&m.incarnation, &m.generation)
+		})
+		if err != nil {
 			return err
 		}
-		return updateRestoreMark(ctx, x, m, place)
+		if version >= leaseVersion {
+			return db.updateRestoreMark(ctx, x, m, place)
+		}
+		_, err = x.do(ctx, "UPDATE restore_mark SET place = $1", place)
+		return err
 	})
 	if err == nil && db.mark != nil {
 		err = db.mark.set(m)

@@ -25,9 +25,20 @@ type Options struct {
 	// MaxConns bounds the connections to PostgreSQL, and the readers of SQLite; 0 means 16 and 4.
 	MaxConns int
 
+	// Lease is how long a process that has died without a word keeps others out of a
+	// PostgreSQL database; 0 means 12 seconds.
+	Lease time.Duration
+	// Waiting is told why Open waits for another process's lease to run out; nil to tell nobody.
+	Waiting func(why error)
+	// MarkFile is a file beside the master key that tells an older PostgreSQL database from
+	// the newest; empty for none. SQLite has its own.
+	MarkFile string
+
 	// Wrap, when not nil, stands between the store and its driver: tests count and fail
 	// statements there.
 	Wrap func(driver.Connector) driver.Connector
+	// beats, in tests, are the moments at which the lease is renewed.
+	beats <-chan time.Time
 }
 
 // DB is an open database. It is safe for concurrent use.
@@ -39,6 +50,7 @@ type DB struct {
 	id   string // of the database
 	root secret.Bytes
 
+	lease    *lease
 	restored string
 }
 
@@ -52,12 +64,18 @@ type backend struct {
 	place func(ctx context.Context, t *tx) (string, error)
 	// mark is nil on PostgreSQL.
 	mark *markFile
+	// beats is the file that Options.MarkFile names, on PostgreSQL only.
+	beats *markFile
 	// release gives back what keeps other processes out.
 	release func() error
 }
 
 func (b *backend) close() error {
-	return errors.Join(b.writer.close(), b.reader.close(), b.release())
+	err := errors.Join(b.writer.close(), b.reader.close(), b.release())
+	if b.beats != nil {
+		err = errors.Join(err, b.beats.close())
+	}
+	return err
 }
 
 // Open opens a database, makes or migrates its tables, checks the master keys against it
@@ -70,10 +88,13 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if o.ReadOnly {
 		err = db.inspect(ctx)
 	} else {
-		err = db.prepare(ctx)
+		err = db.await(ctx, o.Waiting, func() error { return db.prepare(ctx) })
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open database: %w", err), db.Close())
+	}
+	if !o.ReadOnly {
+		db.keep(o.beats)
 	}
 	return db, nil
 }
@@ -96,7 +117,7 @@ func Exists(ctx context.Context, url secret.String) (bool, error) {
 }
 
 func connect(ctx context.Context, o Options) (*DB, error) {
-	db := &DB{main: o.MasterKeys.Current, now: o.Now, keys: make(map[string]MasterKey)}
+	db := &DB{main: o.MasterKeys.Current, now: o.Now, keys: make(map[string]MasterKey), lease: newLease(o.Lease)}
 	if db.now == nil {
 		db.now = time.Now
 	}
@@ -110,9 +131,9 @@ func connect(ctx context.Context, o Options) (*DB, error) {
 	var err error
 	switch {
 	case kind == "sqlite" && rest != "":
-		db.backend, err = openSQLite(ctx, rest, o)
+		db.backend, err = openSQLite(ctx, rest, db.lease, o)
 	case kind == "postgres" || kind == "postgresql":
-		db.backend, err = openPostgres(ctx, url, o)
+		db.backend, err = openPostgres(ctx, url, db.lease, o)
 	default:
 		err = withHint(errors.New("unknown kind of database URL"), "sqlite:PATH or postgres://…")
 	}
@@ -122,54 +143,80 @@ func connect(ctx context.Context, o Options) (*DB, error) {
 	return db, nil
 }
 
-// Close ends all connections. Transactions under way are finished first.
+// Close gives the lease back and ends all connections. Transactions under way are finished
+// first.
 func (db *DB) Close() error {
-	if err := db.close(); err != nil {
+	if err := errors.Join(db.giveUp(), db.close()); err != nil {
 		return fmt.Errorf("close database: %w", err)
 	}
 	return nil
 }
 
-// Ping reports whether the database answers.
+// Ping reports whether the database answers and, unless it was opened for reading only,
+// may be written to.
 func (db *DB) Ping(ctx context.Context) error {
+	if err := db.Lease(); err != nil {
+		return fmt.Errorf("ping database: %w", err)
+	}
 	if err := db.reader.db.PingContext(ctx); err != nil {
 		return fmt.Errorf("ping database: %w", err)
 	}
 	return nil
 }
 
-// prepare is the first transaction: tables, keys, and the look for a restore, all or nothing.
+// prepare is the first transaction: the lease, tables, keys, and the look for a restore,
+// all or nothing.
 func (db *DB) prepare(ctx context.Context) error {
-	var m mark
-	err := db.writer.run(ctx, func(ctx context.Context, t *tx) error {
-		version, err := db.lockVersion(ctx, t)
-		if err != nil {
-			return err
-		}
-		// Before anything is changed.
-		if version > 0 {
-			if err := db.loadMeta(ctx, t.rows); err != nil {
-				return err
-			}
-		}
-		if err := db.migrate(ctx, t, version); err != nil {
-			return err
-		}
-		if version == 0 {
-			if err := db.createMeta(ctx, t); err != nil {
-				return err
-			}
-		}
-		m, err = db.lookForRestore(ctx, t, version == 0)
+	var o opened
+	if err := db.writer.run(ctx, func(ctx context.Context, t *tx) error { return db.open(ctx, t, &o) }); err != nil {
 		return err
-	})
+	}
+	db.lease.hold(o.lease, serverOf(o.place))
+	if db.dialect.sharedPool {
+		return db.noteBeat(o.lease.beat)
+	}
+	return db.mark.set(o.mark)
+}
+
+// opened is what the first transaction leaves for later.
+type opened struct {
+	lease  leaseRow
+	before int64 // the beat of the lease
+	mark   mark
+	place  string
+}
+
+func (db *DB) open(ctx context.Context, t *tx, o *opened) error {
+	version, err := db.lockVersion(ctx, t)
 	if err != nil {
 		return err
 	}
-	if db.mark == nil {
-		return nil
+	// Before anything is changed.
+	if version > 0 {
+		if err := db.loadMeta(ctx, t.rows); err != nil {
+			return err
+		}
 	}
-	return db.mark.set(m)
+	// Nothing is migrated while another process writes.
+	if version >= leaseVersion {
+		if err := db.acquire(ctx, t, o); err != nil {
+			return err
+		}
+	}
+	if err := db.migrate(ctx, t, version); err != nil {
+		return err
+	}
+	if version < leaseVersion {
+		if err := db.acquire(ctx, t, o); err != nil {
+			return err
+		}
+	}
+	if version == 0 {
+		if err := db.createMeta(ctx, t); err != nil {
+			return err
+		}
+	}
+	return db.lookForRestore(ctx, t, version, o)
 }
 
 // inspect is what prepare is for a database that is only read.

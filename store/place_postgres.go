@@ -14,12 +14,10 @@ import (
 // for one of them (some hosted ones do not) leaves it out.
 func pgPlace(ctx context.Context, t *tx) (string, error) {
 	parts := make([]string, 0, 4)
-	for _, q := range []string{
-		"SELECT system_identifier::text FROM pg_control_system()",
-		"SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)",
+	for _, q := range append(serverQueries(),
 		"SELECT oid::text FROM pg_database WHERE datname = current_database()",
 		"SELECT 'restore_mark'::regclass::oid::text",
-	} {
+	) {
 		part, err := pgAsk(ctx, t, q)
 		if err != nil {
 			return "", err
@@ -46,4 +44,48 @@ func pgAsk(ctx context.Context, t *tx, q string) (string, error) {
 	}
 	_, err = t.do(ctx, "RELEASE SAVEPOINT ask")
 	return answer, err
+}
+
+// serverQueries ask which server answers: the cluster, which a copy shares, and its timeline,
+// which a standby that takes over and a point-in-time recovery do not.
+func serverQueries() []string {
+	return []string{
+		"SELECT system_identifier::text FROM pg_control_system()",
+		"SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)",
+	}
+}
+
+// serverOf is the part of a place that serverQueries tell.
+func serverOf(place string) string {
+	parts := strings.SplitN(place, "/", 3)
+	return strings.Join(parts[:min(2, len(parts))], "/")
+}
+
+// pgServer asks outside a transaction.
+func pgServer(ctx context.Context, ask func(ctx context.Context, query string, to *string) error) (string, error) {
+	var parts []string
+	for _, q := range serverQueries() {
+		var part string
+		err := ask(ctx, q, &part)
+		var refused *pgconn.PgError
+		if errors.As(err, &refused) {
+			part, err = "-", nil
+		}
+		if err != nil {
+			return "", fmt.Errorf("ask PostgreSQL: %w", err)
+		}
+		parts = append(parts, part)
+	}
+	return strings.Join(parts, "/"), nil
+}
+
+// likeServer compares what both could be asked.
+func likeServer(a, b string) bool {
+	one, other := strings.Split(a, "/"), strings.Split(b, "/")
+	for i := range min(len(one), len(other)) {
+		if one[i] != other[i] && one[i] != "-" && other[i] != "-" {
+			return false
+		}
+	}
+	return true
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"time"
@@ -17,7 +18,7 @@ const (
 	pgConnIdle = 5 * time.Minute
 )
 
-func openPostgres(ctx context.Context, url string, o Options) (*backend, error) {
+func openPostgres(ctx context.Context, url string, l *lease, o Options) (*backend, error) {
 	cfg, err := pgx.ParseConfig(url)
 	if err != nil {
 		// Its text may hold the URL.
@@ -26,7 +27,7 @@ func openPostgres(ctx context.Context, url string, o Options) (*backend, error) 
 	if cfg.RuntimeParams["application_name"] == "" {
 		cfg.RuntimeParams["application_name"] = "e2ee-proxy"
 	}
-	c := stdlib.GetConnector(*cfg, stdlib.OptionAfterConnect(prepareConn))
+	var c driver.Connector = &pgConnector{stdlib.GetConnector(*cfg, stdlib.OptionAfterConnect(l.prepareConn)), l}
 	if o.Wrap != nil {
 		c = o.Wrap(c)
 	}
@@ -47,17 +48,32 @@ func openPostgres(ctx context.Context, url string, o Options) (*backend, error) 
 		dialect: d, texts: newTexts(d), reader: newReader(pool, false), writer: readOnly{},
 		place: pgPlace, release: func() error { return nil },
 	}
-	if !o.ReadOnly {
-		b.writer = &pgWriter{db: pool, texts: b.texts}
+	if o.ReadOnly {
+		return b, nil
+	}
+	b.writer = &pgWriter{db: pool, texts: b.texts, lease: l}
+	if o.MarkFile != "" {
+		if b.beats, err = openMark(o.MarkFile); err != nil {
+			return nil, errors.Join(err, b.close())
+		}
 	}
 	return b, nil
 }
 
-// prepareConn refuses a database that cannot hold every text, and turns on what a server
+// prepareConn refuses a server that has replaced the one with our lease, and a database that cannot hold every text, and turns on what a server
 // may have turned off: a commit that a power loss takes back would let an index be used twice.
-func prepareConn(ctx context.Context, c *pgx.Conn) error {
+func (l *lease) prepareConn(ctx context.Context, c *pgx.Conn) error {
 	if enc := c.PgConn().ParameterStatus("server_encoding"); enc != "UTF8" {
 		return withHint(fmt.Errorf("the database's encoding is %s", enc), "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0")
+	}
+	if l.token() != (token{}) {
+		now, err := pgServer(ctx, func(ctx context.Context, q string, to *string) error { return c.QueryRow(ctx, q).Scan(to) })
+		if err == nil {
+			err = l.checkServer(now)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	_, err := c.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
 	return err

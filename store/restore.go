@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -37,43 +38,49 @@ import (
 type mark struct {
 	incarnation string
 	generation  int64
+	// writer is the number of the transaction that wrote the row, where PostgreSQL tells it.
+	writer int64
 }
 
 // Restored tells why the database was taken for restored from a backup when it was
 // opened, in which case outbound state has been discarded; empty if it was not.
 func (db *DB) Restored() string { return db.restored }
 
-// lookForRestore compares, discards if it has to, and returns what the mark must be once
-// this transaction is committed.
-func (db *DB) lookForRestore(ctx context.Context, t *tx, created bool) (mark, error) {
-	place, err := db.place(ctx, t)
-	if err != nil {
-		return mark{}, fmt.Errorf("look where the database lies: %w", err)
+// lookForRestore compares, discards if it has to, and leaves what the mark must be once
+// this transaction is committed. version is that of the tables before they were migrated.
+func (db *DB) lookForRestore(ctx context.Context, t *tx, version int64, o *opened) (err error) {
+	if o.place, err = db.place(ctx, t); err != nil {
+		return fmt.Errorf("look where the database lies: %w", err)
 	}
-	if created {
-		m := mark{incarnation: randomText()}
-		return m, createRestoreMark(ctx, t, m, place)
+	if version == 0 {
+		o.mark = mark{incarnation: randomText()}
+		return db.createRestoreMark(ctx, t, o.mark, o.place)
 	}
-	m, lastPlace, err := readRestoreMark(ctx, t)
-	if err != nil {
-		return mark{}, err
+	var lastPlace string
+	if o.mark, lastPlace, err = readRestoreMark(ctx, t); err != nil {
+		return err
 	}
 	db.restored = ""
-	switch {
-	case place != lastPlace:
+	switch row, err := db.rowNumber(ctx, t); {
+	case err != nil:
+		return err
+	case o.place != lastPlace:
 		db.restored = "the data lies in another place than before"
-	case db.mark == nil:
-	default:
-		db.restored = db.mark.contradicts(m)
+	case version >= leaseVersion && row != 0 && row != o.mark.writer:
+		db.restored = "the rows were put back from a dump"
+	case db.mark != nil:
+		db.restored = db.mark.contradicts(o.mark)
+	case db.markedBeat() > o.before:
+		db.restored = "the database is older than the restore mark beside the master key"
 	}
-	if db.restored == "" {
-		return m, nil
+	if db.restored == "" && version >= leaseVersion {
+		return nil
 	}
-	m.incarnation = randomText()
-	if err := updateRestoreMark(ctx, t, m, place); err != nil {
-		return mark{}, err
+	if db.restored != "" {
+		o.mark.incarnation = randomText()
+		err = discardOutbound(ctx, t)
 	}
-	return m, discardOutbound(ctx, t)
+	return errors.Join(err, db.updateRestoreMark(ctx, t, o.mark, o.place))
 }
 
 // DiscardOutboundState forgets every outbound Megolm session with its shares and every Olm

@@ -7,10 +7,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 )
 
 // Table restore_mark has one row; see restore.go. Only SQLite uses the generation: on
-// PostgreSQL it would make all writers wait for each other.
+// PostgreSQL it would make all writers wait for each other. Only PostgreSQL numbers the
+// transaction that wrote the row.
 
 func randomText() string {
 	b := make([]byte, 16)
@@ -18,9 +20,12 @@ func randomText() string {
 	return hex.EncodeToString(b)
 }
 
-func createRestoreMark(ctx context.Context, t *tx, m mark, place string) error {
-	_, err := t.do(ctx, "INSERT INTO restore_mark (one, incarnation, place, generation) VALUES (1, $1, $2, $3)",
-		m.incarnation, place, m.generation)
+func (db *DB) createRestoreMark(ctx context.Context, t *tx, m mark, place string) error {
+	writer, err := db.transactionNumber(ctx, t)
+	if err == nil {
+		_, err = t.do(ctx, "INSERT INTO restore_mark (one, incarnation, place, generation, written_by) VALUES (1, $1, $2, $3, $4)",
+			m.incarnation, place, m.generation, writer)
+	}
 	if err != nil {
 		return fmt.Errorf("make restore mark: %w", err)
 	}
@@ -29,9 +34,9 @@ func createRestoreMark(ctx context.Context, t *tx, m mark, place string) error {
 
 func readRestoreMark(ctx context.Context, t *tx) (m mark, place string, err error) {
 	found := false
-	err = t.rows(ctx, "SELECT incarnation, place, generation FROM restore_mark", nil, func(r *sql.Rows) error {
+	err = t.rows(ctx, "SELECT incarnation, place, generation, written_by FROM restore_mark", nil, func(r *sql.Rows) error {
 		found = true
-		return r.Scan(&m.incarnation, &place, &m.generation)
+		return r.Scan(&m.incarnation, &place, &m.generation, &m.writer)
 	})
 	if err == nil && !found {
 		err = errors.New("row is missing")
@@ -42,13 +47,38 @@ func readRestoreMark(ctx context.Context, t *tx) (m mark, place string, err erro
 	return m, place, nil
 }
 
-func updateRestoreMark(ctx context.Context, t *tx, m mark, place string) error {
-	_, err := t.do(ctx, "UPDATE restore_mark SET incarnation = $1, place = $2, generation = $3",
-		m.incarnation, place, m.generation)
+func (db *DB) updateRestoreMark(ctx context.Context, t *tx, m mark, place string) error {
+	writer, err := db.transactionNumber(ctx, t)
+	if err == nil {
+		_, err = t.do(ctx, "UPDATE restore_mark SET incarnation = $1, place = $2, generation = $3, written_by = $4",
+			m.incarnation, place, m.generation, writer)
+	}
 	if err != nil {
 		return fmt.Errorf("store restore mark: %w", err)
 	}
 	return nil
+}
+
+// transactionNumber is how PostgreSQL will number what this transaction writes; 0 if it
+// cannot be told.
+func (db *DB) transactionNumber(ctx context.Context, t *tx) (int64, error) {
+	return db.number(ctx, t, "SELECT (txid_current() & 4294967295)::text")
+}
+
+// rowNumber is how PostgreSQL has numbered the row of restore_mark; 0 if it cannot be told.
+func (db *DB) rowNumber(ctx context.Context, t *tx) (int64, error) {
+	return db.number(ctx, t, "SELECT xmin::text FROM restore_mark")
+}
+
+func (db *DB) number(ctx context.Context, t *tx, query string) (int64, error) {
+	if !db.dialect.sharedPool {
+		return 0, nil
+	}
+	answer, err := pgAsk(ctx, t, query)
+	if err != nil || answer == "-" {
+		return 0, err
+	}
+	return strconv.ParseInt(answer, 10, 64)
 }
 
 // nextGeneration counts a transaction that moved a ratchet.
@@ -61,3 +91,7 @@ func nextGeneration(ctx context.Context, t *tx) (int64, error) {
 	}
 	return generation, nil
 }
+
+// nextGenerationOfHolder is nextGeneration for who has the lease, and finds no row for anybody else.
+const nextGenerationOfHolder = `UPDATE restore_mark SET generation = generation + 1
+	WHERE EXISTS (SELECT 1 FROM lease WHERE one = 1 AND epoch = $1 AND holder = $2) RETURNING generation`

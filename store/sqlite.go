@@ -32,7 +32,7 @@ var litePragmas = []string{
 	"secure_delete(FAST)", "temp_store(MEMORY)", "cache_size(-8000)", "journal_size_limit(67108864)", "trusted_schema(0)",
 }
 
-func openSQLite(ctx context.Context, path string, o Options) (_ *backend, err error) {
+func openSQLite(ctx context.Context, path string, l *lease, o Options) (_ *backend, err error) {
 	path, err = filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("path of database: %w", err)
@@ -70,7 +70,7 @@ func openSQLite(ctx context.Context, path string, o Options) (_ *backend, err er
 	if err != nil {
 		return nil, errors.Join(err, writing.Close(), b.close())
 	}
-	w := newLiteWriter(writing, b.texts, b.mark)
+	w := newLiteWriter(writing, b.texts, b.mark, l)
 	b.writer = w
 	b.place = func(context.Context, *tx) (string, error) { return filePlace(path) }
 	return b, nil

@@ -66,13 +66,14 @@ const (
 type pgWriter struct {
 	db    *sql.DB
 	texts *texts
+	lease *lease
 }
 
 // run does not pass on the caller's cancellation once the transaction has begun, so that
 // a client which hangs up does not leave its outcome unknown.
 func (w *pgWriter) run(ctx context.Context, do func(context.Context, *tx) error) error {
 	for try := 1; ; try++ {
-		if err := ctx.Err(); err != nil {
+		if err := errors.Join(ctx.Err(), w.lease.lostErr()); err != nil {
 			return err
 		}
 		err := w.once(context.WithoutCancel(ctx), do)

@@ -20,6 +20,7 @@ type liteWriter struct {
 	db    *sql.DB
 	texts *texts
 	mark  *markFile
+	lease *lease
 
 	turn chan struct{} // holds one value while somebody writes; guards conn and kept
 	conn *sql.Conn
@@ -35,13 +36,13 @@ type job struct {
 	done chan error
 }
 
-func newLiteWriter(db *sql.DB, t *texts, m *markFile) *liteWriter {
-	return &liteWriter{db: db, texts: t, mark: m, turn: make(chan struct{}, 1), kept: make(map[string]*sql.Stmt)}
+func newLiteWriter(db *sql.DB, t *texts, m *markFile, l *lease) *liteWriter {
+	return &liteWriter{db: db, texts: t, mark: m, lease: l, turn: make(chan struct{}, 1), kept: make(map[string]*sql.Stmt)}
 }
 
 // run gives up waiting for its turn when ctx is done; once begun it goes on to the end.
 func (w *liteWriter) run(ctx context.Context, do func(context.Context, *tx) error) error {
-	if err := ctx.Err(); err != nil {
+	if err := errors.Join(ctx.Err(), w.lease.lostErr()); err != nil {
 		return err
 	}
 	whole := context.WithoutCancel(ctx)
@@ -124,16 +125,43 @@ func (w *liteWriter) transact(ctx context.Context, group []*job) (int64, error) 
 			}
 		}
 	}
-	var generation int64
-	if t.ratchet {
-		var err error
-		if generation, err = nextGeneration(ctx, t); err != nil {
-			return 0, w.undo(ctx, err)
-		}
+	generation, err := w.fence(ctx, t)
+	if err != nil {
+		return 0, w.undo(ctx, err)
 	}
 	if _, err := t.do(ctx, "COMMIT"); err != nil {
 		// Rolled back, but what reached the file before a crash may be found valid after it.
 		return 0, w.undo(ctx, fmt.Errorf("commit: %w: %w", ErrUnsure, err))
+	}
+	return generation, nil
+}
+
+// fence sees that the lease is still ours, and counts a transaction that moved a ratchet.
+// Nobody else writes before the transaction ends.
+func (w *liteWriter) fence(ctx context.Context, t *tx) (generation int64, err error) {
+	ours := w.lease.token()
+	switch {
+	case ours == token{} && t.ratchet: // the database is being opened
+		return nextGeneration(ctx, t)
+	case ours == token{}:
+		return 0, nil
+	}
+	held := false
+	text, to := liteHoldsLease, &generation
+	if t.ratchet {
+		text = nextGenerationOfHolder
+	}
+	err = t.rows(ctx, text, []any{ours.epoch, ours.holder}, func(r *sql.Rows) error {
+		held = true
+		return r.Scan(to)
+	})
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("check lease: %w", err)
+	case !held:
+		return 0, w.lease.lose(lostToAnother)
+	case !t.ratchet:
+		return 0, nil
 	}
 	return generation, nil
 }

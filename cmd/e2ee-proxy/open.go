@@ -14,8 +14,12 @@ import (
 	"e2ee-proxy/store"
 )
 
-// masterKeyFile is the generated key, below the data directory.
-const masterKeyFile = "master.key"
+// Below the data directory: the generated key, and what tells an older PostgreSQL database
+// from the newest.
+const (
+	masterKeyFile = "master.key"
+	markFile      = "postgresql-mark"
+)
 
 // refused marks an error as one of the master key, the database or the data directory.
 func refused(err error) error { return &failure{code: exitStore, err: err} }
@@ -43,7 +47,12 @@ func openStore(ctx context.Context, cfg *config.Config, log zerolog.Logger) (*st
 	if err != nil {
 		return nil, err
 	}
-	db, err := store.Open(ctx, store.Options{URL: url, MasterKeys: keys})
+	db, err := store.Open(ctx, store.Options{
+		URL: url, MasterKeys: keys, MarkFile: filepath.Join(cfg.Data, markFile),
+		Waiting: func(why error) {
+			log.Warn().Err(why).Msg("waiting: it may have ended without giving the database back, which is known in some seconds")
+		},
+	})
 	if err != nil {
 		return nil, refused(err)
 	}
@@ -75,7 +84,7 @@ func openExisting(ctx context.Context, cfg *config.Config, readOnly bool) (*stor
 	if err != nil {
 		return nil, err
 	}
-	db, err := store.Open(ctx, store.Options{URL: url, MasterKeys: keys, ReadOnly: readOnly})
+	db, err := store.Open(ctx, store.Options{URL: url, MasterKeys: keys, MarkFile: filepath.Join(cfg.Data, markFile), ReadOnly: readOnly})
 	if err != nil {
 		return nil, refused(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"e2ee-proxy/config"
+	"e2ee-proxy/store"
 )
 
 // closeWait is how long the engine may take to finish what it is doing at the end.
@@ -104,9 +105,20 @@ func (g *gateway) serve(ctx context.Context, clients, operators net.Listener) er
 		group.Go(func() error { return serveOps(drained, operators, g.ops) })
 	}
 	group.Go(func() error { return housekeeping(ctx, g.db, g.log) })
+	group.Go(func() error { return watchLease(ctx, g.db) })
 	g.log.Info().Str("listen", clients.Addr().String()).Str("ops_listen", opsAddress).Str("homeserver", g.homeserver).Str("version", build().version).Msg("listening")
 	group.Go(func() error { return announce(ctx, g.ready, g.log.Info()) })
 	return group.Wait()
+}
+
+// watchLease ends the process when it may not write to the database any more.
+func watchLease(ctx context.Context, db *store.DB) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-db.LeaseLost():
+		return refused(db.Lease())
+	}
 }
 
 func listen(setting, address string) (net.Listener, error) {

@@ -1,0 +1,213 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// One process writes to a database. Two would each advance the same ratchets and encrypt
+// two messages with one key, so the second one refuses to start, and a process that was
+// taken for dead must not go on when it comes back.
+//
+// The right to write is a row, the lease. Who takes it adds one to its epoch and leaves a
+// name that was drawn for it, and every transaction that writes sees in the same transaction
+// that epoch and name are still there, or writes nothing ([ErrLeaseLost]). That is what fences;
+// that a lease ends is only for others to know when they may take it. PostgreSQL's clock
+// says when. The holder renews it long before, and gives it back when it closes the database.
+//
+// That the epoch does not change between look and commit, a transaction makes sure of by a
+// lock on the table that its look takes, and that lasts as long as the transaction: shared by
+// writers, exclusive for who takes the lease. Unlike advisory locks of a session it needs no
+// connection of its own and works behind a pooler. Who takes the lease waits for the writers
+// that are under way; PostgreSQL ends the session of one that is frozen.
+//
+// The beat of the lease counts its renewals. The holder knows where it left it, so that a
+// database which was set back under it is found out; and a file beside the master key knows
+// it too, see restore.go.
+//
+// SQLite has the lock on the file beside the database, which the system gives back when its
+// owner dies, so that its lease never ends. The epoch is checked there too: a lock whose
+// file was deleted keeps nobody out.
+//
+// When a standby takes over that did not have the latest transactions, memory and database
+// differ, and devices that are read again would use an index a second time. So the process
+// ends when it sees that the server it is connected to is another one, or another timeline,
+// and what was outbound is discarded when it starts again.
+
+const (
+	leaseTime  = 12 * time.Second
+	leaseBeats = 4 // renewals while a lease lasts
+	// leaseSlack is how much longer than a lease its end is waited for.
+	leaseSlack  = time.Second
+	releaseWait = 5 * time.Second
+	// leastFrozen is for short leases: a busy machine is not a frozen one.
+	leastFrozen = 2 * time.Second
+)
+
+// token is what makes a lease ours. The name beside the epoch is for servers that have lost
+// the latest epoch.
+type token struct {
+	epoch  int64
+	holder string
+}
+
+// lease is this process's right to write. Its renewals are a goroutine that [DB.Close] ends.
+type lease struct {
+	lasts time.Duration
+	// frozen is how long PostgreSQL lets a transaction of ours do nothing, in milliseconds.
+	frozen string
+
+	gone chan struct{} // closed when the lease is lost
+	end  context.CancelFunc
+	done chan struct{} // closed when nothing renews it any more
+
+	mu      sync.Mutex
+	ours    token // the zero value before it is taken
+	server  string
+	beat    int64
+	unsure  int64     // renewals of which it is not known whether they were made
+	renewed time.Time // the last time
+	failure error     // of the renewals since
+	why     error     // it is lost
+}
+
+func newLease(lasts time.Duration) *lease {
+	if lasts <= 0 {
+		lasts = leaseTime
+	}
+	return &lease{lasts: lasts, frozen: strconv.FormatInt(max(lasts, leastFrozen).Milliseconds(), 10), gone: make(chan struct{}), end: func() {}}
+}
+
+// LeaseLost is closed when another process has taken the database over, or the database is no longer
+// the one that was opened. Nothing can be written any more; [DB.Lease] tells why.
+func (db *DB) LeaseLost() <-chan struct{} { return db.lease.gone }
+
+// Lease tells whether this process may write: an error is [ErrLeaseLost], or says that it
+// may be soon, because the lease cannot be renewed.
+func (db *DB) Lease() error {
+	l := db.lease
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.why != nil:
+		return l.why
+	case l.failure != nil && time.Since(l.renewed) > l.lasts:
+		return fmt.Errorf("the lease of the database has run out: %w", l.failure)
+	default:
+		return nil
+	}
+}
+
+func (l *lease) token() token {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ours
+}
+
+// lostErr is nil unless the lease is lost.
+func (l *lease) lostErr() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.why
+}
+
+// lose notes that the lease is lost, and says it in words that can be shown.
+func (l *lease) lose(why string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.why == nil {
+		l.why = withHint(fmt.Errorf("%w: %s", ErrLeaseLost, why), "one process per database: see to it that only one runs, then start it again")
+		close(l.gone)
+	}
+	return l.why
+}
+
+// hold begins with a lease that was taken.
+func (l *lease) hold(row leaseRow, server string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ours, l.beat, l.server, l.renewed = row.token, row.beat, server, time.Now()
+}
+
+// heldError is the refusal of a lease that another process has.
+type heldError struct{ row leaseRow }
+
+func (e *heldError) Error() string {
+	return fmt.Sprintf("%v: e2ee-proxy on %s", ErrInUse, e.row.process)
+}
+
+func (e *heldError) Unwrap() error { return ErrInUse }
+
+const (
+	leaseVersion     = 6 // of the schema: the first that has a lease
+	lostToAnother    = "another process has taken the database over, or it was replaced"
+	lostByASetBack   = "the database was set back to an older state while it was in use"
+	lostWithAServer  = "the database server was replaced by another one (failover or restore)"
+	lostWithItsTable = "the database was replaced or emptied while it was in use"
+)
+
+// acquire takes the lease in the transaction that opens the database, unless another
+// process has it: then the error is a heldError.
+func (db *DB) acquire(ctx context.Context, t *tx, o *opened) error {
+	if db.dialect.sharedPool {
+		row, found, err := db.readLease(ctx, t.rows)
+		if err != nil {
+			return err
+		}
+		if found && row.left > 0 && row.left <= 2*db.lease.lasts {
+			return &heldError{row}
+		}
+		if _, err := t.do(ctx, pgLockLease); err != nil {
+			return fmt.Errorf("wait for writers: %w", err)
+		}
+		o.before = row.beat
+	}
+	row, held, err := db.takeLease(ctx, t, db.markedBeat())
+	if err == nil && held {
+		if row, _, err = db.readLease(ctx, t.rows); err == nil {
+			err = &heldError{row}
+		}
+	}
+	o.lease = row
+	return err
+}
+
+// await repeats an attempt to open the database for as long as a lease lasts: its holder
+// may have died without giving it back.
+func (db *DB) await(ctx context.Context, waiting func(why error), attempt func() error) error {
+	deadline := time.Now().Add(db.lease.lasts + min(leaseSlack, db.lease.lasts))
+	told := false
+	for {
+		err := attempt()
+		var held *heldError
+		if !errors.As(err, &held) {
+			return err
+		}
+		if !time.Now().Before(deadline) {
+			return withHint(err, "stop the other e2ee-proxy, or give this one a database of its own")
+		}
+		if !told && waiting != nil {
+			waiting(held)
+		}
+		told = true
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		case <-time.After(min(max(held.row.left, db.lease.lasts/100), db.lease.lasts/leaseBeats)):
+		}
+	}
+}
+
+// thisProcess names the process to whoever has to find it.
+func thisProcess() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "an unknown host"
+	}
+	return fmt.Sprintf("%s, process %d", host, os.Getpid())
+}

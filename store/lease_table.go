@@ -1,0 +1,118 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Table lease has one row; see lease.go. On PostgreSQL every time in it is that of the
+// database's clock at the moment of the statement, in microseconds. SQLite's rows never
+// expire: there a lock on a file tells whether the holder is alive.
+
+// pgNow is not the time of the transaction's begin, which may be long before a lock was granted.
+const pgNow = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+
+const (
+	liteReadLease = "SELECT epoch, holder, process, beat, 0 FROM lease"
+	pgReadLease   = "SELECT epoch, holder, process, beat, expires_at - " + pgNow + " FROM lease"
+
+	// Whoever takes the lease is the only one who tries: the lock on the file is its.
+	liteTakeLease = `INSERT INTO lease (one, epoch, holder, process, expires_at, beat) VALUES (1, 1, $1, $2, 0, $3)
+		ON CONFLICT (one) DO UPDATE SET epoch = lease.epoch + 1, holder = excluded.holder, process = excluded.process,
+			beat = max(lease.beat, excluded.beat) + 1
+		RETURNING epoch, beat`
+	// What is compared and set is computed when the row is locked: excluded would hold the
+	// time from before the wait for it. An end that is too far away was set by another clock,
+	// that of a server which this one has replaced.
+	pgTakeLease = `INSERT INTO lease (one, epoch, holder, process, expires_at, beat) VALUES (1, 1, $1, $2, ` + pgNow + ` + $4, $3)
+		ON CONFLICT (one) DO UPDATE SET epoch = lease.epoch + 1, holder = excluded.holder, process = excluded.process,
+			expires_at = ` + pgNow + ` + $4, beat = GREATEST(lease.beat, excluded.beat) + 1
+			WHERE NOT lease.expires_at BETWEEN ` + pgNow + ` AND ` + pgNow + ` + 2 * $4
+		RETURNING epoch, beat`
+	pgRenewLease = "UPDATE lease SET expires_at = " + pgNow + ` + $5, beat = beat + 1
+		WHERE one = 1 AND epoch = $1 AND holder = $2 AND beat BETWEEN $3 AND $4 RETURNING beat`
+	pgReleaseLease = "UPDATE lease SET expires_at = 0, beat = beat + 1 WHERE one = 1 AND epoch = $1 AND holder = $2 RETURNING beat"
+
+	// The looks find a row while the lease is ours. PostgreSQL locks the table before it
+	// looks, as for a lock on rows, of which there are none: writers do not wait for each
+	// other, nor do they leave anything behind in the table. They conflict with pgLockLease.
+	liteHoldsLease = "SELECT 1 FROM lease WHERE one = 1 AND epoch = $1 AND holder = $2"
+	pgHoldsLease   = `SELECT set_config('idle_in_transaction_session_timeout', $3, true) FROM lease
+		WHERE one = 1 AND epoch = $1 AND holder = $2 AND NOT EXISTS (SELECT 1 FROM lease WHERE one = 0 FOR KEY SHARE)`
+	pgLockLease = "LOCK TABLE lease IN EXCLUSIVE MODE" // does not keep pg_dump out
+)
+
+// leaseRow is what the table holds.
+type leaseRow struct {
+	token
+	process string
+	beat    int64
+	left    time.Duration // until it expires
+}
+
+func (db *DB) readLease(ctx context.Context, query querier) (row leaseRow, found bool, err error) {
+	text := liteReadLease
+	if db.dialect.sharedPool {
+		text = pgReadLease
+	}
+	err = query(ctx, text, nil, func(r *sql.Rows) error {
+		found = true
+		var left int64
+		err := r.Scan(&row.epoch, &row.holder, &row.process, &row.beat, &left)
+		row.left = time.Duration(left) * time.Microsecond
+		return err
+	})
+	if err != nil {
+		return leaseRow{}, false, fmt.Errorf("read lease: %w", err)
+	}
+	return row, found, nil
+}
+
+// takeLease makes this process the one that may write. The beat goes on from that of the
+// table or the given one, whichever is later. held says that somebody else has the lease.
+func (db *DB) takeLease(ctx context.Context, t *tx, beat int64) (row leaseRow, held bool, err error) {
+	row = leaseRow{token: token{holder: randomText()}, process: thisProcess()}
+	text, params := liteTakeLease, []any{row.holder, row.process, beat}
+	if db.dialect.sharedPool {
+		text, params = pgTakeLease, append(params, db.lease.lasts.Microseconds())
+	}
+	held = true
+	err = t.rows(ctx, text, params, func(r *sql.Rows) error {
+		held = false
+		return r.Scan(&row.epoch, &row.beat)
+	})
+	if err != nil {
+		return leaseRow{}, false, fmt.Errorf("take lease: %w", err)
+	}
+	return row, held, nil
+}
+
+// renewLease lets the lease last for its time from now. The beat in the table must be what
+// this process left there, up to a renewal of which it did not learn whether it was made.
+func (l *lease) renewLease(ctx context.Context, db *sql.DB, from, to int64) (beat int64, held bool, err error) {
+	t := l.token()
+	err = db.QueryRowContext(ctx, pgRenewLease, t.epoch, t.holder, from, to, l.lasts.Microseconds()).Scan(&beat)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("renew lease: %w", err)
+	}
+	return beat, true, nil
+}
+
+// releaseLease gives the lease back, if it is still ours.
+func (l *lease) releaseLease(ctx context.Context, db *sql.DB) (beat int64, held bool, err error) {
+	t := l.token()
+	err = db.QueryRowContext(ctx, pgReleaseLease, t.epoch, t.holder).Scan(&beat)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("release lease: %w", err)
+	}
+	return beat, true, nil
+}

@@ -1,0 +1,133 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// renewals keeps the lease until ctx is done or it is lost.
+func (db *DB) renewals(ctx context.Context, ticks <-chan time.Time) {
+	defer close(db.lease.done)
+	if ticks == nil {
+		t := time.NewTicker(db.lease.lasts / leaseBeats)
+		defer t.Stop()
+		ticks = t.C
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-db.lease.gone:
+			return
+		case <-ticks:
+			bounded, cancel := context.WithTimeout(ctx, db.lease.lasts/leaseBeats)
+			db.renew(bounded)
+			cancel()
+		}
+	}
+}
+
+// renew tries once.
+func (db *DB) renew(ctx context.Context) {
+	l := db.lease
+	if err := db.sameServer(ctx); err != nil {
+		l.failed(err, false)
+		return
+	}
+	l.mu.Lock()
+	from, to := l.beat, l.beat+l.unsure
+	l.mu.Unlock()
+	began := time.Now()
+	beat, held, err := l.renewLease(ctx, db.reader.db, from, to)
+	switch {
+	case err != nil:
+		l.failed(err, true)
+		return
+	case !held:
+		_ = l.lose(db.whyLost(ctx))
+		return
+	}
+	err = db.noteBeat(beat)
+	l.mu.Lock()
+	l.beat, l.unsure, l.failure = beat, 0, err
+	if err == nil {
+		l.renewed = began
+	}
+	l.mu.Unlock()
+}
+
+// failed notes a renewal that may have been made.
+func (l *lease) failed(err error, sent bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failure = err
+	if sent {
+		l.unsure++
+	}
+}
+
+// whyLost says what is in the place of our lease.
+func (db *DB) whyLost(ctx context.Context) string {
+	row, found, err := db.readLease(ctx, db.reader.query)
+	switch {
+	case err != nil || (found && row.token != db.lease.token()):
+		return lostToAnother
+	case !found:
+		return lostWithItsTable
+	default:
+		return lostByASetBack
+	}
+}
+
+// sameServer ends the lease when what answers is not the server that gave it.
+func (db *DB) sameServer(ctx context.Context) error {
+	now, err := pgServer(ctx, func(ctx context.Context, q string, to *string) error {
+		return db.reader.db.QueryRowContext(ctx, q).Scan(to)
+	})
+	if err != nil {
+		return fmt.Errorf("renew lease: %w", err)
+	}
+	return db.lease.checkServer(now)
+}
+
+func (l *lease) checkServer(now string) error {
+	l.mu.Lock()
+	other := l.server != "" && !likeServer(l.server, now)
+	l.mu.Unlock()
+	if other {
+		return l.lose(lostWithAServer)
+	}
+	return nil
+}
+
+// keep begins to renew a lease that was taken. Nothing has to for SQLite.
+func (db *DB) keep(ticks <-chan time.Time) {
+	if !db.dialect.sharedPool {
+		return
+	}
+	ctx, end := context.WithCancel(context.Background())
+	db.lease.end, db.lease.done = end, make(chan struct{})
+	go db.renewals(ctx, ticks)
+}
+
+// giveUp ends the renewals, and gives the lease back so that the next process need not wait.
+func (db *DB) giveUp() error {
+	l := db.lease
+	if l.done == nil {
+		return nil
+	}
+	l.end()
+	<-l.done
+	l.done = nil
+	if l.lostErr() != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), releaseWait)
+	defer cancel()
+	beat, held, err := l.releaseLease(ctx, db.reader.db)
+	if err != nil || !held {
+		return err
+	}
+	return db.noteBeat(beat)
+}

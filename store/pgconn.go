@@ -1,0 +1,139 @@
+package store
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+)
+
+// pgConnector makes connections whose transactions are fenced by the lease.
+type pgConnector struct {
+	driver.Connector
+	lease *lease
+}
+
+// Connect implements driver.Connector.
+func (c *pgConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	plain, ok := conn.(*stdlib.Conn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("a connection to PostgreSQL is a %T", conn), conn.Close())
+	}
+	return &pgConn{Conn: plain, lease: c.lease}, nil
+}
+
+// pgConn sends the begin of a transaction, and the look whether the lease is still ours,
+// together with its first statement: so that fencing takes no time on the wire.
+type pgConn struct {
+	*stdlib.Conn
+	lease *lease
+	// begun says that a transaction has begun here, but not yet at the server.
+	begun bool
+}
+
+// BeginTx implements driver.ConnBeginTx.
+func (c *pgConn) BeginTx(ctx context.Context, _ driver.TxOptions) (driver.Tx, error) {
+	if c.Conn.Conn().IsClosed() {
+		return nil, driver.ErrBadConn
+	}
+	c.begun = true
+	return &pgConnTx{conn: c, ctx: ctx}, nil
+}
+
+// ExecContext implements driver.ExecerContext.
+func (c *pgConn) ExecContext(ctx context.Context, text string, params []driver.NamedValue) (driver.Result, error) {
+	if !c.begun {
+		return c.Conn.ExecContext(ctx, text, params)
+	}
+	args := make([]any, len(params))
+	for i, p := range params {
+		args[i] = p.Value
+	}
+	return c.first(ctx, text, args)
+}
+
+// QueryContext implements driver.QueryerContext.
+func (c *pgConn) QueryContext(ctx context.Context, text string, params []driver.NamedValue) (driver.Rows, error) {
+	if c.begun {
+		if _, err := c.first(ctx, "", nil); err != nil {
+			return nil, err
+		}
+	}
+	return c.Conn.QueryContext(ctx, text, params)
+}
+
+// first begins the transaction at the server and runs its first statement, if there is one.
+// What that has done when the lease turns out to be lost is rolled back.
+func (c *pgConn) first(ctx context.Context, text string, args []any) (_ driver.Result, err error) {
+	c.begun = false
+	ours := c.lease.token()
+	fenced := ours != token{}
+	var b pgx.Batch
+	b.Queue("begin")
+	if fenced {
+		b.Queue(pgHoldsLease, ours.epoch, ours.holder, c.lease.frozen)
+	}
+	if text != "" {
+		b.Queue(text, args...)
+	}
+	r := c.Conn.Conn().SendBatch(ctx, &b)
+	defer func() { err = errors.Join(err, r.Close()) }()
+	if _, err := r.Exec(); err != nil {
+		return nil, fmt.Errorf("begin: %w", err)
+	}
+	if fenced {
+		found, err := r.Exec()
+		if err != nil {
+			return nil, fmt.Errorf("check lease: %w", err)
+		}
+		if found.RowsAffected() == 0 {
+			return nil, c.lease.lose(lostToAnother)
+		}
+	}
+	if text == "" {
+		return driver.RowsAffected(0), nil
+	}
+	done, err := r.Exec()
+	return driver.RowsAffected(done.RowsAffected()), err
+}
+
+// pgConnTx is a transaction of pgConn.
+type pgConnTx struct {
+	conn *pgConn
+	ctx  context.Context //nolint:containedctx // as driver.Tx wants it
+}
+
+// Commit implements driver.Tx.
+func (t *pgConnTx) Commit() error { return t.finish("commit") }
+
+// Rollback implements driver.Tx.
+func (t *pgConnTx) Rollback() error { return t.finish("rollback") }
+
+func (t *pgConnTx) finish(how string) error {
+	if t.conn.begun {
+		t.conn.begun = false
+		return nil // nothing was asked of the server
+	}
+	conn := t.conn.Conn.Conn()
+	if how == "rollback" && conn.PgConn().TxStatus() == 'I' {
+		return nil
+	}
+	tag, err := conn.Exec(t.ctx, how)
+	if err != nil {
+		if conn.PgConn().TxStatus() != 'I' {
+			_ = conn.Close(t.ctx) // there is an error to return already
+		}
+		return err
+	}
+	if how == "commit" && tag.String() == "ROLLBACK" {
+		return pgx.ErrTxCommitRollback
+	}
+	return nil
+}
