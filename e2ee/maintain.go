@@ -44,6 +44,7 @@ func (d *Device) maintain(ctx context.Context) {
 		do   func(context.Context) error
 	}{
 		{"upload keys", d.uploadKeys},
+		{"replace dead keys", d.claimDead},
 		{"flush outbox", d.flushOutbox},
 		{"check received secrets", d.checkReceived},
 		{"set up identity", d.setUpIdentity},
@@ -109,12 +110,14 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 	case err == nil:
 		s.account().markPublished(oneTime, fallback)
 		s.row().KeysUploaded, s.row().Restored = true, false
+		s.replacedDead(len(oneTime))
 		s.after(func() {
 			d.keyCount, d.keysWanted = resp.Counts[algorithmSigned], false
 			d.news++ // a sync that is under way may still tell of the supply before
 		})
 	case upstreamStatus(err) == http.StatusBadRequest && d.row.KeysUploaded:
 		s.account().dropUnpublished()
+		s.foundDead(err)
 		s.after(func() { d.keysWanted = true })
 	default:
 		return err
@@ -202,6 +205,9 @@ func (d *Device) prepareUpload(ctx context.Context) (body map[string]any, oneTim
 // (requirements 3.3, 3.4).
 func (s *step) makeKeys() error {
 	d := s.d
+	if dead, err := s.besideDead(); dead || err != nil {
+		return err
+	}
 	pending := 0
 	for i := range d.olm.OTKeys {
 		if !d.olm.OTKeys[i].Published {

@@ -153,6 +153,9 @@ func (d *Device) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	out.Warnings = append(out.Warnings, pending...)
+	if d.hasDeadKeys() {
+		out.Problems = append(out.Problems, problemDeadKeys)
+	}
 	switch why := d.keysRefused(); {
 	case why != nil:
 		out.Problems = append([]Problem{problemKeysRefused(why)}, leftToDo(out.Problems)...)

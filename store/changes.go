@@ -23,6 +23,9 @@ type Changes struct {
 	MoreOwners     []MoreOwners
 	MessageIndices []MessageIndex // first write wins; an existing row is kept
 
+	// DiscardSent deletes the device's Olm sessions, its outbound sessions and their shares,
+	// as [DB.DiscardOutboundState] does for all devices.
+	DiscardSent      bool
 	DiscardOutbound  []id.RoomID // sets Discard
 	OutboundSessions []OutboundSession
 	Shares           []Share

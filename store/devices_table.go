@@ -13,16 +13,16 @@ import (
 )
 
 const deviceColumns = `d.id, d.device_id, d.state, d.ed25519, d.curve25519, d.sealed_olm, d.keys_uploaded,
-	d.fallback_changed_at, d.sync_position, d.sealed_token, d.meta, d.restored`
+	d.fallback_changed_at, d.sync_position, d.sealed_token, d.meta, d.restored, d.dead_keys`
 
 const (
 	insertDevice = `INSERT INTO devices (account, device_id, state, ed25519, curve25519, sealed_olm, keys_uploaded,
-		fallback_changed_at, sync_position, sealed_token, meta, restored)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+		fallback_changed_at, sync_position, sealed_token, meta, restored, dead_keys)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 		ON CONFLICT (account, device_id) DO NOTHING RETURNING id`
 	updateDevice = `UPDATE devices SET state = $3, ed25519 = $4, curve25519 = $5, sealed_olm = $6, keys_uploaded = $7,
-		fallback_changed_at = $8, sync_position = $9, sealed_token = $10, meta = $11, restored = $12
-		WHERE account = $1 AND device_id = $2 AND id = $13`
+		fallback_changed_at = $8, sync_position = $9, sealed_token = $10, meta = $11, restored = $12, dead_keys = $13
+		WHERE account = $1 AND device_id = $2 AND id = $14`
 	updatePosition = "UPDATE devices SET sync_position = $3 WHERE account = $1 AND id = $2"
 	selectDevice   = "SELECT " + deviceColumns + " FROM devices d WHERE d.account = $1 AND d.device_id = $2"
 	selectDevices  = "SELECT " + deviceColumns + " FROM devices d WHERE d.account = $1 ORDER BY d.id"
@@ -47,6 +47,7 @@ func (a *Account) deviceArgs(d *Device) *args {
 	p.bytes(a.seal([]byte(d.Token.Reveal()), "devices", "sealed_token", string(d.DeviceID)))
 	p.bytes(d.Meta)
 	p.flag(d.Restored)
+	p.num(int64(d.DeadKeys))
 	return p
 }
 
@@ -60,7 +61,7 @@ func (s *deviceScan) targets() []any {
 	d := &s.d
 	return []any{
 		&d.ID, text(&d.DeviceID), &d.State, text(&d.Ed25519), text(&d.Curve25519), &s.olm, flagColumn{&d.KeysUploaded},
-		timeColumn{&d.FallbackChangedAt}, text(&d.SyncPosition), &s.token, jsonColumn{&d.Meta}, flagColumn{&d.Restored},
+		timeColumn{&d.FallbackChangedAt}, text(&d.SyncPosition), &s.token, jsonColumn{&d.Meta}, flagColumn{&d.Restored}, &d.DeadKeys,
 	}
 }
 

@@ -84,7 +84,7 @@ func (db *DB) lookForRestore(ctx context.Context, t *tx, version int64, o *opene
 }
 
 // DiscardOutboundState forgets every outbound Megolm session with its shares and every Olm
-// session of all devices, and sets Restored on the devices. The next send to a room makes
+// session of all devices, and sets Restored and DeadKeys on the devices. The next send to a room makes
 // a new session; the next room key to a device makes a new Olm session. Olm sessions go
 // whole because what they would send next cannot be told from what they have sent; peers
 // that still use one are answered with a new one, as for any undecryptable Olm message.
@@ -105,11 +105,27 @@ func discardOutbound(ctx context.Context, t *tx) error {
 		"DELETE FROM outbound_sessions",
 		"DELETE FROM shares",
 		"DELETE FROM olm_sessions",
-		"UPDATE devices SET restored = 1",
+		"UPDATE devices SET restored = 1, dead_keys = 1", // DeadKeysFound
 	} {
 		if _, err := t.do(ctx, s); err != nil {
 			return fmt.Errorf("discard outbound state: %w", err)
 		}
 	}
 	return nil
+}
+
+// discardSent is discardOutbound for one device that found out by itself.
+func (b *batch) discardSent(yes bool) {
+	if !yes {
+		return
+	}
+	b.ratchet = true
+	for _, table := range []string{"outbound_sessions", "shares", "olm_sessions"} {
+		text := "DELETE FROM " + table + " WHERE account = $1 AND device = $2"
+		p := b.scope()
+		b.step("discard outbound state", p, func(ctx context.Context, t *tx) error {
+			_, err := t.do(ctx, text, p.vals...)
+			return err
+		})
+	}
 }

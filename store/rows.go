@@ -47,7 +47,22 @@ type Device struct {
 	// handed out one-time keys that Olm does not know of, or that it still counts as new.
 	// The engine clears it once it has seen to that.
 	Restored bool
+	// DeadKeys says how far the engine is with the keys of which the homeserver has the
+	// public half only, since a restore.
+	DeadKeys DeadKeys
 }
+
+// DeadKeys are the steps towards a homeserver without dead keys.
+type DeadKeys int
+
+// The homeserver may hold dead keys; it holds a fallback key that is alive, and the others
+// are claimed until none is left; they are gone, and new ones are to be published.
+const (
+	DeadKeysNone DeadKeys = iota
+	DeadKeysFound
+	DeadKeysClaimed
+	DeadKeysGone
+)
 
 // OlmSession is one Olm session with another device. Pickle is sealed.
 type OlmSession struct {

@@ -55,6 +55,7 @@ type step struct {
 func (b *batch) collect(c *Changes) {
 	b.device(c.Device, c.SyncPosition)
 
+	b.discardSent(c.DiscardSent)
 	b.deleteOlmSessions(c.DeleteOlmSessions)
 	b.discardOutbound(c.DiscardOutbound)
 	b.deleteOutbox(c.DeleteOutbox)

@@ -1,0 +1,157 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// After an older database was put back, the homeserver still hands out one-time keys that
+// were made since, whose private halves are gone: what a new contact sends first cannot be
+// read. Which of its keys are dead the homeserver does not tell, and there is no request
+// to take keys back. But whoever claims a key takes it away, so the device claims its own
+// until none is left. Its fallback key, which may be dead too, is replaced before, so that
+// whoever begins a session meanwhile gets a key that is alive; new one-time keys are published
+// after, under IDs that cannot be taken.
+//
+// The store notices most restores. The homeserver shows others: it refuses a key because
+// it has another one with its ID.
+
+// maxDeadClaims bounds how many keys are claimed. Homeservers hold fewer; one that has no
+// end of them is not believed.
+const maxDeadClaims = 250
+
+var errKeysWithoutEnd = errors.New("the homeserver has no end of one-time keys for this device")
+
+var problemDeadKeys = Problem{
+	"keys_being_replaced", "The proxy's database was put back from a backup, so the homeserver may still hand out keys of this device that are lost: what somebody sends who has never written to it before may not be readable.",
+	"The proxy replaces them by itself. Ask again in a minute; if it stays so, look into the log.",
+}
+
+// isKeyIDTaken tells that a homeserver refused an upload because it has other keys with the
+// same IDs. It has no code of its own: Synapse says M_UNKNOWN, Dendrite none.
+func isKeyIDTaken(err error) bool {
+	var up *UpstreamError
+	return errors.As(err, &up) && up.Status == http.StatusBadRequest && (up.ErrCode == "" || up.ErrCode == "M_UNKNOWN")
+}
+
+// foundDead notes, of an upload that was refused, that this device was restored without
+// anybody having noticed. Its sessions may have been used further than is known here: they
+// go, and the device is loaded anew. Once only: a homeserver may refuse for ever.
+func (s *step) foundDead(refused error) {
+	if s.d.row.DeadKeys != store.DeadKeysNone || !isKeyIDTaken(refused) {
+		return
+	}
+	s.row().Restored, s.row().DeadKeys = true, store.DeadKeysFound
+	s.ch.DiscardSent = true
+	s.after(func() { s.d.unsure.Store(true) })
+}
+
+// besideDead reports whether dead keys are on the homeserver, and makes nothing but a new
+// fallback key then.
+func (s *step) besideDead() (bool, error) {
+	switch s.d.row.DeadKeys {
+	case store.DeadKeysNone, store.DeadKeysGone:
+		return false, nil
+	case store.DeadKeysClaimed:
+		return true, nil
+	case store.DeadKeysFound:
+	}
+	s.account().dropUnpublished()
+	if err := s.account().GenFallbackKey(); err != nil {
+		return true, fmt.Errorf("make fallback key: %w", err)
+	}
+	s.row().FallbackChangedAt, s.row().DeadKeys = s.d.eng.now(), store.DeadKeysClaimed
+	s.after(func() { s.d.newFallback, s.d.fallbackUsed = false, false })
+	return true, nil
+}
+
+// replacedDead notes that new one-time keys were published.
+func (s *step) replacedDead(published int) {
+	if s.d.row.DeadKeys == store.DeadKeysGone && published > 0 {
+		s.row().DeadKeys = store.DeadKeysNone
+	}
+}
+
+// hasDeadKeys is for the status.
+func (d *Device) hasDeadKeys() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.row.DeadKeys != store.DeadKeysNone
+}
+
+// claimDead takes the dead keys away from the homeserver, and publishes new ones.
+func (d *Device) claimDead(ctx context.Context) error {
+	d.mu.Lock()
+	due := d.row.DeadKeys == store.DeadKeysClaimed && d.row.KeysUploaded && d.olm.CurrentFallbackKey.Published
+	d.mu.Unlock()
+	if !due {
+		return nil
+	}
+	if err := d.claimAll(ctx); errors.Is(err, errKeysWithoutEnd) {
+		d.eng.log.Warn().Err(err).Msg("Not all one-time keys from before a restore could be replaced")
+	} else if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	s := d.begin()
+	s.row().DeadKeys = store.DeadKeysGone
+	s.after(func() {
+		d.keyCount, d.keysWanted = 0, true
+		d.news++ // a sync that is under way may still tell of the supply before
+	})
+	err := s.commit(ctx, "that dead keys are gone")
+	d.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return d.uploadKeys(ctx)
+}
+
+// claimAll claims own keys until the homeserver has none, or none that it had not given
+// before. Those that are alive stay here: somebody may have claimed them in earnest.
+func (d *Device) claimAll(ctx context.Context) error {
+	given := make(map[string]bool)
+	for range maxDeadClaims {
+		name, fallback, err := d.claimOwn(ctx)
+		if err != nil {
+			return err
+		}
+		if name == "" || fallback || given[name] {
+			return nil
+		}
+		given[name] = true
+	}
+	return errKeysWithoutEnd
+}
+
+// claimOwn takes one key of this device. Its name is empty if there is none.
+func (d *Device) claimOwn(ctx context.Context) (name string, fallback bool, err error) {
+	var resp struct {
+		Keys map[id.UserID]map[id.DeviceID]map[string]json.RawMessage `json:"one_time_keys"`
+	}
+	err = d.call(ctx, request{
+		op: "claim own one-time keys", method: http.MethodPost, path: mautrix.ClientURLPath{"v3", "keys", "claim"},
+		body:   map[string]any{"one_time_keys": map[id.UserID]map[id.DeviceID]string{d.acct.user: {d.id: algorithmSigned}}},
+		result: &resp,
+	})
+	if err != nil {
+		return "", false, err
+	}
+	for name, raw := range resp.Keys[d.acct.user][d.id] {
+		var key struct {
+			Fallback bool `json:"fallback"`
+		}
+		// A key of any other form is one that nobody can use: it is gone now.
+		_ = json.Unmarshal(raw, &key)
+		return name, key.Fallback, nil
+	}
+	return "", false, nil
+}
