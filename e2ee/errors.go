@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
 )
 
 // Reasons why something was not encrypted. Callers turn them into Matrix errors.
@@ -35,6 +36,8 @@ var (
 	ErrKeysReplaced = errors.New("the homeserver shows other keys for this device")
 	// ErrClosed says that the engine is shutting down.
 	ErrClosed = errors.New("the engine is shutting down")
+	// ErrLeaseLost says that another process has taken the database over: this one ends.
+	ErrLeaseLost = store.ErrLeaseLost
 	// ErrIdentityExists says that the account has an identity already: it is never replaced by a bootstrap.
 	ErrIdentityExists = errors.New("the account has an identity already")
 	// ErrWrongPassword says that the homeserver refused the password.

@@ -215,6 +215,7 @@ func TestControlErrors(t *testing.T) {
 		{e2ee.ErrDeviceNotSigned, 403, CodeDeviceNotSigned},
 		{e2ee.ErrCannotEncrypt, 503, CodeCannotEncrypt},
 		{e2ee.ErrClosed, 503, CodeUnknown},
+		{e2ee.ErrLeaseLost, 503, CodeUnknown},
 		{&AuthNeededError{Body: json.RawMessage(`<html>`)}, 502, CodeUnknown},
 		{&e2ee.UpstreamError{Status: 401, ErrCode: "M_UNKNOWN_TOKEN"}, 401, CodeUnknownToken},
 		{&e2ee.UpstreamError{Status: 403, ErrCode: "M_FORBIDDEN"}, 403, CodeForbidden},

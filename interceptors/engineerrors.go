@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -56,6 +57,8 @@ func engineError(err error) error {
 		return CannotEncrypt(true, err)
 	case errors.Is(err, e2ee.ErrCannotEncrypt), errors.Is(err, e2ee.ErrClosed):
 		return CannotEncrypt(false, err)
+	case errors.Is(err, e2ee.ErrLeaseLost):
+		return ending(err)
 	case errors.Is(err, e2ee.ErrDeviceNotSigned):
 		return DeviceNotSigned("Confirm it with the recovery key: POST /_e2ee_proxy/v1/recover, " +
 			"and see GET /_e2ee_proxy/v1/status. Then send the message again.").Because(err)
@@ -69,6 +72,15 @@ func engineError(err error) error {
 		return TimedOut(err)
 	}
 	return err
+}
+
+// ending is for the moments until a process ends in whose place another one runs.
+func ending(err error) *Error {
+	return &Error{
+		Status: http.StatusServiceUnavailable, ErrCode: CodeUnknown, Err: err,
+		Text: "This process of the proxy is ending, because another one has taken its place. Nothing was changed.", Hint: "Try again in a moment.",
+		Header: retryAfter(5 * time.Second),
+	}
 }
 
 // lookupError is engineError for the question whether a room is encrypted: whatever

@@ -10,6 +10,8 @@
 //     for. Names, public keys and what the homeserver sees anyway are not sealed; what of it
 //     tells how far a key, a user or a device is trusted is tied to the account's key, so that
 //     who can write to the database can put back an older row, but not make one.
+//   - One process writes. Another one is refused, and one that was taken for dead writes
+//     nothing when it comes back; see lease.go.
 //   - An outbound session moves forward only: what lags behind the database is refused
 //     ([ErrStale]), so that two processes or a late writer cannot use an index twice.
 //   - A database that was restored from a backup is recognised when it is opened, as far

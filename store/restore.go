@@ -10,26 +10,38 @@ import (
 // used again, they would encrypt two messages with the same key. So a restore has to be
 // recognised, and then nothing that was outbound may be used again (design §9).
 //
-// Three things give a restore away when the database is opened:
+// These give a restore away when the database is opened:
 //
 //  1. The place. The table restore_mark holds a name for where the data lies: for SQLite
 //     the file's inode and time of birth, which a copy does not share; for PostgreSQL the
 //     cluster's identifier, its timeline and the numbers of database and table, which a restored
 //     dump, a point-in-time recovery and a promoted standby change.
-//  2. The mark's incarnation. The file "-mark" beside a SQLite database holds a random
+//  2. The writer. PostgreSQL numbers the transaction that wrote a row, and the row of
+//     restore_mark holds the number that it was written with. A row that was put back into the
+//     same table was written by another transaction. Freezing and rewriting a table keep the
+//     number.
+//  3. The mark's incarnation. The file "-mark" beside a SQLite database holds a random
 //     number that is drawn anew whenever a restore is found, and is in the table too. A
 //     database from before that does not fit.
-//  3. The mark's generation. Every transaction that moves a ratchet adds one to the
+//  4. The mark's generation. Every transaction that moves a ratchet adds one to the
 //     generation in the table; after the commit the number is written to the mark,
 //     without waiting for the disk. Because the commit is on the disk first, the mark can
 //     lag behind the table, after a crash, but never run ahead of it; a table that lags
 //     behind the mark is an older one put in the newer one's place.
+//  5. The beat of the lease. On PostgreSQL all writers would wait for each other if each
+//     counted, so that its mark, a file beside the master key, holds how often the lease was
+//     renewed: it tells states apart that are some seconds apart. The file may be missing,
+//     or lag behind, because the proxy ran on another machine; that means nothing.
 //
-// A restore passes unnoticed only if it brings back the mark as well and the file keeps
-// inode and time of birth: a snapshot of the whole file system or of the machine. Nothing
-// on the machine can show that. For it, and for whatever else the engine may notice (the
-// homeserver knows an index or a one-time key that we have not made yet), there is
-// DiscardOutboundState.
+// While the database is open, a renewal of the lease finds another beat than it left, or
+// another server; see lease.go.
+//
+// A restore passes unnoticed if it brings back the mark as well and the file keeps inode
+// and time of birth: a snapshot of the whole file system or of the machine; likewise one of
+// PostgreSQL's machine where there is no mark, or from the last seconds; and if only other tables
+// than restore_mark are put back. For these, and for whatever else the engine may notice (the
+// homeserver has a one-time key that we have not made yet), there are DiscardOutboundState
+// and Changes.DiscardSent.
 //
 // A false alarm, such as a database moved to another disk, costs new room keys and new
 // Olm sessions, nothing else.
