@@ -29,7 +29,8 @@ var rewrapAccounts = &listed{
 // with the new, which both open, and the next call does the rest. Account keys themselves
 // do not change, so nothing else has to be sealed again.
 //
-// Give those who only read beside this process both keys before it rotates. An old key can be dropped when [DB.MasterKeysInUse] no longer names it.
+// Give those who only read beside this process both keys before it rotates. An old key can
+// be dropped when [DB.MasterKeysInUse] no longer names it.
 func (db *DB) RotateMasterKey(ctx context.Context) (int, error) {
 	total := 0
 	for {
