@@ -216,7 +216,7 @@ func TestHomeserverThatHasNoEndOfDeadKeys(t *testing.T) {
 		st.dev.Maintain(t.Context())
 		return !st.replacing()
 	})
-	if n > 250 {
+	if n > 200 {
 		t.Errorf("%d keys were claimed", n)
 	}
 	st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("POST", "keys/upload$")), liar.Fail(http.StatusBadRequest, "M_UNKNOWN"))

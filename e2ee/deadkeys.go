@@ -26,7 +26,7 @@ import (
 
 // maxDeadClaims bounds how many keys are claimed. Homeservers hold fewer; one that has no
 // end of them is not believed.
-const maxDeadClaims = 250
+const maxDeadClaims = 200
 
 var errKeysWithoutEnd = errors.New("the homeserver has no end of one-time keys for this device")
 
@@ -79,6 +79,10 @@ func (s *step) replacedDead(published int) {
 		s.row().DeadKeys = store.DeadKeysNone
 	}
 }
+
+// lacksAll reports whether new one-time keys are to be published whatever the homeserver
+// counts: a sync may tell of the dead ones still. The caller holds d.mu.
+func (d *Device) lacksAll() bool { return d.row.DeadKeys == store.DeadKeysGone }
 
 // hasDeadKeys is for the status.
 func (d *Device) hasDeadKeys() bool {

@@ -221,6 +221,9 @@ func (s *step) makeKeys() error {
 		s.account().NextOneTimeKeyID += restoredKeyStep
 		have, wanted = 0, true
 	}
+	if d.lacksAll() && pending == 0 {
+		have, wanted = 0, true
+	}
 	if wanted && have < oneTimeKeysWanted {
 		if err := s.account().GenOneTimeKeys(uint(oneTimeKeysWanted - have)); err != nil {
 			return fmt.Errorf("make one-time keys: %w", err)
