@@ -139,7 +139,7 @@ func TestFixedParametersComeFirst(t *testing.T) {
 		putOutbound, markDiscarded, putShares, putTransactions, putOutbox, dropOutbox, putRooms, selectRooms, putPending, dropPending,
 		makeReady, releaseFrom, deliverPending, placePending, showPending, findPending, putInbox, dropInbox, deliverInbox, putWithheld, dropWithheld, selectWithheld, putSeen, selectSeen,
 		putUsers, selectUsers, markOutdated, markLeft, putUserChanges, putUserDevices, dropUserDevices, selectUserDevices,
-		putSecrets, dropSecrets, putWarnings, rewrapAccounts,
+		putSecrets, dropSecrets, putWarnings, rewrapAccounts, putEncryptedRooms, selectEncryptedRooms,
 	} {
 		before, _, _ := strings.Cut(q.head+q.item, "?")
 		for i := range q.fixed {

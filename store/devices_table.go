@@ -169,9 +169,13 @@ func (db *DB) CreateDevice(ctx context.Context, acct *Account, d Device) (Device
 	return d, nil
 }
 
-// DeleteDevice removes a device and everything that belongs to it.
+// DeleteDevice removes a device and everything that belongs to it. What stays is that its
+// signing key was made here, see [DB.Forgotten].
 func (db *DB) DeleteDevice(ctx context.Context, acct *Account, device int64) error {
 	err := db.writer.run(ctx, func(ctx context.Context, t *tx) error {
+		if err := db.rememberForgotten(ctx, t, acct, device); err != nil {
+			return err
+		}
 		n, err := t.do(ctx, "DELETE FROM devices WHERE account = $1 AND id = $2", acct.ID, device)
 		if err == nil && n == 0 {
 			err = ErrNotFound

@@ -6,6 +6,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -15,8 +16,11 @@ var migrationFiles embed.FS
 // migrations are in order; the number of the last is the schema version this program needs.
 var migrations = []string{
 	"0001_initial.sql", "0002_sealed_trust.sql", "0003_held_back.sql", "0004_more_owners.sql", "0005_held_events.sql",
-	"0006_lease.sql",
+	"0006_lease.sql", withEncryptedRooms,
 }
+
+// withEncryptedRooms is the migration that makes that table.
+const withEncryptedRooms = "0007_encrypted_rooms.sql"
 
 const (
 	liteHasSchema = `SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'schema_version'`
@@ -100,6 +104,11 @@ func (db *DB) migrate(ctx context.Context, t *tx, from int64) error {
 	if from == 1 {
 		if err := db.markTrust(ctx, t); err != nil {
 			return fmt.Errorf("migrate: seal whom accounts trust: %w", err)
+		}
+	}
+	if from > 0 && slices.Contains(migrations[from:], withEncryptedRooms) {
+		if err := db.collectEncryptedRooms(ctx, t); err != nil {
+			return fmt.Errorf("migrate: collect encrypted rooms: %w", err)
 		}
 	}
 	if _, err := t.do(ctx, "UPDATE schema_version SET version = $1", db.latest()); err != nil {

@@ -47,6 +47,8 @@ func checkEverythingRuns(t *testing.T, db *DB, acct *Account, dev Device) {
 	must[[]UserChange](t)(db.UserChanges(ctx, acct, "@bob:hs"))
 	must[[]Secret](t)(db.Secrets(ctx, acct))
 	must[[]string](t)(db.MasterKeysInUse(ctx))
+	must[map[id.RoomID]EncryptedRoom](t)(db.EncryptedRooms(ctx, []id.RoomID{"!r1"}))
+	must[bool](t)(db.Forgotten(ctx, PublishedDevice{acct.UserID, dev.DeviceID, dev.Ed25519}))
 	for range db.OwnDevices(ctx) {
 	}
 }

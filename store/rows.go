@@ -19,8 +19,10 @@ const (
 	// DeviceOurs is a device whose keys were made, and are held, by this proxy.
 	DeviceOurs
 	// DeviceForeign is a device that published keys which are not ours: its client
-	// does its own encryption and is passed through untouched.
+	// does its own encryption, as far as anybody can tell.
 	DeviceForeign
+	// DeviceLost is a device that shows keys which were ours: their private halves are gone.
+	DeviceLost
 )
 
 // Device is one proxied device of an account.

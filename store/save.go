@@ -75,6 +75,7 @@ func (b *batch) collect(c *Changes) {
 	b.transactions(c.Transactions)
 	b.outbox(c.Outbox)
 	b.rooms(c.Rooms)
+	b.encryptedRooms(c.Rooms)
 	b.pending(c.Pending)
 	b.inbox(c.Inbox)
 	b.withheld(c.Withheld)

@@ -1,0 +1,148 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// EncryptedRoom is a room into which nothing is sent in clear. It is known for the whole
+// database and for ever, whatever becomes of the device that learned of it.
+type EncryptedRoom struct {
+	RoomID id.RoomID
+	// Algorithm is that of the room's first m.room.encryption event. It never changes
+	// (requirement 0.8). Empty: no such event has been seen, but clear text is refused all
+	// the same; the first event that is seen sets it.
+	Algorithm string
+	Since     time.Time
+}
+
+var (
+	putEncryptedRooms = insertRows("encrypted_rooms", nil, []string{"room"}, []string{"algorithm", "since"},
+		`UPDATE SET algorithm = excluded.algorithm, since = excluded.since WHERE encrypted_rooms.algorithm = ''`)
+	selectEncryptedRooms = &listed{
+		head: "SELECT room, algorithm, since FROM encrypted_rooms WHERE room IN (", item: "?", tail: ")", width: 1, pad: true,
+	}
+)
+
+const selectRoomsOfDevices = "SELECT room_id, algorithm, encrypted_since FROM rooms WHERE algorithm <> ''"
+
+// hashRoom is the name under which a room stands.
+func (db *DB) hashRoom(room id.RoomID) [32]byte { return db.Hash("encrypted room", []byte(room)) }
+
+// encryptedRoomArgs makes rows. They are in the order of their keys, so that two
+// transactions that write the same rooms wait for each other in one order.
+func (db *DB) encryptedRoomArgs(all []EncryptedRoom) *args {
+	type row struct {
+		key [32]byte
+		EncryptedRoom
+	}
+	rows := make([]row, 0, len(all))
+	for _, r := range last(all, func(r *EncryptedRoom) id.RoomID { return r.RoomID }) {
+		rows = append(rows, row{db.hashRoom(r.RoomID), r})
+	}
+	slices.SortFunc(rows, func(a, b row) int { return bytes.Compare(a.key[:], b.key[:]) })
+	p := &args{}
+	for i := range rows {
+		p.bytes(rows[i].key[:])
+		p.text(rows[i].Algorithm)
+		p.time(rows[i].Since)
+	}
+	return p
+}
+
+// encryptedRooms adds what rows of rooms say: it is stored with them or not at all.
+func (b *batch) encryptedRooms(all []Room) {
+	var encrypted []EncryptedRoom
+	for i := range all {
+		if all[i].Algorithm != "" {
+			encrypted = append(encrypted, EncryptedRoom{all[i].RoomID, all[i].Algorithm, all[i].EncryptedSince})
+		}
+	}
+	if len(encrypted) > 0 {
+		b.list("encrypted rooms", putEncryptedRooms, nil, b.db.encryptedRoomArgs(encrypted))
+	}
+}
+
+// NoteEncryptedRoom records a room that no device of this database may know of. What is
+// known of it already stays.
+func (db *DB) NoteEncryptedRoom(ctx context.Context, room EncryptedRoom) error {
+	if err := db.noteEncryptedRooms(ctx, db.writer.run, []EncryptedRoom{room}); err != nil {
+		return fmt.Errorf("note an encrypted room: %w", err)
+	}
+	return nil
+}
+
+// runner runs a transaction, or runs inside of one.
+type runner func(context.Context, func(context.Context, *tx) error) error
+
+func (db *DB) noteEncryptedRooms(ctx context.Context, run runner, all []EncryptedRoom) error {
+	p := db.encryptedRoomArgs(all)
+	if p.err != nil {
+		return p.err
+	}
+	return run(ctx, func(ctx context.Context, t *tx) error {
+		_, err := t.list(ctx, putEncryptedRooms, nil, p.vals)
+		return err
+	})
+}
+
+// EncryptedRooms reads which of the rooms are encrypted. The others are not in the map.
+func (db *DB) EncryptedRooms(ctx context.Context, want []id.RoomID) (map[id.RoomID]EncryptedRoom, error) {
+	p := &args{}
+	names := make(map[[32]byte]id.RoomID, len(want))
+	for _, room := range unique(want) {
+		key := db.hashRoom(room)
+		names[key] = room
+		p.bytes(key[:])
+	}
+	all := make(map[id.RoomID]EncryptedRoom)
+	err := db.list(ctx, selectEncryptedRooms, nil, p, func(rows *sql.Rows) error {
+		var key []byte
+		var r EncryptedRoom
+		if err := rows.Scan(&key, text(&r.Algorithm), timeColumn{&r.Since}); err != nil {
+			return err
+		}
+		if len(key) != 32 {
+			return errors.New("hash is damaged")
+		}
+		r.RoomID = names[[32]byte(key)]
+		all[r.RoomID] = r
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read encrypted rooms: %w", err)
+	}
+	return all, nil
+}
+
+// collectEncryptedRooms is the part of a migration for which it takes the keys: what every
+// device knew for itself is known to all.
+func (db *DB) collectEncryptedRooms(ctx context.Context, t *tx) error {
+	known := make(map[id.RoomID]EncryptedRoom)
+	err := t.rows(ctx, selectRoomsOfDevices, nil, func(rows *sql.Rows) error {
+		var r EncryptedRoom
+		if err := rows.Scan(text(&r.RoomID), text(&r.Algorithm), timeColumn{&r.Since}); err != nil {
+			return err
+		}
+		if before, ok := known[r.RoomID]; !ok || r.Since.Before(before.Since) {
+			known[r.RoomID] = r
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	all := make([]EncryptedRoom, 0, len(known))
+	for _, r := range known {
+		all = append(all, r)
+	}
+	inside := func(ctx context.Context, do func(context.Context, *tx) error) error { return do(ctx, t) }
+	return db.noteEncryptedRooms(ctx, inside, all)
+}
