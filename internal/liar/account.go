@@ -121,6 +121,9 @@ func accountRoutes() []route {
 		}),
 		openOn("POST", "login", loginByPassword),
 		openOn("POST", "register", register),
+		openOn("POST", "refresh", func(*Server, *call) Reply { // no login gives a refresh token
+			return Failure(http.StatusUnauthorized, "M_UNKNOWN_TOKEN", "Invalid refresh token")
+		}),
 		on("POST", "logout", func(s *Server, c *call) Reply {
 			s.removeDevice(c.device)
 			return OK(empty)

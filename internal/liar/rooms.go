@@ -19,6 +19,7 @@ func roomRoutes() []route {
 		on("POST", "rooms/*/ban", changeMember("ban")),
 		on("POST", "rooms/*/unban", changeMember("leave")),
 		on("POST", "rooms/*/forget", nothing),
+		on("POST", "rooms/*/upgrade", upgradeRoom),
 		on("PUT", "rooms/*/send/*/*", send),
 		on("POST", "rooms/*/send/*", send),
 		on("PUT", "rooms/*/redact/*/*", redact),

@@ -19,6 +19,8 @@ type state struct {
 	uiaForFirstKeys bool
 	// keepSignatures keeps what others signed of a device under its ID, see KeepOldSignatures.
 	keepSignatures bool
+	// notCopied is state that an upgrade leaves out.
+	notCopied []string
 }
 
 func newState() state {
