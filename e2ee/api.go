@@ -16,12 +16,17 @@ const (
 	ModeUnknown Mode = iota
 	// ModeProxied is a device whose keys the proxy holds.
 	ModeProxied
-	// ModeForeign is a device that published its own keys; it is passed through untouched.
+	// ModeForeign is a device that published keys that were never ours: as far as anybody
+	// can tell its client does its own encryption. It is passed through, but for clear text
+	// into encrypted rooms.
 	ModeForeign
 	// ModeNone is a token without a device (a guest or an application service): it
 	// can hold no keys, so it may read as the homeserver allows but not send into
 	// encrypted rooms.
 	ModeNone
+	// ModeLost is a device whose published keys were ours and are gone: nobody can use them.
+	// It may read as the homeserver allows, but not send into encrypted rooms.
+	ModeLost
 )
 
 // RoomEncryption is what is known of a room. The zero value means "cannot tell",

@@ -118,8 +118,8 @@ func (e *Engine) open(ctx context.Context, key deviceKey, token secret.String) (
 	}
 	dev, err := e.store.Device(ctx, row, key.device)
 	switch {
-	case err == nil && dev.State == store.DeviceForeign && dev.Token != token:
-		if dev, err = e.stillForeign(ctx, row, dev, token); err != nil {
+	case err == nil && dev.State != store.DeviceOurs && dev.Token != token:
+		if dev, err = e.lookAgain(ctx, row, dev, token); err != nil {
 			return nil, err
 		}
 	case err == nil:
@@ -137,21 +137,21 @@ func (e *Engine) open(ctx context.Context, key deviceKey, token secret.String) (
 	return d, d.useToken(ctx, token)
 }
 
-// stillForeign looks at a device with keys of its own that comes with another token. It
+// lookAgain looks at a device whose keys are not here that comes with another token. It
 // may have been logged out behind our back, and its ID be used again by a client that has
-// no keys: to pass that one through would be to pass its clear text.
-func (e *Engine) stillForeign(ctx context.Context, row *store.Account, dev store.Device, token secret.String) (store.Device, error) {
-	taken, err := e.hasKeys(ctx, row.UserID, dev.DeviceID, token)
+// no keys.
+func (e *Engine) lookAgain(ctx context.Context, row *store.Account, dev store.Device, token secret.String) (store.Device, error) {
+	whose, err := e.whoseKeys(ctx, row.UserID, dev.DeviceID, token)
 	if err != nil {
 		return store.Device{}, err
 	}
-	if !taken {
+	if whose == store.DeviceOurs {
 		if err := e.deleteDevice(ctx, row, dev); err != nil {
 			return store.Device{}, err
 		}
-		return e.make(ctx, row, dev.DeviceID, token, false)
+		return e.make(ctx, row, dev.DeviceID, token, whose)
 	}
-	dev.Token = token
+	dev.State, dev.Token = whose, token
 	if err := e.store.Save(ctx, row, dev.ID, &store.Changes{Device: &dev}); err != nil {
 		return store.Device{}, fmt.Errorf("store access token: %w", err)
 	}
@@ -160,32 +160,52 @@ func (e *Engine) stillForeign(ctx context.Context, row *store.Account, dev store
 
 // adopt asks the homeserver whose keys a device has, and makes ours when it has none.
 func (e *Engine) adopt(ctx context.Context, row *store.Account, key deviceKey, token secret.String) (store.Device, error) {
-	taken, err := e.hasKeys(ctx, key.user, key.device, token)
+	whose, err := e.whoseKeys(ctx, key.user, key.device, token)
 	if err != nil {
 		return store.Device{}, err
 	}
-	return e.make(ctx, row, key.device, token, taken)
+	return e.make(ctx, row, key.device, token, whose)
 }
 
-// hasKeys asks the homeserver whether a device has published keys.
-func (e *Engine) hasKeys(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (bool, error) {
+// whoseKeys asks the homeserver for the keys of a device that is not known here. Without
+// any, ours can be made; those that were ours once are lost; others are the client's, as
+// far as anybody can tell: a homeserver can invent them, so that nothing may follow from
+// them but that they are left alone.
+func (e *Engine) whoseKeys(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (store.DeviceState, error) {
 	result, err := keyQuery{e.hs, token, user}.QueryKeys(ctx, []id.UserID{user})
 	if err != nil {
-		return false, fmt.Errorf("look for existing device keys: %w", err)
+		return store.DeviceUnknown, fmt.Errorf("look for existing device keys: %w", err)
 	}
 	if len(result.Failures) > 0 && result.DeviceKeys[user] == nil {
-		return false, fmt.Errorf("look for existing device keys: %w", ErrCannotEncrypt)
+		return store.DeviceUnknown, fmt.Errorf("look for existing device keys: %w", ErrCannotEncrypt)
 	}
-	_, has := result.DeviceKeys[user][device]
-	return has, nil
+	raw, has := result.DeviceKeys[user][device]
+	if !has {
+		return store.DeviceOurs, nil
+	}
+	var shown struct {
+		Keys map[string]string `json:"keys"`
+	}
+	if json.Unmarshal(raw, &shown) != nil {
+		return store.DeviceForeign, nil
+	}
+	ours, err := e.store.Forgotten(ctx, store.PublishedDevice{
+		UserID: user, DeviceID: device, Ed25519: shown.Keys["ed25519:"+device.String()],
+	})
+	switch {
+	case err != nil:
+		return store.DeviceUnknown, err
+	case ours:
+		return store.DeviceLost, nil
+	}
+	return store.DeviceForeign, nil
 }
 
-// make stores a device that is seen the first time: ours, or with keys of its own.
-func (e *Engine) make(ctx context.Context, row *store.Account, device id.DeviceID, token secret.String, taken bool) (store.Device, error) {
-	dev := store.Device{DeviceID: device, State: store.DeviceOurs, Token: token}
-	if taken {
-		dev.State = store.DeviceForeign
-	} else {
+// make stores a device that is seen the first time: ours, with keys of its own, or with
+// keys that are lost.
+func (e *Engine) make(ctx context.Context, row *store.Account, device id.DeviceID, token secret.String, whose store.DeviceState) (store.Device, error) {
+	dev := store.Device{DeviceID: device, State: whose, Token: token}
+	if whose == store.DeviceOurs {
 		acc, err := newOlmAccount()
 		if err != nil {
 			return store.Device{}, err
@@ -226,6 +246,8 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 		}
 	case store.DeviceForeign:
 		d.mode = ModeForeign
+	case store.DeviceLost:
+		d.mode = ModeLost
 	case store.DeviceUnknown:
 		d.mode = ModeUnknown
 	}
@@ -233,9 +255,9 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 }
 
 // isOf reports whether what is known of the device holds for a token as well: not for a
-// device with keys of its own and a token that is new.
+// device whose keys are not here and a token that is new.
 func (d *Device) isOf(token secret.String) bool {
-	return d.mode != ModeForeign || d.currentToken() == token
+	return d.mode == ModeProxied || d.currentToken() == token
 }
 
 // useToken keeps the newest access token for the proxy's own requests.

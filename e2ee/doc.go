@@ -10,6 +10,10 @@
 //     acknowledges it to the homeserver moves.
 //   - Who owns a room key is recorded when it arrives and is never taken from the
 //     event that is being decrypted.
+//   - That a room is encrypted is known for every device and token of the database once
+//     one of them has learned it, and for ever.
+//   - The keys of a device are destroyed only when the homeserver confirms, asked with the
+//     device's own token, that its session has ended.
 //
 // It must never hold a lock over the network, import the root package
 // mautrix/crypto, print a key, or upload device keys over keys that are not its own.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"sync"
 	"time"
 
@@ -137,9 +136,10 @@ type Engine struct {
 	log    zerolog.Logger
 	counts *counts
 
-	inbound *lru.Cache[inboundKey, *inboundSession]
-	users   *trustcache.Cache
-	awake   *lru.Cache[*Device, struct{}] // by when they were used last
+	inbound   *lru.Cache[inboundKey, *inboundSession]
+	users     *trustcache.Cache
+	encrypted *encryptedRooms
+	awake     *lru.Cache[*Device, struct{}] // by when they were used last
 
 	mu       sync.Mutex
 	accounts map[id.UserID]*account
@@ -178,6 +178,10 @@ func New(opts Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	encrypted, err := newEncryptedRooms(opts.Store)
+	if err != nil {
+		return nil, err
+	}
 	awake, err := lru.NewWithEvict(opts.Awake, func(d *Device, _ struct{}) { d.fallAsleep() })
 	if err != nil {
 		return nil, fmt.Errorf("make the list of devices that are awake: %w", err)
@@ -193,7 +197,7 @@ func New(opts Options) (*Engine, error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Engine{
 		counts: counted, lists: lists,
-		opts: opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users, awake: awake,
+		opts: opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users, encrypted: encrypted, awake: awake,
 		hs:       &homeserver{base: opts.Homeserver, client: opts.Client, timeout: opts.Timeout, large: newLargeAnswers()},
 		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]bool),
 		ctx: ctx, cancel: cancel, stopped: make(chan struct{}), work: make(chan *Device, 1024), alerts: make(chan *account, 256),
@@ -275,68 +279,6 @@ func (e *Engine) account(row *store.Account) *account {
 	a = newAccount(e, row)
 	e.accounts[row.UserID] = a
 	return a
-}
-
-// Forget discards devices with their keys: they were logged out or deleted (requirement 22.1).
-func (e *Engine) Forget(ctx context.Context, user id.UserID, devices ...id.DeviceID) error {
-	return e.forgetThose(ctx, user, func(dev id.DeviceID) bool { return slices.Contains(devices, dev) })
-}
-
-// ForgetAll discards all devices of a user but those that are kept.
-func (e *Engine) ForgetAll(ctx context.Context, user id.UserID, keep ...id.DeviceID) error {
-	return e.forgetThose(ctx, user, func(dev id.DeviceID) bool { return !slices.Contains(keep, dev) })
-}
-
-// ForgetAccount discards everything of a user whose account was closed. Whoever gets the
-// user ID next must not find the keys of the one before (attack 51).
-func (e *Engine) ForgetAccount(ctx context.Context, user id.UserID) error {
-	ctx, cancel := onItsOwn(ctx, workFor)
-	defer cancel()
-	if err := e.ForgetAll(ctx, user); err != nil {
-		return err
-	}
-	row, err := e.store.LookupAccount(ctx, user)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("load account: %w", err)
-	}
-	e.mu.Lock()
-	a := e.accounts[user]
-	delete(e.accounts, user)
-	e.mu.Unlock()
-	if a != nil {
-		a.tracker.Close()
-	}
-	if err := e.store.DeleteAccount(ctx, row); err != nil && !errors.Is(err, store.ErrNotFound) {
-		return fmt.Errorf("forget account: %w", err)
-	}
-	return nil
-}
-
-func (e *Engine) forgetThose(ctx context.Context, user id.UserID, which func(id.DeviceID) bool) error {
-	ctx, cancel := onItsOwn(ctx, workFor)
-	defer cancel()
-	row, err := e.store.LookupAccount(ctx, user)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("load account: %w", err)
-	}
-	stored, err := e.store.Devices(ctx, row)
-	if err != nil {
-		return fmt.Errorf("load devices: %w", err)
-	}
-	for _, dev := range stored {
-		if which(dev.DeviceID) {
-			if err := e.forget(ctx, row, dev); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // forget stops a device's work and deletes everything that is stored of it.

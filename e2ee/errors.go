@@ -17,6 +17,11 @@ import (
 var (
 	// ErrCannotEncrypt says that it cannot be told whether, or how, a room is encrypted.
 	ErrCannotEncrypt = errors.New("the room's encryption cannot be determined")
+	// ErrNotYetEncrypted says that a room replaces one that is encrypted, and is not encrypted itself.
+	ErrNotYetEncrypted = errors.New("the room replaces an encrypted one and is not encrypted yet")
+	// ErrNoState and ErrNotInRoom are what a StateReader says.
+	ErrNoState   = errors.New("the room has no such state")
+	ErrNotInRoom = errors.New("the room's state is not shown")
 	// ErrUnsupportedAlgorithm says that the room is encrypted in a way we do not know (requirement 20.2).
 	ErrUnsupportedAlgorithm = errors.New("the room's encryption algorithm is not supported")
 	// ErrNotJoined says that the account is not in the room, so that it may not send there.
@@ -34,6 +39,8 @@ var (
 	ErrNotProxied = errors.New("the proxy holds no keys for this device")
 	// ErrKeysReplaced says that the homeserver shows other keys for our device than ours.
 	ErrKeysReplaced = errors.New("the homeserver shows other keys for this device")
+	// ErrKeysLost says that the homeserver shows keys for the device that were ours and are gone.
+	ErrKeysLost = errors.New("the keys of this device are gone")
 	// ErrClosed says that the engine is shutting down.
 	ErrClosed = errors.New("the engine is shutting down")
 	// ErrLeaseLost says that another process has taken the database over: this one ends.

@@ -21,6 +21,7 @@ func TestGapBeforeANewDevice(t *testing.T) {
 		asks    int // for what changed since the old device's position
 	}{
 		"no device is left": {func(t *testing.T, st *stage) {
+			st.hs.Revoke(st.alice.Token)
 			if err := st.eng.Forget(t.Context(), id.UserID(st.alice.UserID), id.DeviceID(st.alice.DeviceID)); err != nil {
 				t.Fatal(err)
 			}

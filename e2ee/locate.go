@@ -11,8 +11,6 @@ import (
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
-
-	"e2ee-proxy/store"
 )
 
 // maxLocated bounds the rooms that are looked through for the users of warnings.
@@ -92,10 +90,6 @@ func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load rooms: %w", err)
 	}
-	maps.DeleteFunc(known, func(_ id.RoomID, r store.Room) bool { return r.Algorithm == "" })
-	if len(known) == 0 {
-		return nil, nil
-	}
 	var joined struct {
 		Rooms []id.RoomID `json:"joined_rooms"`
 	}
@@ -106,7 +100,14 @@ func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
 	if err != nil {
 		return nil, err
 	}
-	rooms := slices.DeleteFunc(joined.Rooms, func(r id.RoomID) bool { return known[r].Algorithm == "" })
+	// What other devices have learned holds for this one too.
+	facts, err := d.eng.encrypted.of(ctx, joined.Rooms...)
+	if err != nil {
+		return nil, err
+	}
+	rooms := slices.DeleteFunc(joined.Rooms, func(r id.RoomID) bool {
+		return known[r].Algorithm == "" && facts[r].Algorithm == ""
+	})
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	used := func(r id.RoomID) time.Time {

@@ -12,27 +12,41 @@ import (
 	"e2ee-proxy/store"
 )
 
-// UnknownToken tells that the homeserver no longer knows a client's access token. The
-// keys of a hard logout are discarded, those of a soft logout are kept (requirement
-// 22.1). A token that a newer one has replaced ends without its device (22.3).
+// UnknownToken tells that the homeserver has answered a client's request with 401
+// M_UNKNOWN_TOKEN, soft or not. That may be about something else than the token, so the
+// homeserver is asked about it, see sessionend.go. The keys of a hard logout are discarded,
+// those of a soft logout are kept (requirement 22.1). A token that a newer one has replaced
+// ends without its device (22.3).
 func (e *Engine) UnknownToken(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String, soft bool) error {
 	if user == "" || device == "" {
 		return nil
 	}
-	var current bool
-	if d := e.loaded(deviceKey{user, device}); d != nil {
-		current = d.dropToken(token)
+	d := e.loaded(deviceKey{user, device})
+	var current secret.String
+	if d != nil {
+		current = d.currentToken()
 	} else {
-		stored, err := e.storedToken(ctx, user, device)
-		if err != nil {
+		var err error
+		if current, err = e.storedToken(ctx, user, device); err != nil {
 			return err
 		}
-		current = stored == token && !stored.IsZero()
 	}
-	if !current || soft {
+	if current != token || current.IsZero() {
 		return nil
 	}
-	return e.Forget(ctx, user, device)
+	ctx, cancel := onItsOwn(ctx, workFor)
+	defer cancel()
+	switch e.askEnd(ctx, token) {
+	case endAlive, endUnknown:
+		return nil
+	case endSoft:
+		soft = true
+	case endGone:
+	}
+	if d != nil && !d.dropToken(token) || soft {
+		return nil
+	}
+	return e.forgetDead(ctx, user, device, token)
 }
 
 // storedToken gives the token of a device that is not loaded; empty when there is none.
@@ -67,14 +81,24 @@ func (d *Device) dropToken(used secret.String) bool {
 }
 
 // tokenGone reports whether the homeserver has ended the device's session, as an answer
-// to the proxy's own request tells. A locked user's session stays (requirement 22.2).
+// to the proxy's own request tells and /account/whoami confirms. A locked user's session
+// stays (requirement 22.2).
 func (d *Device) tokenGone(used secret.String, err error) bool {
 	var up *UpstreamError
-	if !errors.As(err, &up) || up.Status != http.StatusUnauthorized || !d.dropToken(used) {
+	if !errors.As(err, &up) || up.Status != http.StatusUnauthorized {
 		return false
 	}
-	if up.ErrCode == "M_UNKNOWN_TOKEN" && !up.SoftLogout {
-		if err := d.eng.Forget(d.eng.ctx, d.acct.user, d.id); err != nil {
+	end := endSoft
+	if up.ErrCode == "M_UNKNOWN_TOKEN" {
+		if end = d.eng.askEnd(d.eng.ctx, used); end == endAlive || end == endUnknown {
+			return false
+		}
+	}
+	if !d.dropToken(used) {
+		return false
+	}
+	if end == endGone && !up.SoftLogout {
+		if err := d.eng.forgetDead(d.eng.ctx, d.acct.user, d.id, used); err != nil {
 			d.eng.log.Error().Err(err).Msg("Keys of a logged-out device could not be discarded")
 		}
 	}

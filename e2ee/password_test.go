@@ -81,6 +81,7 @@ func TestPasswordIsForgottenInEveryBranch(t *testing.T) {
 			if !d.HoldsPassword() {
 				t.Error("it is forgotten although the homeserver was never reached")
 			}
+			hs.Revoke(s.Token)
 			if err := r.eng.Forget(t.Context(), idUser(s.UserID), "FIRST"); err != nil {
 				t.Fatal(err)
 			}

@@ -11,8 +11,12 @@ import (
 // The problems that Status names.
 var (
 	problemForeign = Problem{
-		"device_has_own_keys", "This device published encryption keys that the proxy does not hold, so the proxy passes it through untouched.",
+		"device_has_own_keys", "This device published encryption keys that the proxy does not hold, so the proxy does not encrypt for it, and lets nothing unencrypted from it into encrypted rooms.",
 		"If the client does its own encryption, all is well. Otherwise log in again, so that the client gets a new device.",
+	}
+	problemLost = Problem{
+		"keys_lost", "The encryption keys that this device published were the proxy's. They were destroyed when its session ended, so that nobody can encrypt for this device any more.",
+		"Log in again as a new device, with another device ID or none. To use the same device ID, delete this device in another client first.",
 	}
 	problemNoDevice = Problem{
 		"no_device", "This access token belongs to no device, so there can be no encryption keys for it.",

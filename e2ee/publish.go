@@ -111,7 +111,11 @@ func (e *Engine) ClientHasKeys(ctx context.Context, user id.UserID, device id.De
 	if err != nil {
 		return nil, err
 	}
-	if d.mode != ModeProxied {
+	switch d.mode {
+	case ModeProxied:
+	case ModeLost:
+		return nil, ErrKeysLost // others know the old ones
+	case ModeForeign, ModeNone, ModeUnknown:
 		return func(context.Context, bool) error { return nil }, nil
 	}
 	give, err := d.upkeep.take(ctx, struct{}{})
@@ -139,7 +143,7 @@ func (e *Engine) ClientHasKeys(ctx context.Context, user id.UserID, device id.De
 // so its next sync must carry the whole state.
 func (e *Engine) makeForeign(ctx context.Context, d *Device, token secret.String) error {
 	user, device := d.acct.user, d.id
-	if err := e.Forget(ctx, user, device); err != nil {
+	if err := e.discard(ctx, user, device); err != nil {
 		return err
 	}
 	row, err := e.store.Account(ctx, user)

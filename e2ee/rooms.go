@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"time"
 
-	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/store"
@@ -20,6 +19,8 @@ const (
 	minRotationPeriod       = time.Hour
 	maxRotationPeriod       = 365 * 24 * time.Hour
 	maxRotationMessages     = 10000
+	// algorithmUnknown is that of an event that names none.
+	algorithmUnknown = "unknown"
 	// defaultVisibility is in force where a room says nothing (spec, room history visibility).
 	defaultVisibility = "shared"
 )
@@ -45,16 +46,10 @@ func (d *Device) roomState(ctx context.Context, roomID id.RoomID) (*room, error)
 	if r := d.rooms[roomID]; r != nil {
 		return r, nil
 	}
-	rows, err := d.eng.store.Rooms(ctx, d.acct.row, d.rowID, []id.RoomID{roomID})
-	if err != nil {
-		return nil, fmt.Errorf("load room: %w", err)
+	if err := d.readRooms(ctx, roomID); err != nil {
+		return nil, err
 	}
-	r := &room{row: store.Room{RoomID: roomID}}
-	if row, ok := rows[roomID]; ok {
-		r.row, r.encrypted, r.visibility = row, row.Algorithm != "", row.HistoryVisibility
-	}
-	d.rooms[roomID] = r
-	return r, nil
+	return d.rooms[roomID], nil
 }
 
 // loadRooms makes the entries of rooms that have none, with one query. The caller
@@ -69,18 +64,7 @@ func (d *Device) loadRooms(ctx context.Context, updates []RoomUpdate) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	rows, err := d.eng.store.Rooms(ctx, d.acct.row, d.rowID, missing)
-	if err != nil {
-		return fmt.Errorf("load rooms: %w", err)
-	}
-	for _, roomID := range missing {
-		row, ok := rows[roomID]
-		if !ok {
-			row = store.Room{RoomID: roomID}
-		}
-		d.rooms[roomID] = &room{row: row, encrypted: row.Algorithm != "", visibility: row.HistoryVisibility}
-	}
-	return nil
+	return d.readRooms(ctx, missing...)
 }
 
 // KnownEncrypted reports whether the room is known to be encrypted, without asking anybody.
@@ -88,7 +72,7 @@ func (d *Device) KnownEncrypted(roomID id.RoomID) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r := d.rooms[roomID]
-	return r != nil && r.encrypted
+	return r != nil && r.encrypted || d.eng.encrypted.remembered(roomID)
 }
 
 // RoomEncryption says whether a room is encrypted. Once encrypted is for ever
@@ -107,31 +91,24 @@ func (d *Device) RoomEncryption(ctx context.Context, roomID id.RoomID) (RoomEncr
 	}
 	d.mu.Unlock()
 
-	var content json.RawMessage
-	err = d.call(ctx, request{
-		op: "read the room's encryption", method: http.MethodGet,
-		path:   mautrix.ClientURLPath{"v3", "rooms", roomID, "state", typeEncryption, ""},
-		result: &content,
-	})
+	got, err := d.eng.findEncryption(ctx, d.acct.user, roomID, d.readState)
 	var up *UpstreamError
 	switch {
-	case err == nil && !namesAlgorithm(content):
-		// Dendrite 0.15.2 shows another event to those who are not in a room without one.
-		return RoomUnknown, fmt.Errorf("%w: the homeserver shows another event", ErrCannotEncrypt)
-	case err == nil:
-		if err := d.NoteEncryption(ctx, roomID, content); err != nil {
-			return RoomUnknown, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
-		}
-		return d.noted(ctx, roomID)
-	case errors.As(err, &up) && up.Status == http.StatusNotFound && up.ErrCode == "M_NOT_FOUND":
-		return RoomPlain, nil
-	case errors.As(err, &up) && up.Status == http.StatusForbidden:
-		return RoomUnknown, err // not in the room: the homeserver's own answer says it best
-	case errors.As(err, &up) && up.Status == http.StatusUnauthorized:
+	case errors.Is(err, ErrNotYetEncrypted):
 		return RoomUnknown, err
-	default:
+	case errors.As(err, &up) && (up.Status == http.StatusForbidden || up.Status == http.StatusUnauthorized):
+		return RoomUnknown, err // not in the room, or no token: the homeserver's own answer says it best
+	case err != nil:
+		return RoomUnknown, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+	case got.fact.Algorithm != "":
+		return d.adoptRoom(ctx, roomID, got.fact)
+	case got.plain:
+		return RoomPlain, nil
+	}
+	if err := d.NoteEncryption(ctx, roomID, got.content); err != nil {
 		return RoomUnknown, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
 	}
+	return d.noted(ctx, roomID)
 }
 
 // namesAlgorithm reports whether a content can be that of m.room.encryption.
@@ -186,7 +163,7 @@ func (s *step) noteEncryption(ctx context.Context, roomID id.RoomID, content jso
 	row := r.row
 	if row.Algorithm == "" {
 		if algorithm == "" {
-			algorithm = "unknown"
+			algorithm = algorithmUnknown
 		}
 		row.Algorithm, row.EncryptedSince = algorithm, s.d.eng.now()
 	} else if algorithm != row.Algorithm {

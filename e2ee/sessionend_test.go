@@ -9,6 +9,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/liar"
+	"e2ee-proxy/internal/secret"
 )
 
 // Requirements 22.1 and 22.2: the proxy's own sync is refused. A token that is no longer
@@ -36,7 +37,7 @@ func TestHomeserverEndsTheSession(t *testing.T) {
 			ready(t, d)
 			keys := status(t, d).Keys
 			var refused atomic.Int64
-			recover := hs.Intercept(liar.Of(session.UserID, liar.Is(http.MethodGet, "/sync$")), func(*liar.Request, func() liar.Reply) liar.Reply {
+			recover := hs.Intercept(liar.Of(session.UserID, liar.Is(http.MethodGet, "/(sync|account/whoami)$")), func(*liar.Request, func() liar.Reply) liar.Reply {
 				refused.Add(1)
 				body := map[string]any{"errcode": test.code, "error": "as the test wants it"}
 				if test.soft {
@@ -84,6 +85,77 @@ func TestHomeserverEndsTheSession(t *testing.T) {
 			})
 			if back.Mode() != e2ee.ModeProxied {
 				t.Errorf("mode %v", back.Mode())
+			}
+		})
+	}
+}
+
+// Requirement 22.1, and attack vector: a client's request is answered with 401
+// M_UNKNOWN_TOKEN, or with 200 to a logout. The device's keys are destroyed when
+// /account/whoami says with the device's own token that its session is over for good, and
+// for nothing else: not while the token works, not when nobody answers, not for a soft
+// logout, a locked user, another token, or an application service's.
+func TestKeysAreDestroyedForOneReason(t *testing.T) {
+	t.Parallel()
+	whoami := liar.Is(http.MethodGet, "/account/whoami$")
+	unknown := func(soft bool) liar.Hook {
+		return func(*liar.Request, func() liar.Reply) liar.Reply {
+			return liar.Reply{Status: http.StatusUnauthorized, Body: map[string]any{"errcode": "M_UNKNOWN_TOKEN", "error": "x", "soft_logout": soft}}
+		}
+	}
+	for name, test := range map[string]struct {
+		says  liar.Hook // nil: the token works
+		token string    // that was refused; the device's own when empty
+		soft  bool      // what the client was told
+		gone  bool
+	}{
+		"the token works":            {},
+		"the session is over":        {says: unknown(false), gone: true},
+		"softly":                     {says: unknown(true)},
+		"the client was told softly": {says: unknown(false), soft: true},
+		"locked":                     {says: liar.Fail(http.StatusUnauthorized, "M_USER_LOCKED")},
+		"forbidden":                  {says: liar.Fail(http.StatusForbidden, "M_UNKNOWN_TOKEN")},
+		"not found":                  {says: liar.Fail(http.StatusNotFound, "M_UNRECOGNIZED")},
+		"an error":                   {says: liar.Fail(http.StatusInternalServerError, "M_UNKNOWN")},
+		"too many":                   {says: liar.Fail(http.StatusTooManyRequests, "M_LIMIT_EXCEEDED")},
+		"no answer":                  {says: liar.Cut},
+		"401 without words": {says: func(*liar.Request, func() liar.Reply) liar.Reply {
+			return liar.Reply{Status: 401, Body: []byte("<html>")}
+		}},
+		"another token, of a service": {says: unknown(false), token: "as_token"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			hs := liar.New(t)
+			r := newRig(t, hs, nil)
+			s := hs.Login("bob", "BOB")
+			ready(t, r.device(s))
+			keys := status(t, r.device(s)).Keys
+			token, user, device := test.token, id.UserID(s.UserID), id.DeviceID(s.DeviceID)
+			if token == "" {
+				token = s.Token
+			}
+			done := func() {}
+			if test.says != nil {
+				done = hs.Intercept(whoami, test.says)
+			}
+			if err := r.eng.UnknownToken(t.Context(), user, device, secret.NewString(token), test.soft); err != nil {
+				t.Fatal(err)
+			}
+			if !test.gone && test.token == "" && !test.soft { // what the homeserver confirms in words
+				for _, end := range []func() error{
+					func() error { return r.eng.Forget(t.Context(), user, device) },
+					func() error { return r.eng.ForgetAll(t.Context(), user) },
+					func() error { return r.eng.ForgetAccount(t.Context(), user) },
+				} {
+					if err := end(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			done()
+			if gone := status(t, r.device(s)).Keys != keys; gone != test.gone {
+				t.Errorf("destroyed: %t, want %t", gone, test.gone)
 			}
 		})
 	}

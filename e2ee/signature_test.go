@@ -36,10 +36,10 @@ func sameDeviceAgain(t *testing.T) (p *person, room string, uploads int) {
 	hs.KeepOldSignatures()
 	p, bob := newPerson(t, hs, "alice", "BOT"), newPerson(t, hs, "bob", "BOBS")
 	room = p.newRoom(bob)
+	call(t, hs, p.Session, http.MethodPost, "logout", map[string]any{}, nil)
 	if err := p.rig.eng.Forget(t.Context(), id.UserID(p.UserID), "BOT"); err != nil {
 		t.Fatal(err)
 	}
-	call(t, hs, p.Session, http.MethodPost, "logout", map[string]any{}, nil)
 	uploads = uploadsOf(hs, p.UserID, "BOT")
 	p.Session = hs.Login("alice", "BOT")
 	hs.Inject(room, memberEvent(p.UserID, "join"))

@@ -21,6 +21,8 @@ func (m Mode) String() string {
 		return "foreign"
 	case ModeNone:
 		return "none"
+	case ModeLost:
+		return "lost"
 	default:
 		return "invalid"
 	}
@@ -123,6 +125,9 @@ func (d *Device) Status(ctx context.Context) (Status, error) {
 		return out, nil
 	case ModeNone:
 		out.Problems = append(out.Problems, problemNoDevice)
+		return out, nil
+	case ModeLost:
+		out.Problems = append(out.Problems, problemLost)
 		return out, nil
 	case ModeUnknown:
 		return out, nil

@@ -114,6 +114,9 @@ func (d *Device) save(ctx context.Context, ch *store.Changes) error {
 	if errors.Is(err, store.ErrUnsure) || errors.Is(err, store.ErrStale) {
 		d.unsure.Store(true)
 	}
+	if err == nil {
+		d.eng.learnRooms(ch.Rooms)
+	}
 	return err
 }
 

@@ -30,6 +30,7 @@ const (
 	typeEncryption = "m.room.encryption"
 	typeVisibility = "m.room.history_visibility"
 	typeMember     = "m.room.member"
+	typeCreate     = "m.room.create"
 )
 
 // ownFilter lets through only what the engine needs. The first sync leaves out the

@@ -1,0 +1,345 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
+)
+
+// That a room is encrypted is a fact of the database, not of a device: once anybody behind
+// this proxy has learned it, it holds for every account, device and token, for ever, also
+// when a homeserver stops showing the state event (design §10 0.8, requirement 20.3). What
+// is known to be plain is never remembered: it is asked for with every send.
+//
+// A room that replaces an encrypted one is taken for one that may be encrypted: while it
+// shows no m.room.encryption, nothing is sent there.
+
+const (
+	// cachedEncrypted bounds the encrypted rooms that are kept in memory, for all accounts;
+	// of the others the database is asked.
+	cachedEncrypted = 1 << 14
+	// cachedLineages bounds the rooms of which it is kept, for each user who asked, which
+	// rooms they replace. That never changes: it stands in the room's first event.
+	cachedLineages = 1 << 12
+	// maxLineage bounds how many upgrades are followed back.
+	maxLineage = 4
+)
+
+// StateReader reads the content of a room's state event with an empty state key, as the
+// homeserver shows it to the one who asks. [ErrNoState] is its answer that there is none,
+// [ErrNotInRoom] that it does not say. Every other error is no answer.
+type StateReader func(ctx context.Context, room id.RoomID, eventType string) (json.RawMessage, error)
+
+// encryptedRooms are what is known of rooms for the whole database.
+type encryptedRooms struct {
+	store    *store.DB
+	known    *lru.Cache[id.RoomID, store.EncryptedRoom] // with their algorithm: that never changes
+	lineages *lru.Cache[asked, []id.RoomID]             // nearest first
+}
+
+// asked is a user's question about a room: not everybody is shown the same.
+type asked struct {
+	user id.UserID
+	room id.RoomID
+}
+
+func newEncryptedRooms(db *store.DB) (*encryptedRooms, error) {
+	known, err := lru.New[id.RoomID, store.EncryptedRoom](cachedEncrypted)
+	if err != nil {
+		return nil, fmt.Errorf("make the cache of encrypted rooms: %w", err)
+	}
+	lineages, err := lru.New[asked, []id.RoomID](cachedLineages)
+	if err != nil {
+		return nil, fmt.Errorf("make the cache of rooms that were replaced: %w", err)
+	}
+	return &encryptedRooms{store: db, known: known, lineages: lineages}, nil
+}
+
+// of gives those of the rooms that are known. It takes one query, or none.
+func (r *encryptedRooms) of(ctx context.Context, rooms ...id.RoomID) (map[id.RoomID]store.EncryptedRoom, error) {
+	var ask []id.RoomID
+	all := make(map[id.RoomID]store.EncryptedRoom)
+	for _, room := range rooms {
+		if fact, ok := r.known.Get(room); ok {
+			all[room] = fact
+		} else if len(room) <= maxIDLength {
+			ask = append(ask, room)
+		}
+	}
+	if len(ask) == 0 {
+		return all, nil
+	}
+	stored, err := r.store.EncryptedRooms(ctx, ask)
+	if err != nil {
+		return nil, fmt.Errorf("look for encrypted rooms: %w", err)
+	}
+	for room, fact := range stored {
+		all[room] = fact
+		r.learned(fact)
+	}
+	return all, nil
+}
+
+// learned keeps in memory what is stored.
+func (r *encryptedRooms) learned(fact store.EncryptedRoom) {
+	if fact.Algorithm != "" && !r.known.Contains(fact.RoomID) {
+		r.known.Add(fact.RoomID, fact)
+	}
+}
+
+// remembered reports, from memory, whether a room is known to be encrypted.
+func (r *encryptedRooms) remembered(room id.RoomID) bool { return r.known.Contains(room) }
+
+// note stores that a room is encrypted.
+func (r *encryptedRooms) note(ctx context.Context, fact store.EncryptedRoom) error {
+	if err := r.store.NoteEncryptedRoom(ctx, fact); err != nil {
+		return fmt.Errorf("store an encrypted room: %w", err)
+	}
+	if fact.Algorithm == "" {
+		return nil
+	}
+	_, err := r.of(ctx, fact.RoomID) // the first algorithm may be another
+	return err
+}
+
+// found is what was found out about a room: it is plain, or the fact is known with its
+// algorithm, or else the homeserver shows an event, with this content, that is not recorded.
+type found struct {
+	plain   bool
+	fact    store.EncryptedRoom
+	content json.RawMessage
+}
+
+// findEncryption finds out for a user whether a room is encrypted: from what is known, else
+// from the homeserver. An error means that it cannot be told, or that the room may be encrypted:
+// nothing may be sent.
+func (e *Engine) findEncryption(ctx context.Context, user id.UserID, room id.RoomID, read StateReader) (found, error) {
+	facts, err := e.encrypted.of(ctx, room)
+	if err != nil {
+		return found{}, err
+	}
+	fact, known := facts[room]
+	if fact.Algorithm != "" {
+		return found{fact: fact}, nil
+	}
+	content, err := read(ctx, room, typeEncryption)
+	switch {
+	case err == nil && !namesAlgorithm(content):
+		// Dendrite 0.15.2 shows another event to those who are not in a room without one.
+		return found{}, fmt.Errorf("%w: the homeserver shows another event", ErrCannotEncrypt)
+	case err == nil:
+		return found{content: content}, nil
+	case !errors.Is(err, ErrNoState):
+		return found{}, err
+	case known:
+		return found{}, ErrNotYetEncrypted
+	}
+	replaces, err := e.replacesEncrypted(ctx, asked{user, room}, read)
+	switch {
+	case err != nil:
+		return found{}, err
+	case replaces:
+		if err := e.MustEncrypt(ctx, room); err != nil {
+			return found{}, err
+		}
+		return found{}, ErrNotYetEncrypted
+	}
+	if fact, ok := e.encrypted.known.Get(room); ok { // somebody encrypted it meanwhile
+		return found{fact: fact}, nil
+	}
+	return found{plain: true}, nil
+}
+
+// replacesEncrypted reports whether a room replaces one that is encrypted, as far as
+// anybody here knows or the one who asks is shown.
+func (e *Engine) replacesEncrypted(ctx context.Context, about asked, read StateReader) (bool, error) {
+	lineage, ok := e.encrypted.lineages.Get(about)
+	if !ok {
+		var err error
+		if lineage, err = e.readLineage(ctx, about.room, read); err != nil {
+			return false, err
+		}
+		e.encrypted.lineages.Add(about, lineage)
+	}
+	if len(lineage) == 0 {
+		return false, nil
+	}
+	facts, err := e.encrypted.of(ctx, lineage...)
+	return len(facts) > 0, err
+}
+
+// readLineage reads which rooms a room replaces, and notes those that are encrypted.
+func (e *Engine) readLineage(ctx context.Context, room id.RoomID, read StateReader) ([]id.RoomID, error) {
+	lineage := []id.RoomID{}
+	for range maxLineage {
+		content, err := read(ctx, room, typeCreate)
+		if len(lineage) > 0 && (errors.Is(err, ErrNoState) || errors.Is(err, ErrNotInRoom)) {
+			break // who asks does not see that far back
+		}
+		if err != nil {
+			return nil, err
+		}
+		if room = predecessorOf(content); room == "" {
+			break
+		}
+		lineage = append(lineage, room)
+		content, err = read(ctx, room, typeEncryption)
+		switch {
+		case err == nil && !namesAlgorithm(content): // another event, see findEncryption
+		case err == nil:
+			if err := e.NoteEncryption(ctx, room, content); err != nil {
+				return nil, err
+			}
+		case errors.Is(err, ErrNoState), errors.Is(err, ErrNotInRoom):
+		default:
+			return nil, err
+		}
+	}
+	return lineage, nil
+}
+
+// predecessorOf reads an m.room.create content; empty when the room replaces none.
+func predecessorOf(content json.RawMessage) id.RoomID {
+	var c struct {
+		Predecessor struct {
+			RoomID id.RoomID `json:"room_id"`
+		} `json:"predecessor"`
+	}
+	if json.Unmarshal(content, &c) != nil || len(c.Predecessor.RoomID) > maxIDLength {
+		return ""
+	}
+	return c.Predecessor.RoomID
+}
+
+// RoomEncryption is [Device.RoomEncryption] for a user who has no device here.
+func (e *Engine) RoomEncryption(ctx context.Context, user id.UserID, room id.RoomID, read StateReader) (RoomEncryption, error) {
+	got, err := e.findEncryption(ctx, user, room, read)
+	switch {
+	case err != nil:
+		return RoomUnknown, err
+	case got.plain:
+		return RoomPlain, nil
+	case got.fact.Algorithm == "":
+		if err := e.NoteEncryption(ctx, room, got.content); err != nil {
+			return RoomUnknown, err
+		}
+		facts, err := e.encrypted.of(ctx, room)
+		if err != nil {
+			return RoomUnknown, err
+		}
+		got.fact = facts[room]
+	}
+	switch got.fact.Algorithm {
+	case "":
+		return RoomUnknown, ErrCannotEncrypt
+	case algorithmMegolm:
+		return RoomEncrypted, nil
+	}
+	return RoomUnsupported, nil
+}
+
+// NoteEncryption records the content of an m.room.encryption event that is in force, for
+// everybody.
+func (e *Engine) NoteEncryption(ctx context.Context, room id.RoomID, content []byte) error {
+	algorithm, _, _ := parseEncryption(content)
+	if algorithm == "" {
+		algorithm = algorithmUnknown
+	}
+	return e.encrypted.note(ctx, store.EncryptedRoom{RoomID: room, Algorithm: algorithm, Since: e.now()})
+}
+
+// MustEncrypt records that nothing may be sent in clear to a room, although it shows no
+// m.room.encryption yet: it replaces one that is encrypted.
+func (e *Engine) MustEncrypt(ctx context.Context, room id.RoomID) error {
+	return e.encrypted.note(ctx, store.EncryptedRoom{RoomID: room, Since: e.now()})
+}
+
+// readRooms makes the entries of rooms that have none: what is stored for the device, else
+// what is known for the database. The caller holds d.mu.
+func (d *Device) readRooms(ctx context.Context, rooms ...id.RoomID) error {
+	rows, err := d.eng.store.Rooms(ctx, d.acct.row, d.rowID, rooms)
+	if err != nil {
+		return fmt.Errorf("load rooms: %w", err)
+	}
+	var plain []id.RoomID
+	for _, room := range rooms {
+		if rows[room].Algorithm == "" {
+			plain = append(plain, room)
+		}
+	}
+	facts, err := d.eng.encrypted.of(ctx, plain...)
+	if err != nil {
+		return err
+	}
+	for _, room := range rooms {
+		row := rows[room]
+		row.RoomID = room
+		d.rooms[room] = newRoom(row, facts[room])
+	}
+	return nil
+}
+
+// newRoom makes an entry of what is stored of a room.
+func newRoom(row store.Room, fact store.EncryptedRoom) *room {
+	r := &room{row: row, encrypted: row.Algorithm != "", visibility: row.HistoryVisibility}
+	r.adopt(fact)
+	return r
+}
+
+// adopt takes what is known for the database, and so is stored: it is no step. The limits of
+// rotation are the specification's until the event in force says others.
+func (r *room) adopt(fact store.EncryptedRoom) {
+	if r.encrypted || fact.Algorithm == "" {
+		return
+	}
+	r.row.Algorithm, r.row.EncryptedSince = fact.Algorithm, fact.Since
+	r.row.RotationPeriod, r.row.RotationMessages = defaultRotationPeriod, defaultRotationMessages
+	r.encrypted = true
+}
+
+// adoptRoom is adopt for a room that was taken for plain.
+func (d *Device) adoptRoom(ctx context.Context, room id.RoomID, fact store.EncryptedRoom) (RoomEncryption, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r, err := d.roomState(ctx, room)
+	if err != nil {
+		return RoomUnknown, err
+	}
+	r.adopt(fact)
+	return r.encryption(), nil
+}
+
+// readState is the device's StateReader.
+func (d *Device) readState(ctx context.Context, room id.RoomID, eventType string) (json.RawMessage, error) {
+	var content json.RawMessage
+	err := d.call(ctx, request{
+		op: "read the state " + eventType, method: http.MethodGet,
+		path:   mautrix.ClientURLPath{"v3", "rooms", room, "state", eventType, ""},
+		result: &content,
+	})
+	var up *UpstreamError
+	switch {
+	case err == nil:
+		return content, nil
+	case errors.As(err, &up) && up.Status == http.StatusNotFound && up.ErrCode == "M_NOT_FOUND":
+		return nil, fmt.Errorf("%w: %w", ErrNoState, err)
+	case errors.As(err, &up) && up.Status == http.StatusForbidden:
+		return nil, fmt.Errorf("%w: %w", ErrNotInRoom, err)
+	}
+	return nil, err
+}
+
+// learnRooms keeps in memory what was stored of rooms.
+func (e *Engine) learnRooms(rows []store.Room) {
+	for i := range rows {
+		e.encrypted.learned(store.EncryptedRoom{RoomID: rows[i].RoomID, Algorithm: rows[i].Algorithm, Since: rows[i].EncryptedSince})
+	}
+}

@@ -1,0 +1,220 @@
+package e2ee
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
+)
+
+// A device's keys are destroyed for one reason only: /account/whoami, asked with the
+// device's own token, answers that the session has ended for good. What other requests are
+// answered, a logout's 200 included, is a reason to ask and no more: it may be about
+// another token, or not be true, and keys do not come back. What has begun goes on when the
+// request that caused it ends.
+
+const (
+	// askEndTimeout bounds the question whether a session has ended.
+	askEndTimeout = 10 * time.Second
+	// askEndAtOnce bounds how many devices of a user are asked about at the same time.
+	askEndAtOnce = 8
+)
+
+// sessionEnd is what the homeserver says of a device's session. The zero value destroys nothing.
+type sessionEnd int
+
+const (
+	// endUnknown is no answer, or one that does not tell.
+	endUnknown sessionEnd = iota
+	// endAlive is a token that works.
+	endAlive
+	// endSoft is a token that works no more; the device is to log in again (requirement 22.1).
+	endSoft
+	// endGone is a session that has ended for good.
+	endGone
+)
+
+// askEnd asks the homeserver whether the session of a token has ended.
+func (e *Engine) askEnd(ctx context.Context, token secret.String) sessionEnd {
+	ctx, cancel := context.WithTimeout(ctx, askEndTimeout)
+	defer cancel()
+	err := e.hs.call(ctx, token, request{
+		op: "ask whether a session has ended", method: http.MethodGet, path: mautrix.ClientURLPath{"v3", "account", "whoami"},
+	})
+	var up *UpstreamError
+	switch {
+	case err == nil:
+		return endAlive
+	case !errors.As(err, &up) || up.Status != http.StatusUnauthorized || up.ErrCode != "M_UNKNOWN_TOKEN":
+		return endUnknown
+	case up.SoftLogout:
+		return endSoft
+	}
+	return endGone
+}
+
+// hasEnded asks about all tokens of a device: it is gone when all of them are.
+func (e *Engine) hasEnded(ctx context.Context, tokens []secret.String) sessionEnd {
+	end := endUnknown
+	for i, token := range tokens {
+		if said := e.askEnd(ctx, token); i == 0 || said < end {
+			end = said
+		}
+	}
+	return end
+}
+
+// tokens gives what the device's session may be known by, the one in use first.
+func (d *Device) tokens() []secret.String {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return distinct(d.token, d.nextToken, d.row.Token)
+}
+
+// distinct leaves out what is empty or was named before.
+func distinct(all ...secret.String) []secret.String {
+	var kept []secret.String
+	for _, t := range all {
+		if !t.IsZero() && !slices.Contains(kept, t) {
+			kept = append(kept, t)
+		}
+	}
+	return kept
+}
+
+// Forget discards devices that were logged out or deleted, with their keys (requirement
+// 22.1), where the homeserver confirms that their sessions have ended.
+func (e *Engine) Forget(ctx context.Context, user id.UserID, devices ...id.DeviceID) error {
+	ctx, cancel := onItsOwn(ctx, workFor)
+	defer cancel()
+	_, err := e.forgetEnded(ctx, user, secret.String{}, func(dev id.DeviceID) bool { return slices.Contains(devices, dev) })
+	return err
+}
+
+// ForgetAll is Forget for all devices of a user but those that are kept.
+func (e *Engine) ForgetAll(ctx context.Context, user id.UserID, keep ...id.DeviceID) error {
+	ctx, cancel := onItsOwn(ctx, workFor)
+	defer cancel()
+	_, err := e.forgetEnded(ctx, user, secret.String{}, func(dev id.DeviceID) bool { return !slices.Contains(keep, dev) })
+	return err
+}
+
+// ForgetAccount discards everything of a user whose account was closed, unless a session
+// of it goes on. Whoever gets the user ID next must not find the keys of the one before
+// (attack 51).
+func (e *Engine) ForgetAccount(ctx context.Context, user id.UserID) error {
+	ctx, cancel := onItsOwn(ctx, workFor)
+	defer cancel()
+	kept, err := e.forgetEnded(ctx, user, secret.String{}, func(id.DeviceID) bool { return true })
+	if err != nil || kept > 0 {
+		return err
+	}
+	row, err := e.store.LookupAccount(ctx, user)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("load account: %w", err)
+	}
+	e.mu.Lock()
+	a := e.accounts[user]
+	delete(e.accounts, user)
+	e.mu.Unlock()
+	if a != nil {
+		a.tracker.Close()
+	}
+	if err := e.store.DeleteAccount(ctx, row); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("forget account: %w", err)
+	}
+	return nil
+}
+
+// forgetEnded forgets devices of a user whose sessions have ended, and tells how many of
+// those that were chosen are kept. dead is a token of which that is known already.
+func (e *Engine) forgetEnded(ctx context.Context, user id.UserID, dead secret.String, which func(id.DeviceID) bool) (kept int, err error) {
+	row, err := e.store.LookupAccount(ctx, user)
+	if errors.Is(err, store.ErrNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("load account: %w", err)
+	}
+	stored, err := e.store.Devices(ctx, row)
+	if err != nil {
+		return 0, fmt.Errorf("load devices: %w", err)
+	}
+	stored = slices.DeleteFunc(stored, func(dev store.Device) bool { return !which(dev.DeviceID) })
+	ends := make([]sessionEnd, len(stored))
+	var asking errgroup.Group
+	asking.SetLimit(askEndAtOnce)
+	for i := range stored {
+		asking.Go(func() error {
+			ends[i] = e.endOf(ctx, user, &stored[i], dead)
+			return nil
+		})
+	}
+	_ = asking.Wait() // none of them fails
+	for i := range stored {
+		if ends[i] != endGone {
+			kept++
+			e.log.Warn().Msg("A session was to have ended, and the homeserver does not confirm it; the keys of its device are kept")
+			continue
+		}
+		if err := e.forget(ctx, row, stored[i]); err != nil {
+			return kept, err
+		}
+	}
+	return kept, nil
+}
+
+// endOf asks whether the session of a stored device has ended. One whose keys are not here
+// has nothing that could be lost: it is looked at again when it is used again.
+func (e *Engine) endOf(ctx context.Context, user id.UserID, dev *store.Device, dead secret.String) sessionEnd {
+	if dev.State != store.DeviceOurs {
+		return endGone
+	}
+	tokens := distinct(dev.Token)
+	if d := e.loaded(deviceKey{user, dev.DeviceID}); d != nil && d.rowID == dev.ID {
+		tokens = d.tokens()
+	}
+	left := slices.DeleteFunc(slices.Clone(tokens), func(t secret.String) bool { return t == dead })
+	if len(left) == 0 && len(tokens) > 0 {
+		return endGone
+	}
+	return e.hasEnded(ctx, left)
+}
+
+// forgetDead forgets a device one of whose tokens is known to be dead for good.
+func (e *Engine) forgetDead(ctx context.Context, user id.UserID, device id.DeviceID, dead secret.String) error {
+	ctx, cancel := onItsOwn(ctx, workFor)
+	defer cancel()
+	_, err := e.forgetEnded(ctx, user, dead, func(dev id.DeviceID) bool { return dev == device })
+	return err
+}
+
+// discard forgets a device without asking anybody. It is for one that never published keys.
+func (e *Engine) discard(ctx context.Context, user id.UserID, device id.DeviceID) error {
+	ctx, cancel := onItsOwn(ctx, workFor)
+	defer cancel()
+	row, err := e.store.LookupAccount(ctx, user)
+	if err != nil {
+		return fmt.Errorf("load account: %w", err)
+	}
+	dev, err := e.store.Device(ctx, row, device)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("load device: %w", err)
+	}
+	return e.forget(ctx, row, dev)
+}
