@@ -243,8 +243,9 @@ func readWhoami(resp *http.Response, token string) (interceptors.Identity, error
 var errEndSession = errors.New("end a session")
 
 // watch looks at a response for signs that the token is no longer good: on any 401 it is
-// forgotten at once, and on M_UNKNOWN_TOKEN the engine is told (requirement 22.1). The
-// body can still be read from its beginning.
+// forgotten at once, so that the next request asks who it belongs to, and on M_UNKNOWN_TOKEN
+// the engine is told, which asks whether it is true before it destroys anything (requirement
+// 22.1). The body can still be read from its beginning.
 func (p *Proxy) watch(resp *http.Response) error {
 	if resp.StatusCode != http.StatusUnauthorized {
 		return nil

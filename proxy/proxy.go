@@ -35,9 +35,10 @@ type Options struct {
 	Devices  interceptors.Devices
 	// Hash is a keyed hash, under which tokens are cached and users logged.
 	Hash func([]byte) [32]byte
-	// OnUnknownToken is told of a token that the homeserver no longer knows, with who it
-	// belonged to as far as that is known (the user is empty otherwise). It may be nil.
-	// A refreshed token's predecessor ends like this too, without its device.
+	// OnUnknownToken is told that the homeserver has answered M_UNKNOWN_TOKEN to a request
+	// with a token, and who it belonged to as far as that is known (the user is empty
+	// otherwise). It may be nil. That the token has really ended is for it to find out. A
+	// refreshed token's predecessor ends like this too, without its device.
 	OnUnknownToken func(ctx context.Context, who interceptors.Identity, softLogout bool) error
 	// IdentityAge is how long a confirmed token is believed; 60 s when zero, and at most.
 	IdentityAge time.Duration

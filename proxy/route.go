@@ -59,6 +59,9 @@ type route struct {
 	handler string
 	// ends says that success may end sessions, so cached identities of the user are dropped.
 	ends bool
+	// bodyAuth says that the homeserver judges what the body brings (a password, a refresh
+	// token): a 401 says nothing of the token in the header.
+	bodyAuth bool
 	// text is what a refusal says.
 	text string
 

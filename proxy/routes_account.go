@@ -8,9 +8,9 @@ const client = "/_matrix/client/{version}"
 func sessionRoutes() []*route {
 	return []*route{
 		{method: "GET", pattern: client + "/login", versions: vAny, lane: laneQuick, auth: authNone, class: classOptional, handler: "login.flows"},
-		{method: "POST", pattern: client + "/login", versions: vAny, maxBody: sessionBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Login},
-		{method: "POST", pattern: client + "/register", versions: vAny, maxBody: sessionBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Register},
-		{method: "POST", pattern: client + "/refresh", versions: vAny, maxBody: sessionBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Refresh},
+		{method: "POST", pattern: client + "/login", versions: vAny, maxBody: sessionBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Login, bodyAuth: true},
+		{method: "POST", pattern: client + "/register", versions: vAny, maxBody: sessionBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Register, bodyAuth: true},
+		{method: "POST", pattern: client + "/refresh", versions: vAny, maxBody: sessionBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Refresh, bodyAuth: true},
 		{method: "POST", pattern: client + "/logout", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Logout, ends: true},
 		{method: "POST", pattern: client + "/logout/all", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.LogoutAll, ends: true},
 		{method: "GET", pattern: client + "/login/sso/redirect", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},

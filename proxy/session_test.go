@@ -179,3 +179,38 @@ func TestLogoutEndsCachedIdentities(t *testing.T) {
 		}
 	}
 }
+
+// Attack vector: a client sends its access token along when it logs in or refreshes, as
+// some SDKs do, and the homeserver refuses the password or the refresh token. The token in
+// the header works still.
+//
+// Expected: what such an answer says, it says of the body: the engine hears nothing, and the
+// token goes on.
+func TestAnswersAboutTheBodySayNothingOfTheToken(t *testing.T) {
+	t.Parallel()
+	for handler, path := range map[string]string{interceptors.Login: "login", interceptors.Register: "register", interceptors.Refresh: "refresh"} {
+		var e ended
+		g := newRig(t, func(o *Options) {
+			o.Handlers[handler] = relayed
+			o.OnUnknownToken = e.tell
+		})
+		g.do("GET", "/_matrix/client/v3/sync", "", "Authorization: Bearer alice")
+		g.hs.set(func() {
+			g.hs.answer = func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(http.StatusUnauthorized)
+				_, _ = io.WriteString(w, `{"errcode":"M_UNKNOWN_TOKEN","error":"invalid refresh token"}`)
+			}
+		})
+		a := g.do("POST", "/_matrix/client/v3/"+path, "{}", "Authorization: Bearer alice")
+		if a.StatusCode != http.StatusUnauthorized || a.errcode() != "M_UNKNOWN_TOKEN" {
+			t.Errorf("%s: the client gets %d %s", path, a.StatusCode, a.body)
+		}
+		if len(e.all) != 0 {
+			t.Errorf("%s: the engine heard %v", path, e.all)
+		}
+		before := g.hs.whoamis()
+		if a := g.do("GET", "/_matrix/client/v3/sync", "", "Authorization: Bearer alice"); a.StatusCode != http.StatusOK || g.hs.whoamis() != before {
+			t.Errorf("%s: the token gets %d, asked about %d times more", path, a.StatusCode, g.hs.whoamis()-before)
+		}
+	}
+}
