@@ -84,6 +84,16 @@ const (
 	PlainWithhold
 )
 
+// NativeClearText says what becomes of clear text into encrypted rooms from devices that
+// have keys of their own. The zero value refuses it.
+type NativeClearText int
+
+// What becomes of clear text from devices that have keys of their own.
+const (
+	NativeRefuse NativeClearText = iota
+	NativePass
+)
+
 // Unproven says what becomes of events whose key came without proof of its sender.
 type Unproven int
 
@@ -121,6 +131,7 @@ func (Acknowledge) words() []string      { return []string{"never", "automatic"}
 func (SecretRequests) words() []string   { return []string{"answer", "ignore"} }
 func (Mode) words() []string             { return []string{"enforce", "warn", "off"} }
 func (PlainInEncrypted) words() []string { return []string{"mark", "withhold"} }
+func (NativeClearText) words() []string  { return []string{"refuse", "pass"} }
 func (Unproven) words() []string         { return []string{"show", "withhold"} }
 func (Withheld) words() []string         { return []string{"placeholder", "hide"} }
 func (Undecryptable) words() []string    { return []string{"hold", "placeholder", "event"} }
@@ -148,6 +159,9 @@ func (e Mode) String() string { return word(e, int(e)) }
 
 // String is the word used in the configuration.
 func (e PlainInEncrypted) String() string { return word(e, int(e)) }
+
+// String is the word used in the configuration.
+func (e NativeClearText) String() string { return word(e, int(e)) }
 
 // String is the word used in the configuration.
 func (e Unproven) String() string { return word(e, int(e)) }
@@ -181,6 +195,9 @@ func (e *Mode) UnmarshalText(b []byte) error { return choose(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
 func (e *PlainInEncrypted) UnmarshalText(b []byte) error { return choose(e, b) }
+
+// UnmarshalText accepts the words of the enumeration only.
+func (e *NativeClearText) UnmarshalText(b []byte) error { return choose(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
 func (e *Unproven) UnmarshalText(b []byte) error { return choose(e, b) }
