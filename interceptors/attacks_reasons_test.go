@@ -26,7 +26,7 @@ func redactCall(room id.RoomID, body string) call {
 func TestRedactionsAndReactionsHaveNoWords(t *testing.T) {
 	t.Parallel()
 	const relation = `"m.relates_to":{"rel_type":"m.annotation","event_id":"$e","key":"mxc://hs/party"}`
-	for _, mode := range []e2ee.Mode{e2ee.ModeProxied, e2ee.ModeNone} {
+	for _, mode := range []e2ee.Mode{e2ee.ModeProxied, e2ee.ModeNone, e2ee.ModeForeign, e2ee.ModeLost} {
 		for _, tt := range []struct {
 			c    call
 			want string

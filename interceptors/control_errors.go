@@ -155,6 +155,8 @@ func notProxied(mode e2ee.Mode) error {
 		return nil
 	case e2ee.ModeForeign:
 		return e.WithHint("Its client does its own encryption: use that client, or log in as a new device.")
+	case e2ee.ModeLost:
+		return e.WithHint("They were destroyed when its session ended: log in again as a new device.")
 	case e2ee.ModeNone:
 		return e.WithHint("The access token belongs to no device: log in as the user and use the token of that login.")
 	case e2ee.ModeUnknown:

@@ -23,19 +23,19 @@ func (r *rooms) createRoom(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	if dev.Mode() == e2ee.ModeForeign {
-		return x.Upstream.Forward(x)
-	}
 	raw, err := readObject(x)
 	if err != nil {
 		return err
 	}
+	foreign := dev.Mode() == e2ee.ModeForeign
 	body, err := parseObject(raw)
-	if err != nil {
+	if err != nil && !(foreign && r.nativeClearText) {
 		return err
 	}
+	// The client of a device with keys of its own may know another algorithm. What is not
+	// read here is asked of the homeserver before the first send.
 	initial, err := readInitialState(body)
-	if err != nil {
+	if err != nil && !(foreign && (r.nativeClearText || HasCode(err, CodeCannotEncrypt))) {
 		return err
 	}
 	return forwardThen(x, raw, func(ctx context.Context, answer object) error {
@@ -53,9 +53,11 @@ type initialState struct {
 	visibility string
 }
 
-// readInitialState takes the last event of each type, as homeservers do.
+// readInitialState takes the last event of each type, as homeservers do. That an algorithm
+// is not known is said last.
 func readInitialState(body object) (initialState, error) {
 	var out initialState
+	var unknown error
 	for _, raw := range body.list("initial_state") {
 		if raw.Kind() != jsontext.KindBeginObject {
 			return out, BadJSON("An event of initial_state must be an object.")
@@ -74,20 +76,21 @@ func readInitialState(body object) (initialState, error) {
 		case typeEncryption:
 			content := event.members("content")
 			if err := checkAlgorithm(content); err != nil {
-				return out, err
+				unknown = err
+				continue
 			}
 			out.encryption = event["content"]
 		case typeVisibility:
 			out.visibility = event.members("content").text("history_visibility")
 		}
 	}
-	return out, nil
+	return out, unknown
 }
 
 // noteRoom tells the engine of a room that the homeserver has just made.
 func (r *rooms) noteRoom(ctx context.Context, x *Exchange, dev Device, room id.RoomID, initial initialState, invited []string) error {
 	if initial.encryption != nil {
-		if err := r.noteEncryption(ctx, dev, room, initial.encryption); err != nil {
+		if err := r.noteEncryption(ctx, x, dev, room, initial.encryption); err != nil {
 			return err
 		}
 	}

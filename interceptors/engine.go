@@ -44,6 +44,18 @@ func (e engineDevices) ClientHasKeys(ctx context.Context, who Identity) (func(co
 	return e.engine.ClientHasKeys(ctx, who.UserID, who.DeviceID, who.Token)
 }
 
+func (e engineDevices) RoomEncryption(ctx context.Context, user id.UserID, room id.RoomID, read e2ee.StateReader) (e2ee.RoomEncryption, error) {
+	return e.engine.RoomEncryption(ctx, user, room, read)
+}
+
+func (e engineDevices) NoteEncryption(ctx context.Context, room id.RoomID, content []byte) error {
+	return e.engine.NoteEncryption(ctx, room, content)
+}
+
+func (e engineDevices) MustEncrypt(ctx context.Context, room id.RoomID) error {
+	return e.engine.MustEncrypt(ctx, room)
+}
+
 func (e engineDevices) Forget(ctx context.Context, user id.UserID, devices ...id.DeviceID) error {
 	return e.engine.Forget(ctx, user, devices...)
 }

@@ -55,6 +55,10 @@ func engineError(err error) error {
 			WithHint("Join the room first; an invitation alone is not enough.").Because(err)
 	case errors.Is(err, e2ee.ErrUnsupportedAlgorithm):
 		return CannotEncrypt(true, err)
+	case errors.Is(err, e2ee.ErrNotYetEncrypted):
+		return notYetEncrypted().Because(err)
+	case errors.Is(err, e2ee.ErrKeysLost):
+		return keysLost().Because(err)
 	case errors.Is(err, e2ee.ErrCannotEncrypt), errors.Is(err, e2ee.ErrClosed):
 		return CannotEncrypt(false, err)
 	case errors.Is(err, e2ee.ErrLeaseLost):
@@ -98,6 +102,16 @@ func lookupError(err error) error {
 	}
 	if errors.Is(err, context.Canceled) {
 		return err
+	}
+	if said, ok := errors.AsType[*Error](err); ok {
+		switch said.Status {
+		case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests:
+			return said
+		}
+		return CannotEncrypt(false, err)
+	}
+	if errors.Is(err, e2ee.ErrNotYetEncrypted) {
+		return notYetEncrypted().Because(err)
 	}
 	if mapped, ok := errors.AsType[*Error](engineError(err)); ok && mapped.ErrCode == CodeCannotEncrypt {
 		return mapped
@@ -180,6 +194,30 @@ func names(users []id.UserID) string {
 		s += fmt.Sprintf(" and %d more", more)
 	}
 	return s
+}
+
+// clearText refuses what a device with keys of its own sends in clear.
+func clearText() *Error {
+	return NewError(http.StatusForbidden, CodeClearText,
+		"This room is encrypted and this message was not, so it was not sent. "+
+			"The device published encryption keys that the proxy does not hold, so the proxy cannot encrypt for it.").
+		WithHint("If the client does its own encryption, switch it on for this room. " +
+			"Otherwise log in again, so that the client gets a new device that the proxy encrypts for.")
+}
+
+// notYetEncrypted refuses clear text for a room that replaces an encrypted one.
+func notYetEncrypted() *Error {
+	return NewError(http.StatusForbidden, CodeClearText,
+		"This room replaces an encrypted room and is not encrypted itself, so the message was not sent.").
+		WithHint("Switch encryption on in this room (PUT /_matrix/client/v3/rooms/{roomId}/state/m.room.encryption), " +
+			"or ask somebody who may.")
+}
+
+// keysLost refuses a device whose keys were the proxy's and are gone.
+func keysLost() *Error {
+	return NewError(http.StatusForbidden, CodeKeysLost,
+		"The encryption keys of this device were destroyed when its session ended, so that nobody can encrypt for it any more; nothing was sent.").
+		WithHint("Log in again as a new device, with another device ID or none.")
 }
 
 // refuseEncrypted is a 403 CANNOT_ENCRYPT with a reason of its own.

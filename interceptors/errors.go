@@ -29,6 +29,8 @@ const (
 	CodeUnrecognized  = "M_UNRECOGNIZED"
 	CodeUserLocked    = "M_USER_LOCKED"
 
+	CodeClearText       = "DEV.E2EE_PROXY.CLEAR_TEXT"
+	CodeKeysLost        = "DEV.E2EE_PROXY.KEYS_LOST"
 	CodeCannotEncrypt   = "DEV.E2EE_PROXY.CANNOT_ENCRYPT"
 	CodeDeviceNotSigned = "DEV.E2EE_PROXY.DEVICE_NOT_SIGNED"
 	CodeIdentityChanged = "DEV.E2EE_PROXY.IDENTITY_CHANGED"

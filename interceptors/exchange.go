@@ -97,8 +97,16 @@ type Devices interface {
 	// must be refused. Otherwise the proxy publishes none until settle, which must be called, says whether
 	// the homeserver accepted the client's, which makes the device foreign.
 	ClientHasKeys(ctx context.Context, who Identity) (settle func(ctx context.Context, accepted bool) error, err error)
+	// RoomEncryption is that of a [Device] for a user whose token has none.
+	RoomEncryption(ctx context.Context, user id.UserID, room id.RoomID, read e2ee.StateReader) (e2ee.RoomEncryption, error)
+	// NoteEncryption records an encryption event that the homeserver has just accepted, or
+	// shows, for everybody.
+	NoteEncryption(ctx context.Context, room id.RoomID, content []byte) error
+	// MustEncrypt records that nothing goes to a room in clear, whatever it shows.
+	MustEncrypt(ctx context.Context, room id.RoomID) error
 	// Forget drops devices that were logged out or deleted, with their keys
-	// (requirement 22.1). It names none and does nothing when devices is empty.
+	// (requirement 22.1), where the homeserver confirms that their own tokens are dead. It
+	// names none and does nothing when devices is empty.
 	Forget(ctx context.Context, user id.UserID, devices ...id.DeviceID) error
 	// ForgetAll drops all devices of a user but those that are kept.
 	ForgetAll(ctx context.Context, user id.UserID, keep ...id.DeviceID) error

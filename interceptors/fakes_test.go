@@ -45,6 +45,7 @@ type fakeDevice struct {
 
 	lookupErr, encryptErr, noteErr, sentErr error
 	made                                    *e2ee.Encrypted // instead of a real one
+	of                                      *fakeDevices    // whose it is, once it was used
 	control                                 Control
 }
 
@@ -81,6 +82,9 @@ func (d *fakeDevice) Mode() e2ee.Mode { return d.mode }
 func (d *fakeDevice) RoomEncryption(ctx context.Context, room id.RoomID) (e2ee.RoomEncryption, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.of != nil && d.of.fact(room) != e2ee.RoomUnknown {
+		return d.of.fact(room), nil
+	}
 	return d.rooms[room], errors.Join(d.lookupErr, ctx.Err())
 }
 
@@ -92,9 +96,7 @@ func (d *fakeDevice) NoteEncryption(_ context.Context, room id.RoomID, content [
 	if err := d.note("encryption %s %s", room, content); err != nil {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.rooms[room] = e2ee.RoomEncrypted
+	d.of.setFact(room, e2ee.RoomEncrypted)
 	return nil
 }
 
@@ -168,7 +170,52 @@ type fakeDevices struct {
 
 	mu      sync.Mutex
 	notes   []string
-	refuses bool // the proxy's keys are published
+	refuses bool                              // the proxy's keys are published
+	facts   map[id.RoomID]e2ee.RoomEncryption // known for everybody
+}
+
+func (d *fakeDevices) fact(room id.RoomID) e2ee.RoomEncryption {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.facts[room]
+}
+
+func (d *fakeDevices) setFact(room id.RoomID, fact e2ee.RoomEncryption) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.facts == nil {
+		d.facts = make(map[id.RoomID]e2ee.RoomEncryption)
+	}
+	d.facts[room] = fact
+}
+
+// RoomEncryption asks as the engine does, without looking at what a room replaces.
+func (d *fakeDevices) RoomEncryption(ctx context.Context, _ id.UserID, room id.RoomID, read e2ee.StateReader) (e2ee.RoomEncryption, error) {
+	if fact := d.fact(room); fact != e2ee.RoomUnknown {
+		return fact, nil
+	}
+	content, err := read(ctx, room, typeEncryption)
+	switch {
+	case errors.Is(err, e2ee.ErrNoState):
+		return e2ee.RoomPlain, nil
+	case err != nil:
+		return e2ee.RoomUnknown, err
+	case strings.Contains(string(content), megolm):
+		return e2ee.RoomEncrypted, nil
+	}
+	return e2ee.RoomUnsupported, nil
+}
+
+func (d *fakeDevices) NoteEncryption(ctx context.Context, room id.RoomID, content []byte) error {
+	if err := d.note(ctx, "encryption %s %s", room, content); err != nil {
+		return err
+	}
+	d.setFact(room, e2ee.RoomEncrypted)
+	return nil
+}
+
+func (d *fakeDevices) MustEncrypt(ctx context.Context, room id.RoomID) error {
+	return d.note(ctx, "must encrypt %s", room)
 }
 
 func (d *fakeDevices) note(ctx context.Context, format string, args ...any) error {
@@ -182,6 +229,9 @@ func (d *fakeDevices) Device(context.Context, Identity) (Device, error) {
 	if d.err != nil {
 		return nil, d.err
 	}
+	d.dev.mu.Lock()
+	d.dev.of = d
+	d.dev.mu.Unlock()
 	return d.dev, nil
 }
 

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"maunium.net/go/mautrix/id"
 )
 
 // seen is a request as the homeserver got it.
@@ -22,6 +24,8 @@ type fakeUpstream struct {
 	got []seen
 	// looked are the questions whether a room is encrypted; they are not in got.
 	looked []seen
+	// unknown is a room whose encryption is asked of respond.
+	unknown id.RoomID
 	// respond makes the answer; nil answers as a homeserver that accepts everything.
 	respond func(s seen) (int, string)
 	// versions is the answer to the question what the homeserver can do, which is not in got;
@@ -111,7 +115,7 @@ func (u *fakeUpstream) lookUp(s seen) *http.Response {
 	}
 	room, ok := strings.CutPrefix(s.path, "/_matrix/client/v3/rooms/%21")
 	room, ask := strings.CutSuffix(room, ":hs.example/state/m.room.encryption")
-	if !ok || !ask || s.method != http.MethodGet || s.body != "" {
+	if !ok || !ask || s.method != http.MethodGet || s.body != "" || u.unknown == id.RoomID("!"+room+":hs.example") {
 		return nil
 	}
 	u.mu.Lock()

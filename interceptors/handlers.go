@@ -15,6 +15,7 @@ const (
 	StateList     = "state.list"     // GET rooms/{roomId}/state
 	StateGet      = "state.get"      // GET rooms/{roomId}/state/{eventType}[/{stateKey}]
 	CreateRoom    = "createRoom"     // POST createRoom
+	Upgrade       = "upgrade"        // POST rooms/{roomId}/upgrade
 	Invite        = "invite"         // POST rooms/{roomId}/invite
 	Kick          = "kick"           // POST rooms/{roomId}/kick
 	Ban           = "ban"            // POST rooms/{roomId}/ban
@@ -62,6 +63,9 @@ const (
 type Options struct {
 	// PublicURL is where clients reach the proxy; nil leaves discovery data as it comes.
 	PublicURL *url.URL
+	// NativeClearText lets devices that have keys of their own send in clear to encrypted
+	// rooms (policy.native_clear_text: pass).
+	NativeClearText bool
 	// Sync are the settings of the sync handler, and of others that return events.
 	Sync SyncOptions
 	// HideNotices keeps what the proxy has to say out of what clients show people
@@ -73,10 +77,6 @@ type Options struct {
 // from one request to the next, so that one process makes them once.
 func Handlers(o Options) (map[string]Handler, error) {
 	o.Sync = o.Sync.withSpools() // the same ones for all
-	order, err := newRoomOrder()
-	if err != nil {
-		return nil, fmt.Errorf("make the handlers: %w", err)
-	}
 	txns, err := newTransactions()
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
@@ -99,7 +99,7 @@ func Handlers(o Options) (map[string]Handler, error) {
 	}
 	all := map[string]Handler{Sync: sync, ReadMarkers: readMarkers, Versions: versions}
 	maps.Copy(all, reader.handlers())
-	writes := &rooms{order: order, txns: txns}
+	writes := &rooms{order: newRoomOrder(), txns: txns, nativeClearText: o.NativeClearText}
 	maps.Copy(all, writes.handlers())
 	all[Search] = (&searches{writes, o.HideNotices, o.Sync}).narrow(all[Search])
 	maps.Copy(all, (&sessions{public: o.PublicURL, refresh: refresh}).handlers())
@@ -113,6 +113,7 @@ func (r *rooms) handlers() map[string]Handler {
 		Redact:      r.redact,
 		PutState:    r.putState,
 		CreateRoom:  r.createRoom,
+		Upgrade:     r.upgrade,
 		Invite:      ofOther(membershipInvite),
 		Kick:        ofOther(membershipLeave),
 		Ban:         ofOther(membershipBan),

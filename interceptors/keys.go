@@ -6,8 +6,7 @@ import (
 )
 
 // POST keys/upload. A device has one set of keys. A client that uploads device keys of
-// its own is left alone with them: its device becomes foreign, and everything of it
-// passes untouched. If the proxy's keys are published for the device already, the upload
+// its own is left alone with them: its device becomes foreign. If the proxy's keys are published for the device already, the upload
 // is refused: replaced keys would cut off everybody who knows the old ones, and the
 // proxy's may not be overwritten (design §7.8). Keys beside the device keys belong to
 // them and are refused likewise. An upload of nothing, with which clients ask for the

@@ -2,29 +2,21 @@ package interceptors
 
 import (
 	"context"
-	"fmt"
 	"sync"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"maunium.net/go/mautrix/id"
 )
-
-// encryptedRooms is how many of the rooms that were encrypted through this process are
-// remembered. It has to outlast what a sync takes to tell the other devices.
-const encryptedRooms = 4096
 
 // roomOrder puts the sends of a user and the moment at which the same user encrypts a
 // room in order, so that no clear text reaches the homeserver after the encryption
 // event: sends that go out in clear are counted, the encryption event waits for them,
-// and sends that come meanwhile wait for it. It also tells all other users' devices in
-// this process of rooms that were encrypted through it, before their syncs do.
+// and sends that come meanwhile wait for it.
 //
 // The order is kept for each user and room, so that nobody can hold up somebody else.
 // Nothing is locked over the network: whoever waits gives up with its request.
 type roomOrder struct {
-	mu        sync.Mutex
-	turns     map[turnKey]*turn
-	encrypted *lru.Cache[id.RoomID, []byte]
+	mu    sync.Mutex
+	turns map[turnKey]*turn
 }
 
 type turnKey struct {
@@ -39,13 +31,7 @@ type turn struct {
 	changed    chan struct{} // closed when either of them changes
 }
 
-func newRoomOrder() (*roomOrder, error) {
-	encrypted, err := lru.New[id.RoomID, []byte](encryptedRooms)
-	if err != nil {
-		return nil, fmt.Errorf("make the cache of encrypted rooms: %w", err)
-	}
-	return &roomOrder{turns: map[turnKey]*turn{}, encrypted: encrypted}, nil
-}
+func newRoomOrder() *roomOrder { return &roomOrder{turns: map[turnKey]*turn{}} }
 
 // send begins a send that may turn out to go in clear, and waits for an encryption
 // event of the same user on its way. leave must be called, and may be called twice.
@@ -120,9 +106,3 @@ func (o *roomOrder) change(key turnKey, end func(*turn)) {
 		delete(o.turns, key)
 	}
 }
-
-// note records that the homeserver accepted an encryption event.
-func (o *roomOrder) note(room id.RoomID, content []byte) { o.encrypted.Add(room, content) }
-
-// noted gives the content of the encryption event that was accepted for a room.
-func (o *roomOrder) noted(room id.RoomID) ([]byte, bool) { return o.encrypted.Get(room) }

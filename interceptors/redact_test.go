@@ -30,7 +30,10 @@ func TestRedact(t *testing.T) {
 		{e2ee.ModeProxied, unknownRoom, message, CodeBadJSON},
 		{e2ee.ModeNone, encryptedRoom, message, CodeBadJSON},
 		{e2ee.ModeProxied, plainRoom, `{"org.example":1}`, ""},
-		{e2ee.ModeForeign, encryptedRoom, `{"org.example":1}`, ""},
+		{e2ee.ModeForeign, encryptedRoom, message, CodeBadJSON},
+		{e2ee.ModeForeign, plainRoom, `{"org.example":1}`, ""},
+		{e2ee.ModeLost, encryptedRoom, message, CodeBadJSON},
+		{e2ee.ModeLost, encryptedRoom, ` { } `, ""},
 	} {
 		w := newWorld(t, tt.mode)
 		_, err := w.do(call{

@@ -34,6 +34,8 @@ const (
 type rooms struct {
 	order *roomOrder
 	txns  *transactions
+	// nativeClearText lets devices with keys of their own send in clear everywhere.
+	nativeClearText bool
 }
 
 // device gives the device of the exchange.
@@ -65,35 +67,19 @@ func validUser(user string) bool {
 	return len(user) > 2 && len(user) <= 255 && user[0] == '@' && strings.IndexByte(user, ':') > 0
 }
 
-// encryption tells whether a room is encrypted, with what other devices have sent
-// through this process taken into account.
+// encryption tells whether a room is encrypted. A token without a device has nobody in the
+// engine who could ask: it asks as itself.
 func (r *rooms) encryption(x *Exchange, dev Device, room id.RoomID) (e2ee.RoomEncryption, error) {
-	if dev.Mode() == e2ee.ModeNone {
-		return r.askEncryption(x, room)
-	}
 	ctx := x.Request.Context()
-	state, err := dev.RoomEncryption(ctx, room)
+	var state e2ee.RoomEncryption
+	var err error
+	if dev.Mode() == e2ee.ModeNone {
+		state, err = x.Devices.RoomEncryption(ctx, x.Identity.UserID, room, readStateAs(x))
+	} else {
+		state, err = dev.RoomEncryption(ctx, room)
+	}
 	if err != nil {
 		return e2ee.RoomUnknown, lookupError(err)
-	}
-	if state != e2ee.RoomPlain {
-		return state, nil
-	}
-	content, ok := r.order.noted(room)
-	if !ok {
-		return e2ee.RoomPlain, nil
-	}
-	if dev.Mode() != e2ee.ModeProxied {
-		return e2ee.RoomEncrypted, nil // whatever it sends in clear is refused
-	}
-	if err := dev.NoteEncryption(ctx, room, content); err != nil {
-		return e2ee.RoomUnknown, lookupError(err)
-	}
-	if state, err = dev.RoomEncryption(ctx, room); err != nil {
-		return e2ee.RoomUnknown, lookupError(err)
-	}
-	if state == e2ee.RoomPlain {
-		return e2ee.RoomUnknown, CannotEncrypt(false, nil)
 	}
 	return state, nil
 }

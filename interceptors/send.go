@@ -24,10 +24,14 @@ import (
 //     client has no keys to make it with.
 //
 // A delayed event passes if the homeserver can delay it, see delayed.go.
-// Clients that do their own encryption ([e2ee.ModeForeign]) pass untouched, also with
-// what they choose to send in clear: what a client with keys of its own encrypts is its
-// own decision. A token without a device can hold no keys and is refused in encrypted
-// rooms. Where it cannot be told whether a room is encrypted, nothing is sent.
+//
+// Clear text has one rule, whatever is known of the device: into a room that is, ever was or
+// may be encrypted, nothing leaves but those exceptions. A client that does its own
+// encryption ([e2ee.ModeForeign]) sends m.room.encrypted, which passes untouched; whether it
+// really does, nobody can tell, since a homeserver can invent keys for any device. The rule
+// is lifted for such devices by policy.native_clear_text only. A token without a device, and
+// a device whose keys are gone, can encrypt nothing. Where it cannot be told whether a room
+// is encrypted, nothing is sent.
 
 // send handles [Send].
 func (r *rooms) send(x *Exchange) error {
@@ -38,7 +42,7 @@ func (r *rooms) send(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	if dev.Mode() == e2ee.ModeForeign {
+	if dev.Mode() == e2ee.ModeForeign && (r.nativeClearText || x.Endpoint.Params["eventType"] == typeEncrypted) {
 		return x.Upstream.Forward(x)
 	}
 	room, err := roomParam(x)
@@ -67,6 +71,9 @@ func (r *rooms) send(x *Exchange) error {
 		leave()
 		return r.sendEncrypted(x, dev, room, raw)
 	case e2ee.RoomUnsupported:
+		if dev.Mode() == e2ee.ModeForeign { // its client may know the algorithm
+			return r.sendEncrypted(x, dev, room, raw)
+		}
 		return CannotEncrypt(true, nil)
 	case e2ee.RoomUnknown:
 	}
@@ -110,7 +117,9 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 		}
 		return noDevice()
 	case e2ee.ModeForeign:
-		// Decided before; a mode that changed meanwhile is decided by the next request.
+		return clearText()
+	case e2ee.ModeLost:
+		return keysLost()
 	case e2ee.ModeUnknown:
 	}
 	return CannotEncrypt(false, errors.New("the device has not been compared with the homeserver"))

@@ -88,7 +88,7 @@ func TestSendIntoPlainRoomIsUnchanged(t *testing.T) {
 	t.Parallel()
 	// Names twice are the homeserver's business where nothing is encrypted.
 	body := ` {"body" : "` + canary + `", "body":1.50} `
-	for _, mode := range []e2ee.Mode{e2ee.ModeProxied, e2ee.ModeNone, e2ee.ModeForeign, e2ee.ModeUnknown} {
+	for _, mode := range []e2ee.Mode{e2ee.ModeProxied, e2ee.ModeNone, e2ee.ModeForeign, e2ee.ModeLost, e2ee.ModeUnknown} {
 		for _, c := range []call{sendCall(plainRoom, "m.room.message", body), postCall(plainRoom, "m.room.message", body)} {
 			w := newWorld(t, mode)
 			if _, err := w.do(c); err != nil {
@@ -113,6 +113,7 @@ func TestSendDecisions(t *testing.T) {
 	const passed, sealed = "passed", "sealed"
 	const cannot = "503 " + CodeCannotEncrypt
 	const refused = "403 " + CodeCannotEncrypt
+	const clear, lost = "403 " + CodeClearText, "403 " + CodeKeysLost
 	for _, tt := range []struct {
 		mode            e2ee.Mode
 		room            id.RoomID
@@ -158,8 +159,20 @@ func TestSendDecisions(t *testing.T) {
 		{e2ee.Mode(99), encryptedRoom, "m.room.message", message, cannot},
 		// a client that encrypts for itself
 		{e2ee.ModeForeign, encryptedRoom, "m.room.encrypted", megolmed, passed},
-		{e2ee.ModeForeign, encryptedRoom, "m.room.message", message, passed},
 		{e2ee.ModeForeign, unknownRoom, "m.room.encrypted", megolmed, passed},
+		{e2ee.ModeForeign, unsupportedRoom, "m.room.encrypted", megolmed, passed},
+		{e2ee.ModeForeign, encryptedRoom, "m.reaction", reaction, passed},
+		{e2ee.ModeForeign, unsupportedRoom, "m.reaction", reaction, passed},
+		{e2ee.ModeForeign, encryptedRoom, "m.room.redaction", redaction, passed},
+		{e2ee.ModeForeign, encryptedRoom, "m.room.message", message, clear},
+		{e2ee.ModeForeign, encryptedRoom, "m.reaction", message, clear},
+		{e2ee.ModeForeign, unsupportedRoom, "m.room.message", message, clear},
+		{e2ee.ModeForeign, unknownRoom, "m.room.message", message, cannot},
+		// a device whose keys were ours and are gone
+		{e2ee.ModeLost, encryptedRoom, "m.room.message", message, lost},
+		{e2ee.ModeLost, encryptedRoom, "m.room.encrypted", megolmed, lost},
+		{e2ee.ModeLost, encryptedRoom, "m.reaction", reaction, passed},
+		{e2ee.ModeLost, unknownRoom, "m.room.message", message, cannot},
 	} {
 		for _, c := range []call{sendCall(tt.room, tt.eventType, tt.body), postCall(tt.room, tt.eventType, tt.body)} {
 			name := fmt.Sprintf("%s %v %s %s", c.method, tt.mode, tt.room, tt.eventType)
@@ -168,9 +181,7 @@ func TestSendDecisions(t *testing.T) {
 			if got := outcome(w, err, tt.body); got != tt.want {
 				t.Errorf("%s %s: got %s, want %s", name, tt.body, got, tt.want)
 			}
-			if tt.mode != e2ee.ModeForeign {
-				w.wantNoClearText()
-			}
+			w.wantNoClearText()
 		}
 	}
 }

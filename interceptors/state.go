@@ -20,8 +20,8 @@ import (
 //   - types that are messages and never state are refused in a room that is not known to be
 //     plain: a client that sends one this way would send it in clear. See messagetypes.go.
 //
-// Clients that do their own encryption pass untouched; that they encrypted a room is
-// remembered for the others.
+// Clients that do their own encryption pass untouched, but for messages in clear; that they
+// encrypted a room is remembered for everybody.
 
 // putState handles [PutState].
 func (r *rooms) putState(x *Exchange) error {
@@ -33,7 +33,7 @@ func (r *rooms) putState(x *Exchange) error {
 		return err
 	}
 	eventType, key := x.Endpoint.Params["eventType"], x.Endpoint.Params["stateKey"]
-	if dev.Mode() == e2ee.ModeForeign && (eventType != typeEncryption || key != "") {
+	if dev.Mode() == e2ee.ModeForeign && r.passesNative(eventType, key) {
 		return x.Upstream.Forward(x)
 	}
 	room, err := roomParam(x)
@@ -62,6 +62,17 @@ func (r *rooms) putState(x *Exchange) error {
 	}
 	putBack(x, raw)
 	return x.Upstream.Forward(x)
+}
+
+// passesNative reports whether state of a device with keys of its own passes unread.
+func (r *rooms) passesNative(eventType, key string) bool {
+	switch {
+	case eventType == typeEncryption && key == "":
+		return false
+	case eventType == typeEncrypted: // its client made it
+		return true
+	}
+	return r.nativeClearText || !isMessageType(eventType)
 }
 
 // putEncryption encrypts a room, or changes the limits of its rotation.
@@ -101,7 +112,7 @@ func (r *rooms) putEncryption(x *Exchange, dev Device, room id.RoomID, raw []byt
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusOK && !delayed(x) {
-		if err := r.noteEncryption(ctx, dev, room, raw); err != nil {
+		if err := r.noteEncryption(ctx, x, dev, room, raw); err != nil {
 			return err
 		}
 	}
@@ -110,11 +121,10 @@ func (r *rooms) putEncryption(x *Exchange, dev Device, room id.RoomID, raw []byt
 }
 
 // noteEncryption records that the homeserver accepted an encryption event, for this
-// device and for all others of this process.
-func (r *rooms) noteEncryption(ctx context.Context, dev Device, room id.RoomID, content []byte) error {
-	r.order.note(room, content)
+// device and for everybody.
+func (r *rooms) noteEncryption(ctx context.Context, x *Exchange, dev Device, room id.RoomID, content []byte) error {
 	if dev.Mode() != e2ee.ModeProxied {
-		return nil
+		return engineError(x.Devices.NoteEncryption(ctx, room, content))
 	}
 	return engineError(dev.NoteEncryption(ctx, room, content))
 }

@@ -75,7 +75,7 @@ func roomRoutes() []*route {
 		{method: "PUT", pattern: rooms + "/typing/{userId}", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "POST", pattern: rooms + "/report", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},
 		{method: "POST", pattern: rooms + "/report/{eventId}", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},
-		{method: "POST", pattern: rooms + "/upgrade", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},
+		{method: "POST", pattern: rooms + "/upgrade", versions: vAny, maxBody: smallBody, lane: laneSlow, class: classIntercept, handler: interceptors.Upgrade},
 
 		// Not merged into the spec, but in use.
 		{method: "GET", pattern: "/_matrix/client/{version}/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription", versions: vUnstable, lane: laneQuick, auth: authNone, class: classPass},

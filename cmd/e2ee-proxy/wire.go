@@ -165,7 +165,7 @@ func undecryptable(u config.Undecryptable) e2ee.Undecryptable {
 }
 
 func interceptorOptions(cfg *config.Config) interceptors.Options {
-	o := interceptors.Options{Sync: interceptors.SyncOptions{
+	o := interceptors.Options{NativeClearText: cfg.Policy.NativeClearText == config.NativePass, Sync: interceptors.SyncOptions{
 		ShowEncryptionState: cfg.Clients.ShowEncryptionState,
 		MaxTimeout:          cfg.Limits.SyncWait,
 		KeyWait:             cfg.Clients.KeyWait,
@@ -198,7 +198,7 @@ func proxyOptions(cfg *config.Config, log zerolog.Logger, db *store.DB, engine *
 	}
 }
 
-// forgetDevice tells the engine of a token that the homeserver no longer knows.
+// forgetDevice tells the engine of a token that the homeserver seems to know no longer.
 func forgetDevice(engine *e2ee.Engine) func(context.Context, interceptors.Identity, bool) error {
 	return func(ctx context.Context, who interceptors.Identity, softLogout bool) error {
 		return engine.UnknownToken(ctx, who.UserID, who.DeviceID, who.Token, softLogout)

@@ -1,0 +1,70 @@
+package interceptors
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+)
+
+// What a handler asks the homeserver, or tells it, about a room's state besides the client's
+// own request. It is done in the client's name, with what its query says of who asks: the
+// token may be an application service's that speaks for one of its users.
+
+// readStateAs gives the [e2ee.StateReader] of the one who sent x.
+func readStateAs(x *Exchange) e2ee.StateReader {
+	return func(ctx context.Context, room id.RoomID, eventType string) (json.RawMessage, error) {
+		resp, err := doState(ctx, x, http.MethodGet, room, eventType, nil)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = resp.Body.Close() }()
+		switch resp.StatusCode {
+		case http.StatusOK:
+			raw := peek(resp)
+			if _, err := parseObject(raw); err != nil {
+				return nil, fmt.Errorf("read the room's %s: it is not readable", eventType)
+			}
+			return json.RawMessage(raw), nil
+		case http.StatusNotFound:
+			if answer(resp).text("errcode") == CodeNotFound {
+				return nil, e2ee.ErrNoState
+			}
+		case http.StatusForbidden:
+			return nil, fmt.Errorf("%w: %w", e2ee.ErrNotInRoom, FromResponse(resp))
+		case http.StatusUnauthorized, http.StatusTooManyRequests:
+			return nil, FromResponse(resp)
+		}
+		return nil, fmt.Errorf("read the room's %s: status %d", eventType, resp.StatusCode)
+	}
+}
+
+// doState reads or, with a content, writes a state event with an empty state key.
+func doState(ctx context.Context, x *Exchange, method string, room id.RoomID, eventType string, content []byte) (*http.Response, error) {
+	asking := *x
+	asking.Request = x.Request.Clone(ctx)
+	asking.Request.Body, asking.Request.ContentLength = http.NoBody, 0
+	return x.Upstream.Do(&asking, Change{
+		Method:  method,
+		Pattern: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}",
+		Params:  map[string]string{"roomId": room.String(), "eventType": eventType},
+		Query:   whoQuery(x.Request.URL.Query()),
+		Body:    content,
+	})
+}
+
+// whoQuery keeps of a query what says who asks.
+func whoQuery(query url.Values) url.Values {
+	out := url.Values{}
+	for _, name := range []string{"access_token", "user_id", "device_id", "org.matrix.msc3202.device_id"} {
+		if v := query[name]; len(v) > 0 {
+			out[name] = v
+		}
+	}
+	return out
+}
