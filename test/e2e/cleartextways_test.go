@@ -411,3 +411,18 @@ func TestUpgradeOfAnEncryptedRoom(t *testing.T) {
 		}
 	})
 }
+
+// The same at homeservers as they are, each of which copies what it likes.
+func TestUpgradeAtHomeservers(t *testing.T) {
+	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
+		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
+		c := loginCurl(t, proxy.URL, newAccount(t, hs, "alice"), "ALICE")
+		room := c.createRoom()
+		wantStoredEncrypted(t, hs, c.account, room, c.SendText(room, "in the old room"))
+		var made struct {
+			Replacement string `json:"replacement_room"`
+		}
+		c.call(http.MethodPost, roomPath(room, "upgrade"), map[string]any{"new_version": "11"}, &made)
+		wantStoredEncrypted(t, hs, c.account, made.Replacement, c.SendText(made.Replacement, "in the new room"))
+	})
+}
