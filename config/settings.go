@@ -258,11 +258,12 @@ type Policy struct {
 	// are shown, with a warning, instead of being held back.
 	Bridges []id.UserID `yaml:"bridges"`
 
-	// What becomes of unencrypted messages into encrypted rooms from devices that have keys
-	// of their own. refuse: 403 DEV.E2EE_PROXY.CLEAR_TEXT; clients that encrypt lose nothing by
-	// it. pass: they are sent. The proxy cannot tell whether such a device really encrypts: one
-	// whose keys it lost, with its data, looks the same, and what its client sends is then
-	// readable by the homeserver.
+	// What becomes of what devices that have keys of their own send unencrypted to encrypted
+	// rooms. refuse: messages are refused (403 DEV.E2EE_PROXY.CLEAR_TEXT), and reasons, names of
+	// reactions and searches are treated as everybody's (docs/clear-text.md); clients that
+	// encrypt lose no message by it. pass: all of it is sent on. The proxy cannot tell whether
+	// such a device really encrypts: one whose keys it lost, with its data, looks the same, and
+	// what its client sends is then readable by the homeserver.
 	NativeClearText NativeClearText `yaml:"native_clear_text"`
 
 	// A message that came unencrypted in an encrypted room is marked (mark) or held back

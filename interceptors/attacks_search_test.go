@@ -138,6 +138,7 @@ func TestSearchInPlainRoomsOnly(t *testing.T) {
 		{"in no room", all, `,"filter":{"rooms":[]}`, e2ee.ModeProxied, nil, nil},
 		{"by somebody without rooms", nil, ``, e2ee.ModeProxied, nil, nil},
 		{"without a device", []id.RoomID{encryptedRoom, plainRoom, unknownRoom}, ``, e2ee.ModeNone, []id.RoomID{plainRoom}, []id.RoomID{encryptedRoom, unknownRoom}},
+		{"by a device with lost keys", all, ``, e2ee.ModeLost, []id.RoomID{plainRoom, otherPlainRoom}, []id.RoomID{encryptedRoom, unknownRoom, unsupportedRoom}},
 		{"by a device that is not known yet", all, ``, e2ee.ModeUnknown, []id.RoomID{plainRoom, otherPlainRoom}, []id.RoomID{encryptedRoom, unknownRoom, unsupportedRoom}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -190,11 +191,30 @@ func listOf(v any) (out []string) {
 	return out
 }
 
-// A client that encrypts for itself searches as it likes; later pages and programs are
-// spared the notice; what cannot be read is refused before anybody is asked.
+// A client that encrypts for itself is told for programs only, and searches as it likes if
+// policy.native_clear_text says so; later pages are spared the notice; what cannot be read is
+// refused before anybody is asked.
 func TestSearchExceptions(t *testing.T) {
 	t.Parallel()
+	for _, joined := range [][]id.RoomID{{encryptedRoom, plainRoom}, {encryptedRoom}} {
+		w := searchWorld(t, e2ee.ModeForeign, joined...)
+		rec, err := w.do(searchCall(``))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rooms := listOf(w.searched()["rooms"]); slices.Contains(rooms, encryptedRoom.String()) || len(rooms) != len(joined)-1 {
+			t.Errorf("of a client with keys of its own the homeserver is asked about %v", rooms)
+		}
+		if _, events, leftOut, _ := found(t, rec.Body.String()); slices.Contains(events, searchNoticeID) || len(leftOut) != 1 {
+			t.Errorf("a client with keys of its own gets %s", rec.Body)
+		}
+	}
 	w := searchWorld(t, e2ee.ModeForeign, encryptedRoom)
+	handlers, err := Handlers(Options{NativeClearText: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.handlers = handlers
 	c := searchCall(`,"groupings":{}`)
 	if _, err := w.do(c); err != nil {
 		t.Fatal(err)

@@ -67,8 +67,8 @@ func TestMessagesDoNotPassAsState(t *testing.T) {
 func TestMessagesDoNotPassInInitialState(t *testing.T) {
 	t.Parallel()
 	messages, state := messagesAsState()
-	create := func(eventType, more string) (*world, error) {
-		w := newWorld(t, e2ee.ModeProxied)
+	create := func(mode e2ee.Mode, eventType, more string) (*world, error) {
+		w := newWorld(t, mode)
 		w.up.respond = func(seen) (int, string) { return 200, `{"room_id":"!new:hs.example"}` }
 		_, err := w.do(call{handler: CreateRoom, method: http.MethodPost, pattern: "/createRoom",
 			body: `{"initial_state":[{"type":"` + eventType + `","state_key":"k","content":` + message + `}` + more + `]}`})
@@ -76,13 +76,15 @@ func TestMessagesDoNotPassInInitialState(t *testing.T) {
 	}
 	for _, eventType := range messages {
 		for _, more := range []string{"", `,{"type":"m.room.encryption","content":` + encryptionContent + `}`} {
-			w, err := create(eventType, more)
-			wantError(t, err, http.StatusBadRequest, CodeBadJSON)
-			w.wantNothingUpstream()
+			for _, mode := range []e2ee.Mode{e2ee.ModeProxied, e2ee.ModeNone, e2ee.ModeForeign, e2ee.ModeLost} {
+				w, err := create(mode, eventType, more)
+				wantError(t, err, http.StatusBadRequest, CodeBadJSON)
+				w.wantNothingUpstream()
+			}
 		}
 	}
 	for _, eventType := range state {
-		if _, err := create(eventType, ""); err != nil {
+		if _, err := create(e2ee.ModeProxied, eventType, ""); err != nil {
 			t.Errorf("%s: %v", eventType, err)
 		}
 	}
@@ -110,7 +112,7 @@ func TestReasonsOfMembership(t *testing.T) {
 	member := func(room id.RoomID, user id.UserID, membership string) call {
 		return stateCall(room, typeMember, user.String(), `{"membership":"`+membership+`","reason":"`+canary+`"}`)
 	}
-	for _, mode := range []e2ee.Mode{e2ee.ModeProxied, e2ee.ModeNone} {
+	for _, mode := range []e2ee.Mode{e2ee.ModeProxied, e2ee.ModeNone, e2ee.ModeForeign, e2ee.ModeLost} {
 		for _, tt := range []struct {
 			c    call
 			want string

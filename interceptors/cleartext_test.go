@@ -27,20 +27,30 @@ func withNativeClearText(t *testing.T, mode e2ee.Mode) *world {
 // policy.native_clear_text: pass is for devices with keys of their own, and for no other.
 func TestNativeClearText(t *testing.T) {
 	t.Parallel()
-	redaction := call{
-		handler: Redact, method: http.MethodPut, pattern: "/rooms/{roomId}/redact/{eventId}/{txnId}", body: message,
-		params: map[string]string{"roomId": encryptedRoom.String(), "eventId": "$e", "txnId": "1"},
+	in := func(handler, path, body string) call {
+		return call{
+			handler: handler, method: http.MethodPost, pattern: "/rooms/{roomId}/" + path, body: body,
+			params: map[string]string{"roomId": encryptedRoom.String(), "eventId": "$e"},
+		}
 	}
-	for _, mode := range []e2ee.Mode{e2ee.ModeForeign, e2ee.ModeLost, e2ee.ModeNone, e2ee.ModeUnknown, e2ee.Mode(99)} {
+	const reason, leaves = `{"reason":"` + canary + `"}`, `{"membership":"leave","reason":"` + canary + `"}`
+	for _, mode := range []e2ee.Mode{e2ee.ModeProxied, e2ee.ModeForeign, e2ee.ModeLost, e2ee.ModeNone, e2ee.ModeUnknown, e2ee.Mode(99)} {
 		for name, c := range map[string]call{
 			"a message": sendCall(encryptedRoom, "m.room.message", message), "one of which nothing is known": sendCall(unknownRoom, "m.room.message", message),
-			"as state": stateCall(encryptedRoom, "m.room.message", "", message), "in a redaction": redaction,
+			"as state": stateCall(encryptedRoom, "m.room.message", "", message), "in a redaction": in(Redact, "redact/{eventId}", message),
+			"as the reason of a redaction": in(Redact, "redact/{eventId}", reason), "on leaving": in(Leave, "leave", reason),
+			"on coming in": in(Join, "join", reason), "on leaving, as state": stateCall(encryptedRoom, typeMember, alice.String(), leaves),
+			"as what is looked for": searchCall(`,"filter":{"rooms":["` + encryptedRoom.String() + `"]}`),
 		} {
 			w := withNativeClearText(t, mode)
 			_, err := w.do(c)
-			if passes := len(w.up.requests()) == 1; passes != (mode == e2ee.ModeForeign) || passes != (err == nil) {
-				t.Errorf("%s in mode %v: %v, upstream %+v", name, mode, err, w.up.requests())
+			if mode == e2ee.ModeForeign {
+				if got := w.up.requests(); err != nil || len(got) != 1 || got[0].body != c.body {
+					t.Errorf("%s: %v, upstream %+v", name, err, got)
+				}
+				continue
 			}
+			w.wantNoClearText()
 		}
 	}
 }

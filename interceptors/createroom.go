@@ -27,15 +27,15 @@ func (r *rooms) createRoom(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	foreign := dev.Mode() == e2ee.ModeForeign
 	body, err := parseObject(raw)
-	if err != nil && !(foreign && r.nativeClearText) {
+	if err != nil && !r.lifted(dev) {
 		return err
 	}
 	// The client of a device with keys of its own may know another algorithm. What is not
 	// read here is asked of the homeserver before the first send.
 	initial, err := readInitialState(body)
-	if err != nil && !(foreign && (r.nativeClearText || HasCode(err, CodeCannotEncrypt))) {
+	mayPass := r.lifted(dev) || dev.Mode() == e2ee.ModeForeign && HasCode(err, CodeCannotEncrypt)
+	if err != nil && !mayPass {
 		return err
 	}
 	return forwardThen(x, raw, func(ctx context.Context, answer object) error {

@@ -58,7 +58,7 @@ func (r *rooms) ofSelf(membership string) Handler {
 		if err != nil {
 			return err
 		}
-		if dev.Mode() == e2ee.ModeForeign {
+		if r.lifted(dev) {
 			return x.Upstream.Forward(x)
 		}
 		raw, err := readOptionalObject(x)

@@ -17,7 +17,7 @@ func (r *rooms) redact(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	if dev.Mode() == e2ee.ModeForeign && r.nativeClearText {
+	if r.lifted(dev) {
 		return x.Upstream.Forward(x)
 	}
 	room, err := roomParam(x)

@@ -38,6 +38,10 @@ type rooms struct {
 	nativeClearText bool
 }
 
+// lifted reports whether policy.native_clear_text lifts the rule for what goes in clear: for
+// devices with keys of their own, and for no others.
+func (r *rooms) lifted(dev Device) bool { return r.nativeClearText && dev.Mode() == e2ee.ModeForeign }
+
 // device gives the device of the exchange.
 func device(x *Exchange) (Device, error) {
 	dev, err := x.Devices.Device(x.Request.Context(), x.Identity)

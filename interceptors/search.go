@@ -19,7 +19,8 @@ import (
 // others: those that the client names, or else those that the user is in. The answer says
 // that rooms were left out, see search_note.go. When none is left, nobody is asked.
 //
-// Clients that do their own encryption search as they like.
+// So is it for a client that does its own encryption, which can search there by itself. It is
+// shown no notice, as nowhere: it would have none to open.
 
 const (
 	// maxSearched is how many rooms are looked at for one search; the rest is left out.
@@ -45,7 +46,7 @@ func (s *searches) narrow(next Handler) Handler {
 		if err != nil {
 			return err
 		}
-		if dev.Mode() == e2ee.ModeForeign {
+		if s.rooms.lifted(dev) {
 			return next(x)
 		}
 		raw, err := readObject(x)
@@ -60,7 +61,10 @@ func (s *searches) narrow(next Handler) Handler {
 		if err != nil {
 			return err
 		}
-		note := searchNote{rooms: others, silent: s.hideNotices || x.Request.URL.Query().Get("next_batch") != ""}
+		note := searchNote{
+			rooms:  others,
+			silent: s.hideNotices || dev.Mode() == e2ee.ModeForeign || x.Request.URL.Query().Get("next_batch") != "",
+		}
 		if len(plain) == 0 {
 			return note.answer(x)
 		}

@@ -23,8 +23,8 @@ import (
 //     with the first rooms by their IDs;
 //   - for people, a first result that is a notice of the proxy in one of those rooms. It
 //     stands where a client shows what was found, counts as found, and is a message in every
-//     way but that nobody else has it. There is none on later pages, and none at all where
-//     notices are hidden (clients.hide_warnings).
+//     way but that nobody else has it. There is none on later pages, and none at all for
+//     devices with keys of their own and where notices are hidden (clients.hide_warnings).
 
 const (
 	nameNotSearched = prefixOurs + "not_searched"

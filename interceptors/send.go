@@ -42,7 +42,7 @@ func (r *rooms) send(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	if dev.Mode() == e2ee.ModeForeign && (r.nativeClearText || x.Endpoint.Params["eventType"] == typeEncrypted) {
+	if r.lifted(dev) || dev.Mode() == e2ee.ModeForeign && x.Endpoint.Params["eventType"] == typeEncrypted {
 		return x.Upstream.Forward(x)
 	}
 	room, err := roomParam(x)

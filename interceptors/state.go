@@ -20,8 +20,8 @@ import (
 //   - types that are messages and never state are refused in a room that is not known to be
 //     plain: a client that sends one this way would send it in clear. See messagetypes.go.
 //
-// Clients that do their own encryption pass untouched, but for messages in clear; that they
-// encrypted a room is remembered for everybody.
+// Clients that do their own encryption pass untouched, but for messages in clear and for
+// reasons; that they encrypted a room is remembered for everybody.
 
 // putState handles [PutState].
 func (r *rooms) putState(x *Exchange) error {
@@ -72,7 +72,7 @@ func (r *rooms) passesNative(eventType, key string) bool {
 	case eventType == typeEncrypted: // its client made it
 		return true
 	}
-	return r.nativeClearText || !isMessageType(eventType)
+	return r.nativeClearText || !isMessageType(eventType) && eventType != typeMember
 }
 
 // putEncryption encrypts a room, or changes the limits of its rotation.
