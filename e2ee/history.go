@@ -18,6 +18,8 @@ const (
 	// fetchParallel how many at the same time.
 	fetchBatch    = 64
 	fetchParallel = 8
+	// fetchAgain is how often it is tried again while the backup is being set up.
+	fetchAgain = 5
 	// maxFetches bounds the keys that wait to be fetched, and those known to be in no backup.
 	maxFetches = 5000
 	// absentFor is how long a key that is not in the backup is not asked for again.
@@ -136,6 +138,12 @@ func (d *Device) fetchLoop(ctx context.Context) {
 			return
 		}
 		absent, err := d.fetchKeys(ctx, batch)
+		for again := 1; errors.Is(err, errMoreToDo) && again <= fetchAgain; again++ {
+			// Whose the backup is changed while it was looked at, as when a device is set up.
+			if err = waitFor(ctx, rereadPauses().After(again)); err == nil {
+				absent, err = d.fetchKeys(ctx, batch)
+			}
+		}
 		if err != nil && ctx.Err() == nil {
 			d.eng.log.Warn().Err(err).Msg("Room keys could not be fetched from the backup")
 		}

@@ -19,10 +19,7 @@ func manyKeys(t *testing.T, hs *liar.Server, texts int) (room string, alice *per
 	t.Helper()
 	alice = newPerson(t, hs, "alice", "FIRST")
 	bob := newPerson(t, hs, "bob", "BOBS")
-	room = alice.newRoom(bob)
-	if err := bob.dev.NoteEncryption(t.Context(), id.RoomID(room), []byte(`{"algorithm":"m.megolm.v1.aes-sha2","rotation_period_msgs":1}`)); err != nil {
-		t.Fatal(err)
-	}
+	room = alice.newRoomWith(map[string]any{"algorithm": "m.megolm.v1.aes-sha2", "rotation_period_msgs": 1}, bob)
 	for i := range texts {
 		bob.send(room, fmt.Sprintf("text %d", i))
 	}

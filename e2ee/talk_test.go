@@ -42,6 +42,12 @@ func (p *person) restart() {
 // newRoom makes an encrypted room with others in it.
 func (p *person) newRoom(others ...*person) string {
 	p.t.Helper()
+	return p.newRoomWith(map[string]any{"algorithm": "m.megolm.v1.aes-sha2"}, others...)
+}
+
+// newRoomWith is newRoom with the content of m.room.encryption.
+func (p *person) newRoomWith(encryption map[string]any, others ...*person) string {
+	p.t.Helper()
 	invite := make([]string, len(others))
 	for i, other := range others {
 		invite[i] = other.UserID
@@ -52,7 +58,7 @@ func (p *person) newRoom(others ...*person) string {
 	call(p.t, p.hs, p.Session, http.MethodPost, "createRoom", map[string]any{
 		"preset": "private_chat", "invite": invite,
 		"initial_state": []any{map[string]any{
-			"type": "m.room.encryption", "state_key": "", "content": map[string]any{"algorithm": "m.megolm.v1.aes-sha2"},
+			"type": "m.room.encryption", "state_key": "", "content": encryption,
 		}},
 	}, &room)
 	for _, other := range others {
