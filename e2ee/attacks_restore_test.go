@@ -168,8 +168,7 @@ func TestRestoreIsNoticedByTheHomeserver(t *testing.T) {
 		body["device_one_time_keys_count"] = map[string]any{"signed_curve25519": 5}
 	}))
 	await(t, "the restore is not noticed", func() bool {
-		st.reload()
-		st.upkeep()
+		st.tend()
 		return st.replacing()
 	})
 	few()
@@ -226,10 +225,8 @@ func TestHomeserverThatHasNoEndOfDeadKeys(t *testing.T) {
 	}
 	sessions := map[string]bool{first.session: true}
 	for i := range 4 {
-		st.reload()
 		st.later(time.Hour)
-		st.upkeep()
-		st.reload()
+		st.tend()
 		sessions[st.send(room, fmt.Sprintf("again %d", i)).session] = true
 	}
 	if len(sessions) > 2 {

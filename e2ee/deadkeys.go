@@ -55,7 +55,7 @@ func (s *step) foundDead(refused error) {
 }
 
 // besideDead reports whether dead keys are on the homeserver, and makes nothing but a new
-// fallback key then.
+// fallback key then. What was to be published before may be there already.
 func (s *step) besideDead() (bool, error) {
 	switch s.d.row.DeadKeys {
 	case store.DeadKeysNone, store.DeadKeysGone:
@@ -64,9 +64,12 @@ func (s *step) besideDead() (bool, error) {
 		return true, nil
 	case store.DeadKeysFound:
 	}
-	s.account().dropUnpublished()
-	if err := s.account().GenFallbackKey(); err != nil {
-		return true, fmt.Errorf("make fallback key: %w", err)
+	acc := s.account()
+	acc.setAside()
+	if acc.NumFallbackKeys == 0 || acc.CurrentFallbackKey.Published { // else it is offered next
+		if err := acc.GenFallbackKey(); err != nil {
+			return true, fmt.Errorf("make fallback key: %w", err)
+		}
 	}
 	s.row().FallbackChangedAt, s.row().DeadKeys = s.d.eng.now(), store.DeadKeysClaimed
 	s.after(func() { s.d.newFallback, s.d.fallbackUsed = false, false })

@@ -12,8 +12,7 @@ import (
 )
 
 const (
-	// oneTimeKeysWanted is how many one-time keys the homeserver should hold, half of
-	// what an account can store: the other half are keys claimed but not yet used.
+	// oneTimeKeysWanted is how many one-time keys the homeserver should hold.
 	oneTimeKeysWanted = 50
 	// restoredKeyStep is how far key IDs move on after a restore.
 	restoredKeyStep = 1 << 16
@@ -111,12 +110,15 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 		s.account().markPublished(oneTime, fallback)
 		s.row().KeysUploaded, s.row().Restored = true, false
 		s.replacedDead(len(oneTime))
+		if len(fallback) > 0 {
+			s.row().FallbackChangedAt = d.eng.now() // the one before was given out until now
+		}
 		s.after(func() {
 			d.keyCount, d.keysWanted = resp.Counts[algorithmSigned], false
 			d.news++ // a sync that is under way may still tell of the supply before
 		})
 	case upstreamStatus(err) == http.StatusBadRequest && d.row.KeysUploaded:
-		s.account().dropUnpublished()
+		s.account().setAside()
 		s.foundDead(err)
 		s.after(func() { d.keysWanted = true })
 	default:
@@ -225,8 +227,8 @@ func (s *step) makeKeys() error {
 		have, wanted = 0, true
 	}
 	if wanted && have < oneTimeKeysWanted {
-		if err := s.account().GenOneTimeKeys(uint(oneTimeKeysWanted - have)); err != nil {
-			return fmt.Errorf("make one-time keys: %w", err)
+		if err := s.account().makeOneTimeKeys(oneTimeKeysWanted - have); err != nil {
+			return err
 		}
 	}
 	newFallback, fallbackUsed := d.newFallback || d.row.Restored, d.fallbackUsed || d.row.Restored
@@ -238,7 +240,7 @@ func (s *step) makeKeys() error {
 		}
 		s.row().FallbackChangedAt = d.eng.now()
 		s.after(func() { d.newFallback, d.fallbackUsed = false, false })
-	} else if d.olm.NumFallbackKeys == 2 && age >= fallbackMinAge {
+	} else if d.olm.NumFallbackKeys == 2 && d.olm.CurrentFallbackKey.Published && age >= fallbackMinAge {
 		s.account().ForgetOldFallbackKey() // requirement 3.5
 	}
 	return nil

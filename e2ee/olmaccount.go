@@ -195,17 +195,6 @@ func (a *olmAccount) markPublished(oneTime, fallback map[string]json.RawMessage)
 	}
 }
 
-// dropUnpublished forgets one-time keys whose IDs the homeserver already has for
-// other keys, and moves on to IDs that it cannot have: this happens after a restore.
-func (a *olmAccount) dropUnpublished() {
-	a.OTKeys = slices.DeleteFunc(a.OTKeys, func(k crypto.OneTimeKey) bool { return !k.Published })
-	if a.NumFallbackKeys > 0 && !a.CurrentFallbackKey.Published {
-		a.CurrentFallbackKey, a.PrevFallbackKey = a.PrevFallbackKey, crypto.OneTimeKey{}
-		a.NumFallbackKeys--
-	}
-	a.NextOneTimeKeyID += restoredKeyStep
-}
-
 // removeOneTimeKey forgets the key that a session used, keeping the others in their
 // order, so that the oldest are the ones dropped when there are too many. Fallback keys stay.
 func (a *olmAccount) removeOneTimeKey(used crypto.Curve25519PublicKey) {

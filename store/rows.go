@@ -37,7 +37,7 @@ type Device struct {
 	Olm        secret.Bytes // goolm account pickle; sealed
 	// KeysUploaded is set once the homeserver has answered the device keys upload.
 	KeysUploaded bool
-	// FallbackChangedAt is when the current fallback key was made.
+	// FallbackChangedAt is when the current fallback key was made, or published.
 	FallbackChangedAt time.Time
 	// SyncPosition is the since token up to which everything was processed and stored.
 	SyncPosition string

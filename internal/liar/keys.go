@@ -2,6 +2,7 @@ package liar
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -31,20 +32,10 @@ func uploadKeys(s *Server, c *call) Reply {
 	for id, key := range b.OneTimeKeys {
 		i := slices.IndexFunc(c.device.oneTimeKeys, func(k oneTimeKey) bool { return k.id == id })
 		if i >= 0 && string(encode(c.device.oneTimeKeys[i].key)) != string(encode(key)) {
-			return Failure(http.StatusBadRequest, "M_UNKNOWN", "One time key "+id+" already exists")
+			return s.refuse(c, id, b.OneTimeKeys, b.FallbackKeys)
 		}
 	}
-	// Keys go out in the order in which they came; JSON objects have none, IDs do.
-	for _, id := range slices.Sorted(maps.Keys(b.OneTimeKeys)) {
-		if !slices.ContainsFunc(c.device.oneTimeKeys, func(k oneTimeKey) bool { return k.id == id }) {
-			c.device.oneTimeKeys = append(c.device.oneTimeKeys, newOneTimeKey(id, b.OneTimeKeys[id]))
-		}
-	}
-	for id, key := range b.FallbackKeys {
-		k := newOneTimeKey(id, key)
-		c.device.fallback[k.algorithm] = k
-		c.device.fallbackUsed[k.algorithm] = false
-	}
+	c.device.take(b.OneTimeKeys, b.FallbackKeys)
 	if b.DeviceKeys != nil {
 		if string(encode(b.DeviceKeys["keys"])) == string(encode(c.device.keys["keys"])) {
 			// The same keys again keep what others signed.
@@ -56,6 +47,54 @@ func uploadKeys(s *Server, c *call) Reply {
 	}
 	c.device.countsPos = s.touch()
 	return OK(map[string]any{"one_time_key_counts": c.device.counts()})
+}
+
+// take stores one-time and fallback keys. One whose ID is known goes into the place of the other.
+func (d *device) take(oneTime, fallback map[string]any) {
+	// Keys go out in the order in which they came; JSON objects have none, IDs do.
+	for _, id := range slices.Sorted(maps.Keys(oneTime)) {
+		key := newOneTimeKey(id, oneTime[id])
+		if i := slices.IndexFunc(d.oneTimeKeys, func(k oneTimeKey) bool { return k.id == id }); i >= 0 {
+			d.oneTimeKeys[i] = key
+			continue
+		}
+		d.oneTimeKeys = append(d.oneTimeKeys, key)
+	}
+	for id, key := range fallback {
+		k := newOneTimeKey(id, key)
+		d.fallback[k.algorithm] = k
+		d.fallbackUsed[k.algorithm] = false
+	}
+}
+
+// Refusal is how a homeserver answers one-time keys with an ID that it has for another key.
+type Refusal int
+
+// As Synapse does, in Dendrite's words, and as Dendrite does: it stores them all the same.
+const (
+	RefuseAsSynapse Refusal = iota
+	RefuseInWordsOfDendrite
+	RefuseAsDendrite
+)
+
+// RefuseKeysAs chooses how a clash of one-time keys is answered.
+func (s *Server) RefuseKeysAs(how Refusal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refusing = how
+}
+
+// refuse answers keys of which one has an ID that is taken.
+func (s *Server) refuse(c *call, id string, oneTime, fallback map[string]any) Reply {
+	if s.refusing == RefuseAsSynapse {
+		return Failure(http.StatusBadRequest, "M_UNKNOWN", "One time key "+id+" already exists")
+	}
+	if s.refusing == RefuseAsDendrite {
+		c.device.take(oneTime, fallback)
+		c.device.countsPos = s.touch()
+	}
+	text := fmt.Sprintf("%s device %s: algorithm / key ID %s one-time key already exists", c.user.id, c.device.id, id)
+	return Reply{Status: http.StatusBadRequest, Body: map[string]any{c.user.id: map[string]any{c.device.id: map[string]any{"error": text}}}}
 }
 
 func newOneTimeKey(id string, key any) oneTimeKey {

@@ -21,6 +21,8 @@ type state struct {
 	keepSignatures bool
 	// notCopied is state that an upgrade leaves out.
 	notCopied []string
+	// refusing is how a clash of one-time keys is answered, see RefuseKeysAs.
+	refusing Refusal
 }
 
 func newState() state {
