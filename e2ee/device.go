@@ -59,10 +59,11 @@ type Device struct {
 	keyCount      int  // one-time keys on the homeserver, as last told
 	uncounted     bool // a sync told nothing of them, which may mean that there are none
 	countedAt     time.Time
-	keysWanted    bool // one-time keys must be made or uploaded
-	newFallback   bool // the homeserver says the fallback key is used
-	fallbackUsed  bool // a message used the fallback key
-	queued        bool // in the engine's work queue
+	keysWanted    bool          // one-time keys must be made or uploaded
+	newFallback   bool          // the homeserver says the fallback key is used
+	fallbackUsed  bool          // a message used the fallback key
+	served        id.Curve25519 // the fallback key that the homeserver is known to have
+	queued        bool          // in the engine's work queue
 	outboxPending bool
 	serverKeys    json.RawMessage // our device keys as the homeserver shows them, with all signatures
 	own           ownState
@@ -240,7 +241,7 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 		}
 		d.olm, d.mode = acc, ModeProxied
 		d.ed25519, d.curve25519 = acc.ed25519, acc.curve25519
-		d.noticed, d.begun = loadNotices(dev.Meta), loadBegun(dev.Meta)
+		d.noticed, d.begun, d.served = loadNotices(dev.Meta), loadBegun(dev.Meta), loadServed(dev.Meta)
 		if d.mayPublish = dev.KeysUploaded; d.mayPublish {
 			close(d.publishing)
 		}

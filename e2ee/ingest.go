@@ -45,6 +45,11 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 	if err := d.keepForClient(ctx, b, own); err != nil {
 		return nil, err
 	}
+	if !overtaken && slices.Contains(u.UnusedFallback, algorithmSigned) {
+		if err := s.serves(); err != nil {
+			return nil, err
+		}
+	}
 	row := s.row() // always: it tells whether the device is still there
 	if position, moves := nextPosition(u, own); moves {
 		row.SyncPosition = position

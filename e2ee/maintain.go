@@ -231,16 +231,13 @@ func (s *step) makeKeys() error {
 			return err
 		}
 	}
-	newFallback, fallbackUsed := d.newFallback || d.row.Restored, d.fallbackUsed || d.row.Restored
-	age := d.eng.now().Sub(d.row.FallbackChangedAt)
-	due := d.olm.NumFallbackKeys == 0 || (newFallback && d.olm.CurrentFallbackKey.Published && (fallbackUsed || age >= fallbackMinAge))
-	if due {
+	if d.newFallbackDue() {
 		if err := s.account().GenFallbackKey(); err != nil {
 			return fmt.Errorf("make fallback key: %w", err)
 		}
 		s.row().FallbackChangedAt = d.eng.now()
 		s.after(func() { d.newFallback, d.fallbackUsed = false, false })
-	} else if d.olm.NumFallbackKeys == 2 && d.olm.CurrentFallbackKey.Published && age >= fallbackMinAge {
+	} else if d.olm.NumFallbackKeys == 2 && d.olm.CurrentFallbackKey.Published && d.eng.now().Sub(d.row.FallbackChangedAt) >= fallbackMinAge {
 		s.account().ForgetOldFallbackKey() // requirement 3.5
 	}
 	return nil

@@ -70,6 +70,8 @@ type deviceMeta struct {
 	Notices map[string]string `json:"notices,omitempty"`
 	// Begun are those who began Olm sessions and were given no room key since; see begun.go.
 	Begun []id.Curve25519 `json:"begun,omitempty"`
+	// Fallback is the fallback key of which the homeserver has shown that it has it; see fallback.go.
+	Fallback id.Curve25519 `json:"fallback,omitempty"`
 }
 
 // gotNotice begins the position of a notice that the client has got.
@@ -142,7 +144,7 @@ func (d *Device) takeNotices(ctx context.Context, since, next string) (map[id.Ro
 		return out, nil
 	}
 	s := d.begin()
-	if s.row().Meta, err = json.Marshal(deviceMeta{Notices: noticed, Begun: d.begunToKeep()}); err != nil {
+	if s.row().Meta, err = json.Marshal(deviceMeta{Notices: noticed, Begun: d.begunToKeep(), Fallback: d.served}); err != nil {
 		return nil, fmt.Errorf("encode notices: %w", err)
 	}
 	s.after(func() { d.noticed, d.noticesMoved = noticed, false })

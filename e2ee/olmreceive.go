@@ -186,6 +186,9 @@ func (d *Device) decryptWith(from id.Curve25519, kind int, body string, sessions
 		return nil, fmt.Errorf("%w: %w", errNoSession, err)
 	}
 	if st.reading().usedFallback(made.BobOneTimeKey) {
+		if err := st.serves(); err != nil {
+			return nil, err
+		}
 		st.after(func() { d.fallbackUsed = true })
 	}
 	st.account().removeOneTimeKey(made.BobOneTimeKey)
