@@ -79,52 +79,46 @@ func (d *Device) requestKeys(ctx context.Context) error {
 	if err := d.loadKeyAsks(ctx); err != nil {
 		return err
 	}
-	d.askKeys = false
-	asks, more := d.newKeyAsks(refs, others)
-	if more {
-		d.askKeysLater()
-	}
+	all, asks, more := d.newKeyAsks(refs, others)
 	if len(asks) == 0 {
+		d.askKeys = false
 		return nil
 	}
-	ch := &store.Changes{}
+	s := d.begin()
 	for ref, ask := range asks {
-		ch.Outbox = append(ch.Outbox, d.keyRequestItems(ask, "", keyRequestContent(d.id, ref, ask))...)
+		s.ch.Outbox = append(s.ch.Outbox, d.keyRequestItems(ask, "", keyRequestContent(d.id, ref, ask))...)
 	}
-	all := maps.Clone(d.keyAsks)
-	maps.Copy(all, asks)
-	if err := d.keepKeyAsks(ch, all); err != nil {
+	if err := d.keepKeyAsks(s.ch, all); err != nil {
 		return err
 	}
-	if err := d.save(ctx, ch); err != nil {
-		return fmt.Errorf("store requests for room keys: %w", err)
-	}
-	d.keyAsks = all
-	d.outboxPending = true
-	d.kickLocked()
-	return nil
+	s.after(func() {
+		d.keyAsks, d.askKeys, d.outboxPending = all, false, true
+		if more {
+			d.askKeysLater()
+		}
+		d.kickLocked()
+	})
+	return s.commit(ctx, "requests for room keys")
 }
 
 // newKeyAsks makes requests for those of the keys that were not asked of everybody there
-// is, and tells whether there are more. The caller holds d.mu.
-func (d *Device) newKeyAsks(refs []store.SessionRef, others []*trustcache.Device) (asks map[store.SessionRef]*keyAsk, more bool) {
+// is. It gives them with those that are under way, and by themselves, and tells whether
+// there are more. The caller holds d.mu.
+func (d *Device) newKeyAsks(refs []store.SessionRef, others []*trustcache.Device) (all, asks map[store.SessionRef]*keyAsk, more bool) {
 	now := d.eng.now()
-	for ref, ask := range d.keyAsks {
-		if !now.Before(ask.until) {
-			delete(d.keyAsks, ref)
-		}
-	}
+	all = maps.Clone(d.keyAsks)
+	maps.DeleteFunc(all, func(_ store.SessionRef, ask *keyAsk) bool { return !now.Before(ask.until) })
 	asks = make(map[store.SessionRef]*keyAsk)
 	for _, ref := range refs {
-		old := d.keyAsks[ref]
+		old := all[ref]
 		if old != nil && !slices.ContainsFunc(others, func(dev *trustcache.Device) bool { return !old.to[dev.DeviceID] }) {
 			continue
 		}
-		if old == nil && len(d.keyAsks)+len(asks) >= maxKeyAsks {
+		if old == nil && len(all) >= maxKeyAsks {
 			continue
 		}
 		if len(asks) == keyAsksAtOnce {
-			return asks, true
+			return all, asks, true
 		}
 		ask := &keyAsk{id: rand.Text(), to: make(map[id.DeviceID]bool, len(others)), until: now.Add(askFor)}
 		if old != nil {
@@ -133,9 +127,9 @@ func (d *Device) newKeyAsks(refs []store.SessionRef, others []*trustcache.Device
 		for _, dev := range others {
 			ask.to[dev.DeviceID] = true
 		}
-		asks[ref] = ask
+		all[ref], asks[ref] = ask, ask
 	}
-	return asks, false
+	return all, asks, false
 }
 
 // keyRequestContent is the request. It names no sender key: we do not know it, and nobody

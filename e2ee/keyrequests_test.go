@@ -4,12 +4,14 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/liar"
+	"e2ee-proxy/internal/testdb"
 	"e2ee-proxy/store"
 )
 
@@ -146,5 +148,29 @@ func TestKeyRequestsOfOthers(t *testing.T) {
 	}
 	if ev := late.history(room); ev[0].Decrypted {
 		t.Error("a key that was not asked for was taken")
+	}
+}
+
+// A database that does not take the requests for room keys once had them forgotten: nothing
+// asked for the keys again. They are asked for as soon as it does.
+func TestKeyRequestsThatCouldNotBeStored(t *testing.T) {
+	t.Parallel()
+	first, late, _, _ := lateDevice(t)
+	var failed atomic.Int32
+	hook := &testdb.Hook{}
+	hook.Watch(func(statement string) error {
+		if strings.Contains(statement, "INTO outbox") && failed.CompareAndSwap(0, 1) {
+			return errDisturbed
+		}
+		return nil
+	})
+	late.rig.data = func(o *store.Options) { o.Wrap = hook.Wrap }
+	late.restart() // what still waits is asked for
+	await(t, "the key is not asked for", func() bool {
+		late.dev.Maintain(t.Context())
+		return slices.Equal(requested(t, first.hs, "request"), []string{first.UserID + " FIRST"})
+	})
+	if failed.Load() != 1 {
+		t.Error("nothing failed: the test tests nothing")
 	}
 }
