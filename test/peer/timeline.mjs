@@ -17,7 +17,9 @@ async function shield(peer, event) {
 
 async function describe(peer, event) {
     // Asked first: what is described must all be of one moment.
-    const shown = await shield(peer, event);
+    let shown = await shield(peer, event);
+    // It may have been decrypted while that was asked.
+    if (shown === null && event.getClearContent() !== null) shown = await shield(peer, event);
     const failed = event.isDecryptionFailure();
     return {
         event_id: event.getId(),
