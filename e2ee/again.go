@@ -72,14 +72,14 @@ func (d *Device) maintainAgain(failed, more bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
-	case failed && d.token.IsZero(): // its client brings another
+	case failed && d.record.token.IsZero(): // its client brings another
 	case failed:
-		d.retryLocked(retryUpkeep, d.failures.Next(upkeepPauses()))
+		d.retryLocked(retryUpkeep, d.schedule.failures.Next(upkeepPauses()))
 	case more:
-		d.failures.Reset()
+		d.schedule.failures.Reset()
 		d.kickLocked()
 	default:
-		d.failures.Reset()
+		d.schedule.failures.Reset()
 	}
 }
 
@@ -104,22 +104,22 @@ func (d *Device) retryLocked(why retryFor, pause time.Duration) {
 	if d.ctx == nil || d.ctx.Err() != nil {
 		return
 	}
-	if d.retry.due == nil {
-		d.retry.due = make(map[retryFor]time.Time)
+	if d.schedule.retry.due == nil {
+		d.schedule.retry.due = make(map[retryFor]time.Time)
 	}
-	d.retry.due[why] = time.Now().Add(pause)
+	d.schedule.retry.due[why] = time.Now().Add(pause)
 	d.armLocked()
 }
 
 // armLocked sets the timer to what is due next. The caller holds d.mu.
 func (d *Device) armLocked() {
-	if d.retry.timer != nil {
-		d.retry.timer.Stop()
-		d.retry.timer = nil
+	if d.schedule.retry.timer != nil {
+		d.schedule.retry.timer.Stop()
+		d.schedule.retry.timer = nil
 	}
-	if len(d.retry.due) > 0 {
-		next := slices.MinFunc(slices.Collect(maps.Values(d.retry.due)), time.Time.Compare)
-		d.retry.timer = time.AfterFunc(time.Until(next), d.retryNow)
+	if len(d.schedule.retry.due) > 0 {
+		next := slices.MinFunc(slices.Collect(maps.Values(d.schedule.retry.due)), time.Time.Compare)
+		d.schedule.retry.timer = time.AfterFunc(time.Until(next), d.retryNow)
 	}
 }
 
@@ -128,7 +128,7 @@ func (d *Device) retryNow() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := time.Now()
-	maps.DeleteFunc(d.retry.due, func(_ retryFor, at time.Time) bool { return !at.After(now) })
+	maps.DeleteFunc(d.schedule.retry.due, func(_ retryFor, at time.Time) bool { return !at.After(now) })
 	d.armLocked()
 	d.kickLocked()
 }

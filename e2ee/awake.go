@@ -35,16 +35,16 @@ func (e *Engine) awaken(d *Device) {
 // fallAsleep ends the device's own sync.
 func (d *Device) fallAsleep() {
 	d.mu.Lock()
-	d.awake = false
+	d.schedule.awake = false
 	d.mu.Unlock()
-	d.live.interrupt()
+	d.schedule.live.interrupt()
 }
 
 // isAwake reports whether the device syncs by itself.
 func (d *Device) isAwake() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.awake
+	return d.schedule.awake
 }
 
 // mayGoOn reports whether the sync loop goes on. When it does not, it has ended: for as
@@ -52,15 +52,15 @@ func (d *Device) isAwake() bool {
 func (d *Device) mayGoOn(ctx context.Context) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.looping = d.awake && ctx.Err() == nil && !d.live.clientSyncs()
-	return d.looping
+	d.schedule.looping = d.schedule.awake && ctx.Err() == nil && !d.schedule.live.clientSyncs()
+	return d.schedule.looping
 }
 
 // goOn starts the sync loop again after a sync of the client, if the device is awake.
 func (d *Device) goOn() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.awake && d.ctx != nil && d.ctx.Err() == nil {
+	if d.schedule.awake && d.ctx != nil && d.ctx.Err() == nil {
 		d.runLoop()
 	}
 }
@@ -68,7 +68,7 @@ func (d *Device) goOn() {
 // loopFailed ends the loop for good, until a client comes with a token.
 func (d *Device) loopFailed() {
 	d.mu.Lock()
-	d.awake, d.looping = false, false
+	d.schedule.awake, d.schedule.looping = false, false
 	d.mu.Unlock()
 	d.eng.awake.Remove(d)
 }
@@ -151,18 +151,18 @@ func (e *Engine) visit(ctx context.Context, key deviceKey) error {
 	}
 	first, left := e.firstVisit(key)
 	d.mu.Lock()
-	gone, ready := d.ctx == nil || d.ctx.Err() != nil || d.token.IsZero(), d.mayPublish
-	d.visiting, d.wanted = true, (first || left) && !d.maintained && !d.queued // it is not to be done twice
+	gone, ready := d.ctx == nil || d.ctx.Err() != nil || d.record.token.IsZero(), d.publication.allowed
+	d.schedule.visiting, d.schedule.wanted = true, (first || left) && !d.schedule.maintained && !d.schedule.queued // it is not to be done twice
 	d.mu.Unlock()
-	if !gone && ready && !d.live.clientSyncs() {
+	if !gone && ready && !d.schedule.live.clientSyncs() {
 		token := d.currentToken()
 		if err = d.catchUp(d.ctx); err != nil && d.tokenGone(token, err) {
 			err = nil
 		}
 	}
 	d.mu.Lock()
-	wanted := d.wanted && !gone
-	d.visiting = false
+	wanted := d.schedule.wanted && !gone
+	d.schedule.visiting = false
 	d.mu.Unlock()
 	if wanted {
 		d.maintain(d.ctx)
@@ -187,7 +187,7 @@ func (e *Engine) firstVisit(key deviceKey) (first, left bool) {
 // dismiss forgets a device that no client has, that is asleep, and for which nothing is
 // left to do. All of it is stored.
 func (e *Engine) dismiss(ctx context.Context, key deviceKey, d *Device) {
-	give, err := d.upkeep.take(ctx, struct{}{})
+	give, err := d.schedule.upkeep.take(ctx, struct{}{})
 	if err != nil {
 		return
 	}
@@ -215,9 +215,9 @@ func (e *Engine) dismiss(ctx context.Context, key deviceKey, d *Device) {
 func (d *Device) idle() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	waits := len(d.fetching.wanted)
-	return !d.looping && !d.awake && d.mayPublish && waits == 0 && !d.failures.Failing() && d.askTimer == nil &&
-		!d.restoring.running && !d.fetching.running && d.nextToken.IsZero()
+	waits := len(d.megolm.fetching.wanted)
+	return !d.schedule.looping && !d.schedule.awake && d.publication.allowed && waits == 0 && !d.schedule.failures.Failing() && d.gossip.askTimer == nil &&
+		!d.megolm.restoring.running && !d.megolm.fetching.running && d.record.nextToken.IsZero()
 }
 
 // fromStore gives a device that is known, loading it if need be. It asks the homeserver

@@ -190,8 +190,10 @@ func TestForwardedKeyNamesWhoGaveIt(t *testing.T) {
 	}
 	ref := store.SessionRef{RoomID: "!r:x", SessionID: in.ID()}
 	d := &Device{
-		eng:     &Engine{now: nowAt(1000)},
-		keyAsks: map[store.SessionRef]*keyAsk{ref: {id: "ask", to: map[id.DeviceID]bool{"OTHER": true}, until: nowAt(2000)()}},
+		eng: &Engine{now: nowAt(1000)},
+		gossip: gossip{
+			keyAsks: map[store.SessionRef]*keyAsk{ref: {id: "ask", to: map[id.DeviceID]bool{"OTHER": true}, until: nowAt(2000)()}},
+		},
 	}
 	dev := trustcache.Device{
 		UserID: "@alice:x", DeviceID: "OTHER", Ed25519: "ed of the other", Curve25519: "curve of the other", Signed: true,

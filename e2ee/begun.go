@@ -34,19 +34,19 @@ func loadBegun(meta json.RawMessage) map[id.Curve25519]int {
 // caller holds d.mu.
 func (d *Device) begunToKeep() []id.Curve25519 {
 	given, old := make(map[id.Curve25519]bool), make(map[id.Curve25519]bool)
-	for _, out := range d.outbound {
+	for _, out := range d.megolm.outbound {
 		for ref, share := range out.shares {
 			key := id.Curve25519(share.Curve25519)
 			switch {
-			case share.Withheld != "" || d.begun[key] == 0:
-			case out.begun[ref] == d.begun[key]:
+			case share.Withheld != "" || d.olm.begun[key] == 0:
+			case out.begun[ref] == d.olm.begun[key]:
 				given[key] = true
 			default:
 				old[key] = true
 			}
 		}
 	}
-	keep := slices.DeleteFunc(slices.Sorted(maps.Keys(d.begun)), func(key id.Curve25519) bool { return given[key] && !old[key] })
+	keep := slices.DeleteFunc(slices.Sorted(maps.Keys(d.olm.begun)), func(key id.Curve25519) bool { return given[key] && !old[key] })
 	return keep[:min(len(keep), maxBegunKept)]
 }
 
@@ -55,7 +55,7 @@ func (d *Device) keepBegun(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var m deviceMeta
-	if d.row.Meta != nil && json.Unmarshal(d.row.Meta, &m) != nil {
+	if d.record.row.Meta != nil && json.Unmarshal(d.record.row.Meta, &m) != nil {
 		m = deviceMeta{} // see loadNotices
 	}
 	keep := d.begunToKeep()

@@ -31,7 +31,7 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 	if d.mode != ModeProxied {
 		return nil, ErrNotProxied
 	}
-	d.live.clientBegins(d.eng.now())
+	d.schedule.live.clientBegins(d.eng.now())
 	s := &ClientSync{d: d, since: since, arrived: d.arrivals()}
 	if since == "" {
 		d.firstSyncBegins()
@@ -65,7 +65,7 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 // stopped. A sync of the proxy's own that has its answer already is finished first: what
 // it brought would reach the client twice.
 func (d *Device) continues(ctx context.Context, since string) (bool, error) {
-	give, err := d.syncTurn.take(ctx, struct{}{})
+	give, err := d.schedule.syncTurn.take(ctx, struct{}{})
 	if err != nil {
 		return false, err
 	}
@@ -74,7 +74,7 @@ func (d *Device) continues(ctx context.Context, since string) (bool, error) {
 	defer d.mu.Unlock()
 	// Before our keys are published nobody can have sent us anything, and what else came
 	// is the client's.
-	return since != "" && since == d.row.SyncPosition || !d.mayPublish, nil
+	return since != "" && since == d.record.row.SyncPosition || !d.publication.allowed, nil
 }
 
 // settle removes what the client has got for certain: what a response carried whose
@@ -147,17 +147,17 @@ func (s *ClientSync) Arrived() <-chan struct{} { return s.arrived }
 func (d *Device) arrivals() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.arrived == nil {
-		d.arrived = make(chan struct{})
+	if d.client.arrived == nil {
+		d.client.arrived = make(chan struct{})
 	}
-	return d.arrived
+	return d.client.arrived
 }
 
 // wakeWaiting tells parked client syncs that a key arrived. The caller holds d.mu.
 func (d *Device) wakeWaiting() {
-	if d.arrived != nil {
-		close(d.arrived)
-		d.arrived = nil
+	if d.client.arrived != nil {
+		close(d.client.arrived)
+		d.client.arrived = nil
 	}
 }
 
@@ -212,7 +212,7 @@ func (s *ClientSync) End() {
 		if s.wake != nil {
 			s.wake.Stop()
 		}
-		s.d.live.clientEnds(s.d.eng.now())
+		s.d.schedule.live.clientEnds(s.d.eng.now())
 		s.d.goOn()
 		if s.since == "" {
 			s.d.firstSyncEnds()

@@ -46,7 +46,7 @@ func isKeyIDTaken(err error) bool {
 // anybody having noticed. Its sessions may have been used further than is known here: they
 // go, and the device is loaded anew. Once only: a homeserver may refuse for ever.
 func (s *step) foundDead(refused error) {
-	if s.d.row.DeadKeys != store.DeadKeysNone || !isKeyIDTaken(refused) {
+	if s.d.record.row.DeadKeys != store.DeadKeysNone || !isKeyIDTaken(refused) {
 		return
 	}
 	s.row().Restored, s.row().DeadKeys = true, store.DeadKeysFound
@@ -57,7 +57,7 @@ func (s *step) foundDead(refused error) {
 // besideDead reports whether dead keys are on the homeserver, and makes nothing but a new
 // fallback key then. What was to be published before may be there already.
 func (s *step) besideDead() (bool, error) {
-	switch s.d.row.DeadKeys {
+	switch s.d.record.row.DeadKeys {
 	case store.DeadKeysNone, store.DeadKeysGone:
 		return false, nil
 	case store.DeadKeysClaimed:
@@ -72,32 +72,32 @@ func (s *step) besideDead() (bool, error) {
 		}
 	}
 	s.row().FallbackChangedAt, s.row().DeadKeys = s.d.eng.now(), store.DeadKeysClaimed
-	s.after(func() { s.d.newFallback, s.d.fallbackUsed = false, false })
+	s.after(func() { s.d.supply.newFallback, s.d.supply.fallbackUsed = false, false })
 	return true, nil
 }
 
 // replacedDead notes that new one-time keys were published.
 func (s *step) replacedDead(published int) {
-	if s.d.row.DeadKeys == store.DeadKeysGone && published > 0 {
+	if s.d.record.row.DeadKeys == store.DeadKeysGone && published > 0 {
 		s.row().DeadKeys = store.DeadKeysNone
 	}
 }
 
 // lacksAll reports whether new one-time keys are to be published whatever the homeserver
 // counts: a sync may tell of the dead ones still. The caller holds d.mu.
-func (d *Device) lacksAll() bool { return d.row.DeadKeys == store.DeadKeysGone }
+func (d *Device) lacksAll() bool { return d.record.row.DeadKeys == store.DeadKeysGone }
 
 // hasDeadKeys is for the status.
 func (d *Device) hasDeadKeys() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.row.DeadKeys != store.DeadKeysNone
+	return d.record.row.DeadKeys != store.DeadKeysNone
 }
 
 // claimDead takes the dead keys away from the homeserver, and publishes new ones.
 func (d *Device) claimDead(ctx context.Context) error {
 	d.mu.Lock()
-	due := d.row.DeadKeys == store.DeadKeysClaimed && d.row.KeysUploaded && d.olm.CurrentFallbackKey.Published
+	due := d.record.row.DeadKeys == store.DeadKeysClaimed && d.record.row.KeysUploaded && d.olm.account.CurrentFallbackKey.Published
 	d.mu.Unlock()
 	if !due {
 		return nil
@@ -111,8 +111,8 @@ func (d *Device) claimDead(ctx context.Context) error {
 	s := d.begin()
 	s.row().DeadKeys = store.DeadKeysGone
 	s.after(func() {
-		d.keyCount, d.keysWanted = 0, true
-		d.news++ // a sync that is under way may still tell of the supply before
+		d.supply.count, d.supply.wanted = 0, true
+		d.rooms.news++ // a sync that is under way may still tell of the supply before
 	})
 	err := s.commit(ctx, "that dead keys are gone")
 	d.mu.Unlock()

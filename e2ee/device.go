@@ -11,100 +11,58 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 )
 
-// Device is one device of a user as the proxy sees it.
+// Device is one device of a user as the proxy sees it. It is where its parts meet: each part
+// owns its fields, and one lock guards them all.
 type Device struct {
-	eng   *Engine
-	acct  *account
+	eng  *Engine
+	acct *account
+	self
+	lifetime
+
+	// mu guards everything below, but what says otherwise. It is never held while the
+	// homeserver is asked. See the package's documentation for the order of locks.
+	mu          sync.Mutex
+	record      record
+	publication publication
+	supply      keySupply
+	identity    ownIdentity
+	schedule    schedule
+	olm         olmState
+	megolm      megolmState
+	rooms       roomState
+	gossip      gossip
+	client      clientState
+}
+
+// self is who a device is. It never changes.
+type self struct {
 	id    id.DeviceID
 	rowID int64
 	mode  Mode
 
 	ed25519    id.Ed25519
 	curve25519 id.Curve25519
+}
 
+// lifetime is what ends a device.
+type lifetime struct {
 	ctx  context.Context
 	stop context.CancelCauseFunc
 
-	// sends lets one send at a time prepare in a room; outboxTurn lets one flush at a
-	// time run; syncTurn lets one of the engine's own syncs run.
-	sends      turns[id.RoomID]
-	outboxTurn turns[struct{}]
-	syncTurn   turns[struct{}]
-	upkeep     turns[struct{}]
-	live       liveness
-	publishing chan struct{} // closed once keys may be published
-	opens      sync.Mutex    // held while a batch of events is decrypted and its indices are claimed
-
 	claimed bool        // a client has it; guarded by the Engine
 	unsure  atomic.Bool // see errReload
+}
 
-	// mu guards everything below. It is never held while the homeserver is asked.
-	mu    sync.Mutex
+// record is what is stored of a device itself.
+type record struct {
 	row   store.Device
 	token secret.String
 	// nextToken replaces token when the homeserver refuses it, or when the client uses it.
 	nextToken secret.String
-	olm       *olmAccount
-
-	mayPublish    bool // see publish.go
-	publishTimer  *time.Timer
-	publishDue    time.Time
-	beginning     int  // first syncs of the client in flight, see publish.go
-	overdue       bool // publishing waits for their end
-	keyCount      int  // one-time keys on the homeserver, as last told
-	uncounted     bool // a sync told nothing of them, which may mean that there are none
-	countedAt     time.Time
-	keysWanted    bool          // one-time keys must be made or uploaded
-	newFallback   bool          // the homeserver says the fallback key is used
-	fallbackUsed  bool          // a message used the fallback key
-	served        id.Curve25519 // the fallback key that the homeserver is known to have
-	queued        bool          // in the engine's work queue
-	outboxPending bool
-	serverKeys    json.RawMessage // our device keys as the homeserver shows them, with all signatures
-	own           ownState
-	confirmedAt   time.Time // when this process signed the device
-	signature     signatureTrial
-	upload        uploadTrial
-	holding       holding   // see held.go
-	settled       bool      // the identity was looked at, and nothing has changed since
-	unsettled     int       // how often something changed
-	awake         bool      // the device is to sync by itself, see awake.go
-	looping       bool      // the sync loop runs
-	visiting      bool      // maintenance is not queued, but noted in wanted
-	usedAt        time.Time // when a client used it last, or it was loaded
-	wanted        bool
-	maintained    bool                  // maintenance has begun since the device was loaded
-	asks          map[string]*secretAsk // secrets that other devices were asked for
-	requests      waitingRequests
-	requestsRead  bool // those that were stored are among them
-	given         map[givenSecret]time.Time
-	keyAsks       map[store.SessionRef]*keyAsk // room keys that other devices were asked for
-	askKeys       bool                         // some may have to be asked for
-	askTimer      *time.Timer
-	keysGiven     map[givenKey]time.Time
-	fetching      fetching
-	restoring     restoring
-	retry         retries
-	failures      backoff.Pauses
-
-	news     int // how often something became known better than a sync under way may tell it
-	rooms    map[id.RoomID]*room
-	outbound map[id.RoomID]*outbound
-	noKeys   map[store.DeviceRef]retry
-	begun    map[id.Curve25519]int // see noteBegun
-	wedges   *wedges               // nil: not read; replaced, never changed
-	arrived  chan struct{}         // closed when something arrives for the client
-	noticed  map[string]string     // see deviceMeta
-	// noticesMoved says that noticed is not stored as it is.
-	noticesMoved bool
-	keySeq       int // how often room keys were stored
-	parked       int // events that wait, added since the oldest were last forgotten
-	sent         map[store.TxnRef]id.EventID
 }
 
 // Mode says what the proxy does for this device.
@@ -228,10 +186,15 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 		return nil, err
 	}
 	d := &Device{
-		eng: e, acct: acct, id: dev.DeviceID, rowID: dev.ID, row: dev, token: dev.Token,
-		rooms: make(map[id.RoomID]*room), outbound: make(map[id.RoomID]*outbound),
-		noKeys: make(map[store.DeviceRef]retry), sent: make(map[store.TxnRef]id.EventID),
-		usedAt: e.now(), outboxPending: true, askKeys: true, keyCount: -1, publishing: make(chan struct{}),
+		eng: e, acct: acct, self: self{id: dev.DeviceID, rowID: dev.ID},
+		record:      record{row: dev, token: dev.Token},
+		publication: publication{ready: make(chan struct{})},
+		supply:      keySupply{count: -1},
+		schedule:    schedule{usedAt: e.now()},
+		olm:         olmState{outboxPending: true, noKeys: make(map[store.DeviceRef]retry)},
+		megolm:      megolmState{outbound: make(map[id.RoomID]*outbound), sent: make(map[store.TxnRef]id.EventID)},
+		rooms:       roomState{known: make(map[id.RoomID]*room)},
+		gossip:      gossip{askKeys: true},
 	}
 	switch dev.State {
 	case store.DeviceOurs:
@@ -239,11 +202,11 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 		if err != nil {
 			return nil, err
 		}
-		d.olm, d.mode = acc, ModeProxied
+		d.olm.account, d.mode = acc, ModeProxied
 		d.ed25519, d.curve25519 = acc.ed25519, acc.curve25519
-		d.noticed, d.begun, d.served = loadNotices(dev.Meta), loadBegun(dev.Meta), loadServed(dev.Meta)
-		if d.mayPublish = dev.KeysUploaded; d.mayPublish {
-			close(d.publishing)
+		d.client.noticed, d.olm.begun, d.supply.served = loadNotices(dev.Meta), loadBegun(dev.Meta), loadServed(dev.Meta)
+		if d.publication.allowed = dev.KeysUploaded; d.publication.allowed {
+			close(d.publication.ready)
 		}
 	case store.DeviceForeign:
 		d.mode = ModeForeign
@@ -276,13 +239,13 @@ func (d *Device) useToken(ctx context.Context, token secret.String) error {
 func (d *Device) keepToken(ctx context.Context, token secret.String) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.token == token {
+	if d.record.token == token {
 		return nil
 	}
 	s := d.begin()
 	s.row().Token = token
 	s.after(func() {
-		d.token, d.nextToken = token, secret.String{}
+		d.record.token, d.record.nextToken = token, secret.String{}
 		d.kickLocked()
 	})
 	return s.commit(ctx, "the access token")
@@ -292,7 +255,7 @@ func (d *Device) keepToken(ctx context.Context, token secret.String) error {
 func (d *Device) currentToken() secret.String {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.token
+	return d.record.token
 }
 
 // call sends a request in the device's name. A token that the homeserver no longer
@@ -321,13 +284,13 @@ func (d *Device) kick() {
 }
 
 func (d *Device) kickLocked() {
-	d.wanted = true
-	if d.visiting || d.queued || d.ctx == nil || d.ctx.Err() != nil {
+	d.schedule.wanted = true
+	if d.schedule.visiting || d.schedule.queued || d.ctx == nil || d.ctx.Err() != nil {
 		return
 	}
 	select {
 	case d.eng.work <- d:
-		d.queued = true
+		d.schedule.queued = true
 	default: // the queue is full; the sync loop kicks again
 	}
 }
@@ -339,8 +302,8 @@ func (d *Device) retire() {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.token, d.nextToken = secret.String{}, secret.String{}
-	for _, timer := range []*time.Timer{d.publishTimer, d.retry.timer, d.askTimer} {
+	d.record.token, d.record.nextToken = secret.String{}, secret.String{}
+	for _, timer := range []*time.Timer{d.publication.timer, d.schedule.retry.timer, d.gossip.askTimer} {
 		if timer != nil {
 			timer.Stop()
 		}

@@ -39,7 +39,7 @@ func (d *Device) SendOlm(ctx context.Context, eventType string, content json.Raw
 		return errors.Join(err, errors.New("not encrypted"))
 	}
 	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, d.eng.now())
-	s.after(func() { d.outboxPending = true })
+	s.after(func() { d.olm.outboxPending = true })
 	err = s.commit(ctx, "a message of a test")
 	d.mu.Unlock()
 	if err != nil {
@@ -62,13 +62,13 @@ func (d *Device) Maintain(ctx context.Context) { d.maintain(ctx) }
 func (d *Device) Overdue() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.overdue
+	return d.publication.overdue
 }
 
 // AskForKeys asks at once for the room keys that events wait for.
 func (d *Device) AskForKeys(ctx context.Context) error {
 	d.mu.Lock()
-	d.askKeys = true
+	d.gossip.askKeys = true
 	d.mu.Unlock()
 	return errors.Join(d.requestKeys(ctx), d.flushOutbox(ctx))
 }
@@ -106,8 +106,8 @@ func (d *Device) Secrets(ctx context.Context) (map[string]string, error) {
 func (d *Device) AskedFor() map[string]string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	out := make(map[string]string, len(d.asks))
-	for name, ask := range d.asks {
+	out := make(map[string]string, len(d.gossip.secretAsks))
+	for name, ask := range d.gossip.secretAsks {
 		out[name] = ask.id
 	}
 	return out
@@ -179,7 +179,7 @@ func (d *Device) SignJSON(v any) (json.RawMessage, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.olm.signJSON(raw, d.acct.user, d.id)
+	return d.olm.account.signJSON(raw, d.acct.user, d.id)
 }
 
 // Reseal changes what is encrypted in an entry of the device's backup, as another client
@@ -256,7 +256,7 @@ func (e *Engine) InMemory() (devices, awake int) {
 func (d *Device) Lists() (n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, r := range d.rooms {
+	for _, r := range d.rooms.known {
 		if r.members != nil {
 			n++
 		}

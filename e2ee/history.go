@@ -106,7 +106,7 @@ func (f *fetch) over() bool {
 func (d *Device) want(ref store.SessionRef) *fetch {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	q := &d.fetching
+	q := &d.megolm.fetching
 	if f := q.of[ref]; f != nil {
 		return f
 	}
@@ -154,7 +154,7 @@ func (d *Device) fetchLoop(ctx context.Context) {
 func (d *Device) nextFetches() []*fetch {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	q := &d.fetching
+	q := &d.megolm.fetching
 	var batch []*fetch
 	batch, q.wanted = together(q.wanted, fetchBatch)
 	if len(batch) == 0 {
@@ -167,7 +167,7 @@ func (d *Device) nextFetches() []*fetch {
 func (d *Device) fetched(batch []*fetch, absent map[store.SessionRef]bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	q := &d.fetching
+	q := &d.megolm.fetching
 	now := d.eng.now()
 	if err != nil {
 		q.paused = now.Add(pauseAfter(err, q.failures.Next(fetchPauses()), fetchPauses()))
@@ -229,8 +229,8 @@ func (d *Device) fetchKeys(ctx context.Context, batch []*fetch) (absent map[stor
 func (d *Device) resumeHistory(ctx context.Context) error {
 	_, standing := d.acct.standing()
 	d.mu.Lock()
-	first := !d.fetching.resumed
-	again := d.restoring.status != nil && d.restoring.status.State == restoreFailed
+	first := !d.megolm.fetching.resumed
+	again := d.megolm.restoring.status != nil && d.megolm.restoring.status.State == restoreFailed
 	d.mu.Unlock()
 	if standing != backupOurs || (!first && !again) {
 		return nil
@@ -243,8 +243,8 @@ func (d *Device) resumeHistory(ctx context.Context) error {
 		return fmt.Errorf("look for events that wait: %w", err)
 	}
 	d.mu.Lock()
-	clear(d.fetching.absent)
-	d.fetching.resumed = true
+	clear(d.megolm.fetching.absent)
+	d.megolm.fetching.resumed = true
 	d.mu.Unlock()
 	for _, ref := range refs {
 		d.want(ref)

@@ -2,8 +2,10 @@ package e2ee
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"maunium.net/go/mautrix/crypto/ssss"
 	"maunium.net/go/mautrix/id"
@@ -11,6 +13,16 @@ import (
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
+
+// ownIdentity is how a device stands to its user's identity.
+type ownIdentity struct {
+	serverKeys  json.RawMessage // our device keys as the homeserver shows them, with all signatures
+	own         ownState
+	confirmedAt time.Time // when this process signed the device
+	signature   signatureTrial
+	settled     bool // the identity was looked at, and nothing has changed since
+	unsettled   int  // how often something changed
+}
 
 // ownState is how the device and its owner's identity stand, as read from the
 // homeserver, never as assumed. The zero value may not send.
@@ -42,7 +54,7 @@ func (d *Device) setUpIdentity(ctx context.Context) error {
 		return nil
 	}
 	d.mu.Lock()
-	looked := d.unsettled
+	looked := d.identity.unsettled
 	d.mu.Unlock()
 	password, given := d.acct.password.take()
 	err := d.bootstrap(ctx, UserAuth{Password: password}, bootstrapping{create: !d.eng.opts.ManualBootstrap})
@@ -53,8 +65,8 @@ func (d *Device) setUpIdentity(ctx context.Context) error {
 	// Done, or in need of a person: looked at again when something changes.
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.settled = d.row.KeysUploaded && d.own != ownUnknown && d.unsettled == looked
-	if d.settled && (d.own != ownNoIdentity || !d.eng.opts.ManualBootstrap) { // else POST bootstrap may need it
+	d.identity.settled = d.record.row.KeysUploaded && d.identity.own != ownUnknown && d.identity.unsettled == looked
+	if d.identity.settled && (d.identity.own != ownNoIdentity || !d.eng.opts.ManualBootstrap) { // else POST bootstrap may need it
 		d.acct.password.forgetGiven(given)
 	}
 	return err
@@ -62,8 +74,8 @@ func (d *Device) setUpIdentity(ctx context.Context) error {
 
 // unsettleLocked has the identity looked at again. The caller holds d.mu.
 func (d *Device) unsettleLocked() {
-	d.settled = false
-	d.unsettled++
+	d.identity.settled = false
+	d.identity.unsettled++
 	d.acct.forgetBackup()
 	d.kickLocked()
 }
@@ -86,7 +98,7 @@ func (d *Device) bootstrap(ctx context.Context, auth UserAuth, may bootstrapping
 		return nil
 	}
 	d.mu.Lock()
-	uploaded := d.row.KeysUploaded
+	uploaded := d.record.row.KeysUploaded
 	d.mu.Unlock()
 	if !uploaded {
 		return nil // the next maintenance comes after the upload
@@ -202,7 +214,7 @@ func (d *Device) noteOwn(own *trustcache.User) {
 	case trustcache.OwnDeviceAbsent:
 		// Deleted and made again under the same ID, or lost by the homeserver: the same
 		// keys are published again (requirement 2.7).
-		d.row.KeysUploaded = false
+		d.record.row.KeysUploaded = false
 		d.kickLocked()
 	case trustcache.OwnDeviceForeign:
 		state = ownReplaced // requirement 2.10
@@ -217,11 +229,11 @@ func (d *Device) noteOwn(own *trustcache.User) {
 	if (state == ownUnsigned || state == ownSigned) && !own.State().Accepted() {
 		state = ownChanged
 	}
-	d.own = state
+	d.identity.own = state
 	d.noteSignature(state, own.SelfSigning)
 	if dev := own.Device(d.id); dev != nil && state != ownReplaced {
 		if obj, err := parseObject(dev.Raw); err == nil {
-			d.serverKeys = obj.without("unsigned").encode()
+			d.identity.serverKeys = obj.without("unsigned").encode()
 		}
 	}
 }
@@ -229,7 +241,7 @@ func (d *Device) noteOwn(own *trustcache.User) {
 func (d *Device) ownNow() ownState {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.own
+	return d.identity.own
 }
 
 // createIdentity makes and publishes an identity. The private keys are stored first:
@@ -329,12 +341,12 @@ func sendRefusal(own ownState, allowUnsigned bool, policy trustcache.Mode) error
 func (d *Device) uploadNow(ctx context.Context) error {
 	d.PublishWithin(0)
 	d.mu.Lock()
-	uploaded := d.row.KeysUploaded
+	uploaded := d.record.row.KeysUploaded
 	d.mu.Unlock()
 	if uploaded {
 		return nil
 	}
-	give, err := d.upkeep.take(ctx, struct{}{})
+	give, err := d.schedule.upkeep.take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ import (
 func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) (*batch, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	overtaken := d.news != began
+	overtaken := d.rooms.news != began
 	s := d.begin()
 	b, err := d.processToDevice(ctx, u.ToDevice, s)
 	if err != nil {
@@ -58,7 +58,7 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 	s.after(d.acct.tracker.Left(s.ch, named(u.Left)))
 	s.after(func() {
 		d.noteCounts(u, overtaken)
-		d.news++
+		d.rooms.news++
 		d.afterIngest(b, u)
 	})
 	if err := s.commit(ctx, "the effects of a sync"); err != nil {
@@ -71,7 +71,7 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 func (d *Device) newsNow() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.news
+	return d.rooms.news
 }
 
 // doubt has the homeserver asked again for what an outdated response says of a room:
@@ -111,14 +111,14 @@ func nextPosition(u SyncUpdate, own bool) (string, bool) {
 // the same again: the homeserver is asked. The caller holds d.mu.
 func (d *Device) noteCounts(u SyncUpdate, overtaken bool) {
 	if overtaken {
-		d.uncounted = d.row.KeysUploaded
+		d.supply.uncounted = d.record.row.KeysUploaded
 		return
 	}
-	if d.uncounted = u.OneTimeKeys == nil && d.row.KeysUploaded; u.OneTimeKeys != nil {
+	if d.supply.uncounted = u.OneTimeKeys == nil && d.record.row.KeysUploaded; u.OneTimeKeys != nil {
 		d.counted(u.OneTimeKeys)
 	}
 	if u.UnusedFallback != nil {
-		d.newFallback = !slices.Contains(u.UnusedFallback, algorithmSigned)
+		d.supply.newFallback = !slices.Contains(u.UnusedFallback, algorithmSigned)
 	}
 }
 
@@ -191,22 +191,22 @@ func (d *Device) keepForClient(ctx context.Context, b *batch, own bool) error {
 // afterIngest lets go of what the stored changes made old, and asks for the work that
 // follows. The caller holds d.mu.
 func (d *Device) afterIngest(b *batch, u SyncUpdate) {
-	d.live.stored(d.eng.now())
+	d.schedule.live.stored(d.eng.now())
 	for _, s := range b.ch.InboundSessions {
 		d.eng.inbound.Remove(inboundKey{d.rowID, s.SessionRef})
 	}
 	if b.requests != nil {
-		d.requests = *b.requests
+		d.gossip.requests = *b.requests
 	}
 	if len(b.ch.InboundSessions) > 0 {
-		d.keySeq++
+		d.megolm.keySeq++
 		d.wakeWaiting()
 	}
 	for _, w := range b.wedged {
-		delete(d.noKeys, store.DeviceRef{UserID: w.user, DeviceID: w.device})
+		delete(d.olm.noKeys, store.DeviceRef{UserID: w.user, DeviceID: w.device})
 	}
 	d.noteBegun(b.sessions.begun)
-	if d.keysWanted || d.uncounted || d.newFallback || len(b.ch.InboundSessions) > 0 || len(b.wedged) > 0 || len(u.Changed) > 0 || (!d.settled && !d.visiting) {
+	if d.supply.wanted || d.supply.uncounted || d.supply.newFallback || len(b.ch.InboundSessions) > 0 || len(b.wedged) > 0 || len(u.Changed) > 0 || (!d.identity.settled && !d.schedule.visiting) {
 		d.kickLocked()
 	}
 	b.keysCancelled()
@@ -214,7 +214,7 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 	if slices.Contains(u.Changed, d.acct.user) || changesOwnSide(u.AccountData) {
 		d.unsettleLocked()
 	}
-	if len(d.requests.Secrets)+len(d.requests.Keys) > 0 {
+	if len(d.gossip.requests.Secrets)+len(d.gossip.requests.Keys) > 0 {
 		d.kickLocked()
 	}
 }

@@ -121,16 +121,16 @@ func (d *Device) answerKeyRequests(ctx context.Context) error {
 
 // gaveKey reports whether a device was given a key a short while ago. The caller holds d.mu.
 func (d *Device) gaveKey(key givenKey) bool {
-	last, ok := d.keysGiven[key]
+	last, ok := d.gossip.keysGiven[key]
 	return ok && d.eng.now().Sub(last) < giveKeyEvery
 }
 
 // noteGivenKey remembers that a device was given a key. The caller holds d.mu.
 func (d *Device) noteGivenKey(key givenKey) {
-	if d.keysGiven == nil || len(d.keysGiven) >= maxNoKeys {
-		d.keysGiven = make(map[givenKey]time.Time)
+	if d.gossip.keysGiven == nil || len(d.gossip.keysGiven) >= maxNoKeys {
+		d.gossip.keysGiven = make(map[givenKey]time.Time)
 	}
-	d.keysGiven[key] = d.eng.now()
+	d.gossip.keysGiven[key] = d.eng.now()
 }
 
 // forwardContent is the m.forwarded_room_key of a room key; nil when it is not even
@@ -181,7 +181,7 @@ func (d *Device) forwardKey(ctx context.Context, req keyRequest, dev *trustcache
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !slices.Contains(d.requests.Keys, req) || d.gaveKey(key) {
+	if !slices.Contains(d.gossip.requests.Keys, req) || d.gaveKey(key) {
 		return answerRefused, nil // taken back
 	}
 	if own, err := d.stillMayHold(ctx, dev); err != nil || own == nil {
@@ -196,14 +196,14 @@ func (d *Device) forwardKey(ctx context.Context, req keyRequest, dev *trustcache
 		d.noteNoKeys(dev)
 		return answerLater, nil
 	}
-	rest := d.requests.clone()
+	rest := d.gossip.requests.clone()
 	rest.dropKeys(req)
 	if err := rest.store(d, s.ch); err != nil {
 		return answerLater, err
 	}
 	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, d.eng.now())
 	s.after(func() {
-		d.requests, d.outboxPending = *rest, true
+		d.gossip.requests, d.olm.outboxPending = *rest, true
 		d.noteGivenKey(key)
 	})
 	if err := s.commit(ctx, "a room key that was asked for"); err != nil {

@@ -50,7 +50,7 @@ func (d *Device) keepKeyAsks(ch *store.Changes, asks map[store.SessionRef]*keyAs
 
 // loadKeyAsks reads what was asked for before a restart. The caller holds d.mu.
 func (d *Device) loadKeyAsks(ctx context.Context) error {
-	if d.keyAsks != nil {
+	if d.gossip.keyAsks != nil {
 		return nil
 	}
 	stored, err := d.eng.store.Secret(ctx, d.acct.row, ofDevice(secretKeysAsked, d.ed25519))
@@ -61,13 +61,13 @@ func (d *Device) loadKeyAsks(ctx context.Context) error {
 	if err == nil && json.Unmarshal(stored.Value.Reveal(), &all) != nil {
 		all = nil // asked for again
 	}
-	d.keyAsks = make(map[store.SessionRef]*keyAsk, len(all))
+	d.gossip.keyAsks = make(map[store.SessionRef]*keyAsk, len(all))
 	for _, s := range all {
 		ask := &keyAsk{id: s.ID, to: make(map[id.DeviceID]bool, len(s.To)), until: s.Until}
 		for _, dev := range s.To {
 			ask.to[dev] = true
 		}
-		d.keyAsks[s.Ref] = ask
+		d.gossip.keyAsks[s.Ref] = ask
 	}
 	return nil
 }

@@ -36,18 +36,18 @@ func (d *Device) missedKeys(missing bool) int {
 	if missing {
 		d.askKeysLater()
 	}
-	return d.keySeq
+	return d.megolm.keySeq
 }
 
 // askKeysLater has missing keys asked for in a while. The caller holds d.mu.
 func (d *Device) askKeysLater() {
-	if d.askTimer != nil || d.ctx == nil || d.ctx.Err() != nil {
+	if d.gossip.askTimer != nil || d.ctx == nil || d.ctx.Err() != nil {
 		return
 	}
-	d.askTimer = time.AfterFunc(askKeysAfter, func() {
+	d.gossip.askTimer = time.AfterFunc(askKeysAfter, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.askTimer, d.askKeys = nil, true
+		d.gossip.askTimer, d.gossip.askKeys = nil, true
 		d.kickLocked()
 	})
 }
@@ -55,7 +55,7 @@ func (d *Device) askKeysLater() {
 // requestKeys asks for the keys that events still wait for.
 func (d *Device) requestKeys(ctx context.Context) error {
 	d.mu.Lock()
-	due := d.askKeys
+	due := d.gossip.askKeys
 	d.mu.Unlock()
 	if !due || d.ownNow() != ownSigned {
 		return nil
@@ -81,7 +81,7 @@ func (d *Device) requestKeys(ctx context.Context) error {
 	}
 	all, asks, more := d.newKeyAsks(refs, others)
 	if len(asks) == 0 {
-		d.askKeys = false
+		d.gossip.askKeys = false
 		return nil
 	}
 	s := d.begin()
@@ -92,7 +92,7 @@ func (d *Device) requestKeys(ctx context.Context) error {
 		return err
 	}
 	s.after(func() {
-		d.keyAsks, d.askKeys, d.outboxPending = all, false, true
+		d.gossip.keyAsks, d.gossip.askKeys, d.olm.outboxPending = all, false, true
 		if more {
 			d.askKeysLater()
 		}
@@ -106,7 +106,7 @@ func (d *Device) requestKeys(ctx context.Context) error {
 // there are more. The caller holds d.mu.
 func (d *Device) newKeyAsks(refs []store.SessionRef, others []*trustcache.Device) (all, asks map[store.SessionRef]*keyAsk, more bool) {
 	now := d.eng.now()
-	all = maps.Clone(d.keyAsks)
+	all = maps.Clone(d.gossip.keyAsks)
 	maps.DeleteFunc(all, func(_ store.SessionRef, ask *keyAsk) bool { return !now.Before(ask.until) })
 	asks = make(map[store.SessionRef]*keyAsk)
 	for _, ref := range refs {
@@ -166,11 +166,11 @@ func (d *Device) cancelKeyAsks(ctx context.Context, ch *store.Changes, by map[st
 	if err := d.loadKeyAsks(ctx); err != nil {
 		return nil, err
 	}
-	rest := maps.Clone(d.keyAsks)
+	rest := maps.Clone(d.gossip.keyAsks)
 	var answered []store.SessionRef
 	for i := range ch.InboundSessions {
 		ref := ch.InboundSessions[i].SessionRef
-		ask := d.keyAsks[ref]
+		ask := d.gossip.keyAsks[ref]
 		if ask == nil || slices.Contains(answered, ref) {
 			continue
 		}
@@ -188,7 +188,7 @@ func (d *Device) cancelKeyAsks(ctx context.Context, ch *store.Changes, by map[st
 		return nil, err
 	}
 	return func() {
-		d.keyAsks, d.outboxPending = rest, true
+		d.gossip.keyAsks, d.olm.outboxPending = rest, true
 		d.kickLocked()
 	}, nil
 }
@@ -259,7 +259,7 @@ func (d *Device) forwardedKey(msg *received, own *trustcache.User) (store.Inboun
 	room, _ := data.text("room_id")
 	sessionID, _ := data.text("session_id")
 	ref := store.SessionRef{RoomID: id.RoomID(room), SessionID: id.SessionID(sessionID)}
-	ask := d.keyAsks[ref]
+	ask := d.gossip.keyAsks[ref]
 	if ask == nil || !d.eng.now().Before(ask.until) {
 		return none, ""
 	}

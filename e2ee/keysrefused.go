@@ -39,13 +39,13 @@ func refused(err error) (*UpstreamError, bool) {
 // noteUpload records what came of an upload. The caller holds d.mu.
 func (d *Device) noteUpload(err error) {
 	if err == nil {
-		d.upload = uploadTrial{}
+		d.publication.trial = uploadTrial{}
 		return
 	}
 	if up, ok := refused(err); ok {
-		d.upload.err = up
-		d.upload.refusals++
-		d.upload.next = d.eng.now().Add(d.upload.failures.Next(upkeepPauses()))
+		d.publication.trial.err = up
+		d.publication.trial.refusals++
+		d.publication.trial.next = d.eng.now().Add(d.publication.trial.failures.Next(upkeepPauses()))
 	}
 }
 
@@ -53,20 +53,20 @@ func (d *Device) noteUpload(err error) {
 func (d *Device) uploadStands() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.upload.refusals < refusalsTold || !d.eng.now().Before(d.upload.next) {
+	if d.publication.trial.refusals < refusalsTold || !d.eng.now().Before(d.publication.trial.next) {
 		return nil
 	}
-	return fmt.Errorf("%w: %w", ErrKeysRefused, d.upload.err)
+	return fmt.Errorf("%w: %w", ErrKeysRefused, d.publication.trial.err)
 }
 
 // keysRefused gives the homeserver's refusal of the device's keys, if it keeps refusing.
 func (d *Device) keysRefused() *UpstreamError {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.upload.refusals < refusalsTold {
+	if d.publication.trial.refusals < refusalsTold {
 		return nil
 	}
-	return d.upload.err
+	return d.publication.trial.err
 }
 
 func problemKeysRefused(why *UpstreamError) Problem {

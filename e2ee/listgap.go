@@ -21,7 +21,7 @@ import (
 // changed before it.
 func (d *Device) withEarlierChanges(ctx context.Context, u SyncUpdate, own bool) (SyncUpdate, error) {
 	d.mu.Lock()
-	first := d.row.SyncPosition == ""
+	first := d.record.row.SyncPosition == ""
 	d.mu.Unlock()
 	if _, moves := nextPosition(u, own); !first || !moves {
 		return u, nil

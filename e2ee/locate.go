@@ -25,7 +25,7 @@ func (d *Device) locateWarnings(ctx context.Context) error {
 		return err
 	}
 	d.mu.Lock()
-	synced := d.row.SyncPosition != ""
+	synced := d.record.row.SyncPosition != ""
 	d.mu.Unlock()
 	if !synced {
 		return nil // it does not know its rooms yet
@@ -111,7 +111,7 @@ func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	used := func(r id.RoomID) time.Time {
-		if out := d.outbound[r]; out != nil {
+		if out := d.megolm.outbound[r]; out != nil {
 			return out.row.CreatedAt
 		}
 		return time.Time{}

@@ -73,11 +73,11 @@ func (e *Engine) storedToken(ctx context.Context, user id.UserID, device id.Devi
 func (d *Device) dropToken(used secret.String) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.token != used {
+	if d.record.token != used {
 		return false
 	}
-	d.token, d.nextToken = d.nextToken, secret.String{}
-	return d.token.IsZero()
+	d.record.token, d.record.nextToken = d.record.nextToken, secret.String{}
+	return d.record.token.IsZero()
 }
 
 // tokenGone reports whether the homeserver has ended the device's session, as an answer

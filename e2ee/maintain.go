@@ -27,9 +27,9 @@ const (
 // messages delivered, identity set up, room keys backed up. It is safe to repeat.
 func (d *Device) maintain(ctx context.Context) {
 	d.mu.Lock()
-	d.queued, d.maintained = false, true
+	d.schedule.queued, d.schedule.maintained = false, true
 	d.mu.Unlock()
-	give, err := d.upkeep.take(ctx, struct{}{})
+	give, err := d.schedule.upkeep.take(ctx, struct{}{})
 	if err != nil {
 		return
 	}
@@ -114,13 +114,13 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 			s.row().FallbackChangedAt = d.eng.now() // the one before was given out until now
 		}
 		s.after(func() {
-			d.keyCount, d.keysWanted = resp.Counts[algorithmSigned], false
-			d.news++ // a sync that is under way may still tell of the supply before
+			d.supply.count, d.supply.wanted = resp.Counts[algorithmSigned], false
+			d.rooms.news++ // a sync that is under way may still tell of the supply before
 		})
-	case upstreamStatus(err) == http.StatusBadRequest && d.row.KeysUploaded:
+	case upstreamStatus(err) == http.StatusBadRequest && d.record.row.KeysUploaded:
 		s.account().setAside()
 		s.foundDead(err)
-		s.after(func() { d.keysWanted = true })
+		s.after(func() { d.supply.wanted = true })
 	default:
 		return err
 	}
@@ -132,7 +132,7 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 // leaves it out always.
 func (d *Device) countKeys(ctx context.Context) error {
 	d.mu.Lock()
-	due := d.uncounted && d.eng.now().Sub(d.countedAt) >= countKeysEvery
+	due := d.supply.uncounted && d.eng.now().Sub(d.supply.countedAt) >= countKeysEvery
 	d.mu.Unlock()
 	if !due {
 		return nil
@@ -150,14 +150,14 @@ func (d *Device) countKeys(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.counted(resp.Counts)
-	d.uncounted, d.countedAt = false, d.eng.now()
+	d.supply.uncounted, d.supply.countedAt = false, d.eng.now()
 	return nil
 }
 
 // counted takes the homeserver's counts. The caller holds d.mu.
 func (d *Device) counted(counts map[string]int) {
-	d.keyCount = counts[algorithmSigned]
-	d.keysWanted = d.keyCount < oneTimeKeysWanted/2+1
+	d.supply.count = counts[algorithmSigned]
+	d.supply.wanted = d.supply.count < oneTimeKeysWanted/2+1
 }
 
 // prepareUpload makes the keys that are missing and stores them. A nil body means
@@ -165,7 +165,7 @@ func (d *Device) counted(counts map[string]int) {
 func (d *Device) prepareUpload(ctx context.Context) (body map[string]any, oneTime, fallback map[string]json.RawMessage, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.mode != ModeProxied || d.olm == nil || !d.mayPublish {
+	if d.mode != ModeProxied || d.olm.account == nil || !d.publication.allowed {
 		return nil, nil, nil, nil
 	}
 	s := d.begin()
@@ -177,15 +177,15 @@ func (d *Device) prepareUpload(ctx context.Context) (body map[string]any, oneTim
 			return nil, nil, nil, err
 		}
 	}
-	if oneTime, err = d.olm.unpublished(d.acct.user, d.id); err != nil {
+	if oneTime, err = d.olm.account.unpublished(d.acct.user, d.id); err != nil {
 		return nil, nil, nil, err
 	}
-	if fallback, err = d.olm.unpublishedFallback(d.acct.user, d.id); err != nil {
+	if fallback, err = d.olm.account.unpublishedFallback(d.acct.user, d.id); err != nil {
 		return nil, nil, nil, err
 	}
 	body = make(map[string]any, 3)
-	if !d.row.KeysUploaded {
-		keys, err := d.olm.deviceKeys(d.acct.user, d.id)
+	if !d.record.row.KeysUploaded {
+		keys, err := d.olm.account.deviceKeys(d.acct.user, d.id)
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -211,13 +211,13 @@ func (s *step) makeKeys() error {
 		return err
 	}
 	pending := 0
-	for i := range d.olm.OTKeys {
-		if !d.olm.OTKeys[i].Published {
+	for i := range d.olm.account.OTKeys {
+		if !d.olm.account.OTKeys[i].Published {
 			pending++
 		}
 	}
-	have, wanted := max(d.keyCount, 0)+pending, d.keysWanted || !d.row.KeysUploaded
-	if d.row.Restored && pending == 0 {
+	have, wanted := max(d.supply.count, 0)+pending, d.supply.wanted || !d.record.row.KeysUploaded
+	if d.record.row.Restored && pending == 0 {
 		// The homeserver holds keys that this older database does not know. New ones get
 		// IDs that it cannot have.
 		s.account().NextOneTimeKeyID += restoredKeyStep
@@ -236,8 +236,8 @@ func (s *step) makeKeys() error {
 			return fmt.Errorf("make fallback key: %w", err)
 		}
 		s.row().FallbackChangedAt = d.eng.now()
-		s.after(func() { d.newFallback, d.fallbackUsed = false, false })
-	} else if d.olm.NumFallbackKeys == 2 && d.olm.CurrentFallbackKey.Published && d.eng.now().Sub(d.row.FallbackChangedAt) >= fallbackMinAge {
+		s.after(func() { d.supply.newFallback, d.supply.fallbackUsed = false, false })
+	} else if d.olm.account.NumFallbackKeys == 2 && d.olm.account.CurrentFallbackKey.Published && d.eng.now().Sub(d.record.row.FallbackChangedAt) >= fallbackMinAge {
 		s.account().ForgetOldFallbackKey() // requirement 3.5
 	}
 	return nil

@@ -18,15 +18,15 @@ import (
 func (d *Device) inUse() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.usedAt = d.eng.now()
+	d.schedule.usedAt = d.eng.now()
 }
 
 // unused reports whether no client has used the device since a time, and none syncs now.
 func (d *Device) unused(since time.Time) bool {
 	d.mu.Lock()
-	used := d.usedAt
+	used := d.schedule.usedAt
 	d.mu.Unlock()
-	return used.Before(since) && d.live.unusedSince(since)
+	return used.Before(since) && d.schedule.live.unusedSince(since)
 }
 
 // unusedSince reports whether no sync of the client was in flight since a time.
@@ -182,7 +182,7 @@ func (e *Engine) dropLists(ctx context.Context) {
 func (d *Device) dropList(room id.RoomID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if r := d.rooms[room]; r != nil {
+	if r := d.rooms.known[room]; r != nil {
 		r.members = nil
 	}
 }
@@ -191,8 +191,8 @@ func (d *Device) dropList(room id.RoomID) {
 func (d *Device) roomIDs() []id.RoomID {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	out := make([]id.RoomID, 0, len(d.rooms))
-	for room := range d.rooms {
+	out := make([]id.RoomID, 0, len(d.rooms.known))
+	for room := range d.rooms.known {
 		out = append(out, room)
 	}
 	return out

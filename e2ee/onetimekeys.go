@@ -3,9 +3,11 @@ package e2ee
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	goolm "maunium.net/go/mautrix/crypto/goolm/account"
 	"maunium.net/go/mautrix/crypto/goolm/crypto"
+	"maunium.net/go/mautrix/id"
 )
 
 // What a homeserver holds of one-time keys is its own business, and what it says of them may
@@ -48,4 +50,15 @@ func (a *olmAccount) setAside() {
 		a.CurrentFallbackKey.ID = a.NextOneTimeKeyID
 		a.NextOneTimeKeyID++
 	}
+}
+
+// keySupply is what the homeserver is known to have of one-time and fallback keys.
+type keySupply struct {
+	count        int  // one-time keys on the homeserver, as last told
+	uncounted    bool // a sync told nothing of them, which may mean that there are none
+	countedAt    time.Time
+	wanted       bool          // one-time keys must be made or uploaded
+	newFallback  bool          // the homeserver says the fallback key is used
+	fallbackUsed bool          // a message used the fallback key
+	served       id.Curve25519 // the fallback key that the homeserver is known to have
 }

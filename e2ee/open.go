@@ -146,8 +146,8 @@ func (d *Device) openSealed(ctx context.Context, jobs []*sealedEvent) {
 		return
 	}
 	// One batch at a time: what another has claimed is stored when this one looks.
-	d.opens.Lock()
-	defer d.opens.Unlock()
+	d.megolm.opens.Lock()
+	defer d.megolm.opens.Unlock()
 	if err := d.findSessions(ctx, jobs); err != nil {
 		d.failAll(jobs, err)
 		return

@@ -124,16 +124,16 @@ func (d *Device) park(ctx context.Context, ch *store.Changes, by *judgement) err
 func (d *Device) keysTaken() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.keySeq
+	return d.megolm.keySeq
 }
 
 // trimPending forgets the oldest events that wait, once in a while.
 func (d *Device) trimPending(ctx context.Context, added int) error {
 	d.mu.Lock()
-	d.parked += added
-	due := d.parked >= trimPendingAfter
+	d.megolm.parked += added
+	due := d.megolm.parked >= trimPendingAfter
 	if due {
-		d.parked = 0
+		d.megolm.parked = 0
 	}
 	d.mu.Unlock()
 	if !due {

@@ -24,12 +24,23 @@ const (
 	publishAfterSync = 1500 * time.Millisecond
 )
 
+// publication is when a device's keys are published.
+type publication struct {
+	ready     chan struct{} // closed once they may be
+	allowed   bool
+	timer     *time.Timer
+	due       time.Time
+	beginning int  // first syncs of the client in flight
+	overdue   bool // publishing waits for their end
+	trial     uploadTrial
+}
+
 // PublishWithin lets the device's keys be published after a time, or earlier if that
 // was said before. Zero is now: the client does something that needs keys.
 func (d *Device) PublishWithin(wait time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.mode != ModeProxied || d.mayPublish {
+	if d.mode != ModeProxied || d.publication.allowed {
 		return
 	}
 	if wait <= 0 {
@@ -37,18 +48,18 @@ func (d *Device) PublishWithin(wait time.Duration) {
 		return
 	}
 	due := d.eng.now().Add(wait)
-	if d.publishTimer != nil {
-		if !due.Before(d.publishDue) {
+	if d.publication.timer != nil {
+		if !due.Before(d.publication.due) {
 			return
 		}
-		d.publishTimer.Stop()
+		d.publication.timer.Stop()
 	}
-	d.publishDue = due
-	d.publishTimer = time.AfterFunc(wait, func() {
+	d.publication.due = due
+	d.publication.timer = time.AfterFunc(wait, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.publishTimer = nil
-		if d.overdue = d.beginning > 0; !d.overdue {
+		d.publication.timer = nil
+		if d.publication.overdue = d.publication.beginning > 0; !d.publication.overdue {
 			d.letPublish()
 		}
 	})
@@ -59,14 +70,14 @@ func (d *Device) PublishWithin(wait time.Duration) {
 func (d *Device) firstSyncBegins() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.beginning++
+	d.publication.beginning++
 }
 
 func (d *Device) firstSyncEnds() {
 	d.mu.Lock()
-	d.beginning--
-	overdue := d.overdue && d.beginning == 0
-	d.overdue = d.overdue && !overdue
+	d.publication.beginning--
+	overdue := d.publication.overdue && d.publication.beginning == 0
+	d.publication.overdue = d.publication.overdue && !overdue
 	d.mu.Unlock()
 	if overdue {
 		d.PublishWithin(publishAtLast)
@@ -75,27 +86,27 @@ func (d *Device) firstSyncEnds() {
 
 // letPublish allows publishing. The caller holds d.mu.
 func (d *Device) letPublish() {
-	if d.mayPublish {
+	if d.publication.allowed {
 		return
 	}
-	d.mayPublish = true
-	if d.publishTimer != nil {
-		d.publishTimer.Stop()
+	d.publication.allowed = true
+	if d.publication.timer != nil {
+		d.publication.timer.Stop()
 	}
-	close(d.publishing)
+	close(d.publication.ready)
 	d.kickLocked()
 }
 
 func (d *Device) isPublished() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.row.KeysUploaded
+	return d.record.row.KeysUploaded
 }
 
 // published waits until the device's keys may be published.
 func (d *Device) published(ctx context.Context) error {
 	select {
-	case <-d.publishing:
+	case <-d.publication.ready:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -118,12 +129,12 @@ func (e *Engine) ClientHasKeys(ctx context.Context, user id.UserID, device id.De
 	case ModeForeign, ModeNone, ModeUnknown:
 		return func(context.Context, bool) error { return nil }, nil
 	}
-	give, err := d.upkeep.take(ctx, struct{}{})
+	give, err := d.schedule.upkeep.take(ctx, struct{}{})
 	if err != nil {
 		return nil, err
 	}
 	d.mu.Lock()
-	uploaded := d.row.KeysUploaded
+	uploaded := d.record.row.KeysUploaded
 	d.mu.Unlock()
 	if uploaded {
 		give()
@@ -165,7 +176,7 @@ const metaFullState = `{"full_state":true}`
 func (d *Device) NeedsFullState() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.mode == ModeForeign && string(d.row.Meta) == metaFullState
+	return d.mode == ModeForeign && string(d.record.row.Meta) == metaFullState
 }
 
 // GaveFullState records that it was given.
@@ -190,7 +201,7 @@ func (e *Engine) Refreshed(ctx context.Context, user id.UserID, device id.Device
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.nextToken = token
+	d.record.nextToken = token
 	return nil
 }
 
@@ -210,12 +221,12 @@ func (e *Engine) LoggedIn(ctx context.Context, user id.UserID, device id.DeviceI
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.settled && d.own == ownSigned {
+	if d.identity.settled && d.identity.own == ownSigned {
 		return nil // it has nothing to do
 	}
 	d.acct.password.keep(password, device)
-	d.settled = false
-	d.unsettled++ // an attempt that is under way does not have it
+	d.identity.settled = false
+	d.identity.unsettled++ // an attempt that is under way does not have it
 	d.kickLocked()
 	return nil
 }

@@ -37,7 +37,7 @@ func (w *waitingRequests) store(d *Device, ch *store.Changes) error {
 
 // readRequests reads what waited before a restart. The caller holds d.mu.
 func (d *Device) readRequests(ctx context.Context) error {
-	if d.requestsRead {
+	if d.gossip.requestsRead {
 		return nil
 	}
 	stored, err := d.eng.store.Secret(ctx, d.acct.row, ofDevice(secretRequests, d.ed25519))
@@ -48,7 +48,7 @@ func (d *Device) readRequests(ctx context.Context) error {
 	if err == nil && json.Unmarshal(stored.Value.Reveal(), &read) != nil {
 		read = waitingRequests{} // who asked will ask again
 	}
-	d.requests, d.requestsRead = read, true
+	d.gossip.requests, d.gossip.requestsRead = read, true
 	return nil
 }
 
@@ -56,23 +56,23 @@ func (d *Device) readRequests(ctx context.Context) error {
 func (d *Device) waiting(ctx context.Context, count func(*waitingRequests) int) (*waitingRequests, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.readRequests(ctx); err != nil || count(&d.requests) == 0 {
+	if err := d.readRequests(ctx); err != nil || count(&d.gossip.requests) == 0 {
 		return nil, err
 	}
-	return d.requests.clone(), nil
+	return d.gossip.requests.clone(), nil
 }
 
 // answered lets go of requests that were answered, or are of no use.
 func (d *Device) answered(ctx context.Context, drop func(*waitingRequests)) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	rest := d.requests.clone()
+	rest := d.gossip.requests.clone()
 	drop(rest)
 	s := d.begin()
 	if err := rest.store(d, s.ch); err != nil {
 		return err
 	}
-	s.after(func() { d.requests = *rest })
+	s.after(func() { d.gossip.requests = *rest })
 	return s.commit(ctx, "what was answered")
 }
 
@@ -84,7 +84,7 @@ func (w *waitingRequests) clone() *waitingRequests {
 // moving gives the requests as the batch leaves them, to be changed.
 func (b *batch) moving() *waitingRequests {
 	if b.requests == nil {
-		b.requests = b.d.requests.clone()
+		b.requests = b.d.gossip.requests.clone()
 	}
 	return b.requests
 }
@@ -118,19 +118,19 @@ func (d *Device) expired(at int64) bool { return d.eng.now().Sub(time.Unix(at, 0
 // hasNoKeys reports whether a device is known to have no one-time keys, and is left alone
 // for a while. The caller holds d.mu.
 func (d *Device) hasNoKeys(dev *trustcache.Device) bool {
-	again, ok := d.noKeys[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}]
+	again, ok := d.olm.noKeys[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}]
 	return ok && d.eng.now().Before(again.at)
 }
 
 // noteNoKeys remembers that a device had no one-time keys. The caller holds d.mu.
 func (d *Device) noteNoKeys(dev *trustcache.Device) {
 	ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
-	again := d.noKeys[ref]
+	again := d.olm.noKeys[ref]
 	again.at = d.eng.now().Add(again.failures.Next(keylessPauses()))
-	if len(d.noKeys) >= maxNoKeys {
-		clear(d.noKeys)
+	if len(d.olm.noKeys) >= maxNoKeys {
+		clear(d.olm.noKeys)
 	}
-	d.noKeys[ref] = again
+	d.olm.noKeys[ref] = again
 }
 
 // whoAsks gives the own user to answer requests by; one without devices that may be given

@@ -108,16 +108,16 @@ func (d *Device) answerRequests(ctx context.Context) error {
 // gaveSecret reports whether a device was given a secret a short while ago. The caller
 // holds d.mu.
 func (d *Device) gaveSecret(key givenSecret) bool {
-	last, ok := d.given[key]
+	last, ok := d.gossip.secretsGiven[key]
 	return ok && d.eng.now().Sub(last) < requestEvery
 }
 
 // noteGivenSecret remembers that a device was given a secret. The caller holds d.mu.
 func (d *Device) noteGivenSecret(key givenSecret) {
-	if d.given == nil || len(d.given) >= maxNoKeys {
-		d.given = make(map[givenSecret]time.Time)
+	if d.gossip.secretsGiven == nil || len(d.gossip.secretsGiven) >= maxNoKeys {
+		d.gossip.secretsGiven = make(map[givenSecret]time.Time)
 	}
-	d.given[key] = d.eng.now()
+	d.gossip.secretsGiven[key] = d.eng.now()
 }
 
 // giveSecret encrypts a secret for a device and puts it into the outbox, and lets go of the
@@ -146,7 +146,7 @@ func (d *Device) giveSecret(ctx context.Context, req secretRequest, dev *trustca
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !slices.Contains(d.requests.Secrets, req) || d.gaveSecret(key) || d.acct.settings().IgnoreSecretRequests {
+	if !slices.Contains(d.gossip.requests.Secrets, req) || d.gaveSecret(key) || d.acct.settings().IgnoreSecretRequests {
 		return answerRefused, nil // taken back
 	}
 	own, err := d.stillMayHold(ctx, dev)
@@ -166,14 +166,14 @@ func (d *Device) giveSecret(ctx context.Context, req secretRequest, dev *trustca
 		d.noteNoKeys(dev)
 		return answerLater, nil
 	}
-	rest := d.requests.clone()
+	rest := d.gossip.requests.clone()
 	rest.dropSecret(req)
 	if err := rest.store(d, s.ch); err != nil {
 		return answerLater, err
 	}
 	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, d.eng.now())
 	s.after(func() {
-		d.requests, d.outboxPending = *rest, true
+		d.gossip.requests, d.olm.outboxPending = *rest, true
 		d.noteGivenSecret(key)
 	})
 	if err := s.commit(ctx, "an answer"); err != nil {

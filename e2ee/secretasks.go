@@ -40,7 +40,7 @@ func (a *secretAsk) stored(device id.Ed25519, now time.Time) (store.Secret, erro
 
 // loadAsks reads what was asked for before a restart. The caller holds d.mu.
 func (d *Device) loadAsks(ctx context.Context) error {
-	if d.asks != nil {
+	if d.gossip.secretAsks != nil {
 		return nil
 	}
 	all, err := d.eng.store.Secrets(ctx, d.acct.row)
@@ -60,13 +60,13 @@ func (d *Device) loadAsks(ctx context.Context) error {
 		}
 		asks[name] = ask
 	}
-	d.asks = asks
+	d.gossip.secretAsks = asks
 	return nil
 }
 
 // askOf gives the request with an ID, if its answer is still awaited. The caller holds d.mu.
 func (d *Device) askOf(requestID string) *secretAsk {
-	for _, ask := range d.asks {
+	for _, ask := range d.gossip.secretAsks {
 		if ask.id == requestID && d.eng.now().Before(ask.until) {
 			return ask
 		}

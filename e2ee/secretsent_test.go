@@ -41,7 +41,7 @@ func TestWhoseSecretsAreTaken(t *testing.T) {
 			msg.Content = answerWith("other", b64(master.Seed()))
 		}, false},
 		{"no request", func(_ *Device, msg *received, _ *trustcache.User) { msg.Content = answerWith("", b64(master.Seed())) }, false},
-		{"nothing was asked for", func(d *Device, _ *received, _ *trustcache.User) { d.asks = nil }, false},
+		{"nothing was asked for", func(d *Device, _ *received, _ *trustcache.User) { d.gossip.secretAsks = nil }, false},
 		{"late", func(d *Device, _ *received, _ *trustcache.User) { d.eng.now = nowAt(3000) }, false},
 		{"of another user", func(_ *Device, msg *received, _ *trustcache.User) { msg.Sender = "@mallory:x" }, false},
 		{"the own user is not known", func(_ *Device, _ *received, own *trustcache.User) { own.Knowledge = trustcache.KnowledgeUnknown }, false},
@@ -59,7 +59,7 @@ func TestWhoseSecretsAreTaken(t *testing.T) {
 			own.Devices[0].Fault = trustcache.FaultSharedKey
 		}, false},
 		{"of a device that was not asked", func(d *Device, _ *received, _ *trustcache.User) {
-			d.asks[secretMaster].to = map[id.DeviceID]bool{"THIRD": true}
+			d.gossip.secretAsks[secretMaster].to = map[id.DeviceID]bool{"THIRD": true}
 		}, false},
 		{"over a session of another Curve25519 key", func(_ *Device, msg *received, _ *trustcache.User) { msg.SenderKey = "another" }, false},
 		{"in the name of another Ed25519 key", func(_ *Device, msg *received, _ *trustcache.User) { msg.Keys.Ed25519 = "another" }, false},
@@ -71,8 +71,8 @@ func TestWhoseSecretsAreTaken(t *testing.T) {
 		}, false},
 	} {
 		d := &Device{
-			id: "MINE", eng: &Engine{now: nowAt(1000), counts: counts},
-			asks: map[string]*secretAsk{secretMaster: {name: secretMaster, id: "ask", to: map[id.DeviceID]bool{"OTHER": true, "THIRD": true}, until: nowAt(2000)()}},
+			self: self{id: "MINE"}, eng: &Engine{now: nowAt(1000), counts: counts},
+			gossip: gossip{secretAsks: map[string]*secretAsk{secretMaster: {name: secretMaster, id: "ask", to: map[id.DeviceID]bool{"OTHER": true, "THIRD": true}, until: nowAt(2000)()}}},
 		}
 		own := &trustcache.User{
 			UserID: "@alice:x", Own: true, Knowledge: trustcache.KnowledgeFresh,

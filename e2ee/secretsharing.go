@@ -56,7 +56,7 @@ func (d *Device) wantSecrets(ctx context.Context, own *trustcache.User) error {
 	ch := &store.Changes{}
 	asks := make([]*secretAsk, 0, len(missing))
 	for _, name := range missing {
-		if ask := d.asks[name]; ask != nil && now.Before(ask.until) &&
+		if ask := d.gossip.secretAsks[name]; ask != nil && now.Before(ask.until) &&
 			!slices.ContainsFunc(others, func(dev *trustcache.Device) bool { return !ask.to[dev.DeviceID] }) {
 			continue // everybody there is was asked
 		}
@@ -78,9 +78,9 @@ func (d *Device) wantSecrets(ctx context.Context, own *trustcache.User) error {
 		return fmt.Errorf("store requests for secrets: %w", err)
 	}
 	for _, ask := range asks {
-		d.asks[ask.name] = ask
+		d.gossip.secretAsks[ask.name] = ask
 	}
-	d.outboxPending = true
+	d.olm.outboxPending = true
 	d.kickLocked()
 	return nil
 }
@@ -263,10 +263,10 @@ func (b *batch) takeSecrets(ctx context.Context) error {
 // holds d.mu.
 func (b *batch) tookSecrets() {
 	for _, a := range b.answered {
-		if b.d.asks[a.ask.name] == a.ask {
-			delete(b.d.asks, a.ask.name)
+		if b.d.gossip.secretAsks[a.ask.name] == a.ask {
+			delete(b.d.gossip.secretAsks, a.ask.name)
 		}
-		b.d.outboxPending = true
+		b.d.olm.outboxPending = true
 	}
 	if len(b.answered) > 0 {
 		b.d.unsettleLocked()

@@ -77,7 +77,7 @@ func (e *Engine) hasEnded(ctx context.Context, tokens []secret.String) sessionEn
 func (d *Device) tokens() []secret.String {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return distinct(d.token, d.nextToken, d.row.Token)
+	return distinct(d.record.token, d.record.nextToken, d.record.row.Token)
 }
 
 // distinct leaves out what is empty or was named before.

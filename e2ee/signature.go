@@ -58,14 +58,14 @@ func (d *Device) signSelf(ctx context.Context, own *trustcache.User, keys *cross
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err == nil {
-		d.confirmedAt = d.eng.now()
+		d.identity.confirmedAt = d.eng.now()
 		return nil // noteOwn has ended the trial
 	}
-	if d.signature.by != by {
-		d.signature = signatureTrial{by: by}
+	if d.identity.signature.by != by {
+		d.identity.signature = signatureTrial{by: by}
 	}
-	pause := d.signature.failures.Next(upkeepPauses())
-	d.signature.err, d.signature.next = err, d.eng.now().Add(pause)
+	pause := d.identity.signature.failures.Next(upkeepPauses())
+	d.identity.signature.err, d.identity.signature.next = err, d.eng.now().Add(pause)
 	d.retryLocked(retrySignature, pause)
 	return err
 }
@@ -90,9 +90,9 @@ func (d *Device) rereadSignature(ctx context.Context) error {
 
 // noteSignature ends a trial that is over. The caller holds d.mu.
 func (d *Device) noteSignature(state ownState, selfSigning id.Ed25519) {
-	if d.signature.err != nil && (state == ownSigned || d.signature.by != selfSigning) {
-		d.signature = signatureTrial{}
-		delete(d.retry.due, retrySignature)
+	if d.identity.signature.err != nil && (state == ownSigned || d.identity.signature.by != selfSigning) {
+		d.identity.signature = signatureTrial{}
+		delete(d.schedule.retry.due, retrySignature)
 	}
 }
 
@@ -101,8 +101,8 @@ func (d *Device) noteSignature(state ownState, selfSigning id.Ed25519) {
 func (d *Device) signatureStands(by id.Ed25519) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.signature.by == by && d.eng.now().Before(d.signature.next) {
-		return d.signature.err
+	if d.identity.signature.by == by && d.eng.now().Before(d.identity.signature.next) {
+		return d.identity.signature.err
 	}
 	return nil
 }
@@ -111,21 +111,21 @@ func (d *Device) signatureStands(by id.Ed25519) error {
 func (d *Device) signatureTrouble() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.signature.err
+	return d.identity.signature.err
 }
 
 // signatureDue reports whether a signature that failed is to be tried again.
 func (d *Device) signatureDue() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.signature.err != nil && !d.eng.now().Before(d.signature.next)
+	return d.identity.signature.err != nil && !d.eng.now().Before(d.identity.signature.next)
 }
 
 // signAgain lets the next try be made at once: somebody asks for it.
 func (d *Device) signAgain() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.signature.next = time.Time{}
+	d.identity.signature.next = time.Time{}
 }
 
 // problemOfUnsigned is what status says of a device that its identity has not signed.

@@ -42,7 +42,7 @@ func (d *Device) begin() *step {
 // row is the device's row as it will be, to be changed.
 func (s *step) row() *store.Device {
 	if s.device == nil {
-		row := s.d.row
+		row := s.d.record.row
 		s.device = &row
 	}
 	return s.device
@@ -51,7 +51,7 @@ func (s *step) row() *store.Device {
 // account is the device's private keys as they will be, to be changed.
 func (s *step) account() *olmAccount {
 	if s.keys == nil {
-		s.keys = s.d.olm.clone()
+		s.keys = s.d.olm.account.clone()
 	}
 	return s.keys
 }
@@ -61,7 +61,7 @@ func (s *step) reading() *olmAccount {
 	if s.keys != nil {
 		return s.keys
 	}
-	return s.d.olm
+	return s.d.olm.account
 }
 
 // after has f called under d.mu once the step is stored.
@@ -89,10 +89,10 @@ func (s *step) commit(ctx context.Context, what string) error {
 // takeOver makes memory say what is stored now.
 func (s *step) takeOver() {
 	if s.device != nil {
-		s.d.row = *s.device
+		s.d.record.row = *s.device
 	}
 	if s.keys != nil {
-		s.d.olm = s.keys
+		s.d.olm.account = s.keys
 	}
 	for _, r := range s.rooms {
 		r.apply()

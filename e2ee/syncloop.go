@@ -119,7 +119,7 @@ func (d *Device) syncLoop(ctx context.Context) {
 	case <-time.After(loopGrace):
 	}
 	for {
-		busy := d.live.quiet(ctx, d.eng.now, d.eng.opts.OwnSyncAfter)
+		busy := d.schedule.live.quiet(ctx, d.eng.now, d.eng.opts.OwnSyncAfter)
 		if !d.mayGoOn(ctx) {
 			return
 		}
@@ -151,18 +151,18 @@ func (d *Device) syncLoop(ctx context.Context) {
 func (d *Device) startLoop() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.token.IsZero() || d.ctx == nil || d.ctx.Err() != nil {
+	if d.record.token.IsZero() || d.ctx == nil || d.ctx.Err() != nil {
 		return false
 	}
-	d.awake = true
+	d.schedule.awake = true
 	d.runLoop()
 	return true
 }
 
 // runLoop runs the sync loop unless it runs. The caller holds d.mu.
 func (d *Device) runLoop() {
-	if !d.looping {
-		d.looping = true
+	if !d.schedule.looping {
+		d.schedule.looping = true
 		d.eng.wg.Go(func() { d.syncLoop(d.ctx) })
 	}
 }
@@ -173,7 +173,7 @@ var errClientSyncs = errors.New("the client syncs")
 // syncOnce makes one sync of the proxy's own and stores its effects. It gives the number
 // of to-device messages that came.
 func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, error) {
-	give, err := d.syncTurn.take(ctx, struct{}{})
+	give, err := d.schedule.syncTurn.take(ctx, struct{}{})
 	if err != nil {
 		return 0, err
 	}
@@ -183,13 +183,13 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 		var cancel context.CancelCauseFunc
 		pollCtx, cancel = context.WithCancelCause(ctx)
 		defer cancel(nil)
-		if !d.live.ownBegins(d.eng.now(), func() { cancel(errClientSyncs) }) {
+		if !d.schedule.live.ownBegins(d.eng.now(), func() { cancel(errClientSyncs) }) {
 			return 0, errClientSyncs
 		}
-		defer d.live.ownEnds()
+		defer d.schedule.live.ownEnds()
 	}
 	d.mu.Lock()
-	since, began := d.row.SyncPosition, d.news
+	since, began := d.record.row.SyncPosition, d.rooms.news
 	d.mu.Unlock()
 	query := map[string]string{
 		"filter": ownFilter(since == ""), "set_presence": "offline",
@@ -227,10 +227,10 @@ const maxCatchUp = 100
 // processed and stored, and acknowledged: a client whose sync comes next, from a position
 // of its own, is not given a to-device message that we keep for it a second time.
 func (d *Device) catchUp(ctx context.Context) error {
-	d.live.catchBegins()
-	defer d.live.catchEnds()
+	d.schedule.live.catchBegins()
+	defer d.schedule.live.catchEnds()
 	d.mu.Lock()
-	first := d.row.SyncPosition == ""
+	first := d.record.row.SyncPosition == ""
 	d.mu.Unlock()
 	for range maxCatchUp {
 		came, err := d.syncOnce(ctx, 0)

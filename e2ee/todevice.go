@@ -152,7 +152,7 @@ func (b *batch) one(ev *toDevice, olm *olmEvent) {
 	default:
 		// The device that would be verified is ours, not the client's, and nobody is here who
 		// could compare anything: nothing is ever confirmed alone (requirement 13.19).
-		if strings.HasPrefix(ev.Type, verificationPrefix) && b.d.mayPublish {
+		if strings.HasPrefix(ev.Type, verificationPrefix) && b.d.publication.allowed {
 			return
 		}
 		b.pass(toDevice{Type: ev.Type, Sender: ev.Sender, Content: ev.Content})
@@ -171,7 +171,7 @@ func (b *batch) encrypted(ev *toDevice, olm *olmEvent) {
 		b.refused++
 		return
 	}
-	msg, err := openEnvelope(plain, ev.Sender, olm.SenderKey, b.d.acct.user, b.d.olm.ed25519)
+	msg, err := openEnvelope(plain, ev.Sender, olm.SenderKey, b.d.acct.user, b.d.olm.account.ed25519)
 	if err != nil {
 		b.refused++
 		return
