@@ -215,9 +215,9 @@ func (e *Engine) dismiss(ctx context.Context, key deviceKey, d *Device) {
 func (d *Device) idle() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	waits := len(d.megolm.fetching.wanted)
+	waits := len(d.backups.fetching.wanted)
 	return !d.schedule.looping && !d.schedule.awake && d.publication.allowed && waits == 0 && !d.schedule.failures.Failing() && d.gossip.askTimer == nil &&
-		!d.megolm.restoring.running && !d.megolm.fetching.running && d.record.nextToken.IsZero()
+		!d.backups.restoring.running && !d.backups.fetching.running && d.record.nextToken.IsZero()
 }
 
 // fromStore gives a device that is known, loading it if need be. It asks the homeserver

@@ -280,7 +280,7 @@ func (d *Device) createBackup(ctx context.Context, key *backup.MegolmBackupKey, 
 		return err
 	}
 	d.mu.Lock()
-	auth, err = d.olm.account.signJSON(auth, d.acct.user, d.id)
+	auth, err = d.olmState.account.signJSON(auth, d.acct.user, d.id)
 	d.mu.Unlock()
 	if err != nil {
 		return err

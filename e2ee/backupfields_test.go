@@ -190,7 +190,7 @@ func TestForwardedKeyNamesWhoGaveIt(t *testing.T) {
 	}
 	ref := store.SessionRef{RoomID: "!r:x", SessionID: in.ID()}
 	d := &Device{
-		eng: &Engine{now: nowAt(1000)},
+		part: part{eng: &Engine{now: nowAt(1000)}},
 		gossip: gossip{
 			keyAsks: map[store.SessionRef]*keyAsk{ref: {id: "ask", to: map[id.DeviceID]bool{"OTHER": true}, until: nowAt(2000)()}},
 		},

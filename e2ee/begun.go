@@ -34,19 +34,19 @@ func loadBegun(meta json.RawMessage) map[id.Curve25519]int {
 // caller holds d.mu.
 func (d *Device) begunToKeep() []id.Curve25519 {
 	given, old := make(map[id.Curve25519]bool), make(map[id.Curve25519]bool)
-	for _, out := range d.megolm.outbound {
+	for _, out := range d.megolmState.outbound {
 		for ref, share := range out.shares {
 			key := id.Curve25519(share.Curve25519)
 			switch {
-			case share.Withheld != "" || d.olm.begun[key] == 0:
-			case out.begun[ref] == d.olm.begun[key]:
+			case share.Withheld != "" || d.olmState.begun[key] == 0:
+			case out.begun[ref] == d.olmState.begun[key]:
 				given[key] = true
 			default:
 				old[key] = true
 			}
 		}
 	}
-	keep := slices.DeleteFunc(slices.Sorted(maps.Keys(d.olm.begun)), func(key id.Curve25519) bool { return given[key] && !old[key] })
+	keep := slices.DeleteFunc(slices.Sorted(maps.Keys(d.olmState.begun)), func(key id.Curve25519) bool { return given[key] && !old[key] })
 	return keep[:min(len(keep), maxBegunKept)]
 }
 

@@ -147,17 +147,17 @@ func (s *ClientSync) Arrived() <-chan struct{} { return s.arrived }
 func (d *Device) arrivals() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.client.arrived == nil {
-		d.client.arrived = make(chan struct{})
+	if d.clientState.arrived == nil {
+		d.clientState.arrived = make(chan struct{})
 	}
-	return d.client.arrived
+	return d.clientState.arrived
 }
 
 // wakeWaiting tells parked client syncs that a key arrived. The caller holds d.mu.
 func (d *Device) wakeWaiting() {
-	if d.client.arrived != nil {
-		close(d.client.arrived)
-		d.client.arrived = nil
+	if d.clientState.arrived != nil {
+		close(d.clientState.arrived)
+		d.clientState.arrived = nil
 	}
 }
 

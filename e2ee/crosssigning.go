@@ -180,7 +180,7 @@ func (d *Device) publish(ctx context.Context, c *crossSigning, auth UserAuth, as
 	body, err := c.upload(d.acct.user, func(master json.RawMessage) (json.RawMessage, error) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		return d.olm.account.signJSON(master, d.acct.user, d.id)
+		return d.olmState.account.signJSON(master, d.acct.user, d.id)
 	})
 	if err != nil {
 		return err

@@ -72,7 +72,7 @@ func (s *step) besideDead() (bool, error) {
 		}
 	}
 	s.row().FallbackChangedAt, s.row().DeadKeys = s.d.eng.now(), store.DeadKeysClaimed
-	s.after(func() { s.d.supply.newFallback, s.d.supply.fallbackUsed = false, false })
+	s.after(func() { s.d.keySupply.newFallback, s.d.keySupply.fallbackUsed = false, false })
 	return true, nil
 }
 
@@ -97,7 +97,7 @@ func (d *Device) hasDeadKeys() bool {
 // claimDead takes the dead keys away from the homeserver, and publishes new ones.
 func (d *Device) claimDead(ctx context.Context) error {
 	d.mu.Lock()
-	due := d.record.row.DeadKeys == store.DeadKeysClaimed && d.record.row.KeysUploaded && d.olm.account.CurrentFallbackKey.Published
+	due := d.record.row.DeadKeys == store.DeadKeysClaimed && d.record.row.KeysUploaded && d.olmState.account.CurrentFallbackKey.Published
 	d.mu.Unlock()
 	if !due {
 		return nil
@@ -111,8 +111,8 @@ func (d *Device) claimDead(ctx context.Context) error {
 	s := d.begin()
 	s.row().DeadKeys = store.DeadKeysGone
 	s.after(func() {
-		d.supply.count, d.supply.wanted = 0, true
-		d.rooms.news++ // a sync that is under way may still tell of the supply before
+		d.keySupply.count, d.keySupply.wanted = 0, true
+		d.roomTable.news++ // a sync that is under way may still tell of the supply before
 	})
 	err := s.commit(ctx, "that dead keys are gone")
 	d.mu.Unlock()

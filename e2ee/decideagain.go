@@ -22,7 +22,7 @@ import (
 // nothing while nothing has changed. The caller holds d.mu.
 func (d *Device) stillEligible(ctx context.Context, who *eligible) error {
 	version, mode := d.acct.tracker.Version(), d.eng.opts.Policy().Send
-	if err := sendRefusal(d.identity.own, d.acct.settings().AllowUnsigned, mode); err != nil {
+	if err := sendRefusal(d.ownIdentity.own, d.acct.settings().AllowUnsigned, mode); err != nil {
 		return err
 	}
 	if version == who.version && mode == who.mode {
@@ -83,7 +83,7 @@ func (e *eligible) covers(was *eligible) bool {
 // key: it gives the own user as known now, nil when the device may not. errMoreToDo says
 // that something changed and the homeserver must be asked first. The caller holds d.mu.
 func (d *Device) stillMayHold(ctx context.Context, dev *trustcache.Device) (*trustcache.User, error) {
-	if d.identity.own != ownSigned {
+	if d.ownIdentity.own != ownSigned {
 		return nil, nil
 	}
 	own, err := d.acct.tracker.Own(ctx)
@@ -110,5 +110,5 @@ func (d *Device) stillBacksUp(ctx context.Context, target *backupTarget) (bool, 
 		return false, fmt.Errorf("look again at the own identity: %w", err)
 	}
 	known, _ := d.acct.knownBackup()
-	return d.identity.own == ownSigned && own.Knowledge == trustcache.KnowledgeFresh && known == target, nil
+	return d.ownIdentity.own == ownSigned && own.Knowledge == trustcache.KnowledgeFresh && known == target, nil
 }

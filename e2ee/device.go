@@ -16,26 +16,33 @@ import (
 )
 
 // Device is one device of a user as the proxy sees it. It is where its parts meet: each part
-// owns its fields, and one lock guards them all.
+// owns its fields and what is done with them, and asks the others through an interface of its
+// own. One lock guards them all, see the package's documentation.
 type Device struct {
+	part
+	publication
+	keySupply
+	ownIdentity
+	schedule
+	olmState
+	megolmState
+	backups
+	roomTable
+	gossip
+	clientState
+}
+
+// part is what every part of a device knows: whose it is, and what is stored of it.
+type part struct {
 	eng  *Engine
 	acct *account
 	self
 	lifetime
 
-	// mu guards everything below, but what says otherwise. It is never held while the
-	// homeserver is asked. See the package's documentation for the order of locks.
-	mu          sync.Mutex
-	record      record
-	publication publication
-	supply      keySupply
-	identity    ownIdentity
-	schedule    schedule
-	olm         olmState
-	megolm      megolmState
-	rooms       roomState
-	gossip      gossip
-	client      clientState
+	// mu guards the record and the other parts, but what they say otherwise of. It is never
+	// held while the homeserver is asked.
+	mu     sync.Mutex
+	record record
 }
 
 // self is who a device is. It never changes.
@@ -179,32 +186,38 @@ func (e *Engine) make(ctx context.Context, row *store.Account, device id.DeviceI
 	return made, nil
 }
 
+// newDevice makes a Device of its parts.
+func newDevice(e *Engine, acct *account, self self) *Device {
+	d := &Device{
+		part:        part{eng: e, acct: acct, self: self},
+		publication: publication{ready: make(chan struct{})},
+		keySupply:   keySupply{count: -1},
+		schedule:    schedule{usedAt: e.now()},
+		olmState:    olmState{outboxPending: true, noKeys: make(map[store.DeviceRef]retry)},
+		megolmState: megolmState{outbound: make(map[id.RoomID]*outbound), sent: make(map[store.TxnRef]id.EventID)},
+		roomTable:   roomTable{known: make(map[id.RoomID]*room)},
+		gossip:      gossip{askKeys: true},
+	}
+	return d
+}
+
 // restore makes a Device of its row.
 func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Device) (*Device, error) {
 	acct := e.account(row)
 	if err := acct.hold(ctx); err != nil {
 		return nil, err
 	}
-	d := &Device{
-		eng: e, acct: acct, self: self{id: dev.DeviceID, rowID: dev.ID},
-		record:      record{row: dev, token: dev.Token},
-		publication: publication{ready: make(chan struct{})},
-		supply:      keySupply{count: -1},
-		schedule:    schedule{usedAt: e.now()},
-		olm:         olmState{outboxPending: true, noKeys: make(map[store.DeviceRef]retry)},
-		megolm:      megolmState{outbound: make(map[id.RoomID]*outbound), sent: make(map[store.TxnRef]id.EventID)},
-		rooms:       roomState{known: make(map[id.RoomID]*room)},
-		gossip:      gossip{askKeys: true},
-	}
+	d := newDevice(e, acct, self{id: dev.DeviceID, rowID: dev.ID})
+	d.record = record{row: dev, token: dev.Token}
 	switch dev.State {
 	case store.DeviceOurs:
 		acc, err := loadOlmAccount(dev.Olm)
 		if err != nil {
 			return nil, err
 		}
-		d.olm.account, d.mode = acc, ModeProxied
+		d.olmState.account, d.mode = acc, ModeProxied
 		d.ed25519, d.curve25519 = acc.ed25519, acc.curve25519
-		d.client.noticed, d.olm.begun, d.supply.served = loadNotices(dev.Meta), loadBegun(dev.Meta), loadServed(dev.Meta)
+		d.clientState.noticed, d.olmState.begun, d.keySupply.served = loadNotices(dev.Meta), loadBegun(dev.Meta), loadServed(dev.Meta)
 		if d.publication.allowed = dev.KeysUploaded; d.publication.allowed {
 			close(d.publication.ready)
 		}

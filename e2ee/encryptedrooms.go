@@ -282,7 +282,7 @@ func (d *Device) readRooms(ctx context.Context, rooms ...id.RoomID) error {
 	for _, room := range rooms {
 		row := rows[room]
 		row.RoomID = room
-		d.rooms.known[room] = newRoom(row, facts[room])
+		d.roomTable.known[room] = newRoom(row, facts[room])
 	}
 	return nil
 }

@@ -229,7 +229,7 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 		return d, d.useToken(ctx, token)
 	}
 	if device == "" {
-		return &Device{eng: e, self: self{mode: ModeNone}}, nil
+		return &Device{part: part{eng: e, self: self{mode: ModeNone}}}, nil
 	}
 	give, err := e.opening.take(ctx, key)
 	if err != nil {

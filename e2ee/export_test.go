@@ -39,7 +39,7 @@ func (d *Device) SendOlm(ctx context.Context, eventType string, content json.Raw
 		return errors.Join(err, errors.New("not encrypted"))
 	}
 	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, d.eng.now())
-	s.after(func() { d.olm.outboxPending = true })
+	s.after(func() { d.olmState.outboxPending = true })
 	err = s.commit(ctx, "a message of a test")
 	d.mu.Unlock()
 	if err != nil {
@@ -179,7 +179,7 @@ func (d *Device) SignJSON(v any) (json.RawMessage, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.olm.account.signJSON(raw, d.acct.user, d.id)
+	return d.olmState.account.signJSON(raw, d.acct.user, d.id)
 }
 
 // Reseal changes what is encrypted in an entry of the device's backup, as another client
@@ -256,7 +256,7 @@ func (e *Engine) InMemory() (devices, awake int) {
 func (d *Device) Lists() (n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, r := range d.rooms.known {
+	for _, r := range d.roomTable.known {
 		if r.members != nil {
 			n++
 		}

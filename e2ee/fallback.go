@@ -23,7 +23,7 @@ func (a *olmAccount) currentFallback() id.Curve25519 {
 // serves notes that the homeserver has the fallback key that was published last.
 func (s *step) serves() error {
 	key := s.reading().currentFallback()
-	if key == "" || key == s.d.supply.served || !s.reading().CurrentFallbackKey.Published {
+	if key == "" || key == s.d.keySupply.served || !s.reading().CurrentFallbackKey.Published {
 		return nil
 	}
 	var m deviceMeta
@@ -36,7 +36,7 @@ func (s *step) serves() error {
 		return fmt.Errorf("encode which fallback key was seen: %w", err)
 	}
 	s.row().Meta = raw
-	s.after(func() { s.d.supply.served = key })
+	s.after(func() { s.d.keySupply.served = key })
 	return nil
 }
 
@@ -53,15 +53,15 @@ func loadServed(meta json.RawMessage) id.Curve25519 {
 // holds d.mu.
 func (d *Device) newFallbackDue() bool {
 	switch {
-	case d.olm.account.NumFallbackKeys == 0:
+	case d.olmState.account.NumFallbackKeys == 0:
 		return true
-	case !d.olm.account.CurrentFallbackKey.Published:
+	case !d.olmState.account.CurrentFallbackKey.Published:
 		return false
 	case d.record.row.Restored:
 		return true
-	case !d.supply.newFallback || d.supply.served != d.olm.account.currentFallback():
+	case !d.keySupply.newFallback || d.keySupply.served != d.olmState.account.currentFallback():
 		return false
 	default:
-		return d.supply.fallbackUsed || d.eng.now().Sub(d.record.row.FallbackChangedAt) >= fallbackMinAge
+		return d.keySupply.fallbackUsed || d.eng.now().Sub(d.record.row.FallbackChangedAt) >= fallbackMinAge
 	}
 }

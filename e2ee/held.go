@@ -115,8 +115,8 @@ func (d *Device) noteHeld(parked []store.PendingEvent) {
 	defer d.mu.Unlock()
 	for i := range parked {
 		until := parked[i].HeldUntil
-		if !until.IsZero() && (d.megolm.holding.first.IsZero() || until.Before(d.megolm.holding.first)) {
-			d.megolm.holding.first = until
+		if !until.IsZero() && (d.megolmState.holding.first.IsZero() || until.Before(d.megolmState.holding.first)) {
+			d.megolmState.holding.first = until
 		}
 	}
 }
@@ -124,9 +124,9 @@ func (d *Device) noteHeld(parked []store.PendingEvent) {
 // heldFirst tells until when the first event is held; zero when none is.
 func (d *Device) heldFirst(ctx context.Context) (time.Time, error) {
 	d.mu.Lock()
-	held := d.megolm.holding
+	held := d.megolmState.holding
 	if !held.known { // what is held from here on is noted
-		d.megolm.holding = holding{known: true}
+		d.megolmState.holding = holding{known: true}
 	}
 	d.mu.Unlock()
 	if held.known {
@@ -140,14 +140,14 @@ func (d *Device) heldFirst(ctx context.Context) (time.Time, error) {
 	d.noteHeld([]store.PendingEvent{{HeldUntil: first}})
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.megolm.holding.first, nil
+	return d.megolmState.holding.first, nil
 }
 
 // recountHeld has the store asked for what is held: some of it no longer is.
 func (d *Device) recountHeld() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.megolm.holding = holding{}
+	d.megolmState.holding = holding{}
 }
 
 // due gives the events that were held long enough.

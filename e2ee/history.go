@@ -26,6 +26,12 @@ const (
 	absentFor = 15 * time.Minute
 )
 
+// backups is what a device reads from the account's backup.
+type backups struct {
+	fetching  fetching
+	restoring restoring
+}
+
 // fetching are the room keys to be fetched from the backup. It is guarded by the Device.
 type fetching struct {
 	wanted   []*fetch
@@ -106,7 +112,7 @@ func (f *fetch) over() bool {
 func (d *Device) want(ref store.SessionRef) *fetch {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	q := &d.megolm.fetching
+	q := &d.backups.fetching
 	if f := q.of[ref]; f != nil {
 		return f
 	}
@@ -154,7 +160,7 @@ func (d *Device) fetchLoop(ctx context.Context) {
 func (d *Device) nextFetches() []*fetch {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	q := &d.megolm.fetching
+	q := &d.backups.fetching
 	var batch []*fetch
 	batch, q.wanted = together(q.wanted, fetchBatch)
 	if len(batch) == 0 {
@@ -167,7 +173,7 @@ func (d *Device) nextFetches() []*fetch {
 func (d *Device) fetched(batch []*fetch, absent map[store.SessionRef]bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	q := &d.megolm.fetching
+	q := &d.backups.fetching
 	now := d.eng.now()
 	if err != nil {
 		q.paused = now.Add(pauseAfter(err, q.failures.Next(fetchPauses()), fetchPauses()))
@@ -229,8 +235,8 @@ func (d *Device) fetchKeys(ctx context.Context, batch []*fetch) (absent map[stor
 func (d *Device) resumeHistory(ctx context.Context) error {
 	_, standing := d.acct.standing()
 	d.mu.Lock()
-	first := !d.megolm.fetching.resumed
-	again := d.megolm.restoring.status != nil && d.megolm.restoring.status.State == restoreFailed
+	first := !d.backups.fetching.resumed
+	again := d.backups.restoring.status != nil && d.backups.restoring.status.State == restoreFailed
 	d.mu.Unlock()
 	if standing != backupOurs || (!first && !again) {
 		return nil
@@ -243,8 +249,8 @@ func (d *Device) resumeHistory(ctx context.Context) error {
 		return fmt.Errorf("look for events that wait: %w", err)
 	}
 	d.mu.Lock()
-	clear(d.megolm.fetching.absent)
-	d.megolm.fetching.resumed = true
+	clear(d.backups.fetching.absent)
+	d.backups.fetching.resumed = true
 	d.mu.Unlock()
 	for _, ref := range refs {
 		d.want(ref)

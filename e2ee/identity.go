@@ -54,7 +54,7 @@ func (d *Device) setUpIdentity(ctx context.Context) error {
 		return nil
 	}
 	d.mu.Lock()
-	looked := d.identity.unsettled
+	looked := d.ownIdentity.unsettled
 	d.mu.Unlock()
 	password, given := d.acct.password.take()
 	err := d.bootstrap(ctx, UserAuth{Password: password}, bootstrapping{create: !d.eng.opts.ManualBootstrap})
@@ -65,8 +65,8 @@ func (d *Device) setUpIdentity(ctx context.Context) error {
 	// Done, or in need of a person: looked at again when something changes.
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.identity.settled = d.record.row.KeysUploaded && d.identity.own != ownUnknown && d.identity.unsettled == looked
-	if d.identity.settled && (d.identity.own != ownNoIdentity || !d.eng.opts.ManualBootstrap) { // else POST bootstrap may need it
+	d.ownIdentity.settled = d.record.row.KeysUploaded && d.ownIdentity.own != ownUnknown && d.ownIdentity.unsettled == looked
+	if d.ownIdentity.settled && (d.ownIdentity.own != ownNoIdentity || !d.eng.opts.ManualBootstrap) { // else POST bootstrap may need it
 		d.acct.password.forgetGiven(given)
 	}
 	return err
@@ -74,8 +74,8 @@ func (d *Device) setUpIdentity(ctx context.Context) error {
 
 // unsettleLocked has the identity looked at again. The caller holds d.mu.
 func (d *Device) unsettleLocked() {
-	d.identity.settled = false
-	d.identity.unsettled++
+	d.ownIdentity.settled = false
+	d.ownIdentity.unsettled++
 	d.acct.forgetBackup()
 	d.kickLocked()
 }
@@ -229,11 +229,11 @@ func (d *Device) noteOwn(own *trustcache.User) {
 	if (state == ownUnsigned || state == ownSigned) && !own.State().Accepted() {
 		state = ownChanged
 	}
-	d.identity.own = state
+	d.ownIdentity.own = state
 	d.noteSignature(state, own.SelfSigning)
 	if dev := own.Device(d.id); dev != nil && state != ownReplaced {
 		if obj, err := parseObject(dev.Raw); err == nil {
-			d.identity.serverKeys = obj.without("unsigned").encode()
+			d.ownIdentity.serverKeys = obj.without("unsigned").encode()
 		}
 	}
 }
@@ -241,7 +241,7 @@ func (d *Device) noteOwn(own *trustcache.User) {
 func (d *Device) ownNow() ownState {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.identity.own
+	return d.ownIdentity.own
 }
 
 // createIdentity makes and publishes an identity. The private keys are stored first:

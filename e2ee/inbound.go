@@ -275,7 +275,7 @@ func (d *Device) loadSessions(ctx context.Context, jobs []*sealedEvent, missing 
 func (d *Device) keepLoaded(loaded map[store.SessionRef]*inboundSession, before int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.megolm.keySeq != before {
+	if d.megolmState.keySeq != before {
 		return
 	}
 	for ref, s := range loaded {

@@ -56,7 +56,7 @@ func TestKeyStoredWhileAnotherIsLoaded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &Device{eng: &Engine{inbound: cache}, self: self{rowID: 1}} // without a store: a write would not survive
+	d := &Device{part: part{eng: &Engine{inbound: cache}, self: self{rowID: 1}}} // without a store: a write would not survive
 	ref := store.SessionRef{RoomID: "!r:x", SessionID: "s"}
 	load := func() *inboundSession {
 		return &inboundSession{
@@ -68,7 +68,7 @@ func TestKeyStoredWhileAnotherIsLoaded(t *testing.T) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.eng.inbound.Remove(inboundKey{d.rowID, ref})
-		d.megolm.keySeq++
+		d.megolmState.keySeq++
 	}
 	cached := func() bool { return cache.Contains(inboundKey{d.rowID, ref}) }
 

@@ -18,7 +18,7 @@ import (
 func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) (*batch, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	overtaken := d.rooms.news != began
+	overtaken := d.roomTable.news != began
 	s := d.begin()
 	b, err := d.processToDevice(ctx, u.ToDevice, s)
 	if err != nil {
@@ -58,7 +58,7 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 	s.after(d.acct.tracker.Left(s.ch, named(u.Left)))
 	s.after(func() {
 		d.noteCounts(u, overtaken)
-		d.rooms.news++
+		d.roomTable.news++
 		d.afterIngest(b, u)
 	})
 	if err := s.commit(ctx, "the effects of a sync"); err != nil {
@@ -71,7 +71,7 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 func (d *Device) newsNow() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.rooms.news
+	return d.roomTable.news
 }
 
 // doubt has the homeserver asked again for what an outdated response says of a room:
@@ -111,14 +111,14 @@ func nextPosition(u SyncUpdate, own bool) (string, bool) {
 // the same again: the homeserver is asked. The caller holds d.mu.
 func (d *Device) noteCounts(u SyncUpdate, overtaken bool) {
 	if overtaken {
-		d.supply.uncounted = d.record.row.KeysUploaded
+		d.keySupply.uncounted = d.record.row.KeysUploaded
 		return
 	}
-	if d.supply.uncounted = u.OneTimeKeys == nil && d.record.row.KeysUploaded; u.OneTimeKeys != nil {
+	if d.keySupply.uncounted = u.OneTimeKeys == nil && d.record.row.KeysUploaded; u.OneTimeKeys != nil {
 		d.counted(u.OneTimeKeys)
 	}
 	if u.UnusedFallback != nil {
-		d.supply.newFallback = !slices.Contains(u.UnusedFallback, algorithmSigned)
+		d.keySupply.newFallback = !slices.Contains(u.UnusedFallback, algorithmSigned)
 	}
 }
 
@@ -199,14 +199,14 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 		d.gossip.requests = *b.requests
 	}
 	if len(b.ch.InboundSessions) > 0 {
-		d.megolm.keySeq++
+		d.megolmState.keySeq++
 		d.wakeWaiting()
 	}
 	for _, w := range b.wedged {
-		delete(d.olm.noKeys, store.DeviceRef{UserID: w.user, DeviceID: w.device})
+		delete(d.olmState.noKeys, store.DeviceRef{UserID: w.user, DeviceID: w.device})
 	}
 	d.noteBegun(b.sessions.begun)
-	if d.supply.wanted || d.supply.uncounted || d.supply.newFallback || len(b.ch.InboundSessions) > 0 || len(b.wedged) > 0 || len(u.Changed) > 0 || (!d.identity.settled && !d.schedule.visiting) {
+	if d.keySupply.wanted || d.keySupply.uncounted || d.keySupply.newFallback || len(b.ch.InboundSessions) > 0 || len(b.wedged) > 0 || len(u.Changed) > 0 || (!d.ownIdentity.settled && !d.schedule.visiting) {
 		d.kickLocked()
 	}
 	b.keysCancelled()

@@ -63,7 +63,7 @@ func (d *Device) keepKept(ctx context.Context, rows []store.InboundSession) (kep
 	for i := range ch.InboundSessions {
 		d.eng.inbound.Remove(inboundKey{d.rowID, ch.InboundSessions[i].SessionRef})
 	}
-	d.megolm.keySeq++
+	d.megolmState.keySeq++
 	d.wakeWaiting()
 	return len(ch.InboundSessions), nil
 }

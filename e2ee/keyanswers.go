@@ -203,7 +203,7 @@ func (d *Device) forwardKey(ctx context.Context, req keyRequest, dev *trustcache
 	}
 	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, d.eng.now())
 	s.after(func() {
-		d.gossip.requests, d.olm.outboxPending = *rest, true
+		d.gossip.requests, d.olmState.outboxPending = *rest, true
 		d.noteGivenKey(key)
 	})
 	if err := s.commit(ctx, "a room key that was asked for"); err != nil {

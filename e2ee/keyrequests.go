@@ -36,7 +36,7 @@ func (d *Device) missedKeys(missing bool) int {
 	if missing {
 		d.askKeysLater()
 	}
-	return d.megolm.keySeq
+	return d.megolmState.keySeq
 }
 
 // askKeysLater has missing keys asked for in a while. The caller holds d.mu.
@@ -92,7 +92,7 @@ func (d *Device) requestKeys(ctx context.Context) error {
 		return err
 	}
 	s.after(func() {
-		d.gossip.keyAsks, d.gossip.askKeys, d.olm.outboxPending = all, false, true
+		d.gossip.keyAsks, d.gossip.askKeys, d.olmState.outboxPending = all, false, true
 		if more {
 			d.askKeysLater()
 		}
@@ -188,7 +188,7 @@ func (d *Device) cancelKeyAsks(ctx context.Context, ch *store.Changes, by map[st
 		return nil, err
 	}
 	return func() {
-		d.gossip.keyAsks, d.olm.outboxPending = rest, true
+		d.gossip.keyAsks, d.olmState.outboxPending = rest, true
 		d.kickLocked()
 	}, nil
 }

@@ -14,7 +14,7 @@ func (d *Device) LoadRooms(ctx context.Context, rooms []id.RoomID) (heard int, e
 	defer d.mu.Unlock()
 	updates := make([]RoomUpdate, 0, len(rooms))
 	for _, room := range rooms {
-		if d.rooms.known[room] != nil {
+		if d.roomTable.known[room] != nil {
 			heard++
 			continue
 		}
@@ -24,11 +24,11 @@ func (d *Device) LoadRooms(ctx context.Context, rooms []id.RoomID) (heard int, e
 		return 0, err
 	}
 	for _, u := range updates {
-		switch r := d.rooms.known[u.RoomID]; {
+		switch r := d.roomTable.known[u.RoomID]; {
 		case r != nil && r.encrypted:
 			heard++
 		case r != nil:
-			delete(d.rooms.known, u.RoomID) // nobody has said anything yet
+			delete(d.roomTable.known, u.RoomID) // nobody has said anything yet
 		}
 	}
 	return heard, nil

@@ -111,7 +111,7 @@ func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	used := func(r id.RoomID) time.Time {
-		if out := d.megolm.outbound[r]; out != nil {
+		if out := d.megolmState.outbound[r]; out != nil {
 			return out.row.CreatedAt
 		}
 		return time.Time{}

@@ -114,13 +114,13 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 			s.row().FallbackChangedAt = d.eng.now() // the one before was given out until now
 		}
 		s.after(func() {
-			d.supply.count, d.supply.wanted = resp.Counts[algorithmSigned], false
-			d.rooms.news++ // a sync that is under way may still tell of the supply before
+			d.keySupply.count, d.keySupply.wanted = resp.Counts[algorithmSigned], false
+			d.roomTable.news++ // a sync that is under way may still tell of the supply before
 		})
 	case upstreamStatus(err) == http.StatusBadRequest && d.record.row.KeysUploaded:
 		s.account().setAside()
 		s.foundDead(err)
-		s.after(func() { d.supply.wanted = true })
+		s.after(func() { d.keySupply.wanted = true })
 	default:
 		return err
 	}
@@ -132,7 +132,7 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 // leaves it out always.
 func (d *Device) countKeys(ctx context.Context) error {
 	d.mu.Lock()
-	due := d.supply.uncounted && d.eng.now().Sub(d.supply.countedAt) >= countKeysEvery
+	due := d.keySupply.uncounted && d.eng.now().Sub(d.keySupply.countedAt) >= countKeysEvery
 	d.mu.Unlock()
 	if !due {
 		return nil
@@ -150,14 +150,14 @@ func (d *Device) countKeys(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.counted(resp.Counts)
-	d.supply.uncounted, d.supply.countedAt = false, d.eng.now()
+	d.keySupply.uncounted, d.keySupply.countedAt = false, d.eng.now()
 	return nil
 }
 
 // counted takes the homeserver's counts. The caller holds d.mu.
 func (d *Device) counted(counts map[string]int) {
-	d.supply.count = counts[algorithmSigned]
-	d.supply.wanted = d.supply.count < oneTimeKeysWanted/2+1
+	d.keySupply.count = counts[algorithmSigned]
+	d.keySupply.wanted = d.keySupply.count < oneTimeKeysWanted/2+1
 }
 
 // prepareUpload makes the keys that are missing and stores them. A nil body means
@@ -165,7 +165,7 @@ func (d *Device) counted(counts map[string]int) {
 func (d *Device) prepareUpload(ctx context.Context) (body map[string]any, oneTime, fallback map[string]json.RawMessage, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.mode != ModeProxied || d.olm.account == nil || !d.publication.allowed {
+	if d.mode != ModeProxied || d.olmState.account == nil || !d.publication.allowed {
 		return nil, nil, nil, nil
 	}
 	s := d.begin()
@@ -177,15 +177,15 @@ func (d *Device) prepareUpload(ctx context.Context) (body map[string]any, oneTim
 			return nil, nil, nil, err
 		}
 	}
-	if oneTime, err = d.olm.account.unpublished(d.acct.user, d.id); err != nil {
+	if oneTime, err = d.olmState.account.unpublished(d.acct.user, d.id); err != nil {
 		return nil, nil, nil, err
 	}
-	if fallback, err = d.olm.account.unpublishedFallback(d.acct.user, d.id); err != nil {
+	if fallback, err = d.olmState.account.unpublishedFallback(d.acct.user, d.id); err != nil {
 		return nil, nil, nil, err
 	}
 	body = make(map[string]any, 3)
 	if !d.record.row.KeysUploaded {
-		keys, err := d.olm.account.deviceKeys(d.acct.user, d.id)
+		keys, err := d.olmState.account.deviceKeys(d.acct.user, d.id)
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -211,12 +211,12 @@ func (s *step) makeKeys() error {
 		return err
 	}
 	pending := 0
-	for i := range d.olm.account.OTKeys {
-		if !d.olm.account.OTKeys[i].Published {
+	for i := range d.olmState.account.OTKeys {
+		if !d.olmState.account.OTKeys[i].Published {
 			pending++
 		}
 	}
-	have, wanted := max(d.supply.count, 0)+pending, d.supply.wanted || !d.record.row.KeysUploaded
+	have, wanted := max(d.keySupply.count, 0)+pending, d.keySupply.wanted || !d.record.row.KeysUploaded
 	if d.record.row.Restored && pending == 0 {
 		// The homeserver holds keys that this older database does not know. New ones get
 		// IDs that it cannot have.
@@ -236,8 +236,8 @@ func (s *step) makeKeys() error {
 			return fmt.Errorf("make fallback key: %w", err)
 		}
 		s.row().FallbackChangedAt = d.eng.now()
-		s.after(func() { d.supply.newFallback, d.supply.fallbackUsed = false, false })
-	} else if d.olm.account.NumFallbackKeys == 2 && d.olm.account.CurrentFallbackKey.Published && d.eng.now().Sub(d.record.row.FallbackChangedAt) >= fallbackMinAge {
+		s.after(func() { d.keySupply.newFallback, d.keySupply.fallbackUsed = false, false })
+	} else if d.olmState.account.NumFallbackKeys == 2 && d.olmState.account.CurrentFallbackKey.Published && d.eng.now().Sub(d.record.row.FallbackChangedAt) >= fallbackMinAge {
 		s.account().ForgetOldFallbackKey() // requirement 3.5
 	}
 	return nil

@@ -16,10 +16,8 @@ type megolmState struct {
 	sent     map[store.TxnRef]id.EventID
 
 	// opens is held while a batch of events is decrypted and its indices are claimed.
-	opens     sync.Mutex
-	keySeq    int     // how often room keys were stored
-	parked    int     // events that wait, added since the oldest were last forgotten
-	holding   holding // see held.go
-	fetching  fetching
-	restoring restoring
+	opens   sync.Mutex
+	keySeq  int     // how often room keys were stored
+	parked  int     // events that wait, added since the oldest were last forgotten
+	holding holding // see held.go
 }

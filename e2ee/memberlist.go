@@ -144,8 +144,8 @@ func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (
 			r.loading = nil
 		}
 		return nil, err
-	case d.rooms.known[roomID] == r && r.members != nil: // somebody else was quicker
-	case d.rooms.known[roomID] != r || r.loading != fetch: // what was fetched may be too old
+	case d.roomTable.known[roomID] == r && r.members != nil: // somebody else was quicker
+	case d.roomTable.known[roomID] != r || r.loading != fetch: // what was fetched may be too old
 		return nil, errRoomChanged
 	default:
 		r.members, r.loading = members, nil

@@ -42,7 +42,7 @@ func (s *step) noteMember(ctx context.Context, roomID id.RoomID, user id.UserID,
 // mayHaveKey reports whether the live session of a room was given to a user, as far
 // as memory tells; listed says that the user is, or may be, a member.
 func (d *Device) mayHaveKey(roomID id.RoomID, user id.UserID, listed bool) bool {
-	out := d.megolm.outbound[roomID]
+	out := d.megolmState.outbound[roomID]
 	return listed || out != nil && out.gaveTo(user)
 }
 
@@ -53,7 +53,7 @@ func (s *step) discard(roomID id.RoomID) {
 	}
 	s.ch.DiscardOutbound = append(s.ch.DiscardOutbound, roomID)
 	s.after(func() {
-		if out := s.d.megolm.outbound[roomID]; out != nil {
+		if out := s.d.megolmState.outbound[roomID]; out != nil {
 			out.row.Discard = true
 		}
 	})
@@ -69,7 +69,7 @@ func (d *Device) NoteMembership(ctx context.Context, roomID id.RoomID, user id.U
 	ctx = context.WithoutCancel(ctx)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.rooms.news++
+	d.roomTable.news++
 	r, err := d.roomState(ctx, roomID)
 	if err != nil {
 		return err // nothing is known of the room either: its members are asked for
@@ -129,7 +129,7 @@ func (d *Device) recipients(ctx context.Context, roomID id.RoomID) (*audience, e
 // current reports whether nobody can have left the audience since it was gathered. The
 // caller holds d.mu.
 func (d *Device) current(roomID id.RoomID, to *audience) bool {
-	return d.rooms.known[roomID] == to.room && to.room.narrowed == to.narrowed
+	return d.roomTable.known[roomID] == to.room && to.room.narrowed == to.narrowed
 }
 
 // visibility gives the room's history visibility, asked for if it is not known.

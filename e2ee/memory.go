@@ -182,7 +182,7 @@ func (e *Engine) dropLists(ctx context.Context) {
 func (d *Device) dropList(room id.RoomID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if r := d.rooms.known[room]; r != nil {
+	if r := d.roomTable.known[room]; r != nil {
 		r.members = nil
 	}
 }
@@ -191,8 +191,8 @@ func (d *Device) dropList(room id.RoomID) {
 func (d *Device) roomIDs() []id.RoomID {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	out := make([]id.RoomID, 0, len(d.rooms.known))
-	for room := range d.rooms.known {
+	out := make([]id.RoomID, 0, len(d.roomTable.known))
+	for room := range d.roomTable.known {
 		out = append(out, room)
 	}
 	return out

@@ -96,9 +96,9 @@ func (d *Device) settleNotices(ctx context.Context, since string) (waiting bool,
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for warning, at := range d.client.noticed {
+	for warning, at := range d.clientState.noticed {
 		if at == since && since != "" {
-			d.client.noticed[warning], d.client.noticesMoved = gotNotice+at, true
+			d.clientState.noticed[warning], d.clientState.noticesMoved = gotNotice+at, true
 		}
 	}
 	for i := range warnings {
@@ -109,7 +109,7 @@ func (d *Device) settleNotices(ctx context.Context, since string) (waiting bool,
 
 // toShow reports whether a notice belongs into the next response. The caller holds d.mu.
 func (d *Device) toShow(w *Warning, since string) bool {
-	at, known := d.client.noticed[w.ID]
+	at, known := d.clientState.noticed[w.ID]
 	return len(w.RoomIDs) > 0 && (since == "" || !known || !strings.HasPrefix(at, gotNotice))
 }
 
@@ -128,7 +128,7 @@ func (d *Device) takeNotices(ctx context.Context, since, next string) (map[id.Ro
 		w := &warnings[i]
 		// One whose rooms are not known at the moment was shown all the same, unless to a
 		// client that has just started from nothing.
-		if at, known := d.client.noticed[w.ID]; known && since != "" {
+		if at, known := d.clientState.noticed[w.ID]; known && since != "" {
 			noticed[w.ID] = at
 		}
 		if !d.toShow(w, since) || shown == maxNotices {
@@ -140,14 +140,14 @@ func (d *Device) takeNotices(ctx context.Context, since, next string) (map[id.Ro
 			out[room] = append(out[room], notice(w, room))
 		}
 	}
-	if !d.client.noticesMoved && maps.Equal(noticed, d.client.noticed) {
+	if !d.clientState.noticesMoved && maps.Equal(noticed, d.clientState.noticed) {
 		return out, nil
 	}
 	s := d.begin()
-	if s.row().Meta, err = json.Marshal(deviceMeta{Notices: noticed, Begun: d.begunToKeep(), Fallback: d.supply.served}); err != nil {
+	if s.row().Meta, err = json.Marshal(deviceMeta{Notices: noticed, Begun: d.begunToKeep(), Fallback: d.keySupply.served}); err != nil {
 		return nil, fmt.Errorf("encode notices: %w", err)
 	}
-	s.after(func() { d.client.noticed, d.client.noticesMoved = noticed, false })
+	s.after(func() { d.clientState.noticed, d.clientState.noticesMoved = noticed, false })
 	if err := s.commit(ctx, "notices"); err != nil {
 		return nil, err
 	}
@@ -194,7 +194,7 @@ func (d *Device) NoticePlace(ctx context.Context, room id.RoomID, event id.Event
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return strings.TrimPrefix(d.client.noticed[w.ID], gotNotice), nil
+	return strings.TrimPrefix(d.clientState.noticed[w.ID], gotNotice), nil
 }
 
 // noticeOf gives the pending warning that a notice is of; nil when there is none.

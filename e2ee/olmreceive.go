@@ -119,7 +119,7 @@ func (d *Device) decryptOlm(ev *olmEvent, sessions *olmSessions, seen map[[32]by
 	if ev.Algorithm != algorithmOlm {
 		return nil, fmt.Errorf("%w: algorithm", errNotForUs)
 	}
-	msg, ok := ev.Ciphertext[d.olm.account.curve25519]
+	msg, ok := ev.Ciphertext[d.olmState.account.curve25519]
 	if !ok || ev.SenderKey == "" {
 		return nil, errNotForUs
 	}
@@ -140,7 +140,7 @@ func (d *Device) decryptOlm(ev *olmEvent, sessions *olmSessions, seen map[[32]by
 // around that, its spelling in base64 included, the homeserver can change at will, and a
 // fallback key would open the message once more.
 func (d *Device) olmDigest(ev *olmEvent) [32]byte {
-	msg := ev.Ciphertext[d.olm.account.curve25519]
+	msg := ev.Ciphertext[d.olmState.account.curve25519]
 	body, err := base64.RawStdEncoding.DecodeString(msg.Body)
 	if err != nil {
 		body = []byte(msg.Body) // nothing will decrypt it
@@ -189,7 +189,7 @@ func (d *Device) decryptWith(from id.Curve25519, kind int, body string, sessions
 		if err := st.serves(); err != nil {
 			return nil, err
 		}
-		st.after(func() { d.supply.fallbackUsed = true })
+		st.after(func() { d.keySupply.fallbackUsed = true })
 	}
 	st.account().removeOneTimeKey(made.BobOneTimeKey)
 	sessions.add(from, made, now)

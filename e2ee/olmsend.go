@@ -143,7 +143,7 @@ func (s *step) olmEncryptAll(ctx context.Context, eventType string, content json
 		todo = append(todo, w)
 	}
 	frame := d.newEnvelopeFrame(eventType, content)
-	onAllCores(len(todo), func(i int) { todo[i].run(d.olm.account, frame) }) // the account is only read
+	onAllCores(len(todo), func(i int) { todo[i].run(d.olmState.account, frame) }) // the account is only read
 	now := d.eng.now()
 	for _, w := range todo {
 		switch {
@@ -152,7 +152,7 @@ func (s *step) olmEncryptAll(ctx context.Context, eventType string, content json
 			continue
 		case w.made != nil:
 			sessions.add(w.dev.Curve25519, w.made, now)
-			s.after(func() { delete(d.olm.noKeys, store.DeviceRef{UserID: w.dev.UserID, DeviceID: w.dev.DeviceID}) })
+			s.after(func() { delete(d.olmState.noKeys, store.DeviceRef{UserID: w.dev.UserID, DeviceID: w.dev.DeviceID}) })
 		default:
 			sessions.dirty[w.old] = true
 		}
@@ -199,13 +199,13 @@ func (d *Device) newEnvelopeFrame(eventType string, content json.RawMessage) *en
 		{"type", quoted(eventType)},
 		{"content", content},
 		{"sender", quoted(d.acct.user.String())},
-		{"keys", object{{"ed25519", quoted(d.olm.account.ed25519.String())}}.encode()},
+		{"keys", object{{"ed25519", quoted(d.olmState.account.ed25519.String())}}.encode()},
 	}
-	if d.identity.serverKeys != nil {
-		head = append(head, member{"sender_device_keys", d.identity.serverKeys})
+	if d.ownIdentity.serverKeys != nil {
+		head = append(head, member{"sender_device_keys", d.ownIdentity.serverKeys})
 	}
 	raw := head.encode()
-	return &envelopeFrame{head: raw[:len(raw)-1], senderKey: d.olm.account.curve25519.String()}
+	return &envelopeFrame{head: raw[:len(raw)-1], senderKey: d.olmState.account.curve25519.String()}
 }
 
 // seal encrypts for one device.

@@ -146,8 +146,8 @@ func (d *Device) openSealed(ctx context.Context, jobs []*sealedEvent) {
 		return
 	}
 	// One batch at a time: what another has claimed is stored when this one looks.
-	d.megolm.opens.Lock()
-	defer d.megolm.opens.Unlock()
+	d.megolmState.opens.Lock()
+	defer d.megolmState.opens.Unlock()
 	if err := d.findSessions(ctx, jobs); err != nil {
 		d.failAll(jobs, err)
 		return

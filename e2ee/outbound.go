@@ -62,10 +62,10 @@ func (o *outbound) has(dev *trustcache.Device, begun int) bool {
 // The caller holds d.mu.
 func (d *Device) noteBegun(by []id.Curve25519) {
 	for _, key := range by {
-		if d.olm.begun == nil || len(d.olm.begun) >= maxNoKeys {
-			d.olm.begun = make(map[id.Curve25519]int)
+		if d.olmState.begun == nil || len(d.olmState.begun) >= maxNoKeys {
+			d.olmState.begun = make(map[id.Curve25519]int)
 		}
-		d.olm.begun[key]++
+		d.olmState.begun[key]++
 	}
 }
 
@@ -111,7 +111,7 @@ func (o *outbound) mustRotate(r *room, now time.Time, visibility string, who *el
 
 // loadOutbound gives the room's live session, nil when there is none. The caller holds d.mu.
 func (d *Device) loadOutbound(ctx context.Context, roomID id.RoomID) (*outbound, error) {
-	if out := d.megolm.outbound[roomID]; out != nil {
+	if out := d.megolmState.outbound[roomID]; out != nil {
 		return out, nil
 	}
 	row, err := d.eng.store.OutboundSession(ctx, d.acct.row, d.rowID, roomID)
@@ -138,7 +138,7 @@ func (d *Device) loadOutbound(ctx context.Context, roomID id.RoomID) (*outbound,
 	for _, s := range shares {
 		out.shares[store.DeviceRef{UserID: s.UserID, DeviceID: s.DeviceID}] = s
 	}
-	d.megolm.outbound[roomID] = out
+	d.megolmState.outbound[roomID] = out
 	return out, nil
 }
 
@@ -174,7 +174,7 @@ func (d *Device) liveSession(ctx context.Context, r *room, visibility string, wh
 	s := d.begin()
 	s.ch.OutboundSessions, s.ch.InboundSessions = []store.OutboundSession{made.row}, []store.InboundSession{copyRow}
 	s.after(func() {
-		d.megolm.outbound[r.row.RoomID] = made
+		d.megolmState.outbound[r.row.RoomID] = made
 		d.kickLocked() // its copy goes into the backup
 	})
 	if err := s.commit(ctx, "a new outbound session"); err != nil {
@@ -195,8 +195,8 @@ func (d *Device) ownCopy(o *outbound) (store.InboundSession, error) {
 		return store.InboundSession{}, fmt.Errorf("import own session: %w", err)
 	}
 	own, err := encodeOwner(trustcache.Owner{
-		UserID: d.acct.user, DeviceID: d.id, Curve25519: d.olm.account.curve25519, Ed25519: d.olm.account.ed25519,
-		DeviceKeys: d.identity.serverKeys,
+		UserID: d.acct.user, DeviceID: d.id, Curve25519: d.olmState.account.curve25519, Ed25519: d.olmState.account.ed25519,
+		DeviceKeys: d.ownIdentity.serverKeys,
 	})
 	if err != nil {
 		return store.InboundSession{}, err

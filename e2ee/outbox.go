@@ -63,12 +63,12 @@ func toDeviceBody(messages []message) json.RawMessage {
 // will never take is dropped: it would block all others for ever.
 func (d *Device) flushOutbox(ctx context.Context) error {
 	d.mu.Lock()
-	pending := d.olm.outboxPending
+	pending := d.olmState.outboxPending
 	d.mu.Unlock()
 	if !pending || d.mode != ModeProxied {
 		return nil
 	}
-	give, err := d.olm.outboxTurn.take(ctx, struct{}{})
+	give, err := d.olmState.outboxTurn.take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (d *Device) flushOutbox(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("load outbox: %w", err)
 	}
-	d.olm.outboxPending = len(left) > 0
+	d.olmState.outboxPending = len(left) > 0
 	return nil
 }
 

@@ -124,16 +124,16 @@ func (d *Device) park(ctx context.Context, ch *store.Changes, by *judgement) err
 func (d *Device) keysTaken() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.megolm.keySeq
+	return d.megolmState.keySeq
 }
 
 // trimPending forgets the oldest events that wait, once in a while.
 func (d *Device) trimPending(ctx context.Context, added int) error {
 	d.mu.Lock()
-	d.megolm.parked += added
-	due := d.megolm.parked >= trimPendingAfter
+	d.megolmState.parked += added
+	due := d.megolmState.parked >= trimPendingAfter
 	if due {
-		d.megolm.parked = 0
+		d.megolmState.parked = 0
 	}
 	d.mu.Unlock()
 	if !due {

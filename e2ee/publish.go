@@ -221,12 +221,12 @@ func (e *Engine) LoggedIn(ctx context.Context, user id.UserID, device id.DeviceI
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.identity.settled && d.identity.own == ownSigned {
+	if d.ownIdentity.settled && d.ownIdentity.own == ownSigned {
 		return nil // it has nothing to do
 	}
 	d.acct.password.keep(password, device)
-	d.identity.settled = false
-	d.identity.unsettled++ // an attempt that is under way does not have it
+	d.ownIdentity.settled = false
+	d.ownIdentity.unsettled++ // an attempt that is under way does not have it
 	d.kickLocked()
 	return nil
 }

@@ -118,19 +118,19 @@ func (d *Device) expired(at int64) bool { return d.eng.now().Sub(time.Unix(at, 0
 // hasNoKeys reports whether a device is known to have no one-time keys, and is left alone
 // for a while. The caller holds d.mu.
 func (d *Device) hasNoKeys(dev *trustcache.Device) bool {
-	again, ok := d.olm.noKeys[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}]
+	again, ok := d.olmState.noKeys[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}]
 	return ok && d.eng.now().Before(again.at)
 }
 
 // noteNoKeys remembers that a device had no one-time keys. The caller holds d.mu.
 func (d *Device) noteNoKeys(dev *trustcache.Device) {
 	ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
-	again := d.olm.noKeys[ref]
+	again := d.olmState.noKeys[ref]
 	again.at = d.eng.now().Add(again.failures.Next(keylessPauses()))
-	if len(d.olm.noKeys) >= maxNoKeys {
-		clear(d.olm.noKeys)
+	if len(d.olmState.noKeys) >= maxNoKeys {
+		clear(d.olmState.noKeys)
 	}
-	d.olm.noKeys[ref] = again
+	d.olmState.noKeys[ref] = again
 }
 
 // whoAsks gives the own user to answer requests by; one without devices that may be given

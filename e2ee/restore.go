@@ -81,7 +81,7 @@ func (d *Device) beginRestore(ctx context.Context) error {
 		return fmt.Errorf("store that a restore is wanted: %w", err)
 	}
 	d.mu.Lock()
-	d.megolm.restoring.next = time.Time{}
+	d.backups.restoring.next = time.Time{}
 	d.mu.Unlock()
 	d.startRestore()
 	return nil
@@ -104,7 +104,7 @@ func (d *Device) continueRestore(ctx context.Context) error {
 func (d *Device) startRestore() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	r := &d.megolm.restoring
+	r := &d.backups.restoring
 	if r.running || d.ctx == nil || d.ctx.Err() != nil || d.eng.now().Before(r.next) {
 		return
 	}
@@ -122,26 +122,26 @@ func (d *Device) restoreAll(ctx context.Context) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.megolm.restoring.running = false
-	d.megolm.restoring.status.State = restoreDone
+	d.backups.restoring.running = false
+	d.backups.restoring.status.State = restoreDone
 	if err != nil {
-		d.megolm.restoring.status.State = restoreFailed
-		again := pauseAfter(err, d.megolm.restoring.failures.Next(restorePauses()), restorePauses())
-		d.megolm.restoring.next = d.eng.now().Add(again)
+		d.backups.restoring.status.State = restoreFailed
+		again := pauseAfter(err, d.backups.restoring.failures.Next(restorePauses()), restorePauses())
+		d.backups.restoring.next = d.eng.now().Add(again)
 		d.retryLocked(retryRestore, again)
 		return
 	}
-	d.megolm.restoring.failures.Reset()
+	d.backups.restoring.failures.Reset()
 }
 
 // restoreStatus gives a copy; nil when no restore ran.
 func (d *Device) restoreStatus() *RestoreStatus {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.megolm.restoring.status == nil {
+	if d.backups.restoring.status == nil {
 		return nil
 	}
-	out := *d.megolm.restoring.status
+	out := *d.backups.restoring.status
 	return &out
 }
 
@@ -156,7 +156,7 @@ func (d *Device) restoreHistory(ctx context.Context) error {
 		return ErrNoBackup
 	}
 	d.mu.Lock()
-	d.megolm.restoring.status.Total = target.count
+	d.backups.restoring.status.Total = target.count
 	d.mu.Unlock()
 	var rows []store.InboundSession
 	done, refused := 0, 0
@@ -166,7 +166,7 @@ func (d *Device) restoreHistory(ctx context.Context) error {
 		d.eng.counts.refusals.Add(float64(refused))
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		s := d.megolm.restoring.status
+		s := d.backups.restoring.status
 		s.Done, s.Restored, s.Refused = s.Done+done, s.Restored+kept, s.Refused+refused
 		rows, done, refused = rows[:0], 0, 0
 		return err

@@ -25,8 +25,8 @@ const (
 	defaultVisibility = "shared"
 )
 
-// roomState is what a device knows of its rooms.
-type roomState struct {
+// roomTable is what a device knows of its rooms.
+type roomTable struct {
 	known map[id.RoomID]*room
 	news  int // how often something became known better than a sync under way may tell it
 }
@@ -49,13 +49,13 @@ type room struct {
 
 // roomState gives the room's entry, made on first use. The caller holds d.mu.
 func (d *Device) roomState(ctx context.Context, roomID id.RoomID) (*room, error) {
-	if r := d.rooms.known[roomID]; r != nil {
+	if r := d.roomTable.known[roomID]; r != nil {
 		return r, nil
 	}
 	if err := d.readRooms(ctx, roomID); err != nil {
 		return nil, err
 	}
-	return d.rooms.known[roomID], nil
+	return d.roomTable.known[roomID], nil
 }
 
 // loadRooms makes the entries of rooms that have none, with one query. The caller
@@ -63,7 +63,7 @@ func (d *Device) roomState(ctx context.Context, roomID id.RoomID) (*room, error)
 func (d *Device) loadRooms(ctx context.Context, updates []RoomUpdate) error {
 	var missing []id.RoomID
 	for _, u := range updates {
-		if d.rooms.known[u.RoomID] == nil && len(u.RoomID) <= maxIDLength {
+		if d.roomTable.known[u.RoomID] == nil && len(u.RoomID) <= maxIDLength {
 			missing = append(missing, u.RoomID)
 		}
 	}
@@ -77,7 +77,7 @@ func (d *Device) loadRooms(ctx context.Context, updates []RoomUpdate) error {
 func (d *Device) KnownEncrypted(roomID id.RoomID) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	r := d.rooms.known[roomID]
+	r := d.roomTable.known[roomID]
 	return r != nil && r.encrypted || d.eng.encrypted.remembered(roomID)
 }
 
@@ -236,13 +236,13 @@ func (d *Device) NoteVisibility(ctx context.Context, roomID id.RoomID, visibilit
 	ctx = context.WithoutCancel(ctx)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.rooms.news++
+	d.roomTable.news++
 	s := d.begin()
 	if err := s.noteVisibility(ctx, roomID, visibility); err != nil {
 		return err
 	}
 	err := s.commitRooms(ctx)
-	if r := d.rooms.known[roomID]; err != nil && r != nil {
+	if r := d.roomTable.known[roomID]; err != nil && r != nil {
 		r.visibility = "" // the homeserver has it: it is asked
 		r.narrowed++
 	}

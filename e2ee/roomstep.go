@@ -39,7 +39,7 @@ func (s *step) known(roomID id.RoomID) *roomStep {
 	if r := s.rooms[roomID]; r != nil {
 		return r
 	}
-	if r := s.d.rooms.known[roomID]; r != nil {
+	if r := s.d.roomTable.known[roomID]; r != nil {
 		return s.enter(roomID, r)
 	}
 	return nil

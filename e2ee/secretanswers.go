@@ -173,7 +173,7 @@ func (d *Device) giveSecret(ctx context.Context, req secretRequest, dev *trustca
 	}
 	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, d.eng.now())
 	s.after(func() {
-		d.gossip.requests, d.olm.outboxPending = *rest, true
+		d.gossip.requests, d.olmState.outboxPending = *rest, true
 		d.noteGivenSecret(key)
 	})
 	if err := s.commit(ctx, "an answer"); err != nil {

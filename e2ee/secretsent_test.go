@@ -71,7 +71,7 @@ func TestWhoseSecretsAreTaken(t *testing.T) {
 		}, false},
 	} {
 		d := &Device{
-			self: self{id: "MINE"}, eng: &Engine{now: nowAt(1000), counts: counts},
+			part:   part{self: self{id: "MINE"}, eng: &Engine{now: nowAt(1000), counts: counts}},
 			gossip: gossip{secretAsks: map[string]*secretAsk{secretMaster: {name: secretMaster, id: "ask", to: map[id.DeviceID]bool{"OTHER": true, "THIRD": true}, until: nowAt(2000)()}}},
 		}
 		own := &trustcache.User{

@@ -80,7 +80,7 @@ func (d *Device) wantSecrets(ctx context.Context, own *trustcache.User) error {
 	for _, ask := range asks {
 		d.gossip.secretAsks[ask.name] = ask
 	}
-	d.olm.outboxPending = true
+	d.olmState.outboxPending = true
 	d.kickLocked()
 	return nil
 }
@@ -266,7 +266,7 @@ func (b *batch) tookSecrets() {
 		if b.d.gossip.secretAsks[a.ask.name] == a.ask {
 			delete(b.d.gossip.secretAsks, a.ask.name)
 		}
-		b.d.olm.outboxPending = true
+		b.d.olmState.outboxPending = true
 	}
 	if len(b.answered) > 0 {
 		b.d.unsettleLocked()

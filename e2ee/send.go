@@ -22,7 +22,7 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 	if d.mode != ModeProxied {
 		return Encrypted{}, ErrNotProxied
 	}
-	give, err := d.megolm.sends.take(ctx, out.RoomID)
+	give, err := d.megolmState.sends.take(ctx, out.RoomID)
 	if err != nil {
 		return Encrypted{}, err
 	}
@@ -77,7 +77,7 @@ var errRoomChanged = errors.New("the room, or who may read it, changed meanwhile
 // already answers a repeated transaction.
 func (d *Device) already(ctx context.Context, ref store.TxnRef) (Encrypted, bool, error) {
 	d.mu.Lock()
-	event := d.megolm.sent[ref]
+	event := d.megolmState.sent[ref]
 	d.mu.Unlock()
 	if event != "" {
 		return Encrypted{EventID: event}, true, nil
@@ -96,10 +96,10 @@ func (d *Device) already(ctx context.Context, ref store.TxnRef) (Encrypted, bool
 func (d *Device) Sent(_ context.Context, out Outgoing, event id.EventID) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.megolm.sent) >= maxSent {
-		clear(d.megolm.sent)
+	if len(d.megolmState.sent) >= maxSent {
+		clear(d.megolmState.sent)
 	}
-	d.megolm.sent[store.TxnRef{RoomID: out.RoomID, Type: out.Type, TxnID: out.TxnID}] = event
+	d.megolmState.sent[store.TxnRef{RoomID: out.RoomID, Type: out.Type, TxnID: out.TxnID}] = event
 	return nil
 }
 
@@ -112,7 +112,7 @@ func (d *Device) seal(ctx context.Context, ref store.TxnRef, out Outgoing, to *a
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	session := d.megolm.outbound[out.RoomID]
+	session := d.megolmState.outbound[out.RoomID]
 	if session == nil || session.row.Discard || !d.current(out.RoomID, to) {
 		return Encrypted{}, errRoomChanged
 	}

@@ -159,7 +159,7 @@ func (d *Device) shareSession(ctx context.Context, roomID id.RoomID, visibility 
 // letSpread waits until others had time to hear that this device was confirmed.
 func (d *Device) letSpread(ctx context.Context) error {
 	d.mu.Lock()
-	wait := d.eng.opts.Spread - d.eng.now().Sub(d.identity.confirmedAt)
+	wait := d.eng.opts.Spread - d.eng.now().Sub(d.ownIdentity.confirmedAt)
 	d.mu.Unlock()
 	if wait <= 0 {
 		return nil
@@ -182,10 +182,10 @@ func (d *Device) unshared(ctx context.Context, roomID id.RoomID, visibility stri
 	}
 	now := d.eng.now()
 	for ref, dev := range who.give {
-		if out.has(dev, d.olm.begun[dev.Curve25519]) {
+		if out.has(dev, d.olmState.begun[dev.Curve25519]) {
 			continue
 		}
-		if again, ok := d.olm.noKeys[ref]; ok && now.Before(again.at) {
+		if again, ok := d.olmState.noKeys[ref]; ok && now.Before(again.at) {
 			continue
 		}
 		missing = append(missing, dev)
@@ -242,9 +242,9 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligi
 		d.noteShares(who, shares)
 		for _, share := range shares {
 			ref := store.DeviceRef{UserID: share.UserID, DeviceID: share.DeviceID}
-			out.shares[ref], out.begun[ref] = share, d.olm.begun[id.Curve25519(share.Curve25519)]
+			out.shares[ref], out.begun[ref] = share, d.olmState.begun[id.Curve25519(share.Curve25519)]
 		}
-		d.olm.outboxPending = d.olm.outboxPending || len(s.ch.Outbox) > 0
+		d.olmState.outboxPending = d.olmState.outboxPending || len(s.ch.Outbox) > 0
 	})
 	return s.commit(ctx, "the shared room key")
 }
@@ -286,7 +286,7 @@ func (d *Device) withheldNotes(o *outbound, untold []withhold) (shares []store.S
 			{"code", quoted(w.code)},
 			{"reason", quoted(withheldReason(w.code))},
 			{"room_id", quoted(o.row.RoomID.String())},
-			{"sender_key", quoted(d.olm.account.curve25519.String())},
+			{"sender_key", quoted(d.olmState.account.curve25519.String())},
 			{"session_id", quoted(o.row.SessionID.String())},
 		}.encode()})
 	}
@@ -300,15 +300,15 @@ func (s *step) noOlmNotes(o *outbound, without []*trustcache.Device) (shares []s
 	d, now := s.d, s.d.eng.now()
 	for _, dev := range without {
 		ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
-		again := d.olm.noKeys[ref]
+		again := d.olmState.noKeys[ref]
 		again.at = now.Add(again.failures.Next(keylessPauses()))
 		told := again.told
 		again.told = true
 		s.after(func() {
-			if len(d.olm.noKeys) >= maxNoKeys {
-				clear(d.olm.noKeys)
+			if len(d.olmState.noKeys) >= maxNoKeys {
+				clear(d.olmState.noKeys)
 			}
-			d.olm.noKeys[ref] = again
+			d.olmState.noKeys[ref] = again
 		})
 		if told {
 			continue
@@ -321,7 +321,7 @@ func (s *step) noOlmNotes(o *outbound, without []*trustcache.Device) (shares []s
 			{"algorithm", quoted(algorithmMegolm)},
 			{"code", quoted("m.no_olm")},
 			{"reason", quoted(withheldReason("m.no_olm"))},
-			{"sender_key", quoted(d.olm.account.curve25519.String())},
+			{"sender_key", quoted(d.olmState.account.curve25519.String())},
 			{"from_device", quoted(d.id.String())},
 		}.encode()})
 	}

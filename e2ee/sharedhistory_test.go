@@ -50,13 +50,13 @@ func TestVisibilityThatIsNotStated(t *testing.T) {
 		`{"history_visibility":"world_readable"}`: "world_readable", `{"history_visibility":"shared"}`: "shared",
 		`{}`: "shared", `{"history_visibility":7}`: "shared", `{"history_visibility":"public"}`: "shared", `[]`: "shared",
 	} {
-		d := &Device{rooms: roomState{known: map[id.RoomID]*room{"!r:x": {}}}}
+		d := &Device{roomTable: roomTable{known: map[id.RoomID]*room{"!r:x": {}}}}
 		s := d.begin()
 		if err := s.noteVisibility(t.Context(), "!r:x", visibilityOf([]byte(content))); err != nil {
 			t.Fatal(err)
 		}
 		s.takeOver()
-		if got := d.rooms.known["!r:x"].visibility; got != want {
+		if got := d.roomTable.known["!r:x"].visibility; got != want {
 			t.Errorf("%s: %s, want %s", content, got, want)
 		}
 	}

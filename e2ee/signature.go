@@ -58,14 +58,14 @@ func (d *Device) signSelf(ctx context.Context, own *trustcache.User, keys *cross
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err == nil {
-		d.identity.confirmedAt = d.eng.now()
+		d.ownIdentity.confirmedAt = d.eng.now()
 		return nil // noteOwn has ended the trial
 	}
-	if d.identity.signature.by != by {
-		d.identity.signature = signatureTrial{by: by}
+	if d.ownIdentity.signature.by != by {
+		d.ownIdentity.signature = signatureTrial{by: by}
 	}
-	pause := d.identity.signature.failures.Next(upkeepPauses())
-	d.identity.signature.err, d.identity.signature.next = err, d.eng.now().Add(pause)
+	pause := d.ownIdentity.signature.failures.Next(upkeepPauses())
+	d.ownIdentity.signature.err, d.ownIdentity.signature.next = err, d.eng.now().Add(pause)
 	d.retryLocked(retrySignature, pause)
 	return err
 }
@@ -90,8 +90,8 @@ func (d *Device) rereadSignature(ctx context.Context) error {
 
 // noteSignature ends a trial that is over. The caller holds d.mu.
 func (d *Device) noteSignature(state ownState, selfSigning id.Ed25519) {
-	if d.identity.signature.err != nil && (state == ownSigned || d.identity.signature.by != selfSigning) {
-		d.identity.signature = signatureTrial{}
+	if d.ownIdentity.signature.err != nil && (state == ownSigned || d.ownIdentity.signature.by != selfSigning) {
+		d.ownIdentity.signature = signatureTrial{}
 		delete(d.schedule.retry.due, retrySignature)
 	}
 }
@@ -101,8 +101,8 @@ func (d *Device) noteSignature(state ownState, selfSigning id.Ed25519) {
 func (d *Device) signatureStands(by id.Ed25519) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.identity.signature.by == by && d.eng.now().Before(d.identity.signature.next) {
-		return d.identity.signature.err
+	if d.ownIdentity.signature.by == by && d.eng.now().Before(d.ownIdentity.signature.next) {
+		return d.ownIdentity.signature.err
 	}
 	return nil
 }
@@ -111,21 +111,21 @@ func (d *Device) signatureStands(by id.Ed25519) error {
 func (d *Device) signatureTrouble() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.identity.signature.err
+	return d.ownIdentity.signature.err
 }
 
 // signatureDue reports whether a signature that failed is to be tried again.
 func (d *Device) signatureDue() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.identity.signature.err != nil && !d.eng.now().Before(d.identity.signature.next)
+	return d.ownIdentity.signature.err != nil && !d.eng.now().Before(d.ownIdentity.signature.next)
 }
 
 // signAgain lets the next try be made at once: somebody asks for it.
 func (d *Device) signAgain() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.identity.signature.next = time.Time{}
+	d.ownIdentity.signature.next = time.Time{}
 }
 
 // problemOfUnsigned is what status says of a device that its identity has not signed.

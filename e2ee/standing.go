@@ -155,7 +155,7 @@ func (d *Device) causes(own *trustcache.User) (all []cause, known map[string]boo
 func (d *Device) isSettled() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.identity.settled
+	return d.ownIdentity.settled
 }
 
 // alert tells the devices of an account that there is something to say at once. It takes

@@ -51,7 +51,7 @@ func (s *step) row() *store.Device {
 // account is the device's private keys as they will be, to be changed.
 func (s *step) account() *olmAccount {
 	if s.keys == nil {
-		s.keys = s.d.olm.account.clone()
+		s.keys = s.d.olmState.account.clone()
 	}
 	return s.keys
 }
@@ -61,7 +61,7 @@ func (s *step) reading() *olmAccount {
 	if s.keys != nil {
 		return s.keys
 	}
-	return s.d.olm.account
+	return s.d.olmState.account
 }
 
 // after has f called under d.mu once the step is stored.
@@ -92,7 +92,7 @@ func (s *step) takeOver() {
 		s.d.record.row = *s.device
 	}
 	if s.keys != nil {
-		s.d.olm.account = s.keys
+		s.d.olmState.account = s.keys
 	}
 	for _, r := range s.rooms {
 		r.apply()

@@ -189,7 +189,7 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 		defer d.schedule.live.ownEnds()
 	}
 	d.mu.Lock()
-	since, began := d.record.row.SyncPosition, d.rooms.news
+	since, began := d.record.row.SyncPosition, d.roomTable.news
 	d.mu.Unlock()
 	query := map[string]string{
 		"filter": ownFilter(since == ""), "set_presence": "offline",

@@ -70,10 +70,10 @@ func TestOwnStateTable(t *testing.T) {
 			if tc.device != nil {
 				own.Devices = []trustcache.Device{*tc.device}
 			}
-			d := &Device{self: self{id: "D", ed25519: "e", curve25519: "c"}, identity: ownIdentity{own: ownSigned}, eng: &Engine{}}
+			d := &Device{part: part{self: self{id: "D", ed25519: "e", curve25519: "c"}, eng: &Engine{}}, ownIdentity: ownIdentity{own: ownSigned}}
 			d.noteOwn(own)
-			if d.identity.own != tc.want[i] {
-				t.Errorf("%s, identity %v: %d, want %d", tc.name, own.State(), d.identity.own, tc.want[i])
+			if d.ownIdentity.own != tc.want[i] {
+				t.Errorf("%s, identity %v: %d, want %d", tc.name, own.State(), d.ownIdentity.own, tc.want[i])
 			}
 		}
 	}
@@ -143,7 +143,7 @@ func TestWhoCounts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := &Device{acct: &account{user: "@me:x"}, eng: &Engine{lists: lists}, rooms: roomState{known: map[id.RoomID]*room{"!r:x": {visibility: visibility, members: members}}}}
+			d := &Device{part: part{acct: &account{user: "@me:x"}, eng: &Engine{lists: lists}}, roomTable: roomTable{known: map[id.RoomID]*room{"!r:x": {visibility: visibility, members: members}}}}
 			to, err := d.recipients(t.Context(), "!r:x")
 			if err != nil {
 				t.Fatal(err)
@@ -181,15 +181,15 @@ func TestDepartureTable(t *testing.T) {
 				members["@b:x"] = tc.was
 			}
 			d := &Device{
-				acct: &account{user: "@me:x"}, eng: &Engine{}, megolm: megolmState{outbound: map[id.RoomID]*outbound{"!r:x": {}}},
-				rooms: roomState{known: map[id.RoomID]*room{"!r:x": {encrypted: true, members: members}}},
+				part: part{acct: &account{user: "@me:x"}, eng: &Engine{}}, megolmState: megolmState{outbound: map[id.RoomID]*outbound{"!r:x": {}}},
+				roomTable: roomTable{known: map[id.RoomID]*room{"!r:x": {encrypted: true, members: members}}},
 			}
 			s := d.begin()
 			if err := s.noteMember(t.Context(), "!r:x", "@b:x", tc.is, limited); err != nil {
 				t.Fatal(err)
 			}
 			s.takeOver()
-			if got := len(s.ch.DiscardOutbound) > 0; got != tc.want[i] || d.megolm.outbound["!r:x"].row.Discard != got {
+			if got := len(s.ch.DiscardOutbound) > 0; got != tc.want[i] || d.megolmState.outbound["!r:x"].row.Discard != got {
 				t.Errorf("%q to %q, gap %v: discarded %v, want %v", tc.was, tc.is, limited, got, tc.want[i])
 			}
 		}

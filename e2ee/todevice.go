@@ -171,7 +171,7 @@ func (b *batch) encrypted(ev *toDevice, olm *olmEvent) {
 		b.refused++
 		return
 	}
-	msg, err := openEnvelope(plain, ev.Sender, olm.SenderKey, b.d.acct.user, b.d.olm.account.ed25519)
+	msg, err := openEnvelope(plain, ev.Sender, olm.SenderKey, b.d.acct.user, b.d.olmState.account.ed25519)
 	if err != nil {
 		b.refused++
 		return

@@ -116,7 +116,7 @@ func (d *Device) planUnwedging(due []wedge, known map[id.UserID]*trustcache.User
 			continue
 		}
 		ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
-		if now.Sub(d.olm.wedges.renewedAt(ref)) < unwedgeEvery {
+		if now.Sub(d.olmState.wedges.renewedAt(ref)) < unwedgeEvery {
 			plan.settled = append(plan.settled, w)
 			continue
 		}
@@ -160,7 +160,7 @@ func (d *Device) sendDummies(ctx context.Context, plan *unwedging, claimed map[s
 			continue
 		}
 		settled, renewed = append(settled, plan.notes[ref]...), append(renewed, ref)
-		made, err := d.olm.account.newOutbound(dev.Curve25519, claimed[ref])
+		made, err := d.olmState.account.newOutbound(dev.Curve25519, claimed[ref])
 		if err != nil {
 			continue // a bad key of theirs; they will write again
 		}
@@ -178,12 +178,12 @@ func (d *Device) sendDummies(ctx context.Context, plan *unwedging, claimed map[s
 	s := d.begin()
 	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, d.eng.now())
 	sessions.collect(s.ch)
-	if err := s.wedges(d.olm.wedges.without(settled, renewed, d.eng.now())); err != nil {
+	if err := s.wedges(d.olmState.wedges.without(settled, renewed, d.eng.now())); err != nil {
 		return err
 	}
 	s.after(func() {
 		d.noteBegun(begun)
-		d.olm.outboxPending = d.olm.outboxPending || len(sealed) > 0
+		d.olmState.outboxPending = d.olmState.outboxPending || len(sealed) > 0
 	})
 	return s.commit(ctx, "new Olm sessions")
 }

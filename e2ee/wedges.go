@@ -151,7 +151,7 @@ func (w *wedges) store(d *Device, ch *store.Changes) error {
 
 // readWedges reads what was noted before a restart. The caller holds d.mu.
 func (d *Device) readWedges(ctx context.Context) error {
-	if d.olm.wedges != nil {
+	if d.olmState.wedges != nil {
 		return nil
 	}
 	stored, err := d.eng.store.Secret(ctx, d.acct.row, ofDevice(secretWedged, d.ed25519))
@@ -162,7 +162,7 @@ func (d *Device) readWedges(ctx context.Context) error {
 	if err == nil && json.Unmarshal(stored.Value.Reveal(), &w) != nil {
 		w = wedges{} // noted again with their next message
 	}
-	d.olm.wedges = &w
+	d.olmState.wedges = &w
 	return nil
 }
 
@@ -174,7 +174,7 @@ func (d *Device) stageWedged(ctx context.Context, came []wedgedDevice, s *step) 
 	if err := d.readWedges(ctx); err != nil {
 		return err
 	}
-	return s.wedges(d.olm.wedges.with(came, d.eng.now()))
+	return s.wedges(d.olmState.wedges.with(came, d.eng.now()))
 }
 
 // wedges has notes take the place of those that are there.
@@ -182,7 +182,7 @@ func (s *step) wedges(next *wedges) error {
 	if err := next.store(s.d, s.ch); err != nil {
 		return err
 	}
-	s.after(func() { s.d.olm.wedges = next })
+	s.after(func() { s.d.olmState.wedges = next })
 	return nil
 }
 
@@ -194,7 +194,7 @@ func (d *Device) dueWedges(ctx context.Context) ([]wedge, error) {
 		return nil, err
 	}
 	now := d.eng.now()
-	return slices.DeleteFunc(slices.Clone(d.olm.wedges.Waiting), func(w wedge) bool { return now.Before(w.notYet) }), nil
+	return slices.DeleteFunc(slices.Clone(d.olmState.wedges.Waiting), func(w wedge) bool { return now.Before(w.notYet) }), nil
 }
 
 // putOff has notes looked at again after a pause.
@@ -204,8 +204,8 @@ func (d *Device) putOff(failed []wedge) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	next, pause := d.olm.wedges.later(failed, d.eng.now())
-	d.olm.wedges = next
+	next, pause := d.olmState.wedges.later(failed, d.eng.now())
+	d.olmState.wedges = next
 	if pause > 0 {
 		d.retryLocked(retryWedges, pause)
 	}
@@ -216,5 +216,5 @@ func (d *Device) putOff(failed []wedge) {
 func (d *Device) hasWedges() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.olm.wedges != nil && len(d.olm.wedges.Waiting) > 0
+	return d.olmState.wedges != nil && len(d.olmState.wedges.Waiting) > 0
 }
