@@ -68,18 +68,18 @@ func needsPerson(err error) bool {
 
 // maintainAgain has maintenance run again: at once when there is more to do, after a
 // growing pause when something failed.
-func (d *Device) maintainAgain(failed, more bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (sc *schedule) maintainAgain(failed, more bool) {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
 	switch {
-	case failed && d.record.token.IsZero(): // its client brings another
+	case failed && sc.record.token.IsZero(): // its client brings another
 	case failed:
-		d.retryLocked(retryUpkeep, d.schedule.failures.Next(upkeepPauses()))
+		sc.retryLocked(retryUpkeep, sc.failures.Next(upkeepPauses()))
 	case more:
-		d.schedule.failures.Reset()
-		d.kickLocked()
+		sc.failures.Reset()
+		sc.host.kickLocked()
 	default:
-		d.schedule.failures.Reset()
+		sc.failures.Reset()
 	}
 }
 
@@ -100,37 +100,37 @@ const (
 )
 
 // retryLocked asks for maintenance after a pause. The caller holds d.mu.
-func (d *Device) retryLocked(why retryFor, pause time.Duration) {
-	if d.ctx == nil || d.ctx.Err() != nil {
+func (sc *schedule) retryLocked(why retryFor, pause time.Duration) {
+	if sc.ctx == nil || sc.ctx.Err() != nil {
 		return
 	}
-	if d.schedule.retry.due == nil {
-		d.schedule.retry.due = make(map[retryFor]time.Time)
+	if sc.retry.due == nil {
+		sc.retry.due = make(map[retryFor]time.Time)
 	}
-	d.schedule.retry.due[why] = time.Now().Add(pause)
-	d.armLocked()
+	sc.retry.due[why] = time.Now().Add(pause)
+	sc.armLocked()
 }
 
 // armLocked sets the timer to what is due next. The caller holds d.mu.
-func (d *Device) armLocked() {
-	if d.schedule.retry.timer != nil {
-		d.schedule.retry.timer.Stop()
-		d.schedule.retry.timer = nil
+func (sc *schedule) armLocked() {
+	if sc.retry.timer != nil {
+		sc.retry.timer.Stop()
+		sc.retry.timer = nil
 	}
-	if len(d.schedule.retry.due) > 0 {
-		next := slices.MinFunc(slices.Collect(maps.Values(d.schedule.retry.due)), time.Time.Compare)
-		d.schedule.retry.timer = time.AfterFunc(time.Until(next), d.retryNow)
+	if len(sc.retry.due) > 0 {
+		next := slices.MinFunc(slices.Collect(maps.Values(sc.retry.due)), time.Time.Compare)
+		sc.retry.timer = time.AfterFunc(time.Until(next), sc.retryNow)
 	}
 }
 
 // retryNow asks for maintenance because something is due.
-func (d *Device) retryNow() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (sc *schedule) retryNow() {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
 	now := time.Now()
-	maps.DeleteFunc(d.schedule.retry.due, func(_ retryFor, at time.Time) bool { return !at.After(now) })
-	d.armLocked()
-	d.kickLocked()
+	maps.DeleteFunc(sc.retry.due, func(_ retryFor, at time.Time) bool { return !at.After(now) })
+	sc.armLocked()
+	sc.host.kickLocked()
 }
 
 // lookAgain brings status and warnings in line with what a call of the control API has
@@ -143,3 +143,6 @@ func (d *Device) lookAgain(ctx context.Context) {
 		}
 	}
 }
+
+// dropRetry forgets what was to be tried again. The caller holds mu.
+func (sc *schedule) dropRetry(why retryFor) { delete(sc.retry.due, why) }

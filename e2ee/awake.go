@@ -33,27 +33,27 @@ func (e *Engine) awaken(d *Device) {
 }
 
 // fallAsleep ends the device's own sync.
-func (d *Device) fallAsleep() {
-	d.mu.Lock()
-	d.schedule.awake = false
-	d.mu.Unlock()
-	d.schedule.live.interrupt()
+func (sc *schedule) fallAsleep() {
+	sc.mu.Lock()
+	sc.awake = false
+	sc.mu.Unlock()
+	sc.live.interrupt()
 }
 
 // isAwake reports whether the device syncs by itself.
-func (d *Device) isAwake() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.schedule.awake
+func (sc *schedule) isAwake() bool {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	return sc.awake
 }
 
 // mayGoOn reports whether the sync loop goes on. When it does not, it has ended: for as
 // long as the device sleeps, or until the sync of the client that is in flight ends.
-func (d *Device) mayGoOn(ctx context.Context) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.schedule.looping = d.schedule.awake && ctx.Err() == nil && !d.schedule.live.clientSyncs()
-	return d.schedule.looping
+func (sc *schedule) mayGoOn(ctx context.Context) bool {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	sc.looping = sc.awake && ctx.Err() == nil && !sc.live.clientSyncs()
+	return sc.looping
 }
 
 // goOn starts the sync loop again after a sync of the client, if the device is awake.

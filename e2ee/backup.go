@@ -37,9 +37,9 @@ type backupVersion struct {
 }
 
 // currentBackup reads the newest backup version; nil when there is none.
-func (d *Device) currentBackup(ctx context.Context) (*backupVersion, error) {
+func (b *backups) currentBackup(ctx context.Context) (*backupVersion, error) {
 	var v backupVersion
-	err := d.call(ctx, request{
+	err := b.call(ctx, request{
 		op: "read the backup version", method: http.MethodGet,
 		path: mautrix.ClientURLPath{"v3", "room_keys", "version"}, result: &v,
 	})
@@ -130,13 +130,13 @@ func (a *account) loadBackupKey(ctx context.Context) (*backup.MegolmBackupKey, s
 	return key, meta.Version, nil
 }
 
-func (d *Device) saveBackupKey(ctx context.Context, key *backup.MegolmBackupKey, version string) error {
+func (b *backups) saveBackupKey(ctx context.Context, key *backup.MegolmBackupKey, version string) error {
 	meta, err := json.Marshal(backupKeyMeta{version})
 	if err != nil {
 		return fmt.Errorf("encode the backup version: %w", err)
 	}
-	row := store.Secret{Name: secretBackup, Value: secret.Bytes(key.Bytes()), Meta: meta, CreatedAt: d.eng.now()}
-	if err := d.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
+	row := store.Secret{Name: secretBackup, Value: secret.Bytes(key.Bytes()), Meta: meta, CreatedAt: b.eng.now()}
+	if err := b.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
 		return fmt.Errorf("store the backup key: %w", err)
 	}
 	return nil
@@ -144,84 +144,84 @@ func (d *Device) saveBackupKey(ctx context.Context, key *backup.MegolmBackupKey,
 
 // completeBackup makes a key backup if the account has none, finds the key of one that
 // is there, and gives the private key if it is here. One that is there is never replaced.
-func (d *Device) completeBackup(ctx context.Context, keys *crossSigning, storage *ssss.Key, may bootstrapping) ([]byte, error) {
-	wanted, said, err := d.backupWanted(ctx)
+func (b *backups) completeBackup(ctx context.Context, keys *crossSigning, storage *ssss.Key, may bootstrapping) ([]byte, error) {
+	wanted, said, err := b.backupWanted(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if !wanted {
-		d.acct.noteBackup(backupOff)
+		b.acct.noteBackup(backupOff)
 		return nil, nil
 	}
-	current, err := d.currentBackup(ctx)
+	current, err := b.currentBackup(ctx)
 	if err != nil {
 		return nil, err
 	}
-	key, version, err := d.acct.loadBackupKey(ctx)
+	key, version, err := b.acct.loadBackupKey(ctx)
 	switch {
 	case err != nil:
 		return nil, err
 	case current != nil:
-		private, err := d.takeBackup(ctx, current, key, version, storage)
+		private, err := b.takeBackup(ctx, current, key, version, storage)
 		if err != nil || private == nil || said {
 			return private, err
 		}
-		return private, d.wantBackup(ctx) // whoever made it came no further
+		return private, b.wantBackup(ctx) // whoever made it came no further
 	case storage == nil || !may.create:
-		d.acct.noteBackup(backupNone) // its key could not be kept for the next device
+		b.acct.noteBackup(backupNone) // its key could not be kept for the next device
 		return nil, nil
 	case version != "" && !may.explicit:
-		d.acct.noteBackup(backupDeleted)
+		b.acct.noteBackup(backupDeleted)
 		return nil, nil
 	case key == nil || version != "": // a deleted backup's key is not used again
-		if key, err = d.newBackupKey(ctx); err != nil {
+		if key, err = b.newBackupKey(ctx); err != nil {
 			return nil, err
 		}
 	}
-	if err := d.createBackup(ctx, key, keys); err != nil {
+	if err := b.createBackup(ctx, key, keys); err != nil {
 		return nil, err
 	}
-	d.acct.noteBackup(backupOurs)
-	return key.Bytes(), d.wantBackup(ctx)
+	b.acct.noteBackup(backupOurs)
+	return key.Bytes(), b.wantBackup(ctx)
 }
 
 // takeBackup finds out whether a backup that is there can be used: with the key that is
 // here, or that secret storage holds.
-func (d *Device) takeBackup(ctx context.Context, current *backupVersion, key *backup.MegolmBackupKey, version string, storage *ssss.Key) ([]byte, error) {
+func (b *backups) takeBackup(ctx context.Context, current *backupVersion, key *backup.MegolmBackupKey, version string, storage *ssss.Key) ([]byte, error) {
 	if !current.trusts(key) {
 		var err error
-		if key, err = d.backupKeyFrom(ctx, storage, current); err != nil {
+		if key, err = b.backupKeyFrom(ctx, storage, current); err != nil {
 			return nil, err
 		}
 	}
 	if key == nil {
-		own, err := d.acct.tracker.Own(ctx)
+		own, err := b.acct.tracker.Own(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("look at the own identity: %w", err)
 		}
 		if current.signedBy(own) {
-			d.acct.noteBackup(backupSigned)
+			b.acct.noteBackup(backupSigned)
 		} else {
-			d.acct.noteBackup(backupForeign)
+			b.acct.noteBackup(backupForeign)
 		}
-		return nil, d.wantSecrets(ctx, own)
+		return nil, b.host.wantSecrets(ctx, own)
 	}
 	if version != current.Version {
-		if err := d.saveBackupKey(ctx, key, current.Version); err != nil {
+		if err := b.saveBackupKey(ctx, key, current.Version); err != nil {
 			return nil, err
 		}
 	}
-	d.acct.noteBackup(backupOurs)
+	b.acct.noteBackup(backupOurs)
 	return key.Bytes(), nil
 }
 
 // backupKeyFrom reads the backup key from secret storage; nil when it is not there or
 // does not belong to the backup.
-func (d *Device) backupKeyFrom(ctx context.Context, storage *ssss.Key, current *backupVersion) (*backup.MegolmBackupKey, error) {
+func (b *backups) backupKeyFrom(ctx context.Context, storage *ssss.Key, current *backupVersion) (*backup.MegolmBackupKey, error) {
 	if storage == nil {
 		return nil, nil
 	}
-	value, err := d.readSecret(ctx, storage, secretBackup)
+	value, err := b.readSecret(ctx, storage, secretBackup)
 	if isRecoveryReason(err) {
 		return nil, nil
 	}
@@ -237,8 +237,8 @@ func (d *Device) backupKeyFrom(ctx context.Context, storage *ssss.Key, current *
 
 // backupWanted reads the user's own choice (requirement 16.7); silence means yes, and so
 // does what cannot be understood. said is false for those.
-func (d *Device) backupWanted(ctx context.Context) (wanted, said bool, err error) {
-	raw, err := d.accountData(ctx, accountDataBackup)
+func (b *backups) backupWanted(ctx context.Context) (wanted, said bool, err error) {
+	raw, err := b.accountData(ctx, accountDataBackup)
 	if err != nil {
 		return false, false, err
 	}
@@ -248,7 +248,7 @@ func (d *Device) backupWanted(ctx context.Context) (wanted, said bool, err error
 	if raw != nil && json.Unmarshal(raw, &choice) == nil && choice.Enabled != nil {
 		return *choice.Enabled, true, nil
 	}
-	if raw, err = d.accountData(ctx, accountDataNoBackup); err != nil {
+	if raw, err = b.accountData(ctx, accountDataNoBackup); err != nil {
 		return false, false, err
 	}
 	var older struct {
@@ -259,36 +259,33 @@ func (d *Device) backupWanted(ctx context.Context) (wanted, said bool, err error
 }
 
 // wantBackup says for the user's other clients that there is a backup.
-func (d *Device) wantBackup(ctx context.Context) error {
-	return d.setAccountData(ctx, accountDataBackup, map[string]bool{"enabled": true})
+func (b *backups) wantBackup(ctx context.Context) error {
+	return b.setAccountData(ctx, accountDataBackup, map[string]bool{"enabled": true})
 }
 
-func (d *Device) newBackupKey(ctx context.Context) (*backup.MegolmBackupKey, error) {
+func (b *backups) newBackupKey(ctx context.Context) (*backup.MegolmBackupKey, error) {
 	key, err := backup.NewMegolmBackupKey()
 	if err != nil {
 		return nil, fmt.Errorf("make the backup key: %w", err)
 	}
-	return key, d.saveBackupKey(ctx, key, "")
+	return key, b.saveBackupKey(ctx, key, "")
 }
 
 // createBackup makes a backup version signed by the identity and this device. What is
 // stored with the key names it only once it is seen on the homeserver.
-func (d *Device) createBackup(ctx context.Context, key *backup.MegolmBackupKey, keys *crossSigning) error {
+func (b *backups) createBackup(ctx context.Context, key *backup.MegolmBackupKey, keys *crossSigning) error {
 	auth := object{{"public_key", quoted(b64(key.PublicKey().Bytes()))}}.encode()
-	auth, err := signWith(auth, d.acct.user, keys.master)
+	auth, err := signWith(auth, b.acct.user, keys.master)
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	auth, err = d.olmState.account.signJSON(auth, d.acct.user, d.id)
-	d.mu.Unlock()
-	if err != nil {
+	if auth, err = b.host.signAsDevice(auth); err != nil {
 		return err
 	}
 	var made struct {
 		Version string `json:"version"`
 	}
-	err = d.call(ctx, request{
+	err = b.call(ctx, request{
 		op: "create the key backup", method: http.MethodPost,
 		path: mautrix.ClientURLPath{"v3", "room_keys", "version"},
 		body: map[string]any{"algorithm": algorithmBackup, "auth_data": auth}, result: &made,
@@ -296,5 +293,5 @@ func (d *Device) createBackup(ctx context.Context, key *backup.MegolmBackupKey, 
 	if err != nil {
 		return err
 	}
-	return d.saveBackupKey(ctx, key, made.Version)
+	return b.saveBackupKey(ctx, key, made.Version)
 }

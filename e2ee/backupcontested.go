@@ -18,7 +18,7 @@ import (
 
 // withdraw takes the entries of contested keys that attest an owner out of the backup. What
 // such an entry knows better is kept first; then there is more to do.
-func (d *Device) withdraw(ctx context.Context, target *backupTarget, rows []store.InboundSession) error {
+func (b *backups) withdraw(ctx context.Context, target *backupTarget, rows []store.InboundSession) error {
 	if target.private == nil {
 		return nil // then we have attested nothing
 	}
@@ -30,7 +30,7 @@ func (d *Device) withdraw(ctx context.Context, target *backupTarget, rows []stor
 		path := mautrix.ClientURLPath{"v3", "room_keys", "keys", row.RoomID, row.SessionID}
 		query := map[string]string{"version": target.version}
 		var found json.RawMessage
-		err := d.call(ctx, request{
+		err := b.call(ctx, request{
 			op: "look for a room key in the backup", method: http.MethodGet, path: path, query: query, result: &found,
 		})
 		if upstreamStatus(err) == http.StatusNotFound {
@@ -44,7 +44,7 @@ func (d *Device) withdraw(ctx context.Context, target *backupTarget, rows []stor
 			continue // it proves nothing
 		}
 		if old.FirstIndex < row.FirstIndex {
-			kept, err := d.keepKept(ctx, []store.InboundSession{old})
+			kept, err := b.host.keepKept(ctx, []store.InboundSession{old})
 			if err != nil {
 				return err
 			}
@@ -53,7 +53,7 @@ func (d *Device) withdraw(ctx context.Context, target *backupTarget, rows []stor
 			}
 			continue // another ratchet, which is not ours to throw away
 		}
-		err = d.call(ctx, request{
+		err = b.call(ctx, request{
 			op: "take a room key out of the backup", method: http.MethodDelete, path: path, query: query,
 		})
 		if err != nil && upstreamStatus(err) != http.StatusNotFound {

@@ -195,6 +195,7 @@ func TestForwardedKeyNamesWhoGaveIt(t *testing.T) {
 			keyAsks: map[store.SessionRef]*keyAsk{ref: {id: "ask", to: map[id.DeviceID]bool{"OTHER": true}, until: nowAt(2000)()}},
 		},
 	}
+	d.connect()
 	dev := trustcache.Device{
 		UserID: "@alice:x", DeviceID: "OTHER", Ed25519: "ed of the other", Curve25519: "curve of the other", Signed: true,
 		Algorithms: []id.Algorithm{id.AlgorithmOlmV1, id.AlgorithmMegolmV1},

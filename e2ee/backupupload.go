@@ -37,18 +37,18 @@ type backupTarget struct {
 
 // backupTarget gives the account's backup, checked since something last changed; nil when
 // there is none that may be used.
-func (d *Device) backupTarget(ctx context.Context) (*backupTarget, error) {
+func (b *backups) backupTarget(ctx context.Context) (*backupTarget, error) {
 	for range backupLooks {
-		target, looked := d.acct.knownBackup()
+		target, looked := b.acct.knownBackup()
 		if target == nil {
 			var err error
-			if target, err = d.findBackup(ctx); err != nil {
+			if target, err = b.findBackup(ctx); err != nil {
 				return nil, err
 			}
 			if target == nil {
 				target = &backupTarget{} // known to be none
 			}
-			if !d.acct.keepBackup(target, looked) {
+			if !b.acct.keepBackup(target, looked) {
 				continue // whose it is must be looked at again
 			}
 		}
@@ -89,16 +89,16 @@ func (a *account) forgetBackup() {
 
 // findBackup reads the newest version and decides whether it is to be trusted
 // (requirement 16.1).
-func (d *Device) findBackup(ctx context.Context) (*backupTarget, error) {
-	wanted, _, err := d.backupWanted(ctx)
+func (b *backups) findBackup(ctx context.Context) (*backupTarget, error) {
+	wanted, _, err := b.backupWanted(ctx)
 	if err != nil || !wanted {
 		return nil, err
 	}
-	current, err := d.currentBackup(ctx)
+	current, err := b.currentBackup(ctx)
 	if err != nil || current == nil {
 		return nil, err
 	}
-	key, _, err := d.acct.loadBackupKey(ctx)
+	key, _, err := b.acct.loadBackupKey(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +108,7 @@ func (d *Device) findBackup(ctx context.Context) (*backupTarget, error) {
 		target.macKey, err = backupMACKey(key)
 		return target, err
 	}
-	own, err := d.acct.tracker.Own(ctx)
+	own, err := b.acct.tracker.Own(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("look at the own identity: %w", err)
 	}
@@ -119,10 +119,10 @@ func (d *Device) findBackup(ctx context.Context) (*backupTarget, error) {
 }
 
 // unsettle has the identity and the backup looked at again.
-func (d *Device) unsettle() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.unsettleLocked()
+func (o *ownIdentity) unsettle() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.unsettleLocked()
 }
 
 // errMoreToDo says that there is more for the next round, or that it must be looked at
@@ -132,34 +132,34 @@ var errMoreToDo = errors.New("there is more to do")
 // backUp uploads room keys that are not in the backup, batch by batch. What is uploaded
 // is recorded, so that it goes on after a restart where it stopped; a version that is not
 // the newest any more is followed, and everything uploaded to the new one (requirement 16.6).
-func (d *Device) backUp(ctx context.Context) error {
-	if d.ownNow() != ownSigned || d.backedUp(ctx) {
+func (b *backups) backUp(ctx context.Context) error {
+	if b.host.ownNow() != ownSigned || b.backedUp(ctx) {
 		return nil
 	}
 	size := backupBatch
 	looks := 0
 	for range backupRound {
-		target, err := d.backupTarget(ctx)
+		target, err := b.backupTarget(ctx)
 		if err != nil || target == nil {
 			return err
 		}
-		rows, err := d.eng.store.ToBackUp(ctx, d.acct.row, d.rowID, target.version, size)
+		rows, err := b.eng.store.ToBackUp(ctx, b.acct.row, b.rowID, target.version, size)
 		if err != nil {
 			return fmt.Errorf("load room keys to back up: %w", err)
 		}
 		if len(rows) == 0 {
 			return nil
 		}
-		err = d.backUpBatch(ctx, target, rows)
+		err = b.backUpBatch(ctx, target, rows)
 		var up *UpstreamError
 		switch {
 		case err == nil:
 		case errors.As(err, &up) && (up.ErrCode == "M_WRONG_ROOM_KEYS_VERSION" || up.Status == http.StatusNotFound):
-			d.unsettle()
+			b.host.unsettle()
 			if looks++; looks > backupLooks {
 				return err
 			}
-			if err := d.setUpIdentity(ctx); err != nil {
+			if err := b.host.setUpIdentity(ctx); err != nil {
 				return err
 			}
 		case errors.As(err, &up) && up.Status == http.StatusRequestEntityTooLarge && size > 1:
@@ -172,26 +172,26 @@ func (d *Device) backUp(ctx context.Context) error {
 }
 
 // backedUp reports whether nothing waits for the backup that was last found ours.
-func (d *Device) backedUp(ctx context.Context) bool {
-	target, _ := d.acct.knownBackup()
+func (b *backups) backedUp(ctx context.Context) bool {
+	target, _ := b.acct.knownBackup()
 	if target == nil || target.version == "" {
 		return target != nil
 	}
-	n, err := d.eng.store.CountToBackUp(ctx, d.acct.row, d.rowID, target.version)
+	n, err := b.eng.store.CountToBackUp(ctx, b.acct.row, b.rowID, target.version)
 	return err == nil && n == 0
 }
 
-func (d *Device) backUpBatch(ctx context.Context, target *backupTarget, rows []store.InboundSession) error {
-	if err := d.withdraw(ctx, target, rows); err != nil {
+func (b *backups) backUpBatch(ctx context.Context, target *backupTarget, rows []store.InboundSession) error {
+	if err := b.withdraw(ctx, target, rows); err != nil {
 		return err
 	}
 	rooms := make(map[id.RoomID]map[string]map[id.SessionID]backupSession)
 	ch := &store.Changes{}
-	users, err := d.ownersOf(ctx, rows)
+	users, err := b.ownersOf(ctx, rows)
 	if err != nil {
 		return err
 	}
-	switch ok, err := d.stillBacksUp(ctx, target); {
+	switch ok, err := b.host.stillBacksUp(ctx, target); {
 	case err != nil:
 		return err
 	case !ok:
@@ -209,7 +209,7 @@ func (d *Device) backUpBatch(ctx context.Context, target *backupTarget, rows []s
 		rooms[row.RoomID]["sessions"][row.SessionID] = data
 		ch.Backed = append(ch.Backed, store.BackedSession{SessionRef: row.SessionRef, FirstIndex: row.FirstIndex, Version: target.version})
 	}
-	err = d.call(ctx, request{
+	err = b.call(ctx, request{
 		op: "back up room keys", method: http.MethodPut,
 		path:  mautrix.ClientURLPath{"v3", "room_keys", "keys"},
 		query: map[string]string{"version": target.version}, body: map[string]any{"rooms": rooms},
@@ -217,15 +217,15 @@ func (d *Device) backUpBatch(ctx context.Context, target *backupTarget, rows []s
 	if err != nil {
 		return err
 	}
-	if err := d.save(ctx, ch); err != nil {
+	if err := b.save(ctx, ch); err != nil {
 		return fmt.Errorf("store what is backed up: %w", err)
 	}
-	d.eng.counts.uploads.Add(float64(len(rows)))
+	b.eng.counts.uploads.Add(float64(len(rows)))
 	return nil
 }
 
 // ownersOf gives what is known of the users whose room keys these are.
-func (d *Device) ownersOf(ctx context.Context, rows []store.InboundSession) (map[id.UserID]*trustcache.User, error) {
+func (b *backups) ownersOf(ctx context.Context, rows []store.InboundSession) (map[id.UserID]*trustcache.User, error) {
 	var users []id.UserID
 	for i := range rows {
 		if user := decodeOwner(rows[i].Owner).UserID; user != "" {
@@ -233,7 +233,7 @@ func (d *Device) ownersOf(ctx context.Context, rows []store.InboundSession) (map
 		}
 	}
 	slices.Sort(users)
-	known, err := d.acct.tracker.Cached(ctx, slices.Compact(users))
+	known, err := b.acct.tracker.Cached(ctx, slices.Compact(users))
 	if err != nil {
 		return nil, fmt.Errorf("look up the owners of room keys: %w", err)
 	}

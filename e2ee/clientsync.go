@@ -144,20 +144,20 @@ func (s *ClientSync) Arrived() <-chan struct{} { return s.arrived }
 
 // arrivals gives the channel that the next arrival closes. It is taken before it is
 // looked at what waits, so that nothing falls in between.
-func (d *Device) arrivals() <-chan struct{} {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.clientState.arrived == nil {
-		d.clientState.arrived = make(chan struct{})
+func (c *clientState) arrivals() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.arrived == nil {
+		c.arrived = make(chan struct{})
 	}
-	return d.clientState.arrived
+	return c.arrived
 }
 
 // wakeWaiting tells parked client syncs that a key arrived. The caller holds d.mu.
-func (d *Device) wakeWaiting() {
-	if d.clientState.arrived != nil {
-		close(d.clientState.arrived)
-		d.clientState.arrived = nil
+func (c *clientState) wakeWaiting() {
+	if c.arrived != nil {
+		close(c.arrived)
+		c.arrived = nil
 	}
 }
 

@@ -176,12 +176,8 @@ func (c *crossSigning) upload(user id.UserID, signMaster func(json.RawMessage) (
 // publish uploads the public keys, answering user-interactive auth with a password if
 // the homeserver asks and one is given (requirement 12.6). Before it answers it calls
 // asked, whose error ends it: to be asked may mean that an identity would be replaced.
-func (d *Device) publish(ctx context.Context, c *crossSigning, auth UserAuth, asked func(context.Context) error) error {
-	body, err := c.upload(d.acct.user, func(master json.RawMessage) (json.RawMessage, error) {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		return d.olmState.account.signJSON(master, d.acct.user, d.id)
-	})
+func (o *ownIdentity) publish(ctx context.Context, c *crossSigning, auth UserAuth, asked func(context.Context) error) error {
+	body, err := c.upload(o.acct.user, o.host.signAsDevice)
 	if err != nil {
 		return err
 	}
@@ -189,7 +185,7 @@ func (d *Device) publish(ctx context.Context, c *crossSigning, auth UserAuth, as
 		body["auth"] = auth.Stage
 	}
 	send := func() error {
-		return d.call(ctx, request{
+		return o.call(ctx, request{
 			op: "publish cross-signing keys", method: http.MethodPost,
 			path: mautrix.ClientURLPath{"v3", "keys", "device_signing", "upload"}, body: body,
 		})
@@ -207,8 +203,8 @@ func (d *Device) publish(ctx context.Context, c *crossSigning, auth UserAuth, as
 	}
 	body["auth"] = map[string]any{
 		"type": "m.login.password", "session": challenge.session, "password": auth.Password.Reveal(),
-		"identifier": map[string]string{"type": "m.id.user", "user": d.acct.user.String()},
-		"user":       d.acct.user.String(),
+		"identifier": map[string]string{"type": "m.id.user", "user": o.acct.user.String()},
+		"user":       o.acct.user.String(),
 	}
 	err = send()
 	if again := challengeOf(err); again != nil {
@@ -235,27 +231,27 @@ func challengeOf(err error) *uiaChallenge {
 
 // signDevice adds the identity's signature to this device's keys as the homeserver
 // shows them, and our device's to the master key (requirements 12.5, 12.8).
-func (d *Device) signDevice(ctx context.Context, c *crossSigning, keys json.RawMessage) error {
+func (o *ownIdentity) signDevice(ctx context.Context, c *crossSigning, keys json.RawMessage) error {
 	obj, err := parseObject(keys)
 	if err != nil {
 		return err
 	}
-	signed, err := signWith(obj.without("unsigned").encode(), d.acct.user, c.selfSigning)
+	signed, err := signWith(obj.without("unsigned").encode(), o.acct.user, c.selfSigning)
 	if err != nil {
 		return err
 	}
 	var resp struct {
 		Failures map[id.UserID]map[string]json.RawMessage `json:"failures"`
 	}
-	err = d.call(ctx, request{
+	err = o.call(ctx, request{
 		op: "upload the device's signature", method: http.MethodPost,
 		path: mautrix.ClientURLPath{"v3", "keys", "signatures", "upload"},
-		body: map[id.UserID]map[string]json.RawMessage{d.acct.user: {d.id.String(): signed}}, result: &resp,
+		body: map[id.UserID]map[string]json.RawMessage{o.acct.user: {o.id.String(): signed}}, result: &resp,
 	})
 	if err != nil {
 		return err
 	}
-	if len(resp.Failures[d.acct.user]) > 0 {
+	if len(resp.Failures[o.acct.user]) > 0 {
 		return ErrSignatureRefused
 	}
 	return nil

@@ -85,13 +85,13 @@ func (s *step) replacedDead(published int) {
 
 // lacksAll reports whether new one-time keys are to be published whatever the homeserver
 // counts: a sync may tell of the dead ones still. The caller holds d.mu.
-func (d *Device) lacksAll() bool { return d.record.row.DeadKeys == store.DeadKeysGone }
+func (p *part) lacksAll() bool { return p.record.row.DeadKeys == store.DeadKeysGone }
 
 // hasDeadKeys is for the status.
-func (d *Device) hasDeadKeys() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.record.row.DeadKeys != store.DeadKeysNone
+func (p *part) hasDeadKeys() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.record.row.DeadKeys != store.DeadKeysNone
 }
 
 // claimDead takes the dead keys away from the homeserver, and publishes new ones.

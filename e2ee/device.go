@@ -198,7 +198,22 @@ func newDevice(e *Engine, acct *account, self self) *Device {
 		roomTable:   roomTable{known: make(map[id.RoomID]*room)},
 		gossip:      gossip{askKeys: true},
 	}
+	d.connect()
 	return d
+}
+
+// connect makes the parts of a device know it.
+func (d *Device) connect() {
+	d.publication.part, d.publication.host = &d.part, d
+	d.keySupply.part = &d.part
+	d.ownIdentity.part, d.ownIdentity.host = &d.part, d
+	d.schedule.part, d.schedule.host = &d.part, d
+	d.olmState.part, d.olmState.host = &d.part, d
+	d.megolmState.part, d.megolmState.host = &d.part, d
+	d.backups.part, d.backups.host = &d.part, d
+	d.roomTable.part, d.roomTable.host = &d.part, d
+	d.gossip.part, d.gossip.host = &d.part, d
+	d.clientState.part, d.clientState.host = &d.part, d
 }
 
 // restore makes a Device of its row.
@@ -265,29 +280,29 @@ func (d *Device) keepToken(ctx context.Context, token secret.String) error {
 }
 
 // currentToken gives the token for the proxy's own requests.
-func (d *Device) currentToken() secret.String {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.record.token
+func (p *part) currentToken() secret.String {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.record.token
 }
 
 // call sends a request in the device's name. A token that the homeserver no longer
 // knows ends the device's own work until a client brings another.
-func (d *Device) call(ctx context.Context, r request) error {
-	token := d.currentToken()
+func (p *part) call(ctx context.Context, r request) error {
+	token := p.currentToken()
 	if token.IsZero() {
 		return &UpstreamError{Op: r.op, Status: 401, ErrCode: "M_MISSING_TOKEN"}
 	}
-	r.user = d.acct.user
-	err := d.eng.hs.call(ctx, token, r)
+	r.user = p.acct.user
+	err := p.eng.hs.call(ctx, token, r)
 	if errors.Is(err, ErrAnswerTooLarge) { // it will be the next time too
-		d.eng.log.Warn().Err(err).Msg("An answer of the homeserver could not be taken in")
+		p.eng.log.Warn().Err(err).Msg("An answer of the homeserver could not be taken in")
 	}
 	return err
 }
 
 // query gives the device's way to ask for keys.
-func (d *Device) query() keyQuery { return keyQuery{d.eng.hs, d.currentToken(), d.acct.user} }
+func (p *part) query() keyQuery { return keyQuery{p.eng.hs, p.currentToken(), p.acct.user} }
 
 // kick asks for maintenance.
 func (d *Device) kick() {

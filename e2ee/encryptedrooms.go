@@ -264,8 +264,8 @@ func (e *Engine) MustEncrypt(ctx context.Context, room id.RoomID) error {
 
 // readRooms makes the entries of rooms that have none: what is stored for the device, else
 // what is known for the database. The caller holds d.mu.
-func (d *Device) readRooms(ctx context.Context, rooms ...id.RoomID) error {
-	rows, err := d.eng.store.Rooms(ctx, d.acct.row, d.rowID, rooms)
+func (rt *roomTable) readRooms(ctx context.Context, rooms ...id.RoomID) error {
+	rows, err := rt.eng.store.Rooms(ctx, rt.acct.row, rt.rowID, rooms)
 	if err != nil {
 		return fmt.Errorf("load rooms: %w", err)
 	}
@@ -275,14 +275,14 @@ func (d *Device) readRooms(ctx context.Context, rooms ...id.RoomID) error {
 			plain = append(plain, room)
 		}
 	}
-	facts, err := d.eng.encrypted.of(ctx, plain...)
+	facts, err := rt.eng.encrypted.of(ctx, plain...)
 	if err != nil {
 		return err
 	}
 	for _, room := range rooms {
 		row := rows[room]
 		row.RoomID = room
-		d.roomTable.known[room] = newRoom(row, facts[room])
+		rt.known[room] = newRoom(row, facts[room])
 	}
 	return nil
 }
@@ -306,10 +306,10 @@ func (r *room) adopt(fact store.EncryptedRoom) {
 }
 
 // adoptRoom is adopt for a room that was taken for plain.
-func (d *Device) adoptRoom(ctx context.Context, room id.RoomID, fact store.EncryptedRoom) (RoomEncryption, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	r, err := d.roomState(ctx, room)
+func (rt *roomTable) adoptRoom(ctx context.Context, room id.RoomID, fact store.EncryptedRoom) (RoomEncryption, error) {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	r, err := rt.roomState(ctx, room)
 	if err != nil {
 		return RoomUnknown, err
 	}
@@ -318,9 +318,9 @@ func (d *Device) adoptRoom(ctx context.Context, room id.RoomID, fact store.Encry
 }
 
 // readState is the device's StateReader.
-func (d *Device) readState(ctx context.Context, room id.RoomID, eventType string) (json.RawMessage, error) {
+func (rt *roomTable) readState(ctx context.Context, room id.RoomID, eventType string) (json.RawMessage, error) {
 	var content json.RawMessage
-	err := d.call(ctx, request{
+	err := rt.call(ctx, request{
 		op: "read the state " + eventType, method: http.MethodGet,
 		path:   mautrix.ClientURLPath{"v3", "rooms", room, "state", eventType, ""},
 		result: &content,

@@ -229,7 +229,9 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 		return d, d.useToken(ctx, token)
 	}
 	if device == "" {
-		return &Device{part: part{eng: e, self: self{mode: ModeNone}}}, nil
+		none := &Device{part: part{eng: e, self: self{mode: ModeNone}}}
+		none.connect()
+		return none, nil
 	}
 	give, err := e.opening.take(ctx, key)
 	if err != nil {

@@ -45,8 +45,8 @@ type holding struct {
 }
 
 // unreadable is what a client is shown of an event that cannot be read.
-func (d *Device) unreadable(job *sealedEvent, v trustcache.Verdict) Opened {
-	if d.eng.opts.Undecryptable == UndecryptableEvent {
+func (m *megolmState) unreadable(job *sealedEvent, v trustcache.Verdict) Opened {
+	if m.eng.opts.Undecryptable == UndecryptableEvent {
 		return job.asCame(v)
 	}
 	out := job.placeholder(v, unreadableText(v))
@@ -71,8 +71,8 @@ func (job *sealedEvent) mayHold() bool {
 // hold decides which of the events that are parked are held, those of the jobs at the same
 // place. One that comes again is held no longer for it, and what was shown once is not
 // taken away.
-func (d *Device) hold(ctx context.Context, jobs []*sealedEvent, parked []store.PendingEvent) error {
-	if d.eng.opts.Undecryptable != UndecryptableHold {
+func (m *megolmState) hold(ctx context.Context, jobs []*sealedEvent, parked []store.PendingEvent) error {
+	if m.eng.opts.Undecryptable != UndecryptableHold {
 		return nil
 	}
 	var events []id.EventID
@@ -84,15 +84,15 @@ func (d *Device) hold(ctx context.Context, jobs []*sealedEvent, parked []store.P
 	if len(events) == 0 {
 		return nil
 	}
-	held, _, err := d.eng.store.PendingHeld(ctx, d.acct.row, d.rowID)
+	held, _, err := m.eng.store.PendingHeld(ctx, m.acct.row, m.rowID)
 	if err != nil {
 		return fmt.Errorf("count held events: %w", err)
 	}
-	known, err := d.eng.store.PendingOf(ctx, d.acct.row, d.rowID, events)
+	known, err := m.eng.store.PendingOf(ctx, m.acct.row, m.rowID, events)
 	if err != nil {
 		return fmt.Errorf("look up held events: %w", err)
 	}
-	now := d.eng.now()
+	now := m.eng.now()
 	for i, job := range jobs {
 		if !job.mayHold() {
 			continue
@@ -110,54 +110,54 @@ func (d *Device) hold(ctx context.Context, jobs []*sealedEvent, parked []store.P
 }
 
 // noteHeld takes note of events that are now held.
-func (d *Device) noteHeld(parked []store.PendingEvent) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (m *megolmState) noteHeld(parked []store.PendingEvent) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for i := range parked {
 		until := parked[i].HeldUntil
-		if !until.IsZero() && (d.megolmState.holding.first.IsZero() || until.Before(d.megolmState.holding.first)) {
-			d.megolmState.holding.first = until
+		if !until.IsZero() && (m.holding.first.IsZero() || until.Before(m.holding.first)) {
+			m.holding.first = until
 		}
 	}
 }
 
 // heldFirst tells until when the first event is held; zero when none is.
-func (d *Device) heldFirst(ctx context.Context) (time.Time, error) {
-	d.mu.Lock()
-	held := d.megolmState.holding
+func (m *megolmState) heldFirst(ctx context.Context) (time.Time, error) {
+	m.mu.Lock()
+	held := m.holding
 	if !held.known { // what is held from here on is noted
-		d.megolmState.holding = holding{known: true}
+		m.holding = holding{known: true}
 	}
-	d.mu.Unlock()
+	m.mu.Unlock()
 	if held.known {
 		return held.first, nil
 	}
-	_, first, err := d.eng.store.PendingHeld(ctx, d.acct.row, d.rowID)
+	_, first, err := m.eng.store.PendingHeld(ctx, m.acct.row, m.rowID)
 	if err != nil {
-		d.recountHeld()
+		m.recountHeld()
 		return time.Time{}, fmt.Errorf("look up held events: %w", err)
 	}
-	d.noteHeld([]store.PendingEvent{{HeldUntil: first}})
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.megolmState.holding.first, nil
+	m.noteHeld([]store.PendingEvent{{HeldUntil: first}})
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.holding.first, nil
 }
 
 // recountHeld has the store asked for what is held: some of it no longer is.
-func (d *Device) recountHeld() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.megolmState.holding = holding{}
+func (m *megolmState) recountHeld() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.holding = holding{}
 }
 
 // due gives the events that were held long enough.
-func (d *Device) due(ctx context.Context) ([]store.PendingEvent, error) {
-	first, err := d.heldFirst(ctx)
-	now := d.eng.now()
+func (m *megolmState) due(ctx context.Context) ([]store.PendingEvent, error) {
+	first, err := m.heldFirst(ctx)
+	now := m.eng.now()
 	if err != nil || first.IsZero() || now.Before(first) {
 		return nil, err
 	}
-	rows, err := d.eng.store.PendingDue(ctx, d.acct.row, d.rowID, now, maxLate)
+	rows, err := m.eng.store.PendingDue(ctx, m.acct.row, m.rowID, now, maxLate)
 	if err != nil {
 		return nil, fmt.Errorf("load held events: %w", err)
 	}
@@ -182,7 +182,7 @@ func (s *ClientSync) wakeWhenDue(ctx context.Context) error {
 // event, should it be readable after all, or a placeholder, in whose place it comes later.
 //
 // done are the events that this response carries already.
-func (d *Device) openDue(ctx context.Context, rows, done []store.PendingEvent, next string, late map[id.RoomID][]json.RawMessage) error {
+func (m *megolmState) openDue(ctx context.Context, rows, done []store.PendingEvent, next string, late map[id.RoomID][]json.RawMessage) error {
 	rows = slices.DeleteFunc(rows, func(row store.PendingEvent) bool {
 		return row.Ready || slices.ContainsFunc(done, func(p store.PendingEvent) bool { return p.EventID == row.EventID })
 	})
@@ -193,21 +193,21 @@ func (d *Device) openDue(ctx context.Context, rows, done []store.PendingEvent, n
 	for i := range rows {
 		in[i] = Incoming{RoomID: rows[i].RoomID, Event: rows[i].Event}
 	}
-	out, jobs, by := d.open(ctx, in)
+	out, jobs, by := m.host.open(ctx, in)
 	ch := &store.Changes{}
 	for i := range rows {
 		again := rows[i]
-		d.place(&again, jobs[i], out[i], next, late)
+		m.place(&again, jobs[i], out[i], next, late)
 		ch.Pending = append(ch.Pending, again)
 	}
-	d.recountHeld()
-	return d.park(ctx, ch, by)
+	m.recountHeld()
+	return m.park(ctx, ch, by)
 }
 
 // place shows the client something of an event that was held. That counts once the client
 // goes on from the response that carries it.
-func (d *Device) place(row *store.PendingEvent, job *sealedEvent, shown Opened, next string, late map[id.RoomID][]json.RawMessage) {
-	row.From, row.HeldUntil = "", d.eng.now()
+func (m *megolmState) place(row *store.PendingEvent, job *sealedEvent, shown Opened, next string, late map[id.RoomID][]json.RawMessage) {
+	row.From, row.HeldUntil = "", m.eng.now()
 	waits := job != nil && (job.held != "" || errors.Is(job.err, errNoKey) || errors.Is(job.err, errTooEarly) || errors.Is(job.err, errOurs))
 	if waits && !shown.Decrypted {
 		row.Ready, row.DeliveredAt, row.From, row.PlacedAt = errors.Is(job.err, errOurs), "", job.held, next

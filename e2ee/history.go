@@ -2,12 +2,14 @@ package e2ee
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
 	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
 )
 
 // A room key that an event needs and that is not here is fetched from the backup. Who reads
@@ -28,8 +30,23 @@ const (
 
 // backups is what a device reads from the account's backup.
 type backups struct {
+	*part
+	host backupsHost
+
 	fetching  fetching
 	restoring restoring
+}
+
+// backupsHost is what the others do for it.
+type backupsHost interface {
+	keepKept(ctx context.Context, rows []store.InboundSession) (kept int, err error)
+	ownNow() ownState
+	retryLocked(why retryFor, pause time.Duration)
+	setUpIdentity(ctx context.Context) error
+	signAsDevice(raw json.RawMessage) (json.RawMessage, error)
+	stillBacksUp(ctx context.Context, target *backupTarget) (bool, error)
+	unsettle()
+	wantSecrets(ctx context.Context, own *trustcache.User) error
 }
 
 // fetching are the room keys to be fetched from the backup. It is guarded by the Device.
@@ -51,8 +68,8 @@ type fetch struct {
 
 // fetchMissing asks the backup for the keys that events lack. It gives the events that
 // are worth another try: those that may wait, and whose key has come.
-func (d *Device) fetchMissing(ctx context.Context, jobs []*sealedEvent) []*sealedEvent {
-	if _, standing := d.acct.standing(); standing != backupOurs && standing != backupUnknown {
+func (b *backups) fetchMissing(ctx context.Context, jobs []*sealedEvent) []*sealedEvent {
+	if _, standing := b.acct.standing(); standing != backupOurs && standing != backupUnknown {
 		return nil
 	}
 	var waiting []*sealedEvent
@@ -62,7 +79,7 @@ func (d *Device) fetchMissing(ctx context.Context, jobs []*sealedEvent) []*seale
 		if !errors.Is(job.err, errNoKey) && !errors.Is(job.err, errTooEarly) {
 			continue
 		}
-		f := d.want(job.ref)
+		f := b.want(job.ref)
 		if f != nil && job.wait > 0 {
 			waiting, fetches, wait = append(waiting, job), append(fetches, f), max(wait, job.wait)
 		}
@@ -109,18 +126,18 @@ func (f *fetch) over() bool {
 }
 
 // want has a key fetched; nil when there is no use in that now.
-func (d *Device) want(ref store.SessionRef) *fetch {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	q := &d.backups.fetching
+func (b *backups) want(ref store.SessionRef) *fetch {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	q := &b.fetching
 	if f := q.of[ref]; f != nil {
 		return f
 	}
-	now := d.eng.now()
+	now := b.eng.now()
 	if until, ok := q.absent[ref]; (ok && now.Before(until)) || now.Before(q.paused) || len(q.of) >= maxFetches {
 		return nil
 	}
-	if d.ctx == nil || d.ctx.Err() != nil {
+	if b.ctx == nil || b.ctx.Err() != nil {
 		return nil
 	}
 	f := &fetch{ref: ref, done: make(chan struct{})}
@@ -131,36 +148,36 @@ func (d *Device) want(ref store.SessionRef) *fetch {
 	q.wanted = append(q.wanted, f)
 	if !q.running {
 		q.running = true
-		d.eng.wg.Go(func() { d.fetchLoop(d.ctx) })
+		b.eng.wg.Go(func() { b.fetchLoop(b.ctx) })
 	}
 	return f
 }
 
 // fetchLoop fetches until nothing is wanted.
-func (d *Device) fetchLoop(ctx context.Context) {
+func (b *backups) fetchLoop(ctx context.Context) {
 	for {
-		batch := d.nextFetches()
+		batch := b.nextFetches()
 		if len(batch) == 0 {
 			return
 		}
-		absent, err := d.fetchKeys(ctx, batch)
+		absent, err := b.fetchKeys(ctx, batch)
 		for again := 1; errors.Is(err, errMoreToDo) && again <= fetchAgain; again++ {
 			// Whose the backup is changed while it was looked at, as when a device is set up.
 			if err = waitFor(ctx, rereadPauses().After(again)); err == nil {
-				absent, err = d.fetchKeys(ctx, batch)
+				absent, err = b.fetchKeys(ctx, batch)
 			}
 		}
 		if err != nil && ctx.Err() == nil {
-			d.eng.log.Warn().Err(err).Msg("Room keys could not be fetched from the backup")
+			b.eng.log.Warn().Err(err).Msg("Room keys could not be fetched from the backup")
 		}
-		d.fetched(batch, absent, err)
+		b.fetched(batch, absent, err)
 	}
 }
 
-func (d *Device) nextFetches() []*fetch {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	q := &d.backups.fetching
+func (b *backups) nextFetches() []*fetch {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	q := &b.fetching
 	var batch []*fetch
 	batch, q.wanted = together(q.wanted, fetchBatch)
 	if len(batch) == 0 {
@@ -170,11 +187,11 @@ func (d *Device) nextFetches() []*fetch {
 }
 
 // fetched ends fetches and remembers what came of them.
-func (d *Device) fetched(batch []*fetch, absent map[store.SessionRef]bool, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	q := &d.backups.fetching
-	now := d.eng.now()
+func (b *backups) fetched(batch []*fetch, absent map[store.SessionRef]bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	q := &b.fetching
+	now := b.eng.now()
 	if err != nil {
 		q.paused = now.Add(pauseAfter(err, q.failures.Next(fetchPauses()), fetchPauses()))
 	} else {
@@ -193,8 +210,8 @@ func (d *Device) fetched(batch []*fetch, absent map[store.SessionRef]bool, err e
 }
 
 // fetchKeys fetches and stores keys, and tells which the backup does not have.
-func (d *Device) fetchKeys(ctx context.Context, batch []*fetch) (absent map[store.SessionRef]bool, err error) {
-	target, err := d.backupTarget(ctx)
+func (b *backups) fetchKeys(ctx context.Context, batch []*fetch) (absent map[store.SessionRef]bool, err error) {
+	target, err := b.backupTarget(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +222,7 @@ func (d *Device) fetchKeys(ctx context.Context, batch []*fetch) (absent map[stor
 		}
 		return absent, nil
 	}
-	found, err := d.fetchBacked(ctx, target.version, batch)
+	found, err := b.fetchBacked(ctx, target.version, batch)
 	var rows []store.InboundSession
 	for _, f := range batch {
 		if found[f.ref] == nil {
@@ -225,35 +242,35 @@ func (d *Device) fetchKeys(ctx context.Context, batch []*fetch) (absent map[stor
 			delete(absent, ref)
 		}
 	}
-	kept, saveErr := d.keepKept(ctx, rows)
-	d.eng.counts.restores.Add(float64(kept))
+	kept, saveErr := b.host.keepKept(ctx, rows)
+	b.eng.counts.restores.Add(float64(kept))
 	return absent, errors.Join(err, saveErr)
 }
 
 // resumeHistory does, once the backup can be read, what waited for that: the keys are
 // fetched that delivered events wait for, and a restore goes on that was asked for.
-func (d *Device) resumeHistory(ctx context.Context) error {
-	_, standing := d.acct.standing()
-	d.mu.Lock()
-	first := !d.backups.fetching.resumed
-	again := d.backups.restoring.status != nil && d.backups.restoring.status.State == restoreFailed
-	d.mu.Unlock()
+func (b *backups) resumeHistory(ctx context.Context) error {
+	_, standing := b.acct.standing()
+	b.mu.Lock()
+	first := !b.fetching.resumed
+	again := b.restoring.status != nil && b.restoring.status.State == restoreFailed
+	b.mu.Unlock()
 	if standing != backupOurs || (!first && !again) {
 		return nil
 	}
-	if err := d.continueRestore(ctx); err != nil {
+	if err := b.continueRestore(ctx); err != nil {
 		return err
 	}
-	refs, err := d.eng.store.PendingSessions(ctx, d.acct.row, d.rowID, maxFetches)
+	refs, err := b.eng.store.PendingSessions(ctx, b.acct.row, b.rowID, maxFetches)
 	if err != nil {
 		return fmt.Errorf("look for events that wait: %w", err)
 	}
-	d.mu.Lock()
-	clear(d.backups.fetching.absent)
-	d.backups.fetching.resumed = true
-	d.mu.Unlock()
+	b.mu.Lock()
+	clear(b.fetching.absent)
+	b.fetching.resumed = true
+	b.mu.Unlock()
 	for _, ref := range refs {
-		d.want(ref)
+		b.want(ref)
 	}
 	return nil
 }

@@ -55,7 +55,7 @@ func countRooms(fetches []*fetch) map[id.RoomID]int {
 }
 
 // fetchBacked gets what a backup holds of keys. What it does not hold is missing.
-func (d *Device) fetchBacked(ctx context.Context, version string, batch []*fetch) (map[store.SessionRef]json.RawMessage, error) {
+func (b *backups) fetchBacked(ctx context.Context, version string, batch []*fetch) (map[store.SessionRef]json.RawMessage, error) {
 	of := countRooms(batch)
 	rooms := make(map[id.RoomID]map[id.SessionID]bool)
 	found := make(map[store.SessionRef]json.RawMessage, len(batch))
@@ -70,7 +70,7 @@ func (d *Device) fetchBacked(ctx context.Context, version string, batch []*fetch
 	for _, f := range batch {
 		room := f.ref.RoomID
 		if of[room] < wholeRoom {
-			group.Go(func() error { return d.fetchKey(groupCtx, version, f.ref, keep) })
+			group.Go(func() error { return b.fetchKey(groupCtx, version, f.ref, keep) })
 			continue
 		}
 		if rooms[room] == nil {
@@ -79,16 +79,16 @@ func (d *Device) fetchBacked(ctx context.Context, version string, batch []*fetch
 		rooms[room][f.ref.SessionID] = true
 	}
 	for room, wanted := range rooms {
-		group.Go(func() error { return d.fetchRoom(groupCtx, version, room, wanted, keep) })
+		group.Go(func() error { return b.fetchRoom(groupCtx, version, room, wanted, keep) })
 	}
 	err := group.Wait()
 	return found, err
 }
 
 // fetchKey asks the backup for one key.
-func (d *Device) fetchKey(ctx context.Context, version string, ref store.SessionRef, keep func(store.SessionRef, json.RawMessage)) error {
+func (b *backups) fetchKey(ctx context.Context, version string, ref store.SessionRef, keep func(store.SessionRef, json.RawMessage)) error {
 	var raw json.RawMessage
-	err := d.call(ctx, request{
+	err := b.call(ctx, request{
 		op: "fetch a room key from the backup", method: http.MethodGet,
 		path:  mautrix.ClientURLPath{"v3", "room_keys", "keys", ref.RoomID, ref.SessionID},
 		query: map[string]string{"version": version}, result: &raw,
@@ -103,8 +103,8 @@ func (d *Device) fetchKey(ctx context.Context, version string, ref store.Session
 }
 
 // fetchRoom asks the backup for all keys of a room and keeps those that are wanted.
-func (d *Device) fetchRoom(ctx context.Context, version string, room id.RoomID, wanted map[id.SessionID]bool, keep func(store.SessionRef, json.RawMessage)) error {
-	err := d.eng.hs.stream(ctx, d.currentToken(), request{
+func (b *backups) fetchRoom(ctx context.Context, version string, room id.RoomID, wanted map[id.SessionID]bool, keep func(store.SessionRef, json.RawMessage)) error {
+	err := b.eng.hs.stream(ctx, b.currentToken(), request{
 		op: "fetch the room keys of a room from the backup", method: http.MethodGet,
 		path:  mautrix.ClientURLPath{"v3", "room_keys", "keys", room},
 		query: map[string]string{"version": version}, patient: roomPatience,

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/crypto/ssss"
 	"maunium.net/go/mautrix/id"
 
@@ -16,12 +17,30 @@ import (
 
 // ownIdentity is how a device stands to its user's identity.
 type ownIdentity struct {
+	*part
+	host ownIdentityHost
+
 	serverKeys  json.RawMessage // our device keys as the homeserver shows them, with all signatures
 	own         ownState
 	confirmedAt time.Time // when this process signed the device
 	signature   signatureTrial
 	settled     bool // the identity was looked at, and nothing has changed since
 	unsettled   int  // how often something changed
+}
+
+// ownIdentityHost is what the others do for it.
+type ownIdentityHost interface {
+	completeBackup(ctx context.Context, keys *crossSigning, storage *ssss.Key, may bootstrapping) ([]byte, error)
+	createBackup(ctx context.Context, key *backup.MegolmBackupKey, keys *crossSigning) error
+	currentBackup(ctx context.Context) (*backupVersion, error)
+	dropRetry(why retryFor)
+	kickLocked()
+	newBackupKey(ctx context.Context) (*backup.MegolmBackupKey, error)
+	retryLocked(why retryFor, pause time.Duration)
+	signAsDevice(raw json.RawMessage) (json.RawMessage, error)
+	tellRecoveredAlone(ctx context.Context) error
+	wantBackup(ctx context.Context) error
+	wantSecrets(ctx context.Context, own *trustcache.User) error
 }
 
 // ownState is how the device and its owner's identity stand, as read from the
@@ -49,35 +68,35 @@ const (
 // configuration says how, signs the device where we hold the keys, and keeps secret
 // storage and backup complete. Every step looks at what the homeserver has, so that it
 // can be repeated after a crash anywhere (requirement 12.13).
-func (d *Device) setUpIdentity(ctx context.Context) error {
-	if d.isSettled() && !d.signatureDue() {
+func (o *ownIdentity) setUpIdentity(ctx context.Context) error {
+	if o.isSettled() && !o.signatureDue() {
 		return nil
 	}
-	d.mu.Lock()
-	looked := d.ownIdentity.unsettled
-	d.mu.Unlock()
-	password, given := d.acct.password.take()
-	err := d.bootstrap(ctx, UserAuth{Password: password}, bootstrapping{create: !d.eng.opts.ManualBootstrap})
+	o.mu.Lock()
+	looked := o.unsettled
+	o.mu.Unlock()
+	password, given := o.acct.password.take()
+	err := o.bootstrap(ctx, UserAuth{Password: password}, bootstrapping{create: !o.eng.opts.ManualBootstrap})
 	var auth *AuthNeededError
 	if err != nil && !errors.As(err, &auth) && !errors.Is(err, ErrWrongPassword) && !signatureFailed(err) {
 		return err
 	}
 	// Done, or in need of a person: looked at again when something changes.
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.ownIdentity.settled = d.record.row.KeysUploaded && d.ownIdentity.own != ownUnknown && d.ownIdentity.unsettled == looked
-	if d.ownIdentity.settled && (d.ownIdentity.own != ownNoIdentity || !d.eng.opts.ManualBootstrap) { // else POST bootstrap may need it
-		d.acct.password.forgetGiven(given)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.settled = o.record.row.KeysUploaded && o.own != ownUnknown && o.unsettled == looked
+	if o.settled && (o.own != ownNoIdentity || !o.eng.opts.ManualBootstrap) { // else POST bootstrap may need it
+		o.acct.password.forgetGiven(given)
 	}
 	return err
 }
 
 // unsettleLocked has the identity looked at again. The caller holds d.mu.
-func (d *Device) unsettleLocked() {
-	d.ownIdentity.settled = false
-	d.ownIdentity.unsettled++
-	d.acct.forgetBackup()
-	d.kickLocked()
+func (o *ownIdentity) unsettleLocked() {
+	o.settled = false
+	o.unsettled++
+	o.acct.forgetBackup()
+	o.host.kickLocked()
 }
 
 // bootstrapping says what a bootstrap may do.
@@ -93,35 +112,35 @@ type bootstrapping struct {
 var errOwnUnknown = errors.New("the own keys could not be read from the homeserver")
 
 // bootstrap does the work of setUpIdentity.
-func (d *Device) bootstrap(ctx context.Context, auth UserAuth, may bootstrapping) error {
-	if d.mode != ModeProxied {
+func (o *ownIdentity) bootstrap(ctx context.Context, auth UserAuth, may bootstrapping) error {
+	if o.mode != ModeProxied {
 		return nil
 	}
-	d.mu.Lock()
-	uploaded := d.record.row.KeysUploaded
-	d.mu.Unlock()
+	o.mu.Lock()
+	uploaded := o.record.row.KeysUploaded
+	o.mu.Unlock()
 	if !uploaded {
 		return nil // the next maintenance comes after the upload
 	}
-	give, err := d.acct.boot.take(ctx, struct{}{})
+	give, err := o.acct.boot.take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}
 	defer give()
-	resetting, err := d.acct.loadReset(ctx)
+	resetting, err := o.acct.loadReset(ctx)
 	if err != nil {
 		return err
 	}
-	own, err := d.readOwn(ctx, true)
+	own, err := o.readOwn(ctx, true)
 	switch {
 	case err != nil:
 		return err
 	case own.Knowledge != trustcache.KnowledgeFresh:
 		return errOwnUnknown
 	case resetting != nil && resetting.master.PublicKey() == own.Current:
-		return d.finishReset(ctx, resetting) // one that was interrupted
+		return o.finishReset(ctx, resetting) // one that was interrupted
 	}
-	keys, err := d.fittingKeys(ctx, own)
+	keys, err := o.fittingKeys(ctx, own)
 	if err != nil {
 		return err
 	}
@@ -130,92 +149,92 @@ func (d *Device) bootstrap(ctx context.Context, auth UserAuth, may bootstrapping
 	case own.Current == "" && !may.create:
 		return nil
 	case own.Current == "":
-		if own, keys, err = d.createIdentity(ctx, keys, auth); err != nil {
+		if own, keys, err = o.createIdentity(ctx, keys, auth); err != nil {
 			return err
 		}
 	case keys == nil:
-		if keys, opened, err = d.recoverAlone(ctx, own); err != nil {
+		if keys, opened, err = o.recoverAlone(ctx, own); err != nil {
 			return err
 		}
 	}
 	if keys == nil {
-		return d.awaitIdentity(ctx, own)
+		return o.awaitIdentity(ctx, own)
 	}
 	if !own.State().Accepted() {
 		// It changed elsewhere, and is about to be accepted with nobody present.
-		if err := d.tellRecoveredAlone(ctx); err != nil {
+		if err := o.host.tellRecoveredAlone(ctx); err != nil {
 			return err
 		}
 	}
-	return d.takeIntoUse(ctx, own, keys, opened, may)
+	return o.takeIntoUse(ctx, own, keys, opened, may)
 }
 
 // awaitIdentity does what can be done with an identity whose keys are not here: its owner
 // or another device may bring them.
-func (d *Device) awaitIdentity(ctx context.Context, own *trustcache.User) error {
-	d.acct.noteStorage(storageUnknown)
+func (o *ownIdentity) awaitIdentity(ctx context.Context, own *trustcache.User) error {
+	o.acct.noteStorage(storageUnknown)
 	if !own.Verified {
-		d.acct.noteBackup(backupUnknown)
+		o.acct.noteBackup(backupUnknown)
 		return nil
 	}
-	if _, err := d.completeBackup(ctx, nil, nil, bootstrapping{}); err != nil {
+	if _, err := o.host.completeBackup(ctx, nil, nil, bootstrapping{}); err != nil {
 		return err
 	}
-	return d.wantSecrets(ctx, own)
+	return o.host.wantSecrets(ctx, own)
 }
 
 // fittingKeys gives the private keys that belong to the published identity; nil unless
 // all of them are here. Those that do not belong to it are dropped: another client
 // replaced the identity (requirement 12.12).
-func (d *Device) fittingKeys(ctx context.Context, own *trustcache.User) (*crossSigning, error) {
-	keys, err := d.acct.loadParts(ctx)
+func (o *ownIdentity) fittingKeys(ctx context.Context, own *trustcache.User) (*crossSigning, error) {
+	keys, err := o.acct.loadParts(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if own.Current == "" { // nothing is published yet
-		return d.acct.loadCrossSigning(ctx)
+		return o.acct.loadCrossSigning(ctx)
 	}
 	misfits := keys.misfits(own)
 	if len(misfits) == 0 {
-		return d.acct.loadCrossSigning(ctx)
+		return o.acct.loadCrossSigning(ctx)
 	}
-	if err := d.save(ctx, &store.Changes{DeleteSecrets: misfits}); err != nil {
+	if err := o.save(ctx, &store.Changes{DeleteSecrets: misfits}); err != nil {
 		return nil, fmt.Errorf("drop keys that do not belong to the identity: %w", err)
 	}
-	d.eng.log.Warn().Stringer("account", d.acct.user).Int("keys", len(misfits)).
+	o.eng.log.Warn().Stringer("account", o.acct.user).Int("keys", len(misfits)).
 		Msg("The identity was replaced by another client; its old private keys were dropped")
-	return d.acct.loadCrossSigning(ctx)
+	return o.acct.loadCrossSigning(ctx)
 }
 
 // readOwn reads the own user's keys and records how the device stands. again asks the
 // homeserver even if nothing is known to have changed.
-func (d *Device) readOwn(ctx context.Context, again bool) (*trustcache.User, error) {
-	ask := d.acct.tracker.Lookup
+func (o *ownIdentity) readOwn(ctx context.Context, again bool) (*trustcache.User, error) {
+	ask := o.acct.tracker.Lookup
 	if again {
-		ask = d.acct.tracker.Query
+		ask = o.acct.tracker.Query
 	}
-	users, err := ask(ctx, d.query(), []id.UserID{d.acct.user})
+	users, err := ask(ctx, o.query(), []id.UserID{o.acct.user})
 	if err != nil {
 		return nil, fmt.Errorf("read the own keys: %w", err)
 	}
-	own := users[d.acct.user]
-	d.noteOwn(own)
+	own := users[o.acct.user]
+	o.noteOwn(own)
 	return own, nil
 }
 
 // noteOwn records how the device stands in a snapshot of the own user.
-func (d *Device) noteOwn(own *trustcache.User) {
+func (o *ownIdentity) noteOwn(own *trustcache.User) {
 	state := ownUnknown
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	switch own.CompareOwn(d.id, d.ed25519, d.curve25519) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch own.CompareOwn(o.id, o.ed25519, o.curve25519) {
 	case trustcache.OwnDeviceUnknown:
 		return // keep what was known
 	case trustcache.OwnDeviceAbsent:
 		// Deleted and made again under the same ID, or lost by the homeserver: the same
 		// keys are published again (requirement 2.7).
-		d.record.row.KeysUploaded = false
-		d.kickLocked()
+		o.record.row.KeysUploaded = false
+		o.host.kickLocked()
 	case trustcache.OwnDeviceForeign:
 		state = ownReplaced // requirement 2.10
 	case trustcache.OwnDeviceUnsigned:
@@ -229,41 +248,41 @@ func (d *Device) noteOwn(own *trustcache.User) {
 	if (state == ownUnsigned || state == ownSigned) && !own.State().Accepted() {
 		state = ownChanged
 	}
-	d.ownIdentity.own = state
-	d.noteSignature(state, own.SelfSigning)
-	if dev := own.Device(d.id); dev != nil && state != ownReplaced {
+	o.own = state
+	o.noteSignature(state, own.SelfSigning)
+	if dev := own.Device(o.id); dev != nil && state != ownReplaced {
 		if obj, err := parseObject(dev.Raw); err == nil {
-			d.ownIdentity.serverKeys = obj.without("unsigned").encode()
+			o.serverKeys = obj.without("unsigned").encode()
 		}
 	}
 }
 
-func (d *Device) ownNow() ownState {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.ownIdentity.own
+func (o *ownIdentity) ownNow() ownState {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.own
 }
 
 // createIdentity makes and publishes an identity. The private keys are stored first:
 // after a crash the same ones are published, or found published.
-func (d *Device) createIdentity(ctx context.Context, keys *crossSigning, auth UserAuth) (*trustcache.User, *crossSigning, error) {
+func (o *ownIdentity) createIdentity(ctx context.Context, keys *crossSigning, auth UserAuth) (*trustcache.User, *crossSigning, error) {
 	if keys == nil {
 		made, err := newCrossSigning()
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := d.save(ctx, &store.Changes{Secrets: made.secrets()}); err != nil {
+		if err := o.save(ctx, &store.Changes{Secrets: made.secrets()}); err != nil {
 			return nil, nil, fmt.Errorf("store new cross-signing keys: %w", err)
 		}
 		keys = made
 	}
 	// Said before it is published, so that nobody is alarmed when it appears.
-	if _, err := d.acct.tracker.SetOwnIdentity(ctx, keys.master.PublicKey()); err != nil {
+	if _, err := o.acct.tracker.SetOwnIdentity(ctx, keys.master.PublicKey()); err != nil {
 		return nil, nil, fmt.Errorf("trust the own identity: %w", err)
 	}
 	// To be asked for a password may mean that another client was quicker.
 	stillNone := func(ctx context.Context) error {
-		switch own, err := d.readOwn(ctx, true); {
+		switch own, err := o.readOwn(ctx, true); {
 		case err != nil:
 			return err
 		case own.Knowledge != trustcache.KnowledgeFresh:
@@ -273,10 +292,10 @@ func (d *Device) createIdentity(ctx context.Context, keys *crossSigning, auth Us
 		}
 		return nil
 	}
-	if err := d.publish(ctx, keys, auth, stillNone); err != nil {
+	if err := o.publish(ctx, keys, auth, stillNone); err != nil {
 		return nil, nil, err
 	}
-	own, err := d.readOwn(ctx, true)
+	own, err := o.readOwn(ctx, true)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -353,3 +372,7 @@ func (d *Device) uploadNow(ctx context.Context) error {
 	defer give()
 	return d.uploadKeys(ctx)
 }
+
+// shownKeys are the device's keys as the homeserver shows them, nil before it does. The
+// caller holds mu.
+func (o *ownIdentity) shownKeys() json.RawMessage { return o.serverKeys }

@@ -217,11 +217,11 @@ func (s *inboundSession) upgraded(users map[id.UserID]*trustcache.User, sender i
 
 // findSessions gives every job its session, from the cache or with two queries, and one
 // more where several claim one.
-func (d *Device) findSessions(ctx context.Context, jobs []*sealedEvent) error {
+func (m *megolmState) findSessions(ctx context.Context, jobs []*sealedEvent) error {
 	var missing []store.SessionRef
 	asked := make(map[store.SessionRef]bool)
 	for _, job := range jobs {
-		if s, ok := d.eng.inbound.Get(inboundKey{d.rowID, job.ref}); ok {
+		if s, ok := m.eng.inbound.Get(inboundKey{m.rowID, job.ref}); ok {
 			job.session = s
 		} else if !asked[job.ref] {
 			asked[job.ref] = true
@@ -229,22 +229,22 @@ func (d *Device) findSessions(ctx context.Context, jobs []*sealedEvent) error {
 		}
 	}
 	if len(missing) > 0 {
-		if err := d.loadSessions(ctx, jobs, missing); err != nil {
+		if err := m.loadSessions(ctx, jobs, missing); err != nil {
 			return err
 		}
 	}
-	return d.findMoreOwners(ctx, jobs)
+	return m.findMoreOwners(ctx, jobs)
 }
 
 // loadSessions gives jobs their sessions from the store. What was read while better keys
 // were stored is good for these jobs only: it must not be in the cache in their place.
-func (d *Device) loadSessions(ctx context.Context, jobs []*sealedEvent, missing []store.SessionRef) error {
-	before := d.keysTaken()
-	rows, err := d.eng.store.InboundSessions(ctx, d.acct.row, d.rowID, missing)
+func (m *megolmState) loadSessions(ctx context.Context, jobs []*sealedEvent, missing []store.SessionRef) error {
+	before := m.keysTaken()
+	rows, err := m.eng.store.InboundSessions(ctx, m.acct.row, m.rowID, missing)
 	if err != nil {
 		return fmt.Errorf("load room keys: %w", err)
 	}
-	last, err := d.eng.store.LastIndices(ctx, d.acct.row, d.rowID, missing)
+	last, err := m.eng.store.LastIndices(ctx, m.acct.row, m.rowID, missing)
 	if err != nil {
 		return err
 	}
@@ -261,7 +261,7 @@ func (d *Device) loadSessions(ctx context.Context, jobs []*sealedEvent, missing 
 		s.row.Pickle = nil // the unpickled one is enough
 		loaded[ref] = s
 	}
-	d.keepLoaded(loaded, before)
+	m.keepLoaded(loaded, before)
 	for _, job := range jobs {
 		if job.session == nil {
 			job.session = loaded[job.ref]
@@ -272,20 +272,20 @@ func (d *Device) loadSessions(ctx context.Context, jobs []*sealedEvent, missing 
 
 // keepLoaded keeps sessions in the cache, unless room keys were stored since before. Who
 // stores some lets go of what is in the cache, and then counts, under d.mu.
-func (d *Device) keepLoaded(loaded map[store.SessionRef]*inboundSession, before int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.megolmState.keySeq != before {
+func (m *megolmState) keepLoaded(loaded map[store.SessionRef]*inboundSession, before int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.keySeq != before {
 		return
 	}
 	for ref, s := range loaded {
-		d.eng.inbound.Add(inboundKey{d.rowID, ref}, s)
+		m.eng.inbound.Add(inboundKey{m.rowID, ref}, s)
 	}
 }
 
 // inCache reports whether a session is the one in the cache: nothing was stored of it since
 // it was read. The caller holds d.mu.
-func (d *Device) inCache(s *inboundSession) bool {
-	now, ok := d.eng.inbound.Peek(inboundKey{d.rowID, s.row.SessionRef})
+func (m *megolmState) inCache(s *inboundSession) bool {
+	now, ok := m.eng.inbound.Peek(inboundKey{m.rowID, s.row.SessionRef})
 	return ok && now == s
 }

@@ -57,6 +57,7 @@ func TestKeyStoredWhileAnotherIsLoaded(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := &Device{part: part{eng: &Engine{inbound: cache}, self: self{rowID: 1}}} // without a store: a write would not survive
+	d.connect()
 	ref := store.SessionRef{RoomID: "!r:x", SessionID: "s"}
 	load := func() *inboundSession {
 		return &inboundSession{

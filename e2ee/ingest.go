@@ -68,10 +68,10 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 }
 
 // newsNow tells how often rooms, or the homeserver's supply of our keys, became known better.
-func (d *Device) newsNow() int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.roomTable.news
+func (rt *roomTable) newsNow() int {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	return rt.news
 }
 
 // doubt has the homeserver asked again for what an outdated response says of a room:

@@ -11,7 +11,7 @@ import (
 
 // keepKept stores room keys that came from a backup or an import, except those that add
 // nothing to what is stored or contradict it, and tells how many it kept.
-func (d *Device) keepKept(ctx context.Context, rows []store.InboundSession) (kept int, err error) {
+func (m *megolmState) keepKept(ctx context.Context, rows []store.InboundSession) (kept int, err error) {
 	if len(rows) == 0 {
 		return 0, nil
 	}
@@ -19,13 +19,13 @@ func (d *Device) keepKept(ctx context.Context, rows []store.InboundSession) (kep
 	for i := range rows {
 		refs[i] = rows[i].SessionRef
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock() // room keys that come over Olm are merged under it too
-	known, err := d.eng.store.InboundSessions(ctx, d.acct.row, d.rowID, refs)
+	m.mu.Lock()
+	defer m.mu.Unlock() // room keys that come over Olm are merged under it too
+	known, err := m.eng.store.InboundSessions(ctx, m.acct.row, m.rowID, refs)
 	if err != nil {
 		return 0, fmt.Errorf("load room keys: %w", err)
 	}
-	more, err := d.loadMoreOwners(ctx, attestedAgain(rows, known))
+	more, err := m.loadMoreOwners(ctx, attestedAgain(rows, known))
 	if err != nil {
 		return 0, err
 	}
@@ -38,7 +38,7 @@ func (d *Device) keepKept(ctx context.Context, rows []store.InboundSession) (kep
 		if !news {
 			continue
 		}
-		row.ReceivedAt = d.eng.now()
+		row.ReceivedAt = m.eng.now()
 		known[row.SessionRef] = row
 		ch.InboundSessions = append(ch.InboundSessions, row)
 		ch.ReadyPending = append(ch.ReadyPending, row.SessionRef)
@@ -52,19 +52,19 @@ func (d *Device) keepKept(ctx context.Context, rows []store.InboundSession) (kep
 	if err := more.collect(ch); err != nil {
 		return 0, err
 	}
-	cancelled, err := d.cancelKeyAsks(ctx, ch, nil)
+	cancelled, err := m.host.cancelKeyAsks(ctx, ch, nil)
 	if err != nil {
 		return 0, err
 	}
-	if err := d.save(ctx, ch); err != nil {
+	if err := m.save(ctx, ch); err != nil {
 		return 0, fmt.Errorf("store room keys: %w", err)
 	}
 	cancelled()
 	for i := range ch.InboundSessions {
-		d.eng.inbound.Remove(inboundKey{d.rowID, ch.InboundSessions[i].SessionRef})
+		m.eng.inbound.Remove(inboundKey{m.rowID, ch.InboundSessions[i].SessionRef})
 	}
-	d.megolmState.keySeq++
-	d.wakeWaiting()
+	m.keySeq++
+	m.host.wakeWaiting()
 	return len(ch.InboundSessions), nil
 }
 

@@ -71,13 +71,13 @@ func (b *batch) keyRequested(ev *toDevice) {
 
 // answerKeyRequests gives the keys that were asked for, as far as we have them, to those
 // who may have them.
-func (d *Device) answerKeyRequests(ctx context.Context) error {
-	waiting, err := d.waiting(ctx, func(w *waitingRequests) int { return len(w.Keys) })
+func (g *gossip) answerKeyRequests(ctx context.Context) error {
+	waiting, err := g.waiting(ctx, func(w *waitingRequests) int { return len(w.Keys) })
 	if err != nil || waiting == nil {
 		return err
 	}
 	requests := waiting.Keys
-	own, err := d.whoAsks(ctx)
+	own, err := g.whoAsks(ctx)
 	if err != nil {
 		return err
 	}
@@ -85,11 +85,11 @@ func (d *Device) answerKeyRequests(ctx context.Context) error {
 	for i, req := range requests {
 		refs[i] = req.Ref
 	}
-	rows, err := d.eng.store.InboundSessions(ctx, d.acct.row, d.rowID, refs)
+	rows, err := g.eng.store.InboundSessions(ctx, g.acct.row, g.rowID, refs)
 	if err != nil {
 		return fmt.Errorf("load room keys that were asked for: %w", err)
 	}
-	notes, err := d.eng.store.Withheld(ctx, d.acct.row, d.rowID, refs)
+	notes, err := g.eng.store.Withheld(ctx, g.acct.row, g.rowID, refs)
 	if err != nil {
 		return fmt.Errorf("load withheld notes: %w", err)
 	}
@@ -102,35 +102,35 @@ func (d *Device) answerKeyRequests(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if became, err = d.forwardKey(ctx, req, dev, content); err != nil {
+			if became, err = g.forwardKey(ctx, req, dev, content); err != nil {
 				return err
 			}
 		}
-		if became == answerRefused || (became == answerLater && d.expired(req.At)) {
-			d.eng.counts.forwards.WithLabelValues("not_sent").Inc()
+		if became == answerRefused || (became == answerLater && g.expired(req.At)) {
+			g.eng.counts.forwards.WithLabelValues("not_sent").Inc()
 			done = append(done, req)
 		}
 	}
 	if len(done) > 0 {
-		if err := d.answered(ctx, func(w *waitingRequests) { w.dropKeys(done...) }); err != nil {
+		if err := g.answered(ctx, func(w *waitingRequests) { w.dropKeys(done...) }); err != nil {
 			return err
 		}
 	}
-	return d.flushOutbox(ctx)
+	return g.host.flushOutbox(ctx)
 }
 
 // gaveKey reports whether a device was given a key a short while ago. The caller holds d.mu.
-func (d *Device) gaveKey(key givenKey) bool {
-	last, ok := d.gossip.keysGiven[key]
-	return ok && d.eng.now().Sub(last) < giveKeyEvery
+func (g *gossip) gaveKey(key givenKey) bool {
+	last, ok := g.keysGiven[key]
+	return ok && g.eng.now().Sub(last) < giveKeyEvery
 }
 
 // noteGivenKey remembers that a device was given a key. The caller holds d.mu.
-func (d *Device) noteGivenKey(key givenKey) {
-	if d.gossip.keysGiven == nil || len(d.gossip.keysGiven) >= maxNoKeys {
-		d.gossip.keysGiven = make(map[givenKey]time.Time)
+func (g *gossip) noteGivenKey(key givenKey) {
+	if g.keysGiven == nil || len(g.keysGiven) >= maxNoKeys {
+		g.keysGiven = make(map[givenKey]time.Time)
 	}
-	d.gossip.keysGiven[key] = d.eng.now()
+	g.keysGiven[key] = g.eng.now()
 }
 
 // forwardContent is the m.forwarded_room_key of a room key; nil when it is not even
@@ -163,11 +163,11 @@ func forwardContent(row *store.InboundSession, note store.WithheldNote) (json.Ra
 // forwardKey encrypts a key for a device and puts it into the outbox, and lets go of the
 // request, in one write. Nothing is given where there is no content, or where that was
 // decided otherwise while a one-time key was claimed.
-func (d *Device) forwardKey(ctx context.Context, req keyRequest, dev *trustcache.Device, content json.RawMessage) (answer, error) {
+func (g *gossip) forwardKey(ctx context.Context, req keyRequest, dev *trustcache.Device, content json.RawMessage) (answer, error) {
 	key := givenKey{req.Device, req.Ref}
-	d.mu.Lock()
-	given, silent := d.gaveKey(key), d.hasNoKeys(dev)
-	d.mu.Unlock()
+	g.mu.Lock()
+	given, silent := g.gaveKey(key), g.host.hasNoKeys(dev)
+	g.mu.Unlock()
 	switch {
 	case content == nil || given:
 		return answerRefused, nil
@@ -175,40 +175,41 @@ func (d *Device) forwardKey(ctx context.Context, req keyRequest, dev *trustcache
 		return answerLater, nil
 	}
 	to := []*trustcache.Device{dev}
-	claimed, err := d.claimFor(ctx, to)
+	claimed, err := g.host.claimFor(ctx, to)
 	if err != nil {
 		return answerLater, fmt.Errorf("claim a one-time key: %w", err)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !slices.Contains(d.gossip.requests.Keys, req) || d.gaveKey(key) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !slices.Contains(g.requests.Keys, req) || g.gaveKey(key) {
 		return answerRefused, nil // taken back
 	}
-	if own, err := d.stillMayHold(ctx, dev); err != nil || own == nil {
+	if own, err := g.host.stillMayHold(ctx, dev); err != nil || own == nil {
 		return answerRefused, err
 	}
-	s := d.begin()
+	s := g.host.begin()
 	sealed, _, err := s.olmEncryptAll(ctx, "m.forwarded_room_key", content, to, claimed)
 	if err != nil {
 		return answerLater, err
 	}
 	if len(sealed) == 0 {
-		d.noteNoKeys(dev)
+		g.host.noteNoKeys(dev)
 		return answerLater, nil
 	}
-	rest := d.gossip.requests.clone()
+	rest := g.requests.clone()
 	rest.dropKeys(req)
-	if err := rest.store(d, s.ch); err != nil {
+	if err := rest.store(g.part, s.ch); err != nil {
 		return answerLater, err
 	}
-	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, d.eng.now())
+	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, g.eng.now())
 	s.after(func() {
-		d.gossip.requests, d.olmState.outboxPending = *rest, true
-		d.noteGivenKey(key)
+		g.requests = *rest
+		g.host.outboxFilled()
+		g.noteGivenKey(key)
 	})
 	if err := s.commit(ctx, "a room key that was asked for"); err != nil {
 		return answerLater, err
 	}
-	d.eng.counts.forwards.WithLabelValues("sent").Inc()
+	g.eng.counts.forwards.WithLabelValues("sent").Inc()
 	return answerGiven, nil
 }

@@ -30,8 +30,8 @@ type storedKeyAsk struct {
 }
 
 // keepKeyAsks adds what is asked for to ch.
-func (d *Device) keepKeyAsks(ch *store.Changes, asks map[store.SessionRef]*keyAsk) error {
-	name := ofDevice(secretKeysAsked, d.ed25519)
+func (g *gossip) keepKeyAsks(ch *store.Changes, asks map[store.SessionRef]*keyAsk) error {
+	name := ofDevice(secretKeysAsked, g.ed25519)
 	if len(asks) == 0 {
 		ch.DeleteSecrets = append(ch.DeleteSecrets, name)
 		return nil
@@ -44,16 +44,16 @@ func (d *Device) keepKeyAsks(ch *store.Changes, asks map[store.SessionRef]*keyAs
 	if err != nil {
 		return fmt.Errorf("encode requests for room keys: %w", err)
 	}
-	ch.Secrets = append(ch.Secrets, store.Secret{Name: name, Value: raw, CreatedAt: d.eng.now()})
+	ch.Secrets = append(ch.Secrets, store.Secret{Name: name, Value: raw, CreatedAt: g.eng.now()})
 	return nil
 }
 
 // loadKeyAsks reads what was asked for before a restart. The caller holds d.mu.
-func (d *Device) loadKeyAsks(ctx context.Context) error {
-	if d.gossip.keyAsks != nil {
+func (g *gossip) loadKeyAsks(ctx context.Context) error {
+	if g.keyAsks != nil {
 		return nil
 	}
-	stored, err := d.eng.store.Secret(ctx, d.acct.row, ofDevice(secretKeysAsked, d.ed25519))
+	stored, err := g.eng.store.Secret(ctx, g.acct.row, ofDevice(secretKeysAsked, g.ed25519))
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("load requests for room keys: %w", err)
 	}
@@ -61,13 +61,13 @@ func (d *Device) loadKeyAsks(ctx context.Context) error {
 	if err == nil && json.Unmarshal(stored.Value.Reveal(), &all) != nil {
 		all = nil // asked for again
 	}
-	d.gossip.keyAsks = make(map[store.SessionRef]*keyAsk, len(all))
+	g.keyAsks = make(map[store.SessionRef]*keyAsk, len(all))
 	for _, s := range all {
 		ask := &keyAsk{id: s.ID, to: make(map[id.DeviceID]bool, len(s.To)), until: s.Until}
 		for _, dev := range s.To {
 			ask.to[dev] = true
 		}
-		d.gossip.keyAsks[s.Ref] = ask
+		g.keyAsks[s.Ref] = ask
 	}
 	return nil
 }

@@ -30,73 +30,74 @@ const (
 )
 
 // missedKeys notes that keys are missing, if they are, and tells how often keys were stored.
-func (d *Device) missedKeys(missing bool) int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (g *gossip) missedKeys(missing bool) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	if missing {
-		d.askKeysLater()
+		g.askKeysLater()
 	}
-	return d.megolmState.keySeq
+	return g.host.keysStored()
 }
 
 // askKeysLater has missing keys asked for in a while. The caller holds d.mu.
-func (d *Device) askKeysLater() {
-	if d.gossip.askTimer != nil || d.ctx == nil || d.ctx.Err() != nil {
+func (g *gossip) askKeysLater() {
+	if g.askTimer != nil || g.ctx == nil || g.ctx.Err() != nil {
 		return
 	}
-	d.gossip.askTimer = time.AfterFunc(askKeysAfter, func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.gossip.askTimer, d.gossip.askKeys = nil, true
-		d.kickLocked()
+	g.askTimer = time.AfterFunc(askKeysAfter, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.askTimer, g.askKeys = nil, true
+		g.host.kickLocked()
 	})
 }
 
 // requestKeys asks for the keys that events still wait for.
-func (d *Device) requestKeys(ctx context.Context) error {
-	d.mu.Lock()
-	due := d.gossip.askKeys
-	d.mu.Unlock()
-	if !due || d.ownNow() != ownSigned {
+func (g *gossip) requestKeys(ctx context.Context) error {
+	g.mu.Lock()
+	due := g.askKeys
+	g.mu.Unlock()
+	if !due || g.host.ownNow() != ownSigned {
 		return nil
 	}
-	own, err := d.acct.tracker.Own(ctx)
+	own, err := g.acct.tracker.Own(ctx)
 	if err != nil {
 		return fmt.Errorf("look up who to ask for room keys: %w", err)
 	}
 	if !own.Verified {
 		return nil
 	}
-	others := d.confirmedOthers(own)
+	others := g.confirmedOthers(own)
 	var refs []store.SessionRef
 	if len(others) > 0 {
-		if refs, err = d.eng.store.PendingSessions(ctx, d.acct.row, d.rowID, maxKeyAsks); err != nil {
+		if refs, err = g.eng.store.PendingSessions(ctx, g.acct.row, g.rowID, maxKeyAsks); err != nil {
 			return fmt.Errorf("look for room keys to ask for: %w", err)
 		}
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.loadKeyAsks(ctx); err != nil {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.loadKeyAsks(ctx); err != nil {
 		return err
 	}
-	all, asks, more := d.newKeyAsks(refs, others)
+	all, asks, more := g.newKeyAsks(refs, others)
 	if len(asks) == 0 {
-		d.gossip.askKeys = false
+		g.askKeys = false
 		return nil
 	}
-	s := d.begin()
+	s := g.host.begin()
 	for ref, ask := range asks {
-		s.ch.Outbox = append(s.ch.Outbox, d.keyRequestItems(ask, "", keyRequestContent(d.id, ref, ask))...)
+		s.ch.Outbox = append(s.ch.Outbox, g.keyRequestItems(ask, "", keyRequestContent(g.id, ref, ask))...)
 	}
-	if err := d.keepKeyAsks(s.ch, all); err != nil {
+	if err := g.keepKeyAsks(s.ch, all); err != nil {
 		return err
 	}
 	s.after(func() {
-		d.gossip.keyAsks, d.gossip.askKeys, d.olmState.outboxPending = all, false, true
+		g.keyAsks, g.askKeys = all, false
+		g.host.outboxFilled()
 		if more {
-			d.askKeysLater()
+			g.askKeysLater()
 		}
-		d.kickLocked()
+		g.host.kickLocked()
 	})
 	return s.commit(ctx, "requests for room keys")
 }
@@ -104,9 +105,9 @@ func (d *Device) requestKeys(ctx context.Context) error {
 // newKeyAsks makes requests for those of the keys that were not asked of everybody there
 // is. It gives them with those that are under way, and by themselves, and tells whether
 // there are more. The caller holds d.mu.
-func (d *Device) newKeyAsks(refs []store.SessionRef, others []*trustcache.Device) (all, asks map[store.SessionRef]*keyAsk, more bool) {
-	now := d.eng.now()
-	all = maps.Clone(d.gossip.keyAsks)
+func (g *gossip) newKeyAsks(refs []store.SessionRef, others []*trustcache.Device) (all, asks map[store.SessionRef]*keyAsk, more bool) {
+	now := g.eng.now()
+	all = maps.Clone(g.keyAsks)
 	maps.DeleteFunc(all, func(_ store.SessionRef, ask *keyAsk) bool { return !now.Before(ask.until) })
 	asks = make(map[store.SessionRef]*keyAsk)
 	for _, ref := range refs {
@@ -146,50 +147,51 @@ func keyRequestContent(from id.DeviceID, ref store.SessionRef, ask *keyAsk) json
 
 // keyRequestItems addresses a request or its cancellation to the devices that were asked,
 // all but one.
-func (d *Device) keyRequestItems(ask *keyAsk, but id.DeviceID, content json.RawMessage) []store.OutboxItem {
+func (g *gossip) keyRequestItems(ask *keyAsk, but id.DeviceID, content json.RawMessage) []store.OutboxItem {
 	var messages []message
 	for dev := range ask.to {
 		if dev != but {
-			messages = append(messages, message{&trustcache.Device{UserID: d.acct.user, DeviceID: dev}, content})
+			messages = append(messages, message{&trustcache.Device{UserID: g.acct.user, DeviceID: dev}, content})
 		}
 	}
-	return outboxItems("m.room_key_request", messages, d.eng.now())
+	return outboxItems("m.room_key_request", messages, g.eng.now())
 }
 
 // cancelKeyAsks takes back the requests for keys that ch stores, in the same write
 // (requirement 11.3). by gave the key, if it came for the request. done is called once
 // that is written. The caller holds d.mu.
-func (d *Device) cancelKeyAsks(ctx context.Context, ch *store.Changes, by map[store.SessionRef]id.DeviceID) (done func(), err error) {
+func (g *gossip) cancelKeyAsks(ctx context.Context, ch *store.Changes, by map[store.SessionRef]id.DeviceID) (done func(), err error) {
 	if len(ch.InboundSessions) == 0 {
 		return func() {}, nil
 	}
-	if err := d.loadKeyAsks(ctx); err != nil {
+	if err := g.loadKeyAsks(ctx); err != nil {
 		return nil, err
 	}
-	rest := maps.Clone(d.gossip.keyAsks)
+	rest := maps.Clone(g.keyAsks)
 	var answered []store.SessionRef
 	for i := range ch.InboundSessions {
 		ref := ch.InboundSessions[i].SessionRef
-		ask := d.gossip.keyAsks[ref]
+		ask := g.keyAsks[ref]
 		if ask == nil || slices.Contains(answered, ref) {
 			continue
 		}
 		answered = append(answered, ref)
 		delete(rest, ref)
-		ch.Outbox = append(ch.Outbox, d.keyRequestItems(ask, by[ref], object{
+		ch.Outbox = append(ch.Outbox, g.keyRequestItems(ask, by[ref], object{
 			{"action", quoted("request_cancellation")}, {"request_id", quoted(ask.id)},
-			{"requesting_device_id", quoted(d.id.String())},
+			{"requesting_device_id", quoted(g.id.String())},
 		}.encode())...)
 	}
 	if len(answered) == 0 {
 		return func() {}, nil
 	}
-	if err := d.keepKeyAsks(ch, rest); err != nil {
+	if err := g.keepKeyAsks(ch, rest); err != nil {
 		return nil, err
 	}
 	return func() {
-		d.gossip.keyAsks, d.olmState.outboxPending = rest, true
-		d.kickLocked()
+		g.keyAsks = rest
+		g.host.outboxFilled()
+		g.host.kickLocked()
 	}, nil
 }
 
@@ -250,7 +252,7 @@ func (b *batch) forwardRefused() {
 // forwardedKey reads an m.forwarded_room_key that came over Olm. It gives no device when
 // the key was not asked for, or not of the device that sent it, or when that device is
 // not confirmed. The caller holds d.mu; own is the own user as known.
-func (d *Device) forwardedKey(msg *received, own *trustcache.User) (store.InboundSession, id.DeviceID) {
+func (g *gossip) forwardedKey(msg *received, own *trustcache.User) (store.InboundSession, id.DeviceID) {
 	none := store.InboundSession{}
 	data, err := parseObject(msg.Content)
 	if err != nil || !own.Known() || !own.Verified || msg.Sender != own.UserID {
@@ -259,8 +261,8 @@ func (d *Device) forwardedKey(msg *received, own *trustcache.User) (store.Inboun
 	room, _ := data.text("room_id")
 	sessionID, _ := data.text("session_id")
 	ref := store.SessionRef{RoomID: id.RoomID(room), SessionID: id.SessionID(sessionID)}
-	ask := d.gossip.keyAsks[ref]
-	if ask == nil || !d.eng.now().Before(ask.until) {
+	ask := g.keyAsks[ref]
+	if ask == nil || !g.eng.now().Before(ask.until) {
 		return none, ""
 	}
 	dev := own.DeviceByCurve25519(msg.SenderKey)

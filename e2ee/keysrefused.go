@@ -37,36 +37,36 @@ func refused(err error) (*UpstreamError, bool) {
 }
 
 // noteUpload records what came of an upload. The caller holds d.mu.
-func (d *Device) noteUpload(err error) {
+func (p *publication) noteUpload(err error) {
 	if err == nil {
-		d.publication.trial = uploadTrial{}
+		p.trial = uploadTrial{}
 		return
 	}
 	if up, ok := refused(err); ok {
-		d.publication.trial.err = up
-		d.publication.trial.refusals++
-		d.publication.trial.next = d.eng.now().Add(d.publication.trial.failures.Next(upkeepPauses()))
+		p.trial.err = up
+		p.trial.refusals++
+		p.trial.next = p.eng.now().Add(p.trial.failures.Next(upkeepPauses()))
 	}
 }
 
 // uploadStands gives why uploading is of no use now: every sync would have it tried.
-func (d *Device) uploadStands() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.publication.trial.refusals < refusalsTold || !d.eng.now().Before(d.publication.trial.next) {
+func (p *publication) uploadStands() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.trial.refusals < refusalsTold || !p.eng.now().Before(p.trial.next) {
 		return nil
 	}
-	return fmt.Errorf("%w: %w", ErrKeysRefused, d.publication.trial.err)
+	return fmt.Errorf("%w: %w", ErrKeysRefused, p.trial.err)
 }
 
 // keysRefused gives the homeserver's refusal of the device's keys, if it keeps refusing.
-func (d *Device) keysRefused() *UpstreamError {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.publication.trial.refusals < refusalsTold {
+func (p *publication) keysRefused() *UpstreamError {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.trial.refusals < refusalsTold {
 		return nil
 	}
-	return d.publication.trial.err
+	return p.trial.err
 }
 
 func problemKeysRefused(why *UpstreamError) Problem {

@@ -70,14 +70,14 @@ func (e *Engine) storedToken(ctx context.Context, user id.UserID, device id.Devi
 
 // dropToken ends the use of a token and reports whether the device is left without
 // one. A refreshed token takes over, if there is one.
-func (d *Device) dropToken(used secret.String) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.record.token != used {
+func (p *part) dropToken(used secret.String) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.record.token != used {
 		return false
 	}
-	d.record.token, d.record.nextToken = d.record.nextToken, secret.String{}
-	return d.record.token.IsZero()
+	p.record.token, p.record.nextToken = p.record.nextToken, secret.String{}
+	return p.record.token.IsZero()
 }
 
 // tokenGone reports whether the homeserver has ended the device's session, as an answer

@@ -130,34 +130,34 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 // countKeys asks the homeserver how many one-time keys it holds, if a sync left that out.
 // Taking it for none at once would have us upload keys without end to a homeserver that
 // leaves it out always.
-func (d *Device) countKeys(ctx context.Context) error {
-	d.mu.Lock()
-	due := d.keySupply.uncounted && d.eng.now().Sub(d.keySupply.countedAt) >= countKeysEvery
-	d.mu.Unlock()
+func (k *keySupply) countKeys(ctx context.Context) error {
+	k.mu.Lock()
+	due := k.uncounted && k.eng.now().Sub(k.countedAt) >= countKeysEvery
+	k.mu.Unlock()
 	if !due {
 		return nil
 	}
 	var resp struct {
 		Counts map[string]int `json:"one_time_key_counts"`
 	}
-	err := d.call(ctx, request{
+	err := k.call(ctx, request{
 		op: "count keys", method: http.MethodPost,
 		path: mautrix.ClientURLPath{"v3", "keys", "upload"}, body: struct{}{}, result: &resp,
 	})
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.counted(resp.Counts)
-	d.keySupply.uncounted, d.keySupply.countedAt = false, d.eng.now()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.counted(resp.Counts)
+	k.uncounted, k.countedAt = false, k.eng.now()
 	return nil
 }
 
 // counted takes the homeserver's counts. The caller holds d.mu.
-func (d *Device) counted(counts map[string]int) {
-	d.keySupply.count = counts[algorithmSigned]
-	d.keySupply.wanted = d.keySupply.count < oneTimeKeysWanted/2+1
+func (k *keySupply) counted(counts map[string]int) {
+	k.count = counts[algorithmSigned]
+	k.wanted = k.count < oneTimeKeysWanted/2+1
 }
 
 // prepareUpload makes the keys that are missing and stores them. A nil body means

@@ -1,6 +1,8 @@
 package e2ee
 
 import (
+	"context"
+	"encoding/json"
 	"sync"
 
 	"maunium.net/go/mautrix/id"
@@ -10,6 +12,9 @@ import (
 
 // megolmState is what a device sends and reads with room keys.
 type megolmState struct {
+	*part
+	host megolmStateHost
+
 	// sends lets one send at a time prepare in a room. It has a lock of its own.
 	sends    turns[id.RoomID]
 	outbound map[id.RoomID]*outbound
@@ -21,3 +26,19 @@ type megolmState struct {
 	parked  int     // events that wait, added since the oldest were last forgotten
 	holding holding // see held.go
 }
+
+// megolmStateHost is what the others do for it.
+type megolmStateHost interface {
+	begin() *step
+	cancelKeyAsks(ctx context.Context, ch *store.Changes, by map[store.SessionRef]id.DeviceID) (done func(), err error)
+	current(roomID id.RoomID, to *audience) bool
+	kickLocked()
+	missedKeys(missing bool) int
+	open(ctx context.Context, in []Incoming) (out []Opened, jobs []*sealedEvent, by *judgement)
+	shownKeys() json.RawMessage
+	stillEligible(ctx context.Context, who *eligible) error
+	wakeWaiting()
+}
+
+// keysStored is how often room keys were stored. The caller holds mu.
+func (m *megolmState) keysStored() int { return m.keySeq }

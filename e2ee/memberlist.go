@@ -96,9 +96,9 @@ func (r *room) forgetMembers() {
 // memberships gives a copy of the room's membership list, fetched if it is not known. The
 // own user has joined by it, or it is ErrNotJoined, and nobody whom this client has just
 // removed is in it.
-func (d *Device) memberships(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
+func (rt *roomTable) memberships(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
 	for listing := 1; ; listing++ {
-		members, err := d.listMembers(ctx, roomID, listing == maxListings)
+		members, err := rt.host.listMembers(ctx, roomID, listing == maxListings)
 		if !errors.Is(err, errOutdatedList) || listing == maxListings {
 			return members, err
 		}
@@ -188,7 +188,7 @@ func (r *room) checkOwn(listed string, own id.UserID, now time.Time, last bool) 
 }
 
 // fetchMembers asks the homeserver for a room's members.
-func (d *Device) fetchMembers(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
+func (rt *roomTable) fetchMembers(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
 	var resp struct {
 		Chunk []struct {
 			StateKey id.UserID `json:"state_key"`
@@ -197,7 +197,7 @@ func (d *Device) fetchMembers(ctx context.Context, roomID id.RoomID) (map[id.Use
 			} `json:"content"`
 		} `json:"chunk"`
 	}
-	err := d.call(ctx, request{
+	err := rt.call(ctx, request{
 		op: "read the room's members", method: http.MethodGet,
 		path:  mautrix.ClientURLPath{"v3", "rooms", roomID, "members"},
 		query: map[string]string{"not_membership": "leave"}, result: &resp, large: true,

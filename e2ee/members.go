@@ -41,8 +41,8 @@ func (s *step) noteMember(ctx context.Context, roomID id.RoomID, user id.UserID,
 
 // mayHaveKey reports whether the live session of a room was given to a user, as far
 // as memory tells; listed says that the user is, or may be, a member.
-func (d *Device) mayHaveKey(roomID id.RoomID, user id.UserID, listed bool) bool {
-	out := d.megolmState.outbound[roomID]
+func (m *megolmState) mayHaveKey(roomID id.RoomID, user id.UserID, listed bool) bool {
+	out := m.outbound[roomID]
 	return listed || out != nil && out.gaveTo(user)
 }
 
@@ -128,25 +128,25 @@ func (d *Device) recipients(ctx context.Context, roomID id.RoomID) (*audience, e
 
 // current reports whether nobody can have left the audience since it was gathered. The
 // caller holds d.mu.
-func (d *Device) current(roomID id.RoomID, to *audience) bool {
-	return d.roomTable.known[roomID] == to.room && to.room.narrowed == to.narrowed
+func (rt *roomTable) current(roomID id.RoomID, to *audience) bool {
+	return rt.known[roomID] == to.room && to.room.narrowed == to.narrowed
 }
 
 // visibility gives the room's history visibility, asked for if it is not known.
-func (d *Device) visibility(ctx context.Context, roomID id.RoomID) (string, error) {
-	d.mu.Lock()
-	r, err := d.roomState(ctx, roomID)
+func (rt *roomTable) visibility(ctx context.Context, roomID id.RoomID) (string, error) {
+	rt.mu.Lock()
+	r, err := rt.roomState(ctx, roomID)
 	if err != nil {
-		d.mu.Unlock()
+		rt.mu.Unlock()
 		return "", err
 	}
 	if r.visibility != "" {
-		defer d.mu.Unlock()
+		defer rt.mu.Unlock()
 		return r.visibility, nil
 	}
-	d.mu.Unlock()
+	rt.mu.Unlock()
 	var content json.RawMessage
-	err = d.call(ctx, request{
+	err = rt.call(ctx, request{
 		op: "read the room's history visibility", method: http.MethodGet,
 		path:   mautrix.ClientURLPath{"v3", "rooms", roomID, "state", typeVisibility, ""},
 		result: &content,
@@ -158,10 +158,10 @@ func (d *Device) visibility(ctx context.Context, roomID id.RoomID) (string, erro
 	if err != nil {
 		return "", err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
 	if r.visibility == "" { // a sync that came meanwhile knows better
-		s := d.begin()
+		s := rt.host.begin()
 		if err := s.noteVisibility(ctx, roomID, visibilityOf(content)); err != nil {
 			return "", err
 		}

@@ -15,18 +15,18 @@ import (
 // kept up to Options.CachedMembers users in all, those that were used last.
 
 // inUse records that a client uses the device.
-func (d *Device) inUse() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.schedule.usedAt = d.eng.now()
+func (sc *schedule) inUse() {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	sc.usedAt = sc.eng.now()
 }
 
 // unused reports whether no client has used the device since a time, and none syncs now.
-func (d *Device) unused(since time.Time) bool {
-	d.mu.Lock()
-	used := d.schedule.usedAt
-	d.mu.Unlock()
-	return used.Before(since) && d.schedule.live.unusedSince(since)
+func (sc *schedule) unused(since time.Time) bool {
+	sc.mu.Lock()
+	used := sc.usedAt
+	sc.mu.Unlock()
+	return used.Before(since) && sc.live.unusedSince(since)
 }
 
 // unusedSince reports whether no sync of the client was in flight since a time.
@@ -179,20 +179,20 @@ func (e *Engine) dropLists(ctx context.Context) {
 }
 
 // dropList takes the list of a room out of memory. Nobody has left the room by that.
-func (d *Device) dropList(room id.RoomID) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if r := d.roomTable.known[room]; r != nil {
+func (rt *roomTable) dropList(room id.RoomID) {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	if r := rt.known[room]; r != nil {
 		r.members = nil
 	}
 }
 
 // roomIDs gives the rooms that a device has in memory.
-func (d *Device) roomIDs() []id.RoomID {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	out := make([]id.RoomID, 0, len(d.roomTable.known))
-	for room := range d.roomTable.known {
+func (rt *roomTable) roomIDs() []id.RoomID {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	out := make([]id.RoomID, 0, len(rt.known))
+	for room := range rt.known {
 		out = append(out, room)
 	}
 	return out

@@ -37,12 +37,12 @@ type moreOwners struct {
 }
 
 // loadMoreOwners reads owners in one go. Where the rows are damaged there are none.
-func (d *Device) loadMoreOwners(ctx context.Context, want []store.OwnersRef) (*moreOwners, error) {
+func (m *megolmState) loadMoreOwners(ctx context.Context, want []store.OwnersRef) (*moreOwners, error) {
 	out := &moreOwners{lists: make(map[store.OwnersRef][]trustcache.Owner), moved: make(map[store.OwnersRef]bool)}
 	if len(want) == 0 {
 		return out, nil
 	}
-	rows, err := d.eng.store.MoreOwners(ctx, d.acct.row, d.rowID, want)
+	rows, err := m.eng.store.MoreOwners(ctx, m.acct.row, m.rowID, want)
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +202,7 @@ func indexOf(ref store.SessionRef, name id.UserID, index uint32) store.IndexRef 
 }
 
 // findMoreOwners reads the further owners that events of contested sessions may be of.
-func (d *Device) findMoreOwners(ctx context.Context, jobs []*sealedEvent) error {
+func (m *megolmState) findMoreOwners(ctx context.Context, jobs []*sealedEvent) error {
 	var want []store.OwnersRef
 	var whose []*inboundSession
 	var bridges []id.UserID
@@ -212,7 +212,7 @@ func (d *Device) findMoreOwners(ctx context.Context, jobs []*sealedEvent) error 
 			continue
 		}
 		if bridges == nil {
-			bridges = bridgesOf(d.eng.opts.Policy().Bridges)
+			bridges = bridgesOf(m.eng.opts.Policy().Bridges)
 		}
 		s.mu.Lock()
 		for _, user := range append([]id.UserID{job.sender}, bridges...) {
@@ -225,7 +225,7 @@ func (d *Device) findMoreOwners(ctx context.Context, jobs []*sealedEvent) error 
 	if len(want) == 0 {
 		return nil
 	}
-	found, err := d.loadMoreOwners(ctx, want)
+	found, err := m.loadMoreOwners(ctx, want)
 	if err != nil {
 		return err
 	}

@@ -89,38 +89,38 @@ func loadNotices(meta json.RawMessage) map[string]string {
 // settleNotices notes what the client has got: the notices of the response that it
 // continues from. It tells whether there are others to show. What it notes is stored with
 // the next response; a crash before that shows notices twice at most.
-func (d *Device) settleNotices(ctx context.Context, since string) (waiting bool, err error) {
-	warnings, err := d.placed(ctx)
+func (c *clientState) settleNotices(ctx context.Context, since string) (waiting bool, err error) {
+	warnings, err := c.host.placed(ctx)
 	if err != nil {
 		return false, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for warning, at := range d.clientState.noticed {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for warning, at := range c.noticed {
 		if at == since && since != "" {
-			d.clientState.noticed[warning], d.clientState.noticesMoved = gotNotice+at, true
+			c.noticed[warning], c.noticesMoved = gotNotice+at, true
 		}
 	}
 	for i := range warnings {
-		waiting = waiting || d.toShow(&warnings[i], since)
+		waiting = waiting || c.toShow(&warnings[i], since)
 	}
 	return waiting, nil
 }
 
 // toShow reports whether a notice belongs into the next response. The caller holds d.mu.
-func (d *Device) toShow(w *Warning, since string) bool {
-	at, known := d.clientState.noticed[w.ID]
+func (c *clientState) toShow(w *Warning, since string) bool {
+	at, known := c.noticed[w.ID]
 	return len(w.RoomIDs) > 0 && (since == "" || !known || !strings.HasPrefix(at, gotNotice))
 }
 
 // takeNotices gives the notices for a response and records that it carries them.
-func (d *Device) takeNotices(ctx context.Context, since, next string) (map[id.RoomID][]json.RawMessage, error) {
-	warnings, err := d.placed(ctx)
+func (c *clientState) takeNotices(ctx context.Context, since, next string) (map[id.RoomID][]json.RawMessage, error) {
+	warnings, err := c.host.placed(ctx)
 	if err != nil {
 		return nil, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	out := make(map[id.RoomID][]json.RawMessage)
 	noticed := make(map[string]string, len(warnings))
 	shown := 0
@@ -128,10 +128,10 @@ func (d *Device) takeNotices(ctx context.Context, since, next string) (map[id.Ro
 		w := &warnings[i]
 		// One whose rooms are not known at the moment was shown all the same, unless to a
 		// client that has just started from nothing.
-		if at, known := d.clientState.noticed[w.ID]; known && since != "" {
+		if at, known := c.noticed[w.ID]; known && since != "" {
 			noticed[w.ID] = at
 		}
-		if !d.toShow(w, since) || shown == maxNotices {
+		if !c.toShow(w, since) || shown == maxNotices {
 			continue
 		}
 		shown++
@@ -140,14 +140,14 @@ func (d *Device) takeNotices(ctx context.Context, since, next string) (map[id.Ro
 			out[room] = append(out[room], notice(w, room))
 		}
 	}
-	if !d.clientState.noticesMoved && maps.Equal(noticed, d.clientState.noticed) {
+	if !c.noticesMoved && maps.Equal(noticed, c.noticed) {
 		return out, nil
 	}
-	s := d.begin()
-	if s.row().Meta, err = json.Marshal(deviceMeta{Notices: noticed, Begun: d.begunToKeep(), Fallback: d.keySupply.served}); err != nil {
+	s := c.host.begin()
+	if s.row().Meta, err = json.Marshal(deviceMeta{Notices: noticed, Begun: c.host.begunToKeep(), Fallback: c.host.servedFallback()}); err != nil {
 		return nil, fmt.Errorf("encode notices: %w", err)
 	}
-	s.after(func() { d.clientState.noticed, d.clientState.noticesMoved = noticed, false })
+	s.after(func() { c.noticed, c.noticesMoved = noticed, false })
 	if err := s.commit(ctx, "notices"); err != nil {
 		return nil, err
 	}
@@ -216,8 +216,19 @@ func (d *Device) noticeOf(ctx context.Context, room id.RoomID, event id.EventID)
 
 // clientState is what waits for the client's next sync.
 type clientState struct {
+	*part
+	host clientStateHost
+
 	arrived chan struct{}     // closed when something arrives
 	noticed map[string]string // see deviceMeta
 	// noticesMoved says that noticed is not stored as it is.
 	noticesMoved bool
+}
+
+// clientStateHost is what the others do for it.
+type clientStateHost interface {
+	begin() *step
+	begunToKeep() []id.Curve25519
+	placed(ctx context.Context) ([]Warning, error)
+	servedFallback() id.Curve25519
 }

@@ -38,12 +38,12 @@ type olmSessions struct {
 }
 
 // loadOlmSessions reads the sessions with these keys in one go.
-func (d *Device) loadOlmSessions(ctx context.Context, keys []id.Curve25519) (*olmSessions, error) {
+func (o *olmState) loadOlmSessions(ctx context.Context, keys []id.Curve25519) (*olmSessions, error) {
 	names := make([]string, len(keys))
 	for i, k := range keys {
 		names[i] = k.String()
 	}
-	rows, err := d.eng.store.OlmSessions(ctx, d.acct.row, d.rowID, names)
+	rows, err := o.eng.store.OlmSessions(ctx, o.acct.row, o.rowID, names)
 	if err != nil {
 		return nil, fmt.Errorf("load Olm sessions: %w", err)
 	}
@@ -115,32 +115,32 @@ var (
 // decryptOlm decrypts one message addressed to us and records what changed in
 // sessions and the step, none of which is kept when it fails (requirement 6.13).
 // The caller holds d.mu.
-func (d *Device) decryptOlm(ev *olmEvent, sessions *olmSessions, seen map[[32]byte]bool, s *step) ([]byte, error) {
+func (o *olmState) decryptOlm(ev *olmEvent, sessions *olmSessions, seen map[[32]byte]bool, s *step) ([]byte, error) {
 	if ev.Algorithm != algorithmOlm {
 		return nil, fmt.Errorf("%w: algorithm", errNotForUs)
 	}
-	msg, ok := ev.Ciphertext[d.olmState.account.curve25519]
+	msg, ok := ev.Ciphertext[o.account.curve25519]
 	if !ok || ev.SenderKey == "" {
 		return nil, errNotForUs
 	}
-	digest := d.olmDigest(ev)
+	digest := o.olmDigest(ev)
 	if seen[digest] {
 		return nil, errReplayed
 	}
-	plain, err := d.decryptWith(ev.SenderKey, msg.Type, msg.Body, sessions, s)
+	plain, err := o.decryptWith(ev.SenderKey, msg.Type, msg.Body, sessions, s)
 	if err != nil {
 		return nil, err
 	}
 	seen[digest] = true
-	s.ch.Seen = append(s.ch.Seen, store.SeenMessage{Digest: digest, At: d.eng.now()})
+	s.ch.Seen = append(s.ch.Seen, store.SeenMessage{Digest: digest, At: o.eng.now()})
 	return plain, nil
 }
 
 // olmDigest names a message addressed to us by the part of it that carries a MAC: what is
 // around that, its spelling in base64 included, the homeserver can change at will, and a
 // fallback key would open the message once more.
-func (d *Device) olmDigest(ev *olmEvent) [32]byte {
-	msg := ev.Ciphertext[d.olmState.account.curve25519]
+func (o *olmState) olmDigest(ev *olmEvent) [32]byte {
+	msg := ev.Ciphertext[o.account.curve25519]
 	body, err := base64.RawStdEncoding.DecodeString(msg.Body)
 	if err != nil {
 		body = []byte(msg.Body) // nothing will decrypt it
@@ -153,12 +153,12 @@ func (d *Device) olmDigest(ev *olmEvent) [32]byte {
 }
 
 // decryptWith tries the sessions with the sender, then a new one (requirements 6.2, 6.3).
-func (d *Device) decryptWith(from id.Curve25519, kind int, body string, sessions *olmSessions, st *step) ([]byte, error) {
+func (o *olmState) decryptWith(from id.Curve25519, kind int, body string, sessions *olmSessions, st *step) ([]byte, error) {
 	msgType := id.OlmMsgType(kind)
 	if msgType != id.OlmMsgTypePreKey && msgType != id.OlmMsgTypeMsg {
 		return nil, fmt.Errorf("%w: message type", errMalformed)
 	}
-	now := d.eng.now()
+	now := o.eng.now()
 	for _, s := range sessions.byKey[from] {
 		if msgType == id.OlmMsgTypePreKey {
 			if match, err := s.sess.MatchesInboundSessionFrom(from.String(), body); err != nil || !match {
@@ -189,7 +189,7 @@ func (d *Device) decryptWith(from id.Curve25519, kind int, body string, sessions
 		if err := st.serves(); err != nil {
 			return nil, err
 		}
-		st.after(func() { d.keySupply.fallbackUsed = true })
+		st.after(o.host.fallbackWasUsed)
 	}
 	st.account().removeOneTimeKey(made.BobOneTimeKey)
 	sessions.add(from, made, now)

@@ -22,12 +22,12 @@ const claimBatch = 500
 
 // claimFor claims one-time keys for the devices we have no Olm session with. Devices
 // whose keys are missing or not theirs are left out of the result.
-func (d *Device) claimFor(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {
+func (o *olmState) claimFor(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {
 	keys := make([]string, len(devices))
 	for i, dev := range devices {
 		keys[i] = dev.Curve25519.String()
 	}
-	have, err := d.eng.store.OlmPeers(ctx, d.acct.row, d.rowID, keys)
+	have, err := o.eng.store.OlmPeers(ctx, o.acct.row, o.rowID, keys)
 	if err != nil {
 		return nil, err
 	}
@@ -37,12 +37,12 @@ func (d *Device) claimFor(ctx context.Context, devices []*trustcache.Device) (ma
 			need = append(need, dev)
 		}
 	}
-	return d.claim(ctx, need)
+	return o.claim(ctx, need)
 }
 
 // claim claims a one-time key for each device and checks its signature with the
 // device's key (requirement 3.10).
-func (d *Device) claim(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {
+func (o *olmState) claim(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {
 	claimed := make(map[store.DeviceRef]id.Curve25519, len(devices))
 	for start := 0; start < len(devices); start += claimBatch {
 		chunk := devices[start:min(start+claimBatch, len(devices))]
@@ -56,7 +56,7 @@ func (d *Device) claim(ctx context.Context, devices []*trustcache.Device) (map[s
 		var resp struct {
 			Keys map[id.UserID]map[id.DeviceID]map[string]json.RawMessage `json:"one_time_keys"`
 		}
-		err := d.call(ctx, request{
+		err := o.call(ctx, request{
 			op: "claim one-time keys", method: http.MethodPost,
 			path:   mautrix.ClientURLPath{"v3", "keys", "claim"},
 			body:   map[string]any{"one_time_keys": wanted, "timeout": 10000},
@@ -194,18 +194,18 @@ type envelopeFrame struct {
 
 // newEnvelopeFrame prepares the plaintext of requirement 6.4. It always carries our
 // device keys with all signatures (requirement 6.10), so that others can judge us at once.
-func (d *Device) newEnvelopeFrame(eventType string, content json.RawMessage) *envelopeFrame {
+func (o *olmState) newEnvelopeFrame(eventType string, content json.RawMessage) *envelopeFrame {
 	head := object{
 		{"type", quoted(eventType)},
 		{"content", content},
-		{"sender", quoted(d.acct.user.String())},
-		{"keys", object{{"ed25519", quoted(d.olmState.account.ed25519.String())}}.encode()},
+		{"sender", quoted(o.acct.user.String())},
+		{"keys", object{{"ed25519", quoted(o.ed25519.String())}}.encode()},
 	}
-	if d.ownIdentity.serverKeys != nil {
-		head = append(head, member{"sender_device_keys", d.ownIdentity.serverKeys})
+	if keys := o.host.shownKeys(); keys != nil {
+		head = append(head, member{"sender_device_keys", keys})
 	}
 	raw := head.encode()
-	return &envelopeFrame{head: raw[:len(raw)-1], senderKey: d.olmState.account.curve25519.String()}
+	return &envelopeFrame{head: raw[:len(raw)-1], senderKey: o.curve25519.String()}
 }
 
 // seal encrypts for one device.

@@ -54,6 +54,8 @@ func (a *olmAccount) setAside() {
 
 // keySupply is what the homeserver is known to have of one-time and fallback keys.
 type keySupply struct {
+	*part
+
 	count        int  // one-time keys on the homeserver, as last told
 	uncounted    bool // a sync told nothing of them, which may mean that there are none
 	countedAt    time.Time
@@ -62,3 +64,9 @@ type keySupply struct {
 	fallbackUsed bool          // a message used the fallback key
 	served       id.Curve25519 // the fallback key that the homeserver is known to have
 }
+
+// fallbackWasUsed notes that a message used the fallback key. The caller holds mu.
+func (k *keySupply) fallbackWasUsed() { k.fallbackUsed = true }
+
+// servedFallback is the fallback key that the homeserver is known to have. The caller holds mu.
+func (k *keySupply) servedFallback() id.Curve25519 { return k.served }

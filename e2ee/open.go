@@ -141,15 +141,15 @@ func parseSealed(in Incoming) *sealedEvent {
 }
 
 // openSealed decrypts what it can and refuses replays.
-func (d *Device) openSealed(ctx context.Context, jobs []*sealedEvent) {
+func (m *megolmState) openSealed(ctx context.Context, jobs []*sealedEvent) {
 	if len(jobs) == 0 {
 		return
 	}
 	// One batch at a time: what another has claimed is stored when this one looks.
-	d.megolmState.opens.Lock()
-	defer d.megolmState.opens.Unlock()
-	if err := d.findSessions(ctx, jobs); err != nil {
-		d.failAll(jobs, err)
+	m.opens.Lock()
+	defer m.opens.Unlock()
+	if err := m.findSessions(ctx, jobs); err != nil {
+		m.failAll(jobs, err)
 		return
 	}
 	workers := min(runtime.GOMAXPROCS(0), len(jobs)/8+1)
@@ -170,7 +170,7 @@ func (d *Device) openSealed(ctx context.Context, jobs []*sealedEvent) {
 		wg.Go(run)
 	}
 	wg.Wait()
-	d.refuseReplays(ctx, jobs)
+	m.refuseReplays(ctx, jobs)
 }
 
 // decrypt opens one event and checks the payload against it. Nothing of the event but
@@ -211,8 +211,8 @@ func (job *sealedEvent) decrypt(work ratchets) {
 
 // refuseReplays refuses an index that another event has used (requirement 8.4) and
 // records the new ones, with one write, and one query if any might have been used.
-func (d *Device) refuseReplays(ctx context.Context, jobs []*sealedEvent) {
-	fresh, refs := d.claimIndices(jobs)
+func (m *megolmState) refuseReplays(ctx context.Context, jobs []*sealedEvent) {
+	fresh, refs := m.claimIndices(jobs)
 	if len(fresh) == 0 {
 		return
 	}
@@ -220,12 +220,12 @@ func (d *Device) refuseReplays(ctx context.Context, jobs []*sealedEvent) {
 		for _, job := range fresh {
 			job.session.release(job.used())
 		}
-		d.failAll(jobs, fmt.Errorf("check message indices: %w", err))
+		m.failAll(jobs, fmt.Errorf("check message indices: %w", err))
 	}
 	var stored map[store.IndexRef]store.MessageIndex
 	if len(refs) > 0 {
 		var err error
-		if stored, err = d.eng.store.MessageIndices(ctx, d.acct.row, d.rowID, refs); err != nil {
+		if stored, err = m.eng.store.MessageIndices(ctx, m.acct.row, m.rowID, refs); err != nil {
 			fail(err)
 			return
 		}
@@ -242,7 +242,7 @@ func (d *Device) refuseReplays(ctx context.Context, jobs []*sealedEvent) {
 		}
 	}
 	if len(ch.MessageIndices) > 0 {
-		if err := d.save(ctx, ch); err != nil {
+		if err := m.save(ctx, ch); err != nil {
 			fail(err)
 			return
 		}
@@ -256,8 +256,8 @@ func (d *Device) refuseReplays(ctx context.Context, jobs []*sealedEvent) {
 
 // claimIndices has events take their indices. fresh are those that must be stored, and of
 // refs the store must say first whether somebody else has them.
-func (d *Device) claimIndices(jobs []*sealedEvent) (fresh []*sealedEvent, refs []store.IndexRef) {
-	bridges := d.eng.opts.Policy().Bridges
+func (m *megolmState) claimIndices(jobs []*sealedEvent) (fresh []*sealedEvent, refs []store.IndexRef) {
+	bridges := m.eng.opts.Policy().Bridges
 	for _, job := range jobs {
 		if job.err != nil {
 			continue
@@ -284,8 +284,8 @@ func (d *Device) claimIndices(jobs []*sealedEvent) (fresh []*sealedEvent, refs [
 func (job *sealedEvent) used() usedKey { return usedKey{job.name, job.index} }
 
 // failAll shows events undecrypted because something of ours failed.
-func (d *Device) failAll(jobs []*sealedEvent, cause error) {
-	d.eng.log.Error().Err(cause).Msg("Events are shown undecrypted")
+func (m *megolmState) failAll(jobs []*sealedEvent, cause error) {
+	m.eng.log.Error().Err(cause).Msg("Events are shown undecrypted")
 	for _, job := range jobs {
 		if job.err == nil {
 			job.err, job.payload = errOurs, nil

@@ -60,12 +60,12 @@ func (o *outbound) has(dev *trustcache.Device, begun int) bool {
 // we sent: the live ones are given again with the next message (requirement 6.12). That is only remembered while
 // the process runs; after a restart such a device waits for the next session of the room.
 // The caller holds d.mu.
-func (d *Device) noteBegun(by []id.Curve25519) {
+func (o *olmState) noteBegun(by []id.Curve25519) {
 	for _, key := range by {
-		if d.olmState.begun == nil || len(d.olmState.begun) >= maxNoKeys {
-			d.olmState.begun = make(map[id.Curve25519]int)
+		if o.begun == nil || len(o.begun) >= maxNoKeys {
+			o.begun = make(map[id.Curve25519]int)
 		}
-		d.olmState.begun[key]++
+		o.begun[key]++
 	}
 }
 
@@ -110,11 +110,11 @@ func (o *outbound) mustRotate(r *room, now time.Time, visibility string, who *el
 }
 
 // loadOutbound gives the room's live session, nil when there is none. The caller holds d.mu.
-func (d *Device) loadOutbound(ctx context.Context, roomID id.RoomID) (*outbound, error) {
-	if out := d.megolmState.outbound[roomID]; out != nil {
+func (m *megolmState) loadOutbound(ctx context.Context, roomID id.RoomID) (*outbound, error) {
+	if out := m.outbound[roomID]; out != nil {
 		return out, nil
 	}
-	row, err := d.eng.store.OutboundSession(ctx, d.acct.row, d.rowID, roomID)
+	row, err := m.eng.store.OutboundSession(ctx, m.acct.row, m.rowID, roomID)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
 	}
@@ -131,26 +131,26 @@ func (d *Device) loadOutbound(ctx context.Context, roomID id.RoomID) (*outbound,
 	if err := json.Unmarshal(row.Settings, &out.settings); err != nil {
 		return nil, fmt.Errorf("read outbound session: %w", err)
 	}
-	shares, err := d.eng.store.Shares(ctx, d.acct.row, d.rowID, row.SessionID)
+	shares, err := m.eng.store.Shares(ctx, m.acct.row, m.rowID, row.SessionID)
 	if err != nil {
 		return nil, fmt.Errorf("load shares: %w", err)
 	}
 	for _, s := range shares {
 		out.shares[store.DeviceRef{UserID: s.UserID, DeviceID: s.DeviceID}] = s
 	}
-	d.megolmState.outbound[roomID] = out
+	m.outbound[roomID] = out
 	return out, nil
 }
 
 // liveSession gives the session for the next message, a new one if the old must not
 // be used. A new one is stored together with our own copy for reading, before
 // anybody is given it. The caller holds d.mu.
-func (d *Device) liveSession(ctx context.Context, r *room, visibility string, who *eligible) (*outbound, error) {
-	out, err := d.loadOutbound(ctx, r.row.RoomID)
+func (m *megolmState) liveSession(ctx context.Context, r *room, visibility string, who *eligible) (*outbound, error) {
+	out, err := m.loadOutbound(ctx, r.row.RoomID)
 	if err != nil {
 		return nil, err
 	}
-	if out != nil && !out.mustRotate(r, d.eng.now(), visibility, who) {
+	if out != nil && !out.mustRotate(r, m.eng.now(), visibility, who) {
 		return out, nil
 	}
 	sess, err := session.NewMegolmOutboundSession()
@@ -161,21 +161,21 @@ func (d *Device) liveSession(ctx context.Context, r *room, visibility string, wh
 		sess: sess, settings: settingsOf(r, visibility),
 		shares: make(map[store.DeviceRef]store.Share), begun: make(map[store.DeviceRef]int),
 		row: store.OutboundSession{
-			RoomID: r.row.RoomID, SessionID: sess.ID(), Pickle: sess.PickleLibOlm(), CreatedAt: d.eng.now(),
+			RoomID: r.row.RoomID, SessionID: sess.ID(), Pickle: sess.PickleLibOlm(), CreatedAt: m.eng.now(),
 		},
 	}
 	if made.row.Settings, err = json.Marshal(made.settings); err != nil {
 		return nil, fmt.Errorf("encode session settings: %w", err)
 	}
-	copyRow, err := d.ownCopy(made)
+	copyRow, err := m.ownCopy(made)
 	if err != nil {
 		return nil, err
 	}
-	s := d.begin()
+	s := m.host.begin()
 	s.ch.OutboundSessions, s.ch.InboundSessions = []store.OutboundSession{made.row}, []store.InboundSession{copyRow}
 	s.after(func() {
-		d.megolmState.outbound[r.row.RoomID] = made
-		d.kickLocked() // its copy goes into the backup
+		m.outbound[r.row.RoomID] = made
+		m.host.kickLocked() // its copy goes into the backup
 	})
 	if err := s.commit(ctx, "a new outbound session"); err != nil {
 		return nil, err
@@ -185,7 +185,7 @@ func (d *Device) liveSession(ctx context.Context, r *room, visibility string, wh
 
 // ownCopy is the inbound half of our own session, owned by this device (attack N1:
 // our own ciphertext is judged like everybody's).
-func (d *Device) ownCopy(o *outbound) (store.InboundSession, error) {
+func (m *megolmState) ownCopy(o *outbound) (store.InboundSession, error) {
 	key, err := o.sess.SessionSharingMessage()
 	if err != nil {
 		return store.InboundSession{}, fmt.Errorf("export outbound session: %w", err)
@@ -195,8 +195,8 @@ func (d *Device) ownCopy(o *outbound) (store.InboundSession, error) {
 		return store.InboundSession{}, fmt.Errorf("import own session: %w", err)
 	}
 	own, err := encodeOwner(trustcache.Owner{
-		UserID: d.acct.user, DeviceID: d.id, Curve25519: d.olmState.account.curve25519, Ed25519: d.olmState.account.ed25519,
-		DeviceKeys: d.ownIdentity.serverKeys,
+		UserID: m.acct.user, DeviceID: m.id, Curve25519: m.curve25519, Ed25519: m.ed25519,
+		DeviceKeys: m.host.shownKeys(),
 	})
 	if err != nil {
 		return store.InboundSession{}, err
@@ -204,6 +204,6 @@ func (d *Device) ownCopy(o *outbound) (store.InboundSession, error) {
 	return store.InboundSession{
 		SessionRef: store.SessionRef{RoomID: o.row.RoomID, SessionID: o.row.SessionID},
 		Pickle:     in.PickleLibOlm(), Owner: own, Source: store.SourceDirect,
-		SharedHistory: o.settings.Shareable, ReceivedAt: d.eng.now(),
+		SharedHistory: o.settings.Shareable, ReceivedAt: m.eng.now(),
 	}, nil
 }

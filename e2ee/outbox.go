@@ -61,51 +61,51 @@ func toDeviceBody(messages []message) json.RawMessage {
 
 // flushOutbox sends what waits in the outbox, in order. A request that the homeserver
 // will never take is dropped: it would block all others for ever.
-func (d *Device) flushOutbox(ctx context.Context) error {
-	d.mu.Lock()
-	pending := d.olmState.outboxPending
-	d.mu.Unlock()
-	if !pending || d.mode != ModeProxied {
+func (o *olmState) flushOutbox(ctx context.Context) error {
+	o.mu.Lock()
+	pending := o.outboxPending
+	o.mu.Unlock()
+	if !pending || o.mode != ModeProxied {
 		return nil
 	}
-	give, err := d.olmState.outboxTurn.take(ctx, struct{}{})
+	give, err := o.outboxTurn.take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}
 	defer give()
-	items, err := d.eng.store.Outbox(ctx, d.acct.row, d.rowID)
+	items, err := o.eng.store.Outbox(ctx, o.acct.row, o.rowID)
 	if err != nil {
 		return fmt.Errorf("load outbox: %w", err)
 	}
 	var done []string
 	var failed error
 	for _, item := range items {
-		if failed = d.sendToDevice(ctx, item); failed != nil {
+		if failed = o.sendToDevice(ctx, item); failed != nil {
 			break
 		}
 		done = append(done, item.TxnID)
 	}
 	if len(done) > 0 {
-		if err := d.save(ctx, &store.Changes{DeleteOutbox: done}); err != nil {
+		if err := o.save(ctx, &store.Changes{DeleteOutbox: done}); err != nil {
 			return fmt.Errorf("store what was delivered: %w", err)
 		}
 	}
 	if failed != nil {
 		return failed
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	left, err := d.eng.store.Outbox(ctx, d.acct.row, d.rowID)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	left, err := o.eng.store.Outbox(ctx, o.acct.row, o.rowID)
 	if err != nil {
 		return fmt.Errorf("load outbox: %w", err)
 	}
-	d.olmState.outboxPending = len(left) > 0
+	o.outboxPending = len(left) > 0
 	return nil
 }
 
 // sendToDevice delivers one item. The transaction ID makes repeating it harmless.
-func (d *Device) sendToDevice(ctx context.Context, item store.OutboxItem) error {
-	err := d.call(ctx, request{
+func (o *olmState) sendToDevice(ctx context.Context, item store.OutboxItem) error {
+	err := o.call(ctx, request{
 		op: "send to devices", method: http.MethodPut,
 		path: mautrix.ClientURLPath{"v3", "sendToDevice", item.EventType, item.TxnID},
 		body: item.Body,
@@ -114,7 +114,7 @@ func (d *Device) sendToDevice(ctx context.Context, item store.OutboxItem) error 
 	if errors.As(err, &up) {
 		switch up.Status {
 		case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
-			d.eng.log.Error().Err(err).Str("type", item.EventType).Msg("Dropped a to-device request that the homeserver refuses")
+			o.eng.log.Error().Err(err).Str("type", item.EventType).Msg("Dropped a to-device request that the homeserver refuses")
 			return nil
 		}
 	}

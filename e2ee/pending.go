@@ -24,7 +24,7 @@ const (
 )
 
 // remember keeps what may be delivered again.
-func (d *Device) remember(ctx context.Context, in []Incoming, jobs []*sealedEvent, out []Opened, by *judgement) error {
+func (m *megolmState) remember(ctx context.Context, in []Incoming, jobs []*sealedEvent, out []Opened, by *judgement) error {
 	ch := &store.Changes{}
 	var of []int // which event each is
 	var parked []*sealedEvent
@@ -38,21 +38,21 @@ func (d *Device) remember(ctx context.Context, in []Incoming, jobs []*sealedEven
 		}
 		ch.Pending = append(ch.Pending, store.PendingEvent{
 			SessionRef: job.ref, EventID: job.eventID, From: job.held, Ready: ours,
-			Event: withoutRelations(in[i].Event), ReceivedAt: d.eng.now(),
+			Event: withoutRelations(in[i].Event), ReceivedAt: m.eng.now(),
 		})
 		of, parked = append(of, i), append(parked, job)
 	}
 	if len(ch.Pending) == 0 {
 		return nil
 	}
-	if err := d.hold(ctx, parked, ch.Pending); err != nil {
+	if err := m.hold(ctx, parked, ch.Pending); err != nil {
 		return err
 	}
 	held := ch.Pending
-	if err := d.park(ctx, ch, by); err != nil {
+	if err := m.park(ctx, ch, by); err != nil {
 		return err
 	}
-	d.noteHeld(held)
+	m.noteHeld(held)
 	for k := range held {
 		if !held[k].HeldUntil.IsZero() {
 			out[of[k]].Hidden = true
@@ -78,15 +78,15 @@ func withoutRelations(raw json.RawMessage) json.RawMessage {
 // park stores events that wait. While they were judged their keys may have come, or more
 // may have become known of their senders, and nobody would look at them again for that:
 // then they are ready at once.
-func (d *Device) park(ctx context.Context, ch *store.Changes, by *judgement) error {
+func (m *megolmState) park(ctx context.Context, ch *store.Changes, by *judgement) error {
 	parked := ch.Pending
-	if err := d.save(ctx, ch); err != nil {
+	if err := m.save(ctx, ch); err != nil {
 		return fmt.Errorf("store events that wait: %w", err)
 	}
 	if len(parked) == 0 {
 		return nil
 	}
-	if err := d.trimPending(ctx, len(parked)); err != nil {
+	if err := m.trimPending(ctx, len(parked)); err != nil {
 		return err
 	}
 	again := &store.Changes{}
@@ -97,11 +97,11 @@ func (d *Device) park(ctx context.Context, ch *store.Changes, by *judgement) err
 			again.ReadyPending = append(again.ReadyPending, parked[i].SessionRef)
 		}
 	}
-	if d.missedKeys(len(again.ReadyPending) > 0) == by.keys {
+	if m.host.missedKeys(len(again.ReadyPending) > 0) == by.keys {
 		again.ReadyPending = nil
 	}
 	slices.Sort(again.ReadyPendingFrom)
-	now, err := d.acct.tracker.Cached(ctx, slices.Compact(again.ReadyPendingFrom))
+	now, err := m.acct.tracker.Cached(ctx, slices.Compact(again.ReadyPendingFrom))
 	if err != nil {
 		return fmt.Errorf("look up senders: %w", err)
 	}
@@ -111,42 +111,42 @@ func (d *Device) park(ctx context.Context, ch *store.Changes, by *judgement) err
 	if len(again.ReadyPending)+len(again.ReadyPendingFrom) == 0 {
 		return nil
 	}
-	if err := d.save(ctx, again); err != nil {
+	if err := m.save(ctx, again); err != nil {
 		return fmt.Errorf("release events: %w", err)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.wakeWaiting()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.host.wakeWaiting()
 	return nil
 }
 
 // keysTaken counts how often room keys were stored.
-func (d *Device) keysTaken() int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.megolmState.keySeq
+func (m *megolmState) keysTaken() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.keySeq
 }
 
 // trimPending forgets the oldest events that wait, once in a while.
-func (d *Device) trimPending(ctx context.Context, added int) error {
-	d.mu.Lock()
-	d.megolmState.parked += added
-	due := d.megolmState.parked >= trimPendingAfter
+func (m *megolmState) trimPending(ctx context.Context, added int) error {
+	m.mu.Lock()
+	m.parked += added
+	due := m.parked >= trimPendingAfter
 	if due {
-		d.megolmState.parked = 0
+		m.parked = 0
 	}
-	d.mu.Unlock()
+	m.mu.Unlock()
 	if !due {
 		return nil
 	}
-	if _, err := d.eng.store.TrimPending(ctx, d.acct.row, d.rowID, maxPending); err != nil {
+	if _, err := m.eng.store.TrimPending(ctx, m.acct.row, m.rowID, maxPending); err != nil {
 		return err
 	}
 	return nil
 }
 
 // openLate opens events that are ready to be delivered again.
-func (d *Device) openLate(ctx context.Context, pending []store.PendingEvent, next string) (late map[id.RoomID][]json.RawMessage, err error) {
+func (m *megolmState) openLate(ctx context.Context, pending []store.PendingEvent, next string) (late map[id.RoomID][]json.RawMessage, err error) {
 	late = make(map[id.RoomID][]json.RawMessage)
 	if len(pending) == 0 {
 		return late, nil
@@ -155,8 +155,8 @@ func (d *Device) openLate(ctx context.Context, pending []store.PendingEvent, nex
 	for i, p := range pending {
 		in[i] = Incoming{RoomID: p.RoomID, Event: p.Event}
 	}
-	out, jobs, by := d.open(ctx, in)
-	defer d.recountHeld()
+	out, jobs, by := m.host.open(ctx, in)
+	defer m.recountHeld()
 	ch := &store.Changes{MarkDelivered: next}
 	for i := range pending {
 		again := pending[i]
@@ -168,18 +168,18 @@ func (d *Device) openLate(ctx context.Context, pending []store.PendingEvent, nex
 		case job != nil && (job.held != "" || errors.Is(job.err, errNoKey) || errors.Is(job.err, errTooEarly)):
 			// What came does not help: it waits for more.
 			if job.held != "" && !again.HeldUntil.IsZero() {
-				d.place(&again, job, out[i], next, late)
+				m.place(&again, job, out[i], next, late)
 				ch.Pending = append(ch.Pending, again)
 				break
 			}
 			again.Ready, again.DeliveredAt, again.From = false, "", job.held
 			ch.Pending = append(ch.Pending, again)
 		case !again.HeldUntil.IsZero(): // nothing will ever make it readable, and the client does not know of it
-			d.place(&again, job, out[i], next, late)
+			m.place(&again, job, out[i], next, late)
 			ch.Pending = append(ch.Pending, again)
 		default: // nothing will ever make it readable
 			ch.DeletePending = append(ch.DeletePending, again.EventID)
 		}
 	}
-	return late, d.park(ctx, ch, by)
+	return late, m.park(ctx, ch, by)
 }

@@ -26,87 +26,95 @@ const (
 
 // publication is when a device's keys are published.
 type publication struct {
+	*part
+	host publicationHost
+
 	ready     chan struct{} // closed once they may be
 	allowed   bool
 	timer     *time.Timer
-	due       time.Time
-	beginning int  // first syncs of the client in flight
-	overdue   bool // publishing waits for their end
+	at        time.Time // the timer goes off
+	beginning int       // first syncs of the client in flight
+	overdue   bool      // publishing waits for their end
 	trial     uploadTrial
+}
+
+// publicationHost is what the others do for it.
+type publicationHost interface {
+	kickLocked()
 }
 
 // PublishWithin lets the device's keys be published after a time, or earlier if that
 // was said before. Zero is now: the client does something that needs keys.
-func (d *Device) PublishWithin(wait time.Duration) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.mode != ModeProxied || d.publication.allowed {
+func (p *publication) PublishWithin(wait time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mode != ModeProxied || p.allowed {
 		return
 	}
 	if wait <= 0 {
-		d.letPublish()
+		p.letPublish()
 		return
 	}
-	due := d.eng.now().Add(wait)
-	if d.publication.timer != nil {
-		if !due.Before(d.publication.due) {
+	due := p.eng.now().Add(wait)
+	if p.timer != nil {
+		if !due.Before(p.at) {
 			return
 		}
-		d.publication.timer.Stop()
+		p.timer.Stop()
 	}
-	d.publication.due = due
-	d.publication.timer = time.AfterFunc(wait, func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.publication.timer = nil
-		if d.publication.overdue = d.publication.beginning > 0; !d.publication.overdue {
-			d.letPublish()
+	p.at = due
+	p.timer = time.AfterFunc(wait, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.timer = nil
+		if p.overdue = p.beginning > 0; !p.overdue {
+			p.letPublish()
 		}
 	})
 }
 
 // firstSyncBegins and firstSyncEnds enclose the sync with which a client begins. That of a
 // large account takes minutes, and is no time in which a client could have uploaded keys.
-func (d *Device) firstSyncBegins() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.publication.beginning++
+func (p *publication) firstSyncBegins() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.beginning++
 }
 
-func (d *Device) firstSyncEnds() {
-	d.mu.Lock()
-	d.publication.beginning--
-	overdue := d.publication.overdue && d.publication.beginning == 0
-	d.publication.overdue = d.publication.overdue && !overdue
-	d.mu.Unlock()
+func (p *publication) firstSyncEnds() {
+	p.mu.Lock()
+	p.beginning--
+	overdue := p.overdue && p.beginning == 0
+	p.overdue = p.overdue && !overdue
+	p.mu.Unlock()
 	if overdue {
-		d.PublishWithin(publishAtLast)
+		p.PublishWithin(publishAtLast)
 	}
 }
 
 // letPublish allows publishing. The caller holds d.mu.
-func (d *Device) letPublish() {
-	if d.publication.allowed {
+func (p *publication) letPublish() {
+	if p.allowed {
 		return
 	}
-	d.publication.allowed = true
-	if d.publication.timer != nil {
-		d.publication.timer.Stop()
+	p.allowed = true
+	if p.timer != nil {
+		p.timer.Stop()
 	}
-	close(d.publication.ready)
-	d.kickLocked()
+	close(p.ready)
+	p.host.kickLocked()
 }
 
-func (d *Device) isPublished() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.record.row.KeysUploaded
+func (p *part) isPublished() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.record.row.KeysUploaded
 }
 
 // published waits until the device's keys may be published.
-func (d *Device) published(ctx context.Context) error {
+func (p *publication) published(ctx context.Context) error {
 	select {
-	case <-d.publication.ready:
+	case <-p.ready:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)

@@ -51,14 +51,14 @@ func (d *Device) Recover(ctx context.Context, with Recovery) error {
 	return nil
 }
 
-func (d *Device) recoverNow(ctx context.Context, with Recovery) error {
-	d.signAgain()
-	give, err := d.acct.boot.take(ctx, struct{}{})
+func (o *ownIdentity) recoverNow(ctx context.Context, with Recovery) error {
+	o.signAgain()
+	give, err := o.acct.boot.take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}
 	defer give()
-	own, err := d.readOwn(ctx, true)
+	own, err := o.readOwn(ctx, true)
 	switch {
 	case err != nil:
 		return err
@@ -67,7 +67,7 @@ func (d *Device) recoverNow(ctx context.Context, with Recovery) error {
 	case own.Current == "":
 		return ErrNoIdentity
 	}
-	described, err := d.defaultStorage(ctx)
+	described, err := o.defaultStorage(ctx)
 	if err != nil {
 		return err
 	}
@@ -78,20 +78,20 @@ func (d *Device) recoverNow(ctx context.Context, with Recovery) error {
 	if err != nil {
 		return err
 	}
-	keys, err := d.recoverIdentity(ctx, own, key)
+	keys, err := o.recoverIdentity(ctx, own, key)
 	if err != nil {
 		return err
 	}
-	return d.takeIntoUse(ctx, own, keys, key, bootstrapping{create: true})
+	return o.takeIntoUse(ctx, own, keys, key, bootstrapping{create: true})
 }
 
 // recoverIdentity takes the identity from secret storage, and stores it.
-func (d *Device) recoverIdentity(ctx context.Context, own *trustcache.User, key *ssss.Key) (*crossSigning, error) {
-	keys, err := d.recoverKeys(ctx, key, own)
+func (o *ownIdentity) recoverIdentity(ctx context.Context, own *trustcache.User, key *ssss.Key) (*crossSigning, error) {
+	keys, err := o.recoverKeys(ctx, key, own)
 	if err != nil {
 		return nil, err
 	}
-	if err := d.save(ctx, &store.Changes{Secrets: keys.secrets()}); err != nil {
+	if err := o.save(ctx, &store.Changes{Secrets: keys.secrets()}); err != nil {
 		return nil, fmt.Errorf("store the recovered identity: %w", err)
 	}
 	return keys, nil
@@ -114,27 +114,27 @@ func (a *account) configured() []Recovery {
 // passphrase, or the key of a secret storage that we made. nil when that does not help.
 // The same attempt, with the same in secret storage, is not made twice: deriving a key
 // from a passphrase is costly.
-func (d *Device) recoverAlone(ctx context.Context, own *trustcache.User) (*crossSigning, *ssss.Key, error) {
-	mine, err := d.acct.ownStorageKey(ctx)
+func (o *ownIdentity) recoverAlone(ctx context.Context, own *trustcache.User) (*crossSigning, *ssss.Key, error) {
+	mine, err := o.acct.ownStorageKey(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	ways := d.acct.configured()
+	ways := o.acct.configured()
 	if mine == nil && len(ways) == 0 {
 		return nil, nil, nil
 	}
-	described, err := d.defaultStorage(ctx)
+	described, err := o.defaultStorage(ctx)
 	if err != nil && !errors.Is(err, ErrNoSecretStorage) {
 		return nil, nil, err
 	}
 	if described == nil {
 		return nil, nil, nil
 	}
-	attempt, err := d.attempt(ctx, own, described)
+	attempt, err := o.attempt(ctx, own, described)
 	if err != nil {
 		return nil, nil, err
 	}
-	if d.acct.triedBefore(attempt) {
+	if o.acct.triedBefore(attempt) {
 		return nil, nil, nil
 	}
 	var candidates []*ssss.Key
@@ -146,32 +146,32 @@ func (d *Device) recoverAlone(ctx context.Context, own *trustcache.User) (*cross
 		if err == nil {
 			candidates = append(candidates, key)
 		} else {
-			d.eng.log.Warn().Err(err).Stringer("account", d.acct.user).Msg("The configured recovery key does not open secret storage")
+			o.eng.log.Warn().Err(err).Stringer("account", o.acct.user).Msg("The configured recovery key does not open secret storage")
 		}
 	}
 	for _, key := range candidates {
-		keys, err := d.recoverIdentity(ctx, own, key)
+		keys, err := o.recoverIdentity(ctx, own, key)
 		if err == nil {
 			return keys, key, nil
 		}
 		if !isRecoveryReason(err) {
 			return nil, nil, err
 		}
-		d.eng.log.Warn().Err(err).Stringer("account", d.acct.user).Msg("The identity could not be recovered")
+		o.eng.log.Warn().Err(err).Stringer("account", o.acct.user).Msg("The identity could not be recovered")
 	}
-	d.acct.noteTried(attempt)
+	o.acct.noteTried(attempt)
 	return nil, nil, nil
 }
 
 // attempt names everything that decides whether the identity can be recovered: another
 // client may publish an identity first and put its seeds into secret storage afterwards.
-func (d *Device) attempt(ctx context.Context, own *trustcache.User, described *storageDescription) ([32]byte, error) {
+func (o *ownIdentity) attempt(ctx context.Context, own *trustcache.User, described *storageDescription) ([32]byte, error) {
 	name := sha256.New()
 	for _, part := range []string{described.ID, described.Meta.MAC, own.Current.String()} {
 		_, _ = name.Write(append([]byte(part), 0)) // a hash never fails
 	}
 	for _, secret := range []string{secretMaster, secretSelfSigning, secretUserSigning} {
-		raw, err := d.accountData(ctx, secret)
+		raw, err := o.accountData(ctx, secret)
 		if err != nil {
 			return [32]byte{}, err
 		}
@@ -226,8 +226,8 @@ func (s *storageDescription) open(with Recovery) (*ssss.Key, error) {
 }
 
 // readSecret decrypts one secret; ErrSecretMissing when it is not there under this key.
-func (d *Device) readSecret(ctx context.Context, key *ssss.Key, name string) (secret.Bytes, error) {
-	raw, err := d.accountData(ctx, name)
+func (p *part) readSecret(ctx context.Context, key *ssss.Key, name string) (secret.Bytes, error) {
+	raw, err := p.accountData(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -250,11 +250,11 @@ func (d *Device) readSecret(ctx context.Context, key *ssss.Key, name string) (se
 }
 
 // recoverKeys reads the three seeds and compares what they make with what is published.
-func (d *Device) recoverKeys(ctx context.Context, key *ssss.Key, own *trustcache.User) (*crossSigning, error) {
+func (o *ownIdentity) recoverKeys(ctx context.Context, key *ssss.Key, own *trustcache.User) (*crossSigning, error) {
 	var c crossSigning
 	slots := c.slots()
 	for _, name := range []string{secretMaster, secretSelfSigning, secretUserSigning} { // always the same reason
-		seed, err := d.readSecret(ctx, key, name)
+		seed, err := o.readSecret(ctx, key, name)
 		if err != nil {
 			return nil, err
 		}
@@ -268,28 +268,28 @@ func (d *Device) recoverKeys(ctx context.Context, key *ssss.Key, own *trustcache
 
 // takeIntoUse is useIdentity and what goes with it: all but sending works also where the
 // homeserver does not show that this device is signed.
-func (d *Device) takeIntoUse(ctx context.Context, own *trustcache.User, keys *crossSigning, opened *ssss.Key, may bootstrapping) error {
-	signed := d.useIdentity(ctx, own, keys)
+func (o *ownIdentity) takeIntoUse(ctx context.Context, own *trustcache.User, keys *crossSigning, opened *ssss.Key, may bootstrapping) error {
+	signed := o.useIdentity(ctx, own, keys)
 	if signed != nil && !signatureFailed(signed) {
 		return signed
 	}
-	d.acct.password.forget()
-	return cmp.Or(d.completeStorage(ctx, keys, opened, may), signed)
+	o.acct.password.forget()
+	return cmp.Or(o.completeStorage(ctx, keys, opened, may), signed)
 }
 
 // useIdentity takes stored keys into use: the account's own identity is verified, and
 // this device signed.
-func (d *Device) useIdentity(ctx context.Context, own *trustcache.User, keys *crossSigning) error {
-	if _, err := d.acct.tracker.SetOwnIdentity(ctx, keys.master.PublicKey()); err != nil {
+func (o *ownIdentity) useIdentity(ctx context.Context, own *trustcache.User, keys *crossSigning) error {
+	if _, err := o.acct.tracker.SetOwnIdentity(ctx, keys.master.PublicKey()); err != nil {
 		return fmt.Errorf("trust the own identity: %w", err)
 	}
-	now, err := d.acct.tracker.Own(ctx)
+	now, err := o.acct.tracker.Own(ctx)
 	if err != nil {
 		return fmt.Errorf("look at the own identity: %w", err)
 	}
-	d.noteOwn(now)
-	if d.ownNow() != ownSigned {
-		return d.signSelf(ctx, own, keys)
+	o.noteOwn(now)
+	if o.ownNow() != ownSigned {
+		return o.signSelf(ctx, own, keys)
 	}
 	return nil
 }

@@ -32,18 +32,18 @@ func release(events []trustcache.Event, ch *store.Changes) bool {
 }
 
 // wakeIfReady wakes the client's waiting syncs if an event can be delivered again.
-func (d *Device) wakeIfReady(ctx context.Context) {
-	ready, err := d.eng.store.Pending(ctx, d.acct.row, d.rowID, 1)
+func (m *megolmState) wakeIfReady(ctx context.Context) {
+	ready, err := m.eng.store.Pending(ctx, m.acct.row, m.rowID, 1)
 	if err != nil {
-		d.eng.log.Warn().Err(err).Msg("Waiting syncs are not woken for events that are ready")
+		m.eng.log.Warn().Err(err).Msg("Waiting syncs are not woken for events that are ready")
 		return
 	}
 	if len(ready) == 0 {
 		return
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.wakeWaiting()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.host.wakeWaiting()
 }
 
 // proxied gives the account's devices whose keys are held here.

@@ -21,7 +21,7 @@ type waitingRequests struct {
 }
 
 // store adds what waits now to ch. The caller holds the Device's mu.
-func (w *waitingRequests) store(d *Device, ch *store.Changes) error {
+func (w *waitingRequests) store(d *part, ch *store.Changes) error {
 	name := ofDevice(secretRequests, d.ed25519)
 	if len(w.Secrets)+len(w.Keys) == 0 {
 		ch.DeleteSecrets = append(ch.DeleteSecrets, name)
@@ -36,11 +36,11 @@ func (w *waitingRequests) store(d *Device, ch *store.Changes) error {
 }
 
 // readRequests reads what waited before a restart. The caller holds d.mu.
-func (d *Device) readRequests(ctx context.Context) error {
-	if d.gossip.requestsRead {
+func (g *gossip) readRequests(ctx context.Context) error {
+	if g.requestsRead {
 		return nil
 	}
-	stored, err := d.eng.store.Secret(ctx, d.acct.row, ofDevice(secretRequests, d.ed25519))
+	stored, err := g.eng.store.Secret(ctx, g.acct.row, ofDevice(secretRequests, g.ed25519))
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("load requests: %w", err)
 	}
@@ -48,31 +48,31 @@ func (d *Device) readRequests(ctx context.Context) error {
 	if err == nil && json.Unmarshal(stored.Value.Reveal(), &read) != nil {
 		read = waitingRequests{} // who asked will ask again
 	}
-	d.gossip.requests, d.gossip.requestsRead = read, true
+	g.requests, g.requestsRead = read, true
 	return nil
 }
 
 // waiting gives a copy of the requests, nil when none of a kind waits.
-func (d *Device) waiting(ctx context.Context, count func(*waitingRequests) int) (*waitingRequests, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.readRequests(ctx); err != nil || count(&d.gossip.requests) == 0 {
+func (g *gossip) waiting(ctx context.Context, count func(*waitingRequests) int) (*waitingRequests, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.readRequests(ctx); err != nil || count(&g.requests) == 0 {
 		return nil, err
 	}
-	return d.gossip.requests.clone(), nil
+	return g.requests.clone(), nil
 }
 
 // answered lets go of requests that were answered, or are of no use.
-func (d *Device) answered(ctx context.Context, drop func(*waitingRequests)) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	rest := d.gossip.requests.clone()
+func (g *gossip) answered(ctx context.Context, drop func(*waitingRequests)) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	rest := g.requests.clone()
 	drop(rest)
-	s := d.begin()
-	if err := rest.store(d, s.ch); err != nil {
+	s := g.host.begin()
+	if err := rest.store(g.part, s.ch); err != nil {
 		return err
 	}
-	s.after(func() { d.gossip.requests = *rest })
+	s.after(func() { g.requests = *rest })
 	return s.commit(ctx, "what was answered")
 }
 
@@ -113,39 +113,39 @@ const (
 )
 
 // expired reports whether nobody awaits the answer to a request any more.
-func (d *Device) expired(at int64) bool { return d.eng.now().Sub(time.Unix(at, 0)) >= askFor }
+func (g *gossip) expired(at int64) bool { return g.eng.now().Sub(time.Unix(at, 0)) >= askFor }
 
 // hasNoKeys reports whether a device is known to have no one-time keys, and is left alone
 // for a while. The caller holds d.mu.
-func (d *Device) hasNoKeys(dev *trustcache.Device) bool {
-	again, ok := d.olmState.noKeys[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}]
-	return ok && d.eng.now().Before(again.at)
+func (o *olmState) hasNoKeys(dev *trustcache.Device) bool {
+	again, ok := o.noKeys[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}]
+	return ok && o.eng.now().Before(again.at)
 }
 
 // noteNoKeys remembers that a device had no one-time keys. The caller holds d.mu.
-func (d *Device) noteNoKeys(dev *trustcache.Device) {
+func (o *olmState) noteNoKeys(dev *trustcache.Device) {
 	ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
-	again := d.olmState.noKeys[ref]
-	again.at = d.eng.now().Add(again.failures.Next(keylessPauses()))
-	if len(d.olmState.noKeys) >= maxNoKeys {
-		clear(d.olmState.noKeys)
+	again := o.noKeys[ref]
+	again.at = o.eng.now().Add(again.failures.Next(keylessPauses()))
+	if len(o.noKeys) >= maxNoKeys {
+		clear(o.noKeys)
 	}
-	d.olmState.noKeys[ref] = again
+	o.noKeys[ref] = again
 }
 
 // whoAsks gives the own user to answer requests by; one without devices that may be given
 // anything when this device may not answer.
-func (d *Device) whoAsks(ctx context.Context) (*trustcache.User, error) {
-	users, err := d.acct.tracker.Lookup(ctx, d.query(), []id.UserID{d.acct.user})
+func (g *gossip) whoAsks(ctx context.Context) (*trustcache.User, error) {
+	users, err := g.acct.tracker.Lookup(ctx, g.query(), []id.UserID{g.acct.user})
 	if err != nil {
 		return nil, fmt.Errorf("look up who asks: %w", err)
 	}
-	own := users[d.acct.user]
-	d.noteOwn(own)
+	own := users[g.acct.user]
+	g.host.noteOwn(own)
 	switch {
 	case own.Knowledge != trustcache.KnowledgeFresh:
 		return nil, errOwnUnknown
-	case !own.Verified || d.ownNow() != ownSigned:
+	case !own.Verified || g.host.ownNow() != ownSigned:
 		return &trustcache.User{UserID: own.UserID, Own: true}, nil
 	default:
 		return own, nil

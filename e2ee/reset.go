@@ -58,35 +58,35 @@ func (d *Device) Reset(ctx context.Context, auth UserAuth) (secret.String, error
 	return d.acct.recoveryKey(ctx)
 }
 
-func (d *Device) resetNow(ctx context.Context, auth UserAuth) error {
-	give, err := d.acct.boot.take(ctx, struct{}{})
+func (o *ownIdentity) resetNow(ctx context.Context, auth UserAuth) error {
+	give, err := o.acct.boot.take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}
 	defer give()
-	keys, err := d.acct.loadReset(ctx)
+	keys, err := o.acct.loadReset(ctx)
 	if err != nil {
 		return err
 	}
 	if keys == nil {
-		if keys, err = d.beginReset(ctx); err != nil {
+		if keys, err = o.beginReset(ctx); err != nil {
 			return err
 		}
 	}
 	// Said before it is published, so that nobody is alarmed when it appears.
-	if _, err := d.acct.tracker.SetOwnIdentity(ctx, keys.master.PublicKey()); err != nil {
+	if _, err := o.acct.tracker.SetOwnIdentity(ctx, keys.master.PublicKey()); err != nil {
 		return fmt.Errorf("trust the own identity: %w", err)
 	}
-	if err := d.publishReset(ctx, keys, auth); err != nil {
+	if err := o.publishReset(ctx, keys, auth); err != nil {
 		return err
 	}
-	return d.finishReset(ctx, keys)
+	return o.finishReset(ctx, keys)
 }
 
 // publishReset publishes the identity of a reset, unless an earlier call that was
 // interrupted did.
-func (d *Device) publishReset(ctx context.Context, keys *crossSigning, auth UserAuth) error {
-	own, err := d.readOwn(ctx, true)
+func (o *ownIdentity) publishReset(ctx context.Context, keys *crossSigning, auth UserAuth) error {
+	own, err := o.readOwn(ctx, true)
 	switch {
 	case err != nil:
 		return err
@@ -95,7 +95,7 @@ func (d *Device) publishReset(ctx context.Context, keys *crossSigning, auth User
 	case own.Current == keys.master.PublicKey():
 		return nil
 	}
-	return d.publish(ctx, keys, auth, func(context.Context) error { return nil })
+	return o.publish(ctx, keys, auth, func(context.Context) error { return nil })
 }
 
 // loadReset gives the identity of a reset under way; nil when none is.
@@ -123,7 +123,7 @@ func (a *account) loadReset(ctx context.Context) (*crossSigning, error) {
 	return &c, nil
 }
 
-func (d *Device) beginReset(ctx context.Context) (*crossSigning, error) {
+func (o *ownIdentity) beginReset(ctx context.Context) (*crossSigning, error) {
 	keys, err := newCrossSigning()
 	if err != nil {
 		return nil, err
@@ -132,8 +132,8 @@ func (d *Device) beginReset(ctx context.Context) (*crossSigning, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode the reset: %w", err)
 	}
-	row := store.Secret{Name: secretReset, Value: raw, CreatedAt: d.eng.now()}
-	if err := d.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
+	row := store.Secret{Name: secretReset, Value: raw, CreatedAt: o.eng.now()}
+	if err := o.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
 		return nil, fmt.Errorf("store the reset: %w", err)
 	}
 	return keys, nil
@@ -141,84 +141,84 @@ func (d *Device) beginReset(ctx context.Context) (*crossSigning, error) {
 
 // finishReset takes a published identity into use: device signed, secret storage and
 // backup new.
-func (d *Device) finishReset(ctx context.Context, keys *crossSigning) error {
-	own, err := d.readOwn(ctx, true)
+func (o *ownIdentity) finishReset(ctx context.Context, keys *crossSigning) error {
+	own, err := o.readOwn(ctx, true)
 	if err != nil {
 		return err
 	}
 	if own.Current != keys.master.PublicKey() {
 		return errNotPublished
 	}
-	current, err := d.acct.loadCrossSigning(ctx)
+	current, err := o.acct.loadCrossSigning(ctx)
 	if err != nil {
 		return err
 	}
 	if current == nil || current.master.PublicKey() != keys.master.PublicKey() {
 		// The old storage key and backup key belong to the old identity.
 		ch := &store.Changes{Secrets: keys.secrets(), DeleteSecrets: []string{secretStorageKey, secretBackup, secretReceived + secretBackup}}
-		if err := d.save(ctx, ch); err != nil {
+		if err := o.save(ctx, ch); err != nil {
 			return fmt.Errorf("store the new identity: %w", err)
 		}
 	}
 	// A signature that does not show must not keep the account from its recovery key: status
 	// tells of it.
-	if err := d.useIdentity(ctx, own, keys); err != nil && !signatureFailed(err) {
+	if err := o.useIdentity(ctx, own, keys); err != nil && !signatureFailed(err) {
 		return err
 	}
-	if err := d.replaceStorage(ctx, keys); err != nil {
+	if err := o.replaceStorage(ctx, keys); err != nil {
 		return err
 	}
-	if err := d.save(ctx, &store.Changes{DeleteSecrets: []string{secretReset}}); err != nil {
+	if err := o.save(ctx, &store.Changes{DeleteSecrets: []string{secretReset}}); err != nil {
 		return fmt.Errorf("store the end of the reset: %w", err)
 	}
 	return nil
 }
 
 // replaceStorage makes secret storage and backup anew, whatever was there.
-func (d *Device) replaceStorage(ctx context.Context, keys *crossSigning) error {
-	key, err := d.acct.ownStorageKey(ctx)
+func (o *ownIdentity) replaceStorage(ctx context.Context, keys *crossSigning) error {
+	key, err := o.acct.ownStorageKey(ctx)
 	if err != nil {
 		return err
 	}
 	if key == nil {
-		if key, err = d.newStorageKey(ctx); err != nil {
+		if key, err = o.newStorageKey(ctx); err != nil {
 			return err
 		}
 	}
-	private, _, err := d.acct.loadBackupKey(ctx)
+	private, _, err := o.acct.loadBackupKey(ctx)
 	if err != nil {
 		return err
 	}
 	if private == nil {
-		if private, err = d.newBackupKey(ctx); err != nil {
+		if private, err = o.host.newBackupKey(ctx); err != nil {
 			return err
 		}
 	}
-	current, err := d.currentBackup(ctx)
+	current, err := o.host.currentBackup(ctx)
 	if err != nil {
 		return err
 	}
 	if !current.trusts(private) {
-		if err := d.createBackup(ctx, private, keys); err != nil {
+		if err := o.host.createBackup(ctx, private, keys); err != nil {
 			return err
 		}
 	}
-	if err := d.wantBackup(ctx); err != nil {
+	if err := o.host.wantBackup(ctx); err != nil {
 		return err
 	}
 	secrets := keys.byName()
 	secrets[secretBackup] = private.Bytes()
 	for name, value := range secrets {
-		if err := d.storeSecret(ctx, key, name, value, replaceAll); err != nil {
+		if err := o.storeSecret(ctx, key, name, value, replaceAll); err != nil {
 			return err
 		}
 	}
 	// Last: until everything is in it, the default key stays the old one.
-	if err := d.makeDefault(ctx, key); err != nil {
+	if err := o.makeDefault(ctx, key); err != nil {
 		return err
 	}
-	d.acct.noteStorage(storageComplete)
-	d.acct.noteBackup(backupOurs)
+	o.acct.noteStorage(storageComplete)
+	o.acct.noteBackup(backupOurs)
 	return nil
 }
 

@@ -75,103 +75,103 @@ func (d *Device) RestoreHistory(ctx context.Context) error {
 
 // beginRestore notes that the whole history is wanted, and begins at once, also after one
 // that failed.
-func (d *Device) beginRestore(ctx context.Context) error {
-	row := store.Secret{Name: ofDevice(secretRestore, d.ed25519), Value: secret.Bytes("1"), CreatedAt: d.eng.now()}
-	if err := d.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
+func (b *backups) beginRestore(ctx context.Context) error {
+	row := store.Secret{Name: ofDevice(secretRestore, b.ed25519), Value: secret.Bytes("1"), CreatedAt: b.eng.now()}
+	if err := b.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
 		return fmt.Errorf("store that a restore is wanted: %w", err)
 	}
-	d.mu.Lock()
-	d.backups.restoring.next = time.Time{}
-	d.mu.Unlock()
-	d.startRestore()
+	b.mu.Lock()
+	b.restoring.next = time.Time{}
+	b.mu.Unlock()
+	b.startRestore()
 	return nil
 }
 
 // continueRestore begins a restore that was asked for before a restart.
-func (d *Device) continueRestore(ctx context.Context) error {
-	_, err := d.eng.store.Secret(ctx, d.acct.row, ofDevice(secretRestore, d.ed25519))
+func (b *backups) continueRestore(ctx context.Context) error {
+	_, err := b.eng.store.Secret(ctx, b.acct.row, ofDevice(secretRestore, b.ed25519))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("look for a restore: %w", err)
 	}
-	d.startRestore()
+	b.startRestore()
 	return nil
 }
 
 // startRestore runs the restore unless it runs already or has just failed.
-func (d *Device) startRestore() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	r := &d.backups.restoring
-	if r.running || d.ctx == nil || d.ctx.Err() != nil || d.eng.now().Before(r.next) {
+func (b *backups) startRestore() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := &b.restoring
+	if r.running || b.ctx == nil || b.ctx.Err() != nil || b.eng.now().Before(r.next) {
 		return
 	}
 	r.running, r.status = true, &RestoreStatus{State: restoreRunning}
-	d.eng.wg.Go(func() { d.restoreAll(d.ctx) })
+	b.eng.wg.Go(func() { b.restoreAll(b.ctx) })
 }
 
-func (d *Device) restoreAll(ctx context.Context) {
-	err := d.restoreHistory(ctx)
+func (b *backups) restoreAll(ctx context.Context) {
+	err := b.restoreHistory(ctx)
 	if err == nil {
-		err = d.save(ctx, &store.Changes{DeleteSecrets: []string{ofDevice(secretRestore, d.ed25519)}})
+		err = b.save(ctx, &store.Changes{DeleteSecrets: []string{ofDevice(secretRestore, b.ed25519)}})
 	}
 	if err != nil && ctx.Err() == nil {
-		d.eng.log.Warn().Err(err).Msg("The history could not be restored")
+		b.eng.log.Warn().Err(err).Msg("The history could not be restored")
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.backups.restoring.running = false
-	d.backups.restoring.status.State = restoreDone
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.restoring.running = false
+	b.restoring.status.State = restoreDone
 	if err != nil {
-		d.backups.restoring.status.State = restoreFailed
-		again := pauseAfter(err, d.backups.restoring.failures.Next(restorePauses()), restorePauses())
-		d.backups.restoring.next = d.eng.now().Add(again)
-		d.retryLocked(retryRestore, again)
+		b.restoring.status.State = restoreFailed
+		again := pauseAfter(err, b.restoring.failures.Next(restorePauses()), restorePauses())
+		b.restoring.next = b.eng.now().Add(again)
+		b.host.retryLocked(retryRestore, again)
 		return
 	}
-	d.backups.restoring.failures.Reset()
+	b.restoring.failures.Reset()
 }
 
 // restoreStatus gives a copy; nil when no restore ran.
-func (d *Device) restoreStatus() *RestoreStatus {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.backups.restoring.status == nil {
+func (b *backups) restoreStatus() *RestoreStatus {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.restoring.status == nil {
 		return nil
 	}
-	out := *d.backups.restoring.status
+	out := *b.restoring.status
 	return &out
 }
 
 // restoreHistory downloads the backup and stores its keys, batch by batch. Memory does
 // not grow with the size of the backup.
-func (d *Device) restoreHistory(ctx context.Context) error {
-	target, err := d.backupTarget(ctx)
+func (b *backups) restoreHistory(ctx context.Context) error {
+	target, err := b.backupTarget(ctx)
 	if err != nil {
 		return err
 	}
 	if target == nil || target.private == nil {
 		return ErrNoBackup
 	}
-	d.mu.Lock()
-	d.backups.restoring.status.Total = target.count
-	d.mu.Unlock()
+	b.mu.Lock()
+	b.restoring.status.Total = target.count
+	b.mu.Unlock()
 	var rows []store.InboundSession
 	done, refused := 0, 0
 	flush := func() error {
-		kept, err := d.keepKept(ctx, rows)
-		d.eng.counts.restores.Add(float64(kept))
-		d.eng.counts.refusals.Add(float64(refused))
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		s := d.backups.restoring.status
+		kept, err := b.host.keepKept(ctx, rows)
+		b.eng.counts.restores.Add(float64(kept))
+		b.eng.counts.refusals.Add(float64(refused))
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		s := b.restoring.status
 		s.Done, s.Restored, s.Refused = s.Done+done, s.Restored+kept, s.Refused+refused
 		rows, done, refused = rows[:0], 0, 0
 		return err
 	}
-	err = d.download(ctx, target.version, func(ref store.SessionRef, raw json.RawMessage) error {
+	err = b.download(ctx, target.version, func(ref store.SessionRef, raw json.RawMessage) error {
 		done++
 		row, err := openBackup(ref, raw, target.private, target.macKey)
 		if err != nil {
@@ -189,9 +189,9 @@ func (d *Device) restoreHistory(ctx context.Context) error {
 }
 
 // download reads all keys of a backup.
-func (d *Device) download(ctx context.Context, version string, each func(store.SessionRef, json.RawMessage) error) error {
-	token := d.currentToken()
-	return d.eng.hs.stream(ctx, token, request{
+func (b *backups) download(ctx context.Context, version string, each func(store.SessionRef, json.RawMessage) error) error {
+	token := b.currentToken()
+	return b.eng.hs.stream(ctx, token, request{
 		op: "download the key backup", method: http.MethodGet,
 		path:  mautrix.ClientURLPath{"v3", "room_keys", "keys"},
 		query: map[string]string{"version": version}, patient: restorePatience,

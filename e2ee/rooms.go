@@ -27,8 +27,17 @@ const (
 
 // roomTable is what a device knows of its rooms.
 type roomTable struct {
+	*part
+	host roomTableHost
+
 	known map[id.RoomID]*room
 	news  int // how often something became known better than a sync under way may tell it
+}
+
+// roomTableHost is what the others do for it.
+type roomTableHost interface {
+	begin() *step
+	listMembers(ctx context.Context, roomID id.RoomID, last bool) (map[id.UserID]string, error)
 }
 
 // room is what a device knows of a room. It is guarded by the Device.
@@ -48,29 +57,29 @@ type room struct {
 }
 
 // roomState gives the room's entry, made on first use. The caller holds d.mu.
-func (d *Device) roomState(ctx context.Context, roomID id.RoomID) (*room, error) {
-	if r := d.roomTable.known[roomID]; r != nil {
+func (rt *roomTable) roomState(ctx context.Context, roomID id.RoomID) (*room, error) {
+	if r := rt.known[roomID]; r != nil {
 		return r, nil
 	}
-	if err := d.readRooms(ctx, roomID); err != nil {
+	if err := rt.readRooms(ctx, roomID); err != nil {
 		return nil, err
 	}
-	return d.roomTable.known[roomID], nil
+	return rt.known[roomID], nil
 }
 
 // loadRooms makes the entries of rooms that have none, with one query. The caller
 // holds d.mu.
-func (d *Device) loadRooms(ctx context.Context, updates []RoomUpdate) error {
+func (rt *roomTable) loadRooms(ctx context.Context, updates []RoomUpdate) error {
 	var missing []id.RoomID
 	for _, u := range updates {
-		if d.roomTable.known[u.RoomID] == nil && len(u.RoomID) <= maxIDLength {
+		if rt.known[u.RoomID] == nil && len(u.RoomID) <= maxIDLength {
 			missing = append(missing, u.RoomID)
 		}
 	}
 	if len(missing) == 0 {
 		return nil
 	}
-	return d.readRooms(ctx, missing...)
+	return rt.readRooms(ctx, missing...)
 }
 
 // KnownEncrypted reports whether the room is known to be encrypted, without asking anybody.
@@ -124,10 +133,10 @@ func namesAlgorithm(content json.RawMessage) bool {
 }
 
 // noted gives what was just recorded.
-func (d *Device) noted(ctx context.Context, roomID id.RoomID) (RoomEncryption, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	r, err := d.roomState(ctx, roomID)
+func (rt *roomTable) noted(ctx context.Context, roomID id.RoomID) (RoomEncryption, error) {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	r, err := rt.roomState(ctx, roomID)
 	if err != nil {
 		return RoomUnknown, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
 	}

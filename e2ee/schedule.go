@@ -9,6 +9,9 @@ import (
 // schedule is when a device does its own work: whether it syncs by itself, and when it is
 // maintained.
 type schedule struct {
+	*part
+	host scheduleHost
+
 	// live says who syncs; syncTurn lets one of the engine's own syncs run, and upkeep one
 	// look at what is to be done. They have locks of their own.
 	live     liveness
@@ -25,4 +28,9 @@ type schedule struct {
 	maintained bool // maintenance has begun since the device was loaded
 	retry      retries
 	failures   backoff.Pauses
+}
+
+// scheduleHost is what the others do for it.
+type scheduleHost interface {
+	kickLocked()
 }

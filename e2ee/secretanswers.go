@@ -75,125 +75,126 @@ func sharedSecret(name string) bool {
 }
 
 // answerRequests gives the secrets that were asked for to those who may have them.
-func (d *Device) answerRequests(ctx context.Context) error {
-	requests, err := d.waiting(ctx, func(w *waitingRequests) int { return len(w.Secrets) })
+func (g *gossip) answerRequests(ctx context.Context) error {
+	requests, err := g.waiting(ctx, func(w *waitingRequests) int { return len(w.Secrets) })
 	if err != nil || requests == nil {
 		return err
 	}
-	if d.acct.settings().IgnoreSecretRequests { // requirement 15.5
-		return d.answered(ctx, func(w *waitingRequests) { w.Secrets = nil })
+	if g.acct.settings().IgnoreSecretRequests { // requirement 15.5
+		return g.answered(ctx, func(w *waitingRequests) { w.Secrets = nil })
 	}
-	own, err := d.whoAsks(ctx)
+	own, err := g.whoAsks(ctx)
 	if err != nil {
 		return err
 	}
 	for _, req := range requests.Secrets {
 		became := answerRefused
 		if dev := own.Device(req.Device); trustcache.MayHoldSecrets(own, dev) {
-			if became, err = d.giveSecret(ctx, req, dev); err != nil {
+			if became, err = g.giveSecret(ctx, req, dev); err != nil {
 				return err
 			}
 		}
-		if became != answerRefused && (became != answerLater || !d.expired(req.At)) {
+		if became != answerRefused && (became != answerLater || !g.expired(req.At)) {
 			continue
 		}
-		d.eng.counts.secrets.WithLabelValues("refused").Inc()
-		if err := d.answered(ctx, func(w *waitingRequests) { w.dropSecret(req) }); err != nil {
+		g.eng.counts.secrets.WithLabelValues("refused").Inc()
+		if err := g.answered(ctx, func(w *waitingRequests) { w.dropSecret(req) }); err != nil {
 			return err
 		}
 	}
-	return d.flushOutbox(ctx)
+	return g.host.flushOutbox(ctx)
 }
 
 // gaveSecret reports whether a device was given a secret a short while ago. The caller
 // holds d.mu.
-func (d *Device) gaveSecret(key givenSecret) bool {
-	last, ok := d.gossip.secretsGiven[key]
-	return ok && d.eng.now().Sub(last) < requestEvery
+func (g *gossip) gaveSecret(key givenSecret) bool {
+	last, ok := g.secretsGiven[key]
+	return ok && g.eng.now().Sub(last) < requestEvery
 }
 
 // noteGivenSecret remembers that a device was given a secret. The caller holds d.mu.
-func (d *Device) noteGivenSecret(key givenSecret) {
-	if d.gossip.secretsGiven == nil || len(d.gossip.secretsGiven) >= maxNoKeys {
-		d.gossip.secretsGiven = make(map[givenSecret]time.Time)
+func (g *gossip) noteGivenSecret(key givenSecret) {
+	if g.secretsGiven == nil || len(g.secretsGiven) >= maxNoKeys {
+		g.secretsGiven = make(map[givenSecret]time.Time)
 	}
-	d.gossip.secretsGiven[key] = d.eng.now()
+	g.secretsGiven[key] = g.eng.now()
 }
 
 // giveSecret encrypts a secret for a device and puts it into the outbox, and lets go of the
 // request, in one write. One that is not here, or does not belong to what is published, is
 // not given; nor is any where it was decided otherwise while a one-time key was claimed.
-func (d *Device) giveSecret(ctx context.Context, req secretRequest, dev *trustcache.Device) (answer, error) {
+func (g *gossip) giveSecret(ctx context.Context, req secretRequest, dev *trustcache.Device) (answer, error) {
 	key := givenSecret{req.Device, req.Name}
-	d.mu.Lock()
-	given, silent := d.gaveSecret(key), d.hasNoKeys(dev)
-	d.mu.Unlock()
+	g.mu.Lock()
+	given, silent := g.gaveSecret(key), g.host.hasNoKeys(dev)
+	g.mu.Unlock()
 	switch {
 	case given:
 		return answerRefused, nil
 	case silent:
 		return answerLater, nil
 	}
-	if _, err := d.eng.store.Secret(ctx, d.acct.row, req.Name); errors.Is(err, store.ErrNotFound) {
+	if _, err := g.eng.store.Secret(ctx, g.acct.row, req.Name); errors.Is(err, store.ErrNotFound) {
 		return answerRefused, nil // nothing to claim a key for
 	} else if err != nil {
 		return answerLater, fmt.Errorf("load a secret: %w", err)
 	}
 	to := []*trustcache.Device{dev}
-	claimed, err := d.claimFor(ctx, to)
+	claimed, err := g.host.claimFor(ctx, to)
 	if err != nil {
 		return answerLater, fmt.Errorf("claim a one-time key: %w", err)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !slices.Contains(d.gossip.requests.Secrets, req) || d.gaveSecret(key) || d.acct.settings().IgnoreSecretRequests {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !slices.Contains(g.requests.Secrets, req) || g.gaveSecret(key) || g.acct.settings().IgnoreSecretRequests {
 		return answerRefused, nil // taken back
 	}
-	own, err := d.stillMayHold(ctx, dev)
+	own, err := g.host.stillMayHold(ctx, dev)
 	if err != nil || own == nil {
 		return answerRefused, err
 	}
-	content, err := d.secretContent(ctx, req, own)
+	content, err := g.secretContent(ctx, req, own)
 	if err != nil || content == nil {
 		return answerRefused, err
 	}
-	s := d.begin()
+	s := g.host.begin()
 	sealed, _, err := s.olmEncryptAll(ctx, "m.secret.send", content, to, claimed)
 	if err != nil {
 		return answerLater, err
 	}
 	if len(sealed) == 0 {
-		d.noteNoKeys(dev)
+		g.host.noteNoKeys(dev)
 		return answerLater, nil
 	}
-	rest := d.gossip.requests.clone()
+	rest := g.requests.clone()
 	rest.dropSecret(req)
-	if err := rest.store(d, s.ch); err != nil {
+	if err := rest.store(g.part, s.ch); err != nil {
 		return answerLater, err
 	}
-	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, d.eng.now())
+	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, g.eng.now())
 	s.after(func() {
-		d.gossip.requests, d.olmState.outboxPending = *rest, true
-		d.noteGivenSecret(key)
+		g.requests = *rest
+		g.host.outboxFilled()
+		g.noteGivenSecret(key)
 	})
 	if err := s.commit(ctx, "an answer"); err != nil {
 		return answerLater, err
 	}
-	d.noteSecretGiven(req)
+	g.noteSecretGiven(req)
 	return answerGiven, nil
 }
 
 // noteSecretGiven counts and logs that a secret was given.
-func (d *Device) noteSecretGiven(req secretRequest) {
-	d.eng.counts.secrets.WithLabelValues("sent").Inc()
-	d.eng.log.Info().Stringer("account", d.acct.user).Stringer("device", req.Device).Str("secret", req.Name).
+func (g *gossip) noteSecretGiven(req secretRequest) {
+	g.eng.counts.secrets.WithLabelValues("sent").Inc()
+	g.eng.log.Info().Stringer("account", g.acct.user).Stringer("device", req.Device).Str("secret", req.Name).
 		Msg("A confirmed device of the user was given a secret")
 }
 
 // secretContent is the m.secret.send of a secret as it is stored now; nil when it is not
 // here or does not belong to what is published.
-func (d *Device) secretContent(ctx context.Context, req secretRequest, own *trustcache.User) (json.RawMessage, error) {
-	stored, err := d.eng.store.Secret(ctx, d.acct.row, req.Name)
+func (g *gossip) secretContent(ctx context.Context, req secretRequest, own *trustcache.User) (json.RawMessage, error) {
+	stored, err := g.eng.store.Secret(ctx, g.acct.row, req.Name)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
 	}

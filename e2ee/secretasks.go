@@ -39,17 +39,17 @@ func (a *secretAsk) stored(device id.Ed25519, now time.Time) (store.Secret, erro
 }
 
 // loadAsks reads what was asked for before a restart. The caller holds d.mu.
-func (d *Device) loadAsks(ctx context.Context) error {
-	if d.gossip.secretAsks != nil {
+func (g *gossip) loadAsks(ctx context.Context) error {
+	if g.secretAsks != nil {
 		return nil
 	}
-	all, err := d.eng.store.Secrets(ctx, d.acct.row)
+	all, err := g.eng.store.Secrets(ctx, g.acct.row)
 	if err != nil {
 		return fmt.Errorf("load requests for secrets: %w", err)
 	}
 	asks := make(map[string]*secretAsk)
 	for _, row := range all {
-		name, ours := strings.CutPrefix(row.Name, askedName(d.ed25519, ""))
+		name, ours := strings.CutPrefix(row.Name, askedName(g.ed25519, ""))
 		var s storedAsk
 		if !ours || !sharedSecret(name) || json.Unmarshal(row.Value.Reveal(), &s) != nil {
 			continue
@@ -60,14 +60,14 @@ func (d *Device) loadAsks(ctx context.Context) error {
 		}
 		asks[name] = ask
 	}
-	d.gossip.secretAsks = asks
+	g.secretAsks = asks
 	return nil
 }
 
 // askOf gives the request with an ID, if its answer is still awaited. The caller holds d.mu.
-func (d *Device) askOf(requestID string) *secretAsk {
-	for _, ask := range d.gossip.secretAsks {
-		if ask.id == requestID && d.eng.now().Before(ask.until) {
+func (g *gossip) askOf(requestID string) *secretAsk {
+	for _, ask := range g.secretAsks {
+		if ask.id == requestID && g.eng.now().Before(ask.until) {
 			return ask
 		}
 	}

@@ -74,6 +74,7 @@ func TestWhoseSecretsAreTaken(t *testing.T) {
 			part:   part{self: self{id: "MINE"}, eng: &Engine{now: nowAt(1000), counts: counts}},
 			gossip: gossip{secretAsks: map[string]*secretAsk{secretMaster: {name: secretMaster, id: "ask", to: map[id.DeviceID]bool{"OTHER": true, "THIRD": true}, until: nowAt(2000)()}}},
 		}
+		d.connect()
 		own := &trustcache.User{
 			UserID: "@alice:x", Own: true, Knowledge: trustcache.KnowledgeFresh,
 			Pin: trustcache.Pin{Current: public, PinnedMaster: public, Verified: true, WasVerified: true},

@@ -35,37 +35,37 @@ const (
 
 // wantSecrets asks for the secrets that are missing, if there is somebody to ask and the
 // identity is one that we verified.
-func (d *Device) wantSecrets(ctx context.Context, own *trustcache.User) error {
-	if !own.Verified || d.ownNow() != ownSigned {
+func (g *gossip) wantSecrets(ctx context.Context, own *trustcache.User) error {
+	if !own.Verified || g.host.ownNow() != ownSigned {
 		return nil
 	}
-	missing, err := d.missingSecrets(ctx, own)
+	missing, err := g.missingSecrets(ctx, own)
 	if err != nil || len(missing) == 0 {
 		return err
 	}
-	others := d.confirmedOthers(own)
+	others := g.confirmedOthers(own)
 	if len(others) == 0 {
 		return nil
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.loadAsks(ctx); err != nil {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.loadAsks(ctx); err != nil {
 		return err
 	}
-	now := d.eng.now()
+	now := g.eng.now()
 	ch := &store.Changes{}
 	asks := make([]*secretAsk, 0, len(missing))
 	for _, name := range missing {
-		if ask := d.gossip.secretAsks[name]; ask != nil && now.Before(ask.until) &&
+		if ask := g.secretAsks[name]; ask != nil && now.Before(ask.until) &&
 			!slices.ContainsFunc(others, func(dev *trustcache.Device) bool { return !ask.to[dev.DeviceID] }) {
 			continue // everybody there is was asked
 		}
-		if came, err := d.secretCame(ctx, name); err != nil {
+		if came, err := g.secretCame(ctx, name); err != nil {
 			return err
 		} else if came {
 			continue // since it was found missing
 		}
-		ask, err := d.askFor(name, others, ch)
+		ask, err := g.askFor(name, others, ch)
 		if err != nil {
 			return err
 		}
@@ -74,24 +74,24 @@ func (d *Device) wantSecrets(ctx context.Context, own *trustcache.User) error {
 	if len(asks) == 0 {
 		return nil
 	}
-	if err := d.save(ctx, ch); err != nil {
+	if err := g.save(ctx, ch); err != nil {
 		return fmt.Errorf("store requests for secrets: %w", err)
 	}
 	for _, ask := range asks {
-		d.gossip.secretAsks[ask.name] = ask
+		g.secretAsks[ask.name] = ask
 	}
-	d.olmState.outboxPending = true
-	d.kickLocked()
+	g.host.outboxFilled()
+	g.host.kickLocked()
 	return nil
 }
 
 // askFor makes a request for a secret of other devices, and adds it to ch.
-func (d *Device) askFor(name string, others []*trustcache.Device, ch *store.Changes) (*secretAsk, error) {
-	now := d.eng.now()
+func (g *gossip) askFor(name string, others []*trustcache.Device, ch *store.Changes) (*secretAsk, error) {
+	now := g.eng.now()
 	ask := &secretAsk{name: name, id: rand.Text(), to: make(map[id.DeviceID]bool, len(others)), until: now.Add(askFor)}
 	content := object{
 		{"action", quoted("request")}, {"name", quoted(name)}, {"request_id", quoted(ask.id)},
-		{"requesting_device_id", quoted(d.id.String())},
+		{"requesting_device_id", quoted(g.id.String())},
 	}.encode()
 	messages := make([]message, len(others))
 	for i, dev := range others {
@@ -99,7 +99,7 @@ func (d *Device) askFor(name string, others []*trustcache.Device, ch *store.Chan
 		messages[i] = message{dev, content}
 	}
 	ch.Outbox = append(ch.Outbox, outboxItems("m.secret.request", messages, now)...)
-	row, err := ask.stored(d.ed25519, now)
+	row, err := ask.stored(g.ed25519, now)
 	if err != nil {
 		return nil, err
 	}
@@ -109,11 +109,11 @@ func (d *Device) askFor(name string, others []*trustcache.Device, ch *store.Chan
 
 // secretCame reports whether another device has answered. The caller holds d.mu, under
 // which answers are stored.
-func (d *Device) secretCame(ctx context.Context, name string) (bool, error) {
+func (g *gossip) secretCame(ctx context.Context, name string) (bool, error) {
 	if name == secretBackup {
 		name = secretReceived + name
 	}
-	_, err := d.eng.store.Secret(ctx, d.acct.row, name)
+	_, err := g.eng.store.Secret(ctx, g.acct.row, name)
 	if errors.Is(err, store.ErrNotFound) {
 		return false, nil
 	}
@@ -124,11 +124,11 @@ func (d *Device) secretCame(ctx context.Context, name string) (bool, error) {
 }
 
 // confirmedOthers gives the user's other devices that the identity has confirmed.
-func (d *Device) confirmedOthers(own *trustcache.User) []*trustcache.Device {
+func (g *gossip) confirmedOthers(own *trustcache.User) []*trustcache.Device {
 	var out []*trustcache.Device
 	for i := range own.Devices {
 		dev := &own.Devices[i]
-		if dev.DeviceID != d.id && trustcache.MayHoldSecrets(own, dev) {
+		if dev.DeviceID != g.id && trustcache.MayHoldSecrets(own, dev) {
 			out = append(out, dev)
 		}
 	}
@@ -137,8 +137,8 @@ func (d *Device) confirmedOthers(own *trustcache.User) []*trustcache.Device {
 
 // missingSecrets names the secrets that are not here. The backup's counts as missing
 // when there is a backup that belongs to none that is.
-func (d *Device) missingSecrets(ctx context.Context, own *trustcache.User) ([]string, error) {
-	parts, err := d.acct.loadParts(ctx)
+func (g *gossip) missingSecrets(ctx context.Context, own *trustcache.User) ([]string, error) {
+	parts, err := g.acct.loadParts(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -148,11 +148,11 @@ func (d *Device) missingSecrets(ctx context.Context, own *trustcache.User) ([]st
 			out = append(out, name)
 		}
 	}
-	key, _, err := d.acct.loadBackupKey(ctx)
+	key, _, err := g.acct.loadBackupKey(ctx)
 	if err != nil {
 		return nil, err
 	}
-	current, err := d.currentBackup(ctx)
+	current, err := g.host.currentBackup(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -266,7 +266,7 @@ func (b *batch) tookSecrets() {
 		if b.d.gossip.secretAsks[a.ask.name] == a.ask {
 			delete(b.d.gossip.secretAsks, a.ask.name)
 		}
-		b.d.olmState.outboxPending = true
+		b.d.outboxFilled()
 	}
 	if len(b.answered) > 0 {
 		b.d.unsettleLocked()
@@ -275,16 +275,16 @@ func (b *batch) tookSecrets() {
 
 // checkReceived decides on a backup key that another device sent: it is taken if it
 // belongs to the newest backup.
-func (d *Device) checkReceived(ctx context.Context) error {
+func (g *gossip) checkReceived(ctx context.Context) error {
 	const name = secretReceived + secretBackup
-	stored, err := d.eng.store.Secret(ctx, d.acct.row, name)
+	stored, err := g.eng.store.Secret(ctx, g.acct.row, name)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("load a received secret: %w", err)
 	}
-	current, err := d.currentBackup(ctx)
+	current, err := g.host.currentBackup(ctx)
 	if err != nil {
 		return err
 	}
@@ -294,9 +294,9 @@ func (d *Device) checkReceived(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("encode the backup version: %w", err)
 		}
-		ch.Secrets = []store.Secret{{Name: secretBackup, Value: stored.Value, Meta: meta, CreatedAt: d.eng.now()}}
+		ch.Secrets = []store.Secret{{Name: secretBackup, Value: stored.Value, Meta: meta, CreatedAt: g.eng.now()}}
 	}
-	if err := d.save(ctx, ch); err != nil {
+	if err := g.save(ctx, ch); err != nil {
 		return fmt.Errorf("store a received secret: %w", err)
 	}
 	return nil

@@ -27,11 +27,11 @@ const (
 
 // accountData reads a global account data value; nil when there is none. One that is
 // empty counts as none: that is how clients delete it.
-func (d *Device) accountData(ctx context.Context, name string) (json.RawMessage, error) {
+func (p *part) accountData(ctx context.Context, name string) (json.RawMessage, error) {
 	var raw json.RawMessage
-	err := d.call(ctx, request{
+	err := p.call(ctx, request{
 		op: "read account data", method: http.MethodGet,
-		path: mautrix.ClientURLPath{"v3", "user", d.acct.user, "account_data", name}, result: &raw,
+		path: mautrix.ClientURLPath{"v3", "user", p.acct.user, "account_data", name}, result: &raw,
 	})
 	if upstreamStatus(err) == http.StatusNotFound {
 		return nil, nil
@@ -42,10 +42,10 @@ func (d *Device) accountData(ctx context.Context, name string) (json.RawMessage,
 	return raw, err
 }
 
-func (d *Device) setAccountData(ctx context.Context, name string, value any) error {
-	return d.call(ctx, request{
+func (p *part) setAccountData(ctx context.Context, name string, value any) error {
+	return p.call(ctx, request{
 		op: "write account data", method: http.MethodPut,
-		path: mautrix.ClientURLPath{"v3", "user", d.acct.user, "account_data", name}, body: value,
+		path: mautrix.ClientURLPath{"v3", "user", p.acct.user, "account_data", name}, body: value,
 	})
 }
 
@@ -77,8 +77,8 @@ type storageDescription struct {
 
 // defaultStorage reads the description of the default key; nil when there is no default
 // key or it names a key that is not there. One that is there and makes no sense is ErrNoSecretStorage.
-func (d *Device) defaultStorage(ctx context.Context) (*storageDescription, error) {
-	raw, err := d.accountData(ctx, accountDataDefaultKey)
+func (o *ownIdentity) defaultStorage(ctx context.Context) (*storageDescription, error) {
+	raw, err := o.accountData(ctx, accountDataDefaultKey)
 	if err != nil || raw == nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func (d *Device) defaultStorage(ctx context.Context) (*storageDescription, error
 	if json.Unmarshal(raw, &def) != nil || def.Key == "" {
 		return nil, nil // a missing or malformed default key is none
 	}
-	if raw, err = d.accountData(ctx, accountDataStorageKey+def.Key); err != nil || raw == nil {
+	if raw, err = o.accountData(ctx, accountDataStorageKey+def.Key); err != nil || raw == nil {
 		return nil, err
 	}
 	out := &storageDescription{ID: def.Key}
@@ -107,28 +107,28 @@ func (s *storageDescription) checkable() bool { return s.Meta.IV != "" && s.Meta
 // opened is the key of secret storage, if the caller has just used it. Secret storage
 // whose key is not here is left as it is; one that was deleted comes back only when
 // somebody asks for it.
-func (d *Device) completeStorage(ctx context.Context, keys *crossSigning, opened *ssss.Key, may bootstrapping) error {
-	described, err := d.defaultStorage(ctx)
+func (o *ownIdentity) completeStorage(ctx context.Context, keys *crossSigning, opened *ssss.Key, may bootstrapping) error {
+	described, err := o.defaultStorage(ctx)
 	if err != nil && !errors.Is(err, ErrNoSecretStorage) {
 		return err
 	}
 	usable := err == nil
-	had, err := d.acct.hadStorage(ctx)
+	had, err := o.acct.hadStorage(ctx)
 	if err != nil {
 		return err
 	}
 	key := opened
 	if key == nil && usable {
-		if key, err = d.storageKey(ctx, described, may.create && (may.explicit || !had)); err != nil {
+		if key, err = o.storageKey(ctx, described, may.create && (may.explicit || !had)); err != nil {
 			return err
 		}
 	}
-	private, err := d.completeBackup(ctx, keys, key, may)
+	private, err := o.host.completeBackup(ctx, keys, key, may)
 	if err != nil {
 		return err
 	}
 	if key == nil {
-		return d.judgeStorage(ctx, described, private != nil)
+		return o.judgeStorage(ctx, described, private != nil)
 	}
 	secrets := keys.byName()
 	if private != nil {
@@ -140,7 +140,7 @@ func (d *Device) completeStorage(ctx context.Context, keys *crossSigning, opened
 		if may.explicit || name == secretBackup { // which was compared with the backup in use
 			how = replaceAnother
 		}
-		err := d.storeSecret(ctx, key, name, value, how)
+		err := o.storeSecret(ctx, key, name, value, how)
 		switch {
 		case errors.Is(err, errAnotherSecret):
 			standing = storageIncomplete
@@ -150,12 +150,12 @@ func (d *Device) completeStorage(ctx context.Context, keys *crossSigning, opened
 	}
 	// Last: who finds a default key finds the secrets too.
 	if described == nil || described.ID != key.ID {
-		if err := d.makeDefault(ctx, key); err != nil {
+		if err := o.makeDefault(ctx, key); err != nil {
 			return err
 		}
 	}
-	d.acct.noteStorage(standing)
-	return d.sawStorage(ctx)
+	o.acct.noteStorage(standing)
+	return o.sawStorage(ctx)
 }
 
 // secretStorageSeen is there once the account has had a default key.
@@ -172,44 +172,44 @@ func (a *account) hadStorage(ctx context.Context) (bool, error) {
 // sawStorage notes that the account has secret storage. Where it is gone afterwards,
 // another client deleted it, as those do that reset the identity: it is not made again
 // between their steps, but when somebody asks for it.
-func (d *Device) sawStorage(ctx context.Context) error {
-	if had, err := d.acct.hadStorage(ctx); had || err != nil {
+func (o *ownIdentity) sawStorage(ctx context.Context) error {
+	if had, err := o.acct.hadStorage(ctx); had || err != nil {
 		return err
 	}
-	row := store.Secret{Name: secretStorageSeen, Value: secret.Bytes("1"), CreatedAt: d.eng.now()}
-	if err := d.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
+	row := store.Secret{Name: secretStorageSeen, Value: secret.Bytes("1"), CreatedAt: o.eng.now()}
+	if err := o.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
 		return fmt.Errorf("store that there is secret storage: %w", err)
 	}
 	return nil
 }
 
 // judgeStorage records how a secret storage stands whose key is not here.
-func (d *Device) judgeStorage(ctx context.Context, described *storageDescription, hasBackup bool) error {
+func (o *ownIdentity) judgeStorage(ctx context.Context, described *storageDescription, hasBackup bool) error {
 	if described == nil {
-		d.acct.noteStorage(storageMissing)
+		o.acct.noteStorage(storageMissing)
 		return nil
 	}
-	complete, err := d.holdsSecrets(ctx, described.ID, hasBackup)
+	complete, err := o.holdsSecrets(ctx, described.ID, hasBackup)
 	if err != nil {
 		return err
 	}
 	if complete {
-		d.acct.noteStorage(storageComplete)
+		o.acct.noteStorage(storageComplete)
 	} else {
-		d.acct.noteStorage(storageIncomplete)
+		o.acct.noteStorage(storageIncomplete)
 	}
-	return d.sawStorage(ctx)
+	return o.sawStorage(ctx)
 }
 
 // holdsSecrets reports whether secret storage holds the identity, and the backup key if
 // wanted, under a key. Whether they are the right ones only the key can tell.
-func (d *Device) holdsSecrets(ctx context.Context, keyID string, backup bool) (bool, error) {
+func (o *ownIdentity) holdsSecrets(ctx context.Context, keyID string, backup bool) (bool, error) {
 	names := []string{secretMaster, secretSelfSigning, secretUserSigning}
 	if backup {
 		names = append(names, secretBackup)
 	}
 	for _, name := range names {
-		raw, err := d.accountData(ctx, name)
+		raw, err := o.accountData(ctx, name)
 		if err != nil {
 			return false, err
 		}
@@ -225,8 +225,8 @@ func (d *Device) holdsSecrets(ctx context.Context, keyID string, backup bool) (b
 
 // storageKey gives the key of secret storage if it is here: made by us, or in the
 // configuration. With create it is made where the account has none.
-func (d *Device) storageKey(ctx context.Context, described *storageDescription, create bool) (*ssss.Key, error) {
-	mine, err := d.acct.ownStorageKey(ctx)
+func (o *ownIdentity) storageKey(ctx context.Context, described *storageDescription, create bool) (*ssss.Key, error) {
+	mine, err := o.acct.ownStorageKey(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -234,11 +234,11 @@ func (d *Device) storageKey(ctx context.Context, described *storageDescription, 
 	case described != nil && mine != nil && mine.ID == described.ID:
 		return mine, nil
 	case described != nil:
-		return d.configuredKey(described)
+		return o.configuredKey(described)
 	case !create:
 		return nil, nil
 	case mine == nil:
-		return d.newStorageKey(ctx)
+		return o.newStorageKey(ctx)
 	default:
 		return mine, nil
 	}
@@ -247,11 +247,11 @@ func (d *Device) storageKey(ctx context.Context, described *storageDescription, 
 // configuredKey gives the key of secret storage that the configuration holds. Nothing is
 // written under a key that the description cannot confirm: a homeserver could have it
 // derived from a passphrase in a way that is cheap to guess.
-func (d *Device) configuredKey(described *storageDescription) (*ssss.Key, error) {
+func (o *ownIdentity) configuredKey(described *storageDescription) (*ssss.Key, error) {
 	if !described.checkable() {
 		return nil, nil
 	}
-	for _, with := range d.acct.configured() {
+	for _, with := range o.acct.configured() {
 		key, err := described.open(with)
 		if err == nil {
 			return key, nil
@@ -264,11 +264,11 @@ func (d *Device) configuredKey(described *storageDescription) (*ssss.Key, error)
 }
 
 // makeDefault describes a key and makes it the default (requirement 14.4).
-func (d *Device) makeDefault(ctx context.Context, key *ssss.Key) error {
-	if err := d.setAccountData(ctx, accountDataStorageKey+key.ID, key.Metadata); err != nil {
+func (o *ownIdentity) makeDefault(ctx context.Context, key *ssss.Key) error {
+	if err := o.setAccountData(ctx, accountDataStorageKey+key.ID, key.Metadata); err != nil {
 		return err
 	}
-	return d.setAccountData(ctx, accountDataDefaultKey, map[string]string{"key": key.ID})
+	return o.setAccountData(ctx, accountDataDefaultKey, map[string]string{"key": key.ID})
 }
 
 // storageMeta is what is stored beside the recovery key.
@@ -294,7 +294,7 @@ func (a *account) ownStorageKey(ctx context.Context) (*ssss.Key, error) {
 }
 
 // newStorageKey makes a key and stores it before anything is encrypted with it.
-func (d *Device) newStorageKey(ctx context.Context) (*ssss.Key, error) {
+func (o *ownIdentity) newStorageKey(ctx context.Context) (*ssss.Key, error) {
 	key, err := checkableKey()
 	if err != nil {
 		return nil, fmt.Errorf("make the key of secret storage: %w", err)
@@ -303,8 +303,8 @@ func (d *Device) newStorageKey(ctx context.Context) (*ssss.Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode the key of secret storage: %w", err)
 	}
-	row := store.Secret{Name: secretStorageKey, Value: secret.Bytes(key.Key), Meta: meta, CreatedAt: d.eng.now()}
-	if err := d.save(ctx, &store.Changes{DeleteSecrets: []string{secretRecoveryRead}, Secrets: []store.Secret{row}}); err != nil {
+	row := store.Secret{Name: secretStorageKey, Value: secret.Bytes(key.Key), Meta: meta, CreatedAt: o.eng.now()}
+	if err := o.save(ctx, &store.Changes{DeleteSecrets: []string{secretRecoveryRead}, Secrets: []store.Secret{row}}); err != nil {
 		return nil, fmt.Errorf("store the key of secret storage: %w", err)
 	}
 	return key, nil
@@ -348,8 +348,8 @@ var errAnotherSecret = errors.New("secret storage holds another value under the 
 
 // storeSecret puts a secret into secret storage under a key, unless it is there. What
 // stands beside it stays; see storing.
-func (d *Device) storeSecret(ctx context.Context, key *ssss.Key, name string, value []byte, how storing) error {
-	raw, err := d.accountData(ctx, name)
+func (o *ownIdentity) storeSecret(ctx context.Context, key *ssss.Key, name string, value []byte, how storing) error {
+	raw, err := o.accountData(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -382,7 +382,7 @@ func (d *Device) storeSecret(ctx context.Context, key *ssss.Key, name string, va
 	if err != nil {
 		return fmt.Errorf("encode a secret: %w", err)
 	}
-	return d.setAccountData(ctx, name, content.set("encrypted", entries.set(key.ID, sealed).encode()).encode())
+	return o.setAccountData(ctx, name, content.set("encrypted", entries.set(key.ID, sealed).encode()).encode())
 }
 
 // recoveryKey gives the recovery key that a bootstrap made, in the form people write

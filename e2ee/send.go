@@ -75,14 +75,14 @@ const maxRounds = 4
 var errRoomChanged = errors.New("the room, or who may read it, changed meanwhile")
 
 // already answers a repeated transaction.
-func (d *Device) already(ctx context.Context, ref store.TxnRef) (Encrypted, bool, error) {
-	d.mu.Lock()
-	event := d.megolmState.sent[ref]
-	d.mu.Unlock()
+func (m *megolmState) already(ctx context.Context, ref store.TxnRef) (Encrypted, bool, error) {
+	m.mu.Lock()
+	event := m.sent[ref]
+	m.mu.Unlock()
 	if event != "" {
 		return Encrypted{EventID: event}, true, nil
 	}
-	txn, err := d.eng.store.Transaction(ctx, d.acct.row, d.rowID, ref)
+	txn, err := m.eng.store.Transaction(ctx, m.acct.row, m.rowID, ref)
 	if errors.Is(err, store.ErrNotFound) {
 		return Encrypted{}, false, nil
 	}
@@ -105,18 +105,18 @@ func (d *Device) Sent(_ context.Context, out Outgoing, event id.EventID) error {
 
 // seal encrypts the event. The ratchet and the transaction are stored before the
 // ciphertext is given out (design §7 no. 3).
-func (d *Device) seal(ctx context.Context, ref store.TxnRef, out Outgoing, to *audience, who *eligible) (Encrypted, error) {
+func (m *megolmState) seal(ctx context.Context, ref store.TxnRef, out Outgoing, to *audience, who *eligible) (Encrypted, error) {
 	payload, relation, err := clearPayload(out)
 	if err != nil {
 		return Encrypted{}, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	session := d.megolmState.outbound[out.RoomID]
-	if session == nil || session.row.Discard || !d.current(out.RoomID, to) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	session := m.outbound[out.RoomID]
+	if session == nil || session.row.Discard || !m.host.current(out.RoomID, to) {
 		return Encrypted{}, errRoomChanged
 	}
-	if err := d.stillEligible(ctx, who); err != nil {
+	if err := m.host.stillEligible(ctx, who); err != nil {
 		return Encrypted{}, err
 	}
 	next := *session.sess
@@ -136,9 +136,9 @@ func (d *Device) seal(ctx context.Context, ref store.TxnRef, out Outgoing, to *a
 	row := session.row
 	row.Messages++
 	row.Pickle = next.PickleLibOlm()
-	s := d.begin()
+	s := m.host.begin()
 	s.ch.OutboundSessions = []store.OutboundSession{row}
-	s.ch.Transactions = []store.Transaction{{TxnRef: ref, Ciphertext: sealed, CreatedAt: d.eng.now()}}
+	s.ch.Transactions = []store.Transaction{{TxnRef: ref, Ciphertext: sealed, CreatedAt: m.eng.now()}}
 	s.after(func() { session.row, session.sess = row, &next })
 	if err := s.commit(ctx, "the ratchet"); err != nil {
 		return Encrypted{}, err // not given out, so that the index is free

@@ -74,10 +74,10 @@ func (e *Engine) hasEnded(ctx context.Context, tokens []secret.String) sessionEn
 }
 
 // tokens gives what the device's session may be known by, the one in use first.
-func (d *Device) tokens() []secret.String {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return distinct(d.record.token, d.record.nextToken, d.record.row.Token)
+func (p *part) tokens() []secret.String {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return distinct(p.record.token, p.record.nextToken, p.record.row.Token)
 }
 
 // distinct leaves out what is empty or was named before.

@@ -51,6 +51,7 @@ func TestVisibilityThatIsNotStated(t *testing.T) {
 		`{}`: "shared", `{"history_visibility":7}`: "shared", `{"history_visibility":"public"}`: "shared", `[]`: "shared",
 	} {
 		d := &Device{roomTable: roomTable{known: map[id.RoomID]*room{"!r:x": {}}}}
+		d.connect()
 		s := d.begin()
 		if err := s.noteVisibility(t.Context(), "!r:x", visibilityOf([]byte(content))); err != nil {
 			t.Fatal(err)

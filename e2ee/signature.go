@@ -36,48 +36,48 @@ func signatureFailed(err error) bool {
 
 // signSelf signs this device and reads the signature back. What failed with the same key
 // is not tried again before its time: each try tells everybody that the device changed.
-func (d *Device) signSelf(ctx context.Context, own *trustcache.User, keys *crossSigning) error {
-	dev := own.Device(d.id)
+func (o *ownIdentity) signSelf(ctx context.Context, own *trustcache.User, keys *crossSigning) error {
+	dev := own.Device(o.id)
 	if dev == nil || own.SelfSigning != keys.selfSigning.PublicKey() {
 		return errNotPublished
 	}
-	if dev.Ed25519 != d.ed25519 || dev.Curve25519 != d.curve25519 {
+	if dev.Ed25519 != o.ed25519 || dev.Curve25519 != o.curve25519 {
 		return ErrKeysReplaced // the homeserver would get a confirmed device of its own
 	}
 	by := keys.selfSigning.PublicKey()
-	if err := d.signatureStands(by); err != nil {
+	if err := o.signatureStands(by); err != nil {
 		return err
 	}
-	err := d.signDevice(ctx, keys, dev.Raw)
+	err := o.signDevice(ctx, keys, dev.Raw)
 	if err == nil {
-		err = d.rereadSignature(ctx)
+		err = o.rereadSignature(ctx)
 	}
 	if err != nil && !signatureFailed(err) {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if err == nil {
-		d.ownIdentity.confirmedAt = d.eng.now()
+		o.confirmedAt = o.eng.now()
 		return nil // noteOwn has ended the trial
 	}
-	if d.ownIdentity.signature.by != by {
-		d.ownIdentity.signature = signatureTrial{by: by}
+	if o.signature.by != by {
+		o.signature = signatureTrial{by: by}
 	}
-	pause := d.ownIdentity.signature.failures.Next(upkeepPauses())
-	d.ownIdentity.signature.err, d.ownIdentity.signature.next = err, d.eng.now().Add(pause)
-	d.retryLocked(retrySignature, pause)
+	pause := o.signature.failures.Next(upkeepPauses())
+	o.signature.err, o.signature.next = err, o.eng.now().Add(pause)
+	o.host.retryLocked(retrySignature, pause)
 	return err
 }
 
 // rereadSignature looks for the signature that was just accepted.
-func (d *Device) rereadSignature(ctx context.Context) error {
+func (o *ownIdentity) rereadSignature(ctx context.Context) error {
 	for again := 1; ; again++ {
-		if _, err := d.readOwn(ctx, true); err != nil {
+		if _, err := o.readOwn(ctx, true); err != nil {
 			return err
 		}
 		switch {
-		case d.ownNow() == ownSigned:
+		case o.ownNow() == ownSigned:
 			return nil
 		case again > rereads:
 			return ErrSignatureNotShown
@@ -89,48 +89,48 @@ func (d *Device) rereadSignature(ctx context.Context) error {
 }
 
 // noteSignature ends a trial that is over. The caller holds d.mu.
-func (d *Device) noteSignature(state ownState, selfSigning id.Ed25519) {
-	if d.ownIdentity.signature.err != nil && (state == ownSigned || d.ownIdentity.signature.by != selfSigning) {
-		d.ownIdentity.signature = signatureTrial{}
-		delete(d.schedule.retry.due, retrySignature)
+func (o *ownIdentity) noteSignature(state ownState, selfSigning id.Ed25519) {
+	if o.signature.err != nil && (state == ownSigned || o.signature.by != selfSigning) {
+		o.signature = signatureTrial{}
+		o.host.dropRetry(retrySignature)
 	}
 }
 
 // signatureStands gives why the device could not be signed with a key, while it is too
 // early for another try.
-func (d *Device) signatureStands(by id.Ed25519) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.ownIdentity.signature.by == by && d.eng.now().Before(d.ownIdentity.signature.next) {
-		return d.ownIdentity.signature.err
+func (o *ownIdentity) signatureStands(by id.Ed25519) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.signature.by == by && o.eng.now().Before(o.signature.next) {
+		return o.signature.err
 	}
 	return nil
 }
 
 // signatureTrouble gives why the device could not be signed; nil when that did not fail.
-func (d *Device) signatureTrouble() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.ownIdentity.signature.err
+func (o *ownIdentity) signatureTrouble() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.signature.err
 }
 
 // signatureDue reports whether a signature that failed is to be tried again.
-func (d *Device) signatureDue() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.ownIdentity.signature.err != nil && !d.eng.now().Before(d.ownIdentity.signature.next)
+func (o *ownIdentity) signatureDue() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.signature.err != nil && !o.eng.now().Before(o.signature.next)
 }
 
 // signAgain lets the next try be made at once: somebody asks for it.
-func (d *Device) signAgain() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.ownIdentity.signature.next = time.Time{}
+func (o *ownIdentity) signAgain() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.signature.next = time.Time{}
 }
 
 // problemOfUnsigned is what status says of a device that its identity has not signed.
-func (d *Device) problemOfUnsigned() Problem {
-	switch why := d.signatureTrouble(); {
+func (o *ownIdentity) problemOfUnsigned() Problem {
+	switch why := o.signatureTrouble(); {
 	case errors.Is(why, ErrSignatureNotShown):
 		return problemSignatureNotShown
 	case errors.Is(why, ErrSignatureRefused):

@@ -152,10 +152,10 @@ func (d *Device) causes(own *trustcache.User) (all []cause, known map[string]boo
 	return all, known
 }
 
-func (d *Device) isSettled() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.ownIdentity.settled
+func (o *ownIdentity) isSettled() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.settled
 }
 
 // alert tells the devices of an account that there is something to say at once. It takes

@@ -170,7 +170,7 @@ func (d *Device) Status(ctx context.Context) (Status, error) {
 	return out, nil
 }
 
-func (d *Device) identityStatus(out *Status, own *trustcache.User, keys *crossSigning) {
+func (o *ownIdentity) identityStatus(out *Status, own *trustcache.User, keys *crossSigning) {
 	if !own.Known() {
 		out.Problems = append(out.Problems, unreadable("the own devices"))
 		return
@@ -178,12 +178,12 @@ func (d *Device) identityStatus(out *Status, own *trustcache.User, keys *crossSi
 	out.Identity = IdentityStatus{
 		MasterKey:    own.Current,
 		Ours:         keys != nil && own.Current == keys.master.PublicKey(),
-		DeviceSigned: d.ownNow() == ownSigned,
+		DeviceSigned: o.ownNow() == ownSigned,
 	}
 	var unsigned []id.DeviceID
 	for i := range own.Devices {
 		dev := &own.Devices[i]
-		if dev.DeviceID == d.id || dev.Fault == trustcache.FaultNoKeys {
+		if dev.DeviceID == o.id || dev.Fault == trustcache.FaultNoKeys {
 			continue
 		}
 		out.OtherDevices = append(out.OtherDevices, deviceTrust(dev))
@@ -194,14 +194,14 @@ func (d *Device) identityStatus(out *Status, own *trustcache.User, keys *crossSi
 	if len(unsigned) > 0 {
 		out.Problems = append(out.Problems, problemOthers(unsigned))
 	}
-	switch d.ownNow() {
+	switch o.ownNow() {
 	case ownSigned, ownUnknown:
 	case ownChanged:
 		out.Problems = append(out.Problems, problemChanged)
 	case ownNoIdentity:
 		out.Problems = append(out.Problems, problemNoIdentity)
 	case ownUnsigned:
-		out.Problems = append(out.Problems, d.problemOfUnsigned())
+		out.Problems = append(out.Problems, o.problemOfUnsigned())
 	case ownReplaced:
 		out.Problems = append(out.Problems, problemReplaced)
 	}
@@ -221,8 +221,8 @@ func deviceTrust(dev *trustcache.Device) DeviceTrust {
 	return out
 }
 
-func (d *Device) storageStatus(ctx context.Context, out *Status, hasBackup bool) error {
-	described, err := d.defaultStorage(ctx)
+func (o *ownIdentity) storageStatus(ctx context.Context, out *Status, hasBackup bool) error {
+	described, err := o.defaultStorage(ctx)
 	if err != nil && !errors.Is(err, ErrNoSecretStorage) {
 		return err
 	}
@@ -231,10 +231,10 @@ func (d *Device) storageStatus(ctx context.Context, out *Status, hasBackup bool)
 		return nil
 	}
 	out.SecretStorage.DefaultKey = described.ID
-	if out.SecretStorage.Complete, err = d.holdsSecrets(ctx, described.ID, hasBackup); err != nil {
+	if out.SecretStorage.Complete, err = o.holdsSecrets(ctx, described.ID, hasBackup); err != nil {
 		return err
 	}
-	standing, _ := d.acct.standing()
+	standing, _ := o.acct.standing()
 	switch {
 	case !out.SecretStorage.Complete:
 		out.Problems = append(out.Problems, problemStorageIncomplete)
@@ -245,18 +245,18 @@ func (d *Device) storageStatus(ctx context.Context, out *Status, hasBackup bool)
 	return nil
 }
 
-func (d *Device) backupStatus(ctx context.Context, out *Status, own *trustcache.User) error {
-	wanted, _, err := d.backupWanted(ctx)
+func (b *backups) backupStatus(ctx context.Context, out *Status, own *trustcache.User) error {
+	wanted, _, err := b.backupWanted(ctx)
 	if err != nil {
 		return err
 	}
 	out.Backup.Enabled = wanted
-	out.Backup.Restore = d.restoreStatus()
-	current, err := d.currentBackup(ctx)
+	out.Backup.Restore = b.restoreStatus()
+	current, err := b.currentBackup(ctx)
 	if err != nil {
 		return err
 	}
-	key, known, err := d.acct.loadBackupKey(ctx)
+	key, known, err := b.acct.loadBackupKey(ctx)
 	if err != nil {
 		return err
 	}
@@ -280,7 +280,7 @@ func (d *Device) backupStatus(ctx context.Context, out *Status, own *trustcache.
 	case !out.Backup.Readable:
 		out.Problems = append(out.Problems, problemBackupUnread)
 	}
-	if out.Backup.Pending, err = d.eng.store.CountToBackUp(ctx, d.acct.row, d.rowID, current.Version); err != nil {
+	if out.Backup.Pending, err = b.eng.store.CountToBackUp(ctx, b.acct.row, b.rowID, current.Version); err != nil {
 		return fmt.Errorf("count room keys to back up: %w", err)
 	}
 	return nil

@@ -104,18 +104,18 @@ func (s *step) takeOver() {
 
 // save writes changes of this device that nothing in memory depends on, or whose caller
 // changes memory after it.
-func (d *Device) save(ctx context.Context, ch *store.Changes) error {
-	if d.unsure.Load() {
+func (p *part) save(ctx context.Context, ch *store.Changes) error {
+	if p.unsure.Load() {
 		return errReload
 	}
 	ctx, cancel := onItsOwn(ctx, saveFor)
 	defer cancel()
-	err := d.eng.store.Save(ctx, d.acct.row, d.rowID, ch)
+	err := p.eng.store.Save(ctx, p.acct.row, p.rowID, ch)
 	if errors.Is(err, store.ErrUnsure) || errors.Is(err, store.ErrStale) {
-		d.unsure.Store(true)
+		p.unsure.Store(true)
 	}
 	if err == nil {
-		d.eng.learnRooms(ch.Rooms)
+		p.eng.learnRooms(ch.Rooms)
 	}
 	return err
 }
@@ -127,9 +127,9 @@ func onItsOwn(ctx context.Context, bound time.Duration) (context.Context, contex
 }
 
 // working is onItsOwn for work of this device: it ends with the engine.
-func (d *Device) working(ctx context.Context) (context.Context, context.CancelFunc) {
+func (p *part) working(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := onItsOwn(ctx, workFor)
-	stop := context.AfterFunc(d.eng.ctx, cancel)
+	stop := context.AfterFunc(p.eng.ctx, cancel)
 	return ctx, func() { stop(); cancel() }
 }
 

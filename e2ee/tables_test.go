@@ -71,6 +71,7 @@ func TestOwnStateTable(t *testing.T) {
 				own.Devices = []trustcache.Device{*tc.device}
 			}
 			d := &Device{part: part{self: self{id: "D", ed25519: "e", curve25519: "c"}, eng: &Engine{}}, ownIdentity: ownIdentity{own: ownSigned}}
+			d.connect()
 			d.noteOwn(own)
 			if d.ownIdentity.own != tc.want[i] {
 				t.Errorf("%s, identity %v: %d, want %d", tc.name, own.State(), d.ownIdentity.own, tc.want[i])
@@ -144,6 +145,7 @@ func TestWhoCounts(t *testing.T) {
 				t.Fatal(err)
 			}
 			d := &Device{part: part{acct: &account{user: "@me:x"}, eng: &Engine{lists: lists}}, roomTable: roomTable{known: map[id.RoomID]*room{"!r:x": {visibility: visibility, members: members}}}}
+			d.connect()
 			to, err := d.recipients(t.Context(), "!r:x")
 			if err != nil {
 				t.Fatal(err)
@@ -184,6 +186,7 @@ func TestDepartureTable(t *testing.T) {
 				part: part{acct: &account{user: "@me:x"}, eng: &Engine{}}, megolmState: megolmState{outbound: map[id.RoomID]*outbound{"!r:x": {}}},
 				roomTable: roomTable{known: map[id.RoomID]*room{"!r:x": {encrypted: true, members: members}}},
 			}
+			d.connect()
 			s := d.begin()
 			if err := s.noteMember(t.Context(), "!r:x", "@b:x", tc.is, limited); err != nil {
 				t.Fatal(err)

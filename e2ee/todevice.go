@@ -99,7 +99,7 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 		return nil, err
 	}
 	if b.requests != nil {
-		if err := b.requests.store(d, ch); err != nil {
+		if err := b.requests.store(&d.part, ch); err != nil {
 			return nil, err
 		}
 	}

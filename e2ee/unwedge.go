@@ -21,40 +21,40 @@ const unwedgeEvery = time.Hour
 // Unlike a room key, an m.dummy carries nothing; still only confirmed devices get one. A
 // note stays until this is done: whoever is not known is asked for, and what fails is
 // tried again.
-func (d *Device) unwedge(ctx context.Context) error {
-	if d.mode != ModeProxied || d.currentToken().IsZero() {
+func (o *olmState) unwedge(ctx context.Context) error {
+	if o.mode != ModeProxied || o.currentToken().IsZero() {
 		return nil
 	}
-	due, err := d.dueWedges(ctx)
+	due, err := o.dueWedges(ctx)
 	if err != nil || len(due) == 0 {
 		return err
 	}
-	known, err := d.seekWedged(ctx, due)
+	known, err := o.seekWedged(ctx, due)
 	if err != nil {
 		return err
 	}
-	plan := d.planUnwedging(due, known)
-	claimed, err := d.claim(ctx, plan.devices)
+	plan := o.planUnwedging(due, known)
+	claimed, err := o.claim(ctx, plan.devices)
 	if err != nil {
 		return err
 	}
-	if err := d.sendDummies(ctx, plan, claimed); err != nil {
+	if err := o.sendDummies(ctx, plan, claimed); err != nil {
 		return err
 	}
-	d.putOff(plan.wait)
-	return d.flushOutbox(ctx)
+	o.putOff(plan.wait)
+	return o.flushOutbox(ctx)
 }
 
 // seekWedged gives the users of notes. The homeserver is asked about those who are not
 // known, or not with the device that a note is about, once for each.
-func (d *Device) seekWedged(ctx context.Context, due []wedge) (map[id.UserID]*trustcache.User, error) {
+func (o *olmState) seekWedged(ctx context.Context, due []wedge) (map[id.UserID]*trustcache.User, error) {
 	var users []id.UserID
 	for i := range due {
 		users = append(users, due[i].User)
 	}
 	slices.Sort(users)
 	users = slices.Compact(users)
-	before, err := d.acct.tracker.Cached(ctx, users)
+	before, err := o.acct.tracker.Cached(ctx, users)
 	if err != nil {
 		return nil, fmt.Errorf("look up devices to unwedge: %w", err)
 	}
@@ -68,11 +68,11 @@ func (d *Device) seekWedged(ctx context.Context, due []wedge) (map[id.UserID]*tr
 	}
 	if len(again) > 0 {
 		slices.Sort(again)
-		if _, err := d.acct.tracker.Query(ctx, d.query(), slices.Compact(again)); err != nil {
+		if _, err := o.acct.tracker.Query(ctx, o.query(), slices.Compact(again)); err != nil {
 			return nil, fmt.Errorf("look up devices to unwedge: %w", err)
 		}
 	}
-	known, err := d.acct.tracker.Lookup(ctx, d.query(), users)
+	known, err := o.acct.tracker.Lookup(ctx, o.query(), users)
 	if err != nil {
 		return nil, fmt.Errorf("look up devices to unwedge: %w", err)
 	}
@@ -96,10 +96,10 @@ type unwedging struct {
 }
 
 // planUnwedging decides what is to be done about notes.
-func (d *Device) planUnwedging(due []wedge, known map[id.UserID]*trustcache.User) *unwedging {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	now := d.eng.now()
+func (o *olmState) planUnwedging(due []wedge, known map[id.UserID]*trustcache.User) *unwedging {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := o.eng.now()
 	plan := &unwedging{notes: make(map[store.DeviceRef][]wedge)}
 	for _, w := range due {
 		user := known[w.User]
@@ -111,12 +111,12 @@ func (d *Device) planUnwedging(due []wedge, known map[id.UserID]*trustcache.User
 		case dev == nil && user.Knowledge != trustcache.KnowledgeFresh:
 			plan.wait = append(plan.wait, w)
 			continue
-		case dev == nil || !dev.Usable() || !d.mayUnwedge(user, dev):
+		case dev == nil || !dev.Usable() || !o.mayUnwedge(user, dev):
 			plan.settled = append(plan.settled, w)
 			continue
 		}
 		ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
-		if now.Sub(d.olmState.wedges.renewedAt(ref)) < unwedgeEvery {
+		if now.Sub(o.wedges.renewedAt(ref)) < unwedgeEvery {
 			plan.settled = append(plan.settled, w)
 			continue
 		}
@@ -130,25 +130,25 @@ func (d *Device) planUnwedging(due []wedge, known map[id.UserID]*trustcache.User
 
 // mayUnwedge reports whether a device may be given a session: only one that may be given
 // room keys, whatever the stage of the policy.
-func (d *Device) mayUnwedge(user *trustcache.User, dev *trustcache.Device) bool {
-	in := trustcache.ShareInput{User: user, Device: dev, SenderUser: d.acct.user, SenderDevice: d.id, Mode: trustcache.ModeEnforce}
+func (o *olmState) mayUnwedge(user *trustcache.User, dev *trustcache.Device) bool {
+	in := trustcache.ShareInput{User: user, Device: dev, SenderUser: o.acct.user, SenderDevice: o.id, Mode: trustcache.ModeEnforce}
 	return trustcache.Share(in).Outcome == trustcache.ShareGive
 }
 
 // sendDummies replaces the sessions with the devices, and stores the messages that say so
 // together with what that settles.
-func (d *Device) sendDummies(ctx context.Context, plan *unwedging, claimed map[store.DeviceRef]id.Curve25519) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (o *olmState) sendDummies(ctx context.Context, plan *unwedging, claimed map[store.DeviceRef]id.Curve25519) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	keys := make([]id.Curve25519, len(plan.devices))
 	for i, dev := range plan.devices {
 		keys[i] = dev.Curve25519
 	}
-	sessions, err := d.loadOlmSessions(ctx, keys)
+	sessions, err := o.loadOlmSessions(ctx, keys)
 	if err != nil {
 		return err
 	}
-	frame := d.newEnvelopeFrame("m.dummy", json.RawMessage(`{}`))
+	frame := o.newEnvelopeFrame("m.dummy", json.RawMessage(`{}`))
 	var sealed []message
 	var renewed []store.DeviceRef
 	begun := make([]id.Curve25519, 0, len(plan.devices))
@@ -160,7 +160,7 @@ func (d *Device) sendDummies(ctx context.Context, plan *unwedging, claimed map[s
 			continue
 		}
 		settled, renewed = append(settled, plan.notes[ref]...), append(renewed, ref)
-		made, err := d.olmState.account.newOutbound(dev.Curve25519, claimed[ref])
+		made, err := o.account.newOutbound(dev.Curve25519, claimed[ref])
 		if err != nil {
 			continue // a bad key of theirs; they will write again
 		}
@@ -168,22 +168,22 @@ func (d *Device) sendDummies(ctx context.Context, plan *unwedging, claimed map[s
 		if err != nil {
 			return err
 		}
-		sessions.add(dev.Curve25519, made, d.eng.now())
+		sessions.add(dev.Curve25519, made, o.eng.now())
 		sealed = append(sealed, message{dev, content})
 		begun = append(begun, dev.Curve25519)
 	}
 	if len(settled) == 0 {
 		return nil
 	}
-	s := d.begin()
-	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, d.eng.now())
+	s := o.host.begin()
+	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, o.eng.now())
 	sessions.collect(s.ch)
-	if err := s.wedges(d.olmState.wedges.without(settled, renewed, d.eng.now())); err != nil {
+	if err := s.wedges(o.wedges.without(settled, renewed, o.eng.now())); err != nil {
 		return err
 	}
 	s.after(func() {
-		d.noteBegun(begun)
-		d.olmState.outboxPending = d.olmState.outboxPending || len(sealed) > 0
+		o.noteBegun(begun)
+		o.outboxPending = o.outboxPending || len(sealed) > 0
 	})
 	return s.commit(ctx, "new Olm sessions")
 }

@@ -150,11 +150,11 @@ func (w *wedges) store(d *Device, ch *store.Changes) error {
 }
 
 // readWedges reads what was noted before a restart. The caller holds d.mu.
-func (d *Device) readWedges(ctx context.Context) error {
-	if d.olmState.wedges != nil {
+func (o *olmState) readWedges(ctx context.Context) error {
+	if o.wedges != nil {
 		return nil
 	}
-	stored, err := d.eng.store.Secret(ctx, d.acct.row, ofDevice(secretWedged, d.ed25519))
+	stored, err := o.eng.store.Secret(ctx, o.acct.row, ofDevice(secretWedged, o.ed25519))
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("load who needs a new Olm session: %w", err)
 	}
@@ -162,19 +162,19 @@ func (d *Device) readWedges(ctx context.Context) error {
 	if err == nil && json.Unmarshal(stored.Value.Reveal(), &w) != nil {
 		w = wedges{} // noted again with their next message
 	}
-	d.olmState.wedges = &w
+	o.wedges = &w
 	return nil
 }
 
 // stageWedged adds notes to a step. The caller holds d.mu.
-func (d *Device) stageWedged(ctx context.Context, came []wedgedDevice, s *step) error {
+func (o *olmState) stageWedged(ctx context.Context, came []wedgedDevice, s *step) error {
 	if len(came) == 0 {
 		return nil
 	}
-	if err := d.readWedges(ctx); err != nil {
+	if err := o.readWedges(ctx); err != nil {
 		return err
 	}
-	return s.wedges(d.olmState.wedges.with(came, d.eng.now()))
+	return s.wedges(o.wedges.with(came, o.eng.now()))
 }
 
 // wedges has notes take the place of those that are there.
@@ -187,34 +187,34 @@ func (s *step) wedges(next *wedges) error {
 }
 
 // dueWedges gives the notes that something may be done about now.
-func (d *Device) dueWedges(ctx context.Context) ([]wedge, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.readWedges(ctx); err != nil {
+func (o *olmState) dueWedges(ctx context.Context) ([]wedge, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.readWedges(ctx); err != nil {
 		return nil, err
 	}
-	now := d.eng.now()
-	return slices.DeleteFunc(slices.Clone(d.olmState.wedges.Waiting), func(w wedge) bool { return now.Before(w.notYet) }), nil
+	now := o.eng.now()
+	return slices.DeleteFunc(slices.Clone(o.wedges.Waiting), func(w wedge) bool { return now.Before(w.notYet) }), nil
 }
 
 // putOff has notes looked at again after a pause.
-func (d *Device) putOff(failed []wedge) {
+func (o *olmState) putOff(failed []wedge) {
 	if len(failed) == 0 {
 		return
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	next, pause := d.olmState.wedges.later(failed, d.eng.now())
-	d.olmState.wedges = next
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	next, pause := o.wedges.later(failed, o.eng.now())
+	o.wedges = next
 	if pause > 0 {
-		d.retryLocked(retryWedges, pause)
+		o.host.retryLocked(retryWedges, pause)
 	}
 }
 
 // hasWedges reports whether somebody waits for a new session. The device need not stay in
 // memory for it, but is to be visited.
-func (d *Device) hasWedges() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.olmState.wedges != nil && len(d.olmState.wedges.Waiting) > 0
+func (o *olmState) hasWedges() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.wedges != nil && len(o.wedges.Waiting) > 0
 }
