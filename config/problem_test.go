@@ -55,7 +55,7 @@ accounts:
 	if diff := cmp.Diff(want, problems(t, err)); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)
 	}
-	// requirement of the house: no secret in an error (attacks 59).
+	// requirement of the house: no secret in an error (attack 59).
 	if strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("a secret is in the error:\n%v", err)
 	}
@@ -105,7 +105,7 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// A configuration that is printed by accident shows no secret (attacks 59).
+// A configuration that is printed by accident shows no secret (attack 59).
 func TestPrintingShowsNoSecret(t *testing.T) {
 	t.Parallel()
 	cfg := mustLoad(t, "accounts: {'@a:h': {passphrase: hunter2}}\n",

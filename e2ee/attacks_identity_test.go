@@ -12,7 +12,7 @@ import (
 	"e2ee-proxy/internal/liar"
 )
 
-// Attack "removed identities". The homeserver shows no identity of bob's any more, then
+// Attack T19 ("removed identities"). The homeserver shows no identity of bob's any more, then
 // parts of one, and adds a device that nobody signed. His identity is still the one that
 // was accepted: his confirmed device goes on to get keys, the other gets none, and a new
 // identity is a change like any other.
@@ -56,7 +56,7 @@ func TestIdentityTakenAway(t *testing.T) {
 	}
 }
 
-// Attack "old self-signing keys". Bob has replaced his self-signing key because somebody
+// Attack T20 ("old self-signing keys"). Bob has replaced his self-signing key because somebody
 // had got hold of it. What it signed and the new one did not is not confirmed: it gets
 // nothing, the session that it has is left, and what it sends is held back. The homeserver
 // brings the old key back: that changes nothing.
@@ -108,7 +108,7 @@ func TestFormerSelfSigningKey(t *testing.T) {
 	}
 }
 
-// Trap: "sender_device_keys sent from a cache made before the device was signed". Alice's
+// Trap T9: "sender_device_keys sent from a cache made before the device was signed". Alice's
 // device sends its keys with the signature that it got after they were first published,
 // so that others need not ask anybody whether it is confirmed.
 func TestSenderDeviceKeysAreSigned(t *testing.T) {

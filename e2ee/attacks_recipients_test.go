@@ -39,7 +39,7 @@ func wantTold(t *testing.T, p *puppet, session, code string) {
 	}
 }
 
-// Attack A5, and the trap "a new Megolm session for every message because some device is
+// Attack A5, and the trap T18, "a new Megolm session for every message because some device is
 // withheld". A device that bob never confirmed is added to his account. It is given no
 // key, is told so once for each session, and costs nobody else a new session.
 func TestUnsignedDeviceOfAPeer(t *testing.T) {
@@ -158,7 +158,7 @@ func TestSwappedIdentityOfAPeer(t *testing.T) {
 	cannotRead(t, bob, h) // the new identity has not confirmed the old device
 }
 
-// Trap: "a device that lost its cross-signature, or was deleted, keeps getting keys".
+// Trap T1: "a device that lost its cross-signature, or was deleted, keeps getting keys".
 // Recipients are computed for every send, and what such a device has is not used again.
 func TestDeviceThatIsNoLongerConfirmed(t *testing.T) {
 	t.Parallel()
@@ -197,7 +197,7 @@ func TestDeviceThatIsNoLongerConfirmed(t *testing.T) {
 	}
 }
 
-// Trap: "a device ID that is used again keeps the old signing key". Bob logs out and logs
+// Trap T7: "a device ID that is used again keeps the old signing key". Bob logs out and logs
 // in with the same device ID: that is a new device, and gets keys once it is confirmed.
 func TestDeviceIDUsedAgain(t *testing.T) {
 	t.Parallel()
@@ -339,7 +339,7 @@ func TestBadOneTimeKeys(t *testing.T) {
 
 func rawBase64(raw []byte) string { return base64.RawStdEncoding.EncodeToString(raw) }
 
-// Trap: "a device without one-time keys is skipped silently for the whole session". It is
+// Trap T2: "a device without one-time keys is skipped silently for the whole session". It is
 // told once, asked for again after a pause that grows, and given the session's key from
 // the message on that is sent next.
 func TestDeviceWithoutOneTimeKeys(t *testing.T) {
@@ -367,7 +367,7 @@ func TestDeviceWithoutOneTimeKeys(t *testing.T) {
 	}
 }
 
-// Trap: "a failed /keys/query forgotten". Bob's new device comes while the homeserver
+// Trap T3: "a failed /keys/query forgotten". Bob's new device comes while the homeserver
 // cannot answer. It gets the key with the first message after it can again, and what is
 // known meanwhile is used: bob's old device is not unsigned because nobody answers.
 func TestFailedKeyQuery(t *testing.T) {
@@ -399,7 +399,7 @@ func TestFailedKeyQuery(t *testing.T) {
 	}
 }
 
-// Trap: "two overlapping queries where the older answer wins". The answer of a query that
+// Trap T4: "two overlapping queries where the older answer wins". The answer of a query that
 // was made before bob withdrew a device's signature arrives after he did.
 func TestOverlappingKeyQueries(t *testing.T) {
 	t.Parallel()
@@ -428,7 +428,7 @@ func TestOverlappingKeyQueries(t *testing.T) {
 	cannotRead(t, second, st.send(room, "and after"))
 }
 
-// Trap: "a gap after restart never closed". What changed while the engine did not run
+// Trap T6: "a gap after restart never closed". What changed while the engine did not run
 // counts for the first message it sends.
 func TestChangesWhileNotRunning(t *testing.T) {
 	t.Parallel()

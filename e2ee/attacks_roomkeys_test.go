@@ -304,7 +304,7 @@ func TestOneTimeKeyUsedTwice(t *testing.T) {
 	}
 }
 
-// Trap: "a withheld notice, which anybody can send, blocks a key that arrives later".
+// Trap T10: "a withheld notice, which anybody can send, blocks a key that arrives later".
 func TestForgedWithheldNotice(t *testing.T) {
 	t.Parallel()
 	st := newStage(t, nil)

@@ -90,7 +90,7 @@ func TestAlgorithmChanged(t *testing.T) {
 	}
 }
 
-// Trap: "in a limited sync every membership other than join counts as a departure". Carol
+// Trap T17: "in a limited sync every membership other than join counts as a departure". Carol
 // left, came back and is invited again in the part of the timeline that is left out, or
 // left in a gap of the client's own syncs. What she was given before is not used again.
 func TestDepartureInAGap(t *testing.T) {

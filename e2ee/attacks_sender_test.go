@@ -220,3 +220,45 @@ func flip(s string, at int) string {
 	}
 	return string(b)
 }
+
+// What an event says beside its ciphertext of the device that sent it is not read: neither does
+// a wrong name keep it from being read, nor does it become the name of who sent it (requirement
+// 8.6).
+func TestSenderNamedBesideACiphertext(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, nil)
+	room, bob, said := hear(t, st)
+	mallory, _ := confirmedPuppet(t, st.hs, "mallory", "MALLORY")
+	for i, beside := range []map[string]any{
+		{"sender_key": mallory.curve25519, "device_id": mallory.DeviceID},
+		{"sender_key": "not a key", "device_id": ""},
+		{"sender_key": []any{}, "device_id": 1},
+	} {
+		text := fmt.Sprintf("beside %d", i)
+		content := with(t, said.seal(said.text(text)), beside)
+		st.wantFrom(st.hs.Inject(room, liar.Event{Type: "m.room.encrypted", Sender: bob.UserID, Content: content}), text, bob)
+	}
+}
+
+// A ciphertext that pretends to be state is refused: state is never encrypted, and a client would
+// take it for the room's (requirement 8.9). So is one inside another.
+func TestDecryptedState(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, nil)
+	room, bob, said := hear(t, st)
+	for name, change := range map[string]map[string]any{
+		"state":           {"type": "m.room.name", "state_key": "", "content": map[string]any{"name": "taken over"}},
+		"a message":       {"state_key": ""},
+		"with a null key": {"state_key": nil},
+		"encrypted again": {"type": "m.room.encrypted"},
+		"without a type":  {"type": ""},
+	} {
+		payload := said.text(name)
+		maps.Copy(payload, change)
+		event := st.hs.Inject(room, liar.Event{Type: "m.room.encrypted", Sender: bob.UserID, Content: said.seal(payload)})
+		if code := st.wantHidden(event, name); code != "Malformed" {
+			t.Errorf("%s: %s", name, code)
+		}
+	}
+	st.awaitText(said.say("a message"), "a message")
+}

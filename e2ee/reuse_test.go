@@ -151,7 +151,7 @@ func TestClosedAccount(t *testing.T) {
 	}
 }
 
-// Attack vector (a device ID that is used again): a device is logged out and its ID
+// Attack T7 (a device ID that is used again): a device is logged out and its ID
 // given to the next login at once, before anybody asked the homeserver for the user's
 // devices. A living device never changes its keys; this one is not the same.
 //

@@ -106,7 +106,7 @@ func TestPutEncryptionNotRecorded(t *testing.T) {
 	w.wantNothingUpstream() // it could not even be expected
 }
 
-// Nothing but Megolm, and nothing that could be read in two ways (requirements 0.8, 20.2; attacks 22).
+// Nothing but Megolm, and nothing that could be read in two ways (requirements 0.8, 20.2; attack A22).
 func TestPutEncryptionWeakened(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []e2ee.Mode{e2ee.ModeProxied, e2ee.ModeNone, e2ee.ModeUnknown} {

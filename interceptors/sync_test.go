@@ -324,7 +324,7 @@ func TestSyncLargeEvents(t *testing.T) {
 	}
 }
 
-// Attack 26: hostile events do not stop a sync, and what cannot be judged is not shown
+// Attack A26: hostile events do not stop a sync, and what cannot be judged is not shown
 // as a message of an encrypted room.
 func TestSyncHostileEvents(t *testing.T) {
 	t.Parallel()

@@ -312,7 +312,7 @@ func TestDeleting(t *testing.T) {
 		if err := db.Save(t.Context(), acct, first.ID, everything()); !errors.Is(err, ErrNotFound) {
 			t.Errorf("saving to the deleted device: got %v, want ErrNotFound", err)
 		}
-		// A device ID may be used again (requirement 22); the new device has a row of its own.
+		// A device ID may be used again (requirement 2.8); the new device has a row of its own.
 		if _, again := device(t, db, alice, "A"); again.ID == first.ID || again.ID == second.ID {
 			t.Errorf("row %d was given out again", again.ID)
 		}

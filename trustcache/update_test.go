@@ -9,7 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// Requirement 4.8 and attack "removed identities": leaving keys out, or showing wrong
+// Requirement 4.8 and attack T19 ("removed identities"): leaving keys out, or showing wrong
 // ones, erases and changes nothing.
 func TestIdentityIsNotErased(t *testing.T) {
 	t.Parallel()
@@ -74,7 +74,7 @@ func TestSelfSigningKeyChanges(t *testing.T) {
 	}
 	want(t, "devices", []string{"OLD", "OTHER+"}, ids(u))
 
-	// Attack "old self-signing keys": one that was replaced does not come back.
+	// Attack T20 ("old self-signing keys"): one that was replaced does not come back.
 	srv.publish(p, p.signedDevice("OLD"), p.signedDevice("OTHER"), p.signedDevice("EVIL"))
 	for range 2 {
 		u = x.update(bob)

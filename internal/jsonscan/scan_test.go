@@ -184,7 +184,7 @@ func TestScanTellsReadErrorsFromSyntax(t *testing.T) {
 	}
 }
 
-// Nesting costs bits and no stack: attack 26 and 63 of the plan.
+// Nesting costs bits and no stack: attacks A26 and 63.
 func TestScanDepth(t *testing.T) {
 	t.Parallel()
 	deep := strings.Repeat("[", jsonscan.MaxDepth) + "0" + strings.Repeat("]", jsonscan.MaxDepth)

@@ -23,7 +23,7 @@ func New(metrics prometheus.Gatherer, ready *Readiness) *Handler {
 }
 
 // ServeHTTP matches paths byte by byte: an encoded, doubled or trailing slash is
-// another path, and other paths do not exist (attacks 41).
+// another path, and other paths do not exist (attack 41).
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var serve http.HandlerFunc
 	switch r.URL.EscapedPath() {

@@ -34,7 +34,7 @@ func TestExactPathsAndMethods(t *testing.T) {
 	}{
 		{"GET", "/livez", 200}, {"HEAD", "/livez", 200}, {"GET", "/readyz", 200}, {"GET", "/metrics", 200}, {"GET", "/livez?verbose", 200},
 		{"POST", "/livez", 405}, {"DELETE", "/metrics", 405}, {"OPTIONS", "/readyz", 405}, {"TRACE", "/readyz", 405},
-		// attacks 41
+		// attack 41
 		{"GET", "/", 404}, {"GET", "/livez/", 404}, {"GET", "//livez", 404}, {"GET", "/%6Civez", 404}, {"GET", "/%2Flivez", 404},
 		{"GET", "/./livez", 404}, {"GET", "/x/../metrics", 404}, {"GET", "/LIVEZ", 404}, {"GET", "/metrics%2F", 404}, {"GET", "/debug/pprof/", 404},
 	} {

@@ -16,7 +16,7 @@ import (
 	"e2ee-proxy/internal/testproxy"
 )
 
-// pathSpellings are the ways round of attacks N7, N9 and 29 to 31: every prefix under
+// pathSpellings are the ways round of attacks N7, N9, 29 to 31: every prefix under
 // which a server may accept a write into a room, and every way to spell a path so that
 // one reader sees the route and another does not. {room} stands for the room ID.
 func pathSpellings(room string) []string {
