@@ -288,3 +288,48 @@ func TestRoomKeysGoToConfirmedDevicesOnly(t *testing.T) {
 		t.Error("a device that is not confirmed any more was given a key")
 	}
 }
+
+// Once one of the devices that were asked has given the key, the others are told that it is no
+// longer wanted, and the one that gave it is not (requirement 11.3).
+func TestOthersAreToldThatTheKeyHasCome(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, nil)
+	gives, waits := st.ownPuppet("GIVES"), st.ownPuppet("WAITS")
+	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
+	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
+	said := bob.newMegolm(room)
+	whole := said.forward()
+	event := said.say("missed")
+	if code := st.wantHidden(event, "missed"); code != "MissingRoomKey" {
+		t.Error(code)
+	}
+	if err := st.dev.AskForKeys(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []*puppet{gives, waits} {
+		if n := p.asked(said.ID().String()); n != 1 {
+			t.Fatalf("%s was asked %d times", p.DeviceID, n)
+		}
+	}
+	gives.sendOlm(st.target(), gives.envelope(st.target(), "m.forwarded_room_key", whole))
+	st.awaitText(event, "missed")
+	takenBack := func(p *puppet) bool {
+		p.listen()
+		asked := ""
+		for _, ev := range p.plain {
+			request, _ := ev.Content["request_id"].(string)
+			switch {
+			case ev.Type != "m.room_key_request":
+			case ev.Content["action"] == "request":
+				asked = request
+			case ev.Content["action"] == "request_cancellation":
+				return request == asked && request != ""
+			}
+		}
+		return false
+	}
+	await(t, "the other device is not told", func() bool { return takenBack(waits) })
+	if takenBack(gives) {
+		t.Error("the device that gave the key is told that it is not wanted")
+	}
+}
