@@ -1,8 +1,6 @@
 package e2ee
 
 import (
-	"sync"
-
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/store"
@@ -25,7 +23,7 @@ type account struct {
 	// password is from a login through the proxy, see password.go.
 	password loginPassword
 
-	mu sync.Mutex
+	mu lock
 	// warned are the account's warnings, once read; warnedSeq counts their changes.
 	warned     []store.Warning
 	warnedRead bool
@@ -48,7 +46,15 @@ type account struct {
 }
 
 func newAccount(e *Engine, row *store.Account) *account {
-	a := &account{eng: e, user: row.UserID, row: row, rollout: rollout{since: e.now()}}
+	order := e.opts.locks
+	a := &account{
+		eng: e, user: row.UserID, row: row,
+		mu:       lock{order: order, rank: rankAccount},
+		boot:     turns[struct{}]{order: order, rank: rankBoot},
+		review:   turns[struct{}]{order: order, rank: rankReview},
+		rollout:  rollout{mu: lock{order: order, rank: rankLeaf}, since: e.now()},
+		password: loginPassword{mu: lock{order: order, rank: rankLeaf}},
+	}
 	a.tracker = trustcache.NewTracker(e.store, row, trustcache.Options{
 		Cache: e.users, Now: e.now,
 		AcknowledgeUnverified: func() bool { return e.opts.Account(row.UserID).AcknowledgeUnverified },

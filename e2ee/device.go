@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,7 +40,7 @@ type part struct {
 
 	// mu guards the record and the other parts, but what they say otherwise of. It is never
 	// held while the homeserver is asked.
-	mu     sync.Mutex
+	mu     lock
 	record record
 }
 
@@ -202,8 +201,16 @@ func newDevice(e *Engine, acct *account, self self) *Device {
 	return d
 }
 
-// connect makes the parts of a device know it.
+// connect makes the parts of a device know it, and gives its locks their places.
 func (d *Device) connect() {
+	order := d.eng.opts.locks
+	d.mu = lock{order: order, rank: rankDevice}
+	d.opens = lock{order: order, rank: rankOpens}
+	d.sends = turns[id.RoomID]{order: order, rank: rankSends}
+	d.outboxTurn = turns[struct{}]{order: order, rank: rankOutbox}
+	d.upkeep = turns[struct{}]{order: order, rank: rankUpkeep}
+	d.syncTurn = turns[struct{}]{order: order, rank: rankSync}
+	d.live.mu = lock{order: order, rank: rankLeaf}
 	d.publication.part, d.publication.host = &d.part, d
 	d.keySupply.part = &d.part
 	d.ownIdentity.part, d.ownIdentity.host = &d.part, d

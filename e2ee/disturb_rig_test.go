@@ -41,6 +41,7 @@ var errDisturbed = errors.New("disturbed by the test")
 type trouble struct {
 	testdb.Hook
 	base http.Transport
+	calm bool // nothing is to be disturbed
 
 	mu     sync.Mutex
 	armed  bool
@@ -58,6 +59,9 @@ func (tr *trouble) rig(t *testing.T, hs *liar.Server) *rig {
 	tr.Watch(tr.statement)
 	return newRigOn(t, hs, func(o *store.Options) { o.Wrap = tr.Wrap }, func(o *e2ee.Options) {
 		o.Client, o.Spread = &http.Client{Transport: tr}, -1
+		if tr.calm {
+			o.CheckLocks()
+		}
 	})
 }
 
@@ -124,12 +128,13 @@ type scene struct {
 }
 
 // everyDisturbance does a piece of work undisturbed, and then with each disturbance at each
-// of its points; whatever happens, a client that goes on finds the same in the end.
+// of its points; whatever happens, a client that goes on finds the same in the end. The
+// undisturbed work takes its locks in the order that they have.
 func everyDisturbance(t *testing.T, atLeast int, set func(t *testing.T, tr *trouble) scene) {
 	t.Helper()
 	run := func(t *testing.T, kind disturbance, at int) (disturbed bool, outcome string) {
 		t.Helper()
-		tr := &trouble{}
+		tr := &trouble{calm: at == 0}
 		s := set(t, tr)
 		disturbed, err := tr.during(t, kind, at, s.work)
 		if err != nil && !disturbed {

@@ -15,6 +15,17 @@
 //   - The keys of a device are destroyed only when the homeserver confirms, asked with the
 //     device's own token, that its session has ended.
 //
+// A [Device] is put together of parts, each of which owns its fields: when keys are
+// published (publication), what the homeserver has of one-time keys (keySupply), the own
+// identity (ownIdentity), when the device works (schedule), Olm sessions (olmState), room
+// keys (megolmState), the backup (backups), rooms and their members (roomTable), requests
+// between devices (gossip), and what waits for the client (clientState). A part changes
+// nothing of another; what it needs of the others stands in its host interface.
+//
+// Turns and locks are taken in the order of their ranks (lockorder.go): turns first, which
+// alone may be held while the homeserver is asked, then the engine's lock, then a device's,
+// then those of what it tells. Every change of a device is a step (step.go).
+//
 // It must never hold a lock over the network, import the root package
 // mautrix/crypto, print a key, or upload device keys over keys that are not its own.
 //

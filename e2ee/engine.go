@@ -33,6 +33,8 @@ type Options struct {
 	// OwnSyncAfter is how long a device's client may be silent before the proxy
 	// syncs for it; 5 s.
 	OwnSyncAfter time.Duration
+
+	locks *lockOrder // of tests
 	// Spread is how long after this device was first confirmed its first room keys wait,
 	// so that others have heard of it: some clients judge a message once and for all
 	// when it comes. 1 s; negative is none.
@@ -141,7 +143,7 @@ type Engine struct {
 	encrypted *encryptedRooms
 	awake     *lru.Cache[*Device, struct{}] // by when they were used last
 
-	mu       sync.Mutex
+	mu       lock
 	accounts map[id.UserID]*account
 	devices  map[deviceKey]*Device
 	gone     map[int64]struct{} // rows of devices that left memory since the last round
@@ -195,8 +197,11 @@ func New(opts Options) (*Engine, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
+	lists.mu = lock{order: opts.locks, rank: rankLeaf}
 	return &Engine{
-		counts: counted, lists: lists,
+		mu:      lock{order: opts.locks, rank: rankEngine},
+		opening: turns[deviceKey]{order: opts.locks, rank: rankOpening},
+		counts:  counted, lists: lists,
 		opts: opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users, encrypted: encrypted, awake: awake,
 		hs:       &homeserver{base: opts.Homeserver, client: opts.Client, timeout: opts.Timeout, large: newLargeAnswers()},
 		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]bool),

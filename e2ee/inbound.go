@@ -6,7 +6,6 @@ import (
 	"iter"
 	"maps"
 	"slices"
-	"sync"
 
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
@@ -29,7 +28,7 @@ type inboundSession struct {
 	owner     trustcache.Owner
 	contested bool // there are more owners
 
-	mu   sync.Mutex
+	mu   lock
 	sess session.MegolmInboundSession
 	used map[usedKey]usedIndex
 	// more are owners beside the first, of those users for whom they were looked for.
@@ -251,7 +250,7 @@ func (m *megolmState) loadSessions(ctx context.Context, jobs []*sealedEvent, mis
 	loaded := make(map[store.SessionRef]*inboundSession, len(rows))
 	for ref, row := range rows {
 		kept := decodeKeptOwner(row.Owner)
-		s := &inboundSession{row: row, owner: kept.Owner, contested: kept.Contested, last: -1}
+		s := &inboundSession{row: row, owner: kept.Owner, contested: kept.Contested, last: -1, mu: lock{order: m.eng.opts.locks, rank: rankSession}}
 		if index, ok := last[ref]; ok {
 			s.last = int64(index)
 		}

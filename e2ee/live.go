@@ -2,7 +2,6 @@ package e2ee
 
 import (
 	"context"
-	"sync"
 	"time"
 )
 
@@ -10,7 +9,7 @@ import (
 // waiting at the homeserver now, the proxy's own or the client's, and when the last
 // response was stored.
 type liveness struct {
-	mu       sync.Mutex
+	mu       lock
 	polls    int           // syncs in flight
 	began    time.Time     // when the last of them began
 	clients  int           // of which the client's

@@ -3,7 +3,6 @@ package e2ee
 import (
 	"context"
 	"encoding/json"
-	"sync"
 
 	"maunium.net/go/mautrix/id"
 
@@ -21,7 +20,7 @@ type megolmState struct {
 	sent     map[store.TxnRef]id.EventID
 
 	// opens is held while a batch of events is decrypted and its indices are claimed.
-	opens   sync.Mutex
+	opens   lock
 	keySeq  int     // how often room keys were stored
 	parked  int     // events that wait, added since the oldest were last forgotten
 	holding holding // see held.go

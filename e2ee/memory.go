@@ -2,7 +2,6 @@ package e2ee
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -101,7 +100,7 @@ type listKey struct {
 type memberLists struct {
 	most int // users in all of them
 
-	mu    sync.Mutex
+	mu    lock
 	sizes *lru.Cache[listKey, int]
 	users int
 	out   []listKey

@@ -2,7 +2,6 @@ package e2ee
 
 import (
 	"bytes"
-	"sync"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -20,7 +19,7 @@ const passwordFor = time.Minute
 
 // loginPassword holds one. The zero value holds none.
 type loginPassword struct {
-	mu    sync.Mutex
+	mu    lock
 	text  secret.Bytes
 	of    id.DeviceID // whose login it is from
 	given int         // how many were kept so far, so that a new one is not taken for the last

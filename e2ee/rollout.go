@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -58,7 +57,7 @@ const (
 type rollout struct {
 	since time.Time // when the account was first used by this process
 
-	mu    sync.Mutex
+	mu    lock
 	rooms map[id.RoomID]*roomRollout
 	full  bool // there are more rooms
 }

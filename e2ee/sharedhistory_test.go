@@ -50,7 +50,7 @@ func TestVisibilityThatIsNotStated(t *testing.T) {
 		`{"history_visibility":"world_readable"}`: "world_readable", `{"history_visibility":"shared"}`: "shared",
 		`{}`: "shared", `{"history_visibility":7}`: "shared", `{"history_visibility":"public"}`: "shared", `[]`: "shared",
 	} {
-		d := &Device{roomTable: roomTable{known: map[id.RoomID]*room{"!r:x": {}}}}
+		d := &Device{part: part{eng: &Engine{}}, roomTable: roomTable{known: map[id.RoomID]*room{"!r:x": {}}}}
 		d.connect()
 		s := d.begin()
 		if err := s.noteVisibility(t.Context(), "!r:x", visibilityOf([]byte(content))); err != nil {

@@ -10,6 +10,9 @@ import (
 // the others give up when their context ends. Unlike a mutex it may be held while
 // the homeserver is asked, because it blocks nothing but the same key.
 type turns[K comparable] struct {
+	order *lockOrder // nil but in tests
+	rank  rank
+
 	mu    sync.Mutex
 	taken map[K]*turn
 }
@@ -21,6 +24,9 @@ type turn struct {
 
 // take waits for the key's turn. The returned func gives it back.
 func (t *turns[K]) take(ctx context.Context, key K) (func(), error) {
+	if t.order != nil {
+		t.order.takes(t.rank)
+	}
 	t.mu.Lock()
 	if t.taken == nil {
 		t.taken = make(map[K]*turn)
@@ -44,6 +50,9 @@ func (t *turns[K]) take(ctx context.Context, key K) (func(), error) {
 func (t *turns[K]) leave(key K, mine *turn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.order != nil {
+		t.order.gives(t.rank)
+	}
 	if mine.holders--; mine.holders == 0 {
 		delete(t.taken, key)
 	}

@@ -16,10 +16,13 @@ async function shield(peer, event) {
 }
 
 async function describe(peer, event) {
-    // Asked first: what is described must all be of one moment.
-    let shown = await shield(peer, event);
-    // It may have been decrypted while that was asked.
-    if (shown === null && event.getClearContent() !== null) shown = await shield(peer, event);
+    // What is described must all be of one moment: it may be decrypted while the shield is asked for.
+    const moment = () => `${event.isDecryptionFailure()} ${event.getClearContent() !== null}`;
+    let shown, before;
+    do {
+        before = moment();
+        shown = await shield(peer, event);
+    } while (moment() !== before);
     const failed = event.isDecryptionFailure();
     return {
         event_id: event.getId(),
