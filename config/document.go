@@ -92,7 +92,7 @@ func exampleLine(key string, v reflect.Value) string {
 	case v.Kind() == reflect.Slice:
 		return key + ": []"
 	case text == "" && v.Kind() == reflect.Pointer:
-		return key + ": true"
+		return key + ": " + showValue(reflect.New(v.Type().Elem()).Elem())
 	case text == "":
 		return key + `: ""`
 	default:
@@ -162,8 +162,8 @@ func (w *exampleWriter) spellings(path string, v reflect.Value) string {
 			parts[0] += ", `--" + s.flag() + "`"
 		}
 	}
-	if e, ok := v.Interface().(worded); ok && v.Kind() != reflect.Pointer {
-		parts = append(parts, "one of `"+strings.Join(e.words(), "`, `")+"`")
+	if words := wordsOf(v.Type()); len(words) > 0 {
+		parts = append(parts, "one of `"+strings.Join(words, "`, `")+"`")
 	}
 	if isSecret(v.Type()) {
 		parts = append(parts, "secret")

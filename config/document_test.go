@@ -82,13 +82,14 @@ func TestExampleWithoutCommentsIsTheDefault(t *testing.T) {
 	text := regexp.MustCompile(`(?m)^( *)#([a-z"])`).ReplaceAllString(string(Example()), "$1$2")
 	text = regexp.MustCompile(`(?m)^ *[a-z_]+_file: ""\n`).ReplaceAllString(text, "")
 	text = strings.ReplaceAll(text, `    require_cross_signing: true`, "    require_cross_signing: false")
+	text = strings.ReplaceAll(text, `    notices: on`, "    notices: off")
 	cfg := mustLoad(t, text, nil)
 	want := Default()
 	want.Homeserver = cfg.Homeserver
 	if diff := cmp.Diff(show(&want), show(cfg)); diff != "" {
 		t.Errorf("the example without its comments differs from the defaults (-want +got):\n%s", diff)
 	}
-	if len(cfg.Accounts) != 1 || cfg.CrossSigningRequired("@bot:example.org") {
+	if len(cfg.Accounts) != 1 || cfg.CrossSigningRequired("@bot:example.org") || !cfg.NoticesHidden("@bot:example.org") {
 		t.Errorf("accounts of the example: %v", cfg.Accounts)
 	}
 }
@@ -119,5 +120,31 @@ func TestDistance(t *testing.T) {
 		if got := distance(c.a, c.b); got != c.want {
 			t.Errorf("distance(%q, %q) = %d, want %d", c.a, c.b, got, c.want)
 		}
+	}
+}
+
+// Every flag says what it takes, in words that tell more than that it is text.
+func TestEveryFlagSaysWhatItTakes(t *testing.T) {
+	t.Parallel()
+	var flags Flags
+	fs := flag.NewFlagSet("", flag.ContinueOnError)
+	flags.Register(fs)
+	n := 0
+	fs.VisitAll(func(f *flag.Flag) {
+		n++
+		v, ok := f.Value.(*flagValue)
+		if !ok || v.Kind() == "" || v.Kind() == "TEXT" {
+			t.Errorf("--%s says that it takes %v; give its field in settings.go the tag kind", f.Name, f.Value)
+			return
+		}
+		if words := wordsOf(v.setting.typ); len(words) > 0 && v.Kind() != strings.Join(words, "|") {
+			t.Errorf("--%s says that it takes %s, not %v", f.Name, v.Kind(), words)
+		}
+		if !strings.HasPrefix(v.Default(), "default") && v.Default() != "required" {
+			t.Errorf("--%s does not say what holds without it: %s", f.Name, v.Default())
+		}
+	})
+	if n < 30 {
+		t.Errorf("only %d flags", n)
 	}
 }

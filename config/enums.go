@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -46,6 +47,15 @@ const (
 
 // Required reports whether the requirement holds.
 func (r Requirement) Required() bool { return r != NotRequired }
+
+// Switch is on or off.
+type Switch int
+
+// The positions of a switch.
+const (
+	SwitchOn Switch = iota
+	SwitchOff
+)
 
 // Acknowledge says who acknowledges changes of never-verified identities.
 type Acknowledge int
@@ -127,6 +137,7 @@ func (Bootstrap) words() []string        { return []string{"automatic", "manual"
 func (LogLevel) words() []string         { return []string{"info", "debug", "warn", "error"} }
 func (LogFormat) words() []string        { return []string{"json", "text"} }
 func (Requirement) words() []string      { return []string{"true", "false"} }
+func (Switch) words() []string           { return []string{"on", "off"} }
 func (Acknowledge) words() []string      { return []string{"never", "automatic"} }
 func (SecretRequests) words() []string   { return []string{"answer", "ignore"} }
 func (Mode) words() []string             { return []string{"enforce", "warn", "off"} }
@@ -147,6 +158,9 @@ func (e LogFormat) String() string { return word(e, int(e)) }
 
 // String is the word used in the configuration.
 func (r Requirement) String() string { return word(r, int(r)) }
+
+// String is the word used in the configuration.
+func (e Switch) String() string { return word(e, int(e)) }
 
 // String is the word used in the configuration.
 func (e Acknowledge) String() string { return word(e, int(e)) }
@@ -184,6 +198,9 @@ func (e *LogFormat) UnmarshalText(b []byte) error { return choose(e, b) }
 // UnmarshalText accepts true and false only.
 func (r *Requirement) UnmarshalText(b []byte) error { return choose(r, b) }
 
+// UnmarshalText accepts on and off only.
+func (e *Switch) UnmarshalText(b []byte) error { return choose(e, b) }
+
 // UnmarshalText accepts the words of the enumeration only.
 func (e *Acknowledge) UnmarshalText(b []byte) error { return choose(e, b) }
 
@@ -210,6 +227,18 @@ func (e *Undecryptable) UnmarshalText(b []byte) error { return choose(e, b) }
 
 // worded is an enumeration that knows its words.
 type worded interface{ words() []string }
+
+// wordsOf gives the words of an enumeration, or of one that may be left out; nil for
+// everything else.
+func wordsOf(t reflect.Type) []string {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if e, ok := reflect.Zero(t).Interface().(worded); ok {
+		return e.words()
+	}
+	return nil
+}
 
 func word(e worded, i int) string {
 	w := e.words()

@@ -3,8 +3,12 @@ package config
 import (
 	"errors"
 	"flag"
+	"net/netip"
 	"reflect"
 	"strings"
+	"time"
+
+	"maunium.net/go/mautrix/id"
 )
 
 // Flags are the settings given on the command line.
@@ -22,32 +26,94 @@ type givenFlag struct {
 // and settings with secrets in them have none.
 // Mistakes in the values are reported by [Load], with everybody else's.
 func (f *Flags) Register(fs *flag.FlagSet) {
-	docs := docComments()
+	docs, defaults := docComments(), reflect.ValueOf(Default())
 	for _, s := range settings() {
 		if !s.hasFlag() {
 			continue
 		}
-		name, file := s.flag(), isSecret(s.typ)
-		if file {
-			name += "-file"
+		v := &flagValue{to: f, name: s.flag(), setting: s, file: isSecret(s.typ), standard: showValue(defaults.FieldByIndex(s.index))}
+		if v.file {
+			v.name += "-file"
 		}
 		usage := firstSentence(docs[s.owner+"."+s.field])
-		if file {
-			usage = "`FILE` with: " + usage
+		if v.file {
+			usage = "FILE with: " + usage
 		}
-		add := func(value string) error {
-			if file && value == "" {
-				return errors.New("needs the path of a file")
-			}
-			f.given = append(f.given, givenFlag{name: name, setting: s, value: value, file: file})
-			return nil
-		}
-		if s.typ.Kind() == reflect.Bool {
-			fs.BoolFunc(name, usage, add)
-			continue
-		}
-		fs.Func(name, usage, add)
+		fs.Var(v, v.name, usage)
 	}
+}
+
+// flagValue is the flag of one setting. Beside what package flag asks of a value it says
+// what may be given, and what holds when nothing is.
+type flagValue struct {
+	to       *Flags
+	name     string
+	setting  setting
+	file     bool
+	standard string
+}
+
+// String implements flag.Value, which asks zero values for it too.
+func (v *flagValue) String() string { return v.standard }
+
+// IsBoolFlag lets the name alone stand for true.
+func (v *flagValue) IsBoolFlag() bool { return v.setting.typ.Kind() == reflect.Bool }
+
+// Set notes the value for [Load].
+func (v *flagValue) Set(value string) error {
+	if v.file && value == "" {
+		return errors.New("needs the path of a file")
+	}
+	v.to.given = append(v.to.given, givenFlag{name: v.name, setting: v.setting, value: value, file: v.file})
+	return nil
+}
+
+// Kind says what can be given: every word of an enumeration, or the kind of value.
+func (v *flagValue) Kind() string {
+	if v.file {
+		return "FILE"
+	}
+	return v.setting.kind()
+}
+
+// Default says what holds without the flag.
+func (v *flagValue) Default() string {
+	switch {
+	case v.standard != "":
+		return "default " + v.standard
+	case v.setting.path == "homeserver":
+		return "required"
+	}
+	return "default: none"
+}
+
+// kind says what values a setting takes.
+func (s setting) kind() string {
+	if words := wordsOf(s.typ); len(words) > 0 {
+		return strings.Join(words, "|")
+	}
+	if s.kindTag != "" {
+		return s.kindTag
+	}
+	switch s.typ {
+	case reflect.TypeFor[URL]():
+		return "URL"
+	case reflect.TypeFor[Size]():
+		return "SIZE"
+	case reflect.TypeFor[Date]():
+		return "DATE"
+	case reflect.TypeFor[time.Duration]():
+		return "DURATION"
+	case reflect.TypeFor[[]netip.Prefix]():
+		return "[NETWORK, …]"
+	case reflect.TypeFor[[]id.UserID]():
+		return "[USER, …]"
+	case reflect.TypeFor[bool]():
+		return "true|false"
+	case reflect.TypeFor[int]():
+		return "NUMBER"
+	}
+	return "TEXT"
 }
 
 func firstSentence(doc string) string {

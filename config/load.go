@@ -128,7 +128,7 @@ func notOurs(name string) bool {
 }
 
 func unknownDo(name string, known []string) string {
-	if guess := nearest(name, known); guess != "" {
+	if guess := Nearest(name, known); guess != "" {
 		return "did you mean " + guess + "?"
 	}
 	return "unset it; the names are in docs/configuration.md"

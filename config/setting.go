@@ -22,6 +22,8 @@ type setting struct {
 	field string // name of the field, for its doc comment
 	index []int  // of the field in Config, for reflect
 	typ   reflect.Type
+	// kindTag names what a text is: a path, an address.
+	kindTag string
 }
 
 func (s setting) env() string {
@@ -51,7 +53,7 @@ func leaves(t reflect.Type, prefix string, index []int) []setting {
 			out = append(out, leaves(f.Type, path+".", at)...)
 			continue
 		}
-		out = append(out, setting{path: path, owner: t.Name(), field: f.Name, index: at, typ: f.Type})
+		out = append(out, setting{path: path, owner: t.Name(), field: f.Name, index: at, typ: f.Type, kindTag: f.Tag.Get("kind")})
 	}
 	return out
 }
@@ -155,8 +157,8 @@ func shortDuration(d time.Duration) string {
 	return s
 }
 
-// nearest is the candidate that a misspelt name probably meant; empty if none is near.
-func nearest(name string, candidates []string) string {
+// Nearest is the candidate that a misspelt name probably meant; empty if none is near.
+func Nearest(name string, candidates []string) string {
 	best, limit := "", 1+len(name)/4
 	for _, c := range candidates {
 		if d := distance(name, c); d <= limit {

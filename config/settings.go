@@ -19,16 +19,16 @@ type Config struct {
 
 	// Address and port for clients. Access tokens arrive here: listen on a loopback
 	// address, or put a server that does TLS in front.
-	Listen string `yaml:"listen"`
+	Listen string `yaml:"listen" kind:"HOST:PORT"`
 
 	// Address and port of /livez, /readyz and /metrics. Needs no token, so it must not
 	// be reachable from outside. Empty switches it off.
-	OpsListen string `yaml:"ops_listen"`
+	OpsListen string `yaml:"ops_listen" kind:"HOST:PORT"`
 
 	// Directory for what the proxy keeps: the SQLite database, the generated master key,
 	// and for a moment, encrypted, what is too large for memory: sync responses and files of
 	// keys. Created, readable by its owner only, when it does not exist.
-	Data string `yaml:"data"`
+	Data string `yaml:"data" kind:"FOLDER"`
 
 	// URL under which clients reach the proxy. When set, /.well-known/matrix/client and
 	// login responses name it instead of the homeserver.
@@ -103,7 +103,7 @@ type PreviousKey struct {
 // Upstream is the way to the homeserver.
 type Upstream struct {
 	// File with certificates (PEM) to trust for the homeserver, besides the system's.
-	CAFile string `yaml:"ca_file"`
+	CAFile string `yaml:"ca_file" kind:"FILE"`
 
 	// How long making a connection to the homeserver may take.
 	ConnectTimeout time.Duration `yaml:"connect_timeout"`
@@ -221,6 +221,10 @@ type Account struct {
 
 	// Overrides account.require_cross_signing for this account.
 	RequireCrossSigning *Requirement `yaml:"require_cross_signing"`
+
+	// Whether this account's clients are shown the notices that clients.hide_warnings is
+	// about, whatever that says. off is for bots that answer everybody.
+	Notices *Switch `yaml:"notices"`
 }
 
 // Clients says what clients are shown.
@@ -344,6 +348,14 @@ func (c *Config) CrossSigningRequired(user id.UserID) bool {
 		return own.Required()
 	}
 	return c.Account.RequireCrossSigning.Required()
+}
+
+// NoticesHidden reports whether notices are kept out of what the user's clients show.
+func (c *Config) NoticesHidden(user id.UserID) bool {
+	if own := c.Accounts[user].Notices; own != nil {
+		return *own == SwitchOff
+	}
+	return c.Clients.HideWarnings
 }
 
 // At is the mode in force at a time: warn becomes enforce at the date that was set.

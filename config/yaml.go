@@ -158,7 +158,7 @@ func (d *decoder) file(n *yaml.Node, v reflect.Value, path string) {
 
 func (d *decoder) unknown(key *yaml.Node, path string, known []string) {
 	do := "remove it; known here: " + strings.Join(known, ", ")
-	if guess := nearest(key.Value, known); guess != "" {
+	if guess := Nearest(key.Value, known); guess != "" {
 		do = "did you mean " + guess + "?"
 	}
 	d.problem(key, path, "is not a setting", do)

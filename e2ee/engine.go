@@ -60,8 +60,6 @@ type Options struct {
 
 	// Undecryptable says what clients are shown of events that cannot be read.
 	Undecryptable Undecryptable
-	// NoNotices keeps warnings out of the rooms that clients are shown.
-	NoNotices bool
 	// ManualBootstrap leaves the creation of an identity to POST bootstrap.
 	ManualBootstrap bool
 	// Account gives the settings of one account.
@@ -79,6 +77,9 @@ type AccountSettings struct {
 	// AcknowledgeUnverified acknowledges identity changes of users who were never
 	// verified, for bots that nobody watches.
 	AcknowledgeUnverified bool
+	// NoNotices keeps warnings out of the rooms that the account's clients are shown
+	// (clients.hide_warnings, accounts.USER.notices).
+	NoNotices bool
 	// RecoveryKey and Passphrase, when not empty, recover the identity without a person.
 	RecoveryKey secret.String
 	Passphrase  secret.String

@@ -156,7 +156,7 @@ func (c *clientState) takeNotices(ctx context.Context, since, next string) (map[
 
 // placed gives the pending warnings with the rooms that they are shown in, as far as known.
 func (d *Device) placed(ctx context.Context) ([]Warning, error) {
-	if d.eng.opts.NoNotices {
+	if d.acct.settings().NoNotices {
 		return nil, nil
 	}
 	all, err := d.warnings(ctx)

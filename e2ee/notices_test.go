@@ -178,7 +178,11 @@ func TestNoticeOfTheOwnSide(t *testing.T) {
 	for _, hidden := range []bool{false, true} {
 		hs := liar.New(t)
 		alice := &person{t: t, hs: hs, Session: hs.Login("alice", "FIRST")}
-		alice.rig = newRig(t, hs, func(o *e2ee.Options) { o.NoNotices = hidden })
+		alice.rig = newRig(t, hs, func(o *e2ee.Options) {
+			o.Account = func(user id.UserID) e2ee.AccountSettings {
+				return e2ee.AccountSettings{NoNotices: hidden && user == id.UserID(alice.UserID)}
+			}
+		})
 		alice.dev = alice.rig.device(alice.Session)
 		ready(t, alice.dev)
 		for _, name := range []string{"bob", "carol"} {

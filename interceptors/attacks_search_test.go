@@ -239,7 +239,7 @@ func TestSearchExceptions(t *testing.T) {
 
 	for _, joined := range [][]id.RoomID{{encryptedRoom, plainRoom}, {encryptedRoom}} {
 		w = searchWorld(t, e2ee.ModeProxied, joined...)
-		if w.handlers, err = Handlers(Options{HideNotices: true}); err != nil {
+		if w.handlers, err = Handlers(Options{HideNotices: func(id.UserID) bool { return true }}); err != nil {
 			t.Fatal(err)
 		}
 		if rec, err = w.do(searchCall(``)); err != nil {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
+
+	"maunium.net/go/mautrix/id"
 )
 
 // Names under which [Handlers] gives the handlers of this package's families. The
@@ -68,9 +70,9 @@ type Options struct {
 	NativeClearText bool
 	// Sync are the settings of the sync handler, and of others that return events.
 	Sync SyncOptions
-	// HideNotices keeps what the proxy has to say out of what clients show people
-	// (clients.hide_warnings).
-	HideNotices bool
+	// HideNotices says for whom what the proxy has to say is kept out of what clients show
+	// people (clients.hide_warnings, accounts.USER.notices); nil: for nobody.
+	HideNotices func(id.UserID) bool
 }
 
 // Handlers makes the handlers of this package by name. They share what must be known

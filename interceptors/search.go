@@ -34,8 +34,8 @@ const (
 // searches are what the handler of searches needs.
 type searches struct {
 	rooms *rooms
-	// hideNotices says no more in an answer than what programs read.
-	hideNotices bool
+	// hideNotices says to whom an answer says no more than what programs read; nil: nobody.
+	hideNotices func(id.UserID) bool
 	options     SyncOptions
 }
 
@@ -63,7 +63,7 @@ func (s *searches) narrow(next Handler) Handler {
 		}
 		note := searchNote{
 			rooms:  others,
-			silent: s.hideNotices || dev.Mode() == e2ee.ModeForeign || x.Request.URL.Query().Get("next_batch") != "",
+			silent: s.hideNotices != nil && s.hideNotices(x.Identity.UserID) || dev.Mode() == e2ee.ModeForeign || x.Request.URL.Query().Get("next_batch") != "",
 		}
 		if len(plain) == 0 {
 			return note.answer(x)

@@ -24,7 +24,8 @@ import (
 //   - for people, a first result that is a notice of the proxy in one of those rooms. It
 //     stands where a client shows what was found, counts as found, and is a message in every
 //     way but that nobody else has it. There is none on later pages, and none at all for
-//     devices with keys of their own and where notices are hidden (clients.hide_warnings).
+//     devices with keys of their own and where notices are hidden (clients.hide_warnings,
+//     accounts.USER.notices).
 
 const (
 	nameNotSearched = prefixOurs + "not_searched"

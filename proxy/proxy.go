@@ -153,7 +153,7 @@ func (p *Proxy) setRoutes(rows []*route, handlers map[string]interceptors.Handle
 	p.other = &route{pattern: "other", maxBody: largeBody, lane: laneSlow, auth: authNone, class: classPass}
 	p.refused = &route{pattern: "refused", class: classRefuse}
 	for _, r := range append(rows, p.other, p.refused) {
-		r.duration = p.metrics.duration.WithLabelValues(r.pattern)
+		r.duration = p.metrics.duration.WithLabelValues(r.durationLabel())
 		r.run = handlers[r.handler]
 		known[r.handler] = r.handler != ""
 		if r.class == classIntercept && r.run == nil && !known["missing "+r.handler] {

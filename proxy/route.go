@@ -70,6 +70,15 @@ type route struct {
 	duration prometheus.Observer
 }
 
+// durationLabel names the histogram that a request counts in: what is refused waits for
+// nothing, and would make the lanes look quick.
+func (r *route) durationLabel() string {
+	if r.class == classRefuse {
+		return "refused"
+	}
+	return r.lane.String()
+}
+
 // versions is a set of API versions.
 type versions uint16
 

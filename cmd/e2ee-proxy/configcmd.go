@@ -15,7 +15,7 @@ type settings struct {
 }
 
 func (s *settings) register(fs *flag.FlagSet) {
-	fs.StringVar(&s.file, "config", "", "YAML `FILE` with settings; default: what E2EE_PROXY_CONFIG names")
+	fs.StringVar(&s.file, "config", "", "YAML `FILE` with settings (default: what E2EE_PROXY_CONFIG names)")
 	s.flags.Register(fs)
 }
 

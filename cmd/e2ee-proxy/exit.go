@@ -52,8 +52,14 @@ func usageError(what string) error {
 	return &failure{exitUsage, errors.New(what), "the commands are listed by: e2ee-proxy help"}
 }
 
-func usageErrorOf(c command, what string) error {
-	return &failure{exitUsage, errors.New(what), "the flags are listed by: e2ee-proxy " + c.name + " -h"}
+// usageErrorOf is a mistake in the flags of a command; meant is the flag that was probably
+// meant, if any.
+func usageErrorOf(c command, what, meant string) error {
+	hint := "the flags are listed by: e2ee-proxy " + c.name + " -h"
+	if meant != "" {
+		hint = "did you mean --" + meant + "?\nhint: " + hint
+	}
+	return &failure{exitUsage, errors.New(what), hint}
 }
 
 // exit renders an error and gives the exit code for it.

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
+	"e2ee-proxy/config"
 	"e2ee-proxy/internal/coredump"
 )
 
@@ -46,29 +48,86 @@ func (p *process) run(args []string) error {
 	if err := coredump.Forbid(); err != nil {
 		return &failure{exitRuntime, err, "let the process lower its own limits: a filter of system calls must allow prctl and prlimit64"}
 	}
+	args, forHelp := asGiven(args)
+	if len(args) == 0 && !forHelp {
+		return usageError("no command")
+	}
 	given := strings.Join(args, " ")
 	for _, c := range commands() {
 		if given == c.name || strings.HasPrefix(given, c.name+" ") {
-			return c.run(p, c, args[strings.Count(c.name, " ")+1:])
+			rest := args[strings.Count(c.name, " ")+1:]
+			if forHelp {
+				rest = append(rest, "-h")
+			}
+			return c.run(p, c, rest)
 		}
 	}
 	switch {
 	case len(args) == 0:
-		return usageError("no command")
-	case args[0] == "help" || args[0] == "-h" || args[0] == "--help" || args[0] == "-help":
-		return p.print(usage())
-	default:
-		return usageError(fmt.Sprintf("%q is not a command", args[0]))
+		return p.print(usage(""))
+	case inGroup(args[0]) && (forHelp || len(args) > 1 && isHelp(args[1])):
+		return p.print(usage(args[0] + " "))
 	}
+	return unknownCommand(args)
 }
 
-func usage() string {
+// asGiven reads the ways in which everybody asks for help and the version as the commands
+// that they stand for. forHelp says that the command's help is wanted.
+func asGiven(args []string) (command []string, forHelp bool) {
+	switch {
+	case len(args) == 0:
+		return nil, false
+	case args[0] == "help" || isHelp(args[0]):
+		return slices.Clone(args[1:]), true
+	case len(args) == 1 && slices.Contains([]string{"-v", "-V", "-version", "--version"}, args[0]):
+		return []string{"version"}, false
+	}
+	return slices.Clone(args), false
+}
+
+func isHelp(arg string) bool { return slices.Contains([]string{"-h", "-help", "--help"}, arg) }
+
+// inGroup reports whether a word begins commands of two words.
+func inGroup(word string) bool {
+	return slices.ContainsFunc(commands(), func(c command) bool { return strings.HasPrefix(c.name, word+" ") })
+}
+
+// unknownCommand says what is no command, and which one was probably meant.
+func unknownCommand(args []string) error {
+	given, candidates := args[0], make([]string, 0)
+	if inGroup(given) && len(args) > 1 {
+		given += " " + args[1]
+	}
+	for _, c := range commands() {
+		candidates = append(candidates, c.name)
+		if inGroup(args[0]) && !strings.HasPrefix(c.name, args[0]+" ") {
+			candidates = candidates[:len(candidates)-1]
+		}
+	}
+	hint := "the commands are listed by: e2ee-proxy help"
+	switch {
+	case inGroup(given):
+		hint = "there are: " + strings.Join(candidates, ", ")
+	case config.Nearest(given, candidates) != "":
+		hint = "did you mean " + config.Nearest(given, candidates) + "? " + hint
+	}
+	return &failure{exitUsage, fmt.Errorf("%q is not a command", given), hint}
+}
+
+// usage lists the commands whose names begin with prefix; everything there is to know with "".
+func usage(prefix string) string {
 	var b strings.Builder
 	b.WriteString("e2ee-proxy does end-to-end encryption for Matrix clients that cannot.\n\nUsage:\n")
 	for _, c := range commands() {
-		fmt.Fprintf(&b, "  e2ee-proxy %-16s %s\n", c.name, c.summary)
+		if strings.HasPrefix(c.name, prefix) {
+			fmt.Fprintf(&b, "  e2ee-proxy %-16s %s\n", c.name, c.summary)
+		}
 	}
-	b.WriteString("\nFlags of a command: e2ee-proxy COMMAND -h\n\nThe shortest way to run it:\n" +
+	b.WriteString("\nFlags of a command: e2ee-proxy COMMAND -h, or: e2ee-proxy help COMMAND\n")
+	if prefix != "" {
+		return b.String()
+	}
+	b.WriteString("\nThe shortest way to run it:\n" +
 		"  e2ee-proxy serve --homeserver https://matrix.example.org\n\nExit codes:\n")
 	for _, e := range exitCodes() {
 		fmt.Fprintf(&b, "  %d  %s\n", e.code, e.meaning)
@@ -79,31 +138,18 @@ func usage() string {
 // parse reads the flags of a command, which takes no other arguments. done says that
 // help was asked for and given.
 func (p *process) parse(c command, fs *flag.FlagSet, args []string) (done bool, err error) {
-	var text strings.Builder
-	fs.SetOutput(&text)
-	fs.Usage = func() {
-		fmt.Fprintf(&text, "Usage: e2ee-proxy %s [flags]\n\n%s.\n", c.name, strings.ToUpper(c.summary[:1])+c.summary[1:])
-		if hasFlags(fs) {
-			fmt.Fprintln(&text, "\nFlags:")
-			fs.PrintDefaults()
-		}
-	}
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {}
 	switch err := fs.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
-		return true, p.print(text.String())
+		return true, p.print(flagHelp(c, fs))
 	case err != nil:
-		return false, usageErrorOf(c, err.Error())
+		return false, usageErrorOf(c, err.Error(), meantFlag(fs, args))
 	case fs.NArg() > 0:
-		return false, usageErrorOf(c, fmt.Sprintf("unexpected argument %q", fs.Arg(0)))
+		return false, usageErrorOf(c, fmt.Sprintf("unexpected argument %q", fs.Arg(0)), "")
 	default:
 		return false, nil
 	}
-}
-
-func hasFlags(fs *flag.FlagSet) bool {
-	any := false
-	fs.VisitAll(func(*flag.Flag) { any = true })
-	return any
 }
 
 // print writes what was asked for to standard output.

@@ -16,13 +16,13 @@ import (
 func recoveryKey(p *process, c command, args []string) (err error) {
 	s := settings{offline: true}
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
-	user := fs.String("user", "", "`ID` of the account, such as @bot:example.org")
+	user := fs.String("user", "", "`USER` ID of the account, such as @bot:example.org (required)")
 	s.register(fs)
 	if done, err := p.parse(c, fs, args); done || err != nil {
 		return err
 	}
 	if _, _, err := id.UserID(*user).Parse(); err != nil {
-		return usageErrorOf(c, "--user needs a user ID such as @bot:example.org")
+		return usageErrorOf(c, "--user needs a user ID such as @bot:example.org", "")
 	}
 	cfg, err := s.load(p)
 	if err != nil {

@@ -72,7 +72,6 @@ func engineOptions(cfg *config.Config, log zerolog.Logger, db *store.DB, client 
 	return e2ee.Options{
 		Store: db, Homeserver: cfg.Homeserver.URL(), Client: client, Log: log,
 		CachedUsers:     cfg.TrustCache.Users,
-		NoNotices:       cfg.Clients.HideWarnings,
 		Undecryptable:   undecryptable(cfg.Clients.Undecryptable),
 		ManualBootstrap: cfg.Bootstrap == config.BootstrapManual,
 		Account:         func(user id.UserID) e2ee.AccountSettings { return accountSettings(cfg, user) },
@@ -86,6 +85,7 @@ func accountSettings(cfg *config.Config, user id.UserID) e2ee.AccountSettings {
 		AllowUnsigned:         !cfg.CrossSigningRequired(user),
 		IgnoreSecretRequests:  cfg.Account.SecretRequests != config.SecretRequestsAnswer,
 		AcknowledgeUnverified: own.AcknowledgeUnverifiedChanges == config.AcknowledgeAutomatic,
+		NoNotices:             cfg.NoticesHidden(user),
 		RecoveryKey:           own.RecoveryKey,
 		Passphrase:            own.Passphrase,
 	}
@@ -171,7 +171,7 @@ func interceptorOptions(cfg *config.Config) interceptors.Options {
 		KeyWait:             cfg.Clients.KeyWait,
 		SpoolDir:            cfg.Data,
 		SpoolDisk:           interceptors.NewSpoolDisk(int64(cfg.Limits.SpoolDisk), int64(cfg.Limits.SpoolDiskPerUser)),
-	}, HideNotices: cfg.Clients.HideWarnings}
+	}, HideNotices: cfg.NoticesHidden}
 	if !cfg.PublicURL.IsZero() {
 		o.PublicURL = cfg.PublicURL.URL()
 	}

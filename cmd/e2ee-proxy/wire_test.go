@@ -88,6 +88,25 @@ func TestAccountSettings(t *testing.T) {
 	}
 }
 
+// Notices can be switched off for one account, and on for one where they are off for all.
+func TestNoticesOfOneAccount(t *testing.T) {
+	t.Parallel()
+	on, off := config.SwitchOn, config.SwitchOff
+	for _, hidden := range []bool{false, true} {
+		cfg := config.Default()
+		cfg.Clients.HideWarnings = hidden
+		cfg.Accounts = map[id.UserID]config.Account{"@bot:hs": {Notices: &off}, "@person:hs": {Notices: &on}, "@other:hs": {}}
+		for user, want := range map[id.UserID]bool{"@bot:hs": true, "@person:hs": false, "@other:hs": hidden, "@else:hs": hidden} {
+			if got := accountSettings(&cfg, user).NoNotices; got != want {
+				t.Errorf("hide_warnings %v: the engine hides notices from %s: %v", hidden, user, got)
+			}
+			if got := interceptorOptions(&cfg).HideNotices(user); got != want {
+				t.Errorf("hide_warnings %v: searches hide notices from %s: %v", hidden, user, got)
+			}
+		}
+	}
+}
+
 func TestLogLevels(t *testing.T) {
 	t.Parallel()
 	for l, want := range map[config.LogLevel]zerolog.Level{
