@@ -1,5 +1,6 @@
 # make run HOMESERVER=https://matrix.example.org   build and run, on SQLite under data/
 # make test                                        everything that can be tested on this machine
+# make test-quick                                  what takes a minute at most: before each commit
 # make demo                                        a conversation on a real homeserver, shown
 # make bench                                       the figures of docs/performance.md
 # make bench-docs                                  the same, written into it
@@ -10,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: build run test bench bench-docs demo lint fmt-check test-deps clean
+.PHONY: build run test test-quick bench bench-docs demo lint fmt-check test-deps clean
 
 HOMESERVER ?=
 DATA ?= data
@@ -27,6 +28,11 @@ CC_FOUND := $(shell command -v $${CC:-cc} || command -v gcc || true)
 # the tests' time.
 RACE := $(if $(CC_FOUND),-race -gcflags=modernc.org/...=-race=false)
 
+# What is built without cgo is built once, and used by the build, vet, the tests and the
+# programs under test/. Other flags here, such as -trimpath, would compile everything anew;
+# only the race detector needs cgo and a build of its own.
+export CGO_ENABLED := 0
+
 # Where git does not answer (no git, a source archive, another owner), the build records
 # no revision instead of failing.
 ifeq ($(shell git rev-parse HEAD 2>/dev/null),)
@@ -34,7 +40,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
 build:
-	CGO_ENABLED=0 go build -trimpath -o bin/e2ee-proxy ./cmd/e2ee-proxy
+	go build -o bin/e2ee-proxy ./cmd/e2ee-proxy
 
 run:
 	@if [ -z "$(HOMESERVER)" ]; then echo "usage: make run HOMESERVER=https://matrix.example.org" >&2; exit 2; fi
@@ -42,9 +48,17 @@ run:
 	exec bin/e2ee-proxy serve --homeserver "$(HOMESERVER)" --data "$(DATA)" --log-format text
 
 test: fmt-check build
-	CGO_ENABLED=0 go vet $(PACKAGES)
+	go vet $(PACKAGES)
 	@if [ -z "$(RACE)" ]; then echo "no C compiler here: testing without the race detector"; fi
-	$(if $(RACE),CGO_ENABLED=1,CGO_ENABLED=0) go test $(RACE) -timeout $(TEST_TIMEOUT) $(PACKAGES)
+	go build -o bin/report ./test/report
+	$(if $(RACE),CGO_ENABLED=1) go test -json $(RACE) -timeout $(TEST_TIMEOUT) $(PACKAGES) | bin/report
+
+# The engine's own tests (./e2ee) take minutes, and so do those with real homeservers.
+QUICK = $(shell go list $(PACKAGES) | grep -v -E '^e2ee-proxy/(e2ee|test|internal/test)(/|$$)')
+test-quick: fmt-check build
+	go vet ./...
+	go build -o bin/report ./test/report
+	go test -json -short -timeout 2m $(QUICK) ./test/report | bin/report
 
 bench:
 	go run ./test/bench
