@@ -54,7 +54,7 @@ test: fmt-check build
 	$(if $(RACE),CGO_ENABLED=1) go test -json $(RACE) -timeout $(TEST_TIMEOUT) $(PACKAGES) | bin/report
 
 # The engine's own tests (./e2ee) take minutes, and so do those with real homeservers.
-QUICK = $(shell go list $(PACKAGES) | grep -v -E '^e2ee-proxy/(e2ee|test|internal/test)(/|$$)')
+QUICK = $(shell go list $(PACKAGES) | grep -v -E '^e2ee-proxy/(e2ee|test|internal/tes[a-z]+)(/|$$)')
 test-quick: fmt-check build
 	go vet ./...
 	go build -o bin/report ./test/report

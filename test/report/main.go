@@ -106,6 +106,9 @@ func (s *state) output(at test, text string) error {
 		}
 		return s.show(text)
 	}
+	if strings.HasPrefix(text, "=== ") {
+		return nil // RUN, PAUSE and CONT, which only -json makes it say
+	}
 	if s.outputs[at] == nil {
 		s.outputs[at] = &strings.Builder{}
 	}
