@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"sync"
@@ -180,5 +182,9 @@ func end(ts *testscript.TestScript, _ bool, args []string) {
 func setup(e *testscript.Env) error {
 	e.Values[fakeKey{}] = &fake{}
 	e.Values[runningKey{}] = &running{}
-	return nil
+	e.Values[pageKey{}] = &page{}
+	repository, err := filepath.Abs("../..")
+	e.Setenv("REPOSITORY", repository)
+	e.Setenv("REAL_HOME", os.Getenv("HOME")) // where the go tool keeps its caches
+	return err
 }
