@@ -26,6 +26,8 @@ type Sources struct {
 	Flags *Flags
 	// Offline is for commands that only look at the database: no homeserver is needed.
 	Offline bool
+	// Inspect, when not nil, has a look at what the settings name too.
+	Inspect *Inspection
 }
 
 // Load reads all sources and checks the result. The error is an [*Error] with every
@@ -37,6 +39,9 @@ func Load(src Sources) (*Config, error) {
 	l.readEnviron(src.Environ)
 	l.readFlags(src.Flags)
 	l.validate(&cfg, src.Offline)
+	if src.Inspect != nil {
+		l.inspect(&cfg, *src.Inspect)
+	}
 	if len(l.problems) > 0 {
 		return nil, &Error{Problems: l.problems}
 	}
@@ -56,6 +61,7 @@ type loader struct {
 	cfg      reflect.Value
 	origin   map[string]string
 	problems []Problem
+	named    []namedFile
 }
 
 func (l *loader) problem(where, path, what, do string) {
@@ -63,7 +69,7 @@ func (l *loader) problem(where, path, what, do string) {
 }
 
 func (l *loader) decoder(source string, lines bool) *decoder {
-	return &decoder{source: source, files: readSmall, problems: &l.problems, origin: l.origin, lines: lines}
+	return &decoder{source: source, files: readSmall, problems: &l.problems, named: &l.named, origin: l.origin, lines: lines}
 }
 
 func (l *loader) readFile(path string) {
@@ -75,6 +81,7 @@ func (l *loader) readFile(path string) {
 		l.problem(path, "", err.Error(), "check the path given with --config or E2EE_PROXY_CONFIG")
 		return
 	}
+	l.named = append(l.named, namedFile{where: path, file: path})
 	d := l.decoder(path, true)
 	if root := d.parse(text); root != nil {
 		d.value(root, l.cfg, "")
@@ -108,6 +115,7 @@ func (l *loader) readEnviron(environ []string) {
 				l.problem(name, s.path, err.Error(), "check the path and who may read it")
 				continue
 			}
+			l.named = append(l.named, namedFile{name, s.path, value})
 			value = text
 		}
 		if given[s.path] {
@@ -147,6 +155,7 @@ func (l *loader) readFlags(f *Flags) {
 				l.problem(name, g.setting.path, err.Error(), "check the path and who may read it")
 				continue
 			}
+			l.named = append(l.named, namedFile{name, g.setting.path, value})
 			value = text
 		}
 		if given[g.setting.path] {

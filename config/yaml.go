@@ -21,6 +21,7 @@ type decoder struct {
 	source   string
 	files    func(path string) (string, error)
 	problems *[]Problem
+	named    *[]namedFile
 	// origin remembers where each path was set.
 	origin map[string]string
 	// lines says whether positions within the source mean something to its reader.
@@ -153,6 +154,7 @@ func (d *decoder) file(n *yaml.Node, v reflect.Value, path string) {
 		return
 	}
 	d.origin[path] = d.where(n)
+	*d.named = append(*d.named, namedFile{d.where(n), path + "_file", n.Value})
 	d.set(n, v, path, text)
 }
 

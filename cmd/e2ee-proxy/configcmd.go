@@ -4,12 +4,15 @@ import (
 	"flag"
 
 	"e2ee-proxy/config"
+	"e2ee-proxy/e2ee"
 )
 
 // settings are the flags that set the configuration.
 type settings struct {
 	file  string
 	flags config.Flags
+	// inspect is for config check, which looks at what the settings name too.
+	inspect *config.Inspection
 	// offline is for commands that do not talk to the homeserver.
 	offline bool
 }
@@ -20,12 +23,13 @@ func (s *settings) register(fs *flag.FlagSet) {
 }
 
 func (s *settings) load(p *process) (*config.Config, error) {
-	return config.Load(config.Sources{File: s.file, Environ: p.environ, Flags: &s.flags, Offline: s.offline})
+	return config.Load(config.Sources{File: s.file, Environ: p.environ, Flags: &s.flags, Offline: s.offline, Inspect: s.inspect})
 }
 
-// configCheck reads the configuration as serve would, and nothing else.
+// configCheck reads the configuration as serve would, and looks at what it names: nothing is
+// changed, and nobody is talked to.
 func configCheck(p *process, c command, args []string) error {
-	var s settings
+	s := settings{inspect: &config.Inspection{RecoveryKey: e2ee.WellFormedRecoveryKey}}
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
 	s.register(fs)
 	if done, err := p.parse(c, fs, args); done || err != nil {

@@ -1,0 +1,121 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"e2ee-proxy/internal/secret"
+)
+
+// Inspection has [Load] look at what the settings name as well, which `config check` does:
+// whether recovery keys are typed right, whether folders are there, and who else may write
+// to files and folders. It changes nothing, and talks to nobody.
+type Inspection struct {
+	// RecoveryKey reports whether a recovery key is one: its checksum fits.
+	RecoveryKey func(secret.String) bool
+}
+
+// namedFile is a file that a setting names.
+type namedFile struct{ where, setting, file string }
+
+// Permissions of those who are not the owner.
+const (
+	othersWrite         fs.FileMode = 0o002
+	groupOrOthersWrite  fs.FileMode = 0o022
+	groupOrOthersAccess fs.FileMode = 0o077
+)
+
+func (l *loader) inspect(c *Config, i Inspection) {
+	for _, user := range slices.Sorted(maps.Keys(c.Accounts)) {
+		key, at := c.Accounts[user].RecoveryKey, "accounts."+string(user)+".recovery_key"
+		if !key.IsZero() && !i.RecoveryKey(key) {
+			l.bad(at, "is not a recovery key, or one with a mistake in it: its checksum is wrong", "copy it again, with or without the spaces")
+		}
+	}
+	if c.Upstream.CAFile != "" {
+		l.named = append(l.named, namedFile{l.origin["upstream.ca_file"], "upstream.ca_file", c.Upstream.CAFile})
+	}
+	for _, f := range l.named {
+		l.guarded(f)
+		l.guarded(namedFile{f.where, f.setting, filepath.Dir(f.file)})
+	}
+	l.dataFolder(c.Data)
+	if path, ok := strings.CutPrefix(c.Database.URL.Reveal(), "sqlite:"); ok {
+		l.databaseFolder(filepath.Dir(path))
+	}
+}
+
+// guarded reports what everybody on the machine could replace: whoever writes to a file with
+// a secret, or to its folder, chooses the secret. In a sticky folder only owners replace.
+func (l *loader) guarded(f namedFile) {
+	info, err := os.Stat(f.file)
+	if err != nil || runtime.GOOS == "windows" { // what cannot be read was reported; there are no such modes there
+		return
+	}
+	mode := info.Mode()
+	if mode.Perm()&othersWrite != 0 && mode&fs.ModeSticky == 0 && (mode.IsDir() || mode.IsRegular()) {
+		l.once(f.where, f.setting, "everybody on this machine may write to "+f.file, "run: chmod o-w "+f.file)
+	}
+}
+
+// dataFolder looks at the folder of the database and the master key, or, when it is still to
+// be made, at the one in which it will be.
+func (l *loader) dataFolder(folder string) {
+	if folder == "" || l.reported("data") {
+		return
+	}
+	where := l.origin["data"]
+	info, err := os.Stat(folder)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		for parent := filepath.Dir(filepath.Clean(folder)); ; parent = filepath.Dir(parent) {
+			if _, err := os.Stat(parent); err == nil || parent == filepath.Dir(parent) {
+				l.guarded(namedFile{where, "data", parent})
+				return
+			}
+		}
+	case err != nil:
+		l.bad("data", fmt.Sprintf("cannot look at %s: %v", folder, reason(err)), "name another folder, or let the proxy's user reach this one")
+	case !info.IsDir():
+		l.bad("data", folder+" is not a folder", "name a folder")
+	case runtime.GOOS != "windows" && info.Mode().Perm()&groupOrOthersWrite != 0:
+		l.bad("data", "others may write to "+folder, "run: chmod 700 "+folder)
+	default:
+		l.masterKeyFile(filepath.Join(folder, "master.key"))
+	}
+}
+
+// masterKeyFile looks at the generated key, if there is one: serve refuses one that others may read.
+func (l *loader) masterKeyFile(file string) {
+	info, err := os.Stat(file)
+	if err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&groupOrOthersAccess != 0 {
+		l.bad("data", "others may read "+file, "run: chmod 600 "+file)
+	}
+}
+
+// databaseFolder looks at the folder of an SQLite database, which must be there.
+func (l *loader) databaseFolder(folder string) {
+	info, err := os.Stat(folder)
+	switch {
+	case err != nil:
+		l.bad("database.url", fmt.Sprintf("cannot look at the database's folder: %v", reason(err)), "make the folder, or name another one")
+	case !info.IsDir():
+		l.bad("database.url", "the database's folder is not a folder", "name another one")
+	default:
+		l.guarded(namedFile{l.origin["database.url"], "database.url", folder})
+	}
+}
+
+// once reports a problem that several settings share at the first of them.
+func (l *loader) once(where, path, what, do string) {
+	if !slices.ContainsFunc(l.problems, func(p Problem) bool { return p.What == what }) {
+		l.problem(where, path, what, do)
+	}
+}
