@@ -139,7 +139,7 @@ func (d *Device) lookAgain(ctx context.Context) {
 	d.unsettle()
 	for _, step := range []func(context.Context) error{d.setUpIdentity, d.reviewWarnings} {
 		if err := step(ctx); err != nil {
-			d.eng.log.Warn().Err(err).Msg("How things stand could not be looked at again")
+			d.eng.log.Warn().Err(err).Msg("What was asked for is done; status and warnings follow with the next upkeep")
 		}
 	}
 }

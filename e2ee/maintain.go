@@ -63,10 +63,10 @@ func (d *Device) maintain(ctx context.Context) {
 		case errors.Is(err, errMoreToDo):
 			more = true
 		case needsPerson(err):
-			d.eng.log.Info().Err(err).Str("step", step.name).Msg("Device maintenance waits for its user")
+			d.eng.log.Info().Err(err).Str("step", step.name).Msg("A step of a device's upkeep waits for what its owner has to do; status tells them")
 		default:
 			failed = true
-			d.eng.log.Warn().Err(err).Str("step", step.name).Msg("Device maintenance did not finish")
+			d.eng.log.Warn().Err(err).Str("step", step.name).Msg("A step of a device's upkeep failed; it is tried again")
 		}
 	}
 	d.maintainAgain(failed, more)

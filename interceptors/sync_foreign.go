@@ -37,7 +37,7 @@ func passSync(x *Exchange, dev Device) error {
 	}
 	// The client has its answer. If this is not recorded it gets the whole state once more.
 	if err := taker.GaveFullState(context.WithoutCancel(x.Request.Context())); err != nil {
-		zerolog.Ctx(x.Request.Context()).Warn().Err(err).Msg("The whole state will be given again")
+		zerolog.Ctx(x.Request.Context()).Warn().Err(err).Msg("The client has the whole state; that could not be noted, so it gets it once more")
 	}
 	return nil
 }

@@ -47,7 +47,11 @@ func (p *Proxy) account(q *request) {
 		sum := p.identities.hash([]byte("user\x00" + string(q.who.UserID)))
 		event = event.Str("user", hex.EncodeToString(sum[:6]))
 	}
-	if q.err != nil {
+	switch {
+	case q.err == nil:
+	case status == statusClientGone: // every client does that at times, and nothing has failed
+		event = event.Str("reason", "the client left")
+	default:
 		event = event.AnErr("error", q.err)
 	}
 	event.Msg("request")

@@ -424,6 +424,12 @@ func TestSilentHomeserver(t *testing.T) {
 	_ = conn.Close()
 	<-left
 	eventually(t, "the log says 499", func() bool { return strings.Contains(g.log.String(), `"status":499`) })
+	// It is no fault, and does not look like one.
+	for line := range strings.Lines(g.log.String()) {
+		if strings.Contains(line, `"status":499`) && (!strings.Contains(line, `"reason":"the client left"`) || strings.Contains(line, `"error"`) || strings.Contains(line, `"warn"`)) {
+			t.Errorf("the log says of a client that left: %s", line)
+		}
+	}
 }
 
 func TestUpstreamErrorsHideTheURL(t *testing.T) {
