@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -66,7 +68,20 @@ func TestMetricsOfTwoUsersAreFew(t *testing.T) {
 	if ours > most {
 		t.Errorf("%d lines of metrics, more than %d:\n%s", ours, most, w.Body)
 	}
-	// What docs/gateway.md bases its alerts on is there.
+	// What docs/gateway.md tells people to watch is there.
+	text, err := os.ReadFile("../../docs/gateway.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile(`e2ee_proxy_\w+`).FindAllString(string(text), -1)
+	if len(names) < 8 {
+		t.Errorf("docs/gateway.md names only %v", names)
+	}
+	for _, name := range names {
+		if !strings.Contains(w.Body.String(), "\n"+name+"{") && !strings.Contains(w.Body.String(), "\n"+name+" ") && !strings.Contains(w.Body.String(), "TYPE "+name+" ") {
+			t.Errorf("docs/gateway.md says to watch %s, which is not on the page:\n%s", name, w.Body)
+		}
+	}
 	for _, want := range []string{
 		`e2ee_proxy_request_duration_seconds_bucket{lane="send",le="1"} `, `e2ee_proxy_requests_total{code="200",method="PUT",`,
 		`e2ee_proxy_requests_in_flight{lane="poll"} `, `e2ee_proxy_policy_sends_total{outcome="allowed"} 2`,
