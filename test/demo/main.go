@@ -25,12 +25,22 @@ func main() {
 // demo is the play: bob's client is plain and talks to the proxy, alice's is Element's
 // and talks to the homeserver.
 func demo(s *stage) {
-	fmt.Println("Starting; the first time, Dendrite and matrix-js-sdk are built and installed below .cache/.")
-	hs := tesths.Dendrite(s)
-	proxy := testproxy.Start(s, hs.URL, testproxy.Options{})
-	a, b := register(s, hs, "alice"), register(s, hs, "bob")
-	alice := testpeer.Element(s, testpeer.Options{URL: hs.URL, User: a.UserID, Password: a.Password, Setup: testpeer.Bootstrap})
-	bob := login(s, proxy, b)
+	fmt.Println("Preparing; the first time, Dendrite is built and matrix-js-sdk is installed below .cache/,\nwhich takes some minutes.")
+	var hs *tesths.Homeserver
+	var proxy *testproxy.Proxy
+	var alice *testpeer.Client
+	var bob *plain
+	var a, b tesths.Account
+	s.prepare("the homeserver: build and start Dendrite", func() { hs = tesths.Dendrite(s) })
+	s.prepare("the proxy: build and start", func() { proxy = testproxy.Start(s, hs.URL, testproxy.Options{}) })
+	s.prepare("alice: install matrix-js-sdk, log in, set up her identity", func() {
+		a = register(s, hs, "alice")
+		alice = testpeer.Element(s, testpeer.Options{URL: hs.URL, User: a.UserID, Password: a.Password, Setup: testpeer.Bootstrap})
+	})
+	s.prepare("bob: log in through the proxy", func() {
+		b = register(s, hs, "bob")
+		bob = login(s, proxy, b)
+	})
 	fmt.Printf("\nhomeserver   %s  Dendrite\nproxy        %s  in front of it\n", hs.URL, proxy.URL)
 	fmt.Printf("alice        Element's encryption, messages from insecure devices excluded; talks to the homeserver\n")
 	fmt.Printf("bob          plain HTTP requests, no encryption at all; talks to the proxy\n\n")
