@@ -84,7 +84,7 @@ func TestMetricsOfTwoUsersAreFew(t *testing.T) {
 	}
 	for _, want := range []string{
 		`e2ee_proxy_request_duration_seconds_bucket{lane="send",le="1"} `, `e2ee_proxy_requests_total{code="200",method="PUT",`,
-		`e2ee_proxy_requests_in_flight{lane="poll"} `, `e2ee_proxy_policy_sends_total{outcome="allowed"} 2`,
+		`e2ee_proxy_requests_in_flight{lane="poll"} `, `e2ee_proxy_policy_sends_total{outcome="allowed"} `,
 	} {
 		if !strings.Contains(w.Body.String(), "\n"+want) {
 			t.Errorf("the page has no %s:\n%s", want, w.Body)
