@@ -35,7 +35,7 @@ func release(events []trustcache.Event, ch *store.Changes) bool {
 func (m *megolmState) wakeIfReady(ctx context.Context) {
 	ready, err := m.eng.store.Pending(ctx, m.acct.row, m.rowID, 1)
 	if err != nil {
-		m.eng.log.Warn().Err(err).Msg("Waiting syncs are not woken for events that are ready")
+		m.eng.log.Warn().Err(err).Msg("Events can be read now, and which ones could not be looked up; the next sync shows them")
 		return
 	}
 	if len(ready) == 0 {
