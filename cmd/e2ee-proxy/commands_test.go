@@ -185,6 +185,11 @@ func setup(e *testscript.Env) error {
 	e.Values[pageKey{}] = &page{}
 	repository, err := filepath.Abs("../..")
 	e.Setenv("REPOSITORY", repository)
+	for _, name := range []string{"GOCACHE", "GOMODCACHE", "GOPATH", "GOPROXY"} {
+		if value := os.Getenv(name); value != "" {
+			e.Setenv(name, value)
+		}
+	}
 	e.Setenv("REAL_HOME", os.Getenv("HOME")) // where the go tool keeps its caches
 	return err
 }
