@@ -15,7 +15,7 @@ SHELL := /bin/bash
 
 HOMESERVER ?=
 DATA ?= data
-TEST_TIMEOUT ?= 40m
+TEST_TIMEOUT ?= 60m
 PACKAGES ?= ./...
 
 GOLANGCI_LINT := v2.8.0
@@ -24,9 +24,7 @@ TOOLS := $(CURDIR)/.cache/bin
 
 # The race detector needs a C compiler; a machine with nothing but Go tests without it.
 CC_FOUND := $(shell command -v $${CC:-cc} || command -v gcc || true)
-# It does not look into SQLite, which is C that was translated to Go, and would take most of
-# the tests' time.
-RACE := $(if $(CC_FOUND),-race -gcflags=modernc.org/...=-race=false)
+RACE := $(if $(CC_FOUND),-race)
 
 # What is built without cgo is built once, and used by the build, vet, the tests and the
 # programs under test/. Other flags here, such as -trimpath, would compile everything anew;

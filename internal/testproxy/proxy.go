@@ -90,7 +90,7 @@ func Start(t testproc.TB, homeserver string, o Options) *Proxy {
 func raceFlags() (flags, env []string) {
 	info, ok := debug.ReadBuildInfo()
 	if ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
-		return []string{"-race", "-gcflags=modernc.org/...=-race=false"}, []string{"CGO_ENABLED=1"}
+		return []string{"-race"}, []string{"CGO_ENABLED=1"}
 	}
 	return nil, []string{"CGO_ENABLED=0"}
 }
