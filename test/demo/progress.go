@@ -17,7 +17,7 @@ func (s *stage) prepare(what string, do func()) { withProgress(os.Stdout, stillE
 // end, also when it ends by runtime.Goexit.
 func withProgress(w io.Writer, every time.Duration, what string, do func()) {
 	begun := time.Now()
-	fmt.Fprintf(w, "  %s ", what)
+	_, _ = fmt.Fprintf(w, "  %s ", what)
 	done, stopped := make(chan struct{}), make(chan struct{})
 	go func() { // ends with done
 		defer close(stopped)
@@ -26,7 +26,7 @@ func withProgress(w io.Writer, every time.Duration, what string, do func()) {
 		for {
 			select {
 			case <-tick.C:
-				fmt.Fprint(w, ".")
+				_, _ = fmt.Fprint(w, ".")
 			case <-done:
 				return
 			}
@@ -35,7 +35,7 @@ func withProgress(w io.Writer, every time.Duration, what string, do func()) {
 	defer func() {
 		close(done)
 		<-stopped
-		fmt.Fprintf(w, " %.0f s\n", time.Since(begun).Seconds())
+		_, _ = fmt.Fprintf(w, " %.0f s\n", time.Since(begun).Seconds())
 	}()
 	do()
 }
