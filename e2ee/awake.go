@@ -270,6 +270,7 @@ func (e *Engine) get(key deviceKey, claim bool) *Device {
 // letGo ends what a device that is no longer in use does, and forgets its room keys.
 func (e *Engine) letGo(d *Device) {
 	d.retire()
+	e.lists.forget(d, d.roomIDs())
 	e.awake.Remove(d)
 	for _, k := range e.inbound.Keys() {
 		if k.device == d.rowID {

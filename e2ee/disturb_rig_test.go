@@ -170,6 +170,8 @@ func everyDisturbance(t *testing.T, atLeast int, set func(t *testing.T, tr *trou
 				switch {
 				case !ok:
 					t.FailNow()
+				case !disturbed && kind != readFails && n == 1:
+					t.Fatal("the work has no such point: the test tests nothing")
 				case !disturbed && kind == clientGone && n <= atLeast:
 					t.Fatalf("the work has %d points: the test tests nothing", n-1)
 				case !disturbed:

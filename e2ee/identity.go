@@ -22,6 +22,7 @@ type ownIdentity struct {
 
 	serverKeys  json.RawMessage // our device keys as the homeserver shows them, with all signatures
 	own         ownState
+	absent      bool      // the homeserver does not show keys that it took: they are uploaded again
 	confirmedAt time.Time // when this process signed the device
 	signature   signatureTrial
 	settled     bool // the identity was looked at, and nothing has changed since
@@ -84,7 +85,7 @@ func (o *ownIdentity) setUpIdentity(ctx context.Context) error {
 	// Done, or in need of a person: looked at again when something changes.
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.settled = o.record.row.KeysUploaded && o.own != ownUnknown && o.unsettled == looked
+	o.settled = o.deviceKeysTaken() && o.own != ownUnknown && o.unsettled == looked
 	if o.settled && (o.own != ownNoIdentity || !o.eng.opts.ManualBootstrap) { // else POST bootstrap may need it
 		o.acct.password.forgetGiven(given)
 	}
@@ -117,7 +118,7 @@ func (o *ownIdentity) bootstrap(ctx context.Context, auth UserAuth, may bootstra
 		return nil
 	}
 	o.mu.Lock()
-	uploaded := o.record.row.KeysUploaded
+	uploaded := o.deviceKeysTaken()
 	o.mu.Unlock()
 	if !uploaded {
 		return nil // the next maintenance comes after the upload
@@ -222,6 +223,13 @@ func (o *ownIdentity) readOwn(ctx context.Context, again bool) (*trustcache.User
 	return own, nil
 }
 
+// deviceKeysTaken reports whether the homeserver took the device's keys, and has not lost them since.
+// The caller holds mu.
+func (o *ownIdentity) deviceKeysTaken() bool { return o.record.row.KeysUploaded && !o.absent }
+
+// deviceKeysWereTaken notes that it took them. The caller holds mu.
+func (o *ownIdentity) deviceKeysWereTaken() { o.absent = false }
+
 // noteOwn records how the device stands in a snapshot of the own user.
 func (o *ownIdentity) noteOwn(own *trustcache.User) {
 	state := ownUnknown
@@ -233,7 +241,7 @@ func (o *ownIdentity) noteOwn(own *trustcache.User) {
 	case trustcache.OwnDeviceAbsent:
 		// Deleted and made again under the same ID, or lost by the homeserver: the same
 		// keys are published again (requirement 2.7).
-		o.record.row.KeysUploaded = false
+		o.absent = o.record.row.KeysUploaded
 		o.host.kickLocked()
 	case trustcache.OwnDeviceForeign:
 		state = ownReplaced // requirement 2.10
@@ -360,7 +368,7 @@ func sendRefusal(own ownState, allowUnsigned bool, policy trustcache.Mode) error
 func (d *Device) uploadNow(ctx context.Context) error {
 	d.PublishWithin(0)
 	d.mu.Lock()
-	uploaded := d.record.row.KeysUploaded
+	uploaded := d.deviceKeysTaken()
 	d.mu.Unlock()
 	if uploaded {
 		return nil

@@ -114,10 +114,11 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 			s.row().FallbackChangedAt = d.eng.now() // the one before was given out until now
 		}
 		s.after(func() {
+			d.deviceKeysWereTaken()
 			d.keySupply.count, d.keySupply.wanted = resp.Counts[algorithmSigned], false
 			d.roomTable.news++ // a sync that is under way may still tell of the supply before
 		})
-	case upstreamStatus(err) == http.StatusBadRequest && d.record.row.KeysUploaded:
+	case upstreamStatus(err) == http.StatusBadRequest && d.deviceKeysTaken():
 		s.account().setAside()
 		s.foundDead(err)
 		s.after(func() { d.keySupply.wanted = true })
@@ -184,7 +185,7 @@ func (d *Device) prepareUpload(ctx context.Context) (body map[string]any, oneTim
 		return nil, nil, nil, err
 	}
 	body = make(map[string]any, 3)
-	if !d.record.row.KeysUploaded {
+	if !d.deviceKeysTaken() {
 		keys, err := d.olmState.account.deviceKeys(d.acct.user, d.id)
 		if err != nil {
 			return nil, nil, nil, err
@@ -216,7 +217,7 @@ func (s *step) makeKeys() error {
 			pending++
 		}
 	}
-	have, wanted := max(d.keySupply.count, 0)+pending, d.keySupply.wanted || !d.record.row.KeysUploaded
+	have, wanted := max(d.keySupply.count, 0)+pending, d.keySupply.wanted || !d.deviceKeysTaken()
 	if d.record.row.Restored && pending == 0 {
 		// The homeserver holds keys that this older database does not know. New ones get
 		// IDs that it cannot have.

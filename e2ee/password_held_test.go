@@ -14,12 +14,21 @@ import (
 func TestPasswordIsOverwritten(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		gone := func(text secret.Bytes) bool { return bytes.Equal(text, make([]byte, len(text))) }
 		var held loginPassword
+		gone := func(text secret.Bytes) bool {
+			held.mu.Lock() // its timer overwrites it
+			defer held.mu.Unlock()
+			return bytes.Equal(text, make([]byte, len(text)))
+		}
+		kept := func() secret.Bytes {
+			held.mu.Lock()
+			defer held.mu.Unlock()
+			return held.text
+		}
 		given := secret.Bytes("the password")
 		held.keep(given, "DEVICE")
 		given.Wipe() // the caller's own
-		first := held.text
+		first := kept()
 		if text, _ := held.take(); text.Reveal() != "the password" {
 			t.Fatalf("it has %q", text.Reveal())
 		}
@@ -27,7 +36,7 @@ func TestPasswordIsOverwritten(t *testing.T) {
 		if !gone(first) {
 			t.Error("the first is there after the second came")
 		}
-		second := held.text
+		second := kept()
 		_, which := held.take()
 		held.forgetGiven(which - 1)
 		if gone(second) {
@@ -39,7 +48,7 @@ func TestPasswordIsOverwritten(t *testing.T) {
 		}
 
 		held.keep(secret.Bytes("of a login"), "DEVICE")
-		ended := held.text
+		ended := kept()
 		held.forgetOf("ANOTHER")
 		if gone(ended) {
 			t.Error("the logout of another device took it")
@@ -50,10 +59,10 @@ func TestPasswordIsOverwritten(t *testing.T) {
 		}
 
 		held.keep(secret.Bytes("nobody needs it"), "DEVICE")
-		third := held.text
+		third := kept()
 		time.Sleep(30 * time.Second)
 		held.keep(secret.Bytes("the last"), "DEVICE")
-		last := held.text
+		last := kept()
 		time.Sleep(30 * time.Second)
 		synctest.Wait()
 		if !gone(third) || gone(last) {

@@ -52,3 +52,32 @@ func TestFirstSyncThatTakesLong(t *testing.T) {
 	d.PublishWithin(0) // it sends
 	await(t, "the keys are published", func() bool { return uploads() == 1 })
 }
+
+// A homeserver answers without the device's keys once, and fails when they are uploaded again.
+// That does not make the device one that was never published: keys that its client brings
+// are refused, and what is stored of it stays.
+func TestKeysThatTheHomeserverLostAreNotTheClients(t *testing.T) {
+	t.Parallel()
+	hs := liar.New(t)
+	r := newRig(t, hs, nil)
+	s := hs.Login("bob", "BOB")
+	ready(t, r.device(s))
+	keys := status(t, r.device(s)).Keys
+	hidden := hs.Intercept(liar.Is(http.MethodPost, "keys/query"), liar.Edit(func(_ *liar.Request, body map[string]any) {
+		body["device_keys"] = map[string]any{s.UserID: map[string]any{}}
+	}))
+	fails := hs.Intercept(liar.Is(http.MethodPost, "keys/upload"), liar.Fail(http.StatusInternalServerError, "M_UNKNOWN"))
+	if got := status(t, r.device(s)); inOrder(got) {
+		t.Fatal("status says that all is well: the test tests nothing")
+	}
+	settle, err := r.eng.ClientHasKeys(t.Context(), id.UserID(s.UserID), id.DeviceID(s.DeviceID), secret.NewString(s.Token))
+	if err != nil || settle != nil {
+		t.Fatalf("keys of the client are let through: %v, %v", settle != nil, err)
+	}
+	hidden()
+	fails()
+	await(t, "it is not in order again", func() bool { return inOrder(status(t, r.device(s))) })
+	if now := status(t, r.device(s)).Keys; now != keys {
+		t.Errorf("it has other keys: %v, %v", now, keys)
+	}
+}

@@ -117,7 +117,7 @@ func (o *olmState) planUnwedging(due []wedge, known map[id.UserID]*trustcache.Us
 		}
 		ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
 		if now.Sub(o.wedges.renewedAt(ref)) < unwedgeEvery {
-			plan.settled = append(plan.settled, w)
+			plan.wait = append(plan.wait, w) // it may be broken again: after the hour it gets another
 			continue
 		}
 		if plan.notes[ref] == nil {
