@@ -99,7 +99,7 @@ const (
 	retrySignature
 )
 
-// retryLocked asks for maintenance after a pause. The caller holds d.mu.
+// retryLocked asks for maintenance after a pause. The caller holds mu.
 func (sc *schedule) retryLocked(why retryFor, pause time.Duration) {
 	if sc.ctx == nil || sc.ctx.Err() != nil {
 		return
@@ -111,7 +111,7 @@ func (sc *schedule) retryLocked(why retryFor, pause time.Duration) {
 	sc.armLocked()
 }
 
-// armLocked sets the timer to what is due next. The caller holds d.mu.
+// armLocked sets the timer to what is due next. The caller holds mu.
 func (sc *schedule) armLocked() {
 	if sc.retry.timer != nil {
 		sc.retry.timer.Stop()

@@ -153,7 +153,7 @@ func (c *clientState) arrivals() <-chan struct{} {
 	return c.arrived
 }
 
-// wakeWaiting tells parked client syncs that a key arrived. The caller holds d.mu.
+// wakeWaiting tells parked client syncs that a key arrived. The caller holds mu.
 func (c *clientState) wakeWaiting() {
 	if c.arrived != nil {
 		close(c.arrived)

@@ -84,7 +84,7 @@ func (s *step) replacedDead(published int) {
 }
 
 // lacksAll reports whether new one-time keys are to be published whatever the homeserver
-// counts: a sync may tell of the dead ones still. The caller holds d.mu.
+// counts: a sync may tell of the dead ones still. The caller holds mu.
 func (p *part) lacksAll() bool { return p.record.row.DeadKeys == store.DeadKeysGone }
 
 // hasDeadKeys is for the status.

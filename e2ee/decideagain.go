@@ -19,7 +19,7 @@ import (
 // whom it was decided to give the key to, or to tell why not, is to be treated otherwise
 // now, or because a change is known of that nobody has looked at. That a device has been
 // added since holds up nothing: it gets the key with the next event. It costs next to
-// nothing while nothing has changed. The caller holds d.mu.
+// nothing while nothing has changed. The caller holds mu.
 func (d *Device) stillEligible(ctx context.Context, who *eligible) error {
 	version, mode := d.acct.tracker.Version(), d.eng.opts.Policy().Send
 	if err := sendRefusal(d.ownIdentity.own, d.acct.settings().AllowUnsigned, mode); err != nil {
@@ -81,7 +81,7 @@ func (e *eligible) covers(was *eligible) bool {
 
 // stillMayHold decides again whether a device of the user may be given a secret or a room
 // key: it gives the own user as known now, nil when the device may not. errMoreToDo says
-// that something changed and the homeserver must be asked first. The caller holds d.mu.
+// that something changed and the homeserver must be asked first. The caller holds mu.
 func (d *Device) stillMayHold(ctx context.Context, dev *trustcache.Device) (*trustcache.User, error) {
 	if d.ownIdentity.own != ownSigned {
 		return nil, nil

@@ -263,7 +263,7 @@ func (e *Engine) MustEncrypt(ctx context.Context, room id.RoomID) error {
 }
 
 // readRooms makes the entries of rooms that have none: what is stored for the device, else
-// what is known for the database. The caller holds d.mu.
+// what is known for the database. The caller holds mu.
 func (rt *roomTable) readRooms(ctx context.Context, rooms ...id.RoomID) error {
 	rows, err := rt.eng.store.Rooms(ctx, rt.acct.row, rt.rowID, rooms)
 	if err != nil {

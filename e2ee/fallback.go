@@ -50,7 +50,7 @@ func loadServed(meta json.RawMessage) id.Curve25519 {
 }
 
 // newFallbackDue reports whether the homeserver wants another fallback key. The caller
-// holds d.mu.
+// holds mu.
 func (d *Device) newFallbackDue() bool {
 	switch {
 	case d.olmState.account.NumFallbackKeys == 0:

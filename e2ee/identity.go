@@ -92,7 +92,7 @@ func (o *ownIdentity) setUpIdentity(ctx context.Context) error {
 	return err
 }
 
-// unsettleLocked has the identity looked at again. The caller holds d.mu.
+// unsettleLocked has the identity looked at again. The caller holds mu.
 func (o *ownIdentity) unsettleLocked() {
 	o.settled = false
 	o.unsettled++

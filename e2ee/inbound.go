@@ -283,7 +283,7 @@ func (m *megolmState) keepLoaded(loaded map[store.SessionRef]*inboundSession, be
 }
 
 // inCache reports whether a session is the one in the cache: nothing was stored of it since
-// it was read. The caller holds d.mu.
+// it was read. The caller holds mu.
 func (m *megolmState) inCache(s *inboundSession) bool {
 	now, ok := m.eng.inbound.Peek(inboundKey{m.rowID, s.row.SessionRef})
 	return ok && now == s

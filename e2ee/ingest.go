@@ -108,7 +108,7 @@ func nextPosition(u SyncUpdate, own bool) (string, bool) {
 
 // noteCounts takes the homeserver's counts of our keys (requirements 3.3, 3.4). Those of a
 // response that was overtaken may be from before our last upload, and would have us upload
-// the same again: the homeserver is asked. The caller holds d.mu.
+// the same again: the homeserver is asked. The caller holds mu.
 func (d *Device) noteCounts(u SyncUpdate, overtaken bool) {
 	if overtaken {
 		d.keySupply.uncounted = d.record.row.KeysUploaded
@@ -122,7 +122,7 @@ func (d *Device) noteCounts(u SyncUpdate, overtaken bool) {
 	}
 }
 
-// noteRoom takes what a sync says of a room, in order. The caller holds d.mu.
+// noteRoom takes what a sync says of a room, in order. The caller holds mu.
 func (d *Device) noteRoom(ctx context.Context, u RoomUpdate, own bool, s *step) error {
 	if u.Section == SectionInvite || u.Section == SectionKnock || len(u.RoomID) > maxIDLength {
 		return nil // stripped state proves nothing (requirement 20.4)
@@ -189,7 +189,7 @@ func (d *Device) keepForClient(ctx context.Context, b *batch, own bool) error {
 }
 
 // afterIngest lets go of what the stored changes made old, and asks for the work that
-// follows. The caller holds d.mu.
+// follows. The caller holds mu.
 func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 	d.schedule.live.stored(d.eng.now())
 	for _, s := range b.ch.InboundSessions {

@@ -37,7 +37,7 @@ type givenKey struct {
 	ref    store.SessionRef
 }
 
-// keyRequested notes a request or takes back what it cancels. The caller holds d.mu.
+// keyRequested notes a request or takes back what it cancels. The caller holds mu.
 func (b *batch) keyRequested(ev *toDevice) {
 	var req struct {
 		Action    string      `json:"action"`
@@ -119,13 +119,13 @@ func (g *gossip) answerKeyRequests(ctx context.Context) error {
 	return g.host.flushOutbox(ctx)
 }
 
-// gaveKey reports whether a device was given a key a short while ago. The caller holds d.mu.
+// gaveKey reports whether a device was given a key a short while ago. The caller holds mu.
 func (g *gossip) gaveKey(key givenKey) bool {
 	last, ok := g.keysGiven[key]
 	return ok && g.eng.now().Sub(last) < giveKeyEvery
 }
 
-// noteGivenKey remembers that a device was given a key. The caller holds d.mu.
+// noteGivenKey remembers that a device was given a key. The caller holds mu.
 func (g *gossip) noteGivenKey(key givenKey) {
 	if g.keysGiven == nil || len(g.keysGiven) >= maxNoKeys {
 		g.keysGiven = make(map[givenKey]time.Time)

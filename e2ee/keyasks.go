@@ -48,7 +48,7 @@ func (g *gossip) keepKeyAsks(ch *store.Changes, asks map[store.SessionRef]*keyAs
 	return nil
 }
 
-// loadKeyAsks reads what was asked for before a restart. The caller holds d.mu.
+// loadKeyAsks reads what was asked for before a restart. The caller holds mu.
 func (g *gossip) loadKeyAsks(ctx context.Context) error {
 	if g.keyAsks != nil {
 		return nil

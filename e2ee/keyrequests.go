@@ -39,7 +39,7 @@ func (g *gossip) missedKeys(missing bool) int {
 	return g.host.keysStored()
 }
 
-// askKeysLater has missing keys asked for in a while. The caller holds d.mu.
+// askKeysLater has missing keys asked for in a while. The caller holds mu.
 func (g *gossip) askKeysLater() {
 	if g.askTimer != nil || g.ctx == nil || g.ctx.Err() != nil {
 		return
@@ -104,7 +104,7 @@ func (g *gossip) requestKeys(ctx context.Context) error {
 
 // newKeyAsks makes requests for those of the keys that were not asked of everybody there
 // is. It gives them with those that are under way, and by themselves, and tells whether
-// there are more. The caller holds d.mu.
+// there are more. The caller holds mu.
 func (g *gossip) newKeyAsks(refs []store.SessionRef, others []*trustcache.Device) (all, asks map[store.SessionRef]*keyAsk, more bool) {
 	now := g.eng.now()
 	all = maps.Clone(g.keyAsks)
@@ -159,7 +159,7 @@ func (g *gossip) keyRequestItems(ask *keyAsk, but id.DeviceID, content json.RawM
 
 // cancelKeyAsks takes back the requests for keys that ch stores, in the same write
 // (requirement 11.3). by gave the key, if it came for the request. done is called once
-// that is written. The caller holds d.mu.
+// that is written. The caller holds mu.
 func (g *gossip) cancelKeyAsks(ctx context.Context, ch *store.Changes, by map[store.SessionRef]id.DeviceID) (done func(), err error) {
 	if len(ch.InboundSessions) == 0 {
 		return func() {}, nil
@@ -195,7 +195,7 @@ func (g *gossip) cancelKeyAsks(ctx context.Context, ch *store.Changes, by map[st
 	}, nil
 }
 
-// takeForwards keeps the room keys that came for requests of ours. The caller holds d.mu.
+// takeForwards keeps the room keys that came for requests of ours. The caller holds mu.
 func (b *batch) takeForwards(ctx context.Context) error {
 	if len(b.forwards) == 0 {
 		return nil
@@ -251,7 +251,7 @@ func (b *batch) forwardRefused() {
 
 // forwardedKey reads an m.forwarded_room_key that came over Olm. It gives no device when
 // the key was not asked for, or not of the device that sent it, or when that device is
-// not confirmed. The caller holds d.mu; own is the own user as known.
+// not confirmed. The caller holds mu; own is the own user as known.
 func (g *gossip) forwardedKey(msg *received, own *trustcache.User) (store.InboundSession, id.DeviceID) {
 	none := store.InboundSession{}
 	data, err := parseObject(msg.Content)

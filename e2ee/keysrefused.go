@@ -36,7 +36,7 @@ func refused(err error) (*UpstreamError, bool) {
 	return up, true
 }
 
-// noteUpload records what came of an upload. The caller holds d.mu.
+// noteUpload records what came of an upload. The caller holds mu.
 func (p *publication) noteUpload(err error) {
 	if err == nil {
 		p.trial = uploadTrial{}

@@ -155,7 +155,7 @@ func (k *keySupply) countKeys(ctx context.Context) error {
 	return nil
 }
 
-// counted takes the homeserver's counts. The caller holds d.mu.
+// counted takes the homeserver's counts. The caller holds mu.
 func (k *keySupply) counted(counts map[string]int) {
 	k.count = counts[algorithmSigned]
 	k.wanted = k.count < oneTimeKeysWanted/2+1

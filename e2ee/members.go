@@ -127,7 +127,7 @@ func (d *Device) recipients(ctx context.Context, roomID id.RoomID) (*audience, e
 }
 
 // current reports whether nobody can have left the audience since it was gathered. The
-// caller holds d.mu.
+// caller holds mu.
 func (rt *roomTable) current(roomID id.RoomID, to *audience) bool {
 	return rt.known[roomID] == to.room && to.room.narrowed == to.narrowed
 }

@@ -107,7 +107,7 @@ func (c *clientState) settleNotices(ctx context.Context, since string) (waiting 
 	return waiting, nil
 }
 
-// toShow reports whether a notice belongs into the next response. The caller holds d.mu.
+// toShow reports whether a notice belongs into the next response. The caller holds mu.
 func (c *clientState) toShow(w *Warning, since string) bool {
 	at, known := c.noticed[w.ID]
 	return len(w.RoomIDs) > 0 && (since == "" || !known || !strings.HasPrefix(at, gotNotice))

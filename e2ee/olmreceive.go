@@ -114,7 +114,7 @@ var (
 
 // decryptOlm decrypts one message addressed to us and records what changed in
 // sessions and the step, none of which is kept when it fails (requirement 6.13).
-// The caller holds d.mu.
+// The caller holds mu.
 func (o *olmState) decryptOlm(ev *olmEvent, sessions *olmSessions, seen map[[32]byte]bool, s *step) ([]byte, error) {
 	if ev.Algorithm != algorithmOlm {
 		return nil, fmt.Errorf("%w: algorithm", errNotForUs)

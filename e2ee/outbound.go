@@ -59,7 +59,7 @@ func (o *outbound) has(dev *trustcache.Device, begun int) bool {
 // an old one could not be read. Those before it may be lost, and with them the room keys that
 // we sent: the live ones are given again with the next message (requirement 6.12). That is only remembered while
 // the process runs; after a restart such a device waits for the next session of the room.
-// The caller holds d.mu.
+// The caller holds mu.
 func (o *olmState) noteBegun(by []id.Curve25519) {
 	for _, key := range by {
 		if o.begun == nil || len(o.begun) >= maxNoKeys {
@@ -109,7 +109,7 @@ func (o *outbound) mustRotate(r *room, now time.Time, visibility string, who *el
 	return false
 }
 
-// loadOutbound gives the room's live session, nil when there is none. The caller holds d.mu.
+// loadOutbound gives the room's live session, nil when there is none. The caller holds mu.
 func (m *megolmState) loadOutbound(ctx context.Context, roomID id.RoomID) (*outbound, error) {
 	if out := m.outbound[roomID]; out != nil {
 		return out, nil
@@ -144,7 +144,7 @@ func (m *megolmState) loadOutbound(ctx context.Context, roomID id.RoomID) (*outb
 
 // liveSession gives the session for the next message, a new one if the old must not
 // be used. A new one is stored together with our own copy for reading, before
-// anybody is given it. The caller holds d.mu.
+// anybody is given it. The caller holds mu.
 func (m *megolmState) liveSession(ctx context.Context, r *room, visibility string, who *eligible) (*outbound, error) {
 	out, err := m.loadOutbound(ctx, r.row.RoomID)
 	if err != nil {

@@ -92,7 +92,7 @@ func (p *publication) firstSyncEnds() {
 	}
 }
 
-// letPublish allows publishing. The caller holds d.mu.
+// letPublish allows publishing. The caller holds mu.
 func (p *publication) letPublish() {
 	if p.allowed {
 		return

@@ -35,7 +35,7 @@ func (w *waitingRequests) store(d *part, ch *store.Changes) error {
 	return nil
 }
 
-// readRequests reads what waited before a restart. The caller holds d.mu.
+// readRequests reads what waited before a restart. The caller holds mu.
 func (g *gossip) readRequests(ctx context.Context) error {
 	if g.requestsRead {
 		return nil
@@ -116,13 +116,13 @@ const (
 func (g *gossip) expired(at int64) bool { return g.eng.now().Sub(time.Unix(at, 0)) >= askFor }
 
 // hasNoKeys reports whether a device is known to have no one-time keys, and is left alone
-// for a while. The caller holds d.mu.
+// for a while. The caller holds mu.
 func (o *olmState) hasNoKeys(dev *trustcache.Device) bool {
 	again, ok := o.noKeys[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}]
 	return ok && o.eng.now().Before(again.at)
 }
 
-// noteNoKeys remembers that a device had no one-time keys. The caller holds d.mu.
+// noteNoKeys remembers that a device had no one-time keys. The caller holds mu.
 func (o *olmState) noteNoKeys(dev *trustcache.Device) {
 	ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
 	again := o.noKeys[ref]

@@ -56,7 +56,7 @@ type room struct {
 	narrowed int
 }
 
-// roomState gives the room's entry, made on first use. The caller holds d.mu.
+// roomState gives the room's entry, made on first use. The caller holds mu.
 func (rt *roomTable) roomState(ctx context.Context, roomID id.RoomID) (*room, error) {
 	if r := rt.known[roomID]; r != nil {
 		return r, nil
@@ -68,7 +68,7 @@ func (rt *roomTable) roomState(ctx context.Context, roomID id.RoomID) (*room, er
 }
 
 // loadRooms makes the entries of rooms that have none, with one query. The caller
-// holds d.mu.
+// holds mu.
 func (rt *roomTable) loadRooms(ctx context.Context, updates []RoomUpdate) error {
 	var missing []id.RoomID
 	for _, u := range updates {

@@ -82,7 +82,7 @@ func (r *roomStep) note(user id.UserID, membership string) {
 // forgetMembers has the members fetched again; what is on its way now may be too old.
 func (r *roomStep) forgetMembers() { r.forget = true }
 
-// apply takes the step over into the room. The caller holds d.mu.
+// apply takes the step over into the room. The caller holds mu.
 func (r *roomStep) apply() {
 	r.r.row, r.r.encrypted, r.r.visibility = r.row, r.encrypted, r.visibility
 	r.r.narrowed += r.narrowed

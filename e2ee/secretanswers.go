@@ -38,7 +38,7 @@ type givenSecret struct {
 	name   string
 }
 
-// secretRequested notes a request. The caller holds d.mu.
+// secretRequested notes a request. The caller holds mu.
 func (b *batch) secretRequested(ev *toDevice) {
 	var req struct {
 		Action    string      `json:"action"`
@@ -106,13 +106,13 @@ func (g *gossip) answerRequests(ctx context.Context) error {
 }
 
 // gaveSecret reports whether a device was given a secret a short while ago. The caller
-// holds d.mu.
+// holds mu.
 func (g *gossip) gaveSecret(key givenSecret) bool {
 	last, ok := g.secretsGiven[key]
 	return ok && g.eng.now().Sub(last) < requestEvery
 }
 
-// noteGivenSecret remembers that a device was given a secret. The caller holds d.mu.
+// noteGivenSecret remembers that a device was given a secret. The caller holds mu.
 func (g *gossip) noteGivenSecret(key givenSecret) {
 	if g.secretsGiven == nil || len(g.secretsGiven) >= maxNoKeys {
 		g.secretsGiven = make(map[givenSecret]time.Time)

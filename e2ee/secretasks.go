@@ -38,7 +38,7 @@ func (a *secretAsk) stored(device id.Ed25519, now time.Time) (store.Secret, erro
 	return store.Secret{Name: askedName(device, a.name), Value: raw, CreatedAt: now}, nil
 }
 
-// loadAsks reads what was asked for before a restart. The caller holds d.mu.
+// loadAsks reads what was asked for before a restart. The caller holds mu.
 func (g *gossip) loadAsks(ctx context.Context) error {
 	if g.secretAsks != nil {
 		return nil
@@ -64,7 +64,7 @@ func (g *gossip) loadAsks(ctx context.Context) error {
 	return nil
 }
 
-// askOf gives the request with an ID, if its answer is still awaited. The caller holds d.mu.
+// askOf gives the request with an ID, if its answer is still awaited. The caller holds mu.
 func (g *gossip) askOf(requestID string) *secretAsk {
 	for _, ask := range g.secretAsks {
 		if ask.id == requestID && g.eng.now().Before(ask.until) {

@@ -107,7 +107,7 @@ func (g *gossip) askFor(name string, others []*trustcache.Device, ch *store.Chan
 	return ask, nil
 }
 
-// secretCame reports whether another device has answered. The caller holds d.mu, under
+// secretCame reports whether another device has answered. The caller holds mu, under
 // which answers are stored.
 func (g *gossip) secretCame(ctx context.Context, name string) (bool, error) {
 	if name == secretBackup {
@@ -165,7 +165,7 @@ func (g *gossip) missingSecrets(ctx context.Context, own *trustcache.User) ([]st
 
 // secretSent handles an m.secret.send that came over Olm: it must answer a request of
 // ours, and come from a confirmed device of ours that was asked (requirement 15.2). The
-// caller holds d.mu; own is the own user as known.
+// caller holds mu; own is the own user as known.
 func (b *batch) secretSent(msg *received, own *trustcache.User) {
 	var sent struct {
 		RequestID string `json:"request_id"`
@@ -222,7 +222,7 @@ type answeredAsk struct {
 }
 
 // cancelAsks tells the other devices that were asked that the answer has come. The
-// messages are stored together with it. The caller holds d.mu.
+// messages are stored together with it. The caller holds mu.
 func (b *batch) cancelAsks(own *trustcache.User) {
 	for _, a := range b.answered {
 		content := object{
@@ -240,7 +240,7 @@ func (b *batch) cancelAsks(own *trustcache.User) {
 	}
 }
 
-// takeSecrets handles the batch's secrets. The caller holds d.mu.
+// takeSecrets handles the batch's secrets. The caller holds mu.
 func (b *batch) takeSecrets(ctx context.Context) error {
 	if len(b.secrets) == 0 {
 		return nil
@@ -260,7 +260,7 @@ func (b *batch) takeSecrets(ctx context.Context) error {
 }
 
 // tookSecrets lets go of the requests that were answered, once that is stored. The caller
-// holds d.mu.
+// holds mu.
 func (b *batch) tookSecrets() {
 	for _, a := range b.answered {
 		if b.d.gossip.secretAsks[a.ask.name] == a.ask {

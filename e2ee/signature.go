@@ -88,7 +88,7 @@ func (o *ownIdentity) rereadSignature(ctx context.Context) error {
 	}
 }
 
-// noteSignature ends a trial that is over. The caller holds d.mu.
+// noteSignature ends a trial that is over. The caller holds mu.
 func (o *ownIdentity) noteSignature(state ownState, selfSigning id.Ed25519) {
 	if o.signature.err != nil && (state == ownSigned || o.signature.by != selfSigning) {
 		o.signature = signatureTrial{}

@@ -34,7 +34,7 @@ type step struct {
 	then   []func()
 }
 
-// begin begins a step. The caller holds d.mu.
+// begin begins a step. The caller holds mu.
 func (d *Device) begin() *step {
 	return &step{d: d, ch: &store.Changes{}}
 }
@@ -68,7 +68,7 @@ func (s *step) reading() *olmAccount {
 func (s *step) after(f func()) { s.then = append(s.then, f) }
 
 // commit stores the step and takes it over into memory. what names it in an error. The
-// caller holds d.mu.
+// caller holds mu.
 func (s *step) commit(ctx context.Context, what string) error {
 	for _, r := range s.rooms {
 		if r.stored {

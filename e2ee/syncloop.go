@@ -159,7 +159,7 @@ func (d *Device) startLoop() bool {
 	return true
 }
 
-// runLoop runs the sync loop unless it runs. The caller holds d.mu.
+// runLoop runs the sync loop unless it runs. The caller holds mu.
 func (d *Device) runLoop() {
 	if !d.schedule.looping {
 		d.schedule.looping = true

@@ -57,7 +57,7 @@ type wedgedDevice struct {
 }
 
 // processToDevice handles the events in order of arrival (requirement 5.3). The
-// caller holds d.mu. What cannot be read is counted, never fatal: anybody can send anything.
+// caller holds mu. What cannot be read is counted, never fatal: anybody can send anything.
 func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, s *step) (*batch, error) {
 	ch := s.ch
 	b := &batch{d: d, step: s, ch: ch, seen: make(map[[32]byte]bool), forwardedBy: make(map[store.SessionRef]id.DeviceID)}

@@ -149,7 +149,7 @@ func (w *wedges) store(d *Device, ch *store.Changes) error {
 	return nil
 }
 
-// readWedges reads what was noted before a restart. The caller holds d.mu.
+// readWedges reads what was noted before a restart. The caller holds mu.
 func (o *olmState) readWedges(ctx context.Context) error {
 	if o.wedges != nil {
 		return nil
@@ -166,7 +166,7 @@ func (o *olmState) readWedges(ctx context.Context) error {
 	return nil
 }
 
-// stageWedged adds notes to a step. The caller holds d.mu.
+// stageWedged adds notes to a step. The caller holds mu.
 func (o *olmState) stageWedged(ctx context.Context, came []wedgedDevice, s *step) error {
 	if len(came) == 0 {
 		return nil
