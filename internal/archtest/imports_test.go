@@ -91,6 +91,7 @@ func forbidden() []struct {
 		{"net/http/httputil", "requests go upstream in one place only", func(f *goFile) bool { return tests(f) || f.name == "proxy/upstream.go" }},
 		{"github.com/rs/zerolog/log", "the global logger knows neither the request nor the level", nobody},
 		{"github.com/stretchr/testify/", "tests use testing and go-cmp", nobody},
+		{"github.com/tidwall/sjson", "a member is set by e2ee's object, which leaves the others as they are", nobody},
 		{"net/http/pprof", "it registers itself on the default mux", nobody},
 		{"expvar", "it registers itself on the default mux", nobody},
 		{"math/rand", "use crypto/rand, or math/rand/v2 where nothing depends on it", nobody},
