@@ -93,6 +93,9 @@ func forbidden() []struct {
 		{"github.com/stretchr/testify/", "tests use testing and go-cmp", nobody},
 		{"github.com/tidwall/sjson", "a member is set by e2ee's object, which leaves the others as they are", nobody},
 		{"github.com/cenkalti/backoff/v5", "pauses are made by internal/backoff", func(f *goFile) bool { return f.name == "internal/backoff/backoff.go" }},
+		{"github.com/go-chi/chi/v5", "what clients ask for is judged by the table of package proxy", func(f *goFile) bool {
+			return strings.HasPrefix(f.name, "internal/ops/") || strings.HasPrefix(f.name, "interceptors/control")
+		}},
 		{"gopkg.in/yaml.v3", "it is no longer maintained: go.yaml.in/yaml/v3 is", nobody},
 		{"net/http/pprof", "it registers itself on the default mux", nobody},
 		{"expvar", "it registers itself on the default mux", nobody},
