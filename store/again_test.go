@@ -23,8 +23,10 @@ func (c *conflicted) Driver() driver.Driver                        { return nil 
 
 type conflictedConn struct{ *conflicted }
 
-func (conflictedConn) Prepare(string) (driver.Stmt, error) { return nil, errors.New("nothing to prepare") }
-func (conflictedConn) Close() error                        { return nil }
+func (conflictedConn) Prepare(string) (driver.Stmt, error) {
+	return nil, errors.New("nothing to prepare")
+}
+func (conflictedConn) Close() error { return nil }
 
 func (c conflictedConn) Begin() (driver.Tx, error) {
 	c.began = append(c.began, time.Now())
