@@ -10,7 +10,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/tidwall/sjson"
 	"maunium.net/go/mautrix/crypto/canonicaljson"
 	goolm "maunium.net/go/mautrix/crypto/goolm/account"
 	"maunium.net/go/mautrix/crypto/goolm/crypto"
@@ -170,16 +169,11 @@ func (a *olmAccount) unpublishedFallback(user id.UserID, device id.DeviceID) (ma
 }
 
 func (a *olmAccount) signedKey(key *crypto.OneTimeKey, user id.UserID, device id.DeviceID, fallback bool) (json.RawMessage, error) {
-	obj, err := sjson.SetBytes([]byte(`{}`), "key", key.Key.PublicKey.B64Encoded().String())
-	if err != nil {
-		return nil, fmt.Errorf("encode one-time key: %w", err)
-	}
+	obj := object{{name: "key", value: quoted(key.Key.PublicKey.B64Encoded().String())}}
 	if fallback {
-		if obj, err = sjson.SetBytes(obj, "fallback", true); err != nil {
-			return nil, fmt.Errorf("encode fallback key: %w", err)
-		}
+		obj = obj.set("fallback", json.RawMessage("true"))
 	}
-	return a.signJSON(obj, user, device)
+	return a.signJSON(obj.encode(), user, device)
 }
 
 // markPublished marks exactly the keys that were uploaded: others may have been made meanwhile.

@@ -1,10 +1,10 @@
 package interceptors
 
 import (
-	"context"
 	"net/http"
 	"time"
 
+	"github.com/go-chi/chi/v5"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
@@ -28,6 +28,7 @@ const (
 type control struct {
 	recovers, resets, exports *attempts
 	options                   SyncOptions
+	routes                    *chi.Mux
 }
 
 func newControl(o SyncOptions) (*control, error) {
@@ -43,45 +44,9 @@ func newControl(o SyncOptions) (*control, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &control{recovers: recovers, resets: resets, exports: exports, options: o}, nil
-}
-
-// asked is one call of the control API.
-type asked struct {
-	*Exchange
-	ctx context.Context
-	Control
-}
-
-// forAll makes a handler of a call that every token may make.
-func forAll(do func(a asked) (any, error)) Handler {
-	return func(x *Exchange) error { return answerControl(x, false, do) }
-}
-
-// forProxied makes a handler of a call that needs a proxied device.
-func forProxied(do func(a asked) (any, error)) Handler {
-	return func(x *Exchange) error { return answerControl(x, true, do) }
-}
-
-func answerControl(x *Exchange, needsKeys bool, do func(a asked) (any, error)) error {
-	x.Writer.Header().Set("Cache-Control", "no-store")
-	dev, err := device(x)
-	if err != nil {
-		return err
-	}
-	if needsKeys {
-		if err := notProxied(dev.Mode()); err != nil {
-			return err
-		}
-	}
-	out, err := do(asked{Exchange: x, ctx: x.Request.Context(), Control: dev.Control()})
-	if err != nil {
-		return controlError(err)
-	}
-	if _, ok := out.(answered); ok {
-		return nil
-	}
-	return writeJSON(x, out)
+	c := &control{recovers: recovers, resets: resets, exports: exports, options: o}
+	c.route()
+	return c, nil
 }
 
 // answered is for calls that have answered by themselves.
@@ -96,26 +61,6 @@ func keyAnswer(key secret.String) any {
 	return struct {
 		RecoveryKey string `json:"recovery_key,omitempty"`
 	}{key.Reveal()}
-}
-
-func (c *control) handlers() map[string]Handler {
-	return map[string]Handler{
-		ControlStatus:            forAll(controlStatus),
-		ControlBootstrap:         forProxied(c.bootstrap),
-		ControlRecover:           forProxied(c.recover),
-		ControlReset:             forProxied(c.reset),
-		ControlRecoveryKey:       forProxied(controlRecoveryKey),
-		ControlDeleteRecoveryKey: forProxied(controlDeleteRecoveryKey),
-		ControlUser:              forProxied(controlUser),
-		ControlAcknowledge:       forProxied(controlAcknowledge),
-		ControlWithdraw:          forProxied(controlWithdraw),
-		ControlOverride:          forProxied(controlOverride),
-		ControlWarnings:          forProxied(controlWarnings),
-		ControlDismiss:           forProxied(controlDismiss),
-		ControlExportKeys:        forProxied(c.exportKeys),
-		ControlImportKeys:        forProxied(c.importKeys),
-		ControlRestoreKeys:       forProxied(c.restoreKeys),
-	}
 }
 
 func controlStatus(a asked) (any, error) {

@@ -45,7 +45,7 @@ func TestImportBody(t *testing.T) {
 		{"something behind it", `{"passphrase":"p","keys":"a"}{}`, "", CodeNotJSON},
 	} {
 		w, asked := controlWorld(t, e2ee.ModeProxied)
-		c := controlCall(ControlImportKeys, http.MethodPost, "keys/import", test.body)
+		c := callOf(ControlImportKeys, http.MethodPost, "keys/import", test.body)
 		c.maxBody = 1 << 20
 		_, err := w.do(c)
 		if test.code != "" {
@@ -62,7 +62,7 @@ func TestImportBody(t *testing.T) {
 		}
 	}
 	w, _ := controlWorld(t, e2ee.ModeProxied)
-	c := controlCall(ControlImportKeys, http.MethodPost, "keys/import", `{"keys":"`+strings.Repeat("k", 1000)+`"}`)
+	c := callOf(ControlImportKeys, http.MethodPost, "keys/import", `{"keys":"`+strings.Repeat("k", 1000)+`"}`)
 	c.maxBody = 1000
 	_, err := w.do(c)
 	wantError(t, err, http.StatusRequestEntityTooLarge, CodeTooLarge)
@@ -84,7 +84,7 @@ func TestImportsAreBoundedOnDisk(t *testing.T) {
 	do := func(size int, during func()) error {
 		w, asked := controlWorld(t, e2ee.ModeProxied)
 		w.handlers, asked.during = handlers, during
-		c := controlCall(ControlImportKeys, http.MethodPost, "keys/import", `{"passphrase":"p","keys":"`+strings.Repeat("k", size)+`"}`)
+		c := callOf(ControlImportKeys, http.MethodPost, "keys/import", `{"passphrase":"p","keys":"`+strings.Repeat("k", size)+`"}`)
 		c.maxBody = 80 * mib
 		_, err := w.do(c)
 		return err

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/time/rate"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -16,35 +17,36 @@ const maxLimited = 1 << 14
 // interval. It counts in memory and for a bounded number of users, of whom the ones who
 // tried least recently are forgotten first.
 type attempts struct {
-	burst    int
-	interval time.Duration
+	burst int
+	every rate.Limit
 
 	mu    sync.Mutex
-	users *lru.Cache[id.UserID, time.Time]
+	users *lru.Cache[id.UserID, *rate.Limiter]
 }
 
 func newAttempts(burst int, interval time.Duration) (*attempts, error) {
-	users, err := lru.New[id.UserID, time.Time](maxLimited)
+	users, err := lru.New[id.UserID, *rate.Limiter](maxLimited)
 	if err != nil {
 		return nil, fmt.Errorf("make the cache of attempts: %w", err)
 	}
-	return &attempts{burst: burst, interval: interval, users: users}, nil
+	return &attempts{burst: burst, every: rate.Every(interval), users: users}, nil
 }
 
-// take counts an attempt, or gives the error that refuses it. For each user there is a
-// time until which all attempts are used up; each moves it by one interval.
+// take counts an attempt, or returns the error that refuses it. What is refused does not
+// count.
 func (a *attempts) take(user id.UserID) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	limit, ok := a.users.Get(user)
+	if !ok {
+		limit = rate.NewLimiter(a.every, a.burst)
+		a.users.Add(user, limit)
+	}
 	now := time.Now()
-	used, ok := a.users.Get(user)
-	if !ok || used.Before(now) {
-		used = now
+	mine := limit.ReserveN(now, 1)
+	if wait := mine.DelayFrom(now); wait > 0 {
+		mine.CancelAt(now)
+		return LimitExceeded(wait.Round(time.Microsecond)) // the limiter reckons in floats
 	}
-	used = used.Add(a.interval)
-	if wait := used.Sub(now) - time.Duration(a.burst)*a.interval; wait > 0 {
-		return LimitExceeded(wait)
-	}
-	a.users.Add(user, used)
 	return nil
 }

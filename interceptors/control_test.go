@@ -23,8 +23,14 @@ var update = flag.Bool("update", false, "write the golden files")
 
 const masterKey = "bTvXqyuO8jQIBqFdFJbQAVpqDFxAiZQRMbAmzJJQBFM"
 
-// controlCall is a call of the control API, with parameters for every pattern.
-func controlCall(handler, method, path, body string) call {
+// callOf is a call of the control API, with parameters for every pattern. The path "x"
+// stands for the handler's own method and path.
+func callOf(handler, method, path, body string) call {
+	for _, k := range (&control{}).calls() {
+		if path == "x" && k.name == handler {
+			method, path = k.method, k.path[1:]
+		}
+	}
 	return call{
 		handler: handler, method: method, pattern: "/_e2ee_proxy/v1/" + path, body: body,
 		params: map[string]string{"userId": bob.String(), "deviceId": "LAPTOP", "warningId": "w1"},
@@ -64,7 +70,7 @@ func TestControlGolden(t *testing.T) {
 			}
 			w, c := controlWorld(t, e2ee.ModeProxied)
 			c.empty = empty
-			rec, err := w.do(controlCall(tt.handler, tt.method, tt.path, tt.body))
+			rec, err := w.do(callOf(tt.handler, tt.method, tt.path, tt.body))
 			fmt.Fprintf(&out, "%s %s %s\n", tt.method, tt.path, tt.body)
 			for _, asked := range c.asked {
 				fmt.Fprintf(&out, "asks: %s\n", strings.TrimSpace(asked))
@@ -109,7 +115,7 @@ func golden(t *testing.T, name string, got []byte) {
 func TestControlExport(t *testing.T) {
 	t.Parallel()
 	w, c := controlWorld(t, e2ee.ModeProxied)
-	rec, err := w.do(controlCall(ControlExportKeys, http.MethodPost, "keys/export", `{"passphrase":"pass"}`))
+	rec, err := w.do(callOf(ControlExportKeys, http.MethodPost, "keys/export", `{"passphrase":"pass"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +124,7 @@ func TestControlExport(t *testing.T) {
 		t.Errorf("%q, headers %v", rec.Body, h)
 	}
 	c.err = errors.New("no keys")
-	rec, err = w.do(controlCall(ControlExportKeys, http.MethodPost, "keys/export", `{"passphrase":"pass"}`))
+	rec, err = w.do(callOf(ControlExportKeys, http.MethodPost, "keys/export", `{"passphrase":"pass"}`))
 	if err == nil || rec.Body.Len() > 0 || rec.Header().Get("Content-Disposition") != "" {
 		t.Errorf("a failed export: %v, %q, headers %v", err, rec.Body, rec.Header())
 	}
@@ -171,7 +177,7 @@ func TestControlBadInput(t *testing.T) {
 		{handler: ControlRestoreKeys, body: `{"restore":true}`, code: CodeBadJSON},
 	} {
 		w, asked := controlWorld(t, e2ee.ModeProxied)
-		c := controlCall(tt.handler, http.MethodPost, "x", tt.body)
+		c := callOf(tt.handler, http.MethodPost, "x", tt.body)
 		if tt.params != nil {
 			c.params = tt.params
 		}
@@ -226,7 +232,7 @@ func TestControlErrors(t *testing.T) {
 	} {
 		w, c := controlWorld(t, e2ee.ModeProxied)
 		c.err = fmt.Errorf("recover: %w", tt.err)
-		_, err := w.do(controlCall(ControlRecover, http.MethodPost, "recover", `{"passphrase":"p"}`))
+		_, err := w.do(callOf(ControlRecover, http.MethodPost, "recover", `{"passphrase":"p"}`))
 		e := shown(t, err, tt.status, tt.code)
 		if e.Public() == "" || strings.Contains(e.Public(), "message was not sent") || !errors.Is(err, tt.err) {
 			t.Errorf("%v: text %q", err, e.Public())
@@ -239,7 +245,7 @@ func TestControlAuthNeeded(t *testing.T) {
 	t.Parallel()
 	w, c := controlWorld(t, e2ee.ModeProxied)
 	c.err = &AuthNeededError{Body: json.RawMessage(`{"flows":[{"stages":["m.login.sso"]}],"params":{},"session":"s","error":"theirs"}`)}
-	_, err := w.do(controlCall(ControlReset, http.MethodPost, "reset", `{"confirm":true}`))
+	_, err := w.do(callOf(ControlReset, http.MethodPost, "reset", `{"confirm":true}`))
 	e := shown(t, err, http.StatusUnauthorized, CodeForbidden)
 	fields, err := json.Marshal(e.Fields)
 	if err != nil {
@@ -253,7 +259,7 @@ func TestControlAuthNeeded(t *testing.T) {
 		Body: json.RawMessage(`{"flows":[{"stages":["m.oauth"]}],"params":{"m.oauth":{"url":"https://account.test/"}},"session":"s"}`),
 		URL:  "https://account.test/",
 	}
-	_, err = w.do(controlCall(ControlReset, http.MethodPost, "reset", `{"confirm":true}`))
+	_, err = w.do(callOf(ControlReset, http.MethodPost, "reset", `{"confirm":true}`))
 	if e := shown(t, err, http.StatusUnauthorized, CodeForbidden); !strings.Contains(e.Public(), "https://account.test/") || e.Fields["params"] == nil {
 		t.Errorf("%q, %v", e.Public(), e.Fields)
 	}
@@ -265,7 +271,7 @@ func TestControlModes(t *testing.T) {
 	for _, mode := range []e2ee.Mode{e2ee.ModeForeign, e2ee.ModeNone, e2ee.ModeUnknown, e2ee.Mode(9)} {
 		for name := range newControlHandlers(t) {
 			w, c := controlWorld(t, mode)
-			_, err := w.do(controlCall(name, http.MethodPost, "x", `{}`))
+			_, err := w.do(callOf(name, http.MethodPost, "x", `{}`))
 			if name == ControlStatus {
 				if err != nil {
 					t.Errorf("%s: %v", name, err)
@@ -286,7 +292,9 @@ func newControlHandlers(t *testing.T) map[string]Handler {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c.handlers()
+	all := c.handlers()
+	delete(all, ControlNone)
+	return all
 }
 
 // Guessing is slow, for each user by itself.
@@ -305,7 +313,7 @@ func TestControlLimits(t *testing.T) {
 			c.err = ErrWrongRecoveryKey
 			try := func(want int) (retry any) {
 				t.Helper()
-				_, err := w.do(controlCall(tt.handler, http.MethodPost, "x", tt.body))
+				_, err := w.do(callOf(tt.handler, http.MethodPost, "x", tt.body))
 				code := codeWrongRecoveryKey
 				if want == http.StatusTooManyRequests {
 					code = CodeLimitExceeded

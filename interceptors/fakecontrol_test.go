@@ -2,10 +2,13 @@ package interceptors
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -137,4 +140,15 @@ func controlWorld(t *testing.T, mode e2ee.Mode) (*world, *fakeControl) {
 	c := &fakeControl{}
 	w.dev.control = c
 	return w, c
+}
+
+// written is the path of a pattern, as package proxy writes it.
+func written(pattern string, params map[string]string) string {
+	segments := strings.Split(pattern, "/")
+	for i, seg := range segments {
+		if name, ok := strings.CutPrefix(seg, "{"); ok {
+			segments[i] = cmp.Or(url.PathEscape(params[strings.TrimSuffix(name, "}")]), "none")
+		}
+	}
+	return strings.Join(segments, "/")
 }

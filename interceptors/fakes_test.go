@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -325,6 +326,9 @@ func (w *world) do(c call) (*httptest.ResponseRecorder, error) {
 	params := maps.Clone(c.params)
 	if params == nil {
 		params = map[string]string{}
+	}
+	if strings.HasPrefix(pattern, "/_e2ee_proxy/") {
+		req.URL = &url.URL{Opaque: written(pattern, params), RawQuery: c.query}
 	}
 	handler, ok := w.handlers[c.handler]
 	if !ok {

@@ -59,6 +59,7 @@ const (
 	ControlExportKeys        = "control.keys.export"          // POST keys/export
 	ControlImportKeys        = "control.keys.import"          // POST keys/import
 	ControlRestoreKeys       = "control.keys.restore"         // POST keys/restore
+	ControlNone              = "control.none"                 // what is no call; it refuses
 )
 
 // Options are what the handlers need beside an [Exchange].

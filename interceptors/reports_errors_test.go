@@ -100,7 +100,7 @@ func TestControlNamesWhatIsWrong(t *testing.T) {
 		`{"` + strings.Repeat("a", 33) + `":true}`: `unknown. This call takes`,
 	} {
 		w, _ := controlWorld(t, e2ee.ModeProxied)
-		_, err := w.do(controlCall(ControlReset, http.MethodPost, "reset", body))
+		_, err := w.do(callOf(ControlReset, http.MethodPost, "reset", body))
 		e := shown(t, err, http.StatusBadRequest, CodeBadJSON)
 		if !strings.Contains(e.Public(), want) {
 			t.Errorf("%s: %q does not say %q", body, e.Public(), want)
@@ -110,11 +110,11 @@ func TestControlNamesWhatIsWrong(t *testing.T) {
 		}
 	}
 	w, _ := controlWorld(t, e2ee.ModeProxied)
-	_, err := w.do(controlCall(ControlRestoreKeys, http.MethodPost, "keys/restore", `{"x":1}`))
+	_, err := w.do(callOf(ControlRestoreKeys, http.MethodPost, "keys/restore", `{"x":1}`))
 	if e := shown(t, err, http.StatusBadRequest, CodeBadJSON); !strings.Contains(e.Public(), `It is "x". This call takes no members.`) {
 		t.Errorf("got %q", e.Public())
 	}
-	c := controlCall(ControlUser, http.MethodGet, "users/{userId}", "")
+	c := callOf(ControlUser, http.MethodGet, "users/{userId}", "")
 	c.params = map[string]string{"userId": "bob"}
 	_, err = w.do(c)
 	if e := shown(t, err, http.StatusBadRequest, CodeInvalidParam); !strings.Contains(e.Public(), "{userId}") {

@@ -8,10 +8,13 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"runtime/debug"
+	"strconv"
 	"sync"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sync/singleflight"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/interceptors"
@@ -43,9 +46,14 @@ type identities struct {
 	// count counts look-ups by their result.
 	count func(result string)
 
-	mu      sync.Mutex
-	known   *lru.Cache[[32]byte, map[asserted]confirmed]
-	flights map[flightKey]*flight
+	flights singleflight.Group // one look-up at a time for each subject
+	waiting sync.WaitGroup     // the goroutines that make or await look-ups
+
+	mu    sync.Mutex
+	known *lru.Cache[[32]byte, map[asserted]confirmed]
+	// flying are the look-ups under way, and whether their answer is out of date before it
+	// has come: the token was dropped meanwhile.
+	flying map[subject]bool
 }
 
 // confirmed is an identity without its token.
@@ -56,17 +64,15 @@ type confirmed struct {
 	until  time.Time
 }
 
-type flightKey struct {
+// subject is whom a look-up is about.
+type subject struct {
 	token [32]byte
 	as    asserted
 }
 
-// flight is a look-up that others wait for.
-type flight struct {
-	done  chan struct{}
-	who   interceptors.Identity
-	err   error
-	stale bool // the token was dropped meanwhile
+// String tells subjects apart: the hash has a fixed length, and the length of the user is said.
+func (s subject) String() string {
+	return string(s.token[:]) + strconv.Itoa(len(s.as.user)) + ":" + s.as.user + s.as.device
 }
 
 func newIdentities(hash func([]byte) [32]byte, size int, ttl time.Duration, ask func(context.Context, credentials) (interceptors.Identity, error)) (*identities, error) {
@@ -74,72 +80,103 @@ func newIdentities(hash func([]byte) [32]byte, size int, ttl time.Duration, ask 
 	if err != nil {
 		return nil, fmt.Errorf("make the identity cache: %w", err)
 	}
-	return &identities{hash: hash, ttl: ttl, now: time.Now, ask: ask, known: known, flights: make(map[flightKey]*flight), count: func(string) {}}, nil
+	return &identities{hash: hash, ttl: ttl, now: time.Now, ask: ask, known: known, flying: make(map[subject]bool), count: func(string) {}}, nil
 }
 
-// of gives the owner of a token. The error is the homeserver's refusal, or that it
-// could not be asked; either way there is no identity.
+// of returns the owner of a token. The error is the homeserver's refusal, or that it
+// could not be asked; either way there is no identity. Whoever leaves while the homeserver
+// is asked does not take the answer from the others.
 func (c *identities) of(ctx context.Context, cred credentials) (interceptors.Identity, error) {
-	key := flightKey{c.hash([]byte(cred.token)), asserted{cred.user, cred.device}}
-	c.mu.Lock()
-	if all, ok := c.known.Get(key.token); ok {
-		if k, ok := all[key.as]; ok && c.now().Before(k.until) {
-			c.mu.Unlock()
-			c.count("cached")
-			return k.identity(cred.token), nil
-		}
+	of := subject{c.hash([]byte(cred.token)), asserted{cred.user, cred.device}}
+	if who, ok := c.cached(of, cred.token); ok {
+		return who, nil
 	}
-	if f := c.flights[key]; f != nil {
-		c.mu.Unlock()
-		select {
-		case <-f.done:
-			return f.who, f.err
-		case <-ctx.Done():
-			return interceptors.Identity{}, fmt.Errorf("wait for whoami: %w", context.Cause(ctx))
-		}
+	type answer struct {
+		who interceptors.Identity
+		err error
 	}
-	f := &flight{done: make(chan struct{})}
-	c.flights[key] = f
-	c.mu.Unlock()
-	c.fly(ctx, key, f, cred)
-	return f.who, f.err
+	answers := make(chan answer, 1)
+	lasting := context.WithoutCancel(ctx)
+	// DoChan would start a goroutine that nobody could wait for, since it does not tell who
+	// was first.
+	c.waiting.Go(func() {
+		found, err, _ := c.flights.Do(of.String(), func() (any, error) { return c.lookUp(lasting, of, cred) })
+		who, ok := found.(interceptors.Identity)
+		if err == nil && !ok {
+			err = errNoWhoami
+		}
+		answers <- answer{who, err}
+	})
+	select {
+	case got := <-answers:
+		return got.who, got.err
+	case <-ctx.Done():
+		return interceptors.Identity{}, fmt.Errorf("wait for whoami: %w", context.Cause(ctx))
+	}
 }
 
-// fly asks the homeserver for everybody who waits. The client that was first may leave
-// without taking the answer from the others.
-func (c *identities) fly(ctx context.Context, key flightKey, f *flight, cred credentials) {
-	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), whoamiTimeout)
+// wait returns when no look-up is under way any more. Nobody may begin another meanwhile.
+func (c *identities) wait() { c.waiting.Wait() }
+
+// cached returns what is known of a subject.
+func (c *identities) cached(of subject, token string) (interceptors.Identity, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all, _ := c.known.Get(of.token)
+	if k, ok := all[of.as]; ok && c.now().Before(k.until) {
+		c.count("cached")
+		return k.identity(token), true
+	}
+	return interceptors.Identity{}, false
+}
+
+// errNoWhoami is a look-up without a result: nobody is let in.
+var errNoWhoami = errors.New("whoami was not answered")
+
+// lookUp asks the homeserver for everybody who waits. A bug below it is an error for all of
+// them: singleflight would end the process where nobody recovers.
+func (c *identities) lookUp(ctx context.Context, of subject, cred credentials) (who interceptors.Identity, err error) {
+	if who, ok := c.cached(of, cred.token); ok { // an earlier look-up has just answered
+		return who, nil
+	}
+	asking, cancel := context.WithTimeout(ctx, whoamiTimeout)
 	defer cancel()
 	started := c.now()
-	f.err = errors.New("whoami was not answered") // should ask panic, nobody is let in
+	c.mu.Lock()
+	c.flying[of] = false
+	c.mu.Unlock()
 	defer func() {
-		c.mu.Lock()
-		delete(c.flights, key)
-		if f.err == nil && !f.stale {
-			c.remember(key, f.who, started.Add(c.ttl))
+		if v := recover(); v != nil {
+			// Its value could hold anything, so only its type and place are told.
+			who, err = interceptors.Identity{}, fmt.Errorf("%w: panic with a %T at %s", errNoWhoami, v, debug.Stack())
 		}
-		c.mu.Unlock()
-		close(f.done)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if err == nil && !c.flying[of] {
+			c.remember(of, who, started.Add(c.ttl))
+		}
+		delete(c.flying, of)
 	}()
-	f.who, f.err = c.ask(asking, cred)
+	who, err = c.ask(asking, cred)
 	var said *interceptors.Error
 	switch {
-	case f.err == nil:
+	case err == nil:
 		c.count("confirmed")
-	case errors.As(f.err, &said) && said.Status < http.StatusInternalServerError:
+	case errors.As(err, &said) && said.Status < http.StatusInternalServerError:
 		c.count("refused")
 	default:
 		c.count("failed")
 	}
+	return who, err
 }
 
-func (c *identities) remember(key flightKey, who interceptors.Identity, until time.Time) {
-	all, ok := c.known.Get(key.token)
+func (c *identities) remember(of subject, who interceptors.Identity, until time.Time) {
+	all, ok := c.known.Get(of.token)
 	if !ok || len(all) >= maxAsserted {
 		all = make(map[asserted]confirmed, 1)
-		c.known.Add(key.token, all)
+		c.known.Add(of.token, all)
 	}
-	all[key.as] = confirmed{who.UserID, who.DeviceID, who.Guest, until}
+	all[of.as] = confirmed{who.UserID, who.DeviceID, who.Guest, until}
 }
 
 // drop forgets a token and gives the identities it was last known to have, without
@@ -148,8 +185,10 @@ func (c *identities) drop(token string) []interceptors.Identity {
 	hash := c.hash([]byte(token))
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for key, f := range c.flights {
-		f.stale = f.stale || key.token == hash
+	for of := range c.flying {
+		if of.token == hash {
+			c.flying[of] = true
+		}
 	}
 	all, _ := c.known.Peek(hash)
 	c.known.Remove(hash)
@@ -164,8 +203,8 @@ func (c *identities) drop(token string) []interceptors.Identity {
 func (c *identities) dropUser(user id.UserID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, f := range c.flights {
-		f.stale = true
+	for of := range c.flying {
+		c.flying[of] = true
 	}
 	for _, hash := range c.known.Keys() {
 		all, _ := c.known.Peek(hash)

@@ -178,8 +178,8 @@ func TestIdentityRemembersNoFailure(t *testing.T) {
 			}
 		}()
 	}
-	if asked != 3 || len(c.flights) != 0 {
-		t.Errorf("asked %d times, %d in flight", asked, len(c.flights))
+	if asked != 3 || len(c.flying) != 0 {
+		t.Errorf("asked %d times, %d in flight", asked, len(c.flying))
 	}
 }
 

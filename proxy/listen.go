@@ -84,6 +84,7 @@ func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 		err = errors.Join(err, fmt.Errorf("serve: %w", serr))
 	}
 	p.active.Wait()
+	p.identities.wait()
 	p.closeIdle()
 	return err
 }

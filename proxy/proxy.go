@@ -61,7 +61,9 @@ type Proxy struct {
 	table   *table
 	other   *route // what passes without being in the table
 	refused *route // what is refused before it is found in the table
-	limits  Limits
+	// noControl refuses what is no call of the control API; nil when it is not switched on.
+	noControl interceptors.Handler
+	limits    Limits
 
 	devices        interceptors.Devices
 	identities     *identities
@@ -161,6 +163,7 @@ func (p *Proxy) setRoutes(rows []*route, handlers map[string]interceptors.Handle
 			errs = append(errs, fmt.Errorf("there is no handler %q for %s %s", r.handler, r.method, r.pattern))
 		}
 	}
+	p.noControl, known[interceptors.ControlNone] = handlers[interceptors.ControlNone], true
 	for key := range handlers {
 		if !known[key] {
 			errs = append(errs, fmt.Errorf("the handler %q has no route", key))

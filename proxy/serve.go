@@ -136,6 +136,9 @@ func (p *Proxy) judge(q *request) error {
 		q.route, q.version, q.values = found.route, t.version, found.values
 		q.path = found.route.path(t.version, &q.values)
 	} else {
+		if t.own() {
+			return p.noCall(q, &t)
+		}
 		if q.path, err = t.unlisted(q.r.Method, found.guarded); err != nil {
 			return refusal(err)
 		}

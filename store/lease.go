@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"e2ee-proxy/internal/backoff"
 )
 
 // One process writes to a database. Two would each advance the same ratchets and encrypt
@@ -181,6 +183,7 @@ func (db *DB) acquire(ctx context.Context, t *tx, o *opened) error {
 // may have died without giving it back.
 func (db *DB) await(ctx context.Context, waiting func(why error), attempt func() error) error {
 	deadline := time.Now().Add(db.lease.lasts + min(leaseSlack, db.lease.lasts))
+	looks := backoff.Range{First: db.lease.lasts / 100, Last: db.lease.lasts / leaseBeats}
 	told := false
 	for {
 		err := attempt()
@@ -198,7 +201,7 @@ func (db *DB) await(ctx context.Context, waiting func(why error), attempt func()
 		select {
 		case <-ctx.Done():
 			return errors.Join(ctx.Err(), err)
-		case <-time.After(min(max(held.row.left, db.lease.lasts/100), db.lease.lasts/leaseBeats)):
+		case <-time.After(looks.AtLeast(looks.After(1), held.row.left)):
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"e2ee-proxy/internal/backoff"
 )
 
 // writer runs transactions. What do writes is committed whole or not at all, and is
@@ -62,6 +64,12 @@ const (
 	pgTimeout = 30 * time.Second
 )
 
+// conflictPauses are for transactions that met in the same rows: those that failed together
+// must not meet again.
+func conflictPauses() backoff.Range {
+	return backoff.Range{First: 2 * time.Millisecond, Last: 50 * time.Millisecond}
+}
+
 // pgWriter lets PostgreSQL run transactions side by side.
 type pgWriter struct {
 	db    *sql.DB
@@ -79,6 +87,10 @@ func (w *pgWriter) run(ctx context.Context, do func(context.Context, *tx) error)
 		err := w.once(context.WithoutCancel(ctx), do)
 		if err == nil || !isRetryable(err) || try == pgTries {
 			return err
+		}
+		select {
+		case <-time.After(conflictPauses().After(try)):
+		case <-ctx.Done(): // told above
 		}
 	}
 }

@@ -3,7 +3,7 @@
 //
 // It promises exactly three paths, /livez, /readyz and /metrics, spelled exactly so,
 // for GET and HEAD only, and that nothing it answers contains an address, a token or
-// the text of an error.
+// the text of an error. What it refuses is an error in the form of Matrix.
 //
 // It must never change anything, or be served on the listener for clients.
 //

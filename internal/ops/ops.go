@@ -4,47 +4,67 @@ import (
 	"encoding/json"
 	"net/http"
 
+	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 // Handler serves the three endpoints. Create it with [New].
 type Handler struct {
-	ready   *Readiness
-	metrics http.Handler
+	routes *chi.Mux
+	ready  *Readiness
 }
 
 // New makes a Handler that shows the metrics of one registry.
 func New(metrics prometheus.Gatherer, ready *Readiness) *Handler {
-	return &Handler{ready: ready, metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{
+	h := &Handler{routes: chi.NewMux(), ready: ready}
+	figures := promhttp.HandlerFor(metrics, promhttp.HandlerOpts{
 		ErrorHandling:       promhttp.HTTPErrorOnError,
 		MaxRequestsInFlight: 4,
-	})}
+	})
+	h.routes.Use(uncached)
+	h.routes.NotFound(notFound)
+	h.routes.MethodNotAllowed(h.notAllowed)
+	for path, serve := range map[string]http.HandlerFunc{"/livez": live, "/readyz": h.serveReady, "/metrics": figures.ServeHTTP} {
+		h.routes.Get(path, serve)
+		h.routes.Head(path, serve)
+	}
+	return h
 }
 
 // ServeHTTP matches paths byte by byte: an encoded, doubled or trailing slash is
 // another path, and other paths do not exist (attack 41).
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	var serve http.HandlerFunc
-	switch r.URL.EscapedPath() {
-	case "/livez":
-		serve = live
-	case "/readyz":
-		serve = h.serveReady
-	case "/metrics":
-		serve = h.metrics.ServeHTTP
-	default:
-		http.Error(w, "not found; there are /livez, /readyz and /metrics", http.StatusNotFound)
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.routes.ServeHTTP(w, r) }
+
+// uncached has every answer say that it holds for this moment only, and is what it says it is.
+func uncached(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		next.ServeHTTP(w, r)
+	})
+}
+
+func notFound(w http.ResponseWriter, _ *http.Request) {
+	refuse(w, http.StatusNotFound, "There is no such path; there are /livez, /readyz and /metrics.")
+}
+
+// notAllowed is also asked for methods that chi does not know, whatever the path.
+func (h *Handler) notAllowed(w http.ResponseWriter, r *http.Request) {
+	if !h.routes.Match(chi.NewRouteContext(), http.MethodGet, r.URL.EscapedPath()) {
+		notFound(w, r)
 		return
 	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
-		return
-	}
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	serve(w, r)
+	w.Header().Set("Allow", "GET, HEAD")
+	refuse(w, http.StatusMethodNotAllowed, "This path can only be read: use GET.")
+}
+
+// refuse answers in the form of Matrix, as everything else of this program does.
+func refuse(w http.ResponseWriter, status int, text string) {
+	writeJSON(w, status, struct {
+		ErrCode string `json:"errcode"`
+		Error   string `json:"error"`
+	}{"M_UNRECOGNIZED", text})
 }
 
 // live says that the process answers; nothing else, so that a homeserver that is down

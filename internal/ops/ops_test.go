@@ -2,6 +2,7 @@ package ops_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -37,6 +38,8 @@ func TestExactPathsAndMethods(t *testing.T) {
 		// attack 41
 		{"GET", "/", 404}, {"GET", "/livez/", 404}, {"GET", "//livez", 404}, {"GET", "/%6Civez", 404}, {"GET", "/%2Flivez", 404},
 		{"GET", "/./livez", 404}, {"GET", "/x/../metrics", 404}, {"GET", "/LIVEZ", 404}, {"GET", "/metrics%2F", 404}, {"GET", "/debug/pprof/", 404},
+		{"POST", "/", 404}, {"BREW", "/x", 404}, {"BREW", "/%6Civez", 404}, {"BREW", "/livez", 405},
+		{"GET", "http://ops.test/livez", 200}, {"GET", "http://ops.test", 404}, {"OPTIONS", "*", 404},
 	} {
 		w := get(h, c.method, c.target)
 		if w.Code != c.want {
@@ -44,6 +47,16 @@ func TestExactPathsAndMethods(t *testing.T) {
 		}
 		if c.want == 405 && w.Header().Get("Allow") != "GET, HEAD" {
 			t.Errorf("%s %s allows %q", c.method, c.target, w.Header().Get("Allow"))
+		}
+		if h := w.Header(); h.Get("Cache-Control") != "no-store" || h.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s %s: headers %v", c.method, c.target, h)
+		}
+		if c.want == 200 {
+			continue
+		}
+		var said struct{ ErrCode, Error string }
+		if err := json.Unmarshal(w.Body.Bytes(), &said); err != nil || said.ErrCode != "M_UNRECOGNIZED" || said.Error == "" || w.Header().Get("Content-Type") != "application/json" {
+			t.Errorf("%s %s: %s is no error of Matrix: %v", c.method, c.target, w.Body, err)
 		}
 	}
 }

@@ -1,0 +1,201 @@
+package interceptors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+)
+
+// Rules of this file:
+//   - Package proxy decides first, from the path that it found canonical and wrote anew, by
+//     its own table; what routes here sees that path, and never the client's bytes.
+//   - Parameters are those that package proxy decoded, which are decoded once.
+//   - Both must find the same call, or nothing is done.
+
+const controlPrefix = "/_e2ee_proxy/v1"
+
+// controlCall is one call of the control API.
+type controlCall struct {
+	name string // under which package proxy knows it
+	// method and path, below the prefix, are those of the row in package proxy's table.
+	method, path string
+	// any says that the call answers for every token; the others need a proxied device.
+	any bool
+	do  func(a asked) (any, error)
+}
+
+// calls are all there are. The zero value of a field asks for more, not for less.
+func (c *control) calls() []controlCall {
+	return []controlCall{
+		{name: ControlStatus, method: http.MethodGet, path: "/status", any: true, do: controlStatus},
+		{name: ControlBootstrap, method: http.MethodPost, path: "/bootstrap", do: c.bootstrap},
+		{name: ControlRecover, method: http.MethodPost, path: "/recover", do: c.recover},
+		{name: ControlReset, method: http.MethodPost, path: "/reset", do: c.reset},
+		{name: ControlRecoveryKey, method: http.MethodGet, path: "/recovery_key", do: controlRecoveryKey},
+		{name: ControlDeleteRecoveryKey, method: http.MethodDelete, path: "/recovery_key", do: controlDeleteRecoveryKey},
+		{name: ControlUser, method: http.MethodGet, path: "/users/{userId}", do: controlUser},
+		{name: ControlAcknowledge, method: http.MethodPost, path: "/users/{userId}/acknowledge", do: controlAcknowledge},
+		{name: ControlWithdraw, method: http.MethodPost, path: "/users/{userId}/withdraw_verification", do: controlWithdraw},
+		{name: ControlOverride, method: http.MethodPut, path: "/users/{userId}/devices/{deviceId}/override", do: controlOverride},
+		{name: ControlWarnings, method: http.MethodGet, path: "/warnings", do: controlWarnings},
+		{name: ControlDismiss, method: http.MethodPost, path: "/warnings/{warningId}/dismiss", do: controlDismiss},
+		{name: ControlExportKeys, method: http.MethodPost, path: "/keys/export", do: c.exportKeys},
+		{name: ControlImportKeys, method: http.MethodPost, path: "/keys/import", do: c.importKeys},
+		{name: ControlRestoreKeys, method: http.MethodPost, path: "/keys/restore", do: c.restoreKeys},
+	}
+}
+
+// route arranges the calls.
+func (c *control) route() {
+	c.routes = chi.NewMux()
+	c.routes.Use(unstored)
+	c.routes.NotFound(failing(func(*asked) error { return NotImplemented("There is no such endpoint.") }))
+	c.routes.MethodNotAllowed(failing(c.otherMethod))
+	for _, call := range c.calls() {
+		steps := chi.Middlewares{decidedAs(call.name), withDevice}
+		if !call.any {
+			steps = append(steps, proxiedOnly)
+		}
+		c.routes.With(steps...).Method(call.method, controlPrefix+call.path, failing(call.answer))
+	}
+}
+
+// handlers gives every call under its name, and under ControlNone what refuses the rest.
+func (c *control) handlers() map[string]Handler {
+	all := map[string]Handler{ControlNone: c.named(ControlNone)}
+	for _, call := range c.calls() {
+		all[call.name] = c.named(call.name)
+	}
+	return all
+}
+
+// named makes the handler of what package proxy decided to be the call of that name.
+func (c *control) named(name string) Handler {
+	return func(x *Exchange) error {
+		a := &asked{Exchange: x, ctx: x.Request.Context(), name: name, err: errNoControlAnswer}
+		at := chi.NewRouteContext()
+		at.Routes, at.RoutePath = c.routes, controlPath(x.Request.URL)
+		ctx := context.WithValue(context.WithValue(a.ctx, chi.RouteCtxKey, at), askedKey{}, a)
+		c.routes.ServeHTTP(x.Writer, x.Request.WithContext(ctx))
+		return a.err
+	}
+}
+
+// controlPath is the path that package proxy wrote. An empty one would have chi look for
+// another.
+func controlPath(u *url.URL) string {
+	if u.Opaque == "" {
+		return "/"
+	}
+	return u.Opaque
+}
+
+var errNoControlAnswer = errors.New("a call of the control API came to no end")
+
+// asked is one call of the control API on its way.
+type asked struct {
+	*Exchange
+	ctx context.Context
+	Control
+	name string // what package proxy decided
+	dev  Device
+	// err is how the call ended. It is an error until it has ended well.
+	err error
+}
+
+type askedKey struct{}
+
+// failing makes a handler of chi's, which returns nothing, of one that may fail.
+func failing(do func(a *asked) error) http.HandlerFunc {
+	return func(_ http.ResponseWriter, r *http.Request) {
+		if a, ok := r.Context().Value(askedKey{}).(*asked); ok {
+			a.err = do(a)
+		}
+	}
+}
+
+// before makes middleware of a step that may refuse.
+func before(check func(a *asked) error) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			a, ok := r.Context().Value(askedKey{}).(*asked)
+			if !ok {
+				return
+			}
+			if err := check(a); err != nil {
+				a.err = err
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
+// unstored keeps answers out of caches: some are secrets.
+func unstored(next http.Handler) http.Handler {
+	return before(func(a *asked) error {
+		a.Writer.Header().Set("Cache-Control", "no-store")
+		return nil
+	})(next)
+}
+
+// decidedAs goes on only if package proxy decided on the same call.
+func decidedAs(name string) func(http.Handler) http.Handler {
+	return before(func(a *asked) error {
+		if a.name != name {
+			return fmt.Errorf("the route table says %q and the control API %q", a.name, name)
+		}
+		return nil
+	})
+}
+
+// withDevice finds the device of whoever asks.
+func withDevice(next http.Handler) http.Handler {
+	return before(func(a *asked) (err error) {
+		if a.dev, err = device(a.Exchange); err == nil {
+			a.Control = a.dev.Control()
+		}
+		return err
+	})(next)
+}
+
+// proxiedOnly refuses devices whose keys the proxy does not hold.
+func proxiedOnly(next http.Handler) http.Handler {
+	return before(func(a *asked) error { return notProxied(a.dev.Mode()) })(next)
+}
+
+// answer does the call.
+func (k controlCall) answer(a *asked) error {
+	out, err := k.do(*a)
+	if err != nil {
+		return controlError(err)
+	}
+	if _, ok := out.(answered); ok {
+		return nil
+	}
+	return writeJSON(a.Exchange, out)
+}
+
+// otherMethod refuses a method that a path does not have, and says which it has (405
+// M_UNRECOGNIZED: Client-Server API, "Common error codes").
+func (c *control) otherMethod(a *asked) error {
+	path := controlPath(a.Request.URL)
+	var has []string
+	for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete} {
+		if c.routes.Match(chi.NewRouteContext(), method, path) {
+			has = append(has, method)
+		}
+	}
+	if len(has) == 0 { // chi does not know the method
+		return NotImplemented("There is no such endpoint.")
+	}
+	e := NewError(http.StatusMethodNotAllowed, CodeUnrecognized, "This path is not for "+a.Request.Method+".").
+		WithHint("Use " + strings.Join(has, " or ") + ".")
+	e.Header = http.Header{"Allow": {strings.Join(has, ", ")}}
+	return e
+}
