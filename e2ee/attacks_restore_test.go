@@ -233,3 +233,29 @@ func TestHomeserverThatHasNoEndOfDeadKeys(t *testing.T) {
 		t.Errorf("%d sessions for 5 messages: they are thrown away with every refusal", len(sessions))
 	}
 }
+
+// A homeserver does not let a device claim its own keys, or fails for ever. New keys are
+// published in the end all the same: dead ones beside them are better than none.
+func TestHomeserverThatRefusesToGiveDeadKeys(t *testing.T) {
+	t.Parallel()
+	for status, most := range map[int]int{http.StatusForbidden: 1, http.StatusBadGateway: 20} {
+		t.Run(http.StatusText(status), func(t *testing.T) {
+			t.Parallel()
+			st := newStage(t, nil)
+			bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
+			yesterday := st.save()
+			st.newKeys(bob)
+			claims := liar.Of(st.alice.UserID, liar.Is("POST", "keys/claim$"))
+			before := len(st.hs.Requests(claims))
+			st.hs.Intercept(claims, liar.Fail(status, "M_UNKNOWN"))
+			st.putBack(yesterday, false)
+			await(t, "no new keys are published", func() bool {
+				st.dev.Maintain(t.Context())
+				return !st.replacing()
+			})
+			if n := len(st.hs.Requests(claims)) - before; n > most {
+				t.Errorf("it was tried %d times", n)
+			}
+		})
+	}
+}

@@ -84,7 +84,7 @@ func (s *ClientSync) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.waiting, err = s.d.settleNotices(ctx, s.since); err != nil {
+	if s.waiting, err = s.d.noticesWait(ctx, s.since); err != nil {
 		return err
 	}
 	ch := &store.Changes{}

@@ -28,6 +28,10 @@ import (
 // end of them is not believed.
 const maxDeadClaims = 200
 
+// maxClaimFailures is how often claiming may fail, with the pauses of maintenance in some
+// hour and a half, before new keys are published beside those that are dead.
+const maxClaimFailures = 16
+
 var errKeysWithoutEnd = errors.New("the homeserver has no end of one-time keys for this device")
 
 var problemDeadKeys = Problem{
@@ -102,12 +106,15 @@ func (d *Device) claimDead(ctx context.Context) error {
 	if !due {
 		return nil
 	}
-	if err := d.claimAll(ctx); errors.Is(err, errKeysWithoutEnd) {
-		d.eng.log.Warn().Err(err).Msg("Not all one-time keys from before a restore could be replaced")
-	} else if err != nil {
-		return err
-	}
+	claimed := d.claimAll(ctx)
 	d.mu.Lock()
+	if claimed != nil && !d.keySupply.claimsInVain(claimed) {
+		d.mu.Unlock()
+		return claimed
+	}
+	if claimed != nil {
+		d.eng.log.Warn().Err(claimed).Msg("Not all one-time keys from before a restore could be replaced")
+	}
 	s := d.begin()
 	s.row().DeadKeys = store.DeadKeysGone
 	s.after(func() {
@@ -120,6 +127,17 @@ func (d *Device) claimDead(ctx context.Context) error {
 		return err
 	}
 	return d.uploadKeys(ctx)
+}
+
+// claimsInVain reports whether there is no use in claiming again after this error: new
+// contacts would get no one-time key at all for as long as it fails. The caller holds mu.
+func (k *keySupply) claimsInVain(err error) bool {
+	switch upstreamStatus(err) {
+	case http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
+		return true // the homeserver does not allow it
+	}
+	k.claimFailures++
+	return errors.Is(err, errKeysWithoutEnd) || k.claimFailures >= maxClaimFailures
 }
 
 // claimAll claims own keys until the homeserver has none, or none that it had not given

@@ -60,7 +60,7 @@ type lifetime struct {
 	stop context.CancelCauseFunc
 
 	claimed bool        // a client has it; guarded by the Engine
-	unsure  atomic.Bool // see errReload
+	unsure  atomic.Bool // see ErrReload
 }
 
 // record is what is stored of a device itself.

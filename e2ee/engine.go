@@ -142,6 +142,7 @@ type Engine struct {
 	inbound   *lru.Cache[inboundKey, *inboundSession]
 	users     *trustcache.Cache
 	encrypted *encryptedRooms
+	accepted  *acceptedChanges
 	awake     *lru.Cache[*Device, struct{}] // by when they were used last
 
 	mu       lock
@@ -203,7 +204,7 @@ func New(opts Options) (*Engine, error) {
 		mu:      lock{order: opts.locks, rank: rankEngine},
 		opening: turns[deviceKey]{order: opts.locks, rank: rankOpening},
 		counts:  counted, lists: lists,
-		opts: opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users, encrypted: encrypted, awake: awake,
+		opts: opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users, encrypted: encrypted, accepted: newAcceptedChanges(), awake: awake,
 		hs:       &homeserver{base: opts.Homeserver, client: opts.Client, timeout: opts.Timeout, large: newLargeAnswers()},
 		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]bool),
 		ctx: ctx, cancel: cancel, stopped: make(chan struct{}), work: make(chan *Device, 1024), alerts: make(chan *account, 256),

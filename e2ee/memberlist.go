@@ -5,7 +5,6 @@ import (
 	"errors"
 	"maps"
 	"net/http"
-	"time"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
@@ -20,22 +19,12 @@ import (
 // memberFetch collects the changes of a room's members that arrive while they are fetched.
 type memberFetch struct{ late map[id.UserID]string }
 
-// accepted is a membership change that the homeserver has accepted from the client.
-type accepted struct {
-	membership string
-	at         time.Time
-}
-
 const (
-	// maxArrivals bounds the invites and joins that are remembered of one room: one request
-	// can name many. A removal is always remembered.
-	maxArrivals = 1000
-	// acceptedCounts is how long what was accepted is held against what the homeserver says.
-	// Afterwards who was invited may well have declined, and who was removed may be back.
-	// Nothing that a sync shows ends it before: that may be older than the change.
-	acceptedCounts = 10 * time.Second
 	// maxListings bounds how often a list that is too old is asked for again, in 4.5 s at most.
 	maxListings = 9
+	// maxFailedListings bounds how often it is asked for when the homeserver fails, in 0.9 s
+	// at most: Dendrite 0.15.2 answers 500 right after the own user was removed.
+	maxFailedListings = 4
 )
 
 // errOutdatedList says that the homeserver's list of members is older than what it accepted.
@@ -54,38 +43,8 @@ func (r *room) note(user id.UserID, membership string) {
 	}
 }
 
-// accept remembers a change that the homeserver has accepted.
-func (r *room) accept(user id.UserID, membership string, now time.Time) {
-	if len(r.accepted) >= maxArrivals {
-		maps.DeleteFunc(r.accepted, func(_ id.UserID, a accepted) bool { return !a.counts(now) })
-	}
-	if present(membership) && len(r.accepted) >= maxArrivals {
-		delete(r.accepted, user) // what it says of the user is over in any case
-		return
-	}
-	if r.accepted == nil {
-		r.accepted = make(map[id.UserID]accepted)
-	}
-	r.accepted[user] = accepted{membership, now}
-}
-
-func (a accepted) counts(now time.Time) bool { return now.Sub(a.at) < acceptedCounts }
-
 // present reports whether a membership may make somebody a recipient.
 func present(membership string) bool { return membership == "join" || membership == "invite" }
-
-// deniedBy reports whether a membership that the homeserver shows is older than the change.
-// arrival and departure say which kind of change it does not know of.
-func (a accepted) deniedBy(membership string, now time.Time) (arrival, departure bool) {
-	switch {
-	case !a.counts(now):
-		return false, false
-	case present(a.membership):
-		return !present(membership) || (a.membership == "join" && membership != "join"), false
-	default:
-		return false, present(membership)
-	}
-}
 
 // forgetMembers has the members fetched again; what is on its way now may be too old.
 func (r *room) forgetMembers() {
@@ -99,7 +58,9 @@ func (r *room) forgetMembers() {
 func (rt *roomTable) memberships(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
 	for listing := 1; ; listing++ {
 		members, err := rt.host.listMembers(ctx, roomID, listing == maxListings)
-		if !errors.Is(err, errOutdatedList) || listing == maxListings {
+		again := errors.Is(err, errOutdatedList) && listing < maxListings ||
+			upstreamStatus(err) == http.StatusInternalServerError && listing < maxFailedListings
+		if !again {
 			return members, err
 		}
 		if err := waitFor(ctx, listPauses().After(listing)); err != nil {
@@ -116,6 +77,14 @@ func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (
 	if err != nil {
 		d.mu.Unlock()
 		return nil, err
+	}
+	said := d.eng.accepted.of(roomID, d.eng.now())
+	if said.gone(d.acct.user) {
+		d.mu.Unlock()
+		return nil, ErrNotJoined // whatever a list says: it may be older
+	}
+	if r.members != nil && said.removedFrom(r.members) {
+		r.forgetMembers() // by another client, whose change this device has not seen yet
 	}
 	if r.members != nil {
 		defer d.mu.Unlock()
@@ -136,7 +105,7 @@ func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (
 	defer d.mu.Unlock()
 	if err == nil && r.loading == fetch {
 		maps.Copy(members, fetch.late)
-		err = r.checkList(members, d.acct.user, d.eng.now(), last)
+		err = d.eng.accepted.of(roomID, d.eng.now()).checkList(members, d.acct.user, last)
 	}
 	switch {
 	case err != nil:
@@ -149,42 +118,10 @@ func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (
 		return nil, errRoomChanged
 	default:
 		r.members, r.loading = members, nil
-		if r.accepted[d.acct.user].membership == "join" {
-			delete(r.accepted, d.acct.user) // it shows: a list without it is no older one
-		}
+		d.eng.accepted.shown(roomID, d.acct.user, "join") // a list without it is no older one
 		d.eng.lists.loaded(d, roomID, len(members))
 	}
 	return maps.Clone(r.members), nil
-}
-
-// checkList refuses a list that is out of date.
-func (r *room) checkList(list map[id.UserID]string, own id.UserID, now time.Time, last bool) error {
-	if err := r.checkOwn(list[own], own, now, last); err != nil {
-		return err
-	}
-	for user, a := range r.accepted {
-		arrival, departure := a.deniedBy(list[user], now)
-		if departure || (arrival && !last) {
-			return errOutdatedList
-		}
-	}
-	return nil
-}
-
-// checkOwn refuses a list without the own user. Only a join that the homeserver accepted
-// from this client says that the list lags; otherwise the user was never in the room, or
-// has left it or been removed.
-func (r *room) checkOwn(listed string, own id.UserID, now time.Time, last bool) error {
-	said, ok := r.accepted[own]
-	switch {
-	case ok && said.counts(now) && !present(said.membership):
-		return ErrNotJoined // whatever the list says: it may be older
-	case listed == "join":
-		return nil
-	case ok && said.counts(now) && said.membership == "join" && !last:
-		return errOutdatedList
-	}
-	return ErrNotJoined
 }
 
 // fetchMembers asks the homeserver for a room's members.

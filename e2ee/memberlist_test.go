@@ -62,6 +62,39 @@ func TestListLagsBehindKick(t *testing.T) {
 	cannotRead(t, carol, h)
 }
 
+// Alice's client removes carol, and bob, whose keys are here too, writes before anything shows
+// it to him: carol is given nothing. Carol's own device here is refused at once.
+func TestAnotherAccountKicks(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, func(o *e2ee.Options) { o.OwnSyncAfter = time.Hour })
+	bob := &stage{rig: st.rig, alice: st.hs.Login("bob", "BOB"), shown: make(map[string]map[string]any)}
+	carol := &stage{rig: st.rig, alice: st.hs.Login("carol", "CAROL"), shown: make(map[string]map[string]any)}
+	for _, other := range []*stage{bob, carol} {
+		other.dev = other.device(other.alice)
+		ready(t, other.dev)
+	}
+	spy, _ := confirmedPuppet(t, st.hs, "spy", "SPY")
+	room := st.hs.CreateRoom(true, st.alice.UserID, bob.alice.UserID, carol.alice.UserID, spy.UserID)
+	for _, one := range []*stage{st, bob, carol} {
+		one.sync()
+	}
+	reads(t, spy, bob.send(room, "with the spy"))
+	carol.send(room, "carol is here")
+	for _, removed := range []string{spy.UserID, carol.alice.UserID} {
+		if err := st.dev.NoteMembership(t.Context(), id.RoomID(room), id.UserID(removed), "leave"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st.later(-time.Minute) // however slow the machine, what was accepted still counts
+	defer lags(bob, 2, func() {
+		st.hs.Inject(room, memberEvent(spy.UserID, "leave"))
+		st.hs.Inject(room, memberEvent(carol.alice.UserID, "leave"))
+	})()
+	cannotRead(t, spy, bob.send(room, "without the spy"))
+	_, err := carol.dev.Encrypt(t.Context(), carol.outgoing(room, "carol is not here"))
+	wantErr(t, "carol's send", err, e2ee.ErrNotJoined)
+}
+
 // Carol comes and goes and is removed, and the syncs that follow lag behind too: they show
 // her older leave and join. She is given nothing, whatever is known of the members already
 // (requirement 9.3).

@@ -31,10 +31,8 @@ func (s *step) noteMember(ctx context.Context, roomID id.RoomID, user id.UserID,
 		s.discard(roomID)
 	}
 	r.note(user, membership)
-	if said, ok := r.r.accepted[user]; ok {
-		if arrival, departure := said.deniedBy(membership, s.d.eng.now()); arrival || departure {
-			r.forgetMembers() // the event may be older than what the client did since
-		}
+	if s.d.eng.accepted.overtook(roomID, user, membership, s.d.eng.now()) {
+		r.forgetMembers()
 	}
 	return nil
 }
@@ -60,13 +58,15 @@ func (s *step) discard(roomID id.RoomID) {
 }
 
 // NoteMembership records a membership change that the homeserver has just accepted
-// from the client, without waiting for a sync (requirement 7.6).
+// from the client, without waiting for a sync (requirement 7.6). That it has happened is
+// true whatever can be stored of it: it is held against older lists from here on.
 func (d *Device) NoteMembership(ctx context.Context, roomID id.RoomID, user id.UserID, membership string) error {
 	if user == "" {
 		user = d.acct.user
 	}
 	d.PublishWithin(0)
 	ctx = context.WithoutCancel(ctx)
+	d.eng.accepted.note(roomID, user, membership, d.eng.now())
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.roomTable.news++
@@ -74,7 +74,6 @@ func (d *Device) NoteMembership(ctx context.Context, roomID id.RoomID, user id.U
 	if err != nil {
 		return err // nothing is known of the room either: its members are asked for
 	}
-	r.accept(user, membership, d.eng.now())
 	s := d.begin()
 	if err := s.noteMember(ctx, roomID, user, membership, false); err != nil {
 		return err

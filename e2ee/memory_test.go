@@ -192,6 +192,17 @@ func TestStoppingIsBounded(t *testing.T) {
 	if took := time.Since(begun); took > 10*time.Second {
 		t.Errorf("it took %s", took)
 	}
+	// Whoever sets no bound gets one.
+	ended := make(chan error, 1)
+	go func() { ended <- r.eng.Close(context.Background()) }()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("it says that all has ended")
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it is still stopping after 30 s")
+	}
 	close(hang.release)
 	if err := r.eng.Close(context.Background()); err != nil {
 		t.Error(err)

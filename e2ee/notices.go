@@ -86,34 +86,39 @@ func loadNotices(meta json.RawMessage) map[string]string {
 	return m.Notices
 }
 
-// settleNotices notes what the client has got: the notices of the response that it
-// continues from. It tells whether there are others to show. What it notes is stored with
-// the next response; a crash before that shows notices twice at most.
-func (c *clientState) settleNotices(ctx context.Context, since string) (waiting bool, err error) {
+// noticesWait tells whether the next response to a client that continues from since is to
+// show notices.
+func (c *clientState) noticesWait(ctx context.Context, since string) (bool, error) {
 	warnings, err := c.host.placed(ctx)
 	if err != nil {
 		return false, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for warning, at := range c.noticed {
-		if at == since && since != "" {
-			c.noticed[warning], c.noticesMoved = gotNotice+at, true
+	for i := range warnings {
+		if c.toShow(&warnings[i], since) {
+			return true, nil
 		}
 	}
-	for i := range warnings {
-		waiting = waiting || c.toShow(&warnings[i], since)
-	}
-	return waiting, nil
+	return false, nil
 }
 
 // toShow reports whether a notice belongs into the next response. The caller holds mu.
 func (c *clientState) toShow(w *Warning, since string) bool {
-	at, known := c.noticed[w.ID]
-	return len(w.RoomIDs) > 0 && (since == "" || !known || !strings.HasPrefix(at, gotNotice))
+	return len(w.RoomIDs) > 0 && (since == "" || !strings.HasPrefix(gotBy(c.noticed[w.ID], since), gotNotice))
 }
 
-// takeNotices gives the notices for a response and records that it carries them.
+// gotBy is the position of a notice as it is once the client continues from since: what that
+// response carried, it has got.
+func gotBy(at, since string) string {
+	if at == since && since != "" {
+		return gotNotice + at
+	}
+	return at
+}
+
+// takeNotices gives the notices for a response, and stores that it carries them and which
+// ones the client has got. A crash before that shows notices twice at most.
 func (c *clientState) takeNotices(ctx context.Context, since, next string) (map[id.RoomID][]json.RawMessage, error) {
 	warnings, err := c.host.placed(ctx)
 	if err != nil {
@@ -129,7 +134,7 @@ func (c *clientState) takeNotices(ctx context.Context, since, next string) (map[
 		// One whose rooms are not known at the moment was shown all the same, unless to a
 		// client that has just started from nothing.
 		if at, known := c.noticed[w.ID]; known && since != "" {
-			noticed[w.ID] = at
+			noticed[w.ID] = gotBy(at, since)
 		}
 		if !c.toShow(w, since) || shown == maxNotices {
 			continue
@@ -140,14 +145,14 @@ func (c *clientState) takeNotices(ctx context.Context, since, next string) (map[
 			out[room] = append(out[room], notice(w, room))
 		}
 	}
-	if !c.noticesMoved && maps.Equal(noticed, c.noticed) {
+	if maps.Equal(noticed, c.noticed) {
 		return out, nil
 	}
 	s := c.host.begin()
 	if s.row().Meta, err = json.Marshal(deviceMeta{Notices: noticed, Begun: c.host.begunToKeep(), Fallback: c.host.servedFallback()}); err != nil {
 		return nil, fmt.Errorf("encode notices: %w", err)
 	}
-	s.after(func() { c.noticed, c.noticesMoved = noticed, false })
+	s.after(func() { c.noticed = noticed })
 	if err := s.commit(ctx, "notices"); err != nil {
 		return nil, err
 	}
@@ -221,8 +226,6 @@ type clientState struct {
 
 	arrived chan struct{}     // closed when something arrives
 	noticed map[string]string // see deviceMeta
-	// noticesMoved says that noticed is not stored as it is.
-	noticesMoved bool
 }
 
 // clientStateHost is what the others do for it.

@@ -1,6 +1,7 @@
 package e2ee_test
 
 import (
+	"errors"
 	"net/http"
 	"sync"
 	"testing"
@@ -77,7 +78,7 @@ func TestSendIntoARoomOneIsNotIn(t *testing.T) {
 }
 
 // The client has just left, as the homeserver accepted, and the list lags behind and still
-// shows it: nothing is asked or sent.
+// shows it, or fails: nothing is asked or sent.
 func TestSendAfterLeaving(t *testing.T) {
 	t.Parallel()
 	st, room := notJoined(t, "join")
@@ -85,7 +86,7 @@ func TestSendAfterLeaving(t *testing.T) {
 		t.Fatal(err)
 	}
 	var err error
-	if asked := st.asksFor(func() { _, err = st.dev.Encrypt(t.Context(), st.outgoing(room, "after leaving")) }); asked > 1 {
+	if asked := st.asksFor(func() { _, err = st.dev.Encrypt(t.Context(), st.outgoing(room, "after leaving")) }); asked > 0 {
 		t.Errorf("the list was asked for %d times", asked)
 	}
 	wantErr(t, "the send", err, e2ee.ErrNotJoined)
@@ -139,6 +140,32 @@ func TestSendAfterJoining(t *testing.T) {
 			}
 			if !shows {
 				wantErr(t, "the send", err, e2ee.ErrNotJoined)
+			}
+		})
+	}
+}
+
+// The homeserver's list fails for a moment, as Dendrite's does right after somebody was
+// removed (it has no place in the room's history for them yet): it is asked for again, and
+// the answer is the refusal. One that fails for ever is told as the homeserver's failure.
+func TestListFailsAfterRemoval(t *testing.T) {
+	t.Parallel()
+	for name, lists := range map[string]int{"twice": 2, "always": 1000} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			st, room := notJoined(t, "leave")
+			st.sync()
+			defer st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is(http.MethodGet, "/members$")),
+				liar.First(lists, liar.Fail(http.StatusInternalServerError, "M_UNKNOWN")))()
+			var err error
+			asked := st.asksFor(func() { _, err = st.dev.Encrypt(t.Context(), st.outgoing(room, "after the removal")) })
+			if lists == 2 {
+				wantErr(t, "the send", err, e2ee.ErrNotJoined)
+			} else if up, ok := errors.AsType[*e2ee.UpstreamError](err); !ok || up.Status != http.StatusInternalServerError {
+				t.Errorf("the send gives %v", err)
+			}
+			if asked < 3 || asked > 4 {
+				t.Errorf("%d lists", asked)
 			}
 		})
 	}

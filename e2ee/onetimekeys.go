@@ -63,6 +63,8 @@ type keySupply struct {
 	newFallback  bool          // the homeserver says the fallback key is used
 	fallbackUsed bool          // a message used the fallback key
 	served       id.Curve25519 // the fallback key that the homeserver is known to have
+
+	claimFailures int // of the claims of dead keys, see claimDead
 }
 
 // fallbackWasUsed notes that a message used the fallback key. The caller holds mu.

@@ -47,9 +47,6 @@ type room struct {
 	visibility string // empty: not known
 	// members are all users with a membership other than leave; nil: not loaded.
 	members map[id.UserID]string
-	// accepted are the latest membership changes of this client that the homeserver has
-	// answered with 200.
-	accepted map[id.UserID]accepted
 	// loading is the fetch of the members that is under way.
 	loading *memberFetch
 	// narrowed counts what may have made the room's recipients fewer.

@@ -106,13 +106,14 @@ func (s *step) takeOver() {
 // changes memory after it.
 func (p *part) save(ctx context.Context, ch *store.Changes) error {
 	if p.unsure.Load() {
-		return errReload
+		return ErrReload
 	}
 	ctx, cancel := onItsOwn(ctx, saveFor)
 	defer cancel()
 	err := p.eng.store.Save(ctx, p.acct.row, p.rowID, ch)
 	if errors.Is(err, store.ErrUnsure) || errors.Is(err, store.ErrStale) {
 		p.unsure.Store(true)
+		return fmt.Errorf("%w: %w", ErrReload, err)
 	}
 	if err == nil {
 		p.eng.learnRooms(ch.Rooms)
@@ -133,7 +134,7 @@ func (p *part) working(ctx context.Context) (context.Context, context.CancelFunc
 	return ctx, func() { stop(); cancel() }
 }
 
-// errReload says that the database did not tell whether a step was stored. What memory
+// ErrReload says that the database did not tell whether a step was stored. What memory
 // says may be old: the device is loaded anew with its next use, and whoever still works
 // with this one stores nothing and gives nothing out.
-var errReload = errors.New("what is stored of the device is not known: it is loaded anew")
+var ErrReload = errors.New("what is stored of the device is not known: it is loaded anew")

@@ -159,11 +159,12 @@ func (o *olmState) sendDummies(ctx context.Context, plan *unwedging, claimed map
 			plan.wait = append(plan.wait, plan.notes[ref]...)
 			continue
 		}
-		settled, renewed = append(settled, plan.notes[ref]...), append(renewed, ref)
 		made, err := o.account.newOutbound(dev.Curve25519, claimed[ref])
-		if err != nil {
-			continue // a bad key of theirs; they will write again
+		if err != nil { // a key that is none: the next may be one
+			plan.wait = append(plan.wait, plan.notes[ref]...)
+			continue
 		}
+		settled, renewed = append(settled, plan.notes[ref]...), append(renewed, ref)
 		content, err := frame.seal(made, dev)
 		if err != nil {
 			return err

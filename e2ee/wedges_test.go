@@ -121,6 +121,37 @@ func TestNoteOfAWedgeIsKept(t *testing.T) {
 	}
 }
 
+// The key that is claimed is none, though it is signed: nothing is settled by it, and
+// another is claimed after a pause.
+func TestWedgeOutlivesABadKey(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, nil)
+	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
+	target := st.target()
+	bad := 0
+	defer st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is(http.MethodPost, "keys/claim$")),
+		liar.First(2, liar.Edit(func(_ *liar.Request, body map[string]any) {
+			bad++
+			body["one_time_keys"] = map[string]any{bob.UserID: map[string]any{bob.DeviceID: map[string]any{
+				fmt.Sprintf("signed_curve25519:BAD%d", bad): bob.sign(map[string]any{"key": "short"}),
+			}}}
+		})))()
+	st.hs.SendToDevice(target.user, target.device, bob.UserID, "m.room.encrypted", map[string]any{
+		"algorithm": olmAlgorithm, "sender_key": bob.curve25519,
+		"ciphertext": map[string]any{target.curve25519.String(): map[string]any{"type": 1, "body": rawBase64(make([]byte, 120))}},
+	})
+	st.told()
+	await(t, "bob gets no new session", func() bool {
+		st.later(31 * time.Minute)
+		st.dev.Maintain(t.Context())
+		return bob.dummies() == 1
+	})
+	if bad != 2 {
+		t.Errorf("%d bad keys were given", bad)
+	}
+	st.hears(bob)
+}
+
 // A failure is not the end for a process that goes on either: it tries again by itself.
 func TestWedgeIsTriedAgain(t *testing.T) {
 	t.Parallel()

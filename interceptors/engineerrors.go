@@ -63,6 +63,8 @@ func engineError(err error) error {
 		return CannotEncrypt(false, err)
 	case errors.Is(err, e2ee.ErrLeaseLost):
 		return ending(err)
+	case errors.Is(err, e2ee.ErrReload):
+		return notStored().Because(err)
 	case errors.Is(err, e2ee.ErrDeviceNotSigned):
 		return DeviceNotSigned("Confirm it with the recovery key: POST /_e2ee_proxy/v1/recover, " +
 			"and see GET /_e2ee_proxy/v1/status. Then send the message again.").Because(err)
@@ -85,6 +87,15 @@ func ending(err error) *Error {
 		Text: "This process of the proxy is ending, because another one has taken its place. Nothing was changed.", Hint: "Try again in a moment.",
 		Header: retryAfter(5 * time.Second),
 	}
+}
+
+// notStored is for the moments in which the database does not say whether it has stored
+// something. What was asked for can be asked for again.
+func notStored() *Error {
+	e := NewError(http.StatusServiceUnavailable, CodeUnknown, "The proxy's database does not say whether it has stored a change.").
+		WithHint("Try again in a moment.")
+	e.Header = retryAfter(time.Second)
+	return e
 }
 
 // lookupError is engineError for the question whether a room is encrypted: whatever

@@ -81,6 +81,7 @@ func TestSendRefusals(t *testing.T) {
 		{encrypt: fmt.Errorf("%w: %w", e2ee.ErrCannotEncrypt, e2ee.ErrNotJoined), status: 403, code: CodeForbidden},
 		{encrypt: e2ee.ErrClosed, status: 503, code: CodeCannotEncrypt},
 		{encrypt: fmt.Errorf("store the session: %w", e2ee.ErrLeaseLost), status: 503, code: CodeUnknown},
+		{encrypt: fmt.Errorf("store an outbound session: %w", e2ee.ErrReload), status: 503, code: CodeUnknown, says: "The message was not sent."},
 		{encrypt: fmt.Errorf("x: %w", e2ee.ErrUnsupportedAlgorithm), status: 403, code: CodeCannotEncrypt},
 		{encrypt: e2ee.ErrDeviceNotSigned, status: 403, code: CodeDeviceNotSigned},
 		{encrypt: e2ee.ErrSignatureNotShown, status: 403, code: CodeDeviceNotSigned, says: "another device ID; or make a new identity: POST /_e2ee_proxy/v1/reset"},
