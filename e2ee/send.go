@@ -89,18 +89,19 @@ func (m *megolmState) already(ctx context.Context, ref store.TxnRef) (Encrypted,
 	if err != nil {
 		return Encrypted{}, false, fmt.Errorf("load transaction: %w", err)
 	}
-	return Encrypted{Content: txn.Ciphertext, EventID: txn.EventID}, true, nil
+	return Encrypted{Content: txn.Ciphertext}, true, nil
 }
 
-// Sent records the event ID that the homeserver gave.
-func (d *Device) Sent(_ context.Context, out Outgoing, event id.EventID) error {
+// Sent remembers the event ID that the homeserver gave. It may be forgotten: a repetition then
+// sends the same ciphertext under the same transaction ID, for which the homeserver gives the
+// same event.
+func (d *Device) Sent(out Outgoing, event id.EventID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(d.megolmState.sent) >= maxSent {
 		clear(d.megolmState.sent)
 	}
 	d.megolmState.sent[store.TxnRef{RoomID: out.RoomID, Type: out.Type, TxnID: out.TxnID}] = event
-	return nil
 }
 
 // seal encrypts the event. The ratchet and the transaction are stored before the

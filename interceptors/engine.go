@@ -79,10 +79,6 @@ func (d engineDevice) BeginSync(ctx context.Context, since string) (ClientSync, 
 	return s, nil
 }
 
-// ExpectEncryption has nothing to do: the engine never remembers that a room is plain,
-// but asks the homeserver for every send until it hears of an encryption.
-func (d engineDevice) ExpectEncryption(context.Context, id.RoomID) error { return nil }
-
 func (d engineDevice) Control() Control { return d.Device }
 
 var (

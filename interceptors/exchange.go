@@ -119,10 +119,6 @@ type Device interface {
 	Mode() e2ee.Mode
 	// RoomEncryption asks the homeserver when it is not known. An error means: cannot tell, refuse.
 	RoomEncryption(ctx context.Context, room id.RoomID) (e2ee.RoomEncryption, error)
-	// ExpectEncryption is called before a client's m.room.encryption goes upstream: a room
-	// that was known to be plain is unknown from now on, also after a crash, until
-	// NoteEncryption or the homeserver says what it is. A room known to be encrypted stays so.
-	ExpectEncryption(ctx context.Context, room id.RoomID) error
 	// NoteEncryption records that the client has just encrypted a room (200 from upstream).
 	NoteEncryption(ctx context.Context, room id.RoomID, content []byte) error
 	// NoteMembership records a membership change that the homeserver has just
@@ -135,7 +131,7 @@ type Device interface {
 	// Encrypt encrypts and shares the room key; on return everything is stored.
 	Encrypt(ctx context.Context, out e2ee.Outgoing) (e2ee.Encrypted, error)
 	// Sent records the event ID that the homeserver gave to an Outgoing.
-	Sent(ctx context.Context, out e2ee.Outgoing, event id.EventID) error
+	Sent(out e2ee.Outgoing, event id.EventID)
 	// KnownEncrypted reports whether the room is known to be encrypted, from memory. In
 	// such a room plain messages go through Open too, see design §5 (SentInClear).
 	KnownEncrypted(room id.RoomID) bool

@@ -44,10 +44,10 @@ type fakeDevice struct {
 	encrypts int
 	outgoing []string // what was encrypted
 
-	lookupErr, encryptErr, noteErr, sentErr error
-	made                                    *e2ee.Encrypted // instead of a real one
-	of                                      *fakeDevices    // whose it is, once it was used
-	control                                 Control
+	lookupErr, encryptErr, noteErr error
+	made                           *e2ee.Encrypted // instead of a real one
+	of                             *fakeDevices    // whose it is, once it was used
+	control                        Control
 }
 
 func newFakeDevice(mode e2ee.Mode) *fakeDevice {
@@ -89,10 +89,6 @@ func (d *fakeDevice) RoomEncryption(ctx context.Context, room id.RoomID) (e2ee.R
 	return d.rooms[room], errors.Join(d.lookupErr, ctx.Err())
 }
 
-func (d *fakeDevice) ExpectEncryption(_ context.Context, room id.RoomID) error {
-	return d.note("expect %s", room)
-}
-
 func (d *fakeDevice) NoteEncryption(_ context.Context, room id.RoomID, content []byte) error {
 	if err := d.note("encryption %s %s", room, content); err != nil {
 		return err
@@ -132,14 +128,11 @@ func (d *fakeDevice) Encrypt(_ context.Context, out e2ee.Outgoing) (e2ee.Encrypt
 	return sealed, nil
 }
 
-func (d *fakeDevice) Sent(ctx context.Context, out e2ee.Outgoing, event id.EventID) error {
+func (d *fakeDevice) Sent(out e2ee.Outgoing, event id.EventID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.notes = append(d.notes, fmt.Sprintf("sent %s %s", out.Type, event))
-	if d.sentErr == nil && ctx.Err() == nil {
-		d.sealed[out.TxnID+" "+out.Type] = e2ee.Encrypted{EventID: event}
-	}
-	return d.sentErr
+	d.sealed[out.TxnID+" "+out.Type] = e2ee.Encrypted{EventID: event}
 }
 
 // Notice knows one event in any room.

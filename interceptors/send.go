@@ -1,14 +1,12 @@
 package interceptors
 
 import (
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
 
 	"github.com/go-json-experiment/json/jsontext"
-	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
@@ -158,7 +156,9 @@ func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusOK {
-		recordSent(ctx, dev, out, answer(resp).text("event_id"))
+		if event := answer(resp).text("event_id"); event != "" { // a delayed event has none yet
+			dev.Sent(out, id.EventID(event))
+		}
 	}
 	return x.Upstream.Relay(x, resp)
 }
@@ -183,16 +183,4 @@ func checkCiphertext(content []byte) error {
 		}
 	}
 	return nil
-}
-
-// recordSent records the event of a transaction. The message is sent, and the client is
-// told so even when that cannot be recorded: a repetition then sends the same ciphertext
-// under the same transaction ID, for which the homeserver gives the same event.
-func recordSent(ctx context.Context, dev Device, out e2ee.Outgoing, event string) {
-	if event == "" { // a delayed event has none yet
-		return
-	}
-	if err := dev.Sent(context.WithoutCancel(ctx), out, id.EventID(event)); err != nil {
-		zerolog.Ctx(ctx).Error().Err(err).Msg("Failed to record the event of a transaction")
-	}
 }

@@ -98,11 +98,6 @@ func (r *rooms) putEncryption(x *Exchange, dev Device, room id.RoomID, raw []byt
 	// The outcome must become known also when the client does not wait for it: until then
 	// the user's sends to the room are held up, and after it they are decided.
 	ctx := context.WithoutCancel(x.Request.Context())
-	if dev.Mode() == e2ee.ModeProxied {
-		if err := dev.ExpectEncryption(ctx, room); err != nil {
-			return engineError(err)
-		}
-	}
 	detached := *x
 	detached.Request = x.Request.WithContext(ctx)
 	putBack(&detached, raw)

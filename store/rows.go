@@ -170,10 +170,7 @@ type TxnRef struct {
 // with a field left empty keeps what is stored in that field.
 type Transaction struct {
 	TxnRef
-	// Digest is a keyed hash of the clear content.
-	Digest     []byte
 	Ciphertext json.RawMessage // content of the m.room.encrypted event
-	EventID    id.EventID      // empty until the homeserver answered
 	CreatedAt  time.Time
 }
 

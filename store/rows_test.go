@@ -93,19 +93,18 @@ func TestRoomStaysEncrypted(t *testing.T) {
 	})
 }
 
-func TestTransactionIsCompletedLater(t *testing.T) {
+func TestTransactionNeverChanges(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, url string) {
 		db := open(t, options(t, url))
 		acct, dev := device(t, db, alice, "A")
 		txn := everything().Transactions[0]
 		save(t, db, acct, dev.ID, &Changes{Transactions: []Transaction{txn}})
-		save(t, db, acct, dev.ID, &Changes{Transactions: []Transaction{{TxnRef: txn.TxnRef, EventID: "$e", CreatedAt: at(99)}}})
-		txn.EventID = "$e"
+		save(t, db, acct, dev.ID, &Changes{Transactions: []Transaction{{TxnRef: txn.TxnRef, Ciphertext: json.RawMessage(`{"ciphertext":"y"}`), CreatedAt: at(99)}}})
 		same(t, "transaction", must[Transaction](t)(db.Transaction(t.Context(), acct, dev.ID, txn.TxnRef)), txn)
 		long := TxnRef{"!r1", "m.room.message", strings.Repeat("t", 100_000)}
-		save(t, db, acct, dev.ID, &Changes{Transactions: []Transaction{{TxnRef: long, EventID: "$long"}}})
-		same(t, "long ID", must[Transaction](t)(db.Transaction(t.Context(), acct, dev.ID, long)).EventID, id.EventID("$long"))
+		save(t, db, acct, dev.ID, &Changes{Transactions: []Transaction{{TxnRef: long, Ciphertext: txn.Ciphertext, CreatedAt: at(1)}}})
+		same(t, "long ID", must[Transaction](t)(db.Transaction(t.Context(), acct, dev.ID, long)).Ciphertext, txn.Ciphertext)
 	})
 }
 

@@ -166,7 +166,7 @@ func everything() *Changes {
 			{SessionID: "x1", UserID: "@bob:hs", DeviceID: "B2", Curve25519: "curveB", Withheld: "m.unverified"},
 		},
 		Transactions: []Transaction{{
-			TxnRef: TxnRef{"!r1", "m.room.message", "t1"}, Digest: []byte("digest"),
+			TxnRef:     TxnRef{"!r1", "m.room.message", "t1"},
 			Ciphertext: json.RawMessage(`{"ciphertext":"x"}`), CreatedAt: at(1),
 		}},
 		Outbox: []OutboxItem{

@@ -9,15 +9,12 @@ import (
 )
 
 // Table transactions names a transaction by a keyed hash, because a client may choose long
-// IDs and because the type of a clear event is nobody's business. An empty field of a
-// Transaction leaves what is stored.
-var putTransactions = insertRows("transactions", ofDevice, []string{"ref"}, []string{"digest", "ciphertext", "event_id", "created_at"},
-	`UPDATE SET digest = CASE WHEN length(excluded.digest) > 0 THEN excluded.digest ELSE transactions.digest END,
-		ciphertext = CASE WHEN length(excluded.ciphertext) > 0 THEN excluded.ciphertext ELSE transactions.ciphertext END,
-		event_id = CASE WHEN excluded.event_id <> '' THEN excluded.event_id ELSE transactions.event_id END`)
+// IDs and because the type of a clear event is nobody's business. What
+// a transaction became never changes.
+var putTransactions = keepRows("transactions", ofDevice, []string{"ref"}, []string{"ciphertext", "created_at"})
 
 const (
-	selectTransaction = `SELECT digest, ciphertext, event_id, created_at FROM transactions
+	selectTransaction = `SELECT ciphertext, created_at FROM transactions
 		WHERE account = $1 AND device = $2 AND ref = $3`
 	pruneTransactions = `DELETE FROM transactions WHERE (account, device, ref) IN
 		(SELECT account, device, ref FROM transactions WHERE created_at < $1 LIMIT 1000)`
@@ -37,9 +34,7 @@ func (b *batch) transactions(all []Transaction) {
 	for _, t := range last(all, func(t *Transaction) TxnRef { return t.TxnRef }) {
 		h := b.db.hashTxn(t.TxnRef)
 		p.bytes(h[:])
-		p.bytes(t.Digest)
 		p.bytes(t.Ciphertext)
-		p.text(string(t.EventID))
 		p.time(t.CreatedAt)
 	}
 	b.listOfDevice("transactions", putTransactions, p)
@@ -52,7 +47,7 @@ func (db *DB) Transaction(ctx context.Context, acct *Account, device int64, ref 
 	found := false
 	err := db.reader.query(ctx, selectTransaction, []any{acct.ID, device, h[:]}, func(r *sql.Rows) error {
 		found = true
-		return r.Scan(&t.Digest, jsonColumn{&t.Ciphertext}, text(&t.EventID), timeColumn{&t.CreatedAt})
+		return r.Scan(jsonColumn{&t.Ciphertext}, timeColumn{&t.CreatedAt})
 	})
 	if err == nil && !found {
 		err = ErrNotFound
