@@ -33,6 +33,8 @@ var (
 
 const selectRoomsOfDevices = "SELECT room_id, algorithm, encrypted_since FROM rooms WHERE algorithm <> ''"
 
+var errDamagedHash = errors.New("hash is damaged")
+
 // hashRoom is the name under which a room stands.
 func (db *DB) hashRoom(room id.RoomID) [32]byte { return db.Hash("encrypted room", []byte(room)) }
 
@@ -50,6 +52,7 @@ func (db *DB) encryptedRoomArgs(all []EncryptedRoom) *args {
 	slices.SortFunc(rows, func(a, b row) int { return bytes.Compare(a.key[:], b.key[:]) })
 	p := &args{}
 	for i := range rows {
+		db.rooms.add(rows[i].key)
 		p.bytes(rows[i].key[:])
 		p.text(rows[i].Algorithm)
 		p.time(rows[i].Since)
@@ -99,10 +102,16 @@ func (db *DB) EncryptedRooms(ctx context.Context, want []id.RoomID) (map[id.Room
 	names := make(map[[32]byte]id.RoomID, len(want))
 	for _, room := range unique(want) {
 		key := db.hashRoom(room)
+		if db.rooms.lacks(key) {
+			continue
+		}
 		names[key] = room
 		p.bytes(key[:])
 	}
 	all := make(map[id.RoomID]EncryptedRoom)
+	if len(names) == 0 {
+		return all, db.Lease()
+	}
 	err := db.list(ctx, selectEncryptedRooms, nil, p, func(rows *sql.Rows) error {
 		var key []byte
 		var r EncryptedRoom
@@ -110,7 +119,7 @@ func (db *DB) EncryptedRooms(ctx context.Context, want []id.RoomID) (map[id.Room
 			return err
 		}
 		if len(key) != 32 {
-			return errors.New("hash is damaged")
+			return errDamagedHash
 		}
 		r.RoomID = names[[32]byte(key)]
 		all[r.RoomID] = r

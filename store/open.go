@@ -50,6 +50,8 @@ type DB struct {
 	id   string // of the database
 	root secret.Bytes
 
+	rooms knownRooms
+
 	lease    *lease
 	restored string
 }
@@ -213,6 +215,11 @@ func (db *DB) open(ctx context.Context, t *tx, o *opened) error {
 	}
 	if version == 0 {
 		if err := db.createMeta(ctx, t); err != nil {
+			return err
+		}
+	}
+	if !db.dialect.sharedPool {
+		if err := db.rooms.load(ctx, t); err != nil {
 			return err
 		}
 	}
