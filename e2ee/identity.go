@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/crypto/ssss"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -259,8 +260,8 @@ func (o *ownIdentity) noteOwn(own *trustcache.User) {
 	o.own = state
 	o.noteSignature(state, own.SelfSigning)
 	if dev := own.Device(o.id); dev != nil && state != ownReplaced {
-		if obj, err := parseObject(dev.Raw); err == nil {
-			o.serverKeys = obj.without("unsigned").encode()
+		if obj, err := strictjson.Parse(dev.Raw); err == nil {
+			o.serverKeys = obj.Without("unsigned").Encode()
 		}
 	}
 }
