@@ -124,7 +124,7 @@ func (o *ownIdentity) bootstrap(ctx context.Context, auth UserAuth, may bootstra
 	if !uploaded {
 		return nil // the next maintenance comes after the upload
 	}
-	give, err := o.acct.boot.take(ctx, struct{}{})
+	give, err := o.acct.boot.Take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}
@@ -374,7 +374,7 @@ func (d *Device) uploadNow(ctx context.Context) error {
 	if uploaded {
 		return nil
 	}
-	give, err := d.schedule.upkeep.take(ctx, struct{}{})
+	give, err := d.schedule.upkeep.Take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func (o *olmState) flushOutbox(ctx context.Context) error {
 	if !pending || o.mode != ModeProxied {
 		return nil
 	}
-	give, err := o.outboxTurn.take(ctx, struct{}{})
+	give, err := o.outboxTurn.Take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}

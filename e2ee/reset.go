@@ -60,7 +60,7 @@ func (d *Device) Reset(ctx context.Context, auth UserAuth) (secret.String, error
 }
 
 func (o *ownIdentity) resetNow(ctx context.Context, auth UserAuth) error {
-	give, err := o.acct.boot.take(ctx, struct{}{})
+	give, err := o.acct.boot.Take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}

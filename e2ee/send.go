@@ -23,7 +23,7 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 	if d.mode != ModeProxied {
 		return Encrypted{}, ErrNotProxied
 	}
-	give, err := d.megolmState.sends.take(ctx, out.RoomID)
+	give, err := d.megolmState.sends.Take(ctx, out.RoomID)
 	if err != nil {
 		return Encrypted{}, err
 	}

@@ -165,7 +165,7 @@ func (d *Device) letSpread(ctx context.Context) error {
 	if wait <= 0 {
 		return nil
 	}
-	return waitFor(ctx, min(wait, d.eng.opts.Spread))
+	return backoff.Wait(ctx, min(wait, d.eng.opts.Spread))
 }
 
 // unshared gives the devices that still lack the live session's key and those that
