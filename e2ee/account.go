@@ -3,6 +3,7 @@ package e2ee
 import (
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -15,15 +16,15 @@ type account struct {
 	row     *store.Account
 	tracker *trustcache.Tracker
 	// boot lets one device at a time set up the identity.
-	boot turns[struct{}]
+	boot locks.Turns[struct{}]
 	// review lets one device at a time compare the warnings with how things stand.
-	review turns[struct{}]
+	review locks.Turns[struct{}]
 
 	rollout rollout
 	// password is from a login through the proxy, see password.go.
 	password loginPassword
 
-	mu lock
+	mu locks.Mutex
 	// warned are the account's warnings, once read; warnedSeq counts their changes.
 	warned     []store.Warning
 	warnedRead bool
@@ -49,11 +50,11 @@ func newAccount(e *Engine, row *store.Account) *account {
 	order := e.opts.locks
 	a := &account{
 		eng: e, user: row.UserID, row: row,
-		mu:       lock{order: order, rank: rankAccount},
-		boot:     turns[struct{}]{order: order, rank: rankBoot},
-		review:   turns[struct{}]{order: order, rank: rankReview},
-		rollout:  rollout{mu: lock{order: order, rank: rankLeaf}, since: e.now()},
-		password: loginPassword{mu: lock{order: order, rank: rankLeaf}},
+		mu:       locks.Mutex{Order: order, Rank: locks.RankAccount},
+		boot:     locks.Turns[struct{}]{Order: order, Rank: locks.RankBoot},
+		review:   locks.Turns[struct{}]{Order: order, Rank: locks.RankReview},
+		rollout:  rollout{mu: locks.Mutex{Order: order, Rank: locks.RankLeaf}, since: e.now()},
+		password: loginPassword{mu: locks.Mutex{Order: order, Rank: locks.RankLeaf}},
 	}
 	a.tracker = trustcache.NewTracker(e.store, row, trustcache.Options{
 		Cache: e.users, Now: e.now,

@@ -11,6 +11,8 @@ import (
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/locks"
 )
 
 // Answers of the homeserver to the engine's own requests are decoded whole, so that their
@@ -33,14 +35,14 @@ var ErrAnswerTooLarge = errors.New("the homeserver's answer is too large")
 // largeAnswers shares out the places for large answers.
 type largeAnswers struct {
 	all      chan struct{}
-	accounts turns[id.UserID]
+	accounts locks.Turns[id.UserID]
 }
 
 func newLargeAnswers() *largeAnswers { return &largeAnswers{all: make(chan struct{}, largeAtOnce)} }
 
 // take waits for a place. The returned func gives it back.
 func (l *largeAnswers) take(ctx context.Context, user id.UserID) (func(), error) {
-	giveTurn, err := l.accounts.take(ctx, user)
+	giveTurn, err := l.accounts.Take(ctx, user)
 	if err != nil {
 		return nil, err
 	}

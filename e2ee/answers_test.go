@@ -151,7 +151,7 @@ func TestLargeAnswersTakeTurns(t *testing.T) {
 	for _, other := range others {
 		other()
 	}
-	if len(hs.large.all) != 0 || len(hs.large.accounts.taken) != 0 {
+	if len(hs.large.all) != 0 || !hs.large.accounts.Idle() {
 		t.Error("places are left")
 	}
 }

@@ -187,7 +187,7 @@ func (e *Engine) firstVisit(key deviceKey) (first, left bool) {
 // dismiss forgets a device that no client has, that is asleep, and for which nothing is
 // left to do. All of it is stored.
 func (e *Engine) dismiss(ctx context.Context, key deviceKey, d *Device) {
-	give, err := d.schedule.upkeep.take(ctx, struct{}{})
+	give, err := d.schedule.upkeep.Take(ctx, struct{}{})
 	if err != nil {
 		return
 	}
@@ -226,7 +226,7 @@ func (e *Engine) fromStore(ctx context.Context, key deviceKey, claim bool) (*Dev
 	if d := e.get(key, claim); d != nil {
 		return d, nil
 	}
-	give, err := e.opening.take(ctx, key)
+	give, err := e.opening.Take(ctx, key)
 	if err != nil {
 		return nil, err
 	}

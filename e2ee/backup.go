@@ -16,6 +16,7 @@ import (
 	"maunium.net/go/mautrix/crypto/ssss"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -57,11 +58,11 @@ func (v *backupVersion) publicKey() *ecdh.PublicKey {
 	if v == nil || v.Algorithm != algorithmBackup || v.Version == "" {
 		return nil
 	}
-	obj, err := parseObject(v.AuthData)
+	obj, err := strictjson.Parse(v.AuthData)
 	if err != nil {
 		return nil
 	}
-	text, _ := obj.text("public_key")
+	text, _ := obj.Text("public_key")
 	raw, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(text, "="))
 	if err != nil {
 		return nil
@@ -125,7 +126,7 @@ func (a *account) loadBackupKey(ctx context.Context) (*backup.MegolmBackupKey, s
 	}
 	var meta backupKeyMeta
 	if len(stored.Meta) > 0 && json.Unmarshal(stored.Meta, &meta) != nil {
-		return nil, "", fmt.Errorf("read the backup key: %w", errMalformed)
+		return nil, "", fmt.Errorf("read the backup key: %w", strictjson.ErrMalformed)
 	}
 	return key, meta.Version, nil
 }
@@ -274,7 +275,7 @@ func (b *backups) newBackupKey(ctx context.Context) (*backup.MegolmBackupKey, er
 // createBackup makes a backup version signed by the identity and this device. What is
 // stored with the key names it only once it is seen on the homeserver.
 func (b *backups) createBackup(ctx context.Context, key *backup.MegolmBackupKey, keys *crossSigning) error {
-	auth := object{{"public_key", quoted(b64(key.PublicKey().Bytes()))}}.encode()
+	auth := strictjson.Object{{Name: "public_key", Value: strictjson.Quote(b64(key.PublicKey().Bytes()))}}.Encode()
 	auth, err := signWith(auth, b.acct.user, keys.master)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -79,12 +80,12 @@ func sealBackup(row *store.InboundSession, to *backupTarget, users map[id.UserID
 			if err != nil {
 				return backupSession{}, fmt.Errorf("encode key owner: %w", err)
 			}
-			data = data.set(fieldOwner, raw)
+			data = data.Set(fieldOwner, raw)
 		}
 	} else {
-		data = data.set(fieldUnauthentic, quoted(unauthenticSource(row.Source)))
+		data = data.Set(fieldUnauthentic, strictjson.Quote(unauthenticSource(row.Source)))
 	}
-	sealed, err := backup.EncryptSessionDataWithPubkey(to.public, data.encode())
+	sealed, err := backup.EncryptSessionDataWithPubkey(to.public, data.Encode())
 	if err != nil {
 		return backupSession{}, fmt.Errorf("encrypt room key for the backup: %w", err)
 	}
@@ -118,7 +119,7 @@ func unauthenticSource(source store.Source) string {
 
 // sessionData is what is known of a room key, for a backup or an export. What other
 // clients had put into the backup that it came from is still in it.
-func sessionData(row *store.InboundSession) (object, keptOwner, error) {
+func sessionData(row *store.InboundSession) (strictjson.Object, keptOwner, error) {
 	sess := &session.MegolmInboundSession{}
 	if err := sess.UnpickleLibOlm(row.Pickle.Reveal()); err != nil {
 		return nil, keptOwner{}, fmt.Errorf("unpickle room key: %w", err)
@@ -128,7 +129,7 @@ func sessionData(row *store.InboundSession) (object, keptOwner, error) {
 		return nil, keptOwner{}, fmt.Errorf("export room key: %w", err)
 	}
 	from := decodeKeptOwner(row.Owner)
-	data, err := parseObject(from.Extra)
+	data, err := strictjson.Parse(from.Extra)
 	if err != nil {
 		data = nil
 	}
@@ -141,12 +142,12 @@ func sessionData(row *store.InboundSession) (object, keptOwner, error) {
 		return nil, keptOwner{}, fmt.Errorf("encode room key: %w", err)
 	}
 	return data.
-		set("algorithm", quoted(algorithmMegolm)).
-		set(fieldForwards, chain).
-		set("sender_claimed_keys", object{{"ed25519", quoted(from.Ed25519.String())}}.encode()).
-		set("sender_key", quoted(from.Curve25519.String())).
-		set("session_key", quoted(string(exported))).
-		set(fieldSharedHistory, shared), from, nil // requirement 17.4
+		Set("algorithm", strictjson.Quote(algorithmMegolm)).
+		Set(fieldForwards, chain).
+		Set("sender_claimed_keys", strictjson.Object{{Name: "ed25519", Value: strictjson.Quote(from.Ed25519.String())}}.Encode()).
+		Set("sender_key", strictjson.Quote(from.Curve25519.String())).
+		Set("session_key", strictjson.Quote(string(exported))).
+		Set(fieldSharedHistory, shared), from, nil // requirement 17.4
 }
 
 // addBackupMAC adds the MAC over the canonical JSON of the encrypted data.
@@ -155,11 +156,11 @@ func addBackupMAC(raw json.RawMessage, macKey []byte) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	obj, err := parseObject(raw)
+	obj, err := strictjson.Parse(raw)
 	if err != nil {
 		return nil, err
 	}
-	return obj.set("unsigned", object{{fieldBackupMAC, quoted(b64(mac))}}.encode()).encode(), nil
+	return obj.Set("unsigned", strictjson.Object{{Name: fieldBackupMAC, Value: strictjson.Quote(b64(mac))}}.Encode()).Encode(), nil
 }
 
 func backupMAC(raw json.RawMessage, macKey []byte) ([]byte, error) {
@@ -175,15 +176,15 @@ func backupMAC(raw json.RawMessage, macKey []byte) ([]byte, error) {
 // hasBackupMAC reports whether the encrypted data carries the right MAC, all its unknown
 // members included.
 func hasBackupMAC(raw json.RawMessage, macKey []byte) bool {
-	obj, err := parseObject(raw)
+	obj, err := strictjson.Parse(raw)
 	if err != nil {
 		return false
 	}
-	unsigned, err := parseObject(obj.get("unsigned"))
+	unsigned, err := strictjson.Parse(obj.Get("unsigned"))
 	if err != nil {
 		return false
 	}
-	text, _ := unsigned.text(fieldBackupMAC)
+	text, _ := unsigned.Text(fieldBackupMAC)
 	claimed, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(text, "="))
 	if err != nil {
 		return false
@@ -195,21 +196,21 @@ func hasBackupMAC(raw json.RawMessage, macKey []byte) bool {
 // openBackup decrypts one room key of a backup. The row it gives has the session's own
 // name, not the one under which the homeserver keeps it.
 func openBackup(ref store.SessionRef, raw json.RawMessage, private *backup.MegolmBackupKey, macKey []byte) (store.InboundSession, error) {
-	entry, err := parseObject(raw)
+	entry, err := strictjson.Parse(raw)
 	if err != nil {
 		return store.InboundSession{}, err
 	}
-	sealed := entry.get("session_data")
+	sealed := entry.Get("session_data")
 	var data backup.EncryptedSessionData[json.RawMessage]
-	if _, err := parseObject(sealed); err != nil {
+	if _, err := strictjson.Parse(sealed); err != nil {
 		return store.InboundSession{}, err
 	}
 	if json.Unmarshal(sealed, &data) != nil || data.Ephemeral.PublicKey == nil {
-		return store.InboundSession{}, fmt.Errorf("%w: a room key in the backup", errMalformed)
+		return store.InboundSession{}, fmt.Errorf("%w: a room key in the backup", strictjson.ErrMalformed)
 	}
 	plain, err := data.Decrypt(private)
 	if err != nil {
-		return store.InboundSession{}, fmt.Errorf("%w: a room key in the backup", errMalformed)
+		return store.InboundSession{}, fmt.Errorf("%w: a room key in the backup", strictjson.ErrMalformed)
 	}
 	return keptSession(ref, *plain, store.SourceBackup, hasBackupMAC(sealed, macKey))
 }
@@ -217,25 +218,25 @@ func openBackup(ref store.SessionRef, raw json.RawMessage, private *backup.Megol
 // keptSession reads the data of a room key that came from a backup or an export. With
 // attested its owner is believed, if it is named and is the one that the key names.
 func keptSession(ref store.SessionRef, raw json.RawMessage, source store.Source, attested bool) (store.InboundSession, error) {
-	data, err := parseObject(raw)
+	data, err := strictjson.Parse(raw)
 	if err != nil {
 		return store.InboundSession{}, err
 	}
-	algorithm, _ := data.text("algorithm")
-	exported, _ := data.text("session_key")
+	algorithm, _ := data.Text("algorithm")
+	exported, _ := data.Text("session_key")
 	if algorithm != algorithmMegolm {
-		return store.InboundSession{}, fmt.Errorf("%w: algorithm of a room key", errMalformed)
+		return store.InboundSession{}, fmt.Errorf("%w: algorithm of a room key", strictjson.ErrMalformed)
 	}
 	sess, err := session.NewMegolmInboundSessionFromExport([]byte(exported))
 	if err != nil || sess.ID() != ref.SessionID { // attack A16
-		return store.InboundSession{}, fmt.Errorf("%w: a room key under another's name", errMalformed)
+		return store.InboundSession{}, fmt.Errorf("%w: a room key under another's name", strictjson.ErrMalformed)
 	}
 	from := keptOwner{Extra: extraMembers(data)}
-	if attested && data.get(fieldUnauthentic) == nil {
+	if attested && data.Get(fieldUnauthentic) == nil {
 		from.Owner = attestedOwner(ref, data)
 	}
 	if !from.Attested { // what it claims is kept for whoever it is given to, and proves nothing
-		senderKey, _ := data.text("sender_key")
+		senderKey, _ := data.Text("sender_key")
 		from.Owner = trustcache.Owner{Curve25519: id.Curve25519(senderKey), Ed25519: claimedKey(data)}
 	}
 	owner, err := from.encode()
@@ -250,35 +251,35 @@ func keptSession(ref store.SessionRef, raw json.RawMessage, source store.Source,
 
 // forwardedBy gives the devices by which a room key was forwarded, in order, as its data
 // says. What is no such list is an empty one, not null.
-func forwardedBy(data object) []string {
+func forwardedBy(data strictjson.Object) []string {
 	chain := []string{}
-	if raw := data.get(fieldForwards); raw == nil || json.Unmarshal(raw, &chain) != nil || chain == nil {
+	if raw := data.Get(fieldForwards); raw == nil || json.Unmarshal(raw, &chain) != nil || chain == nil {
 		return []string{}
 	}
 	return chain
 }
 
-func claimedKey(data object) id.Ed25519 {
-	claimed, err := parseObject(data.get("sender_claimed_keys"))
+func claimedKey(data strictjson.Object) id.Ed25519 {
+	claimed, err := strictjson.Parse(data.Get("sender_claimed_keys"))
 	if err != nil {
 		return ""
 	}
-	key, _ := claimed.text("ed25519")
+	key, _ := claimed.Text("ed25519")
 	return id.Ed25519(key)
 }
 
-func isTrue(data object, name string) bool { return string(data.get(name)) == "true" }
+func isTrue(data strictjson.Object, name string) bool { return string(data.Get(name)) == "true" }
 
 // attestedOwner gives the owner of a key whose data is authentic: whom it names, if that
 // is the owner of this session; or its keys alone, where another client wrote it. Nobody
 // when what is said is no owner of this session.
-func attestedOwner(ref store.SessionRef, data object) trustcache.Owner {
-	senderKey, _ := data.text("sender_key")
+func attestedOwner(ref store.SessionRef, data strictjson.Object) trustcache.Owner {
+	senderKey, _ := data.Text("sender_key")
 	keys := trustcache.Owner{Curve25519: id.Curve25519(senderKey), Ed25519: claimedKey(data), Attested: true}
 	if keys.Curve25519 == "" || keys.Ed25519 == "" {
 		return trustcache.Owner{}
 	}
-	raw := data.get(fieldOwner)
+	raw := data.Get(fieldOwner)
 	if raw == nil {
 		return keys
 	}

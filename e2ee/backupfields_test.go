@@ -16,6 +16,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -206,22 +207,22 @@ func TestForwardedKeyNamesWhoGaveIt(t *testing.T) {
 	}
 	for chain, want := range map[string]int{`[]`: 1, `["a","b"]`: 3, `null`: 1, `7`: 1} {
 		msg := &received{SenderKey: dev.Curve25519, envelope: envelope{
-			Sender: own.UserID, Keys: edKey{dev.Ed25519}, Content: object{
-				{"algorithm", quoted(algorithmMegolm)}, {"room_id", quoted("!r:x")}, {"session_id", quoted(in.ID().String())},
-				{"session_key", quoted(string(exported))}, {"sender_key", quoted("curve")}, {"sender_claimed_ed25519_key", quoted("ed")},
-				{"forwarding_curve25519_key_chain", json.RawMessage(chain)}, {"x", quoted("y")},
-			}.encode(),
+			Sender: own.UserID, Keys: edKey{dev.Ed25519}, Content: strictjson.Object{
+				{Name: "algorithm", Value: strictjson.Quote(algorithmMegolm)}, {Name: "room_id", Value: strictjson.Quote("!r:x")}, {Name: "session_id", Value: strictjson.Quote(in.ID().String())},
+				{Name: "session_key", Value: strictjson.Quote(string(exported))}, {Name: "sender_key", Value: strictjson.Quote("curve")}, {Name: "sender_claimed_ed25519_key", Value: strictjson.Quote("ed")},
+				{Name: "forwarding_curve25519_key_chain", Value: json.RawMessage(chain)}, {Name: "x", Value: strictjson.Quote("y")},
+			}.Encode(),
 		}}
 		row, by := d.forwardedKey(msg, own)
 		if by != "OTHER" || row.Source != store.SourceForwarded {
 			t.Fatalf("chain %s: by %q, source %q", chain, by, row.Source)
 		}
-		extra, err := parseObject(decodeKeptOwner(row.Owner).Extra)
+		extra, err := strictjson.Parse(decodeKeptOwner(row.Owner).Extra)
 		if err != nil {
 			t.Fatal(err)
 		}
 		got := forwardedBy(extra)
-		if len(got) != want || got[len(got)-1] != dev.Curve25519.String() || extra.get("x") != nil {
+		if len(got) != want || got[len(got)-1] != dev.Curve25519.String() || extra.Get("x") != nil {
 			t.Errorf("chain %s: %v", chain, got)
 		}
 	}
@@ -236,9 +237,9 @@ func TestForwardedKeyNamesWhoGaveIt(t *testing.T) {
 		other := *own
 		other.Devices = []trustcache.Device{dev}
 		change(&other.Devices[0])
-		msg := &received{SenderKey: dev.Curve25519, envelope: envelope{Sender: own.UserID, Keys: edKey{dev.Ed25519}, Content: object{
-			{"algorithm", quoted(algorithmMegolm)}, {"room_id", quoted("!r:x")}, {"session_id", quoted(in.ID().String())}, {"session_key", quoted(string(exported))},
-		}.encode()}}
+		msg := &received{SenderKey: dev.Curve25519, envelope: envelope{Sender: own.UserID, Keys: edKey{dev.Ed25519}, Content: strictjson.Object{
+			{Name: "algorithm", Value: strictjson.Quote(algorithmMegolm)}, {Name: "room_id", Value: strictjson.Quote("!r:x")}, {Name: "session_id", Value: strictjson.Quote(in.ID().String())}, {Name: "session_key", Value: strictjson.Quote(string(exported))},
+		}.Encode()}}
 		if _, by := d.forwardedKey(msg, &other); by != "" {
 			t.Errorf("%s: the key of %q was taken", name, by)
 		}

@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/trustcache"
 )
 
@@ -27,7 +28,7 @@ func TestWhoseBackupIsTrusted(t *testing.T) {
 		return s
 	}
 	master, device, stranger := signer(), signer(), signer()
-	auth := object{{"public_key", quoted(b64(key.PublicKey().Bytes()))}}.encode()
+	auth := strictjson.Object{{Name: "public_key", Value: strictjson.Quote(b64(key.PublicKey().Bytes()))}}.Encode()
 	signed := func(user id.UserID, name string, by *pk.Signing) json.RawMessage {
 		msg, err := signable(auth)
 		if err != nil {
@@ -72,7 +73,7 @@ func TestWhoseBackupIsTrusted(t *testing.T) {
 		{"of another algorithm", byMaster, func(v *backupVersion, _ *trustcache.User) { v.Algorithm = "com.example" }, false},
 		{"no version", byMaster, func(v *backupVersion, _ *trustcache.User) { v.Version = "" }, false},
 		{"a public key was put in after it was signed", byMaster, func(v *backupVersion, _ *trustcache.User) {
-			obj, err := parseObject(v.AuthData)
+			obj, err := strictjson.Parse(v.AuthData)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -80,7 +81,7 @@ func TestWhoseBackupIsTrusted(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			v.AuthData = obj.set("public_key", quoted(b64(other.PublicKey().Bytes()))).encode()
+			v.AuthData = obj.Set("public_key", strictjson.Quote(b64(other.PublicKey().Bytes()))).Encode()
 		}, false},
 	} {
 		v := &backupVersion{Algorithm: algorithmBackup, Version: "1", AuthData: tc.auth}

@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
 
@@ -79,8 +80,8 @@ func TestAuthenticatedBackupOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	kept := decodeKeptOwner(back.Owner)
-	extra, err := parseObject(kept.Extra)
-	if err != nil || string(extra.get("com.example.note")) != `{"kept":[1,2]}` || !kept.Attested || kept.UserID != owner.UserID {
+	extra, err := strictjson.Parse(kept.Extra)
+	if err != nil || string(extra.Get("com.example.note")) != `{"kept":[1,2]}` || !kept.Attested || kept.UserID != owner.UserID {
 		t.Errorf("after another backup it is %+v with %s", kept.Owner, kept.Extra)
 	}
 	// Under another name, and without the MAC, it proves nothing.

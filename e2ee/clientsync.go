@@ -65,7 +65,7 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 // stopped. A sync of the proxy's own that has its answer already is finished first: what
 // it brought would reach the client twice.
 func (d *Device) continues(ctx context.Context, since string) (bool, error) {
-	give, err := d.schedule.syncTurn.take(ctx, struct{}{})
+	give, err := d.schedule.syncTurn.Take(ctx, struct{}{})
 	if err != nil {
 		return false, err
 	}

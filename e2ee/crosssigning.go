@@ -14,6 +14,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -232,11 +233,11 @@ func challengeOf(err error) *uiaChallenge {
 // signDevice adds the identity's signature to this device's keys as the homeserver
 // shows them, and our device's to the master key (requirements 12.5, 12.8).
 func (o *ownIdentity) signDevice(ctx context.Context, c *crossSigning, keys json.RawMessage) error {
-	obj, err := parseObject(keys)
+	obj, err := strictjson.Parse(keys)
 	if err != nil {
 		return err
 	}
-	signed, err := signWith(obj.without("unsigned").encode(), o.acct.user, c.selfSigning)
+	signed, err := signWith(obj.Without("unsigned").Encode(), o.acct.user, c.selfSigning)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 )
@@ -40,7 +41,7 @@ type part struct {
 
 	// mu guards the record and the other parts, but what they say otherwise of. It is never
 	// held while the homeserver is asked.
-	mu     lock
+	mu     locks.Mutex
 	record record
 }
 
@@ -204,13 +205,13 @@ func newDevice(e *Engine, acct *account, self self) *Device {
 // connect makes the parts of a device know it, and gives its locks their places.
 func (d *Device) connect() {
 	order := d.eng.opts.locks
-	d.mu = lock{order: order, rank: rankDevice}
-	d.opens = lock{order: order, rank: rankOpens}
-	d.sends = turns[id.RoomID]{order: order, rank: rankSends}
-	d.outboxTurn = turns[struct{}]{order: order, rank: rankOutbox}
-	d.upkeep = turns[struct{}]{order: order, rank: rankUpkeep}
-	d.syncTurn = turns[struct{}]{order: order, rank: rankSync}
-	d.live.mu = lock{order: order, rank: rankLeaf}
+	d.mu = locks.Mutex{Order: order, Rank: locks.RankDevice}
+	d.opens = locks.Mutex{Order: order, Rank: locks.RankOpens}
+	d.sends = locks.Turns[id.RoomID]{Order: order, Rank: locks.RankSends}
+	d.outboxTurn = locks.Turns[struct{}]{Order: order, Rank: locks.RankOutbox}
+	d.upkeep = locks.Turns[struct{}]{Order: order, Rank: locks.RankUpkeep}
+	d.syncTurn = locks.Turns[struct{}]{Order: order, Rank: locks.RankSync}
+	d.live.mu = locks.Mutex{Order: order, Rank: locks.RankLeaf}
 	d.publication.part, d.publication.host = &d.part, d
 	d.keySupply.part = &d.part
 	d.ownIdentity.part, d.ownIdentity.host = &d.part, d

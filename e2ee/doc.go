@@ -22,7 +22,7 @@
 // between devices (gossip), and what waits for the client (clientState). A part changes
 // nothing of another; what it needs of the others stands in its host interface.
 //
-// Turns and locks are taken in the order of their ranks (lockorder.go): turns first, which
+// Turns and locks are taken in the order of their ranks (internal/locks): turns first, which
 // alone may be held while the homeserver is asked, then the engine's lock, then a device's,
 // then those of what it tells. Every change of a device is a step (step.go).
 //

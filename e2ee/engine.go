@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -34,7 +35,7 @@ type Options struct {
 	// syncs for it; 5 s.
 	OwnSyncAfter time.Duration
 
-	locks *lockOrder // of tests
+	locks *locks.Order // of tests
 	// Spread is how long after this device was first confirmed its first room keys wait,
 	// so that others have heard of it: some clients judge a message once and for all
 	// when it comes. 1 s; negative is none.
@@ -145,12 +146,12 @@ type Engine struct {
 	accepted  *acceptedChanges
 	awake     *lru.Cache[*Device, struct{}] // by when they were used last
 
-	mu       lock
+	mu       locks.Mutex
 	accounts map[id.UserID]*account
 	devices  map[deviceKey]*Device
 	gone     map[int64]struct{} // rows of devices that left memory since the last round
 	visited  map[deviceKey]bool // by a round of this process; true: something was left to be done
-	opening  turns[deviceKey]
+	opening  locks.Turns[deviceKey]
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -199,10 +200,10 @@ func New(opts Options) (*Engine, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
-	lists.mu = lock{order: opts.locks, rank: rankLeaf}
+	lists.mu = locks.Mutex{Order: opts.locks, Rank: locks.RankLeaf}
 	return &Engine{
-		mu:      lock{order: opts.locks, rank: rankEngine},
-		opening: turns[deviceKey]{order: opts.locks, rank: rankOpening},
+		mu:      locks.Mutex{Order: opts.locks, Rank: locks.RankEngine},
+		opening: locks.Turns[deviceKey]{Order: opts.locks, Rank: locks.RankOpening},
 		counts:  counted, lists: lists,
 		opts: opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users, encrypted: encrypted, accepted: newAcceptedChanges(), awake: awake,
 		hs:       &homeserver{base: opts.Homeserver, client: opts.Client, timeout: opts.Timeout, large: newLargeAnswers()},
@@ -240,7 +241,7 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 		none.connect()
 		return none, nil
 	}
-	give, err := e.opening.take(ctx, key)
+	give, err := e.opening.Take(ctx, key)
 	if err != nil {
 		return nil, err
 	}
@@ -293,7 +294,7 @@ func (e *Engine) account(row *store.Account) *account {
 // forget stops a device's work and deletes everything that is stored of it.
 func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Device) error {
 	key := deviceKey{row.UserID, dev.DeviceID}
-	give, err := e.opening.take(ctx, key)
+	give, err := e.opening.Take(ctx, key)
 	if err != nil {
 		return err
 	}

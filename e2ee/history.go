@@ -163,7 +163,7 @@ func (b *backups) fetchLoop(ctx context.Context) {
 		absent, err := b.fetchKeys(ctx, batch)
 		for again := 1; errors.Is(err, errMoreToDo) && again <= fetchAgain; again++ {
 			// Whose the backup is changed while it was looked at, as when a device is set up.
-			if err = waitFor(ctx, rereadPauses().After(again)); err == nil {
+			if err = backoff.Wait(ctx, rereadPauses().After(again)); err == nil {
 				absent, err = b.fetchKeys(ctx, batch)
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
 
@@ -118,7 +119,7 @@ func (b *backups) fetchRoom(ctx context.Context, version string, room id.RoomID,
 			return eachMember(dec, func(session string) error {
 				raw, err := dec.ReadValue()
 				if err != nil {
-					return fmt.Errorf("%w: key backup", errMalformed)
+					return fmt.Errorf("%w: key backup", strictjson.ErrMalformed)
 				}
 				meter.used = 0
 				if wanted[id.SessionID(session)] {

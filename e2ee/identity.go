@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/crypto/ssss"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -123,7 +124,7 @@ func (o *ownIdentity) bootstrap(ctx context.Context, auth UserAuth, may bootstra
 	if !uploaded {
 		return nil // the next maintenance comes after the upload
 	}
-	give, err := o.acct.boot.take(ctx, struct{}{})
+	give, err := o.acct.boot.Take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}
@@ -259,8 +260,8 @@ func (o *ownIdentity) noteOwn(own *trustcache.User) {
 	o.own = state
 	o.noteSignature(state, own.SelfSigning)
 	if dev := own.Device(o.id); dev != nil && state != ownReplaced {
-		if obj, err := parseObject(dev.Raw); err == nil {
-			o.serverKeys = obj.without("unsigned").encode()
+		if obj, err := strictjson.Parse(dev.Raw); err == nil {
+			o.serverKeys = obj.Without("unsigned").Encode()
 		}
 	}
 }
@@ -373,7 +374,7 @@ func (d *Device) uploadNow(ctx context.Context) error {
 	if uploaded {
 		return nil
 	}
-	give, err := d.schedule.upkeep.take(ctx, struct{}{})
+	give, err := d.schedule.upkeep.Take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}

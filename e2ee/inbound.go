@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -28,7 +29,7 @@ type inboundSession struct {
 	owner     trustcache.Owner
 	contested bool // there are more owners
 
-	mu   lock
+	mu   locks.Mutex
 	sess session.MegolmInboundSession
 	used map[usedKey]usedIndex
 	// more are owners beside the first, of those users for whom they were looked for.
@@ -250,7 +251,7 @@ func (m *megolmState) loadSessions(ctx context.Context, jobs []*sealedEvent, mis
 	loaded := make(map[store.SessionRef]*inboundSession, len(rows))
 	for ref, row := range rows {
 		kept := decodeKeptOwner(row.Owner)
-		s := &inboundSession{row: row, owner: kept.Owner, contested: kept.Contested, last: -1, mu: lock{order: m.eng.opts.locks, rank: rankSession}}
+		s := &inboundSession{row: row, owner: kept.Owner, contested: kept.Contested, last: -1, mu: locks.Mutex{Order: m.eng.opts.locks, Rank: locks.RankSession}}
 		if index, ok := last[ref]; ok {
 			s.last = int64(index)
 		}

@@ -7,6 +7,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -84,7 +85,7 @@ func TestKeyStoredWhileAnotherIsLoaded(t *testing.T) {
 		UserID: "@bob:x", Knowledge: trustcache.KnowledgeFresh,
 		Devices: []trustcache.Device{{UserID: "@bob:x", DeviceID: "B", Curve25519: "c", Ed25519: "e", Signed: true, Raw: []byte(`{}`)}},
 	}
-	jobs := []*sealedEvent{{session: worse, sender: "@bob:x", ref: ref, payload: object{}}}
+	jobs := []*sealedEvent{{session: worse, sender: "@bob:x", ref: ref, payload: strictjson.Object{}}}
 	if err := d.upgradeOwners(t.Context(), jobs, map[id.UserID]*trustcache.User{bob.UserID: bob}); err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,8 @@ package e2ee
 import (
 	"encoding/json"
 	"strings"
+
+	"e2ee-proxy/internal/strictjson"
 )
 
 // What may stand in clear in an encrypted room, and what clients show as somebody's words
@@ -44,44 +46,44 @@ func MessageType(eventType string) bool {
 // with what, which goes in clear from every client (requirement 19.5). What has been
 // redacted says nothing at all.
 func PlainReaction(event json.RawMessage) bool {
-	ev, err := parseObject(event)
+	ev, err := strictjson.Parse(event)
 	if err != nil {
 		return false
 	}
-	raw := ev.get("content")
+	raw := ev.Get("content")
 	if raw == nil {
 		return true
 	}
-	content, err := parseObject(raw)
-	_, state := ev.text("state_key")
+	content, err := strictjson.Parse(raw)
+	_, state := ev.Text("state_key")
 	return err == nil && plainReaction(content) && (!state || len(content) == 0)
 }
 
-func plainReaction(content object) bool {
+func plainReaction(content strictjson.Object) bool {
 	if len(content) == 0 {
 		return true
 	}
 	for _, m := range content {
-		switch m.name {
+		switch m.Name {
 		case "m.relates_to":
 		case "shortcode", "com.beeper.reaction.shortcode": // MSC4027: names of custom pictures
-			if text, ok := content.text(m.name); !ok || len(text) > maxClearText {
+			if text, ok := content.Text(m.Name); !ok || len(text) > maxClearText {
 				return false
 			}
 		default:
 			return false
 		}
 	}
-	relation, err := parseObject(content.get("m.relates_to"))
+	relation, err := strictjson.Parse(content.Get("m.relates_to"))
 	if err != nil {
 		return false
 	}
 	for _, m := range relation {
-		text, ok := relation.text(m.name)
+		text, ok := relation.Text(m.Name)
 		if !ok || len(text) > maxClearText {
 			return false
 		}
-		switch m.name {
+		switch m.Name {
 		case "event_id", "key":
 		case "rel_type":
 			if text != "m.annotation" {
@@ -91,5 +93,5 @@ func plainReaction(content object) bool {
 			return false
 		}
 	}
-	return relation.get("rel_type") != nil
+	return relation.Get("rel_type") != nil
 }

@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -123,11 +124,11 @@ func (job *sealedEvent) refusal(notes map[store.SessionRef]store.WithheldNote) (
 // judgePlain is for events that are not encrypted. What should have been, in a room
 // that is, is marked or held back (requirement 8.11).
 func (d *Device) judgePlain(job *sealedEvent, policy trustcache.Policy) Opened {
-	if job.clearType == "m.room.encrypted" && len(job.event.get("content")) > len(`{}`) { // as state, which none is
+	if job.clearType == "m.room.encrypted" && len(job.event.Get("content")) > len(`{}`) { // as state, which none is
 		return d.unreadable(job, trustcache.JudgeUndecrypted(trustcache.CodeMalformed, ""))
 	}
 	if job.order == OrderBefore || !d.KnownEncrypted(job.room) || !encryptable(job) {
-		return Opened{Event: job.event.encode(), Type: job.clearType}
+		return Opened{Event: job.event.Encode(), Type: job.clearType}
 	}
 	if job.order == OrderUnknown { // nothing is held back that may be from before
 		policy.InClear = trustcache.InClearMark
@@ -144,16 +145,16 @@ func (d *Device) judgePlain(job *sealedEvent, policy trustcache.Policy) Opened {
 // dropEdit makes a plain edit a message of its own: it must not put words into an
 // encrypted one (attack A24).
 func (job *sealedEvent) dropEdit() {
-	content, err := parseObject(job.event.get("content"))
+	content, err := strictjson.Parse(job.event.Get("content"))
 	if err != nil {
 		return
 	}
-	relation, err := parseObject(content.get("m.relates_to"))
+	relation, err := strictjson.Parse(content.Get("m.relates_to"))
 	if err != nil {
 		return
 	}
-	if kind, _ := relation.text("rel_type"); kind == "m.replace" {
-		job.event = job.event.set("content", content.without("m.relates_to").encode())
+	if kind, _ := relation.Text("rel_type"); kind == "m.replace" {
+		job.event = job.event.Set("content", content.Without("m.relates_to").Encode())
 	}
 }
 
@@ -161,16 +162,16 @@ func (job *sealedEvent) dropEdit() {
 // encrypted room: state, redactions and reactions without a text are not (requirements
 // 19.5, 19.6, 20.1). What clients take for a message is one, whatever else it says of itself.
 func encryptable(job *sealedEvent) bool {
-	content := job.event.get("content")
+	content := job.event.Get("content")
 	if len(content) <= len(`{}`) {
 		return false
 	}
-	_, state := job.event.text("state_key")
+	_, state := job.event.Text("state_key")
 	switch {
 	case state && !MessageType(job.clearType), job.clearType == "m.room.redaction", job.clearType == "m.room.encrypted":
 		return false
 	case job.clearType == "m.reaction" && !state:
-		said, err := parseObject(content)
+		said, err := strictjson.Parse(content)
 		return err != nil || !plainReaction(said)
 	}
 	return true
@@ -182,28 +183,28 @@ func (job *sealedEvent) clear(v trustcache.Verdict) Opened {
 	if err != nil { // it was read before, so this cannot be
 		return job.withheld(trustcache.JudgeUndecrypted(trustcache.CodeMalformed, ""), trustcache.Policy{})
 	}
-	out := job.event.set("type", quoted(job.clearType)).set("content", content)
-	out = annotate(out, v).set("decrypted", json.RawMessage(`true`))
-	return Opened{Event: out.encode(), Type: job.clearType, Decrypted: true}
+	out := job.event.Set("type", strictjson.Quote(job.clearType)).Set("content", content)
+	out = annotate(out, v).Set("decrypted", json.RawMessage(`true`))
+	return Opened{Event: out.Encode(), Type: job.clearType, Decrypted: true}
 }
 
 // clearContent is the payload's content with the relation that counts (attack N3). One that
 // makes an edit of something that is none is dropped.
 func (job *sealedEvent) clearContent() (json.RawMessage, error) {
-	content, err := parseObject(job.payload.get("content"))
+	content, err := strictjson.Parse(job.payload.Get("content"))
 	if err != nil {
 		return nil, err
 	}
-	relation := completeRelation(job.outer.get("m.relates_to"), content.get("m.relates_to"))
-	content = content.without("m.relates_to")
-	rel, err := parseObject(relation)
+	relation := completeRelation(job.outer.Get("m.relates_to"), content.Get("m.relates_to"))
+	content = content.Without("m.relates_to")
+	rel, err := strictjson.Parse(relation)
 	if err != nil {
-		return content.encode(), nil
+		return content.Encode(), nil
 	}
-	if kind, _ := rel.text("rel_type"); kind == "m.replace" && content.get("m.new_content") == nil {
-		return content.encode(), nil
+	if kind, _ := rel.Text("rel_type"); kind == "m.replace" && content.Get("m.new_content") == nil {
+		return content.Encode(), nil
 	}
-	return content.set("m.relates_to", relation).encode(), nil
+	return content.Set("m.relates_to", relation).Encode(), nil
 }
 
 // withheld is the placeholder of an event that was held back.
@@ -215,13 +216,13 @@ func (job *sealedEvent) withheld(v trustcache.Verdict, policy trustcache.Policy)
 
 // placeholder holds nothing of the message but who, when and where.
 func (job *sealedEvent) placeholder(v trustcache.Verdict, text string) Opened {
-	content := object{{"msgtype", quoted("m.notice")}, {"body", quoted(text)}}
-	out := append(job.event.only("event_id", "origin_server_ts", "room_id", "sender"),
-		member{"type", quoted("m.room.message")}, member{"content", content.encode()})
-	if unsigned, err := parseObject(job.event.get("unsigned")); err == nil {
-		out = out.set("unsigned", unsigned.only("age", "membership", "transaction_id").encode())
+	content := strictjson.Object{{Name: "msgtype", Value: strictjson.Quote("m.notice")}, {Name: "body", Value: strictjson.Quote(text)}}
+	out := append(job.event.Only("event_id", "origin_server_ts", "room_id", "sender"),
+		strictjson.Member{Name: "type", Value: strictjson.Quote("m.room.message")}, strictjson.Member{Name: "content", Value: content.Encode()})
+	if unsigned, err := strictjson.Parse(job.event.Get("unsigned")); err == nil {
+		out = out.Set("unsigned", unsigned.Only("age", "membership", "transaction_id").Encode())
 	}
-	return Opened{Event: annotate(out, v).encode(), Type: "m.room.message"}
+	return Opened{Event: annotate(out, v).Encode(), Type: "m.room.message"}
 }
 
 // forwarder is who gave us a room key that did not come from its owner: only the user's
@@ -235,21 +236,21 @@ func (d *Device) forwarder(source store.Source) id.UserID {
 
 // asCame is the event as the homeserver sent it, with the reason.
 func (job *sealedEvent) asCame(v trustcache.Verdict) Opened {
-	eventType, _ := job.event.text("type")
-	return Opened{Event: annotate(job.event, v).encode(), Type: eventType}
+	eventType, _ := job.event.Text("type")
+	return Opened{Event: annotate(job.event, v).Encode(), Type: eventType}
 }
 
 // annotate puts the verdict under unsigned.
-func annotate(event object, v trustcache.Verdict) object {
+func annotate(event strictjson.Object, v trustcache.Verdict) strictjson.Object {
 	note, err := json.Marshal(v.Annotation())
 	if err != nil {
 		return event
 	}
-	unsigned, err := parseObject(event.get("unsigned"))
+	unsigned, err := strictjson.Parse(event.Get("unsigned"))
 	if err != nil {
 		unsigned = nil
 	}
-	return event.set("unsigned", unsigned.set(trustcache.AnnotationKey, note).encode())
+	return event.Set("unsigned", unsigned.Set(trustcache.AnnotationKey, note).Encode())
 }
 
 // learnWait bounds how long a batch of events waits to learn who sent them. What is not

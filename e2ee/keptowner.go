@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/trustcache"
 )
 
@@ -40,17 +41,17 @@ const maxExtra = 4096
 
 // extraMembers gives the members of session data that we do not know; nil when there are
 // none or they are too much to keep.
-func extraMembers(data object) json.RawMessage {
-	var extra object
+func extraMembers(data strictjson.Object) json.RawMessage {
+	var extra strictjson.Object
 	for _, m := range data {
-		switch m.name {
+		switch m.Name {
 		case "algorithm", "sender_claimed_keys", "sender_key", "session_key", "room_id", "session_id",
 			fieldSharedHistory, fieldSharedUnstable, fieldUnauthentic, fieldOwner:
 		default:
 			extra = append(extra, m)
 		}
 	}
-	raw := extra.encode()
+	raw := extra.Encode()
 	if len(extra) == 0 || len(raw) > maxExtra {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -50,7 +51,7 @@ func (b *batch) keyRequested(ev *toDevice) {
 		} `json:"body"`
 	}
 	d := b.d
-	if decodeStrict(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
+	if strictjson.Unmarshal(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
 		req.Device == "" || req.RequestID == "" || len(req.RequestID) > maxIDLength || len(req.Device) > maxIDLength ||
 		len(req.Body.RoomID) > maxIDLength || len(req.Body.SessionID) > maxIDLength {
 		b.refused++
@@ -144,20 +145,20 @@ func forwardContent(row *store.InboundSession, note store.WithheldNote) (json.Ra
 	if from.Curve25519 == "" || from.Ed25519 == "" {
 		return nil, nil
 	}
-	out := object{
-		{"algorithm", quoted(algorithmMegolm)},
-		{fieldForwards, data.get(fieldForwards)},
-		{"room_id", quoted(row.RoomID.String())},
-		{"sender_claimed_ed25519_key", quoted(from.Ed25519.String())},
-		{"sender_key", data.get("sender_key")},
-		{"session_id", quoted(row.SessionID.String())},
-		{"session_key", data.get("session_key")},
-		{fieldSharedHistory, data.get(fieldSharedHistory)},
+	out := strictjson.Object{
+		{Name: "algorithm", Value: strictjson.Quote(algorithmMegolm)},
+		{Name: fieldForwards, Value: data.Get(fieldForwards)},
+		{Name: "room_id", Value: strictjson.Quote(row.RoomID.String())},
+		{Name: "sender_claimed_ed25519_key", Value: strictjson.Quote(from.Ed25519.String())},
+		{Name: "sender_key", Value: data.Get("sender_key")},
+		{Name: "session_id", Value: strictjson.Quote(row.SessionID.String())},
+		{Name: "session_key", Value: data.Get("session_key")},
+		{Name: fieldSharedHistory, Value: data.Get(fieldSharedHistory)},
 	}
 	if note.Code != "" && row.FirstIndex > 0 {
-		out = append(out, member{"withheld", object{{"code", quoted(note.Code)}, {"reason", quoted(note.Reason)}}.encode()})
+		out = append(out, strictjson.Member{Name: "withheld", Value: strictjson.Object{{Name: "code", Value: strictjson.Quote(note.Code)}, {Name: "reason", Value: strictjson.Quote(note.Reason)}}.Encode()})
 	}
-	return out.encode(), nil
+	return out.Encode(), nil
 }
 
 // forwardKey encrypts a key for a device and puts it into the outbox, and lets go of the

@@ -17,6 +17,7 @@ import (
 	"io"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/strictjson"
 )
 
 // The file format for room keys that clients exchange (requirement 16.10). A file is
@@ -87,8 +88,8 @@ func (d *Device) exportKeys(ctx context.Context, passphrase secret.String, round
 		if first {
 			before, first = '[', false
 		}
-		entry = entry.set("room_id", quoted(row.RoomID.String())).set("session_id", quoted(row.SessionID.String()))
-		if err := out.write(append([]byte{before}, entry.encode()...)); err != nil {
+		entry = entry.Set("room_id", strictjson.Quote(row.RoomID.String())).Set("session_id", strictjson.Quote(row.SessionID.String()))
+		if err := out.write(append([]byte{before}, entry.Encode()...)); err != nil {
 			return err
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
 
@@ -158,7 +159,7 @@ func (f *keyFile) each(entry func(raw []byte) error) error {
 	meter := &meteredReader{r: text, limit: maxImported}
 	dec := jsontext.NewDecoder(meter)
 	bad := func(err error) error {
-		if errors.Is(err, errMalformed) {
+		if errors.Is(err, strictjson.ErrMalformed) {
 			return ErrExportTooCostly // one entry of it
 		}
 		return ErrNotAnExport
@@ -288,14 +289,14 @@ func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\
 
 // importedSession reads one entry of a file.
 func importedSession(raw []byte) (store.InboundSession, error) {
-	entry, err := parseObject(raw)
+	entry, err := strictjson.Parse(raw)
 	if err != nil {
 		return store.InboundSession{}, err
 	}
-	room, _ := entry.text("room_id")
-	session, _ := entry.text("session_id")
+	room, _ := entry.Text("room_id")
+	session, _ := entry.Text("session_id")
 	if room == "" || session == "" || len(room) > maxIDLength || len(session) > maxIDLength {
-		return store.InboundSession{}, fmt.Errorf("%w: an exported key", errMalformed)
+		return store.InboundSession{}, fmt.Errorf("%w: an exported key", strictjson.ErrMalformed)
 	}
 	ref := store.SessionRef{RoomID: id.RoomID(room), SessionID: id.SessionID(session)}
 	return keptSession(ref, raw, store.SourceImport, false)

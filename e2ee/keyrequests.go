@@ -11,6 +11,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -136,13 +137,13 @@ func (g *gossip) newKeyAsks(refs []store.SessionRef, others []*trustcache.Device
 // keyRequestContent is the request. It names no sender key: we do not know it, and nobody
 // may look for a session by it (requirement 11.2).
 func keyRequestContent(from id.DeviceID, ref store.SessionRef, ask *keyAsk) json.RawMessage {
-	body := object{
-		{"algorithm", quoted(algorithmMegolm)}, {"room_id", quoted(ref.RoomID.String())}, {"session_id", quoted(ref.SessionID.String())},
-	}.encode()
-	return object{
-		{"action", quoted("request")}, {"body", body}, {"request_id", quoted(ask.id)},
-		{"requesting_device_id", quoted(from.String())},
-	}.encode()
+	body := strictjson.Object{
+		{Name: "algorithm", Value: strictjson.Quote(algorithmMegolm)}, {Name: "room_id", Value: strictjson.Quote(ref.RoomID.String())}, {Name: "session_id", Value: strictjson.Quote(ref.SessionID.String())},
+	}.Encode()
+	return strictjson.Object{
+		{Name: "action", Value: strictjson.Quote("request")}, {Name: "body", Value: body}, {Name: "request_id", Value: strictjson.Quote(ask.id)},
+		{Name: "requesting_device_id", Value: strictjson.Quote(from.String())},
+	}.Encode()
 }
 
 // keyRequestItems addresses a request or its cancellation to the devices that were asked,
@@ -177,10 +178,10 @@ func (g *gossip) cancelKeyAsks(ctx context.Context, ch *store.Changes, by map[st
 		}
 		answered = append(answered, ref)
 		delete(rest, ref)
-		ch.Outbox = append(ch.Outbox, g.keyRequestItems(ask, by[ref], object{
-			{"action", quoted("request_cancellation")}, {"request_id", quoted(ask.id)},
-			{"requesting_device_id", quoted(g.id.String())},
-		}.encode())...)
+		ch.Outbox = append(ch.Outbox, g.keyRequestItems(ask, by[ref], strictjson.Object{
+			{Name: "action", Value: strictjson.Quote("request_cancellation")}, {Name: "request_id", Value: strictjson.Quote(ask.id)},
+			{Name: "requesting_device_id", Value: strictjson.Quote(g.id.String())},
+		}.Encode())...)
 	}
 	if len(answered) == 0 {
 		return func() {}, nil
@@ -254,12 +255,12 @@ func (b *batch) forwardRefused() {
 // not confirmed. The caller holds mu; own is the own user as known.
 func (g *gossip) forwardedKey(msg *received, own *trustcache.User) (store.InboundSession, id.DeviceID) {
 	none := store.InboundSession{}
-	data, err := parseObject(msg.Content)
+	data, err := strictjson.Parse(msg.Content)
 	if err != nil || !own.Known() || !own.Verified || msg.Sender != own.UserID {
 		return none, ""
 	}
-	room, _ := data.text("room_id")
-	sessionID, _ := data.text("session_id")
+	room, _ := data.Text("room_id")
+	sessionID, _ := data.Text("session_id")
 	ref := store.SessionRef{RoomID: id.RoomID(room), SessionID: id.SessionID(sessionID)}
 	ask := g.keyAsks[ref]
 	if ask == nil || !g.eng.now().Before(ask.until) {
@@ -269,20 +270,20 @@ func (g *gossip) forwardedKey(msg *received, own *trustcache.User) (store.Inboun
 	if !trustcache.MayHoldSecrets(own, dev) || dev.Ed25519 != msg.Keys.Ed25519 || !ask.to[dev.DeviceID] {
 		return none, ""
 	}
-	claimed, _ := data.text("sender_claimed_ed25519_key")
-	kept := make(object, 0, 6) // and nothing that we do not know
+	claimed, _ := data.Text("sender_claimed_ed25519_key")
+	kept := make(strictjson.Object, 0, 6) // and nothing that we do not know
 	for _, name := range []string{"algorithm", "session_key", "sender_key", fieldSharedHistory, fieldSharedUnstable} {
-		if value := data.get(name); value != nil {
-			kept = append(kept, member{name, value})
+		if value := data.Get(name); value != nil {
+			kept = append(kept, strictjson.Member{Name: name, Value: value})
 		}
 	}
 	chain, err := json.Marshal(append(forwardedBy(data), msg.SenderKey.String()))
 	if err != nil {
 		return none, ""
 	}
-	kept = append(kept, member{fieldForwards, chain})
-	kept = append(kept, member{"sender_claimed_keys", object{{"ed25519", quoted(claimed)}}.encode()})
-	row, err := keptSession(ref, kept.encode(), store.SourceForwarded, false)
+	kept = append(kept, strictjson.Member{Name: fieldForwards, Value: chain})
+	kept = append(kept, strictjson.Member{Name: "sender_claimed_keys", Value: strictjson.Object{{Name: "ed25519", Value: strictjson.Quote(claimed)}}.Encode()})
+	row, err := keptSession(ref, kept.Encode(), store.SourceForwarded, false)
 	if err != nil {
 		return none, ""
 	}

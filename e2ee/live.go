@@ -3,13 +3,15 @@ package e2ee
 import (
 	"context"
 	"time"
+
+	"e2ee-proxy/e2ee/internal/locks"
 )
 
 // liveness tells how current a device's view of the homeserver is: whether a sync is
 // waiting at the homeserver now, the proxy's own or the client's, and when the last
 // response was stored.
 type liveness struct {
-	mu       lock
+	mu       locks.Mutex
 	polls    int           // syncs in flight
 	began    time.Time     // when the last of them began
 	clients  int           // of which the client's

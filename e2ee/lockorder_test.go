@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"testing"
+
+	"e2ee-proxy/e2ee/internal/locks"
 )
 
 // Locks that are taken in another order than theirs are found out, whether or not anybody
@@ -15,8 +17,8 @@ func TestLocksOutOfOrder(t *testing.T) {
 	t.Parallel()
 	var o Options
 	o.CheckLocks()
-	device, account := lock{order: o.locks, rank: rankDevice}, lock{order: o.locks, rank: rankAccount}
-	panics := func(first, second *lock) (did bool) {
+	device, account := locks.Mutex{Order: o.locks, Rank: locks.RankDevice}, locks.Mutex{Order: o.locks, Rank: locks.RankAccount}
+	panics := func(first, second *locks.Mutex) (did bool) {
 		defer func() { did = recover() != nil }()
 		first.Lock()
 		defer first.Unlock()
@@ -36,9 +38,9 @@ func TestLocksOutOfOrder(t *testing.T) {
 // of a higher rank. Turns may be given back by another goroutine than the one that took them.
 func (o *Options) CheckLocks() {
 	var mu sync.Mutex
-	held := make(map[string][]rank)
-	o.locks = &lockOrder{
-		takes: func(r rank) {
+	held := make(map[string][]locks.Rank)
+	o.locks = &locks.Order{
+		Takes: func(r locks.Rank) {
 			mu.Lock()
 			defer mu.Unlock()
 			me := goroutine()
@@ -49,7 +51,7 @@ func (o *Options) CheckLocks() {
 			}
 			held[me] = append(held[me], r)
 		},
-		gives: func(r rank) {
+		Gives: func(r locks.Rank) {
 			mu.Lock()
 			defer mu.Unlock()
 			me := goroutine()

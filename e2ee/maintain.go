@@ -29,7 +29,7 @@ func (d *Device) maintain(ctx context.Context) {
 	d.mu.Lock()
 	d.schedule.queued, d.schedule.maintained = false, true
 	d.mu.Unlock()
-	give, err := d.schedule.upkeep.take(ctx, struct{}{})
+	give, err := d.schedule.upkeep.Take(ctx, struct{}{})
 	if err != nil {
 		return
 	}

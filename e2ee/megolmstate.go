@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/store"
 )
 
@@ -15,12 +16,12 @@ type megolmState struct {
 	host megolmStateHost
 
 	// sends lets one send at a time prepare in a room. It has a lock of its own.
-	sends    turns[id.RoomID]
+	sends    locks.Turns[id.RoomID]
 	outbound map[id.RoomID]*outbound
 	sent     map[store.TxnRef]id.EventID
 
 	// opens is held while a batch of events is decrypted and its indices are claimed.
-	opens   lock
+	opens   locks.Mutex
 	keySeq  int     // how often room keys were stored
 	parked  int     // events that wait, added since the oldest were last forgotten
 	holding holding // see held.go

@@ -8,6 +8,8 @@ import (
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/backoff"
 )
 
 // The list of a room's members, as GET /rooms/{roomId}/members gives it. Homeservers write
@@ -63,7 +65,7 @@ func (rt *roomTable) memberships(ctx context.Context, roomID id.RoomID) (map[id.
 		if !again {
 			return members, err
 		}
-		if err := waitFor(ctx, listPauses().After(listing)); err != nil {
+		if err := backoff.Wait(ctx, listPauses().After(listing)); err != nil {
 			return nil, err
 		}
 	}

@@ -6,6 +6,8 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/locks"
 )
 
 // What the process keeps in memory is bounded by what is used. A device that its client has
@@ -100,7 +102,7 @@ type listKey struct {
 type memberLists struct {
 	most int // users in all of them
 
-	mu    lock
+	mu    locks.Mutex
 	sizes *lru.Cache[listKey, int]
 	users int
 	out   []listKey

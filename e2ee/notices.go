@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/strictjson"
 )
 
 // Notices are warnings as messages in the rooms that they are about, for people whose
@@ -49,18 +51,18 @@ func noticeID(warning string, room id.RoomID) id.EventID {
 
 // notice is the event.
 func notice(w *Warning, room id.RoomID) json.RawMessage {
-	about := object{{"id", quoted(w.ID)}, {"code", quoted(w.Code)}}
+	about := strictjson.Object{{Name: "id", Value: strictjson.Quote(w.ID)}, {Name: "code", Value: strictjson.Quote(w.Code)}}
 	if w.UserID != "" {
-		about = append(about, member{"user_id", quoted(w.UserID.String())})
+		about = append(about, strictjson.Member{Name: "user_id", Value: strictjson.Quote(w.UserID.String())})
 	}
-	return object{
-		{"type", quoted("m.room.message")},
-		{"event_id", quoted(noticeID(w.ID, room).String())},
-		{"sender", quoted(NoticeSender.String())},
-		{"origin_server_ts", json.RawMessage(strconv.FormatInt(w.Since.UnixMilli(), 10))},
-		{"content", object{{"msgtype", quoted("m.notice")}, {"body", quoted(w.Message)}}.encode()},
-		{"unsigned", object{{"dev.e2ee-proxy.warning", about.encode()}}.encode()},
-	}.encode()
+	return strictjson.Object{
+		{Name: "type", Value: strictjson.Quote("m.room.message")},
+		{Name: "event_id", Value: strictjson.Quote(noticeID(w.ID, room).String())},
+		{Name: "sender", Value: strictjson.Quote(NoticeSender.String())},
+		{Name: "origin_server_ts", Value: json.RawMessage(strconv.FormatInt(w.Since.UnixMilli(), 10))},
+		{Name: "content", Value: strictjson.Object{{Name: "msgtype", Value: strictjson.Quote("m.notice")}, {Name: "body", Value: strictjson.Quote(w.Message)}}.Encode()},
+		{Name: "unsigned", Value: strictjson.Object{{Name: "dev.e2ee-proxy.warning", Value: about.Encode()}}.Encode()},
+	}.Encode()
 }
 
 // deviceMeta is what a proxied device keeps in its row's Meta.

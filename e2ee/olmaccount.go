@@ -17,6 +17,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/strictjson"
 )
 
 const (
@@ -88,11 +89,11 @@ func (a *olmAccount) signJSON(obj json.RawMessage, user id.UserID, device id.Dev
 
 // signable is the canonical JSON of an object without signatures and unsigned (requirement 2.9).
 func signable(obj json.RawMessage) ([]byte, error) {
-	parsed, err := parseObject(obj)
+	parsed, err := strictjson.Parse(obj)
 	if err != nil {
 		return nil, err
 	}
-	bare := parsed.without("signatures").without("unsigned").encode()
+	bare := parsed.Without("signatures").Without("unsigned").Encode()
 	if err := canonicaljson.Canonicalize(&bare); err != nil {
 		return nil, fmt.Errorf("canonical JSON: %w", err)
 	}
@@ -101,14 +102,14 @@ func signable(obj json.RawMessage) ([]byte, error) {
 
 // addSignature puts a signature into an object.
 func addSignature(obj json.RawMessage, user id.UserID, keyID, signature string) (json.RawMessage, error) {
-	parsed, err := parseObject(obj)
+	parsed, err := strictjson.Parse(obj)
 	if err != nil {
 		return nil, err
 	}
 	signatures := map[string]map[string]string{}
-	if raw := parsed.get("signatures"); raw != nil {
+	if raw := parsed.Get("signatures"); raw != nil {
 		if err := json.Unmarshal(raw, &signatures); err != nil {
-			return nil, fmt.Errorf("%w: signatures", errMalformed)
+			return nil, fmt.Errorf("%w: signatures", strictjson.ErrMalformed)
 		}
 	}
 	if signatures[user.String()] == nil {
@@ -119,7 +120,7 @@ func addSignature(obj json.RawMessage, user id.UserID, keyID, signature string) 
 	if err != nil {
 		return nil, fmt.Errorf("encode signatures: %w", err)
 	}
-	return parsed.set("signatures", raw).encode(), nil
+	return parsed.Set("signatures", raw).Encode(), nil
 }
 
 // deviceKeys is the signed object for /keys/upload (requirements 2.1 to 2.5).
@@ -169,11 +170,11 @@ func (a *olmAccount) unpublishedFallback(user id.UserID, device id.DeviceID) (ma
 }
 
 func (a *olmAccount) signedKey(key *crypto.OneTimeKey, user id.UserID, device id.DeviceID, fallback bool) (json.RawMessage, error) {
-	obj := object{{name: "key", value: quoted(key.Key.PublicKey.B64Encoded().String())}}
+	obj := strictjson.Object{{Name: "key", Value: strictjson.Quote(key.Key.PublicKey.B64Encoded().String())}}
 	if fallback {
-		obj = obj.set("fallback", json.RawMessage("true"))
+		obj = obj.Set("fallback", json.RawMessage("true"))
 	}
-	return a.signJSON(obj.encode(), user, device)
+	return a.signJSON(obj.Encode(), user, device)
 }
 
 // markPublished marks exactly the keys that were uploaded: others may have been made meanwhile.
@@ -208,7 +209,7 @@ func (a *olmAccount) newInbound(theirKey id.Curve25519, body string) (*session.O
 	}
 	olm, ok := s.(*session.OlmSession)
 	if !ok {
-		return nil, fmt.Errorf("new inbound Olm session: %w", errMalformed)
+		return nil, fmt.Errorf("new inbound Olm session: %w", strictjson.ErrMalformed)
 	}
 	return olm, nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/trustcache"
 )
 
@@ -52,7 +53,7 @@ func (r *received) owner() trustcache.Owner {
 // openEnvelope checks a decrypted Olm message.
 func openEnvelope(plain []byte, sender id.UserID, senderKey id.Curve25519, own id.UserID, ownKey id.Ed25519) (*received, error) {
 	out := &received{SenderKey: senderKey}
-	if err := decodeStrict(plain, &out.envelope); err != nil {
+	if err := strictjson.Unmarshal(plain, &out.envelope); err != nil {
 		return nil, fmt.Errorf("%w: %w", errEnvelope, err)
 	}
 	switch {
@@ -88,8 +89,8 @@ func claimedDevice(raw json.RawMessage, sender id.UserID) (*trustcache.Device, e
 	var named struct {
 		DeviceID id.DeviceID `json:"device_id"`
 	}
-	if err := decodeStrict(raw, &named); err != nil {
-		return nil, errMalformed
+	if err := strictjson.Unmarshal(raw, &named); err != nil {
+		return nil, strictjson.ErrMalformed
 	}
 	device, err := trustcache.ParseDevice(raw, sender, named.DeviceID)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -156,7 +157,7 @@ func (o *olmState) olmDigest(ev *olmEvent) [32]byte {
 func (o *olmState) decryptWith(from id.Curve25519, kind int, body string, sessions *olmSessions, st *step) ([]byte, error) {
 	msgType := id.OlmMsgType(kind)
 	if msgType != id.OlmMsgTypePreKey && msgType != id.OlmMsgTypeMsg {
-		return nil, fmt.Errorf("%w: message type", errMalformed)
+		return nil, fmt.Errorf("%w: message type", strictjson.ErrMalformed)
 	}
 	now := o.eng.now()
 	for _, s := range sessions.byKey[from] {
@@ -200,8 +201,8 @@ func (o *olmState) decryptWith(from id.Curve25519, kind int, body string, sessio
 // parseOlm reads an m.room.encrypted to-device content.
 func parseOlm(content json.RawMessage) (*olmEvent, error) {
 	var ev olmEvent
-	if err := decodeStrict(content, &ev); err != nil || !trustcache.OneSpelling(ev.SenderKey) {
-		return nil, fmt.Errorf("%w: encrypted to-device message", errMalformed)
+	if err := strictjson.Unmarshal(content, &ev); err != nil || !trustcache.OneSpelling(ev.SenderKey) {
+		return nil, fmt.Errorf("%w: encrypted to-device message", strictjson.ErrMalformed)
 	}
 	return &ev, nil
 }

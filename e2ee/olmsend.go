@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/crypto/signatures"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -103,11 +104,11 @@ func checkOneTimeKey(name string, raw json.RawMessage, dev *trustcache.Device) i
 	if len(name) <= len(algorithmSigned) || name[:len(algorithmSigned)+1] != algorithmSigned+":" {
 		return ""
 	}
-	obj, err := parseObject(raw)
+	obj, err := strictjson.Parse(raw)
 	if err != nil {
 		return ""
 	}
-	key, ok := obj.text("key")
+	key, ok := obj.Text("key")
 	if !ok {
 		return ""
 	}
@@ -195,16 +196,16 @@ type envelopeFrame struct {
 // newEnvelopeFrame prepares the plaintext of requirement 6.4. It always carries our
 // device keys with all signatures (requirement 6.10), so that others can judge us at once.
 func (o *olmState) newEnvelopeFrame(eventType string, content json.RawMessage) *envelopeFrame {
-	head := object{
-		{"type", quoted(eventType)},
-		{"content", content},
-		{"sender", quoted(o.acct.user.String())},
-		{"keys", object{{"ed25519", quoted(o.ed25519.String())}}.encode()},
+	head := strictjson.Object{
+		{Name: "type", Value: strictjson.Quote(eventType)},
+		{Name: "content", Value: content},
+		{Name: "sender", Value: strictjson.Quote(o.acct.user.String())},
+		{Name: "keys", Value: strictjson.Object{{Name: "ed25519", Value: strictjson.Quote(o.ed25519.String())}}.Encode()},
 	}
 	if keys := o.host.shownKeys(); keys != nil {
-		head = append(head, member{"sender_device_keys", keys})
+		head = append(head, strictjson.Member{Name: "sender_device_keys", Value: keys})
 	}
-	raw := head.encode()
+	raw := head.Encode()
 	return &envelopeFrame{head: raw[:len(raw)-1], senderKey: o.curve25519.String()}
 }
 
@@ -213,9 +214,9 @@ func (f *envelopeFrame) seal(s *session.OlmSession, to *trustcache.Device) (json
 	plain := make([]byte, 0, len(f.head)+256)
 	plain = append(plain, f.head...)
 	plain = append(plain, `,"recipient":`...)
-	plain = appendQuoted(plain, to.UserID.String())
+	plain = strictjson.AppendQuote(plain, to.UserID.String())
 	plain = append(plain, `,"recipient_keys":{"ed25519":`...)
-	plain = appendQuoted(plain, to.Ed25519.String())
+	plain = strictjson.AppendQuote(plain, to.Ed25519.String())
 	plain = append(plain, `}}`...)
 	kind, body, err := s.Encrypt(plain)
 	if err != nil {
@@ -224,9 +225,9 @@ func (f *envelopeFrame) seal(s *session.OlmSession, to *trustcache.Device) (json
 	// Written out, because there may be a thousand of them. The body is base64.
 	out := make([]byte, 0, len(body)+256)
 	out = append(out, `{"algorithm":"`+algorithmOlm+`","ciphertext":{`...)
-	out = appendQuoted(out, to.Curve25519.String())
+	out = strictjson.AppendQuote(out, to.Curve25519.String())
 	out = fmt.Appendf(out, `:{"type":%d,"body":"`, kind)
 	out = append(out, body...)
 	out = append(out, `"}},"sender_key":`...)
-	return append(appendQuoted(out, f.senderKey), '}'), nil
+	return append(strictjson.AppendQuote(out, f.senderKey), '}'), nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/store"
 )
 
@@ -21,7 +22,7 @@ type olmState struct {
 	wedges  *wedges                   // nil: not read; replaced, never changed
 
 	// outboxTurn lets one flush at a time run. It has a lock of its own.
-	outboxTurn    turns[struct{}]
+	outboxTurn    locks.Turns[struct{}]
 	outboxPending bool
 }
 

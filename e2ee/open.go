@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/crypto/olm"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -19,11 +20,11 @@ import (
 // sealedEvent is one m.room.encrypted event on its way through Open.
 type sealedEvent struct {
 	room    id.RoomID
-	event   object
+	event   strictjson.Object
 	eventID id.EventID
 	sender  id.UserID
 	ts      int64
-	outer   object // content as the server sent it
+	outer   strictjson.Object // content as the server sent it
 	ref     store.SessionRef
 	cipher  string // empty: not encrypted
 
@@ -34,7 +35,7 @@ type sealedEvent struct {
 	session   *inboundSession
 	index     uint32
 	name      id.UserID // in whose name it takes its index
-	payload   object
+	payload   strictjson.Object
 	clearType string
 	err       error
 	code      trustcache.Code // why it cannot be read
@@ -101,41 +102,41 @@ func (d *Device) open(ctx context.Context, in []Incoming) (out []Opened, jobs []
 
 // parseSealed reads an event strictly; nil when it cannot be read.
 func parseSealed(in Incoming) *sealedEvent {
-	event, err := parseObject(in.Event)
+	event, err := strictjson.Parse(in.Event)
 	if err != nil {
 		return nil
 	}
 	job := &sealedEvent{room: in.RoomID, event: event, redeliver: in.Redeliver, order: in.Order, wait: in.Wait, hold: in.Hold}
-	sender, ok := event.text("sender")
-	eventType, typed := event.text("type")
-	eventID, _ := event.text("event_id")
+	sender, ok := event.Text("sender")
+	eventType, typed := event.Text("type")
+	eventID, _ := event.Text("event_id")
 	if !ok || !typed || len(sender) > maxIDLength || len(eventID) > maxIDLength {
 		return nil
 	}
 	job.sender, job.eventID, job.clearType = id.UserID(sender), id.EventID(eventID), eventType
-	if n, err := strconv.ParseInt(string(event.get("origin_server_ts")), 10, 64); err == nil {
+	if n, err := strconv.ParseInt(string(event.Get("origin_server_ts")), 10, 64); err == nil {
 		job.ts = n
 	}
-	if claimed, ok := event.text("room_id"); ok && id.RoomID(claimed) != in.RoomID && in.RoomID != "" {
+	if claimed, ok := event.Text("room_id"); ok && id.RoomID(claimed) != in.RoomID && in.RoomID != "" {
 		job.err = errFailed
 	}
-	if eventType != "m.room.encrypted" || event.get("state_key") != nil {
+	if eventType != "m.room.encrypted" || event.Get("state_key") != nil {
 		return job
 	}
-	if job.outer, err = parseObject(event.get("content")); err != nil {
-		job.cipher, job.err = "?", errMalformed
+	if job.outer, err = strictjson.Parse(event.Get("content")); err != nil {
+		job.cipher, job.err = "?", strictjson.ErrMalformed
 		return job
 	}
 	if len(job.outer) == 0 {
 		return job // redacted
 	}
-	algorithm, _ := job.outer.text("algorithm")
-	sessionID, _ := job.outer.text("session_id")
-	cipher, ok := job.outer.text("ciphertext")
+	algorithm, _ := job.outer.Text("algorithm")
+	sessionID, _ := job.outer.Text("session_id")
+	cipher, ok := job.outer.Text("ciphertext")
 	job.ref, job.cipher = store.SessionRef{RoomID: in.RoomID, SessionID: id.SessionID(sessionID)}, cipher
 	if eventID == "" || algorithm != algorithmMegolm || sessionID == "" || len(sessionID) > maxIDLength || !ok || cipher == "" {
 		job.ref = store.SessionRef{}
-		job.cipher, job.err = "?", errMalformed
+		job.cipher, job.err = "?", strictjson.ErrMalformed
 	}
 	return job
 }
@@ -189,21 +190,21 @@ func (job *sealedEvent) decrypt(work ratchets) {
 		return
 	}
 	job.index = uint32(index)
-	payload, err := parseObject(plain)
+	payload, err := strictjson.Parse(plain)
 	if err != nil {
-		job.err = errMalformed
+		job.err = strictjson.ErrMalformed
 		return
 	}
-	room, _ := payload.text("room_id")
-	clearType, ok := payload.text("type")
-	content := payload.get("content")
+	room, _ := payload.Text("room_id")
+	clearType, ok := payload.Text("type")
+	content := payload.Get("content")
 	switch {
 	case id.RoomID(room) != job.room: // requirement 8.8
-		job.err = errMalformed
-	case !ok || clearType == "" || clearType == "m.room.encrypted" || payload.get("state_key") != nil: // requirement 8.9
-		job.err = errMalformed
+		job.err = strictjson.ErrMalformed
+	case !ok || clearType == "" || clearType == "m.room.encrypted" || payload.Get("state_key") != nil: // requirement 8.9
+		job.err = strictjson.ErrMalformed
 	case len(content) == 0 || content[0] != '{':
-		job.err = errMalformed
+		job.err = strictjson.ErrMalformed
 	default:
 		job.payload, job.clearType = payload, clearType
 	}

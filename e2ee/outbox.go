@@ -14,6 +14,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
 
@@ -46,12 +47,12 @@ func toDeviceBody(messages []message) json.RawMessage {
 		if i > 0 {
 			body = append(body, ',')
 		}
-		body = append(appendQuoted(body, user.String()), ":{"...)
+		body = append(strictjson.AppendQuote(body, user.String()), ":{"...)
 		for i, device := range slices.Sorted(maps.Keys(byUser[user])) {
 			if i > 0 {
 				body = append(body, ',')
 			}
-			body = append(appendQuoted(body, device.String()), ':')
+			body = append(strictjson.AppendQuote(body, device.String()), ':')
 			body = append(body, byUser[user][device]...)
 		}
 		body = append(body, '}')
@@ -68,7 +69,7 @@ func (o *olmState) flushOutbox(ctx context.Context) error {
 	if !pending || o.mode != ModeProxied {
 		return nil
 	}
-	give, err := o.outboxTurn.take(ctx, struct{}{})
+	give, err := o.outboxTurn.Take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -19,7 +20,7 @@ const passwordFor = time.Minute
 
 // loginPassword holds one. The zero value holds none.
 type loginPassword struct {
-	mu    lock
+	mu    locks.Mutex
 	text  secret.Bytes
 	of    id.DeviceID // whose login it is from
 	given int         // how many were kept so far, so that a new one is not taken for the last

@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
 
@@ -64,15 +65,15 @@ func (m *megolmState) remember(ctx context.Context, in []Incoming, jobs []*seale
 // withoutRelations drops the events that a homeserver bundled with an event: they are
 // older than what the client gets when the event is delivered again.
 func withoutRelations(raw json.RawMessage) json.RawMessage {
-	event, err := parseObject(raw)
+	event, err := strictjson.Parse(raw)
 	if err != nil {
 		return raw
 	}
-	unsigned, err := parseObject(event.get("unsigned"))
-	if err != nil || unsigned.get("m.relations") == nil {
+	unsigned, err := strictjson.Parse(event.Get("unsigned"))
+	if err != nil || unsigned.Get("m.relations") == nil {
 		return raw
 	}
-	return event.set("unsigned", unsigned.without("m.relations").encode()).encode()
+	return event.Set("unsigned", unsigned.Without("m.relations").Encode()).Encode()
 }
 
 // park stores events that wait. While they were judged their keys may have come, or more

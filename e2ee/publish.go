@@ -137,7 +137,7 @@ func (e *Engine) ClientHasKeys(ctx context.Context, user id.UserID, device id.De
 	case ModeForeign, ModeNone, ModeUnknown:
 		return func(context.Context, bool) error { return nil }, nil
 	}
-	give, err := d.schedule.upkeep.take(ctx, struct{}{})
+	give, err := d.schedule.upkeep.Take(ctx, struct{}{})
 	if err != nil {
 		return nil, err
 	}

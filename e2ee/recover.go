@@ -53,7 +53,7 @@ func (d *Device) Recover(ctx context.Context, with Recovery) error {
 
 func (o *ownIdentity) recoverNow(ctx context.Context, with Recovery) error {
 	o.signAgain()
-	give, err := o.acct.boot.take(ctx, struct{}{})
+	give, err := o.acct.boot.Take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}

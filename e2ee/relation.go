@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"strings"
+
+	"e2ee-proxy/internal/strictjson"
 )
 
 // What stands beside a ciphertext for everybody to read. A relation has to (requirement
@@ -19,34 +21,34 @@ const maxRelationText = maxIDLength
 // ClearRelation gives what of a relation may stand in clear, nil when it is nothing. more
 // says that the relation has anything beyond that.
 func ClearRelation(relation json.RawMessage) (clear json.RawMessage, more bool) {
-	rel, err := parseObject(relation)
+	rel, err := strictjson.Parse(relation)
 	if err != nil {
 		return nil, true
 	}
-	out := make(object, 0, 5)
+	out := make(strictjson.Object, 0, 5)
 	for _, name := range []string{"rel_type", "event_id", "key", "is_falling_back", "m.in_reply_to"} {
-		value := rel.get(name)
+		value := rel.Get(name)
 		if value == nil {
 			continue
 		}
 		switch name {
 		case "m.in_reply_to":
-			reply, err := parseObject(value)
+			reply, err := strictjson.Parse(value)
 			if err == nil && mayStandInClear("event_id", reply) {
-				event, _ := reply.text("event_id")
-				out = append(out, member{name, object{{"event_id", quoted(event)}}.encode()})
+				event, _ := reply.Text("event_id")
+				out = append(out, strictjson.Member{Name: name, Value: strictjson.Object{{Name: "event_id", Value: strictjson.Quote(event)}}.Encode()})
 				more = more || len(reply) > 1
 				continue
 			}
 		case "is_falling_back":
 			if word := string(value); word == "true" || word == "false" {
-				out = append(out, member{name, value})
+				out = append(out, strictjson.Member{Name: name, Value: value})
 				continue
 			}
 		default:
 			if mayStandInClear(name, rel) {
-				text, _ := rel.text(name)
-				out = append(out, member{name, quoted(text)})
+				text, _ := rel.Text(name)
+				out = append(out, strictjson.Member{Name: name, Value: strictjson.Quote(text)})
 				continue
 			}
 		}
@@ -56,12 +58,12 @@ func ClearRelation(relation json.RawMessage) (clear json.RawMessage, more bool) 
 	if len(out) == 0 {
 		return nil, more
 	}
-	return out.encode(), more
+	return out.Encode(), more
 }
 
 // mayStandInClear reports whether a text member of a relation is what its name says.
-func mayStandInClear(name string, of object) bool {
-	text, ok := of.text(name)
+func mayStandInClear(name string, of strictjson.Object) bool {
+	text, ok := of.Text(name)
 	if !ok || text == "" || len(text) > maxRelationText {
 		return false
 	}
@@ -80,32 +82,13 @@ func mayStandInClear(name string, of object) bool {
 func completeRelation(clear, sealed json.RawMessage) json.RawMessage {
 	outside, _ := ClearRelation(clear)
 	inside, more := ClearRelation(sealed)
-	rel, err := parseObject(clear)
+	rel, err := strictjson.Parse(clear)
 	if clear != nil && err != nil {
 		return nil
 	}
-	whole, err := parseObject(sealed)
+	whole, err := strictjson.Parse(sealed)
 	if err != nil || !more || !bytes.Equal(outside, inside) {
 		return clear
 	}
-	return rel.and(whole).encode()
-}
-
-// and adds the members that o lacks, in the objects inside it too.
-func (o object) and(more object) object {
-	for _, m := range more {
-		mine := o.get(m.name)
-		if mine == nil {
-			o = append(o, m)
-			continue
-		}
-		inner, err := parseObject(mine)
-		if err != nil {
-			continue
-		}
-		if theirs, err := parseObject(m.value); err == nil {
-			o = o.set(m.name, inner.and(theirs).encode())
-		}
-	}
-	return o
+	return rel.And(whole).Encode()
 }

@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -59,7 +60,7 @@ func (d *Device) Reset(ctx context.Context, auth UserAuth) (secret.String, error
 }
 
 func (o *ownIdentity) resetNow(ctx context.Context, auth UserAuth) error {
-	give, err := o.acct.boot.take(ctx, struct{}{})
+	give, err := o.acct.boot.Take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}
@@ -109,7 +110,7 @@ func (a *account) loadReset(ctx context.Context) (*crossSigning, error) {
 	}
 	var plan resetPlan
 	if err := json.Unmarshal(stored.Value.Reveal(), &plan); err != nil {
-		return nil, fmt.Errorf("read the reset under way: %w", errMalformed)
+		return nil, fmt.Errorf("read the reset under way: %w", strictjson.ErrMalformed)
 	}
 	var c crossSigning
 	for _, part := range []struct {

@@ -15,6 +15,7 @@ import (
 
 	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
 
@@ -231,12 +232,12 @@ func readBackup(body io.Reader, each func(store.SessionRef, json.RawMessage) err
 // eachMember reads an object, and calls each with the value of each name to be read.
 func eachMember(dec *jsontext.Decoder, each func(name string) error) error {
 	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != jsontext.KindBeginObject {
-		return fmt.Errorf("%w: key backup", errMalformed)
+		return fmt.Errorf("%w: key backup", strictjson.ErrMalformed)
 	}
 	for dec.PeekKind() != jsontext.KindEndObject {
 		name, err := dec.ReadToken()
 		if err != nil {
-			return fmt.Errorf("%w: key backup", errMalformed)
+			return fmt.Errorf("%w: key backup", strictjson.ErrMalformed)
 		}
 		if err := each(name.String()); err != nil {
 			return err
@@ -255,7 +256,7 @@ type meteredReader struct {
 
 func (m *meteredReader) Read(p []byte) (int, error) {
 	if m.used > m.limit {
-		return 0, fmt.Errorf("%w: a value is too long", errMalformed)
+		return 0, fmt.Errorf("%w: a value is too long", strictjson.ErrMalformed)
 	}
 	n, err := m.r.Read(p)
 	m.used += n

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -57,7 +58,7 @@ const (
 type rollout struct {
 	since time.Time // when the account was first used by this process
 
-	mu    lock
+	mu    locks.Mutex
 	rooms map[id.RoomID]*roomRollout
 	full  bool // there are more rooms
 }

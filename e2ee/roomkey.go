@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -38,7 +39,7 @@ func (b *batch) roomKey(msg *received) {
 		SharedHistory json.RawMessage `json:"shared_history"`
 		SharedMSC3061 json.RawMessage `json:"org.matrix.msc3061.shared_history"`
 	}
-	if decodeStrict(msg.Content, &key) != nil || key.Algorithm != algorithmMegolm || key.RoomID == "" || len(key.RoomID) > maxIDLength {
+	if strictjson.Unmarshal(msg.Content, &key) != nil || key.Algorithm != algorithmMegolm || key.RoomID == "" || len(key.RoomID) > maxIDLength {
 		b.refused++
 		return
 	}

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
 
@@ -193,13 +194,13 @@ func (s *step) noteEncryption(ctx context.Context, roomID id.RoomID, content jso
 // its default, what is extreme is clamped.
 func parseEncryption(content json.RawMessage) (algorithm string, period time.Duration, messages int64) {
 	period, messages = defaultRotationPeriod, defaultRotationMessages
-	obj, err := parseObject(content)
+	obj, err := strictjson.Parse(content)
 	if err != nil {
 		return "", period, messages
 	}
-	algorithm, _ = obj.text("algorithm")
+	algorithm, _ = obj.Text("algorithm")
 	var n float64
-	if raw := obj.get("rotation_period_ms"); raw != nil && json.Unmarshal(raw, &n) == nil {
+	if raw := obj.Get("rotation_period_ms"); raw != nil && json.Unmarshal(raw, &n) == nil {
 		switch {
 		case n >= float64(maxRotationPeriod.Milliseconds()):
 			period = maxRotationPeriod
@@ -210,7 +211,7 @@ func parseEncryption(content json.RawMessage) (algorithm string, period time.Dur
 		}
 	}
 	n = 0
-	if raw := obj.get("rotation_period_msgs"); raw != nil && json.Unmarshal(raw, &n) == nil {
+	if raw := obj.Get("rotation_period_msgs"); raw != nil && json.Unmarshal(raw, &n) == nil {
 		messages = int64(min(max(n, 1), maxRotationMessages))
 	}
 	return truncate(algorithm, maxIDLength), period, messages
@@ -266,11 +267,11 @@ func (r *roomStep) doubtVisibility() {
 
 // visibilityOf reads an m.room.history_visibility content; empty when it says nothing.
 func visibilityOf(content json.RawMessage) string {
-	obj, err := parseObject(content)
+	obj, err := strictjson.Parse(content)
 	if err != nil {
 		return ""
 	}
-	v, _ := obj.text("history_visibility")
+	v, _ := obj.Text("history_visibility")
 	return v
 }
 

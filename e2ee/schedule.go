@@ -3,6 +3,7 @@ package e2ee
 import (
 	"time"
 
+	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/internal/backoff"
 )
 
@@ -15,8 +16,8 @@ type schedule struct {
 	// live says who syncs; syncTurn lets one of the engine's own syncs run, and upkeep one
 	// look at what is to be done. They have locks of their own.
 	live     liveness
-	syncTurn turns[struct{}]
-	upkeep   turns[struct{}]
+	syncTurn locks.Turns[struct{}]
+	upkeep   locks.Turns[struct{}]
 
 	usedAt   time.Time // when a client used the device last, or it was loaded
 	awake    bool      // the device is to sync by itself, see awake.go

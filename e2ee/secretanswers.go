@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -47,7 +48,7 @@ func (b *batch) secretRequested(ev *toDevice) {
 		Device    id.DeviceID `json:"requesting_device_id"`
 	}
 	d := b.d
-	if decodeStrict(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
+	if strictjson.Unmarshal(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
 		req.Device == "" || req.RequestID == "" || len(req.RequestID) > maxIDLength || len(req.Device) > maxIDLength {
 		b.refused++
 		return
@@ -204,5 +205,5 @@ func (g *gossip) secretContent(ctx context.Context, req secretRequest, own *trus
 	if !plausibleSecret(req.Name, stored.Value.Reveal(), own) {
 		return nil, nil
 	}
-	return object{{"request_id", quoted(req.ID)}, {"secret", quoted(b64(stored.Value.Reveal()))}}.encode(), nil
+	return strictjson.Object{{Name: "request_id", Value: strictjson.Quote(req.ID)}, {Name: "secret", Value: strictjson.Quote(b64(stored.Value.Reveal()))}}.Encode(), nil
 }

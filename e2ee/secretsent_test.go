@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -97,5 +98,5 @@ func TestWhoseSecretsAreTaken(t *testing.T) {
 }
 
 func answerWith(request, secret string) json.RawMessage {
-	return object{{"request_id", quoted(request)}, {"secret", quoted(secret)}}.encode()
+	return strictjson.Object{{Name: "request_id", Value: strictjson.Quote(request)}, {Name: "secret", Value: strictjson.Quote(secret)}}.Encode()
 }

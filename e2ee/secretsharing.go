@@ -16,6 +16,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -89,10 +90,10 @@ func (g *gossip) wantSecrets(ctx context.Context, own *trustcache.User) error {
 func (g *gossip) askFor(name string, others []*trustcache.Device, ch *store.Changes) (*secretAsk, error) {
 	now := g.eng.now()
 	ask := &secretAsk{name: name, id: rand.Text(), to: make(map[id.DeviceID]bool, len(others)), until: now.Add(askFor)}
-	content := object{
-		{"action", quoted("request")}, {"name", quoted(name)}, {"request_id", quoted(ask.id)},
-		{"requesting_device_id", quoted(g.id.String())},
-	}.encode()
+	content := strictjson.Object{
+		{Name: "action", Value: strictjson.Quote("request")}, {Name: "name", Value: strictjson.Quote(name)}, {Name: "request_id", Value: strictjson.Quote(ask.id)},
+		{Name: "requesting_device_id", Value: strictjson.Quote(g.id.String())},
+	}.Encode()
 	messages := make([]message, len(others))
 	for i, dev := range others {
 		ask.to[dev.DeviceID] = true
@@ -171,7 +172,7 @@ func (b *batch) secretSent(msg *received, own *trustcache.User) {
 		RequestID string `json:"request_id"`
 		Secret    string `json:"secret"`
 	}
-	if decodeStrict(msg.Content, &sent) != nil || sent.RequestID == "" || len(sent.Secret) > maxSecret {
+	if strictjson.Unmarshal(msg.Content, &sent) != nil || sent.RequestID == "" || len(sent.Secret) > maxSecret {
 		b.secretRefused()
 		return
 	}
@@ -225,10 +226,10 @@ type answeredAsk struct {
 // messages are stored together with it. The caller holds mu.
 func (b *batch) cancelAsks(own *trustcache.User) {
 	for _, a := range b.answered {
-		content := object{
-			{"action", quoted("request_cancellation")}, {"request_id", quoted(a.ask.id)},
-			{"requesting_device_id", quoted(b.d.id.String())},
-		}.encode()
+		content := strictjson.Object{
+			{Name: "action", Value: strictjson.Quote("request_cancellation")}, {Name: "request_id", Value: strictjson.Quote(a.ask.id)},
+			{Name: "requesting_device_id", Value: strictjson.Quote(b.d.id.String())},
+		}.Encode()
 		var messages []message
 		for i := range own.Devices {
 			if dev := &own.Devices[i]; a.ask.to[dev.DeviceID] && dev.DeviceID != a.by {

@@ -17,6 +17,7 @@ import (
 	"maunium.net/go/mautrix/crypto/utils"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
 
@@ -36,7 +37,7 @@ func (p *part) accountData(ctx context.Context, name string) (json.RawMessage, e
 	if upstreamStatus(err) == http.StatusNotFound {
 		return nil, nil
 	}
-	if obj, bad := parseObject(raw); err == nil && bad == nil && len(obj) == 0 {
+	if obj, bad := strictjson.Parse(raw); err == nil && bad == nil && len(obj) == 0 {
 		return nil, nil
 	}
 	return raw, err
@@ -353,16 +354,16 @@ func (o *ownIdentity) storeSecret(ctx context.Context, key *ssss.Key, name strin
 	if err != nil {
 		return err
 	}
-	content, err := parseObject(raw)
+	content, err := strictjson.Parse(raw)
 	if err != nil {
 		content = nil // it was no secret, so nothing is lost
 	}
-	entries, err := parseObject(content.get("encrypted"))
+	entries, err := strictjson.Parse(content.Get("encrypted"))
 	if err != nil {
 		entries = nil
 	}
 	others := len(entries)
-	if mine := entries.get(key.ID); mine != nil {
+	if mine := entries.Get(key.ID); mine != nil {
 		others--
 		var sealed ssss.EncryptedKeyData
 		if json.Unmarshal(mine, &sealed) == nil {
@@ -382,7 +383,7 @@ func (o *ownIdentity) storeSecret(ctx context.Context, key *ssss.Key, name strin
 	if err != nil {
 		return fmt.Errorf("encode a secret: %w", err)
 	}
-	return o.setAccountData(ctx, name, content.set("encrypted", entries.set(key.ID, sealed).encode()).encode())
+	return o.setAccountData(ctx, name, content.Set("encrypted", entries.Set(key.ID, sealed).Encode()).Encode())
 }
 
 // recoveryKey gives the recovery key that a bootstrap made, in the form people write

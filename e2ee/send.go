@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
 
@@ -22,7 +23,7 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 	if d.mode != ModeProxied {
 		return Encrypted{}, ErrNotProxied
 	}
-	give, err := d.megolmState.sends.take(ctx, out.RoomID)
+	give, err := d.megolmState.sends.Take(ctx, out.RoomID)
 	if err != nil {
 		return Encrypted{}, err
 	}
@@ -125,15 +126,15 @@ func (m *megolmState) seal(ctx context.Context, ref store.TxnRef, out Outgoing, 
 	if err != nil {
 		return Encrypted{}, fmt.Errorf("encrypt: %w", err)
 	}
-	content := make(object, 0, 4)
+	content := make(strictjson.Object, 0, 4)
 	content = append(content,
-		member{"algorithm", quoted(algorithmMegolm)},
-		member{"ciphertext", quoted(string(cipher))},
-		member{"session_id", quoted(session.row.SessionID.String())})
+		strictjson.Member{Name: "algorithm", Value: strictjson.Quote(algorithmMegolm)},
+		strictjson.Member{Name: "ciphertext", Value: strictjson.Quote(string(cipher))},
+		strictjson.Member{Name: "session_id", Value: strictjson.Quote(session.row.SessionID.String())})
 	if relation != nil {
-		content = append(content, member{"m.relates_to", relation})
+		content = append(content, strictjson.Member{Name: "m.relates_to", Value: relation})
 	}
-	sealed := content.encode()
+	sealed := content.Encode()
 	row := session.row
 	row.Messages++
 	row.Pickle = next.PickleLibOlm()
@@ -151,19 +152,19 @@ func (m *megolmState) seal(ctx context.Context, ref store.TxnRef, out Outgoing, 
 // outside, and only outside (requirements 19.1, 19.2) unless it has more than may stand in
 // clear: then all of it is inside as well.
 func clearPayload(out Outgoing) (payload []byte, relation json.RawMessage, err error) {
-	content, err := parseObject(out.Content)
+	content, err := strictjson.Parse(out.Content)
 	if err != nil {
 		return nil, nil, err
 	}
-	if whole := content.get("m.relates_to"); whole != nil {
+	if whole := content.Get("m.relates_to"); whole != nil {
 		var more bool
 		if relation, more = ClearRelation(whole); !more {
-			content = content.without("m.relates_to")
+			content = content.Without("m.relates_to")
 		}
 	}
-	return object{
-		{"content", content.encode()},
-		{"room_id", quoted(out.RoomID.String())},
-		{"type", quoted(out.Type)},
-	}.encode(), relation, nil
+	return strictjson.Object{
+		{Name: "content", Value: content.Encode()},
+		{Name: "room_id", Value: strictjson.Quote(out.RoomID.String())},
+		{Name: "type", Value: strictjson.Quote(out.Type)},
+	}.Encode(), relation, nil
 }

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/backoff"
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -164,7 +165,7 @@ func (d *Device) letSpread(ctx context.Context) error {
 	if wait <= 0 {
 		return nil
 	}
-	return waitFor(ctx, min(wait, d.eng.opts.Spread))
+	return backoff.Wait(ctx, min(wait, d.eng.opts.Spread))
 }
 
 // unshared gives the devices that still lack the live session's key and those that
@@ -281,14 +282,14 @@ func (d *Device) withheldNotes(o *outbound, untold []withhold) (shares []store.S
 			SessionID: o.row.SessionID, UserID: w.device.UserID, DeviceID: w.device.DeviceID,
 			Curve25519: w.device.Curve25519.String(), Withheld: w.code,
 		})
-		notes = append(notes, message{w.device, object{
-			{"algorithm", quoted(algorithmMegolm)},
-			{"code", quoted(w.code)},
-			{"reason", quoted(withheldReason(w.code))},
-			{"room_id", quoted(o.row.RoomID.String())},
-			{"sender_key", quoted(d.olmState.account.curve25519.String())},
-			{"session_id", quoted(o.row.SessionID.String())},
-		}.encode()})
+		notes = append(notes, message{w.device, strictjson.Object{
+			{Name: "algorithm", Value: strictjson.Quote(algorithmMegolm)},
+			{Name: "code", Value: strictjson.Quote(w.code)},
+			{Name: "reason", Value: strictjson.Quote(withheldReason(w.code))},
+			{Name: "room_id", Value: strictjson.Quote(o.row.RoomID.String())},
+			{Name: "sender_key", Value: strictjson.Quote(d.olmState.account.curve25519.String())},
+			{Name: "session_id", Value: strictjson.Quote(o.row.SessionID.String())},
+		}.Encode()})
 	}
 	return shares, notes
 }
@@ -317,13 +318,13 @@ func (s *step) noOlmNotes(o *outbound, without []*trustcache.Device) (shares []s
 			SessionID: o.row.SessionID, UserID: dev.UserID, DeviceID: dev.DeviceID,
 			Curve25519: dev.Curve25519.String(), Withheld: "m.no_olm",
 		})
-		notes = append(notes, message{dev, object{
-			{"algorithm", quoted(algorithmMegolm)},
-			{"code", quoted("m.no_olm")},
-			{"reason", quoted(withheldReason("m.no_olm"))},
-			{"sender_key", quoted(d.olmState.account.curve25519.String())},
-			{"from_device", quoted(d.id.String())},
-		}.encode()})
+		notes = append(notes, message{dev, strictjson.Object{
+			{Name: "algorithm", Value: strictjson.Quote(algorithmMegolm)},
+			{Name: "code", Value: strictjson.Quote("m.no_olm")},
+			{Name: "reason", Value: strictjson.Quote(withheldReason("m.no_olm"))},
+			{Name: "sender_key", Value: strictjson.Quote(d.olmState.account.curve25519.String())},
+			{Name: "from_device", Value: strictjson.Quote(d.id.String())},
+		}.Encode()})
 	}
 	return shares, notes
 }

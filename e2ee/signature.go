@@ -82,7 +82,7 @@ func (o *ownIdentity) rereadSignature(ctx context.Context) error {
 		case again > rereads:
 			return ErrSignatureNotShown
 		}
-		if err := waitFor(ctx, rereadPauses().After(again)); err != nil {
+		if err := backoff.Wait(ctx, rereadPauses().After(again)); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"maunium.net/go/mautrix/crypto/goolm/crypto"
+
+	"e2ee-proxy/internal/strictjson"
 )
 
 // What is uploaded for a one-time key and a fallback key, byte by byte, and that what is
@@ -50,11 +52,11 @@ func TestSignedKeys(t *testing.T) {
 func TestSetLeavesTheRest(t *testing.T) {
 	t.Parallel()
 	const before = `{"z":{"b" : 1.0, "a":[1e3,  -0]},"big":12345678901234567890,"esc":"\u00e9\/\n","raw":"é<>&","signatures":{"@b:hs":{"ed25519:B":"sig"}}`
-	obj, err := parseObject([]byte(before + `}`))
+	obj, err := strictjson.Parse([]byte(before + `}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := string(obj.set("fallback", json.RawMessage("true")).encode()), before+`,"fallback":true}`; got != want {
+	if got, want := string(obj.Set("fallback", json.RawMessage("true")).Encode()), before+`,"fallback":true}`; got != want {
 		t.Errorf("added:\n%s\nwant\n%s", got, want)
 	}
 	signed, err := addSignature(json.RawMessage(before+`}`), "@a:hs", "ed25519:A", "mine")

@@ -73,7 +73,7 @@ func (d *Device) reviewWarnings(ctx context.Context) error {
 	if !d.isSettled() {
 		return nil
 	}
-	give, err := d.acct.review.take(ctx, struct{}{})
+	give, err := d.acct.review.Take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}

@@ -142,7 +142,7 @@ func (d *Device) syncLoop(ctx context.Context) {
 		}
 		pause := pauseAfter(err, failures.Next(syncPauses()), syncPauses())
 		d.eng.log.Debug().Err(err).Dur("retry_in", pause).Msg("Own sync failed")
-		_ = waitFor(ctx, pause) // mayGoOn sees that ctx has ended
+		_ = backoff.Wait(ctx, pause) // mayGoOn sees that ctx has ended
 	}
 }
 
@@ -173,7 +173,7 @@ var errClientSyncs = errors.New("the client syncs")
 // syncOnce makes one sync of the proxy's own and stores its effects. It gives the number
 // of to-device messages that came.
 func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, error) {
-	give, err := d.schedule.syncTurn.take(ctx, struct{}{})
+	give, err := d.schedule.syncTurn.Take(ctx, struct{}{})
 	if err != nil {
 		return 0, err
 	}

@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -215,7 +216,7 @@ func TestRefusalTable(t *testing.T) {
 		{"MissingRoomKey(code): MissingMegolmSession{withheld_code}", errNoKey, noted, trustcache.CodeWithheld, "m.unverified"},
 		{"UnknownMessageIndex: UnknownMegolmMessageIndex", errTooEarly, nil, trustcache.CodeUnknownMessageIndex, ""},
 		{"UnknownMessageIndex with a withheld record: MissingRoomKey(code)", errTooEarly, noted, trustcache.CodeWithheld, "m.unverified"},
-		{"EventError, Decode: MalformedEncryptedEvent", errMalformed, nil, trustcache.CodeMalformed, ""},
+		{"EventError, Decode: MalformedEncryptedEvent", strictjson.ErrMalformed, nil, trustcache.CodeMalformed, ""},
 		{"other decryption: MegolmDecryptionFailure", errFailed, nil, trustcache.CodeMalformed, ""},
 		{"other decryption: a withheld notice explains nothing", errFailed, noted, trustcache.CodeMalformed, ""},
 		// The reference refuses no index that was used (trust-semantics §7.2; requirement 8.4).

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -121,7 +122,7 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 // parseToDevice reads an event strictly; nil when it is not one.
 func parseToDevice(raw json.RawMessage) (*toDevice, *olmEvent) {
 	var ev toDevice
-	if err := decodeStrict(raw, &ev); err != nil || ev.Type == "" || ev.Sender == "" || len(ev.Sender) > maxIDLength {
+	if err := strictjson.Unmarshal(raw, &ev); err != nil || ev.Type == "" || ev.Sender == "" || len(ev.Sender) > maxIDLength {
 		return nil, nil
 	}
 	if ev.Type != "m.room.encrypted" {
@@ -246,7 +247,7 @@ func (b *batch) withheld(ev *toDevice) {
 		SenderKey id.Curve25519 `json:"sender_key"`
 		FromDev   id.DeviceID   `json:"from_device"`
 	}
-	if err := decodeStrict(ev.Content, &note); err != nil || note.Code == "" || len(note.Code) > maxIDLength {
+	if err := strictjson.Unmarshal(ev.Content, &note); err != nil || note.Code == "" || len(note.Code) > maxIDLength {
 		b.refused++
 		return
 	}

@@ -3,6 +3,8 @@ package interceptors
 import (
 	"slices"
 	"strings"
+
+	"e2ee-proxy/internal/strictjson"
 )
 
 // Attachments. Files are uploaded to the homeserver by themselves, before the message that
@@ -21,8 +23,8 @@ func attachmentKinds() []string {
 }
 
 // checkAttachment refuses an event for an encrypted room whose file is in clear.
-func checkAttachment(eventType string, content object) error {
-	if !fileInClear(eventType, content) && !fileInClear(eventType, content.members("m.new_content")) {
+func checkAttachment(eventType string, content strictjson.Object) error {
+	if !fileInClear(eventType, content) && !fileInClear(eventType, content.Object("m.new_content")) {
 		return nil
 	}
 	return refuseEncrypted(
@@ -30,14 +32,14 @@ func checkAttachment(eventType string, content object) error {
 		"Send text only, or send the file with a client that does its own encryption.")
 }
 
-func fileInClear(eventType string, content object) bool {
+func fileInClear(eventType string, content strictjson.Object) bool {
 	switch {
 	case eventType == typeSticker:
-	case eventType == typeMessage && slices.Contains(attachmentKinds(), content.text("msgtype")):
+	case eventType == typeMessage && slices.Contains(attachmentKinds(), content.TextOrEmpty("msgtype")):
 	default:
 		return false
 	}
 	// Some homeservers and clients take a content URI in any case.
 	isContent := func(uri string) bool { return strings.HasPrefix(strings.ToLower(strings.TrimSpace(uri)), "mxc:") }
-	return isContent(content.text("url")) || isContent(content.members("info").text("thumbnail_url"))
+	return isContent(content.TextOrEmpty("url")) || isContent(content.Object("info").TextOrEmpty("thumbnail_url"))
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
-	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/strictjson"
 )
 
 // maxAnswer bounds the homeserver's answers that a handler looks into, in bytes.
@@ -146,178 +146,29 @@ func checkObject(raw []byte) error {
 	return nil
 }
 
-// object is a JSON object that every reader reads alike: no name twice at any depth,
-// valid Unicode throughout. Its values are parts of the text that it was read from.
-type object map[string]jsontext.Value
-
 // parseObject reads an object strictly. What a homeserver, another client and this
 // proxy could understand differently is refused.
-func parseObject(raw []byte) (object, error) {
+func parseObject(raw []byte) (strictjson.Object, error) {
 	if err := checkObject(raw); err != nil {
 		return nil, err
 	}
-	if !jsontext.Value(raw).IsValid() {
-		return nil, BadJSON("The request body has a member twice or text that is not valid Unicode.")
-	}
-	members := object{}
-	err := eachMember(raw, func(name string, value jsontext.Value) error {
-		members[name] = value
-		return nil
-	})
+	members, err := strictjson.Parse(raw)
 	if err != nil {
-		return nil, NotJSON(nil)
+		return nil, BadJSON("The request body has a member twice or text that is not valid Unicode.")
 	}
 	return members, nil
 }
 
-// text gives a string member, and "" when it is missing or something else.
-func (o object) text(name string) string {
-	var s string
-	if v, ok := o[name]; !ok || v.Kind() != jsontext.KindString || json.Unmarshal(v, &s) != nil {
-		return ""
-	}
-	return s
-}
-
-// secret gives a string member in a place of its own, which can be overwritten; nil when
-// it is missing or something else.
-func (o object) secret(name string) secret.Bytes {
-	v, ok := o[name]
-	if !ok || v.Kind() != jsontext.KindString {
-		return nil
-	}
-	text, err := jsontext.AppendUnquote(make([]byte, 0, len(v)), v)
-	if err != nil {
-		return nil
-	}
-	return text
-}
-
-// isFalse reports whether a member is the literal false.
-func (o object) isFalse(name string) bool {
-	v, ok := o[name]
-	return ok && v.Kind() == jsontext.KindFalse
-}
-
-// isTrue reports whether a member is the literal true.
-func (o object) isTrue(name string) bool {
-	v, ok := o[name]
-	return ok && v.Kind() == jsontext.KindTrue
-}
-
-// texts gives the strings of an array member; elements of another kind are left out.
-func (o object) texts(name string) []string {
-	var out []string
-	for _, v := range o.list(name) {
-		var s string
-		if v.Kind() == jsontext.KindString && json.Unmarshal(v, &s) == nil {
-			out = append(out, s)
-		}
-	}
-	return out
-}
-
-// list gives the elements of an array member, nil when it is none.
-func (o object) list(name string) []jsontext.Value {
-	v, ok := o[name]
-	if !ok || v.Kind() != jsontext.KindBeginArray {
-		return nil
-	}
-	var out []jsontext.Value
-	dec := jsontext.NewDecoder(bytes.NewBuffer(v)) // a buffer is read in place
-	if _, err := dec.ReadToken(); err != nil {
-		return nil
-	}
-	for dec.PeekKind() != jsontext.KindEndArray {
-		elem, err := dec.ReadValue()
-		if err != nil {
-			return nil
-		}
-		end := int(dec.InputOffset())
-		out = append(out, v[end-len(elem):end:end])
-	}
-	return out
-}
-
-// members gives an object member, nil when it is none.
-func (o object) members(name string) object {
-	v, ok := o[name]
-	if !ok || v.Kind() != jsontext.KindBeginObject {
-		return nil
-	}
-	members, err := parseObject(v)
-	if err != nil {
-		return nil
-	}
-	return members
-}
-
-// eachMember calls f for the members of the object raw, in order. value is a part of raw.
-func eachMember(raw []byte, f func(name string, value jsontext.Value) error) error {
-	dec := jsontext.NewDecoder(bytes.NewBuffer(raw)) // a buffer is read in place
-	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != jsontext.KindBeginObject {
-		return errors.New("not a JSON object")
-	}
-	for dec.PeekKind() == jsontext.KindString {
-		tok, err := dec.ReadToken()
-		if err != nil {
-			return errors.New("not a member name")
-		}
-		name := tok.String()
-		value, err := dec.ReadValue()
-		if err != nil {
-			return errors.New("not a member value")
-		}
-		end := int(dec.InputOffset())
-		if err := f(name, raw[end-len(value):end:end]); err != nil {
-			return err
-		}
-	}
-	if _, err := dec.ReadToken(); err != nil {
-		return errors.New("an object without an end")
-	}
-	return nil
-}
-
-// editObject rewrites the members of the object raw, in order: edit gives the new
-// value, or nil to drop the member. Everything it leaves alone stays byte for byte.
-func editObject(raw []byte, edit func(name string, value jsontext.Value) (jsontext.Value, error)) ([]byte, error) {
-	var out bytes.Buffer
-	out.WriteByte('{')
-	err := eachMember(raw, func(name string, value jsontext.Value) error {
-		changed, err := edit(name, value)
-		if err != nil || changed == nil {
-			return err
-		}
-		if out.Len() > 1 {
-			out.WriteByte(',')
-		}
-		quoted, err := jsontext.AppendQuote(nil, name)
-		if err != nil {
-			return errors.New("not a member name")
-		}
-		out.Write(quoted)
-		out.WriteByte(':')
-		out.Write(changed)
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	out.WriteByte('}')
-	return out.Bytes(), nil
-}
-
 // answer gives the members of a homeserver's answer, which can be relayed afterwards
 // all the same. An answer that is too long or is no plain object gives none.
-func answer(resp *http.Response) object {
+func answer(resp *http.Response) strictjson.Object {
 	raw := peek(resp)
 	if raw == nil {
-		return object{}
+		return strictjson.Object{}
 	}
 	members, err := parseObject(raw)
 	if err != nil {
-		return object{}
+		return strictjson.Object{}
 	}
 	return members
 }

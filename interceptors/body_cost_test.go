@@ -68,7 +68,7 @@ func TestDecodingCost(t *testing.T) {
 						if err != nil {
 							t.Errorf("%s: %v", name, err)
 						}
-						_, _ = parsed.texts("invite"), parsed.members("a")
+						_, _ = parsed.Texts("invite"), parsed.Object("a")
 					})
 				}
 				all.Wait()

@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/strictjson"
 )
 
 // POST createRoom. What the body says of encryption, history visibility and invites
@@ -38,12 +39,12 @@ func (r *rooms) createRoom(x *Exchange) error {
 	if err != nil && !mayPass {
 		return err
 	}
-	return forwardThen(x, raw, func(ctx context.Context, answer object) error {
-		room := answer.text("room_id")
+	return forwardThen(x, raw, func(ctx context.Context, answer strictjson.Object) error {
+		room := answer.TextOrEmpty("room_id")
 		if !validRoom(room) {
 			return nil
 		}
-		return r.noteRoom(ctx, x, dev, id.RoomID(room), initial, body.texts("invite"))
+		return r.noteRoom(ctx, x, dev, id.RoomID(room), initial, body.Texts("invite"))
 	})
 }
 
@@ -55,33 +56,33 @@ type initialState struct {
 
 // readInitialState takes the last event of each type, as homeservers do. That an algorithm
 // is not known is said last.
-func readInitialState(body object) (initialState, error) {
+func readInitialState(body strictjson.Object) (initialState, error) {
 	var out initialState
 	var unknown error
-	for _, raw := range body.list("initial_state") {
-		if raw.Kind() != jsontext.KindBeginObject {
+	for _, raw := range body.List("initial_state") {
+		if jsontext.Value(raw).Kind() != jsontext.KindBeginObject {
 			return out, BadJSON("An event of initial_state must be an object.")
 		}
 		event, err := parseObject(raw)
 		if err != nil {
 			return out, err
 		}
-		if isMessageType(event.text("type")) {
+		if isMessageType(event.TextOrEmpty("type")) {
 			return out, noState()
 		}
-		if event.text("state_key") != "" {
+		if event.TextOrEmpty("state_key") != "" {
 			continue
 		}
-		switch event.text("type") {
+		switch event.TextOrEmpty("type") {
 		case typeEncryption:
-			content := event.members("content")
+			content := event.Object("content")
 			if err := checkAlgorithm(content); err != nil {
 				unknown = err
 				continue
 			}
-			out.encryption = event["content"]
+			out.encryption = jsontext.Value(event.Get("content"))
 		case typeVisibility:
-			out.visibility = event.members("content").text("history_visibility")
+			out.visibility = event.Object("content").TextOrEmpty("history_visibility")
 		}
 	}
 	return out, unknown

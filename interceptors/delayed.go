@@ -81,5 +81,5 @@ func homeserverCan(x *Exchange, feature string) (bool, error) {
 	if checkObject(raw) != nil {
 		return false, Unreachable(errors.New("what the homeserver can do is not readable"))
 	}
-	return answer(resp).members("unstable_features").isTrue(feature), nil
+	return answer(resp).Object("unstable_features").IsTrue(feature), nil
 }

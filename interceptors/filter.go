@@ -2,11 +2,15 @@ package interceptors
 
 import (
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/strictjson"
 )
 
 // A client's filter is written for clear events, and the homeserver has encrypted ones.
@@ -180,59 +184,56 @@ func glob(pattern, s string) bool {
 	return p == len(pattern)
 }
 
-// jsonObject is an object of a filter whose unknown members survive.
-type jsonObject map[string]jsontext.Value
-
 // widen gives what goes upstream instead of a filter, nil when nothing must change.
 func widen(raw []byte, initial bool) ([]byte, error) {
 	filter, err := readMember(raw)
 	if err != nil {
 		return nil, err
 	}
-	changed := filter.drop("event_fields")
-	if string(filter["event_format"]) != `"client"` {
-		changed = filter.drop("event_format") || changed
+	changed := drop(&filter, "event_fields")
+	if string(filter.Get("event_format")) != `"client"` {
+		changed = drop(&filter, "event_format") || changed
 	}
-	account, err := filter.change("account_data", func(o jsonObject) (bool, error) { return o.admit(neededAccount) })
+	account, err := change(&filter, "account_data", func(o *strictjson.Object) (bool, error) { return admit(o, neededAccount) })
 	if err != nil {
 		return nil, err
 	}
-	room, err := filter.change("room", func(o jsonObject) (bool, error) { return o.widenRoom(initial) })
+	room, err := change(&filter, "room", func(o *strictjson.Object) (bool, error) { return widenRoom(o, initial) })
 	if err != nil || !changed && !account && !room {
 		return nil, err
 	}
-	return json.Marshal(filter, json.Deterministic(true))
+	return encodeSorted(filter), nil
 }
 
 // change reads a member that is an object, lets it be changed, and writes it back if it was.
-func (o jsonObject) change(name string, by func(jsonObject) (bool, error)) (changed bool, err error) {
-	if o[name] == nil {
+func change(o *strictjson.Object, name string, by func(*strictjson.Object) (bool, error)) (changed bool, err error) {
+	if o.Get(name) == nil {
 		return false, nil
 	}
-	member, err := readMember(o[name])
+	member, err := readMember(o.Get(name))
 	if err != nil {
 		return false, err
 	}
-	if changed, err = by(member); err != nil || !changed {
+	if changed, err = by(&member); err != nil || !changed {
 		return false, err
 	}
-	o[name], err = json.Marshal(member, json.Deterministic(true))
-	return true, err
+	*o = o.Set(name, encodeSorted(member))
+	return true, nil
 }
 
-func (o jsonObject) widenRoom(initial bool) (changed bool, err error) {
+func widenRoom(o *strictjson.Object, initial bool) (changed bool, err error) {
 	if !initial {
-		changed = o.drop("rooms", "not_rooms")
+		changed = drop(o, "rooms", "not_rooms")
 	}
 	for name, needed := range map[string][]string{"timeline": neededTimeline, "state": neededState} {
 		if initial { // without m.room.member, which is the last
 			needed = needed[:len(needed)-1]
 		}
-		did, err := o.change(name, func(part jsonObject) (bool, error) {
-			did, err := part.admit(needed)
-			did = part.drop("senders", "not_senders", "contains_url") || did
+		did, err := change(o, name, func(part *strictjson.Object) (bool, error) {
+			did, err := admit(part, needed)
+			did = drop(part, "senders", "not_senders", "contains_url") || did
 			if !initial {
-				did = part.drop("rooms", "not_rooms") || did
+				did = drop(part, "rooms", "not_rooms") || did
 			}
 			return did, err
 		})
@@ -244,42 +245,47 @@ func (o jsonObject) widenRoom(initial bool) (changed bool, err error) {
 	return changed, nil
 }
 
-func readMember(raw []byte) (jsonObject, error) {
-	var o jsonObject
-	if err := json.Unmarshal(raw, &o); err != nil || o == nil {
+func readMember(raw []byte) (strictjson.Object, error) {
+	o, err := strictjson.Parse(raw)
+	if err != nil {
 		return nil, errFilter
 	}
 	return o, nil
 }
 
+// encodeSorted writes an object so that filters that say the same are the same text.
+func encodeSorted(o strictjson.Object) []byte {
+	slices.SortFunc(o, func(a, b strictjson.Member) int { return strings.Compare(a.Name, b.Name) })
+	return o.Encode()
+}
+
 // drop removes members and says whether there were any.
-func (o jsonObject) drop(names ...string) bool {
-	before := len(o)
+func drop(o *strictjson.Object, names ...string) bool {
+	before := len(*o)
 	for _, n := range names {
-		delete(o, n)
+		*o = o.Without(n)
 	}
-	return len(o) < before
+	return len(*o) < before
 }
 
 // admit changes types and not_types so that the needed types (some of them patterns)
 // pass, and says whether it had to. Where the filter let nothing pass, the needed types
 // and nothing else do.
-func (o jsonObject) admit(needed []string) (changed bool, err error) {
+func admit(o *strictjson.Object, needed []string) (changed bool, err error) {
 	var f eventFilter
-	if err := unmarshalLists(o, &f); err != nil {
+	if err := unmarshalLists(*o, &f); err != nil {
 		return false, err
 	}
 	if slices.Contains(f.NotTypes, "*") || f.Types != nil && len(f.Types) == 0 {
-		delete(o, "not_types")
-		o["types"], err = json.Marshal(needed)
-		return true, err
+		*o = o.Without("not_types")
+		return true, setList(o, "types", needed)
 	}
 	kept := slices.DeleteFunc(slices.Clone(f.NotTypes), func(not string) bool {
 		return slices.ContainsFunc(needed, func(n string) bool { return glob(not, n) || glob(n, not) })
 	})
 	if len(kept) < len(f.NotTypes) {
 		changed = true
-		if o["not_types"], err = json.Marshal(kept); err != nil {
+		if err := setList(o, "not_types", kept); err != nil {
 			return false, err
 		}
 	}
@@ -293,16 +299,25 @@ func (o jsonObject) admit(needed []string) (changed bool, err error) {
 			changed = true
 		}
 	}
-	o["types"], err = json.Marshal(types)
-	return changed, err
+	return changed, setList(o, "types", types)
 }
 
-func unmarshalLists(o jsonObject, f *eventFilter) error {
+func setList(o *strictjson.Object, name string, list []string) error {
+	raw, err := json.Marshal(list)
+	if err != nil {
+		return fmt.Errorf("encode a filter: %w", err)
+	}
+	*o = o.Set(name, raw)
+	return nil
+}
+
+func unmarshalLists(o strictjson.Object, f *eventFilter) error {
 	for name, list := range map[string]*[]string{"types": &f.Types, "not_types": &f.NotTypes} {
-		if o[name] == nil {
+		raw := o.Get(name)
+		if raw == nil {
 			continue
 		}
-		if err := json.Unmarshal(o[name], list); err != nil {
+		if err := json.Unmarshal(raw, list); err != nil {
 			return errFilter
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/strictjson"
 )
 
 // What goes in clear into encrypted rooms, as from every client: reactions and redactions
@@ -46,16 +47,16 @@ func inClear(eventType string, raw []byte) ([]byte, error) {
 
 // isReaction reports whether a reaction says nothing but its relation and what its picture
 // is called.
-func isReaction(content object) bool {
-	relation := content.members("m.relates_to")
-	if _, more := e2ee.ClearRelation([]byte(content["m.relates_to"])); more || relation.text("rel_type") != "m.annotation" {
+func isReaction(content strictjson.Object) bool {
+	relation := content.Object("m.relates_to")
+	if _, more := e2ee.ClearRelation(content.Get("m.relates_to")); more || relation.TextOrEmpty("rel_type") != "m.annotation" {
 		return false
 	}
-	for name, value := range content {
-		switch name {
+	for _, m := range content {
+		switch m.Name {
 		case "m.relates_to":
 		case "shortcode", "com.beeper.reaction.shortcode":
-			if value.Kind() != jsontext.KindString {
+			if jsontext.Value(m.Value).Kind() != jsontext.KindString {
 				return false
 			}
 		default:
@@ -66,18 +67,18 @@ func isReaction(content object) bool {
 }
 
 // checkRedaction refuses a redaction with members that no redaction has.
-func checkRedaction(content object) error {
-	for name, value := range content {
+func checkRedaction(content strictjson.Object) error {
+	for _, m := range content {
 		ok := false
-		switch name {
+		switch m.Name {
 		case memberReason:
 			ok = true // it does not leave
 		case "redacts":
-			event := content.text(name)
+			event := content.TextOrEmpty(m.Name)
 			ok = isName(event) && event[0] == '$'
 		case "with_rel_types", "org.matrix.msc3912.with_rel_types", "org.matrix.msc3912.with_relations":
 			var kinds []string
-			ok = json.Unmarshal(value, &kinds) == nil && !slices.ContainsFunc(kinds, func(s string) bool { return !isName(s) })
+			ok = json.Unmarshal(m.Value, &kinds) == nil && !slices.ContainsFunc(kinds, func(s string) bool { return !isName(s) })
 		}
 		if !ok {
 			return BadJSON("A redaction in an encrypted room can name what it redacts and nothing else, because it is not encrypted.")
@@ -92,11 +93,11 @@ func isName(s string) bool {
 }
 
 // withoutMembers drops members of an object, and leaves one that has none of them as it is.
-func withoutMembers(raw []byte, content object, names ...string) ([]byte, error) {
-	if !slices.ContainsFunc(names, func(name string) bool { return content[name] != nil }) {
+func withoutMembers(raw []byte, content strictjson.Object, names ...string) ([]byte, error) {
+	if !slices.ContainsFunc(names, func(name string) bool { return content.Get(name) != nil }) {
 		return raw, nil
 	}
-	return editObject(raw, func(name string, value jsontext.Value) (jsontext.Value, error) {
+	return strictjson.Edit(raw, func(name string, value jsontext.Value) (jsontext.Value, error) {
 		if slices.Contains(names, name) {
 			return nil, nil
 		}

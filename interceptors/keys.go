@@ -3,6 +3,8 @@ package interceptors
 import (
 	"context"
 	"net/http"
+
+	"e2ee-proxy/internal/strictjson"
 )
 
 // POST keys/upload. A device has one set of keys. A client that uploads device keys of
@@ -42,14 +44,14 @@ func uploadKeys(x *Exchange) error {
 	}
 	// Only device keys make a device its client's: without them it could hold none.
 	return uploadAndSettle(x, func(ctx context.Context, accepted bool) error {
-		return settle(ctx, accepted && len(body.members("device_keys")) > 0)
+		return settle(ctx, accepted && len(body.Object("device_keys")) > 0)
 	})
 }
 
 // hasKeys reports whether an upload brings any key.
-func hasKeys(body object) bool {
+func hasKeys(body strictjson.Object) bool {
 	for _, name := range []string{"device_keys", "one_time_keys", "fallback_keys", "org.matrix.msc2732.fallback_keys"} {
-		if v, ok := body[name]; ok && string(v) != "null" && len(body.members(name)) > 0 {
+		if len(body.Object(name)) > 0 {
 			return true
 		}
 	}

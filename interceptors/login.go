@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/strictjson"
 )
 
 // Login: POST login of every type, POST register where it gives a token, POST refresh.
@@ -40,8 +41,8 @@ func (s *sessions) login(x *Exchange) error {
 		return err
 	}
 	var password secret.Bytes
-	if body.text("type") == "m.login.password" {
-		password = body.secret("password")
+	if body.TextOrEmpty("type") == "m.login.password" {
+		password = body.Secret("password")
 	}
 	return s.begin(x, raw, password, false)
 }
@@ -54,14 +55,14 @@ func (s *sessions) register(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	var body object
+	var body strictjson.Object
 	if !isBlank(raw) {
 		if body, err = parseObject(raw); err != nil {
 			return err
 		}
 	}
 	guest := x.Request.URL.Query().Get("kind") == "guest"
-	return s.begin(x, raw, body.secret("password"), guest)
+	return s.begin(x, raw, body.Secret("password"), guest)
 }
 
 // begin sends a login on and makes its device known. Afterwards nobody reads raw any more.
@@ -79,13 +80,13 @@ func (s *sessions) begin(x *Exchange, raw []byte, password secret.Bytes, guest b
 	}
 	got := answer(resp)
 	who := Identity{
-		UserID:   id.UserID(got.text("user_id")),
-		DeviceID: id.DeviceID(got.text("device_id")),
+		UserID:   id.UserID(got.TextOrEmpty("user_id")),
+		DeviceID: id.DeviceID(got.TextOrEmpty("device_id")),
 		Guest:    guest,
-		Token:    secret.NewString(got.text("access_token")),
+		Token:    secret.NewString(got.TextOrEmpty("access_token")),
 	}
-	if validUser(got.text("user_id")) && who.DeviceID != "" && !who.Token.IsZero() {
-		s.refresh.remember(secret.NewString(got.text("refresh_token")), who)
+	if validUser(got.TextOrEmpty("user_id")) && who.DeviceID != "" && !who.Token.IsZero() {
+		s.refresh.remember(secret.NewString(got.TextOrEmpty("refresh_token")), who)
 		s.loggedIn(x, who, password)
 	}
 	if err := s.pointHere(resp); err != nil {
@@ -111,7 +112,7 @@ func (s *sessions) pointHere(resp *http.Response) error {
 		return nil
 	}
 	raw := peek(resp)
-	if raw == nil || answer(resp).members("well_known") == nil {
+	if raw == nil || answer(resp).Object("well_known") == nil {
 		return nil
 	}
 	changed, err := editMember(raw, "well_known", func(old []byte) ([]byte, error) {

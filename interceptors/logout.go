@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/strictjson"
 )
 
 // The ends of sessions: POST logout, logout/all, DELETE devices/{deviceId}, POST
@@ -15,30 +17,30 @@ import (
 
 // logout handles [Logout].
 func logout(x *Exchange) error {
-	return endThen(x, func(ctx context.Context, _ object) error {
+	return endThen(x, func(ctx context.Context, _ strictjson.Object) error {
 		return forget(ctx, x, x.Identity.DeviceID)
 	})
 }
 
 // logoutAll handles [LogoutAll].
 func logoutAll(x *Exchange) error {
-	return endThen(x, func(ctx context.Context, _ object) error {
+	return endThen(x, func(ctx context.Context, _ strictjson.Object) error {
 		return forgetAll(ctx, x)
 	})
 }
 
 // deleteDevice handles [DeleteDevice].
 func deleteDevice(x *Exchange) error {
-	return endThen(x, func(ctx context.Context, _ object) error {
+	return endThen(x, func(ctx context.Context, _ strictjson.Object) error {
 		return forget(ctx, x, id.DeviceID(x.Endpoint.Params["deviceId"]))
 	})
 }
 
 // deleteDevices handles [DeleteDevices].
 func deleteDevices(x *Exchange) error {
-	return endThen(x, func(ctx context.Context, body object) error {
+	return endThen(x, func(ctx context.Context, body strictjson.Object) error {
 		var gone []id.DeviceID
-		for _, name := range body.texts("devices") {
+		for _, name := range body.Texts("devices") {
 			gone = append(gone, id.DeviceID(name))
 		}
 		return forget(ctx, x, gone...)
@@ -49,8 +51,8 @@ func deleteDevices(x *Exchange) error {
 // Without an access token (a password forgotten) it does not say whose it was: then the
 // homeserver's refusal of their tokens ends the devices.
 func changePassword(x *Exchange) error {
-	return endThen(x, func(ctx context.Context, body object) error {
-		if body.isFalse("logout_devices") {
+	return endThen(x, func(ctx context.Context, body strictjson.Object) error {
+		if body.IsFalse("logout_devices") {
 			return nil
 		}
 		return forgetAll(ctx, x, x.Identity.DeviceID)
@@ -59,7 +61,7 @@ func changePassword(x *Exchange) error {
 
 // deactivate handles [Deactivate].
 func deactivate(x *Exchange) error {
-	return endThen(x, func(ctx context.Context, _ object) error {
+	return endThen(x, func(ctx context.Context, _ strictjson.Object) error {
 		if x.Identity.UserID == "" {
 			return nil
 		}
@@ -68,18 +70,18 @@ func deactivate(x *Exchange) error {
 }
 
 // endThen sends a request on and, after a 200, calls done with the members of its body.
-func endThen(x *Exchange, done func(ctx context.Context, body object) error) error {
+func endThen(x *Exchange, done func(ctx context.Context, body strictjson.Object) error) error {
 	raw, err := readOptionalObject(x)
 	if err != nil {
 		return err
 	}
-	var body object
+	var body strictjson.Object
 	if !isBlank(raw) {
 		if body, err = parseObject(raw); err != nil {
 			return err
 		}
 	}
-	return forwardThen(x, raw, func(ctx context.Context, _ object) error { return done(ctx, body) })
+	return forwardThen(x, raw, func(ctx context.Context, _ strictjson.Object) error { return done(ctx, body) })
 }
 
 // forget drops devices of the one who asks. A token without a device has none to drop,

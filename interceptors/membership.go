@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/strictjson"
 )
 
 // Membership endpoints: invite, kick, ban, unban, join, knock, leave and forget. What the
@@ -40,9 +41,9 @@ func ofOther(membership string) Handler {
 		if err != nil {
 			return err
 		}
-		return forwardThen(x, raw, func(ctx context.Context, _ object) error {
+		return forwardThen(x, raw, func(ctx context.Context, _ strictjson.Object) error {
 			// An invitation by e-mail names no user yet.
-			if user := body.text("user_id"); validUser(user) {
+			if user := body.TextOrEmpty("user_id"); validUser(user) {
 				return noteMembership(ctx, dev, room, id.UserID(user), membership)
 			}
 			return nil
@@ -70,8 +71,8 @@ func (r *rooms) ofSelf(membership string) Handler {
 				return err
 			}
 		}
-		return forwardThen(x, raw, func(ctx context.Context, answer object) error {
-			for _, room := range []string{answer.text("room_id"), x.Endpoint.Params["roomId"], x.Endpoint.Params["roomIdOrAlias"]} {
+		return forwardThen(x, raw, func(ctx context.Context, answer strictjson.Object) error {
+			for _, room := range []string{answer.TextOrEmpty("room_id"), x.Endpoint.Params["roomId"], x.Endpoint.Params["roomIdOrAlias"]} {
 				if validRoom(room) {
 					return noteMembership(ctx, dev, id.RoomID(room), x.Identity.UserID, membership)
 				}
@@ -91,7 +92,7 @@ func (r *rooms) withoutReason(x *Exchange, dev Device, raw []byte) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	if content[memberReason] == nil {
+	if content.Get(memberReason) == nil {
 		return raw, nil
 	}
 	for _, room := range []string{x.Endpoint.Params["roomId"], x.Endpoint.Params["roomIdOrAlias"]} {

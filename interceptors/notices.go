@@ -12,6 +12,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/jsonscan"
+	"e2ee-proxy/internal/strictjson"
 )
 
 // Notices are warnings as messages in rooms, which exist between the proxy and its
@@ -188,7 +189,7 @@ func readMarkers(x *Exchange) error {
 		return err
 	}
 	left := 0
-	raw, err = editObject(raw, func(_ string, value jsontext.Value) (jsontext.Value, error) {
+	raw, err = strictjson.Edit(raw, func(_ string, value jsontext.Value) (jsontext.Value, error) {
 		if namesNotice(value) {
 			before := beforeNotice(x, string(jsonscan.Text(value)))
 			if before == "" {
@@ -222,7 +223,7 @@ func withoutNotice(eventType string, raw []byte) ([]byte, error) {
 	if !mayNameNotice(raw) {
 		return raw, nil
 	}
-	return editObject(raw, func(name string, value jsontext.Value) (jsontext.Value, error) {
+	return strictjson.Edit(raw, func(name string, value jsontext.Value) (jsontext.Value, error) {
 		switch {
 		case name == "redacts" && eventType == typeRedaction && namesNotice(value):
 			return nil, noticeStays()
@@ -237,7 +238,7 @@ func withoutNotice(eventType string, raw []byte) ([]byte, error) {
 func relationWithoutNotice(relation jsontext.Value) (jsontext.Value, error) {
 	var kind string
 	var names, other bool
-	kept, err := editObject(relation, func(name string, value jsontext.Value) (jsontext.Value, error) {
+	kept, err := strictjson.Edit(relation, func(name string, value jsontext.Value) (jsontext.Value, error) {
 		switch name {
 		case "rel_type":
 			if value.Kind() == jsontext.KindString {
@@ -249,7 +250,7 @@ func relationWithoutNotice(relation jsontext.Value) (jsontext.Value, error) {
 			if value.Kind() != jsontext.KindBeginObject {
 				break
 			}
-			reply, err := editObject(value, func(_ string, inner jsontext.Value) (jsontext.Value, error) {
+			reply, err := strictjson.Edit(value, func(_ string, inner jsontext.Value) (jsontext.Value, error) {
 				if namesNotice(inner) {
 					return nil, nil
 				}

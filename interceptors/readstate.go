@@ -32,7 +32,7 @@ func readStateAs(x *Exchange) e2ee.StateReader {
 			}
 			return json.RawMessage(raw), nil
 		case http.StatusNotFound:
-			if answer(resp).text("errcode") == CodeNotFound {
+			if answer(resp).TextOrEmpty("errcode") == CodeNotFound {
 				return nil, e2ee.ErrNoState
 			}
 		case http.StatusForbidden:

@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/strictjson"
 )
 
 // POST refresh gives a device a new access token, never a new device (requirement
@@ -81,19 +82,19 @@ func (s *sessions) refreshToken(x *Exchange) error {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusOK {
-		s.refreshed(x, secret.NewString(body.text("refresh_token")), answer(resp))
+		s.refreshed(x, secret.NewString(body.TextOrEmpty("refresh_token")), answer(resp))
 	}
 	return x.Upstream.Relay(x, resp)
 }
 
 // refreshed makes a new token known. The answer is never held back: the client could
 // not get it again.
-func (s *sessions) refreshed(x *Exchange, used secret.String, got object) {
+func (s *sessions) refreshed(x *Exchange, used secret.String, got strictjson.Object) {
 	who, known := s.refresh.owner(used)
-	if !known || got.text("access_token") == "" {
+	if !known || got.TextOrEmpty("access_token") == "" {
 		return
 	}
-	next := secret.NewString(got.text("refresh_token"))
+	next := secret.NewString(got.TextOrEmpty("refresh_token"))
 	if next.IsZero() { // "the old token can be used again"
 		next = used
 	}
@@ -101,7 +102,7 @@ func (s *sessions) refreshed(x *Exchange, used secret.String, got object) {
 	if who.Guest {
 		return
 	}
-	who.Token = secret.NewString(got.text("access_token"))
+	who.Token = secret.NewString(got.TextOrEmpty("access_token"))
 	ctx := context.WithoutCancel(x.Request.Context())
 	if err := x.Devices.Refreshed(ctx, who); err != nil {
 		zerolog.Ctx(ctx).Error().Err(err).Msg("Failed to record a new access token")

@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/strictjson"
 )
 
 // Matrix names used by more than one file.
@@ -93,7 +94,7 @@ func (r *rooms) encryption(x *Exchange, dev Device, room id.RoomID) (e2ee.RoomEn
 // accepted is recorded whether or not anybody waits for it. When it cannot be
 // recorded, the client is told of an error rather than that all is well; to repeat
 // any of these requests is harmless.
-func forwardThen(x *Exchange, body []byte, done func(ctx context.Context, answer object) error) error {
+func forwardThen(x *Exchange, body []byte, done func(ctx context.Context, answer strictjson.Object) error) error {
 	putBack(x, body)
 	resp, err := x.Upstream.Do(x, Change{})
 	if err != nil {

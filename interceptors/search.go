@@ -97,12 +97,12 @@ func readSearch(raw []byte) (search, error) {
 	if err != nil {
 		return out, err
 	}
-	categories := body.members("search_categories")
-	events := categories.members("room_events")
+	categories := body.Object("search_categories")
+	events := categories.Object("room_events")
 	if events == nil {
 		return out, MissingParam("search_categories.room_events is missing: nothing else can be searched.")
 	}
-	out.events, out.filter = categories["room_events"], events["filter"]
+	out.events, out.filter = jsontext.Value(categories.Get("room_events")), jsontext.Value(events.Get("filter"))
 	if out.filter == nil || out.filter.Kind() == jsontext.KindNull {
 		out.filter = jsontext.Value(`{}`)
 	}
@@ -111,7 +111,7 @@ func readSearch(raw []byte) (search, error) {
 		return out, BadJSON("The filter of a search must be an object.")
 	}
 	for name, to := range map[string]*[]string{"rooms": &out.rooms, "not_rooms": &out.not} {
-		if filter[name] != nil && json.Unmarshal(filter[name], to) != nil {
+		if raw := filter.Get(name); raw != nil && json.Unmarshal(raw, to) != nil {
 			return out, BadJSON("The rooms of a filter must be a list of room IDs.")
 		}
 	}

@@ -156,7 +156,7 @@ func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusOK {
-		if event := answer(resp).text("event_id"); event != "" { // a delayed event has none yet
+		if event := answer(resp).TextOrEmpty("event_id"); event != "" { // a delayed event has none yet
 			dev.Sent(out, id.EventID(event))
 		}
 	}
@@ -167,16 +167,16 @@ func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error
 // would send what the client sent.
 func checkCiphertext(content []byte) error {
 	members, err := parseObject(content)
-	if err != nil || members.text("algorithm") != megolm || members.text("ciphertext") == "" {
+	if err != nil || members.TextOrEmpty("algorithm") != megolm || members.TextOrEmpty("ciphertext") == "" {
 		return CannotEncrypt(false, errors.New("the engine made no ciphertext"))
 	}
-	for name, value := range members {
+	for _, m := range members {
 		more := true
-		switch name {
+		switch m.Name {
 		case "algorithm", "ciphertext", "session_id":
-			more = value.Kind() != jsontext.KindString
+			more = jsontext.Value(m.Value).Kind() != jsontext.KindString
 		case "m.relates_to":
-			_, more = e2ee.ClearRelation([]byte(value))
+			_, more = e2ee.ClearRelation(m.Value)
 		}
 		if more {
 			return CannotEncrypt(false, errors.New("the engine left clear text beside the ciphertext"))

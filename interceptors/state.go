@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/strictjson"
 )
 
 // State events: PUT rooms/{roomId}/state/{eventType}[/{stateKey}]. State is not
@@ -125,8 +126,8 @@ func (r *rooms) noteEncryption(ctx context.Context, x *Exchange, dev Device, roo
 }
 
 // checkAlgorithm refuses to encrypt in a way we do not know, or not at all.
-func checkAlgorithm(content object) error {
-	if content.text("algorithm") == megolm {
+func checkAlgorithm(content strictjson.Object) error {
+	if content.TextOrEmpty("algorithm") == megolm {
 		return nil
 	}
 	return refuseEncrypted("The encryption of a room cannot be switched off or changed, and the proxy knows no algorithm but "+megolm+".",
@@ -140,13 +141,13 @@ func (r *rooms) putMember(x *Exchange, dev Device, room id.RoomID, user string, 
 	if err != nil {
 		return err
 	}
-	if membership := content.text("membership"); user == x.Identity.UserID.String() && membership != membershipKnock {
+	if membership := content.TextOrEmpty("membership"); user == x.Identity.UserID.String() && membership != membershipKnock {
 		if raw, err = r.withoutReason(x, dev, raw); err != nil {
 			return err
 		}
 	}
-	return forwardThen(x, raw, func(ctx context.Context, _ object) error {
-		membership := content.text("membership")
+	return forwardThen(x, raw, func(ctx context.Context, _ strictjson.Object) error {
+		membership := content.TextOrEmpty("membership")
 		if delayed(x) || membership == "" || !validUser(user) {
 			return nil
 		}
@@ -161,11 +162,11 @@ func putVisibility(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
 	if err != nil {
 		return err
 	}
-	return forwardThen(x, raw, func(ctx context.Context, _ object) error {
-		if delayed(x) || content.text("history_visibility") == "" {
+	return forwardThen(x, raw, func(ctx context.Context, _ strictjson.Object) error {
+		if delayed(x) || content.TextOrEmpty("history_visibility") == "" {
 			return nil
 		}
-		return noteVisibility(ctx, dev, room, content.text("history_visibility"))
+		return noteVisibility(ctx, dev, room, content.TextOrEmpty("history_visibility"))
 	})
 }
 

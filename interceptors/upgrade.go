@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/strictjson"
 )
 
 // POST rooms/{roomId}/upgrade. The homeserver makes a new room in the place of an old one
@@ -42,8 +43,8 @@ func (r *rooms) upgrade(x *Exchange) error {
 	if err != nil && !HasCode(err, CodeClearText) {
 		return err
 	}
-	return forwardThen(x, raw, func(ctx context.Context, answer object) error {
-		if next := answer.text("replacement_room"); validRoom(next) {
+	return forwardThen(x, raw, func(ctx context.Context, answer strictjson.Object) error {
+		if next := answer.TextOrEmpty("replacement_room"); validRoom(next) {
 			r.encryptSuccessor(ctx, x, dev, room, id.RoomID(next))
 		}
 		return nil
@@ -80,7 +81,7 @@ func shownEncryption(ctx context.Context, x *Exchange, room id.RoomID) json.RawM
 		return nil
 	}
 	content, err := parseObject(raw)
-	if err != nil || content.text("algorithm") == "" { // another event, as Dendrite shows it
+	if err != nil || content.TextOrEmpty("algorithm") == "" { // another event, as Dendrite shows it
 		return nil
 	}
 	return raw

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"e2ee-proxy/internal/strictjson"
 )
 
 // GET versions says what the homeserver can do, and clients choose their sync by it. Sliding
@@ -35,7 +37,7 @@ func versions(x *Exchange) error {
 		if jsontext.Value(features).Kind() != jsontext.KindBeginObject {
 			return features, nil
 		}
-		return editObject(features, func(name string, value jsontext.Value) (jsontext.Value, error) {
+		return strictjson.Edit(features, func(name string, value jsontext.Value) (jsontext.Value, error) {
 			if isSlidingSync(name) {
 				return nil, nil
 			}

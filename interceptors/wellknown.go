@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"e2ee-proxy/internal/strictjson"
 )
 
 // GET /.well-known/matrix/client points at the proxy's public URL when one is configured,
@@ -55,7 +57,7 @@ func discovery(raw []byte, public *url.URL) ([]byte, error) {
 		return nil, fmt.Errorf("marshal the public URL: %w", err)
 	}
 	found := false
-	out, err := editObject(raw, func(name string, value jsontext.Value) (jsontext.Value, error) {
+	out, err := strictjson.Edit(raw, func(name string, value jsontext.Value) (jsontext.Value, error) {
 		switch name {
 		case "m.homeserver":
 			found = true
@@ -75,7 +77,7 @@ func discovery(raw []byte, public *url.URL) ([]byte, error) {
 // withMember sets one member of an object, at its place or at the end.
 func withMember(raw []byte, name string, value []byte) ([]byte, error) {
 	found := false
-	out, err := editObject(raw, func(n string, old jsontext.Value) (jsontext.Value, error) {
+	out, err := strictjson.Edit(raw, func(n string, old jsontext.Value) (jsontext.Value, error) {
 		if n == name {
 			found = true
 			return value, nil
@@ -99,7 +101,7 @@ func withMember(raw []byte, name string, value []byte) ([]byte, error) {
 
 // editMember rewrites one member of an object, if it is there.
 func editMember(raw []byte, name string, edit func([]byte) ([]byte, error)) ([]byte, error) {
-	return editObject(raw, func(n string, old jsontext.Value) (jsontext.Value, error) {
+	return strictjson.Edit(raw, func(n string, old jsontext.Value) (jsontext.Value, error) {
 		if n != name {
 			return old, nil
 		}

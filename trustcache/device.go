@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/strictjson"
 )
 
 // Override is the account owner's explicit exception for one device, for development
@@ -105,7 +108,7 @@ func parseDevice(raw json.RawMessage, user id.UserID, device id.DeviceID) (Devic
 		d.Curve25519 = ""
 		return d, signed{}, nil
 	}
-	s, err := obj.signedBy(user)
+	s, err := signedBy(obj, user)
 	if err != nil {
 		return Device{}, signed{}, fmt.Errorf("device keys: %w", err)
 	}
@@ -116,44 +119,44 @@ func parseDevice(raw json.RawMessage, user id.UserID, device id.DeviceID) (Devic
 }
 
 // readDevice reads a device keys object without looking at signatures.
-func readDevice(raw json.RawMessage, user id.UserID, device id.DeviceID) (Device, object, error) {
+func readDevice(raw json.RawMessage, user id.UserID, device id.DeviceID) (Device, strictjson.Object, error) {
 	obj, err := parseObject(raw)
 	if err != nil {
-		return Device{}, object{}, err
+		return Device{}, nil, err
 	}
 	d := Device{UserID: user, DeviceID: device, Raw: bytes.Clone(raw)}
-	if err := obj.belongsTo(user, device); err != nil {
-		return Device{}, object{}, err
+	if err := belongsTo(obj, user, device); err != nil {
+		return Device{}, nil, err
 	}
-	algorithms, err := obj.list("algorithms")
+	algorithms, err := list(obj, "algorithms")
 	if err != nil {
-		return Device{}, object{}, err
+		return Device{}, nil, err
 	}
 	for _, a := range algorithms {
 		d.Algorithms = append(d.Algorithms, id.Algorithm(a))
 	}
-	keys, err := obj.texts("keys")
+	keys, err := texts(obj, "keys")
 	if err != nil {
-		return Device{}, object{}, fmt.Errorf("keys: %w", err)
+		return Device{}, nil, fmt.Errorf("keys: %w", err)
 	}
 	if s, ok := keys["ed25519:"+device.String()]; ok {
 		if d.Ed25519, err = parseEd25519(s); err != nil {
-			return Device{}, object{}, err
+			return Device{}, nil, err
 		}
 	}
 	if s, ok := keys["curve25519:"+device.String()]; ok {
 		if d.Curve25519, err = parseCurve25519(s); err != nil {
-			return Device{}, object{}, err
+			return Device{}, nil, err
 		}
 	}
-	if v := obj.get("dehydrated"); v != nil {
+	if v := jsontext.Value(obj.Get("dehydrated")); v != nil {
 		if v.Kind() != 't' && v.Kind() != 'f' {
-			return Device{}, object{}, fmt.Errorf("%w: dehydrated is not a boolean", ErrMalformed)
+			return Device{}, nil, fmt.Errorf("%w: dehydrated is not a boolean", ErrMalformed)
 		}
 		d.Dehydrated = v.Kind() == 't'
 	}
 	// Unstable, so that what is not true says nothing, whatever its type.
-	if v := obj.get(doNotEncrypt); v != nil {
+	if v := jsontext.Value(obj.Get(doNotEncrypt)); v != nil {
 		d.DoNotEncrypt = v.Kind() == 't'
 	}
 	d.Fault = d.ownFault()
@@ -161,12 +164,12 @@ func readDevice(raw json.RawMessage, user id.UserID, device id.DeviceID) (Device
 }
 
 // belongsTo checks that the object says whose it is.
-func (o object) belongsTo(user id.UserID, device id.DeviceID) error {
-	u, err := o.text("user_id")
+func belongsTo(o strictjson.Object, user id.UserID, device id.DeviceID) error {
+	u, err := text(o, "user_id")
 	if err != nil {
 		return err
 	}
-	dev, err := o.text("device_id")
+	dev, err := text(o, "device_id")
 	if err != nil {
 		return err
 	}
@@ -198,7 +201,7 @@ func (d *Device) SignedBy(self id.Ed25519) bool {
 	if err != nil {
 		return false
 	}
-	s, err := obj.signedBy(d.UserID)
+	s, err := signedBy(obj, d.UserID)
 	return err == nil && d.signedBy(s, self)
 }
 

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/strictjson"
 )
 
 // Identity is a user's cross-signing keys ("digital identity"). A key that is not
@@ -82,7 +84,7 @@ func readSubkey(raw json.RawMessage, user id.UserID, usage id.CrossSigningUsage,
 	if err != nil {
 		return "", err
 	}
-	s, err := obj.signedBy(user)
+	s, err := signedBy(obj, user)
 	if err != nil {
 		return "", fmt.Errorf("%s key: %w", usage, err)
 	}
@@ -93,35 +95,35 @@ func readSubkey(raw json.RawMessage, user id.UserID, usage id.CrossSigningUsage,
 }
 
 // readCrossSigningKey reads one cross-signing key object without looking at signatures.
-func readCrossSigningKey(raw json.RawMessage, user id.UserID, usage id.CrossSigningUsage) (id.Ed25519, object, error) {
+func readCrossSigningKey(raw json.RawMessage, user id.UserID, usage id.CrossSigningUsage) (id.Ed25519, strictjson.Object, error) {
 	obj, err := parseObject(raw)
 	if err != nil {
-		return "", object{}, fmt.Errorf("%s key: %w", usage, err)
+		return "", nil, fmt.Errorf("%s key: %w", usage, err)
 	}
-	owner, err := obj.text("user_id")
+	owner, err := text(obj, "user_id")
 	if err != nil {
-		return "", object{}, fmt.Errorf("%s key: %w", usage, err)
+		return "", nil, fmt.Errorf("%s key: %w", usage, err)
 	}
 	if owner != user.String() {
-		return "", object{}, fmt.Errorf("%s key: %w: it belongs to another user", usage, ErrMalformed)
+		return "", nil, fmt.Errorf("%s key: %w: it belongs to another user", usage, ErrMalformed)
 	}
-	usages, err := obj.list("usage")
+	usages, err := list(obj, "usage")
 	if err != nil {
-		return "", object{}, fmt.Errorf("%s key: %w", usage, err)
+		return "", nil, fmt.Errorf("%s key: %w", usage, err)
 	}
 	if len(usages) != 1 || usages[0] != string(usage) {
-		return "", object{}, fmt.Errorf("%s key: %w: it is for another usage", usage, ErrMalformed)
+		return "", nil, fmt.Errorf("%s key: %w: it is for another usage", usage, ErrMalformed)
 	}
-	key, err := obj.onlyKey()
+	key, err := onlyKey(obj)
 	if err != nil {
-		return "", object{}, fmt.Errorf("%s key: %w", usage, err)
+		return "", nil, fmt.Errorf("%s key: %w", usage, err)
 	}
 	return key, obj, nil
 }
 
 // onlyKey gives the one key of a cross-signing key object (requirement 12.2).
-func (o object) onlyKey() (id.Ed25519, error) {
-	keys, err := o.texts("keys")
+func onlyKey(o strictjson.Object) (id.Ed25519, error) {
+	keys, err := texts(o, "keys")
 	if err != nil {
 		return "", fmt.Errorf("keys: %w", err)
 	}
@@ -159,6 +161,6 @@ func masterSignedBy(raw json.RawMessage, signer id.UserID, key id.Ed25519) bool 
 	if err != nil {
 		return false
 	}
-	s, err := obj.signedBy(signer)
+	s, err := signedBy(obj, signer)
 	return err == nil && s.byIdentity(key)
 }

@@ -108,7 +108,7 @@ func signaturesOf(t *testing.T, raw json.RawMessage) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return obj.get("signatures")
+	return obj.Get("signatures")
 }
 
 func FuzzParseIdentity(f *testing.F) {

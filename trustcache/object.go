@@ -10,6 +10,8 @@ import (
 	"maunium.net/go/mautrix/crypto/canonicaljson"
 	"maunium.net/go/mautrix/crypto/signatures"
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/strictjson"
 )
 
 // Bounds of one signed object. A master key carries the signatures of its owner's
@@ -29,77 +31,34 @@ var (
 	ErrSignature = errors.New("missing or wrong signature")
 )
 
-// object is a JSON object whose members were read strictly. Values alias its source.
-type object struct {
-	names  []string
-	values []jsontext.Value
-}
-
 // parseObject reads a signed object: exactly one JSON object, without duplicate names
 // or invalid UTF-8 at any depth, and within the bounds.
-func parseObject(raw []byte) (object, error) {
+func parseObject(raw []byte) (strictjson.Object, error) {
 	if len(raw) > maxObject {
-		return object{}, fmt.Errorf("%w: %d bytes", ErrMalformed, len(raw))
+		return nil, fmt.Errorf("%w: %d bytes", ErrMalformed, len(raw))
 	}
 	if tooDeep(raw) {
-		return object{}, fmt.Errorf("%w: too deep", ErrMalformed)
+		return nil, fmt.Errorf("%w: too deep", ErrMalformed)
 	}
-	dec := jsontext.NewDecoder(bytes.NewBuffer(raw))
-	out, err := readMembers(dec, raw)
+	return members(raw)
+}
+
+// members reads a value that is an object, such as one inside an object that parseObject
+// accepted.
+func members(value []byte) (strictjson.Object, error) {
+	out, err := strictjson.Parse(value)
 	if err != nil {
-		return object{}, err
+		return nil, fmt.Errorf("%w: not an object that is read strictly", ErrMalformed)
 	}
-	if len(bytes.Trim(raw[dec.InputOffset():], " \t\r\n")) != 0 {
-		return object{}, fmt.Errorf("%w: something follows it", ErrMalformed)
-	}
-	return out, nil
-}
-
-// members reads a value inside an object that parseObject accepted.
-func members(value jsontext.Value) (object, error) {
-	return readMembers(jsontext.NewDecoder(bytes.NewBuffer(value)), value)
-}
-
-func readMembers(dec *jsontext.Decoder, raw []byte) (object, error) {
-	tok, err := dec.ReadToken()
-	if err != nil || tok.Kind() != '{' {
-		return object{}, fmt.Errorf("%w: not an object", ErrMalformed)
-	}
-	var out object
-	for dec.PeekKind() != '}' {
-		name, err := dec.ReadToken()
-		if err != nil {
-			return object{}, fmt.Errorf("%w: not JSON", ErrMalformed)
-		}
-		out.names = append(out.names, name.String())
-		value, err := dec.ReadValue()
-		if err != nil {
-			return object{}, fmt.Errorf("%w: not JSON", ErrMalformed)
-		}
-		end := int(dec.InputOffset())
-		out.values = append(out.values, raw[end-len(value):end:end])
-		if len(out.names) > maxMembers {
-			return object{}, fmt.Errorf("%w: too many members", ErrMalformed)
-		}
-	}
-	if _, err := dec.ReadToken(); err != nil {
-		return object{}, fmt.Errorf("%w: not JSON", ErrMalformed)
+	if len(out) > maxMembers {
+		return nil, fmt.Errorf("%w: too many members", ErrMalformed)
 	}
 	return out, nil
-}
-
-func (o object) get(name string) jsontext.Value {
-	for i, n := range o.names {
-		if n == name {
-			return o.values[i]
-		}
-	}
-	return nil
 }
 
 // text gives a member that must be a string.
-func (o object) text(name string) (string, error) {
-	s, ok := unquote(o.get(name))
+func text(o strictjson.Object, name string) (string, error) {
+	s, ok := o.Text(name)
 	if !ok {
 		return "", fmt.Errorf("%w: %s is not a string", ErrMalformed, name)
 	}
@@ -107,25 +66,25 @@ func (o object) text(name string) (string, error) {
 }
 
 // texts gives a member that must be an object of strings.
-func (o object) texts(name string) (map[string]string, error) {
-	inner, err := members(o.get(name))
+func texts(o strictjson.Object, name string) (map[string]string, error) {
+	inner, err := members(o.Get(name))
 	if err != nil {
 		return nil, err
 	}
-	out := make(map[string]string, len(inner.names))
-	for i, n := range inner.names {
-		s, ok := unquote(inner.values[i])
+	out := make(map[string]string, len(inner))
+	for _, m := range inner {
+		s, ok := unquote(jsontext.Value(m.Value))
 		if !ok {
 			return nil, fmt.Errorf("%w: a value is not a string", ErrMalformed)
 		}
-		out[n] = s
+		out[m.Name] = s
 	}
 	return out, nil
 }
 
 // list gives a member that must be an array of strings.
-func (o object) list(name string) ([]string, error) {
-	dec := jsontext.NewDecoder(bytes.NewBuffer(o.get(name)))
+func list(o strictjson.Object, name string) ([]string, error) {
+	dec := jsontext.NewDecoder(bytes.NewBuffer(o.Get(name)))
 	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != '[' {
 		return nil, fmt.Errorf("%w: %s is not a list", ErrMalformed, name)
 	}
@@ -153,20 +112,20 @@ func unquote(value jsontext.Value) (string, bool) {
 
 // signedBytes gives what a signature of the object covers: canonical JSON without
 // "signatures" and "unsigned" (appendices: signing JSON).
-func (o object) signedBytes() ([]byte, error) {
+func signedBytes(o strictjson.Object) ([]byte, error) {
 	msg := append(make(json.RawMessage, 0, 512), '{')
-	for i, name := range o.names {
-		if name == "signatures" || name == "unsigned" {
+	for _, m := range o {
+		if m.Name == "signatures" || m.Name == "unsigned" {
 			continue
 		}
 		if len(msg) > 1 {
 			msg = append(msg, ',')
 		}
-		quoted, err := jsontext.AppendQuote(msg, name)
+		quoted, err := jsontext.AppendQuote(msg, m.Name)
 		if err != nil {
 			return nil, fmt.Errorf("%w: a name", ErrMalformed)
 		}
-		msg = append(append(quoted, ':'), o.values[i]...)
+		msg = append(append(quoted, ':'), m.Value...)
 	}
 	msg = append(msg, '}')
 	if !numbersCanBeSigned(msg) {
@@ -185,8 +144,8 @@ type signed struct {
 }
 
 // signedBy prepares to check the signatures that user made. None is not an error.
-func (o object) signedBy(user id.UserID) (signed, error) {
-	raw := o.get("signatures")
+func signedBy(o strictjson.Object, user id.UserID) (signed, error) {
+	raw := o.Get("signatures")
 	if raw == nil {
 		return signed{}, nil
 	}
@@ -194,14 +153,14 @@ func (o object) signedBy(user id.UserID) (signed, error) {
 	if err != nil {
 		return signed{}, fmt.Errorf("signatures: %w", err)
 	}
-	if all.get(user.String()) == nil {
+	if all.Get(user.String()) == nil {
 		return signed{}, nil
 	}
 	var out signed
-	if out.signatures, err = all.texts(user.String()); err != nil {
+	if out.signatures, err = texts(all, user.String()); err != nil {
 		return signed{}, fmt.Errorf("signatures: %w", err)
 	}
-	out.message, err = o.signedBytes()
+	out.message, err = signedBytes(o)
 	return out, err
 }
 

@@ -91,7 +91,7 @@ func forbidden() []struct {
 		{"net/http/httputil", "requests go upstream in one place only", func(f *goFile) bool { return tests(f) || f.name == "proxy/upstream.go" }},
 		{"github.com/rs/zerolog/log", "the global logger knows neither the request nor the level", nobody},
 		{"github.com/stretchr/testify/", "tests use testing and go-cmp", nobody},
-		{"github.com/tidwall/sjson", "a member is set by e2ee's object, which leaves the others as they are", nobody},
+		{"github.com/tidwall/sjson", "a member is set by strictjson.Object, which leaves the others as they are", nobody},
 		{"github.com/cenkalti/backoff/v5", "pauses are made by internal/backoff", func(f *goFile) bool { return f.name == "internal/backoff/backoff.go" }},
 		{"github.com/go-chi/chi/v5", "what clients ask for is judged by the table of package proxy", func(f *goFile) bool {
 			return strings.HasPrefix(f.name, "internal/ops/") || strings.HasPrefix(f.name, "interceptors/control")

@@ -4,7 +4,7 @@
 // no two callers who failed together come back together: each pause is shortened at
 // random, by up to a quarter.
 //
-// It must never wait itself, or decide what is worth another try.
+// It must never wait longer than its caller's context, or decide what is worth another try.
 //
 // Importers: every package that tries again.
 package backoff

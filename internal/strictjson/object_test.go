@@ -1,4 +1,4 @@
-package e2ee
+package strictjson
 
 import (
 	"bytes"
@@ -26,8 +26,8 @@ func TestObjectsAreReadStrictly(t *testing.T) {
 		"empty":             ``,
 	} {
 		t.Run(name, func(t *testing.T) {
-			if obj, err := parseObject([]byte(raw)); err == nil {
-				t.Errorf("read as %s", obj.encode())
+			if obj, err := Parse([]byte(raw)); err == nil {
+				t.Errorf("read as %s", obj.Encode())
 			}
 		})
 	}
@@ -36,21 +36,21 @@ func TestObjectsAreReadStrictly(t *testing.T) {
 func TestObjectsKeepWhatTheyDoNotKnow(t *testing.T) {
 	t.Parallel()
 	const raw = `{ "b" : [1, 2.50, {"x":null}] , "a":"\u00e9" , "":1e400}`
-	obj, err := parseObject([]byte(raw))
+	obj, err := Parse([]byte(raw))
 	if err != nil {
 		t.Fatal(err)
 	}
 	const want = `{"b":[1, 2.50, {"x":null}],"a":"\u00e9","":1e400}`
-	if got := string(obj.encode()); got != want {
+	if got := string(obj.Encode()); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	if s, ok := obj.text("a"); !ok || s != "é" {
+	if s, ok := obj.Text("a"); !ok || s != "é" {
 		t.Errorf("text is %q, %v", s, ok)
 	}
-	if _, ok := obj.text("b"); ok {
+	if _, ok := obj.Text("b"); ok {
 		t.Error("an array was read as text")
 	}
-	if got := string(obj.without("b").set("a", quoted(`"`)).encode()); got != `{"a":"\"","":1e400}` {
+	if got := string(obj.Without("b").Set("a", Quote(`"`)).Encode()); got != `{"a":"\"","":1e400}` {
 		t.Errorf("changed to %s", got)
 	}
 }
@@ -60,16 +60,16 @@ func FuzzParseObject(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		obj, err := parseObject(raw)
+		obj, err := Parse(raw)
 		if err != nil {
 			return
 		}
-		out := obj.encode()
+		out := obj.Encode()
 		if !json.Valid(out) {
 			t.Fatalf("%q became invalid: %q", raw, out)
 		}
-		again, err := parseObject(out)
-		if err != nil || !bytes.Equal(again.encode(), out) {
+		again, err := Parse(out)
+		if err != nil || !bytes.Equal(again.Encode(), out) {
 			t.Fatalf("%q is not stable: %q, %v", raw, out, err)
 		}
 	})

@@ -1,17 +1,16 @@
-package e2ee
+package locks
 
 import (
 	"context"
 	"sync"
-	"time"
 )
 
-// turns lets one caller at a time work under a key, in no particular order, and lets
+// Turns lets one caller at a time work under a key, in no particular order, and lets
 // the others give up when their context ends. Unlike a mutex it may be held while
 // the homeserver is asked, because it blocks nothing but the same key.
-type turns[K comparable] struct {
-	order *lockOrder // nil but in tests
-	rank  rank
+type Turns[K comparable] struct {
+	Order *Order // nil but in tests
+	Rank  Rank
 
 	mu    sync.Mutex
 	taken map[K]*turn
@@ -23,9 +22,9 @@ type turn struct {
 }
 
 // take waits for the key's turn. The returned func gives it back.
-func (t *turns[K]) take(ctx context.Context, key K) (func(), error) {
-	if t.order != nil {
-		t.order.takes(t.rank)
+func (t *Turns[K]) Take(ctx context.Context, key K) (func(), error) {
+	if t.Order != nil {
+		t.Order.Takes(t.Rank)
 	}
 	t.mu.Lock()
 	if t.taken == nil {
@@ -47,25 +46,20 @@ func (t *turns[K]) take(ctx context.Context, key K) (func(), error) {
 	}
 }
 
-func (t *turns[K]) leave(key K, mine *turn) {
+func (t *Turns[K]) leave(key K, mine *turn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.order != nil {
-		t.order.gives(t.rank)
+	if t.Order != nil {
+		t.Order.Gives(t.Rank)
 	}
 	if mine.holders--; mine.holders == 0 {
 		delete(t.taken, key)
 	}
 }
 
-// waitFor waits, unless ctx ends before.
-func waitFor(ctx context.Context, long time.Duration) error {
-	timer := time.NewTimer(long)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+// idle reports whether nobody has a turn or waits for one.
+func (t *Turns[K]) Idle() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.taken) == 0
 }
