@@ -238,8 +238,8 @@ type Clients struct {
 	HideWarnings bool `yaml:"hide_warnings"`
 
 	// What a client is shown of an event that cannot be read yet. hold: nothing for up to 5
-	// minutes while its key may still come, then a message that says that there is one.
-	// placeholder: that message at once. event: the m.room.encrypted event as it came, which
+	// minutes while its key may still come, then a message that says that there is one; in a
+	// first sync and in older history that message at once. placeholder: at once everywhere. event: the m.room.encrypted event as it came, which
 	// some bots answer with a message of their own each time. Whatever it is, the clear event
 	// follows when its key comes.
 	Undecryptable Undecryptable `yaml:"undecryptable"`
