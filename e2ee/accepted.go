@@ -26,7 +26,7 @@ const (
 	sweepAccepted = 256
 )
 
-// acceptedChanges are the latest of all rooms.
+// acceptedChanges are the latest of all rooms. The zero value has none.
 type acceptedChanges struct {
 	mu    sync.Mutex
 	rooms map[id.RoomID]changesOf
@@ -40,10 +40,6 @@ type changesOf map[id.UserID]accepted
 type accepted struct {
 	membership string
 	at         time.Time
-}
-
-func newAcceptedChanges() *acceptedChanges {
-	return &acceptedChanges{rooms: make(map[id.RoomID]changesOf), sweep: sweepAccepted}
 }
 
 func (a accepted) counts(now time.Time) bool { return now.Sub(a.at) < acceptedCounts }
@@ -61,15 +57,18 @@ func (c *acceptedChanges) note(room id.RoomID, user id.UserID, membership string
 		return
 	}
 	if changes == nil {
+		if c.rooms == nil {
+			c.rooms = make(map[id.RoomID]changesOf)
+		}
 		changes = make(changesOf)
 		c.rooms[room] = changes
 	}
 	changes[user] = accepted{membership, now}
-	if len(c.rooms) < c.sweep {
+	if len(c.rooms) < max(c.sweep, sweepAccepted) {
 		return
 	}
 	maps.DeleteFunc(c.rooms, func(_ id.RoomID, changes changesOf) bool { changes.drop(now); return len(changes) == 0 })
-	c.sweep = max(sweepAccepted, 2*len(c.rooms))
+	c.sweep = 2 * len(c.rooms)
 }
 
 // drop forgets what does not count any more.

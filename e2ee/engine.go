@@ -143,7 +143,7 @@ type Engine struct {
 	inbound   *lru.Cache[inboundKey, *inboundSession]
 	users     *trustcache.Cache
 	encrypted *encryptedRooms
-	accepted  *acceptedChanges
+	accepted  acceptedChanges
 	awake     *lru.Cache[*Device, struct{}] // by when they were used last
 
 	mu       locks.Mutex
@@ -205,7 +205,7 @@ func New(opts Options) (*Engine, error) {
 		mu:      locks.Mutex{Order: opts.locks, Rank: locks.RankEngine},
 		opening: locks.Turns[deviceKey]{Order: opts.locks, Rank: locks.RankOpening},
 		counts:  counted, lists: lists,
-		opts: opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users, encrypted: encrypted, accepted: newAcceptedChanges(), awake: awake,
+		opts: opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users, encrypted: encrypted, awake: awake,
 		hs:       &homeserver{base: opts.Homeserver, client: opts.Client, timeout: opts.Timeout, large: newLargeAnswers()},
 		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]bool),
 		ctx: ctx, cancel: cancel, stopped: make(chan struct{}), work: make(chan *Device, 1024), alerts: make(chan *account, 256),

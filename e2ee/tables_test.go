@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
@@ -184,7 +185,7 @@ func TestDepartureTable(t *testing.T) {
 				members["@b:x"] = tc.was
 			}
 			d := &Device{
-				part: part{acct: &account{user: "@me:x"}, eng: &Engine{}}, megolmState: megolmState{outbound: map[id.RoomID]*outbound{"!r:x": {}}},
+				part: part{acct: &account{user: "@me:x"}, eng: &Engine{now: time.Now}}, megolmState: megolmState{outbound: map[id.RoomID]*outbound{"!r:x": {}}},
 				roomTable: roomTable{known: map[id.RoomID]*room{"!r:x": {encrypted: true, members: members}}},
 			}
 			d.connect()

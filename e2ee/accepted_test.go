@@ -1,0 +1,83 @@
+package e2ee
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// What a list or a sync shows of somebody, beside what was accepted a moment before: only a
+// membership that does not know of the change yet is older than it.
+func TestAcceptedChangeTable(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for _, tt := range []struct {
+		accepted, shown    string
+		arrival, departure bool
+	}{
+		{"", "join", false, false},
+		{"join", "join", false, false},
+		{"join", "invite", true, false}, // before the invite was taken
+		{"join", "", true, false},
+		{"join", "leave", true, false},
+		{"invite", "invite", false, false},
+		{"invite", "join", false, false}, // and they came
+		{"invite", "leave", true, false},
+		{"invite", "", true, false},
+		{"leave", "join", false, true},
+		{"leave", "invite", false, true},
+		{"leave", "", false, false},
+		{"leave", "ban", false, false},
+		{"ban", "join", false, true},
+		{"ban", "leave", false, false},
+	} {
+		var c acceptedChanges
+		if tt.accepted != "" {
+			c.note("!r:hs", "@bob:hs", tt.accepted, now)
+		}
+		arrival, departure := c.of("!r:hs", now).denies("@bob:hs", tt.shown)
+		if arrival != tt.arrival || departure != tt.departure {
+			t.Errorf("accepted %q, shown %q: arrival %v, departure %v", tt.accepted, tt.shown, arrival, departure)
+		}
+		if got := c.overtook("!r:hs", "@bob:hs", tt.shown, now); got != (arrival || departure) {
+			t.Errorf("accepted %q, shown %q by a sync: %v", tt.accepted, tt.shown, got)
+		}
+		later := now.Add(acceptedCounts)
+		if arrival, departure := c.of("!r:hs", later).denies("@bob:hs", tt.shown); arrival || departure {
+			t.Errorf("accepted %q, shown %q: it counts for ever", tt.accepted, tt.shown)
+		}
+		if c.overtook("!other:hs", "@bob:hs", tt.shown, now) || c.overtook("!r:hs", "@carol:hs", tt.shown, now) {
+			t.Errorf("accepted %q: it counts for others too", tt.accepted)
+		}
+	}
+}
+
+// Whoever invites very many loses what was noted of invites, and never a removal.
+func TestAcceptedChangesAreBounded(t *testing.T) {
+	t.Parallel()
+	var c acceptedChanges
+	now := time.Now()
+	c.note("!r:hs", "@first:hs", "leave", now)
+	for i := range 2 * maxArrivals {
+		c.note("!r:hs", id.UserID(fmt.Sprintf("@%d:hs", i)), "invite", now)
+	}
+	c.note("!r:hs", "@last:hs", "leave", now)
+	changes := c.of("!r:hs", now)
+	if len(changes) > maxArrivals+1 {
+		t.Errorf("%d changes are kept", len(changes))
+	}
+	for _, user := range []id.UserID{"@first:hs", "@last:hs"} {
+		if !changes.gone(user) {
+			t.Errorf("the removal of %s is forgotten", user)
+		}
+	}
+	for i := range 10 * sweepAccepted {
+		now = now.Add(time.Second)
+		c.note(id.RoomID(fmt.Sprintf("!%d:hs", i)), "@bob:hs", "join", now)
+	}
+	if len(c.rooms) > sweepAccepted {
+		t.Errorf("%d rooms are kept, of which 10 count", len(c.rooms))
+	}
+}
