@@ -20,9 +20,9 @@ import (
 // shaken is a stage whose engine is disturbed, and does not sync by itself.
 func shaken(t *testing.T, tr *trouble) *stage {
 	t.Helper()
-	hs := liar.New(t)
-	r := tr.rig(t, hs)
-	st := &stage{rig: r, alice: hs.Login("alice", "ALICE"), shown: make(map[string]map[string]any)}
+	hs, alice, made := aliceInOrder.copy(t)
+	r := newRigWith(t, hs, made, tr.data(t), tr.options)
+	st := &stage{rig: r, alice: alice, shown: make(map[string]map[string]any)}
 	st.dev = st.device(st.alice)
 	ready(t, st.dev)
 	settle(t, st.dev)
