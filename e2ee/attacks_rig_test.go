@@ -33,8 +33,8 @@ type stage struct {
 
 func newStage(t *testing.T, change func(*e2ee.Options)) *stage {
 	t.Helper()
-	hs, alice, made := aliceInOrder.copy(t)
-	return stageOn(newRigWith(t, hs, made, nil, unspread(change)), alice)
+	alice := aliceInOrder(t)
+	return stageOn(alice.rig(t, nil, unspread(change)), alice.session)
 }
 
 // newbornStage is a stage whose device has set itself up a moment ago.

@@ -58,6 +58,12 @@ func (tr *trouble) rig(t *testing.T, hs *liar.Server) *rig {
 	return newRigOn(t, hs, tr.data(t), tr.options)
 }
 
+// rigOf is rig for what was prepared.
+func (tr *trouble) rigOf(t *testing.T, p *prepared) *rig {
+	t.Helper()
+	return p.rig(t, tr.data(t), tr.options)
+}
+
 func (tr *trouble) data(t *testing.T) func(*store.Options) {
 	t.Cleanup(tr.base.CloseIdleConnections)
 	tr.Watch(tr.statement)

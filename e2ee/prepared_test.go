@@ -41,35 +41,51 @@ var noData = sync.OnceValues(func() (s testdb.Snapshot, err error) {
 	return testdb.Take(path)
 })
 
-// preparedAlice is a homeserver on which alice has one device, in order, and its database.
-type preparedAlice struct {
-	mu    sync.Mutex
-	made  bool
-	hs    *liar.Server
-	alice liar.Session
-	data  testdb.Snapshot
+// prepared is a homeserver, a session on it, and the database of the session's proxy.
+type prepared struct {
+	hs      *liar.Server
+	session liar.Session
+	data    testdb.Snapshot
 }
 
-var aliceInOrder preparedAlice
-
-// copy gives a homeserver of the test's own, and what the proxy's database holds.
-func (p *preparedAlice) copy(t *testing.T) (*liar.Server, liar.Session, testdb.Snapshot) {
+// prepare ends a proxy and keeps what there is.
+func prepare(t *testing.T, r *rig, s liar.Session) *prepared {
 	t.Helper()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.made {
+	r.stop()
+	data, err := testdb.Take(r.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &prepared{r.hs, s, data}
+}
+
+// rig starts a proxy on a copy of all that, with a homeserver of its own.
+func (p *prepared) rig(t *testing.T, data func(*store.Options), change func(*e2ee.Options)) *rig {
+	t.Helper()
+	return newRigWith(t, p.hs.Copy(t), p.data, data, change)
+}
+
+// kept is what is prepared by the test that needs it first.
+type kept struct {
+	mu   sync.Mutex
+	made *prepared
+}
+
+var inOrderAlice kept
+
+// aliceInOrder has alice with one device, ALICE, which is in order.
+func aliceInOrder(t *testing.T) *prepared {
+	t.Helper()
+	inOrderAlice.mu.Lock()
+	defer inOrderAlice.mu.Unlock()
+	if inOrderAlice.made == nil {
 		hs := liar.New(t)
 		r := newRig(t, hs, func(o *e2ee.Options) { o.Spread = -1 })
 		s := hs.Login("alice", "ALICE")
 		d := r.device(s)
 		ready(t, d)
 		settle(t, d)
-		r.stop()
-		data, err := testdb.Take(r.path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.hs, p.alice, p.data, p.made = hs, s, data, true
+		inOrderAlice.made = prepare(t, r, s)
 	}
-	return p.hs.Copy(t), p.alice, p.data
+	return inOrderAlice.made
 }
