@@ -192,7 +192,7 @@ func TestDeviceLosesItsTrustDuringASend(t *testing.T) {
 // that device.
 func TestIdentityReplacedWhileTheKeyWaits(t *testing.T) {
 	t.Parallel()
-	st := newStage(t, func(o *e2ee.Options) { o.OwnSyncAfter, o.Spread = time.Hour, 4*time.Second })
+	st := newbornStage(t, func(o *e2ee.Options) { o.OwnSyncAfter, o.Spread = time.Hour, 4*time.Second })
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
 	st.told()

@@ -33,19 +33,36 @@ type stage struct {
 
 func newStage(t *testing.T, change func(*e2ee.Options)) *stage {
 	t.Helper()
+	alice := aliceInOrder(t)
+	return stageOn(alice.rig(t, nil, unspread(change)), alice.session)
+}
+
+// newbornStage is a stage whose device has set itself up a moment ago.
+func newbornStage(t *testing.T, change func(*e2ee.Options)) *stage {
+	t.Helper()
 	hs := liar.New(t)
-	st := &stage{rig: newRig(t, hs, func(o *e2ee.Options) {
+	return stageOn(newRig(t, hs, unspread(change)), hs.Login("alice", "ALICE"))
+}
+
+func unspread(change func(*e2ee.Options)) func(*e2ee.Options) {
+	return func(o *e2ee.Options) {
 		o.Spread = -1
 		if change != nil {
 			change(o)
 		}
-	}), alice: hs.Login("alice", "ALICE"), shown: make(map[string]map[string]any)}
+	}
+}
+
+func stageOn(r *rig, alice liar.Session) *stage {
+	t := r.t
+	t.Helper()
+	st := &stage{rig: r, alice: alice, shown: make(map[string]map[string]any)}
 	st.dev = st.device(st.alice)
 	ready(t, st.dev)
 	t.Cleanup(func() {
-		wantNoIndexTwice(t, hs)
+		wantNoIndexTwice(t, st.hs)
 		for _, text := range st.said {
-			if hs.PlaintextSeen(text) {
+			if st.hs.PlaintextSeen(text) {
 				t.Errorf("the homeserver can read %q", text)
 			}
 		}

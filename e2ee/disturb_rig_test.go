@@ -55,14 +55,26 @@ type trouble struct {
 // rig gives a rig that can be disturbed.
 func (tr *trouble) rig(t *testing.T, hs *liar.Server) *rig {
 	t.Helper()
+	return newRigOn(t, hs, tr.data(t), tr.options)
+}
+
+// rigOf is rig for what was prepared.
+func (tr *trouble) rigOf(t *testing.T, p *prepared) *rig {
+	t.Helper()
+	return p.rig(t, tr.data(t), tr.options)
+}
+
+func (tr *trouble) data(t *testing.T) func(*store.Options) {
 	t.Cleanup(tr.base.CloseIdleConnections)
 	tr.Watch(tr.statement)
-	return newRigOn(t, hs, func(o *store.Options) { o.Wrap = tr.Wrap }, func(o *e2ee.Options) {
-		o.Client, o.Spread = &http.Client{Transport: tr}, -1
-		if tr.calm {
-			o.CheckLocks()
-		}
-	})
+	return func(o *store.Options) { o.Wrap = tr.Wrap }
+}
+
+func (tr *trouble) options(o *e2ee.Options) {
+	o.Client, o.Spread = &http.Client{Transport: tr}, -1
+	if tr.calm {
+		o.CheckLocks()
+	}
 }
 
 // during runs a piece of work and disturbs it at its n-th point. It tells whether there

@@ -20,13 +20,12 @@ import (
 // shaken is a stage whose engine is disturbed, and does not sync by itself.
 func shaken(t *testing.T, tr *trouble) *stage {
 	t.Helper()
-	hs := liar.New(t)
-	r := tr.rig(t, hs)
-	st := &stage{rig: r, alice: hs.Login("alice", "ALICE"), shown: make(map[string]map[string]any)}
+	alice := aliceInOrder(t)
+	st := &stage{rig: tr.rigOf(t, alice), alice: alice.session, shown: make(map[string]map[string]any)}
 	st.dev = st.device(st.alice)
 	ready(t, st.dev)
 	settle(t, st.dev)
-	t.Cleanup(func() { wantNoIndexTwice(t, hs) })
+	t.Cleanup(func() { wantNoIndexTwice(t, st.hs) })
 	return st
 }
 
@@ -234,15 +233,19 @@ func TestDisturbedBootstrap(t *testing.T) {
 // the device's signature.
 func TestDisturbedRecover(t *testing.T) {
 	t.Parallel()
+	source := liar.New(t)
+	first := newPerson(t, source, "alice", "FIRST")
+	says(t, source, first.dev, first.Session, "to be restored")
+	backedUp(t, source, first.UserID, 1)
+	key := recoveryKey(t, first.dev)
+	first.rig.stop()
+	r := newRig(t, source, func(o *e2ee.Options) { o.Spread = -1 })
+	s := source.Login("alice", "SECOND")
+	settle(t, r.device(s))
+	second := prepare(t, r, s)
 	everyDisturbance(t, 10, func(t *testing.T, tr *trouble) scene {
-		hs := liar.New(t)
-		first := newPerson(t, hs, "alice", "FIRST")
-		says(t, hs, first.dev, first.Session, "to be restored")
-		backedUp(t, hs, first.UserID, 1)
-		key := recoveryKey(t, first.dev)
-		first.rig.stop()
-		r := tr.rig(t, hs)
-		s := hs.Login("alice", "SECOND")
+		r := tr.rigOf(t, second)
+		hs := r.hs
 		settle(t, r.device(s))
 		return scene{
 			work: func(ctx context.Context) error {
@@ -265,10 +268,9 @@ func TestDisturbedRecover(t *testing.T) {
 func TestDisturbedReset(t *testing.T) {
 	t.Parallel()
 	everyDisturbance(t, 20, func(t *testing.T, tr *trouble) scene {
-		hs := liar.New(t)
-		r := tr.rig(t, hs)
-		s := hs.Login("alice", "FIRST")
-		d := r.device(s)
+		alice := aliceInOrder(t)
+		r, s := tr.rigOf(t, alice), alice.session
+		hs, d := r.hs, r.device(s)
 		ready(t, d)
 		settle(t, d)
 		before := hs.CrossSigningKey(s.UserID, "master")

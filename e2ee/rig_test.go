@@ -20,6 +20,7 @@ import (
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/liar"
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/testdb"
 	"e2ee-proxy/internal/testproc"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -48,9 +49,25 @@ func newRig(t *testing.T, hs *liar.Server, change func(*e2ee.Options)) *rig {
 // newRigOn is newRig with a database that is opened in another way.
 func newRigOn(t *testing.T, hs *liar.Server, data func(*store.Options), change func(*e2ee.Options)) *rig {
 	t.Helper()
+	empty, err := noData()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newRigWith(t, hs, empty, data, change)
+}
+
+// newRigWith is newRigOn with a database that was made before.
+func newRigWith(t *testing.T, hs *liar.Server, made testdb.Snapshot, data func(*store.Options), change func(*e2ee.Options)) *rig {
+	t.Helper()
 	r := &rig{t: t, hs: hs, path: filepath.Join(t.TempDir(), "e2ee.db"), opts: change, data: data}
+	if err := made.Put(r.path); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(r.stop)
 	r.start()
+	if why := r.db.Restored(); why != "" {
+		t.Fatalf("the copied database was taken for a restored one: %s", why)
+	}
 	return r
 }
 

@@ -14,9 +14,14 @@ var errNotYet = errors.New("not yet")
 // testKeys is a master key that is the same every time, so that a database can be opened again.
 func testKeys(t *testing.T) store.MasterKeys {
 	t.Helper()
-	key, err := store.NewMasterKey(secret.Bytes(bytes.Repeat([]byte{7}, 32)))
+	keys, err := masterKeys()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return store.MasterKeys{Current: key}
+	return keys
+}
+
+func masterKeys() (store.MasterKeys, error) {
+	key, err := store.NewMasterKey(secret.Bytes(bytes.Repeat([]byte{7}, 32)))
+	return store.MasterKeys{Current: key}, err
 }

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 
 	"modernc.org/sqlite"
+
+	"e2ee-proxy/internal/fileplace"
 )
 
 // Suffixes of the files beside a SQLite database, after SQLite's own "-wal" and "-shm".
@@ -72,7 +74,7 @@ func openSQLite(ctx context.Context, path string, l *lease, o Options) (_ *backe
 	}
 	w := newLiteWriter(writing, b.texts, b.mark, l)
 	b.writer = w
-	b.place = func(context.Context, *tx) (string, error) { return filePlace(path) }
+	b.place = func(context.Context, *tx) (string, error) { return fileplace.Of(path) }
 	return b, nil
 }
 

@@ -31,14 +31,20 @@ type Server struct {
 	state
 }
 
-// New starts a server that ends with the test.
-func New(t interface {
+// tb is what of a test a server needs.
+type tb interface {
 	Helper()
 	Cleanup(f func())
-}) *Server {
+}
+
+// New starts a server that ends with the test.
+func New(t tb) *Server {
 	t.Helper()
-	s := &Server{changed: make(chan struct{}), state: newState()}
-	s.routes = allRoutes()
+	return start(t, &Server{state: newState()})
+}
+
+func start(t tb, s *Server) *Server {
+	s.changed, s.routes = make(chan struct{}), allRoutes()
 	h := httptest.NewServer(s)
 	s.URL = h.URL
 	t.Cleanup(func() {

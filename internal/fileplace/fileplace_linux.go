@@ -1,4 +1,4 @@
-package store
+package fileplace
 
 import (
 	"fmt"
@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// filePlace names a file so that a copy of it, even one put in its place, has another
+// Of names a file so that a copy of it, even one put in its place, has another
 // name: an inode number may be used again, but not with the same time of birth.
-func filePlace(path string) (string, error) {
+func Of(path string) (string, error) {
 	var s unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_INO|unix.STATX_BTIME, &s); err != nil {
 		return "", fmt.Errorf("stat database file: %w", err)
