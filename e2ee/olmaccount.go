@@ -16,15 +16,9 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
-)
-
-const (
-	algorithmOlm    = "m.olm.v1.curve25519-aes-sha2"
-	algorithmMegolm = "m.megolm.v1.aes-sha2"
-	// algorithmSigned is the one-time key algorithm (requirement 3.1).
-	algorithmSigned = "signed_curve25519"
 )
 
 // olmAccount is the private half of a device. It is guarded by its Device.
@@ -128,7 +122,7 @@ func (a *olmAccount) deviceKeys(user id.UserID, device id.DeviceID) (json.RawMes
 	obj, err := json.Marshal(map[string]any{
 		"user_id":    user,
 		"device_id":  device,
-		"algorithms": []string{algorithmOlm, algorithmMegolm},
+		"algorithms": []string{wire.AlgorithmOlm, wire.AlgorithmMegolm},
 		"keys": map[string]string{
 			"ed25519:" + device.String():    a.ed25519.String(),
 			"curve25519:" + device.String(): a.curve25519.String(),
@@ -150,7 +144,7 @@ func (a *olmAccount) unpublished(user id.UserID, device id.DeviceID) (map[string
 			if err != nil {
 				return nil, err
 			}
-			out[algorithmSigned+":"+key.KeyIDEncoded()] = signed
+			out[wire.AlgorithmSigned+":"+key.KeyIDEncoded()] = signed
 		}
 	}
 	return out, nil
@@ -166,7 +160,7 @@ func (a *olmAccount) unpublishedFallback(user id.UserID, device id.DeviceID) (ma
 	if err != nil {
 		return nil, err
 	}
-	return map[string]json.RawMessage{algorithmSigned + ":" + a.CurrentFallbackKey.KeyIDEncoded(): signed}, nil
+	return map[string]json.RawMessage{wire.AlgorithmSigned + ":" + a.CurrentFallbackKey.KeyIDEncoded(): signed}, nil
 }
 
 func (a *olmAccount) signedKey(key *crypto.OneTimeKey, user id.UserID, device id.DeviceID, fallback bool) (json.RawMessage, error) {
@@ -181,11 +175,11 @@ func (a *olmAccount) signedKey(key *crypto.OneTimeKey, user id.UserID, device id
 func (a *olmAccount) markPublished(oneTime, fallback map[string]json.RawMessage) {
 	ids := slices.Collect(maps.Keys(oneTime))
 	for i := range a.OTKeys {
-		if slices.Contains(ids, algorithmSigned+":"+a.OTKeys[i].KeyIDEncoded()) {
+		if slices.Contains(ids, wire.AlgorithmSigned+":"+a.OTKeys[i].KeyIDEncoded()) {
 			a.OTKeys[i].Published = true
 		}
 	}
-	if _, ok := fallback[algorithmSigned+":"+a.CurrentFallbackKey.KeyIDEncoded()]; ok && a.NumFallbackKeys > 0 {
+	if _, ok := fallback[wire.AlgorithmSigned+":"+a.CurrentFallbackKey.KeyIDEncoded()]; ok && a.NumFallbackKeys > 0 {
 		a.CurrentFallbackKey.Published = true
 	}
 }
