@@ -276,8 +276,8 @@ func (b *backups) newBackupKey(ctx context.Context) (*backup.MegolmBackupKey, er
 // createBackup makes a backup version signed by the identity and this device. What is
 // stored with the key names it only once it is seen on the homeserver.
 func (b *backups) createBackup(ctx context.Context, key *backup.MegolmBackupKey, keys *crossSigning) error {
-	auth := strictjson.Object{{Name: "public_key", Value: strictjson.Quote(b64(key.PublicKey().Bytes()))}}.Encode()
-	auth, err := signWith(auth, b.acct.user, keys.master)
+	auth := strictjson.Object{{Name: "public_key", Value: strictjson.Quote(wire.Base64(key.PublicKey().Bytes()))}}.Encode()
+	auth, err := wire.SignWith(auth, b.acct.user, keys.master)
 	if err != nil {
 		return err
 	}

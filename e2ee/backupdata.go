@@ -161,11 +161,11 @@ func addBackupMAC(raw json.RawMessage, macKey []byte) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	return obj.Set("unsigned", strictjson.Object{{Name: fieldBackupMAC, Value: strictjson.Quote(b64(mac))}}.Encode()).Encode(), nil
+	return obj.Set("unsigned", strictjson.Object{{Name: fieldBackupMAC, Value: strictjson.Quote(wire.Base64(mac))}}.Encode()).Encode(), nil
 }
 
 func backupMAC(raw json.RawMessage, macKey []byte) ([]byte, error) {
-	msg, err := signable(raw)
+	msg, err := wire.Signable(raw)
 	if err != nil {
 		return nil, err
 	}

@@ -154,7 +154,7 @@ func openBySpec(t *testing.T, raw json.RawMessage, private []byte) []byte {
 		t.Fatal(err)
 	}
 	if mac := hmac.New(sha256.New, keys[32:64]).Sum(nil)[:8]; !bytes.Equal(mac, decode(sealed.MAC)) {
-		t.Errorf("the MAC is %s, want %s", sealed.MAC, b64(mac))
+		t.Errorf("the MAC is %s, want %s", sealed.MAC, wire.Base64(mac))
 	}
 	block, err := aes.NewCipher(keys[:32])
 	if err != nil {

@@ -2,7 +2,6 @@ package e2ee
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -128,19 +127,6 @@ func (c *crossSigning) byName() map[string][]byte {
 	}
 }
 
-// signWith adds a key's signature to an object.
-func signWith(obj json.RawMessage, user id.UserID, key *pk.Signing) (json.RawMessage, error) {
-	msg, err := signable(obj)
-	if err != nil {
-		return nil, err
-	}
-	sig, err := key.Sign(msg)
-	if err != nil {
-		return nil, fmt.Errorf("sign: %w", err)
-	}
-	return addSignature(obj, user, "ed25519:"+key.PublicKey().String(), string(sig))
-}
-
 // publicKey is the object of one cross-signing key (requirement 12.2).
 func publicKey(user id.UserID, usage string, key *pk.Signing) (json.RawMessage, error) {
 	raw, err := json.Marshal(map[string]any{
@@ -168,7 +154,7 @@ func (c *crossSigning) upload(user id.UserID, signMaster func(json.RawMessage) (
 		if err != nil {
 			return nil, err
 		}
-		if body[name+"_key"], err = signWith(key, user, c.master); err != nil {
+		if body[name+"_key"], err = wire.SignWith(key, user, c.master); err != nil {
 			return nil, err
 		}
 	}
@@ -238,7 +224,7 @@ func (o *ownIdentity) signDevice(ctx context.Context, c *crossSigning, keys json
 	if err != nil {
 		return err
 	}
-	signed, err := signWith(obj.Without("unsigned").Encode(), o.acct.user, c.selfSigning)
+	signed, err := wire.SignWith(obj.Without("unsigned").Encode(), o.acct.user, c.selfSigning)
 	if err != nil {
 		return err
 	}
@@ -258,6 +244,3 @@ func (o *ownIdentity) signDevice(ctx context.Context, c *crossSigning, keys json
 	}
 	return nil
 }
-
-// b64 is unpadded base64, as everywhere in Matrix.
-func b64(b []byte) string { return base64.RawStdEncoding.EncodeToString(b) }

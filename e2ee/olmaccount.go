@@ -10,7 +10,6 @@ import (
 	"slices"
 	"sync"
 
-	"maunium.net/go/mautrix/crypto/canonicaljson"
 	goolm "maunium.net/go/mautrix/crypto/goolm/account"
 	"maunium.net/go/mautrix/crypto/goolm/crypto"
 	"maunium.net/go/mautrix/crypto/goolm/session"
@@ -70,7 +69,7 @@ func (a *olmAccount) pickle() secret.Bytes { return a.PickleLibOlm() }
 // signJSON signs an object as the spec's appendix says and adds the signature.
 // Unknown members survive.
 func (a *olmAccount) signJSON(obj json.RawMessage, user id.UserID, device id.DeviceID) (json.RawMessage, error) {
-	msg, err := signable(obj)
+	msg, err := wire.Signable(obj)
 	if err != nil {
 		return nil, err
 	}
@@ -78,43 +77,7 @@ func (a *olmAccount) signJSON(obj json.RawMessage, user id.UserID, device id.Dev
 	if err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
-	return addSignature(obj, user, "ed25519:"+device.String(), string(sig))
-}
-
-// signable is the canonical JSON of an object without signatures and unsigned (requirement 2.9).
-func signable(obj json.RawMessage) ([]byte, error) {
-	parsed, err := strictjson.Parse(obj)
-	if err != nil {
-		return nil, err
-	}
-	bare := parsed.Without("signatures").Without("unsigned").Encode()
-	if err := canonicaljson.Canonicalize(&bare); err != nil {
-		return nil, fmt.Errorf("canonical JSON: %w", err)
-	}
-	return bare, nil
-}
-
-// addSignature puts a signature into an object.
-func addSignature(obj json.RawMessage, user id.UserID, keyID, signature string) (json.RawMessage, error) {
-	parsed, err := strictjson.Parse(obj)
-	if err != nil {
-		return nil, err
-	}
-	signatures := map[string]map[string]string{}
-	if raw := parsed.Get("signatures"); raw != nil {
-		if err := json.Unmarshal(raw, &signatures); err != nil {
-			return nil, fmt.Errorf("%w: signatures", strictjson.ErrMalformed)
-		}
-	}
-	if signatures[user.String()] == nil {
-		signatures[user.String()] = map[string]string{}
-	}
-	signatures[user.String()][keyID] = signature
-	raw, err := json.Marshal(signatures)
-	if err != nil {
-		return nil, fmt.Errorf("encode signatures: %w", err)
-	}
-	return parsed.Set("signatures", raw).Encode(), nil
+	return wire.AddSignature(obj, user, "ed25519:"+device.String(), string(sig))
 }
 
 // deviceKeys is the signed object for /keys/upload (requirements 2.1 to 2.5).

@@ -206,5 +206,5 @@ func (g *gossip) secretContent(ctx context.Context, req secretRequest, own *trus
 	if !plausibleSecret(req.Name, stored.Value.Reveal(), own) {
 		return nil, nil
 	}
-	return strictjson.Object{{Name: "request_id", Value: strictjson.Quote(req.ID)}, {Name: "secret", Value: strictjson.Quote(b64(stored.Value.Reveal()))}}.Encode(), nil
+	return strictjson.Object{{Name: "request_id", Value: strictjson.Quote(req.ID)}, {Name: "secret", Value: strictjson.Quote(wire.Base64(stored.Value.Reveal()))}}.Encode(), nil
 }
