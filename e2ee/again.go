@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
 )
 
@@ -53,7 +54,7 @@ func keylessPauses() backoff.Range { return backoff.Range{First: 15 * time.Secon
 // pauseAfter is the pause after an error, which may say how long the homeserver wants to be
 // left alone.
 func pauseAfter(err error, pause time.Duration, within backoff.Range) time.Duration {
-	var up *UpstreamError
+	var up *wire.UpstreamError
 	if errors.As(err, &up) {
 		return within.AtLeast(pause, up.RetryAfter)
 	}
@@ -62,7 +63,7 @@ func pauseAfter(err error, pause time.Duration, within backoff.Range) time.Durat
 
 // needsPerson reports whether trying again is of no use before somebody does something.
 func needsPerson(err error) bool {
-	var auth *AuthNeededError
+	var auth *wire.AuthNeededError
 	return errors.As(err, &auth) || errors.Is(err, ErrWrongPassword) || signatureFailed(err)
 }
 

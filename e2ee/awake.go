@@ -10,6 +10,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/store"
 )
@@ -105,7 +106,7 @@ func (e *Engine) round(ctx context.Context) bool {
 			return
 		}
 		failed.Add(1)
-		var up *UpstreamError
+		var up *wire.UpstreamError
 		level := zerolog.ErrorLevel
 		if errors.As(err, &up) {
 			level = zerolog.DebugLevel // a homeserver that is down is told of by every request

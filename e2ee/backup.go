@@ -15,6 +15,7 @@ import (
 	"maunium.net/go/mautrix/crypto/signatures"
 	"maunium.net/go/mautrix/crypto/ssss"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -40,11 +41,11 @@ type backupVersion struct {
 // currentBackup reads the newest backup version; nil when there is none.
 func (b *backups) currentBackup(ctx context.Context) (*backupVersion, error) {
 	var v backupVersion
-	err := b.call(ctx, request{
-		op: "read the backup version", method: http.MethodGet,
-		path: mautrix.ClientURLPath{"v3", "room_keys", "version"}, result: &v,
+	err := b.call(ctx, wire.Request{
+		Op: "read the backup version", Method: http.MethodGet,
+		Path: mautrix.ClientURLPath{"v3", "room_keys", "version"}, Result: &v,
 	})
-	if upstreamStatus(err) == http.StatusNotFound {
+	if wire.Status(err) == http.StatusNotFound {
 		return nil, nil
 	}
 	if err != nil {
@@ -275,8 +276,8 @@ func (b *backups) newBackupKey(ctx context.Context) (*backup.MegolmBackupKey, er
 // createBackup makes a backup version signed by the identity and this device. What is
 // stored with the key names it only once it is seen on the homeserver.
 func (b *backups) createBackup(ctx context.Context, key *backup.MegolmBackupKey, keys *crossSigning) error {
-	auth := strictjson.Object{{Name: "public_key", Value: strictjson.Quote(b64(key.PublicKey().Bytes()))}}.Encode()
-	auth, err := signWith(auth, b.acct.user, keys.master)
+	auth := strictjson.Object{{Name: "public_key", Value: strictjson.Quote(wire.Base64(key.PublicKey().Bytes()))}}.Encode()
+	auth, err := wire.SignWith(auth, b.acct.user, keys.master)
 	if err != nil {
 		return err
 	}
@@ -286,10 +287,10 @@ func (b *backups) createBackup(ctx context.Context, key *backup.MegolmBackupKey,
 	var made struct {
 		Version string `json:"version"`
 	}
-	err = b.call(ctx, request{
-		op: "create the key backup", method: http.MethodPost,
-		path: mautrix.ClientURLPath{"v3", "room_keys", "version"},
-		body: map[string]any{"algorithm": algorithmBackup, "auth_data": auth}, result: &made,
+	err = b.call(ctx, wire.Request{
+		Op: "create the key backup", Method: http.MethodPost,
+		Path: mautrix.ClientURLPath{"v3", "room_keys", "version"},
+		Body: map[string]any{"algorithm": algorithmBackup, "auth_data": auth}, Result: &made,
 	})
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
 )
 
@@ -30,10 +31,10 @@ func (b *backups) withdraw(ctx context.Context, target *backupTarget, rows []sto
 		path := mautrix.ClientURLPath{"v3", "room_keys", "keys", row.RoomID, row.SessionID}
 		query := map[string]string{"version": target.version}
 		var found json.RawMessage
-		err := b.call(ctx, request{
-			op: "look for a room key in the backup", method: http.MethodGet, path: path, query: query, result: &found,
+		err := b.call(ctx, wire.Request{
+			Op: "look for a room key in the backup", Method: http.MethodGet, Path: path, Query: query, Result: &found,
 		})
-		if upstreamStatus(err) == http.StatusNotFound {
+		if wire.Status(err) == http.StatusNotFound {
 			continue
 		}
 		if err != nil {
@@ -53,10 +54,10 @@ func (b *backups) withdraw(ctx context.Context, target *backupTarget, rows []sto
 			}
 			continue // another ratchet, which is not ours to throw away
 		}
-		err = b.call(ctx, request{
-			op: "take a room key out of the backup", method: http.MethodDelete, path: path, query: query,
+		err = b.call(ctx, wire.Request{
+			Op: "take a room key out of the backup", Method: http.MethodDelete, Path: path, Query: query,
 		})
-		if err != nil && upstreamStatus(err) != http.StatusNotFound {
+		if err != nil && wire.Status(err) != http.StatusNotFound {
 			return err
 		}
 	}

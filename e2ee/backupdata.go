@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -142,7 +143,7 @@ func sessionData(row *store.InboundSession) (strictjson.Object, keptOwner, error
 		return nil, keptOwner{}, fmt.Errorf("encode room key: %w", err)
 	}
 	return data.
-		Set("algorithm", strictjson.Quote(algorithmMegolm)).
+		Set("algorithm", strictjson.Quote(wire.AlgorithmMegolm)).
 		Set(fieldForwards, chain).
 		Set("sender_claimed_keys", strictjson.Object{{Name: "ed25519", Value: strictjson.Quote(from.Ed25519.String())}}.Encode()).
 		Set("sender_key", strictjson.Quote(from.Curve25519.String())).
@@ -160,11 +161,11 @@ func addBackupMAC(raw json.RawMessage, macKey []byte) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	return obj.Set("unsigned", strictjson.Object{{Name: fieldBackupMAC, Value: strictjson.Quote(b64(mac))}}.Encode()).Encode(), nil
+	return obj.Set("unsigned", strictjson.Object{{Name: fieldBackupMAC, Value: strictjson.Quote(wire.Base64(mac))}}.Encode()).Encode(), nil
 }
 
 func backupMAC(raw json.RawMessage, macKey []byte) ([]byte, error) {
-	msg, err := signable(raw)
+	msg, err := wire.Signable(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -224,7 +225,7 @@ func keptSession(ref store.SessionRef, raw json.RawMessage, source store.Source,
 	}
 	algorithm, _ := data.Text("algorithm")
 	exported, _ := data.Text("session_key")
-	if algorithm != algorithmMegolm {
+	if algorithm != wire.AlgorithmMegolm {
 		return store.InboundSession{}, fmt.Errorf("%w: algorithm of a room key", strictjson.ErrMalformed)
 	}
 	sess, err := session.NewMegolmInboundSessionFromExport([]byte(exported))

@@ -16,6 +16,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -101,7 +102,7 @@ func TestBackupFields(t *testing.T) {
 		if err != nil || again.ID() != in.ID() || again.FirstKnownIndex() != 3 {
 			t.Errorf("%s: the key is not the key: %v", tc.name, err)
 		}
-		if data.Algorithm != algorithmMegolm || data.SenderKey != "curve" || data.Claimed["ed25519"] != "ed" || data.Chain == nil || len(data.Chain) != tc.forwards {
+		if data.Algorithm != wire.AlgorithmMegolm || data.SenderKey != "curve" || data.Claimed["ed25519"] != "ed" || data.Chain == nil || len(data.Chain) != tc.forwards {
 			t.Errorf("%s: %s", tc.name, plain)
 		}
 		if data.Shared == nil || *data.Shared != tc.shared {
@@ -153,7 +154,7 @@ func openBySpec(t *testing.T, raw json.RawMessage, private []byte) []byte {
 		t.Fatal(err)
 	}
 	if mac := hmac.New(sha256.New, keys[32:64]).Sum(nil)[:8]; !bytes.Equal(mac, decode(sealed.MAC)) {
-		t.Errorf("the MAC is %s, want %s", sealed.MAC, b64(mac))
+		t.Errorf("the MAC is %s, want %s", sealed.MAC, wire.Base64(mac))
 	}
 	block, err := aes.NewCipher(keys[:32])
 	if err != nil {
@@ -208,7 +209,7 @@ func TestForwardedKeyNamesWhoGaveIt(t *testing.T) {
 	for chain, want := range map[string]int{`[]`: 1, `["a","b"]`: 3, `null`: 1, `7`: 1} {
 		msg := &received{SenderKey: dev.Curve25519, envelope: envelope{
 			Sender: own.UserID, Keys: edKey{dev.Ed25519}, Content: strictjson.Object{
-				{Name: "algorithm", Value: strictjson.Quote(algorithmMegolm)}, {Name: "room_id", Value: strictjson.Quote("!r:x")}, {Name: "session_id", Value: strictjson.Quote(in.ID().String())},
+				{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)}, {Name: "room_id", Value: strictjson.Quote("!r:x")}, {Name: "session_id", Value: strictjson.Quote(in.ID().String())},
 				{Name: "session_key", Value: strictjson.Quote(string(exported))}, {Name: "sender_key", Value: strictjson.Quote("curve")}, {Name: "sender_claimed_ed25519_key", Value: strictjson.Quote("ed")},
 				{Name: "forwarding_curve25519_key_chain", Value: json.RawMessage(chain)}, {Name: "x", Value: strictjson.Quote("y")},
 			}.Encode(),
@@ -238,7 +239,7 @@ func TestForwardedKeyNamesWhoGaveIt(t *testing.T) {
 		other.Devices = []trustcache.Device{dev}
 		change(&other.Devices[0])
 		msg := &received{SenderKey: dev.Curve25519, envelope: envelope{Sender: own.UserID, Keys: edKey{dev.Ed25519}, Content: strictjson.Object{
-			{Name: "algorithm", Value: strictjson.Quote(algorithmMegolm)}, {Name: "room_id", Value: strictjson.Quote("!r:x")}, {Name: "session_id", Value: strictjson.Quote(in.ID().String())}, {Name: "session_key", Value: strictjson.Quote(string(exported))},
+			{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)}, {Name: "room_id", Value: strictjson.Quote("!r:x")}, {Name: "session_id", Value: strictjson.Quote(in.ID().String())}, {Name: "session_key", Value: strictjson.Quote(string(exported))},
 		}.Encode()}}
 		if _, by := d.forwardedKey(msg, &other); by != "" {
 			t.Errorf("%s: the key of %q was taken", name, by)

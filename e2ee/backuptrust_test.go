@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/trustcache"
 )
@@ -28,9 +29,9 @@ func TestWhoseBackupIsTrusted(t *testing.T) {
 		return s
 	}
 	master, device, stranger := signer(), signer(), signer()
-	auth := strictjson.Object{{Name: "public_key", Value: strictjson.Quote(b64(key.PublicKey().Bytes()))}}.Encode()
+	auth := strictjson.Object{{Name: "public_key", Value: strictjson.Quote(wire.Base64(key.PublicKey().Bytes()))}}.Encode()
 	signed := func(user id.UserID, name string, by *pk.Signing) json.RawMessage {
-		msg, err := signable(auth)
+		msg, err := wire.Signable(auth)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -38,7 +39,7 @@ func TestWhoseBackupIsTrusted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out, err := addSignature(auth, user, "ed25519:"+name, string(sig))
+		out, err := wire.AddSignature(auth, user, "ed25519:"+name, string(sig))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -81,7 +82,7 @@ func TestWhoseBackupIsTrusted(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			v.AuthData = obj.Set("public_key", strictjson.Quote(b64(other.PublicKey().Bytes()))).Encode()
+			v.AuthData = obj.Set("public_key", strictjson.Quote(wire.Base64(other.PublicKey().Bytes()))).Encode()
 		}, false},
 	} {
 		v := &backupVersion{Algorithm: algorithmBackup, Version: "1", AuthData: tc.auth}

@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -151,7 +152,7 @@ func (b *backups) backUp(ctx context.Context) error {
 			return nil
 		}
 		err = b.backUpBatch(ctx, target, rows)
-		var up *UpstreamError
+		var up *wire.UpstreamError
 		switch {
 		case err == nil:
 		case errors.As(err, &up) && (up.ErrCode == "M_WRONG_ROOM_KEYS_VERSION" || up.Status == http.StatusNotFound):
@@ -209,10 +210,10 @@ func (b *backups) backUpBatch(ctx context.Context, target *backupTarget, rows []
 		rooms[row.RoomID]["sessions"][row.SessionID] = data
 		ch.Backed = append(ch.Backed, store.BackedSession{SessionRef: row.SessionRef, FirstIndex: row.FirstIndex, Version: target.version})
 	}
-	err = b.call(ctx, request{
-		op: "back up room keys", method: http.MethodPut,
-		path:  mautrix.ClientURLPath{"v3", "room_keys", "keys"},
-		query: map[string]string{"version": target.version}, body: map[string]any{"rooms": rooms},
+	err = b.call(ctx, wire.Request{
+		Op: "back up room keys", Method: http.MethodPut,
+		Path:  mautrix.ClientURLPath{"v3", "room_keys", "keys"},
+		Query: map[string]string{"version": target.version}, Body: map[string]any{"rooms": rooms},
 	})
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
@@ -55,8 +56,8 @@ func loadBackupVector(t *testing.T) (v backupVector, ref store.SessionRef, priva
 func TestAuthenticatedBackupOfOthers(t *testing.T) {
 	t.Parallel()
 	v, ref, private, macKey := loadBackupVector(t)
-	if b64(macKey) != v.MACKey {
-		t.Errorf("the MAC key is %s", b64(macKey))
+	if wire.Base64(macKey) != v.MACKey {
+		t.Errorf("the MAC key is %s", wire.Base64(macKey))
 	}
 	row, err := openBackup(ref, v.Entry, private, macKey)
 	if err != nil {

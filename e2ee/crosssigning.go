@@ -2,7 +2,6 @@ package e2ee
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -127,19 +127,6 @@ func (c *crossSigning) byName() map[string][]byte {
 	}
 }
 
-// signWith adds a key's signature to an object.
-func signWith(obj json.RawMessage, user id.UserID, key *pk.Signing) (json.RawMessage, error) {
-	msg, err := signable(obj)
-	if err != nil {
-		return nil, err
-	}
-	sig, err := key.Sign(msg)
-	if err != nil {
-		return nil, fmt.Errorf("sign: %w", err)
-	}
-	return addSignature(obj, user, "ed25519:"+key.PublicKey().String(), string(sig))
-}
-
 // publicKey is the object of one cross-signing key (requirement 12.2).
 func publicKey(user id.UserID, usage string, key *pk.Signing) (json.RawMessage, error) {
 	raw, err := json.Marshal(map[string]any{
@@ -167,7 +154,7 @@ func (c *crossSigning) upload(user id.UserID, signMaster func(json.RawMessage) (
 		if err != nil {
 			return nil, err
 		}
-		if body[name+"_key"], err = signWith(key, user, c.master); err != nil {
+		if body[name+"_key"], err = wire.SignWith(key, user, c.master); err != nil {
 			return nil, err
 		}
 	}
@@ -186,9 +173,9 @@ func (o *ownIdentity) publish(ctx context.Context, c *crossSigning, auth UserAut
 		body["auth"] = auth.Stage
 	}
 	send := func() error {
-		return o.call(ctx, request{
-			op: "publish cross-signing keys", method: http.MethodPost,
-			path: mautrix.ClientURLPath{"v3", "keys", "device_signing", "upload"}, body: body,
+		return o.call(ctx, wire.Request{
+			Op: "publish cross-signing keys", Method: http.MethodPost,
+			Path: mautrix.ClientURLPath{"v3", "keys", "device_signing", "upload"}, Body: body,
 		})
 	}
 	err = send()
@@ -199,22 +186,22 @@ func (o *ownIdentity) publish(ctx context.Context, c *crossSigning, auth UserAut
 	if err := asked(ctx); err != nil {
 		return err
 	}
-	if auth.Password.IsZero() || !challenge.takesPassword() {
-		return challenge.needed()
+	if auth.Password.IsZero() || !challenge.TakesPassword() {
+		return challenge.Needed()
 	}
 	body["auth"] = map[string]any{
-		"type": "m.login.password", "session": challenge.session, "password": auth.Password.Reveal(),
+		"type": "m.login.password", "session": challenge.Session, "password": auth.Password.Reveal(),
 		"identifier": map[string]string{"type": "m.id.user", "user": o.acct.user.String()},
 		"user":       o.acct.user.String(),
 	}
 	err = send()
 	if again := challengeOf(err); again != nil {
-		if slices.Contains(again.completed, "m.login.password") {
-			return again.needed() // the password was right and is not enough
+		if slices.Contains(again.Completed, "m.login.password") {
+			return again.Needed() // the password was right and is not enough
 		}
 		return ErrWrongPassword
 	}
-	if upstreamStatus(err) == http.StatusForbidden { // Dendrite's answer to a wrong password
+	if wire.Status(err) == http.StatusForbidden { // Dendrite's answer to a wrong password
 		return fmt.Errorf("%w: %w", ErrWrongPassword, err)
 	}
 	return err
@@ -222,8 +209,8 @@ func (o *ownIdentity) publish(ctx context.Context, c *crossSigning, auth UserAut
 
 // challengeOf gives the user-interactive authentication that an error asks for; nil when
 // it asks for none.
-func challengeOf(err error) *uiaChallenge {
-	var up *UpstreamError
+func challengeOf(err error) *wire.Challenge {
+	var up *wire.UpstreamError
 	if errors.As(err, &up) && up.Status == http.StatusUnauthorized {
 		return up.UIA
 	}
@@ -237,17 +224,17 @@ func (o *ownIdentity) signDevice(ctx context.Context, c *crossSigning, keys json
 	if err != nil {
 		return err
 	}
-	signed, err := signWith(obj.Without("unsigned").Encode(), o.acct.user, c.selfSigning)
+	signed, err := wire.SignWith(obj.Without("unsigned").Encode(), o.acct.user, c.selfSigning)
 	if err != nil {
 		return err
 	}
 	var resp struct {
 		Failures map[id.UserID]map[string]json.RawMessage `json:"failures"`
 	}
-	err = o.call(ctx, request{
-		op: "upload the device's signature", method: http.MethodPost,
-		path: mautrix.ClientURLPath{"v3", "keys", "signatures", "upload"},
-		body: map[id.UserID]map[string]json.RawMessage{o.acct.user: {o.id.String(): signed}}, result: &resp,
+	err = o.call(ctx, wire.Request{
+		Op: "upload the device's signature", Method: http.MethodPost,
+		Path: mautrix.ClientURLPath{"v3", "keys", "signatures", "upload"},
+		Body: map[id.UserID]map[string]json.RawMessage{o.acct.user: {o.id.String(): signed}}, Result: &resp,
 	})
 	if err != nil {
 		return err
@@ -257,6 +244,3 @@ func (o *ownIdentity) signDevice(ctx context.Context, c *crossSigning, keys json
 	}
 	return nil
 }
-
-// b64 is unpadded base64, as everywhere in Matrix.
-func b64(b []byte) string { return base64.RawStdEncoding.EncodeToString(b) }

@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
 )
 
@@ -42,7 +43,7 @@ var problemDeadKeys = Problem{
 // isKeyIDTaken tells that a homeserver refused an upload because it has other keys with the
 // same IDs. It has no code of its own: Synapse says M_UNKNOWN, Dendrite none.
 func isKeyIDTaken(err error) bool {
-	var up *UpstreamError
+	var up *wire.UpstreamError
 	return errors.As(err, &up) && up.Status == http.StatusBadRequest && (up.ErrCode == "" || up.ErrCode == "M_UNKNOWN")
 }
 
@@ -132,7 +133,7 @@ func (d *Device) claimDead(ctx context.Context) error {
 // claimsInVain reports whether there is no use in claiming again after this error: new
 // contacts would get no one-time key at all for as long as it fails. The caller holds mu.
 func (k *keySupply) claimsInVain(err error) bool {
-	switch upstreamStatus(err) {
+	switch wire.Status(err) {
 	case http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
 		return true // the homeserver does not allow it
 	}
@@ -162,10 +163,10 @@ func (d *Device) claimOwn(ctx context.Context) (name string, fallback bool, err 
 	var resp struct {
 		Keys map[id.UserID]map[id.DeviceID]map[string]json.RawMessage `json:"one_time_keys"`
 	}
-	err = d.call(ctx, request{
-		op: "claim own one-time keys", method: http.MethodPost, path: mautrix.ClientURLPath{"v3", "keys", "claim"},
-		body:   map[string]any{"one_time_keys": map[id.UserID]map[id.DeviceID]string{d.acct.user: {d.id: algorithmSigned}}},
-		result: &resp,
+	err = d.call(ctx, wire.Request{
+		Op: "claim own one-time keys", Method: http.MethodPost, Path: mautrix.ClientURLPath{"v3", "keys", "claim"},
+		Body:   map[string]any{"one_time_keys": map[id.UserID]map[id.DeviceID]string{d.acct.user: {d.id: wire.AlgorithmSigned}}},
+		Result: &resp,
 	})
 	if err != nil {
 		return "", false, err

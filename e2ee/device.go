@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/locks"
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 )
@@ -138,7 +139,7 @@ func (e *Engine) adopt(ctx context.Context, row *store.Account, key deviceKey, t
 // far as anybody can tell: a homeserver can invent them, so that nothing may follow from
 // them but that they are left alone.
 func (e *Engine) whoseKeys(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (store.DeviceState, error) {
-	result, err := keyQuery{e.hs, token, user}.QueryKeys(ctx, []id.UserID{user})
+	result, err := wire.KeyQuery{Homeserver: e.hs, Token: token, User: user}.QueryKeys(ctx, []id.UserID{user})
 	if err != nil {
 		return store.DeviceUnknown, fmt.Errorf("look for existing device keys: %w", err)
 	}
@@ -296,21 +297,23 @@ func (p *part) currentToken() secret.String {
 
 // call sends a request in the device's name. A token that the homeserver no longer
 // knows ends the device's own work until a client brings another.
-func (p *part) call(ctx context.Context, r request) error {
+func (p *part) call(ctx context.Context, r wire.Request) error {
 	token := p.currentToken()
 	if token.IsZero() {
-		return &UpstreamError{Op: r.op, Status: 401, ErrCode: "M_MISSING_TOKEN"}
+		return &wire.UpstreamError{Op: r.Op, Status: 401, ErrCode: "M_MISSING_TOKEN"}
 	}
-	r.user = p.acct.user
-	err := p.eng.hs.call(ctx, token, r)
-	if errors.Is(err, ErrAnswerTooLarge) { // it will be the next time too
+	r.User = p.acct.user
+	err := p.eng.hs.Call(ctx, token, r)
+	if errors.Is(err, wire.ErrAnswerTooLarge) { // it will be the next time too
 		p.eng.log.Warn().Err(err).Msg("An answer of the homeserver could not be taken in")
 	}
 	return err
 }
 
 // query gives the device's way to ask for keys.
-func (p *part) query() keyQuery { return keyQuery{p.eng.hs, p.currentToken(), p.acct.user} }
+func (p *part) query() wire.KeyQuery {
+	return wire.KeyQuery{Homeserver: p.eng.hs, Token: p.currentToken(), User: p.acct.user}
+}
 
 // kick asks for maintenance.
 func (d *Device) kick() {

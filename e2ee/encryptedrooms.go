@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
 )
 
@@ -70,7 +71,7 @@ func (r *encryptedRooms) of(ctx context.Context, rooms ...id.RoomID) (map[id.Roo
 	for _, room := range rooms {
 		if fact, ok := r.known.Get(room); ok {
 			all[room] = fact
-		} else if len(room) <= maxIDLength {
+		} else if len(room) <= wire.MaxIDLength {
 			ask = append(ask, room)
 		}
 	}
@@ -130,7 +131,7 @@ func (e *Engine) findEncryption(ctx context.Context, user id.UserID, room id.Roo
 	if fact.Algorithm != "" {
 		return found{fact: fact}, nil
 	}
-	content, err := read(ctx, room, typeEncryption)
+	content, err := read(ctx, room, wire.TypeEncryption)
 	switch {
 	case err == nil && !namesAlgorithm(content):
 		// Dendrite 0.15.2 shows another event to those who are not in a room without one.
@@ -180,7 +181,7 @@ func (e *Engine) replacesEncrypted(ctx context.Context, about asked, read StateR
 func (e *Engine) readLineage(ctx context.Context, room id.RoomID, read StateReader) ([]id.RoomID, error) {
 	lineage := []id.RoomID{}
 	for range maxLineage {
-		content, err := read(ctx, room, typeCreate)
+		content, err := read(ctx, room, wire.TypeCreate)
 		if len(lineage) > 0 && (errors.Is(err, ErrNoState) || errors.Is(err, ErrNotInRoom)) {
 			break // who asks does not see that far back
 		}
@@ -191,7 +192,7 @@ func (e *Engine) readLineage(ctx context.Context, room id.RoomID, read StateRead
 			break
 		}
 		lineage = append(lineage, room)
-		content, err = read(ctx, room, typeEncryption)
+		content, err = read(ctx, room, wire.TypeEncryption)
 		switch {
 		case err == nil && !namesAlgorithm(content): // another event, see findEncryption
 		case err == nil:
@@ -213,7 +214,7 @@ func predecessorOf(content json.RawMessage) id.RoomID {
 			RoomID id.RoomID `json:"room_id"`
 		} `json:"predecessor"`
 	}
-	if json.Unmarshal(content, &c) != nil || len(c.Predecessor.RoomID) > maxIDLength {
+	if json.Unmarshal(content, &c) != nil || len(c.Predecessor.RoomID) > wire.MaxIDLength {
 		return ""
 	}
 	return c.Predecessor.RoomID
@@ -240,7 +241,7 @@ func (e *Engine) RoomEncryption(ctx context.Context, user id.UserID, room id.Roo
 	switch got.fact.Algorithm {
 	case "":
 		return RoomUnknown, ErrCannotEncrypt
-	case algorithmMegolm:
+	case wire.AlgorithmMegolm:
 		return RoomEncrypted, nil
 	}
 	return RoomUnsupported, nil
@@ -320,12 +321,12 @@ func (rt *roomTable) adoptRoom(ctx context.Context, room id.RoomID, fact store.E
 // readState is the device's StateReader.
 func (rt *roomTable) readState(ctx context.Context, room id.RoomID, eventType string) (json.RawMessage, error) {
 	var content json.RawMessage
-	err := rt.call(ctx, request{
-		op: "read the state " + eventType, method: http.MethodGet,
-		path:   mautrix.ClientURLPath{"v3", "rooms", room, "state", eventType, ""},
-		result: &content,
+	err := rt.call(ctx, wire.Request{
+		Op: "read the state " + eventType, Method: http.MethodGet,
+		Path:   mautrix.ClientURLPath{"v3", "rooms", room, "state", eventType, ""},
+		Result: &content,
 	})
-	var up *UpstreamError
+	var up *wire.UpstreamError
 	switch {
 	case err == nil:
 		return content, nil

@@ -15,6 +15,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/locks"
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -135,7 +136,7 @@ func (o *Options) setDefaults() {
 type Engine struct {
 	opts   Options
 	store  *store.DB
-	hs     *homeserver
+	hs     *wire.Homeserver
 	now    func() time.Time
 	log    zerolog.Logger
 	counts *counts
@@ -206,7 +207,7 @@ func New(opts Options) (*Engine, error) {
 		opening: locks.Turns[deviceKey]{Order: opts.locks, Rank: locks.RankOpening},
 		counts:  counted, lists: lists,
 		opts: opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users, encrypted: encrypted, awake: awake,
-		hs:       &homeserver{base: opts.Homeserver, client: opts.Client, timeout: opts.Timeout, large: newLargeAnswers()},
+		hs:       wire.NewHomeserver(opts.Homeserver, opts.Client, opts.Timeout),
 		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]bool),
 		ctx: ctx, cancel: cancel, stopped: make(chan struct{}), work: make(chan *Device, 1024), alerts: make(chan *account, 256),
 	}, nil

@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -97,7 +98,7 @@ func (d *Device) Secrets(ctx context.Context) (map[string]string, error) {
 	all, err := d.eng.store.Secrets(ctx, d.acct.row)
 	out := make(map[string]string, len(all))
 	for _, s := range all {
-		out[s.Name] = b64(s.Value.Reveal())
+		out[s.Name] = wire.Base64(s.Value.Reveal())
 	}
 	return out, err
 }
@@ -233,7 +234,7 @@ func (d *Device) Verify(ctx context.Context, user id.UserID) error {
 	if err != nil || keys == nil {
 		return errors.Join(err, errors.New("no identity"))
 	}
-	signed, err := signWith(users[user].MasterRaw, d.acct.user, keys.userSigning)
+	signed, err := wire.SignWith(users[user].MasterRaw, d.acct.user, keys.userSigning)
 	if err != nil {
 		return err
 	}

@@ -1,5 +1,7 @@
 package e2ee
 
+import "e2ee-proxy/e2ee/internal/wire"
+
 // A sync that begins anew may come from the homeserver's memory: Synapse answers the same one
 // for two minutes with what it said the first time. So it may be older than what is known
 // here, and nothing that it says makes anybody a recipient; nor does it ever say that a room
@@ -16,14 +18,14 @@ func (s *step) doubtMemory(u RoomUpdate) RoomUpdate {
 	kept := u.Changes[:0:0]
 	for _, c := range u.Changes {
 		switch {
-		case c.Type == typeMember:
+		case c.Type == wire.TypeMember:
 			if r.r.members != nil || r.r.loading != nil {
 				r.forgetMembers()
 			}
 			if present(membershipOf(c.Content)) {
 				continue
 			}
-		case c.Type == typeVisibility && c.StateKey == "":
+		case c.Type == wire.TypeVisibility && c.StateKey == "":
 			if r.visibility != "" && r.visibility != visibilityOf(c.Content) {
 				r.doubtVisibility()
 			}

@@ -14,6 +14,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
@@ -89,12 +90,12 @@ func (b *backups) fetchBacked(ctx context.Context, version string, batch []*fetc
 // fetchKey asks the backup for one key.
 func (b *backups) fetchKey(ctx context.Context, version string, ref store.SessionRef, keep func(store.SessionRef, json.RawMessage)) error {
 	var raw json.RawMessage
-	err := b.call(ctx, request{
-		op: "fetch a room key from the backup", method: http.MethodGet,
-		path:  mautrix.ClientURLPath{"v3", "room_keys", "keys", ref.RoomID, ref.SessionID},
-		query: map[string]string{"version": version}, result: &raw,
+	err := b.call(ctx, wire.Request{
+		Op: "fetch a room key from the backup", Method: http.MethodGet,
+		Path:  mautrix.ClientURLPath{"v3", "room_keys", "keys", ref.RoomID, ref.SessionID},
+		Query: map[string]string{"version": version}, Result: &raw,
 	})
-	if upstreamStatus(err) == http.StatusNotFound {
+	if wire.Status(err) == http.StatusNotFound {
 		return nil
 	}
 	if err == nil {
@@ -105,10 +106,10 @@ func (b *backups) fetchKey(ctx context.Context, version string, ref store.Sessio
 
 // fetchRoom asks the backup for all keys of a room and keeps those that are wanted.
 func (b *backups) fetchRoom(ctx context.Context, version string, room id.RoomID, wanted map[id.SessionID]bool, keep func(store.SessionRef, json.RawMessage)) error {
-	err := b.eng.hs.stream(ctx, b.currentToken(), request{
-		op: "fetch the room keys of a room from the backup", method: http.MethodGet,
-		path:  mautrix.ClientURLPath{"v3", "room_keys", "keys", room},
-		query: map[string]string{"version": version}, patient: roomPatience,
+	err := b.eng.hs.Stream(ctx, b.currentToken(), wire.Request{
+		Op: "fetch the room keys of a room from the backup", Method: http.MethodGet,
+		Path:  mautrix.ClientURLPath{"v3", "room_keys", "keys", room},
+		Query: map[string]string{"version": version}, Patient: roomPatience,
 	}, func(body io.Reader) error {
 		meter := &meteredReader{r: body, limit: maxBackedKey}
 		dec := jsontext.NewDecoder(meter)
@@ -129,7 +130,7 @@ func (b *backups) fetchRoom(ctx context.Context, version string, room id.RoomID,
 			})
 		})
 	})
-	if upstreamStatus(err) == http.StatusNotFound {
+	if wire.Status(err) == http.StatusNotFound {
 		return nil
 	}
 	return err

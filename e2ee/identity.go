@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/crypto/ssss"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -79,7 +80,7 @@ func (o *ownIdentity) setUpIdentity(ctx context.Context) error {
 	o.mu.Unlock()
 	password, given := o.acct.password.take()
 	err := o.bootstrap(ctx, UserAuth{Password: password}, bootstrapping{create: !o.eng.opts.ManualBootstrap})
-	var auth *AuthNeededError
+	var auth *wire.AuthNeededError
 	if err != nil && !errors.As(err, &auth) && !errors.Is(err, ErrWrongPassword) && !signatureFailed(err) {
 		return err
 	}

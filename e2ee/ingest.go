@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
 )
 
@@ -45,7 +46,7 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 	if err := d.keepForClient(ctx, b, own); err != nil {
 		return nil, err
 	}
-	if !overtaken && slices.Contains(u.UnusedFallback, algorithmSigned) {
+	if !overtaken && slices.Contains(u.UnusedFallback, wire.AlgorithmSigned) {
 		if err := s.serves(); err != nil {
 			return nil, err
 		}
@@ -84,9 +85,9 @@ func (s *step) doubt(u RoomUpdate) {
 	}
 	for _, c := range u.Changes {
 		switch c.Type {
-		case typeMember:
+		case wire.TypeMember:
 			r.forgetMembers()
-		case typeVisibility:
+		case wire.TypeVisibility:
 			r.doubtVisibility()
 		}
 	}
@@ -94,7 +95,7 @@ func (s *step) doubt(u RoomUpdate) {
 
 // named leaves out users whose ID is too long to be one.
 func named(users []id.UserID) []id.UserID {
-	return slices.DeleteFunc(slices.Clone(users), func(u id.UserID) bool { return len(u) > maxIDLength })
+	return slices.DeleteFunc(slices.Clone(users), func(u id.UserID) bool { return len(u) > wire.MaxIDLength })
 }
 
 // nextPosition tells where the position moves. A client's initial sync moves nothing:
@@ -118,27 +119,27 @@ func (d *Device) noteCounts(u SyncUpdate, overtaken bool) {
 		d.counted(u.OneTimeKeys)
 	}
 	if u.UnusedFallback != nil {
-		d.keySupply.newFallback = !slices.Contains(u.UnusedFallback, algorithmSigned)
+		d.keySupply.newFallback = !slices.Contains(u.UnusedFallback, wire.AlgorithmSigned)
 	}
 }
 
 // noteRoom takes what a sync says of a room, in order. The caller holds mu.
 func (d *Device) noteRoom(ctx context.Context, u RoomUpdate, own bool, s *step) error {
-	if u.Section == SectionInvite || u.Section == SectionKnock || len(u.RoomID) > maxIDLength {
+	if u.Section == SectionInvite || u.Section == SectionKnock || len(u.RoomID) > wire.MaxIDLength {
 		return nil // stripped state proves nothing (requirement 20.4)
 	}
 	for _, c := range u.Changes {
 		var err error
 		switch c.Type {
-		case typeEncryption:
+		case wire.TypeEncryption:
 			if c.StateKey == "" {
 				err = s.noteEncryption(ctx, u.RoomID, c.Content)
 			}
-		case typeVisibility:
+		case wire.TypeVisibility:
 			if c.StateKey == "" {
 				err = s.noteVisibility(ctx, u.RoomID, visibilityOf(c.Content))
 			}
-		case typeMember:
+		case wire.TypeMember:
 			err = s.noteMember(ctx, u.RoomID, id.UserID(c.StateKey), membershipOf(c.Content), u.Limited)
 			if r := s.known(u.RoomID); r != nil && id.UserID(c.StateKey) == d.acct.user && u.Section == SectionLeave {
 				r.forgetMembers()

@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -168,11 +169,11 @@ func encryptable(job *sealedEvent) bool {
 	}
 	_, state := job.event.Text("state_key")
 	switch {
-	case state && !MessageType(job.clearType), job.clearType == "m.room.redaction", job.clearType == "m.room.encrypted":
+	case state && !wire.MessageType(job.clearType), job.clearType == "m.room.redaction", job.clearType == "m.room.encrypted":
 		return false
 	case job.clearType == "m.reaction" && !state:
 		said, err := strictjson.Parse(content)
-		return err != nil || !plainReaction(said)
+		return err != nil || !wire.PlainReactionContent(said)
 	}
 	return true
 }
@@ -195,7 +196,7 @@ func (job *sealedEvent) clearContent() (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	relation := completeRelation(job.outer.Get("m.relates_to"), content.Get("m.relates_to"))
+	relation := wire.CompleteRelation(job.outer.Get("m.relates_to"), content.Get("m.relates_to"))
 	content = content.Without("m.relates_to")
 	rel, err := strictjson.Parse(relation)
 	if err != nil {

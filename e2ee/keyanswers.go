@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -52,15 +53,15 @@ func (b *batch) keyRequested(ev *toDevice) {
 	}
 	d := b.d
 	if strictjson.Unmarshal(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
-		req.Device == "" || req.RequestID == "" || len(req.RequestID) > maxIDLength || len(req.Device) > maxIDLength ||
-		len(req.Body.RoomID) > maxIDLength || len(req.Body.SessionID) > maxIDLength {
+		req.Device == "" || req.RequestID == "" || len(req.RequestID) > wire.MaxIDLength || len(req.Device) > wire.MaxIDLength ||
+		len(req.Body.RoomID) > wire.MaxIDLength || len(req.Body.SessionID) > wire.MaxIDLength {
 		b.refused++
 		return
 	}
 	same := func(r keyRequest) bool { return r.Device == req.Device && r.ID == req.RequestID }
 	switch req.Action {
 	case "request":
-		if w := b.moving(); req.Body.Algorithm == algorithmMegolm && len(w.Keys) < maxKeyRequests && !slices.ContainsFunc(w.Keys, same) {
+		if w := b.moving(); req.Body.Algorithm == wire.AlgorithmMegolm && len(w.Keys) < maxKeyRequests && !slices.ContainsFunc(w.Keys, same) {
 			ref := store.SessionRef{RoomID: req.Body.RoomID, SessionID: req.Body.SessionID}
 			w.Keys = append(w.Keys, keyRequest{req.Device, req.RequestID, ref, d.eng.now().Unix()})
 		}
@@ -146,7 +147,7 @@ func forwardContent(row *store.InboundSession, note store.WithheldNote) (json.Ra
 		return nil, nil
 	}
 	out := strictjson.Object{
-		{Name: "algorithm", Value: strictjson.Quote(algorithmMegolm)},
+		{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)},
 		{Name: fieldForwards, Value: data.Get(fieldForwards)},
 		{Name: "room_id", Value: strictjson.Quote(row.RoomID.String())},
 		{Name: "sender_claimed_ed25519_key", Value: strictjson.Quote(from.Ed25519.String())},

@@ -16,6 +16,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -295,7 +296,7 @@ func importedSession(raw []byte) (store.InboundSession, error) {
 	}
 	room, _ := entry.Text("room_id")
 	session, _ := entry.Text("session_id")
-	if room == "" || session == "" || len(room) > maxIDLength || len(session) > maxIDLength {
+	if room == "" || session == "" || len(room) > wire.MaxIDLength || len(session) > wire.MaxIDLength {
 		return store.InboundSession{}, fmt.Errorf("%w: an exported key", strictjson.ErrMalformed)
 	}
 	ref := store.SessionRef{RoomID: id.RoomID(room), SessionID: id.SessionID(session)}

@@ -11,6 +11,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -138,7 +139,7 @@ func (g *gossip) newKeyAsks(refs []store.SessionRef, others []*trustcache.Device
 // may look for a session by it (requirement 11.2).
 func keyRequestContent(from id.DeviceID, ref store.SessionRef, ask *keyAsk) json.RawMessage {
 	body := strictjson.Object{
-		{Name: "algorithm", Value: strictjson.Quote(algorithmMegolm)}, {Name: "room_id", Value: strictjson.Quote(ref.RoomID.String())}, {Name: "session_id", Value: strictjson.Quote(ref.SessionID.String())},
+		{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)}, {Name: "room_id", Value: strictjson.Quote(ref.RoomID.String())}, {Name: "session_id", Value: strictjson.Quote(ref.SessionID.String())},
 	}.Encode()
 	return strictjson.Object{
 		{Name: "action", Value: strictjson.Quote("request")}, {Name: "body", Value: body}, {Name: "request_id", Value: strictjson.Quote(ask.id)},

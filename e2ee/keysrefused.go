@@ -7,12 +7,13 @@ import (
 	"strings"
 	"time"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
 )
 
 // uploadTrial is what came of uploading the device's keys. It is guarded by the Device.
 type uploadTrial struct {
-	err      *UpstreamError // the last refusal; nil when the last upload was accepted
+	err      *wire.UpstreamError // the last refusal; nil when the last upload was accepted
 	failures backoff.Pauses
 	refusals int
 	next     time.Time // no other before this
@@ -24,8 +25,8 @@ const refusalsTold = 2
 
 // refused reports whether the homeserver did not want what it was sent, rather than
 // could not take it now.
-func refused(err error) (*UpstreamError, bool) {
-	var up *UpstreamError
+func refused(err error) (*wire.UpstreamError, bool) {
+	var up *wire.UpstreamError
 	if !errors.As(err, &up) || up.Status < 400 || up.Status >= 500 {
 		return nil, false
 	}
@@ -60,7 +61,7 @@ func (p *publication) uploadStands() error {
 }
 
 // keysRefused gives the homeserver's refusal of the device's keys, if it keeps refusing.
-func (p *publication) keysRefused() *UpstreamError {
+func (p *publication) keysRefused() *wire.UpstreamError {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.trial.refusals < refusalsTold {
@@ -69,11 +70,11 @@ func (p *publication) keysRefused() *UpstreamError {
 	return p.trial.err
 }
 
-func problemKeysRefused(why *UpstreamError) Problem {
+func problemKeysRefused(why *wire.UpstreamError) Problem {
 	return Problem{
 		"keys_refused",
 		fmt.Sprintf("The homeserver refuses the encryption keys of this device (%s), so that it can neither send nor read encrypted messages.",
-			strings.TrimSpace(fmt.Sprintf("%d %s", why.Status, truncate(why.ErrCode, 64)))),
+			strings.TrimSpace(fmt.Sprintf("%d %s", why.Status, wire.Truncate(why.ErrCode, 64)))),
 		"It is tried again by itself. If it stays so: log out and log in again with another device ID, or talk to the administrator of the homeserver.",
 	}
 }

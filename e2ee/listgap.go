@@ -9,6 +9,8 @@ import (
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/wire"
 )
 
 // What is known of users belongs to the account, the position up to which the homeserver
@@ -63,9 +65,9 @@ func (d *Device) changesUntil(ctx context.Context, to string) (changed, left []i
 		Changed []id.UserID `json:"changed"`
 		Left    []id.UserID `json:"left"`
 	}
-	err = d.call(ctx, request{
-		op: "read device list changes", method: http.MethodGet, path: mautrix.ClientURLPath{"v3", "keys", "changes"},
-		query: map[string]string{"from": from, "to": to}, result: &resp, large: true,
+	err = d.call(ctx, wire.Request{
+		Op: "read device list changes", Method: http.MethodGet, Path: mautrix.ClientURLPath{"v3", "keys", "changes"},
+		Query: map[string]string{"from": from, "to": to}, Result: &resp, Large: true,
 	})
 	if err != nil {
 		return nil, nil, err

@@ -11,6 +11,8 @@ import (
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/wire"
 )
 
 // maxLocated bounds the rooms that are looked through for the users of warnings.
@@ -39,7 +41,7 @@ func (d *Device) locateWarnings(ctx context.Context) error {
 			break
 		}
 		members, err := d.listMembers(ctx, roomID, false)
-		if code := upstreamStatus(err); code == http.StatusForbidden || code == http.StatusNotFound || errors.Is(err, errOutdatedList) {
+		if code := wire.Status(err); code == http.StatusForbidden || code == http.StatusNotFound || errors.Is(err, errOutdatedList) {
 			continue // not in that room any more, or not yet
 		}
 		if err != nil {
@@ -93,9 +95,9 @@ func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
 	var joined struct {
 		Rooms []id.RoomID `json:"joined_rooms"`
 	}
-	err = d.call(ctx, request{
-		op: "read the joined rooms", method: http.MethodGet,
-		path: mautrix.ClientURLPath{"v3", "joined_rooms"}, result: &joined, large: true,
+	err = d.call(ctx, wire.Request{
+		Op: "read the joined rooms", Method: http.MethodGet,
+		Path: mautrix.ClientURLPath{"v3", "joined_rooms"}, Result: &joined, Large: true,
 	})
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 )
@@ -84,7 +85,7 @@ func (p *part) dropToken(used secret.String) bool {
 // to the proxy's own request tells and /account/whoami confirms. A locked user's session
 // stays (requirement 22.2).
 func (d *Device) tokenGone(used secret.String, err error) bool {
-	var up *UpstreamError
+	var up *wire.UpstreamError
 	if !errors.As(err, &up) || up.Status != http.StatusUnauthorized {
 		return false
 	}

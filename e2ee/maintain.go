@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix"
+
+	"e2ee-proxy/e2ee/internal/wire"
 )
 
 const (
@@ -97,9 +99,9 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 	var resp struct {
 		Counts map[string]int `json:"one_time_key_counts"`
 	}
-	err = d.call(ctx, request{
-		op: "upload keys", method: http.MethodPost,
-		path: mautrix.ClientURLPath{"v3", "keys", "upload"}, body: body, result: &resp,
+	err = d.call(ctx, wire.Request{
+		Op: "upload keys", Method: http.MethodPost,
+		Path: mautrix.ClientURLPath{"v3", "keys", "upload"}, Body: body, Result: &resp,
 	})
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -115,10 +117,10 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 		}
 		s.after(func() {
 			d.deviceKeysWereTaken()
-			d.keySupply.count, d.keySupply.wanted = resp.Counts[algorithmSigned], false
+			d.keySupply.count, d.keySupply.wanted = resp.Counts[wire.AlgorithmSigned], false
 			d.roomTable.news++ // a sync that is under way may still tell of the supply before
 		})
-	case upstreamStatus(err) == http.StatusBadRequest && d.deviceKeysTaken():
+	case wire.Status(err) == http.StatusBadRequest && d.deviceKeysTaken():
 		s.account().setAside()
 		s.foundDead(err)
 		s.after(func() { d.keySupply.wanted = true })
@@ -141,9 +143,9 @@ func (k *keySupply) countKeys(ctx context.Context) error {
 	var resp struct {
 		Counts map[string]int `json:"one_time_key_counts"`
 	}
-	err := k.call(ctx, request{
-		op: "count keys", method: http.MethodPost,
-		path: mautrix.ClientURLPath{"v3", "keys", "upload"}, body: struct{}{}, result: &resp,
+	err := k.call(ctx, wire.Request{
+		Op: "count keys", Method: http.MethodPost,
+		Path: mautrix.ClientURLPath{"v3", "keys", "upload"}, Body: struct{}{}, Result: &resp,
 	})
 	if err != nil {
 		return err
@@ -157,7 +159,7 @@ func (k *keySupply) countKeys(ctx context.Context) error {
 
 // counted takes the homeserver's counts. The caller holds mu.
 func (k *keySupply) counted(counts map[string]int) {
-	k.count = counts[algorithmSigned]
+	k.count = counts[wire.AlgorithmSigned]
 	k.wanted = k.count < oneTimeKeysWanted/2+1
 }
 

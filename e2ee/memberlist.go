@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
 )
 
@@ -61,7 +62,7 @@ func (rt *roomTable) memberships(ctx context.Context, roomID id.RoomID) (map[id.
 	for listing := 1; ; listing++ {
 		members, err := rt.host.listMembers(ctx, roomID, listing == maxListings)
 		again := errors.Is(err, errOutdatedList) && listing < maxListings ||
-			upstreamStatus(err) == http.StatusInternalServerError && listing < maxFailedListings
+			wire.Status(err) == http.StatusInternalServerError && listing < maxFailedListings
 		if !again {
 			return members, err
 		}
@@ -136,10 +137,10 @@ func (rt *roomTable) fetchMembers(ctx context.Context, roomID id.RoomID) (map[id
 			} `json:"content"`
 		} `json:"chunk"`
 	}
-	err := rt.call(ctx, request{
-		op: "read the room's members", method: http.MethodGet,
-		path:  mautrix.ClientURLPath{"v3", "rooms", roomID, "members"},
-		query: map[string]string{"not_membership": "leave"}, result: &resp, large: true,
+	err := rt.call(ctx, wire.Request{
+		Op: "read the room's members", Method: http.MethodGet,
+		Path:  mautrix.ClientURLPath{"v3", "rooms", roomID, "members"},
+		Query: map[string]string{"not_membership": "leave"}, Result: &resp, Large: true,
 	})
 	if err != nil {
 		return nil, err

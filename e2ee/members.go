@@ -9,6 +9,8 @@ import (
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/wire"
 )
 
 // noteMember takes a membership event. Whoever leaves may have the key: the session is
@@ -145,12 +147,12 @@ func (rt *roomTable) visibility(ctx context.Context, roomID id.RoomID) (string, 
 	}
 	rt.mu.Unlock()
 	var content json.RawMessage
-	err = rt.call(ctx, request{
-		op: "read the room's history visibility", method: http.MethodGet,
-		path:   mautrix.ClientURLPath{"v3", "rooms", roomID, "state", typeVisibility, ""},
-		result: &content,
+	err = rt.call(ctx, wire.Request{
+		Op: "read the room's history visibility", Method: http.MethodGet,
+		Path:   mautrix.ClientURLPath{"v3", "rooms", roomID, "state", wire.TypeVisibility, ""},
+		Result: &content,
 	})
-	var up *UpstreamError
+	var up *wire.UpstreamError
 	if errors.As(err, &up) && up.Status == http.StatusNotFound && up.ErrCode == "M_NOT_FOUND" {
 		content, err = json.RawMessage(`{}`), nil
 	}

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -216,7 +217,7 @@ func (m *megolmState) findMoreOwners(ctx context.Context, jobs []*sealedEvent) e
 		}
 		s.mu.Lock()
 		for _, user := range append([]id.UserID{job.sender}, bridges...) {
-			if _, known := s.more[user]; !known && len(user) <= maxIDLength {
+			if _, known := s.more[user]; !known && len(user) <= wire.MaxIDLength {
 				want, whose = append(want, store.OwnersRef{SessionRef: job.ref, UserID: user}), append(whose, s)
 			}
 		}

@@ -10,21 +10,14 @@ import (
 	"slices"
 	"sync"
 
-	"maunium.net/go/mautrix/crypto/canonicaljson"
 	goolm "maunium.net/go/mautrix/crypto/goolm/account"
 	"maunium.net/go/mautrix/crypto/goolm/crypto"
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
-)
-
-const (
-	algorithmOlm    = "m.olm.v1.curve25519-aes-sha2"
-	algorithmMegolm = "m.megolm.v1.aes-sha2"
-	// algorithmSigned is the one-time key algorithm (requirement 3.1).
-	algorithmSigned = "signed_curve25519"
 )
 
 // olmAccount is the private half of a device. It is guarded by its Device.
@@ -76,7 +69,7 @@ func (a *olmAccount) pickle() secret.Bytes { return a.PickleLibOlm() }
 // signJSON signs an object as the spec's appendix says and adds the signature.
 // Unknown members survive.
 func (a *olmAccount) signJSON(obj json.RawMessage, user id.UserID, device id.DeviceID) (json.RawMessage, error) {
-	msg, err := signable(obj)
+	msg, err := wire.Signable(obj)
 	if err != nil {
 		return nil, err
 	}
@@ -84,43 +77,7 @@ func (a *olmAccount) signJSON(obj json.RawMessage, user id.UserID, device id.Dev
 	if err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
-	return addSignature(obj, user, "ed25519:"+device.String(), string(sig))
-}
-
-// signable is the canonical JSON of an object without signatures and unsigned (requirement 2.9).
-func signable(obj json.RawMessage) ([]byte, error) {
-	parsed, err := strictjson.Parse(obj)
-	if err != nil {
-		return nil, err
-	}
-	bare := parsed.Without("signatures").Without("unsigned").Encode()
-	if err := canonicaljson.Canonicalize(&bare); err != nil {
-		return nil, fmt.Errorf("canonical JSON: %w", err)
-	}
-	return bare, nil
-}
-
-// addSignature puts a signature into an object.
-func addSignature(obj json.RawMessage, user id.UserID, keyID, signature string) (json.RawMessage, error) {
-	parsed, err := strictjson.Parse(obj)
-	if err != nil {
-		return nil, err
-	}
-	signatures := map[string]map[string]string{}
-	if raw := parsed.Get("signatures"); raw != nil {
-		if err := json.Unmarshal(raw, &signatures); err != nil {
-			return nil, fmt.Errorf("%w: signatures", strictjson.ErrMalformed)
-		}
-	}
-	if signatures[user.String()] == nil {
-		signatures[user.String()] = map[string]string{}
-	}
-	signatures[user.String()][keyID] = signature
-	raw, err := json.Marshal(signatures)
-	if err != nil {
-		return nil, fmt.Errorf("encode signatures: %w", err)
-	}
-	return parsed.Set("signatures", raw).Encode(), nil
+	return wire.AddSignature(obj, user, "ed25519:"+device.String(), string(sig))
 }
 
 // deviceKeys is the signed object for /keys/upload (requirements 2.1 to 2.5).
@@ -128,7 +85,7 @@ func (a *olmAccount) deviceKeys(user id.UserID, device id.DeviceID) (json.RawMes
 	obj, err := json.Marshal(map[string]any{
 		"user_id":    user,
 		"device_id":  device,
-		"algorithms": []string{algorithmOlm, algorithmMegolm},
+		"algorithms": []string{wire.AlgorithmOlm, wire.AlgorithmMegolm},
 		"keys": map[string]string{
 			"ed25519:" + device.String():    a.ed25519.String(),
 			"curve25519:" + device.String(): a.curve25519.String(),
@@ -150,7 +107,7 @@ func (a *olmAccount) unpublished(user id.UserID, device id.DeviceID) (map[string
 			if err != nil {
 				return nil, err
 			}
-			out[algorithmSigned+":"+key.KeyIDEncoded()] = signed
+			out[wire.AlgorithmSigned+":"+key.KeyIDEncoded()] = signed
 		}
 	}
 	return out, nil
@@ -166,7 +123,7 @@ func (a *olmAccount) unpublishedFallback(user id.UserID, device id.DeviceID) (ma
 	if err != nil {
 		return nil, err
 	}
-	return map[string]json.RawMessage{algorithmSigned + ":" + a.CurrentFallbackKey.KeyIDEncoded(): signed}, nil
+	return map[string]json.RawMessage{wire.AlgorithmSigned + ":" + a.CurrentFallbackKey.KeyIDEncoded(): signed}, nil
 }
 
 func (a *olmAccount) signedKey(key *crypto.OneTimeKey, user id.UserID, device id.DeviceID, fallback bool) (json.RawMessage, error) {
@@ -181,11 +138,11 @@ func (a *olmAccount) signedKey(key *crypto.OneTimeKey, user id.UserID, device id
 func (a *olmAccount) markPublished(oneTime, fallback map[string]json.RawMessage) {
 	ids := slices.Collect(maps.Keys(oneTime))
 	for i := range a.OTKeys {
-		if slices.Contains(ids, algorithmSigned+":"+a.OTKeys[i].KeyIDEncoded()) {
+		if slices.Contains(ids, wire.AlgorithmSigned+":"+a.OTKeys[i].KeyIDEncoded()) {
 			a.OTKeys[i].Published = true
 		}
 	}
-	if _, ok := fallback[algorithmSigned+":"+a.CurrentFallbackKey.KeyIDEncoded()]; ok && a.NumFallbackKeys > 0 {
+	if _, ok := fallback[wire.AlgorithmSigned+":"+a.CurrentFallbackKey.KeyIDEncoded()]; ok && a.NumFallbackKeys > 0 {
 		a.CurrentFallbackKey.Published = true
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -117,7 +118,7 @@ var (
 // sessions and the step, none of which is kept when it fails (requirement 6.13).
 // The caller holds mu.
 func (o *olmState) decryptOlm(ev *olmEvent, sessions *olmSessions, seen map[[32]byte]bool, s *step) ([]byte, error) {
-	if ev.Algorithm != algorithmOlm {
+	if ev.Algorithm != wire.AlgorithmOlm {
 		return nil, fmt.Errorf("%w: algorithm", errNotForUs)
 	}
 	msg, ok := ev.Ciphertext[o.account.curve25519]

@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/crypto/signatures"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -52,16 +53,16 @@ func (o *olmState) claim(ctx context.Context, devices []*trustcache.Device) (map
 			if wanted[dev.UserID] == nil {
 				wanted[dev.UserID] = make(map[id.DeviceID]string)
 			}
-			wanted[dev.UserID][dev.DeviceID] = algorithmSigned
+			wanted[dev.UserID][dev.DeviceID] = wire.AlgorithmSigned
 		}
 		var resp struct {
 			Keys map[id.UserID]map[id.DeviceID]map[string]json.RawMessage `json:"one_time_keys"`
 		}
-		err := o.call(ctx, request{
-			op: "claim one-time keys", method: http.MethodPost,
-			path:   mautrix.ClientURLPath{"v3", "keys", "claim"},
-			body:   map[string]any{"one_time_keys": wanted, "timeout": 10000},
-			result: &resp, large: true,
+		err := o.call(ctx, wire.Request{
+			Op: "claim one-time keys", Method: http.MethodPost,
+			Path:   mautrix.ClientURLPath{"v3", "keys", "claim"},
+			Body:   map[string]any{"one_time_keys": wanted, "timeout": 10000},
+			Result: &resp, Large: true,
 		})
 		if err != nil {
 			return nil, err
@@ -101,7 +102,7 @@ func onAllCores(n int, do func(i int)) {
 
 // checkOneTimeKey gives the key if the device has signed it, else nothing.
 func checkOneTimeKey(name string, raw json.RawMessage, dev *trustcache.Device) id.Curve25519 {
-	if len(name) <= len(algorithmSigned) || name[:len(algorithmSigned)+1] != algorithmSigned+":" {
+	if len(name) <= len(wire.AlgorithmSigned) || name[:len(wire.AlgorithmSigned)+1] != wire.AlgorithmSigned+":" {
 		return ""
 	}
 	obj, err := strictjson.Parse(raw)
@@ -224,7 +225,7 @@ func (f *envelopeFrame) seal(s *session.OlmSession, to *trustcache.Device) (json
 	}
 	// Written out, because there may be a thousand of them. The body is base64.
 	out := make([]byte, 0, len(body)+256)
-	out = append(out, `{"algorithm":"`+algorithmOlm+`","ciphertext":{`...)
+	out = append(out, `{"algorithm":"`+wire.AlgorithmOlm+`","ciphertext":{`...)
 	out = strictjson.AppendQuote(out, to.Curve25519.String())
 	out = fmt.Appendf(out, `:{"type":%d,"body":"`, kind)
 	out = append(out, body...)

@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/crypto/olm"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -110,7 +111,7 @@ func parseSealed(in Incoming) *sealedEvent {
 	sender, ok := event.Text("sender")
 	eventType, typed := event.Text("type")
 	eventID, _ := event.Text("event_id")
-	if !ok || !typed || len(sender) > maxIDLength || len(eventID) > maxIDLength {
+	if !ok || !typed || len(sender) > wire.MaxIDLength || len(eventID) > wire.MaxIDLength {
 		return nil
 	}
 	job.sender, job.eventID, job.clearType = id.UserID(sender), id.EventID(eventID), eventType
@@ -134,7 +135,7 @@ func parseSealed(in Incoming) *sealedEvent {
 	sessionID, _ := job.outer.Text("session_id")
 	cipher, ok := job.outer.Text("ciphertext")
 	job.ref, job.cipher = store.SessionRef{RoomID: in.RoomID, SessionID: id.SessionID(sessionID)}, cipher
-	if eventID == "" || algorithm != algorithmMegolm || sessionID == "" || len(sessionID) > maxIDLength || !ok || cipher == "" {
+	if eventID == "" || algorithm != wire.AlgorithmMegolm || sessionID == "" || len(sessionID) > wire.MaxIDLength || !ok || cipher == "" {
 		job.ref = store.SessionRef{}
 		job.cipher, job.err = "?", strictjson.ErrMalformed
 	}

@@ -14,6 +14,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
@@ -106,12 +107,12 @@ func (o *olmState) flushOutbox(ctx context.Context) error {
 
 // sendToDevice delivers one item. The transaction ID makes repeating it harmless.
 func (o *olmState) sendToDevice(ctx context.Context, item store.OutboxItem) error {
-	err := o.call(ctx, request{
-		op: "send to devices", method: http.MethodPut,
-		path: mautrix.ClientURLPath{"v3", "sendToDevice", item.EventType, item.TxnID},
-		body: item.Body,
+	err := o.call(ctx, wire.Request{
+		Op: "send to devices", Method: http.MethodPut,
+		Path: mautrix.ClientURLPath{"v3", "sendToDevice", item.EventType, item.TxnID},
+		Body: item.Body,
 	})
-	var up *UpstreamError
+	var up *wire.UpstreamError
 	if errors.As(err, &up) {
 		switch up.Status {
 		case http.StatusBadRequest, http.StatusRequestEntityTooLarge:

@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
@@ -192,10 +193,10 @@ func (b *backups) restoreHistory(ctx context.Context) error {
 // download reads all keys of a backup.
 func (b *backups) download(ctx context.Context, version string, each func(store.SessionRef, json.RawMessage) error) error {
 	token := b.currentToken()
-	return b.eng.hs.stream(ctx, token, request{
-		op: "download the key backup", method: http.MethodGet,
-		path:  mautrix.ClientURLPath{"v3", "room_keys", "keys"},
-		query: map[string]string{"version": version}, patient: restorePatience,
+	return b.eng.hs.Stream(ctx, token, wire.Request{
+		Op: "download the key backup", Method: http.MethodGet,
+		Path:  mautrix.ClientURLPath{"v3", "room_keys", "keys"},
+		Query: map[string]string{"version": version}, Patient: restorePatience,
 	}, func(body io.Reader) error { return readBackup(body, each) })
 }
 
@@ -218,7 +219,7 @@ func readBackup(body io.Reader, each func(store.SessionRef, json.RawMessage) err
 						return err
 					}
 					meter.used = 0
-					if len(room) > maxIDLength || len(session) > maxIDLength {
+					if len(room) > wire.MaxIDLength || len(session) > wire.MaxIDLength {
 						return nil
 					}
 					ref := store.SessionRef{RoomID: id.RoomID(room), SessionID: id.SessionID(session)}

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -39,7 +40,7 @@ func (b *batch) roomKey(msg *received) {
 		SharedHistory json.RawMessage `json:"shared_history"`
 		SharedMSC3061 json.RawMessage `json:"org.matrix.msc3061.shared_history"`
 	}
-	if strictjson.Unmarshal(msg.Content, &key) != nil || key.Algorithm != algorithmMegolm || key.RoomID == "" || len(key.RoomID) > maxIDLength {
+	if strictjson.Unmarshal(msg.Content, &key) != nil || key.Algorithm != wire.AlgorithmMegolm || key.RoomID == "" || len(key.RoomID) > wire.MaxIDLength {
 		b.refused++
 		return
 	}

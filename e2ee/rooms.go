@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
@@ -70,7 +71,7 @@ func (rt *roomTable) roomState(ctx context.Context, roomID id.RoomID) (*room, er
 func (rt *roomTable) loadRooms(ctx context.Context, updates []RoomUpdate) error {
 	var missing []id.RoomID
 	for _, u := range updates {
-		if rt.known[u.RoomID] == nil && len(u.RoomID) <= maxIDLength {
+		if rt.known[u.RoomID] == nil && len(u.RoomID) <= wire.MaxIDLength {
 			missing = append(missing, u.RoomID)
 		}
 	}
@@ -105,7 +106,7 @@ func (d *Device) RoomEncryption(ctx context.Context, roomID id.RoomID) (RoomEncr
 	d.mu.Unlock()
 
 	got, err := d.eng.findEncryption(ctx, d.acct.user, roomID, d.readState)
-	var up *UpstreamError
+	var up *wire.UpstreamError
 	switch {
 	case errors.Is(err, ErrNotYetEncrypted):
 		return RoomUnknown, err
@@ -145,7 +146,7 @@ func (r *room) encryption() RoomEncryption {
 	switch {
 	case !r.encrypted:
 		return RoomUnknown
-	case r.row.Algorithm == algorithmMegolm:
+	case r.row.Algorithm == wire.AlgorithmMegolm:
 		return RoomEncrypted
 	default:
 		return RoomUnsupported
@@ -214,7 +215,7 @@ func parseEncryption(content json.RawMessage) (algorithm string, period time.Dur
 	if raw := obj.Get("rotation_period_msgs"); raw != nil && json.Unmarshal(raw, &n) == nil {
 		messages = int64(min(max(n, 1), maxRotationMessages))
 	}
-	return truncate(algorithm, maxIDLength), period, messages
+	return wire.Truncate(algorithm, wire.MaxIDLength), period, messages
 }
 
 // noteVisibility takes a history visibility.

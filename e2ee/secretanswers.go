@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -49,7 +50,7 @@ func (b *batch) secretRequested(ev *toDevice) {
 	}
 	d := b.d
 	if strictjson.Unmarshal(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
-		req.Device == "" || req.RequestID == "" || len(req.RequestID) > maxIDLength || len(req.Device) > maxIDLength {
+		req.Device == "" || req.RequestID == "" || len(req.RequestID) > wire.MaxIDLength || len(req.Device) > wire.MaxIDLength {
 		b.refused++
 		return
 	}
@@ -205,5 +206,5 @@ func (g *gossip) secretContent(ctx context.Context, req secretRequest, own *trus
 	if !plausibleSecret(req.Name, stored.Value.Reveal(), own) {
 		return nil, nil
 	}
-	return strictjson.Object{{Name: "request_id", Value: strictjson.Quote(req.ID)}, {Name: "secret", Value: strictjson.Quote(b64(stored.Value.Reveal()))}}.Encode(), nil
+	return strictjson.Object{{Name: "request_id", Value: strictjson.Quote(req.ID)}, {Name: "secret", Value: strictjson.Quote(wire.Base64(stored.Value.Reveal()))}}.Encode(), nil
 }

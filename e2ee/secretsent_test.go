@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -36,12 +37,14 @@ func TestWhoseSecretsAreTaken(t *testing.T) {
 	}{
 		{"as asked", func(*Device, *received, *trustcache.User) {}, true},
 		{"padded (14.3)", func(_ *Device, msg *received, _ *trustcache.User) {
-			msg.Content = answerWith("ask", b64(master.Seed())+"=")
+			msg.Content = answerWith("ask", wire.Base64(master.Seed())+"=")
 		}, true},
 		{"another request", func(_ *Device, msg *received, _ *trustcache.User) {
-			msg.Content = answerWith("other", b64(master.Seed()))
+			msg.Content = answerWith("other", wire.Base64(master.Seed()))
 		}, false},
-		{"no request", func(_ *Device, msg *received, _ *trustcache.User) { msg.Content = answerWith("", b64(master.Seed())) }, false},
+		{"no request", func(_ *Device, msg *received, _ *trustcache.User) {
+			msg.Content = answerWith("", wire.Base64(master.Seed()))
+		}, false},
 		{"nothing was asked for", func(d *Device, _ *received, _ *trustcache.User) { d.gossip.secretAsks = nil }, false},
 		{"late", func(d *Device, _ *received, _ *trustcache.User) { d.eng.now = nowAt(3000) }, false},
 		{"of another user", func(_ *Device, msg *received, _ *trustcache.User) { msg.Sender = "@mallory:x" }, false},
@@ -64,11 +67,13 @@ func TestWhoseSecretsAreTaken(t *testing.T) {
 		}, false},
 		{"over a session of another Curve25519 key", func(_ *Device, msg *received, _ *trustcache.User) { msg.SenderKey = "another" }, false},
 		{"in the name of another Ed25519 key", func(_ *Device, msg *received, _ *trustcache.User) { msg.Keys.Ed25519 = "another" }, false},
-		{"another key than the published one", func(_ *Device, msg *received, _ *trustcache.User) { msg.Content = answerWith("ask", b64(other.Seed())) }, false},
+		{"another key than the published one", func(_ *Device, msg *received, _ *trustcache.User) {
+			msg.Content = answerWith("ask", wire.Base64(other.Seed()))
+		}, false},
 		{"no key is published", func(_ *Device, _ *received, own *trustcache.User) { own.Current = "" }, false},
 		{"no base64", func(_ *Device, msg *received, _ *trustcache.User) { msg.Content = answerWith("ask", "???") }, false},
 		{"too long", func(_ *Device, msg *received, _ *trustcache.User) {
-			msg.Content = answerWith("ask", b64(make([]byte, 2*maxSecret)))
+			msg.Content = answerWith("ask", wire.Base64(make([]byte, 2*maxSecret)))
 		}, false},
 	} {
 		d := &Device{
@@ -84,14 +89,14 @@ func TestWhoseSecretsAreTaken(t *testing.T) {
 				Algorithms: []id.Algorithm{id.AlgorithmOlmV1, id.AlgorithmMegolmV1},
 			}},
 		}
-		msg := &received{SenderKey: "curve", envelope: envelope{Sender: "@alice:x", Keys: edKey{"ed"}, Content: answerWith("ask", b64(master.Seed()))}}
+		msg := &received{SenderKey: "curve", envelope: envelope{Sender: "@alice:x", Keys: edKey{"ed"}, Content: answerWith("ask", wire.Base64(master.Seed()))}}
 		tc.change(d, msg, own)
 		b := &batch{d: d, ch: &store.Changes{}}
 		b.secretSent(msg, own)
 		if taken := len(b.ch.Secrets) > 0; taken != tc.taken || taken == (b.refused > 0) || taken != (len(b.answered) > 0) {
 			t.Errorf("%s: taken %v, refused %d", tc.name, taken, b.refused)
 		}
-		if tc.taken && (b.ch.Secrets[0].Name != secretMaster || b64(b.ch.Secrets[0].Value.Reveal()) != b64(master.Seed())) {
+		if tc.taken && (b.ch.Secrets[0].Name != secretMaster || wire.Base64(b.ch.Secrets[0].Value.Reveal()) != wire.Base64(master.Seed())) {
 			t.Errorf("%s: another secret was taken", tc.name)
 		}
 	}

@@ -3,8 +3,6 @@ package e2ee
 import (
 	"bytes"
 	"context"
-	"crypto/aes"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +14,7 @@ import (
 	"maunium.net/go/mautrix/crypto/ssss"
 	"maunium.net/go/mautrix/crypto/utils"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -30,11 +29,11 @@ const (
 // empty counts as none: that is how clients delete it.
 func (p *part) accountData(ctx context.Context, name string) (json.RawMessage, error) {
 	var raw json.RawMessage
-	err := p.call(ctx, request{
-		op: "read account data", method: http.MethodGet,
-		path: mautrix.ClientURLPath{"v3", "user", p.acct.user, "account_data", name}, result: &raw,
+	err := p.call(ctx, wire.Request{
+		Op: "read account data", Method: http.MethodGet,
+		Path: mautrix.ClientURLPath{"v3", "user", p.acct.user, "account_data", name}, Result: &raw,
 	})
-	if upstreamStatus(err) == http.StatusNotFound {
+	if wire.Status(err) == http.StatusNotFound {
 		return nil, nil
 	}
 	if obj, bad := strictjson.Parse(raw); err == nil && bad == nil && len(obj) == 0 {
@@ -44,9 +43,9 @@ func (p *part) accountData(ctx context.Context, name string) (json.RawMessage, e
 }
 
 func (p *part) setAccountData(ctx context.Context, name string, value any) error {
-	return p.call(ctx, request{
-		op: "write account data", method: http.MethodPut,
-		path: mautrix.ClientURLPath{"v3", "user", p.acct.user, "account_data", name}, body: value,
+	return p.call(ctx, wire.Request{
+		Op: "write account data", Method: http.MethodPut,
+		Path: mautrix.ClientURLPath{"v3", "user", p.acct.user, "account_data", name}, Body: value,
 	})
 }
 
@@ -67,13 +66,6 @@ func changesOwnSide(events []json.RawMessage) bool {
 			return strings.HasPrefix(ev.Type, accountDataStorageKey)
 		}
 	})
-}
-
-// storageDescription is the default key of an account's secret storage, as the account's
-// data describes it (requirements 14.1, 14.4).
-type storageDescription struct {
-	ID   string
-	Meta ssss.KeyMetadata
 }
 
 // defaultStorage reads the description of the default key; nil when there is no default
@@ -98,10 +90,6 @@ func (o *ownIdentity) defaultStorage(ctx context.Context) (*storageDescription, 
 	}
 	return out, nil
 }
-
-// checkable reports whether the description holds what tells a right key from a wrong
-// one (requirement 14.2).
-func (s *storageDescription) checkable() bool { return s.Meta.IV != "" && s.Meta.MAC != "" }
 
 // completeStorage makes secret storage with a default key if there is none, and a key
 // backup if there is none, and stores the secrets in it (requirements 1.3 to 1.5).
@@ -309,25 +297,6 @@ func (o *ownIdentity) newStorageKey(ctx context.Context) (*ssss.Key, error) {
 		return nil, fmt.Errorf("store the key of secret storage: %w", err)
 	}
 	return key, nil
-}
-
-// checkableKey makes a key whose check data anybody's AES-CTR computes alike: bit 63 of
-// its IV, the first of the counter, is not set (requirement 14.2). The library leaves that
-// to chance, so that every other key will do.
-func checkableKey() (*ssss.Key, error) {
-	for {
-		key, err := ssss.NewKey("")
-		if err != nil {
-			return nil, err
-		}
-		iv, err := base64.RawStdEncoding.DecodeString(key.Metadata.IV)
-		if err != nil {
-			return nil, err
-		}
-		if len(iv) == aes.BlockSize && iv[aes.BlockSize/2]&0x80 == 0 {
-			return key, nil
-		}
-	}
 }
 
 // storing says what becomes of other values of a secret. The zero value harms none.

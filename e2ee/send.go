@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
@@ -128,7 +129,7 @@ func (m *megolmState) seal(ctx context.Context, ref store.TxnRef, out Outgoing, 
 	}
 	content := make(strictjson.Object, 0, 4)
 	content = append(content,
-		strictjson.Member{Name: "algorithm", Value: strictjson.Quote(algorithmMegolm)},
+		strictjson.Member{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)},
 		strictjson.Member{Name: "ciphertext", Value: strictjson.Quote(string(cipher))},
 		strictjson.Member{Name: "session_id", Value: strictjson.Quote(session.row.SessionID.String())})
 	if relation != nil {
@@ -158,7 +159,7 @@ func clearPayload(out Outgoing) (payload []byte, relation json.RawMessage, err e
 	}
 	if whole := content.Get("m.relates_to"); whole != nil {
 		var more bool
-		if relation, more = ClearRelation(whole); !more {
+		if relation, more = wire.ClearRelation(whole); !more {
 			content = content.Without("m.relates_to")
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 )
@@ -47,10 +48,10 @@ const (
 func (e *Engine) askEnd(ctx context.Context, token secret.String) sessionEnd {
 	ctx, cancel := context.WithTimeout(ctx, askEndTimeout)
 	defer cancel()
-	err := e.hs.call(ctx, token, request{
-		op: "ask whether a session has ended", method: http.MethodGet, path: mautrix.ClientURLPath{"v3", "account", "whoami"},
+	err := e.hs.Call(ctx, token, wire.Request{
+		Op: "ask whether a session has ended", Method: http.MethodGet, Path: mautrix.ClientURLPath{"v3", "account", "whoami"},
 	})
-	var up *UpstreamError
+	var up *wire.UpstreamError
 	switch {
 	case err == nil:
 		return endAlive

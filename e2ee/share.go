@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -258,7 +259,7 @@ func roomKeyContent(o *outbound) (json.RawMessage, error) {
 		return nil, fmt.Errorf("export the room key: %w", err)
 	}
 	raw, err := json.Marshal(map[string]any{
-		"algorithm": algorithmMegolm, "room_id": o.row.RoomID, "session_id": o.row.SessionID,
+		"algorithm": wire.AlgorithmMegolm, "room_id": o.row.RoomID, "session_id": o.row.SessionID,
 		"session_key": string(key), "shared_history": o.settings.Shareable, // requirement 17.1
 		"org.matrix.msc3061.shared_history": o.settings.Shareable,
 	})
@@ -283,7 +284,7 @@ func (d *Device) withheldNotes(o *outbound, untold []withhold) (shares []store.S
 			Curve25519: w.device.Curve25519.String(), Withheld: w.code,
 		})
 		notes = append(notes, message{w.device, strictjson.Object{
-			{Name: "algorithm", Value: strictjson.Quote(algorithmMegolm)},
+			{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)},
 			{Name: "code", Value: strictjson.Quote(w.code)},
 			{Name: "reason", Value: strictjson.Quote(withheldReason(w.code))},
 			{Name: "room_id", Value: strictjson.Quote(o.row.RoomID.String())},
@@ -319,7 +320,7 @@ func (s *step) noOlmNotes(o *outbound, without []*trustcache.Device) (shares []s
 			Curve25519: dev.Curve25519.String(), Withheld: "m.no_olm",
 		})
 		notes = append(notes, message{dev, strictjson.Object{
-			{Name: "algorithm", Value: strictjson.Quote(algorithmMegolm)},
+			{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)},
 			{Name: "code", Value: strictjson.Quote("m.no_olm")},
 			{Name: "reason", Value: strictjson.Quote(withheldReason("m.no_olm"))},
 			{Name: "sender_key", Value: strictjson.Quote(d.olmState.account.curve25519.String())},

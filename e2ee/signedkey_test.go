@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/crypto/goolm/crypto"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -59,7 +60,7 @@ func TestSetLeavesTheRest(t *testing.T) {
 	if got, want := string(obj.Set("fallback", json.RawMessage("true")).Encode()), before+`,"fallback":true}`; got != want {
 		t.Errorf("added:\n%s\nwant\n%s", got, want)
 	}
-	signed, err := addSignature(json.RawMessage(before+`}`), "@a:hs", "ed25519:A", "mine")
+	signed, err := wire.AddSignature(json.RawMessage(before+`}`), "@a:hs", "ed25519:A", "mine")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,15 +69,15 @@ func TestSetLeavesTheRest(t *testing.T) {
 		t.Errorf("signed:\n%s\nwant\n%s", signed, want)
 	}
 	// What others sign is what was there before the signature came.
-	one, err := signable(json.RawMessage(`{"key":"k"}`))
+	one, err := wire.Signable(json.RawMessage(`{"key":"k"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	two, err := addSignature(one, "@a:hs", "ed25519:A", "mine")
+	two, err := wire.AddSignature(one, "@a:hs", "ed25519:A", "mine")
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := signable(two)
+	again, err := wire.Signable(two)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
 )
 
@@ -23,14 +24,6 @@ const (
 	// loopGrace is how long the loop waits when it starts: what a client begins with is
 	// often a sync, which would end ours at once.
 	loopGrace = 5 * time.Millisecond
-)
-
-// encryptionState are the state events that matter to encryption.
-const (
-	typeEncryption = "m.room.encryption"
-	typeVisibility = "m.room.history_visibility"
-	typeMember     = "m.room.member"
-	typeCreate     = "m.room.create"
 )
 
 // ownFilter lets through only what the engine needs. The first sync leaves out the
@@ -201,9 +194,9 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 		query["since"] = since
 	}
 	var resp ownSync
-	err = d.call(pollCtx, request{
-		op: "sync", method: http.MethodGet, path: mautrix.ClientURLPath{"v3", "sync"},
-		query: query, result: &resp, patient: timeout, large: true,
+	err = d.call(pollCtx, wire.Request{
+		Op: "sync", Method: http.MethodGet, Path: mautrix.ClientURLPath{"v3", "sync"},
+		Query: query, Result: &resp, Patient: timeout, Large: true,
 	})
 	if err != nil {
 		if errors.Is(context.Cause(pollCtx), errClientSyncs) {

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -122,7 +123,7 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 // parseToDevice reads an event strictly; nil when it is not one.
 func parseToDevice(raw json.RawMessage) (*toDevice, *olmEvent) {
 	var ev toDevice
-	if err := strictjson.Unmarshal(raw, &ev); err != nil || ev.Type == "" || ev.Sender == "" || len(ev.Sender) > maxIDLength {
+	if err := strictjson.Unmarshal(raw, &ev); err != nil || ev.Type == "" || ev.Sender == "" || len(ev.Sender) > wire.MaxIDLength {
 		return nil, nil
 	}
 	if ev.Type != "m.room.encrypted" {
@@ -247,30 +248,22 @@ func (b *batch) withheld(ev *toDevice) {
 		SenderKey id.Curve25519 `json:"sender_key"`
 		FromDev   id.DeviceID   `json:"from_device"`
 	}
-	if err := strictjson.Unmarshal(ev.Content, &note); err != nil || note.Code == "" || len(note.Code) > maxIDLength {
+	if err := strictjson.Unmarshal(ev.Content, &note); err != nil || note.Code == "" || len(note.Code) > wire.MaxIDLength {
 		b.refused++
 		return
 	}
 	if note.Code == "m.no_olm" {
-		if len(note.FromDev) <= maxIDLength && (note.SenderKey == "" || trustcache.OneSpelling(note.SenderKey)) { // requirement 10.4: the key is always there
+		if len(note.FromDev) <= wire.MaxIDLength && (note.SenderKey == "" || trustcache.OneSpelling(note.SenderKey)) { // requirement 10.4: the key is always there
 			b.wedged = append(b.wedged, wedgedDevice{ev.Sender, note.SenderKey, note.FromDev})
 		}
 		return
 	}
-	if note.RoomID == "" || note.SessionID == "" || len(note.SessionID) > maxIDLength || len(note.RoomID) > maxIDLength {
+	if note.RoomID == "" || note.SessionID == "" || len(note.SessionID) > wire.MaxIDLength || len(note.RoomID) > wire.MaxIDLength {
 		b.refused++
 		return
 	}
 	b.ch.Withheld = append(b.ch.Withheld, store.WithheldNote{
 		SessionRef: store.SessionRef{RoomID: note.RoomID, SessionID: note.SessionID},
-		Code:       note.Code, Reason: truncate(note.Reason, maxIDLength),
+		Code:       note.Code, Reason: wire.Truncate(note.Reason, wire.MaxIDLength),
 	})
-}
-
-// truncate cuts a text of the network to at most n bytes of valid UTF-8.
-func truncate(s string, n int) string {
-	if len(s) > n {
-		s = s[:n]
-	}
-	return strings.ToValidUTF8(s, "")
 }

@@ -12,6 +12,7 @@ func inner() map[string][][]string {
 	return map[string][][]string{
 		"e2ee": {
 			{"locks"},
+			{"wire"},
 		},
 	}
 }

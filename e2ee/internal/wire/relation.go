@@ -1,4 +1,4 @@
-package e2ee
+package wire
 
 import (
 	"bytes"
@@ -16,7 +16,7 @@ import (
 
 // maxRelationText bounds each text of a relation in clear, in bytes: names, event IDs, and
 // the key of a reaction, which is an emoji or the address of a picture.
-const maxRelationText = maxIDLength
+const maxRelationText = MaxIDLength
 
 // ClearRelation gives what of a relation may stand in clear, nil when it is nothing. more
 // says that the relation has anything beyond that.
@@ -76,10 +76,10 @@ func mayStandInClear(name string, of strictjson.Object) bool {
 	return name != "event_id" || text[0] == '$'
 }
 
-// completeRelation gives the relation of a decrypted event, nil when it has none. The one
+// CompleteRelation gives the relation of a decrypted event, nil when it has none. The one
 // in clear counts, also by its absence (conflict 0.3); what the sender sealed is added to it
 // where both are the same as far as they can stand in clear.
-func completeRelation(clear, sealed json.RawMessage) json.RawMessage {
+func CompleteRelation(clear, sealed json.RawMessage) json.RawMessage {
 	outside, _ := ClearRelation(clear)
 	inside, more := ClearRelation(sealed)
 	rel, err := strictjson.Parse(clear)

@@ -1,4 +1,4 @@
-package e2ee
+package wire
 
 import (
 	"bytes"
@@ -17,35 +17,39 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/secret"
-	"e2ee-proxy/trustcache"
 )
 
-// homeserver makes the engine's own requests in the name of one device.
-type homeserver struct {
+// Homeserver makes the engine's own requests in the name of one device.
+type Homeserver struct {
 	base    *url.URL
 	client  *http.Client
 	timeout time.Duration
 	large   *largeAnswers
 }
 
-// request is one call. Body is marshalled unless nil; Result receives the answer unless nil.
-type request struct {
-	op     string
-	method string
-	path   mautrix.ClientURLPath
-	query  map[string]string
-	body   any
-	result any
+// NewHomeserver gives a homeserver whose calls end after timeout, unless they are patient.
+func NewHomeserver(base *url.URL, client *http.Client, timeout time.Duration) *Homeserver {
+	return &Homeserver{base: base, client: client, timeout: timeout, large: newLargeAnswers()}
+}
+
+// Request is one call. Body is marshalled unless nil; Result receives the answer unless nil.
+type Request struct {
+	Op     string
+	Method string
+	Path   mautrix.ClientURLPath
+	Query  map[string]string
+	Body   any
+	Result any
 	// large says that the answer grows with the account, user whose that is. See answers.go.
-	large bool
-	user  id.UserID
+	Large bool
+	User  id.UserID
 	// patient requests may take longer than the timeout: long polls.
-	patient time.Duration
+	Patient time.Duration
 }
 
 // call sends a request with a token. Every error is an *UpstreamError.
-func (h *homeserver) call(ctx context.Context, token secret.String, r request) error {
-	ctx, cancel := context.WithTimeout(ctx, h.timeout+r.patient)
+func (h *Homeserver) Call(ctx context.Context, token secret.String, r Request) error {
+	ctx, cancel := context.WithTimeout(ctx, h.timeout+r.Patient)
 	defer cancel()
 	quiet := zerolog.Nop()
 	ctx = quiet.WithContext(ctx) // the client logs whole URLs otherwise
@@ -56,14 +60,14 @@ func (h *homeserver) call(ctx context.Context, token secret.String, r request) e
 		Log:             zerolog.Nop(),
 		IgnoreRateLimit: true,
 	}
-	body, headers := r.body, http.Header(nil)
-	raw, encoded := r.body.(json.RawMessage)
+	body, headers := r.Body, http.Header(nil)
+	raw, encoded := r.Body.(json.RawMessage)
 	if encoded { // it is sent as it is
 		body, headers = nil, http.Header{"Content-Type": {"application/json"}}
 	}
 	contents, resp, err := cli.MakeFullRequestWithResp(ctx, mautrix.FullRequest{
-		Method:           r.method,
-		URL:              cli.BuildURLWithQuery(r.path, r.query),
+		Method:           r.Method,
+		URL:              cli.BuildURLWithQuery(r.Path, r.Query),
 		RequestJSON:      body,
 		RequestBytes:     raw,
 		Headers:          headers,
@@ -76,35 +80,35 @@ func (h *homeserver) call(ctx context.Context, token secret.String, r request) e
 	if err == nil {
 		return nil
 	}
-	return upstreamError(r.op, resp, contents, err)
+	return upstreamError(r.Op, resp, contents, err)
 }
 
 // stream is call for an answer that is too large for memory: read gets its body.
-func (h *homeserver) stream(ctx context.Context, token secret.String, r request, read func(io.Reader) error) error {
-	ctx, cancel := context.WithTimeout(ctx, h.timeout+r.patient)
+func (h *Homeserver) Stream(ctx context.Context, token secret.String, r Request, read func(io.Reader) error) error {
+	ctx, cancel := context.WithTimeout(ctx, h.timeout+r.Patient)
 	defer cancel()
 	cli := &mautrix.Client{HomeserverURL: h.base, Log: zerolog.Nop()}
-	req, err := http.NewRequestWithContext(ctx, r.method, cli.BuildURLWithQuery(r.path, r.query), nil)
+	req, err := http.NewRequestWithContext(ctx, r.Method, cli.BuildURLWithQuery(r.Path, r.Query), nil)
 	if err != nil {
-		return &UpstreamError{Op: r.op, Cause: errNoAnswer}
+		return &UpstreamError{Op: r.Op, Cause: errNoAnswer}
 	}
 	req.Header.Set("Authorization", "Bearer "+token.Reveal())
 	resp, err := h.client.Do(req)
 	if err != nil {
-		return upstreamError(r.op, nil, nil, err)
+		return upstreamError(r.Op, nil, nil, err)
 	}
 	defer func() { _ = resp.Body.Close() }() // what was read tells what went wrong
 	if resp.StatusCode != http.StatusOK {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 		var said mautrix.RespError
 		_ = json.Unmarshal(body, &said) // an answer that is no Matrix error has a status all the same
-		return upstreamError(r.op, resp, body, mautrix.HTTPError{Response: resp, RespError: &said})
+		return upstreamError(r.Op, resp, body, mautrix.HTTPError{Response: resp, RespError: &said})
 	}
 	if err := read(resp.Body); err != nil {
 		if ctx.Err() != nil {
-			return upstreamError(r.op, nil, nil, ctx.Err())
+			return upstreamError(r.Op, nil, nil, ctx.Err())
 		}
-		return fmt.Errorf("%s: %w", r.op, err)
+		return fmt.Errorf("%s: %w", r.Op, err)
 	}
 	return nil
 }
@@ -171,44 +175,3 @@ var (
 	errNoAnswer  = errors.New("no answer")
 	errBadAnswer = errors.New("the answer could not be read")
 )
-
-// keyQuery is the caller of /keys/query for one device, for trustcache.
-type keyQuery struct {
-	hs    *homeserver
-	token secret.String
-	user  id.UserID
-}
-
-type queryResponse struct {
-	DeviceKeys      map[id.UserID]map[id.DeviceID]json.RawMessage `json:"device_keys"`
-	MasterKeys      map[id.UserID]json.RawMessage                 `json:"master_keys"`
-	SelfSigningKeys map[id.UserID]json.RawMessage                 `json:"self_signing_keys"`
-	UserSigningKeys map[id.UserID]json.RawMessage                 `json:"user_signing_keys"`
-	Failures        map[string]json.RawMessage                    `json:"failures"`
-}
-
-// QueryKeys implements trustcache.KeyQuerier (requirement 3.11: 10 s server timeout).
-func (q keyQuery) QueryKeys(ctx context.Context, users []id.UserID) (*trustcache.QueryResult, error) {
-	wanted := make(map[id.UserID][]string, len(users))
-	for _, u := range users {
-		wanted[u] = []string{}
-	}
-	var resp queryResponse
-	err := q.hs.call(ctx, q.token, request{
-		op: "query device keys", method: http.MethodPost,
-		path:   mautrix.ClientURLPath{"v3", "keys", "query"},
-		body:   map[string]any{"device_keys": wanted, "timeout": 10000},
-		result: &resp, large: true, user: q.user,
-	})
-	if upstreamStatus(err) == http.StatusUnauthorized {
-		return nil, fmt.Errorf("%w: %w", trustcache.ErrAsker, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &trustcache.QueryResult{
-		DeviceKeys: resp.DeviceKeys, MasterKeys: resp.MasterKeys,
-		SelfSigningKeys: resp.SelfSigningKeys, UserSigningKeys: resp.UserSigningKeys,
-		Failures: resp.Failures,
-	}, nil
-}

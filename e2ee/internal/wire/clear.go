@@ -1,4 +1,4 @@
-package e2ee
+package wire
 
 import (
 	"encoding/json"
@@ -56,10 +56,10 @@ func PlainReaction(event json.RawMessage) bool {
 	}
 	content, err := strictjson.Parse(raw)
 	_, state := ev.Text("state_key")
-	return err == nil && plainReaction(content) && (!state || len(content) == 0)
+	return err == nil && PlainReactionContent(content) && (!state || len(content) == 0)
 }
 
-func plainReaction(content strictjson.Object) bool {
+func PlainReactionContent(content strictjson.Object) bool {
 	if len(content) == 0 {
 		return true
 	}

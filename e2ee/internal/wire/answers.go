@@ -1,4 +1,4 @@
-package e2ee
+package wire
 
 import (
 	"bytes"
@@ -56,9 +56,9 @@ func (l *largeAnswers) take(ctx context.Context, user id.UserID) (func(), error)
 }
 
 // readAnswer reads and decodes a successful answer to r.
-func (h *homeserver) readAnswer(req *http.Request, resp *http.Response, r request) error {
+func (h *Homeserver) readAnswer(req *http.Request, resp *http.Response, r Request) error {
 	limit := int64(maxAnswer)
-	if r.large {
+	if r.Large {
 		limit = maxLargeAnswer
 	}
 	failed := func(err error) error {
@@ -76,10 +76,10 @@ func (h *homeserver) readAnswer(req *http.Request, resp *http.Response, r reques
 		return failed(err)
 	}
 	if in.Len() > maxAnswer {
-		if !r.large {
+		if !r.Large {
 			return failed(tooLarge)
 		}
-		give, err := h.large.take(req.Context(), r.user)
+		give, err := h.large.take(req.Context(), r.User)
 		if err != nil {
 			return failed(err)
 		}
@@ -91,10 +91,10 @@ func (h *homeserver) readAnswer(req *http.Request, resp *http.Response, r reques
 			return failed(tooLarge)
 		}
 	}
-	if r.result == nil {
+	if r.Result == nil {
 		return nil
 	}
-	if err := json.Unmarshal(in.Bytes(), r.result); err != nil {
+	if err := json.Unmarshal(in.Bytes(), r.Result); err != nil {
 		return failed(fmt.Errorf("%w: it cannot be decoded", errBadAnswer)) // the decoder's own error may quote it
 	}
 	return nil

@@ -1,4 +1,4 @@
-package e2ee
+package wire
 
 import (
 	"encoding/json"
@@ -6,17 +6,17 @@ import (
 	"slices"
 )
 
-// uiaChallenge is a homeserver's 401 with flows.
-type uiaChallenge struct {
-	session   string
+// Challenge is a homeserver's 401 with flows.
+type Challenge struct {
+	Session   string
 	flows     [][]string
-	completed []string
+	Completed []string
 	params    map[string]json.RawMessage
 	body      json.RawMessage
 }
 
 // readChallenge reads a 401 that asks for user-interactive authentication; nil when it is another.
-func readChallenge(body []byte) *uiaChallenge {
+func readChallenge(body []byte) *Challenge {
 	var c struct {
 		Session   string                     `json:"session"`
 		Completed []string                   `json:"completed"`
@@ -28,7 +28,7 @@ func readChallenge(body []byte) *uiaChallenge {
 	if json.Unmarshal(body, &c) != nil || len(c.Flows) == 0 {
 		return nil
 	}
-	out := &uiaChallenge{session: c.Session, completed: c.Completed, params: c.Params, body: body}
+	out := &Challenge{Session: c.Session, Completed: c.Completed, params: c.Params, body: body}
 	for _, f := range c.Flows {
 		out.flows = append(out.flows, f.Stages)
 	}
@@ -36,7 +36,7 @@ func readChallenge(body []byte) *uiaChallenge {
 }
 
 // takesPassword reports whether a password alone is enough.
-func (c *uiaChallenge) takesPassword() bool {
+func (c *Challenge) TakesPassword() bool {
 	return slices.ContainsFunc(c.flows, func(stages []string) bool {
 		return len(stages) == 1 && stages[0] == "m.login.password"
 	})
@@ -45,11 +45,11 @@ func (c *uiaChallenge) takesPassword() bool {
 // needed is the error for a client that must do the authentication itself. On servers
 // with OAuth a stage names a page where the user allows the reset (m.oauth, requirement
 // 12.6; org.matrix.cross_signing_reset before it).
-func (c *uiaChallenge) needed() *AuthNeededError {
+func (c *Challenge) Needed() *AuthNeededError {
 	out := &AuthNeededError{Body: c.body}
 	for _, stages := range c.flows {
 		for _, stage := range stages {
-			if slices.Contains(c.completed, stage) {
+			if slices.Contains(c.Completed, stage) {
 				continue
 			}
 			if out.Stage == "" {

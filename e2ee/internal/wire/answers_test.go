@@ -1,4 +1,4 @@
-package e2ee
+package wire
 
 import (
 	"context"
@@ -21,7 +21,7 @@ import (
 
 // answering is a homeserver that gives answers of a size: /said/N says so before, /chunked/N
 // does not. What it has begun to answer, and has not ended, is in open.
-func answering(t *testing.T) (*homeserver, chan struct{}) {
+func answering(t *testing.T) (*Homeserver, chan struct{}) {
 	t.Helper()
 	begun := make(chan struct{}, 64)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -43,7 +43,7 @@ func answering(t *testing.T) (*homeserver, chan struct{}) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &homeserver{base: base, client: server.Client(), timeout: 20 * time.Second, large: newLargeAnswers()}, begun
+	return NewHomeserver(base, server.Client(), 20*time.Second), begun
 }
 
 type letters struct{}
@@ -55,12 +55,12 @@ func (letters) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (h *homeserver) get(ctx context.Context, user id.UserID, how string, size int64, large bool) (int, error) {
+func (h *Homeserver) get(ctx context.Context, user id.UserID, how string, size int64, large bool) (int, error) {
 	var into struct {
 		A json.RawMessage `json:"a"`
 	}
-	err := h.call(ctx, secret.NewString("token"), request{
-		op: "ask", method: http.MethodGet, path: mautrix.ClientURLPath{how, size}, result: &into, large: large, user: user,
+	err := h.Call(ctx, secret.NewString("token"), Request{
+		Op: "ask", Method: http.MethodGet, Path: mautrix.ClientURLPath{how, size}, Result: &into, Large: large, User: user,
 	})
 	return len(into.A), err
 }

@@ -1,4 +1,4 @@
-package e2ee
+package wire
 
 import (
 	"encoding/base64"
@@ -23,7 +23,7 @@ func TestSigningVectors(t *testing.T) {
 		`{}`: "K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ",
 		`{"two":"Two","signatures":{"domain":{"ed25519:0":"x"}},"one":1,"unsigned":{"age":1}}`: "KqmLSbO39/Bzb0QIYE82zqLwsA+PDzYIpIRA2sRQ4sL53+sN6/fpNSoqE7BP7vBZhG6kYdD13EIMJpvhJI+6Bw",
 	} {
-		msg, err := signable([]byte(object))
+		msg, err := Signable([]byte(object))
 		if err != nil {
 			t.Fatal(err)
 		}

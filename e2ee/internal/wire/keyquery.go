@@ -1,0 +1,55 @@
+package wire
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/trustcache"
+)
+
+// KeyQuery is the caller of /keys/query for one device, for trustcache.
+type KeyQuery struct {
+	Homeserver *Homeserver
+	Token      secret.String
+	User       id.UserID
+}
+
+type queryResponse struct {
+	DeviceKeys      map[id.UserID]map[id.DeviceID]json.RawMessage `json:"device_keys"`
+	MasterKeys      map[id.UserID]json.RawMessage                 `json:"master_keys"`
+	SelfSigningKeys map[id.UserID]json.RawMessage                 `json:"self_signing_keys"`
+	UserSigningKeys map[id.UserID]json.RawMessage                 `json:"user_signing_keys"`
+	Failures        map[string]json.RawMessage                    `json:"failures"`
+}
+
+// QueryKeys implements trustcache.KeyQuerier (requirement 3.11: 10 s server timeout).
+func (q KeyQuery) QueryKeys(ctx context.Context, users []id.UserID) (*trustcache.QueryResult, error) {
+	wanted := make(map[id.UserID][]string, len(users))
+	for _, u := range users {
+		wanted[u] = []string{}
+	}
+	var resp queryResponse
+	err := q.Homeserver.Call(ctx, q.Token, Request{
+		Op: "query device keys", Method: http.MethodPost,
+		Path:   mautrix.ClientURLPath{"v3", "keys", "query"},
+		Body:   map[string]any{"device_keys": wanted, "timeout": 10000},
+		Result: &resp, Large: true, User: q.User,
+	})
+	if Status(err) == http.StatusUnauthorized {
+		return nil, fmt.Errorf("%w: %w", trustcache.ErrAsker, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &trustcache.QueryResult{
+		DeviceKeys: resp.DeviceKeys, MasterKeys: resp.MasterKeys,
+		SelfSigningKeys: resp.SelfSigningKeys, UserSigningKeys: resp.UserSigningKeys,
+		Failures: resp.Failures,
+	}, nil
+}

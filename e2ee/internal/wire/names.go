@@ -1,0 +1,31 @@
+package wire
+
+import "strings"
+
+// Algorithms of encryption, and of the keys that are claimed for it.
+const (
+	AlgorithmOlm    = "m.olm.v1.curve25519-aes-sha2"
+	AlgorithmMegolm = "m.megolm.v1.aes-sha2"
+	// AlgorithmSigned is the one-time key algorithm (requirement 3.1).
+	AlgorithmSigned = "signed_curve25519"
+)
+
+// The state events that matter to encryption.
+const (
+	TypeEncryption = "m.room.encryption"
+	TypeVisibility = "m.room.history_visibility"
+	TypeMember     = "m.room.member"
+	TypeCreate     = "m.room.create"
+)
+
+// MaxIDLength bounds what the network may name something by, in bytes (spec appendices,
+// common identifier format). The store refuses longer names, and with them whole batches.
+const MaxIDLength = 255
+
+// Truncate cuts a text of the network to at most n bytes of valid UTF-8.
+func Truncate(s string, n int) string {
+	if len(s) > n {
+		s = s[:n]
+	}
+	return strings.ToValidUTF8(s, "")
+}
