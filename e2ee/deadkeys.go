@@ -29,7 +29,7 @@ import (
 // end of them is not believed.
 const maxDeadClaims = 200
 
-// maxClaimFailures is how often claiming may fail, with the pauses of maintenance in some
+// maxClaimFailures is how often the homeserver may fail at claiming, with the pauses of maintenance in some
 // hour and a half, before new keys are published beside those that are dead.
 const maxClaimFailures = 16
 
@@ -137,7 +137,9 @@ func (k *keySupply) claimsInVain(err error) bool {
 	case http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
 		return true // the homeserver does not allow it
 	}
-	k.claimFailures++
+	if wire.Status(err) >= http.StatusInternalServerError { // who answers nothing, or asks for patience, may yet
+		k.claimFailures++
+	}
 	return errors.Is(err, errKeysWithoutEnd) || k.claimFailures >= maxClaimFailures
 }
 

@@ -146,7 +146,7 @@ func TestWhoCounts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := &Device{part: part{acct: &account{user: "@me:x"}, eng: &Engine{lists: lists}}, roomTable: roomTable{known: map[id.RoomID]*room{"!r:x": {visibility: visibility, members: members}}}}
+			d := &Device{part: part{acct: &account{user: "@me:x"}, eng: &Engine{now: time.Now, lists: lists}}, roomTable: roomTable{known: map[id.RoomID]*room{"!r:x": {visibility: visibility, members: members}}}}
 			d.connect()
 			to, err := d.recipients(t.Context(), "!r:x")
 			if err != nil {
