@@ -14,20 +14,20 @@ import (
 	"e2ee-proxy/store"
 )
 
-// flight is a query about one user that is on its way. There is at most one per user;
-// who joins it asks again afterwards if something changed meanwhile.
+// flight is a query about one user that is in flight. There is at most one per user; who
+// joins it asks again afterwards if something changed meanwhile.
 type flight struct {
 	user     id.UserID
 	failures int
 	done     chan struct{}
 	err      error // once done
-	// dirty is set, under mu, when a change arrives that the answer may not contain
+	// dirty and left are set, under mu, when a change arrives that the answer may not contain
 	// (requirement 4.5); left when tracking stopped.
 	dirty, left bool
 }
 
-// takeOff starts queries about users who have none in flight, and gives the flights of
-// all: those it started, and those of others that it joins.
+// takeOff starts queries about users who have none in flight, and returns the flights of
+// all: mine were started by this call, joined by others.
 func (t *Tracker) takeOff(ctx context.Context, q KeyQuerier, ask []*entry) (mine, joined []*flight, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -40,7 +40,7 @@ func (t *Tracker) takeOff(ctx context.Context, q KeyQuerier, ask []*entry) (mine
 			joined = append(joined, f)
 			continue
 		}
-		// A flight that landed meanwhile may have answered already.
+		// A flight that ended meanwhile may have answered already.
 		if now := t.cached(user); now != nil && now != e && (now.user.Knowledge == KnowledgeFresh || !askable(now, t.opts.Now())) {
 			continue
 		}
@@ -55,7 +55,7 @@ func (t *Tracker) takeOff(ctx context.Context, q KeyQuerier, ask []*entry) (mine
 	return mine, joined, nil
 }
 
-// fly makes one query and ends its flights, whatever came of it.
+// fly makes one query and ends its flights, whatever the result.
 func (t *Tracker) fly(ctx context.Context, q KeyQuerier, batch []*flight) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -70,8 +70,9 @@ func (t *Tracker) fly(ctx context.Context, q KeyQuerier, batch []*flight) {
 	}
 }
 
-// batches divides flights into queries. Users whose queries failed go in ever smaller
-// ones, so that one whom the homeserver cannot bear does not spoil the others' for long.
+// batches divides flights into queries. Users whose queries failed go into smaller and
+// smaller ones, so that one user whom the homeserver cannot handle does not fail the
+// others' for long.
 func (t *Tracker) batches(all []*flight) [][]*flight {
 	slices.SortStableFunc(all, func(a, b *flight) int { return a.failures - b.failures })
 	var out [][]*flight
@@ -86,7 +87,8 @@ func (t *Tracker) batches(all []*flight) [][]*flight {
 	return out
 }
 
-// ask makes one query and stores what it says. Errors are the store's, ErrClosed and ErrAsker.
+// ask makes one query and stores the answer. Errors are the store's, ErrClosed and
+// ErrAsker.
 func (t *Tracker) ask(ctx context.Context, q KeyQuerier, batch []*flight) error {
 	select {
 	case t.slots <- struct{}{}:
@@ -114,12 +116,12 @@ func (t *Tracker) ask(ctx context.Context, q KeyQuerier, batch []*flight) error 
 // firstBackoff is the pause after the first query that failed.
 const firstBackoff = 2 * time.Second
 
-// backoff is the pause after so many failures in a row.
+// backoff returns the pause after so many failures in a row.
 func (t *Tracker) backoff(failures int) time.Duration {
 	return backoff.Range{First: firstBackoff, Last: t.opts.MaxBackoff}.After(failures)
 }
 
-// failure gives the row of a user after a query that failed (requirement 3.11).
+// failure returns the row of a user after a query that failed (requirement 3.11).
 func (t *Tracker) failure(row store.User, f *flight) store.User {
 	row.Tracked, row.Outdated = !f.left, true
 	row.Failures++
@@ -127,7 +129,7 @@ func (t *Tracker) failure(row store.User, f *flight) store.User {
 	return row
 }
 
-// storeFailures remembers that nothing came of a query.
+// storeFailures records a query that failed.
 func (t *Tracker) storeFailures(ctx context.Context, batch []*flight) error {
 	return t.change(ctx, usersOf(batch), func(w *work) error {
 		flights := t.settle(batch)
@@ -138,15 +140,15 @@ func (t *Tracker) storeFailures(ctx context.Context, batch []*flight) error {
 	})
 }
 
-// storeAnswer works out and stores what a query said.
+// storeAnswer works out and stores the answer to a query.
 func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, res *QueryResult) error {
 	users := usersOf(batch)
 	entries, err := t.load(ctx, users)
 	if err != nil {
 		return err
 	}
-	// Identities and devices of a user are changed by its flight alone, so what is worked
-	// out here, without a lock, still holds under it; pins and overrides may change.
+	// Identities and devices of a user are changed by its flight alone, so what is worked out
+	// here without a lock still holds under it; pins and overrides may change.
 	updates := make(map[id.UserID]update, len(batch))
 	for _, e := range entries {
 		if res.failed(e.row.UserID) {
@@ -181,10 +183,10 @@ func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, res *QueryRe
 	})
 }
 
-// retired gives the self-signing keys that the master key in an answer has replaced, if
-// the answer shows another one than before: a homeserver could bring back an old key,
-// whose private half somebody has, and every device it ever signed. It could also show
-// another identity in between.
+// retired returns the self-signing keys that the master key in an answer has replaced, if
+// the answer has another self-signing key than before. A homeserver could bring back an old
+// key, whose private half somebody has, and every device that it ever signed; also after it
+// has shown another identity in between.
 func (t *Tracker) retired(ctx context.Context, before *User, res *QueryResult) (map[id.Ed25519]bool, error) {
 	if before.SelfSigning == "" || bytes.Equal(res.SelfSigningKeys[before.UserID], before.SelfSigningRaw) {
 		return nil, nil
@@ -198,7 +200,7 @@ func (t *Tracker) retired(ctx context.Context, before *User, res *QueryResult) (
 		return nil, fmt.Errorf("load history of a user: %w", err)
 	}
 	out := make(map[id.Ed25519]bool)
-	var left id.Ed25519 // what the master key had last, if it is not the current one
+	var left id.Ed25519 // the last key under the master key, if it is not the current one
 	for _, c := range history {
 		if c.Master != shown.Master.String() || (c.Kind != kindRetired && c.Kind != kindLeft) {
 			continue
@@ -212,8 +214,8 @@ func (t *Tracker) retired(ctx context.Context, before *User, res *QueryResult) (
 	return out, nil
 }
 
-// settle reads the flags of flights. Changes that arrive later wait for rows, and so
-// are committed after what is written now.
+// settle returns copies of flights with their flags, by user. Changes that arrive
+// later wait for rows, and so are committed after what is written now.
 func (t *Tracker) settle(batch []*flight) map[id.UserID]*flight {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -240,10 +242,10 @@ func usersOf(batch []*flight) []id.UserID {
 	return out
 }
 
-// Changed records that the homeserver said that users' devices changed (requirement
-// 4.3). It adds to ch what the caller must store together with its sync position. From
-// now on, whether or not that succeeds, the users are not fresh. committed is to be
-// called once ch is stored, and only then.
+// Changed records that users' devices changed (requirement 4.3), and adds to ch what the
+// caller must store together with its sync position. From now on, whether or not that
+// succeeds, the users are not fresh. The caller calls committed once ch is stored, and only
+// then.
 func (t *Tracker) Changed(ch *store.Changes, users []id.UserID) (committed func()) {
 	t.rows.Lock()
 	defer t.rows.Unlock()
@@ -251,8 +253,8 @@ func (t *Tracker) Changed(ch *store.Changes, users []id.UserID) (committed func(
 	return t.markAll(users, false)
 }
 
-// Left records that the homeserver tells no more of users' changes (requirement 4.6),
-// like Changed. What is known of them is kept, and so are their pins.
+// Left is like Changed, when the homeserver no longer reports the users' changes
+// (requirement 4.6). What is known of them is kept, and so are their pins.
 func (t *Tracker) Left(ch *store.Changes, users []id.UserID) (committed func()) {
 	t.rows.Lock()
 	defer t.rows.Unlock()
@@ -290,7 +292,7 @@ func (t *Tracker) markAll(users []id.UserID, left bool) (committed func()) {
 	}
 }
 
-// apply gives the row of a marked user.
+// apply returns the row with the mark in it.
 func (m mark) apply(row store.User) store.User {
 	row.Outdated, row.Failures, row.RetryAt = true, 0, time.Time{}
 	if m.left {
