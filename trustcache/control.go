@@ -35,15 +35,15 @@ func (t *Tracker) Withdraw(ctx context.Context, user id.UserID) error {
 }
 
 func (t *Tracker) pinEvent(ctx context.Context, user id.UserID, ev PinEvent) error {
-	return t.change(ctx, []id.UserID{user}, func(w *work) error {
+	return t.change(ctx, []id.UserID{user}, func(w *rowsTx) error {
 		e := w.get(user)
 		before := len(w.events)
-		row, err := w.pin(e, e.row, ev)
+		row, err := w.applyPin(e, e.row, ev)
 		if err != nil {
 			return err
 		}
 		if len(w.events) > before {
-			w.put(e, row)
+			w.setRow(e, row)
 		}
 		return nil
 	})
@@ -57,7 +57,7 @@ func (t *Tracker) SetVerified(ctx context.Context, user id.UserID, signed json.R
 	if err != nil {
 		return err
 	}
-	return t.change(ctx, []id.UserID{user}, func(w *work) error {
+	return t.change(ctx, []id.UserID{user}, func(w *rowsTx) error {
 		e, signer := w.get(user), w.ownSigner()
 		switch {
 		case signer == "" || e.user.Own:
@@ -71,11 +71,11 @@ func (t *Tracker) SetVerified(ctx context.Context, user id.UserID, signed json.R
 		}
 		row := e.row
 		row.Master = identity.MasterRaw
-		row, err := w.pin(e, row, PinEvent{Kind: PinSeen, Master: identity.Master, SignedByUs: true})
+		row, err := w.applyPin(e, row, PinEvent{Kind: PinSeen, Master: identity.Master, SignedByUs: true})
 		if err != nil {
 			return err
 		}
-		w.put(e, row)
+		w.setRow(e, row)
 		return nil
 	})
 }
@@ -90,18 +90,18 @@ func (t *Tracker) SetOwnIdentity(ctx context.Context, master id.Ed25519) (verifi
 	t.held = master
 	t.mu.Unlock()
 	own := t.account.UserID
-	err = t.change(ctx, nil, func(w *work) error {
+	err = t.change(ctx, nil, func(w *rowsTx) error {
 		e := w.get(own)
 		if verified = e.user.Verified && e.user.Current == master; verified || master == "" || master != e.user.Current {
 			return nil
 		}
 		verified = true
 		signer := w.ownSigner()
-		row, err := w.pin(e, e.row, PinEvent{Kind: PinSeen, Master: master, SignedByUs: true})
+		row, err := w.applyPin(e, e.row, PinEvent{Kind: PinSeen, Master: master, SignedByUs: true})
 		if err != nil {
 			return err
 		}
-		w.put(e, row)
+		w.setRow(e, row)
 		if signer != w.ownSigner() {
 			return w.recheck(ctx)
 		}
@@ -113,7 +113,7 @@ func (t *Tracker) SetOwnIdentity(ctx context.Context, master id.Ed25519) (verifi
 // SetOverride sets or removes the exception for one device, which ends with the device.
 // Error: ErrNoDevice.
 func (t *Tracker) SetOverride(ctx context.Context, user id.UserID, device id.DeviceID, o Override) error {
-	return t.change(ctx, []id.UserID{user}, func(w *work) error {
+	return t.change(ctx, []id.UserID{user}, func(w *rowsTx) error {
 		e := w.get(user)
 		if e.user.Device(device) == nil {
 			return ErrNoDevice
@@ -137,13 +137,13 @@ func (t *Tracker) SetOverride(ctx context.Context, user id.UserID, device id.Dev
 // Ended records that sessions of the own user have ended, and their devices with them. A
 // device that appears later under one of their IDs is a new one, with keys of its own.
 func (t *Tracker) Ended(ctx context.Context, devices ...id.DeviceID) error {
-	return t.change(ctx, nil, func(w *work) error {
+	return t.change(ctx, nil, func(w *rowsTx) error {
 		e := w.get(t.account.UserID)
 		left := slices.DeleteFunc(slices.Clone(e.user.Devices), func(d Device) bool { return slices.Contains(devices, d.DeviceID) })
 		if len(left) == len(e.user.Devices) {
 			return nil
 		}
-		w.devices(e.user, update{devices: left})
+		w.recordDevices(e.user, update{devices: left})
 		w.set(newEntry(t.account.UserID, e.row, e.user.Identity, left))
 		return nil
 	})

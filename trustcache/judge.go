@@ -58,14 +58,14 @@ func (v Verdict) Above(o Verdict) bool {
 	if (v.Deliver == DeliverClear) != (o.Deliver == DeliverClear) {
 		return v.Deliver == DeliverClear
 	}
-	if a, b := v.Color.gravity(), o.Color.gravity(); a != b {
+	if a, b := v.Color.severity(), o.Color.severity(); a != b {
 		return a < b
 	}
 	return v.Enforced == DeliverClear && o.Enforced != DeliverClear
 }
 
-// gravity returns the order of colors, from none to red.
-func (c Color) gravity() int {
+// severity returns the order of colors, from none to red.
+func (c Color) severity() int {
 	switch c {
 	case ColorNone:
 		return 0

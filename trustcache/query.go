@@ -21,14 +21,14 @@ type flight struct {
 	failures int
 	done     chan struct{}
 	err      error // once done
-	// dirty and left are set, under mu, when a change arrives that the answer may not contain
-	// (requirement 4.5); left when tracking stopped.
-	dirty, left bool
+	// dirty and untracked are set, under mu, when a change arrives that the answer may not contain
+	// (requirement 4.5); untracked when tracking stopped.
+	dirty, untracked bool
 }
 
-// takeOff starts queries about users who have none in flight, and returns the flights of
+// startFlights starts queries about users who have none in flight, and returns the flights of
 // all: mine were started by this call, joined by others.
-func (t *Tracker) takeOff(ctx context.Context, q KeyQuerier, ask []*entry) (mine, joined []*flight, err error) {
+func (t *Tracker) startFlights(ctx context.Context, q KeyQuerier, ask []*entry) (mine, joined []*flight, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
@@ -50,17 +50,17 @@ func (t *Tracker) takeOff(ctx context.Context, q KeyQuerier, ask []*entry) (mine
 	}
 	detached := context.WithoutCancel(ctx)
 	for _, batch := range t.batches(mine) {
-		t.queries.Go(func() { t.fly(detached, q, batch) })
+		t.queries.Go(func() { t.runQuery(detached, q, batch) })
 	}
 	return mine, joined, nil
 }
 
-// fly makes one query and ends its flights, whatever the result.
-func (t *Tracker) fly(ctx context.Context, q KeyQuerier, batch []*flight) {
+// runQuery makes one query and ends its flights, whatever the result.
+func (t *Tracker) runQuery(ctx context.Context, q KeyQuerier, batch []*flight) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(t.ctx, func() { cancel(ErrClosed) })()
-	err := t.ask(ctx, q, batch)
+	err := t.queryBatch(ctx, q, batch)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, f := range batch {
@@ -87,9 +87,9 @@ func (t *Tracker) batches(all []*flight) [][]*flight {
 	return out
 }
 
-// ask makes one query and stores the answer. Errors are the store's, ErrClosed and
+// queryBatch makes one query and stores the answer. Errors are the store's, ErrClosed and
 // ErrAsker.
-func (t *Tracker) ask(ctx context.Context, q KeyQuerier, batch []*flight) error {
+func (t *Tracker) queryBatch(ctx context.Context, q KeyQuerier, batch []*flight) error {
 	select {
 	case t.slots <- struct{}{}:
 		defer func() { <-t.slots }()
@@ -123,7 +123,7 @@ func (t *Tracker) backoff(failures int) time.Duration {
 
 // failure returns the row of a user after a query that failed (requirement 3.11).
 func (t *Tracker) failure(row store.User, f *flight) store.User {
-	row.Tracked, row.Outdated = !f.left, true
+	row.Tracked, row.Outdated = !f.untracked, true
 	row.Failures++
 	row.RetryAt = t.opts.Now().Add(t.backoff(row.Failures))
 	return row
@@ -131,10 +131,10 @@ func (t *Tracker) failure(row store.User, f *flight) store.User {
 
 // storeFailures records a query that failed.
 func (t *Tracker) storeFailures(ctx context.Context, batch []*flight) error {
-	return t.change(ctx, usersOf(batch), func(w *work) error {
-		flights := t.settle(batch)
+	return t.change(ctx, usersOf(batch), func(w *rowsTx) error {
+		flights := t.copyFlights(batch)
 		for _, f := range batch {
-			w.put(w.get(f.user), t.failure(w.get(f.user).row, flights[f.user]))
+			w.setRow(w.get(f.user), t.failure(w.get(f.user).row, flights[f.user]))
 		}
 		return nil
 	})
@@ -158,23 +158,23 @@ func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, res *QueryRe
 		if err != nil {
 			return err
 		}
-		updates[e.row.UserID] = digest(e.user, res, retired, t.opts.MaxDevices)
+		updates[e.row.UserID] = digestAnswer(e.user, res, retired, t.opts.MaxDevices)
 	}
 	// The own user comes first: others are judged by its keys.
 	slices.SortStableFunc(users, func(a, b id.UserID) int { return t.rank(a) - t.rank(b) })
-	return t.change(ctx, users, func(w *work) error {
-		flights := t.settle(batch)
+	return t.change(ctx, users, func(w *rowsTx) error {
+		flights := t.copyFlights(batch)
 		for _, user := range users {
 			e, f := w.get(user), flights[user]
 			up, ok := updates[user]
 			if !ok {
-				w.put(e, t.failure(e.row, f))
+				w.setRow(e, t.failure(e.row, f))
 				continue
 			}
 			row := e.row
-			row.Tracked, row.Outdated = !f.left, f.dirty || f.left
+			row.Tracked, row.Outdated = !f.untracked, f.dirty || f.untracked
 			row.Failures, row.RetryAt = 0, time.Time{}
-			if err := w.learn(ctx, e, row, up); err != nil {
+			if err := w.applyUpdate(ctx, e, row, up); err != nil {
 				return err
 			}
 			w.answered = append(w.answered, user)
@@ -191,7 +191,7 @@ func (t *Tracker) retired(ctx context.Context, before *User, res *QueryResult) (
 	if before.SelfSigning == "" || bytes.Equal(res.SelfSigningKeys[before.UserID], before.SelfSigningRaw) {
 		return nil, nil
 	}
-	shown, _ := digestIdentity(before, res)
+	shown, _ := nextIdentity(before, res)
 	if shown.SelfSigning == before.SelfSigning && shown.Master == before.Master {
 		return nil, nil
 	}
@@ -214,9 +214,9 @@ func (t *Tracker) retired(ctx context.Context, before *User, res *QueryResult) (
 	return out, nil
 }
 
-// settle returns copies of flights with their flags, by user. Changes that arrive
+// copyFlights returns copies of flights with their flags, by user. Changes that arrive
 // later wait for rows, and so are committed after what is written now.
-func (t *Tracker) settle(batch []*flight) map[id.UserID]*flight {
+func (t *Tracker) copyFlights(batch []*flight) map[id.UserID]*flight {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	out := make(map[id.UserID]*flight, len(batch))
@@ -269,10 +269,10 @@ func (t *Tracker) markAll(users []id.UserID, left bool) (committed func()) {
 	t.seq++
 	seq := t.seq
 	for _, user := range users {
-		m := mark{seq: seq, left: left || t.marks[user].left}
+		m := reportedChange{seq: seq, left: left || t.marks[user].left}
 		t.marks[user] = m
 		if f := t.flights[user]; f != nil {
-			f.dirty, f.left = true, f.left || left
+			f.dirty, f.untracked = true, f.untracked || left
 		}
 		if e := t.cached(user); e != nil {
 			t.keep(e.with(t.account.UserID, m.apply(e.row)))
@@ -293,7 +293,7 @@ func (t *Tracker) markAll(users []id.UserID, left bool) (committed func()) {
 }
 
 // apply returns the row with the mark in it.
-func (m mark) apply(row store.User) store.User {
+func (m reportedChange) apply(row store.User) store.User {
 	row.Outdated, row.Failures, row.RetryAt = true, 0, time.Time{}
 	if m.left {
 		row.Tracked = false

@@ -120,13 +120,13 @@ type Tracker struct {
 	mu      sync.Mutex // guards what follows; held for moments
 	closed  bool
 	flights map[id.UserID]*flight
-	marks   map[id.UserID]mark
+	marks   map[id.UserID]reportedChange
 	seq     uint64
 	held    id.Ed25519 // the master key whose private key we hold, or verified
 }
 
-// mark is a change that the homeserver reported and whose commit has not been confirmed.
-type mark struct {
+// reportedChange is a change that the homeserver reported and whose commit has not been confirmed.
+type reportedChange struct {
 	seq  uint64
 	left bool
 }
@@ -139,7 +139,7 @@ func NewTracker(s Store, account *store.Account, opts Options) *Tracker {
 	return &Tracker{
 		store: s, account: account, opts: opts, cache: opts.Cache, ctx: ctx, cancel: cancel,
 		slots:   make(chan struct{}, opts.Parallel),
-		flights: make(map[id.UserID]*flight), marks: make(map[id.UserID]mark),
+		flights: make(map[id.UserID]*flight), marks: make(map[id.UserID]reportedChange),
 	}
 }
 
@@ -289,7 +289,7 @@ func (t *Tracker) query(ctx context.Context, q KeyQuerier, ask []*entry) error {
 	if len(ask) == 0 {
 		return nil
 	}
-	mine, joined, err := t.takeOff(ctx, q, ask)
+	mine, joined, err := t.startFlights(ctx, q, ask)
 	if err != nil {
 		return err
 	}

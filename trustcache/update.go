@@ -42,19 +42,19 @@ type update struct {
 	refused         []id.DeviceID
 }
 
-// digest computes what an answer changes of a user. It verifies signatures, of changed
+// digestAnswer computes what an answer changes of a user. It verifies signatures, of changed
 // objects only, and takes no lock. retired are self-signing keys that the current master
 // key has replaced.
-func digest(before *User, r *QueryResult, retired map[id.Ed25519]bool, maxDevices int) update {
+func digestAnswer(before *User, r *QueryResult, retired map[id.Ed25519]bool, maxDevices int) update {
 	var out update
-	out.identity, out.refusedIdentity = digestIdentity(before, r)
+	out.identity, out.refusedIdentity = nextIdentity(before, r)
 	if retired[out.identity.SelfSigning] {
 		out.identity, out.refusedIdentity = before.Identity, true
 	}
 	self := out.identity.SelfSigning
 	answers := r.DeviceKeys[before.UserID]
 	for _, device := range chooseDevices(before, answers, self, maxDevices) {
-		d, ok := digestDevice(before, device, answers[device], self)
+		d, ok := nextDevice(before, device, answers[device], self)
 		if !ok {
 			out.refused = append(out.refused, device)
 		}
@@ -66,9 +66,9 @@ func digest(before *User, r *QueryResult, retired map[id.Ed25519]bool, maxDevice
 	return out
 }
 
-// leaves returns the kind of line that the history gets about a user's self-signing key
+// historyKind returns the kind of line that the history gets about a user's self-signing key
 // when the next identity has another one; empty when it has the same.
-func leaves(before *User, next Identity) (kind string) {
+func historyKind(before *User, next Identity) (kind string) {
 	switch {
 	case before.SelfSigning == "":
 		return ""
@@ -81,10 +81,10 @@ func leaves(before *User, next Identity) (kind string) {
 	}
 }
 
-// digestIdentity returns the identity to keep. A homeserver that shows none, or that leaves
+// nextIdentity returns the identity to keep. A homeserver that shows none, or that leaves
 // keys out, erases nothing (requirement 4.8), and one that shows a wrong one changes
 // nothing.
-func digestIdentity(before *User, r *QueryResult) (out Identity, refused bool) {
+func nextIdentity(before *User, r *QueryResult) (out Identity, refused bool) {
 	old := before.Identity
 	master, self := r.MasterKeys[before.UserID], r.SelfSigningKeys[before.UserID]
 	var signing json.RawMessage
@@ -110,9 +110,9 @@ func digestIdentity(before *User, r *QueryResult) (out Identity, refused bool) {
 	return shown, false
 }
 
-// digestDevice returns the device to keep, with its owner's signature checked; ok is false
+// nextDevice returns the device to keep, with its owner's signature checked; ok is false
 // if the answer's was refused. A living device never changes its keys (requirement 2.8).
-func digestDevice(before *User, device id.DeviceID, raw json.RawMessage, self id.Ed25519) (Device, bool) {
+func nextDevice(before *User, device id.DeviceID, raw json.RawMessage, self id.Ed25519) (Device, bool) {
 	old := before.Device(device)
 	if old == nil || !bytes.Equal(old.Raw, raw) {
 		d, s, err := parseDevice(raw, before.UserID, device)
@@ -123,14 +123,14 @@ func digestDevice(before *User, device id.DeviceID, raw json.RawMessage, self id
 		if old == nil {
 			return Device{}, false
 		}
-		return old.under(before.SelfSigning, self), false
+		return old.resignedBy(before.SelfSigning, self), false
 	}
-	return old.under(before.SelfSigning, self), true
+	return old.resignedBy(before.SelfSigning, self), true
 }
 
-// under returns the device after its owner's self-signing key has changed (requirement
+// resignedBy returns the device after its owner's self-signing key has changed (requirement
 // 12.14).
-func (d *Device) under(from, to id.Ed25519) Device {
+func (d *Device) resignedBy(from, to id.Ed25519) Device {
 	out := *d
 	if from != to {
 		out.Signed = out.SignedBy(to)

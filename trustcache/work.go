@@ -79,10 +79,10 @@ func (t *Tracker) loadRows(ctx context.Context, users []id.UserID) ([]*entry, er
 	return out, nil
 }
 
-func (t *Tracker) marksOf(users []id.UserID) map[id.UserID]mark {
+func (t *Tracker) marksOf(users []id.UserID) map[id.UserID]reportedChange {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	out := make(map[id.UserID]mark)
+	out := make(map[id.UserID]reportedChange)
 	for _, user := range users {
 		if m, ok := t.marks[user]; ok {
 			out[user] = m
@@ -94,8 +94,8 @@ func (t *Tracker) marksOf(users []id.UserID) map[id.UserID]mark {
 // saveFor bounds one write.
 const saveFor = 10 * time.Second
 
-// work is one change of users' rows in the making.
-type work struct {
+// rowsTx is one change of users' rows in the making.
+type rowsTx struct {
 	t        *Tracker
 	ch       store.Changes
 	events   []Event
@@ -108,7 +108,7 @@ type work struct {
 
 // change loads users and the own user, calls f to change them, stores the result in one
 // transaction, and only then puts it into memory. Nobody else changes rows meanwhile.
-func (t *Tracker) change(ctx context.Context, users []id.UserID, f func(*work) error) error {
+func (t *Tracker) change(ctx context.Context, users []id.UserID, f func(*rowsTx) error) error {
 	stored, err := t.changeRows(ctx, users, f)
 	if stored != nil {
 		stored() // without rows: it may wait for a caller who waits for them
@@ -116,14 +116,14 @@ func (t *Tracker) change(ctx context.Context, users []id.UserID, f func(*work) e
 	return err
 }
 
-func (t *Tracker) changeRows(ctx context.Context, users []id.UserID, f func(*work) error) (stored func(), err error) {
+func (t *Tracker) changeRows(ctx context.Context, users []id.UserID, f func(*rowsTx) error) (stored func(), err error) {
 	t.rows.Lock()
 	defer t.rows.Unlock()
 	loaded, err := t.loadRows(ctx, append(slices.Clone(users), t.account.UserID))
 	if err != nil {
 		return nil, err
 	}
-	w := &work{
+	w := &rowsTx{
 		t: t, entries: make(map[id.UserID]*entry, len(loaded)),
 		changed: make(map[id.UserID]store.User), touched: make(map[id.UserID]bool),
 	}
@@ -161,7 +161,7 @@ func (t *Tracker) changeRows(ctx context.Context, users []id.UserID, f func(*wor
 }
 
 // show puts what was stored into memory.
-func (w *work) show() {
+func (w *rowsTx) show() {
 	for user := range w.touched {
 		w.t.keep(w.entries[user])
 	}
@@ -176,20 +176,20 @@ func (w *work) show() {
 	}
 }
 
-func (w *work) get(user id.UserID) *entry { return w.entries[user] }
+func (w *rowsTx) get(user id.UserID) *entry { return w.entries[user] }
 
 // set adds an entry to what is stored and shown.
-func (w *work) set(e *entry) {
+func (w *rowsTx) set(e *entry) {
 	user := e.row.UserID
 	w.entries[user], w.changed[user], w.touched[user] = e, e.row, true
 }
 
-// put is like set for an entry of which only the row changes.
-func (w *work) put(e *entry, row store.User) { w.set(e.with(w.t.account.UserID, row)) }
+// setRow is like set for an entry of which only the row changes.
+func (w *rowsTx) setRow(e *entry, row store.User) { w.set(e.with(w.t.account.UserID, row)) }
 
 // ownSigner returns the own user-signing key if the own identity is verified: identities of
 // others that it signed are verified too.
-func (w *work) ownSigner() id.Ed25519 {
+func (w *rowsTx) ownSigner() id.Ed25519 {
 	own := w.get(w.t.account.UserID).user
 	if !own.Verified {
 		return ""
@@ -197,8 +197,8 @@ func (w *work) ownSigner() id.Ed25519 {
 	return own.UserSigning
 }
 
-// learn applies the answer to a query to a user.
-func (w *work) learn(ctx context.Context, e *entry, row store.User, up update) error {
+// applyUpdate applies the answer to a query to a user.
+func (w *rowsTx) applyUpdate(ctx context.Context, e *entry, row store.User, up update) error {
 	own, before := w.t.account.UserID, e.user
 	for i := range up.devices {
 		d := &up.devices[i]
@@ -221,17 +221,17 @@ func (w *work) learn(ctx context.Context, e *entry, row store.User, up update) e
 	}
 	row.Master, row.SelfSigning, row.UserSigning = identity.MasterRaw, identity.SelfSigningRaw, identity.UserSigningRaw
 	signer := w.ownSigner()
-	row, err := w.pin(e, row, PinEvent{Kind: PinSeen, Master: identity.Master, SignedByUs: signed})
+	row, err := w.applyPin(e, row, PinEvent{Kind: PinSeen, Master: identity.Master, SignedByUs: signed})
 	if err != nil {
 		return err
 	}
-	if kind := leaves(before, identity); kind != "" {
+	if kind := historyKind(before, identity); kind != "" {
 		w.ch.UserChanges = append(w.ch.UserChanges, store.UserChange{
 			UserID: row.UserID, At: w.t.opts.Now(), Kind: kind,
 			Previous: before.SelfSigning.String(), Master: before.Master.String(),
 		})
 	}
-	w.devices(before, up)
+	w.recordDevices(before, up)
 	w.set(newEntry(own, row, identity, up.devices))
 	if before.Own && signer != w.ownSigner() {
 		return w.recheck(ctx)
@@ -239,13 +239,13 @@ func (w *work) learn(ctx context.Context, e *entry, row store.User, up update) e
 	return nil
 }
 
-// pin applies an event to the pin of a user and returns their new row.
-func (w *work) pin(e *entry, row store.User, ev PinEvent) (store.User, error) {
+// applyPin applies an event to the pin of a user and returns their new row.
+func (w *rowsTx) applyPin(e *entry, row store.User, ev PinEvent) (store.User, error) {
 	ev.Automatic = !e.user.Own && w.t.opts.AcknowledgeUnverified()
 	return w.pinRow(e.user.Own, e.user.Pin, row, ev)
 }
 
-func (w *work) pinRow(own bool, before Pin, row store.User, ev PinEvent) (store.User, error) {
+func (w *rowsTx) pinRow(own bool, before Pin, row store.User, ev PinEvent) (store.User, error) {
 	after, effects, err := before.Apply(ev)
 	if err != nil {
 		return row, err
@@ -269,8 +269,8 @@ func (w *work) pinRow(own bool, before Pin, row store.User, ev PinEvent) (store.
 	return row, nil
 }
 
-// devices stores and reports how a user's devices differ from before.
-func (w *work) devices(before *User, up update) {
+// recordDevices stores and reports how a user's devices differ from before.
+func (w *rowsTx) recordDevices(before *User, up update) {
 	now := w.t.opts.Now()
 	diff := compare(before, up.devices)
 	for i := range up.devices {
@@ -300,7 +300,7 @@ const recheckBatch = 500
 
 // recheck computes anew who is verified, for every tracked user, after the own user-signing
 // key changed or ceased to be verified.
-func (w *work) recheck(ctx context.Context) error {
+func (w *rowsTx) recheck(ctx context.Context) error {
 	users, err := w.t.store.TrackedUsers(ctx, w.t.account)
 	if err != nil {
 		return fmt.Errorf("load tracked users: %w", err)
@@ -339,7 +339,7 @@ func (w *work) recheck(ctx context.Context) error {
 }
 
 // recheckOne rechecks one user, of whom e is nil when not in memory.
-func (w *work) recheckOne(e *entry, row store.User) error {
+func (w *rowsTx) recheckOne(e *entry, row store.User) error {
 	signed := masterSignedBy(row.Master, w.t.account.UserID, w.ownSigner())
 	if signed == row.Verified {
 		return nil
@@ -356,7 +356,7 @@ func (w *work) recheckOne(e *entry, row store.User) error {
 		w.changed[row.UserID] = row
 		return nil
 	}
-	w.put(e, row)
+	w.setRow(e, row)
 	return nil
 }
 
