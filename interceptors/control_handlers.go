@@ -11,12 +11,12 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// The control API, /_e2ee_proxy/v1/…, as the table of design §6 says: who asks is whoever
-// owns the access token, and nothing in it names another account. GET status answers for
-// every token; everything else is 409 for a device whose keys the proxy does not hold.
-// Answers are never cached: some are secrets.
+// The control API, /_e2ee_proxy/v1/… (docs/control-api.md). The access token names the
+// account, and nothing in a request can name another one. GET status answers for every
+// token; everything else is 409 for a device whose keys the proxy does not hold. Answers
+// are never cached: some are secrets.
 
-// Attempts at what somebody with a stolen token might guess at or break.
+// Limits of what somebody with a stolen token might guess or break.
 const (
 	recoverBurst    = 5
 	recoverInterval = time.Minute
@@ -24,7 +24,7 @@ const (
 	resetInterval   = 5 * time.Minute
 )
 
-// control are the handlers of the control API.
+// control holds the handlers of the control API.
 type control struct {
 	recovers, resets, exports *attempts
 	options                   SyncOptions
@@ -49,14 +49,14 @@ func newControl(o SyncOptions) (*control, error) {
 	return c, nil
 }
 
-// answered is for calls that have answered by themselves.
+// answered is returned by calls that have written their answer themselves.
 type answered struct{}
 
-// done is the answer of calls that have nothing to say.
+// done is the answer of calls that return nothing.
 type done struct{}
 
-// keyAnswer is an answer with a recovery key, if there is one. It is the one place that
-// reveals it.
+// keyAnswer returns an answer with a recovery key, if there is one. Only here it is
+// revealed.
 func keyAnswer(key secret.String) any {
 	return struct {
 		RecoveryKey string `json:"recovery_key,omitempty"`
@@ -68,7 +68,7 @@ func controlStatus(a asked) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Lists are lists, also when there is nothing in them.
+	// An empty list is [], not null.
 	status.OtherDevices = notNil(status.OtherDevices)
 	status.Overrides = notNil(status.Overrides)
 	status.Problems = notNil(status.Problems)
@@ -148,7 +148,7 @@ func controlDeleteRecoveryKey(a asked) (any, error) {
 	return done{}, a.DeleteRecoveryKey(a.ctx)
 }
 
-// userParam gives the user that the path names.
+// userParam returns the user that the path names.
 func userParam(x *Exchange) (id.UserID, error) {
 	user := x.Endpoint.Params["userId"]
 	if !validUser(user) {

@@ -10,9 +10,9 @@ import (
 
 // Room keys as files, in the format that clients exchange: POST keys/export {passphrase}
 // answers with the file itself, text/plain; POST keys/import {passphrase, keys} takes its
-// text and says how many of the keys were news. POST keys/restore has all keys of the
-// account's backup fetched, in the background. A file costs about a second of work, a
-// restore a download, so that all three are limited.
+// text and answers how many of the keys were new. POST keys/restore starts fetching all
+// keys of the account's backup. A file costs about a second of CPU time, a restore a
+// download, so that all three are limited.
 const (
 	exportBurst    = 4
 	exportInterval = time.Minute
@@ -57,7 +57,7 @@ func (c *control) exportKeys(a asked) (any, error) {
 	return answered{}, nil
 }
 
-// lateWriter answers 200 with the first byte.
+// lateWriter sends status 200 with the first byte.
 type lateWriter struct {
 	w     http.ResponseWriter
 	begun bool

@@ -12,24 +12,24 @@ import (
 )
 
 // Rules of this file:
-//   - Package proxy decides first, from the path that it found canonical and wrote anew, by
-//     its own table; what routes here sees that path, and never the client's bytes.
-//   - Parameters are those that package proxy decoded, which are decoded once.
+//   - Package proxy decides first, from the path that it found canonical and rebuilt, by
+//     its own table; the router here sees that path, never the client's bytes.
+//   - Parameters are those of package proxy, percent-decoded once.
 //   - Both must find the same call, or nothing is done.
 
 const controlPrefix = "/_e2ee_proxy/v1"
 
 // controlCall is one call of the control API.
 type controlCall struct {
-	name string // under which package proxy knows it
+	name string // its name in package proxy's table
 	// method and path, below the prefix, are those of the row in package proxy's table.
 	method, path string
-	// any says that the call answers for every token; the others need a proxied device.
+	// any reports whether every token may call it; the others need a proxied device.
 	any bool
 	do  func(a asked) (any, error)
 }
 
-// calls are all there are. The zero value of a field asks for more, not for less.
+// calls returns all calls. The zero value of a field is the stricter one.
 func (c *control) calls() []controlCall {
 	return []controlCall{
 		{name: ControlStatus, method: http.MethodGet, path: "/status", any: true, do: controlStatus},
@@ -50,7 +50,7 @@ func (c *control) calls() []controlCall {
 	}
 }
 
-// route arranges the calls.
+// route registers the calls.
 func (c *control) route() {
 	c.routes = chi.NewMux()
 	c.routes.Use(unstored)
@@ -65,7 +65,7 @@ func (c *control) route() {
 	}
 }
 
-// handlers gives every call under its name, and under ControlNone what refuses the rest.
+// handlers returns every call under its name, and under ControlNone the one that refuses.
 func (c *control) handlers() map[string]Handler {
 	all := map[string]Handler{ControlNone: c.named(ControlNone)}
 	for _, call := range c.calls() {
@@ -74,7 +74,7 @@ func (c *control) handlers() map[string]Handler {
 	return all
 }
 
-// named makes the handler of what package proxy decided to be the call of that name.
+// named returns the handler for a request that package proxy decided to be the named call.
 func (c *control) named(name string) Handler {
 	return func(x *Exchange) error {
 		a := &asked{Exchange: x, ctx: x.Request.Context(), name: name, err: errNoControlAnswer}
@@ -86,8 +86,8 @@ func (c *control) named(name string) Handler {
 	}
 }
 
-// controlPath is the path that package proxy wrote. An empty one would have chi look for
-// another.
+// controlPath returns the path that package proxy built. If it is empty, chi would use
+// another one.
 func controlPath(u *url.URL) string {
 	if u.Opaque == "" {
 		return "/"
@@ -97,20 +97,20 @@ func controlPath(u *url.URL) string {
 
 var errNoControlAnswer = errors.New("a call of the control API came to no end")
 
-// asked is one call of the control API on its way.
+// asked is one request of the control API.
 type asked struct {
 	*Exchange
 	ctx context.Context
 	Control
-	name string // what package proxy decided
+	name string // the call that package proxy decided on
 	dev  Device
-	// err is how the call ended. It is an error until it has ended well.
+	// err is the result of the call. It is an error until the call has succeeded.
 	err error
 }
 
 type askedKey struct{}
 
-// failing makes a handler of chi's, which returns nothing, of one that may fail.
+// failing adapts a handler that returns an error to net/http.
 func failing(do func(a *asked) error) http.HandlerFunc {
 	return func(_ http.ResponseWriter, r *http.Request) {
 		if a, ok := r.Context().Value(askedKey{}).(*asked); ok {
@@ -119,7 +119,7 @@ func failing(do func(a *asked) error) http.HandlerFunc {
 	}
 }
 
-// before makes middleware of a step that may refuse.
+// before makes middleware of a check that may refuse.
 func before(check func(a *asked) error) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -136,7 +136,7 @@ func before(check func(a *asked) error) func(http.Handler) http.Handler {
 	}
 }
 
-// unstored keeps answers out of caches: some are secrets.
+// unstored sets Cache-Control: no-store, since some answers are secrets.
 func unstored(next http.Handler) http.Handler {
 	return before(func(a *asked) error {
 		a.Writer.Header().Set("Cache-Control", "no-store")
@@ -144,7 +144,7 @@ func unstored(next http.Handler) http.Handler {
 	})(next)
 }
 
-// decidedAs goes on only if package proxy decided on the same call.
+// decidedAs refuses unless package proxy decided on the same call.
 func decidedAs(name string) func(http.Handler) http.Handler {
 	return before(func(a *asked) error {
 		if a.name != name {
@@ -154,7 +154,7 @@ func decidedAs(name string) func(http.Handler) http.Handler {
 	})
 }
 
-// withDevice finds the device of whoever asks.
+// withDevice loads the device of the request.
 func withDevice(next http.Handler) http.Handler {
 	return before(func(a *asked) (err error) {
 		if a.dev, err = device(a.Exchange); err == nil {
@@ -169,7 +169,7 @@ func proxiedOnly(next http.Handler) http.Handler {
 	return before(func(a *asked) error { return notProxied(a.dev.Mode()) })(next)
 }
 
-// answer does the call.
+// answer runs the call and writes its answer.
 func (k controlCall) answer(a *asked) error {
 	out, err := k.do(*a)
 	if err != nil {
@@ -181,7 +181,7 @@ func (k controlCall) answer(a *asked) error {
 	return writeJSON(a.Exchange, out)
 }
 
-// otherMethod refuses a method that a path does not have, and says which it has (405
+// otherMethod refuses a method that a path does not have, and names those that it has (405
 // M_UNRECOGNIZED: Client-Server API, "Common error codes").
 func (c *control) otherMethod(a *asked) error {
 	path := controlPath(a.Request.URL)

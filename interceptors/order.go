@@ -7,13 +7,12 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// roomOrder puts the sends of a user and the moment at which the same user encrypts a
-// room in order, so that no clear text reaches the homeserver after the encryption
-// event: sends that go out in clear are counted, the encryption event waits for them,
-// and sends that come meanwhile wait for it.
+// roomOrder makes sure that no clear text of a user reaches the homeserver after the same
+// user's encryption event of the room: sends in clear are counted, the encryption event
+// waits for them, and later sends wait for it.
 //
-// The order is kept for each user and room, so that nobody can hold up somebody else.
-// Nothing is locked over the network: whoever waits gives up with its request.
+// The order is kept for each user and room, so that nobody can block somebody else. Nothing
+// is locked over the network: a waiting request can be cancelled.
 type roomOrder struct {
 	mu    sync.Mutex
 	turns map[turnKey]*turn
@@ -24,17 +23,17 @@ type turnKey struct {
 	room id.RoomID
 }
 
-// turn is in the map only while somebody is inside.
+// turn is in the map only while a request of its key is under way.
 type turn struct {
-	clear      int           // sends in clear on their way
-	encrypting bool          // an encryption event is on its way, or waits to be
+	clear      int           // sends in clear that are under way
+	encrypting bool          // an encryption event is under way, or waits to be
 	changed    chan struct{} // closed when either of them changes
 }
 
 func newRoomOrder() *roomOrder { return &roomOrder{turns: map[turnKey]*turn{}} }
 
-// send begins a send that may turn out to go in clear, and waits for an encryption
-// event of the same user on its way. leave must be called, and may be called twice.
+// send begins a send that may be in clear, after waiting for an encryption event of the
+// same user that is under way. leave must be called, and may be called twice.
 func (o *roomOrder) send(ctx context.Context, user id.UserID, room id.RoomID) (leave func(), err error) {
 	key := turnKey{user, room}
 	err = o.when(ctx, key, func(t *turn) bool {
@@ -50,8 +49,8 @@ func (o *roomOrder) send(ctx context.Context, user id.UserID, room id.RoomID) (l
 	return sync.OnceFunc(func() { o.change(key, func(t *turn) { t.clear-- }) }), nil
 }
 
-// encrypt begins an encryption event, waits for the user's sends in clear to the room
-// and holds up those that come. leave must be called, and may be called twice.
+// encrypt begins an encryption event, after waiting for the user's sends in clear to the
+// room, and makes later ones wait. leave must be called, and may be called twice.
 func (o *roomOrder) encrypt(ctx context.Context, user id.UserID, room id.RoomID) (leave func(), err error) {
 	key := turnKey{user, room}
 	err = o.when(ctx, key, func(t *turn) bool {
@@ -72,7 +71,7 @@ func (o *roomOrder) encrypt(ctx context.Context, user id.UserID, room id.RoomID)
 	return leave, nil
 }
 
-// when waits until try takes its turn.
+// when waits until try succeeds.
 func (o *roomOrder) when(ctx context.Context, key turnKey, try func(*turn) bool) error {
 	for {
 		o.mu.Lock()
@@ -94,7 +93,7 @@ func (o *roomOrder) when(ctx context.Context, key turnKey, try func(*turn) bool)
 	}
 }
 
-// change ends a turn and wakes those who wait.
+// change ends a request and wakes those that wait.
 func (o *roomOrder) change(key turnKey, end func(*turn)) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

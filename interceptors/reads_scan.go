@@ -13,22 +13,23 @@ import (
 	"e2ee-proxy/internal/spool"
 )
 
-// maxReadRooms bounds the rooms of one answer that are looked up, and maxPageToken the
-// names of pages that are remembered.
+// maxReadRooms is how many rooms of one answer are looked up, and maxPageToken the largest
+// token of a page that is remembered, in bytes.
 const (
 	maxReadRooms = 1000
 	maxPageToken = 1024
 )
 
-// errNoSuchEvent is an answer that is about one event which the client must not be shown.
+// errNoSuchEvent is the result of an answer about one event that the client must not be
+// shown.
 var errNoSuchEvent = errors.New("the event is not shown")
 
-// readScan is the first pass over what a read returns.
+// readScan is the first pass over the answer to a read.
 type readScan struct {
 	eventScan
 	family   *family
-	room     id.RoomID // of the request's path
-	backward bool      // the page's newest event comes first
+	room     id.RoomID // in the request's path
+	backward bool      // the newest event of the page comes first
 
 	eventRoom []byte
 	replaces  bool
@@ -36,7 +37,7 @@ type readScan struct {
 
 	past   history
 	shown  histories
-	rooms  []id.RoomID // of the answer, each once
+	rooms  []id.RoomID // of the answer, without duplicates
 	seen   map[id.RoomID]bool
 	marked bool // the entry has marks
 	// entries are the rooms of the entries that have marks.
@@ -44,7 +45,7 @@ type readScan struct {
 	end     string
 }
 
-// scanRead reads body into a spool, with the plan for the second pass into its own.
+// scan reads body into a spool, and writes the plan for the second pass into another.
 func (s *readScan) scan(body io.Reader, graph *jsonscan.Node, keep, plan *spool.Spool) error {
 	s.plan = planWriter{to: plan}
 	s.seen = map[id.RoomID]bool{}
@@ -94,7 +95,7 @@ func (s *readScan) visit(v *jsonscan.Value) error {
 	return nil
 }
 
-// note keeps a room to be looked up.
+// note adds a room to look up.
 func (s *readScan) note(room id.RoomID) {
 	if room != "" && !s.seen[room] && len(s.rooms) < maxReadRooms {
 		s.seen[room] = true
@@ -115,7 +116,7 @@ func (s *readScan) leaveEntry(v *jsonscan.Value) {
 	s.marked, s.entryRoom = false, s.entryRoom[:0]
 }
 
-// event handles an event of a place, at its end. Its head has been taken.
+// event handles an event of a place, at its end, after its head was taken.
 func (s *readScan) event(p *eventPlace, v *jsonscan.Value) error {
 	s.look(v)
 	if s.family.room == roomOfEvent {
@@ -157,7 +158,7 @@ func (s *readScan) event(p *eventPlace, v *jsonscan.Value) error {
 	return s.element(kind, flags|uint64(at)<<standShift, v)
 }
 
-// treat says what becomes of an event; no mark when it stays as it is.
+// treat returns the mark for an event; none when it is not changed.
 func (s *readScan) treat(p *eventPlace, v *jsonscan.Value) (kind markKind, flags uint64) {
 	switch p.kind {
 	case placeMixed:
@@ -186,7 +187,7 @@ func (h *eventHead) encrypts() bool {
 	return string(h.typ) == typeEncryption && h.types == 1 && string(h.stateKey) == `""`
 }
 
-// passing reports whether something among events is none: nothing that stays in the room.
+// passing reports whether something among events is not part of the room, such as typing.
 func (h *eventHead) passing() bool {
 	switch string(h.typ) {
 	case "m.typing", "m.receipt", "m.presence":
@@ -195,6 +196,6 @@ func (h *eventHead) passing() bool {
 	return false
 }
 
-// sectionEntry stands for the room that an entry says it is about, which is known only at
-// the end of the entry.
+// sectionEntry stands for the room of an entry, which is known only at the end of the
+// entry.
 const sectionEntry e2ee.Section = 15

@@ -11,7 +11,7 @@ import (
 	"e2ee-proxy/e2ee"
 )
 
-// hostile is a list of events in which a homeserver lies. Whatever must not reach the
+// hostile returns a list of events in which a homeserver lies. Whatever must not reach the
 // client says FORGED, and what must, KEPT.
 func hostile(room string) []any {
 	forged := map[string]any{"color": "none", "FORGED": true}

@@ -12,11 +12,11 @@ import (
 	"e2ee-proxy/e2ee"
 )
 
-// What a handler asks the homeserver, or tells it, about a room's state besides the client's
-// own request. It is done in the client's name, with what its query says of who asks: the
-// token may be an application service's that speaks for one of its users.
+// Requests of a handler about a room's state, besides the client's own request. They are
+// made in the client's name, with the user of its query: the token may be an application
+// service's that acts for one of its users.
 
-// readStateAs gives the [e2ee.StateReader] of the one who sent x.
+// readStateAs returns the [e2ee.StateReader] of the user of x.
 func readStateAs(x *Exchange) e2ee.StateReader {
 	return func(ctx context.Context, room id.RoomID, eventType string) (json.RawMessage, error) {
 		resp, err := doState(ctx, x, http.MethodGet, room, eventType, nil)
@@ -58,7 +58,7 @@ func doState(ctx context.Context, x *Exchange, method string, room id.RoomID, ev
 	})
 }
 
-// whoQuery keeps of a query what says who asks.
+// whoQuery returns the parameters of a query that say who asks.
 func whoQuery(query url.Values) url.Values {
 	out := url.Values{}
 	for _, name := range []string{"access_token", "user_id", "device_id", "org.matrix.msc3202.device_id"} {

@@ -13,7 +13,8 @@ import (
 
 // What the proxy adds to a sync response: late events, notices, to-device events, warnings.
 
-// added gives the events to put into the timeline of a room that has none, and forgets them.
+// added returns the events to put into the timeline of a room that has none, and deletes
+// them here.
 func (w *syncWriter) added(room id.RoomID) []json.RawMessage {
 	events := slices.Concat(w.extras.Late[room], w.extras.Notices[room])
 	delete(w.extras.Late, room)
@@ -70,7 +71,7 @@ func (w *syncWriter) writeJoin(out *bytes.Buffer) {
 	out.WriteByte('}')
 }
 
-// writeAbsent writes entries for the rooms that the response does not have.
+// writeAbsent writes entries for rooms that the response does not have.
 func (w *syncWriter) writeAbsent(out *bytes.Buffer) {
 	for i, room := range w.absent {
 		if i > 0 {
@@ -116,7 +117,7 @@ func (w *syncWriter) writeTop(out *bytes.Buffer) error {
 	return nil
 }
 
-// writeTimeline writes a member with a timeline of a room.
+// writeTimeline writes a room's timeline member.
 func writeTimeline(out *bytes.Buffer, events []json.RawMessage) {
 	out.WriteString(`"timeline":{`)
 	writeList(out, "events", events)
