@@ -160,9 +160,9 @@ func parseObject(raw []byte) (strictjson.Object, error) {
 	return members, nil
 }
 
-// answer returns the members of a homeserver's answer, which can still be relayed
+// answerObject returns the members of a homeserver's answer, which can still be relayed
 // afterwards; nil for an answer that is too long or no plain object.
-func answer(resp *http.Response) strictjson.Object {
+func answerObject(resp *http.Response) strictjson.Object {
 	raw := peek(resp)
 	if raw == nil {
 		return strictjson.Object{}

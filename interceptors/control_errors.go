@@ -117,7 +117,7 @@ func controlReasons() []controlReason {
 		{e2ee.ErrCannotEncrypt, NewError(http.StatusServiceUnavailable, CodeCannotEncrypt,
 			"What the homeserver shows of this account could not be read.").WithHint("Try again in a moment.")},
 		{e2ee.ErrClosed, NewError(http.StatusServiceUnavailable, CodeUnknown, "The proxy is shutting down.").WithHint("Try again in a moment.")},
-		{e2ee.ErrLeaseLost, ending(nil)},
+		{e2ee.ErrLeaseLost, processEnding(nil)},
 		{ErrNotAnExport, BadJSON("keys is not the text of a file of exported keys. Nothing was imported.")},
 		{ErrExportTooCostly, BadJSON("The file asks for more work than the file of any client does. Nothing was imported.")},
 		{ErrWrongPassphrase, NewError(http.StatusForbidden, codeWrongPassphrase,

@@ -63,7 +63,7 @@ func keyAnswer(key secret.String) any {
 	}{key.Reveal()}
 }
 
-func controlStatus(a asked) (any, error) {
+func controlStatus(a controlRequest) (any, error) {
 	status, err := a.Status(a.ctx)
 	if err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func controlStatus(a asked) (any, error) {
 	return status, nil
 }
 
-func (c *control) bootstrap(a asked) (any, error) {
+func (c *control) bootstrap(a controlRequest) (any, error) {
 	var body authBody
 	if err := readControl(a.Exchange, &body); err != nil {
 		return nil, err
@@ -95,7 +95,7 @@ func (c *control) bootstrap(a asked) (any, error) {
 	return keyAnswer(key), nil
 }
 
-func (c *control) recover(a asked) (any, error) {
+func (c *control) recover(a controlRequest) (any, error) {
 	var body recoverBody
 	if err := readControl(a.Exchange, &body); err != nil {
 		return nil, err
@@ -110,7 +110,7 @@ func (c *control) recover(a asked) (any, error) {
 	return done{}, a.Recover(a.ctx, with)
 }
 
-func (c *control) reset(a asked) (any, error) {
+func (c *control) reset(a controlRequest) (any, error) {
 	var body authBody
 	if err := readControl(a.Exchange, &body); err != nil {
 		return nil, err
@@ -133,7 +133,7 @@ func (c *control) reset(a asked) (any, error) {
 	return keyAnswer(key), nil
 }
 
-func controlRecoveryKey(a asked) (any, error) {
+func controlRecoveryKey(a controlRequest) (any, error) {
 	key, err := a.RecoveryKey(a.ctx)
 	if err == nil && key.IsZero() {
 		err = ErrNoRecoveryKey
@@ -144,7 +144,7 @@ func controlRecoveryKey(a asked) (any, error) {
 	return keyAnswer(key), nil
 }
 
-func controlDeleteRecoveryKey(a asked) (any, error) {
+func controlDeleteRecoveryKey(a controlRequest) (any, error) {
 	return done{}, a.DeleteRecoveryKey(a.ctx)
 }
 
@@ -157,7 +157,7 @@ func userParam(x *Exchange) (id.UserID, error) {
 	return id.UserID(user), nil
 }
 
-func controlUser(a asked) (any, error) {
+func controlUser(a controlRequest) (any, error) {
 	user, err := userParam(a.Exchange)
 	if err != nil {
 		return nil, err
@@ -170,7 +170,7 @@ func controlUser(a asked) (any, error) {
 	return trust, nil
 }
 
-func controlAcknowledge(a asked) (any, error) {
+func controlAcknowledge(a controlRequest) (any, error) {
 	user, err := userParam(a.Exchange)
 	if err != nil {
 		return nil, err
@@ -186,7 +186,7 @@ func controlAcknowledge(a asked) (any, error) {
 	return done{}, a.Acknowledge(a.ctx, user, key)
 }
 
-func controlWithdraw(a asked) (any, error) {
+func controlWithdraw(a controlRequest) (any, error) {
 	user, err := userParam(a.Exchange)
 	if err != nil {
 		return nil, err
@@ -197,7 +197,7 @@ func controlWithdraw(a asked) (any, error) {
 	return done{}, a.WithdrawVerification(a.ctx, user)
 }
 
-func controlOverride(a asked) (any, error) {
+func controlOverride(a controlRequest) (any, error) {
 	user, err := userParam(a.Exchange)
 	if err != nil {
 		return nil, err
@@ -217,7 +217,7 @@ func controlOverride(a asked) (any, error) {
 	return done{}, a.SetOverride(a.ctx, user, dev, trusted)
 }
 
-func controlWarnings(a asked) (any, error) {
+func controlWarnings(a controlRequest) (any, error) {
 	warnings, err := a.Warnings(a.ctx)
 	if err != nil {
 		return nil, err
@@ -227,7 +227,7 @@ func controlWarnings(a asked) (any, error) {
 	}{notNil(warnings)}, nil
 }
 
-func controlDismiss(a asked) (any, error) {
+func controlDismiss(a controlRequest) (any, error) {
 	warning := a.Endpoint.Params["warningId"]
 	if warning == "" {
 		return nil, NewError(http.StatusNotFound, CodeNotFound, "There is no such warning.")

@@ -51,7 +51,7 @@ func readImport(x *Exchange, keep *spool.Spool) (importBody, error) {
 	var body importBody
 	seen := make(map[int]int)
 	values := 0
-	_, err := jsonscan.Scan(&keepingReader{x.Request.Body, keep}, importGraph(), jsonscan.Options{MaxCapture: maxPassphrase}, func(v *jsonscan.Value) error {
+	_, err := jsonscan.Scan(&spoolingReader{x.Request.Body, keep}, importGraph(), jsonscan.Options{MaxCapture: maxPassphrase}, func(v *jsonscan.Value) error {
 		seen[v.ID]++
 		switch v.ID {
 		case importTop:
@@ -119,7 +119,7 @@ func importFailure(err error) error {
 }
 
 // importKeys handles [ControlImportKeys].
-func (c *control) importKeys(a asked) (_ any, err error) {
+func (c *control) importKeys(a controlRequest) (_ any, err error) {
 	keep := c.options.spool(a.Exchange, 0)
 	defer func() { err = errors.Join(err, keep.Close()) }()
 	body, err := readImport(a.Exchange, keep)

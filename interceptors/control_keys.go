@@ -29,7 +29,7 @@ func (b *exportBody) passphrase() (secret.String, error) {
 	return *b.Passphrase, nil
 }
 
-func (c *control) exportKeys(a asked) (any, error) {
+func (c *control) exportKeys(a controlRequest) (any, error) {
 	var body exportBody
 	if err := readControl(a.Exchange, &body); err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func (l *lateWriter) Write(p []byte) (int, error) {
 	return l.w.Write(p)
 }
 
-func (c *control) restoreKeys(a asked) (any, error) {
+func (c *control) restoreKeys(a controlRequest) (any, error) {
 	if err := readControl(a.Exchange, &emptyBody{}); err != nil {
 		return nil, err
 	}

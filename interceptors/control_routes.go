@@ -24,15 +24,15 @@ type controlCall struct {
 	name string // its name in package proxy's table
 	// method and path, below the prefix, are those of the row in package proxy's table.
 	method, path string
-	// any reports whether every token may call it; the others need a proxied device.
-	any bool
-	do  func(a asked) (any, error)
+	// anyToken reports whether every token may call it; the others need a proxied device.
+	anyToken bool
+	do       func(a controlRequest) (any, error)
 }
 
 // calls returns all calls. The zero value of a field is the stricter one.
 func (c *control) calls() []controlCall {
 	return []controlCall{
-		{name: ControlStatus, method: http.MethodGet, path: "/status", any: true, do: controlStatus},
+		{name: ControlStatus, method: http.MethodGet, path: "/status", anyToken: true, do: controlStatus},
 		{name: ControlBootstrap, method: http.MethodPost, path: "/bootstrap", do: c.bootstrap},
 		{name: ControlRecover, method: http.MethodPost, path: "/recover", do: c.recover},
 		{name: ControlReset, method: http.MethodPost, path: "/reset", do: c.reset},
@@ -53,31 +53,31 @@ func (c *control) calls() []controlCall {
 // route registers the calls.
 func (c *control) route() {
 	c.routes = chi.NewMux()
-	c.routes.Use(unstored)
-	c.routes.NotFound(failing(func(*asked) error { return NotImplemented("There is no such endpoint.") }))
-	c.routes.MethodNotAllowed(failing(c.otherMethod))
+	c.routes.Use(noStore)
+	c.routes.NotFound(withError(func(*controlRequest) error { return NotImplemented("There is no such endpoint.") }))
+	c.routes.MethodNotAllowed(withError(c.otherMethod))
 	for _, call := range c.calls() {
 		steps := chi.Middlewares{decidedAs(call.name), withDevice}
-		if !call.any {
+		if !call.anyToken {
 			steps = append(steps, proxiedOnly)
 		}
-		c.routes.With(steps...).Method(call.method, controlPrefix+call.path, failing(call.answer))
+		c.routes.With(steps...).Method(call.method, controlPrefix+call.path, withError(call.answer))
 	}
 }
 
 // handlers returns every call under its name, and under ControlNone the one that refuses.
 func (c *control) handlers() map[string]Handler {
-	all := map[string]Handler{ControlNone: c.named(ControlNone)}
+	all := map[string]Handler{ControlNone: c.handlerNamed(ControlNone)}
 	for _, call := range c.calls() {
-		all[call.name] = c.named(call.name)
+		all[call.name] = c.handlerNamed(call.name)
 	}
 	return all
 }
 
-// named returns the handler for a request that package proxy decided to be the named call.
-func (c *control) named(name string) Handler {
+// handlerNamed returns the handler for a request that package proxy decided to be the named call.
+func (c *control) handlerNamed(name string) Handler {
 	return func(x *Exchange) error {
-		a := &asked{Exchange: x, ctx: x.Request.Context(), name: name, err: errNoControlAnswer}
+		a := &controlRequest{Exchange: x, ctx: x.Request.Context(), name: name, err: errNoControlAnswer}
 		at := chi.NewRouteContext()
 		at.Routes, at.RoutePath = c.routes, controlPath(x.Request.URL)
 		ctx := context.WithValue(context.WithValue(a.ctx, chi.RouteCtxKey, at), askedKey{}, a)
@@ -97,8 +97,8 @@ func controlPath(u *url.URL) string {
 
 var errNoControlAnswer = errors.New("a call of the control API came to no end")
 
-// asked is one request of the control API.
-type asked struct {
+// controlRequest is one request of the control API.
+type controlRequest struct {
 	*Exchange
 	ctx context.Context
 	Control
@@ -110,20 +110,20 @@ type asked struct {
 
 type askedKey struct{}
 
-// failing adapts a handler that returns an error to net/http.
-func failing(do func(a *asked) error) http.HandlerFunc {
+// withError adapts a handler that returns an error to net/http.
+func withError(do func(a *controlRequest) error) http.HandlerFunc {
 	return func(_ http.ResponseWriter, r *http.Request) {
-		if a, ok := r.Context().Value(askedKey{}).(*asked); ok {
+		if a, ok := r.Context().Value(askedKey{}).(*controlRequest); ok {
 			a.err = do(a)
 		}
 	}
 }
 
-// before makes middleware of a check that may refuse.
-func before(check func(a *asked) error) func(http.Handler) http.Handler {
+// middleware makes middleware of a check that may refuse.
+func middleware(check func(a *controlRequest) error) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			a, ok := r.Context().Value(askedKey{}).(*asked)
+			a, ok := r.Context().Value(askedKey{}).(*controlRequest)
 			if !ok {
 				return
 			}
@@ -136,9 +136,9 @@ func before(check func(a *asked) error) func(http.Handler) http.Handler {
 	}
 }
 
-// unstored sets Cache-Control: no-store, since some answers are secrets.
-func unstored(next http.Handler) http.Handler {
-	return before(func(a *asked) error {
+// noStore sets Cache-Control: no-store, since some answers are secrets.
+func noStore(next http.Handler) http.Handler {
+	return middleware(func(a *controlRequest) error {
 		a.Writer.Header().Set("Cache-Control", "no-store")
 		return nil
 	})(next)
@@ -146,7 +146,7 @@ func unstored(next http.Handler) http.Handler {
 
 // decidedAs refuses unless package proxy decided on the same call.
 func decidedAs(name string) func(http.Handler) http.Handler {
-	return before(func(a *asked) error {
+	return middleware(func(a *controlRequest) error {
 		if a.name != name {
 			return fmt.Errorf("the route table says %q and the control API %q", a.name, name)
 		}
@@ -156,7 +156,7 @@ func decidedAs(name string) func(http.Handler) http.Handler {
 
 // withDevice loads the device of the request.
 func withDevice(next http.Handler) http.Handler {
-	return before(func(a *asked) (err error) {
+	return middleware(func(a *controlRequest) (err error) {
 		if a.dev, err = device(a.Exchange); err == nil {
 			a.Control = a.dev.Control()
 		}
@@ -166,11 +166,11 @@ func withDevice(next http.Handler) http.Handler {
 
 // proxiedOnly refuses devices whose keys the proxy does not hold.
 func proxiedOnly(next http.Handler) http.Handler {
-	return before(func(a *asked) error { return notProxied(a.dev.Mode()) })(next)
+	return middleware(func(a *controlRequest) error { return notProxied(a.dev.Mode()) })(next)
 }
 
 // answer runs the call and writes its answer.
-func (k controlCall) answer(a *asked) error {
+func (k controlCall) answer(a *controlRequest) error {
 	out, err := k.do(*a)
 	if err != nil {
 		return controlError(err)
@@ -183,7 +183,7 @@ func (k controlCall) answer(a *asked) error {
 
 // otherMethod refuses a method that a path does not have, and names those that it has (405
 // M_UNRECOGNIZED: Client-Server API, "Common error codes").
-func (c *control) otherMethod(a *asked) error {
+func (c *control) otherMethod(a *controlRequest) error {
 	path := controlPath(a.Request.URL)
 	var has []string
 	for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete} {

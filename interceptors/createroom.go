@@ -28,13 +28,13 @@ func (r *rooms) createRoom(x *Exchange) error {
 		return err
 	}
 	body, err := parseObject(raw)
-	if err != nil && !r.lifted(dev) {
+	if err != nil && !r.clearTextAllowed(dev) {
 		return err
 	}
 	// The client of a device with keys of its own may know another algorithm. What is not read
 	// here is asked of the homeserver before the first send.
 	initial, err := readInitialState(body)
-	mayPass := r.lifted(dev) || dev.Mode() == e2ee.ModeForeign && HasCode(err, CodeCannotEncrypt)
+	mayPass := r.clearTextAllowed(dev) || dev.Mode() == e2ee.ModeForeign && HasCode(err, CodeCannotEncrypt)
 	if err != nil && !mayPass {
 		return err
 	}
@@ -67,7 +67,7 @@ func readInitialState(body strictjson.Object) (initialState, error) {
 			return out, err
 		}
 		if isMessageType(event.TextOrEmpty("type")) {
-			return out, noState()
+			return out, messageAsState()
 		}
 		if event.TextOrEmpty("state_key") != "" {
 			continue

@@ -67,7 +67,7 @@ func homeserverCan(x *Exchange, feature string) (bool, error) {
 	asking.Request = x.Request.Clone(x.Request.Context())
 	asking.Request.Body, asking.Request.ContentLength = http.NoBody, 0
 	resp, err := x.Upstream.Do(&asking, Change{
-		Method: http.MethodGet, Pattern: "/_matrix/client/versions", Query: whoQuery(x.Request.URL.Query()),
+		Method: http.MethodGet, Pattern: "/_matrix/client/versions", Query: identityQuery(x.Request.URL.Query()),
 	})
 	if err != nil {
 		return false, err
@@ -80,5 +80,5 @@ func homeserverCan(x *Exchange, feature string) (bool, error) {
 	if checkObject(raw) != nil {
 		return false, Unreachable(errors.New("what the homeserver can do is not readable"))
 	}
-	return answer(resp).Object("unstable_features").IsTrue(feature), nil
+	return answerObject(resp).Object("unstable_features").IsTrue(feature), nil
 }

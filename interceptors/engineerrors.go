@@ -62,7 +62,7 @@ func engineError(err error) error {
 	case errors.Is(err, e2ee.ErrCannotEncrypt), errors.Is(err, e2ee.ErrClosed):
 		return CannotEncrypt(false, err)
 	case errors.Is(err, e2ee.ErrLeaseLost):
-		return ending(err)
+		return processEnding(err)
 	case errors.Is(err, e2ee.ErrReload):
 		return notStored().Because(err)
 	case errors.Is(err, e2ee.ErrDeviceNotSigned):
@@ -80,8 +80,8 @@ func engineError(err error) error {
 	return err
 }
 
-// ending is for the moments until a process ends that another one has replaced.
-func ending(err error) *Error {
+// processEnding is for the moments until a process ends that another one has replaced.
+func processEnding(err error) *Error {
 	return &Error{
 		Status: http.StatusServiceUnavailable, ErrCode: CodeUnknown, Err: err,
 		Text: "This process of the proxy is ending, because another one has taken its place. Nothing was changed.", Hint: "Try again in a moment.",
@@ -182,20 +182,20 @@ func identityChanged(e *e2ee.IdentityChangedError) *Error {
 	if len(users) == 0 {
 		users = []id.UserID{}
 	}
-	out := IdentityChanged(users, "The digital identity of "+names(users)+
+	out := IdentityChanged(users, "The digital identity of "+userList(users)+
 		" was reset, so the message was not sent: it could be read by somebody else.")
 	out.Hint = "Ask them in another way whether they did that, then accept it " +
 		"(POST /_e2ee_proxy/v1/users/{userId}/acknowledge) and send the message again."
 	if len(e.Lost) > 0 {
-		out.Hint += " You had verified " + names(e.Lost) + ": verify again, or give that verification up first " +
+		out.Hint += " You had verified " + userList(e.Lost) + ": verify again, or give that verification up first " +
 			"(POST /_e2ee_proxy/v1/users/{userId}/withdraw_verification)."
 		out.Fields["verification_lost"] = e.Lost
 	}
 	return out
 }
 
-// names returns the first few users for a sentence.
-func names(users []id.UserID) string {
+// userList returns the first few users for a sentence.
+func userList(users []id.UserID) string {
 	const most = 5
 	shown := make([]string, 0, most)
 	for _, u := range users[:min(len(users), most)] {

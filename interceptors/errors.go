@@ -289,7 +289,7 @@ func FromResponse(resp *http.Response) *Error {
 	}
 	code, _ := fields["errcode"].(string)
 	if code == "" || resp.StatusCode < 400 || resp.StatusCode > 599 {
-		return noMatrixError(resp, errors.New("no error code"))
+		return notMatrixError(resp, errors.New("no error code"))
 	}
 	text, _ := fields["error"].(string)
 	delete(fields, "errcode")
@@ -301,8 +301,8 @@ func FromResponse(resp *http.Response) *Error {
 	return e
 }
 
-// noMatrixError is like FromResponse, for an answer that is no Matrix error.
-func noMatrixError(resp *http.Response, err error) *Error {
+// notMatrixError is like FromResponse, for an answer that is no Matrix error.
+func notMatrixError(resp *http.Response, err error) *Error {
 	err = fmt.Errorf("status %d: %w", resp.StatusCode, err)
 	if resp.StatusCode != http.StatusTooManyRequests {
 		return HomeserverFailed(resp.StatusCode, "", err)
@@ -314,19 +314,19 @@ func noMatrixError(resp *http.Response, err error) *Error {
 	return e
 }
 
-// ofNone reports whether an answer with this status, which is not JSON, comes from
+// notFromHomeserver reports whether an answer with this status, which is not JSON, comes from
 // something that is no homeserver. Other statuses may come from a reverse proxy in front of
 // one.
-func ofNone(status int) bool {
+func notFromHomeserver(status int) bool {
 	return status < http.StatusBadRequest || status == http.StatusNotFound || status == http.StatusMethodNotAllowed
 }
 
 // notJSON returns the error of an answer that is not JSON.
 func notJSON(resp *http.Response, err error) *Error {
-	if ofNone(resp.StatusCode) {
+	if notFromHomeserver(resp.StatusCode) {
 		return NotHomeserver(fmt.Errorf("status %d: %w", resp.StatusCode, err))
 	}
-	return noMatrixError(resp, err)
+	return notMatrixError(resp, err)
 }
 
 // FromOther is like FromResponse for a status without a meaning of its own: an error of a
@@ -335,7 +335,7 @@ func notJSON(resp *http.Response, err error) *Error {
 func FromOther(resp *http.Response, asked string) *Error {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	var fields map[string]any
-	if err == nil && json.Unmarshal(body, &fields) != nil && ofNone(resp.StatusCode) {
+	if err == nil && json.Unmarshal(body, &fields) != nil && notFromHomeserver(resp.StatusCode) {
 		return NotHomeserver(fmt.Errorf("status %d without a JSON body", resp.StatusCode))
 	}
 	return HomeserverFailed(resp.StatusCode, asked, nil)

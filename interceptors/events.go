@@ -35,10 +35,10 @@ const maxBundled = 3
 
 // eventGraphs name the places inside an event that are looked at.
 type eventGraphs struct {
-	ours    *jsonscan.Node // reports members to remove
-	bundled *jsonscan.Node // reports events bundled under unsigned
-	head    *jsonscan.Node // reports what filters and decisions look at
-	names   *jsonscan.Node // reports whose event it is
+	reserved *jsonscan.Node // reports members to remove
+	bundled  *jsonscan.Node // reports events bundled under unsigned
+	head     *jsonscan.Node // reports what filters and decisions look at
+	names    *jsonscan.Node // reports whose event it is
 }
 
 const (
@@ -58,11 +58,11 @@ const (
 )
 
 func newEventGraphs() eventGraphs {
-	return eventGraphs{ours: oursGraph(), bundled: bundledGraph(), head: headGraph(jsonscan.NewNode()), names: namesGraph()}
+	return eventGraphs{reserved: reservedGraph(), bundled: bundledGraph(), head: headGraph(jsonscan.NewNode()), names: namesGraph()}
 }
 
-// oursGraph reports every member of the proxy's in an event and in the events inside it.
-func oursGraph() *jsonscan.Node {
+// reservedGraph reports every member of the proxy's in an event and in the events inside it.
+func reservedGraph() *jsonscan.Node {
 	ours := jsonscan.NewNode().Report(1, false)
 	event, unsigned, relation := jsonscan.NewNode(), jsonscan.NewNode(), jsonscan.NewNode()
 	for _, n := range []*jsonscan.Node{event, relation} {
@@ -118,18 +118,18 @@ func headGraph(event *jsonscan.Node) *jsonscan.Node {
 
 // eventHead is what decisions need of an event. Of names that occur twice the last counts.
 type eventHead struct {
-	typ        []byte // without escapes
-	types      int    // how often there is a type
-	stateKey   []byte // raw
-	state      bool   // there is a state key
-	named      bool   // the state key is a string
-	shut       bool   // it is never opened
-	sender     []byte
-	membership []byte // raw
-	hasURL     bool
-	ciphertext bool
-	redacted   bool
-	bare       bool // a reaction with its relation only
+	typ            []byte // without escapes
+	types          int    // how often there is a type
+	stateKey       []byte // raw
+	hasStateKey    bool   // there is a state key
+	stringStateKey bool   // the state key is a string
+	neverOpened    bool   // it is never opened
+	sender         []byte
+	membership     []byte // raw
+	hasURL         bool
+	ciphertext     bool
+	redacted       bool
+	bare           bool // a reaction with its relation only
 }
 
 func (h *eventHead) reset() {
@@ -143,7 +143,7 @@ func (h *eventHead) take(v *jsonscan.Value) (ok bool) {
 		h.typ = appendText(h.typ[:0], v)
 		h.types++
 	case inStateKey:
-		h.stateKey, h.state, h.named = append(h.stateKey[:0], v.Raw...), true, v.Kind == '"'
+		h.stateKey, h.hasStateKey, h.stringStateKey = append(h.stateKey[:0], v.Raw...), true, v.Kind == '"'
 	case inSender:
 		h.sender = appendText(h.sender[:0], v)
 	case inMembership:
@@ -179,20 +179,20 @@ func (g *eventGraphs) headOf(event []byte) (eventHead, error) {
 		h.take(v)
 		return nil
 	})
-	h.weigh(event)
+	h.readReaction(event)
 	return h, err
 }
 
-// weigh reads the content of a reaction, which decides whether it is bare.
-func (h *eventHead) weigh(event []byte) {
+// readReaction reads the content of a reaction, which decides whether it is bare.
+func (h *eventHead) readReaction(event []byte) {
 	h.bare = string(h.typ) == typeReaction && event != nil && e2ee.PlainReaction(event)
 }
 
-// stripOurs removes the members that only the proxy may add. The event is valid JSON.
-func (g *eventGraphs) stripOurs(event []byte) ([]byte, error) {
+// stripReserved removes the members that only the proxy may add. The event is valid JSON.
+func (g *eventGraphs) stripReserved(event []byte) ([]byte, error) {
 	var edits []jsonscan.Edit
 	gone := make(map[int64]int) // number of removed members, by container
-	err := jsonscan.ScanBytes(event, g.ours, jsonscan.Options{}, func(v *jsonscan.Value) error {
+	err := jsonscan.ScanBytes(event, g.reserved, jsonscan.Options{}, func(v *jsonscan.Value) error {
 		edits = append(edits, jsonscan.Edit{
 			Op: jsonscan.Delete, Start: v.Member, End: v.End, Sep: v.Sep, Before: v.Index > gone[v.Inside],
 		})
@@ -211,7 +211,7 @@ func (g *eventGraphs) stripOurs(event []byte) ([]byte, error) {
 // openable reports whether an event of the timeline goes through Device.Open, in a room
 // that is, or is not, known to be encrypted.
 func (h *eventHead) openable(encrypted bool) bool {
-	if h.shut || h.isState() || h.types == 0 {
+	if h.neverOpened || h.isState() || h.types == 0 {
 		return false
 	}
 	if string(h.typ) == typeEncrypted {
@@ -221,11 +221,11 @@ func (h *eventHead) openable(encrypted bool) bool {
 }
 
 // sealed reports whether an event of a timeline is encrypted.
-func (h *eventHead) sealed() bool { return !h.state && string(h.typ) == typeEncrypted }
+func (h *eventHead) sealed() bool { return !h.hasStateKey && string(h.typ) == typeEncrypted }
 
 // isState reports whether an event is state and not also of a message's type: some clients
 // look at the type alone.
-func (h *eventHead) isState() bool { return h.named && !e2ee.MessageType(string(h.typ)) }
+func (h *eventHead) isState() bool { return h.stringStateKey && !e2ee.MessageType(string(h.typ)) }
 
 // shouldBeEncrypted reports whether a plain event is one that clients send encrypted in an
 // encrypted room (requirements 19.5, 19.6, 20.1). If the type is ambiguous, it is. A

@@ -14,22 +14,22 @@ import (
 // a list of state without m.room.encryption, since homeservers cut those or take them from
 // memory.
 
-// stand is the part of a room's history to which the events of a place belong. The order of
+// position is the part of a room's history to which the events of a place belong. The order of
 // the values is that of the history.
-type stand uint8
+type position uint8
 
 const (
-	// standNowhere is a place without an order.
-	standNowhere stand = iota
-	// standStart is the state at the beginning of what follows.
-	standStart
-	// standBefore, standAt and standAfter are the parts of an event's context; what stands
+	// positionNone is a place without an order.
+	positionNone position = iota
+	// positionStart is the state at the beginning of what follows.
+	positionStart
+	// positionBefore, positionAt and positionAfter are the parts of an event's context; what stands
 	// before is listed with the newest first, what comes after with the oldest.
-	standBefore
-	standAt
-	standAfter
-	// standPaged is standBefore or standAfter, depending on the direction of the page.
-	standPaged
+	positionBefore
+	positionAt
+	positionAfter
+	// positionPaged is positionBefore or positionAfter, depending on the direction of the page.
+	positionPaged
 )
 
 // history is a part of one room's history in a body.
@@ -38,7 +38,7 @@ type history struct {
 	room     id.RoomID
 	// found reports whether it has an encryption event; at is where the oldest stands.
 	found  bool
-	at     stand
+	at     position
 	offset int64
 	// first reports whether that event made the room encrypted, and did not replace another.
 	first bool
@@ -46,30 +46,30 @@ type history struct {
 	rest e2ee.Order
 }
 
-// encrypted records an encryption event.
-func (h *history) encrypted(at stand, offset int64, replaces bool) {
-	if at == standNowhere || h.found && later(at, offset, h.at, h.offset) {
+// addEncryption records an encryption event.
+func (h *history) addEncryption(at position, offset int64, replaces bool) {
+	if at == positionNone || h.found && later(at, offset, h.at, h.offset) {
 		return
 	}
 	h.found, h.at, h.offset = true, at, offset
-	h.first = !replaces && at != standStart // a list of state does not show since when it holds
+	h.first = !replaces && at != positionStart // a list of state does not show since when it holds
 }
 
 // later reports whether a stands behind b in the history.
-func later(a stand, aOffset int64, b stand, bOffset int64) bool {
+func later(a position, aOffset int64, b position, bOffset int64) bool {
 	switch {
 	case a != b:
 		return a > b
-	case a == standBefore:
+	case a == positionBefore:
 		return aOffset < bOffset
 	}
 	return aOffset > bOffset
 }
 
 // order returns the order of an event relative to the encryption of its room.
-func (h *history) order(at stand, offset int64) e2ee.Order {
+func (h *history) order(at position, offset int64) e2ee.Order {
 	switch {
-	case at == standNowhere, !h.found:
+	case at == positionNone, !h.found:
 		return h.rest
 	case later(at, offset, h.at, h.offset):
 		return e2ee.OrderAfter
@@ -95,7 +95,7 @@ func (s *histories) add(h history) {
 
 // order returns the order of the event at an offset relative to the encryption of its room.
 // Offsets must not decrease.
-func (s *histories) order(at stand, offset int64) e2ee.Order {
+func (s *histories) order(at position, offset int64) e2ee.Order {
 	for len(s.list) > 0 && s.list[0].to <= offset {
 		s.list = s.list[1:]
 	}
@@ -105,8 +105,8 @@ func (s *histories) order(at stand, offset int64) e2ee.Order {
 	return s.list[0].order(at, offset)
 }
 
-// claimed returns the rooms whose history in the body shows how they became encrypted.
-func (s *histories) claimed() []id.RoomID {
+// withEncryption returns the rooms whose history in the body shows how they became encrypted.
+func (s *histories) withEncryption() []id.RoomID {
 	var rooms []id.RoomID
 	for i := range s.list {
 		if s.list[i].first {
@@ -116,8 +116,8 @@ func (s *histories) claimed() []id.RoomID {
 	return rooms
 }
 
-// deny drops that for rooms that were known to be encrypted before.
-func (s *histories) deny(known func(id.RoomID) bool) {
+// dropKnown drops that for rooms that were known to be encrypted before.
+func (s *histories) dropKnown(known func(id.RoomID) bool) {
 	for i := range s.list {
 		h := &s.list[i]
 		h.first = h.first && !known(h.room)

@@ -48,23 +48,23 @@ const (
 	// flagSealed: the event is encrypted. flagPlain: it should be, if its room is.
 	flagSealed
 	flagPlain
-	// flagOurs: the event has members that only the proxy may add.
-	flagOurs
+	// flagReserved: the event has members that only the proxy may add.
+	flagReserved
 	// flagLarge: too large to be read.
 	flagLarge
 	// flagAmbiguous: the event has more than one type.
 	flagAmbiguous
 	// flagFields: the filter's event_fields apply.
 	flagFields
-	// flagAlone: an event that is no element of a list, and cannot be left out. flagWhole: it
-	// is the whole body. flagGone: it must not be shown.
-	flagAlone
+	// flagSingle: an event that is no element of a list, and cannot be left out. flagWhole: it
+	// is the whole body. flagWithheld: it must not be shown.
+	flagSingle
 	flagWhole
-	flagGone
+	flagWithheld
 )
 
-// standShift is the bit of the flags at which the event's [stand] begins.
-const standShift = 24
+// positionShift is the bit of the flags at which the event's [position] begins.
+const positionShift = 24
 
 // mark is one entry of the plan: a place in the body where the second pass may have to
 // change something. The plan has a spool of its own, so that its size does not matter.

@@ -46,13 +46,13 @@ func (s *eventScan) enter(room id.RoomID, section e2ee.Section) {
 	s.due = &mark{kind: markRoom, room: room, section: section}
 }
 
-// look examines an event at its end, after its head was taken.
-func (s *eventScan) look(v *jsonscan.Value) {
+// examine examines an event at its end, after its head was taken.
+func (s *eventScan) examine(v *jsonscan.Value) {
 	if s.list != v.Inside {
 		s.list, s.marked = v.Inside, 0
 	}
 	s.imitates = v.Raw != nil && s.graphs.imitates(v.Raw)
-	s.head.weigh(v.Raw)
+	s.head.readReaction(v.Raw)
 }
 
 // put writes a mark, after the mark of its room.
@@ -111,10 +111,10 @@ func (s *eventScan) close(kind markKind, level int, v *jsonscan.Value) error {
 	return s.put(mark{kind: kind, flags: flags, start: v.End - 1, end: v.End - 1, sep: -1})
 }
 
-// toOpen returns the mark for an event of a timeline.
-func (s *eventScan) toOpen(v *jsonscan.Value) (kind markKind, flags uint64) {
+// timelineMark returns the mark for an event of a timeline.
+func (s *eventScan) timelineMark(v *jsonscan.Value) (kind markKind, flags uint64) {
 	switch {
-	case s.imitates, s.hidden():
+	case s.imitates, s.hidesEncryption():
 		return markDropEvent, 0
 	case s.head.sealed():
 		flags = flagSealed
@@ -125,21 +125,21 @@ func (s *eventScan) toOpen(v *jsonscan.Value) (kind markKind, flags uint64) {
 		flags, s.plain = flagPlain, true
 	}
 	if v.Flagged {
-		flags |= flagOurs
+		flags |= flagReserved
 	}
 	return markEvent, flags
 }
 
-// hidden reports whether the event is m.room.encryption that the client must not see: some
+// hidesEncryption reports whether the event is m.room.encryption that the client must not see: some
 // clients without encryption refuse to send when they see it.
-func (s *eventScan) hidden() bool {
+func (s *eventScan) hidesEncryption() bool {
 	return !s.showEncryption && string(s.head.typ) == typeEncryption
 }
 
-// stay marks an event that is kept, if it must be changed.
-func (s *eventScan) stay(v *jsonscan.Value, flags uint64) error {
+// markKept marks an event that is kept, if it must be changed.
+func (s *eventScan) markKept(v *jsonscan.Value, flags uint64) error {
 	if v.Flagged {
-		flags |= flagOurs
+		flags |= flagReserved
 	}
 	if flags == 0 {
 		return nil
@@ -147,8 +147,8 @@ func (s *eventScan) stay(v *jsonscan.Value, flags uint64) error {
 	return s.element(markEvent, flags, v)
 }
 
-// keepingReader copies what it reads into a spool.
-type keepingReader struct {
+// spoolingReader copies what it reads into a spool.
+type spoolingReader struct {
 	from io.Reader
 	keep *spool.Spool
 }
@@ -159,7 +159,7 @@ type spoolError struct{ err error }
 func (e *spoolError) Error() string { return "keep sync response: " + e.err.Error() }
 func (e *spoolError) Unwrap() error { return e.err }
 
-func (r *keepingReader) Read(p []byte) (int, error) {
+func (r *spoolingReader) Read(p []byte) (int, error) {
 	n, err := r.from.Read(p)
 	if n > 0 {
 		if _, failed := r.keep.Write(p[:n]); failed != nil {

@@ -34,10 +34,10 @@ type eventWriter struct {
 	plan           *planReader
 	edit           *jsonscan.Editor
 	// other applies the marks that are not about an event; nil when there are none.
-	other func(k *work) error
+	other func(k *pendingMark) error
 
 	batch openBatch
-	works []work
+	works []pendingMark
 	past  histories
 	// wait is how long the whole answer may wait for keys from the backup.
 	wait time.Duration
@@ -52,8 +52,8 @@ type eventWriter struct {
 	front bool // the next mark is the first event of a list that begins with late ones, or might
 }
 
-// work is a mark with what is needed to apply it.
-type work struct {
+// pendingMark is a mark with what is needed to apply it.
+type pendingMark struct {
 	mark
 	encrypted bool // its room is encrypted
 	event     int  // index in the batch, -1: none
@@ -131,7 +131,7 @@ func (w *eventWriter) gather() (more bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		next := work{mark: m, event: -1, encrypted: w.encrypted}
+		next := pendingMark{mark: m, event: -1, encrypted: w.encrypted}
 		switch m.kind {
 		case markRoom:
 			if m.section == sectionEntry && len(w.entries) > 0 {
@@ -140,7 +140,7 @@ func (w *eventWriter) gather() (more bool, err error) {
 			w.readRoom, w.encrypted = m.room, m.room != "" && w.dev.KnownEncrypted(m.room)
 		case markEvent:
 			if m.has(flagPlain) {
-				next.order = w.past.order(stand(m.flags>>standShift), m.start)
+				next.order = w.past.order(position(m.flags>>positionShift), m.start)
 			}
 			if next.wanted() {
 				events++
@@ -155,11 +155,11 @@ func (w *eventWriter) gather() (more bool, err error) {
 }
 
 // wanted reports whether the event of a mark must be read.
-func (k *work) wanted() bool {
-	return k.kind == markEvent && !k.has(flagLarge) && !k.has(flagGone) && (k.opened() || k.has(flagOurs) || k.has(flagFields))
+func (k *pendingMark) wanted() bool {
+	return k.kind == markEvent && !k.has(flagLarge) && !k.has(flagWithheld) && (k.opened() || k.has(flagReserved) || k.has(flagFields))
 }
 
-func (k *work) opened() bool { return k.has(flagSealed) || k.has(flagPlain) && k.encrypted }
+func (k *pendingMark) opened() bool { return k.has(flagSealed) || k.has(flagPlain) && k.encrypted }
 
 // maxGap is how many bytes between two wanted events are read along with them.
 const maxGap = 2 << 10
@@ -197,9 +197,9 @@ func (w *eventWriter) read() error {
 
 // take adds an event to the batch. One that cannot be cleaned is removed, and the rest of
 // the answer is delivered.
-func (w *eventWriter) take(k *work, raw []byte) {
+func (w *eventWriter) take(k *pendingMark, raw []byte) {
 	shut := !k.has(flagSealed) && !k.has(flagPlain)
-	h := eventHead{types: 1, shut: shut, ciphertext: true}
+	h := eventHead{types: 1, neverOpened: shut, ciphertext: true}
 	if k.has(flagSealed) {
 		h.typ = []byte(typeEncrypted)
 	}
@@ -207,9 +207,9 @@ func (w *eventWriter) take(k *work, raw []byte) {
 		h.types = 2
 	}
 	bundled := 0
-	if k.has(flagOurs) {
+	if k.has(flagReserved) {
 		var err error
-		if raw, err = w.graphs.stripOurs(raw); err != nil {
+		if raw, err = w.graphs.stripReserved(raw); err != nil {
 			k.bad = true
 			return
 		}
@@ -217,14 +217,14 @@ func (w *eventWriter) take(k *work, raw []byte) {
 			k.bad = true
 			return
 		}
-		h.shut = shut // only events of a timeline are opened
+		h.neverOpened = shut // only events of a timeline are opened
 		bundled = maxBundled
 	}
 	k.event = w.batch.add(k.room, k.encrypted, raw, &h, k.order, bundled)
 }
 
 // do applies one mark.
-func (w *eventWriter) do(k *work) error {
+func (w *eventWriter) do(k *pendingMark) error {
 	switch k.kind {
 	case markRoom:
 		return nil
@@ -244,18 +244,18 @@ func (w *eventWriter) do(k *work) error {
 }
 
 // enter records that a list of events begins, when one does.
-func (w *eventWriter) enter(k *work) {
+func (w *eventWriter) enter(k *pendingMark) {
 	if k.has(flagFresh) && !w.front {
 		w.kept, w.comma = false, false
 	}
 	w.front = false
 }
 
-func (w *eventWriter) doEvent(k *work) error {
+func (w *eventWriter) doEvent(k *pendingMark) error {
 	w.enter(k)
 	// What cannot be read is kept, unless clients could take it for something that it is not.
-	unsafe := k.has(flagLarge) && (k.has(flagOurs) || k.has(flagPlain))
-	if k.bad || unsafe || k.has(flagGone) {
+	unsafe := k.has(flagLarge) && (k.has(flagReserved) || k.has(flagPlain))
+	if k.bad || unsafe || k.has(flagWithheld) {
 		return w.dropEvent(k)
 	}
 	if k.event < 0 {
@@ -281,7 +281,7 @@ func (w *eventWriter) doEvent(k *work) error {
 	return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.end, Before: comma, Data: event})
 }
 
-func (w *eventWriter) keepEvent(k *work) error {
+func (w *eventWriter) keepEvent(k *pendingMark) error {
 	comma := w.comma
 	w.comma, w.kept = false, true
 	if !comma {
@@ -290,15 +290,15 @@ func (w *eventWriter) keepEvent(k *work) error {
 	return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.start, Before: true})
 }
 
-// goneEvent replaces an event that cannot be left out: an empty message.
-const goneEvent = `{"type":"m.room.message","event_id":"","sender":"","origin_server_ts":0,"content":{}}`
+// emptyMessage replaces an event that cannot be left out: an empty message.
+const emptyMessage = `{"type":"m.room.message","event_id":"","sender":"","origin_server_ts":0,"content":{}}`
 
-func (w *eventWriter) dropEvent(k *work) error {
+func (w *eventWriter) dropEvent(k *pendingMark) error {
 	switch {
 	case k.has(flagWhole):
 		return NotFound("There is no such event.")
-	case k.has(flagAlone):
-		return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.end, Data: []byte(goneEvent)})
+	case k.has(flagSingle):
+		return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.end, Data: []byte(emptyMessage)})
 	}
 	w.comma = false
 	return w.edit.Apply(jsonscan.Edit{

@@ -94,11 +94,11 @@ type Devices interface {
 	// never got this answer, as soon as the new one is used: so it is used only once the
 	// client has used it or the old one is refused. A refused old token is no logout.
 	Refreshed(ctx context.Context, who Identity) error
-	// ClientHasKeys is called before device keys that a client made itself go upstream. settle
+	// ClientHasKeys is called before device keys that a client made itself go upstream. finish
 	// is nil when the proxy's own keys are published for the device: the upload must be
-	// refused. Otherwise the proxy publishes none until settle is called, which must happen,
+	// refused. Otherwise the proxy publishes none until finish is called, which must happen,
 	// with whether the homeserver accepted the client's keys, which makes the device foreign.
-	ClientHasKeys(ctx context.Context, who Identity) (settle func(ctx context.Context, accepted bool) error, err error)
+	ClientHasKeys(ctx context.Context, who Identity) (finish func(ctx context.Context, accepted bool) error, err error)
 	// RoomEncryption is that of a [Device], for a user whose token has no device.
 	RoomEncryption(ctx context.Context, user id.UserID, room id.RoomID, read e2ee.StateReader) (e2ee.RoomEncryption, error)
 	// NoteEncryption records, for all accounts, an encryption event that the homeserver has

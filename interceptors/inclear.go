@@ -74,10 +74,10 @@ func checkRedaction(content strictjson.Object) error {
 			ok = true // it is removed
 		case "redacts":
 			event := content.TextOrEmpty(m.Name)
-			ok = isName(event) && event[0] == '$'
+			ok = isIdentifier(event) && event[0] == '$'
 		case "with_rel_types", "org.matrix.msc3912.with_rel_types", "org.matrix.msc3912.with_relations":
 			var kinds []string
-			ok = json.Unmarshal(m.Value, &kinds) == nil && !slices.ContainsFunc(kinds, func(s string) bool { return !isName(s) })
+			ok = json.Unmarshal(m.Value, &kinds) == nil && !slices.ContainsFunc(kinds, func(s string) bool { return !isIdentifier(s) })
 		}
 		if !ok {
 			return BadJSON("A redaction in an encrypted room can name what it redacts and nothing else, because it is not encrypted.")
@@ -86,8 +86,8 @@ func checkRedaction(content strictjson.Object) error {
 	return nil
 }
 
-// isName reports whether a text can be an identifier and is no sentence.
-func isName(s string) bool {
+// isIdentifier reports whether a text can be an identifier and is no sentence.
+func isIdentifier(s string) bool {
 	return s != "" && len(s) <= 255 && strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) < 0
 }
 

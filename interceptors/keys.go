@@ -32,18 +32,18 @@ func uploadKeys(x *Exchange) error {
 	if !hasKeys(body) {
 		return x.Upstream.Forward(x)
 	}
-	settle, err := x.Devices.ClientHasKeys(x.Request.Context(), x.Identity)
+	finish, err := x.Devices.ClientHasKeys(x.Request.Context(), x.Identity)
 	if err != nil {
 		return engineError(err)
 	}
-	if settle == nil {
+	if finish == nil {
 		return NewError(http.StatusForbidden, codeKeysHeld,
 			"The proxy does the encryption for this device and has published its keys, so that the client cannot upload others.").
 			WithHint("Switch encryption off in the client, or log in as a new device and let the client encrypt.")
 	}
 	// Only device keys make a device foreign: without them it could use no others.
-	return uploadAndSettle(x, func(ctx context.Context, accepted bool) error {
-		return settle(ctx, accepted && len(body.Object("device_keys")) > 0)
+	return uploadThen(x, func(ctx context.Context, accepted bool) error {
+		return finish(ctx, accepted && len(body.Object("device_keys")) > 0)
 	})
 }
 
@@ -57,21 +57,21 @@ func hasKeys(body strictjson.Object) bool {
 	return false
 }
 
-// uploadAndSettle sends the client's keys upstream and calls settle with the result, also
+// uploadThen sends the client's keys upstream and calls finish with the result, also
 // when the client does not wait for it.
-func uploadAndSettle(x *Exchange, settle func(context.Context, bool) error) error {
+func uploadThen(x *Exchange, finish func(context.Context, bool) error) error {
 	ctx := context.WithoutCancel(x.Request.Context())
 	detached := *x
 	detached.Request = x.Request.WithContext(ctx)
 	resp, err := x.Upstream.Do(&detached, Change{})
 	if err != nil {
-		if settled := settle(ctx, false); settled != nil {
-			return engineError(settled)
+		if failed := finish(ctx, false); failed != nil {
+			return engineError(failed)
 		}
 		return err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if err := settle(ctx, resp.StatusCode == http.StatusOK); err != nil {
+	if err := finish(ctx, resp.StatusCode == http.StatusOK); err != nil {
 		return engineError(err)
 	}
 	return x.Upstream.Relay(x, resp)

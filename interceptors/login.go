@@ -44,7 +44,7 @@ func (s *sessions) login(x *Exchange) error {
 	if body.TextOrEmpty("type") == "m.login.password" {
 		password = body.Secret("password")
 	}
-	return s.begin(x, raw, password, false)
+	return s.forwardLogin(x, raw, password, false)
 }
 
 // register handles [Register]. Most of its calls are steps of user-interactive
@@ -62,12 +62,12 @@ func (s *sessions) register(x *Exchange) error {
 		}
 	}
 	guest := x.Request.URL.Query().Get("kind") == "guest"
-	return s.begin(x, raw, body.Secret("password"), guest)
+	return s.forwardLogin(x, raw, body.Secret("password"), guest)
 }
 
-// begin sends a login upstream and records its device. Afterwards nobody reads raw any
+// forwardLogin sends a login upstream and records its device. Afterwards nobody reads raw any
 // more.
-func (s *sessions) begin(x *Exchange, raw []byte, password secret.Bytes, guest bool) error {
+func (s *sessions) forwardLogin(x *Exchange, raw []byte, password secret.Bytes, guest bool) error {
 	defer password.Wipe()
 	body := putBackOnce(x, raw)
 	defer body.Close() //nolint:errcheck // it never fails
@@ -79,7 +79,7 @@ func (s *sessions) begin(x *Exchange, raw []byte, password secret.Bytes, guest b
 	if resp.StatusCode != http.StatusOK {
 		return x.Upstream.Relay(x, resp)
 	}
-	got := answer(resp)
+	got := answerObject(resp)
 	who := Identity{
 		UserID:   id.UserID(got.TextOrEmpty("user_id")),
 		DeviceID: id.DeviceID(got.TextOrEmpty("device_id")),
@@ -90,7 +90,7 @@ func (s *sessions) begin(x *Exchange, raw []byte, password secret.Bytes, guest b
 		s.refresh.remember(secret.NewString(got.TextOrEmpty("refresh_token")), who)
 		s.loggedIn(x, who, password)
 	}
-	if err := s.pointHere(resp); err != nil {
+	if err := s.setWellKnown(resp); err != nil {
 		return err
 	}
 	return x.Upstream.Relay(x, resp)
@@ -107,13 +107,13 @@ func (s *sessions) loggedIn(x *Exchange, who Identity, password secret.Bytes) {
 	}
 }
 
-// pointHere sets the public URL in well_known of a login's answer.
-func (s *sessions) pointHere(resp *http.Response) error {
+// setWellKnown sets the public URL in well_known of a login's answer.
+func (s *sessions) setWellKnown(resp *http.Response) error {
 	if s.public == nil {
 		return nil
 	}
 	raw := peek(resp)
-	if raw == nil || answer(resp).Object("well_known") == nil {
+	if raw == nil || answerObject(resp).Object("well_known") == nil {
 		return nil
 	}
 	changed, err := editMember(raw, "well_known", func(old []byte) ([]byte, error) {

@@ -19,8 +19,8 @@ import (
 // that is not known to be plain: it is meant for those in the room, who can be told in a
 // message. Other reasons are for somebody who has no key, and pass (docs/clear-text.md).
 
-// ofOther handles an endpoint that changes the membership of the user in the body.
-func ofOther(membership string) Handler {
+// membershipOfOther handles an endpoint that changes the membership of the user in the body.
+func membershipOfOther(membership string) Handler {
 	return func(x *Exchange) error {
 		dev, err := device(x)
 		if err != nil {
@@ -51,15 +51,15 @@ func ofOther(membership string) Handler {
 	}
 }
 
-// ofSelf handles an endpoint that changes the membership of the request's user. The room is
+// membershipOfSelf handles an endpoint that changes the membership of the request's user. The room is
 // in the answer, else in the path.
-func (r *rooms) ofSelf(membership string) Handler {
+func (r *rooms) membershipOfSelf(membership string) Handler {
 	return func(x *Exchange) error {
 		dev, err := device(x)
 		if err != nil {
 			return err
 		}
-		if r.lifted(dev) {
+		if r.clearTextAllowed(dev) {
 			return x.Upstream.Forward(x)
 		}
 		raw, err := readOptionalObject(x)

@@ -10,8 +10,8 @@ import "e2ee-proxy/e2ee"
 // proposal that clients implement.
 func isMessageType(eventType string) bool { return e2ee.MessageType(eventType) }
 
-// noState refuses a message sent as state.
-func noState() *Error {
+// messageAsState refuses a message sent as state.
+func messageAsState() *Error {
 	return BadJSON("Events of this type are messages, and no state: as state they would not be encrypted, so it was not sent.").
 		WithHint("Send it as a message: PUT /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}.")
 }

@@ -116,7 +116,7 @@ func beforeNotice(x *Exchange, notice string) string {
 	asking := *x
 	asking.Request = x.Request.Clone(x.Request.Context())
 	asking.Request.Body, asking.Request.ContentLength = http.NoBody, 0
-	query := whoQuery(x.Request.URL.Query())
+	query := identityQuery(x.Request.URL.Query())
 	query.Set("from", place)
 	query.Set("dir", "b")
 	query.Set("limit", "1")

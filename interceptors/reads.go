@@ -90,9 +90,9 @@ func (r *reader) answer(x *Exchange, dev Device, f *family, graph *jsonscan.Node
 		return syncFailure(err)
 	}
 	if s.backward {
-		r.page(x, s, query.Get("from"))
+		r.rememberPage(x, s, query.Get("from"))
 	}
-	if err := r.know(x.Request.Context(), dev, s); err != nil {
+	if err := r.lookUpRooms(x.Request.Context(), dev, s); err != nil {
 		return err
 	}
 	w := &eventWriter{
@@ -102,8 +102,8 @@ func (r *reader) answer(x *Exchange, dev Device, f *family, graph *jsonscan.Node
 	return w.relay(x, resp)
 }
 
-// page remembers pages of a room's history before the event that encrypted it.
-func (r *reader) page(x *Exchange, s *readScan, from string) {
+// rememberPage remembers pages of a room's history before the event that encrypted it.
+func (r *reader) rememberPage(x *Exchange, s *readScan, from string) {
 	user := x.Identity.UserID
 	if from != "" && !s.past.found && r.older.Contains(pageName(user, s.room, from)) {
 		s.shown.rest = e2ee.OrderBefore
@@ -115,9 +115,9 @@ func (r *reader) page(x *Exchange, s *readScan, from string) {
 	}
 }
 
-// know finds out which rooms of an answer are encrypted. The homeserver is asked about a
+// lookUpRooms finds out which rooms of an answer are encrypted. The homeserver is asked about a
 // room of which nothing is known if it is the only one.
-func (r *reader) know(ctx context.Context, dev Device, s *readScan) error {
+func (r *reader) lookUpRooms(ctx context.Context, dev Device, s *readScan) error {
 	heard, err := dev.LoadRooms(ctx, s.rooms)
 	if err != nil {
 		return engineError(fmt.Errorf("look up rooms: %w", err))
@@ -130,15 +130,15 @@ func (r *reader) know(ctx context.Context, dev Device, s *readScan) error {
 	return nil
 }
 
-// settleClaims drops what histories claim about rooms that were encrypted before.
-func settleClaims(ctx context.Context, dev Device, past *histories) error {
-	rooms := past.claimed()
+// dropKnownRooms drops what histories claim about rooms that were encrypted before.
+func dropKnownRooms(ctx context.Context, dev Device, past *histories) error {
+	rooms := past.withEncryption()
 	if len(rooms) == 0 {
 		return nil
 	}
 	if _, err := dev.LoadRooms(ctx, rooms); err != nil {
 		return engineError(fmt.Errorf("look up rooms: %w", err))
 	}
-	past.deny(func(room id.RoomID) bool { return dev.KnownEncrypted(room) })
+	past.dropKnown(func(room id.RoomID) bool { return dev.KnownEncrypted(room) })
 	return nil
 }

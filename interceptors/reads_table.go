@@ -29,8 +29,8 @@ const (
 type eventPlace struct {
 	path string
 	kind placeKind
-	// stand is the part of their room's history to which the events belong.
-	stand stand
+	// position is the part of their room's history to which the events belong.
+	position position
 }
 
 // roomSource is where the room ID of events stands.
@@ -78,35 +78,35 @@ func families() map[string]family {
 	const results = "search_categories/room_events/results/*"
 	return map[string]family{
 		Messages: {room: roomOfPath, paged: true, places: []eventPlace{
-			{"chunk/*", placeTimeline, standPaged}, {"state/*", placeState, standNowhere},
+			{"chunk/*", placeTimeline, positionPaged}, {"state/*", placeState, positionNone},
 		}},
 		EventContext: {room: roomOfPath, places: []eventPlace{
-			{"events_before/*", placeTimeline, standBefore}, {"event", placeTimeline, standAt},
-			{"events_after/*", placeTimeline, standAfter}, {"state/*", placeState, standNowhere},
+			{"events_before/*", placeTimeline, positionBefore}, {"event", placeTimeline, positionAt},
+			{"events_after/*", placeTimeline, positionAfter}, {"state/*", placeState, positionNone},
 		}},
-		GetEvent: {room: roomOfPath, places: []eventPlace{{"", placeTimeline, standNowhere}}},
+		GetEvent: {room: roomOfPath, places: []eventPlace{{"", placeTimeline, positionNone}}},
 		Relations: {room: roomOfPath, places: []eventPlace{
-			{"chunk/*", placeTimeline, standNowhere}, {"original_event", placeTimeline, standNowhere},
+			{"chunk/*", placeTimeline, positionNone}, {"original_event", placeTimeline, positionNone},
 		}},
-		Threads: {room: roomOfPath, places: []eventPlace{{"chunk/*", placeTimeline, standNowhere}}},
+		Threads: {room: roomOfPath, places: []eventPlace{{"chunk/*", placeTimeline, positionNone}}},
 		RoomInitialSync: {room: roomOfPath, places: []eventPlace{
-			{"messages/chunk/*", placeTimeline, standAfter}, {"state/*", placeState, standNowhere},
+			{"messages/chunk/*", placeTimeline, positionAfter}, {"state/*", placeState, positionNone},
 		}},
-		Members:   {room: roomOfPath, places: []eventPlace{{"chunk/*", placeState, standNowhere}}},
-		Hierarchy: {room: roomOfPath, places: []eventPlace{{"rooms/*/children_state/*", placeState, standNowhere}}},
-		Events:    {room: roomOfEvent, places: []eventPlace{{"chunk/*", placeMixed, standNowhere}}},
-		EventsGet: {room: roomOfEvent, places: []eventPlace{{"", placeTimeline, standNowhere}}},
+		Members:   {room: roomOfPath, places: []eventPlace{{"chunk/*", placeState, positionNone}}},
+		Hierarchy: {room: roomOfPath, places: []eventPlace{{"rooms/*/children_state/*", placeState, positionNone}}},
+		Events:    {room: roomOfEvent, places: []eventPlace{{"chunk/*", placeMixed, positionNone}}},
+		EventsGet: {room: roomOfEvent, places: []eventPlace{{"", placeTimeline, positionNone}}},
 		InitialSync: {room: roomOfEntry, entry: "rooms/*", places: []eventPlace{
-			{"rooms/*/messages/chunk/*", placeTimeline, standAfter}, {"rooms/*/state/*", placeState, standNowhere},
-			{"rooms/*/invite", placeState, standNowhere},
+			{"rooms/*/messages/chunk/*", placeTimeline, positionAfter}, {"rooms/*/state/*", placeState, positionNone},
+			{"rooms/*/invite", placeState, positionNone},
 		}},
 		Notifications: {room: roomOfEntry, entry: "notifications/*", places: []eventPlace{
-			{"notifications/*/event", placeTimeline, standNowhere},
+			{"notifications/*/event", placeTimeline, positionNone},
 		}},
 		Search: {room: roomOfEvent, entry: results, places: []eventPlace{
-			{results + "/context/events_before/*", placeTimeline, standBefore}, {results + "/result", placeTimeline, standAt},
-			{results + "/context/events_after/*", placeTimeline, standAfter},
-			{"search_categories/room_events/state/{}/*", placeState, standNowhere},
+			{results + "/context/events_before/*", placeTimeline, positionBefore}, {results + "/result", placeTimeline, positionAt},
+			{results + "/context/events_after/*", placeTimeline, positionAfter},
+			{"search_categories/room_events/state/{}/*", placeState, positionNone},
 		}},
 	}
 }

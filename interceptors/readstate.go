@@ -32,7 +32,7 @@ func readStateAs(x *Exchange) e2ee.StateReader {
 			}
 			return json.RawMessage(raw), nil
 		case http.StatusNotFound:
-			if answer(resp).TextOrEmpty("errcode") == CodeNotFound {
+			if answerObject(resp).TextOrEmpty("errcode") == CodeNotFound {
 				return nil, e2ee.ErrNoState
 			}
 		case http.StatusForbidden:
@@ -53,13 +53,13 @@ func doState(ctx context.Context, x *Exchange, method string, room id.RoomID, ev
 		Method:  method,
 		Pattern: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}",
 		Params:  map[string]string{"roomId": room.String(), "eventType": eventType},
-		Query:   whoQuery(x.Request.URL.Query()),
+		Query:   identityQuery(x.Request.URL.Query()),
 		Body:    content,
 	})
 }
 
-// whoQuery returns the parameters of a query that say who asks.
-func whoQuery(query url.Values) url.Values {
+// identityQuery returns the parameters of a query that say who asks.
+func identityQuery(query url.Values) url.Values {
 	out := url.Values{}
 	for _, name := range []string{"access_token", "user_id", "device_id", "org.matrix.msc3202.device_id"} {
 		if v := query[name]; len(v) > 0 {

@@ -17,7 +17,7 @@ func (r *rooms) redact(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	if r.lifted(dev) {
+	if r.clearTextAllowed(dev) {
 		return x.Upstream.Forward(x)
 	}
 	room, err := roomParam(x)

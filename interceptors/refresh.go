@@ -82,7 +82,7 @@ func (s *sessions) refreshToken(x *Exchange) error {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusOK {
-		s.refreshed(x, secret.NewString(body.TextOrEmpty("refresh_token")), answer(resp))
+		s.refreshed(x, secret.NewString(body.TextOrEmpty("refresh_token")), answerObject(resp))
 	}
 	return x.Upstream.Relay(x, resp)
 }

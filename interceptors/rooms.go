@@ -39,9 +39,11 @@ type rooms struct {
 	nativeClearText bool
 }
 
-// lifted reports whether policy.native_clear_text allows the device to send in clear: it
+// clearTextAllowed reports whether policy.native_clear_text allows the device to send in clear: it
 // does for devices with keys of their own, and for no others.
-func (r *rooms) lifted(dev Device) bool { return r.nativeClearText && dev.Mode() == e2ee.ModeForeign }
+func (r *rooms) clearTextAllowed(dev Device) bool {
+	return r.nativeClearText && dev.Mode() == e2ee.ModeForeign
+}
 
 // device returns the device of the exchange.
 func device(x *Exchange) (Device, error) {
@@ -103,7 +105,7 @@ func forwardThen(x *Exchange, body []byte, done func(ctx context.Context, answer
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusOK {
-		if err := done(context.WithoutCancel(x.Request.Context()), answer(resp)); err != nil {
+		if err := done(context.WithoutCancel(x.Request.Context()), answerObject(resp)); err != nil {
 			return err
 		}
 	}

@@ -47,7 +47,7 @@ func (s *searches) narrow(next Handler) Handler {
 		if err != nil {
 			return err
 		}
-		if s.rooms.lifted(dev) {
+		if s.rooms.clearTextAllowed(dev) {
 			return next(x)
 		}
 		raw, err := readObject(x)
@@ -58,7 +58,7 @@ func (s *searches) narrow(next Handler) Handler {
 		if err != nil {
 			return err
 		}
-		plain, others, err := s.part(x, dev, asked)
+		plain, others, err := s.splitByEncryption(x, dev, asked)
 		if err != nil {
 			return err
 		}
@@ -69,7 +69,7 @@ func (s *searches) narrow(next Handler) Handler {
 		if len(plain) == 0 {
 			return note.answer(x)
 		}
-		body, err := asked.within(plain)
+		body, err := asked.inRooms(plain)
 		if err != nil {
 			return err
 		}
@@ -120,8 +120,8 @@ func readSearch(raw []byte) (search, error) {
 	return out, nil
 }
 
-// within returns the same search in some rooms only.
-func (s *search) within(rooms []string) ([]byte, error) {
+// inRooms returns the same search in some rooms only.
+func (s *search) inRooms(rooms []string) ([]byte, error) {
 	list, err := json.Marshal(rooms)
 	if err != nil {
 		return nil, BadJSON("The rooms of a filter must be a list of room IDs.")
@@ -137,8 +137,8 @@ func (s *search) within(rooms []string) ([]byte, error) {
 	return slices.Concat([]byte(`{"search_categories":{"room_events":`), events, []byte(`}}`)), nil
 }
 
-// part divides the rooms into those that are known to be plain and the others.
-func (s *searches) part(x *Exchange, dev Device, asked search) (plain, others []string, err error) {
+// splitByEncryption divides the rooms into those that are known to be plain and the others.
+func (s *searches) splitByEncryption(x *Exchange, dev Device, asked search) (plain, others []string, err error) {
 	rooms := asked.rooms
 	if rooms == nil {
 		if rooms, err = joinedRooms(x); err != nil {
@@ -202,7 +202,7 @@ func joinedRooms(x *Exchange) ([]string, error) {
 	asking.Request = x.Request.Clone(x.Request.Context())
 	asking.Request.Body, asking.Request.ContentLength = http.NoBody, 0
 	resp, err := x.Upstream.Do(&asking, Change{
-		Method: http.MethodGet, Pattern: "/_matrix/client/v3/joined_rooms", Query: whoQuery(x.Request.URL.Query()),
+		Method: http.MethodGet, Pattern: "/_matrix/client/v3/joined_rooms", Query: identityQuery(x.Request.URL.Query()),
 	})
 	if err != nil {
 		return nil, err

@@ -124,7 +124,7 @@ func (u *notingUpstream) Relay(x *Exchange, resp *http.Response) (err error) {
 	}
 	body, out := u.options.spool(x, 0), u.options.spool(x, 0)
 	defer func() { err = errors.Join(err, body.Close(), out.Close()) }()
-	edits, err := u.note.edits(&keepingReader{resp.Body, body})
+	edits, err := u.note.edits(&spoolingReader{resp.Body, body})
 	if err != nil {
 		return syncFailure(err)
 	}

@@ -40,7 +40,7 @@ func (r *rooms) send(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	if r.lifted(dev) || dev.Mode() == e2ee.ModeForeign && x.Endpoint.Params["eventType"] == typeEncrypted {
+	if r.clearTextAllowed(dev) || dev.Mode() == e2ee.ModeForeign && x.Endpoint.Params["eventType"] == typeEncrypted {
 		return x.Upstream.Forward(x)
 	}
 	room, err := roomParam(x)
@@ -113,7 +113,7 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 			putBack(x, raw)
 			return x.Upstream.Forward(x)
 		}
-		return noDevice()
+		return tokenWithoutDevice()
 	case e2ee.ModeForeign:
 		return clearText()
 	case e2ee.ModeLost:
@@ -123,8 +123,8 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 	return CannotEncrypt(false, errors.New("the device has not been compared with the homeserver"))
 }
 
-// noDevice refuses a token that can have no keys.
-func noDevice() *Error {
+// tokenWithoutDevice refuses a token that can have no keys.
+func tokenWithoutDevice() *Error {
 	return refuseEncrypted("This room is encrypted, and this access token belongs to no device, so the message was not sent: only a device can have encryption keys.",
 		"Log in as the user and use the access token of that login.")
 }
@@ -156,7 +156,7 @@ func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusOK {
-		if event := answer(resp).TextOrEmpty("event_id"); event != "" { // a delayed event has no ID yet
+		if event := answerObject(resp).TextOrEmpty("event_id"); event != "" { // a delayed event has no ID yet
 			dev.Sent(out, id.EventID(event))
 		}
 	}

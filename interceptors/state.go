@@ -58,7 +58,7 @@ func (r *rooms) putState(x *Exchange) error {
 			return err
 		}
 		if state != e2ee.RoomPlain {
-			return noState()
+			return messageAsState()
 		}
 	}
 	putBack(x, raw)

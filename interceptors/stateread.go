@@ -14,11 +14,11 @@ import (
 // content, which somebody wrote, unless the client asks for the whole event.
 
 func stateFamily() *family {
-	return &family{room: roomOfPath, places: []eventPlace{{"*", placeState, standNowhere}}}
+	return &family{room: roomOfPath, places: []eventPlace{{"*", placeState, positionNone}}}
 }
 
 func stateEventFamily() *family {
-	return &family{room: roomOfPath, places: []eventPlace{{"", placeState, standNowhere}}}
+	return &family{room: roomOfPath, places: []eventPlace{{"", placeState, positionNone}}}
 }
 
 // stateReader holds the handlers of reads of a room's state.

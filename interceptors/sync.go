@@ -238,7 +238,7 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 		return syncFailure(err)
 	}
 	if since != "" { // new events of a room that was encrypted before are not older than its encryption
-		if err := settleClaims(x.Request.Context(), dev, &scan.shown); err != nil {
+		if err := dropKnownRooms(x.Request.Context(), dev, &scan.shown); err != nil {
 			return err
 		}
 	}

@@ -13,7 +13,7 @@ import (
 
 // event handles an event of any list, at its end, after its head was taken.
 func (s *syncScan) event(place int, v *jsonscan.Value) error {
-	s.look(v)
+	s.examine(v)
 	if s.inRoom && !s.wanted {
 		return s.noteChange(place, v)
 	}
@@ -24,12 +24,12 @@ func (s *syncScan) event(place int, v *jsonscan.Value) error {
 		if err := s.noteChange(place, v); err != nil {
 			return err
 		}
-		if s.imitates || s.hidden() || !s.filter.state().passes(s.room.RoomID, &s.head) {
+		if s.imitates || s.hidesEncryption() || !s.filter.state().passes(s.room.RoomID, &s.head) {
 			return s.element(markDropEvent, 0, v)
 		}
-		return s.stay(v, s.fieldsFlag())
+		return s.markKept(v, s.fieldsFlag())
 	case atStrippedEvent:
-		if s.hidden() {
+		if s.hidesEncryption() {
 			return s.element(markDropEvent, 0, v)
 		}
 	case atAccountEvent:
@@ -46,7 +46,7 @@ func (s *syncScan) event(place int, v *jsonscan.Value) error {
 	if s.imitates {
 		return s.element(markDropEvent, 0, v)
 	}
-	return s.stay(v, 0)
+	return s.markKept(v, 0)
 }
 
 func (s *syncScan) fieldsFlag() uint64 {
@@ -60,7 +60,7 @@ func (s *syncScan) timelineEvent(v *jsonscan.Value) error {
 	if err := s.noteChange(atTimelineEvent, v); err != nil {
 		return err
 	}
-	kind, flags := s.toOpen(v)
+	kind, flags := s.timelineMark(v)
 	switch {
 	case kind == markDropEvent:
 	case flags&flagSealed == 0 && !s.filter.timeline().passes(s.room.RoomID, &s.head):
@@ -68,7 +68,7 @@ func (s *syncScan) timelineEvent(v *jsonscan.Value) error {
 	default: // the filter applies to the decrypted event
 		flags |= s.fieldsFlag()
 	}
-	stands := uint64(standAfter) << standShift
+	stands := uint64(positionAfter) << positionShift
 	touched := kind == markDropEvent || flags != 0
 	if v.Index == 0 {
 		front := mark{kind: markFront, flags: flagAfter, start: v.Inside, end: v.Inside, sep: -1}
@@ -99,7 +99,7 @@ func (s *syncScan) noteChange(place int, v *jsonscan.Value) error {
 	default:
 		return nil
 	}
-	if !s.head.state {
+	if !s.head.hasStateKey {
 		return nil
 	}
 	s.noteOrder(place, v)
@@ -129,12 +129,12 @@ func (s *syncScan) noteChange(place int, v *jsonscan.Value) error {
 func (s *syncScan) noteOrder(place int, v *jsonscan.Value) {
 	switch {
 	case place == atStateAfterEvent:
-	case s.head.encrypts():
-		at := standAfter
+	case s.head.isRoomEncryption():
+		at := positionAfter
 		if place == atStateEvent {
-			at = standStart
+			at = positionStart
 		}
-		s.past.encrypted(at, v.Start, replaces(v.Raw))
+		s.past.addEncryption(at, v.Start, replaces(v.Raw))
 	case string(s.head.typ) == typeMember && string(s.head.membership) == `"join"` && string(jsonscan.Text(s.head.stateKey)) == string(s.who):
 		s.past.rest = e2ee.OrderUnknown // events that come with a join may be from before it
 	}

@@ -23,7 +23,7 @@ func (w *syncWriter) added(room id.RoomID) []json.RawMessage {
 }
 
 // insertAdded adds the events for the room at the end of an object, if there are any.
-func (w *syncWriter) insertAdded(k *work, write func(*bytes.Buffer, []json.RawMessage)) error {
+func (w *syncWriter) insertAdded(k *pendingMark, write func(*bytes.Buffer, []json.RawMessage)) error {
 	events := w.added(k.room)
 	if len(events) == 0 {
 		return nil
@@ -33,7 +33,7 @@ func (w *syncWriter) insertAdded(k *work, write func(*bytes.Buffer, []json.RawMe
 	return w.insertMembers(k, &out)
 }
 
-func (w *syncWriter) insertMembers(k *work, members *bytes.Buffer) error {
+func (w *syncWriter) insertMembers(k *pendingMark, members *bytes.Buffer) error {
 	if members.Len() == 0 {
 		return nil
 	}
@@ -41,7 +41,7 @@ func (w *syncWriter) insertMembers(k *work, members *bytes.Buffer) error {
 }
 
 // doEnd adds what is missing at the end of rooms.join, of rooms, or of the response.
-func (w *syncWriter) doEnd(k *work) error {
+func (w *syncWriter) doEnd(k *pendingMark) error {
 	var out bytes.Buffer
 	switch k.kind {
 	case markSectionEnd:
@@ -92,7 +92,7 @@ func (w *syncWriter) writeTop(out *bytes.Buffer) error {
 		}
 		clean := make([]json.RawMessage, 0, len(w.extras.ToDevice))
 		for _, e := range w.extras.ToDevice {
-			stripped, err := w.graphs.stripOurs(e)
+			stripped, err := w.graphs.stripReserved(e)
 			if err != nil {
 				continue
 			}

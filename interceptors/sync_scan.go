@@ -61,7 +61,7 @@ func (s *syncScan) run(body io.Reader, graph *jsonscan.Node, keep *spool.Spool) 
 	if s.update.Since != "" { // a sync that continues from an earlier one
 		s.shown.rest = e2ee.OrderAfter
 	}
-	_, err := jsonscan.Scan(&keepingReader{body, keep}, graph, jsonscan.Options{Watch: watched()}, s.visit)
+	_, err := jsonscan.Scan(&spoolingReader{body, keep}, graph, jsonscan.Options{Watch: watched()}, s.visit)
 	if err != nil {
 		return s.update, fmt.Errorf("read sync response: %w", err)
 	}

@@ -80,7 +80,7 @@ func (w *syncWriter) lateEvents(room id.RoomID, events []json.RawMessage) []json
 }
 
 // add applies the marks of places where something may be added.
-func (w *syncWriter) add(k *work) error {
+func (w *syncWriter) add(k *pendingMark) error {
 	switch k.kind {
 	case markFront:
 		return w.doFront(k)
@@ -97,7 +97,7 @@ func (w *syncWriter) add(k *work) error {
 	return fmt.Errorf("mark %d adds nothing", k.kind)
 }
 
-func (w *syncWriter) doFront(k *work) error {
+func (w *syncWriter) doFront(k *pendingMark) error {
 	w.kept, w.comma, w.front = false, false, k.has(flagTouched)
 	events := w.extras.Late[k.room]
 	if len(events) == 0 {
@@ -114,7 +114,7 @@ func (w *syncWriter) doFront(k *work) error {
 
 // doBack puts notices behind the events of a timeline. Whether any event is kept is known
 // only at the end of the list.
-func (w *syncWriter) doBack(k *work) error {
+func (w *syncWriter) doBack(k *pendingMark) error {
 	events := w.extras.Notices[k.room]
 	w.front = false
 	if len(events) == 0 {
