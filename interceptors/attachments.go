@@ -8,16 +8,16 @@ import (
 )
 
 // Attachments. Files are uploaded to the homeserver by themselves, before the message that
-// shows them, and the upload names no room. A client without encryption uploads them as they
-// are, so that a message in an encrypted room would hide the name of a file that everybody
-// with access to the homeserver's media can read. Until the proxy encrypts files, such a
-// message is refused. One whose file its client has encrypted (`file`) passes.
+// shows them, and the upload names no room. A client without encryption uploads them in
+// clear, so that a message in an encrypted room would only hide the name of a file that
+// everybody with access to the homeserver's media can read. Until the proxy encrypts files,
+// such a message is refused. It passes if the client has encrypted the file (`file`).
 //
-// What counts is a content URI (mxc://) where the specification has a file in clear: url and
-// info.thumbnail_url, in the event or in what it replaces the event with. Links to elsewhere
-// are the client's own text.
+// What counts is a content URI (mxc://) where the specification has a file in clear: url
+// and info.thumbnail_url, in the event or in its m.new_content. Links to elsewhere are the
+// client's own text.
 
-// attachmentKinds are the msgtypes that carry files (spec, m.room.message msgtypes).
+// attachmentKinds returns the msgtypes that carry files (spec, m.room.message msgtypes).
 func attachmentKinds() []string {
 	return []string{"m.file", "m.image", "m.audio", "m.video", "m.location"}
 }

@@ -20,7 +20,8 @@ const (
 	leftOutNotice  = `{"context":{"events_after":[],"events_before":[],"profile_info":{}},"rank":1,"result":{`
 )
 
-// searchWorld is a world in which alice is in some rooms, and the homeserver finds something.
+// searchWorld returns a world in which alice is in some rooms, and the homeserver finds
+// something.
 func searchWorld(t *testing.T, mode e2ee.Mode, joined ...id.RoomID) *world {
 	t.Helper()
 	w := newWorld(t, mode)
@@ -42,7 +43,7 @@ func searchCall(more string) call {
 	return call{handler: Search, method: http.MethodPost, pattern: "/search", query: "", body: `{"search_categories":{"room_events":{"search_term":"` + canary + `"` + more + `}}}`}
 }
 
-// searched gives the filter of the search that the homeserver got, nil when it got none.
+// searched returns the filter of the search that the homeserver got, nil when it got none.
 func (w *world) searched() map[string]any {
 	w.t.Helper()
 	var filter map[string]any

@@ -16,24 +16,24 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// maxAnswer bounds the homeserver's answers that a handler looks into, in bytes.
+// maxAnswer is the largest answer of the homeserver that a handler parses, in bytes.
 const maxAnswer = 256 << 10
 
-// lenient is how a homeserver might read JSON: what is ambiguous passes. It decides
-// only whether something is JSON at all, never what it says.
+// lenient accepts JSON as loosely as a homeserver might. It is used only to tell whether
+// something is JSON at all, never what it says.
 var lenient = json.JoinOptions(
 	jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 
-// MaxValues bounds the JSON values in a request body that is taken apart. An event of 64
-// KiB, the largest there is, has no room for more. Without it a body of nothing but short
-// values would take dozens of times its size when it is decoded.
+// MaxValues is the largest number of JSON values in a request body that is parsed. An event
+// of 64 KiB, the largest there is, has no room for more. Without the limit a body of
+// nothing but short values would take dozens of times its size when it is decoded.
 const MaxValues = 32 << 10
 
-// DecodingCost bounds the memory that a request body of so many bytes takes at most, from
-// its first byte to the answer: the text, what is made of it, and up to [MaxValues] values.
+// DecodingCost returns how much memory a request body of the given size takes at most, from
+// its first byte to the answer: the text, its decoded form, and up to [MaxValues] values.
 func DecodingCost(size int64) int64 { return 4*size + 160*min(size/2, MaxValues) }
 
-// readBody takes the whole request body, which the route has limited.
+// readBody reads the whole request body, which the route has limited.
 func readBody(x *Exchange) ([]byte, error) {
 	var in bytes.Buffer
 	if n := x.Request.ContentLength; n > 0 && n <= maxSaidLength {
@@ -49,11 +49,12 @@ func readBody(x *Exchange) ([]byte, error) {
 	return nil, fmt.Errorf("read the request body: %w", err)
 }
 
-// maxSaidLength is the largest length that a client is believed before anything has come, in bytes.
+// maxSaidLength is the largest Content-Length for which memory is reserved before any of
+// the body has come, in bytes.
 const maxSaidLength = 1 << 20
 
-// checkValues refuses a body with too many values, before anything is made of them. It
-// counts what begins a value in a text that may not even be JSON.
+// checkValues refuses a body with too many values, before it is decoded. It counts what
+// begins a value in a text that may not even be JSON.
 func checkValues(raw []byte) error {
 	values, quoted := 1, false
 	for i := 0; i < len(raw); i++ {
@@ -73,21 +74,21 @@ func checkValues(raw []byte) error {
 	return nil
 }
 
-// putBack makes raw the request body again, so that it can be forwarded byte for byte.
+// putBack sets raw as the request body, so that it can be forwarded byte for byte.
 func putBack(x *Exchange, raw []byte) {
 	x.Request.Body = io.NopCloser(bytes.NewReader(raw))
 	x.Request.ContentLength = int64(len(raw))
 }
 
-// putBackOnce is putBack for a body that holds a secret: it is overwritten when it is
-// closed, which whoever sends it does.
+// putBackOnce is like putBack for a body that holds a secret: the returned body overwrites
+// it when it is closed, by whoever sends it.
 func putBackOnce(x *Exchange, raw []byte) io.ReadCloser {
 	body := &onceBody{left: raw, all: raw}
 	x.Request.Body, x.Request.ContentLength = body, int64(len(raw))
 	return body
 }
 
-// onceBody may be closed while it is read, as an http.RoundTripper may do it.
+// onceBody may be closed while it is read, as an http.RoundTripper may do.
 type onceBody struct {
 	mu        sync.Mutex
 	left, all []byte
@@ -112,8 +113,8 @@ func (b *onceBody) Close() error {
 	return nil
 }
 
-// readObject takes the request body, which must be one JSON object. The answer is the
-// body as it came; its strictness is the homeserver's.
+// readObject reads the request body, which must be one JSON object, and returns it byte for
+// byte. It is as strict as the homeserver, not more.
 func readObject(x *Exchange) ([]byte, error) {
 	raw, err := readBody(x)
 	if err != nil {
@@ -122,7 +123,7 @@ func readObject(x *Exchange) ([]byte, error) {
 	return raw, checkObject(raw)
 }
 
-// readOptionalObject is readObject where the body may also be blank.
+// readOptionalObject is like readObject, where the body may also be blank.
 func readOptionalObject(x *Exchange) ([]byte, error) {
 	raw, err := readBody(x)
 	if err != nil || isBlank(raw) {
@@ -133,8 +134,8 @@ func readOptionalObject(x *Exchange) ([]byte, error) {
 
 func isBlank(raw []byte) bool { return len(bytes.TrimSpace(raw)) == 0 }
 
-// checkObject refuses what is not JSON and what is not an object. Its errors say
-// nothing of the content.
+// checkObject refuses what is not JSON and what is not an object. Its errors reveal nothing
+// of the content.
 func checkObject(raw []byte) error {
 	value := jsontext.Value(raw)
 	if !value.IsValid(lenient) {
@@ -146,8 +147,8 @@ func checkObject(raw []byte) error {
 	return nil
 }
 
-// parseObject reads an object strictly. What a homeserver, another client and this
-// proxy could understand differently is refused.
+// parseObject parses an object strictly. What a homeserver, another client and this proxy
+// could understand differently is refused.
 func parseObject(raw []byte) (strictjson.Object, error) {
 	if err := checkObject(raw); err != nil {
 		return nil, err
@@ -159,9 +160,9 @@ func parseObject(raw []byte) (strictjson.Object, error) {
 	return members, nil
 }
 
-// answer gives the members of a homeserver's answer, which can be relayed afterwards
-// all the same. An answer that is too long or is no plain object gives none.
-func answer(resp *http.Response) strictjson.Object {
+// answerObject returns the members of a homeserver's answer, which can still be relayed
+// afterwards; nil for an answer that is too long or no plain object.
+func answerObject(resp *http.Response) strictjson.Object {
 	raw := peek(resp)
 	if raw == nil {
 		return strictjson.Object{}
@@ -173,7 +174,7 @@ func answer(resp *http.Response) strictjson.Object {
 	return members
 }
 
-// peek gives the body of an answer and leaves it in place; nil when it is longer than
+// peek returns the body of an answer and leaves it in place; nil when it is longer than
 // maxAnswer, compressed, or broken.
 func peek(resp *http.Response) []byte {
 	if enc := resp.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
@@ -196,7 +197,7 @@ func replaceBody(resp *http.Response, raw []byte) {
 	setBody(resp, bytes.NewReader(raw), int64(len(raw)))
 }
 
-// setBody is replaceBody for a body that is not in memory.
+// setBody is like replaceBody, for a body that is not in memory.
 func setBody(resp *http.Response, body io.Reader, size int64) {
 	resp.Body = struct {
 		io.Reader
@@ -209,7 +210,7 @@ func setBody(resp *http.Response, body io.Reader, size int64) {
 	}
 }
 
-// writeJSON answers the client with something the proxy says itself.
+// writeJSON answers the client with JSON of the proxy's own.
 func writeJSON(x *Exchange, v any) error {
 	raw, err := json.Marshal(v)
 	if err != nil {
@@ -222,7 +223,7 @@ func writeJSON(x *Exchange, v any) error {
 		h.Set("Access-Control-Allow-Origin", "*")
 	}
 	x.Writer.WriteHeader(http.StatusOK)
-	// A client that has gone away is not told so.
+	// An error here means that the client has gone away.
 	_, _ = x.Writer.Write(raw)
 	return nil
 }

@@ -81,7 +81,7 @@ func TestDecodingCost(t *testing.T) {
 	}
 }
 
-// peakOf is how much the heap grows at most while f runs.
+// peakOf returns how much the heap grows at most while f runs.
 func peakOf(f func()) int64 {
 	heap := func() int64 {
 		s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}

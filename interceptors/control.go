@@ -10,49 +10,50 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// Control is what the control API (/_e2ee_proxy/v1) does with one device. Every
-// method that changes something has changed nothing when it returns an error, or can
-// be repeated. Reads tell what the homeserver shows now, not what is assumed.
+// Control is one device as the control API (/_e2ee_proxy/v1) sees it. A method that changes
+// something has changed nothing when it returns an error, or can be repeated. Reads return
+// what the homeserver shows now.
 type Control interface {
-	// Status may talk to the homeserver. Parts that could not be read are Problems, not errors.
+	// Status may talk to the homeserver. Parts that could not be read are Problems, not
+	// errors.
 	Status(ctx context.Context) (Status, error)
-	// Bootstrap creates what is missing and gives the recovery key, if one was made and can
+	// Bootstrap creates what is missing and returns the recovery key, if one was made and can
 	// still be read, else nothing. It never replaces an identity: ErrIdentityExists.
 	Bootstrap(ctx context.Context, auth Auth) (secret.String, error)
 	// Recover takes the identity and the backup key from secret storage and signs the device.
 	Recover(ctx context.Context, with Recovery) error
-	// ExportKeys writes the room keys as a file; it has written nothing when it could not begin.
+	// ExportKeys writes the room keys as a file. On an error before it began it has written
+	// nothing.
 	ExportKeys(ctx context.Context, passphrase secret.String, w io.Writer) error
-	// ImportKeys takes room keys from such a file: ErrNotAnExport, ErrWrongPassphrase, ErrExportTooCostly.
-	// open gives a new reader of it.
+	// ImportKeys imports room keys from such a file: ErrNotAnExport, ErrWrongPassphrase,
+	// ErrExportTooCostly. open returns a new reader of the file.
 	ImportKeys(ctx context.Context, passphrase secret.String, open func() io.Reader) (e2ee.Imported, error)
-	// RestoreHistory has the whole history fetched from the key backup: ErrNoBackup.
+	// RestoreHistory starts fetching all keys from the key backup: ErrNoBackup.
 	RestoreHistory(ctx context.Context) error
-	// Reset makes a new identity, secret storage and backup and gives the recovery key.
+	// Reset makes a new identity, secret storage and backup and returns the recovery key.
 	Reset(ctx context.Context, auth Auth) (secret.String, error)
-	// RecoveryKey gives the key that an automatic bootstrap made: ErrNoRecoveryKey when
+	// RecoveryKey returns the key that an automatic bootstrap made: ErrNoRecoveryKey when
 	// there is none, it was deleted, or its time is over.
 	RecoveryKey(ctx context.Context) (secret.String, error)
-	// DeleteRecoveryKey forgets it; no error when there is none.
+	// DeleteRecoveryKey deletes it; no error when there is none.
 	DeleteRecoveryKey(ctx context.Context) error
-	// User tells what is known of somebody. A user never seen has State "none".
+	// User returns what is known of a user. A user never seen has State "none".
 	User(ctx context.Context, user id.UserID) (UserTrust, error)
-	// Acknowledge accepts a changed identity: ErrMasterKeyNotCurrent when masterKey is
-	// not the one in force now, ErrVerificationLost when it was verified before. It is no
-	// error when that key is the pinned one already.
+	// Acknowledge accepts a changed identity: ErrMasterKeyNotCurrent when masterKey is not the
+	// current one, ErrVerificationLost when the user was verified before. It is no error when
+	// that key is the pinned one already.
 	Acknowledge(ctx context.Context, user id.UserID, masterKey id.Ed25519) error
-	// WithdrawVerification gives up a verification: ErrNotVerified when there is none.
+	// WithdrawVerification withdraws a verification: ErrNotVerified when there is none.
 	WithdrawVerification(ctx context.Context, user id.UserID) error
-	// SetOverride makes or removes the explicit exception for a device: ErrUnknownDevice.
+	// SetOverride sets or removes the exception for a device: ErrUnknownDevice.
 	SetOverride(ctx context.Context, user id.UserID, device id.DeviceID, trusted *bool) error
-	// Warnings are those pending, oldest first.
+	// Warnings returns the pending warnings, oldest first.
 	Warnings(ctx context.Context) ([]e2ee.Warning, error)
-	// DismissWarning drops one: ErrUnknownWarning.
+	// DismissWarning deletes a warning: ErrUnknownWarning.
 	DismissWarning(ctx context.Context, warning string) error
 }
 
-// Reasons why a [Control] refuses. Anything else is an internal error or an
-// [e2ee.UpstreamError].
+// Errors of a [Control]. Anything else is an internal error or an [e2ee.UpstreamError].
 var (
 	ErrIdentityExists      = e2ee.ErrIdentityExists
 	ErrNoIdentity          = e2ee.ErrNoIdentity
@@ -75,11 +76,11 @@ var (
 	ErrExportTooCostly     = e2ee.ErrExportTooCostly
 )
 
-// What the engine says and is told, under the names the handlers use.
+// Types of the engine, under the names that the handlers use.
 type (
 	// AuthNeededError says that the client must do user-interactive authentication.
 	AuthNeededError = e2ee.AuthNeededError
-	// Auth is what a caller has for user-interactive authentication.
+	// Auth is the caller's user-interactive authentication.
 	Auth = e2ee.UserAuth
 	// Recovery is a recovery key or a passphrase.
 	Recovery = e2ee.Recovery

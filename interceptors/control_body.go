@@ -15,8 +15,8 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// The bodies of the control API are read strictly: a member that is unknown, named twice
-// or of another kind is refused, since a misspelt "confirm" must not count as said.
+// The bodies of the control API are read strictly: a member that is unknown, named twice or
+// of the wrong type is refused, since a misspelt "confirm" must not count.
 
 // readControl reads a body into v. A blank one counts as {}.
 func readControl(x *Exchange, v any) error {
@@ -36,9 +36,9 @@ func readControl(x *Exchange, v any) error {
 	return nil
 }
 
-// badControl says what is wrong with a body. The decoder's errors quote what it read, which
-// may be a secret, so only the name of a member is taken from them, and only if it could be
-// one. It is a hint, which the log does not get.
+// badControl returns an error that says what is wrong with a body. The decoder's errors
+// quote the body, which may hold a secret, so only the name of a member is taken from them,
+// and only if it could be one. It is in the hint, which is not logged.
 func badControl(err error, v any) error {
 	what, name := "of the wrong kind", ""
 	semantic, _ := errors.AsType[*json.SemanticError](err)
@@ -73,7 +73,7 @@ func badControl(err error, v any) error {
 	return e
 }
 
-// couldBeMember reports whether somebody may have meant a text as a member's name.
+// couldBeMember reports whether a text may be a misspelt member's name.
 func couldBeMember(name string) bool {
 	const most = 32
 	return name != "" && len(name) <= most && strings.IndexFunc(name, func(r rune) bool {
@@ -81,7 +81,7 @@ func couldBeMember(name string) bool {
 	}) < 0
 }
 
-// members gives the names of what a body can have.
+// members returns the names of the members that a body can have.
 func members(v any) []string {
 	var names []string
 	for field := range reflect.TypeOf(v).Elem().Fields() {
@@ -91,7 +91,7 @@ func members(v any) []string {
 	return names
 }
 
-// authBody is what bootstrap and reset take.
+// authBody is the body of bootstrap and reset.
 type authBody struct {
 	Password *secret.String `json:"password"`
 	// Auth is for the homeserver's user-interactive authentication, when a first call was
@@ -100,7 +100,7 @@ type authBody struct {
 	Confirm *bool          `json:"confirm"`
 }
 
-// auth gives what the body says, which must not be two things.
+// auth returns the authentication in the body, a password or auth but not both.
 func (b *authBody) auth() (Auth, error) {
 	var out Auth
 	if b.Password != nil {
@@ -121,16 +121,17 @@ func (b *authBody) auth() (Auth, error) {
 	return out, nil
 }
 
-// recoverBody is what recover takes.
+// recoverBody is the body of recover.
 type recoverBody struct {
 	RecoveryKey *secret.String `json:"recovery_key"`
 	Passphrase  *secret.String `json:"passphrase"`
-	// Restore has the whole history fetched from the key backup, in the background; GET
-	// status tells how that goes. Without it a key is fetched when an event needs it.
+	// Restore starts fetching all keys from the key backup, in the background; GET status
+	// shows the progress. Without it a key is fetched when an event needs it.
 	Restore bool `json:"restore"`
 }
 
-// recovery gives what the body says: exactly one thing to recover with.
+// recovery returns the recovery key or the passphrase in the body, exactly one of which
+// must be there.
 func (b *recoverBody) recovery() (Recovery, error) {
 	switch {
 	case (b.RecoveryKey == nil) == (b.Passphrase == nil):
@@ -143,12 +144,13 @@ func (b *recoverBody) recovery() (Recovery, error) {
 	return Recovery{}, BadJSON("The recovery key or passphrase is empty.")
 }
 
-// acknowledgeBody is what acknowledge takes.
+// acknowledgeBody is the body of acknowledge.
 type acknowledgeBody struct {
 	MasterKey *string `json:"master_key"`
 }
 
-// masterKey gives the Ed25519 key in unpadded base64; padding is taken off (requirement 2.9).
+// masterKey returns the Ed25519 key in unpadded base64; padding is taken off (requirement
+// 2.9).
 func (b *acknowledgeBody) masterKey() (id.Ed25519, error) {
 	if b.MasterKey == nil {
 		return "", MissingParam("master_key is missing: give the user's current master key.")
@@ -161,12 +163,12 @@ func (b *acknowledgeBody) masterKey() (id.Ed25519, error) {
 	return id.Ed25519(base64.RawStdEncoding.EncodeToString(raw)), nil
 }
 
-// overrideBody is what override takes.
+// overrideBody is the body of override.
 type overrideBody struct {
 	Trusted jsontext.Value `json:"trusted"`
 }
 
-// trusted gives the exception; nil, which is null in the body, removes it.
+// trusted returns the exception; nil, for null in the body, removes it.
 func (b *overrideBody) trusted() (*bool, error) {
 	kind := b.Trusted.Kind()
 	if kind == jsontext.KindInvalid {
@@ -182,5 +184,5 @@ func (b *overrideBody) trusted() (*bool, error) {
 	return &yes, nil
 }
 
-// emptyBody is for calls that take nothing.
+// emptyBody is the body of calls without parameters.
 type emptyBody struct{}

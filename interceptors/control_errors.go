@@ -28,7 +28,7 @@ const (
 	codeSignatureRefused    = "DEV.E2EE_PROXY.SIGNATURE_REFUSED"
 )
 
-// controlError turns a reason of [Control] into an error for the client.
+// controlError turns an error of [Control] into one for the client.
 func controlError(err error) error {
 	if needed, ok := errors.AsType[*AuthNeededError](err); ok {
 		return authNeeded(needed)
@@ -36,7 +36,7 @@ func controlError(err error) error {
 	up, answered := errors.AsType[*e2ee.UpstreamError](err)
 	for _, known := range controlReasons() {
 		if answered && errors.Is(known.reason, e2ee.ErrCannotEncrypt) {
-			continue // the homeserver itself said what is wrong
+			continue // the homeserver itself said what was wrong
 		}
 		if errors.Is(err, known.reason) {
 			return known.answer.Because(err)
@@ -48,7 +48,8 @@ func controlError(err error) error {
 	return engineError(err)
 }
 
-// controlUpstream is for what the homeserver answered to what a call needed of it.
+// controlUpstream turns the homeserver's error answer to a request made by a call into one
+// for the client.
 func controlUpstream(up *e2ee.UpstreamError, err error) error {
 	if up.NotMatrix {
 		return NotHomeserver(err)
@@ -65,7 +66,8 @@ type controlReason struct {
 	answer *Error
 }
 
-// controlReasons says what each reason is to the client. The first that fits counts.
+// controlReasons returns the client's error for each error of [Control]. The first that
+// matches counts.
 func controlReasons() []controlReason {
 	conflict := func(code, text, hint string) *Error {
 		return NewError(http.StatusConflict, code, text).WithHint(hint)
@@ -115,7 +117,7 @@ func controlReasons() []controlReason {
 		{e2ee.ErrCannotEncrypt, NewError(http.StatusServiceUnavailable, CodeCannotEncrypt,
 			"What the homeserver shows of this account could not be read.").WithHint("Try again in a moment.")},
 		{e2ee.ErrClosed, NewError(http.StatusServiceUnavailable, CodeUnknown, "The proxy is shutting down.").WithHint("Try again in a moment.")},
-		{e2ee.ErrLeaseLost, ending(nil)},
+		{e2ee.ErrLeaseLost, processEnding(nil)},
 		{ErrNotAnExport, BadJSON("keys is not the text of a file of exported keys. Nothing was imported.")},
 		{ErrExportTooCostly, BadJSON("The file asks for more work than the file of any client does. Nothing was imported.")},
 		{ErrWrongPassphrase, NewError(http.StatusForbidden, codeWrongPassphrase,
@@ -125,8 +127,8 @@ func controlReasons() []controlReason {
 	}
 }
 
-// authNeeded hands the homeserver's user-interactive authentication to the client, in the
-// form that every Matrix client knows: a 401 with flows and session.
+// authNeeded passes the homeserver's user-interactive authentication on to the client, in
+// the form of the Client-Server API: a 401 with flows and session.
 func authNeeded(needed *AuthNeededError) error {
 	fields := map[string]any{}
 	if err := json.Unmarshal(needed.Body, &fields); err != nil {
@@ -147,7 +149,7 @@ func authNeeded(needed *AuthNeededError) error {
 	return e.Because(needed)
 }
 
-// notProxied refuses what needs keys that the proxy holds.
+// notProxied refuses a call that needs keys which the proxy does not hold.
 func notProxied(mode e2ee.Mode) error {
 	e := NewError(http.StatusConflict, codeNotProxied, "The proxy holds no encryption keys for this device.")
 	switch mode {

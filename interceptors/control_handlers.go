@@ -11,12 +11,12 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// The control API, /_e2ee_proxy/v1/…, as the table of design §6 says: who asks is whoever
-// owns the access token, and nothing in it names another account. GET status answers for
-// every token; everything else is 409 for a device whose keys the proxy does not hold.
-// Answers are never cached: some are secrets.
+// The control API, /_e2ee_proxy/v1/… (docs/control-api.md). The access token names the
+// account, and nothing in a request can name another one. GET status answers for every
+// token; everything else is 409 for a device whose keys the proxy does not hold. Answers
+// are never cached: some are secrets.
 
-// Attempts at what somebody with a stolen token might guess at or break.
+// Limits of what somebody with a stolen token might guess or break.
 const (
 	recoverBurst    = 5
 	recoverInterval = time.Minute
@@ -24,7 +24,7 @@ const (
 	resetInterval   = 5 * time.Minute
 )
 
-// control are the handlers of the control API.
+// control holds the handlers of the control API.
 type control struct {
 	recovers, resets, exports *attempts
 	options                   SyncOptions
@@ -49,26 +49,26 @@ func newControl(o SyncOptions) (*control, error) {
 	return c, nil
 }
 
-// answered is for calls that have answered by themselves.
+// answered is returned by calls that have written their answer themselves.
 type answered struct{}
 
-// done is the answer of calls that have nothing to say.
+// done is the answer of calls that return nothing.
 type done struct{}
 
-// keyAnswer is an answer with a recovery key, if there is one. It is the one place that
-// reveals it.
+// keyAnswer returns an answer with a recovery key, if there is one. Only here it is
+// revealed.
 func keyAnswer(key secret.String) any {
 	return struct {
 		RecoveryKey string `json:"recovery_key,omitempty"`
 	}{key.Reveal()}
 }
 
-func controlStatus(a asked) (any, error) {
+func controlStatus(a controlRequest) (any, error) {
 	status, err := a.Status(a.ctx)
 	if err != nil {
 		return nil, err
 	}
-	// Lists are lists, also when there is nothing in them.
+	// An empty list is [], not null.
 	status.OtherDevices = notNil(status.OtherDevices)
 	status.Overrides = notNil(status.Overrides)
 	status.Problems = notNil(status.Problems)
@@ -76,7 +76,7 @@ func controlStatus(a asked) (any, error) {
 	return status, nil
 }
 
-func (c *control) bootstrap(a asked) (any, error) {
+func (c *control) bootstrap(a controlRequest) (any, error) {
 	var body authBody
 	if err := readControl(a.Exchange, &body); err != nil {
 		return nil, err
@@ -95,7 +95,7 @@ func (c *control) bootstrap(a asked) (any, error) {
 	return keyAnswer(key), nil
 }
 
-func (c *control) recover(a asked) (any, error) {
+func (c *control) recover(a controlRequest) (any, error) {
 	var body recoverBody
 	if err := readControl(a.Exchange, &body); err != nil {
 		return nil, err
@@ -110,7 +110,7 @@ func (c *control) recover(a asked) (any, error) {
 	return done{}, a.Recover(a.ctx, with)
 }
 
-func (c *control) reset(a asked) (any, error) {
+func (c *control) reset(a controlRequest) (any, error) {
 	var body authBody
 	if err := readControl(a.Exchange, &body); err != nil {
 		return nil, err
@@ -133,7 +133,7 @@ func (c *control) reset(a asked) (any, error) {
 	return keyAnswer(key), nil
 }
 
-func controlRecoveryKey(a asked) (any, error) {
+func controlRecoveryKey(a controlRequest) (any, error) {
 	key, err := a.RecoveryKey(a.ctx)
 	if err == nil && key.IsZero() {
 		err = ErrNoRecoveryKey
@@ -144,11 +144,11 @@ func controlRecoveryKey(a asked) (any, error) {
 	return keyAnswer(key), nil
 }
 
-func controlDeleteRecoveryKey(a asked) (any, error) {
+func controlDeleteRecoveryKey(a controlRequest) (any, error) {
 	return done{}, a.DeleteRecoveryKey(a.ctx)
 }
 
-// userParam gives the user that the path names.
+// userParam returns the user that the path names.
 func userParam(x *Exchange) (id.UserID, error) {
 	user := x.Endpoint.Params["userId"]
 	if !validUser(user) {
@@ -157,7 +157,7 @@ func userParam(x *Exchange) (id.UserID, error) {
 	return id.UserID(user), nil
 }
 
-func controlUser(a asked) (any, error) {
+func controlUser(a controlRequest) (any, error) {
 	user, err := userParam(a.Exchange)
 	if err != nil {
 		return nil, err
@@ -170,7 +170,7 @@ func controlUser(a asked) (any, error) {
 	return trust, nil
 }
 
-func controlAcknowledge(a asked) (any, error) {
+func controlAcknowledge(a controlRequest) (any, error) {
 	user, err := userParam(a.Exchange)
 	if err != nil {
 		return nil, err
@@ -186,7 +186,7 @@ func controlAcknowledge(a asked) (any, error) {
 	return done{}, a.Acknowledge(a.ctx, user, key)
 }
 
-func controlWithdraw(a asked) (any, error) {
+func controlWithdraw(a controlRequest) (any, error) {
 	user, err := userParam(a.Exchange)
 	if err != nil {
 		return nil, err
@@ -197,7 +197,7 @@ func controlWithdraw(a asked) (any, error) {
 	return done{}, a.WithdrawVerification(a.ctx, user)
 }
 
-func controlOverride(a asked) (any, error) {
+func controlOverride(a controlRequest) (any, error) {
 	user, err := userParam(a.Exchange)
 	if err != nil {
 		return nil, err
@@ -217,7 +217,7 @@ func controlOverride(a asked) (any, error) {
 	return done{}, a.SetOverride(a.ctx, user, dev, trusted)
 }
 
-func controlWarnings(a asked) (any, error) {
+func controlWarnings(a controlRequest) (any, error) {
 	warnings, err := a.Warnings(a.ctx)
 	if err != nil {
 		return nil, err
@@ -227,7 +227,7 @@ func controlWarnings(a asked) (any, error) {
 	}{notNil(warnings)}, nil
 }
 
-func controlDismiss(a asked) (any, error) {
+func controlDismiss(a controlRequest) (any, error) {
 	warning := a.Endpoint.Params["warningId"]
 	if warning == "" {
 		return nil, NewError(http.StatusNotFound, CodeNotFound, "There is no such warning.")

@@ -16,9 +16,9 @@ import (
 	"e2ee-proxy/internal/spool"
 )
 
-// POST keys/import takes a body of up to 80 MiB, with the text of a file of keys as a
-// string in it. The body is spooled while it is looked through, and the engine reads the
-// string from there as often as it needs to.
+// POST keys/import takes a body of up to 80 MiB, with the text of a key export file as a
+// string in it. The body is spooled while it is scanned, and the engine reads the string
+// from there as often as it needs to.
 
 // Places in the body of an import.
 const (
@@ -28,7 +28,7 @@ const (
 	importOther
 )
 
-// maxPassphrase bounds a passphrase, in bytes.
+// maxPassphrase is the largest passphrase, in bytes.
 const maxPassphrase = 64 << 10
 
 func importGraph() *jsonscan.Node {
@@ -39,19 +39,19 @@ func importGraph() *jsonscan.Node {
 	return top
 }
 
-// importBody is what an import takes, as strictly as every body of the control API.
+// importBody is the body of an import, read as strictly as every body of the control API.
 type importBody struct {
 	passphrase secret.String
 	// from and to are where the string with the file begins and ends; to is zero without one.
 	from, to int64
 }
 
-// readImport looks through the body of an import and keeps it.
+// readImport scans the body of an import into keep.
 func readImport(x *Exchange, keep *spool.Spool) (importBody, error) {
 	var body importBody
 	seen := make(map[int]int)
 	values := 0
-	_, err := jsonscan.Scan(&keepingReader{x.Request.Body, keep}, importGraph(), jsonscan.Options{MaxCapture: maxPassphrase}, func(v *jsonscan.Value) error {
+	_, err := jsonscan.Scan(&spoolingReader{x.Request.Body, keep}, importGraph(), jsonscan.Options{MaxCapture: maxPassphrase}, func(v *jsonscan.Value) error {
 		seen[v.ID]++
 		switch v.ID {
 		case importTop:
@@ -98,7 +98,7 @@ func readImport(x *Exchange, keep *spool.Spool) (importBody, error) {
 
 var errImportMember = errors.New("a member that is not one of an import")
 
-// importFailure is what the client is told of a body that was not taken.
+// importFailure returns the client's error for a body that could not be read.
 func importFailure(err error) error {
 	var own *spoolError
 	var syntax *jsonscan.SyntaxError
@@ -119,7 +119,7 @@ func importFailure(err error) error {
 }
 
 // importKeys handles [ControlImportKeys].
-func (c *control) importKeys(a asked) (_ any, err error) {
+func (c *control) importKeys(a controlRequest) (_ any, err error) {
 	keep := c.options.spool(a.Exchange, 0)
 	defer func() { err = errors.Join(err, keep.Close()) }()
 	body, err := readImport(a.Exchange, keep)
@@ -134,9 +134,9 @@ func (c *control) importKeys(a asked) (_ any, err error) {
 	})
 }
 
-// unescaper gives the text of a JSON string that was found to be one, read from between
-// its quotes. What is no ASCII does not belong into a file of keys; it becomes a byte that
-// cannot stand in one.
+// unescaper reads the text of a JSON string, known to be valid, from between its quotes.
+// What is not ASCII does not belong into a key export; it becomes a byte that is never
+// valid in one.
 type unescaper struct{ from *bufio.Reader }
 
 func (u *unescaper) Read(p []byte) (int, error) {
@@ -156,7 +156,7 @@ func (u *unescaper) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// escaped reads what follows a backslash.
+// escaped reads the rest of an escape, behind the backslash.
 func (u *unescaper) escaped() (byte, error) {
 	c, err := u.from.ReadByte()
 	if err != nil {

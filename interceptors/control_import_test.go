@@ -127,7 +127,7 @@ func TestSyncThatHasNoRoom(t *testing.T) {
 		}
 		x := &Exchange{Identity: Identity{UserID: alice}}
 		keep := SyncOptions{SpoolDir: t.TempDir(), SpoolDisk: disk}.spool(x, 0)
-		_, err := io.Copy(io.Discard, &keepingReader{strings.NewReader(strings.Repeat(" ", 3<<20)), keep})
+		_, err := io.Copy(io.Discard, &spoolingReader{strings.NewReader(strings.Repeat(" ", 3<<20)), keep})
 		wantError(t, syncFailure(err), test.status, test.code)
 		if err := keep.Close(); err != nil {
 			t.Fatal(err)

@@ -10,9 +10,9 @@ import (
 
 // Room keys as files, in the format that clients exchange: POST keys/export {passphrase}
 // answers with the file itself, text/plain; POST keys/import {passphrase, keys} takes its
-// text and says how many of the keys were news. POST keys/restore has all keys of the
-// account's backup fetched, in the background. A file costs about a second of work, a
-// restore a download, so that all three are limited.
+// text and answers how many of the keys were new. POST keys/restore starts fetching all
+// keys of the account's backup. A file costs about a second of CPU time, a restore a
+// download, so that all three are limited.
 const (
 	exportBurst    = 4
 	exportInterval = time.Minute
@@ -29,7 +29,7 @@ func (b *exportBody) passphrase() (secret.String, error) {
 	return *b.Passphrase, nil
 }
 
-func (c *control) exportKeys(a asked) (any, error) {
+func (c *control) exportKeys(a controlRequest) (any, error) {
 	var body exportBody
 	if err := readControl(a.Exchange, &body); err != nil {
 		return nil, err
@@ -57,7 +57,7 @@ func (c *control) exportKeys(a asked) (any, error) {
 	return answered{}, nil
 }
 
-// lateWriter answers 200 with the first byte.
+// lateWriter sends status 200 with the first byte.
 type lateWriter struct {
 	w     http.ResponseWriter
 	begun bool
@@ -71,7 +71,7 @@ func (l *lateWriter) Write(p []byte) (int, error) {
 	return l.w.Write(p)
 }
 
-func (c *control) restoreKeys(a asked) (any, error) {
+func (c *control) restoreKeys(a controlRequest) (any, error) {
 	if err := readControl(a.Exchange, &emptyBody{}); err != nil {
 		return nil, err
 	}

@@ -10,12 +10,12 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// maxLimited bounds the users for whom attempts are counted.
+// maxLimited is the largest number of users for whom attempts are counted.
 const maxLimited = 1 << 14
 
 // attempts limits how often a user may try something: burst times at once, then once per
-// interval. It counts in memory and for a bounded number of users, of whom the ones who
-// tried least recently are forgotten first.
+// interval. It counts in memory and for a limited number of users; the least recent are
+// dropped first.
 type attempts struct {
 	burst int
 	every rate.Limit
@@ -32,7 +32,7 @@ func newAttempts(burst int, interval time.Duration) (*attempts, error) {
 	return &attempts{burst: burst, every: rate.Every(interval), users: users}, nil
 }
 
-// take counts an attempt, or returns the error that refuses it. What is refused does not
+// take counts an attempt, or returns the error that refuses it. A refused attempt does not
 // count.
 func (a *attempts) take(user id.UserID) error {
 	a.mu.Lock()
@@ -46,7 +46,7 @@ func (a *attempts) take(user id.UserID) error {
 	mine := limit.ReserveN(now, 1)
 	if wait := mine.DelayFrom(now); wait > 0 {
 		mine.CancelAt(now)
-		return LimitExceeded(wait.Round(time.Microsecond)) // the limiter reckons in floats
+		return LimitExceeded(wait.Round(time.Microsecond)) // the limiter calculates in floats
 	}
 	return nil
 }

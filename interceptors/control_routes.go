@@ -12,27 +12,27 @@ import (
 )
 
 // Rules of this file:
-//   - Package proxy decides first, from the path that it found canonical and wrote anew, by
-//     its own table; what routes here sees that path, and never the client's bytes.
-//   - Parameters are those that package proxy decoded, which are decoded once.
+//   - Package proxy decides first, from the path that it found canonical and rebuilt, by
+//     its own table; the router here sees that path, never the client's bytes.
+//   - Parameters are those of package proxy, percent-decoded once.
 //   - Both must find the same call, or nothing is done.
 
 const controlPrefix = "/_e2ee_proxy/v1"
 
 // controlCall is one call of the control API.
 type controlCall struct {
-	name string // under which package proxy knows it
+	name string // its name in package proxy's table
 	// method and path, below the prefix, are those of the row in package proxy's table.
 	method, path string
-	// any says that the call answers for every token; the others need a proxied device.
-	any bool
-	do  func(a asked) (any, error)
+	// anyToken reports whether every token may call it; the others need a proxied device.
+	anyToken bool
+	do       func(a controlRequest) (any, error)
 }
 
-// calls are all there are. The zero value of a field asks for more, not for less.
+// calls returns all calls. The zero value of a field is the stricter one.
 func (c *control) calls() []controlCall {
 	return []controlCall{
-		{name: ControlStatus, method: http.MethodGet, path: "/status", any: true, do: controlStatus},
+		{name: ControlStatus, method: http.MethodGet, path: "/status", anyToken: true, do: controlStatus},
 		{name: ControlBootstrap, method: http.MethodPost, path: "/bootstrap", do: c.bootstrap},
 		{name: ControlRecover, method: http.MethodPost, path: "/recover", do: c.recover},
 		{name: ControlReset, method: http.MethodPost, path: "/reset", do: c.reset},
@@ -50,34 +50,34 @@ func (c *control) calls() []controlCall {
 	}
 }
 
-// route arranges the calls.
+// route registers the calls.
 func (c *control) route() {
 	c.routes = chi.NewMux()
-	c.routes.Use(unstored)
-	c.routes.NotFound(failing(func(*asked) error { return NotImplemented("There is no such endpoint.") }))
-	c.routes.MethodNotAllowed(failing(c.otherMethod))
+	c.routes.Use(noStore)
+	c.routes.NotFound(withError(func(*controlRequest) error { return NotImplemented("There is no such endpoint.") }))
+	c.routes.MethodNotAllowed(withError(c.otherMethod))
 	for _, call := range c.calls() {
 		steps := chi.Middlewares{decidedAs(call.name), withDevice}
-		if !call.any {
+		if !call.anyToken {
 			steps = append(steps, proxiedOnly)
 		}
-		c.routes.With(steps...).Method(call.method, controlPrefix+call.path, failing(call.answer))
+		c.routes.With(steps...).Method(call.method, controlPrefix+call.path, withError(call.answer))
 	}
 }
 
-// handlers gives every call under its name, and under ControlNone what refuses the rest.
+// handlers returns every call under its name, and under ControlNone the one that refuses.
 func (c *control) handlers() map[string]Handler {
-	all := map[string]Handler{ControlNone: c.named(ControlNone)}
+	all := map[string]Handler{ControlNone: c.handlerNamed(ControlNone)}
 	for _, call := range c.calls() {
-		all[call.name] = c.named(call.name)
+		all[call.name] = c.handlerNamed(call.name)
 	}
 	return all
 }
 
-// named makes the handler of what package proxy decided to be the call of that name.
-func (c *control) named(name string) Handler {
+// handlerNamed returns the handler for a request that package proxy decided to be the named call.
+func (c *control) handlerNamed(name string) Handler {
 	return func(x *Exchange) error {
-		a := &asked{Exchange: x, ctx: x.Request.Context(), name: name, err: errNoControlAnswer}
+		a := &controlRequest{Exchange: x, ctx: x.Request.Context(), name: name, err: errNoControlAnswer}
 		at := chi.NewRouteContext()
 		at.Routes, at.RoutePath = c.routes, controlPath(x.Request.URL)
 		ctx := context.WithValue(context.WithValue(a.ctx, chi.RouteCtxKey, at), askedKey{}, a)
@@ -86,8 +86,8 @@ func (c *control) named(name string) Handler {
 	}
 }
 
-// controlPath is the path that package proxy wrote. An empty one would have chi look for
-// another.
+// controlPath returns the path that package proxy built. If it is empty, chi would use
+// another one.
 func controlPath(u *url.URL) string {
 	if u.Opaque == "" {
 		return "/"
@@ -97,33 +97,33 @@ func controlPath(u *url.URL) string {
 
 var errNoControlAnswer = errors.New("a call of the control API came to no end")
 
-// asked is one call of the control API on its way.
-type asked struct {
+// controlRequest is one request of the control API.
+type controlRequest struct {
 	*Exchange
 	ctx context.Context
 	Control
-	name string // what package proxy decided
+	name string // the call that package proxy decided on
 	dev  Device
-	// err is how the call ended. It is an error until it has ended well.
+	// err is the result of the call. It is an error until the call has succeeded.
 	err error
 }
 
 type askedKey struct{}
 
-// failing makes a handler of chi's, which returns nothing, of one that may fail.
-func failing(do func(a *asked) error) http.HandlerFunc {
+// withError adapts a handler that returns an error to net/http.
+func withError(do func(a *controlRequest) error) http.HandlerFunc {
 	return func(_ http.ResponseWriter, r *http.Request) {
-		if a, ok := r.Context().Value(askedKey{}).(*asked); ok {
+		if a, ok := r.Context().Value(askedKey{}).(*controlRequest); ok {
 			a.err = do(a)
 		}
 	}
 }
 
-// before makes middleware of a step that may refuse.
-func before(check func(a *asked) error) func(http.Handler) http.Handler {
+// middleware makes middleware of a check that may refuse.
+func middleware(check func(a *controlRequest) error) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			a, ok := r.Context().Value(askedKey{}).(*asked)
+			a, ok := r.Context().Value(askedKey{}).(*controlRequest)
 			if !ok {
 				return
 			}
@@ -136,17 +136,17 @@ func before(check func(a *asked) error) func(http.Handler) http.Handler {
 	}
 }
 
-// unstored keeps answers out of caches: some are secrets.
-func unstored(next http.Handler) http.Handler {
-	return before(func(a *asked) error {
+// noStore sets Cache-Control: no-store, since some answers are secrets.
+func noStore(next http.Handler) http.Handler {
+	return middleware(func(a *controlRequest) error {
 		a.Writer.Header().Set("Cache-Control", "no-store")
 		return nil
 	})(next)
 }
 
-// decidedAs goes on only if package proxy decided on the same call.
+// decidedAs refuses unless package proxy decided on the same call.
 func decidedAs(name string) func(http.Handler) http.Handler {
-	return before(func(a *asked) error {
+	return middleware(func(a *controlRequest) error {
 		if a.name != name {
 			return fmt.Errorf("the route table says %q and the control API %q", a.name, name)
 		}
@@ -154,9 +154,9 @@ func decidedAs(name string) func(http.Handler) http.Handler {
 	})
 }
 
-// withDevice finds the device of whoever asks.
+// withDevice loads the device of the request.
 func withDevice(next http.Handler) http.Handler {
-	return before(func(a *asked) (err error) {
+	return middleware(func(a *controlRequest) (err error) {
 		if a.dev, err = device(a.Exchange); err == nil {
 			a.Control = a.dev.Control()
 		}
@@ -166,11 +166,11 @@ func withDevice(next http.Handler) http.Handler {
 
 // proxiedOnly refuses devices whose keys the proxy does not hold.
 func proxiedOnly(next http.Handler) http.Handler {
-	return before(func(a *asked) error { return notProxied(a.dev.Mode()) })(next)
+	return middleware(func(a *controlRequest) error { return notProxied(a.dev.Mode()) })(next)
 }
 
-// answer does the call.
-func (k controlCall) answer(a *asked) error {
+// answer runs the call and writes its answer.
+func (k controlCall) answer(a *controlRequest) error {
 	out, err := k.do(*a)
 	if err != nil {
 		return controlError(err)
@@ -181,9 +181,9 @@ func (k controlCall) answer(a *asked) error {
 	return writeJSON(a.Exchange, out)
 }
 
-// otherMethod refuses a method that a path does not have, and says which it has (405
+// otherMethod refuses a method that a path does not have, and names those that it has (405
 // M_UNRECOGNIZED: Client-Server API, "Common error codes").
-func (c *control) otherMethod(a *asked) error {
+func (c *control) otherMethod(a *controlRequest) error {
 	path := controlPath(a.Request.URL)
 	var has []string
 	for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete} {

@@ -76,8 +76,8 @@ func TestControlCalls(t *testing.T) {
 		} else {
 			seen[at], seen[k.name] = true, true
 		}
-		if k.any != (k.name == ControlStatus) {
-			t.Errorf("%s answers for any token: %t", k.name, k.any)
+		if k.anyToken != (k.name == ControlStatus) {
+			t.Errorf("%s answers for any token: %t", k.name, k.anyToken)
 		}
 		if !slices.Contains([]string{http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete}, k.method) {
 			t.Errorf("%s has the method %s, of which a refusal knows nothing", k.name, k.method)

@@ -23,7 +23,7 @@ var update = flag.Bool("update", false, "write the golden files")
 
 const masterKey = "bTvXqyuO8jQIBqFdFJbQAVpqDFxAiZQRMbAmzJJQBFM"
 
-// callOf is a call of the control API, with parameters for every pattern. The path "x"
+// callOf returns a call of the control API, with parameters for every pattern. The path "x"
 // stands for the handler's own method and path.
 func callOf(handler, method, path, body string) call {
 	for _, k := range (&control{}).calls() {
@@ -37,7 +37,7 @@ func callOf(handler, method, path, body string) call {
 	}
 }
 
-// The table of design §6, as it is on the wire.
+// Every call and answer of the control API, as on the wire.
 func TestControlGolden(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer

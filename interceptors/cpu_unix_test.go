@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// cpuTime is what this process has used of the processors, so that a benchmark can
+// cpuTime returns what this process has used of the processors, so that a benchmark can
 // tell its cost on a machine that does other things too.
 func cpuTime() time.Duration {
 	var u syscall.Rusage

@@ -10,13 +10,12 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// POST createRoom. What the body says of encryption, history visibility and invites
-// holds from the answer on: the first send into the new room is encrypted, and an
-// invitee gets its key without waiting for a sync (requirement 7.6). A homeserver may
-// encrypt a room by itself or by its preset: what the body does not say is asked of the
-// homeserver before the first send. An unknown algorithm is refused (requirement 20.2), and
-// so are messages among the state that a room begins with: whether it will be encrypted is
-// not known yet.
+// POST createRoom. Encryption, history visibility and invites in the body hold from the
+// answer on: the first send into the new room is encrypted, and an invitee gets its key
+// without waiting for a sync (requirement 7.6). A homeserver may encrypt a room by itself
+// or by its preset: what the body does not say is asked of the homeserver before the first
+// send. An unknown algorithm is refused (requirement 20.2), and so are messages in
+// initial_state: whether the room will be encrypted is not known yet.
 
 // createRoom handles [CreateRoom].
 func (r *rooms) createRoom(x *Exchange) error {
@@ -29,13 +28,13 @@ func (r *rooms) createRoom(x *Exchange) error {
 		return err
 	}
 	body, err := parseObject(raw)
-	if err != nil && !r.lifted(dev) {
+	if err != nil && !r.clearTextAllowed(dev) {
 		return err
 	}
-	// The client of a device with keys of its own may know another algorithm. What is not
-	// read here is asked of the homeserver before the first send.
+	// The client of a device with keys of its own may know another algorithm. What is not read
+	// here is asked of the homeserver before the first send.
 	initial, err := readInitialState(body)
-	mayPass := r.lifted(dev) || dev.Mode() == e2ee.ModeForeign && HasCode(err, CodeCannotEncrypt)
+	mayPass := r.clearTextAllowed(dev) || dev.Mode() == e2ee.ModeForeign && HasCode(err, CodeCannotEncrypt)
 	if err != nil && !mayPass {
 		return err
 	}
@@ -48,14 +47,14 @@ func (r *rooms) createRoom(x *Exchange) error {
 	})
 }
 
-// initialState is what initial_state says of encryption.
+// initialState holds what matters to encryption of initial_state.
 type initialState struct {
-	encryption jsontext.Value // nil when it says nothing
+	encryption jsontext.Value // nil when there is none
 	visibility string
 }
 
-// readInitialState takes the last event of each type, as homeservers do. That an algorithm
-// is not known is said last.
+// readInitialState takes the last event of each type, as homeservers do. An unknown
+// algorithm is refused after everything else.
 func readInitialState(body strictjson.Object) (initialState, error) {
 	var out initialState
 	var unknown error
@@ -68,7 +67,7 @@ func readInitialState(body strictjson.Object) (initialState, error) {
 			return out, err
 		}
 		if isMessageType(event.TextOrEmpty("type")) {
-			return out, noState()
+			return out, messageAsState()
 		}
 		if event.TextOrEmpty("state_key") != "" {
 			continue
@@ -88,7 +87,7 @@ func readInitialState(body strictjson.Object) (initialState, error) {
 	return out, unknown
 }
 
-// noteRoom tells the engine of a room that the homeserver has just made.
+// noteRoom records a room that the homeserver has just made in the engine.
 func (r *rooms) noteRoom(ctx context.Context, x *Exchange, dev Device, room id.RoomID, initial initialState, invited []string) error {
 	if initial.encryption != nil {
 		if err := r.noteEncryption(ctx, x, dev, room, initial.encryption); err != nil {

@@ -7,25 +7,24 @@ import (
 	"strings"
 )
 
-// Delayed events (MSC4140): a parameter of the query has the homeserver keep an event and
-// send it later. A homeserver that does not know the parameter sends the event at once,
-// which may be the opposite of what it is for: that somebody has left a call, or a message
-// for next year. So a request that has one goes on only if the homeserver says that it can,
-// for every client. It is asked each time: such requests are rare, and what it can may
-// differ between users.
+// Delayed events (MSC4140): a query parameter has the homeserver keep an event and send it
+// later. A homeserver that does not know the parameter sends the event at once, which may
+// be the opposite of what was meant: that somebody has left a call, or a message for next
+// year. So a request that has one goes on only if the homeserver announces the feature. It
+// is asked each time: such requests are rare, and features may differ between users.
 //
 // In an encrypted room the event is encrypted when it is scheduled, for those who are in
 // the room then.
 
-// featureDelay is the name under which a homeserver says that it keeps events, by the names
-// of parameters that begin with it; with the suffix, also by those without.
+// featureDelay is the unstable feature of a homeserver that keeps events for parameters
+// with this prefix; with the suffix, also for those without a prefix.
 const (
 	featureDelay       = "org.matrix.msc4140"
 	featureDelayStable = featureDelay + ".stable"
 )
 
-// delayFeature gives what a homeserver must be able to do for a query's delay, and is empty
-// when there is none.
+// delayFeature returns the feature that a homeserver needs for a query's delay; empty when
+// there is no delay.
 func delayFeature(query url.Values) string {
 	feature := ""
 	for name := range query {
@@ -39,11 +38,11 @@ func delayFeature(query url.Values) string {
 	return feature
 }
 
-// delayed reports whether a request asks for an event to be sent later: its answer names no
-// event, and what it says has not happened yet.
+// delayed reports whether a request asks for an event to be sent later. Its answer has no
+// event ID, and the event has not happened yet.
 func delayed(x *Exchange) bool { return delayFeature(x.Request.URL.Query()) != "" }
 
-// checkDelay refuses a delay that the homeserver would not keep.
+// checkDelay refuses a delay that the homeserver would not respect.
 func checkDelay(x *Exchange) error {
 	feature := delayFeature(x.Request.URL.Query())
 	if feature == "" {
@@ -62,13 +61,13 @@ func checkDelay(x *Exchange) error {
 	return e
 }
 
-// homeserverCan asks the homeserver whether it says that it has an unstable feature.
+// homeserverCan asks the homeserver whether it has an unstable feature.
 func homeserverCan(x *Exchange, feature string) (bool, error) {
 	asking := *x
 	asking.Request = x.Request.Clone(x.Request.Context())
 	asking.Request.Body, asking.Request.ContentLength = http.NoBody, 0
 	resp, err := x.Upstream.Do(&asking, Change{
-		Method: http.MethodGet, Pattern: "/_matrix/client/versions", Query: whoQuery(x.Request.URL.Query()),
+		Method: http.MethodGet, Pattern: "/_matrix/client/versions", Query: identityQuery(x.Request.URL.Query()),
 	})
 	if err != nil {
 		return false, err
@@ -81,5 +80,5 @@ func homeserverCan(x *Exchange, feature string) (bool, error) {
 	if checkObject(raw) != nil {
 		return false, Unreachable(errors.New("what the homeserver can do is not readable"))
 	}
-	return answer(resp).Object("unstable_features").IsTrue(feature), nil
+	return answerObject(resp).Object("unstable_features").IsTrue(feature), nil
 }

@@ -10,12 +10,12 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// NewDevices gives the devices of an engine to the interceptors.
+// NewDevices returns the devices of an engine to the interceptors.
 func NewDevices(e *e2ee.Engine) Devices { return engineDevices{e} }
 
-// mayHoldKeys reports whether the proxy can hold keys in the name of an identity. The
-// engine's own requests carry the token alone, and with that of an application service
-// they would be made as somebody else.
+// mayHoldKeys reports whether the proxy can hold keys for an identity. The engine's own
+// requests carry only the token, and with that of an application service they would be made
+// as somebody else.
 func mayHoldKeys(who Identity) bool { return who.DeviceID != "" && !who.Guest && !who.Asserted }
 
 type engineDevices struct{ engine *e2ee.Engine }

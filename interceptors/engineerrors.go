@@ -14,21 +14,21 @@ import (
 	"e2ee-proxy/e2ee"
 )
 
-// The one place where reasons of the engine become Matrix errors. The texts are for
-// people who may know nothing of encryption: what happened, then what to do.
+// The one place where errors of the engine become Matrix errors. The texts are for people
+// who may know nothing of encryption: what happened, then what to do.
 
 // codeKeysHeld refuses what would replace keys that the proxy published.
 const codeKeysHeld = "DEV.E2EE_PROXY.KEYS_HELD_BY_PROXY"
 
-// What helps where the homeserver does not take or show what confirms a device.
+// Hints where the homeserver does not accept or show the signature of a device.
 const (
 	hintSignatureNotShown = "The homeserver accepted the confirmation and does not show it, as Synapse does for a device ID that was logged out and used again. " +
 		"Log out and log in again with another device ID; or make a new identity: POST /_e2ee_proxy/v1/reset."
 	hintAnotherDevice = "Log out and log in again with another device ID. If that does not help, talk to the administrator of the homeserver."
 )
 
-// engineError turns an error of the engine into one for the client. What it does not
-// know stays as it is and is rendered as an internal error.
+// engineError turns an error of the engine into one for the client. Unknown errors stay as
+// they are and are rendered as internal errors.
 func engineError(err error) error {
 	if err == nil {
 		return nil
@@ -50,7 +50,7 @@ func engineError(err error) error {
 		return DeviceNotSigned(hintSignatureNotShown).Because(err)
 	case errors.Is(err, e2ee.ErrSignatureRefused):
 		return DeviceNotSigned(hintAnotherDevice).Because(err)
-	case errors.Is(err, e2ee.ErrNotJoined): // as a homeserver answers it
+	case errors.Is(err, e2ee.ErrNotJoined): // as a homeserver answers
 		return Forbidden("This account is not in the room, so the message was not sent.").
 			WithHint("Join the room first; an invitation alone is not enough.").Because(err)
 	case errors.Is(err, e2ee.ErrUnsupportedAlgorithm):
@@ -62,7 +62,7 @@ func engineError(err error) error {
 	case errors.Is(err, e2ee.ErrCannotEncrypt), errors.Is(err, e2ee.ErrClosed):
 		return CannotEncrypt(false, err)
 	case errors.Is(err, e2ee.ErrLeaseLost):
-		return ending(err)
+		return processEnding(err)
 	case errors.Is(err, e2ee.ErrReload):
 		return notStored().Because(err)
 	case errors.Is(err, e2ee.ErrDeviceNotSigned):
@@ -80,8 +80,8 @@ func engineError(err error) error {
 	return err
 }
 
-// ending is for the moments until a process ends in whose place another one runs.
-func ending(err error) *Error {
+// processEnding is for the moments until a process ends that another one has replaced.
+func processEnding(err error) *Error {
 	return &Error{
 		Status: http.StatusServiceUnavailable, ErrCode: CodeUnknown, Err: err,
 		Text: "This process of the proxy is ending, because another one has taken its place. Nothing was changed.", Hint: "Try again in a moment.",
@@ -89,8 +89,8 @@ func ending(err error) *Error {
 	}
 }
 
-// notStored is for the moments in which the database does not say whether it has stored
-// something. What was asked for can be asked for again.
+// notStored is for a database that does not tell whether it has stored something. The
+// request can be repeated.
 func notStored() *Error {
 	e := NewError(http.StatusServiceUnavailable, CodeUnknown, "The proxy's database does not say whether it has stored a change.").
 		WithHint("Try again in a moment.")
@@ -98,8 +98,8 @@ func notStored() *Error {
 	return e
 }
 
-// lookupError is engineError for the question whether a room is encrypted: whatever
-// keeps it from being answered, nothing is sent.
+// lookupError is like engineError when it could not be found out whether a room is
+// encrypted: nothing is sent.
 func lookupError(err error) error {
 	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok {
 		if up.NotMatrix {
@@ -130,7 +130,8 @@ func lookupError(err error) error {
 	return CannotEncrypt(false, err)
 }
 
-// upstreamError is for what the homeserver answered to a request of the engine's own.
+// upstreamError turns the homeserver's error answer to a request of the engine into one for
+// the client.
 func upstreamError(up *e2ee.UpstreamError, err error) error {
 	switch {
 	case errors.Is(err, e2ee.ErrAnswerTooLarge):
@@ -161,7 +162,7 @@ func upstreamError(up *e2ee.UpstreamError, err error) error {
 	return HomeserverFailed(up.Status, up.Op, err)
 }
 
-// notSent adds to an error that the message was not sent, where it does not say so.
+// notSent adds to an error without that sentence that the message was not sent.
 func notSent(err error) error {
 	e, ok := errors.AsType[*Error](err)
 	if !ok || strings.Contains(e.Text, "not sent") {
@@ -172,8 +173,8 @@ func notSent(err error) error {
 	return &c
 }
 
-// identityChanged names everybody concerned in "users", and those of them who were
-// verified once more in "verification_lost": they need more than an acknowledgement.
+// identityChanged lists all users concerned in "users", and those of them who had been
+// verified also in "verification_lost": an acknowledgement is not enough for them.
 func identityChanged(e *e2ee.IdentityChangedError) *Error {
 	users := slices.Concat(e.Users, e.Lost)
 	slices.Sort(users)
@@ -181,20 +182,20 @@ func identityChanged(e *e2ee.IdentityChangedError) *Error {
 	if len(users) == 0 {
 		users = []id.UserID{}
 	}
-	out := IdentityChanged(users, "The digital identity of "+names(users)+
+	out := IdentityChanged(users, "The digital identity of "+userList(users)+
 		" was reset, so the message was not sent: it could be read by somebody else.")
 	out.Hint = "Ask them in another way whether they did that, then accept it " +
 		"(POST /_e2ee_proxy/v1/users/{userId}/acknowledge) and send the message again."
 	if len(e.Lost) > 0 {
-		out.Hint += " You had verified " + names(e.Lost) + ": verify again, or give that verification up first " +
+		out.Hint += " You had verified " + userList(e.Lost) + ": verify again, or give that verification up first " +
 			"(POST /_e2ee_proxy/v1/users/{userId}/withdraw_verification)."
 		out.Fields["verification_lost"] = e.Lost
 	}
 	return out
 }
 
-// names lists users for a sentence, the first few of them.
-func names(users []id.UserID) string {
+// userList returns the first few users for a sentence.
+func userList(users []id.UserID) string {
 	const most = 5
 	shown := make([]string, 0, most)
 	for _, u := range users[:min(len(users), most)] {
@@ -224,14 +225,14 @@ func notYetEncrypted() *Error {
 			"or ask somebody who may.")
 }
 
-// keysLost refuses a device whose keys were the proxy's and are gone.
+// keysLost refuses a device whose keys the proxy had and has lost.
 func keysLost() *Error {
 	return NewError(http.StatusForbidden, CodeKeysLost,
 		"The encryption keys of this device were destroyed when its session ended, so that nobody can encrypt for it any more; nothing was sent.").
 		WithHint("Log in again as a new device, with another device ID or none.")
 }
 
-// refuseEncrypted is a 403 CANNOT_ENCRYPT with a reason of its own.
+// refuseEncrypted returns a 403 CANNOT_ENCRYPT with a reason of its own.
 func refuseEncrypted(text, hint string) *Error {
 	return NewError(http.StatusForbidden, CodeCannotEncrypt, text).WithHint(hint)
 }

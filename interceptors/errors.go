@@ -36,9 +36,9 @@ const (
 	CodeIdentityChanged = "DEV.E2EE_PROXY.IDENTITY_CHANGED"
 )
 
-// Error is what a handler returns when the client must be told more than "internal
-// error". Everything in it but Err is shown to the client, so it holds no secret, no
-// clear text and no text of somebody else's error.
+// Error is returned by a handler when the client must be told more than "internal error".
+// Everything in it but Err is shown to the client, so it holds no secret, no clear text and
+// no text of somebody else's error.
 type Error struct {
 	// Status is the HTTP status, 400 to 599.
 	Status int
@@ -56,7 +56,7 @@ type Error struct {
 	Err error
 }
 
-// Error gives the text for logs: code, public text and cause.
+// Error returns the text for logs: code, public text and cause.
 func (e *Error) Error() string {
 	s := fmt.Sprintf("%d %s: %s", e.Status, e.ErrCode, e.Text)
 	if e.Err != nil {
@@ -65,10 +65,10 @@ func (e *Error) Error() string {
 	return s
 }
 
-// Unwrap gives the cause.
+// Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Public is the text a person gets to read: what happened, then what to do.
+// Public returns the text for a person: what happened, then what to do.
 func (e *Error) Public() string {
 	if e.Hint == "" {
 		return e.Text
@@ -76,14 +76,14 @@ func (e *Error) Public() string {
 	return e.Text + " " + e.Hint
 }
 
-// Because gives a copy that remembers its cause for the log.
+// Because returns a copy with the cause, for the log.
 func (e *Error) Because(err error) *Error {
 	c := *e
 	c.Err = err
 	return &c
 }
 
-// WithHint gives a copy that says what to do.
+// WithHint returns a copy that says what to do.
 func (e *Error) WithHint(hint string) *Error {
 	c := *e
 	c.Hint = hint
@@ -95,16 +95,18 @@ func NewError(status int, code, text string) *Error {
 	return &Error{Status: status, ErrCode: code, Text: text}
 }
 
-// NotJSON says that the body is not JSON at all (400 M_NOT_JSON). err may be nil.
+// NotJSON returns the error of a body that is not JSON at all (400 M_NOT_JSON). err may be
+// nil.
 func NotJSON(err error) *Error {
 	return &Error{Status: http.StatusBadRequest, ErrCode: CodeNotJSON, Text: "The request body is not valid JSON.", Err: err}
 }
 
-// BadJSON says that the body is JSON but not what the endpoint takes (400 M_BAD_JSON).
-// what is a public text, such as "The content of an event must be an object."
+// BadJSON returns the error of a body that is JSON but not what the endpoint takes (400
+// M_BAD_JSON). what is a public text, such as "The content of an event must be an object."
 func BadJSON(what string) *Error { return NewError(http.StatusBadRequest, CodeBadJSON, what) }
 
-// TooLarge says that the body is over the limit of its route, in bytes (413 M_TOO_LARGE).
+// TooLarge returns the error of a body over the limit of its route, in bytes (413
+// M_TOO_LARGE).
 func TooLarge(limit int64) *Error {
 	return NewError(http.StatusRequestEntityTooLarge, CodeTooLarge,
 		"The request body is larger than the "+strconv.FormatInt(limit, 10)+" bytes that are allowed here.")
@@ -115,7 +117,7 @@ func Unrecognized(text string) *Error {
 	return NewError(http.StatusBadRequest, CodeUnrecognized, text)
 }
 
-// NotImplemented says that the endpoint does not exist here, in the form on which
+// NotImplemented returns the error of an endpoint that does not exist here, with which
 // clients fall back to something else (404 M_UNRECOGNIZED).
 func NotImplemented(text string) *Error {
 	return NewError(http.StatusNotFound, CodeUnrecognized, text)
@@ -131,7 +133,7 @@ func MissingParam(text string) *Error {
 	return NewError(http.StatusBadRequest, CodeMissingParam, text)
 }
 
-// NotFound says that there is no such thing (404 M_NOT_FOUND).
+// NotFound returns the error of something that does not exist (404 M_NOT_FOUND).
 func NotFound(text string) *Error { return NewError(http.StatusNotFound, CodeNotFound, text) }
 
 // Forbidden refuses what the user may not do (403 M_FORBIDDEN).
@@ -158,8 +160,8 @@ func LimitExceeded(after time.Duration) *Error {
 	return limit("The proxy takes no more requests of this kind at the moment.", after)
 }
 
-// HomeserverLimit is LimitExceeded for a limit of the homeserver, which says how long to
-// wait; zero when it does not.
+// HomeserverLimit is like LimitExceeded, for a limit of the homeserver, which says how long
+// to wait; zero when it does not.
 func HomeserverLimit(after time.Duration) *Error {
 	if after <= 0 {
 		after = time.Second
@@ -175,9 +177,9 @@ func limit(text string, after time.Duration) *Error {
 	return e
 }
 
-// CannotEncrypt refuses a send because it cannot be told whether, or how, to encrypt.
-// unsupported is for a room with an algorithm that is not known (403); otherwise the
-// client may try again (503). err may be nil.
+// CannotEncrypt refuses a send because it is not known whether, or how, to encrypt.
+// unsupported is for a room with an unknown algorithm (403); otherwise the client may try
+// again (503). err may be nil.
 func CannotEncrypt(unsupported bool, err error) *Error {
 	if unsupported {
 		return &Error{
@@ -202,8 +204,8 @@ func DeviceNotSigned(hint string) *Error {
 	}
 }
 
-// IdentityChanged refuses a send because somebody's digital identity was reset and
-// nobody has acknowledged it (403). users are those concerned.
+// IdentityChanged refuses a send because the digital identity of users was reset and nobody
+// has acknowledged it (403).
 func IdentityChanged(users []id.UserID, text string) *Error {
 	return &Error{
 		Status: http.StatusForbidden, ErrCode: CodeIdentityChanged, Text: text,
@@ -211,7 +213,7 @@ func IdentityChanged(users []id.UserID, text string) *Error {
 	}
 }
 
-// Unreachable says that the homeserver did not take the request (502).
+// Unreachable returns the error of a homeserver that did not take the request (502).
 func Unreachable(err error) *Error {
 	return &Error{
 		Status: http.StatusBadGateway, ErrCode: CodeUnknown, Err: err,
@@ -220,9 +222,9 @@ func Unreachable(err error) *Error {
 	}
 }
 
-// HomeserverFailed says that the homeserver answered, but with an error that is not the
-// client's (502). What it was asked is a public phrase such as "read the room's members",
-// which may be empty.
+// HomeserverFailed returns the error of a homeserver that answered with an error which is
+// not the client's (502). asked is a public phrase such as "read the room's members", which
+// may be empty.
 func HomeserverFailed(status int, asked string, err error) *Error {
 	text := "The homeserver answered with an error (status " + strconv.Itoa(status) + ")"
 	if status < http.StatusBadRequest {
@@ -237,7 +239,7 @@ func HomeserverFailed(status int, asked string, err error) *Error {
 	}
 }
 
-// NotHomeserver says that what answers at the homeserver's address is none (502).
+// NotHomeserver returns the error of an address at which no homeserver answers (502).
 func NotHomeserver(err error) *Error {
 	return &Error{
 		Status: http.StatusBadGateway, ErrCode: CodeUnknown, Err: err,
@@ -247,7 +249,7 @@ func NotHomeserver(err error) *Error {
 	}
 }
 
-// TimedOut says that the homeserver did not answer in time (504).
+// TimedOut returns the error of a homeserver that did not answer in time (504).
 func TimedOut(err error) *Error {
 	return &Error{
 		Status: http.StatusGatewayTimeout, ErrCode: CodeUnknown, Err: err,
@@ -256,7 +258,7 @@ func TimedOut(err error) *Error {
 	}
 }
 
-// unread says that an answer of the homeserver could not be read to its end.
+// unread returns the error of an answer that could not be read to its end.
 func unread(err error) *Error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return TimedOut(err)
@@ -287,7 +289,7 @@ func FromResponse(resp *http.Response) *Error {
 	}
 	code, _ := fields["errcode"].(string)
 	if code == "" || resp.StatusCode < 400 || resp.StatusCode > 599 {
-		return noMatrixError(resp, errors.New("no error code"))
+		return notMatrixError(resp, errors.New("no error code"))
 	}
 	text, _ := fields["error"].(string)
 	delete(fields, "errcode")
@@ -299,8 +301,8 @@ func FromResponse(resp *http.Response) *Error {
 	return e
 }
 
-// noMatrixError is FromResponse for what is none.
-func noMatrixError(resp *http.Response, err error) *Error {
+// notMatrixError is like FromResponse, for an answer that is no Matrix error.
+func notMatrixError(resp *http.Response, err error) *Error {
 	err = fmt.Errorf("status %d: %w", resp.StatusCode, err)
 	if resp.StatusCode != http.StatusTooManyRequests {
 		return HomeserverFailed(resp.StatusCode, "", err)
@@ -312,27 +314,28 @@ func noMatrixError(resp *http.Response, err error) *Error {
 	return e
 }
 
-// ofNone reports whether an answer that is no JSON is of something that is no homeserver.
-// With other statuses what stands before a homeserver refuses by itself.
-func ofNone(status int) bool {
+// notFromHomeserver reports whether an answer with this status, which is not JSON, comes from
+// something that is no homeserver. Other statuses may come from a reverse proxy in front of
+// one.
+func notFromHomeserver(status int) bool {
 	return status < http.StatusBadRequest || status == http.StatusNotFound || status == http.StatusMethodNotAllowed
 }
 
-// notJSON is for an answer that is no JSON.
+// notJSON returns the error of an answer that is not JSON.
 func notJSON(resp *http.Response, err error) *Error {
-	if ofNone(resp.StatusCode) {
+	if notFromHomeserver(resp.StatusCode) {
 		return NotHomeserver(fmt.Errorf("status %d: %w", resp.StatusCode, err))
 	}
-	return noMatrixError(resp, err)
+	return notMatrixError(resp, err)
 }
 
-// FromOther is FromResponse for a status that has no meaning of its own: an error of a
-// homeserver becomes a 502 that says nothing of it but what was asked, a public phrase as
-// that of HomeserverFailed. It reads the body, and does not close it.
+// FromOther is like FromResponse for a status without a meaning of its own: an error of a
+// homeserver becomes a 502 that reveals nothing of it but what was asked, a public phrase
+// as for HomeserverFailed. It reads the body, and does not close it.
 func FromOther(resp *http.Response, asked string) *Error {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	var fields map[string]any
-	if err == nil && json.Unmarshal(body, &fields) != nil && ofNone(resp.StatusCode) {
+	if err == nil && json.Unmarshal(body, &fields) != nil && notFromHomeserver(resp.StatusCode) {
 		return NotHomeserver(fmt.Errorf("status %d without a JSON body", resp.StatusCode))
 	}
 	return HomeserverFailed(resp.StatusCode, asked, nil)

@@ -9,16 +9,16 @@ import (
 
 // Rewriting of single events, for every endpoint that returns some (requirement 19.10):
 //
-//   - What only the proxy may say is removed from what the homeserver sent, wherever in
-//     an event another event can be.
+//   - Members that only the proxy may add are removed from what the homeserver sent,
+//     wherever in an event another event can be.
 //   - Encrypted events, and in encrypted rooms those that should have been, go through
 //     Device.Open in batches, with the events bundled under unsigned (requirement 19.4).
-//   - What Open makes of an event takes its place; nothing else of it changes.
-//   - What imitates a notice of the proxy goes, see notices.go.
+//   - The result of Open replaces an event; nothing else of it changes.
+//   - What imitates a notice of the proxy is removed, see notices.go.
 //
 // Content that a user wrote is never touched, whatever names it uses.
 
-// Names that only the proxy may use, see doc of package e2ee-proxy's API.
+// Names that only the proxy may use (docs/control-api.md).
 const (
 	nameDecrypted = "decrypted"
 	prefixOurs    = "dev.e2ee-proxy."
@@ -29,16 +29,16 @@ const (
 	nameRedactedBecause = "redacted_because"
 )
 
-// maxBundled is how deep events are opened that are bundled in one another: a thread's
-// latest event comes with its own edit.
+// maxBundled is how deep bundled events are opened: the latest event of a thread comes with
+// its own edit.
 const maxBundled = 3
 
-// eventGraphs are the places inside an event that are looked at.
+// eventGraphs name the places inside an event that are looked at.
 type eventGraphs struct {
-	ours    *jsonscan.Node // reports members to delete
-	bundled *jsonscan.Node // reports events bundled under unsigned
-	head    *jsonscan.Node // reports what filters and decisions look at
-	names   *jsonscan.Node // reports whose event it is
+	reserved *jsonscan.Node // reports members to remove
+	bundled  *jsonscan.Node // reports events bundled under unsigned
+	head     *jsonscan.Node // reports what filters and decisions look at
+	names    *jsonscan.Node // reports whose event it is
 }
 
 const (
@@ -58,11 +58,11 @@ const (
 )
 
 func newEventGraphs() eventGraphs {
-	return eventGraphs{ours: oursGraph(), bundled: bundledGraph(), head: headGraph(jsonscan.NewNode()), names: namesGraph()}
+	return eventGraphs{reserved: reservedGraph(), bundled: bundledGraph(), head: headGraph(jsonscan.NewNode()), names: namesGraph()}
 }
 
-// oursGraph reports every member of ours in an event and in the events inside it.
-func oursGraph() *jsonscan.Node {
+// reservedGraph reports every member of the proxy's in an event and in the events inside it.
+func reservedGraph() *jsonscan.Node {
 	ours := jsonscan.NewNode().Report(1, false)
 	event, unsigned, relation := jsonscan.NewNode(), jsonscan.NewNode(), jsonscan.NewNode()
 	for _, n := range []*jsonscan.Node{event, relation} {
@@ -86,8 +86,8 @@ func oursGraph() *jsonscan.Node {
 	return event
 }
 
-// bundledGraph reports the aggregated relations of an event: a whole event (m.replace),
-// one under latest_event (m.thread) or some in a chunk.
+// bundledGraph reports the aggregated relations of an event: a whole event (m.replace), one
+// under latest_event (m.thread) or several in a chunk.
 func bundledGraph() *jsonscan.Node {
 	root := jsonscan.NewNode()
 	relation := root.Down(jsonscan.Key("unsigned"), jsonscan.Key(nameRelations), jsonscan.Any()).Report(inRelation, false)
@@ -97,7 +97,7 @@ func bundledGraph() *jsonscan.Node {
 	return root
 }
 
-// stateGraph adds to the node of an event what tells which state it is.
+// stateGraph adds what names a state event to the node of an event.
 func stateGraph(event *jsonscan.Node) *jsonscan.Node {
 	event.Down(jsonscan.Key("type")).Report(inType, true)
 	event.Down(jsonscan.Key("state_key")).Report(inStateKey, true)
@@ -105,7 +105,7 @@ func stateGraph(event *jsonscan.Node) *jsonscan.Node {
 	return event
 }
 
-// headGraph adds to the node of an event all that decisions and filters need of it.
+// headGraph adds everything that decisions and filters need to the node of an event.
 func headGraph(event *jsonscan.Node) *jsonscan.Node {
 	stateGraph(event).Down(jsonscan.Key("sender")).Report(inSender, true)
 	event.Down(jsonscan.Key("content"), jsonscan.Key("url")).Report(inURL, false)
@@ -116,34 +116,34 @@ func headGraph(event *jsonscan.Node) *jsonscan.Node {
 	return event
 }
 
-// eventHead is what decisions need of an event. Names that occur twice count as the last.
+// eventHead is what decisions need of an event. Of names that occur twice the last counts.
 type eventHead struct {
-	typ        []byte // without escapes
-	types      int    // how often there is a type
-	stateKey   []byte // raw
-	state      bool   // there is a state key
-	named      bool   // which is a string
-	shut       bool   // it is not opened, whatever it is
-	sender     []byte
-	membership []byte // raw
-	hasURL     bool
-	ciphertext bool
-	redacted   bool
-	bare       bool // a reaction that says nothing but its relation
+	typ            []byte // without escapes
+	types          int    // how often there is a type
+	stateKey       []byte // raw
+	hasStateKey    bool   // there is a state key
+	stringStateKey bool   // the state key is a string
+	neverOpened    bool   // it is never opened
+	sender         []byte
+	membership     []byte // raw
+	hasURL         bool
+	ciphertext     bool
+	redacted       bool
+	bare           bool // a reaction with its relation only
 }
 
 func (h *eventHead) reset() {
 	*h = eventHead{typ: h.typ[:0], stateKey: h.stateKey[:0], sender: h.sender[:0], membership: h.membership[:0]}
 }
 
-// take notes a value that headGraph reported; ok is false for other values.
+// take stores a value that headGraph reported; ok is false for other values.
 func (h *eventHead) take(v *jsonscan.Value) (ok bool) {
 	switch v.ID {
 	case inType:
 		h.typ = appendText(h.typ[:0], v)
 		h.types++
 	case inStateKey:
-		h.stateKey, h.state, h.named = append(h.stateKey[:0], v.Raw...), true, v.Kind == '"'
+		h.stateKey, h.hasStateKey, h.stringStateKey = append(h.stateKey[:0], v.Raw...), true, v.Kind == '"'
 	case inSender:
 		h.sender = appendText(h.sender[:0], v)
 	case inMembership:
@@ -160,11 +160,11 @@ func (h *eventHead) take(v *jsonscan.Value) (ok bool) {
 	return true
 }
 
-// maxIdentifier bounds types and user IDs (255 bytes in the specification, each of
-// which may be escaped).
+// maxIdentifier is the largest type or user ID that is read (255 bytes in the
+// specification, each of which may be escaped).
 const maxIdentifier = 6 * 255
 
-// appendText appends the text of a string value; nothing when it is none or too long.
+// appendText appends the text of a string value; nothing when it is no string or too long.
 func appendText(dst []byte, v *jsonscan.Value) []byte {
 	if v.Kind != '"' || len(v.Raw) < 2 || len(v.Raw) > maxIdentifier {
 		return dst
@@ -172,27 +172,27 @@ func appendText(dst []byte, v *jsonscan.Value) []byte {
 	return append(dst, jsonscan.Text(v.Raw)...)
 }
 
-// headOf reads what decisions need of an event in memory.
+// headOf returns the head of an event in memory.
 func (g *eventGraphs) headOf(event []byte) (eventHead, error) {
 	var h eventHead
 	err := jsonscan.ScanBytes(event, g.head, jsonscan.Options{}, func(v *jsonscan.Value) error {
 		h.take(v)
 		return nil
 	})
-	h.weigh(event)
+	h.readReaction(event)
 	return h, err
 }
 
-// weigh looks into a reaction, whose text decides what it is.
-func (h *eventHead) weigh(event []byte) {
+// readReaction reads the content of a reaction, which decides whether it is bare.
+func (h *eventHead) readReaction(event []byte) {
 	h.bare = string(h.typ) == typeReaction && event != nil && e2ee.PlainReaction(event)
 }
 
-// stripOurs removes what only the proxy may say. The event is valid JSON.
-func (g *eventGraphs) stripOurs(event []byte) ([]byte, error) {
+// stripReserved removes the members that only the proxy may add. The event is valid JSON.
+func (g *eventGraphs) stripReserved(event []byte) ([]byte, error) {
 	var edits []jsonscan.Edit
-	gone := make(map[int64]int) // removed, by container
-	err := jsonscan.ScanBytes(event, g.ours, jsonscan.Options{}, func(v *jsonscan.Value) error {
+	gone := make(map[int64]int) // number of removed members, by container
+	err := jsonscan.ScanBytes(event, g.reserved, jsonscan.Options{}, func(v *jsonscan.Value) error {
 		edits = append(edits, jsonscan.Edit{
 			Op: jsonscan.Delete, Start: v.Member, End: v.End, Sep: v.Sep, Before: v.Index > gone[v.Inside],
 		})
@@ -208,28 +208,28 @@ func (g *eventGraphs) stripOurs(event []byte) ([]byte, error) {
 	return jsonscan.Splice(event, edits)
 }
 
-// openable says whether an event of the timeline goes through Device.Open, when its
-// room is (or is not) known to be encrypted.
+// openable reports whether an event of the timeline goes through Device.Open, in a room
+// that is, or is not, known to be encrypted.
 func (h *eventHead) openable(encrypted bool) bool {
-	if h.shut || h.isState() || h.types == 0 {
+	if h.neverOpened || h.isState() || h.types == 0 {
 		return false
 	}
 	if string(h.typ) == typeEncrypted {
-		return h.ciphertext || !h.redacted // what a redaction left of one is no failure
+		return h.ciphertext || !h.redacted // a redacted one is no failure to decrypt
 	}
 	return encrypted && h.shouldBeEncrypted()
 }
 
 // sealed reports whether an event of a timeline is encrypted.
-func (h *eventHead) sealed() bool { return !h.state && string(h.typ) == typeEncrypted }
+func (h *eventHead) sealed() bool { return !h.hasStateKey && string(h.typ) == typeEncrypted }
 
-// isState reports whether an event is state, and nothing that clients take for a message
-// all the same: some look at the type alone.
-func (h *eventHead) isState() bool { return h.named && !e2ee.MessageType(string(h.typ)) }
+// isState reports whether an event is state and not also of a message's type: some clients
+// look at the type alone.
+func (h *eventHead) isState() bool { return h.stringStateKey && !e2ee.MessageType(string(h.typ)) }
 
-// shouldBeEncrypted is for plain events: those that clients send encrypted in an
-// encrypted room (requirements 19.5, 19.6, 20.1). Where the type is ambiguous it should.
-// Of a reaction it depends on what it says.
+// shouldBeEncrypted reports whether a plain event is one that clients send encrypted in an
+// encrypted room (requirements 19.5, 19.6, 20.1). If the type is ambiguous, it is. A
+// reaction is if it has more than its relation.
 func (h *eventHead) shouldBeEncrypted() bool {
 	if h.isState() {
 		return false

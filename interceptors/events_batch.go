@@ -11,22 +11,22 @@ import (
 	"e2ee-proxy/internal/jsonscan"
 )
 
-// nested is where an event is bundled in another.
+// nested is a place where an event is bundled in another.
 type nested struct {
 	start, end int64
-	// cut takes the whole relation away; it is not set when other things hang on it.
+	// cut removes the whole relation; nil when other things are part of it.
 	cut *jsonscan.Edit
 	// index and inside are those of the relation, among its siblings.
 	index  int
 	inside int64
 }
 
-// bundledIn gives the places of the events bundled directly under an event's unsigned,
-// in order.
+// bundledIn returns the places of the events bundled directly under an event's unsigned, in
+// order.
 func (g *eventGraphs) bundledIn(event []byte) ([]nested, error) {
 	var found []nested
 	var typed bool
-	var first int64 = -1 // of the nested events of the relation
+	var first int64 = -1 // of the events bundled in the relation
 	err := jsonscan.ScanBytes(event, g.bundled, jsonscan.Options{}, func(v *jsonscan.Value) error {
 		switch v.ID {
 		case inRelationType:
@@ -55,7 +55,7 @@ func (g *eventGraphs) bundledIn(event []byte) ([]nested, error) {
 	return found, nil
 }
 
-// openBatch are events on their way through one call of Device.Open.
+// openBatch collects events for one call of Device.Open.
 type openBatch struct {
 	graphs   *eventGraphs
 	events   []batchEvent
@@ -64,7 +64,7 @@ type openBatch struct {
 	size     int // bytes in incoming
 	// redeliver is set for the events of a sync, see [e2ee.Incoming].
 	redeliver bool
-	// hold is set for those of a sync that goes on from an earlier one.
+	// hold is set for events of a sync that continues from an earlier one.
 	hold bool
 }
 
@@ -73,12 +73,12 @@ type batchEvent struct {
 	incoming int // index, -1 when it is not opened
 	nested   []int
 	sealed   bool
-	clear    bool // type is unambiguous
-	imitates bool // a notice of the proxy
+	clear    bool // its type is unambiguous
+	imitates bool // it imitates a notice of the proxy
 }
 
-// add takes an event, with its head, and gives its number. bundled says that events may
-// be bundled in it, this deep.
+// add adds an event, with its head, and returns its number. bundled is how many levels of
+// bundled events may be in it.
 func (b *openBatch) add(room id.RoomID, encrypted bool, raw []byte, h *eventHead, order e2ee.Order, bundled int) int {
 	return b.put(e2ee.Incoming{RoomID: room, Event: raw, Order: order, Redeliver: b.redeliver, Hold: b.hold}, encrypted, h, bundled)
 }
@@ -98,7 +98,7 @@ func (b *openBatch) put(in e2ee.Incoming, encrypted bool, h *eventHead, bundled 
 	}
 	spans, err := b.graphs.bundledIn(raw)
 	if err != nil {
-		return n // cannot be: the event was scanned before
+		return n // cannot happen: the event was scanned before
 	}
 	for _, s := range spans {
 		inner := raw[s.start:s.end:s.end]
@@ -111,7 +111,7 @@ func (b *openBatch) put(in e2ee.Incoming, encrypted bool, h *eventHead, bundled 
 	return n
 }
 
-// open opens everything that was added, and may wait for keys that a backup has.
+// open opens all events of the batch, and may wait for keys from the backup.
 func (b *openBatch) open(ctx context.Context, dev Device, wait time.Duration) error {
 	if len(b.incoming) == 0 {
 		return nil
@@ -129,7 +129,7 @@ func (b *openBatch) open(ctx context.Context, dev Device, wait time.Duration) er
 	return nil
 }
 
-// event gives what the client is shown of event n; nil when it must not be shown.
+// event returns event n as the client sees it; nil when it must not be shown.
 func (b *openBatch) event(n int) (event []byte, opened bool) {
 	ev := &b.events[n]
 	if ev.imitates {
@@ -138,8 +138,8 @@ func (b *openBatch) event(n int) (event []byte, opened bool) {
 	out := ev.raw
 	if ev.incoming >= 0 {
 		o := b.opened[ev.incoming]
-		// An event that Open could not read cannot be judged. The ciphertext stays as it
-		// came; anything else might pass for a message.
+		// An event that Open could not read cannot be judged. The ciphertext stays as it came;
+		// anything else might pass for a message.
 		if o.Hidden || o.Type == "" && (!ev.sealed || !ev.clear) || len(o.Event) == 0 {
 			return nil, true
 		}
@@ -153,7 +153,7 @@ func (b *openBatch) event(n int) (event []byte, opened bool) {
 		return out, ev.incoming >= 0
 	}
 	edits := make([]jsonscan.Edit, len(spans))
-	gone := make(map[int64]int) // relations taken away, by container
+	gone := make(map[int64]int) // number of removed relations, by container
 	for i := range spans {
 		edits[i] = b.place(&spans[i], ev.nested[i], b.mayReplace(n, ev.nested[i]), gone)
 	}
@@ -164,8 +164,8 @@ func (b *openBatch) event(n int) (event []byte, opened bool) {
 	return joined, ev.incoming >= 0
 }
 
-// place puts what the client is shown of a bundled event where it was. One that may not
-// stand for the event that it would replace goes, with its relation.
+// place returns the edit that puts a bundled event, as the client sees it, in its place.
+// One that may not replace its event is removed, with its relation.
 func (b *openBatch) place(at *nested, n int, mayReplace bool, gone map[int64]int) jsonscan.Edit {
 	inner, _ := b.event(n)
 	if at.cut != nil && (inner == nil || !mayReplace) {
@@ -180,7 +180,7 @@ func (b *openBatch) place(at *nested, n int, mayReplace bool, gone map[int64]int
 	return jsonscan.Edit{Op: jsonscan.Replace, Start: at.start, End: at.end, Data: inner}
 }
 
-// mayReplace reports whether an event bundled in event n may stand for it: no placeholder
+// mayReplace reports whether an event bundled in event n may replace it: no placeholder
 // may, and nothing in clear for what was encrypted (attack A24).
 func (b *openBatch) mayReplace(n, bundled int) bool {
 	i := b.events[bundled].incoming
@@ -197,7 +197,7 @@ func (b *openBatch) reset() {
 	b.events, b.incoming, b.opened, b.size = b.events[:0], b.incoming[:0], nil, 0
 }
 
-// typeOf gives the type of event n as it is shown, when it was opened.
+// typeOf returns the type of event n as the client sees it, when it was opened.
 func (b *openBatch) typeOf(n int) string {
 	if i := b.events[n].incoming; i >= 0 {
 		return b.opened[i].Type

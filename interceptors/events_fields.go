@@ -9,13 +9,12 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// fieldTree is the event_fields of a filter: the members to keep, by name. A nil tree
-// keeps everything below.
+// fieldTree is the event_fields of a filter: the members to keep, by name. A nil tree keeps
+// everything below.
 type fieldTree map[string]fieldTree
 
-// newFieldTree reads event_fields: paths with dots between names; a backslash before a
-// dot or a backslash makes it part of the name. What the proxy says of an event is
-// always kept.
+// newFieldTree parses event_fields: paths with dots between names; a backslash before a dot
+// or a backslash makes it part of the name. The proxy's annotation is always kept.
 func newFieldTree(paths []string) fieldTree {
 	root := fieldTree{}
 	root.add([]string{nameDecrypted})
@@ -30,7 +29,7 @@ func (t fieldTree) add(path []string) {
 	for i, name := range path {
 		next, known := t[name]
 		switch {
-		case known && next == nil: // all of it is kept already
+		case known && next == nil: // everything below is kept already
 			return
 		case i == len(path)-1:
 			t[name] = nil
@@ -61,7 +60,7 @@ func splitField(path string) []string {
 	return append(parts, part.String())
 }
 
-// project gives an event with the fields of the tree only.
+// project returns an event with only the fields of the tree.
 func (t fieldTree) project(event []byte) ([]byte, error) {
 	var out bytes.Buffer
 	if err := t.write(&out, event); err != nil {

@@ -8,68 +8,68 @@ import (
 	"e2ee-proxy/e2ee"
 )
 
-// A message in clear is nothing wrong when it was sent before its room was encrypted. What
-// a body shows of a room's history tells: its first m.room.encryption, and on which side of
-// it a message stands. Nothing else does: not a time, which is its sender's to choose, and
-// not that a list of state lacks something, since homeservers cut those or take them from
+// A message in clear is all right when it was sent before its room was encrypted. Only the
+// part of the room's history in a body shows that: its first m.room.encryption, and on
+// which side of it a message stands. A time does not, since its sender chooses it, nor does
+// a list of state without m.room.encryption, since homeservers cut those or take them from
 // memory.
 
-// stand is where the events of a place stand in the history that they are part of. The
-// order of the values is that of the history.
-type stand uint8
+// position is the part of a room's history to which the events of a place belong. The order of
+// the values is that of the history.
+type position uint8
 
 const (
-	// standNowhere is a place that says nothing of order.
-	standNowhere stand = iota
-	// standStart is the state at the beginning of what follows.
-	standStart
-	// standBefore, standAt and standAfter are the parts of an event's context; what stands
+	// positionNone is a place without an order.
+	positionNone position = iota
+	// positionStart is the state at the beginning of what follows.
+	positionStart
+	// positionBefore, positionAt and positionAfter are the parts of an event's context; what stands
 	// before is listed with the newest first, what comes after with the oldest.
-	standBefore
-	standAt
-	standAfter
-	// standPaged is standBefore or standAfter, by the direction of the page.
-	standPaged
+	positionBefore
+	positionAt
+	positionAfter
+	// positionPaged is positionBefore or positionAfter, depending on the direction of the page.
+	positionPaged
 )
 
-// history is a part of a body that shows a part of one room's history.
+// history is a part of one room's history in a body.
 type history struct {
 	from, to int64 // its bytes
 	room     id.RoomID
-	// found is set when it has an encryption event; the oldest stands at.
+	// found reports whether it has an encryption event; at is where the oldest stands.
 	found  bool
-	at     stand
+	at     position
 	offset int64
-	// first says that this one made the room encrypted, and did not replace another.
+	// first reports whether that event made the room encrypted, and did not replace another.
 	first bool
-	// rest holds for events whose place says nothing.
+	// rest is the order of events whose place has none.
 	rest e2ee.Order
 }
 
-// encrypted notes an encryption event.
-func (h *history) encrypted(at stand, offset int64, replaces bool) {
-	if at == standNowhere || h.found && later(at, offset, h.at, h.offset) {
+// addEncryption records an encryption event.
+func (h *history) addEncryption(at position, offset int64, replaces bool) {
+	if at == positionNone || h.found && later(at, offset, h.at, h.offset) {
 		return
 	}
 	h.found, h.at, h.offset = true, at, offset
-	h.first = !replaces && at != standStart // where state stands, it is not said since when
+	h.first = !replaces && at != positionStart // a list of state does not show since when it holds
 }
 
 // later reports whether a stands behind b in the history.
-func later(a stand, aOffset int64, b stand, bOffset int64) bool {
+func later(a position, aOffset int64, b position, bOffset int64) bool {
 	switch {
 	case a != b:
 		return a > b
-	case a == standBefore:
+	case a == positionBefore:
 		return aOffset < bOffset
 	}
 	return aOffset > bOffset
 }
 
-// order tells how an event stands to the encryption of its room.
-func (h *history) order(at stand, offset int64) e2ee.Order {
+// order returns the order of an event relative to the encryption of its room.
+func (h *history) order(at position, offset int64) e2ee.Order {
 	switch {
-	case at == standNowhere, !h.found:
+	case at == positionNone, !h.found:
 		return h.rest
 	case later(at, offset, h.at, h.offset):
 		return e2ee.OrderAfter
@@ -79,22 +79,23 @@ func (h *history) order(at stand, offset int64) e2ee.Order {
 	return h.rest
 }
 
-// histories are those of a body that say more than others, in the order of the body.
+// histories are those parts of a body that have an order of their own, in the order of the
+// body.
 type histories struct {
-	rest e2ee.Order // of all others
+	rest e2ee.Order // the order of all other events
 	list []history
 }
 
-// add notes one, at its end.
+// add adds a history, at its end.
 func (s *histories) add(h history) {
 	if h.found || h.rest != s.rest {
 		s.list = append(s.list, h)
 	}
 }
 
-// order tells how an event at an offset stands to the encryption of its room. Offsets must
-// not go back.
-func (s *histories) order(at stand, offset int64) e2ee.Order {
+// order returns the order of the event at an offset relative to the encryption of its room.
+// Offsets must not decrease.
+func (s *histories) order(at position, offset int64) e2ee.Order {
 	for len(s.list) > 0 && s.list[0].to <= offset {
 		s.list = s.list[1:]
 	}
@@ -104,8 +105,8 @@ func (s *histories) order(at stand, offset int64) e2ee.Order {
 	return s.list[0].order(at, offset)
 }
 
-// claimed gives the rooms of which a history shows how they became encrypted.
-func (s *histories) claimed() []id.RoomID {
+// withEncryption returns the rooms whose history in the body shows how they became encrypted.
+func (s *histories) withEncryption() []id.RoomID {
 	var rooms []id.RoomID
 	for i := range s.list {
 		if s.list[i].first {
@@ -115,23 +116,23 @@ func (s *histories) claimed() []id.RoomID {
 	return rooms
 }
 
-// deny takes the claims of rooms back that were encrypted before.
-func (s *histories) deny(known func(id.RoomID) bool) {
+// dropKnown drops that for rooms that were known to be encrypted before.
+func (s *histories) dropKnown(known func(id.RoomID) bool) {
 	for i := range s.list {
 		h := &s.list[i]
 		h.first = h.first && !known(h.room)
 	}
 }
 
-// olderPages remembers pages of rooms' histories on which everything is older than the
-// room's encryption, by where they begin: the page before the encryption, and those before
-// that one. What is forgotten is marked again.
+// olderPages remembers, by their tokens, pages of rooms' histories on which everything is
+// older than the room's encryption: the page before the encryption, and those before that
+// one. If one is forgotten, its messages are marked as sent in clear again.
 type olderPages interface {
 	Contains(page string) bool
 	Add(page string, _ struct{}) (evicted bool)
 }
 
-// maxOlderPages is how many are remembered, of all rooms and users together.
+// maxOlderPages is how many are remembered, for all rooms and users together.
 const maxOlderPages = 4096
 
 func pageName(user id.UserID, room id.RoomID, token string) string {

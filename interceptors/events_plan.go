@@ -13,20 +13,20 @@ import (
 	"e2ee-proxy/internal/spool"
 )
 
-// markKind is what a mark says of its place in a body.
+// markKind is the kind of a place in a body.
 type markKind byte
 
 const (
 	// markRoom: the marks up to the next are in this room.
 	markRoom markKind = iota + 1
-	// markFront is where late events go, behind the opening bracket of a timeline.
+	// markFront is the place for late events, behind the opening bracket of a timeline.
 	markFront
 	// markEvent is an event that is, or may be, rewritten.
 	markEvent
-	// markDropEvent is an event that goes, markDropMember a member of another object.
+	// markDropEvent is an event to remove, markDropMember a member of another object.
 	markDropEvent
 	markDropMember
-	// markBack is where notices go, before the closing bracket of a timeline.
+	// markBack is the place for notices, before the closing bracket of a timeline.
 	markBack
 	// The ends of objects, before their closing brackets, where members may be added.
 	markTimelineEnd
@@ -38,7 +38,7 @@ const (
 
 // Flags of a mark.
 const (
-	// flagBefore: something that is not marked stands before this place in its container.
+	// flagBefore: something that is not marked precedes this place in its container.
 	flagBefore = 1 << iota
 	// flagFresh: the first mark in its array.
 	flagFresh
@@ -48,26 +48,26 @@ const (
 	// flagSealed: the event is encrypted. flagPlain: it should be, if its room is.
 	flagSealed
 	flagPlain
-	// flagOurs: something of ours is in the event and must be removed.
-	flagOurs
-	// flagLarge: too large to be looked into.
+	// flagReserved: the event has members that only the proxy may add.
+	flagReserved
+	// flagLarge: too large to be read.
 	flagLarge
-	// flagAmbiguous: the event says more than once what its type is.
+	// flagAmbiguous: the event has more than one type.
 	flagAmbiguous
 	// flagFields: the filter's event_fields apply.
 	flagFields
-	// flagAlone: an event that is no element of a list, and cannot be left out. flagWhole: it
-	// is the whole body. flagGone: it must not be shown.
-	flagAlone
+	// flagSingle: an event that is no element of a list, and cannot be left out. flagWhole: it
+	// is the whole body. flagWithheld: it must not be shown.
+	flagSingle
 	flagWhole
-	flagGone
+	flagWithheld
 )
 
-// standShift is where in the flags it stands in which part of its history an event is.
-const standShift = 24
+// positionShift is the bit of the flags at which the event's [position] begins.
+const positionShift = 24
 
 // mark is one entry of the plan: a place in the body where the second pass may have to
-// do something. The plan is kept in a spool of its own, so that its size does not matter.
+// change something. The plan has a spool of its own, so that its size does not matter.
 type mark struct {
 	kind       markKind
 	flags      uint64
@@ -130,7 +130,7 @@ func newPlanReader(from *spool.Spool) *planReader {
 	return &planReader{r: bufio.NewReaderSize(from.Reader(), planBuffer)}
 }
 
-// next gives the next mark; io.EOF at the end.
+// next returns the next mark; io.EOF at the end.
 func (p *planReader) next() (mark, error) {
 	kind, err := p.r.ReadByte()
 	if errors.Is(err, io.EOF) {

@@ -10,48 +10,49 @@ import (
 	"e2ee-proxy/internal/spool"
 )
 
-// The first pass over a body with events: it is kept in a spool while the places are
-// noted where the second pass may have to do something. What all such bodies have in
-// common is here; where events stand in one is said in sync_graph.go and reads_table.go.
+// The first pass over a body with events: it is spooled while the places are marked where
+// the second pass may have to change something. What all such bodies have in common is
+// here; where events stand in a body is in sync_graph.go and reads_table.go.
 
-// watched are the names that send an event through the careful path of the second pass.
+// watched returns the names for which an event takes the careful path of the second pass.
 func watched() []string {
 	return []string{nameDecrypted, prefixOurs + "*", nameRelations, nameRedactedBecause}
 }
 
-// eventScan is what every first pass keeps.
+// eventScan is the state that all first passes share.
 type eventScan struct {
 	graphs         *eventGraphs
 	showEncryption bool
 	plan           planWriter
-	due            *mark // of the room that the scan is in, until it is written
+	due            *mark // the mark of the current room, until it is written
 
 	head     eventHead
-	imitates bool // the event is made to look like a notice of the proxy
-	// The list of events that the scan is in: the offset behind its bracket, and how
-	// many of its elements are marked so far.
+	imitates bool // the event imitates a notice of the proxy
+	// The current list of events: the offset behind its bracket, and how many of its elements
+	// are marked so far.
 	list   int64
 	marked int
 	gone   [levels]struct {
 		inside int64
 		n      int
 	}
-	// plain says that there is something in clear that should not be, if its room is encrypted.
+	// plain reports whether the body has something in clear that should not be, if its room is
+	// encrypted.
 	plain bool
 }
 
-// enter says that what follows is in a room.
+// enter sets the room of what follows.
 func (s *eventScan) enter(room id.RoomID, section e2ee.Section) {
 	s.due = &mark{kind: markRoom, room: room, section: section}
 }
 
-// look prepares for an event, at its end. Its head has been taken.
-func (s *eventScan) look(v *jsonscan.Value) {
+// examine examines an event at its end, after its head was taken.
+func (s *eventScan) examine(v *jsonscan.Value) {
 	if s.list != v.Inside {
 		s.list, s.marked = v.Inside, 0
 	}
 	s.imitates = v.Raw != nil && s.graphs.imitates(v.Raw)
-	s.head.weigh(v.Raw)
+	s.head.readReaction(v.Raw)
 }
 
 // put writes a mark, after the mark of its room.
@@ -80,7 +81,7 @@ func (s *eventScan) element(kind markKind, flags uint64, v *jsonscan.Value) erro
 	return s.put(mark{kind: kind, flags: flags, start: v.Start, end: v.End, sep: v.Sep})
 }
 
-// drop marks a member of an object, by its level, as one that goes.
+// drop marks a member of an object for removal.
 func (s *eventScan) drop(level int, v *jsonscan.Value) error {
 	g := &s.gone[level]
 	if g.inside != v.Inside {
@@ -94,7 +95,7 @@ func (s *eventScan) drop(level int, v *jsonscan.Value) error {
 	return s.put(mark{kind: markDropMember, flags: flags, start: v.Member, end: v.End, sep: v.Sep})
 }
 
-// close marks the end of an object of a level.
+// close marks the end of an object.
 func (s *eventScan) close(kind markKind, level int, v *jsonscan.Value) error {
 	if v.Kind != '{' {
 		return nil
@@ -110,10 +111,10 @@ func (s *eventScan) close(kind markKind, level int, v *jsonscan.Value) error {
 	return s.put(mark{kind: kind, flags: flags, start: v.End - 1, end: v.End - 1, sep: -1})
 }
 
-// toOpen says what becomes of an event of a timeline.
-func (s *eventScan) toOpen(v *jsonscan.Value) (kind markKind, flags uint64) {
+// timelineMark returns the mark for an event of a timeline.
+func (s *eventScan) timelineMark(v *jsonscan.Value) (kind markKind, flags uint64) {
 	switch {
-	case s.imitates, s.hidden():
+	case s.imitates, s.hidesEncryption():
 		return markDropEvent, 0
 	case s.head.sealed():
 		flags = flagSealed
@@ -124,21 +125,21 @@ func (s *eventScan) toOpen(v *jsonscan.Value) (kind markKind, flags uint64) {
 		flags, s.plain = flagPlain, true
 	}
 	if v.Flagged {
-		flags |= flagOurs
+		flags |= flagReserved
 	}
 	return markEvent, flags
 }
 
-// hidden is for state that the client must not see (design §5): some clients without
-// encryption refuse to send when they see it.
-func (s *eventScan) hidden() bool {
+// hidesEncryption reports whether the event is m.room.encryption that the client must not see: some
+// clients without encryption refuse to send when they see it.
+func (s *eventScan) hidesEncryption() bool {
 	return !s.showEncryption && string(s.head.typ) == typeEncryption
 }
 
-// stay marks an event that stays, if there is something to do to it.
-func (s *eventScan) stay(v *jsonscan.Value, flags uint64) error {
+// markKept marks an event that is kept, if it must be changed.
+func (s *eventScan) markKept(v *jsonscan.Value, flags uint64) error {
 	if v.Flagged {
-		flags |= flagOurs
+		flags |= flagReserved
 	}
 	if flags == 0 {
 		return nil
@@ -146,19 +147,19 @@ func (s *eventScan) stay(v *jsonscan.Value, flags uint64) error {
 	return s.element(markEvent, flags, v)
 }
 
-// keepingReader puts what it reads into a spool.
-type keepingReader struct {
+// spoolingReader copies what it reads into a spool.
+type spoolingReader struct {
 	from io.Reader
 	keep *spool.Spool
 }
 
-// spoolError is a failure to keep a body, which is none of the homeserver's.
+// spoolError is an error of the spool, as opposed to one of the homeserver.
 type spoolError struct{ err error }
 
 func (e *spoolError) Error() string { return "keep sync response: " + e.err.Error() }
 func (e *spoolError) Unwrap() error { return e.err }
 
-func (r *keepingReader) Read(p []byte) (int, error) {
+func (r *spoolingReader) Read(p []byte) (int, error) {
 	n, err := r.from.Read(p)
 	if n > 0 {
 		if _, failed := r.keep.Write(p[:n]); failed != nil {

@@ -15,8 +15,8 @@ import (
 )
 
 // The second pass over a body with events: it is copied from the spool to the client, and
-// at the places of the plan something is done. Events are opened in batches, so that what
-// is held does not grow with the body.
+// changed at the marks of the plan. Events are opened in batches, so that memory does not
+// grow with the body.
 
 const (
 	maxBatchEvents = 1024
@@ -24,7 +24,7 @@ const (
 	maxBatchMarks  = 1024
 )
 
-// eventWriter is what every second pass keeps.
+// eventWriter is the state that all second passes share.
 type eventWriter struct {
 	dev            Device
 	graphs         *eventGraphs
@@ -33,36 +33,36 @@ type eventWriter struct {
 	body           *spool.Spool
 	plan           *planReader
 	edit           *jsonscan.Editor
-	// other does the marks that are not about an event; nil when there are none.
-	other func(k *work) error
+	// other applies the marks that are not about an event; nil when there are none.
+	other func(k *pendingMark) error
 
 	batch openBatch
-	works []work
+	works []pendingMark
 	past  histories
-	// wait is how long the whole answer may wait for keys that a backup has.
+	// wait is how long the whole answer may wait for keys from the backup.
 	wait time.Duration
 	// entries are the rooms of the entries that have marks, in order.
 	entries []id.RoomID
-	// The room that marks are read for.
+	// The room of the marks that are being read.
 	readRoom  id.RoomID
 	encrypted bool
 
-	kept  bool // a marked event of the list stays, or late ones were put in front
-	comma bool // the first event of the list needs a comma in front, if it stays
-	front bool // the next mark is the first event of a list that begins with late ones or might
+	kept  bool // a marked event of the list is kept, or late ones were put in front
+	comma bool // the first event of the list needs a comma in front, if it is kept
+	front bool // the next mark is the first event of a list that begins with late ones, or might
 }
 
-// work is a mark with what is needed to do it.
-type work struct {
+// pendingMark is a mark with what is needed to apply it.
+type pendingMark struct {
 	mark
-	encrypted bool // its room is
-	event     int  // in the batch, -1: none
+	encrypted bool // its room is encrypted
+	event     int  // index in the batch, -1: none
 	order     e2ee.Order
 	bad       bool
 }
 
-// filtered applies the client's filter to an event of a timeline as it is shown; nil
-// when it does not pass.
+// filtered applies the client's filter to an event of a timeline as shown; nil when it does
+// not pass.
 func (w *eventWriter) filtered(room id.RoomID, event []byte, fields bool) []byte {
 	if w.filter == nil {
 		return event
@@ -77,7 +77,7 @@ func (w *eventWriter) filtered(room id.RoomID, event []byte, fields bool) []byte
 	return w.chosenFields(event)
 }
 
-// chosenFields applies event_fields. An event that is ambiguous stays whole.
+// chosenFields applies event_fields. An event with an ambiguous type stays whole.
 func (w *eventWriter) chosenFields(event []byte) []byte {
 	if w.filter == nil || w.filter.tree == nil {
 		return event
@@ -111,7 +111,7 @@ func (w *eventWriter) run(ctx context.Context, out io.Writer) error {
 	return w.edit.Close()
 }
 
-// open opens a batch. All of them together wait for keys no longer than they may.
+// open opens the batch. All batches together wait for keys no longer than wait.
 func (w *eventWriter) open(ctx context.Context) error {
 	began := time.Now()
 	err := w.batch.open(ctx, w.dev, w.wait)
@@ -119,7 +119,7 @@ func (w *eventWriter) open(ctx context.Context) error {
 	return err
 }
 
-// gather reads marks until a batch is full, and says whether there are more.
+// gather reads marks until a batch is full, and reports whether there are more.
 func (w *eventWriter) gather() (more bool, err error) {
 	events, size := 0, int64(0)
 	for more = true; more && len(w.works) < maxBatchMarks && events < maxBatchEvents && size < maxBatchBytes; {
@@ -131,7 +131,7 @@ func (w *eventWriter) gather() (more bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		next := work{mark: m, event: -1, encrypted: w.encrypted}
+		next := pendingMark{mark: m, event: -1, encrypted: w.encrypted}
 		switch m.kind {
 		case markRoom:
 			if m.section == sectionEntry && len(w.entries) > 0 {
@@ -140,7 +140,7 @@ func (w *eventWriter) gather() (more bool, err error) {
 			w.readRoom, w.encrypted = m.room, m.room != "" && w.dev.KnownEncrypted(m.room)
 		case markEvent:
 			if m.has(flagPlain) {
-				next.order = w.past.order(stand(m.flags>>standShift), m.start)
+				next.order = w.past.order(position(m.flags>>positionShift), m.start)
 			}
 			if next.wanted() {
 				events++
@@ -154,18 +154,17 @@ func (w *eventWriter) gather() (more bool, err error) {
 	return more, w.read()
 }
 
-// wanted says whether the event of a mark must be looked at.
-func (k *work) wanted() bool {
-	return k.kind == markEvent && !k.has(flagLarge) && !k.has(flagGone) && (k.opened() || k.has(flagOurs) || k.has(flagFields))
+// wanted reports whether the event of a mark must be read.
+func (k *pendingMark) wanted() bool {
+	return k.kind == markEvent && !k.has(flagLarge) && !k.has(flagWithheld) && (k.opened() || k.has(flagReserved) || k.has(flagFields))
 }
 
-func (k *work) opened() bool { return k.has(flagSealed) || k.has(flagPlain) && k.encrypted }
+func (k *pendingMark) opened() bool { return k.has(flagSealed) || k.has(flagPlain) && k.encrypted }
 
-// maxGap is how many bytes that are not wanted are read along with those that are.
+// maxGap is how many bytes between two wanted events are read along with them.
 const maxGap = 2 << 10
 
-// read takes the events that are wanted from the body into the batch, those that are
-// near to each other in one piece.
+// read reads the wanted events from the body into the batch, neighbours in one piece.
 func (w *eventWriter) read() error {
 	for i := 0; i < len(w.works); {
 		if !w.works[i].wanted() {
@@ -196,11 +195,11 @@ func (w *eventWriter) read() error {
 	return nil
 }
 
-// take puts an event into the batch. One that cannot be cleaned goes, and the sync is
-// delivered.
-func (w *eventWriter) take(k *work, raw []byte) {
+// take adds an event to the batch. One that cannot be cleaned is removed, and the rest of
+// the answer is delivered.
+func (w *eventWriter) take(k *pendingMark, raw []byte) {
 	shut := !k.has(flagSealed) && !k.has(flagPlain)
-	h := eventHead{types: 1, shut: shut, ciphertext: true}
+	h := eventHead{types: 1, neverOpened: shut, ciphertext: true}
 	if k.has(flagSealed) {
 		h.typ = []byte(typeEncrypted)
 	}
@@ -208,9 +207,9 @@ func (w *eventWriter) take(k *work, raw []byte) {
 		h.types = 2
 	}
 	bundled := 0
-	if k.has(flagOurs) {
+	if k.has(flagReserved) {
 		var err error
-		if raw, err = w.graphs.stripOurs(raw); err != nil {
+		if raw, err = w.graphs.stripReserved(raw); err != nil {
 			k.bad = true
 			return
 		}
@@ -218,14 +217,14 @@ func (w *eventWriter) take(k *work, raw []byte) {
 			k.bad = true
 			return
 		}
-		h.shut = shut // nothing but a timeline is opened
+		h.neverOpened = shut // only events of a timeline are opened
 		bundled = maxBundled
 	}
 	k.event = w.batch.add(k.room, k.encrypted, raw, &h, k.order, bundled)
 }
 
 // do applies one mark.
-func (w *eventWriter) do(k *work) error {
+func (w *eventWriter) do(k *pendingMark) error {
 	switch k.kind {
 	case markRoom:
 		return nil
@@ -244,19 +243,19 @@ func (w *eventWriter) do(k *work) error {
 	return fmt.Errorf("mark %d is not known", k.kind)
 }
 
-// enter notes that a list of events begins, when it does.
-func (w *eventWriter) enter(k *work) {
+// enter records that a list of events begins, when one does.
+func (w *eventWriter) enter(k *pendingMark) {
 	if k.has(flagFresh) && !w.front {
 		w.kept, w.comma = false, false
 	}
 	w.front = false
 }
 
-func (w *eventWriter) doEvent(k *work) error {
+func (w *eventWriter) doEvent(k *pendingMark) error {
 	w.enter(k)
-	// What cannot be looked into stays, unless it could pass for what it is not.
-	unsafe := k.has(flagLarge) && (k.has(flagOurs) || k.has(flagPlain))
-	if k.bad || unsafe || k.has(flagGone) {
+	// What cannot be read is kept, unless clients could take it for something that it is not.
+	unsafe := k.has(flagLarge) && (k.has(flagReserved) || k.has(flagPlain))
+	if k.bad || unsafe || k.has(flagWithheld) {
 		return w.dropEvent(k)
 	}
 	if k.event < 0 {
@@ -282,7 +281,7 @@ func (w *eventWriter) doEvent(k *work) error {
 	return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.end, Before: comma, Data: event})
 }
 
-func (w *eventWriter) keepEvent(k *work) error {
+func (w *eventWriter) keepEvent(k *pendingMark) error {
 	comma := w.comma
 	w.comma, w.kept = false, true
 	if !comma {
@@ -291,16 +290,15 @@ func (w *eventWriter) keepEvent(k *work) error {
 	return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.start, Before: true})
 }
 
-// goneEvent takes the place of an event that cannot be left out: a message of which nothing
-// is left.
-const goneEvent = `{"type":"m.room.message","event_id":"","sender":"","origin_server_ts":0,"content":{}}`
+// emptyMessage replaces an event that cannot be left out: an empty message.
+const emptyMessage = `{"type":"m.room.message","event_id":"","sender":"","origin_server_ts":0,"content":{}}`
 
-func (w *eventWriter) dropEvent(k *work) error {
+func (w *eventWriter) dropEvent(k *pendingMark) error {
 	switch {
 	case k.has(flagWhole):
 		return NotFound("There is no such event.")
-	case k.has(flagAlone):
-		return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.end, Data: []byte(goneEvent)})
+	case k.has(flagSingle):
+		return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.end, Data: []byte(emptyMessage)})
 	}
 	w.comma = false
 	return w.edit.Apply(jsonscan.Edit{

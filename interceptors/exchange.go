@@ -12,8 +12,8 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// Handler is one interceptor. It answers the client through x, or returns an error
-// and has written nothing.
+// Handler is one interceptor. It answers the client through x, or returns an error and has
+// written nothing.
 type Handler func(x *Exchange) error
 
 // Exchange is one request on its way through the proxy, as the steps before the
@@ -23,7 +23,7 @@ type Exchange struct {
 	// Request has its body limited to the route's size.
 	Request  *http.Request
 	Endpoint Endpoint
-	// Identity is who asks. Zero on routes that need no token.
+	// Identity is the owner of the token. Zero on routes that need no token.
 	Identity Identity
 	Upstream Upstream
 	Devices  Devices
@@ -40,23 +40,24 @@ type Endpoint struct {
 	Params map[string]string
 }
 
-// Identity is the owner of an access token, as /account/whoami told.
+// Identity is the owner of an access token, as returned by /account/whoami.
 type Identity struct {
 	UserID   id.UserID
 	DeviceID id.DeviceID // empty for a token without a device
 	Guest    bool
-	// Asserted says that the token is not this user's, but that of an application service
-	// which acts as the user.
+	// Asserted reports whether the token is not this user's, but that of an application
+	// service which acts as the user.
 	Asserted bool
 	Token    secret.String
 }
 
-// Upstream is the way to the homeserver.
+// Upstream passes requests to the homeserver.
 type Upstream interface {
 	// Forward passes the request on unchanged, streaming both ways, and answers the client.
 	Forward(x *Exchange) error
-	// Do sends the exchange's request with the changes and gives the response. The caller
-	// closes its body, which is never compressed: Do asks for none, whatever the client accepts.
+	// Do sends the exchange's request with the changes and returns the response. The caller
+	// closes its body, which is never compressed: Do asks for none, whatever the client
+	// accepts.
 	Do(x *Exchange, c Change) (*http.Response, error)
 	// Relay answers the client with a response of Do, unchanged: status, headers, body. A
 	// caller that put another body into it has set its Content-Length as well.
@@ -78,46 +79,49 @@ type Change struct {
 	Body []byte
 }
 
-// Devices gives the device that an identity stands for.
+// Devices is what the interceptors need of an engine.
 type Devices interface {
-	// Device loads or adopts the device. It may talk to the homeserver the first time.
+	// Device loads or adopts the device of an identity. It may talk to the homeserver the
+	// first time.
 	Device(ctx context.Context, who Identity) (Device, error)
-	// LoggedIn tells of a login that went through the proxy; password is empty unless
-	// the login used one, and serves user-interactive auth of the first bootstrap only. The
-	// caller overwrites it afterwards.
+	// LoggedIn records a login that went through the proxy. password is empty unless the login
+	// used one, and is used only for user-interactive authentication of the first bootstrap.
+	// The caller overwrites it afterwards.
 	LoggedIn(ctx context.Context, who Identity, password secret.Bytes) error
-	// Refreshed tells that the homeserver gave a device a new access token for a refresh
-	// token (requirement 22.3: the same device). who.Token is the new one. The homeserver
-	// revokes the old one, and the refresh token that the client would need if it never got
-	// this answer, as soon as the new one is used: so it is used only once the client has
-	// used it or the old one is refused. A refused old token is no logout.
+	// Refreshed records a new access token that the homeserver issued to a device for a
+	// refresh token (requirement 22.3: the same device). who.Token is the new one. The
+	// homeserver revokes the old one, and the refresh token that the client would need if it
+	// never got this answer, as soon as the new one is used: so it is used only once the
+	// client has used it or the old one is refused. A refused old token is no logout.
 	Refreshed(ctx context.Context, who Identity) error
-	// ClientHasKeys is called before device keys that a client made itself go upstream.
-	// settle is nil when the proxy's own keys are published for the device: the upload
-	// must be refused. Otherwise the proxy publishes none until settle, which must be called, says whether
-	// the homeserver accepted the client's, which makes the device foreign.
-	ClientHasKeys(ctx context.Context, who Identity) (settle func(ctx context.Context, accepted bool) error, err error)
-	// RoomEncryption is that of a [Device] for a user whose token has none.
+	// ClientHasKeys is called before device keys that a client made itself go upstream. finish
+	// is nil when the proxy's own keys are published for the device: the upload must be
+	// refused. Otherwise the proxy publishes none until finish is called, which must happen,
+	// with whether the homeserver accepted the client's keys, which makes the device foreign.
+	ClientHasKeys(ctx context.Context, who Identity) (finish func(ctx context.Context, accepted bool) error, err error)
+	// RoomEncryption is that of a [Device], for a user whose token has no device.
 	RoomEncryption(ctx context.Context, user id.UserID, room id.RoomID, read e2ee.StateReader) (e2ee.RoomEncryption, error)
-	// NoteEncryption records an encryption event that the homeserver has just accepted, or
-	// shows, for everybody.
+	// NoteEncryption records, for all accounts, an encryption event that the homeserver has
+	// just accepted, or shows.
 	NoteEncryption(ctx context.Context, room id.RoomID, content []byte) error
-	// MustEncrypt records that nothing goes to a room in clear, whatever it shows.
+	// MustEncrypt records that nothing may be sent to a room in clear, whatever its state
+	// shows.
 	MustEncrypt(ctx context.Context, room id.RoomID) error
-	// Forget drops devices that were logged out or deleted, with their keys
-	// (requirement 22.1), where the homeserver confirms that their own tokens are dead. It
-	// names none and does nothing when devices is empty.
+	// Forget deletes devices that were logged out or deleted, with their keys (requirement
+	// 22.1), if the homeserver confirms that their own tokens are dead. It does nothing when
+	// devices is empty.
 	Forget(ctx context.Context, user id.UserID, devices ...id.DeviceID) error
-	// ForgetAll drops all devices of a user but those that are kept.
+	// ForgetAll deletes all devices of a user but those in keep.
 	ForgetAll(ctx context.Context, user id.UserID, keep ...id.DeviceID) error
-	// ForgetAccount drops everything of a user whose account was closed.
+	// ForgetAccount deletes everything of a user whose account was closed.
 	ForgetAccount(ctx context.Context, user id.UserID) error
 }
 
 // Device is what the interceptors need of an [e2ee.Device].
 type Device interface {
 	Mode() e2ee.Mode
-	// RoomEncryption asks the homeserver when it is not known. An error means: cannot tell, refuse.
+	// RoomEncryption asks the homeserver when it is not known. On an error the caller must
+	// refuse to send.
 	RoomEncryption(ctx context.Context, room id.RoomID) (e2ee.RoomEncryption, error)
 	// NoteEncryption records that the client has just encrypted a room (200 from upstream).
 	NoteEncryption(ctx context.Context, room id.RoomID, content []byte) error
@@ -128,38 +132,39 @@ type Device interface {
 	// NoteVisibility records a change of m.room.history_visibility that the homeserver has
 	// just accepted from the client.
 	NoteVisibility(ctx context.Context, room id.RoomID, visibility string) error
-	// Encrypt encrypts and shares the room key; on return everything is stored.
+	// Encrypt encrypts an event and shares the room key; when it returns everything is stored.
 	Encrypt(ctx context.Context, out e2ee.Outgoing) (e2ee.Encrypted, error)
-	// Sent records the event ID that the homeserver gave to an Outgoing.
+	// Sent records the event ID that the homeserver returned for an Outgoing.
 	Sent(out e2ee.Outgoing, event id.EventID)
-	// KnownEncrypted reports whether the room is known to be encrypted, from memory. In
-	// such a room plain messages go through Open too, see design §5 (SentInClear).
+	// KnownEncrypted reports whether the room is known to be encrypted, from memory. In such a
+	// room plain messages go through Open too (requirement 8.11).
 	KnownEncrypted(room id.RoomID) bool
-	// LoadRooms makes known from memory what is stored of rooms, and tells of how many of them
-	// anything was ever heard.
+	// LoadRooms loads what is stored of rooms into memory, and returns of how many of them
+	// anything is known.
 	LoadRooms(ctx context.Context, rooms []id.RoomID) (heard int, err error)
-	// Notice gives a warning that is shown as an event, by the ID it has there; false when
+	// Notice returns a warning that is shown as an event, by its event ID there; false when
 	// there is none.
 	Notice(ctx context.Context, room id.RoomID, event id.EventID) (json.RawMessage, bool, error)
-	// NoticePlace gives the position in the room behind which the client was shown a notice;
+	// NoticePlace returns the position in the room behind which the client was shown a notice;
 	// empty when it was not.
 	NoticePlace(ctx context.Context, room id.RoomID, event id.EventID) (string, error)
-	// Open decrypts and judges a batch; it gives one Opened for each Incoming.
+	// Open decrypts and judges a batch; it returns one Opened for each Incoming.
 	Open(ctx context.Context, in []e2ee.Incoming) ([]e2ee.Opened, error)
 	// BeginSync is called before the client's sync goes upstream with since.
 	BeginSync(ctx context.Context, since string) (ClientSync, error)
-	// Control is what the control API does with the device.
+	// Control returns the device as the control API sees it.
 	Control() Control
 }
 
 // ClientSync is one sync request of a client in flight.
 type ClientSync interface {
-	// Waiting reports whether there is something for the client now, so that its sync
-	// must not wait at the homeserver.
+	// Waiting reports whether there is something for the client now, so that its sync must not
+	// wait at the homeserver.
 	Waiting() bool
 	// Arrived is closed when something for the client arrives while its sync waits.
 	Arrived() <-chan struct{}
-	// Commit processes and stores the effects of the response. Only then may it be released.
+	// Commit processes and stores the effects of the response, which may be released only
+	// afterwards.
 	Commit(ctx context.Context, u e2ee.SyncUpdate) (e2ee.SyncExtras, error)
 	// End must be called in every case, also after Commit.
 	End()

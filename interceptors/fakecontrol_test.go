@@ -133,7 +133,7 @@ func (c *fakeControl) DismissWarning(_ context.Context, warning string) error {
 	return c.ask("dismiss %s", warning)
 }
 
-// controlWorld is a world with a control.
+// controlWorld returns a world with a control.
 func controlWorld(t *testing.T, mode e2ee.Mode) (*world, *fakeControl) {
 	t.Helper()
 	w := newWorld(t, mode)
@@ -142,7 +142,7 @@ func controlWorld(t *testing.T, mode e2ee.Mode) (*world, *fakeControl) {
 	return w, c
 }
 
-// written is the path of a pattern, as package proxy writes it.
+// written returns the path of a pattern, as package proxy writes it.
 func written(pattern string, params map[string]string) string {
 	segments := strings.Split(pattern, "/")
 	for i, seg := range segments {

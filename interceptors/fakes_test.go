@@ -365,7 +365,7 @@ func wantError(t *testing.T, err error, status int, code string) {
 	_ = shown(t, err, status, code)
 }
 
-// shown is wantError, and gives the error.
+// shown is wantError, and returns the error.
 func shown(t *testing.T, err error, status int, code string) *Error {
 	t.Helper()
 	e, ok := errors.AsType[*Error](err)

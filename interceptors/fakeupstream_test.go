@@ -22,18 +22,18 @@ type seen struct {
 type fakeUpstream struct {
 	mu  sync.Mutex
 	got []seen
-	// looked are the questions whether a room is encrypted; they are not in got.
+	// looked are the requests that ask whether a room is encrypted; they are not in got.
 	looked []seen
 	// unknown is a room whose encryption is asked of respond.
 	unknown id.RoomID
 	// respond makes the answer; nil answers as a homeserver that accepts everything.
 	respond func(s seen) (int, string)
-	// versions is the answer to the question what the homeserver can do, which is not in got;
-	// empty: nothing but the specification.
+	// versions is the answer to GET versions, which is not in got; empty: only the
+	// specification's.
 	versions string
 	// broken is the error of every request.
 	broken error
-	// arrived, when set, is told of each request before it is answered.
+	// arrived, when set, is called with each request before it is answered.
 	arrived func(s seen)
 }
 
@@ -98,8 +98,8 @@ func answerWith(status int, answer string) *http.Response {
 	}
 }
 
-// lookUp answers what handlers ask by themselves: whether a room is encrypted, by its name,
-// and what the homeserver can do.
+// lookUp answers requests that handlers make by themselves: for a room's encryption, by the
+// room's name, and for the homeserver's features.
 func (u *fakeUpstream) lookUp(s seen) *http.Response {
 	if s.path == "/_matrix/client/versions" && s.method == http.MethodGet && s.body == "" {
 		u.mu.Lock()

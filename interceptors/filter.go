@@ -13,28 +13,28 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// A client's filter is written for clear events, and the homeserver has encrypted ones.
-// So what goes upstream is wider than the client's filter, and the client's is applied
-// again to the clear events (requirement 19.12):
+// A client's filter is written for clear events, and the homeserver has encrypted ones. So
+// what goes upstream is wider than the client's filter, and the client's is applied again
+// to the clear events (requirement 19.12):
 //
 //   - Types: m.room.encrypted passes wherever timeline types are limited, and
-//     m.room.encryption, m.room.member and m.room.history_visibility pass in timeline
-//     and state, because what the proxy may send depends on them (requirements 9.4, 9.5,
-//     20.6). So do the account data of secret storage and key backup.
-//   - Senders, rooms and contains_url are left out upstream and applied by us: state of
-//     another sender may encrypt a room. An initial sync keeps rooms and not_rooms, and
+//     m.room.encryption, m.room.member and m.room.history_visibility pass in timeline and
+//     state, because what the proxy may send depends on them (requirements 9.4, 9.5, 20.6).
+//     So do the account data of secret storage and key backup.
+//   - Senders, rooms and contains_url are left out upstream and applied by the proxy: state
+//     of another sender may encrypt a room. An initial sync keeps rooms and not_rooms, and
 //     does not ask for all members: the proxy closes the gap before it by itself, and the
-//     client shall not pay for what it did not ask for.
-//   - event_fields are left out upstream and applied by us; what the proxy says of an
-//     event is always kept. event_format is always "client": an event in federation
-//     format carries hashes and signatures that a clear event cannot have.
-//   - limit, lazy_load_members and everything unknown stay as they are. A page may so
-//     hold fewer events of the client's choice than its limit allows.
+//     client shall not wait for what it did not ask for.
+//   - event_fields are left out upstream and applied by the proxy, which always keeps its
+//     annotation. event_format is always "client": an event in federation format carries
+//     hashes and signatures that a clear event cannot have.
+//   - limit, lazy_load_members and everything unknown stay as they are. So a page may hold
+//     fewer events of the client's choice than its limit allows.
 //
-// A filter that cannot be read strictly is left to the homeserver, which should refuse
+// A filter that cannot be parsed strictly is left to the homeserver, which should refuse
 // it; if it does not, the proxy does.
 
-// errFilter says that a filter cannot be read.
+// errFilter means that a filter cannot be parsed.
 var errFilter = errors.New("malformed filter")
 
 // Types that must pass a client's filter.
@@ -47,8 +47,8 @@ var (
 	}
 )
 
-// eventFilter is the part of a filter that is applied to events. Nil lists are absent:
-// an empty one is different.
+// eventFilter is the part of a filter that is applied to events. Nil lists are absent: an
+// empty one is different.
 type eventFilter struct {
 	Types       []string    `json:"types"`
 	NotTypes    []string    `json:"not_types"`
@@ -71,11 +71,11 @@ type clientFilter struct {
 	} `json:"room"`
 
 	tree fieldTree // nil: all fields
-	// What goes upstream; nil when it is the client's own.
+	// The filters for the homeserver; nil when it is the client's own.
 	initial, incremental []byte
 }
 
-// parseFilter reads a filter and makes the wider ones. Its error is errFilter.
+// parseFilter parses a filter and makes the wider ones. Its error is errFilter.
 func parseFilter(raw []byte) (*clientFilter, error) {
 	if jsontext.Value(raw).Kind() != jsontext.KindBeginObject {
 		return nil, errFilter
@@ -97,7 +97,7 @@ func parseFilter(raw []byte) (*clientFilter, error) {
 	return f, nil
 }
 
-// upstream gives the wider filter; nil when the client's own will do.
+// upstream returns the wider filter; nil when the client's own is wide enough.
 func (f *clientFilter) upstream(initial bool) []byte {
 	if initial {
 		return f.initial
@@ -105,7 +105,7 @@ func (f *clientFilter) upstream(initial bool) []byte {
 	return f.incremental
 }
 
-// room says whether the client wants anything of a room.
+// room reports whether the client wants anything of a room.
 func (f *clientFilter) room(room id.RoomID) bool {
 	return f == nil || listed(f.Room.Rooms, f.Room.NotRooms, room)
 }
@@ -114,7 +114,7 @@ func listed[T comparable](only, not []T, v T) bool {
 	return (only == nil || slices.Contains(only, v)) && !slices.Contains(not, v)
 }
 
-// timeline and state give the filters of these parts of a room, nil without a filter.
+// timeline and state return the filters of these parts of a room, nil without a filter.
 func (f *clientFilter) timeline() *eventFilter {
 	if f == nil {
 		return nil
@@ -136,7 +136,7 @@ func (f *clientFilter) accountData() *eventFilter {
 	return &f.AccountData
 }
 
-// passes says whether an event of a room passes. A nil filter passes everything.
+// passes reports whether an event of a room passes. A nil filter passes everything.
 func (f *eventFilter) passes(room id.RoomID, h *eventHead) bool {
 	if f == nil {
 		return true
@@ -184,7 +184,7 @@ func glob(pattern, s string) bool {
 	return p == len(pattern)
 }
 
-// widen gives what goes upstream instead of a filter, nil when nothing must change.
+// widen returns the filter for the homeserver, nil when nothing must change.
 func widen(raw []byte, initial bool) ([]byte, error) {
 	filter, err := readMember(raw)
 	if err != nil {
@@ -205,7 +205,8 @@ func widen(raw []byte, initial bool) ([]byte, error) {
 	return encodeSorted(filter), nil
 }
 
-// change reads a member that is an object, lets it be changed, and writes it back if it was.
+// change reads a member that is an object, calls by to change it, and writes it back if it
+// did.
 func change(o *strictjson.Object, name string, by func(*strictjson.Object) (bool, error)) (changed bool, err error) {
 	if o.Get(name) == nil {
 		return false, nil
@@ -253,13 +254,13 @@ func readMember(raw []byte) (strictjson.Object, error) {
 	return o, nil
 }
 
-// encodeSorted writes an object so that filters that say the same are the same text.
+// encodeSorted encodes an object so that equal filters have equal texts.
 func encodeSorted(o strictjson.Object) []byte {
 	slices.SortFunc(o, func(a, b strictjson.Member) int { return strings.Compare(a.Name, b.Name) })
 	return o.Encode()
 }
 
-// drop removes members and says whether there were any.
+// drop removes members and reports whether there were any.
 func drop(o *strictjson.Object, names ...string) bool {
 	before := len(*o)
 	for _, n := range names {
@@ -268,9 +269,8 @@ func drop(o *strictjson.Object, names ...string) bool {
 	return len(*o) < before
 }
 
-// admit changes types and not_types so that the needed types (some of them patterns)
-// pass, and says whether it had to. Where the filter let nothing pass, the needed types
-// and nothing else do.
+// admit changes types and not_types so that the needed types (some of them patterns) pass,
+// and reports whether it had to. If the filter let nothing pass, only the needed types do.
 func admit(o *strictjson.Object, needed []string) (changed bool, err error) {
 	var f eventFilter
 	if err := unmarshalLists(*o, &f); err != nil {

@@ -13,14 +13,14 @@ import (
 )
 
 const (
-	// maxFilter is the largest filter that is looked into, in bytes.
+	// maxFilter is the largest filter that is parsed, in bytes.
 	maxFilter = 64 << 10
-	// maxInline is the largest filter that goes upstream in a query, in bytes; a larger
-	// one, and one that the client gave by ID, is stored at the homeserver.
+	// maxInline is the largest filter that goes upstream in a query, in bytes; a larger one,
+	// and one that the client named by its ID, is stored at the homeserver.
 	maxInline = 1024
 	// maxRemembered is the largest filter, in bytes, that is remembered by its ID.
 	maxRemembered = 8 << 10
-	// maxFilters bounds the filters remembered, of all users together.
+	// maxFilters is how many filters are remembered, for all users together.
 	maxFilters = 4096
 
 	patternFilters = "/_matrix/client/{version}/user/{userId}/filter"
@@ -55,20 +55,20 @@ func newFilters() (*filters, error) {
 	return &filters{byID: byID, stored: stored}, nil
 }
 
-// chosen is what became of a filter parameter.
+// chosen is the result of choosing a filter.
 type chosen struct {
 	param  string        // for the homeserver
 	filter *clientFilter // to apply to the answer; nil: nothing
-	// broken says that the filter cannot be read: only an error may come of it.
+	// broken reports whether the filter cannot be parsed: only an error may be the answer.
 	broken bool
 	// forget drops the stored filter that param names, when the homeserver refuses it.
 	forget func()
-	// answer is an error response of the homeserver that is the answer to the whole
-	// request. The receiver closes its body.
+	// answer is an error response of the homeserver that answers the whole request. The
+	// receiver closes its body.
 	answer *http.Response
 }
 
-// choose finds out what a filter parameter means and what goes upstream in its place.
+// choose parses a filter parameter and returns what goes upstream in its place.
 func (f *filters) choose(x *Exchange, param string, initial bool) (chosen, error) {
 	byID := param != "" && param[0] != '{'
 	c := chosen{param: param, forget: func() {}}
@@ -108,8 +108,8 @@ func (f *filters) choose(x *Exchange, param string, initial bool) (chosen, error
 	return c, nil
 }
 
-// fetch reads a filter that the client stored before. The filter is nil when it cannot
-// be read; the response is set when the homeserver did not give it.
+// fetch reads a filter that the client stored before. The filter is nil when it cannot be
+// parsed; the response is set when the homeserver did not return it.
 func (f *filters) fetch(x *Exchange, filterID string) (*clientFilter, *http.Response, error) {
 	key := filterKey{x.Identity.UserID, filterID}
 	if filter, ok := f.byID.Get(key); ok {
@@ -139,8 +139,8 @@ func (f *filters) fetch(x *Exchange, filterID string) (*clientFilter, *http.Resp
 	return filter, nil, nil
 }
 
-// store makes c name the wider filter by an ID, storing it at the homeserver first if
-// it is not. When the homeserver does not take it, it goes up inline.
+// store sets the wider filter's ID in c, after storing it at the homeserver if needed. If
+// the homeserver does not accept it, it goes up inline.
 func (f *filters) store(x *Exchange, c *chosen, wide []byte) error {
 	key := storedKey{x.Identity.UserID, sha256.Sum256(wide)}
 	filterID, ok := f.stored.Get(key)

@@ -8,8 +8,8 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// Names under which [Handlers] gives the handlers of this package's families. The
-// route table of package proxy refers to them.
+// Names of the handlers that [Handlers] returns. The route table of package proxy refers to
+// them.
 const (
 	Send          = "send"           // PUT and POST rooms/{roomId}/send/{eventType}[/{txnId}]
 	Redact        = "redact"         // PUT and POST rooms/{roomId}/redact/{eventId}[/{txnId}]
@@ -59,27 +59,28 @@ const (
 	ControlExportKeys        = "control.keys.export"          // POST keys/export
 	ControlImportKeys        = "control.keys.import"          // POST keys/import
 	ControlRestoreKeys       = "control.keys.restore"         // POST keys/restore
-	ControlNone              = "control.none"                 // what is no call; it refuses
+	ControlNone              = "control.none"                 // refuses what is no call
 )
 
-// Options are what the handlers need beside an [Exchange].
+// Options configures the handlers.
 type Options struct {
-	// PublicURL is where clients reach the proxy; nil leaves discovery data as it comes.
+	// PublicURL is the URL at which clients reach the proxy; nil leaves discovery data as it
+	// comes.
 	PublicURL *url.URL
 	// NativeClearText lets devices that have keys of their own send in clear to encrypted
 	// rooms (policy.native_clear_text: pass).
 	NativeClearText bool
 	// Sync are the settings of the sync handler, and of others that return events.
 	Sync SyncOptions
-	// HideNotices says for whom what the proxy has to say is kept out of what clients show
-	// people (clients.hide_warnings, accounts.USER.notices); nil: for nobody.
+	// HideNotices reports for which users the proxy's messages are kept out of what clients
+	// show people (clients.hide_warnings, accounts.USER.notices); nil: for nobody.
 	HideNotices func(id.UserID) bool
 }
 
-// Handlers makes the handlers of this package by name. They share what must be known
-// from one request to the next, so that one process makes them once.
+// Handlers returns the handlers of this package by name. They share state between requests,
+// so that a process calls this once.
 func Handlers(o Options) (map[string]Handler, error) {
-	o.Sync = o.Sync.withSpools() // the same ones for all
+	o.Sync = o.Sync.withSpools() // shared by all handlers
 	txns, err := newTransactions()
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
@@ -117,15 +118,15 @@ func (r *rooms) handlers() map[string]Handler {
 		PutState:    r.putState,
 		CreateRoom:  r.createRoom,
 		Upgrade:     r.upgrade,
-		Invite:      ofOther(membershipInvite),
-		Kick:        ofOther(membershipLeave),
-		Ban:         ofOther(membershipBan),
-		Unban:       ofOther(membershipLeave),
-		Join:        r.ofSelf(membershipJoin),
-		JoinByAlias: r.ofSelf(membershipJoin),
-		Knock:       r.ofSelf(membershipKnock),
-		Leave:       r.ofSelf(membershipLeave),
-		Forget:      r.ofSelf(membershipLeave),
+		Invite:      membershipOfOther(membershipInvite),
+		Kick:        membershipOfOther(membershipLeave),
+		Ban:         membershipOfOther(membershipBan),
+		Unban:       membershipOfOther(membershipLeave),
+		Join:        r.membershipOfSelf(membershipJoin),
+		JoinByAlias: r.membershipOfSelf(membershipJoin),
+		Knock:       r.membershipOfSelf(membershipKnock),
+		Leave:       r.membershipOfSelf(membershipLeave),
+		Forget:      r.membershipOfSelf(membershipLeave),
 	}
 }
 

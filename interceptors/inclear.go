@@ -11,20 +11,20 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// What goes in clear into encrypted rooms, as from every client: reactions and redactions
-// (requirements 19.5, 19.6). Both lose what a person could read in them; docs/clear-text.md
-// says why.
+// What is sent in clear into encrypted rooms, as by every client: reactions and redactions
+// (requirements 19.5, 19.6). Both lose what a person could read in them, for the reasons in
+// docs/clear-text.md.
 //
-//   - A reaction has its relation and nothing else. The names of pictures that some clients
-//     put beside it (MSC4027) stay behind. One that says anything more is encrypted as a
-//     message is.
-//   - A redaction names what it redacts. Its reason stays behind, because it is about what
-//     somebody wrote here; the redaction does not fail for it. One that says anything more
-//     is refused: encrypted it would redact nothing.
+//   - A reaction keeps its relation and nothing else. The names of pictures that some
+//     clients put beside it (MSC4027) are removed. One with anything more is encrypted like
+//     a message.
+//   - A redaction keeps the event ID. Its reason is removed, because it is about what
+//     somebody wrote here; the redaction does not fail for it. One with anything more is
+//     refused: encrypted it would redact nothing.
 
 const memberReason = "reason"
 
-// inClear gives the body of what goes in clear, nil for everything else.
+// inClear returns the body of an event that is sent in clear, nil for everything else.
 func inClear(eventType string, raw []byte) ([]byte, error) {
 	if eventType != typeReaction && eventType != typeRedaction {
 		return nil, nil
@@ -45,8 +45,7 @@ func inClear(eventType string, raw []byte) ([]byte, error) {
 	return withoutMembers(raw, content, "shortcode", "com.beeper.reaction.shortcode")
 }
 
-// isReaction reports whether a reaction says nothing but its relation and what its picture
-// is called.
+// isReaction reports whether a reaction has only its relation and the name of its picture.
 func isReaction(content strictjson.Object) bool {
 	relation := content.Object("m.relates_to")
 	if _, more := e2ee.ClearRelation(content.Get("m.relates_to")); more || relation.TextOrEmpty("rel_type") != "m.annotation" {
@@ -72,13 +71,13 @@ func checkRedaction(content strictjson.Object) error {
 		ok := false
 		switch m.Name {
 		case memberReason:
-			ok = true // it does not leave
+			ok = true // it is removed
 		case "redacts":
 			event := content.TextOrEmpty(m.Name)
-			ok = isName(event) && event[0] == '$'
+			ok = isIdentifier(event) && event[0] == '$'
 		case "with_rel_types", "org.matrix.msc3912.with_rel_types", "org.matrix.msc3912.with_relations":
 			var kinds []string
-			ok = json.Unmarshal(m.Value, &kinds) == nil && !slices.ContainsFunc(kinds, func(s string) bool { return !isName(s) })
+			ok = json.Unmarshal(m.Value, &kinds) == nil && !slices.ContainsFunc(kinds, func(s string) bool { return !isIdentifier(s) })
 		}
 		if !ok {
 			return BadJSON("A redaction in an encrypted room can name what it redacts and nothing else, because it is not encrypted.")
@@ -87,12 +86,13 @@ func checkRedaction(content strictjson.Object) error {
 	return nil
 }
 
-// isName reports whether a text can be an identifier, and is no sentence.
-func isName(s string) bool {
+// isIdentifier reports whether a text can be an identifier and is no sentence.
+func isIdentifier(s string) bool {
 	return s != "" && len(s) <= 255 && strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) < 0
 }
 
-// withoutMembers drops members of an object, and leaves one that has none of them as it is.
+// withoutMembers removes members of an object, and returns one that has none of them as it
+// is.
 func withoutMembers(raw []byte, content strictjson.Object, names ...string) ([]byte, error) {
 	if !slices.ContainsFunc(names, func(name string) bool { return content.Get(name) != nil }) {
 		return raw, nil

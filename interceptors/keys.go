@@ -7,12 +7,11 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// POST keys/upload. A device has one set of keys. A client that uploads device keys of
-// its own is left alone with them: its device becomes foreign. If the proxy's keys are published for the device already, the upload
-// is refused: replaced keys would cut off everybody who knows the old ones, and the
-// proxy's may not be overwritten (design §7.8). Keys beside the device keys belong to
-// them and are refused likewise. An upload of nothing, with which clients ask for the
-// counts, passes.
+// POST keys/upload. A device has one set of keys. If its client uploads device keys of its
+// own, the device becomes foreign and the proxy leaves it alone. If the proxy's keys are
+// published for the device already, the upload is refused: replaced keys would cut off
+// everybody who knows the old ones. Other keys belong to the device keys and are refused
+// likewise. An upload without keys, with which clients ask for the counts, passes.
 //
 // keys/query, keys/claim, keys/changes and sendToDevice are not handled here and pass.
 
@@ -33,22 +32,22 @@ func uploadKeys(x *Exchange) error {
 	if !hasKeys(body) {
 		return x.Upstream.Forward(x)
 	}
-	settle, err := x.Devices.ClientHasKeys(x.Request.Context(), x.Identity)
+	finish, err := x.Devices.ClientHasKeys(x.Request.Context(), x.Identity)
 	if err != nil {
 		return engineError(err)
 	}
-	if settle == nil {
+	if finish == nil {
 		return NewError(http.StatusForbidden, codeKeysHeld,
 			"The proxy does the encryption for this device and has published its keys, so that the client cannot upload others.").
 			WithHint("Switch encryption off in the client, or log in as a new device and let the client encrypt.")
 	}
-	// Only device keys make a device its client's: without them it could hold none.
-	return uploadAndSettle(x, func(ctx context.Context, accepted bool) error {
-		return settle(ctx, accepted && len(body.Object("device_keys")) > 0)
+	// Only device keys make a device foreign: without them it could use no others.
+	return uploadThen(x, func(ctx context.Context, accepted bool) error {
+		return finish(ctx, accepted && len(body.Object("device_keys")) > 0)
 	})
 }
 
-// hasKeys reports whether an upload brings any key.
+// hasKeys reports whether an upload has any key.
 func hasKeys(body strictjson.Object) bool {
 	for _, name := range []string{"device_keys", "one_time_keys", "fallback_keys", "org.matrix.msc2732.fallback_keys"} {
 		if len(body.Object(name)) > 0 {
@@ -58,21 +57,21 @@ func hasKeys(body strictjson.Object) bool {
 	return false
 }
 
-// uploadAndSettle sends the client's keys on. Its outcome is settled also when the
-// client does not wait for it.
-func uploadAndSettle(x *Exchange, settle func(context.Context, bool) error) error {
+// uploadThen sends the client's keys upstream and calls finish with the result, also
+// when the client does not wait for it.
+func uploadThen(x *Exchange, finish func(context.Context, bool) error) error {
 	ctx := context.WithoutCancel(x.Request.Context())
 	detached := *x
 	detached.Request = x.Request.WithContext(ctx)
 	resp, err := x.Upstream.Do(&detached, Change{})
 	if err != nil {
-		if settled := settle(ctx, false); settled != nil {
-			return engineError(settled)
+		if failed := finish(ctx, false); failed != nil {
+			return engineError(failed)
 		}
 		return err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if err := settle(ctx, resp.StatusCode == http.StatusOK); err != nil {
+	if err := finish(ctx, resp.StatusCode == http.StatusOK); err != nil {
 		return engineError(err)
 	}
 	return x.Upstream.Relay(x, resp)

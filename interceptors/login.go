@@ -12,18 +12,18 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// Login: POST login of every type, POST register where it gives a token, POST refresh.
-// They pass byte for byte upstream. The device that a login made or took over is made
-// known at once, with the password where one was used: it serves the user-interactive
+// Login: POST login of every type, POST register where it returns a token, POST refresh.
+// They pass byte for byte upstream. The engine learns at once of the device that a login
+// made or took over, with the password where one was used: it serves the user-interactive
 // authentication of the first bootstrap and is not stored. Here it is overwritten when the
-// request ends, however it ends, with the body that it came in. GET login and the redirects
-// of SSO are not handled here; they pass untouched.
+// request ends, with the body that it came in. GET login and the redirects of SSO are not
+// handled here; they pass untouched.
 //
 // In an answer, well_known points at the proxy's public URL when one is configured. An
-// answer is never held back: its device exists, and a client that saw an error would log
-// in again and make another.
+// answer is never held back: its device exists, and a client that saw an error would log in
+// again and make another.
 
-// sessions are the handlers of everything that begins or ends a session.
+// sessions holds the handlers of everything that begins or ends a session.
 type sessions struct {
 	public  *url.URL
 	refresh *refreshTokens
@@ -44,11 +44,11 @@ func (s *sessions) login(x *Exchange) error {
 	if body.TextOrEmpty("type") == "m.login.password" {
 		password = body.Secret("password")
 	}
-	return s.begin(x, raw, password, false)
+	return s.forwardLogin(x, raw, password, false)
 }
 
 // register handles [Register]. Most of its calls are steps of user-interactive
-// authentication, which pass; only the last gives a token.
+// authentication, which pass; only the last returns a token.
 func (s *sessions) register(x *Exchange) error {
 	raw, err := readOptionalObject(x)
 	defer func() { clear(raw) }()
@@ -62,11 +62,12 @@ func (s *sessions) register(x *Exchange) error {
 		}
 	}
 	guest := x.Request.URL.Query().Get("kind") == "guest"
-	return s.begin(x, raw, body.Secret("password"), guest)
+	return s.forwardLogin(x, raw, body.Secret("password"), guest)
 }
 
-// begin sends a login on and makes its device known. Afterwards nobody reads raw any more.
-func (s *sessions) begin(x *Exchange, raw []byte, password secret.Bytes, guest bool) error {
+// forwardLogin sends a login upstream and records its device. Afterwards nobody reads raw any
+// more.
+func (s *sessions) forwardLogin(x *Exchange, raw []byte, password secret.Bytes, guest bool) error {
 	defer password.Wipe()
 	body := putBackOnce(x, raw)
 	defer body.Close() //nolint:errcheck // it never fails
@@ -78,7 +79,7 @@ func (s *sessions) begin(x *Exchange, raw []byte, password secret.Bytes, guest b
 	if resp.StatusCode != http.StatusOK {
 		return x.Upstream.Relay(x, resp)
 	}
-	got := answer(resp)
+	got := answerObject(resp)
 	who := Identity{
 		UserID:   id.UserID(got.TextOrEmpty("user_id")),
 		DeviceID: id.DeviceID(got.TextOrEmpty("device_id")),
@@ -89,13 +90,13 @@ func (s *sessions) begin(x *Exchange, raw []byte, password secret.Bytes, guest b
 		s.refresh.remember(secret.NewString(got.TextOrEmpty("refresh_token")), who)
 		s.loggedIn(x, who, password)
 	}
-	if err := s.pointHere(resp); err != nil {
+	if err := s.setWellKnown(resp); err != nil {
 		return err
 	}
 	return x.Upstream.Relay(x, resp)
 }
 
-// loggedIn makes a device known. When that fails, the device is known at its first request.
+// loggedIn records the device of a login. If that fails, its first request does it.
 func (s *sessions) loggedIn(x *Exchange, who Identity, password secret.Bytes) {
 	if who.Guest {
 		return
@@ -106,13 +107,13 @@ func (s *sessions) loggedIn(x *Exchange, who Identity, password secret.Bytes) {
 	}
 }
 
-// pointHere rewrites well_known of a login's answer.
-func (s *sessions) pointHere(resp *http.Response) error {
+// setWellKnown sets the public URL in well_known of a login's answer.
+func (s *sessions) setWellKnown(resp *http.Response) error {
 	if s.public == nil {
 		return nil
 	}
 	raw := peek(resp)
-	if raw == nil || answer(resp).Object("well_known") == nil {
+	if raw == nil || answerObject(resp).Object("well_known") == nil {
 		return nil
 	}
 	changed, err := editMember(raw, "well_known", func(old []byte) ([]byte, error) {

@@ -10,10 +10,11 @@ import (
 )
 
 // The ends of sessions: POST logout, logout/all, DELETE devices/{deviceId}, POST
-// delete_devices, account/password and account/deactivate. They pass byte for byte, steps of
-// user-interactive authentication included. Once the homeserver has confirmed, the keys
-// of the devices that are gone are dropped before the client gets its answer
-// (requirement 22.1), and with a closed account everything of it. A refusal, soft logout and a locked account drop nothing here.
+// delete_devices, account/password and account/deactivate. They pass byte for byte, steps
+// of user-interactive authentication included. Once the homeserver has confirmed, the keys
+// of the ended devices are deleted before the client gets its answer (requirement 22.1),
+// and with a closed account everything of it. A refusal, a soft logout and a locked account
+// delete nothing here.
 
 // logout handles [Logout].
 func logout(x *Exchange) error {
@@ -47,9 +48,9 @@ func deleteDevices(x *Exchange) error {
 	})
 }
 
-// changePassword handles [Password]. It logs out all other devices unless told not to.
-// Without an access token (a password forgotten) it does not say whose it was: then the
-// homeserver's refusal of their tokens ends the devices.
+// changePassword handles [Password], which logs out all other devices unless told not to.
+// Without an access token (a forgotten password) the user is not known: then the devices
+// end when the homeserver refuses their tokens.
 func changePassword(x *Exchange) error {
 	return endThen(x, func(ctx context.Context, body strictjson.Object) error {
 		if body.IsFalse("logout_devices") {
@@ -69,7 +70,8 @@ func deactivate(x *Exchange) error {
 	})
 }
 
-// endThen sends a request on and, after a 200, calls done with the members of its body.
+// endThen sends a request upstream and, after a 200, calls done with the members of its
+// body.
 func endThen(x *Exchange, done func(ctx context.Context, body strictjson.Object) error) error {
 	raw, err := readOptionalObject(x)
 	if err != nil {
@@ -84,8 +86,8 @@ func endThen(x *Exchange, done func(ctx context.Context, body strictjson.Object)
 	return forwardThen(x, raw, func(ctx context.Context, _ strictjson.Object) error { return done(ctx, body) })
 }
 
-// forget drops devices of the one who asks. A token without a device has none to drop,
-// and one that the homeserver did not confirm has no owner.
+// forget deletes devices of the request's user. A token without a device has none, and one
+// that the homeserver did not confirm has no owner.
 func forget(ctx context.Context, x *Exchange, devices ...id.DeviceID) error {
 	devices = slices.DeleteFunc(devices, func(d id.DeviceID) bool { return d == "" })
 	if x.Identity.UserID == "" || len(devices) == 0 {
@@ -94,7 +96,7 @@ func forget(ctx context.Context, x *Exchange, devices ...id.DeviceID) error {
 	return engineError(x.Devices.Forget(ctx, x.Identity.UserID, devices...))
 }
 
-// forgetAll drops all devices of the one who asks but those that are kept.
+// forgetAll deletes all devices of the request's user but those in keep.
 func forgetAll(ctx context.Context, x *Exchange, keep ...id.DeviceID) error {
 	keep = slices.DeleteFunc(keep, func(d id.DeviceID) bool { return d == "" })
 	if x.Identity.UserID == "" {

@@ -8,8 +8,8 @@ import (
 	"e2ee-proxy/e2ee"
 )
 
-// Issue 2, bad input: what is not JSON, or not an object, goes nowhere, whatever the
-// endpoint: 400, nothing upstream, and the engine hears nothing of it.
+// Bad input: what is not JSON, or not an object, goes nowhere, whatever the endpoint: 400,
+// nothing upstream, and the engine hears nothing of it.
 func TestMalformedBodies(t *testing.T) {
 	t.Parallel()
 	params := map[string]string{

@@ -10,17 +10,17 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// Membership endpoints: invite, kick, ban, unban, join, knock, leave and forget. What the
-// homeserver accepted is told to the engine before the client gets its answer. An invite's
-// 200 is enough to share the room key with the invitee (requirement 7.6), and after a
-// departure the next send uses a new key.
+// Membership endpoints: invite, kick, ban, unban, join, knock, leave and forget. The engine
+// records what the homeserver accepted before the client gets its answer. An invite's 200
+// is enough to share the room key with the invitee (requirement 7.6), and after a departure
+// the next send uses a new key.
 //
-// They pass byte for byte, but for the reason of one's own coming and going in a room that
-// is not known to be plain: it is said to those in the room, who could be told in a message.
-// Other reasons are for somebody who has no key, and pass (docs/clear-text.md).
+// They pass byte for byte, except for the reason of one's own membership changes in a room
+// that is not known to be plain: it is meant for those in the room, who can be told in a
+// message. Other reasons are for somebody who has no key, and pass (docs/clear-text.md).
 
-// ofOther handles an endpoint that changes the membership of the user in the body.
-func ofOther(membership string) Handler {
+// membershipOfOther handles an endpoint that changes the membership of the user in the body.
+func membershipOfOther(membership string) Handler {
 	return func(x *Exchange) error {
 		dev, err := device(x)
 		if err != nil {
@@ -42,7 +42,7 @@ func ofOther(membership string) Handler {
 			return err
 		}
 		return forwardThen(x, raw, func(ctx context.Context, _ strictjson.Object) error {
-			// An invitation by e-mail names no user yet.
+			// An invitation by e-mail has no user ID yet.
 			if user := body.TextOrEmpty("user_id"); validUser(user) {
 				return noteMembership(ctx, dev, room, id.UserID(user), membership)
 			}
@@ -51,15 +51,15 @@ func ofOther(membership string) Handler {
 	}
 }
 
-// ofSelf handles an endpoint that changes the membership of the one who asks. The room
-// is in the answer, else in the path.
-func (r *rooms) ofSelf(membership string) Handler {
+// membershipOfSelf handles an endpoint that changes the membership of the request's user. The room is
+// in the answer, else in the path.
+func (r *rooms) membershipOfSelf(membership string) Handler {
 	return func(x *Exchange) error {
 		dev, err := device(x)
 		if err != nil {
 			return err
 		}
-		if r.lifted(dev) {
+		if r.clearTextAllowed(dev) {
 			return x.Upstream.Forward(x)
 		}
 		raw, err := readOptionalObject(x)
@@ -82,8 +82,8 @@ func (r *rooms) ofSelf(membership string) Handler {
 	}
 }
 
-// withoutReason takes the reason out of a body, unless the room that the path names is
-// known to be plain.
+// withoutReason removes the reason from a body, unless the room in the path is known to be
+// plain.
 func (r *rooms) withoutReason(x *Exchange, dev Device, raw []byte) ([]byte, error) {
 	if isBlank(raw) {
 		return raw, nil
@@ -106,8 +106,8 @@ func (r *rooms) withoutReason(x *Exchange, dev Device, raw []byte) ([]byte, erro
 	return withoutMembers(raw, content, memberReason)
 }
 
-// noteMembership tells the engine of a membership that the homeserver accepted. Only a
-// device whose keys the proxy holds has a use for it.
+// noteMembership records a membership that the homeserver accepted in the engine. Only a
+// device whose keys the proxy holds needs it.
 func noteMembership(ctx context.Context, dev Device, room id.RoomID, user id.UserID, membership string) error {
 	if dev.Mode() != e2ee.ModeProxied {
 		return nil

@@ -2,17 +2,16 @@ package interceptors
 
 import "e2ee-proxy/e2ee"
 
-// Some clients put what they want to say into a state event. State is not encrypted
-// (requirement 20.1), so what is a message by its type is not let through as state into a
-// room that may be encrypted. A type that nobody knows is the client's own: whoever makes
-// state of it wants state.
+// Some clients send messages as state events. State is not encrypted (requirement 20.1), so
+// an event of a message's type is not accepted as state in a room that may be encrypted. An
+// unknown type is the client's own: whoever sends state of it means state.
 
-// isMessageType reports whether a type is one of messages, in the specification or a
-// proposal of which clients send it.
+// isMessageType reports whether a type is a message's, in the specification or in a
+// proposal that clients implement.
 func isMessageType(eventType string) bool { return e2ee.MessageType(eventType) }
 
-// noState refuses a message that was to be state.
-func noState() *Error {
+// messageAsState refuses a message sent as state.
+func messageAsState() *Error {
 	return BadJSON("Events of this type are messages, and no state: as state they would not be encrypted, so it was not sent.").
 		WithHint("Send it as a message: PUT /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}.")
 }

@@ -15,28 +15,27 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// Notices are warnings as messages in rooms, which exist between the proxy and its
-// clients only (see package e2ee). So their names mean something here only:
+// Notices are warnings shown as messages in rooms, which exist only between the proxy and
+// its clients (see package e2ee). So their names mean something only here:
 //
-//   - An event from the homeserver under such a name, as its sender, its ID or the member
-//     that it is about, is withheld.
-//   - A request whose path names one is answered here: the event itself where it is asked
-//     for, nothing where there is nothing.
-//   - Who has read a notice has read what stands before it: a receipt or read marker that
-//     names one goes up for the last event before it, if that can be found out, else it is
-//     dropped, and succeeds.
-//   - A reply to one is sent without the relation. Reactions, edits and redactions of one are
-//     refused.
+//   - An event from the homeserver that has such a name as its sender, its ID or its state
+//     key is withheld.
+//   - A request whose path names one is answered here: with the event itself where it is
+//     asked for, with nothing elsewhere.
+//   - A receipt or read marker that names a notice goes up for the last event before it, if
+//     that can be found, else it is dropped, and succeeds.
+//   - A reply to one is sent without the relation. Reactions, edits and redactions of one
+//     are refused.
 
-// mayNameNotice is a first look, which nearly everything is done with: the name in its
-// letters, or any that are written otherwise. What it looks for begins with characters
-// that are rare in events, so that it takes next to no time.
+// mayNameNotice reports whether a text may have the name of a notice in it, in letters or
+// escaped. It is a quick check that nearly all texts fail, because the name begins with
+// characters that are rare in events.
 func mayNameNotice(raw []byte) bool {
 	const rare = "-proxy.invalid"
 	return bytes.Contains(raw, []byte(rare)) || bytes.Contains(raw, []byte(`\u`))
 }
 
-// namesGraph reports the names in an event that say whose it is.
+// namesGraph reports the identifiers in an event that say whose it is.
 func namesGraph() *jsonscan.Node {
 	event := jsonscan.NewNode()
 	redaction := event.Down(jsonscan.Key("unsigned"), jsonscan.Key(nameRedactedBecause))
@@ -49,7 +48,7 @@ func namesGraph() *jsonscan.Node {
 	return event
 }
 
-// imitates reports whether an event of the homeserver is made to look like a notice.
+// imitates reports whether an event of the homeserver imitates a notice.
 func (g *eventGraphs) imitates(event []byte) bool {
 	if !mayNameNotice(event) {
 		return false
@@ -62,7 +61,7 @@ func (g *eventGraphs) imitates(event []byte) bool {
 	return found || err != nil
 }
 
-// IsNoticeName reports whether something is the name of a notice or of its sender.
+// IsNoticeName reports whether a text is the name of a notice or of the notices' sender.
 func IsNoticeName(name string) bool { return e2ee.IsNoticeName(name) }
 
 // AnswerNotice answers a request whose path names a notice or its sender. Nothing of it
@@ -86,7 +85,7 @@ func AnswerNotice(x *Exchange) error {
 	return NotFound("This belongs to a notice of the proxy, which only you can see.")
 }
 
-// noticeRead is a receipt for a notice.
+// noticeRead handles a receipt for a notice.
 func noticeRead(x *Exchange) error {
 	before := beforeNotice(x, x.Endpoint.Params["eventId"])
 	if before == "" {
@@ -100,7 +99,7 @@ func noticeRead(x *Exchange) error {
 }
 
 // beforeNotice asks the homeserver for the last event that the client was shown before a
-// notice. Empty when it cannot be told.
+// notice. It returns "" when that cannot be found.
 func beforeNotice(x *Exchange, notice string) string {
 	dev, err := device(x)
 	if err != nil {
@@ -117,7 +116,7 @@ func beforeNotice(x *Exchange, notice string) string {
 	asking := *x
 	asking.Request = x.Request.Clone(x.Request.Context())
 	asking.Request.Body, asking.Request.ContentLength = http.NoBody, 0
-	query := whoQuery(x.Request.URL.Query())
+	query := identityQuery(x.Request.URL.Query())
 	query.Set("from", place)
 	query.Set("dir", "b")
 	query.Set("limit", "1")
@@ -147,7 +146,7 @@ func noticeStays() *Error {
 		WithHint("It can be dismissed: POST /_e2ee_proxy/v1/warnings/{id}/dismiss.")
 }
 
-// answerNoticeEvent gives a notice to whom it was shown.
+// answerNoticeEvent answers with a notice that the client was shown.
 func answerNoticeEvent(x *Exchange) error {
 	dev, err := device(x)
 	if err != nil {
@@ -175,7 +174,8 @@ func answerNoticeEvent(x *Exchange) error {
 	}{Event: jsontext.Value(event), Before: []jsontext.Value{}, After: []jsontext.Value{}, State: []jsontext.Value{}})
 }
 
-// readMarkers handles [ReadMarkers]: a marker on a notice is one on what stands before it.
+// readMarkers handles [ReadMarkers]: a marker on a notice becomes one on the event before
+// it.
 func readMarkers(x *Exchange) error {
 	raw, err := readBody(x)
 	if err != nil {
@@ -217,8 +217,8 @@ func namesNotice(value jsontext.Value) bool {
 	return value.Kind() == jsontext.KindString && e2ee.IsNoticeName(string(jsonscan.Text(value)))
 }
 
-// withoutNotice takes out of a message what relates it to a notice: nobody else has that
-// event. What says nothing without the relation is refused.
+// withoutNotice removes from a message its relation to a notice: nobody else has that
+// event. A message that means nothing without the relation is refused.
 func withoutNotice(eventType string, raw []byte) ([]byte, error) {
 	if !mayNameNotice(raw) {
 		return raw, nil
@@ -234,7 +234,8 @@ func withoutNotice(eventType string, raw []byte) ([]byte, error) {
 	})
 }
 
-// relationWithoutNotice is withoutNotice for a relation; nil when nothing is left of it.
+// relationWithoutNotice returns a relation without a notice; nil when nothing is left of
+// it.
 func relationWithoutNotice(relation jsontext.Value) (jsontext.Value, error) {
 	var kind string
 	var names, other bool

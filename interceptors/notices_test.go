@@ -48,8 +48,8 @@ func TestSendsThatRelateToNotices(t *testing.T) {
 	}
 }
 
-// before answers what stands before a notice, as the homeserver tells: an event, or nothing
-// that is of use.
+// before sets the homeserver's answer about the event before a notice: an event, or nothing
+// useful.
 func (w *world) before(answer string) {
 	w.up.respond = func(s seen) (int, string) {
 		if strings.HasSuffix(s.path, "/messages") {
@@ -62,7 +62,7 @@ func (w *world) before(answer string) {
 	}
 }
 
-// told gives what the homeserver was told, beside what it was asked.
+// told returns the requests that changed something, without those that asked.
 func (w *world) told() []seen {
 	return slices.DeleteFunc(w.up.requests(), func(s seen) bool { return strings.HasSuffix(s.path, "/messages") })
 }

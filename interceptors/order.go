@@ -7,37 +7,36 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// roomOrder puts the sends of a user and the moment at which the same user encrypts a
-// room in order, so that no clear text reaches the homeserver after the encryption
-// event: sends that go out in clear are counted, the encryption event waits for them,
-// and sends that come meanwhile wait for it.
+// roomOrder makes sure that no clear text of a user reaches the homeserver after the same
+// user's encryption event of the room: sends in clear are counted, the encryption event
+// waits for them, and later sends wait for it.
 //
-// The order is kept for each user and room, so that nobody can hold up somebody else.
-// Nothing is locked over the network: whoever waits gives up with its request.
+// The order is kept for each user and room, so that nobody can block somebody else. Nothing
+// is locked over the network: a waiting request can be cancelled.
 type roomOrder struct {
-	mu    sync.Mutex
-	turns map[turnKey]*turn
+	mu       sync.Mutex
+	inFlight map[roomOrderKey]*inFlight
 }
 
-type turnKey struct {
+type roomOrderKey struct {
 	user id.UserID
 	room id.RoomID
 }
 
-// turn is in the map only while somebody is inside.
-type turn struct {
-	clear      int           // sends in clear on their way
-	encrypting bool          // an encryption event is on its way, or waits to be
+// inFlight is in the map only while a request of its key is under way.
+type inFlight struct {
+	clear      int           // sends in clear that are under way
+	encrypting bool          // an encryption event is under way, or waits to be
 	changed    chan struct{} // closed when either of them changes
 }
 
-func newRoomOrder() *roomOrder { return &roomOrder{turns: map[turnKey]*turn{}} }
+func newRoomOrder() *roomOrder { return &roomOrder{inFlight: map[roomOrderKey]*inFlight{}} }
 
-// send begins a send that may turn out to go in clear, and waits for an encryption
-// event of the same user on its way. leave must be called, and may be called twice.
+// send begins a send that may be in clear, after waiting for an encryption event of the
+// same user that is under way. leave must be called, and may be called twice.
 func (o *roomOrder) send(ctx context.Context, user id.UserID, room id.RoomID) (leave func(), err error) {
-	key := turnKey{user, room}
-	err = o.when(ctx, key, func(t *turn) bool {
+	key := roomOrderKey{user, room}
+	err = o.await(ctx, key, func(t *inFlight) bool {
 		if t.encrypting {
 			return false
 		}
@@ -47,14 +46,14 @@ func (o *roomOrder) send(ctx context.Context, user id.UserID, room id.RoomID) (l
 	if err != nil {
 		return nil, err
 	}
-	return sync.OnceFunc(func() { o.change(key, func(t *turn) { t.clear-- }) }), nil
+	return sync.OnceFunc(func() { o.update(key, func(t *inFlight) { t.clear-- }) }), nil
 }
 
-// encrypt begins an encryption event, waits for the user's sends in clear to the room
-// and holds up those that come. leave must be called, and may be called twice.
+// encrypt begins an encryption event, after waiting for the user's sends in clear to the
+// room, and makes later ones wait. leave must be called, and may be called twice.
 func (o *roomOrder) encrypt(ctx context.Context, user id.UserID, room id.RoomID) (leave func(), err error) {
-	key := turnKey{user, room}
-	err = o.when(ctx, key, func(t *turn) bool {
+	key := roomOrderKey{user, room}
+	err = o.await(ctx, key, func(t *inFlight) bool {
 		if t.encrypting {
 			return false
 		}
@@ -64,22 +63,22 @@ func (o *roomOrder) encrypt(ctx context.Context, user id.UserID, room id.RoomID)
 	if err != nil {
 		return nil, err
 	}
-	leave = sync.OnceFunc(func() { o.change(key, func(t *turn) { t.encrypting = false }) })
-	if err := o.when(ctx, key, func(t *turn) bool { return t.clear == 0 }); err != nil {
+	leave = sync.OnceFunc(func() { o.update(key, func(t *inFlight) { t.encrypting = false }) })
+	if err := o.await(ctx, key, func(t *inFlight) bool { return t.clear == 0 }); err != nil {
 		leave()
 		return nil, err
 	}
 	return leave, nil
 }
 
-// when waits until try takes its turn.
-func (o *roomOrder) when(ctx context.Context, key turnKey, try func(*turn) bool) error {
+// await waits until try succeeds.
+func (o *roomOrder) await(ctx context.Context, key roomOrderKey, try func(*inFlight) bool) error {
 	for {
 		o.mu.Lock()
-		t := o.turns[key]
+		t := o.inFlight[key]
 		if t == nil {
-			t = &turn{changed: make(chan struct{})}
-			o.turns[key] = t
+			t = &inFlight{changed: make(chan struct{})}
+			o.inFlight[key] = t
 		}
 		took, changed := try(t), t.changed
 		o.mu.Unlock()
@@ -94,15 +93,15 @@ func (o *roomOrder) when(ctx context.Context, key turnKey, try func(*turn) bool)
 	}
 }
 
-// change ends a turn and wakes those who wait.
-func (o *roomOrder) change(key turnKey, end func(*turn)) {
+// update ends a request and wakes those that wait.
+func (o *roomOrder) update(key roomOrderKey, end func(*inFlight)) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	t := o.turns[key]
+	t := o.inFlight[key]
 	end(t)
 	close(t.changed)
 	t.changed = make(chan struct{})
 	if t.clear == 0 && !t.encrypting {
-		delete(o.turns, key)
+		delete(o.inFlight, key)
 	}
 }

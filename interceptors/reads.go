@@ -15,12 +15,11 @@ import (
 )
 
 // Reads: every endpoint that returns events, beside /sync. For devices whose encryption the
-// proxy does, the events go through the same rewriting as those of a sync; where they stand
-// is said in reads_table.go. Clients with keys of their own, and tokens without a device,
-// get what the homeserver says.
+// proxy does, the events are rewritten as in a sync; reads_table.go says where they stand.
+// Clients with keys of their own, and tokens without a device, get the homeserver's answer.
 //
-// The request goes up as it came. A filter in it is the homeserver's to apply, which sees
-// encrypted events as such.
+// The request goes up as it came. A filter in it is applied by the homeserver, to encrypted
+// events as such.
 
 // reader holds the handlers of reads.
 type reader struct {
@@ -37,7 +36,7 @@ func newReader(o SyncOptions) (*reader, error) {
 	return &reader{opt: o, graphs: newEventGraphs(), older: older}, nil
 }
 
-// handlers gives one for each family.
+// handlers returns the handlers of all families.
 func (r *reader) handlers() map[string]Handler {
 	all := make(map[string]Handler)
 	for name, f := range families() {
@@ -47,7 +46,7 @@ func (r *reader) handlers() map[string]Handler {
 	return all
 }
 
-// handler reads what a family of endpoints returns.
+// handler returns the handler of a family of endpoints.
 func (r *reader) handler(f *family) Handler {
 	graph := f.graph()
 	return func(x *Exchange) error {
@@ -91,9 +90,9 @@ func (r *reader) answer(x *Exchange, dev Device, f *family, graph *jsonscan.Node
 		return syncFailure(err)
 	}
 	if s.backward {
-		r.page(x, s, query.Get("from"))
+		r.rememberPage(x, s, query.Get("from"))
 	}
-	if err := r.know(x.Request.Context(), dev, s); err != nil {
+	if err := r.lookUpRooms(x.Request.Context(), dev, s); err != nil {
 		return err
 	}
 	w := &eventWriter{
@@ -103,8 +102,8 @@ func (r *reader) answer(x *Exchange, dev Device, f *family, graph *jsonscan.Node
 	return w.relay(x, resp)
 }
 
-// page follows a room's history back beyond the event that encrypted it.
-func (r *reader) page(x *Exchange, s *readScan, from string) {
+// rememberPage remembers pages of a room's history before the event that encrypted it.
+func (r *reader) rememberPage(x *Exchange, s *readScan, from string) {
 	user := x.Identity.UserID
 	if from != "" && !s.past.found && r.older.Contains(pageName(user, s.room, from)) {
 		s.shown.rest = e2ee.OrderBefore
@@ -116,9 +115,9 @@ func (r *reader) page(x *Exchange, s *readScan, from string) {
 	}
 }
 
-// know finds out which rooms of an answer are encrypted. One of which nothing was ever heard
-// is asked for, where there is only one.
-func (r *reader) know(ctx context.Context, dev Device, s *readScan) error {
+// lookUpRooms finds out which rooms of an answer are encrypted. The homeserver is asked about a
+// room of which nothing is known if it is the only one.
+func (r *reader) lookUpRooms(ctx context.Context, dev Device, s *readScan) error {
 	heard, err := dev.LoadRooms(ctx, s.rooms)
 	if err != nil {
 		return engineError(fmt.Errorf("look up rooms: %w", err))
@@ -126,20 +125,20 @@ func (r *reader) know(ctx context.Context, dev Device, s *readScan) error {
 	if s.family.room != roomOfPath || heard == len(s.rooms) || !s.plain {
 		return nil
 	}
-	// What cannot be told now is not marked, as in a sync that does not say it either.
+	// If it cannot be found out now, nothing is marked, as in a sync without it.
 	_, _ = dev.RoomEncryption(ctx, s.room)
 	return nil
 }
 
-// roomsOf gives the distinct rooms of histories that claim something.
-func settleClaims(ctx context.Context, dev Device, past *histories) error {
-	rooms := past.claimed()
+// dropKnownRooms drops what histories claim about rooms that were encrypted before.
+func dropKnownRooms(ctx context.Context, dev Device, past *histories) error {
+	rooms := past.withEncryption()
 	if len(rooms) == 0 {
 		return nil
 	}
 	if _, err := dev.LoadRooms(ctx, rooms); err != nil {
 		return engineError(fmt.Errorf("look up rooms: %w", err))
 	}
-	past.deny(func(room id.RoomID) bool { return dev.KnownEncrypted(room) })
+	past.dropKnown(func(room id.RoomID) bool { return dev.KnownEncrypted(room) })
 	return nil
 }

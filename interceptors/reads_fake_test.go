@@ -137,8 +137,8 @@ func readPath(handler string) (method, pattern string) {
 	return http.MethodGet, "/" + strings.ReplaceAll(handler, "initial_sync", "initialSync")
 }
 
-// read gives what the client gets when the homeserver answers with body. An error is shown
-// as its code.
+// read returns what the client gets when the homeserver answers with body. An error is
+// shown as its code.
 func (w *readWorld) read(handler, query, body string) string {
 	w.t.Helper()
 	method, pattern := readPath(handler)

@@ -15,12 +15,12 @@ const (
 	changedLimits = `{"type":"m.room.encryption","state_key":"","event_id":"$enc","room_id":"!encrypted:hs.example","content":{"algorithm":"m.megolm.v1.aes-sha2"},"unsigned":{"replaces_state":"$old"}}`
 )
 
-// said is a message in clear.
+// said returns a message in clear.
 func said(name string) string {
 	return `{"type":"m.room.message","event_id":"$` + name + `","room_id":"!encrypted:hs.example","content":{"body":"` + name + `"}}`
 }
 
-// orders gives how events were said to stand, as b, a or ? and their names, in order.
+// orders returns how events were said to stand, as b, a or ? and their names, in order.
 func (w *readWorld) orders(t *testing.T) string {
 	t.Helper()
 	var out []string

@@ -13,22 +13,23 @@ import (
 	"e2ee-proxy/internal/spool"
 )
 
-// maxReadRooms bounds the rooms of one answer that are looked up, and maxPageToken the
-// names of pages that are remembered.
+// maxReadRooms is how many rooms of one answer are looked up, and maxPageToken the largest
+// token of a page that is remembered, in bytes.
 const (
 	maxReadRooms = 1000
 	maxPageToken = 1024
 )
 
-// errNoSuchEvent is an answer that is about one event which the client must not be shown.
+// errNoSuchEvent is the result of an answer about one event that the client must not be
+// shown.
 var errNoSuchEvent = errors.New("the event is not shown")
 
-// readScan is the first pass over what a read returns.
+// readScan is the first pass over the answer to a read.
 type readScan struct {
 	eventScan
 	family   *family
-	room     id.RoomID // of the request's path
-	backward bool      // the page's newest event comes first
+	room     id.RoomID // in the request's path
+	backward bool      // the newest event of the page comes first
 
 	eventRoom []byte
 	replaces  bool
@@ -36,7 +37,7 @@ type readScan struct {
 
 	past   history
 	shown  histories
-	rooms  []id.RoomID // of the answer, each once
+	rooms  []id.RoomID // of the answer, without duplicates
 	seen   map[id.RoomID]bool
 	marked bool // the entry has marks
 	// entries are the rooms of the entries that have marks.
@@ -44,15 +45,15 @@ type readScan struct {
 	end     string
 }
 
-// scanRead reads body into a spool, with the plan for the second pass into its own.
+// scan reads body into a spool, and writes the plan for the second pass into another.
 func (s *readScan) scan(body io.Reader, graph *jsonscan.Node, keep, plan *spool.Spool) error {
 	s.plan = planWriter{to: plan}
 	s.seen = map[id.RoomID]bool{}
 	if s.family.room == roomOfPath {
-		s.note(s.room)
+		s.addRoom(s.room)
 		s.enter(s.room, 0)
 	}
-	_, err := jsonscan.Scan(&keepingReader{body, keep}, graph, jsonscan.Options{Watch: watched()}, s.visit)
+	_, err := jsonscan.Scan(&spoolingReader{body, keep}, graph, jsonscan.Options{Watch: watched()}, s.visit)
 	if err != nil {
 		return fmt.Errorf("read events: %w", err)
 	}
@@ -94,8 +95,8 @@ func (s *readScan) visit(v *jsonscan.Value) error {
 	return nil
 }
 
-// note keeps a room to be looked up.
-func (s *readScan) note(room id.RoomID) {
+// addRoom adds a room to look up.
+func (s *readScan) addRoom(room id.RoomID) {
 	if room != "" && !s.seen[room] && len(s.rooms) < maxReadRooms {
 		s.seen[room] = true
 		s.rooms = append(s.rooms, room)
@@ -111,31 +112,31 @@ func (s *readScan) leaveEntry(v *jsonscan.Value) {
 	if s.marked {
 		s.entries = append(s.entries, room)
 	}
-	s.note(room)
+	s.addRoom(room)
 	s.marked, s.entryRoom = false, s.entryRoom[:0]
 }
 
-// event handles an event of a place, at its end. Its head has been taken.
+// event handles an event of a place, at its end, after its head was taken.
 func (s *readScan) event(p *eventPlace, v *jsonscan.Value) error {
-	s.look(v)
+	s.examine(v)
 	if s.family.room == roomOfEvent {
 		if room := id.RoomID(bytes.Clone(s.eventRoom)); s.room != room {
 			s.room = room
-			s.note(room)
+			s.addRoom(room)
 			s.enter(room, 0)
 		}
 	}
-	at := p.stand
-	if at == standPaged {
-		at = standAfter
+	at := p.position
+	if at == positionPaged {
+		at = positionAfter
 		if s.backward {
-			at = standBefore
+			at = positionBefore
 		}
 	}
-	if s.head.encrypts() {
-		s.past.encrypted(at, v.Start, s.replaces)
+	if s.head.isRoomEncryption() {
+		s.past.addEncryption(at, v.Start, s.replaces)
 	}
-	kind, flags := s.treat(p, v)
+	kind, flags := s.markFor(p, v)
 	if kind == 0 {
 		return nil
 	}
@@ -144,9 +145,9 @@ func (s *readScan) event(p *eventPlace, v *jsonscan.Value) error {
 			return errNoSuchEvent
 		}
 		if kind == markDropEvent {
-			kind, flags = markEvent, flagGone
+			kind, flags = markEvent, flagWithheld
 		}
-		if flags |= flagAlone; p.path == "" {
+		if flags |= flagSingle; p.path == "" {
 			flags |= flagWhole
 		}
 	}
@@ -154,40 +155,40 @@ func (s *readScan) event(p *eventPlace, v *jsonscan.Value) error {
 		s.marked = true
 		s.enter("", sectionEntry)
 	}
-	return s.element(kind, flags|uint64(at)<<standShift, v)
+	return s.element(kind, flags|uint64(at)<<positionShift, v)
 }
 
-// treat says what becomes of an event; no mark when it stays as it is.
-func (s *readScan) treat(p *eventPlace, v *jsonscan.Value) (kind markKind, flags uint64) {
+// markFor returns the mark for an event; none when it is not changed.
+func (s *readScan) markFor(p *eventPlace, v *jsonscan.Value) (kind markKind, flags uint64) {
 	switch p.kind {
 	case placeMixed:
-		if s.head.passing() {
+		if s.head.isEphemeral() {
 			break
 		}
 		fallthrough
 	case placeTimeline:
-		if kind, flags = s.toOpen(v); flags != 0 || kind != markEvent {
+		if kind, flags = s.timelineMark(v); flags != 0 || kind != markEvent {
 			return kind, flags
 		}
 		return 0, 0
 	case placeState:
 	}
 	switch {
-	case s.imitates, s.hidden():
+	case s.imitates, s.hidesEncryption():
 		return markDropEvent, 0
 	case v.Flagged:
-		return markEvent, flagOurs
+		return markEvent, flagReserved
 	}
 	return 0, 0
 }
 
-// encrypts reports whether an event is the state that makes a room encrypted.
-func (h *eventHead) encrypts() bool {
+// isRoomEncryption reports whether an event is the state that makes a room encrypted.
+func (h *eventHead) isRoomEncryption() bool {
 	return string(h.typ) == typeEncryption && h.types == 1 && string(h.stateKey) == `""`
 }
 
-// passing reports whether something among events is none: nothing that stays in the room.
-func (h *eventHead) passing() bool {
+// isEphemeral reports whether something among events is not part of the room, such as typing.
+func (h *eventHead) isEphemeral() bool {
 	switch string(h.typ) {
 	case "m.typing", "m.receipt", "m.presence":
 		return h.types == 1
@@ -195,6 +196,6 @@ func (h *eventHead) passing() bool {
 	return false
 }
 
-// sectionEntry stands for the room that an entry says it is about, which is known only at
-// the end of the entry.
+// sectionEntry stands for the room of an entry, which is known only at the end of the
+// entry.
 const sectionEntry e2ee.Section = 15

@@ -6,57 +6,58 @@ import (
 	"e2ee-proxy/internal/jsonscan"
 )
 
-// Where events stand in what an endpoint returns, as data: one family for each shape of a
+// Where events stand in the answers of endpoints, as data: one family for each shape of a
 // body. An endpoint that is not here returns no events, or passes.
 
-// placeKind says what may be done to the events of a place.
+// placeKind is the treatment of the events of a place.
 type placeKind int
 
 const (
-	// placeTimeline are messages and state as they were sent: they are opened, judged and marked.
+	// placeTimeline are messages and state as they were sent: they are opened, judged and
+	// marked.
 	placeTimeline placeKind = iota + 1
-	// placeMixed is a timeline among which typing notices and the like stand.
+	// placeMixed is a timeline with typing notices and the like in it.
 	placeMixed
 	// placeState are state events, which nobody encrypts.
 	placeState
 )
 
-// eventPlace is a place where events stand. A step of its path is the name of a member, * for
-// each element of an array, or {} for each member of an object, whose name is a room's ID.
-// A path that does not end with * or leads to the whole body is one event alone: it cannot
-// be left out.
+// eventPlace is a place of events. A step of its path is the name of a member, * for each
+// element of an array, or {} for each member of an object with room IDs as names. A path
+// that does not end with * or leads to the whole body is one event alone: it cannot be left
+// out.
 type eventPlace struct {
 	path string
 	kind placeKind
-	// stand is where the events stand in their room's history.
-	stand stand
+	// position is the part of their room's history to which the events belong.
+	position position
 }
 
-// roomSource says which room events are of.
+// roomSource is where the room ID of events stands.
 type roomSource int
 
 const (
 	// roomOfPath is the room in the request's path.
 	roomOfPath roomSource = iota + 1
-	// roomOfEvent is what each event says itself.
+	// roomOfEvent is the room_id of each event.
 	roomOfEvent
-	// roomOfEntry is what the entry says that they are in.
+	// roomOfEntry is the room_id of their entry.
 	roomOfEntry
 )
 
-// family is the shape of what an endpoint returns.
+// family is the shape of an endpoint's answer.
 type family struct {
 	room   roomSource
 	places []eventPlace
-	// entry is the path of the objects that each have a history of their own; empty is the
-	// whole body. With [roomOfEntry] their room_id is the room.
+	// entry is the path of the objects with a history of their own each; empty is the whole
+	// body. With [roomOfEntry] their room_id is the room.
 	entry string
-	// paged is a history that goes on in the direction that the query's dir says, from the
+	// paged reports whether the history goes on in the direction of the query's dir, from the
 	// query's from to the answer's end.
 	paged bool
 }
 
-// Names under which [Handlers] gives the handlers of reads.
+// Names of the handlers of reads that [Handlers] returns.
 const (
 	Messages        = "messages"          // GET rooms/{roomId}/messages
 	EventContext    = "context"           // GET rooms/{roomId}/context/{eventId}
@@ -72,40 +73,40 @@ const (
 	Notifications   = "notifications"     // GET notifications
 )
 
-// families are all of them. Those of a room's state are in stateread.go.
+// families returns all of them. Those of a room's state are in stateread.go.
 func families() map[string]family {
 	const results = "search_categories/room_events/results/*"
 	return map[string]family{
 		Messages: {room: roomOfPath, paged: true, places: []eventPlace{
-			{"chunk/*", placeTimeline, standPaged}, {"state/*", placeState, standNowhere},
+			{"chunk/*", placeTimeline, positionPaged}, {"state/*", placeState, positionNone},
 		}},
 		EventContext: {room: roomOfPath, places: []eventPlace{
-			{"events_before/*", placeTimeline, standBefore}, {"event", placeTimeline, standAt},
-			{"events_after/*", placeTimeline, standAfter}, {"state/*", placeState, standNowhere},
+			{"events_before/*", placeTimeline, positionBefore}, {"event", placeTimeline, positionAt},
+			{"events_after/*", placeTimeline, positionAfter}, {"state/*", placeState, positionNone},
 		}},
-		GetEvent: {room: roomOfPath, places: []eventPlace{{"", placeTimeline, standNowhere}}},
+		GetEvent: {room: roomOfPath, places: []eventPlace{{"", placeTimeline, positionNone}}},
 		Relations: {room: roomOfPath, places: []eventPlace{
-			{"chunk/*", placeTimeline, standNowhere}, {"original_event", placeTimeline, standNowhere},
+			{"chunk/*", placeTimeline, positionNone}, {"original_event", placeTimeline, positionNone},
 		}},
-		Threads: {room: roomOfPath, places: []eventPlace{{"chunk/*", placeTimeline, standNowhere}}},
+		Threads: {room: roomOfPath, places: []eventPlace{{"chunk/*", placeTimeline, positionNone}}},
 		RoomInitialSync: {room: roomOfPath, places: []eventPlace{
-			{"messages/chunk/*", placeTimeline, standAfter}, {"state/*", placeState, standNowhere},
+			{"messages/chunk/*", placeTimeline, positionAfter}, {"state/*", placeState, positionNone},
 		}},
-		Members:   {room: roomOfPath, places: []eventPlace{{"chunk/*", placeState, standNowhere}}},
-		Hierarchy: {room: roomOfPath, places: []eventPlace{{"rooms/*/children_state/*", placeState, standNowhere}}},
-		Events:    {room: roomOfEvent, places: []eventPlace{{"chunk/*", placeMixed, standNowhere}}},
-		EventsGet: {room: roomOfEvent, places: []eventPlace{{"", placeTimeline, standNowhere}}},
+		Members:   {room: roomOfPath, places: []eventPlace{{"chunk/*", placeState, positionNone}}},
+		Hierarchy: {room: roomOfPath, places: []eventPlace{{"rooms/*/children_state/*", placeState, positionNone}}},
+		Events:    {room: roomOfEvent, places: []eventPlace{{"chunk/*", placeMixed, positionNone}}},
+		EventsGet: {room: roomOfEvent, places: []eventPlace{{"", placeTimeline, positionNone}}},
 		InitialSync: {room: roomOfEntry, entry: "rooms/*", places: []eventPlace{
-			{"rooms/*/messages/chunk/*", placeTimeline, standAfter}, {"rooms/*/state/*", placeState, standNowhere},
-			{"rooms/*/invite", placeState, standNowhere},
+			{"rooms/*/messages/chunk/*", placeTimeline, positionAfter}, {"rooms/*/state/*", placeState, positionNone},
+			{"rooms/*/invite", placeState, positionNone},
 		}},
 		Notifications: {room: roomOfEntry, entry: "notifications/*", places: []eventPlace{
-			{"notifications/*/event", placeTimeline, standNowhere},
+			{"notifications/*/event", placeTimeline, positionNone},
 		}},
 		Search: {room: roomOfEvent, entry: results, places: []eventPlace{
-			{results + "/context/events_before/*", placeTimeline, standBefore}, {results + "/result", placeTimeline, standAt},
-			{results + "/context/events_after/*", placeTimeline, standAfter},
-			{"search_categories/room_events/state/{}/*", placeState, standNowhere},
+			{results + "/context/events_before/*", placeTimeline, positionBefore}, {results + "/result", placeTimeline, positionAt},
+			{results + "/context/events_after/*", placeTimeline, positionAfter},
+			{"search_categories/room_events/state/{}/*", placeState, positionNone},
 		}},
 	}
 }
@@ -113,7 +114,7 @@ func families() map[string]family {
 func (p *eventPlace) alone() bool { return !strings.HasSuffix("/"+p.path, "/*") }
 
 // IDs of values that a scan of a read reports. The place, or the level of an object with
-// members of ours, is added to them.
+// members of the proxy's, is added to them.
 const (
 	atPlace   = 1 << 8
 	atEntry   = 2 << 8

@@ -12,11 +12,11 @@ import (
 	"e2ee-proxy/e2ee"
 )
 
-// What a handler asks the homeserver, or tells it, about a room's state besides the client's
-// own request. It is done in the client's name, with what its query says of who asks: the
-// token may be an application service's that speaks for one of its users.
+// Requests of a handler about a room's state, besides the client's own request. They are
+// made in the client's name, with the user of its query: the token may be an application
+// service's that acts for one of its users.
 
-// readStateAs gives the [e2ee.StateReader] of the one who sent x.
+// readStateAs returns the [e2ee.StateReader] of the user of x.
 func readStateAs(x *Exchange) e2ee.StateReader {
 	return func(ctx context.Context, room id.RoomID, eventType string) (json.RawMessage, error) {
 		resp, err := doState(ctx, x, http.MethodGet, room, eventType, nil)
@@ -32,7 +32,7 @@ func readStateAs(x *Exchange) e2ee.StateReader {
 			}
 			return json.RawMessage(raw), nil
 		case http.StatusNotFound:
-			if answer(resp).TextOrEmpty("errcode") == CodeNotFound {
+			if answerObject(resp).TextOrEmpty("errcode") == CodeNotFound {
 				return nil, e2ee.ErrNoState
 			}
 		case http.StatusForbidden:
@@ -53,13 +53,13 @@ func doState(ctx context.Context, x *Exchange, method string, room id.RoomID, ev
 		Method:  method,
 		Pattern: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}",
 		Params:  map[string]string{"roomId": room.String(), "eventType": eventType},
-		Query:   whoQuery(x.Request.URL.Query()),
+		Query:   identityQuery(x.Request.URL.Query()),
 		Body:    content,
 	})
 }
 
-// whoQuery keeps of a query what says who asks.
-func whoQuery(query url.Values) url.Values {
+// identityQuery returns the parameters of a query that say who asks.
+func identityQuery(query url.Values) url.Values {
 	out := url.Values{}
 	for _, name := range []string{"access_token", "user_id", "device_id", "org.matrix.msc3202.device_id"} {
 		if v := query[name]; len(v) > 0 {

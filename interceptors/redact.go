@@ -2,10 +2,10 @@ package interceptors
 
 import "e2ee-proxy/e2ee"
 
-// Redactions: PUT rooms/{roomId}/redact/{eventId}/{txnId}, and POST without the
-// transaction ID. They are not encrypted in any room (requirement 19.6), so in every room
-// but one that is known to be plain they lose their reason, and are refused if they say
-// anything more, see inclear.go. What only names events needs no look at the room. There are no
+// Redactions: PUT rooms/{roomId}/redact/{eventId}/{txnId}, and POST without the transaction
+// ID. They are not encrypted in any room (requirement 19.6), so unless a room is known to
+// be plain they lose their reason, and are refused if they have anything more, see
+// inclear.go. The room is not looked up for one that has only event IDs. There are no
 // delayed ones (MSC4140).
 
 // redact handles [Redact].
@@ -17,7 +17,7 @@ func (r *rooms) redact(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	if r.lifted(dev) {
+	if r.clearTextAllowed(dev) {
 		return x.Upstream.Forward(x)
 	}
 	room, err := roomParam(x)
@@ -37,7 +37,7 @@ func (r *rooms) redact(x *Exchange) error {
 		putBack(x, raw)
 		return x.Upstream.Forward(x)
 	}
-	// It says more than what is redacted: only where everything is in clear anyway.
+	// It has more than the event ID: only where everything is in clear anyway.
 	state, err := r.encryption(x, dev, room)
 	switch {
 	case err == nil && state == e2ee.RoomPlain:

@@ -15,16 +15,16 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// POST refresh gives a device a new access token, never a new device (requirement
+// POST refresh returns a new access token for a device, never a new device (requirement
 // 22.3). Its request carries no access token, so that the device is found by the refresh
-// token, when that was given through this process; otherwise the new token's first
-// request says whose it is. Asking the homeserver at once would use the new token, and a
-// client that never gets this answer could then not refresh again.
+// token, if that was issued through this process; otherwise by the new token's first
+// request. Asking the homeserver at once would use the new token, and a client that never
+// gets this answer could then not refresh again.
 
-// maxRefreshTokens bounds the refresh tokens that are remembered.
+// maxRefreshTokens is how many refresh tokens are remembered.
 const maxRefreshTokens = 1 << 16
 
-// refreshTokens finds the device of a refresh token under a keyed hash. It holds no token.
+// refreshTokens maps refresh tokens to devices by a keyed hash. It holds no token.
 type refreshTokens struct {
 	key   []byte
 	known *lru.Cache[[sha256.Size]byte, Identity]
@@ -42,7 +42,7 @@ func newRefreshTokens() (*refreshTokens, error) {
 	return &refreshTokens{key: key, known: known}, nil
 }
 
-// hash is the name under which a token is known.
+// hash returns the keyed hash of a token.
 func (r *refreshTokens) hash(token secret.String) (sum [sha256.Size]byte) {
 	mac := hmac.New(sha256.New, r.key)
 	_, _ = mac.Write([]byte(token.Reveal())) // a hash never fails
@@ -50,7 +50,7 @@ func (r *refreshTokens) hash(token secret.String) (sum [sha256.Size]byte) {
 	return sum
 }
 
-// remember notes whose a refresh token is.
+// remember records the owner of a refresh token.
 func (r *refreshTokens) remember(token secret.String, who Identity) {
 	if token.IsZero() {
 		return
@@ -59,7 +59,7 @@ func (r *refreshTokens) remember(token secret.String, who Identity) {
 	r.known.Add(r.hash(token), who)
 }
 
-// owner tells whose a refresh token is. The token stays known: until the new one is
+// owner returns the owner of a refresh token. The token stays known: until the new one is
 // used, the client may use it again.
 func (r *refreshTokens) owner(token secret.String) (Identity, bool) {
 	return r.known.Get(r.hash(token))
@@ -82,13 +82,13 @@ func (s *sessions) refreshToken(x *Exchange) error {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusOK {
-		s.refreshed(x, secret.NewString(body.TextOrEmpty("refresh_token")), answer(resp))
+		s.refreshed(x, secret.NewString(body.TextOrEmpty("refresh_token")), answerObject(resp))
 	}
 	return x.Upstream.Relay(x, resp)
 }
 
-// refreshed makes a new token known. The answer is never held back: the client could
-// not get it again.
+// refreshed records a new token. The answer is never held back: the client could not get it
+// again.
 func (s *sessions) refreshed(x *Exchange, used secret.String, got strictjson.Object) {
 	who, known := s.refresh.owner(used)
 	if !known || got.TextOrEmpty("access_token") == "" {

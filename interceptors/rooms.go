@@ -31,7 +31,7 @@ const (
 	membershipKnock  = "knock"
 )
 
-// rooms are the handlers of everything that writes to rooms.
+// rooms holds the handlers of everything that writes to rooms.
 type rooms struct {
 	order *roomOrder
 	txns  *transactions
@@ -39,11 +39,13 @@ type rooms struct {
 	nativeClearText bool
 }
 
-// lifted reports whether policy.native_clear_text lifts the rule for what goes in clear: for
-// devices with keys of their own, and for no others.
-func (r *rooms) lifted(dev Device) bool { return r.nativeClearText && dev.Mode() == e2ee.ModeForeign }
+// clearTextAllowed reports whether policy.native_clear_text allows the device to send in clear: it
+// does for devices with keys of their own, and for no others.
+func (r *rooms) clearTextAllowed(dev Device) bool {
+	return r.nativeClearText && dev.Mode() == e2ee.ModeForeign
+}
 
-// device gives the device of the exchange.
+// device returns the device of the exchange.
 func device(x *Exchange) (Device, error) {
 	dev, err := x.Devices.Device(x.Request.Context(), x.Identity)
 	if err != nil {
@@ -52,8 +54,8 @@ func device(x *Exchange) (Device, error) {
 	return dev, nil
 }
 
-// roomParam gives the room that the path names. What could name a room in a second way
-// is refused: what is known of a room is found by its ID, byte for byte.
+// roomParam returns the room in the path. A second spelling of a room ID is refused: rooms
+// are looked up by their ID, byte for byte.
 func roomParam(x *Exchange) (id.RoomID, error) {
 	room := x.Endpoint.Params["roomId"]
 	if !validRoom(room) {
@@ -67,13 +69,14 @@ func validRoom(room string) bool {
 		strings.IndexFunc(room, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '�' }) < 0
 }
 
-// validUser is for user IDs in bodies and state keys. Historical IDs have few rules.
+// validUser reports whether a text can be a user ID in a body or state key. Historical IDs
+// have few rules.
 func validUser(user string) bool {
 	return len(user) > 2 && len(user) <= 255 && user[0] == '@' && strings.IndexByte(user, ':') > 0
 }
 
-// encryption tells whether a room is encrypted. A token without a device has nobody in the
-// engine who could ask: it asks as itself.
+// encryption returns the encryption of a room. A token without a device has no device in
+// the engine, so the homeserver is asked with that token.
 func (r *rooms) encryption(x *Exchange, dev Device, room id.RoomID) (e2ee.RoomEncryption, error) {
 	ctx := x.Request.Context()
 	var state e2ee.RoomEncryption
@@ -102,7 +105,7 @@ func forwardThen(x *Exchange, body []byte, done func(ctx context.Context, answer
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusOK {
-		if err := done(context.WithoutCancel(x.Request.Context()), answer(resp)); err != nil {
+		if err := done(context.WithoutCancel(x.Request.Context()), answerObject(resp)); err != nil {
 			return err
 		}
 	}

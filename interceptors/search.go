@@ -14,39 +14,40 @@ import (
 	"e2ee-proxy/e2ee"
 )
 
-// POST search. The homeserver finds nothing in encrypted rooms, and would learn there what a
-// person looks for. So a search goes up for rooms that are known to be plain and for no
-// others: those that the client names, or else those that the user is in. The answer says
-// that rooms were left out, see search_note.go. When none is left, nobody is asked.
+// POST search. The homeserver finds nothing in encrypted rooms, and would learn what a
+// person looks for there. So a search goes up only for rooms that are known to be plain:
+// those that the client names, or else those that the user is in. The answer says that
+// rooms were left out, see search_note.go. When no room is left, the homeserver is not
+// asked.
 //
-// So is it for a client that does its own encryption, which can search there by itself. It is
-// shown no notice, as nowhere: it would have none to open.
+// The same holds for a client that does its own encryption, which can search there by
+// itself. It is shown no notice, as elsewhere: it could not open one.
 
 const (
-	// maxSearched is how many rooms are looked at for one search; the rest is left out.
+	// maxSearched is how many rooms are looked up for one search; the rest is left out.
 	maxSearched = 100
-	// searchParallel is how many are asked for at a time.
+	// searchParallel is how many rooms are looked up at a time.
 	searchParallel = 8
-	// maxJoined bounds the list of the user's rooms, in bytes.
+	// maxJoined is the largest list of the user's rooms, in bytes.
 	maxJoined = 4 << 20
 )
 
-// searches are what the handler of searches needs.
+// searches holds the handler of searches.
 type searches struct {
 	rooms *rooms
-	// hideNotices says to whom an answer says no more than what programs read; nil: nobody.
+	// hideNotices reports which users get the part for programs only; nil: nobody.
 	hideNotices func(id.UserID) bool
 	options     SyncOptions
 }
 
-// narrow handles [Search]: what may be asked goes on to next.
+// narrow handles [Search], and passes what may be asked to next.
 func (s *searches) narrow(next Handler) Handler {
 	return func(x *Exchange) error {
 		dev, err := device(x)
 		if err != nil {
 			return err
 		}
-		if s.rooms.lifted(dev) {
+		if s.rooms.clearTextAllowed(dev) {
 			return next(x)
 		}
 		raw, err := readObject(x)
@@ -57,7 +58,7 @@ func (s *searches) narrow(next Handler) Handler {
 		if err != nil {
 			return err
 		}
-		plain, others, err := s.part(x, dev, asked)
+		plain, others, err := s.splitByEncryption(x, dev, asked)
 		if err != nil {
 			return err
 		}
@@ -68,7 +69,7 @@ func (s *searches) narrow(next Handler) Handler {
 		if len(plain) == 0 {
 			return note.answer(x)
 		}
-		body, err := asked.within(plain)
+		body, err := asked.inRooms(plain)
 		if err != nil {
 			return err
 		}
@@ -82,15 +83,16 @@ func (s *searches) narrow(next Handler) Handler {
 	}
 }
 
-// search is what a body asks for.
+// search is the body of a search.
 type search struct {
 	events, filter jsontext.Value
-	// rooms are those that are named, nil when none are; not those that are excluded.
+	// rooms are the rooms that it names, nil when it names none; not are those that it
+	// excludes.
 	rooms, not []string
 }
 
-// readSearch reads a body. Events of rooms are the one category that there is; another one
-// could hold words of which nobody knows what they are for.
+// readSearch parses a body. Room events are the only category that there is; another one
+// could hold words of unknown purpose.
 func readSearch(raw []byte) (search, error) {
 	var out search
 	body, err := parseObject(raw)
@@ -118,8 +120,8 @@ func readSearch(raw []byte) (search, error) {
 	return out, nil
 }
 
-// within gives the body of the same search in some rooms only.
-func (s *search) within(rooms []string) ([]byte, error) {
+// inRooms returns the same search in some rooms only.
+func (s *search) inRooms(rooms []string) ([]byte, error) {
 	list, err := json.Marshal(rooms)
 	if err != nil {
 		return nil, BadJSON("The rooms of a filter must be a list of room IDs.")
@@ -135,8 +137,8 @@ func (s *search) within(rooms []string) ([]byte, error) {
 	return slices.Concat([]byte(`{"search_categories":{"room_events":`), events, []byte(`}}`)), nil
 }
 
-// part tells the rooms that are known to be plain from the others.
-func (s *searches) part(x *Exchange, dev Device, asked search) (plain, others []string, err error) {
+// splitByEncryption divides the rooms into those that are known to be plain and the others.
+func (s *searches) splitByEncryption(x *Exchange, dev Device, asked search) (plain, others []string, err error) {
 	rooms := asked.rooms
 	if rooms == nil {
 		if rooms, err = joinedRooms(x); err != nil {
@@ -170,7 +172,8 @@ func (s *searches) part(x *Exchange, dev Device, asked search) (plain, others []
 	return plain, others, nil
 }
 
-// arePlain asks of each room whether it is plain. One of which that cannot be told is not.
+// arePlain reports for each room whether it is plain. If that cannot be found out, it is
+// not.
 func (s *searches) arePlain(x *Exchange, dev Device, rooms []string) ([]bool, error) {
 	plain := make([]bool, len(rooms))
 	group, ctx := errgroup.WithContext(x.Request.Context())
@@ -181,7 +184,7 @@ func (s *searches) arePlain(x *Exchange, dev Device, rooms []string) ([]bool, er
 		group.Go(func() error {
 			state, err := s.rooms.encryption(&asking, dev, id.RoomID(room))
 			if said, ok := errors.AsType[*Error](err); ok && said.Status == http.StatusUnauthorized {
-				return err // it is the client's token, which it must hear
+				return err // about the client's token, so the client must get it
 			}
 			plain[i] = err == nil && state == e2ee.RoomPlain
 			return nil
@@ -199,7 +202,7 @@ func joinedRooms(x *Exchange) ([]string, error) {
 	asking.Request = x.Request.Clone(x.Request.Context())
 	asking.Request.Body, asking.Request.ContentLength = http.NoBody, 0
 	resp, err := x.Upstream.Do(&asking, Change{
-		Method: http.MethodGet, Pattern: "/_matrix/client/v3/joined_rooms", Query: whoQuery(x.Request.URL.Query()),
+		Method: http.MethodGet, Pattern: "/_matrix/client/v3/joined_rooms", Query: identityQuery(x.Request.URL.Query()),
 	})
 	if err != nil {
 		return nil, err

@@ -17,25 +17,24 @@ import (
 	"e2ee-proxy/internal/jsonscan"
 )
 
-// What the answer to a search says of the rooms that were left out, beside what was found:
+// The answer to a search says which rooms were left out, beside the results:
 //
 //   - for programs, "dev.e2ee-proxy.not_searched" in room_events: {count, rooms, message},
 //     with the first rooms by their IDs;
 //   - for people, a first result that is a notice of the proxy in one of those rooms. It
-//     stands where a client shows what was found, counts as found, and is a message in every
-//     way but that nobody else has it. There is none on later pages, and none at all for
-//     devices with keys of their own and where notices are hidden (clients.hide_warnings,
-//     accounts.USER.notices).
+//     counts as a result, and is like any message except that nobody else has it. There is
+//     none on later pages, and none at all for devices with keys of their own and where
+//     notices are hidden (clients.hide_warnings, accounts.USER.notices).
 
 const (
 	nameNotSearched = prefixOurs + "not_searched"
 	// maxNamed is how many of the rooms are named.
 	maxNamed = 100
-	// searchNoticeID is the ID of the notice in every answer.
+	// searchNoticeID is the event ID of the notice in every answer.
 	searchNoticeID = "$search:" + e2ee.NoticeServer
 )
 
-// searchNote is about rooms that were not searched.
+// searchNote is about the rooms that were not searched.
 type searchNote struct {
 	rooms []string
 	// silent leaves out the notice.
@@ -50,7 +49,7 @@ func (n *searchNote) message() string {
 		"the homeserver finds nothing in them, and would learn what you look for."
 }
 
-// member is the member for programs.
+// member returns the member for programs.
 func (n *searchNote) member() ([]byte, error) {
 	raw, err := json.Marshal(struct {
 		Count   int      `json:"count"`
@@ -63,7 +62,7 @@ func (n *searchNote) member() ([]byte, error) {
 	return slices.Concat([]byte(`"`+nameNotSearched+`":`), raw), nil
 }
 
-// result is the notice as something that was found.
+// result returns the notice as a result of the search.
 func (n *searchNote) result() (jsontext.Value, error) {
 	none := []jsontext.Value{}
 	raw, err := json.Marshal(map[string]any{
@@ -81,7 +80,7 @@ func (n *searchNote) result() (jsontext.Value, error) {
 	return raw, nil
 }
 
-// answer answers a search for which there is no room.
+// answer answers a search of which no room is left.
 func (n *searchNote) answer(x *Exchange) error {
 	found := map[string]any{"count": 0, "highlights": []string{}, "results": []any{}, "state": map[string]any{}, "groups": map[string]any{}}
 	if len(n.rooms) > 0 {
@@ -101,8 +100,7 @@ func (n *searchNote) answer(x *Exchange) error {
 	return writeJSON(x, map[string]any{"search_categories": map[string]any{"room_events": found}})
 }
 
-// notingUpstream puts a note into the answer that the client gets, whoever has made it of the
-// homeserver's.
+// notingUpstream adds a note to the answer that the client gets.
 type notingUpstream struct {
 	Upstream
 	note    *searchNote
@@ -126,7 +124,7 @@ func (u *notingUpstream) Relay(x *Exchange, resp *http.Response) (err error) {
 	}
 	body, out := u.options.spool(x, 0), u.options.spool(x, 0)
 	defer func() { err = errors.Join(err, body.Close(), out.Close()) }()
-	edits, err := u.note.edits(&keepingReader{resp.Body, body})
+	edits, err := u.note.edits(&spoolingReader{resp.Body, body})
 	if err != nil {
 		return syncFailure(err)
 	}
@@ -149,7 +147,7 @@ const (
 	inCount
 )
 
-// edits reads an answer and gives what puts the note into it.
+// edits reads an answer and returns the edits that put the note into it.
 func (n *searchNote) edits(body io.Reader) ([]jsonscan.Edit, error) {
 	graph := jsonscan.NewNode()
 	found := graph.Down(jsonscan.Key("search_categories"), jsonscan.Key("room_events")).Report(inFound, false)

@@ -12,24 +12,24 @@ import (
 	"e2ee-proxy/e2ee"
 )
 
-// Sends of message events: PUT rooms/{roomId}/send/{eventType}/{txnId}, and POST
-// without the transaction ID, which some homeservers take as well (attack N7).
+// Sends of message events: PUT rooms/{roomId}/send/{eventType}/{txnId}, and POST without
+// the transaction ID, which some homeservers take as well (attack N7).
 //
 // Into a room that is not encrypted they pass byte for byte. Into an encrypted one they
-// become m.room.encrypted with the same transaction ID, whatever their type, but:
-//   - m.reaction and m.room.redaction go in clear, see inclear.go.
+// become m.room.encrypted with the same transaction ID, whatever their type, except:
+//   - m.reaction and m.room.redaction are sent in clear, see inclear.go.
 //   - m.room.encrypted made by a client whose keys the proxy holds is refused: such a
 //     client has no keys to make it with.
 //
 // A delayed event passes if the homeserver can delay it, see delayed.go.
 //
-// Clear text has one rule, whatever is known of the device: into a room that is, ever was or
-// may be encrypted, nothing leaves but those exceptions. A client that does its own
-// encryption ([e2ee.ModeForeign]) sends m.room.encrypted, which passes untouched; whether it
-// really does, nobody can tell, since a homeserver can invent keys for any device. The rule
-// is lifted for such devices by policy.native_clear_text only. A token without a device, and
-// a device whose keys are gone, can encrypt nothing. Where it cannot be told whether a room
-// is encrypted, nothing is sent.
+// There is one rule about clear text, whatever is known of the device: nothing but those
+// exceptions is sent into a room that is, ever was or may be encrypted. A client that does
+// its own encryption ([e2ee.ModeForeign]) sends m.room.encrypted, which passes untouched;
+// nobody can tell whether it really does, since a homeserver can invent keys for any
+// device. Only policy.native_clear_text lifts the rule for such devices. A token without a
+// device, and a device whose keys are gone, cannot encrypt. If it is not known whether a
+// room is encrypted, nothing is sent.
 
 // send handles [Send].
 func (r *rooms) send(x *Exchange) error {
@@ -40,7 +40,7 @@ func (r *rooms) send(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	if r.lifted(dev) || dev.Mode() == e2ee.ModeForeign && x.Endpoint.Params["eventType"] == typeEncrypted {
+	if r.clearTextAllowed(dev) || dev.Mode() == e2ee.ModeForeign && x.Endpoint.Params["eventType"] == typeEncrypted {
 		return x.Upstream.Forward(x)
 	}
 	room, err := roomParam(x)
@@ -113,7 +113,7 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 			putBack(x, raw)
 			return x.Upstream.Forward(x)
 		}
-		return noDevice()
+		return tokenWithoutDevice()
 	case e2ee.ModeForeign:
 		return clearText()
 	case e2ee.ModeLost:
@@ -123,14 +123,14 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 	return CannotEncrypt(false, errors.New("the device has not been compared with the homeserver"))
 }
 
-// noDevice refuses a token that can hold no keys.
-func noDevice() *Error {
+// tokenWithoutDevice refuses a token that can have no keys.
+func tokenWithoutDevice() *Error {
 	return refuseEncrypted("This room is encrypted, and this access token belongs to no device, so the message was not sent: only a device can have encryption keys.",
 		"Log in as the user and use the access token of that login.")
 }
 
-// encryptAndSend encrypts an event and sends it. A repetition of the same transaction
-// sends the same ciphertext again, or nothing when the homeserver has confirmed it.
+// encryptAndSend encrypts an event and sends it. Repeating a transaction sends the same
+// ciphertext again, or nothing if the homeserver has confirmed it.
 func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error {
 	change := Change{Method: http.MethodPut, Params: map[string]string{"eventType": typeEncrypted}}
 	if out.TxnID == "" {
@@ -156,15 +156,15 @@ func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusOK {
-		if event := answer(resp).TextOrEmpty("event_id"); event != "" { // a delayed event has none yet
+		if event := answerObject(resp).TextOrEmpty("event_id"); event != "" { // a delayed event has no ID yet
 			dev.Sent(out, id.EventID(event))
 		}
 	}
 	return x.Upstream.Relay(x, resp)
 }
 
-// checkCiphertext is the last look before something leaves: a Change without a body
-// would send what the client sent.
+// checkCiphertext refuses to send an empty body: a Change without a body would send the
+// client's clear text.
 func checkCiphertext(content []byte) error {
 	members, err := parseObject(content)
 	if err != nil || members.TextOrEmpty("algorithm") != megolm || members.TextOrEmpty("ciphertext") == "" {

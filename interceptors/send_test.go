@@ -14,7 +14,7 @@ import (
 	"e2ee-proxy/e2ee"
 )
 
-// sendCall is a send by PUT.
+// sendCall returns a send by PUT.
 func sendCall(room id.RoomID, eventType, body string) call {
 	return call{
 		handler: Send, method: http.MethodPut, pattern: "/rooms/{roomId}/send/{eventType}/{txnId}", body: body,
@@ -22,7 +22,7 @@ func sendCall(room id.RoomID, eventType, body string) call {
 	}
 }
 
-// postCall is the same without a transaction ID.
+// postCall returns the same without a transaction ID.
 func postCall(room id.RoomID, eventType, body string) call {
 	c := sendCall(room, eventType, body)
 	c.method, c.pattern = http.MethodPost, "/rooms/{roomId}/send/{eventType}"

@@ -65,7 +65,7 @@ func TestSendBadRoom(t *testing.T) {
 	}
 }
 
-// Reasons why the engine does not encrypt, and what the client is told (design §6).
+// Reasons why the engine does not encrypt, and what the client is told.
 func TestSendRefusals(t *testing.T) {
 	t.Parallel()
 	upstream := func(status int, code string) error {

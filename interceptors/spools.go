@@ -10,11 +10,11 @@ import (
 	"e2ee-proxy/internal/spool"
 )
 
-// The spools of all handlers are made here, so that what they take of the disk is bounded:
-// for each user, and for all together.
+// The spools of all handlers are made here, so that their use of the disk is limited: for
+// each user, and for all together.
 
-// Defaults of the room on the disk, in bytes, and the room in memory: what has none there
-// is on the disk, so that nobody is refused for it.
+// Default limits on the disk, in bytes, and in memory. What exceeds memory goes to the
+// disk, so that nobody is refused for it.
 const (
 	defaultSpoolDisk        = 4 << 30
 	defaultSpoolDiskPerUser = 1 << 30
@@ -22,7 +22,7 @@ const (
 	spoolMemoryPerUser      = 32 << 20
 )
 
-// NewSpoolDisk gives the room on the disk for bodies that are too large for memory, for
+// NewSpoolDisk returns the budget on the disk for bodies that are too large for memory, for
 // all users and for one. Zero is the default: 4 GiB and 1 GiB.
 func NewSpoolDisk(total, perUser int64) *budget.Budget {
 	if total == 0 {
@@ -34,7 +34,8 @@ func NewSpoolDisk(total, perUser int64) *budget.Budget {
 	return budget.New(total, perUser)
 }
 
-// withSpools gives options in which the spools, and what is held of syncs, have their bounds.
+// withSpools returns the options with a default budget for the spools, and for what is held
+// of syncs.
 func (o SyncOptions) withSpools() SyncOptions {
 	if o.SpoolDisk == nil {
 		o.SpoolDisk = NewSpoolDisk(0, 0)
@@ -53,8 +54,8 @@ func (o SyncOptions) spool(x *Exchange, memory int) *spool.Spool {
 	return spool.New(spool.Options{Dir: o.SpoolDir, Memory: memory, Disk: o.SpoolDisk, RAM: o.spoolRAM, Owner: string(x.Identity.UserID)})
 }
 
-// spoolFailure says to the client that there is no room for a body; nil when err is
-// something else.
+// spoolFailure returns the client's error for a full budget; nil when err is something
+// else.
 func spoolFailure(err error) error {
 	switch {
 	case errors.Is(err, budget.ErrNever):
@@ -71,7 +72,7 @@ func spoolFailure(err error) error {
 	return nil
 }
 
-// rewriteFailure is what the client is told when what was to be rewritten for it was not.
+// rewriteFailure returns the client's error for a body that could not be rewritten.
 func rewriteFailure(what string, err error) error {
 	if full := spoolFailure(err); full != nil {
 		return full

@@ -10,19 +10,19 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// State events: PUT rooms/{roomId}/state/{eventType}[/{stateKey}]. State is not
-// encrypted (requirement 20.1) and passes, but:
+// State events: PUT rooms/{roomId}/state/{eventType}[/{stateKey}]. State is not encrypted
+// (requirement 20.1) and passes, except:
 //   - m.room.encryption: anything but m.megolm.v1.aes-sha2 is refused, so that nobody
-//     switches encryption off or to something we cannot do (requirements 0.8, 20.2), and so
-//     is a delayed one, of which nobody could say when it holds. From the moment it is
-//     accepted by the homeserver every send is encrypted, and sends that come while it is
-//     on its way wait for it.
-//   - m.room.member and m.room.history_visibility are told to the engine once accepted.
+//     switches encryption off or to an unknown algorithm (requirements 0.8, 20.2), and so
+//     is a delayed one, of which nobody knows when it holds. Once the homeserver has
+//     accepted it every send is encrypted, and sends that come while it is under way wait
+//     for it.
+//   - m.room.member and m.room.history_visibility are recorded in the engine once accepted.
 //   - types that are messages and never state are refused in a room that is not known to be
 //     plain: a client that sends one this way would send it in clear. See messagetypes.go.
 //
-// Clients that do their own encryption pass untouched, but for messages in clear and for
-// reasons; that they encrypted a room is remembered for everybody.
+// Clients that do their own encryption pass untouched, except for messages in clear and for
+// reasons; that they encrypted a room is recorded for all accounts.
 
 // putState handles [PutState].
 func (r *rooms) putState(x *Exchange) error {
@@ -58,7 +58,7 @@ func (r *rooms) putState(x *Exchange) error {
 			return err
 		}
 		if state != e2ee.RoomPlain {
-			return noState()
+			return messageAsState()
 		}
 	}
 	putBack(x, raw)
@@ -96,8 +96,8 @@ func (r *rooms) putEncryption(x *Exchange, dev Device, room id.RoomID, raw []byt
 		return err
 	}
 	defer leave()
-	// The outcome must become known also when the client does not wait for it: until then
-	// the user's sends to the room are held up, and after it they are decided.
+	// The result must be recorded also when the client does not wait for it: until then the
+	// user's sends to the room are held up, and after it they are decided.
 	ctx := context.WithoutCancel(x.Request.Context())
 	detached := *x
 	detached.Request = x.Request.WithContext(ctx)
@@ -116,8 +116,8 @@ func (r *rooms) putEncryption(x *Exchange, dev Device, room id.RoomID, raw []byt
 	return x.Upstream.Relay(x, resp)
 }
 
-// noteEncryption records that the homeserver accepted an encryption event, for this
-// device and for everybody.
+// noteEncryption records an encryption event that the homeserver accepted, for this device
+// and for all accounts.
 func (r *rooms) noteEncryption(ctx context.Context, x *Exchange, dev Device, room id.RoomID, content []byte) error {
 	if dev.Mode() != e2ee.ModeProxied {
 		return engineError(x.Devices.NoteEncryption(ctx, room, content))
@@ -125,7 +125,7 @@ func (r *rooms) noteEncryption(ctx context.Context, x *Exchange, dev Device, roo
 	return engineError(dev.NoteEncryption(ctx, room, content))
 }
 
-// checkAlgorithm refuses to encrypt in a way we do not know, or not at all.
+// checkAlgorithm refuses every algorithm but m.megolm.v1.aes-sha2.
 func checkAlgorithm(content strictjson.Object) error {
 	if content.TextOrEmpty("algorithm") == megolm {
 		return nil
@@ -135,7 +135,7 @@ func checkAlgorithm(content strictjson.Object) error {
 }
 
 // putMember passes a membership event, which some bridges send to change a name. Its reason
-// is that of the endpoint for the same membership.
+// is treated as by the endpoint for the same membership.
 func (r *rooms) putMember(x *Exchange, dev Device, room id.RoomID, user string, raw []byte) error {
 	content, err := parseObject(raw)
 	if err != nil {
@@ -155,8 +155,8 @@ func (r *rooms) putMember(x *Exchange, dev Device, room id.RoomID, user string, 
 	})
 }
 
-// putVisibility passes a change of history visibility, after which room keys are
-// rotated and may go to other people (requirement 17.2).
+// putVisibility passes a change of history visibility, after which room keys are rotated
+// and may be shared with other people (requirement 17.2).
 func putVisibility(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
 	content, err := parseObject(raw)
 	if err != nil {
@@ -170,7 +170,7 @@ func putVisibility(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
 	})
 }
 
-// noteVisibility tells the engine of a history visibility that the homeserver accepted.
+// noteVisibility records a history visibility that the homeserver accepted in the engine.
 func noteVisibility(ctx context.Context, dev Device, room id.RoomID, visibility string) error {
 	if dev.Mode() != e2ee.ModeProxied {
 		return nil

@@ -317,8 +317,8 @@ func TestRoomOrder(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if len(o.turns) != 0 {
-			t.Errorf("%d turns are left", len(o.turns))
+		if len(o.inFlight) != 0 {
+			t.Errorf("%d turns are left", len(o.inFlight))
 		}
 	})
 }

@@ -7,18 +7,18 @@ import (
 	"e2ee-proxy/e2ee"
 )
 
-// GET rooms/{roomId}/state[/{eventType}[/{stateKey}]]. Some clients without encryption
-// look here whether a room is encrypted, and refuse to send when it is. Those that the
-// proxy encrypts for find no m.room.encryption, as in their syncs, unless the options say
-// otherwise. The events of a list are cleaned as everywhere; a single one is its content
-// alone, which is what somebody wrote, unless the client asks for the whole event.
+// GET rooms/{roomId}/state[/{eventType}[/{stateKey}]]. Some clients without encryption look
+// here whether a room is encrypted, and refuse to send when it is. Those that the proxy
+// encrypts for find no m.room.encryption, as in their syncs, unless the options say
+// otherwise. The events of a list are cleaned as everywhere; a single one is only its
+// content, which somebody wrote, unless the client asks for the whole event.
 
 func stateFamily() *family {
-	return &family{room: roomOfPath, places: []eventPlace{{"*", placeState, standNowhere}}}
+	return &family{room: roomOfPath, places: []eventPlace{{"*", placeState, positionNone}}}
 }
 
 func stateEventFamily() *family {
-	return &family{room: roomOfPath, places: []eventPlace{{"", placeState, standNowhere}}}
+	return &family{room: roomOfPath, places: []eventPlace{{"", placeState, positionNone}}}
 }
 
 // stateReader holds the handlers of reads of a room's state.
@@ -42,8 +42,8 @@ func (s *stateReader) get(x *Exchange) error {
 	return x.Upstream.Forward(x)
 }
 
-// encryption is for the state that says that a room is encrypted. The homeserver is asked
-// all the same: who may not see the room is told so.
+// encryption handles the m.room.encryption of a room. The homeserver is asked all the same,
+// so that a user who may not see the room gets its error.
 func (s *stateReader) encryption(x *Exchange) error {
 	dev, err := device(x)
 	if err != nil {

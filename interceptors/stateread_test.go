@@ -14,9 +14,9 @@ const (
 	stateName       = `{"type":"m.room.name","state_key":"","content":{"name":"m.room.encryption"}}`
 )
 
-// Issue 2, part 5: a client that the proxy encrypts for finds no m.room.encryption where
-// it reads a room's state, and everything else as it is. A client with keys of its own,
-// and one whose administrator wants it shown, find everything.
+// A client that the proxy encrypts for finds no m.room.encryption where it reads a room's
+// state, and everything else as it is. A client with keys of its own, and one whose
+// administrator wants it shown, find everything.
 func TestReadStateHidesEncryption(t *testing.T) {
 	t.Parallel()
 	const one, key, list = "/rooms/{roomId}/state/{eventType}", "/rooms/{roomId}/state/{eventType}/{stateKey}", "/rooms/{roomId}/state"

@@ -21,44 +21,44 @@ import (
 // Upstream: the filter is made wider (see filter.go), timeout is capped, and 0 when the
 // proxy has something for the client. The other parameters stay as they are.
 //
-// The response is kept in a spool while it is scanned. What matters to encryption is
-// committed, and only then is the response released (requirement 5.3), changed so:
+// The response is spooled while it is scanned. What matters to encryption is committed, and
+// only then is the response released (requirement 5.3), changed as follows:
 //
 //   - Encrypted events are opened; in encrypted rooms so are plain ones that should have
-//     been encrypted, with what the response shows of where they stand (events_order.go).
-//     What cannot be looked into stays as it came, unless it could pass for something that
-//     it is not: then it goes.
-//   - A client's first sync waits for a moment for keys that the account's backup has.
+//     been encrypted, with their order relative to the room's encryption (events_order.go).
+//     What cannot be read is kept, unless clients could take it for something that it is
+//     not.
+//   - A client's first sync waits for a moment for keys from the account's backup.
 //   - m.room.encryption is hidden, unless the options say otherwise.
 //   - Members that only the proxy may add are removed wherever the homeserver put them.
-//   - to_device is replaced by what is not encryption traffic. device_lists,
+//   - to_device keeps only what is not encryption traffic. device_lists,
 //     device_one_time_keys_count and device_unused_fallback_key_types are removed: the
 //     client shall see no reason to upload keys (requirement 4.9).
 //   - Events whose keys came late are put in front of their room's timeline.
 //   - Warnings are added, also as notices behind the timelines of the rooms concerned. What
-//     imitates one goes, see notices.go.
+//     imitates one is removed, see notices.go.
 //   - The client's filter is applied to what is shown.
 //
-// An error response passes unchanged. A response that is not JSON, or not a sync
-// response, becomes 502, and nothing is committed.
+// An error response passes unchanged. A response that is not JSON, or not a sync response,
+// becomes 502, and nothing is committed.
 
-// SyncOptions are the settings of the sync handler. Zero fields have the defaults given.
+// SyncOptions configures the sync handler. Zero fields have the defaults named here.
 type SyncOptions struct {
 	// ShowEncryptionState shows m.room.encryption to clients that the proxy encrypts for
 	// (clients.show_encryption_state).
 	ShowEncryptionState bool
-	// MaxTimeout caps how long a sync may wait at the homeserver: 60 s.
+	// MaxTimeout is the longest time that a sync may wait at the homeserver: 60 s.
 	MaxTimeout time.Duration
-	// KeyWait is how long a client's first sync, and every read of history, waits for room keys
-	// that the account's backup has (clients.key_wait). Zero waits for none.
+	// KeyWait is how long a client's first sync, and every read of history, waits for room
+	// keys from the account's backup (clients.key_wait). Zero does not wait.
 	KeyWait time.Duration
-	// SpoolDir is where responses too large for memory are kept, encrypted, until they
-	// are sent: the system's directory for temporary files.
+	// SpoolDir is where responses too large for memory are kept, encrypted, until they are
+	// sent: the system's directory for temporary files.
 	SpoolDir string
-	// SpoolDisk is what they may take of the disk: [NewSpoolDisk].
+	// SpoolDisk limits the use of SpoolDir: [NewSpoolDisk].
 	SpoolDisk *budget.Budget
 	spoolRAM  *budget.Budget
-	// UpdateMemory is what may be held of responses for the engine, until they are answered:
+	// UpdateMemory limits what is held of responses for the engine, until they are answered:
 	// 256 MiB, and 64 MiB for one user.
 	UpdateMemory *budget.Budget
 }
@@ -66,7 +66,7 @@ type SyncOptions struct {
 const (
 	defaultMaxTimeout = 60 * time.Second
 	planMemory        = 128 << 10
-	// relayFirst is how much of a response is held before it is answered.
+	// relayFirst is how much of a response is written to memory before the answer begins.
 	relayFirst = 16 << 10
 )
 
@@ -77,13 +77,13 @@ var errArrived = errors.New("something arrived for the client")
 // syncHandler is the handler of GET /sync. It is shared by all requests.
 type syncHandler struct {
 	opt SyncOptions
-	// What is looked at in a response, without and with a filter.
+	// The places of a response that are looked at, without and with a filter.
 	lean, full *jsonscan.Node
 	graphs     eventGraphs
 	filters    *filters
 }
 
-// NewSync gives the handler of GET /sync.
+// NewSync returns the handler of GET /sync.
 func NewSync(opt SyncOptions) (Handler, error) {
 	if opt.MaxTimeout == 0 {
 		opt.MaxTimeout = defaultMaxTimeout
@@ -142,8 +142,8 @@ func relayAndClose(x *Exchange, resp *http.Response) error {
 	return x.Upstream.Relay(x, resp)
 }
 
-// syncQuery is the query for upstream, to be completed. The parameters that mean
-// something here stand in it once, so that the homeserver cannot read them otherwise.
+// syncQuery returns the query for upstream, still without filter and timeout. Parameters
+// with a meaning here occur once, so that the homeserver cannot read them otherwise.
 func syncQuery(r *http.Request) url.Values {
 	query := r.URL.Query()
 	query.Del("access_token")
@@ -156,7 +156,7 @@ func syncQuery(r *http.Request) url.Values {
 }
 
 // upstream sends the sync to the homeserver. When something arrives for the client
-// while it waits there, it is sent again and does not wait.
+// meanwhile, it is sent again without waiting.
 func (h *syncHandler) upstream(x *Exchange, in ClientSync, query url.Values) (*http.Response, error) {
 	if in.Waiting() {
 		query.Set("timeout", "0")
@@ -176,7 +176,7 @@ func (h *syncHandler) upstream(x *Exchange, in ClientSync, query url.Values) (*h
 	return x.Upstream.Do(x, Change{Query: query})
 }
 
-// doUntil is Do that ends with errArrived when the channel is closed before the
+// doUntil is like Do, but returns errArrived when the channel is closed before the
 // homeserver answers.
 func doUntil(x *Exchange, c Change, arrived <-chan struct{}) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(x.Request.Context())
@@ -209,7 +209,7 @@ func doUntil(x *Exchange, c Change, arrived <-chan struct{}) (*http.Response, er
 	return resp, nil
 }
 
-// cancelBody gives the request's context back when the body is closed.
+// cancelBody cancels the request's context when the body is closed.
 type cancelBody struct {
 	io.ReadCloser
 	cancel context.CancelCauseFunc
@@ -220,7 +220,8 @@ func (b *cancelBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// answer takes in a sync response, commits what it says, and answers with the rest.
+// answer reads a sync response, commits what matters to encryption, and answers with the
+// rest.
 func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since string, filter *clientFilter, resp *http.Response) (err error) {
 	body, plan := h.opt.spool(x, 0), h.opt.spool(x, planMemory)
 	defer func() { err = errors.Join(err, body.Close(), plan.Close()) }()
@@ -236,8 +237,8 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 	if err != nil {
 		return syncFailure(err)
 	}
-	if since != "" { // what is new in a room that was encrypted before is not older than that
-		if err := settleClaims(x.Request.Context(), dev, &scan.shown); err != nil {
+	if since != "" { // new events of a room that was encrypted before are not older than its encryption
+		if err := dropKnownRooms(x.Request.Context(), dev, &scan.shown); err != nil {
 			return err
 		}
 	}
@@ -253,8 +254,8 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 	return w.relay(x, resp)
 }
 
-// syncFailure tells a response that is no sync response from one that ended early and
-// from a failure of our own.
+// syncFailure returns the client's error for a response that is no sync response, one that
+// ended early, or a failure of our own.
 func syncFailure(err error) error {
 	if full := spoolFailure(err); full != nil {
 		return full
@@ -273,7 +274,7 @@ func syncFailure(err error) error {
 	return unread(err)
 }
 
-// relay runs the second pass into the answer. It ends before it returns.
+// relay runs the second pass into the answer, and ends before it returns.
 func (w *eventWriter) relay(x *Exchange, resp *http.Response) error {
 	ctx, cancel := context.WithCancel(x.Request.Context())
 	out, to := io.Pipe()
@@ -287,7 +288,8 @@ func (w *eventWriter) relay(x *Exchange, resp *http.Response) error {
 		_ = out.Close()
 		<-done
 	}()
-	// Before anything is answered an error can still be told, and a short answer has a length.
+	// Before the answer has begun, an error can still be returned, and a short answer gets a
+	// length.
 	first := make([]byte, relayFirst)
 	n, err := io.ReadFull(out, first)
 	whole := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)

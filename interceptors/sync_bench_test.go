@@ -149,8 +149,8 @@ func reportCPU(b *testing.B, size int) func() {
 	}
 }
 
-// Issue 2, "How it is known to work" 7: a 10 MB sync streams through with a heap that
-// does not grow with it (budget: 4 MB whatever the body).
+// A 10 MB sync streams through with a heap that does not grow with it (limit: 4 MB whatever
+// the body).
 func TestSyncHeap(t *testing.T) {
 	for _, size := range []int{10 << 20, 100 << 20} {
 		for _, encrypted := range []int{0, 500} {

@@ -11,9 +11,9 @@ import (
 	"e2ee-proxy/internal/jsonscan"
 )
 
-// event handles an event of any list, at its end. Its head has been taken.
+// event handles an event of any list, at its end, after its head was taken.
 func (s *syncScan) event(place int, v *jsonscan.Value) error {
-	s.look(v)
+	s.examine(v)
 	if s.inRoom && !s.wanted {
 		return s.noteChange(place, v)
 	}
@@ -24,12 +24,12 @@ func (s *syncScan) event(place int, v *jsonscan.Value) error {
 		if err := s.noteChange(place, v); err != nil {
 			return err
 		}
-		if s.imitates || s.hidden() || !s.filter.state().passes(s.room.RoomID, &s.head) {
+		if s.imitates || s.hidesEncryption() || !s.filter.state().passes(s.room.RoomID, &s.head) {
 			return s.element(markDropEvent, 0, v)
 		}
-		return s.stay(v, s.fieldsFlag())
+		return s.markKept(v, s.fieldsFlag())
 	case atStrippedEvent:
-		if s.hidden() {
+		if s.hidesEncryption() {
 			return s.element(markDropEvent, 0, v)
 		}
 	case atAccountEvent:
@@ -46,7 +46,7 @@ func (s *syncScan) event(place int, v *jsonscan.Value) error {
 	if s.imitates {
 		return s.element(markDropEvent, 0, v)
 	}
-	return s.stay(v, 0)
+	return s.markKept(v, 0)
 }
 
 func (s *syncScan) fieldsFlag() uint64 {
@@ -60,15 +60,15 @@ func (s *syncScan) timelineEvent(v *jsonscan.Value) error {
 	if err := s.noteChange(atTimelineEvent, v); err != nil {
 		return err
 	}
-	kind, flags := s.toOpen(v)
+	kind, flags := s.timelineMark(v)
 	switch {
 	case kind == markDropEvent:
 	case flags&flagSealed == 0 && !s.filter.timeline().passes(s.room.RoomID, &s.head):
 		kind, flags = markDropEvent, 0
-	default: // the filter applies to what is in a sealed event
+	default: // the filter applies to the decrypted event
 		flags |= s.fieldsFlag()
 	}
-	stands := uint64(standAfter) << standShift
+	stands := uint64(positionAfter) << positionShift
 	touched := kind == markDropEvent || flags != 0
 	if v.Index == 0 {
 		front := mark{kind: markFront, flags: flagAfter, start: v.Inside, end: v.Inside, sep: -1}
@@ -85,8 +85,8 @@ func (s *syncScan) timelineEvent(v *jsonscan.Value) error {
 	return s.element(kind, flags|stands, v)
 }
 
-// noteChange takes a state event that matters to encryption. Stripped state is never
-// taken (requirement 20.4).
+// noteChange records a state event that matters to encryption. Stripped state never counts
+// (requirement 20.4).
 func (s *syncScan) noteChange(place int, v *jsonscan.Value) error {
 	var to *[]e2ee.StateChange
 	switch place {
@@ -99,7 +99,7 @@ func (s *syncScan) noteChange(place int, v *jsonscan.Value) error {
 	default:
 		return nil
 	}
-	if !s.head.state {
+	if !s.head.hasStateKey {
 		return nil
 	}
 	s.noteOrder(place, v)
@@ -125,22 +125,22 @@ func (s *syncScan) noteChange(place int, v *jsonscan.Value) error {
 	return s.grow(len(change.StateKey)+len(change.Content)+64, nil)
 }
 
-// noteOrder takes what tells on which side of the room's encryption its messages stand.
+// noteOrder records what shows on which side of the room's encryption its messages stand.
 func (s *syncScan) noteOrder(place int, v *jsonscan.Value) {
 	switch {
 	case place == atStateAfterEvent:
-	case s.head.encrypts():
-		at := standAfter
+	case s.head.isRoomEncryption():
+		at := positionAfter
 		if place == atStateEvent {
-			at = standStart
+			at = positionStart
 		}
-		s.past.encrypted(at, v.Start, replaces(v.Raw))
+		s.past.addEncryption(at, v.Start, replaces(v.Raw))
 	case string(s.head.typ) == typeMember && string(s.head.membership) == `"join"` && string(jsonscan.Text(s.head.stateKey)) == string(s.who):
-		s.past.rest = e2ee.OrderUnknown // what comes with a join may be from before it
+		s.past.rest = e2ee.OrderUnknown // events that come with a join may be from before it
 	}
 }
 
-// replaces reports whether a state event says that it took the place of another.
+// replaces reports whether a state event replaced another.
 func replaces(event []byte) bool {
 	var e struct {
 		PrevContent jsontext.Value `json:"prev_content"`
@@ -156,8 +156,8 @@ func replaces(event []byte) bool {
 	return e.PrevContent != nil || e.Replaces != nil || e.Unsigned.PrevContent != nil || e.Unsigned.Replaces != nil
 }
 
-// membershipContent keeps nothing of a member's content but the membership. There may
-// be very many, so those that the specification names share their memory.
+// membershipContent returns a member's content with only the membership. There may be very
+// many, so those that the specification names share their memory.
 func membershipContent(raw []byte) json.RawMessage {
 	switch string(raw) {
 	case `"join"`:
@@ -186,8 +186,8 @@ var (
 	contentKnock  = json.RawMessage(`{"membership":"knock"}`)
 )
 
-// contentOf gives the content of an event; an empty one when it cannot be read, which
-// for m.room.encryption is an encrypted room of an unknown kind.
+// contentOf returns the content of an event; an empty one when it cannot be read, which for
+// m.room.encryption means an unknown algorithm.
 func contentOf(event []byte) json.RawMessage {
 	var e struct {
 		Content jsontext.Value `json:"content"`

@@ -13,7 +13,8 @@ import (
 
 // What the proxy adds to a sync response: late events, notices, to-device events, warnings.
 
-// added gives the events to put into the timeline of a room that has none, and forgets them.
+// added returns the events to put into the timeline of a room that has none, and deletes
+// them here.
 func (w *syncWriter) added(room id.RoomID) []json.RawMessage {
 	events := slices.Concat(w.extras.Late[room], w.extras.Notices[room])
 	delete(w.extras.Late, room)
@@ -22,7 +23,7 @@ func (w *syncWriter) added(room id.RoomID) []json.RawMessage {
 }
 
 // insertAdded adds the events for the room at the end of an object, if there are any.
-func (w *syncWriter) insertAdded(k *work, write func(*bytes.Buffer, []json.RawMessage)) error {
+func (w *syncWriter) insertAdded(k *pendingMark, write func(*bytes.Buffer, []json.RawMessage)) error {
 	events := w.added(k.room)
 	if len(events) == 0 {
 		return nil
@@ -32,7 +33,7 @@ func (w *syncWriter) insertAdded(k *work, write func(*bytes.Buffer, []json.RawMe
 	return w.insertMembers(k, &out)
 }
 
-func (w *syncWriter) insertMembers(k *work, members *bytes.Buffer) error {
+func (w *syncWriter) insertMembers(k *pendingMark, members *bytes.Buffer) error {
 	if members.Len() == 0 {
 		return nil
 	}
@@ -40,7 +41,7 @@ func (w *syncWriter) insertMembers(k *work, members *bytes.Buffer) error {
 }
 
 // doEnd adds what is missing at the end of rooms.join, of rooms, or of the response.
-func (w *syncWriter) doEnd(k *work) error {
+func (w *syncWriter) doEnd(k *pendingMark) error {
 	var out bytes.Buffer
 	switch k.kind {
 	case markSectionEnd:
@@ -70,7 +71,7 @@ func (w *syncWriter) writeJoin(out *bytes.Buffer) {
 	out.WriteByte('}')
 }
 
-// writeAbsent writes entries for the rooms that the response does not have.
+// writeAbsent writes entries for rooms that the response does not have.
 func (w *syncWriter) writeAbsent(out *bytes.Buffer) {
 	for i, room := range w.absent {
 		if i > 0 {
@@ -91,7 +92,7 @@ func (w *syncWriter) writeTop(out *bytes.Buffer) error {
 		}
 		clean := make([]json.RawMessage, 0, len(w.extras.ToDevice))
 		for _, e := range w.extras.ToDevice {
-			stripped, err := w.graphs.stripOurs(e)
+			stripped, err := w.graphs.stripReserved(e)
 			if err != nil {
 				continue
 			}
@@ -116,7 +117,7 @@ func (w *syncWriter) writeTop(out *bytes.Buffer) error {
 	return nil
 }
 
-// writeTimeline writes a member with a timeline of a room.
+// writeTimeline writes a room's timeline member.
 func writeTimeline(out *bytes.Buffer, events []json.RawMessage) {
 	out.WriteString(`"timeline":{`)
 	writeList(out, "events", events)

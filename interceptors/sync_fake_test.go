@@ -284,7 +284,7 @@ func (w *syncWorld) get(ctx context.Context, out http.ResponseWriter, query stri
 	})
 }
 
-// sync gives the answer to one sync.
+// sync returns the answer to one sync.
 func (w *syncWorld) sync(t testing.TB, query string) (*httptest.ResponseRecorder, error) {
 	t.Helper()
 	out := httptest.NewRecorder()

@@ -9,11 +9,11 @@ import (
 )
 
 // Syncs of devices whose encryption the proxy does not do pass through. There is one
-// exception: a client that turned out to have keys of its own only after its first sync
-// was shown that sync without the encryption of its rooms. Its next one carries the
-// whole state, so that it learns what was hidden and sends nothing in clear.
+// exception: a client that turned out to have keys of its own only after its first sync saw
+// that sync without the encryption of its rooms. Its next one carries the full state, so
+// that it learns what was hidden and sends nothing in clear.
 
-// fullStateTaker is a device whose client may need the whole state once.
+// fullStateTaker is a device whose client may need the full state once.
 type fullStateTaker interface {
 	NeedsFullState() bool
 	GaveFullState(ctx context.Context) error
@@ -35,7 +35,7 @@ func passSync(x *Exchange, dev Device) error {
 	if err := relayAndClose(x, resp); err != nil || !given {
 		return err
 	}
-	// The client has its answer. If this is not recorded it gets the whole state once more.
+	// The client has its answer. If this is not recorded it gets the full state once more.
 	if err := taker.GaveFullState(context.WithoutCancel(x.Request.Context())); err != nil {
 		zerolog.Ctx(x.Request.Context()).Warn().Err(err).Msg("The client has the whole state; that could not be noted, so it gets it once more")
 	}

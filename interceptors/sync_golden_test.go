@@ -24,7 +24,7 @@ import (
 
 var updateGolden = flag.Bool("update-sync", false, "write the golden files of testdata/sync anew")
 
-// strictJSON says whether something is one JSON value that everybody reads alike.
+// strictJSON reports whether something is one JSON value that everybody reads alike.
 func strictJSON(raw []byte) error {
 	d := jsontext.NewDecoder(bytes.NewReader(raw))
 	if _, err := d.ReadValue(); err != nil {

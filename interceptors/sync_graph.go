@@ -6,7 +6,7 @@ import (
 )
 
 // Places in a sync body, above those inside an event. The section of the room and, for
-// members of ours, the level are in the bits above.
+// members of the proxy's, the level are in the bits above.
 const (
 	atTop = iota + 32
 	atNextBatch
@@ -15,7 +15,7 @@ const (
 	atLeft
 	atOneTimeKeys
 	atFallback
-	atHidden // a member of the top level that the client shall not see
+	atHidden // a member of the top level that the client must not see
 	atAccountEvent
 	atRooms
 	atSection
@@ -31,14 +31,14 @@ const (
 	atOurs
 )
 
-// Levels of objects that may have members of ours.
+// Levels of objects that may have members of the proxy's.
 const (
 	levelTop = iota
 	levelRooms
 	levelSection
 	levelRoom
 	levelPart
-	_ // what reads return goes deeper
+	_ // answers to reads are nested deeper
 	_
 	_
 	levels
@@ -62,9 +62,9 @@ var sections = [...]struct {
 	{"knock", e2ee.SectionKnock}, {"leave", e2ee.SectionLeave},
 }
 
-// syncGraph names everything in a sync body that is looked at. Events are expected in
-// any list called events, at the top level or of a room, so that lists that are not
-// known here are cleaned too. head adds to the node of an event what is needed of it.
+// syncGraph names everything in a sync body that is looked at. Events are expected in any
+// list called events, at the top level or of a room, so that unknown lists are cleaned too.
+// head adds what is needed of an event to its node.
 func syncGraph(head func(event *jsonscan.Node) *jsonscan.Node) *jsonscan.Node {
 	g := graphMaker{head}
 	key, elem := jsonscan.Key, jsonscan.Elem
@@ -120,12 +120,12 @@ func (g graphMaker) room(room *jsonscan.Node, section e2ee.Section) {
 	g.events(other, atOtherEvent, section)
 }
 
-// graphMaker makes the graph of a sync.
+// graphMaker builds the graph of a sync.
 type graphMaker struct {
 	head func(event *jsonscan.Node) *jsonscan.Node
 }
 
-// events makes the elements of the list called events of a part be reported.
+// events adds the elements of a part's list of events to the graph.
 func (g graphMaker) events(part *jsonscan.Node, place int, section e2ee.Section) {
 	event := part.Down(jsonscan.Key("events"), jsonscan.Elem())
 	g.head(event).Report(placeIn(place, section), true)

@@ -8,10 +8,10 @@ import (
 	"e2ee-proxy/internal/budget"
 )
 
-// What a sync response says of encryption is held in memory until it is committed, and what
-// the client is shown is written from it. That is little in nearly every response, but the
-// homeserver says how much: so it comes from a budget too, and one account leaves the
-// others theirs.
+// What matters to encryption in a sync response is held in memory until it is committed,
+// and the client's answer is written from it. It is little in nearly every response, but
+// the homeserver decides how much: so it has a budget too, of which one account leaves
+// enough for the others.
 
 const (
 	updateMemory        = 256 << 20
@@ -20,23 +20,23 @@ const (
 	updateStep = 256 << 10
 )
 
-// newUpdateMemory returns the room for the updates of all syncs that are being answered.
+// newUpdateMemory returns the budget for the updates of all syncs.
 func newUpdateMemory() *budget.Budget { return budget.New(updateMemory, updateMemoryPerUser) }
 
-// memoryError says that there is no room for an update.
+// memoryError means that the budget for updates is used up.
 type memoryError struct{ cause error }
 
 func (e *memoryError) Error() string { return fmt.Sprintf("hold a sync's update: %v", e.cause) }
 func (e *memoryError) Unwrap() error { return e.cause }
 
-// heldUpdate counts what one update holds. The zero value has no bound.
+// heldUpdate counts the memory of one update. The zero value has no limit.
 type heldUpdate struct {
 	from        *budget.Budget
 	owner       string
 	size, taken int64
 }
 
-// add makes room for n bytes more.
+// add takes n more bytes.
 func (h *heldUpdate) add(n int) error {
 	if h.size += int64(n); h.size > maxUpdate {
 		return fmt.Errorf("%w: more than %d bytes that matter to encryption", errSyncBody, maxUpdate)
@@ -52,7 +52,7 @@ func (h *heldUpdate) add(n int) error {
 	return nil
 }
 
-// release gives the room back.
+// release returns the bytes to the budget.
 func (h *heldUpdate) release() {
 	if h.from != nil {
 		h.from.Give(h.owner, h.taken)
@@ -60,8 +60,8 @@ func (h *heldUpdate) release() {
 	h.taken = 0
 }
 
-// memoryFailure says to the client that there is no room for an update; nil when err is
-// something else.
+// memoryFailure returns the client's error for a memoryError; nil when err is something
+// else.
 func memoryFailure(err error) error {
 	var full *memoryError
 	if !errors.As(err, &full) {

@@ -14,16 +14,15 @@ import (
 	"e2ee-proxy/internal/spool"
 )
 
-// The first pass over a sync body: it is kept in a spool while what matters to
-// encryption is taken from it, and the places are noted where the second pass may have
-// to do something.
+// The first pass over a sync body: it is spooled while what matters to encryption is taken
+// from it, and the places are marked where the second pass may have to change something.
 
-// maxUpdate bounds what is taken from one response, in bytes.
+// maxUpdate is the most that is taken from one response, in bytes.
 const maxUpdate = 64 << 20
 
-// maxJoins bounds the joins that are taken from one response. A room with further ones
-// is reported as limited, so that the engine asks for its members when it needs them;
-// whoever left is always reported.
+// maxJoins is the most joins that are taken from one response. A room with further ones is
+// reported as limited, so that the engine asks for its members when it needs them;
+// departures are always reported.
 const maxJoins = 10_000
 
 // errSyncBody is a response that is not a sync response.
@@ -35,15 +34,15 @@ type syncScan struct {
 	filter *clientFilter
 	update e2ee.SyncUpdate
 	held   heldUpdate
-	joins  int // joins held in update
+	joins  int // number of joins in update
 	who    id.UserID
 	shown  histories
 
-	// The room that the scan is in.
+	// The current room.
 	inRoom    bool
 	wanted    bool
 	hasEvents bool // its timeline has events
-	leftOut   bool // joins of it were left out
+	leftOut   bool // some of its joins were left out
 	room      e2ee.RoomUpdate
 	state     []e2ee.StateChange
 	timeline  []e2ee.StateChange
@@ -57,12 +56,12 @@ func newSyncScan(graphs *eventGraphs, plan *spool.Spool, filter *clientFilter, s
 	}
 }
 
-// run reads body into a spool and gives what it says of encryption.
+// run reads body into a spool and returns what matters to encryption.
 func (s *syncScan) run(body io.Reader, graph *jsonscan.Node, keep *spool.Spool) (e2ee.SyncUpdate, error) {
-	if s.update.Since != "" { // what comes after an earlier sync
+	if s.update.Since != "" { // a sync that continues from an earlier one
 		s.shown.rest = e2ee.OrderAfter
 	}
-	_, err := jsonscan.Scan(&keepingReader{body, keep}, graph, jsonscan.Options{Watch: watched()}, s.visit)
+	_, err := jsonscan.Scan(&spoolingReader{body, keep}, graph, jsonscan.Options{Watch: watched()}, s.visit)
 	if err != nil {
 		return s.update, fmt.Errorf("read sync response: %w", err)
 	}
@@ -100,14 +99,14 @@ func (s *syncScan) visit(v *jsonscan.Value) error {
 	}
 }
 
-// enterRoom notes the room of a value, if it is one of a room that is not entered yet.
+// enterRoom sets the room of a value, unless it is the current one.
 func (s *syncScan) enterRoom(v *jsonscan.Value, section e2ee.Section) {
 	name := v.Name(0)
 	if s.inRoom || name == nil {
 		return
 	}
 	if len(name) > maxIdentifier {
-		name = nil // no room has such a name: its events are cleaned, nothing else
+		name = nil // not a room ID: its events are cleaned, nothing else
 	}
 	s.inRoom, s.hasEvents, s.leftOut = true, false, false
 	s.room = e2ee.RoomUpdate{RoomID: id.RoomID(name), Section: section}
@@ -143,7 +142,7 @@ func (s *syncScan) roomPart(place int, v *jsonscan.Value) error {
 }
 
 // timelineEnd marks the places in a list of events where others may be put: its front,
-// when that is not marked with its first event, and its end.
+// unless its first event is marked, and its end.
 func (s *syncScan) timelineEnd(v *jsonscan.Value) error {
 	if v.Count == 0 {
 		if err := s.put(mark{kind: markFront, start: v.Start + 1, end: v.Start + 1, sep: -1}); err != nil {
@@ -171,7 +170,7 @@ func (s *syncScan) leaveRoom(live bool, v *jsonscan.Value) error {
 	s.shown.add(s.past)
 	var err error
 	if !s.wanted {
-		s.inRoom = false // what follows is about the section
+		s.inRoom = false // what follows belongs to the section
 		err = s.drop(levelSection, v)
 	} else if live && !s.hasEvents {
 		err = s.close(markRoomEnd, levelRoom, v)
@@ -195,7 +194,7 @@ func (s *syncScan) end(place int, section e2ee.Section, v *jsonscan.Value) error
 	return nil
 }
 
-// grow accounts for what the update holds.
+// grow accounts for the memory of the update.
 func (s *syncScan) grow(n int, err error) error {
 	if err != nil {
 		return err

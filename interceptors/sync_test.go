@@ -271,7 +271,7 @@ func TestSyncOpensInBatches(t *testing.T) {
 	}
 }
 
-// eventIDs gives the event IDs of the timelines by room.
+// eventIDs returns the event IDs of the timelines by room.
 func eventIDs(t testing.TB, body []byte) map[id.RoomID][]string {
 	t.Helper()
 	var sync struct {

@@ -13,14 +13,14 @@ import (
 	"e2ee-proxy/internal/spool"
 )
 
-// The second pass over a sync body adds to what every second pass does (events_write.go):
-// late events, notices, and what else the engine has for the client.
+// The second pass over a sync body adds late events, notices, and what else the engine has
+// for the client to what every second pass does (events_write.go).
 
 // syncWriter is the second pass over a sync body.
 type syncWriter struct {
 	eventWriter
 	extras e2ee.SyncExtras
-	// absent are the rooms of late events and notices that the response does not have.
+	// absent are the rooms of late events and notices that are not in the response.
 	absent []id.RoomID
 }
 
@@ -54,7 +54,7 @@ func newSyncWriter(dev Device, graphs *eventGraphs, filter *clientFilter, body, 
 	return w
 }
 
-// shown gives those events of rooms that the client's filter lets pass.
+// shown returns the events of rooms that pass the client's filter.
 func (w *syncWriter) shown(events map[id.RoomID][]json.RawMessage) map[id.RoomID][]json.RawMessage {
 	out := make(map[id.RoomID][]json.RawMessage, len(events))
 	for room, list := range events {
@@ -65,7 +65,7 @@ func (w *syncWriter) shown(events map[id.RoomID][]json.RawMessage) map[id.RoomID
 	return out
 }
 
-// lateEvents gives those late events of a room that the client's filter lets pass.
+// lateEvents returns the late events of a room that pass the client's filter.
 func (w *syncWriter) lateEvents(room id.RoomID, events []json.RawMessage) []json.RawMessage {
 	if !w.filter.room(room) {
 		return nil
@@ -79,8 +79,8 @@ func (w *syncWriter) lateEvents(room id.RoomID, events []json.RawMessage) []json
 	return shown
 }
 
-// add does the marks of places where something may be added.
-func (w *syncWriter) add(k *work) error {
+// add applies the marks of places where something may be added.
+func (w *syncWriter) add(k *pendingMark) error {
 	switch k.kind {
 	case markFront:
 		return w.doFront(k)
@@ -97,7 +97,7 @@ func (w *syncWriter) add(k *work) error {
 	return fmt.Errorf("mark %d adds nothing", k.kind)
 }
 
-func (w *syncWriter) doFront(k *work) error {
+func (w *syncWriter) doFront(k *pendingMark) error {
 	w.kept, w.comma, w.front = false, false, k.has(flagTouched)
 	events := w.extras.Late[k.room]
 	if len(events) == 0 {
@@ -112,9 +112,9 @@ func (w *syncWriter) doFront(k *work) error {
 	})
 }
 
-// doBack puts notices behind the events of a timeline. Whether there is one that stays
-// shows behind the last of them.
-func (w *syncWriter) doBack(k *work) error {
+// doBack puts notices behind the events of a timeline. Whether any event is kept is known
+// only at the end of the list.
+func (w *syncWriter) doBack(k *pendingMark) error {
 	events := w.extras.Notices[k.room]
 	w.front = false
 	if len(events) == 0 {

@@ -7,13 +7,13 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// maxTransactions bounds the transactions whose event types are remembered; homeservers
-// forget theirs after an hour or so.
+// maxTransactions is how many transactions are remembered with their event types;
+// homeservers forget theirs after an hour or so.
 const maxTransactions = 1 << 15
 
-// transactions keeps apart what encryption would bring together. A transaction ID holds
-// for one path, and the path names the event type: a client may number its messages and its
-// stickers apart. Encrypted, both would be the same transaction, and the homeserver
+// transactions keeps transactions apart that encryption would make one. A transaction ID
+// holds for one path, and the path names the event type: a client may number its messages
+// and its stickers apart. Encrypted, both would be the same transaction, and the homeserver
 // would drop the second event as a repetition of the first.
 type transactions struct {
 	types *lru.Cache[txnKey, string]
@@ -34,7 +34,7 @@ func newTransactions() (*transactions, error) {
 	return &transactions{types: types}, nil
 }
 
-// upstream gives the transaction ID under which an event goes to the homeserver: the
+// upstream returns the transaction ID under which an event goes to the homeserver: the
 // client's own, unless that was used for an event of another type.
 func (t *transactions) upstream(who Identity, room id.RoomID, eventType, txn string) string {
 	first, used, _ := t.types.PeekOrAdd(txnKey{who.UserID, who.DeviceID, room, txn}, eventType)

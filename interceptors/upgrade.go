@@ -14,11 +14,11 @@ import (
 )
 
 // POST rooms/{roomId}/upgrade. The homeserver makes a new room in the place of an old one
-// and copies some of its state; which, is up to it. The new room of an encrypted one is
-// noted as one into which nothing goes in clear before the client hears of it, and is
-// encrypted with what encrypts the old one where the homeserver has not done so. Where that
-// is refused, sends to it are refused. Upgrades that do not come through here are found by
-// the new room's first event, at the first send (e2ee.Engine).
+// and copies a part of its state that it chooses. Before the client gets the answer, the
+// new room of an encrypted one is recorded as one into which nothing is sent in clear, and
+// is encrypted like the old one if the homeserver has not done so. If that is refused,
+// sends to it are refused. Upgrades that do not come through here are found by the new
+// room's first event, at the first send (e2ee.Engine).
 
 // upgrade handles [Upgrade].
 func (r *rooms) upgrade(x *Exchange) error {
@@ -34,7 +34,7 @@ func (r *rooms) upgrade(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	// What may be encrypted is taken for encrypted: nothing is lost by it.
+	// A room that may be encrypted is treated as encrypted, which loses nothing.
 	state, err := r.encryption(x, dev, room)
 	if err == nil && state == e2ee.RoomPlain {
 		putBack(x, raw)
@@ -51,7 +51,7 @@ func (r *rooms) upgrade(x *Exchange) error {
 	})
 }
 
-// encryptSuccessor sees to it that a new room is encrypted as the old one is. The client
+// encryptSuccessor makes sure that a new room is encrypted as the old one is. The client
 // gets its answer in every case: it could not ask again without making another room.
 func (r *rooms) encryptSuccessor(ctx context.Context, x *Exchange, dev Device, old, next id.RoomID) {
 	log := zerolog.Ctx(ctx)
@@ -73,15 +73,15 @@ func (r *rooms) encryptSuccessor(ctx context.Context, x *Exchange, dev Device, o
 	}
 }
 
-// shownEncryption gives the m.room.encryption that the homeserver shows of a room; nil when
-// it shows none.
+// shownEncryption returns the m.room.encryption that the homeserver shows of a room; nil
+// when there is none.
 func shownEncryption(ctx context.Context, x *Exchange, room id.RoomID) json.RawMessage {
 	raw, err := readStateAs(x)(ctx, room, typeEncryption)
 	if err != nil {
 		return nil
 	}
 	content, err := parseObject(raw)
-	if err != nil || content.TextOrEmpty("algorithm") == "" { // another event, as Dendrite shows it
+	if err != nil || content.TextOrEmpty("algorithm") == "" { // another event, as Dendrite returns it
 		return nil
 	}
 	return raw

@@ -10,11 +10,10 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// GET versions says what the homeserver can do, and clients choose their sync by it. Sliding
-// sync (MSC3575, MSC4186) is refused by the route table, for whoever asks: a client that
-// found it here would come to a stop instead of using /sync. So it is taken out, with and
-// without a token, because clients ask before they log in, and what they hear then must
-// hold afterwards. Everything else stays.
+// GET versions announces the homeserver's features, by which clients choose how to sync.
+// Sliding sync (MSC3575, MSC4186) is refused by the route table: a client that found it
+// here would stop instead of using /sync. So it is removed, with and without a token,
+// because clients ask before they log in. Everything else stays.
 
 // versions handles [Versions].
 func versions(x *Exchange) error {
@@ -30,7 +29,7 @@ func versions(x *Exchange) error {
 	if raw == nil {
 		return Unreachable(errors.New("what the homeserver can do is not readable"))
 	}
-	if checkObject(raw) != nil { // it says nothing to any client, and is shown as what it is
+	if checkObject(raw) != nil { // no client can read it, so it is passed on
 		return x.Upstream.Relay(x, resp)
 	}
 	changed, err := editMember(raw, "unstable_features", func(features []byte) ([]byte, error) {
@@ -51,7 +50,7 @@ func versions(x *Exchange) error {
 	return x.Upstream.Relay(x, resp)
 }
 
-// isSlidingSync reports whether a feature's name is one of sliding sync, in any of its forms
+// isSlidingSync reports whether a feature's name is one of sliding sync's, in any form
 // ("org.matrix.simplified_msc3575").
 func isSlidingSync(name string) bool {
 	return strings.Contains(name, "msc3575") || strings.Contains(name, "msc4186")

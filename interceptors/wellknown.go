@@ -13,8 +13,8 @@ import (
 )
 
 // GET /.well-known/matrix/client points at the proxy's public URL when one is configured,
-// and names no other sliding sync proxy, which would go round this one. Everything else in
-// it stays. When the homeserver has no such document, the proxy makes one.
+// and names no other sliding sync proxy, which would bypass this one. Everything else in it
+// stays. When the homeserver has no such document, the proxy makes one.
 
 // wellKnown handles [WellKnown].
 func (s *sessions) wellKnown(x *Exchange) error {
@@ -41,7 +41,8 @@ func (s *sessions) wellKnown(x *Exchange) error {
 	return x.Upstream.Relay(x, resp)
 }
 
-// ownWellKnown is for a homeserver that has none: a client that asked here comes here.
+// ownWellKnown answers for a homeserver that has no document: a client that asked here
+// comes here.
 func (s *sessions) ownWellKnown(x *Exchange) error {
 	raw, err := discovery([]byte(`{"m.homeserver":{}}`), s.public)
 	if err != nil {
@@ -50,7 +51,7 @@ func (s *sessions) ownWellKnown(x *Exchange) error {
 	return writeJSON(x, json.RawMessage(raw))
 }
 
-// discovery makes discovery information point at the public URL.
+// discovery sets the public URL in discovery information.
 func discovery(raw []byte, public *url.URL) ([]byte, error) {
 	base, err := json.Marshal(strings.TrimSuffix(public.String(), "/"))
 	if err != nil {

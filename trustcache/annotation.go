@@ -7,8 +7,8 @@ import (
 	"e2ee-proxy/store"
 )
 
-// AnnotationKey is the name under "unsigned" of what the proxy says of an event. What
-// a homeserver sends under it is removed.
+// AnnotationKey is the name under "unsigned" of the proxy's annotation of an event. What a
+// homeserver sends under it is removed.
 const AnnotationKey = "dev.e2ee-proxy.trust"
 
 // Color is the shield of an event.
@@ -21,8 +21,8 @@ const (
 	ColorRed  Color = "red"
 )
 
-// Code says why an event has its shield, or why it is not decrypted. The names are the
-// reference implementation's; empty is an event with nothing to say.
+// Code is the reason for an event's shield, or why the event is not decrypted. The names
+// are those of matrix-rust-sdk; empty means that there is nothing to say.
 type Code string
 
 // The codes of decrypted and withheld events.
@@ -45,7 +45,7 @@ const (
 	CodeReplayed            Code = "Replayed"
 )
 
-// Annotation is what the proxy says of an event to its client (design §6).
+// Annotation is added to an event for its client, under AnnotationKey.
 type Annotation struct {
 	Decrypted    bool                      `json:"decrypted"`
 	Color        Color                     `json:"color"`
@@ -57,8 +57,8 @@ type Annotation struct {
 	Source       store.Source              `json:"source,omitempty"`
 }
 
-// Annotation gives what to tell the client. A withheld event is not decrypted as far
-// as the client is concerned.
+// Annotation returns the verdict in the form that the client reads. A withheld event counts
+// as not decrypted.
 func (v Verdict) Annotation() Annotation {
 	color := v.Color
 	if color == "" {
@@ -70,7 +70,7 @@ func (v Verdict) Annotation() Annotation {
 	}
 }
 
-// message gives the words for a person (requirement 26.1; trust-semantics §5, §6).
+// message returns the text that a person reads (requirement 26.1).
 func (c Code) message() string {
 	switch c {
 	case CodeAuthenticityNotGuaranteed:

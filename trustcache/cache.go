@@ -11,8 +11,8 @@ import (
 	"e2ee-proxy/store"
 )
 
-// Cache keeps users in memory, the ones used last, for any number of trackers: what a
-// process spends on it is bounded by its size. It is safe for concurrent use.
+// Cache keeps the users that were used last in memory, for any number of trackers, so that
+// a process needs no more than its size. It is safe for concurrent use.
 type Cache struct {
 	users *lru.Cache[cacheKey, *entry]
 }
@@ -24,14 +24,14 @@ type cacheKey struct {
 	user    id.UserID
 }
 
-// entry is a user in memory: the stored row and the snapshot made of it. Neither is
+// entry is a user in memory: the stored row and the snapshot made from it. Neither is
 // changed once made.
 type entry struct {
 	row  store.User
 	user *User
 }
 
-// NewCache makes a cache for so many users, at least one.
+// NewCache makes a cache for the given number of users, at least one.
 func NewCache(users int) (*Cache, error) {
 	c, err := lru.New[cacheKey, *entry](users)
 	if err != nil {
@@ -40,7 +40,7 @@ func NewCache(users int) (*Cache, error) {
 	return &Cache{c}, nil
 }
 
-// newEntry makes a snapshot of a row and its devices, whose knowledge follows from the row.
+// newEntry makes the snapshot of a row and its devices. Knowledge follows from the row.
 func newEntry(own id.UserID, row store.User, identity Identity, devices []Device) *entry {
 	slices.SortFunc(devices, func(a, b Device) int { return strings.Compare(string(a.DeviceID), string(b.DeviceID)) })
 	markFaults(devices, identity.Keys())
@@ -70,8 +70,7 @@ func pinOf(row store.User, current id.Ed25519) Pin {
 	}
 }
 
-// with gives the entry of the same user and devices for another row. Identity keys are
-// those of the entry.
+// with returns an entry of the same user, identity and devices with another row.
 func (e *entry) with(own id.UserID, row store.User) *entry {
 	identity := e.user.Identity
 	identity.MasterRaw = row.Master
@@ -81,8 +80,8 @@ func (e *entry) with(own id.UserID, row store.User) *entry {
 	return &entry{row, &u}
 }
 
-// restore makes an entry of what the store kept. Its signatures were checked before it
-// was stored.
+// restore makes an entry from stored rows. Its signatures were checked before they were
+// stored.
 func restore(own id.UserID, row store.User, stored []store.UserDevice) (*entry, error) {
 	identity, err := restoreIdentity(row)
 	if err != nil {

@@ -11,38 +11,39 @@ import (
 )
 
 var (
-	// ErrNoDevice says that a user has no such device.
+	// ErrNoDevice means that a user has no such device.
 	ErrNoDevice = errors.New("the user has no such device")
-	// ErrKeyCollision says that a user must not be verified because a device of theirs
-	// has the name or the key of their identity (requirement 1.26).
+	// ErrKeyCollision means that a user must not be verified because a device of theirs has
+	// the name or the key of their identity (requirement 1.26).
 	ErrKeyCollision = errors.New("a device of the user has the name or key of their digital identity")
-	// ErrNotVerified says that the own identity is not verified, so that nobody else's can be.
+	// ErrNotVerified means that the own identity is not verified, so that it can verify nobody
+	// else's.
 	ErrNotVerified = errors.New("the own digital identity is not verified")
 )
 
-// Acknowledge accepts the current identity of a user, which master must name: a race
-// with another change is decided by the key. Errors: ErrNoIdentity, ErrNotCurrent,
-// ErrVerificationLost; none changes anything.
+// Acknowledge accepts the current identity of a user. master must be its master key: if the
+// identity has changed again meanwhile, that is not accepted. Errors: ErrNoIdentity,
+// ErrNotCurrent, ErrVerificationLost; none of them changes anything.
 func (t *Tracker) Acknowledge(ctx context.Context, user id.UserID, master id.Ed25519) error {
 	return t.pinEvent(ctx, user, PinEvent{Kind: PinAcknowledge, Master: master})
 }
 
-// Withdraw gives up the verification of a user who is no longer verified, and accepts
-// their current identity. Error: ErrNothingToWithdraw.
+// Withdraw drops the verification of a user whose verification was lost, and accepts their
+// current identity. Error: ErrNothingToWithdraw.
 func (t *Tracker) Withdraw(ctx context.Context, user id.UserID) error {
 	return t.pinEvent(ctx, user, PinEvent{Kind: PinWithdraw})
 }
 
 func (t *Tracker) pinEvent(ctx context.Context, user id.UserID, ev PinEvent) error {
-	return t.change(ctx, []id.UserID{user}, func(w *work) error {
+	return t.change(ctx, []id.UserID{user}, func(w *rowsTx) error {
 		e := w.get(user)
 		before := len(w.events)
-		row, err := w.pin(e, e.row, ev)
+		row, err := w.applyPin(e, e.row, ev)
 		if err != nil {
 			return err
 		}
 		if len(w.events) > before {
-			w.put(e, row)
+			w.setRow(e, row)
 		}
 		return nil
 	})
@@ -56,7 +57,7 @@ func (t *Tracker) SetVerified(ctx context.Context, user id.UserID, signed json.R
 	if err != nil {
 		return err
 	}
-	return t.change(ctx, []id.UserID{user}, func(w *work) error {
+	return t.change(ctx, []id.UserID{user}, func(w *rowsTx) error {
 		e, signer := w.get(user), w.ownSigner()
 		switch {
 		case signer == "" || e.user.Own:
@@ -70,37 +71,37 @@ func (t *Tracker) SetVerified(ctx context.Context, user id.UserID, signed json.R
 		}
 		row := e.row
 		row.Master = identity.MasterRaw
-		row, err := w.pin(e, row, PinEvent{Kind: PinSeen, Master: identity.Master, SignedByUs: true})
+		row, err := w.applyPin(e, row, PinEvent{Kind: PinSeen, Master: identity.Master, SignedByUs: true})
 		if err != nil {
 			return err
 		}
-		w.put(e, row)
+		w.setRow(e, row)
 		return nil
 	})
 }
 
-// SetOwnIdentity says that we hold the private keys that belong to a master key of the
-// own user, or that it was verified. If it is the current one it is verified from now
-// on, and so is who it has signed; otherwise once the homeserver shows it, without an
-// alarm. An empty master takes that back: the private keys are gone. It reports
-// whether the own identity is verified now.
+// SetOwnIdentity records the master key of the own user whose private key we hold, or that
+// was verified. If it is the current one, it and the users that it has signed are verified
+// from now on; otherwise as soon as the homeserver shows it, without a warning. An empty
+// master takes that back, when the private keys are gone. It reports whether the own
+// identity is verified now.
 func (t *Tracker) SetOwnIdentity(ctx context.Context, master id.Ed25519) (verified bool, err error) {
 	t.mu.Lock()
 	t.held = master
 	t.mu.Unlock()
 	own := t.account.UserID
-	err = t.change(ctx, nil, func(w *work) error {
+	err = t.change(ctx, nil, func(w *rowsTx) error {
 		e := w.get(own)
 		if verified = e.user.Verified && e.user.Current == master; verified || master == "" || master != e.user.Current {
 			return nil
 		}
 		verified = true
 		signer := w.ownSigner()
-		row, err := w.pin(e, e.row, PinEvent{Kind: PinSeen, Master: master, SignedByUs: true})
+		row, err := w.applyPin(e, e.row, PinEvent{Kind: PinSeen, Master: master, SignedByUs: true})
 		if err != nil {
 			return err
 		}
-		w.put(e, row)
+		w.setRow(e, row)
 		if signer != w.ownSigner() {
 			return w.recheck(ctx)
 		}
@@ -109,10 +110,10 @@ func (t *Tracker) SetOwnIdentity(ctx context.Context, master id.Ed25519) (verifi
 	return verified && err == nil, err
 }
 
-// SetOverride makes or removes the exception for one device. It ends with the device.
+// SetOverride sets or removes the exception for one device, which ends with the device.
 // Error: ErrNoDevice.
 func (t *Tracker) SetOverride(ctx context.Context, user id.UserID, device id.DeviceID, o Override) error {
-	return t.change(ctx, []id.UserID{user}, func(w *work) error {
+	return t.change(ctx, []id.UserID{user}, func(w *rowsTx) error {
 		e := w.get(user)
 		if e.user.Device(device) == nil {
 			return ErrNoDevice
@@ -133,22 +134,22 @@ func (t *Tracker) SetOverride(ctx context.Context, user id.UserID, device id.Dev
 	})
 }
 
-// Ended tells that sessions of the own user have ended, and their devices with them. What
-// comes next under one of their IDs is a new device, with keys of its own.
+// Ended records that sessions of the own user have ended, and their devices with them. A
+// device that appears later under one of their IDs is a new one, with keys of its own.
 func (t *Tracker) Ended(ctx context.Context, devices ...id.DeviceID) error {
-	return t.change(ctx, nil, func(w *work) error {
+	return t.change(ctx, nil, func(w *rowsTx) error {
 		e := w.get(t.account.UserID)
 		left := slices.DeleteFunc(slices.Clone(e.user.Devices), func(d Device) bool { return slices.Contains(devices, d.DeviceID) })
 		if len(left) == len(e.user.Devices) {
 			return nil
 		}
-		w.devices(e.user, update{devices: left})
+		w.recordDevices(e.user, update{devices: left})
 		w.set(newEntry(t.account.UserID, e.row, e.user.Identity, left))
 		return nil
 	})
 }
 
-// Overrides gives the devices of users that have an exception, for status.
+// Overrides returns the devices with an exception, for the status of the control API.
 func (t *Tracker) Overrides(ctx context.Context) ([]Device, error) {
 	users, err := t.store.TrackedUsers(ctx, t.account)
 	if err != nil {

@@ -21,11 +21,11 @@ const (
 	OverrideNone Override = iota
 	// OverrideTrusted treats the device as one that its owner has confirmed.
 	OverrideTrusted
-	// OverrideDistrusted gives the device nothing and shows nothing of it.
+	// OverrideDistrusted sends nothing to the device and shows nothing that it sends.
 	OverrideDistrusted
 )
 
-// String gives the name for logs.
+// String returns the name used in logs.
 func (o Override) String() string {
 	switch o {
 	case OverrideNone:
@@ -39,8 +39,8 @@ func (o Override) String() string {
 	}
 }
 
-// Fault says why a device can take no part in encryption although it is listed. The
-// zero value is no fault.
+// Fault is the reason why a listed device cannot take part in encryption. The zero value is
+// no fault.
 type Fault int
 
 const (
@@ -51,8 +51,8 @@ const (
 	FaultNoKeys
 	// FaultNoAlgorithm is a device that does not support Olm and Megolm (requirement 2.5).
 	FaultNoAlgorithm
-	// FaultSharedKey is a device whose Curve25519 or Ed25519 key another device of the
-	// same user claims too: who holds it cannot be told (attack A16).
+	// FaultSharedKey is a device whose Curve25519 or Ed25519 key another device of the same
+	// user has too: nobody can tell which of them holds it (attack A16).
 	FaultSharedKey
 	// FaultIdentityKey is a device whose ID or signing key is one of its owner's
 	// cross-signing keys (requirements 1.25, 1.26; attack A10).
@@ -72,19 +72,19 @@ type Device struct {
 	Algorithms []id.Algorithm
 	// Raw is the device keys object as it came, whose self-signature was checked.
 	Raw json.RawMessage
-	// Signed says that the owner's current self-signing key has signed the device.
+	// Signed reports whether the owner's current self-signing key has signed the device.
 	Signed bool
-	// Dehydrated is what the device says of itself (MSC3814); it is inside the signed object.
+	// Dehydrated reports whether the device calls itself dehydrated (MSC3814), inside the
+	// signed object.
 	Dehydrated bool
-	// DoNotEncrypt is what the device says of itself (MSC4261): it wants no room keys and
-	// no word of them. It is inside the signed object.
+	// DoNotEncrypt reports whether the device asks, inside the signed object, for no room keys
+	// and no m.room_key.withheld (MSC4261).
 	DoNotEncrypt bool
 	Override     Override
 	Fault        Fault
 }
 
-// Usable reports whether the device can take part in encryption at all. It says
-// nothing about whether it may.
+// Usable reports whether the device can take part in encryption, not whether it may.
 func (d *Device) Usable() bool { return d.Fault == FaultNone && d.Ed25519 != "" && d.Curve25519 != "" }
 
 // ParseDevice reads the device keys object of one device and checks that it names that
@@ -98,7 +98,7 @@ func ParseDevice(raw json.RawMessage, user id.UserID, device id.DeviceID) (Devic
 	return d, err
 }
 
-// parseDevice is ParseDevice, and gives the signatures for more checks.
+// parseDevice does what ParseDevice does, and returns the signatures for further checks.
 func parseDevice(raw json.RawMessage, user id.UserID, device id.DeviceID) (Device, signed, error) {
 	d, obj, err := readDevice(raw, user, device)
 	if err != nil {
@@ -155,7 +155,7 @@ func readDevice(raw json.RawMessage, user id.UserID, device id.DeviceID) (Device
 		}
 		d.Dehydrated = v.Kind() == 't'
 	}
-	// Unstable, so that what is not true says nothing, whatever its type.
+	// MSC4261 is unstable: anything but true means nothing, whatever its type.
 	if v := jsontext.Value(obj.Get(doNotEncrypt)); v != nil {
 		d.DoNotEncrypt = v.Kind() == 't'
 	}
@@ -163,7 +163,7 @@ func readDevice(raw json.RawMessage, user id.UserID, device id.DeviceID) (Device
 	return d, obj, nil
 }
 
-// belongsTo checks that the object says whose it is.
+// belongsTo checks the user ID and device ID inside the object.
 func belongsTo(o strictjson.Object, user id.UserID, device id.DeviceID) error {
 	u, err := text(o, "user_id")
 	if err != nil {
@@ -179,7 +179,7 @@ func belongsTo(o strictjson.Object, user id.UserID, device id.DeviceID) error {
 	return nil
 }
 
-// ownFault is the fault that shows without knowing the owner's other devices.
+// ownFault returns the fault that can be seen without the owner's other devices.
 func (d *Device) ownFault() Fault {
 	switch {
 	case d.Ed25519 == "" || d.Curve25519 == "":
@@ -205,7 +205,7 @@ func (d *Device) SignedBy(self id.Ed25519) bool {
 	return err == nil && d.signedBy(s, self)
 }
 
-// signedBy is SignedBy for signatures that were read already.
+// signedBy is like SignedBy, for signatures that were parsed already.
 func (d *Device) signedBy(s signed, self id.Ed25519) bool {
 	return self != "" && self != d.Ed25519 && !isKeyNamed(d.DeviceID, self) && s.byIdentity(self)
 }
@@ -216,7 +216,8 @@ func isKeyNamed(device id.DeviceID, key id.Ed25519) bool {
 	return key != "" && (device.String() == key.String() || device.String() == key.String()+"=")
 }
 
-// markFaults finds the devices of one user that cannot all be what they say.
+// markFaults sets the faults of a user's devices that show when they are compared with each
+// other and with the identity.
 func markFaults(devices []Device, identity []id.Ed25519) {
 	curve := make(map[id.Curve25519]int, len(devices))
 	signing := make(map[id.Ed25519]int, len(devices))

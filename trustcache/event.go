@@ -6,7 +6,7 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// EventKind says what a [Tracker] noticed.
+// EventKind is the kind of an [Event].
 type EventKind int
 
 const (
@@ -14,18 +14,19 @@ const (
 	EventPin EventKind = iota + 1
 	// EventDevices is a change of a user's devices: Added, Removed, Signed, Unsigned.
 	EventDevices
-	// EventDevicesRefused are devices whose update was refused: an Ed25519 or Curve25519
-	// key changed under a living device ID (requirement 2.8), or the new object is bad.
-	// What was known before stays.
+	// EventDevicesRefused are devices whose update was refused: an Ed25519 or Curve25519 key
+	// changed under a living device ID (requirement 2.8), or the new object is invalid. The
+	// old devices stay.
 	EventDevicesRefused
-	// EventIdentityRefused is an identity that was refused because a signature or
-	// a key in it is wrong. What was known before stays.
+	// EventIdentityRefused is an identity that was refused because of a wrong signature or
+	// key. The old identity stays.
 	EventIdentityRefused
-	// EventOverride is a change of the exception for a device; it is to be logged.
+	// EventOverride is a change of the exception for a device.
 	EventOverride
 )
 
-// Event is something a Tracker noticed, for warnings, logs and metrics. It holds no secrets.
+// Event is a change that a Tracker reports, for warnings, logs and metrics. It holds no
+// secrets.
 type Event struct {
 	Kind   EventKind
 	UserID id.UserID
@@ -33,10 +34,10 @@ type Event struct {
 	At     time.Time
 
 	Effect   PinEffect
-	State    PinState // after it
+	State    PinState // after the change
 	Previous id.Ed25519
 	Master   id.Ed25519
-	// ByOwnChange says that a verification was lost because our own identity changed.
+	// ByOwnChange reports whether a verification was lost because our own identity changed.
 	ByOwnChange bool
 
 	Added, Removed, Signed, Unsigned, Refused []id.DeviceID

@@ -53,7 +53,7 @@ func (f fields) raw() json.RawMessage {
 	return b
 }
 
-// id is the device ID the object names, if any.
+// id returns the device ID the object names, if any.
 func (f fields) id() id.DeviceID {
 	if s, ok := f["device_id"].(string); ok {
 		return id.DeviceID(s)
@@ -113,7 +113,7 @@ func (p person) bySelf(f fields, with signer) json.RawMessage {
 	return f.sign(p.user, with.public.String(), with).raw()
 }
 
-// masterSignedBy gives the master key object with a user-signing signature of another.
+// masterSignedBy returns the master key object with a user-signing signature of another.
 func (p person) masterSignedBy(by person) json.RawMessage {
 	return p.masterFields().sign(by.user, by.userSign.public.String(), by.userSign).raw()
 }
@@ -127,7 +127,7 @@ func (p person) identity(t testing.TB) Identity {
 	return out
 }
 
-// deviceFields is a device whose keys depend on seed, signed by itself.
+// deviceFields returns a device whose keys depend on seed, signed by itself.
 func deviceFields(user id.UserID, device id.DeviceID, seed string) fields {
 	key := newSigner(seed)
 	return fields{

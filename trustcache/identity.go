@@ -24,7 +24,7 @@ type Identity struct {
 	UserSigningRaw json.RawMessage
 }
 
-// Keys gives the public keys that are known.
+// Keys returns the public keys that are known.
 func (i *Identity) Keys() []id.Ed25519 {
 	out := make([]id.Ed25519, 0, 3)
 	for _, k := range []id.Ed25519{i.Master, i.SelfSigning, i.UserSigning} {
@@ -35,7 +35,7 @@ func (i *Identity) Keys() []id.Ed25519 {
 	return out
 }
 
-// ErrNoIdentity says that a user has no digital identity.
+// ErrNoIdentity means that a user has no digital identity.
 var ErrNoIdentity = errors.New("the user has no digital identity")
 
 // ParseIdentity reads a user's cross-signing keys as /keys/query returns them and
@@ -74,7 +74,7 @@ func ParseIdentity(user id.UserID, master, selfSigning, userSigning json.RawMess
 	return out, nil
 }
 
-// absent treats JSON null as nothing, as servers do.
+// absent reports whether a value is missing or null, which servers send alike.
 func absent(raw json.RawMessage) bool {
 	return len(raw) == 0 || string(bytes.TrimSpace(raw)) == "null"
 }
@@ -121,7 +121,7 @@ func readCrossSigningKey(raw json.RawMessage, user id.UserID, usage id.CrossSign
 	return key, obj, nil
 }
 
-// onlyKey gives the one key of a cross-signing key object (requirement 12.2).
+// onlyKey returns the single key of a cross-signing key object (requirement 12.2).
 func onlyKey(o strictjson.Object) (id.Ed25519, error) {
 	keys, err := texts(o, "keys")
 	if err != nil {

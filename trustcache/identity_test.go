@@ -11,7 +11,7 @@ import (
 	"e2ee-proxy/store"
 )
 
-// store1 is the row of a tracked user who is not outdated.
+// store1 returns the row of a tracked user who is not outdated.
 func store1(user id.UserID) store.User { return store.User{UserID: user, Tracked: true} }
 
 func TestParseIdentity(t *testing.T) {

@@ -9,11 +9,11 @@ import (
 	"e2ee-proxy/store"
 )
 
-// trust-semantics §4 and §5: what becomes of a decrypted room event. The rows are the
-// reference's verification states; "crossSigned" and "untrusted" are its cells under those
-// trust requirements with the lax shield that clients use, "enforce" and "loose" (warn,
-// off) are ours. Where they differ, why says so. There are no legacy sessions here, so
-// that CrossSignedOrLegacy is CrossSigned.
+// What becomes of a decrypted room event. The rows are the reference's verification states;
+// "crossSigned" and "untrusted" are its cells under those trust requirements with the lax
+// shield that clients use, "enforce" and "loose" (warn, off) are ours. Where they differ,
+// why says so. There are no legacy sessions here, so that CrossSignedOrLegacy is
+// CrossSigned.
 func TestIncomingTable(t *testing.T) {
 	t.Parallel()
 	const (
@@ -22,9 +22,9 @@ func TestIncomingTable(t *testing.T) {
 		held = "withheld red "
 		grey = "clear grey AuthenticityNotGuaranteed"
 
-		// Design §5: a change that waits for an answer is told with every message.
+		// Requirement 0.4: every message tells of a change that waits for an answer.
 		change = "an unacknowledged change is shown red, verified before or not, and hides nothing"
-		// Conflicts 0.7, 0.11: neither the spec nor MSC4153 says that they are to be hidden.
+		// Requirements 0.7, 0.11: neither the spec nor MSC4153 asks to hide them.
 		source = "keys without proof of their sender are a source of their own, shown grey"
 		// Requirement 1.16; the reference's local trust has no effect on room events.
 		override = "an override counts in both directions"
@@ -84,9 +84,9 @@ func TestIncomingTable(t *testing.T) {
 	}
 }
 
-// trust-semantics §4.1: what was recorded of a room key's sender, and what is known of
-// them when an event is read. What was recorded is added to and never taken away; only a
-// change of identity that waits for an answer shows through it.
+// What was recorded of a room key's sender, and what is known of them when an event is
+// read. What was recorded is added to and never taken away; only a change of identity that
+// waits for an answer shows through it.
 func TestSenderDataTable(t *testing.T) {
 	t.Parallel()
 	const fine, unsigned, unknown, identity, lost = "clear none ", "withheld red UnsignedDevice", "withheld red UnknownDevice", "clear red UnverifiedIdentity", "clear red VerificationViolation"
@@ -132,9 +132,9 @@ func TestSenderDataTable(t *testing.T) {
 	}
 }
 
-// trust-semantics §4, to-device messages: one sign for each sender, + is processed and -
-// dropped. The reference does the same under CrossSigned, but takes messages of users whose
-// identity changed (design §5: any unacknowledged change counts), and knows no override for
+// Encrypted to-device messages: one sign for each sender, + is processed and - dropped. The
+// reference does the same under CrossSigned, but takes messages of users whose identity
+// changed (requirement 0.4: any unacknowledged change counts), and knows no override for
 // distrust (requirement 1.16).
 func TestToDeviceTable(t *testing.T) {
 	t.Parallel()
@@ -178,8 +178,8 @@ func TestToDeviceTable(t *testing.T) {
 	}
 }
 
-// trust-semantics §5: the words of each code. Ours are the reference's but where a person
-// is told more, or what holds here (requirement 26.1).
+// The text of each code. Ours is the reference's except where a person is told more, or
+// what the proxy does (requirement 26.1).
 func TestShieldMessages(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

@@ -7,11 +7,11 @@ import (
 	"e2ee-proxy/store"
 )
 
-// Deliver is how an event reaches the client. The zero value keeps it back.
+// Deliver is the form in which an event reaches the client. The zero value withholds it.
 type Deliver int
 
 const (
-	// DeliverWithheld is a placeholder that says what was held back, never its text.
+	// DeliverWithheld is a placeholder with the reason, without the text.
 	DeliverWithheld Deliver = iota
 	// DeliverClear is the clear event.
 	DeliverClear
@@ -19,32 +19,32 @@ const (
 	DeliverAsCame
 )
 
-// JudgeInput is a room event that was decrypted.
+// JudgeInput is a decrypted room event.
 type JudgeInput struct {
-	// Sender is the event's.
+	// Sender is the sender of the event.
 	Sender id.UserID
-	// Own is the account's user, OwnKey the identity key of the device that reads.
+	// Own is the account's user, OwnKey the Curve25519 key of the device that reads.
 	Own    id.UserID
 	OwnKey id.Curve25519
-	// Source says how the room key came, Owner from whom if it came directly.
+	// Source is the way the room key came; Owner is its sender if it came directly.
 	Source store.Source
 	Owner  Owner
-	// OwnerUser is what is known of the owner's user; nil when nothing is.
+	// OwnerUser is the owner's user; nil when nothing is known.
 	OwnerUser *User
-	// Forwarder is who gave us the key when it did not come from its owner.
+	// Forwarder is who sent us the key when it did not come from its owner.
 	Forwarder id.UserID
 	Policy    Policy
 }
 
-// Verdict says how an event is delivered and what is said of it.
+// Verdict is the decision about one event: how it is delivered, and with which shield.
 type Verdict struct {
 	Deliver Deliver
 	Color   Color
 	Code    Code
-	// WithheldCode is the sender's, for CodeWithheld.
+	// WithheldCode is the code that the sender sent, for CodeWithheld.
 	WithheldCode event.RoomKeyWithheldCode
 	Message      string
-	// UserID and DeviceID are the room key's owner, or who gave it to us.
+	// UserID and DeviceID are the room key's owner, or who sent it to us.
 	UserID   id.UserID
 	DeviceID id.DeviceID
 	Source   store.Source
@@ -52,20 +52,20 @@ type Verdict struct {
 	Enforced Deliver
 }
 
-// Above reports whether a verdict makes more of an event than another: where several have
-// shown a room key to be theirs, the event is whose claim makes the most of it.
+// Above reports whether verdict v trusts the event more than o does. When several devices
+// claim a room key, the verdict of the claim that is trusted most counts.
 func (v Verdict) Above(o Verdict) bool {
 	if (v.Deliver == DeliverClear) != (o.Deliver == DeliverClear) {
 		return v.Deliver == DeliverClear
 	}
-	if a, b := v.Color.gravity(), o.Color.gravity(); a != b {
+	if a, b := v.Color.severity(), o.Color.severity(); a != b {
 		return a < b
 	}
 	return v.Enforced == DeliverClear && o.Enforced != DeliverClear
 }
 
-// gravity orders colors, the one that says nothing first.
-func (c Color) gravity() int {
+// severity returns the order of colors, from none to red.
+func (c Color) severity() int {
 	switch c {
 	case ColorNone:
 		return 0
@@ -78,14 +78,14 @@ func (c Color) gravity() int {
 	}
 }
 
-// Judge decides what becomes of a decrypted event (design §5; trust-semantics §4 and
-// §5 with CrossSigned, and these deviations: keys without proof of their sender are a
-// source of their own and are shown grey; a user whose identity changed, verified
-// before or not, is shown red; an override can trust a device; a sender who does not
-// own the room key is refused in every mode, except for listed bridges).
+// Judge decides about a decrypted event, as the reference does with
+// TrustRequirement::CrossSigned, with these deviations: keys without proof of their sender
+// have sources of their own and are shown grey; a user whose identity changed, verified
+// before or not, is shown red; an override can trust a device; a sender who does not own
+// the room key is refused in every mode, except for listed bridges.
 //
-// The owner is upgraded by OwnerUser first; a caller that keeps owners should store
-// what [Owner.Upgrade] gives.
+// The owner is first upgraded by OwnerUser; a caller that keeps owners should store what
+// [Owner.Upgrade] returns.
 func Judge(in JudgeInput) Verdict {
 	in.Owner, _ = in.Owner.Upgrade(in.OwnerUser)
 	v := judge(in, true)
@@ -105,8 +105,8 @@ func Judge(in JudgeInput) Verdict {
 	return v
 }
 
-// JudgeInClear decides what becomes of a plain event in an encrypted room that should
-// have been encrypted (requirement 8.11, attack A25).
+// JudgeInClear decides about a plain event in an encrypted room that should have been
+// encrypted (requirement 8.11, attack A25).
 func JudgeInClear(sender id.UserID, p Policy) Verdict {
 	v := Verdict{Deliver: DeliverAsCame, Color: ColorRed, Code: CodeSentInClear, Message: CodeSentInClear.message(), UserID: sender}
 	if p.InClear != InClearMark {
@@ -123,8 +123,8 @@ func JudgeInClear(sender id.UserID, p Policy) Verdict {
 	return v
 }
 
-// JudgeUndecrypted describes an event that could not be decrypted. withheld is the
-// code the sender gave, for CodeWithheld; it proves nothing (requirement 10.7).
+// JudgeUndecrypted returns the verdict on an event that could not be decrypted. withheld is
+// the code that the sender sent, for CodeWithheld; it proves nothing (requirement 10.7).
 func JudgeUndecrypted(code Code, withheld event.RoomKeyWithheldCode) Verdict {
 	v := Verdict{Deliver: DeliverAsCame, Enforced: DeliverAsCame, Color: ColorNone, Code: code, Message: code.message()}
 	if code == CodeReplayed {
@@ -155,7 +155,8 @@ func judge(in JudgeInput, enforce bool) Verdict {
 	}
 }
 
-// judgeUnproven is for keys that carry no proof of their sender (0.7, 0.11, requirement 16.8).
+// judgeUnproven decides about events whose key came without proof of its sender
+// (requirements 0.7, 0.11, 16.8).
 func judgeUnproven(in JudgeInput, enforce bool) Verdict {
 	v := Verdict{
 		Deliver: DeliverClear, Color: ColorGrey, Source: in.Source, UserID: in.Forwarder,
@@ -203,8 +204,8 @@ func judgeDirect(in JudgeInput, enforce bool) Verdict {
 	return shown(in, ColorRed, code)
 }
 
-// judgeMismatch is for events that their sender's device did not encrypt (requirements
-// 1.20, 1.21; attacks A1, A2, N1). Our own devices are never a bridge.
+// judgeMismatch decides about events that were not encrypted by a device of their sender
+// (requirements 1.20, 1.21; attacks A1, A2, N1). Our own devices are never a bridge.
 func judgeMismatch(in JudgeInput, override Override) Verdict {
 	o := in.Owner
 	trusted := (o.Signed && override != OverrideDistrusted) || override == OverrideTrusted
@@ -214,7 +215,7 @@ func judgeMismatch(in JudgeInput, override Override) Verdict {
 	return withheld(in, CodeMismatchedSender)
 }
 
-// judgeIdentity is for events of devices that their owner has signed.
+// judgeIdentity decides about events of devices that their owner has signed.
 func judgeIdentity(in JudgeInput) Verdict {
 	o, u := in.Owner, in.OwnerUser
 	if !u.Known() || u.UserID != o.UserID {

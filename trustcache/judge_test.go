@@ -12,7 +12,7 @@ import (
 	"e2ee-proxy/store"
 )
 
-// owned is the owner of a key of bob's phone, recorded as signed by master or, if that
+// owned returns the owner of a key of bob's phone, recorded as signed by master or, if that
 // is empty, as unsigned.
 func owned(master id.Ed25519, accepted bool) Owner {
 	d := plainDevice(false)
@@ -27,8 +27,8 @@ func verdictCell(v Verdict) string {
 	return fmt.Sprintf("%s %s %s", deliver, v.Color, v.Code)
 }
 
-// The table of design §5 and of trust-semantics §4 (CrossSigned) and §5, with our
-// deviations, for keys that came directly. Columns: enforce; warn and off.
+// What becomes of a decrypted event whose key came directly: the reference's table
+// (CrossSigned) with our deviations. Columns: enforce; warn and off.
 func TestJudgeDirect(t *testing.T) {
 	t.Parallel()
 	const (
@@ -131,7 +131,7 @@ func TestJudgeDirect(t *testing.T) {
 	}
 }
 
-// Conflicts 0.7 and 0.11: keys without proof of their sender are grey, name their
+// Requirements 0.7 and 0.11: keys without proof of their sender are grey, name their
 // source, and borrow nothing from an owner that somebody claims (attack A14, N2).
 func TestJudgeUnproven(t *testing.T) {
 	t.Parallel()
@@ -205,7 +205,7 @@ func TestJudgeUndecrypted(t *testing.T) {
 	}
 }
 
-// Design §6: names and codes that programs outside rely on.
+// Names and codes that programs outside rely on.
 func TestAnnotationGolden(t *testing.T) {
 	t.Parallel()
 	direct := func(owner Owner, u *User) JudgeInput {
@@ -241,8 +241,9 @@ func TestAnnotationGolden(t *testing.T) {
 	}
 }
 
-// Where several say that a room key is theirs, an event is whose claim makes the most of it:
-// shown before held back, with the lighter shield, and then what enforcing would show.
+// When several devices claim a room key, the verdict of the claim that is trusted most
+// counts: shown before withheld, with the lighter shield, and then what enforcing would
+// show.
 func TestAbove(t *testing.T) {
 	t.Parallel()
 	order := []Verdict{

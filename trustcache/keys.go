@@ -9,14 +9,14 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// ErrBadKey says that a public key is not one that may be used: wrong length, not
-// canonical, or of small order (attacks A17, A19).
+// ErrBadKey means that a public key must not be used: wrong length, not canonical, or of
+// small order (attacks A17, A19).
 var ErrBadKey = errors.New("unusable public key")
 
 const keySize = 32
 
-// decodeBase64 accepts padded and unpadded standard base64 (appendices: base64 on
-// input) and refuses everything that has a second spelling.
+// decodeBase64 accepts padded and unpadded standard base64 (Appendices, Unpadded Base64)
+// and refuses every text that is not the canonical encoding of its bytes.
 func decodeBase64(s string) ([]byte, error) {
 	bare := strings.TrimRight(s, "=")
 	if pad := len(s) - len(bare); pad > 2 || (pad > 0 && len(s)%4 != 0) {
@@ -32,7 +32,7 @@ func decodeBase64(s string) ([]byte, error) {
 	return b, nil
 }
 
-// parseEd25519 reads a public signing key and gives its one spelling.
+// parseEd25519 reads a public signing key and returns it in unpadded base64.
 func parseEd25519(s string) (id.Ed25519, error) {
 	y, err := decodePublic(s)
 	if err != nil {
@@ -45,8 +45,8 @@ func parseEd25519(s string) (id.Ed25519, error) {
 	return id.Ed25519(strings.TrimRight(s, "=")), nil
 }
 
-// parseCurve25519 reads a public key for key agreement and gives its one spelling. A
-// key that is not canonical would let one key have two names (attack A16).
+// parseCurve25519 reads a public key for key agreement and returns it in unpadded base64. A
+// key that is not canonical is refused: one key would have two names (attack A16).
 func parseCurve25519(s string) (id.Curve25519, error) {
 	u, err := decodePublic(s)
 	if err != nil {
@@ -58,8 +58,8 @@ func parseCurve25519(s string) (id.Curve25519, error) {
 	return id.Curve25519(strings.TrimRight(s, "=")), nil
 }
 
-// OneSpelling reports whether a Curve25519 key is one that may be used, in the spelling
-// that this package gives it. A key has others with which key agreement gives the same.
+// OneSpelling reports whether a Curve25519 key may be used and is written canonically, in
+// unpadded base64. Other texts can stand for the same key in key agreement.
 func OneSpelling(key id.Curve25519) bool {
 	same, err := parseCurve25519(key.String())
 	return err == nil && same == key
@@ -101,7 +101,7 @@ func matchesAny(n *[keySize]byte, list [5][keySize]byte) bool {
 	return false
 }
 
-// minusOne is 2^255-20.
+// minusOne returns 2^255-20.
 func minusOne() [keySize]byte {
 	n := [keySize]byte{0: 0xec, keySize - 1: 0x7f}
 	for i := 1; i < keySize-1; i++ {
@@ -110,7 +110,7 @@ func minusOne() [keySize]byte {
 	return n
 }
 
-// smallOrderEd25519 are the y coordinates of the eight points whose order divides 8.
+// smallOrderEd25519 returns the y coordinates of the eight points whose order divides 8.
 func smallOrderEd25519() [5][keySize]byte {
 	return [5][keySize]byte{
 		{},
@@ -127,8 +127,8 @@ func smallOrderEd25519() [5][keySize]byte {
 	}
 }
 
-// smallOrderCurve25519 are the u coordinates below the prime with which every key
-// agreement gives zero (RFC 7748, section 6.1).
+// smallOrderCurve25519 returns the u coordinates below the prime for which every key
+// agreement results in zero (RFC 7748, section 6.1).
 func smallOrderCurve25519() [5][keySize]byte {
 	return [5][keySize]byte{
 		{},

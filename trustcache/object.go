@@ -14,8 +14,8 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// Bounds of one signed object. A master key carries the signatures of its owner's
-// devices, a device the names of its keys; both are a few kilobytes in practice.
+// Limits of one signed object. A master key carries the signatures of its owner's devices,
+// a device the names of its keys; both have a few kilobytes in practice.
 const (
 	maxObject  = 256 << 10
 	maxDepth   = 16
@@ -23,16 +23,16 @@ const (
 )
 
 var (
-	// ErrMalformed says that an object is not what the specification says it is:
-	// wrong types, duplicate names, invalid UTF-8, numbers that canonical JSON cannot
-	// carry, too large, too deep (attack A26).
+	// ErrMalformed means that an object is not as the specification describes it: wrong types,
+	// duplicate names, invalid UTF-8, numbers that canonical JSON does not allow, too large,
+	// too deep (attack A26).
 	ErrMalformed = errors.New("malformed object")
-	// ErrSignature says that a signature that must be there is missing or wrong.
+	// ErrSignature means that a signature that must be there is missing or wrong.
 	ErrSignature = errors.New("missing or wrong signature")
 )
 
-// parseObject reads a signed object: exactly one JSON object, without duplicate names
-// or invalid UTF-8 at any depth, and within the bounds.
+// parseObject reads a signed object: exactly one JSON object, without duplicate names or
+// invalid UTF-8 at any depth, and within the limits.
 func parseObject(raw []byte) (strictjson.Object, error) {
 	if len(raw) > maxObject {
 		return nil, fmt.Errorf("%w: %d bytes", ErrMalformed, len(raw))
@@ -43,8 +43,7 @@ func parseObject(raw []byte) (strictjson.Object, error) {
 	return members(raw)
 }
 
-// members reads a value that is an object, such as one inside an object that parseObject
-// accepted.
+// members reads a value that must be an object, inside one that parseObject accepted.
 func members(value []byte) (strictjson.Object, error) {
 	out, err := strictjson.Parse(value)
 	if err != nil {
@@ -56,7 +55,7 @@ func members(value []byte) (strictjson.Object, error) {
 	return out, nil
 }
 
-// text gives a member that must be a string.
+// text returns a member that must be a string.
 func text(o strictjson.Object, name string) (string, error) {
 	s, ok := o.Text(name)
 	if !ok {
@@ -65,7 +64,7 @@ func text(o strictjson.Object, name string) (string, error) {
 	return s, nil
 }
 
-// texts gives a member that must be an object of strings.
+// texts returns a member that must be an object of strings.
 func texts(o strictjson.Object, name string) (map[string]string, error) {
 	inner, err := members(o.Get(name))
 	if err != nil {
@@ -82,7 +81,7 @@ func texts(o strictjson.Object, name string) (map[string]string, error) {
 	return out, nil
 }
 
-// list gives a member that must be an array of strings.
+// list returns a member that must be an array of strings.
 func list(o strictjson.Object, name string) ([]string, error) {
 	dec := jsontext.NewDecoder(bytes.NewBuffer(o.Get(name)))
 	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != '[' {
@@ -110,8 +109,8 @@ func unquote(value jsontext.Value) (string, bool) {
 	return string(s), err == nil
 }
 
-// signedBytes gives what a signature of the object covers: canonical JSON without
-// "signatures" and "unsigned" (appendices: signing JSON).
+// signedBytes returns the bytes that a signature of the object covers: canonical JSON
+// without "signatures" and "unsigned" (Appendices, Signing JSON).
 func signedBytes(o strictjson.Object) ([]byte, error) {
 	msg := append(make(json.RawMessage, 0, 512), '{')
 	for _, m := range o {
@@ -137,13 +136,13 @@ func signedBytes(o strictjson.Object) ([]byte, error) {
 	return msg, nil
 }
 
-// signed is what one user's signatures of an object are and what they cover.
+// signed holds one user's signatures of an object and the bytes that they cover.
 type signed struct {
 	signatures map[string]string // by key ID
 	message    []byte
 }
 
-// signedBy prepares to check the signatures that user made. None is not an error.
+// signedBy returns the signatures by user of an object. To have none is not an error.
 func signedBy(o strictjson.Object, user id.UserID) (signed, error) {
 	raw := o.Get("signatures")
 	if raw == nil {
@@ -164,8 +163,8 @@ func signedBy(o strictjson.Object, user id.UserID) (signed, error) {
 	return out, err
 }
 
-// byDevice reports whether key signed the object under the key ID of a device. The ID
-// is compared byte for byte: device IDs have no other spelling.
+// byDevice reports whether key signed the object under the key ID of a device. Device IDs
+// are compared byte for byte.
 func (s signed) byDevice(device id.DeviceID, key id.Ed25519) bool {
 	return s.check(s.signatures["ed25519:"+device.String()], key)
 }

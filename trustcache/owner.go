@@ -7,11 +7,10 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// Owner is what is known of the sender of a room key or another Olm message: recorded
-// when it arrived, from the Olm channel alone, never from the event that is decrypted
-// with it and never from what a forward, a backup or an import claims (design §5), unless
-// it is Attested.
-// It may be upgraded by what becomes known later, never downgraded.
+// Owner is the sender of a room key or of another Olm message. It is recorded when the
+// message arrives, from the Olm channel alone, never from the event that is decrypted with
+// the key and, unless it is Attested, never from what a forward, a backup or an import
+// claims. It may be upgraded by what becomes known later, never downgraded.
 type Owner struct {
 	UserID     id.UserID     `json:"user_id,omitempty"`
 	DeviceID   id.DeviceID   `json:"device_id,omitempty"`
@@ -20,24 +19,25 @@ type Owner struct {
 	// DeviceKeys are the device keys carried in the message (MSC4147) or known from the
 	// tracker, as the owner signed them.
 	DeviceKeys json.RawMessage `json:"device_keys,omitempty"`
-	// Signed says that the owner's identity at some time since had signed the device.
+	// Signed reports whether the owner's identity has at some time signed the device.
 	Signed bool `json:"signed,omitempty"`
-	// Master is the master key of that identity, and Accepted says that the account had
+	// Master is the master key of that identity, and Accepted reports whether the account had
 	// accepted it, at that time or later.
 	Master   id.Ed25519 `json:"master,omitempty"`
 	Accepted bool       `json:"accepted,omitempty"`
-	// Attested says that this was recorded when the key arrived, by a device of the
-	// account, and came back with the key from a backup that only the account's own devices
-	// can have written (MSC4048, requirement 16.9).
+	// Attested reports whether a device of the account recorded this when the key arrived, and
+	// it came back with the key from a backup that only the account's own devices can have
+	// written (MSC4048, requirement 16.9).
 	Attested bool `json:"attested,omitempty"`
 }
 
-// Known reports whether more than a key is known of the sending device.
+// Known reports whether the sending device is known, not only its keys.
 func (o Owner) Known() bool { return o.UserID != "" && o.DeviceID != "" }
 
-// Named gives an attested owner of whom only the keys are known the user whose device has
-// them: MSC4048 lets other clients attest a key without saying whose it is. That device
-// has signed both keys together with its user's ID, so that no other user can claim them.
+// Named returns the owner with the user and device of u that has its keys, for an attested
+// owner without a name: MSC4048 lets other clients attest a key without saying whose it is.
+// The device has signed both keys together with its user's ID, so that no other user can
+// claim them.
 func (o Owner) Named(u *User) (Owner, bool) {
 	if !o.Attested || o.UserID != "" || !u.Known() {
 		return o, false
@@ -50,9 +50,9 @@ func (o Owner) Named(u *User) (Owner, bool) {
 	return o, true
 }
 
-// Upgrade adds what a snapshot of the owner's user says, and reports whether anything
-// was added. Both the Curve25519 and the Ed25519 key must be the device's (requirement
-// 6.8); a key that two devices claim proves nothing (attack A16).
+// Upgrade adds what a snapshot of the owner's user proves, and reports whether it added
+// anything. The device must have both the Curve25519 and the Ed25519 key (requirement 6.8);
+// a key that two devices have proves nothing (attack A16).
 func (o Owner) Upgrade(u *User) (Owner, bool) {
 	if !u.Known() || o.UserID == "" || u.UserID != o.UserID || (o.Signed && o.Accepted) {
 		return o, false
@@ -81,7 +81,7 @@ func (o Owner) Upgrade(u *User) (Owner, bool) {
 	return out, changed
 }
 
-// Keep gives the owner with what an earlier record of the same device has proven: nothing
+// Keep returns the owner with what an earlier record of the same device has proven: nothing
 // of that is lost when the device sends its key again.
 func (o Owner) Keep(was Owner) Owner {
 	if !was.Signed || was.UserID != o.UserID || was.Curve25519 != o.Curve25519 || was.Ed25519 != o.Ed25519 {
@@ -92,8 +92,8 @@ func (o Owner) Keep(was Owner) Owner {
 	return o
 }
 
-// sender gives the listed device that an owner is. listed says that devices claim its
-// Curve25519 key; with no device, that none of them is the owner or that two claim it.
+// sender returns the listed device that an owner is. listed reports whether any device has
+// its Curve25519 key; without a device, none of them is the owner, or two have the key.
 func (u *User) sender(o Owner) (device *Device, listed bool) {
 	for i := range u.Devices {
 		d := &u.Devices[i]
@@ -108,8 +108,8 @@ func (u *User) sender(o Owner) (device *Device, listed bool) {
 	return device, listed
 }
 
-// saysDehydrated reports whether the device keys carried in the message are those of a
-// dehydrated device. Their signature was checked when they came.
+// saysDehydrated reports whether the device keys in the message are those of a dehydrated
+// device. Their signature was checked when they came.
 func (o Owner) saysDehydrated() bool {
 	if len(o.DeviceKeys) == 0 {
 		return false
@@ -118,15 +118,15 @@ func (o Owner) saysDehydrated() bool {
 	return err == nil && d.Dehydrated
 }
 
-// carriesSignature reports whether the device keys carried in the message are the
-// owner's and signed by the user's current identity: a device that is gone, or that the
-// homeserver hides, can still be recognised by them (requirement 6.10, attack A15).
+// carriesSignature reports whether the device keys in the message are the owner's and
+// signed by the user's current identity: so a device is recognised that is gone, or that
+// the homeserver hides (requirement 6.10, attack A15).
 func (o Owner) carriesSignature(u *User, listed *Device) bool {
 	if len(o.DeviceKeys) == 0 || u.SelfSigning == "" {
 		return false
 	}
 	if listed != nil && bytes.Equal(o.DeviceKeys, listed.Raw) {
-		return false // the tracker looked at these already
+		return false // the tracker has judged these already
 	}
 	d, err := ParseDevice(o.DeviceKeys, o.UserID, o.DeviceID)
 	if err != nil || !d.Usable() || d.Curve25519 != o.Curve25519 || d.Ed25519 != o.Ed25519 {

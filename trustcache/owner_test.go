@@ -8,7 +8,7 @@ import (
 	"e2ee-proxy/store"
 )
 
-// An owner is upgraded by what becomes known, never downgraded (design §5).
+// An owner is upgraded by what becomes known, never downgraded.
 func TestOwnerUpgrade(t *testing.T) {
 	t.Parallel()
 	p, p2 := newPerson(bob, "1"), newPerson(bob, "2")
@@ -82,7 +82,7 @@ func TestOwnerUpgrade(t *testing.T) {
 	}
 }
 
-// trust-semantics §4, the to-device rules.
+// Which decrypted to-device messages are processed.
 func TestToDevice(t *testing.T) {
 	t.Parallel()
 	from := owned("", false)

@@ -99,8 +99,8 @@ func (x *tracking) verify(me person) {
 	}
 }
 
-// trust-semantics §3.1 and §3.2 through the tracker: verified by our signature, lost
-// with a change of theirs or of ours, regained by verification or withdrawal only.
+// A verification through the tracker: verified by our signature, lost with a change of
+// theirs or of ours, regained by verification or withdrawal only.
 func TestVerification(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -6,14 +6,13 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// PinState is how a user's digital identity compares with the one the account has
-// accepted (trust-semantics §3.1, design §5).
+// PinState compares a user's identity with the one that the account has accepted.
 type PinState int
 
 const (
 	// PinNone is a user without an identity.
 	PinNone PinState = iota
-	// PinPinned is an identity that was accepted: at first sight, or by acknowledging.
+	// PinPinned is an identity that was accepted: when first seen, or by acknowledging it.
 	PinPinned
 	// PinChanged is an identity that differs from the accepted one; the user had never been verified.
 	PinChanged
@@ -23,7 +22,7 @@ const (
 	PinVerificationLost
 )
 
-// String gives the name the control API uses.
+// String returns the name used by the control API.
 func (s PinState) String() string {
 	switch s {
 	case PinNone:
@@ -41,24 +40,24 @@ func (s PinState) String() string {
 	}
 }
 
-// Accepted reports whether nothing waits for an acknowledgement.
+// Accepted reports whether no change waits for an acknowledgement.
 func (s PinState) Accepted() bool { return s == PinPinned || s == PinVerified || s == PinNone }
 
-// Pin is what an account accepted of a user's identity. The zero value is a user
-// without one.
+// Pin records which of a user's identities the account accepted. The zero value is a user
+// without an identity.
 type Pin struct {
 	// Current is the master key the homeserver shows; once known it is never empty again.
 	Current id.Ed25519
 	// PinnedMaster is the master key that was accepted.
 	PinnedMaster id.Ed25519
-	// Verified says that our own verified identity has signed Current. For the own user:
-	// that we hold the private keys of Current, or verified it.
+	// Verified reports whether our own verified identity has signed Current. For the own user:
+	// whether we hold the private keys of Current, or verified it.
 	Verified bool
-	// WasVerified latches with Verified; only withdrawing clears it.
+	// WasVerified is set with Verified; only withdrawing clears it.
 	WasVerified bool
 }
 
-// State gives the state the pin is in.
+// State returns the state that follows from the pin.
 func (p Pin) State() PinState {
 	switch {
 	case p.Current == "":
@@ -74,13 +73,13 @@ func (p Pin) State() PinState {
 	}
 }
 
-// LostByUs reports whether a verification was lost because our own identity changed,
-// and not the user's: the words for a person differ.
+// LostByUs reports whether a verification was lost because our own identity changed, not
+// the user's. The text for a person differs.
 func (p Pin) LostByUs() bool {
 	return p.State() == PinVerificationLost && p.PinnedMaster == p.Current
 }
 
-// PinEventKind is what happened to a pin. The zero value changes nothing.
+// PinEventKind is the kind of a [PinEvent]. The zero value changes nothing.
 type PinEventKind int
 
 const (
@@ -89,28 +88,28 @@ const (
 	PinSeen PinEventKind = iota + 1
 	// PinAcknowledge: the account's owner accepts Master.
 	PinAcknowledge
-	// PinWithdraw: the account's owner gives up the verification of the user.
+	// PinWithdraw: the account's owner withdraws the verification of the user.
 	PinWithdraw
 )
 
-// PinEvent is one event of the pin state machine.
+// PinEvent is one input of the pin state machine.
 type PinEvent struct {
 	Kind   PinEventKind
 	Master id.Ed25519
-	// SignedByUs (PinSeen) says that our own verified identity signed Master.
+	// SignedByUs (PinSeen) reports whether our own verified identity signed Master.
 	SignedByUs bool
 	// Automatic (PinSeen) lets changes of never-verified users be acknowledged at once.
 	Automatic bool
 }
 
-// PinEffect is what a transition means to the account's owner.
+// PinEffect is the meaning of a transition for the account's owner.
 type PinEffect string
 
 // The effects. They are stored in the history under these names.
 const (
 	EffectFirstSeen PinEffect = "first_seen"
-	// EffectChanged is another master key than before. Whether it waits for an
-	// acknowledgement is the state's to say: it may be one that we have signed.
+	// EffectChanged is another master key than before. The state says whether it waits for an
+	// acknowledgement: we may have signed it.
 	EffectChanged              PinEffect = "changed"
 	EffectRestored             PinEffect = "restored" // the accepted identity is back
 	EffectVerified             PinEffect = "verified"
@@ -120,8 +119,8 @@ const (
 	EffectWithdrawn            PinEffect = "withdrawn"
 )
 
-// Lines of the history about the self-signing key in Previous of the master key in
-// Master: it was replaced by another under it, or another master key came. They are no
+// Kinds of lines in the history about self-signing keys. Previous was a self-signing key of
+// the master key Master until another replaced it, or another master key came. They are no
 // transitions of the pin.
 const (
 	kindRetired = "self_signing_replaced"
@@ -129,18 +128,18 @@ const (
 )
 
 var (
-	// ErrNotCurrent says that an acknowledgement names a master key that is not, or no
-	// longer, the user's current one: a race is decided by the key.
+	// ErrNotCurrent means that an acknowledgement names a master key that is not, or no
+	// longer, the user's current one.
 	ErrNotCurrent = errors.New("that is not the user's current digital identity")
-	// ErrVerificationLost says that acknowledging is not enough: the user was verified,
-	// so verify again or withdraw the verification.
+	// ErrVerificationLost means that acknowledging is not enough: the user was verified, so
+	// verify again or withdraw the verification.
 	ErrVerificationLost = errors.New("the user was verified; verify again or withdraw the verification")
-	// ErrNothingToWithdraw says that no lost verification is there to withdraw.
+	// ErrNothingToWithdraw means that there is no lost verification.
 	ErrNothingToWithdraw = errors.New("there is no lost verification to withdraw")
 )
 
-// Apply gives the pin after an event and what that means, in order. On an error
-// nothing changed.
+// Apply returns the pin after an event, and the effects in order. On an error nothing has
+// changed.
 func (p Pin) Apply(ev PinEvent) (Pin, []PinEffect, error) {
 	switch ev.Kind {
 	case PinSeen:

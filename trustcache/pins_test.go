@@ -14,8 +14,8 @@ const (
 	keyC id.Ed25519 = "C"
 )
 
-// Every row of trust-semantics §3.1, with the deviation of design §5, and §3.2 for the
-// own identity, where "signed by us" is "we hold the private keys".
+// Every transition of a pin, with our deviations from the reference, also for the own
+// identity, where "signed by us" is "we hold the private keys".
 func TestPinTransitions(t *testing.T) {
 	t.Parallel()
 	seen := func(master id.Ed25519, signed bool) PinEvent {
@@ -115,8 +115,7 @@ func TestPinTransitions(t *testing.T) {
 	}
 }
 
-// trust-semantics §3.1: "lost" is left by verification or withdrawal only, whatever
-// else happens.
+// A lost verification ends by verification or withdrawal only, whatever else happens.
 func TestLostVerificationIsSticky(t *testing.T) {
 	t.Parallel()
 	masters := []id.Ed25519{"", keyA, keyB, keyC}

@@ -8,20 +8,21 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// Mode is how a direction of the policy is applied. The zero value enforces.
+// Mode is how strictly one direction of the policy (sending, receiving) is applied. The
+// zero value enforces.
 type Mode int
 
 const (
 	// ModeEnforce does what MSC4153 says.
 	ModeEnforce Mode = iota
-	// ModeWarn does as before and says what enforcing would have done.
+	// ModeWarn does nothing new and reports what enforcing would have done.
 	ModeWarn
-	// ModeOff does as before.
+	// ModeOff does nothing new.
 	ModeOff
 )
 
-// InClear says what becomes of a plain event in an encrypted room that should have
-// been encrypted.
+// InClear is the treatment of a plain event in an encrypted room that should have been
+// encrypted.
 type InClear int
 
 const (
@@ -31,8 +32,8 @@ const (
 	InClearWithhold
 )
 
-// Unproven says what becomes of an event whose room key came without proof of its
-// sender: from a backup, an import, a bundle or a forward (0.11).
+// Unproven is the treatment of an event whose room key came without proof of its sender:
+// from a backup, an import, a bundle or a forward (requirement 0.11).
 type Unproven int
 
 const (
@@ -42,18 +43,18 @@ const (
 	UnprovenWithhold
 )
 
-// Withheld says what a client sees of an event that is held back.
+// Withheld is what a client sees of a withheld event.
 type Withheld int
 
 const (
-	// WithheldPlaceholder is a message that says that something was held back.
+	// WithheldPlaceholder is a message that says that something was withheld.
 	WithheldPlaceholder Withheld = iota
 	// WithheldHide is nothing at all.
 	WithheldHide
 )
 
-// Policy is what the configuration says of trust, with dates already resolved to the
-// mode in force now. The zero value is the default of design §5.
+// Policy holds the settings about trust, with dates already resolved to the mode in force
+// now. The zero value is the default.
 type Policy struct {
 	Send     Mode
 	Receive  Mode
@@ -64,8 +65,8 @@ type Policy struct {
 	Bridges map[id.UserID]bool
 }
 
-// ReceiveRules names what of the policy decides whether an event that was decrypted is held
-// back. Equal policies have equal names.
+// ReceiveRules returns a name for those settings that decide whether a decrypted event is
+// withheld. Equal settings have equal names.
 func (p Policy) ReceiveRules() string {
 	bridges := slices.Sorted(maps.Keys(p.Bridges))
 	return fmt.Sprintf("receive %d, unproven %d, bridges %q", p.Receive, p.Unproven, bridges)

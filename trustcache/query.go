@@ -14,21 +14,21 @@ import (
 	"e2ee-proxy/store"
 )
 
-// flight is a query about one user that is on its way. There is at most one per user;
-// who joins it asks again afterwards if something changed meanwhile.
+// flight is a query about one user that is in flight. There is at most one per user; who
+// joins it asks again afterwards if something changed meanwhile.
 type flight struct {
 	user     id.UserID
 	failures int
 	done     chan struct{}
 	err      error // once done
-	// dirty is set, under mu, when a change arrives that the answer may not contain
-	// (requirement 4.5); left when tracking stopped.
-	dirty, left bool
+	// dirty and untracked are set, under mu, when a change arrives that the answer may not contain
+	// (requirement 4.5); untracked when tracking stopped.
+	dirty, untracked bool
 }
 
-// takeOff starts queries about users who have none in flight, and gives the flights of
-// all: those it started, and those of others that it joins.
-func (t *Tracker) takeOff(ctx context.Context, q KeyQuerier, ask []*entry) (mine, joined []*flight, err error) {
+// startFlights starts queries about users who have none in flight, and returns the flights of
+// all: mine were started by this call, joined by others.
+func (t *Tracker) startFlights(ctx context.Context, q KeyQuerier, ask []*entry) (mine, joined []*flight, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
@@ -40,7 +40,7 @@ func (t *Tracker) takeOff(ctx context.Context, q KeyQuerier, ask []*entry) (mine
 			joined = append(joined, f)
 			continue
 		}
-		// A flight that landed meanwhile may have answered already.
+		// A flight that ended meanwhile may have answered already.
 		if now := t.cached(user); now != nil && now != e && (now.user.Knowledge == KnowledgeFresh || !askable(now, t.opts.Now())) {
 			continue
 		}
@@ -50,17 +50,17 @@ func (t *Tracker) takeOff(ctx context.Context, q KeyQuerier, ask []*entry) (mine
 	}
 	detached := context.WithoutCancel(ctx)
 	for _, batch := range t.batches(mine) {
-		t.queries.Go(func() { t.fly(detached, q, batch) })
+		t.queries.Go(func() { t.runQuery(detached, q, batch) })
 	}
 	return mine, joined, nil
 }
 
-// fly makes one query and ends its flights, whatever came of it.
-func (t *Tracker) fly(ctx context.Context, q KeyQuerier, batch []*flight) {
+// runQuery makes one query and ends its flights, whatever the result.
+func (t *Tracker) runQuery(ctx context.Context, q KeyQuerier, batch []*flight) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(t.ctx, func() { cancel(ErrClosed) })()
-	err := t.ask(ctx, q, batch)
+	err := t.queryBatch(ctx, q, batch)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, f := range batch {
@@ -70,8 +70,9 @@ func (t *Tracker) fly(ctx context.Context, q KeyQuerier, batch []*flight) {
 	}
 }
 
-// batches divides flights into queries. Users whose queries failed go in ever smaller
-// ones, so that one whom the homeserver cannot bear does not spoil the others' for long.
+// batches divides flights into queries. Users whose queries failed go into smaller and
+// smaller ones, so that one user whom the homeserver cannot handle does not fail the
+// others' for long.
 func (t *Tracker) batches(all []*flight) [][]*flight {
 	slices.SortStableFunc(all, func(a, b *flight) int { return a.failures - b.failures })
 	var out [][]*flight
@@ -86,8 +87,9 @@ func (t *Tracker) batches(all []*flight) [][]*flight {
 	return out
 }
 
-// ask makes one query and stores what it says. Errors are the store's, ErrClosed and ErrAsker.
-func (t *Tracker) ask(ctx context.Context, q KeyQuerier, batch []*flight) error {
+// queryBatch makes one query and stores the answer. Errors are the store's, ErrClosed and
+// ErrAsker.
+func (t *Tracker) queryBatch(ctx context.Context, q KeyQuerier, batch []*flight) error {
 	select {
 	case t.slots <- struct{}{}:
 		defer func() { <-t.slots }()
@@ -114,39 +116,39 @@ func (t *Tracker) ask(ctx context.Context, q KeyQuerier, batch []*flight) error 
 // firstBackoff is the pause after the first query that failed.
 const firstBackoff = 2 * time.Second
 
-// backoff is the pause after so many failures in a row.
+// backoff returns the pause after so many failures in a row.
 func (t *Tracker) backoff(failures int) time.Duration {
 	return backoff.Range{First: firstBackoff, Last: t.opts.MaxBackoff}.After(failures)
 }
 
-// failure gives the row of a user after a query that failed (requirement 3.11).
+// failure returns the row of a user after a query that failed (requirement 3.11).
 func (t *Tracker) failure(row store.User, f *flight) store.User {
-	row.Tracked, row.Outdated = !f.left, true
+	row.Tracked, row.Outdated = !f.untracked, true
 	row.Failures++
 	row.RetryAt = t.opts.Now().Add(t.backoff(row.Failures))
 	return row
 }
 
-// storeFailures remembers that nothing came of a query.
+// storeFailures records a query that failed.
 func (t *Tracker) storeFailures(ctx context.Context, batch []*flight) error {
-	return t.change(ctx, usersOf(batch), func(w *work) error {
-		flights := t.settle(batch)
+	return t.change(ctx, usersOf(batch), func(w *rowsTx) error {
+		flights := t.copyFlights(batch)
 		for _, f := range batch {
-			w.put(w.get(f.user), t.failure(w.get(f.user).row, flights[f.user]))
+			w.setRow(w.get(f.user), t.failure(w.get(f.user).row, flights[f.user]))
 		}
 		return nil
 	})
 }
 
-// storeAnswer works out and stores what a query said.
+// storeAnswer works out and stores the answer to a query.
 func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, res *QueryResult) error {
 	users := usersOf(batch)
 	entries, err := t.load(ctx, users)
 	if err != nil {
 		return err
 	}
-	// Identities and devices of a user are changed by its flight alone, so what is worked
-	// out here, without a lock, still holds under it; pins and overrides may change.
+	// Identities and devices of a user are changed by its flight alone, so what is worked out
+	// here without a lock still holds under it; pins and overrides may change.
 	updates := make(map[id.UserID]update, len(batch))
 	for _, e := range entries {
 		if res.failed(e.row.UserID) {
@@ -156,23 +158,23 @@ func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, res *QueryRe
 		if err != nil {
 			return err
 		}
-		updates[e.row.UserID] = digest(e.user, res, retired, t.opts.MaxDevices)
+		updates[e.row.UserID] = digestAnswer(e.user, res, retired, t.opts.MaxDevices)
 	}
 	// The own user comes first: others are judged by its keys.
 	slices.SortStableFunc(users, func(a, b id.UserID) int { return t.rank(a) - t.rank(b) })
-	return t.change(ctx, users, func(w *work) error {
-		flights := t.settle(batch)
+	return t.change(ctx, users, func(w *rowsTx) error {
+		flights := t.copyFlights(batch)
 		for _, user := range users {
 			e, f := w.get(user), flights[user]
 			up, ok := updates[user]
 			if !ok {
-				w.put(e, t.failure(e.row, f))
+				w.setRow(e, t.failure(e.row, f))
 				continue
 			}
 			row := e.row
-			row.Tracked, row.Outdated = !f.left, f.dirty || f.left
+			row.Tracked, row.Outdated = !f.untracked, f.dirty || f.untracked
 			row.Failures, row.RetryAt = 0, time.Time{}
-			if err := w.learn(ctx, e, row, up); err != nil {
+			if err := w.applyUpdate(ctx, e, row, up); err != nil {
 				return err
 			}
 			w.answered = append(w.answered, user)
@@ -181,15 +183,15 @@ func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, res *QueryRe
 	})
 }
 
-// retired gives the self-signing keys that the master key in an answer has replaced, if
-// the answer shows another one than before: a homeserver could bring back an old key,
-// whose private half somebody has, and every device it ever signed. It could also show
-// another identity in between.
+// retired returns the self-signing keys that the master key in an answer has replaced, if
+// the answer has another self-signing key than before. A homeserver could bring back an old
+// key, whose private half somebody has, and every device that it ever signed; also after it
+// has shown another identity in between.
 func (t *Tracker) retired(ctx context.Context, before *User, res *QueryResult) (map[id.Ed25519]bool, error) {
 	if before.SelfSigning == "" || bytes.Equal(res.SelfSigningKeys[before.UserID], before.SelfSigningRaw) {
 		return nil, nil
 	}
-	shown, _ := digestIdentity(before, res)
+	shown, _ := nextIdentity(before, res)
 	if shown.SelfSigning == before.SelfSigning && shown.Master == before.Master {
 		return nil, nil
 	}
@@ -198,7 +200,7 @@ func (t *Tracker) retired(ctx context.Context, before *User, res *QueryResult) (
 		return nil, fmt.Errorf("load history of a user: %w", err)
 	}
 	out := make(map[id.Ed25519]bool)
-	var left id.Ed25519 // what the master key had last, if it is not the current one
+	var left id.Ed25519 // the last key under the master key, if it is not the current one
 	for _, c := range history {
 		if c.Master != shown.Master.String() || (c.Kind != kindRetired && c.Kind != kindLeft) {
 			continue
@@ -212,9 +214,9 @@ func (t *Tracker) retired(ctx context.Context, before *User, res *QueryResult) (
 	return out, nil
 }
 
-// settle reads the flags of flights. Changes that arrive later wait for rows, and so
-// are committed after what is written now.
-func (t *Tracker) settle(batch []*flight) map[id.UserID]*flight {
+// copyFlights returns copies of flights with their flags, by user. Changes that arrive
+// later wait for rows, and so are committed after what is written now.
+func (t *Tracker) copyFlights(batch []*flight) map[id.UserID]*flight {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	out := make(map[id.UserID]*flight, len(batch))
@@ -240,10 +242,10 @@ func usersOf(batch []*flight) []id.UserID {
 	return out
 }
 
-// Changed records that the homeserver said that users' devices changed (requirement
-// 4.3). It adds to ch what the caller must store together with its sync position. From
-// now on, whether or not that succeeds, the users are not fresh. committed is to be
-// called once ch is stored, and only then.
+// Changed records that users' devices changed (requirement 4.3), and adds to ch what the
+// caller must store together with its sync position. From now on, whether or not that
+// succeeds, the users are not fresh. The caller calls committed once ch is stored, and only
+// then.
 func (t *Tracker) Changed(ch *store.Changes, users []id.UserID) (committed func()) {
 	t.rows.Lock()
 	defer t.rows.Unlock()
@@ -251,8 +253,8 @@ func (t *Tracker) Changed(ch *store.Changes, users []id.UserID) (committed func(
 	return t.markAll(users, false)
 }
 
-// Left records that the homeserver tells no more of users' changes (requirement 4.6),
-// like Changed. What is known of them is kept, and so are their pins.
+// Left is like Changed, when the homeserver no longer reports the users' changes
+// (requirement 4.6). What is known of them is kept, and so are their pins.
 func (t *Tracker) Left(ch *store.Changes, users []id.UserID) (committed func()) {
 	t.rows.Lock()
 	defer t.rows.Unlock()
@@ -267,10 +269,10 @@ func (t *Tracker) markAll(users []id.UserID, left bool) (committed func()) {
 	t.seq++
 	seq := t.seq
 	for _, user := range users {
-		m := mark{seq: seq, left: left || t.marks[user].left}
+		m := reportedChange{seq: seq, left: left || t.marks[user].left}
 		t.marks[user] = m
 		if f := t.flights[user]; f != nil {
-			f.dirty, f.left = true, f.left || left
+			f.dirty, f.untracked = true, f.untracked || left
 		}
 		if e := t.cached(user); e != nil {
 			t.keep(e.with(t.account.UserID, m.apply(e.row)))
@@ -290,8 +292,8 @@ func (t *Tracker) markAll(users []id.UserID, left bool) (committed func()) {
 	}
 }
 
-// apply gives the row of a marked user.
-func (m mark) apply(row store.User) store.User {
+// apply returns the row with the mark in it.
+func (m reportedChange) apply(row store.User) store.User {
 	row.Outdated, row.Failures, row.RetryAt = true, 0, time.Time{}
 	if m.left {
 		row.Tracked = false

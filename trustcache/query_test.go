@@ -14,8 +14,8 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// Requirement 3.11, conflict 0.12: a server that cannot be asked is unknown, and asked
-// again with increasing pauses.
+// Requirements 3.11, 0.12: a server that cannot be asked is unknown, and asked again with
+// increasing pauses.
 func TestFailures(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -21,9 +21,8 @@ func tooDeep(raw []byte) bool {
 	return false
 }
 
-// numbersCanBeSigned reports whether every number of a JSON text is one that
-// canonical JSON can carry. Others have no one spelling, so that two parties would
-// sign different bytes.
+// numbersCanBeSigned reports whether canonical JSON allows every number of a JSON text.
+// Others have more than one spelling, so that two parties would sign different bytes.
 func numbersCanBeSigned(raw []byte) bool {
 	for i := 0; i < len(raw); {
 		switch c := raw[i]; {
@@ -45,7 +44,8 @@ func numbersCanBeSigned(raw []byte) bool {
 	return true
 }
 
-// skipString gives the index after the closing quote of a string whose content starts at i.
+// skipString returns the index behind the closing quote of a string whose content starts at
+// i.
 func skipString(raw []byte, i int) int {
 	for ; i < len(raw); i++ {
 		switch raw[i] {
@@ -64,8 +64,8 @@ func isNumberByte(c byte) bool {
 	return isDigit(c) || c == '-' || c == '+' || c == '.' || c == 'e' || c == 'E'
 }
 
-// isCanonicalInteger reports whether a number is an integer in the range of canonical
-// JSON, -(2^53)+1 to 2^53-1, in its one spelling.
+// isCanonicalInteger reports whether a number is an integer in the range of canonical JSON,
+// -(2^53)+1 to 2^53-1, and canonically written.
 func isCanonicalInteger(n []byte) bool {
 	digits := n
 	if n[0] == '-' {

@@ -5,20 +5,20 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// ShareOutcome is whether a device may be given a room key, a secret, or anything
-// else that is encrypted for it. The zero value refuses.
+// ShareOutcome is the decision whether a device gets a room key, a secret, or anything else
+// that is encrypted for it. The zero value refuses.
 type ShareOutcome int
 
 const (
-	// ShareRefuse gives the device nothing and tells it nothing.
+	// ShareRefuse sends the device nothing, not even m.room_key.withheld.
 	ShareRefuse ShareOutcome = iota
-	// ShareWithhold gives the device nothing and tells it why.
+	// ShareWithhold sends the device m.room_key.withheld.
 	ShareWithhold
-	// ShareGive gives it.
+	// ShareGive sends it the key.
 	ShareGive
 )
 
-// ShareReason says why, for logs, audit and metrics.
+// ShareReason is the reason of a [ShareDecision], for logs, audit and metrics.
 type ShareReason string
 
 // The reasons of a [ShareDecision].
@@ -41,13 +41,13 @@ const (
 type ShareInput struct {
 	User   *User
 	Device *Device
-	// Sender is the device that sends; it needs nothing for itself.
+	// SenderUser and SenderDevice are the device that sends; it needs nothing for itself.
 	SenderUser   id.UserID
 	SenderDevice id.DeviceID
 	Mode         Mode // Policy.Send
 }
 
-// ShareDecision says what to do with one device.
+// ShareDecision is the decision about one device.
 type ShareDecision struct {
 	Outcome ShareOutcome
 	// Code is the code of m.room_key.withheld when Outcome is ShareWithhold.
@@ -57,10 +57,10 @@ type ShareDecision struct {
 	Enforced ShareOutcome
 }
 
-// Share decides for one device (trust-semantics §2.1, IdentityBasedStrategy, with
-// these deviations: a local distrust always withholds (§7.4 there), an override can
-// trust an unsigned device (requirement 1.16), and an identity change that was not
-// acknowledged gets nothing, whoever forgot to ask [Gate]).
+// Share decides for one device as the reference's IdentityBasedStrategy does, with these
+// deviations: an override that distrusts always withholds, one that trusts overrules a
+// missing signature (requirement 1.16), and a user whose identity change was not
+// acknowledged gets nothing, even if the caller forgot [Gate].
 func Share(in ShareInput) ShareDecision {
 	strict := share(in, true)
 	switch in.Mode {
@@ -93,11 +93,11 @@ func share(in ShareInput, enforce bool) ShareDecision {
 		return ShareDecision{Reason: ReasonSelf}
 	case !d.Usable():
 		return ShareDecision{Reason: ReasonFault}
-	case d.DoNotEncrypt: // its own wish, whatever the policy and exceptions say (MSC4261)
+	case d.DoNotEncrypt: // the device's own wish comes before policy and exceptions (MSC4261)
 		return ShareDecision{Reason: ReasonDoNotEncrypt}
 	case d.Override == OverrideDistrusted:
 		return ShareDecision{Outcome: ShareWithhold, Code: event.RoomKeyWithheldBlacklisted, Reason: ReasonDistrusted}
-	case d.Dehydrated && !signed: // requirement 24.2, whatever the policy
+	case d.Dehydrated && !signed: // requirement 24.2, under every policy
 		return ShareDecision{Outcome: ShareWithhold, Code: event.RoomKeyWithheldUnverified, Reason: ReasonDehydrated}
 	case enforce && !u.State().Accepted():
 		return ShareDecision{Reason: ReasonIdentity}
@@ -112,8 +112,8 @@ func share(in ShareInput, enforce bool) ShareDecision {
 	}
 }
 
-// GateOutcome is whether an encrypted send may go on. The zero value refuses because
-// it cannot tell.
+// GateOutcome is the decision whether an encrypted send may go on. The zero value refuses
+// because nothing is known.
 type GateOutcome int
 
 const (
@@ -121,7 +121,7 @@ const (
 	GateCannotTell GateOutcome = iota
 	// GateBlocked refuses: somebody's identity change waits for an acknowledgement.
 	GateBlocked
-	// GateAllow lets the send go on, to those devices that Share gives to.
+	// GateAllow lets the send go on, to those devices for which Share returns ShareGive.
 	GateAllow
 )
 
@@ -130,25 +130,25 @@ type BlockedUser struct {
 	UserID id.UserID
 	State  PinState // PinChanged or PinVerificationLost
 	Own    bool
-	// Master is the current master key: what an acknowledgement must name.
+	// Master is the current master key, which an acknowledgement must name.
 	Master id.Ed25519
 }
 
-// GateDecision says whether a send to some users may go on.
+// GateDecision is the decision whether a send to some users may go on.
 type GateDecision struct {
 	Outcome GateOutcome
 	Blocked []BlockedUser // in the order of the input; also what ModeWarn would have blocked
-	// Unreached are users of whom nothing is known. Their devices get nothing and the
-	// send goes on: unknown is neither compliant nor unsigned (0.12). They are asked
-	// about again by a later Lookup.
+	// Unreached are users of whom nothing is known. Their devices get nothing and the send
+	// goes on: unknown is neither compliant nor unsigned (requirement 0.12). A later Lookup
+	// asks about them again.
 	Unreached []id.UserID
 	// Enforced is what ModeEnforce would have done.
 	Enforced GateOutcome
 }
 
-// Gate decides whether an encrypted event may be sent to users, of whom the own user
-// must be one (requirement 1.12, 1.24; conflict 0.4: any unacknowledged change blocks).
-// A user of whom older knowledge exists counts with it.
+// Gate decides whether an encrypted event may be sent to users, of whom the own user must
+// be one (requirements 1.12, 1.24; 0.4: any unacknowledged change blocks). Knowledge that
+// is not fresh counts too.
 func Gate(users []*User, mode Mode) GateDecision {
 	var out GateDecision
 	own := false

@@ -62,7 +62,7 @@ func shareCell(d ShareDecision) string {
 // blocked is a cell in which nothing is sent to the room at all.
 const blocked = "blocked"
 
-// sendCell is what becomes of a send to one device: first the gate, then the device.
+// sendCell returns what becomes of a send to one device: first the gate, then the device.
 func sendCell(u *User, in ShareInput) string {
 	me := &User{UserID: alice, Own: true, Knowledge: KnowledgeFresh, Pin: Pin{Current: keyA, PinnedMaster: keyA, Verified: true, WasVerified: true}}
 	if Gate([]*User{me, u}, in.Mode).Outcome != GateAllow {
@@ -71,22 +71,23 @@ func sendCell(u *User, in ShareInput) string {
 	return shareCell(Share(in))
 }
 
-// trust-semantics §2.1, the rows of IdentityBasedStrategy. The columns are the state of the
+// The rows of the reference's IdentityBasedStrategy. The columns are the state of the
 // owner's identity: none, pinned, changed (pin violation), verified, verification lost.
-// "reference" are the cells as they stand there ("-" cannot be; an error is "blocked"), "ours"
-// under enforce; where they differ, why says so. "loose" is warn and off: done as without
-// the rule, that is the reference's AllDevices, except for what no policy may switch off.
+// "reference" are the cells as they stand there ("-" cannot be; an error is "blocked"),
+// "ours" under enforce; where they differ, why says so. "loose" is warn and off: done as
+// without the rule, that is the reference's AllDevices, except for what no policy may
+// switch off.
 func TestSendTable(t *testing.T) {
 	t.Parallel()
 	type cells = [5]string
 	const (
-		// Conflict 0.4, spec 1.18: nobody is written to whose identity changed and was not
-		// accepted, not only who was verified.
+		// Requirement 0.4: nobody is written to whose identity changed and was not accepted, not
+		// only who was verified.
 		anyChange = "any unacknowledged change blocks"
-		// Spec 1.18 knows no device that was signed without an identity; believing it would
-		// be to believe whoever says so.
+		// No device can be signed without an identity; to believe it would be to believe whoever
+		// says so.
 		closed = "cannot be, and is refused if it is"
-		// trust-semantics §7.4: the reference looks at the signature only.
+		// The reference looks at the signature only.
 		distrust = "a local distrust always withholds"
 		// Requirement 1.16: explicit, listed, logged. The reference has no such exception here.
 		exception = "an override can trust a device"
@@ -197,7 +198,7 @@ func TestShareOwnDevicesAndUnknownUsers(t *testing.T) {
 	}
 }
 
-// Design §5, conflict 0.4: any unacknowledged change blocks; 0.12: unknown does not.
+// Requirement 0.4: any unacknowledged change blocks; 0.12: unknown does not.
 func TestGate(t *testing.T) {
 	t.Parallel()
 	me := in(alice, PinVerified)

@@ -94,8 +94,8 @@ func TestRealStores(t *testing.T) {
 	})
 }
 
-// story is everything that a tracker stores, and gives the users as they were in the
-// end and as another tracker over the same store finds them.
+// story is everything that a tracker stores, and returns the users as they were in the end
+// and as another tracker over the same store finds them.
 func story(t *testing.T, s Store, account *store.Account) (live, kept map[id.UserID]*User) {
 	t.Helper()
 	ctx := t.Context()

@@ -2,22 +2,21 @@ package trustcache
 
 import "strings"
 
-// ToDeviceOutcome is what becomes of an encrypted to-device message that was
-// decrypted. The zero value drops it.
+// ToDeviceOutcome is the decision about a decrypted to-device message. The zero value drops
+// it.
 type ToDeviceOutcome int
 
 const (
 	// ToDeviceDrop does nothing with the message. The Olm session it came over stays.
 	ToDeviceDrop ToDeviceOutcome = iota
-	// ToDeviceProcess hands it on.
+	// ToDeviceProcess processes the message.
 	ToDeviceProcess
 )
 
-// ToDevice decides whether a decrypted to-device message is processed
-// (trust-semantics §4). Messages whose effect is judged later, or that prove
-// themselves, are taken from anybody; everything else only from a device that its
-// owner has signed and whose owner's identity is accepted. Dehydrated devices send
-// nothing (requirement 24.2).
+// ToDevice decides whether a decrypted to-device message is processed. Messages whose
+// effect is judged later, or that carry their own proof, are taken from anybody; everything
+// else only from a device that its owner has signed and whose owner's identity is accepted.
+// Dehydrated devices send nothing (requirement 24.2).
 func ToDevice(eventType string, from Owner, user *User, mode Mode) ToDeviceOutcome {
 	from, _ = from.Upgrade(user)
 	if from.UserID == "" || from.Curve25519 == "" {

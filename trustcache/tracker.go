@@ -26,8 +26,8 @@ type Store interface {
 	Save(ctx context.Context, account *store.Account, deviceRowID int64, ch *store.Changes) error
 }
 
-// ErrAsker is the error of a KeyQuerier that may not ask any more, because its session has
-// ended. It says nothing of the users: whoever asks next asks at once.
+// ErrAsker is returned by a KeyQuerier that may not ask any more because its session has
+// ended. It means nothing for the users: the next caller asks at once.
 var ErrAsker = errors.New("the asker's session has ended")
 
 // KeyQuerier asks the homeserver for the keys of users.
@@ -35,20 +35,21 @@ type KeyQuerier interface {
 	QueryKeys(ctx context.Context, users []id.UserID) (*QueryResult, error)
 }
 
-// Options is how a Tracker works. Zero values get defaults.
+// Options configures a Tracker. Zero values get defaults.
 type Options struct {
-	// Cache keeps users in memory, for this tracker and others; one for 5,000.
+	// Cache keeps users in memory, for this tracker and others. The default holds 5,000.
 	Cache *Cache
 	Now   func() time.Time
-	// AcknowledgeUnverified acknowledges identity changes of users who were never
-	// verified, for accounts that nobody watches. Never the account's own.
+	// AcknowledgeUnverified reports whether identity changes of users who were never verified
+	// are acknowledged at once, for accounts that nobody watches; never those of the account's
+	// own.
 	AcknowledgeUnverified func() bool
-	// Observe is told what happens before it is stored, and may add to what is stored
-	// with it (warnings, say). It must not call the Tracker, nor take a lock under which
-	// the Tracker is called. What it returns, unless nil, is called once it is stored,
-	// and may do both.
+	// Observe is called with events before they are stored, and may add to what is stored with
+	// them (warnings, say). It must not call the Tracker, nor take a lock under which the
+	// Tracker is called. What it returns, unless nil, is called once they are stored, and may
+	// do both.
 	Observe func(events []Event, ch *store.Changes) (stored func())
-	// QueryFailed is told of a query that failed as a whole, for logs and metrics.
+	// QueryFailed is called when a query failed as a whole, for logs and metrics.
 	QueryFailed func(users int, err error)
 
 	BatchSize    int           // users in one query; 250
@@ -91,17 +92,16 @@ func (o *Options) setDefaults() {
 	}
 }
 
-// ErrClosed says that a Tracker was closed.
+// ErrClosed means that the Tracker was closed.
 var ErrClosed = errors.New("the tracker is closed")
 
 // Tracker follows the devices and identities of users for one account. It is safe for
-// concurrent use. A query may outlive the call that started it, up to
-// Options.QueryTimeout or Close.
+// concurrent use. A query may outlive the call that started it, up to Options.QueryTimeout
+// or Close.
 //
-// Rows of users are read, changed and written under rows, which is never held while a
-// query is on its way. A change that the homeserver tells of takes it too (Changed), so
-// that whatever was being written is written before the change is committed, and
-// whatever is written later knows of it.
+// Rows of users are read, changed and written under rows, which is never held while a query
+// is in flight. Changed takes it too, so that whatever was being written is written before
+// the change is committed, and whatever is written later includes it.
 type Tracker struct {
 	store   Store
 	account *store.Account
@@ -120,37 +120,37 @@ type Tracker struct {
 	mu      sync.Mutex // guards what follows; held for moments
 	closed  bool
 	flights map[id.UserID]*flight
-	marks   map[id.UserID]mark
+	marks   map[id.UserID]reportedChange
 	seq     uint64
 	held    id.Ed25519 // the master key whose private key we hold, or verified
 }
 
-// mark is a change that the homeserver told us of and whose commit we have not heard of.
-type mark struct {
+// reportedChange is a change that the homeserver reported and whose commit has not been confirmed.
+type reportedChange struct {
 	seq  uint64
 	left bool
 }
 
-// NewTracker makes the tracker of an account. There must be one only, in all processes
-// that share the store. The caller closes it.
+// NewTracker makes the tracker of an account. There must be only one, in all processes that
+// share the store. The caller closes it.
 func NewTracker(s Store, account *store.Account, opts Options) *Tracker {
 	opts.setDefaults()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Tracker{
 		store: s, account: account, opts: opts, cache: opts.Cache, ctx: ctx, cancel: cancel,
 		slots:   make(chan struct{}, opts.Parallel),
-		flights: make(map[id.UserID]*flight), marks: make(map[id.UserID]mark),
+		flights: make(map[id.UserID]*flight), marks: make(map[id.UserID]reportedChange),
 	}
 }
 
 // maxRounds bounds how often a Lookup asks about a user who keeps changing.
 const maxRounds = 4
 
-// Lookup gives users, all of them, asking the homeserver about those of whom nothing
-// is known or whose devices changed. It tracks them from now on. A user about whom it
-// cannot ask comes as KnowledgeStale or KnowledgeUnreachable and is asked about again
-// later, with increasing pauses (requirement 3.11, 0.12): that is not an error. Errors
-// are the store's, the context's and ErrAsker; a query goes on when ctx ends.
+// Lookup returns the users, and asks the homeserver about those of whom nothing is known or
+// whose devices changed. It tracks them from now on. A user about whom it cannot ask is
+// returned as KnowledgeStale or KnowledgeUnreachable and asked about again later, with
+// increasing pauses (requirements 3.11, 0.12): that is not an error. Errors are the
+// store's, the context's and ErrAsker; a query goes on when ctx ends.
 func (t *Tracker) Lookup(ctx context.Context, q KeyQuerier, users []id.UserID) (map[id.UserID]*User, error) {
 	out := make(map[id.UserID]*User, len(users))
 	var need []id.UserID
@@ -191,8 +191,9 @@ func askable(e *entry, now time.Time) bool {
 	return validUserID(e.row.UserID) && !now.Before(e.row.RetryAt)
 }
 
-// validUserID keeps out what a homeserver could refuse a whole query for: membership
-// events may name anything (attack A2). Historical user IDs are allowed.
+// validUserID reports whether a user ID can be sent in a query. Membership events may name
+// anything (attack A2), and a homeserver could refuse a whole query for it. Historical user
+// IDs are allowed.
 func validUserID(user id.UserID) bool {
 	if len(user) < 3 || len(user) > 255 || user[0] != '@' {
 		return false
@@ -207,9 +208,8 @@ func validUserID(user id.UserID) bool {
 	return colon
 }
 
-// Cached gives users as they are known, without asking the homeserver: from memory, and
-// those whom memory has dropped from the store. A user who is the same has the same
-// pointer, as long as memory keeps them.
+// Cached returns users as they are known, from memory or else the store, without asking the
+// homeserver. As long as memory keeps an unchanged user, the pointer is the same.
 func (t *Tracker) Cached(ctx context.Context, users []id.UserID) (map[id.UserID]*User, error) {
 	out := make(map[id.UserID]*User, len(users))
 	entries, err := t.load(ctx, users)
@@ -222,12 +222,11 @@ func (t *Tracker) Cached(ctx context.Context, users []id.UserID) (map[id.UserID]
 	return out, nil
 }
 
-// Version counts the changes of what is known of users. Who reads it before asking for
-// users, and finds it the same later, knows that they are as they were; otherwise Cached
-// gives them anew.
+// Version counts the changes of users. As long as it returns the same number, what Cached
+// returned still holds.
 func (t *Tracker) Version() uint64 { return t.version.Load() }
 
-// Own gives the account's own user as it is known.
+// Own returns the account's own user as known.
 func (t *Tracker) Own(ctx context.Context) (*User, error) {
 	entries, err := t.load(ctx, []id.UserID{t.account.UserID})
 	if err != nil {
@@ -236,8 +235,8 @@ func (t *Tracker) Own(ctx context.Context) (*User, error) {
 	return entries[0].user, nil
 }
 
-// DeviceByCurve25519 gives the device of a user with an identity key, as it is known;
-// false when there is none, or two claim the key.
+// DeviceByCurve25519 returns the device of a user with this Curve25519 key, as known; false
+// when there is none, or two have the key.
 func (t *Tracker) DeviceByCurve25519(ctx context.Context, user id.UserID, key id.Curve25519) (Device, bool, error) {
 	entries, err := t.load(ctx, []id.UserID{user})
 	if err != nil {
@@ -249,8 +248,8 @@ func (t *Tracker) DeviceByCurve25519(ctx context.Context, user id.UserID, key id
 	return Device{}, false, nil
 }
 
-// Query asks the homeserver about users whatever is known of them, to read back what
-// was just uploaded.
+// Query asks the homeserver about users even if they are fresh, to read back what was just
+// uploaded.
 func (t *Tracker) Query(ctx context.Context, q KeyQuerier, users []id.UserID) (map[id.UserID]*User, error) {
 	t.rows.Lock()
 	t.markAll(users, false)
@@ -258,8 +257,8 @@ func (t *Tracker) Query(ctx context.Context, q KeyQuerier, users []id.UserID) (m
 	return t.Lookup(ctx, q, users)
 }
 
-// Refresh asks about every tracked user who is outdated and may be asked about now, so
-// that failures are made good and sends need not wait.
+// Refresh asks about every tracked user who is outdated and may be asked about now, to
+// repeat what failed and so that sends need not wait.
 func (t *Tracker) Refresh(ctx context.Context, q KeyQuerier) error {
 	users, err := t.store.OutdatedUsers(ctx, t.account)
 	if err != nil {
@@ -283,14 +282,14 @@ func (t *Tracker) Refresh(ctx context.Context, q KeyQuerier) error {
 	return nil
 }
 
-// query asks about users in batches, and waits for those that somebody else asks about.
-// The queries go on when the caller gives up: others may be waiting, and the next one
-// to ask need not start again.
+// query asks about users in batches, and waits for those that another call asks about. The
+// queries go on when the caller gives up: others may be waiting, and the next caller need
+// not start again.
 func (t *Tracker) query(ctx context.Context, q KeyQuerier, ask []*entry) error {
 	if len(ask) == 0 {
 		return nil
 	}
-	mine, joined, err := t.takeOff(ctx, q, ask)
+	mine, joined, err := t.startFlights(ctx, q, ask)
 	if err != nil {
 		return err
 	}
@@ -307,8 +306,8 @@ func (t *Tracker) query(ctx context.Context, q KeyQuerier, ask []*entry) error {
 	return nil
 }
 
-// Close ends the queries in flight and waits for them. A Lookup that needs a query
-// fails from now on.
+// Close ends the queries in flight and waits for them. A Lookup that needs a query fails
+// afterwards.
 func (t *Tracker) Close() {
 	t.mu.Lock()
 	t.closed = true

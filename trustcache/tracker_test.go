@@ -92,7 +92,7 @@ func (x *tracking) update(user id.UserID) *User {
 	return x.lookup(user)
 }
 
-// effects gives what happened to the pin of a user.
+// effects returns what happened to the pin of a user.
 func (x *tracking) effects(user id.UserID) []string {
 	x.mu.Lock()
 	defer x.mu.Unlock()

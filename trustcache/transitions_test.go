@@ -70,17 +70,17 @@ func (s *scene) reach(state PinState) {
 	}
 }
 
-// trust-semantics §3.1, from every state by every event, through the tracker and real
-// signatures. The columns are the state before, in the order of [PinState]; a cell is the
-// state after. Where the reference has another, "reference" gives its row and why; "-" is
-// what cannot be there. What acknowledging and withdrawing answer is in TestPinTransitions.
+// From every state by every event, through the tracker and real signatures. The columns are
+// the state before, in the order of [PinState]; a cell is the state after. Where the
+// reference has another, "reference" gives its row and why; "-" cannot happen. What
+// acknowledging and withdrawing return is in TestPinTransitions.
 func TestPinTable(t *testing.T) {
 	t.Parallel()
 	const (
 		no, pinned, changed, verified, lost = "none", "pinned", "changed", "verified", "verification_lost"
 		// The reference looks at what the homeserver shows now.
 		kept = "a signature of ours does not go away because a homeserver leaves it out"
-		// A bot that nobody watches may accept changes of users it never verified (design §5).
+		// A bot that nobody watches may accept changes of users it never verified.
 		watched = "only an account that is set so accepts by itself, and never what was verified"
 	)
 	ctx := context.Background()
@@ -206,8 +206,8 @@ func TestPinTable(t *testing.T) {
 	}
 }
 
-// trust-semantics §3.2, the own identity: never verified, changed (a state of ours),
-// verified, lost. "Verified" is that we hold the private keys that belong to it.
+// The own identity: never verified, changed (a state of ours), verified, lost. "Verified"
+// is that we hold the private keys that belong to it.
 func TestOwnIdentityTable(t *testing.T) {
 	t.Parallel()
 	const never, changed, verified, lost = "pinned", "changed", "verified", "verification_lost"

@@ -10,8 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// QueryResult is the answer to /keys/query. The objects are as they came: nothing in
-// them was checked.
+// QueryResult is the answer to /keys/query, nothing of which was checked.
 type QueryResult struct {
 	DeviceKeys      map[id.UserID]map[id.DeviceID]json.RawMessage
 	MasterKeys      map[id.UserID]json.RawMessage
@@ -21,9 +20,9 @@ type QueryResult struct {
 	Failures map[string]json.RawMessage
 }
 
-// failed reports whether the answer says nothing of a user because their server could
-// not be reached (requirement 3.11). Devices that the answer nevertheless lists come
-// from the homeserver's own cache, and count.
+// failed reports whether the answer does not cover a user because their server could not be
+// reached (requirement 3.11). Devices that the answer lists all the same come from the
+// homeserver's own cache, and count.
 func (r *QueryResult) failed(user id.UserID) bool {
 	_, server, ok := strings.Cut(user.String(), ":")
 	if !ok || len(r.DeviceKeys[user]) > 0 {
@@ -33,42 +32,43 @@ func (r *QueryResult) failed(user id.UserID) bool {
 	return failed
 }
 
-// update is what an answer makes of a user.
+// update is what changes of a user with an answer.
 type update struct {
 	identity Identity
 	devices  []Device // without overrides; sorted by newEntry
-	// refusedIdentity says that the answer's identity was wrong, refused that some devices' were.
+	// refusedIdentity reports whether the answer's identity was wrong; refused are the devices
+	// that were.
 	refusedIdentity bool
 	refused         []id.DeviceID
 }
 
-// digest works out what an answer makes of what was known of a user before. It costs
-// signatures and takes no lock. Objects that have not changed are not verified again.
-// retired are self-signing keys that the current master key has replaced.
-func digest(before *User, r *QueryResult, retired map[id.Ed25519]bool, maxDevices int) update {
+// digestAnswer computes what an answer changes of a user. It verifies signatures, of changed
+// objects only, and takes no lock. retired are self-signing keys that the current master
+// key has replaced.
+func digestAnswer(before *User, r *QueryResult, retired map[id.Ed25519]bool, maxDevices int) update {
 	var out update
-	out.identity, out.refusedIdentity = digestIdentity(before, r)
+	out.identity, out.refusedIdentity = nextIdentity(before, r)
 	if retired[out.identity.SelfSigning] {
 		out.identity, out.refusedIdentity = before.Identity, true
 	}
 	self := out.identity.SelfSigning
 	answers := r.DeviceKeys[before.UserID]
 	for _, device := range chooseDevices(before, answers, self, maxDevices) {
-		d, ok := digestDevice(before, device, answers[device], self)
+		d, ok := nextDevice(before, device, answers[device], self)
 		if !ok {
 			out.refused = append(out.refused, device)
 		}
 		if d.Ed25519 == "" || d.Curve25519 == "" {
-			continue // a device without keys does not exist for us (requirement 1.19)
+			continue // a device without keys does not exist (requirement 1.19)
 		}
 		out.devices = append(out.devices, d)
 	}
 	return out
 }
 
-// leaves gives the line of the history that a user's self-signing key gets when an
-// identity does without it; empty when it does not.
-func leaves(before *User, next Identity) (kind string) {
+// historyKind returns the kind of line that the history gets about a user's self-signing key
+// when the next identity has another one; empty when it has the same.
+func historyKind(before *User, next Identity) (kind string) {
 	switch {
 	case before.SelfSigning == "":
 		return ""
@@ -81,10 +81,10 @@ func leaves(before *User, next Identity) (kind string) {
 	}
 }
 
-// digestIdentity gives the identity to believe in. A homeserver that shows none, or
-// that leaves keys out, erases nothing (requirement 4.8), and one that shows a wrong
-// one changes nothing.
-func digestIdentity(before *User, r *QueryResult) (out Identity, refused bool) {
+// nextIdentity returns the identity to keep. A homeserver that shows none, or that leaves
+// keys out, erases nothing (requirement 4.8), and one that shows a wrong one changes
+// nothing.
+func nextIdentity(before *User, r *QueryResult) (out Identity, refused bool) {
 	old := before.Identity
 	master, self := r.MasterKeys[before.UserID], r.SelfSigningKeys[before.UserID]
 	var signing json.RawMessage
@@ -110,10 +110,9 @@ func digestIdentity(before *User, r *QueryResult) (out Identity, refused bool) {
 	return shown, false
 }
 
-// digestDevice gives the device to believe in, with its owner's signature checked; not
-// ok says that the answer's was refused. A living device never changes its keys
-// (requirement 2.8).
-func digestDevice(before *User, device id.DeviceID, raw json.RawMessage, self id.Ed25519) (Device, bool) {
+// nextDevice returns the device to keep, with its owner's signature checked; ok is false
+// if the answer's was refused. A living device never changes its keys (requirement 2.8).
+func nextDevice(before *User, device id.DeviceID, raw json.RawMessage, self id.Ed25519) (Device, bool) {
 	old := before.Device(device)
 	if old == nil || !bytes.Equal(old.Raw, raw) {
 		d, s, err := parseDevice(raw, before.UserID, device)
@@ -124,14 +123,14 @@ func digestDevice(before *User, device id.DeviceID, raw json.RawMessage, self id
 		if old == nil {
 			return Device{}, false
 		}
-		return old.under(before.SelfSigning, self), false
+		return old.resignedBy(before.SelfSigning, self), false
 	}
-	return old.under(before.SelfSigning, self), true
+	return old.resignedBy(before.SelfSigning, self), true
 }
 
-// under gives the device as it is when its owner's self-signing key goes from one to
-// another: it is re-parented (requirement 12.14).
-func (d *Device) under(from, to id.Ed25519) Device {
+// resignedBy returns the device after its owner's self-signing key has changed (requirement
+// 12.14).
+func (d *Device) resignedBy(from, to id.Ed25519) Device {
 	out := *d
 	if from != to {
 		out.Signed = out.SignedBy(to)
@@ -139,9 +138,9 @@ func (d *Device) under(from, to id.Ed25519) Device {
 	return out
 }
 
-// chooseDevices bounds how many devices of a user are looked at: first those that are
-// known, then those that carry a signature under their owner's self-signing key, then
-// the others (attack 62).
+// chooseDevices limits how many devices of a user are looked at: first the known ones, then
+// those that carry a signature under their owner's self-signing key, then the others
+// (attack 62).
 func chooseDevices(before *User, answers map[id.DeviceID]json.RawMessage, self id.Ed25519, limit int) []id.DeviceID {
 	out := make([]id.DeviceID, 0, len(answers))
 	for device := range answers {
@@ -166,7 +165,7 @@ func chooseDevices(before *User, answers map[id.DeviceID]json.RawMessage, self i
 	return out[:limit]
 }
 
-// compare says how devices differ from what was known before.
+// compare returns the event of a user's devices that differ from before.
 func compare(before *User, after []Device) Event {
 	ev := Event{Kind: EventDevices}
 	listed := make(map[id.DeviceID]bool, len(after))

@@ -225,7 +225,7 @@ func TestEndedDevices(t *testing.T) {
 	}
 }
 
-// resign is a device of p with its old Ed25519 key and another Curve25519 key.
+// resign returns a device of p with its old Ed25519 key and another Curve25519 key.
 func resign(p person, device id.DeviceID, curve id.Curve25519) fields {
 	key := newSigner(string(p.user) + " " + device.String())
 	f := with(p.device(device), "keys", fields{

@@ -7,28 +7,28 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// Knowledge says how much is known of a user's devices. The zero value is nothing.
+// Knowledge is how much is known of a user's devices. The zero value is nothing.
 type Knowledge int
 
 const (
 	// KnowledgeUnknown is a user who was never asked about.
 	KnowledgeUnknown Knowledge = iota
-	// KnowledgeUnreachable is a user whose server could not be asked, and of whom nothing
-	// was known before: neither compliant nor unsigned (0.12).
+	// KnowledgeUnreachable is a user of whom nothing is known because their server could not
+	// be asked: neither compliant nor unsigned (requirement 0.12).
 	KnowledgeUnreachable
-	// KnowledgeStale is what was known before something changed, or before tracking
-	// stopped; asking again has not succeeded yet.
+	// KnowledgeStale is what was known before a change, or before tracking stopped; asking
+	// again has not succeeded yet.
 	KnowledgeStale
-	// KnowledgeFresh is what the homeserver said after the last change it told us of.
+	// KnowledgeFresh is what the homeserver answered after the last change that it reported.
 	KnowledgeFresh
 )
 
-// User is what an account knows of a user: an immutable snapshot, safe to share. The
+// User is an immutable snapshot of what an account knows of a user, safe to share. The
 // receiver must not change what it points to.
 type User struct {
 	UserID    id.UserID
 	Knowledge Knowledge
-	// Own says that this is the account's own user.
+	// Own reports whether this is the account's own user.
 	Own bool
 	Identity
 	Pin
@@ -41,7 +41,7 @@ func (u *User) Known() bool {
 	return u != nil && (u.Knowledge == KnowledgeStale || u.Knowledge == KnowledgeFresh)
 }
 
-// Device gives the device with an ID, or nil.
+// Device returns the device with an ID, or nil.
 func (u *User) Device(device id.DeviceID) *Device {
 	if u == nil {
 		return nil
@@ -55,8 +55,8 @@ func (u *User) Device(device id.DeviceID) *Device {
 	return &u.Devices[i]
 }
 
-// DeviceByCurve25519 gives the device with an identity key, or nil. When two devices
-// claim the key neither is given (attack A16).
+// DeviceByCurve25519 returns the device with this Curve25519 key, or nil if there is none
+// or two have the key (attack A16).
 func (u *User) DeviceByCurve25519(key id.Curve25519) *Device {
 	if u == nil || key == "" {
 		return nil
@@ -85,23 +85,25 @@ func (u *User) KeyCollision() bool {
 	return false
 }
 
-// OwnDevice says how the homeserver's copy of a proxied device compares with ours.
+// OwnDevice compares the homeserver's copy of a proxied device with ours.
 type OwnDevice int
 
 const (
-	// OwnDeviceUnknown cannot be told: the own user was not queried yet.
+	// OwnDeviceUnknown means that the own user was not queried yet.
 	OwnDeviceUnknown OwnDevice = iota
-	// OwnDeviceAbsent has no keys on the homeserver.
+	// OwnDeviceAbsent means that the homeserver has no keys of the device.
 	OwnDeviceAbsent
-	// OwnDeviceForeign has keys that are not ours (requirement 2.10).
+	// OwnDeviceForeign means that it has keys that are not ours (requirement 2.10).
 	OwnDeviceForeign
-	// OwnDeviceUnsigned has our keys and no signature of the owner's current identity.
+	// OwnDeviceUnsigned means that it has our keys, not signed by the owner's current
+	// identity.
 	OwnDeviceUnsigned
-	// OwnDeviceSigned has our keys, signed by the owner's current identity.
+	// OwnDeviceSigned means that it has our keys, signed by the owner's current identity.
 	OwnDeviceSigned
 )
 
-// CompareOwn compares a device of the own user with the keys that are really ours.
+// CompareOwn compares a device of the own user on the homeserver with the keys that we
+// hold.
 func (u *User) CompareOwn(device id.DeviceID, ed id.Ed25519, curve id.Curve25519) OwnDevice {
 	if !u.Known() {
 		return OwnDeviceUnknown

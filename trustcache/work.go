@@ -13,7 +13,7 @@ import (
 	"e2ee-proxy/store"
 )
 
-// cached gives a user from memory, or nil.
+// cached returns a user from memory, or nil.
 func (t *Tracker) cached(user id.UserID) *entry {
 	e, _ := t.cache.users.Get(cacheKey{t.account.ID, user})
 	return e
@@ -24,7 +24,7 @@ func (t *Tracker) keep(e *entry) {
 	t.cache.users.Add(cacheKey{t.account.ID, e.row.UserID}, e)
 }
 
-// load gives users in the order asked for, from memory or else the store.
+// load returns users in the order of the argument, from memory or else the store.
 func (t *Tracker) load(ctx context.Context, users []id.UserID) ([]*entry, error) {
 	out := make([]*entry, len(users))
 	for i, user := range users {
@@ -37,7 +37,7 @@ func (t *Tracker) load(ctx context.Context, users []id.UserID) ([]*entry, error)
 	return out, nil
 }
 
-// loadRows is load for a caller that holds rows.
+// loadRows is like load, for a caller that holds rows.
 func (t *Tracker) loadRows(ctx context.Context, users []id.UserID) ([]*entry, error) {
 	out := make([]*entry, len(users))
 	var missing []id.UserID
@@ -49,7 +49,7 @@ func (t *Tracker) loadRows(ctx context.Context, users []id.UserID) ([]*entry, er
 	if len(missing) == 0 {
 		return out, nil
 	}
-	// Before the rows are read: a mark that goes away meanwhile may not be in them yet.
+	// Before the rows are read: a mark that is removed meanwhile may not be in them yet.
 	marks := t.marksOf(missing)
 	rows, err := t.store.Users(ctx, t.account, missing)
 	if err != nil {
@@ -79,10 +79,10 @@ func (t *Tracker) loadRows(ctx context.Context, users []id.UserID) ([]*entry, er
 	return out, nil
 }
 
-func (t *Tracker) marksOf(users []id.UserID) map[id.UserID]mark {
+func (t *Tracker) marksOf(users []id.UserID) map[id.UserID]reportedChange {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	out := make(map[id.UserID]mark)
+	out := make(map[id.UserID]reportedChange)
 	for _, user := range users {
 		if m, ok := t.marks[user]; ok {
 			out[user] = m
@@ -94,8 +94,8 @@ func (t *Tracker) marksOf(users []id.UserID) map[id.UserID]mark {
 // saveFor bounds one write.
 const saveFor = 10 * time.Second
 
-// work is one change of users' rows in the making.
-type work struct {
+// rowsTx is one change of users' rows in the making.
+type rowsTx struct {
 	t        *Tracker
 	ch       store.Changes
 	events   []Event
@@ -106,24 +106,24 @@ type work struct {
 	dropHeld bool
 }
 
-// change loads users and the own user, lets f change them, stores the result in one
-// transaction, and only then shows it. Nobody else changes rows meanwhile.
-func (t *Tracker) change(ctx context.Context, users []id.UserID, f func(*work) error) error {
+// change loads users and the own user, calls f to change them, stores the result in one
+// transaction, and only then puts it into memory. Nobody else changes rows meanwhile.
+func (t *Tracker) change(ctx context.Context, users []id.UserID, f func(*rowsTx) error) error {
 	stored, err := t.changeRows(ctx, users, f)
 	if stored != nil {
-		stored() // without rows: it may wait for somebody who waits for them
+		stored() // without rows: it may wait for a caller who waits for them
 	}
 	return err
 }
 
-func (t *Tracker) changeRows(ctx context.Context, users []id.UserID, f func(*work) error) (stored func(), err error) {
+func (t *Tracker) changeRows(ctx context.Context, users []id.UserID, f func(*rowsTx) error) (stored func(), err error) {
 	t.rows.Lock()
 	defer t.rows.Unlock()
 	loaded, err := t.loadRows(ctx, append(slices.Clone(users), t.account.UserID))
 	if err != nil {
 		return nil, err
 	}
-	w := &work{
+	w := &rowsTx{
 		t: t, entries: make(map[id.UserID]*entry, len(loaded)),
 		changed: make(map[id.UserID]store.User), touched: make(map[id.UserID]bool),
 	}
@@ -142,7 +142,7 @@ func (t *Tracker) changeRows(ctx context.Context, users []id.UserID, f func(*wor
 	if len(w.events) > 0 {
 		stored = t.opts.Observe(w.events, &w.ch)
 	}
-	// Whoever asked for it may be gone by now; the change is made all the same.
+	// The caller may be gone by now; the change is stored all the same.
 	saving, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveFor)
 	defer cancel()
 	if err := t.store.Save(saving, t.account, 0, &w.ch); err != nil {
@@ -161,7 +161,7 @@ func (t *Tracker) changeRows(ctx context.Context, users []id.UserID, f func(*wor
 }
 
 // show puts what was stored into memory.
-func (w *work) show() {
+func (w *rowsTx) show() {
 	for user := range w.touched {
 		w.t.keep(w.entries[user])
 	}
@@ -176,20 +176,20 @@ func (w *work) show() {
 	}
 }
 
-func (w *work) get(user id.UserID) *entry { return w.entries[user] }
+func (w *rowsTx) get(user id.UserID) *entry { return w.entries[user] }
 
-// set stores and shows an entry.
-func (w *work) set(e *entry) {
+// set adds an entry to what is stored and shown.
+func (w *rowsTx) set(e *entry) {
 	user := e.row.UserID
 	w.entries[user], w.changed[user], w.touched[user] = e, e.row, true
 }
 
-// put changes the row of an entry and nothing else.
-func (w *work) put(e *entry, row store.User) { w.set(e.with(w.t.account.UserID, row)) }
+// setRow is like set for an entry of which only the row changes.
+func (w *rowsTx) setRow(e *entry, row store.User) { w.set(e.with(w.t.account.UserID, row)) }
 
-// ownSigner is the own user-signing key, if the own identity is verified: others'
-// identities that it signed are verified too.
-func (w *work) ownSigner() id.Ed25519 {
+// ownSigner returns the own user-signing key if the own identity is verified: identities of
+// others that it signed are verified too.
+func (w *rowsTx) ownSigner() id.Ed25519 {
 	own := w.get(w.t.account.UserID).user
 	if !own.Verified {
 		return ""
@@ -197,8 +197,8 @@ func (w *work) ownSigner() id.Ed25519 {
 	return own.UserSigning
 }
 
-// learn takes what a query said of a user.
-func (w *work) learn(ctx context.Context, e *entry, row store.User, up update) error {
+// applyUpdate applies the answer to a query to a user.
+func (w *rowsTx) applyUpdate(ctx context.Context, e *entry, row store.User, up update) error {
 	own, before := w.t.account.UserID, e.user
 	for i := range up.devices {
 		d := &up.devices[i]
@@ -215,23 +215,23 @@ func (w *work) learn(ctx context.Context, e *entry, row store.User, up update) e
 	} else if signer := w.ownSigner(); signer != "" {
 		signed = masterSignedBy(identity.MasterRaw, own, signer)
 		if !signed && identity.Master == before.Master && masterSignedBy(before.MasterRaw, own, signer) {
-			// A signature of ours does not go away because a homeserver leaves it out.
+			// Our signature does not go away because a homeserver leaves it out.
 			signed, identity.MasterRaw = true, before.MasterRaw
 		}
 	}
 	row.Master, row.SelfSigning, row.UserSigning = identity.MasterRaw, identity.SelfSigningRaw, identity.UserSigningRaw
 	signer := w.ownSigner()
-	row, err := w.pin(e, row, PinEvent{Kind: PinSeen, Master: identity.Master, SignedByUs: signed})
+	row, err := w.applyPin(e, row, PinEvent{Kind: PinSeen, Master: identity.Master, SignedByUs: signed})
 	if err != nil {
 		return err
 	}
-	if kind := leaves(before, identity); kind != "" {
+	if kind := historyKind(before, identity); kind != "" {
 		w.ch.UserChanges = append(w.ch.UserChanges, store.UserChange{
 			UserID: row.UserID, At: w.t.opts.Now(), Kind: kind,
 			Previous: before.SelfSigning.String(), Master: before.Master.String(),
 		})
 	}
-	w.devices(before, up)
+	w.recordDevices(before, up)
 	w.set(newEntry(own, row, identity, up.devices))
 	if before.Own && signer != w.ownSigner() {
 		return w.recheck(ctx)
@@ -239,13 +239,13 @@ func (w *work) learn(ctx context.Context, e *entry, row store.User, up update) e
 	return nil
 }
 
-// pin applies an event to the pin of a user and gives their row after it.
-func (w *work) pin(e *entry, row store.User, ev PinEvent) (store.User, error) {
+// applyPin applies an event to the pin of a user and returns their new row.
+func (w *rowsTx) applyPin(e *entry, row store.User, ev PinEvent) (store.User, error) {
 	ev.Automatic = !e.user.Own && w.t.opts.AcknowledgeUnverified()
 	return w.pinRow(e.user.Own, e.user.Pin, row, ev)
 }
 
-func (w *work) pinRow(own bool, before Pin, row store.User, ev PinEvent) (store.User, error) {
+func (w *rowsTx) pinRow(own bool, before Pin, row store.User, ev PinEvent) (store.User, error) {
 	after, effects, err := before.Apply(ev)
 	if err != nil {
 		return row, err
@@ -269,8 +269,8 @@ func (w *work) pinRow(own bool, before Pin, row store.User, ev PinEvent) (store.
 	return row, nil
 }
 
-// devices stores how a user's devices differ from before, and tells of it.
-func (w *work) devices(before *User, up update) {
+// recordDevices stores and reports how a user's devices differ from before.
+func (w *rowsTx) recordDevices(before *User, up update) {
 	now := w.t.opts.Now()
 	diff := compare(before, up.devices)
 	for i := range up.devices {
@@ -295,12 +295,12 @@ func (w *work) devices(before *User, up update) {
 	}
 }
 
-// recheckBatch is how many users are looked at at once when the own identity changes.
+// recheckBatch is how many users are rechecked at once when the own identity changes.
 const recheckBatch = 500
 
-// recheck looks again at who is verified, for every tracked user, after the own
-// user-signing key changed or ceased to be verified (trust-semantics §3.1).
-func (w *work) recheck(ctx context.Context) error {
+// recheck computes anew who is verified, for every tracked user, after the own user-signing
+// key changed or ceased to be verified.
+func (w *rowsTx) recheck(ctx context.Context) error {
 	users, err := w.t.store.TrackedUsers(ctx, w.t.account)
 	if err != nil {
 		return fmt.Errorf("load tracked users: %w", err)
@@ -338,8 +338,8 @@ func (w *work) recheck(ctx context.Context) error {
 	return nil
 }
 
-// recheckOne looks again at one user, of whom e is nil when not in memory.
-func (w *work) recheckOne(e *entry, row store.User) error {
+// recheckOne rechecks one user, of whom e is nil when not in memory.
+func (w *rowsTx) recheckOne(e *entry, row store.User) error {
 	signed := masterSignedBy(row.Master, w.t.account.UserID, w.ownSigner())
 	if signed == row.Verified {
 		return nil
@@ -356,11 +356,11 @@ func (w *work) recheckOne(e *entry, row store.User) error {
 		w.changed[row.UserID] = row
 		return nil
 	}
-	w.put(e, row)
+	w.setRow(e, row)
 	return nil
 }
 
-// holds reports whether a master key is the one that SetOwnIdentity named.
+// holds reports whether master is the one that SetOwnIdentity named.
 func (t *Tracker) holds(master id.Ed25519) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
