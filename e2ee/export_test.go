@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
@@ -39,7 +40,7 @@ func (d *Device) SendOlm(ctx context.Context, eventType string, content json.Raw
 		d.mu.Unlock()
 		return errors.Join(err, errors.New("not encrypted"))
 	}
-	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, d.eng.now())
+	s.ch.Outbox = olm.OutboxItems("m.room.encrypted", sealed, d.eng.now())
 	s.after(func() { d.olmState.outboxPending = true })
 	err = s.commit(ctx, "a message of a test")
 	d.mu.Unlock()
@@ -180,7 +181,7 @@ func (d *Device) SignJSON(v any) (json.RawMessage, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.olmState.account.signJSON(raw, d.acct.user, d.id)
+	return d.olmState.account.SignJSON(raw, d.acct.user, d.id)
 }
 
 // Reseal changes what is encrypted in an entry of the device's backup, as another client
