@@ -16,6 +16,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -207,8 +208,8 @@ func TestForwardedKeyNamesWhoGaveIt(t *testing.T) {
 		Pin: trustcache.Pin{Current: "M", PinnedMaster: "M", Verified: true, WasVerified: true}, Devices: []trustcache.Device{dev},
 	}
 	for chain, want := range map[string]int{`[]`: 1, `["a","b"]`: 3, `null`: 1, `7`: 1} {
-		msg := &received{SenderKey: dev.Curve25519, envelope: envelope{
-			Sender: own.UserID, Keys: edKey{dev.Ed25519}, Content: strictjson.Object{
+		msg := &olm.Received{SenderKey: dev.Curve25519, Envelope: olm.Envelope{
+			Sender: own.UserID, Keys: olm.EdKey{Ed25519: dev.Ed25519}, Content: strictjson.Object{
 				{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)}, {Name: "room_id", Value: strictjson.Quote("!r:x")}, {Name: "session_id", Value: strictjson.Quote(in.ID().String())},
 				{Name: "session_key", Value: strictjson.Quote(string(exported))}, {Name: "sender_key", Value: strictjson.Quote("curve")}, {Name: "sender_claimed_ed25519_key", Value: strictjson.Quote("ed")},
 				{Name: "forwarding_curve25519_key_chain", Value: json.RawMessage(chain)}, {Name: "x", Value: strictjson.Quote("y")},
@@ -238,7 +239,7 @@ func TestForwardedKeyNamesWhoGaveIt(t *testing.T) {
 		other := *own
 		other.Devices = []trustcache.Device{dev}
 		change(&other.Devices[0])
-		msg := &received{SenderKey: dev.Curve25519, envelope: envelope{Sender: own.UserID, Keys: edKey{dev.Ed25519}, Content: strictjson.Object{
+		msg := &olm.Received{SenderKey: dev.Curve25519, Envelope: olm.Envelope{Sender: own.UserID, Keys: olm.EdKey{Ed25519: dev.Ed25519}, Content: strictjson.Object{
 			{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)}, {Name: "room_id", Value: strictjson.Quote("!r:x")}, {Name: "session_id", Value: strictjson.Quote(in.ID().String())}, {Name: "session_key", Value: strictjson.Quote(string(exported))},
 		}.Encode()}}
 		if _, by := d.forwardedKey(msg, &other); by != "" {

@@ -70,7 +70,7 @@ func (s *step) besideDead() (bool, error) {
 	case store.DeadKeysFound:
 	}
 	acc := s.account()
-	acc.setAside()
+	acc.SetAside()
 	if acc.NumFallbackKeys == 0 || acc.CurrentFallbackKey.Published { // else it is offered next
 		if err := acc.GenFallbackKey(); err != nil {
 			return true, fmt.Errorf("make fallback key: %w", err)

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/locks"
+	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
@@ -173,11 +174,11 @@ func (e *Engine) whoseKeys(ctx context.Context, user id.UserID, device id.Device
 func (e *Engine) make(ctx context.Context, row *store.Account, device id.DeviceID, token secret.String, whose store.DeviceState) (store.Device, error) {
 	dev := store.Device{DeviceID: device, State: whose, Token: token}
 	if whose == store.DeviceOurs {
-		acc, err := newOlmAccount()
+		acc, err := olm.NewAccount()
 		if err != nil {
 			return store.Device{}, err
 		}
-		dev.Ed25519, dev.Curve25519, dev.Olm = acc.ed25519.String(), acc.curve25519.String(), acc.pickle()
+		dev.Ed25519, dev.Curve25519, dev.Olm = acc.Ed25519.String(), acc.Curve25519.String(), acc.Pickled()
 	}
 	// Stored before anything is uploaded, so that a retry uploads the same keys (requirement 2.7).
 	made, err := e.store.CreateDevice(ctx, row, dev)
@@ -235,12 +236,12 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 	d.record = record{row: dev, token: dev.Token}
 	switch dev.State {
 	case store.DeviceOurs:
-		acc, err := loadOlmAccount(dev.Olm)
+		acc, err := olm.LoadAccount(dev.Olm)
 		if err != nil {
 			return nil, err
 		}
 		d.olmState.account, d.mode = acc, ModeProxied
-		d.ed25519, d.curve25519 = acc.ed25519, acc.curve25519
+		d.ed25519, d.curve25519 = acc.Ed25519, acc.Curve25519
 		d.clientState.noticed, d.olmState.begun, d.keySupply.served = loadNotices(dev.Meta), loadBegun(dev.Meta), loadServed(dev.Meta)
 		if d.publication.allowed = dev.KeysUploaded; d.publication.allowed {
 			close(d.publication.ready)

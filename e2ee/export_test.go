@@ -6,10 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/keyfile"
+	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
@@ -39,7 +42,7 @@ func (d *Device) SendOlm(ctx context.Context, eventType string, content json.Raw
 		d.mu.Unlock()
 		return errors.Join(err, errors.New("not encrypted"))
 	}
-	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, d.eng.now())
+	s.ch.Outbox = olm.OutboxItems("m.room.encrypted", sealed, d.eng.now())
 	s.after(func() { d.olmState.outboxPending = true })
 	err = s.commit(ctx, "a message of a test")
 	d.mu.Unlock()
@@ -142,29 +145,26 @@ func (d *Device) InboundSessions(ctx context.Context) ([]store.InboundSession, e
 // SealExport makes a file of exported keys whose text is plain.
 func SealExport(passphrase secret.String, plain []byte) ([]byte, error) {
 	var file bytes.Buffer
-	w, err := newExportWriter(passphrase, 10, &file)
+	w, err := keyfile.NewWriter(passphrase, 10, &file)
 	if err != nil {
 		return nil, err
 	}
-	err = w.end(bytes.Clone(plain))
+	err = w.End(bytes.Clone(plain))
 	return file.Bytes(), err
 }
 
 // OpenExport gives the text of a file of exported keys.
 func OpenExport(passphrase secret.String, file []byte) ([]byte, error) {
-	return openExport(passphrase, file)
-}
-
-func openExport(passphrase secret.String, file []byte) ([]byte, error) {
-	opened, err := authenticate(passphrase, KeyFile(file))
+	opened, err := keyfile.Open(passphrase, KeyFile(file))
 	if err != nil {
 		return nil, err
 	}
-	text, err := opened.text()
-	if err != nil {
-		return nil, err
-	}
-	return io.ReadAll(text)
+	var entries [][]byte
+	err = opened.Each(func(raw []byte) error {
+		entries = append(entries, bytes.Clone(raw))
+		return nil
+	})
+	return slices.Concat([]byte("["), bytes.Join(entries, []byte(",")), []byte("]")), err
 }
 
 // KeyFile is a file of keys that is in memory.
@@ -180,7 +180,7 @@ func (d *Device) SignJSON(v any) (json.RawMessage, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.olmState.account.signJSON(raw, d.acct.user, d.id)
+	return d.olmState.account.SignJSON(raw, d.acct.user, d.id)
 }
 
 // Reseal changes what is encrypted in an entry of the device's backup, as another client

@@ -12,17 +12,9 @@ import (
 // Dendrite does. It would be given a new one every hour. So the list counts only for a key
 // of which the homeserver has shown that it has it: it listed it, or gave it to somebody.
 
-// currentFallback is the fallback key that is offered; empty before there is one.
-func (a *olmAccount) currentFallback() id.Curve25519 {
-	if a == nil || a.NumFallbackKeys == 0 {
-		return ""
-	}
-	return a.CurrentFallbackKey.Key.B64Encoded()
-}
-
 // serves notes that the homeserver has the fallback key that was published last.
 func (s *step) serves() error {
-	key := s.reading().currentFallback()
+	key := s.reading().CurrentFallback()
 	if key == "" || key == s.d.keySupply.served || !s.reading().CurrentFallbackKey.Published {
 		return nil
 	}
@@ -59,7 +51,7 @@ func (d *Device) newFallbackDue() bool {
 		return false
 	case d.record.row.Restored:
 		return true
-	case !d.keySupply.newFallback || d.keySupply.served != d.olmState.account.currentFallback():
+	case !d.keySupply.newFallback || d.keySupply.served != d.olmState.account.CurrentFallback():
 		return false
 	default:
 		return d.keySupply.fallbackUsed || d.eng.now().Sub(d.record.row.FallbackChangedAt) >= fallbackMinAge

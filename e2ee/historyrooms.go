@@ -111,7 +111,7 @@ func (b *backups) fetchRoom(ctx context.Context, version string, room id.RoomID,
 		Path:  mautrix.ClientURLPath{"v3", "room_keys", "keys", room},
 		Query: map[string]string{"version": version}, Patient: roomPatience,
 	}, func(body io.Reader) error {
-		meter := &meteredReader{r: body, limit: maxBackedKey}
+		meter := &strictjson.Meter{R: body, Limit: maxBackedKey}
 		dec := jsontext.NewDecoder(meter)
 		return eachMember(dec, func(name string) error {
 			if name != "sessions" {
@@ -122,7 +122,7 @@ func (b *backups) fetchRoom(ctx context.Context, version string, room id.RoomID,
 				if err != nil {
 					return fmt.Errorf("%w: key backup", strictjson.ErrMalformed)
 				}
-				meter.used = 0
+				meter.Used = 0
 				if wanted[id.SessionID(session)] {
 					keep(store.SessionRef{RoomID: room, SessionID: id.SessionID(session)}, json.RawMessage(raw.Clone()))
 				}

@@ -206,7 +206,7 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 	for _, w := range b.wedged {
 		delete(d.olmState.noKeys, store.DeviceRef{UserID: w.user, DeviceID: w.device})
 	}
-	d.noteBegun(b.sessions.begun)
+	d.noteBegun(b.sessions.Begun)
 	if d.keySupply.wanted || d.keySupply.uncounted || d.keySupply.newFallback || len(b.ch.InboundSessions) > 0 || len(b.wedged) > 0 || len(u.Changed) > 0 || (!d.ownIdentity.settled && !d.schedule.visiting) {
 		d.kickLocked()
 	}

@@ -1,21 +1,14 @@
 package e2ee
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"crypto/cipher"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 
-	"github.com/go-json-experiment/json/jsontext"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/keyfile"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
@@ -33,12 +26,12 @@ func (d *Device) ImportKeys(ctx context.Context, passphrase secret.String, open 
 	if d.mode != ModeProxied {
 		return Imported{}, ErrNotProxied
 	}
-	file, err := authenticate(passphrase, open)
+	file, err := keyfile.Open(passphrase, open)
 	if err != nil {
 		return Imported{}, err
 	}
 	defer d.kick() // what is taken goes into the backup
-	if err := checkImport(file); err != nil {
+	if err := file.Check(); err != nil {
 		return Imported{}, err
 	}
 	var out Imported
@@ -50,7 +43,7 @@ func (d *Device) ImportKeys(ctx context.Context, passphrase secret.String, open 
 		rows, held = rows[:0], 0
 		return err
 	}
-	err = file.each(func(raw []byte) error {
+	err = file.Each(func(raw []byte) error {
 		out.Total++
 		row, err := importedSession(bytes.Clone(raw))
 		if err != nil {
@@ -68,225 +61,6 @@ func (d *Device) ImportKeys(ctx context.Context, passphrase secret.String, open 
 	}
 	return out, flush()
 }
-
-// checkImport looks through a file before anything of it is stored: a list, whole, and
-// not too long.
-func checkImport(file *keyFile) error {
-	n := 0
-	return file.each(func([]byte) error {
-		if n++; n > maxImport {
-			return ErrExportTooCostly
-		}
-		return nil
-	})
-}
-
-// keyFile is a file that was found to be authentic.
-type keyFile struct {
-	open  func() io.Reader
-	block cipher.Block
-	iv    []byte
-	size  int64 // of the text in it, in bytes
-}
-
-// authenticate opens a file and looks through the whole of it.
-func authenticate(passphrase secret.String, open func() io.Reader) (*keyFile, error) {
-	raw := exportBytes(open())
-	prefix := make([]byte, exportPrefix)
-	if _, err := io.ReadFull(raw, prefix); err != nil {
-		return nil, notAnExport(err)
-	}
-	rounds := binary.BigEndian.Uint32(prefix[33:])
-	switch {
-	case prefix[0] != exportVersion, rounds == 0:
-		return nil, ErrNotAnExport
-	case rounds > maxIterations:
-		return nil, ErrExportTooCostly
-	}
-	block, mac, err := deriveExport(passphrase, prefix)
-	if err != nil {
-		return nil, err
-	}
-	mac.Write(prefix)
-	// The MAC stands at the end, so that as many bytes are always held back.
-	in, sum := bufio.NewReader(raw), make([]byte, 0, sha256.Size)
-	buf := make([]byte, 4<<10)
-	var size int64
-	for err == nil {
-		var n int
-		n, err = in.Read(buf[len(sum):])
-		copy(buf, sum)
-		n += len(sum)
-		body := max(n-sha256.Size, 0)
-		mac.Write(buf[:body])
-		size += int64(body)
-		sum = append(sum[:0], buf[body:n]...)
-	}
-	switch {
-	case !errors.Is(err, io.EOF):
-		return nil, notAnExport(err)
-	case len(sum) < sha256.Size:
-		return nil, ErrNotAnExport
-	case !hmac.Equal(mac.Sum(nil), sum):
-		return nil, ErrWrongPassphrase
-	}
-	return &keyFile{open: open, block: block, iv: prefix[17:33], size: size}, nil
-}
-
-// notAnExport tells a file that is none from one that could not be read.
-func notAnExport(err error) error {
-	var letters base64.CorruptInputError
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &letters) {
-		return ErrNotAnExport
-	}
-	return err
-}
-
-// text gives a new reader of what is in the file.
-func (f *keyFile) text() (io.Reader, error) {
-	raw := exportBytes(f.open())
-	if _, err := io.CopyN(io.Discard, raw, exportPrefix); err != nil {
-		return nil, fmt.Errorf("read a file of keys: %w", err)
-	}
-	return &cipher.StreamReader{S: cipher.NewCTR(f.block, f.iv), R: io.LimitReader(raw, f.size)}, nil
-}
-
-// each gives the entries of a file. They are valid until the next one.
-func (f *keyFile) each(entry func(raw []byte) error) error {
-	text, err := f.text()
-	if err != nil {
-		return err
-	}
-	meter := &meteredReader{r: text, limit: maxImported}
-	dec := jsontext.NewDecoder(meter)
-	bad := func(err error) error {
-		if errors.Is(err, strictjson.ErrMalformed) {
-			return ErrExportTooCostly // one entry of it
-		}
-		return ErrNotAnExport
-	}
-	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != jsontext.KindBeginArray {
-		return bad(err)
-	}
-	for dec.PeekKind() != jsontext.KindEndArray {
-		raw, err := dec.ReadValue()
-		if err != nil {
-			return bad(err)
-		}
-		meter.used = 0
-		if err := entry(raw); err != nil {
-			return err
-		}
-	}
-	_, err = dec.ReadToken()
-	if _, end := dec.ReadToken(); err != nil || !errors.Is(end, io.EOF) {
-		return ErrNotAnExport
-	}
-	return nil
-}
-
-// exportBytes gives what a file holds between its head and its tail.
-func exportBytes(file io.Reader) io.Reader {
-	return base64.NewDecoder(base64.RawStdEncoding, &exportText{from: bufio.NewReader(file)})
-}
-
-// exportText gives the letters of a file. The decoder behind it ignores line ends; there
-// may be other white space, and padding.
-type exportText struct {
-	from  *bufio.Reader
-	got   int
-	begun bool
-	err   error
-}
-
-func (t *exportText) Read(p []byte) (int, error) {
-	if t.err == nil && !t.begun {
-		t.begun = true
-		t.err = t.head()
-	}
-	n := 0
-	for t.err == nil && n < len(p) {
-		var c byte
-		if c, t.err = t.from.ReadByte(); t.err != nil {
-			t.err = noTail(t.err)
-			break
-		}
-		if t.got++; t.got > MaxExport {
-			t.err = ErrExportTooCostly
-			break
-		}
-		switch c {
-		case ' ', '\t', '\r', '\n', '=':
-		case '-': // is no letter of base64
-			t.err = t.tail()
-		default:
-			p[n] = c
-			n++
-		}
-	}
-	return n, t.err
-}
-
-// noTail is the end of a file that has no end.
-func noTail(err error) error {
-	if errors.Is(err, io.EOF) {
-		return ErrNotAnExport
-	}
-	return fmt.Errorf("read a file of keys: %w", err)
-}
-
-// head reads white space and the line that a file begins with.
-func (t *exportText) head() error {
-	for {
-		c, err := t.from.ReadByte()
-		if err != nil {
-			return noTail(err)
-		}
-		if t.got++; t.got > MaxExport {
-			return ErrExportTooCostly
-		}
-		if !isSpace(c) {
-			return t.expect(exportHead)
-		}
-	}
-}
-
-// tail reads the line that a file ends with, from its second character, and white space.
-func (t *exportText) tail() error {
-	if err := t.expect(exportTail); err != nil {
-		return err
-	}
-	for {
-		switch c, err := t.from.ReadByte(); {
-		case errors.Is(err, io.EOF):
-			return io.EOF
-		case err != nil:
-			return noTail(err)
-		case !isSpace(c):
-			return ErrNotAnExport
-		}
-		if t.got++; t.got > MaxExport {
-			return ErrExportTooCostly
-		}
-	}
-}
-
-// expect reads a line of which the first byte has been read.
-func (t *exportText) expect(line string) error {
-	if err := t.from.UnreadByte(); err != nil {
-		return noTail(err)
-	}
-	got := make([]byte, len(line))
-	switch _, err := io.ReadFull(t.from, got); {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), err == nil && string(got) != line:
-		return ErrNotAnExport
-	case err != nil:
-		return noTail(err)
-	}
-	return nil
-}
-
-func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
 
 // importedSession reads one entry of a file.
 func importedSession(raw []byte) (store.InboundSession, error) {

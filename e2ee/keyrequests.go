@@ -11,6 +11,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -150,13 +151,13 @@ func keyRequestContent(from id.DeviceID, ref store.SessionRef, ask *keyAsk) json
 // keyRequestItems addresses a request or its cancellation to the devices that were asked,
 // all but one.
 func (g *gossip) keyRequestItems(ask *keyAsk, but id.DeviceID, content json.RawMessage) []store.OutboxItem {
-	var messages []message
+	var messages []olm.Message
 	for dev := range ask.to {
 		if dev != but {
-			messages = append(messages, message{&trustcache.Device{UserID: g.acct.user, DeviceID: dev}, content})
+			messages = append(messages, olm.Message{To: &trustcache.Device{UserID: g.acct.user, DeviceID: dev}, Content: content})
 		}
 	}
-	return outboxItems("m.room_key_request", messages, g.eng.now())
+	return olm.OutboxItems("m.room_key_request", messages, g.eng.now())
 }
 
 // cancelKeyAsks takes back the requests for keys that ch stores, in the same write
@@ -254,7 +255,7 @@ func (b *batch) forwardRefused() {
 // forwardedKey reads an m.forwarded_room_key that came over Olm. It gives no device when
 // the key was not asked for, or not of the device that sent it, or when that device is
 // not confirmed. The caller holds mu; own is the own user as known.
-func (g *gossip) forwardedKey(msg *received, own *trustcache.User) (store.InboundSession, id.DeviceID) {
+func (g *gossip) forwardedKey(msg *olm.Received, own *trustcache.User) (store.InboundSession, id.DeviceID) {
 	none := store.InboundSession{}
 	data, err := strictjson.Parse(msg.Content)
 	if err != nil || !own.Known() || !own.Verified || msg.Sender != own.UserID {

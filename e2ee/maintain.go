@@ -10,14 +10,11 @@ import (
 
 	"maunium.net/go/mautrix"
 
+	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 )
 
 const (
-	// oneTimeKeysWanted is how many one-time keys the homeserver should hold.
-	oneTimeKeysWanted = 50
-	// restoredKeyStep is how far key IDs move on after a restore.
-	restoredKeyStep = 1 << 16
 	// fallbackMinAge keeps a homeserver that always claims the fallback key is used
 	// from making us upload one on every sync.
 	fallbackMinAge = time.Hour
@@ -109,7 +106,7 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 	s := d.begin()
 	switch {
 	case err == nil:
-		s.account().markPublished(oneTime, fallback)
+		s.account().MarkPublished(oneTime, fallback)
 		s.row().KeysUploaded, s.row().Restored = true, false
 		s.replacedDead(len(oneTime))
 		if len(fallback) > 0 {
@@ -121,7 +118,7 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 			d.roomTable.news++ // a sync that is under way may still tell of the supply before
 		})
 	case wire.Status(err) == http.StatusBadRequest && d.deviceKeysTaken():
-		s.account().setAside()
+		s.account().SetAside()
 		s.foundDead(err)
 		s.after(func() { d.keySupply.wanted = true })
 	default:
@@ -160,7 +157,7 @@ func (k *keySupply) countKeys(ctx context.Context) error {
 // counted takes the homeserver's counts. The caller holds mu.
 func (k *keySupply) counted(counts map[string]int) {
 	k.count = counts[wire.AlgorithmSigned]
-	k.wanted = k.count < oneTimeKeysWanted/2+1
+	k.wanted = k.count < olm.OneTimeKeysWanted/2+1
 }
 
 // prepareUpload makes the keys that are missing and stores them. A nil body means
@@ -180,15 +177,15 @@ func (d *Device) prepareUpload(ctx context.Context) (body map[string]any, oneTim
 			return nil, nil, nil, err
 		}
 	}
-	if oneTime, err = d.olmState.account.unpublished(d.acct.user, d.id); err != nil {
+	if oneTime, err = d.olmState.account.Unpublished(d.acct.user, d.id); err != nil {
 		return nil, nil, nil, err
 	}
-	if fallback, err = d.olmState.account.unpublishedFallback(d.acct.user, d.id); err != nil {
+	if fallback, err = d.olmState.account.UnpublishedFallback(d.acct.user, d.id); err != nil {
 		return nil, nil, nil, err
 	}
 	body = make(map[string]any, 3)
 	if !d.deviceKeysTaken() {
-		keys, err := d.olmState.account.deviceKeys(d.acct.user, d.id)
+		keys, err := d.olmState.account.DeviceKeys(d.acct.user, d.id)
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -223,14 +220,14 @@ func (s *step) makeKeys() error {
 	if d.record.row.Restored && pending == 0 {
 		// The homeserver holds keys that this older database does not know. New ones get
 		// IDs that it cannot have.
-		s.account().NextOneTimeKeyID += restoredKeyStep
+		s.account().NextOneTimeKeyID += olm.RestoredKeyStep
 		have, wanted = 0, true
 	}
 	if d.lacksAll() && pending == 0 {
 		have, wanted = 0, true
 	}
-	if wanted && have < oneTimeKeysWanted {
-		if err := s.account().makeOneTimeKeys(oneTimeKeysWanted - have); err != nil {
+	if wanted && have < olm.OneTimeKeysWanted {
+		if err := s.account().MakeOneTimeKeys(olm.OneTimeKeysWanted - have); err != nil {
 			return err
 		}
 	}

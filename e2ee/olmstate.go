@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/locks"
+	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/store"
 )
 
@@ -16,7 +17,7 @@ type olmState struct {
 	*part
 	host olmStateHost
 
-	account *olmAccount
+	account *olm.Account
 	noKeys  map[store.DeviceRef]retry // devices that had no one-time key for us
 	begun   map[id.Curve25519]int     // see noteBegun
 	wedges  *wedges                   // nil: not read; replaced, never changed
@@ -38,7 +39,7 @@ type olmStateHost interface {
 func (o *olmState) signAsDevice(raw json.RawMessage) (json.RawMessage, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.account.signJSON(raw, o.acct.user, o.id)
+	return o.account.SignJSON(raw, o.acct.user, o.id)
 }
 
 // outboxFilled notes that there is something to send. The caller holds mu.

@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/parallel"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -74,7 +75,7 @@ func (d *Device) Open(ctx context.Context, in []Incoming) ([]Opened, error) {
 func (d *Device) open(ctx context.Context, in []Incoming) (out []Opened, jobs []*sealedEvent, by *judgement) {
 	out, jobs = make([]Opened, len(in)), make([]*sealedEvent, len(in))
 	keys := d.keysTaken()
-	onAllCores(len(in), func(i int) { jobs[i] = parseSealed(in[i]) })
+	parallel.Each(len(in), func(i int) { jobs[i] = parseSealed(in[i]) })
 	var sealed []*sealedEvent
 	for i, job := range jobs {
 		if job == nil { // breaks our parser: stays as it came (attack A26)
@@ -93,7 +94,7 @@ func (d *Device) open(ctx context.Context, in []Incoming) (out []Opened, jobs []
 		by = &judgement{policy: d.eng.opts.Policy()}
 	}
 	by.keys = keys
-	onAllCores(len(jobs), func(i int) {
+	parallel.Each(len(jobs), func(i int) {
 		if jobs[i] != nil {
 			out[i] = d.judge(jobs[i], by)
 		}

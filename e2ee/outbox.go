@@ -2,64 +2,15 @@ package e2ee
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
-	"slices"
-	"time"
 
 	"maunium.net/go/mautrix"
-	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/wire"
-	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
-
-// outboxItems packs messages into requests, at most shareBatch devices each and one
-// message per device (requirement 5.1).
-func outboxItems(eventType string, messages []message, now time.Time) []store.OutboxItem {
-	var items []store.OutboxItem
-	for start := 0; start < len(messages); start += shareBatch {
-		chunk := messages[start:min(start+shareBatch, len(messages))]
-		body := toDeviceBody(chunk)
-		items = append(items, store.OutboxItem{TxnID: rand.Text(), EventType: eventType, Body: body, CreatedAt: now})
-	}
-	return items
-}
-
-// toDeviceBody is the body of one request: {"messages": {user: {device: content}}}. The
-// contents are long, and made by us: they are only copied.
-func toDeviceBody(messages []message) json.RawMessage {
-	byUser := make(map[id.UserID]map[id.DeviceID]json.RawMessage)
-	size := 16
-	for _, m := range messages {
-		if byUser[m.to.UserID] == nil {
-			byUser[m.to.UserID] = make(map[id.DeviceID]json.RawMessage)
-		}
-		byUser[m.to.UserID][m.to.DeviceID] = m.content
-		size += len(m.content) + len(m.to.UserID) + len(m.to.DeviceID) + 12
-	}
-	body := append(make([]byte, 0, size), `{"messages":{`...)
-	for i, user := range slices.Sorted(maps.Keys(byUser)) {
-		if i > 0 {
-			body = append(body, ',')
-		}
-		body = append(strictjson.AppendQuote(body, user.String()), ":{"...)
-		for i, device := range slices.Sorted(maps.Keys(byUser[user])) {
-			if i > 0 {
-				body = append(body, ',')
-			}
-			body = append(strictjson.AppendQuote(body, device.String()), ':')
-			body = append(body, byUser[user][device]...)
-		}
-		body = append(body, '}')
-	}
-	return append(body, "}}"...)
-}
 
 // flushOutbox sends what waits in the outbox, in order. A request that the homeserver
 // will never take is dropped: it would block all others for ever.

@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 	"maunium.net/go/mautrix/crypto/ssss"
 
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -24,10 +25,6 @@ type Recovery struct {
 	// Restore has the whole history fetched from the key backup, not only what is needed.
 	Restore bool
 }
-
-// maxIterations bounds what a hostile key description can make a passphrase cost: about a
-// second. Clients use 500,000.
-const maxIterations = 2_000_000
 
 // Recover takes the identity and the backup key from secret storage and signs this
 // device. Nothing is changed unless everything fits: seeds are used only if the public
@@ -206,7 +203,7 @@ func (s *storageDescription) open(with Recovery) (*ssss.Key, error) {
 		if p == nil {
 			return nil, ErrNoPassphrase
 		}
-		if p.Iterations <= 0 || p.Iterations > maxIterations || (p.Bits != 0 && (p.Bits < 128 || p.Bits > 512 || p.Bits%8 != 0)) {
+		if p.Iterations <= 0 || p.Iterations > wire.MaxIterations || (p.Bits != 0 && (p.Bits < 128 || p.Bits > 512 || p.Bits%8 != 0)) {
 			return nil, ErrNoSecretStorage
 		}
 		key, err = s.Meta.VerifyPassphrase(s.ID, with.Passphrase.Reveal())

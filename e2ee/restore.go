@@ -202,7 +202,7 @@ func (b *backups) download(ctx context.Context, version string, each func(store.
 
 // readBackup walks through {"rooms": {room: {"sessions": {session: data}}}}.
 func readBackup(body io.Reader, each func(store.SessionRef, json.RawMessage) error) error {
-	meter := &meteredReader{r: body, limit: maxBackedKey}
+	meter := &strictjson.Meter{R: body, Limit: maxBackedKey}
 	dec := jsontext.NewDecoder(meter)
 	return eachMember(dec, func(name string) error {
 		if name != "rooms" {
@@ -218,7 +218,7 @@ func readBackup(body io.Reader, each func(store.SessionRef, json.RawMessage) err
 					if err != nil {
 						return err
 					}
-					meter.used = 0
+					meter.Used = 0
 					if len(room) > wire.MaxIDLength || len(session) > wire.MaxIDLength {
 						return nil
 					}
@@ -246,20 +246,4 @@ func eachMember(dec *jsontext.Decoder, each func(name string) error) error {
 	}
 	_, err := dec.ReadToken()
 	return err
-}
-
-// meteredReader fails when too much was read since used was last set to 0, so that one
-// value cannot take all memory.
-type meteredReader struct {
-	r           io.Reader
-	used, limit int
-}
-
-func (m *meteredReader) Read(p []byte) (int, error) {
-	if m.used > m.limit {
-		return 0, fmt.Errorf("%w: a value is too long", strictjson.ErrMalformed)
-	}
-	n, err := m.r.Read(p)
-	m.used += n
-	return n, err
 }

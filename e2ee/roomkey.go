@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
@@ -30,7 +31,7 @@ type arrivedKey struct {
 }
 
 // roomKey takes an m.room_key (requirements 7.2, 8.2, 8.7).
-func (b *batch) roomKey(msg *received) {
+func (b *batch) roomKey(msg *olm.Received) {
 	var key struct {
 		Algorithm  string    `json:"algorithm"`
 		RoomID     id.RoomID `json:"room_id"`
@@ -52,7 +53,7 @@ func (b *batch) roomKey(msg *received) {
 	b.keys = append(b.keys, arrivedKey{
 		ref:           store.SessionRef{RoomID: key.RoomID, SessionID: id.SessionID(key.SessionID)},
 		sess:          sess,
-		owner:         msg.owner(),
+		owner:         msg.Owner(),
 		sharedHistory: string(key.SharedHistory) == "true" || string(key.SharedMSC3061) == "true", // requirement 17.1
 	})
 }

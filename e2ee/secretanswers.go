@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -173,7 +174,7 @@ func (g *gossip) giveSecret(ctx context.Context, req secretRequest, dev *trustca
 	if err := rest.store(g.part, s.ch); err != nil {
 		return answerLater, err
 	}
-	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, g.eng.now())
+	s.ch.Outbox = olm.OutboxItems("m.room.encrypted", sealed, g.eng.now())
 	s.after(func() {
 		g.requests = *rest
 		g.host.outboxFilled()

@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -32,47 +33,47 @@ func TestWhoseSecretsAreTaken(t *testing.T) {
 	public := master.PublicKey()
 	for _, tc := range []struct {
 		name   string
-		change func(d *Device, msg *received, own *trustcache.User)
+		change func(d *Device, msg *olm.Received, own *trustcache.User)
 		taken  bool
 	}{
-		{"as asked", func(*Device, *received, *trustcache.User) {}, true},
-		{"padded (14.3)", func(_ *Device, msg *received, _ *trustcache.User) {
+		{"as asked", func(*Device, *olm.Received, *trustcache.User) {}, true},
+		{"padded (14.3)", func(_ *Device, msg *olm.Received, _ *trustcache.User) {
 			msg.Content = answerWith("ask", wire.Base64(master.Seed())+"=")
 		}, true},
-		{"another request", func(_ *Device, msg *received, _ *trustcache.User) {
+		{"another request", func(_ *Device, msg *olm.Received, _ *trustcache.User) {
 			msg.Content = answerWith("other", wire.Base64(master.Seed()))
 		}, false},
-		{"no request", func(_ *Device, msg *received, _ *trustcache.User) {
+		{"no request", func(_ *Device, msg *olm.Received, _ *trustcache.User) {
 			msg.Content = answerWith("", wire.Base64(master.Seed()))
 		}, false},
-		{"nothing was asked for", func(d *Device, _ *received, _ *trustcache.User) { d.gossip.secretAsks = nil }, false},
-		{"late", func(d *Device, _ *received, _ *trustcache.User) { d.eng.now = nowAt(3000) }, false},
-		{"of another user", func(_ *Device, msg *received, _ *trustcache.User) { msg.Sender = "@mallory:x" }, false},
-		{"the own user is not known", func(_ *Device, _ *received, own *trustcache.User) { own.Knowledge = trustcache.KnowledgeUnknown }, false},
-		{"the own identity is not verified", func(_ *Device, _ *received, own *trustcache.User) { own.Verified = false }, false},
-		{"of a device that is not listed", func(_ *Device, _ *received, own *trustcache.User) { own.Devices = nil }, false},
-		{"of a device that is not confirmed", func(_ *Device, _ *received, own *trustcache.User) { own.Devices[0].Signed = false }, false},
-		{"of a device that is only trusted here", func(_ *Device, _ *received, own *trustcache.User) {
+		{"nothing was asked for", func(d *Device, _ *olm.Received, _ *trustcache.User) { d.gossip.secretAsks = nil }, false},
+		{"late", func(d *Device, _ *olm.Received, _ *trustcache.User) { d.eng.now = nowAt(3000) }, false},
+		{"of another user", func(_ *Device, msg *olm.Received, _ *trustcache.User) { msg.Sender = "@mallory:x" }, false},
+		{"the own user is not known", func(_ *Device, _ *olm.Received, own *trustcache.User) { own.Knowledge = trustcache.KnowledgeUnknown }, false},
+		{"the own identity is not verified", func(_ *Device, _ *olm.Received, own *trustcache.User) { own.Verified = false }, false},
+		{"of a device that is not listed", func(_ *Device, _ *olm.Received, own *trustcache.User) { own.Devices = nil }, false},
+		{"of a device that is not confirmed", func(_ *Device, _ *olm.Received, own *trustcache.User) { own.Devices[0].Signed = false }, false},
+		{"of a device that is only trusted here", func(_ *Device, _ *olm.Received, own *trustcache.User) {
 			own.Devices[0].Signed, own.Devices[0].Override = false, trustcache.OverrideTrusted
 		}, false},
-		{"of a device that is distrusted", func(_ *Device, _ *received, own *trustcache.User) {
+		{"of a device that is distrusted", func(_ *Device, _ *olm.Received, own *trustcache.User) {
 			own.Devices[0].Override = trustcache.OverrideDistrusted
 		}, false},
-		{"of a dehydrated device (24.2)", func(_ *Device, _ *received, own *trustcache.User) { own.Devices[0].Dehydrated = true }, false},
-		{"of a device at fault (A16)", func(_ *Device, _ *received, own *trustcache.User) {
+		{"of a dehydrated device (24.2)", func(_ *Device, _ *olm.Received, own *trustcache.User) { own.Devices[0].Dehydrated = true }, false},
+		{"of a device at fault (A16)", func(_ *Device, _ *olm.Received, own *trustcache.User) {
 			own.Devices[0].Fault = trustcache.FaultSharedKey
 		}, false},
-		{"of a device that was not asked", func(d *Device, _ *received, _ *trustcache.User) {
+		{"of a device that was not asked", func(d *Device, _ *olm.Received, _ *trustcache.User) {
 			d.gossip.secretAsks[secretMaster].to = map[id.DeviceID]bool{"THIRD": true}
 		}, false},
-		{"over a session of another Curve25519 key", func(_ *Device, msg *received, _ *trustcache.User) { msg.SenderKey = "another" }, false},
-		{"in the name of another Ed25519 key", func(_ *Device, msg *received, _ *trustcache.User) { msg.Keys.Ed25519 = "another" }, false},
-		{"another key than the published one", func(_ *Device, msg *received, _ *trustcache.User) {
+		{"over a session of another Curve25519 key", func(_ *Device, msg *olm.Received, _ *trustcache.User) { msg.SenderKey = "another" }, false},
+		{"in the name of another Ed25519 key", func(_ *Device, msg *olm.Received, _ *trustcache.User) { msg.Keys.Ed25519 = "another" }, false},
+		{"another key than the published one", func(_ *Device, msg *olm.Received, _ *trustcache.User) {
 			msg.Content = answerWith("ask", wire.Base64(other.Seed()))
 		}, false},
-		{"no key is published", func(_ *Device, _ *received, own *trustcache.User) { own.Current = "" }, false},
-		{"no base64", func(_ *Device, msg *received, _ *trustcache.User) { msg.Content = answerWith("ask", "???") }, false},
-		{"too long", func(_ *Device, msg *received, _ *trustcache.User) {
+		{"no key is published", func(_ *Device, _ *olm.Received, own *trustcache.User) { own.Current = "" }, false},
+		{"no base64", func(_ *Device, msg *olm.Received, _ *trustcache.User) { msg.Content = answerWith("ask", "???") }, false},
+		{"too long", func(_ *Device, msg *olm.Received, _ *trustcache.User) {
 			msg.Content = answerWith("ask", wire.Base64(make([]byte, 2*maxSecret)))
 		}, false},
 	} {
@@ -89,7 +90,7 @@ func TestWhoseSecretsAreTaken(t *testing.T) {
 				Algorithms: []id.Algorithm{id.AlgorithmOlmV1, id.AlgorithmMegolmV1},
 			}},
 		}
-		msg := &received{SenderKey: "curve", envelope: envelope{Sender: "@alice:x", Keys: edKey{"ed"}, Content: answerWith("ask", wire.Base64(master.Seed()))}}
+		msg := &olm.Received{SenderKey: "curve", Envelope: olm.Envelope{Sender: "@alice:x", Keys: olm.EdKey{Ed25519: "ed"}, Content: answerWith("ask", wire.Base64(master.Seed()))}}
 		tc.change(d, msg, own)
 		b := &batch{d: d, ch: &store.Changes{}}
 		b.secretSent(msg, own)

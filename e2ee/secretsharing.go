@@ -15,6 +15,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -94,12 +95,12 @@ func (g *gossip) askFor(name string, others []*trustcache.Device, ch *store.Chan
 		{Name: "action", Value: strictjson.Quote("request")}, {Name: "name", Value: strictjson.Quote(name)}, {Name: "request_id", Value: strictjson.Quote(ask.id)},
 		{Name: "requesting_device_id", Value: strictjson.Quote(g.id.String())},
 	}.Encode()
-	messages := make([]message, len(others))
+	messages := make([]olm.Message, len(others))
 	for i, dev := range others {
 		ask.to[dev.DeviceID] = true
-		messages[i] = message{dev, content}
+		messages[i] = olm.Message{To: dev, Content: content}
 	}
-	ch.Outbox = append(ch.Outbox, outboxItems("m.secret.request", messages, now)...)
+	ch.Outbox = append(ch.Outbox, olm.OutboxItems("m.secret.request", messages, now)...)
 	row, err := ask.stored(g.ed25519, now)
 	if err != nil {
 		return nil, err
@@ -167,7 +168,7 @@ func (g *gossip) missingSecrets(ctx context.Context, own *trustcache.User) ([]st
 // secretSent handles an m.secret.send that came over Olm: it must answer a request of
 // ours, and come from a confirmed device of ours that was asked (requirement 15.2). The
 // caller holds mu; own is the own user as known.
-func (b *batch) secretSent(msg *received, own *trustcache.User) {
+func (b *batch) secretSent(msg *olm.Received, own *trustcache.User) {
 	var sent struct {
 		RequestID string `json:"request_id"`
 		Secret    string `json:"secret"`
@@ -230,13 +231,13 @@ func (b *batch) cancelAsks(own *trustcache.User) {
 			{Name: "action", Value: strictjson.Quote("request_cancellation")}, {Name: "request_id", Value: strictjson.Quote(a.ask.id)},
 			{Name: "requesting_device_id", Value: strictjson.Quote(b.d.id.String())},
 		}.Encode()
-		var messages []message
+		var messages []olm.Message
 		for i := range own.Devices {
 			if dev := &own.Devices[i]; a.ask.to[dev.DeviceID] && dev.DeviceID != a.by {
-				messages = append(messages, message{dev, content})
+				messages = append(messages, olm.Message{To: dev, Content: content})
 			}
 		}
-		b.ch.Outbox = append(b.ch.Outbox, outboxItems("m.secret.request", messages, b.d.eng.now())...)
+		b.ch.Outbox = append(b.ch.Outbox, olm.OutboxItems("m.secret.request", messages, b.d.eng.now())...)
 		b.ch.DeleteSecrets = append(b.ch.DeleteSecrets, askedName(b.d.ed25519, a.ask.name))
 	}
 }

@@ -10,15 +10,13 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
-
-// shareBatch is how many devices one to-device request addresses at most.
-const shareBatch = 250
 
 // eligible recomputes, for every send, who may have the room's key (design §4). A
 // user whose identity changed holds up the send; another's unverified device never
@@ -229,8 +227,8 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligi
 	shares := make([]store.Share, 0, len(missing)+len(untold))
 	for _, m := range sealed {
 		shares = append(shares, store.Share{
-			SessionID: out.row.SessionID, UserID: m.to.UserID, DeviceID: m.to.DeviceID,
-			Curve25519: m.to.Curve25519.String(),
+			SessionID: out.row.SessionID, UserID: m.To.UserID, DeviceID: m.To.DeviceID,
+			Curve25519: m.To.Curve25519.String(),
 			Index:      uint32(out.sess.MessageIndex()),
 		})
 	}
@@ -239,7 +237,7 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligi
 	told, noOlm := s.noOlmNotes(out, without)
 	shares = append(shares, told...)
 	s.ch.Shares = shares
-	s.ch.Outbox = append(outboxItems("m.room.encrypted", sealed, d.eng.now()), outboxItems("m.room_key.withheld", append(notes, noOlm...), d.eng.now())...)
+	s.ch.Outbox = append(olm.OutboxItems("m.room.encrypted", sealed, d.eng.now()), olm.OutboxItems("m.room_key.withheld", append(notes, noOlm...), d.eng.now())...)
 	s.after(func() {
 		d.noteShares(who, shares)
 		for _, share := range shares {
@@ -269,26 +267,20 @@ func roomKeyContent(o *outbound) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// message is a to-device message for one device.
-type message struct {
-	to      *trustcache.Device
-	content json.RawMessage
-}
-
 // withheldNotes tells devices why they do not get the key, once per device and
 // session (requirements 10.1 to 10.6).
-func (d *Device) withheldNotes(o *outbound, untold []withhold) (shares []store.Share, notes []message) {
+func (d *Device) withheldNotes(o *outbound, untold []withhold) (shares []store.Share, notes []olm.Message) {
 	for _, w := range untold {
 		shares = append(shares, store.Share{
 			SessionID: o.row.SessionID, UserID: w.device.UserID, DeviceID: w.device.DeviceID,
 			Curve25519: w.device.Curve25519.String(), Withheld: w.code,
 		})
-		notes = append(notes, message{w.device, strictjson.Object{
+		notes = append(notes, olm.Message{To: w.device, Content: strictjson.Object{
 			{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)},
 			{Name: "code", Value: strictjson.Quote(w.code)},
 			{Name: "reason", Value: strictjson.Quote(withheldReason(w.code))},
 			{Name: "room_id", Value: strictjson.Quote(o.row.RoomID.String())},
-			{Name: "sender_key", Value: strictjson.Quote(d.olmState.account.curve25519.String())},
+			{Name: "sender_key", Value: strictjson.Quote(d.olmState.account.Curve25519.String())},
 			{Name: "session_id", Value: strictjson.Quote(o.row.SessionID.String())},
 		}.Encode()})
 	}
@@ -298,7 +290,7 @@ func (d *Device) withheldNotes(o *outbound, untold []withhold) (shares []store.S
 // noOlmNotes tells devices that had no one-time key, once until an Olm session exists
 // (requirement 10.2), and sets when to try them again: no device is skipped for the
 // whole life of a session.
-func (s *step) noOlmNotes(o *outbound, without []*trustcache.Device) (shares []store.Share, notes []message) {
+func (s *step) noOlmNotes(o *outbound, without []*trustcache.Device) (shares []store.Share, notes []olm.Message) {
 	d, now := s.d, s.d.eng.now()
 	for _, dev := range without {
 		ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
@@ -319,11 +311,11 @@ func (s *step) noOlmNotes(o *outbound, without []*trustcache.Device) (shares []s
 			SessionID: o.row.SessionID, UserID: dev.UserID, DeviceID: dev.DeviceID,
 			Curve25519: dev.Curve25519.String(), Withheld: "m.no_olm",
 		})
-		notes = append(notes, message{dev, strictjson.Object{
+		notes = append(notes, olm.Message{To: dev, Content: strictjson.Object{
 			{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)},
 			{Name: "code", Value: strictjson.Quote("m.no_olm")},
 			{Name: "reason", Value: strictjson.Quote(withheldReason("m.no_olm"))},
-			{Name: "sender_key", Value: strictjson.Quote(d.olmState.account.curve25519.String())},
+			{Name: "sender_key", Value: strictjson.Quote(d.olmState.account.Curve25519.String())},
 			{Name: "from_device", Value: strictjson.Quote(d.id.String())},
 		}.Encode()})
 	}

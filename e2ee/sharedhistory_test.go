@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/store"
 )
 
@@ -82,7 +83,7 @@ func TestSharedHistoryOfReceivedKeys(t *testing.T) {
 		`,"org.matrix.msc3061.shared_history":true`: true, `,"org.matrix.msc3061.shared_history":"yes"`: false,
 	} {
 		b := &batch{}
-		b.roomKey(&received{envelope: envelope{Content: json.RawMessage(
+		b.roomKey(&olm.Received{Envelope: olm.Envelope{Content: json.RawMessage(
 			`{"algorithm":"m.megolm.v1.aes-sha2","room_id":"!r:x","session_id":"` + out.ID().String() + `","session_key":"` + string(exported) + `"` + more + `}`,
 		)}})
 		if len(b.keys) != 1 {

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/store"
 )
 
@@ -29,7 +30,7 @@ type step struct {
 	ch *store.Changes
 
 	device *store.Device // the row as it will be; nil while nothing of it changes
-	keys   *olmAccount   // the private keys as they will be, likewise
+	keys   *olm.Account  // the private keys as they will be, likewise
 	rooms  map[id.RoomID]*roomStep
 	then   []func()
 }
@@ -49,15 +50,15 @@ func (s *step) row() *store.Device {
 }
 
 // account is the device's private keys as they will be, to be changed.
-func (s *step) account() *olmAccount {
+func (s *step) account() *olm.Account {
 	if s.keys == nil {
-		s.keys = s.d.olmState.account.clone()
+		s.keys = s.d.olmState.account.Clone()
 	}
 	return s.keys
 }
 
 // reading is the device's private keys as they will be, only to be read.
-func (s *step) reading() *olmAccount {
+func (s *step) reading() *olm.Account {
 	if s.keys != nil {
 		return s.keys
 	}
@@ -76,7 +77,7 @@ func (s *step) commit(ctx context.Context, what string) error {
 		}
 	}
 	if s.keys != nil {
-		s.row().Olm = s.keys.pickle()
+		s.row().Olm = s.keys.Pickled()
 	}
 	s.ch.Device = s.device
 	if err := s.d.save(ctx, s.ch); err != nil {

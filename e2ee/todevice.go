@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -31,14 +32,14 @@ type batch struct {
 	d        *Device
 	step     *step
 	ch       *store.Changes // of the step
-	sessions *olmSessions
+	sessions *olm.Sessions
 	seen     map[[32]byte]bool
 	keys     []arrivedKey
 	wedged   []wedgedDevice
-	other    []*received       // for the client, if their sender is trusted
+	other    []*olm.Received   // for the client, if their sender is trusted
 	forward  []json.RawMessage // for the client
-	secrets  []*received
-	forwards []*received // room keys, as asked for or not
+	secrets  []*olm.Received
+	forwards []*olm.Received // room keys, as asked for or not
 	// forwardedBy is who gave the keys that came for a request.
 	forwardedBy map[store.SessionRef]id.DeviceID
 	answered    []answeredAsk
@@ -64,19 +65,19 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 	ch := s.ch
 	b := &batch{d: d, step: s, ch: ch, seen: make(map[[32]byte]bool), forwardedBy: make(map[store.SessionRef]id.DeviceID)}
 	parsed := make([]*toDevice, 0, len(events))
-	olms := make([]*olmEvent, 0, len(events))
+	olms := make([]*olm.Event, 0, len(events))
 	var senders []id.Curve25519
 	var digests [][32]byte
 	for _, raw := range events {
-		ev, olm := parseToDevice(raw)
+		ev, sealed := parseToDevice(raw)
 		if ev == nil {
 			b.refused++
 			continue
 		}
-		parsed, olms = append(parsed, ev), append(olms, olm)
-		if olm != nil {
-			senders = append(senders, olm.SenderKey)
-			digests = append(digests, d.olmDigest(olm))
+		parsed, olms = append(parsed, ev), append(olms, sealed)
+		if sealed != nil {
+			senders = append(senders, sealed.SenderKey)
+			digests = append(digests, sealed.Digest(d.olmState.account.Curve25519))
 		}
 	}
 	var err error
@@ -96,7 +97,7 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 	for i, ev := range parsed {
 		b.one(ev, olms[i])
 	}
-	b.sessions.collect(ch)
+	b.sessions.Collect(ch)
 	if err := d.stageWedged(ctx, b.wedged, s); err != nil {
 		return nil, err
 	}
@@ -121,7 +122,7 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 }
 
 // parseToDevice reads an event strictly; nil when it is not one.
-func parseToDevice(raw json.RawMessage) (*toDevice, *olmEvent) {
+func parseToDevice(raw json.RawMessage) (*toDevice, *olm.Event) {
 	var ev toDevice
 	if err := strictjson.Unmarshal(raw, &ev); err != nil || ev.Type == "" || ev.Sender == "" || len(ev.Sender) > wire.MaxIDLength {
 		return nil, nil
@@ -129,17 +130,17 @@ func parseToDevice(raw json.RawMessage) (*toDevice, *olmEvent) {
 	if ev.Type != "m.room.encrypted" {
 		return &ev, nil
 	}
-	olm, err := parseOlm(ev.Content)
+	sealed, err := olm.ParseEvent(ev.Content)
 	if err != nil {
 		return nil, nil
 	}
-	return &ev, olm
+	return &ev, sealed
 }
 
 // one handles a single event.
-func (b *batch) one(ev *toDevice, olm *olmEvent) {
-	if olm != nil {
-		b.encrypted(ev, olm)
+func (b *batch) one(ev *toDevice, sealed *olm.Event) {
+	if sealed != nil {
+		b.encrypted(ev, sealed)
 		return
 	}
 	switch ev.Type {
@@ -164,16 +165,16 @@ func (b *batch) one(ev *toDevice, olm *olmEvent) {
 const verificationPrefix = "m.key.verification."
 
 // encrypted handles an Olm message.
-func (b *batch) encrypted(ev *toDevice, olm *olmEvent) {
-	plain, err := b.d.decryptOlm(olm, b.sessions, b.seen, b.step)
+func (b *batch) encrypted(ev *toDevice, sealed *olm.Event) {
+	plain, err := b.d.decryptOlm(sealed, b.sessions, b.seen, b.step)
 	if err != nil {
-		if errors.Is(err, errNoSession) {
-			b.wedged = append(b.wedged, wedgedDevice{user: ev.Sender, key: olm.SenderKey})
+		if errors.Is(err, olm.ErrNoSession) {
+			b.wedged = append(b.wedged, wedgedDevice{user: ev.Sender, key: sealed.SenderKey})
 		}
 		b.refused++
 		return
 	}
-	msg, err := openEnvelope(plain, ev.Sender, olm.SenderKey, b.d.acct.user, b.d.olmState.account.ed25519)
+	msg, err := olm.OpenEnvelope(plain, ev.Sender, sealed.SenderKey, b.d.acct.user, b.d.olmState.account.Ed25519)
 	if err != nil {
 		b.refused++
 		return
@@ -216,7 +217,7 @@ func (b *batch) passOthers(ctx context.Context) error {
 	}
 	mode := b.d.eng.opts.Policy().Receive
 	for _, msg := range b.other {
-		switch trustcache.ToDevice(msg.Type, msg.owner(), known[msg.Sender], mode) {
+		switch trustcache.ToDevice(msg.Type, msg.Owner(), known[msg.Sender], mode) {
 		case trustcache.ToDeviceProcess:
 			b.pass(toDevice{Type: msg.Type, Sender: msg.Sender, Content: msg.Content, Decrypted: true})
 		case trustcache.ToDeviceDrop:

@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -149,7 +150,7 @@ func (o *olmState) sendDummies(ctx context.Context, plan *unwedging, claimed map
 		return err
 	}
 	frame := o.newEnvelopeFrame("m.dummy", json.RawMessage(`{}`))
-	var sealed []message
+	var sealed []olm.Message
 	var renewed []store.DeviceRef
 	begun := make([]id.Curve25519, 0, len(plan.devices))
 	settled := slices.Clone(plan.settled)
@@ -159,26 +160,26 @@ func (o *olmState) sendDummies(ctx context.Context, plan *unwedging, claimed map
 			plan.wait = append(plan.wait, plan.notes[ref]...)
 			continue
 		}
-		made, err := o.account.newOutbound(dev.Curve25519, claimed[ref])
+		made, err := o.account.NewOutbound(dev.Curve25519, claimed[ref])
 		if err != nil { // a key that is none: the next may be one
 			plan.wait = append(plan.wait, plan.notes[ref]...)
 			continue
 		}
 		settled, renewed = append(settled, plan.notes[ref]...), append(renewed, ref)
-		content, err := frame.seal(made, dev)
+		content, err := frame.Seal(made, dev)
 		if err != nil {
 			return err
 		}
-		sessions.add(dev.Curve25519, made, o.eng.now())
-		sealed = append(sealed, message{dev, content})
+		sessions.Add(dev.Curve25519, made, o.eng.now())
+		sealed = append(sealed, olm.Message{To: dev, Content: content})
 		begun = append(begun, dev.Curve25519)
 	}
 	if len(settled) == 0 {
 		return nil
 	}
 	s := o.host.begin()
-	s.ch.Outbox = outboxItems("m.room.encrypted", sealed, o.eng.now())
-	sessions.collect(s.ch)
+	s.ch.Outbox = olm.OutboxItems("m.room.encrypted", sealed, o.eng.now())
+	sessions.Collect(s.ch)
 	if err := s.wedges(o.wedges.without(settled, renewed, o.eng.now())); err != nil {
 		return err
 	}

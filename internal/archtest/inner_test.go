@@ -13,6 +13,7 @@ func inner() map[string][][]string {
 		"e2ee": {
 			{"locks"},
 			{"wire"},
+			{"olm", "keyfile"},
 		},
 	}
 }

@@ -72,7 +72,7 @@ func trimValue(b []byte) json.RawMessage {
 	return b
 }
 
-// get gives a member's value, nil when there is none.
+// Get gives a member's value, nil when there is none.
 func (o Object) Get(name string) json.RawMessage {
 	for i := range o {
 		if o[i].Name == name {
@@ -82,7 +82,7 @@ func (o Object) Get(name string) json.RawMessage {
 	return nil
 }
 
-// text gives a string member; ok is false when it is missing or not a string.
+// Text gives a string member; ok is false when it is missing or not a string.
 func (o Object) Text(name string) (s string, ok bool) {
 	raw := o.Get(name)
 	if len(raw) == 0 || raw[0] != '"' {
@@ -98,7 +98,7 @@ func (o Object) Text(name string) (s string, ok bool) {
 	return string(out), true
 }
 
-// set replaces a member or adds it at the end.
+// Set replaces a member or adds it at the end.
 func (o Object) Set(name string, value json.RawMessage) Object {
 	for i := range o {
 		if o[i].Name == name {
@@ -109,7 +109,7 @@ func (o Object) Set(name string, value json.RawMessage) Object {
 	return append(o, Member{name, value})
 }
 
-// without drops a member.
+// Without drops a member.
 func (o Object) Without(name string) Object {
 	for i := range o {
 		if o[i].Name == name {
@@ -119,7 +119,7 @@ func (o Object) Without(name string) Object {
 	return o
 }
 
-// only gives an object with just these members, as far as they are there.
+// Only gives an object with just these members, as far as they are there.
 func (o Object) Only(names ...string) Object {
 	out := make(Object, 0, len(names)+3)
 	for _, name := range names {
@@ -130,7 +130,7 @@ func (o Object) Only(names ...string) Object {
 	return out
 }
 
-// encode writes the object again, in order.
+// Encode writes the object again, in order.
 func (o Object) Encode() json.RawMessage {
 	size := 2
 	for i := range o {
@@ -161,7 +161,7 @@ func AppendQuote(out []byte, s string) []byte {
 // Quote gives s as a JSON string.
 func Quote(s string) json.RawMessage { return AppendQuote(nil, s) }
 
-// and adds the members that o lacks, in the objects inside it too.
+// And adds the members that o lacks, in the objects inside it too.
 func (o Object) And(more Object) Object {
 	for _, m := range more {
 		mine := o.Get(m.Name)

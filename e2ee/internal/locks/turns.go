@@ -21,7 +21,7 @@ type turn struct {
 	holders int
 }
 
-// take waits for the key's turn. The returned func gives it back.
+// Take waits for the key's turn. The returned func gives it back.
 func (t *Turns[K]) Take(ctx context.Context, key K) (func(), error) {
 	if t.Order != nil {
 		t.Order.Takes(t.Rank)
@@ -57,7 +57,7 @@ func (t *Turns[K]) leave(key K, mine *turn) {
 	}
 }
 
-// idle reports whether nobody has a turn or waits for one.
+// Idle reports whether nobody has a turn or waits for one.
 func (t *Turns[K]) Idle() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -47,7 +47,7 @@ type Request struct {
 	Patient time.Duration
 }
 
-// call sends a request with a token. Every error is an *UpstreamError.
+// Call sends a request with a token. Every error is an *UpstreamError.
 func (h *Homeserver) Call(ctx context.Context, token secret.String, r Request) error {
 	ctx, cancel := context.WithTimeout(ctx, h.timeout+r.Patient)
 	defer cancel()
@@ -83,7 +83,7 @@ func (h *Homeserver) Call(ctx context.Context, token secret.String, r Request) e
 	return upstreamError(r.Op, resp, contents, err)
 }
 
-// stream is call for an answer that is too large for memory: read gets its body.
+// Stream is call for an answer that is too large for memory: read gets its body.
 func (h *Homeserver) Stream(ctx context.Context, token secret.String, r Request, read func(io.Reader) error) error {
 	ctx, cancel := context.WithTimeout(ctx, h.timeout+r.Patient)
 	defer cancel()

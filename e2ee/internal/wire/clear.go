@@ -59,6 +59,7 @@ func PlainReaction(event json.RawMessage) bool {
 	return err == nil && PlainReactionContent(content) && (!state || len(content) == 0)
 }
 
+// PlainReactionContent is PlainReaction for a content alone.
 func PlainReactionContent(content strictjson.Object) bool {
 	if len(content) == 0 {
 		return true

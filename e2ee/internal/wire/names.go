@@ -22,6 +22,10 @@ const (
 // common identifier format). The store refuses longer names, and with them whole batches.
 const MaxIDLength = 255
 
+// MaxIterations bounds what a hostile key description can make a passphrase cost: about a
+// second. Clients use 500,000.
+const MaxIterations = 2_000_000
+
 // Truncate cuts a text of the network to at most n bytes of valid UTF-8.
 func Truncate(s string, n int) string {
 	if len(s) > n {

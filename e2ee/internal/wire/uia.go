@@ -35,14 +35,14 @@ func readChallenge(body []byte) *Challenge {
 	return out
 }
 
-// takesPassword reports whether a password alone is enough.
+// TakesPassword reports whether a password alone is enough.
 func (c *Challenge) TakesPassword() bool {
 	return slices.ContainsFunc(c.flows, func(stages []string) bool {
 		return len(stages) == 1 && stages[0] == "m.login.password"
 	})
 }
 
-// needed is the error for a client that must do the authentication itself. On servers
+// Needed is the error for a client that must do the authentication itself. On servers
 // with OAuth a stage names a page where the user allows the reset (m.oauth, requirement
 // 12.6; org.matrix.cross_signing_reset before it).
 func (c *Challenge) Needed() *AuthNeededError {

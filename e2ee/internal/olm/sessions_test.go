@@ -1,4 +1,4 @@
-package e2ee
+package olm
 
 import (
 	"testing"
@@ -16,12 +16,12 @@ func TestOlmSessionsOfOneDevice(t *testing.T) {
 	t.Parallel()
 	const key = id.Curve25519("their key")
 	start := time.Unix(1_800_000_000, 0)
-	all := &olmSessions{byKey: make(map[id.Curve25519][]*olmSession), dirty: make(map[*olmSession]bool)}
-	theirs, err := newOlmAccount()
+	all := &Sessions{byKey: make(map[id.Curve25519][]*storedSession), dirty: make(map[*storedSession]bool)}
+	theirs, err := NewAccount()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours, err := newOlmAccount()
+	ours, err := NewAccount()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,10 +33,10 @@ func TestOlmSessionsOfOneDevice(t *testing.T) {
 		}
 		oneTime := theirs.OTKeys[len(theirs.OTKeys)-1].Key.PublicKey.B64Encoded()
 		var s *session.OlmSession
-		if s, err = ours.newOutbound(theirs.curve25519, oneTime); err != nil {
+		if s, err = ours.NewOutbound(theirs.Curve25519, oneTime); err != nil {
 			t.Fatal(err)
 		}
-		all.add(key, s, start.Add(time.Duration(len(made))*time.Hour))
+		all.Add(key, s, start.Add(time.Duration(len(made))*time.Hour))
 		made = append(made, s.ID().String())
 	}
 	for range maxSessionsPerDevice {
@@ -52,7 +52,7 @@ func TestOlmSessionsOfOneDevice(t *testing.T) {
 	}
 	add()
 	var ch store.Changes
-	all.collect(&ch)
+	all.Collect(&ch)
 	if len(all.byKey[key]) != maxSessionsPerDevice || len(ch.DeleteOlmSessions) != 1 || ch.DeleteOlmSessions[0] != made[1] {
 		t.Errorf("%d are kept, %v are deleted, want %s", len(all.byKey[key]), ch.DeleteOlmSessions, made[1])
 	}

@@ -1,4 +1,4 @@
-package e2ee
+package olm
 
 import (
 	"encoding/json"
@@ -15,34 +15,35 @@ import (
 // message it came in (requirement 6.7). Such a message is discarded.
 var errEnvelope = errors.New("the Olm message is not what it claims to be")
 
-// envelope is the plaintext of an Olm message (requirement 6.4).
-type envelope struct {
+// Envelope is the plaintext of an Olm message (requirement 6.4).
+type Envelope struct {
 	Type          string          `json:"type"`
 	Content       json.RawMessage `json:"content"`
 	Sender        id.UserID       `json:"sender"`
 	Recipient     id.UserID       `json:"recipient"`
-	RecipientKeys edKey           `json:"recipient_keys"`
-	Keys          edKey           `json:"keys"`
+	RecipientKeys EdKey           `json:"recipient_keys"`
+	Keys          EdKey           `json:"keys"`
 	DeviceKeys    json.RawMessage `json:"sender_device_keys"`
 	// DeviceKeysMSC4147 is the name before v1.15 (requirement 6.10).
 	DeviceKeysMSC4147 json.RawMessage `json:"org.matrix.msc4147.device_keys"`
 }
 
-type edKey struct {
+// EdKey names a device by its signing key.
+type EdKey struct {
 	Ed25519 id.Ed25519 `json:"ed25519"`
 }
 
-// received is an Olm message that passed every check of requirement 6.7 that needs
+// Received is an Olm message that passed every check of requirement 6.7 that needs
 // no device list.
-type received struct {
-	envelope
+type Received struct {
+	Envelope
 	SenderKey id.Curve25519
 	// Device is from sender_device_keys; nil when the message carried none.
 	Device *trustcache.Device
 }
 
-// owner is who sent the message, as the Olm channel proves.
-func (r *received) owner() trustcache.Owner {
+// Owner is who sent the message, as the Olm channel proves.
+func (r *Received) Owner() trustcache.Owner {
 	o := trustcache.Owner{UserID: r.Sender, Curve25519: r.SenderKey, Ed25519: r.Keys.Ed25519}
 	if r.Device != nil {
 		o.DeviceID, o.DeviceKeys = r.Device.DeviceID, r.Device.Raw
@@ -50,10 +51,10 @@ func (r *received) owner() trustcache.Owner {
 	return o
 }
 
-// openEnvelope checks a decrypted Olm message.
-func openEnvelope(plain []byte, sender id.UserID, senderKey id.Curve25519, own id.UserID, ownKey id.Ed25519) (*received, error) {
-	out := &received{SenderKey: senderKey}
-	if err := strictjson.Unmarshal(plain, &out.envelope); err != nil {
+// OpenEnvelope checks a decrypted Olm message.
+func OpenEnvelope(plain []byte, sender id.UserID, senderKey id.Curve25519, own id.UserID, ownKey id.Ed25519) (*Received, error) {
+	out := &Received{SenderKey: senderKey}
+	if err := strictjson.Unmarshal(plain, &out.Envelope); err != nil {
 		return nil, fmt.Errorf("%w: %w", errEnvelope, err)
 	}
 	switch {

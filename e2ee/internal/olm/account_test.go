@@ -1,4 +1,4 @@
-package e2ee
+package olm
 
 import (
 	"strings"
@@ -7,9 +7,9 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-func newTestAccount(t *testing.T) *olmAccount {
+func newTestAccount(t *testing.T) *Account {
 	t.Helper()
-	a, err := newOlmAccount()
+	a, err := NewAccount()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,7 +23,7 @@ func TestNewOutboundIsOlm(t *testing.T) {
 	if err := bob.GenOneTimeKeys(1); err != nil {
 		t.Fatal(err)
 	}
-	out, err := alice.newOutbound(bob.curve25519, bob.OTKeys[0].Key.B64Encoded())
+	out, err := alice.NewOutbound(bob.Curve25519, bob.OTKeys[0].Key.B64Encoded())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func TestNewOutboundIsOlm(t *testing.T) {
 	if err != nil || kind != id.OlmMsgTypePreKey {
 		t.Fatal(kind, err)
 	}
-	in, err := bob.newInbound(alice.curve25519, string(body))
+	in, err := bob.newInbound(alice.Curve25519, string(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,10 +56,10 @@ func TestNewOutboundRefusesBadKeys(t *testing.T) {
 	alice, bob := newTestAccount(t), newTestAccount(t)
 	zero := id.Curve25519(strings.Repeat("A", 43))
 	for _, pair := range [][2]id.Curve25519{
-		{zero, bob.curve25519}, {bob.curve25519, zero}, {bob.curve25519, ""}, {"", bob.curve25519},
-		{bob.curve25519, bob.curve25519[:40]}, {"not base64", bob.curve25519},
+		{zero, bob.Curve25519}, {bob.Curve25519, zero}, {bob.Curve25519, ""}, {"", bob.Curve25519},
+		{bob.Curve25519, bob.Curve25519[:40]}, {"not base64", bob.Curve25519},
 	} {
-		if s, err := alice.newOutbound(pair[0], pair[1]); err == nil {
+		if s, err := alice.NewOutbound(pair[0], pair[1]); err == nil {
 			t.Errorf("%v made session %s", pair, s.ID())
 		}
 	}

@@ -1,4 +1,4 @@
-package e2ee
+package olm
 
 import (
 	"crypto/ecdh"
@@ -20,55 +20,58 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// olmAccount is the private half of a device. It is guarded by its Device.
-type olmAccount struct {
+// Account is the private half of a device. It is guarded by its Device.
+type Account struct {
 	goolm.Account
-	ed25519    id.Ed25519
-	curve25519 id.Curve25519
+	Ed25519    id.Ed25519
+	Curve25519 id.Curve25519
 	// agreement is the identity key, ready for key agreements.
 	agreement func() (*ecdh.PrivateKey, error)
 }
 
-func newOlmAccount() (*olmAccount, error) {
+// NewAccount makes the private half of a new device.
+func NewAccount() (*Account, error) {
 	acc, err := goolm.NewAccount()
 	if err != nil {
 		return nil, fmt.Errorf("make device keys: %w", err)
 	}
-	return wrapOlmAccount(acc)
+	return wrapAccount(acc)
 }
 
-func wrapOlmAccount(acc *goolm.Account) (*olmAccount, error) {
+func wrapAccount(acc *goolm.Account) (*Account, error) {
 	ed, curve, err := acc.IdentityKeys()
 	if err != nil {
 		return nil, fmt.Errorf("read device keys: %w", err)
 	}
-	a := &olmAccount{Account: *acc, ed25519: ed, curve25519: curve}
+	a := &Account{Account: *acc, Ed25519: ed, Curve25519: curve}
 	a.agreement = sync.OnceValues(func() (*ecdh.PrivateKey, error) {
 		return ecdh.X25519().NewPrivateKey(a.IdKeys.Curve25519.PrivateKey)
 	})
 	return a, nil
 }
 
-func loadOlmAccount(pickle secret.Bytes) (*olmAccount, error) {
+// LoadAccount reads what [Account.Pickled] gave.
+func LoadAccount(pickle secret.Bytes) (*Account, error) {
 	acc := &goolm.Account{}
 	if err := acc.UnpickleLibOlm(pickle.Reveal()); err != nil {
 		return nil, fmt.Errorf("unpickle device keys: %w", err)
 	}
-	return wrapOlmAccount(acc)
+	return wrapAccount(acc)
 }
 
-// clone gives a copy to be changed while this one stays as it is.
-func (a *olmAccount) clone() *olmAccount {
+// Clone gives a copy to be changed while this one stays as it is.
+func (a *Account) Clone() *Account {
 	out := *a
 	out.OTKeys = slices.Clone(a.OTKeys)
 	return &out
 }
 
-func (a *olmAccount) pickle() secret.Bytes { return a.PickleLibOlm() }
+// Pickled gives the account as it is stored.
+func (a *Account) Pickled() secret.Bytes { return a.PickleLibOlm() }
 
-// signJSON signs an object as the spec's appendix says and adds the signature.
+// SignJSON signs an object as the spec's appendix says and adds the signature.
 // Unknown members survive.
-func (a *olmAccount) signJSON(obj json.RawMessage, user id.UserID, device id.DeviceID) (json.RawMessage, error) {
+func (a *Account) SignJSON(obj json.RawMessage, user id.UserID, device id.DeviceID) (json.RawMessage, error) {
 	msg, err := wire.Signable(obj)
 	if err != nil {
 		return nil, err
@@ -80,26 +83,26 @@ func (a *olmAccount) signJSON(obj json.RawMessage, user id.UserID, device id.Dev
 	return wire.AddSignature(obj, user, "ed25519:"+device.String(), string(sig))
 }
 
-// deviceKeys is the signed object for /keys/upload (requirements 2.1 to 2.5).
-func (a *olmAccount) deviceKeys(user id.UserID, device id.DeviceID) (json.RawMessage, error) {
+// DeviceKeys is the signed object for /keys/upload (requirements 2.1 to 2.5).
+func (a *Account) DeviceKeys(user id.UserID, device id.DeviceID) (json.RawMessage, error) {
 	obj, err := json.Marshal(map[string]any{
 		"user_id":    user,
 		"device_id":  device,
 		"algorithms": []string{wire.AlgorithmOlm, wire.AlgorithmMegolm},
 		"keys": map[string]string{
-			"ed25519:" + device.String():    a.ed25519.String(),
-			"curve25519:" + device.String(): a.curve25519.String(),
+			"ed25519:" + device.String():    a.Ed25519.String(),
+			"curve25519:" + device.String(): a.Curve25519.String(),
 		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode device keys: %w", err)
 	}
-	return a.signJSON(obj, user, device)
+	return a.SignJSON(obj, user, device)
 }
 
-// unpublished gives the signed one-time keys not yet known to be on the homeserver,
+// Unpublished gives the signed one-time keys not yet known to be on the homeserver,
 // by key ID with its algorithm.
-func (a *olmAccount) unpublished(user id.UserID, device id.DeviceID) (map[string]json.RawMessage, error) {
+func (a *Account) Unpublished(user id.UserID, device id.DeviceID) (map[string]json.RawMessage, error) {
 	out := make(map[string]json.RawMessage)
 	for i := range a.OTKeys {
 		if key := &a.OTKeys[i]; !key.Published {
@@ -113,9 +116,9 @@ func (a *olmAccount) unpublished(user id.UserID, device id.DeviceID) (map[string
 	return out, nil
 }
 
-// unpublishedFallback gives the current fallback key, signed, if it is not published
+// UnpublishedFallback gives the current fallback key, signed, if it is not published
 // (requirement 3.2: it says fallback: true).
-func (a *olmAccount) unpublishedFallback(user id.UserID, device id.DeviceID) (map[string]json.RawMessage, error) {
+func (a *Account) UnpublishedFallback(user id.UserID, device id.DeviceID) (map[string]json.RawMessage, error) {
 	if a.NumFallbackKeys == 0 || a.CurrentFallbackKey.Published {
 		return map[string]json.RawMessage{}, nil
 	}
@@ -126,16 +129,16 @@ func (a *olmAccount) unpublishedFallback(user id.UserID, device id.DeviceID) (ma
 	return map[string]json.RawMessage{wire.AlgorithmSigned + ":" + a.CurrentFallbackKey.KeyIDEncoded(): signed}, nil
 }
 
-func (a *olmAccount) signedKey(key *crypto.OneTimeKey, user id.UserID, device id.DeviceID, fallback bool) (json.RawMessage, error) {
+func (a *Account) signedKey(key *crypto.OneTimeKey, user id.UserID, device id.DeviceID, fallback bool) (json.RawMessage, error) {
 	obj := strictjson.Object{{Name: "key", Value: strictjson.Quote(key.Key.PublicKey.B64Encoded().String())}}
 	if fallback {
 		obj = obj.Set("fallback", json.RawMessage("true"))
 	}
-	return a.signJSON(obj.Encode(), user, device)
+	return a.SignJSON(obj.Encode(), user, device)
 }
 
-// markPublished marks exactly the keys that were uploaded: others may have been made meanwhile.
-func (a *olmAccount) markPublished(oneTime, fallback map[string]json.RawMessage) {
+// MarkPublished marks exactly the keys that were uploaded: others may have been made meanwhile.
+func (a *Account) MarkPublished(oneTime, fallback map[string]json.RawMessage) {
 	ids := slices.Collect(maps.Keys(oneTime))
 	for i := range a.OTKeys {
 		if slices.Contains(ids, wire.AlgorithmSigned+":"+a.OTKeys[i].KeyIDEncoded()) {
@@ -147,19 +150,19 @@ func (a *olmAccount) markPublished(oneTime, fallback map[string]json.RawMessage)
 	}
 }
 
-// removeOneTimeKey forgets the key that a session used, keeping the others in their
+// RemoveOneTimeKey forgets the key that a session used, keeping the others in their
 // order, so that the oldest are the ones dropped when there are too many. Fallback keys stay.
-func (a *olmAccount) removeOneTimeKey(used crypto.Curve25519PublicKey) {
+func (a *Account) RemoveOneTimeKey(used crypto.Curve25519PublicKey) {
 	a.OTKeys = slices.DeleteFunc(a.OTKeys, func(k crypto.OneTimeKey) bool { return k.Key.PublicKey.Equal(used) })
 }
 
-// usedFallback reports whether a session was made with the current fallback key.
-func (a *olmAccount) usedFallback(used crypto.Curve25519PublicKey) bool {
+// UsedFallback reports whether a session was made with the current fallback key.
+func (a *Account) UsedFallback(used crypto.Curve25519PublicKey) bool {
 	return a.NumFallbackKeys > 0 && a.CurrentFallbackKey.Key.PublicKey.Equal(used)
 }
 
 // newInbound makes a session from a pre-key message. It changes nothing in the account (requirement 3.7).
-func (a *olmAccount) newInbound(theirKey id.Curve25519, body string) (*session.OlmSession, error) {
+func (a *Account) newInbound(theirKey id.Curve25519, body string) (*session.OlmSession, error) {
 	s, err := a.NewInboundSessionFrom(&theirKey, body)
 	if err != nil {
 		return nil, fmt.Errorf("new inbound Olm session: %w", err)
@@ -171,10 +174,10 @@ func (a *olmAccount) newInbound(theirKey id.Curve25519, body string) (*session.O
 	return olm, nil
 }
 
-// newOutbound makes a session to a device with a claimed key. It is goolm's own with
+// NewOutbound makes a session to a device with a claimed key. It is goolm's own with
 // crypto/ecdh, whose keys remember their public half: goolm computes that again for every
 // key agreement, which doubles the cost of giving a room key to many devices.
-func (a *olmAccount) newOutbound(theirKey, oneTimeKey id.Curve25519) (*session.OlmSession, error) {
+func (a *Account) NewOutbound(theirKey, oneTimeKey id.Curve25519) (*session.OlmSession, error) {
 	s, err := a.agree(theirKey, oneTimeKey)
 	if err != nil {
 		return nil, fmt.Errorf("new outbound Olm session: %w", err)
@@ -183,7 +186,7 @@ func (a *olmAccount) newOutbound(theirKey, oneTimeKey id.Curve25519) (*session.O
 }
 
 // agree is the triple Diffie-Hellman of the Olm specification, from the side that begins.
-func (a *olmAccount) agree(theirKey, oneTimeKey id.Curve25519) (*session.OlmSession, error) {
+func (a *Account) agree(theirKey, oneTimeKey id.Curve25519) (*session.OlmSession, error) {
 	theirs, err := publicX25519(theirKey)
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package e2ee
+package olm
 
 import (
 	"encoding/json"
@@ -15,25 +15,25 @@ import (
 // device keys of another user, with another key, or not signed.
 func TestOpenEnvelope(t *testing.T) {
 	t.Parallel()
-	sender, err := newOlmAccount()
+	sender, err := NewAccount()
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := newOlmAccount()
+	other, err := NewAccount()
 	if err != nil {
 		t.Fatal(err)
 	}
 	const alice, bob = id.UserID("@alice:x"), id.UserID("@bob:x")
 	const ownKey = id.Ed25519("own")
-	keys, err := sender.deviceKeys(alice, "DEV")
+	keys, err := sender.DeviceKeys(alice, "DEV")
 	if err != nil {
 		t.Fatal(err)
 	}
-	othersKeys, err := other.deviceKeys(alice, "DEV")
+	othersKeys, err := other.DeviceKeys(alice, "DEV")
 	if err != nil {
 		t.Fatal(err)
 	}
-	ofMallory, err := sender.deviceKeys("@mallory:x", "DEV")
+	ofMallory, err := sender.DeviceKeys("@mallory:x", "DEV")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func TestOpenEnvelope(t *testing.T) {
 
 	good := map[string]any{
 		"type": "m.room_key", "content": map[string]any{}, "sender": alice, "recipient": bob,
-		"recipient_keys": map[string]any{"ed25519": ownKey}, "keys": map[string]any{"ed25519": sender.ed25519},
+		"recipient_keys": map[string]any{"ed25519": ownKey}, "keys": map[string]any{"ed25519": sender.Ed25519},
 		"sender_device_keys": json.RawMessage(keys),
 	}
 	for _, tc := range []struct {
@@ -63,7 +63,7 @@ func TestOpenEnvelope(t *testing.T) {
 		{"6.7e device keys of another device", map[string]any{"sender_device_keys": json.RawMessage(othersKeys)}, false},
 		{"6.7e device keys of another user", map[string]any{"sender_device_keys": json.RawMessage(ofMallory)}, false},
 		{"6.7e device keys that nobody signed", map[string]any{"sender_device_keys": json.RawMessage(unsigned)}, false},
-		{"6.7e another Ed25519 key than the device keys'", map[string]any{"keys": map[string]any{"ed25519": other.ed25519}}, false},
+		{"6.7e another Ed25519 key than the device keys'", map[string]any{"keys": map[string]any{"ed25519": other.Ed25519}}, false},
 		{"no type", map[string]any{"type": ""}, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -78,12 +78,12 @@ func TestOpenEnvelope(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := openEnvelope(plain, alice, sender.curve25519, bob, ownKey)
+			got, err := OpenEnvelope(plain, alice, sender.Curve25519, bob, ownKey)
 			if tc.ok {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if o := got.owner(); o.UserID != alice || o.Curve25519 != sender.curve25519 || o.Ed25519 != sender.ed25519 {
+				if o := got.Owner(); o.UserID != alice || o.Curve25519 != sender.Curve25519 || o.Ed25519 != sender.Ed25519 {
 					t.Errorf("owner is %v", o)
 				}
 				return
@@ -95,7 +95,7 @@ func TestOpenEnvelope(t *testing.T) {
 	}
 	t.Run("duplicate sender", func(t *testing.T) {
 		plain := []byte(`{"type":"m.dummy","content":{},"sender":"@alice:x","sender":"@alice:x","recipient":"@bob:x","recipient_keys":{"ed25519":"own"},"keys":{"ed25519":"k"}}`)
-		if _, err := openEnvelope(plain, alice, sender.curve25519, bob, ownKey); !errors.Is(err, errEnvelope) {
+		if _, err := OpenEnvelope(plain, alice, sender.Curve25519, bob, ownKey); !errors.Is(err, errEnvelope) {
 			t.Errorf("accepted: %v", err)
 		}
 	})
@@ -104,30 +104,9 @@ func TestOpenEnvelope(t *testing.T) {
 func FuzzOpenEnvelope(f *testing.F) {
 	f.Add([]byte(`{"type":"m.dummy","content":{},"sender":"@alice:x","recipient":"@bob:x","recipient_keys":{"ed25519":"own"},"keys":{"ed25519":"k"}}`))
 	f.Fuzz(func(t *testing.T, plain []byte) {
-		got, err := openEnvelope(plain, "@alice:x", "curve", "@bob:x", "own")
+		got, err := OpenEnvelope(plain, "@alice:x", "curve", "@bob:x", "own")
 		if err == nil && (got.Sender != "@alice:x" || got.Recipient != "@bob:x" || got.RecipientKeys.Ed25519 != "own" || got.Keys.Ed25519 == "") {
 			t.Fatalf("accepted %q", plain)
-		}
-	})
-}
-
-func FuzzParseToDevice(f *testing.F) {
-	f.Add([]byte(`{"type":"m.room.encrypted","sender":"@a:x","content":{"algorithm":"m.olm.v1.curve25519-aes-sha2","sender_key":"k","ciphertext":{"c":{"type":0,"body":"b"}}}}`))
-	f.Add([]byte(`{"type":"m.room_key.withheld","sender":"@a:x","content":{"code":"m.unverified"}}`))
-	f.Fuzz(func(_ *testing.T, raw []byte) {
-		parseToDevice(raw)
-	})
-}
-
-func FuzzParseSealed(f *testing.F) {
-	f.Add([]byte(`{"type":"m.room.encrypted","sender":"@a:x","event_id":"$e","origin_server_ts":1,"content":{"algorithm":"m.megolm.v1.aes-sha2","session_id":"s","ciphertext":"c"}}`))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		job := parseSealed(Incoming{RoomID: "!r:x", Event: raw})
-		if job == nil {
-			return
-		}
-		if !json.Valid(job.event.Encode()) {
-			t.Fatalf("%q became invalid", raw)
 		}
 	})
 }

@@ -1,0 +1,103 @@
+package olm
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"maunium.net/go/mautrix/crypto/goolm/session"
+	"maunium.net/go/mautrix/crypto/signatures"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/strictjson"
+	"e2ee-proxy/trustcache"
+)
+
+// CheckOneTimeKey gives the key if the device has signed it, else nothing.
+func CheckOneTimeKey(name string, raw json.RawMessage, dev *trustcache.Device) id.Curve25519 {
+	if len(name) <= len(wire.AlgorithmSigned) || name[:len(wire.AlgorithmSigned)+1] != wire.AlgorithmSigned+":" {
+		return ""
+	}
+	obj, err := strictjson.Parse(raw)
+	if err != nil {
+		return ""
+	}
+	key, ok := obj.Text("key")
+	if !ok {
+		return ""
+	}
+	signed, err := signatures.VerifySignatureJSON(raw, dev.UserID, dev.DeviceID.String(), dev.Ed25519)
+	if err != nil || !signed {
+		return ""
+	}
+	return id.Curve25519(key)
+}
+
+// sealing is the encryption of one message for one device, with an old session or a
+// new one from a claimed key.
+type sealing struct {
+	dev     *trustcache.Device
+	claimed id.Curve25519
+	old     *storedSession
+	made    *session.OlmSession
+	content json.RawMessage
+	err     error
+}
+
+func (w *sealing) run(own *Account, frame *Frame) {
+	var sess *session.OlmSession
+	if w.old != nil {
+		sess = w.old.sess
+	} else {
+		if w.made, w.err = own.NewOutbound(w.dev.Curve25519, w.claimed); w.err != nil {
+			return
+		}
+		sess = w.made
+	}
+	w.content, w.err = frame.Seal(sess, w.dev)
+}
+
+// Frame is what the plaintexts of one content to many devices have in common.
+type Frame struct {
+	head      []byte
+	senderKey string
+}
+
+// NewFrame prepares the plaintext of requirement 6.4. shownKeys are our device keys as the
+// homeserver shows them, nil when it shows none.
+func NewFrame(own *Account, user id.UserID, shownKeys json.RawMessage, eventType string, content json.RawMessage) *Frame {
+	head := strictjson.Object{
+		{Name: "type", Value: strictjson.Quote(eventType)},
+		{Name: "content", Value: content},
+		{Name: "sender", Value: strictjson.Quote(user.String())},
+		{Name: "keys", Value: strictjson.Object{{Name: "ed25519", Value: strictjson.Quote(own.Ed25519.String())}}.Encode()},
+	}
+	if shownKeys != nil {
+		head = append(head, strictjson.Member{Name: "sender_device_keys", Value: shownKeys})
+	}
+	raw := head.Encode()
+	return &Frame{head: raw[:len(raw)-1], senderKey: own.Curve25519.String()}
+}
+
+// Seal encrypts for one device.
+func (f *Frame) Seal(s *session.OlmSession, to *trustcache.Device) (json.RawMessage, error) {
+	plain := make([]byte, 0, len(f.head)+256)
+	plain = append(plain, f.head...)
+	plain = append(plain, `,"recipient":`...)
+	plain = strictjson.AppendQuote(plain, to.UserID.String())
+	plain = append(plain, `,"recipient_keys":{"ed25519":`...)
+	plain = strictjson.AppendQuote(plain, to.Ed25519.String())
+	plain = append(plain, `}}`...)
+	kind, body, err := s.Encrypt(plain)
+	if err != nil {
+		return nil, fmt.Errorf("encrypt for a device: %w", err)
+	}
+	// Written out, because there may be a thousand of them. The body is base64.
+	out := make([]byte, 0, len(body)+256)
+	out = append(out, `{"algorithm":"`+wire.AlgorithmOlm+`","ciphertext":{`...)
+	out = strictjson.AppendQuote(out, to.Curve25519.String())
+	out = fmt.Appendf(out, `:{"type":%d,"body":"`, kind)
+	out = append(out, body...)
+	out = append(out, `"}},"sender_key":`...)
+	return append(strictjson.AppendQuote(out, f.senderKey), '}'), nil
+}
