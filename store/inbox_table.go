@@ -24,7 +24,8 @@ func inboxRow(device, seq int64) []string {
 	return []string{strconv.FormatInt(device, 10), strconv.FormatInt(seq, 10)}
 }
 
-// inbox numbers the items, so it has to seal them within the transaction.
+// inbox adds to-device events. They are numbered, so they have to be sealed within the
+// transaction.
 func (b *batch) inbox(all []InboxItem) {
 	if len(all) == 0 {
 		return

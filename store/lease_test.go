@@ -172,7 +172,7 @@ type frozen struct {
 	dev  int64
 }
 
-// frozenInCommit gives a process without renewals that has written everything of a
+// frozenInCommit returns a process without renewals that has written everything of a
 // transaction but its commit.
 func frozenInCommit(t *testing.T) (first frozen, release func(), result chan error) {
 	t.Helper()

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// renewals keeps the lease until ctx is done or it is lost.
+// renewals renews the lease until ctx is done or it is lost.
 func (db *DB) renewals(ctx context.Context, ticks <-chan time.Time) {
 	defer close(db.lease.done)
 	if ticks == nil {
@@ -28,7 +28,7 @@ func (db *DB) renewals(ctx context.Context, ticks <-chan time.Time) {
 	}
 }
 
-// renew tries once.
+// renew tries to renew the lease once.
 func (db *DB) renew(ctx context.Context) {
 	l := db.lease
 	if err := db.sameServer(ctx); err != nil {
@@ -57,7 +57,7 @@ func (db *DB) renew(ctx context.Context) {
 	l.mu.Unlock()
 }
 
-// failed notes a renewal that may have been made.
+// failed records a failed renewal; sent means that it may have been made.
 func (l *lease) failed(err error, sent bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -67,7 +67,7 @@ func (l *lease) failed(err error, sent bool) {
 	}
 }
 
-// whyLost says what is in the place of our lease.
+// whyLost returns who has the lease now, for the error.
 func (db *DB) whyLost(ctx context.Context) string {
 	row, found, err := db.readLease(ctx, db.reader.query)
 	switch {
@@ -80,7 +80,8 @@ func (db *DB) whyLost(ctx context.Context) string {
 	}
 }
 
-// sameServer ends the lease when what answers is not the server that gave it.
+// sameServer marks the lease as lost when another server answers than the one that granted
+// it.
 func (db *DB) sameServer(ctx context.Context) error {
 	now, err := pgServer(ctx, func(ctx context.Context, q string, to *string) error {
 		return db.reader.db.QueryRowContext(ctx, q).Scan(to)
@@ -101,7 +102,7 @@ func (l *lease) checkServer(now string) error {
 	return nil
 }
 
-// keep begins to renew a lease that was taken. Nothing has to for SQLite.
+// keep starts the renewals of a lease. SQLite needs none.
 func (db *DB) keep(ticks <-chan time.Time) {
 	if !db.dialect.sharedPool {
 		return
@@ -111,7 +112,7 @@ func (db *DB) keep(ticks <-chan time.Time) {
 	go db.renewals(ctx, ticks)
 }
 
-// giveUp ends the renewals, and gives the lease back so that the next process need not wait.
+// giveUp ends the renewals and releases the lease, so that the next process need not wait.
 func (db *DB) giveUp() error {
 	l := db.lease
 	if l.done == nil {

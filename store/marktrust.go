@@ -5,8 +5,8 @@ import (
 	"database/sql"
 )
 
-// markTrust seals what version 1 kept of users and their devices without a mark. It is the
-// part of a migration for which it takes the keys.
+// markTrust adds marks to the rows of users and devices that version 1 stored without one.
+// It is the part of a migration for which the keys are needed.
 func (db *DB) markTrust(ctx context.Context, t *tx) error {
 	accounts, err := db.readAccounts(ctx, t.rows, selectAccounts)
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"fmt"
 )
 
-// Table message_indices grows by a row for every message that is decrypted, so the
-// session is a short keyed hash of its name.
+// Table message_indices grows by a row for every message that is decrypted, so it names the
+// session by a short keyed hash.
 
 var (
 	putIndices    = keepRows("message_indices", ofDevice, []string{"session", "idx"}, []string{"event_id", "event_time"})
@@ -19,7 +19,7 @@ var (
 	}
 )
 
-// selectLast looks at one row for each session, whatever the number of its messages.
+// selectLast reads one row for each session, however many messages it has.
 var selectLast = &listed{
 	head: `SELECT wanted.column1, (SELECT MAX(idx) FROM message_indices
 			WHERE account = $1 AND device = $2 AND session = wanted.column1) FROM (VALUES `,
@@ -35,7 +35,7 @@ func (db *DB) hashSession(r SessionRef) sessionHash {
 	return sessionHash(sum[:])
 }
 
-// sessionHashes hashes each name once.
+// sessionHashes caches the hashes of session names.
 type sessionHashes struct {
 	db   *DB
 	made map[SessionRef]sessionHash

@@ -50,7 +50,7 @@ func TestEveryReleasedVersionIsMigrated(t *testing.T) {
 	}
 }
 
-// fresh is the URL of a new database of the same kind.
+// fresh returns the URL of a new database of the same kind.
 func fresh(t *testing.T, url string) string {
 	t.Helper()
 	if strings.HasPrefix(url, "sqlite:") {

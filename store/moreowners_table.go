@@ -11,14 +11,14 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// OwnersRef names the owners of a session that are of one user.
+// OwnersRef names the owners of a session that belong to one user.
 type OwnersRef struct {
 	SessionRef
 	UserID id.UserID
 }
 
-// MoreOwners are owners of an inbound session beside the one in its row: those of one
-// user, as e2ee wrote them (JSON). Owners is sealed.
+// MoreOwners are owners of an inbound session beside the one in its row: those of one user,
+// as e2ee wrote them (JSON). Owners is sealed.
 type MoreOwners struct {
 	OwnersRef
 	Owners secret.Bytes
@@ -33,7 +33,7 @@ var (
 	}
 )
 
-// moreOwnersRow identifies the row for sealing.
+// moreOwnersRow returns the identity of the row for sealing.
 func moreOwnersRow(device int64, r OwnersRef) []string {
 	return []string{strconv.FormatInt(device, 10), string(r.RoomID), string(r.SessionID), string(r.UserID)}
 }
@@ -49,8 +49,8 @@ func (b *batch) moreOwners(all []MoreOwners) {
 	b.listOfDevice("more owners of sessions", putMoreOwners, p)
 }
 
-// MoreOwners reads owners of sessions beside those in the sessions' rows. Where there are
-// none of a user, nothing is in the map.
+// MoreOwners reads the owners of sessions beside those in the sessions' rows. Users without
+// owners are not in the map.
 func (db *DB) MoreOwners(ctx context.Context, acct *Account, device int64, want []OwnersRef) (map[OwnersRef]secret.Bytes, error) {
 	all := make(map[OwnersRef]secret.Bytes)
 	p := &args{}

@@ -9,9 +9,9 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// A row moves forward only: the same session with more messages, or another session that
-// is new. Discard, once set, stays for as long as the row has the same session: a send that
-// began before the room's membership changed must not take it back.
+// A row moves forward only: the same session with more messages, or another session that is
+// new. Discard, once set, stays for as long as the row has the same session: a send that
+// began before the room's membership changed must not clear it.
 var (
 	putOutbound = insertRows("outbound_sessions", ofDevice, []string{"room_id"},
 		[]string{"session_id", "sealed_pickle", "created_at", "messages", "settings", "discard"},

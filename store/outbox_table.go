@@ -47,7 +47,8 @@ func (b *batch) deleteOutbox(txnIDs []string) {
 	b.listOfDevice("delete from outbox", dropOutbox, ids(txnIDs))
 }
 
-// Outbox reads what still has to be sent, in the order in which it was saved.
+// Outbox reads the requests that still have to be sent, in the order in which they were
+// saved.
 func (db *DB) Outbox(ctx context.Context, acct *Account, device int64) ([]OutboxItem, error) {
 	var all []OutboxItem
 	err := db.reader.query(ctx, selectOutbox, []any{acct.ID, device}, func(r *sql.Rows) error {

@@ -59,13 +59,14 @@ func (db *DB) updateRestoreMark(ctx context.Context, t *tx, m mark, place string
 	return nil
 }
 
-// transactionNumber is how PostgreSQL will number what this transaction writes; 0 if it
-// cannot be told.
+// transactionNumber returns the number that PostgreSQL gives to rows written by this
+// transaction; 0 if it is not known.
 func (db *DB) transactionNumber(ctx context.Context, t *tx) (int64, error) {
 	return db.number(ctx, t, "SELECT (txid_current() & 4294967295)::text")
 }
 
-// rowNumber is how PostgreSQL has numbered the row of restore_mark; 0 if it cannot be told.
+// rowNumber returns the number that PostgreSQL gave to the row of restore_mark; 0 if it is
+// not known.
 func (db *DB) rowNumber(ctx context.Context, t *tx) (int64, error) {
 	return db.number(ctx, t, "SELECT xmin::text FROM restore_mark")
 }
@@ -92,6 +93,7 @@ func nextGeneration(ctx context.Context, t *tx) (int64, error) {
 	return generation, nil
 }
 
-// nextGenerationOfHolder is nextGeneration for who has the lease, and finds no row for anybody else.
+// nextGenerationOfHolder is like nextGeneration, and finds no row for anybody but the
+// holder of the lease.
 const nextGenerationOfHolder = `UPDATE restore_mark SET generation = generation + 1
 	WHERE EXISTS (SELECT 1 FROM lease WHERE one = 1 AND epoch = $1 AND holder = $2) RETURNING generation`

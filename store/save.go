@@ -8,12 +8,12 @@ import (
 )
 
 // Save writes changes in one transaction: when it returns nil, all of them are durable.
-// When it returns an error nothing was written and what is in memory still holds, unless the
-// error is [ErrUnsure]: then everything or nothing was, so forget what is in memory and read
-// it again. After [ErrStale] somebody else has written: read again too.
+// When it returns an error nothing was written and what is in memory still holds, unless
+// the error is [ErrUnsure]: then everything or nothing was, so drop what is in memory and
+// read it again. After [ErrStale] somebody else has written: read again too.
 //
 // device is the row of the device that the changes belong to; 0 if they touch only what
-// belongs to the account. A device or account that is gone gives [ErrNotFound].
+// belongs to the account. A device or account that does not exist is [ErrNotFound].
 func (db *DB) Save(ctx context.Context, acct *Account, device int64, c *Changes) error {
 	b := &batch{db: db, acct: acct, dev: device}
 	b.collect(c)
@@ -32,8 +32,8 @@ func (db *DB) Save(ctx context.Context, acct *Account, device int64, c *Changes)
 	return nil
 }
 
-// batch is a Changes made into statements. Everything that can be done before the
-// transaction, sealing above all, is done while collecting.
+// batch is a Changes as statements. Everything that can be done before the transaction,
+// sealing above all, is done while collecting.
 type batch struct {
 	db   *DB
 	acct *Account
@@ -51,7 +51,8 @@ type step struct {
 	run  func(context.Context, *tx) error
 }
 
-// collect keeps the promised order: deletions, upserts, then what marks existing rows.
+// collect adds the statements in their order: deletions, upserts, then changes of existing
+// rows.
 func (b *batch) collect(c *Changes) {
 	b.device(c.Device, c.SyncPosition)
 
@@ -96,8 +97,8 @@ func (b *batch) collect(c *Changes) {
 	b.backed(c.Backed)
 }
 
-// Several devices of an account write to the same rows of users. On PostgreSQL they take
-// turns, instead of waiting for each other's rows until one is sent back.
+// Several devices of an account write to the same rows of users. On PostgreSQL this lock
+// makes them wait here, instead of for each other's rows, until one is aborted.
 const lockAccount = "SELECT id FROM accounts WHERE id = $1 FOR NO KEY UPDATE"
 
 // run may run more than once.
@@ -125,13 +126,13 @@ func (b *batch) fail(err error) {
 	}
 }
 
-// scope begins the parameters of a statement about the device.
+// scope returns arguments that begin with the account and the device.
 func (b *batch) scope() *args {
 	b.ofDevice = true
 	return &args{vals: []any{b.acct.ID, b.dev}}
 }
 
-// step adds a statement whose parameters have been collected.
+// step adds a statement with its collected parameters.
 func (b *batch) step(what string, p *args, run func(context.Context, *tx) error) {
 	if p.err != nil {
 		b.fail(fmt.Errorf("%s: %w", what, p.err))
@@ -140,7 +141,7 @@ func (b *batch) step(what string, p *args, run func(context.Context, *tx) error)
 	b.steps = append(b.steps, step{what, run})
 }
 
-// one is a statement that must find its row.
+// one returns a function that runs a statement which must find its row.
 func (b *batch) one(text string, p *args) func(context.Context, *tx) error {
 	return func(ctx context.Context, t *tx) error {
 		n, err := t.do(ctx, text, p.vals...)
@@ -174,7 +175,8 @@ func (b *batch) list(what string, q *listed, fixed []any, p *args) {
 	})
 }
 
-// last leaves the last of the rows with the same key: one statement must not touch a row twice.
+// last keeps the last of the rows with the same key: one statement must not touch a row
+// twice.
 func last[T any, K comparable](rows []T, key func(*T) K) []T {
 	if len(rows) < 2 {
 		return rows
@@ -193,7 +195,7 @@ func last[T any, K comparable](rows []T, key func(*T) K) []T {
 	return kept
 }
 
-// ids collects identifiers to look for. One that is too long to be stored finds nothing.
+// ids collects identifiers to look up. One that is too long to be stored finds nothing.
 func ids[T ~string](all []T) *args {
 	p := &args{}
 	for _, v := range all {
@@ -202,7 +204,7 @@ func ids[T ~string](all []T) *args {
 	return p
 }
 
-// refs is ids for names of Megolm sessions.
+// refs is like ids, for names of Megolm sessions.
 func refs(all []SessionRef) *args {
 	p := &args{}
 	for _, r := range all {
@@ -219,7 +221,7 @@ func (db *DB) list(ctx context.Context, q *listed, fixed []any, p *args, each fu
 	})
 }
 
-// unique leaves out what was named before.
+// unique removes duplicates.
 func unique[T comparable](all []T) []T {
 	if len(all) < 2 {
 		return all

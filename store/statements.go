@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// maxParams bounds the parameters of one statement. Both databases allow more.
+// maxParams is how many parameters one statement has at most. Both databases allow more.
 const maxParams = 4096
 
 // listed is a statement with a list in it, such as the rows of an INSERT or the values
@@ -21,11 +21,11 @@ type listed struct {
 	tail  string
 	fixed int // parameters before the list
 	width int // parameters in an item
-	// pad says that an item may be repeated without changing the meaning.
+	// pad reports whether an item may be repeated without changing the meaning.
 	pad bool
 }
 
-// size tells how many items, a power of two, the next statement takes when n are left.
+// size returns how many items, a power of two, the next statement takes when n are left.
 // Powers of two keep the number of different statements small.
 func (q *listed) size(n int) int {
 	s := 1
@@ -83,7 +83,7 @@ func (q *listed) each(t *texts, fixed, items []any, do func(string, []any) error
 	return nil
 }
 
-// texts keeps the texts of listed statements. Their number is bounded: statements are
+// texts caches the texts of listed statements. Their number is limited: statements are
 // fixed and sizes are powers of two.
 type texts struct {
 	dialect *dialect
@@ -115,14 +115,14 @@ func (t *texts) of(q *listed, n int) string {
 	return s
 }
 
-// What a row belongs to.
+// The columns that say what a row belongs to.
 var (
 	ofDevice  = []string{"account", "device"}
 	ofAccount = []string{"account"}
 )
 
-// insertRows is a multi-row INSERT: the columns of scope are the fixed parameters, key and
-// values those of each row. conflict tells what becomes of a row that is there already.
+// insertRows returns a multi-row INSERT: the columns of scope are the fixed parameters, key
+// and values those of each row. conflict is the action for an existing row.
 func insertRows(table string, scope, key, values []string, conflict string) *listed {
 	columns := slices.Concat(scope, key, values)
 	item := make([]string, len(columns))
@@ -141,7 +141,7 @@ func insertRows(table string, scope, key, values []string, conflict string) *lis
 	}
 }
 
-// replaceRows is insertRows where the new row takes the place of the old one.
+// replaceRows is like insertRows, and replaces an existing row.
 func replaceRows(table string, scope, key, values []string) *listed {
 	set := make([]string, len(values))
 	for i, v := range values {
@@ -150,13 +150,13 @@ func replaceRows(table string, scope, key, values []string) *listed {
 	return insertRows(table, scope, key, values, "UPDATE SET "+strings.Join(set, ", "))
 }
 
-// keepRows is insertRows where the old row stays.
+// keepRows is like insertRows, and keeps an existing row.
 func keepRows(table string, scope, key, values []string) *listed {
 	return insertRows(table, scope, key, values, "NOTHING")
 }
 
-// whereIn is a statement about the rows of a device or an account in which a column is one
-// of a list. More conditions or an order may follow in tail.
+// whereIn returns a statement about the rows of a device or an account in which a column is
+// one of a list. More conditions or an order may follow in tail.
 func whereIn(verb string, scope []string, column, tail string) *listed {
 	return &listed{
 		head: verb + " WHERE " + scoped(scope) + " AND " + column + " IN (",
@@ -164,7 +164,7 @@ func whereIn(verb string, scope []string, column, tail string) *listed {
 	}
 }
 
-// wherePair is whereIn for two text columns.
+// wherePair is like whereIn, for two text columns.
 func wherePair(verb string, scope []string, columns string) *listed {
 	return &listed{
 		head: verb + " WHERE " + scoped(scope) + " AND (" + columns + ") IN (VALUES ",

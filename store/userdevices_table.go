@@ -21,7 +21,7 @@ const (
 	selectAllUserDevices = "SELECT " + userDeviceColumns + " FROM user_devices WHERE account = $1"
 )
 
-// deviceTrust is userTrust for a device.
+// deviceTrust is like userTrust, for a device.
 func deviceTrust(d *UserDevice) []string {
 	exception := ""
 	if d.Override != nil {

@@ -27,7 +27,8 @@ func (b *batch) deleteWithheld(sessions []SessionRef) {
 	b.listOfDevice("delete withheld notes", dropWithheld, refs(sessions))
 }
 
-// Withheld reads the notes about the named sessions. Sessions without one are not in the map.
+// Withheld reads the m.room_key.withheld received for the named sessions. Sessions without
+// one are not in the map.
 func (db *DB) Withheld(ctx context.Context, acct *Account, device int64, want []SessionRef) (map[SessionRef]WithheldNote, error) {
 	all := make(map[SessionRef]WithheldNote)
 	err := db.list(ctx, selectWithheld, []any{acct.ID, device}, refs(unique(want)), func(r *sql.Rows) error {

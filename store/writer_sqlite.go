@@ -9,13 +9,13 @@ import (
 	"sync"
 )
 
-// maxGroup bounds how many transactions are committed together.
+// maxGroup is how many transactions are committed together at most.
 const maxGroup = 64
 
 // liteWriter is the only connection that writes to a SQLite database. Transactions that
 // wait while another is being committed are committed together, because making a commit
-// durable costs more than everything else: whoever gets the turn runs what all the
-// others have queued. Each is still all or nothing by itself, by way of a savepoint.
+// durable costs more than everything else: whoever gets the turn runs what all the others
+// have queued. Each is still all or nothing by itself, by way of a savepoint.
 type liteWriter struct {
 	db    *sql.DB
 	texts *texts
@@ -40,7 +40,7 @@ func newLiteWriter(db *sql.DB, t *texts, m *markFile, l *lease) *liteWriter {
 	return &liteWriter{db: db, texts: t, mark: m, lease: l, turn: make(chan struct{}, 1), kept: make(map[string]*sql.Stmt)}
 }
 
-// run gives up waiting for its turn when ctx is done; once begun it goes on to the end.
+// run stops waiting for its turn when ctx is done; once begun it goes on to the end.
 func (w *liteWriter) run(ctx context.Context, do func(context.Context, *tx) error) error {
 	if err := errors.Join(ctx.Err(), w.lease.lostErr()); err != nil {
 		return err
@@ -75,7 +75,7 @@ func (w *liteWriter) take() []*job {
 	return group
 }
 
-// withdraw takes a job out of the queue unless it was taken already.
+// withdraw removes a job from the queue, and reports false if it was taken already.
 func (w *liteWriter) withdraw(j *job) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -88,8 +88,8 @@ func (w *liteWriter) withdraw(j *job) bool {
 	return false
 }
 
-// commit runs a group of jobs in one transaction and tells each its result. The caller
-// has the turn.
+// commit runs a group of jobs in one transaction and hands each its result. The caller has
+// the turn.
 func (w *liteWriter) commit(ctx context.Context, group []*job) {
 	if len(group) == 0 {
 		return
@@ -136,7 +136,7 @@ func (w *liteWriter) transact(ctx context.Context, group []*job) (int64, error) 
 	return generation, nil
 }
 
-// fence sees that the lease is still ours, and counts a transaction that moved a ratchet.
+// fence checks that the lease is still ours, and counts a transaction that moved a ratchet.
 // Nobody else writes before the transaction ends.
 func (w *liteWriter) fence(ctx context.Context, t *tx) (generation int64, err error) {
 	ours := w.lease.token()
@@ -182,8 +182,8 @@ func (w *liteWriter) nest(ctx context.Context, j *job, t *tx) error {
 	return nil
 }
 
-// undo rolls back and returns why. A connection that cannot even roll back is given up,
-// which rolls back too; the next transaction gets a new one.
+// undo rolls back and returns why. A connection that cannot even roll back is closed, which
+// rolls back too; the next transaction gets a new one.
 func (w *liteWriter) undo(ctx context.Context, why error) error {
 	if w.conn == nil {
 		return why
@@ -196,7 +196,7 @@ func (w *liteWriter) undo(ctx context.Context, why error) error {
 
 func (w *liteWriter) abandon() {
 	for _, s := range w.kept {
-		_ = s.Close() // the connection is being given up because it fails
+		_ = s.Close() // the connection is closed because it fails
 	}
 	clear(w.kept)
 	_ = w.conn.Raw(func(any) error { return driver.ErrBadConn }) // makes the pool drop it
