@@ -177,15 +177,15 @@ func (a *Account) seal(value []byte, table, column string, row ...string) []byte
 	return a.key.Seal(value, a.place(table, column, row))
 }
 
-// mark returns a seal over columns that stand in clear: it proves that these columns of a
+// columnSeal returns a seal over columns that stand in clear: it proves that these columns of a
 // row were written together, with the account's key.
-func (a *Account) mark(table string, columns []string) []byte {
+func (a *Account) columnSeal(table string, columns []string) []byte {
 	return a.key.Seal(nil, a.place(table, "sealed_trust", columns))
 }
 
-// checkMark refuses columns that differ from those of the mark. Columns without a mark are
+// checkColumnSeal refuses columns that differ from those of the mark. Columns without a mark are
 // refused too.
-func (a *Account) checkMark(mark []byte, table string, columns []string) error {
+func (a *Account) checkColumnSeal(mark []byte, table string, columns []string) error {
 	if _, err := a.key.Open(mark, a.place(table, "sealed_trust", columns)); err != nil {
 		return fmt.Errorf("%w: %s.sealed_trust: %w", ErrSealed, table, err)
 	}

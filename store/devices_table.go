@@ -190,7 +190,7 @@ func (db *DB) DeleteDevice(ctx context.Context, acct *Account, device int64) err
 }
 
 // device adds the update of the device's row.
-func (b *batch) device(d *Device, position *string) {
+func (b *saver) device(d *Device, position *string) {
 	if d != nil {
 		if d.ID != b.dev {
 			b.fail(errors.New("device is not the one that is saved"))
@@ -199,17 +199,17 @@ func (b *batch) device(d *Device, position *string) {
 		p := b.acct.deviceArgs(d)
 		p.num(d.ID)
 		b.ratchet = true
-		b.step("device", p, b.one(updateDevice, p))
+		b.step("device", p, b.execOne(updateDevice, p))
 	}
 	if position != nil {
 		p := b.scope()
 		p.text(*position)
-		b.step("sync position", p, b.one(updatePosition, p))
+		b.step("sync position", p, b.execOne(updatePosition, p))
 	}
 }
 
-// numbers reserves n numbers in the device's order and returns the one before the first.
-func (b *batch) numbers(ctx context.Context, t *tx, n int) (int64, error) {
+// reserveNumbers reserves n numbers in the device's order and returns the one before the first.
+func (b *saver) reserveNumbers(ctx context.Context, t *tx, n int) (int64, error) {
 	last := int64(-1)
 	err := t.rows(ctx, takeNumbers, []any{b.acct.ID, b.dev, int64(n)}, func(r *sql.Rows) error { return r.Scan(&last) })
 	if err == nil && last < 0 {

@@ -26,7 +26,7 @@ type EncryptedRoom struct {
 var (
 	putEncryptedRooms = insertRows("encrypted_rooms", nil, []string{"room"}, []string{"algorithm", "since"},
 		`UPDATE SET algorithm = excluded.algorithm, since = excluded.since WHERE encrypted_rooms.algorithm = ''`)
-	selectEncryptedRooms = &listed{
+	selectEncryptedRooms = &listStatement{
 		head: "SELECT room, algorithm, since FROM encrypted_rooms WHERE room IN (", item: "?", tail: ")", width: 1, pad: true,
 	}
 )
@@ -46,7 +46,7 @@ func (db *DB) encryptedRoomArgs(all []EncryptedRoom) *args {
 		EncryptedRoom
 	}
 	rows := make([]row, 0, len(all))
-	for _, r := range last(all, func(r *EncryptedRoom) id.RoomID { return r.RoomID }) {
+	for _, r := range lastByKey(all, func(r *EncryptedRoom) id.RoomID { return r.RoomID }) {
 		rows = append(rows, row{db.hashRoom(r.RoomID), r})
 	}
 	slices.SortFunc(rows, func(a, b row) int { return bytes.Compare(a.key[:], b.key[:]) })
@@ -62,7 +62,7 @@ func (db *DB) encryptedRoomArgs(all []EncryptedRoom) *args {
 
 // encryptedRooms stores the encryption of rooms for the whole database, in the same
 // transaction as their rows.
-func (b *batch) encryptedRooms(all []Room) {
+func (b *saver) encryptedRooms(all []Room) {
 	var encrypted []EncryptedRoom
 	for i := range all {
 		if all[i].Algorithm != "" {

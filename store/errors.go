@@ -43,23 +43,23 @@ var (
 	ErrTooLong = errors.New("identifier is too long to be stored")
 )
 
-// hinted is an error with a hint for its reader.
-type hinted struct {
+// hintError is an error with a hint for its reader.
+type hintError struct {
 	err  error
 	hint string
 }
 
 // withHint adds to err what a person can do about it.
-func withHint(err error, hint string) error { return &hinted{err: err, hint: hint} }
+func withHint(err error, hint string) error { return &hintError{err: err, hint: hint} }
 
 // Error returns the error and the hint in one line.
-func (h *hinted) Error() string { return h.err.Error() + " (" + h.hint + ")" }
+func (h *hintError) Error() string { return h.err.Error() + " (" + h.hint + ")" }
 
 // Unwrap returns the error alone.
-func (h *hinted) Unwrap() error { return h.err }
+func (h *hintError) Unwrap() error { return h.err }
 
 // Hint returns what a person can do.
-func (h *hinted) Hint() string { return h.hint }
+func (h *hintError) Hint() string { return h.hint }
 
 // SQLSTATE classes of PostgreSQL that matter here.
 const (

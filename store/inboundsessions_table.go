@@ -16,7 +16,7 @@ var (
 	putInbound = replaceRows("inbound_sessions", ofDevice, []string{"room_id", "session_id"},
 		[]string{"sealed_pickle", "sealed_owner", "source", "first_index", "shared_history", "received_at", "backup_version"})
 	selectInbound = wherePair("SELECT "+inboundColumns+" FROM inbound_sessions", ofDevice, "room_id, session_id")
-	putOwners     = &listed{
+	putOwners     = &listStatement{
 		head: "WITH owned (account, device, room_id, session_id, sealed_owner) AS (VALUES ",
 		item: "(CAST($1 AS {{int}}), CAST($2 AS {{int}}), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS {{blob}}))",
 		tail: `) UPDATE inbound_sessions SET sealed_owner = owned.sealed_owner FROM owned
@@ -24,7 +24,7 @@ var (
 			AND inbound_sessions.room_id = owned.room_id AND inbound_sessions.session_id = owned.session_id`,
 		fixed: 2, width: 3, pad: true,
 	}
-	markBacked = &listed{
+	markBacked = &listStatement{
 		head: "WITH stored (account, device, room_id, session_id, first_index, version) AS (VALUES ",
 		item: "(CAST($1 AS {{int}}), CAST($2 AS {{int}}), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS {{int}}), CAST(? AS TEXT))",
 		tail: `) UPDATE inbound_sessions SET backup_version = stored.version FROM stored
@@ -58,9 +58,9 @@ func inboundPickleRow(device int64, s *InboundSession) []string {
 	return append(inboundRow(device, s.SessionRef), string(s.Source), strconv.FormatBool(s.SharedHistory))
 }
 
-func (b *batch) inboundSessions(all []InboundSession) {
+func (b *saver) inboundSessions(all []InboundSession) {
 	p := &args{}
-	for _, s := range last(all, func(s *InboundSession) SessionRef { return s.SessionRef }) {
+	for _, s := range lastByKey(all, func(s *InboundSession) SessionRef { return s.SessionRef }) {
 		p.id(string(s.RoomID))
 		p.id(string(s.SessionID))
 		p.bytes(b.acct.seal(s.Pickle.Reveal(), "inbound_sessions", "sealed_pickle", inboundPickleRow(b.dev, &s)...))
@@ -75,9 +75,9 @@ func (b *batch) inboundSessions(all []InboundSession) {
 }
 
 // owners replaces the owners of sessions.
-func (b *batch) owners(all []SessionOwner) {
+func (b *saver) owners(all []SessionOwner) {
 	p := &args{}
-	for _, o := range last(all, func(o *SessionOwner) SessionRef { return o.SessionRef }) {
+	for _, o := range lastByKey(all, func(o *SessionOwner) SessionRef { return o.SessionRef }) {
 		p.text(string(o.RoomID))
 		p.text(string(o.SessionID))
 		p.bytes(b.acct.seal(o.Owner.Reveal(), "inbound_sessions", "sealed_owner", inboundRow(b.dev, o.SessionRef)...))
@@ -85,8 +85,8 @@ func (b *batch) owners(all []SessionOwner) {
 	b.listOfDevice("owners of sessions", putOwners, p)
 }
 
-// backed marks sessions as uploaded, unless a better copy arrived meanwhile.
-func (b *batch) backed(all []BackedSession) {
+// markBackedUp marks sessions as uploaded, unless a better copy arrived meanwhile.
+func (b *saver) markBackedUp(all []BackedSession) {
 	p := &args{}
 	for _, s := range all {
 		p.id(string(s.RoomID))
@@ -116,7 +116,7 @@ func scanInbound(r *sql.Rows, acct *Account, device int64) (InboundSession, erro
 // InboundSessions reads the named sessions. Those that do not exist are not in the map.
 func (db *DB) InboundSessions(ctx context.Context, acct *Account, device int64, want []SessionRef) (map[SessionRef]InboundSession, error) {
 	all := make(map[SessionRef]InboundSession, len(want))
-	err := db.list(ctx, selectInbound, []any{acct.ID, device}, refs(unique(want)), func(r *sql.Rows) error {
+	err := db.list(ctx, selectInbound, []any{acct.ID, device}, refArgs(unique(want)), func(r *sql.Rows) error {
 		s, err := scanInbound(r, acct, device)
 		all[s.SessionRef] = s
 		return err

@@ -64,31 +64,31 @@ type lease struct {
 	// frozen is how long PostgreSQL lets a transaction of ours be idle, in milliseconds.
 	frozen string
 
-	gone chan struct{} // closed when the lease is lost
-	end  context.CancelFunc
-	done chan struct{} // closed when the renewals have ended
+	lost    chan struct{} // closed when the lease is lost
+	end     context.CancelFunc
+	stopped chan struct{} // closed when the renewals have ended
 
-	mu      sync.Mutex
-	ours    token // the zero value before it is taken
-	server  string
-	beat    int64
-	unsure  int64     // renewals that may or may not have been made
-	renewed time.Time // the last renewal
-	failure error     // of the renewals since then
-	why     error     // why it was lost
+	mu             sync.Mutex
+	ownToken       token // the zero value before it is taken
+	server         string
+	beat           int64
+	unsureRenewals int64     // renewals that may or may not have been made
+	renewed        time.Time // the last renewal
+	failure        error     // of the renewals since then
+	lostReason     error     // why it was lost
 }
 
 func newLease(lasts time.Duration) *lease {
 	if lasts <= 0 {
 		lasts = leaseTime
 	}
-	return &lease{lasts: lasts, frozen: strconv.FormatInt(max(lasts, leastFrozen).Milliseconds(), 10), gone: make(chan struct{}), end: func() {}}
+	return &lease{lasts: lasts, frozen: strconv.FormatInt(max(lasts, leastFrozen).Milliseconds(), 10), lost: make(chan struct{}), end: func() {}}
 }
 
 // LeaseLost returns a channel that is closed when another process has taken the database
 // over, or the database is no longer the one that was opened. Nothing can be written any
 // more; [DB.Lease] returns why.
-func (db *DB) LeaseLost() <-chan struct{} { return db.lease.gone }
+func (db *DB) LeaseLost() <-chan struct{} { return db.lease.lost }
 
 // Lease returns nil if this process may write. An error is [ErrLeaseLost], or says that it
 // may be lost soon, because it cannot be renewed.
@@ -97,8 +97,8 @@ func (db *DB) Lease() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case l.why != nil:
-		return l.why
+	case l.lostReason != nil:
+		return l.lostReason
 	case l.failure != nil && time.Since(l.renewed) > l.lasts:
 		return fmt.Errorf("the lease of the database has run out: %w", l.failure)
 	default:
@@ -109,32 +109,32 @@ func (db *DB) Lease() error {
 func (l *lease) token() token {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.ours
+	return l.ownToken
 }
 
 // lostErr returns the error of a lost lease, else nil.
 func (l *lease) lostErr() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.why
+	return l.lostReason
 }
 
 // lose marks the lease as lost, with a reason that can be shown.
 func (l *lease) lose(why string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.why == nil {
-		l.why = withHint(fmt.Errorf("%w: %s", ErrLeaseLost, why), "one process per database: see to it that only one runs, then start it again")
-		close(l.gone)
+	if l.lostReason == nil {
+		l.lostReason = withHint(fmt.Errorf("%w: %s", ErrLeaseLost, why), "one process per database: see to it that only one runs, then start it again")
+		close(l.lost)
 	}
-	return l.why
+	return l.lostReason
 }
 
 // hold begins to hold a lease that was taken.
 func (l *lease) hold(row leaseRow, server string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.ours, l.beat, l.server, l.renewed = row.token, row.beat, server, time.Now()
+	l.ownToken, l.beat, l.server, l.renewed = row.token, row.beat, server, time.Now()
 }
 
 // heldError means that another process has the lease.
@@ -156,7 +156,7 @@ const (
 
 // acquire takes the lease in the transaction that opens the database. The error is a
 // heldError if another process has it.
-func (db *DB) acquire(ctx context.Context, t *tx, o *opened) error {
+func (db *DB) acquire(ctx context.Context, t *tx, o *openResult) error {
 	if db.dialect.sharedPool {
 		row, found, err := db.readLease(ctx, t.rows)
 		if err != nil {
@@ -168,7 +168,7 @@ func (db *DB) acquire(ctx context.Context, t *tx, o *opened) error {
 		if _, err := t.do(ctx, pgLockLease); err != nil {
 			return fmt.Errorf("wait for writers: %w", err)
 		}
-		o.before = row.beat
+		o.beat = row.beat
 	}
 	row, held, err := db.takeLease(ctx, t, db.markedBeat())
 	if err == nil && held {
@@ -180,9 +180,9 @@ func (db *DB) acquire(ctx context.Context, t *tx, o *opened) error {
 	return err
 }
 
-// await repeats an attempt to open the database for as long as a lease lasts: its holder
+// awaitLease repeats an attempt to open the database for as long as a lease lasts: its holder
 // may have died without releasing it.
-func (db *DB) await(ctx context.Context, waiting func(why error), attempt func() error) error {
+func (db *DB) awaitLease(ctx context.Context, waiting func(why error), attempt func() error) error {
 	deadline := time.Now().Add(db.lease.lasts + min(leaseSlack, db.lease.lasts))
 	looks := backoff.Range{First: db.lease.lasts / 100, Last: db.lease.lasts / leaseBeats}
 	told := false

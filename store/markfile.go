@@ -16,9 +16,9 @@ const markFormat = "e2ee-proxy restore mark 1\n%32s\n%020d\nDo not restore this 
 // see restore.go.
 type markFile struct {
 	f       *os.File
-	found   mark // when the database was opened
+	found   restoreMark // when the database was opened
 	present bool
-	now     mark
+	now     restoreMark
 }
 
 func openMark(path string) (*markFile, error) {
@@ -42,7 +42,7 @@ func openMark(path string) (*markFile, error) {
 
 // contradicts returns why a database with this mark in it is not the one that wrote the
 // file; empty if it may be.
-func (m *markFile) contradicts(in mark) string {
+func (m *markFile) contradicts(in restoreMark) string {
 	switch {
 	case !m.present:
 		return "the restore mark beside the database is missing"
@@ -56,7 +56,7 @@ func (m *markFile) contradicts(in mark) string {
 }
 
 // set writes the mark durably.
-func (m *markFile) set(to mark) error {
+func (m *markFile) set(to restoreMark) error {
 	m.now = to
 	if err := m.write(); err != nil {
 		return err
@@ -88,19 +88,19 @@ func (m *markFile) close() error {
 // markedBeat returns the lease's beat of this database in the file beside the master key, 0
 // for none: this machine may never have run it.
 func (db *DB) markedBeat() int64 {
-	if db.beats == nil || !db.beats.present || db.beats.found.incarnation != db.id {
+	if db.beatFile == nil || !db.beatFile.present || db.beatFile.found.incarnation != db.id {
 		return 0
 	}
-	return db.beats.found.generation
+	return db.beatFile.found.generation
 }
 
 // noteBeat writes the lease's beat to that file.
 func (db *DB) noteBeat(beat int64) error {
-	if db.beats == nil {
+	if db.beatFile == nil {
 		return nil
 	}
-	if db.beats.now.incarnation != db.id {
-		return db.beats.set(mark{incarnation: db.id, generation: beat})
+	if db.beatFile.now.incarnation != db.id {
+		return db.beatFile.set(restoreMark{incarnation: db.id, generation: beat})
 	}
-	return db.beats.advance(beat)
+	return db.beatFile.advance(beat)
 }

@@ -104,7 +104,7 @@ func (db *DB) migrate(ctx context.Context, t *tx, from int64) error {
 		}
 	}
 	if from == 1 {
-		if err := db.markTrust(ctx, t); err != nil {
+		if err := db.sealTrust(ctx, t); err != nil {
 			return fmt.Errorf("migrate: seal whom accounts trust: %w", err)
 		}
 	}

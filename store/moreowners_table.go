@@ -26,7 +26,7 @@ type MoreOwners struct {
 
 var (
 	putMoreOwners    = replaceRows("more_owners", ofDevice, []string{"room_id", "session_id", "user_id"}, []string{"sealed_owners"})
-	selectMoreOwners = &listed{
+	selectMoreOwners = &listStatement{
 		head: `SELECT room_id, session_id, user_id, sealed_owners FROM more_owners
 			WHERE account = $1 AND device = $2 AND (room_id, session_id, user_id) IN (VALUES `,
 		item: "(CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT))", tail: ")", fixed: 2, width: 3, pad: true,
@@ -38,9 +38,9 @@ func moreOwnersRow(device int64, r OwnersRef) []string {
 	return []string{strconv.FormatInt(device, 10), string(r.RoomID), string(r.SessionID), string(r.UserID)}
 }
 
-func (b *batch) moreOwners(all []MoreOwners) {
+func (b *saver) moreOwners(all []MoreOwners) {
 	p := &args{}
-	for _, o := range last(all, func(o *MoreOwners) OwnersRef { return o.OwnersRef }) {
+	for _, o := range lastByKey(all, func(o *MoreOwners) OwnersRef { return o.OwnersRef }) {
 		p.id(string(o.RoomID))
 		p.id(string(o.SessionID))
 		p.id(string(o.UserID))

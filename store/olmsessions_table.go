@@ -25,7 +25,7 @@ var selectOlmPeers = whereIn("SELECT their_key FROM olm_sessions", ofDevice, "th
 // OlmPeers returns which of the devices, named by their Curve25519 keys, have a session.
 func (db *DB) OlmPeers(ctx context.Context, acct *Account, device int64, theirKeys []string) (map[string]bool, error) {
 	all := make(map[string]bool, len(theirKeys))
-	err := db.list(ctx, selectOlmPeers, []any{acct.ID, device}, ids(unique(theirKeys)), func(r *sql.Rows) error {
+	err := db.list(ctx, selectOlmPeers, []any{acct.ID, device}, idArgs(unique(theirKeys)), func(r *sql.Rows) error {
 		var key string
 		err := r.Scan(text(&key))
 		all[key] = true
@@ -43,8 +43,8 @@ func olmRow(device int64, s *OlmSession) []string {
 	return []string{strconv.FormatInt(device, 10), s.SessionID, s.TheirKey}
 }
 
-func (b *batch) olmSessions(all []OlmSession) {
-	all = last(all, func(s *OlmSession) string { return s.SessionID })
+func (b *saver) olmSessions(all []OlmSession) {
+	all = lastByKey(all, func(s *OlmSession) string { return s.SessionID })
 	if len(all) == 0 {
 		return
 	}
@@ -66,8 +66,8 @@ func (b *batch) olmSessions(all []OlmSession) {
 	})
 }
 
-func (b *batch) deleteOlmSessions(sessionIDs []string) {
-	b.listOfDevice("delete Olm sessions", dropOlmSessions, ids(sessionIDs))
+func (b *saver) deleteOlmSessions(sessionIDs []string) {
+	b.listOfDevice("delete Olm sessions", dropOlmSessions, idArgs(sessionIDs))
 }
 
 // OlmSessions reads the sessions with devices, by their Curve25519 keys. A device's
@@ -75,7 +75,7 @@ func (b *batch) deleteOlmSessions(sessionIDs []string) {
 // then the youngest. Keys without a session are not in the map.
 func (db *DB) OlmSessions(ctx context.Context, acct *Account, device int64, theirKeys []string) (map[string][]OlmSession, error) {
 	all := make(map[string][]OlmSession, len(theirKeys))
-	err := db.list(ctx, selectOlmSessions, []any{acct.ID, device}, ids(unique(theirKeys)), func(r *sql.Rows) error {
+	err := db.list(ctx, selectOlmSessions, []any{acct.ID, device}, idArgs(unique(theirKeys)), func(r *sql.Rows) error {
 		var s OlmSession
 		var sealed []byte
 		err := r.Scan(text(&s.SessionID), text(&s.TheirKey), &sealed, timeColumn{&s.CreatedAt}, timeColumn{&s.LastReceivedAt})

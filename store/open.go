@@ -38,8 +38,8 @@ type Options struct {
 
 	// Wrap, when not nil, wraps the driver: tests count and fail statements there.
 	Wrap func(driver.Connector) driver.Connector
-	// beats, in tests, are the times at which the lease is renewed.
-	beats <-chan time.Time
+	// renewTicks, in tests, are the times at which the lease is renewed.
+	renewTicks <-chan time.Time
 }
 
 // DB is an open database. It is safe for concurrent use.
@@ -60,23 +60,23 @@ type DB struct {
 // backend holds the differences between the databases beyond the text of statements.
 type backend struct {
 	dialect *dialect
-	texts   *texts
+	texts   *textCache
 	reader  *reader
 	writer  writer
 	// place returns where the data is, as a text that changes when it is restored elsewhere.
 	place func(ctx context.Context, t *tx) (string, error)
 	// mark is nil on PostgreSQL.
 	mark *markFile
-	// beats is the file that Options.MarkFile names, on PostgreSQL only.
-	beats *markFile
+	// beatFile is the file that Options.MarkFile names, on PostgreSQL only.
+	beatFile *markFile
 	// release releases the lock that keeps other processes out.
 	release func() error
 }
 
 func (b *backend) close() error {
 	err := errors.Join(b.writer.close(), b.reader.close(), b.release())
-	if b.beats != nil {
-		err = errors.Join(err, b.beats.close())
+	if b.beatFile != nil {
+		err = errors.Join(err, b.beatFile.close())
 	}
 	return err
 }
@@ -89,15 +89,15 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	if o.ReadOnly {
-		err = db.inspect(ctx)
+		err = db.prepareReadOnly(ctx)
 	} else {
-		err = db.await(ctx, o.Waiting, func() error { return db.prepare(ctx) })
+		err = db.awaitLease(ctx, o.Waiting, func() error { return db.prepare(ctx) })
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open database: %w", err), db.Close())
 	}
 	if !o.ReadOnly {
-		db.keep(o.beats)
+		db.startRenewals(o.renewTicks)
 	}
 	return db, nil
 }
@@ -149,7 +149,7 @@ func connect(ctx context.Context, o Options) (*DB, error) {
 // Close releases the lease and ends all connections. Transactions under way are finished
 // first.
 func (db *DB) Close() error {
-	if err := errors.Join(db.giveUp(), db.close()); err != nil {
+	if err := errors.Join(db.endLease(), db.close()); err != nil {
 		return fmt.Errorf("close database: %w", err)
 	}
 	return nil
@@ -170,7 +170,7 @@ func (db *DB) Ping(ctx context.Context) error {
 // prepare runs the first transaction, all or nothing: the lease, tables, keys, and the
 // check for a restore.
 func (db *DB) prepare(ctx context.Context) error {
-	var o opened
+	var o openResult
 	if err := db.writer.run(ctx, func(ctx context.Context, t *tx) error { return db.open(ctx, t, &o) }); err != nil {
 		return err
 	}
@@ -181,15 +181,15 @@ func (db *DB) prepare(ctx context.Context) error {
 	return db.mark.set(o.mark)
 }
 
-// opened is the result of the first transaction.
-type opened struct {
-	lease  leaseRow
-	before int64 // the beat of the lease
-	mark   mark
-	place  string
+// openResult is the result of the first transaction.
+type openResult struct {
+	lease leaseRow
+	beat  int64 // the beat of the lease
+	mark  restoreMark
+	place string
 }
 
-func (db *DB) open(ctx context.Context, t *tx, o *opened) error {
+func (db *DB) open(ctx context.Context, t *tx, o *openResult) error {
 	version, err := db.lockVersion(ctx, t)
 	if err != nil {
 		return err
@@ -224,11 +224,11 @@ func (db *DB) open(ctx context.Context, t *tx, o *opened) error {
 			return err
 		}
 	}
-	return db.lookForRestore(ctx, t, version, o)
+	return db.checkRestore(ctx, t, version, o)
 }
 
-// inspect takes the place of prepare for a database that is only read.
-func (db *DB) inspect(ctx context.Context) error {
+// prepareReadOnly takes the place of prepare for a database that is only read.
+func (db *DB) prepareReadOnly(ctx context.Context) error {
 	version, err := db.readVersion(ctx)
 	switch {
 	case err != nil:

@@ -19,11 +19,11 @@ var (
 	makeReady   = wherePair("UPDATE pending_events SET ready = 1", ofDevice, "room_id, session_id")
 	releaseFrom = whereIn("UPDATE pending_events SET ready = 1", ofAccount, "from_user", "")
 	// The third parameter is the position.
-	deliverPending = &listed{
+	deliverPending = &listStatement{
 		head: "UPDATE pending_events SET delivered_at = $3 WHERE account = $1 AND device = $2 AND event_id IN (",
 		item: "?", tail: ")", fixed: 3, width: 1, pad: true,
 	}
-	placePending = &listed{
+	placePending = &listStatement{
 		head: "UPDATE pending_events SET placed_at = $3 WHERE account = $1 AND device = $2 AND event_id IN (",
 		item: "?", tail: ")", fixed: 3, width: 1, pad: true,
 	}
@@ -54,9 +54,9 @@ const (
 		(SELECT account, device, event_id FROM pending_events WHERE received_at < $1 AND held_until = 0 LIMIT 1000)`
 )
 
-func (b *batch) pending(all []PendingEvent) {
+func (b *saver) pending(all []PendingEvent) {
 	p := &args{}
-	for _, e := range last(all, func(e *PendingEvent) id.EventID { return e.EventID }) {
+	for _, e := range lastByKey(all, func(e *PendingEvent) id.EventID { return e.EventID }) {
 		p.id(string(e.EventID))
 		p.id(string(e.RoomID))
 		p.id(string(e.SessionID))
@@ -71,36 +71,36 @@ func (b *batch) pending(all []PendingEvent) {
 	b.listOfDevice("pending events", putPending, p)
 }
 
-func (b *batch) deletePending(events []id.EventID) {
-	b.listOfDevice("delete pending events", dropPending, ids(events))
+func (b *saver) deletePending(events []id.EventID) {
+	b.listOfDevice("delete pending events", dropPending, idArgs(events))
 }
 
-func (b *batch) readyPending(sessions []SessionRef) {
-	b.listOfDevice("mark ready events", makeReady, refs(sessions))
+func (b *saver) readyPending(sessions []SessionRef) {
+	b.listOfDevice("mark ready events", makeReady, refArgs(sessions))
 }
 
-func (b *batch) readyPendingFrom(users []id.UserID) {
-	b.listOfAccount("release held back events", releaseFrom, ids(users))
+func (b *saver) readyPendingFrom(users []id.UserID) {
+	b.listOfAccount("release held back events", releaseFrom, idArgs(users))
 }
 
-func (b *batch) markPending(events []id.EventID, position string) {
+func (b *saver) markPending(events []id.EventID, position string) {
 	if len(events) == 0 {
 		return
 	}
 	b.ofDevice = true
-	b.list("mark delivered events", deliverPending, []any{b.acct.ID, b.dev, encodeText(position)}, ids(events))
+	b.list("mark delivered events", deliverPending, []any{b.acct.ID, b.dev, encodeText(position)}, idArgs(events))
 }
 
-func (b *batch) placePending(events []id.EventID, position string) {
+func (b *saver) placePending(events []id.EventID, position string) {
 	if len(events) == 0 {
 		return
 	}
 	b.ofDevice = true
-	b.list("mark events with a placeholder", placePending, []any{b.acct.ID, b.dev, encodeText(position)}, ids(events))
+	b.list("mark events with a placeholder", placePending, []any{b.acct.ID, b.dev, encodeText(position)}, idArgs(events))
 }
 
-func (b *batch) shownPending(events []id.EventID) {
-	b.listOfDevice("mark shown events", showPending, ids(events))
+func (b *saver) shownPending(events []id.EventID) {
+	b.listOfDevice("mark shown events", showPending, idArgs(events))
 }
 
 // Pending reads up to limit events that are ready, whether or not a response has carried
@@ -135,7 +135,7 @@ func (db *DB) PendingHeld(ctx context.Context, acct *Account, device int64) (hel
 // PendingOf reads those of the events that are pending.
 func (db *DB) PendingOf(ctx context.Context, acct *Account, device int64, events []id.EventID) (map[id.EventID]PendingEvent, error) {
 	out := make(map[id.EventID]PendingEvent)
-	err := db.list(ctx, findPending, []any{acct.ID, device}, ids(unique(events)), func(r *sql.Rows) error {
+	err := db.list(ctx, findPending, []any{acct.ID, device}, idArgs(unique(events)), func(r *sql.Rows) error {
 		e, err := scanPending(r)
 		out[e.EventID] = e
 		return err

@@ -56,22 +56,22 @@ func (c *pgConn) ExecContext(ctx context.Context, text string, params []driver.N
 	for i, p := range params {
 		args[i] = p.Value
 	}
-	return c.first(ctx, text, args)
+	return c.beginWith(ctx, text, args)
 }
 
 // QueryContext implements driver.QueryerContext.
 func (c *pgConn) QueryContext(ctx context.Context, text string, params []driver.NamedValue) (driver.Rows, error) {
 	if c.begun {
-		if _, err := c.first(ctx, "", nil); err != nil {
+		if _, err := c.beginWith(ctx, "", nil); err != nil {
 			return nil, err
 		}
 	}
 	return c.Conn.QueryContext(ctx, text, params)
 }
 
-// first begins the transaction at the server and runs its first statement, if there is one.
+// beginWith begins the transaction at the server and runs its first statement, if there is one.
 // Its effect is rolled back if the lease turns out to be lost.
-func (c *pgConn) first(ctx context.Context, text string, args []any) (_ driver.Result, err error) {
+func (c *pgConn) beginWith(ctx context.Context, text string, args []any) (_ driver.Result, err error) {
 	c.begun = false
 	ours := c.lease.token()
 	fenced := ours != token{}

@@ -79,8 +79,8 @@ func pgServer(ctx context.Context, ask func(ctx context.Context, query string, t
 	return strings.Join(parts, "/"), nil
 }
 
-// likeServer compares those parts that both servers revealed.
-func likeServer(a, b string) bool {
+// serversMatch compares those parts that both servers revealed.
+func serversMatch(a, b string) bool {
 	one, other := strings.Split(a, "/"), strings.Split(b, "/")
 	for i := range min(len(one), len(other)) {
 		if one[i] != other[i] && one[i] != "-" && other[i] != "-" {

@@ -53,7 +53,7 @@ func openPostgres(ctx context.Context, url string, l *lease, o Options) (*backen
 	}
 	b.writer = &pgWriter{db: pool, texts: b.texts, lease: l}
 	if o.MarkFile != "" {
-		if b.beats, err = openMark(o.MarkFile); err != nil {
+		if b.beatFile, err = openMark(o.MarkFile); err != nil {
 			return nil, errors.Join(err, b.close())
 		}
 	}

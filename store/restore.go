@@ -46,8 +46,8 @@ import (
 // A false alarm, such as a database moved to another disk, costs new room keys and new Olm
 // sessions, nothing else.
 
-// mark is what is compared.
-type mark struct {
+// restoreMark is what is compared.
+type restoreMark struct {
 	incarnation string
 	generation  int64
 	// writer is the number of the transaction that wrote the row, where PostgreSQL reveals it.
@@ -58,14 +58,14 @@ type mark struct {
 // opened, in which case outbound state has been discarded; empty if it was not.
 func (db *DB) Restored() string { return db.restored }
 
-// lookForRestore compares the marks, discards outbound state if it has to, and stores in o
+// checkRestore compares the marks, discards outbound state if it has to, and stores in o
 // the mark for after the commit. version is that of the tables before they were migrated.
-func (db *DB) lookForRestore(ctx context.Context, t *tx, version int64, o *opened) (err error) {
+func (db *DB) checkRestore(ctx context.Context, t *tx, version int64, o *openResult) (err error) {
 	if o.place, err = db.place(ctx, t); err != nil {
 		return fmt.Errorf("look where the database lies: %w", err)
 	}
 	if version == 0 {
-		o.mark = mark{incarnation: randomText()}
+		o.mark = restoreMark{incarnation: randomText()}
 		return db.createRestoreMark(ctx, t, o.mark, o.place)
 	}
 	var lastPlace string
@@ -82,7 +82,7 @@ func (db *DB) lookForRestore(ctx context.Context, t *tx, version int64, o *opene
 		db.restored = "the rows were put back from a dump"
 	case db.mark != nil:
 		db.restored = db.mark.contradicts(o.mark)
-	case db.markedBeat() > o.before:
+	case db.markedBeat() > o.beat:
 		db.restored = "the database is older than the restore mark beside the master key"
 	}
 	if db.restored == "" && version >= leaseVersion {
@@ -128,7 +128,7 @@ func discardOutbound(ctx context.Context, t *tx) error {
 }
 
 // discardSent does what DiscardOutboundState does, for one device that noticed by itself.
-func (b *batch) discardSent(yes bool) {
+func (b *saver) discardSent(yes bool) {
 	if !yes {
 		return
 	}

@@ -20,7 +20,7 @@ func randomText() string {
 	return hex.EncodeToString(b)
 }
 
-func (db *DB) createRestoreMark(ctx context.Context, t *tx, m mark, place string) error {
+func (db *DB) createRestoreMark(ctx context.Context, t *tx, m restoreMark, place string) error {
 	writer, err := db.transactionNumber(ctx, t)
 	if err == nil {
 		_, err = t.do(ctx, "INSERT INTO restore_mark (one, incarnation, place, generation, written_by) VALUES (1, $1, $2, $3, $4)",
@@ -32,7 +32,7 @@ func (db *DB) createRestoreMark(ctx context.Context, t *tx, m mark, place string
 	return nil
 }
 
-func readRestoreMark(ctx context.Context, t *tx) (m mark, place string, err error) {
+func readRestoreMark(ctx context.Context, t *tx) (m restoreMark, place string, err error) {
 	found := false
 	err = t.rows(ctx, "SELECT incarnation, place, generation, written_by FROM restore_mark", nil, func(r *sql.Rows) error {
 		found = true
@@ -42,12 +42,12 @@ func readRestoreMark(ctx context.Context, t *tx) (m mark, place string, err erro
 		err = errors.New("row is missing")
 	}
 	if err != nil {
-		return mark{}, "", fmt.Errorf("read restore mark: %w", err)
+		return restoreMark{}, "", fmt.Errorf("read restore mark: %w", err)
 	}
 	return m, place, nil
 }
 
-func (db *DB) updateRestoreMark(ctx context.Context, t *tx, m mark, place string) error {
+func (db *DB) updateRestoreMark(ctx context.Context, t *tx, m restoreMark, place string) error {
 	writer, err := db.transactionNumber(ctx, t)
 	if err == nil {
 		_, err = t.do(ctx, "UPDATE restore_mark SET incarnation = $1, place = $2, generation = $3, written_by = $4",

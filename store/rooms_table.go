@@ -25,9 +25,9 @@ var (
 
 const selectAllRooms = "SELECT " + roomColumns + " FROM rooms WHERE account = $1 AND device = $2"
 
-func (b *batch) rooms(all []Room) {
+func (b *saver) rooms(all []Room) {
 	p := &args{}
-	for _, r := range last(all, func(r *Room) id.RoomID { return r.RoomID }) {
+	for _, r := range lastByKey(all, func(r *Room) id.RoomID { return r.RoomID }) {
 		p.id(string(r.RoomID))
 		p.text(r.Algorithm)
 		p.num(int64(r.RotationPeriod))
@@ -54,7 +54,7 @@ func (db *DB) Rooms(ctx context.Context, acct *Account, device int64, want []id.
 	if want == nil {
 		err = db.reader.query(ctx, selectAllRooms, []any{acct.ID, device}, each)
 	} else {
-		err = db.list(ctx, selectRooms, []any{acct.ID, device}, ids(unique(want)), each)
+		err = db.list(ctx, selectRooms, []any{acct.ID, device}, idArgs(unique(want)), each)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read rooms: %w", err)

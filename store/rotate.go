@@ -15,7 +15,7 @@ const (
 )
 
 // rewrapAccounts changes only rows that still have the key they were read with.
-var rewrapAccounts = &listed{
+var rewrapAccounts = &listStatement{
 	head: "WITH wrapped (master_key_id, id, sealed_key, former) AS (VALUES ",
 	item: "(CAST($1 AS TEXT), CAST(? AS {{int}}), CAST(? AS {{blob}}), CAST(? AS TEXT))",
 	tail: `) UPDATE accounts SET master_key_id = wrapped.master_key_id, sealed_key = wrapped.sealed_key FROM wrapped

@@ -16,7 +16,7 @@ var (
 const pruneSeen = `DELETE FROM seen_messages WHERE (account, device, digest) IN
 	(SELECT account, device, digest FROM seen_messages WHERE seen_at < $1 LIMIT 1000)`
 
-func (b *batch) seen(all []SeenMessage) {
+func (b *saver) seen(all []SeenMessage) {
 	p := &args{}
 	for _, s := range all {
 		p.bytes(s.Digest[:])

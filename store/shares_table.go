@@ -22,13 +22,13 @@ const (
 		WHERE o.account = shares.account AND o.device = shares.device AND o.session_id = shares.session_id)`
 )
 
-func (b *batch) shares(all []Share) {
+func (b *saver) shares(all []Share) {
 	type key struct {
 		session id.SessionID
 		user    id.UserID
 		device  id.DeviceID
 	}
-	all = last(all, func(s *Share) key { return key{s.SessionID, s.UserID, s.DeviceID} })
+	all = lastByKey(all, func(s *Share) key { return key{s.SessionID, s.UserID, s.DeviceID} })
 	p := &args{vals: make([]any, 0, len(all)*putShares.width)}
 	for _, s := range all {
 		p.id(string(s.SessionID))

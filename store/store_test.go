@@ -61,7 +61,7 @@ const testLease = 200 * time.Millisecond
 
 func options(tb testing.TB, url string) Options {
 	tb.Helper()
-	return Options{URL: secret.NewString(url), MasterKeys: MasterKeys{Current: testKey(tb, 1)}, Lease: testLease, beats: make(chan time.Time)}
+	return Options{URL: secret.NewString(url), MasterKeys: MasterKeys{Current: testKey(tb, 1)}, Lease: testLease, renewTicks: make(chan time.Time)}
 }
 
 // open opens a database and closes it with the test.

@@ -29,9 +29,9 @@ func (db *DB) hashTxn(r TxnRef) [32]byte {
 	return db.Hash("transaction", append(b, r.TxnID...))
 }
 
-func (b *batch) transactions(all []Transaction) {
+func (b *saver) transactions(all []Transaction) {
 	p := &args{}
-	for _, t := range last(all, func(t *Transaction) TxnRef { return t.TxnRef }) {
+	for _, t := range lastByKey(all, func(t *Transaction) TxnRef { return t.TxnRef }) {
 		h := b.db.hashTxn(t.TxnRef)
 		p.bytes(h[:])
 		p.bytes(t.Ciphertext)

@@ -37,9 +37,9 @@ func userTrust(u *User) []string {
 	}
 }
 
-func (b *batch) users(all []User) {
+func (b *saver) users(all []User) {
 	p := &args{}
-	for _, u := range last(all, func(u *User) id.UserID { return u.UserID }) {
+	for _, u := range lastByKey(all, func(u *User) id.UserID { return u.UserID }) {
 		p.id(string(u.UserID))
 		p.flag(u.Tracked)
 		p.flag(u.Outdated)
@@ -52,27 +52,27 @@ func (b *batch) users(all []User) {
 		p.flag(u.Verified)
 		p.flag(u.WasVerified)
 		p.time(u.ChangedAt)
-		p.bytes(b.acct.mark("users", userTrust(&u)))
+		p.bytes(b.acct.columnSeal("users", userTrust(&u)))
 	}
 	b.listOfAccount("users", putUsers, p)
 }
 
 // markUsers changes a few columns of rows that something else may be writing as a whole.
-func (b *batch) markUsers(outdated, left []id.UserID) {
-	b.listOfAccount("mark outdated users", markOutdated, ids(outdated))
-	b.listOfAccount("mark left users", markLeft, ids(left))
+func (b *saver) markUsers(outdated, left []id.UserID) {
+	b.listOfAccount("mark outdated users", markOutdated, idArgs(outdated))
+	b.listOfAccount("mark left users", markLeft, idArgs(left))
 }
 
 // Users reads what is known of users. Unknown users are not in the map.
 func (db *DB) Users(ctx context.Context, acct *Account, want []id.UserID) (map[id.UserID]User, error) {
 	all := make(map[id.UserID]User, len(want))
-	err := db.list(ctx, selectUsers, []any{acct.ID}, ids(unique(want)), func(r *sql.Rows) error {
+	err := db.list(ctx, selectUsers, []any{acct.ID}, idArgs(unique(want)), func(r *sql.Rows) error {
 		u, mark, err := scanUser(r)
 		if err != nil {
 			return err
 		}
 		all[u.UserID] = u
-		return acct.checkMark(mark, "users", userTrust(&u))
+		return acct.checkColumnSeal(mark, "users", userTrust(&u))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read users: %w", err)

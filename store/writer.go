@@ -27,7 +27,7 @@ type execer interface {
 // tx is a transaction under way.
 type tx struct {
 	execer
-	texts *texts
+	texts *textCache
 	// ratchet is set by writes whose loss would let an index be used twice.
 	ratchet bool
 }
@@ -43,7 +43,7 @@ func (t *tx) do(ctx context.Context, text string, params ...any) (int64, error) 
 
 // list runs a statement for a list of items, in as few statements as its size allows, and
 // returns how many rows they changed.
-func (t *tx) list(ctx context.Context, q *listed, fixed, items []any) (int64, error) {
+func (t *tx) list(ctx context.Context, q *listStatement, fixed, items []any) (int64, error) {
 	var total int64
 	err := q.each(t.texts, fixed, items, func(text string, params []any) error {
 		n, err := t.do(ctx, text, params...)
@@ -73,7 +73,7 @@ func conflictPauses() backoff.Range {
 // pgWriter lets PostgreSQL run transactions side by side.
 type pgWriter struct {
 	db    *sql.DB
-	texts *texts
+	texts *textCache
 	lease *lease
 }
 

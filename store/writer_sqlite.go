@@ -18,11 +18,11 @@ const maxGroup = 64
 // have queued. Each is still all or nothing by itself, by way of a savepoint.
 type liteWriter struct {
 	db    *sql.DB
-	texts *texts
+	texts *textCache
 	mark  *markFile
 	lease *lease
 
-	turn chan struct{} // holds one value while somebody writes; guards conn and kept
+	sem  chan struct{} // holds one value while somebody writes; guards conn and kept
 	conn *sql.Conn
 	kept map[string]*sql.Stmt
 
@@ -36,8 +36,8 @@ type job struct {
 	done chan error
 }
 
-func newLiteWriter(db *sql.DB, t *texts, m *markFile, l *lease) *liteWriter {
-	return &liteWriter{db: db, texts: t, mark: m, lease: l, turn: make(chan struct{}, 1), kept: make(map[string]*sql.Stmt)}
+func newLiteWriter(db *sql.DB, t *textCache, m *markFile, l *lease) *liteWriter {
+	return &liteWriter{db: db, texts: t, mark: m, lease: l, sem: make(chan struct{}, 1), kept: make(map[string]*sql.Stmt)}
 }
 
 // run stops waiting for its turn when ctx is done; once begun it goes on to the end.
@@ -54,11 +54,11 @@ func (w *liteWriter) run(ctx context.Context, do func(context.Context, *tx) erro
 		select {
 		case err := <-j.done:
 			return err
-		case w.turn <- struct{}{}:
+		case w.sem <- struct{}{}:
 			w.commit(whole, w.take())
-			<-w.turn
+			<-w.sem
 		case <-ctx.Done():
-			if w.withdraw(j) {
+			if w.dequeue(j) {
 				return ctx.Err()
 			}
 			return <-j.done
@@ -75,8 +75,8 @@ func (w *liteWriter) take() []*job {
 	return group
 }
 
-// withdraw removes a job from the queue, and reports false if it was taken already.
-func (w *liteWriter) withdraw(j *job) bool {
+// dequeue removes a job from the queue, and reports false if it was taken already.
+func (w *liteWriter) dequeue(j *job) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i := range w.queue {
@@ -112,26 +112,26 @@ func (w *liteWriter) commit(ctx context.Context, group []*job) {
 func (w *liteWriter) transact(ctx context.Context, group []*job) (int64, error) {
 	t := &tx{execer: w, texts: w.texts}
 	if _, err := t.do(ctx, "BEGIN IMMEDIATE"); err != nil {
-		return 0, w.undo(ctx, fmt.Errorf("begin: %w", err))
+		return 0, w.rollback(ctx, fmt.Errorf("begin: %w", err))
 	}
 	if len(group) == 1 {
 		if group[0].err = group[0].do(t); group[0].err != nil {
-			return 0, w.undo(ctx, group[0].err)
+			return 0, w.rollback(ctx, group[0].err)
 		}
 	} else {
 		for _, j := range group {
-			if err := w.nest(ctx, j, t); err != nil {
-				return 0, w.undo(ctx, err)
+			if err := w.runInSavepoint(ctx, j, t); err != nil {
+				return 0, w.rollback(ctx, err)
 			}
 		}
 	}
 	generation, err := w.fence(ctx, t)
 	if err != nil {
-		return 0, w.undo(ctx, err)
+		return 0, w.rollback(ctx, err)
 	}
 	if _, err := t.do(ctx, "COMMIT"); err != nil {
 		// Rolled back, but what reached the file before a crash may be found valid after it.
-		return 0, w.undo(ctx, fmt.Errorf("commit: %w: %w", ErrUnsure, err))
+		return 0, w.rollback(ctx, fmt.Errorf("commit: %w: %w", ErrUnsure, err))
 	}
 	return generation, nil
 }
@@ -166,8 +166,8 @@ func (w *liteWriter) fence(ctx context.Context, t *tx) (generation int64, err er
 	return generation, nil
 }
 
-// nest runs one job of several. An error means that the transaction cannot go on.
-func (w *liteWriter) nest(ctx context.Context, j *job, t *tx) error {
+// runInSavepoint runs one job of several. An error means that the transaction cannot go on.
+func (w *liteWriter) runInSavepoint(ctx context.Context, j *job, t *tx) error {
 	if _, err := t.do(ctx, "SAVEPOINT job"); err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
@@ -182,9 +182,9 @@ func (w *liteWriter) nest(ctx context.Context, j *job, t *tx) error {
 	return nil
 }
 
-// undo rolls back and returns why. A connection that cannot even roll back is closed, which
+// rollback rolls back and returns why. A connection that cannot even roll back is closed, which
 // rolls back too; the next transaction gets a new one.
-func (w *liteWriter) undo(ctx context.Context, why error) error {
+func (w *liteWriter) rollback(ctx context.Context, why error) error {
 	if w.conn == nil {
 		return why
 	}
@@ -241,8 +241,8 @@ func (w *liteWriter) query(ctx context.Context, text string, params []any) (*sql
 
 // close waits for the transaction under way. Later ones fail.
 func (w *liteWriter) close() error {
-	w.turn <- struct{}{}
-	defer func() { <-w.turn }()
+	w.sem <- struct{}{}
+	defer func() { <-w.sem }()
 	var err error
 	if w.conn != nil {
 		for _, s := range w.kept {
