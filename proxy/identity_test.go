@@ -20,7 +20,7 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// seenBy gives a handler that keeps the identities it was called with.
+// seenBy returns a handler that keeps the identities it was called with.
 func seenBy(to *[]interceptors.Identity) interceptors.Handler {
 	var mu sync.Mutex
 	return func(x *interceptors.Exchange) error {

@@ -4,7 +4,7 @@ import "e2ee-proxy/interceptors"
 
 const client = "/_matrix/client/{version}"
 
-// sessionRoutes begin and end sessions.
+// sessionRoutes returns the endpoints that begin and end sessions.
 func sessionRoutes() []*route {
 	return []*route{
 		{method: "GET", pattern: client + "/login", versions: vAny, lane: laneQuick, auth: authNone, class: classOptional, handler: "login.flows"},
@@ -28,7 +28,7 @@ func sessionRoutes() []*route {
 	}
 }
 
-// accountRoutes are about an account.
+// accountRoutes returns the endpoints about an account.
 func accountRoutes() []*route {
 	return []*route{
 		{method: "GET", pattern: client + "/account/whoami", versions: vAny, lane: laneQuick, class: classOptional, handler: "whoami"},
@@ -54,7 +54,7 @@ func accountRoutes() []*route {
 	}
 }
 
-// deviceRoutes are about the devices of an account.
+// deviceRoutes returns the endpoints about the devices of an account.
 func deviceRoutes() []*route {
 	return []*route{
 		{method: "GET", pattern: client + "/devices", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
@@ -65,7 +65,7 @@ func deviceRoutes() []*route {
 	}
 }
 
-// keyRoutes are about keys and their backup.
+// keyRoutes returns the endpoints about keys and their backup.
 func keyRoutes() []*route {
 	return []*route{
 		{method: "POST", pattern: client + "/keys/upload", versions: vAny, maxBody: eventBody, lane: laneQuick, class: classIntercept, handler: interceptors.UploadKeys},
@@ -93,7 +93,7 @@ func keyRoutes() []*route {
 	}
 }
 
-// userRoutes are about what belongs to a user.
+// userRoutes returns the endpoints about what belongs to a user.
 func userRoutes() []*route {
 	return []*route{
 		{method: "POST", pattern: client + "/user/{userId}/filter", versions: vAny, maxBody: smallBody, lane: laneQuick, class: classPass},
@@ -118,7 +118,7 @@ func userRoutes() []*route {
 	}
 }
 
-// pushRoutes are about notifications.
+// pushRoutes returns the endpoints about notifications.
 func pushRoutes() []*route {
 	return []*route{
 		{method: "GET", pattern: client + "/pushers", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},

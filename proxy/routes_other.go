@@ -2,7 +2,7 @@ package proxy
 
 import "e2ee-proxy/interceptors"
 
-// serverRoutes are the endpoints of no particular room or user.
+// serverRoutes returns the endpoints that belong to no particular room or user.
 func serverRoutes() []*route {
 	const noSliding = "Sliding sync is not available through this proxy. Use /sync."
 	return []*route{
@@ -12,8 +12,8 @@ func serverRoutes() []*route {
 		{method: "GET", pattern: "/.well-known/matrix/policy_server", lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: "/_matrix/client/versions", lane: laneQuick, auth: authNone, class: classOptional, handler: interceptors.Versions},
 
-		// Sync. Sliding sync carries events that would not be decrypted, so clients are
-		// made to fall back to what is.
+		// Sync. Sliding sync carries events that would not be decrypted, so clients are made to
+		// use /sync.
 		{method: "GET", pattern: client + "/sync", versions: vAny, lane: lanePoll, class: classIntercept, handler: interceptors.Sync},
 		{method: "POST", pattern: client + "/sync", versions: vAny, class: classRefuse, text: noSliding},
 		{method: "POST", pattern: client + "/org.matrix.simplified_msc3575/sync", versions: vUnstable, class: classRefuse, text: noSliding},
@@ -53,7 +53,7 @@ func serverRoutes() []*route {
 	}
 }
 
-// mediaRoutes are the endpoints of files.
+// mediaRoutes returns the endpoints of files.
 func mediaRoutes() []*route {
 	const media, authed = "/_matrix/media/{version}", "/_matrix/client/{version}/media"
 	return []*route{
@@ -73,7 +73,7 @@ func mediaRoutes() []*route {
 	}
 }
 
-// controlRoutes are the proxy's own endpoints.
+// controlRoutes returns the proxy's own endpoints.
 func controlRoutes() []*route {
 	const own = "/_e2ee_proxy/v1"
 	return []*route{
@@ -95,7 +95,7 @@ func controlRoutes() []*route {
 	}
 }
 
-// allRoutes is the whole table.
+// allRoutes returns the whole table.
 func allRoutes() []*route {
 	var all []*route
 	for _, part := range [][]*route{

@@ -14,21 +14,21 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// request is one request on its way.
+// request is the state of one request.
 type request struct {
 	id      requestID
 	w       *recorder
 	r       *http.Request
 	started time.Time
 
-	route   *route // nil until step 4 has found one
+	route   *route // nil before step 4
 	version string
 	values  [maxParams]string
 	path    string // as it goes upstream
 	query   string // as it goes upstream
 	cred    credentials
 	who     interceptors.Identity
-	// asserter owns the token of a request that acts as somebody else.
+	// asserter is the owner of the token of a request that acts as somebody else.
 	asserter id.UserID
 	hasBody  bool
 	body     *body
@@ -49,8 +49,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// own copies what the steps change of a request. The server goes on using the original,
-// to find out whether the connection can be kept and what of the body was not read.
+// own copies those parts of a request that the steps change. The server goes on using the
+// original, to find out whether the connection can be kept and what of the body was not
+// read.
 func own(r *http.Request) *http.Request {
 	c := new(http.Request)
 	*c = *r
@@ -58,9 +59,9 @@ func own(r *http.Request) *http.Request {
 	return c
 }
 
-// finish accounts for a request however it ended. A bug in a handler is this one
-// request's error. The panic that it raises is net/http's way to break a connection,
-// used for a response that cannot be finished.
+// finish accounts for a request however it ended. A panic in a handler is an error of this
+// request only. The panic that finish itself raises is net/http's way to break a
+// connection, used for a response that cannot be finished.
 func (p *Proxy) finish(q *request) {
 	if v := recover(); v != nil {
 		q.abort = true
@@ -83,7 +84,7 @@ func (p *Proxy) finish(q *request) {
 	}
 }
 
-// brokenOff is why an answer that went straight through could not be finished.
+// brokenOff returns why an answer that was streamed could not be finished.
 func (q *request) brokenOff() error {
 	if q.w.gone || q.r.Context().Err() != nil {
 		return errClientGone
@@ -117,7 +118,7 @@ func (p *Proxy) serve(q *request) error {
 	return p.dispatch(q)
 }
 
-// judge does steps 3 and 4: it finds the route and writes the path and the query anew.
+// judge does steps 3 and 4: it finds the route and rebuilds the path and the query.
 func (p *Proxy) judge(q *request) error {
 	var t target
 	if err := t.parse(q.r.RequestURI); err != nil {
@@ -147,8 +148,8 @@ func (p *Proxy) judge(q *request) error {
 	return p.readCredentials(q, &t)
 }
 
-// readCredentials reads the query and takes the access token out of it. What is no
-// Matrix endpoint (single sign-on) keeps its query as it is.
+// readCredentials parses the query and takes the access token out of it. A target that is
+// no Matrix endpoint (single sign-on) keeps its query as it is.
 func (p *Proxy) readCredentials(q *request, t *target) error {
 	if t.area() == areaSSO {
 		q.query = t.query
@@ -173,8 +174,8 @@ func (p *Proxy) readCredentials(q *request, t *target) error {
 	return nil
 }
 
-// refusal is what a client gets to read about a target that does not pass. The errors
-// are this package's and hold nothing of the target.
+// refusal returns the error that the client gets for a target that does not pass. The
+// errors are this package's and hold nothing of the target.
 func refusal(err error) *interceptors.Error {
 	text := "The request was refused: " + err.Error() + "."
 	switch {
@@ -186,7 +187,7 @@ func refusal(err error) *interceptors.Error {
 	return interceptors.Unrecognized(text).Because(err)
 }
 
-// limitBody does step 2 for the body. What has no body by its method loses it.
+// limitBody does step 2 for the body. It removes the body of a method that has none.
 func (p *Proxy) limitBody(q *request) error {
 	r := q.r
 	switch r.Method {

@@ -18,12 +18,12 @@ import (
 // Waits is how long the homeserver may take for the first byte of its answer. The zero
 // value of a field means its default.
 type Waits struct {
-	// Quick is for what it answers by itself; default 60 s.
+	// Quick is for requests that it answers by itself; default 60 s.
 	Quick time.Duration
-	// Slow is for what may wait for other homeservers; default 10 min.
+	// Slow is for requests that may wait for other homeservers; default 10 min.
 	Slow time.Duration
-	// Poll is added to the time a long poll asked for; default 10 min, because a first
-	// sync of a large account takes minutes.
+	// Poll is added to the timeout of a long poll; default 10 min, because a first sync of a
+	// large account takes minutes.
 	Poll time.Duration
 	// Dial is for a connection; default 10 s.
 	Dial time.Duration
@@ -43,9 +43,9 @@ func (w Waits) withDefaults() Waits {
 }
 
 // NewTransport makes a transport to a homeserver: HTTP/1.1, many idle connections, no
-// redirects, no proxies, no compression. caFile names further root certificates in PEM
-// form and may be empty. headerWait is how long the server may take for the first byte
-// of its answer; zero means no limit. idle is how long it may take none of what is sent to it.
+// redirects, no proxies, no compression. caFile names further root certificates in PEM form
+// and may be empty. headerWait is how long the server may take for the first byte of its
+// answer; zero means no limit. idle is how long it may take nothing of what is sent to it.
 func NewTransport(caFile string, dialWait, headerWait, idle time.Duration) (*http.Transport, error) {
 	dialer := &net.Dialer{Timeout: dialWait, KeepAlive: 15 * time.Second}
 	t := &http.Transport{
@@ -85,7 +85,7 @@ func NewTransport(caFile string, dialWait, headerWait, idle time.Duration) (*htt
 	return t, nil
 }
 
-// takenConn is a connection whose other end must take what is written to it: a
+// takenConn is a connection whose other end must take what is written to it, so that a
 // homeserver that stops reading does not hold an upload for ever.
 type takenConn struct {
 	net.Conn
@@ -106,9 +106,9 @@ var (
 	errStalled  = fmt.Errorf("the answer stood still: %w", context.DeadlineExceeded)
 )
 
-// mover is a round trip whose answer, once begun, must move: never still for longer than
-// idle, and not slower on average than the minimum rate. How long the client takes to
-// take it does not count.
+// mover is a round trip whose answer, once begun, must make progress: at least one byte
+// within idle, and the minimum rate on average. The time that the client needs does not
+// count.
 type mover struct {
 	to   *http.Transport
 	idle time.Duration
@@ -121,7 +121,7 @@ func (m *mover) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err //nolint:wrapcheck // an http.RoundTripper passes errors on
 	}
 	switch {
-	case resp.StatusCode == http.StatusSwitchingProtocols: // nobody asked for that
+	case resp.StatusCode == http.StatusSwitchingProtocols: // nobody asked for an upgrade
 		return nil, errors.Join(errUpgrade, resp.Body.Close())
 	case resp.Body != http.NoBody:
 		resp.Body = &moving{ReadCloser: resp.Body, idle: m.idle, left: 2 * m.idle}
@@ -132,16 +132,16 @@ func (m *mover) RoundTrip(req *http.Request) (*http.Response, error) {
 // moving is the body of a mover's answer.
 type moving struct {
 	io.ReadCloser
-	timer *time.Timer // runs while something is read
+	timer *time.Timer // runs during a read
 	idle  time.Duration
-	left  time.Duration // what reading may take; grows with what comes
+	left  time.Duration // the time left for reading; grows with what comes
 }
 
-// Read implements io.Reader. After the deadline it gives errStalled.
+// Read implements io.Reader. After the deadline it returns errStalled.
 func (b *moving) Read(p []byte) (int, error) {
 	wait := max(min(b.idle, b.left), 0)
 	if b.timer == nil {
-		// The transport lets a body be closed while it is read; that ends the reading.
+		// http.Transport allows closing a body during a read, which ends the read.
 		b.timer = time.AfterFunc(wait, func() { _ = b.Close() })
 	} else {
 		b.timer.Reset(wait)
@@ -156,8 +156,8 @@ func (b *moving) Read(p []byte) (int, error) {
 	return n, err //nolint:wrapcheck // an io.Reader passes errors on
 }
 
-// poller is the round trip of a long poll: it may wait as long as the client asked,
-// and is called off when the proxy shuts down, but only while nothing has come.
+// poller is the round trip of a long poll: it may wait as long as the client asked, and is
+// cancelled when the proxy shuts down, but only while nothing has come.
 type poller struct {
 	to       http.RoundTripper
 	draining context.Context
@@ -178,7 +178,7 @@ func (p *poller) RoundTrip(req *http.Request) (*http.Response, error) {
 		return resp, nil
 	}
 	if err == nil {
-		err = resp.Body.Close() // it came at the moment at which it was called off
+		err = resp.Body.Close() // it came at the moment of cancelling
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
@@ -187,7 +187,7 @@ func (p *poller) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, fmt.Errorf("long poll: %w", err)
 }
 
-// asked is how long a long poll wants to wait, an hour at most.
+// asked returns the timeout of a long poll, an hour at most.
 func asked(rawQuery string) time.Duration {
 	for pair := range strings.SplitSeq(rawQuery, "&") {
 		if value, ok := strings.CutPrefix(pair, "timeout="); ok {
@@ -200,7 +200,7 @@ func asked(rawQuery string) time.Duration {
 	return 0
 }
 
-// cancelling frees the context of a response with its body.
+// cancelling cancels the context of a response when its body is closed.
 type cancelling struct {
 	io.ReadCloser
 	cancel context.CancelCauseFunc

@@ -20,8 +20,8 @@ import (
 	"e2ee-proxy/interceptors"
 )
 
-// rawHomeserver is a homeserver that says exactly the bytes that answer writes, and knows
-// every token as alice's.
+// rawHomeserver returns a homeserver that says exactly the bytes that answer writes, and
+// knows every token as alice's.
 func rawHomeserver(t *testing.T, answer func(conn net.Conn, r *http.Request)) *url.URL {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

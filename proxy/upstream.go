@@ -24,7 +24,7 @@ import (
 //   - The request line is written from the judged endpoint, byte for byte.
 //   - Nothing is decompressed here.
 
-// openUpstream makes a transport for each way of waiting, and a pass-through for each.
+// openUpstream makes a transport and a pass-through for each kind of waiting.
 func (p *Proxy) openUpstream(caFile string, w Waits) error {
 	idle := p.deadlines.Idle
 	quick, err := NewTransport(caFile, w.Dial, w.Quick, idle)
@@ -71,7 +71,7 @@ func (p *Proxy) openUpstream(caFile string, w Waits) error {
 
 // rewrite finishes a request that goes straight through. Its URL is already the
 // homeserver's. ReverseProxy has dropped the forwarding fields, which were judged in
-// cleanHeader, and may have written the query anew, which was judged in readQuery.
+// cleanHeader, and may have changed the query, which was judged in readQuery.
 func (p *Proxy) rewrite(r *httputil.ProxyRequest) {
 	r.Out.URL.RawQuery = r.In.URL.RawQuery
 	r.Out.Host = p.base.Host
@@ -85,21 +85,21 @@ func (p *Proxy) rewrite(r *httputil.ProxyRequest) {
 	}
 }
 
-// noteError keeps an error of ReverseProxy for the renderer.
+// noteError stores an error of ReverseProxy for the renderer.
 func noteError(w http.ResponseWriter, _ *http.Request, err error) {
 	if rec, ok := w.(*recorder); ok {
 		rec.failed = err
 	}
 }
 
-// aim points a request at an endpoint of the homeserver. The path is already encoded and
-// goes into the request line as it is.
+// aim sets the URL of a request to an endpoint of the homeserver. The path is already
+// encoded and goes into the request line as it is.
 func (p *Proxy) aim(req *http.Request, path, query string) {
 	req.URL = &url.URL{Scheme: p.base.Scheme, Host: p.base.Host, Opaque: p.prefix + path, RawQuery: query}
 	req.Host = p.base.Host
 }
 
-// upstream is the homeserver as one exchange sees it.
+// upstream is the homeserver for one exchange.
 type upstream struct {
 	p *Proxy
 	q *request
@@ -119,7 +119,7 @@ func (u upstream) Forward(x *interceptors.Exchange) error {
 	return u.p.forward(u.q, req)
 }
 
-// forward passes a request, already aimed, straight through.
+// forward passes a request with its final URL straight through.
 func (p *Proxy) forward(q *request, req *http.Request) error {
 	p.pass[q.route.lane].ServeHTTP(q.w, req)
 	if err := q.w.failed; err != nil {
@@ -146,7 +146,7 @@ func (u upstream) Do(x *interceptors.Exchange, c interceptors.Change) (*http.Res
 	}
 	u.p.aim(req, path, query)
 	for _, name := range [...]string{"Range", "If-Range", "If-None-Match", "If-Modified-Since", "Expect"} {
-		delete(req.Header, name) // they speak of the client's copy, which is not the homeserver's
+		delete(req.Header, name) // they describe the client's copy, which is not the homeserver's
 	}
 	req.Header["Accept-Encoding"] = []string{"identity"}
 	switch {
@@ -167,12 +167,12 @@ func (u upstream) Do(x *interceptors.Exchange, c interceptors.Change) (*http.Res
 		return nil, errors.Join(err, resp.Body.Close())
 	}
 	if u.q.route.ends && resp.StatusCode/100 == 2 {
-		u.p.endSessions(u.q) // before the client hears of it
+		u.p.endSessions(u.q) // before the client gets the answer
 	}
 	return resp, nil
 }
 
-// accept checks a response that a handler will look into.
+// accept checks a response that a handler will read.
 func (u upstream) accept(resp *http.Response) error {
 	endtoend.Remove(resp.Header)
 	if enc := resp.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
@@ -184,7 +184,7 @@ func (u upstream) accept(resp *http.Response) error {
 	return u.p.watch(resp)
 }
 
-// path writes the path of an exchange with its changes.
+// path builds the path of an exchange with its changes.
 func (u upstream) path(x *interceptors.Exchange, c interceptors.Change) (string, error) {
 	pattern := x.Endpoint.Pattern
 	if c.Pattern != "" {
@@ -211,8 +211,8 @@ func (u upstream) Relay(x *interceptors.Exchange, resp *http.Response) error {
 
 var (
 	errClientGone = errors.New("the client is gone")
-	// errBroken is a response that cannot be finished: its connection must break, so
-	// that the client does not take it for whole.
+	// errBroken means that a response cannot be finished: its connection must break, so that
+	// the client does not take it for whole.
 	errBroken = errors.New("the homeserver's answer broke off")
 )
 
@@ -242,7 +242,7 @@ func copyBody(w http.ResponseWriter, resp *http.Response) error {
 	}
 }
 
-// upstreamError says what an error of a round trip means to the client.
+// upstreamError returns the client's error for an error of a round trip.
 func (p *Proxy) upstreamError(err error) error {
 	var own *interceptors.Error
 	var netErr net.Error
@@ -257,7 +257,7 @@ func (p *Proxy) upstreamError(err error) error {
 	return interceptors.Unreachable(scrub(err))
 }
 
-// scrub takes the URL out of an error: it has room IDs and the query.
+// scrub removes the URL from an error: it has room IDs and the query.
 func scrub(err error) error {
 	var withURL *url.Error
 	if errors.As(err, &withURL) {
@@ -266,7 +266,7 @@ func scrub(err error) error {
 	return err
 }
 
-// bufferPool lends the copy buffers of pass-through.
+// bufferPool holds the copy buffers of pass-through.
 type bufferPool struct{ pool sync.Pool }
 
 func (b *bufferPool) Get() []byte {
