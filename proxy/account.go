@@ -125,12 +125,12 @@ type recorder struct {
 	// idle is how long one write may take.
 	idle     time.Duration
 	deadline time.Time
-	// open adds Access-Control-Allow-Origin to an answer without it.
-	open   bool
-	status int
-	bytes  int64
-	// gone reports whether the client did not take a part of the answer.
-	gone bool
+	// allowOrigin adds Access-Control-Allow-Origin to an answer without it.
+	allowOrigin bool
+	status      int
+	bytes       int64
+	// clientGone reports whether the client did not take a part of the answer.
+	clientGone bool
 	// failed is the error of ReverseProxy.
 	failed error
 }
@@ -154,7 +154,7 @@ func (w *recorder) WriteHeader(status int) {
 			return
 		}
 		w.status = status
-		if w.open && len(w.Header()["Access-Control-Allow-Origin"]) == 0 {
+		if w.allowOrigin && len(w.Header()["Access-Control-Allow-Origin"]) == 0 {
 			w.Header().Set("Access-Control-Allow-Origin", "*")
 		}
 	}
@@ -173,7 +173,7 @@ func (w *recorder) Write(b []byte) (int, error) {
 		n, err := w.ResponseWriter.Write(chunk)
 		done += n
 		w.bytes += int64(n)
-		w.gone = w.gone || err != nil
+		w.clientGone = w.clientGone || err != nil
 		if err != nil || done >= len(b) {
 			return done, err //nolint:wrapcheck // an io.Writer passes errors on
 		}

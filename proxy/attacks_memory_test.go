@@ -310,7 +310,7 @@ func TestWhoPaysForABody(t *testing.T) {
 		if test.trusted != "" {
 			g.proxy.trusted = append(g.proxy.trusted, mustPrefix(t, test.trusted))
 		}
-		if got := g.proxy.payer(test.q); got != test.want {
+		if got := g.proxy.memoryOwner(test.q); got != test.want {
 			t.Errorf("%s via %v: %s pays, want %s", test.q.r.RemoteAddr, test.q.r.Header, got, test.want)
 		}
 	}

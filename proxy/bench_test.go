@@ -172,7 +172,7 @@ func BenchmarkJudge(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		q := request{r: r}
-		if err := p.judge(&q); err != nil {
+		if err := p.resolveEndpoint(&q); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -182,18 +182,18 @@ func checkParam(name, value string) error {
 		return errParam
 	}
 	if strings.IndexByte(value, '%') < 0 {
-		return checkLayer(name, value)
+		return checkDecoded(name, value)
 	}
-	for _, layer := range layers(value) {
-		if err := checkLayer(name, layer); err != nil {
+	for _, layer := range decodings(value) {
+		if err := checkDecoded(name, layer); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// checkLayer is like checkParam, for the value after one further decoding.
-func checkLayer(name, value string) error {
+// checkDecoded is like checkParam, for the value after one further decoding.
+func checkDecoded(name, value string) error {
 	slashes := strings.IndexByte(value, '/') >= 0
 	backslashes := strings.IndexByte(value, '\\') >= 0
 	switch name {

@@ -34,7 +34,7 @@ func (p *Proxy) intercept(q *request) error {
 	if err := run(x); err != nil {
 		return err //nolint:wrapcheck // the handler's error is the whole story
 	}
-	if q.route.ends && q.w.status/100 == 2 {
+	if q.route.endsSessions && q.w.status/100 == 2 {
 		p.endSessions(q)
 	}
 	return nil

@@ -222,7 +222,7 @@ func (b *body) Read(p []byte) (int, error) {
 	if int64(len(p)) > b.left+1 {
 		p = p[:b.left+1]
 	}
-	if p, b.err = b.memory.before(p, b.size-b.left, b.size); b.err != nil {
+	if p, b.err = b.memory.fit(p, b.size-b.left, b.size); b.err != nil {
 		return 0, b.err
 	}
 	n, err := b.from.Read(p)
@@ -243,13 +243,13 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// rest is how long the server may wait when it drops a body that nobody has read.
-const rest = 5 * time.Second
+// abandonWait is how long the server may wait when it drops a body that nobody has read.
+const abandonWait = 5 * time.Second
 
 // abandon limits how long the server goes on reading a body that nobody wants.
 func (q *request) abandon() {
 	if q.hasBody && (q.body == nil || !errors.Is(q.body.err, io.EOF) && !errors.Is(q.body.err, errSlowBody)) {
-		_ = q.w.conn.SetReadDeadline(time.Now().Add(rest)) // as above
+		_ = q.w.conn.SetReadDeadline(time.Now().Add(abandonWait)) // as above
 	}
 }
 

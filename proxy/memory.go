@@ -20,15 +20,15 @@ import (
 //   - A refusal is 429 M_LIMIT_EXCEEDED with retry_after_ms, which every client knows and
 //     repeats; nothing of the request has been done.
 
-// keeping is how the handler of a row holds a body. The zero value needs the most memory.
+// bodyUse is how the handler of a row holds a body. The zero value needs the most memory.
 // Without a handler a body streams through and is not held.
-type keeping int
+type bodyUse int
 
 const (
-	// keepsDecoded reads it whole and decodes it in memory.
-	keepsDecoded keeping = iota
-	// keepsSpooled puts it into a spool, which has a budget of its own, and reads it there.
-	keepsSpooled
+	// bodyDecoded reads it whole and decodes it in memory.
+	bodyDecoded bodyUse = iota
+	// bodySpooled puts it into a spool, which has a budget of its own, and reads it there.
+	bodySpooled
 )
 
 // spooledCost is the memory that a spooled body needs, whatever its size: the part of the
@@ -39,25 +39,25 @@ const spooledCost = 4 << 20
 const firstReserve = 16 << 10
 
 // cost returns how much memory a body of the given size needs at most.
-func (k keeping) cost(size int64) int64 {
-	if k == keepsSpooled {
+func (k bodyUse) cost(size int64) int64 {
+	if k == bodySpooled {
 		return spooledCost
 	}
 	return interceptors.DecodingCost(size)
 }
 
-// handling returns the name of how a row holds the body, for the pinned table.
-func (r *route) handling() string {
+// bodyHandling returns the name of how a row holds the body, for the pinned table.
+func (r *route) bodyHandling() string {
 	switch {
 	case r.maxBody == noBody:
 		return "none"
 	case r.run == nil:
 		return "streamed"
 	}
-	switch r.keeps {
-	case keepsSpooled:
+	switch r.bodyUse {
+	case bodySpooled:
 		return "spooled"
-	case keepsDecoded:
+	case bodyDecoded:
 	}
 	return "decoded"
 }
@@ -69,7 +69,7 @@ func checkMemory(rows []*route, l Limits) error {
 		if r.run == nil || r.maxBody == noBody {
 			continue
 		}
-		if r.maxBody == uploadBody || r.keeps.cost(r.maxBody) > min(l.BodyMemory, l.BodyMemoryPerUser) {
+		if r.maxBody == uploadBody || r.bodyUse.cost(r.maxBody) > min(l.BodyMemory, l.BodyMemoryPerUser) {
 			errs = append(errs, fmt.Errorf("%s %s: its body could take more memory than one user may have (limits.body_memory_per_user)", r.method, r.pattern))
 		}
 	}
@@ -80,7 +80,7 @@ func checkMemory(rows []*route, l Limits) error {
 type reservation struct {
 	from  *budget.Budget
 	owner string
-	keeps keeping
+	keeps bodyUse
 	// size is how much of the body may be read, cost the memory reserved for that.
 	size, cost int64
 }
@@ -91,7 +91,7 @@ func (p *Proxy) reserve(q *request) (giveBack func(), err error) {
 	if q.body == nil {
 		return func() {}, nil
 	}
-	r := &reservation{from: p.memory, owner: p.payer(q), keeps: q.route.keeps}
+	r := &reservation{from: p.memory, owner: p.memoryOwner(q), keeps: q.route.bodyUse}
 	size := q.r.ContentLength
 	if size < 0 {
 		size = min(firstReserve, q.body.size)
@@ -118,8 +118,8 @@ func (r *reservation) extend(size, limit int64) error {
 	return nil
 }
 
-// before returns the part of p into which may be read, after got bytes were read.
-func (r *reservation) before(p []byte, got, limit int64) ([]byte, error) {
+// fit returns the part of p into which may be read, after got bytes were read.
+func (r *reservation) fit(p []byte, got, limit int64) ([]byte, error) {
 	if r == nil {
 		return p, nil
 	}
@@ -135,16 +135,16 @@ func (r *reservation) before(p []byte, got, limit int64) ([]byte, error) {
 	return p, nil
 }
 
-// payer returns the name under which memory is reserved: the user, for an application
+// memoryOwner returns the name under which memory is reserved: the user, for an application
 // service its own user, and the client's address if the user is not known.
-func (p *Proxy) payer(q *request) string {
+func (p *Proxy) memoryOwner(q *request) string {
 	switch {
 	case q.asserter != "":
 		return string(q.asserter)
 	case q.who.UserID != "":
 		return string(q.who.UserID)
 	}
-	return network(p.clientAddr(q.r))
+	return networkOf(p.clientAddr(q.r))
 }
 
 // clientAddr returns the address of the client, as far as trusted proxies report it.
@@ -161,8 +161,8 @@ func (p *Proxy) clientAddr(r *http.Request) netip.Addr {
 	return addr
 }
 
-// network returns the addresses that one customer usually has: one of IPv4, 2^64 of IPv6.
-func network(addr netip.Addr) string {
+// networkOf returns the addresses that one customer usually has: one of IPv4, 2^64 of IPv6.
+func networkOf(addr netip.Addr) string {
 	if addr.Is6() {
 		if prefix, err := addr.WithZone("").Prefix(64); err == nil {
 			return prefix.String()

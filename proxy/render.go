@@ -37,7 +37,7 @@ func (p *Proxy) render(q *request, err error) {
 	case p.isDraining(q, err):
 		p.renderDraining(q)
 	default:
-		p.renderError(q, p.public(q, err))
+		p.renderError(q, p.publicError(q, err))
 	}
 }
 
@@ -75,8 +75,8 @@ func (p *Proxy) renderDraining(q *request) {
 	})
 }
 
-// public returns the error that the client gets.
-func (p *Proxy) public(q *request, err error) *interceptors.Error {
+// publicError returns the error that the client gets.
+func (p *Proxy) publicError(q *request, err error) *interceptors.Error {
 	var tooLarge *http.MaxBytesError
 	var known *interceptors.Error
 	switch failure := q.body.failure(); {

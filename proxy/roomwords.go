@@ -10,8 +10,8 @@ import (
 //     it: decoded more than once, with backslashes for slashes, cut off at a semicolon.
 //   - That decides only what is refused. What goes upstream is decoded exactly once.
 
-// layers returns a decoded segment, and the result of every further decoding.
-func layers(value string) []string {
+// decodings returns a decoded segment, and the result of every further decoding.
+func decodings(value string) []string {
 	all := []string{value}
 	for {
 		next := decodeAgain(value)
@@ -47,9 +47,9 @@ func splits(r rune) bool {
 // roomWords records which words about rooms are in the segments of a path.
 type roomWords struct{ inRoom, writes bool }
 
-// see adds one decoded segment.
-func (w *roomWords) see(value string) {
-	for _, layer := range layers(value) {
+// add adds one decoded segment.
+func (w *roomWords) add(value string) {
+	for _, layer := range decodings(value) {
 		for part := range strings.FieldsFuncSeq(layer, splits) {
 			w.inRoom = w.inRoom || strings.EqualFold(part, "rooms") || part[0] == '!'
 			w.writes = w.writes || isWriteWord(part)

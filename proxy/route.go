@@ -51,21 +51,21 @@ type route struct {
 	versions versions
 	// maxBody is the size limit of the request's body in bytes.
 	maxBody int64
-	// keeps is how the handler holds the body; without a handler it streams.
-	keeps keeping
-	lane  lane
-	auth  auth
-	class class
+	// bodyUse is how the handler holds the body; without a handler it streams.
+	bodyUse bodyUse
+	lane    lane
+	auth    auth
+	class   class
 	// handler is the key of the interceptor.
 	handler string
-	// ends reports whether success may end sessions, so cached identities of the user are
+	// endsSessions reports whether success may end sessions, so cached identities of the user are
 	// dropped.
-	ends bool
+	endsSessions bool
 	// bodyAuth reports whether the homeserver authenticates by the body (a password, a refresh
 	// token): a 401 then says nothing of the token in the header.
 	bodyAuth bool
-	// text is the text of a refusal.
-	text string
+	// refusalText is the text of a refusal.
+	refusalText string
 
 	params   []string
 	run      interceptors.Handler
@@ -296,7 +296,7 @@ func (t *target) unlisted(method string, guarded bool) (string, error) {
 		}
 		b = appendSegment(b, value)
 		if i > 1 {
-			words.see(value)
+			words.add(value)
 		}
 	}
 	reads := method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions

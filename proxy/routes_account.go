@@ -11,8 +11,8 @@ func sessionRoutes() []*route {
 		{method: "POST", pattern: client + "/login", versions: vAny, maxBody: sessionBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Login, bodyAuth: true},
 		{method: "POST", pattern: client + "/register", versions: vAny, maxBody: sessionBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Register, bodyAuth: true},
 		{method: "POST", pattern: client + "/refresh", versions: vAny, maxBody: sessionBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Refresh, bodyAuth: true},
-		{method: "POST", pattern: client + "/logout", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Logout, ends: true},
-		{method: "POST", pattern: client + "/logout/all", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.LogoutAll, ends: true},
+		{method: "POST", pattern: client + "/logout", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Logout, endsSessions: true},
+		{method: "POST", pattern: client + "/logout/all", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.LogoutAll, endsSessions: true},
 		{method: "GET", pattern: client + "/login/sso/redirect", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: client + "/login/sso/redirect/{idpId}", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: client + "/login/cas/redirect", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
@@ -32,8 +32,8 @@ func sessionRoutes() []*route {
 func accountRoutes() []*route {
 	return []*route{
 		{method: "GET", pattern: client + "/account/whoami", versions: vAny, lane: laneQuick, class: classOptional, handler: "whoami"},
-		{method: "POST", pattern: client + "/account/password", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Password, ends: true},
-		{method: "POST", pattern: client + "/account/deactivate", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Deactivate, ends: true},
+		{method: "POST", pattern: client + "/account/password", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Password, endsSessions: true},
+		{method: "POST", pattern: client + "/account/deactivate", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Deactivate, endsSessions: true},
 		{method: "POST", pattern: client + "/account/password/email/requestToken", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},
 		{method: "POST", pattern: client + "/account/password/msisdn/requestToken", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},
 		{method: "GET", pattern: client + "/account/3pid", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
@@ -60,8 +60,8 @@ func deviceRoutes() []*route {
 		{method: "GET", pattern: client + "/devices", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: client + "/devices/{deviceId}", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "PUT", pattern: client + "/devices/{deviceId}", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
-		{method: "DELETE", pattern: client + "/devices/{deviceId}", versions: vAny, maxBody: smallBody, lane: laneAuth, class: classIntercept, handler: interceptors.DeleteDevice, ends: true},
-		{method: "POST", pattern: client + "/delete_devices", versions: vAny, maxBody: eventBody, lane: laneAuth, class: classIntercept, handler: interceptors.DeleteDevices, ends: true},
+		{method: "DELETE", pattern: client + "/devices/{deviceId}", versions: vAny, maxBody: smallBody, lane: laneAuth, class: classIntercept, handler: interceptors.DeleteDevice, endsSessions: true},
+		{method: "POST", pattern: client + "/delete_devices", versions: vAny, maxBody: eventBody, lane: laneAuth, class: classIntercept, handler: interceptors.DeleteDevices, endsSessions: true},
 	}
 }
 

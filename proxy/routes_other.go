@@ -15,9 +15,9 @@ func serverRoutes() []*route {
 		// Sync. Sliding sync carries events that would not be decrypted, so clients are made to
 		// use /sync.
 		{method: "GET", pattern: client + "/sync", versions: vAny, lane: lanePoll, class: classIntercept, handler: interceptors.Sync},
-		{method: "POST", pattern: client + "/sync", versions: vAny, class: classRefuse, text: noSliding},
-		{method: "POST", pattern: client + "/org.matrix.simplified_msc3575/sync", versions: vUnstable, class: classRefuse, text: noSliding},
-		{method: "POST", pattern: client + "/org.matrix.msc3575/sync", versions: vUnstable, class: classRefuse, text: noSliding},
+		{method: "POST", pattern: client + "/sync", versions: vAny, class: classRefuse, refusalText: noSliding},
+		{method: "POST", pattern: client + "/org.matrix.simplified_msc3575/sync", versions: vUnstable, class: classRefuse, refusalText: noSliding},
+		{method: "POST", pattern: client + "/org.matrix.msc3575/sync", versions: vUnstable, class: classRefuse, refusalText: noSliding},
 		{method: "GET", pattern: client + "/events", versions: vAny, lane: lanePoll, class: classOptional, handler: interceptors.Events},
 		{method: "GET", pattern: client + "/events/{eventId}", versions: vAny, lane: laneQuick, class: classOptional, handler: interceptors.EventsGet},
 		{method: "GET", pattern: client + "/initialSync", versions: vAny, lane: laneSlow, class: classOptional, handler: interceptors.InitialSync},
@@ -90,7 +90,7 @@ func controlRoutes() []*route {
 		{method: "GET", pattern: own + "/warnings", lane: laneOwn, class: classOwn, handler: interceptors.ControlWarnings},
 		{method: "POST", pattern: own + "/warnings/{warningId}/dismiss", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlDismiss},
 		{method: "POST", pattern: own + "/keys/export", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlExportKeys},
-		{method: "POST", pattern: own + "/keys/import", maxBody: importBody, keeps: keepsSpooled, lane: laneOwn, class: classOwn, handler: interceptors.ControlImportKeys},
+		{method: "POST", pattern: own + "/keys/import", maxBody: importBody, bodyUse: bodySpooled, lane: laneOwn, class: classOwn, handler: interceptors.ControlImportKeys},
 		{method: "POST", pattern: own + "/keys/restore", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlRestoreKeys},
 	}
 }

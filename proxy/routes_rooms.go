@@ -95,9 +95,9 @@ func roomRoutes() []*route {
 // bulkRoutes returns the endpoints that put events into a room in bulk, in clear.
 func bulkRoutes() []*route {
 	return []*route{
-		{method: "POST", pattern: rooms + "/batch_send", versions: vAny, class: classRefuse, text: "Sending events in batches is not possible through this proxy."},
-		{method: "POST", pattern: "/_matrix/client/{version}/org.matrix.msc2716/rooms/{roomId}/batch_send", versions: vUnstable, class: classRefuse, text: "Sending events in batches is not possible through this proxy."},
-		{method: "POST", pattern: "/_matrix/client/{version}/com.beeper.backfill/rooms/{roomId}/batch_send", versions: vUnstable, class: classRefuse, text: "Sending events in batches is not possible through this proxy."},
-		{method: "POST", pattern: rooms + "/import", versions: vAny, class: classRefuse, text: "Importing events is not possible through this proxy."},
+		{method: "POST", pattern: rooms + "/batch_send", versions: vAny, class: classRefuse, refusalText: "Sending events in batches is not possible through this proxy."},
+		{method: "POST", pattern: "/_matrix/client/{version}/org.matrix.msc2716/rooms/{roomId}/batch_send", versions: vUnstable, class: classRefuse, refusalText: "Sending events in batches is not possible through this proxy."},
+		{method: "POST", pattern: "/_matrix/client/{version}/com.beeper.backfill/rooms/{roomId}/batch_send", versions: vUnstable, class: classRefuse, refusalText: "Sending events in batches is not possible through this proxy."},
+		{method: "POST", pattern: rooms + "/import", versions: vAny, class: classRefuse, refusalText: "Importing events is not possible through this proxy."},
 	}
 }

@@ -154,7 +154,7 @@ func TestAnswersThatMoveAreLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const idle = time.Minute
 		out, in := io.Pipe()
-		body := &moving{ReadCloser: out, idle: idle, left: 2 * idle}
+		body := &progressBody{ReadCloser: out, idle: idle, left: 2 * idle}
 		buf := make([]byte, 64<<10)
 		for range 8 {
 			piece := make([]byte, 32*minRate) // as much as half of its pause needs

@@ -50,18 +50,18 @@ func (p *Proxy) openUpstream(caFile string, w Waits) error {
 	for l := range lanes {
 		switch l {
 		case laneQuick, laneSend, laneAuth, laneOwn:
-			p.trips[l] = &mover{quick, idle}
+			p.trips[l] = &progressTransport{quick, idle}
 		case laneSlow, laneMedia:
-			p.trips[l] = &mover{slow, idle}
+			p.trips[l] = &progressTransport{slow, idle}
 		case lanePoll:
-			p.trips[l] = &poller{to: &mover{parked, idle}, draining: p.draining, grace: w.Poll}
+			p.trips[l] = &pollTransport{to: &progressTransport{parked, idle}, draining: p.draining, grace: w.Poll}
 		case lanes:
 		}
 		p.pass[l] = &httputil.ReverseProxy{
 			Rewrite:        p.rewrite,
 			Transport:      p.trips[l],
 			BufferPool:     buffers,
-			ModifyResponse: p.watch,
+			ModifyResponse: p.checkUnauthorized,
 			ErrorHandler:   noteError,
 			ErrorLog:       p.discard,
 		}
@@ -92,9 +92,9 @@ func noteError(w http.ResponseWriter, _ *http.Request, err error) {
 	}
 }
 
-// aim sets the URL of a request to an endpoint of the homeserver. The path is already
+// setTarget sets the URL of a request to an endpoint of the homeserver. The path is already
 // encoded and goes into the request line as it is.
-func (p *Proxy) aim(req *http.Request, path, query string) {
+func (p *Proxy) setTarget(req *http.Request, path, query string) {
 	req.URL = &url.URL{Scheme: p.base.Scheme, Host: p.base.Host, Opaque: p.prefix + path, RawQuery: query}
 	req.Host = p.base.Host
 }
@@ -115,7 +115,7 @@ func (u upstream) Forward(x *interceptors.Exchange) error {
 	}
 	// A shallow copy: the handler's request keeps its URL.
 	req := x.Request.WithContext(x.Request.Context())
-	u.p.aim(req, path, x.Request.URL.RawQuery)
+	u.p.setTarget(req, path, x.Request.URL.RawQuery)
 	return u.p.forward(u.q, req)
 }
 
@@ -144,7 +144,7 @@ func (u upstream) Do(x *interceptors.Exchange, c interceptors.Change) (*http.Res
 	if c.Query != nil {
 		query = c.Query.Encode()
 	}
-	u.p.aim(req, path, query)
+	u.p.setTarget(req, path, query)
 	for _, name := range [...]string{"Range", "If-Range", "If-None-Match", "If-Modified-Since", "Expect"} {
 		delete(req.Header, name) // they describe the client's copy, which is not the homeserver's
 	}
@@ -166,7 +166,7 @@ func (u upstream) Do(x *interceptors.Exchange, c interceptors.Change) (*http.Res
 	if err := u.accept(resp); err != nil {
 		return nil, errors.Join(err, resp.Body.Close())
 	}
-	if u.q.route.ends && resp.StatusCode/100 == 2 {
+	if u.q.route.endsSessions && resp.StatusCode/100 == 2 {
 		u.p.endSessions(u.q) // before the client gets the answer
 	}
 	return resp, nil
@@ -181,7 +181,7 @@ func (u upstream) accept(resp *http.Response) error {
 	if u.q.route.bodyAuth {
 		return nil
 	}
-	return u.p.watch(resp)
+	return u.p.checkUnauthorized(resp)
 }
 
 // path builds the path of an exchange with its changes.
@@ -252,13 +252,13 @@ func (p *Proxy) upstreamError(err error) error {
 	case errors.Is(err, errDraining), errors.Is(err, errEndSession), errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
-		return interceptors.TimedOut(scrub(err))
+		return interceptors.TimedOut(withoutURL(err))
 	}
-	return interceptors.Unreachable(scrub(err))
+	return interceptors.Unreachable(withoutURL(err))
 }
 
-// scrub removes the URL from an error: it has room IDs and the query.
-func scrub(err error) error {
+// withoutURL removes the URL from an error: it has room IDs and the query.
+func withoutURL(err error) error {
 	var withURL *url.Error
 	if errors.As(err, &withURL) {
 		return withURL.Err
