@@ -13,7 +13,7 @@ import (
 //go:embed settings.go
 var settingsSource string
 
-// docComments are the doc comments of the settings, by "Type.Field".
+// docComments returns the doc comments of the settings, by "Type.Field".
 func docComments() map[string]string {
 	docs := make(map[string]string)
 	// The source is this package's own, so it parses; a test checks that nothing is missing.
@@ -38,8 +38,8 @@ func docComments() map[string]string {
 	return docs
 }
 
-// Example is a commented YAML file with every setting. Only the homeserver is set;
-// all others are commented out and show their defaults.
+// Example returns a commented YAML file with every setting. Only the homeserver is set; all
+// others are commented out and show their defaults.
 func Example() []byte {
 	w := &exampleWriter{docs: docComments()}
 	w.line("# Settings of e2ee-proxy. What is commented out shows the default.")
@@ -84,7 +84,7 @@ func (w *exampleWriter) group(v reflect.Value, indent string) {
 	}
 }
 
-// exampleLine is a setting with its default, or with what it may look like.
+// exampleLine returns a setting with its default, or with what it may look like.
 func exampleLine(key string, v reflect.Value) string {
 	switch text := showValue(v); {
 	case isSecret(v.Type()):
@@ -100,7 +100,7 @@ func exampleLine(key string, v reflect.Value) string {
 	}
 }
 
-// Markdown is the reference of all settings, as kept in docs/configuration.md.
+// Markdown returns the reference of all settings, as kept in docs/configuration.md.
 func Markdown() []byte {
 	w := &exampleWriter{docs: docComments()}
 	w.line(markdownHead)

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Bootstrap says who creates a missing identity.
+// Bootstrap is who creates a missing identity.
 type Bootstrap int
 
 // The ways to bootstrap.
@@ -57,7 +57,7 @@ const (
 	SwitchOff
 )
 
-// Acknowledge says who acknowledges changes of never-verified identities.
+// Acknowledge is who acknowledges changes of never-verified identities.
 type Acknowledge int
 
 // The ways to acknowledge. The zero value leaves it to the owner.
@@ -66,16 +66,17 @@ const (
 	AcknowledgeAutomatic
 )
 
-// SecretRequests says what becomes of the secrets that the user's other devices ask for.
+// SecretRequests is the treatment of requests for secrets by the user's other devices.
 type SecretRequests int
 
-// What becomes of requests for secrets. Even the zero value gives to confirmed devices only.
+// The treatments of requests for secrets. Even the zero value sends them to confirmed
+// devices only.
 const (
 	SecretRequestsAnswer SecretRequests = iota
 	SecretRequestsIgnore
 )
 
-// Mode says how strictly a rule is applied. The zero value enforces.
+// Mode is how strictly a rule is applied. The zero value enforces.
 type Mode int
 
 // The modes.
@@ -85,47 +86,47 @@ const (
 	Off
 )
 
-// PlainInEncrypted says what becomes of clear events in encrypted rooms.
+// PlainInEncrypted is the treatment of clear events in encrypted rooms.
 type PlainInEncrypted int
 
-// What becomes of clear events in encrypted rooms.
+// The treatments of clear events in encrypted rooms.
 const (
 	PlainMark PlainInEncrypted = iota
 	PlainWithhold
 )
 
-// NativeClearText says what becomes of clear text into encrypted rooms from devices that
+// NativeClearText is the treatment of clear text into encrypted rooms from devices that
 // have keys of their own. The zero value refuses it.
 type NativeClearText int
 
-// What becomes of clear text from devices that have keys of their own.
+// The treatments of clear text from devices that have keys of their own.
 const (
 	NativeRefuse NativeClearText = iota
 	NativePass
 )
 
-// Unproven says what becomes of events whose key came without proof of its sender.
+// Unproven is the treatment of events whose key came without proof of its sender.
 type Unproven int
 
-// What becomes of events whose key came without proof of its sender.
+// The treatments of events whose key came without proof of its sender.
 const (
 	UnprovenShow Unproven = iota
 	UnprovenWithhold
 )
 
-// Withheld says what a client sees of a message that was held back.
+// Withheld is what a client sees of a withheld message.
 type Withheld int
 
-// What a client sees of a message that was held back.
+// What a client sees of a withheld message.
 const (
 	WithheldPlaceholder Withheld = iota
 	WithheldHide
 )
 
-// Undecryptable says what a client is shown of an event that cannot be read yet.
+// Undecryptable is what a client sees of an event that cannot be decrypted yet.
 type Undecryptable int
 
-// What a client is shown of an event that cannot be read yet.
+// What a client sees of an event that cannot be decrypted yet.
 const (
 	UndecryptableHold Undecryptable = iota
 	UndecryptablePlaceholder
@@ -147,43 +148,43 @@ func (Unproven) words() []string         { return []string{"show", "withhold"} }
 func (Withheld) words() []string         { return []string{"placeholder", "hide"} }
 func (Undecryptable) words() []string    { return []string{"hold", "placeholder", "event"} }
 
-// String is the word used in the configuration.
+// String returns the word used in the configuration.
 func (e Bootstrap) String() string { return word(e, int(e)) }
 
-// String is the word used in the configuration.
+// String returns the word used in the configuration.
 func (e LogLevel) String() string { return word(e, int(e)) }
 
-// String is the word used in the configuration.
+// String returns the word used in the configuration.
 func (e LogFormat) String() string { return word(e, int(e)) }
 
-// String is the word used in the configuration.
+// String returns the word used in the configuration.
 func (r Requirement) String() string { return word(r, int(r)) }
 
-// String is the word used in the configuration.
+// String returns the word used in the configuration.
 func (e Switch) String() string { return word(e, int(e)) }
 
-// String is the word used in the configuration.
+// String returns the word used in the configuration.
 func (e Acknowledge) String() string { return word(e, int(e)) }
 
-// String is the word used in the configuration.
+// String returns the word used in the configuration.
 func (e SecretRequests) String() string { return word(e, int(e)) }
 
-// String is the word used in the configuration.
+// String returns the word used in the configuration.
 func (e Mode) String() string { return word(e, int(e)) }
 
-// String is the word used in the configuration.
+// String returns the word used in the configuration.
 func (e PlainInEncrypted) String() string { return word(e, int(e)) }
 
-// String is the word used in the configuration.
+// String returns the word used in the configuration.
 func (e NativeClearText) String() string { return word(e, int(e)) }
 
-// String is the word used in the configuration.
+// String returns the word used in the configuration.
 func (e Unproven) String() string { return word(e, int(e)) }
 
-// String is the word used in the configuration.
+// String returns the word used in the configuration.
 func (e Withheld) String() string { return word(e, int(e)) }
 
-// String is the word used in the configuration.
+// String returns the word used in the configuration.
 func (e Undecryptable) String() string { return word(e, int(e)) }
 
 // UnmarshalText accepts the words of the enumeration only.
@@ -225,10 +226,10 @@ func (e *Withheld) UnmarshalText(b []byte) error { return choose(e, b) }
 // UnmarshalText accepts the words of the enumeration only.
 func (e *Undecryptable) UnmarshalText(b []byte) error { return choose(e, b) }
 
-// worded is an enumeration that knows its words.
+// worded is an enumeration with a word for each constant.
 type worded interface{ words() []string }
 
-// wordsOf gives the words of an enumeration, or of one that may be left out; nil for
+// wordsOf returns the words of an enumeration, or of one that may be left out; nil for
 // everything else.
 func wordsOf(t reflect.Type) []string {
 	if t.Kind() == reflect.Pointer {
@@ -248,7 +249,7 @@ func word(e worded, i int) string {
 	return w[i]
 }
 
-// choose sets e to the constant whose word b is.
+// choose sets e to the constant with the word b.
 func choose[E interface {
 	~int
 	worded

@@ -11,7 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// Flags are the settings given on the command line.
+// Flags are the settings in the command line.
 type Flags struct{ given []givenFlag }
 
 type givenFlag struct {
@@ -21,10 +21,10 @@ type givenFlag struct {
 	file    bool
 }
 
-// Register adds a flag for every setting to a flag set: --log-level for log.level.
-// Secrets have only --NAME-file, since other users of the machine can read arguments,
-// and settings with secrets in them have none.
-// Mistakes in the values are reported by [Load], with everybody else's.
+// Register adds a flag for every setting to a flag set: --log-level for log.level. Secrets
+// have only --NAME-file, since other users of the machine can read arguments, and settings
+// with secrets in them have none. Mistakes in the values are reported by [Load], with all
+// others.
 func (f *Flags) Register(fs *flag.FlagSet) {
 	docs, defaults := docComments(), reflect.ValueOf(Default())
 	for _, s := range settings() {
@@ -43,8 +43,8 @@ func (f *Flags) Register(fs *flag.FlagSet) {
 	}
 }
 
-// flagValue is the flag of one setting. Beside what package flag asks of a value it says
-// what may be given, and what holds when nothing is.
+// flagValue is the flag of one setting. It has a kind and a default beside the methods of
+// flag.Value.
 type flagValue struct {
 	to       *Flags
 	name     string
@@ -53,13 +53,13 @@ type flagValue struct {
 	standard string
 }
 
-// String implements flag.Value, which asks zero values for it too.
+// String implements flag.Value. Package flag calls it on zero values too.
 func (v *flagValue) String() string { return v.standard }
 
-// IsBoolFlag lets the name alone stand for true.
+// IsBoolFlag lets the name alone mean true.
 func (v *flagValue) IsBoolFlag() bool { return v.setting.typ.Kind() == reflect.Bool }
 
-// Set notes the value for [Load].
+// Set stores the value for [Load].
 func (v *flagValue) Set(value string) error {
 	if v.file && value == "" {
 		return errors.New("needs the path of a file")
@@ -68,7 +68,7 @@ func (v *flagValue) Set(value string) error {
 	return nil
 }
 
-// Kind says what can be given: every word of an enumeration, or the kind of value.
+// Kind returns the possible values: every word of an enumeration, or the kind of value.
 func (v *flagValue) Kind() string {
 	if v.file {
 		return "FILE"
@@ -76,7 +76,7 @@ func (v *flagValue) Kind() string {
 	return v.setting.kind()
 }
 
-// Default says what holds without the flag.
+// Default returns the value without the flag.
 func (v *flagValue) Default() string {
 	switch {
 	case v.standard != "":
@@ -87,7 +87,7 @@ func (v *flagValue) Default() string {
 	return "default: none"
 }
 
-// kind says what values a setting takes.
+// kind returns the kind of a setting's values.
 func (s setting) kind() string {
 	if words := wordsOf(s.typ); len(words) > 0 {
 		return strings.Join(words, "|")

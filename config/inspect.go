@@ -14,11 +14,11 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// Inspection has [Load] look at what the settings name as well, which `config check` does:
-// whether recovery keys are typed right, whether folders are there, and who else may write
-// to files and folders. It changes nothing, and talks to nobody.
+// Inspection makes [Load] check what the settings name as well, as `config check` does:
+// whether recovery keys have the right checksum, whether folders exist, and who else may
+// write to files and folders. It changes nothing, and talks to nobody.
 type Inspection struct {
-	// RecoveryKey reports whether a recovery key is one: its checksum fits.
+	// RecoveryKey reports whether a recovery key's checksum is right.
 	RecoveryKey func(secret.String) bool
 }
 
@@ -52,11 +52,12 @@ func (l *loader) inspect(c *Config, i Inspection) {
 	}
 }
 
-// guarded reports what everybody on the machine could replace: whoever writes to a file with
-// a secret, or to its folder, chooses the secret. In a sticky folder only owners replace.
+// guarded reports files that everybody on the machine could replace: whoever can write to a
+// file with a secret, or to its folder, chooses the secret. In a sticky folder only owners
+// can replace files.
 func (l *loader) guarded(f namedFile) {
 	info, err := os.Stat(f.file)
-	if err != nil || runtime.GOOS == "windows" { // what cannot be read was reported; there are no such modes there
+	if err != nil || runtime.GOOS == "windows" { // unreadable files are reported elsewhere; Windows has no such modes
 		return
 	}
 	mode := info.Mode()
@@ -65,8 +66,8 @@ func (l *loader) guarded(f namedFile) {
 	}
 }
 
-// dataFolder looks at the folder of the database and the master key, or, when it is still to
-// be made, at the one in which it will be.
+// dataFolder checks the folder of the database and the master key or, if it does not exist
+// yet, its parent.
 func (l *loader) dataFolder(folder string) {
 	if folder == "" || l.reported("data") {
 		return
@@ -92,7 +93,8 @@ func (l *loader) dataFolder(folder string) {
 	}
 }
 
-// masterKeyFile looks at the generated key, if there is one: serve refuses one that others may read.
+// masterKeyFile checks the generated key, if there is one: serve refuses one that others
+// may read.
 func (l *loader) masterKeyFile(file string) {
 	info, err := os.Stat(file)
 	if err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&groupOrOthersAccess != 0 {
@@ -100,7 +102,7 @@ func (l *loader) masterKeyFile(file string) {
 	}
 }
 
-// databaseFolder looks at the folder of an SQLite database, which must be there.
+// databaseFolder checks the folder of an SQLite database, which must exist.
 func (l *loader) databaseFolder(folder string) {
 	info, err := os.Stat(folder)
 	switch {

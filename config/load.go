@@ -16,17 +16,17 @@ import (
 // maxFile is the largest file that is read: configuration, secrets.
 const maxFile = 1 << 20
 
-// Sources is where settings come from, least important first.
+// Sources are the places where settings come from, least important first.
 type Sources struct {
-	// File is the path of the YAML file. Empty: what E2EE_PROXY_CONFIG names, if anything.
+	// File is the path of the YAML file. Empty: that of E2EE_PROXY_CONFIG, if set.
 	File string
-	// Environ is the environment, as os.Environ gives it.
+	// Environ is the environment, as returned by os.Environ.
 	Environ []string
-	// Flags are the flags that were given; see [Flags].
+	// Flags are the flags of the command line; see [Flags].
 	Flags *Flags
-	// Offline is for commands that only look at the database: no homeserver is needed.
+	// Offline is for commands that only read the database: no homeserver is needed.
 	Offline bool
-	// Inspect, when not nil, has a look at what the settings name too.
+	// Inspect, when not nil, also checks what the settings name.
 	Inspect *Inspection
 }
 
@@ -88,7 +88,8 @@ func (l *loader) readFile(path string) {
 	}
 }
 
-// readEnviron sets what E2EE_PROXY_NAME gives, or the file that E2EE_PROXY_NAME_FILE names.
+// readEnviron sets values from E2EE_PROXY_NAME, or from the file that E2EE_PROXY_NAME_FILE
+// names.
 func (l *loader) readEnviron(environ []string) {
 	byName := make(map[string]setting)
 	names := make([]string, 0)
@@ -126,9 +127,8 @@ func (l *loader) readEnviron(environ []string) {
 	}
 }
 
-// notOurs reports whether a variable with our prefix is not meant as a setting:
-// --config's own, those that Kubernetes sets for a service named e2ee-proxy, and those
-// of this project's tests.
+// notOurs reports whether a variable with our prefix is no setting: --config's own, those
+// that Kubernetes sets for a service named e2ee-proxy, and those of this project's tests.
 func notOurs(name string) bool {
 	rest := strings.TrimPrefix(name, envPrefix)
 	return rest == "CONFIG" || rest == "PORT" || rest == "REQUIRE_ALL" ||
@@ -181,7 +181,7 @@ func (l *loader) setText(source string, s setting, text string) {
 	}
 }
 
-// readSmall reads a file that holds one value, without the line end after it.
+// readSmall reads a file with one value, without the line end after it.
 func readSmall(path string) (string, error) {
 	b, err := readRaw(path)
 	return strings.TrimRight(string(b), "\r\n"), err
@@ -205,7 +205,7 @@ func readRaw(path string) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// reason is the error without the operation and the path, which the caller names.
+// reason returns the error without the operation and the path, which the caller names.
 func reason(err error) error {
 	if p := (*fs.PathError)(nil); errors.As(err, &p) {
 		return p.Err

@@ -16,7 +16,7 @@ import (
 
 const testKey = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
-// write puts text into a file of the test's own and gives its path.
+// write puts text into a file of the test's own and returns its path.
 func write(t *testing.T, name, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
@@ -51,7 +51,7 @@ func mustLoad(t *testing.T, yaml string, environ []string, args ...string) *Conf
 	return cfg
 }
 
-// problems gives the lines of the error with the test's own directories cut off.
+// problems returns the lines of the error with the test's own directories cut off.
 func problems(t *testing.T, err error) []string {
 	t.Helper()
 	var bad *Error

@@ -32,7 +32,7 @@ func (p Problem) String() string {
 	return b.String()
 }
 
-// Error is every mistake in the configuration, in the order of the sources.
+// Error holds every mistake in the configuration, in the order of the sources.
 type Error struct{ Problems []Problem }
 
 // Error lists all problems, one per line.

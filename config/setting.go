@@ -14,15 +14,15 @@ import (
 
 const envPrefix = "E2EE_PROXY_"
 
-// setting is one leaf of [Config]: what can be set by one variable or one flag. Lists
-// and maps are leaves; in a variable or a flag their value is written in YAML.
+// setting is one leaf of [Config]: what one variable or one flag sets. Lists and maps are
+// leaves; in a variable or a flag their value is written in YAML.
 type setting struct {
 	path  string // "log.level"
 	owner string // name of the struct type, for its doc comment
 	field string // name of the field, for its doc comment
 	index []int  // of the field in Config, for reflect
 	typ   reflect.Type
-	// kindTag names what a text is: a path, an address.
+	// kindTag names the kind of a text: a path, an address.
 	kindTag string
 }
 
@@ -40,7 +40,7 @@ func (s setting) hasFlag() bool {
 	return k != reflect.Map && (k != reflect.Slice || !isGroup(s.typ.Elem()))
 }
 
-// settings lists every leaf of Config in the order of the struct.
+// settings returns every leaf of Config in the order of the struct.
 func settings() []setting { return leaves(reflect.TypeFor[Config](), "", nil) }
 
 func leaves(t reflect.Type, prefix string, index []int) []setting {
@@ -63,9 +63,9 @@ func isGroup(t reflect.Type) bool {
 	return t.Kind() == reflect.Struct && !reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
 }
 
-// isSecret reports whether values of t must never be shown. They can be given as a
-// file in YAML (NAME_file) and on the command line, where nothing else is allowed:
-// other users of the machine can read arguments.
+// isSecret reports whether values of t must never be shown. They can be given as a file in
+// YAML (NAME_file), and on the command line only so: other users of the machine can read
+// arguments.
 func isSecret(t reflect.Type) bool {
 	return t == reflect.TypeFor[secret.String]() || t == reflect.TypeFor[Key]()
 }
@@ -124,8 +124,8 @@ func setScalar(v reflect.Value, text string) error {
 	return nil
 }
 
-// showValue is the value as it is written in YAML; empty for a zero list, map,
-// secret or pointer.
+// showValue returns the value as it is written in YAML; empty for a zero list, map, secret
+// or pointer.
 func showValue(v reflect.Value) string {
 	if isSecret(v.Type()) {
 		return ""
@@ -145,7 +145,7 @@ func showValue(v reflect.Value) string {
 	return fmt.Sprint(v.Interface())
 }
 
-// shortDuration is 10m instead of 10m0s.
+// shortDuration returns 10m instead of 10m0s.
 func shortDuration(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
@@ -157,7 +157,7 @@ func shortDuration(d time.Duration) string {
 	return s
 }
 
-// Nearest is the candidate that a misspelt name probably meant; empty if none is near.
+// Nearest returns the candidate that a misspelt name probably meant; empty if none is near.
 func Nearest(name string, candidates []string) string {
 	best, limit := "", 1+len(name)/4
 	for _, c := range candidates {
@@ -168,7 +168,7 @@ func Nearest(name string, candidates []string) string {
 	return best
 }
 
-// distance is the Levenshtein distance of two names.
+// distance returns the Levenshtein distance of two names.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

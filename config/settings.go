@@ -75,7 +75,7 @@ type Config struct {
 	TrustCache TrustCache `yaml:"trust_cache"`
 }
 
-// Database says where keys and sessions are stored.
+// Database is where keys and sessions are stored.
 type Database struct {
 	// postgres://… for PostgreSQL, or sqlite:PATH. Empty: SQLite in e2ee-proxy.db under
 	// the data directory. PostgreSQL needs master_key.key to be set.
@@ -120,7 +120,7 @@ type Upstream struct {
 	SyncTimeout time.Duration `yaml:"sync_timeout"`
 }
 
-// Limits is what one client, or all together, may use.
+// Limits are the limits for one client, or all together.
 type Limits struct {
 	// Largest media upload. Larger ones get 413 M_TOO_LARGE; the homeserver has a limit of
 	// its own.
@@ -179,7 +179,7 @@ type Limits struct {
 	DrainTimeout time.Duration `yaml:"drain_timeout"`
 }
 
-// Log says what is logged.
+// Log configures logging.
 type Log struct {
 	// debug, info, warn or error.
 	Level LogLevel `yaml:"level"`
@@ -188,7 +188,7 @@ type Log struct {
 	Format LogFormat `yaml:"format"`
 }
 
-// AccountDefaults is what holds for every account.
+// AccountDefaults are the settings for every account.
 type AccountDefaults struct {
 	// Whether a device must be signed by its owner's digital identity before it may send
 	// encrypted messages. Others hide messages of devices that are not, so false only
@@ -204,7 +204,7 @@ type AccountDefaults struct {
 	SecretRequests SecretRequests `yaml:"secret_requests"`
 }
 
-// Account is what holds for one account.
+// Account holds the settings of one account.
 type Account struct {
 	// The account's recovery key (secret storage key). With it the proxy's device signs
 	// itself and reads the key backup with nobody present.
@@ -227,7 +227,7 @@ type Account struct {
 	Notices *Switch `yaml:"notices"`
 }
 
-// Clients says what clients are shown.
+// Clients configures what clients see.
 type Clients struct {
 	// Whether clients see that a room is encrypted. Some that know nothing of encryption
 	// refuse to send when they do.
@@ -250,7 +250,7 @@ type Clients struct {
 	KeyWait time.Duration `yaml:"key_wait"`
 }
 
-// Policy says how strictly the rules of MSC4153 are applied.
+// Policy is how strictly the rules of MSC4153 are applied.
 type Policy struct {
 	// Sending: keys go to confirmed devices only, and a changed identity blocks.
 	Send Rollout `yaml:"send"`
@@ -286,7 +286,7 @@ type Policy struct {
 	Withheld Withheld `yaml:"withheld"`
 }
 
-// Rollout says how strictly one direction is handled, and from when on.
+// Rollout is how strictly one direction is handled, and from when on.
 type Rollout struct {
 	// enforce: the rule holds. warn: everything is done as without the rule, but what it
 	// would have done is shown and counted; nothing is refused by it. off: the rule is not
@@ -299,14 +299,14 @@ type Rollout struct {
 	EnforceFrom Date `yaml:"enforce_from"`
 }
 
-// TrustCache says what is kept in memory about other users.
+// TrustCache configures what is kept in memory about other users.
 type TrustCache struct {
 	// Users kept in memory, with their identities and devices, for all accounts together: a
 	// few kilobytes each. Of the others the database is asked.
 	Users int `yaml:"users"`
 }
 
-// Default is the configuration when nothing is set. Only the homeserver is missing.
+// Default returns the configuration when nothing is set. Only the homeserver is missing.
 func Default() Config {
 	return Config{
 		Listen:    "127.0.0.1:8009",
@@ -358,7 +358,7 @@ func (c *Config) NoticesHidden(user id.UserID) bool {
 	return c.Clients.HideWarnings
 }
 
-// At is the mode in force at a time: warn becomes enforce at the date that was set.
+// At returns the mode in force at a time: warn becomes enforce at the date that was set.
 func (r Rollout) At(now time.Time) Mode {
 	if r.Mode == Warn && !r.EnforceFrom.IsZero() && !now.Before(r.EnforceFrom.Time) {
 		return Enforce

@@ -13,7 +13,7 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// validate checks what no single value shows. It changes nothing.
+// validate checks what involves more than the type of one value. It changes nothing.
 func (l *loader) validate(c *Config, offline bool) {
 	if _, set := l.origin["homeserver"]; c.Homeserver.IsZero() && !l.reported("homeserver") && !offline {
 		what := "is missing"
@@ -44,7 +44,7 @@ func (l *loader) validate(c *Config, offline bool) {
 	l.positive("trust_cache.users", int64(c.TrustCache.Users))
 }
 
-// maxKeyWait is how long clients may be made to wait for keys: some give up soon after.
+// maxKeyWait is the longest time that clients may wait for keys: some time out soon after.
 const maxKeyWait = 30 * time.Second
 
 func (l *loader) clients(c Clients) {
@@ -150,7 +150,7 @@ func (l *loader) limits(u Upstream, m Limits) {
 	}
 }
 
-// minBodyMemory is what a user needs for the largest request that is taken apart.
+// minBodyMemory is what a user needs for the largest request that is decoded.
 const minBodyMemory Size = 16 << 20
 
 // share checks that one user gets no more than there is for all.

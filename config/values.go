@@ -10,8 +10,8 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// valueError says what is wrong with a value and what to do. Its texts never contain
-// the value of a secret.
+// valueError is the error of a value, with what to do. Its texts never contain the value of
+// a secret.
 type valueError struct{ what, do string }
 
 func (e *valueError) Error() string { return e.what + "; " + e.do }
@@ -19,13 +19,13 @@ func (e *valueError) Error() string { return e.what + "; " + e.do }
 // URL is an absolute http or https URL without user, query and fragment.
 type URL struct{ u url.URL }
 
-// URL gives a copy that can be changed. Its path does not end in a slash.
+// URL returns a copy that can be changed. Its path does not end in a slash.
 func (u URL) URL() *url.URL { c := u.u; return &c }
 
 // IsZero reports whether no URL was set.
 func (u URL) IsZero() bool { return u.u.Host == "" }
 
-// String is the URL as text; empty when there is none.
+// String returns the URL as text; empty when there is none.
 func (u URL) String() string { return u.u.String() }
 
 // UnmarshalText accepts absolute http and https URLs only. An empty text clears.
@@ -51,7 +51,7 @@ func (u *URL) UnmarshalText(b []byte) error {
 // Size is a number of bytes.
 type Size int64
 
-// String is the size in the largest unit that fits without a remainder.
+// String returns the size in the largest unit that fits without a remainder.
 func (s Size) String() string {
 	for _, u := range []struct {
 		name string
@@ -84,7 +84,8 @@ func (s *Size) UnmarshalText(b []byte) error {
 // Date is a point in time, written as a day or with the time of day.
 type Date struct{ time.Time }
 
-// String is the day, or the time when it is not midnight UTC; empty when there is none.
+// String returns the day, or the time when it is not midnight UTC; empty when there is
+// none.
 func (d Date) String() string {
 	switch {
 	case d.IsZero():

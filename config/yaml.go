@@ -14,17 +14,16 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// decoder puts YAML into settings and collects every problem it meets. Unknown and
-// repeated keys are problems: it is stricter than yaml's own KnownFields, which stops
-// giving columns and paths.
+// decoder puts YAML into settings and collects every problem. Unknown and repeated keys are
+// problems: it is stricter than yaml's own KnownFields, and reports columns and paths.
 type decoder struct {
 	source   string
 	files    func(path string) (string, error)
 	problems *[]Problem
 	named    *[]namedFile
-	// origin remembers where each path was set.
+	// origin is where each path was set.
 	origin map[string]string
-	// lines says whether positions within the source mean something to its reader.
+	// lines reports whether line numbers of the source mean something to its reader.
 	lines bool
 }
 
@@ -39,7 +38,8 @@ func (d *decoder) where(n *yaml.Node) string {
 	return fmt.Sprintf("%s:%d:%d", d.source, n.Line, n.Column)
 }
 
-// parse reads exactly one YAML document. It gives nil for an empty one, or after a problem.
+// parse reads exactly one YAML document. It returns nil for an empty one, or after a
+// problem.
 func (d *decoder) parse(text []byte) *yaml.Node {
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)

@@ -21,12 +21,12 @@ type requestID struct {
 
 func (id requestID) String() string { return id.prefix + "-" + strconv.FormatUint(id.n, 36) }
 
-// account writes the one log line of a request and counts it. The line has the route's
-// pattern, and of the user a hash; never a path, a query, a token or a body.
+// account logs a request in one line and counts it. The line has the route's pattern, and a
+// hash of the user; never a path, a query, a token or a body.
 func (p *Proxy) account(q *request) {
 	status := q.w.status
 	if status == 0 {
-		status = http.StatusOK // the server says so for a handler that wrote nothing
+		status = http.StatusOK // net/http sends 200 for a handler that wrote nothing
 	}
 	took := time.Since(q.started)
 	route := q.route
@@ -49,7 +49,7 @@ func (p *Proxy) account(q *request) {
 	}
 	switch {
 	case q.err == nil:
-	case status == statusClientGone: // every client does that at times, and nothing has failed
+	case status == statusClientGone: // clients do that all the time, and nothing has failed
 		event = event.Str("reason", "the client left")
 	default:
 		event = event.AnErr("error", q.err)
@@ -57,7 +57,7 @@ func (p *Proxy) account(q *request) {
 	event.Msg("request")
 }
 
-// methodName bounds what a client can put into a label.
+// methodName returns a method for a label, so that clients cannot choose labels.
 func methodName(method string) string {
 	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodPatch, http.MethodOptions:
@@ -66,12 +66,13 @@ func methodName(method string) string {
 	return "other"
 }
 
-// durationBuckets are the bounds in seconds that docs/gateway.md reads: quick, noticeable,
-// slow, and beyond what clients wait for. A histogram by route had 3,300 lines that nobody
-// read; how long one route takes is in the log.
+// durationBuckets returns the bounds in seconds that docs/gateway.md uses: quick,
+// noticeable, slow, and longer than clients wait. The duration of a single route is in the
+// log: a histogram by route had 3,300 lines that nobody read.
 func durationBuckets() []float64 { return []float64{.01, .1, .5, 1, 5, 30} }
 
-// metrics are what the proxy counts. Labels are routes, methods, statuses and lanes only.
+// metrics are the counters of the proxy. Labels are routes, methods, statuses and lanes
+// only.
 type metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
@@ -116,7 +117,7 @@ func newMetrics(reg prometheus.Registerer, limits *limiter, memory *budget.Budge
 	return m, nil
 }
 
-// recorder is the response writer that the steps see. It notes what was sent, moves the
+// recorder is the response writer of the steps. It records what was sent, moves the
 // connection's write deadline along with the progress, and lets browsers read answers.
 type recorder struct {
 	http.ResponseWriter
@@ -124,17 +125,17 @@ type recorder struct {
 	// idle is how long one write may take.
 	idle     time.Duration
 	deadline time.Time
-	// open adds Access-Control-Allow-Origin to an answer that lacks it.
-	open   bool
-	status int
-	bytes  int64
-	// gone says that the client did not take a piece of the answer.
-	gone bool
-	// failed is what ReverseProxy could not do.
+	// allowOrigin adds Access-Control-Allow-Origin to an answer without it.
+	allowOrigin bool
+	status      int
+	bytes       int64
+	// clientGone reports whether the client did not take a part of the answer.
+	clientGone bool
+	// failed is the error of ReverseProxy.
 	failed error
 }
 
-// writeChunk is how much has to go out within one idle time, in bytes.
+// writeChunk is how much has to be sent within one idle time, in bytes.
 const writeChunk = 64 << 10
 
 func newRecorder(w http.ResponseWriter, idle time.Duration, now time.Time) *recorder {
@@ -153,7 +154,7 @@ func (w *recorder) WriteHeader(status int) {
 			return
 		}
 		w.status = status
-		if w.open && len(w.Header()["Access-Control-Allow-Origin"]) == 0 {
+		if w.allowOrigin && len(w.Header()["Access-Control-Allow-Origin"]) == 0 {
 			w.Header().Set("Access-Control-Allow-Origin", "*")
 		}
 	}
@@ -172,15 +173,15 @@ func (w *recorder) Write(b []byte) (int, error) {
 		n, err := w.ResponseWriter.Write(chunk)
 		done += n
 		w.bytes += int64(n)
-		w.gone = w.gone || err != nil
+		w.clientGone = w.clientGone || err != nil
 		if err != nil || done >= len(b) {
 			return done, err //nolint:wrapcheck // an io.Writer passes errors on
 		}
 	}
 }
 
-// extend moves the write deadline. It is cheap to call: the connection is only told
-// when a tenth of the time has passed.
+// extend moves the write deadline. It is cheap: the connection is only told when a tenth of
+// the time has passed.
 func (w *recorder) extend(now time.Time) {
 	if at := now.Add(w.idle); at.Sub(w.deadline) > w.idle/10 {
 		w.deadline = at

@@ -71,7 +71,8 @@ func memoryRig(t *testing.T, change func(*Options)) (g *rig, arrived chan string
 	return g, arrived, release
 }
 
-// newRoom is a body for createRoom of the given size, with about as many values as it may have.
+// newRoom returns a body for createRoom of the given size, with about as many values as it
+// may have.
 func newRoom(size int) string {
 	var b strings.Builder
 	b.WriteString(`{"initial_state":[`)
@@ -117,7 +118,7 @@ func (g *rig) createRoom(token, body string, chunked bool) <-chan answer {
 	return got
 }
 
-// memoryUse is what lives on the heap, and what the process has taken for it.
+// memoryUse returns what lives on the heap, and what the process has taken for it.
 func memoryUse() (live, mapped int64) {
 	runtime.GC()
 	s := []runtimemetrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
@@ -309,7 +310,7 @@ func TestWhoPaysForABody(t *testing.T) {
 		if test.trusted != "" {
 			g.proxy.trusted = append(g.proxy.trusted, mustPrefix(t, test.trusted))
 		}
-		if got := g.proxy.payer(test.q); got != test.want {
+		if got := g.proxy.memoryOwner(test.q); got != test.want {
 			t.Errorf("%s via %v: %s pays, want %s", test.q.r.RemoteAddr, test.q.r.Header, got, test.want)
 		}
 	}

@@ -41,7 +41,7 @@ func quietUpstream(b *testing.B) *url.URL {
 	return base
 }
 
-// tunedReverseProxy is the reference.
+// tunedReverseProxy returns the reference.
 func tunedReverseProxy(b *testing.B, base *url.URL) http.Handler {
 	transport, err := NewTransport("", time.Second, 0, time.Minute)
 	if err != nil {
@@ -172,7 +172,7 @@ func BenchmarkJudge(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		q := request{r: r}
-		if err := p.judge(&q); err != nil {
+		if err := p.resolveEndpoint(&q); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -233,7 +233,7 @@ func park(b *testing.B, target string, front func(*url.URL) http.Handler) {
 	}
 }
 
-// memory is what the process uses after a collection: heap and stacks.
+// memory returns what the process uses after a collection: heap and stacks.
 func memory() uint64 {
 	runtime.GC()
 	runtime.GC()

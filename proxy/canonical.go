@@ -8,17 +8,17 @@ import (
 
 // Rules of this file:
 //   - A target is judged from the bytes of the request line, decoded exactly once.
-//   - What could mean one endpoint to us and another one to the homeserver, or to
-//     something between, is refused: empty and dot segments, encoded letters where a
-//     fixed word belongs, matrix parameters, control characters, broken escapes.
-//   - What goes upstream is written anew by appendSegment.
+//   - What could mean one endpoint here and another one to the homeserver, or to something
+//     between, is refused: empty and dot segments, encoded letters where a fixed word
+//     belongs, matrix parameters, control characters, broken escapes.
+//   - What goes upstream is rebuilt by appendSegment.
 
 const (
 	maxPathBytes = 16 << 10
 	maxSegments  = 24
 	maxParams    = 8
-	// versionMark stands for the version segment in patterns and in split paths. A
-	// client cannot send it: braces are not allowed in a path.
+	// versionMark stands for the version segment in patterns and in split paths. A client
+	// cannot send it: braces are not allowed in a path.
 	versionMark = "{version}"
 )
 
@@ -36,17 +36,17 @@ var (
 
 // target is a split request target. Its segments are still encoded.
 type target struct {
-	// version is the API version of a /_matrix/client or /_matrix/media path, empty
-	// when it has none that is known; its segment is then versionMark.
+	// version is the API version of a /_matrix/client or /_matrix/media path, empty when it
+	// has no known one; its segment is then versionMark.
 	version string
 	segs    [maxSegments]string
 	n       int
-	// plainEscapes says that a character which needs no encoding was encoded.
+	// plainEscapes reports whether a character which needs no encoding was encoded.
 	plainEscapes bool
 	query        string
 }
 
-// segments gives the segments after the leading slash.
+// segments returns the segments after the leading slash.
 func (t *target) segments() []string { return t.segs[:t.n] }
 
 // parse splits the target of a request line ("/path?query").
@@ -82,8 +82,8 @@ func (t *target) parse(requestURI string) error {
 	return nil
 }
 
-// checkBytes lets through what RFC 3986 allows in a path, but for ";", and bytes of
-// non-ASCII characters, which some clients do not encode.
+// checkBytes accepts the characters that RFC 3986 allows in a path, except ";", and bytes
+// of non-ASCII characters, which some clients do not encode.
 func (t *target) checkBytes(path string) error {
 	for i := 0; i < len(path); i++ {
 		c := path[i]
@@ -105,7 +105,7 @@ func (t *target) checkBytes(path string) error {
 	return nil
 }
 
-// takeVersion recognizes the version segment; "api/v1" are two.
+// takeVersion recognizes the version segment; "api/v1" is two segments.
 func (t *target) takeVersion() {
 	if t.n < 3 || t.segs[0] != "_matrix" || t.segs[1] != "client" && t.segs[1] != "media" {
 		return
@@ -123,7 +123,7 @@ func (t *target) takeVersion() {
 	}
 }
 
-// isDots reports whether a segment is "." or "..", however it is encoded.
+// isDots reports whether a segment is "." or "..", however encoded.
 func isDots(seg string) bool {
 	if len(seg) > 6 || seg == "" {
 		return false
@@ -142,7 +142,7 @@ func isDots(seg string) bool {
 	return dots <= 2
 }
 
-// decode decodes a segment exactly once. Its escapes are known to be well-formed.
+// decode decodes a segment exactly once. Its escapes are known to be valid.
 func decode(seg string) (string, error) {
 	out := seg
 	if strings.IndexByte(seg, '%') >= 0 {
@@ -168,8 +168,8 @@ func decode(seg string) (string, error) {
 	return out, nil
 }
 
-// checkParam refuses values which something between us and the homeserver that decodes
-// too much could turn into another endpoint. Slashes are allowed where identifiers may
+// checkParam refuses values that software between the proxy and the homeserver could turn
+// into another endpoint by decoding too often. Slashes are allowed where identifiers may
 // have them (user IDs, aliases, event IDs of room version 3, state keys).
 func checkParam(name, value string) error {
 	if value == "" {
@@ -182,18 +182,18 @@ func checkParam(name, value string) error {
 		return errParam
 	}
 	if strings.IndexByte(value, '%') < 0 {
-		return checkLayer(name, value)
+		return checkDecoded(name, value)
 	}
-	for _, layer := range layers(value) {
-		if err := checkLayer(name, layer); err != nil {
+	for _, layer := range decodings(value) {
+		if err := checkDecoded(name, layer); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// checkLayer is checkParam for a value as it is after one decoding.
-func checkLayer(name, value string) error {
+// checkDecoded is like checkParam, for the value after one further decoding.
+func checkDecoded(name, value string) error {
 	slashes := strings.IndexByte(value, '/') >= 0
 	backslashes := strings.IndexByte(value, '\\') >= 0
 	switch name {
@@ -223,8 +223,7 @@ func checkLayer(name, value string) error {
 	return nil
 }
 
-// appendSegment writes a decoded segment; everything but RFC 3986's unreserved
-// characters is encoded.
+// appendSegment encodes a decoded segment: everything but RFC 3986's unreserved characters.
 func appendSegment(b []byte, s string) []byte {
 	const digits = "0123456789ABCDEF"
 	for i := 0; i < len(s); i++ {

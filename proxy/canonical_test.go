@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// resolve is what steps 3 and 4 make of a request line: the row, whether it goes to a
+// resolve returns what steps 3 and 4 make of a request line: the row, whether it goes to a
 // handler, and the path that goes upstream.
 func resolve(tab *table, method, requestURI string) (r *route, upstream string, err error) {
 	var t target

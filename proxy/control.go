@@ -7,13 +7,13 @@ import (
 	"e2ee-proxy/interceptors"
 )
 
-// own reports whether a target is in the part of the URL space that is the proxy's own.
-// Nothing of it ever goes to the homeserver.
-func (t *target) own() bool { return t.segs[0] == "_e2ee_proxy" }
+// isControl reports whether a target is one of the proxy's own. None of them ever goes to the
+// homeserver.
+func (t *target) isControl() bool { return t.segs[0] == "_e2ee_proxy" }
 
-// ownPath writes a path of the control API that no row fits anew. What has no canonical
-// form is no path of it.
-func (t *target) ownPath() (string, error) {
+// controlPath rebuilds a path of the control API that matches no row. A path without a
+// canonical form is not found.
+func (t *target) controlPath() (string, error) {
 	if t.plainEscapes {
 		return "", errNotHere
 	}
@@ -31,10 +31,10 @@ func (t *target) ownPath() (string, error) {
 	return string(b), nil
 }
 
-// noCall refuses what no row of the control API fits: the API itself says whether it is
-// the path or the method.
-func (p *Proxy) noCall(q *request, t *target) error {
-	path, err := t.ownPath()
+// unknownCall handles a request for the control API that matches no row: the API itself answers
+// whether the path or the method is wrong.
+func (p *Proxy) unknownCall(q *request, t *target) error {
+	path, err := t.controlPath()
 	if err != nil || p.noControl == nil {
 		return refusal(errNotHere)
 	}

@@ -29,7 +29,7 @@ func TestIdentityLetsGoWhoLeaves(t *testing.T) {
 		impatient, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
 		start := time.Now()
-		if who, err := c.of(impatient, credentials{token: "alice"}); !errors.Is(err, context.DeadlineExceeded) || who.UserID != "" {
+		if who, err := c.owner(impatient, credentials{token: "alice"}); !errors.Is(err, context.DeadlineExceeded) || who.UserID != "" {
 			t.Errorf("the one that leaves got %v, %v", who, err)
 		}
 		if took := time.Since(start); took != time.Millisecond {
@@ -39,7 +39,7 @@ func TestIdentityLetsGoWhoLeaves(t *testing.T) {
 		if !answered {
 			t.Error("the look-up was not waited for")
 		}
-		if who, err := c.of(t.Context(), credentials{token: "alice"}); err != nil || who.UserID != "@alice:hs" || asked != 1 {
+		if who, err := c.owner(t.Context(), credentials{token: "alice"}); err != nil || who.UserID != "@alice:hs" || asked != 1 {
 			t.Errorf("the next one got %v, %v, asked %d times", who, err, asked)
 		}
 	})
@@ -59,7 +59,7 @@ func TestIdentityPanicIsAnErrorForAll(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 10 {
 			wg.Go(func() {
-				who, err := c.of(t.Context(), credentials{token: "syt_alice"})
+				who, err := c.owner(t.Context(), credentials{token: "syt_alice"})
 				if !errors.Is(err, errNoWhoami) || who.UserID != "" {
 					t.Errorf("let in %v, %v", who, err)
 					return
@@ -70,8 +70,8 @@ func TestIdentityPanicIsAnErrorForAll(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if asked != 1 || len(c.flying) != 0 {
-			t.Errorf("asked %d times, %d in flight", asked, len(c.flying))
+		if asked != 1 || len(c.lookingUp) != 0 {
+			t.Errorf("asked %d times, %d in flight", asked, len(c.lookingUp))
 		}
 	})
 }
@@ -91,7 +91,7 @@ func TestIdentityFlightsOfDifferentSubjects(t *testing.T) {
 			{token: "as", device: "@ab:hsC"}, {token: "as", user: "1", device: ":"}, {token: "as", user: "1:"},
 		} {
 			wg.Go(func() {
-				if who, err := c.of(t.Context(), cred); err != nil || string(who.UserID) != cred.user || string(who.DeviceID) != cred.device {
+				if who, err := c.owner(t.Context(), cred); err != nil || string(who.UserID) != cred.user || string(who.DeviceID) != cred.device {
 					t.Errorf("%s/%s got %s/%s, %v", cred.user, cred.device, who.UserID, who.DeviceID, err)
 				}
 			})

@@ -11,10 +11,10 @@ import (
 
 var errUpgrade = errors.New("protocol upgrade is not supported")
 
-// cleanHeader brings a request's header into the form in which it is judged and sent
-// upstream, so that both see the same: hop-by-hop fields and what Connection names are
-// dropped first, then every field that claims something about the client or changes
-// the request's target, unless the peer is trusted to say it.
+// cleanHeader normalizes a request's header before it is judged and sent upstream, so that
+// both see the same: hop-by-hop fields and those that Connection names are removed first,
+// then every field that claims something about the client or changes the request's target,
+// unless the peer is trusted.
 func cleanHeader(h http.Header, trusted bool) error {
 	if _, ok := h["Upgrade"]; ok && strings.EqualFold(strings.TrimSpace(h.Get("Upgrade")), "websocket") {
 		return errUpgrade
@@ -34,14 +34,14 @@ func cleanHeader(h http.Header, trusted bool) error {
 		if strings.HasPrefix(name, "X-Forwarded-") && !trusted {
 			delete(h, name)
 		} else if strings.ContainsAny(name, "_.") {
-			// X_Forwarded_For or Remote.User reads as the real name to some software.
+			// Some software reads X_Forwarded_For or Remote.User as the real name.
 			delete(h, name)
 		}
 	}
 	return nil
 }
 
-// peer gives the address of the connection's other end.
+// peer returns the address of the connection's other end.
 func peer(r *http.Request) netip.Addr {
 	ap, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
@@ -59,8 +59,8 @@ func (p *Proxy) isTrusted(addr netip.Addr) bool {
 	return false
 }
 
-// setForwardedFor appends the peer to X-Forwarded-For, which cleanHeader has left only
-// if the peer may say it.
+// setForwardedFor appends the peer to X-Forwarded-For, which cleanHeader has kept only from
+// a trusted peer.
 func setForwardedFor(h http.Header, addr netip.Addr) {
 	if !addr.IsValid() {
 		return

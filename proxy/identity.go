@@ -22,7 +22,8 @@ import (
 )
 
 const (
-	// maxIdentityAge is how long a confirmed token is believed (issue: at most 60 s).
+	// maxIdentityAge is how long a confirmed token is believed: at most 60 s
+	// (docs/architecture.md, "One request").
 	maxIdentityAge = 60 * time.Second
 	// maxAsserted is how many asserted identities are kept for one token.
 	maxAsserted = 4096
@@ -32,28 +33,29 @@ const (
 	whoamiTimeout = 15 * time.Second
 )
 
-// asserted is whom a request acts as besides its token (application services).
-type asserted struct{ user, device string }
+// assertedIdentity is the user and device that a request acts as, if not its token's (application
+// services).
+type assertedIdentity struct{ user, device string }
 
-// identities finds out who owns an access token and remembers it for a short time,
-// under a keyed hash of the token. What the homeserver refuses is not remembered.
+// identities finds the owners of access tokens and caches them for a short time, under a
+// keyed hash of the token. What the homeserver refuses is not cached.
 type identities struct {
 	hash func([]byte) [32]byte
 	ttl  time.Duration
 	now  func() time.Time
-	// ask is one /account/whoami.
+	// ask calls /account/whoami.
 	ask func(ctx context.Context, c credentials) (interceptors.Identity, error)
 	// count counts look-ups by their result.
 	count func(result string)
 
-	flights singleflight.Group // one look-up at a time for each subject
+	flights singleflight.Group // one look-up at a time for each lookUpKey
 	waiting sync.WaitGroup     // the goroutines that make or await look-ups
 
 	mu    sync.Mutex
-	known *lru.Cache[[32]byte, map[asserted]confirmed]
-	// flying are the look-ups under way, and whether their answer is out of date before it
-	// has come: the token was dropped meanwhile.
-	flying map[subject]bool
+	known *lru.Cache[[32]byte, map[assertedIdentity]confirmed]
+	// lookingUp are the look-ups under way. The value reports whether the answer is already out
+	// of date, because the token was dropped meanwhile.
+	lookingUp map[lookUpKey]bool
 }
 
 // confirmed is an identity without its token.
@@ -64,30 +66,31 @@ type confirmed struct {
 	until  time.Time
 }
 
-// subject is whom a look-up is about.
-type subject struct {
+// lookUpKey is the token, and whom it acts as, that a look-up is about.
+type lookUpKey struct {
 	token [32]byte
-	as    asserted
+	as    assertedIdentity
 }
 
-// String tells subjects apart: the hash has a fixed length, and the length of the user is said.
-func (s subject) String() string {
+// String returns a different text for each key: the hash has a fixed length, and the
+// length of the user is included.
+func (s lookUpKey) String() string {
 	return string(s.token[:]) + strconv.Itoa(len(s.as.user)) + ":" + s.as.user + s.as.device
 }
 
 func newIdentities(hash func([]byte) [32]byte, size int, ttl time.Duration, ask func(context.Context, credentials) (interceptors.Identity, error)) (*identities, error) {
-	known, err := lru.New[[32]byte, map[asserted]confirmed](size)
+	known, err := lru.New[[32]byte, map[assertedIdentity]confirmed](size)
 	if err != nil {
 		return nil, fmt.Errorf("make the identity cache: %w", err)
 	}
-	return &identities{hash: hash, ttl: ttl, now: time.Now, ask: ask, known: known, flying: make(map[subject]bool), count: func(string) {}}, nil
+	return &identities{hash: hash, ttl: ttl, now: time.Now, ask: ask, known: known, lookingUp: make(map[lookUpKey]bool), count: func(string) {}}, nil
 }
 
-// of returns the owner of a token. The error is the homeserver's refusal, or that it
-// could not be asked; either way there is no identity. Whoever leaves while the homeserver
-// is asked does not take the answer from the others.
-func (c *identities) of(ctx context.Context, cred credentials) (interceptors.Identity, error) {
-	of := subject{c.hash([]byte(cred.token)), asserted{cred.user, cred.device}}
+// owner returns the owner of a token. The error is the homeserver's refusal, or that it could
+// not be asked; either way there is no identity. A caller that gives up does not cancel the
+// look-up for the others.
+func (c *identities) owner(ctx context.Context, cred credentials) (interceptors.Identity, error) {
+	of := lookUpKey{c.hash([]byte(cred.token)), assertedIdentity{cred.user, cred.device}}
 	if who, ok := c.cached(of, cred.token); ok {
 		return who, nil
 	}
@@ -97,7 +100,7 @@ func (c *identities) of(ctx context.Context, cred credentials) (interceptors.Ide
 	}
 	answers := make(chan answer, 1)
 	lasting := context.WithoutCancel(ctx)
-	// DoChan would start a goroutine that nobody could wait for, since it does not tell who
+	// DoChan would start a goroutine that nobody could wait for, since it does not report who
 	// was first.
 	c.waiting.Go(func() {
 		found, err, _ := c.flights.Do(of.String(), func() (any, error) { return c.lookUp(lasting, of, cred) })
@@ -115,11 +118,11 @@ func (c *identities) of(ctx context.Context, cred credentials) (interceptors.Ide
 	}
 }
 
-// wait returns when no look-up is under way any more. Nobody may begin another meanwhile.
+// wait returns when no look-up is under way. No other may begin meanwhile.
 func (c *identities) wait() { c.waiting.Wait() }
 
-// cached returns what is known of a subject.
-func (c *identities) cached(of subject, token string) (interceptors.Identity, bool) {
+// cached returns the cached identity of a key.
+func (c *identities) cached(of lookUpKey, token string) (interceptors.Identity, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	all, _ := c.known.Get(of.token)
@@ -130,12 +133,12 @@ func (c *identities) cached(of subject, token string) (interceptors.Identity, bo
 	return interceptors.Identity{}, false
 }
 
-// errNoWhoami is a look-up without a result: nobody is let in.
+// errNoWhoami means that a look-up has no result: the request is refused.
 var errNoWhoami = errors.New("whoami was not answered")
 
-// lookUp asks the homeserver for everybody who waits. A bug below it is an error for all of
-// them: singleflight would end the process where nobody recovers.
-func (c *identities) lookUp(ctx context.Context, of subject, cred credentials) (who interceptors.Identity, err error) {
+// lookUp asks the homeserver on behalf of all who wait. A panic below it is an error for
+// all of them: singleflight would end the process, because nobody could recover.
+func (c *identities) lookUp(ctx context.Context, of lookUpKey, cred credentials) (who interceptors.Identity, err error) {
 	if who, ok := c.cached(of, cred.token); ok { // an earlier look-up has just answered
 		return who, nil
 	}
@@ -143,19 +146,19 @@ func (c *identities) lookUp(ctx context.Context, of subject, cred credentials) (
 	defer cancel()
 	started := c.now()
 	c.mu.Lock()
-	c.flying[of] = false
+	c.lookingUp[of] = false
 	c.mu.Unlock()
 	defer func() {
 		if v := recover(); v != nil {
-			// Its value could hold anything, so only its type and place are told.
+			// Its value could hold anything, so only its type and place are in the error.
 			who, err = interceptors.Identity{}, fmt.Errorf("%w: panic with a %T at %s", errNoWhoami, v, debug.Stack())
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if err == nil && !c.flying[of] {
+		if err == nil && !c.lookingUp[of] {
 			c.remember(of, who, started.Add(c.ttl))
 		}
-		delete(c.flying, of)
+		delete(c.lookingUp, of)
 	}()
 	who, err = c.ask(asking, cred)
 	var said *interceptors.Error
@@ -170,24 +173,24 @@ func (c *identities) lookUp(ctx context.Context, of subject, cred credentials) (
 	return who, err
 }
 
-func (c *identities) remember(of subject, who interceptors.Identity, until time.Time) {
+func (c *identities) remember(of lookUpKey, who interceptors.Identity, until time.Time) {
 	all, ok := c.known.Get(of.token)
 	if !ok || len(all) >= maxAsserted {
-		all = make(map[asserted]confirmed, 1)
+		all = make(map[assertedIdentity]confirmed, 1)
 		c.known.Add(of.token, all)
 	}
 	all[of.as] = confirmed{who.UserID, who.DeviceID, who.Guest, until}
 }
 
-// drop forgets a token and gives the identities it was last known to have, without
-// their tokens. Look-ups in flight will not be remembered.
+// drop removes a token from the cache and returns its last known identities, without their
+// tokens. Look-ups in flight will not be cached.
 func (c *identities) drop(token string) []interceptors.Identity {
 	hash := c.hash([]byte(token))
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for of := range c.flying {
+	for of := range c.lookingUp {
 		if of.token == hash {
-			c.flying[of] = true
+			c.lookingUp[of] = true
 		}
 	}
 	all, _ := c.known.Peek(hash)
@@ -199,12 +202,12 @@ func (c *identities) drop(token string) []interceptors.Identity {
 	return last
 }
 
-// dropUser forgets every token of a user.
+// dropUser removes every token of a user from the cache.
 func (c *identities) dropUser(user id.UserID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for of := range c.flying {
-		c.flying[of] = true
+	for of := range c.lookingUp {
+		c.lookingUp[of] = true
 	}
 	for _, hash := range c.known.Keys() {
 		all, _ := c.known.Peek(hash)
@@ -235,7 +238,7 @@ func (p *Proxy) whoami(ctx context.Context, c credentials) (interceptors.Identit
 	if err != nil {
 		return interceptors.Identity{}, fmt.Errorf("make a whoami request: %w", err)
 	}
-	p.aim(req, "/_matrix/client/v3/account/whoami", query.Encode())
+	p.setTarget(req, "/_matrix/client/v3/account/whoami", query.Encode())
 	req.Header.Set("Authorization", "Bearer "+c.token)
 	req.Header.Set("Accept-Encoding", "identity")
 	resp, err := p.trips[laneQuick].RoundTrip(req)
@@ -243,7 +246,7 @@ func (p *Proxy) whoami(ctx context.Context, c credentials) (interceptors.Identit
 		return interceptors.Identity{}, fmt.Errorf("whoami: %w", p.upstreamError(err))
 	}
 	defer resp.Body.Close() //nolint:errcheck // nothing was written
-	if err := p.watch(resp); err != nil {
+	if err := p.checkUnauthorized(resp); err != nil {
 		return interceptors.Identity{}, fmt.Errorf("whoami: %w", err)
 	}
 	return readWhoami(resp, c.token)
@@ -278,14 +281,14 @@ func readWhoami(resp *http.Response, token string) (interceptors.Identity, error
 	}, nil
 }
 
-// errEndSession keeps a failure of the engine apart from those of the homeserver.
+// errEndSession marks an error of the engine, as opposed to one of the homeserver.
 var errEndSession = errors.New("end a session")
 
-// watch looks at a response for signs that the token is no longer good: on any 401 it is
-// forgotten at once, so that the next request asks who it belongs to, and on M_UNKNOWN_TOKEN
-// the engine is told, which asks whether it is true before it destroys anything (requirement
-// 22.1). The body can still be read from its beginning.
-func (p *Proxy) watch(resp *http.Response) error {
+// checkUnauthorized checks a response for signs that the token is no longer valid: on any 401 it is
+// dropped at once, so that the next request asks for its owner, and on M_UNKNOWN_TOKEN the
+// engine is called, which checks that before it deletes anything (requirement 22.1). The
+// body can still be read from its beginning.
+func (p *Proxy) checkUnauthorized(resp *http.Response) error {
 	if resp.StatusCode != http.StatusUnauthorized {
 		return nil
 	}
@@ -295,12 +298,12 @@ func (p *Proxy) watch(resp *http.Response) error {
 	}
 	owners := p.identities.drop(token)
 	start, err := io.ReadAll(io.LimitReader(resp.Body, maxWhoami))
-	resp.Body = &replayed{start: start, rest: resp.Body, err: err}
+	resp.Body = &replayBody{start: start, rest: resp.Body, err: err}
 	var said struct {
 		ErrCode    string `json:"errcode"`
 		SoftLogout bool   `json:"soft_logout"`
 	}
-	// A body that is not JSON, or compressed, tells nothing; the next whoami will.
+	// A body that is not JSON, or compressed, says nothing; the next whoami will.
 	if json.Unmarshal(start, &said) != nil || said.ErrCode != interceptors.CodeUnknownToken || p.onUnknownToken == nil {
 		return nil
 	}
@@ -316,14 +319,14 @@ func (p *Proxy) watch(resp *http.Response) error {
 	return errors.Join(errs...)
 }
 
-// replayed is a body whose start has been read.
-type replayed struct {
+// replayBody is a body whose start was read and is read again.
+type replayBody struct {
 	start []byte
 	rest  io.ReadCloser
 	err   error
 }
 
-func (r *replayed) Read(p []byte) (int, error) {
+func (r *replayBody) Read(p []byte) (int, error) {
 	if len(r.start) > 0 {
 		n := copy(p, r.start)
 		r.start = r.start[n:]
@@ -335,4 +338,4 @@ func (r *replayed) Read(p []byte) (int, error) {
 	return r.rest.Read(p)
 }
 
-func (r *replayed) Close() error { return r.rest.Close() }
+func (r *replayBody) Close() error { return r.rest.Close() }

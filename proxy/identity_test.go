@@ -20,7 +20,7 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// seenBy gives a handler that keeps the identities it was called with.
+// seenBy returns a handler that keeps the identities it was called with.
 func seenBy(to *[]interceptors.Identity) interceptors.Handler {
 	var mu sync.Mutex
 	return func(x *interceptors.Exchange) error {
@@ -75,7 +75,7 @@ func TestIdentityIsBelievedForAMinute(t *testing.T) {
 			return alice(), nil
 		})
 		lookUp := func() {
-			if who, err := c.of(t.Context(), credentials{token: "alice"}); err != nil || who.UserID != "@alice:hs" {
+			if who, err := c.owner(t.Context(), credentials{token: "alice"}); err != nil || who.UserID != "@alice:hs" {
 				t.Errorf("got %v, %v", who, err)
 			}
 		}
@@ -110,18 +110,18 @@ func TestIdentityLooksUpOnce(t *testing.T) {
 		})
 		first, leave := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
-		wg.Go(func() { _, _ = c.of(first, credentials{token: "alice"}) })
+		wg.Go(func() { _, _ = c.owner(first, credentials{token: "alice"}) })
 		synctest.Wait()
 		for range 99 {
 			wg.Go(func() {
-				if who, err := c.of(t.Context(), credentials{token: "alice"}); err != nil || who.UserID != "@alice:hs" {
+				if who, err := c.owner(t.Context(), credentials{token: "alice"}); err != nil || who.UserID != "@alice:hs" {
 					t.Errorf("got %v, %v", who, err)
 				}
 			})
 		}
 		impatient, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		if _, err := c.of(impatient, credentials{token: "alice"}); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := c.owner(impatient, credentials{token: "alice"}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("one that does not wait got %v", err)
 		}
 		leave()
@@ -149,7 +149,7 @@ func TestIdentityDroppedInFlightIsNotKept(t *testing.T) {
 			return alice(), nil
 		})
 		for range 3 {
-			if _, err := c.of(t.Context(), credentials{token: "alice"}); err != nil {
+			if _, err := c.owner(t.Context(), credentials{token: "alice"}); err != nil {
 				t.Error(err)
 			}
 		}
@@ -173,13 +173,13 @@ func TestIdentityRemembersNoFailure(t *testing.T) {
 	for range 3 {
 		func() {
 			defer func() { _ = recover() }()
-			if who, err := c.of(t.Context(), credentials{token: "x"}); err == nil {
+			if who, err := c.owner(t.Context(), credentials{token: "x"}); err == nil {
 				t.Errorf("let in %v", who)
 			}
 		}()
 	}
-	if asked != 3 || len(c.flying) != 0 {
-		t.Errorf("asked %d times, %d in flight", asked, len(c.flying))
+	if asked != 3 || len(c.lookingUp) != 0 {
+		t.Errorf("asked %d times, %d in flight", asked, len(c.lookingUp))
 	}
 }
 
@@ -190,12 +190,12 @@ func TestIdentityCacheIsBounded(t *testing.T) {
 		return interceptors.Identity{UserID: id.UserID(cred.user)}, nil
 	})
 	for i := range 3 * maxAsserted {
-		if _, err := c.of(t.Context(), credentials{token: "as", user: fmt.Sprintf("@u%d:hs", i)}); err != nil {
+		if _, err := c.owner(t.Context(), credentials{token: "as", user: fmt.Sprintf("@u%d:hs", i)}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for i := range 100 {
-		if _, err := c.of(t.Context(), credentials{token: fmt.Sprint(i)}); err != nil {
+		if _, err := c.owner(t.Context(), credentials{token: fmt.Sprint(i)}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -12,7 +12,7 @@ func (p *Proxy) intercept(q *request) error {
 	ctx := p.log.With().Str("request_id", q.id.String()).Str("route", q.route.pattern).Logger().WithContext(q.r.Context())
 	r := q.r.WithContext(ctx)
 	if r.Method == http.MethodHead {
-		r.Method = http.MethodGet // the server drops the body of the answer
+		r.Method = http.MethodGet // the server omits the body of the answer
 	}
 	r.URL = &url.URL{Opaque: q.path, RawQuery: q.query}
 	params := make(map[string]string, len(q.route.params))
@@ -34,14 +34,14 @@ func (p *Proxy) intercept(q *request) error {
 	if err := run(x); err != nil {
 		return err //nolint:wrapcheck // the handler's error is the whole story
 	}
-	if q.route.ends && q.w.status/100 == 2 {
+	if q.route.endsSessions && q.w.status/100 == 2 {
 		p.endSessions(q)
 	}
 	return nil
 }
 
 // namesNotice reports whether the path names a notice of the proxy, or its sender, which
-// nobody but the proxy knows of.
+// only the proxy knows.
 func (q *request) namesNotice() bool {
 	if q.route.class == classOwn {
 		return false
@@ -54,7 +54,8 @@ func (q *request) namesNotice() bool {
 	return false
 }
 
-// endSessions forgets what is cached of a user some of whose sessions have just ended.
+// endSessions drops the cached tokens of a user after some of the user's sessions have
+// ended.
 func (p *Proxy) endSessions(q *request) {
 	if q.who.UserID != "" {
 		p.identities.dropUser(q.who.UserID)

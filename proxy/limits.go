@@ -11,22 +11,22 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// Body limits of the route table, in bytes. An event is at most 64 KiB (Client-Server
-// API, "Size limits"), but white space and escapes count here. Bodies that a handler takes
-// apart are small; large ones are streamed or spooled.
+// Body limits of the route table, in bytes. An event is at most 64 KiB (Client-Server API,
+// "Size limits"), but white space and escapes count here. Bodies that a handler decodes are
+// small; large ones are streamed or spooled.
 const (
 	noBody      = 0
-	sessionBody = 16 << 10 // a login, from whomever
+	sessionBody = 16 << 10 // a login, from anybody
 	smallBody   = 64 << 10
 	eventBody   = 256 << 10
 	roomBody    = 1 << 20  // a new room with the events of its first state
-	largeBody   = 16 << 20 // straight through only
-	importBody  = 80 << 20 // a file of exported keys, as JSON
+	largeBody   = 16 << 20 // streamed only
+	importBody  = 80 << 20 // a key export file, as JSON
 	uploadBody  = -1       // Limits.MaxUpload
 )
 
-// lane is a concurrency class: requests that wait for the same kind of thing. How long
-// the homeserver may take for the first byte of its answer goes with it.
+// lane is a class of requests with a common limit: requests that wait for the same kind of
+// thing. It also decides how long the homeserver may take for the first byte of its answer.
 type lane int
 
 const (
@@ -61,7 +61,7 @@ func (l lane) String() string {
 	return "none"
 }
 
-// LaneLimit bounds how many requests of a kind are in flight. Zero means no bound.
+// LaneLimit limits how many requests of a lane are in flight. Zero means no limit.
 type LaneLimit struct {
 	// Total counts all clients.
 	Total int
@@ -69,15 +69,15 @@ type LaneLimit struct {
 	PerIdentity int
 }
 
-// Limits bounds what requests may take. The zero value of a field means its default.
+// Limits are the limits on requests. The zero value of a field means its default.
 type Limits struct {
 	// MaxUpload is the size limit of an upload in bytes; default 1 GiB. The homeserver has its own.
 	MaxUpload int64
-	// BodyMemory is how much memory the bodies that handlers take apart may need, all
-	// together, in bytes; default 256 MiB. BodyMemoryPerUser is how much of it one user may
-	// need, or one address that has not said who it is; default 64 MiB.
+	// BodyMemory is how much memory the bodies that handlers decode may need, all together, in
+	// bytes; default 256 MiB. BodyMemoryPerUser is how much of it one user may need, or one
+	// address without a known user; default 64 MiB.
 	BodyMemory, BodyMemoryPerUser int64
-	// Quick, Send, Slow, Poll, Media, Auth and Own bound the lanes.
+	// Quick, Send, Slow, Poll, Media, Auth and Own limit the lanes.
 	Quick, Send, Slow, Poll, Media, Auth, Own LaneLimit
 }
 
@@ -127,7 +127,7 @@ func (l Limits) lane(which lane) LaneLimit {
 	return LaneLimit{Total: 1}
 }
 
-// limiter counts what is in flight.
+// limiter counts the requests in flight.
 type limiter struct {
 	limits [lanes]LaneLimit
 	total  [lanes]atomic.Int64
@@ -150,7 +150,7 @@ func newLimiter(l Limits) *limiter {
 	return m
 }
 
-// enter takes a place in a lane; leave gives it back if enter said true.
+// enter takes a place in a lane; if it reports true, leave must return it.
 func (m *limiter) enter(l lane) bool {
 	n := m.total[l].Add(1)
 	if limit := m.limits[l].Total; limit > 0 && n > int64(limit) {
@@ -162,7 +162,7 @@ func (m *limiter) enter(l lane) bool {
 
 func (m *limiter) leave(l lane) { m.total[l].Add(-1) }
 
-// enterAs takes a place among those of one device; leaveAs gives it back.
+// enterAs takes a place among those of one device; leaveAs returns it.
 func (m *limiter) enterAs(h holder) bool {
 	limit := m.limits[h.lane].PerIdentity
 	if limit <= 0 {
@@ -190,12 +190,11 @@ func (m *limiter) leaveAs(h holder) {
 
 var errSlowBody = errors.New("the request body came too slowly")
 
-// body limits the size of a request's body and how slowly it may come, and remembers
-// how reading it failed: what the transport reports of that looks like an error of the
-// homeserver.
+// body limits the size of a request's body and how slowly it may come, and records the
+// error of reading it: the transport reports that like an error of the homeserver.
 type body struct {
 	from io.ReadCloser
-	// size is the limit in bytes, left what may still come of it.
+	// size is the limit in bytes, left how much may still come.
 	size, left int64
 	// memory is reserved before anything is read; nil when nothing of the body is held.
 	memory   *reservation
@@ -204,7 +203,7 @@ type body struct {
 }
 
 // readDeadline sets the connection's read deadline: never more than idle from now, and
-// never later than a client that keeps up the minimum rate needs.
+// never later than a client at the minimum rate needs.
 type readDeadline struct {
 	conn  *http.ResponseController
 	idle  time.Duration
@@ -212,7 +211,7 @@ type readDeadline struct {
 	got   int64
 }
 
-// minRate is the slowest that a body may come on average, in bytes a second.
+// minRate is the slowest average rate of a body, in bytes a second.
 const minRate = 1 << 10
 
 func (b *body) Read(p []byte) (int, error) {
@@ -223,7 +222,7 @@ func (b *body) Read(p []byte) (int, error) {
 	if int64(len(p)) > b.left+1 {
 		p = p[:b.left+1]
 	}
-	if p, b.err = b.memory.before(p, b.size-b.left, b.size); b.err != nil {
+	if p, b.err = b.memory.fit(p, b.size-b.left, b.size); b.err != nil {
 		return 0, b.err
 	}
 	n, err := b.from.Read(p)
@@ -244,19 +243,19 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// rest is what the server may wait for when it drops a body that nobody has read.
-const rest = 5 * time.Second
+// abandonWait is how long the server may wait when it drops a body that nobody has read.
+const abandonWait = 5 * time.Second
 
-// abandon bounds how long the server goes on reading a body that nobody wants.
+// abandon limits how long the server goes on reading a body that nobody wants.
 func (q *request) abandon() {
 	if q.hasBody && (q.body == nil || !errors.Is(q.body.err, io.EOF) && !errors.Is(q.body.err, errSlowBody)) {
-		_ = q.w.conn.SetReadDeadline(time.Now().Add(rest)) // as above
+		_ = q.w.conn.SetReadDeadline(time.Now().Add(abandonWait)) // as above
 	}
 }
 
 func (b *body) Close() error { return b.from.Close() }
 
-// failure is why the body could not be read; nil when all went well or it was not read.
+// failure returns why the body could not be read; nil when it could, or was not read.
 func (b *body) failure() error {
 	if b == nil || errors.Is(b.err, io.EOF) {
 		return nil
@@ -276,6 +275,7 @@ func (d *readDeadline) extend() {
 	_ = d.conn.SetReadDeadline(at) // not every connection has deadlines; then there is none
 }
 
-// clear ends the deadline with the body: while the request is answered, the server
-// reads on to notice that the client is gone, and an old deadline would look like that.
+// clear removes the deadline at the end of the body: while the request is answered, the
+// server reads on to notice that the client is gone, and an old deadline would look like
+// that.
 func (d *readDeadline) clear() { _ = d.conn.SetReadDeadline(time.Time{}) }

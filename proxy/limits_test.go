@@ -16,7 +16,7 @@ import (
 	"e2ee-proxy/interceptors"
 )
 
-// readAll is a handler that reads its body, as interceptors do.
+// readAll returns a handler that reads its body, as interceptors do.
 func readAll(x *interceptors.Exchange) error {
 	if _, err := io.ReadAll(x.Request.Body); err != nil {
 		return err

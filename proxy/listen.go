@@ -13,15 +13,17 @@ import (
 //   - There is no deadline on a whole request or response: a long poll is silent for as
 //     long as its client likes, and an upload takes as long as its line needs. There are
 //     deadlines on every part of them that has to move (recorder, body).
-//   - On shutdown, what changes something is finished; what only waits is sent away.
+//   - On shutdown, requests that change something are finished; those that only wait are
+//     ended.
 
-// Deadlines are those of what has begun. The zero value of a field means its default.
+// Deadlines are the deadlines of connections and bodies. The zero value of a field means
+// its default.
 type Deadlines struct {
 	// Header is for a request's header; default 15 s.
 	Header time.Duration
 	// KeepAlive is how long an idle connection is kept; default 2 min.
 	KeepAlive time.Duration
-	// Idle is how long a body may stand still, in either direction, on the client's side
+	// Idle is how long a body may make no progress, in either direction, on the client's side
 	// or the homeserver's; default 60 s.
 	Idle time.Duration
 	// Drain is how long requests in flight may take to finish at shutdown; default 30 s.
@@ -41,14 +43,14 @@ func (d Deadlines) withDefaults() Deadlines {
 	return d
 }
 
-// maxHeader is how large a request's header may be, in bytes: an inline sync filter in
-// the query can be long, and a token of a megabyte gets a proper 401.
+// maxHeader is the largest header of a request, in bytes: an inline sync filter in the
+// query can be long, and a token of a megabyte gets a proper 401.
 const maxHeader = 1 << 20
 
 // Serve answers the connections of ln until ctx is done, then drains: it takes no new
-// connection, sends parked long polls away, and waits for the rest to finish. When
-// Deadlines.Drain has passed, what is left is cut off and the error says so. Serve
-// returns when no handler runs any more. The Proxy cannot serve again afterwards.
+// connection, ends parked long polls, and waits for the rest to finish. When
+// Deadlines.Drain has passed, what is left is cut off and the error says so. Serve returns
+// when no handler runs any more. The Proxy cannot serve again afterwards.
 func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 	// A closed connection does not end the context of a handler that has not read its
 	// request's body; this does.
@@ -89,8 +91,7 @@ func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 	return err
 }
 
-// Drain sends parked long polls away, now and from now on. Serve does it when its
-// context ends.
+// Drain ends parked long polls, now and from now on. Serve calls it when its context ends.
 func (p *Proxy) Drain() { p.drain() }
 
 // Draining reports whether the proxy is shutting down; it is not ready then.

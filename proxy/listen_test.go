@@ -13,7 +13,7 @@ import (
 	"e2ee-proxy/interceptors"
 )
 
-// serving starts Serve and gives its address, a way to stop it and its result.
+// serving starts Serve and returns its address, a way to stop it and its result.
 func (g *rig) serving() (addr string, stop context.CancelFunc, result <-chan error) {
 	g.t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

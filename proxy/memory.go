@@ -13,84 +13,85 @@ import (
 )
 
 // Rules of this file:
-//   - What a handler holds of a request's body is reserved before it is read, at the most
-//     that it can cost: the text and what is made of it.
-//   - It is reserved in the name of a user, so that one account leaves the others theirs.
+//   - Memory for what a handler holds of a request's body is reserved before it is read, as
+//     much as it can need at most: the text and its decoded form.
+//   - It is reserved in the name of a user, so that one account leaves enough for the
+//     others.
 //   - A refusal is 429 M_LIMIT_EXCEEDED with retry_after_ms, which every client knows and
 //     repeats; nothing of the request has been done.
 
-// keeping says what the handler of a row does with a body. The zero value takes the most
-// memory. What has no handler streams through and holds nothing.
-type keeping int
+// bodyUse is how the handler of a row holds a body. The zero value needs the most memory.
+// Without a handler a body streams through and is not held.
+type bodyUse int
 
 const (
-	// keepsDecoded reads it whole and takes it apart in memory.
-	keepsDecoded keeping = iota
-	// keepsSpooled puts it into a spool, which has a budget of its own, and reads it there.
-	keepsSpooled
+	// bodyDecoded reads it whole and decodes it in memory.
+	bodyDecoded bodyUse = iota
+	// bodySpooled puts it into a spool, which has a budget of its own, and reads it there.
+	bodySpooled
 )
 
-// spooledCost is what a spooled body takes of memory, whatever its size: the part of the
+// spooledCost is the memory that a spooled body needs, whatever its size: the part of the
 // spool that is in memory, and the values that are being looked at.
 const spooledCost = 4 << 20
 
 // firstReserve is how much of a body of unknown length is reserved at first, in bytes.
 const firstReserve = 16 << 10
 
-// cost is what a body of so many bytes takes at most.
-func (k keeping) cost(size int64) int64 {
-	if k == keepsSpooled {
+// cost returns how much memory a body of the given size needs at most.
+func (k bodyUse) cost(size int64) int64 {
+	if k == bodySpooled {
 		return spooledCost
 	}
 	return interceptors.DecodingCost(size)
 }
 
-// handling names what becomes of the body of a row, for the pinned table.
-func (r *route) handling() string {
+// bodyHandling returns the name of how a row holds the body, for the pinned table.
+func (r *route) bodyHandling() string {
 	switch {
 	case r.maxBody == noBody:
 		return "none"
 	case r.run == nil:
 		return "streamed"
 	}
-	switch r.keeps {
-	case keepsSpooled:
+	switch r.bodyUse {
+	case bodySpooled:
 		return "spooled"
-	case keepsDecoded:
+	case bodyDecoded:
 	}
 	return "decoded"
 }
 
-// checkMemory refuses a table with a body that could never be taken in.
+// checkMemory refuses a table with a body that could never be held.
 func checkMemory(rows []*route, l Limits) error {
 	var errs []error
 	for _, r := range rows {
 		if r.run == nil || r.maxBody == noBody {
 			continue
 		}
-		if r.maxBody == uploadBody || r.keeps.cost(r.maxBody) > min(l.BodyMemory, l.BodyMemoryPerUser) {
+		if r.maxBody == uploadBody || r.bodyUse.cost(r.maxBody) > min(l.BodyMemory, l.BodyMemoryPerUser) {
 			errs = append(errs, fmt.Errorf("%s %s: its body could take more memory than one user may have (limits.body_memory_per_user)", r.method, r.pattern))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// reservation is the memory that is set aside for one body.
+// reservation is the memory reserved for one body.
 type reservation struct {
 	from  *budget.Budget
 	owner string
-	keeps keeping
-	// size is how much of the body may be read, cost what is taken for that.
+	keeps bodyUse
+	// size is how much of the body may be read, cost the memory reserved for that.
 	size, cost int64
 }
 
-// reserve sets memory aside for the body of a request that a handler will read. What it
-// gives must be given back.
+// reserve reserves memory for the body of a request that a handler will read. giveBack must
+// be called.
 func (p *Proxy) reserve(q *request) (giveBack func(), err error) {
 	if q.body == nil {
 		return func() {}, nil
 	}
-	r := &reservation{from: p.memory, owner: p.payer(q), keeps: q.route.keeps}
+	r := &reservation{from: p.memory, owner: p.memoryOwner(q), keeps: q.route.bodyUse}
 	size := q.r.ContentLength
 	if size < 0 {
 		size = min(firstReserve, q.body.size)
@@ -102,7 +103,7 @@ func (p *Proxy) reserve(q *request) (giveBack func(), err error) {
 	return func() { r.from.Give(r.owner, r.cost) }, nil
 }
 
-// extend makes room for size bytes of a body. limit is the route's.
+// extend reserves memory for size bytes of a body. limit is the route's.
 func (r *reservation) extend(size, limit int64) error {
 	cost := r.keeps.cost(size)
 	switch err := r.from.Take(r.owner, cost-r.cost); {
@@ -117,12 +118,12 @@ func (r *reservation) extend(size, limit int64) error {
 	return nil
 }
 
-// before gives the part of p into which may be read, after got bytes have been.
-func (r *reservation) before(p []byte, got, limit int64) ([]byte, error) {
+// fit returns the part of p into which may be read, after got bytes were read.
+func (r *reservation) fit(p []byte, got, limit int64) ([]byte, error) {
 	if r == nil {
 		return p, nil
 	}
-	// One byte more shows that the body has come to its end.
+	// One more byte shows whether the body has ended.
 	if got >= r.size && r.size < limit {
 		if err := r.extend(min(2*r.size, limit), limit); err != nil {
 			return nil, err
@@ -134,19 +135,19 @@ func (r *reservation) before(p []byte, got, limit int64) ([]byte, error) {
 	return p, nil
 }
 
-// payer is in whose name memory is taken: the user, for an application service its own,
-// and the client's address where the proxy does not know who asks.
-func (p *Proxy) payer(q *request) string {
+// memoryOwner returns the name under which memory is reserved: the user, for an application
+// service its own user, and the client's address if the user is not known.
+func (p *Proxy) memoryOwner(q *request) string {
 	switch {
 	case q.asserter != "":
 		return string(q.asserter)
 	case q.who.UserID != "":
 		return string(q.who.UserID)
 	}
-	return network(p.clientAddr(q.r))
+	return networkOf(p.clientAddr(q.r))
 }
 
-// clientAddr is the address of the client, as far as trusted proxies say it.
+// clientAddr returns the address of the client, as far as trusted proxies report it.
 func (p *Proxy) clientAddr(r *http.Request) netip.Addr {
 	addr := peer(r)
 	said := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
@@ -160,8 +161,8 @@ func (p *Proxy) clientAddr(r *http.Request) netip.Addr {
 	return addr
 }
 
-// network is what one customer has of addresses: one of IPv4, 2^64 of IPv6.
-func network(addr netip.Addr) string {
+// networkOf returns the addresses that one customer usually has: one of IPv4, 2^64 of IPv6.
+func networkOf(addr netip.Addr) string {
 	if addr.Is6() {
 		if prefix, err := addr.WithZone("").Prefix(64); err == nil {
 			return prefix.String()

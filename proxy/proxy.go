@@ -23,28 +23,28 @@ import (
 	"e2ee-proxy/internal/budget"
 )
 
-// Options are what a Proxy is made of.
+// Options configures a Proxy.
 type Options struct {
 	// Homeserver is the base URL of the Client-Server API, http or https.
 	Homeserver *url.URL
 	// CAFile names further root certificates for the homeserver; may be empty.
 	CAFile string
-	// Handlers are the interceptors by key. Every key that the route table requires must
-	// be there, and none that it does not know.
+	// Handlers are the interceptors by key. Every key that the route table requires must be
+	// there, and no unknown one.
 	Handlers map[string]interceptors.Handler
 	Devices  interceptors.Devices
 	// Hash is a keyed hash, under which tokens are cached and users logged.
 	Hash func([]byte) [32]byte
-	// OnUnknownToken is told that the homeserver has answered M_UNKNOWN_TOKEN to a request
-	// with a token, and who it belonged to as far as that is known (the user is empty
-	// otherwise). It may be nil. That the token has really ended is for it to find out. A
-	// refreshed token's predecessor ends like this too, without its device.
+	// OnUnknownToken is called when the homeserver has answered M_UNKNOWN_TOKEN to a request
+	// with a token, with its owner as far as known (the user is empty otherwise). It may be
+	// nil. It must find out itself whether the session has really ended: the predecessor of a
+	// refreshed token gets the same answer, and its device lives on.
 	OnUnknownToken func(ctx context.Context, who interceptors.Identity, softLogout bool) error
 	// IdentityAge is how long a confirmed token is believed; 60 s when zero, and at most.
 	IdentityAge time.Duration
-	// IdentityCount is how many tokens are remembered; default 65,536.
+	// IdentityCount is how many tokens are cached; default 65,536.
 	IdentityCount int
-	// TrustedProxies may say who the client is. Nobody by default.
+	// TrustedProxies may report who the client is. Nobody by default.
 	TrustedProxies []netip.Prefix
 	Limits         Limits
 	Waits          Waits
@@ -59,9 +59,9 @@ type Proxy struct {
 	base    *url.URL
 	prefix  string // the path of base, without a trailing slash
 	table   *table
-	other   *route // what passes without being in the table
-	refused *route // what is refused before it is found in the table
-	// noControl refuses what is no call of the control API; nil when it is not switched on.
+	other   *route // what passes without a row in the table
+	refused *route // what is refused before a row is found
+	// noControl refuses what is no call of the control API; nil when the API is off.
 	noControl interceptors.Handler
 	limits    Limits
 
@@ -70,7 +70,7 @@ type Proxy struct {
 	onUnknownToken func(context.Context, interceptors.Identity, bool) error
 	trusted        []netip.Prefix
 	limiter        *limiter
-	memory         *budget.Budget // what handlers hold of request bodies
+	memory         *budget.Budget // for what handlers hold of request bodies
 	deadlines      Deadlines
 	metrics        *metrics
 	log            zerolog.Logger
@@ -87,7 +87,7 @@ type Proxy struct {
 	idPrefix string
 }
 
-// New makes a Proxy. Its errors name everything that is missing at once.
+// New makes a Proxy. Its error lists everything that is missing at once.
 func New(o Options) (*Proxy, error) {
 	if err := checkOptions(o); err != nil {
 		return nil, err
@@ -148,7 +148,7 @@ func checkOptions(o Options) error {
 	return errors.Join(errs...)
 }
 
-// setRoutes gives every row its handler and checks that none is missing or left over.
+// setRoutes sets the handler of every row and checks that none is missing or left over.
 func (p *Proxy) setRoutes(rows []*route, handlers map[string]interceptors.Handler) error {
 	var errs []error
 	known := make(map[string]bool)

@@ -16,8 +16,8 @@ import (
 
 // Rules of this file:
 //   - It is the only place that turns an error into a response.
-//   - The client is shown the public text of an interceptors.Error. Of every other error
-//     it is shown a request ID, under which the log has the rest.
+//   - The client gets the public text of an interceptors.Error. Of every other error it
+//     gets a request ID, under which the log has the rest.
 //   - Nothing is added to a response that has begun; its connection is broken instead.
 
 // statusClientGone is logged for a client that left before its answer.
@@ -33,11 +33,11 @@ func (p *Proxy) render(q *request, err error) {
 		q.w.status = statusClientGone
 		q.abort = true
 	case q.r.Method == http.MethodOptions:
-		preflight(q) // then the browser sends its request, and can read why that is refused
+		preflight(q) // so that the browser sends its request, and can read why that is refused
 	case p.isDraining(q, err):
 		p.renderDraining(q)
 	default:
-		p.renderError(q, p.public(q, err))
+		p.renderError(q, p.publicError(q, err))
 	}
 }
 
@@ -50,16 +50,16 @@ func (p *Proxy) isGone(q *request, err error) bool {
 		errors.Is(q.body.failure(), io.ErrUnexpectedEOF)
 }
 
-// isDraining reports whether a long poll failed because the proxy shuts down. A handler
-// may have put the error into its own words.
+// isDraining reports whether a long poll failed because the proxy shuts down. A handler may
+// have wrapped the error.
 func (p *Proxy) isDraining(q *request, err error) bool {
 	return errors.Is(err, errDraining) ||
 		p.draining.Err() != nil && q.route != nil && q.route.lane == lanePoll && errors.Is(err, context.Canceled)
 }
 
-// renderDraining lets a parked client go. A sync with a position gets an answer that
-// says "nothing new, go on from where you are", which is always true and makes every
-// client come back at once, to whoever serves then.
+// renderDraining ends a parked long poll. A sync with a position gets an answer that says
+// "nothing new, go on from where you are", which is always true and makes every client come
+// back at once, to whichever process serves then.
 func (p *Proxy) renderDraining(q *request) {
 	if q.route.handler == interceptors.Sync {
 		values, err := url.ParseQuery(q.query)
@@ -75,8 +75,8 @@ func (p *Proxy) renderDraining(q *request) {
 	})
 }
 
-// public finds what the client is told.
-func (p *Proxy) public(q *request, err error) *interceptors.Error {
+// publicError returns the error that the client gets.
+func (p *Proxy) publicError(q *request, err error) *interceptors.Error {
 	var tooLarge *http.MaxBytesError
 	var known *interceptors.Error
 	switch failure := q.body.failure(); {
@@ -110,7 +110,7 @@ func (p *Proxy) renderError(q *request, e *interceptors.Error) {
 }
 
 // writeJSON writes a response of the proxy itself. Fields that cannot be marshalled are
-// left out: the code and the text are what matters.
+// left out: the code and the text matter more.
 func writeJSON(q *request, status int, body map[string]any) {
 	raw, err := json.Marshal(body)
 	if err != nil {
@@ -135,7 +135,7 @@ func allowOrigins(h http.Header) {
 	h.Set("Access-Control-Allow-Headers", "X-Requested-With, Content-Type, Authorization")
 }
 
-// preflight answers the OPTIONS request of a browser for what is answered here.
+// preflight answers the OPTIONS request of a browser for a request that is answered here.
 func preflight(q *request) {
 	allowOrigins(q.w.Header())
 	q.w.Header().Set("Access-Control-Max-Age", strconv.Itoa(int((10 * time.Minute).Seconds())))

@@ -16,7 +16,7 @@ import (
 	"e2ee-proxy/interceptors"
 )
 
-// failing is a rig whose send handler fails like this.
+// failing returns a rig whose send handler fails like this.
 func failing(t *testing.T, f func(x *interceptors.Exchange) error) *rig {
 	return newRig(t, func(o *Options) { o.Handlers[interceptors.Send] = f })
 }

@@ -76,7 +76,7 @@ func (h *homeserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, "{}")
 }
 
-// all gives the requests so far but for whoami.
+// all returns the requests so far but for whoami.
 func (h *homeserver) all() []seen {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -228,7 +228,7 @@ func (g *rig) raw(method, request string) answer {
 	return answer{resp, string(raw)}
 }
 
-// errcode gives the Matrix error code of an answer.
+// errcode returns the Matrix error code of an answer.
 func (a answer) errcode() string {
 	var e struct {
 		ErrCode string `json:"errcode"`

@@ -6,13 +6,12 @@ import (
 )
 
 // Rules of this file:
-//   - What is in a path is also looked at as software between us and the homeserver might
-//     read it: decoded more often than once, with backslashes for slashes, cut off behind a
-//     semicolon.
+//   - A path is also checked as software between the proxy and the homeserver might read
+//     it: decoded more than once, with backslashes for slashes, cut off at a semicolon.
 //   - That decides only what is refused. What goes upstream is decoded exactly once.
 
-// layers gives a decoded segment, and it again for every further time that it can be decoded.
-func layers(value string) []string {
+// decodings returns a decoded segment, and the result of every further decoding.
+func decodings(value string) []string {
 	all := []string{value}
 	for {
 		next := decodeAgain(value)
@@ -45,12 +44,12 @@ func splits(r rune) bool {
 	return r == '/' || r == '\\' || r == ';' || r == '?' || r == '#' || r == 0
 }
 
-// roomWords is what the segments of a path say of rooms.
+// roomWords records which words about rooms are in the segments of a path.
 type roomWords struct{ inRoom, writes bool }
 
-// see notes what one decoded segment says.
-func (w *roomWords) see(value string) {
-	for _, layer := range layers(value) {
+// add adds one decoded segment.
+func (w *roomWords) add(value string) {
+	for _, layer := range decodings(value) {
 		for part := range strings.FieldsFuncSeq(layer, splits) {
 			w.inRoom = w.inRoom || strings.EqualFold(part, "rooms") || part[0] == '!'
 			w.writes = w.writes || isWriteWord(part)
@@ -58,8 +57,8 @@ func (w *roomWords) see(value string) {
 	}
 }
 
-// refuses reports whether a request on a path that is no row must not pass: what could be a
-// write to a room, and a read of the kind that some homeservers take as one.
+// refuses reports whether a request on a path without a row must be refused: what could be
+// a write to a room, and a read of the kind that some homeservers accept as one.
 func (w *roomWords) refuses(reads bool) bool {
 	if reads {
 		return w.inRoom && w.writes

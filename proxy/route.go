@@ -12,7 +12,7 @@ import (
 	"e2ee-proxy/interceptors"
 )
 
-// class says what happens to a request that matches a row. The zero value refuses.
+// class is what happens to a request that matches a row. The zero value refuses.
 type class int
 
 const (
@@ -20,8 +20,9 @@ const (
 	classRefuse class = iota
 	// classIntercept goes to the handler of its key, without which the proxy does not start.
 	classIntercept
-	// classOptional carries nothing that must not pass. It goes to the handler of its key
-	// when there is one, and straight through otherwise: encrypted events arrive as they are.
+	// classOptional carries nothing that must be intercepted. It goes to the handler of its
+	// key when there is one, and straight through otherwise: encrypted events arrive as they
+	// are.
 	classOptional
 	// classOwn is answered here by the handler of its key; 404 when there is none.
 	classOwn
@@ -29,7 +30,7 @@ const (
 	classPass
 )
 
-// auth says what step 5 does before the request goes on. The zero value demands a user.
+// auth is what step 5 does before the request goes on. The zero value demands a user.
 type auth int
 
 const (
@@ -38,7 +39,7 @@ const (
 	// authOptional identifies the user when there is a valid token; with one that the
 	// homeserver refuses, the handler gets an Identity that holds the token only.
 	authOptional
-	// authNone leaves it to the homeserver who may do this.
+	// authNone leaves authentication to the homeserver.
 	authNone
 )
 
@@ -50,28 +51,29 @@ type route struct {
 	versions versions
 	// maxBody is the size limit of the request's body in bytes.
 	maxBody int64
-	// keeps says what the handler holds of the body; without a handler it streams.
-	keeps keeping
-	lane  lane
-	auth  auth
-	class class
+	// bodyUse is how the handler holds the body; without a handler it streams.
+	bodyUse bodyUse
+	lane    lane
+	auth    auth
+	class   class
 	// handler is the key of the interceptor.
 	handler string
-	// ends says that success may end sessions, so cached identities of the user are dropped.
-	ends bool
-	// bodyAuth says that the homeserver judges what the body brings (a password, a refresh
-	// token): a 401 says nothing of the token in the header.
+	// endsSessions reports whether success may end sessions, so cached identities of the user are
+	// dropped.
+	endsSessions bool
+	// bodyAuth reports whether the homeserver authenticates by the body (a password, a refresh
+	// token): a 401 then says nothing of the token in the header.
 	bodyAuth bool
-	// text is what a refusal says.
-	text string
+	// refusalText is the text of a refusal.
+	refusalText string
 
 	params   []string
 	run      interceptors.Handler
 	duration prometheus.Observer
 }
 
-// durationLabel names the histogram that a request counts in: what is refused waits for
-// nothing, and would make the lanes look quick.
+// durationLabel returns the label of the histogram for a request: refused ones do not wait,
+// and would make the lanes look quick.
 func (r *route) durationLabel() string {
 	if r.class == classRefuse {
 		return "refused"
@@ -95,7 +97,7 @@ const (
 	vMedia          = vR0 | v1 | v3
 )
 
-// versionBit gives the set of one version; empty for one that is not known.
+// versionBit returns the set of one version; empty for an unknown one.
 func versionBit(s string) versions {
 	switch s {
 	case "api/v1":
@@ -123,10 +125,10 @@ type table struct {
 type node struct {
 	words map[string]*node
 	param *node
-	rows  []*route // by method, all of one pattern but for the parameters' names
+	rows  []*route // by method; all have one pattern except for the parameters' names
 }
 
-// buildTable checks the rows and arranges them.
+// buildTable checks the rows and builds the table.
 func buildTable(rows []*route) (*table, error) {
 	t := &table{root: &node{}, rows: rows}
 	for _, r := range rows {
@@ -159,17 +161,17 @@ func buildTable(rows []*route) (*table, error) {
 	return t, nil
 }
 
-// match is what the table says of a request.
+// match is the result of a look-up in the table.
 type match struct {
-	route  *route // nil when no row fits
+	route  *route // nil when no row matches
 	values [maxParams]string
-	// guarded says that the table has the path, in this version, with rows that do not
+	// guarded reports whether the table has the path, in this version, with rows that do not
 	// just pass.
 	guarded bool
 }
 
-// find looks a split target up. A path that fits a row but has a parameter which its
-// place does not take is an error.
+// find looks up a split target. A path that matches a row but has a parameter that is not
+// valid in its place is an error.
 func (t *table) find(method string, at *target) (match, error) {
 	var m match
 	n, count := t.root, 0
@@ -213,7 +215,7 @@ func (t *table) find(method string, at *target) (match, error) {
 	return m, nil
 }
 
-// path writes the path of a row anew.
+// path builds the path of a row.
 func (r *route) path(version string, values *[maxParams]string) string {
 	b := make([]byte, 0, 192)
 	i := 0
@@ -232,7 +234,7 @@ func (r *route) path(version string, values *[maxParams]string) string {
 	return string(b)
 }
 
-// buildPath writes the path of a pattern with parameters by name. They pass the same
+// buildPath builds the path of a pattern with parameters by name. They must pass the same
 // checks as a client's.
 func buildPath(pattern, version string, params map[string]string) (string, error) {
 	b := make([]byte, 0, 192)
@@ -262,9 +264,9 @@ func buildPath(pattern, version string, params map[string]string) (string, error
 	return string(b), nil
 }
 
-// unlisted decides on a path that no row fits, and writes it anew. Reads pass, so that
-// new endpoints work; writes pass unless they could reach a room. That holds in every part of
-// the homeserver's URL space: what is behind them need not be what their name says.
+// unlisted decides about a path that matches no row, and rebuilds it. Reads pass, so that
+// new endpoints work; writes pass unless they could reach a room. That holds in every part
+// of the homeserver's URL space: software behind it need not be what the name says.
 func (t *target) unlisted(method string, guarded bool) (string, error) {
 	switch {
 	case t.area() == areaNone:
@@ -294,7 +296,7 @@ func (t *target) unlisted(method string, guarded bool) (string, error) {
 		}
 		b = appendSegment(b, value)
 		if i > 1 {
-			words.see(value)
+			words.add(value)
 		}
 	}
 	reads := method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
@@ -307,7 +309,7 @@ func (t *target) unlisted(method string, guarded bool) (string, error) {
 			return "", errRoomPath
 		}
 		return string(b), nil
-	case areaSSO: // has no versions
+	case areaSSO: // it has no versions
 		return string(b), nil
 	case areaReadOnly:
 		if reads {

@@ -48,7 +48,7 @@ func TestTableIsPinned(t *testing.T) {
 	for _, r := range allRoutes() {
 		r.run = handlers[r.handler]
 		fmt.Fprintf(&b, "%-6s %s versions=%s body=%d %s lane=%s auth=%d class=%d handler=%s ends=%t\n",
-			r.method, r.pattern, versionNames(r.versions), r.maxBody, r.handling(), r.lane, r.auth, r.class, r.handler, r.ends)
+			r.method, r.pattern, versionNames(r.versions), r.maxBody, r.bodyHandling(), r.lane, r.auth, r.class, r.handler, r.endsSessions)
 	}
 	const file = "testdata/routes.golden"
 	if os.Getenv("E2EE_PROXY_UPDATE_GOLDEN") != "" {

@@ -4,15 +4,15 @@ import "e2ee-proxy/interceptors"
 
 const client = "/_matrix/client/{version}"
 
-// sessionRoutes begin and end sessions.
+// sessionRoutes returns the endpoints that begin and end sessions.
 func sessionRoutes() []*route {
 	return []*route{
 		{method: "GET", pattern: client + "/login", versions: vAny, lane: laneQuick, auth: authNone, class: classOptional, handler: "login.flows"},
 		{method: "POST", pattern: client + "/login", versions: vAny, maxBody: sessionBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Login, bodyAuth: true},
 		{method: "POST", pattern: client + "/register", versions: vAny, maxBody: sessionBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Register, bodyAuth: true},
 		{method: "POST", pattern: client + "/refresh", versions: vAny, maxBody: sessionBody, lane: laneAuth, auth: authNone, class: classIntercept, handler: interceptors.Refresh, bodyAuth: true},
-		{method: "POST", pattern: client + "/logout", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Logout, ends: true},
-		{method: "POST", pattern: client + "/logout/all", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.LogoutAll, ends: true},
+		{method: "POST", pattern: client + "/logout", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Logout, endsSessions: true},
+		{method: "POST", pattern: client + "/logout/all", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.LogoutAll, endsSessions: true},
 		{method: "GET", pattern: client + "/login/sso/redirect", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: client + "/login/sso/redirect/{idpId}", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: client + "/login/cas/redirect", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
@@ -28,12 +28,12 @@ func sessionRoutes() []*route {
 	}
 }
 
-// accountRoutes are about an account.
+// accountRoutes returns the endpoints about an account.
 func accountRoutes() []*route {
 	return []*route{
 		{method: "GET", pattern: client + "/account/whoami", versions: vAny, lane: laneQuick, class: classOptional, handler: "whoami"},
-		{method: "POST", pattern: client + "/account/password", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Password, ends: true},
-		{method: "POST", pattern: client + "/account/deactivate", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Deactivate, ends: true},
+		{method: "POST", pattern: client + "/account/password", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Password, endsSessions: true},
+		{method: "POST", pattern: client + "/account/deactivate", versions: vAny, maxBody: smallBody, lane: laneAuth, auth: authOptional, class: classIntercept, handler: interceptors.Deactivate, endsSessions: true},
 		{method: "POST", pattern: client + "/account/password/email/requestToken", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},
 		{method: "POST", pattern: client + "/account/password/msisdn/requestToken", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},
 		{method: "GET", pattern: client + "/account/3pid", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
@@ -54,18 +54,18 @@ func accountRoutes() []*route {
 	}
 }
 
-// deviceRoutes are about the devices of an account.
+// deviceRoutes returns the endpoints about the devices of an account.
 func deviceRoutes() []*route {
 	return []*route{
 		{method: "GET", pattern: client + "/devices", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: client + "/devices/{deviceId}", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "PUT", pattern: client + "/devices/{deviceId}", versions: vAny, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
-		{method: "DELETE", pattern: client + "/devices/{deviceId}", versions: vAny, maxBody: smallBody, lane: laneAuth, class: classIntercept, handler: interceptors.DeleteDevice, ends: true},
-		{method: "POST", pattern: client + "/delete_devices", versions: vAny, maxBody: eventBody, lane: laneAuth, class: classIntercept, handler: interceptors.DeleteDevices, ends: true},
+		{method: "DELETE", pattern: client + "/devices/{deviceId}", versions: vAny, maxBody: smallBody, lane: laneAuth, class: classIntercept, handler: interceptors.DeleteDevice, endsSessions: true},
+		{method: "POST", pattern: client + "/delete_devices", versions: vAny, maxBody: eventBody, lane: laneAuth, class: classIntercept, handler: interceptors.DeleteDevices, endsSessions: true},
 	}
 }
 
-// keyRoutes are about keys and their backup.
+// keyRoutes returns the endpoints about keys and their backup.
 func keyRoutes() []*route {
 	return []*route{
 		{method: "POST", pattern: client + "/keys/upload", versions: vAny, maxBody: eventBody, lane: laneQuick, class: classIntercept, handler: interceptors.UploadKeys},
@@ -93,7 +93,7 @@ func keyRoutes() []*route {
 	}
 }
 
-// userRoutes are about what belongs to a user.
+// userRoutes returns the endpoints about what belongs to a user.
 func userRoutes() []*route {
 	return []*route{
 		{method: "POST", pattern: client + "/user/{userId}/filter", versions: vAny, maxBody: smallBody, lane: laneQuick, class: classPass},
@@ -118,7 +118,7 @@ func userRoutes() []*route {
 	}
 }
 
-// pushRoutes are about notifications.
+// pushRoutes returns the endpoints about notifications.
 func pushRoutes() []*route {
 	return []*route{
 		{method: "GET", pattern: client + "/pushers", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},

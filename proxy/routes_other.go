@@ -2,7 +2,7 @@ package proxy
 
 import "e2ee-proxy/interceptors"
 
-// serverRoutes are the endpoints of no particular room or user.
+// serverRoutes returns the endpoints that belong to no particular room or user.
 func serverRoutes() []*route {
 	const noSliding = "Sliding sync is not available through this proxy. Use /sync."
 	return []*route{
@@ -12,12 +12,12 @@ func serverRoutes() []*route {
 		{method: "GET", pattern: "/.well-known/matrix/policy_server", lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: "/_matrix/client/versions", lane: laneQuick, auth: authNone, class: classOptional, handler: interceptors.Versions},
 
-		// Sync. Sliding sync carries events that would not be decrypted, so clients are
-		// made to fall back to what is.
+		// Sync. Sliding sync carries events that would not be decrypted, so clients are made to
+		// use /sync.
 		{method: "GET", pattern: client + "/sync", versions: vAny, lane: lanePoll, class: classIntercept, handler: interceptors.Sync},
-		{method: "POST", pattern: client + "/sync", versions: vAny, class: classRefuse, text: noSliding},
-		{method: "POST", pattern: client + "/org.matrix.simplified_msc3575/sync", versions: vUnstable, class: classRefuse, text: noSliding},
-		{method: "POST", pattern: client + "/org.matrix.msc3575/sync", versions: vUnstable, class: classRefuse, text: noSliding},
+		{method: "POST", pattern: client + "/sync", versions: vAny, class: classRefuse, refusalText: noSliding},
+		{method: "POST", pattern: client + "/org.matrix.simplified_msc3575/sync", versions: vUnstable, class: classRefuse, refusalText: noSliding},
+		{method: "POST", pattern: client + "/org.matrix.msc3575/sync", versions: vUnstable, class: classRefuse, refusalText: noSliding},
 		{method: "GET", pattern: client + "/events", versions: vAny, lane: lanePoll, class: classOptional, handler: interceptors.Events},
 		{method: "GET", pattern: client + "/events/{eventId}", versions: vAny, lane: laneQuick, class: classOptional, handler: interceptors.EventsGet},
 		{method: "GET", pattern: client + "/initialSync", versions: vAny, lane: laneSlow, class: classOptional, handler: interceptors.InitialSync},
@@ -53,7 +53,7 @@ func serverRoutes() []*route {
 	}
 }
 
-// mediaRoutes are the endpoints of files.
+// mediaRoutes returns the endpoints of files.
 func mediaRoutes() []*route {
 	const media, authed = "/_matrix/media/{version}", "/_matrix/client/{version}/media"
 	return []*route{
@@ -73,7 +73,7 @@ func mediaRoutes() []*route {
 	}
 }
 
-// controlRoutes are the proxy's own endpoints.
+// controlRoutes returns the proxy's own endpoints.
 func controlRoutes() []*route {
 	const own = "/_e2ee_proxy/v1"
 	return []*route{
@@ -90,12 +90,12 @@ func controlRoutes() []*route {
 		{method: "GET", pattern: own + "/warnings", lane: laneOwn, class: classOwn, handler: interceptors.ControlWarnings},
 		{method: "POST", pattern: own + "/warnings/{warningId}/dismiss", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlDismiss},
 		{method: "POST", pattern: own + "/keys/export", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlExportKeys},
-		{method: "POST", pattern: own + "/keys/import", maxBody: importBody, keeps: keepsSpooled, lane: laneOwn, class: classOwn, handler: interceptors.ControlImportKeys},
+		{method: "POST", pattern: own + "/keys/import", maxBody: importBody, bodyUse: bodySpooled, lane: laneOwn, class: classOwn, handler: interceptors.ControlImportKeys},
 		{method: "POST", pattern: own + "/keys/restore", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlRestoreKeys},
 	}
 }
 
-// allRoutes is the whole table.
+// allRoutes returns the whole table.
 func allRoutes() []*route {
 	var all []*route
 	for _, part := range [][]*route{

@@ -6,11 +6,11 @@ import "e2ee-proxy/interceptors"
 
 const rooms = "/_matrix/client/{version}/rooms/{roomId}"
 
-// eventRoutes put events into a room.
+// eventRoutes returns the endpoints that put events into a room.
 func eventRoutes() []*route {
 	return []*route{
-		// POST without a transaction ID, and PUT with one where the spec has
-		// POST only, are what Synapse and Dendrite also take.
+		// Synapse and Dendrite also take POST without a transaction ID, and PUT with one where
+		// the spec has POST only.
 		{method: "PUT", pattern: rooms + "/send/{eventType}/{txnId}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: interceptors.Send},
 		{method: "POST", pattern: rooms + "/send/{eventType}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: interceptors.Send},
 		{method: "PUT", pattern: rooms + "/state/{eventType}", versions: vAny, maxBody: eventBody, lane: laneSend, class: classIntercept, handler: interceptors.PutState},
@@ -20,7 +20,7 @@ func eventRoutes() []*route {
 	}
 }
 
-// membershipRoutes make, enter and leave rooms.
+// membershipRoutes returns the endpoints that make, enter and leave rooms.
 func membershipRoutes() []*route {
 	return []*route{
 		{method: "POST", pattern: rooms + "/invite", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classIntercept, handler: interceptors.Invite},
@@ -45,7 +45,7 @@ func membershipRoutes() []*route {
 	}
 }
 
-// readRoutes return events (requirement 19.10).
+// readRoutes returns the endpoints that return events (requirement 19.10).
 func readRoutes() []*route {
 	return []*route{
 		{method: "GET", pattern: rooms + "/messages", versions: vAny, lane: laneSlow, class: classOptional, handler: interceptors.Messages},
@@ -64,7 +64,7 @@ func readRoutes() []*route {
 	}
 }
 
-// roomRoutes hold no content of messages.
+// roomRoutes returns the endpoints without content of messages.
 func roomRoutes() []*route {
 	return []*route{
 		{method: "GET", pattern: rooms + "/joined_members", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
@@ -77,7 +77,7 @@ func roomRoutes() []*route {
 		{method: "POST", pattern: rooms + "/report/{eventId}", versions: vAny, maxBody: smallBody, lane: laneSlow, auth: authNone, class: classPass},
 		{method: "POST", pattern: rooms + "/upgrade", versions: vAny, maxBody: smallBody, lane: laneSlow, class: classIntercept, handler: interceptors.Upgrade},
 
-		// Not merged into the spec, but in use.
+		// Not merged into the spec, but used by clients.
 		{method: "GET", pattern: "/_matrix/client/{version}/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription", versions: vUnstable, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "PUT", pattern: "/_matrix/client/{version}/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription", versions: vUnstable, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "DELETE", pattern: "/_matrix/client/{version}/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription", versions: vUnstable, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
@@ -92,12 +92,12 @@ func roomRoutes() []*route {
 	}
 }
 
-// bulkRoutes put events into a room in bulk, in clear.
+// bulkRoutes returns the endpoints that put events into a room in bulk, in clear.
 func bulkRoutes() []*route {
 	return []*route{
-		{method: "POST", pattern: rooms + "/batch_send", versions: vAny, class: classRefuse, text: "Sending events in batches is not possible through this proxy."},
-		{method: "POST", pattern: "/_matrix/client/{version}/org.matrix.msc2716/rooms/{roomId}/batch_send", versions: vUnstable, class: classRefuse, text: "Sending events in batches is not possible through this proxy."},
-		{method: "POST", pattern: "/_matrix/client/{version}/com.beeper.backfill/rooms/{roomId}/batch_send", versions: vUnstable, class: classRefuse, text: "Sending events in batches is not possible through this proxy."},
-		{method: "POST", pattern: rooms + "/import", versions: vAny, class: classRefuse, text: "Importing events is not possible through this proxy."},
+		{method: "POST", pattern: rooms + "/batch_send", versions: vAny, class: classRefuse, refusalText: "Sending events in batches is not possible through this proxy."},
+		{method: "POST", pattern: "/_matrix/client/{version}/org.matrix.msc2716/rooms/{roomId}/batch_send", versions: vUnstable, class: classRefuse, refusalText: "Sending events in batches is not possible through this proxy."},
+		{method: "POST", pattern: "/_matrix/client/{version}/com.beeper.backfill/rooms/{roomId}/batch_send", versions: vUnstable, class: classRefuse, refusalText: "Sending events in batches is not possible through this proxy."},
+		{method: "POST", pattern: rooms + "/import", versions: vAny, class: classRefuse, refusalText: "Importing events is not possible through this proxy."},
 	}
 }

@@ -14,21 +14,21 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// request is one request on its way.
+// request is the state of one request.
 type request struct {
 	id      requestID
 	w       *recorder
 	r       *http.Request
 	started time.Time
 
-	route   *route // nil until step 4 has found one
+	route   *route // nil before step 4
 	version string
 	values  [maxParams]string
 	path    string // as it goes upstream
 	query   string // as it goes upstream
 	cred    credentials
 	who     interceptors.Identity
-	// asserter owns the token of a request that acts as somebody else.
+	// asserter is the owner of the token of a request that acts as somebody else.
 	asserter id.UserID
 	hasBody  bool
 	body     *body
@@ -40,7 +40,7 @@ type request struct {
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.active.Add(1)
 	defer p.active.Done()
-	q := &request{id: requestID{p.idPrefix, p.ids.next()}, r: own(r), started: time.Now()}
+	q := &request{id: requestID{p.idPrefix, p.ids.next()}, r: cloneRequest(r), started: time.Now()}
 	q.hasBody = r.ContentLength != 0
 	q.w = newRecorder(w, p.deadlines.Idle, q.started)
 	defer p.finish(q)
@@ -49,23 +49,24 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// own copies what the steps change of a request. The server goes on using the original,
-// to find out whether the connection can be kept and what of the body was not read.
-func own(r *http.Request) *http.Request {
+// cloneRequest copies those parts of a request that the steps change. The server goes on using the
+// original, to find out whether the connection can be kept and what of the body was not
+// read.
+func cloneRequest(r *http.Request) *http.Request {
 	c := new(http.Request)
 	*c = *r
 	c.Header = maps.Clone(r.Header)
 	return c
 }
 
-// finish accounts for a request however it ended. A bug in a handler is this one
-// request's error. The panic that it raises is net/http's way to break a connection,
-// used for a response that cannot be finished.
+// finish accounts for a request however it ended. A panic in a handler is an error of this
+// request only. The panic that finish itself raises is net/http's way to break a
+// connection, used for a response that cannot be finished.
 func (p *Proxy) finish(q *request) {
 	if v := recover(); v != nil {
 		q.abort = true
 		if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
-			q.err = q.brokenOff()
+			q.err = q.relayError()
 		} else {
 			// Its value could hold anything, so only its type and place are logged.
 			p.log.Error().Str("request_id", q.id.String()).Str("panic", fmt.Sprintf("%T", v)).Bytes("stack", debug.Stack()).Msg("a handler failed")
@@ -83,9 +84,9 @@ func (p *Proxy) finish(q *request) {
 	}
 }
 
-// brokenOff is why an answer that went straight through could not be finished.
-func (q *request) brokenOff() error {
-	if q.w.gone || q.r.Context().Err() != nil {
+// relayError returns why an answer that was streamed could not be finished.
+func (q *request) relayError() error {
+	if q.w.clientGone || q.r.Context().Err() != nil {
 		return errClientGone
 	}
 	return errBroken
@@ -97,7 +98,7 @@ func (p *Proxy) serve(q *request) error {
 		return interceptors.Unrecognized("Protocol upgrades are not supported.").Because(err)
 	}
 	setForwardedFor(q.r.Header, addr)
-	if err := p.judge(q); err != nil {
+	if err := p.resolveEndpoint(q); err != nil {
 		return err
 	}
 	if q.r.Method == http.MethodOptions && q.route.class == classOwn {
@@ -105,7 +106,7 @@ func (p *Proxy) serve(q *request) error {
 		return nil
 	}
 	if q.route.class == classRefuse {
-		return interceptors.NotImplemented(q.route.text)
+		return interceptors.NotImplemented(q.route.refusalText)
 	}
 	if !p.limiter.enter(q.route.lane) {
 		return interceptors.LimitExceeded(time.Second)
@@ -117,8 +118,8 @@ func (p *Proxy) serve(q *request) error {
 	return p.dispatch(q)
 }
 
-// judge does steps 3 and 4: it finds the route and writes the path and the query anew.
-func (p *Proxy) judge(q *request) error {
+// resolveEndpoint does steps 3 and 4: it finds the route and rebuilds the path and the query.
+func (p *Proxy) resolveEndpoint(q *request) error {
 	var t target
 	if err := t.parse(q.r.RequestURI); err != nil {
 		return refusal(err)
@@ -136,8 +137,8 @@ func (p *Proxy) judge(q *request) error {
 		q.route, q.version, q.values = found.route, t.version, found.values
 		q.path = found.route.path(t.version, &q.values)
 	} else {
-		if t.own() {
-			return p.noCall(q, &t)
+		if t.isControl() {
+			return p.unknownCall(q, &t)
 		}
 		if q.path, err = t.unlisted(q.r.Method, found.guarded); err != nil {
 			return refusal(err)
@@ -147,8 +148,8 @@ func (p *Proxy) judge(q *request) error {
 	return p.readCredentials(q, &t)
 }
 
-// readCredentials reads the query and takes the access token out of it. What is no
-// Matrix endpoint (single sign-on) keeps its query as it is.
+// readCredentials parses the query and takes the access token out of it. A target that is
+// no Matrix endpoint (single sign-on) keeps its query as it is.
 func (p *Proxy) readCredentials(q *request, t *target) error {
 	if t.area() == areaSSO {
 		q.query = t.query
@@ -173,8 +174,8 @@ func (p *Proxy) readCredentials(q *request, t *target) error {
 	return nil
 }
 
-// refusal is what a client gets to read about a target that does not pass. The errors
-// are this package's and hold nothing of the target.
+// refusal returns the error that the client gets for a target that does not pass. The
+// errors are this package's and hold nothing of the target.
 func refusal(err error) *interceptors.Error {
 	text := "The request was refused: " + err.Error() + "."
 	switch {
@@ -186,7 +187,7 @@ func refusal(err error) *interceptors.Error {
 	return interceptors.Unrecognized(text).Because(err)
 }
 
-// limitBody does step 2 for the body. What has no body by its method loses it.
+// limitBody does step 2 for the body. It removes the body of a method that has none.
 func (p *Proxy) limitBody(q *request) error {
 	r := q.r
 	switch r.Method {
@@ -218,10 +219,10 @@ func (p *Proxy) dispatch(q *request) error {
 		if q.route.class == classOwn {
 			return interceptors.NotImplemented("This part of the proxy is not switched on.")
 		}
-		p.aim(q.r, q.path, q.query)
+		p.setTarget(q.r, q.path, q.query)
 		return p.forward(q, q.r)
 	}
-	q.w.open = true
+	q.w.allowOrigin = true
 	if err := p.identify(q); err != nil {
 		return err
 	}
@@ -252,7 +253,7 @@ func (p *Proxy) identify(q *request) error {
 		if q.cred.token == "" {
 			return nil
 		}
-		q.who, err = p.identities.of(q.r.Context(), q.cred)
+		q.who, err = p.identities.owner(q.r.Context(), q.cred)
 		var said *interceptors.Error
 		if errors.As(err, &said) && (said.Status == http.StatusUnauthorized || said.Status == http.StatusForbidden) {
 			q.who, err = interceptors.Identity{Token: secret.NewString(q.cred.token)}, nil
@@ -263,7 +264,7 @@ func (p *Proxy) identify(q *request) error {
 	if q.cred.token == "" {
 		return interceptors.MissingToken()
 	}
-	q.who, err = p.identities.of(q.r.Context(), q.cred)
+	q.who, err = p.identities.owner(q.r.Context(), q.cred)
 	if err == nil && (q.cred.user != "" || q.cred.device != "") {
 		return p.noteAssertion(q)
 	}
@@ -273,7 +274,7 @@ func (p *Proxy) identify(q *request) error {
 // noteAssertion finds out whether the token acts as somebody else than its owner, or as
 // another device. For everybody but application services the assertion is ignored.
 func (p *Proxy) noteAssertion(q *request) error {
-	owner, err := p.identities.of(q.r.Context(), credentials{token: q.cred.token})
+	owner, err := p.identities.owner(q.r.Context(), credentials{token: q.cred.token})
 	q.who.Asserted = owner.UserID != q.who.UserID || owner.DeviceID != q.who.DeviceID
 	q.asserter = owner.UserID
 	return err

@@ -31,7 +31,7 @@ func (e *ended) tell(_ context.Context, who interceptors.Identity, soft bool) er
 	return e.err
 }
 
-// passThrough is a handler that forwards, and relayed one that asks and relays.
+// passThrough returns a handler that forwards, and relayed one that asks and relays.
 func passThrough(x *interceptors.Exchange) error { return x.Upstream.Forward(x) }
 
 func relayed(x *interceptors.Exchange) error {

@@ -21,7 +21,7 @@ var (
 	errTwoAsserted = errors.New("the query names more than one user or device to act as")
 )
 
-// credentials is who a request claims to be.
+// credentials are the token of a request, and the user and device that it claims to act as.
 type credentials struct {
 	token string
 	// user and device are what an application service asserts with ?user_id= and
@@ -29,7 +29,7 @@ type credentials struct {
 	user, device string
 }
 
-// query is the outcome of reading a query string.
+// query is a parsed query string.
 type query struct {
 	// clean is the query without the access token, as it goes upstream.
 	clean        string
@@ -94,7 +94,7 @@ func readQuery(raw string) (query, error) {
 	return q, nil
 }
 
-// assert notes whom the query says to act as.
+// assert records the user or device that the query asserts.
 func (q *query) assert(key, encoded string) error {
 	var to *string
 	switch key {
@@ -137,9 +137,9 @@ func unescape(s string) (string, error) {
 	return out, nil
 }
 
-// takeToken finds the one access token of a request and makes the Authorization header
-// say exactly it, so that the homeserver judges the token that was judged here. A
-// request without a token, or with another scheme, is left as it is.
+// takeToken returns the one access token of a request and sets the Authorization header to
+// exactly it, so that the homeserver judges the token that was judged here. A request
+// without a token, or with another scheme, is left as it is.
 func takeToken(h http.Header, q query) (string, error) {
 	if q.twoTokens {
 		return "", errTwoTokens
@@ -193,7 +193,7 @@ func isToken(s string) bool {
 	return true
 }
 
-// bearerOf gives the token of a header that takeToken has been through.
+// bearerOf returns the token in a header after takeToken.
 func bearerOf(h http.Header) (string, bool) {
 	if values := h["Authorization"]; len(values) == 1 {
 		return strings.CutPrefix(values[0], "Bearer ")

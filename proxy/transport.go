@@ -18,12 +18,12 @@ import (
 // Waits is how long the homeserver may take for the first byte of its answer. The zero
 // value of a field means its default.
 type Waits struct {
-	// Quick is for what it answers by itself; default 60 s.
+	// Quick is for requests that it answers by itself; default 60 s.
 	Quick time.Duration
-	// Slow is for what may wait for other homeservers; default 10 min.
+	// Slow is for requests that may wait for other homeservers; default 10 min.
 	Slow time.Duration
-	// Poll is added to the time a long poll asked for; default 10 min, because a first
-	// sync of a large account takes minutes.
+	// Poll is added to the timeout of a long poll; default 10 min, because a first sync of a
+	// large account takes minutes.
 	Poll time.Duration
 	// Dial is for a connection; default 10 s.
 	Dial time.Duration
@@ -43,9 +43,9 @@ func (w Waits) withDefaults() Waits {
 }
 
 // NewTransport makes a transport to a homeserver: HTTP/1.1, many idle connections, no
-// redirects, no proxies, no compression. caFile names further root certificates in PEM
-// form and may be empty. headerWait is how long the server may take for the first byte
-// of its answer; zero means no limit. idle is how long it may take none of what is sent to it.
+// redirects, no proxies, no compression. caFile names further root certificates in PEM form
+// and may be empty. headerWait is how long the server may take for the first byte of its
+// answer; zero means no limit. idle is how long it may take nothing of what is sent to it.
 func NewTransport(caFile string, dialWait, headerWait, idle time.Duration) (*http.Transport, error) {
 	dialer := &net.Dialer{Timeout: dialWait, KeepAlive: 15 * time.Second}
 	t := &http.Transport{
@@ -54,7 +54,7 @@ func NewTransport(caFile string, dialWait, headerWait, idle time.Duration) (*htt
 			if err != nil {
 				return nil, err //nolint:wrapcheck // the transport says what it dialled
 			}
-			return &takenConn{conn, idle}, nil
+			return &writeDeadlineConn{conn, idle}, nil
 		},
 		TLSHandshakeTimeout:    dialWait,
 		ResponseHeaderTimeout:  headerWait,
@@ -85,15 +85,15 @@ func NewTransport(caFile string, dialWait, headerWait, idle time.Duration) (*htt
 	return t, nil
 }
 
-// takenConn is a connection whose other end must take what is written to it: a
+// writeDeadlineConn is a connection whose other end must take what is written to it, so that a
 // homeserver that stops reading does not hold an upload for ever.
-type takenConn struct {
+type writeDeadlineConn struct {
 	net.Conn
 	idle time.Duration
 }
 
 // Write implements net.Conn.
-func (c *takenConn) Write(p []byte) (int, error) {
+func (c *writeDeadlineConn) Write(p []byte) (int, error) {
 	if err := c.SetWriteDeadline(time.Now().Add(c.idle)); err != nil {
 		return 0, err //nolint:wrapcheck // the connection's own
 	}
@@ -106,42 +106,42 @@ var (
 	errStalled  = fmt.Errorf("the answer stood still: %w", context.DeadlineExceeded)
 )
 
-// mover is a round trip whose answer, once begun, must move: never still for longer than
-// idle, and not slower on average than the minimum rate. How long the client takes to
-// take it does not count.
-type mover struct {
+// progressTransport is a round trip whose answer, once begun, must make progress: at least one byte
+// within idle, and the minimum rate on average. The time that the client needs does not
+// count.
+type progressTransport struct {
 	to   *http.Transport
 	idle time.Duration
 }
 
 // RoundTrip implements http.RoundTripper.
-func (m *mover) RoundTrip(req *http.Request) (*http.Response, error) {
+func (m *progressTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := m.to.RoundTrip(req)
 	if err != nil {
 		return nil, err //nolint:wrapcheck // an http.RoundTripper passes errors on
 	}
 	switch {
-	case resp.StatusCode == http.StatusSwitchingProtocols: // nobody asked for that
+	case resp.StatusCode == http.StatusSwitchingProtocols: // nobody asked for an upgrade
 		return nil, errors.Join(errUpgrade, resp.Body.Close())
 	case resp.Body != http.NoBody:
-		resp.Body = &moving{ReadCloser: resp.Body, idle: m.idle, left: 2 * m.idle}
+		resp.Body = &progressBody{ReadCloser: resp.Body, idle: m.idle, left: 2 * m.idle}
 	}
 	return resp, nil
 }
 
-// moving is the body of a mover's answer.
-type moving struct {
+// progressBody is the body of a progressTransport's answer.
+type progressBody struct {
 	io.ReadCloser
-	timer *time.Timer // runs while something is read
+	timer *time.Timer // runs during a read
 	idle  time.Duration
-	left  time.Duration // what reading may take; grows with what comes
+	left  time.Duration // the time left for reading; grows with what comes
 }
 
-// Read implements io.Reader. After the deadline it gives errStalled.
-func (b *moving) Read(p []byte) (int, error) {
+// Read implements io.Reader. After the deadline it returns errStalled.
+func (b *progressBody) Read(p []byte) (int, error) {
 	wait := max(min(b.idle, b.left), 0)
 	if b.timer == nil {
-		// The transport lets a body be closed while it is read; that ends the reading.
+		// http.Transport allows closing a body during a read, which ends the read.
 		b.timer = time.AfterFunc(wait, func() { _ = b.Close() })
 	} else {
 		b.timer.Reset(wait)
@@ -156,29 +156,29 @@ func (b *moving) Read(p []byte) (int, error) {
 	return n, err //nolint:wrapcheck // an io.Reader passes errors on
 }
 
-// poller is the round trip of a long poll: it may wait as long as the client asked,
-// and is called off when the proxy shuts down, but only while nothing has come.
-type poller struct {
+// pollTransport is the round trip of a long poll: it may wait as long as the client asked, and is
+// cancelled when the proxy shuts down, but only while nothing has come.
+type pollTransport struct {
 	to       http.RoundTripper
 	draining context.Context
 	grace    time.Duration
 }
 
 // RoundTrip implements http.RoundTripper.
-func (p *poller) RoundTrip(req *http.Request) (*http.Response, error) {
+func (p *pollTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	stop := context.AfterFunc(p.draining, func() { cancel(errDraining) })
-	timer := time.AfterFunc(p.grace+asked(req.URL.RawQuery), func() { cancel(errPollWait) })
+	timer := time.AfterFunc(p.grace+pollTimeout(req.URL.RawQuery), func() { cancel(errPollWait) })
 	resp, err := p.to.RoundTrip(req.WithContext(ctx))
 	called := !timer.Stop()
 	called = !stop() || called
 	if err == nil && !called {
 		resp.Request = req
-		resp.Body = &cancelling{ReadCloser: resp.Body, cancel: cancel}
+		resp.Body = &cancelBody{ReadCloser: resp.Body, cancel: cancel}
 		return resp, nil
 	}
 	if err == nil {
-		err = resp.Body.Close() // it came at the moment at which it was called off
+		err = resp.Body.Close() // it came at the moment of cancelling
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
@@ -187,8 +187,8 @@ func (p *poller) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, fmt.Errorf("long poll: %w", err)
 }
 
-// asked is how long a long poll wants to wait, an hour at most.
-func asked(rawQuery string) time.Duration {
+// pollTimeout returns the timeout of a long poll, an hour at most.
+func pollTimeout(rawQuery string) time.Duration {
 	for pair := range strings.SplitSeq(rawQuery, "&") {
 		if value, ok := strings.CutPrefix(pair, "timeout="); ok {
 			ms, err := strconv.ParseInt(value, 10, 64)
@@ -200,13 +200,13 @@ func asked(rawQuery string) time.Duration {
 	return 0
 }
 
-// cancelling frees the context of a response with its body.
-type cancelling struct {
+// cancelBody cancels the context of a response when its body is closed.
+type cancelBody struct {
 	io.ReadCloser
 	cancel context.CancelCauseFunc
 }
 
-func (c *cancelling) Close() error {
+func (c *cancelBody) Close() error {
 	err := c.ReadCloser.Close()
 	c.cancel(nil)
 	return err //nolint:wrapcheck // it is the body's

@@ -20,8 +20,8 @@ import (
 	"e2ee-proxy/interceptors"
 )
 
-// rawHomeserver is a homeserver that says exactly the bytes that answer writes, and knows
-// every token as alice's.
+// rawHomeserver returns a homeserver that says exactly the bytes that answer writes, and
+// knows every token as alice's.
 func rawHomeserver(t *testing.T, answer func(conn net.Conn, r *http.Request)) *url.URL {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -154,7 +154,7 @@ func TestAnswersThatMoveAreLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const idle = time.Minute
 		out, in := io.Pipe()
-		body := &moving{ReadCloser: out, idle: idle, left: 2 * idle}
+		body := &progressBody{ReadCloser: out, idle: idle, left: 2 * idle}
 		buf := make([]byte, 64<<10)
 		for range 8 {
 			piece := make([]byte, 32*minRate) // as much as half of its pause needs

@@ -24,7 +24,7 @@ import (
 //   - The request line is written from the judged endpoint, byte for byte.
 //   - Nothing is decompressed here.
 
-// openUpstream makes a transport for each way of waiting, and a pass-through for each.
+// openUpstream makes a transport and a pass-through for each kind of waiting.
 func (p *Proxy) openUpstream(caFile string, w Waits) error {
 	idle := p.deadlines.Idle
 	quick, err := NewTransport(caFile, w.Dial, w.Quick, idle)
@@ -50,18 +50,18 @@ func (p *Proxy) openUpstream(caFile string, w Waits) error {
 	for l := range lanes {
 		switch l {
 		case laneQuick, laneSend, laneAuth, laneOwn:
-			p.trips[l] = &mover{quick, idle}
+			p.trips[l] = &progressTransport{quick, idle}
 		case laneSlow, laneMedia:
-			p.trips[l] = &mover{slow, idle}
+			p.trips[l] = &progressTransport{slow, idle}
 		case lanePoll:
-			p.trips[l] = &poller{to: &mover{parked, idle}, draining: p.draining, grace: w.Poll}
+			p.trips[l] = &pollTransport{to: &progressTransport{parked, idle}, draining: p.draining, grace: w.Poll}
 		case lanes:
 		}
 		p.pass[l] = &httputil.ReverseProxy{
 			Rewrite:        p.rewrite,
 			Transport:      p.trips[l],
 			BufferPool:     buffers,
-			ModifyResponse: p.watch,
+			ModifyResponse: p.checkUnauthorized,
 			ErrorHandler:   noteError,
 			ErrorLog:       p.discard,
 		}
@@ -71,7 +71,7 @@ func (p *Proxy) openUpstream(caFile string, w Waits) error {
 
 // rewrite finishes a request that goes straight through. Its URL is already the
 // homeserver's. ReverseProxy has dropped the forwarding fields, which were judged in
-// cleanHeader, and may have written the query anew, which was judged in readQuery.
+// cleanHeader, and may have changed the query, which was judged in readQuery.
 func (p *Proxy) rewrite(r *httputil.ProxyRequest) {
 	r.Out.URL.RawQuery = r.In.URL.RawQuery
 	r.Out.Host = p.base.Host
@@ -85,21 +85,21 @@ func (p *Proxy) rewrite(r *httputil.ProxyRequest) {
 	}
 }
 
-// noteError keeps an error of ReverseProxy for the renderer.
+// noteError stores an error of ReverseProxy for the renderer.
 func noteError(w http.ResponseWriter, _ *http.Request, err error) {
 	if rec, ok := w.(*recorder); ok {
 		rec.failed = err
 	}
 }
 
-// aim points a request at an endpoint of the homeserver. The path is already encoded and
-// goes into the request line as it is.
-func (p *Proxy) aim(req *http.Request, path, query string) {
+// setTarget sets the URL of a request to an endpoint of the homeserver. The path is already
+// encoded and goes into the request line as it is.
+func (p *Proxy) setTarget(req *http.Request, path, query string) {
 	req.URL = &url.URL{Scheme: p.base.Scheme, Host: p.base.Host, Opaque: p.prefix + path, RawQuery: query}
 	req.Host = p.base.Host
 }
 
-// upstream is the homeserver as one exchange sees it.
+// upstream is the homeserver for one exchange.
 type upstream struct {
 	p *Proxy
 	q *request
@@ -115,11 +115,11 @@ func (u upstream) Forward(x *interceptors.Exchange) error {
 	}
 	// A shallow copy: the handler's request keeps its URL.
 	req := x.Request.WithContext(x.Request.Context())
-	u.p.aim(req, path, x.Request.URL.RawQuery)
+	u.p.setTarget(req, path, x.Request.URL.RawQuery)
 	return u.p.forward(u.q, req)
 }
 
-// forward passes a request, already aimed, straight through.
+// forward passes a request with its final URL straight through.
 func (p *Proxy) forward(q *request, req *http.Request) error {
 	p.pass[q.route.lane].ServeHTTP(q.w, req)
 	if err := q.w.failed; err != nil {
@@ -144,9 +144,9 @@ func (u upstream) Do(x *interceptors.Exchange, c interceptors.Change) (*http.Res
 	if c.Query != nil {
 		query = c.Query.Encode()
 	}
-	u.p.aim(req, path, query)
+	u.p.setTarget(req, path, query)
 	for _, name := range [...]string{"Range", "If-Range", "If-None-Match", "If-Modified-Since", "Expect"} {
-		delete(req.Header, name) // they speak of the client's copy, which is not the homeserver's
+		delete(req.Header, name) // they describe the client's copy, which is not the homeserver's
 	}
 	req.Header["Accept-Encoding"] = []string{"identity"}
 	switch {
@@ -166,13 +166,13 @@ func (u upstream) Do(x *interceptors.Exchange, c interceptors.Change) (*http.Res
 	if err := u.accept(resp); err != nil {
 		return nil, errors.Join(err, resp.Body.Close())
 	}
-	if u.q.route.ends && resp.StatusCode/100 == 2 {
-		u.p.endSessions(u.q) // before the client hears of it
+	if u.q.route.endsSessions && resp.StatusCode/100 == 2 {
+		u.p.endSessions(u.q) // before the client gets the answer
 	}
 	return resp, nil
 }
 
-// accept checks a response that a handler will look into.
+// accept checks a response that a handler will read.
 func (u upstream) accept(resp *http.Response) error {
 	endtoend.Remove(resp.Header)
 	if enc := resp.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
@@ -181,10 +181,10 @@ func (u upstream) accept(resp *http.Response) error {
 	if u.q.route.bodyAuth {
 		return nil
 	}
-	return u.p.watch(resp)
+	return u.p.checkUnauthorized(resp)
 }
 
-// path writes the path of an exchange with its changes.
+// path builds the path of an exchange with its changes.
 func (u upstream) path(x *interceptors.Exchange, c interceptors.Change) (string, error) {
 	pattern := x.Endpoint.Pattern
 	if c.Pattern != "" {
@@ -211,8 +211,8 @@ func (u upstream) Relay(x *interceptors.Exchange, resp *http.Response) error {
 
 var (
 	errClientGone = errors.New("the client is gone")
-	// errBroken is a response that cannot be finished: its connection must break, so
-	// that the client does not take it for whole.
+	// errBroken means that a response cannot be finished: its connection must break, so that
+	// the client does not take it for whole.
 	errBroken = errors.New("the homeserver's answer broke off")
 )
 
@@ -242,7 +242,7 @@ func copyBody(w http.ResponseWriter, resp *http.Response) error {
 	}
 }
 
-// upstreamError says what an error of a round trip means to the client.
+// upstreamError returns the client's error for an error of a round trip.
 func (p *Proxy) upstreamError(err error) error {
 	var own *interceptors.Error
 	var netErr net.Error
@@ -252,13 +252,13 @@ func (p *Proxy) upstreamError(err error) error {
 	case errors.Is(err, errDraining), errors.Is(err, errEndSession), errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
-		return interceptors.TimedOut(scrub(err))
+		return interceptors.TimedOut(withoutURL(err))
 	}
-	return interceptors.Unreachable(scrub(err))
+	return interceptors.Unreachable(withoutURL(err))
 }
 
-// scrub takes the URL out of an error: it has room IDs and the query.
-func scrub(err error) error {
+// withoutURL removes the URL from an error: it has room IDs and the query.
+func withoutURL(err error) error {
 	var withURL *url.Error
 	if errors.As(err, &withURL) {
 		return withURL.Err
@@ -266,7 +266,7 @@ func scrub(err error) error {
 	return err
 }
 
-// bufferPool lends the copy buffers of pass-through.
+// bufferPool holds the copy buffers of pass-through.
 type bufferPool struct{ pool sync.Pool }
 
 func (b *bufferPool) Get() []byte {

@@ -13,9 +13,9 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// Account is a Matrix user whose devices are kept here, and the key under which its
-// values are sealed. It stays usable after a rotation of the master key, and is safe for
-// concurrent use.
+// Account is a Matrix user with devices in this database, and the key under which the
+// user's values are sealed. It stays usable after a rotation of the master key, and is safe
+// for concurrent use.
 type Account struct {
 	ID     int64
 	UserID id.UserID
@@ -24,8 +24,7 @@ type Account struct {
 	key      *seal.Key
 }
 
-// newAccounts is the insert of an account that may have been made by another process
-// since it was looked for.
+// insertAccount allows for another process that made the account since it was looked for.
 const insertAccount = `INSERT INTO accounts (user_id, master_key_id, sealed_key, created_at) VALUES ($1, $2, $3, $4)
 	ON CONFLICT (user_id) DO NOTHING`
 
@@ -62,7 +61,7 @@ func (db *DB) openAccountKey(user id.UserID, masterID string, sealed []byte) (se
 	return raw, nil
 }
 
-// Account finds the account of a user, and makes it if there is none.
+// Account returns the account of a user, and makes it if there is none.
 func (db *DB) Account(ctx context.Context, user id.UserID) (*Account, error) {
 	acct, err := db.LookupAccount(ctx, user)
 	if !errors.Is(err, ErrNotFound) {
@@ -91,7 +90,7 @@ func (db *DB) Account(ctx context.Context, user id.UserID) (*Account, error) {
 	return db.LookupAccount(ctx, user)
 }
 
-// LookupAccount finds the account of a user, or returns [ErrNotFound].
+// LookupAccount returns the account of a user, or [ErrNotFound].
 func (db *DB) LookupAccount(ctx context.Context, user id.UserID) (*Account, error) {
 	all, err := db.readAccounts(ctx, db.reader.query, selectAccounts+" WHERE user_id = $1", encodeText(string(user)))
 	if err == nil && len(all) == 0 {
@@ -103,7 +102,7 @@ func (db *DB) LookupAccount(ctx context.Context, user id.UserID) (*Account, erro
 	return all[0], nil
 }
 
-// Accounts lists all accounts in the order in which they were made.
+// Accounts returns all accounts in the order in which they were made.
 func (db *DB) Accounts(ctx context.Context) ([]*Account, error) {
 	all, err := db.readAccounts(ctx, db.reader.query, selectAccounts+" ORDER BY id")
 	if err != nil {
@@ -131,7 +130,7 @@ func (db *DB) readAccounts(ctx context.Context, query querier, statement string,
 	return all, err
 }
 
-// DeleteAccount removes an account, its devices and everything that belongs to them. With
+// DeleteAccount deletes an account, its devices and everything that belongs to them. With
 // its key gone, what is left of it in backups can be opened only with those backups.
 func (db *DB) DeleteAccount(ctx context.Context, acct *Account) error {
 	err := db.writer.run(ctx, func(ctx context.Context, t *tx) error {
@@ -147,9 +146,9 @@ func (db *DB) DeleteAccount(ctx context.Context, acct *Account) error {
 	return nil
 }
 
-// checkAccountKeys sees that the key of every account can be opened, so that a key that is
-// missing is noticed now and not when its account is used. One account for each master
-// key is opened.
+// checkAccountKeys checks that the key of every account can be opened, so that a missing
+// key is noticed now and not when its account is used. It opens one account for each master
+// key.
 func (db *DB) checkAccountKeys(ctx context.Context, query querier) error {
 	return query(ctx, `SELECT user_id, master_key_id, sealed_key FROM accounts
 		WHERE id IN (SELECT MIN(id) FROM accounts GROUP BY master_key_id)`, nil, func(r *sql.Rows) error {
@@ -165,7 +164,7 @@ func (db *DB) checkAccountKeys(ctx context.Context, query querier) error {
 	})
 }
 
-// place tells where a sealed value of the account belongs.
+// place returns the place, for sealing, of a value of the account.
 func (a *Account) place(table, column string, row []string) seal.Place {
 	return seal.Place{Database: a.database, Table: table, Account: string(a.UserID), Column: column, Row: row}
 }
@@ -178,14 +177,15 @@ func (a *Account) seal(value []byte, table, column string, row ...string) []byte
 	return a.key.Seal(value, a.place(table, column, row))
 }
 
-// mark is a sealed value that says nothing but that these columns of a row were written
-// with the account's key, together.
-func (a *Account) mark(table string, columns []string) []byte {
+// columnSeal returns a seal over columns that stand in clear: it proves that these columns of a
+// row were written together, with the account's key.
+func (a *Account) columnSeal(table string, columns []string) []byte {
 	return a.key.Seal(nil, a.place(table, "sealed_trust", columns))
 }
 
-// checkMark refuses columns that are not those of the mark. No mark fits none.
-func (a *Account) checkMark(mark []byte, table string, columns []string) error {
+// checkColumnSeal refuses columns that differ from those of the mark. Columns without a mark are
+// refused too.
+func (a *Account) checkColumnSeal(mark []byte, table string, columns []string) error {
 	if _, err := a.key.Open(mark, a.place(table, "sealed_trust", columns)); err != nil {
 		return fmt.Errorf("%w: %s.sealed_trust: %w", ErrSealed, table, err)
 	}

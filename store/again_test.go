@@ -103,7 +103,7 @@ func TestAwaitLease(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			db := &DB{lease: newLease(lasts)}
 			start, looks, told := time.Now(), 0, 0
-			err := db.await(t.Context(), func(error) { told++ }, func() error {
+			err := db.awaitLease(t.Context(), func(error) { told++ }, func() error {
 				looks++
 				left := test.dies - time.Since(start)
 				if test.dies == 0 {
@@ -135,7 +135,7 @@ func TestAwaitLeaseEnds(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		start := time.Now()
-		err := db.await(ctx, nil, func() error { return &heldError{leaseRow{left: time.Hour}} })
+		err := db.awaitLease(ctx, nil, func() error { return &heldError{leaseRow{left: time.Hour}} })
 		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrInUse) || time.Since(start) != 100*time.Millisecond {
 			t.Errorf("after %s: %v", time.Since(start), err)
 		}

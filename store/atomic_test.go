@@ -91,7 +91,7 @@ func TestGroupedTransactionsAreApart(t *testing.T) {
 	h.watch(nil)
 
 	w := as[*liteWriter](db.writer)
-	w.turn <- struct{}{} // nobody commits until all have queued
+	w.sem <- struct{}{} // nobody commits until all have queued
 	const jobs = 40
 	results := make([]chan error, jobs)
 	for i := range jobs {
@@ -109,7 +109,7 @@ func TestGroupedTransactionsAreApart(t *testing.T) {
 		defer w.mu.Unlock()
 		return len(w.queue) == jobs
 	})
-	<-w.turn
+	<-w.sem
 	for i := range jobs {
 		err := <-results[i]
 		if want := i%3 == 0; errors.Is(err, ErrNotFound) != want || (err == nil) == want {
@@ -135,7 +135,7 @@ func TestGivingUpWhileWaiting(t *testing.T) {
 	db := open(t, options(t, liteURL(t)))
 	acct, dev := device(t, db, alice, "A")
 	w := as[*liteWriter](db.writer)
-	w.turn <- struct{}{}
+	w.sem <- struct{}{}
 	ctx, cancel := context.WithCancel(t.Context())
 	result := make(chan error, 1)
 	go func() { result <- db.Save(ctx, acct, dev.ID, everything()) }()
@@ -148,7 +148,7 @@ func TestGivingUpWhileWaiting(t *testing.T) {
 	if err := <-result; !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want the context's error", err)
 	}
-	<-w.turn
+	<-w.sem
 	same(t, "rows", countVisible(t, db, acct, dev.ID), 0)
 	if err := db.Save(ctx, acct, dev.ID, everything()); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want the context's error", err)

@@ -134,7 +134,7 @@ func TestTheNumberOfStatementsIsBounded(t *testing.T) {
 // it has met, so a fixed one that comes later would shift them all.
 func TestFixedParametersComeFirst(t *testing.T) {
 	t.Parallel()
-	for _, q := range []*listed{
+	for _, q := range []*listStatement{
 		putOlmSessions, dropOlmSessions, selectOlmSessions, putInbound, selectInbound, putOwners, putMoreOwners, selectMoreOwners, markBacked, putIndices, selectIndices,
 		putOutbound, markDiscarded, putShares, putTransactions, putOutbox, dropOutbox, putRooms, selectRooms, putPending, dropPending,
 		makeReady, releaseFrom, deliverPending, placePending, showPending, findPending, putInbox, dropInbox, deliverInbox, putWithheld, dropWithheld, selectWithheld, putSeen, selectSeen,

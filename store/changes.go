@@ -6,8 +6,8 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// Changes is everything one step of the engine wants to store. [DB.Save] writes it
-// in one transaction: all of it or nothing. Within it, deletions come before upserts.
+// Changes is everything that one step of the engine stores. [DB.Save] writes it in one
+// transaction: all of it or nothing. Within it, deletions come before upserts.
 type Changes struct {
 	// Device, when not nil, replaces the device's row.
 	Device *Device
@@ -18,7 +18,7 @@ type Changes struct {
 	OlmSessions       []OlmSession
 
 	InboundSessions []InboundSession
-	// Owners is applied after InboundSessions, and does nothing for a session that is not there.
+	// Owners is applied after InboundSessions, and ignores sessions that do not exist.
 	Owners         []SessionOwner
 	MoreOwners     []MoreOwners
 	MessageIndices []MessageIndex // first write wins; an existing row is kept
@@ -38,9 +38,9 @@ type Changes struct {
 
 	DeletePending []id.EventID
 	Pending       []PendingEvent
-	ReadyPending  []SessionRef // marks Ready what waits for these sessions
-	// ReadyPendingFrom marks Ready what was held back because of devices of these users,
-	// for every device of the account.
+	ReadyPending  []SessionRef // sets Ready of the events that wait for these sessions
+	// ReadyPendingFrom sets Ready of the events that were withheld because of devices of these
+	// users, for every device of the account.
 	ReadyPendingFrom []id.UserID
 	MarkPending      []id.EventID // sets DeliveredAt of these to MarkDelivered
 	PlacePending     []id.EventID // sets PlacedAt of these to MarkDelivered
@@ -52,15 +52,15 @@ type Changes struct {
 	Withheld         []WithheldNote
 	DeleteWithheld   []SessionRef
 
-	// Seen are digests of Olm messages already processed; see requirement 3.8.
+	// Seen are digests of Olm messages that were processed; see requirement 3.8.
 	Seen []SeenMessage
 
 	// Account scope.
 	Users []User
-	// OutdatedUsers sets Outdated and clears Failures and RetryAt of those that are
-	// tracked, and touches nothing else of their rows: a query may be writing the same
-	// row. LeftUsers clears Tracked and sets Outdated, likewise. Both are applied after
-	// Users, and do nothing for a user without a row.
+	// OutdatedUsers sets Outdated and clears Failures and RetryAt of those that are tracked,
+	// and leaves the rest of their rows: a query may be writing the same row. LeftUsers clears
+	// Tracked and sets Outdated, likewise. Both are applied after Users, and ignore users
+	// without a row.
 	OutdatedUsers []id.UserID
 	LeftUsers     []id.UserID
 	UserChanges   []UserChange // appended
@@ -87,7 +87,7 @@ type SeenMessage struct {
 	At     time.Time
 }
 
-// BackedSession says that a session, from this first index on, is in a backup version.
+// BackedSession records that a session, from this first index on, is in a backup version.
 type BackedSession struct {
 	SessionRef
 	FirstIndex uint32

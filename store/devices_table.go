@@ -28,11 +28,12 @@ const (
 	selectDevices  = "SELECT " + deviceColumns + " FROM devices d WHERE d.account = $1 ORDER BY d.id"
 	selectOwn      = `SELECT d.id, a.user_id, d.device_id FROM devices d JOIN accounts a ON a.id = d.account
 		WHERE d.id > $1 AND d.state = $2 AND LENGTH(d.sealed_token) > 0 ORDER BY d.id LIMIT 500`
-	// takeNumbers hands out numbers that order the rows of a device and are never used again.
+	// takeNumbers reserves numbers that order the rows of a device and are never used again.
 	takeNumbers = "UPDATE devices SET last_seq = last_seq + $3 WHERE account = $1 AND id = $2 RETURNING last_seq"
 )
 
-// The device ID identifies the row for sealing: the number is not known before the row is there.
+// The device ID identifies the row for sealing, because the row's number is not known
+// before it is written.
 func (a *Account) deviceArgs(d *Device) *args {
 	p := &args{}
 	p.num(a.ID)
@@ -51,7 +52,7 @@ func (a *Account) deviceArgs(d *Device) *args {
 	return p
 }
 
-// deviceScan reads deviceColumns. What it holds sealed is opened by device.
+// deviceScan reads deviceColumns. device opens the sealed ones.
 type deviceScan struct {
 	d          Device
 	olm, token []byte
@@ -79,7 +80,7 @@ func (s *deviceScan) device(a *Account) (Device, error) {
 	return s.d, nil
 }
 
-// Device finds a device, or returns [ErrNotFound].
+// Device returns a device, or [ErrNotFound].
 func (db *DB) Device(ctx context.Context, acct *Account, device id.DeviceID) (Device, error) {
 	all, err := db.readDevices(ctx, acct, selectDevice, acct.ID, encodeText(string(device)))
 	if err == nil && len(all) == 0 {
@@ -91,7 +92,7 @@ func (db *DB) Device(ctx context.Context, acct *Account, device id.DeviceID) (De
 	return all[0], nil
 }
 
-// Devices lists the devices of an account in the order in which they were made.
+// Devices returns the devices of an account in the order in which they were made.
 func (db *DB) Devices(ctx context.Context, acct *Account) ([]Device, error) {
 	all, err := db.readDevices(ctx, acct, selectDevices, acct.ID)
 	if err != nil {
@@ -114,9 +115,9 @@ func (db *DB) readDevices(ctx context.Context, acct *Account, query string, para
 	return all, err
 }
 
-// OwnDevices names every device of every account whose keys are held here and that had a
-// token when it was last used. It reads in batches: no connection is held while the loop's
-// body runs. It stops at the first error.
+// OwnDevices iterates over the devices of all accounts whose keys are held here and that
+// had a token when they were last used. It reads in batches: no connection is held while
+// the loop's body runs. It stops at the first error.
 func (db *DB) OwnDevices(ctx context.Context) iter.Seq2[DeviceRef, error] {
 	return func(yield func(DeviceRef, error) bool) {
 		for last := int64(0); ; {
@@ -143,8 +144,8 @@ func (db *DB) OwnDevices(ctx context.Context) iter.Seq2[DeviceRef, error] {
 	}
 }
 
-// CreateDevice adds a device and returns it with its ID. It returns [ErrExists] if the
-// account has a device of that name.
+// CreateDevice adds a device and returns it with its ID, or [ErrExists] if the account has
+// a device with this device ID.
 func (db *DB) CreateDevice(ctx context.Context, acct *Account, d Device) (Device, error) {
 	p := acct.deviceArgs(&d)
 	err := p.err
@@ -169,8 +170,8 @@ func (db *DB) CreateDevice(ctx context.Context, acct *Account, d Device) (Device
 	return d, nil
 }
 
-// DeleteDevice removes a device and everything that belongs to it. What stays is that its
-// signing key was made here, see [DB.Forgotten].
+// DeleteDevice deletes a device and everything that belongs to it, except that its signing
+// key was made here, see [DB.Forgotten].
 func (db *DB) DeleteDevice(ctx context.Context, acct *Account, device int64) error {
 	err := db.writer.run(ctx, func(ctx context.Context, t *tx) error {
 		if err := db.rememberForgotten(ctx, t, acct, device); err != nil {
@@ -188,8 +189,8 @@ func (db *DB) DeleteDevice(ctx context.Context, acct *Account, device int64) err
 	return nil
 }
 
-// device adds the replacement of the device's row.
-func (b *batch) device(d *Device, position *string) {
+// device adds the update of the device's row.
+func (b *saver) device(d *Device, position *string) {
 	if d != nil {
 		if d.ID != b.dev {
 			b.fail(errors.New("device is not the one that is saved"))
@@ -198,17 +199,17 @@ func (b *batch) device(d *Device, position *string) {
 		p := b.acct.deviceArgs(d)
 		p.num(d.ID)
 		b.ratchet = true
-		b.step("device", p, b.one(updateDevice, p))
+		b.step("device", p, b.execOne(updateDevice, p))
 	}
 	if position != nil {
 		p := b.scope()
 		p.text(*position)
-		b.step("sync position", p, b.one(updatePosition, p))
+		b.step("sync position", p, b.execOne(updatePosition, p))
 	}
 }
 
-// numbers reserves n numbers in the device's order and returns the one before the first.
-func (b *batch) numbers(ctx context.Context, t *tx, n int) (int64, error) {
+// reserveNumbers reserves n numbers in the device's order and returns the one before the first.
+func (b *saver) reserveNumbers(ctx context.Context, t *tx, n int) (int64, error) {
 	last := int64(-1)
 	err := t.rows(ctx, takeNumbers, []any{b.acct.ID, b.dev, int64(n)}, func(r *sql.Rows) error { return r.Scan(&last) })
 	if err == nil && last < 0 {

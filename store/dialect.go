@@ -2,11 +2,11 @@ package store
 
 import "strings"
 
-// dialect is what differs between the two databases in the text of statements.
+// dialect holds the differences between the two databases in the text of statements.
 type dialect struct {
 	name  string
 	words *strings.Replacer
-	// sharedPool says that several connections may write at once.
+	// sharedPool reports whether several connections may write at once.
 	sharedPool bool
 }
 

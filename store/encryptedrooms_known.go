@@ -8,19 +8,20 @@ import (
 	"sync"
 )
 
-// Every message that goes out in clear asks whether its room is known to be encrypted, and
-// nearly always the answer is no. Where no other process can write, memory knows it: a part
-// of each name that is in the table, which takes 20 bytes or so a room.
+// Every message that is sent in clear needs to know whether its room is known to be
+// encrypted, and nearly always it is not. If no other process can write, that is answered
+// from memory, with a part of each hash in the table: about 20 bytes a room.
 
-// maxKnownRooms bounds it. With more rooms the table is asked.
+// maxKnownRooms is how many rooms are kept in memory. With more, the table is queried.
 const maxKnownRooms = 1 << 18
 
 const selectAllEncryptedRooms = "SELECT room FROM encrypted_rooms LIMIT $1"
 
-// knownRooms tells of which rooms the table has nothing for certain. Its zero value tells of none.
+// knownRooms knows which rooms are certainly not in the table. Its zero value knows
+// nothing.
 type knownRooms struct {
 	mu    sync.RWMutex
-	parts map[uint64]struct{} // nil: the table has to be asked
+	parts map[uint64]struct{} // nil: the table has to be queried
 }
 
 func part(name [32]byte) uint64 { return binary.BigEndian.Uint64(name[:]) }
@@ -49,7 +50,8 @@ func (k *knownRooms) load(ctx context.Context, t *tx) error {
 	return nil
 }
 
-// add is called before a room is written: one that is not, in the end, costs a question.
+// add must be called before a room is written. If it is not written in the end, that only
+// costs a query.
 func (k *knownRooms) add(name [32]byte) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -65,7 +67,7 @@ func (k *knownRooms) bound() {
 	}
 }
 
-// lacks reports whether the table has nothing of a room.
+// lacks reports whether a room is certainly not in the table.
 func (k *knownRooms) lacks(name [32]byte) bool {
 	k.mu.RLock()
 	defer k.mu.RUnlock()

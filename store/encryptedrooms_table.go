@@ -12,13 +12,13 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// EncryptedRoom is a room into which nothing is sent in clear. It is known for the whole
-// database and for ever, whatever becomes of the device that learned of it.
+// EncryptedRoom is a room into which nothing is sent in clear. It is stored for the whole
+// database and for ever, whatever happens to the device that learned of it.
 type EncryptedRoom struct {
 	RoomID id.RoomID
 	// Algorithm is that of the room's first m.room.encryption event. It never changes
-	// (requirement 0.8). Empty: no such event has been seen, but clear text is refused all
-	// the same; the first event that is seen sets it.
+	// (requirement 0.8). Empty: no such event has been seen, but clear text is refused all the
+	// same; the first event that is seen sets it.
 	Algorithm string
 	Since     time.Time
 }
@@ -26,7 +26,7 @@ type EncryptedRoom struct {
 var (
 	putEncryptedRooms = insertRows("encrypted_rooms", nil, []string{"room"}, []string{"algorithm", "since"},
 		`UPDATE SET algorithm = excluded.algorithm, since = excluded.since WHERE encrypted_rooms.algorithm = ''`)
-	selectEncryptedRooms = &listed{
+	selectEncryptedRooms = &listStatement{
 		head: "SELECT room, algorithm, since FROM encrypted_rooms WHERE room IN (", item: "?", tail: ")", width: 1, pad: true,
 	}
 )
@@ -35,18 +35,18 @@ const selectRoomsOfDevices = "SELECT room_id, algorithm, encrypted_since FROM ro
 
 var errDamagedHash = errors.New("hash is damaged")
 
-// hashRoom is the name under which a room stands.
+// hashRoom returns the keyed hash under which a room is stored.
 func (db *DB) hashRoom(room id.RoomID) [32]byte { return db.Hash("encrypted room", []byte(room)) }
 
-// encryptedRoomArgs makes rows. They are in the order of their keys, so that two
-// transactions that write the same rooms wait for each other in one order.
+// encryptedRoomArgs makes rows, sorted by their keys, so that two transactions that write
+// the same rooms cannot deadlock.
 func (db *DB) encryptedRoomArgs(all []EncryptedRoom) *args {
 	type row struct {
 		key [32]byte
 		EncryptedRoom
 	}
 	rows := make([]row, 0, len(all))
-	for _, r := range last(all, func(r *EncryptedRoom) id.RoomID { return r.RoomID }) {
+	for _, r := range lastByKey(all, func(r *EncryptedRoom) id.RoomID { return r.RoomID }) {
 		rows = append(rows, row{db.hashRoom(r.RoomID), r})
 	}
 	slices.SortFunc(rows, func(a, b row) int { return bytes.Compare(a.key[:], b.key[:]) })
@@ -60,8 +60,9 @@ func (db *DB) encryptedRoomArgs(all []EncryptedRoom) *args {
 	return p
 }
 
-// encryptedRooms adds what rows of rooms say: it is stored with them or not at all.
-func (b *batch) encryptedRooms(all []Room) {
+// encryptedRooms stores the encryption of rooms for the whole database, in the same
+// transaction as their rows.
+func (b *saver) encryptedRooms(all []Room) {
 	var encrypted []EncryptedRoom
 	for i := range all {
 		if all[i].Algorithm != "" {
@@ -73,8 +74,8 @@ func (b *batch) encryptedRooms(all []Room) {
 	}
 }
 
-// NoteEncryptedRoom records a room that no device of this database may know of. What is
-// known of it already stays.
+// NoteEncryptedRoom stores a room that no device of this database may know of. An existing
+// row stays.
 func (db *DB) NoteEncryptedRoom(ctx context.Context, room EncryptedRoom) error {
 	if err := db.noteEncryptedRooms(ctx, db.writer.run, []EncryptedRoom{room}); err != nil {
 		return fmt.Errorf("note an encrypted room: %w", err)
@@ -82,7 +83,7 @@ func (db *DB) NoteEncryptedRoom(ctx context.Context, room EncryptedRoom) error {
 	return nil
 }
 
-// runner runs a transaction, or runs inside of one.
+// runner runs a transaction, or continues one.
 type runner func(context.Context, func(context.Context, *tx) error) error
 
 func (db *DB) noteEncryptedRooms(ctx context.Context, run runner, all []EncryptedRoom) error {
@@ -96,7 +97,7 @@ func (db *DB) noteEncryptedRooms(ctx context.Context, run runner, all []Encrypte
 	})
 }
 
-// EncryptedRooms reads which of the rooms are encrypted. The others are not in the map.
+// EncryptedRooms returns which of the rooms are encrypted. The others are not in the map.
 func (db *DB) EncryptedRooms(ctx context.Context, want []id.RoomID) (map[id.RoomID]EncryptedRoom, error) {
 	p := &args{}
 	names := make(map[[32]byte]id.RoomID, len(want))
@@ -131,8 +132,8 @@ func (db *DB) EncryptedRooms(ctx context.Context, want []id.RoomID) (map[id.Room
 	return all, nil
 }
 
-// collectEncryptedRooms is the part of a migration for which it takes the keys: what every
-// device knew for itself is known to all.
+// collectEncryptedRooms is the part of a migration for which the keys are needed: it makes
+// what every device knew for itself known to all.
 func (db *DB) collectEncryptedRooms(ctx context.Context, t *tx) error {
 	known := make(map[id.RoomID]EncryptedRoom)
 	err := t.rows(ctx, selectRoomsOfDevices, nil, func(rows *sql.Rows) error {

@@ -13,9 +13,9 @@ import (
 
 // Errors that callers decide by. They may be wrapped.
 var (
-	// ErrNotFound means that the row, or the device or account it belongs to, is not there.
+	// ErrNotFound means that the row, or the device or account it belongs to, does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrExists means that a device with this ID is already there.
+	// ErrExists means that a device with this ID exists already.
 	ErrExists = errors.New("exists already")
 	// ErrMasterKey means that the database cannot be opened with the master keys given.
 	ErrMasterKey = errors.New("wrong or missing master key")
@@ -26,52 +26,52 @@ var (
 	// ErrLeaseLost means that another process has taken the database over, or that it is no
 	// longer the one that was opened. Nothing was written and nothing will be: end the process.
 	ErrLeaseLost = errors.New("this process may not write to the database any more")
-	// ErrReadOnly means that a database opened with Options.ReadOnly was asked to change.
+	// ErrReadOnly means that a write was tried on a database opened with Options.ReadOnly.
 	ErrReadOnly = errors.New("database was opened for reading only")
 	// ErrSealed means that a sealed value was changed, moved or damaged.
 	ErrSealed = errors.New("sealed value refused")
-	// ErrStale means that the outbound session in the database is further along than, or
-	// was replaced after, the one to be saved. Its next index may have been used already,
-	// so nothing was written: drop what is in memory and read the session again.
+	// ErrStale means that the outbound session in the database is further along than, or was
+	// replaced after, the one to be saved. Its next index may have been used already, so
+	// nothing was written: drop what is in memory and read the session again.
 	ErrStale = errors.New("a newer state of the session is stored")
 	// ErrUnsure means that the outcome of a commit is not known: the connection broke, or time
-	// ran out, while it was made. All of the changes may have been written, or none. What
-	// was to be saved is in memory only as a guess then: drop it and read it again. Every
-	// other error of a write means that nothing was written.
+	// ran out, while it was made. All of the changes may have been written, or none. What was
+	// to be saved is only a guess then: drop it from memory and read it again. Every other
+	// error of a write means that nothing was written.
 	ErrUnsure = errors.New("it is not known whether the changes were written")
 	// ErrTooLong means that an identifier is longer than [MaxID] bytes.
 	ErrTooLong = errors.New("identifier is too long to be stored")
 )
 
-// hinted is an error that tells its reader what to do.
-type hinted struct {
+// hintError is an error with a hint for its reader.
+type hintError struct {
 	err  error
 	hint string
 }
 
-// withHint adds what a person can do about err.
-func withHint(err error, hint string) error { return &hinted{err: err, hint: hint} }
+// withHint adds to err what a person can do about it.
+func withHint(err error, hint string) error { return &hintError{err: err, hint: hint} }
 
-// Error gives the error and the hint in one line.
-func (h *hinted) Error() string { return h.err.Error() + " (" + h.hint + ")" }
+// Error returns the error and the hint in one line.
+func (h *hintError) Error() string { return h.err.Error() + " (" + h.hint + ")" }
 
-// Unwrap gives the error alone.
-func (h *hinted) Unwrap() error { return h.err }
+// Unwrap returns the error alone.
+func (h *hintError) Unwrap() error { return h.err }
 
-// Hint says what a person can do.
-func (h *hinted) Hint() string { return h.hint }
+// Hint returns what a person can do.
+func (h *hintError) Hint() string { return h.hint }
 
-// SQLSTATE classes of PostgreSQL that we tell apart.
+// SQLSTATE classes of PostgreSQL that matter here.
 const (
 	pgForeignKey    = "23503"
 	pgSerialization = "40001"
 	pgDeadlock      = "40P01"
-	// Both say that the server does not know either.
+	// Both mean that the server does not know either.
 	pgUnknownOutcome   = "08007"
 	pgUnknownStatement = "40003"
 )
 
-// isForeignKey tells that the device or account which a row belongs to is gone.
+// isForeignKey reports whether the device or account that a row belongs to is gone.
 func isForeignKey(err error) bool {
 	var l *sqlite.Error
 	if errors.As(err, &l) {
@@ -81,7 +81,8 @@ func isForeignKey(err error) bool {
 	return errors.As(err, &pg) && pg.Code == pgForeignKey
 }
 
-// commitError is an error of a commit, unsure unless the database has said that it did not commit.
+// commitError returns the error of a commit, with ErrUnsure unless the database has said
+// that it did not commit.
 func commitError(err error) error {
 	if isUncommitted(err) {
 		return fmt.Errorf("commit: %w", err)
@@ -89,10 +90,10 @@ func commitError(err error) error {
 	return fmt.Errorf("commit: %w: %w", ErrUnsure, err)
 }
 
-// isUncommitted tells that COMMIT was never sent, or that PostgreSQL answered that it rolled
-// back. A server that ends the connection (severity FATAL) may have committed before.
-// pgconn.SafeToRetry cannot be asked: it takes a connection that breaks while the answer is
-// awaited for one that was closed before.
+// isUncommitted reports whether COMMIT was never sent, or PostgreSQL answered that it
+// rolled back. A server that ends the connection (severity FATAL) may have committed
+// before. pgconn.SafeToRetry cannot be used: it takes a connection that breaks while the
+// answer is awaited for one that was closed before.
 func isUncommitted(err error) bool {
 	if errors.Is(err, sql.ErrTxDone) || errors.Is(err, pgx.ErrTxCommitRollback) {
 		return true
@@ -101,8 +102,8 @@ func isUncommitted(err error) bool {
 	return errors.As(err, &pg) && pg.SeverityUnlocalized == "ERROR" && pg.Code != pgUnknownOutcome && pg.Code != pgUnknownStatement
 }
 
-// isRetryable tells conflicts between transactions, which succeed when repeated, from
-// failures. Nothing of the failed transaction was written.
+// isRetryable reports whether an error is a conflict between transactions, which succeed
+// when repeated. Nothing of the failed transaction was written.
 func isRetryable(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && (pg.Code == pgSerialization || pg.Code == pgDeadlock)

@@ -10,8 +10,9 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// A device that is deleted leaves a hash of its name and its public signing key behind, for ever:
-// when the homeserver shows that key again, it was ours, and is nobody's now.
+// A device that is deleted leaves a hash of its name and its public signing key behind, for
+// ever: when the homeserver shows that key again, the key was ours, and its private half is
+// gone.
 
 const (
 	// selectOurs finds a device if its keys were made here.
@@ -36,7 +37,7 @@ func (db *DB) hashDevice(d PublishedDevice) [32]byte {
 	return db.Hash("forgotten device", b)
 }
 
-// rememberForgotten is part of the deletion of a device.
+// rememberForgotten stores the hash of a device that is being deleted.
 func (db *DB) rememberForgotten(ctx context.Context, t *tx, acct *Account, device int64) error {
 	d := PublishedDevice{UserID: acct.UserID}
 	ours := false

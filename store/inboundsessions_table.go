@@ -16,7 +16,7 @@ var (
 	putInbound = replaceRows("inbound_sessions", ofDevice, []string{"room_id", "session_id"},
 		[]string{"sealed_pickle", "sealed_owner", "source", "first_index", "shared_history", "received_at", "backup_version"})
 	selectInbound = wherePair("SELECT "+inboundColumns+" FROM inbound_sessions", ofDevice, "room_id, session_id")
-	putOwners     = &listed{
+	putOwners     = &listStatement{
 		head: "WITH owned (account, device, room_id, session_id, sealed_owner) AS (VALUES ",
 		item: "(CAST($1 AS {{int}}), CAST($2 AS {{int}}), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS {{blob}}))",
 		tail: `) UPDATE inbound_sessions SET sealed_owner = owned.sealed_owner FROM owned
@@ -24,7 +24,7 @@ var (
 			AND inbound_sessions.room_id = owned.room_id AND inbound_sessions.session_id = owned.session_id`,
 		fixed: 2, width: 3, pad: true,
 	}
-	markBacked = &listed{
+	markBacked = &listStatement{
 		head: "WITH stored (account, device, room_id, session_id, first_index, version) AS (VALUES ",
 		item: "(CAST($1 AS {{int}}), CAST($2 AS {{int}}), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS {{int}}), CAST(? AS TEXT))",
 		tail: `) UPDATE inbound_sessions SET backup_version = stored.version FROM stored
@@ -35,7 +35,7 @@ var (
 	}
 )
 
-// Two ranges, so that both databases can leave out what is in the version by the index.
+// Two ranges, so that both databases can skip the sessions in the version by the index.
 const (
 	notBacked    = " WHERE account = $1 AND device = $2 AND (backup_version < $3 OR backup_version > $3)"
 	selectToBack = "SELECT " + inboundColumns + " FROM inbound_sessions" + notBacked + " LIMIT $4"
@@ -46,20 +46,21 @@ const (
 		WHERE account = $1 AND device = $2 AND room_id = $3 AND session_id > $4 ORDER BY session_id LIMIT 500`
 )
 
-// inboundRow identifies the row for sealing.
+// inboundRow returns the identity of the row for sealing.
 func inboundRow(device int64, r SessionRef) []string {
 	return []string{strconv.FormatInt(device, 10), string(r.RoomID), string(r.SessionID)}
 }
 
-// inboundPickleRow also ties to the session what decides how far it is trusted and to whom
-// it may be given: who can write to the database cannot make a direct key of an imported one.
+// inboundPickleRow is like inboundRow and adds the columns that decide how far the session
+// is trusted and with whom it may be shared: who can write to the database cannot turn an
+// imported key into a direct one.
 func inboundPickleRow(device int64, s *InboundSession) []string {
 	return append(inboundRow(device, s.SessionRef), string(s.Source), strconv.FormatBool(s.SharedHistory))
 }
 
-func (b *batch) inboundSessions(all []InboundSession) {
+func (b *saver) inboundSessions(all []InboundSession) {
 	p := &args{}
-	for _, s := range last(all, func(s *InboundSession) SessionRef { return s.SessionRef }) {
+	for _, s := range lastByKey(all, func(s *InboundSession) SessionRef { return s.SessionRef }) {
 		p.id(string(s.RoomID))
 		p.id(string(s.SessionID))
 		p.bytes(b.acct.seal(s.Pickle.Reveal(), "inbound_sessions", "sealed_pickle", inboundPickleRow(b.dev, &s)...))
@@ -73,10 +74,10 @@ func (b *batch) inboundSessions(all []InboundSession) {
 	b.listOfDevice("inbound sessions", putInbound, p)
 }
 
-// owners replaces what is known of the sessions' owners.
-func (b *batch) owners(all []SessionOwner) {
+// owners replaces the owners of sessions.
+func (b *saver) owners(all []SessionOwner) {
 	p := &args{}
-	for _, o := range last(all, func(o *SessionOwner) SessionRef { return o.SessionRef }) {
+	for _, o := range lastByKey(all, func(o *SessionOwner) SessionRef { return o.SessionRef }) {
 		p.text(string(o.RoomID))
 		p.text(string(o.SessionID))
 		p.bytes(b.acct.seal(o.Owner.Reveal(), "inbound_sessions", "sealed_owner", inboundRow(b.dev, o.SessionRef)...))
@@ -84,8 +85,8 @@ func (b *batch) owners(all []SessionOwner) {
 	b.listOfDevice("owners of sessions", putOwners, p)
 }
 
-// backed marks sessions that were uploaded, unless a better copy arrived meanwhile.
-func (b *batch) backed(all []BackedSession) {
+// markBackedUp marks sessions as uploaded, unless a better copy arrived meanwhile.
+func (b *saver) markBackedUp(all []BackedSession) {
 	p := &args{}
 	for _, s := range all {
 		p.id(string(s.RoomID))
@@ -112,10 +113,10 @@ func scanInbound(r *sql.Rows, acct *Account, device int64) (InboundSession, erro
 	return s, err
 }
 
-// InboundSessions reads the named sessions. Those that are not there are not in the map.
+// InboundSessions reads the named sessions. Those that do not exist are not in the map.
 func (db *DB) InboundSessions(ctx context.Context, acct *Account, device int64, want []SessionRef) (map[SessionRef]InboundSession, error) {
 	all := make(map[SessionRef]InboundSession, len(want))
-	err := db.list(ctx, selectInbound, []any{acct.ID, device}, refs(unique(want)), func(r *sql.Rows) error {
+	err := db.list(ctx, selectInbound, []any{acct.ID, device}, refArgs(unique(want)), func(r *sql.Rows) error {
 		s, err := scanInbound(r, acct, device)
 		all[s.SessionRef] = s
 		return err
@@ -146,7 +147,7 @@ func (db *DB) CountToBackUp(ctx context.Context, acct *Account, device int64, ve
 	return n, nil
 }
 
-// AllInboundSessions lists every session of a device, for a key export. Like
+// AllInboundSessions iterates over the sessions of a device, for a key export. Like
 // [DB.OwnDevices] it reads in batches and stops at the first error.
 func (db *DB) AllInboundSessions(ctx context.Context, acct *Account, device int64) iter.Seq2[InboundSession, error] {
 	return pages(func(last InboundSession) ([]InboundSession, error) {
@@ -155,7 +156,7 @@ func (db *DB) AllInboundSessions(ctx context.Context, acct *Account, device int6
 	})
 }
 
-// InboundSessionsOfRoom is [DB.AllInboundSessions] for one room.
+// InboundSessionsOfRoom is like [DB.AllInboundSessions], for one room.
 func (db *DB) InboundSessionsOfRoom(ctx context.Context, acct *Account, device int64, room id.RoomID) iter.Seq2[InboundSession, error] {
 	return pages(func(last InboundSession) ([]InboundSession, error) {
 		return db.someInbound(ctx, acct, device, selectAfterInRoom,
@@ -163,7 +164,7 @@ func (db *DB) InboundSessionsOfRoom(ctx context.Context, acct *Account, device i
 	})
 }
 
-// pages walks through what next returns after each last item, until it returns nothing.
+// pages iterates over what next returns after each last item, until it returns nothing.
 func pages(next func(InboundSession) ([]InboundSession, error)) iter.Seq2[InboundSession, error] {
 	return func(yield func(InboundSession, error) bool) {
 		var last InboundSession

@@ -11,7 +11,7 @@ var (
 	putInbox  = replaceRows("inbox", ofDevice, []string{"seq"}, []string{"sealed_event", "delivered_at"})
 	dropInbox = whereIn("DELETE FROM inbox", ofDevice, "seq", "")
 	// The third parameter is the position.
-	deliverInbox = &listed{
+	deliverInbox = &listStatement{
 		head: "UPDATE inbox SET delivered_at = $3 WHERE account = $1 AND device = $2 AND seq IN (",
 		item: "?", tail: ")", fixed: 3, width: 1, pad: true,
 	}
@@ -24,14 +24,15 @@ func inboxRow(device, seq int64) []string {
 	return []string{strconv.FormatInt(device, 10), strconv.FormatInt(seq, 10)}
 }
 
-// inbox numbers the items, so it has to seal them within the transaction.
-func (b *batch) inbox(all []InboxItem) {
+// inbox adds to-device events. They are numbered, so they have to be sealed within the
+// transaction.
+func (b *saver) inbox(all []InboxItem) {
 	if len(all) == 0 {
 		return
 	}
 	b.ofDevice = true
 	b.step("inbox", &args{}, func(ctx context.Context, t *tx) error {
-		seq, err := b.numbers(ctx, t, len(all))
+		seq, err := b.reserveNumbers(ctx, t, len(all))
 		if err != nil {
 			return err
 		}
@@ -47,11 +48,11 @@ func (b *batch) inbox(all []InboxItem) {
 	})
 }
 
-func (b *batch) deleteInbox(numbers []int64) {
+func (b *saver) deleteInbox(numbers []int64) {
 	b.listOfDevice("delete from inbox", dropInbox, nums(numbers))
 }
 
-func (b *batch) markInbox(numbers []int64, position string) {
+func (b *saver) markInbox(numbers []int64, position string) {
 	if len(numbers) == 0 {
 		return
 	}

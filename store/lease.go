@@ -16,23 +16,23 @@ import (
 // two messages with one key, so the second one refuses to start, and a process that was
 // taken for dead must not go on when it comes back.
 //
-// The right to write is a row, the lease. Who takes it adds one to its epoch and leaves a
-// name that was drawn for it, and every transaction that writes sees in the same transaction
-// that epoch and name are still there, or writes nothing ([ErrLeaseLost]). That is what fences;
-// that a lease ends is only for others to know when they may take it. PostgreSQL's clock
-// says when. The holder renews it long before, and gives it back when it closes the database.
+// The right to write is a row, the lease. Who takes it adds one to its epoch and writes a
+// random name, and every transaction that writes checks in the same transaction that epoch
+// and name are unchanged, or writes nothing ([ErrLeaseLost]). That is the fence; the
+// lease's end only tells others when they may take it, by PostgreSQL's clock. The holder
+// renews it long before, and releases it when it closes the database.
 //
-// That the epoch does not change between look and commit, a transaction makes sure of by a
-// lock on the table that its look takes, and that lasts as long as the transaction: shared by
-// writers, exclusive for who takes the lease. Unlike advisory locks of a session it needs no
-// connection of its own and works behind a pooler. Who takes the lease waits for the writers
-// that are under way; PostgreSQL ends the session of one that is frozen.
+// A lock on the table makes sure that the epoch does not change between check and commit.
+// The check takes it, and it lasts as long as the transaction: shared by writers, exclusive
+// for who takes the lease. Unlike advisory locks of a session it needs no connection of its
+// own and works behind a pooler. Who takes the lease waits for the writers that are under
+// way; PostgreSQL ends the session of one that is frozen.
 //
-// The beat of the lease counts its renewals. The holder knows where it left it, so that a
-// database which was set back under it is found out; and a file beside the master key knows
-// it too, see restore.go.
+// The beat of the lease counts its renewals. The holder knows the last one, so that it
+// notices a database that was set back while it was open; and a file beside the master key
+// has it too, see restore.go.
 //
-// SQLite has the lock on the file beside the database, which the system gives back when its
+// SQLite has the lock on the file beside the database, which the system releases when its
 // owner dies, so that its lease never ends. The epoch is checked there too: a lock whose
 // file was deleted keeps nobody out.
 //
@@ -43,16 +43,16 @@ import (
 
 const (
 	leaseTime  = 12 * time.Second
-	leaseBeats = 4 // renewals while a lease lasts
-	// leaseSlack is how much longer than a lease its end is waited for.
+	leaseBeats = 4 // renewals in the time of a lease
+	// leaseSlack is how much longer than a lease others wait for its end.
 	leaseSlack  = time.Second
 	releaseWait = 5 * time.Second
 	// leastFrozen is for short leases: a busy machine is not a frozen one.
 	leastFrozen = 2 * time.Second
 )
 
-// token is what makes a lease ours. The name beside the epoch is for servers that have lost
-// the latest epoch.
+// token identifies our lease. The name beside the epoch is for servers that have lost the
+// latest epoch.
 type token struct {
 	epoch  int64
 	holder string
@@ -61,43 +61,44 @@ type token struct {
 // lease is this process's right to write. Its renewals are a goroutine that [DB.Close] ends.
 type lease struct {
 	lasts time.Duration
-	// frozen is how long PostgreSQL lets a transaction of ours do nothing, in milliseconds.
+	// frozen is how long PostgreSQL lets a transaction of ours be idle, in milliseconds.
 	frozen string
 
-	gone chan struct{} // closed when the lease is lost
-	end  context.CancelFunc
-	done chan struct{} // closed when nothing renews it any more
+	lost    chan struct{} // closed when the lease is lost
+	end     context.CancelFunc
+	stopped chan struct{} // closed when the renewals have ended
 
-	mu      sync.Mutex
-	ours    token // the zero value before it is taken
-	server  string
-	beat    int64
-	unsure  int64     // renewals of which it is not known whether they were made
-	renewed time.Time // the last time
-	failure error     // of the renewals since
-	why     error     // it is lost
+	mu             sync.Mutex
+	ownToken       token // the zero value before it is taken
+	server         string
+	beat           int64
+	unsureRenewals int64     // renewals that may or may not have been made
+	renewed        time.Time // the last renewal
+	failure        error     // of the renewals since then
+	lostReason     error     // why it was lost
 }
 
 func newLease(lasts time.Duration) *lease {
 	if lasts <= 0 {
 		lasts = leaseTime
 	}
-	return &lease{lasts: lasts, frozen: strconv.FormatInt(max(lasts, leastFrozen).Milliseconds(), 10), gone: make(chan struct{}), end: func() {}}
+	return &lease{lasts: lasts, frozen: strconv.FormatInt(max(lasts, leastFrozen).Milliseconds(), 10), lost: make(chan struct{}), end: func() {}}
 }
 
-// LeaseLost is closed when another process has taken the database over, or the database is no longer
-// the one that was opened. Nothing can be written any more; [DB.Lease] tells why.
-func (db *DB) LeaseLost() <-chan struct{} { return db.lease.gone }
+// LeaseLost returns a channel that is closed when another process has taken the database
+// over, or the database is no longer the one that was opened. Nothing can be written any
+// more; [DB.Lease] returns why.
+func (db *DB) LeaseLost() <-chan struct{} { return db.lease.lost }
 
-// Lease tells whether this process may write: an error is [ErrLeaseLost], or says that it
-// may be soon, because the lease cannot be renewed.
+// Lease returns nil if this process may write. An error is [ErrLeaseLost], or says that it
+// may be lost soon, because it cannot be renewed.
 func (db *DB) Lease() error {
 	l := db.lease
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case l.why != nil:
-		return l.why
+	case l.lostReason != nil:
+		return l.lostReason
 	case l.failure != nil && time.Since(l.renewed) > l.lasts:
 		return fmt.Errorf("the lease of the database has run out: %w", l.failure)
 	default:
@@ -108,35 +109,35 @@ func (db *DB) Lease() error {
 func (l *lease) token() token {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.ours
+	return l.ownToken
 }
 
-// lostErr is nil unless the lease is lost.
+// lostErr returns the error of a lost lease, else nil.
 func (l *lease) lostErr() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.why
+	return l.lostReason
 }
 
-// lose notes that the lease is lost, and says it in words that can be shown.
+// lose marks the lease as lost, with a reason that can be shown.
 func (l *lease) lose(why string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.why == nil {
-		l.why = withHint(fmt.Errorf("%w: %s", ErrLeaseLost, why), "one process per database: see to it that only one runs, then start it again")
-		close(l.gone)
+	if l.lostReason == nil {
+		l.lostReason = withHint(fmt.Errorf("%w: %s", ErrLeaseLost, why), "one process per database: see to it that only one runs, then start it again")
+		close(l.lost)
 	}
-	return l.why
+	return l.lostReason
 }
 
-// hold begins with a lease that was taken.
+// hold begins to hold a lease that was taken.
 func (l *lease) hold(row leaseRow, server string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.ours, l.beat, l.server, l.renewed = row.token, row.beat, server, time.Now()
+	l.ownToken, l.beat, l.server, l.renewed = row.token, row.beat, server, time.Now()
 }
 
-// heldError is the refusal of a lease that another process has.
+// heldError means that another process has the lease.
 type heldError struct{ row leaseRow }
 
 func (e *heldError) Error() string {
@@ -146,16 +147,16 @@ func (e *heldError) Error() string {
 func (e *heldError) Unwrap() error { return ErrInUse }
 
 const (
-	leaseVersion     = 6 // of the schema: the first that has a lease
+	leaseVersion     = 6 // the first schema version with a lease
 	lostToAnother    = "another process has taken the database over, or it was replaced"
 	lostByASetBack   = "the database was set back to an older state while it was in use"
 	lostWithAServer  = "the database server was replaced by another one (failover or restore)"
 	lostWithItsTable = "the database was replaced or emptied while it was in use"
 )
 
-// acquire takes the lease in the transaction that opens the database, unless another
-// process has it: then the error is a heldError.
-func (db *DB) acquire(ctx context.Context, t *tx, o *opened) error {
+// acquire takes the lease in the transaction that opens the database. The error is a
+// heldError if another process has it.
+func (db *DB) acquire(ctx context.Context, t *tx, o *openResult) error {
 	if db.dialect.sharedPool {
 		row, found, err := db.readLease(ctx, t.rows)
 		if err != nil {
@@ -167,7 +168,7 @@ func (db *DB) acquire(ctx context.Context, t *tx, o *opened) error {
 		if _, err := t.do(ctx, pgLockLease); err != nil {
 			return fmt.Errorf("wait for writers: %w", err)
 		}
-		o.before = row.beat
+		o.beat = row.beat
 	}
 	row, held, err := db.takeLease(ctx, t, db.markedBeat())
 	if err == nil && held {
@@ -179,9 +180,9 @@ func (db *DB) acquire(ctx context.Context, t *tx, o *opened) error {
 	return err
 }
 
-// await repeats an attempt to open the database for as long as a lease lasts: its holder
-// may have died without giving it back.
-func (db *DB) await(ctx context.Context, waiting func(why error), attempt func() error) error {
+// awaitLease repeats an attempt to open the database for as long as a lease lasts: its holder
+// may have died without releasing it.
+func (db *DB) awaitLease(ctx context.Context, waiting func(why error), attempt func() error) error {
 	deadline := time.Now().Add(db.lease.lasts + min(leaseSlack, db.lease.lasts))
 	looks := backoff.Range{First: db.lease.lasts / 100, Last: db.lease.lasts / leaseBeats}
 	told := false
@@ -206,7 +207,7 @@ func (db *DB) await(ctx context.Context, waiting func(why error), attempt func()
 	}
 }
 
-// thisProcess names the process to whoever has to find it.
+// thisProcess returns a name by which a person can find this process.
 func thisProcess() string {
 	host, err := os.Hostname()
 	if err != nil {

@@ -12,21 +12,22 @@ import (
 // database's clock at the moment of the statement, in microseconds. SQLite's rows never
 // expire: there a lock on a file tells whether the holder is alive.
 
-// pgNow is not the time of the transaction's begin, which may be long before a lock was granted.
+// pgNow is the time of the statement, not of the transaction's begin, which may be long
+// before a lock was granted.
 const pgNow = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
 const (
 	liteReadLease = "SELECT epoch, holder, process, beat, 0 FROM lease"
 	pgReadLease   = "SELECT epoch, holder, process, beat, expires_at - " + pgNow + " FROM lease"
 
-	// Whoever takes the lease is the only one who tries: the lock on the file is its.
+	// Nobody else tries at the same time, because this process has the lock on the file.
 	liteTakeLease = `INSERT INTO lease (one, epoch, holder, process, expires_at, beat) VALUES (1, 1, $1, $2, 0, $3)
 		ON CONFLICT (one) DO UPDATE SET epoch = lease.epoch + 1, holder = excluded.holder, process = excluded.process,
 			beat = max(lease.beat, excluded.beat) + 1
 		RETURNING epoch, beat`
-	// What is compared and set is computed when the row is locked: excluded would hold the
-	// time from before the wait for it. An end that is too far away was set by another clock,
-	// that of a server which this one has replaced.
+	// What is compared and set is computed when the row is locked: excluded would have the
+	// time from before the wait for it. An end that is too far in the future was set by
+	// another clock, that of a server which this one has replaced.
 	pgTakeLease = `INSERT INTO lease (one, epoch, holder, process, expires_at, beat) VALUES (1, 1, $1, $2, ` + pgNow + ` + $4, $3)
 		ON CONFLICT (one) DO UPDATE SET epoch = lease.epoch + 1, holder = excluded.holder, process = excluded.process,
 			expires_at = ` + pgNow + ` + $4, beat = GREATEST(lease.beat, excluded.beat) + 1
@@ -36,16 +37,16 @@ const (
 		WHERE one = 1 AND epoch = $1 AND holder = $2 AND beat BETWEEN $3 AND $4 RETURNING beat`
 	pgReleaseLease = "UPDATE lease SET expires_at = 0, beat = beat + 1 WHERE one = 1 AND epoch = $1 AND holder = $2 RETURNING beat"
 
-	// The looks find a row while the lease is ours. PostgreSQL locks the table before it
-	// looks, as for a lock on rows, of which there are none: writers do not wait for each
-	// other, nor do they leave anything behind in the table. They conflict with pgLockLease.
+	// These find a row while the lease is ours. PostgreSQL locks the table before it looks, as
+	// for a lock on rows, of which there are none: writers do not wait for each other, nor do
+	// they leave anything behind in the table. They conflict with pgLockLease.
 	liteHoldsLease = "SELECT 1 FROM lease WHERE one = 1 AND epoch = $1 AND holder = $2"
 	pgHoldsLease   = `SELECT set_config('idle_in_transaction_session_timeout', $3, true) FROM lease
 		WHERE one = 1 AND epoch = $1 AND holder = $2 AND NOT EXISTS (SELECT 1 FROM lease WHERE one = 0 FOR KEY SHARE)`
 	pgLockLease = "LOCK TABLE lease IN EXCLUSIVE MODE" // does not keep pg_dump out
 )
 
-// leaseRow is what the table holds.
+// leaseRow is the row of the table.
 type leaseRow struct {
 	token
 	process string
@@ -71,8 +72,9 @@ func (db *DB) readLease(ctx context.Context, query querier) (row leaseRow, found
 	return row, found, nil
 }
 
-// takeLease makes this process the one that may write. The beat goes on from that of the
-// table or the given one, whichever is later. held says that somebody else has the lease.
+// takeLease makes this process the one that may write. The beat continues from that of the
+// table or the given one, whichever is later. held reports whether somebody else has the
+// lease.
 func (db *DB) takeLease(ctx context.Context, t *tx, beat int64) (row leaseRow, held bool, err error) {
 	row = leaseRow{token: token{holder: randomText()}, process: thisProcess()}
 	text, params := liteTakeLease, []any{row.holder, row.process, beat}
@@ -90,8 +92,8 @@ func (db *DB) takeLease(ctx context.Context, t *tx, beat int64) (row leaseRow, h
 	return row, held, nil
 }
 
-// renewLease lets the lease last for its time from now. The beat in the table must be what
-// this process left there, up to a renewal of which it did not learn whether it was made.
+// renewLease extends the lease from now. The beat in the table must be the one that this
+// process wrote last, or a later one of a renewal that may have been made.
 func (l *lease) renewLease(ctx context.Context, db *sql.DB, from, to int64) (beat int64, held bool, err error) {
 	t := l.token()
 	err = db.QueryRowContext(ctx, pgRenewLease, t.epoch, t.holder, from, to, l.lasts.Microseconds()).Scan(&beat)
@@ -104,7 +106,7 @@ func (l *lease) renewLease(ctx context.Context, db *sql.DB, from, to int64) (bea
 	return beat, true, nil
 }
 
-// releaseLease gives the lease back, if it is still ours.
+// releaseLease releases the lease, if it is still ours.
 func (l *lease) releaseLease(ctx context.Context, db *sql.DB) (beat int64, held bool, err error) {
 	t := l.token()
 	err = db.QueryRowContext(ctx, pgReleaseLease, t.epoch, t.holder).Scan(&beat)

@@ -18,7 +18,7 @@ import (
 func TestSecondProcessIsRefused(t *testing.T) {
 	t.Parallel()
 	o := options(t, postgres.Database(t))
-	o.Lease, o.beats = 2*time.Second, nil // renewed as in earnest
+	o.Lease, o.renewTicks = 2*time.Second, nil // renewed as in earnest
 	first := open(t, o)
 	acct, dev := device(t, first, alice, "A")
 	var told []string
@@ -172,7 +172,7 @@ type frozen struct {
 	dev  int64
 }
 
-// frozenInCommit gives a process without renewals that has written everything of a
+// frozenInCommit returns a process without renewals that has written everything of a
 // transaction but its commit.
 func frozenInCommit(t *testing.T) (first frozen, release func(), result chan error) {
 	t.Helper()
@@ -251,7 +251,7 @@ func TestRenewalWhoseAnswerIsLost(t *testing.T) {
 		o := options(t, postgres.Database(t))
 		db := open(t, o)
 		for range 2 {
-			db.lease.failed(errInjected, true)
+			db.lease.recordFailure(errInjected, true)
 		}
 		for range made {
 			raw(t, db, "UPDATE lease SET beat = beat + 1")
@@ -276,7 +276,7 @@ func TestReadinessWithoutRenewals(t *testing.T) {
 	o := options(t, postgres.Database(t))
 	o.Wrap = h.wrap
 	beats := make(chan time.Time)
-	o.beats = beats
+	o.renewTicks = beats
 	db := open(t, o)
 	h.watch(func(statement string) error {
 		if strings.HasPrefix(statement, "UPDATE lease") {
@@ -324,7 +324,7 @@ func TestServerIsReplaced(t *testing.T) {
 		a, b string
 		like bool
 	}{{"1/2", "1/2", true}, {"1/2", "1/3", false}, {"1/2", "2/2", false}, {"-/2", "1/2", true}, {"1/2", "1/-", true}, {"-/2", "-/3", false}} {
-		same(t, c.a+" and "+c.b, likeServer(c.a, c.b), c.like)
+		same(t, c.a+" and "+c.b, serversMatch(c.a, c.b), c.like)
 	}
 }
 

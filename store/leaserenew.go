@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// renewals keeps the lease until ctx is done or it is lost.
+// renewals renews the lease until ctx is done or it is lost.
 func (db *DB) renewals(ctx context.Context, ticks <-chan time.Time) {
-	defer close(db.lease.done)
+	defer close(db.lease.stopped)
 	if ticks == nil {
 		t := time.NewTicker(db.lease.lasts / leaseBeats)
 		defer t.Stop()
@@ -18,7 +18,7 @@ func (db *DB) renewals(ctx context.Context, ticks <-chan time.Time) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-db.lease.gone:
+		case <-db.lease.lost:
 			return
 		case <-ticks:
 			bounded, cancel := context.WithTimeout(ctx, db.lease.lasts/leaseBeats)
@@ -28,47 +28,47 @@ func (db *DB) renewals(ctx context.Context, ticks <-chan time.Time) {
 	}
 }
 
-// renew tries once.
+// renew tries to renew the lease once.
 func (db *DB) renew(ctx context.Context) {
 	l := db.lease
 	if err := db.sameServer(ctx); err != nil {
-		l.failed(err, false)
+		l.recordFailure(err, false)
 		return
 	}
 	l.mu.Lock()
-	from, to := l.beat, l.beat+l.unsure
+	from, to := l.beat, l.beat+l.unsureRenewals
 	l.mu.Unlock()
 	began := time.Now()
 	beat, held, err := l.renewLease(ctx, db.reader.db, from, to)
 	switch {
 	case err != nil:
-		l.failed(err, true)
+		l.recordFailure(err, true)
 		return
 	case !held:
-		_ = l.lose(db.whyLost(ctx))
+		_ = l.lose(db.leaseHolder(ctx))
 		return
 	}
 	err = db.noteBeat(beat)
 	l.mu.Lock()
-	l.beat, l.unsure, l.failure = beat, 0, err
+	l.beat, l.unsureRenewals, l.failure = beat, 0, err
 	if err == nil {
 		l.renewed = began
 	}
 	l.mu.Unlock()
 }
 
-// failed notes a renewal that may have been made.
-func (l *lease) failed(err error, sent bool) {
+// recordFailure records a failed renewal; sent means that it may have been made.
+func (l *lease) recordFailure(err error, sent bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.failure = err
 	if sent {
-		l.unsure++
+		l.unsureRenewals++
 	}
 }
 
-// whyLost says what is in the place of our lease.
-func (db *DB) whyLost(ctx context.Context) string {
+// leaseHolder returns who has the lease now, for the error.
+func (db *DB) leaseHolder(ctx context.Context) string {
 	row, found, err := db.readLease(ctx, db.reader.query)
 	switch {
 	case err != nil || (found && row.token != db.lease.token()):
@@ -80,7 +80,8 @@ func (db *DB) whyLost(ctx context.Context) string {
 	}
 }
 
-// sameServer ends the lease when what answers is not the server that gave it.
+// sameServer marks the lease as lost when another server answers than the one that granted
+// it.
 func (db *DB) sameServer(ctx context.Context) error {
 	now, err := pgServer(ctx, func(ctx context.Context, q string, to *string) error {
 		return db.reader.db.QueryRowContext(ctx, q).Scan(to)
@@ -93,7 +94,7 @@ func (db *DB) sameServer(ctx context.Context) error {
 
 func (l *lease) checkServer(now string) error {
 	l.mu.Lock()
-	other := l.server != "" && !likeServer(l.server, now)
+	other := l.server != "" && !serversMatch(l.server, now)
 	l.mu.Unlock()
 	if other {
 		return l.lose(lostWithAServer)
@@ -101,25 +102,25 @@ func (l *lease) checkServer(now string) error {
 	return nil
 }
 
-// keep begins to renew a lease that was taken. Nothing has to for SQLite.
-func (db *DB) keep(ticks <-chan time.Time) {
+// startRenewals starts the renewals of a lease. SQLite needs none.
+func (db *DB) startRenewals(ticks <-chan time.Time) {
 	if !db.dialect.sharedPool {
 		return
 	}
 	ctx, end := context.WithCancel(context.Background())
-	db.lease.end, db.lease.done = end, make(chan struct{})
+	db.lease.end, db.lease.stopped = end, make(chan struct{})
 	go db.renewals(ctx, ticks)
 }
 
-// giveUp ends the renewals, and gives the lease back so that the next process need not wait.
-func (db *DB) giveUp() error {
+// endLease ends the renewals and releases the lease, so that the next process need not wait.
+func (db *DB) endLease() error {
 	l := db.lease
-	if l.done == nil {
+	if l.stopped == nil {
 		return nil
 	}
 	l.end()
-	<-l.done
-	l.done = nil
+	<-l.stopped
+	l.stopped = nil
 	if l.lostErr() != nil {
 		return nil
 	}

@@ -8,17 +8,17 @@ import (
 	"path/filepath"
 )
 
-// markFormat is the whole content of a mark file. Its length does not change, so that
-// writing it again never leaves a part of the former content.
+// markFormat is the whole content of a mark file. Its length is constant, so that writing
+// it again never leaves a part of the former content.
 const markFormat = "e2ee-proxy restore mark 1\n%32s\n%020d\nDo not restore this file with a backup of the database.\n"
 
-// markFile is the file beside a SQLite database that tells an older one from the newest;
+// markFile is the file beside a SQLite database by which an older database is recognised;
 // see restore.go.
 type markFile struct {
 	f       *os.File
-	found   mark // as it was when opened
+	found   restoreMark // when the database was opened
 	present bool
-	now     mark
+	now     restoreMark
 }
 
 func openMark(path string) (*markFile, error) {
@@ -36,13 +36,13 @@ func openMark(path string) (*markFile, error) {
 		return nil, errors.Join(fmt.Errorf("read restore mark: %w", err), f.Close())
 	}
 	_, err = fmt.Sscanf(string(text[:n]), "e2ee-proxy restore mark 1\n%s\n%d\n", &m.found.incarnation, &m.found.generation)
-	m.present = err == nil // a damaged mark is as good as none
+	m.present = err == nil // a damaged mark counts as none
 	return m, nil
 }
 
-// contradicts tells why a database with this mark in it is not the one that wrote the
+// contradicts returns why a database with this mark in it is not the one that wrote the
 // file; empty if it may be.
-func (m *markFile) contradicts(in mark) string {
+func (m *markFile) contradicts(in restoreMark) string {
 	switch {
 	case !m.present:
 		return "the restore mark beside the database is missing"
@@ -56,7 +56,7 @@ func (m *markFile) contradicts(in mark) string {
 }
 
 // set writes the mark durably.
-func (m *markFile) set(to mark) error {
+func (m *markFile) set(to restoreMark) error {
 	m.now = to
 	if err := m.write(); err != nil {
 		return err
@@ -67,8 +67,8 @@ func (m *markFile) set(to mark) error {
 	return nil
 }
 
-// advance notes the generation of a transaction that was committed. It does not wait for
-// the disk: a mark that lags behind after a power loss does no harm.
+// advance writes the generation of a committed transaction. It does not wait for the disk:
+// a mark that is too low after a power loss does no harm.
 func (m *markFile) advance(generation int64) error {
 	m.now.generation = generation
 	return m.write()
@@ -85,22 +85,22 @@ func (m *markFile) close() error {
 	return errors.Join(m.f.Sync(), m.f.Close())
 }
 
-// markedBeat is the beat of the lease that the file beside the master key knows of this
-// database, 0 for none: it may be on a machine that has never run it.
+// markedBeat returns the lease's beat of this database in the file beside the master key, 0
+// for none: this machine may never have run it.
 func (db *DB) markedBeat() int64 {
-	if db.beats == nil || !db.beats.present || db.beats.found.incarnation != db.id {
+	if db.beatFile == nil || !db.beatFile.present || db.beatFile.found.incarnation != db.id {
 		return 0
 	}
-	return db.beats.found.generation
+	return db.beatFile.found.generation
 }
 
-// noteBeat writes to that file that the lease has got so far.
+// noteBeat writes the lease's beat to that file.
 func (db *DB) noteBeat(beat int64) error {
-	if db.beats == nil {
+	if db.beatFile == nil {
 		return nil
 	}
-	if db.beats.now.incarnation != db.id {
-		return db.beats.set(mark{incarnation: db.id, generation: beat})
+	if db.beatFile.now.incarnation != db.id {
+		return db.beatFile.set(restoreMark{incarnation: db.id, generation: beat})
 	}
-	return db.beats.advance(beat)
+	return db.beatFile.advance(beat)
 }

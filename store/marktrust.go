@@ -5,9 +5,9 @@ import (
 	"database/sql"
 )
 
-// markTrust seals what version 1 kept of users and their devices without a mark. It is the
-// part of a migration for which it takes the keys.
-func (db *DB) markTrust(ctx context.Context, t *tx) error {
+// sealTrust adds marks to the rows of users and devices that version 1 stored without one.
+// It is the part of a migration for which the keys are needed.
+func (db *DB) sealTrust(ctx context.Context, t *tx) error {
 	accounts, err := db.readAccounts(ctx, t.rows, selectAccounts)
 	if err != nil {
 		return err
@@ -31,7 +31,7 @@ func (db *DB) markTrust(ctx context.Context, t *tx) error {
 		if err != nil {
 			return err
 		}
-		b := &batch{db: db, acct: acct}
+		b := &saver{db: db, acct: acct}
 		b.users(users)
 		b.userDevices(devices)
 		if b.err != nil {

@@ -17,8 +17,8 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// MasterKey wraps the keys of the accounts. Its ID follows from the key, so that no two
-// keys can be confused; neither can be used to find the other.
+// MasterKey wraps the keys of the accounts. Its ID is derived from the key, so that no two
+// keys can be confused; the ID reveals nothing of the key.
 type MasterKey struct{ key *seal.Key }
 
 // MasterKeys are the keys a database is opened with. New keys are wrapped with Current;
@@ -31,7 +31,7 @@ type MasterKeys struct {
 // IsZero reports whether there is no key.
 func (k MasterKey) IsZero() bool { return k.key == nil }
 
-// ID names the key. It is not secret.
+// ID returns the name of the key. It is not secret.
 func (k MasterKey) ID() string {
 	if k.key == nil {
 		return ""
@@ -39,7 +39,7 @@ func (k MasterKey) ID() string {
 	return k.key.ID().String()
 }
 
-// NewMasterKey makes a MasterKey of 32 random bytes that were made elsewhere.
+// NewMasterKey makes a MasterKey of 32 random bytes.
 func NewMasterKey(raw secret.Bytes) (MasterKey, error) {
 	if len(raw) != seal.KeySize {
 		return MasterKey{}, fmt.Errorf("%w: want %d bytes, have %d", ErrMasterKey, seal.KeySize, len(raw))
@@ -74,9 +74,9 @@ func ParseMasterKey(text secret.String) (MasterKey, error) {
 	return NewMasterKey(raw)
 }
 
-// LoadOrCreateMasterKey reads the master key in a file. It makes the file, readable by its
-// owner only, if it is absent and the database is new (see [Exists]); a key that is absent
-// for an existing database is an error, because a new one could open nothing.
+// LoadOrCreateMasterKey reads the master key from a file. It makes the file, readable by
+// its owner only, if it does not exist and the database is new (see [Exists]); a missing
+// key of an existing database is an error, because a new one could open nothing.
 func LoadOrCreateMasterKey(path string, newDatabase bool) (MasterKey, error) {
 	info, err := os.Stat(path)
 	switch {
@@ -122,7 +122,7 @@ func createMasterKey(path string) (_ MasterKey, err error) {
 	if _, err := f.WriteString(base64.StdEncoding.EncodeToString(raw) + "\n"); err != nil {
 		return MasterKey{}, fmt.Errorf("write master key: %w", err)
 	}
-	// What will be sealed with it must not outlive it in a power loss.
+	// Nothing may be sealed with a key that a power loss could delete.
 	if err := f.Sync(); err != nil {
 		return MasterKey{}, fmt.Errorf("write master key: %w", err)
 	}

@@ -7,20 +7,20 @@ import (
 	"fmt"
 )
 
-// Table message_indices grows by a row for every message that is decrypted, so the
-// session is a short keyed hash of its name.
+// Table message_indices grows by a row for every message that is decrypted, so it names the
+// session by a short keyed hash.
 
 var (
 	putIndices    = keepRows("message_indices", ofDevice, []string{"session", "idx"}, []string{"event_id", "event_time"})
-	selectIndices = &listed{
+	selectIndices = &listStatement{
 		head: `SELECT session, idx, event_id, event_time FROM message_indices
 			WHERE account = $1 AND device = $2 AND (session, idx) IN (VALUES `,
 		item: "(CAST(? AS {{blob}}), CAST(? AS {{int}}))", tail: ")", fixed: 2, width: 2, pad: true,
 	}
 )
 
-// selectLast looks at one row for each session, whatever the number of its messages.
-var selectLast = &listed{
+// selectLast reads one row for each session, however many messages it has.
+var selectLast = &listStatement{
 	head: `SELECT wanted.column1, (SELECT MAX(idx) FROM message_indices
 			WHERE account = $1 AND device = $2 AND session = wanted.column1) FROM (VALUES `,
 	item: "(CAST(? AS {{blob}}))", tail: ") AS wanted", fixed: 2, width: 1, pad: true,
@@ -35,7 +35,7 @@ func (db *DB) hashSession(r SessionRef) sessionHash {
 	return sessionHash(sum[:])
 }
 
-// sessionHashes hashes each name once.
+// sessionHashes caches the hashes of session names.
 type sessionHashes struct {
 	db   *DB
 	made map[SessionRef]sessionHash
@@ -54,7 +54,7 @@ func (s sessionHashes) of(r SessionRef) sessionHash {
 	return h
 }
 
-func (b *batch) messageIndices(all []MessageIndex) {
+func (b *saver) messageIndices(all []MessageIndex) {
 	p := &args{vals: make([]any, 0, len(all)*putIndices.width)}
 	hashes := b.db.sessionHashes()
 	for _, m := range all {

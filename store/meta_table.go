@@ -16,8 +16,8 @@ import (
 )
 
 // Table meta has one row: the ID of the database, its root secret sealed with a master key,
-// and a hash of the rules under which events were last held back. Opening the root secret is
-// the check that the master key is the right one.
+// and a hash of the rules under which events were last withheld. Opening the root secret
+// checks that the master key is the right one.
 
 const rootSize = 32
 
@@ -25,7 +25,7 @@ func metaPlace(database string) seal.Place {
 	return seal.Place{Database: database, Table: "meta", Column: "sealed_root"}
 }
 
-// createMeta is for a database that was made in this transaction and no other.
+// createMeta writes the row of a new database.
 func (db *DB) createMeta(ctx context.Context, t *tx) error {
 	if db.main.IsZero() {
 		return withHint(fmt.Errorf("%w: a new database needs one", ErrMasterKey), "give a master key")
@@ -43,7 +43,7 @@ func (db *DB) createMeta(ctx context.Context, t *tx) error {
 	return nil
 }
 
-// loadMeta opens the root secret and sees that every account key can be opened too.
+// loadMeta opens the root secret and checks that every account key can be opened too.
 func (db *DB) loadMeta(ctx context.Context, query querier) error {
 	var keyID string
 	var sealed []byte
@@ -68,7 +68,7 @@ func (db *DB) loadMeta(ctx context.Context, query querier) error {
 	return db.checkAccountKeys(ctx, query)
 }
 
-// masterKey finds the key with an ID among those the database was opened with.
+// masterKey returns the key with an ID among those the database was opened with.
 func (db *DB) masterKey(id string) (MasterKey, error) {
 	k, ok := db.keys[id]
 	if !ok {
@@ -78,8 +78,8 @@ func (db *DB) masterKey(id string) (MasterKey, error) {
 	return k, nil
 }
 
-// Hash is a keyed hash for looking up what must not be in the database in clear, such as
-// tokens. Hashes for different purposes have nothing to do with each other.
+// Hash returns a keyed hash for looking up what must not be in the database in clear, such
+// as tokens. Hashes for different purposes are independent of each other.
 func (db *DB) Hash(purpose string, data []byte) [32]byte {
 	h := hmac.New(sha256.New, db.root.Reveal())
 	b := binary.AppendUvarint(make([]byte, 0, 64), uint64(len(purpose)))

@@ -13,27 +13,28 @@ import (
 //go:embed migrations/*.sql
 var migrationFiles embed.FS
 
-// migrations are in order; the number of the last is the schema version this program needs.
+// migrations are in order; the number of the last is the schema version that this program
+// needs.
 var migrations = []string{
 	"0001_initial.sql", "0002_sealed_trust.sql", "0003_held_back.sql", "0004_more_owners.sql", "0005_held_events.sql",
 	"0006_lease.sql", withEncryptedRooms,
 	"0008_transactions.sql",
 }
 
-// withEncryptedRooms is the migration that makes that table.
+// withEncryptedRooms is the migration that makes table encrypted_rooms.
 const withEncryptedRooms = "0007_encrypted_rooms.sql"
 
 const (
 	liteHasSchema = `SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'schema_version'`
 	pgHasSchema   = `SELECT COUNT(*) FROM pg_catalog.pg_class WHERE oid = to_regclass('schema_version')`
-	// pgMigrationLock is a number of ours among the database's advisory locks.
+	// pgMigrationLock is our number among the database's advisory locks.
 	pgMigrationLock = 0x6532_6565_7078
 )
 
 func (db *DB) latest() int64 { return int64(len(migrations)) }
 
-// lockVersion keeps other processes from migrating at the same time and tells the version
-// of the tables: 0 when there are none. It refuses one that this program does not know.
+// lockVersion keeps other processes from migrating at the same time and returns the version
+// of the tables: 0 when there are none. It refuses an unknown version.
 func (db *DB) lockVersion(ctx context.Context, t *tx) (int64, error) {
 	if db.dialect.sharedPool {
 		if err := t.rows(ctx, "SELECT pg_advisory_xact_lock($1)", []any{int64(pgMigrationLock)}, ignoreRow); err != nil {
@@ -103,7 +104,7 @@ func (db *DB) migrate(ctx context.Context, t *tx, from int64) error {
 		}
 	}
 	if from == 1 {
-		if err := db.markTrust(ctx, t); err != nil {
+		if err := db.sealTrust(ctx, t); err != nil {
 			return fmt.Errorf("migrate: seal whom accounts trust: %w", err)
 		}
 	}
@@ -131,7 +132,7 @@ func (db *DB) apply(ctx context.Context, t *tx, name string) error {
 	return nil
 }
 
-// statements splits a migration file: comments are lines of their own, and a statement
+// statements splits a migration file: comments have lines of their own, and a statement
 // ends with a semicolon at the end of a line.
 func statements(file string) []string {
 	var all []string

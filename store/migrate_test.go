@@ -50,7 +50,7 @@ func TestEveryReleasedVersionIsMigrated(t *testing.T) {
 	}
 }
 
-// fresh is the URL of a new database of the same kind.
+// fresh returns the URL of a new database of the same kind.
 func fresh(t *testing.T, url string) string {
 	t.Helper()
 	if strings.HasPrefix(url, "sqlite:") {
@@ -192,7 +192,7 @@ func fixtureValue(v any) any {
 // settle makes the place and the mark those of this machine, as if the database had been made here.
 func settle(t *testing.T, db *DB, version int64) {
 	t.Helper()
-	var m mark
+	var m restoreMark
 	err := db.writer.run(t.Context(), func(ctx context.Context, x *tx) error {
 		place, err := db.place(ctx, x)
 		if err != nil {

@@ -11,14 +11,14 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// OwnersRef names the owners of a session that are of one user.
+// OwnersRef names the owners of a session that belong to one user.
 type OwnersRef struct {
 	SessionRef
 	UserID id.UserID
 }
 
-// MoreOwners are owners of an inbound session beside the one in its row: those of one
-// user, as e2ee wrote them (JSON). Owners is sealed.
+// MoreOwners are owners of an inbound session beside the one in its row: those of one user,
+// as e2ee wrote them (JSON). Owners is sealed.
 type MoreOwners struct {
 	OwnersRef
 	Owners secret.Bytes
@@ -26,21 +26,21 @@ type MoreOwners struct {
 
 var (
 	putMoreOwners    = replaceRows("more_owners", ofDevice, []string{"room_id", "session_id", "user_id"}, []string{"sealed_owners"})
-	selectMoreOwners = &listed{
+	selectMoreOwners = &listStatement{
 		head: `SELECT room_id, session_id, user_id, sealed_owners FROM more_owners
 			WHERE account = $1 AND device = $2 AND (room_id, session_id, user_id) IN (VALUES `,
 		item: "(CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT))", tail: ")", fixed: 2, width: 3, pad: true,
 	}
 )
 
-// moreOwnersRow identifies the row for sealing.
+// moreOwnersRow returns the identity of the row for sealing.
 func moreOwnersRow(device int64, r OwnersRef) []string {
 	return []string{strconv.FormatInt(device, 10), string(r.RoomID), string(r.SessionID), string(r.UserID)}
 }
 
-func (b *batch) moreOwners(all []MoreOwners) {
+func (b *saver) moreOwners(all []MoreOwners) {
 	p := &args{}
-	for _, o := range last(all, func(o *MoreOwners) OwnersRef { return o.OwnersRef }) {
+	for _, o := range lastByKey(all, func(o *MoreOwners) OwnersRef { return o.OwnersRef }) {
 		p.id(string(o.RoomID))
 		p.id(string(o.SessionID))
 		p.id(string(o.UserID))
@@ -49,8 +49,8 @@ func (b *batch) moreOwners(all []MoreOwners) {
 	b.listOfDevice("more owners of sessions", putMoreOwners, p)
 }
 
-// MoreOwners reads owners of sessions beside those in the sessions' rows. Where there are
-// none of a user, nothing is in the map.
+// MoreOwners reads the owners of sessions beside those in the sessions' rows. Users without
+// owners are not in the map.
 func (db *DB) MoreOwners(ctx context.Context, acct *Account, device int64, want []OwnersRef) (map[OwnersRef]secret.Bytes, error) {
 	all := make(map[OwnersRef]secret.Bytes)
 	p := &args{}

@@ -8,7 +8,8 @@ import (
 	"strconv"
 )
 
-// What stays for as long as a session lives is not written again, which spares the index.
+// Columns that never change during a session are not written again, which saves updating
+// the index.
 var (
 	putOlmSessions = insertRows("olm_sessions", ofDevice, []string{"session_id"},
 		[]string{"their_key", "sealed_pickle", "created_at", "last_received_at"},
@@ -21,10 +22,10 @@ var (
 
 var selectOlmPeers = whereIn("SELECT their_key FROM olm_sessions", ofDevice, "their_key", "")
 
-// OlmPeers tells for which of the devices, named by their Curve25519 keys, there is a session.
+// OlmPeers returns which of the devices, named by their Curve25519 keys, have a session.
 func (db *DB) OlmPeers(ctx context.Context, acct *Account, device int64, theirKeys []string) (map[string]bool, error) {
 	all := make(map[string]bool, len(theirKeys))
-	err := db.list(ctx, selectOlmPeers, []any{acct.ID, device}, ids(unique(theirKeys)), func(r *sql.Rows) error {
+	err := db.list(ctx, selectOlmPeers, []any{acct.ID, device}, idArgs(unique(theirKeys)), func(r *sql.Rows) error {
 		var key string
 		err := r.Scan(text(&key))
 		all[key] = true
@@ -36,13 +37,14 @@ func (db *DB) OlmPeers(ctx context.Context, acct *Account, device int64, theirKe
 	return all, nil
 }
 
-// olmRow identifies the row for sealing, and ties the session to the other device's key.
+// olmRow returns the identity of the row for sealing, which ties the session to the other
+// device's key.
 func olmRow(device int64, s *OlmSession) []string {
 	return []string{strconv.FormatInt(device, 10), s.SessionID, s.TheirKey}
 }
 
-func (b *batch) olmSessions(all []OlmSession) {
-	all = last(all, func(s *OlmSession) string { return s.SessionID })
+func (b *saver) olmSessions(all []OlmSession) {
+	all = lastByKey(all, func(s *OlmSession) string { return s.SessionID })
 	if len(all) == 0 {
 		return
 	}
@@ -64,16 +66,16 @@ func (b *batch) olmSessions(all []OlmSession) {
 	})
 }
 
-func (b *batch) deleteOlmSessions(sessionIDs []string) {
-	b.listOfDevice("delete Olm sessions", dropOlmSessions, ids(sessionIDs))
+func (b *saver) deleteOlmSessions(sessionIDs []string) {
+	b.listOfDevice("delete Olm sessions", dropOlmSessions, idArgs(sessionIDs))
 }
 
-// OlmSessions reads the sessions with devices that are named by their Curve25519 keys. A
-// device's sessions are in the order in which to try them: the one that received last
-// comes first, then the youngest. Keys without a session are not in the map.
+// OlmSessions reads the sessions with devices, by their Curve25519 keys. A device's
+// sessions are in the order in which to try them: the one that received last comes first,
+// then the youngest. Keys without a session are not in the map.
 func (db *DB) OlmSessions(ctx context.Context, acct *Account, device int64, theirKeys []string) (map[string][]OlmSession, error) {
 	all := make(map[string][]OlmSession, len(theirKeys))
-	err := db.list(ctx, selectOlmSessions, []any{acct.ID, device}, ids(unique(theirKeys)), func(r *sql.Rows) error {
+	err := db.list(ctx, selectOlmSessions, []any{acct.ID, device}, idArgs(unique(theirKeys)), func(r *sql.Rows) error {
 		var s OlmSession
 		var sealed []byte
 		err := r.Scan(text(&s.SessionID), text(&s.TheirKey), &sealed, timeColumn{&s.CreatedAt}, timeColumn{&s.LastReceivedAt})

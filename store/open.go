@@ -11,7 +11,7 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// Options say what to open and how.
+// Options configures Open.
 type Options struct {
 	// URL is "sqlite:PATH" or a PostgreSQL URL ("postgres://…", "postgresql://…"), which
 	// may hold a password.
@@ -19,26 +19,27 @@ type Options struct {
 	MasterKeys MasterKeys
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
-	// ReadOnly opens an existing database beside the process that owns it. It changes
-	// nothing: no migration, no look for a restore; every write is [ErrReadOnly].
+	// ReadOnly opens an existing database beside the process that owns it. It changes nothing:
+	// no migration, no check for a restore; every write is [ErrReadOnly].
 	ReadOnly bool
-	// MaxConns bounds the connections to PostgreSQL, and the readers of SQLite; 0 means 16 and 4.
+	// MaxConns is how many connections there are to PostgreSQL, and readers of SQLite; 0 means
+	// 16 and 4.
 	MaxConns int
 
-	// Lease is how long a process that has died without a word keeps others out of a
-	// PostgreSQL database; 0 means 12 seconds.
+	// Lease is how long a process that died keeps others out of a PostgreSQL database; 0 means
+	// 12 seconds.
 	Lease time.Duration
-	// Waiting is told why Open waits for another process's lease to run out; nil to tell nobody.
+	// Waiting is called when Open begins to wait for another process's lease to end; may be
+	// nil.
 	Waiting func(why error)
-	// MarkFile is a file beside the master key that tells an older PostgreSQL database from
-	// the newest; empty for none. SQLite has its own.
+	// MarkFile is a file beside the master key by which an older PostgreSQL database is
+	// recognised; empty for none. SQLite has its own.
 	MarkFile string
 
-	// Wrap, when not nil, stands between the store and its driver: tests count and fail
-	// statements there.
+	// Wrap, when not nil, wraps the driver: tests count and fail statements there.
 	Wrap func(driver.Connector) driver.Connector
-	// beats, in tests, are the moments at which the lease is renewed.
-	beats <-chan time.Time
+	// renewTicks, in tests, are the times at which the lease is renewed.
+	renewTicks <-chan time.Time
 }
 
 // DB is an open database. It is safe for concurrent use.
@@ -56,53 +57,53 @@ type DB struct {
 	restored string
 }
 
-// backend is what differs between the databases beyond the text of statements.
+// backend holds the differences between the databases beyond the text of statements.
 type backend struct {
 	dialect *dialect
-	texts   *texts
+	texts   *textCache
 	reader  *reader
 	writer  writer
-	// place tells where the data lies, in words that change when it is restored elsewhere.
+	// place returns where the data is, as a text that changes when it is restored elsewhere.
 	place func(ctx context.Context, t *tx) (string, error)
 	// mark is nil on PostgreSQL.
 	mark *markFile
-	// beats is the file that Options.MarkFile names, on PostgreSQL only.
-	beats *markFile
-	// release gives back what keeps other processes out.
+	// beatFile is the file that Options.MarkFile names, on PostgreSQL only.
+	beatFile *markFile
+	// release releases the lock that keeps other processes out.
 	release func() error
 }
 
 func (b *backend) close() error {
 	err := errors.Join(b.writer.close(), b.reader.close(), b.release())
-	if b.beats != nil {
-		err = errors.Join(err, b.beats.close())
+	if b.beatFile != nil {
+		err = errors.Join(err, b.beatFile.close())
 	}
 	return err
 }
 
 // Open opens a database, makes or migrates its tables, checks the master keys against it
-// and looks whether it was restored from a backup (see [DB.Restored]).
+// and checks whether it was restored from a backup (see [DB.Restored]).
 func Open(ctx context.Context, o Options) (*DB, error) {
 	db, err := connect(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	if o.ReadOnly {
-		err = db.inspect(ctx)
+		err = db.prepareReadOnly(ctx)
 	} else {
-		err = db.await(ctx, o.Waiting, func() error { return db.prepare(ctx) })
+		err = db.awaitLease(ctx, o.Waiting, func() error { return db.prepare(ctx) })
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open database: %w", err), db.Close())
 	}
 	if !o.ReadOnly {
-		db.keep(o.beats)
+		db.startRenewals(o.renewTicks)
 	}
 	return db, nil
 }
 
-// Exists reports whether there is a database at the URL with our tables in it. It needs
-// no key and makes nothing.
+// Exists reports whether there is a database with our tables at the URL. It needs no key
+// and makes nothing.
 func Exists(ctx context.Context, url secret.String) (bool, error) {
 	db, err := connect(ctx, Options{URL: url, ReadOnly: true})
 	if errors.Is(err, ErrNotFound) {
@@ -145,17 +146,17 @@ func connect(ctx context.Context, o Options) (*DB, error) {
 	return db, nil
 }
 
-// Close gives the lease back and ends all connections. Transactions under way are finished
+// Close releases the lease and ends all connections. Transactions under way are finished
 // first.
 func (db *DB) Close() error {
-	if err := errors.Join(db.giveUp(), db.close()); err != nil {
+	if err := errors.Join(db.endLease(), db.close()); err != nil {
 		return fmt.Errorf("close database: %w", err)
 	}
 	return nil
 }
 
-// Ping reports whether the database answers and, unless it was opened for reading only,
-// may be written to.
+// Ping returns nil if the database answers and, unless it was opened for reading only, may
+// be written to.
 func (db *DB) Ping(ctx context.Context) error {
 	if err := db.Lease(); err != nil {
 		return fmt.Errorf("ping database: %w", err)
@@ -166,10 +167,10 @@ func (db *DB) Ping(ctx context.Context) error {
 	return nil
 }
 
-// prepare is the first transaction: the lease, tables, keys, and the look for a restore,
-// all or nothing.
+// prepare runs the first transaction, all or nothing: the lease, tables, keys, and the
+// check for a restore.
 func (db *DB) prepare(ctx context.Context) error {
-	var o opened
+	var o openResult
 	if err := db.writer.run(ctx, func(ctx context.Context, t *tx) error { return db.open(ctx, t, &o) }); err != nil {
 		return err
 	}
@@ -180,15 +181,15 @@ func (db *DB) prepare(ctx context.Context) error {
 	return db.mark.set(o.mark)
 }
 
-// opened is what the first transaction leaves for later.
-type opened struct {
-	lease  leaseRow
-	before int64 // the beat of the lease
-	mark   mark
-	place  string
+// openResult is the result of the first transaction.
+type openResult struct {
+	lease leaseRow
+	beat  int64 // the beat of the lease
+	mark  restoreMark
+	place string
 }
 
-func (db *DB) open(ctx context.Context, t *tx, o *opened) error {
+func (db *DB) open(ctx context.Context, t *tx, o *openResult) error {
 	version, err := db.lockVersion(ctx, t)
 	if err != nil {
 		return err
@@ -223,11 +224,11 @@ func (db *DB) open(ctx context.Context, t *tx, o *opened) error {
 			return err
 		}
 	}
-	return db.lookForRestore(ctx, t, version, o)
+	return db.checkRestore(ctx, t, version, o)
 }
 
-// inspect is what prepare is for a database that is only read.
-func (db *DB) inspect(ctx context.Context) error {
+// prepareReadOnly takes the place of prepare for a database that is only read.
+func (db *DB) prepareReadOnly(ctx context.Context) error {
 	version, err := db.readVersion(ctx)
 	switch {
 	case err != nil:

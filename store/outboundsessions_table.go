@@ -9,9 +9,9 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// A row moves forward only: the same session with more messages, or another session that
-// is new. Discard, once set, stays for as long as the row has the same session: a send that
-// began before the room's membership changed must not take it back.
+// A row moves forward only: the same session with more messages, or another session that is
+// new. Discard, once set, stays for as long as the row has the same session: a send that
+// began before the room's membership changed must not clear it.
 var (
 	putOutbound = insertRows("outbound_sessions", ofDevice, []string{"room_id"},
 		[]string{"session_id", "sealed_pickle", "created_at", "messages", "settings", "discard"},
@@ -32,9 +32,9 @@ func outboundRow(device int64, s *OutboundSession) []string {
 	return []string{strconv.FormatInt(device, 10), string(s.RoomID), string(s.SessionID)}
 }
 
-func (b *batch) outboundSessions(all []OutboundSession) {
+func (b *saver) outboundSessions(all []OutboundSession) {
 	p := &args{}
-	all = last(all, func(s *OutboundSession) id.RoomID { return s.RoomID })
+	all = lastByKey(all, func(s *OutboundSession) id.RoomID { return s.RoomID })
 	for _, s := range all {
 		p.id(string(s.RoomID))
 		p.id(string(s.SessionID))
@@ -57,8 +57,8 @@ func (b *batch) outboundSessions(all []OutboundSession) {
 	})
 }
 
-func (b *batch) discardOutbound(rooms []id.RoomID) {
-	b.listOfDevice("discard outbound sessions", markDiscarded, ids(rooms))
+func (b *saver) discardOutbound(rooms []id.RoomID) {
+	b.listOfDevice("discard outbound sessions", markDiscarded, idArgs(rooms))
 }
 
 // OutboundSession reads the session of a room, or returns [ErrNotFound].

@@ -15,7 +15,7 @@ var (
 const selectOutbox = `SELECT txn_id, seq, event_type, body, created_at FROM outbox
 	WHERE account = $1 AND device = $2 ORDER BY seq`
 
-func (b *batch) outbox(all []OutboxItem) {
+func (b *saver) outbox(all []OutboxItem) {
 	if len(all) == 0 {
 		return
 	}
@@ -25,7 +25,7 @@ func (b *batch) outbox(all []OutboxItem) {
 		check.id(item.TxnID)
 	}
 	b.step("outbox", check, func(ctx context.Context, t *tx) error {
-		seq, err := b.numbers(ctx, t, len(all))
+		seq, err := b.reserveNumbers(ctx, t, len(all))
 		if err != nil {
 			return err
 		}
@@ -43,11 +43,12 @@ func (b *batch) outbox(all []OutboxItem) {
 	})
 }
 
-func (b *batch) deleteOutbox(txnIDs []string) {
-	b.listOfDevice("delete from outbox", dropOutbox, ids(txnIDs))
+func (b *saver) deleteOutbox(txnIDs []string) {
+	b.listOfDevice("delete from outbox", dropOutbox, idArgs(txnIDs))
 }
 
-// Outbox reads what still has to be sent, in the order in which it was saved.
+// Outbox reads the requests that still have to be sent, in the order in which they were
+// saved.
 func (db *DB) Outbox(ctx context.Context, acct *Account, device int64) ([]OutboxItem, error) {
 	var all []OutboxItem
 	err := db.reader.query(ctx, selectOutbox, []any{acct.ID, device}, func(r *sql.Rows) error {

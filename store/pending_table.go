@@ -19,11 +19,11 @@ var (
 	makeReady   = wherePair("UPDATE pending_events SET ready = 1", ofDevice, "room_id, session_id")
 	releaseFrom = whereIn("UPDATE pending_events SET ready = 1", ofAccount, "from_user", "")
 	// The third parameter is the position.
-	deliverPending = &listed{
+	deliverPending = &listStatement{
 		head: "UPDATE pending_events SET delivered_at = $3 WHERE account = $1 AND device = $2 AND event_id IN (",
 		item: "?", tail: ")", fixed: 3, width: 1, pad: true,
 	}
-	placePending = &listed{
+	placePending = &listStatement{
 		head: "UPDATE pending_events SET placed_at = $3 WHERE account = $1 AND device = $2 AND event_id IN (",
 		item: "?", tail: ")", fixed: 3, width: 1, pad: true,
 	}
@@ -42,21 +42,21 @@ const (
 		WHERE account = $1 AND device = $2 AND held_until > 0`
 	selectWaiting = `SELECT DISTINCT room_id, session_id FROM pending_events
 		WHERE account = $1 AND device = $2 AND ready = 0 AND from_user = '' LIMIT $3`
-	// Of all accounts; only if meta says that they were held back under other rules.
+	// For all accounts; only if meta has another hash of the rules.
 	releaseHeldBack = `UPDATE pending_events SET ready = 1 WHERE from_user <> '' AND ready = 0
 		AND EXISTS (SELECT 1 FROM meta WHERE receive_rules <> $1)`
 	setReceiveRules = "UPDATE meta SET receive_rules = $1"
 	countPending    = "SELECT COUNT(*) FROM pending_events WHERE account = $1 AND device = $2"
-	// What the client was shown nothing of is not forgotten.
+	// Events that the client has not seen in any form are kept.
 	trimPending = `DELETE FROM pending_events WHERE account = $1 AND device = $2 AND event_id IN
 		(SELECT event_id FROM pending_events WHERE account = $1 AND device = $2 AND held_until = 0 ORDER BY received_at LIMIT $3)`
 	prunePending = `DELETE FROM pending_events WHERE (account, device, event_id) IN
 		(SELECT account, device, event_id FROM pending_events WHERE received_at < $1 AND held_until = 0 LIMIT 1000)`
 )
 
-func (b *batch) pending(all []PendingEvent) {
+func (b *saver) pending(all []PendingEvent) {
 	p := &args{}
-	for _, e := range last(all, func(e *PendingEvent) id.EventID { return e.EventID }) {
+	for _, e := range lastByKey(all, func(e *PendingEvent) id.EventID { return e.EventID }) {
 		p.id(string(e.EventID))
 		p.id(string(e.RoomID))
 		p.id(string(e.SessionID))
@@ -71,57 +71,57 @@ func (b *batch) pending(all []PendingEvent) {
 	b.listOfDevice("pending events", putPending, p)
 }
 
-func (b *batch) deletePending(events []id.EventID) {
-	b.listOfDevice("delete pending events", dropPending, ids(events))
+func (b *saver) deletePending(events []id.EventID) {
+	b.listOfDevice("delete pending events", dropPending, idArgs(events))
 }
 
-func (b *batch) readyPending(sessions []SessionRef) {
-	b.listOfDevice("mark ready events", makeReady, refs(sessions))
+func (b *saver) readyPending(sessions []SessionRef) {
+	b.listOfDevice("mark ready events", makeReady, refArgs(sessions))
 }
 
-func (b *batch) readyPendingFrom(users []id.UserID) {
-	b.listOfAccount("release held back events", releaseFrom, ids(users))
+func (b *saver) readyPendingFrom(users []id.UserID) {
+	b.listOfAccount("release held back events", releaseFrom, idArgs(users))
 }
 
-func (b *batch) markPending(events []id.EventID, position string) {
+func (b *saver) markPending(events []id.EventID, position string) {
 	if len(events) == 0 {
 		return
 	}
 	b.ofDevice = true
-	b.list("mark delivered events", deliverPending, []any{b.acct.ID, b.dev, encodeText(position)}, ids(events))
+	b.list("mark delivered events", deliverPending, []any{b.acct.ID, b.dev, encodeText(position)}, idArgs(events))
 }
 
-func (b *batch) placePending(events []id.EventID, position string) {
+func (b *saver) placePending(events []id.EventID, position string) {
 	if len(events) == 0 {
 		return
 	}
 	b.ofDevice = true
-	b.list("mark events with a placeholder", placePending, []any{b.acct.ID, b.dev, encodeText(position)}, ids(events))
+	b.list("mark events with a placeholder", placePending, []any{b.acct.ID, b.dev, encodeText(position)}, idArgs(events))
 }
 
-func (b *batch) shownPending(events []id.EventID) {
-	b.listOfDevice("mark shown events", showPending, ids(events))
+func (b *saver) shownPending(events []id.EventID) {
+	b.listOfDevice("mark shown events", showPending, idArgs(events))
 }
 
-// Pending reads up to limit events that are ready, whether or not a response has
-// carried them again, the oldest first.
+// Pending reads up to limit events that are ready, whether or not a response has carried
+// them again, the oldest first.
 func (db *DB) Pending(ctx context.Context, acct *Account, device int64, limit int) ([]PendingEvent, error) {
 	return db.readPending(ctx, selectReady, acct.ID, device, int64(limit))
 }
 
-// PendingDelivered is Pending for those that a response has carried again, which the client
-// may or may not have received.
+// PendingDelivered is like Pending, for those that a response has carried again, which the
+// client may or may not have received.
 func (db *DB) PendingDelivered(ctx context.Context, acct *Account, device int64, limit int) ([]PendingEvent, error) {
 	return db.readPending(ctx, selectDelivered, acct.ID, device, int64(limit))
 }
 
-// PendingDue reads up to limit events that were held until now or before, the oldest first.
+// PendingDue reads up to limit events whose HeldUntil has passed, the oldest first.
 func (db *DB) PendingDue(ctx context.Context, acct *Account, device int64, now time.Time, limit int) ([]PendingEvent, error) {
 	return db.readPending(ctx, selectDue, acct.ID, device, micros(now), int64(limit))
 }
 
-// PendingHeld counts the events of which a device's client was shown nothing, and tells until
-// when the first is held.
+// PendingHeld returns how many events are hidden from a device's client altogether, and
+// until when the first one is.
 func (db *DB) PendingHeld(ctx context.Context, acct *Account, device int64) (held int, first time.Time, err error) {
 	err = db.reader.query(ctx, selectHeld, []any{acct.ID, device}, func(r *sql.Rows) error {
 		return r.Scan(&held, timeColumn{&first})
@@ -135,7 +135,7 @@ func (db *DB) PendingHeld(ctx context.Context, acct *Account, device int64) (hel
 // PendingOf reads those of the events that are pending.
 func (db *DB) PendingOf(ctx context.Context, acct *Account, device int64, events []id.EventID) (map[id.EventID]PendingEvent, error) {
 	out := make(map[id.EventID]PendingEvent)
-	err := db.list(ctx, findPending, []any{acct.ID, device}, ids(unique(events)), func(r *sql.Rows) error {
+	err := db.list(ctx, findPending, []any{acct.ID, device}, idArgs(unique(events)), func(r *sql.Rows) error {
 		e, err := scanPending(r)
 		out[e.EventID] = e
 		return err
@@ -166,10 +166,10 @@ func scanPending(r *sql.Rows) (PendingEvent, error) {
 	return e, err
 }
 
-// HeldBackUnder says under which rules events are held back from now on. If they were others
-// before, all events that are held back, of every account, are ready to be judged again.
+// HeldBackUnder sets the rules under which events are withheld from now on. If they have
+// changed, all withheld events, of every account, are ready to be judged again.
 func (db *DB) HeldBackUnder(ctx context.Context, rules string) error {
-	sum := db.Hash("receive rules", []byte(rules)) // they may name users
+	sum := db.Hash("receive rules", []byte(rules)) // the rules may name users
 	err := db.writer.run(ctx, func(ctx context.Context, t *tx) error {
 		now := hex.EncodeToString(sum[:])
 		if _, err := t.do(ctx, releaseHeldBack, now); err != nil {
@@ -184,7 +184,7 @@ func (db *DB) HeldBackUnder(ctx context.Context, rules string) error {
 	return nil
 }
 
-// PendingSessions names up to limit sessions whose keys events of a device wait for.
+// PendingSessions returns up to limit sessions for whose keys events of a device wait.
 func (db *DB) PendingSessions(ctx context.Context, acct *Account, device int64, limit int) ([]SessionRef, error) {
 	var all []SessionRef
 	err := db.reader.query(ctx, selectWaiting, []any{acct.ID, device, int64(limit)}, func(r *sql.Rows) error {
@@ -199,7 +199,7 @@ func (db *DB) PendingSessions(ctx context.Context, acct *Account, device int64, 
 	return all, nil
 }
 
-// PendingCount counts the events of a device that wait for a key or for being delivered.
+// PendingCount returns how many events of a device wait for a key or for delivery.
 func (db *DB) PendingCount(ctx context.Context, acct *Account, device int64) (int, error) {
 	var n int
 	err := db.reader.query(ctx, countPending, []any{acct.ID, device}, func(r *sql.Rows) error { return r.Scan(&n) })
@@ -209,7 +209,7 @@ func (db *DB) PendingCount(ctx context.Context, acct *Account, device int64) (in
 	return n, nil
 }
 
-// TrimPending forgets the oldest events of a device beyond the number to keep, and tells
+// TrimPending deletes the oldest events of a device beyond the number to keep, and returns
 // how many: anybody can send events that nobody can read.
 func (db *DB) TrimPending(ctx context.Context, acct *Account, device int64, keep int) (int64, error) {
 	n, err := db.PendingCount(ctx, acct, device)
@@ -228,7 +228,7 @@ func (db *DB) TrimPending(ctx context.Context, acct *Account, device int64, keep
 	return gone, nil
 }
 
-// PrunePending forgets events received before a time and tells how many.
+// PrunePending deletes events received before a time and returns how many.
 func (db *DB) PrunePending(ctx context.Context, before time.Time) (int64, error) {
 	return db.prune(ctx, "pending events", prunePending, micros(before))
 }

@@ -29,12 +29,12 @@ func (c *pgConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	return &pgConn{Conn: plain, lease: c.lease}, nil
 }
 
-// pgConn sends the begin of a transaction, and the look whether the lease is still ours,
-// together with its first statement: so that fencing takes no time on the wire.
+// pgConn sends the begin of a transaction, and the check that the lease is still ours,
+// together with its first statement, so that the fence costs no round trip.
 type pgConn struct {
 	*stdlib.Conn
 	lease *lease
-	// begun says that a transaction has begun here, but not yet at the server.
+	// begun reports whether a transaction has begun here, but not yet at the server.
 	begun bool
 }
 
@@ -56,22 +56,22 @@ func (c *pgConn) ExecContext(ctx context.Context, text string, params []driver.N
 	for i, p := range params {
 		args[i] = p.Value
 	}
-	return c.first(ctx, text, args)
+	return c.beginWith(ctx, text, args)
 }
 
 // QueryContext implements driver.QueryerContext.
 func (c *pgConn) QueryContext(ctx context.Context, text string, params []driver.NamedValue) (driver.Rows, error) {
 	if c.begun {
-		if _, err := c.first(ctx, "", nil); err != nil {
+		if _, err := c.beginWith(ctx, "", nil); err != nil {
 			return nil, err
 		}
 	}
 	return c.Conn.QueryContext(ctx, text, params)
 }
 
-// first begins the transaction at the server and runs its first statement, if there is one.
-// What that has done when the lease turns out to be lost is rolled back.
-func (c *pgConn) first(ctx context.Context, text string, args []any) (_ driver.Result, err error) {
+// beginWith begins the transaction at the server and runs its first statement, if there is one.
+// Its effect is rolled back if the lease turns out to be lost.
+func (c *pgConn) beginWith(ctx context.Context, text string, args []any) (_ driver.Result, err error) {
 	c.begun = false
 	ours := c.lease.token()
 	fenced := ours != token{}
@@ -119,7 +119,7 @@ func (t *pgConnTx) Rollback() error { return t.finish("rollback") }
 func (t *pgConnTx) finish(how string) error {
 	if t.conn.begun {
 		t.conn.begun = false
-		return nil // nothing was asked of the server
+		return nil // nothing was sent to the server
 	}
 	conn := t.conn.Conn.Conn()
 	if how == "rollback" && conn.PgConn().TxStatus() == 'I' {

@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// pgPlace names the cluster, its timeline, the database and the table. A server that does not let us ask
-// for one of them (some hosted ones do not) leaves it out.
+// pgPlace returns the cluster, its timeline, the database and the table. One that a server
+// does not reveal (as some hosted ones do) is left out.
 func pgPlace(ctx context.Context, t *tx) (string, error) {
 	parts := make([]string, 0, 4)
 	for _, q := range append(serverQueries(),
@@ -46,8 +46,8 @@ func pgAsk(ctx context.Context, t *tx, q string) (string, error) {
 	return answer, err
 }
 
-// serverQueries ask which server answers: the cluster, which a copy shares, and its timeline,
-// which a standby that takes over and a point-in-time recovery do not.
+// serverQueries returns queries about the server: the cluster, which a copy shares, and its
+// timeline, which a standby that takes over and a point-in-time recovery change.
 func serverQueries() []string {
 	return []string{
 		"SELECT system_identifier::text FROM pg_control_system()",
@@ -55,13 +55,13 @@ func serverQueries() []string {
 	}
 }
 
-// serverOf is the part of a place that serverQueries tell.
+// serverOf returns the part of a place that serverQueries return.
 func serverOf(place string) string {
 	parts := strings.SplitN(place, "/", 3)
 	return strings.Join(parts[:min(2, len(parts))], "/")
 }
 
-// pgServer asks outside a transaction.
+// pgServer runs serverQueries outside a transaction.
 func pgServer(ctx context.Context, ask func(ctx context.Context, query string, to *string) error) (string, error) {
 	var parts []string
 	for _, q := range serverQueries() {
@@ -79,8 +79,8 @@ func pgServer(ctx context.Context, ask func(ctx context.Context, query string, t
 	return strings.Join(parts, "/"), nil
 }
 
-// likeServer compares what both could be asked.
-func likeServer(a, b string) bool {
+// serversMatch compares those parts that both servers revealed.
+func serversMatch(a, b string) bool {
 	one, other := strings.Split(a, "/"), strings.Split(b, "/")
 	for i := range min(len(one), len(other)) {
 		if one[i] != other[i] && one[i] != "-" && other[i] != "-" {

@@ -53,15 +53,16 @@ func openPostgres(ctx context.Context, url string, l *lease, o Options) (*backen
 	}
 	b.writer = &pgWriter{db: pool, texts: b.texts, lease: l}
 	if o.MarkFile != "" {
-		if b.beats, err = openMark(o.MarkFile); err != nil {
+		if b.beatFile, err = openMark(o.MarkFile); err != nil {
 			return nil, errors.Join(err, b.close())
 		}
 	}
 	return b, nil
 }
 
-// prepareConn refuses a server that has replaced the one with our lease, and a database that cannot hold every text, and turns on what a server
-// may have turned off: a commit that a power loss takes back would let an index be used twice.
+// prepareConn refuses a server that has replaced the one with our lease, and a database
+// that cannot hold every text, and turns on synchronous commits, which a server may have
+// turned off: a commit that a power loss takes back would let an index be used twice.
 func (l *lease) prepareConn(ctx context.Context, c *pgx.Conn) error {
 	if enc := c.PgConn().ParameterStatus("server_encoding"); enc != "UTF8" {
 		return withHint(fmt.Errorf("the database's encoding is %s", enc), "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0")

@@ -5,12 +5,12 @@ import (
 	"fmt"
 )
 
-// pruneBatch bounds what one transaction deletes, so that nobody waits long for it. The
-// statements have it as their LIMIT.
+// pruneBatch is how many rows one transaction deletes, so that nobody waits long for it.
+// The statements have it as their LIMIT.
 const pruneBatch = 1000
 
 // prune repeats a statement that deletes up to pruneBatch rows until none are left, and
-// tells how many that was.
+// returns how many were deleted.
 func (db *DB) prune(ctx context.Context, what, statement string, params ...any) (int64, error) {
 	var total int64
 	for {

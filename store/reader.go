@@ -71,7 +71,7 @@ func scanAll(rows *sql.Rows, err error, each func(*sql.Rows) error) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = rows.Close() }() // Err below tells what went wrong
+	defer func() { _ = rows.Close() }() // Err below returns what went wrong
 	for rows.Next() {
 		if err := each(rows); err != nil {
 			return err

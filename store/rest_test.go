@@ -8,7 +8,7 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// rest is a Changes with what everything leaves out: deletions and marks.
+// rest returns a Changes with what everything leaves out: deletions and marks.
 func rest() *Changes {
 	return &Changes{
 		DeleteOlmSessions: []string{"o1"}, DiscardOutbound: []id.RoomID{"!r1"}, DeleteOutbox: []string{"out1"},

@@ -6,13 +6,13 @@ import (
 	"fmt"
 )
 
-// A database that was restored from a backup holds ratchets that have moved on since:
-// used again, they would encrypt two messages with the same key. So a restore has to be
-// recognised, and then nothing that was outbound may be used again (design §9).
+// A database that was restored from a backup holds ratchets that have moved on since: used
+// again, they would encrypt two messages with the same key. So a restore must be
+// recognised, and then nothing that was outbound may be used again.
 //
-// These give a restore away when the database is opened:
+// A restore is recognised by these when the database is opened:
 //
-//  1. The place. The table restore_mark holds a name for where the data lies: for SQLite
+//  1. The place. The table restore_mark holds a name for where the data is: for SQLite
 //     the file's inode and time of birth, which a copy does not share; for PostgreSQL the
 //     cluster's identifier, its timeline and the numbers of database and table, which a restored
 //     dump, a point-in-time recovery and a promoted standby change.
@@ -22,50 +22,50 @@ import (
 //     number.
 //  3. The mark's incarnation. The file "-mark" beside a SQLite database holds a random
 //     number that is drawn anew whenever a restore is found, and is in the table too. A
-//     database from before that does not fit.
+//     database from before that has another one.
 //  4. The mark's generation. Every transaction that moves a ratchet adds one to the
 //     generation in the table; after the commit the number is written to the mark,
 //     without waiting for the disk. Because the commit is on the disk first, the mark can
-//     lag behind the table, after a crash, but never run ahead of it; a table that lags
-//     behind the mark is an older one put in the newer one's place.
+//     be lower than the table, after a crash, but never higher; a table with a lower
+//     generation than the mark is an older one.
 //  5. The beat of the lease. On PostgreSQL all writers would wait for each other if each
 //     counted, so that its mark, a file beside the master key, holds how often the lease was
-//     renewed: it tells states apart that are some seconds apart. The file may be missing,
-//     or lag behind, because the proxy ran on another machine; that means nothing.
+//     renewed: it distinguishes states that are some seconds apart. The file may be missing,
+//     or too low, because the proxy ran on another machine; that means nothing.
 //
-// While the database is open, a renewal of the lease finds another beat than it left, or
-// another server; see lease.go.
+// While the database is open, a renewal of the lease finds another beat than the last one,
+// or another server; see lease.go.
 //
-// A restore passes unnoticed if it brings back the mark as well and the file keeps inode
+// A restore is not recognised if it brings back the mark as well and the file keeps inode
 // and time of birth: a snapshot of the whole file system or of the machine; likewise one of
-// PostgreSQL's machine where there is no mark, or from the last seconds; and if only other tables
-// than restore_mark are put back. For these, and for whatever else the engine may notice (the
-// homeserver has a one-time key that we have not made yet), there are DiscardOutboundState
-// and Changes.DiscardSent.
+// PostgreSQL's machine where there is no mark, or from the last seconds; and if only other
+// tables than restore_mark are put back. For these, and for whatever else the engine may
+// notice (the homeserver has a one-time key that we have not made yet), there are
+// DiscardOutboundState and Changes.DiscardSent.
 //
-// A false alarm, such as a database moved to another disk, costs new room keys and new
-// Olm sessions, nothing else.
+// A false alarm, such as a database moved to another disk, costs new room keys and new Olm
+// sessions, nothing else.
 
-// mark is what is compared.
-type mark struct {
+// restoreMark is what is compared.
+type restoreMark struct {
 	incarnation string
 	generation  int64
-	// writer is the number of the transaction that wrote the row, where PostgreSQL tells it.
+	// writer is the number of the transaction that wrote the row, where PostgreSQL reveals it.
 	writer int64
 }
 
-// Restored tells why the database was taken for restored from a backup when it was
+// Restored returns why the database was taken for restored from a backup when it was
 // opened, in which case outbound state has been discarded; empty if it was not.
 func (db *DB) Restored() string { return db.restored }
 
-// lookForRestore compares, discards if it has to, and leaves what the mark must be once
-// this transaction is committed. version is that of the tables before they were migrated.
-func (db *DB) lookForRestore(ctx context.Context, t *tx, version int64, o *opened) (err error) {
+// checkRestore compares the marks, discards outbound state if it has to, and stores in o
+// the mark for after the commit. version is that of the tables before they were migrated.
+func (db *DB) checkRestore(ctx context.Context, t *tx, version int64, o *openResult) (err error) {
 	if o.place, err = db.place(ctx, t); err != nil {
 		return fmt.Errorf("look where the database lies: %w", err)
 	}
 	if version == 0 {
-		o.mark = mark{incarnation: randomText()}
+		o.mark = restoreMark{incarnation: randomText()}
 		return db.createRestoreMark(ctx, t, o.mark, o.place)
 	}
 	var lastPlace string
@@ -82,7 +82,7 @@ func (db *DB) lookForRestore(ctx context.Context, t *tx, version int64, o *opene
 		db.restored = "the rows were put back from a dump"
 	case db.mark != nil:
 		db.restored = db.mark.contradicts(o.mark)
-	case db.markedBeat() > o.before:
+	case db.markedBeat() > o.beat:
 		db.restored = "the database is older than the restore mark beside the master key"
 	}
 	if db.restored == "" && version >= leaseVersion {
@@ -95,14 +95,15 @@ func (db *DB) lookForRestore(ctx context.Context, t *tx, version int64, o *opene
 	return errors.Join(err, db.updateRestoreMark(ctx, t, o.mark, o.place))
 }
 
-// DiscardOutboundState forgets every outbound Megolm session with its shares and every Olm
-// session of all devices, and sets Restored and DeadKeys on the devices. The next send to a room makes
-// a new session; the next room key to a device makes a new Olm session. Olm sessions go
-// whole because what they would send next cannot be told from what they have sent; peers
-// that still use one are answered with a new one, as for any undecryptable Olm message.
+// DiscardOutboundState deletes every outbound Megolm session with its shares and every Olm
+// session of all devices, and sets Restored and DeadKeys on the devices. The next send to a
+// room makes a new session; the next room key to a device makes a new Olm session. Olm
+// sessions are deleted whole because a pickle does not show which of their keys were used;
+// peers that still use one are answered with a new one, as for any undecryptable Olm
+// message.
 //
-// What is in the outbox and among the transactions stays: it is ciphertext, which can be
-// sent twice without harm.
+// The outbox and the transactions stay: they hold ciphertext, which can be sent twice
+// without harm.
 func (db *DB) DiscardOutboundState(ctx context.Context) error {
 	err := db.writer.run(ctx, func(ctx context.Context, t *tx) error { return discardOutbound(ctx, t) })
 	if err != nil {
@@ -126,8 +127,8 @@ func discardOutbound(ctx context.Context, t *tx) error {
 	return nil
 }
 
-// discardSent is discardOutbound for one device that found out by itself.
-func (b *batch) discardSent(yes bool) {
+// discardSent does what DiscardOutboundState does, for one device that noticed by itself.
+func (b *saver) discardSent(yes bool) {
 	if !yes {
 		return
 	}

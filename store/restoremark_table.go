@@ -20,7 +20,7 @@ func randomText() string {
 	return hex.EncodeToString(b)
 }
 
-func (db *DB) createRestoreMark(ctx context.Context, t *tx, m mark, place string) error {
+func (db *DB) createRestoreMark(ctx context.Context, t *tx, m restoreMark, place string) error {
 	writer, err := db.transactionNumber(ctx, t)
 	if err == nil {
 		_, err = t.do(ctx, "INSERT INTO restore_mark (one, incarnation, place, generation, written_by) VALUES (1, $1, $2, $3, $4)",
@@ -32,7 +32,7 @@ func (db *DB) createRestoreMark(ctx context.Context, t *tx, m mark, place string
 	return nil
 }
 
-func readRestoreMark(ctx context.Context, t *tx) (m mark, place string, err error) {
+func readRestoreMark(ctx context.Context, t *tx) (m restoreMark, place string, err error) {
 	found := false
 	err = t.rows(ctx, "SELECT incarnation, place, generation, written_by FROM restore_mark", nil, func(r *sql.Rows) error {
 		found = true
@@ -42,12 +42,12 @@ func readRestoreMark(ctx context.Context, t *tx) (m mark, place string, err erro
 		err = errors.New("row is missing")
 	}
 	if err != nil {
-		return mark{}, "", fmt.Errorf("read restore mark: %w", err)
+		return restoreMark{}, "", fmt.Errorf("read restore mark: %w", err)
 	}
 	return m, place, nil
 }
 
-func (db *DB) updateRestoreMark(ctx context.Context, t *tx, m mark, place string) error {
+func (db *DB) updateRestoreMark(ctx context.Context, t *tx, m restoreMark, place string) error {
 	writer, err := db.transactionNumber(ctx, t)
 	if err == nil {
 		_, err = t.do(ctx, "UPDATE restore_mark SET incarnation = $1, place = $2, generation = $3, written_by = $4",
@@ -59,13 +59,14 @@ func (db *DB) updateRestoreMark(ctx context.Context, t *tx, m mark, place string
 	return nil
 }
 
-// transactionNumber is how PostgreSQL will number what this transaction writes; 0 if it
-// cannot be told.
+// transactionNumber returns the number that PostgreSQL gives to rows written by this
+// transaction; 0 if it is not known.
 func (db *DB) transactionNumber(ctx context.Context, t *tx) (int64, error) {
 	return db.number(ctx, t, "SELECT (txid_current() & 4294967295)::text")
 }
 
-// rowNumber is how PostgreSQL has numbered the row of restore_mark; 0 if it cannot be told.
+// rowNumber returns the number that PostgreSQL gave to the row of restore_mark; 0 if it is
+// not known.
 func (db *DB) rowNumber(ctx context.Context, t *tx) (int64, error) {
 	return db.number(ctx, t, "SELECT xmin::text FROM restore_mark")
 }
@@ -92,6 +93,7 @@ func nextGeneration(ctx context.Context, t *tx) (int64, error) {
 	return generation, nil
 }
 
-// nextGenerationOfHolder is nextGeneration for who has the lease, and finds no row for anybody else.
+// nextGenerationOfHolder is like nextGeneration, and finds no row for anybody but the
+// holder of the lease.
 const nextGenerationOfHolder = `UPDATE restore_mark SET generation = generation + 1
 	WHERE EXISTS (SELECT 1 FROM lease WHERE one = 1 AND epoch = $1 AND holder = $2) RETURNING generation`

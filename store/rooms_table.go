@@ -11,8 +11,8 @@ import (
 
 const roomColumns = "room_id, algorithm, rotation_period, rotation_messages, history_visibility, encrypted_since"
 
-// Once encrypted, always encrypted (requirement 20.3): an empty algorithm leaves the one
-// that is stored, and the time since which it is stays.
+// Once encrypted, always encrypted (requirement 20.3): an empty algorithm keeps the stored
+// one, and the time since which it holds stays.
 var (
 	putRooms = insertRows("rooms", ofDevice, []string{"room_id"},
 		[]string{"algorithm", "rotation_period", "rotation_messages", "history_visibility", "encrypted_since"},
@@ -25,9 +25,9 @@ var (
 
 const selectAllRooms = "SELECT " + roomColumns + " FROM rooms WHERE account = $1 AND device = $2"
 
-func (b *batch) rooms(all []Room) {
+func (b *saver) rooms(all []Room) {
 	p := &args{}
-	for _, r := range last(all, func(r *Room) id.RoomID { return r.RoomID }) {
+	for _, r := range lastByKey(all, func(r *Room) id.RoomID { return r.RoomID }) {
 		p.id(string(r.RoomID))
 		p.text(r.Algorithm)
 		p.num(int64(r.RotationPeriod))
@@ -38,8 +38,7 @@ func (b *batch) rooms(all []Room) {
 	b.listOfDevice("rooms", putRooms, p)
 }
 
-// Rooms reads what is known of rooms; nil means all. Rooms of which nothing is known are
-// not in the map.
+// Rooms reads what is known of rooms; nil means all. Unknown rooms are not in the map.
 func (db *DB) Rooms(ctx context.Context, acct *Account, device int64, want []id.RoomID) (map[id.RoomID]Room, error) {
 	all := make(map[id.RoomID]Room, len(want))
 	each := func(rows *sql.Rows) error {
@@ -55,7 +54,7 @@ func (db *DB) Rooms(ctx context.Context, acct *Account, device int64, want []id.
 	if want == nil {
 		err = db.reader.query(ctx, selectAllRooms, []any{acct.ID, device}, each)
 	} else {
-		err = db.list(ctx, selectRooms, []any{acct.ID, device}, ids(unique(want)), each)
+		err = db.list(ctx, selectRooms, []any{acct.ID, device}, idArgs(unique(want)), each)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read rooms: %w", err)

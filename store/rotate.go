@@ -14,8 +14,8 @@ const (
 	rewrapRoot    = "UPDATE meta SET master_key_id = $1, sealed_root = $2 WHERE master_key_id <> $1"
 )
 
-// rewrapAccounts changes only what still has the key it was read with.
-var rewrapAccounts = &listed{
+// rewrapAccounts changes only rows that still have the key they were read with.
+var rewrapAccounts = &listStatement{
 	head: "WITH wrapped (master_key_id, id, sealed_key, former) AS (VALUES ",
 	item: "(CAST($1 AS TEXT), CAST(? AS {{int}}), CAST(? AS {{blob}}), CAST(? AS TEXT))",
 	tail: `) UPDATE accounts SET master_key_id = wrapped.master_key_id, sealed_key = wrapped.sealed_key FROM wrapped
@@ -24,13 +24,13 @@ var rewrapAccounts = &listed{
 }
 
 // RotateMasterKey wraps everything that is still wrapped with an old master key with the
-// current one, and tells how many account keys that was. Reading and writing go on
+// current one, and returns how many account keys that was. Reading and writing go on
 // meanwhile. It works in batches; interrupted, it leaves some keys with the old and some
 // with the new, which both open, and the next call does the rest. Account keys themselves
 // do not change, so nothing else has to be sealed again.
 //
-// Give those who only read beside this process both keys before it rotates. An old key can
-// be dropped when [DB.MasterKeysInUse] no longer names it.
+// Processes that only read beside this one need both keys before it rotates. An old key can
+// be dropped when [DB.MasterKeysInUse] no longer returns it.
 func (db *DB) RotateMasterKey(ctx context.Context) (int, error) {
 	total := 0
 	for {
@@ -84,7 +84,8 @@ func (db *DB) rotateSome(ctx context.Context) (int, error) {
 	return len(p.vals) / rewrapAccounts.width, err
 }
 
-// MasterKeysInUse names the master keys without which the database could not be read.
+// MasterKeysInUse returns the IDs of the master keys without which the database could not
+// be read.
 func (db *DB) MasterKeysInUse(ctx context.Context) ([]string, error) {
 	var all []string
 	err := db.reader.query(ctx, selectInUse, nil, func(r *sql.Rows) error {

@@ -9,8 +9,8 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// DeviceState says whose keys a proxied device has. The zero value is not usable
-// for encryption.
+// DeviceState says who holds the private keys of a proxied device. The zero value is not
+// usable for encryption.
 type DeviceState int
 
 const (
@@ -18,10 +18,11 @@ const (
 	DeviceUnknown DeviceState = iota
 	// DeviceOurs is a device whose keys were made, and are held, by this proxy.
 	DeviceOurs
-	// DeviceForeign is a device that published keys which are not ours: its client
-	// does its own encryption, as far as anybody can tell.
+	// DeviceForeign is a device that published keys which are not ours: its client does its
+	// own encryption, as far as anybody can tell.
 	DeviceForeign
-	// DeviceLost is a device that shows keys which were ours: their private halves are gone.
+	// DeviceLost is a device that published keys which were ours: their private halves are
+	// gone.
 	DeviceLost
 )
 
@@ -35,7 +36,7 @@ type Device struct {
 	Ed25519    string       // public, unpadded base64
 	Curve25519 string       // public, unpadded base64
 	Olm        secret.Bytes // goolm account pickle; sealed
-	// KeysUploaded is set once the homeserver has answered the device keys upload.
+	// KeysUploaded is set once the homeserver has accepted the device keys.
 	KeysUploaded bool
 	// FallbackChangedAt is when the current fallback key was made, or published.
 	FallbackChangedAt time.Time
@@ -45,12 +46,12 @@ type Device struct {
 	Token secret.String
 	// Meta holds small facts of the engine that need no column of their own. Not sealed.
 	Meta json.RawMessage
-	// Restored says that the database was restored from a backup: the homeserver may have
-	// handed out one-time keys that Olm does not know of, or that it still counts as new.
-	// The engine clears it once it has seen to that.
+	// Restored reports whether the database was restored from a backup: the homeserver may
+	// have handed out one-time keys that Olm does not know of, or that it still counts as new.
+	// The engine clears it once it has dealt with that.
 	Restored bool
-	// DeadKeys says how far the engine is with the keys of which the homeserver has the
-	// public half only, since a restore.
+	// DeadKeys is how far the engine is in replacing the keys of which, since a restore, the
+	// homeserver has the public half only.
 	DeadKeys DeadKeys
 }
 
@@ -97,14 +98,14 @@ type SessionRef struct {
 type InboundSession struct {
 	SessionRef
 	Pickle secret.Bytes
-	// Owner is what was known of the sender when the key arrived, as e2ee wrote it (JSON).
+	// Owner is the sender of the key when it arrived, as e2ee wrote it (JSON).
 	Owner         secret.Bytes
 	Source        Source
 	FirstIndex    uint32
 	SharedHistory bool
 	ReceivedAt    time.Time
-	// BackupVersion is the key backup version this session (at this first index) is
-	// stored in; empty when it is in none.
+	// BackupVersion is the key backup version that has this session (at this first index);
+	// empty when none has.
 	BackupVersion string
 }
 
@@ -132,20 +133,22 @@ type MessageIndex struct {
 // It moves forward only. Saving the session that is stored needs more Messages than are
 // stored; saving another needs at most one message or a later CreatedAt. Anything else is
 // [ErrStale] and nothing is written: somebody else has used the session. To change only
-// Discard, use Changes.DiscardOutbound; it stays set for as long as the session is the same.
+// Discard, use Changes.DiscardOutbound; it stays set for as long as the session is the
+// same.
 type OutboundSession struct {
 	RoomID    id.RoomID
 	SessionID id.SessionID
 	Pickle    secret.Bytes
 	CreatedAt time.Time
 	Messages  uint32 // messages encrypted so far
-	// Settings is the snapshot under which the session was made, as e2ee wrote it (JSON, not secret).
+	// Settings is the snapshot under which the session was made, as e2ee wrote it (JSON, not
+	// secret).
 	Settings json.RawMessage
-	// Discard says that the session must not be used again; the next send rotates.
+	// Discard reports whether the session must not be used again; the next send rotates.
 	Discard bool
 }
 
-// Share records that a device was given a session key, or was told why not. It is saved
+// Share records that a device got a session key, or an m.room_key.withheld. It is saved
 // together with its OutboundSession or later: shares of other sessions get pruned.
 type Share struct {
 	SessionID  id.SessionID
@@ -154,7 +157,8 @@ type Share struct {
 	Curve25519 string
 	// Index is the first message index the device can decrypt. Meaningless when withheld.
 	Index uint32
-	// Withheld is the withheld code the device was told; empty when it has the key.
+	// Withheld is the code of the m.room_key.withheld that the device got; empty when it has
+	// the key.
 	Withheld string
 }
 
@@ -165,9 +169,9 @@ type TxnRef struct {
 	TxnID  string
 }
 
-// Transaction remembers what a client's transaction became, so that a retry sends
-// the same ciphertext or gets the same event. Ciphertext is not secret. Saving it again
-// with a field left empty keeps what is stored in that field.
+// Transaction records the result of a client's transaction, so that a retry sends the same
+// ciphertext or gets the same event. Ciphertext is not secret. Saving it again with a field
+// left empty keeps what is stored in that field.
 type Transaction struct {
 	TxnRef
 	Ciphertext json.RawMessage // content of the m.room.encrypted event
@@ -179,7 +183,7 @@ type Transaction struct {
 type OutboxItem struct {
 	TxnID     string
 	EventType string
-	// After orders the items of a device; assigned by the database.
+	// Seq orders the items of a device; assigned by the database.
 	Seq       int64
 	Body      json.RawMessage // {"messages": …}
 	CreatedAt time.Time
@@ -204,13 +208,13 @@ type Secret struct {
 	CreatedAt time.Time
 }
 
-// PendingEvent is an event that could not be decrypted when it was delivered, or that
-// was held back. Event is the m.room.encrypted event as it came.
+// PendingEvent is an event that could not be decrypted when it was delivered, or that was
+// withheld. Event is the m.room.encrypted event as it came.
 type PendingEvent struct {
 	SessionRef
 	EventID id.EventID
-	// From is the user whose device encrypted an event that was held back because of that
-	// device; empty for an event that waits for its key.
+	// From is the user because of whose device an event was withheld; empty for an event that
+	// waits for its key.
 	From       id.UserID
 	Event      json.RawMessage
 	ReceivedAt time.Time
@@ -218,8 +222,8 @@ type PendingEvent struct {
 	Ready bool
 	// DeliveredAt is the next_batch of the client's sync response that carried it again.
 	DeliveredAt string
-	// HeldUntil is until when the client is shown nothing of it; zero when it was shown
-	// something. PlacedAt is the next_batch of the response that carried its placeholder.
+	// HeldUntil is until when the client sees nothing of it; zero when it saw something.
+	// PlacedAt is the next_batch of the response with its placeholder.
 	HeldUntil time.Time
 	PlacedAt  string
 }
@@ -245,7 +249,7 @@ type User struct {
 	UserID   id.UserID
 	Tracked  bool
 	Outdated bool
-	// Failures counts failed queries in a row; RetryAt is when the next one may go out.
+	// Failures counts failed queries in a row; RetryAt is when the next one may be made.
 	Failures int
 	RetryAt  time.Time
 
@@ -255,9 +259,9 @@ type User struct {
 
 	// PinnedMaster is the public master key the account has accepted.
 	PinnedMaster string
-	// Verified says that our user-signing key has signed the current master key.
+	// Verified reports whether our user-signing key has signed the current master key.
 	Verified bool
-	// WasVerified latches: set with Verified, cleared only by withdrawing.
+	// WasVerified is set with Verified, and cleared only by withdrawing.
 	WasVerified bool
 	ChangedAt   time.Time
 }
@@ -270,10 +274,10 @@ type UserDevice struct {
 	Ed25519    string
 	Curve25519 string
 	Keys       json.RawMessage
-	// Signed says that the owner's current self-signing key has signed the device.
+	// Signed reports whether the owner's current self-signing key has signed the device.
 	Signed bool
-	// Override is the owner of this account's explicit exception: nil none, true
-	// trusted, false distrusted.
+	// Override is the account owner's exception for the device: nil none, true trusted, false
+	// distrusted.
 	Override *bool
 }
 
@@ -283,14 +287,14 @@ type UserChange struct {
 	Seq    int64 // assigned by the database
 	UserID id.UserID
 	At     time.Time
-	// Kind is what happened, as trustcache names it ("changed", "acknowledged", …).
+	// Kind is the kind of change, as trustcache names it ("changed", "acknowledged", …).
 	Kind string
 	// Previous and Master are the public master keys before and after; either may be empty.
 	Previous string
 	Master   string
 }
 
-// Warning is something the user must be told.
+// Warning is a warning to the account's owner.
 type Warning struct {
 	ID        string
 	Code      string

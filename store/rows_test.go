@@ -16,7 +16,7 @@ import (
 func secretString(s string) secret.String { return secret.NewString(s) }
 
 // TestOutboundSessionMovesForwardOnly: whoever holds an older state of a session than the
-// database cannot save it, so its next index is never used twice (design §7 no. 3).
+// database cannot save it, so its next index is never used twice.
 func TestOutboundSessionMovesForwardOnly(t *testing.T) {
 	t.Parallel()
 	session := func(name string, messages uint32, made int) OutboundSession {

@@ -8,14 +8,14 @@ import (
 )
 
 // Save writes changes in one transaction: when it returns nil, all of them are durable.
-// When it returns an error nothing was written and what is in memory still holds, unless the
-// error is [ErrUnsure]: then everything or nothing was, so forget what is in memory and read
-// it again. After [ErrStale] somebody else has written: read again too.
+// When it returns an error nothing was written and what is in memory still holds, unless
+// the error is [ErrUnsure]: then everything or nothing was, so drop what is in memory and
+// read it again. After [ErrStale] somebody else has written: read again too.
 //
 // device is the row of the device that the changes belong to; 0 if they touch only what
-// belongs to the account. A device or account that is gone gives [ErrNotFound].
+// belongs to the account. A device or account that does not exist is [ErrNotFound].
 func (db *DB) Save(ctx context.Context, acct *Account, device int64, c *Changes) error {
-	b := &batch{db: db, acct: acct, dev: device}
+	b := &saver{db: db, acct: acct, dev: device}
 	b.collect(c)
 	if b.err == nil && device == 0 && b.ofDevice {
 		b.err = errors.New("changes of a device need its row")
@@ -32,9 +32,9 @@ func (db *DB) Save(ctx context.Context, acct *Account, device int64, c *Changes)
 	return nil
 }
 
-// batch is a Changes made into statements. Everything that can be done before the
-// transaction, sealing above all, is done while collecting.
-type batch struct {
+// saver is a Changes as statements. Everything that can be done before the transaction,
+// sealing above all, is done while collecting.
+type saver struct {
 	db   *DB
 	acct *Account
 	dev  int64
@@ -51,8 +51,9 @@ type step struct {
 	run  func(context.Context, *tx) error
 }
 
-// collect keeps the promised order: deletions, upserts, then what marks existing rows.
-func (b *batch) collect(c *Changes) {
+// collect adds the statements in their order: deletions, upserts, then changes of existing
+// rows.
+func (b *saver) collect(c *Changes) {
 	b.device(c.Device, c.SyncPosition)
 
 	b.discardSent(c.DiscardSent)
@@ -93,15 +94,15 @@ func (b *batch) collect(c *Changes) {
 	b.placePending(c.PlacePending, c.MarkDelivered)
 	b.shownPending(c.ShownPending)
 	b.markInbox(c.MarkInbox, c.MarkDelivered)
-	b.backed(c.Backed)
+	b.markBackedUp(c.Backed)
 }
 
-// Several devices of an account write to the same rows of users. On PostgreSQL they take
-// turns, instead of waiting for each other's rows until one is sent back.
+// Several devices of an account write to the same rows of users. On PostgreSQL this lock
+// makes them wait here, instead of for each other's rows, until one is aborted.
 const lockAccount = "SELECT id FROM accounts WHERE id = $1 FOR NO KEY UPDATE"
 
 // run may run more than once.
-func (b *batch) run(ctx context.Context, t *tx) error {
+func (b *saver) run(ctx context.Context, t *tx) error {
 	t.ratchet = t.ratchet || b.ratchet
 	if b.ofAccount && b.db.dialect.sharedPool {
 		if err := t.rows(ctx, lockAccount, []any{b.acct.ID}, ignoreRow); err != nil {
@@ -119,20 +120,20 @@ func (b *batch) run(ctx context.Context, t *tx) error {
 	return nil
 }
 
-func (b *batch) fail(err error) {
+func (b *saver) fail(err error) {
 	if b.err == nil {
 		b.err = err
 	}
 }
 
-// scope begins the parameters of a statement about the device.
-func (b *batch) scope() *args {
+// scope returns arguments that begin with the account and the device.
+func (b *saver) scope() *args {
 	b.ofDevice = true
 	return &args{vals: []any{b.acct.ID, b.dev}}
 }
 
-// step adds a statement whose parameters have been collected.
-func (b *batch) step(what string, p *args, run func(context.Context, *tx) error) {
+// step adds a statement with its collected parameters.
+func (b *saver) step(what string, p *args, run func(context.Context, *tx) error) {
 	if p.err != nil {
 		b.fail(fmt.Errorf("%s: %w", what, p.err))
 		return
@@ -140,8 +141,8 @@ func (b *batch) step(what string, p *args, run func(context.Context, *tx) error)
 	b.steps = append(b.steps, step{what, run})
 }
 
-// one is a statement that must find its row.
-func (b *batch) one(text string, p *args) func(context.Context, *tx) error {
+// execOne returns a function that runs a statement which must find its row.
+func (b *saver) execOne(text string, p *args) func(context.Context, *tx) error {
 	return func(ctx context.Context, t *tx) error {
 		n, err := t.do(ctx, text, p.vals...)
 		if err == nil && n == 0 {
@@ -152,7 +153,7 @@ func (b *batch) one(text string, p *args) func(context.Context, *tx) error {
 }
 
 // listOfDevice adds a statement with a list about the device.
-func (b *batch) listOfDevice(what string, q *listed, p *args) {
+func (b *saver) listOfDevice(what string, q *listStatement, p *args) {
 	if len(p.vals) > 0 || p.err != nil {
 		b.ofDevice = true
 		b.list(what, q, []any{b.acct.ID, b.dev}, p)
@@ -160,22 +161,23 @@ func (b *batch) listOfDevice(what string, q *listed, p *args) {
 }
 
 // listOfAccount adds a statement with a list about the account.
-func (b *batch) listOfAccount(what string, q *listed, p *args) {
+func (b *saver) listOfAccount(what string, q *listStatement, p *args) {
 	if len(p.vals) > 0 || p.err != nil {
 		b.ofAccount = true
 		b.list(what, q, []any{b.acct.ID}, p)
 	}
 }
 
-func (b *batch) list(what string, q *listed, fixed []any, p *args) {
+func (b *saver) list(what string, q *listStatement, fixed []any, p *args) {
 	b.step(what, p, func(ctx context.Context, t *tx) error {
 		_, err := t.list(ctx, q, fixed, p.vals)
 		return err
 	})
 }
 
-// last leaves the last of the rows with the same key: one statement must not touch a row twice.
-func last[T any, K comparable](rows []T, key func(*T) K) []T {
+// lastByKey keeps the last of the rows with the same key: one statement must not touch a row
+// twice.
+func lastByKey[T any, K comparable](rows []T, key func(*T) K) []T {
 	if len(rows) < 2 {
 		return rows
 	}
@@ -193,8 +195,8 @@ func last[T any, K comparable](rows []T, key func(*T) K) []T {
 	return kept
 }
 
-// ids collects identifiers to look for. One that is too long to be stored finds nothing.
-func ids[T ~string](all []T) *args {
+// idArgs collects identifiers to look up. One that is too long to be stored finds nothing.
+func idArgs[T ~string](all []T) *args {
 	p := &args{}
 	for _, v := range all {
 		p.text(string(v))
@@ -202,8 +204,8 @@ func ids[T ~string](all []T) *args {
 	return p
 }
 
-// refs is ids for names of Megolm sessions.
-func refs(all []SessionRef) *args {
+// refArgs is like idArgs, for names of Megolm sessions.
+func refArgs(all []SessionRef) *args {
 	p := &args{}
 	for _, r := range all {
 		p.text(string(r.RoomID))
@@ -213,13 +215,13 @@ func refs(all []SessionRef) *args {
 }
 
 // list queries with a list of items, in as few statements as its size allows.
-func (db *DB) list(ctx context.Context, q *listed, fixed []any, p *args, each func(*sql.Rows) error) error {
+func (db *DB) list(ctx context.Context, q *listStatement, fixed []any, p *args, each func(*sql.Rows) error) error {
 	return q.each(db.texts, fixed, p.vals, func(text string, params []any) error {
 		return db.reader.query(ctx, text, params, each)
 	})
 }
 
-// unique leaves out what was named before.
+// unique removes duplicates.
 func unique[T comparable](all []T) []T {
 	if len(all) < 2 {
 		return all

@@ -17,9 +17,9 @@ const (
 	selectSecrets = selectNamed + " ORDER BY name"
 )
 
-func (b *batch) secrets(all []Secret) {
+func (b *saver) secrets(all []Secret) {
 	p := &args{}
-	for _, s := range last(all, func(s *Secret) string { return s.Name }) {
+	for _, s := range lastByKey(all, func(s *Secret) string { return s.Name }) {
 		p.id(s.Name)
 		p.bytes(b.acct.seal(s.Value.Reveal(), "secrets", "sealed_value", s.Name))
 		p.bytes(s.Meta)
@@ -28,8 +28,8 @@ func (b *batch) secrets(all []Secret) {
 	b.listOfAccount("secrets", putSecrets, p)
 }
 
-func (b *batch) deleteSecrets(names []string) {
-	b.listOfAccount("delete secrets", dropSecrets, ids(names))
+func (b *saver) deleteSecrets(names []string) {
+	b.listOfAccount("delete secrets", dropSecrets, idArgs(names))
 }
 
 // Secret reads a secret of an account, or returns [ErrNotFound].

@@ -16,7 +16,7 @@ var (
 const pruneSeen = `DELETE FROM seen_messages WHERE (account, device, digest) IN
 	(SELECT account, device, digest FROM seen_messages WHERE seen_at < $1 LIMIT 1000)`
 
-func (b *batch) seen(all []SeenMessage) {
+func (b *saver) seen(all []SeenMessage) {
 	p := &args{}
 	for _, s := range all {
 		p.bytes(s.Digest[:])
@@ -25,7 +25,7 @@ func (b *batch) seen(all []SeenMessage) {
 	b.listOfDevice("seen messages", putSeen, p)
 }
 
-// Seen tells which of the digests belong to Olm messages that were processed before.
+// Seen returns which of the digests belong to Olm messages that were processed before.
 func (db *DB) Seen(ctx context.Context, acct *Account, device int64, digests [][32]byte) (map[[32]byte]bool, error) {
 	all := make(map[[32]byte]bool)
 	p := &args{}
@@ -49,7 +49,7 @@ func (db *DB) Seen(ctx context.Context, acct *Account, device int64, digests [][
 	return all, nil
 }
 
-// PruneSeen forgets messages seen before a time and tells how many.
+// PruneSeen deletes messages seen before a time and returns how many.
 func (db *DB) PruneSeen(ctx context.Context, before time.Time) (int64, error) {
 	return db.prune(ctx, "seen messages", pruneSeen, micros(before))
 }

@@ -14,7 +14,7 @@ var putShares = replaceRows("shares", ofDevice, []string{"session_id", "user_id"
 const (
 	selectShares = `SELECT session_id, user_id, device_id, curve25519, idx, withheld FROM shares
 		WHERE account = $1 AND device = $2 AND session_id = $3 ORDER BY user_id, device_id`
-	// Looking through the whole table is left to a reader, who keeps nobody waiting.
+	// The whole table is scanned by a reader, for which nobody waits.
 	selectStale = `SELECT DISTINCT account, device, session_id FROM shares WHERE NOT EXISTS ` + currentSession + ` LIMIT 100`
 	pruneShares = `DELETE FROM shares WHERE account = $1 AND device = $2 AND session_id = $3 AND NOT EXISTS ` + currentSession
 
@@ -22,13 +22,13 @@ const (
 		WHERE o.account = shares.account AND o.device = shares.device AND o.session_id = shares.session_id)`
 )
 
-func (b *batch) shares(all []Share) {
+func (b *saver) shares(all []Share) {
 	type key struct {
 		session id.SessionID
 		user    id.UserID
 		device  id.DeviceID
 	}
-	all = last(all, func(s *Share) key { return key{s.SessionID, s.UserID, s.DeviceID} })
+	all = lastByKey(all, func(s *Share) key { return key{s.SessionID, s.UserID, s.DeviceID} })
 	p := &args{vals: make([]any, 0, len(all)*putShares.width)}
 	for _, s := range all {
 		p.id(string(s.SessionID))
@@ -41,7 +41,8 @@ func (b *batch) shares(all []Share) {
 	b.listOfDevice("shares", putShares, p)
 }
 
-// Shares reads who was given a session key, or told why not, by user and device.
+// Shares reads which devices got a session key or an m.room_key.withheld, by user and
+// device.
 func (db *DB) Shares(ctx context.Context, acct *Account, device int64, session id.SessionID) ([]Share, error) {
 	var all []Share
 	err := db.reader.query(ctx, selectShares, []any{acct.ID, device, encodeText(string(session))}, func(r *sql.Rows) error {
@@ -56,8 +57,8 @@ func (db *DB) Shares(ctx context.Context, acct *Account, device int64, session i
 	return all, nil
 }
 
-// PruneShares forgets who was given sessions that are no longer the session of a room, and
-// tells how many rows that was.
+// PruneShares deletes the shares of sessions that are no longer the session of a room, and
+// returns how many rows that was.
 func (db *DB) PruneShares(ctx context.Context) (int64, error) {
 	var total int64
 	for {

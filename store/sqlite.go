@@ -99,9 +99,9 @@ func openLite(path string, reading bool, wrap func(driver.Connector) driver.Conn
 }
 
 // claimFile makes the database file, readable by its owner only, and keeps other processes
-// from writing to it: two proxies on one database would each advance the same ratchets.
-// The claim is SQLite's own lock on an empty database, which the system gives back when
-// the process dies.
+// from writing to it: two proxies on one database would each advance the same ratchets. It
+// uses SQLite's own lock on an empty database, which the system releases when the process
+// dies.
 func claimFile(ctx context.Context, path string, reading bool) (func() error, error) {
 	info, err := os.Stat(path)
 	switch {
@@ -117,8 +117,8 @@ func claimFile(ctx context.Context, path string, reading bool) (func() error, er
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
-	// Only what is not there is opened: closing a file that this process has locked would
-	// end the lock.
+	// Existing files are not opened: closing a file that this process has locked would end the
+	// lock.
 	for _, p := range []string{path, path + suffixLock} {
 		f, err := os.OpenFile(p, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the path is the operator's
 		if errors.Is(err, fs.ErrExist) {

@@ -7,27 +7,27 @@ import (
 	"sync"
 )
 
-// maxParams bounds the parameters of one statement. Both databases allow more.
+// maxParams is how many parameters one statement has at most. Both databases allow more.
 const maxParams = 4096
 
-// listed is a statement with a list in it, such as the rows of an INSERT or the values
+// listStatement is a statement with a list in it, such as the rows of an INSERT or the values
 // after IN. The list's placeholders are written "?". PostgreSQL gets numbered ones; SQLite
 // numbers "?" itself, from the first free number on, and takes time that grows with the
 // square of the number of those that have a name. So all fixed parameters have to be
 // mentioned before the first "?".
-type listed struct {
+type listStatement struct {
 	head  string
 	item  string
 	tail  string
 	fixed int // parameters before the list
 	width int // parameters in an item
-	// pad says that an item may be repeated without changing the meaning.
+	// pad reports whether an item may be repeated without changing the meaning.
 	pad bool
 }
 
-// size tells how many items, a power of two, the next statement takes when n are left.
+// size returns how many items, a power of two, the next statement takes when n are left.
 // Powers of two keep the number of different statements small.
-func (q *listed) size(n int) int {
+func (q *listStatement) size(n int) int {
 	s := 1
 	for s*2*q.width <= maxParams && s*2 <= n {
 		s *= 2
@@ -38,7 +38,7 @@ func (q *listed) size(n int) int {
 	return s
 }
 
-func (q *listed) text(n int, d *dialect) string {
+func (q *listStatement) text(n int, d *dialect) string {
 	var b strings.Builder
 	b.WriteString(q.head)
 	next := q.fixed
@@ -65,7 +65,7 @@ func (q *listed) text(n int, d *dialect) string {
 }
 
 // each calls do with the text and the parameters of every statement that the items need.
-func (q *listed) each(t *texts, fixed, items []any, do func(string, []any) error) error {
+func (q *listStatement) each(t *textCache, fixed, items []any, do func(string, []any) error) error {
 	for len(items) > 0 {
 		n := q.size(len(items) / q.width)
 		params := make([]any, 0, q.fixed+n*q.width)
@@ -83,24 +83,24 @@ func (q *listed) each(t *texts, fixed, items []any, do func(string, []any) error
 	return nil
 }
 
-// texts keeps the texts of listed statements. Their number is bounded: statements are
+// textCache caches the texts of listed statements. Their number is limited: statements are
 // fixed and sizes are powers of two.
-type texts struct {
+type textCache struct {
 	dialect *dialect
 	mu      sync.RWMutex
 	made    map[textKey]string
 }
 
 type textKey struct {
-	q *listed
+	q *listStatement
 	n int
 }
 
-func newTexts(d *dialect) *texts {
-	return &texts{dialect: d, made: make(map[textKey]string)}
+func newTexts(d *dialect) *textCache {
+	return &textCache{dialect: d, made: make(map[textKey]string)}
 }
 
-func (t *texts) of(q *listed, n int) string {
+func (t *textCache) of(q *listStatement, n int) string {
 	k := textKey{q, n}
 	t.mu.RLock()
 	s, ok := t.made[k]
@@ -115,15 +115,15 @@ func (t *texts) of(q *listed, n int) string {
 	return s
 }
 
-// What a row belongs to.
+// The columns that say what a row belongs to.
 var (
 	ofDevice  = []string{"account", "device"}
 	ofAccount = []string{"account"}
 )
 
-// insertRows is a multi-row INSERT: the columns of scope are the fixed parameters, key and
-// values those of each row. conflict tells what becomes of a row that is there already.
-func insertRows(table string, scope, key, values []string, conflict string) *listed {
+// insertRows returns a multi-row INSERT: the columns of scope are the fixed parameters, key
+// and values those of each row. conflict is the action for an existing row.
+func insertRows(table string, scope, key, values []string, conflict string) *listStatement {
 	columns := slices.Concat(scope, key, values)
 	item := make([]string, len(columns))
 	for i := range item {
@@ -132,7 +132,7 @@ func insertRows(table string, scope, key, values []string, conflict string) *lis
 			item[i] = "$" + strconv.Itoa(i+1)
 		}
 	}
-	return &listed{
+	return &listStatement{
 		head:  "INSERT INTO " + table + " (" + strings.Join(columns, ", ") + ") VALUES ",
 		item:  "(" + strings.Join(item, ", ") + ")",
 		tail:  " ON CONFLICT (" + strings.Join(slices.Concat(scope, key), ", ") + ") DO " + conflict,
@@ -141,8 +141,8 @@ func insertRows(table string, scope, key, values []string, conflict string) *lis
 	}
 }
 
-// replaceRows is insertRows where the new row takes the place of the old one.
-func replaceRows(table string, scope, key, values []string) *listed {
+// replaceRows is like insertRows, and replaces an existing row.
+func replaceRows(table string, scope, key, values []string) *listStatement {
 	set := make([]string, len(values))
 	for i, v := range values {
 		set[i] = v + " = excluded." + v
@@ -150,23 +150,23 @@ func replaceRows(table string, scope, key, values []string) *listed {
 	return insertRows(table, scope, key, values, "UPDATE SET "+strings.Join(set, ", "))
 }
 
-// keepRows is insertRows where the old row stays.
-func keepRows(table string, scope, key, values []string) *listed {
+// keepRows is like insertRows, and keeps an existing row.
+func keepRows(table string, scope, key, values []string) *listStatement {
 	return insertRows(table, scope, key, values, "NOTHING")
 }
 
-// whereIn is a statement about the rows of a device or an account in which a column is one
-// of a list. More conditions or an order may follow in tail.
-func whereIn(verb string, scope []string, column, tail string) *listed {
-	return &listed{
+// whereIn returns a statement about the rows of a device or an account in which a column is
+// one of a list. More conditions or an order may follow in tail.
+func whereIn(verb string, scope []string, column, tail string) *listStatement {
+	return &listStatement{
 		head: verb + " WHERE " + scoped(scope) + " AND " + column + " IN (",
 		item: "?", tail: ")" + tail, fixed: len(scope), width: 1, pad: true,
 	}
 }
 
-// wherePair is whereIn for two text columns.
-func wherePair(verb string, scope []string, columns string) *listed {
-	return &listed{
+// wherePair is like whereIn, for two text columns.
+func wherePair(verb string, scope []string, columns string) *listStatement {
+	return &listStatement{
 		head: verb + " WHERE " + scoped(scope) + " AND (" + columns + ") IN (VALUES ",
 		item: "(CAST(? AS TEXT), CAST(? AS TEXT))", tail: ")", fixed: len(scope), width: 2, pad: true,
 	}

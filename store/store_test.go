@@ -61,7 +61,7 @@ const testLease = 200 * time.Millisecond
 
 func options(tb testing.TB, url string) Options {
 	tb.Helper()
-	return Options{URL: secret.NewString(url), MasterKeys: MasterKeys{Current: testKey(tb, 1)}, Lease: testLease, beats: make(chan time.Time)}
+	return Options{URL: secret.NewString(url), MasterKeys: MasterKeys{Current: testKey(tb, 1)}, Lease: testLease, renewTicks: make(chan time.Time)}
 }
 
 // open opens a database and closes it with the test.
@@ -128,14 +128,14 @@ func same(t *testing.T, what string, got, want any) {
 	}
 }
 
-// at is a time as the database keeps it.
+// at returns a time as the database keeps it.
 func at(seconds int) time.Time { return time.Unix(1_800_000_000+int64(seconds), 123456000).UTC() }
 
 func ref(room, session string) SessionRef {
 	return SessionRef{RoomID: id.RoomID(room), SessionID: id.SessionID(session)}
 }
 
-// everything is a Changes with something in every table.
+// everything returns a Changes with something in every table.
 func everything() *Changes {
 	yes, position := true, "s1"
 	return &Changes{

@@ -12,11 +12,11 @@ import (
 
 // How Go values become columns, the same for both databases:
 //   - A time is microseconds since 1970 UTC; the zero time is 0.
-//   - A claim is 0 or 1.
+//   - A bool is 0 or 1.
 //   - JSON, messages and everything sealed are bytes; nil and empty are the same.
-//   - A text that PostgreSQL could not hold as it is (a zero byte, invalid UTF-8), or
-//     that begins with the byte 1, is that byte and its hexadecimal form. Others choose
-//     many of these texts, and must not be able to make a transaction fail.
+//   - A text that PostgreSQL could not hold as it is (a zero byte, invalid UTF-8), or that
+//     begins with the byte 1, is that byte and its hexadecimal form. Others choose many of
+//     these texts, and must not be able to make a transaction fail.
 //   - A text that is part of a key is at most MaxID bytes.
 
 // MaxID is the length in bytes up to which an identifier can be stored; about half of it
@@ -26,7 +26,7 @@ const MaxID = 512
 
 const coded = "\x01"
 
-// args collects the parameters of a statement and the first mistake in them.
+// args collects the parameters of a statement and the first error in them.
 type args struct {
 	vals []any
 	err  error
@@ -124,7 +124,7 @@ func (c timeColumn) Scan(v any) error {
 	return nil
 }
 
-// flagColumn reads a claim.
+// flagColumn reads a bool.
 type flagColumn struct{ to *bool }
 
 // Scan implements sql.Scanner.
@@ -137,7 +137,7 @@ func (c flagColumn) Scan(v any) error {
 	return nil
 }
 
-// jsonColumn reads JSON as it was stored; an empty column gives nil.
+// jsonColumn reads JSON as it was stored; an empty column becomes nil.
 type jsonColumn struct{ to *json.RawMessage }
 
 // Scan implements sql.Scanner.

@@ -9,8 +9,8 @@ import (
 )
 
 // Table transactions names a transaction by a keyed hash, because a client may choose long
-// IDs and because the type of a clear event is nobody's business. What
-// a transaction became never changes.
+// IDs and because the type of a clear event must not be stored in clear. A result never
+// changes.
 var putTransactions = keepRows("transactions", ofDevice, []string{"ref"}, []string{"ciphertext", "created_at"})
 
 const (
@@ -29,9 +29,9 @@ func (db *DB) hashTxn(r TxnRef) [32]byte {
 	return db.Hash("transaction", append(b, r.TxnID...))
 }
 
-func (b *batch) transactions(all []Transaction) {
+func (b *saver) transactions(all []Transaction) {
 	p := &args{}
-	for _, t := range last(all, func(t *Transaction) TxnRef { return t.TxnRef }) {
+	for _, t := range lastByKey(all, func(t *Transaction) TxnRef { return t.TxnRef }) {
 		h := b.db.hashTxn(t.TxnRef)
 		p.bytes(h[:])
 		p.bytes(t.Ciphertext)
@@ -40,7 +40,7 @@ func (b *batch) transactions(all []Transaction) {
 	b.listOfDevice("transactions", putTransactions, p)
 }
 
-// Transaction reads what a client's transaction became, or returns [ErrNotFound].
+// Transaction reads the result of a client's transaction, or returns [ErrNotFound].
 func (db *DB) Transaction(ctx context.Context, acct *Account, device int64, ref TxnRef) (Transaction, error) {
 	t := Transaction{TxnRef: ref}
 	h := db.hashTxn(ref)
@@ -58,7 +58,7 @@ func (db *DB) Transaction(ctx context.Context, acct *Account, device int64, ref 
 	return t, nil
 }
 
-// PruneTransactions forgets transactions made before a time and tells how many.
+// PruneTransactions deletes transactions made before a time and returns how many.
 func (db *DB) PruneTransactions(ctx context.Context, before time.Time) (int64, error) {
 	return db.prune(ctx, "transactions", pruneTransactions, micros(before))
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // Rows are only ever added. The statement has no key of its own to conflict with.
-var putUserChanges = &listed{
+var putUserChanges = &listStatement{
 	head: "INSERT INTO user_changes (account, user_id, at, kind, previous, master) VALUES ",
 	item: "($1, ?, ?, ?, ?, ?)", fixed: 1, width: 5,
 }
@@ -17,7 +17,7 @@ var putUserChanges = &listed{
 const selectUserChanges = `SELECT seq, user_id, at, kind, previous, master FROM user_changes
 	WHERE account = $1 AND user_id = $2 ORDER BY seq`
 
-func (b *batch) userChanges(all []UserChange) {
+func (b *saver) userChanges(all []UserChange) {
 	p := &args{}
 	for _, c := range all {
 		p.id(string(c.UserID))

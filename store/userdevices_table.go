@@ -21,7 +21,7 @@ const (
 	selectAllUserDevices = "SELECT " + userDeviceColumns + " FROM user_devices WHERE account = $1"
 )
 
-// deviceTrust is userTrust for a device.
+// deviceTrust is like userTrust, for a device.
 func deviceTrust(d *UserDevice) []string {
 	exception := ""
 	if d.Override != nil {
@@ -30,9 +30,9 @@ func deviceTrust(d *UserDevice) []string {
 	return []string{string(d.UserID), string(d.DeviceID), d.Ed25519, d.Curve25519, string(d.Keys), strconv.FormatBool(d.Signed), exception}
 }
 
-func (b *batch) userDevices(all []UserDevice) {
+func (b *saver) userDevices(all []UserDevice) {
 	p := &args{}
-	for _, d := range last(all, func(d *UserDevice) DeviceRef { return DeviceRef{d.UserID, d.DeviceID} }) {
+	for _, d := range lastByKey(all, func(d *UserDevice) DeviceRef { return DeviceRef{d.UserID, d.DeviceID} }) {
 		p.id(string(d.UserID))
 		p.id(string(d.DeviceID))
 		p.text(d.Ed25519)
@@ -44,12 +44,12 @@ func (b *batch) userDevices(all []UserDevice) {
 		} else {
 			p.flag(*d.Override)
 		}
-		p.bytes(b.acct.mark("user_devices", deviceTrust(&d)))
+		p.bytes(b.acct.columnSeal("user_devices", deviceTrust(&d)))
 	}
 	b.listOfAccount("devices of users", putUserDevices, p)
 }
 
-func (b *batch) deleteUserDevices(all []DeviceRef) {
+func (b *saver) deleteUserDevices(all []DeviceRef) {
 	p := &args{}
 	for _, d := range all {
 		p.text(string(d.UserID))
@@ -62,13 +62,13 @@ func (b *batch) deleteUserDevices(all []DeviceRef) {
 // are not in the map.
 func (db *DB) UserDevices(ctx context.Context, acct *Account, want []id.UserID) (map[id.UserID][]UserDevice, error) {
 	all := make(map[id.UserID][]UserDevice, len(want))
-	err := db.list(ctx, selectUserDevices, []any{acct.ID}, ids(unique(want)), func(r *sql.Rows) error {
+	err := db.list(ctx, selectUserDevices, []any{acct.ID}, idArgs(unique(want)), func(r *sql.Rows) error {
 		d, mark, err := scanUserDevice(r)
 		if err != nil {
 			return err
 		}
 		all[d.UserID] = append(all[d.UserID], d)
-		return acct.checkMark(mark, "user_devices", deviceTrust(&d))
+		return acct.checkColumnSeal(mark, "user_devices", deviceTrust(&d))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read devices of users: %w", err)

@@ -28,8 +28,8 @@ const (
 	selectOutdated = "SELECT user_id FROM users WHERE account = $1 AND outdated = 1 AND tracked = 1 ORDER BY user_id"
 )
 
-// userTrust are the columns that tell whom the account trusts: who can write to the database
-// cannot change them, nor put one user's in the place of another's.
+// userTrust returns the columns that decide whom the account trusts: who can write to the
+// database cannot change them, nor swap those of two users.
 func userTrust(u *User) []string {
 	return []string{
 		string(u.UserID), string(u.Master), string(u.SelfSigning), string(u.UserSigning),
@@ -37,9 +37,9 @@ func userTrust(u *User) []string {
 	}
 }
 
-func (b *batch) users(all []User) {
+func (b *saver) users(all []User) {
 	p := &args{}
-	for _, u := range last(all, func(u *User) id.UserID { return u.UserID }) {
+	for _, u := range lastByKey(all, func(u *User) id.UserID { return u.UserID }) {
 		p.id(string(u.UserID))
 		p.flag(u.Tracked)
 		p.flag(u.Outdated)
@@ -52,27 +52,27 @@ func (b *batch) users(all []User) {
 		p.flag(u.Verified)
 		p.flag(u.WasVerified)
 		p.time(u.ChangedAt)
-		p.bytes(b.acct.mark("users", userTrust(&u)))
+		p.bytes(b.acct.columnSeal("users", userTrust(&u)))
 	}
 	b.listOfAccount("users", putUsers, p)
 }
 
 // markUsers changes a few columns of rows that something else may be writing as a whole.
-func (b *batch) markUsers(outdated, left []id.UserID) {
-	b.listOfAccount("mark outdated users", markOutdated, ids(outdated))
-	b.listOfAccount("mark left users", markLeft, ids(left))
+func (b *saver) markUsers(outdated, left []id.UserID) {
+	b.listOfAccount("mark outdated users", markOutdated, idArgs(outdated))
+	b.listOfAccount("mark left users", markLeft, idArgs(left))
 }
 
-// Users reads what is known of users. Users of whom nothing is known are not in the map.
+// Users reads what is known of users. Unknown users are not in the map.
 func (db *DB) Users(ctx context.Context, acct *Account, want []id.UserID) (map[id.UserID]User, error) {
 	all := make(map[id.UserID]User, len(want))
-	err := db.list(ctx, selectUsers, []any{acct.ID}, ids(unique(want)), func(r *sql.Rows) error {
+	err := db.list(ctx, selectUsers, []any{acct.ID}, idArgs(unique(want)), func(r *sql.Rows) error {
 		u, mark, err := scanUser(r)
 		if err != nil {
 			return err
 		}
 		all[u.UserID] = u
-		return acct.checkMark(mark, "users", userTrust(&u))
+		return acct.checkColumnSeal(mark, "users", userTrust(&u))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read users: %w", err)
@@ -87,12 +87,12 @@ func scanUser(r *sql.Rows) (u User, mark []byte, err error) {
 	return u, mark, err
 }
 
-// TrackedUsers lists the users whose device lists the account follows (requirement 4.1).
+// TrackedUsers returns the users whose device lists the account follows (requirement 4.1).
 func (db *DB) TrackedUsers(ctx context.Context, acct *Account) ([]id.UserID, error) {
 	return db.userIDs(ctx, selectTracked, acct)
 }
 
-// OutdatedUsers lists the tracked users whose device lists have to be asked for again.
+// OutdatedUsers returns the tracked users whose device lists have to be queried again.
 func (db *DB) OutdatedUsers(ctx context.Context, acct *Account) ([]id.UserID, error) {
 	return db.userIDs(ctx, selectOutdated, acct)
 }

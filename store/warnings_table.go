@@ -13,9 +13,9 @@ var putWarnings = replaceRows("warnings", ofAccount, []string{"id"},
 const selectWarnings = `SELECT id, code, user_id, room_ids, message, since, dismissed, resolved FROM warnings
 	WHERE account = $1 ORDER BY since, id`
 
-func (b *batch) warnings(all []Warning) {
+func (b *saver) warnings(all []Warning) {
 	p := &args{}
-	for _, w := range last(all, func(w *Warning) string { return w.ID }) {
+	for _, w := range lastByKey(all, func(w *Warning) string { return w.ID }) {
 		rooms, err := json.Marshal(w.RoomIDs)
 		if err != nil {
 			b.fail(fmt.Errorf("warnings: %w", err))

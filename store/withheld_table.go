@@ -12,9 +12,9 @@ var (
 	selectWithheld = wherePair("SELECT room_id, session_id, code, reason FROM withheld", ofDevice, "room_id, session_id")
 )
 
-func (b *batch) withheld(all []WithheldNote) {
+func (b *saver) withheld(all []WithheldNote) {
 	p := &args{}
-	for _, n := range last(all, func(n *WithheldNote) SessionRef { return n.SessionRef }) {
+	for _, n := range lastByKey(all, func(n *WithheldNote) SessionRef { return n.SessionRef }) {
 		p.id(string(n.RoomID))
 		p.id(string(n.SessionID))
 		p.text(n.Code)
@@ -23,14 +23,15 @@ func (b *batch) withheld(all []WithheldNote) {
 	b.listOfDevice("withheld notes", putWithheld, p)
 }
 
-func (b *batch) deleteWithheld(sessions []SessionRef) {
-	b.listOfDevice("delete withheld notes", dropWithheld, refs(sessions))
+func (b *saver) deleteWithheld(sessions []SessionRef) {
+	b.listOfDevice("delete withheld notes", dropWithheld, refArgs(sessions))
 }
 
-// Withheld reads the notes about the named sessions. Sessions without one are not in the map.
+// Withheld reads the m.room_key.withheld received for the named sessions. Sessions without
+// one are not in the map.
 func (db *DB) Withheld(ctx context.Context, acct *Account, device int64, want []SessionRef) (map[SessionRef]WithheldNote, error) {
 	all := make(map[SessionRef]WithheldNote)
-	err := db.list(ctx, selectWithheld, []any{acct.ID, device}, refs(unique(want)), func(r *sql.Rows) error {
+	err := db.list(ctx, selectWithheld, []any{acct.ID, device}, refArgs(unique(want)), func(r *sql.Rows) error {
 		var n WithheldNote
 		var reason []byte
 		err := r.Scan(text(&n.RoomID), text(&n.SessionID), text(&n.Code), &reason)

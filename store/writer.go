@@ -10,9 +10,9 @@ import (
 	"e2ee-proxy/internal/backoff"
 )
 
-// writer runs transactions. What do writes is committed whole or not at all, and is
-// durable when run returns nil. When run returns an error that is not [ErrUnsure], nothing
-// was written. do may be run again.
+// writer runs transactions. What do writes is committed whole or not at all, and is durable
+// when run returns nil. When run returns an error that is not [ErrUnsure], nothing was
+// written. do may be run again.
 type writer interface {
 	run(ctx context.Context, do func(context.Context, *tx) error) error
 	close() error
@@ -27,12 +27,12 @@ type execer interface {
 // tx is a transaction under way.
 type tx struct {
 	execer
-	texts *texts
-	// ratchet is set by whoever writes a state whose loss would let an index be used twice.
+	texts *textCache
+	// ratchet is set by writes whose loss would let an index be used twice.
 	ratchet bool
 }
 
-// do runs a statement and tells how many rows it changed.
+// do runs a statement and returns how many rows it changed.
 func (t *tx) do(ctx context.Context, text string, params ...any) (int64, error) {
 	res, err := t.exec(ctx, text, params)
 	if err != nil {
@@ -41,9 +41,9 @@ func (t *tx) do(ctx context.Context, text string, params ...any) (int64, error) 
 	return res.RowsAffected()
 }
 
-// list runs a statement for a list of items, in as few statements as its size allows,
-// and tells how many rows they changed.
-func (t *tx) list(ctx context.Context, q *listed, fixed, items []any) (int64, error) {
+// list runs a statement for a list of items, in as few statements as its size allows, and
+// returns how many rows they changed.
+func (t *tx) list(ctx context.Context, q *listStatement, fixed, items []any) (int64, error) {
 	var total int64
 	err := q.each(t.texts, fixed, items, func(text string, params []any) error {
 		n, err := t.do(ctx, text, params...)
@@ -64,8 +64,8 @@ const (
 	pgTimeout = 30 * time.Second
 )
 
-// conflictPauses are for transactions that met in the same rows: those that failed together
-// must not meet again.
+// conflictPauses are the pauses after a conflict between transactions: they must not meet
+// again.
 func conflictPauses() backoff.Range {
 	return backoff.Range{First: 2 * time.Millisecond, Last: 50 * time.Millisecond}
 }
@@ -73,12 +73,12 @@ func conflictPauses() backoff.Range {
 // pgWriter lets PostgreSQL run transactions side by side.
 type pgWriter struct {
 	db    *sql.DB
-	texts *texts
+	texts *textCache
 	lease *lease
 }
 
-// run does not pass on the caller's cancellation once the transaction has begun, so that
-// a client which hangs up does not leave its outcome unknown.
+// run ignores the caller's cancellation once the transaction has begun, so that a client
+// which hangs up does not leave its outcome unknown.
 func (w *pgWriter) run(ctx context.Context, do func(context.Context, *tx) error) error {
 	for try := 1; ; try++ {
 		if err := errors.Join(ctx.Err(), w.lease.lostErr()); err != nil {
@@ -90,7 +90,7 @@ func (w *pgWriter) run(ctx context.Context, do func(context.Context, *tx) error)
 		}
 		select {
 		case <-time.After(conflictPauses().After(try)):
-		case <-ctx.Done(): // told above
+		case <-ctx.Done(): // returned above
 		}
 	}
 }

@@ -9,20 +9,20 @@ import (
 	"sync"
 )
 
-// maxGroup bounds how many transactions are committed together.
+// maxGroup is how many transactions are committed together at most.
 const maxGroup = 64
 
 // liteWriter is the only connection that writes to a SQLite database. Transactions that
 // wait while another is being committed are committed together, because making a commit
-// durable costs more than everything else: whoever gets the turn runs what all the
-// others have queued. Each is still all or nothing by itself, by way of a savepoint.
+// durable costs more than everything else: whoever gets the turn runs what all the others
+// have queued. Each is still all or nothing by itself, by way of a savepoint.
 type liteWriter struct {
 	db    *sql.DB
-	texts *texts
+	texts *textCache
 	mark  *markFile
 	lease *lease
 
-	turn chan struct{} // holds one value while somebody writes; guards conn and kept
+	sem  chan struct{} // holds one value while somebody writes; guards conn and kept
 	conn *sql.Conn
 	kept map[string]*sql.Stmt
 
@@ -36,11 +36,11 @@ type job struct {
 	done chan error
 }
 
-func newLiteWriter(db *sql.DB, t *texts, m *markFile, l *lease) *liteWriter {
-	return &liteWriter{db: db, texts: t, mark: m, lease: l, turn: make(chan struct{}, 1), kept: make(map[string]*sql.Stmt)}
+func newLiteWriter(db *sql.DB, t *textCache, m *markFile, l *lease) *liteWriter {
+	return &liteWriter{db: db, texts: t, mark: m, lease: l, sem: make(chan struct{}, 1), kept: make(map[string]*sql.Stmt)}
 }
 
-// run gives up waiting for its turn when ctx is done; once begun it goes on to the end.
+// run stops waiting for its turn when ctx is done; once begun it goes on to the end.
 func (w *liteWriter) run(ctx context.Context, do func(context.Context, *tx) error) error {
 	if err := errors.Join(ctx.Err(), w.lease.lostErr()); err != nil {
 		return err
@@ -54,11 +54,11 @@ func (w *liteWriter) run(ctx context.Context, do func(context.Context, *tx) erro
 		select {
 		case err := <-j.done:
 			return err
-		case w.turn <- struct{}{}:
+		case w.sem <- struct{}{}:
 			w.commit(whole, w.take())
-			<-w.turn
+			<-w.sem
 		case <-ctx.Done():
-			if w.withdraw(j) {
+			if w.dequeue(j) {
 				return ctx.Err()
 			}
 			return <-j.done
@@ -75,8 +75,8 @@ func (w *liteWriter) take() []*job {
 	return group
 }
 
-// withdraw takes a job out of the queue unless it was taken already.
-func (w *liteWriter) withdraw(j *job) bool {
+// dequeue removes a job from the queue, and reports false if it was taken already.
+func (w *liteWriter) dequeue(j *job) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i := range w.queue {
@@ -88,8 +88,8 @@ func (w *liteWriter) withdraw(j *job) bool {
 	return false
 }
 
-// commit runs a group of jobs in one transaction and tells each its result. The caller
-// has the turn.
+// commit runs a group of jobs in one transaction and hands each its result. The caller has
+// the turn.
 func (w *liteWriter) commit(ctx context.Context, group []*job) {
 	if len(group) == 0 {
 		return
@@ -112,31 +112,31 @@ func (w *liteWriter) commit(ctx context.Context, group []*job) {
 func (w *liteWriter) transact(ctx context.Context, group []*job) (int64, error) {
 	t := &tx{execer: w, texts: w.texts}
 	if _, err := t.do(ctx, "BEGIN IMMEDIATE"); err != nil {
-		return 0, w.undo(ctx, fmt.Errorf("begin: %w", err))
+		return 0, w.rollback(ctx, fmt.Errorf("begin: %w", err))
 	}
 	if len(group) == 1 {
 		if group[0].err = group[0].do(t); group[0].err != nil {
-			return 0, w.undo(ctx, group[0].err)
+			return 0, w.rollback(ctx, group[0].err)
 		}
 	} else {
 		for _, j := range group {
-			if err := w.nest(ctx, j, t); err != nil {
-				return 0, w.undo(ctx, err)
+			if err := w.runInSavepoint(ctx, j, t); err != nil {
+				return 0, w.rollback(ctx, err)
 			}
 		}
 	}
 	generation, err := w.fence(ctx, t)
 	if err != nil {
-		return 0, w.undo(ctx, err)
+		return 0, w.rollback(ctx, err)
 	}
 	if _, err := t.do(ctx, "COMMIT"); err != nil {
 		// Rolled back, but what reached the file before a crash may be found valid after it.
-		return 0, w.undo(ctx, fmt.Errorf("commit: %w: %w", ErrUnsure, err))
+		return 0, w.rollback(ctx, fmt.Errorf("commit: %w: %w", ErrUnsure, err))
 	}
 	return generation, nil
 }
 
-// fence sees that the lease is still ours, and counts a transaction that moved a ratchet.
+// fence checks that the lease is still ours, and counts a transaction that moved a ratchet.
 // Nobody else writes before the transaction ends.
 func (w *liteWriter) fence(ctx context.Context, t *tx) (generation int64, err error) {
 	ours := w.lease.token()
@@ -166,8 +166,8 @@ func (w *liteWriter) fence(ctx context.Context, t *tx) (generation int64, err er
 	return generation, nil
 }
 
-// nest runs one job of several. An error means that the transaction cannot go on.
-func (w *liteWriter) nest(ctx context.Context, j *job, t *tx) error {
+// runInSavepoint runs one job of several. An error means that the transaction cannot go on.
+func (w *liteWriter) runInSavepoint(ctx context.Context, j *job, t *tx) error {
 	if _, err := t.do(ctx, "SAVEPOINT job"); err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
@@ -182,9 +182,9 @@ func (w *liteWriter) nest(ctx context.Context, j *job, t *tx) error {
 	return nil
 }
 
-// undo rolls back and returns why. A connection that cannot even roll back is given up,
-// which rolls back too; the next transaction gets a new one.
-func (w *liteWriter) undo(ctx context.Context, why error) error {
+// rollback rolls back and returns why. A connection that cannot even roll back is closed, which
+// rolls back too; the next transaction gets a new one.
+func (w *liteWriter) rollback(ctx context.Context, why error) error {
 	if w.conn == nil {
 		return why
 	}
@@ -196,7 +196,7 @@ func (w *liteWriter) undo(ctx context.Context, why error) error {
 
 func (w *liteWriter) abandon() {
 	for _, s := range w.kept {
-		_ = s.Close() // the connection is being given up because it fails
+		_ = s.Close() // the connection is closed because it fails
 	}
 	clear(w.kept)
 	_ = w.conn.Raw(func(any) error { return driver.ErrBadConn }) // makes the pool drop it
@@ -241,8 +241,8 @@ func (w *liteWriter) query(ctx context.Context, text string, params []any) (*sql
 
 // close waits for the transaction under way. Later ones fail.
 func (w *liteWriter) close() error {
-	w.turn <- struct{}{}
-	defer func() { <-w.turn }()
+	w.sem <- struct{}{}
+	defer func() { <-w.sem }()
 	var err error
 	if w.conn != nil {
 		for _, s := range w.kept {

@@ -99,7 +99,7 @@ func release(ts *testscript.TestScript, _ bool, _ []string) {
 	}
 }
 
-// fetch gives the status and the body of a resource.
+// fetch returns the status and the body of a resource.
 func fetch(ctx context.Context, url string) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

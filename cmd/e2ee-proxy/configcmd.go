@@ -11,7 +11,7 @@ import (
 type settings struct {
 	file  string
 	flags config.Flags
-	// inspect is for config check, which looks at what the settings name too.
+	// inspect is set by config check, which also checks what the settings name.
 	inspect *config.Inspection
 	// offline is for commands that do not talk to the homeserver.
 	offline bool
@@ -26,8 +26,8 @@ func (s *settings) load(p *process) (*config.Config, error) {
 	return config.Load(config.Sources{File: s.file, Environ: p.environ, Flags: &s.flags, Offline: s.offline, Inspect: s.inspect})
 }
 
-// configCheck reads the configuration as serve would, and looks at what it names: nothing is
-// changed, and nobody is talked to.
+// configCheck reads the configuration as serve would, and checks the files and folders that
+// it names. It changes nothing and talks to nobody.
 func configCheck(p *process, c command, args []string) error {
 	s := settings{inspect: &config.Inspection{RecoveryKey: e2ee.WellFormedRecoveryKey}}
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)

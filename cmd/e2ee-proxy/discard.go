@@ -7,7 +7,7 @@ import (
 )
 
 // discardSessions makes sure that no sending key is used again that was in use before a
-// restore which the store cannot notice: a snapshot of a whole machine or file system.
+// restore which the store cannot recognise: a snapshot of a whole machine or file system.
 func discardSessions(p *process, c command, args []string) (err error) {
 	s := settings{offline: true}
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)

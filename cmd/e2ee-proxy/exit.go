@@ -8,9 +8,9 @@ import (
 	"e2ee-proxy/config"
 )
 
-// Rules of this file: the only place that turns an error into text for a person. It
-// goes to standard error, "e2ee-proxy:" before it and a hint below it; no capital
-// letter, no full stop.
+// Rules of this file: the only place that turns an error into text for a person. It goes to
+// standard error, with "e2ee-proxy:" before it and a hint below it; no capital letter, no
+// full stop.
 
 // The exit codes. They are an interface: docs/operations.md lists them.
 const (
@@ -52,8 +52,8 @@ func usageError(what string) error {
 	return &failure{exitUsage, errors.New(what), "the commands are listed by: e2ee-proxy help"}
 }
 
-// usageErrorOf is a mistake in the flags of a command; meant is the flag that was probably
-// meant, if any.
+// usageErrorOf returns the error of a mistake in the flags of a command; meant is the flag
+// that was probably meant, if any.
 func usageErrorOf(c command, what, meant string) error {
 	hint := "the flags are listed by: e2ee-proxy " + c.name + " -h"
 	if meant != "" {
@@ -62,7 +62,7 @@ func usageErrorOf(c command, what, meant string) error {
 	return &failure{exitUsage, errors.New(what), hint}
 }
 
-// exit renders an error and gives the exit code for it.
+// exit renders an error and returns the exit code for it.
 func (p *process) exit(err error) int {
 	if err == nil {
 		return exitOK
@@ -84,7 +84,7 @@ func (p *process) exit(err error) int {
 	if hint != "" && !strings.Contains(text, hint) {
 		text += "hint: " + hint + "\n"
 	}
-	// When standard error is gone, nobody is left to be told.
+	// If standard error is gone, nobody can read it.
 	_, _ = fmt.Fprint(p.stderr, text)
 	return code
 }

@@ -8,13 +8,13 @@ import (
 	"e2ee-proxy/config"
 )
 
-// selfDescribing is a flag's value that says what can be given and what holds without it.
+// selfDescribing is a flag's value with a kind and a default.
 type selfDescribing interface {
 	Kind() string
 	Default() string
 }
 
-// flagHelp is what COMMAND -h prints: each flag with what it takes and its default.
+// flagHelp returns the output of COMMAND -h: each flag with its kind and default.
 func flagHelp(c command, fs *flag.FlagSet) string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "Usage: e2ee-proxy %s [flags]\n\n%s.\n", c.name, strings.ToUpper(c.summary[:1])+c.summary[1:])
@@ -29,7 +29,7 @@ func flagHelp(c command, fs *flag.FlagSet) string {
 			kind, usage = v.Kind(), f.Usage+" ("+v.Default()+")"
 		}
 		if b, ok := f.Value.(interface{ IsBoolFlag() bool }); ok && b.IsBoolFlag() {
-			kind = "[=" + kind + "]" // the name alone says true, and what follows is another argument
+			kind = "[=" + kind + "]" // the name alone means true, and what follows is another argument
 		} else {
 			kind = " " + kind
 		}
@@ -38,8 +38,8 @@ func flagHelp(c command, fs *flag.FlagSet) string {
 	return text.String()
 }
 
-// meantFlag is the flag that was probably meant by one that does not exist; empty when
-// all of them do, or none is near.
+// meantFlag returns the flag that was probably meant by an unknown one; empty when all are
+// known, or none is near.
 func meantFlag(fs *flag.FlagSet, args []string) string {
 	var names []string
 	fs.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })

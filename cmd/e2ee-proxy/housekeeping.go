@@ -10,15 +10,15 @@ import (
 	"e2ee-proxy/store"
 )
 
-// How long the proxy remembers what is only needed for a while.
+// How long the database keeps what is needed for a while only.
 const (
-	// keepSeen covers to-device messages that a homeserver delivers again, at the latest
-	// after it was restored from a backup.
+	// keepSeen covers to-device messages that a homeserver delivers again, at the latest after
+	// it was restored from a backup.
 	keepSeen = 30 * 24 * time.Hour
 	// keepTransactions covers clients that repeat a send after having been offline.
 	keepTransactions = 14 * 24 * time.Hour
-	// keepPending is how long an event waits for its key, in order to be delivered again.
-	// Later the client still gets it in clear when it asks for the history.
+	// keepPending is how long an event waits for its key, to be delivered again. After that
+	// the client still gets it in clear when it asks for the history.
 	keepPending = 30 * 24 * time.Hour
 
 	housekeepingEvery = time.Hour
@@ -45,7 +45,7 @@ func housekeeping(ctx context.Context, db *store.DB, log zerolog.Logger) error {
 	}
 }
 
-// prune deletes everything that is too old, and tells how many rows that was.
+// prune deletes everything that is too old, and returns how many rows that was.
 func prune(ctx context.Context, db *store.DB, now time.Time) (int64, error) {
 	seen, err1 := db.PruneSeen(ctx, now.Add(-keepSeen))
 	transactions, err2 := db.PruneTransactions(ctx, now.Add(-keepTransactions))

@@ -26,7 +26,7 @@ func (l lines) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// await gives the line that has a text in it.
+// await returns the line that has a text in it.
 func (l lines) await(t *testing.T, text string) string {
 	t.Helper()
 	for {

@@ -8,8 +8,8 @@ import (
 	"e2ee-proxy/config"
 )
 
-// newLogger makes the one logger of the process. Everything below gets it through a
-// context; zerolog's global logger is not used anywhere.
+// newLogger makes the one logger of the process. Everything else gets it through a context;
+// zerolog's global logger is not used anywhere.
 func newLogger(w io.Writer, c config.Log) zerolog.Logger {
 	if c.Format == config.LogText {
 		w = zerolog.ConsoleWriter{Out: w, NoColor: true, TimeFormat: "15:04:05"}

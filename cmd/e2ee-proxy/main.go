@@ -18,7 +18,7 @@ func main() {
 	os.Exit(p.exit(p.run(os.Args[1:])))
 }
 
-// process is the outside world, as far as the commands use it.
+// process is what the commands use of the world outside.
 type process struct {
 	environ        []string
 	stdout, stderr io.Writer
@@ -42,8 +42,8 @@ func commands() []command {
 	}
 }
 
-// run finds the command that the arguments begin with, and runs it with the rest. Whatever
-// it is, keys may get into memory, which must not be written to a file when it crashes.
+// run finds the command that the arguments begin with, and runs it with the rest. Core
+// dumps are forbidden for all commands, because keys may get into memory.
 func (p *process) run(args []string) error {
 	if err := coredump.Forbid(); err != nil {
 		return &failure{exitRuntime, err, "let the process lower its own limits: a filter of system calls must allow prctl and prlimit64"}
@@ -71,8 +71,8 @@ func (p *process) run(args []string) error {
 	return unknownCommand(args)
 }
 
-// asGiven reads the ways in which everybody asks for help and the version as the commands
-// that they stand for. forHelp says that the command's help is wanted.
+// asGiven translates the usual ways to ask for help and the version into commands. forHelp
+// reports whether the command's help is wanted.
 func asGiven(args []string) (command []string, forHelp bool) {
 	switch {
 	case len(args) == 0:
@@ -92,7 +92,8 @@ func inGroup(word string) bool {
 	return slices.ContainsFunc(commands(), func(c command) bool { return strings.HasPrefix(c.name, word+" ") })
 }
 
-// unknownCommand says what is no command, and which one was probably meant.
+// unknownCommand returns the error for an unknown command, with the one that was probably
+// meant.
 func unknownCommand(args []string) error {
 	given, candidates := args[0], make([]string, 0)
 	if inGroup(given) && len(args) > 1 {
@@ -114,7 +115,8 @@ func unknownCommand(args []string) error {
 	return &failure{exitUsage, fmt.Errorf("%q is not a command", given), hint}
 }
 
-// usage lists the commands whose names begin with prefix; everything there is to know with "".
+// usage lists the commands whose names begin with prefix; with "" all of them and
+// everything else.
 func usage(prefix string) string {
 	var b strings.Builder
 	b.WriteString("e2ee-proxy does end-to-end encryption for Matrix clients that cannot.\n\nUsage:\n")
@@ -135,8 +137,8 @@ func usage(prefix string) string {
 	return b.String()
 }
 
-// parse reads the flags of a command, which takes no other arguments. done says that
-// help was asked for and given.
+// parse parses the flags of a command, which takes no other arguments. done reports whether
+// help was asked for and printed.
 func (p *process) parse(c command, fs *flag.FlagSet, args []string) (done bool, err error) {
 	fs.SetOutput(io.Discard)
 	fs.Usage = func() {}
@@ -152,7 +154,7 @@ func (p *process) parse(c command, fs *flag.FlagSet, args []string) (done bool, 
 	}
 }
 
-// print writes what was asked for to standard output.
+// print writes to standard output.
 func (p *process) print(text string) error {
 	if _, err := io.WriteString(p.stdout, text); err != nil {
 		return fmt.Errorf("write the output: %w", err)

@@ -14,8 +14,8 @@ import (
 	"e2ee-proxy/store"
 )
 
-// Below the data directory: the generated key, and what tells an older PostgreSQL database
-// from the newest.
+// Below the data directory: the generated key, and the file by which an older PostgreSQL
+// database is recognised.
 const (
 	masterKeyFile = "master.key"
 	markFile      = "postgresql-mark"
@@ -24,7 +24,7 @@ const (
 // refused marks an error as one of the master key, the database or the data directory.
 func refused(err error) error { return &failure{code: exitStore, err: err} }
 
-// databaseURL is where the database is; SQLite below the data directory by default.
+// databaseURL returns where the database is; SQLite below the data directory by default.
 func databaseURL(cfg *config.Config) secret.String {
 	if cfg.Database.URL.IsZero() {
 		return secret.NewString("sqlite:" + filepath.Join(cfg.Data, "e2ee-proxy.db"))
@@ -32,8 +32,8 @@ func databaseURL(cfg *config.Config) secret.String {
 	return cfg.Database.URL
 }
 
-// openStore opens the database, which it creates if there is none, and seals again
-// under the current master key what previous ones sealed.
+// openStore opens the database, which it creates if there is none, and rewraps account keys
+// under the current master key.
 func openStore(ctx context.Context, cfg *config.Config, log zerolog.Logger) (*store.DB, error) {
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 		return nil, &failure{exitStore, fmt.Errorf("create the data directory: %w", err), "name another directory with --data, or make this one writable"}
@@ -69,7 +69,7 @@ func openStore(ctx context.Context, cfg *config.Config, log zerolog.Logger) (*st
 	return db, nil
 }
 
-// openExisting opens the database for a command that works on what is there, and makes
+// openExisting opens the database for a command that needs an existing one, and makes
 // neither a database nor a key.
 func openExisting(ctx context.Context, cfg *config.Config, readOnly bool) (*store.DB, error) {
 	url := databaseURL(cfg)
@@ -91,8 +91,8 @@ func openExisting(ctx context.Context, cfg *config.Config, readOnly bool) (*stor
 	return db, nil
 }
 
-// masterKeys gives the configured key, or the one in the data directory, which is
-// generated beside a new database only.
+// masterKeys returns the configured key, or the one in the data directory, which is
+// generated only beside a new database.
 func masterKeys(cfg *config.Config, newDatabase bool, log zerolog.Logger) (keys store.MasterKeys, err error) {
 	if cfg.MasterKey.Key.IsZero() {
 		path := filepath.Join(cfg.Data, masterKeyFile)

@@ -16,14 +16,14 @@ import (
 	"e2ee-proxy/internal/ops"
 )
 
-// wordNotHomeserver is how /readyz tells of something at the homeserver's address that is
-// no homeserver.
+// wordNotHomeserver is what /readyz says when something at the homeserver's address answers
+// that is no homeserver.
 const wordNotHomeserver = "not a homeserver"
 
-// maxVersions bounds the answer that is looked into, in bytes.
+// maxVersions is how much of the answer is read, in bytes.
 const maxVersions = 256 << 10
 
-// homeserverAnswers asks for what every homeserver tells everybody.
+// homeserverAnswers returns a probe that asks the homeserver for its versions.
 func homeserverAnswers(cfg *config.Config, client *http.Client) func(context.Context) error {
 	url := cfg.Homeserver.URL().JoinPath("/_matrix/client/versions").String()
 	return func(ctx context.Context) error {
@@ -44,8 +44,8 @@ func homeserverAnswers(cfg *config.Config, client *http.Client) func(context.Con
 	}
 }
 
-// checkVersions tells a homeserver from something else that answers. With other statuses
-// what stands before a homeserver refuses by itself.
+// checkVersions returns an error if the answer is not a homeserver's. Statuses that a
+// reverse proxy in front of one may send are no error here.
 func checkVersions(status int, body []byte) error {
 	var said struct {
 		Versions []string `json:"versions"`
@@ -61,12 +61,12 @@ func checkVersions(status int, body []byte) error {
 			"correct the setting homeserver (the right address is in /.well-known/matrix/client of the server's name)", status)}
 }
 
-// announcePauses are for asking whether the proxy can serve while it cannot.
+// announcePauses are the pauses between checks whether the proxy can serve.
 func announcePauses() backoff.Range {
 	return backoff.Range{First: 500 * time.Millisecond, Last: 10 * time.Second}
 }
 
-// announce logs once that the proxy can serve, as soon as it can.
+// announce waits until the proxy can serve, and logs it once.
 func announce(ctx context.Context, ready *ops.Readiness, said *zerolog.Event) error {
 	for failures := 1; ; failures++ {
 		if ready.Check(ctx).Ready {

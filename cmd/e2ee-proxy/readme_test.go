@@ -21,7 +21,8 @@ type page struct {
 
 type pageKey struct{}
 
-// readBlocks gives the indented code blocks of a page and its code spans that are commands.
+// readBlocks returns the indented code blocks of a page and its code spans that are
+// commands.
 func readBlocks(text string) []string {
 	var blocks []string
 	var block strings.Builder

@@ -11,8 +11,8 @@ import (
 	"e2ee-proxy/e2ee"
 )
 
-// recoveryKey prints the recovery key that a bootstrap made for an account. It reads
-// the database beside a running proxy, and changes nothing.
+// recoveryKey prints the recovery key that a bootstrap made for an account. It reads the
+// database beside a running proxy, and changes nothing.
 func recoveryKey(p *process, c command, args []string) (err error) {
 	s := settings{offline: true}
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)

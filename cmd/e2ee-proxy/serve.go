@@ -18,7 +18,7 @@ import (
 	"e2ee-proxy/store"
 )
 
-// closeWait is how long the engine may take to finish what it is doing at the end.
+// closeWait is how long the engine may take to finish its work at the end.
 const closeWait = 10 * time.Second
 
 // serve runs the proxy until SIGINT or SIGTERM, and then until what is under way has
@@ -39,15 +39,15 @@ func serve(p *process, c command, args []string) error {
 	ctx, end := context.WithCancel(context.Background())
 	defer end()
 	context.AfterFunc(signalled, func() {
-		stop() // before anybody can see that it ends: the next signal does what it does by default
+		stop() // at once, so that the next signal has its default effect
 		end()
 	})
 	return runProxy(ctx, cfg, newLogger(p.stderr, cfg.Log))
 }
 
-// runProxy wires the parts, runs them until ctx is done, and takes them apart in the
-// opposite order. Listening comes before the engine starts, so that a second copy of
-// the proxy fails before it has done anything.
+// runProxy wires the parts, runs them until ctx is done, and closes them in the opposite
+// order. Listening comes before the engine starts, so that a second process fails before it
+// has done anything.
 func runProxy(ctx context.Context, cfg *config.Config, log zerolog.Logger) (err error) {
 	db, err := openStore(ctx, cfg, log)
 	if err != nil {
@@ -86,8 +86,8 @@ func runProxy(ctx context.Context, cfg *config.Config, log zerolog.Logger) (err 
 	return g.serve(ctx, clients, operators)
 }
 
-// serve answers on both listeners until ctx is done or one of them fails. Operators are
-// answered until the last client is.
+// serve answers on both listeners until ctx is done or one of them fails. The operators'
+// listener is closed last.
 func (g *gateway) serve(ctx context.Context, clients, operators net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	context.AfterFunc(ctx, func() {
@@ -111,7 +111,7 @@ func (g *gateway) serve(ctx context.Context, clients, operators net.Listener) er
 	return group.Wait()
 }
 
-// watchLease ends the process when it may not write to the database any more.
+// watchLease returns an error when the process may not write to the database any more.
 func watchLease(ctx context.Context, db *store.DB) error {
 	select {
 	case <-ctx.Done():
@@ -143,7 +143,7 @@ func flagOf(setting string) string {
 	return setting
 }
 
-// closeOnce closes a listener that nobody may have served, or somebody already closed.
+// closeOnce closes a listener that may be closed already.
 func closeOnce(ln net.Listener) error {
 	if ln == nil {
 		return nil

@@ -5,7 +5,7 @@ import (
 	"runtime/debug"
 )
 
-// version prints what the build recorded about itself.
+// version prints the build information.
 func version(p *process, c command, args []string) error {
 	if done, err := p.parse(c, flag.NewFlagSet(c.name, flag.ContinueOnError), args); done || err != nil {
 		return err

@@ -19,7 +19,7 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// gateway is everything that runs.
+// gateway holds the parts that run.
 type gateway struct {
 	log        zerolog.Logger
 	homeserver string
@@ -32,7 +32,7 @@ type gateway struct {
 
 // wire makes the parts from the configuration. Nothing runs yet.
 func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *prometheus.Registry) (*gateway, error) {
-	// The engine bounds its own requests, some of which are long polls.
+	// The engine limits its own requests, some of which are long polls.
 	transport, err := proxy.NewTransport(cfg.Upstream.CAFile, cfg.Upstream.ConnectTimeout, 0, cfg.Limits.IdleTimeout)
 	if err != nil {
 		return nil, &failure{exitConfig, fmt.Errorf("upstream.ca_file: %w", err), "name a file with certificates in PEM form, or remove the setting"}
@@ -91,7 +91,7 @@ func accountSettings(cfg *config.Config, user id.UserID) e2ee.AccountSettings {
 	}
 }
 
-// policyOf gives the policy in force at the moment of asking.
+// policyOf returns a function that returns the policy in force now.
 func policyOf(p config.Policy) func() trustcache.Policy {
 	bridges := make(map[id.UserID]bool, len(p.Bridges))
 	for _, user := range p.Bridges {
@@ -198,7 +198,8 @@ func proxyOptions(cfg *config.Config, log zerolog.Logger, db *store.DB, engine *
 	}
 }
 
-// forgetDevice tells the engine of a token that the homeserver seems to know no longer.
+// forgetDevice returns the function that the proxy calls for M_UNKNOWN_TOKEN: it hands the
+// token to the engine.
 func forgetDevice(engine *e2ee.Engine) func(context.Context, interceptors.Identity, bool) error {
 	return func(ctx context.Context, who interceptors.Identity, softLogout bool) error {
 		return engine.UnknownToken(ctx, who.UserID, who.DeviceID, who.Token, softLogout)

@@ -81,7 +81,7 @@ func TestEveryCitationHasARow(t *testing.T) {
 	}
 }
 
-// citedIn gives the numbers of a list, with those that a range leaves out.
+// citedIn returns the numbers of a list, with those that a range leaves out.
 func citedIn(list string) (out []string, err error) {
 	numbers := regexp.MustCompile(citedNumber).FindAllStringIndex(list, -1)
 	for i, at := range numbers {

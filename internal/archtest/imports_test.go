@@ -14,7 +14,7 @@ func layers() []string {
 	return []string{"config", "store", "trustcache", "e2ee", "interceptors", "proxy", "cmd"}
 }
 
-// layer is the height of a package of ours; -1 for internal packages and tests.
+// layer returns the height of a package of ours; -1 for internal packages and tests.
 func layer(importPath string) int {
 	top, _, _ := strings.Cut(strings.TrimPrefix(importPath, module+"/"), "/")
 	return slices.Index(layers(), top)

@@ -50,7 +50,8 @@ func TestInnerImportsRunDownwards(t *testing.T) {
 	}
 }
 
-// innerRow gives the name of a package inside a layer, and its row; ok is false for others.
+// innerRow returns the name of a package inside a layer, and its row; ok is false for
+// others.
 func innerRow(t *testing.T, importPath string) (name string, row int, ok bool) {
 	t.Helper()
 	name = strings.TrimPrefix(importPath, module+"/")

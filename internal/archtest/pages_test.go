@@ -35,7 +35,7 @@ func TestEveryRowOfClearTextHasATest(t *testing.T) {
 	}
 }
 
-// settingNames are the settings that exist: a test of config pins the page to the code.
+// settingNames returns the settings that exist: a test of config pins the page to the code.
 func settingNames(t *testing.T) []string {
 	t.Helper()
 	var out []string
@@ -48,8 +48,8 @@ func settingNames(t *testing.T) []string {
 	return out
 }
 
-// missingTest says why a test is none: "folder.TestName", or "folder.TestName/row" of
-// a table, whose name must stand in that function as it is.
+// missingTest returns why a test is none: "folder.TestName", or "folder.TestName/row" of a
+// table, whose name must stand in that function as it is.
 func missingTest(t *testing.T, name string) string {
 	t.Helper()
 	path, row, hasRow := strings.Cut(name, ".Test")

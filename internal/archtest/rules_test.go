@@ -15,7 +15,7 @@ type page struct {
 	numbers []string // of the rows that it has
 }
 
-// pages are the pages of rules with their numbers, which never change their meaning.
+// pages returns the pages of rules with their numbers, which never change their meaning.
 func pages() []page {
 	return []page{
 		{"docs/msc4153.md", sections(map[int]int{1: 26, 13: 19, 14: 7, 15: 5, 16: 10, 17: 9})},
@@ -28,7 +28,7 @@ func pages() []page {
 	}
 }
 
-// sections gives the numbers of sections, each numbered from 1.
+// sections returns the numbers of sections, each numbered from 1.
 func sections(counts map[int]int) (out []string) {
 	for section, count := range counts {
 		out = append(out, counted(fmt.Sprintf("%d.", section), 1, count)...)
@@ -43,7 +43,7 @@ func counted(prefix string, from, to int) (out []string) {
 	return out
 }
 
-// without gives the words for why a row has no test.
+// without returns the words for why a row has no test.
 func without() []string { return []string{"not built yet", "no test yet", "asks nothing"} }
 
 // rule is a row of a page.

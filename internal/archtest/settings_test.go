@@ -40,7 +40,7 @@ func TestEverySettingIsUsed(t *testing.T) {
 	}
 }
 
-// settingFields gives the fields with a yaml tag, by name.
+// settingFields returns the fields with a yaml tag, by name.
 func settingFields(f *goFile) map[string]string {
 	out := make(map[string]string)
 	ast.Inspect(f.syntax, func(n ast.Node) bool {

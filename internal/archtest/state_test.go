@@ -84,7 +84,7 @@ func isEmbedded(doc *ast.CommentGroup) bool {
 	return false
 }
 
-// changes gives the variables that a statement writes to, or whose address it takes.
+// changes returns the variables that a statement writes to, or whose address it takes.
 func changes(n ast.Node) []*ast.Ident {
 	var targets []ast.Expr
 	switch s := n.(type) {
@@ -112,7 +112,7 @@ func changes(n ast.Node) []*ast.Ident {
 	return out
 }
 
-// variable is the variable in x, x.y, x[i], *x and (x).
+// variable returns the variable in x, x.y, x[i], *x and (x).
 func variable(e ast.Expr) *ast.Ident {
 	for {
 		switch x := e.(type) {

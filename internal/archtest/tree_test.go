@@ -47,7 +47,7 @@ func (f *goFile) place(n ast.Node) string {
 	return fmt.Sprintf("%s:%d", f.name, f.set.Position(n.Pos()).Line)
 }
 
-// imports gives the import paths of the file.
+// imports returns the import paths of the file.
 func (f *goFile) imports() []string {
 	var out []string
 	for _, spec := range f.syntax.Imports {
@@ -125,7 +125,7 @@ var parsed = sync.OnceValues(func() ([]*goFile, error) {
 	return out, nil
 })
 
-// goFiles gives all files of ours that are Go.
+// goFiles returns all files of ours that are Go.
 func goFiles(t *testing.T) []*goFile {
 	t.Helper()
 	out, err := parsed()
@@ -167,7 +167,7 @@ func packages(t *testing.T) []goList {
 	}
 }
 
-// readText gives the content of a file of ours.
+// readText returns the content of a file of ours.
 func readText(t *testing.T, name string) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(root, name))

@@ -6,15 +6,15 @@ import (
 	"sync"
 )
 
-// Reasons why nothing is given.
+// Errors of Take.
 var (
-	// ErrSpent says that too much is taken at the moment.
+	// ErrSpent means that too much is taken at the moment.
 	ErrSpent = errors.New("budget: spent")
-	// ErrNever says that so much is never given to one owner.
+	// ErrNever means that one owner may never take so much.
 	ErrNever = errors.New("budget: more than anybody may take")
 )
 
-// Budget is what is shared out. Its methods may be called concurrently.
+// Budget is an amount that owners share. Its methods may be called concurrently.
 type Budget struct {
 	total, share int64
 
@@ -23,8 +23,8 @@ type Budget struct {
 	by    map[string]int64
 }
 
-// New gives a budget of total, of which one owner may hold share at the same time. What
-// is not positive allows nothing.
+// New returns a budget of total, of which one owner may hold share at the same time. Zero
+// and less allow nothing.
 func New(total, share int64) *Budget {
 	return &Budget{total: total, share: min(share, total), by: make(map[string]int64)}
 }
@@ -49,7 +49,7 @@ func (b *Budget) Take(owner string, n int64) error {
 	return nil
 }
 
-// Give gives back n of what an owner took.
+// Give returns n of what an owner took to the budget.
 func (b *Budget) Give(owner string, n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -59,12 +59,12 @@ func (b *Budget) Give(owner string, n int64) {
 	}
 }
 
-// Taken is how much is taken now, by everybody.
+// Taken returns how much is taken now, by all owners.
 func (b *Budget) Taken() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.taken
 }
 
-// Share is how much one owner may hold at the same time.
+// Share returns how much one owner may hold at the same time.
 func (b *Budget) Share() int64 { return b.share }

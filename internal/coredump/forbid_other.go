@@ -2,5 +2,5 @@
 
 package coredump
 
-// Forbid does nothing: there is nothing of the kind that a process could ask for.
+// Forbid does nothing: there is nothing that a process could ask for.
 func Forbid() error { return nil }

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// limit lets core files have no size, for good.
+// limit sets the limit on the size of core files to zero, for good.
 func limit() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("limit the size of core dumps: %w", err)

@@ -1,9 +1,8 @@
-// Package endtoend tells the header fields that belong to one connection from those
-// that belong to the message.
+// Package endtoend separates the header fields of one connection from those of the message.
 //
 // It promises that after Remove a header has no hop-by-hop field left, named by the
-// standard or by its Connection field. It must never drop another field. Anybody who
-// passes an HTTP message on may import it.
+// standard or by its Connection field. It must never drop another field. Anybody who passes
+// an HTTP message on may import it.
 package endtoend
 
 import (
@@ -12,7 +11,7 @@ import (
 	"strings"
 )
 
-// hopByHop are the fields of RFC 9110 section 7.6.1, and those that older software
+// hopByHop returns the fields of RFC 9110 section 7.6.1, and those that older software
 // treats alike, in canonical form.
 func hopByHop() [9]string {
 	return [...]string{

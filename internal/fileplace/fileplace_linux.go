@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Of names a file so that a copy of it, even one put in its place, has another
-// name: an inode number may be used again, but not with the same time of birth.
+// Of returns a name of a file that a copy of it, even one put in its place, does not share:
+// an inode number may be used again, but not with the same time of birth.
 func Of(path string) (string, error) {
 	var s unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_INO|unix.STATX_BTIME, &s); err != nil {

@@ -8,18 +8,18 @@ import (
 	"io"
 )
 
-// Op says what an [Edit] does. The zero value is not an edit.
+// Op is the kind of an [Edit]. The zero value is not an edit.
 type Op int
 
 const (
 	// Replace puts Data in the place of the value from Start to End. Data is a value.
 	Replace Op = iota + 1
-	// Delete takes the element or member from Start to End away with one of the commas
-	// around it. Of a member, Start is the offset of its name.
+	// Delete removes the element or member from Start to End with one of the commas around it.
+	// Of a member, Start is the offset of its name.
 	Delete
-	// Insert puts Data at Start, where an element or member may stand: behind the
-	// opening bracket of a container or before its closing one. Data is one or more
-	// elements or members, with commas between them.
+	// Insert puts Data at Start, where an element or member may be: behind the opening bracket
+	// of a container or before its closing one. Data is one or more elements or members, with
+	// commas between them.
 	Insert
 )
 
@@ -29,38 +29,38 @@ type Edit struct {
 	Start, End int64
 	// Sep, for Delete, is the offset of the comma before Start, -1 when there is none.
 	Sep int64
-	// Before says, for Delete and Insert, that something which stays or was inserted
-	// stands before this place in its container. For Replace it puts a comma in front.
+	// Before reports, for Delete and Insert, whether something precedes this place in its
+	// container that is kept or was inserted. For Replace it puts a comma in front.
 	Before bool
-	// After says, for Insert, that the next element stays as it is.
+	// After reports, for Insert, whether the next element is kept as it is.
 	After bool
 	Data  []byte
 }
 
-// ErrEdit is an edit that does not fit the body or the edits before it.
+// ErrEdit means that an edit does not fit the body or the edits before it.
 var ErrEdit = errors.New("jsonscan: edit out of place")
 
 const editorBuffer = 64 << 10
 
-// Editor copies a body and applies edits on the way. The edits must come in the order
-// of the body and not overlap.
+// Editor copies a body and applies edits on the way. The edits must be in the order of the
+// body and not overlap.
 //
-// An insertion at the front of a container whose first element is edited too leaves
-// After unset, because that element may be deleted; if it stays, its Replace has Before set.
+// An insertion at the front of a container whose first element is edited too leaves After
+// unset, because that element may be deleted; if it is kept, its Replace has Before set.
 type Editor struct {
 	src *bufio.Reader
 	dst *bufio.Writer
 	pos int64 // of src
-	// swallow is set behind a deleted first element: the comma that follows goes too.
+	// swallow is set behind a deleted first element: the comma that follows is removed too.
 	swallow bool
 }
 
-// NewEditor gives an editor that copies src, a valid JSON document, to dst.
+// NewEditor returns an editor that copies src, a valid JSON document, to dst.
 func NewEditor(dst io.Writer, src io.Reader) *Editor {
 	return &Editor{src: bufio.NewReaderSize(src, editorBuffer), dst: bufio.NewWriterSize(dst, editorBuffer)}
 }
 
-// Splice applies edits to a document in memory and gives the result.
+// Splice applies edits to a document in memory and returns the result.
 func Splice(data []byte, edits []Edit) ([]byte, error) {
 	var out bytes.Buffer
 	out.Grow(len(data))
@@ -140,7 +140,7 @@ func (e *Editor) Close() error {
 	return e.Flush()
 }
 
-// Flush writes out what has been copied so far.
+// Flush writes what has been copied so far.
 func (e *Editor) Flush() error {
 	if err := e.dst.Flush(); err != nil {
 		return fmt.Errorf("jsonscan: write body: %w", err)
@@ -163,7 +163,7 @@ func (e *Editor) copyTo(to int64) error {
 	return e.pass(to, true)
 }
 
-// dropTo passes over the body up to an offset.
+// dropTo skips the body up to an offset.
 func (e *Editor) dropTo(to int64) error { return e.pass(to, false) }
 
 // pass reads up to an offset, straight from the reader's buffer.
@@ -200,8 +200,8 @@ func (e *Editor) short(err error) error {
 	return fmt.Errorf("jsonscan: read body: %w", err)
 }
 
-// settle passes over the comma behind a deleted first element, with the white space
-// before it, if there is one before the offset limit (-1: none).
+// settle skips the comma behind a deleted first element, with the white space before it, if
+// there is one before the offset limit (-1: none).
 func (e *Editor) settle(limit int64) error {
 	for e.swallow && (limit < 0 || e.pos < limit) {
 		next, err := e.src.Peek(1)

@@ -22,9 +22,9 @@ const (
 	drop
 )
 
-// apply edits the children of the outermost container of body as chosen, puts front
-// and back (lists of elements or members) there unless empty, and gives the result
-// and the children it should have.
+// apply edits the children of the outermost container of body as chosen, puts front and
+// back (lists of elements or members) there unless empty, and returns the result and the
+// children it should have.
 func apply(t testing.TB, body string, todo func(int) choice, front, back string) (string, []string) {
 	t.Helper()
 	root := jsonscan.NewNode().Report(1, false)

@@ -5,10 +5,9 @@ import (
 	"encoding/json"
 )
 
-// Node is a place in a document, and says what is wanted of the values found there.
-// Nodes form a graph: [Node.Down] makes paths, [Node.Link] may close a cycle for
-// things that nest. A graph is built first and only read by scans, which may then be
-// concurrent.
+// Node is a place in a document, with what to report of the values found there. Nodes form
+// a graph: [Node.Down] makes paths, [Node.Link] may close a cycle for things that nest. A
+// graph is built first and only read by scans, which may then be concurrent.
 type Node struct {
 	id      int
 	report  bool
@@ -40,20 +39,21 @@ type Step struct {
 	name string
 }
 
-// Key is the member of an object with this name.
+// Key returns the step to the member of an object with this name.
 func Key(name string) Step { return Step{stepKey, name} }
 
-// Prefix is every member of an object whose name begins so and is not a [Key] of the node.
+// Prefix returns the step to every member of an object whose name begins so and is not a
+// [Key] of the node.
 func Prefix(name string) Step { return Step{stepPrefix, name} }
 
-// Any is every member of an object that no [Key] or [Prefix] of the node names. The
-// names met on the way are kept for [Value.Name].
+// Any returns the step to every member of an object that no [Key] or [Prefix] of the node
+// names. The names met on the way are kept for [Value.Name].
 func Any() Step { return Step{kind: stepAny} }
 
-// Elem is every element of an array.
+// Elem returns the step to every element of an array.
 func Elem() Step { return Step{kind: stepElem} }
 
-// NewNode gives a node that reports nothing and leads nowhere.
+// NewNode returns a node without reports or steps.
 func NewNode() *Node { return &Node{} }
 
 // Report asks for the values at this node under an ID of the caller's choice. With
@@ -63,7 +63,7 @@ func (n *Node) Report(id int, capture bool) *Node {
 	return n
 }
 
-// Down follows the steps, making nodes where there are none, and gives the last.
+// Down follows the steps, making nodes where there are none, and returns the last.
 func (n *Node) Down(steps ...Step) *Node {
 	for _, s := range steps {
 		next := n.child(s)
@@ -76,7 +76,7 @@ func (n *Node) Down(steps ...Step) *Node {
 	return n
 }
 
-// Link makes a step lead to a node that exists already, in place of where it led before.
+// Link makes a step lead to an existing node, in place of where it led before.
 func (n *Node) Link(s Step, to *Node) {
 	switch s.kind {
 	case stepKey:
@@ -120,12 +120,13 @@ func (n *Node) child(s Step) *Node {
 	return nil
 }
 
-// object says whether the members of an object at n are of interest.
+// object reports whether the node has steps to members of an object.
 func (n *Node) object() bool {
 	return n != nil && (n.any != nil || len(n.exact) > 0 || len(n.prefix) > 0)
 }
 
-// match gives the node of a member by its name (unescaped), and whether it is one of Any.
+// match returns the node of a member by its name (unescaped), and whether an [Any] step
+// leads to it.
 func (n *Node) match(name []byte) (to *Node, wild bool) {
 	for i := range n.exact {
 		if string(name) == n.exact[i].name {
@@ -140,7 +141,7 @@ func (n *Node) match(name []byte) (to *Node, wild bool) {
 	return n.any, n.any != nil
 }
 
-// unescape gives the text of a raw name (without its quotes) that contains a backslash.
+// unescape returns the text of a raw name (without its quotes) that contains a backslash.
 func unescape(raw []byte) []byte {
 	quoted := make([]byte, 0, len(raw)+2)
 	quoted = append(quoted, '"')
@@ -153,8 +154,8 @@ func unescape(raw []byte) []byte {
 	return []byte(s)
 }
 
-// Text gives the text of a raw string, quotes included; it points into raw when there
-// are no escapes. Invalid escapes of surrogates become U+FFFD.
+// Text returns the text of a raw string, quotes included; it points into raw when there are
+// no escapes. Invalid escapes of surrogates become U+FFFD.
 func Text(raw []byte) []byte {
 	if len(raw) < 2 {
 		return nil

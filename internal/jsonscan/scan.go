@@ -5,21 +5,21 @@ import (
 	"io"
 )
 
-// Options are the limits of a scan. Zero fields have the defaults given.
+// Options are the limits of a scan. Zero fields have the defaults named here.
 type Options struct {
 	// Window is the size in bytes of the window over the input: 64 KiB.
 	Window int
 	// MaxCapture is the size in bytes above which a value's bytes are not reported: 1 MiB.
 	MaxCapture int
-	// Watch are names of members to look out for everywhere; one that ends in * stands
-	// for all that begin so. See [Value.Flagged].
+	// Watch are names of members to watch for everywhere; one that ends in * stands for all
+	// with that prefix. See [Value.Flagged].
 	Watch []string
 }
 
-// Value is a value that a scan reports when it is behind it, so the values inside a
-// container come before the container. It is valid during the call only.
+// Value is a value that a scan reports at its end, so the values inside a container come
+// before the container. It is valid during the call only.
 type Value struct {
-	ID int // as given to [Node.Report]
+	ID int // from [Node.Report]
 	// Kind is the first byte of the value: one of { [ " t f n - and the digits.
 	Kind byte
 	// Start and End are the offsets of the value's first byte and of the byte behind it.
@@ -39,15 +39,15 @@ type Value struct {
 	// Raw are the bytes of the value when its node captures and they are not more than
 	// Options.MaxCapture, else nil.
 	Raw []byte
-	// Flagged says that a watched name occurs somewhere inside the value, or (rarely,
-	// when the value is not captured) that this cannot be told.
+	// Flagged reports whether a watched name occurs somewhere inside the value or (rarely,
+	// when the value is not captured) may occur.
 	Flagged bool
 
 	s *scanner
 }
 
-// Name gives the n-th name, from the outermost, that an [Any] step met on the way to
-// the value, without escapes; nil when there are fewer.
+// Name returns the n-th name, from the outermost, that an [Any] step met on the way to the
+// value, without escapes; nil when there are fewer.
 func (v *Value) Name(n int) []byte {
 	for i := range v.s.frames {
 		if f := &v.s.frames[i]; f.wild {
@@ -63,7 +63,7 @@ func (v *Value) Name(n int) []byte {
 	return nil
 }
 
-// notNil tells an empty name from none.
+// notNil makes a nil name an empty one, since nil means that there is none.
 func notNil(name []byte) []byte {
 	if name == nil {
 		return []byte{}
@@ -71,9 +71,9 @@ func notNil(name []byte) []byte {
 	return name
 }
 
-// Scan reads one JSON document from r, to the end of r, and calls visit for each
-// value that the graph under root reports. An error of visit ends the scan. It gives
-// the number of bytes read as part of the document or white space around it.
+// Scan reads one JSON document from r, to the end of r, and calls visit for each value that
+// the graph under root reports. An error of visit ends the scan. It returns the number of
+// bytes read as part of the document or white space around it.
 func Scan(r io.Reader, root *Node, opt Options, visit func(*Value) error) (int64, error) {
 	if opt.Window == 0 {
 		opt.Window = defaultWindow
@@ -86,7 +86,7 @@ func Scan(r io.Reader, root *Node, opt Options, visit func(*Value) error) (int64
 	return s.document(root, opt, visit)
 }
 
-// ScanBytes is [Scan] over a document that is in memory. Nothing is too large to be captured.
+// ScanBytes is like [Scan], for a document in memory. Nothing is too large to be captured.
 func ScanBytes(data []byte, root *Node, opt Options, visit func(*Value) error) error {
 	s := &scanner{mem: data, b: data, eof: true, max: len(data)}
 	_, err := s.document(root, opt, visit)
@@ -109,7 +109,7 @@ func (s *scanner) document(root *Node, opt Options, visit func(*Value) error) (i
 	case err == nil:
 		return s.base + int64(i), s.bad(i, "more than one value")
 	case errors.As(err, &syntax):
-		return s.base + int64(i), nil // the end is where it should be
+		return s.base + int64(i), nil // the end is in the right place
 	default:
 		return s.base + int64(i), err
 	}

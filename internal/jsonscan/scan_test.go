@@ -17,7 +17,7 @@ import (
 	"e2ee-proxy/internal/jsonscan"
 )
 
-// everything is a graph that walks into every container and reports every value.
+// everything returns a graph that walks into every container and reports every value.
 func everything() *jsonscan.Node {
 	n := jsonscan.NewNode().Report(1, true)
 	n.Link(jsonscan.Any(), n)

@@ -1,12 +1,12 @@
 package jsonscan
 
-// skip reads the value at i, whatever it is, and gives the index behind it. The only
-// thing it looks for are watched names.
+// skip reads any value at i, and returns the index behind it. It only looks for watched
+// names.
 func (s *scanner) skip(i int) (int, error) {
 	var err error
 	floor := s.depth
 	for {
-		inside := false // whether i is before another value and not behind one
+		inside := false // i is before another value, not behind one
 		switch s.b[i] {
 		case '"':
 			i, _, err = s.str(i + 1)
@@ -29,7 +29,7 @@ func (s *scanner) skip(i int) (int, error) {
 	}
 }
 
-// enter opens the container at i. It gives the index of its first value, or the index
+// enter opens the container at i. It returns the index of its first value, or the index
 // behind the container when it is empty.
 func (s *scanner) enter(i int) (at int, inside bool, err error) {
 	object := s.b[i] == '{'
@@ -48,8 +48,8 @@ func (s *scanner) enter(i int) (at int, inside bool, err error) {
 	return i, true, err
 }
 
-// after reads what follows a value in a container: a comma and the way to the next
-// value, or the end of the container.
+// after reads from behind a value in a container to the next value, or to the end of the
+// container.
 func (s *scanner) after(i int) (at int, inside bool, err error) {
 	if s.at(i) <= ' ' {
 		if i, err = s.space(i); err != nil {
@@ -93,13 +93,13 @@ func (s *scanner) push(object bool) error {
 	return nil
 }
 
-// object says whether the innermost container of skip is an object.
+// object reports whether the innermost container of skip is an object.
 func (s *scanner) object() bool {
 	top := s.depth - 1
 	return s.bits[top>>6]>>(top&63)&1 == 1
 }
 
-// skipName reads the name of a member and the colon, and gives the index of its value.
+// skipName reads the name of a member and the colon, and returns the index of its value.
 func (s *scanner) skipName(i int) (int, error) {
 	if s.b[i] != '"' {
 		return i, s.bad(i, "expected a name")
@@ -111,7 +111,7 @@ func (s *scanner) skipName(i int) (int, error) {
 	}
 	if s.watch.on {
 		if from := start - s.base; from < 0 {
-			s.flagged++ // no longer in the window: cannot tell
+			s.flagged++ // no longer in the window: unknown
 		} else if s.watch.hit(s.b[from:i-1], escaped) {
 			s.flagged++
 		}
@@ -119,7 +119,7 @@ func (s *scanner) skipName(i int) (int, error) {
 	return s.colon(i)
 }
 
-// colon reads the colon behind a name and gives the index of the value.
+// colon reads the colon behind a name and returns the index of the value.
 func (s *scanner) colon(i int) (int, error) {
 	var err error
 	if s.at(i) != ':' {

@@ -11,10 +11,10 @@ const (
 	highs = 0x8080808080808080
 )
 
-// plain gives the index of the first byte at or after i that ends a run of ordinary
-// string bytes (a quote, a backslash or a control character), or len(b). It looks at
-// eight bytes at a time: (x-ones)&^x has the high bit of the lowest zero byte of x set,
-// and nothing below it.
+// plain returns the index of the first byte at or after i that ends a run of ordinary
+// string bytes (a quote, a backslash or a control character), or len(b). It looks at eight
+// bytes at a time: (x-ones)&^x has the high bit of the lowest zero byte of x set, and
+// nothing below it.
 func plain(b []byte, i int) int {
 	for i+8 <= len(b) {
 		w := binary.LittleEndian.Uint64(b[i:])
@@ -32,8 +32,8 @@ func plain(b []byte, i int) int {
 	return i
 }
 
-// str reads a string from behind its opening quote and gives the index behind the
-// closing one, and whether it has escapes.
+// str reads a string from behind its opening quote and returns the index behind the closing
+// one, and whether it has escapes.
 func (s *scanner) str(i int) (end int, escaped bool, err error) {
 	for {
 		i = plain(s.b, i)
@@ -114,8 +114,8 @@ func (s *scanner) literal(i int) (int, error) {
 	return i + len(word), nil
 }
 
-// peek gives the byte at i, or 0 at the end of the input. (A NUL in the input is
-// wrong wherever peek is used.)
+// peek returns the byte at i, or 0 at the end of the input. (A NUL in the input is wrong
+// wherever peek is used.)
 func (s *scanner) peek(i int) (int, byte, error) {
 	if i < len(s.b) {
 		return i, s.b[i], nil

@@ -1,6 +1,6 @@
 package jsonscan
 
-// place is a value that walk is before: where it stands and what is wanted of it.
+// place is the place of the next value of walk, and its node.
 type place struct {
 	node   *Node // nil: nothing
 	member int64
@@ -22,7 +22,8 @@ type frame struct {
 	name    []byte // valid when wild
 }
 
-// walk reads the value at i, following the graph from root, and gives the index behind it.
+// walk reads the value at i, following the graph from root, and returns the index behind
+// it.
 func (s *scanner) walk(i int, root *Node) (int, error) {
 	at := place{node: root, member: -1, sep: -1}
 	var inside bool
@@ -47,7 +48,7 @@ func (s *scanner) walk(i int, root *Node) (int, error) {
 	}
 }
 
-// begin enters the container at i. It gives the index of its first value and puts the
+// begin enters the container at i. It returns the index of its first value and puts the
 // value's place into at, or, when it is empty, the index behind the container.
 func (s *scanner) begin(i int, object bool, at *place) (next int, inside bool, err error) {
 	if len(s.frames) >= maxFrames {
@@ -85,7 +86,7 @@ func (s *scanner) pushFrame() *frame {
 	return &s.frames[len(s.frames)-1]
 }
 
-// next reads what follows a value in the innermost frame.
+// next reads from behind a value in the innermost frame to the next value.
 func (s *scanner) next(i int, at *place) (next int, inside bool, err error) {
 	if s.at(i) <= ' ' {
 		if i, err = s.space(i); err != nil {
@@ -109,8 +110,8 @@ func (s *scanner) next(i int, at *place) (next int, inside bool, err error) {
 	return i, false, s.bad(i, "expected a comma or the end of a container")
 }
 
-// child reads the name of the next value in the innermost frame, if it has one, and
-// gives the index of the value.
+// child reads the name of the next value in the innermost frame, if it has one, and returns
+// the index of the value.
 func (s *scanner) child(i int, sep int64, at *place) (int, error) {
 	f := &s.frames[len(s.frames)-1]
 	*at = place{node: f.node.elem, member: -1, sep: sep, index: f.count, inside: f.inner}
@@ -127,7 +128,7 @@ func (s *scanner) child(i int, sep int64, at *place) (int, error) {
 	if err != nil {
 		return i, err
 	}
-	if s.name < 0 { // longer than anything we look for
+	if s.name < 0 { // longer than any watched name
 		s.flagged++
 		return s.colon(i)
 	}

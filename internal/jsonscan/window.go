@@ -19,13 +19,13 @@ const (
 	minWindow      = 16
 )
 
-// ErrDepth is nesting that is deeper than a scan follows.
+// ErrDepth means that a body is nested more deeply than a scan follows.
 var ErrDepth = errors.New("jsonscan: nested too deeply")
 
-// SyntaxError is input that is not JSON. It quotes nothing of the input.
+// SyntaxError means that the input is not JSON. It quotes nothing of the input.
 type SyntaxError struct {
 	Offset int64
-	What   string // what was expected or found, in words of ours
+	What   string // what was expected or found
 }
 
 func (e *SyntaxError) Error() string {
@@ -36,7 +36,7 @@ func (e *SyntaxError) Error() string {
 type scanner struct {
 	r    io.Reader
 	mem  []byte // the window
-	b    []byte // what of it is filled: mem[:len(b)]
+	b    []byte // its filled part: mem[:len(b)]
 	base int64  // offset of b[0] in the body
 	eof  bool
 	max  int // MaxCapture
@@ -58,8 +58,8 @@ type scanner struct {
 	value Value
 }
 
-// fill reads more input behind the window and gives the new index of b[i]. At the end
-// of the input it gives errEnd.
+// fill reads more input behind the window and returns the new index of b[i]. At the end of
+// the input it returns errEnd.
 func (s *scanner) fill(i int) (int, error) {
 	if s.eof {
 		return i, errEnd
@@ -96,12 +96,12 @@ func (s *scanner) fill(i int) (int, error) {
 	return i, io.ErrNoProgress
 }
 
-// errEnd is the end of the input where more may follow; callers that need more turn
-// it into a SyntaxError.
+// errEnd is the end of the input where more may follow; callers that need more turn it into
+// a SyntaxError.
 var errEnd = errors.New("jsonscan: end of input")
 
-// keep gives the index from which the window must be kept. A capture that has
-// outgrown the limit is given up.
+// keep returns the index from which the window must be kept. A capture that has outgrown
+// the limit is dropped.
 func (s *scanner) keep(i int) int {
 	at := s.base + int64(i)
 	end := s.base + int64(len(s.b))
@@ -130,12 +130,12 @@ func (s *scanner) keep(i int) int {
 	return int(at - s.base)
 }
 
-// bad gives the error for input that is wrong at index i.
+// bad returns the error for input that is wrong at index i.
 func (s *scanner) bad(i int, what string) error {
 	return &SyntaxError{Offset: s.base + int64(i), What: what}
 }
 
-// more is fill where the input must not end.
+// more is like fill, where the input must not end.
 func (s *scanner) more(i int) (int, error) {
 	i, err := s.fill(i)
 	if errors.Is(err, errEnd) {
@@ -144,7 +144,8 @@ func (s *scanner) more(i int) (int, error) {
 	return i, err
 }
 
-// at gives the byte at i if it is in the window, else 0. It is small enough to be inlined.
+// at returns the byte at i if it is in the window, else 0. It is small enough to be
+// inlined.
 func (s *scanner) at(i int) byte {
 	if i < len(s.b) {
 		return s.b[i]
@@ -152,8 +153,8 @@ func (s *scanner) at(i int) byte {
 	return 0
 }
 
-// space gives the index of the next byte that is not white space. Mostly there is none
-// to pass, so that callers in a hurry look with at first.
+// space returns the index of the next byte that is not white space. Usually there is none
+// to skip, so callers that must be fast look with at first.
 func (s *scanner) space(i int) (int, error) {
 	for {
 		for b := s.b; i < len(b); i++ {

@@ -121,7 +121,7 @@ func accountRoutes() []route {
 		}),
 		openOn("POST", "login", loginByPassword),
 		openOn("POST", "register", register),
-		openOn("POST", "refresh", func(*Server, *call) Reply { // no login gives a refresh token
+		openOn("POST", "refresh", func(*Server, *call) Reply { // no login returns a refresh token
 			return Failure(http.StatusUnauthorized, "M_UNKNOWN_TOKEN", "Invalid refresh token")
 		}),
 		on("POST", "logout", func(s *Server, c *call) Reply {
@@ -256,8 +256,8 @@ func deleteDevices(s *Server, c *call) Reply {
 	return OK(empty)
 }
 
-// authenticate is user-interactive auth by password; when it is not ok, the reply is
-// to be given.
+// authenticate does user-interactive auth by password; unless ok is true, the reply must be
+// returned.
 func (s *Server) authenticate(c *call) (Reply, bool) {
 	b := body[struct {
 		Auth *struct {

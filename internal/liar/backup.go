@@ -48,7 +48,7 @@ func (b *backup) describe(c *call) {
 	b.algorithm, b.authData = v.Algorithm, v.AuthData
 }
 
-// backup gives one version, or the newest when it is empty; nil when there is none.
+// backup returns one version, or the newest when it is empty; nil when there is none.
 func (u *user) backup(version string) *backup {
 	for i := len(u.backups) - 1; i >= 0; i-- {
 		b := u.backups[i]
@@ -125,8 +125,8 @@ func putBackup(_ *Server, c *call) Reply {
 	return OK(map[string]any{"count": b.count(), "etag": strconv.Itoa(b.etag)})
 }
 
-// better reports whether a room key takes the place of one of the same session, as Synapse
-// decides (requirement 16.5): what is equal stays as it is.
+// better reports whether a room key replaces one of the same session, as Synapse decides
+// (requirement 16.5): an equal one does not.
 func better(now, old json.RawMessage) bool {
 	type key struct {
 		FirstIndex int64 `json:"first_message_index"`
@@ -194,7 +194,7 @@ func deleteBackup(_ *Server, c *call) Reply {
 	return OK(map[string]any{"count": b.count(), "etag": strconv.Itoa(b.etag)})
 }
 
-// BackedUp gives how many room keys the newest backup of a user holds, and its version.
+// BackedUp returns how many room keys the newest backup of a user holds, and its version.
 func (s *Server) BackedUp(userID string) (count int, version string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -11,9 +11,9 @@ import (
 // Match chooses requests.
 type Match func(r *Request) bool
 
-// Hook answers a request in the server's place. next is what the server would do
-// (with the hooks that were set before); a hook may call it or not, before or after
-// what it does itself, and change what it gives.
+// Hook answers a request in the server's place. next returns the server's answer (with the
+// hooks that were set before); a hook may call it or not, before or after what it does
+// itself, and change the answer.
 type Hook func(r *Request, next func() Reply) Reply
 
 type hook struct {
@@ -100,8 +100,8 @@ func First(n int, run Hook) Hook {
 	}
 }
 
-// Remembered answers a request from memory when the same one was answered before, as
-// Synapse does for two minutes with a sync that begins anew. What counts is the query.
+// Remembered answers a request from memory when one with the same query was answered
+// before, as Synapse does for two minutes with an initial sync.
 func Remembered() Hook {
 	var mu sync.Mutex
 	said := make(map[string]Reply)
@@ -154,13 +154,13 @@ func NewGate() *Gate {
 	return &Gate{arrived: make(chan *Request, 1000), open: make(chan struct{})}
 }
 
-// Arrived gives the requests that came to the gate, in order.
+// Arrived returns the requests that came to the gate, in order.
 func (g *Gate) Arrived() <-chan *Request { return g.arrived }
 
 // Open lets all held and all later requests pass.
 func (g *Gate) Open() { g.once.Do(func() { close(g.open) }) }
 
-// Before is a hook that holds requests before the server does what they ask.
+// Before returns a hook that holds requests before the server does what they ask.
 func (g *Gate) Before(r *Request, next func() Reply) Reply {
 	if !g.wait(r) {
 		return Reply{Cut: true}
@@ -168,7 +168,7 @@ func (g *Gate) Before(r *Request, next func() Reply) Reply {
 	return next()
 }
 
-// After is a hook that holds answers: the server has done what was asked.
+// After returns a hook that holds answers: the server has done what was asked.
 func (g *Gate) After(r *Request, next func() Reply) Reply {
 	reply := next()
 	if !g.wait(r) {

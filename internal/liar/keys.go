@@ -49,9 +49,9 @@ func uploadKeys(s *Server, c *call) Reply {
 	return OK(map[string]any{"one_time_key_counts": c.device.counts()})
 }
 
-// take stores one-time and fallback keys. One whose ID is known goes into the place of the other.
+// take stores one-time and fallback keys. One with a known ID replaces the old one.
 func (d *device) take(oneTime, fallback map[string]any) {
-	// Keys go out in the order in which they came; JSON objects have none, IDs do.
+	// Keys are claimed in the order in which they came; JSON objects have no order, IDs do.
 	for _, id := range slices.Sorted(maps.Keys(oneTime)) {
 		key := newOneTimeKey(id, oneTime[id])
 		if i := slices.IndexFunc(d.oneTimeKeys, func(k oneTimeKey) bool { return k.id == id }); i >= 0 {
@@ -70,7 +70,8 @@ func (d *device) take(oneTime, fallback map[string]any) {
 // Refusal is how a homeserver answers one-time keys with an ID that it has for another key.
 type Refusal int
 
-// As Synapse does, in Dendrite's words, and as Dendrite does: it stores them all the same.
+// As Synapse does, in Dendrite's words, and as Dendrite does, which stores them all the
+// same.
 const (
 	RefuseAsSynapse Refusal = iota
 	RefuseInWordsOfDendrite
@@ -84,7 +85,7 @@ func (s *Server) RefuseKeysAs(how Refusal) {
 	s.refusing = how
 }
 
-// refuse answers keys of which one has an ID that is taken.
+// refuse answers an upload in which one key has an ID that is taken.
 func (s *Server) refuse(c *call, id string, oneTime, fallback map[string]any) Reply {
 	if s.refusing == RefuseAsSynapse {
 		return Failure(http.StatusBadRequest, "M_UNKNOWN", "One time key "+id+" already exists")
@@ -193,8 +194,8 @@ func (d *device) claim(algorithm string) (oneTimeKey, bool) {
 	return k, ok
 }
 
-// deviceLists gives whose devices changed and whom the user shares no room with any
-// more, between two positions.
+// deviceLists returns whose devices changed and whom the user shares no room with any more,
+// between two positions.
 func (s *Server) deviceLists(u *user, from, to int64) (changed, left []string) {
 	changed, left = []string{}, []string{}
 	for _, other := range s.users {
@@ -267,7 +268,7 @@ func (s *Server) EditDeviceKeys(user, device string, change func(keys map[string
 	}
 }
 
-// OneTimeKeyCount gives how many one-time keys a device has on the server.
+// OneTimeKeyCount returns how many one-time keys a device has on the server.
 func (s *Server) OneTimeKeyCount(user, device string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -5,7 +5,7 @@ import (
 	"net/http"
 )
 
-// otherRoutes are account data, filters, profiles and what clients ask for at start.
+// otherRoutes are account data, filters, profiles and what clients request at start.
 func otherRoutes() []route {
 	return []route{
 		on("PUT", "user/*/account_data/*", putData),
@@ -87,7 +87,7 @@ func getProfile(s *Server, c *call) Reply {
 	return OK(map[string]any{"displayname": u.displayName})
 }
 
-// AccountData gives a user's global account data of a type; nil when there is none.
+// AccountData returns a user's global account data of a type; nil when there is none.
 func (s *Server) AccountData(userID, kind string) json.RawMessage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,5 +106,5 @@ func (s *Server) SetAccountData(userID, kind string, content any) {
 	}
 }
 
-// jsonInto decodes and says whether it fits.
+// jsonInto decodes JSON and reports whether it has the right form.
 func jsonInto(raw json.RawMessage, v any) bool { return len(raw) > 0 && json.Unmarshal(raw, v) == nil }

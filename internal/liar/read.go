@@ -56,7 +56,7 @@ func position(token string) int64 {
 
 func tokenAt(pos int64) string { return "s" + strconv.FormatInt(pos, 10) }
 
-// readable runs do with the room if the user is or was in it.
+// readable calls do with the room if the user is or was in it.
 func (s *Server) readable(c *call, do func(r *room) Reply) Reply {
 	r := s.rooms[c.params[0]]
 	if r == nil || r.state[stateKey{"m.room.member", c.user.id}] == nil {
@@ -65,8 +65,8 @@ func (s *Server) readable(c *call, do func(r *room) Reply) Reply {
 	return do(r)
 }
 
-// render gives an event as the server sends it to a device. Which room it is in is
-// left out in sync responses.
+// render returns an event as the server sends it to a device. Which room it is in is left
+// out in sync responses.
 func (s *Server) render(r *room, e *Event, to *device) map[string]any {
 	unsigned := map[string]any{}
 	maps.Copy(unsigned, e.Unsigned)
@@ -97,7 +97,7 @@ func (s *Server) renderAll(r *room, events []*Event, to *device) []any {
 	return all
 }
 
-// currentState gives the room's state in the order in which it came about.
+// currentState returns the room's state in the order in which it came about.
 func (r *room) currentState() []*Event {
 	var all []*Event
 	for _, e := range r.state {
@@ -152,7 +152,7 @@ func messages(s *Server, c *call) Reply {
 	})
 }
 
-// page gives at most limit events before or after a position, nearest first, and the
+// page returns at most limit events before or after a position, nearest first, and the
 // position of the next page, -1 when there is none.
 func (r *room) page(from int64, backwards bool, limit int) (page []*Event, end int64) {
 	var all []*Event

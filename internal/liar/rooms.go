@@ -29,7 +29,7 @@ func roomRoutes() []route {
 	}
 }
 
-// add appends an event to a room and gives it its place.
+// add appends an event to a room and sets its position.
 func (s *Server) add(r *room, e *Event) *Event {
 	if e.ID == "" {
 		e.ID = s.newID("$event")
@@ -70,7 +70,7 @@ func (s *Server) Forget(roomID, eventType, key string) {
 	}
 }
 
-// Events gives all events of a room in order.
+// Events returns all events of a room in order.
 func (s *Server) Events(roomID string) []Event {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,7 +168,7 @@ func (s *Server) member(c *call, target, membership string) Reply {
 	return OK(empty)
 }
 
-// writable gives the room that a request writes to.
+// writable returns the room that a request writes to.
 func (s *Server) writable(c *call) (*room, Reply) {
 	r := s.rooms[c.params[0]]
 	if r == nil || r.membership(c.user.id) != "join" {

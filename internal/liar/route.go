@@ -102,7 +102,7 @@ func (rt route) match(segments []string) ([]string, bool) {
 	return params, true
 }
 
-// once runs a request with a transaction ID, or gives the answer of the first time.
+// once runs a request with a transaction ID, or returns the answer of the first time.
 func (s *Server) once(c *call, do func() any) any {
 	key := c.device.user.id + "\x00" + c.device.id + "\x00" + c.Path
 	if before, ok := s.txns[key]; ok {
@@ -112,10 +112,10 @@ func (s *Server) once(c *call, do func() any) any {
 	return s.txns[key]
 }
 
-// body decodes the request's body; members that do not fit stay zero.
+// body decodes the request's body; members of the wrong type stay zero.
 func body[T any](c *call) T {
 	var v T
-	// What the client sent wrong shows in what the server then has.
+	// A test sees what the client sent wrong in the server's state.
 	_ = json.Unmarshal(c.Body, &v)
 	return v
 }

@@ -70,10 +70,10 @@ type Request struct {
 	done <-chan struct{} // closed when the client has gone
 }
 
-// JSON decodes the body; what does not fit stays zero.
+// JSON decodes the body; members of the wrong type stay zero.
 func (r *Request) JSON(v any) error { return json.Unmarshal(r.Body, v) }
 
-// Token is the access token of the header or the query.
+// Token returns the access token of the header or the query.
 func (r *Request) Token() string {
 	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
 		return token
@@ -87,7 +87,7 @@ func (r *Request) query() url.Values {
 	return q
 }
 
-// Requests gives the requests so far for which match is true; all when it is nil.
+// Requests returns the requests so far for which match is true; all when it is nil.
 func (s *Server) Requests(match Match) []*Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,8 +100,8 @@ func (s *Server) Requests(match Match) []*Request {
 	return found
 }
 
-// PlaintextSeen says whether canary was in any request so far: in its path or query
-// (as it came or percent-decoded), its headers or its body.
+// PlaintextSeen reports whether canary was in any request so far: in its path or query (as
+// it came or percent-decoded), its headers or its body.
 func (s *Server) PlaintextSeen(canary string) bool {
 	return len(s.Requests(func(r *Request) bool { return r.contains(canary) })) > 0
 }
@@ -161,10 +161,10 @@ type Reply struct {
 	Cut bool
 }
 
-// OK is a successful answer.
+// OK returns a successful answer.
 func OK(body any) Reply { return Reply{Status: http.StatusOK, Body: body} }
 
-// Failure is a Matrix error.
+// Failure returns a Matrix error.
 func Failure(status int, errcode, message string) Reply {
 	return Reply{Status: status, Body: map[string]any{"errcode": errcode, "error": message}}
 }
@@ -195,8 +195,8 @@ func (r Reply) write(w http.ResponseWriter) {
 	_, _ = w.Write(raw)
 }
 
-// touch tells parked syncs that something changed, and gives the change's position.
-// The lock is held.
+// touch wakes parked syncs because something changed, and returns the change's position.
+// The caller holds the lock.
 func (s *Server) touch() int64 {
 	s.pos++
 	close(s.changed)

@@ -92,7 +92,8 @@ func addSignatures(to, signed map[string]any) {
 	}
 }
 
-// signaturesOfOthers gives an object with the signatures that the device did not make itself.
+// signaturesOfOthers returns an object with the signatures that the device did not make
+// itself.
 func (d *device) signaturesOfOthers() map[string]any {
 	others := map[string]any{}
 	addSignatures(others, d.keys)
@@ -105,7 +106,7 @@ func (d *device) signaturesOfOthers() map[string]any {
 	return others
 }
 
-// CrossSigningKey gives the public key that the server has published for a user:
+// CrossSigningKey returns the public key that the server has published for a user:
 // "master", "self_signing" or "user_signing". Empty when there is none.
 func (s *Server) CrossSigningKey(userID, name string) string {
 	s.mu.Lock()
@@ -131,7 +132,7 @@ func (s *Server) RemoveIdentity(userID string) {
 	}
 }
 
-// conflict is the answer when something is not the current version.
+// conflict returns the answer when something is not the current version.
 func conflict(current string) Reply {
 	return Reply{Status: http.StatusForbidden, Body: map[string]any{
 		"errcode": "M_WRONG_ROOM_KEYS_VERSION", "error": "Wrong backup version.", "current_version": current,

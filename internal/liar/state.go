@@ -84,7 +84,7 @@ type room struct {
 
 type stateKey struct{ kind, key string }
 
-// Event is a room event. What the server gives out is made of it.
+// Event is a room event. What clients get is made from it.
 type Event struct {
 	ID       string
 	Type     string
@@ -92,7 +92,7 @@ type Event struct {
 	StateKey *string
 	Content  json.RawMessage
 	Redacts  string
-	// Unsigned is given out as it is, with what the server adds.
+	// Unsigned is sent as it is, with what the server adds.
 	Unsigned map[string]any
 
 	time      int64 // milliseconds
@@ -107,7 +107,7 @@ func (s *state) newID(prefix string) string {
 	return fmt.Sprintf("%s%06d", prefix, s.serial)
 }
 
-// membershipAt gives a user's membership as of a position.
+// membershipAt returns a user's membership as of a position.
 func (r *room) membershipAt(user string, pos int64) string {
 	for i := len(r.events) - 1; i >= 0; i-- {
 		e := r.events[i]
@@ -135,7 +135,7 @@ func (e *Event) membership() string {
 	return c.Membership
 }
 
-// shareRoomAt says whether both users were joined to some room.
+// shareRoomAt reports whether both users were joined to some room.
 func (s *state) shareRoomAt(a, b string, pos int64) bool {
 	for _, r := range s.rooms {
 		if r.membershipAt(a, pos) == "join" && r.membershipAt(b, pos) == "join" {

@@ -73,7 +73,7 @@ func (s *Server) filter(c *call) syncFilter {
 	return f
 }
 
-// syncOnce builds the response for what came after since, and says whether it has
+// syncOnce builds the response for what came after since, and reports whether it has
 // anything that is worth an answer.
 func (s *Server) syncOnce(c *call, since int64, full bool) (map[string]any, bool) {
 	f := s.filter(c)
@@ -172,7 +172,7 @@ func (f syncFilter) wants(e *Event) bool {
 	return (t.Types == nil || slices.Contains(t.Types, e.Type)) && !slices.Contains(t.NotTypes, e.Type)
 }
 
-// stateBetween gives the state at the start of a timeline, or what of it came after
+// stateBetween returns the state at the start of a timeline, or what of it came after
 // since.
 func (r *room) stateBetween(since, start int64, full bool) []*Event {
 	latest := map[stateKey]*Event{}
@@ -183,7 +183,7 @@ func (r *room) stateBetween(since, start int64, full bool) []*Event {
 	}
 	var all []*Event
 	for key, e := range latest {
-		// A state event that the test made the server forget is not given out.
+		// A state event that the test removed is not sent.
 		if r.state[key] != nil {
 			all = append(all, e)
 		}
@@ -192,7 +192,7 @@ func (r *room) stateBetween(since, start int64, full bool) []*Event {
 	return all
 }
 
-// stripped gives the state that an invited user sees.
+// stripped returns the state that an invited user sees.
 func (s *Server) stripped(r *room) []any {
 	all := []any{}
 	for _, e := range r.currentState() {

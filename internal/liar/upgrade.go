@@ -2,8 +2,8 @@ package liar
 
 import "slices"
 
-// LeaveOutOnUpgrade says which state is not copied into a room that replaces another, as
-// some servers leave out some.
+// LeaveOutOnUpgrade sets the state that is not copied into a room that replaces another, as
+// on some servers.
 func (s *Server) LeaveOutOnUpgrade(types ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

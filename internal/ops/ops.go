@@ -15,7 +15,7 @@ type Handler struct {
 	ready  *Readiness
 }
 
-// New makes a Handler that shows the metrics of one registry.
+// New makes a Handler for the metrics of one registry.
 func New(metrics prometheus.Gatherer, ready *Readiness) *Handler {
 	h := &Handler{routes: chi.NewMux(), ready: ready}
 	figures := promhttp.HandlerFor(metrics, promhttp.HandlerOpts{
@@ -36,7 +36,7 @@ func New(metrics prometheus.Gatherer, ready *Readiness) *Handler {
 // another path, and other paths do not exist (attack 41).
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.routes.ServeHTTP(w, r) }
 
-// uncached has every answer say that it holds for this moment only, and is what it says it is.
+// uncached sets headers against caching and content sniffing.
 func uncached(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
@@ -49,7 +49,7 @@ func notFound(w http.ResponseWriter, _ *http.Request) {
 	refuse(w, http.StatusNotFound, "There is no such path; there are /livez, /readyz and /metrics.")
 }
 
-// notAllowed is also asked for methods that chi does not know, whatever the path.
+// notAllowed also gets methods that chi does not know, whatever the path.
 func (h *Handler) notAllowed(w http.ResponseWriter, r *http.Request) {
 	if !h.routes.Match(chi.NewRouteContext(), http.MethodGet, r.URL.EscapedPath()) {
 		notFound(w, r)
@@ -59,7 +59,7 @@ func (h *Handler) notAllowed(w http.ResponseWriter, r *http.Request) {
 	refuse(w, http.StatusMethodNotAllowed, "This path can only be read: use GET.")
 }
 
-// refuse answers in the form of Matrix, as everything else of this program does.
+// refuse answers with a Matrix error, as everything else of this program does.
 func refuse(w http.ResponseWriter, status int, text string) {
 	writeJSON(w, status, struct {
 		ErrCode string `json:"errcode"`
@@ -67,7 +67,7 @@ func refuse(w http.ResponseWriter, status int, text string) {
 	}{"M_UNRECOGNIZED", text})
 }
 
-// live says that the process answers; nothing else, so that a homeserver that is down
+// live answers that the process runs, and nothing else, so that a homeserver that is down
 // never gets the proxy restarted.
 func live(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, struct {
@@ -92,6 +92,6 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	// A client that does not wait for the answer is no error of ours.
+	// An error here means that the client has gone away.
 	_, _ = w.Write(append(body, '\n'))
 }

@@ -10,8 +10,8 @@ import (
 const (
 	// probeTimeout bounds one probe.
 	probeTimeout = 3 * time.Second
-	// reuse is how long a result stands in for a new probe, so that whoever asks often
-	// costs the database and the homeserver nothing.
+	// reuse is how long a result is used again, so that frequent requests cost the database
+	// and the homeserver nothing.
 	reuse = time.Second
 )
 
@@ -19,26 +19,26 @@ const (
 type Probe struct {
 	// Name appears in the answer of /readyz.
 	Name string
-	// Run gives an error when the thing does not work.
+	// Run returns an error when the thing does not work.
 	Run func(context.Context) error
-	// OnlyFirst says that readiness waits for the first success only, and that later
-	// failures are shown but do not count. It is for what all replicas share: taking
-	// all of them out of service because the homeserver is down would turn its clear
-	// errors into refused connections.
+	// OnlyFirst reports whether readiness waits for the first success only, and later failures
+	// are shown but do not count. It is for what all replicas share: taking all of them out of
+	// service because the homeserver is down would turn its clear errors into refused
+	// connections.
 	OnlyFirst bool
 }
 
 // Report is the answer of /readyz.
 type Report struct {
 	Ready bool `json:"ready"`
-	// Draining says that the process is about to end.
+	// Draining reports whether the process is about to end.
 	Draining bool `json:"draining,omitempty"`
-	// Checks says "ok" or "failing" for each probe, or the word of a [WordedError].
+	// Checks is "ok" or "failing" for each probe, or the word of a [WordedError].
 	Checks map[string]string `json:"checks"`
 }
 
-// WordedError is an error of a probe that is told by a word of its own instead of "failing".
-// The word is the program's own: nothing of what a network said may be in it.
+// WordedError is an error of a probe that is shown as a word of its own instead of
+// "failing". The word is the program's own: nothing from the network may be in it.
 type WordedError struct {
 	Word string
 	Err  error
@@ -47,10 +47,10 @@ type WordedError struct {
 // Error implements error.
 func (f *WordedError) Error() string { return f.Err.Error() }
 
-// Unwrap gives the cause.
+// Unwrap returns the cause.
 func (f *WordedError) Unwrap() error { return f.Err }
 
-// word is how an error of a probe is told.
+// word returns the word for an error of a probe.
 func word(err error) string {
 	var failure *WordedError
 	switch {
@@ -62,7 +62,7 @@ func word(err error) string {
 	return "failing"
 }
 
-// Readiness tells whether the proxy can serve. Create it with [NewReadiness].
+// Readiness finds out whether the proxy can serve. Create it with [NewReadiness].
 type Readiness struct {
 	failed func(probe string, err error)
 	probes []*probeState
@@ -79,8 +79,8 @@ type probeState struct {
 	succeeded bool // at least once
 }
 
-// NewReadiness makes a Readiness. failed is told of every probe that fails, with its
-// error, which the answer does not show.
+// NewReadiness makes a Readiness. failed is called for every failed probe with its error,
+// which the answer does not show.
 func NewReadiness(failed func(probe string, err error), probes ...Probe) *Readiness {
 	r := &Readiness{failed: failed}
 	for _, p := range probes {
@@ -132,7 +132,7 @@ func (r *Readiness) Check(ctx context.Context) Report {
 	return report
 }
 
-// run probes with no lock held, and remembers the result unless whoever asked went away.
+// run runs a probe with no lock held, and keeps the result unless the caller has gone away.
 func (r *Readiness) run(ctx context.Context, p *probeState) string {
 	err := p.Run(ctx)
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {

@@ -19,7 +19,7 @@ const (
 )
 
 // format is the first byte of every sealed value. A change of the layout or of the
-// associated data takes the next number.
+// associated data gets the next number.
 const format = 1
 
 // Errors of opening. All of them mean that nothing was decrypted.
@@ -28,14 +28,14 @@ var (
 	ErrMalformed = errors.New("not a sealed value")
 	// ErrOtherKey means that the value was sealed under a key with another ID.
 	ErrOtherKey = errors.New("sealed under another key")
-	// ErrRefused means that the value, or the place it was found in, is not what was sealed.
+	// ErrRefused means that the value, or its place, is not the one that was sealed.
 	ErrRefused = errors.New("sealed value refused: changed, or in a place it was not sealed for")
 )
 
 // ID names a key. It is not secret.
 type ID [IDSize]byte
 
-// String gives the ID in hexadecimal.
+// String returns the ID in hexadecimal.
 func (i ID) String() string { return hex.EncodeToString(i[:]) }
 
 // ParseID reads what [ID.String] wrote.
@@ -57,15 +57,15 @@ func NewID() ID {
 	return i
 }
 
-// Place says where a sealed value belongs. It is authenticated, not stored: whoever
-// opens the value states where it was found.
+// Place is where a sealed value belongs. It is authenticated, not stored: who opens the
+// value says where it was found.
 type Place struct {
 	Database string
 	Table    string
 	Account  string
 	Column   string
-	// Row identifies the row, and holds any clear columns that must not be changed
-	// without the sealed one.
+	// Row identifies the row, and holds any clear columns that must not be changed without the
+	// sealed one.
 	Row []string
 }
 
@@ -84,7 +84,7 @@ func NewKey(id ID, key []byte) (*Key, error) {
 	return &Key{id: id, aead: aead}, nil
 }
 
-// ID names the key.
+// ID returns the name of the key.
 func (k *Key) ID() ID { return k.id }
 
 // Seal encrypts plain for one place.
@@ -115,7 +115,7 @@ func (k *Key) Open(sealed []byte, p Place) ([]byte, error) {
 	return plain, nil
 }
 
-// KeyOf tells the ID of the key a value was sealed under. Nothing proves it until the
+// KeyOf returns the ID of the key a value was sealed under. It is proven only when the
 // value is opened.
 func KeyOf(sealed []byte) (ID, error) {
 	if len(sealed) < Overhead || sealed[0] != format {
@@ -124,7 +124,7 @@ func KeyOf(sealed []byte) (ID, error) {
 	return ID(sealed[1 : 1+IDSize]), nil
 }
 
-// associated encodes key ID and place so that different inputs never give the same
+// associated encodes key ID and place so that different inputs never result in the same
 // bytes: every part is preceded by its length.
 func associated(id ID, p Place) []byte {
 	b := make([]byte, 0, 256)

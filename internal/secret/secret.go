@@ -1,8 +1,8 @@
 // Package secret holds types for values that must never be printed.
 //
-// It promises that formatting, logging, or marshalling a value of these types shows a
-// fixed word and never the content; only Reveal gives the content. It must never grow
-// a method that returns the content under another name. Anybody may import it.
+// It promises that formatting, logging, or marshalling a value of these types shows a fixed
+// word and never the content; only Reveal returns the content. It must never get a method
+// that returns the content under another name. Anybody may import it.
 package secret
 
 import (
@@ -18,7 +18,7 @@ type String struct{ v string }
 // NewString wraps a secret text.
 func NewString(v string) String { return String{v} }
 
-// Reveal gives the text itself.
+// Reveal returns the text itself.
 func (s String) Reveal() string { return s.v }
 
 // IsZero reports whether there is no text.
@@ -45,7 +45,7 @@ func (String) LogValue() slog.Value { return slog.StringValue(redacted) }
 // Bytes is a secret byte string, such as a key or a pickle.
 type Bytes []byte
 
-// Reveal gives the bytes themselves, not a copy.
+// Reveal returns the bytes themselves, not a copy.
 func (b Bytes) Reveal() []byte { return b }
 
 // Wipe overwrites the bytes with zeros.

@@ -1,14 +1,14 @@
 // Package spool keeps a body of any size until it is read a second time.
 //
-// It promises that the heap it uses does not grow with the body: up to a threshold
-// the body is in memory, beyond it all of it is in a temporary file that has no name
-// any more (on systems that allow it), mode 0600, encrypted with AES-256-CTR under a
-// key that exists only in this process' memory. What is on the disk is taken from a budget
-// before it is written, and so is what is in memory: a body that finds none there goes to
-// the disk early. Close gives everything back.
+// It promises that its memory does not grow with the body: up to a threshold the body is in
+// memory, beyond it all of it is in a temporary file that has no name any more (on systems
+// that allow it), mode 0600, encrypted with AES-256-CTR under a key that exists only in
+// this process' memory. Space on the disk is taken from a budget before it is written, and
+// so is memory: a body for which there is no memory goes to the disk early. Close returns
+// everything.
 //
-// It must never write clear text to a disk, or survive its Spool: the file cannot be
-// read by a later process.
+// It must never write clear text to a disk, or survive its Spool: the file cannot be read
+// by a later process.
 //
 // Anybody may import it; it imports the standard library and package budget only.
 package spool

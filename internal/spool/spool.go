@@ -20,19 +20,18 @@ const (
 	chunk = 64 << 10
 )
 
-// ErrClosed is the use of a spool after Close.
+// ErrClosed means that a spool was used after Close.
 var ErrClosed = errors.New("spool: closed")
 
-// Options say where a spool keeps things. Zero fields have the defaults given.
+// Options configures a spool. Zero fields have the defaults named here.
 type Options struct {
 	// Memory is the size in bytes up to which the body stays in memory: [DefaultMemory].
 	Memory int
 	// Dir is the directory of the temporary file: the system's.
 	Dir string
-	// Disk is what the file takes its size from, in the name of Owner. Without it there is
-	// no bound.
+	// Disk is the budget for the file, in the name of Owner. Without it there is no limit.
 	Disk *budget.Budget
-	// RAM is what the memory is taken from likewise; without it there is no bound.
+	// RAM is the budget for the memory; without it there is no limit.
 	RAM   *budget.Budget
 	Owner string
 }
@@ -40,8 +39,8 @@ type Options struct {
 // diskStep is how much is taken from the budget at once, in bytes.
 const diskStep = 1 << 20
 
-// Spool is one body. It is written first, then read at will; both by one goroutine
-// at a time.
+// Spool is one body. It is written first, then read any number of times; both by one
+// goroutine at a time.
 type Spool struct {
 	opt     Options
 	size    int64
@@ -55,7 +54,7 @@ type Spool struct {
 	closed  bool
 }
 
-// New gives an empty spool. It must be closed.
+// New returns an empty spool. It must be closed.
 func New(opt Options) *Spool {
 	if opt.Memory == 0 {
 		opt.Memory = DefaultMemory
@@ -63,7 +62,7 @@ func New(opt Options) *Spool {
 	return &Spool{opt: opt}
 }
 
-// Size is the number of bytes written.
+// Size returns the number of bytes written.
 func (s *Spool) Size() int64 { return s.size }
 
 // Write appends to the body.
@@ -84,8 +83,7 @@ func (s *Spool) Write(p []byte) (int, error) {
 	return s.encrypt(p)
 }
 
-// grow makes room in memory, by doubling but never beyond the threshold. False says that
-// there is none.
+// grow takes memory, doubling it up to the threshold. It reports false if there is none.
 func (s *Spool) grow(n int) bool {
 	need := len(s.memory) + n
 	if need <= cap(s.memory) {
@@ -102,7 +100,7 @@ func (s *Spool) grow(n int) bool {
 	return true
 }
 
-// release gives the memory back.
+// release returns the memory to its budget.
 func (s *Spool) release() {
 	if s.opt.RAM != nil {
 		s.opt.RAM.Give(s.opt.Owner, int64(cap(s.memory)))
@@ -127,7 +125,7 @@ func (s *Spool) toFile() error {
 		return fmt.Errorf("spool: create file: %w", err)
 	}
 	if os.Remove(file.Name()) != nil {
-		s.unlink = file.Name() // a system that keeps open files; Close removes it
+		s.unlink = file.Name() // a system that cannot remove open files; Close removes it
 	}
 	s.file, s.block = file, block
 	s.stream = cipher.NewCTR(block, counter(0))
@@ -147,7 +145,7 @@ func (s *Spool) encrypt(p []byte) (int, error) {
 			return done, err
 		}
 		s.stream.XORKeyStream(s.scratch, part)
-		// At its offset: a write that came up short is not made good by the next.
+		// At its offset: the next write does not repair one that came up short.
 		n, err := s.file.WriteAt(s.scratch[:len(part)], s.size)
 		if err != nil {
 			s.closed = true // the key stream has moved on; nothing can follow
@@ -159,7 +157,7 @@ func (s *Spool) encrypt(p []byte) (int, error) {
 	return done, nil
 }
 
-// take makes sure that size bytes may be on the disk. Its errors are those of the budget:
+// take takes disk space for a body of the given size. Its errors are those of the budget:
 // ErrNever when the body itself is too large.
 func (s *Spool) take(size int64) error {
 	if s.opt.Disk == nil || size <= s.taken {
@@ -167,7 +165,7 @@ func (s *Spool) take(size int64) error {
 	}
 	more := max(diskStep, size-s.taken)
 	if room := s.opt.Disk.Share() - s.taken; more > room {
-		more = size - s.taken // what is left of a share may be less than a step
+		more = size - s.taken // the rest of a share may be less than a step
 		if more > room {
 			return fmt.Errorf("spool: keep a body: %w", budget.ErrNever)
 		}
@@ -179,8 +177,8 @@ func (s *Spool) take(size int64) error {
 	return nil
 }
 
-// counter is the initial counter block for a block number of the body. The key is
-// used for one body, so the nonce may be zero.
+// counter returns the initial counter block for a block number of the body. The key is used
+// for one body, so the nonce may be zero.
 func counter(block int64) []byte {
 	iv := make([]byte, aes.BlockSize)
 	binary.BigEndian.PutUint64(iv[8:], uint64(block))
@@ -222,10 +220,10 @@ func (s *Spool) decrypt(p []byte, off int64) {
 	stream.XORKeyStream(p, p)
 }
 
-// Reader gives a new reader of the whole body from its start.
+// Reader returns a new reader of the whole body from its start.
 func (s *Spool) Reader() io.Reader { return s.Section(0, s.size) }
 
-// Section gives a new reader of a part of the body.
+// Section returns a new reader of a part of the body.
 func (s *Spool) Section(from, to int64) io.Reader { return io.NewSectionReader(s, from, to-from) }
 
 // Close removes the body, from memory and disk.

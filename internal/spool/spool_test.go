@@ -117,7 +117,7 @@ func TestSpoolWithoutAPlaceForItsFile(t *testing.T) {
 	}
 }
 
-// Clear text never reaches a disk (design §7.7), and the file can be read by its owner
+// Clear text never reaches a disk, and the file can be read by its owner
 // only while it exists.
 func TestSpoolFileIsCipherText(t *testing.T) {
 	t.Parallel()
@@ -151,7 +151,7 @@ func TestSpoolFileIsCipherText(t *testing.T) {
 	}
 }
 
-// openFileUnder gives the content of the deleted file of this process that lay in dir.
+// openFileUnder returns the content of the deleted file of this process that lay in dir.
 func openFileUnder(t *testing.T, dir string) []byte {
 	t.Helper()
 	fds, err := filepath.Glob("/proc/self/fd/*")

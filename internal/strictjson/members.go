@@ -9,13 +9,13 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// TextOrEmpty gives a string member, and "" when it is missing or something else.
+// TextOrEmpty returns a string member, and "" when it is missing or something else.
 func (o Object) TextOrEmpty(name string) string {
 	s, _ := o.Text(name)
 	return s
 }
 
-// Secret gives a string member in a place of its own, which can be overwritten; nil when
+// Secret returns a string member in memory of its own, which can be overwritten; nil when
 // it is missing or something else.
 func (o Object) Secret(name string) secret.Bytes {
 	v := o.Get(name)
@@ -35,7 +35,7 @@ func (o Object) IsFalse(name string) bool { return kindOf(o.Get(name)) == jsonte
 // IsTrue reports whether a member is the literal true.
 func (o Object) IsTrue(name string) bool { return kindOf(o.Get(name)) == jsontext.KindTrue }
 
-// Texts gives the strings of an array member; elements of another kind are left out.
+// Texts returns the strings of an array member; elements of another kind are left out.
 func (o Object) Texts(name string) []string {
 	var out []string
 	for _, v := range o.List(name) {
@@ -49,7 +49,7 @@ func (o Object) Texts(name string) []string {
 	return out
 }
 
-// List gives the elements of an array member, nil when it is none.
+// List returns the elements of an array member, nil when it is no array.
 func (o Object) List(name string) []json.RawMessage {
 	v := o.Get(name)
 	if kindOf(v) != jsontext.KindBeginArray {
@@ -71,7 +71,7 @@ func (o Object) List(name string) []json.RawMessage {
 	return out
 }
 
-// Object gives an object member, nil when it is none.
+// Object returns an object member, nil when it is no object.
 func (o Object) Object(name string) Object {
 	inner, err := Parse(o.Get(name))
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// ErrMalformed says that JSON from the network is not what it must be.
+// ErrMalformed means that JSON from the network does not have the required form.
 var ErrMalformed = errors.New("malformed")
 
 // Member is one name and value of a JSON object, in order. Value is raw.
@@ -20,7 +20,7 @@ type Member struct {
 	Value json.RawMessage
 }
 
-// Object is a JSON object whose unknown members survive.
+// Object is a JSON object that keeps unknown members.
 type Object []Member
 
 // Parse reads an object strictly: no duplicate names, valid UTF-8, nothing after it.
@@ -55,8 +55,8 @@ func Parse(raw []byte) (Object, error) {
 
 var errSyntax = errors.New("syntax")
 
-// Unmarshal reads what anybody can have sent into v: names count as they are written,
-// in this case only, and none may occur twice at any depth (attack A26).
+// Unmarshal reads an object from an untrusted sender into v: names are case-sensitive, and
+// none may occur twice at any depth (attack A26).
 func Unmarshal(raw []byte, v any) error {
 	if err := jsonv2.Unmarshal(raw, v); err != nil {
 		return ErrMalformed
@@ -64,7 +64,7 @@ func Unmarshal(raw []byte, v any) error {
 	return nil
 }
 
-// trimValue drops the colon and white space before a value.
+// trimValue removes the colon and white space before a value.
 func trimValue(b []byte) json.RawMessage {
 	for len(b) > 0 && (b[0] == ':' || b[0] == ' ' || b[0] == '\t' || b[0] == '\n' || b[0] == '\r') {
 		b = b[1:]
@@ -72,7 +72,7 @@ func trimValue(b []byte) json.RawMessage {
 	return b
 }
 
-// Get gives a member's value, nil when there is none.
+// Get returns a member's value, nil when there is none.
 func (o Object) Get(name string) json.RawMessage {
 	for i := range o {
 		if o[i].Name == name {
@@ -82,7 +82,7 @@ func (o Object) Get(name string) json.RawMessage {
 	return nil
 }
 
-// Text gives a string member; ok is false when it is missing or not a string.
+// Text returns a string member; ok is false when it is missing or not a string.
 func (o Object) Text(name string) (s string, ok bool) {
 	raw := o.Get(name)
 	if len(raw) == 0 || raw[0] != '"' {
@@ -109,7 +109,7 @@ func (o Object) Set(name string, value json.RawMessage) Object {
 	return append(o, Member{name, value})
 }
 
-// Without drops a member.
+// Without removes a member.
 func (o Object) Without(name string) Object {
 	for i := range o {
 		if o[i].Name == name {
@@ -119,7 +119,7 @@ func (o Object) Without(name string) Object {
 	return o
 }
 
-// Only gives an object with just these members, as far as they are there.
+// Only returns an object with just these members, as far as they exist.
 func (o Object) Only(names ...string) Object {
 	out := make(Object, 0, len(names)+3)
 	for _, name := range names {
@@ -158,7 +158,7 @@ func AppendQuote(out []byte, s string) []byte {
 	return quoted
 }
 
-// Quote gives s as a JSON string.
+// Quote returns s as a JSON string.
 func Quote(s string) json.RawMessage { return AppendQuote(nil, s) }
 
 // And adds the members that o lacks, in the objects inside it too.

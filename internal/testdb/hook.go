@@ -7,21 +7,22 @@ import (
 	"sync"
 )
 
-// Hook stands between the store and its driver, to count and to fail statements.
+// Hook wraps a driver, to count and to fail statements.
 type Hook struct {
 	mu     sync.Mutex
 	before func(statement string) error
 	seen   []string
 }
 
-// Watch starts counting anew; before, which may be nil, is asked whether a statement fails.
+// Watch starts counting anew; before, which may be nil, returns the error with which a
+// statement fails.
 func (h *Hook) Watch(before func(string) error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.before, h.seen = before, nil
 }
 
-// Statements gives what was asked since Watch.
+// Statements returns the statements since Watch.
 func (h *Hook) Statements() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -44,7 +45,7 @@ func as[T any](v any) T {
 	return t
 }
 
-// Wrap is for store.Options.
+// Wrap wraps a connector, for store.Options.
 func (h *Hook) Wrap(c driver.Connector) driver.Connector { return &hookConnector{c, h} }
 
 type hookConnector struct {

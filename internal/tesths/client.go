@@ -120,7 +120,7 @@ func (c Client) Login(ctx context.Context, user, password, device string) (Accou
 	return a, err
 }
 
-// As gives a client with this account's token.
+// As returns a client with this account's token.
 func (c Client) As(a Account) Client {
 	c.Token = a.AccessToken
 	return c
@@ -180,7 +180,7 @@ func parseEvent(raw json.RawMessage) (Event, error) {
 	return e, nil
 }
 
-// Client gives a client for the homeserver itself, past the proxy.
+// Client returns a client for the homeserver itself, past the proxy.
 func (h *Homeserver) Client() Client { return Client{URL: h.URL} }
 
 // Register makes an account with the shared secret and logs it in.

@@ -69,7 +69,7 @@ func (h *Homeserver) Restart(ctx context.Context) error {
 	return h.Start(ctx)
 }
 
-// Log gives what the current process has written.
+// Log returns what the current process has written.
 func (h *Homeserver) Log() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()

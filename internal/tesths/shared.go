@@ -20,7 +20,7 @@ type Shared struct {
 	servers map[string]*Homeserver
 }
 
-// Run runs the tests and then ends the servers; it gives the exit code.
+// Run runs the tests, then ends the servers, and returns the exit code.
 func (s *Shared) Run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "e2ee-proxy-shared-")
 	if err != nil {
@@ -42,13 +42,13 @@ func (s *Shared) Run(m *testing.M) int {
 	return code
 }
 
-// Dendrite gives the shared Dendrite.
+// Dendrite returns the shared Dendrite.
 func (s *Shared) Dendrite(t testproc.TB) *Homeserver {
 	t.Helper()
 	return s.get(t, "dendrite", Dendrite)
 }
 
-// Synapse gives the shared Synapse.
+// Synapse returns the shared Synapse.
 func (s *Shared) Synapse(t testproc.TB) *Homeserver {
 	t.Helper()
 	return s.get(t, "synapse", Synapse)

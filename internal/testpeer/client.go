@@ -27,7 +27,7 @@ const (
 	Recover
 )
 
-// Options say how a client opens.
+// Options configures a client.
 type Options struct {
 	// URL is the base URL of the homeserver or of the proxy.
 	URL string
@@ -164,7 +164,7 @@ func (c *Client) Logout() {
 	c.do("logout", nil, nil)
 }
 
-// Saw says whether text was in anything a server answered to this client.
+// Saw reports whether text was in anything a server answered to this client.
 func (c *Client) Saw(text string) bool {
 	c.t.Helper()
 	var saw bool
@@ -179,8 +179,8 @@ type ToDevice struct {
 	Content json.RawMessage `json:"content"`
 }
 
-// ToDevice gives the to-device messages of a type that came so far; of all types when
-// it is empty.
+// ToDevice returns the to-device messages of a type that came so far; of all types when it
+// is empty.
 func (c *Client) ToDevice(eventType string) []ToDevice {
 	c.t.Helper()
 	var all []ToDevice

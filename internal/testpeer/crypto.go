@@ -36,7 +36,7 @@ func (c *Client) Recover(recoveryKey string) {
 	c.RecoveryKey = recoveryKey
 }
 
-// RestoreBackup loads all keys of the backup and gives how many.
+// RestoreBackup loads all keys of the backup and returns how many.
 func (c *Client) RestoreBackup() int {
 	c.t.Helper()
 	var restored struct {
@@ -64,7 +64,7 @@ func (c *Client) PinIdentity(user string) {
 	c.do("pinIdentity", map[string]any{"user": user}, nil)
 }
 
-// WithdrawVerification gives up the demand that another user be verified.
+// WithdrawVerification withdraws the verification of another user.
 func (c *Client) WithdrawVerification(user string) {
 	c.t.Helper()
 	c.do("withdrawVerification", map[string]any{"user": user}, nil)
@@ -79,7 +79,7 @@ type UserStatus struct {
 	MasterKey     string `json:"master_key"`
 }
 
-// UserStatus gives what this client thinks of a user's identity now.
+// UserStatus returns what this client thinks of a user's identity now.
 func (c *Client) UserStatus(user string) UserStatus {
 	c.t.Helper()
 	var s UserStatus
@@ -104,7 +104,7 @@ type Device struct {
 	Curve25519 string `json:"curve25519"`
 }
 
-// Devices gives a user's devices with keys, asked of the server now.
+// Devices returns a user's devices with keys, asked of the server now.
 func (c *Client) Devices(user string) []Device {
 	c.t.Helper()
 	var all []Device
@@ -131,7 +131,7 @@ type CrossSigningStatus struct {
 	} `json:"privateKeysCachedLocally"`
 }
 
-// CrossSigningStatus gives what this client has of its own user's identity.
+// CrossSigningStatus returns what this client has of its own user's identity.
 func (c *Client) CrossSigningStatus() CrossSigningStatus {
 	c.t.Helper()
 	var s CrossSigningStatus
@@ -145,7 +145,7 @@ func (c *Client) DiscardSession(room string) {
 	c.do("discardSession", map[string]any{"room": room}, nil)
 }
 
-// ExportKeys gives all room keys.
+// ExportKeys returns all room keys.
 func (c *Client) ExportKeys() []json.RawMessage {
 	c.t.Helper()
 	var keys []json.RawMessage
@@ -159,7 +159,7 @@ func (c *Client) ImportKeys(keys []json.RawMessage) {
 	c.do("importKeys", map[string]any{"keys": keys}, nil)
 }
 
-// ExportFile gives all room keys as a file in the standard format.
+// ExportFile returns all room keys as a file in the standard format.
 func (c *Client) ExportFile(passphrase string) string {
 	c.t.Helper()
 	var file string

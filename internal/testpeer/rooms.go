@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Room says how a room is made.
+// Room configures a new room.
 type Room struct {
 	Encrypted         bool
 	Invite            []string
@@ -78,13 +78,13 @@ func (c *Client) send(cmd string, args map[string]any) string {
 	return sent.EventID
 }
 
-// Send sends an event and gives its ID.
+// Send sends an event and returns its ID.
 func (c *Client) Send(room, eventType string, content any) string {
 	c.t.Helper()
 	return c.send("send", map[string]any{"room": room, "type": eventType, "content": content})
 }
 
-// SendText sends a text message and gives its event ID.
+// SendText sends a text message and returns its event ID.
 func (c *Client) SendText(room, body string) string {
 	c.t.Helper()
 	return c.send("sendText", map[string]any{"room": room, "body": body})
@@ -108,7 +108,7 @@ func (c *Client) React(room, event, key string) string {
 	return c.send("react", map[string]any{"room": room, "event": event, "key": key})
 }
 
-// Redact takes an event back.
+// Redact redacts an event.
 func (c *Client) Redact(room, event string) {
 	c.t.Helper()
 	c.do("redact", map[string]any{"room": room, "event": event}, nil)
@@ -128,7 +128,7 @@ type Message struct {
 	Content  json.RawMessage `json:"content"` // with the latest edit applied
 	Body     string          `json:"body"`
 	StateKey *string         `json:"state_key"`
-	// Encrypted says that it came encrypted to this client.
+	// Encrypted reports whether it came encrypted to this client.
 	Encrypted bool   `json:"encrypted"`
 	Decrypted bool   `json:"decrypted"`
 	Failure   string `json:"failure"` // as matrix-js-sdk's DecryptionFailureCode
@@ -173,7 +173,7 @@ func (c *Client) AwaitFailure(room, event, code string) Message {
 	return c.Await(room, Where{"event_id": event, "failure": code})
 }
 
-// Timeline gives what the room shows now.
+// Timeline returns what the room shows now.
 func (c *Client) Timeline(room string) []Message {
 	c.t.Helper()
 	var all []Message
@@ -181,7 +181,8 @@ func (c *Client) Timeline(room string) []Message {
 	return all
 }
 
-// TryAwait waits at most so long and gives an error when the event does not come.
+// TryAwait waits at most for the deadline and returns an error when the event does not
+// come.
 func (c *Client) TryAwait(deadline time.Duration, room string, where Where) (Message, error) {
 	var m Message
 	err := c.try(deadline, "awaitMessage", map[string]any{"room": room, "where": where}, &m)

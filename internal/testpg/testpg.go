@@ -38,7 +38,7 @@ type Server struct {
 	count atomic.Int64
 }
 
-// Database makes an empty database and gives its URL. The database is dropped when the
+// Database makes an empty database and returns its URL. The database is dropped when the
 // test ends.
 func (s *Server) Database(tb testing.TB) string {
 	tb.Helper()
@@ -180,7 +180,7 @@ func (s *Server) await(ctx context.Context) error {
 	}
 }
 
-// findBinaries gives the directory of initdb and postgres: that of the PATH, or of the
+// findBinaries returns the directory of initdb and postgres: that of the PATH, or of the
 // newest version where Debian puts them.
 func findBinaries() (string, error) {
 	if p, err := exec.LookPath("initdb"); err == nil {

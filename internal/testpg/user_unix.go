@@ -11,8 +11,9 @@ import (
 	"syscall"
 )
 
-// ordinaryUser says as whom to run PostgreSQL, which refuses to run as root, and gives
-// that user the directory. Anybody but root runs it as themselves.
+// ordinaryUser returns the user under which PostgreSQL runs, since it refuses to run as
+// root, and makes that user the owner of the directory. Anybody but root runs it as
+// themselves.
 func ordinaryUser(dir string) (*syscall.SysProcAttr, error) {
 	if os.Getuid() != 0 {
 		return &syscall.SysProcAttr{}, nil

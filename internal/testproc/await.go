@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Await asks done again and again until it is true, or gives the last reason why not
-// when the context ends.
+// Await calls done again and again until it returns nil, and returns its last error when
+// the context ends.
 func Await(ctx context.Context, done func(ctx context.Context) error) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -25,7 +25,7 @@ func Await(ctx context.Context, done func(ctx context.Context) error) error {
 	}
 }
 
-// Answers is a condition for [Await]: the URL answers 200.
+// Answers returns a condition for [Await]: the URL answers 200.
 func Answers(url string) func(ctx context.Context) error {
 	return func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)

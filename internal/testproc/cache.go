@@ -15,7 +15,7 @@ import (
 // in .cache of the repository.
 const CacheVariable = "E2EE_PROXY_TEST_CACHE"
 
-// Root gives the root folder of the repository: the nearest folder upwards with this
+// Root returns the root folder of the repository: the nearest folder upwards with this
 // module's go.mod and a test folder.
 func Root() (string, error) {
 	dir, err := os.Getwd()
@@ -36,9 +36,9 @@ func Root() (string, error) {
 	}
 }
 
-// Cached gives a folder in the cache that build has filled. It is built once for each
-// name and key, however many test binaries ask at the same time; the key is made of
-// the contents of the files in keyFiles. A build that fails leaves nothing behind.
+// Cached returns a folder in the cache that build has filled. It is built once for each
+// name and key, however many test binaries ask at the same time; the key is made of the
+// contents of the files in keyFiles. A build that fails leaves nothing behind.
 func Cached(name string, keyFiles []string, build func(dir string) error) (string, error) {
 	key, err := hashFiles(keyFiles)
 	if err != nil {
@@ -75,7 +75,7 @@ func Cached(name string, keyFiles []string, build func(dir string) error) (strin
 	return dir, nil
 }
 
-// Rebuilt gives a file in the cache after build has written it. Only one test binary
+// Rebuilt returns a file in the cache after build has written it. Only one test binary
 // builds it at a time; build is meant to be quick when there is nothing to do.
 func Rebuilt(name string, build func(file string) error) (string, error) {
 	cache, err := cacheDir()

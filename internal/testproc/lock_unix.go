@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// lockFile takes an exclusive lock between processes and gives the function that
-// releases it. The system releases it too when the process dies.
+// lockFile takes an exclusive lock between processes and returns the function that releases
+// it. The system releases it too when the process dies.
 func lockFile(name string) (func(), error) {
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {

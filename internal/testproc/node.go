@@ -21,7 +21,7 @@ const (
 	nodeVersion = "22.23.3"
 )
 
-// Node gives the Node interpreter and the folder of the peer program with its
+// Node returns the Node interpreter and the folder of the peer program with its
 // dependencies installed. They are obtained the first time on a machine, by npm.
 func Node(ctx context.Context) (interpreter, peer string, err error) {
 	root, err := Root()

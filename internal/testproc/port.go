@@ -7,9 +7,9 @@ import (
 	"net"
 )
 
-// FreePorts gives n different loopback ports that nobody listens on. They lie below the
-// range from which systems take the ports of outgoing connections, so that a program can
-// be restarted on them.
+// FreePorts returns n different loopback ports that nobody listens on. They lie below the
+// range from which systems take the ports of outgoing connections, so that a program can be
+// restarted on them.
 func FreePorts(n int) (ports []int, err error) {
 	const low, high, tries = 15000, 30000, 50
 	var held []net.Listener // until all are found, so that none is found twice

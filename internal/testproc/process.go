@@ -85,16 +85,16 @@ func (p *Process) Stop(deadline time.Duration) error {
 // Done is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Pid is the process's number.
+// Pid returns the process's number.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
-// ExitCode waits for the end and gives the exit code, -1 for a signal.
+// ExitCode waits for the end and returns the exit code, -1 for a signal.
 func (p *Process) ExitCode() int {
 	<-p.done
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// Log gives what the process has written so far.
+// Log returns what the process has written so far.
 func (p *Process) Log() *Log { return p.log }
 
 // AwaitReady waits until done is true, the process ends, or the deadline passes.
@@ -142,14 +142,14 @@ func (l *Log) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// String gives all that is kept.
+// String returns all that is kept.
 func (l *Log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return string(l.data)
 }
 
-// Tail gives the last n lines.
+// Tail returns the last n lines.
 func (l *Log) Tail(n int) string {
 	lines := strings.Split(strings.TrimRight(l.String(), "\n"), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")

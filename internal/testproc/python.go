@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Python gives the interpreter of an environment with the requirements of
-// test/python. It is made the first time on a machine.
+// Python returns the interpreter of an environment with the requirements of test/python. It
+// is made the first time on a machine.
 func Python(ctx context.Context) (string, error) {
 	root, err := Root()
 	if err != nil {

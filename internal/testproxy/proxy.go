@@ -22,7 +22,7 @@ const (
 	stopDeadline  = 40 * time.Second
 )
 
-// Options say how a proxy runs beside its defaults.
+// Options configures a proxy, beside its defaults.
 type Options struct {
 	// Args are further flags of "serve".
 	Args []string
@@ -34,7 +34,7 @@ type Options struct {
 
 // Proxy is a running proxy.
 type Proxy struct {
-	// URL is what clients are given; OpsURL what operators are.
+	// URL is for clients, OpsURL for operators.
 	URL, OpsURL string
 	// Data is the data folder.
 	Data string
@@ -153,7 +153,7 @@ func (p *Proxy) Restart(ctx context.Context) error {
 	return p.Start(ctx)
 }
 
-// Run runs another command of the proxy on the same data, beside it, and gives what it
+// Run runs another command of the proxy on the same data, beside it, and returns what it
 // prints.
 func (p *Proxy) Run(ctx context.Context, command string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, stopDeadline)
@@ -165,7 +165,7 @@ func (p *Proxy) Run(ctx context.Context, command string, args ...string) (string
 	return string(out), nil
 }
 
-// Log gives what the proxy has written since its first start.
+// Log returns what the proxy has written since its first start.
 func (p *Proxy) Log() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -176,10 +176,10 @@ func (p *Proxy) Log() string {
 	return all.String()
 }
 
-// Client gives a client for the proxy.
+// Client returns a client for the proxy.
 func (p *Proxy) Client() tesths.Client { return tesths.Client{URL: p.URL} }
 
-// Metrics gives the page of the proxy's metrics.
+// Metrics returns the page of the proxy's metrics.
 func (p *Proxy) Metrics(ctx context.Context) (string, error) {
 	resp, err := tesths.Client{URL: p.OpsURL}.Do(ctx, http.MethodGet, "/metrics", nil)
 	if err != nil {

@@ -4,5 +4,5 @@ package main
 
 import "time"
 
-// cpuTime cannot be told here.
+// cpuTime is not known here.
 func cpuTime() time.Duration { return 0 }

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// cpuTime is what this process has used of the processors, so that a benchmark can tell
-// its cost on a machine that does other things too.
+// cpuTime returns what this process has used of the processors, so that a benchmark can
+// tell its cost on a machine that does other things too.
 func cpuTime() time.Duration {
 	var u syscall.Rusage
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {

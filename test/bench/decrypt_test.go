@@ -199,8 +199,8 @@ func nextBatch(tb testing.TB, sync []byte) string {
 	return string(token)
 }
 
-// bigSync is a response with the conversation in one room and, up to its size, membership
-// events in others.
+// bigSync returns a response with the conversation in one room and, up to its size,
+// membership events in others.
 func bigSync(talk *conversation) []byte {
 	var body bytes.Buffer
 	body.WriteString(`{"next_batch":"after","rooms":{"join":{"` + benchRoom + `":{"timeline":{"events":[`)

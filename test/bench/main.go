@@ -59,7 +59,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	return missing
 }
 
-// measure runs the benchmarks and gives what they print, or reads it.
+// measure runs the benchmarks and returns what they print, or reads it.
 func measure(ctx context.Context, from string, count int, progress io.Writer) (string, error) {
 	if from != "" {
 		raw, err := os.ReadFile(from)

@@ -26,7 +26,7 @@ import (
 
 const memoryDevices = 1000
 
-// memory is what the process uses after a collection: heap and stacks.
+// memory returns what the process uses after a collection: heap and stacks.
 func memory() uint64 {
 	runtime.GC()
 	runtime.GC()
@@ -35,7 +35,7 @@ func memory() uint64 {
 	return m.HeapAlloc + m.StackInuse
 }
 
-// asleep is an engine whose devices have all been visited and sleep, all but one.
+// asleep returns an engine whose devices have all been visited and sleep, all but one.
 func asleep(b *testing.B, t *town, db *store.DB) *e2ee.Engine {
 	b.Helper()
 	o := engineOptions(b, t.url, db)

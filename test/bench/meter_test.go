@@ -19,13 +19,14 @@ func (m *meter) measure(op func()) {
 	m.cpu += cpuTime() - used
 }
 
-// p50 is the median, in microseconds.
+// p50 returns the median, in microseconds.
 func (m *meter) p50() float64 {
 	sorted := slices.Sorted(slices.Values(m.took))
 	return float64(sorted[len(sorted)/2].Nanoseconds()) / 1e3
 }
 
-// perUnit is the processor time of one of the units that an operation has, in microseconds.
+// perUnit returns the processor time of one of the units that an operation has, in
+// microseconds.
 func (m *meter) perUnit(units int) float64 {
 	return float64(m.cpu.Nanoseconds()) / 1e3 / float64(len(m.took)*units)
 }

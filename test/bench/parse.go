@@ -12,7 +12,8 @@ import (
 	"strings"
 )
 
-// results are the figures of a run by benchmark and unit, and what was said of the machine.
+// results are the figures of a run by benchmark and unit, and the description of the
+// machine.
 type results struct {
 	figures map[string]map[string][]float64
 	context map[string]string
@@ -67,7 +68,7 @@ func parse(in io.Reader) (*results, error) {
 	return r, nil
 }
 
-// median gives a figure over all runs.
+// median returns a figure over all runs.
 func (r *results) median(name, unit string) (float64, bool) {
 	all := slices.SortedFunc(slices.Values(r.figures[name][unit]), cmp.Compare[float64])
 	if len(all) == 0 {
@@ -76,7 +77,7 @@ func (r *results) median(name, unit string) (float64, bool) {
 	return (all[(len(all)-1)/2] + all[len(all)/2]) / 2, true
 }
 
-// machine says in a line what was measured on.
+// machine returns a line about the machine that was measured.
 func machine(r *results) string {
 	return fmt.Sprintf("Medians of %d runs on %s, %s cores, %s/%s, %s.\n",
 		r.count, cmp.Or(r.context["cpu"], "an unknown processor"), cmp.Or(r.procs, "1"), r.context["goos"], r.context["goarch"], runtime.Version())

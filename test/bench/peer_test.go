@@ -217,7 +217,7 @@ func (s *sender) ask(path string, body, result any) {
 	}
 }
 
-// deviceOf gives the public keys of a device of the engine.
+// deviceOf returns the public keys of a device of the engine.
 func (s *sender) deviceOf(to liar.Session) *peer {
 	s.tb.Helper()
 	var resp struct {

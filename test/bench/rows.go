@@ -2,32 +2,32 @@ package main
 
 import "slices"
 
-// figure is where a number of the table comes from: a benchmark, what it calls it, and
-// what to multiply it with.
+// figure is the source of a number in the table: a benchmark, its unit, and a factor.
 type figure struct {
 	bench, unit string
 	times       float64
 }
 
-// budget is a row of the table: what is measured beside what, and what it may be.
+// budget is a row of the table: a figure, its reference, and a limit.
 type budget struct {
 	what string
 	// measured and reference are in the unit that is shown. A row without a benchmark
 	// says why in note.
 	measured, reference figure
-	// both is what is in both of them, and taken away.
+	// both is the figure that measured and reference include, and that is subtracted from
+	// both.
 	both figure
 	// elsewhere is a reference that was not measured in this run.
 	elsewhere string
 	unit      string
-	// compare says what the budget limits.
+	// compare is how the limit is applied.
 	compare comparison
 	limit   float64
 	text    string // the budget in words
 	note    string
 }
 
-// comparison is what of a row is held against its limit.
+// comparison is how a figure is compared with its limit.
 type comparison int
 
 const (
@@ -41,7 +41,8 @@ const (
 	excessAtMost
 )
 
-// budgets are the rows of the design's table, in its order, and those of the trust cache.
+// budgets returns all rows, in the order of docs/performance.md, and those of the trust
+// cache.
 func budgets() []budget {
 	return slices.Concat(passBudgets(), messageBudgets(), trustBudgets(), roomKeyBudgets(), deviceBudgets())
 }

@@ -35,7 +35,7 @@ func newBigRoom(tb testing.TB) *bigRoom {
 	return &bigRoom{stack: newStack(tb, up), crowd: newCrowd(tb, up, room, owner.UserID), hs: hs}
 }
 
-// writer gives a device of the writer's that has sent nothing yet, of an account that
+// writer returns a device of the writer's that has sent nothing yet, of an account that
 // knows the crowd.
 func (r *bigRoom) writer() *e2ee.Device {
 	r.n++

@@ -11,8 +11,8 @@ type row struct {
 	what, reference, measured, compared, budget, holds string
 }
 
-// evaluate holds the figures against the budgets. The error names what was not measured
-// though there is a benchmark for it; a budget that does not hold is none.
+// evaluate compares the figures with the budgets. The error names what was not measured
+// though there is a benchmark for it; a limit that does not hold is no error.
 func evaluate(r *results, all []budget) ([]row, error) {
 	var rows []row
 	var missing []string
@@ -29,7 +29,7 @@ func evaluate(r *results, all []budget) ([]row, error) {
 	return rows, nil
 }
 
-// figures gives what was measured, and its reference if it has one.
+// figures returns what was measured, and its reference if it has one.
 func (b *budget) figures(r *results) (measured, reference float64, ok bool) {
 	measured, ok = r.median(b.measured.bench, b.measured.unit)
 	if b.reference.bench != "" {

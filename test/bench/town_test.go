@@ -139,14 +139,14 @@ func (t *town) sync(w http.ResponseWriter, r *http.Request, user int) {
 	t.synced[user] = true
 }
 
-// seen tells how many users have synced.
+// seen returns how many users have synced.
 func (t *town) seen() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(t.synced)
 }
 
-// waiting tells how many syncs wait.
+// waiting returns how many syncs wait.
 func (t *town) waiting() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -194,7 +194,7 @@ func serveProxy(tb testing.TB, base *url.URL, db *store.DB, eng *e2ee.Engine) st
 	return "http://" + ln.Addr().String()
 }
 
-// device gives a device that is signed, backed up and recoverable.
+// device returns a device that is signed, backed up and recoverable.
 func (s *stack) device(who liar.Session) *e2ee.Device {
 	s.tb.Helper()
 	d, err := s.eng.Device(context.Background(), id.UserID(who.UserID), id.DeviceID(who.DeviceID), secret.NewString(who.Token))
@@ -242,7 +242,7 @@ func newClient(tb testing.TB, base, token string) *client {
 	return &client{tb: tb, base: base, token: token, http: &http.Client{Transport: transport}}
 }
 
-// do makes a request and gives the answer's length; the body goes to into unless nil.
+// do makes a request and returns the answer's length; the body goes to into unless nil.
 func (c *client) do(method, path string, body []byte, into *bytes.Buffer) int64 {
 	c.tb.Helper()
 	req, err := http.NewRequest(method, c.base+"/_matrix/client/v3/"+path, bytes.NewReader(body))

@@ -55,7 +55,7 @@ type event struct {
 	} `json:"unsigned"`
 }
 
-// trust is what the proxy says of an event.
+// trust is the proxy's annotation of an event.
 type trust struct {
 	Decrypted bool   `json:"decrypted"`
 	Color     string `json:"color"`

@@ -15,7 +15,7 @@ type stage struct {
 	cleanups []func()
 }
 
-// play runs the demo on a stage and gives the exit code.
+// play runs the demo on a stage and returns the exit code.
 func play(ctx context.Context, demo func(s *stage)) int {
 	s := &stage{ctx: ctx}
 	done := make(chan struct{})

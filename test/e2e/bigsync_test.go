@@ -37,8 +37,8 @@ func bigSync(size int) []byte {
 	return b.Bytes()
 }
 
-// Issue 2, 7: a /sync of 10 MB streams through, complete, and the proxy's heap does
-// not grow with it: it stays within what a /sync of 1 MB took.
+// A /sync of 10 MB streams through, complete, and the proxy's heap does not grow with it:
+// it stays within what a /sync of 1 MB took.
 func TestBigSyncStreams(t *testing.T) {
 	s := liar.New(t)
 	b := s.Login("bob", "BOB")
@@ -74,7 +74,7 @@ func TestBigSyncStreams(t *testing.T) {
 	}
 }
 
-// streamSync reads a sync without keeping it and gives its size.
+// streamSync reads a sync without keeping it and returns its size.
 func streamSync(t *testing.T, base, token string) int64 {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, base+"/_matrix/client/v3/sync?since=s999&timeout=0", nil)
@@ -97,7 +97,8 @@ func streamSync(t *testing.T, base, token string) int64 {
 	return n
 }
 
-// heapFromSystem is how much memory the proxy's heap has taken so far; it never shrinks.
+// heapFromSystem returns how much memory the proxy's heap has taken so far; it never
+// shrinks.
 func heapFromSystem(t *testing.T, proxy *testproxy.Proxy) float64 {
 	t.Helper()
 	page, err := proxy.Metrics(t.Context())

@@ -16,12 +16,11 @@ import (
 	"e2ee-proxy/internal/testproxy"
 )
 
-// Issue 3, 1: two fresh accounts that only log in through the proxy reach "signed, backed
-// up, recoverable" with no human step: the status says so, and the homeserver shows it.
-// A second device of one of them, behind another proxy that shares nothing with the
-// first, recovers with the key that the first one made, and reads what was sent before it
-// existed; so does Element as that user. An Element peer sees all of them without a
-// shield.
+// Two fresh accounts that only log in through the proxy reach "signed, backed up,
+// recoverable" with no human step: the status says so, and the homeserver shows it. A
+// second device of one of them, behind another proxy that shares nothing with the first,
+// recovers with the key that the first one made, and reads what was sent before it existed;
+// so does Element as that user. An Element peer sees all of them without a shield.
 func TestFreshAccounts(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
@@ -175,7 +174,7 @@ func wantSetUp(t *testing.T, hs *tesths.Homeserver, c *curl) {
 	wantSignature(t, backup.AuthData, user, master)
 }
 
-// publicKey gives the one public key of an identity's key object.
+// publicKey returns the one public key of an identity's key object.
 func publicKey(t *testing.T, object json.RawMessage) string {
 	t.Helper()
 	var key struct {

@@ -10,10 +10,10 @@ import (
 	"e2ee-proxy/internal/testproxy"
 )
 
-// Issue 3, "Receiving" (requirements 1.20, 1.21; attack A2): a bridge's bot encrypts what
-// others say, so that their events are of its room key. Where it is listed in
-// policy.bridges they are shown, with the warning that the specification demands; where it
-// is not, that is what a forger does, and they are held back.
+// Requirements 1.20, 1.21; attack A2: a bridge's bot encrypts what others say, so that
+// their events are of its room key. Where it is listed in policy.bridges they are shown,
+// with the warning that the specification demands; where it is not, that is what a forger
+// does, and they are held back.
 func TestBridgeBot(t *testing.T) {
 	const (
 		said     = "CANARY-of-a-ghost"

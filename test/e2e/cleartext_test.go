@@ -11,9 +11,9 @@ import (
 	"e2ee-proxy/internal/testproxy"
 )
 
-// Issue 6, 2 and 6: what docs/clear-text.md says, at real homeservers. A plain client puts
-// words wherever words can go beside a message: the peer gets those that go into a message,
-// and the homeserver stores none. What the homeserver would send at once is not sent.
+// What docs/clear-text.md says, at real homeservers. A plain client puts words wherever
+// words can go beside a message: the peer gets those that go into a message, and the
+// homeserver stores none. What the homeserver would send at once is not sent.
 func TestWordsBesideMessages(t *testing.T) {
 	const words = "CANARY-beside-a-message"
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {

@@ -13,9 +13,9 @@ import (
 	"e2ee-proxy/internal/testproxy"
 )
 
-// Part 2 of the audit: how clear text left. In each of these the homeserver, or what became
-// of the proxy's data, made the proxy believe that a device does its own encryption. The
-// client is one that knows nothing of encryption; it keeps its token and goes on.
+// Ways in which clear text once left. In each of these the homeserver, or the loss of the
+// proxy's data, made the proxy believe that a device does its own encryption. The client is
+// one that knows nothing of encryption; it keeps its token and goes on.
 
 // plainClient is such a client in an encrypted room, behind a proxy, before a homeserver
 // that the test can have lie.
@@ -105,7 +105,7 @@ func (c *plainClient) wantCiphertextPasses() {
 	c.React(c.room, "$event", "+")
 }
 
-// key gives the device's public key as the homeserver shows it.
+// key returns the device's public key as the homeserver shows it.
 func (c *plainClient) key() string {
 	c.t.Helper()
 	var shown struct {

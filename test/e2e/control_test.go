@@ -83,7 +83,7 @@ type problem struct {
 	Hint    string `json:"hint"`
 }
 
-// has gives the problem with a code.
+// has returns the problem with a code.
 func (s *standing) has(code string) (problem, bool) {
 	i := slices.IndexFunc(s.Problems, func(p problem) bool { return p.Code == code })
 	if i < 0 {
@@ -128,7 +128,7 @@ func (c *curl) await(what string, done func(context.Context) error) {
 	}
 }
 
-// warnings gives those pending.
+// warnings returns those pending.
 func (c *curl) warnings() []warning {
 	c.t.Helper()
 	var all struct {
@@ -289,7 +289,7 @@ func (c *curl) acknowledge(user, master string) {
 	c.call(http.MethodPost, userPath(user, "acknowledge"), map[string]any{"master_key": master}, nil)
 }
 
-// recoveryKey gives the key that the bootstrap made.
+// recoveryKey returns the key that the bootstrap made.
 func (c *curl) recoveryKey() string {
 	c.t.Helper()
 	var key struct {

@@ -45,9 +45,9 @@ func wantStoredEncrypted(t *testing.T, hs *tesths.Homeserver, as tesths.Account,
 	}
 }
 
-// Issue 2, 1: a plain client logs in through the proxy with its password, and talks
-// both ways with an Element peer that excludes insecure devices: text, reply, edit,
-// reaction, redaction. The peer sees no shield; the homeserver has ciphertext only.
+// A plain client logs in through the proxy with its password, and talks both ways with an
+// Element peer that excludes insecure devices: text, reply, edit, reaction, redaction. The
+// peer sees no shield; the homeserver has ciphertext only.
 func TestConversation(t *testing.T) {
 	plain := map[string]func(t *testing.T, url string, a tesths.Account) talker{
 		"curl": func(t *testing.T, url string, a tesths.Account) talker { return loginCurl(t, url, a, "") },

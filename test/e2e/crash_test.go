@@ -17,8 +17,8 @@ import (
 	"e2ee-proxy/internal/testproxy"
 )
 
-// Issue 2, 3, first part: what was sent while the proxy was down is readable when it
-// is back, with an old room key and with a new one.
+// What was sent while the proxy was down is readable when it is back, with an old room key
+// and with a new one.
 func TestProxyWasDown(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
@@ -45,12 +45,11 @@ func TestProxyWasDown(t *testing.T) {
 // crashRounds is how many times the proxy is killed.
 const crashRounds = 200
 
-// Issue 2, 3, second part (attack 52): SIGKILL at random points: right before or after
-// the homeserver did what the proxy asked for, before or after the proxy got its
-// answer, in syncs, key uploads, key claims, to-device messages and sends. The client
-// repeats its send with the same transaction ID until it is answered. No message is
-// lost or doubled in either direction, and no (session, index) is used for two
-// ciphertexts.
+// Attack 52: SIGKILL at random points: right before or after the homeserver did what the
+// proxy asked for, before or after the proxy got its answer, in syncs, key uploads, key
+// claims, to-device messages and sends. The client repeats its send with the same
+// transaction ID until it is answered. No message is lost or doubled in either direction,
+// and no (session, index) is used for two ciphertexts.
 func TestKillAtAnyPoint(t *testing.T) {
 	s := liar.New(t)
 	b := s.Login("bob", "BOB")
@@ -195,7 +194,7 @@ func (k *killer) arm(n int, at point) {
 	k.shot = make(chan struct{})
 }
 
-// due says whether this request is the one.
+// due reports whether this request is the one.
 func (k *killer) due(r *liar.Request) (point, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

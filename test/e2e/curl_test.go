@@ -158,7 +158,7 @@ func (c *curl) show() string {
 	return text.String()
 }
 
-// saw says whether text was in anything the proxy ever answered.
+// saw reports whether text was in anything the proxy ever answered.
 func (c *curl) saw(text string) bool { return c.tape.saw(text) }
 
 func (c *curl) AwaitRoom(room, membership string) {

@@ -9,10 +9,9 @@ import (
 	"e2ee-proxy/internal/testproxy"
 )
 
-// Issue 2, part 3: a client that uploads its own device keys is left alone. It logs in
-// through the proxy as any other; nobody knows yet that it has keys. From its upload on
-// it is passed through, it talks to others as if the proxy were not there, and status
-// says so.
+// A client that uploads its own device keys is left alone. It logs in through the proxy as
+// any other; nobody knows yet that it has keys. From its upload on it is passed through, it
+// talks to others as if the proxy were not there, and status says so.
 func TestClientWithItsOwnKeysIsLeftAlone(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
@@ -51,9 +50,9 @@ func (c *curl) wantForeign() {
 	}
 }
 
-// Issue 2, part 3: the token of a device that has published keys already, copied from
-// another client as people do. It is passed through untouched: what it sends arrives as
-// it is, what it gets is not decrypted, and its keys stay.
+// The token of a device that has published keys already, copied from another client as
+// people do. It is passed through untouched: what it sends arrives as it is, what it gets
+// is not decrypted, and its keys stay.
 func TestTokenOfADeviceWithKeys(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})

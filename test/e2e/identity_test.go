@@ -26,8 +26,8 @@ func peerOf(t *testing.T, hs *tesths.Homeserver, host *testpeer.Host, name strin
 	return host.Element(t, testpeer.Options{URL: hs.URL, User: a.UserID, Password: a.Password, Setup: testpeer.Bootstrap}), a
 }
 
-// sentEvents gives the IDs of what the devices of a client's user have sent into a room, as
-// the homeserver has it once it shows the last event that the client sent.
+// sentEvents returns the IDs of what the devices of a client's user have sent into a room,
+// as the homeserver has it once it shows the last event that the client sent.
 func sentEvents(t *testing.T, hs *tesths.Homeserver, c *curl, room string) []string {
 	t.Helper()
 	a := c.account
@@ -69,11 +69,10 @@ func wantBlocked(t *testing.T, hs *tesths.Homeserver, bob *curl, room, txn, body
 	return r
 }
 
-// Issue 3, 2, first half (attack A8 from the outside): a peer whom nobody verified resets
-// its identity. The proxied sender is told, in every way there is, and blocked until they
-// acknowledge that very identity; then the same request goes through, and the peer reads
-// it without a shield. When the one whose identity is in question leaves, there is nothing
-// to wait for.
+// Attack A8 from the outside: a peer whom nobody verified resets its identity. The proxied
+// sender is told, in every way there is, and blocked until they acknowledge that very
+// identity; then the same request goes through, and the peer reads it without a shield.
+// When the one whose identity is in question leaves, there is nothing to wait for.
 func TestPeerResetsItsIdentity(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
@@ -129,9 +128,9 @@ func TestPeerResetsItsIdentity(t *testing.T) {
 	})
 }
 
-// Issue 3, 2, second half: the same after the peer had been verified, which another device
-// of the proxied user did. Acknowledging is refused; withdrawing the verification helps,
-// and so does verifying again.
+// The same after the peer had been verified, which another device of the proxied user did.
+// Acknowledging is refused; withdrawing the verification helps, and so does verifying
+// again.
 func TestVerifiedPeerResetsItsIdentity(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
@@ -191,9 +190,9 @@ func TestVerifiedPeerResetsItsIdentity(t *testing.T) {
 	})
 }
 
-// Issue 3, "Gate": for a bot that nobody watches the change of somebody who was never
-// verified is acknowledged by the proxy, with a warning and a count; that of somebody who
-// was verified never is.
+// For a bot that nobody watches the change of somebody who was never verified is
+// acknowledged by the proxy, with a warning and a count; that of somebody who was verified
+// never is.
 func TestAutomaticAcknowledgement(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		host := testpeer.NodeHost(t)
@@ -238,11 +237,10 @@ func wantMetric(t *testing.T, proxy *testproxy.Proxy, line string) {
 	}
 }
 
-// Issue 3, 3: the proxied user's identity is reset by another client of that user. The
-// user is alerted, status says what to do, and nothing can be sent until the device is
-// recovered with the new recovery key. A third party sees no shield on what was sent
-// before and after. What was sent meanwhile, and not to this device, is read from the new
-// backup.
+// The proxied user's identity is reset by another client of that user. The user is alerted,
+// status says what to do, and nothing can be sent until the device is recovered with the
+// new recovery key. A third party sees no shield on what was sent before and after. What
+// was sent meanwhile, and not to this device, is read from the new backup.
 func TestOwnIdentityIsReset(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})

@@ -16,10 +16,10 @@ import (
 
 const control = "/_e2ee_proxy/v1/"
 
-// Issue 2, 6: two users with two devices each behind one proxy. Nothing of one user is
-// reachable with a token of the other: not the recovery key, not the status, not what
-// the proxy has decrypted, neither by a room the other is not in, nor by a room it
-// joined after the message was sent.
+// Two users with two devices each behind one proxy. Nothing of one user is reachable with a
+// token of the other: not the recovery key, not the status, not what the proxy has
+// decrypted, neither by a room the other is not in, nor by a room it joined after the
+// message was sent.
 func TestIsolation(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})

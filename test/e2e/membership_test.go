@@ -43,9 +43,8 @@ func (c *curl) awaitMember(room, user, membership string) {
 	})
 }
 
-// Issue 2, 4, first half: invite, message, join. The invitee reads what was sent while
-// it was only invited, however late it joins; the invite's 200 is enough, no sync is
-// needed in between.
+// Invite, message, join. The invitee reads what was sent while it was only invited, however
+// late it joins; the invite's 200 is enough, no sync is needed in between.
 func TestInviteeReads(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
@@ -72,8 +71,8 @@ func TestInviteeReads(t *testing.T) {
 	})
 }
 
-// Issue 2, 4, second half: leave, message, rejoin. What was sent in between is not
-// readable for who had left; what comes after is.
+// Leave, message, rejoin. What was sent in between is not readable for who had left; what
+// comes after is.
 func TestWhoLeftDoesNotRead(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})

@@ -56,10 +56,10 @@ func (c *curl) control(status int, method, call string, body any) (answer struct
 	return answer
 }
 
-// Issue 3, reset: with the homeserver's user-interactive authentication, done by the client
-// in its own words, all of it is made anew. What is refused changes nothing. Others see a
-// new identity and no shield; another device recovers with the new key only, and has the
-// whole history restored.
+// Reset: with the homeserver's user-interactive authentication, done by the client in its
+// own words, all of it is made anew. What is refused changes nothing. Others see a new
+// identity and no shield; another device recovers with the new key only, and has the whole
+// history restored.
 func TestReset(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
@@ -125,8 +125,8 @@ func TestReset(t *testing.T) {
 	})
 }
 
-// Issue 3, key export and import: Element opens the file that the proxy writes, and the
-// proxy the one that Element writes. Each then reads what it could not.
+// Element opens the file that the proxy writes, and the proxy the one that Element writes.
+// Each then reads what it could not.
 func TestKeyFilesWithElement(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		const passphrase = "a pass phrase"
@@ -168,8 +168,8 @@ func TestKeyFilesWithElement(t *testing.T) {
 	})
 }
 
-// Issue 3, recover: a bot comes up signed with nobody present, by a recovery key in a
-// file, and by one in the environment.
+// A bot comes up signed with nobody present, by a recovery key in a file, and by one in the
+// environment.
 func TestBotComesUpSigned(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})

@@ -16,9 +16,9 @@ import (
 	"e2ee-proxy/internal/testproxy"
 )
 
-// pathSpellings are the ways round of attacks N7, N9, 29 to 31: every prefix under
-// which a server may accept a write into a room, and every way to spell a path so that
-// one reader sees the route and another does not. {room} stands for the room ID.
+// pathSpellings returns the ways round of attacks N7, N9, 29 to 31: every prefix under
+// which a server may accept a write into a room, and every way to spell a path so that one
+// reader sees the route and another does not. {room} stands for the room ID.
 func pathSpellings(room string) []string {
 	escaped := url.PathEscape(room)
 	var encodedAll strings.Builder
@@ -56,9 +56,9 @@ func pathSpellings(room string) []string {
 	return append(paths, "/%5Fmatrix/client/v3/rooms/"+escaped+"/send/m.room.message/txn", "/_MATRIX/client/v3/rooms/"+escaped+"/send/m.room.message/txn")
 }
 
-// Issue 2, 5 (attacks 29, 30): every spelling of a path that writes into an encrypted
-// room, with every method: the homeserver, which records what it gets, sees no
-// plaintext. The spellings that are right arrive encrypted.
+// Attacks 29, 30: every spelling of a path that writes into an encrypted room, with every
+// method: the homeserver, which records what it gets, sees no plaintext. The spellings that
+// are right arrive encrypted.
 func TestNoWayRoundEncryption(t *testing.T) {
 	s := liar.New(t)
 	b := s.Login("bob", "BOB")
@@ -93,7 +93,7 @@ func TestNoWayRoundEncryption(t *testing.T) {
 	t.Logf("%d requests, %d of them arrived as ciphertext", n, len(s.Requests(liar.Is("PUT", "/send/m.room.encrypted/")))-1)
 }
 
-// raw sends a request byte for byte, past net/http's care for paths, and gives the
+// raw sends a request byte for byte, past net/http's care for paths, and returns the
 // status.
 func raw(base, method, target, token, body string) (int, error) {
 	conn, err := net.Dial("tcp", strings.TrimPrefix(base, "http://"))

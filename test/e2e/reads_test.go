@@ -12,7 +12,7 @@ import (
 	"e2ee-proxy/internal/testproxy"
 )
 
-// eventsOf gives the events in an answer, by ID.
+// eventsOf returns the events in an answer, by ID.
 func eventsOf(t *testing.T, lists ...[]json.RawMessage) map[string]string {
 	t.Helper()
 	out := make(map[string]string)
@@ -30,10 +30,10 @@ func eventsOf(t *testing.T, lists ...[]json.RawMessage) map[string]string {
 	return out
 }
 
-// Issue 6, parts 4 and 6: what real homeservers give where a client reads history is
-// opened and marked as in a sync. What was said before the room was encrypted is not said to
-// be in clear although the room is, on the page that shows the encryption and on those
-// before it; a reaction is as it was.
+// What real homeservers give where a client reads history is opened and marked as in a
+// sync. What was said before the room was encrypted is not said to be in clear although the
+// room is, on the page that shows the encryption and on those before it; a reaction is as
+// it was.
 func TestReadsOfHistory(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})

@@ -31,7 +31,7 @@ func wantJSON(t *testing.T, what string, want, got any) {
 	}
 }
 
-// inThread is a message in the thread of an event that mentions somebody.
+// inThread returns a message in the thread of an event that mentions somebody.
 func inThread(root, mention, body string) map[string]any {
 	content := text(body)
 	content["m.mentions"] = map[string]any{"user_ids": []string{mention}}

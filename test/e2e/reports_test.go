@@ -14,7 +14,7 @@ import (
 	"e2ee-proxy/internal/testproxy"
 )
 
-// refusedSend sends a text, which must be refused, and gives what is said.
+// refusedSend sends a text, which must be refused, and returns what is said.
 func (c *curl) refusedSend(room string, status int, code string) (said string, took time.Duration) {
 	c.t.Helper()
 	begun := time.Now()
@@ -32,7 +32,7 @@ func (c *curl) refusedSend(room string, status int, code string) (said string, t
 	return answer.Error, time.Since(begun)
 }
 
-// problemCodes gives what status says is not in order.
+// problemCodes returns what status says is not in order.
 func (c *curl) problemCodes(ctx context.Context) ([]string, error) {
 	var s struct {
 		Problems []struct {
@@ -47,9 +47,8 @@ func (c *curl) problemCodes(ctx context.Context) ([]string, error) {
 	return out, err
 }
 
-// Issue 6, from public reports: whoever has left a room, was removed from it or is only
-// invited is refused as a homeserver refuses it, and without the seconds that a list of
-// members may lag behind.
+// Reported: whoever has left a room, was removed from it or is only invited is refused as a
+// homeserver refuses it, and without the seconds that a list of members may lag behind.
 func TestSendFromOutsideARoom(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
@@ -83,9 +82,9 @@ func TestSendFromOutsideARoom(t *testing.T) {
 	})
 }
 
-// Issue 6, from public reports: a device ID that was logged out and is used again. Synapse
-// accepts the signature of the new device and goes on showing the old one: that is told,
-// with what helps, and a new identity does. Elsewhere there is nothing to tell.
+// Reported: a device ID that was logged out and is used again. Synapse accepts the
+// signature of the new device and goes on showing the old one: that is told, with what
+// helps, and a new identity does. Elsewhere there is nothing to tell.
 func TestDeviceIDIsUsedAgain(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})

@@ -49,10 +49,9 @@ func (c *curl) wantEnded(how string) {
 	}
 }
 
-// Issue 2, part 3, and attack 46: however a session ends, its token is dead at the proxy
-// at once, with all that the proxy alone answers, and the device's keys are gone: the same
-// device ID, used again, is a new device that is set up from the beginning. Sessions that
-// were not ended go on.
+// Attack 46: however a session ends, its token is dead at the proxy at once, with all that
+// the proxy alone answers, and the device's keys are gone: the same device ID, used again,
+// is a new device that is set up from the beginning. Sessions that were not ended go on.
 func TestSessionsEnd(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
@@ -123,8 +122,7 @@ func TestSessionsEnd(t *testing.T) {
 	})
 }
 
-// Issue 2, part 2: with a public URL, discovery and logins name it; everything else
-// that they say stays.
+// With a public URL, discovery and logins name it; everything else that they say stays.
 func TestDiscoveryNamesThePublicURL(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		const public = "https://matrix.example.org/e2ee"

@@ -31,7 +31,7 @@ func (t *tape) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// saw says whether a text was in any answer.
+// saw reports whether a text was in any answer.
 func (t *tape) saw(text string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

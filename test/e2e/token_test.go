@@ -27,9 +27,9 @@ func join(t *testing.T, hs *tesths.Homeserver, a tesths.Account, room string) {
 	}
 }
 
-// Issue 2, 2: a token that never saw the proxy, of a client that never syncs. Its
-// first send arrives encrypted and readable. So does one after the peer's next device
-// was added and signed; a device that was not signed gets no key, but is told so.
+// A token that never saw the proxy, of a client that never syncs. Its first send arrives
+// encrypted and readable. So does one after the peer's next device was added and signed; a
+// device that was not signed gets no key, but is told so.
 func TestTokenThatNeverSyncs(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})

@@ -71,11 +71,10 @@ func wantNeverSeen(t *testing.T, proxy *testproxy.Proxy, c *curl, room, event, t
 	}
 }
 
-// Issue 3, 4 (attacks A5, N4): a device that the peer has not signed sends. The plain
-// client never sees the text, in nothing that the proxy ever answers; it is told that
-// something was held back, or, if it is set so, nothing at all. In the other direction the
-// device is told m.unverified. It is signed: the text arrives, and the device reads what
-// comes next.
+// Attacks A5, N4: a device that the peer has not signed sends. The plain client never sees
+// the text, in nothing that the proxy ever answers; it is told that something was held
+// back, or, if it is set so, nothing at all. In the other direction the device is told
+// m.unverified. It is signed: the text arrives, and the device reads what comes next.
 func TestUnsignedDeviceOfAPeer(t *testing.T) {
 	const shady = "CANARY-of-an-unsigned-device"
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
@@ -137,9 +136,8 @@ func wantToldBy(t *testing.T, device *testpeer.Client, by *curl, room, code stri
 	t.Errorf("%s was not told %s by %s: %+v", device.DeviceID, code, by.account.UserID, device.ToDevice("m.room_key.withheld"))
 }
 
-// Issue 3, "Overrides": the exception for one device works at once in both directions,
-// also for what was held back before, and so does its end. Status lists it, the log has
-// it.
+// The exception for one device works at once in both directions, also for what was held
+// back before, and so does its end. Status lists it, the log has it.
 func TestOverrideOfOneDevice(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
@@ -205,9 +203,8 @@ func wantRead(t *testing.T, device *testpeer.Client, room, event, body string) {
 	}
 }
 
-// Issue 3, "Staged rollout": on "warn" all goes on as without the rules, and whoever is to
-// switch them on sees what they would have done: in metrics for everybody, in status by
-// room.
+// On "warn" all goes on as without the rules, and whoever is to switch them on sees what
+// they would have done: in metrics for everybody, in status by room.
 func TestWarnStage(t *testing.T) {
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{

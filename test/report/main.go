@@ -150,7 +150,8 @@ func (s *state) show(text string) error {
 	return nil
 }
 
-// reason is what a skipped test said, without the lines of the test framework and the place.
+// reason returns what a skipped test said, without the lines of the test framework and the
+// place.
 func reason(output string) string {
 	var said []string
 	for text := range strings.Lines(output) {
