@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix"
 
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
 )
@@ -25,7 +26,7 @@ func (b *backups) withdraw(ctx context.Context, target *backupTarget, rows []sto
 	}
 	for i := range rows {
 		row := &rows[i]
-		if !decodeKeptOwner(row.Owner).Contested {
+		if !megolm.ReadOwner(row.Owner).Contested {
 			continue
 		}
 		path := mautrix.ClientURLPath{"v3", "room_keys", "keys", row.RoomID, row.SessionID}
@@ -41,7 +42,7 @@ func (b *backups) withdraw(ctx context.Context, target *backupTarget, rows []sto
 			return err
 		}
 		old, bad := openBackup(row.SessionRef, found, target.private, target.macKey)
-		if bad != nil || !decodeOwner(old.Owner).Attested {
+		if bad != nil || !megolm.WhoseOwner(old.Owner).Attested {
 			continue // it proves nothing
 		}
 		if old.FirstIndex < row.FirstIndex {

@@ -16,6 +16,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
@@ -51,25 +52,25 @@ func TestBackupFields(t *testing.T) {
 	claimed := trustcache.Owner{Curve25519: "curve", Ed25519: "ed"}
 	for _, tc := range []struct {
 		name     string
-		owner    keptOwner
+		owner    megolm.Owner
 		source   store.Source
 		shared   bool
 		verified bool
 		forwards int
 	}{
-		{"direct, of a confirmed device and an accepted identity", keptOwner{Owner: accepted}, store.SourceDirect, true, true, 0},
-		{"direct, not shareable", keptOwner{Owner: accepted}, store.SourceDirect, false, true, 0},
-		{"direct, of a device that is not confirmed", keptOwner{Owner: owner}, store.SourceDirect, true, false, 0},
-		{"direct, of an identity that was not accepted", keptOwner{Owner: signed}, store.SourceDirect, true, false, 0},
-		{"attested by an authenticated backup", keptOwner{Owner: attested}, store.SourceBackup, true, true, 0},
-		{"from a backup that proves nothing", keptOwner{Owner: claimed}, store.SourceBackup, true, false, 0},
-		{"claimed to be confirmed by who gave it", keptOwner{Owner: accepted}, store.SourceForwarded, true, false, 0},
-		{"forwarded once", keptOwner{Owner: claimed, Extra: json.RawMessage(`{"forwarding_curve25519_key_chain":["a"]}`)}, store.SourceForwarded, true, false, 1},
-		{"imported, forwarded twice before", keptOwner{Owner: claimed, Extra: json.RawMessage(`{"forwarding_curve25519_key_chain":["a","b"]}`)}, store.SourceImport, true, false, 2},
-		{"a chain that is none", keptOwner{Owner: claimed, Extra: json.RawMessage(`{"forwarding_curve25519_key_chain":7}`)}, store.SourceImport, true, false, 0},
-		{"members of other clients", keptOwner{Owner: claimed, Extra: json.RawMessage(`{"org.example.x":{"y":1}}`)}, store.SourceBackup, true, false, 0},
+		{"direct, of a confirmed device and an accepted identity", megolm.Owner{Owner: accepted}, store.SourceDirect, true, true, 0},
+		{"direct, not shareable", megolm.Owner{Owner: accepted}, store.SourceDirect, false, true, 0},
+		{"direct, of a device that is not confirmed", megolm.Owner{Owner: owner}, store.SourceDirect, true, false, 0},
+		{"direct, of an identity that was not accepted", megolm.Owner{Owner: signed}, store.SourceDirect, true, false, 0},
+		{"attested by an authenticated backup", megolm.Owner{Owner: attested}, store.SourceBackup, true, true, 0},
+		{"from a backup that proves nothing", megolm.Owner{Owner: claimed}, store.SourceBackup, true, false, 0},
+		{"claimed to be confirmed by who gave it", megolm.Owner{Owner: accepted}, store.SourceForwarded, true, false, 0},
+		{"forwarded once", megolm.Owner{Owner: claimed, Extra: json.RawMessage(`{"forwarding_curve25519_key_chain":["a"]}`)}, store.SourceForwarded, true, false, 1},
+		{"imported, forwarded twice before", megolm.Owner{Owner: claimed, Extra: json.RawMessage(`{"forwarding_curve25519_key_chain":["a","b"]}`)}, store.SourceImport, true, false, 2},
+		{"a chain that is none", megolm.Owner{Owner: claimed, Extra: json.RawMessage(`{"forwarding_curve25519_key_chain":7}`)}, store.SourceImport, true, false, 0},
+		{"members of other clients", megolm.Owner{Owner: claimed, Extra: json.RawMessage(`{"org.example.x":{"y":1}}`)}, store.SourceBackup, true, false, 0},
 	} {
-		raw, err := tc.owner.encode()
+		raw, err := tc.owner.Encode()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,8 +118,8 @@ func TestBackupFields(t *testing.T) {
 			t.Fatalf("%s: %v", tc.name, err)
 		}
 		proven := tc.source == store.SourceDirect || tc.owner.Attested
-		if back.Source != store.SourceBackup || back.SharedHistory != tc.shared || decodeKeptOwner(back.Owner).Attested != proven || (data.Unproven == nil) != proven {
-			t.Errorf("%s: comes back as %+v of %+v", tc.name, back, decodeKeptOwner(back.Owner))
+		if back.Source != store.SourceBackup || back.SharedHistory != tc.shared || megolm.ReadOwner(back.Owner).Attested != proven || (data.Unproven == nil) != proven {
+			t.Errorf("%s: comes back as %+v of %+v", tc.name, back, megolm.ReadOwner(back.Owner))
 		}
 	}
 }
@@ -219,11 +220,11 @@ func TestForwardedKeyNamesWhoGaveIt(t *testing.T) {
 		if by != "OTHER" || row.Source != store.SourceForwarded {
 			t.Fatalf("chain %s: by %q, source %q", chain, by, row.Source)
 		}
-		extra, err := strictjson.Parse(decodeKeptOwner(row.Owner).Extra)
+		extra, err := strictjson.Parse(megolm.ReadOwner(row.Owner).Extra)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := forwardedBy(extra)
+		got := megolm.ForwardedBy(extra)
 		if len(got) != want || got[len(got)-1] != dev.Curve25519.String() || extra.Get("x") != nil {
 			t.Errorf("chain %s: %v", chain, got)
 		}

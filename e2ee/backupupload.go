@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -229,7 +230,7 @@ func (b *backups) backUpBatch(ctx context.Context, target *backupTarget, rows []
 func (b *backups) ownersOf(ctx context.Context, rows []store.InboundSession) (map[id.UserID]*trustcache.User, error) {
 	var users []id.UserID
 	for i := range rows {
-		if user := decodeOwner(rows[i].Owner).UserID; user != "" {
+		if user := megolm.WhoseOwner(rows[i].Owner).UserID; user != "" {
 			users = append(users, user)
 		}
 	}

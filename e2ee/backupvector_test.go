@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -63,7 +64,7 @@ func TestAuthenticatedBackupOfOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	owner := decodeKeptOwner(row.Owner)
+	owner := megolm.ReadOwner(row.Owner)
 	if !owner.Attested || owner.UserID != "@bob:example.org" || owner.DeviceID != "BOBS" || row.FirstIndex != v.First || !row.SharedHistory {
 		t.Errorf("the key is read as %+v, first index %d", owner.Owner, row.FirstIndex)
 	}
@@ -80,7 +81,7 @@ func TestAuthenticatedBackupOfOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kept := decodeKeptOwner(back.Owner)
+	kept := megolm.ReadOwner(back.Owner)
 	extra, err := strictjson.Parse(kept.Extra)
 	if err != nil || string(extra.Get("com.example.note")) != `{"kept":[1,2]}` || !kept.Attested || kept.UserID != owner.UserID {
 		t.Errorf("after another backup it is %+v with %s", kept.Owner, kept.Extra)
@@ -88,10 +89,10 @@ func TestAuthenticatedBackupOfOthers(t *testing.T) {
 	// Under another name, and without the MAC, it proves nothing.
 	moved := ref
 	moved.RoomID = "!other:example.org"
-	if row, err = openBackup(moved, v.Entry, private, macKey); err != nil || decodeKeptOwner(row.Owner).Attested {
+	if row, err = openBackup(moved, v.Entry, private, macKey); err != nil || megolm.ReadOwner(row.Owner).Attested {
 		t.Errorf("in another room it is still believed, %v", err)
 	}
-	if row, err = openBackup(ref, v.Entry, private, make([]byte, 32)); err != nil || decodeKeptOwner(row.Owner).Attested {
+	if row, err = openBackup(ref, v.Entry, private, make([]byte, 32)); err != nil || megolm.ReadOwner(row.Owner).Attested {
 		t.Errorf("under another MAC key it is still believed, %v", err)
 	}
 }

@@ -14,6 +14,7 @@ func inner() map[string][][]string {
 			{"locks"},
 			{"wire"},
 			{"olm", "keyfile"},
+			{"megolm"},
 		},
 	}
 }
