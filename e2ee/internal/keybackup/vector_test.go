@@ -1,4 +1,4 @@
-package e2ee
+package keybackup
 
 import (
 	"crypto/hkdf"
@@ -45,7 +45,7 @@ func loadBackupVector(t *testing.T) (v backupVector, ref store.SessionRef, priva
 	if private, err = backup.MegolmBackupKeyFromBytes(seed); err != nil {
 		t.Fatal(err)
 	}
-	if macKey, err = backupMACKey(private); err != nil {
+	if macKey, err = MACKey(private); err != nil {
 		t.Fatal(err)
 	}
 	return v, store.SessionRef{RoomID: v.RoomID, SessionID: v.SessionID}, private, macKey
@@ -60,7 +60,7 @@ func TestAuthenticatedBackupOfOthers(t *testing.T) {
 	if wire.Base64(macKey) != v.MACKey {
 		t.Errorf("the MAC key is %s", wire.Base64(macKey))
 	}
-	row, err := openBackup(ref, v.Entry, private, macKey)
+	row, err := Open(ref, v.Entry, private, macKey)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,8 +68,8 @@ func TestAuthenticatedBackupOfOthers(t *testing.T) {
 	if !owner.Attested || owner.UserID != "@bob:example.org" || owner.DeviceID != "BOBS" || row.FirstIndex != v.First || !row.SharedHistory {
 		t.Errorf("the key is read as %+v, first index %d", owner.Owner, row.FirstIndex)
 	}
-	target := &backupTarget{public: private.PublicKey(), private: private, macKey: macKey}
-	sealed, err := sealBackup(&row, target, nil)
+	target := &Target{Public: private.PublicKey(), Private: private, MACKey: macKey}
+	sealed, err := Seal(&row, target, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestAuthenticatedBackupOfOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	back, err := openBackup(ref, again, private, macKey)
+	back, err := Open(ref, again, private, macKey)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,10 +89,10 @@ func TestAuthenticatedBackupOfOthers(t *testing.T) {
 	// Under another name, and without the MAC, it proves nothing.
 	moved := ref
 	moved.RoomID = "!other:example.org"
-	if row, err = openBackup(moved, v.Entry, private, macKey); err != nil || megolm.ReadOwner(row.Owner).Attested {
+	if row, err = Open(moved, v.Entry, private, macKey); err != nil || megolm.ReadOwner(row.Owner).Attested {
 		t.Errorf("in another room it is still believed, %v", err)
 	}
-	if row, err = openBackup(ref, v.Entry, private, make([]byte, 32)); err != nil || megolm.ReadOwner(row.Owner).Attested {
+	if row, err = Open(ref, v.Entry, private, make([]byte, 32)); err != nil || megolm.ReadOwner(row.Owner).Attested {
 		t.Errorf("under another MAC key it is still believed, %v", err)
 	}
 }
@@ -103,7 +103,7 @@ func TestAuthenticatedBackupOfOthers(t *testing.T) {
 func TestWrittenBackupIsAuthenticated(t *testing.T) {
 	t.Parallel()
 	v, ref, private, macKey := loadBackupVector(t)
-	row, err := openBackup(ref, v.Entry, private, macKey)
+	row, err := Open(ref, v.Entry, private, macKey)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func TestWrittenBackupIsAuthenticated(t *testing.T) {
 		if source != store.SourceDirect {
 			row.Owner = nil
 		}
-		entry, err := sealBackup(&row, &backupTarget{public: private.PublicKey(), private: private, macKey: macKey}, nil)
+		entry, err := Seal(&row, &Target{Public: private.PublicKey(), Private: private, MACKey: macKey}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

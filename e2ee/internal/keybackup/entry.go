@@ -1,6 +1,7 @@
-package e2ee
+package keybackup
 
 import (
+	"crypto/ecdh"
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -29,20 +30,30 @@ const (
 	fieldBackupMAC = "org.matrix.msc4048.backup_mac"
 )
 
-// backupSession is one room key in a backup request. By the first three the homeserver
+// Target is a backup that may be written to: its public key is known to be the
+// account's own. Private is nil when only that is known.
+type Target struct {
+	Version string
+	Count   int
+	Public  *ecdh.PublicKey
+	Private *backup.MegolmBackupKey
+	MACKey  []byte
+}
+
+// Entry is one room key in a backup request. By the first three the homeserver
 // chooses between two of one session, so that they must be true (requirement 16.5):
 // forwarded is by how many devices the key went that did not make it, verified is one
 // whose owner is proven, with a device that its owner had confirmed and an identity that
 // the account has accepted.
-type backupSession struct {
+type Entry struct {
 	FirstIndex     uint32          `json:"first_message_index"`
 	ForwardedCount int             `json:"forwarded_count"`
 	IsVerified     bool            `json:"is_verified"`
 	SessionData    json.RawMessage `json:"session_data"`
 }
 
-// backupMACKey derives the key of the MACs from the backup's private key.
-func backupMACKey(private *backup.MegolmBackupKey) ([]byte, error) {
+// MACKey derives the key of the MACs from the backup's private key.
+func MACKey(private *backup.MegolmBackupKey) ([]byte, error) {
 	key, err := hkdf.Key(sha256.New, private.Bytes(), nil, backupMACInfo, 32)
 	if err != nil {
 		return nil, fmt.Errorf("derive the backup's MAC key: %w", err)
@@ -50,12 +61,12 @@ func backupMACKey(private *backup.MegolmBackupKey) ([]byte, error) {
 	return key, nil
 }
 
-// sealBackup encrypts one room key for a backup. What is known of its owner by now goes
+// Seal encrypts one room key for a backup. What is known of its owner by now goes
 // with it. Without the private key there is no MAC.
-func sealBackup(row *store.InboundSession, to *backupTarget, users map[id.UserID]*trustcache.User) (backupSession, error) {
+func Seal(row *store.InboundSession, to *Target, users map[id.UserID]*trustcache.User) (Entry, error) {
 	data, from, err := megolm.Data(row)
 	if err != nil {
-		return backupSession{}, err
+		return Entry{}, err
 	}
 	// Where several say that it is theirs nobody is attested, who could then silence the others.
 	proven := megolm.ProvesOwner(row.Source, from.Owner) && !from.Contested
@@ -64,27 +75,27 @@ func sealBackup(row *store.InboundSession, to *backupTarget, users map[id.UserID
 		if from.UserID != "" {
 			raw, err := json.Marshal(megolm.NamedOwner{RoomID: row.RoomID, SessionID: row.SessionID, Owner: from.Owner})
 			if err != nil {
-				return backupSession{}, fmt.Errorf("encode key owner: %w", err)
+				return Entry{}, fmt.Errorf("encode key owner: %w", err)
 			}
 			data = data.Set(megolm.FieldOwner, raw)
 		}
 	} else {
 		data = data.Set(megolm.FieldUnauthentic, strictjson.Quote(unauthenticSource(row.Source)))
 	}
-	sealed, err := backup.EncryptSessionDataWithPubkey(to.public, data.Encode())
+	sealed, err := backup.EncryptSessionDataWithPubkey(to.Public, data.Encode())
 	if err != nil {
-		return backupSession{}, fmt.Errorf("encrypt room key for the backup: %w", err)
+		return Entry{}, fmt.Errorf("encrypt room key for the backup: %w", err)
 	}
 	raw, err := json.Marshal(sealed)
 	if err != nil {
-		return backupSession{}, fmt.Errorf("encode room key for the backup: %w", err)
+		return Entry{}, fmt.Errorf("encode room key for the backup: %w", err)
 	}
-	if to.macKey != nil {
-		if raw, err = addBackupMAC(raw, to.macKey); err != nil {
-			return backupSession{}, err
+	if to.MACKey != nil {
+		if raw, err = AddMAC(raw, to.MACKey); err != nil {
+			return Entry{}, err
 		}
 	}
-	return backupSession{
+	return Entry{
 		FirstIndex: row.FirstIndex, ForwardedCount: len(megolm.ForwardedBy(data)),
 		IsVerified: proven && from.Signed && from.Accepted, SessionData: raw,
 	}, nil
@@ -103,9 +114,9 @@ func unauthenticSource(source store.Source) string {
 	return "m.undefined"
 }
 
-// addBackupMAC adds the MAC over the canonical JSON of the encrypted data.
-func addBackupMAC(raw json.RawMessage, macKey []byte) (json.RawMessage, error) {
-	mac, err := backupMAC(raw, macKey)
+// AddMAC adds the MAC over the canonical JSON of the encrypted data.
+func AddMAC(raw json.RawMessage, macKey []byte) (json.RawMessage, error) {
+	mac, err := macOf(raw, macKey)
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +127,7 @@ func addBackupMAC(raw json.RawMessage, macKey []byte) (json.RawMessage, error) {
 	return obj.Set("unsigned", strictjson.Object{{Name: fieldBackupMAC, Value: strictjson.Quote(wire.Base64(mac))}}.Encode()).Encode(), nil
 }
 
-func backupMAC(raw json.RawMessage, macKey []byte) ([]byte, error) {
+func macOf(raw json.RawMessage, macKey []byte) ([]byte, error) {
 	msg, err := wire.Signable(raw)
 	if err != nil {
 		return nil, err
@@ -126,9 +137,9 @@ func backupMAC(raw json.RawMessage, macKey []byte) ([]byte, error) {
 	return h.Sum(nil), nil
 }
 
-// hasBackupMAC reports whether the encrypted data carries the right MAC, all its unknown
+// hasMAC reports whether the encrypted data carries the right MAC, all its unknown
 // members included.
-func hasBackupMAC(raw json.RawMessage, macKey []byte) bool {
+func hasMAC(raw json.RawMessage, macKey []byte) bool {
 	obj, err := strictjson.Parse(raw)
 	if err != nil {
 		return false
@@ -142,13 +153,13 @@ func hasBackupMAC(raw json.RawMessage, macKey []byte) bool {
 	if err != nil {
 		return false
 	}
-	mac, err := backupMAC(raw, macKey)
+	mac, err := macOf(raw, macKey)
 	return err == nil && hmac.Equal(mac, claimed)
 }
 
-// openBackup decrypts one room key of a backup. The row it gives has the session's own
+// Open decrypts one room key of a backup. The row it gives has the session's own
 // name, not the one under which the homeserver keeps it.
-func openBackup(ref store.SessionRef, raw json.RawMessage, private *backup.MegolmBackupKey, macKey []byte) (store.InboundSession, error) {
+func Open(ref store.SessionRef, raw json.RawMessage, private *backup.MegolmBackupKey, macKey []byte) (store.InboundSession, error) {
 	entry, err := strictjson.Parse(raw)
 	if err != nil {
 		return store.InboundSession{}, err
@@ -165,5 +176,5 @@ func openBackup(ref store.SessionRef, raw json.RawMessage, private *backup.Megol
 	if err != nil {
 		return store.InboundSession{}, fmt.Errorf("%w: a room key in the backup", strictjson.ErrMalformed)
 	}
-	return megolm.FromData(ref, *plain, store.SourceBackup, hasBackupMAC(sealed, macKey))
+	return megolm.FromData(ref, *plain, store.SourceBackup, hasMAC(sealed, macKey))
 }
