@@ -3,6 +3,7 @@ package e2ee
 import (
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -42,7 +43,7 @@ type account struct {
 	backup  backupStanding
 	// backupTo is the backup as last found; backupSeq counts the times it was to be looked
 	// at again.
-	backupTo  *backupTarget
+	backupTo  *keybackup.Target
 	backupSeq int
 }
 

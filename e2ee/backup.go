@@ -2,45 +2,32 @@ package e2ee
 
 import (
 	"context"
-	"crypto/ecdh"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/crypto/backup"
-	"maunium.net/go/mautrix/crypto/signatures"
 	"maunium.net/go/mautrix/crypto/ssss"
 
+	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
-	"e2ee-proxy/trustcache"
 )
 
 const (
-	algorithmBackup   = "m.megolm_backup.v1.curve25519-aes-sha2"
 	accountDataBackup = "m.key_backup"
 	// accountDataNoBackup is what Element's clients wrote, and still write, before there was
 	// m.key_backup (MSC4287): {"disabled": true}.
 	accountDataNoBackup = "m.org.matrix.custom.backup_disabled"
 )
 
-// backupVersion is the homeserver's newest backup.
-type backupVersion struct {
-	Algorithm string          `json:"algorithm"`
-	AuthData  json.RawMessage `json:"auth_data"`
-	Version   string          `json:"version"`
-	Count     int             `json:"count"`
-}
-
 // currentBackup reads the newest backup version; nil when there is none.
-func (b *backups) currentBackup(ctx context.Context) (*backupVersion, error) {
-	var v backupVersion
+func (b *backups) currentBackup(ctx context.Context) (*keybackup.Version, error) {
+	var v keybackup.Version
 	err := b.call(ctx, wire.Request{
 		Op: "read the backup version", Method: http.MethodGet,
 		Path: mautrix.ClientURLPath{"v3", "room_keys", "version"}, Result: &v,
@@ -52,56 +39,6 @@ func (b *backups) currentBackup(ctx context.Context) (*backupVersion, error) {
 		return nil, err
 	}
 	return &v, nil
-}
-
-// publicKey gives the backup's public key; nil when it is not a backup we know how to use.
-func (v *backupVersion) publicKey() *ecdh.PublicKey {
-	if v == nil || v.Algorithm != algorithmBackup || v.Version == "" {
-		return nil
-	}
-	obj, err := strictjson.Parse(v.AuthData)
-	if err != nil {
-		return nil
-	}
-	text, _ := obj.Text("public_key")
-	raw, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(text, "="))
-	if err != nil {
-		return nil
-	}
-	key, err := ecdh.X25519().NewPublicKey(raw)
-	if err != nil {
-		return nil
-	}
-	return key
-}
-
-// trusts reports whether a backup's public key belongs to a private key we hold, which
-// came from a trusted source (requirement 16.1).
-func (v *backupVersion) trusts(key *backup.MegolmBackupKey) bool {
-	public := v.publicKey()
-	return public != nil && key != nil && key.PublicKey().Equal(public)
-}
-
-// signedBy reports whether the account's identity, or a device that it has confirmed, has
-// signed the backup (requirement 16.1). The identity must be verified: one that a
-// homeserver made up signs anything (attack A14).
-func (v *backupVersion) signedBy(own *trustcache.User) bool {
-	if v.publicKey() == nil || !own.Known() || !own.Verified {
-		return false
-	}
-	if ok, err := signatures.VerifySignatureJSON(v.AuthData, own.UserID, own.Current.String(), own.Current); err == nil && ok {
-		return true
-	}
-	for i := range own.Devices {
-		dev := &own.Devices[i]
-		if !dev.Signed || !dev.Usable() {
-			continue
-		}
-		if ok, err := signatures.VerifySignatureJSON(v.AuthData, own.UserID, dev.DeviceID.String(), dev.Ed25519); err == nil && ok {
-			return true
-		}
-	}
-	return false
 }
 
 // backupKeyMeta is what is stored beside the backup key.
@@ -189,8 +126,8 @@ func (b *backups) completeBackup(ctx context.Context, keys *crossSigning, storag
 
 // takeBackup finds out whether a backup that is there can be used: with the key that is
 // here, or that secret storage holds.
-func (b *backups) takeBackup(ctx context.Context, current *backupVersion, key *backup.MegolmBackupKey, version string, storage *ssss.Key) ([]byte, error) {
-	if !current.trusts(key) {
+func (b *backups) takeBackup(ctx context.Context, current *keybackup.Version, key *backup.MegolmBackupKey, version string, storage *ssss.Key) ([]byte, error) {
+	if !current.Trusts(key) {
 		var err error
 		if key, err = b.backupKeyFrom(ctx, storage, current); err != nil {
 			return nil, err
@@ -201,7 +138,7 @@ func (b *backups) takeBackup(ctx context.Context, current *backupVersion, key *b
 		if err != nil {
 			return nil, fmt.Errorf("look at the own identity: %w", err)
 		}
-		if current.signedBy(own) {
+		if current.SignedBy(own) {
 			b.acct.noteBackup(backupSigned)
 		} else {
 			b.acct.noteBackup(backupForeign)
@@ -219,7 +156,7 @@ func (b *backups) takeBackup(ctx context.Context, current *backupVersion, key *b
 
 // backupKeyFrom reads the backup key from secret storage; nil when it is not there or
 // does not belong to the backup.
-func (b *backups) backupKeyFrom(ctx context.Context, storage *ssss.Key, current *backupVersion) (*backup.MegolmBackupKey, error) {
+func (b *backups) backupKeyFrom(ctx context.Context, storage *ssss.Key, current *keybackup.Version) (*backup.MegolmBackupKey, error) {
 	if storage == nil {
 		return nil, nil
 	}
@@ -231,7 +168,7 @@ func (b *backups) backupKeyFrom(ctx context.Context, storage *ssss.Key, current 
 		return nil, err
 	}
 	key, err := backup.MegolmBackupKeyFromBytes(value.Reveal())
-	if err != nil || !current.trusts(key) {
+	if err != nil || !current.Trusts(key) {
 		return nil, nil
 	}
 	return key, nil
@@ -290,7 +227,7 @@ func (b *backups) createBackup(ctx context.Context, key *backup.MegolmBackupKey,
 	err = b.call(ctx, wire.Request{
 		Op: "create the key backup", Method: http.MethodPost,
 		Path: mautrix.ClientURLPath{"v3", "room_keys", "version"},
-		Body: map[string]any{"algorithm": algorithmBackup, "auth_data": auth}, Result: &made,
+		Body: map[string]any{"algorithm": keybackup.AlgorithmBackup, "auth_data": auth}, Result: &made,
 	})
 	if err != nil {
 		return err

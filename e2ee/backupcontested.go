@@ -7,6 +7,8 @@ import (
 
 	"maunium.net/go/mautrix"
 
+	"e2ee-proxy/e2ee/internal/keybackup"
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
 )
@@ -19,17 +21,17 @@ import (
 
 // withdraw takes the entries of contested keys that attest an owner out of the backup. What
 // such an entry knows better is kept first; then there is more to do.
-func (b *backups) withdraw(ctx context.Context, target *backupTarget, rows []store.InboundSession) error {
-	if target.private == nil {
+func (b *backups) withdraw(ctx context.Context, target *keybackup.Target, rows []store.InboundSession) error {
+	if target.Private == nil {
 		return nil // then we have attested nothing
 	}
 	for i := range rows {
 		row := &rows[i]
-		if !decodeKeptOwner(row.Owner).Contested {
+		if !megolm.ReadOwner(row.Owner).Contested {
 			continue
 		}
 		path := mautrix.ClientURLPath{"v3", "room_keys", "keys", row.RoomID, row.SessionID}
-		query := map[string]string{"version": target.version}
+		query := map[string]string{"version": target.Version}
 		var found json.RawMessage
 		err := b.call(ctx, wire.Request{
 			Op: "look for a room key in the backup", Method: http.MethodGet, Path: path, Query: query, Result: &found,
@@ -40,8 +42,8 @@ func (b *backups) withdraw(ctx context.Context, target *backupTarget, rows []sto
 		if err != nil {
 			return err
 		}
-		old, bad := openBackup(row.SessionRef, found, target.private, target.macKey)
-		if bad != nil || !decodeOwner(old.Owner).Attested {
+		old, bad := keybackup.Open(row.SessionRef, found, target.Private, target.MACKey)
+		if bad != nil || !megolm.WhoseOwner(old.Owner).Attested {
 			continue // it proves nothing
 		}
 		if old.FirstIndex < row.FirstIndex {

@@ -2,16 +2,16 @@ package e2ee
 
 import (
 	"context"
-	"crypto/ecdh"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 
 	"maunium.net/go/mautrix"
-	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/keybackup"
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -26,19 +26,9 @@ const (
 	backupLooks = 3
 )
 
-// backupTarget is a backup that may be written to: its public key is known to be the
-// account's own. private is nil when only that is known.
-type backupTarget struct {
-	version string
-	count   int
-	public  *ecdh.PublicKey
-	private *backup.MegolmBackupKey
-	macKey  []byte
-}
-
-// backupTarget gives the account's backup, checked since something last changed; nil when
+// keybackup.Target gives the account's backup, checked since something last changed; nil when
 // there is none that may be used.
-func (b *backups) backupTarget(ctx context.Context) (*backupTarget, error) {
+func (b *backups) backupTarget(ctx context.Context) (*keybackup.Target, error) {
 	for range backupLooks {
 		target, looked := b.acct.knownBackup()
 		if target == nil {
@@ -47,13 +37,13 @@ func (b *backups) backupTarget(ctx context.Context) (*backupTarget, error) {
 				return nil, err
 			}
 			if target == nil {
-				target = &backupTarget{} // known to be none
+				target = &keybackup.Target{} // known to be none
 			}
 			if !b.acct.keepBackup(target, looked) {
 				continue // whose it is must be looked at again
 			}
 		}
-		if target.version == "" {
+		if target.Version == "" {
 			return nil, nil
 		}
 		return target, nil
@@ -63,14 +53,14 @@ func (b *backups) backupTarget(ctx context.Context) (*backupTarget, error) {
 
 // knownBackup gives what is known of the backup, nil when that is nothing, and what to
 // hand to keepBackup.
-func (a *account) knownBackup() (target *backupTarget, looked int) {
+func (a *account) knownBackup() (target *keybackup.Target, looked int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.backupTo, a.backupSeq
 }
 
 // keepBackup remembers what was found, unless something changed meanwhile.
-func (a *account) keepBackup(target *backupTarget, looked int) bool {
+func (a *account) keepBackup(target *keybackup.Target, looked int) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.backupSeq != looked {
@@ -90,7 +80,7 @@ func (a *account) forgetBackup() {
 
 // findBackup reads the newest version and decides whether it is to be trusted
 // (requirement 16.1).
-func (b *backups) findBackup(ctx context.Context) (*backupTarget, error) {
+func (b *backups) findBackup(ctx context.Context) (*keybackup.Target, error) {
 	wanted, _, err := b.backupWanted(ctx)
 	if err != nil || !wanted {
 		return nil, err
@@ -103,17 +93,17 @@ func (b *backups) findBackup(ctx context.Context) (*backupTarget, error) {
 	if err != nil {
 		return nil, err
 	}
-	target := &backupTarget{version: current.Version, count: current.Count, public: current.publicKey()}
-	if current.trusts(key) {
-		target.private = key
-		target.macKey, err = backupMACKey(key)
+	target := &keybackup.Target{Version: current.Version, Count: current.Count, Public: current.PublicKey()}
+	if current.Trusts(key) {
+		target.Private = key
+		target.MACKey, err = keybackup.MACKey(key)
 		return target, err
 	}
 	own, err := b.acct.tracker.Own(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("look at the own identity: %w", err)
 	}
-	if !current.signedBy(own) {
+	if !current.SignedBy(own) {
 		return nil, nil
 	}
 	return target, nil
@@ -144,7 +134,7 @@ func (b *backups) backUp(ctx context.Context) error {
 		if err != nil || target == nil {
 			return err
 		}
-		rows, err := b.eng.store.ToBackUp(ctx, b.acct.row, b.rowID, target.version, size)
+		rows, err := b.eng.store.ToBackUp(ctx, b.acct.row, b.rowID, target.Version, size)
 		if err != nil {
 			return fmt.Errorf("load room keys to back up: %w", err)
 		}
@@ -175,18 +165,18 @@ func (b *backups) backUp(ctx context.Context) error {
 // backedUp reports whether nothing waits for the backup that was last found ours.
 func (b *backups) backedUp(ctx context.Context) bool {
 	target, _ := b.acct.knownBackup()
-	if target == nil || target.version == "" {
+	if target == nil || target.Version == "" {
 		return target != nil
 	}
-	n, err := b.eng.store.CountToBackUp(ctx, b.acct.row, b.rowID, target.version)
+	n, err := b.eng.store.CountToBackUp(ctx, b.acct.row, b.rowID, target.Version)
 	return err == nil && n == 0
 }
 
-func (b *backups) backUpBatch(ctx context.Context, target *backupTarget, rows []store.InboundSession) error {
+func (b *backups) backUpBatch(ctx context.Context, target *keybackup.Target, rows []store.InboundSession) error {
 	if err := b.withdraw(ctx, target, rows); err != nil {
 		return err
 	}
-	rooms := make(map[id.RoomID]map[string]map[id.SessionID]backupSession)
+	rooms := make(map[id.RoomID]map[string]map[id.SessionID]keybackup.Entry)
 	ch := &store.Changes{}
 	users, err := b.ownersOf(ctx, rows)
 	if err != nil {
@@ -200,20 +190,20 @@ func (b *backups) backUpBatch(ctx context.Context, target *backupTarget, rows []
 	}
 	for i := range rows {
 		row := &rows[i]
-		data, err := sealBackup(row, target, users)
+		data, err := keybackup.Seal(row, target, users)
 		if err != nil {
 			return err
 		}
 		if rooms[row.RoomID] == nil {
-			rooms[row.RoomID] = map[string]map[id.SessionID]backupSession{"sessions": {}}
+			rooms[row.RoomID] = map[string]map[id.SessionID]keybackup.Entry{"sessions": {}}
 		}
 		rooms[row.RoomID]["sessions"][row.SessionID] = data
-		ch.Backed = append(ch.Backed, store.BackedSession{SessionRef: row.SessionRef, FirstIndex: row.FirstIndex, Version: target.version})
+		ch.Backed = append(ch.Backed, store.BackedSession{SessionRef: row.SessionRef, FirstIndex: row.FirstIndex, Version: target.Version})
 	}
 	err = b.call(ctx, wire.Request{
 		Op: "back up room keys", Method: http.MethodPut,
 		Path:  mautrix.ClientURLPath{"v3", "room_keys", "keys"},
-		Query: map[string]string{"version": target.version}, Body: map[string]any{"rooms": rooms},
+		Query: map[string]string{"version": target.Version}, Body: map[string]any{"rooms": rooms},
 	})
 	if err != nil {
 		return err
@@ -229,7 +219,7 @@ func (b *backups) backUpBatch(ctx context.Context, target *backupTarget, rows []
 func (b *backups) ownersOf(ctx context.Context, rows []store.InboundSession) (map[id.UserID]*trustcache.User, error) {
 	var users []id.UserID
 	for i := range rows {
-		if user := decodeOwner(rows[i].Owner).UserID; user != "" {
+		if user := megolm.WhoseOwner(rows[i].Owner).UserID; user != "" {
 			users = append(users, user)
 		}
 	}

@@ -260,7 +260,7 @@ func inStorage(t *testing.T, hs *liar.Server, s liar.Session, key *ssss.Key, nam
 	return value
 }
 
-// openBackup opens all of a key backup.
+// keybackup.Open opens all of a key backup.
 func openBackup(t *testing.T, hs *liar.Server, s liar.Session, private []byte) (version string, keys int) {
 	t.Helper()
 	var info struct {

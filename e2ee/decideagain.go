@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/trustcache"
 )
 
@@ -102,7 +103,7 @@ func (d *Device) stillMayHold(ctx context.Context, dev *trustcache.Device) (*tru
 
 // stillBacksUp decides again whether room keys may be encrypted for a backup: for one that is
 // still taken for the account's, by a device that is still confirmed as far as is known.
-func (d *Device) stillBacksUp(ctx context.Context, target *backupTarget) (bool, error) {
+func (d *Device) stillBacksUp(ctx context.Context, target *keybackup.Target) (bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	own, err := d.acct.tracker.Own(ctx)

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/keyfile"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
@@ -190,7 +191,7 @@ func (d *Device) Reseal(ctx context.Context, entry map[string]any, change func(d
 	if err != nil {
 		return err
 	}
-	macKey, err := backupMACKey(key)
+	macKey, err := keybackup.MACKey(key)
 	if err != nil {
 		return err
 	}
@@ -214,7 +215,7 @@ func (d *Device) Reseal(ctx context.Context, entry map[string]any, change func(d
 	if raw, err = json.Marshal(again); err != nil {
 		return err
 	}
-	entry["session_data"], err = addBackupMAC(raw, macKey)
+	entry["session_data"], err = keybackup.AddMAC(raw, macKey)
 	return err
 }
 

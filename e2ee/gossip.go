@@ -4,10 +4,11 @@ import (
 	"context"
 	"time"
 
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
-
-	"maunium.net/go/mautrix/id"
 )
 
 // gossip is what devices of one user ask each other for: secrets and room keys, in both
@@ -33,7 +34,7 @@ type gossip struct {
 type gossipHost interface {
 	begin() *step
 	claimFor(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error)
-	currentBackup(ctx context.Context) (*backupVersion, error)
+	currentBackup(ctx context.Context) (*keybackup.Version, error)
 	flushOutbox(ctx context.Context) error
 	hasNoKeys(dev *trustcache.Device) bool
 	keysStored() int

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -44,7 +45,7 @@ type backupsHost interface {
 	retryLocked(why retryFor, pause time.Duration)
 	setUpIdentity(ctx context.Context) error
 	signAsDevice(raw json.RawMessage) (json.RawMessage, error)
-	stillBacksUp(ctx context.Context, target *backupTarget) (bool, error)
+	stillBacksUp(ctx context.Context, target *keybackup.Target) (bool, error)
 	unsettle()
 	wantSecrets(ctx context.Context, own *trustcache.User) error
 }
@@ -216,25 +217,25 @@ func (b *backups) fetchKeys(ctx context.Context, batch []*fetch) (absent map[sto
 		return nil, err
 	}
 	absent = make(map[store.SessionRef]bool)
-	if target == nil || target.private == nil {
+	if target == nil || target.Private == nil {
 		for _, f := range batch {
 			absent[f.ref] = true
 		}
 		return absent, nil
 	}
-	found, err := b.fetchBacked(ctx, target.version, batch)
+	found, err := b.fetchBacked(ctx, target.Version, batch)
 	var rows []store.InboundSession
 	for _, f := range batch {
 		if found[f.ref] == nil {
 			absent[f.ref] = err == nil
 			continue
 		}
-		row, bad := openBackup(f.ref, found[f.ref], target.private, target.macKey)
+		row, bad := keybackup.Open(f.ref, found[f.ref], target.Private, target.MACKey)
 		if bad != nil {
 			absent[f.ref] = true
 			continue
 		}
-		row.BackupVersion = target.version
+		row.BackupVersion = target.Version
 		rows = append(rows, row)
 	}
 	for ref, gone := range absent {

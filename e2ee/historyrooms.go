@@ -1,21 +1,20 @@
 package e2ee
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"sync"
 	"time"
 
-	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/wire"
-	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
 
@@ -111,23 +110,10 @@ func (b *backups) fetchRoom(ctx context.Context, version string, room id.RoomID,
 		Path:  mautrix.ClientURLPath{"v3", "room_keys", "keys", room},
 		Query: map[string]string{"version": version}, Patient: roomPatience,
 	}, func(body io.Reader) error {
-		meter := &strictjson.Meter{R: body, Limit: maxBackedKey}
-		dec := jsontext.NewDecoder(meter)
-		return eachMember(dec, func(name string) error {
-			if name != "sessions" {
-				return dec.SkipValue()
+		return keybackup.ReadRoom(body, func(session id.SessionID, raw json.RawMessage) {
+			if wanted[session] {
+				keep(store.SessionRef{RoomID: room, SessionID: session}, bytes.Clone(raw))
 			}
-			return eachMember(dec, func(session string) error {
-				raw, err := dec.ReadValue()
-				if err != nil {
-					return fmt.Errorf("%w: key backup", strictjson.ErrMalformed)
-				}
-				meter.Used = 0
-				if wanted[id.SessionID(session)] {
-					keep(store.SessionRef{RoomID: room, SessionID: id.SessionID(session)}, json.RawMessage(raw.Clone()))
-				}
-				return nil
-			})
 		})
 	})
 	if wire.Status(err) == http.StatusNotFound {

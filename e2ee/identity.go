@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/crypto/ssss"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -35,7 +36,7 @@ type ownIdentity struct {
 type ownIdentityHost interface {
 	completeBackup(ctx context.Context, keys *crossSigning, storage *ssss.Key, may bootstrapping) ([]byte, error)
 	createBackup(ctx context.Context, key *backup.MegolmBackupKey, keys *crossSigning) error
-	currentBackup(ctx context.Context) (*backupVersion, error)
+	currentBackup(ctx context.Context) (*keybackup.Version, error)
 	dropRetry(why retryFor)
 	kickLocked()
 	newBackupKey(ctx context.Context) (*backup.MegolmBackupKey, error)

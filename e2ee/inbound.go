@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/locks"
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -179,9 +180,9 @@ func (s *inboundSession) upgraded(users map[id.UserID]*trustcache.User, sender i
 	first, better := first.Upgrade(users[first.UserID])
 	raw := s.row.Owner
 	if better || named {
-		kept := decodeKeptOwner(s.row.Owner) // with what else is stored there
+		kept := megolm.ReadOwner(s.row.Owner) // with what else is stored there
 		kept.Owner = first
-		if raw, err = kept.encode(); err != nil {
+		if raw, err = kept.Encode(); err != nil {
 			return nil, err
 		}
 		ch.Owners = append(ch.Owners, store.SessionOwner{SessionRef: s.row.SessionRef, Owner: raw})
@@ -197,7 +198,7 @@ func (s *inboundSession) upgraded(users map[id.UserID]*trustcache.User, sender i
 		if !changed {
 			continue
 		}
-		encoded, err := encodeOwners(all)
+		encoded, err := megolm.WriteOwners(all)
 		if err != nil {
 			return nil, err
 		}
@@ -250,7 +251,7 @@ func (m *megolmState) loadSessions(ctx context.Context, jobs []*sealedEvent, mis
 	}
 	loaded := make(map[store.SessionRef]*inboundSession, len(rows))
 	for ref, row := range rows {
-		kept := decodeKeptOwner(row.Owner)
+		kept := megolm.ReadOwner(row.Owner)
 		s := &inboundSession{row: row, owner: kept.Owner, contested: kept.Contested, last: -1, mu: locks.Mutex{Order: m.eng.opts.locks, Rank: locks.RankSession}}
 		if index, ok := last[ref]; ok {
 			s.last = int64(index)

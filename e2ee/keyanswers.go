@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
@@ -140,7 +141,7 @@ func (g *gossip) noteGivenKey(key givenKey) {
 // claimed whose it is. Why the beginning is missing is told, if somebody told us
 // (requirement 10.5).
 func forwardContent(row *store.InboundSession, note store.WithheldNote) (json.RawMessage, error) {
-	data, from, err := sessionData(row)
+	data, from, err := megolm.Data(row)
 	if err != nil {
 		return nil, err
 	}
@@ -149,13 +150,13 @@ func forwardContent(row *store.InboundSession, note store.WithheldNote) (json.Ra
 	}
 	out := strictjson.Object{
 		{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)},
-		{Name: fieldForwards, Value: data.Get(fieldForwards)},
+		{Name: megolm.FieldForwards, Value: data.Get(megolm.FieldForwards)},
 		{Name: "room_id", Value: strictjson.Quote(row.RoomID.String())},
 		{Name: "sender_claimed_ed25519_key", Value: strictjson.Quote(from.Ed25519.String())},
 		{Name: "sender_key", Value: data.Get("sender_key")},
 		{Name: "session_id", Value: strictjson.Quote(row.SessionID.String())},
 		{Name: "session_key", Value: data.Get("session_key")},
-		{Name: fieldSharedHistory, Value: data.Get(fieldSharedHistory)},
+		{Name: megolm.FieldSharedHistory, Value: data.Get(megolm.FieldSharedHistory)},
 	}
 	if note.Code != "" && row.FirstIndex > 0 {
 		out = append(out, strictjson.Member{Name: "withheld", Value: strictjson.Object{{Name: "code", Value: strictjson.Quote(note.Code)}, {Name: "reason", Value: strictjson.Quote(note.Reason)}}.Encode()})

@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/crypto/goolm/session"
 
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -21,7 +22,7 @@ func TestForwardSaysWhyItBeginsLate(t *testing.T) {
 	whole := megolmAt(t, out)
 	advance(t, out, 5)
 	late := megolmAt(t, out)
-	owner, err := encodeOwner(trustcache.Owner{UserID: "@bob:x", Curve25519: "b", Ed25519: "B"})
+	owner, err := megolm.WriteOwner(trustcache.Owner{UserID: "@bob:x", Curve25519: "b", Ed25519: "B"})
 	if err != nil {
 		t.Fatal(err)
 	}

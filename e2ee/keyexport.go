@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"e2ee-proxy/e2ee/internal/keyfile"
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 )
@@ -55,7 +56,7 @@ func (d *Device) exportKeys(ctx context.Context, passphrase secret.String, round
 		if err != nil {
 			return fmt.Errorf("load room keys: %w", err)
 		}
-		entry, _, err := sessionData(&row)
+		entry, _, err := megolm.Data(&row)
 		if err != nil {
 			return err
 		}

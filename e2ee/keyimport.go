@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/keyfile"
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
@@ -74,5 +75,5 @@ func importedSession(raw []byte) (store.InboundSession, error) {
 		return store.InboundSession{}, fmt.Errorf("%w: an exported key", strictjson.ErrMalformed)
 	}
 	ref := store.SessionRef{RoomID: id.RoomID(room), SessionID: id.SessionID(session)}
-	return keptSession(ref, raw, store.SourceImport, false)
+	return megolm.FromData(ref, raw, store.SourceImport, false)
 }

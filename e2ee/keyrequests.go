@@ -11,6 +11,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
@@ -228,9 +229,9 @@ func (b *batch) takeForwards(ctx context.Context) error {
 	for _, row := range b.ch.InboundSessions { // those of this batch
 		known[row.SessionRef] = row
 	}
-	none := &moreOwners{} // a forward proves no owner
+	none := &megolm.MoreOwners{} // a forward proves no owner
 	for i := range rows {
-		row, news, err := mergeKept(&rows[i], known, none)
+		row, news, err := megolm.MergeKept(&rows[i], known, none)
 		if err != nil {
 			return err
 		}
@@ -274,18 +275,18 @@ func (g *gossip) forwardedKey(msg *olm.Received, own *trustcache.User) (store.In
 	}
 	claimed, _ := data.Text("sender_claimed_ed25519_key")
 	kept := make(strictjson.Object, 0, 6) // and nothing that we do not know
-	for _, name := range []string{"algorithm", "session_key", "sender_key", fieldSharedHistory, fieldSharedUnstable} {
+	for _, name := range []string{"algorithm", "session_key", "sender_key", megolm.FieldSharedHistory, megolm.FieldSharedUnstable} {
 		if value := data.Get(name); value != nil {
 			kept = append(kept, strictjson.Member{Name: name, Value: value})
 		}
 	}
-	chain, err := json.Marshal(append(forwardedBy(data), msg.SenderKey.String()))
+	chain, err := json.Marshal(append(megolm.ForwardedBy(data), msg.SenderKey.String()))
 	if err != nil {
 		return none, ""
 	}
-	kept = append(kept, strictjson.Member{Name: fieldForwards, Value: chain})
+	kept = append(kept, strictjson.Member{Name: megolm.FieldForwards, Value: chain})
 	kept = append(kept, strictjson.Member{Name: "sender_claimed_keys", Value: strictjson.Object{{Name: "ed25519", Value: strictjson.Quote(claimed)}}.Encode()})
-	row, err := keptSession(ref, kept.Encode(), store.SourceForwarded, false)
+	row, err := megolm.FromData(ref, kept.Encode(), store.SourceForwarded, false)
 	if err != nil {
 		return none, ""
 	}

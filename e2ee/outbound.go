@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -194,7 +195,7 @@ func (m *megolmState) ownCopy(o *outbound) (store.InboundSession, error) {
 	if err != nil {
 		return store.InboundSession{}, fmt.Errorf("import own session: %w", err)
 	}
-	own, err := encodeOwner(trustcache.Owner{
+	own, err := megolm.WriteOwner(trustcache.Owner{
 		UserID: m.acct.user, DeviceID: m.id, Curve25519: m.curve25519, Ed25519: m.ed25519,
 		DeviceKeys: m.host.shownKeys(),
 	})

@@ -199,7 +199,7 @@ func (o *ownIdentity) replaceStorage(ctx context.Context, keys *crossSigning) er
 	if err != nil {
 		return err
 	}
-	if !current.trusts(private) {
+	if !current.Trusts(private) {
 		if err := o.host.createBackup(ctx, private, keys); err != nil {
 			return err
 		}

@@ -9,14 +9,12 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/go-json-experiment/json/jsontext"
 	"maunium.net/go/mautrix"
-	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/internal/secret"
-	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
 
@@ -28,8 +26,6 @@ const (
 	restoreBatch = 250
 	// restorePatience bounds the download of a backup.
 	restorePatience = time.Hour
-	// maxBackedKey bounds one key in the download, in bytes.
-	maxBackedKey = 1 << 20
 )
 
 // RestoreStatus tells how restoring the whole history goes.
@@ -69,7 +65,7 @@ func (d *Device) RestoreHistory(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if target == nil || target.private == nil {
+	if target == nil || target.Private == nil {
 		return ErrNoBackup
 	}
 	return d.beginRestore(ctx)
@@ -154,11 +150,11 @@ func (b *backups) restoreHistory(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if target == nil || target.private == nil {
+	if target == nil || target.Private == nil {
 		return ErrNoBackup
 	}
 	b.mu.Lock()
-	b.restoring.status.Total = target.count
+	b.restoring.status.Total = target.Count
 	b.mu.Unlock()
 	var rows []store.InboundSession
 	done, refused := 0, 0
@@ -173,13 +169,13 @@ func (b *backups) restoreHistory(ctx context.Context) error {
 		rows, done, refused = rows[:0], 0, 0
 		return err
 	}
-	err = b.download(ctx, target.version, func(ref store.SessionRef, raw json.RawMessage) error {
+	err = b.download(ctx, target.Version, func(ref store.SessionRef, raw json.RawMessage) error {
 		done++
-		row, err := openBackup(ref, raw, target.private, target.macKey)
+		row, err := keybackup.Open(ref, raw, target.Private, target.MACKey)
 		if err != nil {
 			refused++
 		} else {
-			row.BackupVersion = target.version
+			row.BackupVersion = target.Version
 			rows = append(rows, row)
 		}
 		if done < restoreBatch {
@@ -197,53 +193,5 @@ func (b *backups) download(ctx context.Context, version string, each func(store.
 		Op: "download the key backup", Method: http.MethodGet,
 		Path:  mautrix.ClientURLPath{"v3", "room_keys", "keys"},
 		Query: map[string]string{"version": version}, Patient: restorePatience,
-	}, func(body io.Reader) error { return readBackup(body, each) })
-}
-
-// readBackup walks through {"rooms": {room: {"sessions": {session: data}}}}.
-func readBackup(body io.Reader, each func(store.SessionRef, json.RawMessage) error) error {
-	meter := &strictjson.Meter{R: body, Limit: maxBackedKey}
-	dec := jsontext.NewDecoder(meter)
-	return eachMember(dec, func(name string) error {
-		if name != "rooms" {
-			return dec.SkipValue()
-		}
-		return eachMember(dec, func(room string) error {
-			return eachMember(dec, func(name string) error {
-				if name != "sessions" {
-					return dec.SkipValue()
-				}
-				return eachMember(dec, func(session string) error {
-					raw, err := dec.ReadValue()
-					if err != nil {
-						return err
-					}
-					meter.Used = 0
-					if len(room) > wire.MaxIDLength || len(session) > wire.MaxIDLength {
-						return nil
-					}
-					ref := store.SessionRef{RoomID: id.RoomID(room), SessionID: id.SessionID(session)}
-					return each(ref, json.RawMessage(raw.Clone()))
-				})
-			})
-		})
-	})
-}
-
-// eachMember reads an object, and calls each with the value of each name to be read.
-func eachMember(dec *jsontext.Decoder, each func(name string) error) error {
-	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != jsontext.KindBeginObject {
-		return fmt.Errorf("%w: key backup", strictjson.ErrMalformed)
-	}
-	for dec.PeekKind() != jsontext.KindEndObject {
-		name, err := dec.ReadToken()
-		if err != nil {
-			return fmt.Errorf("%w: key backup", strictjson.ErrMalformed)
-		}
-		if err := each(name.String()); err != nil {
-			return err
-		}
-	}
-	_, err := dec.ReadToken()
-	return err
+	}, func(body io.Reader) error { return keybackup.Read(body, each) })
 }

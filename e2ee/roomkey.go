@@ -7,28 +7,16 @@ import (
 	"fmt"
 	"slices"
 
-	"maunium.net/go/mautrix/crypto/goolm/megolm"
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
-	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
-
-func encodeOwner(o trustcache.Owner) (secret.Bytes, error) { return keptOwner{Owner: o}.encode() }
-
-// arrivedKey is a room key that came over Olm in this batch.
-type arrivedKey struct {
-	ref           store.SessionRef
-	sess          *session.MegolmInboundSession
-	owner         trustcache.Owner
-	sharedHistory bool
-	refused       bool // its sender may send nothing
-}
 
 // roomKey takes an m.room_key (requirements 7.2, 8.2, 8.7).
 func (b *batch) roomKey(msg *olm.Received) {
@@ -50,11 +38,11 @@ func (b *batch) roomKey(msg *olm.Received) {
 		b.refused++
 		return
 	}
-	b.keys = append(b.keys, arrivedKey{
-		ref:           store.SessionRef{RoomID: key.RoomID, SessionID: id.SessionID(key.SessionID)},
-		sess:          sess,
-		owner:         msg.Owner(),
-		sharedHistory: string(key.SharedHistory) == "true" || string(key.SharedMSC3061) == "true", // requirement 17.1
+	b.keys = append(b.keys, megolm.Arrived{
+		Ref:           store.SessionRef{RoomID: key.RoomID, SessionID: id.SessionID(key.SessionID)},
+		Session:       sess,
+		Owner:         msg.Owner(),
+		SharedHistory: string(key.SharedHistory) == "true" || string(key.SharedMSC3061) == "true", // requirement 17.1
 	})
 }
 
@@ -65,7 +53,7 @@ func (b *batch) keepRoomKeys(ctx context.Context) error {
 	}
 	refs := make([]store.SessionRef, len(b.keys))
 	for i, k := range b.keys {
-		refs[i] = k.ref
+		refs[i] = k.Ref
 	}
 	known, err := b.d.eng.store.InboundSessions(ctx, b.d.acct.row, b.d.rowID, refs)
 	if err != nil {
@@ -77,8 +65,8 @@ func (b *batch) keepRoomKeys(ctx context.Context) error {
 	}
 	var again []store.OwnersRef // of sessions that are known
 	for _, k := range b.keys {
-		if known[k.ref].SessionID != "" {
-			again = append(again, store.OwnersRef{SessionRef: k.ref, UserID: k.owner.UserID})
+		if known[k.Ref].SessionID != "" {
+			again = append(again, store.OwnersRef{SessionRef: k.Ref, UserID: k.Owner.UserID})
 		}
 	}
 	more, err := b.d.loadMoreOwners(ctx, again)
@@ -87,25 +75,25 @@ func (b *batch) keepRoomKeys(ctx context.Context) error {
 	}
 	kept := make(map[store.SessionRef]store.InboundSession, len(b.keys))
 	for _, k := range b.keys {
-		if k.refused {
+		if k.Refused {
 			b.refused++
 			continue
 		}
-		row, err := mergeRoomKey(k, known[k.ref])
-		if errors.Is(err, errAnothersKey) && decodeOwner(known[k.ref].Owner).Curve25519 != b.d.curve25519 {
-			row, err = addOwner(k, known[k.ref], more, senders[k.owner.UserID])
+		row, err := megolm.Merge(k, known[k.Ref])
+		if errors.Is(err, megolm.ErrAnothersKey) && megolm.WhoseOwner(known[k.Ref].Owner).Curve25519 != b.d.curve25519 {
+			row, err = megolm.AddOwner(k, known[k.Ref], more, senders[k.Owner.UserID])
 		}
 		if err != nil {
 			b.refused++
 			continue
 		}
 		row.ReceivedAt = b.d.eng.now()
-		known[k.ref], kept[k.ref] = row, row
+		known[k.Ref], kept[k.Ref] = row, row
 	}
 	for _, row := range kept {
 		b.keep(row)
 	}
-	return more.collect(b.ch)
+	return more.Collect(b.ch)
 }
 
 // keep stores a room key. Why an earlier part was withheld stays known until that part is here.
@@ -117,120 +105,7 @@ func (b *batch) keep(row store.InboundSession) {
 	}
 }
 
-// mergeRoomKey decides what to keep of a key that came over Olm and what was stored
-// for the same session, if anything (requirement 8.3, attacks A12 and N2).
-func mergeRoomKey(k arrivedKey, old store.InboundSession) (store.InboundSession, error) {
-	was := decodeKeptOwner(old.Owner)
-	proven := old.SessionID != "" && provesOwner(old.Source, was.Owner)
-	if proven && !sameDevice(was.Owner, k.owner) {
-		return store.InboundSession{}, errAnothersKey
-	}
-	if proven {
-		k.owner = k.owner.Keep(was.Owner)
-	}
-	ownerJSON, err := keptOwner{Owner: k.owner, Contested: proven && was.Contested}.encode()
-	if err != nil {
-		return store.InboundSession{}, err
-	}
-	fresh := store.InboundSession{
-		SessionRef: k.ref, Pickle: k.sess.PickleLibOlm(), Owner: ownerJSON, Source: store.SourceDirect,
-		FirstIndex: k.sess.FirstKnownIndex(), SharedHistory: k.sharedHistory,
-	}
-	if old.SessionID == "" {
-		return fresh, nil
-	}
-	joined, err := k.leadsTo(old)
-	if err != nil {
-		return store.InboundSession{}, err
-	}
-	if old.Source == store.SourceDirect {
-		if !joined || old.FirstIndex <= fresh.FirstIndex {
-			return store.InboundSession{}, errKeyKnown
-		}
-		return fresh, nil
-	}
-	// What a backup, a forward or an import claims of the owner proves nothing unless it is
-	// attested: the direct key's owner stands alone. An earlier ratchet is kept only if it
-	// leads to the direct one.
-	if joined && old.FirstIndex < fresh.FirstIndex {
-		fresh.Pickle, fresh.FirstIndex = old.Pickle, old.FirstIndex
-		fresh.SharedHistory = fresh.SharedHistory && old.SharedHistory
-		fresh.BackupVersion = old.BackupVersion
-	}
-	return fresh, nil
-}
-
-// addOwner adds the sender of a room key to the owners of a session that somebody else has
-// shown to be theirs. Its ratchet must be the one that is stored: it is taken where it
-// begins earlier, and never takes the place of another (attack N2). What was known of the
-// first owner stays as it was.
-func addOwner(k arrivedKey, old store.InboundSession, more *moreOwners, sender *trustcache.User) (store.InboundSession, error) {
-	joined, err := k.leadsTo(old)
-	if err != nil {
-		return store.InboundSession{}, err
-	}
-	if !joined {
-		return store.InboundSession{}, errKeyKnown
-	}
-	news := more.add(k.ref, k.owner, sender)
-	if first := k.sess.FirstKnownIndex(); first < old.FirstIndex {
-		old.Pickle, old.FirstIndex, old.BackupVersion, news = k.sess.PickleLibOlm(), first, "", true
-	}
-	if !news {
-		return store.InboundSession{}, errKeyKnown
-	}
-	return contest(old, k.sharedHistory)
-}
-
-// contest notes that a session has more owners than the one in its row. What it says of
-// its history holds only as far as all of them say so.
-func contest(row store.InboundSession, sharedHistory bool) (store.InboundSession, error) {
-	row.SharedHistory = row.SharedHistory && sharedHistory
-	owner := decodeKeptOwner(row.Owner)
-	if !owner.Contested {
-		row.BackupVersion = "" // where it may say that it is the first owner's alone
-	}
-	owner.Contested = true
-	var err error
-	row.Owner, err = owner.encode()
-	return row, err
-}
-
-// leadsTo reports whether the key's ratchet and the one that is stored are one.
-func (k *arrivedKey) leadsTo(old store.InboundSession) (bool, error) {
-	sess := &session.MegolmInboundSession{}
-	if err := sess.UnpickleLibOlm(old.Pickle.Reveal()); err != nil {
-		return false, fmt.Errorf("unpickle room key: %w", err)
-	}
-	return connected(&sess.InitialRatchet, &k.sess.InitialRatchet), nil
-}
-
-var (
-	// errKeyKnown says that a room key adds nothing to what is stored, or contradicts it.
-	errKeyKnown = errors.New("the room key is known")
-	// errAnothersKey says that somebody else has shown the session to be theirs.
-	errAnothersKey = errors.New("the room key is somebody else's")
-)
-
-// connected reports whether two ratchets are the same one at different indices. Work
-// is bounded: at most about 1,000 HMACs (attack 65).
-func connected(a, b *megolm.Ratchet) bool {
-	early, late := *a, *b
-	if early.Counter > late.Counter {
-		early, late = late, early
-	}
-	early.AdvanceTo(late.Counter)
-	return early.Data == late.Data
-}
-
-// decodeOwner reads an owner back; an unreadable one is nobody.
-func decodeOwner(raw secret.Bytes) trustcache.Owner {
-	var o trustcache.Owner
-	if json.Unmarshal(raw.Reveal(), &o) != nil {
-		return trustcache.Owner{}
-	}
-	return o
-}
+var ()
 
 // identifyOwners adds what the tracker knows of the senders, without asking the
 // homeserver: what becomes known later is added when an event is judged, and so is
@@ -238,7 +113,7 @@ func decodeOwner(raw secret.Bytes) trustcache.Owner {
 func (b *batch) identifyOwners(ctx context.Context) (map[id.UserID]*trustcache.User, error) {
 	var users []id.UserID
 	for _, k := range b.keys {
-		users = append(users, k.owner.UserID)
+		users = append(users, k.Owner.UserID)
 	}
 	slices.Sort(users)
 	known, err := b.d.acct.tracker.Cached(ctx, slices.Compact(users))
@@ -248,11 +123,11 @@ func (b *batch) identifyOwners(ctx context.Context) (map[id.UserID]*trustcache.U
 	mode := b.d.eng.opts.Policy().Receive
 	for i := range b.keys {
 		k := &b.keys[i]
-		user := known[k.owner.UserID]
-		k.owner, _ = k.owner.Upgrade(user)
-		k.refused = trustcache.ToDevice("m.room_key", k.owner, user, mode) != trustcache.ToDeviceProcess
+		user := known[k.Owner.UserID]
+		k.Owner, _ = k.Owner.Upgrade(user)
+		k.Refused = trustcache.ToDevice("m.room_key", k.Owner, user, mode) != trustcache.ToDeviceProcess
 		if !user.Known() {
-			b.unknown = append(b.unknown, k.owner.UserID)
+			b.unknown = append(b.unknown, k.Owner.UserID)
 		}
 	}
 	return known, nil

@@ -158,7 +158,7 @@ func (g *gossip) missingSecrets(ctx context.Context, own *trustcache.User) ([]st
 	if err != nil {
 		return nil, err
 	}
-	if current.publicKey() != nil && !current.trusts(key) {
+	if current.PublicKey() != nil && !current.Trusts(key) {
 		out = append(out, secretBackup)
 	}
 	slices.Sort(out)
@@ -291,7 +291,7 @@ func (g *gossip) checkReceived(ctx context.Context) error {
 		return err
 	}
 	ch := &store.Changes{DeleteSecrets: []string{name}}
-	if key, err := backup.MegolmBackupKeyFromBytes(stored.Value.Reveal()); err == nil && current.trusts(key) {
+	if key, err := backup.MegolmBackupKeyFromBytes(stored.Value.Reveal()); err == nil && current.Trusts(key) {
 		meta, err := json.Marshal(backupKeyMeta{current.Version})
 		if err != nil {
 			return fmt.Errorf("encode the backup version: %w", err)

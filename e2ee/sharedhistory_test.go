@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/store"
 )
@@ -90,7 +91,7 @@ func TestSharedHistoryOfReceivedKeys(t *testing.T) {
 			t.Errorf("%s: the key was refused", more)
 			continue
 		}
-		row, err := mergeRoomKey(b.keys[0], store.InboundSession{})
+		row, err := megolm.Merge(b.keys[0], store.InboundSession{})
 		if err != nil || row.SharedHistory != want {
 			t.Errorf("%s: %v, %v", more, row.SharedHistory, err)
 		}

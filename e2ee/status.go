@@ -263,8 +263,8 @@ func (b *backups) backupStatus(ctx context.Context, out *Status, own *trustcache
 	if current != nil {
 		out.Backup.Version, out.Backup.Count = current.Version, current.Count
 	}
-	out.Backup.Readable = current.trusts(key)
-	out.Backup.Trusted = out.Backup.Readable || current.signedBy(own)
+	out.Backup.Readable = current.Trusts(key)
+	out.Backup.Trusted = out.Backup.Readable || current.SignedBy(own)
 	switch {
 	case !wanted: // the user's own choice is no problem
 		return nil

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
@@ -34,13 +35,13 @@ type batch struct {
 	ch       *store.Changes // of the step
 	sessions *olm.Sessions
 	seen     map[[32]byte]bool
-	keys     []arrivedKey
+	keys     []megolm.Arrived
 	wedged   []wedgedDevice
 	other    []*olm.Received   // for the client, if their sender is trusted
 	forward  []json.RawMessage // for the client
 	secrets  []*olm.Received
 	forwards []*olm.Received // room keys, as asked for or not
-	// forwardedBy is who gave the keys that came for a request.
+	// megolm.ForwardedBy is who gave the keys that came for a request.
 	forwardedBy map[store.SessionRef]id.DeviceID
 	answered    []answeredAsk
 	unknown     []id.UserID // senders of keys of whom nothing is known

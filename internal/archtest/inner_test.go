@@ -14,6 +14,8 @@ func inner() map[string][][]string {
 			{"locks"},
 			{"wire"},
 			{"olm", "keyfile"},
+			{"megolm"},
+			{"keybackup"},
 		},
 	}
 }

@@ -1,4 +1,4 @@
-package e2ee
+package keybackup
 
 import (
 	"crypto/hkdf"
@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -44,7 +45,7 @@ func loadBackupVector(t *testing.T) (v backupVector, ref store.SessionRef, priva
 	if private, err = backup.MegolmBackupKeyFromBytes(seed); err != nil {
 		t.Fatal(err)
 	}
-	if macKey, err = backupMACKey(private); err != nil {
+	if macKey, err = MACKey(private); err != nil {
 		t.Fatal(err)
 	}
 	return v, store.SessionRef{RoomID: v.RoomID, SessionID: v.SessionID}, private, macKey
@@ -59,16 +60,16 @@ func TestAuthenticatedBackupOfOthers(t *testing.T) {
 	if wire.Base64(macKey) != v.MACKey {
 		t.Errorf("the MAC key is %s", wire.Base64(macKey))
 	}
-	row, err := openBackup(ref, v.Entry, private, macKey)
+	row, err := Open(ref, v.Entry, private, macKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	owner := decodeKeptOwner(row.Owner)
+	owner := megolm.ReadOwner(row.Owner)
 	if !owner.Attested || owner.UserID != "@bob:example.org" || owner.DeviceID != "BOBS" || row.FirstIndex != v.First || !row.SharedHistory {
 		t.Errorf("the key is read as %+v, first index %d", owner.Owner, row.FirstIndex)
 	}
-	target := &backupTarget{public: private.PublicKey(), private: private, macKey: macKey}
-	sealed, err := sealBackup(&row, target, nil)
+	target := &Target{Public: private.PublicKey(), Private: private, MACKey: macKey}
+	sealed, err := Seal(&row, target, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,11 +77,11 @@ func TestAuthenticatedBackupOfOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	back, err := openBackup(ref, again, private, macKey)
+	back, err := Open(ref, again, private, macKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	kept := decodeKeptOwner(back.Owner)
+	kept := megolm.ReadOwner(back.Owner)
 	extra, err := strictjson.Parse(kept.Extra)
 	if err != nil || string(extra.Get("com.example.note")) != `{"kept":[1,2]}` || !kept.Attested || kept.UserID != owner.UserID {
 		t.Errorf("after another backup it is %+v with %s", kept.Owner, kept.Extra)
@@ -88,10 +89,10 @@ func TestAuthenticatedBackupOfOthers(t *testing.T) {
 	// Under another name, and without the MAC, it proves nothing.
 	moved := ref
 	moved.RoomID = "!other:example.org"
-	if row, err = openBackup(moved, v.Entry, private, macKey); err != nil || decodeKeptOwner(row.Owner).Attested {
+	if row, err = Open(moved, v.Entry, private, macKey); err != nil || megolm.ReadOwner(row.Owner).Attested {
 		t.Errorf("in another room it is still believed, %v", err)
 	}
-	if row, err = openBackup(ref, v.Entry, private, make([]byte, 32)); err != nil || decodeKeptOwner(row.Owner).Attested {
+	if row, err = Open(ref, v.Entry, private, make([]byte, 32)); err != nil || megolm.ReadOwner(row.Owner).Attested {
 		t.Errorf("under another MAC key it is still believed, %v", err)
 	}
 }
@@ -102,7 +103,7 @@ func TestAuthenticatedBackupOfOthers(t *testing.T) {
 func TestWrittenBackupIsAuthenticated(t *testing.T) {
 	t.Parallel()
 	v, ref, private, macKey := loadBackupVector(t)
-	row, err := openBackup(ref, v.Entry, private, macKey)
+	row, err := Open(ref, v.Entry, private, macKey)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +123,7 @@ func TestWrittenBackupIsAuthenticated(t *testing.T) {
 		if source != store.SourceDirect {
 			row.Owner = nil
 		}
-		entry, err := sealBackup(&row, &backupTarget{public: private.PublicKey(), private: private, macKey: macKey}, nil)
+		entry, err := Seal(&row, &Target{Public: private.PublicKey(), Private: private, MACKey: macKey}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package e2ee
+package megolm
 
 import (
 	"errors"
@@ -57,7 +57,7 @@ func TestMergeRoomKey(t *testing.T) {
 	mallory := trustcache.Owner{UserID: "@mallory:x", Curve25519: "m", Ed25519: "M"}
 	ref := store.SessionRef{RoomID: "!r:x", SessionID: early.ID()}
 	stored := func(sess *session.MegolmInboundSession, o trustcache.Owner, source store.Source) store.InboundSession {
-		raw, err := encodeOwner(o)
+		raw, err := WriteOwner(o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,18 +79,18 @@ func TestMergeRoomKey(t *testing.T) {
 		{"lower index of the same owner, who was confirmed", stored(late, confirmed, store.SourceDirect), early, alice, nil, 0, alice.UserID},
 		{"higher index of the same owner", stored(early, alice, store.SourceDirect), late, alice, errKeyKnown, 0, ""},
 		{"same index again", stored(early, alice, store.SourceDirect), early, alice, errKeyKnown, 0, ""},
-		{"lower index of another owner", stored(late, alice, store.SourceDirect), early, mallory, errAnothersKey, 0, ""},
+		{"lower index of another owner", stored(late, alice, store.SourceDirect), early, mallory, ErrAnothersKey, 0, ""},
 		{"lower index that does not lead to what we have", stored(late, alice, store.SourceDirect), &forged, alice, errKeyKnown, 0, ""},
 		{"direct after a backup: its owner, the backup's earlier ratchet", stored(early, mallory, store.SourceBackup), late, alice, nil, 0, alice.UserID},
 		{"direct after a forged backup: nothing of the backup", stored(&forged, mallory, store.SourceBackup), late, alice, nil, 5, alice.UserID},
 		{"direct after a later backup", stored(late, mallory, store.SourceImport), early, alice, nil, 0, alice.UserID},
-		{"direct of another owner than a backup of ours attests", stored(late, attested, store.SourceBackup), early, mallory, errAnothersKey, 0, ""},
-		{"direct of another device than a backup attests", stored(late, nameless, store.SourceBackup), early, mallory, errAnothersKey, 0, ""},
+		{"direct of another owner than a backup of ours attests", stored(late, attested, store.SourceBackup), early, mallory, ErrAnothersKey, 0, ""},
+		{"direct of another device than a backup attests", stored(late, nameless, store.SourceBackup), early, mallory, ErrAnothersKey, 0, ""},
 		{"direct of the device that a backup attests", stored(late, nameless, store.SourceBackup), early, alice, nil, 0, alice.UserID},
 		{"direct of the owner that a backup of ours attests", stored(late, attested, store.SourceBackup), early, alice, nil, 0, alice.UserID},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got, err := mergeRoomKey(arrivedKey{ref: ref, sess: tc.sess, owner: tc.owner}, tc.old)
+			got, err := Merge(Arrived{Ref: ref, Session: tc.sess, Owner: tc.owner}, tc.old)
 			if tc.wantErr != nil {
 				if !errors.Is(err, tc.wantErr) {
 					t.Fatalf("kept at index %d, %v", got.FirstIndex, err)
@@ -100,11 +100,11 @@ func TestMergeRoomKey(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got.FirstIndex != tc.wantIndex || decodeOwner(got.Owner).UserID != tc.wantOwner || got.Source != store.SourceDirect {
-				t.Errorf("index %d, owner %s, source %s", got.FirstIndex, decodeOwner(got.Owner).UserID, got.Source)
+			if got.FirstIndex != tc.wantIndex || WhoseOwner(got.Owner).UserID != tc.wantOwner || got.Source != store.SourceDirect {
+				t.Errorf("index %d, owner %s, source %s", got.FirstIndex, WhoseOwner(got.Owner).UserID, got.Source)
 			}
-			before := decodeOwner(tc.old.Owner)
-			if now := decodeOwner(got.Owner); before.Signed && (!now.Signed || !now.Accepted || now.Master != before.Master) {
+			before := WhoseOwner(tc.old.Owner)
+			if now := WhoseOwner(got.Owner); before.Signed && (!now.Signed || !now.Accepted || now.Master != before.Master) {
 				t.Errorf("what was proven of the owner is lost: %+v", now)
 			}
 			kept := &session.MegolmInboundSession{}

@@ -1,4 +1,4 @@
-package e2ee
+package megolm
 
 import (
 	"errors"
@@ -18,7 +18,7 @@ func ownerOf(user id.UserID, device string, signed bool) trustcache.Owner {
 	}
 }
 
-func listed(m *moreOwners, ref store.SessionRef, user id.UserID) (devices []string) {
+func listed(m *MoreOwners, ref store.SessionRef, user id.UserID) (devices []string) {
 	for _, o := range m.lists[store.OwnersRef{SessionRef: ref, UserID: user}] {
 		devices = append(devices, o.DeviceID.String())
 	}
@@ -31,7 +31,7 @@ func listed(m *moreOwners, ref store.SessionRef, user id.UserID) (devices []stri
 func TestMoreOwnersAreBounded(t *testing.T) {
 	t.Parallel()
 	ref := store.SessionRef{RoomID: "!r:x", SessionID: "s"}
-	m := &moreOwners{lists: make(map[store.OwnersRef][]trustcache.Owner), moved: make(map[store.OwnersRef]bool)}
+	m := NewMoreOwners(nil)
 	for i := range 50 {
 		user := id.UserID(fmt.Sprintf("@mallory%d:x", i))
 		if !m.add(ref, ownerOf(user, "M", true), nil) {
@@ -70,7 +70,7 @@ func TestMoreOwnersAreBounded(t *testing.T) {
 func TestMoreOwnersBecomeKnown(t *testing.T) {
 	t.Parallel()
 	ref := store.SessionRef{RoomID: "!r:x", SessionID: "s"}
-	m := &moreOwners{lists: make(map[store.OwnersRef][]trustcache.Owner), moved: make(map[store.OwnersRef]bool)}
+	m := NewMoreOwners(nil)
 	bob := &trustcache.User{UserID: "@bob:x", Knowledge: trustcache.KnowledgeFresh, Devices: []trustcache.Device{{
 		UserID: "@bob:x", DeviceID: "OWN", Curve25519: "cOWN", Ed25519: "eOWN", Signed: true, Raw: []byte(`{}`),
 	}}}
@@ -100,7 +100,7 @@ func TestAddOwner(t *testing.T) {
 	forged.Ratchet = forged.InitialRatchet
 	ref := store.SessionRef{RoomID: "!r:x", SessionID: early.ID()}
 	stored := func(sess *session.MegolmInboundSession) store.InboundSession {
-		owner, err := encodeOwner(ownerOf("@mallory:x", "M", true))
+		owner, err := WriteOwner(ownerOf("@mallory:x", "M", true))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -123,9 +123,9 @@ func TestAddOwner(t *testing.T) {
 		{"one to which it does not lead", &forged, late, true, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			m := &moreOwners{lists: make(map[store.OwnersRef][]trustcache.Owner), moved: make(map[store.OwnersRef]bool)}
-			k := arrivedKey{ref: ref, sess: tc.sess, owner: ownerOf("@bob:x", "B", true)}
-			got, err := addOwner(k, stored(tc.old), m, nil)
+			m := NewMoreOwners(nil)
+			k := Arrived{Ref: ref, Session: tc.sess, Owner: ownerOf("@bob:x", "B", true)}
+			got, err := AddOwner(k, stored(tc.old), m, nil)
 			if tc.refused {
 				if !errors.Is(err, errKeyKnown) || len(m.moved) > 0 {
 					t.Errorf("%v, %d owners", err, len(m.moved))
@@ -135,7 +135,7 @@ func TestAddOwner(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			owner := decodeKeptOwner(got.Owner)
+			owner := ReadOwner(got.Owner)
 			if !owner.Contested || owner.UserID != "@mallory:x" || got.SharedHistory || got.BackupVersion != "" || got.FirstIndex != tc.wantIndex {
 				t.Errorf("row: %+v, owner %+v", got, owner)
 			}
@@ -146,7 +146,7 @@ func TestAddOwner(t *testing.T) {
 			if got := fmt.Sprint(listed(m, ref, "@bob:x")); got != "[B]" {
 				t.Error(got)
 			}
-			if _, err := addOwner(k, got, m, nil); !errors.Is(err, errKeyKnown) {
+			if _, err := AddOwner(k, got, m, nil); !errors.Is(err, errKeyKnown) {
 				t.Errorf("once more: %v", err)
 			}
 		})

@@ -1,4 +1,4 @@
-package e2ee
+package keybackup
 
 import (
 	"encoding/json"
@@ -51,29 +51,29 @@ func TestWhoseBackupIsTrusted(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		auth   json.RawMessage
-		change func(v *backupVersion, own *trustcache.User)
+		change func(v *Version, own *trustcache.User)
 		want   bool
 	}{
 		{"signed by the identity", byMaster, nil, true},
 		{"signed by a confirmed device", byDevice, nil, true},
 		{"not signed", auth, nil, false},
-		{"the identity is not verified: a homeserver may have made it up", byMaster, func(_ *backupVersion, own *trustcache.User) { own.Verified = false }, false},
-		{"by a device of an identity that is not verified", byDevice, func(_ *backupVersion, own *trustcache.User) { own.Verified = false }, false},
-		{"nothing is known of the own user", byMaster, func(_ *backupVersion, own *trustcache.User) { own.Knowledge = trustcache.KnowledgeUnknown }, false},
-		{"by an identity that was replaced", byMaster, func(_ *backupVersion, own *trustcache.User) { own.Current = stranger.PublicKey() }, false},
-		{"by a device that is not confirmed", byDevice, func(_ *backupVersion, own *trustcache.User) { own.Devices[0].Signed = false }, false},
-		{"by a device that is only trusted here", byDevice, func(_ *backupVersion, own *trustcache.User) {
+		{"the identity is not verified: a homeserver may have made it up", byMaster, func(_ *Version, own *trustcache.User) { own.Verified = false }, false},
+		{"by a device of an identity that is not verified", byDevice, func(_ *Version, own *trustcache.User) { own.Verified = false }, false},
+		{"nothing is known of the own user", byMaster, func(_ *Version, own *trustcache.User) { own.Knowledge = trustcache.KnowledgeUnknown }, false},
+		{"by an identity that was replaced", byMaster, func(_ *Version, own *trustcache.User) { own.Current = stranger.PublicKey() }, false},
+		{"by a device that is not confirmed", byDevice, func(_ *Version, own *trustcache.User) { own.Devices[0].Signed = false }, false},
+		{"by a device that is only trusted here", byDevice, func(_ *Version, own *trustcache.User) {
 			own.Devices[0].Signed, own.Devices[0].Override = false, trustcache.OverrideTrusted
 		}, false},
-		{"by a device at fault", byDevice, func(_ *backupVersion, own *trustcache.User) { own.Devices[0].Fault = trustcache.FaultIdentityKey }, false},
-		{"by a device that is gone", byDevice, func(_ *backupVersion, own *trustcache.User) { own.Devices = nil }, false},
+		{"by a device at fault", byDevice, func(_ *Version, own *trustcache.User) { own.Devices[0].Fault = trustcache.FaultIdentityKey }, false},
+		{"by a device that is gone", byDevice, func(_ *Version, own *trustcache.User) { own.Devices = nil }, false},
 		{"by somebody under the identity's name", signed(alice, master.PublicKey().String(), stranger), nil, false},
 		{"by somebody under the device's name", signed(alice, "PHONE", stranger), nil, false},
 		{"by the identity in another user's name", signed("@mallory:x", master.PublicKey().String(), master), nil, false},
 		{"by the device under the identity's name (1.25)", signed(alice, master.PublicKey().String(), device), nil, false},
-		{"of another algorithm", byMaster, func(v *backupVersion, _ *trustcache.User) { v.Algorithm = "com.example" }, false},
-		{"no version", byMaster, func(v *backupVersion, _ *trustcache.User) { v.Version = "" }, false},
-		{"a public key was put in after it was signed", byMaster, func(v *backupVersion, _ *trustcache.User) {
+		{"of another algorithm", byMaster, func(v *Version, _ *trustcache.User) { v.Algorithm = "com.example" }, false},
+		{"no version", byMaster, func(v *Version, _ *trustcache.User) { v.Version = "" }, false},
+		{"a public key was put in after it was signed", byMaster, func(v *Version, _ *trustcache.User) {
 			obj, err := strictjson.Parse(v.AuthData)
 			if err != nil {
 				t.Fatal(err)
@@ -85,7 +85,7 @@ func TestWhoseBackupIsTrusted(t *testing.T) {
 			v.AuthData = obj.Set("public_key", strictjson.Quote(wire.Base64(other.PublicKey().Bytes()))).Encode()
 		}, false},
 	} {
-		v := &backupVersion{Algorithm: algorithmBackup, Version: "1", AuthData: tc.auth}
+		v := &Version{Algorithm: AlgorithmBackup, Version: "1", AuthData: tc.auth}
 		own := &trustcache.User{
 			UserID: alice, Own: true, Knowledge: trustcache.KnowledgeFresh,
 			Pin: trustcache.Pin{Current: master.PublicKey(), PinnedMaster: master.PublicKey(), Verified: true, WasVerified: true},
@@ -97,10 +97,10 @@ func TestWhoseBackupIsTrusted(t *testing.T) {
 		if tc.change != nil {
 			tc.change(v, own)
 		}
-		if got := v.signedBy(own); got != tc.want {
+		if got := v.SignedBy(own); got != tc.want {
 			t.Errorf("%s: trusted %v", tc.name, got)
 		}
-		if fits := v.trusts(key); fits != (v.publicKey() != nil && v.publicKey().Equal(key.PublicKey())) || v.trusts(nil) {
+		if fits := v.Trusts(key); fits != (v.PublicKey() != nil && v.PublicKey().Equal(key.PublicKey())) || v.Trusts(nil) {
 			t.Errorf("%s: the private key fits: %v", tc.name, fits)
 		}
 	}

@@ -1,0 +1,75 @@
+package keybackup
+
+import (
+	"crypto/ecdh"
+	"encoding/base64"
+	"encoding/json"
+	"strings"
+
+	"maunium.net/go/mautrix/crypto/backup"
+	"maunium.net/go/mautrix/crypto/signatures"
+
+	"e2ee-proxy/internal/strictjson"
+	"e2ee-proxy/trustcache"
+)
+
+// AlgorithmBackup is the one kind of backup that there is.
+const AlgorithmBackup = "m.megolm_backup.v1.curve25519-aes-sha2"
+
+// Version is the homeserver's newest backup.
+type Version struct {
+	Algorithm string          `json:"algorithm"`
+	AuthData  json.RawMessage `json:"auth_data"`
+	Version   string          `json:"version"`
+	Count     int             `json:"count"`
+}
+
+// PublicKey gives the backup's public key; nil when it is not a backup we know how to use.
+func (v *Version) PublicKey() *ecdh.PublicKey {
+	if v == nil || v.Algorithm != AlgorithmBackup || v.Version == "" {
+		return nil
+	}
+	obj, err := strictjson.Parse(v.AuthData)
+	if err != nil {
+		return nil
+	}
+	text, _ := obj.Text("public_key")
+	raw, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(text, "="))
+	if err != nil {
+		return nil
+	}
+	key, err := ecdh.X25519().NewPublicKey(raw)
+	if err != nil {
+		return nil
+	}
+	return key
+}
+
+// Trusts reports whether a backup's public key belongs to a private key we hold, which
+// came from a trusted source (requirement 16.1).
+func (v *Version) Trusts(key *backup.MegolmBackupKey) bool {
+	public := v.PublicKey()
+	return public != nil && key != nil && key.PublicKey().Equal(public)
+}
+
+// SignedBy reports whether the account's identity, or a device that it has confirmed, has
+// signed the backup (requirement 16.1). The identity must be verified: one that a
+// homeserver made up signs anything (attack A14).
+func (v *Version) SignedBy(own *trustcache.User) bool {
+	if v.PublicKey() == nil || !own.Known() || !own.Verified {
+		return false
+	}
+	if ok, err := signatures.VerifySignatureJSON(v.AuthData, own.UserID, own.Current.String(), own.Current); err == nil && ok {
+		return true
+	}
+	for i := range own.Devices {
+		dev := &own.Devices[i]
+		if !dev.Signed || !dev.Usable() {
+			continue
+		}
+		if ok, err := signatures.VerifySignatureJSON(v.AuthData, own.UserID, dev.DeviceID.String(), dev.Ed25519); err == nil && ok {
+			return true
+		}
+	}
+	return false
+}
