@@ -6,7 +6,7 @@
 // process of the same user can attach to this one and read its memory; on other Unix
 // systems by the limit on the size of such files. Elsewhere it does nothing.
 //
-// It does not promise more: root can read any memory, memory can be swapped to disk, and a
+// It must never be taken for more: root can read any memory, memory can be swapped to disk, and a
 // snapshot of a machine has all of it. docs/operations.md says what else to do.
 //
 // Importers: cmd/e2ee-proxy. It imports nothing of this module.
