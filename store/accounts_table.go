@@ -11,6 +11,7 @@ import (
 
 	"e2ee-proxy/internal/seal"
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // Account is a Matrix user with devices in this database, and the key under which the
@@ -72,16 +73,16 @@ func (db *DB) Account(ctx context.Context, user id.UserID) (*Account, error) {
 	defer raw.Wipe()
 	copy(raw, keyID[:])
 	_, _ = rand.Read(raw[seal.IDSize:]) // crypto/rand never returns an error
-	var a args
-	a.id(string(user))
-	a.text(db.main.ID())
-	a.bytes(db.main.key.Seal(raw, keyPlace(db.id, user)))
-	a.time(db.now())
-	if a.err != nil {
-		return nil, fmt.Errorf("make account: %w", a.err)
+	var a sqlio.Args
+	a.ID(string(user))
+	a.Text(db.main.ID())
+	a.Bytes(db.main.key.Seal(raw, keyPlace(db.id, user)))
+	a.Time(db.now())
+	if a.Err != nil {
+		return nil, fmt.Errorf("make account: %w", a.Err)
 	}
-	err = db.writer.run(ctx, func(ctx context.Context, t *tx) error {
-		_, err := t.do(ctx, insertAccount, a.vals...)
+	err = db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
+		_, err := t.Do(ctx, insertAccount, a.Vals...)
 		return err
 	})
 	if err != nil {
@@ -92,7 +93,7 @@ func (db *DB) Account(ctx context.Context, user id.UserID) (*Account, error) {
 
 // LookupAccount returns the account of a user, or [ErrNotFound].
 func (db *DB) LookupAccount(ctx context.Context, user id.UserID) (*Account, error) {
-	all, err := db.readAccounts(ctx, db.reader.query, selectAccounts+" WHERE user_id = $1", encodeText(string(user)))
+	all, err := db.readAccounts(ctx, db.reader.Query, selectAccounts+" WHERE user_id = $1", sqlio.EncodeText(string(user)))
 	if err == nil && len(all) == 0 {
 		err = ErrNotFound
 	}
@@ -104,7 +105,7 @@ func (db *DB) LookupAccount(ctx context.Context, user id.UserID) (*Account, erro
 
 // Accounts returns all accounts in the order in which they were made.
 func (db *DB) Accounts(ctx context.Context) ([]*Account, error) {
-	all, err := db.readAccounts(ctx, db.reader.query, selectAccounts+" ORDER BY id")
+	all, err := db.readAccounts(ctx, db.reader.Query, selectAccounts+" ORDER BY id")
 	if err != nil {
 		return nil, fmt.Errorf("list accounts: %w", err)
 	}
@@ -120,7 +121,7 @@ func (db *DB) readAccounts(ctx context.Context, query querier, statement string,
 		var user id.UserID
 		var masterID string
 		var sealed []byte
-		if err := r.Scan(&row, text(&user), &masterID, &sealed); err != nil {
+		if err := r.Scan(&row, sqlio.TextInto(&user), &masterID, &sealed); err != nil {
 			return err
 		}
 		acct, err := db.openAccount(row, user, masterID, sealed)
@@ -133,8 +134,8 @@ func (db *DB) readAccounts(ctx context.Context, query querier, statement string,
 // DeleteAccount deletes an account, its devices and everything that belongs to them. With
 // its key gone, what is left of it in backups can be opened only with those backups.
 func (db *DB) DeleteAccount(ctx context.Context, acct *Account) error {
-	err := db.writer.run(ctx, func(ctx context.Context, t *tx) error {
-		n, err := t.do(ctx, "DELETE FROM accounts WHERE id = $1", acct.ID)
+	err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
+		n, err := t.Do(ctx, "DELETE FROM accounts WHERE id = $1", acct.ID)
 		if err == nil && n == 0 {
 			err = ErrNotFound
 		}
@@ -155,7 +156,7 @@ func (db *DB) checkAccountKeys(ctx context.Context, query querier) error {
 		var user id.UserID
 		var masterID string
 		var sealed []byte
-		if err := r.Scan(text(&user), &masterID, &sealed); err != nil {
+		if err := r.Scan(sqlio.TextInto(&user), &masterID, &sealed); err != nil {
 			return err
 		}
 		raw, err := db.openAccountKey(user, masterID, sealed)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // conflicted is a database in which the first transactions meet others and are rolled back.
@@ -68,7 +70,7 @@ func TestConflictsAreRepeatedAfterPauses(t *testing.T) {
 				defer cancel()
 			}
 			w := &pgWriter{db: db, lease: newLease(0)}
-			err := w.run(ctx, func(context.Context, *tx) error { return nil })
+			err := w.run(ctx, func(context.Context, *sqlio.Tx) error { return nil })
 			if (err != nil) != test.fails || len(c.began) != test.want {
 				t.Errorf("%s: %d tries, %v", test.name, len(c.began), err)
 			}

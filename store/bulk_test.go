@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // TestBigBatchesTakeFewStatements: never one statement for each row, whatever the number,
@@ -109,46 +111,25 @@ func manyInbound(n int) (all []InboundSession, refs []SessionRef) {
 	return all, refs
 }
 
-// TestTheNumberOfStatementsIsBounded: whatever the sizes, few texts are made and kept.
-func TestTheNumberOfStatementsIsBounded(t *testing.T) {
-	t.Parallel()
-	made := newTexts(sqliteDialect())
-	for n := 1; n < 5000; n += 7 {
-		items := make([]any, n*putShares.width)
-		err := putShares.each(made, []any{1, 2}, items, func(_ string, params []any) error {
-			if len(params) > maxParams+2 {
-				t.Fatalf("%d parameters in one statement", len(params))
-			}
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if len(made.made) > 10 {
-		t.Errorf("%d texts are kept for one statement", len(made.made))
-	}
-}
-
 // TestFixedParametersComeFirst: SQLite numbers the parameters of the list after those that
 // it has met, so a fixed one that comes later would shift them all.
 func TestFixedParametersComeFirst(t *testing.T) {
 	t.Parallel()
-	for _, q := range []*listStatement{
+	for _, q := range []*sqlio.ListStatement{
 		putOlmSessions, dropOlmSessions, selectOlmSessions, putInbound, selectInbound, putOwners, putMoreOwners, selectMoreOwners, markBacked, putIndices, selectIndices,
 		putOutbound, markDiscarded, putShares, putTransactions, putOutbox, dropOutbox, putRooms, selectRooms, putPending, dropPending,
 		makeReady, releaseFrom, deliverPending, placePending, showPending, findPending, putInbox, dropInbox, deliverInbox, putWithheld, dropWithheld, selectWithheld, putSeen, selectSeen,
 		putUsers, selectUsers, markOutdated, markLeft, putUserChanges, putUserDevices, dropUserDevices, selectUserDevices,
 		putSecrets, dropSecrets, putWarnings, rewrapAccounts, putEncryptedRooms, selectEncryptedRooms,
 	} {
-		before, _, _ := strings.Cut(q.head+q.item, "?")
-		for i := range q.fixed {
+		before, _, _ := strings.Cut(q.Head+q.Item, "?")
+		for i := range q.Fixed {
 			if !strings.Contains(before, fmt.Sprint("$", i+1)) {
-				t.Errorf("$%d comes after the list of %s", i+1, q.head)
+				t.Errorf("$%d comes after the list of %s", i+1, q.Head)
 			}
 		}
-		if n := strings.Count(q.item, "?"); n != q.width || strings.Contains(q.head+q.tail, "?") {
-			t.Errorf("%d parameters in an item of %d: %s", n, q.width, q.head)
+		if n := strings.Count(q.Item, "?"); n != q.Width || strings.Contains(q.Head+q.Tail, "?") {
+			t.Errorf("%d parameters in an item of %d: %s", n, q.Width, q.Head)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 const deviceColumns = `d.id, d.device_id, d.state, d.ed25519, d.curve25519, d.sealed_olm, d.keys_uploaded,
@@ -34,21 +35,21 @@ const (
 
 // The device ID identifies the row for sealing, because the row's number is not known
 // before it is written.
-func (a *Account) deviceArgs(d *Device) *args {
-	p := &args{}
-	p.num(a.ID)
-	p.id(string(d.DeviceID))
-	p.num(int64(d.State))
-	p.text(d.Ed25519)
-	p.text(d.Curve25519)
-	p.bytes(a.seal(d.Olm.Reveal(), "devices", "sealed_olm", string(d.DeviceID)))
-	p.flag(d.KeysUploaded)
-	p.time(d.FallbackChangedAt)
-	p.text(d.SyncPosition)
-	p.bytes(a.seal([]byte(d.Token.Reveal()), "devices", "sealed_token", string(d.DeviceID)))
-	p.bytes(d.Meta)
-	p.flag(d.Restored)
-	p.num(int64(d.DeadKeys))
+func (a *Account) deviceArgs(d *Device) *sqlio.Args {
+	p := &sqlio.Args{}
+	p.Num(a.ID)
+	p.ID(string(d.DeviceID))
+	p.Num(int64(d.State))
+	p.Text(d.Ed25519)
+	p.Text(d.Curve25519)
+	p.Bytes(a.seal(d.Olm.Reveal(), "devices", "sealed_olm", string(d.DeviceID)))
+	p.Flag(d.KeysUploaded)
+	p.Time(d.FallbackChangedAt)
+	p.Text(d.SyncPosition)
+	p.Bytes(a.seal([]byte(d.Token.Reveal()), "devices", "sealed_token", string(d.DeviceID)))
+	p.Bytes(d.Meta)
+	p.Flag(d.Restored)
+	p.Num(int64(d.DeadKeys))
 	return p
 }
 
@@ -61,8 +62,8 @@ type deviceScan struct {
 func (s *deviceScan) targets() []any {
 	d := &s.d
 	return []any{
-		&d.ID, text(&d.DeviceID), &d.State, text(&d.Ed25519), text(&d.Curve25519), &s.olm, flagColumn{&d.KeysUploaded},
-		timeColumn{&d.FallbackChangedAt}, text(&d.SyncPosition), &s.token, jsonColumn{&d.Meta}, flagColumn{&d.Restored}, &d.DeadKeys,
+		&d.ID, sqlio.TextInto(&d.DeviceID), &d.State, sqlio.TextInto(&d.Ed25519), sqlio.TextInto(&d.Curve25519), &s.olm, sqlio.FlagInto(&d.KeysUploaded),
+		sqlio.TimeInto(&d.FallbackChangedAt), sqlio.TextInto(&d.SyncPosition), &s.token, sqlio.JSONInto(&d.Meta), sqlio.FlagInto(&d.Restored), &d.DeadKeys,
 	}
 }
 
@@ -82,7 +83,7 @@ func (s *deviceScan) device(a *Account) (Device, error) {
 
 // Device returns a device, or [ErrNotFound].
 func (db *DB) Device(ctx context.Context, acct *Account, device id.DeviceID) (Device, error) {
-	all, err := db.readDevices(ctx, acct, selectDevice, acct.ID, encodeText(string(device)))
+	all, err := db.readDevices(ctx, acct, selectDevice, acct.ID, sqlio.EncodeText(string(device)))
 	if err == nil && len(all) == 0 {
 		err = ErrNotFound
 	}
@@ -103,7 +104,7 @@ func (db *DB) Devices(ctx context.Context, acct *Account) ([]Device, error) {
 
 func (db *DB) readDevices(ctx context.Context, acct *Account, query string, params ...any) ([]Device, error) {
 	var all []Device
-	err := db.reader.query(ctx, query, params, func(r *sql.Rows) error {
+	err := db.reader.Query(ctx, query, params, func(r *sql.Rows) error {
 		var s deviceScan
 		if err := r.Scan(s.targets()...); err != nil {
 			return err
@@ -122,9 +123,9 @@ func (db *DB) OwnDevices(ctx context.Context) iter.Seq2[DeviceRef, error] {
 	return func(yield func(DeviceRef, error) bool) {
 		for last := int64(0); ; {
 			var some []DeviceRef
-			err := db.reader.query(ctx, selectOwn, []any{last, int64(DeviceOurs)}, func(r *sql.Rows) error {
+			err := db.reader.Query(ctx, selectOwn, []any{last, int64(DeviceOurs)}, func(r *sql.Rows) error {
 				var ref DeviceRef
-				err := r.Scan(&last, text(&ref.UserID), text(&ref.DeviceID))
+				err := r.Scan(&last, sqlio.TextInto(&ref.UserID), sqlio.TextInto(&ref.DeviceID))
 				some = append(some, ref)
 				return err
 			})
@@ -148,11 +149,11 @@ func (db *DB) OwnDevices(ctx context.Context) iter.Seq2[DeviceRef, error] {
 // a device with this device ID.
 func (db *DB) CreateDevice(ctx context.Context, acct *Account, d Device) (Device, error) {
 	p := acct.deviceArgs(&d)
-	err := p.err
+	err := p.Err
 	if err == nil {
-		err = db.writer.run(ctx, func(ctx context.Context, t *tx) error {
+		err = db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
 			d.ID = 0
-			err := t.rows(ctx, insertDevice, p.vals, func(r *sql.Rows) error { return r.Scan(&d.ID) })
+			err := t.Rows(ctx, insertDevice, p.Vals, func(r *sql.Rows) error { return r.Scan(&d.ID) })
 			switch {
 			case isForeignKey(err):
 				return fmt.Errorf("account: %w", ErrNotFound)
@@ -173,11 +174,11 @@ func (db *DB) CreateDevice(ctx context.Context, acct *Account, d Device) (Device
 // DeleteDevice deletes a device and everything that belongs to it, except that its signing
 // key was made here, see [DB.Forgotten].
 func (db *DB) DeleteDevice(ctx context.Context, acct *Account, device int64) error {
-	err := db.writer.run(ctx, func(ctx context.Context, t *tx) error {
+	err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
 		if err := db.rememberForgotten(ctx, t, acct, device); err != nil {
 			return err
 		}
-		n, err := t.do(ctx, "DELETE FROM devices WHERE account = $1 AND id = $2", acct.ID, device)
+		n, err := t.Do(ctx, "DELETE FROM devices WHERE account = $1 AND id = $2", acct.ID, device)
 		if err == nil && n == 0 {
 			err = ErrNotFound
 		}
@@ -197,21 +198,21 @@ func (b *saver) device(d *Device, position *string) {
 			return
 		}
 		p := b.acct.deviceArgs(d)
-		p.num(d.ID)
+		p.Num(d.ID)
 		b.ratchet = true
 		b.step("device", p, b.execOne(updateDevice, p))
 	}
 	if position != nil {
 		p := b.scope()
-		p.text(*position)
+		p.Text(*position)
 		b.step("sync position", p, b.execOne(updatePosition, p))
 	}
 }
 
 // reserveNumbers reserves n numbers in the device's order and returns the one before the first.
-func (b *saver) reserveNumbers(ctx context.Context, t *tx, n int) (int64, error) {
+func (b *saver) reserveNumbers(ctx context.Context, t *sqlio.Tx, n int) (int64, error) {
 	last := int64(-1)
-	err := t.rows(ctx, takeNumbers, []any{b.acct.ID, b.dev, int64(n)}, func(r *sql.Rows) error { return r.Scan(&last) })
+	err := t.Rows(ctx, takeNumbers, []any{b.acct.ID, b.dev, int64(n)}, func(r *sql.Rows) error { return r.Scan(&last) })
 	if err == nil && last < 0 {
 		err = ErrNotFound
 	}

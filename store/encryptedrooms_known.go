@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // Every message that is sent in clear needs to know whether its room is known to be
@@ -27,9 +29,9 @@ type knownRooms struct {
 func part(name [32]byte) uint64 { return binary.BigEndian.Uint64(name[:]) }
 
 // load reads the table, in the transaction that opens the database.
-func (k *knownRooms) load(ctx context.Context, t *tx) error {
+func (k *knownRooms) load(ctx context.Context, t *sqlio.Tx) error {
 	parts := make(map[uint64]struct{})
-	err := t.rows(ctx, selectAllEncryptedRooms, []any{maxKnownRooms + 1}, func(r *sql.Rows) error {
+	err := t.Rows(ctx, selectAllEncryptedRooms, []any{maxKnownRooms + 1}, func(r *sql.Rows) error {
 		var name []byte
 		if err := r.Scan(&name); err != nil {
 			return err

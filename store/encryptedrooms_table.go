@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // EncryptedRoom is a room into which nothing is sent in clear. It is stored for the whole
@@ -24,10 +26,10 @@ type EncryptedRoom struct {
 }
 
 var (
-	putEncryptedRooms = insertRows("encrypted_rooms", nil, []string{"room"}, []string{"algorithm", "since"},
+	putEncryptedRooms = sqlio.InsertRows("encrypted_rooms", nil, []string{"room"}, []string{"algorithm", "since"},
 		`UPDATE SET algorithm = excluded.algorithm, since = excluded.since WHERE encrypted_rooms.algorithm = ''`)
-	selectEncryptedRooms = &listStatement{
-		head: "SELECT room, algorithm, since FROM encrypted_rooms WHERE room IN (", item: "?", tail: ")", width: 1, pad: true,
+	selectEncryptedRooms = &sqlio.ListStatement{
+		Head: "SELECT room, algorithm, since FROM encrypted_rooms WHERE room IN (", Item: "?", Tail: ")", Width: 1, Pad: true,
 	}
 )
 
@@ -40,7 +42,7 @@ func (db *DB) hashRoom(room id.RoomID) [32]byte { return db.Hash("encrypted room
 
 // encryptedRoomArgs makes rows, sorted by their keys, so that two transactions that write
 // the same rooms cannot deadlock.
-func (db *DB) encryptedRoomArgs(all []EncryptedRoom) *args {
+func (db *DB) encryptedRoomArgs(all []EncryptedRoom) *sqlio.Args {
 	type row struct {
 		key [32]byte
 		EncryptedRoom
@@ -50,12 +52,12 @@ func (db *DB) encryptedRoomArgs(all []EncryptedRoom) *args {
 		rows = append(rows, row{db.hashRoom(r.RoomID), r})
 	}
 	slices.SortFunc(rows, func(a, b row) int { return bytes.Compare(a.key[:], b.key[:]) })
-	p := &args{}
+	p := &sqlio.Args{}
 	for i := range rows {
 		db.rooms.add(rows[i].key)
-		p.bytes(rows[i].key[:])
-		p.text(rows[i].Algorithm)
-		p.time(rows[i].Since)
+		p.Bytes(rows[i].key[:])
+		p.Text(rows[i].Algorithm)
+		p.Time(rows[i].Since)
 	}
 	return p
 }
@@ -84,22 +86,22 @@ func (db *DB) NoteEncryptedRoom(ctx context.Context, room EncryptedRoom) error {
 }
 
 // runner runs a transaction, or continues one.
-type runner func(context.Context, func(context.Context, *tx) error) error
+type runner func(context.Context, func(context.Context, *sqlio.Tx) error) error
 
 func (db *DB) noteEncryptedRooms(ctx context.Context, run runner, all []EncryptedRoom) error {
 	p := db.encryptedRoomArgs(all)
-	if p.err != nil {
-		return p.err
+	if p.Err != nil {
+		return p.Err
 	}
-	return run(ctx, func(ctx context.Context, t *tx) error {
-		_, err := t.list(ctx, putEncryptedRooms, nil, p.vals)
+	return run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
+		_, err := t.List(ctx, putEncryptedRooms, nil, p.Vals)
 		return err
 	})
 }
 
 // EncryptedRooms returns which of the rooms are encrypted. The others are not in the map.
 func (db *DB) EncryptedRooms(ctx context.Context, want []id.RoomID) (map[id.RoomID]EncryptedRoom, error) {
-	p := &args{}
+	p := &sqlio.Args{}
 	names := make(map[[32]byte]id.RoomID, len(want))
 	for _, room := range unique(want) {
 		key := db.hashRoom(room)
@@ -107,7 +109,7 @@ func (db *DB) EncryptedRooms(ctx context.Context, want []id.RoomID) (map[id.Room
 			continue
 		}
 		names[key] = room
-		p.bytes(key[:])
+		p.Bytes(key[:])
 	}
 	all := make(map[id.RoomID]EncryptedRoom)
 	if len(names) == 0 {
@@ -116,7 +118,7 @@ func (db *DB) EncryptedRooms(ctx context.Context, want []id.RoomID) (map[id.Room
 	err := db.list(ctx, selectEncryptedRooms, nil, p, func(rows *sql.Rows) error {
 		var key []byte
 		var r EncryptedRoom
-		if err := rows.Scan(&key, text(&r.Algorithm), timeColumn{&r.Since}); err != nil {
+		if err := rows.Scan(&key, sqlio.TextInto(&r.Algorithm), sqlio.TimeInto(&r.Since)); err != nil {
 			return err
 		}
 		if len(key) != 32 {
@@ -134,11 +136,11 @@ func (db *DB) EncryptedRooms(ctx context.Context, want []id.RoomID) (map[id.Room
 
 // collectEncryptedRooms is the part of a migration for which the keys are needed: it makes
 // what every device knew for itself known to all.
-func (db *DB) collectEncryptedRooms(ctx context.Context, t *tx) error {
+func (db *DB) collectEncryptedRooms(ctx context.Context, t *sqlio.Tx) error {
 	known := make(map[id.RoomID]EncryptedRoom)
-	err := t.rows(ctx, selectRoomsOfDevices, nil, func(rows *sql.Rows) error {
+	err := t.Rows(ctx, selectRoomsOfDevices, nil, func(rows *sql.Rows) error {
 		var r EncryptedRoom
-		if err := rows.Scan(text(&r.RoomID), text(&r.Algorithm), timeColumn{&r.Since}); err != nil {
+		if err := rows.Scan(sqlio.TextInto(&r.RoomID), sqlio.TextInto(&r.Algorithm), sqlio.TimeInto(&r.Since)); err != nil {
 			return err
 		}
 		if before, ok := known[r.RoomID]; !ok || r.Since.Before(before.Since) {
@@ -153,6 +155,6 @@ func (db *DB) collectEncryptedRooms(ctx context.Context, t *tx) error {
 	for _, r := range known {
 		all = append(all, r)
 	}
-	inside := func(ctx context.Context, do func(context.Context, *tx) error) error { return do(ctx, t) }
+	inside := func(ctx context.Context, do func(context.Context, *sqlio.Tx) error) error { return do(ctx, t) }
 	return db.noteEncryptedRooms(ctx, inside, all)
 }

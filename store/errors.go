@@ -9,6 +9,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // Errors that callers decide by. They may be wrapped.
@@ -39,8 +41,8 @@ var (
 	// to be saved is only a guess then: drop it from memory and read it again. Every other
 	// error of a write means that nothing was written.
 	ErrUnsure = errors.New("it is not known whether the changes were written")
-	// ErrTooLong means that an identifier is longer than [MaxID] bytes.
-	ErrTooLong = errors.New("identifier is too long to be stored")
+	// ErrTooLong means that an identifier is longer than a key of a table may be.
+	ErrTooLong = sqlio.ErrTooLong
 )
 
 // hintError is an error with a hint for its reader.

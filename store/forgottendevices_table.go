@@ -8,6 +8,8 @@ import (
 	"fmt"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // A device that is deleted leaves a hash of its name and its public signing key behind, for
@@ -38,18 +40,18 @@ func (db *DB) hashDevice(d PublishedDevice) [32]byte {
 }
 
 // rememberForgotten stores the hash of a device that is being deleted.
-func (db *DB) rememberForgotten(ctx context.Context, t *tx, acct *Account, device int64) error {
+func (db *DB) rememberForgotten(ctx context.Context, t *sqlio.Tx, acct *Account, device int64) error {
 	d := PublishedDevice{UserID: acct.UserID}
 	ours := false
-	err := t.rows(ctx, selectOurs, []any{acct.ID, device, int64(DeviceOurs)}, func(r *sql.Rows) error {
+	err := t.Rows(ctx, selectOurs, []any{acct.ID, device, int64(DeviceOurs)}, func(r *sql.Rows) error {
 		ours = true
-		return r.Scan(text(&d.DeviceID), text(&d.Ed25519))
+		return r.Scan(sqlio.TextInto(&d.DeviceID), sqlio.TextInto(&d.Ed25519))
 	})
 	if err != nil || !ours {
 		return err
 	}
 	sum := db.hashDevice(d)
-	_, err = t.do(ctx, insertForgotten, sum[:], micros(db.now()))
+	_, err = t.Do(ctx, insertForgotten, sum[:], sqlio.Micros(db.now()))
 	return err
 }
 
@@ -57,7 +59,7 @@ func (db *DB) rememberForgotten(ctx context.Context, t *tx, acct *Account, devic
 func (db *DB) Forgotten(ctx context.Context, d PublishedDevice) (bool, error) {
 	sum := db.hashDevice(d)
 	n := int64(-1)
-	err := db.reader.query(ctx, selectForgotten, []any{sum[:]}, func(r *sql.Rows) error { return r.Scan(&n) })
+	err := db.reader.Query(ctx, selectForgotten, []any{sum[:]}, func(r *sql.Rows) error { return r.Scan(&n) })
 	if err == nil && n < 0 {
 		err = errors.New("no answer")
 	}

@@ -8,30 +8,32 @@ import (
 	"strconv"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 const inboundColumns = "room_id, session_id, sealed_pickle, sealed_owner, source, first_index, shared_history, received_at, backup_version"
 
 var (
-	putInbound = replaceRows("inbound_sessions", ofDevice, []string{"room_id", "session_id"},
+	putInbound = sqlio.ReplaceRows("inbound_sessions", sqlio.OfDevice, []string{"room_id", "session_id"},
 		[]string{"sealed_pickle", "sealed_owner", "source", "first_index", "shared_history", "received_at", "backup_version"})
-	selectInbound = wherePair("SELECT "+inboundColumns+" FROM inbound_sessions", ofDevice, "room_id, session_id")
-	putOwners     = &listStatement{
-		head: "WITH owned (account, device, room_id, session_id, sealed_owner) AS (VALUES ",
-		item: "(CAST($1 AS {{int}}), CAST($2 AS {{int}}), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS {{blob}}))",
-		tail: `) UPDATE inbound_sessions SET sealed_owner = owned.sealed_owner FROM owned
+	selectInbound = sqlio.WherePair("SELECT "+inboundColumns+" FROM inbound_sessions", sqlio.OfDevice, "room_id, session_id")
+	putOwners     = &sqlio.ListStatement{
+		Head: "WITH owned (account, device, room_id, session_id, sealed_owner) AS (VALUES ",
+		Item: "(CAST($1 AS {{int}}), CAST($2 AS {{int}}), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS {{blob}}))",
+		Tail: `) UPDATE inbound_sessions SET sealed_owner = owned.sealed_owner FROM owned
 			WHERE inbound_sessions.account = owned.account AND inbound_sessions.device = owned.device
 			AND inbound_sessions.room_id = owned.room_id AND inbound_sessions.session_id = owned.session_id`,
-		fixed: 2, width: 3, pad: true,
+		Fixed: 2, Width: 3, Pad: true,
 	}
-	markBacked = &listStatement{
-		head: "WITH stored (account, device, room_id, session_id, first_index, version) AS (VALUES ",
-		item: "(CAST($1 AS {{int}}), CAST($2 AS {{int}}), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS {{int}}), CAST(? AS TEXT))",
-		tail: `) UPDATE inbound_sessions SET backup_version = stored.version FROM stored
+	markBacked = &sqlio.ListStatement{
+		Head: "WITH stored (account, device, room_id, session_id, first_index, version) AS (VALUES ",
+		Item: "(CAST($1 AS {{int}}), CAST($2 AS {{int}}), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS {{int}}), CAST(? AS TEXT))",
+		Tail: `) UPDATE inbound_sessions SET backup_version = stored.version FROM stored
 			WHERE inbound_sessions.account = stored.account AND inbound_sessions.device = stored.device
 			AND inbound_sessions.room_id = stored.room_id AND inbound_sessions.session_id = stored.session_id
 			AND inbound_sessions.first_index = stored.first_index`,
-		fixed: 2, width: 4, pad: true,
+		Fixed: 2, Width: 4, Pad: true,
 	}
 )
 
@@ -59,40 +61,40 @@ func inboundPickleRow(device int64, s *InboundSession) []string {
 }
 
 func (b *saver) inboundSessions(all []InboundSession) {
-	p := &args{}
+	p := &sqlio.Args{}
 	for _, s := range lastByKey(all, func(s *InboundSession) SessionRef { return s.SessionRef }) {
-		p.id(string(s.RoomID))
-		p.id(string(s.SessionID))
-		p.bytes(b.acct.seal(s.Pickle.Reveal(), "inbound_sessions", "sealed_pickle", inboundPickleRow(b.dev, &s)...))
-		p.bytes(b.acct.seal(s.Owner.Reveal(), "inbound_sessions", "sealed_owner", inboundRow(b.dev, s.SessionRef)...))
-		p.text(string(s.Source))
-		p.num(int64(s.FirstIndex))
-		p.flag(s.SharedHistory)
-		p.time(s.ReceivedAt)
-		p.id(s.BackupVersion)
+		p.ID(string(s.RoomID))
+		p.ID(string(s.SessionID))
+		p.Bytes(b.acct.seal(s.Pickle.Reveal(), "inbound_sessions", "sealed_pickle", inboundPickleRow(b.dev, &s)...))
+		p.Bytes(b.acct.seal(s.Owner.Reveal(), "inbound_sessions", "sealed_owner", inboundRow(b.dev, s.SessionRef)...))
+		p.Text(string(s.Source))
+		p.Num(int64(s.FirstIndex))
+		p.Flag(s.SharedHistory)
+		p.Time(s.ReceivedAt)
+		p.ID(s.BackupVersion)
 	}
 	b.listOfDevice("inbound sessions", putInbound, p)
 }
 
 // owners replaces the owners of sessions.
 func (b *saver) owners(all []SessionOwner) {
-	p := &args{}
+	p := &sqlio.Args{}
 	for _, o := range lastByKey(all, func(o *SessionOwner) SessionRef { return o.SessionRef }) {
-		p.text(string(o.RoomID))
-		p.text(string(o.SessionID))
-		p.bytes(b.acct.seal(o.Owner.Reveal(), "inbound_sessions", "sealed_owner", inboundRow(b.dev, o.SessionRef)...))
+		p.Text(string(o.RoomID))
+		p.Text(string(o.SessionID))
+		p.Bytes(b.acct.seal(o.Owner.Reveal(), "inbound_sessions", "sealed_owner", inboundRow(b.dev, o.SessionRef)...))
 	}
 	b.listOfDevice("owners of sessions", putOwners, p)
 }
 
 // markBackedUp marks sessions as uploaded, unless a better copy arrived meanwhile.
 func (b *saver) markBackedUp(all []BackedSession) {
-	p := &args{}
+	p := &sqlio.Args{}
 	for _, s := range all {
-		p.id(string(s.RoomID))
-		p.id(string(s.SessionID))
-		p.num(int64(s.FirstIndex))
-		p.id(s.Version)
+		p.ID(string(s.RoomID))
+		p.ID(string(s.SessionID))
+		p.Num(int64(s.FirstIndex))
+		p.ID(s.Version)
 	}
 	b.listOfDevice("mark backed up sessions", markBacked, p)
 }
@@ -100,8 +102,8 @@ func (b *saver) markBackedUp(all []BackedSession) {
 func scanInbound(r *sql.Rows, acct *Account, device int64) (InboundSession, error) {
 	var s InboundSession
 	var pickle, owner []byte
-	err := r.Scan(text(&s.RoomID), text(&s.SessionID), &pickle, &owner, text(&s.Source), &s.FirstIndex,
-		flagColumn{&s.SharedHistory}, timeColumn{&s.ReceivedAt}, text(&s.BackupVersion))
+	err := r.Scan(sqlio.TextInto(&s.RoomID), sqlio.TextInto(&s.SessionID), &pickle, &owner, sqlio.TextInto(&s.Source), &s.FirstIndex,
+		sqlio.FlagInto(&s.SharedHistory), sqlio.TimeInto(&s.ReceivedAt), sqlio.TextInto(&s.BackupVersion))
 	if err != nil {
 		return s, err
 	}
@@ -129,7 +131,7 @@ func (db *DB) InboundSessions(ctx context.Context, acct *Account, device int64, 
 
 // ToBackUp reads up to limit sessions that are not in a version of the key backup.
 func (db *DB) ToBackUp(ctx context.Context, acct *Account, device int64, version string, limit int) ([]InboundSession, error) {
-	all, err := db.someInbound(ctx, acct, device, selectToBack, acct.ID, device, encodeText(version), int64(limit))
+	all, err := db.someInbound(ctx, acct, device, selectToBack, acct.ID, device, sqlio.EncodeText(version), int64(limit))
 	if err != nil {
 		return nil, fmt.Errorf("read sessions to back up: %w", err)
 	}
@@ -139,7 +141,7 @@ func (db *DB) ToBackUp(ctx context.Context, acct *Account, device int64, version
 // CountToBackUp counts the sessions that are not in a version of the key backup.
 func (db *DB) CountToBackUp(ctx context.Context, acct *Account, device int64, version string) (int, error) {
 	var n int
-	err := db.reader.query(ctx, countToBack, []any{acct.ID, device, encodeText(version)},
+	err := db.reader.Query(ctx, countToBack, []any{acct.ID, device, sqlio.EncodeText(version)},
 		func(r *sql.Rows) error { return r.Scan(&n) })
 	if err != nil {
 		return 0, fmt.Errorf("count sessions to back up: %w", err)
@@ -152,7 +154,7 @@ func (db *DB) CountToBackUp(ctx context.Context, acct *Account, device int64, ve
 func (db *DB) AllInboundSessions(ctx context.Context, acct *Account, device int64) iter.Seq2[InboundSession, error] {
 	return pages(func(last InboundSession) ([]InboundSession, error) {
 		return db.someInbound(ctx, acct, device, selectAfter,
-			acct.ID, device, encodeText(string(last.RoomID)), encodeText(string(last.SessionID)))
+			acct.ID, device, sqlio.EncodeText(string(last.RoomID)), sqlio.EncodeText(string(last.SessionID)))
 	})
 }
 
@@ -160,7 +162,7 @@ func (db *DB) AllInboundSessions(ctx context.Context, acct *Account, device int6
 func (db *DB) InboundSessionsOfRoom(ctx context.Context, acct *Account, device int64, room id.RoomID) iter.Seq2[InboundSession, error] {
 	return pages(func(last InboundSession) ([]InboundSession, error) {
 		return db.someInbound(ctx, acct, device, selectAfterInRoom,
-			acct.ID, device, encodeText(string(room)), encodeText(string(last.SessionID)))
+			acct.ID, device, sqlio.EncodeText(string(room)), sqlio.EncodeText(string(last.SessionID)))
 	})
 }
 
@@ -189,7 +191,7 @@ func pages(next func(InboundSession) ([]InboundSession, error)) iter.Seq2[Inboun
 
 func (db *DB) someInbound(ctx context.Context, acct *Account, device int64, query string, params ...any) ([]InboundSession, error) {
 	var all []InboundSession
-	err := db.reader.query(ctx, query, params, func(r *sql.Rows) error {
+	err := db.reader.Query(ctx, query, params, func(r *sql.Rows) error {
 		s, err := scanInbound(r, acct, device)
 		all = append(all, s)
 		return err

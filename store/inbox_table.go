@@ -5,15 +5,17 @@ import (
 	"database/sql"
 	"fmt"
 	"strconv"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 var (
-	putInbox  = replaceRows("inbox", ofDevice, []string{"seq"}, []string{"sealed_event", "delivered_at"})
-	dropInbox = whereIn("DELETE FROM inbox", ofDevice, "seq", "")
+	putInbox  = sqlio.ReplaceRows("inbox", sqlio.OfDevice, []string{"seq"}, []string{"sealed_event", "delivered_at"})
+	dropInbox = sqlio.WhereIn("DELETE FROM inbox", sqlio.OfDevice, "seq", "")
 	// The third parameter is the position.
-	deliverInbox = &listStatement{
-		head: "UPDATE inbox SET delivered_at = $3 WHERE account = $1 AND device = $2 AND seq IN (",
-		item: "?", tail: ")", fixed: 3, width: 1, pad: true,
+	deliverInbox = &sqlio.ListStatement{
+		Head: "UPDATE inbox SET delivered_at = $3 WHERE account = $1 AND device = $2 AND seq IN (",
+		Item: "?", Tail: ")", Fixed: 3, Width: 1, Pad: true,
 	}
 )
 
@@ -31,19 +33,19 @@ func (b *saver) inbox(all []InboxItem) {
 		return
 	}
 	b.ofDevice = true
-	b.step("inbox", &args{}, func(ctx context.Context, t *tx) error {
+	b.step("inbox", &sqlio.Args{}, func(ctx context.Context, t *sqlio.Tx) error {
 		seq, err := b.reserveNumbers(ctx, t, len(all))
 		if err != nil {
 			return err
 		}
-		p := &args{}
+		p := &sqlio.Args{}
 		for _, item := range all {
 			seq++
-			p.num(seq)
-			p.bytes(b.acct.seal(item.Event.Reveal(), "inbox", "sealed_event", inboxRow(b.dev, seq)...))
-			p.text(item.DeliveredAt)
+			p.Num(seq)
+			p.Bytes(b.acct.seal(item.Event.Reveal(), "inbox", "sealed_event", inboxRow(b.dev, seq)...))
+			p.Text(item.DeliveredAt)
 		}
-		_, err = t.list(ctx, putInbox, []any{b.acct.ID, b.dev}, p.vals)
+		_, err = t.List(ctx, putInbox, []any{b.acct.ID, b.dev}, p.Vals)
 		return err
 	})
 }
@@ -57,13 +59,13 @@ func (b *saver) markInbox(numbers []int64, position string) {
 		return
 	}
 	b.ofDevice = true
-	b.list("mark delivered to-device events", deliverInbox, []any{b.acct.ID, b.dev, encodeText(position)}, nums(numbers))
+	b.list("mark delivered to-device events", deliverInbox, []any{b.acct.ID, b.dev, sqlio.EncodeText(position)}, nums(numbers))
 }
 
-func nums(all []int64) *args {
-	p := &args{}
+func nums(all []int64) *sqlio.Args {
+	p := &sqlio.Args{}
 	for _, n := range all {
-		p.num(n)
+		p.Num(n)
 	}
 	return p
 }
@@ -72,10 +74,10 @@ func nums(all []int64) *args {
 // were saved, whether or not a response has carried them.
 func (db *DB) Inbox(ctx context.Context, acct *Account, device int64, limit int) ([]InboxItem, error) {
 	var all []InboxItem
-	err := db.reader.query(ctx, selectInbox, []any{acct.ID, device, int64(limit)}, func(r *sql.Rows) error {
+	err := db.reader.Query(ctx, selectInbox, []any{acct.ID, device, int64(limit)}, func(r *sql.Rows) error {
 		var item InboxItem
 		var sealed []byte
-		err := r.Scan(&item.Seq, &sealed, text(&item.DeliveredAt))
+		err := r.Scan(&item.Seq, &sealed, sqlio.TextInto(&item.DeliveredAt))
 		if err == nil {
 			item.Event, err = acct.open(sealed, "inbox", "sealed_event", inboxRow(device, item.Seq)...)
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"e2ee-proxy/internal/backoff"
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // One process writes to a database. Two would each advance the same ratchets and encrypt
@@ -156,23 +157,23 @@ const (
 
 // acquire takes the lease in the transaction that opens the database. The error is a
 // heldError if another process has it.
-func (db *DB) acquire(ctx context.Context, t *tx, o *openResult) error {
-	if db.dialect.sharedPool {
-		row, found, err := db.readLease(ctx, t.rows)
+func (db *DB) acquire(ctx context.Context, t *sqlio.Tx, o *openResult) error {
+	if db.dialect.SharedPool {
+		row, found, err := db.readLease(ctx, t.Rows)
 		if err != nil {
 			return err
 		}
 		if found && row.left > 0 && row.left <= 2*db.lease.lasts {
 			return &heldError{row}
 		}
-		if _, err := t.do(ctx, pgLockLease); err != nil {
+		if _, err := t.Do(ctx, pgLockLease); err != nil {
 			return fmt.Errorf("wait for writers: %w", err)
 		}
 		o.beat = row.beat
 	}
 	row, held, err := db.takeLease(ctx, t, db.markedBeat())
 	if err == nil && held {
-		if row, _, err = db.readLease(ctx, t.rows); err == nil {
+		if row, _, err = db.readLease(ctx, t.Rows); err == nil {
 			err = &heldError{row}
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // Table lease has one row; see lease.go. On PostgreSQL every time in it is that of the
@@ -56,7 +58,7 @@ type leaseRow struct {
 
 func (db *DB) readLease(ctx context.Context, query querier) (row leaseRow, found bool, err error) {
 	text := liteReadLease
-	if db.dialect.sharedPool {
+	if db.dialect.SharedPool {
 		text = pgReadLease
 	}
 	err = query(ctx, text, nil, func(r *sql.Rows) error {
@@ -75,14 +77,14 @@ func (db *DB) readLease(ctx context.Context, query querier) (row leaseRow, found
 // takeLease makes this process the one that may write. The beat continues from that of the
 // table or the given one, whichever is later. held reports whether somebody else has the
 // lease.
-func (db *DB) takeLease(ctx context.Context, t *tx, beat int64) (row leaseRow, held bool, err error) {
+func (db *DB) takeLease(ctx context.Context, t *sqlio.Tx, beat int64) (row leaseRow, held bool, err error) {
 	row = leaseRow{token: token{holder: randomText()}, process: thisProcess()}
 	text, params := liteTakeLease, []any{row.holder, row.process, beat}
-	if db.dialect.sharedPool {
+	if db.dialect.SharedPool {
 		text, params = pgTakeLease, append(params, db.lease.lasts.Microseconds())
 	}
 	held = true
-	err = t.rows(ctx, text, params, func(r *sql.Rows) error {
+	err = t.Rows(ctx, text, params, func(r *sql.Rows) error {
 		held = false
 		return r.Scan(&row.epoch, &row.beat)
 	})

@@ -298,7 +298,7 @@ func TestServerIsReplaced(t *testing.T) {
 	t.Parallel()
 	for what, notice := range map[string]func(*DB) error{
 		"by a new connection": func(db *DB) error {
-			db.reader.db.SetMaxIdleConns(0)
+			db.reader.DB.SetMaxIdleConns(0)
 			_, err := db.Account(context.WithoutCancel(t.Context()), "@new:hs")
 			return err
 		},

@@ -39,7 +39,7 @@ func (db *DB) renew(ctx context.Context) {
 	from, to := l.beat, l.beat+l.unsureRenewals
 	l.mu.Unlock()
 	began := time.Now()
-	beat, held, err := l.renewLease(ctx, db.reader.db, from, to)
+	beat, held, err := l.renewLease(ctx, db.reader.DB, from, to)
 	switch {
 	case err != nil:
 		l.recordFailure(err, true)
@@ -69,7 +69,7 @@ func (l *lease) recordFailure(err error, sent bool) {
 
 // leaseHolder returns who has the lease now, for the error.
 func (db *DB) leaseHolder(ctx context.Context) string {
-	row, found, err := db.readLease(ctx, db.reader.query)
+	row, found, err := db.readLease(ctx, db.reader.Query)
 	switch {
 	case err != nil || (found && row.token != db.lease.token()):
 		return lostToAnother
@@ -84,7 +84,7 @@ func (db *DB) leaseHolder(ctx context.Context) string {
 // it.
 func (db *DB) sameServer(ctx context.Context) error {
 	now, err := pgServer(ctx, func(ctx context.Context, q string, to *string) error {
-		return db.reader.db.QueryRowContext(ctx, q).Scan(to)
+		return db.reader.DB.QueryRowContext(ctx, q).Scan(to)
 	})
 	if err != nil {
 		return fmt.Errorf("renew lease: %w", err)
@@ -104,7 +104,7 @@ func (l *lease) checkServer(now string) error {
 
 // startRenewals starts the renewals of a lease. SQLite needs none.
 func (db *DB) startRenewals(ticks <-chan time.Time) {
-	if !db.dialect.sharedPool {
+	if !db.dialect.SharedPool {
 		return
 	}
 	ctx, end := context.WithCancel(context.Background())
@@ -126,7 +126,7 @@ func (db *DB) endLease() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), releaseWait)
 	defer cancel()
-	beat, held, err := l.releaseLease(ctx, db.reader.db)
+	beat, held, err := l.releaseLease(ctx, db.reader.DB)
 	if err != nil || !held {
 		return err
 	}

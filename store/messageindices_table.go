@@ -5,25 +5,27 @@ import (
 	"database/sql"
 	"encoding/binary"
 	"fmt"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // Table message_indices grows by a row for every message that is decrypted, so it names the
 // session by a short keyed hash.
 
 var (
-	putIndices    = keepRows("message_indices", ofDevice, []string{"session", "idx"}, []string{"event_id", "event_time"})
-	selectIndices = &listStatement{
-		head: `SELECT session, idx, event_id, event_time FROM message_indices
+	putIndices    = sqlio.KeepRows("message_indices", sqlio.OfDevice, []string{"session", "idx"}, []string{"event_id", "event_time"})
+	selectIndices = &sqlio.ListStatement{
+		Head: `SELECT session, idx, event_id, event_time FROM message_indices
 			WHERE account = $1 AND device = $2 AND (session, idx) IN (VALUES `,
-		item: "(CAST(? AS {{blob}}), CAST(? AS {{int}}))", tail: ")", fixed: 2, width: 2, pad: true,
+		Item: "(CAST(? AS {{blob}}), CAST(? AS {{int}}))", Tail: ")", Fixed: 2, Width: 2, Pad: true,
 	}
 )
 
 // selectLast reads one row for each session, however many messages it has.
-var selectLast = &listStatement{
-	head: `SELECT wanted.column1, (SELECT MAX(idx) FROM message_indices
+var selectLast = &sqlio.ListStatement{
+	Head: `SELECT wanted.column1, (SELECT MAX(idx) FROM message_indices
 			WHERE account = $1 AND device = $2 AND session = wanted.column1) FROM (VALUES `,
-	item: "(CAST(? AS {{blob}}))", tail: ") AS wanted", fixed: 2, width: 1, pad: true,
+	Item: "(CAST(? AS {{blob}}))", Tail: ") AS wanted", Fixed: 2, Width: 1, Pad: true,
 }
 
 type sessionHash [16]byte
@@ -55,14 +57,14 @@ func (s sessionHashes) of(r SessionRef) sessionHash {
 }
 
 func (b *saver) messageIndices(all []MessageIndex) {
-	p := &args{vals: make([]any, 0, len(all)*putIndices.width)}
+	p := &sqlio.Args{Vals: make([]any, 0, len(all)*putIndices.Width)}
 	hashes := b.db.sessionHashes()
 	for _, m := range all {
 		h := hashes.of(m.SessionRef)
-		p.bytes(h[:])
-		p.num(int64(m.Index))
-		p.text(string(m.EventID))
-		p.num(m.Timestamp)
+		p.Bytes(h[:])
+		p.Num(int64(m.Index))
+		p.Text(string(m.EventID))
+		p.Num(m.Timestamp)
 	}
 	b.listOfDevice("message indices", putIndices, p)
 }
@@ -72,17 +74,17 @@ func (b *saver) messageIndices(all []MessageIndex) {
 func (db *DB) MessageIndices(ctx context.Context, acct *Account, device int64, want []IndexRef) (map[IndexRef]MessageIndex, error) {
 	all := make(map[IndexRef]MessageIndex, len(want))
 	names, hashes := make(map[sessionHash]SessionRef), db.sessionHashes()
-	p := &args{}
+	p := &sqlio.Args{}
 	for _, w := range unique(want) {
 		h := hashes.of(w.SessionRef)
 		names[h] = w.SessionRef
-		p.bytes(h[:])
-		p.num(int64(w.Index))
+		p.Bytes(h[:])
+		p.Num(int64(w.Index))
 	}
 	err := db.list(ctx, selectIndices, []any{acct.ID, device}, p, func(r *sql.Rows) error {
 		var h []byte
 		var m MessageIndex
-		if err := r.Scan(&h, &m.Index, text(&m.EventID), &m.Timestamp); err != nil {
+		if err := r.Scan(&h, &m.Index, sqlio.TextInto(&m.EventID), &m.Timestamp); err != nil {
 			return err
 		}
 		if len(h) != len(sessionHash{}) {
@@ -103,11 +105,11 @@ func (db *DB) MessageIndices(ctx context.Context, acct *Account, device int64, w
 func (db *DB) LastIndices(ctx context.Context, acct *Account, device int64, want []SessionRef) (map[SessionRef]uint32, error) {
 	all := make(map[SessionRef]uint32, len(want))
 	names := make(map[sessionHash]SessionRef)
-	p := &args{}
+	p := &sqlio.Args{}
 	for _, w := range unique(want) {
 		h := db.hashSession(w)
 		names[h] = w
-		p.bytes(h[:])
+		p.Bytes(h[:])
 	}
 	err := db.list(ctx, selectLast, []any{acct.ID, device}, p, func(r *sql.Rows) error {
 		var h []byte

@@ -13,6 +13,7 @@ import (
 
 	"e2ee-proxy/internal/seal"
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // Table meta has one row: the ID of the database, its root secret sealed with a master key,
@@ -26,7 +27,7 @@ func metaPlace(database string) seal.Place {
 }
 
 // createMeta writes the row of a new database.
-func (db *DB) createMeta(ctx context.Context, t *tx) error {
+func (db *DB) createMeta(ctx context.Context, t *sqlio.Tx) error {
 	if db.main.IsZero() {
 		return withHint(fmt.Errorf("%w: a new database needs one", ErrMasterKey), "give a master key")
 	}
@@ -35,8 +36,8 @@ func (db *DB) createMeta(ctx context.Context, t *tx) error {
 	db.id = hex.EncodeToString(id)
 	db.root = make(secret.Bytes, rootSize)
 	_, _ = rand.Read(db.root)
-	_, err := t.do(ctx, `INSERT INTO meta (one, database_id, master_key_id, sealed_root, created_at) VALUES (1, $1, $2, $3, $4)`,
-		db.id, db.main.ID(), db.main.key.Seal(db.root, metaPlace(db.id)), micros(db.now()))
+	_, err := t.Do(ctx, `INSERT INTO meta (one, database_id, master_key_id, sealed_root, created_at) VALUES (1, $1, $2, $3, $4)`,
+		db.id, db.main.ID(), db.main.key.Seal(db.root, metaPlace(db.id)), sqlio.Micros(db.now()))
 	if err != nil {
 		return fmt.Errorf("make meta row: %w", err)
 	}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 //go:embed migrations/*.sql
@@ -35,13 +37,13 @@ func (db *DB) latest() int64 { return int64(len(migrations)) }
 
 // lockVersion keeps other processes from migrating at the same time and returns the version
 // of the tables: 0 when there are none. It refuses an unknown version.
-func (db *DB) lockVersion(ctx context.Context, t *tx) (int64, error) {
-	if db.dialect.sharedPool {
-		if err := t.rows(ctx, "SELECT pg_advisory_xact_lock($1)", []any{int64(pgMigrationLock)}, ignoreRow); err != nil {
+func (db *DB) lockVersion(ctx context.Context, t *sqlio.Tx) (int64, error) {
+	if db.dialect.SharedPool {
+		if err := t.Rows(ctx, "SELECT pg_advisory_xact_lock($1)", []any{int64(pgMigrationLock)}, ignoreRow); err != nil {
 			return 0, fmt.Errorf("lock schema: %w", err)
 		}
 	}
-	version, err := db.version(ctx, t.rows)
+	version, err := db.version(ctx, t.Rows)
 	if err != nil {
 		return 0, err
 	}
@@ -57,7 +59,7 @@ func errNewer(version, latest int64) error {
 }
 
 func (db *DB) readVersion(ctx context.Context) (int64, error) {
-	return db.version(ctx, db.reader.query)
+	return db.version(ctx, db.reader.Query)
 }
 
 // querier runs a query inside or outside a transaction.
@@ -66,7 +68,7 @@ type querier func(ctx context.Context, text string, params []any, each func(*sql
 func (db *DB) version(ctx context.Context, query querier) (int64, error) {
 	var have, version int64
 	has := liteHasSchema
-	if db.dialect.sharedPool {
+	if db.dialect.SharedPool {
 		has = pgHasSchema
 	}
 	if err := query(ctx, has, nil, func(r *sql.Rows) error { return r.Scan(&have) }); err != nil {
@@ -86,15 +88,15 @@ func (db *DB) version(ctx context.Context, query querier) (int64, error) {
 }
 
 // migrate brings the tables from one version to the latest.
-func (db *DB) migrate(ctx context.Context, t *tx, from int64) error {
+func (db *DB) migrate(ctx context.Context, t *sqlio.Tx, from int64) error {
 	if from == db.latest() {
 		return nil
 	}
 	if from == 0 {
-		if _, err := t.do(ctx, db.dialect.words.Replace("CREATE TABLE schema_version (version {{int}} NOT NULL)")); err != nil {
+		if _, err := t.Do(ctx, db.dialect.Words.Replace("CREATE TABLE schema_version (version {{int}} NOT NULL)")); err != nil {
 			return fmt.Errorf("make schema version: %w", err)
 		}
-		if _, err := t.do(ctx, "INSERT INTO schema_version (version) VALUES (0)"); err != nil {
+		if _, err := t.Do(ctx, "INSERT INTO schema_version (version) VALUES (0)"); err != nil {
 			return fmt.Errorf("make schema version: %w", err)
 		}
 	}
@@ -113,19 +115,19 @@ func (db *DB) migrate(ctx context.Context, t *tx, from int64) error {
 			return fmt.Errorf("migrate: collect encrypted rooms: %w", err)
 		}
 	}
-	if _, err := t.do(ctx, "UPDATE schema_version SET version = $1", db.latest()); err != nil {
+	if _, err := t.Do(ctx, "UPDATE schema_version SET version = $1", db.latest()); err != nil {
 		return fmt.Errorf("store schema version: %w", err)
 	}
 	return nil
 }
 
-func (db *DB) apply(ctx context.Context, t *tx, name string) error {
+func (db *DB) apply(ctx context.Context, t *sqlio.Tx, name string) error {
 	file, err := migrationFiles.ReadFile("migrations/" + name)
 	if err != nil {
 		return err
 	}
-	for _, s := range statements(db.dialect.words.Replace(string(file))) {
-		if _, err := t.do(ctx, s); err != nil {
+	for _, s := range statements(db.dialect.Words.Replace(string(file))) {
+		if _, err := t.Do(ctx, s); err != nil {
 			return err
 		}
 	}

@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // update writes the fixture of the current schema version: once, when it is released.
@@ -77,7 +79,7 @@ func writeFixture(t *testing.T) {
 	save(t, db, acct, dev.ID, c)
 	f := make(fixture)
 	for table := range rowCounts(t, db) {
-		rows, err := db.reader.db.QueryContext(t.Context(), "SELECT * FROM "+table)
+		rows, err := db.reader.DB.QueryContext(t.Context(), "SELECT * FROM "+table)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +87,7 @@ func writeFixture(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = scanAll(rows, nil, func(r *sql.Rows) error {
+		err = sqlio.ScanAll(rows, nil, func(r *sql.Rows) error {
 			values, targets := make([]any, len(columns)), make([]any, len(columns))
 			for i := range values {
 				targets[i] = &values[i]
@@ -132,8 +134,8 @@ func load(t *testing.T, url string, version int64) {
 		t.Fatal(err)
 	}
 	defer closeDB(t, db)
-	err = db.writer.run(t.Context(), func(ctx context.Context, x *tx) error {
-		if _, err := x.do(ctx, db.dialect.words.Replace("CREATE TABLE schema_version (version {{int}} NOT NULL)")); err != nil {
+	err = db.writer.run(t.Context(), func(ctx context.Context, x *sqlio.Tx) error {
+		if _, err := x.Do(ctx, db.dialect.Words.Replace("CREATE TABLE schema_version (version {{int}} NOT NULL)")); err != nil {
 			return err
 		}
 		for _, name := range migrations[:version] {
@@ -150,7 +152,7 @@ func load(t *testing.T, url string, version int64) {
 }
 
 // insert fills the tables, those first that others refer to.
-func (f fixture) insert(ctx context.Context, x *tx) error {
+func (f fixture) insert(ctx context.Context, x *sqlio.Tx) error {
 	order := []string{"accounts", "devices"}
 	for table := range f {
 		if !slices.Contains(order, table) {
@@ -166,7 +168,7 @@ func (f fixture) insert(ctx context.Context, x *tx) error {
 				marks = append(marks, fmt.Sprintf("$%d", len(columns)))
 				params = append(params, fixtureValue(v))
 			}
-			_, err := x.do(ctx, "INSERT INTO "+table+" ("+strings.Join(columns, ", ")+") VALUES ("+strings.Join(marks, ", ")+")", params...)
+			_, err := x.Do(ctx, "INSERT INTO "+table+" ("+strings.Join(columns, ", ")+") VALUES ("+strings.Join(marks, ", ")+")", params...)
 			if err != nil {
 				return fmt.Errorf("%s: %w", table, err)
 			}
@@ -193,12 +195,12 @@ func fixtureValue(v any) any {
 func settle(t *testing.T, db *DB, version int64) {
 	t.Helper()
 	var m restoreMark
-	err := db.writer.run(t.Context(), func(ctx context.Context, x *tx) error {
+	err := db.writer.run(t.Context(), func(ctx context.Context, x *sqlio.Tx) error {
 		place, err := db.place(ctx, x)
 		if err != nil {
 			return err
 		}
-		err = x.rows(ctx, "SELECT incarnation, generation FROM restore_mark", nil, func(r *sql.Rows) error {
+		err = x.Rows(ctx, "SELECT incarnation, generation FROM restore_mark", nil, func(r *sql.Rows) error {
 			return r.Scan(&m.incarnation, &m.generation)
 		})
 		if err != nil {
@@ -207,7 +209,7 @@ func settle(t *testing.T, db *DB, version int64) {
 		if version >= leaseVersion {
 			return db.updateRestoreMark(ctx, x, m, place)
 		}
-		_, err = x.do(ctx, "UPDATE restore_mark SET place = $1", place)
+		_, err = x.Do(ctx, "UPDATE restore_mark SET place = $1", place)
 		return err
 	})
 	if err == nil && db.mark != nil {
@@ -222,7 +224,7 @@ func settle(t *testing.T, db *DB, version int64) {
 func schema(t *testing.T, db *DB) []string {
 	t.Helper()
 	query := "SELECT type || ' ' || name || ' ' || coalesce(sql, '') FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY 1"
-	if db.dialect.sharedPool {
+	if db.dialect.SharedPool {
 		query = `SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable FROM information_schema.columns
 			WHERE table_schema = 'public' UNION SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1`
 	}

@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // OwnersRef names the owners of a session that belong to one user.
@@ -25,11 +26,11 @@ type MoreOwners struct {
 }
 
 var (
-	putMoreOwners    = replaceRows("more_owners", ofDevice, []string{"room_id", "session_id", "user_id"}, []string{"sealed_owners"})
-	selectMoreOwners = &listStatement{
-		head: `SELECT room_id, session_id, user_id, sealed_owners FROM more_owners
+	putMoreOwners    = sqlio.ReplaceRows("more_owners", sqlio.OfDevice, []string{"room_id", "session_id", "user_id"}, []string{"sealed_owners"})
+	selectMoreOwners = &sqlio.ListStatement{
+		Head: `SELECT room_id, session_id, user_id, sealed_owners FROM more_owners
 			WHERE account = $1 AND device = $2 AND (room_id, session_id, user_id) IN (VALUES `,
-		item: "(CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT))", tail: ")", fixed: 2, width: 3, pad: true,
+		Item: "(CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT))", Tail: ")", Fixed: 2, Width: 3, Pad: true,
 	}
 )
 
@@ -39,12 +40,12 @@ func moreOwnersRow(device int64, r OwnersRef) []string {
 }
 
 func (b *saver) moreOwners(all []MoreOwners) {
-	p := &args{}
+	p := &sqlio.Args{}
 	for _, o := range lastByKey(all, func(o *MoreOwners) OwnersRef { return o.OwnersRef }) {
-		p.id(string(o.RoomID))
-		p.id(string(o.SessionID))
-		p.id(string(o.UserID))
-		p.bytes(b.acct.seal(o.Owners.Reveal(), "more_owners", "sealed_owners", moreOwnersRow(b.dev, o.OwnersRef)...))
+		p.ID(string(o.RoomID))
+		p.ID(string(o.SessionID))
+		p.ID(string(o.UserID))
+		p.Bytes(b.acct.seal(o.Owners.Reveal(), "more_owners", "sealed_owners", moreOwnersRow(b.dev, o.OwnersRef)...))
 	}
 	b.listOfDevice("more owners of sessions", putMoreOwners, p)
 }
@@ -53,16 +54,16 @@ func (b *saver) moreOwners(all []MoreOwners) {
 // owners are not in the map.
 func (db *DB) MoreOwners(ctx context.Context, acct *Account, device int64, want []OwnersRef) (map[OwnersRef]secret.Bytes, error) {
 	all := make(map[OwnersRef]secret.Bytes)
-	p := &args{}
+	p := &sqlio.Args{}
 	for _, w := range unique(want) {
-		p.text(string(w.RoomID))
-		p.text(string(w.SessionID))
-		p.text(string(w.UserID))
+		p.Text(string(w.RoomID))
+		p.Text(string(w.SessionID))
+		p.Text(string(w.UserID))
 	}
 	err := db.list(ctx, selectMoreOwners, []any{acct.ID, device}, p, func(r *sql.Rows) error {
 		var ref OwnersRef
 		var sealed []byte
-		if err := r.Scan(text(&ref.RoomID), text(&ref.SessionID), text(&ref.UserID), &sealed); err != nil {
+		if err := r.Scan(sqlio.TextInto(&ref.RoomID), sqlio.TextInto(&ref.SessionID), sqlio.TextInto(&ref.UserID), &sealed); err != nil {
 			return err
 		}
 		owners, err := acct.open(sealed, "more_owners", "sealed_owners", moreOwnersRow(device, ref)...)

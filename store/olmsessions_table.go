@@ -6,28 +6,30 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // Columns that never change during a session are not written again, which saves updating
 // the index.
 var (
-	putOlmSessions = insertRows("olm_sessions", ofDevice, []string{"session_id"},
+	putOlmSessions = sqlio.InsertRows("olm_sessions", sqlio.OfDevice, []string{"session_id"},
 		[]string{"their_key", "sealed_pickle", "created_at", "last_received_at"},
 		`UPDATE SET sealed_pickle = excluded.sealed_pickle, last_received_at = excluded.last_received_at
 			WHERE olm_sessions.their_key = excluded.their_key`)
-	dropOlmSessions   = whereIn("DELETE FROM olm_sessions", ofDevice, "session_id", "")
-	selectOlmSessions = whereIn("SELECT session_id, their_key, sealed_pickle, created_at, last_received_at FROM olm_sessions",
-		ofDevice, "their_key", " ORDER BY last_received_at DESC, created_at DESC, session_id")
+	dropOlmSessions   = sqlio.WhereIn("DELETE FROM olm_sessions", sqlio.OfDevice, "session_id", "")
+	selectOlmSessions = sqlio.WhereIn("SELECT session_id, their_key, sealed_pickle, created_at, last_received_at FROM olm_sessions",
+		sqlio.OfDevice, "their_key", " ORDER BY last_received_at DESC, created_at DESC, session_id")
 )
 
-var selectOlmPeers = whereIn("SELECT their_key FROM olm_sessions", ofDevice, "their_key", "")
+var selectOlmPeers = sqlio.WhereIn("SELECT their_key FROM olm_sessions", sqlio.OfDevice, "their_key", "")
 
 // OlmPeers returns which of the devices, named by their Curve25519 keys, have a session.
 func (db *DB) OlmPeers(ctx context.Context, acct *Account, device int64, theirKeys []string) (map[string]bool, error) {
 	all := make(map[string]bool, len(theirKeys))
 	err := db.list(ctx, selectOlmPeers, []any{acct.ID, device}, idArgs(unique(theirKeys)), func(r *sql.Rows) error {
 		var key string
-		err := r.Scan(text(&key))
+		err := r.Scan(sqlio.TextInto(&key))
 		all[key] = true
 		return err
 	})
@@ -48,17 +50,17 @@ func (b *saver) olmSessions(all []OlmSession) {
 	if len(all) == 0 {
 		return
 	}
-	p := &args{}
+	p := &sqlio.Args{}
 	for _, s := range all {
-		p.id(s.SessionID)
-		p.id(s.TheirKey)
-		p.bytes(b.acct.seal(s.Pickle.Reveal(), "olm_sessions", "sealed_pickle", olmRow(b.dev, &s)...))
-		p.time(s.CreatedAt)
-		p.time(s.LastReceivedAt)
+		p.ID(s.SessionID)
+		p.ID(s.TheirKey)
+		p.Bytes(b.acct.seal(s.Pickle.Reveal(), "olm_sessions", "sealed_pickle", olmRow(b.dev, &s)...))
+		p.Time(s.CreatedAt)
+		p.Time(s.LastReceivedAt)
 	}
 	b.ratchet, b.ofDevice = true, true
-	b.step("Olm sessions", p, func(ctx context.Context, t *tx) error {
-		n, err := t.list(ctx, putOlmSessions, []any{b.acct.ID, b.dev}, p.vals)
+	b.step("Olm sessions", p, func(ctx context.Context, t *sqlio.Tx) error {
+		n, err := t.List(ctx, putOlmSessions, []any{b.acct.ID, b.dev}, p.Vals)
 		if err == nil && n != int64(len(all)) {
 			err = errors.New("a session with this ID belongs to another device")
 		}
@@ -78,7 +80,7 @@ func (db *DB) OlmSessions(ctx context.Context, acct *Account, device int64, thei
 	err := db.list(ctx, selectOlmSessions, []any{acct.ID, device}, idArgs(unique(theirKeys)), func(r *sql.Rows) error {
 		var s OlmSession
 		var sealed []byte
-		err := r.Scan(text(&s.SessionID), text(&s.TheirKey), &sealed, timeColumn{&s.CreatedAt}, timeColumn{&s.LastReceivedAt})
+		err := r.Scan(sqlio.TextInto(&s.SessionID), sqlio.TextInto(&s.TheirKey), &sealed, sqlio.TimeInto(&s.CreatedAt), sqlio.TimeInto(&s.LastReceivedAt))
 		if err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // Options configures Open.
@@ -59,12 +60,12 @@ type DB struct {
 
 // backend holds the differences between the databases beyond the text of statements.
 type backend struct {
-	dialect *dialect
-	texts   *textCache
-	reader  *reader
+	dialect *sqlio.Dialect
+	texts   *sqlio.TextCache
+	reader  *sqlio.Reader
 	writer  writer
 	// place returns where the data is, as a text that changes when it is restored elsewhere.
-	place func(ctx context.Context, t *tx) (string, error)
+	place func(ctx context.Context, t *sqlio.Tx) (string, error)
 	// mark is nil on PostgreSQL.
 	mark *markFile
 	// beatFile is the file that Options.MarkFile names, on PostgreSQL only.
@@ -74,7 +75,7 @@ type backend struct {
 }
 
 func (b *backend) close() error {
-	err := errors.Join(b.writer.close(), b.reader.close(), b.release())
+	err := errors.Join(b.writer.close(), b.reader.Close(), b.release())
 	if b.beatFile != nil {
 		err = errors.Join(err, b.beatFile.close())
 	}
@@ -161,7 +162,7 @@ func (db *DB) Ping(ctx context.Context) error {
 	if err := db.Lease(); err != nil {
 		return fmt.Errorf("ping database: %w", err)
 	}
-	if err := db.reader.db.PingContext(ctx); err != nil {
+	if err := db.reader.DB.PingContext(ctx); err != nil {
 		return fmt.Errorf("ping database: %w", err)
 	}
 	return nil
@@ -171,11 +172,11 @@ func (db *DB) Ping(ctx context.Context) error {
 // check for a restore.
 func (db *DB) prepare(ctx context.Context) error {
 	var o openResult
-	if err := db.writer.run(ctx, func(ctx context.Context, t *tx) error { return db.open(ctx, t, &o) }); err != nil {
+	if err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error { return db.open(ctx, t, &o) }); err != nil {
 		return err
 	}
 	db.lease.hold(o.lease, serverOf(o.place))
-	if db.dialect.sharedPool {
+	if db.dialect.SharedPool {
 		return db.noteBeat(o.lease.beat)
 	}
 	return db.mark.set(o.mark)
@@ -189,14 +190,14 @@ type openResult struct {
 	place string
 }
 
-func (db *DB) open(ctx context.Context, t *tx, o *openResult) error {
+func (db *DB) open(ctx context.Context, t *sqlio.Tx, o *openResult) error {
 	version, err := db.lockVersion(ctx, t)
 	if err != nil {
 		return err
 	}
 	// Before anything is changed.
 	if version > 0 {
-		if err := db.loadMeta(ctx, t.rows); err != nil {
+		if err := db.loadMeta(ctx, t.Rows); err != nil {
 			return err
 		}
 	}
@@ -219,7 +220,7 @@ func (db *DB) open(ctx context.Context, t *tx, o *openResult) error {
 			return err
 		}
 	}
-	if !db.dialect.sharedPool {
+	if !db.dialect.SharedPool {
 		if err := db.rooms.load(ctx, t); err != nil {
 			return err
 		}
@@ -240,5 +241,5 @@ func (db *DB) prepareReadOnly(ctx context.Context) error {
 	case version < db.latest():
 		return withHint(errors.New("database is older than this program"), "start the server once")
 	}
-	return db.loadMeta(ctx, db.reader.query)
+	return db.loadMeta(ctx, db.reader.Query)
 }

@@ -7,13 +7,15 @@ import (
 	"strconv"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // A row moves forward only: the same session with more messages, or another session that is
 // new. Discard, once set, stays for as long as the row has the same session: a send that
 // began before the room's membership changed must not clear it.
 var (
-	putOutbound = insertRows("outbound_sessions", ofDevice, []string{"room_id"},
+	putOutbound = sqlio.InsertRows("outbound_sessions", sqlio.OfDevice, []string{"room_id"},
 		[]string{"session_id", "sealed_pickle", "created_at", "messages", "settings", "discard"},
 		`UPDATE SET session_id = excluded.session_id, sealed_pickle = excluded.sealed_pickle,
 			created_at = excluded.created_at, messages = excluded.messages, settings = excluded.settings,
@@ -22,7 +24,7 @@ var (
 			WHERE CASE WHEN outbound_sessions.session_id = excluded.session_id
 				THEN excluded.messages > outbound_sessions.messages
 				ELSE excluded.messages <= 1 OR excluded.created_at > outbound_sessions.created_at END`)
-	markDiscarded = whereIn("UPDATE outbound_sessions SET discard = 1", ofDevice, "room_id", "")
+	markDiscarded = sqlio.WhereIn("UPDATE outbound_sessions SET discard = 1", sqlio.OfDevice, "room_id", "")
 )
 
 const selectOutbound = `SELECT room_id, session_id, sealed_pickle, created_at, messages, settings, discard
@@ -33,23 +35,23 @@ func outboundRow(device int64, s *OutboundSession) []string {
 }
 
 func (b *saver) outboundSessions(all []OutboundSession) {
-	p := &args{}
+	p := &sqlio.Args{}
 	all = lastByKey(all, func(s *OutboundSession) id.RoomID { return s.RoomID })
 	for _, s := range all {
-		p.id(string(s.RoomID))
-		p.id(string(s.SessionID))
-		p.bytes(b.acct.seal(s.Pickle.Reveal(), "outbound_sessions", "sealed_pickle", outboundRow(b.dev, &s)...))
-		p.time(s.CreatedAt)
-		p.num(int64(s.Messages))
-		p.bytes(s.Settings)
-		p.flag(s.Discard)
+		p.ID(string(s.RoomID))
+		p.ID(string(s.SessionID))
+		p.Bytes(b.acct.seal(s.Pickle.Reveal(), "outbound_sessions", "sealed_pickle", outboundRow(b.dev, &s)...))
+		p.Time(s.CreatedAt)
+		p.Num(int64(s.Messages))
+		p.Bytes(s.Settings)
+		p.Flag(s.Discard)
 	}
 	if len(all) == 0 {
 		return
 	}
 	b.ratchet, b.ofDevice = true, true
-	b.step("outbound sessions", p, func(ctx context.Context, t *tx) error {
-		n, err := t.list(ctx, putOutbound, []any{b.acct.ID, b.dev}, p.vals)
+	b.step("outbound sessions", p, func(ctx context.Context, t *sqlio.Tx) error {
+		n, err := t.List(ctx, putOutbound, []any{b.acct.ID, b.dev}, p.Vals)
 		if err == nil && n != int64(len(all)) {
 			err = ErrStale
 		}
@@ -65,10 +67,10 @@ func (b *saver) discardOutbound(rooms []id.RoomID) {
 func (db *DB) OutboundSession(ctx context.Context, acct *Account, device int64, room id.RoomID) (OutboundSession, error) {
 	var s OutboundSession
 	err := ErrNotFound
-	failed := db.reader.query(ctx, selectOutbound, []any{acct.ID, device, encodeText(string(room))}, func(r *sql.Rows) error {
+	failed := db.reader.Query(ctx, selectOutbound, []any{acct.ID, device, sqlio.EncodeText(string(room))}, func(r *sql.Rows) error {
 		var sealed []byte
-		err = r.Scan(text(&s.RoomID), text(&s.SessionID), &sealed, timeColumn{&s.CreatedAt}, &s.Messages,
-			jsonColumn{&s.Settings}, flagColumn{&s.Discard})
+		err = r.Scan(sqlio.TextInto(&s.RoomID), sqlio.TextInto(&s.SessionID), &sealed, sqlio.TimeInto(&s.CreatedAt), &s.Messages,
+			sqlio.JSONInto(&s.Settings), sqlio.FlagInto(&s.Discard))
 		if err == nil {
 			s.Pickle, err = acct.open(sealed, "outbound_sessions", "sealed_pickle", outboundRow(device, &s)...)
 		}

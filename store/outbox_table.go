@@ -4,12 +4,14 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // An item is never replaced: what is sent again must be the same bytes (requirement 5.5).
 var (
-	putOutbox  = keepRows("outbox", ofDevice, []string{"txn_id"}, []string{"seq", "event_type", "body", "created_at"})
-	dropOutbox = whereIn("DELETE FROM outbox", ofDevice, "txn_id", "")
+	putOutbox  = sqlio.KeepRows("outbox", sqlio.OfDevice, []string{"txn_id"}, []string{"seq", "event_type", "body", "created_at"})
+	dropOutbox = sqlio.WhereIn("DELETE FROM outbox", sqlio.OfDevice, "txn_id", "")
 )
 
 const selectOutbox = `SELECT txn_id, seq, event_type, body, created_at FROM outbox
@@ -20,25 +22,25 @@ func (b *saver) outbox(all []OutboxItem) {
 		return
 	}
 	b.ofDevice = true
-	check := &args{}
+	check := &sqlio.Args{}
 	for _, item := range all {
-		check.id(item.TxnID)
+		check.ID(item.TxnID)
 	}
-	b.step("outbox", check, func(ctx context.Context, t *tx) error {
+	b.step("outbox", check, func(ctx context.Context, t *sqlio.Tx) error {
 		seq, err := b.reserveNumbers(ctx, t, len(all))
 		if err != nil {
 			return err
 		}
-		p := &args{}
+		p := &sqlio.Args{}
 		for _, item := range all {
 			seq++
-			p.id(item.TxnID)
-			p.num(seq)
-			p.text(item.EventType)
-			p.bytes(item.Body)
-			p.time(item.CreatedAt)
+			p.ID(item.TxnID)
+			p.Num(seq)
+			p.Text(item.EventType)
+			p.Bytes(item.Body)
+			p.Time(item.CreatedAt)
 		}
-		_, err = t.list(ctx, putOutbox, []any{b.acct.ID, b.dev}, p.vals)
+		_, err = t.List(ctx, putOutbox, []any{b.acct.ID, b.dev}, p.Vals)
 		return err
 	})
 }
@@ -51,9 +53,9 @@ func (b *saver) deleteOutbox(txnIDs []string) {
 // saved.
 func (db *DB) Outbox(ctx context.Context, acct *Account, device int64) ([]OutboxItem, error) {
 	var all []OutboxItem
-	err := db.reader.query(ctx, selectOutbox, []any{acct.ID, device}, func(r *sql.Rows) error {
+	err := db.reader.Query(ctx, selectOutbox, []any{acct.ID, device}, func(r *sql.Rows) error {
 		var item OutboxItem
-		err := r.Scan(text(&item.TxnID), &item.Seq, text(&item.EventType), jsonColumn{&item.Body}, timeColumn{&item.CreatedAt})
+		err := r.Scan(sqlio.TextInto(&item.TxnID), &item.Seq, sqlio.TextInto(&item.EventType), sqlio.JSONInto(&item.Body), sqlio.TimeInto(&item.CreatedAt))
 		all = append(all, item)
 		return err
 	})

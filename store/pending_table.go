@@ -8,27 +8,29 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 const pendingColumns = "event_id, room_id, session_id, from_user, event, received_at, ready, delivered_at, held_until, placed_at"
 
 var (
-	putPending = replaceRows("pending_events", ofDevice, []string{"event_id"},
+	putPending = sqlio.ReplaceRows("pending_events", sqlio.OfDevice, []string{"event_id"},
 		[]string{"room_id", "session_id", "from_user", "event", "received_at", "ready", "delivered_at", "held_until", "placed_at"})
-	dropPending = whereIn("DELETE FROM pending_events", ofDevice, "event_id", "")
-	makeReady   = wherePair("UPDATE pending_events SET ready = 1", ofDevice, "room_id, session_id")
-	releaseFrom = whereIn("UPDATE pending_events SET ready = 1", ofAccount, "from_user", "")
+	dropPending = sqlio.WhereIn("DELETE FROM pending_events", sqlio.OfDevice, "event_id", "")
+	makeReady   = sqlio.WherePair("UPDATE pending_events SET ready = 1", sqlio.OfDevice, "room_id, session_id")
+	releaseFrom = sqlio.WhereIn("UPDATE pending_events SET ready = 1", sqlio.OfAccount, "from_user", "")
 	// The third parameter is the position.
-	deliverPending = &listStatement{
-		head: "UPDATE pending_events SET delivered_at = $3 WHERE account = $1 AND device = $2 AND event_id IN (",
-		item: "?", tail: ")", fixed: 3, width: 1, pad: true,
+	deliverPending = &sqlio.ListStatement{
+		Head: "UPDATE pending_events SET delivered_at = $3 WHERE account = $1 AND device = $2 AND event_id IN (",
+		Item: "?", Tail: ")", Fixed: 3, Width: 1, Pad: true,
 	}
-	placePending = &listStatement{
-		head: "UPDATE pending_events SET placed_at = $3 WHERE account = $1 AND device = $2 AND event_id IN (",
-		item: "?", tail: ")", fixed: 3, width: 1, pad: true,
+	placePending = &sqlio.ListStatement{
+		Head: "UPDATE pending_events SET placed_at = $3 WHERE account = $1 AND device = $2 AND event_id IN (",
+		Item: "?", Tail: ")", Fixed: 3, Width: 1, Pad: true,
 	}
-	showPending = whereIn("UPDATE pending_events SET held_until = 0, placed_at = ''", ofDevice, "event_id", "")
-	findPending = whereIn("SELECT "+pendingColumns+" FROM pending_events", ofDevice, "event_id", "")
+	showPending = sqlio.WhereIn("UPDATE pending_events SET held_until = 0, placed_at = ''", sqlio.OfDevice, "event_id", "")
+	findPending = sqlio.WhereIn("SELECT "+pendingColumns+" FROM pending_events", sqlio.OfDevice, "event_id", "")
 )
 
 const (
@@ -55,18 +57,18 @@ const (
 )
 
 func (b *saver) pending(all []PendingEvent) {
-	p := &args{}
+	p := &sqlio.Args{}
 	for _, e := range lastByKey(all, func(e *PendingEvent) id.EventID { return e.EventID }) {
-		p.id(string(e.EventID))
-		p.id(string(e.RoomID))
-		p.id(string(e.SessionID))
-		p.id(string(e.From))
-		p.bytes(e.Event)
-		p.time(e.ReceivedAt)
-		p.flag(e.Ready)
-		p.text(e.DeliveredAt)
-		p.time(e.HeldUntil)
-		p.text(e.PlacedAt)
+		p.ID(string(e.EventID))
+		p.ID(string(e.RoomID))
+		p.ID(string(e.SessionID))
+		p.ID(string(e.From))
+		p.Bytes(e.Event)
+		p.Time(e.ReceivedAt)
+		p.Flag(e.Ready)
+		p.Text(e.DeliveredAt)
+		p.Time(e.HeldUntil)
+		p.Text(e.PlacedAt)
 	}
 	b.listOfDevice("pending events", putPending, p)
 }
@@ -88,7 +90,7 @@ func (b *saver) markPending(events []id.EventID, position string) {
 		return
 	}
 	b.ofDevice = true
-	b.list("mark delivered events", deliverPending, []any{b.acct.ID, b.dev, encodeText(position)}, idArgs(events))
+	b.list("mark delivered events", deliverPending, []any{b.acct.ID, b.dev, sqlio.EncodeText(position)}, idArgs(events))
 }
 
 func (b *saver) placePending(events []id.EventID, position string) {
@@ -96,7 +98,7 @@ func (b *saver) placePending(events []id.EventID, position string) {
 		return
 	}
 	b.ofDevice = true
-	b.list("mark events with a placeholder", placePending, []any{b.acct.ID, b.dev, encodeText(position)}, idArgs(events))
+	b.list("mark events with a placeholder", placePending, []any{b.acct.ID, b.dev, sqlio.EncodeText(position)}, idArgs(events))
 }
 
 func (b *saver) shownPending(events []id.EventID) {
@@ -117,14 +119,14 @@ func (db *DB) PendingDelivered(ctx context.Context, acct *Account, device int64,
 
 // PendingDue reads up to limit events whose HeldUntil has passed, the oldest first.
 func (db *DB) PendingDue(ctx context.Context, acct *Account, device int64, now time.Time, limit int) ([]PendingEvent, error) {
-	return db.readPending(ctx, selectDue, acct.ID, device, micros(now), int64(limit))
+	return db.readPending(ctx, selectDue, acct.ID, device, sqlio.Micros(now), int64(limit))
 }
 
 // PendingHeld returns how many events are hidden from a device's client altogether, and
 // until when the first one is.
 func (db *DB) PendingHeld(ctx context.Context, acct *Account, device int64) (held int, first time.Time, err error) {
-	err = db.reader.query(ctx, selectHeld, []any{acct.ID, device}, func(r *sql.Rows) error {
-		return r.Scan(&held, timeColumn{&first})
+	err = db.reader.Query(ctx, selectHeld, []any{acct.ID, device}, func(r *sql.Rows) error {
+		return r.Scan(&held, sqlio.TimeInto(&first))
 	})
 	if err != nil {
 		return 0, time.Time{}, fmt.Errorf("count held events: %w", err)
@@ -148,7 +150,7 @@ func (db *DB) PendingOf(ctx context.Context, acct *Account, device int64, events
 
 func (db *DB) readPending(ctx context.Context, query string, params ...any) ([]PendingEvent, error) {
 	var all []PendingEvent
-	err := db.reader.query(ctx, query, params, func(r *sql.Rows) error {
+	err := db.reader.Query(ctx, query, params, func(r *sql.Rows) error {
 		e, err := scanPending(r)
 		all = append(all, e)
 		return err
@@ -161,8 +163,8 @@ func (db *DB) readPending(ctx context.Context, query string, params ...any) ([]P
 
 func scanPending(r *sql.Rows) (PendingEvent, error) {
 	var e PendingEvent
-	err := r.Scan(text(&e.EventID), text(&e.RoomID), text(&e.SessionID), text(&e.From), jsonColumn{&e.Event},
-		timeColumn{&e.ReceivedAt}, flagColumn{&e.Ready}, text(&e.DeliveredAt), timeColumn{&e.HeldUntil}, text(&e.PlacedAt))
+	err := r.Scan(sqlio.TextInto(&e.EventID), sqlio.TextInto(&e.RoomID), sqlio.TextInto(&e.SessionID), sqlio.TextInto(&e.From), sqlio.JSONInto(&e.Event),
+		sqlio.TimeInto(&e.ReceivedAt), sqlio.FlagInto(&e.Ready), sqlio.TextInto(&e.DeliveredAt), sqlio.TimeInto(&e.HeldUntil), sqlio.TextInto(&e.PlacedAt))
 	return e, err
 }
 
@@ -170,12 +172,12 @@ func scanPending(r *sql.Rows) (PendingEvent, error) {
 // changed, all withheld events, of every account, are ready to be judged again.
 func (db *DB) HeldBackUnder(ctx context.Context, rules string) error {
 	sum := db.Hash("receive rules", []byte(rules)) // the rules may name users
-	err := db.writer.run(ctx, func(ctx context.Context, t *tx) error {
+	err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
 		now := hex.EncodeToString(sum[:])
-		if _, err := t.do(ctx, releaseHeldBack, now); err != nil {
+		if _, err := t.Do(ctx, releaseHeldBack, now); err != nil {
 			return err
 		}
-		_, err := t.do(ctx, setReceiveRules, now)
+		_, err := t.Do(ctx, setReceiveRules, now)
 		return err
 	})
 	if err != nil {
@@ -187,9 +189,9 @@ func (db *DB) HeldBackUnder(ctx context.Context, rules string) error {
 // PendingSessions returns up to limit sessions for whose keys events of a device wait.
 func (db *DB) PendingSessions(ctx context.Context, acct *Account, device int64, limit int) ([]SessionRef, error) {
 	var all []SessionRef
-	err := db.reader.query(ctx, selectWaiting, []any{acct.ID, device, int64(limit)}, func(r *sql.Rows) error {
+	err := db.reader.Query(ctx, selectWaiting, []any{acct.ID, device, int64(limit)}, func(r *sql.Rows) error {
 		var s SessionRef
-		err := r.Scan(text(&s.RoomID), text(&s.SessionID))
+		err := r.Scan(sqlio.TextInto(&s.RoomID), sqlio.TextInto(&s.SessionID))
 		all = append(all, s)
 		return err
 	})
@@ -202,7 +204,7 @@ func (db *DB) PendingSessions(ctx context.Context, acct *Account, device int64, 
 // PendingCount returns how many events of a device wait for a key or for delivery.
 func (db *DB) PendingCount(ctx context.Context, acct *Account, device int64) (int, error) {
 	var n int
-	err := db.reader.query(ctx, countPending, []any{acct.ID, device}, func(r *sql.Rows) error { return r.Scan(&n) })
+	err := db.reader.Query(ctx, countPending, []any{acct.ID, device}, func(r *sql.Rows) error { return r.Scan(&n) })
 	if err != nil {
 		return 0, fmt.Errorf("count pending events: %w", err)
 	}
@@ -217,9 +219,9 @@ func (db *DB) TrimPending(ctx context.Context, acct *Account, device int64, keep
 		return 0, err
 	}
 	var gone int64
-	err = db.writer.run(ctx, func(ctx context.Context, t *tx) error {
+	err = db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
 		var err error
-		gone, err = t.do(ctx, trimPending, acct.ID, device, int64(n-keep))
+		gone, err = t.Do(ctx, trimPending, acct.ID, device, int64(n-keep))
 		return err
 	})
 	if err != nil {
@@ -230,5 +232,5 @@ func (db *DB) TrimPending(ctx context.Context, acct *Account, device int64, keep
 
 // PrunePending deletes events received before a time and returns how many.
 func (db *DB) PrunePending(ctx context.Context, before time.Time) (int64, error) {
-	return db.prune(ctx, "pending events", prunePending, micros(before))
+	return db.prune(ctx, "pending events", prunePending, sqlio.Micros(before))
 }

@@ -8,11 +8,13 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // pgPlace returns the cluster, its timeline, the database and the table. One that a server
 // does not reveal (as some hosted ones do) is left out.
-func pgPlace(ctx context.Context, t *tx) (string, error) {
+func pgPlace(ctx context.Context, t *sqlio.Tx) (string, error) {
 	parts := make([]string, 0, 4)
 	for _, q := range append(serverQueries(),
 		"SELECT oid::text FROM pg_database WHERE datname = current_database()",
@@ -28,21 +30,21 @@ func pgPlace(ctx context.Context, t *tx) (string, error) {
 }
 
 // pgAsk runs a query that may fail without failing the transaction.
-func pgAsk(ctx context.Context, t *tx, q string) (string, error) {
-	if _, err := t.do(ctx, "SAVEPOINT ask"); err != nil {
+func pgAsk(ctx context.Context, t *sqlio.Tx, q string) (string, error) {
+	if _, err := t.Do(ctx, "SAVEPOINT ask"); err != nil {
 		return "", err
 	}
 	answer := "-"
-	err := t.rows(ctx, q, nil, func(r *sql.Rows) error { return r.Scan(&answer) })
+	err := t.Rows(ctx, q, nil, func(r *sql.Rows) error { return r.Scan(&answer) })
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) {
-		_, err = t.do(ctx, "ROLLBACK TO SAVEPOINT ask")
+		_, err = t.Do(ctx, "ROLLBACK TO SAVEPOINT ask")
 		answer = "-"
 	}
 	if err != nil {
 		return "", fmt.Errorf("ask PostgreSQL: %w", err)
 	}
-	_, err = t.do(ctx, "RELEASE SAVEPOINT ask")
+	_, err = t.Do(ctx, "RELEASE SAVEPOINT ask")
 	return answer, err
 }
 

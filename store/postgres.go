@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 const (
@@ -43,9 +45,9 @@ func openPostgres(ctx context.Context, url string, l *lease, o Options) (*backen
 	if err := pool.PingContext(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("connect to PostgreSQL: %w", err), pool.Close())
 	}
-	d := postgresDialect()
+	d := sqlio.PostgreSQL()
 	b := &backend{
-		dialect: d, texts: newTexts(d), reader: newReader(pool, false), writer: readOnly{},
+		dialect: d, texts: sqlio.NewTextCache(d), reader: sqlio.NewReader(pool, false), writer: readOnly{},
 		place: pgPlace, release: func() error { return nil },
 	}
 	if o.ReadOnly {

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"fmt"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // pruneBatch is how many rows one transaction deletes, so that nobody waits long for it.
@@ -15,9 +17,9 @@ func (db *DB) prune(ctx context.Context, what, statement string, params ...any) 
 	var total int64
 	for {
 		var n int64
-		err := db.writer.run(ctx, func(ctx context.Context, t *tx) error {
+		err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
 			var err error
-			n, err = t.do(ctx, statement, params...)
+			n, err = t.Do(ctx, statement, params...)
 			return err
 		})
 		if err != nil {

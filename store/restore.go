@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // A database that was restored from a backup holds ratchets that have moved on since: used
@@ -60,7 +62,7 @@ func (db *DB) Restored() string { return db.restored }
 
 // checkRestore compares the marks, discards outbound state if it has to, and stores in o
 // the mark for after the commit. version is that of the tables before they were migrated.
-func (db *DB) checkRestore(ctx context.Context, t *tx, version int64, o *openResult) (err error) {
+func (db *DB) checkRestore(ctx context.Context, t *sqlio.Tx, version int64, o *openResult) (err error) {
 	if o.place, err = db.place(ctx, t); err != nil {
 		return fmt.Errorf("look where the database lies: %w", err)
 	}
@@ -105,22 +107,22 @@ func (db *DB) checkRestore(ctx context.Context, t *tx, version int64, o *openRes
 // The outbox and the transactions stay: they hold ciphertext, which can be sent twice
 // without harm.
 func (db *DB) DiscardOutboundState(ctx context.Context) error {
-	err := db.writer.run(ctx, func(ctx context.Context, t *tx) error { return discardOutbound(ctx, t) })
+	err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error { return discardOutbound(ctx, t) })
 	if err != nil {
 		return fmt.Errorf("discard outbound state: %w", err)
 	}
 	return nil
 }
 
-func discardOutbound(ctx context.Context, t *tx) error {
-	t.ratchet = true
+func discardOutbound(ctx context.Context, t *sqlio.Tx) error {
+	t.Ratchet = true
 	for _, s := range []string{
 		"DELETE FROM outbound_sessions",
 		"DELETE FROM shares",
 		"DELETE FROM olm_sessions",
 		"UPDATE devices SET restored = 1, dead_keys = 1", // DeadKeysFound
 	} {
-		if _, err := t.do(ctx, s); err != nil {
+		if _, err := t.Do(ctx, s); err != nil {
 			return fmt.Errorf("discard outbound state: %w", err)
 		}
 	}
@@ -136,8 +138,8 @@ func (b *saver) discardSent(yes bool) {
 	for _, table := range []string{"outbound_sessions", "shares", "olm_sessions"} {
 		text := "DELETE FROM " + table + " WHERE account = $1 AND device = $2"
 		p := b.scope()
-		b.step("discard outbound state", p, func(ctx context.Context, t *tx) error {
-			_, err := t.do(ctx, text, p.vals...)
+		b.step("discard outbound state", p, func(ctx context.Context, t *sqlio.Tx) error {
+			_, err := t.Do(ctx, text, p.Vals...)
 			return err
 		})
 	}

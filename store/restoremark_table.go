@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // Table restore_mark has one row; see restore.go. Only SQLite uses the generation: on
@@ -20,10 +22,10 @@ func randomText() string {
 	return hex.EncodeToString(b)
 }
 
-func (db *DB) createRestoreMark(ctx context.Context, t *tx, m restoreMark, place string) error {
+func (db *DB) createRestoreMark(ctx context.Context, t *sqlio.Tx, m restoreMark, place string) error {
 	writer, err := db.transactionNumber(ctx, t)
 	if err == nil {
-		_, err = t.do(ctx, "INSERT INTO restore_mark (one, incarnation, place, generation, written_by) VALUES (1, $1, $2, $3, $4)",
+		_, err = t.Do(ctx, "INSERT INTO restore_mark (one, incarnation, place, generation, written_by) VALUES (1, $1, $2, $3, $4)",
 			m.incarnation, place, m.generation, writer)
 	}
 	if err != nil {
@@ -32,9 +34,9 @@ func (db *DB) createRestoreMark(ctx context.Context, t *tx, m restoreMark, place
 	return nil
 }
 
-func readRestoreMark(ctx context.Context, t *tx) (m restoreMark, place string, err error) {
+func readRestoreMark(ctx context.Context, t *sqlio.Tx) (m restoreMark, place string, err error) {
 	found := false
-	err = t.rows(ctx, "SELECT incarnation, place, generation, written_by FROM restore_mark", nil, func(r *sql.Rows) error {
+	err = t.Rows(ctx, "SELECT incarnation, place, generation, written_by FROM restore_mark", nil, func(r *sql.Rows) error {
 		found = true
 		return r.Scan(&m.incarnation, &place, &m.generation, &m.writer)
 	})
@@ -47,10 +49,10 @@ func readRestoreMark(ctx context.Context, t *tx) (m restoreMark, place string, e
 	return m, place, nil
 }
 
-func (db *DB) updateRestoreMark(ctx context.Context, t *tx, m restoreMark, place string) error {
+func (db *DB) updateRestoreMark(ctx context.Context, t *sqlio.Tx, m restoreMark, place string) error {
 	writer, err := db.transactionNumber(ctx, t)
 	if err == nil {
-		_, err = t.do(ctx, "UPDATE restore_mark SET incarnation = $1, place = $2, generation = $3, written_by = $4",
+		_, err = t.Do(ctx, "UPDATE restore_mark SET incarnation = $1, place = $2, generation = $3, written_by = $4",
 			m.incarnation, place, m.generation, writer)
 	}
 	if err != nil {
@@ -61,18 +63,18 @@ func (db *DB) updateRestoreMark(ctx context.Context, t *tx, m restoreMark, place
 
 // transactionNumber returns the number that PostgreSQL gives to rows written by this
 // transaction; 0 if it is not known.
-func (db *DB) transactionNumber(ctx context.Context, t *tx) (int64, error) {
+func (db *DB) transactionNumber(ctx context.Context, t *sqlio.Tx) (int64, error) {
 	return db.number(ctx, t, "SELECT (txid_current() & 4294967295)::text")
 }
 
 // rowNumber returns the number that PostgreSQL gave to the row of restore_mark; 0 if it is
 // not known.
-func (db *DB) rowNumber(ctx context.Context, t *tx) (int64, error) {
+func (db *DB) rowNumber(ctx context.Context, t *sqlio.Tx) (int64, error) {
 	return db.number(ctx, t, "SELECT xmin::text FROM restore_mark")
 }
 
-func (db *DB) number(ctx context.Context, t *tx, query string) (int64, error) {
-	if !db.dialect.sharedPool {
+func (db *DB) number(ctx context.Context, t *sqlio.Tx, query string) (int64, error) {
+	if !db.dialect.SharedPool {
 		return 0, nil
 	}
 	answer, err := pgAsk(ctx, t, query)
@@ -83,9 +85,9 @@ func (db *DB) number(ctx context.Context, t *tx, query string) (int64, error) {
 }
 
 // nextGeneration counts a transaction that moved a ratchet.
-func nextGeneration(ctx context.Context, t *tx) (int64, error) {
+func nextGeneration(ctx context.Context, t *sqlio.Tx) (int64, error) {
 	var generation int64
-	err := t.rows(ctx, "UPDATE restore_mark SET generation = generation + 1 RETURNING generation", nil,
+	err := t.Rows(ctx, "UPDATE restore_mark SET generation = generation + 1 RETURNING generation", nil,
 		func(r *sql.Rows) error { return r.Scan(&generation) })
 	if err != nil {
 		return 0, fmt.Errorf("count generation: %w", err)

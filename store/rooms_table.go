@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 const roomColumns = "room_id, algorithm, rotation_period, rotation_messages, history_visibility, encrypted_since"
@@ -14,26 +16,26 @@ const roomColumns = "room_id, algorithm, rotation_period, rotation_messages, his
 // Once encrypted, always encrypted (requirement 20.3): an empty algorithm keeps the stored
 // one, and the time since which it holds stays.
 var (
-	putRooms = insertRows("rooms", ofDevice, []string{"room_id"},
+	putRooms = sqlio.InsertRows("rooms", sqlio.OfDevice, []string{"room_id"},
 		[]string{"algorithm", "rotation_period", "rotation_messages", "history_visibility", "encrypted_since"},
 		`UPDATE SET algorithm = CASE WHEN excluded.algorithm = '' THEN rooms.algorithm ELSE excluded.algorithm END,
 			rotation_period = excluded.rotation_period, rotation_messages = excluded.rotation_messages,
 			history_visibility = excluded.history_visibility,
 			encrypted_since = CASE WHEN rooms.encrypted_since = 0 THEN excluded.encrypted_since ELSE rooms.encrypted_since END`)
-	selectRooms = whereIn("SELECT "+roomColumns+" FROM rooms", ofDevice, "room_id", "")
+	selectRooms = sqlio.WhereIn("SELECT "+roomColumns+" FROM rooms", sqlio.OfDevice, "room_id", "")
 )
 
 const selectAllRooms = "SELECT " + roomColumns + " FROM rooms WHERE account = $1 AND device = $2"
 
 func (b *saver) rooms(all []Room) {
-	p := &args{}
+	p := &sqlio.Args{}
 	for _, r := range lastByKey(all, func(r *Room) id.RoomID { return r.RoomID }) {
-		p.id(string(r.RoomID))
-		p.text(r.Algorithm)
-		p.num(int64(r.RotationPeriod))
-		p.num(r.RotationMessages)
-		p.text(r.HistoryVisibility)
-		p.time(r.EncryptedSince)
+		p.ID(string(r.RoomID))
+		p.Text(r.Algorithm)
+		p.Num(int64(r.RotationPeriod))
+		p.Num(r.RotationMessages)
+		p.Text(r.HistoryVisibility)
+		p.Time(r.EncryptedSince)
 	}
 	b.listOfDevice("rooms", putRooms, p)
 }
@@ -44,15 +46,15 @@ func (db *DB) Rooms(ctx context.Context, acct *Account, device int64, want []id.
 	each := func(rows *sql.Rows) error {
 		var r Room
 		var period int64
-		err := rows.Scan(text(&r.RoomID), text(&r.Algorithm), &period, &r.RotationMessages,
-			text(&r.HistoryVisibility), timeColumn{&r.EncryptedSince})
+		err := rows.Scan(sqlio.TextInto(&r.RoomID), sqlio.TextInto(&r.Algorithm), &period, &r.RotationMessages,
+			sqlio.TextInto(&r.HistoryVisibility), sqlio.TimeInto(&r.EncryptedSince))
 		r.RotationPeriod = time.Duration(period)
 		all[r.RoomID] = r
 		return err
 	}
 	var err error
 	if want == nil {
-		err = db.reader.query(ctx, selectAllRooms, []any{acct.ID, device}, each)
+		err = db.reader.Query(ctx, selectAllRooms, []any{acct.ID, device}, each)
 	} else {
 		err = db.list(ctx, selectRooms, []any{acct.ID, device}, idArgs(unique(want)), each)
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 const (
@@ -15,12 +17,12 @@ const (
 )
 
 // rewrapAccounts changes only rows that still have the key they were read with.
-var rewrapAccounts = &listStatement{
-	head: "WITH wrapped (master_key_id, id, sealed_key, former) AS (VALUES ",
-	item: "(CAST($1 AS TEXT), CAST(? AS {{int}}), CAST(? AS {{blob}}), CAST(? AS TEXT))",
-	tail: `) UPDATE accounts SET master_key_id = wrapped.master_key_id, sealed_key = wrapped.sealed_key FROM wrapped
+var rewrapAccounts = &sqlio.ListStatement{
+	Head: "WITH wrapped (master_key_id, id, sealed_key, former) AS (VALUES ",
+	Item: "(CAST($1 AS TEXT), CAST(? AS {{int}}), CAST(? AS {{blob}}), CAST(? AS TEXT))",
+	Tail: `) UPDATE accounts SET master_key_id = wrapped.master_key_id, sealed_key = wrapped.sealed_key FROM wrapped
 		WHERE accounts.id = wrapped.id AND accounts.master_key_id = wrapped.former`,
-	fixed: 1, width: 3, pad: true,
+	Fixed: 1, Width: 3, Pad: true,
 }
 
 // RotateMasterKey wraps everything that is still wrapped with an old master key with the
@@ -44,8 +46,8 @@ func (db *DB) RotateMasterKey(ctx context.Context) (int, error) {
 		}
 	}
 	sealed := db.main.key.Seal(db.root.Reveal(), metaPlace(db.id))
-	err := db.writer.run(ctx, func(ctx context.Context, t *tx) error {
-		_, err := t.do(ctx, rewrapRoot, db.main.ID(), sealed)
+	err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
+		_, err := t.Do(ctx, rewrapRoot, db.main.ID(), sealed)
 		return err
 	})
 	if err != nil {
@@ -55,13 +57,13 @@ func (db *DB) RotateMasterKey(ctx context.Context) (int, error) {
 }
 
 func (db *DB) rotateSome(ctx context.Context) (int, error) {
-	p := &args{}
-	err := db.reader.query(ctx, selectForeign, []any{db.main.ID()}, func(r *sql.Rows) error {
+	p := &sqlio.Args{}
+	err := db.reader.Query(ctx, selectForeign, []any{db.main.ID()}, func(r *sql.Rows) error {
 		var row int64
 		var user id.UserID
 		var former string
 		var sealed []byte
-		if err := r.Scan(&row, text(&user), &former, &sealed); err != nil {
+		if err := r.Scan(&row, sqlio.TextInto(&user), &former, &sealed); err != nil {
 			return err
 		}
 		raw, err := db.openAccountKey(user, former, sealed)
@@ -69,26 +71,26 @@ func (db *DB) rotateSome(ctx context.Context) (int, error) {
 			return err
 		}
 		defer raw.Wipe()
-		p.num(row)
-		p.bytes(db.main.key.Seal(raw, keyPlace(db.id, user)))
-		p.text(former)
+		p.Num(row)
+		p.Bytes(db.main.key.Seal(raw, keyPlace(db.id, user)))
+		p.Text(former)
 		return nil
 	})
-	if err != nil || len(p.vals) == 0 {
+	if err != nil || len(p.Vals) == 0 {
 		return 0, err
 	}
-	err = db.writer.run(ctx, func(ctx context.Context, t *tx) error {
-		_, err := t.list(ctx, rewrapAccounts, []any{db.main.ID()}, p.vals)
+	err = db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
+		_, err := t.List(ctx, rewrapAccounts, []any{db.main.ID()}, p.Vals)
 		return err
 	})
-	return len(p.vals) / rewrapAccounts.width, err
+	return len(p.Vals) / rewrapAccounts.Width, err
 }
 
 // MasterKeysInUse returns the IDs of the master keys without which the database could not
 // be read.
 func (db *DB) MasterKeysInUse(ctx context.Context) ([]string, error) {
 	var all []string
-	err := db.reader.query(ctx, selectInUse, nil, func(r *sql.Rows) error {
+	err := db.reader.Query(ctx, selectInUse, nil, func(r *sql.Rows) error {
 		var keyID string
 		err := r.Scan(&keyID)
 		all = append(all, keyID)

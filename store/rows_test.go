@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 func secretString(s string) secret.String { return secret.NewString(s) }
@@ -339,7 +340,7 @@ func TestTooLongIsRefusedNotCut(t *testing.T) {
 	onBoth(t, func(t *testing.T, url string) {
 		db := open(t, options(t, url))
 		acct, dev := device(t, db, alice, "A")
-		long := strings.Repeat("x", MaxID+1)
+		long := strings.Repeat("x", sqlio.MaxID+1)
 		for what, c := range map[string]*Changes{
 			"Olm session": {OlmSessions: []OlmSession{{SessionID: long}}},
 			"Olm key":     {OlmSessions: []OlmSession{{TheirKey: long}}},
@@ -350,17 +351,17 @@ func TestTooLongIsRefusedNotCut(t *testing.T) {
 			"pending":     {Pending: []PendingEvent{{EventID: id.EventID(long)}}},
 		} {
 			err := db.Save(t.Context(), acct, dev.ID, c)
-			if !errors.Is(err, ErrTooLong) || strings.Contains(err.Error(), "xxxx") {
+			if !errors.Is(err, sqlio.ErrTooLong) || strings.Contains(err.Error(), "xxxx") {
 				t.Errorf("%s: got %v, want ErrTooLong without the text", what, err)
 			}
 		}
-		if _, err := db.Account(t.Context(), id.UserID(long)); !errors.Is(err, ErrTooLong) {
+		if _, err := db.Account(t.Context(), id.UserID(long)); !errors.Is(err, sqlio.ErrTooLong) {
 			t.Errorf("account: got %v, want ErrTooLong", err)
 		}
 		got := must[map[SessionRef]InboundSession](t)(db.InboundSessions(t.Context(), acct, dev.ID, []SessionRef{ref("!r", strings.Repeat("x", 100_000))}))
 		same(t, "reading what cannot be there", len(got), 0)
 		// The longest that fits, in a key of three, with bytes that cannot be compressed away.
-		raw := make([]byte, MaxID*3/4)
+		raw := make([]byte, sqlio.MaxID*3/4)
 		_, _ = rand.Read(raw)
 		fits := base64.RawStdEncoding.EncodeToString(raw)
 		save(t, db, acct, dev.ID, &Changes{Shares: []Share{{SessionID: id.SessionID(fits), UserID: id.UserID(fits), DeviceID: id.DeviceID(fits)}}})

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // Save writes changes in one transaction: when it returns nil, all of them are durable.
@@ -48,7 +50,7 @@ type saver struct {
 
 type step struct {
 	what string
-	run  func(context.Context, *tx) error
+	run  func(context.Context, *sqlio.Tx) error
 }
 
 // collect adds the statements in their order: deletions, upserts, then changes of existing
@@ -102,10 +104,10 @@ func (b *saver) collect(c *Changes) {
 const lockAccount = "SELECT id FROM accounts WHERE id = $1 FOR NO KEY UPDATE"
 
 // run may run more than once.
-func (b *saver) run(ctx context.Context, t *tx) error {
-	t.ratchet = t.ratchet || b.ratchet
-	if b.ofAccount && b.db.dialect.sharedPool {
-		if err := t.rows(ctx, lockAccount, []any{b.acct.ID}, ignoreRow); err != nil {
+func (b *saver) run(ctx context.Context, t *sqlio.Tx) error {
+	t.Ratchet = t.Ratchet || b.ratchet
+	if b.ofAccount && b.db.dialect.SharedPool {
+		if err := t.Rows(ctx, lockAccount, []any{b.acct.ID}, ignoreRow); err != nil {
 			return fmt.Errorf("lock account: %w", err)
 		}
 	}
@@ -127,24 +129,24 @@ func (b *saver) fail(err error) {
 }
 
 // scope returns arguments that begin with the account and the device.
-func (b *saver) scope() *args {
+func (b *saver) scope() *sqlio.Args {
 	b.ofDevice = true
-	return &args{vals: []any{b.acct.ID, b.dev}}
+	return &sqlio.Args{Vals: []any{b.acct.ID, b.dev}}
 }
 
 // step adds a statement with its collected parameters.
-func (b *saver) step(what string, p *args, run func(context.Context, *tx) error) {
-	if p.err != nil {
-		b.fail(fmt.Errorf("%s: %w", what, p.err))
+func (b *saver) step(what string, p *sqlio.Args, run func(context.Context, *sqlio.Tx) error) {
+	if p.Err != nil {
+		b.fail(fmt.Errorf("%s: %w", what, p.Err))
 		return
 	}
 	b.steps = append(b.steps, step{what, run})
 }
 
 // execOne returns a function that runs a statement which must find its row.
-func (b *saver) execOne(text string, p *args) func(context.Context, *tx) error {
-	return func(ctx context.Context, t *tx) error {
-		n, err := t.do(ctx, text, p.vals...)
+func (b *saver) execOne(text string, p *sqlio.Args) func(context.Context, *sqlio.Tx) error {
+	return func(ctx context.Context, t *sqlio.Tx) error {
+		n, err := t.Do(ctx, text, p.Vals...)
 		if err == nil && n == 0 {
 			err = fmt.Errorf("%w: device", ErrNotFound)
 		}
@@ -153,24 +155,24 @@ func (b *saver) execOne(text string, p *args) func(context.Context, *tx) error {
 }
 
 // listOfDevice adds a statement with a list about the device.
-func (b *saver) listOfDevice(what string, q *listStatement, p *args) {
-	if len(p.vals) > 0 || p.err != nil {
+func (b *saver) listOfDevice(what string, q *sqlio.ListStatement, p *sqlio.Args) {
+	if len(p.Vals) > 0 || p.Err != nil {
 		b.ofDevice = true
 		b.list(what, q, []any{b.acct.ID, b.dev}, p)
 	}
 }
 
 // listOfAccount adds a statement with a list about the account.
-func (b *saver) listOfAccount(what string, q *listStatement, p *args) {
-	if len(p.vals) > 0 || p.err != nil {
+func (b *saver) listOfAccount(what string, q *sqlio.ListStatement, p *sqlio.Args) {
+	if len(p.Vals) > 0 || p.Err != nil {
 		b.ofAccount = true
 		b.list(what, q, []any{b.acct.ID}, p)
 	}
 }
 
-func (b *saver) list(what string, q *listStatement, fixed []any, p *args) {
-	b.step(what, p, func(ctx context.Context, t *tx) error {
-		_, err := t.list(ctx, q, fixed, p.vals)
+func (b *saver) list(what string, q *sqlio.ListStatement, fixed []any, p *sqlio.Args) {
+	b.step(what, p, func(ctx context.Context, t *sqlio.Tx) error {
+		_, err := t.List(ctx, q, fixed, p.Vals)
 		return err
 	})
 }
@@ -196,28 +198,28 @@ func lastByKey[T any, K comparable](rows []T, key func(*T) K) []T {
 }
 
 // idArgs collects identifiers to look up. One that is too long to be stored finds nothing.
-func idArgs[T ~string](all []T) *args {
-	p := &args{}
+func idArgs[T ~string](all []T) *sqlio.Args {
+	p := &sqlio.Args{}
 	for _, v := range all {
-		p.text(string(v))
+		p.Text(string(v))
 	}
 	return p
 }
 
 // refArgs is like idArgs, for names of Megolm sessions.
-func refArgs(all []SessionRef) *args {
-	p := &args{}
+func refArgs(all []SessionRef) *sqlio.Args {
+	p := &sqlio.Args{}
 	for _, r := range all {
-		p.text(string(r.RoomID))
-		p.text(string(r.SessionID))
+		p.Text(string(r.RoomID))
+		p.Text(string(r.SessionID))
 	}
 	return p
 }
 
 // list queries with a list of items, in as few statements as its size allows.
-func (db *DB) list(ctx context.Context, q *listStatement, fixed []any, p *args, each func(*sql.Rows) error) error {
-	return q.each(db.texts, fixed, p.vals, func(text string, params []any) error {
-		return db.reader.query(ctx, text, params, each)
+func (db *DB) list(ctx context.Context, q *sqlio.ListStatement, fixed []any, p *sqlio.Args, each func(*sql.Rows) error) error {
+	return q.Each(db.texts, fixed, p.Vals, func(text string, params []any) error {
+		return db.reader.Query(ctx, text, params, each)
 	})
 }
 

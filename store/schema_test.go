@@ -10,11 +10,11 @@ import (
 func rowCounts(t *testing.T, db *DB) map[string]int {
 	t.Helper()
 	tables := "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
-	if db.dialect.sharedPool {
+	if db.dialect.SharedPool {
 		tables = "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
 	}
 	counts := make(map[string]int)
-	err := db.reader.query(t.Context(), tables, nil, func(r *sql.Rows) error {
+	err := db.reader.Query(t.Context(), tables, nil, func(r *sql.Rows) error {
 		var name string
 		err := r.Scan(&name)
 		counts[name] = 0
@@ -24,7 +24,7 @@ func rowCounts(t *testing.T, db *DB) map[string]int {
 		t.Fatal(err)
 	}
 	for name := range counts {
-		err := db.reader.query(t.Context(), "SELECT COUNT(*) FROM "+name, nil, func(r *sql.Rows) error {
+		err := db.reader.Query(t.Context(), "SELECT COUNT(*) FROM "+name, nil, func(r *sql.Rows) error {
 			var n int
 			err := r.Scan(&n)
 			counts[name] = n

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"database/sql"
 	"encoding/hex"
 	"errors"
@@ -11,20 +12,19 @@ import (
 	"strings"
 	"testing"
 
-	"context"
-
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // raw runs a statement behind the store's back, as somebody who can write to the database would.
 func raw(t *testing.T, db *DB, statement string, params ...any) int64 {
 	t.Helper()
 	var n int64
-	err := db.writer.run(t.Context(), func(ctx context.Context, x *tx) error {
+	err := db.writer.run(t.Context(), func(ctx context.Context, x *sqlio.Tx) error {
 		var err error
-		n, err = x.do(ctx, statement, params...)
+		n, err = x.Do(ctx, statement, params...)
 		return err
 	})
 	if err != nil {
@@ -36,7 +36,7 @@ func raw(t *testing.T, db *DB, statement string, params ...any) int64 {
 func column(t *testing.T, db *DB, query string, params ...any) [][]byte {
 	t.Helper()
 	var all [][]byte
-	err := db.reader.query(t.Context(), query, params, func(r *sql.Rows) error {
+	err := db.reader.Query(t.Context(), query, params, func(r *sql.Rows) error {
 		var v []byte
 		err := r.Scan(&v)
 		all = append(all, v)

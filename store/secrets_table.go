@@ -4,11 +4,13 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 var (
-	putSecrets  = replaceRows("secrets", ofAccount, []string{"name"}, []string{"sealed_value", "meta", "created_at"})
-	dropSecrets = whereIn("DELETE FROM secrets", ofAccount, "name", "")
+	putSecrets  = sqlio.ReplaceRows("secrets", sqlio.OfAccount, []string{"name"}, []string{"sealed_value", "meta", "created_at"})
+	dropSecrets = sqlio.WhereIn("DELETE FROM secrets", sqlio.OfAccount, "name", "")
 )
 
 const (
@@ -18,12 +20,12 @@ const (
 )
 
 func (b *saver) secrets(all []Secret) {
-	p := &args{}
+	p := &sqlio.Args{}
 	for _, s := range lastByKey(all, func(s *Secret) string { return s.Name }) {
-		p.id(s.Name)
-		p.bytes(b.acct.seal(s.Value.Reveal(), "secrets", "sealed_value", s.Name))
-		p.bytes(s.Meta)
-		p.time(s.CreatedAt)
+		p.ID(s.Name)
+		p.Bytes(b.acct.seal(s.Value.Reveal(), "secrets", "sealed_value", s.Name))
+		p.Bytes(s.Meta)
+		p.Time(s.CreatedAt)
 	}
 	b.listOfAccount("secrets", putSecrets, p)
 }
@@ -34,7 +36,7 @@ func (b *saver) deleteSecrets(names []string) {
 
 // Secret reads a secret of an account, or returns [ErrNotFound].
 func (db *DB) Secret(ctx context.Context, acct *Account, name string) (Secret, error) {
-	all, err := db.readSecrets(ctx, acct, selectSecret, acct.ID, encodeText(name))
+	all, err := db.readSecrets(ctx, acct, selectSecret, acct.ID, sqlio.EncodeText(name))
 	if err == nil && len(all) == 0 {
 		err = fmt.Errorf("read secret: %w", ErrNotFound)
 	}
@@ -51,10 +53,10 @@ func (db *DB) Secrets(ctx context.Context, acct *Account) ([]Secret, error) {
 
 func (db *DB) readSecrets(ctx context.Context, acct *Account, query string, params ...any) ([]Secret, error) {
 	var all []Secret
-	err := db.reader.query(ctx, query, params, func(r *sql.Rows) error {
+	err := db.reader.Query(ctx, query, params, func(r *sql.Rows) error {
 		var s Secret
 		var sealed []byte
-		err := r.Scan(text(&s.Name), &sealed, jsonColumn{&s.Meta}, timeColumn{&s.CreatedAt})
+		err := r.Scan(sqlio.TextInto(&s.Name), &sealed, sqlio.JSONInto(&s.Meta), sqlio.TimeInto(&s.CreatedAt))
 		if err == nil {
 			s.Value, err = acct.open(sealed, "secrets", "sealed_value", s.Name)
 		}

@@ -6,9 +6,11 @@ import (
 	"fmt"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
-var putShares = replaceRows("shares", ofDevice, []string{"session_id", "user_id", "device_id"},
+var putShares = sqlio.ReplaceRows("shares", sqlio.OfDevice, []string{"session_id", "user_id", "device_id"},
 	[]string{"curve25519", "idx", "withheld"})
 
 const (
@@ -29,14 +31,14 @@ func (b *saver) shares(all []Share) {
 		device  id.DeviceID
 	}
 	all = lastByKey(all, func(s *Share) key { return key{s.SessionID, s.UserID, s.DeviceID} })
-	p := &args{vals: make([]any, 0, len(all)*putShares.width)}
+	p := &sqlio.Args{Vals: make([]any, 0, len(all)*putShares.Width)}
 	for _, s := range all {
-		p.id(string(s.SessionID))
-		p.id(string(s.UserID))
-		p.id(string(s.DeviceID))
-		p.text(s.Curve25519)
-		p.num(int64(s.Index))
-		p.text(s.Withheld)
+		p.ID(string(s.SessionID))
+		p.ID(string(s.UserID))
+		p.ID(string(s.DeviceID))
+		p.Text(s.Curve25519)
+		p.Num(int64(s.Index))
+		p.Text(s.Withheld)
 	}
 	b.listOfDevice("shares", putShares, p)
 }
@@ -45,9 +47,9 @@ func (b *saver) shares(all []Share) {
 // device.
 func (db *DB) Shares(ctx context.Context, acct *Account, device int64, session id.SessionID) ([]Share, error) {
 	var all []Share
-	err := db.reader.query(ctx, selectShares, []any{acct.ID, device, encodeText(string(session))}, func(r *sql.Rows) error {
+	err := db.reader.Query(ctx, selectShares, []any{acct.ID, device, sqlio.EncodeText(string(session))}, func(r *sql.Rows) error {
 		var s Share
-		err := r.Scan(text(&s.SessionID), text(&s.UserID), text(&s.DeviceID), text(&s.Curve25519), &s.Index, text(&s.Withheld))
+		err := r.Scan(sqlio.TextInto(&s.SessionID), sqlio.TextInto(&s.UserID), sqlio.TextInto(&s.DeviceID), sqlio.TextInto(&s.Curve25519), &s.Index, sqlio.TextInto(&s.Withheld))
 		all = append(all, s)
 		return err
 	})
@@ -63,7 +65,7 @@ func (db *DB) PruneShares(ctx context.Context) (int64, error) {
 	var total int64
 	for {
 		var stale [][]any
-		err := db.reader.query(ctx, selectStale, nil, func(r *sql.Rows) error {
+		err := db.reader.Query(ctx, selectStale, nil, func(r *sql.Rows) error {
 			var account, device int64
 			var session string
 			err := r.Scan(&account, &device, &session)

@@ -14,6 +14,7 @@ import (
 	"modernc.org/sqlite"
 
 	"e2ee-proxy/internal/fileplace"
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // Suffixes of the files beside a SQLite database, after SQLite's own "-wal" and "-shm".
@@ -47,8 +48,8 @@ func openSQLite(ctx context.Context, path string, l *lease, o Options) (_ *backe
 	if err != nil {
 		return nil, err
 	}
-	d := sqliteDialect()
-	b := &backend{dialect: d, texts: newTexts(d), release: release, writer: readOnly{}}
+	d := sqlio.SQLite()
+	b := &backend{dialect: d, texts: sqlio.NewTextCache(d), release: release, writer: readOnly{}}
 	reading, err := openLite(path, true, o.Wrap)
 	if err != nil {
 		return nil, errors.Join(err, release())
@@ -59,7 +60,7 @@ func openSQLite(ctx context.Context, path string, l *lease, o Options) (_ *backe
 	}
 	reading.SetMaxOpenConns(readers)
 	reading.SetMaxIdleConns(readers)
-	b.reader = newReader(reading, true)
+	b.reader = sqlio.NewReader(reading, true)
 	if o.ReadOnly {
 		return b, nil
 	}
@@ -74,7 +75,7 @@ func openSQLite(ctx context.Context, path string, l *lease, o Options) (_ *backe
 	}
 	w := newLiteWriter(writing, b.texts, b.mark, l)
 	b.writer = w
-	b.place = func(context.Context, *tx) (string, error) { return fileplace.Of(path) }
+	b.place = func(context.Context, *sqlio.Tx) (string, error) { return fileplace.Of(path) }
 	return b, nil
 }
 
@@ -158,5 +159,7 @@ func lockFile(ctx context.Context, dsn string) (func() error, error) {
 // readOnly is the writer of a database that is only read.
 type readOnly struct{}
 
-func (readOnly) run(context.Context, func(context.Context, *tx) error) error { return ErrReadOnly }
-func (readOnly) close() error                                                { return nil }
+func (readOnly) run(context.Context, func(context.Context, *sqlio.Tx) error) error {
+	return ErrReadOnly
+}
+func (readOnly) close() error { return nil }

@@ -6,12 +6,14 @@ import (
 	"encoding/binary"
 	"fmt"
 	"time"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // Table transactions names a transaction by a keyed hash, because a client may choose long
 // IDs and because the type of a clear event must not be stored in clear. A result never
 // changes.
-var putTransactions = keepRows("transactions", ofDevice, []string{"ref"}, []string{"ciphertext", "created_at"})
+var putTransactions = sqlio.KeepRows("transactions", sqlio.OfDevice, []string{"ref"}, []string{"ciphertext", "created_at"})
 
 const (
 	selectTransaction = `SELECT ciphertext, created_at FROM transactions
@@ -30,12 +32,12 @@ func (db *DB) hashTxn(r TxnRef) [32]byte {
 }
 
 func (b *saver) transactions(all []Transaction) {
-	p := &args{}
+	p := &sqlio.Args{}
 	for _, t := range lastByKey(all, func(t *Transaction) TxnRef { return t.TxnRef }) {
 		h := b.db.hashTxn(t.TxnRef)
-		p.bytes(h[:])
-		p.bytes(t.Ciphertext)
-		p.time(t.CreatedAt)
+		p.Bytes(h[:])
+		p.Bytes(t.Ciphertext)
+		p.Time(t.CreatedAt)
 	}
 	b.listOfDevice("transactions", putTransactions, p)
 }
@@ -45,9 +47,9 @@ func (db *DB) Transaction(ctx context.Context, acct *Account, device int64, ref 
 	t := Transaction{TxnRef: ref}
 	h := db.hashTxn(ref)
 	found := false
-	err := db.reader.query(ctx, selectTransaction, []any{acct.ID, device, h[:]}, func(r *sql.Rows) error {
+	err := db.reader.Query(ctx, selectTransaction, []any{acct.ID, device, h[:]}, func(r *sql.Rows) error {
 		found = true
-		return r.Scan(jsonColumn{&t.Ciphertext}, timeColumn{&t.CreatedAt})
+		return r.Scan(sqlio.JSONInto(&t.Ciphertext), sqlio.TimeInto(&t.CreatedAt))
 	})
 	if err == nil && !found {
 		err = ErrNotFound
@@ -60,5 +62,5 @@ func (db *DB) Transaction(ctx context.Context, acct *Account, device int64, ref 
 
 // PruneTransactions deletes transactions made before a time and returns how many.
 func (db *DB) PruneTransactions(ctx context.Context, before time.Time) (int64, error) {
-	return db.prune(ctx, "transactions", pruneTransactions, micros(before))
+	return db.prune(ctx, "transactions", pruneTransactions, sqlio.Micros(before))
 }

@@ -7,13 +7,15 @@ import (
 	"strconv"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 var (
-	putUserDevices = replaceRows("user_devices", ofAccount, []string{"user_id", "device_id"},
+	putUserDevices = sqlio.ReplaceRows("user_devices", sqlio.OfAccount, []string{"user_id", "device_id"},
 		[]string{"ed25519", "curve25519", "keys", "signed", "trust_exception", "sealed_trust"})
-	dropUserDevices   = wherePair("DELETE FROM user_devices", ofAccount, "user_id, device_id")
-	selectUserDevices = whereIn("SELECT "+userDeviceColumns+" FROM user_devices", ofAccount, "user_id", " ORDER BY user_id, device_id")
+	dropUserDevices   = sqlio.WherePair("DELETE FROM user_devices", sqlio.OfAccount, "user_id, device_id")
+	selectUserDevices = sqlio.WhereIn("SELECT "+userDeviceColumns+" FROM user_devices", sqlio.OfAccount, "user_id", " ORDER BY user_id, device_id")
 )
 
 const (
@@ -31,29 +33,29 @@ func deviceTrust(d *UserDevice) []string {
 }
 
 func (b *saver) userDevices(all []UserDevice) {
-	p := &args{}
+	p := &sqlio.Args{}
 	for _, d := range lastByKey(all, func(d *UserDevice) DeviceRef { return DeviceRef{d.UserID, d.DeviceID} }) {
-		p.id(string(d.UserID))
-		p.id(string(d.DeviceID))
-		p.text(d.Ed25519)
-		p.text(d.Curve25519)
-		p.bytes(d.Keys)
-		p.flag(d.Signed)
+		p.ID(string(d.UserID))
+		p.ID(string(d.DeviceID))
+		p.Text(d.Ed25519)
+		p.Text(d.Curve25519)
+		p.Bytes(d.Keys)
+		p.Flag(d.Signed)
 		if d.Override == nil {
-			p.vals = append(p.vals, nil)
+			p.Vals = append(p.Vals, nil)
 		} else {
-			p.flag(*d.Override)
+			p.Flag(*d.Override)
 		}
-		p.bytes(b.acct.columnSeal("user_devices", deviceTrust(&d)))
+		p.Bytes(b.acct.columnSeal("user_devices", deviceTrust(&d)))
 	}
 	b.listOfAccount("devices of users", putUserDevices, p)
 }
 
 func (b *saver) deleteUserDevices(all []DeviceRef) {
-	p := &args{}
+	p := &sqlio.Args{}
 	for _, d := range all {
-		p.text(string(d.UserID))
-		p.text(string(d.DeviceID))
+		p.Text(string(d.UserID))
+		p.Text(string(d.DeviceID))
 	}
 	b.listOfAccount("delete devices of users", dropUserDevices, p)
 }
@@ -78,8 +80,8 @@ func (db *DB) UserDevices(ctx context.Context, acct *Account, want []id.UserID) 
 
 func scanUserDevice(r *sql.Rows) (d UserDevice, mark []byte, err error) {
 	var exception sql.NullInt64
-	err = r.Scan(text(&d.UserID), text(&d.DeviceID), text(&d.Ed25519), text(&d.Curve25519), jsonColumn{&d.Keys},
-		flagColumn{&d.Signed}, &exception, &mark)
+	err = r.Scan(sqlio.TextInto(&d.UserID), sqlio.TextInto(&d.DeviceID), sqlio.TextInto(&d.Ed25519), sqlio.TextInto(&d.Curve25519), sqlio.JSONInto(&d.Keys),
+		sqlio.FlagInto(&d.Signed), &exception, &mark)
 	if exception.Valid {
 		trusted := exception.Int64 != 0
 		d.Override = &trusted

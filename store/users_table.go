@@ -7,17 +7,19 @@ import (
 	"strconv"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 var (
-	putUsers = replaceRows("users", ofAccount, []string{"user_id"},
+	putUsers = sqlio.ReplaceRows("users", sqlio.OfAccount, []string{"user_id"},
 		[]string{
 			"tracked", "outdated", "failures", "retry_at", "master", "self_signing", "user_signing",
 			"pinned_master", "verified", "was_verified", "changed_at", "sealed_trust",
 		})
-	selectUsers  = whereIn("SELECT "+userColumns+" FROM users", ofAccount, "user_id", "")
-	markOutdated = whereIn("UPDATE users SET outdated = 1, failures = 0, retry_at = 0", ofAccount, "user_id", " AND tracked = 1")
-	markLeft     = whereIn("UPDATE users SET tracked = 0, outdated = 1, failures = 0, retry_at = 0", ofAccount, "user_id", "")
+	selectUsers  = sqlio.WhereIn("SELECT "+userColumns+" FROM users", sqlio.OfAccount, "user_id", "")
+	markOutdated = sqlio.WhereIn("UPDATE users SET outdated = 1, failures = 0, retry_at = 0", sqlio.OfAccount, "user_id", " AND tracked = 1")
+	markLeft     = sqlio.WhereIn("UPDATE users SET tracked = 0, outdated = 1, failures = 0, retry_at = 0", sqlio.OfAccount, "user_id", "")
 )
 
 const (
@@ -38,21 +40,21 @@ func userTrust(u *User) []string {
 }
 
 func (b *saver) users(all []User) {
-	p := &args{}
+	p := &sqlio.Args{}
 	for _, u := range lastByKey(all, func(u *User) id.UserID { return u.UserID }) {
-		p.id(string(u.UserID))
-		p.flag(u.Tracked)
-		p.flag(u.Outdated)
-		p.num(int64(u.Failures))
-		p.time(u.RetryAt)
-		p.bytes(u.Master)
-		p.bytes(u.SelfSigning)
-		p.bytes(u.UserSigning)
-		p.text(u.PinnedMaster)
-		p.flag(u.Verified)
-		p.flag(u.WasVerified)
-		p.time(u.ChangedAt)
-		p.bytes(b.acct.columnSeal("users", userTrust(&u)))
+		p.ID(string(u.UserID))
+		p.Flag(u.Tracked)
+		p.Flag(u.Outdated)
+		p.Num(int64(u.Failures))
+		p.Time(u.RetryAt)
+		p.Bytes(u.Master)
+		p.Bytes(u.SelfSigning)
+		p.Bytes(u.UserSigning)
+		p.Text(u.PinnedMaster)
+		p.Flag(u.Verified)
+		p.Flag(u.WasVerified)
+		p.Time(u.ChangedAt)
+		p.Bytes(b.acct.columnSeal("users", userTrust(&u)))
 	}
 	b.listOfAccount("users", putUsers, p)
 }
@@ -81,9 +83,9 @@ func (db *DB) Users(ctx context.Context, acct *Account, want []id.UserID) (map[i
 }
 
 func scanUser(r *sql.Rows) (u User, mark []byte, err error) {
-	err = r.Scan(text(&u.UserID), flagColumn{&u.Tracked}, flagColumn{&u.Outdated}, &u.Failures, timeColumn{&u.RetryAt},
-		jsonColumn{&u.Master}, jsonColumn{&u.SelfSigning}, jsonColumn{&u.UserSigning},
-		text(&u.PinnedMaster), flagColumn{&u.Verified}, flagColumn{&u.WasVerified}, timeColumn{&u.ChangedAt}, &mark)
+	err = r.Scan(sqlio.TextInto(&u.UserID), sqlio.FlagInto(&u.Tracked), sqlio.FlagInto(&u.Outdated), &u.Failures, sqlio.TimeInto(&u.RetryAt),
+		sqlio.JSONInto(&u.Master), sqlio.JSONInto(&u.SelfSigning), sqlio.JSONInto(&u.UserSigning),
+		sqlio.TextInto(&u.PinnedMaster), sqlio.FlagInto(&u.Verified), sqlio.FlagInto(&u.WasVerified), sqlio.TimeInto(&u.ChangedAt), &mark)
 	return u, mark, err
 }
 
@@ -99,9 +101,9 @@ func (db *DB) OutdatedUsers(ctx context.Context, acct *Account) ([]id.UserID, er
 
 func (db *DB) userIDs(ctx context.Context, query string, acct *Account) ([]id.UserID, error) {
 	var all []id.UserID
-	err := db.reader.query(ctx, query, []any{acct.ID}, func(r *sql.Rows) error {
+	err := db.reader.Query(ctx, query, []any{acct.ID}, func(r *sql.Rows) error {
 		var u id.UserID
-		err := r.Scan(text(&u))
+		err := r.Scan(sqlio.TextInto(&u))
 		all = append(all, u)
 		return err
 	})

@@ -4,21 +4,23 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 var (
-	putWithheld    = replaceRows("withheld", ofDevice, []string{"room_id", "session_id"}, []string{"code", "reason"})
-	dropWithheld   = wherePair("DELETE FROM withheld", ofDevice, "room_id, session_id")
-	selectWithheld = wherePair("SELECT room_id, session_id, code, reason FROM withheld", ofDevice, "room_id, session_id")
+	putWithheld    = sqlio.ReplaceRows("withheld", sqlio.OfDevice, []string{"room_id", "session_id"}, []string{"code", "reason"})
+	dropWithheld   = sqlio.WherePair("DELETE FROM withheld", sqlio.OfDevice, "room_id, session_id")
+	selectWithheld = sqlio.WherePair("SELECT room_id, session_id, code, reason FROM withheld", sqlio.OfDevice, "room_id, session_id")
 )
 
 func (b *saver) withheld(all []WithheldNote) {
-	p := &args{}
+	p := &sqlio.Args{}
 	for _, n := range lastByKey(all, func(n *WithheldNote) SessionRef { return n.SessionRef }) {
-		p.id(string(n.RoomID))
-		p.id(string(n.SessionID))
-		p.text(n.Code)
-		p.bytes([]byte(n.Reason))
+		p.ID(string(n.RoomID))
+		p.ID(string(n.SessionID))
+		p.Text(n.Code)
+		p.Bytes([]byte(n.Reason))
 	}
 	b.listOfDevice("withheld notes", putWithheld, p)
 }
@@ -34,7 +36,7 @@ func (db *DB) Withheld(ctx context.Context, acct *Account, device int64, want []
 	err := db.list(ctx, selectWithheld, []any{acct.ID, device}, refArgs(unique(want)), func(r *sql.Rows) error {
 		var n WithheldNote
 		var reason []byte
-		err := r.Scan(text(&n.RoomID), text(&n.SessionID), text(&n.Code), &reason)
+		err := r.Scan(sqlio.TextInto(&n.RoomID), sqlio.TextInto(&n.SessionID), sqlio.TextInto(&n.Code), &reason)
 		n.Reason = string(reason)
 		all[n.SessionRef] = n
 		return err

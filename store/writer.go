@@ -8,54 +8,15 @@ import (
 	"time"
 
 	"e2ee-proxy/internal/backoff"
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // writer runs transactions. What do writes is committed whole or not at all, and is durable
 // when run returns nil. When run returns an error that is not [ErrUnsure], nothing was
 // written. do may be run again.
 type writer interface {
-	run(ctx context.Context, do func(context.Context, *tx) error) error
+	run(ctx context.Context, do func(context.Context, *sqlio.Tx) error) error
 	close() error
-}
-
-// execer runs one statement of a transaction.
-type execer interface {
-	exec(ctx context.Context, text string, params []any) (sql.Result, error)
-	query(ctx context.Context, text string, params []any) (*sql.Rows, error)
-}
-
-// tx is a transaction under way.
-type tx struct {
-	execer
-	texts *textCache
-	// ratchet is set by writes whose loss would let an index be used twice.
-	ratchet bool
-}
-
-// do runs a statement and returns how many rows it changed.
-func (t *tx) do(ctx context.Context, text string, params ...any) (int64, error) {
-	res, err := t.exec(ctx, text, params)
-	if err != nil {
-		return 0, err
-	}
-	return res.RowsAffected()
-}
-
-// list runs a statement for a list of items, in as few statements as its size allows, and
-// returns how many rows they changed.
-func (t *tx) list(ctx context.Context, q *listStatement, fixed, items []any) (int64, error) {
-	var total int64
-	err := q.each(t.texts, fixed, items, func(text string, params []any) error {
-		n, err := t.do(ctx, text, params...)
-		total += n
-		return err
-	})
-	return total, err
-}
-
-func (t *tx) rows(ctx context.Context, text string, params []any, each func(*sql.Rows) error) error {
-	rows, err := t.query(ctx, text, params)
-	return scanAll(rows, err, each)
 }
 
 // Limits of a transaction on PostgreSQL.
@@ -73,13 +34,13 @@ func conflictPauses() backoff.Range {
 // pgWriter lets PostgreSQL run transactions side by side.
 type pgWriter struct {
 	db    *sql.DB
-	texts *textCache
+	texts *sqlio.TextCache
 	lease *lease
 }
 
 // run ignores the caller's cancellation once the transaction has begun, so that a client
 // which hangs up does not leave its outcome unknown.
-func (w *pgWriter) run(ctx context.Context, do func(context.Context, *tx) error) error {
+func (w *pgWriter) run(ctx context.Context, do func(context.Context, *sqlio.Tx) error) error {
 	for try := 1; ; try++ {
 		if err := errors.Join(ctx.Err(), w.lease.lostErr()); err != nil {
 			return err
@@ -95,14 +56,14 @@ func (w *pgWriter) run(ctx context.Context, do func(context.Context, *tx) error)
 	}
 }
 
-func (w *pgWriter) once(ctx context.Context, do func(context.Context, *tx) error) error {
+func (w *pgWriter) once(ctx context.Context, do func(context.Context, *sqlio.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, pgTimeout)
 	defer cancel()
 	s, err := w.db.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	if err := do(ctx, &tx{execer: pgTx{s}, texts: w.texts}); err != nil {
+	if err := do(ctx, &sqlio.Tx{Execer: pgTx{s}, Texts: w.texts}); err != nil {
 		if undo := s.Rollback(); undo != nil && !errors.Is(undo, sql.ErrTxDone) {
 			return fmt.Errorf("%w (and roll back: %w)", err, undo)
 		}
@@ -119,10 +80,10 @@ func (w *pgWriter) close() error { return nil }
 
 type pgTx struct{ *sql.Tx }
 
-func (t pgTx) exec(ctx context.Context, text string, params []any) (sql.Result, error) {
+func (t pgTx) Exec(ctx context.Context, text string, params []any) (sql.Result, error) {
 	return t.ExecContext(ctx, text, params...)
 }
 
-func (t pgTx) query(ctx context.Context, text string, params []any) (*sql.Rows, error) {
+func (t pgTx) Query(ctx context.Context, text string, params []any) (*sql.Rows, error) {
 	return t.QueryContext(ctx, text, params...)
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // maxGroup is how many transactions are committed together at most.
@@ -18,7 +20,7 @@ const maxGroup = 64
 // have queued. Each is still all or nothing by itself, by way of a savepoint.
 type liteWriter struct {
 	db    *sql.DB
-	texts *textCache
+	texts *sqlio.TextCache
 	mark  *markFile
 	lease *lease
 
@@ -31,22 +33,22 @@ type liteWriter struct {
 }
 
 type job struct {
-	do   func(*tx) error
+	do   func(*sqlio.Tx) error
 	err  error
 	done chan error
 }
 
-func newLiteWriter(db *sql.DB, t *textCache, m *markFile, l *lease) *liteWriter {
+func newLiteWriter(db *sql.DB, t *sqlio.TextCache, m *markFile, l *lease) *liteWriter {
 	return &liteWriter{db: db, texts: t, mark: m, lease: l, sem: make(chan struct{}, 1), kept: make(map[string]*sql.Stmt)}
 }
 
 // run stops waiting for its turn when ctx is done; once begun it goes on to the end.
-func (w *liteWriter) run(ctx context.Context, do func(context.Context, *tx) error) error {
+func (w *liteWriter) run(ctx context.Context, do func(context.Context, *sqlio.Tx) error) error {
 	if err := errors.Join(ctx.Err(), w.lease.lostErr()); err != nil {
 		return err
 	}
 	whole := context.WithoutCancel(ctx)
-	j := &job{do: func(t *tx) error { return do(whole, t) }, done: make(chan error, 1)}
+	j := &job{do: func(t *sqlio.Tx) error { return do(whole, t) }, done: make(chan error, 1)}
 	w.mu.Lock()
 	w.queue = append(w.queue, j)
 	w.mu.Unlock()
@@ -110,8 +112,8 @@ func (w *liteWriter) commit(ctx context.Context, group []*job) {
 
 // transact returns the generation of the ratchets it wrote, 0 if it wrote none.
 func (w *liteWriter) transact(ctx context.Context, group []*job) (int64, error) {
-	t := &tx{execer: w, texts: w.texts}
-	if _, err := t.do(ctx, "BEGIN IMMEDIATE"); err != nil {
+	t := &sqlio.Tx{Execer: w, Texts: w.texts}
+	if _, err := t.Do(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return 0, w.rollback(ctx, fmt.Errorf("begin: %w", err))
 	}
 	if len(group) == 1 {
@@ -129,7 +131,7 @@ func (w *liteWriter) transact(ctx context.Context, group []*job) (int64, error) 
 	if err != nil {
 		return 0, w.rollback(ctx, err)
 	}
-	if _, err := t.do(ctx, "COMMIT"); err != nil {
+	if _, err := t.Do(ctx, "COMMIT"); err != nil {
 		// Rolled back, but what reached the file before a crash may be found valid after it.
 		return 0, w.rollback(ctx, fmt.Errorf("commit: %w: %w", ErrUnsure, err))
 	}
@@ -138,20 +140,20 @@ func (w *liteWriter) transact(ctx context.Context, group []*job) (int64, error) 
 
 // fence checks that the lease is still ours, and counts a transaction that moved a ratchet.
 // Nobody else writes before the transaction ends.
-func (w *liteWriter) fence(ctx context.Context, t *tx) (generation int64, err error) {
+func (w *liteWriter) fence(ctx context.Context, t *sqlio.Tx) (generation int64, err error) {
 	ours := w.lease.token()
 	switch {
-	case ours == token{} && t.ratchet: // the database is being opened
+	case ours == token{} && t.Ratchet: // the database is being opened
 		return nextGeneration(ctx, t)
 	case ours == token{}:
 		return 0, nil
 	}
 	held := false
 	text, to := liteHoldsLease, &generation
-	if t.ratchet {
+	if t.Ratchet {
 		text = nextGenerationOfHolder
 	}
-	err = t.rows(ctx, text, []any{ours.epoch, ours.holder}, func(r *sql.Rows) error {
+	err = t.Rows(ctx, text, []any{ours.epoch, ours.holder}, func(r *sql.Rows) error {
 		held = true
 		return r.Scan(to)
 	})
@@ -160,23 +162,23 @@ func (w *liteWriter) fence(ctx context.Context, t *tx) (generation int64, err er
 		return 0, fmt.Errorf("check lease: %w", err)
 	case !held:
 		return 0, w.lease.lose(lostToAnother)
-	case !t.ratchet:
+	case !t.Ratchet:
 		return 0, nil
 	}
 	return generation, nil
 }
 
 // runInSavepoint runs one job of several. An error means that the transaction cannot go on.
-func (w *liteWriter) runInSavepoint(ctx context.Context, j *job, t *tx) error {
-	if _, err := t.do(ctx, "SAVEPOINT job"); err != nil {
+func (w *liteWriter) runInSavepoint(ctx context.Context, j *job, t *sqlio.Tx) error {
+	if _, err := t.Do(ctx, "SAVEPOINT job"); err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
 	if j.err = j.do(t); j.err != nil {
-		if _, err := t.do(ctx, "ROLLBACK TO job"); err != nil {
+		if _, err := t.Do(ctx, "ROLLBACK TO job"); err != nil {
 			return fmt.Errorf("roll back: %w", err)
 		}
 	}
-	if _, err := t.do(ctx, "RELEASE job"); err != nil {
+	if _, err := t.Do(ctx, "RELEASE job"); err != nil {
 		return fmt.Errorf("release: %w", err)
 	}
 	return nil
@@ -188,7 +190,7 @@ func (w *liteWriter) rollback(ctx context.Context, why error) error {
 	if w.conn == nil {
 		return why
 	}
-	if _, err := w.exec(ctx, "ROLLBACK", nil); err != nil {
+	if _, err := w.Exec(ctx, "ROLLBACK", nil); err != nil {
 		w.abandon()
 	}
 	return why
@@ -223,7 +225,7 @@ func (w *liteWriter) prepare(ctx context.Context, text string) (*sql.Stmt, error
 	return s, nil
 }
 
-func (w *liteWriter) exec(ctx context.Context, text string, params []any) (sql.Result, error) {
+func (w *liteWriter) Exec(ctx context.Context, text string, params []any) (sql.Result, error) {
 	s, err := w.prepare(ctx, text) //nolint:sqlclosecheck // kept for as long as the connection
 	if err != nil {
 		return nil, err
@@ -231,7 +233,7 @@ func (w *liteWriter) exec(ctx context.Context, text string, params []any) (sql.R
 	return s.ExecContext(ctx, params...)
 }
 
-func (w *liteWriter) query(ctx context.Context, text string, params []any) (*sql.Rows, error) {
+func (w *liteWriter) Query(ctx context.Context, text string, params []any) (*sql.Rows, error) {
 	s, err := w.prepare(ctx, text) //nolint:sqlclosecheck // kept for as long as the connection
 	if err != nil {
 		return nil, err

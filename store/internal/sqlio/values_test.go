@@ -1,4 +1,4 @@
-package store
+package sqlio
 
 import (
 	"strings"
@@ -12,7 +12,7 @@ func FuzzText(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		stored := encodeText(s)
+		stored := EncodeText(s)
 		if !utf8.ValidString(stored) || strings.ContainsRune(stored, 0) {
 			t.Fatalf("%q is stored as %q", s, stored)
 		}

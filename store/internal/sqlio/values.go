@@ -1,6 +1,7 @@
-package store
+package sqlio
 
 import (
+	"database/sql"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -24,34 +25,44 @@ import (
 // Three of this length still fit into one row of a PostgreSQL index.
 const MaxID = 512
 
+// ErrTooLong means that an identifier is longer than [MaxID] bytes.
+var ErrTooLong = errors.New("identifier is too long to be stored")
+
 const coded = "\x01"
 
-// args collects the parameters of a statement and the first error in them.
-type args struct {
-	vals []any
-	err  error
+// Args collects the parameters of a statement and the first error in them.
+type Args struct {
+	Vals []any
+	Err  error
 }
 
-func (a *args) num(v int64) { a.vals = append(a.vals, v) }
-func (a *args) bytes(v []byte) {
+// Num adds a number.
+func (a *Args) Num(v int64) { a.Vals = append(a.Vals, v) }
+
+// Bytes adds bytes; nil and empty are the same.
+func (a *Args) Bytes(v []byte) {
 	if v == nil {
 		v = []byte{}
 	}
-	a.vals = append(a.vals, v)
+	a.Vals = append(a.Vals, v)
 }
-func (a *args) flag(v bool)      { a.vals = append(a.vals, claim(v)) }
-func (a *args) time(v time.Time) { a.vals = append(a.vals, micros(v)) }
 
-// text adds a text of any length.
-func (a *args) text(v string) { a.vals = append(a.vals, encodeText(v)) }
+// Flag adds a bool.
+func (a *Args) Flag(v bool) { a.Vals = append(a.Vals, claim(v)) }
 
-// id adds a text that is part of a key.
-func (a *args) id(v string) {
-	coded := encodeText(v)
-	if len(coded) > MaxID && a.err == nil {
-		a.err = fmt.Errorf("%w: %d bytes", ErrTooLong, len(v))
+// Time adds a time.
+func (a *Args) Time(v time.Time) { a.Vals = append(a.Vals, Micros(v)) }
+
+// Text adds a text of any length.
+func (a *Args) Text(v string) { a.Vals = append(a.Vals, EncodeText(v)) }
+
+// ID adds a text that is part of a key.
+func (a *Args) ID(v string) {
+	coded := EncodeText(v)
+	if len(coded) > MaxID && a.Err == nil {
+		a.Err = fmt.Errorf("%w: %d bytes", ErrTooLong, len(v))
 	}
-	a.vals = append(a.vals, coded)
+	a.Vals = append(a.Vals, coded)
 }
 
 func claim(v bool) int64 {
@@ -61,14 +72,16 @@ func claim(v bool) int64 {
 	return 0
 }
 
-func micros(t time.Time) int64 {
+// Micros is a time as a column holds it.
+func Micros(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
 	}
 	return t.UnixMicro()
 }
 
-func encodeText(s string) string {
+// EncodeText is a text as a column holds it.
+func EncodeText(s string) string {
 	if utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 && !strings.HasPrefix(s, coded) {
 		return s
 	}
@@ -87,10 +100,10 @@ func decodeText(s string) (string, error) {
 	return string(b), nil
 }
 
-// textColumn reads a text into any string type.
 type textColumn[T ~string] struct{ to *T }
 
-func text[T ~string](to *T) textColumn[T] { return textColumn[T]{to} }
+// TextInto reads a text into any string type.
+func TextInto[T ~string](to *T) sql.Scanner { return textColumn[T]{to} }
 
 // Scan implements sql.Scanner.
 func (c textColumn[T]) Scan(v any) error {
@@ -108,7 +121,9 @@ func (c textColumn[T]) Scan(v any) error {
 	return err
 }
 
-// timeColumn reads a time.
+// TimeInto reads a time.
+func TimeInto(to *time.Time) sql.Scanner { return timeColumn{to} }
+
 type timeColumn struct{ to *time.Time }
 
 // Scan implements sql.Scanner.
@@ -124,7 +139,9 @@ func (c timeColumn) Scan(v any) error {
 	return nil
 }
 
-// flagColumn reads a bool.
+// FlagInto reads a bool.
+func FlagInto(to *bool) sql.Scanner { return flagColumn{to} }
+
 type flagColumn struct{ to *bool }
 
 // Scan implements sql.Scanner.
@@ -137,7 +154,9 @@ func (c flagColumn) Scan(v any) error {
 	return nil
 }
 
-// jsonColumn reads JSON as it was stored; an empty column becomes nil.
+// JSONInto reads JSON as it was stored; an empty column becomes nil.
+func JSONInto(to *json.RawMessage) sql.Scanner { return jsonColumn{to} }
+
 type jsonColumn struct{ to *json.RawMessage }
 
 // Scan implements sql.Scanner.

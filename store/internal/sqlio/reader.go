@@ -1,4 +1,4 @@
-package store
+package sqlio
 
 import (
 	"context"
@@ -7,33 +7,35 @@ import (
 	"sync"
 )
 
-// reader runs queries on a pool of connections. With keep it keeps prepared statements,
+// Reader runs queries on a pool of connections. With keep it keeps prepared statements,
 // which SQLite needs to be fast; pgx does so by itself.
-type reader struct {
-	db   *sql.DB
+type Reader struct {
+	DB   *sql.DB
 	keep bool
 	mu   sync.RWMutex
 	kept map[string]*sql.Stmt
 }
 
-func newReader(db *sql.DB, keep bool) *reader {
-	return &reader{db: db, keep: keep, kept: make(map[string]*sql.Stmt)}
+// NewReader returns a reader of a pool.
+func NewReader(db *sql.DB, keep bool) *Reader {
+	return &Reader{DB: db, keep: keep, kept: make(map[string]*sql.Stmt)}
 }
 
-func (r *reader) query(ctx context.Context, text string, params []any, each func(*sql.Rows) error) error {
+// Query runs a query and calls each for its rows.
+func (r *Reader) Query(ctx context.Context, text string, params []any, each func(*sql.Rows) error) error {
 	if !r.keep {
-		rows, err := r.db.QueryContext(ctx, text, params...)
-		return scanAll(rows, err, each)
+		rows, err := r.DB.QueryContext(ctx, text, params...)
+		return ScanAll(rows, err, each)
 	}
 	s, err := r.prepare(ctx, text) //nolint:sqlclosecheck // kept until the pool is closed
 	if err != nil {
 		return err
 	}
 	rows, err := s.QueryContext(ctx, params...)
-	return scanAll(rows, err, each)
+	return ScanAll(rows, err, each)
 }
 
-func (r *reader) prepare(ctx context.Context, text string) (*sql.Stmt, error) {
+func (r *Reader) prepare(ctx context.Context, text string) (*sql.Stmt, error) {
 	r.mu.RLock()
 	s, ok := r.kept[text]
 	r.mu.RUnlock()
@@ -41,7 +43,7 @@ func (r *reader) prepare(ctx context.Context, text string) (*sql.Stmt, error) {
 		return s, nil
 	}
 	// Not under the lock: it waits for a connection. Two callers may prepare the same.
-	s, err := r.db.PrepareContext(ctx, text)
+	s, err := r.DB.PrepareContext(ctx, text)
 	if err != nil {
 		return nil, err
 	}
@@ -54,8 +56,8 @@ func (r *reader) prepare(ctx context.Context, text string) (*sql.Stmt, error) {
 	return s, nil
 }
 
-// close closes the statements and the connections.
-func (r *reader) close() error {
+// Close closes the statements and the connections.
+func (r *Reader) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range r.kept {
@@ -64,10 +66,11 @@ func (r *reader) close() error {
 		}
 	}
 	clear(r.kept)
-	return r.db.Close()
+	return r.DB.Close()
 }
 
-func scanAll(rows *sql.Rows, err error, each func(*sql.Rows) error) error {
+// ScanAll calls each for rows, and closes them.
+func ScanAll(rows *sql.Rows, err error, each func(*sql.Rows) error) error {
 	if err != nil {
 		return err
 	}
