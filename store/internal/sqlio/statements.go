@@ -96,6 +96,7 @@ type textKey struct {
 	n int
 }
 
+// NewTextCache returns a cache of texts for a dialect.
 func NewTextCache(d *Dialect) *TextCache {
 	return &TextCache{dialect: d, made: make(map[textKey]string)}
 }
