@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // A client without encryption uploads a picture as it is, and sends the message that shows
@@ -27,7 +28,7 @@ func TestAttachmentInClearIsRefused(t *testing.T) {
 		for _, call := range []call{sendCall(encryptedRoom, c.eventType, c.content), postCall(encryptedRoom, c.eventType, c.content)} {
 			w := newWorld(t, e2ee.ModeProxied)
 			_, err := w.do(call)
-			e := shown(t, err, http.StatusForbidden, CodeCannotEncrypt)
+			e := shown(t, err, http.StatusForbidden, apierr.CodeCannotEncrypt)
 			if !strings.Contains(e.Public(), "does not encrypt files yet") {
 				t.Errorf("%s: %q", c.content, e.Public())
 			}

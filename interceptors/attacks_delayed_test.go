@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // Report: Dendrite 0.15.2 does not know delayed events and sends one at once, so that a
@@ -43,8 +44,8 @@ func TestDelayedEventsThatWouldBeSentAtOnce(t *testing.T) {
 					c.query = query
 					_, err := w.do(c)
 					if name == "redaction" {
-						wantError(t, err, http.StatusBadRequest, CodeInvalidParam)
-					} else if e := shown(t, err, http.StatusForbidden, CodeForbidden); e.Fields["org.matrix.msc4140.errcode"] != "M_MAX_DELAY_UNSUPPORTED" {
+						wantError(t, err, http.StatusBadRequest, apierr.CodeInvalidParam)
+					} else if e := shown(t, err, http.StatusForbidden, apierr.CodeForbidden); e.Fields["org.matrix.msc4140.errcode"] != "M_MAX_DELAY_UNSUPPORTED" {
 						t.Errorf("%s?%s: the refusal has %v", name, query, e.Fields)
 					}
 					w.wantNothingUpstream()
@@ -56,7 +57,7 @@ func TestDelayedEventsThatWouldBeSentAtOnce(t *testing.T) {
 			c.query = "org.matrix.msc4140.delay=1000"
 			if name != "redaction" {
 				_, err := w.do(c)
-				wantError(t, err, http.StatusBadGateway, CodeUnknown)
+				wantError(t, err, http.StatusBadGateway, apierr.CodeUnknown)
 				w.wantNothingUpstream()
 			}
 		}

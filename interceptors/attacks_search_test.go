@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 const (
@@ -252,13 +253,13 @@ func TestSearchExceptions(t *testing.T) {
 	}
 
 	for body, code := range map[string]string{
-		`{`: CodeNotJSON,
-		`{"search_categories":{"room_events":{"search_term":"` + canary + `","search_term":"x"}}}`: CodeBadJSON,
-		`{"search_categories":{}}`: CodeMissingParam,
-		`{"search_categories":{"org.example.files":{"search_term":"` + canary + `"}}}`: CodeMissingParam,
-		`{"search_categories":{"room_events":{"filter":[]}}}`:                          CodeBadJSON,
-		`{"search_categories":{"room_events":{"filter":{"rooms":"!a:b"}}}}`:            CodeBadJSON,
-		`{"search_categories":{"room_events":{"filter":{"not_rooms":[7]}}}}`:           CodeBadJSON,
+		`{`: apierr.CodeNotJSON,
+		`{"search_categories":{"room_events":{"search_term":"` + canary + `","search_term":"x"}}}`: apierr.CodeBadJSON,
+		`{"search_categories":{}}`: apierr.CodeMissingParam,
+		`{"search_categories":{"org.example.files":{"search_term":"` + canary + `"}}}`: apierr.CodeMissingParam,
+		`{"search_categories":{"room_events":{"filter":[]}}}`:                          apierr.CodeBadJSON,
+		`{"search_categories":{"room_events":{"filter":{"rooms":"!a:b"}}}}`:            apierr.CodeBadJSON,
+		`{"search_categories":{"room_events":{"filter":{"not_rooms":[7]}}}}`:           apierr.CodeBadJSON,
 	} {
 		w := searchWorld(t, e2ee.ModeProxied, plainRoom)
 		c := searchCall(``)
@@ -286,11 +287,11 @@ func TestSearchExceptions(t *testing.T) {
 	for status, answer := range map[int]string{200: `[`, 500: `{}`} {
 		w.up.respond = func(seen) (int, string) { return status, answer }
 		_, err := w.do(searchCall(``))
-		wantError(t, err, http.StatusBadGateway, CodeUnknown)
+		wantError(t, err, http.StatusBadGateway, apierr.CodeUnknown)
 	}
-	w.dev.lookupErr = fmt.Errorf("look up: %w", &e2ee.UpstreamError{Status: 401, ErrCode: CodeUnknownToken})
+	w.dev.lookupErr = fmt.Errorf("look up: %w", &e2ee.UpstreamError{Status: 401, ErrCode: apierr.CodeUnknownToken})
 	_, err = w.do(searchCall(`,"filter":{"rooms":["` + plainRoom.String() + `"]}`))
-	wantError(t, err, http.StatusUnauthorized, CodeUnknownToken)
+	wantError(t, err, http.StatusUnauthorized, apierr.CodeUnknownToken)
 	w.dev.lookupErr = errors.New("cannot tell")
 	if rec, err := w.do(searchCall(`,"filter":{"rooms":["` + plainRoom.String() + `"]}`)); err != nil || rec.Code != 200 || !strings.Contains(rec.Body.String(), leftOutNotice) {
 		t.Errorf("got %d %s %v", rec.Code, rec.Body, err)

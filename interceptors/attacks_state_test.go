@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // messagesAsState are types of messages, and some that look like one and are state.
@@ -39,8 +40,8 @@ func TestMessagesDoNotPassAsState(t *testing.T) {
 					w := newWorld(t, mode)
 					_, err := w.do(stateCall(room, eventType, key, message))
 					if room == unknownRoom && mode == e2ee.ModeNone {
-						wantError(t, err, http.StatusServiceUnavailable, CodeCannotEncrypt)
-					} else if e := shown(t, err, http.StatusBadRequest, CodeBadJSON); e.Hint == "" {
+						wantError(t, err, http.StatusServiceUnavailable, apierr.CodeCannotEncrypt)
+					} else if e := shown(t, err, http.StatusBadRequest, apierr.CodeBadJSON); e.Hint == "" {
 						t.Errorf("%s: the refusal does not say what to do", eventType)
 					}
 					w.wantNothingUpstream()
@@ -78,7 +79,7 @@ func TestMessagesDoNotPassInInitialState(t *testing.T) {
 		for _, more := range []string{"", `,{"type":"m.room.encryption","content":` + encryptionContent + `}`} {
 			for _, mode := range []e2ee.Mode{e2ee.ModeProxied, e2ee.ModeNone, e2ee.ModeForeign, e2ee.ModeLost} {
 				w, err := create(mode, eventType, more)
-				wantError(t, err, http.StatusBadRequest, CodeBadJSON)
+				wantError(t, err, http.StatusBadRequest, apierr.CodeBadJSON)
 				w.wantNothingUpstream()
 			}
 		}

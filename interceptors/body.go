@@ -13,6 +13,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -44,7 +45,7 @@ func readBody(x *Exchange) ([]byte, error) {
 		return in.Bytes(), checkValues(in.Bytes())
 	}
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, TooLarge(tooLarge.Limit)
+		return nil, apierr.TooLarge(tooLarge.Limit)
 	}
 	return nil, fmt.Errorf("read the request body: %w", err)
 }
@@ -68,7 +69,7 @@ func checkValues(raw []byte) error {
 		}
 	}
 	if values > MaxValues {
-		return NewError(http.StatusRequestEntityTooLarge, CodeTooLarge,
+		return apierr.NewError(http.StatusRequestEntityTooLarge, apierr.CodeTooLarge,
 			"The request body has more values in it than any event can have.")
 	}
 	return nil
@@ -139,10 +140,10 @@ func isBlank(raw []byte) bool { return len(bytes.TrimSpace(raw)) == 0 }
 func checkObject(raw []byte) error {
 	value := jsontext.Value(raw)
 	if !value.IsValid(lenient) {
-		return NotJSON(nil)
+		return apierr.NotJSON(nil)
 	}
 	if value.Kind() != jsontext.KindBeginObject {
-		return BadJSON("The request body must be a JSON object.")
+		return apierr.BadJSON("The request body must be a JSON object.")
 	}
 	return nil
 }
@@ -155,7 +156,7 @@ func parseObject(raw []byte) (strictjson.Object, error) {
 	}
 	members, err := strictjson.Parse(raw)
 	if err != nil {
-		return nil, BadJSON("The request body has a member twice or text that is not valid Unicode.")
+		return nil, apierr.BadJSON("The request body has a member twice or text that is not valid Unicode.")
 	}
 	return members, nil
 }

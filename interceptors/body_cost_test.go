@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // costly are bodies that take the most memory for their size, each in its own way.
@@ -126,7 +127,7 @@ func TestBodyWithTooManyValues(t *testing.T) {
 		w := newWorld(t, e2ee.ModeProxied)
 		_, err := w.do(call{handler: CreateRoom, method: http.MethodPost, pattern: "/createRoom", body: test.body, maxBody: 1 << 20})
 		if test.refused {
-			wantError(t, err, http.StatusRequestEntityTooLarge, CodeTooLarge)
+			wantError(t, err, http.StatusRequestEntityTooLarge, apierr.CodeTooLarge)
 			w.wantNothingUpstream()
 		} else if err != nil {
 			t.Errorf("%s: %v", test.name, err)

@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // withNativeClearText makes a world in which policy.native_clear_text is pass.
@@ -83,10 +84,10 @@ func TestClearTextWords(t *testing.T) {
 		code   string
 		says   []string
 	}{
-		{e2ee.ModeForeign, nil, CodeClearText, []string{"not sent", "is encrypted", "log in again"}},
-		{e2ee.ModeLost, nil, CodeKeysLost, []string{"nothing was sent", "destroyed", "Log in again"}},
-		{e2ee.ModeProxied, e2ee.ErrNotYetEncrypted, CodeClearText, []string{"not sent", "replaces", "Switch encryption on"}},
-		{e2ee.ModeForeign, fmt.Errorf("x: %w", e2ee.ErrNotYetEncrypted), CodeClearText, []string{"replaces"}},
+		{e2ee.ModeForeign, nil, apierr.CodeClearText, []string{"not sent", "is encrypted", "log in again"}},
+		{e2ee.ModeLost, nil, apierr.CodeKeysLost, []string{"nothing was sent", "destroyed", "Log in again"}},
+		{e2ee.ModeProxied, e2ee.ErrNotYetEncrypted, apierr.CodeClearText, []string{"not sent", "replaces", "Switch encryption on"}},
+		{e2ee.ModeForeign, fmt.Errorf("x: %w", e2ee.ErrNotYetEncrypted), apierr.CodeClearText, []string{"replaces"}},
 	} {
 		w := newWorld(t, tt.mode)
 		w.dev.lookupErr = tt.lookup
@@ -139,7 +140,7 @@ func TestForeignCreatesRoomWithMessages(t *testing.T) {
 		c := call{handler: CreateRoom, method: http.MethodPost, pattern: "/createRoom", body: body}
 		w := newWorld(t, e2ee.ModeForeign)
 		_, err := w.do(c)
-		wantError(t, err, http.StatusBadRequest, CodeBadJSON)
+		wantError(t, err, http.StatusBadRequest, apierr.CodeBadJSON)
 		w.wantNothingUpstream()
 		w = withNativeClearText(t, e2ee.ModeForeign)
 		if _, err := w.do(c); err != nil || len(w.up.requests()) != 1 {
@@ -207,7 +208,7 @@ func TestUpgradeOfOthers(t *testing.T) {
 	w = newWorld(t, e2ee.ModeProxied)
 	w.dev.lookupErr = errors.New("nobody answers")
 	_, err := w.do(upgradeCall(plainRoom))
-	wantError(t, err, http.StatusServiceUnavailable, CodeCannotEncrypt)
+	wantError(t, err, http.StatusServiceUnavailable, apierr.CodeCannotEncrypt)
 	w.wantNothingUpstream()
 
 	w = newWorld(t, e2ee.ModeProxied) // a room that must be encrypted and is not yet

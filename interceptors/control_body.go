@@ -12,6 +12,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -59,7 +60,7 @@ func badControl(err error, v any) error {
 	for name = range at.Tokens() {
 		break // the body's own member, whatever is wrong inside it
 	}
-	e := BadJSON("The request body has a member that is " + what + ".")
+	e := apierr.BadJSON("The request body has a member that is " + what + ".")
 	if couldBeMember(name) {
 		e.Hint = "It is " + strconv.Quote(name) + "."
 	}
@@ -105,16 +106,16 @@ func (b *authBody) auth() (Auth, error) {
 	var out Auth
 	if b.Password != nil {
 		if b.Password.IsZero() {
-			return out, BadJSON("The password is empty.")
+			return out, apierr.BadJSON("The password is empty.")
 		}
 		out.Password = *b.Password
 	}
 	if b.Auth != nil {
 		if b.Auth.Kind() != jsontext.KindBeginObject {
-			return out, BadJSON("auth must be an object.")
+			return out, apierr.BadJSON("auth must be an object.")
 		}
 		if b.Password != nil {
-			return out, BadJSON("Give either password or auth.")
+			return out, apierr.BadJSON("Give either password or auth.")
 		}
 		out.Stage = bytes.Clone(b.Auth)
 	}
@@ -135,13 +136,13 @@ type recoverBody struct {
 func (b *recoverBody) recovery() (Recovery, error) {
 	switch {
 	case (b.RecoveryKey == nil) == (b.Passphrase == nil):
-		return Recovery{}, BadJSON("Give either recovery_key or passphrase.")
+		return Recovery{}, apierr.BadJSON("Give either recovery_key or passphrase.")
 	case b.RecoveryKey != nil && !b.RecoveryKey.IsZero():
 		return Recovery{Key: *b.RecoveryKey, Restore: b.Restore}, nil
 	case b.Passphrase != nil && !b.Passphrase.IsZero():
 		return Recovery{Passphrase: *b.Passphrase, Restore: b.Restore}, nil
 	}
-	return Recovery{}, BadJSON("The recovery key or passphrase is empty.")
+	return Recovery{}, apierr.BadJSON("The recovery key or passphrase is empty.")
 }
 
 // acknowledgeBody is the body of acknowledge.
@@ -153,12 +154,12 @@ type acknowledgeBody struct {
 // 2.9).
 func (b *acknowledgeBody) masterKey() (id.Ed25519, error) {
 	if b.MasterKey == nil {
-		return "", MissingParam("master_key is missing: give the user's current master key.")
+		return "", apierr.MissingParam("master_key is missing: give the user's current master key.")
 	}
 	text := bytes.TrimRight([]byte(*b.MasterKey), "=")
 	raw, err := base64.RawStdEncoding.DecodeString(string(text))
 	if err != nil || len(raw) != 32 {
-		return "", InvalidParam("master_key is not a public Ed25519 key in base64.")
+		return "", apierr.InvalidParam("master_key is not a public Ed25519 key in base64.")
 	}
 	return id.Ed25519(base64.RawStdEncoding.EncodeToString(raw)), nil
 }
@@ -172,14 +173,14 @@ type overrideBody struct {
 func (b *overrideBody) trusted() (*bool, error) {
 	kind := b.Trusted.Kind()
 	if kind == jsontext.KindInvalid {
-		return nil, MissingParam("trusted is missing: say true, false, or null for no exception.")
+		return nil, apierr.MissingParam("trusted is missing: say true, false, or null for no exception.")
 	}
 	if kind == jsontext.KindNull {
 		return nil, nil
 	}
 	yes := kind == jsontext.KindTrue
 	if !yes && kind != jsontext.KindFalse {
-		return nil, BadJSON("trusted must be true, false or null.")
+		return nil, apierr.BadJSON("trusted must be true, false or null.")
 	}
 	return &yes, nil
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // Error codes of the control API beside those of the Client-Server API.
@@ -52,25 +53,25 @@ func controlError(err error) error {
 // for the client.
 func controlUpstream(up *e2ee.UpstreamError, err error) error {
 	if up.NotMatrix {
-		return NotHomeserver(err)
+		return apierr.NotHomeserver(err)
 	}
 	switch up.Status {
 	case http.StatusForbidden:
-		return Forbidden("The homeserver refused this.").Because(err)
+		return apierr.Forbidden("The homeserver refused this.").Because(err)
 	}
 	return upstreamError(up, err)
 }
 
 type controlReason struct {
 	reason error
-	answer *Error
+	answer *apierr.Error
 }
 
 // controlReasons returns the client's error for each error of [Control]. The first that
 // matches counts.
 func controlReasons() []controlReason {
-	conflict := func(code, text, hint string) *Error {
-		return NewError(http.StatusConflict, code, text).WithHint(hint)
+	conflict := func(code, text, hint string) *apierr.Error {
+		return apierr.NewError(http.StatusConflict, code, text).WithHint(hint)
 	}
 	return []controlReason{
 		{ErrIdentityExists, conflict(codeIdentityExists,
@@ -78,8 +79,8 @@ func controlReasons() []controlReason {
 			"Use it with POST /_e2ee_proxy/v1/recover. Only POST /_e2ee_proxy/v1/reset makes a new one.")},
 		{ErrNoIdentity, conflict(codeNoIdentity,
 			"This account has no digital identity.", "Make one with POST /_e2ee_proxy/v1/bootstrap.")},
-		{ErrNoRecoveryKey, NotFound("No recovery key is kept for this account: it was deleted, its time is over, or none was made here.")},
-		{ErrWrongRecoveryKey, NewError(http.StatusForbidden, codeWrongRecoveryKey,
+		{ErrNoRecoveryKey, apierr.NotFound("No recovery key is kept for this account: it was deleted, its time is over, or none was made here.")},
+		{ErrWrongRecoveryKey, apierr.NewError(http.StatusForbidden, codeWrongRecoveryKey,
 			"The recovery key or passphrase does not open this account's secret storage. Nothing was changed.")},
 		{ErrNoSecretStorage, conflict(codeNoSecretStorage,
 			"This account has no secret storage with a default key, so there is nothing to recover from.",
@@ -94,17 +95,17 @@ func controlReasons() []controlReason {
 		{ErrSecretMismatch, conflict(codeSecretMismatch,
 			"What the secret storage holds does not belong to the account's published identity. Nothing was changed.",
 			"Set recovery up again in a client that is signed in, or use POST /_e2ee_proxy/v1/reset.")},
-		{ErrWrongPassword, Forbidden("The homeserver did not accept the password.")},
-		{ErrUnknownUser, NotFound("Nothing is known of this user.")},
-		{ErrUnknownDevice, NotFound("This user has no such device.")},
-		{ErrUnknownWarning, NotFound("There is no such warning.")},
+		{ErrWrongPassword, apierr.Forbidden("The homeserver did not accept the password.")},
+		{ErrUnknownUser, apierr.NotFound("Nothing is known of this user.")},
+		{ErrUnknownDevice, apierr.NotFound("This user has no such device.")},
+		{ErrUnknownWarning, apierr.NotFound("There is no such warning.")},
 		{ErrMasterKeyNotCurrent, conflict(codeMasterKeyNotCurrent,
 			"This is not the user's current identity: it may have changed again. Nothing was changed.",
 			"Look at GET /_e2ee_proxy/v1/users/{userId} and ask them.")},
 		{ErrVerificationLost, conflict(codeVerificationLost,
 			"You had verified this user before the identity was reset, so that accepting the new one is not enough.",
 			"Verify again, or give the verification up first: POST /_e2ee_proxy/v1/users/{userId}/withdraw_verification.")},
-		{e2ee.ErrNotProxied, NewError(http.StatusConflict, codeNotProxied, "The proxy holds no encryption keys for this device.")},
+		{e2ee.ErrNotProxied, apierr.NewError(http.StatusConflict, codeNotProxied, "The proxy holds no encryption keys for this device.")},
 		{e2ee.ErrKeysReplaced, conflict(codeKeysReplaced,
 			"The homeserver shows other encryption keys for this device than the proxy's own.", "Log out and log in again as a new device.")},
 		{e2ee.ErrSignatureNotShown, conflict(codeSignatureNotShown,
@@ -113,14 +114,14 @@ func controlReasons() []controlReason {
 			"The homeserver refuses the confirmation of this device.", hintAnotherDevice)},
 		{e2ee.ErrKeysRefused, conflict(codeKeysRefused,
 			"The homeserver refuses the encryption keys of this device.", hintAnotherDevice)},
-		{e2ee.ErrDeviceNotSigned, DeviceNotSigned("Confirm it first: POST /_e2ee_proxy/v1/recover.")},
-		{e2ee.ErrCannotEncrypt, NewError(http.StatusServiceUnavailable, CodeCannotEncrypt,
+		{e2ee.ErrDeviceNotSigned, apierr.DeviceNotSigned("Confirm it first: POST /_e2ee_proxy/v1/recover.")},
+		{e2ee.ErrCannotEncrypt, apierr.NewError(http.StatusServiceUnavailable, apierr.CodeCannotEncrypt,
 			"What the homeserver shows of this account could not be read.").WithHint("Try again in a moment.")},
-		{e2ee.ErrClosed, NewError(http.StatusServiceUnavailable, CodeUnknown, "The proxy is shutting down.").WithHint("Try again in a moment.")},
+		{e2ee.ErrClosed, apierr.NewError(http.StatusServiceUnavailable, apierr.CodeUnknown, "The proxy is shutting down.").WithHint("Try again in a moment.")},
 		{e2ee.ErrLeaseLost, processEnding(nil)},
-		{ErrNotAnExport, BadJSON("keys is not the text of a file of exported keys. Nothing was imported.")},
-		{ErrExportTooCostly, BadJSON("The file asks for more work than the file of any client does. Nothing was imported.")},
-		{ErrWrongPassphrase, NewError(http.StatusForbidden, codeWrongPassphrase,
+		{ErrNotAnExport, apierr.BadJSON("keys is not the text of a file of exported keys. Nothing was imported.")},
+		{ErrExportTooCostly, apierr.BadJSON("The file asks for more work than the file of any client does. Nothing was imported.")},
+		{ErrWrongPassphrase, apierr.NewError(http.StatusForbidden, codeWrongPassphrase,
 			"The passphrase does not open the file, or the file is damaged. Nothing was imported.")},
 		{ErrNotVerified, conflict(codeNotVerified,
 			"This user is not verified, so that there is nothing to withdraw.", "")},
@@ -132,11 +133,11 @@ func controlReasons() []controlReason {
 func authNeeded(needed *AuthNeededError) error {
 	fields := map[string]any{}
 	if err := json.Unmarshal(needed.Body, &fields); err != nil {
-		return Unreachable(needed)
+		return apierr.Unreachable(needed)
 	}
 	code, _ := fields["errcode"].(string)
 	if code == "" {
-		code = CodeForbidden
+		code = apierr.CodeForbidden
 	}
 	delete(fields, "errcode")
 	delete(fields, "error")
@@ -144,14 +145,14 @@ func authNeeded(needed *AuthNeededError) error {
 	if needed.URL != "" {
 		hint = "Open " + needed.URL + " in a browser, allow it there, and repeat the call with auth."
 	}
-	e := NewError(http.StatusUnauthorized, code, "The homeserver asks for authentication.").WithHint(hint)
+	e := apierr.NewError(http.StatusUnauthorized, code, "The homeserver asks for authentication.").WithHint(hint)
 	e.Fields = fields
 	return e.Because(needed)
 }
 
 // notProxied refuses a call that needs keys which the proxy does not hold.
 func notProxied(mode e2ee.Mode) error {
-	e := NewError(http.StatusConflict, codeNotProxied, "The proxy holds no encryption keys for this device.")
+	e := apierr.NewError(http.StatusConflict, codeNotProxied, "The proxy holds no encryption keys for this device.")
 	switch mode {
 	case e2ee.ModeProxied:
 		return nil

@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -82,7 +83,7 @@ func (c *control) bootstrap(a controlRequest) (any, error) {
 		return nil, err
 	}
 	if body.Confirm != nil {
-		return nil, BadJSON("bootstrap replaces nothing and takes no confirm.")
+		return nil, apierr.BadJSON("bootstrap replaces nothing and takes no confirm.")
 	}
 	auth, err := body.auth()
 	if err != nil {
@@ -116,7 +117,7 @@ func (c *control) reset(a controlRequest) (any, error) {
 		return nil, err
 	}
 	if body.Confirm == nil || !*body.Confirm {
-		return nil, MissingParam("A reset makes a new digital identity: everybody will be told, and what only the old recovery key opens is lost.").
+		return nil, apierr.MissingParam("A reset makes a new digital identity: everybody will be told, and what only the old recovery key opens is lost.").
 			WithHint(`Say "confirm": true if that is what you want.`)
 	}
 	auth, err := body.auth()
@@ -152,7 +153,7 @@ func controlDeleteRecoveryKey(a controlRequest) (any, error) {
 func userParam(x *Exchange) (id.UserID, error) {
 	user := x.Endpoint.Params["userId"]
 	if !validUser(user) {
-		return "", InvalidParam("{userId} in the path is not a user ID.").WithHint("One looks like @alice:example.org.")
+		return "", apierr.InvalidParam("{userId} in the path is not a user ID.").WithHint("One looks like @alice:example.org.")
 	}
 	return id.UserID(user), nil
 }
@@ -204,7 +205,7 @@ func controlOverride(a controlRequest) (any, error) {
 	}
 	dev := id.DeviceID(a.Endpoint.Params["deviceId"])
 	if dev == "" {
-		return nil, InvalidParam("{deviceId} in the path is not a device ID.")
+		return nil, apierr.InvalidParam("{deviceId} in the path is not a device ID.")
 	}
 	var body overrideBody
 	if err := readControl(a.Exchange, &body); err != nil {
@@ -230,7 +231,7 @@ func controlWarnings(a controlRequest) (any, error) {
 func controlDismiss(a controlRequest) (any, error) {
 	warning := a.Endpoint.Params["warningId"]
 	if warning == "" {
-		return nil, NewError(http.StatusNotFound, CodeNotFound, "There is no such warning.")
+		return nil, apierr.NewError(http.StatusNotFound, apierr.CodeNotFound, "There is no such warning.")
 	}
 	if err := readControl(a.Exchange, &emptyBody{}); err != nil {
 		return nil, err

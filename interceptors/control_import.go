@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/jsonscan"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/spool"
@@ -56,7 +57,7 @@ func readImport(x *Exchange, keep *spool.Spool) (importBody, error) {
 		switch v.ID {
 		case importTop:
 			if v.Kind != '{' {
-				return BadJSON("The request body must be a JSON object.")
+				return apierr.BadJSON("The request body must be a JSON object.")
 			}
 			values = v.Count
 			return nil
@@ -88,10 +89,10 @@ func readImport(x *Exchange, keep *spool.Spool) (importBody, error) {
 		return body, importFailure(errImportMember)
 	}
 	if body.passphrase.IsZero() {
-		return body, MissingParam("passphrase is missing: the file is encrypted with it.")
+		return body, apierr.MissingParam("passphrase is missing: the file is encrypted with it.")
 	}
 	if body.to == 0 {
-		return body, MissingParam("keys is missing: the text of the file.")
+		return body, apierr.MissingParam("keys is missing: the text of the file.")
 	}
 	return body, nil
 }
@@ -103,7 +104,7 @@ func importFailure(err error) error {
 	var own *spoolError
 	var syntax *jsonscan.SyntaxError
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return TooLarge(tooLarge.Limit)
+		return apierr.TooLarge(tooLarge.Limit)
 	}
 	switch full := spoolFailure(err); {
 	case full != nil:
@@ -111,9 +112,9 @@ func importFailure(err error) error {
 	case errors.As(err, &own):
 		return err
 	case errors.As(err, &syntax), errors.Is(err, jsonscan.ErrDepth):
-		return NotJSON(nil)
+		return apierr.NotJSON(nil)
 	case errors.Is(err, errImportMember):
-		return BadJSON("The request body has a member that is unknown, twice there, or of the wrong kind.")
+		return apierr.BadJSON("The request body has a member that is unknown, twice there, or of the wrong kind.")
 	}
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/budget"
 )
 
@@ -23,26 +24,26 @@ func TestImportBody(t *testing.T) {
 		{"with other escapes", `{"keys":"a\r\n\t\"\\\b\f\u00e9z","passphrase":"p"}`, "a\r\n\t\"\\\x00\x00\x00z", ""},
 		{"space around", " \n{ \"keys\" : \"x\" , \"passphrase\" : \"p\" } \n", "x", ""},
 		{"an empty file", `{"keys":"","passphrase":"p"}`, "", ""},
-		{"no file", `{"passphrase":"p"}`, "", CodeMissingParam},
-		{"null for a file", `{"passphrase":"p","keys":null}`, "", CodeMissingParam},
-		{"no passphrase", `{"keys":"k"}`, "", CodeMissingParam},
-		{"an empty passphrase", `{"keys":"k","passphrase":""}`, "", CodeMissingParam},
-		{"null for a passphrase", `{"keys":"k","passphrase":null}`, "", CodeMissingParam},
-		{"nothing", `{}`, "", CodeMissingParam},
-		{"no body", ``, "", CodeNotJSON},
-		{"two files", `{"passphrase":"p","keys":"a","keys":"b"}`, "", CodeBadJSON},
-		{"two files by escapes", `{"passphrase":"p","keys":"a","key\u0073":"b"}`, "", CodeBadJSON},
-		{"two passphrases", `{"passphrase":"p","passphrase":"q","keys":"a"}`, "", CodeBadJSON},
-		{"another member", `{"passphrase":"p","keys":"a","x":1}`, "", CodeBadJSON},
-		{"another member with a very long name", `{"passphrase":"p","keys":"a","` + long + `":1}`, "", CodeBadJSON},
-		{"a list for a file", `{"passphrase":"p","keys":["a"]}`, "", CodeBadJSON},
-		{"an object for a passphrase", `{"passphrase":{"p":1},"keys":"a"}`, "", CodeBadJSON},
-		{"a very long passphrase", `{"passphrase":"` + long + `","keys":"a"}`, "", CodeBadJSON},
-		{"a passphrase that is no text", "{\"passphrase\":\"\xff\",\"keys\":\"a\"}", "", CodeBadJSON},
-		{"half a surrogate", `{"passphrase":"\ud800","keys":"a"}`, "", CodeBadJSON},
-		{"a list", `[]`, "", CodeBadJSON},
-		{"no JSON", `{"passphrase":"p","keys":"a"`, "", CodeNotJSON},
-		{"something behind it", `{"passphrase":"p","keys":"a"}{}`, "", CodeNotJSON},
+		{"no file", `{"passphrase":"p"}`, "", apierr.CodeMissingParam},
+		{"null for a file", `{"passphrase":"p","keys":null}`, "", apierr.CodeMissingParam},
+		{"no passphrase", `{"keys":"k"}`, "", apierr.CodeMissingParam},
+		{"an empty passphrase", `{"keys":"k","passphrase":""}`, "", apierr.CodeMissingParam},
+		{"null for a passphrase", `{"keys":"k","passphrase":null}`, "", apierr.CodeMissingParam},
+		{"nothing", `{}`, "", apierr.CodeMissingParam},
+		{"no body", ``, "", apierr.CodeNotJSON},
+		{"two files", `{"passphrase":"p","keys":"a","keys":"b"}`, "", apierr.CodeBadJSON},
+		{"two files by escapes", `{"passphrase":"p","keys":"a","key\u0073":"b"}`, "", apierr.CodeBadJSON},
+		{"two passphrases", `{"passphrase":"p","passphrase":"q","keys":"a"}`, "", apierr.CodeBadJSON},
+		{"another member", `{"passphrase":"p","keys":"a","x":1}`, "", apierr.CodeBadJSON},
+		{"another member with a very long name", `{"passphrase":"p","keys":"a","` + long + `":1}`, "", apierr.CodeBadJSON},
+		{"a list for a file", `{"passphrase":"p","keys":["a"]}`, "", apierr.CodeBadJSON},
+		{"an object for a passphrase", `{"passphrase":{"p":1},"keys":"a"}`, "", apierr.CodeBadJSON},
+		{"a very long passphrase", `{"passphrase":"` + long + `","keys":"a"}`, "", apierr.CodeBadJSON},
+		{"a passphrase that is no text", "{\"passphrase\":\"\xff\",\"keys\":\"a\"}", "", apierr.CodeBadJSON},
+		{"half a surrogate", `{"passphrase":"\ud800","keys":"a"}`, "", apierr.CodeBadJSON},
+		{"a list", `[]`, "", apierr.CodeBadJSON},
+		{"no JSON", `{"passphrase":"p","keys":"a"`, "", apierr.CodeNotJSON},
+		{"something behind it", `{"passphrase":"p","keys":"a"}{}`, "", apierr.CodeNotJSON},
 	} {
 		w, asked := controlWorld(t, e2ee.ModeProxied)
 		c := callOf(ControlImportKeys, http.MethodPost, "keys/import", test.body)
@@ -65,7 +66,7 @@ func TestImportBody(t *testing.T) {
 	c := callOf(ControlImportKeys, http.MethodPost, "keys/import", `{"keys":"`+strings.Repeat("k", 1000)+`"}`)
 	c.maxBody = 1000
 	_, err := w.do(c)
-	wantError(t, err, http.StatusRequestEntityTooLarge, CodeTooLarge)
+	wantError(t, err, http.StatusRequestEntityTooLarge, apierr.CodeTooLarge)
 }
 
 // Attack vector: files of keys fill the memory, or the disk, of everybody.
@@ -99,11 +100,11 @@ func TestImportsAreBoundedOnDisk(t *testing.T) {
 	}); err != nil {
 		t.Error(err)
 	}
-	wantError(t, do(5*mib, nil), http.StatusBadGateway, CodeTooLarge)
+	wantError(t, do(5*mib, nil), http.StatusBadGateway, apierr.CodeTooLarge)
 	if err := disk.Take(alice.String(), 3*mib); err != nil {
 		t.Fatal(err)
 	}
-	wantError(t, do(2*mib, nil), http.StatusTooManyRequests, CodeLimitExceeded)
+	wantError(t, do(2*mib, nil), http.StatusTooManyRequests, apierr.CodeLimitExceeded)
 	if got := disk.Taken(); got != 3*mib {
 		t.Errorf("%d are taken, 3 MiB of them by the test", got)
 	}
@@ -118,8 +119,8 @@ func TestSyncThatHasNoRoom(t *testing.T) {
 		status     int
 		code       string
 	}{
-		{1 << 20, 0, http.StatusBadGateway, CodeTooLarge},
-		{8 << 20, 8 << 20, http.StatusTooManyRequests, CodeLimitExceeded},
+		{1 << 20, 0, http.StatusBadGateway, apierr.CodeTooLarge},
+		{8 << 20, 8 << 20, http.StatusTooManyRequests, apierr.CodeLimitExceeded},
 	} {
 		disk := budget.New(test.disk, test.disk)
 		if err := disk.Take("somebody", test.held); err != nil {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -24,7 +25,7 @@ type exportBody struct {
 
 func (b *exportBody) passphrase() (secret.String, error) {
 	if b.Passphrase == nil || b.Passphrase.IsZero() {
-		return secret.String{}, MissingParam("passphrase is missing: the file is encrypted with it.")
+		return secret.String{}, apierr.MissingParam("passphrase is missing: the file is encrypted with it.")
 	}
 	return *b.Passphrase, nil
 }

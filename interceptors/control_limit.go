@@ -8,6 +8,8 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/time/rate"
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // maxLimited is the largest number of users for whom attempts are counted.
@@ -46,7 +48,7 @@ func (a *attempts) take(user id.UserID) error {
 	mine := limit.ReserveN(now, 1)
 	if wait := mine.DelayFrom(now); wait > 0 {
 		mine.CancelAt(now)
-		return LimitExceeded(wait.Round(time.Microsecond)) // the limiter calculates in floats
+		return apierr.LimitExceeded(wait.Round(time.Microsecond)) // the limiter calculates in floats
 	}
 	return nil
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // Over a day of attempts at random times, as many pass and are refused as a time until
@@ -46,7 +48,7 @@ func TestAttemptsOverADay(t *testing.T) {
 						continue
 					}
 					refused++
-					var e *Error
+					var e *apierr.Error
 					if !errors.As(err, &e) || e.Fields["retry_after_ms"] != wait.Milliseconds() {
 						t.Fatalf("%d attempts: %v, which says %v, and not to wait %s", passed+refused, err, e, wait)
 					}

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/go-chi/chi/v5"
+
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // Rules of this file:
@@ -54,7 +56,7 @@ func (c *control) calls() []controlCall {
 func (c *control) route() {
 	c.routes = chi.NewMux()
 	c.routes.Use(noStore)
-	c.routes.NotFound(withError(func(*controlRequest) error { return NotImplemented("There is no such endpoint.") }))
+	c.routes.NotFound(withError(func(*controlRequest) error { return apierr.NotImplemented("There is no such endpoint.") }))
 	c.routes.MethodNotAllowed(withError(c.otherMethod))
 	for _, call := range c.calls() {
 		steps := chi.Middlewares{decidedAs(call.name), withDevice}
@@ -192,9 +194,9 @@ func (c *control) otherMethod(a *controlRequest) error {
 		}
 	}
 	if len(has) == 0 { // chi does not know the method
-		return NotImplemented("There is no such endpoint.")
+		return apierr.NotImplemented("There is no such endpoint.")
 	}
-	e := NewError(http.StatusMethodNotAllowed, CodeUnrecognized, "This path is not for "+a.Request.Method+".").
+	e := apierr.NewError(http.StatusMethodNotAllowed, apierr.CodeUnrecognized, "This path is not for "+a.Request.Method+".").
 		WithHint("Use " + strings.Join(has, " or ") + ".")
 	e.Header = http.Header{"Allow": {strings.Join(has, ", ")}}
 	return e

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // A call is done only when the path that is seen here is that of the call which package
@@ -25,7 +26,7 @@ func TestControlCallsMustAgree(t *testing.T) {
 			}
 			w, c := controlWorld(t, e2ee.ModeProxied)
 			rec, err := w.do(callOf(decided, k.method, k.path[1:], `{"confirm":true}`))
-			if public := (*Error)(nil); err == nil || errors.As(err, &public) || len(c.asked) > 0 || rec.Body.Len() > 0 {
+			if public := (*apierr.Error)(nil); err == nil || errors.As(err, &public) || len(c.asked) > 0 || rec.Body.Len() > 0 {
 				t.Errorf("decided %s, found %s: %v, asked %q", decided, k.name, err, c.asked)
 			}
 		}
@@ -57,7 +58,7 @@ func TestControlRefusesWhatIsNoCall(t *testing.T) {
 		for _, decided := range []string{ControlNone, ControlStatus} {
 			w, c := controlWorld(t, e2ee.ModeProxied)
 			_, err := w.do(callOf(decided, tt.method, tt.path, ""))
-			e := shown(t, err, tt.status, CodeUnrecognized)
+			e := shown(t, err, tt.status, apierr.CodeUnrecognized)
 			if allow := e.Header.Get("Allow"); allow != tt.allow || len(c.asked) > 0 {
 				t.Errorf("%s %s allows %q, asked %q", tt.method, tt.path, allow, c.asked)
 			}

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -137,44 +138,44 @@ func TestControlBadInput(t *testing.T) {
 		handler, body, code string
 		params              map[string]string
 	}{
-		{handler: ControlBootstrap, body: `{`, code: CodeNotJSON},
-		{handler: ControlBootstrap, body: `[]`, code: CodeBadJSON},
-		{handler: ControlBootstrap, body: `{"Password":"x"}`, code: CodeBadJSON},
-		{handler: ControlBootstrap, body: `{"password":"` + canary + `","password":"y"}`, code: CodeBadJSON},
-		{handler: ControlBootstrap, body: `{"password":7}`, code: CodeBadJSON},
-		{handler: ControlBootstrap, body: `{"password":""}`, code: CodeBadJSON},
-		{handler: ControlBootstrap, body: `{"confirm":true}`, code: CodeBadJSON},
-		{handler: ControlBootstrap, body: `{"auth":"` + canary + `"}`, code: CodeBadJSON},
-		{handler: ControlBootstrap, body: `{"auth":{},"password":"x"}`, code: CodeBadJSON},
-		{handler: ControlRecover, body: ``, code: CodeBadJSON},
-		{handler: ControlRecover, body: `{"recovery_key":"` + canary + `","passphrase":"b"}`, code: CodeBadJSON},
-		{handler: ControlRecover, body: `{"recovery_key":""}`, code: CodeBadJSON},
-		{handler: ControlRecover, body: `{"recovery_key":["` + canary + `"]}`, code: CodeBadJSON},
-		{handler: ControlRecover, body: `{"key":"` + canary + `"}`, code: CodeBadJSON},
-		{handler: ControlReset, body: ``, code: CodeMissingParam},
-		{handler: ControlReset, body: `{"confirm":false}`, code: CodeMissingParam},
-		{handler: ControlReset, body: `{"confirm":"true"}`, code: CodeBadJSON},
-		{handler: ControlReset, body: `{"confirm":1}`, code: CodeBadJSON},
-		{handler: ControlReset, body: `{"Confirm":true}`, code: CodeBadJSON},
-		{handler: ControlAcknowledge, body: `{}`, code: CodeMissingParam},
-		{handler: ControlAcknowledge, body: `{"master_key":"x"}`, code: CodeInvalidParam},
-		{handler: ControlAcknowledge, body: `{"master_key":"AAAA"}`, code: CodeInvalidParam},
-		{handler: ControlAcknowledge, body: `{"master_key":"` + masterKey + `"}`, code: CodeInvalidParam, params: map[string]string{"userId": "bob"}},
-		{handler: ControlUser, code: CodeInvalidParam, params: map[string]string{"userId": ""}},
-		{handler: ControlWithdraw, code: CodeInvalidParam, params: map[string]string{"userId": "@:"}},
-		{handler: ControlWithdraw, body: `{"a":1}`, code: CodeBadJSON},
-		{handler: ControlOverride, body: `{}`, code: CodeMissingParam},
-		{handler: ControlOverride, body: `{"trusted":"yes"}`, code: CodeBadJSON},
-		{handler: ControlOverride, body: `{"trusted":true}`, code: CodeInvalidParam, params: map[string]string{"userId": bob.String()}},
-		{handler: ControlDismiss, body: `{"a":1}`, code: CodeBadJSON},
-		{handler: ControlRecover, body: `{"recovery_key":"k","restore":"yes"}`, code: CodeBadJSON},
-		{handler: ControlExportKeys, body: `{}`, code: CodeMissingParam},
-		{handler: ControlExportKeys, body: `{"passphrase":""}`, code: CodeMissingParam},
-		{handler: ControlExportKeys, body: `{"passphrase":["` + canary + `"]}`, code: CodeBadJSON},
-		{handler: ControlImportKeys, body: `{"passphrase":"p"}`, code: CodeMissingParam},
-		{handler: ControlImportKeys, body: `{"keys":"k"}`, code: CodeMissingParam},
-		{handler: ControlImportKeys, body: `{"passphrase":"p","keys":1}`, code: CodeBadJSON},
-		{handler: ControlRestoreKeys, body: `{"restore":true}`, code: CodeBadJSON},
+		{handler: ControlBootstrap, body: `{`, code: apierr.CodeNotJSON},
+		{handler: ControlBootstrap, body: `[]`, code: apierr.CodeBadJSON},
+		{handler: ControlBootstrap, body: `{"Password":"x"}`, code: apierr.CodeBadJSON},
+		{handler: ControlBootstrap, body: `{"password":"` + canary + `","password":"y"}`, code: apierr.CodeBadJSON},
+		{handler: ControlBootstrap, body: `{"password":7}`, code: apierr.CodeBadJSON},
+		{handler: ControlBootstrap, body: `{"password":""}`, code: apierr.CodeBadJSON},
+		{handler: ControlBootstrap, body: `{"confirm":true}`, code: apierr.CodeBadJSON},
+		{handler: ControlBootstrap, body: `{"auth":"` + canary + `"}`, code: apierr.CodeBadJSON},
+		{handler: ControlBootstrap, body: `{"auth":{},"password":"x"}`, code: apierr.CodeBadJSON},
+		{handler: ControlRecover, body: ``, code: apierr.CodeBadJSON},
+		{handler: ControlRecover, body: `{"recovery_key":"` + canary + `","passphrase":"b"}`, code: apierr.CodeBadJSON},
+		{handler: ControlRecover, body: `{"recovery_key":""}`, code: apierr.CodeBadJSON},
+		{handler: ControlRecover, body: `{"recovery_key":["` + canary + `"]}`, code: apierr.CodeBadJSON},
+		{handler: ControlRecover, body: `{"key":"` + canary + `"}`, code: apierr.CodeBadJSON},
+		{handler: ControlReset, body: ``, code: apierr.CodeMissingParam},
+		{handler: ControlReset, body: `{"confirm":false}`, code: apierr.CodeMissingParam},
+		{handler: ControlReset, body: `{"confirm":"true"}`, code: apierr.CodeBadJSON},
+		{handler: ControlReset, body: `{"confirm":1}`, code: apierr.CodeBadJSON},
+		{handler: ControlReset, body: `{"Confirm":true}`, code: apierr.CodeBadJSON},
+		{handler: ControlAcknowledge, body: `{}`, code: apierr.CodeMissingParam},
+		{handler: ControlAcknowledge, body: `{"master_key":"x"}`, code: apierr.CodeInvalidParam},
+		{handler: ControlAcknowledge, body: `{"master_key":"AAAA"}`, code: apierr.CodeInvalidParam},
+		{handler: ControlAcknowledge, body: `{"master_key":"` + masterKey + `"}`, code: apierr.CodeInvalidParam, params: map[string]string{"userId": "bob"}},
+		{handler: ControlUser, code: apierr.CodeInvalidParam, params: map[string]string{"userId": ""}},
+		{handler: ControlWithdraw, code: apierr.CodeInvalidParam, params: map[string]string{"userId": "@:"}},
+		{handler: ControlWithdraw, body: `{"a":1}`, code: apierr.CodeBadJSON},
+		{handler: ControlOverride, body: `{}`, code: apierr.CodeMissingParam},
+		{handler: ControlOverride, body: `{"trusted":"yes"}`, code: apierr.CodeBadJSON},
+		{handler: ControlOverride, body: `{"trusted":true}`, code: apierr.CodeInvalidParam, params: map[string]string{"userId": bob.String()}},
+		{handler: ControlDismiss, body: `{"a":1}`, code: apierr.CodeBadJSON},
+		{handler: ControlRecover, body: `{"recovery_key":"k","restore":"yes"}`, code: apierr.CodeBadJSON},
+		{handler: ControlExportKeys, body: `{}`, code: apierr.CodeMissingParam},
+		{handler: ControlExportKeys, body: `{"passphrase":""}`, code: apierr.CodeMissingParam},
+		{handler: ControlExportKeys, body: `{"passphrase":["` + canary + `"]}`, code: apierr.CodeBadJSON},
+		{handler: ControlImportKeys, body: `{"passphrase":"p"}`, code: apierr.CodeMissingParam},
+		{handler: ControlImportKeys, body: `{"keys":"k"}`, code: apierr.CodeMissingParam},
+		{handler: ControlImportKeys, body: `{"passphrase":"p","keys":1}`, code: apierr.CodeBadJSON},
+		{handler: ControlRestoreKeys, body: `{"restore":true}`, code: apierr.CodeBadJSON},
 	} {
 		w, asked := controlWorld(t, e2ee.ModeProxied)
 		c := callOf(tt.handler, http.MethodPost, "x", tt.body)
@@ -199,17 +200,17 @@ func TestControlErrors(t *testing.T) {
 	}{
 		{ErrIdentityExists, 409, codeIdentityExists},
 		{ErrNoIdentity, 409, codeNoIdentity},
-		{ErrNoRecoveryKey, 404, CodeNotFound},
+		{ErrNoRecoveryKey, 404, apierr.CodeNotFound},
 		{ErrWrongRecoveryKey, 403, codeWrongRecoveryKey},
 		{ErrNoSecretStorage, 409, codeNoSecretStorage},
 		{ErrNoPassphrase, 409, codeNoSecretStorage},
 		{ErrNoBackup, 409, codeNoBackup},
 		{ErrSecretMissing, 409, codeSecretMissing},
 		{ErrSecretMismatch, 409, codeSecretMismatch},
-		{ErrWrongPassword, 403, CodeForbidden},
-		{ErrUnknownUser, 404, CodeNotFound},
-		{ErrUnknownDevice, 404, CodeNotFound},
-		{ErrUnknownWarning, 404, CodeNotFound},
+		{ErrWrongPassword, 403, apierr.CodeForbidden},
+		{ErrUnknownUser, 404, apierr.CodeNotFound},
+		{ErrUnknownDevice, 404, apierr.CodeNotFound},
+		{ErrUnknownWarning, 404, apierr.CodeNotFound},
 		{ErrMasterKeyNotCurrent, 409, codeMasterKeyNotCurrent},
 		{ErrVerificationLost, 409, codeVerificationLost},
 		{ErrNotVerified, 409, codeNotVerified},
@@ -218,17 +219,17 @@ func TestControlErrors(t *testing.T) {
 		{e2ee.ErrKeysRefused, 409, codeKeysRefused},
 		{e2ee.ErrSignatureNotShown, 409, codeSignatureNotShown},
 		{e2ee.ErrSignatureRefused, 409, codeSignatureRefused},
-		{e2ee.ErrDeviceNotSigned, 403, CodeDeviceNotSigned},
-		{e2ee.ErrCannotEncrypt, 503, CodeCannotEncrypt},
-		{e2ee.ErrClosed, 503, CodeUnknown},
-		{e2ee.ErrLeaseLost, 503, CodeUnknown},
-		{&AuthNeededError{Body: json.RawMessage(`<html>`)}, 502, CodeUnknown},
-		{&e2ee.UpstreamError{Status: 401, ErrCode: "M_UNKNOWN_TOKEN"}, 401, CodeUnknownToken},
-		{&e2ee.UpstreamError{Status: 403, ErrCode: "M_FORBIDDEN"}, 403, CodeForbidden},
-		{&e2ee.UpstreamError{Status: 404, ErrCode: "M_UNRECOGNIZED"}, 502, CodeUnknown},
-		{&e2ee.UpstreamError{Status: 500}, 502, CodeUnknown},
-		{&e2ee.UpstreamError{}, 502, CodeUnknown},
-		{&e2ee.UpstreamError{Op: "sync", Status: 502, Cause: e2ee.ErrAnswerTooLarge}, 502, CodeUnknown},
+		{e2ee.ErrDeviceNotSigned, 403, apierr.CodeDeviceNotSigned},
+		{e2ee.ErrCannotEncrypt, 503, apierr.CodeCannotEncrypt},
+		{e2ee.ErrClosed, 503, apierr.CodeUnknown},
+		{e2ee.ErrLeaseLost, 503, apierr.CodeUnknown},
+		{&AuthNeededError{Body: json.RawMessage(`<html>`)}, 502, apierr.CodeUnknown},
+		{&e2ee.UpstreamError{Status: 401, ErrCode: "M_UNKNOWN_TOKEN"}, 401, apierr.CodeUnknownToken},
+		{&e2ee.UpstreamError{Status: 403, ErrCode: "M_FORBIDDEN"}, 403, apierr.CodeForbidden},
+		{&e2ee.UpstreamError{Status: 404, ErrCode: "M_UNRECOGNIZED"}, 502, apierr.CodeUnknown},
+		{&e2ee.UpstreamError{Status: 500}, 502, apierr.CodeUnknown},
+		{&e2ee.UpstreamError{}, 502, apierr.CodeUnknown},
+		{&e2ee.UpstreamError{Op: "sync", Status: 502, Cause: e2ee.ErrAnswerTooLarge}, 502, apierr.CodeUnknown},
 	} {
 		w, c := controlWorld(t, e2ee.ModeProxied)
 		c.err = fmt.Errorf("recover: %w", tt.err)
@@ -246,7 +247,7 @@ func TestControlAuthNeeded(t *testing.T) {
 	w, c := controlWorld(t, e2ee.ModeProxied)
 	c.err = &AuthNeededError{Body: json.RawMessage(`{"flows":[{"stages":["m.login.sso"]}],"params":{},"session":"s","error":"theirs"}`)}
 	_, err := w.do(callOf(ControlReset, http.MethodPost, "reset", `{"confirm":true}`))
-	e := shown(t, err, http.StatusUnauthorized, CodeForbidden)
+	e := shown(t, err, http.StatusUnauthorized, apierr.CodeForbidden)
 	fields, err := json.Marshal(e.Fields)
 	if err != nil {
 		t.Fatal(err)
@@ -260,7 +261,7 @@ func TestControlAuthNeeded(t *testing.T) {
 		URL:  "https://account.test/",
 	}
 	_, err = w.do(callOf(ControlReset, http.MethodPost, "reset", `{"confirm":true}`))
-	if e := shown(t, err, http.StatusUnauthorized, CodeForbidden); !strings.Contains(e.Public(), "https://account.test/") || e.Fields["params"] == nil {
+	if e := shown(t, err, http.StatusUnauthorized, apierr.CodeForbidden); !strings.Contains(e.Public(), "https://account.test/") || e.Fields["params"] == nil {
 		t.Errorf("%q, %v", e.Public(), e.Fields)
 	}
 }
@@ -316,10 +317,10 @@ func TestControlLimits(t *testing.T) {
 				_, err := w.do(callOf(tt.handler, http.MethodPost, "x", tt.body))
 				code := codeWrongRecoveryKey
 				if want == http.StatusTooManyRequests {
-					code = CodeLimitExceeded
+					code = apierr.CodeLimitExceeded
 				}
 				e := shown(t, err, want, code)
-				if (e.Header.Get("Retry-After") != "") != (code == CodeLimitExceeded) {
+				if (e.Header.Get("Retry-After") != "") != (code == apierr.CodeLimitExceeded) {
 					t.Errorf("headers %v", e.Header)
 				}
 				return e.Fields["retry_after_ms"]

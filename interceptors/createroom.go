@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -34,7 +35,7 @@ func (r *rooms) createRoom(x *Exchange) error {
 	// The client of a device with keys of its own may know another algorithm. What is not read
 	// here is asked of the homeserver before the first send.
 	initial, err := readInitialState(body)
-	mayPass := r.clearTextAllowed(dev) || dev.Mode() == e2ee.ModeForeign && HasCode(err, CodeCannotEncrypt)
+	mayPass := r.clearTextAllowed(dev) || dev.Mode() == e2ee.ModeForeign && apierr.HasCode(err, apierr.CodeCannotEncrypt)
 	if err != nil && !mayPass {
 		return err
 	}
@@ -60,7 +61,7 @@ func readInitialState(body strictjson.Object) (initialState, error) {
 	var unknown error
 	for _, raw := range body.List("initial_state") {
 		if jsontext.Value(raw).Kind() != jsontext.KindBeginObject {
-			return out, BadJSON("An event of initial_state must be an object.")
+			return out, apierr.BadJSON("An event of initial_state must be an object.")
 		}
 		event, err := parseObject(raw)
 		if err != nil {

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // Delayed events (MSC4140): a query parameter has the homeserver keep an event and send it
@@ -55,7 +57,7 @@ func checkDelay(x *Exchange) error {
 	if can {
 		return nil
 	}
-	e := Forbidden("The homeserver does not send events later: it would send this one at once, so it was not sent.").
+	e := apierr.Forbidden("The homeserver does not send events later: it would send this one at once, so it was not sent.").
 		WithHint("Send it without a delay, when its time has come.")
 	e.Fields = map[string]any{featureDelay + ".errcode": "M_MAX_DELAY_UNSUPPORTED"}
 	return e
@@ -74,11 +76,11 @@ func homeserverCan(x *Exchange, feature string) (bool, error) {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
-		return false, FromResponse(resp)
+		return false, apierr.FromResponse(resp)
 	}
 	raw := peek(resp)
 	if checkObject(raw) != nil {
-		return false, Unreachable(errors.New("what the homeserver can do is not readable"))
+		return false, apierr.Unreachable(errors.New("what the homeserver can do is not readable"))
 	}
 	return answerObject(resp).Object("unstable_features").IsTrue(feature), nil
 }

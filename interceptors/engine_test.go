@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -27,7 +28,7 @@ func TestNoKeysForAssertedDevices(t *testing.T) {
 		w := newWorld(t, e2ee.ModeNone)
 		w.who = who
 		_, err = w.do(sendCall(encryptedRoom, "m.room.message", message))
-		wantError(t, err, http.StatusForbidden, CodeCannotEncrypt)
+		wantError(t, err, http.StatusForbidden, apierr.CodeCannotEncrypt)
 		w.wantNothingUpstream()
 		keys := `{"device_keys":{"user_id":"@alice:hs.example"}}`
 		if rec, err := w.do(call{handler: UploadKeys, method: "POST", pattern: "/keys/upload", body: keys}); err != nil || rec.Code != http.StatusOK {

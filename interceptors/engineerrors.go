@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // The one place where errors of the engine become Matrix errors. The texts are for people
@@ -33,7 +34,7 @@ func engineError(err error) error {
 	if err == nil {
 		return nil
 	}
-	if _, ok := errors.AsType[*Error](err); ok {
+	if _, ok := errors.AsType[*apierr.Error](err); ok {
 		return err
 	}
 	if changed, ok := errors.AsType[*e2ee.IdentityChangedError](err); ok {
@@ -47,26 +48,26 @@ func engineError(err error) error {
 	}
 	switch {
 	case errors.Is(err, e2ee.ErrSignatureNotShown):
-		return DeviceNotSigned(hintSignatureNotShown).Because(err)
+		return apierr.DeviceNotSigned(hintSignatureNotShown).Because(err)
 	case errors.Is(err, e2ee.ErrSignatureRefused):
-		return DeviceNotSigned(hintAnotherDevice).Because(err)
+		return apierr.DeviceNotSigned(hintAnotherDevice).Because(err)
 	case errors.Is(err, e2ee.ErrNotJoined): // as a homeserver answers
-		return Forbidden("This account is not in the room, so the message was not sent.").
+		return apierr.Forbidden("This account is not in the room, so the message was not sent.").
 			WithHint("Join the room first; an invitation alone is not enough.").Because(err)
 	case errors.Is(err, e2ee.ErrUnsupportedAlgorithm):
-		return CannotEncrypt(true, err)
+		return apierr.CannotEncrypt(true, err)
 	case errors.Is(err, e2ee.ErrNotYetEncrypted):
 		return notYetEncrypted().Because(err)
 	case errors.Is(err, e2ee.ErrKeysLost):
 		return keysLost().Because(err)
 	case errors.Is(err, e2ee.ErrCannotEncrypt), errors.Is(err, e2ee.ErrClosed):
-		return CannotEncrypt(false, err)
+		return apierr.CannotEncrypt(false, err)
 	case errors.Is(err, e2ee.ErrLeaseLost):
 		return processEnding(err)
 	case errors.Is(err, e2ee.ErrReload):
 		return notStored().Because(err)
 	case errors.Is(err, e2ee.ErrDeviceNotSigned):
-		return DeviceNotSigned("Confirm it with the recovery key: POST /_e2ee_proxy/v1/recover, " +
+		return apierr.DeviceNotSigned("Confirm it with the recovery key: POST /_e2ee_proxy/v1/recover, " +
 			"and see GET /_e2ee_proxy/v1/status. Then send the message again.").Because(err)
 	case errors.Is(err, e2ee.ErrKeysReplaced):
 		return refuseEncrypted("The homeserver shows other encryption keys for this device than the proxy's own, so the message was not sent.",
@@ -75,26 +76,26 @@ func engineError(err error) error {
 		return refuseEncrypted("The proxy holds no encryption keys for this device, so the message was not sent.",
 			"See GET /_e2ee_proxy/v1/status.").Because(err)
 	case errors.Is(err, context.DeadlineExceeded):
-		return TimedOut(err)
+		return apierr.TimedOut(err)
 	}
 	return err
 }
 
 // processEnding is for the moments until a process ends that another one has replaced.
-func processEnding(err error) *Error {
-	return &Error{
-		Status: http.StatusServiceUnavailable, ErrCode: CodeUnknown, Err: err,
+func processEnding(err error) *apierr.Error {
+	return &apierr.Error{
+		Status: http.StatusServiceUnavailable, ErrCode: apierr.CodeUnknown, Err: err,
 		Text: "This process of the proxy is ending, because another one has taken its place. Nothing was changed.", Hint: "Try again in a moment.",
-		Header: retryAfter(5 * time.Second),
+		Header: apierr.RetryAfter(5 * time.Second),
 	}
 }
 
 // notStored is for a database that does not tell whether it has stored something. The
 // request can be repeated.
-func notStored() *Error {
-	e := NewError(http.StatusServiceUnavailable, CodeUnknown, "The proxy's database does not say whether it has stored a change.").
+func notStored() *apierr.Error {
+	e := apierr.NewError(http.StatusServiceUnavailable, apierr.CodeUnknown, "The proxy's database does not say whether it has stored a change.").
 		WithHint("Try again in a moment.")
-	e.Header = retryAfter(time.Second)
+	e.Header = apierr.RetryAfter(time.Second)
 	return e
 }
 
@@ -103,31 +104,31 @@ func notStored() *Error {
 func lookupError(err error) error {
 	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok {
 		if up.NotMatrix {
-			return NotHomeserver(err)
+			return apierr.NotHomeserver(err)
 		}
 		switch up.Status {
 		case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests:
 			return upstreamError(up, err)
 		}
-		return CannotEncrypt(false, err)
+		return apierr.CannotEncrypt(false, err)
 	}
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
-	if said, ok := errors.AsType[*Error](err); ok {
+	if said, ok := errors.AsType[*apierr.Error](err); ok {
 		switch said.Status {
 		case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests:
 			return said
 		}
-		return CannotEncrypt(false, err)
+		return apierr.CannotEncrypt(false, err)
 	}
 	if errors.Is(err, e2ee.ErrNotYetEncrypted) {
 		return notYetEncrypted().Because(err)
 	}
-	if mapped, ok := errors.AsType[*Error](engineError(err)); ok && mapped.ErrCode == CodeCannotEncrypt {
+	if mapped, ok := errors.AsType[*apierr.Error](engineError(err)); ok && mapped.ErrCode == apierr.CodeCannotEncrypt {
 		return mapped
 	}
-	return CannotEncrypt(false, err)
+	return apierr.CannotEncrypt(false, err)
 }
 
 // upstreamError turns the homeserver's error answer to a request of the engine into one for
@@ -135,36 +136,36 @@ func lookupError(err error) error {
 func upstreamError(up *e2ee.UpstreamError, err error) error {
 	switch {
 	case errors.Is(err, e2ee.ErrAnswerTooLarge):
-		return NewError(http.StatusBadGateway, CodeUnknown, "The homeserver's answer is larger than the proxy takes in: "+up.Op+".").Because(err)
+		return apierr.NewError(http.StatusBadGateway, apierr.CodeUnknown, "The homeserver's answer is larger than the proxy takes in: "+up.Op+".").Because(err)
 	case up.NotMatrix:
-		return NotHomeserver(err)
-	case up.Status == http.StatusUnauthorized && up.ErrCode != CodeUnknownToken && up.ErrCode != "":
+		return apierr.NotHomeserver(err)
+	case up.Status == http.StatusUnauthorized && up.ErrCode != apierr.CodeUnknownToken && up.ErrCode != "":
 		// M_USER_LOCKED, for one: the session stays (requirement 22.2).
-		e := NewError(http.StatusUnauthorized, up.ErrCode, "The homeserver does not accept this account's access token now.")
+		e := apierr.NewError(http.StatusUnauthorized, up.ErrCode, "The homeserver does not accept this account's access token now.")
 		if up.SoftLogout {
 			e.Fields = map[string]any{"soft_logout": true}
 		}
 		return e.Because(err)
 	case up.Status == http.StatusUnauthorized:
-		return UnknownToken(up.SoftLogout).Because(err)
+		return apierr.UnknownToken(up.SoftLogout).Because(err)
 	case up.Status == http.StatusForbidden:
-		return Forbidden("The homeserver does not let this account see what is needed to encrypt for this room.").
+		return apierr.Forbidden("The homeserver does not let this account see what is needed to encrypt for this room.").
 			WithHint("Is it in the room?").Because(err)
 	case up.Status == http.StatusTooManyRequests:
-		return HomeserverLimit(up.RetryAfter).Because(err)
+		return apierr.HomeserverLimit(up.RetryAfter).Because(err)
 	case up.Status == 0 && errors.Is(err, context.Canceled):
 		return err
 	case up.Status == 0 && errors.Is(err, context.DeadlineExceeded):
-		return TimedOut(err)
+		return apierr.TimedOut(err)
 	case up.Status == 0:
-		return Unreachable(err)
+		return apierr.Unreachable(err)
 	}
-	return HomeserverFailed(up.Status, up.Op, err)
+	return apierr.HomeserverFailed(up.Status, up.Op, err)
 }
 
 // notSent adds to an error without that sentence that the message was not sent.
 func notSent(err error) error {
-	e, ok := errors.AsType[*Error](err)
+	e, ok := errors.AsType[*apierr.Error](err)
 	if !ok || strings.Contains(e.Text, "not sent") {
 		return err
 	}
@@ -175,14 +176,14 @@ func notSent(err error) error {
 
 // identityChanged lists all users concerned in "users", and those of them who had been
 // verified also in "verification_lost": an acknowledgement is not enough for them.
-func identityChanged(e *e2ee.IdentityChangedError) *Error {
+func identityChanged(e *e2ee.IdentityChangedError) *apierr.Error {
 	users := slices.Concat(e.Users, e.Lost)
 	slices.Sort(users)
 	users = slices.Compact(users)
 	if len(users) == 0 {
 		users = []id.UserID{}
 	}
-	out := IdentityChanged(users, "The digital identity of "+userList(users)+
+	out := apierr.IdentityChanged(users, "The digital identity of "+userList(users)+
 		" was reset, so the message was not sent: it could be read by somebody else.")
 	out.Hint = "Ask them in another way whether they did that, then accept it " +
 		"(POST /_e2ee_proxy/v1/users/{userId}/acknowledge) and send the message again."
@@ -209,8 +210,8 @@ func userList(users []id.UserID) string {
 }
 
 // clearText refuses what a device with keys of its own sends in clear.
-func clearText() *Error {
-	return NewError(http.StatusForbidden, CodeClearText,
+func clearText() *apierr.Error {
+	return apierr.NewError(http.StatusForbidden, apierr.CodeClearText,
 		"This room is encrypted and this message was not, so it was not sent. "+
 			"The device published encryption keys that the proxy does not hold, so the proxy cannot encrypt for it.").
 		WithHint("If the client does its own encryption, switch it on for this room. " +
@@ -218,21 +219,21 @@ func clearText() *Error {
 }
 
 // notYetEncrypted refuses clear text for a room that replaces an encrypted one.
-func notYetEncrypted() *Error {
-	return NewError(http.StatusForbidden, CodeClearText,
+func notYetEncrypted() *apierr.Error {
+	return apierr.NewError(http.StatusForbidden, apierr.CodeClearText,
 		"This room replaces an encrypted room and is not encrypted itself, so the message was not sent.").
 		WithHint("Switch encryption on in this room (PUT /_matrix/client/v3/rooms/{roomId}/state/m.room.encryption), " +
 			"or ask somebody who may.")
 }
 
 // keysLost refuses a device whose keys the proxy had and has lost.
-func keysLost() *Error {
-	return NewError(http.StatusForbidden, CodeKeysLost,
+func keysLost() *apierr.Error {
+	return apierr.NewError(http.StatusForbidden, apierr.CodeKeysLost,
 		"The encryption keys of this device were destroyed when its session ended, so that nobody can encrypt for it any more; nothing was sent.").
 		WithHint("Log in again as a new device, with another device ID or none.")
 }
 
 // refuseEncrypted returns a 403 CANNOT_ENCRYPT with a reason of its own.
-func refuseEncrypted(text, hint string) *Error {
-	return NewError(http.StatusForbidden, CodeCannotEncrypt, text).WithHint(hint)
+func refuseEncrypted(text, hint string) *apierr.Error {
+	return apierr.NewError(http.StatusForbidden, apierr.CodeCannotEncrypt, text).WithHint(hint)
 }

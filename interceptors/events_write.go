@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/jsonscan"
 	"e2ee-proxy/internal/spool"
 )
@@ -296,7 +297,7 @@ const emptyMessage = `{"type":"m.room.message","event_id":"","sender":"","origin
 func (w *eventWriter) dropEvent(k *pendingMark) error {
 	switch {
 	case k.has(flagWhole):
-		return NotFound("There is no such event.")
+		return apierr.NotFound("There is no such event.")
 	case k.has(flagSingle):
 		return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.end, Data: []byte(emptyMessage)})
 	}

@@ -18,6 +18,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -366,9 +367,9 @@ func wantError(t *testing.T, err error, status int, code string) {
 }
 
 // shown is wantError, and returns the error.
-func shown(t *testing.T, err error, status int, code string) *Error {
+func shown(t *testing.T, err error, status int, code string) *apierr.Error {
 	t.Helper()
-	e, ok := errors.AsType[*Error](err)
+	e, ok := errors.AsType[*apierr.Error](err)
 	if !ok {
 		t.Fatalf("got error %v, want %d %s", err, status, code)
 	}

@@ -10,6 +10,8 @@ import (
 	"github.com/go-json-experiment/json"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/interceptors/apierr"
 )
 
 const (
@@ -180,7 +182,7 @@ func readAnswer(resp *http.Response, limit int64) ([]byte, error) {
 		err = fmt.Errorf("more than %d bytes", limit)
 	}
 	if err != nil {
-		return nil, unread(fmt.Errorf("read the homeserver's answer: %w", err))
+		return nil, apierr.Unread(fmt.Errorf("read the homeserver's answer: %w", err))
 	}
 	return raw, nil
 }

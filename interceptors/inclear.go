@@ -8,6 +8,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -80,7 +81,7 @@ func checkRedaction(content strictjson.Object) error {
 			ok = json.Unmarshal(m.Value, &kinds) == nil && !slices.ContainsFunc(kinds, func(s string) bool { return !isIdentifier(s) })
 		}
 		if !ok {
-			return BadJSON("A redaction in an encrypted room can name what it redacts and nothing else, because it is not encrypted.")
+			return apierr.BadJSON("A redaction in an encrypted room can name what it redacts and nothing else, because it is not encrypted.")
 		}
 	}
 	return nil

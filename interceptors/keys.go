@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -37,7 +38,7 @@ func uploadKeys(x *Exchange) error {
 		return engineError(err)
 	}
 	if finish == nil {
-		return NewError(http.StatusForbidden, codeKeysHeld,
+		return apierr.NewError(http.StatusForbidden, codeKeysHeld,
 			"The proxy does the encryption for this device and has published its keys, so that the client cannot upload others.").
 			WithHint("Switch encryption off in the client, or log in as a new device and let the client encrypt.")
 	}

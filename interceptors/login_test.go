@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -75,7 +76,7 @@ func TestLogin(t *testing.T) {
 func TestLoginBadBody(t *testing.T) {
 	t.Parallel()
 	for _, handler := range []string{Login, Register, Refresh} {
-		for body, code := range map[string]string{`{`: CodeNotJSON, `7`: CodeBadJSON, `{"a":1,"a":2}`: CodeBadJSON} {
+		for body, code := range map[string]string{`{`: apierr.CodeNotJSON, `7`: apierr.CodeBadJSON, `{"a":1,"a":2}`: apierr.CodeBadJSON} {
 			w := newWorld(t, e2ee.ModeProxied)
 			_, err := w.do(loginCall(handler, body))
 			wantError(t, err, http.StatusBadRequest, code)
@@ -178,7 +179,7 @@ func TestWellKnown(t *testing.T) {
 		{"html", `<html>`, own, 200, nil},
 		{"homeserver is no object", `{"m.homeserver":[]}`, own, 200, nil},
 		{"names twice", `{"m.homeserver":{},"m.homeserver":{}}`, own, 200, nil},
-		{"away", ``, own, 0, Unreachable(nil)},
+		{"away", ``, own, 0, apierr.Unreachable(nil)},
 	} {
 		w := withPublicURL(t, base+"/")
 		w.up.respond = func(seen) (int, string) { return tt.status, tt.answer }
@@ -287,7 +288,7 @@ func TestUploadKeys(t *testing.T) {
 	}{
 		{name: "its own", body: deviceKeys, status: 200, want: []string{"client keys DEVICE", "settle true"}},
 		{name: "its own, refused", body: deviceKeys, status: 400, want: []string{"client keys DEVICE", "settle false"}},
-		{name: "its own, no answer", body: deviceKeys, broken: Unreachable(nil), want: []string{"client keys DEVICE", "settle false"}, code: CodeUnknown},
+		{name: "its own, no answer", body: deviceKeys, broken: apierr.Unreachable(nil), want: []string{"client keys DEVICE", "settle false"}, code: apierr.CodeUnknown},
 		{name: "over ours", body: deviceKeys, refuses: true, want: []string{"client keys DEVICE"}, code: codeKeysHeld},
 		{name: "one-time keys", body: oneTimeKeys, status: 200, want: []string{"client keys DEVICE", "settle false"}},
 		{name: "one-time keys over ours", body: oneTimeKeys, refuses: true, want: []string{"client keys DEVICE"}, code: codeKeysHeld},
@@ -296,8 +297,8 @@ func TestUploadKeys(t *testing.T) {
 		{name: "asks for counts, blank", body: ``, refuses: true, status: 200},
 		{name: "empty objects", body: `{"device_keys":{},"one_time_keys":{}}`, refuses: true, status: 200},
 		{name: "no device", body: deviceKeys, who: Identity{UserID: alice}, status: 200},
-		{name: "in two ways", body: `{"device_keys":{},"device_keys":{"a":1}}`, refuses: true, code: CodeBadJSON},
-		{name: "not JSON", body: `{`, code: CodeNotJSON},
+		{name: "in two ways", body: `{"device_keys":{},"device_keys":{"a":1}}`, refuses: true, code: apierr.CodeBadJSON},
+		{name: "not JSON", body: `{`, code: apierr.CodeNotJSON},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -309,7 +310,7 @@ func TestUploadKeys(t *testing.T) {
 			w.up.respond = func(seen) (int, string) { return tt.status, `{"one_time_key_counts":{}}` }
 			rec, err := w.do(call{handler: UploadKeys, method: http.MethodPost, pattern: "/keys/upload", body: tt.body})
 			if tt.code != "" {
-				if !HasCode(err, tt.code) {
+				if !apierr.HasCode(err, tt.code) {
 					t.Errorf("got %v, want %s", err, tt.code)
 				}
 				if tt.broken == nil {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // Bad input: what is not JSON, or not an object, goes nowhere, whatever the endpoint: 400,
@@ -42,12 +43,12 @@ func TestMalformedBodies(t *testing.T) {
 		UploadKeys:    {"POST", "/keys/upload"},
 	} {
 		for body, want := range map[string]string{
-			`{`: CodeNotJSON, `{"a":1}{`: CodeNotJSON, `nul`: CodeNotJSON, `{'a':1}`: CodeNotJSON, `{"a":1,}`: CodeNotJSON,
-			`[]`: CodeBadJSON, `"text"`: CodeBadJSON, `7`: CodeBadJSON, `null`: CodeBadJSON,
+			`{`: apierr.CodeNotJSON, `{"a":1}{`: apierr.CodeNotJSON, `nul`: apierr.CodeNotJSON, `{'a':1}`: apierr.CodeNotJSON, `{"a":1,}`: apierr.CodeNotJSON,
+			`[]`: apierr.CodeBadJSON, `"text"`: apierr.CodeBadJSON, `7`: apierr.CodeBadJSON, `null`: apierr.CodeBadJSON,
 		} {
 			w := newWorld(t, e2ee.ModeProxied)
 			_, err := w.do(call{handler: handler, method: request.method, pattern: request.pattern, params: params, body: body})
-			said, ok := errors.AsType[*Error](err)
+			said, ok := errors.AsType[*apierr.Error](err)
 			if !ok || said.Status != http.StatusBadRequest || said.ErrCode != want {
 				t.Errorf("%s takes %s: %v", handler, body, err)
 			}

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/jsonscan"
 	"e2ee-proxy/internal/strictjson"
 )
@@ -82,7 +83,7 @@ func AnswerNotice(x *Exchange) error {
 	case strings.Contains(pattern, "/redact/"):
 		return noticeStays()
 	}
-	return NotFound("This belongs to a notice of the proxy, which only you can see.")
+	return apierr.NotFound("This belongs to a notice of the proxy, which only you can see.")
 }
 
 // noticeRead handles a receipt for a notice.
@@ -141,8 +142,8 @@ func beforeNotice(x *Exchange, notice string) string {
 	return ""
 }
 
-func noticeStays() *Error {
-	return Forbidden("This is a notice of the proxy, which only you can see, so nobody can react to it, change it or take it back.").
+func noticeStays() *apierr.Error {
+	return apierr.Forbidden("This is a notice of the proxy, which only you can see, so nobody can react to it, change it or take it back.").
 		WithHint("It can be dismissed: POST /_e2ee_proxy/v1/warnings/{id}/dismiss.")
 }
 
@@ -161,7 +162,7 @@ func answerNoticeEvent(x *Exchange) error {
 		return engineError(fmt.Errorf("find a notice: %w", err))
 	}
 	if !ok {
-		return NotFound("There is no such event.")
+		return apierr.NotFound("There is no such event.")
 	}
 	if strings.HasSuffix(x.Endpoint.Pattern, "/event/{eventId}") {
 		return writeJSON(x, jsontext.Value(event))
@@ -203,7 +204,7 @@ func readMarkers(x *Exchange) error {
 		return value, nil
 	})
 	if err != nil {
-		return NotJSON(nil)
+		return apierr.NotJSON(nil)
 	}
 	if left == 0 {
 		return writeJSON(x, struct{}{})

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 const theNotice = "$known:e2ee-proxy.invalid"
@@ -38,7 +39,7 @@ func TestSendsThatRelateToNotices(t *testing.T) {
 			params: map[string]string{"roomId": encryptedRoom.String(), "eventType": tt.eventType, "txnId": "1"},
 		})
 		if tt.want == "" {
-			wantError(t, err, http.StatusForbidden, CodeForbidden)
+			wantError(t, err, http.StatusForbidden, apierr.CodeForbidden)
 			w.wantNothingUpstream()
 			continue
 		}
@@ -104,15 +105,15 @@ func TestRequestsAboutNotices(t *testing.T) {
 		method, pattern, event, want, code string
 	}{
 		{"GET", "/rooms/{roomId}/event/{eventId}", theNotice, `{"event_id":"$known:e2ee-proxy.invalid"}`, ""},
-		{"GET", "/rooms/{roomId}/event/{eventId}", "$other:e2ee-proxy.invalid", "", CodeNotFound},
+		{"GET", "/rooms/{roomId}/event/{eventId}", "$other:e2ee-proxy.invalid", "", apierr.CodeNotFound},
 		{
 			"GET", "/rooms/{roomId}/context/{eventId}", theNotice,
 			`{"event":{"event_id":"$known:e2ee-proxy.invalid"},"events_before":[],"events_after":[],"state":[]}`, "",
 		},
 		{"GET", "/rooms/{roomId}/relations/{eventId}", theNotice, `{"chunk":[]}`, ""},
 		{"POST", "/rooms/{roomId}/receipt/{receiptType}/{eventId}", "$other:e2ee-proxy.invalid", `{}`, ""},
-		{"PUT", "/rooms/{roomId}/redact/{eventId}/{txnId}", theNotice, "", CodeForbidden},
-		{"POST", "/rooms/{roomId}/report/{eventId}", theNotice, "", CodeNotFound},
+		{"PUT", "/rooms/{roomId}/redact/{eventId}/{txnId}", theNotice, "", apierr.CodeForbidden},
+		{"POST", "/rooms/{roomId}/report/{eventId}", theNotice, "", apierr.CodeNotFound},
 	} {
 		w := newWorld(t, e2ee.ModeProxied)
 		rec, req := httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), tt.method, "/", http.NoBody)
@@ -126,7 +127,7 @@ func TestRequestsAboutNotices(t *testing.T) {
 		})
 		w.wantNothingUpstream()
 		switch {
-		case tt.code == CodeForbidden:
+		case tt.code == apierr.CodeForbidden:
 			wantError(t, err, http.StatusForbidden, tt.code)
 		case tt.code != "":
 			wantError(t, err, http.StatusNotFound, tt.code)

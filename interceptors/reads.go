@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/jsonscan"
 )
 
@@ -85,7 +86,7 @@ func (r *reader) answer(x *Exchange, dev Device, f *family, graph *jsonscan.Node
 	s.backward = f.paged && query.Get("dir") == "b"
 	if err := s.scan(resp.Body, graph, body, plan); err != nil {
 		if errors.Is(err, errNoSuchEvent) {
-			return NotFound("There is no such event.")
+			return apierr.NotFound("There is no such event.")
 		}
 		return syncFailure(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // readDevice opens events of reads: a ciphertext is the text of the message, "hidden" is
@@ -151,7 +152,7 @@ func (w *readWorld) read(handler, query, body string) string {
 	}
 	w.w.replaced = readDevices{dev: w.dev}
 	rec, err := w.w.do(c)
-	if said, ok := errors.AsType[*Error](err); ok {
+	if said, ok := errors.AsType[*apierr.Error](err); ok {
 		return said.ErrCode
 	}
 	if err != nil || rec.Code != http.StatusOK {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // hostile returns a list of events in which a homeserver lies. Whatever must not reach the
@@ -161,7 +162,7 @@ func testAlone(t *testing.T, name string, f *family, p *eventPlace) {
 		switch {
 		case shown && !strings.Contains(got, "KEPT"):
 			t.Errorf("%s is lost: %s", raw, got)
-		case !shown && f.entry == "" && got != CodeNotFound:
+		case !shown && f.entry == "" && got != apierr.CodeNotFound:
 			t.Errorf("%s is answered with %s", raw, got)
 		case !shown && f.entry != "" && !strings.Contains(got, emptyMessage):
 			t.Errorf("%s is answered with %s", raw, got)
@@ -202,7 +203,7 @@ func TestReadsThatPass(t *testing.T) {
 		}
 	}
 	for _, broken := range []string{`{"chunk":[{"type":"m.room.message"}`, `<html>`, ``} {
-		if got := newReadWorld(t, e2ee.ModeProxied).read(Messages, "", broken); got != CodeUnknown {
+		if got := newReadWorld(t, e2ee.ModeProxied).read(Messages, "", broken); got != apierr.CodeUnknown {
 			t.Errorf("%q is answered with %s", broken, got)
 		}
 	}
@@ -311,7 +312,7 @@ func TestReadsHide(t *testing.T) {
 	const hidden = `{"type":"m.room.encrypted","event_id":"$h","room_id":"!encrypted:hs.example","content":{"ciphertext":"hidden"}}`
 	for handler, tt := range map[string]struct{ body, want string }{
 		Messages:      {`{"chunk":[` + hidden + `,{"type":"m.x","state_key":""}]}`, `{"chunk":[{"type":"m.x","state_key":""}]}`},
-		GetEvent:      {hidden, CodeNotFound},
+		GetEvent:      {hidden, apierr.CodeNotFound},
 		EventContext:  {`{"event":` + hidden + `}`, `{"event":` + emptyMessage + `}`},
 		Notifications: {`{"notifications":[{"event":` + hidden + `,"room_id":"!encrypted:hs.example"}]}`, `{"notifications":[{"event":` + emptyMessage + `,"room_id":"!encrypted:hs.example"}]}`},
 	} {

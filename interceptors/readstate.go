@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // Requests of a handler about a room's state, besides the client's own request. They are
@@ -32,13 +33,13 @@ func readStateAs(x *Exchange) e2ee.StateReader {
 			}
 			return json.RawMessage(raw), nil
 		case http.StatusNotFound:
-			if answerObject(resp).TextOrEmpty("errcode") == CodeNotFound {
+			if answerObject(resp).TextOrEmpty("errcode") == apierr.CodeNotFound {
 				return nil, e2ee.ErrNoState
 			}
 		case http.StatusForbidden:
-			return nil, fmt.Errorf("%w: %w", e2ee.ErrNotInRoom, FromResponse(resp))
+			return nil, fmt.Errorf("%w: %w", e2ee.ErrNotInRoom, apierr.FromResponse(resp))
 		case http.StatusUnauthorized, http.StatusTooManyRequests:
-			return nil, FromResponse(resp)
+			return nil, apierr.FromResponse(resp)
 		}
 		return nil, fmt.Errorf("read the room's %s: status %d", eventType, resp.StatusCode)
 	}

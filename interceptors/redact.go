@@ -1,6 +1,9 @@
 package interceptors
 
-import "e2ee-proxy/e2ee"
+import (
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
+)
 
 // Redactions: PUT rooms/{roomId}/redact/{eventId}/{txnId}, and POST without the transaction
 // ID. They are not encrypted in any room (requirement 19.6), so unless a room is known to
@@ -11,7 +14,7 @@ import "e2ee-proxy/e2ee"
 // redact handles [Redact].
 func (r *rooms) redact(x *Exchange) error {
 	if delayed(x) {
-		return InvalidParam("Redactions cannot be delayed: a homeserver would do this one at once.")
+		return apierr.InvalidParam("Redactions cannot be delayed: a homeserver would do this one at once.")
 	}
 	dev, err := device(x)
 	if err != nil {

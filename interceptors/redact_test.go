@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 func TestRedact(t *testing.T) {
@@ -18,21 +19,21 @@ func TestRedact(t *testing.T) {
 		want string // error code; empty when it passes
 	}{
 		{e2ee.ModeProxied, encryptedRoom, `{ "with_rel_types":["m.thread"] }`, ""},
-		{e2ee.ModeProxied, encryptedRoom, `{"with_rel_types":["` + canary + ` m.thread"]}`, CodeBadJSON},
-		{e2ee.ModeProxied, encryptedRoom, `{"with_rel_types":"` + canary + `"}`, CodeBadJSON},
-		{e2ee.ModeProxied, encryptedRoom, `{"redacts":"` + canary + `"}`, CodeBadJSON},
+		{e2ee.ModeProxied, encryptedRoom, `{"with_rel_types":["` + canary + ` m.thread"]}`, apierr.CodeBadJSON},
+		{e2ee.ModeProxied, encryptedRoom, `{"with_rel_types":"` + canary + `"}`, apierr.CodeBadJSON},
+		{e2ee.ModeProxied, encryptedRoom, `{"redacts":"` + canary + `"}`, apierr.CodeBadJSON},
 		{e2ee.ModeProxied, encryptedRoom, ``, ""},
 		{e2ee.ModeProxied, encryptedRoom, ` {} `, ""},
-		{e2ee.ModeProxied, encryptedRoom, message, CodeBadJSON},
-		{e2ee.ModeProxied, encryptedRoom, `{"reason":"a","reason":"` + canary + `"}`, CodeBadJSON},
-		{e2ee.ModeProxied, encryptedRoom, `{`, CodeNotJSON},
+		{e2ee.ModeProxied, encryptedRoom, message, apierr.CodeBadJSON},
+		{e2ee.ModeProxied, encryptedRoom, `{"reason":"a","reason":"` + canary + `"}`, apierr.CodeBadJSON},
+		{e2ee.ModeProxied, encryptedRoom, `{`, apierr.CodeNotJSON},
 		{e2ee.ModeProxied, plainRoom, ` {"reason":"spam"} `, ""},
-		{e2ee.ModeProxied, unknownRoom, message, CodeBadJSON},
-		{e2ee.ModeNone, encryptedRoom, message, CodeBadJSON},
+		{e2ee.ModeProxied, unknownRoom, message, apierr.CodeBadJSON},
+		{e2ee.ModeNone, encryptedRoom, message, apierr.CodeBadJSON},
 		{e2ee.ModeProxied, plainRoom, `{"org.example":1}`, ""},
-		{e2ee.ModeForeign, encryptedRoom, message, CodeBadJSON},
+		{e2ee.ModeForeign, encryptedRoom, message, apierr.CodeBadJSON},
 		{e2ee.ModeForeign, plainRoom, `{"org.example":1}`, ""},
-		{e2ee.ModeLost, encryptedRoom, message, CodeBadJSON},
+		{e2ee.ModeLost, encryptedRoom, message, apierr.CodeBadJSON},
 		{e2ee.ModeLost, encryptedRoom, ` { } `, ""},
 	} {
 		w := newWorld(t, tt.mode)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // Report: while a room key is shared the homeserver answers with 429 or 502, and the client
@@ -28,11 +29,11 @@ func TestHomeserverFailsWhileAKeyIsShared(t *testing.T) {
 		ms     int64
 		header string
 	}{
-		{e2ee.UpstreamError{Op: "send to devices", Status: 429, ErrCode: CodeLimitExceeded, RetryAfter: 1234 * time.Millisecond}, 429, CodeLimitExceeded, []string{"The homeserver limits"}, 1234, "2"},
-		{e2ee.UpstreamError{Op: "send to devices", Status: 429, ErrCode: CodeLimitExceeded, RetryAfter: 200 * time.Millisecond}, 429, CodeLimitExceeded, []string{"The homeserver limits"}, 200, "1"},
-		{e2ee.UpstreamError{Op: "claim one-time keys", Status: 429}, 429, CodeLimitExceeded, []string{"The homeserver limits"}, 1000, "1"},
-		{e2ee.UpstreamError{Op: "send to devices", Status: 502}, 502, CodeUnknown, []string{"status 502", "send to devices"}, 0, "5"},
-		{e2ee.UpstreamError{Op: "query device keys", Status: 500, ErrCode: CodeUnknown}, 502, CodeUnknown, []string{"status 500", "query device keys"}, 0, "5"},
+		{e2ee.UpstreamError{Op: "send to devices", Status: 429, ErrCode: apierr.CodeLimitExceeded, RetryAfter: 1234 * time.Millisecond}, 429, apierr.CodeLimitExceeded, []string{"The homeserver limits"}, 1234, "2"},
+		{e2ee.UpstreamError{Op: "send to devices", Status: 429, ErrCode: apierr.CodeLimitExceeded, RetryAfter: 200 * time.Millisecond}, 429, apierr.CodeLimitExceeded, []string{"The homeserver limits"}, 200, "1"},
+		{e2ee.UpstreamError{Op: "claim one-time keys", Status: 429}, 429, apierr.CodeLimitExceeded, []string{"The homeserver limits"}, 1000, "1"},
+		{e2ee.UpstreamError{Op: "send to devices", Status: 502}, 502, apierr.CodeUnknown, []string{"status 502", "send to devices"}, 0, "5"},
+		{e2ee.UpstreamError{Op: "query device keys", Status: 500, ErrCode: apierr.CodeUnknown}, 502, apierr.CodeUnknown, []string{"status 500", "query device keys"}, 0, "5"},
 	} {
 		for _, err := range []error{
 			fmt.Errorf("deliver the room key: %w", &tt.up),
@@ -57,7 +58,7 @@ func TestHomeserverFailsWhileAKeyIsShared(t *testing.T) {
 		}
 	}
 	none := &e2ee.UpstreamError{Op: "send to devices", Cause: context.DeadlineExceeded}
-	if e := shown(t, engineError(none), http.StatusGatewayTimeout, CodeUnknown); !strings.Contains(e.Text, "homeserver") {
+	if e := shown(t, engineError(none), http.StatusGatewayTimeout, apierr.CodeUnknown); !strings.Contains(e.Text, "homeserver") {
 		t.Errorf("no answer is told as %q", e.Text)
 	}
 }
@@ -72,11 +73,11 @@ func TestLimitWithoutMatrixError(t *testing.T) {
 	page := func(status int) *http.Response {
 		return &http.Response{StatusCode: status, Header: http.Header{"Retry-After": {"7"}}, Body: io.NopCloser(strings.NewReader("<html>" + canary + "</html>"))}
 	}
-	e := shown(t, FromResponse(page(429)), 429, CodeLimitExceeded)
+	e := shown(t, apierr.FromResponse(page(429)), 429, apierr.CodeLimitExceeded)
 	if e.Fields["retry_after_ms"] != int64(7000) || e.Header.Get("Retry-After") != "7" || !strings.Contains(e.Text, "homeserver") {
 		t.Errorf("got %+v", e)
 	}
-	e = shown(t, FromResponse(page(503)), 502, CodeUnknown)
+	e = shown(t, apierr.FromResponse(page(503)), 502, apierr.CodeUnknown)
 	if !strings.Contains(e.Text, "status 503") || strings.Contains(e.Public(), "reached") {
 		t.Errorf("got %q", e.Public())
 	}
@@ -101,7 +102,7 @@ func TestControlNamesWhatIsWrong(t *testing.T) {
 	} {
 		w, _ := controlWorld(t, e2ee.ModeProxied)
 		_, err := w.do(callOf(ControlReset, http.MethodPost, "reset", body))
-		e := shown(t, err, http.StatusBadRequest, CodeBadJSON)
+		e := shown(t, err, http.StatusBadRequest, apierr.CodeBadJSON)
 		if !strings.Contains(e.Public(), want) {
 			t.Errorf("%s: %q does not say %q", body, e.Public(), want)
 		}
@@ -111,13 +112,13 @@ func TestControlNamesWhatIsWrong(t *testing.T) {
 	}
 	w, _ := controlWorld(t, e2ee.ModeProxied)
 	_, err := w.do(callOf(ControlRestoreKeys, http.MethodPost, "keys/restore", `{"x":1}`))
-	if e := shown(t, err, http.StatusBadRequest, CodeBadJSON); !strings.Contains(e.Public(), `It is "x". This call takes no members.`) {
+	if e := shown(t, err, http.StatusBadRequest, apierr.CodeBadJSON); !strings.Contains(e.Public(), `It is "x". This call takes no members.`) {
 		t.Errorf("got %q", e.Public())
 	}
 	c := callOf(ControlUser, http.MethodGet, "users/{userId}", "")
 	c.params = map[string]string{"userId": "bob"}
 	_, err = w.do(c)
-	if e := shown(t, err, http.StatusBadRequest, CodeInvalidParam); !strings.Contains(e.Public(), "{userId}") {
+	if e := shown(t, err, http.StatusBadRequest, apierr.CodeInvalidParam); !strings.Contains(e.Public(), "{userId}") {
 		t.Errorf("got %q", e.Public())
 	}
 }

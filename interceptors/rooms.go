@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -59,7 +60,7 @@ func device(x *Exchange) (Device, error) {
 func roomParam(x *Exchange) (id.RoomID, error) {
 	room := x.Endpoint.Params["roomId"]
 	if !validRoom(room) {
-		return "", InvalidParam("{roomId} in the path is not a room ID.").WithHint("One looks like !room:example.org.")
+		return "", apierr.InvalidParam("{roomId} in the path is not a room ID.").WithHint("One looks like !room:example.org.")
 	}
 	return id.RoomID(room), nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 func TestCreateRoom(t *testing.T) {
@@ -56,18 +57,18 @@ func TestCreateRoom(t *testing.T) {
 func TestCreateRoomRefused(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]string{
-		``:   CodeNotJSON,
-		`{`:  CodeNotJSON,
-		`[]`: CodeBadJSON,
-		`{"initial_state":[],"initial_state":[{"type":"m.room.encryption"}]}`: CodeBadJSON,
-		`{"initial_state":["x"]}`:                                                                                  CodeBadJSON,
-		`{"initial_state":[{"type":"m.room.encryption"}]}`:                                                         CodeCannotEncrypt,
-		`{"initial_state":[{"type":"m.room.encryption","content":{"algorithm":"m.new"}}]}`:                         CodeCannotEncrypt,
-		`{"initial_state":[{"type":"m.room.encryption","content":{"algorithm":"m.megolm.v1.aes-sha2","a":{}}},{}]`: CodeNotJSON,
+		``:   apierr.CodeNotJSON,
+		`{`:  apierr.CodeNotJSON,
+		`[]`: apierr.CodeBadJSON,
+		`{"initial_state":[],"initial_state":[{"type":"m.room.encryption"}]}`: apierr.CodeBadJSON,
+		`{"initial_state":["x"]}`:                                                                                  apierr.CodeBadJSON,
+		`{"initial_state":[{"type":"m.room.encryption"}]}`:                                                         apierr.CodeCannotEncrypt,
+		`{"initial_state":[{"type":"m.room.encryption","content":{"algorithm":"m.new"}}]}`:                         apierr.CodeCannotEncrypt,
+		`{"initial_state":[{"type":"m.room.encryption","content":{"algorithm":"m.megolm.v1.aes-sha2","a":{}}},{}]`: apierr.CodeNotJSON,
 	} {
 		w := newWorld(t, e2ee.ModeProxied)
 		_, err := w.do(call{handler: CreateRoom, method: http.MethodPost, pattern: "/createRoom", body: body})
-		if e, ok := errors.AsType[*Error](err); !ok || e.ErrCode != want {
+		if e, ok := errors.AsType[*apierr.Error](err); !ok || e.ErrCode != want {
 			t.Errorf("%s: got %v, want %s", body, err, want)
 		}
 		w.wantNothingUpstream()

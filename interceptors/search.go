@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // POST search. The homeserver finds nothing in encrypted rooms, and would learn what a
@@ -102,7 +103,7 @@ func readSearch(raw []byte) (search, error) {
 	categories := body.Object("search_categories")
 	events := categories.Object("room_events")
 	if events == nil {
-		return out, MissingParam("search_categories.room_events is missing: nothing else can be searched.")
+		return out, apierr.MissingParam("search_categories.room_events is missing: nothing else can be searched.")
 	}
 	out.events, out.filter = jsontext.Value(categories.Get("room_events")), jsontext.Value(events.Get("filter"))
 	if out.filter == nil || out.filter.Kind() == jsontext.KindNull {
@@ -110,11 +111,11 @@ func readSearch(raw []byte) (search, error) {
 	}
 	filter, err := parseObject(out.filter)
 	if err != nil {
-		return out, BadJSON("The filter of a search must be an object.")
+		return out, apierr.BadJSON("The filter of a search must be an object.")
 	}
 	for name, to := range map[string]*[]string{"rooms": &out.rooms, "not_rooms": &out.not} {
 		if raw := filter.Get(name); raw != nil && json.Unmarshal(raw, to) != nil {
-			return out, BadJSON("The rooms of a filter must be a list of room IDs.")
+			return out, apierr.BadJSON("The rooms of a filter must be a list of room IDs.")
 		}
 	}
 	return out, nil
@@ -124,15 +125,15 @@ func readSearch(raw []byte) (search, error) {
 func (s *search) inRooms(rooms []string) ([]byte, error) {
 	list, err := json.Marshal(rooms)
 	if err != nil {
-		return nil, BadJSON("The rooms of a filter must be a list of room IDs.")
+		return nil, apierr.BadJSON("The rooms of a filter must be a list of room IDs.")
 	}
 	filter, err := withMember(s.filter, "rooms", list)
 	if err != nil {
-		return nil, NotJSON(nil)
+		return nil, apierr.NotJSON(nil)
 	}
 	events, err := withMember(s.events, "filter", filter)
 	if err != nil {
-		return nil, NotJSON(nil)
+		return nil, apierr.NotJSON(nil)
 	}
 	return slices.Concat([]byte(`{"search_categories":{"room_events":`), events, []byte(`}}`)), nil
 }
@@ -183,7 +184,7 @@ func (s *searches) arePlain(x *Exchange, dev Device, rooms []string) ([]bool, er
 	for i, room := range rooms {
 		group.Go(func() error {
 			state, err := s.rooms.encryption(&asking, dev, id.RoomID(room))
-			if said, ok := errors.AsType[*Error](err); ok && said.Status == http.StatusUnauthorized {
+			if said, ok := errors.AsType[*apierr.Error](err); ok && said.Status == http.StatusUnauthorized {
 				return err // about the client's token, so the client must get it
 			}
 			plain[i] = err == nil && state == e2ee.RoomPlain
@@ -209,17 +210,17 @@ func joinedRooms(x *Exchange) ([]string, error) {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
-		return nil, FromResponse(resp)
+		return nil, apierr.FromResponse(resp)
 	}
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxJoined))
 	if err != nil {
-		return nil, unread(err)
+		return nil, apierr.Unread(err)
 	}
 	var rooms struct {
 		Joined []string `json:"joined_rooms"`
 	}
 	if json.Unmarshal(raw, &rooms) != nil {
-		return nil, Unreachable(errors.New("the list of joined rooms is not readable"))
+		return nil, apierr.Unreachable(errors.New("the list of joined rooms is not readable"))
 	}
 	return rooms.Joined, nil
 }

@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // Sends of message events: PUT rooms/{roomId}/send/{eventType}/{txnId}, and POST without
@@ -72,10 +73,10 @@ func (r *rooms) send(x *Exchange) error {
 		if dev.Mode() == e2ee.ModeForeign { // its client may know the algorithm
 			return r.sendEncrypted(x, dev, room, raw)
 		}
-		return CannotEncrypt(true, nil)
+		return apierr.CannotEncrypt(true, nil)
 	case e2ee.RoomUnknown:
 	}
-	return CannotEncrypt(false, nil)
+	return apierr.CannotEncrypt(false, nil)
 }
 
 // sendEncrypted sends into an encrypted room.
@@ -99,7 +100,7 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 	switch dev.Mode() {
 	case e2ee.ModeProxied:
 		if eventType == typeEncrypted {
-			return Forbidden("The proxy does the encryption for this device, so that it cannot have keys of its own.").
+			return apierr.Forbidden("The proxy does the encryption for this device, so that it cannot have keys of its own.").
 				WithHint("Send the clear event, or log in as a new device to let the client encrypt.")
 		}
 		if err := checkAttachment(eventType, content); err != nil {
@@ -120,11 +121,11 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 		return keysLost()
 	case e2ee.ModeUnknown:
 	}
-	return CannotEncrypt(false, errors.New("the device has not been compared with the homeserver"))
+	return apierr.CannotEncrypt(false, errors.New("the device has not been compared with the homeserver"))
 }
 
 // tokenWithoutDevice refuses a token that can have no keys.
-func tokenWithoutDevice() *Error {
+func tokenWithoutDevice() *apierr.Error {
 	return refuseEncrypted("This room is encrypted, and this access token belongs to no device, so the message was not sent: only a device can have encryption keys.",
 		"Log in as the user and use the access token of that login.")
 }
@@ -168,7 +169,7 @@ func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error
 func checkCiphertext(content []byte) error {
 	members, err := parseObject(content)
 	if err != nil || members.TextOrEmpty("algorithm") != megolm || members.TextOrEmpty("ciphertext") == "" {
-		return CannotEncrypt(false, errors.New("the engine made no ciphertext"))
+		return apierr.CannotEncrypt(false, errors.New("the engine made no ciphertext"))
 	}
 	for _, m := range members {
 		more := true
@@ -179,7 +180,7 @@ func checkCiphertext(content []byte) error {
 			_, more = e2ee.ClearRelation(m.Value)
 		}
 		if more {
-			return CannotEncrypt(false, errors.New("the engine left clear text beside the ciphertext"))
+			return apierr.CannotEncrypt(false, errors.New("the engine left clear text beside the ciphertext"))
 		}
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // sendCall returns a send by PUT.
@@ -111,9 +112,9 @@ func TestSendDecisions(t *testing.T) {
 		megolmed  = `{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"theirs"}`
 	)
 	const passed, sealed = "passed", "sealed"
-	const cannot = "503 " + CodeCannotEncrypt
-	const refused = "403 " + CodeCannotEncrypt
-	const clear, lost = "403 " + CodeClearText, "403 " + CodeKeysLost
+	const cannot = "503 " + apierr.CodeCannotEncrypt
+	const refused = "403 " + apierr.CodeCannotEncrypt
+	const clear, lost = "403 " + apierr.CodeClearText, "403 " + apierr.CodeKeysLost
 	for _, tt := range []struct {
 		mode            e2ee.Mode
 		room            id.RoomID
@@ -189,7 +190,7 @@ func TestSendDecisions(t *testing.T) {
 // outcome sums up what became of a send.
 func outcome(w *world, err error, body string) string {
 	got := w.up.requests()
-	e, failed := errors.AsType[*Error](err)
+	e, failed := errors.AsType[*apierr.Error](err)
 	switch {
 	case failed && len(got) == 0:
 		return fmt.Sprintf("%d %s", e.Status, e.ErrCode)
@@ -259,7 +260,7 @@ func FuzzSend(f *testing.F) {
 		_, err := w.do(sendCall(encryptedRoom, eventType, body))
 		got := w.up.requests()
 		if err != nil {
-			if _, ok := errors.AsType[*Error](err); !ok || len(got) > 0 {
+			if _, ok := errors.AsType[*apierr.Error](err); !ok || len(got) > 0 {
 				t.Fatalf("got %v after %+v", err, got)
 			}
 			return

@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // Bodies that are refused before anything goes upstream.
@@ -26,24 +27,24 @@ func TestSendBadBody(t *testing.T) {
 		status  int
 		code    string
 	}{
-		{room: plainRoom, body: ``, status: 400, code: CodeNotJSON},
-		{room: plainRoom, body: `{`, status: 400, code: CodeNotJSON},
-		{room: plainRoom, body: `{} {}`, status: 400, code: CodeNotJSON},
-		{room: plainRoom, body: `{"body":'x'}`, status: 400, code: CodeNotJSON},
-		{room: plainRoom, body: `{"body":NaN}`, status: 400, code: CodeNotJSON},
-		{room: plainRoom, body: "\xef\xbb\xbf{}", status: 400, code: CodeNotJSON},
-		{room: plainRoom, body: `[1]`, status: 400, code: CodeBadJSON},
-		{room: plainRoom, body: `"` + canary + `"`, status: 400, code: CodeBadJSON},
-		{room: plainRoom, body: `null`, status: 400, code: CodeBadJSON},
-		{room: plainRoom, body: message, maxBody: 10, status: 413, code: CodeTooLarge},
-		{room: encryptedRoom, body: `{`, status: 400, code: CodeNotJSON},
-		{room: encryptedRoom, body: `[]`, status: 400, code: CodeBadJSON},
-		{room: encryptedRoom, body: deep, maxBody: 1 << 20, status: 400, code: CodeNotJSON},
-		{room: encryptedRoom, body: `{"body":"` + canary + `","body":"b"}`, status: 400, code: CodeBadJSON},
-		{room: encryptedRoom, body: `{"a":{"b":1,"\u0062":2}}`, status: 400, code: CodeBadJSON},
-		{room: encryptedRoom, body: "{\"body\":\"\xff\"}", status: 400, code: CodeBadJSON},
-		{room: encryptedRoom, body: `{"body":"\ud800"}`, status: 400, code: CodeBadJSON},
-		{room: unknownRoom, body: `{`, status: 400, code: CodeNotJSON},
+		{room: plainRoom, body: ``, status: 400, code: apierr.CodeNotJSON},
+		{room: plainRoom, body: `{`, status: 400, code: apierr.CodeNotJSON},
+		{room: plainRoom, body: `{} {}`, status: 400, code: apierr.CodeNotJSON},
+		{room: plainRoom, body: `{"body":'x'}`, status: 400, code: apierr.CodeNotJSON},
+		{room: plainRoom, body: `{"body":NaN}`, status: 400, code: apierr.CodeNotJSON},
+		{room: plainRoom, body: "\xef\xbb\xbf{}", status: 400, code: apierr.CodeNotJSON},
+		{room: plainRoom, body: `[1]`, status: 400, code: apierr.CodeBadJSON},
+		{room: plainRoom, body: `"` + canary + `"`, status: 400, code: apierr.CodeBadJSON},
+		{room: plainRoom, body: `null`, status: 400, code: apierr.CodeBadJSON},
+		{room: plainRoom, body: message, maxBody: 10, status: 413, code: apierr.CodeTooLarge},
+		{room: encryptedRoom, body: `{`, status: 400, code: apierr.CodeNotJSON},
+		{room: encryptedRoom, body: `[]`, status: 400, code: apierr.CodeBadJSON},
+		{room: encryptedRoom, body: deep, maxBody: 1 << 20, status: 400, code: apierr.CodeNotJSON},
+		{room: encryptedRoom, body: `{"body":"` + canary + `","body":"b"}`, status: 400, code: apierr.CodeBadJSON},
+		{room: encryptedRoom, body: `{"a":{"b":1,"\u0062":2}}`, status: 400, code: apierr.CodeBadJSON},
+		{room: encryptedRoom, body: "{\"body\":\"\xff\"}", status: 400, code: apierr.CodeBadJSON},
+		{room: encryptedRoom, body: `{"body":"\ud800"}`, status: 400, code: apierr.CodeBadJSON},
+		{room: unknownRoom, body: `{`, status: 400, code: apierr.CodeNotJSON},
 	} {
 		w := newWorld(t, e2ee.ModeProxied)
 		c := sendCall(tt.room, "m.room.message", tt.body)
@@ -60,7 +61,7 @@ func TestSendBadRoom(t *testing.T) {
 	for _, room := range []id.RoomID{"", "!", "#alias:hs", "!a:hs ", "!a\x00:hs", " !a:hs", "a", "!\xff", id.RoomID("!" + strings.Repeat("a", 255))} {
 		w := newWorld(t, e2ee.ModeProxied)
 		_, err := w.do(sendCall(room, "m.room.message", message))
-		wantError(t, err, http.StatusBadRequest, CodeInvalidParam)
+		wantError(t, err, http.StatusBadRequest, apierr.CodeInvalidParam)
 		w.wantNothingUpstream()
 	}
 }
@@ -77,39 +78,39 @@ func TestSendRefusals(t *testing.T) {
 		code            string
 		says            string
 	}{
-		{encrypt: e2ee.ErrCannotEncrypt, status: 503, code: CodeCannotEncrypt},
-		{encrypt: fmt.Errorf("%w: %w", e2ee.ErrCannotEncrypt, e2ee.ErrNotJoined), status: 403, code: CodeForbidden},
-		{encrypt: e2ee.ErrClosed, status: 503, code: CodeCannotEncrypt},
-		{encrypt: fmt.Errorf("store the session: %w", e2ee.ErrLeaseLost), status: 503, code: CodeUnknown},
-		{encrypt: fmt.Errorf("store an outbound session: %w", e2ee.ErrReload), status: 503, code: CodeUnknown, says: "The message was not sent."},
-		{encrypt: fmt.Errorf("x: %w", e2ee.ErrUnsupportedAlgorithm), status: 403, code: CodeCannotEncrypt},
-		{encrypt: e2ee.ErrDeviceNotSigned, status: 403, code: CodeDeviceNotSigned},
-		{encrypt: e2ee.ErrSignatureNotShown, status: 403, code: CodeDeviceNotSigned, says: "another device ID; or make a new identity: POST /_e2ee_proxy/v1/reset"},
-		{encrypt: e2ee.ErrSignatureRefused, status: 403, code: CodeDeviceNotSigned, says: "another device ID"},
-		{encrypt: fmt.Errorf("%w: %w", e2ee.ErrKeysRefused, upstream(400, "M_UNKNOWN")), status: 403, code: CodeCannotEncrypt, says: "refuses the encryption keys"},
-		{encrypt: e2ee.ErrKeysReplaced, status: 403, code: CodeCannotEncrypt},
-		{encrypt: e2ee.ErrNotProxied, status: 403, code: CodeCannotEncrypt},
-		{encrypt: &e2ee.IdentityChangedError{Users: []id.UserID{bob}}, status: 403, code: CodeIdentityChanged},
-		{encrypt: upstream(0, ""), status: 502, code: CodeUnknown},
-		{encrypt: &e2ee.UpstreamError{Op: "claim", Status: 404, NotMatrix: true}, status: 502, code: CodeUnknown, says: "is no Matrix homeserver"},
-		{lookup: &e2ee.UpstreamError{Op: "read the room", Status: 502, NotMatrix: true}, status: 502, code: CodeUnknown, says: "is no Matrix homeserver"},
-		{encrypt: &e2ee.UpstreamError{Cause: context.DeadlineExceeded}, status: 504, code: CodeUnknown},
-		{encrypt: upstream(500, "M_UNKNOWN"), status: 502, code: CodeUnknown},
-		{encrypt: fmt.Errorf("%w: %w", e2ee.ErrCannotEncrypt, upstream(502, "")), status: 502, code: CodeUnknown},
-		{encrypt: upstream(401, "M_UNKNOWN_TOKEN"), status: 401, code: CodeUnknownToken},
-		{encrypt: upstream(401, "M_USER_LOCKED"), status: 401, code: CodeUserLocked},
-		{encrypt: upstream(429, "M_LIMIT_EXCEEDED"), status: 429, code: CodeLimitExceeded},
+		{encrypt: e2ee.ErrCannotEncrypt, status: 503, code: apierr.CodeCannotEncrypt},
+		{encrypt: fmt.Errorf("%w: %w", e2ee.ErrCannotEncrypt, e2ee.ErrNotJoined), status: 403, code: apierr.CodeForbidden},
+		{encrypt: e2ee.ErrClosed, status: 503, code: apierr.CodeCannotEncrypt},
+		{encrypt: fmt.Errorf("store the session: %w", e2ee.ErrLeaseLost), status: 503, code: apierr.CodeUnknown},
+		{encrypt: fmt.Errorf("store an outbound session: %w", e2ee.ErrReload), status: 503, code: apierr.CodeUnknown, says: "The message was not sent."},
+		{encrypt: fmt.Errorf("x: %w", e2ee.ErrUnsupportedAlgorithm), status: 403, code: apierr.CodeCannotEncrypt},
+		{encrypt: e2ee.ErrDeviceNotSigned, status: 403, code: apierr.CodeDeviceNotSigned},
+		{encrypt: e2ee.ErrSignatureNotShown, status: 403, code: apierr.CodeDeviceNotSigned, says: "another device ID; or make a new identity: POST /_e2ee_proxy/v1/reset"},
+		{encrypt: e2ee.ErrSignatureRefused, status: 403, code: apierr.CodeDeviceNotSigned, says: "another device ID"},
+		{encrypt: fmt.Errorf("%w: %w", e2ee.ErrKeysRefused, upstream(400, "M_UNKNOWN")), status: 403, code: apierr.CodeCannotEncrypt, says: "refuses the encryption keys"},
+		{encrypt: e2ee.ErrKeysReplaced, status: 403, code: apierr.CodeCannotEncrypt},
+		{encrypt: e2ee.ErrNotProxied, status: 403, code: apierr.CodeCannotEncrypt},
+		{encrypt: &e2ee.IdentityChangedError{Users: []id.UserID{bob}}, status: 403, code: apierr.CodeIdentityChanged},
+		{encrypt: upstream(0, ""), status: 502, code: apierr.CodeUnknown},
+		{encrypt: &e2ee.UpstreamError{Op: "claim", Status: 404, NotMatrix: true}, status: 502, code: apierr.CodeUnknown, says: "is no Matrix homeserver"},
+		{lookup: &e2ee.UpstreamError{Op: "read the room", Status: 502, NotMatrix: true}, status: 502, code: apierr.CodeUnknown, says: "is no Matrix homeserver"},
+		{encrypt: &e2ee.UpstreamError{Cause: context.DeadlineExceeded}, status: 504, code: apierr.CodeUnknown},
+		{encrypt: upstream(500, "M_UNKNOWN"), status: 502, code: apierr.CodeUnknown},
+		{encrypt: fmt.Errorf("%w: %w", e2ee.ErrCannotEncrypt, upstream(502, "")), status: 502, code: apierr.CodeUnknown},
+		{encrypt: upstream(401, "M_UNKNOWN_TOKEN"), status: 401, code: apierr.CodeUnknownToken},
+		{encrypt: upstream(401, "M_USER_LOCKED"), status: 401, code: apierr.CodeUserLocked},
+		{encrypt: upstream(429, "M_LIMIT_EXCEEDED"), status: 429, code: apierr.CodeLimitExceeded},
 		// "A room whose encryption cannot be read": 503, whatever the reason
-		{lookup: upstream(0, ""), status: 503, code: CodeCannotEncrypt},
-		{lookup: upstream(500, ""), status: 503, code: CodeCannotEncrypt},
-		{lookup: upstream(404, "M_UNRECOGNIZED"), status: 503, code: CodeCannotEncrypt},
-		{lookup: errors.New("the database is away"), status: 503, code: CodeCannotEncrypt},
-		{lookup: context.DeadlineExceeded, status: 503, code: CodeCannotEncrypt},
-		{lookup: e2ee.ErrUnsupportedAlgorithm, status: 403, code: CodeCannotEncrypt},
+		{lookup: upstream(0, ""), status: 503, code: apierr.CodeCannotEncrypt},
+		{lookup: upstream(500, ""), status: 503, code: apierr.CodeCannotEncrypt},
+		{lookup: upstream(404, "M_UNRECOGNIZED"), status: 503, code: apierr.CodeCannotEncrypt},
+		{lookup: errors.New("the database is away"), status: 503, code: apierr.CodeCannotEncrypt},
+		{lookup: context.DeadlineExceeded, status: 503, code: apierr.CodeCannotEncrypt},
+		{lookup: e2ee.ErrUnsupportedAlgorithm, status: 403, code: apierr.CodeCannotEncrypt},
 		// … except where the homeserver says why, to the client
-		{lookup: upstream(401, "M_UNKNOWN_TOKEN"), status: 401, code: CodeUnknownToken},
-		{lookup: upstream(403, "M_FORBIDDEN"), status: 403, code: CodeForbidden},
-		{lookup: upstream(429, "M_LIMIT_EXCEEDED"), status: 429, code: CodeLimitExceeded},
+		{lookup: upstream(401, "M_UNKNOWN_TOKEN"), status: 401, code: apierr.CodeUnknownToken},
+		{lookup: upstream(403, "M_FORBIDDEN"), status: 403, code: apierr.CodeForbidden},
+		{lookup: upstream(429, "M_LIMIT_EXCEEDED"), status: 429, code: apierr.CodeLimitExceeded},
 	} {
 		w := newWorld(t, e2ee.ModeProxied)
 		w.dev.lookupErr, w.dev.encryptErr = tt.lookup, tt.encrypt
@@ -127,10 +128,10 @@ func TestSendRefusals(t *testing.T) {
 func TestSendWithoutDeviceAsks(t *testing.T) {
 	t.Parallel()
 	for room, want := range map[id.RoomID]string{
-		"!forbidden:hs.example":    "403 " + CodeForbidden,
-		"!unrecognized:hs.example": "503 " + CodeCannotEncrypt,
-		"!html:hs.example":         "503 " + CodeCannotEncrypt,
-		"!other:hs.example":        "503 " + CodeCannotEncrypt,
+		"!forbidden:hs.example":    "403 " + apierr.CodeForbidden,
+		"!unrecognized:hs.example": "503 " + apierr.CodeCannotEncrypt,
+		"!html:hs.example":         "503 " + apierr.CodeCannotEncrypt,
+		"!other:hs.example":        "503 " + apierr.CodeCannotEncrypt,
 		plainRoom:                  "passed",
 	} {
 		w := newWorld(t, e2ee.ModeNone)
@@ -151,7 +152,7 @@ func TestSendDeviceFails(t *testing.T) {
 	w := newWorld(t, e2ee.ModeProxied)
 	w.devices.err = &e2ee.UpstreamError{Op: "query keys", Cause: errors.New("refused")}
 	_, err := w.do(sendCall(plainRoom, "m.room.message", message))
-	wantError(t, err, http.StatusBadGateway, CodeUnknown)
+	wantError(t, err, http.StatusBadGateway, apierr.CodeUnknown)
 	w.wantNothingUpstream()
 }
 
@@ -159,7 +160,7 @@ func TestSendDeviceFails(t *testing.T) {
 func TestIdentityChangedText(t *testing.T) {
 	t.Parallel()
 	got := engineError(&e2ee.IdentityChangedError{Users: []id.UserID{"@c:x", bob}, Lost: []id.UserID{bob}})
-	e := shown(t, got, http.StatusForbidden, CodeIdentityChanged)
+	e := shown(t, got, http.StatusForbidden, apierr.CodeIdentityChanged)
 	fields, err := json.Marshal(e.Fields)
 	if err != nil {
 		t.Fatal(err)
@@ -208,9 +209,9 @@ func TestSendRetryAfterFailure(t *testing.T) {
 	if err != nil || rec.Code != 429 || !strings.Contains(rec.Body.String(), "retry_after_ms") {
 		t.Fatalf("got %d %s %v", rec.Code, rec.Body, err)
 	}
-	w.up.broken = Unreachable(errors.New("reset"))
+	w.up.broken = apierr.Unreachable(errors.New("reset"))
 	_, err = w.do(sendCall(encryptedRoom, "m.room.message", message))
-	wantError(t, err, http.StatusBadGateway, CodeUnknown)
+	wantError(t, err, http.StatusBadGateway, apierr.CodeUnknown)
 	w.up.broken, w.up.respond = nil, nil
 	if _, err := w.do(sendCall(encryptedRoom, "m.room.message", message)); err != nil {
 		t.Fatal(err)
@@ -251,7 +252,7 @@ func TestSendWithoutCiphertext(t *testing.T) {
 		w := newWorld(t, e2ee.ModeProxied)
 		w.dev.made = &e2ee.Encrypted{Content: []byte(made)}
 		_, err := w.do(sendCall(encryptedRoom, "m.room.message", message))
-		wantError(t, err, http.StatusServiceUnavailable, CodeCannotEncrypt)
+		wantError(t, err, http.StatusServiceUnavailable, apierr.CodeCannotEncrypt)
 		w.wantNothingUpstream()
 	}
 }

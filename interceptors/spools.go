@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/budget"
 	"e2ee-proxy/internal/spool"
 )
@@ -59,13 +60,13 @@ func (o SyncOptions) spool(x *Exchange, memory int) *spool.Spool {
 func spoolFailure(err error) error {
 	switch {
 	case errors.Is(err, budget.ErrNever):
-		return &Error{
-			Status: http.StatusBadGateway, ErrCode: CodeTooLarge, Err: err,
+		return &apierr.Error{
+			Status: http.StatusBadGateway, ErrCode: apierr.CodeTooLarge, Err: err,
 			Text: "This is larger than what one account may have kept on the proxy's disk.",
 			Hint: "The administrator can allow more with limits.spool_disk_per_user.",
 		}
 	case errors.Is(err, budget.ErrSpent):
-		busy := LimitExceeded(5 * time.Second)
+		busy := apierr.LimitExceeded(5 * time.Second)
 		busy.Text, busy.Hint = "There is no room on the proxy's disk at the moment.", "Try again in a moment."
 		return busy.Because(fmt.Errorf("keep a body: %w", err))
 	}

@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -88,7 +89,7 @@ func (r *rooms) putEncryption(x *Exchange, dev Device, room id.RoomID, raw []byt
 			return err
 		}
 		if delayed(x) {
-			return InvalidParam("Encryption of a room cannot be switched on later: send the event without a delay.")
+			return apierr.InvalidParam("Encryption of a room cannot be switched on later: send the event without a delay.")
 		}
 	}
 	leave, err := r.order.encrypt(x.Request.Context(), x.Identity.UserID, room)

@@ -14,6 +14,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 const encryptionContent = `{"algorithm":"m.megolm.v1.aes-sha2","rotation_period_msgs":50}`
@@ -68,7 +69,7 @@ func TestPutEncryptionTellsOtherDevices(t *testing.T) {
 		w.wantNoClearText()
 		w.devices.dev = newFakeDevice(e2ee.ModeNone)
 		_, err := w.do(sendCall(plainRoom, "m.room.message", message))
-		wantError(t, err, http.StatusForbidden, CodeCannotEncrypt)
+		wantError(t, err, http.StatusForbidden, apierr.CodeCannotEncrypt)
 		w.wantNoClearText()
 	}
 }
@@ -114,16 +115,16 @@ func TestPutEncryptionWeakened(t *testing.T) {
 				body, query, code string
 				status            int
 			}{
-				{`{}`, "", CodeCannotEncrypt, 403},
-				{`{"algorithm":""}`, "", CodeCannotEncrypt, 403},
-				{`{"algorithm":null}`, "", CodeCannotEncrypt, 403},
-				{`{"algorithm":"m.megolm.v9"}`, "", CodeCannotEncrypt, 403},
-				{`{"algorithm":["m.megolm.v1.aes-sha2"]}`, "", CodeCannotEncrypt, 403},
-				{`{"Algorithm":"m.megolm.v1.aes-sha2"}`, "", CodeCannotEncrypt, 403},
-				{`{"algorithm":"m.megolm.v1.aes-sha2","algorithm":"none"}`, "", CodeBadJSON, 400},
-				{`{"algorithm"`, "", CodeNotJSON, 400},
-				{`[]`, "", CodeBadJSON, 400},
-				{encryptionContent, "org.matrix.msc4140.delay=1000", CodeInvalidParam, 400},
+				{`{}`, "", apierr.CodeCannotEncrypt, 403},
+				{`{"algorithm":""}`, "", apierr.CodeCannotEncrypt, 403},
+				{`{"algorithm":null}`, "", apierr.CodeCannotEncrypt, 403},
+				{`{"algorithm":"m.megolm.v9"}`, "", apierr.CodeCannotEncrypt, 403},
+				{`{"algorithm":["m.megolm.v1.aes-sha2"]}`, "", apierr.CodeCannotEncrypt, 403},
+				{`{"Algorithm":"m.megolm.v1.aes-sha2"}`, "", apierr.CodeCannotEncrypt, 403},
+				{`{"algorithm":"m.megolm.v1.aes-sha2","algorithm":"none"}`, "", apierr.CodeBadJSON, 400},
+				{`{"algorithm"`, "", apierr.CodeNotJSON, 400},
+				{`[]`, "", apierr.CodeBadJSON, 400},
+				{encryptionContent, "org.matrix.msc4140.delay=1000", apierr.CodeInvalidParam, 400},
 			} {
 				w := newWorld(t, mode)
 				w.up.versions = `{"unstable_features":{"org.matrix.msc4140":true}}`

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // GET rooms/{roomId}/state[/{eventType}[/{stateKey}]]. Some clients without encryption look
@@ -60,7 +61,7 @@ func (s *stateReader) encryption(x *Exchange) error {
 		return relayAndClose(x, resp)
 	}
 	if err := resp.Body.Close(); err != nil {
-		return unread(fmt.Errorf("read a state event: %w", err))
+		return apierr.Unread(fmt.Errorf("read a state event: %w", err))
 	}
-	return NotFound("There is no such state event.")
+	return apierr.NotFound("There is no such state event.")
 }

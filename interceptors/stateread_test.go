@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 const (
@@ -72,7 +73,7 @@ func TestReadStateHidesEncryption(t *testing.T) {
 			}
 			rec, err := w.do(c)
 			got := rec.Body.String()
-			if said, ok := errors.AsType[*Error](err); ok {
+			if said, ok := errors.AsType[*apierr.Error](err); ok {
 				got = said.Error()
 			} else if err != nil || rec.Code != test.status {
 				t.Fatalf("%d, %v", rec.Code, err)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/budget"
 	"e2ee-proxy/internal/jsonscan"
 )
@@ -132,7 +133,7 @@ func (h *syncHandler) serve(x *Exchange) error {
 	}
 	defer resp.Body.Close() //nolint:errcheck // it was read to its end, or the request failed
 	if pick.broken {
-		return BadJSON("The filter cannot be read.")
+		return apierr.BadJSON("The filter cannot be read.")
 	}
 	return h.answer(x, dev, in, since, pick.filter, resp)
 }
@@ -269,9 +270,9 @@ func syncFailure(err error) error {
 	}
 	var syntax *jsonscan.SyntaxError
 	if errors.As(err, &syntax) || errors.Is(err, errSyncBody) || errors.Is(err, jsonscan.ErrDepth) {
-		return NewError(http.StatusBadGateway, CodeUnknown, "The homeserver's response cannot be read.").Because(err)
+		return apierr.NewError(http.StatusBadGateway, apierr.CodeUnknown, "The homeserver's response cannot be read.").Because(err)
 	}
-	return unread(err)
+	return apierr.Unread(err)
 }
 
 // relay runs the second pass into the answer, and ends before it returns.

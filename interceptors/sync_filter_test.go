@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 const (
@@ -114,7 +115,7 @@ func TestSyncMalformedFilter(t *testing.T) {
 		w := newSyncWorld(t, emptySync, interceptors.SyncOptions{})
 		w.up.filters["7"] = "[]"
 		out, err := w.sync(t, "filter="+filter)
-		var e *interceptors.Error
+		var e *apierr.Error
 		if !errors.As(err, &e) || e.Status != http.StatusBadRequest || out.Body.Len() > 0 || len(w.dev.committed) > 0 {
 			t.Errorf("%.30s: %v, answered %s", filter, err, out.Body)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/budget"
 )
 
@@ -67,7 +68,7 @@ func memoryFailure(err error) error {
 	if !errors.As(err, &full) {
 		return nil
 	}
-	busy := LimitExceeded(5 * time.Second)
+	busy := apierr.LimitExceeded(5 * time.Second)
 	busy.Text, busy.Hint = "The proxy is taking in too much of the homeserver at the moment.", "Try again in a moment."
 	return busy.Because(err)
 }

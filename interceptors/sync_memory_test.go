@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/budget"
 )
 
@@ -23,8 +24,8 @@ func TestSyncHoldsNoMoreThanItMay(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := w.sync(t, "since=s1")
-	var told *interceptors.Error
-	if !errors.As(err, &told) || told.Status != http.StatusTooManyRequests || told.ErrCode != interceptors.CodeLimitExceeded {
+	var told *apierr.Error
+	if !errors.As(err, &told) || told.Status != http.StatusTooManyRequests || told.ErrCode != apierr.CodeLimitExceeded {
 		t.Errorf("with the budget spent: %v", err)
 	}
 	if len(w.dev.committed) > 0 || room.Taken() != 1<<20 {

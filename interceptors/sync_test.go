@@ -21,6 +21,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 const emptySync = `{"next_batch":"s2"}`
@@ -138,7 +139,7 @@ func TestSyncRefusesBadBodies(t *testing.T) {
 	} {
 		w := newSyncWorld(t, body, interceptors.SyncOptions{})
 		out, err := w.sync(t, "")
-		var e *interceptors.Error
+		var e *apierr.Error
 		if !errors.As(err, &e) || e.Status != http.StatusBadGateway || e.ErrCode != "M_UNKNOWN" {
 			t.Errorf("%s: error is %v", name, err)
 		}
@@ -154,7 +155,7 @@ func TestSyncWhenTheHomeserverBreaksOff(t *testing.T) {
 	broken := errors.New("connection reset")
 	w.up.body = func() io.Reader { return io.MultiReader(strings.NewReader(emptySync[:5]), iotest.ErrReader(broken)) }
 	out, err := w.sync(t, "")
-	var e *interceptors.Error
+	var e *apierr.Error
 	if !errors.As(err, &e) || e.Status != http.StatusBadGateway || !errors.Is(err, broken) {
 		t.Errorf("error is %v", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -40,7 +41,7 @@ func (r *rooms) upgrade(x *Exchange) error {
 		putBack(x, raw)
 		return x.Upstream.Forward(x)
 	}
-	if err != nil && !HasCode(err, CodeClearText) {
+	if err != nil && !apierr.HasCode(err, apierr.CodeClearText) {
 		return err
 	}
 	return forwardThen(x, raw, func(ctx context.Context, answer strictjson.Object) error {
@@ -95,7 +96,7 @@ func (r *rooms) putSuccessor(ctx context.Context, x *Exchange, dev Device, next 
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("encrypt the new room: %w", FromResponse(resp))
+		return fmt.Errorf("encrypt the new room: %w", apierr.FromResponse(resp))
 	}
 	return r.noteEncryption(ctx, x, dev, next, content)
 }

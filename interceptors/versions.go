@@ -7,6 +7,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -27,7 +28,7 @@ func versions(x *Exchange) error {
 	}
 	raw := peek(resp)
 	if raw == nil {
-		return Unreachable(errors.New("what the homeserver can do is not readable"))
+		return apierr.Unreachable(errors.New("what the homeserver can do is not readable"))
 	}
 	if checkObject(raw) != nil { // no client can read it, so it is passed on
 		return x.Upstream.Relay(x, resp)
@@ -44,7 +45,7 @@ func versions(x *Exchange) error {
 		})
 	})
 	if err != nil {
-		return Unreachable(errors.New("what the homeserver can do is not readable"))
+		return apierr.Unreachable(errors.New("what the homeserver can do is not readable"))
 	}
 	replaceBody(resp, changed)
 	return x.Upstream.Relay(x, resp)

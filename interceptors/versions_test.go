@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // Report: a client that knows sliding sync finds in /versions that the homeserver has it, uses
@@ -42,7 +43,7 @@ func TestVersionsWithoutSlidingSync(t *testing.T) {
 		w := newWorld(t, e2ee.ModeProxied)
 		w.up.versions = answer
 		_, err := w.do(call{handler: Versions, method: http.MethodGet, pattern: "/_matrix/client/versions"})
-		wantError(t, err, http.StatusBadGateway, CodeUnknown)
+		wantError(t, err, http.StatusBadGateway, apierr.CodeUnknown)
 	}
 	w := newWorld(t, e2ee.ModeProxied)
 	w.up.versions = "broken"

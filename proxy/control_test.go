@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // The control API answers nobody without an access token that the homeserver knows, and
@@ -52,7 +53,7 @@ func TestControlCallsAreGuarded(t *testing.T) {
 		}
 		if r.maxBody == smallBody {
 			check(r.method+" "+path+" with a large body", g.do(r.method, path, strings.Repeat(" ", smallBody+1), "Authorization: Bearer alice"),
-				http.StatusRequestEntityTooLarge, interceptors.CodeTooLarge)
+				http.StatusRequestEntityTooLarge, apierr.CodeTooLarge)
 		}
 	}
 	for _, path := range []string{"/_e2ee_proxy/v1/elsewhere", "/_e2ee_proxy/v1/keys", "/_e2ee_proxy/v2/status", "/_e2ee_proxy/status", "/_e2ee_proxy",
@@ -87,7 +88,7 @@ type noted struct {
 
 func (n *noted) Device(context.Context, interceptors.Identity) (interceptors.Device, error) {
 	n.asked.Add(1)
-	return nil, interceptors.Forbidden("There is no such device.")
+	return nil, apierr.Forbidden("There is no such device.")
 }
 
 // What the route table decides and what the control API finds by the path that was written

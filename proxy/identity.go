@@ -18,6 +18,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -161,7 +162,7 @@ func (c *identities) lookUp(ctx context.Context, of lookUpKey, cred credentials)
 		delete(c.lookingUp, of)
 	}()
 	who, err = c.ask(asking, cred)
-	var said *interceptors.Error
+	var said *apierr.Error
 	switch {
 	case err == nil:
 		c.count("confirmed")
@@ -257,9 +258,9 @@ func readWhoami(resp *http.Response, token string) (interceptors.Identity, error
 	switch resp.StatusCode {
 	case http.StatusOK:
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests, http.StatusBadRequest:
-		return none, interceptors.FromResponse(resp)
+		return none, apierr.FromResponse(resp)
 	default:
-		return none, interceptors.FromOther(resp, "say whose access token this is")
+		return none, apierr.FromOther(resp, "say whose access token this is")
 	}
 	var answer struct {
 		UserID   id.UserID   `json:"user_id"`
@@ -268,13 +269,13 @@ func readWhoami(resp *http.Response, token string) (interceptors.Identity, error
 	}
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxWhoami))
 	if err != nil {
-		return none, interceptors.Unreachable(fmt.Errorf("read whoami: %w", err))
+		return none, apierr.Unreachable(fmt.Errorf("read whoami: %w", err))
 	}
 	if err := json.Unmarshal(raw, &answer); err != nil {
-		return none, interceptors.NotHomeserver(errors.New("whoami answered with something else than JSON"))
+		return none, apierr.NotHomeserver(errors.New("whoami answered with something else than JSON"))
 	}
 	if answer.UserID == "" {
-		return none, interceptors.Unreachable(errors.New("whoami has no user_id"))
+		return none, apierr.Unreachable(errors.New("whoami has no user_id"))
 	}
 	return interceptors.Identity{
 		UserID: answer.UserID, DeviceID: answer.DeviceID, Guest: answer.IsGuest, Token: secret.NewString(token),
@@ -304,7 +305,7 @@ func (p *Proxy) checkUnauthorized(resp *http.Response) error {
 		SoftLogout bool   `json:"soft_logout"`
 	}
 	// A body that is not JSON, or compressed, says nothing; the next whoami will.
-	if json.Unmarshal(start, &said) != nil || said.ErrCode != interceptors.CodeUnknownToken || p.onUnknownToken == nil {
+	if json.Unmarshal(start, &said) != nil || said.ErrCode != apierr.CodeUnknownToken || p.onUnknownToken == nil {
 		return nil
 	}
 	if len(owners) == 0 {

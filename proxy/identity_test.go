@@ -17,6 +17,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -168,7 +169,7 @@ func TestIdentityRemembersNoFailure(t *testing.T) {
 		if asked == 2 {
 			panic("a bug")
 		}
-		return interceptors.Identity{}, interceptors.UnknownToken(false)
+		return interceptors.Identity{}, apierr.UnknownToken(false)
 	})
 	for range 3 {
 		func() {

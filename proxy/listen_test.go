@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // serving starts Serve and returns its address, a way to stop it and its result.
@@ -71,7 +72,7 @@ func TestDrain(t *testing.T) {
 		o.Handlers[interceptors.Sync] = func(x *interceptors.Exchange) error {
 			if err := relayed(x); err != nil {
 				// Handlers may put errors into words of their own.
-				return &interceptors.Error{Status: 500, ErrCode: "M_UNKNOWN", Text: "sync", Err: err}
+				return &apierr.Error{Status: 500, ErrCode: "M_UNKNOWN", Text: "sync", Err: err}
 			}
 			return nil
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/budget"
 )
 
@@ -108,9 +109,9 @@ func (r *reservation) extend(size, limit int64) error {
 	cost := r.keeps.cost(size)
 	switch err := r.from.Take(r.owner, cost-r.cost); {
 	case errors.Is(err, budget.ErrNever):
-		return interceptors.TooLarge(limit)
+		return apierr.TooLarge(limit)
 	case err != nil:
-		busy := interceptors.LimitExceeded(time.Second)
+		busy := apierr.LimitExceeded(time.Second)
 		busy.Text, busy.Hint = "Too much is being sent at a time.", "Try again in a moment."
 		return busy.Because(err)
 	}

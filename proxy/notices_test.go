@@ -11,13 +11,14 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // noNotices are devices that nobody was shown a notice of.
 type noNotices struct{ interceptors.Devices }
 
 func (noNotices) Device(context.Context, interceptors.Identity) (interceptors.Device, error) {
-	return nil, interceptors.NotFound("There is no such event.")
+	return nil, apierr.NotFound("There is no such event.")
 }
 
 // The names of the proxy's notices mean nothing to the homeserver, so no path that holds
@@ -64,7 +65,7 @@ type oneNotice struct{ interceptors.Devices }
 
 func (oneNotice) Device(_ context.Context, who interceptors.Identity) (interceptors.Device, error) {
 	if who.UserID != "@alice:hs" || who.DeviceID != "ALICE" {
-		return nil, interceptors.NotFound("There is no such event.")
+		return nil, apierr.NotFound("There is no such event.")
 	}
 	return shownNotice{}, nil
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // Rules of this file:
@@ -68,36 +69,36 @@ func (p *Proxy) renderDraining(q *request) {
 			return
 		}
 	}
-	p.renderError(q, &interceptors.Error{
-		Status: http.StatusServiceUnavailable, ErrCode: interceptors.CodeUnknown,
+	p.renderError(q, &apierr.Error{
+		Status: http.StatusServiceUnavailable, ErrCode: apierr.CodeUnknown,
 		Text: "The proxy is being restarted.", Hint: "Try again in a moment.",
 		Header: http.Header{"Retry-After": {"1"}},
 	})
 }
 
 // publicError returns the error that the client gets.
-func (p *Proxy) publicError(q *request, err error) *interceptors.Error {
+func (p *Proxy) publicError(q *request, err error) *apierr.Error {
 	var tooLarge *http.MaxBytesError
-	var known *interceptors.Error
+	var known *apierr.Error
 	switch failure := q.body.failure(); {
 	case errors.As(failure, &tooLarge), errors.As(err, &tooLarge):
-		return interceptors.TooLarge(tooLarge.Limit)
+		return apierr.TooLarge(tooLarge.Limit)
 	case errors.As(failure, &known): // no memory for more of it
 		return known
 	case errors.Is(failure, errSlowBody):
-		return interceptors.NewError(http.StatusRequestTimeout, interceptors.CodeUnknown, "The request body came too slowly.")
+		return apierr.NewError(http.StatusRequestTimeout, apierr.CodeUnknown, "The request body came too slowly.")
 	case failure != nil:
-		return interceptors.NewError(http.StatusBadRequest, interceptors.CodeUnknown, "The request body could not be read.")
+		return apierr.NewError(http.StatusBadRequest, apierr.CodeUnknown, "The request body could not be read.")
 	case errors.As(err, &known):
 		return known
 	case errors.Is(err, context.DeadlineExceeded):
-		return interceptors.TimedOut(err)
+		return apierr.TimedOut(err)
 	}
-	return interceptors.NewError(http.StatusInternalServerError, interceptors.CodeUnknown,
+	return apierr.NewError(http.StatusInternalServerError, apierr.CodeUnknown,
 		"Something went wrong in the proxy. The log has more under request "+q.id.String()+".")
 }
 
-func (p *Proxy) renderError(q *request, e *interceptors.Error) {
+func (p *Proxy) renderError(q *request, e *apierr.Error) {
 	body := make(map[string]any, len(e.Fields)+2)
 	maps.Copy(body, e.Fields)
 	body["errcode"], body["error"] = e.ErrCode, e.Public()

@@ -14,6 +14,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // failing returns a rig whose send handler fails like this.
@@ -35,14 +36,14 @@ func TestErrorsAreRendered(t *testing.T) {
 		status int
 		want   string // a part of the body
 	}{
-		{"public", interceptors.Forbidden("No."), 403, `"errcode":"M_FORBIDDEN","error":"No."`},
-		{"wrapped", fmt.Errorf("send: %w", interceptors.NotFound("Not there.").Because(cause).WithHint("Look elsewhere.")), 404, `"error":"Not there. Look elsewhere."`},
-		{"fields", interceptors.IdentityChanged([]id.UserID{"@b:hs"}, "Changed."), 403, `"users":["@b:hs"]`},
-		{"cannot encrypt", interceptors.CannotEncrypt(false, cause), 503, `"errcode":"DEV.E2EE_PROXY.CANNOT_ENCRYPT"`},
-		{"soft logout", interceptors.UnknownToken(true), 401, `"soft_logout":true`},
-		{"a code in the fields does not win", &interceptors.Error{Status: 400, ErrCode: "M_A", Text: "a", Fields: map[string]any{"errcode": "M_B"}}, 400, `"errcode":"M_A"`},
-		{"no status", &interceptors.Error{ErrCode: "M_A", Text: "a"}, 500, `"errcode":"M_A"`},
-		{"fields that are no JSON", &interceptors.Error{Status: 400, ErrCode: "M_A", Fields: map[string]any{"x": func() {}}}, 400, `"errcode":"M_UNKNOWN"`},
+		{"public", apierr.Forbidden("No."), 403, `"errcode":"M_FORBIDDEN","error":"No."`},
+		{"wrapped", fmt.Errorf("send: %w", apierr.NotFound("Not there.").Because(cause).WithHint("Look elsewhere.")), 404, `"error":"Not there. Look elsewhere."`},
+		{"fields", apierr.IdentityChanged([]id.UserID{"@b:hs"}, "Changed."), 403, `"users":["@b:hs"]`},
+		{"cannot encrypt", apierr.CannotEncrypt(false, cause), 503, `"errcode":"DEV.E2EE_PROXY.CANNOT_ENCRYPT"`},
+		{"soft logout", apierr.UnknownToken(true), 401, `"soft_logout":true`},
+		{"a code in the fields does not win", &apierr.Error{Status: 400, ErrCode: "M_A", Text: "a", Fields: map[string]any{"errcode": "M_B"}}, 400, `"errcode":"M_A"`},
+		{"no status", &apierr.Error{ErrCode: "M_A", Text: "a"}, 500, `"errcode":"M_A"`},
+		{"fields that are no JSON", &apierr.Error{Status: 400, ErrCode: "M_A", Fields: map[string]any{"x": func() {}}}, 400, `"errcode":"M_UNKNOWN"`},
 		{"unknown", cause, 500, `"errcode":"M_UNKNOWN"`},
 		{"deadline", fmt.Errorf("claim: %w", context.DeadlineExceeded), 504, `"errcode":"M_UNKNOWN"`},
 		{"their own cancel", context.Canceled, 500, `"errcode":"M_UNKNOWN"`},
@@ -84,7 +85,7 @@ func TestHandlerThatPanics(t *testing.T) {
 func TestErrorAfterTheBeginning(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func() error{
-		"error": func() error { return interceptors.NotFound("late") },
+		"error": func() error { return apierr.NotFound("late") },
 		"panic": func() error { panic("late") },
 	} {
 		g := failing(t, func(x *interceptors.Exchange) error {

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -95,7 +96,7 @@ func (q *request) relayError() error {
 func (p *Proxy) serve(q *request) error {
 	addr := peer(q.r)
 	if err := cleanHeader(q.r.Header, p.isTrusted(addr)); err != nil {
-		return interceptors.Unrecognized("Protocol upgrades are not supported.").Because(err)
+		return apierr.Unrecognized("Protocol upgrades are not supported.").Because(err)
 	}
 	setForwardedFor(q.r.Header, addr)
 	if err := p.resolveEndpoint(q); err != nil {
@@ -106,10 +107,10 @@ func (p *Proxy) serve(q *request) error {
 		return nil
 	}
 	if q.route.class == classRefuse {
-		return interceptors.NotImplemented(q.route.refusalText)
+		return apierr.NotImplemented(q.route.refusalText)
 	}
 	if !p.limiter.enter(q.route.lane) {
-		return interceptors.LimitExceeded(time.Second)
+		return apierr.LimitExceeded(time.Second)
 	}
 	defer p.limiter.leave(q.route.lane)
 	if err := p.limitBody(q); err != nil {
@@ -127,7 +128,7 @@ func (p *Proxy) resolveEndpoint(q *request) error {
 	switch q.r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodPost, http.MethodDelete, http.MethodPatch:
 	default:
-		return interceptors.Unrecognized("This method is not known.")
+		return apierr.Unrecognized("This method is not known.")
 	}
 	found, err := p.table.find(q.r.Method, &t)
 	if err != nil {
@@ -157,34 +158,34 @@ func (p *Proxy) readCredentials(q *request, t *target) error {
 	}
 	parsed, err := readQuery(t.query)
 	if err != nil {
-		return interceptors.InvalidParam("The request cannot be understood: " + err.Error() + ".")
+		return apierr.InvalidParam("The request cannot be understood: " + err.Error() + ".")
 	}
 	q.query = parsed.clean
 	token, err := takeToken(q.r.Header, parsed)
 	switch {
 	case errors.Is(err, errTokenForm):
-		return interceptors.UnknownToken(false).Because(err)
+		return apierr.UnknownToken(false).Because(err)
 	case err != nil:
-		return interceptors.MissingToken().WithHint("The request was refused because " + err.Error() + ".").Because(err)
+		return apierr.MissingToken().WithHint("The request was refused because " + err.Error() + ".").Because(err)
 	}
 	q.cred = credentials{token: token, user: parsed.user, device: parsed.device}
 	if parsed.twoAsserted && q.route.auth != authNone {
-		return interceptors.InvalidParam("The request cannot be understood: " + errTwoAsserted.Error() + ".")
+		return apierr.InvalidParam("The request cannot be understood: " + errTwoAsserted.Error() + ".")
 	}
 	return nil
 }
 
 // refusal returns the error that the client gets for a target that does not pass. The
 // errors are this package's and hold nothing of the target.
-func refusal(err error) *interceptors.Error {
+func refusal(err error) *apierr.Error {
 	text := "The request was refused: " + err.Error() + "."
 	switch {
 	case errors.Is(err, errNotHere):
-		return interceptors.NotImplemented("There is no such endpoint.")
+		return apierr.NotImplemented("There is no such endpoint.")
 	case errors.Is(err, errParam):
-		return interceptors.InvalidParam(text).Because(err)
+		return apierr.InvalidParam(text).Because(err)
 	}
-	return interceptors.Unrecognized(text).Because(err)
+	return apierr.Unrecognized(text).Because(err)
 }
 
 // limitBody does step 2 for the body. It removes the body of a method that has none.
@@ -200,13 +201,13 @@ func (p *Proxy) limitBody(q *request) error {
 		limit = p.limits.MaxUpload
 	}
 	if r.ContentLength > limit {
-		return interceptors.TooLarge(limit)
+		return apierr.TooLarge(limit)
 	}
 	if r.ContentLength == 0 {
 		return nil
 	}
 	if q.route.run != nil && r.Header.Get("Content-Encoding") != "" {
-		return interceptors.NewError(http.StatusUnsupportedMediaType, interceptors.CodeNotJSON, "Compressed request bodies are not supported here.")
+		return apierr.NewError(http.StatusUnsupportedMediaType, apierr.CodeNotJSON, "Compressed request bodies are not supported here.")
 	}
 	q.body = &body{from: r.Body, size: limit, left: limit, deadline: readDeadline{conn: q.w.conn, idle: p.deadlines.Idle}}
 	r.Body = q.body
@@ -217,7 +218,7 @@ func (p *Proxy) limitBody(q *request) error {
 func (p *Proxy) dispatch(q *request) error {
 	if q.route.run == nil && !q.namesNotice() || q.r.Method == http.MethodOptions {
 		if q.route.class == classOwn {
-			return interceptors.NotImplemented("This part of the proxy is not switched on.")
+			return apierr.NotImplemented("This part of the proxy is not switched on.")
 		}
 		p.setTarget(q.r, q.path, q.query)
 		return p.forward(q, q.r)
@@ -229,7 +230,7 @@ func (p *Proxy) dispatch(q *request) error {
 	if q.who.UserID != "" {
 		place := holder{q.route.lane, q.who.UserID, q.who.DeviceID}
 		if !p.limiter.enterAs(place) {
-			return interceptors.LimitExceeded(time.Second)
+			return apierr.LimitExceeded(time.Second)
 		}
 		defer p.limiter.leaveAs(place)
 	}
@@ -254,7 +255,7 @@ func (p *Proxy) identify(q *request) error {
 			return nil
 		}
 		q.who, err = p.identities.owner(q.r.Context(), q.cred)
-		var said *interceptors.Error
+		var said *apierr.Error
 		if errors.As(err, &said) && (said.Status == http.StatusUnauthorized || said.Status == http.StatusForbidden) {
 			q.who, err = interceptors.Identity{Token: secret.NewString(q.cred.token)}, nil
 		}
@@ -262,7 +263,7 @@ func (p *Proxy) identify(q *request) error {
 	case authUser:
 	}
 	if q.cred.token == "" {
-		return interceptors.MissingToken()
+		return apierr.MissingToken()
 	}
 	q.who, err = p.identities.owner(q.r.Context(), q.cred)
 	if err == nil && (q.cred.user != "" || q.cred.device != "") {

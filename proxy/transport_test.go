@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // rawHomeserver returns a homeserver that says exactly the bytes that answer writes, and
@@ -130,7 +131,7 @@ func readsAnswer(x *interceptors.Exchange) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return interceptors.FromResponse(resp)
+		return apierr.FromResponse(resp)
 	}
 	_, err = io.Copy(x.Writer, readFirst{resp.Body})
 	return err

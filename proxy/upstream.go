@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/endtoend"
 )
 
@@ -176,7 +177,7 @@ func (u upstream) Do(x *interceptors.Exchange, c interceptors.Change) (*http.Res
 func (u upstream) accept(resp *http.Response) error {
 	endtoend.Remove(resp.Header)
 	if enc := resp.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
-		return interceptors.Unreachable(errors.New("the answer is compressed although none was asked for"))
+		return apierr.Unreachable(errors.New("the answer is compressed although none was asked for"))
 	}
 	if u.q.route.bodyAuth {
 		return nil
@@ -244,7 +245,7 @@ func copyBody(w http.ResponseWriter, resp *http.Response) error {
 
 // upstreamError returns the client's error for an error of a round trip.
 func (p *Proxy) upstreamError(err error) error {
-	var own *interceptors.Error
+	var own *apierr.Error
 	var netErr net.Error
 	switch {
 	case errors.As(err, &own):
@@ -252,9 +253,9 @@ func (p *Proxy) upstreamError(err error) error {
 	case errors.Is(err, errDraining), errors.Is(err, errEndSession), errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
-		return interceptors.TimedOut(withoutURL(err))
+		return apierr.TimedOut(withoutURL(err))
 	}
-	return interceptors.Unreachable(withoutURL(err))
+	return apierr.Unreachable(withoutURL(err))
 }
 
 // withoutURL removes the URL from an error: it has room IDs and the query.

@@ -1,4 +1,4 @@
-package interceptors
+package apierr
 
 import (
 	"context"
@@ -173,7 +173,7 @@ func limit(text string, after time.Duration) *Error {
 	e := NewError(http.StatusTooManyRequests, CodeLimitExceeded, text)
 	e.Hint = "Try again later: retry_after_ms and the header Retry-After say when."
 	e.Fields = map[string]any{"retry_after_ms": after.Milliseconds()}
-	e.Header = retryAfter(after)
+	e.Header = RetryAfter(after)
 	return e
 }
 
@@ -192,7 +192,7 @@ func CannotEncrypt(unsupported bool, err error) *Error {
 		Status: http.StatusServiceUnavailable, ErrCode: CodeCannotEncrypt, Err: err,
 		Text:   "It could not be determined whether, or for whom, this message must be encrypted, so it was not sent.",
 		Hint:   "Try again in a moment.",
-		Header: retryAfter(5 * time.Second),
+		Header: RetryAfter(5 * time.Second),
 	}
 }
 
@@ -218,7 +218,7 @@ func Unreachable(err error) *Error {
 	return &Error{
 		Status: http.StatusBadGateway, ErrCode: CodeUnknown, Err: err,
 		Text: "The homeserver cannot be reached.", Hint: "Try again in a moment.",
-		Header: retryAfter(5 * time.Second),
+		Header: RetryAfter(5 * time.Second),
 	}
 }
 
@@ -235,7 +235,7 @@ func HomeserverFailed(status int, asked string, err error) *Error {
 	}
 	return &Error{
 		Status: http.StatusBadGateway, ErrCode: CodeUnknown, Err: err,
-		Text: text + ".", Hint: "Try again in a moment.", Header: retryAfter(5 * time.Second),
+		Text: text + ".", Hint: "Try again in a moment.", Header: RetryAfter(5 * time.Second),
 	}
 }
 
@@ -245,7 +245,7 @@ func NotHomeserver(err error) *Error {
 		Status: http.StatusBadGateway, ErrCode: CodeUnknown, Err: err,
 		Text:   "What answers at the address that this proxy has for the homeserver is no Matrix homeserver.",
 		Hint:   "Whoever runs the proxy must correct the setting homeserver.",
-		Header: retryAfter(time.Minute),
+		Header: RetryAfter(time.Minute),
 	}
 }
 
@@ -254,19 +254,19 @@ func TimedOut(err error) *Error {
 	return &Error{
 		Status: http.StatusGatewayTimeout, ErrCode: CodeUnknown, Err: err,
 		Text: "The homeserver did not answer in time.", Hint: "Try again in a moment.",
-		Header: retryAfter(5 * time.Second),
+		Header: RetryAfter(5 * time.Second),
 	}
 }
 
-// unread returns the error of an answer that could not be read to its end.
-func unread(err error) *Error {
+// Unread returns the error of an answer that could not be read to its end.
+func Unread(err error) *Error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return TimedOut(err)
 	}
 	return Unreachable(err)
 }
 
-func retryAfter(d time.Duration) http.Header {
+func RetryAfter(d time.Duration) http.Header {
 	seconds := max(1, int64((d+time.Second-1)/time.Second))
 	return http.Header{"Retry-After": {strconv.FormatInt(seconds, 10)}}
 }
@@ -281,7 +281,7 @@ const maxErrorBody = 64 << 10
 func FromResponse(resp *http.Response) *Error {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	if err != nil {
-		return unread(fmt.Errorf("read the homeserver's error: %w", err))
+		return Unread(fmt.Errorf("read the homeserver's error: %w", err))
 	}
 	var fields map[string]any
 	if err := json.Unmarshal(body, &fields); err != nil {
