@@ -266,6 +266,7 @@ func Unread(err error) *Error {
 	return Unreachable(err)
 }
 
+// RetryAfter returns the header that asks a client to wait, in whole seconds.
 func RetryAfter(d time.Duration) http.Header {
 	seconds := max(1, int64((d+time.Second-1)/time.Second))
 	return http.Header{"Retry-After": {strconv.FormatInt(seconds, 10)}}
