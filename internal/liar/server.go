@@ -193,9 +193,9 @@ func (r Reply) write(w http.ResponseWriter) {
 	_, _ = w.Write(raw)
 }
 
-// touch wakes parked syncs because something changed, and returns the change's position.
+// bumpPosition wakes parked syncs because something changed, and returns the change's position.
 // The caller holds the lock.
-func (s *Server) touch() int64 {
+func (s *Server) bumpPosition() int64 {
 	s.pos++
 	close(s.changed)
 	s.changed = make(chan struct{})
