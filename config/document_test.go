@@ -37,7 +37,7 @@ func TestNamesAreUnique(t *testing.T) {
 			}
 			seen[name] = s.path
 		}
-		if notOurs(s.env()) {
+		if isForeignVariable(s.env()) {
 			t.Errorf("%s is not read: it belongs to somebody else", s.env())
 		}
 	}

@@ -188,46 +188,46 @@ func (e Withheld) String() string { return word(e, int(e)) }
 func (e Undecryptable) String() string { return word(e, int(e)) }
 
 // UnmarshalText accepts the words of the enumeration only.
-func (e *Bootstrap) UnmarshalText(b []byte) error { return choose(e, b) }
+func (e *Bootstrap) UnmarshalText(b []byte) error { return parseWord(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
-func (e *LogLevel) UnmarshalText(b []byte) error { return choose(e, b) }
+func (e *LogLevel) UnmarshalText(b []byte) error { return parseWord(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
-func (e *LogFormat) UnmarshalText(b []byte) error { return choose(e, b) }
+func (e *LogFormat) UnmarshalText(b []byte) error { return parseWord(e, b) }
 
 // UnmarshalText accepts true and false only.
-func (r *Requirement) UnmarshalText(b []byte) error { return choose(r, b) }
+func (r *Requirement) UnmarshalText(b []byte) error { return parseWord(r, b) }
 
 // UnmarshalText accepts on and off only.
-func (e *Switch) UnmarshalText(b []byte) error { return choose(e, b) }
+func (e *Switch) UnmarshalText(b []byte) error { return parseWord(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
-func (e *Acknowledge) UnmarshalText(b []byte) error { return choose(e, b) }
+func (e *Acknowledge) UnmarshalText(b []byte) error { return parseWord(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
-func (e *SecretRequests) UnmarshalText(b []byte) error { return choose(e, b) }
+func (e *SecretRequests) UnmarshalText(b []byte) error { return parseWord(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
-func (e *Mode) UnmarshalText(b []byte) error { return choose(e, b) }
+func (e *Mode) UnmarshalText(b []byte) error { return parseWord(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
-func (e *PlainInEncrypted) UnmarshalText(b []byte) error { return choose(e, b) }
+func (e *PlainInEncrypted) UnmarshalText(b []byte) error { return parseWord(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
-func (e *NativeClearText) UnmarshalText(b []byte) error { return choose(e, b) }
+func (e *NativeClearText) UnmarshalText(b []byte) error { return parseWord(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
-func (e *Unproven) UnmarshalText(b []byte) error { return choose(e, b) }
+func (e *Unproven) UnmarshalText(b []byte) error { return parseWord(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
-func (e *Withheld) UnmarshalText(b []byte) error { return choose(e, b) }
+func (e *Withheld) UnmarshalText(b []byte) error { return parseWord(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
-func (e *Undecryptable) UnmarshalText(b []byte) error { return choose(e, b) }
+func (e *Undecryptable) UnmarshalText(b []byte) error { return parseWord(e, b) }
 
-// worded is an enumeration with a word for each constant.
-type worded interface{ words() []string }
+// wordEnum is an enumeration with a word for each constant.
+type wordEnum interface{ words() []string }
 
 // wordsOf returns the words of an enumeration, or of one that may be left out; nil for
 // everything else.
@@ -235,13 +235,13 @@ func wordsOf(t reflect.Type) []string {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if e, ok := reflect.Zero(t).Interface().(worded); ok {
+	if e, ok := reflect.Zero(t).Interface().(wordEnum); ok {
 		return e.words()
 	}
 	return nil
 }
 
-func word(e worded, i int) string {
+func word(e wordEnum, i int) string {
 	w := e.words()
 	if i < 0 || i >= len(w) {
 		return fmt.Sprintf("invalid(%d)", i)
@@ -249,10 +249,10 @@ func word(e worded, i int) string {
 	return w[i]
 }
 
-// choose sets e to the constant with the word b.
-func choose[E interface {
+// parseWord sets e to the constant with the word b.
+func parseWord[E interface {
 	~int
-	worded
+	wordEnum
 }](e *E, b []byte) error {
 	words := (*e).words()
 	i := slices.Index(words, string(b))

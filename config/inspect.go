@@ -36,39 +36,39 @@ func (l *loader) inspect(c *Config, i Inspection) {
 	for _, user := range slices.Sorted(maps.Keys(c.Accounts)) {
 		key, at := c.Accounts[user].RecoveryKey, "accounts."+string(user)+".recovery_key"
 		if !key.IsZero() && !i.RecoveryKey(key) {
-			l.bad(at, "is not a recovery key, or one with a mistake in it: its checksum is wrong", "copy it again, with or without the spaces")
+			l.problemAt(at, "is not a recovery key, or one with a mistake in it: its checksum is wrong", "copy it again, with or without the spaces")
 		}
 	}
 	if c.Upstream.CAFile != "" {
 		l.named = append(l.named, namedFile{l.origin["upstream.ca_file"], "upstream.ca_file", c.Upstream.CAFile})
 	}
 	for _, f := range l.named {
-		l.guarded(f)
-		l.guarded(namedFile{f.where, f.setting, filepath.Dir(f.file)})
+		l.checkGuarded(f)
+		l.checkGuarded(namedFile{f.where, f.setting, filepath.Dir(f.file)})
 	}
-	l.dataFolder(c.Data)
+	l.checkDataFolder(c.Data)
 	if path, ok := strings.CutPrefix(c.Database.URL.Reveal(), "sqlite:"); ok {
-		l.databaseFolder(filepath.Dir(path))
+		l.checkDatabaseFolder(filepath.Dir(path))
 	}
 }
 
-// guarded reports files that everybody on the machine could replace: whoever can write to a
+// checkGuarded reports files that everybody on the machine could replace: whoever can write to a
 // file with a secret, or to its folder, chooses the secret. In a sticky folder only owners
 // can replace files.
-func (l *loader) guarded(f namedFile) {
+func (l *loader) checkGuarded(f namedFile) {
 	info, err := os.Stat(f.file)
 	if err != nil || runtime.GOOS == "windows" { // unreadable files are reported elsewhere; Windows has no such modes
 		return
 	}
 	mode := info.Mode()
 	if mode.Perm()&othersWrite != 0 && mode&fs.ModeSticky == 0 && (mode.IsDir() || mode.IsRegular()) {
-		l.once(f.where, f.setting, "everybody on this machine may write to "+f.file, "run: chmod o-w "+f.file)
+		l.problemOnce(f.where, f.setting, "everybody on this machine may write to "+f.file, "run: chmod o-w "+f.file)
 	}
 }
 
-// dataFolder checks the folder of the database and the master key or, if it does not exist
+// checkDataFolder checks the folder of the database and the master key or, if it does not exist
 // yet, its parent.
-func (l *loader) dataFolder(folder string) {
+func (l *loader) checkDataFolder(folder string) {
 	if folder == "" || l.reported("data") {
 		return
 	}
@@ -78,45 +78,45 @@ func (l *loader) dataFolder(folder string) {
 	case errors.Is(err, fs.ErrNotExist):
 		for parent := filepath.Dir(filepath.Clean(folder)); ; parent = filepath.Dir(parent) {
 			if _, err := os.Stat(parent); err == nil || parent == filepath.Dir(parent) {
-				l.guarded(namedFile{where, "data", parent})
+				l.checkGuarded(namedFile{where, "data", parent})
 				return
 			}
 		}
 	case err != nil:
-		l.bad("data", fmt.Sprintf("cannot look at %s: %v", folder, reason(err)), "name another folder, or let the proxy's user reach this one")
+		l.problemAt("data", fmt.Sprintf("cannot look at %s: %v", folder, pathlessError(err)), "name another folder, or let the proxy's user reach this one")
 	case !info.IsDir():
-		l.bad("data", folder+" is not a folder", "name a folder")
+		l.problemAt("data", folder+" is not a folder", "name a folder")
 	case runtime.GOOS != "windows" && info.Mode().Perm()&groupOrOthersWrite != 0:
-		l.bad("data", "others may write to "+folder, "run: chmod 700 "+folder)
+		l.problemAt("data", "others may write to "+folder, "run: chmod 700 "+folder)
 	default:
-		l.masterKeyFile(filepath.Join(folder, "master.key"))
+		l.checkMasterKeyFile(filepath.Join(folder, "master.key"))
 	}
 }
 
-// masterKeyFile checks the generated key, if there is one: serve refuses one that others
+// checkMasterKeyFile checks the generated key, if there is one: serve refuses one that others
 // may read.
-func (l *loader) masterKeyFile(file string) {
+func (l *loader) checkMasterKeyFile(file string) {
 	info, err := os.Stat(file)
 	if err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&groupOrOthersAccess != 0 {
-		l.bad("data", "others may read "+file, "run: chmod 600 "+file)
+		l.problemAt("data", "others may read "+file, "run: chmod 600 "+file)
 	}
 }
 
-// databaseFolder checks the folder of an SQLite database, which must exist.
-func (l *loader) databaseFolder(folder string) {
+// checkDatabaseFolder checks the folder of an SQLite database, which must exist.
+func (l *loader) checkDatabaseFolder(folder string) {
 	info, err := os.Stat(folder)
 	switch {
 	case err != nil:
-		l.bad("database.url", fmt.Sprintf("cannot look at the database's folder: %v", reason(err)), "make the folder, or name another one")
+		l.problemAt("database.url", fmt.Sprintf("cannot look at the database's folder: %v", pathlessError(err)), "make the folder, or name another one")
 	case !info.IsDir():
-		l.bad("database.url", "the database's folder is not a folder", "name another one")
+		l.problemAt("database.url", "the database's folder is not a folder", "name another one")
 	default:
-		l.guarded(namedFile{l.origin["database.url"], "database.url", folder})
+		l.checkGuarded(namedFile{l.origin["database.url"], "database.url", folder})
 	}
 }
 
-// once reports a problem that several settings share at the first of them.
-func (l *loader) once(where, path, what, do string) {
+// problemOnce reports a problem that several settings share at the first of them.
+func (l *loader) problemOnce(where, path, what, do string) {
 	if !slices.ContainsFunc(l.problems, func(p Problem) bool { return p.What == what }) {
 		l.problem(where, path, what, do)
 	}

@@ -100,7 +100,7 @@ func (l *loader) readEnviron(environ []string) {
 	given := make(map[string]bool)
 	for _, pair := range slices.Sorted(slices.Values(environ)) {
 		name, value, _ := strings.Cut(pair, "=")
-		if !strings.HasPrefix(name, envPrefix) || notOurs(name) {
+		if !strings.HasPrefix(name, envPrefix) || isForeignVariable(name) {
 			continue
 		}
 		s, direct := byName[name]
@@ -127,9 +127,9 @@ func (l *loader) readEnviron(environ []string) {
 	}
 }
 
-// notOurs reports whether a variable with our prefix is no setting: --config's own, those
+// isForeignVariable reports whether a variable with our prefix is no setting: --config's own, those
 // that Kubernetes sets for a service named e2ee-proxy, and those of this project's tests.
-func notOurs(name string) bool {
+func isForeignVariable(name string) bool {
 	rest := strings.TrimPrefix(name, envPrefix)
 	return rest == "CONFIG" || rest == "PORT" || rest == "REQUIRE_ALL" ||
 		strings.HasPrefix(rest, "PORT_") || strings.HasPrefix(rest, "SERVICE_") || strings.HasPrefix(rest, "TEST_")
@@ -192,12 +192,12 @@ func readSmall(path string) (string, error) {
 func readRaw(path string) ([]byte, error) {
 	f, err := os.Open(path) //nolint:gosec // G304: the administrator names the file
 	if err != nil {
-		return nil, fmt.Errorf("cannot open %s: %w", path, reason(err))
+		return nil, fmt.Errorf("cannot open %s: %w", path, pathlessError(err))
 	}
 	var b bytes.Buffer
 	n, err := io.Copy(&b, io.LimitReader(f, maxFile+1))
 	if err := errors.Join(err, f.Close()); err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", path, reason(err))
+		return nil, fmt.Errorf("cannot read %s: %w", path, pathlessError(err))
 	}
 	if n > maxFile {
 		return nil, fmt.Errorf("%s is larger than %s", path, Size(maxFile))
@@ -205,8 +205,8 @@ func readRaw(path string) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// reason returns the error without the operation and the path, which the caller names.
-func reason(err error) error {
+// pathlessError returns the error without the operation and the path, which the caller names.
+func pathlessError(err error) error {
 	if p := (*fs.PathError)(nil); errors.As(err, &p) {
 		return p.Err
 	}

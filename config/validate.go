@@ -20,17 +20,17 @@ func (l *loader) validate(c *Config, offline bool) {
 		if set {
 			what = "is empty"
 		}
-		l.bad("homeserver", what, "set it in the file, as E2EE_PROXY_HOMESERVER or with --homeserver https://matrix.example.org")
+		l.problemAt("homeserver", what, "set it in the file, as E2EE_PROXY_HOMESERVER or with --homeserver https://matrix.example.org")
 	}
 	l.address("listen", c.Listen)
 	if c.OpsListen != "" {
 		l.address("ops_listen", c.OpsListen)
 		if c.OpsListen == c.Listen && !strings.HasSuffix(c.Listen, ":0") {
-			l.bad("ops_listen", "is the same address as listen", "choose another port, or \"\" to switch it off")
+			l.problemAt("ops_listen", "is the same address as listen", "choose another port, or \"\" to switch it off")
 		}
 	}
 	if c.Data == "" {
-		l.bad("data", "is empty", "name a directory")
+		l.problemAt("data", "is empty", "name a directory")
 	}
 	l.database(c)
 	l.masterKey(c.MasterKey)
@@ -49,12 +49,12 @@ const maxKeyWait = 30 * time.Second
 
 func (l *loader) clients(c Clients) {
 	if (c.KeyWait < 0 || c.KeyWait > maxKeyWait) && !l.reported("clients.key_wait") {
-		l.bad("clients.key_wait", "must be between 0s and 30s", "remove it to get the default")
+		l.problemAt("clients.key_wait", "must be between 0s and 30s", "remove it to get the default")
 	}
 }
 
-// bad reports a problem of a setting at the place where it was set.
-func (l *loader) bad(path, what, do string) { l.problem(l.origin[path], path, what, do) }
+// problemAt reports a problem of a setting at the place where it was set.
+func (l *loader) problemAt(path, what, do string) { l.problem(l.origin[path], path, what, do) }
 
 // reported reports whether the value itself was already found wrong.
 func (l *loader) reported(path string) bool {
@@ -68,7 +68,7 @@ func (l *loader) reported(path string) bool {
 
 func (l *loader) positive(path string, n int64) {
 	if n <= 0 && !l.reported(path) {
-		l.bad(path, "must be greater than zero", "remove it to get the default")
+		l.problemAt(path, "must be greater than zero", "remove it to get the default")
 	}
 }
 
@@ -78,7 +78,7 @@ func (l *loader) address(path, addr string) {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
 	if err != nil {
-		l.bad(path, fmt.Sprintf("%q is not an address with a port", addr), "write it like 127.0.0.1:8009 or [::1]:8009")
+		l.problemAt(path, fmt.Sprintf("%q is not an address with a port", addr), "write it like 127.0.0.1:8009 or [::1]:8009")
 	}
 }
 
@@ -89,19 +89,19 @@ func (l *loader) database(c *Config) {
 	case sqlite && path != "":
 	case strings.HasPrefix(url, "postgres://"), strings.HasPrefix(url, "postgresql://"):
 		if c.MasterKey.Key.IsZero() && !l.reported("master_key.key") {
-			l.bad("master_key.key", "is needed with PostgreSQL", "make one with: openssl rand -base64 32; and set master_key.key_file")
+			l.problemAt("master_key.key", "is needed with PostgreSQL", "make one with: openssl rand -base64 32; and set master_key.key_file")
 		}
 	default:
-		l.bad("database.url", "is neither PostgreSQL nor SQLite", "write it like postgres://user@host/name or sqlite:/var/lib/e2ee-proxy/e2ee-proxy.db")
+		l.problemAt("database.url", "is neither PostgreSQL nor SQLite", "write it like postgres://user@host/name or sqlite:/var/lib/e2ee-proxy/e2ee-proxy.db")
 	}
 }
 
 func (l *loader) certificates(path, file string) {
 	switch pem, err := readRaw(file); {
 	case err != nil:
-		l.bad(path, err.Error(), "check the path and who may read it")
+		l.problemAt(path, err.Error(), "check the path and who may read it")
 	case !x509.NewCertPool().AppendCertsFromPEM(pem):
-		l.bad(path, "has no certificate", "name a file with certificates in PEM form")
+		l.problemAt(path, "has no certificate", "name a file with certificates in PEM form")
 	}
 }
 
@@ -142,21 +142,21 @@ func (l *loader) limits(u Upstream, m Limits) {
 	} {
 		l.positive(s.path, s.n)
 	}
-	l.share("limits.body_memory_per_user", m.BodyMemoryPerUser, "limits.body_memory", m.BodyMemory)
-	l.share("limits.spool_disk_per_user", m.SpoolDiskPerUser, "limits.spool_disk", m.SpoolDisk)
+	l.checkShare("limits.body_memory_per_user", m.BodyMemoryPerUser, "limits.body_memory", m.BodyMemory)
+	l.checkShare("limits.spool_disk_per_user", m.SpoolDiskPerUser, "limits.spool_disk", m.SpoolDisk)
 	const path = "limits.body_memory_per_user"
 	if m.BodyMemoryPerUser > 0 && m.BodyMemoryPerUser < minBodyMemory && !l.reported(path) {
-		l.bad(path, "is less than the largest request needs", "set it to "+minBodyMemory.String()+" or more")
+		l.problemAt(path, "is less than the largest request needs", "set it to "+minBodyMemory.String()+" or more")
 	}
 }
 
 // minBodyMemory is what a user needs for the largest request that is decoded.
 const minBodyMemory Size = 16 << 20
 
-// share checks that one user gets no more than there is for all.
-func (l *loader) share(path string, one Size, of string, all Size) {
+// checkShare checks that one user gets no more than there is for all.
+func (l *loader) checkShare(path string, one Size, of string, all Size) {
 	if one > all && all > 0 && !l.reported(path) && !l.reported(of) {
-		l.bad(path, "is more than "+of+", "+all.String(), "set it to less, or "+of+" to more")
+		l.problemAt(path, "is more than "+of+", "+all.String(), "set it to less, or "+of+" to more")
 	}
 }
 
@@ -164,10 +164,10 @@ func (l *loader) accounts(c *Config) {
 	for _, user := range slices.Sorted(maps.Keys(c.Accounts)) {
 		a, at := c.Accounts[user], "accounts."+string(user)
 		if !isUserID(user) {
-			l.bad(at, "is not a user ID", "write it like \"@bot:example.org\", in quotes")
+			l.problemAt(at, "is not a user ID", "write it like \"@bot:example.org\", in quotes")
 		}
 		if !a.RecoveryKey.IsZero() && !a.Passphrase.IsZero() {
-			l.bad(at, "has a recovery key and a passphrase", "keep the recovery key")
+			l.problemAt(at, "has a recovery key and a passphrase", "keep the recovery key")
 		}
 	}
 }
@@ -175,7 +175,7 @@ func (l *loader) accounts(c *Config) {
 func (l *loader) policy(p Policy) {
 	for i, user := range p.Bridges {
 		if at := fmt.Sprintf("policy.bridges[%d]", i); !isUserID(user) {
-			l.bad(at, fmt.Sprintf("%q is not a user ID", user), "write it like \"@bridge:example.org\", in quotes")
+			l.problemAt(at, fmt.Sprintf("%q is not a user ID", user), "write it like \"@bridge:example.org\", in quotes")
 		}
 	}
 	l.rollout("policy.send", p.Send)
@@ -184,7 +184,7 @@ func (l *loader) policy(p Policy) {
 
 func (l *loader) rollout(path string, r Rollout) {
 	if !r.EnforceFrom.IsZero() && r.Mode != Warn {
-		l.bad(path+".enforce_from", "has no effect unless mode is warn", "set mode: warn, or remove the date")
+		l.problemAt(path+".enforce_from", "has no effect unless mode is warn", "set mode: warn, or remove the date")
 	}
 }
 

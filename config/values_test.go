@@ -16,7 +16,7 @@ func TestEnumerations(t *testing.T) {
 		reflect.TypeFor[Acknowledge](), reflect.TypeFor[SecretRequests](), reflect.TypeFor[Mode](), reflect.TypeFor[PlainInEncrypted](), reflect.TypeFor[Unproven](), reflect.TypeFor[Withheld](),
 	} {
 		v := reflect.New(typ).Elem()
-		e, isWorded := v.Interface().(worded)
+		e, isWorded := v.Interface().(wordEnum)
 		if !isWorded {
 			t.Fatalf("%s has no words", typ)
 		}

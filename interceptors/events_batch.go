@@ -61,7 +61,6 @@ type openBatch struct {
 	events   []batchEvent
 	incoming []e2ee.Incoming
 	opened   []e2ee.Opened
-	size     int // bytes in incoming
 	// redeliver is set for the events of a sync, see [e2ee.Incoming].
 	redeliver bool
 	// hold is set for events of a sync that continues from an earlier one.
@@ -89,7 +88,6 @@ func (b *openBatch) put(in e2ee.Incoming, encrypted bool, h *eventHead, bundled 
 	if h.openable(encrypted) && !ev.imitates {
 		ev.incoming = len(b.incoming)
 		b.incoming = append(b.incoming, in)
-		b.size += len(raw)
 	}
 	n := len(b.events)
 	b.events = append(b.events, ev)
@@ -194,7 +192,7 @@ func (b *openBatch) mayReplace(n, bundled int) bool {
 func (b *openBatch) reset() {
 	clear(b.events)
 	clear(b.incoming)
-	b.events, b.incoming, b.opened, b.size = b.events[:0], b.incoming[:0], nil, 0
+	b.events, b.incoming, b.opened = b.events[:0], b.incoming[:0], nil
 }
 
 // typeOf returns the type of event n as the client sees it, when it was opened.

@@ -56,7 +56,7 @@ func (h *heldUpdate) add(n int) error {
 // release returns the bytes to the budget.
 func (h *heldUpdate) release() {
 	if h.from != nil {
-		h.from.Give(h.owner, h.taken)
+		h.from.Release(h.owner, h.taken)
 	}
 	h.taken = 0
 }

@@ -31,7 +31,7 @@ func TestSyncHoldsNoMoreThanItMay(t *testing.T) {
 	if len(w.dev.committed) > 0 || room.Taken() != 1<<20 {
 		t.Errorf("%d committed, %d held", len(w.dev.committed), room.Taken())
 	}
-	room.Give("@eve:hs", 1<<20)
+	room.Release("@eve:hs", 1<<20)
 	out, err := w.sync(t, "since=s1")
 	if err != nil || out.Code != http.StatusOK || len(w.dev.committed) != 1 || room.Taken() != 0 {
 		t.Errorf("afterwards: %d, %v, %d committed, %d held", out.Code, err, len(w.dev.committed), room.Taken())

@@ -101,7 +101,7 @@ func (p *Proxy) reserve(q *request) (giveBack func(), err error) {
 		return nil, err
 	}
 	q.body.memory = r
-	return func() { r.from.Give(r.owner, r.cost) }, nil
+	return func() { r.from.Release(r.owner, r.cost) }, nil
 }
 
 // extend reserves memory for size bytes of a body. limit is the route's.

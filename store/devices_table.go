@@ -68,7 +68,6 @@ func (s *deviceScan) targets() []any {
 }
 
 func (s *deviceScan) device(a *Account) (Device, error) {
-	s.d.Account = a.ID
 	var err error
 	if s.d.Olm, err = a.open(s.olm, "devices", "sealed_olm", string(s.d.DeviceID)); err != nil {
 		return Device{}, err
@@ -167,7 +166,6 @@ func (db *DB) CreateDevice(ctx context.Context, acct *Account, d Device) (Device
 	if err != nil {
 		return Device{}, fmt.Errorf("create device: %w", err)
 	}
-	d.Account = acct.ID
 	return d, nil
 }
 

@@ -43,7 +43,7 @@ func TestEveryReleasedVersionIsMigrated(t *testing.T) {
 			same(t, "taken for restored", db.Restored(), "")
 			acct := must[*Account](t)(db.LookupAccount(t.Context(), alice))
 			dev, c := fixtureContent()
-			dev.ID, dev.Account = must[Device](t)(db.Device(t.Context(), acct, "A")).ID, acct.ID
+			dev.ID = must[Device](t)(db.Device(t.Context(), acct, "A")).ID
 			dev.SyncPosition = "s1"
 			checkEverything(t, db, acct, dev, c)
 			save(t, db, acct, dev.ID, rest())

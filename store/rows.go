@@ -29,7 +29,6 @@ const (
 // Device is one proxied device of an account.
 type Device struct {
 	ID       int64 // assigned by the database
-	Account  int64
 	DeviceID id.DeviceID
 	State    DeviceState
 

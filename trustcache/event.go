@@ -10,7 +10,7 @@ import (
 type EventKind int
 
 const (
-	// EventPin is a transition of a user's pin: Effect, State, Previous, Master.
+	// EventPin is a transition of a user's pin: Effect, State.
 	EventPin EventKind = iota + 1
 	// EventDevices is a change of a user's devices: Added, Removed, Signed, Unsigned.
 	EventDevices
@@ -33,10 +33,8 @@ type Event struct {
 	Own    bool
 	At     time.Time
 
-	Effect   PinEffect
-	State    PinState // after the change
-	Previous id.Ed25519
-	Master   id.Ed25519
+	Effect PinEffect
+	State  PinState // after the change
 	// ByOwnChange reports whether a verification was lost because our own identity changed.
 	ByOwnChange bool
 

@@ -18,7 +18,7 @@ const (
 	ShareGive
 )
 
-// ShareReason is the reason of a [ShareDecision], for logs, audit and metrics.
+// ShareReason is the reason of a [ShareDecision], which the table in the tests checks.
 type ShareReason string
 
 // The reasons of a [ShareDecision].

@@ -258,7 +258,7 @@ func (w *rowsTx) pinRow(own bool, before Pin, row store.User, ev PinEvent) (stor
 	for _, effect := range effects {
 		w.events = append(w.events, Event{
 			Kind: EventPin, UserID: row.UserID, Own: own, At: now, Effect: effect, State: after.State(),
-			Previous: previous, Master: after.Current, ByOwnChange: after.LostByUs(),
+			ByOwnChange: after.LostByUs(),
 		})
 		w.ch.UserChanges = append(w.ch.UserChanges, store.UserChange{
 			UserID: row.UserID, At: now, Kind: string(effect), Previous: previous.String(), Master: after.Current.String(),

@@ -26,7 +26,7 @@ func discardSessions(p *process, c command, args []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	if err := db.DiscardOutboundState(ctx); err != nil {
-		return refused(err)
+		return storeFailure(err)
 	}
 	return p.print("the sending keys are discarded; the next messages use new ones\n")
 }

@@ -27,10 +27,10 @@ func TestExit(t *testing.T) {
 		{"usage", usageError("no command"), 2, "e2ee-proxy: no command\nhint: the commands are listed by: e2ee-proxy help\n"},
 		{"configuration", fmt.Errorf("wrapped: %w", &config.Error{Problems: []config.Problem{{Where: "a.yaml:1:1", What: "is wrong", Do: "put it right"}}}), 3,
 			"e2ee-proxy: wrapped: configuration: 1 problem(s)\n  a.yaml:1:1: is wrong; put it right\nhint: every setting is explained by: e2ee-proxy config example\n"},
-		{"refused, with the hint of another package", refused(fmt.Errorf("open: %w", hinting{errors.New("locked")})), 4, "e2ee-proxy: open: locked\nhint: try again\n"},
+		{"refused, with the hint of another package", storeFailure(fmt.Errorf("open: %w", hinting{errors.New("locked")})), 4, "e2ee-proxy: open: locked\nhint: try again\n"},
 		{"a hint that is in the text already", hinting{errors.New("locked (try again)")}, 1, "e2ee-proxy: locked (try again)\n"},
 		{"its own hint wins", &failure{exitListen, hinting{errors.New("in use")}, "another port"}, 5, "e2ee-proxy: in use\nhint: another port\n"},
-		{"joined with what failed while closing", errors.Join(refused(errors.New("first")), errors.New("then")), 4, "e2ee-proxy: first\nthen\n"},
+		{"joined with what failed while closing", errors.Join(storeFailure(errors.New("first")), errors.New("then")), 4, "e2ee-proxy: first\nthen\n"},
 	} {
 		var out strings.Builder
 		if code := (&process{stderr: &out}).exit(c.err); code != c.code || out.String() != c.text {

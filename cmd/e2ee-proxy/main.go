@@ -48,7 +48,7 @@ func (p *process) run(args []string) error {
 	if err := coredump.Forbid(); err != nil {
 		return &failure{exitRuntime, err, "let the process lower its own limits: a filter of system calls must allow prctl and prlimit64"}
 	}
-	args, forHelp := asGiven(args)
+	args, forHelp := helpAliases(args)
 	if len(args) == 0 && !forHelp {
 		return usageError("no command")
 	}
@@ -71,9 +71,9 @@ func (p *process) run(args []string) error {
 	return unknownCommand(args)
 }
 
-// asGiven translates the usual ways to ask for help and the version into commands. forHelp
+// helpAliases translates the usual ways to ask for help and the version into commands. forHelp
 // reports whether the command's help is wanted.
-func asGiven(args []string) (command []string, forHelp bool) {
+func helpAliases(args []string) (command []string, forHelp bool) {
 	switch {
 	case len(args) == 0:
 		return nil, false

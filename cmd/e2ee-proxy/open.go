@@ -21,8 +21,8 @@ const (
 	markFile      = "postgresql-mark"
 )
 
-// refused marks an error as one of the master key, the database or the data directory.
-func refused(err error) error { return &failure{code: exitStore, err: err} }
+// storeFailure marks an error as one of the master key, the database or the data directory.
+func storeFailure(err error) error { return &failure{code: exitStore, err: err} }
 
 // databaseURL returns where the database is; SQLite below the data directory by default.
 func databaseURL(cfg *config.Config) secret.String {
@@ -41,7 +41,7 @@ func openStore(ctx context.Context, cfg *config.Config, log zerolog.Logger) (*st
 	url := databaseURL(cfg)
 	exists, err := store.Exists(ctx, url)
 	if err != nil {
-		return nil, refused(err)
+		return nil, storeFailure(err)
 	}
 	keys, err := masterKeys(cfg, !exists, log)
 	if err != nil {
@@ -54,7 +54,7 @@ func openStore(ctx context.Context, cfg *config.Config, log zerolog.Logger) (*st
 		},
 	})
 	if err != nil {
-		return nil, refused(err)
+		return nil, storeFailure(err)
 	}
 	if why := db.Restored(); why != "" {
 		log.Warn().Str("why", why).Msg("the database was restored from a backup: outbound sessions are discarded, the next messages use new keys")
@@ -62,7 +62,7 @@ func openStore(ctx context.Context, cfg *config.Config, log zerolog.Logger) (*st
 	if len(keys.Old) > 0 {
 		n, err := db.RotateMasterKey(ctx)
 		if err != nil {
-			return nil, refused(errors.Join(err, db.Close()))
+			return nil, storeFailure(errors.Join(err, db.Close()))
 		}
 		log.Info().Int("accounts", n).Str("master_key", keys.Current.ID()).Msg("accounts are sealed under the current master key")
 	}
@@ -75,7 +75,7 @@ func openExisting(ctx context.Context, cfg *config.Config, readOnly bool) (*stor
 	url := databaseURL(cfg)
 	exists, err := store.Exists(ctx, url)
 	if err != nil {
-		return nil, refused(err)
+		return nil, storeFailure(err)
 	}
 	if !exists {
 		return nil, &failure{exitStore, errors.New("there is no database"), "point --data or --database-url-file at that of the running proxy"}
@@ -86,7 +86,7 @@ func openExisting(ctx context.Context, cfg *config.Config, readOnly bool) (*stor
 	}
 	db, err := store.Open(ctx, store.Options{URL: url, MasterKeys: keys, MarkFile: filepath.Join(cfg.Data, markFile), ReadOnly: readOnly})
 	if err != nil {
-		return nil, refused(err)
+		return nil, storeFailure(err)
 	}
 	return db, nil
 }
@@ -98,18 +98,18 @@ func masterKeys(cfg *config.Config, newDatabase bool, log zerolog.Logger) (keys 
 		path := filepath.Join(cfg.Data, masterKeyFile)
 		_, missing := os.Stat(path)
 		if keys.Current, err = store.LoadOrCreateMasterKey(path, newDatabase); err != nil {
-			return keys, refused(err)
+			return keys, storeFailure(err)
 		}
 		if missing != nil {
 			log.Info().Str("file", path).Msg("generated a master key: back it up, the database is worthless without it")
 		}
 	} else if keys.Current, err = store.NewMasterKey(cfg.MasterKey.Key.Bytes); err != nil {
-		return keys, refused(err)
+		return keys, storeFailure(err)
 	}
 	for _, p := range cfg.MasterKey.Previous {
 		old, err := store.NewMasterKey(p.Key.Bytes)
 		if err != nil {
-			return keys, refused(err)
+			return keys, storeFailure(err)
 		}
 		keys.Old = append(keys.Old, old)
 	}

@@ -66,8 +66,8 @@ func announcePauses() backoff.Range {
 	return backoff.Range{First: 500 * time.Millisecond, Last: 10 * time.Second}
 }
 
-// announce waits until the proxy can serve, and logs it once.
-func announce(ctx context.Context, ready *ops.Readiness, said *zerolog.Event) error {
+// logWhenReady waits until the proxy can serve, and logs it once.
+func logWhenReady(ctx context.Context, ready *ops.Readiness, said *zerolog.Event) error {
 	for failures := 1; ; failures++ {
 		if ready.Check(ctx).Ready {
 			said.Msg("ready to serve")

@@ -71,7 +71,7 @@ func TestReadyIsSaidWhenItIs(t *testing.T) {
 			return nil
 		}})
 		log := zerolog.New(&out)
-		if err := announce(t.Context(), ready, log.Info()); err != nil {
+		if err := logWhenReady(t.Context(), ready, log.Info()); err != nil {
 			t.Fatal(err)
 		}
 		if late := time.Since(up); late < 0 || late > announcePauses().Last+time.Second {
@@ -84,7 +84,7 @@ func TestReadyIsSaidWhenItIs(t *testing.T) {
 		end()
 		out.Reset()
 		never := ops.NewReadiness(func(string, error) {}, ops.Probe{Name: "database", Run: func(context.Context) error { return errors.New("away") }})
-		if err := announce(ended, never, log.Info()); err != nil || out.Len() > 0 {
+		if err := logWhenReady(ended, never, log.Info()); err != nil || out.Len() > 0 {
 			t.Errorf("a process that ends says %q, %v", &out, err)
 		}
 	})

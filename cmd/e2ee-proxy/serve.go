@@ -107,7 +107,7 @@ func (g *gateway) serve(ctx context.Context, clients, operators net.Listener) er
 	group.Go(func() error { return housekeeping(ctx, g.db, g.log) })
 	group.Go(func() error { return watchLease(ctx, g.db) })
 	g.log.Info().Str("listen", clients.Addr().String()).Str("ops_listen", opsAddress).Str("homeserver", g.homeserver).Str("version", build().version).Msg("listening")
-	group.Go(func() error { return announce(ctx, g.ready, g.log.Info()) })
+	group.Go(func() error { return logWhenReady(ctx, g.ready, g.log.Info()) })
 	return group.Wait()
 }
 
@@ -117,7 +117,7 @@ func watchLease(ctx context.Context, db *store.DB) error {
 	case <-ctx.Done():
 		return nil
 	case <-db.LeaseLost():
-		return refused(db.Lease())
+		return storeFailure(db.Lease())
 	}
 }
 

@@ -49,8 +49,8 @@ func (b *Budget) Take(owner string, n int64) error {
 	return nil
 }
 
-// Give returns n of what an owner took to the budget.
-func (b *Budget) Give(owner string, n int64) {
+// Release releases n of what an owner took.
+func (b *Budget) Release(owner string, n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.taken -= n

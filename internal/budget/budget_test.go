@@ -37,12 +37,12 @@ func TestShares(t *testing.T) {
 	if got := b.Taken(); got != 100 {
 		t.Errorf("%d are taken", got)
 	}
-	b.Give("alice", 40)
+	b.Release("alice", 40)
 	if err := b.Take("dave", 40); err != nil {
 		t.Errorf("what was given back: %v", err)
 	}
 	for owner, n := range map[string]int64{"bob": 40, "carol": 20, "dave": 40} {
-		b.Give(owner, n)
+		b.Release(owner, n)
 	}
 	if got := b.Taken(); got != 0 {
 		t.Errorf("%d are left", got)
@@ -76,7 +76,7 @@ func TestConcurrentUse(t *testing.T) {
 				if err := b.Take(owner, 60); !errors.Is(err, budget.ErrSpent) {
 					t.Errorf("%s got more than its share: %v", owner, err)
 				}
-				b.Give(owner, 60)
+				b.Release(owner, 60)
 			}
 		})
 	}

@@ -131,7 +131,7 @@ func (e *Editor) insert(c Edit) error {
 
 // Close copies the rest of the body. It does not close src or dst.
 func (e *Editor) Close() error {
-	if err := e.settle(-1); err != nil {
+	if err := e.skipComma(-1); err != nil {
 		return err
 	}
 	if _, err := e.src.WriteTo(e.dst); err != nil {
@@ -157,7 +157,7 @@ func (e *Editor) put(data []byte) error {
 
 // copyTo copies the body up to an offset.
 func (e *Editor) copyTo(to int64) error {
-	if err := e.settle(to); err != nil {
+	if err := e.skipComma(to); err != nil {
 		return err
 	}
 	return e.pass(to, true)
@@ -200,9 +200,9 @@ func (e *Editor) short(err error) error {
 	return fmt.Errorf("jsonscan: read body: %w", err)
 }
 
-// settle skips the comma behind a deleted first element, with the white space before it, if
+// skipComma skips the comma behind a deleted first element, with the white space before it, if
 // there is one before the offset limit (-1: none).
-func (e *Editor) settle(limit int64) error {
+func (e *Editor) skipComma(limit int64) error {
 	for e.swallow && (limit < 0 || e.pos < limit) {
 		next, err := e.src.Peek(1)
 		if errors.Is(err, io.EOF) {

@@ -107,7 +107,7 @@ func (s *scanner) document(root *Node, opt Options, visit func(*Value) error) (i
 	var syntax *SyntaxError
 	switch {
 	case err == nil:
-		return s.base + int64(i), s.bad(i, "more than one value")
+		return s.base + int64(i), s.syntaxError(i, "more than one value")
 	case errors.As(err, &syntax):
 		return s.base + int64(i), nil // the end is in the right place
 	default:

@@ -21,7 +21,7 @@ func (s *scanner) skip(i int) (int, error) {
 			if s.depth == floor {
 				return i, nil
 			}
-			i, inside, err = s.after(i)
+			i, inside, err = s.afterValue(i)
 		}
 		if err != nil {
 			return i, err
@@ -48,9 +48,9 @@ func (s *scanner) enter(i int) (at int, inside bool, err error) {
 	return i, true, err
 }
 
-// after reads from behind a value in a container to the next value, or to the end of the
+// afterValue reads from behind a value in a container to the next value, or to the end of the
 // container.
-func (s *scanner) after(i int) (at int, inside bool, err error) {
+func (s *scanner) afterValue(i int) (at int, inside bool, err error) {
 	if s.at(i) <= ' ' {
 		if i, err = s.space(i); err != nil {
 			return i, false, err
@@ -73,7 +73,7 @@ func (s *scanner) after(i int) (at int, inside bool, err error) {
 		s.depth--
 		return i + 1, false, nil
 	}
-	return i, false, s.bad(i, "expected a comma or the end of a container")
+	return i, false, s.syntaxError(i, "expected a comma or the end of a container")
 }
 
 func (s *scanner) push(object bool) error {
@@ -102,7 +102,7 @@ func (s *scanner) object() bool {
 // skipName reads the name of a member and the colon, and returns the index of its value.
 func (s *scanner) skipName(i int) (int, error) {
 	if s.b[i] != '"' {
-		return i, s.bad(i, "expected a name")
+		return i, s.syntaxError(i, "expected a name")
 	}
 	start := s.base + int64(i) + 1
 	i, escaped, err := s.str(i + 1)
@@ -116,18 +116,18 @@ func (s *scanner) skipName(i int) (int, error) {
 			s.flagged++
 		}
 	}
-	return s.colon(i)
+	return s.skipColon(i)
 }
 
-// colon reads the colon behind a name and returns the index of the value.
-func (s *scanner) colon(i int) (int, error) {
+// skipColon reads the colon behind a name and returns the index of the value.
+func (s *scanner) skipColon(i int) (int, error) {
 	var err error
 	if s.at(i) != ':' {
 		if i, err = s.space(i); err != nil {
 			return i, err
 		}
 		if s.b[i] != ':' {
-			return i, s.bad(i, "expected a colon")
+			return i, s.syntaxError(i, "expected a colon")
 		}
 	}
 	if i++; s.at(i) > ' ' {
@@ -136,8 +136,8 @@ func (s *scanner) colon(i int) (int, error) {
 	return s.space(i)
 }
 
-// watchList finds watched names quickly: most names fail at their first byte.
-type watchList struct {
+// watchedNames finds watched names quickly: most names fail at their first byte.
+type watchedNames struct {
 	on    bool
 	first *[256]bool
 	names []watched
@@ -148,8 +148,8 @@ type watched struct {
 	prefix bool
 }
 
-func newWatchList(names []string) watchList {
-	var w watchList
+func newWatchList(names []string) watchedNames {
+	var w watchedNames
 	for _, n := range names {
 		entry := watched{name: n}
 		if last := len(n) - 1; last > 0 && n[last] == '*' {
@@ -167,7 +167,7 @@ func newWatchList(names []string) watchList {
 	return w
 }
 
-func (w *watchList) hit(name []byte, escaped bool) bool {
+func (w *watchedNames) hit(name []byte, escaped bool) bool {
 	if escaped {
 		name = unescape(name)
 	}

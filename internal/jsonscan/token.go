@@ -38,7 +38,7 @@ func (s *scanner) str(i int) (end int, escaped bool, err error) {
 	for {
 		i = plain(s.b, i)
 		if i == len(s.b) {
-			if i, err = s.more(i); err != nil {
+			if i, err = s.mustFill(i); err != nil {
 				return i, escaped, err
 			}
 			continue
@@ -52,7 +52,7 @@ func (s *scanner) str(i int) (end int, escaped bool, err error) {
 				return i, escaped, err
 			}
 		default:
-			return i, escaped, s.bad(i, "control character in a string")
+			return i, escaped, s.syntaxError(i, "control character in a string")
 		}
 	}
 }
@@ -72,12 +72,12 @@ func (s *scanner) escape(i int) (int, error) {
 		}
 		for _, c := range s.b[i+2 : i+6] {
 			if !isHex(c) {
-				return i, s.bad(i, "invalid escape sequence")
+				return i, s.syntaxError(i, "invalid escape sequence")
 			}
 		}
 		return i + 6, nil
 	}
-	return i, s.bad(i, "invalid escape sequence")
+	return i, s.syntaxError(i, "invalid escape sequence")
 }
 
 func isHex(c byte) bool {
@@ -88,7 +88,7 @@ func isHex(c byte) bool {
 func (s *scanner) need(i, n int) (int, error) {
 	for len(s.b)-i < n {
 		var err error
-		if i, err = s.more(i); err != nil {
+		if i, err = s.mustFill(i); err != nil {
 			return i, err
 		}
 	}
@@ -109,7 +109,7 @@ func (s *scanner) literal(i int) (int, error) {
 		return i, err
 	}
 	if string(s.b[i:i+len(word)]) != word {
-		return i, s.bad(i, "invalid literal")
+		return i, s.syntaxError(i, "invalid literal")
 	}
 	return i + len(word), nil
 }
@@ -149,7 +149,7 @@ func (s *scanner) number(i int) (int, error) {
 			return i, err
 		}
 	default:
-		return i, s.bad(i, "invalid value")
+		return i, s.syntaxError(i, "invalid value")
 	}
 	if i, c, err = s.peek(i); err != nil {
 		return i, err
@@ -187,7 +187,7 @@ func (s *scanner) digits(i int) (int, error) {
 		}
 		if c < '0' || '9' < c {
 			if n == 0 {
-				return i, s.bad(i, "invalid number")
+				return i, s.syntaxError(i, "invalid number")
 			}
 			return i, nil
 		}

@@ -1,7 +1,7 @@
 package jsonscan
 
-// place is the place of the next value of walk, and its node.
-type place struct {
+// valuePlace is the place of the next value of walk, and its node.
+type valuePlace struct {
 	node   *Node // nil: nothing
 	member int64
 	sep    int64
@@ -12,7 +12,7 @@ type place struct {
 
 // frame is a container that walk is inside of.
 type frame struct {
-	place
+	valuePlace
 	object  bool
 	pinned  bool // its bytes are being captured
 	start   int64
@@ -25,7 +25,7 @@ type frame struct {
 // walk reads the value at i, following the graph from root, and returns the index behind
 // it.
 func (s *scanner) walk(i int, root *Node) (int, error) {
-	at := place{node: root, member: -1, sep: -1}
+	at := valuePlace{node: root, member: -1, sep: -1}
 	var inside bool
 	var err error
 	for {
@@ -50,7 +50,7 @@ func (s *scanner) walk(i int, root *Node) (int, error) {
 
 // begin enters the container at i. It returns the index of its first value and puts the
 // value's place into at, or, when it is empty, the index behind the container.
-func (s *scanner) begin(i int, object bool, at *place) (next int, inside bool, err error) {
+func (s *scanner) begin(i int, object bool, at *valuePlace) (next int, inside bool, err error) {
 	if len(s.frames) >= maxFrames {
 		return i, false, ErrDepth
 	}
@@ -61,7 +61,7 @@ func (s *scanner) begin(i int, object bool, at *place) (next int, inside bool, e
 		name = append(name, s.wildName...)
 	}
 	*f = frame{
-		place: *at, object: object, start: start, inner: start + 1, flagged: s.flagged,
+		valuePlace: *at, object: object, start: start, inner: start + 1, flagged: s.flagged,
 		pinned: at.node.report && at.node.capture, name: name,
 	}
 	if i++; s.at(i) <= ' ' {
@@ -87,7 +87,7 @@ func (s *scanner) pushFrame() *frame {
 }
 
 // next reads from behind a value in the innermost frame to the next value.
-func (s *scanner) next(i int, at *place) (next int, inside bool, err error) {
+func (s *scanner) next(i int, at *valuePlace) (next int, inside bool, err error) {
 	if s.at(i) <= ' ' {
 		if i, err = s.space(i); err != nil {
 			return i, false, err
@@ -107,20 +107,20 @@ func (s *scanner) next(i int, at *place) (next int, inside bool, err error) {
 	case c == '}' && object, c == ']' && !object:
 		return i + 1, false, s.end(i + 1)
 	}
-	return i, false, s.bad(i, "expected a comma or the end of a container")
+	return i, false, s.syntaxError(i, "expected a comma or the end of a container")
 }
 
 // child reads the name of the next value in the innermost frame, if it has one, and returns
 // the index of the value.
-func (s *scanner) child(i int, sep int64, at *place) (int, error) {
+func (s *scanner) child(i int, sep int64, at *valuePlace) (int, error) {
 	f := &s.frames[len(s.frames)-1]
-	*at = place{node: f.node.elem, member: -1, sep: sep, index: f.count, inside: f.inner}
+	*at = valuePlace{node: f.node.elem, member: -1, sep: sep, index: f.count, inside: f.inner}
 	f.count++
 	if !f.object {
 		return i, nil
 	}
 	if s.b[i] != '"' {
-		return i, s.bad(i, "expected a name")
+		return i, s.syntaxError(i, "expected a name")
 	}
 	at.node, at.member = nil, s.base+int64(i)
 	s.name = at.member
@@ -130,7 +130,7 @@ func (s *scanner) child(i int, sep int64, at *place) (int, error) {
 	}
 	if s.name < 0 { // longer than any watched name
 		s.flagged++
-		return s.colon(i)
+		return s.skipColon(i)
 	}
 	name := s.b[s.name-s.base+1 : i-1]
 	s.name = -1
@@ -143,7 +143,7 @@ func (s *scanner) child(i int, sep int64, at *place) (int, error) {
 	if at.node, at.wild = f.node.match(name); at.wild {
 		s.wildName = append(s.wildName[:0], name...)
 	}
-	return s.colon(i)
+	return s.skipColon(i)
 }
 
 // end reports and leaves the innermost frame, which ends before index i.
@@ -152,7 +152,7 @@ func (s *scanner) end(i int) error {
 	var err error
 	if f.node.report {
 		s.wild = false
-		s.report(&f.place, i, f.start, f.pinned, f.flagged)
+		s.report(&f.valuePlace, i, f.start, f.pinned, f.flagged)
 		s.value.Kind = '['
 		if f.object {
 			s.value.Kind = '{'
@@ -165,7 +165,7 @@ func (s *scanner) end(i int) error {
 }
 
 // single reads the value at i as a whole and reports it when its node asks for it.
-func (s *scanner) single(i int, at *place) (int, error) {
+func (s *scanner) single(i int, at *valuePlace) (int, error) {
 	if at.node == nil || !at.node.report {
 		return s.skip(i)
 	}
@@ -185,7 +185,7 @@ func (s *scanner) single(i int, at *place) (int, error) {
 }
 
 // report fills s.value for a value that ends before index i.
-func (s *scanner) report(at *place, i int, start int64, pinned bool, flagged uint64) {
+func (s *scanner) report(at *valuePlace, i int, start int64, pinned bool, flagged uint64) {
 	end := s.base + int64(i)
 	s.value = Value{
 		ID: at.node.id, Start: start, End: end,

@@ -51,7 +51,7 @@ type scanner struct {
 	wild     bool   // the value outside of frames that is being reported has a name of Any
 	wildName []byte // the last name that an Any step met
 
-	watch   watchList
+	watch   watchedNames
 	flagged uint64 // how many watched names were met
 
 	visit func(*Value) error
@@ -130,16 +130,16 @@ func (s *scanner) keep(i int) int {
 	return int(at - s.base)
 }
 
-// bad returns the error for input that is wrong at index i.
-func (s *scanner) bad(i int, what string) error {
+// syntaxError returns the error for input that is wrong at index i.
+func (s *scanner) syntaxError(i int, what string) error {
 	return &SyntaxError{Offset: s.base + int64(i), What: what}
 }
 
-// more is like fill, where the input must not end.
-func (s *scanner) more(i int) (int, error) {
+// mustFill is like fill, where the input must not end.
+func (s *scanner) mustFill(i int) (int, error) {
 	i, err := s.fill(i)
 	if errors.Is(err, errEnd) {
-		return i, s.bad(i, "unexpected end")
+		return i, s.syntaxError(i, "unexpected end")
 	}
 	return i, err
 }
@@ -165,7 +165,7 @@ func (s *scanner) space(i int) (int, error) {
 			}
 		}
 		var err error
-		if i, err = s.more(i); err != nil {
+		if i, err = s.mustFill(i); err != nil {
 			return i, err
 		}
 	}

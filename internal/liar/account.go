@@ -111,7 +111,7 @@ func (s *Server) removeDevice(d *device) {
 	if s.keepSignatures && d.keys != nil {
 		d.user.oldSignatures[d.id] = d.signaturesOfOthers()
 	}
-	d.user.keysPos = s.touch()
+	d.user.keysPos = s.bumpPosition()
 }
 
 func accountRoutes() []route {

@@ -116,7 +116,7 @@ func putBackup(_ *Server, c *call) Reply {
 			b.keys[room] = map[string]json.RawMessage{}
 		}
 		for session, data := range of.Sessions {
-			if old, ok := b.keys[room][session]; !ok || better(data, old) {
+			if old, ok := b.keys[room][session]; !ok || isBetterKey(data, old) {
 				b.keys[room][session] = data
 			}
 		}
@@ -125,9 +125,9 @@ func putBackup(_ *Server, c *call) Reply {
 	return OK(map[string]any{"count": b.count(), "etag": strconv.Itoa(b.etag)})
 }
 
-// better reports whether a room key replaces one of the same session, as Synapse decides
+// isBetterKey reports whether a room key replaces one of the same session, as Synapse decides
 // (requirement 16.5): an equal one does not.
-func better(now, old json.RawMessage) bool {
+func isBetterKey(now, old json.RawMessage) bool {
 	type key struct {
 		FirstIndex int64 `json:"first_message_index"`
 		Forwarded  int64 `json:"forwarded_count"`

@@ -35,7 +35,7 @@ func uploadKeys(s *Server, c *call) Reply {
 			return s.refuse(c, id, b.OneTimeKeys, b.FallbackKeys)
 		}
 	}
-	c.device.take(b.OneTimeKeys, b.FallbackKeys)
+	c.device.addKeys(b.OneTimeKeys, b.FallbackKeys)
 	if b.DeviceKeys != nil {
 		if string(encode(b.DeviceKeys["keys"])) == string(encode(c.device.keys["keys"])) {
 			// The same keys again keep what others signed.
@@ -43,14 +43,14 @@ func uploadKeys(s *Server, c *call) Reply {
 		}
 		addSignatures(b.DeviceKeys, c.user.oldSignatures[c.device.id])
 		c.device.keys = b.DeviceKeys
-		c.user.keysPos = s.touch()
+		c.user.keysPos = s.bumpPosition()
 	}
-	c.device.countsPos = s.touch()
+	c.device.countsPos = s.bumpPosition()
 	return OK(map[string]any{"one_time_key_counts": c.device.counts()})
 }
 
-// take stores one-time and fallback keys. One with a known ID replaces the old one.
-func (d *device) take(oneTime, fallback map[string]any) {
+// addKeys stores one-time and fallback keys. One with a known ID replaces the old one.
+func (d *device) addKeys(oneTime, fallback map[string]any) {
 	// Keys are claimed in the order in which they came; JSON objects have no order, IDs do.
 	for _, id := range slices.Sorted(maps.Keys(oneTime)) {
 		key := newOneTimeKey(id, oneTime[id])
@@ -91,8 +91,8 @@ func (s *Server) refuse(c *call, id string, oneTime, fallback map[string]any) Re
 		return Failure(http.StatusBadRequest, "M_UNKNOWN", "One time key "+id+" already exists")
 	}
 	if s.refusing == RefuseAsDendrite {
-		c.device.take(oneTime, fallback)
-		c.device.countsPos = s.touch()
+		c.device.addKeys(oneTime, fallback)
+		c.device.countsPos = s.bumpPosition()
 	}
 	text := fmt.Sprintf("%s device %s: algorithm / key ID %s one-time key already exists", c.user.id, c.device.id, id)
 	return Reply{Status: http.StatusBadRequest, Body: map[string]any{c.user.id: map[string]any{c.device.id: map[string]any{"error": text}}}}
@@ -171,7 +171,7 @@ func claimKeys(s *Server, c *call) Reply {
 			}
 			d := u.devices[deviceID]
 			if k, ok := d.claim(algorithm); ok {
-				d.countsPos = s.touch()
+				d.countsPos = s.bumpPosition()
 				if claimed[id] == nil {
 					claimed[id] = map[string]any{}
 				}
@@ -236,7 +236,7 @@ func (s *Server) deliver(userID, deviceID, sender, kind string, content json.Raw
 	event := encode(map[string]any{"type": kind, "sender": sender, "content": content})
 	for id, d := range u.devices {
 		if deviceID == "*" || deviceID == id {
-			d.toDevice = append(d.toDevice, toDevice{pos: s.touch(), event: event})
+			d.toDevice = append(d.toDevice, toDevice{pos: s.bumpPosition(), event: event})
 		}
 	}
 }
@@ -254,7 +254,7 @@ func (s *Server) ChangeDevices(user string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if u := s.users[user]; u != nil {
-		u.keysPos = s.touch()
+		u.keysPos = s.bumpPosition()
 	}
 }
 
@@ -264,7 +264,7 @@ func (s *Server) EditDeviceKeys(user, device string, change func(keys map[string
 	defer s.mu.Unlock()
 	if u := s.users[user]; u != nil && u.devices[device] != nil {
 		change(u.devices[device].keys)
-		u.keysPos = s.touch()
+		u.keysPos = s.bumpPosition()
 	}
 }
 

@@ -61,7 +61,7 @@ func putData(s *Server, c *call) Reply {
 	if c.params[0] != c.user.id {
 		return Failure(http.StatusForbidden, "M_FORBIDDEN", "Not your account data")
 	}
-	c.user.accountData[c.dataKey()] = datum{pos: s.touch(), content: c.Body}
+	c.user.accountData[c.dataKey()] = datum{pos: s.bumpPosition(), content: c.Body}
 	return OK(empty)
 }
 
@@ -102,7 +102,7 @@ func (s *Server) SetAccountData(userID, kind string, content any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if u := s.users[userID]; u != nil {
-		u.accountData[dataKey{kind: kind}] = datum{pos: s.touch(), content: encode(content)}
+		u.accountData[dataKey{kind: kind}] = datum{pos: s.bumpPosition(), content: encode(content)}
 	}
 }
 

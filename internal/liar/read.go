@@ -60,7 +60,7 @@ func tokenAt(pos int64) string { return "s" + strconv.FormatInt(pos, 10) }
 func (s *Server) readable(c *call, do func(r *room) Reply) Reply {
 	r := s.rooms[c.params[0]]
 	if r == nil || r.state[stateKey{"m.room.member", c.user.id}] == nil {
-		return notIn()
+		return errNotInRoom()
 	}
 	return do(r)
 }

@@ -37,7 +37,7 @@ func (s *Server) add(r *room, e *Event) *Event {
 	if e.Content == nil {
 		e.Content = encode(empty)
 	}
-	e.pos = s.touch()
+	e.pos = s.bumpPosition()
 	e.time = time.Now().UnixMilli()
 	r.events = append(r.events, e)
 	if e.StateKey != nil {
@@ -132,8 +132,10 @@ func createRoom(s *Server, c *call) Reply {
 	return OK(map[string]any{"room_id": r.id})
 }
 
-// notIn is also the answer for rooms that do not exist, as real servers give it.
-func notIn() Reply { return Failure(http.StatusForbidden, "M_FORBIDDEN", "You are not in this room") }
+// errNotInRoom is also the answer for rooms that do not exist, as real servers give it.
+func errNotInRoom() Reply {
+	return Failure(http.StatusForbidden, "M_FORBIDDEN", "You are not in this room")
+}
 
 func joinRoom(s *Server, c *call) Reply {
 	reply := s.member(c, c.user.id, "join")
@@ -149,7 +151,7 @@ func changeMember(membership string) handler {
 			UserID string `json:"user_id"`
 		}](c).UserID
 		if r := s.rooms[c.params[0]]; r != nil && r.membership(c.user.id) != "join" {
-			return notIn()
+			return errNotInRoom()
 		}
 		return s.member(c, target, membership)
 	}
@@ -172,7 +174,7 @@ func (s *Server) member(c *call, target, membership string) Reply {
 func (s *Server) writable(c *call) (*room, Reply) {
 	r := s.rooms[c.params[0]]
 	if r == nil || r.membership(c.user.id) != "join" {
-		return nil, notIn()
+		return nil, errNotInRoom()
 	}
 	return r, Reply{}
 }

@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"strings"
 	"sync"
-	"time"
 )
 
 // ServerName is the server part of user IDs.
@@ -57,7 +56,6 @@ func start(t tb, s *Server) *Server {
 
 // Request is a request as it came.
 type Request struct {
-	Time   time.Time
 	Method string
 	// Path is still percent-encoded, exactly as it came.
 	Path   string
@@ -132,7 +130,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	path, query, _ := strings.Cut(req.RequestURI, "?")
 	r := &Request{
-		Time: time.Now(), Method: req.Method, Path: path, Query: query,
+		Method: req.Method, Path: path, Query: query,
 		Header: req.Header.Clone(), Body: body, done: req.Context().Done(),
 	}
 	s.mu.Lock()
@@ -195,9 +193,9 @@ func (r Reply) write(w http.ResponseWriter) {
 	_, _ = w.Write(raw)
 }
 
-// touch wakes parked syncs because something changed, and returns the change's position.
+// bumpPosition wakes parked syncs because something changed, and returns the change's position.
 // The caller holds the lock.
-func (s *Server) touch() int64 {
+func (s *Server) bumpPosition() int64 {
 	s.pos++
 	close(s.changed)
 	s.changed = make(chan struct{})

@@ -31,7 +31,7 @@ func uploadCrossSigning(s *Server, c *call) Reply {
 			c.user.crossSigning[name] = key
 		}
 	}
-	c.user.keysPos = s.touch()
+	c.user.keysPos = s.bumpPosition()
 	return OK(empty)
 }
 
@@ -52,7 +52,7 @@ func uploadSignatures(s *Server, c *call) Reply {
 			}
 			addSignatures(target, signed)
 			addSignatures(target, u.oldSignatures[name])
-			u.keysPos = s.touch()
+			u.keysPos = s.bumpPosition()
 		}
 	}
 	return OK(map[string]any{"failures": failures})
@@ -128,7 +128,7 @@ func (s *Server) RemoveIdentity(userID string) {
 	defer s.mu.Unlock()
 	if u := s.users[userID]; u != nil {
 		clear(u.crossSigning)
-		u.keysPos = s.touch()
+		u.keysPos = s.bumpPosition()
 	}
 }
 

@@ -46,7 +46,7 @@ func uncached(next http.Handler) http.Handler {
 }
 
 func notFound(w http.ResponseWriter, _ *http.Request) {
-	refuse(w, http.StatusNotFound, "There is no such path; there are /livez, /readyz and /metrics.")
+	writeError(w, http.StatusNotFound, "There is no such path; there are /livez, /readyz and /metrics.")
 }
 
 // notAllowed also gets methods that chi does not know, whatever the path.
@@ -56,11 +56,11 @@ func (h *Handler) notAllowed(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Allow", "GET, HEAD")
-	refuse(w, http.StatusMethodNotAllowed, "This path can only be read: use GET.")
+	writeError(w, http.StatusMethodNotAllowed, "This path can only be read: use GET.")
 }
 
-// refuse answers with a Matrix error, as everything else of this program does.
-func refuse(w http.ResponseWriter, status int, text string) {
+// writeError answers with a Matrix error, as everything else of this program does.
+func writeError(w http.ResponseWriter, status int, text string) {
 	writeJSON(w, status, struct {
 		ErrCode string `json:"errcode"`
 		Error   string `json:"error"`

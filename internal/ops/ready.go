@@ -116,9 +116,9 @@ func (r *Readiness) Check(ctx context.Context) Report {
 		wait.Go(func() {
 			said, before := p.recent()
 			if !before {
-				said = r.run(ctx, p)
+				said = r.probe(ctx, p)
 			}
-			results[i] = result{word: said, counts: !p.excused()}
+			results[i] = result{word: said, counts: !p.ignored()}
 		})
 	}
 	wait.Wait()
@@ -132,8 +132,8 @@ func (r *Readiness) Check(ctx context.Context) Report {
 	return report
 }
 
-// run runs a probe with no lock held, and keeps the result unless the caller has gone away.
-func (r *Readiness) run(ctx context.Context, p *probeState) string {
+// probe runs a probe with no lock held, and keeps the result unless the caller has gone away.
+func (r *Readiness) probe(ctx context.Context, p *probeState) string {
 	err := p.Run(ctx)
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return word(err)
@@ -154,8 +154,8 @@ func (p *probeState) recent() (said string, is bool) {
 	return p.word, !p.at.IsZero() && time.Since(p.at) < reuse
 }
 
-// excused reports whether a failure does not count.
-func (p *probeState) excused() bool {
+// ignored reports whether a failure does not count.
+func (p *probeState) ignored() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.OnlyFirst && p.succeeded

@@ -38,18 +38,6 @@ type ID [IDSize]byte
 // String returns the ID in hexadecimal.
 func (i ID) String() string { return hex.EncodeToString(i[:]) }
 
-// ParseID reads what [ID.String] wrote.
-func ParseID(s string) (ID, error) {
-	var i ID
-	if len(s) != 2*IDSize {
-		return ID{}, errors.New("key ID has the wrong length")
-	}
-	if _, err := hex.Decode(i[:], []byte(s)); err != nil {
-		return ID{}, errors.New("key ID is not hexadecimal")
-	}
-	return i, nil
-}
-
 // NewID makes a random ID.
 func NewID() ID {
 	var i ID

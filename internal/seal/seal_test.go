@@ -109,19 +109,6 @@ func TestNewKeyWantsTheRightSize(t *testing.T) {
 	}
 }
 
-func TestParseID(t *testing.T) {
-	t.Parallel()
-	id := NewID()
-	if got, err := ParseID(id.String()); err != nil || got != id {
-		t.Errorf("got %v, %v, want %v", got, err, id)
-	}
-	for _, s := range []string{"", "00", "zz00000000000000", "000000000000000000"} {
-		if _, err := ParseID(s); err == nil {
-			t.Errorf("%q was taken", s)
-		}
-	}
-}
-
 func FuzzOpen(f *testing.F) {
 	k := newKey(f)
 	f.Add([]byte(nil))

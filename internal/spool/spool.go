@@ -16,8 +16,8 @@ import (
 const (
 	// DefaultMemory is the size in bytes up to which a body stays in memory.
 	DefaultMemory = 512 << 10
-	// chunk is how much is encrypted at once.
-	chunk = 64 << 10
+	// cryptChunk is how much is encrypted at once.
+	cryptChunk = 64 << 10
 )
 
 // ErrClosed means that a spool was used after Close.
@@ -70,7 +70,7 @@ func (s *Spool) Write(p []byte) (int, error) {
 	if s.closed {
 		return 0, ErrClosed
 	}
-	if s.file == nil && len(s.memory)+len(p) <= s.opt.Memory && s.grow(len(p)) {
+	if s.file == nil && len(s.memory)+len(p) <= s.opt.Memory && s.takeMemory(len(p)) {
 		s.memory = append(s.memory, p...)
 		s.size += int64(len(p))
 		return len(p), nil
@@ -83,8 +83,8 @@ func (s *Spool) Write(p []byte) (int, error) {
 	return s.encrypt(p)
 }
 
-// grow takes memory, doubling it up to the threshold. It reports false if there is none.
-func (s *Spool) grow(n int) bool {
+// takeMemory takes memory, doubling it up to the threshold. It reports false if there is none.
+func (s *Spool) takeMemory(n int) bool {
 	need := len(s.memory) + n
 	if need <= cap(s.memory) {
 		return true
@@ -103,7 +103,7 @@ func (s *Spool) grow(n int) bool {
 // release returns the memory to its budget.
 func (s *Spool) release() {
 	if s.opt.RAM != nil {
-		s.opt.RAM.Give(s.opt.Owner, int64(cap(s.memory)))
+		s.opt.RAM.Release(s.opt.Owner, int64(cap(s.memory)))
 	}
 	clear(s.memory)
 	s.memory = nil
@@ -128,8 +128,8 @@ func (s *Spool) toFile() error {
 		s.unlink = file.Name() // a system that cannot remove open files; Close removes it
 	}
 	s.file, s.block = file, block
-	s.stream = cipher.NewCTR(block, counter(0))
-	s.scratch = make([]byte, chunk)
+	s.stream = cipher.NewCTR(block, counterBlock(0))
+	s.scratch = make([]byte, cryptChunk)
 	s.size = 0
 	_, err = s.encrypt(s.memory)
 	s.release()
@@ -139,8 +139,8 @@ func (s *Spool) toFile() error {
 func (s *Spool) encrypt(p []byte) (int, error) {
 	done := 0
 	for done < len(p) {
-		part := p[done:min(done+chunk, len(p))]
-		if err := s.take(s.size + int64(len(part))); err != nil {
+		part := p[done:min(done+cryptChunk, len(p))]
+		if err := s.takeDisk(s.size + int64(len(part))); err != nil {
 			s.closed = true // a part of the body is missing
 			return done, err
 		}
@@ -157,9 +157,9 @@ func (s *Spool) encrypt(p []byte) (int, error) {
 	return done, nil
 }
 
-// take takes disk space for a body of the given size. Its errors are those of the budget:
+// takeDisk takes disk space for a body of the given size. Its errors are those of the budget:
 // ErrNever when the body itself is too large.
-func (s *Spool) take(size int64) error {
+func (s *Spool) takeDisk(size int64) error {
 	if s.opt.Disk == nil || size <= s.taken {
 		return nil
 	}
@@ -177,9 +177,9 @@ func (s *Spool) take(size int64) error {
 	return nil
 }
 
-// counter returns the initial counter block for a block number of the body. The key is used
+// counterBlock returns the initial counter block for a block number of the body. The key is used
 // for one body, so the nonce may be zero.
-func counter(block int64) []byte {
+func counterBlock(block int64) []byte {
 	iv := make([]byte, aes.BlockSize)
 	binary.BigEndian.PutUint64(iv[8:], uint64(block))
 	return iv
@@ -212,7 +212,7 @@ func (s *Spool) ReadAt(p []byte, off int64) (int, error) {
 
 // decrypt undoes encrypt for bytes that lie at an offset of the body.
 func (s *Spool) decrypt(p []byte, off int64) {
-	stream := cipher.NewCTR(s.block, counter(off/aes.BlockSize))
+	stream := cipher.NewCTR(s.block, counterBlock(off/aes.BlockSize))
 	if skip := off % aes.BlockSize; skip > 0 {
 		var waste [aes.BlockSize]byte
 		stream.XORKeyStream(waste[:skip], waste[:skip])
@@ -236,7 +236,7 @@ func (s *Spool) Close() error {
 		return nil
 	}
 	if s.opt.Disk != nil {
-		defer s.opt.Disk.Give(s.opt.Owner, s.taken)
+		defer s.opt.Disk.Release(s.opt.Owner, s.taken)
 	}
 	err := s.file.Close()
 	s.file = nil

@@ -32,7 +32,6 @@ type Account struct {
 // Response is an answer with its body read.
 type Response struct {
 	Status int
-	Header http.Header
 	Body   []byte
 }
 
@@ -86,7 +85,7 @@ func (c Client) Do(ctx context.Context, method, path string, body any) (Response
 	if err != nil {
 		return Response{}, fmt.Errorf("%s %s: %w", method, path, err)
 	}
-	return Response{Status: resp.StatusCode, Header: resp.Header, Body: data}, nil
+	return Response{Status: resp.StatusCode, Body: data}, nil
 }
 
 // Call sends one request that must succeed and decodes its answer into result, which

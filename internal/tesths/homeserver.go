@@ -54,26 +54,12 @@ func (h *Homeserver) Stop() error {
 	return h.process.Stop(stopDeadline)
 }
 
-// Kill ends the server as a power cut would; its data stay.
-func (h *Homeserver) Kill() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.process.Kill()
-}
-
 // Restart stops the server and starts it again with the same data and port.
 func (h *Homeserver) Restart(ctx context.Context) error {
 	if err := h.Stop(); err != nil {
 		return err
 	}
 	return h.Start(ctx)
-}
-
-// Log returns what the current process has written.
-func (h *Homeserver) Log() string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.process.Log().String()
 }
 
 // launch makes and starts a server on a free port, and tries other ports when the

@@ -54,8 +54,8 @@ func newConversation(tb testing.TB, from string, n int) *conversation {
 	return c
 }
 
-// bare is the reference: nothing but goolm, from one message to another.
-func (c *conversation) bare(tb testing.TB, from, to int) {
+// decryptReference is the reference: nothing but goolm, from one message to another.
+func (c *conversation) decryptReference(tb testing.TB, from, to int) {
 	in, err := session.NewMegolmInboundSession(c.key)
 	if err != nil {
 		tb.Error(err)
@@ -68,11 +68,11 @@ func (c *conversation) bare(tb testing.TB, from, to int) {
 	}
 }
 
-// bareOnTwo is bare for all messages but the probe, on two cores.
-func (c *conversation) bareOnTwo(tb testing.TB, n int) {
+// decryptReferenceOnTwo is bare for all messages but the probe, on two cores.
+func (c *conversation) decryptReferenceOnTwo(tb testing.TB, n int) {
 	var both sync.WaitGroup
-	both.Go(func() { c.bare(tb, 1, n/2) })
-	both.Go(func() { c.bare(tb, n/2, n+1) })
+	both.Go(func() { c.decryptReference(tb, 1, n/2) })
+	both.Go(func() { c.decryptReference(tb, n/2, n+1) })
 	both.Wait()
 }
 
@@ -97,7 +97,7 @@ func (r *readers) next() (*e2ee.Device, liar.Session) {
 	r.made++
 	who := r.hs.Login(fmt.Sprintf("reader%d", r.made), "READER")
 	d := r.device(who)
-	r.from.give(who, benchRoom, r.talk.id, r.talk.key)
+	r.from.sendRoomKey(who, benchRoom, r.talk.id, r.talk.key)
 	knows(r.tb, d, r.talk.events[0])
 	return d, who
 }
@@ -112,7 +112,7 @@ func BenchmarkDecrypt(b *testing.B) {
 		talk := newConversation(b, "@sender:liar.test", events)
 		var m meter
 		for b.Loop() {
-			m.measure(func() { talk.bareOnTwo(b, events) })
+			m.measure(func() { talk.decryptReferenceOnTwo(b, events) })
 		}
 		b.ReportMetric(m.perUnit(events), "cpu-µs/event")
 		plain(b)
@@ -151,7 +151,7 @@ func BenchmarkBigSync(b *testing.B) {
 		talk := newConversation(b, "@sender:liar.test", syncEvents)
 		var m meter
 		for b.Loop() {
-			m.measure(func() { talk.bareOnTwo(b, syncEvents) })
+			m.measure(func() { talk.decryptReferenceOnTwo(b, syncEvents) })
 		}
 		b.ReportMetric(m.p50()/1e3, "p50-ms")
 		b.ReportMetric(m.perUnit(1)/1e3, "cpu-ms")

@@ -35,8 +35,8 @@ func memory() uint64 {
 	return m.HeapAlloc + m.StackInuse
 }
 
-// asleep returns an engine whose devices have all been visited and sleep, all but one.
-func asleep(b *testing.B, t *town, db *store.DB) *e2ee.Engine {
+// sleepingEngine returns an engine whose devices have all been visited and sleep, all but one.
+func sleepingEngine(b *testing.B, t *town, db *store.DB) *e2ee.Engine {
 	b.Helper()
 	o := engineOptions(b, t.url, db)
 	o.Awake = 1
@@ -51,10 +51,10 @@ func BenchmarkIdleDevice(b *testing.B) {
 		b.StopTimer()
 		t := newTown(b)
 		db := openStore(b, filepath.Join(b.TempDir(), "e2ee.db"))
-		t.settle(db, memoryDevices)
+		t.addDevices(db, memoryDevices)
 		b.StartTimer()
 		before := memory()
-		eng := asleep(b, t, db)
+		eng := sleepingEngine(b, t, db)
 		b.ReportMetric(float64(memory()-before)/memoryDevices, "B/device")
 		runtime.KeepAlive(eng)
 	}
@@ -68,7 +68,7 @@ func BenchmarkUsedDevice(b *testing.B) {
 		b.StopTimer()
 		t := newTown(b)
 		db := openStore(b, filepath.Join(b.TempDir(), "e2ee.db"))
-		t.settle(db, memoryDevices)
+		t.addDevices(db, memoryDevices)
 		o := engineOptions(b, t.url, db)
 		var ahead atomic.Int64
 		o.Awake, o.Round = 1, 2*time.Second
@@ -134,8 +134,8 @@ func BenchmarkParkedSync(b *testing.B) {
 	b.Run("e2ee-proxy", func(b *testing.B) {
 		park(b, func(t *town) string {
 			db := openStore(b, filepath.Join(b.TempDir(), "e2ee.db"))
-			t.settle(db, memoryDevices)
-			return serveProxy(b, t.url, db, asleep(b, t, db))
+			t.addDevices(db, memoryDevices)
+			return serveProxy(b, t.url, db, sleepingEngine(b, t, db))
 		})
 	})
 }

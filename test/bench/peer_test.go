@@ -172,8 +172,8 @@ func newSender(tb testing.TB, hs *liar.Server, name string) *sender {
 	return s
 }
 
-// give sends a room key to a device of the engine.
-func (s *sender) give(to liar.Session, room, sessionID string, key []byte) {
+// sendRoomKey sends a room key to a device of the engine.
+func (s *sender) sendRoomKey(to liar.Session, room, sessionID string, key []byte) {
 	s.tb.Helper()
 	device := s.deviceOf(to)
 	var claimed struct {

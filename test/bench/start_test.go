@@ -54,7 +54,7 @@ func (t *town) fill(data string) {
 	if err != nil {
 		t.tb.Fatal(err)
 	}
-	t.settle(db, townSize)
+	t.addDevices(db, townSize)
 	if err := db.Close(); err != nil {
 		t.tb.Fatal(err)
 	}

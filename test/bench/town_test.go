@@ -59,8 +59,8 @@ func newTown(tb testing.TB) *town {
 	return t
 }
 
-// settle puts the devices of users into a database, as they are after some use.
-func (t *town) settle(db *store.DB, users int) {
+// addDevices puts the devices of users into a database, as they are after some use.
+func (t *town) addDevices(db *store.DB, users int) {
 	t.tb.Helper()
 	pickle := t.home.acc.PickleLibOlm()
 	next := make(chan int)
