@@ -28,4 +28,3 @@ func advance(t *testing.T, out *session.MegolmOutboundSession, n int) {
 		}
 	}
 }
-

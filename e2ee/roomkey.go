@@ -105,8 +105,6 @@ func (b *batch) keep(row store.InboundSession) {
 	}
 }
 
-var ()
-
 // identifyOwners adds what the tracker knows of the senders, without asking the
 // homeserver: what becomes known later is added when an event is judged, and so is
 // whether their devices are confirmed. Dehydrated ones send nothing (requirement 24.2).

@@ -101,34 +101,40 @@ func walk(t *testing.T, place string, v reflect.Value, visit func(place string, 
 	been := make(map[uintptr]bool)
 	var into func(place string, v reflect.Value)
 	into = func(place string, v reflect.Value) {
-		switch v.Kind() {
-		case reflect.Interface:
+		kind := v.Kind()
+		if kind == reflect.Interface {
 			into(place, v.Elem())
-		case reflect.Struct:
+			return
+		}
+		if kind == reflect.Struct {
 			for i := range v.NumField() {
 				into(place+"."+v.Type().Field(i).Name, v.Field(i))
 			}
-		case reflect.Pointer, reflect.Map, reflect.Slice:
-			if v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Uint8 || v.IsNil() || v.Kind() == reflect.Slice && v.Len() == 0 {
-				return
+			return
+		}
+		if kind != reflect.Pointer && kind != reflect.Map && kind != reflect.Slice || v.IsNil() {
+			return
+		}
+		if kind == reflect.Slice && (v.Type().Elem().Kind() == reflect.Uint8 || v.Len() == 0) {
+			return
+		}
+		visit(place, v.Pointer())
+		if been[v.Pointer()] {
+			return
+		}
+		been[v.Pointer()] = true
+		if kind == reflect.Pointer {
+			into(place, v.Elem())
+			return
+		}
+		if kind == reflect.Map {
+			for at := v.MapRange(); at.Next(); {
+				into(place+"[]", at.Value())
 			}
-			visit(place, v.Pointer())
-			if been[v.Pointer()] {
-				return
-			}
-			been[v.Pointer()] = true
-			switch v.Kind() {
-			case reflect.Pointer:
-				into(place, v.Elem())
-			case reflect.Map:
-				for at := v.MapRange(); at.Next(); {
-					into(place+"[]", at.Value())
-				}
-			default:
-				for i := range v.Len() {
-					into(place+"[]", v.Index(i))
-				}
-			}
+			return
+		}
+		for i := range v.Len() {
+			into(place+"[]", v.Index(i))
 		}
 	}
 	into(place, v)

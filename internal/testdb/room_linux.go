@@ -7,5 +7,5 @@ const enough = 1 << 30
 
 func hasRoom(dir string) bool {
 	var s unix.Statfs_t
-	return unix.Statfs(dir, &s) == nil && s.Bavail*uint64(s.Bsize) >= enough //nolint:gosec // a block's size is not negative
+	return unix.Statfs(dir, &s) == nil && s.Bavail*uint64(s.Bsize) >= enough
 }

@@ -22,10 +22,10 @@ func Take(path string) (s Snapshot, err error) {
 	if _, err := os.Stat(path + "-wal"); !errors.Is(err, fs.ErrNotExist) {
 		return Snapshot{}, errors.New("the database is still open")
 	}
-	if s.data, err = os.ReadFile(path); err != nil { //nolint:gosec // the path is the test's
+	if s.data, err = os.ReadFile(path); err != nil {
 		return Snapshot{}, err
 	}
-	s.mark, err = os.ReadFile(path + "-mark") //nolint:gosec // the path is the test's
+	s.mark, err = os.ReadFile(path + "-mark")
 	return s, err
 }
 
