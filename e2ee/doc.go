@@ -15,6 +15,10 @@
 //   - The keys of a device are destroyed only when the homeserver confirms, asked with the
 //     device's own token, that its session has ended.
 //
+// What has no state of its own lies below internal: locks, the homeserver's calls (wire), the
+// cryptography of Olm (olm), what a kept room key is (megolm), and the formats of backups
+// (keybackup) and of files (keyfile).
+//
 // A [Device] is put together of parts, each of which owns its fields: when keys are
 // published (publication), what the homeserver has of one-time keys (keySupply), the own
 // identity (ownIdentity), when the device works (schedule), Olm sessions (olmState), room

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/internal/filter"
 	"e2ee-proxy/internal/jsonscan"
 )
 
@@ -130,6 +131,11 @@ type eventHead struct {
 	ciphertext     bool
 	redacted       bool
 	bare           bool // a reaction with its relation only
+}
+
+// filtered returns what a filter looks at.
+func (h *eventHead) filtered() filter.Event {
+	return filter.Event{Type: h.typ, Sender: h.sender, HasURL: h.hasURL}
 }
 
 func (h *eventHead) reset() {

@@ -11,6 +11,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/filter"
 	"e2ee-proxy/internal/jsonscan"
 	"e2ee-proxy/internal/spool"
 )
@@ -29,7 +30,7 @@ const (
 type eventWriter struct {
 	dev            Device
 	graphs         *eventGraphs
-	filter         *clientFilter
+	filter         *filter.Filter
 	showEncryption bool
 	body           *spool.Spool
 	plan           *planReader
@@ -69,7 +70,7 @@ func (w *eventWriter) filtered(room id.RoomID, event []byte, fields bool) []byte
 		return event
 	}
 	h, err := w.graphs.headOf(event)
-	if err != nil || !w.filter.timeline().passes(room, &h) {
+	if err != nil || !w.filter.Timeline().Passes(room, h.filtered()) {
 		return nil
 	}
 	if !fields {
@@ -80,10 +81,10 @@ func (w *eventWriter) filtered(room id.RoomID, event []byte, fields bool) []byte
 
 // chosenFields applies event_fields. An event with an ambiguous type stays whole.
 func (w *eventWriter) chosenFields(event []byte) []byte {
-	if w.filter == nil || w.filter.tree == nil {
+	if w.filter == nil || w.filter.Tree == nil {
 		return event
 	}
-	out, err := w.filter.tree.project(event)
+	out, err := w.filter.Tree.Project(event)
 	if err != nil {
 		return event
 	}

@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/filter"
 )
 
 const (
@@ -31,7 +32,7 @@ const (
 
 // filters turns a client's filter parameter into the one for the homeserver.
 type filters struct {
-	byID   *lru.Cache[filterKey, *clientFilter]
+	byID   *lru.Cache[filterKey, *filter.Filter]
 	stored *lru.Cache[storedKey, string] // IDs of wider filters
 }
 
@@ -46,7 +47,7 @@ type storedKey struct {
 }
 
 func newFilters() (*filters, error) {
-	byID, err := lru.New[filterKey, *clientFilter](maxFilters)
+	byID, err := lru.New[filterKey, *filter.Filter](maxFilters)
 	if err != nil {
 		return nil, fmt.Errorf("make filter cache: %w", err)
 	}
@@ -59,8 +60,8 @@ func newFilters() (*filters, error) {
 
 // chosen is the result of choosing a filter.
 type chosen struct {
-	param  string        // for the homeserver
-	filter *clientFilter // to apply to the answer; nil: nothing
+	param  string         // for the homeserver
+	filter *filter.Filter // to apply to the answer; nil: nothing
 	// broken reports whether the filter cannot be parsed: only an error may be the answer.
 	broken bool
 	// forget drops the stored filter that param names, when the homeserver refuses it.
@@ -88,7 +89,7 @@ func (f *filters) choose(x *Exchange, param string, initial bool) (chosen, error
 		c.broken = true
 		return c, nil
 	default:
-		filter, err := parseFilter([]byte(param))
+		filter, err := filter.Parse([]byte(param), annotationPaths()...)
 		if err != nil {
 			c.broken = true
 			return c, nil //nolint:nilerr // the homeserver says what is wrong with it
@@ -99,7 +100,7 @@ func (f *filters) choose(x *Exchange, param string, initial bool) (chosen, error
 		c.broken = true
 		return c, nil
 	}
-	wide := c.filter.upstream(initial)
+	wide := c.filter.Upstream(initial)
 	if wide == nil {
 		return c, nil
 	}
@@ -112,7 +113,7 @@ func (f *filters) choose(x *Exchange, param string, initial bool) (chosen, error
 
 // fetch reads a filter that the client stored before. The filter is nil when it cannot be
 // parsed; the response is set when the homeserver did not return it.
-func (f *filters) fetch(x *Exchange, filterID string) (*clientFilter, *http.Response, error) {
+func (f *filters) fetch(x *Exchange, filterID string) (*filter.Filter, *http.Response, error) {
 	key := filterKey{x.Identity.UserID, filterID}
 	if filter, ok := f.byID.Get(key); ok {
 		return filter, nil, nil
@@ -131,7 +132,7 @@ func (f *filters) fetch(x *Exchange, filterID string) (*clientFilter, *http.Resp
 	if err != nil {
 		return nil, nil, fmt.Errorf("get filter: %w", err)
 	}
-	filter, err := parseFilter(raw)
+	filter, err := filter.Parse(raw, annotationPaths()...)
 	if err != nil {
 		return nil, nil, nil //nolint:nilerr,nilnil // not cached: the request is refused each time
 	}
@@ -186,3 +187,6 @@ func readAnswer(resp *http.Response, limit int64) ([]byte, error) {
 	}
 	return raw, nil
 }
+
+// annotationPaths are the paths of the proxy's annotation, which no filter leaves out.
+func annotationPaths() [][]string { return [][]string{{nameDecrypted}, {"unsigned", nameTrust}} }

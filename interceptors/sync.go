@@ -13,6 +13,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/filter"
 	"e2ee-proxy/internal/budget"
 	"e2ee-proxy/internal/jsonscan"
 )
@@ -223,7 +224,7 @@ func (b *cancelBody) Close() error {
 
 // answer reads a sync response, commits what matters to encryption, and answers with the
 // rest.
-func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since string, filter *clientFilter, resp *http.Response) (err error) {
+func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since string, filter *filter.Filter, resp *http.Response) (err error) {
 	body, plan := h.opt.spool(x, 0), h.opt.spool(x, planMemory)
 	defer func() { err = errors.Join(err, body.Close(), plan.Close()) }()
 	graph := h.lean

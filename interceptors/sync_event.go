@@ -24,7 +24,7 @@ func (s *syncScan) event(place int, v *jsonscan.Value) error {
 		if err := s.noteChange(place, v); err != nil {
 			return err
 		}
-		if s.imitates || s.hidesEncryption() || !s.filter.state().passes(s.room.RoomID, &s.head) {
+		if s.imitates || s.hidesEncryption() || !s.filter.State().Passes(s.room.RoomID, s.head.filtered()) {
 			return s.element(markDropEvent, 0, v)
 		}
 		return s.markKept(v, s.fieldsFlag())
@@ -39,7 +39,7 @@ func (s *syncScan) event(place int, v *jsonscan.Value) error {
 		if err := s.grow(len(v.Raw), nil); err != nil {
 			return err
 		}
-		if !s.filter.accountData().passesType(s.head.typ) {
+		if !s.filter.OfAccountData().PassesType(s.head.typ) {
 			return s.element(markDropEvent, 0, v)
 		}
 	}
@@ -50,7 +50,7 @@ func (s *syncScan) event(place int, v *jsonscan.Value) error {
 }
 
 func (s *syncScan) fieldsFlag() uint64 {
-	if s.filter != nil && s.filter.tree != nil {
+	if s.filter != nil && s.filter.Tree != nil {
 		return flagFields
 	}
 	return 0
@@ -63,7 +63,7 @@ func (s *syncScan) timelineEvent(v *jsonscan.Value) error {
 	kind, flags := s.timelineMark(v)
 	switch {
 	case kind == markDropEvent:
-	case flags&flagSealed == 0 && !s.filter.timeline().passes(s.room.RoomID, &s.head):
+	case flags&flagSealed == 0 && !s.filter.Timeline().Passes(s.room.RoomID, s.head.filtered()):
 		kind, flags = markDropEvent, 0
 	default: // the filter applies to the decrypted event
 		flags |= s.fieldsFlag()

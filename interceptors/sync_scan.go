@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/internal/filter"
 	"e2ee-proxy/internal/jsonscan"
 	"e2ee-proxy/internal/spool"
 )
@@ -31,7 +32,7 @@ var errSyncBody = errors.New("not a sync response")
 // syncScan is one first pass over a sync body.
 type syncScan struct {
 	eventScan
-	filter *clientFilter
+	filter *filter.Filter
 	update e2ee.SyncUpdate
 	held   heldUpdate
 	joins  int // number of joins in update
@@ -50,7 +51,7 @@ type syncScan struct {
 	past      history
 }
 
-func newSyncScan(graphs *eventGraphs, plan *spool.Spool, filter *clientFilter, showEncryption bool) *syncScan {
+func newSyncScan(graphs *eventGraphs, plan *spool.Spool, filter *filter.Filter, showEncryption bool) *syncScan {
 	return &syncScan{
 		eventScan: eventScan{graphs: graphs, showEncryption: showEncryption, plan: planWriter{to: plan}}, filter: filter,
 	}
@@ -112,7 +113,7 @@ func (s *syncScan) enterRoom(v *jsonscan.Value, section e2ee.Section) {
 	s.room = e2ee.RoomUpdate{RoomID: id.RoomID(name), Section: section}
 	s.past = history{rest: s.shown.rest}
 	s.enter(s.room.RoomID, section)
-	s.wanted = s.filter.room(s.room.RoomID)
+	s.wanted = s.filter.WantsRoom(s.room.RoomID)
 	s.state, s.timeline, s.after = s.state[:0], s.timeline[:0], s.after[:0]
 }
 

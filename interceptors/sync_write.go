@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/internal/filter"
 	"e2ee-proxy/internal/jsonscan"
 	"e2ee-proxy/internal/spool"
 )
@@ -25,7 +26,7 @@ type syncWriter struct {
 }
 
 // newSyncWriter prepares the second pass. rooms are those of the response.
-func newSyncWriter(dev Device, graphs *eventGraphs, filter *clientFilter, body, plan *spool.Spool, rooms []e2ee.RoomUpdate, extras e2ee.SyncExtras) *syncWriter {
+func newSyncWriter(dev Device, graphs *eventGraphs, filter *filter.Filter, body, plan *spool.Spool, rooms []e2ee.RoomUpdate, extras e2ee.SyncExtras) *syncWriter {
 	w := &syncWriter{
 		eventWriter: eventWriter{
 			dev: dev, graphs: graphs, filter: filter, body: body, plan: newPlanReader(plan),
@@ -67,7 +68,7 @@ func (w *syncWriter) shown(events map[id.RoomID][]json.RawMessage) map[id.RoomID
 
 // lateEvents returns the late events of a room that pass the client's filter.
 func (w *syncWriter) lateEvents(room id.RoomID, events []json.RawMessage) []json.RawMessage {
-	if !w.filter.room(room) {
+	if !w.filter.WantsRoom(room) {
 		return nil
 	}
 	var shown []json.RawMessage

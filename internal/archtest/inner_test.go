@@ -17,6 +17,9 @@ func inner() map[string][][]string {
 			{"megolm"},
 			{"keybackup"},
 		},
+		"interceptors": {
+			{"filter"},
+		},
 		"store": {
 			{"sqlio"},
 		},

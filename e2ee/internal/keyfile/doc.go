@@ -2,7 +2,7 @@
 // it encrypts and decrypts files, and knows nothing of what a key is.
 //
 // It promises:
-//   - [Open] gives a file only when the whole of it is authentic, and what that may cost is
+//   - [Open] returns a file only when the whole of it is authentic, and what that may cost is
 //     bounded: its size, and the work of deriving its key.
 //   - No file is held in memory, however large it is, and none of its entries is larger than
 //     a bound.

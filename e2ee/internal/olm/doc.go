@@ -6,9 +6,9 @@
 //   - An [Account] is changed only by what says so; sessions are made from a copy or from one
 //     that is only read.
 //   - [Sessions] remember what must be stored: a session that has encrypted or decrypted is
-//     among the changes that [Sessions.Collect] gives, and a message that could not be
+//     among the changes that [Sessions.Collect] adds, and a message that could not be
 //     decrypted has changed nothing (requirement 6.13).
-//   - [OpenEnvelope] gives a plaintext only if it belongs to the message that it came in
+//   - [OpenEnvelope] returns a plaintext only if it belongs to the message that it came in
 //     (requirement 6.7).
 //   - A one-time key is used only if its device has signed it.
 //

@@ -1,4 +1,4 @@
-package interceptors
+package filter
 
 import (
 	"errors"
@@ -39,17 +39,17 @@ var errFilter = errors.New("malformed filter")
 
 // Types that must pass a client's filter.
 var (
-	neededState    = []string{typeEncryption, typeVisibility, typeMember}
-	neededTimeline = []string{typeEncrypted, typeEncryption, typeVisibility, typeMember}
+	neededState    = []string{"m.room.encryption", "m.room.history_visibility", "m.room.member"}
+	neededTimeline = []string{"m.room.encrypted", "m.room.encryption", "m.room.history_visibility", "m.room.member"}
 	neededAccount  = []string{
 		"m.secret_storage.default_key", "m.secret_storage.key.*", "m.cross_signing.master",
 		"m.cross_signing.self_signing", "m.cross_signing.user_signing", "m.megolm_backup.v1", "m.key_backup",
 	}
 )
 
-// eventFilter is the part of a filter that is applied to events. Nil lists are absent: an
+// Events is the part of a filter that is applied to events. Nil lists are absent: an
 // empty one is different.
-type eventFilter struct {
+type Events struct {
 	Types       []string    `json:"types"`
 	NotTypes    []string    `json:"not_types"`
 	Senders     []id.UserID `json:"senders"`
@@ -59,33 +59,34 @@ type eventFilter struct {
 	ContainsURL *bool       `json:"contains_url"`
 }
 
-// clientFilter is a filter as the client made it.
-type clientFilter struct {
-	Fields      []string    `json:"event_fields"`
-	AccountData eventFilter `json:"account_data"`
+// Filter is a filter as the client made it.
+type Filter struct {
+	Fields      []string `json:"event_fields"`
+	AccountData Events   `json:"account_data"`
 	Room        struct {
 		Rooms    []id.RoomID `json:"rooms"`
 		NotRooms []id.RoomID `json:"not_rooms"`
-		State    eventFilter `json:"state"`
-		Timeline eventFilter `json:"timeline"`
+		State    Events      `json:"state"`
+		Timeline Events      `json:"timeline"`
 	} `json:"room"`
 
-	tree fieldTree // nil: all fields
+	Tree Fields // nil: all fields
 	// The filters for the homeserver; nil when it is the client's own.
 	initial, incremental []byte
 }
 
-// parseFilter parses a filter and makes the wider ones. Its error is errFilter.
-func parseFilter(raw []byte) (*clientFilter, error) {
+// Parse parses a filter and makes the wider ones. always are the paths of members that
+// no event_fields leave out.
+func Parse(raw []byte, always ...[]string) (*Filter, error) {
 	if jsontext.Value(raw).Kind() != jsontext.KindBeginObject {
 		return nil, errFilter
 	}
-	f := &clientFilter{}
+	f := &Filter{}
 	if err := json.Unmarshal(raw, f); err != nil {
 		return nil, errFilter
 	}
 	if f.Fields != nil {
-		f.tree = newFieldTree(f.Fields)
+		f.Tree = newFields(f.Fields, always...)
 	}
 	var err error
 	if f.initial, err = widen(raw, true); err != nil {
@@ -97,16 +98,16 @@ func parseFilter(raw []byte) (*clientFilter, error) {
 	return f, nil
 }
 
-// upstream returns the wider filter; nil when the client's own is wide enough.
-func (f *clientFilter) upstream(initial bool) []byte {
+// Upstream returns the wider filter; nil when the client's own is wide enough.
+func (f *Filter) Upstream(initial bool) []byte {
 	if initial {
 		return f.initial
 	}
 	return f.incremental
 }
 
-// room reports whether the client wants anything of a room.
-func (f *clientFilter) room(room id.RoomID) bool {
+// WantsRoom reports whether the client wants anything of a room.
+func (f *Filter) WantsRoom(room id.RoomID) bool {
 	return f == nil || listed(f.Room.Rooms, f.Room.NotRooms, room)
 }
 
@@ -114,43 +115,52 @@ func listed[T comparable](only, not []T, v T) bool {
 	return (only == nil || slices.Contains(only, v)) && !slices.Contains(not, v)
 }
 
-// timeline and state return the filters of these parts of a room, nil without a filter.
-func (f *clientFilter) timeline() *eventFilter {
+// Timeline returns the filter of a room's timeline, nil without a filter.
+func (f *Filter) Timeline() *Events {
 	if f == nil {
 		return nil
 	}
 	return &f.Room.Timeline
 }
 
-func (f *clientFilter) state() *eventFilter {
+// State returns the filter of a room's state, nil without a filter.
+func (f *Filter) State() *Events {
 	if f == nil {
 		return nil
 	}
 	return &f.Room.State
 }
 
-func (f *clientFilter) accountData() *eventFilter {
+// OfAccountData returns the filter of account data, nil without a filter.
+func (f *Filter) OfAccountData() *Events {
 	if f == nil {
 		return nil
 	}
 	return &f.AccountData
 }
 
-// passes reports whether an event of a room passes. A nil filter passes everything.
-func (f *eventFilter) passes(room id.RoomID, h *eventHead) bool {
+// Event is what a filter looks at of an event.
+type Event struct {
+	Type, Sender []byte
+	HasURL       bool
+}
+
+// Passes reports whether an event of a room passes. A nil filter passes everything.
+func (f *Events) Passes(room id.RoomID, ev Event) bool {
 	if f == nil {
 		return true
 	}
 	switch {
-	case !f.passesType(h.typ),
-		!listed(f.Senders, f.NotSenders, id.UserID(h.sender)),
+	case !f.PassesType(ev.Type),
+		!listed(f.Senders, f.NotSenders, id.UserID(ev.Sender)),
 		!listed(f.Rooms, f.NotRooms, room):
 		return false
 	}
-	return f.ContainsURL == nil || *f.ContainsURL == h.hasURL
+	return f.ContainsURL == nil || *f.ContainsURL == ev.HasURL
 }
 
-func (f *eventFilter) passesType(typ []byte) bool {
+// PassesType reports whether a type passes. A nil filter passes everything.
+func (f *Events) PassesType(typ []byte) bool {
 	if f == nil {
 		return true
 	}
@@ -272,7 +282,7 @@ func drop(o *strictjson.Object, names ...string) bool {
 // admit changes types and not_types so that the needed types (some of them patterns) pass,
 // and reports whether it had to. If the filter let nothing pass, only the needed types do.
 func admit(o *strictjson.Object, needed []string) (changed bool, err error) {
-	var f eventFilter
+	var f Events
 	if err := unmarshalLists(*o, &f); err != nil {
 		return false, err
 	}
@@ -311,7 +321,7 @@ func setList(o *strictjson.Object, name string, list []string) error {
 	return nil
 }
 
-func unmarshalLists(o strictjson.Object, f *eventFilter) error {
+func unmarshalLists(o strictjson.Object, f *Events) error {
 	for name, list := range map[string]*[]string{"types": &f.Types, "not_types": &f.NotTypes} {
 		raw := o.Get(name)
 		if raw == nil {

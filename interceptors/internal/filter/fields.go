@@ -1,4 +1,4 @@
-package interceptors
+package filter
 
 import (
 	"bytes"
@@ -9,23 +9,24 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// fieldTree is the event_fields of a filter: the members to keep, by name. A nil tree keeps
+// Fields is the event_fields of a filter: the members to keep, by name. A nil tree keeps
 // everything below.
-type fieldTree map[string]fieldTree
+type Fields map[string]Fields
 
-// newFieldTree parses event_fields: paths with dots between names; a backslash before a dot
-// or a backslash makes it part of the name. The proxy's annotation is always kept.
-func newFieldTree(paths []string) fieldTree {
-	root := fieldTree{}
-	root.add([]string{nameDecrypted})
-	root.add([]string{"unsigned", nameTrust})
+// newFields parses event_fields: paths with dots between names; a backslash before a dot
+// or a backslash makes it part of the name. always are paths that are kept too.
+func newFields(paths []string, always ...[]string) Fields {
+	root := Fields{}
+	for _, path := range always {
+		root.add(path)
+	}
 	for _, p := range paths {
 		root.add(splitField(p))
 	}
 	return root
 }
 
-func (t fieldTree) add(path []string) {
+func (t Fields) add(path []string) {
 	for i, name := range path {
 		next, known := t[name]
 		switch {
@@ -35,7 +36,7 @@ func (t fieldTree) add(path []string) {
 			t[name] = nil
 			return
 		case !known:
-			next = fieldTree{}
+			next = Fields{}
 			t[name] = next
 		}
 		t = next
@@ -60,8 +61,8 @@ func splitField(path string) []string {
 	return append(parts, part.String())
 }
 
-// project returns an event with only the fields of the tree.
-func (t fieldTree) project(event []byte) ([]byte, error) {
+// Project returns an event with only the fields of the tree.
+func (t Fields) Project(event []byte) ([]byte, error) {
 	var out bytes.Buffer
 	if err := t.write(&out, event); err != nil {
 		return nil, fmt.Errorf("choose the fields of an event: %w", err)
@@ -69,7 +70,7 @@ func (t fieldTree) project(event []byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-func (t fieldTree) write(out *bytes.Buffer, raw []byte) error {
+func (t Fields) write(out *bytes.Buffer, raw []byte) error {
 	dec := jsontext.NewDecoder(bytes.NewBuffer(raw))
 	if _, err := dec.ReadToken(); err != nil {
 		return err

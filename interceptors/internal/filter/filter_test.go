@@ -1,4 +1,4 @@
-package interceptors
+package filter
 
 import (
 	"testing"
@@ -60,7 +60,7 @@ func TestFilterIsWidened(t *testing.T) {
 		{"account data that is excluded", `{"account_data":{"not_types":["m.secret_storage.key.x","m.direct"]}}`, `{"account_data":{"not_types":["m.direct"]}}`, `{"account_data":{"not_types":["m.direct"]}}`},
 		{"unknown members", `{"room":{"timeline":{"types":["m.room.*"],"org.example":{"a":[1]}},"y":2},"event_fields":[],"x":{}}`, `{"room":{"timeline":{"types":["m.room.*"],"org.example":{"a":[1]}},"y":2},"x":{}}`, `{"room":{"timeline":{"types":["m.room.*"],"org.example":{"a":[1]}},"y":2},"x":{}}`},
 	} {
-		f, err := parseFilter([]byte(tt.filter))
+		f, err := Parse([]byte(tt.filter))
 		if err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 			continue
@@ -69,7 +69,7 @@ func TestFilterIsWidened(t *testing.T) {
 			initial bool
 			want    string
 		}{{false, tt.incremental}, {true, tt.initial}} {
-			if got := string(f.upstream(w.initial)); got != w.want {
+			if got := string(f.Upstream(w.initial)); got != w.want {
 				t.Errorf("%s (initial %v):\n got %s\nwant %s", tt.name, w.initial, got, w.want)
 			}
 		}
@@ -83,13 +83,13 @@ func TestFilterThatCannotBeRead(t *testing.T) {
 		`{"room":{"timeline":{"types":[5]}}}`, `{"room":{},"room":{}}`, `{"room":{"timeline":{"types":[],"types":["a"]}}}`,
 		`{"event_fields":"type"}`, "{\"x\":\"\xff\"}", `{} {}`, `{"account_data":7}`,
 	} {
-		if _, err := parseFilter([]byte(filter)); err == nil {
+		if _, err := Parse([]byte(filter)); err == nil {
 			t.Errorf("%s was read", filter)
 		}
 	}
 	// Names are case-sensitive: another case is an unknown member, which limits nothing.
-	f, err := parseFilter([]byte(`{"Room":{"timeline":{"types":[]}}}`))
-	if err != nil || f.upstream(false) != nil {
+	f, err := Parse([]byte(`{"Room":{"timeline":{"types":[]}}}`))
+	if err != nil || f.Upstream(false) != nil {
 		t.Errorf("another case: %v", err)
 	}
 }
@@ -100,34 +100,34 @@ func FuzzFilter(f *testing.F) {
 	f.Add(`{"room":{"timeline":{"types":["m.room.*"],"not_types":["m.room.m*"],"not_senders":["@a:b"]},"rooms":["!a:b"]}}`, "m.room.message")
 	f.Add(`{"room":{"timeline":{"not_types":["*"]},"state":{"types":[]}},"account_data":{"not_types":["m.*"]}}`, "m.room.name")
 	f.Fuzz(func(t *testing.T, filter, typ string) {
-		narrow, err := parseFilter([]byte(filter))
+		narrow, err := Parse([]byte(filter))
 		if err != nil {
 			return
 		}
-		raw := narrow.upstream(false)
+		raw := narrow.Upstream(false)
 		if raw == nil {
 			raw = []byte(filter)
 		}
-		wide, err := parseFilter(raw)
+		wide, err := Parse(raw)
 		if err != nil {
 			t.Fatalf("%s became %s", filter, raw)
 		}
-		if again := wide.upstream(false); again != nil {
+		if again := wide.Upstream(false); again != nil {
 			t.Fatalf("%s was made wider twice: %s, then %s", filter, raw, again)
 		}
-		head := func(typ string) *eventHead { return &eventHead{typ: []byte(typ), sender: []byte("@x:y")} }
+		head := func(typ string) Event { return Event{Type: []byte(typ), Sender: []byte("@x:y")} }
 		for _, n := range neededTimeline {
-			if !wide.room("!r:s") || !wide.timeline().passes("!r:s", head(n)) {
+			if !wide.WantsRoom("!r:s") || !wide.Timeline().Passes("!r:s", head(n)) {
 				t.Fatalf("%s keeps %s away", raw, n)
 			}
 		}
 		for _, n := range neededState {
-			if !wide.state().passes("!r:s", head(n)) {
+			if !wide.State().Passes("!r:s", head(n)) {
 				t.Fatalf("%s keeps %s away in the state", raw, n)
 			}
 		}
-		for _, part := range [][2]*eventFilter{{narrow.timeline(), wide.timeline()}, {narrow.state(), wide.state()}, {narrow.accountData(), wide.accountData()}} {
-			if part[0].passesType([]byte(typ)) && !part[1].passesType([]byte(typ)) {
+		for _, part := range [][2]*Events{{narrow.Timeline(), wide.Timeline()}, {narrow.State(), wide.State()}, {narrow.OfAccountData(), wide.OfAccountData()}} {
+			if part[0].PassesType([]byte(typ)) && !part[1].PassesType([]byte(typ)) {
 				t.Fatalf("%s is narrower than %s for %q", raw, filter, typ)
 			}
 		}
@@ -136,14 +136,14 @@ func FuzzFilter(f *testing.F) {
 
 func TestFilterMatches(t *testing.T) {
 	t.Parallel()
-	event := func(typ, sender string, url bool) eventHead {
-		return eventHead{typ: []byte(typ), sender: []byte(sender), hasURL: url}
+	event := func(typ, sender string, url bool) Event {
+		return Event{Type: []byte(typ), Sender: []byte(sender), HasURL: url}
 	}
 	text, file := event("m.room.message", "@a:hs", false), event("m.room.message", "@a:hs", true)
 	sealed := event("m.room.encrypted", "@b:hs", false)
 	for _, tt := range []struct {
 		filter string
-		event  eventHead
+		event  Event
 		room   id.RoomID
 		want   bool
 	}{
@@ -171,12 +171,12 @@ func TestFilterMatches(t *testing.T) {
 		{`{"contains_url":false}`, file, "!a:hs", false},
 		{`{"contains_url":false}`, text, "!a:hs", true},
 	} {
-		parsed, err := parseFilter([]byte(`{"room":{"timeline":` + tt.filter + `}}`))
+		parsed, err := Parse([]byte(`{"room":{"timeline":` + tt.filter + `}}`))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := parsed.timeline().passes(tt.room, &tt.event); got != tt.want {
-			t.Errorf("%s: %s of %s passes: %v, want %v", tt.filter, tt.event.typ, tt.event.sender, got, tt.want)
+		if got := parsed.Timeline().Passes(tt.room, tt.event); got != tt.want {
+			t.Errorf("%s: %s of %s passes: %v, want %v", tt.filter, tt.event.Type, tt.event.Sender, got, tt.want)
 		}
 	}
 }
@@ -196,7 +196,7 @@ func TestEventFields(t *testing.T) {
 		{[]string{"unsigned", "sender.x", "nothing"}, `{"unsigned":{"age":1,"dev.e2ee-proxy.trust":{"color":"red"}},"decrypted":true}`},
 		{nil, `{"unsigned":{"dev.e2ee-proxy.trust":{"color":"red"}},"decrypted":true}`},
 	} {
-		got, err := newFieldTree(tt.fields).project([]byte(event))
+		got, err := newFields(tt.fields, []string{"decrypted"}, []string{"unsigned", "dev.e2ee-proxy.trust"}).Project([]byte(event))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -204,7 +204,7 @@ func TestEventFields(t *testing.T) {
 			t.Errorf("%v (-want +got):\n%s", tt.fields, diff)
 		}
 	}
-	if _, err := newFieldTree(nil).project([]byte(`{"type":1,"type":2}`)); err == nil {
+	if _, err := newFields(nil).Project([]byte(`{"type":1,"type":2}`)); err == nil {
 		t.Error("an ambiguous event was read")
 	}
 }
