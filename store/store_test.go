@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/testdb"
 	"e2ee-proxy/internal/testpg"
 )
 
@@ -43,7 +44,7 @@ func onBoth(t *testing.T, test func(t *testing.T, url string)) {
 
 func liteURL(tb testing.TB) string {
 	tb.Helper()
-	return "sqlite:" + filepath.Join(tb.TempDir(), "e2ee.db")
+	return "sqlite:" + filepath.Join(testdb.Dir(tb), "e2ee.db")
 }
 
 func testKey(tb testing.TB, n byte) MasterKey {

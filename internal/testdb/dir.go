@@ -8,7 +8,7 @@ import (
 // Dir gives a folder for databases that goes with the test. Where the system has room in
 // memory it lies there: what is shown about a process that ends does not depend on the
 // disk, for which every commit would wait.
-func Dir(t *testing.T) string {
+func Dir(t testing.TB) string {
 	t.Helper()
 	const memory = "/dev/shm"
 	if !hasRoom(memory) {
