@@ -13,8 +13,8 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/secret"
-	"e2ee-proxy/internal/testdb"
 	"e2ee-proxy/internal/testpg"
+	"e2ee-proxy/internal/testproc"
 )
 
 // postgres is the server that all tests of this binary share, each with a database of its own.
@@ -44,7 +44,7 @@ func onBoth(t *testing.T, test func(t *testing.T, url string)) {
 
 func liteURL(tb testing.TB) string {
 	tb.Helper()
-	return "sqlite:" + filepath.Join(testdb.Dir(tb), "e2ee.db")
+	return "sqlite:" + filepath.Join(testproc.FastDir(tb), "e2ee.db")
 }
 
 func testKey(tb testing.TB, n byte) MasterKey {

@@ -29,7 +29,7 @@ type sharedServer struct {
 
 // Run runs the tests, then ends the servers, and returns the exit code.
 func (s *Shared) Run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "e2ee-proxy-shared-")
+	dir, err := os.MkdirTemp(testproc.FastTemp(), "e2ee-proxy-shared-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "shared homeservers:", err)
 		return 1

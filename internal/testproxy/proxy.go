@@ -58,7 +58,7 @@ func Start(t testproc.TB, homeserver string, o Options) *Proxy {
 		t.Fatalf("%v", err)
 	}
 	if o.Data == "" {
-		o.Data = t.TempDir()
+		o.Data = testproc.FastDir(t)
 	}
 	ports, err := testproc.FreePorts(2)
 	if err != nil {
