@@ -3,6 +3,7 @@ package e2ee_test
 import (
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -100,12 +101,12 @@ func TestKeysAreRefusedForLong(t *testing.T) {
 			room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
 			early := bob.claim(st.target())
 			st.drain(bob, 20)
-			refused := 0
+			var refused atomic.Int64
 			take := st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("POST", "keys/upload$")), func(r *liar.Request, next func() liar.Reply) liar.Reply {
 				if !strings.Contains(string(r.Body), `"one_time_keys"`) {
 					return next()
 				}
-				refused++
+				refused.Add(1)
 				if how == liar.RefuseAsDendrite {
 					next()
 				}
@@ -123,7 +124,7 @@ func TestKeysAreRefusedForLong(t *testing.T) {
 			await(t, "keys are not refused again and again", func() bool {
 				st.later(time.Hour)
 				st.tend()
-				return refused > 10
+				return refused.Load() > 10
 			})
 			st.awaitText(st.sayWith(bob, early, room, "with a key from before"), "with a key from before")
 			take()

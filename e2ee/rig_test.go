@@ -59,7 +59,7 @@ func newRigOn(t *testing.T, hs *liar.Server, data func(*store.Options), change f
 // newRigWith is newRigOn with a database that was made before.
 func newRigWith(t *testing.T, hs *liar.Server, made testdb.Snapshot, data func(*store.Options), change func(*e2ee.Options)) *rig {
 	t.Helper()
-	r := &rig{t: t, hs: hs, path: filepath.Join(testdb.Dir(t), "e2ee.db"), opts: change, data: data}
+	r := &rig{t: t, hs: hs, path: filepath.Join(testproc.FastDir(t), "e2ee.db"), opts: change, data: data}
 	if err := made.Put(r.path); err != nil {
 		t.Fatal(err)
 	}

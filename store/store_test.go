@@ -14,6 +14,7 @@ import (
 
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/testpg"
+	"e2ee-proxy/internal/testproc"
 )
 
 // postgres is the server that all tests of this binary share, each with a database of its own.
@@ -43,7 +44,7 @@ func onBoth(t *testing.T, test func(t *testing.T, url string)) {
 
 func liteURL(tb testing.TB) string {
 	tb.Helper()
-	return "sqlite:" + filepath.Join(tb.TempDir(), "e2ee.db")
+	return "sqlite:" + filepath.Join(testproc.FastDir(tb), "e2ee.db")
 }
 
 func testKey(tb testing.TB, n byte) MasterKey {

@@ -15,14 +15,21 @@ import (
 //
 //	func TestMain(m *testing.M) { os.Exit(shared.Run(m)) }
 type Shared struct {
-	mu      sync.Mutex
-	life    *binaryLife
-	servers map[string]*Homeserver
+	mu       sync.Mutex
+	life     *binaryLife
+	dendrite sharedServer
+	synapse  sharedServer
+}
+
+// sharedServer has its own lock, so that nobody waits for a server of the other kind.
+type sharedServer struct {
+	mu     sync.Mutex
+	server *Homeserver
 }
 
 // Run runs the tests, then ends the servers, and returns the exit code.
 func (s *Shared) Run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "e2ee-proxy-shared-")
+	dir, err := os.MkdirTemp(testproc.FastTemp(), "e2ee-proxy-shared-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "shared homeservers:", err)
 		return 1
@@ -30,7 +37,6 @@ func (s *Shared) Run(m *testing.M) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.mu.Lock()
 	s.life = &binaryLife{ctx: ctx, dir: dir}
-	s.servers = map[string]*Homeserver{}
 	s.mu.Unlock()
 
 	code := m.Run()
@@ -45,28 +51,29 @@ func (s *Shared) Run(m *testing.M) int {
 // Dendrite returns the shared Dendrite.
 func (s *Shared) Dendrite(t testproc.TB) *Homeserver {
 	t.Helper()
-	return s.get(t, "dendrite", Dendrite)
+	return s.get(t, &s.dendrite, Dendrite)
 }
 
 // Synapse returns the shared Synapse.
 func (s *Shared) Synapse(t testproc.TB) *Homeserver {
 	t.Helper()
-	return s.get(t, "synapse", Synapse)
+	return s.get(t, &s.synapse, Synapse)
 }
 
-func (s *Shared) get(t testproc.TB, kind string, start func(testproc.TB) *Homeserver) *Homeserver {
+func (s *Shared) get(t testproc.TB, one *sharedServer, start func(testproc.TB) *Homeserver) *Homeserver {
 	t.Helper()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.life == nil {
+	life := s.life
+	s.mu.Unlock()
+	if life == nil {
 		t.Fatalf("shared homeservers: TestMain does not call Run")
 	}
-	if h := s.servers[kind]; h != nil {
-		return h
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	if one.server == nil {
+		one.server = start(starter{TB: t, life: life})
 	}
-	h := start(starter{TB: t, life: s.life})
-	s.servers[kind] = h
-	return h
+	return one.server
 }
 
 // starter reports to the test that asks first, but lives as long as the test binary.

@@ -28,6 +28,8 @@ type Options struct {
 	Args []string
 	// Config is written to a file that --config names, when not empty.
 	Config string
+	// Env is what its environment has beside the test's own, as "NAME=value".
+	Env []string
 	// Data is the data folder; a new one when empty.
 	Data string
 }
@@ -56,7 +58,7 @@ func Start(t testproc.TB, homeserver string, o Options) *Proxy {
 		t.Fatalf("%v", err)
 	}
 	if o.Data == "" {
-		o.Data = t.TempDir()
+		o.Data = testproc.FastDir(t)
 	}
 	ports, err := testproc.FreePorts(2)
 	if err != nil {
@@ -78,7 +80,11 @@ func Start(t testproc.TB, homeserver string, o Options) *Proxy {
 		}
 		args = append(args, "--config", file)
 	}
-	p.command = func() *exec.Cmd { return exec.Command(binary, append(args, o.Args...)...) }
+	p.command = func() *exec.Cmd {
+		cmd := exec.Command(binary, append(args, o.Args...)...)
+		cmd.Env = append(os.Environ(), o.Env...)
+		return cmd
+	}
 	if err := p.Start(t.Context()); err != nil {
 		t.Fatalf("start the proxy: %v", err)
 	}

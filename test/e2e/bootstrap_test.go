@@ -22,6 +22,7 @@ import (
 // recovers with the key that the first one made, and reads what was sent before it existed;
 // so does Element as that user. An Element peer sees all of them without a shield.
 func TestFreshAccounts(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		host := testpeer.NodeHost(t)

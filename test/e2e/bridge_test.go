@@ -15,6 +15,7 @@ import (
 // with the warning that the specification demands; where it is not, that is what a forger
 // does, and they are held back.
 func TestBridgeBot(t *testing.T) {
+	t.Parallel()
 	const (
 		said     = "CANARY-of-a-ghost"
 		notTheir = "A message that was not encrypted by its sender was held back."

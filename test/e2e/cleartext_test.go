@@ -15,6 +15,7 @@ import (
 // words can go beside a message: the peer gets those that go into a message, and the
 // homeserver stores none. What the homeserver would send at once is not sent.
 func TestWordsBesideMessages(t *testing.T) {
+	t.Parallel()
 	const words = "CANARY-beside-a-message"
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})

@@ -169,6 +169,7 @@ func copied(t *testing.T, from, to string) {
 // goes in clear from every client passes, so does a room that is not encrypted, and a new
 // login is encrypted for.
 func TestClearTextAfterTheDataFolderWasLost(t *testing.T) {
+	t.Parallel()
 	c := newPlainClient(t, "")
 	c.wantEncrypted("before")
 	if err := c.proxy.Stop(); err != nil {
@@ -193,6 +194,7 @@ func TestClearTextAfterTheDataFolderWasLost(t *testing.T) {
 //
 // Expected: as if the data folder had been lost.
 func TestClearTextAfterAnOlderBackupWasRestored(t *testing.T) {
+	t.Parallel()
 	c := newPlainClient(t, "")
 	if err := c.proxy.Stop(); err != nil {
 		t.Fatal(err)
@@ -220,6 +222,7 @@ func TestClearTextAfterAnOlderBackupWasRestored(t *testing.T) {
 //
 // Expected: whatever it invents, nothing goes in clear.
 func TestClearTextWithInventedKeys(t *testing.T) {
+	t.Parallel()
 	for name, keys := range map[string]any{
 		"nothing":   map[string]any{},
 		"null":      nil,
@@ -243,6 +246,7 @@ func TestClearTextWithInventedKeys(t *testing.T) {
 
 // The explicit exception for those who want it: policy.native_clear_text: pass.
 func TestNativeClearTextPasses(t *testing.T) {
+	t.Parallel()
 	c := newPlainClient(t, "policy: {native_clear_text: pass}\n")
 	c.hs.Intercept(liar.Is("POST", "/keys/query$"), liar.Edit(func(_ *liar.Request, body map[string]any) {
 		body["device_keys"] = map[string]any{c.account.UserID: map[string]any{"ALICE": map[string]any{}}}
@@ -263,6 +267,7 @@ func TestNativeClearTextPasses(t *testing.T) {
 // Expected: keys are destroyed only when /whoami with the device's own token confirms the
 // end. The device goes on with the same keys.
 func TestKeysStayWhileTheTokenWorks(t *testing.T) {
+	t.Parallel()
 	unknown := func(soft bool) liar.Hook {
 		return func(*liar.Request, func() liar.Reply) liar.Reply {
 			return liar.Reply{Status: http.StatusUnauthorized, Body: map[string]any{"errcode": "M_UNKNOWN_TOKEN", "error": "a lie", "soft_logout": soft}}
@@ -325,6 +330,7 @@ func TestKeysStayWhileTheTokenWorks(t *testing.T) {
 // after a restart and when another token comes; never "its client's". A new device works, and
 // so does the old name once the homeserver has forgotten the keys.
 func TestForgottenKeysComeBack(t *testing.T) {
+	t.Parallel()
 	c := newPlainClient(t, "")
 	c.wantEncrypted("before")
 	old := c.key()
@@ -367,6 +373,7 @@ func TestForgottenKeysComeBack(t *testing.T) {
 // Expected: the new room is encrypted, as the old one is, before anything is sent there, or
 // nothing is sent there; for every member, also one who was not told of it.
 func TestUpgradeOfAnEncryptedRoom(t *testing.T) {
+	t.Parallel()
 	upgrade := func(t *testing.T, c *plainClient) (next string) {
 		t.Helper()
 		var made struct {
@@ -414,6 +421,7 @@ func TestUpgradeOfAnEncryptedRoom(t *testing.T) {
 
 // The same at homeservers as they are, each of which copies what it likes.
 func TestUpgradeAtHomeservers(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		c := loginCurl(t, proxy.URL, newAccount(t, hs, "alice"), "ALICE")

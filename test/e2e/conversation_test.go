@@ -49,6 +49,7 @@ func wantStoredEncrypted(t *testing.T, hs *tesths.Homeserver, as tesths.Account,
 // Element peer that excludes insecure devices: text, reply, edit, reaction, redaction. The
 // peer sees no shield; the homeserver has ciphertext only.
 func TestConversation(t *testing.T) {
+	t.Parallel()
 	plain := map[string]func(t *testing.T, url string, a tesths.Account) talker{
 		"curl": func(t *testing.T, url string, a tesths.Account) talker { return loginCurl(t, url, a, "") },
 		"matrix-js-sdk": func(t *testing.T, url string, a tesths.Account) talker {

@@ -20,6 +20,7 @@ import (
 // What was sent while the proxy was down is readable when it is back, with an old room key
 // and with a new one.
 func TestProxyWasDown(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		alice := element(t, hs, testpeer.NodeHost(t), "alice")
@@ -42,8 +43,8 @@ func TestProxyWasDown(t *testing.T) {
 	})
 }
 
-// crashRounds is how many times the proxy is killed.
-const crashRounds = 200
+// crashRounds is how many times a proxy is killed, in several worlds side by side.
+const crashRounds, crashWorlds = 200, 4
 
 // Attack 52: SIGKILL at random points: right before or after the homeserver did what the
 // proxy asked for, before or after the proxy got its answer, in syncs, key uploads, key
@@ -51,6 +52,21 @@ const crashRounds = 200
 // transaction ID until it is answered. No message is lost or doubled in either direction,
 // and no (session, index) is used for two ciphertexts.
 func TestKillAtAnyPoint(t *testing.T) {
+	t.Parallel()
+	rounds := crashRounds / crashWorlds
+	if testing.Short() {
+		rounds = 5
+	}
+	for world := range crashWorlds {
+		t.Run(fmt.Sprint(world), func(t *testing.T) {
+			t.Parallel()
+			killAtAnyPoint(t, rounds)
+		})
+	}
+}
+
+func killAtAnyPoint(t *testing.T, rounds int) {
+	t.Helper()
 	s := liar.New(t)
 	b := s.Login("bob", "BOB")
 	user, password := s.AddUser("alice")
@@ -65,10 +81,6 @@ func TestKillAtAnyPoint(t *testing.T) {
 	alice.AwaitMember(room, b.UserID, "join")
 	alice.AwaitDecrypted(room, bob.SendText(room, "before the first round"))
 
-	rounds := crashRounds
-	if testing.Short() {
-		rounds = 20
-	}
 	killer := &killer{proxy: proxy}
 	defer s.Intercept(liar.Of(b.UserID, liar.Is("", "^/_matrix/")), killer.hook)()
 	for round := range rounds {

@@ -14,6 +14,7 @@ import (
 // Requirement 19.12: a client's filter is about clear events, inline and by its ID, and
 // what the proxy needs to see passes it all the same.
 func TestFilters(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		b, c := newAccount(t, hs, "bob"), newAccount(t, hs, "carol")

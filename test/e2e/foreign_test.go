@@ -13,6 +13,7 @@ import (
 // any other; nobody knows yet that it has keys. From its upload on it is passed through, it
 // talks to others as if the proxy were not there, and status says so.
 func TestClientWithItsOwnKeysIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		host := testpeer.NodeHost(t)
@@ -54,6 +55,7 @@ func (c *curl) wantForeign() {
 // people do. It is passed through untouched: what it sends arrives as it is, what it gets
 // is not decrypted, and its keys stay.
 func TestTokenOfADeviceWithKeys(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		host := testpeer.NodeHost(t)

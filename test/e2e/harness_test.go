@@ -13,6 +13,7 @@ import (
 // insecure devices read each other with no shield, and an unsigned third device of one
 // of them neither reads nor is read.
 func TestElementPeersDirectly(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		a, b := newAccount(t, hs, "alice"), newAccount(t, hs, "bob")
 		host := testpeer.NodeHost(t)
@@ -59,6 +60,7 @@ func TestElementPeersDirectly(t *testing.T) {
 // The plain clients themselves: without the proxy, in a room that is not encrypted,
 // they do all that the tests through the proxy ask of them.
 func TestPlainClientsDirectly(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		a, b := newAccount(t, hs, "alice"), newAccount(t, hs, "bob")
 		alice := testpeer.PlainJS(t, testpeer.Options{URL: hs.URL, User: a.UserID, Password: a.Password})

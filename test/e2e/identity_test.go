@@ -74,6 +74,7 @@ func wantBlocked(t *testing.T, hs *tesths.Homeserver, bob *curl, room, txn, body
 // identity; then the same request goes through, and the peer reads it without a shield.
 // When the one whose identity is in question leaves, there is nothing to wait for.
 func TestPeerResetsItsIdentity(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		host := testpeer.NodeHost(t)
@@ -132,6 +133,7 @@ func TestPeerResetsItsIdentity(t *testing.T) {
 // Acknowledging is refused; withdrawing the verification helps, and so does verifying
 // again.
 func TestVerifiedPeerResetsItsIdentity(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		host := testpeer.NodeHost(t)
@@ -194,6 +196,7 @@ func TestVerifiedPeerResetsItsIdentity(t *testing.T) {
 // acknowledged by the proxy, with a warning and a count; that of somebody who was verified
 // never is.
 func TestAutomaticAcknowledgement(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		host := testpeer.NodeHost(t)
 		alice, a := peerOf(t, hs, host, "alice")
@@ -242,6 +245,7 @@ func wantMetric(t *testing.T, proxy *testproxy.Proxy, line string) {
 // new recovery key. A third party sees no shield on what was sent before and after. What
 // was sent meanwhile, and not to this device, is read from the new backup.
 func TestOwnIdentityIsReset(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		host := testpeer.NodeHost(t)

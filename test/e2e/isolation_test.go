@@ -21,6 +21,7 @@ const control = "/_e2ee_proxy/v1/"
 // decrypted, neither by a room the other is not in, nor by a room it joined after the
 // message was sent.
 func TestIsolation(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		alice := element(t, hs, testpeer.NodeHost(t), "alice")

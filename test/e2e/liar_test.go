@@ -10,6 +10,7 @@ import (
 // The lying homeserver is honest enough, as long as no hook says otherwise, for two
 // Element peers: bootstrap, rooms, room keys, backup, recovery on a second device.
 func TestElementPeersOnLiar(t *testing.T) {
+	t.Parallel()
 	s := liar.New(t)
 	a, password := s.AddUser("alice")
 	b, bobPassword := s.AddUser("bob")

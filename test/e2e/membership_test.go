@@ -46,6 +46,7 @@ func (c *curl) awaitMember(room, user, membership string) {
 // Invite, message, join. The invitee reads what was sent while it was only invited, however
 // late it joins; the invite's 200 is enough, no sync is needed in between.
 func TestInviteeReads(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		host := testpeer.NodeHost(t)
@@ -74,6 +75,7 @@ func TestInviteeReads(t *testing.T) {
 // Leave, message, rejoin. What was sent in between is not readable for who had left; what
 // comes after is.
 func TestWhoLeftDoesNotRead(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		host := testpeer.NodeHost(t)

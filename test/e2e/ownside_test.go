@@ -61,6 +61,7 @@ func (c *curl) control(status int, method, call string, body any) (answer struct
 // identity and no shield; another device recovers with the new key only, and has the whole
 // history restored.
 func TestReset(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		bob := element(t, hs, testpeer.NodeHost(t), "bob")
@@ -128,6 +129,7 @@ func TestReset(t *testing.T) {
 // Element opens the file that the proxy writes, and the proxy the one that Element writes.
 // Each then reads what it could not.
 func TestKeyFilesWithElement(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		const passphrase = "a pass phrase"
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
@@ -171,6 +173,7 @@ func TestKeyFilesWithElement(t *testing.T) {
 // A bot comes up signed with nobody present, by a recovery key in a file, and by one in the
 // environment.
 func TestBotComesUpSigned(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		a := newAccount(t, hs, "bot")
@@ -186,14 +189,11 @@ func TestBotComesUpSigned(t *testing.T) {
 		if err := os.WriteFile(file, []byte(key+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		for name, setting := range map[string]string{
-			"a file in the configuration": fmt.Sprintf("accounts:\n  %q:\n    recovery_key_file: %q\n", a.UserID, file),
-			"the environment":             "",
+		for name, options := range map[string]testproxy.Options{
+			"a file in the configuration": {Config: fmt.Sprintf("accounts:\n  %q:\n    recovery_key_file: %q\n", a.UserID, file)},
+			"the environment":             {Env: []string{fmt.Sprintf("E2EE_PROXY_ACCOUNTS={%q: {recovery_key: %q}}", a.UserID, key)}},
 		} {
-			if setting == "" {
-				t.Setenv("E2EE_PROXY_ACCOUNTS", fmt.Sprintf("{%q: {recovery_key: %q}}", a.UserID, key))
-			}
-			machine := testproxy.Start(t, hs.URL, testproxy.Options{Config: setting})
+			machine := testproxy.Start(t, hs.URL, options)
 			bot := loginCurl(t, machine.URL, a, "")
 			bot.awaitInOrder()
 			if s := bot.status(); !s.Identity.Ours || !s.Identity.DeviceSigned || s.Identity.MasterKey != first.status().Identity.MasterKey {

@@ -60,6 +60,7 @@ func pathSpellings(room string) []string {
 // method: the homeserver, which records what it gets, sees no plaintext. The spellings that
 // are right arrive encrypted.
 func TestNoWayRoundEncryption(t *testing.T) {
+	t.Parallel()
 	s := liar.New(t)
 	b := s.Login("bob", "BOB")
 	room := s.CreateRoom(true, b.UserID)
@@ -122,6 +123,7 @@ func raw(base, method, target, token, body string) (int, error) {
 // become of them: state events may pass, they are never encrypted (requirement 20.1);
 // an unknown endpoint below a room's write paths may not.
 func TestUnknownRoomWritesAreRefused(t *testing.T) {
+	t.Parallel()
 	s := liar.New(t)
 	b := s.Login("bob", "BOB")
 	room := url.PathEscape(s.CreateRoom(true, b.UserID))

@@ -14,6 +14,7 @@ import (
 // The same conversation with everything in PostgreSQL, and once more after the proxy
 // was killed.
 func TestOnPostgreSQL(t *testing.T) {
+	t.Parallel()
 	var server testpg.Server
 	t.Cleanup(func() {
 		if err := server.Stop(); err != nil {

@@ -35,6 +35,7 @@ func eventsOf(t *testing.T, lists ...[]json.RawMessage) map[string]string {
 // room is, on the page that shows the encryption and on those before it; a reaction is as
 // it was.
 func TestReadsOfHistory(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		alice := element(t, hs, testpeer.NodeHost(t), "alice")

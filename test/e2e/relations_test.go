@@ -46,6 +46,7 @@ func inThread(root, mention, body string) map[string]any {
 // sender's own device finds its transaction ID; what the homeserver bundles with an event
 // is readable too.
 func TestThreadsMentionsAndTransactions(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		alice := element(t, hs, testpeer.NodeHost(t), "alice")

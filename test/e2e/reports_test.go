@@ -50,6 +50,7 @@ func (c *curl) problemCodes(ctx context.Context) ([]string, error) {
 // Reported: whoever has left a room, was removed from it or is only invited is refused as a
 // homeserver refuses it, and without the seconds that a list of members may lag behind.
 func TestSendFromOutsideARoom(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		alice := loginCurl(t, proxy.URL, newAccount(t, hs, "alice"), "")
@@ -86,6 +87,7 @@ func TestSendFromOutsideARoom(t *testing.T) {
 // signature of the new device and goes on showing the old one: that is told, with what
 // helps, and a new identity does. Elsewhere there is nothing to tell.
 func TestDeviceIDIsUsedAgain(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		account := newAccount(t, hs, "bot")

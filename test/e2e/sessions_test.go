@@ -53,6 +53,7 @@ func (c *curl) wantEnded(how string) {
 // the proxy alone answers, and the device's keys are gone: the same device ID, used again,
 // is a new device that is set up from the beginning. Sessions that were not ended go on.
 func TestSessionsEnd(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		account := newAccount(t, hs, "bob")
@@ -124,6 +125,7 @@ func TestSessionsEnd(t *testing.T) {
 
 // With a public URL, discovery and logins name it; everything else that they say stays.
 func TestDiscoveryNamesThePublicURL(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		const public = "https://matrix.example.org/e2ee"
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{Args: []string{"--public-url", public + "/"}})
@@ -158,6 +160,7 @@ func TestDiscoveryNamesThePublicURL(t *testing.T) {
 // Requirement 23.2 and attack 32: what a token asserts to be is not believed: for
 // everybody but an application service the homeserver ignores it, and so does the proxy.
 func TestAssertedUser(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		alice := loginCurl(t, proxy.URL, newAccount(t, hs, "alice"), "ALICE")

@@ -31,6 +31,7 @@ func join(t *testing.T, hs *tesths.Homeserver, a tesths.Account, room string) {
 // encrypted and readable. So does one after the peer's next device was added and signed; a
 // device that was not signed gets no key, but is told so.
 func TestTokenThatNeverSyncs(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		host := testpeer.NodeHost(t)
@@ -61,6 +62,7 @@ func TestTokenThatNeverSyncs(t *testing.T) {
 
 // Requirement 19.11: the same transaction ID again, as a script retries, is one event.
 func TestRetryIsOneEvent(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		alice := element(t, hs, testpeer.NodeHost(t), "alice")

@@ -76,6 +76,7 @@ func wantNeverSeen(t *testing.T, proxy *testproxy.Proxy, c *curl, room, event, t
 // back, or, if it is set so, nothing at all. In the other direction the device is told
 // m.unverified. It is signed: the text arrives, and the device reads what comes next.
 func TestUnsignedDeviceOfAPeer(t *testing.T) {
+	t.Parallel()
 	const shady = "CANARY-of-an-unsigned-device"
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
@@ -139,6 +140,7 @@ func wantToldBy(t *testing.T, device *testpeer.Client, by *curl, room, code stri
 // The exception for one device works at once in both directions, also for what was held
 // back before, and so does its end. Status lists it, the log has it.
 func TestOverrideOfOneDevice(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
 		alice, a := peerOf(t, hs, testpeer.NodeHost(t), "alice")
@@ -206,6 +208,7 @@ func wantRead(t *testing.T, device *testpeer.Client, room, event, body string) {
 // On "warn" all goes on as without the rules, and whoever is to switch them on sees what
 // they would have done: in metrics for everybody, in status by room.
 func TestWarnStage(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{
 			Config: "policy:\n  send:\n    mode: warn\n  receive:\n    mode: warn\n",

@@ -2,6 +2,7 @@ package keyfile
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/cipher"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -155,6 +156,10 @@ func (t *exportText) Read(p []byte) (int, error) {
 	}
 	n := 0
 	for t.err == nil && n < len(p) {
+		if letters := t.letters(p[n:]); letters > 0 {
+			n += letters
+			continue
+		}
 		var c byte
 		if c, t.err = t.from.ReadByte(); t.err != nil {
 			t.err = noTail(t.err)
@@ -174,6 +179,23 @@ func (t *exportText) Read(p []byte) (int, error) {
 		}
 	}
 	return n, t.err
+}
+
+// letters gives what stands in the buffer up to the next byte that is no letter of base64, or
+// may be none.
+func (t *exportText) letters(p []byte) int {
+	run, _ := t.from.Peek(min(len(p), t.from.Buffered())) // no more than is there
+	n := bytes.IndexAny(run, " \t\r\n=-")
+	if n < 0 {
+		n = len(run)
+	}
+	n = copy(p, run[:n])
+	t.got += n
+	_, _ = t.from.Discard(n)
+	if t.got > maxExport {
+		t.err = ErrTooCostly
+	}
+	return n
 }
 
 // noTail is the end of a file that has no end.

@@ -1,5 +1,5 @@
 //go:build !linux
 
-package testdb
+package testproc
 
 func hasRoom(string) bool { return false }

@@ -1,4 +1,4 @@
-package testdb
+package testproc
 
 import "golang.org/x/sys/unix"
 
