@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// Dir gives a folder for databases that goes with the test. Where the system has room in
-// memory it lies there: what is shown about a process that ends does not depend on the
-// disk, for which every commit would wait.
+// Dir returns a folder for databases, removed after the test. It is in memory if the system
+// has enough: what tests show about a process that ends does not depend on the disk, for
+// which every commit would wait.
 func Dir(t *testing.T) string {
 	t.Helper()
 	const memory = "/dev/shm"
