@@ -71,7 +71,7 @@ func (w *world) searched() map[string]any {
 	return filter
 }
 
-// found reads an answer: how much was found, the IDs of the events, and what was left out.
+// found returns the results in an answer: their count, the event IDs, and the rooms left out.
 func found(t *testing.T, body string) (count int, events []string, leftOut []string, text string) {
 	t.Helper()
 	var answer struct {

@@ -10,7 +10,7 @@ import (
 	"e2ee-proxy/interceptors/apierr"
 )
 
-// messagesAsState are types of messages, and some that look like one and are state.
+// messagesAsState returns types of messages, and types of state that look like a message.
 func messagesAsState() (messages, state []string) {
 	return []string{
 			"m.room.message", "m.sticker", "m.reaction", "m.room.redaction", "m.room.encrypted", "m.poll.start", "org.matrix.msc3381.poll.response",

@@ -16,7 +16,7 @@ import (
 	"e2ee-proxy/interceptors/apierr"
 )
 
-// costly are bodies that take the most memory for their size, each in its own way.
+// costly returns bodies that need the most memory for their size, each in its own way.
 func costly(size int) map[string]string {
 	list := func(before, after string, elem func(i int) string) string {
 		var b strings.Builder

@@ -142,7 +142,7 @@ func controlWorld(t *testing.T, mode e2ee.Mode) (*world, *fakeControl) {
 	return w, c
 }
 
-// written returns the path of a pattern, as package proxy writes it.
+// written returns the path of a pattern, as package proxy builds it.
 func written(pattern string, params map[string]string) string {
 	segments := strings.Split(pattern, "/")
 	for i, seg := range segments {

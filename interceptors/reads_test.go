@@ -145,7 +145,7 @@ func bodyWith(t *testing.T, f *family, p *eventPlace, events any) string {
 	return string(raw)
 }
 
-// testAlone is for a place of one event: each of the hostile ones in turn.
+// testAlone puts each of the hostile events into a place of one event.
 func testAlone(t *testing.T, name string, f *family, p *eventPlace) {
 	t.Helper()
 	for _, event := range hostile(encryptedRoom.String()) {
@@ -243,7 +243,7 @@ func TestReadsKnowTheRoom(t *testing.T) {
 	}
 }
 
-// marksIn tells of each event in a body, in order, whether it is marked as sent in clear.
+// marksIn returns for each event in a body, in order, whether it is marked as sent in clear.
 func marksIn(t *testing.T, body string) []bool {
 	t.Helper()
 	var marked []bool

@@ -21,7 +21,8 @@ import (
 	"e2ee-proxy/interceptors"
 )
 
-// proxied are devices for whom the proxy encrypts, and which take note of nothing.
+// proxied is an interceptors.Devices in which the proxy encrypts for every device. It
+// records nothing.
 type proxied struct{ interceptors.Devices }
 
 func (proxied) Device(context.Context, interceptors.Identity) (interceptors.Device, error) {
@@ -265,7 +266,7 @@ func TestMemoryIsSetAsideBeforeABodyIsRead(t *testing.T) {
 	}
 }
 
-// endless gives nothing but spaces.
+// endless is a body of spaces without an end.
 type endless struct{}
 
 func (endless) Read(p []byte) (int, error) {

@@ -80,7 +80,7 @@ func controlHandlers(t *testing.T) map[string]interceptors.Handler {
 	return all
 }
 
-// noted are devices that nobody has, and that note who was looked for.
+// noted is an interceptors.Devices without devices, which records who was looked up.
 type noted struct {
 	interceptors.Devices
 	asked atomic.Int32

@@ -14,7 +14,7 @@ import (
 	"e2ee-proxy/interceptors/apierr"
 )
 
-// noNotices are devices that nobody was shown a notice of.
+// noNotices is an interceptors.Devices in which no client was shown a notice.
 type noNotices struct{ interceptors.Devices }
 
 func (noNotices) Device(context.Context, interceptors.Identity) (interceptors.Device, error) {
@@ -60,7 +60,7 @@ func TestNoticesStayHere(t *testing.T) {
 	}
 }
 
-// oneNotice are devices of which alice's was shown a notice.
+// oneNotice is an interceptors.Devices in which alice's client was shown a notice.
 type oneNotice struct{ interceptors.Devices }
 
 func (oneNotice) Device(_ context.Context, who interceptors.Identity) (interceptors.Device, error) {

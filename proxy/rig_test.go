@@ -103,7 +103,7 @@ func (h *homeserver) set(f func()) {
 	f()
 }
 
-// noDevices are devices nobody asks for.
+// noDevices is an interceptors.Devices that no test may call.
 type noDevices struct{ interceptors.Devices }
 
 func testHash(b []byte) [32]byte {

@@ -137,7 +137,7 @@ func readsAnswer(x *interceptors.Exchange) error {
 	return err
 }
 
-// readFirst gives nothing before it has everything.
+// readFirst is a body that returns nothing before it has everything.
 type readFirst struct{ from io.Reader }
 
 func (r readFirst) Read([]byte) (int, error) {

@@ -134,8 +134,8 @@ func (db *DB) EncryptedRooms(ctx context.Context, want []id.RoomID) (map[id.Room
 	return all, nil
 }
 
-// collectEncryptedRooms is the part of a migration for which the keys are needed: it makes
-// what every device knew for itself known to all.
+// collectEncryptedRooms makes what every device knew for itself known to all. It is the
+// part of a migration for which the keys are needed.
 func (db *DB) collectEncryptedRooms(ctx context.Context, t *sqlio.Tx) error {
 	known := make(map[id.RoomID]EncryptedRoom)
 	err := t.Rows(ctx, selectRoomsOfDevices, nil, func(rows *sql.Rows) error {

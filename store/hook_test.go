@@ -6,7 +6,7 @@ import (
 	"e2ee-proxy/internal/testdb"
 )
 
-// hook stands between the store and its driver, to count and to fail statements.
+// hook wraps the driver of the store, to count and to fail statements.
 type hook struct{ testdb.Hook }
 
 func (h *hook) watch(before func(string) error) { h.Watch(before) }

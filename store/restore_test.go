@@ -72,7 +72,7 @@ func checkRestored(t *testing.T, url string, want bool) {
 	same(t, "inbound sessions and outbox", []int{len(in), len(must[[]OutboxItem](t)(db.Outbox(t.Context(), acct, dev.ID)))}, []int{1, 2})
 }
 
-// checkOnce is checkRestored for a restore, which must be noticed once and not again.
+// checkOnce is like checkRestored: a restore must be noticed once and not again.
 func checkOnce(t *testing.T, url string) {
 	t.Helper()
 	checkRestored(t, url, true)

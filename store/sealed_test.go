@@ -227,7 +227,7 @@ func TestClearColumnsThatDecideAreTied(t *testing.T) {
 	})
 }
 
-// canaries is everything with a recognisable text in every place that must not be readable.
+// canaries returns a Changes with a canary in every place that must not be readable.
 func canaries() (*Changes, []string) {
 	var words []string
 	word := func(what string) secret.Bytes {

@@ -128,7 +128,7 @@ func roomCount(t *testing.T, db *DB, acct *Account, dev int64) int {
 	return len(must[map[id.RoomID]Room](t)(db.Rooms(t.Context(), acct, dev, nil)))
 }
 
-// relay stands between the store and PostgreSQL and can cut a connection at its next commit.
+// relay passes on the traffic to PostgreSQL and can cut a connection at its next commit.
 type relay struct {
 	url string
 	cut atomic.Int32 // for one commit

@@ -25,8 +25,8 @@ const (
 	pgTimeout = 30 * time.Second
 )
 
-// conflictPauses are the pauses after a conflict between transactions: they must not meet
-// again.
+// conflictPauses returns the pauses after a conflict between transactions: they must not
+// meet again.
 func conflictPauses() backoff.Range {
 	return backoff.Range{First: 2 * time.Millisecond, Last: 50 * time.Millisecond}
 }

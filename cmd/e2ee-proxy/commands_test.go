@@ -21,7 +21,7 @@ import (
 
 // The commands that scripts have beside those of testscript.
 
-// patience is how long a script waits for what must happen.
+// patience is how long a script waits for an event that must come.
 const patience = 30 * time.Second
 
 // exits CODE COMMAND [ARG…] runs a command and checks its exit code, which "! exec"

@@ -61,7 +61,7 @@ func checkVersions(status int, body []byte) error {
 			"correct the setting homeserver (the right address is in /.well-known/matrix/client of the server's name)", status)}
 }
 
-// announcePauses are the pauses between checks whether the proxy can serve.
+// announcePauses returns the pauses between checks whether the proxy can serve.
 func announcePauses() backoff.Range {
 	return backoff.Range{First: 500 * time.Millisecond, Last: 10 * time.Second}
 }

@@ -6,9 +6,9 @@ import (
 	"slices"
 )
 
-// Copy starts another server, with an address of its own, that has everything this one has
-// at this moment: its state, and the requests that it got so far. From then on neither
-// knows of the other. Hooks are not copied. The one that is copied may have ended.
+// Copy starts another server, with an address of its own and a copy of this one's state and
+// of the requests that it got so far. From then on they are independent. Hooks are not
+// copied. The server that is copied may have ended.
 func (s *Server) Copy(t tb) *Server {
 	t.Helper()
 	s.mu.Lock()
@@ -43,7 +43,7 @@ func (s *state) copy() state {
 	return c
 }
 
-// copy notes which device became which.
+// copy returns a copy of the user, and records the copy of each device in devices.
 func (u *user) copy(devices map[*device]*device) *user {
 	c := *u
 	c.devices = make(map[string]*device)

@@ -49,7 +49,7 @@ func TestCopy(t *testing.T) {
 	}
 }
 
-// filled is a server with something in every part of its state.
+// filled returns a server with something in every part of its state.
 func filled(t *testing.T) *Server {
 	t.Helper()
 	s := New(t)

@@ -1,9 +1,9 @@
-// Package parallel does things that cost time on all cores.
+// Package parallel calls a function on all cores.
 //
-// It promises that all is done when [Each] returns, and that little is done where it was
-// called.
+// It promises that all calls have returned when [Each] returns, and that a small number of
+// calls is made where Each was called.
 //
-// It must never know what is done, or leave anything running.
+// It must never know what the function does, or leave anything running.
 //
 // Anybody may import it; it imports the standard library only.
 package parallel

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// Each does n things that cost time and do not depend on each other.
+// Each calls do for 0 to n-1, on all cores. The calls must not depend on each other.
 func Each(n int, do func(i int)) {
 	workers := min(runtime.GOMAXPROCS(0), n/4+1)
 	part := func(w int) {

@@ -5,8 +5,8 @@ import (
 	"io"
 )
 
-// Meter fails when more than Limit was read since Used was last set to 0, so that one
-// value cannot take all memory.
+// Meter returns an error when more than Limit was read since Used was last set to 0, so
+// that one value cannot take all memory.
 type Meter struct {
 	R           io.Reader
 	Used, Limit int

@@ -12,7 +12,7 @@ import (
 	_ "modernc.org/sqlite" // the driver
 )
 
-// Snapshot is what a SQLite database of the store held when it was closed.
+// Snapshot is the content of a closed SQLite database of the store.
 type Snapshot struct {
 	data, mark []byte
 }
@@ -29,7 +29,7 @@ func Take(path string) (s Snapshot, err error) {
 	return s, err
 }
 
-// Put makes a database of it that has never lain anywhere else, so that it is not taken
+// Put makes a database from it that has never been anywhere else, so that it is not taken
 // for one that was restored from a backup.
 func (s Snapshot) Put(path string) error {
 	if err := os.WriteFile(path, s.data, 0o600); err != nil {

@@ -9,7 +9,7 @@ type Dialect struct {
 	SharedPool bool
 }
 
-// SQLite is what SQLite understands.
+// SQLite returns the dialect of SQLite.
 //
 // Text compares by bytes in both databases. SQLite's STRICT makes it refuse a value of
 // another type, as PostgreSQL does. WITHOUT ROWID saves an index where rows are small.
@@ -25,7 +25,7 @@ func SQLite() *Dialect {
 	)}
 }
 
-// PostgreSQL is what PostgreSQL understands.
+// PostgreSQL returns the dialect of PostgreSQL.
 func PostgreSQL() *Dialect {
 	return &Dialect{SharedPool: true, Words: strings.NewReplacer(
 		"{{int}}", "BIGINT",

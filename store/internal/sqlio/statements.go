@@ -21,7 +21,7 @@ type ListStatement struct {
 	Tail  string
 	Fixed int // parameters before the list
 	Width int // parameters in an item
-	// pad reports whether an item may be repeated without changing the meaning.
+	// Pad reports whether an item may be repeated without changing the meaning.
 	Pad bool
 }
 

@@ -15,7 +15,7 @@ type Execer interface {
 type Tx struct {
 	Execer
 	Texts *TextCache
-	// ratchet is set by writes whose loss would let an index be used twice.
+	// Ratchet is set by writes whose loss would let an index be used twice.
 	Ratchet bool
 }
 

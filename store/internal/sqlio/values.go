@@ -48,7 +48,7 @@ func (a *Args) Bytes(v []byte) {
 }
 
 // Flag adds a bool.
-func (a *Args) Flag(v bool) { a.Vals = append(a.Vals, claim(v)) }
+func (a *Args) Flag(v bool) { a.Vals = append(a.Vals, boolToInt(v)) }
 
 // Time adds a time.
 func (a *Args) Time(v time.Time) { a.Vals = append(a.Vals, Micros(v)) }
@@ -65,14 +65,14 @@ func (a *Args) ID(v string) {
 	a.Vals = append(a.Vals, coded)
 }
 
-func claim(v bool) int64 {
+func boolToInt(v bool) int64 {
 	if v {
 		return 1
 	}
 	return 0
 }
 
-// Micros is a time as a column holds it.
+// Micros returns a time as a column holds it.
 func Micros(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
@@ -80,7 +80,7 @@ func Micros(t time.Time) int64 {
 	return t.UnixMicro()
 }
 
-// EncodeText is a text as a column holds it.
+// EncodeText returns a text as a column holds it.
 func EncodeText(s string) string {
 	if utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 && !strings.HasPrefix(s, coded) {
 		return s
