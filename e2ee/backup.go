@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/crypto/ssss"
 
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
@@ -51,7 +52,7 @@ type backupKeyMeta struct {
 // loadBackupKey gives the private backup key that is stored, nil when there is none, and
 // the version it was found to belong to.
 func (a *account) loadBackupKey(ctx context.Context) (*backup.MegolmBackupKey, string, error) {
-	stored, err := a.eng.store.Secret(ctx, a.row, secretBackup)
+	stored, err := a.eng.store.Secret(ctx, a.row, identity.SecretBackup)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, "", nil
 	}
@@ -74,7 +75,7 @@ func (b *backups) saveBackupKey(ctx context.Context, key *backup.MegolmBackupKey
 	if err != nil {
 		return fmt.Errorf("encode the backup version: %w", err)
 	}
-	row := store.Secret{Name: secretBackup, Value: secret.Bytes(key.Bytes()), Meta: meta, CreatedAt: b.eng.now()}
+	row := store.Secret{Name: identity.SecretBackup, Value: secret.Bytes(key.Bytes()), Meta: meta, CreatedAt: b.eng.now()}
 	if err := b.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
 		return fmt.Errorf("store the backup key: %w", err)
 	}
@@ -83,7 +84,7 @@ func (b *backups) saveBackupKey(ctx context.Context, key *backup.MegolmBackupKey
 
 // completeBackup makes a key backup if the account has none, finds the key of one that
 // is there, and gives the private key if it is here. One that is there is never replaced.
-func (b *backups) completeBackup(ctx context.Context, keys *crossSigning, storage *ssss.Key, may bootstrapping) ([]byte, error) {
+func (b *backups) completeBackup(ctx context.Context, keys *identity.Keys, storage *ssss.Key, may bootstrapping) ([]byte, error) {
 	wanted, said, err := b.backupWanted(ctx)
 	if err != nil {
 		return nil, err
@@ -160,7 +161,7 @@ func (b *backups) backupKeyFrom(ctx context.Context, storage *ssss.Key, current 
 	if storage == nil {
 		return nil, nil
 	}
-	value, err := b.readSecret(ctx, storage, secretBackup)
+	value, err := b.readSecret(ctx, storage, identity.SecretBackup)
 	if isRecoveryReason(err) {
 		return nil, nil
 	}
@@ -212,9 +213,9 @@ func (b *backups) newBackupKey(ctx context.Context) (*backup.MegolmBackupKey, er
 
 // createBackup makes a backup version signed by the identity and this device. What is
 // stored with the key names it only once it is seen on the homeserver.
-func (b *backups) createBackup(ctx context.Context, key *backup.MegolmBackupKey, keys *crossSigning) error {
+func (b *backups) createBackup(ctx context.Context, key *backup.MegolmBackupKey, keys *identity.Keys) error {
 	auth := strictjson.Object{{Name: "public_key", Value: strictjson.Quote(wire.Base64(key.PublicKey().Bytes()))}}.Encode()
-	auth, err := wire.SignWith(auth, b.acct.user, keys.master)
+	auth, err := wire.SignWith(auth, b.acct.user, keys.Master)
 	if err != nil {
 		return err
 	}

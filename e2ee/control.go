@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -59,7 +60,7 @@ func (d *Device) RecoveryKey(ctx context.Context) (secret.String, error) {
 	if d.mode != ModeProxied {
 		return secret.String{}, ErrNotProxied
 	}
-	made, err := d.eng.store.Secret(ctx, d.acct.row, secretStorageKey)
+	made, err := d.eng.store.Secret(ctx, d.acct.row, identity.SecretStorageKey)
 	if errors.Is(err, store.ErrNotFound) {
 		return secret.String{}, ErrNoRecoveryKey
 	}

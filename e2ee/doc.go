@@ -16,8 +16,8 @@
 //     device's own token, that its session has ended.
 //
 // What has no state of its own lies below internal: locks, the homeserver's calls (wire), the
-// cryptography of Olm (olm), what a kept room key is (megolm), and the formats of backups
-// (keybackup) and of files (keyfile).
+// cryptography of Olm (olm), what a kept room key is (megolm), the keys of an
+// identity (identity), and the formats of backups (keybackup) and of files (keyfile).
 //
 // A [Device] is put together of parts, each of which owns its fields: when keys are
 // published (publication), what the homeserver has of one-time keys (keySupply), the own

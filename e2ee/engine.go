@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
@@ -327,7 +328,7 @@ func (e *Engine) deleteDevice(ctx context.Context, row *store.Account, dev store
 	case err != nil:
 		return fmt.Errorf("forget device: %w", err)
 	}
-	if err := e.store.Save(ctx, row, 0, &store.Changes{DeleteSecrets: deviceSecrets(id.Ed25519(dev.Ed25519))}); err != nil {
+	if err := e.store.Save(ctx, row, 0, &store.Changes{DeleteSecrets: identity.DeviceSecrets(id.Ed25519(dev.Ed25519))}); err != nil {
 		return fmt.Errorf("forget device: %w", err)
 	}
 	if err := e.account(row).tracker.Ended(ctx, dev.DeviceID); err != nil {

@@ -235,7 +235,7 @@ func (d *Device) Verify(ctx context.Context, user id.UserID) error {
 	if err != nil || keys == nil {
 		return errors.Join(err, errors.New("no identity"))
 	}
-	signed, err := wire.SignWith(users[user].MasterRaw, d.acct.user, keys.userSigning)
+	signed, err := wire.SignWith(users[user].MasterRaw, d.acct.user, keys.UserSigning)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/crypto/ssss"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
@@ -34,8 +35,8 @@ type ownIdentity struct {
 
 // ownIdentityHost is what the others do for it.
 type ownIdentityHost interface {
-	completeBackup(ctx context.Context, keys *crossSigning, storage *ssss.Key, may bootstrapping) ([]byte, error)
-	createBackup(ctx context.Context, key *backup.MegolmBackupKey, keys *crossSigning) error
+	completeBackup(ctx context.Context, keys *identity.Keys, storage *ssss.Key, may bootstrapping) ([]byte, error)
+	createBackup(ctx context.Context, key *backup.MegolmBackupKey, keys *identity.Keys) error
 	currentBackup(ctx context.Context) (*keybackup.Version, error)
 	dropRetry(why retryFor)
 	kickLocked()
@@ -141,7 +142,7 @@ func (o *ownIdentity) bootstrap(ctx context.Context, auth UserAuth, may bootstra
 		return err
 	case own.Knowledge != trustcache.KnowledgeFresh:
 		return errOwnUnknown
-	case resetting != nil && resetting.master.PublicKey() == own.Current:
+	case resetting != nil && resetting.Master.PublicKey() == own.Current:
 		return o.finishReset(ctx, resetting) // one that was interrupted
 	}
 	keys, err := o.fittingKeys(ctx, own)
@@ -190,7 +191,7 @@ func (o *ownIdentity) awaitIdentity(ctx context.Context, own *trustcache.User) e
 // fittingKeys gives the private keys that belong to the published identity; nil unless
 // all of them are here. Those that do not belong to it are dropped: another client
 // replaced the identity (requirement 12.12).
-func (o *ownIdentity) fittingKeys(ctx context.Context, own *trustcache.User) (*crossSigning, error) {
+func (o *ownIdentity) fittingKeys(ctx context.Context, own *trustcache.User) (*identity.Keys, error) {
 	keys, err := o.acct.loadParts(ctx)
 	if err != nil {
 		return nil, err
@@ -198,7 +199,7 @@ func (o *ownIdentity) fittingKeys(ctx context.Context, own *trustcache.User) (*c
 	if own.Current == "" { // nothing is published yet
 		return o.acct.loadCrossSigning(ctx)
 	}
-	misfits := keys.misfits(own)
+	misfits := keys.Misfits(own)
 	if len(misfits) == 0 {
 		return o.acct.loadCrossSigning(ctx)
 	}
@@ -276,19 +277,19 @@ func (o *ownIdentity) ownNow() ownState {
 
 // createIdentity makes and publishes an identity. The private keys are stored first:
 // after a crash the same ones are published, or found published.
-func (o *ownIdentity) createIdentity(ctx context.Context, keys *crossSigning, auth UserAuth) (*trustcache.User, *crossSigning, error) {
+func (o *ownIdentity) createIdentity(ctx context.Context, keys *identity.Keys, auth UserAuth) (*trustcache.User, *identity.Keys, error) {
 	if keys == nil {
-		made, err := newCrossSigning()
+		made, err := identity.NewKeys()
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := o.save(ctx, &store.Changes{Secrets: made.secrets()}); err != nil {
+		if err := o.save(ctx, &store.Changes{Secrets: made.Secrets()}); err != nil {
 			return nil, nil, fmt.Errorf("store new cross-signing keys: %w", err)
 		}
 		keys = made
 	}
 	// Said before it is published, so that nobody is alarmed when it appears.
-	if _, err := o.acct.tracker.SetOwnIdentity(ctx, keys.master.PublicKey()); err != nil {
+	if _, err := o.acct.tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
 		return nil, nil, fmt.Errorf("trust the own identity: %w", err)
 	}
 	// To be asked for a password may mean that another client was quicker.
@@ -310,7 +311,7 @@ func (o *ownIdentity) createIdentity(ctx context.Context, keys *crossSigning, au
 	if err != nil {
 		return nil, nil, err
 	}
-	if own.Current != keys.master.PublicKey() {
+	if own.Current != keys.Master.PublicKey() {
 		return nil, nil, errNotPublished
 	}
 	return own, keys, nil

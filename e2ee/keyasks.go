@@ -11,6 +11,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/store"
 )
 
@@ -31,7 +32,7 @@ type storedKeyAsk struct {
 
 // keepKeyAsks adds what is asked for to ch.
 func (g *gossip) keepKeyAsks(ch *store.Changes, asks map[store.SessionRef]*keyAsk) error {
-	name := ofDevice(secretKeysAsked, g.ed25519)
+	name := identity.OfDevice(identity.SecretKeysAsked, g.ed25519)
 	if len(asks) == 0 {
 		ch.DeleteSecrets = append(ch.DeleteSecrets, name)
 		return nil
@@ -53,7 +54,7 @@ func (g *gossip) loadKeyAsks(ctx context.Context) error {
 	if g.keyAsks != nil {
 		return nil
 	}
-	stored, err := g.eng.store.Secret(ctx, g.acct.row, ofDevice(secretKeysAsked, g.ed25519))
+	stored, err := g.eng.store.Secret(ctx, g.acct.row, identity.OfDevice(identity.SecretKeysAsked, g.ed25519))
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("load requests for room keys: %w", err)
 	}

@@ -7,12 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 	"maunium.net/go/mautrix/crypto/ssss"
 
-	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -83,12 +82,12 @@ func (o *ownIdentity) recoverNow(ctx context.Context, with Recovery) error {
 }
 
 // recoverIdentity takes the identity from secret storage, and stores it.
-func (o *ownIdentity) recoverIdentity(ctx context.Context, own *trustcache.User, key *ssss.Key) (*crossSigning, error) {
+func (o *ownIdentity) recoverIdentity(ctx context.Context, own *trustcache.User, key *ssss.Key) (*identity.Keys, error) {
 	keys, err := o.recoverKeys(ctx, key, own)
 	if err != nil {
 		return nil, err
 	}
-	if err := o.save(ctx, &store.Changes{Secrets: keys.secrets()}); err != nil {
+	if err := o.save(ctx, &store.Changes{Secrets: keys.Secrets()}); err != nil {
 		return nil, fmt.Errorf("store the recovered identity: %w", err)
 	}
 	return keys, nil
@@ -111,7 +110,7 @@ func (a *account) configured() []Recovery {
 // passphrase, or the key of a secret storage that we made. nil when that does not help.
 // The same attempt, with the same in secret storage, is not made twice: deriving a key
 // from a passphrase is costly.
-func (o *ownIdentity) recoverAlone(ctx context.Context, own *trustcache.User) (*crossSigning, *ssss.Key, error) {
+func (o *ownIdentity) recoverAlone(ctx context.Context, own *trustcache.User) (*identity.Keys, *ssss.Key, error) {
 	mine, err := o.acct.ownStorageKey(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -167,7 +166,7 @@ func (o *ownIdentity) attempt(ctx context.Context, own *trustcache.User, describ
 	for _, part := range []string{described.ID, described.Meta.MAC, own.Current.String()} {
 		_, _ = name.Write(append([]byte(part), 0)) // a hash never fails
 	}
-	for _, secret := range []string{secretMaster, secretSelfSigning, secretUserSigning} {
+	for _, secret := range []string{identity.SecretMaster, identity.SecretSelfSigning, identity.SecretUserSigning} {
 		raw, err := o.accountData(ctx, secret)
 		if err != nil {
 			return [32]byte{}, err
@@ -192,34 +191,6 @@ func (a *account) noteTried(attempt [32]byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.tried = attempt
-}
-
-// open gives the key of secret storage if what the caller has opens it.
-func (s *storageDescription) open(with Recovery) (*ssss.Key, error) {
-	var key *ssss.Key
-	var err error
-	if with.Key.IsZero() {
-		p := s.Meta.Passphrase
-		if p == nil {
-			return nil, ErrNoPassphrase
-		}
-		if p.Iterations <= 0 || p.Iterations > wire.MaxIterations || (p.Bits != 0 && (p.Bits < 128 || p.Bits > 512 || p.Bits%8 != 0)) {
-			return nil, ErrNoSecretStorage
-		}
-		key, err = s.Meta.VerifyPassphrase(s.ID, with.Passphrase.Reveal())
-	} else {
-		text := strings.Join(strings.Fields(with.Key.Reveal()), "")
-		key, err = s.Meta.VerifyRecoveryKey(s.ID, text)
-	}
-	switch {
-	case errors.Is(err, ssss.ErrUnverifiableKey): // the secrets will tell (requirement 14.2)
-		return key, nil
-	case errors.Is(err, ssss.ErrCorruptedKeyMetadata), errors.Is(err, ssss.ErrUnsupportedPassphraseAlgorithm):
-		return nil, ErrNoSecretStorage
-	case err != nil:
-		return nil, ErrWrongRecoveryKey
-	}
-	return key, nil
 }
 
 // readSecret decrypts one secret; ErrSecretMissing when it is not there under this key.
@@ -247,16 +218,16 @@ func (p *part) readSecret(ctx context.Context, key *ssss.Key, name string) (secr
 }
 
 // recoverKeys reads the three seeds and compares what they make with what is published.
-func (o *ownIdentity) recoverKeys(ctx context.Context, key *ssss.Key, own *trustcache.User) (*crossSigning, error) {
-	var c crossSigning
-	slots := c.slots()
-	for _, name := range []string{secretMaster, secretSelfSigning, secretUserSigning} { // always the same reason
+func (o *ownIdentity) recoverKeys(ctx context.Context, key *ssss.Key, own *trustcache.User) (*identity.Keys, error) {
+	var c identity.Keys
+	slots := c.Slots()
+	for _, name := range []string{identity.SecretMaster, identity.SecretSelfSigning, identity.SecretUserSigning} { // always the same reason
 		seed, err := o.readSecret(ctx, key, name)
 		if err != nil {
 			return nil, err
 		}
 		slot := slots[name]
-		if *slot, err = pk.NewSigningFromSeed(seed.Reveal()); err != nil || (*slot).PublicKey() != published(own, name) {
+		if *slot, err = pk.NewSigningFromSeed(seed.Reveal()); err != nil || (*slot).PublicKey() != identity.Published(own, name) {
 			return nil, ErrSecretMismatch
 		}
 	}
@@ -265,7 +236,7 @@ func (o *ownIdentity) recoverKeys(ctx context.Context, key *ssss.Key, own *trust
 
 // takeIntoUse is useIdentity and what goes with it: all but sending works also where the
 // homeserver does not show that this device is signed.
-func (o *ownIdentity) takeIntoUse(ctx context.Context, own *trustcache.User, keys *crossSigning, opened *ssss.Key, may bootstrapping) error {
+func (o *ownIdentity) takeIntoUse(ctx context.Context, own *trustcache.User, keys *identity.Keys, opened *ssss.Key, may bootstrapping) error {
 	signed := o.useIdentity(ctx, own, keys)
 	if signed != nil && !signatureFailed(signed) {
 		return signed
@@ -276,8 +247,8 @@ func (o *ownIdentity) takeIntoUse(ctx context.Context, own *trustcache.User, key
 
 // useIdentity takes stored keys into use: the account's own identity is verified, and
 // this device signed.
-func (o *ownIdentity) useIdentity(ctx context.Context, own *trustcache.User, keys *crossSigning) error {
-	if _, err := o.acct.tracker.SetOwnIdentity(ctx, keys.master.PublicKey()); err != nil {
+func (o *ownIdentity) useIdentity(ctx context.Context, own *trustcache.User, keys *identity.Keys) error {
+	if _, err := o.acct.tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
 		return fmt.Errorf("trust the own identity: %w", err)
 	}
 	now, err := o.acct.tracker.Own(ctx)

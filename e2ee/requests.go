@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -22,7 +23,7 @@ type waitingRequests struct {
 
 // store adds what waits now to ch. The caller holds the Device's mu.
 func (w *waitingRequests) store(d *part, ch *store.Changes) error {
-	name := ofDevice(secretRequests, d.ed25519)
+	name := identity.OfDevice(identity.SecretRequests, d.ed25519)
 	if len(w.Secrets)+len(w.Keys) == 0 {
 		ch.DeleteSecrets = append(ch.DeleteSecrets, name)
 		return nil
@@ -40,7 +41,7 @@ func (g *gossip) readRequests(ctx context.Context) error {
 	if g.requestsRead {
 		return nil
 	}
-	stored, err := g.eng.store.Secret(ctx, g.acct.row, ofDevice(secretRequests, g.ed25519))
+	stored, err := g.eng.store.Secret(ctx, g.acct.row, identity.OfDevice(identity.SecretRequests, g.ed25519))
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("load requests: %w", err)
 	}

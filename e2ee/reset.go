@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -75,7 +76,7 @@ func (o *ownIdentity) resetNow(ctx context.Context, auth UserAuth) error {
 		}
 	}
 	// Said before it is published, so that nobody is alarmed when it appears.
-	if _, err := o.acct.tracker.SetOwnIdentity(ctx, keys.master.PublicKey()); err != nil {
+	if _, err := o.acct.tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
 		return fmt.Errorf("trust the own identity: %w", err)
 	}
 	if err := o.publishReset(ctx, keys, auth); err != nil {
@@ -86,21 +87,21 @@ func (o *ownIdentity) resetNow(ctx context.Context, auth UserAuth) error {
 
 // publishReset publishes the identity of a reset, unless an earlier call that was
 // interrupted did.
-func (o *ownIdentity) publishReset(ctx context.Context, keys *crossSigning, auth UserAuth) error {
+func (o *ownIdentity) publishReset(ctx context.Context, keys *identity.Keys, auth UserAuth) error {
 	own, err := o.readOwn(ctx, true)
 	switch {
 	case err != nil:
 		return err
 	case own.Knowledge != trustcache.KnowledgeFresh:
 		return errOwnUnknown
-	case own.Current == keys.master.PublicKey():
+	case own.Current == keys.Master.PublicKey():
 		return nil
 	}
 	return o.publish(ctx, keys, auth, func(context.Context) error { return nil })
 }
 
 // loadReset gives the identity of a reset under way; nil when none is.
-func (a *account) loadReset(ctx context.Context) (*crossSigning, error) {
+func (a *account) loadReset(ctx context.Context) (*identity.Keys, error) {
 	stored, err := a.eng.store.Secret(ctx, a.row, secretReset)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
@@ -112,11 +113,11 @@ func (a *account) loadReset(ctx context.Context) (*crossSigning, error) {
 	if err := json.Unmarshal(stored.Value.Reveal(), &plan); err != nil {
 		return nil, fmt.Errorf("read the reset under way: %w", strictjson.ErrMalformed)
 	}
-	var c crossSigning
+	var c identity.Keys
 	for _, part := range []struct {
 		seed []byte
 		slot **pk.Signing
-	}{{plan.Master, &c.master}, {plan.SelfSigning, &c.selfSigning}, {plan.UserSigning, &c.userSigning}} {
+	}{{plan.Master, &c.Master}, {plan.SelfSigning, &c.SelfSigning}, {plan.UserSigning, &c.UserSigning}} {
 		if *part.slot, err = pk.NewSigningFromSeed(part.seed); err != nil {
 			return nil, fmt.Errorf("read the reset under way: %w", err)
 		}
@@ -124,12 +125,12 @@ func (a *account) loadReset(ctx context.Context) (*crossSigning, error) {
 	return &c, nil
 }
 
-func (o *ownIdentity) beginReset(ctx context.Context) (*crossSigning, error) {
-	keys, err := newCrossSigning()
+func (o *ownIdentity) beginReset(ctx context.Context) (*identity.Keys, error) {
+	keys, err := identity.NewKeys()
 	if err != nil {
 		return nil, err
 	}
-	raw, err := json.Marshal(resetPlan{keys.master.Seed(), keys.selfSigning.Seed(), keys.userSigning.Seed()})
+	raw, err := json.Marshal(resetPlan{keys.Master.Seed(), keys.SelfSigning.Seed(), keys.UserSigning.Seed()})
 	if err != nil {
 		return nil, fmt.Errorf("encode the reset: %w", err)
 	}
@@ -142,21 +143,21 @@ func (o *ownIdentity) beginReset(ctx context.Context) (*crossSigning, error) {
 
 // finishReset takes a published identity into use: device signed, secret storage and
 // backup new.
-func (o *ownIdentity) finishReset(ctx context.Context, keys *crossSigning) error {
+func (o *ownIdentity) finishReset(ctx context.Context, keys *identity.Keys) error {
 	own, err := o.readOwn(ctx, true)
 	if err != nil {
 		return err
 	}
-	if own.Current != keys.master.PublicKey() {
+	if own.Current != keys.Master.PublicKey() {
 		return errNotPublished
 	}
 	current, err := o.acct.loadCrossSigning(ctx)
 	if err != nil {
 		return err
 	}
-	if current == nil || current.master.PublicKey() != keys.master.PublicKey() {
+	if current == nil || current.Master.PublicKey() != keys.Master.PublicKey() {
 		// The old storage key and backup key belong to the old identity.
-		ch := &store.Changes{Secrets: keys.secrets(), DeleteSecrets: []string{secretStorageKey, secretBackup, secretReceived + secretBackup}}
+		ch := &store.Changes{Secrets: keys.Secrets(), DeleteSecrets: []string{identity.SecretStorageKey, identity.SecretBackup, secretReceived + identity.SecretBackup}}
 		if err := o.save(ctx, ch); err != nil {
 			return fmt.Errorf("store the new identity: %w", err)
 		}
@@ -176,7 +177,7 @@ func (o *ownIdentity) finishReset(ctx context.Context, keys *crossSigning) error
 }
 
 // replaceStorage makes secret storage and backup anew, whatever was there.
-func (o *ownIdentity) replaceStorage(ctx context.Context, keys *crossSigning) error {
+func (o *ownIdentity) replaceStorage(ctx context.Context, keys *identity.Keys) error {
 	key, err := o.acct.ownStorageKey(ctx)
 	if err != nil {
 		return err
@@ -207,8 +208,8 @@ func (o *ownIdentity) replaceStorage(ctx context.Context, keys *crossSigning) er
 	if err := o.host.wantBackup(ctx); err != nil {
 		return err
 	}
-	secrets := keys.byName()
-	secrets[secretBackup] = private.Bytes()
+	secrets := keys.ByName()
+	secrets[identity.SecretBackup] = private.Bytes()
 	for name, value := range secrets {
 		if err := o.storeSecret(ctx, key, name, value, replaceAll); err != nil {
 			return err
@@ -238,7 +239,7 @@ func (a *account) hold(ctx context.Context) error {
 	if keys == nil {
 		return nil
 	}
-	if _, err := a.tracker.SetOwnIdentity(ctx, keys.master.PublicKey()); err != nil {
+	if _, err := a.tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
 		return fmt.Errorf("trust the own identity: %w", err)
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 
 	"maunium.net/go/mautrix"
 
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
@@ -74,7 +75,7 @@ func (d *Device) RestoreHistory(ctx context.Context) error {
 // beginRestore notes that the whole history is wanted, and begins at once, also after one
 // that failed.
 func (b *backups) beginRestore(ctx context.Context) error {
-	row := store.Secret{Name: ofDevice(secretRestore, b.ed25519), Value: secret.Bytes("1"), CreatedAt: b.eng.now()}
+	row := store.Secret{Name: identity.OfDevice(identity.SecretRestore, b.ed25519), Value: secret.Bytes("1"), CreatedAt: b.eng.now()}
 	if err := b.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
 		return fmt.Errorf("store that a restore is wanted: %w", err)
 	}
@@ -87,7 +88,7 @@ func (b *backups) beginRestore(ctx context.Context) error {
 
 // continueRestore begins a restore that was asked for before a restart.
 func (b *backups) continueRestore(ctx context.Context) error {
-	_, err := b.eng.store.Secret(ctx, b.acct.row, ofDevice(secretRestore, b.ed25519))
+	_, err := b.eng.store.Secret(ctx, b.acct.row, identity.OfDevice(identity.SecretRestore, b.ed25519))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
@@ -113,7 +114,7 @@ func (b *backups) startRestore() {
 func (b *backups) restoreAll(ctx context.Context) {
 	err := b.restoreHistory(ctx)
 	if err == nil {
-		err = b.save(ctx, &store.Changes{DeleteSecrets: []string{ofDevice(secretRestore, b.ed25519)}})
+		err = b.save(ctx, &store.Changes{DeleteSecrets: []string{identity.OfDevice(identity.SecretRestore, b.ed25519)}})
 	}
 	if err != nil && ctx.Err() == nil {
 		b.eng.log.Warn().Err(err).Msg("The history could not be restored")

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
@@ -70,7 +71,7 @@ func (b *batch) secretRequested(ev *toDevice) {
 // sharedSecret reports whether a secret is one that devices share.
 func sharedSecret(name string) bool {
 	switch name {
-	case secretMaster, secretSelfSigning, secretUserSigning, secretBackup:
+	case identity.SecretMaster, identity.SecretSelfSigning, identity.SecretUserSigning, identity.SecretBackup:
 		return true
 	default:
 		return false

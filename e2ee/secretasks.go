@@ -11,6 +11,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/store"
 )
 
@@ -35,7 +36,7 @@ func (a *secretAsk) stored(device id.Ed25519, now time.Time) (store.Secret, erro
 	if err != nil {
 		return store.Secret{}, fmt.Errorf("encode a request for a secret: %w", err)
 	}
-	return store.Secret{Name: askedName(device, a.name), Value: raw, CreatedAt: now}, nil
+	return store.Secret{Name: identity.AskedName(device, a.name), Value: raw, CreatedAt: now}, nil
 }
 
 // loadAsks reads what was asked for before a restart. The caller holds mu.
@@ -49,7 +50,7 @@ func (g *gossip) loadAsks(ctx context.Context) error {
 	}
 	asks := make(map[string]*secretAsk)
 	for _, row := range all {
-		name, ours := strings.CutPrefix(row.Name, askedName(g.ed25519, ""))
+		name, ours := strings.CutPrefix(row.Name, identity.AskedName(g.ed25519, ""))
 		var s storedAsk
 		if !ours || !sharedSecret(name) || json.Unmarshal(row.Value.Reveal(), &s) != nil {
 			continue

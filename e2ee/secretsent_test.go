@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
@@ -64,7 +65,7 @@ func TestWhoseSecretsAreTaken(t *testing.T) {
 			own.Devices[0].Fault = trustcache.FaultSharedKey
 		}, false},
 		{"of a device that was not asked", func(d *Device, _ *olm.Received, _ *trustcache.User) {
-			d.gossip.secretAsks[secretMaster].to = map[id.DeviceID]bool{"THIRD": true}
+			d.gossip.secretAsks[identity.SecretMaster].to = map[id.DeviceID]bool{"THIRD": true}
 		}, false},
 		{"over a session of another Curve25519 key", func(_ *Device, msg *olm.Received, _ *trustcache.User) { msg.SenderKey = "another" }, false},
 		{"in the name of another Ed25519 key", func(_ *Device, msg *olm.Received, _ *trustcache.User) { msg.Keys.Ed25519 = "another" }, false},
@@ -79,7 +80,7 @@ func TestWhoseSecretsAreTaken(t *testing.T) {
 	} {
 		d := &Device{
 			part:   part{self: self{id: "MINE"}, eng: &Engine{now: nowAt(1000), counts: counts}},
-			gossip: gossip{secretAsks: map[string]*secretAsk{secretMaster: {name: secretMaster, id: "ask", to: map[id.DeviceID]bool{"OTHER": true, "THIRD": true}, until: nowAt(2000)()}}},
+			gossip: gossip{secretAsks: map[string]*secretAsk{identity.SecretMaster: {name: identity.SecretMaster, id: "ask", to: map[id.DeviceID]bool{"OTHER": true, "THIRD": true}, until: nowAt(2000)()}}},
 		}
 		d.connect()
 		own := &trustcache.User{
@@ -97,7 +98,7 @@ func TestWhoseSecretsAreTaken(t *testing.T) {
 		if taken := len(b.ch.Secrets) > 0; taken != tc.taken || taken == (b.refused > 0) || taken != (len(b.answered) > 0) {
 			t.Errorf("%s: taken %v, refused %d", tc.name, taken, b.refused)
 		}
-		if tc.taken && (b.ch.Secrets[0].Name != secretMaster || wire.Base64(b.ch.Secrets[0].Value.Reveal()) != wire.Base64(master.Seed())) {
+		if tc.taken && (b.ch.Secrets[0].Name != identity.SecretMaster || wire.Base64(b.ch.Secrets[0].Value.Reveal()) != wire.Base64(master.Seed())) {
 			t.Errorf("%s: another secret was taken", tc.name)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
@@ -112,7 +113,7 @@ func (g *gossip) askFor(name string, others []*trustcache.Device, ch *store.Chan
 // secretCame reports whether another device has answered. The caller holds mu, under
 // which answers are stored.
 func (g *gossip) secretCame(ctx context.Context, name string) (bool, error) {
-	if name == secretBackup {
+	if name == identity.SecretBackup {
 		name = secretReceived + name
 	}
 	_, err := g.eng.store.Secret(ctx, g.acct.row, name)
@@ -145,8 +146,8 @@ func (g *gossip) missingSecrets(ctx context.Context, own *trustcache.User) ([]st
 		return nil, err
 	}
 	var out []string
-	for name, slot := range parts.slots() {
-		if *slot == nil && published(own, name) != "" {
+	for name, slot := range parts.Slots() {
+		if *slot == nil && identity.Published(own, name) != "" {
 			out = append(out, name)
 		}
 	}
@@ -159,7 +160,7 @@ func (g *gossip) missingSecrets(ctx context.Context, own *trustcache.User) ([]st
 		return nil, err
 	}
 	if current.PublicKey() != nil && !current.Trusts(key) {
-		out = append(out, secretBackup)
+		out = append(out, identity.SecretBackup)
 	}
 	slices.Sort(out)
 	return out, nil
@@ -193,7 +194,7 @@ func (b *batch) secretSent(msg *olm.Received, own *trustcache.User) {
 		return
 	}
 	name := ask.name
-	if name == secretBackup { // whether it belongs to the backup, the homeserver must be asked
+	if name == identity.SecretBackup { // whether it belongs to the backup, the homeserver must be asked
 		name = secretReceived + name
 	}
 	b.ch.Secrets = append(b.ch.Secrets, store.Secret{Name: name, Value: secret.Bytes(value), CreatedAt: b.d.eng.now()})
@@ -209,12 +210,12 @@ func (b *batch) secretRefused() {
 // plausibleSecret reports whether a secret is what it should be: a seed must make the
 // public key that is published.
 func plausibleSecret(name string, value []byte, own *trustcache.User) bool {
-	if name == secretBackup {
+	if name == identity.SecretBackup {
 		_, err := backup.MegolmBackupKeyFromBytes(value)
 		return err == nil
 	}
 	key, err := pk.NewSigningFromSeed(value)
-	return err == nil && published(own, name) != "" && key.PublicKey() == published(own, name)
+	return err == nil && identity.Published(own, name) != "" && key.PublicKey() == identity.Published(own, name)
 }
 
 // answeredAsk is a request that a device has answered.
@@ -238,7 +239,7 @@ func (b *batch) cancelAsks(own *trustcache.User) {
 			}
 		}
 		b.ch.Outbox = append(b.ch.Outbox, olm.OutboxItems("m.secret.request", messages, b.d.eng.now())...)
-		b.ch.DeleteSecrets = append(b.ch.DeleteSecrets, askedName(b.d.ed25519, a.ask.name))
+		b.ch.DeleteSecrets = append(b.ch.DeleteSecrets, identity.AskedName(b.d.ed25519, a.ask.name))
 	}
 }
 
@@ -278,7 +279,7 @@ func (b *batch) tookSecrets() {
 // checkReceived decides on a backup key that another device sent: it is taken if it
 // belongs to the newest backup.
 func (g *gossip) checkReceived(ctx context.Context) error {
-	const name = secretReceived + secretBackup
+	const name = secretReceived + identity.SecretBackup
 	stored, err := g.eng.store.Secret(ctx, g.acct.row, name)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
@@ -296,7 +297,7 @@ func (g *gossip) checkReceived(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("encode the backup version: %w", err)
 		}
-		ch.Secrets = []store.Secret{{Name: secretBackup, Value: stored.Value, Meta: meta, CreatedAt: g.eng.now()}}
+		ch.Secrets = []store.Secret{{Name: identity.SecretBackup, Value: stored.Value, Meta: meta, CreatedAt: g.eng.now()}}
 	}
 	if err := g.save(ctx, ch); err != nil {
 		return fmt.Errorf("store a received secret: %w", err)

@@ -14,6 +14,7 @@ import (
 	"maunium.net/go/mautrix/crypto/ssss"
 	"maunium.net/go/mautrix/crypto/utils"
 
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
@@ -60,7 +61,7 @@ func changesOwnSide(events []json.RawMessage) bool {
 			return false
 		}
 		switch ev.Type {
-		case accountDataDefaultKey, accountDataBackup, accountDataNoBackup, secretMaster, secretSelfSigning, secretUserSigning, secretBackup:
+		case accountDataDefaultKey, accountDataBackup, accountDataNoBackup, identity.SecretMaster, identity.SecretSelfSigning, identity.SecretUserSigning, identity.SecretBackup:
 			return true
 		default:
 			return strings.HasPrefix(ev.Type, accountDataStorageKey)
@@ -96,7 +97,7 @@ func (o *ownIdentity) defaultStorage(ctx context.Context) (*storageDescription, 
 // opened is the key of secret storage, if the caller has just used it. Secret storage
 // whose key is not here is left as it is; one that was deleted comes back only when
 // somebody asks for it.
-func (o *ownIdentity) completeStorage(ctx context.Context, keys *crossSigning, opened *ssss.Key, may bootstrapping) error {
+func (o *ownIdentity) completeStorage(ctx context.Context, keys *identity.Keys, opened *ssss.Key, may bootstrapping) error {
 	described, err := o.defaultStorage(ctx)
 	if err != nil && !errors.Is(err, ErrNoSecretStorage) {
 		return err
@@ -119,14 +120,14 @@ func (o *ownIdentity) completeStorage(ctx context.Context, keys *crossSigning, o
 	if key == nil {
 		return o.judgeStorage(ctx, described, private != nil)
 	}
-	secrets := keys.byName()
+	secrets := keys.ByName()
 	if private != nil {
-		secrets[secretBackup] = private
+		secrets[identity.SecretBackup] = private
 	}
 	standing := storageComplete
 	for name, value := range secrets {
 		how := keepAnother
-		if may.explicit || name == secretBackup { // which was compared with the backup in use
+		if may.explicit || name == identity.SecretBackup { // which was compared with the backup in use
 			how = replaceAnother
 		}
 		err := o.storeSecret(ctx, key, name, value, how)
@@ -193,9 +194,9 @@ func (o *ownIdentity) judgeStorage(ctx context.Context, described *storageDescri
 // holdsSecrets reports whether secret storage holds the identity, and the backup key if
 // wanted, under a key. Whether they are the right ones only the key can tell.
 func (o *ownIdentity) holdsSecrets(ctx context.Context, keyID string, backup bool) (bool, error) {
-	names := []string{secretMaster, secretSelfSigning, secretUserSigning}
+	names := []string{identity.SecretMaster, identity.SecretSelfSigning, identity.SecretUserSigning}
 	if backup {
-		names = append(names, secretBackup)
+		names = append(names, identity.SecretBackup)
 	}
 	for _, name := range names {
 		raw, err := o.accountData(ctx, name)
@@ -268,7 +269,7 @@ type storageMeta struct {
 
 // ownStorageKey gives the key of the secret storage that we made, nil when we made none.
 func (a *account) ownStorageKey(ctx context.Context) (*ssss.Key, error) {
-	stored, err := a.eng.store.Secret(ctx, a.row, secretStorageKey)
+	stored, err := a.eng.store.Secret(ctx, a.row, identity.SecretStorageKey)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
 	}
@@ -292,7 +293,7 @@ func (o *ownIdentity) newStorageKey(ctx context.Context) (*ssss.Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode the key of secret storage: %w", err)
 	}
-	row := store.Secret{Name: secretStorageKey, Value: secret.Bytes(key.Key), Meta: meta, CreatedAt: o.eng.now()}
+	row := store.Secret{Name: identity.SecretStorageKey, Value: secret.Bytes(key.Key), Meta: meta, CreatedAt: o.eng.now()}
 	if err := o.save(ctx, &store.Changes{DeleteSecrets: []string{secretRecoveryRead}, Secrets: []store.Secret{row}}); err != nil {
 		return nil, fmt.Errorf("store the key of secret storage: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/trustcache"
 )
@@ -36,15 +37,15 @@ func signatureFailed(err error) bool {
 
 // signSelf signs this device and reads the signature back. What failed with the same key
 // is not tried again before its time: each try tells everybody that the device changed.
-func (o *ownIdentity) signSelf(ctx context.Context, own *trustcache.User, keys *crossSigning) error {
+func (o *ownIdentity) signSelf(ctx context.Context, own *trustcache.User, keys *identity.Keys) error {
 	dev := own.Device(o.id)
-	if dev == nil || own.SelfSigning != keys.selfSigning.PublicKey() {
+	if dev == nil || own.SelfSigning != keys.SelfSigning.PublicKey() {
 		return errNotPublished
 	}
 	if dev.Ed25519 != o.ed25519 || dev.Curve25519 != o.curve25519 {
 		return ErrKeysReplaced // the homeserver would get a confirmed device of its own
 	}
-	by := keys.selfSigning.PublicKey()
+	by := keys.SelfSigning.PublicKey()
 	if err := o.signatureStands(by); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/trustcache"
 )
 
@@ -170,14 +171,14 @@ func (d *Device) Status(ctx context.Context) (Status, error) {
 	return out, nil
 }
 
-func (o *ownIdentity) identityStatus(out *Status, own *trustcache.User, keys *crossSigning) {
+func (o *ownIdentity) identityStatus(out *Status, own *trustcache.User, keys *identity.Keys) {
 	if !own.Known() {
 		out.Problems = append(out.Problems, unreadable("the own devices"))
 		return
 	}
 	out.Identity = IdentityStatus{
 		MasterKey:    own.Current,
-		Ours:         keys != nil && own.Current == keys.master.PublicKey(),
+		Ours:         keys != nil && own.Current == keys.Master.PublicKey(),
 		DeviceSigned: o.ownNow() == ownSigned,
 	}
 	var unsigned []id.DeviceID

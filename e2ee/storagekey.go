@@ -3,8 +3,12 @@ package e2ee
 import (
 	"crypto/aes"
 	"encoding/base64"
+	"errors"
+	"strings"
 
 	"maunium.net/go/mautrix/crypto/ssss"
+
+	"e2ee-proxy/e2ee/internal/wire"
 )
 
 // storageDescription is the default key of an account's secret storage, as the account's
@@ -35,4 +39,32 @@ func checkableKey() (*ssss.Key, error) {
 			return key, nil
 		}
 	}
+}
+
+// open gives the key of secret storage if what the caller has opens it.
+func (s *storageDescription) open(with Recovery) (*ssss.Key, error) {
+	var key *ssss.Key
+	var err error
+	if with.Key.IsZero() {
+		p := s.Meta.Passphrase
+		if p == nil {
+			return nil, ErrNoPassphrase
+		}
+		if p.Iterations <= 0 || p.Iterations > wire.MaxIterations || (p.Bits != 0 && (p.Bits < 128 || p.Bits > 512 || p.Bits%8 != 0)) {
+			return nil, ErrNoSecretStorage
+		}
+		key, err = s.Meta.VerifyPassphrase(s.ID, with.Passphrase.Reveal())
+	} else {
+		text := strings.Join(strings.Fields(with.Key.Reveal()), "")
+		key, err = s.Meta.VerifyRecoveryKey(s.ID, text)
+	}
+	switch {
+	case errors.Is(err, ssss.ErrUnverifiableKey): // the secrets will tell (requirement 14.2)
+		return key, nil
+	case errors.Is(err, ssss.ErrCorruptedKeyMetadata), errors.Is(err, ssss.ErrUnsupportedPassphraseAlgorithm):
+		return nil, ErrNoSecretStorage
+	case err != nil:
+		return nil, ErrWrongRecoveryKey
+	}
+	return key, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/store"
 )
@@ -136,7 +137,7 @@ func (w *wedges) renewedAt(ref store.DeviceRef) time.Time {
 
 // store adds the notes as they are now to ch.
 func (w *wedges) store(d *Device, ch *store.Changes) error {
-	name := ofDevice(secretWedged, d.ed25519)
+	name := identity.OfDevice(identity.SecretWedged, d.ed25519)
 	if len(w.Waiting)+len(w.Renewed) == 0 {
 		ch.DeleteSecrets = append(ch.DeleteSecrets, name)
 		return nil
@@ -154,7 +155,7 @@ func (o *olmState) readWedges(ctx context.Context) error {
 	if o.wedges != nil {
 		return nil
 	}
-	stored, err := o.eng.store.Secret(ctx, o.acct.row, ofDevice(secretWedged, o.ed25519))
+	stored, err := o.eng.store.Secret(ctx, o.acct.row, identity.OfDevice(identity.SecretWedged, o.ed25519))
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("load who needs a new Olm session: %w", err)
 	}

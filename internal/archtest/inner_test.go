@@ -15,6 +15,7 @@ func inner() map[string][][]string {
 			{"wire"},
 			{"olm", "keyfile"},
 			{"megolm"},
+			{"identity"},
 			{"keybackup"},
 		},
 		"interceptors": {
