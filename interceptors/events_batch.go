@@ -1,9 +1,7 @@
 package interceptors
 
 import (
-	"context"
 	"fmt"
-	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -107,24 +105,6 @@ func (b *openBatch) put(in e2ee.Incoming, encrypted bool, h *eventHead, bundled 
 		b.events[n].nested = append(b.events[n].nested, b.put(e2ee.Incoming{RoomID: in.RoomID, Event: inner}, encrypted, &innerHead, bundled-1))
 	}
 	return n
-}
-
-// open opens all events of the batch, and may wait for keys from the backup.
-func (b *openBatch) open(ctx context.Context, dev Device, wait time.Duration) error {
-	if len(b.incoming) == 0 {
-		return nil
-	}
-	for i := range b.incoming {
-		b.incoming[i].Wait = wait
-	}
-	var err error
-	if b.opened, err = dev.Open(ctx, b.incoming); err != nil {
-		return fmt.Errorf("open %d events: %w", len(b.incoming), err)
-	}
-	if len(b.opened) != len(b.incoming) {
-		return fmt.Errorf("open %d events: got %d", len(b.incoming), len(b.opened))
-	}
-	return nil
 }
 
 // event returns event n as the client sees it; nil when it must not be shown.

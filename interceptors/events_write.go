@@ -121,6 +121,24 @@ func (w *eventWriter) open(ctx context.Context) error {
 	return err
 }
 
+// open opens all events of the batch, and may wait for keys from the backup.
+func (b *openBatch) open(ctx context.Context, dev Device, wait time.Duration) error {
+	if len(b.incoming) == 0 {
+		return nil
+	}
+	for i := range b.incoming {
+		b.incoming[i].Wait = wait
+	}
+	var err error
+	if b.opened, err = dev.Open(ctx, b.incoming); err != nil {
+		return fmt.Errorf("open %d events: %w", len(b.incoming), err)
+	}
+	if len(b.opened) != len(b.incoming) {
+		return fmt.Errorf("open %d events: got %d", len(b.incoming), len(b.opened))
+	}
+	return nil
+}
+
 // gather reads marks until a batch is full, and reports whether there are more.
 func (w *eventWriter) gather() (more bool, err error) {
 	events, size := 0, int64(0)

@@ -76,23 +76,6 @@ func validUser(user string) bool {
 	return len(user) > 2 && len(user) <= 255 && user[0] == '@' && strings.IndexByte(user, ':') > 0
 }
 
-// encryption returns the encryption of a room. A token without a device has no device in
-// the engine, so the homeserver is asked with that token.
-func (r *rooms) encryption(x *Exchange, dev Device, room id.RoomID) (e2ee.RoomEncryption, error) {
-	ctx := x.Request.Context()
-	var state e2ee.RoomEncryption
-	var err error
-	if dev.Mode() == e2ee.ModeNone {
-		state, err = x.Devices.RoomEncryption(ctx, x.Identity.UserID, room, readStateAs(x))
-	} else {
-		state, err = dev.RoomEncryption(ctx, room)
-	}
-	if err != nil {
-		return e2ee.RoomUnknown, lookupError(err)
-	}
-	return state, nil
-}
-
 // forwardThen sends the request on with body, as the client sent it, calls done with the members of a 200, and
 // relays the answer. The context of done outlives the client: what the homeserver
 // accepted is recorded whether or not anybody waits for it. When it cannot be

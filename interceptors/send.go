@@ -79,6 +79,23 @@ func (r *rooms) send(x *Exchange) error {
 	return apierr.CannotEncrypt(false, nil)
 }
 
+// encryption returns the encryption of a room. A token without a device has no device in
+// the engine, so the homeserver is asked with that token.
+func (r *rooms) encryption(x *Exchange, dev Device, room id.RoomID) (e2ee.RoomEncryption, error) {
+	ctx := x.Request.Context()
+	var state e2ee.RoomEncryption
+	var err error
+	if dev.Mode() == e2ee.ModeNone {
+		state, err = x.Devices.RoomEncryption(ctx, x.Identity.UserID, room, readStateAs(x))
+	} else {
+		state, err = dev.RoomEncryption(ctx, room)
+	}
+	if err != nil {
+		return e2ee.RoomUnknown, lookupError(err)
+	}
+	return state, nil
+}
+
 // sendEncrypted sends into an encrypted room.
 func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
 	content, err := parseObject(raw)
