@@ -33,6 +33,6 @@
 // It must never hold a lock over the network, import the root package
 // mautrix/crypto, print a key, or upload device keys over keys that are not its own.
 //
-// Importers: interceptors, proxy and cmd/e2ee-proxy. It imports trustcache, store
-// and config, never the other way round.
+// Importers: interceptors and cmd/e2ee-proxy. It imports trustcache, store and what lies
+// below e2ee/internal.
 package e2ee

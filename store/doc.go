@@ -24,6 +24,6 @@
 // Beside a SQLite database there are "-lock", by which one process owns it, and "-mark", by
 // which a restore is noticed. A backup should leave out both.
 //
-// Importers: trustcache, e2ee, interceptors, proxy, cmd/e2ee-proxy. It imports config and
+// Importers: trustcache, e2ee, what lies below e2ee/internal, and cmd/e2ee-proxy. It imports
 // internal packages only.
 package store

@@ -18,5 +18,6 @@
 // "The reference" in comments and tests is matrix-rust-sdk. The tests' tables show where
 // this package decides otherwise, and why.
 //
-// Importers: e2ee, and interceptors for the types. It imports store and what lies below.
+// Importers: e2ee, what lies below e2ee/internal, and cmd/e2ee-proxy. It imports store and
+// internal packages only.
 package trustcache
