@@ -83,6 +83,45 @@ func TestFlowsAreReadTopToBottom(t *testing.T) {
 	}
 }
 
+// Whoever looks for something by the names that CONTRIBUTING.md gives finds it.
+func TestPlacesOfChangesExist(t *testing.T) {
+	t.Parallel()
+	found := regexp.MustCompile("`([a-z0-9_/]+\\.go)`: `([A-Za-z]+)`").FindAllStringSubmatch(readText(t, "CONTRIBUTING.md"), -1)
+	if len(found) < 10 {
+		t.Errorf("only %d places were found", len(found))
+	}
+	for _, place := range found {
+		declared := false
+		for _, f := range goFiles(t) {
+			if f.name == place[1] {
+				declared = declares(f, place[2])
+			}
+		}
+		if !declared {
+			t.Errorf("CONTRIBUTING.md: there is no %s in %s", place[2], place[1])
+		}
+	}
+}
+
+// declares reports whether a file has a function, method, constant or variable of that name.
+func declares(f *goFile, name string) bool {
+	for _, decl := range f.syntax.Decls {
+		switch decl := decl.(type) {
+		case *ast.FuncDecl:
+			if decl.Name.Name == name {
+				return true
+			}
+		case *ast.GenDecl:
+			for _, spec := range decl.Specs {
+				if value, ok := spec.(*ast.ValueSpec); ok && slices.ContainsFunc(value.Names, func(n *ast.Ident) bool { return n.Name == name }) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
 // findFunction returns a function, or a method as Receiver.Name; nil when the file has none.
 func findFunction(t *testing.T, file, name string) *ast.FuncDecl {
 	t.Helper()
