@@ -65,5 +65,5 @@ func newAccount(e *Engine, row *store.Account) *account {
 	return a
 }
 
-// settings gives the account's configuration.
+// settings returns the account's configuration.
 func (a *account) settings() AccountSettings { return a.eng.opts.Account(a.user) }

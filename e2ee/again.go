@@ -51,8 +51,8 @@ func listPauses() backoff.Range {
 // keylessPauses are for devices that had no one-time key left.
 func keylessPauses() backoff.Range { return backoff.Range{First: 15 * time.Second, Last: time.Hour} }
 
-// pauseAfter is the pause after an error, which may say how long the homeserver wants to be
-// left alone.
+// pauseAfter returns the pause after an error, which may say how long the homeserver wants
+// to be left alone.
 func pauseAfter(err error, pause time.Duration, within backoff.Range) time.Duration {
 	var up *wire.UpstreamError
 	if errors.As(err, &up) {

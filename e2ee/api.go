@@ -98,11 +98,11 @@ type Opened struct {
 	Event json.RawMessage
 	// Type is the event type in Event, for the client's filter.
 	Type string
-	// Decrypted says that Event is the clear text.
+	// Decrypted reports whether Event is the clear text.
 	Decrypted bool
-	// Withheld says that Event is a placeholder for what was held back.
+	// Withheld reports whether Event is a placeholder for what was held back.
 	Withheld bool
-	// Hidden says that the client must not be shown the event at all: it was held back,
+	// Hidden reports whether the client must not be shown the event at all: it was held back,
 	// and the policy is to say nothing of it, or it waits for its key. Event is the
 	// placeholder all the same.
 	Hidden bool

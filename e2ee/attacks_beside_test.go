@@ -31,7 +31,7 @@ func (p *person) sendContent(room, txn, content string) (eventID string, sent js
 	return answer.EventID, enc.Content
 }
 
-// awaitContent waits until an event can be read, and gives its content.
+// awaitContent waits until an event can be read, and returns its content.
 func (p *person) awaitContent(room, event string) (content map[string]any) {
 	p.t.Helper()
 	await(p.t, p.UserID+" cannot read an event", func() bool {
@@ -58,7 +58,7 @@ func (p *person) awaitContent(room, event string) (content map[string]any) {
 	return content
 }
 
-// beside gives what stands in clear beside a ciphertext.
+// beside returns what stands in clear beside a ciphertext.
 func beside(t *testing.T, content json.RawMessage) map[string]any {
 	t.Helper()
 	var all map[string]any

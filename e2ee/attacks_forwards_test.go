@@ -12,7 +12,8 @@ import (
 	"e2ee-proxy/internal/liar"
 )
 
-// ownIdentity is the identity that the engine made for alice, in the hands of the test.
+// ownIdentity returns the identity that the engine made for alice, in the hands of the
+// test.
 func (st *stage) ownIdentity() *identity {
 	st.t.Helper()
 	secrets, err := st.dev.Secrets(st.t.Context())
@@ -42,7 +43,7 @@ func (st *stage) ownPuppet(device string) *puppet {
 	return p
 }
 
-// forward is the content of an m.forwarded_room_key with a session as it is now.
+// forward returns the content of an m.forwarded_room_key with a session as it is now.
 func (m *megolm) forward() map[string]any {
 	m.p.t.Helper()
 	in, err := session.NewMegolmInboundSession(m.export())

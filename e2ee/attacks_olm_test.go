@@ -36,7 +36,7 @@ func (st *stage) deliver(from *puppet, content map[string]any) {
 	st.hs.SendToDevice(st.alice.UserID, st.alice.DeviceID, from.UserID, "m.room.encrypted", content)
 }
 
-// olmBody gives what an Olm message holds for alice.
+// olmBody returns what an Olm message holds for alice.
 func (st *stage) olmBody(content map[string]any) map[string]any {
 	st.t.Helper()
 	body, ok := content["ciphertext"].(map[string]any)[st.target().curve25519.String()].(map[string]any)
@@ -46,7 +46,7 @@ func (st *stage) olmBody(content map[string]any) map[string]any {
 	return body
 }
 
-// copyOf gives a message that can be changed.
+// copyOf returns a message that can be changed.
 func copyOf(t *testing.T, content map[string]any) map[string]any {
 	t.Helper()
 	raw, err := json.Marshal(content)

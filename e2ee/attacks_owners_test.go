@@ -105,7 +105,7 @@ func TestRoomKeyResentFirst(t *testing.T) {
 	}
 }
 
-// sealed gives what delivers a room key as it is now.
+// sealed returns what delivers a room key as it is now.
 func (st *stage) sealed(said *megolm) (deliver func()) {
 	st.t.Helper()
 	to := st.target()

@@ -208,7 +208,7 @@ func (i *identity) confirm(p *puppet) {
 	}
 }
 
-// confirmedPuppet is a puppet whose owner's identity has signed it.
+// confirmedPuppet returns a puppet whose owner's identity has signed it.
 func confirmedPuppet(t *testing.T, hs *liar.Server, name, device string) (*puppet, *identity) {
 	t.Helper()
 	p := newPuppet(t, hs, name, device)
@@ -302,7 +302,7 @@ func (p *puppet) note(plain []byte) {
 	p.opened, p.plaintexts = append(p.opened, ev), append(p.plaintexts, plain)
 }
 
-// roomKeys gives the room keys the device was given, by session.
+// roomKeys returns the room keys the device was given, by session.
 func (p *puppet) roomKeys() map[string]*session.MegolmInboundSession {
 	p.t.Helper()
 	p.listen()
@@ -346,7 +346,7 @@ type target struct {
 	curve25519   id.Curve25519
 }
 
-// envelope is the plaintext of an Olm message that is as it should be.
+// envelope returns the plaintext of an Olm message that is as it should be.
 func (p *puppet) envelope(to target, eventType string, content map[string]any) map[string]any {
 	return map[string]any{
 		"type": eventType, "content": content, "sender": p.UserID, "recipient": to.user,
@@ -402,7 +402,7 @@ func (p *puppet) sendOlm(to target, plain map[string]any) {
 	p.hs.SendToDevice(to.user, to.device, p.UserID, "m.room.encrypted", p.sealOlm(to, plain))
 }
 
-// roomKey is the content of an m.room_key.
+// roomKey returns the content of an m.room_key.
 func roomKey(room, sessionID string, key []byte) map[string]any {
 	return map[string]any{"algorithm": megolmAlgorithm, "room_id": room, "session_id": sessionID, "session_key": string(key)}
 }
@@ -423,7 +423,7 @@ func (p *puppet) newMegolm(room string) *megolm {
 	return &megolm{s, p, room}
 }
 
-// export gives the key at the current index.
+// export returns the key at the current index.
 func (m *megolm) export() []byte {
 	m.p.t.Helper()
 	key, err := m.SessionSharingMessage()
@@ -457,7 +457,7 @@ func (m *megolm) seal(payload map[string]any) json.RawMessage {
 	return content
 }
 
-// text is the payload of a text message.
+// text returns the payload of a text message.
 func (m *megolm) text(body string) map[string]any {
 	return map[string]any{"type": "m.room.message", "room_id": m.room, "content": map[string]any{"msgtype": "m.text", "body": body}}
 }

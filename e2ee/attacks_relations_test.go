@@ -12,7 +12,7 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// with gives an encrypted content with other members in clear.
+// with returns an encrypted content with other members in clear.
 func with(t *testing.T, content json.RawMessage, more map[string]any) json.RawMessage {
 	t.Helper()
 	var c map[string]any

@@ -37,7 +37,7 @@ func newStage(t *testing.T, change func(*e2ee.Options)) *stage {
 	return stageOn(alice.rig(t, nil, unspread(change)), alice.session)
 }
 
-// newbornStage is a stage whose device has set itself up a moment ago.
+// newbornStage returns a stage whose device has set itself up a moment ago.
 func newbornStage(t *testing.T, change func(*e2ee.Options)) *stage {
 	t.Helper()
 	hs := liar.New(t)
@@ -101,14 +101,14 @@ func (st *stage) told() {
 	}
 }
 
-// target is how puppets reach the device.
+// target returns how puppets reach the device.
 func (st *stage) target() target {
 	st.t.Helper()
 	s := status(st.t, st.dev).Keys
 	return target{st.alice.UserID, st.alice.DeviceID, s.Ed25519, s.Curve25519}
 }
 
-// outgoing is a text with a transaction ID of its own.
+// outgoing returns a text with a transaction ID of its own.
 func (st *stage) outgoing(room, text string) e2ee.Outgoing {
 	st.serial++
 	text = clearText(text)
@@ -150,7 +150,7 @@ func (st *stage) put(out e2ee.Outgoing, enc e2ee.Encrypted) string {
 	return sent.EventID.String()
 }
 
-// trySend sends a text and gives its session.
+// trySend sends a text and returns its session.
 func (st *stage) trySend(room, text string) (header, error) {
 	st.t.Helper()
 	out := st.outgoing(room, text)
@@ -256,8 +256,8 @@ func (st *stage) awaitText(event, text string) {
 	})
 }
 
-// wantHidden syncs until the event is shown and fails when its text is. It gives the
-// code under which the event was refused.
+// wantHidden syncs until the event is shown and fails when its text is. It returns the code
+// under which the event was refused.
 func (st *stage) wantHidden(event, text string) (code string) {
 	st.t.Helper()
 	await(st.t, "the event does not come", func() bool {

@@ -193,7 +193,7 @@ func TestImportedKeysProveNothing(t *testing.T) {
 	}
 }
 
-// stageEvent gives an event as the homeserver sends it.
+// stageEvent returns an event as the homeserver sends it.
 func stageEvent(t *testing.T, hs *liar.Server, room, event string) json.RawMessage {
 	t.Helper()
 	for _, ev := range hs.Events(room) {

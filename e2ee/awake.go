@@ -221,7 +221,7 @@ func (d *Device) idle() bool {
 		!d.backups.restoring.running && !d.backups.fetching.running && d.record.nextToken.IsZero()
 }
 
-// fromStore gives a device that is known, loading it if need be. It asks the homeserver
+// fromStore returns a device that is known, loading it if need be. It asks the homeserver
 // nothing. claim keeps it in memory from now on.
 func (e *Engine) fromStore(ctx context.Context, key deviceKey, claim bool) (*Device, error) {
 	if d := e.get(key, claim); d != nil {
@@ -252,7 +252,7 @@ func (e *Engine) fromStore(ctx context.Context, key deviceKey, claim bool) (*Dev
 	return d, nil
 }
 
-// get gives a device that is in memory; nil when it is not.
+// get returns a device that is in memory; nil when it is not.
 func (e *Engine) get(key deviceKey, claim bool) *Device {
 	e.mu.Lock()
 	defer e.mu.Unlock()

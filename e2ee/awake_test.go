@@ -65,7 +65,7 @@ func (c *crew) hasKey(s liar.Session, ref string) bool {
 	return false
 }
 
-// target gives the keys of a member of the crew, as the homeserver shows them.
+// target returns the keys of a member of the crew, as the homeserver shows them.
 func (c *crew) target(s liar.Session) target {
 	c.t.Helper()
 	var resp struct {

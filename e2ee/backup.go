@@ -49,7 +49,7 @@ type backupKeyMeta struct {
 	Version string `json:"version,omitempty"`
 }
 
-// loadBackupKey gives the private backup key that is stored, nil when there is none, and
+// loadBackupKey returns the private backup key that is stored, nil when there is none, and
 // the version it was found to belong to.
 func (a *account) loadBackupKey(ctx context.Context) (*backup.MegolmBackupKey, string, error) {
 	stored, err := a.eng.store.Secret(ctx, a.row, identity.SecretBackup)
@@ -82,8 +82,8 @@ func (b *backups) saveBackupKey(ctx context.Context, key *backup.MegolmBackupKey
 	return nil
 }
 
-// completeBackup makes a key backup if the account has none, finds the key of one that
-// is there, and gives the private key if it is here. One that is there is never replaced.
+// completeBackup makes a key backup if the account has none, finds the key of one that is
+// there, and returns the private key if it is here. One that is there is never replaced.
 func (b *backups) completeBackup(ctx context.Context, keys *identity.Keys, storage *ssss.Key, may bootstrapping) ([]byte, error) {
 	wanted, said, err := b.backupWanted(ctx)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// backedUp waits until a user's newest backup holds so many keys, and gives its version.
+// backedUp waits until a user's newest backup holds so many keys, and returns its version.
 func backedUp(t *testing.T, hs *liar.Server, user string, keys int) string {
 	t.Helper()
 	var version string
@@ -27,7 +27,7 @@ func backedUp(t *testing.T, hs *liar.Server, user string, keys int) string {
 	return version
 }
 
-// newVersion makes a backup as another client would, and gives its private key.
+// newVersion makes a backup as another client would, and returns its private key.
 func newVersion(t *testing.T, hs *liar.Server, s liar.Session, sign func(auth map[string]any)) *backup.MegolmBackupKey {
 	t.Helper()
 	key, err := backup.NewMegolmBackupKey()
@@ -42,7 +42,7 @@ func newVersion(t *testing.T, hs *liar.Server, s liar.Session, sign func(auth ma
 	return key
 }
 
-// uploads gives the versions that keys were uploaded to so far.
+// uploads returns the versions that keys were uploaded to so far.
 func uploads(hs *liar.Server, user string) []string {
 	var out []string
 	for _, r := range hs.Requests(liar.Of(user, liar.Is(http.MethodPut, "room_keys/keys"))) {

@@ -63,7 +63,7 @@ func importOf(t *testing.T, d *e2ee.Device, list any) (e2ee.Imported, error) {
 	return d.ImportKeys(t.Context(), phrase, e2ee.KeyFile(file))
 }
 
-// uploadedKeys gives the size of every upload that the homeserver took part in.
+// uploadedKeys returns the size of every upload that the homeserver took part in.
 func uploadedKeys(t *testing.T, hs *liar.Server, user string) (sizes []int) {
 	t.Helper()
 	for _, r := range hs.Requests(liar.Of(user, liar.Is(http.MethodPut, "room_keys/keys"))) {

@@ -51,7 +51,7 @@ func (b *backups) backupTarget(ctx context.Context) (*keybackup.Target, error) {
 	return nil, errMoreToDo
 }
 
-// knownBackup gives what is known of the backup, nil when that is nothing, and what to
+// knownBackup returns what is known of the backup, nil when that is nothing, and what to
 // hand to keepBackup.
 func (a *account) knownBackup() (target *keybackup.Target, looked int) {
 	a.mu.Lock()
@@ -116,7 +116,7 @@ func (o *ownIdentity) unsettle() {
 	o.unsettleLocked()
 }
 
-// errMoreToDo says that there is more for the next round, or that it must be looked at
+// errMoreToDo means that there is more for the next round, or that it must be looked at
 // anew because something has changed.
 var errMoreToDo = errors.New("there is more to do")
 
@@ -215,7 +215,7 @@ func (b *backups) backUpBatch(ctx context.Context, target *keybackup.Target, row
 	return nil
 }
 
-// ownersOf gives what is known of the users whose room keys these are.
+// ownersOf returns what is known of the users whose room keys these are.
 func (b *backups) ownersOf(ctx context.Context, rows []store.InboundSession) (map[id.UserID]*trustcache.User, error) {
 	var users []id.UserID
 	for i := range rows {

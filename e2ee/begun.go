@@ -30,7 +30,7 @@ func loadBegun(meta json.RawMessage) map[id.Curve25519]int {
 	return out
 }
 
-// begunToKeep gives those who were given no room key since they began a session. The
+// begunToKeep returns those who were given no room key since they began a session. The
 // caller holds mu.
 func (d *Device) begunToKeep() []id.Curve25519 {
 	given, old := make(map[id.Curve25519]bool), make(map[id.Curve25519]bool)

@@ -142,7 +142,7 @@ func (s *ClientSync) Waiting() bool { return s.waiting }
 // Arrived is closed when something for the client arrives while its sync waits.
 func (s *ClientSync) Arrived() <-chan struct{} { return s.arrived }
 
-// arrivals gives the channel that the next arrival closes. It is taken before it is
+// arrivals returns the channel that the next arrival closes. It is taken before it is
 // looked at what waits, so that nothing falls in between.
 func (c *clientState) arrivals() <-chan struct{} {
 	c.mu.Lock()
@@ -161,7 +161,7 @@ func (c *clientState) wakeWaiting() {
 	}
 }
 
-// Commit processes and stores the effects of the response, and gives what is added to it.
+// Commit processes and stores the effects of the response, and returns what is added to it.
 func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, error) {
 	u, err := s.d.withEarlierChanges(ctx, u, false)
 	if err != nil {

@@ -21,7 +21,7 @@ const recoveryKeyFor = 24 * time.Hour
 // secretRecoveryRead is there once the recovery key's owner has deleted it from the API.
 const secretRecoveryRead = "recovery_key_deleted"
 
-// Bootstrap creates what is missing and gives the recovery key, if this call or one
+// Bootstrap creates what is missing and returns the recovery key, if this call or one
 // before it made one that can still be read; else nothing. It never replaces an identity.
 func (d *Device) Bootstrap(ctx context.Context, auth UserAuth) (secret.String, error) {
 	if d.mode != ModeProxied {
@@ -55,7 +55,8 @@ func (d *Device) Bootstrap(ctx context.Context, auth UserAuth) (secret.String, e
 	return key, err
 }
 
-// RecoveryKey gives the key that a bootstrap made, for 24 hours and until its owner deletes it.
+// RecoveryKey returns the key that a bootstrap made, for 24 hours and until its owner
+// deletes it.
 func (d *Device) RecoveryKey(ctx context.Context) (secret.String, error) {
 	if d.mode != ModeProxied {
 		return secret.String{}, ErrNotProxied
@@ -96,8 +97,8 @@ func (d *Device) DeleteRecoveryKey(ctx context.Context) error {
 	return nil
 }
 
-// RecoveryKeyOnMachine gives the recovery key of an account, whatever its age, to
-// whoever can open the database.
+// RecoveryKeyOnMachine returns the recovery key of an account, whatever its age, to whoever
+// can open the database.
 func RecoveryKeyOnMachine(ctx context.Context, db *store.DB, user id.UserID) (secret.String, error) {
 	row, err := db.LookupAccount(ctx, user)
 	if errors.Is(err, store.ErrNotFound) {
@@ -118,7 +119,7 @@ type UserTrust struct {
 	Devices          []DeviceTrust `json:"devices"`
 }
 
-// User tells what is known of somebody. The homeserver is asked if it may be out of date.
+// User returns what is known of somebody. The homeserver is asked if it may be out of date.
 func (d *Device) User(ctx context.Context, user id.UserID) (UserTrust, error) {
 	if d.mode != ModeProxied {
 		return UserTrust{}, ErrNotProxied

@@ -105,7 +105,7 @@ func (u *user) send(t *testing.T, room, text string) {
 	u.dev.Sent(out, resp.EventID)
 }
 
-// read syncs once as the proxy does for a client and gives the clear messages.
+// read syncs once as the proxy does for a client and returns the clear messages.
 func (u *user) read(t *testing.T, room string) []map[string]any {
 	t.Helper()
 	s, err := u.dev.BeginSync(t.Context(), u.since)

@@ -60,7 +60,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// rig gives a rig whose process can end.
+// rig returns a rig whose process can end.
 func (c *crash) rig(t *testing.T, hs *liar.Server) *rig {
 	t.Helper()
 	r := newRig(t, hs, func(o *e2ee.Options) { o.Client, o.Spread = &http.Client{Transport: c}, -1 })
@@ -222,7 +222,7 @@ func inspect(t *testing.T, hs *liar.Server, s liar.Session, recovery secret.Stri
 	return out
 }
 
-// paths gives the different paths of requests.
+// paths returns the different paths of requests.
 func paths(all []*liar.Request) map[string]bool {
 	out := make(map[string]bool)
 	for _, r := range all {

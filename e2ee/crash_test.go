@@ -20,7 +20,7 @@ func calm(t *testing.T, d *e2ee.Device) string {
 	return codes(t, d)
 }
 
-// codes are the warnings that stand, in order.
+// codes returns the warnings that stand, in order.
 func codes(t *testing.T, d *e2ee.Device) string {
 	t.Helper()
 	var out []string

@@ -91,7 +91,7 @@ func (o *ownIdentity) publish(ctx context.Context, c *identity.Keys, auth UserAu
 	return err
 }
 
-// challengeOf gives the user-interactive authentication that an error asks for; nil when
+// challengeOf returns the user-interactive authentication that an error asks for; nil when
 // it asks for none.
 func challengeOf(err error) *wire.Challenge {
 	var up *wire.UpstreamError

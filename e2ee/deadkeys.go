@@ -40,8 +40,8 @@ var problemDeadKeys = Problem{
 	"The proxy replaces them by itself. Ask again in a minute; if it stays so, look into the log.",
 }
 
-// isKeyIDTaken tells that a homeserver refused an upload because it has other keys with the
-// same IDs. It has no code of its own: Synapse says M_UNKNOWN, Dendrite none.
+// isKeyIDTaken reports whether a homeserver refused an upload because it has other keys
+// with the same IDs. It has no code of its own: Synapse says M_UNKNOWN, Dendrite none.
 func isKeyIDTaken(err error) bool {
 	var up *wire.UpstreamError
 	return errors.As(err, &up) && up.Status == http.StatusBadRequest && (up.ErrCode == "" || up.ErrCode == "M_UNKNOWN")

@@ -44,7 +44,7 @@ func (d *Device) stillEligible(ctx context.Context, who *eligible) error {
 	return nil
 }
 
-// knownNow gives the users by whom it was decided as they are known now.
+// knownNow returns the users by whom it was decided as they are known now.
 func (d *Device) knownNow(ctx context.Context, who *eligible) (now map[id.UserID]*trustcache.User, changed bool, err error) {
 	users := make([]id.UserID, 0, len(who.known))
 	for user := range who.known {

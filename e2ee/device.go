@@ -74,7 +74,7 @@ type record struct {
 	nextToken secret.String
 }
 
-// Mode says what the proxy does for this device.
+// Mode returns what the proxy does for this device.
 func (d *Device) Mode() Mode { return d.mode }
 
 // open loads a device or, the first time, compares it with the homeserver: a device
@@ -289,7 +289,7 @@ func (d *Device) keepToken(ctx context.Context, token secret.String) error {
 	return s.commit(ctx, "the access token")
 }
 
-// currentToken gives the token for the proxy's own requests.
+// currentToken returns the token for the proxy's own requests.
 func (p *part) currentToken() secret.String {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -311,7 +311,7 @@ func (p *part) call(ctx context.Context, r wire.Request) error {
 	return err
 }
 
-// query gives the device's way to ask for keys.
+// query returns the device's way to ask for keys.
 func (p *part) query() wire.KeyQuery {
 	return wire.KeyQuery{Homeserver: p.eng.hs, Token: p.currentToken(), User: p.acct.user}
 }

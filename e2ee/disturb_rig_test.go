@@ -52,7 +52,7 @@ type trouble struct {
 	where  string // the statement that was disturbed
 }
 
-// rig gives a rig that can be disturbed.
+// rig returns a rig that can be disturbed.
 func (tr *trouble) rig(t *testing.T, hs *liar.Server) *rig {
 	t.Helper()
 	return newRigOn(t, hs, tr.data(t), tr.options)
@@ -117,7 +117,7 @@ func (tr *trouble) statement(text string) error {
 	return errDisturbed
 }
 
-// RoundTrip is a point at which clients hang up, too.
+// RoundTrip returns a point at which clients hang up, too.
 func (tr *trouble) RoundTrip(r *http.Request) (*http.Response, error) {
 	tr.mu.Lock()
 	if tr.armed && tr.kind == clientGone {

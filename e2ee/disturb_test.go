@@ -17,7 +17,7 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// shaken is a stage whose engine is disturbed, and does not sync by itself.
+// shaken returns a stage whose engine is disturbed, and does not sync by itself.
 func shaken(t *testing.T, tr *trouble) *stage {
 	t.Helper()
 	alice := aliceInOrder(t)
@@ -45,7 +45,7 @@ func (st *stage) text(ctx context.Context, out e2ee.Outgoing) error {
 	return nil
 }
 
-// reads gives the texts of a room that a puppet can read with the keys it was given.
+// reads returns the texts of a room that a puppet can read with the keys it was given.
 func (p *puppet) reads(room string) string {
 	p.t.Helper()
 	keys := p.roomKeys()
@@ -103,8 +103,8 @@ func TestDisturbedOwnSync(t *testing.T) {
 	})
 }
 
-// receiving is a scene in which a room key and its message come, over a new Olm session,
-// with a change of the sender's devices, in a room that becomes encrypted.
+// receiving returns a scene in which a room key and its message come, over a new Olm
+// session, with a change of the sender's devices, in a room that becomes encrypted.
 func (st *stage) receiving(work func(ctx context.Context) error) scene {
 	t, hs := st.t, st.hs
 	bob, own := confirmedPuppet(t, hs, "bob", "BOB")

@@ -64,7 +64,7 @@ func newEncryptedRooms(db *store.DB) (*encryptedRooms, error) {
 	return &encryptedRooms{store: db, known: known, lineages: lineages}, nil
 }
 
-// of gives those of the rooms that are known. It takes one query, or none.
+// of returns those of the rooms that are known. It takes one query, or none.
 func (r *encryptedRooms) of(ctx context.Context, rooms ...id.RoomID) (map[id.RoomID]store.EncryptedRoom, error) {
 	var ask []id.RoomID
 	all := make(map[id.RoomID]store.EncryptedRoom)
@@ -318,7 +318,7 @@ func (rt *roomTable) adoptRoom(ctx context.Context, room id.RoomID, fact store.E
 	return r.encryption(), nil
 }
 
-// readState is the device's StateReader.
+// readState returns the device's StateReader.
 func (rt *roomTable) readState(ctx context.Context, room id.RoomID, eventType string) (json.RawMessage, error) {
 	var content json.RawMessage
 	err := rt.call(ctx, wire.Request{

@@ -230,8 +230,8 @@ func (e *Engine) Start(ctx context.Context) error {
 	return nil
 }
 
-// Device gives the device of a token, loading or adopting it first. device may be
-// empty: such a token can hold no keys.
+// Device returns the device of a token, loading or adopting it first. device may be empty:
+// such a token can hold no keys.
 func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (*Device, error) {
 	key := deviceKey{user, device}
 	if d := e.get(key, true); d != nil && d.isOf(token) {
@@ -277,7 +277,7 @@ func (e *Engine) register(d *Device) {
 	}
 }
 
-// account gives the shared state of a user's devices.
+// account returns the shared state of a user's devices.
 func (e *Engine) account(row *store.Account) *account {
 	e.mu.Lock()
 	defer e.mu.Unlock()

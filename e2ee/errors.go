@@ -13,65 +13,71 @@ import (
 
 // Reasons why something was not encrypted. Callers turn them into Matrix errors.
 var (
-	// ErrCannotEncrypt says that it cannot be told whether, or how, a room is encrypted.
+	// ErrCannotEncrypt means that it cannot be told whether, or how, a room is encrypted.
 	ErrCannotEncrypt = errors.New("the room's encryption cannot be determined")
-	// ErrNotYetEncrypted says that a room replaces one that is encrypted, and is not encrypted itself.
+	// ErrNotYetEncrypted means that a room replaces one that is encrypted, and is not
+	// encrypted itself.
 	ErrNotYetEncrypted = errors.New("the room replaces an encrypted one and is not encrypted yet")
 	// ErrNoState and ErrNotInRoom are what a StateReader says.
 	ErrNoState   = errors.New("the room has no such state")
 	ErrNotInRoom = errors.New("the room's state is not shown")
-	// ErrUnsupportedAlgorithm says that the room is encrypted in a way we do not know (requirement 20.2).
+	// ErrUnsupportedAlgorithm means that the room is encrypted in a way we do not know
+	// (requirement 20.2).
 	ErrUnsupportedAlgorithm = errors.New("the room's encryption algorithm is not supported")
-	// ErrNotJoined says that the account is not in the room, so that it may not send there.
+	// ErrNotJoined means that the account is not in the room, so that it may not send there.
 	ErrNotJoined = errors.New("the account is not in the room")
-	// ErrDeviceNotSigned says that the sending device is not signed by its owner's
-	// identity, so that others would not show its messages.
+	// ErrDeviceNotSigned means that the sending device is not signed by its owner's identity,
+	// so that others would not show its messages.
 	ErrDeviceNotSigned = errors.New("this device is not confirmed by its owner")
-	// ErrSignatureNotShown says that the homeserver accepted the signature that confirms this
+	// ErrSignatureNotShown means that the homeserver accepted the signature that confirms this
 	// device, and does not show it, and ErrSignatureRefused that it did not accept it.
 	ErrSignatureNotShown = errors.New("the homeserver accepted this device's signature and does not show it")
 	ErrSignatureRefused  = errors.New("the homeserver refused this device's signature")
-	// ErrKeysRefused says that the homeserver refuses the device's encryption keys.
+	// ErrKeysRefused means that the homeserver refuses the device's encryption keys.
 	ErrKeysRefused = errors.New("the homeserver refuses this device's encryption keys")
-	// ErrNotProxied says that the proxy holds no keys for the device.
+	// ErrNotProxied means that the proxy holds no keys for the device.
 	ErrNotProxied = errors.New("the proxy holds no keys for this device")
-	// ErrKeysReplaced says that the homeserver shows other keys for our device than ours.
+	// ErrKeysReplaced means that the homeserver shows other keys for our device than ours.
 	ErrKeysReplaced = errors.New("the homeserver shows other keys for this device")
-	// ErrKeysLost says that the homeserver shows keys for the device that were ours and are gone.
+	// ErrKeysLost means that the homeserver shows keys for the device that were ours and are
+	// gone.
 	ErrKeysLost = errors.New("the keys of this device are gone")
-	// ErrClosed says that the engine is shutting down.
+	// ErrClosed means that the engine is shutting down.
 	ErrClosed = errors.New("the engine is shutting down")
-	// ErrLeaseLost says that another process has taken the database over: this one ends.
+	// ErrLeaseLost means that another process has taken the database over: this one ends.
 	ErrLeaseLost = store.ErrLeaseLost
-	// ErrIdentityExists says that the account has an identity already: it is never replaced by a bootstrap.
+	// ErrIdentityExists means that the account has an identity already: it is never replaced
+	// by a bootstrap.
 	ErrIdentityExists = errors.New("the account has an identity already")
-	// ErrWrongPassword says that the homeserver refused the password.
+	// ErrWrongPassword means that the homeserver refused the password.
 	ErrWrongPassword = errors.New("the homeserver refused the password")
-	// ErrNoIdentity says that the account has no identity.
+	// ErrNoIdentity means that the account has no identity.
 	ErrNoIdentity = errors.New("the account has no identity")
-	// ErrWrongRecoveryKey says that the recovery key or passphrase does not open secret storage.
+	// ErrWrongRecoveryKey means that the recovery key or passphrase does not open secret
+	// storage.
 	ErrWrongRecoveryKey = errors.New("the recovery key or passphrase does not fit")
-	// ErrNoSecretStorage says that the account has no usable secret storage.
+	// ErrNoSecretStorage means that the account has no usable secret storage.
 	ErrNoSecretStorage = errors.New("the account has no usable secret storage")
-	// ErrNoPassphrase says that secret storage has a key but no passphrase.
+	// ErrNoPassphrase means that secret storage has a key but no passphrase.
 	ErrNoPassphrase = errors.New("the secret storage has no passphrase")
-	// ErrNoBackup says that there is no key backup whose key is here.
+	// ErrNoBackup means that there is no key backup whose key is here.
 	ErrNoBackup = errors.New("there is no key backup that can be read")
-	// ErrSecretMissing says that secret storage does not hold a secret under its default key.
+	// ErrSecretMissing means that secret storage does not hold a secret under its default key.
 	ErrSecretMissing = errors.New("the secret is not in secret storage")
-	// ErrSecretMismatch says that a secret does not belong to the published identity.
+	// ErrSecretMismatch means that a secret does not belong to the published identity.
 	ErrSecretMismatch = errors.New("the secret does not belong to the published identity")
 	// ErrUnknownUser, ErrUnknownDevice and ErrUnknownWarning say that there is no such thing.
 	ErrUnknownUser    = errors.New("nothing is known of this user")
 	ErrUnknownDevice  = errors.New("the user has no such device")
 	ErrUnknownWarning = errors.New("there is no such warning")
-	// ErrMasterKeyNotCurrent says that an acknowledgement names a key that is not the current one.
+	// ErrMasterKeyNotCurrent means that an acknowledgement names a key that is not the current
+	// one.
 	ErrMasterKeyNotCurrent = errors.New("the master key is not the current one")
-	// ErrVerificationLost says that a user was verified before: acknowledging is not enough.
+	// ErrVerificationLost means that a user was verified before: acknowledging is not enough.
 	ErrVerificationLost = errors.New("the user was verified before the change")
-	// ErrNotVerified says that there is no lost verification to withdraw.
+	// ErrNotVerified means that there is no lost verification to withdraw.
 	ErrNotVerified = errors.New("the user was not verified")
-	// ErrNoRecoveryKey says that no recovery key is kept.
+	// ErrNoRecoveryKey means that no recovery key is kept.
 	ErrNoRecoveryKey = errors.New("no recovery key is kept")
 )
 

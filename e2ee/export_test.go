@@ -78,7 +78,7 @@ func (d *Device) AskForKeys(ctx context.Context) error {
 	return errors.Join(d.requestKeys(ctx), d.flushOutbox(ctx))
 }
 
-// Members gives the memberships of a room, fetched if they are not known.
+// Members returns the memberships of a room, fetched if they are not known.
 func (d *Device) Members(ctx context.Context, room id.RoomID) (map[id.UserID]string, error) {
 	return d.memberships(ctx, room)
 }
@@ -97,7 +97,7 @@ func (d *Device) Settled() bool { return d.isSettled() }
 // SyncNow makes one sync of the proxy's own.
 func (d *Device) SyncNow(ctx context.Context) error { return d.catchUp(ctx) }
 
-// Secrets gives the names of the secrets that are stored, and their values.
+// Secrets returns the names of the secrets that are stored, and their values.
 func (d *Device) Secrets(ctx context.Context) (map[string]string, error) {
 	all, err := d.eng.store.Secrets(ctx, d.acct.row)
 	out := make(map[string]string, len(all))
@@ -107,7 +107,7 @@ func (d *Device) Secrets(ctx context.Context) (map[string]string, error) {
 	return out, err
 }
 
-// AskedFor gives the request IDs under which other devices were asked for secrets.
+// AskedFor returns the request IDs under which other devices were asked for secrets.
 func (d *Device) AskedFor() map[string]string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -118,7 +118,7 @@ func (d *Device) AskedFor() map[string]string {
 	return out
 }
 
-// Own gives what is known of the own user.
+// Own returns what is known of the own user.
 func (d *Device) Own(ctx context.Context) (*trustcache.User, error) { return d.acct.tracker.Own(ctx) }
 
 // PutSecret replaces a stored secret.
@@ -131,7 +131,7 @@ func (d *Device) DropSecret(ctx context.Context, names ...string) error {
 	return d.save(ctx, &store.Changes{DeleteSecrets: names})
 }
 
-// InboundSessions gives all room keys of the device.
+// InboundSessions returns all room keys of the device.
 func (d *Device) InboundSessions(ctx context.Context) ([]store.InboundSession, error) {
 	var out []store.InboundSession
 	for s, err := range d.eng.store.AllInboundSessions(ctx, d.acct.row, d.rowID) {
@@ -154,7 +154,7 @@ func SealExport(passphrase secret.String, plain []byte) ([]byte, error) {
 	return file.Bytes(), err
 }
 
-// OpenExport gives the text of a file of exported keys.
+// OpenExport returns the text of a file of exported keys.
 func OpenExport(passphrase secret.String, file []byte) ([]byte, error) {
 	opened, err := keyfile.Open(passphrase, KeyFile(file))
 	if err != nil {
@@ -168,7 +168,7 @@ func OpenExport(passphrase secret.String, file []byte) ([]byte, error) {
 	return slices.Concat([]byte("["), bytes.Join(entries, []byte(",")), []byte("]")), err
 }
 
-// KeyFile is a file of keys that is in memory.
+// KeyFile returns a file of keys that is in memory.
 func KeyFile(file []byte) func() io.Reader {
 	return func() io.Reader { return bytes.NewReader(file) }
 }
@@ -219,7 +219,7 @@ func (d *Device) Reseal(ctx context.Context, entry map[string]any, change func(d
 	return err
 }
 
-// BackupKey gives the private backup key.
+// BackupKey returns the private backup key.
 func (d *Device) BackupKey(ctx context.Context) (*backup.MegolmBackupKey, error) {
 	key, _, err := d.acct.loadBackupKey(ctx)
 	return key, err
@@ -242,7 +242,8 @@ func (d *Device) Verify(ctx context.Context, user id.UserID) error {
 	return d.acct.tracker.SetVerified(ctx, user, signed)
 }
 
-// InMemory tells how many devices the engine has in memory, and how many sync by themselves.
+// InMemory returns how many devices the engine has in memory, and how many sync by
+// themselves.
 func (e *Engine) InMemory() (devices, awake int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

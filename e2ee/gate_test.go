@@ -13,7 +13,7 @@ import (
 	"e2ee-proxy/internal/liar"
 )
 
-// blockedBy gives the users whose change holds up a send, and those of them who had been
+// blockedBy returns the users whose change holds up a send, and those of them who had been
 // verified; nothing when it is not held up.
 func blockedBy(t *testing.T, err error) (users, lost []id.UserID) {
 	t.Helper()

@@ -44,7 +44,7 @@ type holding struct {
 	first time.Time // until when the first is held; zero: none is
 }
 
-// unreadable is what a client is shown of an event that cannot be read.
+// unreadable returns what a client is shown of an event that cannot be read.
 func (m *megolmState) unreadable(job *sealedEvent, v trustcache.Verdict) Opened {
 	if m.eng.opts.Undecryptable == UndecryptableEvent {
 		return job.asCame(v)
@@ -54,7 +54,7 @@ func (m *megolmState) unreadable(job *sealedEvent, v trustcache.Verdict) Opened 
 	return out
 }
 
-// unreadableText is what a person reads instead of a message that cannot be read.
+// unreadableText returns what a person reads instead of a message that cannot be read.
 func unreadableText(v trustcache.Verdict) string {
 	if v.Code == trustcache.CodeMissingRoomKey {
 		return "Waiting for a message that cannot be read yet. It is shown when it can be."
@@ -150,7 +150,7 @@ func (m *megolmState) recountHeld() {
 	m.holding = holding{}
 }
 
-// due gives the events that were held long enough.
+// due returns the held events whose hold has ended.
 func (m *megolmState) due(ctx context.Context) ([]store.PendingEvent, error) {
 	first, err := m.heldFirst(ctx)
 	now := m.eng.now()
@@ -178,10 +178,9 @@ func (s *ClientSync) wakeWhenDue(ctx context.Context) error {
 	return nil
 }
 
-// openDue gives the client what it is shown of events that were held long enough: the clear
-// event, should it be readable after all, or a placeholder, in whose place it comes later.
-//
-// done are the events that this response carries already.
+// openDue shows the client the events whose hold has ended: the clear event if it can be
+// read by now, else a placeholder, which a later sync replaces by the clear event. done are
+// the events that this response carries already.
 func (m *megolmState) openDue(ctx context.Context, rows, done []store.PendingEvent, next string, late map[id.RoomID][]json.RawMessage) error {
 	rows = slices.DeleteFunc(rows, func(row store.PendingEvent) bool {
 		return row.Ready || slices.ContainsFunc(done, func(p store.PendingEvent) bool { return p.EventID == row.EventID })

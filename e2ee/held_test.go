@@ -13,13 +13,13 @@ import (
 	"e2ee-proxy/internal/liar"
 )
 
-// holdingStage is a stage whose client is shown a placeholder at last.
+// holdingStage returns a stage whose client is shown a placeholder at last.
 func holdingStage(t *testing.T) *stage {
 	t.Helper()
 	return newStage(t, func(o *e2ee.Options) { o.Undecryptable = e2ee.UndecryptableHold })
 }
 
-// keyed is a session whose key reaches alice when give is called.
+// keyed returns a session whose key reaches alice when give is called.
 func keyed(st *stage, bob *puppet, room string) (said *megolm, give func()) {
 	said = bob.newMegolm(room)
 	key := roomKey(room, said.ID().String(), said.export())

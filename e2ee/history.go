@@ -67,7 +67,7 @@ type fetch struct {
 	done chan struct{}
 }
 
-// fetchMissing asks the backup for the keys that events lack. It gives the events that
+// fetchMissing asks the backup for the keys that events lack. It returns the events that
 // are worth another try: those that may wait, and whose key has come.
 func (b *backups) fetchMissing(ctx context.Context, jobs []*sealedEvent) []*sealedEvent {
 	if _, standing := b.acct.standing(); standing != backupOurs && standing != backupUnknown {

@@ -31,7 +31,7 @@ func manyKeys(t *testing.T, hs *liar.Server, texts int) (room string, alice *per
 	return room, alice
 }
 
-// backupReads gives the requests of a user for keys of the backup.
+// backupReads returns the requests of a user for keys of the backup.
 func backupReads(hs *liar.Server, user string) int {
 	return len(hs.Requests(liar.Of(user, liar.Is(http.MethodGet, "room_keys/keys"))))
 }

@@ -112,7 +112,7 @@ type bootstrapping struct {
 	explicit bool
 }
 
-// errOwnUnknown says that the homeserver did not say how the own keys stand. Nothing may
+// errOwnUnknown means that the homeserver did not say how the own keys stand. Nothing may
 // be made then: it might replace something.
 var errOwnUnknown = errors.New("the own keys could not be read from the homeserver")
 
@@ -188,9 +188,9 @@ func (o *ownIdentity) awaitIdentity(ctx context.Context, own *trustcache.User) e
 	return o.host.wantSecrets(ctx, own)
 }
 
-// fittingKeys gives the private keys that belong to the published identity; nil unless
-// all of them are here. Those that do not belong to it are dropped: another client
-// replaced the identity (requirement 12.12).
+// fittingKeys returns the private keys that belong to the published identity; nil unless
+// all of them are here. Those that do not belong to it are dropped: another client replaced
+// the identity (requirement 12.12).
 func (o *ownIdentity) fittingKeys(ctx context.Context, own *trustcache.User) (*identity.Keys, error) {
 	keys, err := o.acct.loadParts(ctx)
 	if err != nil {
@@ -319,8 +319,8 @@ func (o *ownIdentity) createIdentity(ctx context.Context, keys *identity.Keys, a
 
 var errNotPublished = errors.New("the homeserver does not show the identity that was published")
 
-// mayConverse says whether the device may send encrypted messages: others show only
-// those of devices that their owner has confirmed.
+// mayConverse refuses encrypted messages of a device that may not send them: others show
+// only those of devices that their owner has confirmed.
 func (d *Device) mayConverse(ctx context.Context) error {
 	if d.ownNow() != ownSigned {
 		if err := d.uploadNow(ctx); err != nil {
@@ -342,8 +342,8 @@ func (d *Device) mayConverse(ctx context.Context) error {
 	return refusal
 }
 
-// sendRefusal says why a device may send nothing to encrypted rooms; nil when it may. That
-// a device must be confirmed is not of the policy, which while it is on "warn" refuses
+// sendRefusal returns why a device may send nothing to encrypted rooms; nil when it may.
+// That a device must be confirmed is not of the policy, which while it is on "warn" refuses
 // nothing of its own: an account may still ask for it.
 func sendRefusal(own ownState, allowUnsigned bool, policy trustcache.Mode) error {
 	switch own {
@@ -385,6 +385,6 @@ func (d *Device) uploadNow(ctx context.Context) error {
 	return d.uploadKeys(ctx)
 }
 
-// shownKeys are the device's keys as the homeserver shows them, nil before it does. The
+// shownKeys returns the device's keys as the homeserver shows them, nil before it does. The
 // caller holds mu.
 func (o *ownIdentity) shownKeys() json.RawMessage { return o.serverKeys }

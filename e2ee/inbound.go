@@ -61,7 +61,7 @@ const maxRemembered = 512
 // signature checks run in parallel and messages in order cost one step each.
 type ratchets map[*inboundSession]*session.MegolmInboundSession
 
-// of gives the worker's copy.
+// of returns the worker's copy.
 func (w ratchets) of(s *inboundSession) *session.MegolmInboundSession {
 	if own := w[s]; own != nil {
 		return own
@@ -142,14 +142,14 @@ func (s *inboundSession) settle(key usedKey, event id.EventID, ts int64) {
 	}
 }
 
-// first gives the session's first owner as known now, and how it is known to be one.
+// first returns the session's first owner as known now, and how it is known to be one.
 func (s *inboundSession) first() claimant {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return claimant{s.owner, s.row.Source}
 }
 
-// users gives the users whose devices own the session, as far as they were looked for. An
+// users returns the users whose devices own the session, as far as they were looked for. An
 // owner without a name may be sender's: see Owner.Named.
 func (s *inboundSession) users(sender id.UserID) iter.Seq[id.UserID] {
 	return func(yield func(id.UserID) bool) {
@@ -170,8 +170,8 @@ func (s *inboundSession) users(sender id.UserID) iter.Seq[id.UserID] {
 	}
 }
 
-// upgraded gives what the owners become by what is known now of their users, and adds what
-// is to be stored to ch; apply is nil when that is nothing. An owner without a name is
+// upgraded returns what the owners become by what is known now of their users, and adds
+// what is to be stored to ch; apply is nil when that is nothing. An owner without a name is
 // sender's, if the keys say so.
 func (s *inboundSession) upgraded(users map[id.UserID]*trustcache.User, sender id.UserID, ch *store.Changes) (apply func(), err error) {
 	s.mu.Lock()
@@ -237,8 +237,9 @@ func (m *megolmState) findSessions(ctx context.Context, jobs []*sealedEvent) err
 	return m.findMoreOwners(ctx, jobs)
 }
 
-// loadSessions gives jobs their sessions from the store. What was read while better keys
-// were stored is good for these jobs only: it must not be in the cache in their place.
+// loadSessions loads the sessions of jobs from the store. A session that was read while
+// better keys were stored serves these jobs only: it must not replace the better ones in
+// the cache.
 func (m *megolmState) loadSessions(ctx context.Context, jobs []*sealedEvent, missing []store.SessionRef) error {
 	before := m.keysTaken()
 	rows, err := m.eng.store.InboundSessions(ctx, m.acct.row, m.rowID, missing)

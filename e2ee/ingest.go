@@ -68,7 +68,8 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 	return b, nil
 }
 
-// newsNow tells how often rooms, or the homeserver's supply of our keys, became known better.
+// newsNow returns how often rooms, or the homeserver's supply of our keys, became known
+// better.
 func (rt *roomTable) newsNow() int {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
@@ -98,8 +99,9 @@ func named(users []id.UserID) []id.UserID {
 	return slices.DeleteFunc(slices.Clone(users), func(u id.UserID) bool { return len(u) > wire.MaxIDLength })
 }
 
-// nextPosition tells where the position moves. A client's initial sync moves nothing:
-// it carries no device-list changes, so the gap before it must still be closed (requirement 4.4).
+// nextPosition returns where the position moves. A client's initial sync moves nothing: it
+// carries no device-list changes, so the gap before it must still be closed (requirement
+// 4.4).
 func nextPosition(u SyncUpdate, own bool) (string, bool) {
 	if u.NextBatch == "" || (u.Since == "" && !own) {
 		return "", false

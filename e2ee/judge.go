@@ -16,7 +16,7 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// placeholder is what a person reads instead of a message that was held back
+// placeholder returns what a person reads instead of a message that was held back
 // (requirement 26.1: no word of keys or cross-signing).
 func placeholder(code trustcache.Code) string {
 	switch code {
@@ -91,7 +91,7 @@ func (d *Device) judgeAs(job *sealedEvent, by *judgement, c claimant) trustcache
 	})
 }
 
-// waitsFor gives the user of whom more must become known before an event that was held
+// waitsFor returns the user of whom more must become known before an event that was held
 // back can be shown; empty when nothing that becomes known changes what it is.
 func (d *Device) waitsFor(job *sealedEvent, owner trustcache.Owner, code trustcache.Code, policy trustcache.Policy) id.UserID {
 	mismatched := code == trustcache.CodeMismatchedSender && !policy.Bridges[owner.UserID]
@@ -178,7 +178,7 @@ func encryptable(job *sealedEvent) bool {
 	return true
 }
 
-// clear is the decrypted event.
+// clear returns the decrypted event.
 func (job *sealedEvent) clear(v trustcache.Verdict) Opened {
 	content, err := job.clearContent()
 	if err != nil { // it was read before, so this cannot be
@@ -189,8 +189,8 @@ func (job *sealedEvent) clear(v trustcache.Verdict) Opened {
 	return Opened{Event: out.Encode(), Type: job.clearType, Decrypted: true}
 }
 
-// clearContent is the payload's content with the relation that counts (attack N3). One that
-// makes an edit of something that is none is dropped.
+// clearContent returns the payload's content with the relation that counts (attack N3). One
+// that makes an edit of something that is none is dropped.
 func (job *sealedEvent) clearContent() (json.RawMessage, error) {
 	content, err := strictjson.Parse(job.payload.Get("content"))
 	if err != nil {
@@ -208,7 +208,7 @@ func (job *sealedEvent) clearContent() (json.RawMessage, error) {
 	return content.Set("m.relates_to", relation).Encode(), nil
 }
 
-// withheld is the placeholder of an event that was held back.
+// withheld returns the placeholder of an event that was held back.
 func (job *sealedEvent) withheld(v trustcache.Verdict, policy trustcache.Policy) Opened {
 	out := job.placeholder(v, placeholder(v.Code))
 	out.Withheld, out.Hidden = true, policy.Withheld == trustcache.WithheldHide
@@ -226,8 +226,8 @@ func (job *sealedEvent) placeholder(v trustcache.Verdict, text string) Opened {
 	return Opened{Event: annotate(out, v).Encode(), Type: "m.room.message"}
 }
 
-// forwarder is who gave us a room key that did not come from its owner: only the user's
-// own devices may (requirement 11.4).
+// forwarder returns who gave us a room key that did not come from its owner: only the
+// user's own devices may (requirement 11.4).
 func (d *Device) forwarder(source store.Source) id.UserID {
 	if source == store.SourceForwarded {
 		return d.acct.user
@@ -235,7 +235,7 @@ func (d *Device) forwarder(source store.Source) id.UserID {
 	return ""
 }
 
-// asCame is the event as the homeserver sent it, with the reason.
+// asCame returns the event as the homeserver sent it, with the reason.
 func (job *sealedEvent) asCame(v trustcache.Verdict) Opened {
 	eventType, _ := job.event.Text("type")
 	return Opened{Event: annotate(job.event, v).Encode(), Type: eventType}
@@ -294,7 +294,7 @@ func (d *Device) judgementFor(ctx context.Context, jobs []*sealedEvent) (*judgem
 	return by, d.upgradeOwners(ctx, jobs, by.users)
 }
 
-// learn gives users, asking the homeserver for a bounded time.
+// learn returns users, asking the homeserver for a bounded time.
 func (d *Device) learn(ctx context.Context, users []id.UserID) (map[id.UserID]*trustcache.User, error) {
 	short, cancel := context.WithTimeout(ctx, learnWait)
 	defer cancel()

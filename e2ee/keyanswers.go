@@ -73,8 +73,8 @@ func (b *batch) keyRequested(ev *toDevice) {
 	}
 }
 
-// answerKeyRequests gives the keys that were asked for, as far as we have them, to those
-// who may have them.
+// answerKeyRequests sends the requested room keys that are here to the devices that may
+// have them.
 func (g *gossip) answerKeyRequests(ctx context.Context) error {
 	waiting, err := g.waiting(ctx, func(w *waitingRequests) int { return len(w.Keys) })
 	if err != nil || waiting == nil {
@@ -137,7 +137,7 @@ func (g *gossip) noteGivenKey(key givenKey) {
 	g.keysGiven[key] = g.eng.now()
 }
 
-// forwardContent is the m.forwarded_room_key of a room key; nil when it is not even
+// forwardContent returns the m.forwarded_room_key of a room key; nil when it is not even
 // claimed whose it is. Why the beginning is missing is told, if somebody told us
 // (requirement 10.5).
 func forwardContent(row *store.InboundSession, note store.WithheldNote) (json.RawMessage, error) {

@@ -22,11 +22,11 @@ const (
 
 // Reasons why a file is not imported.
 var (
-	// ErrNotAnExport says that something is no file of exported keys.
+	// ErrNotAnExport means that something is no file of exported keys.
 	ErrNotAnExport = keyfile.ErrNotAnExport
-	// ErrExportTooCostly says that a file asks for more work than any client's does.
+	// ErrExportTooCostly means that a file asks for more work than any client's does.
 	ErrExportTooCostly = keyfile.ErrTooCostly
-	// ErrWrongPassphrase says that a passphrase does not open a file, or the file is damaged.
+	// ErrWrongPassphrase means that a passphrase does not open a file, or the file is damaged.
 	ErrWrongPassphrase = keyfile.ErrWrongPassphrase
 )
 

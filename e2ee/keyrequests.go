@@ -137,8 +137,8 @@ func (g *gossip) newKeyAsks(refs []store.SessionRef, others []*trustcache.Device
 	return all, asks, false
 }
 
-// keyRequestContent is the request. It names no sender key: we do not know it, and nobody
-// may look for a session by it (requirement 11.2).
+// keyRequestContent returns the request. It names no sender key: we do not know it, and
+// nobody may look for a session by it (requirement 11.2).
 func keyRequestContent(from id.DeviceID, ref store.SessionRef, ask *keyAsk) json.RawMessage {
 	body := strictjson.Object{
 		{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)}, {Name: "room_id", Value: strictjson.Quote(ref.RoomID.String())}, {Name: "session_id", Value: strictjson.Quote(ref.SessionID.String())},

@@ -15,8 +15,8 @@ import (
 	"e2ee-proxy/store"
 )
 
-// lateDevice is a room with a message whose key alice's first device has and her second, which
-// came later, has not. It cannot be had from the backup.
+// lateDevice returns a room with a message whose key alice's first device has and her
+// second, which came later, has not. It cannot be had from the backup.
 func lateDevice(t *testing.T) (first, late *person, stray *puppet, room string) {
 	t.Helper()
 	hs := liar.New(t)
@@ -45,7 +45,8 @@ func lateDevice(t *testing.T) (first, late *person, stray *puppet, room string) 
 	return first, late, stray, room
 }
 
-// requested gives the devices to which requests for room keys, or their cancellations, went.
+// requested returns the devices to which requests for room keys, or their cancellations,
+// went.
 func requested(t *testing.T, hs *liar.Server, action string) (devices []string) {
 	t.Helper()
 	for _, r := range hs.Requests(liar.Is("PUT", "sendToDevice/m.room_key_request/")) {

@@ -50,7 +50,7 @@ func (p *publication) noteUpload(err error) {
 	}
 }
 
-// uploadStands gives why uploading is of no use now: every sync would have it tried.
+// uploadStands returns why uploading is of no use now: every sync would have it tried.
 func (p *publication) uploadStands() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -60,7 +60,7 @@ func (p *publication) uploadStands() error {
 	return fmt.Errorf("%w: %w", ErrKeysRefused, p.trial.err)
 }
 
-// keysRefused gives the homeserver's refusal of the device's keys, if it keeps refusing.
+// keysRefused returns the homeserver's refusal of the device's keys, if it keeps refusing.
 func (p *publication) keysRefused() *wire.UpstreamError {
 	p.mu.Lock()
 	defer p.mu.Unlock()

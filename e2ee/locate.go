@@ -62,7 +62,7 @@ func (d *Device) locateWarnings(ctx context.Context) error {
 	return nil
 }
 
-// unlocated gives the users of warnings whose rooms are not known, and whether there is a
+// unlocated returns the users of warnings whose rooms are not known, and whether there is a
 // warning about the user's own side that has no room.
 func (d *Device) unlocated(ctx context.Context) (wanted map[id.UserID][]id.RoomID, own bool, err error) {
 	rows, known, err := d.acct.pendingWarnings(ctx)
@@ -85,7 +85,7 @@ func (d *Device) unlocated(ctx context.Context) (wanted map[id.UserID][]id.RoomI
 	return wanted, own, nil
 }
 
-// joinedEncrypted gives the encrypted rooms that the user is in, the one that this device
+// joinedEncrypted returns the encrypted rooms that the user is in, the one that this device
 // wrote in last first.
 func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
 	known, err := d.eng.store.Rooms(ctx, d.acct.row, d.rowID, nil)

@@ -50,7 +50,7 @@ func (e *Engine) UnknownToken(ctx context.Context, user id.UserID, device id.Dev
 	return e.forgetDead(ctx, user, device, token)
 }
 
-// storedToken gives the token of a device that is not loaded; empty when there is none.
+// storedToken returns the token of a device that is not loaded; empty when there is none.
 func (e *Engine) storedToken(ctx context.Context, user id.UserID, device id.DeviceID) (secret.String, error) {
 	row, err := e.store.LookupAccount(ctx, user)
 	if errors.Is(err, store.ErrNotFound) {

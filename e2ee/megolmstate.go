@@ -40,5 +40,5 @@ type megolmStateHost interface {
 	wakeWaiting()
 }
 
-// keysStored is how often room keys were stored. The caller holds mu.
+// keysStored returns how often room keys were stored. The caller holds mu.
 func (m *megolmState) keysStored() int { return m.keySeq }

@@ -30,7 +30,8 @@ const (
 	maxFailedListings = 4
 )
 
-// errOutdatedList says that the homeserver's list of members is older than what it accepted.
+// errOutdatedList means that the homeserver's list of members is older than what it
+// accepted.
 var errOutdatedList = errors.New("the homeserver's list of the room's members is out of date")
 
 // note takes a membership.
@@ -55,7 +56,7 @@ func (r *room) forgetMembers() {
 	r.narrowed++
 }
 
-// memberships gives a copy of the room's membership list, fetched if it is not known. The
+// memberships returns a copy of the room's membership list, fetched if it is not known. The
 // own user has joined by it, or it is ErrNotJoined, and nobody whom this client has just
 // removed is in it.
 func (rt *roomTable) memberships(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {

@@ -99,9 +99,9 @@ type audience struct {
 	narrowed int
 }
 
-// recipients gives the users an event in the room is encrypted for: who has joined,
-// and who is invited where the history visibility lets invited users read
-// (requirement 4.7). The list is complete or an error (requirement 7.6).
+// recipients returns the users an event in the room is encrypted for: who has joined, and
+// who is invited where the history visibility lets invited users read (requirement 4.7).
+// The list is complete or an error (requirement 7.6).
 func (d *Device) recipients(ctx context.Context, roomID id.RoomID) (*audience, error) {
 	d.mu.Lock()
 	r, err := d.roomState(ctx, roomID)
@@ -133,7 +133,7 @@ func (rt *roomTable) current(roomID id.RoomID, to *audience) bool {
 	return rt.known[roomID] == to.room && to.room.narrowed == to.narrowed
 }
 
-// visibility gives the room's history visibility, asked for if it is not known.
+// visibility returns the room's history visibility, asked for if it is not known.
 func (rt *roomTable) visibility(ctx context.Context, roomID id.RoomID) (string, error) {
 	rt.mu.Lock()
 	r, err := rt.roomState(ctx, roomID)

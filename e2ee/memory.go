@@ -156,7 +156,7 @@ func (l *memberLists) forget(d *Device, rooms []id.RoomID) {
 	}
 }
 
-// next gives the lists that have to go.
+// next returns the lists that have to go.
 func (l *memberLists) next() []listKey {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -188,7 +188,7 @@ func (rt *roomTable) dropList(room id.RoomID) {
 	}
 }
 
-// roomIDs gives the rooms that a device has in memory.
+// roomIDs returns the rooms that a device has in memory.
 func (rt *roomTable) roomIDs() []id.RoomID {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()

@@ -17,7 +17,8 @@ import (
 // restless visits the devices that sleep all the time.
 func restless(o *e2ee.Options) { o.Round = 50 * time.Millisecond }
 
-// sends has a member of the crew send into a room, as the proxy does, and gives the header.
+// sends has a member of the crew send into a room, as the proxy does, and returns the
+// header.
 func (c *crew) sends(s liar.Session, room, txn string) header {
 	c.t.Helper()
 	out := e2ee.Outgoing{RoomID: idRoom(room), Type: "m.room.message", TxnID: txn, Content: []byte(`{"msgtype":"m.text","body":"hello"}`)}

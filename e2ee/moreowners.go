@@ -62,7 +62,7 @@ func (s *inboundSession) claimants(sender id.UserID, bridges map[id.UserID]bool)
 	return out
 }
 
-// bridgesOf gives the users that may speak for others, in order.
+// bridgesOf returns the users that may speak for others, in order.
 func bridgesOf(bridges map[id.UserID]bool) []id.UserID {
 	out := make([]id.UserID, 0, len(bridges))
 	for user, is := range bridges {

@@ -49,7 +49,7 @@ func noticeID(warning string, room id.RoomID) id.EventID {
 	return id.EventID("$" + hex.EncodeToString(sum[:16]) + ":" + NoticeServer)
 }
 
-// notice is the event.
+// notice returns the event.
 func notice(w *Warning, room id.RoomID) json.RawMessage {
 	about := strictjson.Object{{Name: "id", Value: strictjson.Quote(w.ID)}, {Name: "code", Value: strictjson.Quote(w.Code)}}
 	if w.UserID != "" {
@@ -88,7 +88,7 @@ func loadNotices(meta json.RawMessage) map[string]string {
 	return m.Notices
 }
 
-// noticesWait tells whether the next response to a client that continues from since is to
+// noticesWait returns whether the next response to a client that continues from since is to
 // show notices.
 func (c *clientState) noticesWait(ctx context.Context, since string) (bool, error) {
 	warnings, err := c.host.placed(ctx)
@@ -110,8 +110,8 @@ func (c *clientState) toShow(w *Warning, since string) bool {
 	return len(w.RoomIDs) > 0 && (since == "" || !strings.HasPrefix(gotBy(c.noticed[w.ID], since), gotNotice))
 }
 
-// gotBy is the position of a notice as it is once the client continues from since: what that
-// response carried, it has got.
+// gotBy returns the position of a notice as it is once the client continues from since:
+// what that response carried, it has got.
 func gotBy(at, since string) string {
 	if at == since && since != "" {
 		return gotNotice + at
@@ -119,7 +119,7 @@ func gotBy(at, since string) string {
 	return at
 }
 
-// takeNotices gives the notices for a response, and stores that it carries them and which
+// takeNotices returns the notices for a response, and stores that it carries them and which
 // ones the client has got. A crash before that shows notices twice at most.
 func (c *clientState) takeNotices(ctx context.Context, since, next string) (map[id.RoomID][]json.RawMessage, error) {
 	warnings, err := c.host.placed(ctx)
@@ -161,7 +161,8 @@ func (c *clientState) takeNotices(ctx context.Context, since, next string) (map[
 	return out, nil
 }
 
-// placed gives the pending warnings with the rooms that they are shown in, as far as known.
+// placed returns the pending warnings with the rooms that they are shown in, as far as
+// known.
 func (d *Device) placed(ctx context.Context) ([]Warning, error) {
 	if d.acct.settings().NoNotices {
 		return nil, nil
@@ -183,7 +184,7 @@ func (d *Device) placed(ctx context.Context) ([]Warning, error) {
 	return all, nil
 }
 
-// Notice gives a notice that is pending, by its ID.
+// Notice returns a notice that is pending, by its ID.
 func (d *Device) Notice(ctx context.Context, room id.RoomID, event id.EventID) (json.RawMessage, bool, error) {
 	w, err := d.noticeOf(ctx, room, event)
 	if err != nil || w == nil {
@@ -192,8 +193,8 @@ func (d *Device) Notice(ctx context.Context, room id.RoomID, event id.EventID) (
 	return notice(w, room), true, nil
 }
 
-// NoticePlace gives the position behind which the client was shown a notice: what it reads
-// up to there, it has read before the notice. Empty when it was not shown.
+// NoticePlace returns the position behind which the client was shown a notice: what it
+// reads up to there, it has read before the notice. Empty when it was not shown.
 func (d *Device) NoticePlace(ctx context.Context, room id.RoomID, event id.EventID) (string, error) {
 	w, err := d.noticeOf(ctx, room, event)
 	if err != nil || w == nil {
@@ -204,7 +205,7 @@ func (d *Device) NoticePlace(ctx context.Context, room id.RoomID, event id.Event
 	return strings.TrimPrefix(d.clientState.noticed[w.ID], gotNotice), nil
 }
 
-// noticeOf gives the pending warning that a notice is of; nil when there is none.
+// noticeOf returns the pending warning that a notice is of; nil when there is none.
 func (d *Device) noticeOf(ctx context.Context, room id.RoomID, event id.EventID) (*Warning, error) {
 	if d.mode != ModeProxied {
 		return nil, nil

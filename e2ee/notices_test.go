@@ -30,7 +30,7 @@ type noticeEvent struct {
 }
 
 // wantNotices fails unless the response shows so many notices, all of them in one room. It
-// gives the last.
+// returns the last.
 func wantNotices(t *testing.T, when string, extras e2ee.SyncExtras, room string, n int) (ev noticeEvent) {
 	t.Helper()
 	for where, all := range extras.Notices {

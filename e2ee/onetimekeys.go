@@ -24,5 +24,6 @@ type keySupply struct {
 // fallbackWasUsed notes that a message used the fallback key. The caller holds mu.
 func (k *keySupply) fallbackWasUsed() { k.fallbackUsed = true }
 
-// servedFallback is the fallback key that the homeserver is known to have. The caller holds mu.
+// servedFallback returns the fallback key that the homeserver is known to have. The caller
+// holds mu.
 func (k *keySupply) servedFallback() id.Curve25519 { return k.served }

@@ -283,7 +283,7 @@ func (m *megolmState) claimIndices(jobs []*sealedEvent) (fresh []*sealedEvent, r
 	return fresh, refs
 }
 
-// used is the index that the event takes.
+// used returns the index that the event takes.
 func (job *sealedEvent) used() usedKey { return usedKey{job.name, job.index} }
 
 // failAll shows events undecrypted because something of ours failed.

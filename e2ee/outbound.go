@@ -87,9 +87,8 @@ type withhold struct {
 	code   string
 }
 
-// mustRotate says whether the session may not be used for the next message
-// (requirements 9.1 to 9.6). Devices that were only told why they have no key never
-// cause a rotation.
+// mustRotate reports whether the session may not be used for the next message (requirements
+// 9.1 to 9.6). Devices that were only told why they have no key never cause a rotation.
 func (o *outbound) mustRotate(r *room, now time.Time, visibility string, who *eligible) bool {
 	switch {
 	case o.row.Discard,
@@ -110,7 +109,8 @@ func (o *outbound) mustRotate(r *room, now time.Time, visibility string, who *el
 	return false
 }
 
-// loadOutbound gives the room's live session, nil when there is none. The caller holds mu.
+// loadOutbound returns the room's live session, nil when there is none. The caller holds
+// mu.
 func (m *megolmState) loadOutbound(ctx context.Context, roomID id.RoomID) (*outbound, error) {
 	if out := m.outbound[roomID]; out != nil {
 		return out, nil
@@ -143,9 +143,9 @@ func (m *megolmState) loadOutbound(ctx context.Context, roomID id.RoomID) (*outb
 	return out, nil
 }
 
-// liveSession gives the session for the next message, a new one if the old must not
-// be used. A new one is stored together with our own copy for reading, before
-// anybody is given it. The caller holds mu.
+// liveSession returns the session for the next message, a new one if the old must not be
+// used. A new one is stored together with our own copy for reading, before anybody is given
+// it. The caller holds mu.
 func (m *megolmState) liveSession(ctx context.Context, r *room, visibility string, who *eligible) (*outbound, error) {
 	out, err := m.loadOutbound(ctx, r.row.RoomID)
 	if err != nil {
@@ -184,8 +184,8 @@ func (m *megolmState) liveSession(ctx context.Context, r *room, visibility strin
 	return made, nil
 }
 
-// ownCopy is the inbound half of our own session, owned by this device (attack N1:
-// our own ciphertext is judged like everybody's).
+// ownCopy returns the inbound half of our own session, owned by this device (attack N1: our
+// own ciphertext is judged like everybody's).
 func (m *megolmState) ownCopy(o *outbound) (store.InboundSession, error) {
 	key, err := o.sess.SessionSharingMessage()
 	if err != nil {

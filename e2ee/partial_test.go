@@ -16,7 +16,7 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// secretsIn gives under which keys of secret storage a secret is encrypted.
+// secretsIn returns under which keys of secret storage a secret is encrypted.
 func secretsIn(t *testing.T, hs *liar.Server, s liar.Session, name string) []string {
 	t.Helper()
 	var content struct {

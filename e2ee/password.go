@@ -38,7 +38,7 @@ func (l *loginPassword) keep(p secret.Bytes, of id.DeviceID) {
 	l.timer = time.AfterFunc(passwordFor, func() { l.forgetGiven(given) })
 }
 
-// take gives the password, empty when there is none, and which of those kept it is.
+// take returns the password, empty when there is none, and which of those kept it is.
 func (l *loginPassword) take() (secret.String, int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -91,7 +91,7 @@ func unfinished(problems []Problem, unknown bool) []Problem {
 	return append([]Problem{problemSettingUp}, rest...)
 }
 
-// leftToDo gives the problems that the proxy does not put in order by itself.
+// leftToDo returns the problems that the proxy does not put in order by itself.
 func leftToDo(problems []Problem) []Problem {
 	return slices.DeleteFunc(slices.Clone(problems), func(p Problem) bool {
 		return p == problemNoIdentity || p == problemUnsigned || p == problemNoStorage || p == problemStorageIncomplete || p == problemNoBackup

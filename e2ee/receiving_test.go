@@ -109,7 +109,7 @@ func TestNothingOfWhatIsHeldBack(t *testing.T) {
 	}
 }
 
-// edit gives an encrypted edit of a text, whose key the target was given.
+// edit returns an encrypted edit of a text, whose key the target was given.
 func (p *puppet) edit(to target, room, text string) json.RawMessage {
 	p.t.Helper()
 	said := p.newMegolm(room)

@@ -93,7 +93,7 @@ func (o *ownIdentity) recoverIdentity(ctx context.Context, own *trustcache.User,
 	return keys, nil
 }
 
-// configured gives what the configuration holds to open secret storage with.
+// configured returns what the configuration holds to open secret storage with.
 func (a *account) configured() []Recovery {
 	var out []Recovery
 	settings := a.settings()

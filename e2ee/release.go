@@ -46,7 +46,7 @@ func (m *megolmState) wakeIfReady(ctx context.Context) {
 	m.host.wakeWaiting()
 }
 
-// proxied gives the account's devices whose keys are held here.
+// proxied returns the account's devices whose keys are held here.
 func (a *account) proxied() []*Device {
 	a.eng.mu.Lock()
 	defer a.eng.mu.Unlock()

@@ -53,7 +53,7 @@ func (g *gossip) readRequests(ctx context.Context) error {
 	return nil
 }
 
-// waiting gives a copy of the requests, nil when none of a kind waits.
+// waiting returns a copy of the requests, nil when none of a kind waits.
 func (g *gossip) waiting(ctx context.Context, count func(*waitingRequests) int) (*waitingRequests, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -77,12 +77,12 @@ func (g *gossip) answered(ctx context.Context, drop func(*waitingRequests)) erro
 	return s.commit(ctx, "what was answered")
 }
 
-// clone gives a copy to be changed.
+// clone returns a copy to be changed.
 func (w *waitingRequests) clone() *waitingRequests {
 	return &waitingRequests{slices.Clone(w.Secrets), slices.Clone(w.Keys)}
 }
 
-// moving gives the requests as the batch leaves them, to be changed.
+// moving returns the requests as the batch leaves them, to be changed.
 func (b *batch) moving() *waitingRequests {
 	if b.requests == nil {
 		b.requests = b.d.gossip.requests.clone()
@@ -134,7 +134,7 @@ func (o *olmState) noteNoKeys(dev *trustcache.Device) {
 	o.noKeys[ref] = again
 }
 
-// whoAsks gives the own user to answer requests by; one without devices that may be given
+// whoAsks returns the own user to answer requests by; one without devices that may be given
 // anything when this device may not answer.
 func (g *gossip) whoAsks(ctx context.Context) (*trustcache.User, error) {
 	users, err := g.acct.tracker.Lookup(ctx, g.query(), []id.UserID{g.acct.user})

@@ -39,7 +39,7 @@ type resetPlan struct {
 	UserSigning []byte `json:"user_signing"`
 }
 
-// Reset makes a new identity, secret storage and backup, and gives the recovery key.
+// Reset makes a new identity, secret storage and backup, and returns the recovery key.
 func (d *Device) Reset(ctx context.Context, auth UserAuth) (secret.String, error) {
 	if d.mode != ModeProxied {
 		return secret.String{}, ErrNotProxied
@@ -100,7 +100,7 @@ func (o *ownIdentity) publishReset(ctx context.Context, keys *identity.Keys, aut
 	return o.publish(ctx, keys, auth, func(context.Context) error { return nil })
 }
 
-// loadReset gives the identity of a reset under way; nil when none is.
+// loadReset returns the identity of a reset under way; nil when none is.
 func (a *account) loadReset(ctx context.Context) (*identity.Keys, error) {
 	stored, err := a.eng.store.Secret(ctx, a.row, secretReset)
 	if errors.Is(err, store.ErrNotFound) {

@@ -133,7 +133,7 @@ func (b *backups) restoreAll(ctx context.Context) {
 	b.restoring.failures.Reset()
 }
 
-// restoreStatus gives a copy; nil when no restore ran.
+// restoreStatus returns a copy; nil when no restore ran.
 func (b *backups) restoreStatus() *RestoreStatus {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -24,7 +24,7 @@ func ownKeys(t *testing.T, hs *liar.Server, s liar.Session) {
 	}
 }
 
-// modeOf gives the mode of a session's device.
+// modeOf returns the mode of a session's device.
 func (r *rig) modeOf(s liar.Session) e2ee.Mode {
 	r.t.Helper()
 	d, err := r.eng.Device(r.t.Context(), id.UserID(s.UserID), id.DeviceID(s.DeviceID), secret.NewString(s.Token))

@@ -127,7 +127,7 @@ func (r *rig) stop() {
 
 func (r *rig) restart() { r.stop(); r.start() }
 
-// device gives the device of a session, publishing its keys at once.
+// device returns the device of a session, publishing its keys at once.
 func (r *rig) device(s liar.Session) *e2ee.Device {
 	r.t.Helper()
 	d, err := r.eng.Device(context.Background(), id.UserID(s.UserID), id.DeviceID(s.DeviceID), secret.NewString(s.Token))

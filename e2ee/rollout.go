@@ -70,7 +70,7 @@ type roomRollout struct {
 	events  int
 }
 
-// room gives the entry of a room, nil when there are too many. The caller holds r.mu.
+// room returns the entry of a room, nil when there are too many. The caller holds r.mu.
 func (r *rollout) room(roomID id.RoomID) *roomRollout {
 	if r.rooms == nil {
 		r.rooms = make(map[id.RoomID]*roomRollout)
@@ -177,7 +177,7 @@ type PolicyStatus struct {
 type WouldHave struct {
 	Since time.Time       `json:"since"`
 	Rooms []RoomWouldHave `json:"rooms"`
-	// More says that there are more rooms than are remembered.
+	// More reports whether there are more rooms than are remembered.
 	More bool `json:"more,omitempty"`
 }
 

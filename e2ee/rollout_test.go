@@ -13,9 +13,9 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// rolledOut is a stage whose policy is on "warn" in both directions until a day, with what
-// MSC4153 would hold against it: an identity that changed, and a device that is not confirmed
-// and that wrote twice.
+// rolledOut returns a stage whose policy is on "warn" in both directions until a day, with
+// what MSC4153 would hold against it: an identity that changed, and a device that is not
+// confirmed and that wrote twice.
 func rolledOut(t *testing.T, mode trustcache.Mode) (st *stage, reg **prometheus.Registry, room string, bob, odd *puppet) {
 	t.Helper()
 	var current *prometheus.Registry

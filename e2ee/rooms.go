@@ -55,7 +55,7 @@ type room struct {
 	narrowed int
 }
 
-// roomState gives the room's entry, made on first use. The caller holds mu.
+// roomState returns the room's entry, made on first use. The caller holds mu.
 func (rt *roomTable) roomState(ctx context.Context, roomID id.RoomID) (*room, error) {
 	if r := rt.known[roomID]; r != nil {
 		return r, nil
@@ -89,7 +89,7 @@ func (d *Device) KnownEncrypted(roomID id.RoomID) bool {
 	return r != nil && r.encrypted || d.eng.encrypted.remembered(roomID)
 }
 
-// RoomEncryption says whether a room is encrypted. Once encrypted is for ever
+// RoomEncryption returns whether a room is encrypted. Once encrypted is for ever
 // (requirement 20.3). A room that was not is asked for each time, so that there is no
 // window after somebody encrypts it (requirement 20.6).
 func (d *Device) RoomEncryption(ctx context.Context, roomID id.RoomID) (RoomEncryption, error) {
@@ -131,7 +131,7 @@ func namesAlgorithm(content json.RawMessage) bool {
 	return algorithm != ""
 }
 
-// noted gives what was just recorded.
+// noted returns what was just recorded.
 func (rt *roomTable) noted(ctx context.Context, roomID id.RoomID) (RoomEncryption, error) {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()

@@ -22,7 +22,8 @@ type roomStep struct {
 	narrowed int
 }
 
-// room gives what the step makes of a room, which is nothing yet when it is first asked for.
+// room returns what the step makes of a room, which is nothing yet when it is first asked
+// for.
 func (s *step) room(ctx context.Context, roomID id.RoomID) (*roomStep, error) {
 	if r := s.rooms[roomID]; r != nil {
 		return r, nil
@@ -59,7 +60,7 @@ func (s *step) commitRooms(ctx context.Context) error {
 	return s.commit(ctx, "what is known of a room")
 }
 
-// membership gives a user's membership as the step has it; listed is false when the
+// membership returns a user's membership as the step has it; listed is false when the
 // members are not known.
 func (r *roomStep) membership(user id.UserID) (membership string, listed bool) {
 	if r.forget || r.r.members == nil {

@@ -78,7 +78,7 @@ func sharedSecret(name string) bool {
 	}
 }
 
-// answerRequests gives the secrets that were asked for to those who may have them.
+// answerRequests sends the requested secrets to the devices that may have them.
 func (g *gossip) answerRequests(ctx context.Context) error {
 	requests, err := g.waiting(ctx, func(w *waitingRequests) int { return len(w.Secrets) })
 	if err != nil || requests == nil {
@@ -195,8 +195,8 @@ func (g *gossip) noteSecretGiven(req secretRequest) {
 		Msg("A confirmed device of the user was given a secret")
 }
 
-// secretContent is the m.secret.send of a secret as it is stored now; nil when it is not
-// here or does not belong to what is published.
+// secretContent returns the m.secret.send of a secret as it is stored now; nil when it is
+// not here or does not belong to what is published.
 func (g *gossip) secretContent(ctx context.Context, req secretRequest, own *trustcache.User) (json.RawMessage, error) {
 	stored, err := g.eng.store.Secret(ctx, g.acct.row, req.Name)
 	if errors.Is(err, store.ErrNotFound) {

@@ -30,7 +30,7 @@ type storedAsk struct {
 	Until time.Time     `json:"until"`
 }
 
-// stored is the row of a request.
+// stored returns the row of a request.
 func (a *secretAsk) stored(device id.Ed25519, now time.Time) (store.Secret, error) {
 	raw, err := json.Marshal(storedAsk{a.id, slices.Sorted(maps.Keys(a.to)), a.until})
 	if err != nil {
@@ -65,7 +65,8 @@ func (g *gossip) loadAsks(ctx context.Context) error {
 	return nil
 }
 
-// askOf gives the request with an ID, if its answer is still awaited. The caller holds mu.
+// askOf returns the request with an ID, if its answer is still awaited. The caller holds
+// mu.
 func (g *gossip) askOf(requestID string) *secretAsk {
 	for _, ask := range g.secretAsks {
 		if ask.id == requestID && g.eng.now().Before(ask.until) {

@@ -126,7 +126,7 @@ func (g *gossip) secretCame(ctx context.Context, name string) (bool, error) {
 	return true, nil
 }
 
-// confirmedOthers gives the user's other devices that the identity has confirmed.
+// confirmedOthers returns the user's other devices that the identity has confirmed.
 func (g *gossip) confirmedOthers(own *trustcache.User) []*trustcache.Device {
 	var out []*trustcache.Device
 	for i := range own.Devices {

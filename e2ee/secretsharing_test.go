@@ -14,7 +14,7 @@ import (
 
 const backupSecret = "m.megolm_backup.v1"
 
-// withoutBackupKey gives a second device of alice's that has the identity and lacks the
+// withoutBackupKey returns a second device of alice's that has the identity and lacks the
 // backup's key: secret storage did not hold it.
 func withoutBackupKey(t *testing.T, hs *liar.Server, first *person) *person {
 	t.Helper()
@@ -69,7 +69,7 @@ func TestSecretIsShared(t *testing.T) {
 	})
 }
 
-// asking gives a second device that waits for the backup's key, which nobody answers, and
+// asking returns a second device that waits for the backup's key, which nobody answers, and
 // the ID of its request.
 func asking(t *testing.T) (hs *liar.Server, alice, second *person, request string) {
 	t.Helper()

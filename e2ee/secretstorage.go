@@ -213,7 +213,7 @@ func (o *ownIdentity) holdsSecrets(ctx context.Context, keyID string, backup boo
 	return true, nil
 }
 
-// storageKey gives the key of secret storage if it is here: made by us, or in the
+// storageKey returns the key of secret storage if it is here: made by us, or in the
 // configuration. With create it is made where the account has none.
 func (o *ownIdentity) storageKey(ctx context.Context, described *storageDescription, create bool) (*ssss.Key, error) {
 	mine, err := o.acct.ownStorageKey(ctx)
@@ -234,7 +234,7 @@ func (o *ownIdentity) storageKey(ctx context.Context, described *storageDescript
 	}
 }
 
-// configuredKey gives the key of secret storage that the configuration holds. Nothing is
+// configuredKey returns the key of secret storage that the configuration holds. Nothing is
 // written under a key that the description cannot confirm: a homeserver could have it
 // derived from a passphrase in a way that is cheap to guess.
 func (o *ownIdentity) configuredKey(described *storageDescription) (*ssss.Key, error) {
@@ -267,7 +267,7 @@ type storageMeta struct {
 	Metadata *ssss.KeyMetadata `json:"metadata"`
 }
 
-// ownStorageKey gives the key of the secret storage that we made, nil when we made none.
+// ownStorageKey returns the key of the secret storage that we made, nil when we made none.
 func (a *account) ownStorageKey(ctx context.Context) (*ssss.Key, error) {
 	stored, err := a.eng.store.Secret(ctx, a.row, identity.SecretStorageKey)
 	if errors.Is(err, store.ErrNotFound) {
@@ -314,7 +314,7 @@ const (
 	replaceAll
 )
 
-// errAnotherSecret says that another value stands in a secret's place.
+// errAnotherSecret means that another value stands in a secret's place.
 var errAnotherSecret = errors.New("secret storage holds another value under the same key")
 
 // storeSecret puts a secret into secret storage under a key, unless it is there. What
@@ -356,8 +356,8 @@ func (o *ownIdentity) storeSecret(ctx context.Context, key *ssss.Key, name strin
 	return o.setAccountData(ctx, name, content.Set("encrypted", entries.Set(key.ID, sealed).Encode()).Encode())
 }
 
-// recoveryKey gives the recovery key that a bootstrap made, in the form people write
-// down (requirement 14.6).
+// recoveryKey returns the recovery key that a bootstrap made, in the form people write down
+// (requirement 14.6).
 func (a *account) recoveryKey(ctx context.Context) (secret.String, error) {
 	key, err := a.ownStorageKey(ctx)
 	if err != nil {

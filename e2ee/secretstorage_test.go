@@ -31,7 +31,7 @@ type storage struct {
 	key    []byte
 }
 
-// derived gives what the key makes of data for a name: the ciphertext and its MAC.
+// derived returns what the key makes of data for a name: the ciphertext and its MAC.
 func (s *storage) derived(name string, iv, data []byte) (sealed, mac []byte) {
 	s.t.Helper()
 	keys, err := hkdf.Key(sha256.New, s.key, make([]byte, 32), name, 64)
@@ -56,7 +56,7 @@ func (s *storage) description() map[string]any {
 	return map[string]any{"algorithm": "m.secret_storage.v1.aes-hmac-sha2", "iv": s.encode(iv), "mac": s.encode(mac)}
 }
 
-// sealed is a secret as account data.
+// sealed returns a secret as account data.
 func (s *storage) sealed(name, value string) map[string]any {
 	iv := []byte("fedcba9876543210")
 	data, mac := s.derived(name, iv, []byte(value))

@@ -17,9 +17,10 @@ import (
 // event ID that is not kept costs a retry one request: the homeserver knows it.
 const maxSent = 256
 
-// Encrypt encrypts an event for a room and gives its key to everybody who may have it
-// (design §4, "A send into an encrypted room"). When it returns, all is stored: a
-// retry of the same transaction gives the same ciphertext (requirement 19.11).
+// Encrypt encrypts an event for a room and shares the room key with every device that may
+// have it (docs/architecture.md, "A message into an encrypted room"). When it returns,
+// everything is stored: a retry of the same transaction returns the same ciphertext
+// (requirement 19.11).
 func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 	if d.mode != ModeProxied {
 		return Encrypted{}, ErrNotProxied
@@ -72,7 +73,7 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 // no longer have the key, while the key was shared.
 const maxRounds = 4
 
-// errRoomChanged says that between one step of a send and the next somebody may have left,
+// errRoomChanged means that between one step of a send and the next somebody may have left,
 // or may no longer have the key.
 var errRoomChanged = errors.New("the room, or who may read it, changed meanwhile")
 
@@ -149,9 +150,9 @@ func (m *megolmState) seal(ctx context.Context, ref store.TxnRef, out Outgoing, 
 	return Encrypted{Content: sealed}, nil
 }
 
-// clearPayload is the plaintext of a Megolm message (requirement 7.1). The relation goes
-// outside, and only outside (requirements 19.1, 19.2) unless it has more than may stand in
-// clear: then all of it is inside as well.
+// clearPayload returns the plaintext of a Megolm message (requirement 7.1). The relation
+// goes outside, and only outside (requirements 19.1, 19.2) unless it has more than may
+// stand in clear: then all of it is inside as well.
 func clearPayload(out Outgoing) (payload []byte, relation json.RawMessage, err error) {
 	content, err := strictjson.Parse(out.Content)
 	if err != nil {

@@ -74,7 +74,7 @@ func (e *Engine) hasEnded(ctx context.Context, tokens []secret.String) sessionEn
 	return end
 }
 
-// tokens gives what the device's session may be known by, the one in use first.
+// tokens returns what the device's session may be known by, the one in use first.
 func (p *part) tokens() []secret.String {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -73,7 +73,7 @@ func (d *Device) decide(known map[id.UserID]*trustcache.User, mode trustcache.Mo
 	return who
 }
 
-// byUser gives users in the order of their IDs, so that errors name them in one.
+// byUser returns users in the order of their IDs, so that errors name them in one.
 func byUser(known map[id.UserID]*trustcache.User) []*trustcache.User {
 	users := make([]*trustcache.User, 0, len(known))
 	for _, user := range slices.Sorted(maps.Keys(known)) {
@@ -82,8 +82,8 @@ func byUser(known map[id.UserID]*trustcache.User) []*trustcache.User {
 	return users
 }
 
-// unanswered gives the users whose change would be acknowledged by itself if it were
-// seen now, but was seen before the account was set so.
+// unanswered returns the users whose change would be acknowledged by itself if it were seen
+// now, but was seen before the account was set so.
 func (d *Device) unanswered(decision *trustcache.GateDecision) []id.UserID {
 	if decision.Outcome != trustcache.GateBlocked || !d.acct.settings().AcknowledgeUnverified {
 		return nil
@@ -107,7 +107,7 @@ func (d *Device) askAgain(ctx context.Context, known map[id.UserID]*trustcache.U
 	return nil
 }
 
-// gateError says why a send must wait, nil when it need not.
+// gateError returns why a send must wait, nil when it need not.
 func gateError(decision *trustcache.GateDecision) error {
 	switch decision.Outcome {
 	case trustcache.GateAllow:
@@ -167,8 +167,8 @@ func (d *Device) letSpread(ctx context.Context) error {
 	return backoff.Wait(ctx, min(wait, d.eng.opts.Spread))
 }
 
-// unshared gives the devices that still lack the live session's key and those that
-// were not told why they do not get it.
+// unshared returns the devices that still lack the live session's key and those that were
+// not told why they do not get it.
 func (d *Device) unshared(ctx context.Context, roomID id.RoomID, visibility string, who *eligible) (missing []*trustcache.Device, untold []withhold, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -249,7 +249,7 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligi
 	return s.commit(ctx, "the shared room key")
 }
 
-// roomKeyContent is the m.room_key content at the session's current index: a device
+// roomKeyContent returns the m.room_key content at the session's current index: a device
 // that joins later gets no more than that (design §10).
 func roomKeyContent(o *outbound) (json.RawMessage, error) {
 	key, err := o.sess.SessionSharingMessage()
@@ -332,7 +332,8 @@ type retry struct {
 	told     bool
 }
 
-// withheldReason is the text that goes with a code; clients use it only for codes they do not know.
+// withheldReason returns the text that goes with a code; clients use it only for codes they
+// do not know.
 func withheldReason(code string) string {
 	switch code {
 	case "m.unverified":

@@ -13,7 +13,7 @@ import (
 	"e2ee-proxy/store"
 )
 
-// nowAt is a clock that stands still.
+// nowAt returns a clock that stands still.
 func nowAt(second int64) func() time.Time { return func() time.Time { return time.Unix(second, 0) } }
 
 // A key says whether it may be passed on later by the room's history visibility

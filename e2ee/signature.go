@@ -97,7 +97,7 @@ func (o *ownIdentity) noteSignature(state ownState, selfSigning id.Ed25519) {
 	}
 }
 
-// signatureStands gives why the device could not be signed with a key, while it is too
+// signatureStands returns why the device could not be signed with a key, while it is too
 // early for another try.
 func (o *ownIdentity) signatureStands(by id.Ed25519) error {
 	o.mu.Lock()
@@ -108,7 +108,7 @@ func (o *ownIdentity) signatureStands(by id.Ed25519) error {
 	return nil
 }
 
-// signatureTrouble gives why the device could not be signed; nil when that did not fail.
+// signatureTrouble returns why the device could not be signed; nil when that did not fail.
 func (o *ownIdentity) signatureTrouble() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -129,7 +129,7 @@ func (o *ownIdentity) signAgain() {
 	o.signature.next = time.Time{}
 }
 
-// problemOfUnsigned is what status says of a device that its identity has not signed.
+// problemOfUnsigned returns what status says of a device that its identity has not signed.
 func (o *ownIdentity) problemOfUnsigned() Problem {
 	switch why := o.signatureTrouble(); {
 	case errors.Is(why, ErrSignatureNotShown):

@@ -114,7 +114,7 @@ func (d *Device) reviewWarnings(ctx context.Context) error {
 	return nil
 }
 
-// causes gives what must be told now, and the codes about which enough is known to say
+// causes returns what must be told now, and the codes about which enough is known to say
 // that everything else is over.
 func (d *Device) causes(own *trustcache.User) (all []cause, known map[string]bool) {
 	storage, backup := d.acct.standing()

@@ -11,7 +11,7 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// String gives the name the control API uses.
+// String returns the name the control API uses.
 func (m Mode) String() string {
 	switch m {
 	case ModeUnknown:
@@ -58,16 +58,17 @@ type DeviceKeys struct {
 type IdentityStatus struct {
 	// MasterKey is the published one, empty when there is none.
 	MasterKey id.Ed25519 `json:"master_key,omitempty"`
-	// Ours says that the proxy holds the private keys that belong to it.
+	// Ours reports whether the proxy holds the private keys that belong to it.
 	Ours bool `json:"ours"`
-	// DeviceSigned says that this device carries a valid signature of it.
+	// DeviceSigned reports whether this device carries a valid signature of it.
 	DeviceSigned bool `json:"device_signed"`
 }
 
 // StorageStatus tells of secret storage.
 type StorageStatus struct {
 	DefaultKey string `json:"default_key,omitempty"`
-	// Complete says that the default key encrypts all that belongs there (requirements 1.4, 1.5).
+	// Complete reports whether the default key encrypts all that belongs there (requirements
+	// 1.4, 1.5).
 	Complete bool `json:"complete"`
 }
 
@@ -76,7 +77,7 @@ type BackupStatus struct {
 	// Enabled is false when the user has switched key backup off (m.key_backup).
 	Enabled bool   `json:"enabled"`
 	Version string `json:"version,omitempty"`
-	// Trusted says that it is known to be the account's own (requirement 16.1), Readable
+	// Trusted reports whether it is known to be the account's own (requirement 16.1), Readable
 	// that its private key is here.
 	Trusted  bool `json:"trusted"`
 	Readable bool `json:"readable"`

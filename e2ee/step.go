@@ -40,7 +40,7 @@ func (d *Device) begin() *step {
 	return &step{d: d, ch: &store.Changes{}}
 }
 
-// row is the device's row as it will be, to be changed.
+// row returns the device's row as it will be, to be changed.
 func (s *step) row() *store.Device {
 	if s.device == nil {
 		row := s.d.record.row
@@ -49,7 +49,7 @@ func (s *step) row() *store.Device {
 	return s.device
 }
 
-// account is the device's private keys as they will be, to be changed.
+// account returns the device's private keys as they will be, to be changed.
 func (s *step) account() *olm.Account {
 	if s.keys == nil {
 		s.keys = s.d.olmState.account.Clone()
@@ -57,7 +57,7 @@ func (s *step) account() *olm.Account {
 	return s.keys
 }
 
-// reading is the device's private keys as they will be, only to be read.
+// reading returns the device's private keys as they will be, only to be read.
 func (s *step) reading() *olm.Account {
 	if s.keys != nil {
 		return s.keys
@@ -122,7 +122,7 @@ func (p *part) save(ctx context.Context, ch *store.Changes) error {
 	return err
 }
 
-// onItsOwn gives a context for work that has begun to change something: it does not end
+// onItsOwn returns a context for work that has begun to change something: it does not end
 // with the request that caused it, but has a bound of its own.
 func onItsOwn(ctx context.Context, bound time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), bound)
@@ -135,7 +135,7 @@ func (p *part) working(ctx context.Context) (context.Context, context.CancelFunc
 	return ctx, func() { stop(); cancel() }
 }
 
-// ErrReload says that the database did not tell whether a step was stored. What memory
+// ErrReload means that the database did not tell whether a step was stored. What memory
 // says may be old: the device is loaded anew with its next use, and whoever still works
 // with this one stores nothing and gives nothing out.
 var ErrReload = errors.New("what is stored of the device is not known: it is loaded anew")

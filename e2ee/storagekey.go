@@ -41,7 +41,7 @@ func checkableKey() (*ssss.Key, error) {
 	}
 }
 
-// open gives the key of secret storage if what the caller has opens it.
+// open returns the key of secret storage if what the caller has opens it.
 func (s *storageDescription) open(with Recovery) (*ssss.Key, error) {
 	var key *ssss.Key
 	var err error

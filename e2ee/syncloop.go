@@ -160,10 +160,10 @@ func (d *Device) runLoop() {
 	}
 }
 
-// errClientSyncs says that the client's sync took over, or that the device fell asleep.
+// errClientSyncs means that the client's sync took over, or that the device fell asleep.
 var errClientSyncs = errors.New("the client syncs")
 
-// syncOnce makes one sync of the proxy's own and stores its effects. It gives the number
+// syncOnce makes one sync of the proxy's own and stores its effects. It returns the number
 // of to-device messages that came.
 func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, error) {
 	give, err := d.schedule.syncTurn.Take(ctx, struct{}{})

@@ -127,7 +127,8 @@ func readShown(t *testing.T, raw json.RawMessage) shown {
 	return ev
 }
 
-// encrypted gives the encrypted events of a room as the homeserver sends them, oldest first.
+// encrypted returns the encrypted events of a room as the homeserver sends them, oldest
+// first.
 func (p *person) encrypted(room string) []json.RawMessage {
 	p.t.Helper()
 	var page struct {

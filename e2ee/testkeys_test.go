@@ -11,7 +11,8 @@ import (
 
 var errNotYet = errors.New("not yet")
 
-// testKeys is a master key that is the same every time, so that a database can be opened again.
+// testKeys returns a master key that is the same every time, so that a database can be
+// opened again.
 func testKeys(t *testing.T) store.MasterKeys {
 	t.Helper()
 	keys, err := masterKeys()

@@ -46,7 +46,7 @@ func (o *olmState) unwedge(ctx context.Context) error {
 	return o.flushOutbox(ctx)
 }
 
-// seekWedged gives the users of notes. The homeserver is asked about those who are not
+// seekWedged returns the users of notes. The homeserver is asked about those who are not
 // known, or not with the device that a note is about, once for each.
 func (o *olmState) seekWedged(ctx context.Context, due []wedge) (map[id.UserID]*trustcache.User, error) {
 	var users []id.UserID
@@ -80,7 +80,7 @@ func (o *olmState) seekWedged(ctx context.Context, due []wedge) (map[id.UserID]*
 	return known, nil
 }
 
-// device gives the device that a note is about; nil when the user has none.
+// device returns the device that a note is about; nil when the user has none.
 func (w *wedge) device(user *trustcache.User) *trustcache.Device {
 	if dev := user.Device(w.Device); dev != nil {
 		return dev

@@ -45,7 +45,7 @@ func warningID(row *store.Warning) string {
 	return row.ID + "-" + strconv.FormatInt(row.Since.UnixMicro(), 36)
 }
 
-// raised is the row of a warning.
+// raised returns the row of a warning.
 func raised(code, about string, user id.UserID, message string, at time.Time) store.Warning {
 	return store.Warning{
 		ID: warningSlot(code, about), Code: code, UserID: user, Message: message,
@@ -53,14 +53,14 @@ func raised(code, about string, user id.UserID, message string, at time.Time) st
 	}
 }
 
-// resolved is the row of a warning whose cause is gone.
+// resolved returns the row of a warning whose cause is gone.
 func resolved(code, about string, user id.UserID, at time.Time) store.Warning {
 	row := raised(code, about, user, "", at)
 	row.Resolved = true
 	return row
 }
 
-// pending gives the rows that nobody has dismissed and whose cause is still there.
+// pending returns the rows that nobody has dismissed and whose cause is still there.
 func pending(rows []store.Warning) []store.Warning {
 	dismissed := make(map[string]time.Time)
 	for _, w := range rows {
@@ -207,7 +207,7 @@ const (
 	textBackupDeleted   = "Your message history is not being saved: the backup of your messages was deleted. Set it up again, or switch it off for good in another client."
 )
 
-// warnings gives what the user must be told and has not dismissed, oldest first.
+// warnings returns what the user must be told and has not dismissed, oldest first.
 func (d *Device) warnings(ctx context.Context) ([]Warning, error) {
 	rows, rooms, err := d.acct.pendingWarnings(ctx)
 	if err != nil {
@@ -223,7 +223,7 @@ func (d *Device) warnings(ctx context.Context) ([]Warning, error) {
 	return out, nil
 }
 
-// pendingWarnings gives the account's pending warnings, from memory once they were read,
+// pendingWarnings returns the account's pending warnings, from memory once they were read,
 // and the encrypted rooms shared with the users they are about, as far as known.
 func (a *account) pendingWarnings(ctx context.Context) ([]store.Warning, map[id.UserID][]id.RoomID, error) {
 	rows, err := a.allWarnings(ctx)

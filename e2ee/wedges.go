@@ -107,7 +107,7 @@ func (w *wedges) without(settled []wedge, renewed []store.DeviceRef, now time.Ti
 	return next
 }
 
-// later puts notes off. It gives the shortest pause.
+// later puts notes off. It returns the shortest pause.
 func (w *wedges) later(failed []wedge, now time.Time) (next *wedges, pause time.Duration) {
 	next = &wedges{Waiting: slices.Clone(w.Waiting), Renewed: w.Renewed}
 	for i := range next.Waiting {
@@ -187,7 +187,7 @@ func (s *step) wedges(next *wedges) error {
 	return nil
 }
 
-// dueWedges gives the notes that something may be done about now.
+// dueWedges returns the notes that something may be done about now.
 func (o *olmState) dueWedges(ctx context.Context) ([]wedge, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

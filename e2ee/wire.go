@@ -14,10 +14,10 @@ type (
 	AuthNeededError = wire.AuthNeededError
 )
 
-// ErrAnswerTooLarge says that an answer of the homeserver is larger than the engine takes.
+// ErrAnswerTooLarge means that an answer of the homeserver is larger than the engine takes.
 var ErrAnswerTooLarge = wire.ErrAnswerTooLarge
 
-// ClearRelation gives what of a relation may stand in clear, nil when it is nothing. more
+// ClearRelation returns what of a relation may stand in clear, nil when it is nothing. more
 // says that the relation has anything beyond that.
 func ClearRelation(relation json.RawMessage) (clear json.RawMessage, more bool) {
 	return wire.ClearRelation(relation)

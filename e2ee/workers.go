@@ -61,5 +61,5 @@ func (e *Engine) tellAlerts() {
 	}
 }
 
-// errStillBusy says that work did not end in time.
+// errStillBusy means that work did not end in time.
 var errStillBusy = errors.New("some work has not ended yet")

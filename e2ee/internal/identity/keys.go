@@ -31,14 +31,14 @@ func NewKeys() (*Keys, error) {
 	return &c, nil
 }
 
-// Slots are the names of the keys and where each is kept.
+// Slots returns the names of the keys and where each is kept.
 func (c *Keys) Slots() map[string]**pk.Signing {
 	return map[string]**pk.Signing{
 		SecretMaster: &c.Master, SecretSelfSigning: &c.SelfSigning, SecretUserSigning: &c.UserSigning,
 	}
 }
 
-// Published gives the public key that a private key must belong to.
+// Published returns the public key that a private key must belong to.
 func Published(own *trustcache.User, name string) id.Ed25519 {
 	switch name {
 	case SecretMaster:
@@ -69,7 +69,7 @@ func (c *Keys) Misfits(own *trustcache.User) []string {
 	return out
 }
 
-// Secrets gives the keys as rows to store.
+// Secrets returns the keys as rows to store.
 func (c *Keys) Secrets() []store.Secret {
 	return []store.Secret{
 		{Name: SecretMaster, Value: secret.Bytes(c.Master.Seed())},
@@ -78,14 +78,14 @@ func (c *Keys) Secrets() []store.Secret {
 	}
 }
 
-// ByName gives the seeds as they go into secret storage.
+// ByName returns the seeds as they go into secret storage.
 func (c *Keys) ByName() map[string][]byte {
 	return map[string][]byte{
 		SecretMaster: c.Master.Seed(), SecretSelfSigning: c.SelfSigning.Seed(), SecretUserSigning: c.UserSigning.Seed(),
 	}
 }
 
-// publicKey is the object of one cross-signing key (requirement 12.2).
+// publicKey returns the object of one cross-signing key (requirement 12.2).
 func publicKey(user id.UserID, usage string, key *pk.Signing) (json.RawMessage, error) {
 	raw, err := json.Marshal(map[string]any{
 		"user_id": user, "usage": []string{usage},
@@ -97,7 +97,7 @@ func publicKey(user id.UserID, usage string, key *pk.Signing) (json.RawMessage, 
 	return raw, nil
 }
 
-// Upload is the body of /keys/device_signing/upload (requirement 12.3).
+// Upload returns the body of /keys/device_signing/upload (requirement 12.3).
 func (c *Keys) Upload(user id.UserID, signMaster func(json.RawMessage) (json.RawMessage, error)) (map[string]any, error) {
 	master, err := publicKey(user, "master", c.Master)
 	if err != nil {

@@ -24,7 +24,8 @@ type Version struct {
 	Count     int             `json:"count"`
 }
 
-// PublicKey gives the backup's public key; nil when it is not a backup we know how to use.
+// PublicKey returns the backup's public key; nil when it is not a backup we know how to
+// use.
 func (v *Version) PublicKey() *ecdh.PublicKey {
 	if v == nil || v.Algorithm != AlgorithmBackup || v.Version == "" {
 		return nil

@@ -92,7 +92,7 @@ func notAnExport(err error) error {
 	return err
 }
 
-// text gives a new reader of what is in the file.
+// text returns a new reader of what is in the file.
 func (f *File) text() (io.Reader, error) {
 	raw := exportBytes(f.open())
 	if _, err := io.CopyN(io.Discard, raw, exportPrefix); err != nil {
@@ -101,7 +101,7 @@ func (f *File) text() (io.Reader, error) {
 	return &cipher.StreamReader{S: cipher.NewCTR(f.block, f.iv), R: io.LimitReader(raw, f.size)}, nil
 }
 
-// Each gives the entries of a file. They are valid until the next one.
+// Each calls entry with every entry of a file. An entry is valid until the next call.
 func (f *File) Each(entry func(raw []byte) error) error {
 	text, err := f.text()
 	if err != nil {
@@ -135,7 +135,7 @@ func (f *File) Each(entry func(raw []byte) error) error {
 	return nil
 }
 
-// exportBytes gives what a file holds between its head and its tail.
+// exportBytes returns what a file holds between its head and its tail.
 func exportBytes(file io.Reader) io.Reader {
 	return base64.NewDecoder(base64.RawStdEncoding, &exportText{from: bufio.NewReader(file)})
 }
@@ -181,8 +181,8 @@ func (t *exportText) Read(p []byte) (int, error) {
 	return n, t.err
 }
 
-// letters gives what stands in the buffer up to the next byte that is no letter of base64, or
-// may be none.
+// letters returns what stands in the buffer up to the next byte that is no letter of
+// base64, or may be none.
 func (t *exportText) letters(p []byte) int {
 	run, _ := t.from.Peek(min(len(p), t.from.Buffered())) // no more than is there
 	n := bytes.IndexAny(run, " \t\r\n=-")
@@ -198,7 +198,7 @@ func (t *exportText) letters(p []byte) int {
 	return n
 }
 
-// noTail is the end of a file that has no end.
+// noTail turns an early end of a file into an error.
 func noTail(err error) error {
 	if errors.Is(err, io.EOF) {
 		return ErrNotAnExport

@@ -38,11 +38,11 @@ const (
 
 // Reasons why a file is not imported.
 var (
-	// ErrNotAnExport says that something is no file of exported keys.
+	// ErrNotAnExport means that something is no file of exported keys.
 	ErrNotAnExport = errors.New("this is not a file of exported keys")
-	// ErrTooCostly says that a file asks for more work than any client's does.
+	// ErrTooCostly means that a file asks for more work than any client's does.
 	ErrTooCostly = errors.New("the file asks for too much work")
-	// ErrWrongPassphrase says that a passphrase does not open a file, or the file is damaged.
+	// ErrWrongPassphrase means that a passphrase does not open a file, or the file is damaged.
 	ErrWrongPassphrase = errors.New("the passphrase does not open the file")
 )
 

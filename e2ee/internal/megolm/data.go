@@ -28,7 +28,7 @@ const (
 // maxExtra bounds what is kept of other clients' members, in bytes.
 const maxExtra = 4096
 
-// extraMembers gives the members of session data that we do not know; nil when there are
+// extraMembers returns the members of session data that we do not know; nil when there are
 // none or they are too much to keep.
 func extraMembers(data strictjson.Object) json.RawMessage {
 	var extra strictjson.Object
@@ -55,8 +55,8 @@ type NamedOwner struct {
 	Owner     trustcache.Owner `json:"owner"`
 }
 
-// Data is what is known of a room key, for a backup or an export. What other
-// clients had put into the backup that it came from is still in it.
+// Data returns what is known of a room key, for a backup or an export. What other clients
+// had put into the backup that it came from is still in it.
 func Data(row *store.InboundSession) (strictjson.Object, Owner, error) {
 	sess := &session.MegolmInboundSession{}
 	if err := sess.UnpickleLibOlm(row.Pickle.Reveal()); err != nil {
@@ -122,7 +122,7 @@ func FromData(ref store.SessionRef, raw json.RawMessage, source store.Source, at
 	}, nil
 }
 
-// ForwardedBy gives the devices by which a room key was forwarded, in order, as its data
+// ForwardedBy returns the devices by which a room key was forwarded, in order, as its data
 // says. What is no such list is an empty one, not null.
 func ForwardedBy(data strictjson.Object) []string {
 	chain := []string{}
@@ -143,7 +143,7 @@ func claimedKey(data strictjson.Object) id.Ed25519 {
 
 func isTrue(data strictjson.Object, name string) bool { return string(data.Get(name)) == "true" }
 
-// attestedOwner gives the owner of a key whose data is authentic: whom it names, if that
+// attestedOwner returns the owner of a key whose data is authentic: whom it names, if that
 // is the owner of this session; or its keys alone, where another client wrote it. Nobody
 // when what is said is no owner of this session.
 func attestedOwner(ref store.SessionRef, data strictjson.Object) trustcache.Owner {

@@ -109,12 +109,12 @@ func (k *Arrived) leadsTo(old store.InboundSession) (bool, error) {
 }
 
 var (
-	// errKeyKnown says that a room key adds nothing to what is stored, or contradicts it.
+	// errKeyKnown means that a room key adds nothing to what is stored, or contradicts it.
 	errKeyKnown = errors.New("the room key is known")
 )
 
 var (
-	// ErrAnothersKey says that somebody else has shown the session to be theirs.
+	// ErrAnothersKey means that somebody else has shown the session to be theirs.
 	ErrAnothersKey = errors.New("the room key is somebody else's")
 )
 

@@ -42,7 +42,7 @@ func NewMoreOwners(rows map[store.OwnersRef]secret.Bytes) *MoreOwners {
 	return out
 }
 
-// Of gives the owners of a session among one user's devices.
+// Of returns the owners of a session among one user's devices.
 func (m *MoreOwners) Of(ref store.OwnersRef) []trustcache.Owner { return m.lists[ref] }
 
 func readOwners(raw secret.Bytes) []trustcache.Owner {
@@ -53,7 +53,7 @@ func readOwners(raw secret.Bytes) []trustcache.Owner {
 	return all
 }
 
-// WriteOwners gives further owners as they are stored.
+// WriteOwners returns further owners as they are stored.
 func WriteOwners(all []trustcache.Owner) (secret.Bytes, error) {
 	raw, err := json.Marshal(all)
 	if err != nil {

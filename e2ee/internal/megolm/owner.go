@@ -15,11 +15,11 @@ import (
 type Owner struct {
 	trustcache.Owner
 	Extra json.RawMessage `json:"extra,omitempty"`
-	// Contested says that the session has more owners: see moreowners.go.
+	// Contested reports whether the session has more owners: see moreowners.go.
 	Contested bool `json:"contested,omitempty"`
 }
 
-// Encode gives the owner as it is stored.
+// Encode returns the owner as it is stored.
 func (o Owner) Encode() (secret.Bytes, error) {
 	raw, err := json.Marshal(o)
 	if err != nil {
@@ -47,7 +47,7 @@ func ProvesOwner(source store.Source, owner trustcache.Owner) bool {
 	return source == store.SourceDirect || owner.Attested
 }
 
-// WriteOwner gives an owner without more to say as it is stored.
+// WriteOwner returns an owner without more to say as it is stored.
 func WriteOwner(o trustcache.Owner) (secret.Bytes, error) { return Owner{Owner: o}.Encode() }
 
 // WhoseOwner reads an owner back; an unreadable one is nobody.

@@ -59,14 +59,14 @@ func LoadAccount(pickle secret.Bytes) (*Account, error) {
 	return wrapAccount(acc)
 }
 
-// Clone gives a copy to be changed while this one stays as it is.
+// Clone returns a copy to be changed while this one stays as it is.
 func (a *Account) Clone() *Account {
 	out := *a
 	out.OTKeys = slices.Clone(a.OTKeys)
 	return &out
 }
 
-// Pickled gives the account as it is stored.
+// Pickled returns the account as it is stored.
 func (a *Account) Pickled() secret.Bytes { return a.PickleLibOlm() }
 
 // SignJSON signs an object as the spec's appendix says and adds the signature.
@@ -83,7 +83,7 @@ func (a *Account) SignJSON(obj json.RawMessage, user id.UserID, device id.Device
 	return wire.AddSignature(obj, user, "ed25519:"+device.String(), string(sig))
 }
 
-// DeviceKeys is the signed object for /keys/upload (requirements 2.1 to 2.5).
+// DeviceKeys returns the signed object for /keys/upload (requirements 2.1 to 2.5).
 func (a *Account) DeviceKeys(user id.UserID, device id.DeviceID) (json.RawMessage, error) {
 	obj, err := json.Marshal(map[string]any{
 		"user_id":    user,
@@ -100,8 +100,8 @@ func (a *Account) DeviceKeys(user id.UserID, device id.DeviceID) (json.RawMessag
 	return a.SignJSON(obj, user, device)
 }
 
-// Unpublished gives the signed one-time keys not yet known to be on the homeserver,
-// by key ID with its algorithm.
+// Unpublished returns the signed one-time keys not yet known to be on the homeserver, by
+// key ID with its algorithm.
 func (a *Account) Unpublished(user id.UserID, device id.DeviceID) (map[string]json.RawMessage, error) {
 	out := make(map[string]json.RawMessage)
 	for i := range a.OTKeys {
@@ -116,7 +116,7 @@ func (a *Account) Unpublished(user id.UserID, device id.DeviceID) (map[string]js
 	return out, nil
 }
 
-// UnpublishedFallback gives the current fallback key, signed, if it is not published
+// UnpublishedFallback returns the current fallback key, signed, if it is not published
 // (requirement 3.2: it says fallback: true).
 func (a *Account) UnpublishedFallback(user id.UserID, device id.DeviceID) (map[string]json.RawMessage, error) {
 	if a.NumFallbackKeys == 0 || a.CurrentFallbackKey.Published {
@@ -185,7 +185,8 @@ func (a *Account) NewOutbound(theirKey, oneTimeKey id.Curve25519) (*session.OlmS
 	return s, nil
 }
 
-// agree is the triple Diffie-Hellman of the Olm specification, from the side that begins.
+// agree returns the triple Diffie-Hellman of the Olm specification, from the side that
+// begins.
 func (a *Account) agree(theirKey, oneTimeKey id.Curve25519) (*session.OlmSession, error) {
 	theirs, err := publicX25519(theirKey)
 	if err != nil {

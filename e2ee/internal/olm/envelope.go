@@ -11,8 +11,8 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// errEnvelope says that the plaintext of an Olm message does not belong to the
-// message it came in (requirement 6.7). Such a message is discarded.
+// errEnvelope means that the plaintext of an Olm message does not belong to the message it
+// came in (requirement 6.7). Such a message is discarded.
 var errEnvelope = errors.New("the Olm message is not what it claims to be")
 
 // Envelope is the plaintext of an Olm message (requirement 6.4).
@@ -42,7 +42,7 @@ type Received struct {
 	Device *trustcache.Device
 }
 
-// Owner is who sent the message, as the Olm channel proves.
+// Owner returns who sent the message, as the Olm channel proves.
 func (r *Received) Owner() trustcache.Owner {
 	o := trustcache.Owner{UserID: r.Sender, Curve25519: r.SenderKey, Ed25519: r.Keys.Ed25519}
 	if r.Device != nil {

@@ -58,7 +58,7 @@ func (a *Account) SetAside() {
 	}
 }
 
-// CurrentFallback is the fallback key that is offered; empty before there is one.
+// CurrentFallback returns the fallback key that is offered; empty before there is one.
 func (a *Account) CurrentFallback() id.Curve25519 {
 	if a == nil || a.NumFallbackKeys == 0 {
 		return ""

@@ -35,8 +35,8 @@ func OutboxItems(eventType string, messages []Message, now time.Time) []store.Ou
 	return items
 }
 
-// toDeviceBody is the body of one request: {"messages": {user: {device: content}}}. The
-// contents are long, and made by us: they are only copied.
+// toDeviceBody returns the body of one request: {"messages": {user: {device: content}}}.
+// The contents are long, and made by us: they are only copied.
 func toDeviceBody(messages []Message) json.RawMessage {
 	byUser := make(map[id.UserID]map[id.DeviceID]json.RawMessage)
 	size := 16

@@ -13,7 +13,7 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// CheckOneTimeKey gives the key if the device has signed it, else nothing.
+// CheckOneTimeKey returns the key if the device has signed it, else nothing.
 func CheckOneTimeKey(name string, raw json.RawMessage, dev *trustcache.Device) id.Curve25519 {
 	if len(name) <= len(wire.AlgorithmSigned) || name[:len(wire.AlgorithmSigned)+1] != wire.AlgorithmSigned+":" {
 		return ""

@@ -29,7 +29,7 @@ const (
 	largeAtOnce = 2
 )
 
-// ErrAnswerTooLarge says that an answer of the homeserver is larger than the engine takes.
+// ErrAnswerTooLarge means that an answer of the homeserver is larger than the engine takes.
 var ErrAnswerTooLarge = errors.New("the homeserver's answer is too large")
 
 // largeAnswers shares out the places for large answers.

@@ -19,8 +19,8 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// answering is a homeserver that gives answers of a size: /said/N says so before, /chunked/N
-// does not. What it has begun to answer, and has not ended, is in open.
+// answering returns a homeserver that gives answers of a size: /said/N says so before,
+// /chunked/N does not. What it has begun to answer, and has not ended, is in open.
 func answering(t *testing.T) (*Homeserver, chan struct{}) {
 	t.Helper()
 	begun := make(chan struct{}, 64)

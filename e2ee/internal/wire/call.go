@@ -27,7 +27,8 @@ type Homeserver struct {
 	large   *largeAnswers
 }
 
-// NewHomeserver gives a homeserver whose calls end after timeout, unless they are patient.
+// NewHomeserver returns a homeserver whose calls end after timeout, unless they are
+// patient.
 func NewHomeserver(base *url.URL, client *http.Client, timeout time.Duration) *Homeserver {
 	return &Homeserver{base: base, client: client, timeout: timeout, large: newLargeAnswers()}
 }

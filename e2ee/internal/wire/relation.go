@@ -18,7 +18,7 @@ import (
 // the key of a reaction, which is an emoji or the address of a picture.
 const maxRelationText = MaxIDLength
 
-// ClearRelation gives what of a relation may stand in clear, nil when it is nothing. more
+// ClearRelation returns what of a relation may stand in clear, nil when it is nothing. more
 // says that the relation has anything beyond that.
 func ClearRelation(relation json.RawMessage) (clear json.RawMessage, more bool) {
 	rel, err := strictjson.Parse(relation)
@@ -76,9 +76,9 @@ func mayStandInClear(name string, of strictjson.Object) bool {
 	return name != "event_id" || text[0] == '$'
 }
 
-// CompleteRelation gives the relation of a decrypted event, nil when it has none. The one
-// in clear counts, also by its absence (conflict 0.3); what the sender sealed is added to it
-// where both are the same as far as they can stand in clear.
+// CompleteRelation returns the relation of a decrypted event, nil when it has none. The one
+// in clear counts, also by its absence (conflict 0.3); what the sender sealed is added to
+// it where both are the same as far as they can stand in clear.
 func CompleteRelation(clear, sealed json.RawMessage) json.RawMessage {
 	outside, _ := ClearRelation(clear)
 	inside, more := ClearRelation(sealed)

@@ -12,7 +12,8 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// Signable is the canonical JSON of an object without signatures and unsigned (requirement 2.9).
+// Signable returns the canonical JSON of an object without signatures and unsigned
+// (requirement 2.9).
 func Signable(obj json.RawMessage) ([]byte, error) {
 	parsed, err := strictjson.Parse(obj)
 	if err != nil {

@@ -42,7 +42,7 @@ func (c *Challenge) TakesPassword() bool {
 	})
 }
 
-// Needed is the error for a client that must do the authentication itself. On servers
+// Needed returns the error for a client that must do the authentication itself. On servers
 // with OAuth a stage names a page where the user allows the reset (m.oauth, requirement
 // 12.6; org.matrix.cross_signing_reset before it).
 func (c *Challenge) Needed() *AuthNeededError {
@@ -64,7 +64,7 @@ func (c *Challenge) Needed() *AuthNeededError {
 	return out
 }
 
-// webPage gives the url of a stage's parameters, if it is one that a browser may open.
+// webPage returns the url of a stage's parameters, if it is one that a browser may open.
 func webPage(params json.RawMessage) string {
 	var p struct {
 		URL string `json:"url"`

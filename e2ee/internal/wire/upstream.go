@@ -16,7 +16,7 @@ type UpstreamError struct {
 	Text       string
 	SoftLogout bool
 	RetryAfter time.Duration
-	// NotMatrix says that the answer is of something that is no homeserver.
+	// NotMatrix reports whether the answer is of something that is no homeserver.
 	NotMatrix bool
 	// UIA is set when the homeserver asks for user-interactive authentication.
 	UIA   *Challenge
@@ -37,7 +37,7 @@ func (e *UpstreamError) Error() string {
 	return fmt.Sprintf("%s: homeserver answered %d %s", e.Op, e.Status, e.ErrCode)
 }
 
-// Unwrap gives the transport's error.
+// Unwrap returns the transport's error.
 func (e *UpstreamError) Unwrap() error { return e.Cause }
 
 // AuthNeededError says that the homeserver asks for user-interactive authentication
@@ -56,7 +56,7 @@ func (*AuthNeededError) Error() string {
 	return "the homeserver asks for user-interactive authentication"
 }
 
-// Status gives the HTTP status of an UpstreamError, 0 when err is none or had no answer.
+// Status returns the HTTP status of an UpstreamError, 0 when err is none or had no answer.
 func Status(err error) int {
 	var up *UpstreamError
 	if errors.As(err, &up) {
