@@ -17,10 +17,10 @@ const (
 	// maxArrivals bounds the invites and joins that are remembered of one room: one request
 	// can name many. A removal is always remembered.
 	maxArrivals = 1000
-	// acceptedCounts is how long what was accepted is held against what the homeserver says.
+	// acceptedFor is how long what was accepted is held against what the homeserver says.
 	// Afterwards who was invited may well have declined, and who was removed may be back.
 	// Nothing that a sync shows ends it before: that may be older than the change.
-	acceptedCounts = 10 * time.Second
+	acceptedFor = 10 * time.Second
 	// sweepAccepted is how many rooms there are before those are looked for in which nothing
 	// counts any more.
 	sweepAccepted = 256
@@ -29,12 +29,12 @@ const (
 // acceptedChanges are the latest of all rooms. The zero value has none.
 type acceptedChanges struct {
 	mu    sync.Mutex
-	rooms map[id.RoomID]changesOf
+	rooms map[id.RoomID]roomChanges
 	sweep int // the number of rooms at which it is swept next
 }
 
-// changesOf are those of one room.
-type changesOf map[id.UserID]accepted
+// roomChanges are those of one room.
+type roomChanges map[id.UserID]accepted
 
 // accepted is a membership change that the homeserver has accepted from a client.
 type accepted struct {
@@ -42,15 +42,15 @@ type accepted struct {
 	at         time.Time
 }
 
-func (a accepted) counts(now time.Time) bool { return now.Sub(a.at) < acceptedCounts }
+func (a accepted) isRecent(now time.Time) bool { return now.Sub(a.at) < acceptedFor }
 
-// note remembers a change that the homeserver has accepted.
-func (c *acceptedChanges) note(room id.RoomID, user id.UserID, membership string, now time.Time) {
+// record remembers a change that the homeserver has accepted.
+func (c *acceptedChanges) record(room id.RoomID, user id.UserID, membership string, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	changes := c.rooms[room]
 	if len(changes) >= maxArrivals {
-		changes.drop(now)
+		changes.dropOld(now)
 	}
 	if present(membership) && len(changes) >= maxArrivals {
 		delete(changes, user) // what it says of the user is over in any case
@@ -58,51 +58,51 @@ func (c *acceptedChanges) note(room id.RoomID, user id.UserID, membership string
 	}
 	if changes == nil {
 		if c.rooms == nil {
-			c.rooms = make(map[id.RoomID]changesOf)
+			c.rooms = make(map[id.RoomID]roomChanges)
 		}
-		changes = make(changesOf)
+		changes = make(roomChanges)
 		c.rooms[room] = changes
 	}
 	changes[user] = accepted{membership, now}
 	if len(c.rooms) < max(c.sweep, sweepAccepted) {
 		return
 	}
-	maps.DeleteFunc(c.rooms, func(_ id.RoomID, changes changesOf) bool { changes.drop(now); return len(changes) == 0 })
+	maps.DeleteFunc(c.rooms, func(_ id.RoomID, changes roomChanges) bool { changes.dropOld(now); return len(changes) == 0 })
 	c.sweep = 2 * len(c.rooms)
 }
 
-// drop forgets what does not count any more.
-func (c changesOf) drop(now time.Time) {
-	maps.DeleteFunc(c, func(_ id.UserID, a accepted) bool { return !a.counts(now) })
+// dropOld forgets what does not count any more.
+func (c roomChanges) dropOld(now time.Time) {
+	maps.DeleteFunc(c, func(_ id.UserID, a accepted) bool { return !a.isRecent(now) })
 }
 
-// of returns the changes of a room that count now.
-func (c *acceptedChanges) of(room id.RoomID, now time.Time) changesOf {
+// inRoom returns the changes of a room that count now.
+func (c *acceptedChanges) inRoom(room id.RoomID, now time.Time) roomChanges {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	changes := c.rooms[room]
 	if len(changes) == 0 {
 		return nil
 	}
-	changes.drop(now)
+	changes.dropOld(now)
 	return maps.Clone(changes)
 }
 
-// overtook reports whether a membership that the homeserver shows is older than what a client
+// isOutdated reports whether a membership that the homeserver shows is older than what a client
 // did since.
-func (c *acceptedChanges) overtook(room id.RoomID, user id.UserID, membership string, now time.Time) bool {
+func (c *acceptedChanges) isOutdated(room id.RoomID, user id.UserID, membership string, now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	said, ok := c.rooms[room][user]
-	if !ok || !said.counts(now) {
+	if !ok || !said.isRecent(now) {
 		return false
 	}
-	arrival, departure := changesOf{user: said}.denies(user, membership)
+	arrival, departure := roomChanges{user: said}.contradicts(user, membership)
 	return arrival || departure
 }
 
-// shown forgets a change that the homeserver shows.
-func (c *acceptedChanges) shown(room id.RoomID, user id.UserID, membership string) {
+// confirm forgets a change that the homeserver shows.
+func (c *acceptedChanges) confirm(room id.RoomID, user id.UserID, membership string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if changes := c.rooms[room]; changes[user].membership == membership {
@@ -110,25 +110,25 @@ func (c *acceptedChanges) shown(room id.RoomID, user id.UserID, membership strin
 	}
 }
 
-// gone reports whether a user is not in the room any more.
-func (c changesOf) gone(user id.UserID) bool {
+// hasLeft reports whether a user is not in the room any more.
+func (c roomChanges) hasLeft(user id.UserID) bool {
 	said, ok := c[user]
 	return ok && !present(said.membership)
 }
 
-// removedFrom reports whether a list has somebody who was removed.
-func (c changesOf) removedFrom(list map[id.UserID]string) bool {
+// listsRemoved reports whether a list has somebody who was removed.
+func (c roomChanges) listsRemoved(list map[id.UserID]string) bool {
 	for user := range c {
-		if _, departure := c.denies(user, list[user]); departure {
+		if _, departure := c.contradicts(user, list[user]); departure {
 			return true
 		}
 	}
 	return false
 }
 
-// denies reports whether a membership that the homeserver shows of a user is older than what
+// contradicts reports whether a membership that the homeserver shows of a user is older than what
 // it accepted. arrival and departure say which kind of change it does not know of.
-func (c changesOf) denies(user id.UserID, membership string) (arrival, departure bool) {
+func (c roomChanges) contradicts(user id.UserID, membership string) (arrival, departure bool) {
 	said, ok := c[user]
 	switch {
 	case !ok:
@@ -141,12 +141,12 @@ func (c changesOf) denies(user id.UserID, membership string) (arrival, departure
 }
 
 // checkList refuses a list that is out of date.
-func (c changesOf) checkList(list map[id.UserID]string, own id.UserID, last bool) error {
+func (c roomChanges) checkList(list map[id.UserID]string, own id.UserID, last bool) error {
 	if err := c.checkOwn(list[own], own, last); err != nil {
 		return err
 	}
 	for user := range c {
-		arrival, departure := c.denies(user, list[user])
+		arrival, departure := c.contradicts(user, list[user])
 		if departure || (arrival && !last) {
 			return errOutdatedList
 		}
@@ -157,9 +157,9 @@ func (c changesOf) checkList(list map[id.UserID]string, own id.UserID, last bool
 // checkOwn refuses a list without the own user. Only a join that the homeserver accepted
 // from a client of theirs says that the list lags; otherwise the user was never in the room,
 // or has left it or been removed.
-func (c changesOf) checkOwn(listed string, own id.UserID, last bool) error {
+func (c roomChanges) checkOwn(listed string, own id.UserID, last bool) error {
 	switch {
-	case c.gone(own):
+	case c.hasLeft(own):
 		return ErrNotJoined // while the list was asked for
 	case listed == "join":
 		return nil

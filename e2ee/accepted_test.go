@@ -35,20 +35,20 @@ func TestAcceptedChangeTable(t *testing.T) {
 	} {
 		var c acceptedChanges
 		if tt.accepted != "" {
-			c.note("!r:hs", "@bob:hs", tt.accepted, now)
+			c.record("!r:hs", "@bob:hs", tt.accepted, now)
 		}
-		arrival, departure := c.of("!r:hs", now).denies("@bob:hs", tt.shown)
+		arrival, departure := c.inRoom("!r:hs", now).contradicts("@bob:hs", tt.shown)
 		if arrival != tt.arrival || departure != tt.departure {
 			t.Errorf("accepted %q, shown %q: arrival %v, departure %v", tt.accepted, tt.shown, arrival, departure)
 		}
-		if got := c.overtook("!r:hs", "@bob:hs", tt.shown, now); got != (arrival || departure) {
+		if got := c.isOutdated("!r:hs", "@bob:hs", tt.shown, now); got != (arrival || departure) {
 			t.Errorf("accepted %q, shown %q by a sync: %v", tt.accepted, tt.shown, got)
 		}
-		later := now.Add(acceptedCounts)
-		if arrival, departure := c.of("!r:hs", later).denies("@bob:hs", tt.shown); arrival || departure {
+		later := now.Add(acceptedFor)
+		if arrival, departure := c.inRoom("!r:hs", later).contradicts("@bob:hs", tt.shown); arrival || departure {
 			t.Errorf("accepted %q, shown %q: it counts for ever", tt.accepted, tt.shown)
 		}
-		if c.overtook("!other:hs", "@bob:hs", tt.shown, now) || c.overtook("!r:hs", "@carol:hs", tt.shown, now) {
+		if c.isOutdated("!other:hs", "@bob:hs", tt.shown, now) || c.isOutdated("!r:hs", "@carol:hs", tt.shown, now) {
 			t.Errorf("accepted %q: it counts for others too", tt.accepted)
 		}
 	}
@@ -59,23 +59,23 @@ func TestAcceptedChangesAreBounded(t *testing.T) {
 	t.Parallel()
 	var c acceptedChanges
 	now := time.Now()
-	c.note("!r:hs", "@first:hs", "leave", now)
+	c.record("!r:hs", "@first:hs", "leave", now)
 	for i := range 2 * maxArrivals {
-		c.note("!r:hs", id.UserID(fmt.Sprintf("@%d:hs", i)), "invite", now)
+		c.record("!r:hs", id.UserID(fmt.Sprintf("@%d:hs", i)), "invite", now)
 	}
-	c.note("!r:hs", "@last:hs", "leave", now)
-	changes := c.of("!r:hs", now)
+	c.record("!r:hs", "@last:hs", "leave", now)
+	changes := c.inRoom("!r:hs", now)
 	if len(changes) > maxArrivals+1 {
 		t.Errorf("%d changes are kept", len(changes))
 	}
 	for _, user := range []id.UserID{"@first:hs", "@last:hs"} {
-		if !changes.gone(user) {
+		if !changes.hasLeft(user) {
 			t.Errorf("the removal of %s is forgotten", user)
 		}
 	}
 	for i := range 10 * sweepAccepted {
 		now = now.Add(time.Second)
-		c.note(id.RoomID(fmt.Sprintf("!%d:hs", i)), "@bob:hs", "join", now)
+		c.record(id.RoomID(fmt.Sprintf("!%d:hs", i)), "@bob:hs", "join", now)
 	}
 	if len(c.rooms) > sweepAccepted {
 		t.Errorf("%d rooms are kept, of which 10 count", len(c.rooms))

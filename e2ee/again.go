@@ -134,10 +134,10 @@ func (sc *schedule) retryNow() {
 	sc.host.kickLocked()
 }
 
-// lookAgain brings status and warnings in line with what a call of the control API has
+// recheckNow brings status and warnings in line with what a call of the control API has
 // just done. What fails here is tried again by the next maintenance.
-func (d *Device) lookAgain(ctx context.Context) {
-	d.unsettle()
+func (d *Device) recheckNow(ctx context.Context) {
+	d.recheckIdentity()
 	for _, step := range []func(context.Context) error{d.setUpIdentity, d.reviewWarnings} {
 		if err := step(ctx); err != nil {
 			d.eng.log.Warn().Err(err).Msg("What was asked for is done; status and warnings follow with the next upkeep")

@@ -48,17 +48,17 @@ func (sc *schedule) isAwake() bool {
 	return sc.awake
 }
 
-// mayGoOn reports whether the sync loop goes on. When it does not, it has ended: for as
+// loopContinues reports whether the sync loop goes on. When it does not, it has ended: for as
 // long as the device sleeps, or until the sync of the client that is in flight ends.
-func (sc *schedule) mayGoOn(ctx context.Context) bool {
+func (sc *schedule) loopContinues(ctx context.Context) bool {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
 	sc.looping = sc.awake && ctx.Err() == nil && !sc.live.clientSyncs()
 	return sc.looping
 }
 
-// goOn starts the sync loop again after a sync of the client, if the device is awake.
-func (d *Device) goOn() {
+// resumeLoop starts the sync loop again after a sync of the client, if the device is awake.
+func (d *Device) resumeLoop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.schedule.awake && d.ctx != nil && d.ctx.Err() == nil {
@@ -136,7 +136,7 @@ func (e *Engine) round(ctx context.Context) bool {
 		})
 	}
 	visits.Wait()
-	e.forgetLeft()
+	e.forgetUnloaded()
 	return 2*failed.Load() <= all.Load()
 }
 
@@ -171,7 +171,7 @@ func (e *Engine) visit(ctx context.Context, key deviceKey) error {
 	if !gone && first && e.awake.Len() < e.opts.Awake {
 		e.awaken(d)
 	}
-	e.dismiss(ctx, key, d)
+	e.unloadIdle(ctx, key, d)
 	return err
 }
 
@@ -185,9 +185,9 @@ func (e *Engine) firstVisit(key deviceKey) (first, left bool) {
 	return !visited, left
 }
 
-// dismiss forgets a device that no client has, that is asleep, and for which nothing is
+// unloadIdle forgets a device that no client has, that is asleep, and for which nothing is
 // left to do. All of it is stored.
-func (e *Engine) dismiss(ctx context.Context, key deviceKey, d *Device) {
+func (e *Engine) unloadIdle(ctx context.Context, key deviceKey, d *Device) {
 	give, err := d.schedule.upkeep.Take(ctx, struct{}{})
 	if err != nil {
 		return
@@ -200,12 +200,12 @@ func (e *Engine) dismiss(ctx context.Context, key deviceKey, d *Device) {
 		return // it stays in memory
 	}
 	e.mu.Lock()
-	if e.devices[key] != d || d.claimed || !d.idle() {
+	if e.devices[key] != d || d.hasClient || !d.idle() {
 		e.mu.Unlock()
 		return
 	}
 	delete(e.devices, key)
-	e.left(d)
+	e.recordUnloaded(d)
 	e.visited[key] = d.hasWedges() // the next visit has it maintained
 	e.mu.Unlock()
 	e.lists.forget(d, d.roomIDs())
@@ -247,7 +247,7 @@ func (e *Engine) fromStore(ctx context.Context, key deviceKey, claim bool) (*Dev
 	if err != nil {
 		return nil, err
 	}
-	d.claimed = claim
+	d.hasClient = claim
 	e.register(d)
 	return d, nil
 }
@@ -257,19 +257,19 @@ func (e *Engine) get(key deviceKey, claim bool) *Device {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	d := e.devices[key]
-	if d != nil && d.unsure.Load() {
+	if d != nil && d.mustReload.Load() {
 		delete(e.devices, key)
-		e.wg.Go(func() { e.letGo(d) })
+		e.wg.Go(func() { e.stopDevice(d) })
 		return nil
 	}
 	if d != nil && claim {
-		d.claimed = true
+		d.hasClient = true
 	}
 	return d
 }
 
-// letGo ends what a device that is no longer in use does, and forgets its room keys.
-func (e *Engine) letGo(d *Device) {
+// stopDevice ends what a device that is no longer in use does, and forgets its room keys.
+func (e *Engine) stopDevice(d *Device) {
 	d.retire()
 	e.lists.forget(d, d.roomIDs())
 	e.awake.Remove(d)

@@ -90,7 +90,7 @@ func (b *backups) completeBackup(ctx context.Context, keys *identity.Keys, stora
 		return nil, err
 	}
 	if !wanted {
-		b.acct.noteBackup(backupOff)
+		b.acct.setBackupStanding(backupOff)
 		return nil, nil
 	}
 	current, err := b.currentBackup(ctx)
@@ -102,16 +102,16 @@ func (b *backups) completeBackup(ctx context.Context, keys *identity.Keys, stora
 	case err != nil:
 		return nil, err
 	case current != nil:
-		private, err := b.takeBackup(ctx, current, key, version, storage)
+		private, err := b.useExistingBackup(ctx, current, key, version, storage)
 		if err != nil || private == nil || said {
 			return private, err
 		}
 		return private, b.wantBackup(ctx) // whoever made it came no further
 	case storage == nil || !may.create:
-		b.acct.noteBackup(backupNone) // its key could not be kept for the next device
+		b.acct.setBackupStanding(backupNone) // its key could not be kept for the next device
 		return nil, nil
 	case version != "" && !may.explicit:
-		b.acct.noteBackup(backupDeleted)
+		b.acct.setBackupStanding(backupDeleted)
 		return nil, nil
 	case key == nil || version != "": // a deleted backup's key is not used again
 		if key, err = b.newBackupKey(ctx); err != nil {
@@ -121,13 +121,13 @@ func (b *backups) completeBackup(ctx context.Context, keys *identity.Keys, stora
 	if err := b.createBackup(ctx, key, keys); err != nil {
 		return nil, err
 	}
-	b.acct.noteBackup(backupOurs)
+	b.acct.setBackupStanding(backupOurs)
 	return key.Bytes(), b.wantBackup(ctx)
 }
 
-// takeBackup finds out whether a backup that is there can be used: with the key that is
+// useExistingBackup finds out whether a backup that is there can be used: with the key that is
 // here, or that secret storage holds.
-func (b *backups) takeBackup(ctx context.Context, current *keybackup.Version, key *backup.MegolmBackupKey, version string, storage *ssss.Key) ([]byte, error) {
+func (b *backups) useExistingBackup(ctx context.Context, current *keybackup.Version, key *backup.MegolmBackupKey, version string, storage *ssss.Key) ([]byte, error) {
 	if !current.Trusts(key) {
 		var err error
 		if key, err = b.backupKeyFrom(ctx, storage, current); err != nil {
@@ -140,9 +140,9 @@ func (b *backups) takeBackup(ctx context.Context, current *keybackup.Version, ke
 			return nil, fmt.Errorf("look at the own identity: %w", err)
 		}
 		if current.SignedBy(own) {
-			b.acct.noteBackup(backupSigned)
+			b.acct.setBackupStanding(backupSigned)
 		} else {
-			b.acct.noteBackup(backupForeign)
+			b.acct.setBackupStanding(backupForeign)
 		}
 		return nil, b.host.wantSecrets(ctx, own)
 	}
@@ -151,7 +151,7 @@ func (b *backups) takeBackup(ctx context.Context, current *keybackup.Version, ke
 			return nil, err
 		}
 	}
-	b.acct.noteBackup(backupOurs)
+	b.acct.setBackupStanding(backupOurs)
 	return key.Bytes(), nil
 }
 

@@ -19,9 +19,9 @@ import (
 // alone for ever, and silence the right one on the device that restores it. It is taken
 // out of the backup before the key is uploaded again, which attests nobody any more.
 
-// withdraw takes the entries of contested keys that attest an owner out of the backup. What
+// removeContested takes the entries of contested keys that attest an owner out of the backup. What
 // such an entry knows better is kept first; then there is more to do.
-func (b *backups) withdraw(ctx context.Context, target *keybackup.Target, rows []store.InboundSession) error {
+func (b *backups) removeContested(ctx context.Context, target *keybackup.Target, rows []store.InboundSession) error {
 	if target.Private == nil {
 		return nil // then we have attested nothing
 	}

@@ -109,11 +109,11 @@ func (b *backups) findBackup(ctx context.Context) (*keybackup.Target, error) {
 	return target, nil
 }
 
-// unsettle has the identity and the backup looked at again.
-func (o *ownIdentity) unsettle() {
+// recheckIdentity has the identity and the backup looked at again.
+func (o *ownIdentity) recheckIdentity() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.unsettleLocked()
+	o.recheckIdentityLocked()
 }
 
 // errMoreToDo means that there is more for the next round, or that it must be looked at
@@ -146,7 +146,7 @@ func (b *backups) backUp(ctx context.Context) error {
 		switch {
 		case err == nil:
 		case errors.As(err, &up) && (up.ErrCode == "M_WRONG_ROOM_KEYS_VERSION" || up.Status == http.StatusNotFound):
-			b.host.unsettle()
+			b.host.recheckIdentity()
 			if looks++; looks > backupLooks {
 				return err
 			}
@@ -173,7 +173,7 @@ func (b *backups) backedUp(ctx context.Context) bool {
 }
 
 func (b *backups) backUpBatch(ctx context.Context, target *keybackup.Target, rows []store.InboundSession) error {
-	if err := b.withdraw(ctx, target, rows); err != nil {
+	if err := b.removeContested(ctx, target, rows); err != nil {
 		return err
 	}
 	rooms := make(map[id.RoomID]map[string]map[id.SessionID]keybackup.Entry)

@@ -11,7 +11,7 @@ import (
 )
 
 // A device that leaves memory takes along that others have begun Olm sessions with it (see
-// noteBegun), and would not give them again the room keys that they may have lost. Those
+// countBegun), and would not give them again the room keys that they may have lost. Those
 // who were given none since are kept in its row.
 
 // maxBegunKept bounds them: each is a key of 43 letters.

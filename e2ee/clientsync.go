@@ -49,7 +49,7 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 			return nil, fmt.Errorf("close the gap before the client's sync: %w", err)
 		}
 	}
-	if err := s.settle(ctx); err != nil {
+	if err := s.dropDelivered(ctx); err != nil {
 		s.End()
 		return nil, err
 	}
@@ -77,9 +77,9 @@ func (d *Device) continues(ctx context.Context, since string) (bool, error) {
 	return since != "" && since == d.record.row.SyncPosition || !d.publication.allowed, nil
 }
 
-// settle removes what the client has got for certain: what a response carried whose
+// dropDelivered removes what the client has got for certain: what a response carried whose
 // next_batch the client now continues from.
-func (s *ClientSync) settle(ctx context.Context) error {
+func (s *ClientSync) dropDelivered(ctx context.Context) error {
 	pending, inbox, err := s.load(ctx)
 	if err != nil {
 		return err
@@ -186,7 +186,7 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 	if err := s.d.openDue(ctx, due, pending, u.NextBatch, out.Late); err != nil {
 		return SyncExtras{}, err
 	}
-	if out.Notices, err = s.d.takeNotices(ctx, u.Since, u.NextBatch); err != nil {
+	if out.Notices, err = s.d.noticesFor(ctx, u.Since, u.NextBatch); err != nil {
 		return SyncExtras{}, err
 	}
 	ch := &store.Changes{MarkDelivered: u.NextBatch}
@@ -213,7 +213,7 @@ func (s *ClientSync) End() {
 			s.wake.Stop()
 		}
 		s.d.schedule.live.clientEnds(s.d.eng.now())
-		s.d.goOn()
+		s.d.resumeLoop()
 		if s.since == "" {
 			s.d.firstSyncEnds()
 		}

@@ -27,12 +27,12 @@ func (d *Device) Bootstrap(ctx context.Context, auth UserAuth) (secret.String, e
 	if d.mode != ModeProxied {
 		return secret.String{}, ErrNotProxied
 	}
-	ctx, cancel := d.working(ctx)
+	ctx, cancel := d.detachUntilStop(ctx)
 	defer cancel()
 	if err := d.uploadNow(ctx); err != nil {
 		return secret.String{}, err
 	}
-	auth, spent := d.acct.fillIn(auth)
+	auth, spent := d.acct.withLoginPassword(auth)
 	err := d.bootstrap(ctx, auth, bootstrapping{create: true, explicit: true})
 	spent(err)
 	if err != nil {
@@ -47,7 +47,7 @@ func (d *Device) Bootstrap(ctx context.Context, auth UserAuth) (secret.String, e
 	case ownUnknown, ownNoIdentity:
 		return secret.String{}, ErrCannotEncrypt
 	}
-	d.lookAgain(ctx)
+	d.recheckNow(ctx)
 	key, err := d.RecoveryKey(ctx)
 	if errors.Is(err, ErrNoRecoveryKey) {
 		return secret.String{}, nil

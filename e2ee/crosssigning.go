@@ -45,10 +45,10 @@ func (a *account) loadParts(ctx context.Context) (*identity.Keys, error) {
 	return &c, nil
 }
 
-// publish uploads the public keys, answering user-interactive auth with a password if
+// uploadIdentity uploads the public keys, answering user-interactive auth with a password if
 // the homeserver asks and one is given (requirement 12.6). Before it answers it calls
 // asked, whose error ends it: to be asked may mean that an identity would be replaced.
-func (o *ownIdentity) publish(ctx context.Context, c *identity.Keys, auth UserAuth, asked func(context.Context) error) error {
+func (o *ownIdentity) uploadIdentity(ctx context.Context, c *identity.Keys, auth UserAuth, asked func(context.Context) error) error {
 	body, err := c.Upload(o.acct.user, o.host.signAsDevice)
 	if err != nil {
 		return err
@@ -70,7 +70,7 @@ func (o *ownIdentity) publish(ctx context.Context, c *identity.Keys, auth UserAu
 	if err := asked(ctx); err != nil {
 		return err
 	}
-	if auth.Password.IsZero() || !challenge.TakesPassword() {
+	if auth.Password.IsZero() || !challenge.AcceptsPassword() {
 		return challenge.Needed()
 	}
 	body["auth"] = map[string]any{

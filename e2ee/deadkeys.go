@@ -47,21 +47,21 @@ func isKeyIDTaken(err error) bool {
 	return errors.As(err, &up) && up.Status == http.StatusBadRequest && (up.ErrCode == "" || up.ErrCode == "M_UNKNOWN")
 }
 
-// foundDead notes, of an upload that was refused, that this device was restored without
+// markKeysDead notes, of an upload that was refused, that this device was restored without
 // anybody having noticed. Its sessions may have been used further than is known here: they
 // go, and the device is loaded anew. Once only: a homeserver may refuse for ever.
-func (s *step) foundDead(refused error) {
+func (s *step) markKeysDead(refused error) {
 	if s.d.record.row.DeadKeys != store.DeadKeysNone || !isKeyIDTaken(refused) {
 		return
 	}
 	s.row().Restored, s.row().DeadKeys = true, store.DeadKeysFound
 	s.ch.DiscardSent = true
-	s.after(func() { s.d.unsure.Store(true) })
+	s.after(func() { s.d.mustReload.Store(true) })
 }
 
-// besideDead reports whether dead keys are on the homeserver, and makes nothing but a new
+// prepareDeadKeys reports whether dead keys are on the homeserver, and makes nothing but a new
 // fallback key then. What was to be published before may be there already.
-func (s *step) besideDead() (bool, error) {
+func (s *step) prepareDeadKeys() (bool, error) {
 	switch s.d.record.row.DeadKeys {
 	case store.DeadKeysNone, store.DeadKeysGone:
 		return false, nil
@@ -81,16 +81,16 @@ func (s *step) besideDead() (bool, error) {
 	return true, nil
 }
 
-// replacedDead notes that new one-time keys were published.
-func (s *step) replacedDead(published int) {
+// finishDeadKeys notes that new one-time keys were published.
+func (s *step) finishDeadKeys(published int) {
 	if s.d.record.row.DeadKeys == store.DeadKeysGone && published > 0 {
 		s.row().DeadKeys = store.DeadKeysNone
 	}
 }
 
-// lacksAll reports whether new one-time keys are to be published whatever the homeserver
+// needsAllKeys reports whether new one-time keys are to be published whatever the homeserver
 // counts: a sync may tell of the dead ones still. The caller holds mu.
-func (p *part) lacksAll() bool { return p.record.row.DeadKeys == store.DeadKeysGone }
+func (p *part) needsAllKeys() bool { return p.record.row.DeadKeys == store.DeadKeysGone }
 
 // hasDeadKeys is for the status.
 func (p *part) hasDeadKeys() bool {

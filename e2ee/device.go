@@ -62,8 +62,8 @@ type lifetime struct {
 	ctx  context.Context
 	stop context.CancelCauseFunc
 
-	claimed bool        // a client has it; guarded by the Engine
-	unsure  atomic.Bool // see ErrReload
+	hasClient  bool        // a client has it; guarded by the Engine
+	mustReload atomic.Bool // see ErrReload
 }
 
 // record is what is stored of a device itself.
@@ -87,7 +87,7 @@ func (e *Engine) open(ctx context.Context, key deviceKey, token secret.String) (
 	dev, err := e.store.Device(ctx, row, key.device)
 	switch {
 	case err == nil && dev.State != store.DeviceOurs && dev.Token != token:
-		if dev, err = e.lookAgain(ctx, row, dev, token); err != nil {
+		if dev, err = e.recheckDevice(ctx, row, dev, token); err != nil {
 			return nil, err
 		}
 	case err == nil:
@@ -105,10 +105,10 @@ func (e *Engine) open(ctx context.Context, key deviceKey, token secret.String) (
 	return d, d.useToken(ctx, token)
 }
 
-// lookAgain looks at a device whose keys are not here that comes with another token. It
+// recheckDevice looks at a device whose keys are not here that comes with another token. It
 // may have been logged out behind our back, and its ID be used again by a client that has
 // no keys.
-func (e *Engine) lookAgain(ctx context.Context, row *store.Account, dev store.Device, token secret.String) (store.Device, error) {
+func (e *Engine) recheckDevice(ctx context.Context, row *store.Account, dev store.Device, token secret.String) (store.Device, error) {
 	whose, err := e.whoseKeys(ctx, row.UserID, dev.DeviceID, token)
 	if err != nil {
 		return store.Device{}, err
@@ -229,7 +229,7 @@ func (d *Device) connect() {
 // restore makes a Device of its row.
 func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Device) (*Device, error) {
 	acct := e.account(row)
-	if err := acct.hold(ctx); err != nil {
+	if err := acct.expectIdentity(ctx); err != nil {
 		return nil, err
 	}
 	d := newDevice(e, acct, self{id: dev.DeviceID, rowID: dev.ID})
@@ -256,9 +256,9 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 	return d, nil
 }
 
-// isOf reports whether what is known of the device holds for a token as well: not for a
+// isFor reports whether what is known of the device holds for a token as well: not for a
 // device whose keys are not here and a token that is new.
-func (d *Device) isOf(token secret.String) bool {
+func (d *Device) isFor(token secret.String) bool {
 	return d.mode == ModeProxied || d.currentToken() == token
 }
 
@@ -329,7 +329,7 @@ func (d *Device) kickLocked() {
 		return
 	}
 	select {
-	case d.eng.work <- d:
+	case d.eng.maintenance <- d:
 		d.schedule.queued = true
 	default: // the queue is full; the sync loop kicks again
 	}

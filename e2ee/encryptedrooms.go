@@ -43,11 +43,11 @@ type StateReader func(ctx context.Context, room id.RoomID, eventType string) (js
 type encryptedRooms struct {
 	store    *store.DB
 	known    *lru.Cache[id.RoomID, store.EncryptedRoom] // with their algorithm: that never changes
-	lineages *lru.Cache[asked, []id.RoomID]             // nearest first
+	lineages *lru.Cache[roomQuery, []id.RoomID]         // nearest first
 }
 
-// asked is a user's question about a room: not everybody is shown the same.
-type asked struct {
+// roomQuery is a user's question about a room: not everybody is shown the same.
+type roomQuery struct {
 	user id.UserID
 	room id.RoomID
 }
@@ -57,15 +57,15 @@ func newEncryptedRooms(db *store.DB) (*encryptedRooms, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the cache of encrypted rooms: %w", err)
 	}
-	lineages, err := lru.New[asked, []id.RoomID](cachedLineages)
+	lineages, err := lru.New[roomQuery, []id.RoomID](cachedLineages)
 	if err != nil {
 		return nil, fmt.Errorf("make the cache of rooms that were replaced: %w", err)
 	}
 	return &encryptedRooms{store: db, known: known, lineages: lineages}, nil
 }
 
-// of returns those of the rooms that are known. It takes one query, or none.
-func (r *encryptedRooms) of(ctx context.Context, rooms ...id.RoomID) (map[id.RoomID]store.EncryptedRoom, error) {
+// lookUp returns those of the rooms that are known. It takes one query, or none.
+func (r *encryptedRooms) lookUp(ctx context.Context, rooms ...id.RoomID) (map[id.RoomID]store.EncryptedRoom, error) {
 	var ask []id.RoomID
 	all := make(map[id.RoomID]store.EncryptedRoom)
 	for _, room := range rooms {
@@ -84,36 +84,36 @@ func (r *encryptedRooms) of(ctx context.Context, rooms ...id.RoomID) (map[id.Roo
 	}
 	for room, fact := range stored {
 		all[room] = fact
-		r.learned(fact)
+		r.cache(fact)
 	}
 	return all, nil
 }
 
-// learned keeps in memory what is stored.
-func (r *encryptedRooms) learned(fact store.EncryptedRoom) {
+// cache keeps in memory what is stored.
+func (r *encryptedRooms) cache(fact store.EncryptedRoom) {
 	if fact.Algorithm != "" && !r.known.Contains(fact.RoomID) {
 		r.known.Add(fact.RoomID, fact)
 	}
 }
 
-// remembered reports, from memory, whether a room is known to be encrypted.
-func (r *encryptedRooms) remembered(room id.RoomID) bool { return r.known.Contains(room) }
+// isCached reports, from memory, whether a room is known to be encrypted.
+func (r *encryptedRooms) isCached(room id.RoomID) bool { return r.known.Contains(room) }
 
-// note stores that a room is encrypted.
-func (r *encryptedRooms) note(ctx context.Context, fact store.EncryptedRoom) error {
+// record stores that a room is encrypted.
+func (r *encryptedRooms) record(ctx context.Context, fact store.EncryptedRoom) error {
 	if err := r.store.NoteEncryptedRoom(ctx, fact); err != nil {
 		return fmt.Errorf("store an encrypted room: %w", err)
 	}
 	if fact.Algorithm == "" {
 		return nil
 	}
-	_, err := r.of(ctx, fact.RoomID) // the first algorithm may be another
+	_, err := r.lookUp(ctx, fact.RoomID) // the first algorithm may be another
 	return err
 }
 
-// found is what was found out about a room: it is plain, or the fact is known with its
+// encryptionFound is what was found out about a room: it is plain, or the fact is known with its
 // algorithm, or else the homeserver shows an event, with this content, that is not recorded.
-type found struct {
+type encryptionFound struct {
 	plain   bool
 	fact    store.EncryptedRoom
 	content json.RawMessage
@@ -122,46 +122,46 @@ type found struct {
 // findEncryption finds out for a user whether a room is encrypted: from what is known, else
 // from the homeserver. An error means that it cannot be told, or that the room may be encrypted:
 // nothing may be sent.
-func (e *Engine) findEncryption(ctx context.Context, user id.UserID, room id.RoomID, read StateReader) (found, error) {
-	facts, err := e.encrypted.of(ctx, room)
+func (e *Engine) findEncryption(ctx context.Context, user id.UserID, room id.RoomID, read StateReader) (encryptionFound, error) {
+	facts, err := e.encrypted.lookUp(ctx, room)
 	if err != nil {
-		return found{}, err
+		return encryptionFound{}, err
 	}
 	fact, known := facts[room]
 	if fact.Algorithm != "" {
-		return found{fact: fact}, nil
+		return encryptionFound{fact: fact}, nil
 	}
 	content, err := read(ctx, room, wire.TypeEncryption)
 	switch {
 	case err == nil && !namesAlgorithm(content):
 		// Dendrite 0.15.2 shows another event to those who are not in a room without one.
-		return found{}, fmt.Errorf("%w: the homeserver shows another event", ErrCannotEncrypt)
+		return encryptionFound{}, fmt.Errorf("%w: the homeserver shows another event", ErrCannotEncrypt)
 	case err == nil:
-		return found{content: content}, nil
+		return encryptionFound{content: content}, nil
 	case !errors.Is(err, ErrNoState):
-		return found{}, err
+		return encryptionFound{}, err
 	case known:
-		return found{}, ErrNotYetEncrypted
+		return encryptionFound{}, ErrNotYetEncrypted
 	}
-	replaces, err := e.replacesEncrypted(ctx, asked{user, room}, read)
+	replaces, err := e.replacesEncrypted(ctx, roomQuery{user, room}, read)
 	switch {
 	case err != nil:
-		return found{}, err
+		return encryptionFound{}, err
 	case replaces:
 		if err := e.MustEncrypt(ctx, room); err != nil {
-			return found{}, err
+			return encryptionFound{}, err
 		}
-		return found{}, ErrNotYetEncrypted
+		return encryptionFound{}, ErrNotYetEncrypted
 	}
 	if fact, ok := e.encrypted.known.Get(room); ok { // somebody encrypted it meanwhile
-		return found{fact: fact}, nil
+		return encryptionFound{fact: fact}, nil
 	}
-	return found{plain: true}, nil
+	return encryptionFound{plain: true}, nil
 }
 
 // replacesEncrypted reports whether a room replaces one that is encrypted, as far as
 // anybody here knows or the one who asks is shown.
-func (e *Engine) replacesEncrypted(ctx context.Context, about asked, read StateReader) (bool, error) {
+func (e *Engine) replacesEncrypted(ctx context.Context, about roomQuery, read StateReader) (bool, error) {
 	lineage, ok := e.encrypted.lineages.Get(about)
 	if !ok {
 		var err error
@@ -173,7 +173,7 @@ func (e *Engine) replacesEncrypted(ctx context.Context, about asked, read StateR
 	if len(lineage) == 0 {
 		return false, nil
 	}
-	facts, err := e.encrypted.of(ctx, lineage...)
+	facts, err := e.encrypted.lookUp(ctx, lineage...)
 	return len(facts) > 0, err
 }
 
@@ -232,7 +232,7 @@ func (e *Engine) RoomEncryption(ctx context.Context, user id.UserID, room id.Roo
 		if err := e.NoteEncryption(ctx, room, got.content); err != nil {
 			return RoomUnknown, err
 		}
-		facts, err := e.encrypted.of(ctx, room)
+		facts, err := e.encrypted.lookUp(ctx, room)
 		if err != nil {
 			return RoomUnknown, err
 		}
@@ -254,13 +254,13 @@ func (e *Engine) NoteEncryption(ctx context.Context, room id.RoomID, content []b
 	if algorithm == "" {
 		algorithm = algorithmUnknown
 	}
-	return e.encrypted.note(ctx, store.EncryptedRoom{RoomID: room, Algorithm: algorithm, Since: e.now()})
+	return e.encrypted.record(ctx, store.EncryptedRoom{RoomID: room, Algorithm: algorithm, Since: e.now()})
 }
 
 // MustEncrypt records that nothing may be sent in clear to a room, although it shows no
 // m.room.encryption yet: it replaces one that is encrypted.
 func (e *Engine) MustEncrypt(ctx context.Context, room id.RoomID) error {
-	return e.encrypted.note(ctx, store.EncryptedRoom{RoomID: room, Since: e.now()})
+	return e.encrypted.record(ctx, store.EncryptedRoom{RoomID: room, Since: e.now()})
 }
 
 // readRooms makes the entries of rooms that have none: what is stored for the device, else
@@ -276,7 +276,7 @@ func (rt *roomTable) readRooms(ctx context.Context, rooms ...id.RoomID) error {
 			plain = append(plain, room)
 		}
 	}
-	facts, err := rt.eng.encrypted.of(ctx, plain...)
+	facts, err := rt.eng.encrypted.lookUp(ctx, plain...)
 	if err != nil {
 		return err
 	}
@@ -341,6 +341,6 @@ func (rt *roomTable) readState(ctx context.Context, room id.RoomID, eventType st
 // learnRooms keeps in memory what was stored of rooms.
 func (e *Engine) learnRooms(rows []store.Room) {
 	for i := range rows {
-		e.encrypted.learned(store.EncryptedRoom{RoomID: rows[i].RoomID, Algorithm: rows[i].Algorithm, Since: rows[i].EncryptedSince})
+		e.encrypted.cache(store.EncryptedRoom{RoomID: rows[i].RoomID, Algorithm: rows[i].Algorithm, Since: rows[i].EncryptedSince})
 	}
 }

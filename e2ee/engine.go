@@ -155,12 +155,12 @@ type Engine struct {
 	visited  map[deviceKey]bool // by a round of this process; true: something was left to be done
 	opening  locks.Turns[deviceKey]
 
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	work   chan *Device
-	alerts chan *account
-	lists  *memberLists
-	wg     sync.WaitGroup
+	ctx         context.Context
+	cancel      context.CancelCauseFunc
+	maintenance chan *Device
+	alerts      chan *account
+	lists       *memberLists
+	wg          sync.WaitGroup
 
 	closing sync.Once
 	stopped chan struct{} // closed once all of it has ended
@@ -210,7 +210,7 @@ func New(opts Options) (*Engine, error) {
 		opts: opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users, encrypted: encrypted, awake: awake,
 		hs:       wire.NewHomeserver(opts.Homeserver, opts.Client, opts.Timeout),
 		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]bool),
-		ctx: ctx, cancel: cancel, stopped: make(chan struct{}), work: make(chan *Device, 1024), alerts: make(chan *account, 256),
+		ctx: ctx, cancel: cancel, stopped: make(chan struct{}), maintenance: make(chan *Device, 1024), alerts: make(chan *account, 256),
 	}, nil
 }
 
@@ -234,7 +234,7 @@ func (e *Engine) Start(ctx context.Context) error {
 // such a token can hold no keys.
 func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (*Device, error) {
 	key := deviceKey{user, device}
-	if d := e.get(key, true); d != nil && d.isOf(token) {
+	if d := e.get(key, true); d != nil && d.isFor(token) {
 		d.inUse()
 		return d, d.useToken(ctx, token)
 	}
@@ -248,7 +248,7 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 		return nil, err
 	}
 	defer give()
-	if d := e.get(key, true); d != nil && d.isOf(token) {
+	if d := e.get(key, true); d != nil && d.isFor(token) {
 		d.inUse()
 		return d, d.useToken(ctx, token)
 	}
@@ -256,7 +256,7 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 	if err != nil {
 		return nil, err
 	}
-	d.claimed = true
+	d.hasClient = true
 	d.inUse()
 	e.register(d)
 	e.awaken(d)
@@ -315,7 +315,7 @@ func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Devic
 	}
 	e.mu.Unlock()
 	if d != nil {
-		e.letGo(d)
+		e.stopDevice(d)
 	}
 	return e.deleteDevice(ctx, row, dev)
 }

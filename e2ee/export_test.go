@@ -55,7 +55,7 @@ func (d *Device) SendOlm(ctx context.Context, eventType string, content json.Raw
 
 // HoldsPassword reports whether the password of a login is kept.
 func (d *Device) HoldsPassword() bool {
-	text, _ := d.acct.password.take()
+	text, _ := d.acct.password.current()
 	return !text.IsZero()
 }
 
@@ -92,7 +92,7 @@ func (d *Device) ExportCheaply(ctx context.Context, passphrase secret.String, w 
 }
 
 // Settled reports whether the identity was looked at since something last changed.
-func (d *Device) Settled() bool { return d.isSettled() }
+func (d *Device) Settled() bool { return d.identityChecked() }
 
 // SyncNow makes one sync of the proxy's own.
 func (d *Device) SyncNow(ctx context.Context) error { return d.catchUp(ctx) }

@@ -12,8 +12,8 @@ import (
 // Dendrite does. It would be given a new one every hour. So the list counts only for a key
 // of which the homeserver has shown that it has it: it listed it, or gave it to somebody.
 
-// serves notes that the homeserver has the fallback key that was published last.
-func (s *step) serves() error {
+// recordServedFallback notes that the homeserver has the fallback key that was published last.
+func (s *step) recordServedFallback() error {
 	key := s.reading().CurrentFallback()
 	if key == "" || key == s.d.keySupply.served || !s.reading().CurrentFallbackKey.Published {
 		return nil

@@ -8,9 +8,9 @@ import "e2ee-proxy/e2ee/internal/wire"
 // is not encrypted, or that nobody left, by leaving something out. What it says otherwise
 // than what is known has the homeserver asked.
 
-// doubtMemory takes out of what an initial sync says of a room what may be old and would
+// dropStale takes out of what an initial sync says of a room what may be old and would
 // widen who gets its keys.
-func (s *step) doubtMemory(u RoomUpdate) RoomUpdate {
+func (s *step) dropStale(u RoomUpdate) RoomUpdate {
 	r := s.known(u.RoomID)
 	if r == nil {
 		return u
@@ -27,7 +27,7 @@ func (s *step) doubtMemory(u RoomUpdate) RoomUpdate {
 			}
 		case c.Type == wire.TypeVisibility && c.StateKey == "":
 			if r.visibility != "" && r.visibility != visibilityOf(c.Content) {
-				r.doubtVisibility()
+				r.refetchVisibility()
 			}
 			continue
 		}

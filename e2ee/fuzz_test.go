@@ -16,7 +16,7 @@ func FuzzParseToDevice(f *testing.F) {
 func FuzzParseSealed(f *testing.F) {
 	f.Add([]byte(`{"type":"m.room.encrypted","sender":"@a:x","event_id":"$e","origin_server_ts":1,"content":{"algorithm":"m.megolm.v1.aes-sha2","session_id":"s","ciphertext":"c"}}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		job := parseSealed(Incoming{RoomID: "!r:x", Event: raw})
+		job := parseEventJob(Incoming{RoomID: "!r:x", Event: raw})
 		if job == nil {
 			return
 		}

@@ -39,8 +39,8 @@ type gossipHost interface {
 	hasNoKeys(dev *trustcache.Device) bool
 	keysStored() int
 	kickLocked()
-	noteNoKeys(dev *trustcache.Device)
-	noteOwn(own *trustcache.User)
+	rememberNoKeys(dev *trustcache.Device)
+	updateOwnState(own *trustcache.User)
 	outboxFilled()
 	ownNow() ownState
 	stillMayHold(ctx context.Context, dev *trustcache.Device) (*trustcache.User, error)

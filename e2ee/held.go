@@ -45,7 +45,7 @@ type holding struct {
 }
 
 // unreadable returns what a client is shown of an event that cannot be read.
-func (m *megolmState) unreadable(job *sealedEvent, v trustcache.Verdict) Opened {
+func (m *megolmState) unreadable(job *eventJob, v trustcache.Verdict) Opened {
 	if m.eng.opts.Undecryptable == UndecryptableEvent {
 		return job.asCame(v)
 	}
@@ -63,7 +63,7 @@ func unreadableText(v trustcache.Verdict) string {
 }
 
 // mayHold reports whether the key of an event may still come.
-func (job *sealedEvent) mayHold() bool {
+func (job *eventJob) mayHold() bool {
 	waits := errors.Is(job.err, errNoKey) || errors.Is(job.err, errTooEarly) || errors.Is(job.err, errOurs)
 	return job.hold && waits && job.code != trustcache.CodeWithheld
 }
@@ -71,7 +71,7 @@ func (job *sealedEvent) mayHold() bool {
 // hold decides which of the events that are parked are held, those of the jobs at the same
 // place. One that comes again is held no longer for it, and what was shown once is not
 // taken away.
-func (m *megolmState) hold(ctx context.Context, jobs []*sealedEvent, parked []store.PendingEvent) error {
+func (m *megolmState) hold(ctx context.Context, jobs []*eventJob, parked []store.PendingEvent) error {
 	if m.eng.opts.Undecryptable != UndecryptableHold {
 		return nil
 	}
@@ -109,8 +109,8 @@ func (m *megolmState) hold(ctx context.Context, jobs []*sealedEvent, parked []st
 	return nil
 }
 
-// noteHeld takes note of events that are now held.
-func (m *megolmState) noteHeld(parked []store.PendingEvent) {
+// updateHolding takes note of events that are now held.
+func (m *megolmState) updateHolding(parked []store.PendingEvent) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i := range parked {
@@ -137,7 +137,7 @@ func (m *megolmState) heldFirst(ctx context.Context) (time.Time, error) {
 		m.recountHeld()
 		return time.Time{}, fmt.Errorf("look up held events: %w", err)
 	}
-	m.noteHeld([]store.PendingEvent{{HeldUntil: first}})
+	m.updateHolding([]store.PendingEvent{{HeldUntil: first}})
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.holding.first, nil
@@ -196,16 +196,16 @@ func (m *megolmState) openDue(ctx context.Context, rows, done []store.PendingEve
 	ch := &store.Changes{}
 	for i := range rows {
 		again := rows[i]
-		m.place(&again, jobs[i], out[i], next, late)
+		m.showDue(&again, jobs[i], out[i], next, late)
 		ch.Pending = append(ch.Pending, again)
 	}
 	m.recountHeld()
 	return m.park(ctx, ch, by)
 }
 
-// place shows the client something of an event that was held. That counts once the client
+// showDue shows the client something of an event that was held. That counts once the client
 // goes on from the response that carries it.
-func (m *megolmState) place(row *store.PendingEvent, job *sealedEvent, shown Opened, next string, late map[id.RoomID][]json.RawMessage) {
+func (m *megolmState) showDue(row *store.PendingEvent, job *eventJob, shown Opened, next string, late map[id.RoomID][]json.RawMessage) {
 	row.From, row.HeldUntil = "", m.eng.now()
 	waits := job != nil && (job.held != "" || errors.Is(job.err, errNoKey) || errors.Is(job.err, errTooEarly) || errors.Is(job.err, errOurs))
 	if waits && !shown.Decrypted {

@@ -46,7 +46,7 @@ type backupsHost interface {
 	setUpIdentity(ctx context.Context) error
 	signAsDevice(raw json.RawMessage) (json.RawMessage, error)
 	stillBacksUp(ctx context.Context, target *keybackup.Target) (bool, error)
-	unsettle()
+	recheckIdentity()
 	wantSecrets(ctx context.Context, own *trustcache.User) error
 }
 
@@ -69,18 +69,18 @@ type fetch struct {
 
 // fetchMissing asks the backup for the keys that events lack. It returns the events that
 // are worth another try: those that may wait, and whose key has come.
-func (b *backups) fetchMissing(ctx context.Context, jobs []*sealedEvent) []*sealedEvent {
+func (b *backups) fetchMissing(ctx context.Context, jobs []*eventJob) []*eventJob {
 	if _, standing := b.acct.standing(); standing != backupOurs && standing != backupUnknown {
 		return nil
 	}
-	var waiting []*sealedEvent
+	var waiting []*eventJob
 	var fetches []*fetch
 	var wait time.Duration
 	for _, job := range jobs {
 		if !errors.Is(job.err, errNoKey) && !errors.Is(job.err, errTooEarly) {
 			continue
 		}
-		f := b.want(job.ref)
+		f := b.requestFetch(job.ref)
 		if f != nil && job.wait > 0 {
 			waiting, fetches, wait = append(waiting, job), append(fetches, f), max(wait, job.wait)
 		}
@@ -89,7 +89,7 @@ func (b *backups) fetchMissing(ctx context.Context, jobs []*sealedEvent) []*seal
 		return nil
 	}
 	waitForAll(ctx, fetches, wait)
-	var ready []*sealedEvent
+	var ready []*eventJob
 	for i, f := range fetches {
 		if f.over() {
 			ready = append(ready, waiting[i])
@@ -126,8 +126,8 @@ func (f *fetch) over() bool {
 	}
 }
 
-// want has a key fetched; nil when there is no use in that now.
-func (b *backups) want(ref store.SessionRef) *fetch {
+// requestFetch has a key fetched; nil when there is no use in that now.
+func (b *backups) requestFetch(ref store.SessionRef) *fetch {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	q := &b.fetching
@@ -171,7 +171,7 @@ func (b *backups) fetchLoop(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			b.eng.log.Warn().Err(err).Msg("Room keys could not be fetched from the backup")
 		}
-		b.fetched(batch, absent, err)
+		b.finishFetches(batch, absent, err)
 	}
 }
 
@@ -180,15 +180,15 @@ func (b *backups) nextFetches() []*fetch {
 	defer b.mu.Unlock()
 	q := &b.fetching
 	var batch []*fetch
-	batch, q.wanted = together(q.wanted, fetchBatch)
+	batch, q.wanted = nextRequests(q.wanted, fetchBatch)
 	if len(batch) == 0 {
 		q.wanted, q.running = nil, false
 	}
 	return batch
 }
 
-// fetched ends fetches and remembers what came of them.
-func (b *backups) fetched(batch []*fetch, absent map[store.SessionRef]bool, err error) {
+// finishFetches ends fetches and remembers what came of them.
+func (b *backups) finishFetches(batch []*fetch, absent map[store.SessionRef]bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	q := &b.fetching
@@ -271,7 +271,7 @@ func (b *backups) resumeHistory(ctx context.Context) error {
 	b.fetching.resumed = true
 	b.mu.Unlock()
 	for _, ref := range refs {
-		b.want(ref)
+		b.requestFetch(ref)
 	}
 	return nil
 }

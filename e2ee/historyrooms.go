@@ -26,9 +26,9 @@ const (
 	roomPatience = time.Minute
 )
 
-// together takes from what is wanted the fetches of the next requests: those of one room
+// nextRequests takes from what is wanted the fetches of the next requests: those of one room
 // count as one when there are many. The order stays.
-func together(wanted []*fetch, requests int) (batch, rest []*fetch) {
+func nextRequests(wanted []*fetch, requests int) (batch, rest []*fetch) {
 	of := countRooms(wanted)
 	taken := make(map[id.RoomID]bool)
 	for _, f := range wanted {

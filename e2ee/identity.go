@@ -29,8 +29,8 @@ type ownIdentity struct {
 	absent      bool      // the homeserver does not show keys that it took: they are uploaded again
 	confirmedAt time.Time // when this process signed the device
 	signature   signatureTrial
-	settled     bool // the identity was looked at, and nothing has changed since
-	unsettled   int  // how often something changed
+	checked     bool // the identity was looked at, and nothing has changed since
+	changeSeq   int  // how often something changed
 }
 
 // ownIdentityHost is what the others do for it.
@@ -74,13 +74,13 @@ const (
 // storage and backup complete. Every step looks at what the homeserver has, so that it
 // can be repeated after a crash anywhere (requirement 12.13).
 func (o *ownIdentity) setUpIdentity(ctx context.Context) error {
-	if o.isSettled() && !o.signatureDue() {
+	if o.identityChecked() && !o.signatureDue() {
 		return nil
 	}
 	o.mu.Lock()
-	looked := o.unsettled
+	looked := o.changeSeq
 	o.mu.Unlock()
-	password, given := o.acct.password.take()
+	password, given := o.acct.password.current()
 	err := o.bootstrap(ctx, UserAuth{Password: password}, bootstrapping{create: !o.eng.opts.ManualBootstrap})
 	var auth *wire.AuthNeededError
 	if err != nil && !errors.As(err, &auth) && !errors.Is(err, ErrWrongPassword) && !signatureFailed(err) {
@@ -89,17 +89,17 @@ func (o *ownIdentity) setUpIdentity(ctx context.Context) error {
 	// Done, or in need of a person: looked at again when something changes.
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.settled = o.deviceKeysTaken() && o.own != ownUnknown && o.unsettled == looked
-	if o.settled && (o.own != ownNoIdentity || !o.eng.opts.ManualBootstrap) { // else POST bootstrap may need it
+	o.checked = o.deviceKeysTaken() && o.own != ownUnknown && o.changeSeq == looked
+	if o.checked && (o.own != ownNoIdentity || !o.eng.opts.ManualBootstrap) { // else POST bootstrap may need it
 		o.acct.password.forgetGiven(given)
 	}
 	return err
 }
 
-// unsettleLocked has the identity looked at again. The caller holds mu.
-func (o *ownIdentity) unsettleLocked() {
-	o.settled = false
-	o.unsettled++
+// recheckIdentityLocked has the identity looked at again. The caller holds mu.
+func (o *ownIdentity) recheckIdentityLocked() {
+	o.checked = false
+	o.changeSeq++
 	o.acct.forgetBackup()
 	o.host.kickLocked()
 }
@@ -171,15 +171,15 @@ func (o *ownIdentity) bootstrap(ctx context.Context, auth UserAuth, may bootstra
 			return err
 		}
 	}
-	return o.takeIntoUse(ctx, own, keys, opened, may)
+	return o.adoptIdentity(ctx, own, keys, opened, may)
 }
 
 // awaitIdentity does what can be done with an identity whose keys are not here: its owner
 // or another device may bring them.
 func (o *ownIdentity) awaitIdentity(ctx context.Context, own *trustcache.User) error {
-	o.acct.noteStorage(storageUnknown)
+	o.acct.setStorageStanding(storageUnknown)
 	if !own.Verified {
-		o.acct.noteBackup(backupUnknown)
+		o.acct.setBackupStanding(backupUnknown)
 		return nil
 	}
 	if _, err := o.host.completeBackup(ctx, nil, nil, bootstrapping{}); err != nil {
@@ -223,7 +223,7 @@ func (o *ownIdentity) readOwn(ctx context.Context, again bool) (*trustcache.User
 		return nil, fmt.Errorf("read the own keys: %w", err)
 	}
 	own := users[o.acct.user]
-	o.noteOwn(own)
+	o.updateOwnState(own)
 	return own, nil
 }
 
@@ -234,8 +234,8 @@ func (o *ownIdentity) deviceKeysTaken() bool { return o.record.row.KeysUploaded 
 // deviceKeysWereTaken notes that it took them. The caller holds mu.
 func (o *ownIdentity) deviceKeysWereTaken() { o.absent = false }
 
-// noteOwn records how the device stands in a snapshot of the own user.
-func (o *ownIdentity) noteOwn(own *trustcache.User) {
+// updateOwnState records how the device stands in a snapshot of the own user.
+func (o *ownIdentity) updateOwnState(own *trustcache.User) {
 	state := ownUnknown
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -261,7 +261,7 @@ func (o *ownIdentity) noteOwn(own *trustcache.User) {
 		state = ownChanged
 	}
 	o.own = state
-	o.noteSignature(state, own.SelfSigning)
+	o.endSignatureTrial(state, own.SelfSigning)
 	if dev := own.Device(o.id); dev != nil && state != ownReplaced {
 		if obj, err := strictjson.Parse(dev.Raw); err == nil {
 			o.serverKeys = obj.Without("unsigned").Encode()
@@ -304,7 +304,7 @@ func (o *ownIdentity) createIdentity(ctx context.Context, keys *identity.Keys, a
 		}
 		return nil
 	}
-	if err := o.publish(ctx, keys, auth, stillNone); err != nil {
+	if err := o.uploadIdentity(ctx, keys, auth, stillNone); err != nil {
 		return nil, nil, err
 	}
 	own, err := o.readOwn(ctx, true)
@@ -312,16 +312,16 @@ func (o *ownIdentity) createIdentity(ctx context.Context, keys *identity.Keys, a
 		return nil, nil, err
 	}
 	if own.Current != keys.Master.PublicKey() {
-		return nil, nil, errNotPublished
+		return nil, nil, errIdentityNotShown
 	}
 	return own, keys, nil
 }
 
-var errNotPublished = errors.New("the homeserver does not show the identity that was published")
+var errIdentityNotShown = errors.New("the homeserver does not show the identity that was published")
 
-// mayConverse refuses encrypted messages of a device that may not send them: others show
+// checkMaySend refuses encrypted messages of a device that may not send them: others show
 // only those of devices that their owner has confirmed.
-func (d *Device) mayConverse(ctx context.Context) error {
+func (d *Device) checkMaySend(ctx context.Context) error {
 	if d.ownNow() != ownSigned {
 		if err := d.uploadNow(ctx); err != nil {
 			return fmt.Errorf("%w: %w", ErrCannotEncrypt, err)

@@ -40,7 +40,7 @@ type inboundSession struct {
 	last int64
 }
 
-// usedKey is an index in somebody's name: see countsAs.
+// usedKey is an index in somebody's name: see indexName.
 type usedKey struct {
 	name  id.UserID
 	index uint32
@@ -84,31 +84,31 @@ func (w ratchets) keep() {
 	}
 }
 
-// claimed is what became of a claim.
-type claimed int
+// reservation is what became of a claim.
+type reservation int
 
 const (
-	// claimReplayed is an index that another event has.
-	claimReplayed claimed = iota
-	// claimOpen must be compared with the store.
-	claimOpen
-	// claimNew is higher than all that the store knows: nobody has it.
-	claimNew
-	// claimKnown is recorded for this very event.
-	claimKnown
+	// indexReplayed is an index that another event has.
+	indexReplayed reservation = iota
+	// indexUnsure must be compared with the store.
+	indexUnsure
+	// indexNew is higher than all that the store knows: nobody has it.
+	indexNew
+	// indexKnown is recorded for this very event.
+	indexKnown
 )
 
-// claim takes an index for an event.
-func (s *inboundSession) claim(key usedKey, event id.EventID, ts int64) claimed {
+// reserveIndex takes an index for an event.
+func (s *inboundSession) reserveIndex(key usedKey, event id.EventID, ts int64) reservation {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch u, ok := s.used[key]; {
 	case ok && (u.event != event || u.ts != ts):
-		return claimReplayed
+		return indexReplayed
 	case ok && u.stored:
-		return claimKnown
+		return indexKnown
 	case ok:
-		return claimOpen
+		return indexUnsure
 	}
 	if s.used == nil {
 		s.used = make(map[usedKey]usedIndex)
@@ -118,13 +118,13 @@ func (s *inboundSession) claim(key usedKey, event id.EventID, ts int64) claimed 
 	}
 	s.used[key] = usedIndex{event: event, ts: ts}
 	if key.name == "" && int64(key.index) > s.last {
-		return claimNew
+		return indexNew
 	}
-	return claimOpen
+	return indexUnsure
 }
 
-// release gives a claim back that could not be stored: the event was not shown.
-func (s *inboundSession) release(key usedKey) {
+// releaseIndex gives a claim back that could not be stored: the event was not shown.
+func (s *inboundSession) releaseIndex(key usedKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.used[key].stored {
@@ -132,8 +132,8 @@ func (s *inboundSession) release(key usedKey) {
 	}
 }
 
-// settle records who has an index according to the store.
-func (s *inboundSession) settle(key usedKey, event id.EventID, ts int64) {
+// recordUsed records who has an index according to the store.
+func (s *inboundSession) recordUsed(key usedKey, event id.EventID, ts int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.used[key] = usedIndex{event: event, ts: ts, stored: true}
@@ -142,11 +142,11 @@ func (s *inboundSession) settle(key usedKey, event id.EventID, ts int64) {
 	}
 }
 
-// first returns the session's first owner as known now, and how it is known to be one.
-func (s *inboundSession) first() claimant {
+// firstOwner returns the session's first owner as known now, and how it is known to be one.
+func (s *inboundSession) firstOwner() possibleOwner {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return claimant{s.owner, s.row.Source}
+	return possibleOwner{s.owner, s.row.Source}
 }
 
 // users returns the users whose devices own the session, as far as they were looked for. An
@@ -218,7 +218,7 @@ func (s *inboundSession) upgraded(users map[id.UserID]*trustcache.User, sender i
 
 // findSessions gives every job its session, from the cache or with two queries, and one
 // more where several claim one.
-func (m *megolmState) findSessions(ctx context.Context, jobs []*sealedEvent) error {
+func (m *megolmState) findSessions(ctx context.Context, jobs []*eventJob) error {
 	var missing []store.SessionRef
 	asked := make(map[store.SessionRef]bool)
 	for _, job := range jobs {
@@ -240,7 +240,7 @@ func (m *megolmState) findSessions(ctx context.Context, jobs []*sealedEvent) err
 // loadSessions loads the sessions of jobs from the store. A session that was read while
 // better keys were stored serves these jobs only: it must not replace the better ones in
 // the cache.
-func (m *megolmState) loadSessions(ctx context.Context, jobs []*sealedEvent, missing []store.SessionRef) error {
+func (m *megolmState) loadSessions(ctx context.Context, jobs []*eventJob, missing []store.SessionRef) error {
 	before := m.keysTaken()
 	rows, err := m.eng.store.InboundSessions(ctx, m.acct.row, m.rowID, missing)
 	if err != nil {

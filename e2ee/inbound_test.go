@@ -22,27 +22,27 @@ func TestRepeatedFarApartInOneBatch(t *testing.T) {
 	event := func(i uint32) id.EventID { return id.EventID(fmt.Sprintf("$%d", i)) }
 	const many = 3 * maxRemembered
 	for i := range uint32(many) {
-		if got := s.claim(usedKey{index: i}, event(i), 1); got != claimNew {
+		if got := s.reserveIndex(usedKey{index: i}, event(i), 1); got != indexNew {
 			t.Fatalf("index %d: %v", i, got)
 		}
 	}
 	for i := range uint32(many) {
-		if got := s.claim(usedKey{index: i}, "$repeated", 1); got != claimReplayed {
+		if got := s.reserveIndex(usedKey{index: i}, "$repeated", 1); got != indexReplayed {
 			t.Fatalf("index %d is given to another event: %v", i, got)
 		}
-		s.settle(usedKey{index: i}, event(i), 1)
+		s.recordUsed(usedKey{index: i}, event(i), 1)
 	}
-	if got := s.claim(usedKey{index: many}, event(many), 1); got != claimNew {
+	if got := s.reserveIndex(usedKey{index: many}, event(many), 1); got != indexNew {
 		t.Errorf("the next index: %v", got)
 	}
 	if n := len(s.used); n > maxRemembered {
 		t.Errorf("%d indices are remembered that the store knows", n)
 	}
-	if got := s.claim(usedKey{}, "$repeated", 1); got != claimOpen {
+	if got := s.reserveIndex(usedKey{}, "$repeated", 1); got != indexUnsure {
 		t.Errorf("an index that only the store knows: %v", got)
 	}
-	s.release(usedKey{index: many})
-	if got := s.claim(usedKey{index: many}, "$another", 1); got != claimNew {
+	s.releaseIndex(usedKey{index: many})
+	if got := s.reserveIndex(usedKey{index: many}, "$another", 1); got != indexNew {
 		t.Errorf("an index whose claim was not stored: %v", got)
 	}
 }
@@ -85,11 +85,11 @@ func TestKeyStoredWhileAnotherIsLoaded(t *testing.T) {
 		UserID: "@bob:x", Knowledge: trustcache.KnowledgeFresh,
 		Devices: []trustcache.Device{{UserID: "@bob:x", DeviceID: "B", Curve25519: "c", Ed25519: "e", Signed: true, Raw: []byte(`{}`)}},
 	}
-	jobs := []*sealedEvent{{session: worse, sender: "@bob:x", ref: ref, payload: strictjson.Object{}}}
+	jobs := []*eventJob{{session: worse, sender: "@bob:x", ref: ref, payload: strictjson.Object{}}}
 	if err := d.upgradeOwners(t.Context(), jobs, map[id.UserID]*trustcache.User{bob.UserID: bob}); err != nil {
 		t.Fatal(err)
 	}
-	if owner := worse.first(); !owner.Signed {
+	if owner := worse.firstOwner(); !owner.Signed {
 		t.Errorf("who asked for it does not know its owner: %+v", owner)
 	}
 

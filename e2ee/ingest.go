@@ -16,7 +16,7 @@ import (
 // position, or nothing (requirement 5.3). Processing a response twice is harmless.
 // own says that it is the proxy's own sync rather than the client's, and began is what
 // newsNow gave when it was requested.
-func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) (*batch, error) {
+func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) (*toDeviceStep, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	overtaken := d.roomTable.news != began
@@ -34,20 +34,20 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 		// An initial sync begins where it ends: it has no gap in which somebody left.
 		r.Limited = r.Limited && u.Since != ""
 		if u.Since == "" {
-			r = s.doubtMemory(r)
+			r = s.dropStale(r)
 		}
-		if err := d.noteRoom(ctx, r, own, s); err != nil {
+		if err := d.applyRoomUpdate(ctx, r, own, s); err != nil {
 			return nil, err
 		}
 		if overtaken {
-			s.doubt(r)
+			s.refetchOutdated(r)
 		}
 	}
 	if err := d.keepForClient(ctx, b, own); err != nil {
 		return nil, err
 	}
 	if !overtaken && slices.Contains(u.UnusedFallback, wire.AlgorithmSigned) {
-		if err := s.serves(); err != nil {
+		if err := s.recordServedFallback(); err != nil {
 			return nil, err
 		}
 	}
@@ -55,10 +55,10 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 	if position, moves := nextPosition(u, own); moves {
 		row.SyncPosition = position
 	}
-	s.after(d.acct.tracker.Changed(s.ch, named(u.Changed)))
-	s.after(d.acct.tracker.Left(s.ch, named(u.Left)))
+	s.after(d.acct.tracker.Changed(s.ch, validUserIDs(u.Changed)))
+	s.after(d.acct.tracker.Left(s.ch, validUserIDs(u.Left)))
 	s.after(func() {
-		d.noteCounts(u, overtaken)
+		d.updateKeyCounts(u, overtaken)
 		d.roomTable.news++
 		d.afterIngest(b, u)
 	})
@@ -76,10 +76,10 @@ func (rt *roomTable) newsNow() int {
 	return rt.news
 }
 
-// doubt has the homeserver asked again for what an outdated response says of a room:
+// refetchOutdated has the homeserver asked again for what an outdated response says of a room:
 // another response, or a change by the client, has overtaken it. It may name as a member
 // somebody who has left.
-func (s *step) doubt(u RoomUpdate) {
+func (s *step) refetchOutdated(u RoomUpdate) {
 	r := s.known(u.RoomID)
 	if r == nil {
 		return
@@ -89,13 +89,13 @@ func (s *step) doubt(u RoomUpdate) {
 		case wire.TypeMember:
 			r.forgetMembers()
 		case wire.TypeVisibility:
-			r.doubtVisibility()
+			r.refetchVisibility()
 		}
 	}
 }
 
-// named leaves out users whose ID is too long to be one.
-func named(users []id.UserID) []id.UserID {
+// validUserIDs leaves out users whose ID is too long to be one.
+func validUserIDs(users []id.UserID) []id.UserID {
 	return slices.DeleteFunc(slices.Clone(users), func(u id.UserID) bool { return len(u) > wire.MaxIDLength })
 }
 
@@ -109,24 +109,24 @@ func nextPosition(u SyncUpdate, own bool) (string, bool) {
 	return u.NextBatch, true
 }
 
-// noteCounts takes the homeserver's counts of our keys (requirements 3.3, 3.4). Those of a
+// updateKeyCounts takes the homeserver's counts of our keys (requirements 3.3, 3.4). Those of a
 // response that was overtaken may be from before our last upload, and would have us upload
 // the same again: the homeserver is asked. The caller holds mu.
-func (d *Device) noteCounts(u SyncUpdate, overtaken bool) {
+func (d *Device) updateKeyCounts(u SyncUpdate, overtaken bool) {
 	if overtaken {
 		d.keySupply.uncounted = d.record.row.KeysUploaded
 		return
 	}
 	if d.keySupply.uncounted = u.OneTimeKeys == nil && d.record.row.KeysUploaded; u.OneTimeKeys != nil {
-		d.counted(u.OneTimeKeys)
+		d.setKeyCounts(u.OneTimeKeys)
 	}
 	if u.UnusedFallback != nil {
 		d.keySupply.newFallback = !slices.Contains(u.UnusedFallback, wire.AlgorithmSigned)
 	}
 }
 
-// noteRoom takes what a sync says of a room, in order. The caller holds mu.
-func (d *Device) noteRoom(ctx context.Context, u RoomUpdate, own bool, s *step) error {
+// applyRoomUpdate takes what a sync says of a room, in order. The caller holds mu.
+func (d *Device) applyRoomUpdate(ctx context.Context, u RoomUpdate, own bool, s *step) error {
 	if u.Section == SectionInvite || u.Section == SectionKnock || len(u.RoomID) > wire.MaxIDLength {
 		return nil // stripped state proves nothing (requirement 20.4)
 	}
@@ -135,14 +135,14 @@ func (d *Device) noteRoom(ctx context.Context, u RoomUpdate, own bool, s *step) 
 		switch c.Type {
 		case wire.TypeEncryption:
 			if c.StateKey == "" {
-				err = s.noteEncryption(ctx, u.RoomID, c.Content)
+				err = s.applyEncryption(ctx, u.RoomID, c.Content)
 			}
 		case wire.TypeVisibility:
 			if c.StateKey == "" {
-				err = s.noteVisibility(ctx, u.RoomID, visibilityOf(c.Content))
+				err = s.applyVisibility(ctx, u.RoomID, visibilityOf(c.Content))
 			}
 		case wire.TypeMember:
-			err = s.noteMember(ctx, u.RoomID, id.UserID(c.StateKey), membershipOf(c.Content), u.Limited)
+			err = s.applyMember(ctx, u.RoomID, id.UserID(c.StateKey), membershipOf(c.Content), u.Limited)
 			if r := s.known(u.RoomID); r != nil && id.UserID(c.StateKey) == d.acct.user && u.Section == SectionLeave {
 				r.forgetMembers()
 			}
@@ -177,7 +177,7 @@ func membershipOf(content json.RawMessage) string {
 const maxInbox = 500
 
 // keepForClient stores the to-device events that the client will get with its next sync.
-func (d *Device) keepForClient(ctx context.Context, b *batch, own bool) error {
+func (d *Device) keepForClient(ctx context.Context, b *toDeviceStep, own bool) error {
 	if !own || len(b.forward) == 0 {
 		return nil
 	}
@@ -193,7 +193,7 @@ func (d *Device) keepForClient(ctx context.Context, b *batch, own bool) error {
 
 // afterIngest lets go of what the stored changes made old, and asks for the work that
 // follows. The caller holds mu.
-func (d *Device) afterIngest(b *batch, u SyncUpdate) {
+func (d *Device) afterIngest(b *toDeviceStep, u SyncUpdate) {
 	d.schedule.live.stored(d.eng.now())
 	for _, s := range b.ch.InboundSessions {
 		d.eng.inbound.Remove(inboundKey{d.rowID, s.SessionRef})
@@ -208,14 +208,14 @@ func (d *Device) afterIngest(b *batch, u SyncUpdate) {
 	for _, w := range b.wedged {
 		delete(d.olmState.noKeys, store.DeviceRef{UserID: w.user, DeviceID: w.device})
 	}
-	d.noteBegun(b.sessions.Begun)
-	if d.keySupply.wanted || d.keySupply.uncounted || d.keySupply.newFallback || len(b.ch.InboundSessions) > 0 || len(b.wedged) > 0 || len(u.Changed) > 0 || (!d.ownIdentity.settled && !d.schedule.visiting) {
+	d.countBegun(b.sessions.Begun)
+	if d.keySupply.wanted || d.keySupply.uncounted || d.keySupply.newFallback || len(b.ch.InboundSessions) > 0 || len(b.wedged) > 0 || len(u.Changed) > 0 || (!d.ownIdentity.checked && !d.schedule.visiting) {
 		d.kickLocked()
 	}
 	b.keysCancelled()
-	b.tookSecrets()
+	b.dropAnsweredAsks()
 	if slices.Contains(u.Changed, d.acct.user) || changesOwnSide(u.AccountData) {
-		d.unsettleLocked()
+		d.recheckIdentityLocked()
 	}
 	if len(d.gossip.requests.Secrets)+len(d.gossip.requests.Keys) > 0 {
 		d.kickLocked()

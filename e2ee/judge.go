@@ -44,7 +44,7 @@ type judgement struct {
 }
 
 // judge turns one event into what the client is shown.
-func (d *Device) judge(job *sealedEvent, by *judgement) Opened {
+func (d *Device) judge(job *eventJob, by *judgement) Opened {
 	switch {
 	case job.cipher == "": // whatever else is wrong with it
 		return d.judgePlain(job, by.policy)
@@ -54,7 +54,7 @@ func (d *Device) judge(job *sealedEvent, by *judgement) Opened {
 		return d.unreadable(job, trustcache.JudgeUndecrypted(code, withheldCode))
 	}
 	verdict, owner := d.judgeOwners(job, by)
-	d.noteReceived(job, owner, verdict)
+	d.countVerdict(job, owner, verdict)
 	switch verdict.Deliver {
 	case trustcache.DeliverClear:
 		return job.clear(verdict)
@@ -69,12 +69,12 @@ func (d *Device) judge(job *sealedEvent, by *judgement) Opened {
 // judgeOwners judges an event by whoever of those who claim its session makes the most of
 // it, and says who that is: a claim is made in the claimant's own name only, so that none can
 // be used against another.
-func (d *Device) judgeOwners(job *sealedEvent, by *judgement) (best trustcache.Verdict, owner trustcache.Owner) {
+func (d *Device) judgeOwners(job *eventJob, by *judgement) (best trustcache.Verdict, owner trustcache.Owner) {
 	if !job.session.contested {
-		first := job.session.first()
+		first := job.session.firstOwner()
 		return d.judgeAs(job, by, first), first.Owner
 	}
-	for i, c := range job.session.claimants(job.sender, by.policy.Bridges) {
+	for i, c := range job.session.possibleOwners(job.sender, by.policy.Bridges) {
 		if verdict := d.judgeAs(job, by, c); i == 0 || verdict.Above(best) {
 			best, owner = verdict, c.Owner
 		}
@@ -83,7 +83,7 @@ func (d *Device) judgeOwners(job *sealedEvent, by *judgement) (best trustcache.V
 }
 
 // judgeAs judges an event by one who owns its session.
-func (d *Device) judgeAs(job *sealedEvent, by *judgement, c claimant) trustcache.Verdict {
+func (d *Device) judgeAs(job *eventJob, by *judgement, c possibleOwner) trustcache.Verdict {
 	return trustcache.Judge(trustcache.JudgeInput{
 		Sender: job.sender, Own: d.acct.user, OwnKey: d.curve25519,
 		Source: c.source, Owner: c.Owner,
@@ -93,7 +93,7 @@ func (d *Device) judgeAs(job *sealedEvent, by *judgement, c claimant) trustcache
 
 // waitsFor returns the user of whom more must become known before an event that was held
 // back can be shown; empty when nothing that becomes known changes what it is.
-func (d *Device) waitsFor(job *sealedEvent, owner trustcache.Owner, code trustcache.Code, policy trustcache.Policy) id.UserID {
+func (d *Device) waitsFor(job *eventJob, owner trustcache.Owner, code trustcache.Code, policy trustcache.Policy) id.UserID {
 	mismatched := code == trustcache.CodeMismatchedSender && !policy.Bridges[owner.UserID]
 	switch {
 	case mismatched && owner.Curve25519 == d.curve25519:
@@ -106,7 +106,7 @@ func (d *Device) waitsFor(job *sealedEvent, owner trustcache.Owner, code trustca
 }
 
 // refusal names the reason why an event could not be decrypted.
-func (job *sealedEvent) refusal(notes map[store.SessionRef]store.WithheldNote) (trustcache.Code, event.RoomKeyWithheldCode) {
+func (job *eventJob) refusal(notes map[store.SessionRef]store.WithheldNote) (trustcache.Code, event.RoomKeyWithheldCode) {
 	note, noted := notes[job.ref]
 	switch {
 	case errors.Is(job.err, errNoKey) && noted, errors.Is(job.err, errTooEarly) && noted:
@@ -124,7 +124,7 @@ func (job *sealedEvent) refusal(notes map[store.SessionRef]store.WithheldNote) (
 
 // judgePlain is for events that are not encrypted. What should have been, in a room
 // that is, is marked or held back (requirement 8.11).
-func (d *Device) judgePlain(job *sealedEvent, policy trustcache.Policy) Opened {
+func (d *Device) judgePlain(job *eventJob, policy trustcache.Policy) Opened {
 	if job.clearType == "m.room.encrypted" && len(job.event.Get("content")) > len(`{}`) { // as state, which none is
 		return d.unreadable(job, trustcache.JudgeUndecrypted(trustcache.CodeMalformed, ""))
 	}
@@ -135,7 +135,7 @@ func (d *Device) judgePlain(job *sealedEvent, policy trustcache.Policy) Opened {
 		policy.InClear = trustcache.InClearMark
 	}
 	verdict := trustcache.JudgeInClear(job.sender, policy)
-	d.noteReceived(job, trustcache.Owner{UserID: job.sender}, verdict)
+	d.countVerdict(job, trustcache.Owner{UserID: job.sender}, verdict)
 	if verdict.Deliver == trustcache.DeliverAsCame {
 		job.dropEdit()
 		return job.asCame(verdict)
@@ -145,7 +145,7 @@ func (d *Device) judgePlain(job *sealedEvent, policy trustcache.Policy) Opened {
 
 // dropEdit makes a plain edit a message of its own: it must not put words into an
 // encrypted one (attack A24).
-func (job *sealedEvent) dropEdit() {
+func (job *eventJob) dropEdit() {
 	content, err := strictjson.Parse(job.event.Get("content"))
 	if err != nil {
 		return
@@ -162,7 +162,7 @@ func (job *sealedEvent) dropEdit() {
 // encryptable reports whether a plain event should have been encrypted in an
 // encrypted room: state, redactions and reactions without a text are not (requirements
 // 19.5, 19.6, 20.1). What clients take for a message is one, whatever else it says of itself.
-func encryptable(job *sealedEvent) bool {
+func encryptable(job *eventJob) bool {
 	content := job.event.Get("content")
 	if len(content) <= len(`{}`) {
 		return false
@@ -179,7 +179,7 @@ func encryptable(job *sealedEvent) bool {
 }
 
 // clear returns the decrypted event.
-func (job *sealedEvent) clear(v trustcache.Verdict) Opened {
+func (job *eventJob) clear(v trustcache.Verdict) Opened {
 	content, err := job.clearContent()
 	if err != nil { // it was read before, so this cannot be
 		return job.withheld(trustcache.JudgeUndecrypted(trustcache.CodeMalformed, ""), trustcache.Policy{})
@@ -191,7 +191,7 @@ func (job *sealedEvent) clear(v trustcache.Verdict) Opened {
 
 // clearContent returns the payload's content with the relation that counts (attack N3). One
 // that makes an edit of something that is none is dropped.
-func (job *sealedEvent) clearContent() (json.RawMessage, error) {
+func (job *eventJob) clearContent() (json.RawMessage, error) {
 	content, err := strictjson.Parse(job.payload.Get("content"))
 	if err != nil {
 		return nil, err
@@ -209,14 +209,14 @@ func (job *sealedEvent) clearContent() (json.RawMessage, error) {
 }
 
 // withheld returns the placeholder of an event that was held back.
-func (job *sealedEvent) withheld(v trustcache.Verdict, policy trustcache.Policy) Opened {
+func (job *eventJob) withheld(v trustcache.Verdict, policy trustcache.Policy) Opened {
 	out := job.placeholder(v, placeholder(v.Code))
 	out.Withheld, out.Hidden = true, policy.Withheld == trustcache.WithheldHide
 	return out
 }
 
 // placeholder holds nothing of the message but who, when and where.
-func (job *sealedEvent) placeholder(v trustcache.Verdict, text string) Opened {
+func (job *eventJob) placeholder(v trustcache.Verdict, text string) Opened {
 	content := strictjson.Object{{Name: "msgtype", Value: strictjson.Quote("m.notice")}, {Name: "body", Value: strictjson.Quote(text)}}
 	out := append(job.event.Only("event_id", "origin_server_ts", "room_id", "sender"),
 		strictjson.Member{Name: "type", Value: strictjson.Quote("m.room.message")}, strictjson.Member{Name: "content", Value: content.Encode()})
@@ -236,7 +236,7 @@ func (d *Device) forwarder(source store.Source) id.UserID {
 }
 
 // asCame returns the event as the homeserver sent it, with the reason.
-func (job *sealedEvent) asCame(v trustcache.Verdict) Opened {
+func (job *eventJob) asCame(v trustcache.Verdict) Opened {
 	eventType, _ := job.event.Text("type")
 	return Opened{Event: annotate(job.event, v).Encode(), Type: eventType}
 }
@@ -261,7 +261,7 @@ const learnWait = 3 * time.Second
 // judgementFor gathers what a batch is judged by and upgrades the owners of its keys.
 // The homeserver is asked only about senders of whom nothing is known or whose devices
 // changed, once for all of them.
-func (d *Device) judgementFor(ctx context.Context, jobs []*sealedEvent) (*judgement, error) {
+func (d *Device) judgementFor(ctx context.Context, jobs []*eventJob) (*judgement, error) {
 	by := &judgement{policy: d.eng.opts.Policy()}
 	seen := make(map[id.UserID]bool)
 	var users []id.UserID
@@ -309,7 +309,7 @@ func (d *Device) learn(ctx context.Context, users []id.UserID) (map[id.UserID]*t
 // arrived, and stores it. An owner is never downgraded (design §5). A key of which something
 // was stored since it was read is left alone in the store: what is known now would take the
 // place of what came with that.
-func (d *Device) upgradeOwners(ctx context.Context, jobs []*sealedEvent, users map[id.UserID]*trustcache.User) error {
+func (d *Device) upgradeOwners(ctx context.Context, jobs []*eventJob, users map[id.UserID]*trustcache.User) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.begin()
@@ -332,7 +332,7 @@ func (d *Device) upgradeOwners(ctx context.Context, jobs []*sealedEvent, users m
 		if err != nil {
 			return err
 		}
-		done[job.session] = apply != nil || job.session.first().UserID != ""
+		done[job.session] = apply != nil || job.session.firstOwner().UserID != ""
 		if apply != nil {
 			s.after(apply)
 		}

@@ -41,8 +41,8 @@ type givenKey struct {
 	ref    store.SessionRef
 }
 
-// keyRequested notes a request or takes back what it cancels. The caller holds mu.
-func (b *batch) keyRequested(ev *toDevice) {
+// handleKeyRequest notes a request or takes back what it cancels. The caller holds mu.
+func (b *toDeviceStep) handleKeyRequest(ev *toDevice) {
 	var req struct {
 		Action    string      `json:"action"`
 		RequestID string      `json:"request_id"`
@@ -63,12 +63,12 @@ func (b *batch) keyRequested(ev *toDevice) {
 	same := func(r keyRequest) bool { return r.Device == req.Device && r.ID == req.RequestID }
 	switch req.Action {
 	case "request":
-		if w := b.moving(); req.Body.Algorithm == wire.AlgorithmMegolm && len(w.Keys) < maxKeyRequests && !slices.ContainsFunc(w.Keys, same) {
+		if w := b.changeRequests(); req.Body.Algorithm == wire.AlgorithmMegolm && len(w.Keys) < maxKeyRequests && !slices.ContainsFunc(w.Keys, same) {
 			ref := store.SessionRef{RoomID: req.Body.RoomID, SessionID: req.Body.SessionID}
 			w.Keys = append(w.Keys, keyRequest{req.Device, req.RequestID, ref, d.eng.now().Unix()})
 		}
 	case "request_cancellation":
-		w := b.moving()
+		w := b.changeRequests()
 		w.Keys = slices.DeleteFunc(w.Keys, same)
 	}
 }
@@ -81,7 +81,7 @@ func (g *gossip) answerKeyRequests(ctx context.Context) error {
 		return err
 	}
 	requests := waiting.Keys
-	own, err := g.whoAsks(ctx)
+	own, err := g.answeringUser(ctx)
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func (g *gossip) answerKeyRequests(ctx context.Context) error {
 		}
 	}
 	if len(done) > 0 {
-		if err := g.answered(ctx, func(w *waitingRequests) { w.dropKeys(done...) }); err != nil {
+		if err := g.dropRequests(ctx, func(w *waitingRequests) { w.dropKeys(done...) }); err != nil {
 			return err
 		}
 	}
@@ -129,8 +129,8 @@ func (g *gossip) gaveKey(key givenKey) bool {
 	return ok && g.eng.now().Sub(last) < giveKeyEvery
 }
 
-// noteGivenKey remembers that a device was given a key. The caller holds mu.
-func (g *gossip) noteGivenKey(key givenKey) {
+// rememberGivenKey remembers that a device was given a key. The caller holds mu.
+func (g *gossip) rememberGivenKey(key givenKey) {
 	if g.keysGiven == nil || len(g.keysGiven) >= maxNoKeys {
 		g.keysGiven = make(map[givenKey]time.Time)
 	}
@@ -197,7 +197,7 @@ func (g *gossip) forwardKey(ctx context.Context, req keyRequest, dev *trustcache
 		return answerLater, err
 	}
 	if len(sealed) == 0 {
-		g.host.noteNoKeys(dev)
+		g.host.rememberNoKeys(dev)
 		return answerLater, nil
 	}
 	rest := g.requests.clone()
@@ -209,7 +209,7 @@ func (g *gossip) forwardKey(ctx context.Context, req keyRequest, dev *trustcache
 	s.after(func() {
 		g.requests = *rest
 		g.host.outboxFilled()
-		g.noteGivenKey(key)
+		g.rememberGivenKey(key)
 	})
 	if err := s.commit(ctx, "a room key that was asked for"); err != nil {
 		return answerLater, err

@@ -199,8 +199,8 @@ func (g *gossip) cancelKeyAsks(ctx context.Context, ch *store.Changes, by map[st
 	}, nil
 }
 
-// takeForwards keeps the room keys that came for requests of ours. The caller holds mu.
-func (b *batch) takeForwards(ctx context.Context) error {
+// keepForwards keeps the room keys that came for requests of ours. The caller holds mu.
+func (b *toDeviceStep) keepForwards(ctx context.Context) error {
 	if len(b.forwards) == 0 {
 		return nil
 	}
@@ -217,7 +217,7 @@ func (b *batch) takeForwards(ctx context.Context) error {
 	for _, msg := range b.forwards {
 		row, dev := b.d.forwardedKey(msg, own)
 		if dev == "" {
-			b.forwardRefused()
+			b.countRefusedForward()
 			continue
 		}
 		rows, refs, from[row.SessionRef] = append(rows, row), append(refs, row.SessionRef), dev
@@ -236,19 +236,19 @@ func (b *batch) takeForwards(ctx context.Context) error {
 			return err
 		}
 		if !news {
-			b.forwardRefused() // also what contradicts a key that we have (attack A12)
+			b.countRefusedForward() // also what contradicts a key that we have (attack A12)
 			continue
 		}
 		row.ReceivedAt = b.d.eng.now()
 		known[row.SessionRef] = row
-		b.keep(row)
+		b.keepRoomKey(row)
 		b.forwardedBy[row.SessionRef] = from[row.SessionRef]
 		b.d.eng.counts.forwards.WithLabelValues("received").Inc()
 	}
 	return nil
 }
 
-func (b *batch) forwardRefused() {
+func (b *toDeviceStep) countRefusedForward() {
 	b.refused++
 	b.d.eng.counts.forwards.WithLabelValues("refused").Inc()
 }

@@ -37,8 +37,8 @@ func refused(err error) (*wire.UpstreamError, bool) {
 	return up, true
 }
 
-// noteUpload records what came of an upload. The caller holds mu.
-func (p *publication) noteUpload(err error) {
+// recordUpload records what came of an upload. The caller holds mu.
+func (p *publication) recordUpload(err error) {
 	if err == nil {
 		p.trial = uploadTrial{}
 		return

@@ -26,9 +26,9 @@ type liveness struct {
 // still counts as current.
 const freshFor = 500 * time.Millisecond
 
-// settled is how long a sync must have waited at the homeserver to tell that there was
+// emptyAfter is how long a sync must have waited at the homeserver to tell that there was
 // nothing for it when it began.
-const settled = 300 * time.Millisecond
+const emptyAfter = 300 * time.Millisecond
 
 // current reports whether changes would have reached us by now.
 func (l *liveness) current(now time.Time) bool {
@@ -42,7 +42,7 @@ func (l *liveness) current(now time.Time) bool {
 	case l.polls == 0:
 		return false
 	default:
-		return l.began.Sub(l.lastDone) < freshFor || now.Sub(l.began) >= settled
+		return l.began.Sub(l.lastDone) < freshFor || now.Sub(l.began) >= emptyAfter
 	}
 }
 
@@ -137,9 +137,9 @@ func (l *liveness) ownEnds() {
 	l.stopOwn = nil
 }
 
-// quiet waits until no client has synced for the given time and no gap is being closed. It
+// awaitQuiet waits until no client has synced for the given time and no gap is being closed. It
 // gives errClientSyncs at once while a client syncs.
-func (l *liveness) quiet(ctx context.Context, now func() time.Time, after time.Duration) error {
+func (l *liveness) awaitQuiet(ctx context.Context, now func() time.Time, after time.Duration) error {
 	for {
 		l.mu.Lock()
 		wait := after - now().Sub(l.lastSeen)

@@ -53,7 +53,7 @@ func (d *Device) locateWarnings(ctx context.Context) error {
 			}
 		}
 	}
-	d.acct.located(wanted, rooms)
+	d.acct.setPlaces(wanted, rooms)
 	for _, other := range d.acct.proxied() {
 		other.mu.Lock()
 		other.wakeWaiting()
@@ -103,7 +103,7 @@ func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
 		return nil, err
 	}
 	// What other devices have learned holds for this one too.
-	facts, err := d.eng.encrypted.of(ctx, joined.Rooms...)
+	facts, err := d.eng.encrypted.lookUp(ctx, joined.Rooms...)
 	if err != nil {
 		return nil, err
 	}
@@ -128,10 +128,10 @@ func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
 	return rooms, nil
 }
 
-// located replaces what is known of the rooms shared with users; those about whom there
+// setPlaces replaces what is known of the rooms shared with users; those about whom there
 // is no warning any more are forgotten with the next. The first of the user's own rooms
 // becomes the one for warnings about the own side.
-func (a *account) located(found map[id.UserID][]id.RoomID, rooms []id.RoomID) {
+func (a *account) setPlaces(found map[id.UserID][]id.RoomID, rooms []id.RoomID) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	next := make(map[id.UserID][]id.RoomID, len(found))
@@ -150,9 +150,9 @@ func (a *account) located(found map[id.UserID][]id.RoomID, rooms []id.RoomID) {
 	}
 }
 
-// moved forgets where warnings belong when somebody whom they are about, or the user,
+// forgetPlaces forgets where warnings belong when somebody whom they are about, or the user,
 // enters or leaves a room. It reports whether there was anything to forget.
-func (a *account) moved(room id.RoomID, user id.UserID) bool {
+func (a *account) forgetPlaces(room id.RoomID, user id.UserID) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if user == a.user {

@@ -35,7 +35,7 @@ func (e *Engine) UnknownToken(ctx context.Context, user id.UserID, device id.Dev
 	if current != token || current.IsZero() {
 		return nil
 	}
-	ctx, cancel := onItsOwn(ctx, workFor)
+	ctx, cancel := detach(ctx, detachedFor)
 	defer cancel()
 	switch e.askEnd(ctx, token) {
 	case endAlive, endUnknown:

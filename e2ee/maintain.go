@@ -102,13 +102,13 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 	})
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.noteUpload(err)
+	d.recordUpload(err)
 	s := d.begin()
 	switch {
 	case err == nil:
 		s.account().MarkPublished(oneTime, fallback)
 		s.row().KeysUploaded, s.row().Restored = true, false
-		s.replacedDead(len(oneTime))
+		s.finishDeadKeys(len(oneTime))
 		if len(fallback) > 0 {
 			s.row().FallbackChangedAt = d.eng.now() // the one before was given out until now
 		}
@@ -119,7 +119,7 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 		})
 	case wire.Status(err) == http.StatusBadRequest && d.deviceKeysTaken():
 		s.account().SetAside()
-		s.foundDead(err)
+		s.markKeysDead(err)
 		s.after(func() { d.keySupply.wanted = true })
 	default:
 		return err
@@ -149,13 +149,13 @@ func (k *keySupply) countKeys(ctx context.Context) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.counted(resp.Counts)
+	k.setKeyCounts(resp.Counts)
 	k.uncounted, k.countedAt = false, k.eng.now()
 	return nil
 }
 
-// counted takes the homeserver's counts. The caller holds mu.
-func (k *keySupply) counted(counts map[string]int) {
+// setKeyCounts takes the homeserver's counts. The caller holds mu.
+func (k *keySupply) setKeyCounts(counts map[string]int) {
 	k.count = counts[wire.AlgorithmSigned]
 	k.wanted = k.count < olm.OneTimeKeysWanted/2+1
 }
@@ -207,7 +207,7 @@ func (d *Device) prepareUpload(ctx context.Context) (body map[string]any, oneTim
 // (requirements 3.3, 3.4).
 func (s *step) makeKeys() error {
 	d := s.d
-	if dead, err := s.besideDead(); dead || err != nil {
+	if dead, err := s.prepareDeadKeys(); dead || err != nil {
 		return err
 	}
 	pending := 0
@@ -223,7 +223,7 @@ func (s *step) makeKeys() error {
 		s.account().NextOneTimeKeyID += olm.RestoredKeyStep
 		have, wanted = 0, true
 	}
-	if d.lacksAll() && pending == 0 {
+	if d.needsAllKeys() && pending == 0 {
 		have, wanted = 0, true
 	}
 	if wanted && have < olm.OneTimeKeysWanted {

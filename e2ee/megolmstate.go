@@ -34,7 +34,7 @@ type megolmStateHost interface {
 	current(roomID id.RoomID, to *audience) bool
 	kickLocked()
 	missedKeys(missing bool) int
-	open(ctx context.Context, in []Incoming) (out []Opened, jobs []*sealedEvent, by *judgement)
+	open(ctx context.Context, in []Incoming) (out []Opened, jobs []*eventJob, by *judgement)
 	shownKeys() json.RawMessage
 	stillEligible(ctx context.Context, who *eligible) error
 	wakeWaiting()

@@ -34,8 +34,8 @@ const (
 // accepted.
 var errOutdatedList = errors.New("the homeserver's list of the room's members is out of date")
 
-// note takes a membership.
-func (r *room) note(user id.UserID, membership string) {
+// setMembership takes a membership.
+func (r *room) setMembership(user id.UserID, membership string) {
 	if membership == "ban" {
 		membership = "leave"
 	}
@@ -82,12 +82,12 @@ func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (
 		d.mu.Unlock()
 		return nil, err
 	}
-	said := d.eng.accepted.of(roomID, d.eng.now())
-	if said.gone(d.acct.user) {
+	said := d.eng.accepted.inRoom(roomID, d.eng.now())
+	if said.hasLeft(d.acct.user) {
 		d.mu.Unlock()
 		return nil, ErrNotJoined // whatever a list says: it may be older
 	}
-	if r.members != nil && said.removedFrom(r.members) {
+	if r.members != nil && said.listsRemoved(r.members) {
 		r.forgetMembers() // by another client, whose change this device has not seen yet
 	}
 	if r.members != nil {
@@ -109,7 +109,7 @@ func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (
 	defer d.mu.Unlock()
 	if err == nil && r.loading == fetch {
 		maps.Copy(members, fetch.late)
-		err = d.eng.accepted.of(roomID, d.eng.now()).checkList(members, d.acct.user, last)
+		err = d.eng.accepted.inRoom(roomID, d.eng.now()).checkList(members, d.acct.user, last)
 	}
 	switch {
 	case err != nil:
@@ -122,7 +122,7 @@ func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (
 		return nil, errRoomChanged
 	default:
 		r.members, r.loading = members, nil
-		d.eng.accepted.shown(roomID, d.acct.user, "join") // a list without it is no older one
+		d.eng.accepted.confirm(roomID, d.acct.user, "join") // a list without it is no older one
 		d.eng.lists.loaded(d, roomID, len(members))
 	}
 	return maps.Clone(r.members), nil

@@ -13,15 +13,15 @@ import (
 	"e2ee-proxy/e2ee/internal/wire"
 )
 
-// noteMember takes a membership event. Whoever leaves may have the key: the session is
+// applyMember takes a membership event. Whoever leaves may have the key: the session is
 // discarded (requirements 9.3, 9.4). In a limited sync every membership but join may
 // hide a departure.
-func (s *step) noteMember(ctx context.Context, roomID id.RoomID, user id.UserID, membership string, limited bool) error {
+func (s *step) applyMember(ctx context.Context, roomID id.RoomID, user id.UserID, membership string, limited bool) error {
 	r, err := s.room(ctx, roomID)
 	if err != nil {
 		return err
 	}
-	if s.d.acct.moved(roomID, user) {
+	if s.d.acct.forgetPlaces(roomID, user) {
 		s.after(s.d.kickLocked)
 	}
 	departed := membership != "join" && (limited || membership != "invite")
@@ -32,8 +32,8 @@ func (s *step) noteMember(ctx context.Context, roomID id.RoomID, user id.UserID,
 	if departed && r.encrypted && s.d.mayHaveKey(roomID, user, !listed || present(was)) {
 		s.discard(roomID)
 	}
-	r.note(user, membership)
-	if s.d.eng.accepted.overtook(roomID, user, membership, s.d.eng.now()) {
+	r.setMembership(user, membership)
+	if s.d.eng.accepted.isOutdated(roomID, user, membership, s.d.eng.now()) {
 		r.forgetMembers()
 	}
 	return nil
@@ -68,7 +68,7 @@ func (d *Device) NoteMembership(ctx context.Context, roomID id.RoomID, user id.U
 	}
 	d.PublishWithin(0)
 	ctx = context.WithoutCancel(ctx)
-	d.eng.accepted.note(roomID, user, membership, d.eng.now())
+	d.eng.accepted.record(roomID, user, membership, d.eng.now())
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.roomTable.news++
@@ -77,7 +77,7 @@ func (d *Device) NoteMembership(ctx context.Context, roomID id.RoomID, user id.U
 		return err // nothing is known of the room either: its members are asked for
 	}
 	s := d.begin()
-	if err := s.noteMember(ctx, roomID, user, membership, false); err != nil {
+	if err := s.applyMember(ctx, roomID, user, membership, false); err != nil {
 		return err
 	}
 	if user == d.acct.user && (membership == "join" || membership == "leave") {
@@ -163,7 +163,7 @@ func (rt *roomTable) visibility(ctx context.Context, roomID id.RoomID) (string, 
 	defer rt.mu.Unlock()
 	if r.visibility == "" { // a sync that came meanwhile knows better
 		s := rt.host.begin()
-		if err := s.noteVisibility(ctx, roomID, visibilityOf(content)); err != nil {
+		if err := s.applyVisibility(ctx, roomID, visibilityOf(content)); err != nil {
 			return "", err
 		}
 		if err := s.commitRooms(ctx); err != nil {

@@ -47,11 +47,11 @@ func (e *Engine) putToSleep() {
 		switch {
 		case !d.unused(since):
 		case d.mode == ModeProxied:
-			d.claimed = false
+			d.hasClient = false
 			idle = append(idle, d)
 		default: // no round visits it, and nothing of it is in memory only
 			delete(e.devices, key)
-			e.left(d)
+			e.recordUnloaded(d)
 		}
 	}
 	e.mu.Unlock()
@@ -60,19 +60,19 @@ func (e *Engine) putToSleep() {
 	}
 }
 
-// left notes a device that was taken out of memory. The caller holds e.mu.
-func (e *Engine) left(d *Device) {
+// recordUnloaded notes a device that was taken out of memory. The caller holds e.mu.
+func (e *Engine) recordUnloaded(d *Device) {
 	// A request that has used it since before IdleAfter stores nothing, and gives nothing
 	// out: there may be another Device of it by then.
-	d.unsure.Store(true)
+	d.mustReload.Store(true)
 	if e.gone == nil {
 		e.gone = make(map[int64]struct{})
 	}
 	e.gone[d.rowID] = struct{}{}
 }
 
-// forgetLeft takes out of memory what was kept of devices that left it.
-func (e *Engine) forgetLeft() {
+// forgetUnloaded takes out of memory what was kept of devices that left it.
+func (e *Engine) forgetUnloaded() {
 	e.mu.Lock()
 	gone := e.gone
 	e.gone = nil

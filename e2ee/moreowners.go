@@ -24,20 +24,20 @@ func (m *megolmState) loadMoreOwners(ctx context.Context, want []store.OwnersRef
 	return megolm.NewMoreOwners(rows), nil
 }
 
-// claimant is an owner of a session, and how it is known to be one.
-type claimant struct {
+// possibleOwner is an owner of a session, and how it is known to be one.
+type possibleOwner struct {
 	trustcache.Owner
 	source store.Source
 }
 
-// claimants are those who may have encrypted an event of a session, the sender's own
+// possibleOwners are those who may have encrypted an event of a session, the sender's own
 // devices first: those of its sender, of the bridges that may speak for others, and the
 // session's first owner.
-func (s *inboundSession) claimants(sender id.UserID, bridges map[id.UserID]bool) []claimant {
+func (s *inboundSession) possibleOwners(sender id.UserID, bridges map[id.UserID]bool) []possibleOwner {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	first := claimant{s.owner, s.row.Source}
-	out := make([]claimant, 0, 4)
+	first := possibleOwner{s.owner, s.row.Source}
+	out := make([]possibleOwner, 0, 4)
 	add := func(user id.UserID) {
 		if s.owner.UserID == user {
 			out = append(out, first)
@@ -47,7 +47,7 @@ func (s *inboundSession) claimants(sender id.UserID, bridges map[id.UserID]bool)
 			if o.Attested {
 				source = store.SourceBackup
 			}
-			out = append(out, claimant{o, source})
+			out = append(out, possibleOwner{o, source})
 		}
 	}
 	add(sender)
@@ -74,11 +74,11 @@ func bridgesOf(bridges map[id.UserID]bool) []id.UserID {
 	return out
 }
 
-// countsAs says in whose name an event takes its index: in that of whose claim makes it
+// indexName says in whose name an event takes its index: in that of whose claim makes it
 // readable. Everybody's indices are their own, or who repeats another's ciphertext as
 // their own would have the original refused as the copy. The empty name is the session's
 // first owner. An event of somebody who has no claim is not shown, and takes no index.
-func (s *inboundSession) countsAs(sender id.UserID, bridges map[id.UserID]bool) (name id.UserID, counts bool) {
+func (s *inboundSession) indexName(sender id.UserID, bridges map[id.UserID]bool) (name id.UserID, counts bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	first := s.owner.UserID
@@ -107,7 +107,7 @@ func indexOf(ref store.SessionRef, name id.UserID, index uint32) store.IndexRef 
 }
 
 // findMoreOwners reads the further owners that events of contested sessions may be of.
-func (m *megolmState) findMoreOwners(ctx context.Context, jobs []*sealedEvent) error {
+func (m *megolmState) findMoreOwners(ctx context.Context, jobs []*eventJob) error {
 	var want []store.OwnersRef
 	var whose []*inboundSession
 	var bridges []id.UserID

@@ -119,9 +119,9 @@ func gotBy(at, since string) string {
 	return at
 }
 
-// takeNotices returns the notices for a response, and stores that it carries them and which
+// noticesFor returns the notices for a response, and stores that it carries them and which
 // ones the client has got. A crash before that shows notices twice at most.
-func (c *clientState) takeNotices(ctx context.Context, since, next string) (map[id.RoomID][]json.RawMessage, error) {
+func (c *clientState) noticesFor(ctx context.Context, since, next string) (map[id.RoomID][]json.RawMessage, error) {
 	warnings, err := c.host.placed(ctx)
 	if err != nil {
 		return nil, err

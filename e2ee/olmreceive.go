@@ -38,7 +38,7 @@ func (o *olmState) decryptOlm(ev *olm.Event, sessions *olm.Sessions, seen map[[3
 	}
 	if made != nil {
 		if s.reading().UsedFallback(made.BobOneTimeKey) {
-			if err := s.serves(); err != nil {
+			if err := s.recordServedFallback(); err != nil {
 				return nil, err
 			}
 			s.after(o.host.fallbackWasUsed)

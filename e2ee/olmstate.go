@@ -19,7 +19,7 @@ type olmState struct {
 
 	account *olm.Account
 	noKeys  map[store.DeviceRef]retry // devices that had no one-time key for us
-	begun   map[id.Curve25519]int     // see noteBegun
+	begun   map[id.Curve25519]int     // see countBegun
 	wedges  *wedges                   // nil: not read; replaced, never changed
 
 	// outboxTurn lets one flush at a time run. It has a lock of its own.

@@ -19,8 +19,8 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// sealedEvent is one m.room.encrypted event on its way through Open.
-type sealedEvent struct {
+// eventJob is one m.room.encrypted event on its way through Open.
+type eventJob struct {
 	room    id.RoomID
 	event   strictjson.Object
 	eventID id.EventID
@@ -72,11 +72,11 @@ func (d *Device) Open(ctx context.Context, in []Incoming) ([]Opened, error) {
 }
 
 // open is Open without remembering what must be delivered again.
-func (d *Device) open(ctx context.Context, in []Incoming) (out []Opened, jobs []*sealedEvent, by *judgement) {
-	out, jobs = make([]Opened, len(in)), make([]*sealedEvent, len(in))
+func (d *Device) open(ctx context.Context, in []Incoming) (out []Opened, jobs []*eventJob, by *judgement) {
+	out, jobs = make([]Opened, len(in)), make([]*eventJob, len(in))
 	keys := d.keysTaken()
-	parallel.Each(len(in), func(i int) { jobs[i] = parseSealed(in[i]) })
-	var sealed []*sealedEvent
+	parallel.Each(len(in), func(i int) { jobs[i] = parseEventJob(in[i]) })
+	var sealed []*eventJob
 	for i, job := range jobs {
 		if job == nil { // breaks our parser: stays as it came (attack A26)
 			out[i] = Opened{Event: in[i].Event, Hidden: d.eng.opts.Undecryptable != UndecryptableEvent}
@@ -86,8 +86,8 @@ func (d *Device) open(ctx context.Context, in []Incoming) (out []Opened, jobs []
 			sealed = append(sealed, job)
 		}
 	}
-	d.openSealed(ctx, sealed)
-	d.openSealed(ctx, d.fetchMissing(ctx, sealed))
+	d.decryptAll(ctx, sealed)
+	d.decryptAll(ctx, d.fetchMissing(ctx, sealed))
 	by, err := d.judgementFor(ctx, jobs)
 	if err != nil { // nothing can be judged: nothing is shown
 		d.failAll(sealed, err)
@@ -102,13 +102,13 @@ func (d *Device) open(ctx context.Context, in []Incoming) (out []Opened, jobs []
 	return out, jobs, by
 }
 
-// parseSealed reads an event strictly; nil when it cannot be read.
-func parseSealed(in Incoming) *sealedEvent {
+// parseEventJob reads an event strictly; nil when it cannot be read.
+func parseEventJob(in Incoming) *eventJob {
 	event, err := strictjson.Parse(in.Event)
 	if err != nil {
 		return nil
 	}
-	job := &sealedEvent{room: in.RoomID, event: event, redeliver: in.Redeliver, order: in.Order, wait: in.Wait, hold: in.Hold}
+	job := &eventJob{room: in.RoomID, event: event, redeliver: in.Redeliver, order: in.Order, wait: in.Wait, hold: in.Hold}
 	sender, ok := event.Text("sender")
 	eventType, typed := event.Text("type")
 	eventID, _ := event.Text("event_id")
@@ -143,8 +143,8 @@ func parseSealed(in Incoming) *sealedEvent {
 	return job
 }
 
-// openSealed decrypts what it can and refuses replays.
-func (m *megolmState) openSealed(ctx context.Context, jobs []*sealedEvent) {
+// decryptAll decrypts what it can and refuses replays.
+func (m *megolmState) decryptAll(ctx context.Context, jobs []*eventJob) {
 	if len(jobs) == 0 {
 		return
 	}
@@ -178,7 +178,7 @@ func (m *megolmState) openSealed(ctx context.Context, jobs []*sealedEvent) {
 
 // decrypt opens one event and checks the payload against it. Nothing of the event but
 // its ciphertext and session ID is used to find the key (requirement 8.6).
-func (job *sealedEvent) decrypt(work ratchets) {
+func (job *eventJob) decrypt(work ratchets) {
 	if job.session == nil {
 		job.err = errNoKey
 		return
@@ -214,14 +214,14 @@ func (job *sealedEvent) decrypt(work ratchets) {
 
 // refuseReplays refuses an index that another event has used (requirement 8.4) and
 // records the new ones, with one write, and one query if any might have been used.
-func (m *megolmState) refuseReplays(ctx context.Context, jobs []*sealedEvent) {
-	fresh, refs := m.claimIndices(jobs)
+func (m *megolmState) refuseReplays(ctx context.Context, jobs []*eventJob) {
+	fresh, refs := m.reserveIndices(jobs)
 	if len(fresh) == 0 {
 		return
 	}
 	fail := func(err error) {
 		for _, job := range fresh {
-			job.session.release(job.used())
+			job.session.releaseIndex(job.used())
 		}
 		m.failAll(jobs, fmt.Errorf("check message indices: %w", err))
 	}
@@ -241,7 +241,7 @@ func (m *megolmState) refuseReplays(ctx context.Context, jobs []*sealedEvent) {
 			ch.MessageIndices = append(ch.MessageIndices, store.MessageIndex{IndexRef: ref, EventID: job.eventID, Timestamp: job.ts})
 		} else if used.EventID != job.eventID || used.Timestamp != job.ts {
 			job.err = errReplay
-			job.session.settle(job.used(), used.EventID, used.Timestamp)
+			job.session.recordUsed(job.used(), used.EventID, used.Timestamp)
 		}
 	}
 	if len(ch.MessageIndices) > 0 {
@@ -252,42 +252,42 @@ func (m *megolmState) refuseReplays(ctx context.Context, jobs []*sealedEvent) {
 	}
 	for _, job := range fresh {
 		if job.err == nil {
-			job.session.settle(job.used(), job.eventID, job.ts)
+			job.session.recordUsed(job.used(), job.eventID, job.ts)
 		}
 	}
 }
 
-// claimIndices has events take their indices. fresh are those that must be stored, and of
+// reserveIndices has events take their indices. fresh are those that must be stored, and of
 // refs the store must say first whether somebody else has them.
-func (m *megolmState) claimIndices(jobs []*sealedEvent) (fresh []*sealedEvent, refs []store.IndexRef) {
+func (m *megolmState) reserveIndices(jobs []*eventJob) (fresh []*eventJob, refs []store.IndexRef) {
 	bridges := m.eng.opts.Policy().Bridges
 	for _, job := range jobs {
 		if job.err != nil {
 			continue
 		}
 		var counts bool
-		if job.name, counts = job.session.countsAs(job.sender, bridges); !counts {
+		if job.name, counts = job.session.indexName(job.sender, bridges); !counts {
 			continue
 		}
-		switch job.session.claim(job.used(), job.eventID, job.ts) {
-		case claimReplayed:
+		switch job.session.reserveIndex(job.used(), job.eventID, job.ts) {
+		case indexReplayed:
 			job.err = errReplay
-		case claimOpen:
+		case indexUnsure:
 			fresh = append(fresh, job)
 			refs = append(refs, indexOf(job.ref, job.name, job.index))
-		case claimNew:
+		case indexNew:
 			fresh = append(fresh, job)
-		case claimKnown:
+		case indexKnown:
 		}
 	}
 	return fresh, refs
 }
 
 // used returns the index that the event takes.
-func (job *sealedEvent) used() usedKey { return usedKey{job.name, job.index} }
+func (job *eventJob) used() usedKey { return usedKey{job.name, job.index} }
 
 // failAll shows events undecrypted because something of ours failed.
-func (m *megolmState) failAll(jobs []*sealedEvent, cause error) {
+func (m *megolmState) failAll(jobs []*eventJob, cause error) {
 	m.eng.log.Error().Err(cause).Msg("Events are shown undecrypted")
 	for _, job := range jobs {
 		if job.err == nil {

@@ -56,12 +56,12 @@ func (o *outbound) has(dev *trustcache.Device, begun int) bool {
 	return ok && share.Withheld == "" && share.Curve25519 == dev.Curve25519.String() && o.begun[ref] == begun
 }
 
-// noteBegun counts the Olm sessions that others have begun with us, or we with them because
+// countBegun counts the Olm sessions that others have begun with us, or we with them because
 // an old one could not be read. Those before it may be lost, and with them the room keys that
 // we sent: the live ones are given again with the next message (requirement 6.12). That is only remembered while
 // the process runs; after a restart such a device waits for the next session of the room.
 // The caller holds mu.
-func (o *olmState) noteBegun(by []id.Curve25519) {
+func (o *olmState) countBegun(by []id.Curve25519) {
 	for _, key := range by {
 		if o.begun == nil || len(o.begun) >= maxNoKeys {
 			o.begun = make(map[id.Curve25519]int)

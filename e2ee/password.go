@@ -38,8 +38,8 @@ func (l *loginPassword) keep(p secret.Bytes, of id.DeviceID) {
 	l.timer = time.AfterFunc(passwordFor, func() { l.forgetGiven(given) })
 }
 
-// take returns the password, empty when there is none, and which of those kept it is.
-func (l *loginPassword) take() (secret.String, int) {
+// current returns the password, empty when there is none, and which of those kept it is.
+func (l *loginPassword) current() (secret.String, int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return secret.NewString(string(l.text)), l.given
@@ -79,13 +79,13 @@ func (l *loginPassword) wipeLocked() {
 	}
 }
 
-// fillIn puts the password of a login into what a caller did not give. spent is told how it
+// withLoginPassword puts the password of a login into what a caller did not give. spent is told how it
 // went: what did its work, or was refused, is of no more use; what never got there may be.
-func (a *account) fillIn(auth UserAuth) (filled UserAuth, spent func(error)) {
+func (a *account) withLoginPassword(auth UserAuth) (filled UserAuth, spent func(error)) {
 	if !auth.Password.IsZero() || auth.Stage != nil {
 		return auth, func(error) {}
 	}
-	password, given := a.password.take()
+	password, given := a.password.current()
 	auth.Password = password
 	return auth, func(err error) {
 		if err == nil || needsPerson(err) {

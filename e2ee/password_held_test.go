@@ -29,7 +29,7 @@ func TestPasswordIsOverwritten(t *testing.T) {
 		held.keep(given, "DEVICE")
 		given.Wipe() // the caller's own
 		first := kept()
-		if text, _ := held.take(); text.Reveal() != "the password" {
+		if text, _ := held.current(); text.Reveal() != "the password" {
 			t.Fatalf("it has %q", text.Reveal())
 		}
 		held.keep(secret.Bytes("another one"), "DEVICE")
@@ -37,13 +37,13 @@ func TestPasswordIsOverwritten(t *testing.T) {
 			t.Error("the first is there after the second came")
 		}
 		second := kept()
-		_, which := held.take()
+		_, which := held.current()
 		held.forgetGiven(which - 1)
 		if gone(second) {
 			t.Error("whoever used the first forgot the second")
 		}
 		held.forgetGiven(which)
-		if text, _ := held.take(); !gone(second) || !text.IsZero() {
+		if text, _ := held.current(); !gone(second) || !text.IsZero() {
 			t.Error("it is there after its use")
 		}
 
@@ -75,7 +75,7 @@ func TestPasswordIsOverwritten(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 		synctest.Wait()
-		if text, _ := held.take(); !gone(last) || !text.IsZero() {
+		if text, _ := held.current(); !gone(last) || !text.IsZero() {
 			t.Error("it is there after a minute")
 		}
 	})

@@ -25,10 +25,10 @@ const (
 )
 
 // remember keeps what may be delivered again.
-func (m *megolmState) remember(ctx context.Context, in []Incoming, jobs []*sealedEvent, out []Opened, by *judgement) error {
+func (m *megolmState) remember(ctx context.Context, in []Incoming, jobs []*eventJob, out []Opened, by *judgement) error {
 	ch := &store.Changes{}
 	var of []int // which event each is
-	var parked []*sealedEvent
+	var parked []*eventJob
 	for i, job := range jobs {
 		if job == nil || !job.redeliver || job.eventID == "" || job.ref.SessionID == "" || out[i].Decrypted {
 			continue
@@ -53,7 +53,7 @@ func (m *megolmState) remember(ctx context.Context, in []Incoming, jobs []*seale
 	if err := m.park(ctx, ch, by); err != nil {
 		return err
 	}
-	m.noteHeld(held)
+	m.updateHolding(held)
 	for k := range held {
 		if !held[k].HeldUntil.IsZero() {
 			out[of[k]].Hidden = true
@@ -169,14 +169,14 @@ func (m *megolmState) openLate(ctx context.Context, pending []store.PendingEvent
 		case job != nil && (job.held != "" || errors.Is(job.err, errNoKey) || errors.Is(job.err, errTooEarly)):
 			// What came does not help: it waits for more.
 			if job.held != "" && !again.HeldUntil.IsZero() {
-				m.place(&again, job, out[i], next, late)
+				m.showDue(&again, job, out[i], next, late)
 				ch.Pending = append(ch.Pending, again)
 				break
 			}
 			again.Ready, again.DeliveredAt, again.From = false, "", job.held
 			ch.Pending = append(ch.Pending, again)
 		case !again.HeldUntil.IsZero(): // nothing will ever make it readable, and the client does not know of it
-			m.place(&again, job, out[i], next, late)
+			m.showDue(&again, job, out[i], next, late)
 			ch.Pending = append(ch.Pending, again)
 		default: // nothing will ever make it readable
 			ch.DeletePending = append(ch.DeletePending, again.EventID)

@@ -80,19 +80,19 @@ var (
 	}
 )
 
-// unfinished leaves out what the proxy is about to put in order by itself, so that nobody
+// withoutUnfinished leaves out what the proxy is about to put in order by itself, so that nobody
 // is asked to do it, and says that it is. unknown says that the device's keys are not
 // published yet, so that nothing can be told of them.
-func unfinished(problems []Problem, unknown bool) []Problem {
-	rest := leftToDo(problems)
+func withoutUnfinished(problems []Problem, unknown bool) []Problem {
+	rest := forUser(problems)
 	if len(rest) == len(problems) && !unknown {
 		return problems
 	}
 	return append([]Problem{problemSettingUp}, rest...)
 }
 
-// leftToDo returns the problems that the proxy does not put in order by itself.
-func leftToDo(problems []Problem) []Problem {
+// forUser returns the problems that the proxy does not put in order by itself.
+func forUser(problems []Problem) []Problem {
 	return slices.DeleteFunc(slices.Clone(problems), func(p Problem) bool {
 		return p == problemNoIdentity || p == problemUnsigned || p == problemNoStorage || p == problemStorageIncomplete || p == problemNoBackup
 	})

@@ -52,7 +52,7 @@ func (p *publication) PublishWithin(wait time.Duration) {
 		return
 	}
 	if wait <= 0 {
-		p.letPublish()
+		p.allowPublishing()
 		return
 	}
 	due := p.eng.now().Add(wait)
@@ -68,7 +68,7 @@ func (p *publication) PublishWithin(wait time.Duration) {
 		defer p.mu.Unlock()
 		p.timer = nil
 		if p.overdue = p.beginning > 0; !p.overdue {
-			p.letPublish()
+			p.allowPublishing()
 		}
 	})
 }
@@ -92,8 +92,8 @@ func (p *publication) firstSyncEnds() {
 	}
 }
 
-// letPublish allows publishing. The caller holds mu.
-func (p *publication) letPublish() {
+// allowPublishing allows publishing. The caller holds mu.
+func (p *publication) allowPublishing() {
 	if p.allowed {
 		return
 	}
@@ -111,8 +111,8 @@ func (p *part) isPublished() bool {
 	return p.record.row.KeysUploaded
 }
 
-// published waits until the device's keys may be published.
-func (p *publication) published(ctx context.Context) error {
+// awaitPublishing waits until the device's keys may be published.
+func (p *publication) awaitPublishing(ctx context.Context) error {
 	select {
 	case <-p.ready:
 		return nil
@@ -229,12 +229,12 @@ func (e *Engine) LoggedIn(ctx context.Context, user id.UserID, device id.DeviceI
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.ownIdentity.settled && d.ownIdentity.own == ownSigned {
+	if d.ownIdentity.checked && d.ownIdentity.own == ownSigned {
 		return nil // it has nothing to do
 	}
 	d.acct.password.keep(password, device)
-	d.ownIdentity.settled = false
-	d.ownIdentity.unsettled++ // an attempt that is under way does not have it
+	d.ownIdentity.checked = false
+	d.ownIdentity.changeSeq++ // an attempt that is under way does not have it
 	d.kickLocked()
 	return nil
 }

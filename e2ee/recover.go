@@ -32,7 +32,7 @@ func (d *Device) Recover(ctx context.Context, with Recovery) error {
 	if d.mode != ModeProxied {
 		return ErrNotProxied
 	}
-	ctx, cancel := d.working(ctx)
+	ctx, cancel := d.detachUntilStop(ctx)
 	defer cancel()
 	if err := d.uploadNow(ctx); err != nil {
 		return err
@@ -40,7 +40,7 @@ func (d *Device) Recover(ctx context.Context, with Recovery) error {
 	if err := d.recoverNow(ctx, with); err != nil {
 		return err
 	}
-	d.lookAgain(ctx)
+	d.recheckNow(ctx)
 	if with.Restore {
 		return d.beginRestore(ctx)
 	}
@@ -78,7 +78,7 @@ func (o *ownIdentity) recoverNow(ctx context.Context, with Recovery) error {
 	if err != nil {
 		return err
 	}
-	return o.takeIntoUse(ctx, own, keys, key, bootstrapping{create: true})
+	return o.adoptIdentity(ctx, own, keys, key, bootstrapping{create: true})
 }
 
 // recoverIdentity takes the identity from secret storage, and stores it.
@@ -155,7 +155,7 @@ func (o *ownIdentity) recoverAlone(ctx context.Context, own *trustcache.User) (*
 		}
 		o.eng.log.Warn().Err(err).Stringer("account", o.acct.user).Msg("The identity could not be recovered")
 	}
-	o.acct.noteTried(attempt)
+	o.acct.rememberAttempt(attempt)
 	return nil, nil, nil
 }
 
@@ -187,7 +187,7 @@ func (a *account) triedBefore(attempt [32]byte) bool {
 	return a.tried == attempt
 }
 
-func (a *account) noteTried(attempt [32]byte) {
+func (a *account) rememberAttempt(attempt [32]byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.tried = attempt
@@ -227,16 +227,16 @@ func (o *ownIdentity) recoverKeys(ctx context.Context, key *ssss.Key, own *trust
 			return nil, err
 		}
 		slot := slots[name]
-		if *slot, err = pk.NewSigningFromSeed(seed.Reveal()); err != nil || (*slot).PublicKey() != identity.Published(own, name) {
+		if *slot, err = pk.NewSigningFromSeed(seed.Reveal()); err != nil || (*slot).PublicKey() != identity.PublishedKey(own, name) {
 			return nil, ErrSecretMismatch
 		}
 	}
 	return &c, nil
 }
 
-// takeIntoUse is useIdentity and what goes with it: all but sending works also where the
+// adoptIdentity is useIdentity and what goes with it: all but sending works also where the
 // homeserver does not show that this device is signed.
-func (o *ownIdentity) takeIntoUse(ctx context.Context, own *trustcache.User, keys *identity.Keys, opened *ssss.Key, may bootstrapping) error {
+func (o *ownIdentity) adoptIdentity(ctx context.Context, own *trustcache.User, keys *identity.Keys, opened *ssss.Key, may bootstrapping) error {
 	signed := o.useIdentity(ctx, own, keys)
 	if signed != nil && !signatureFailed(signed) {
 		return signed
@@ -255,7 +255,7 @@ func (o *ownIdentity) useIdentity(ctx context.Context, own *trustcache.User, key
 	if err != nil {
 		return fmt.Errorf("look at the own identity: %w", err)
 	}
-	o.noteOwn(now)
+	o.updateOwnState(now)
 	if o.ownNow() != ownSigned {
 		return o.signSelf(ctx, own, keys)
 	}

@@ -8,10 +8,10 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// release marks ready, together with what the tracker noticed, the events that were held
+// releasePending marks ready, together with what the tracker noticed, the events that were held
 // back because of devices of whose owners more is known now: they are judged again and,
 // if they may be shown, delivered. It reports whether there may be any.
-func release(events []trustcache.Event, ch *store.Changes) bool {
+func releasePending(events []trustcache.Event, ch *store.Changes) bool {
 	before := len(ch.ReadyPendingFrom)
 	for i := range events {
 		ev := &events[i]

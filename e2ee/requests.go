@@ -63,8 +63,8 @@ func (g *gossip) waiting(ctx context.Context, count func(*waitingRequests) int) 
 	return g.requests.clone(), nil
 }
 
-// answered lets go of requests that were answered, or are of no use.
-func (g *gossip) answered(ctx context.Context, drop func(*waitingRequests)) error {
+// dropRequests lets go of requests that were answered, or are of no use.
+func (g *gossip) dropRequests(ctx context.Context, drop func(*waitingRequests)) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	rest := g.requests.clone()
@@ -82,8 +82,8 @@ func (w *waitingRequests) clone() *waitingRequests {
 	return &waitingRequests{slices.Clone(w.Secrets), slices.Clone(w.Keys)}
 }
 
-// moving returns the requests as the batch leaves them, to be changed.
-func (b *batch) moving() *waitingRequests {
+// changeRequests returns the requests as the batch leaves them, to be changed.
+func (b *toDeviceStep) changeRequests() *waitingRequests {
 	if b.requests == nil {
 		b.requests = b.d.gossip.requests.clone()
 	}
@@ -123,8 +123,8 @@ func (o *olmState) hasNoKeys(dev *trustcache.Device) bool {
 	return ok && o.eng.now().Before(again.at)
 }
 
-// noteNoKeys remembers that a device had no one-time keys. The caller holds mu.
-func (o *olmState) noteNoKeys(dev *trustcache.Device) {
+// rememberNoKeys remembers that a device had no one-time keys. The caller holds mu.
+func (o *olmState) rememberNoKeys(dev *trustcache.Device) {
 	ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
 	again := o.noKeys[ref]
 	again.at = o.eng.now().Add(again.failures.Next(keylessPauses()))
@@ -134,15 +134,15 @@ func (o *olmState) noteNoKeys(dev *trustcache.Device) {
 	o.noKeys[ref] = again
 }
 
-// whoAsks returns the own user to answer requests by; one without devices that may be given
+// answeringUser returns the own user to answer requests by; one without devices that may be given
 // anything when this device may not answer.
-func (g *gossip) whoAsks(ctx context.Context) (*trustcache.User, error) {
+func (g *gossip) answeringUser(ctx context.Context) (*trustcache.User, error) {
 	users, err := g.acct.tracker.Lookup(ctx, g.query(), []id.UserID{g.acct.user})
 	if err != nil {
 		return nil, fmt.Errorf("look up who asks: %w", err)
 	}
 	own := users[g.acct.user]
-	g.host.noteOwn(own)
+	g.host.updateOwnState(own)
 	switch {
 	case own.Knowledge != trustcache.KnowledgeFresh:
 		return nil, errOwnUnknown

@@ -44,19 +44,19 @@ func (d *Device) Reset(ctx context.Context, auth UserAuth) (secret.String, error
 	if d.mode != ModeProxied {
 		return secret.String{}, ErrNotProxied
 	}
-	ctx, cancel := d.working(ctx)
+	ctx, cancel := d.detachUntilStop(ctx)
 	defer cancel()
 	if err := d.uploadNow(ctx); err != nil {
 		return secret.String{}, err
 	}
-	auth, spent := d.acct.fillIn(auth)
+	auth, spent := d.acct.withLoginPassword(auth)
 	err := d.resetNow(ctx, auth)
 	spent(err)
 	if err != nil {
 		return secret.String{}, err
 	}
 	d.acct.password.forget()
-	d.lookAgain(ctx)
+	d.recheckNow(ctx)
 	return d.acct.recoveryKey(ctx)
 }
 
@@ -79,15 +79,15 @@ func (o *ownIdentity) resetNow(ctx context.Context, auth UserAuth) error {
 	if _, err := o.acct.tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
 		return fmt.Errorf("trust the own identity: %w", err)
 	}
-	if err := o.publishReset(ctx, keys, auth); err != nil {
+	if err := o.uploadResetIdentity(ctx, keys, auth); err != nil {
 		return err
 	}
 	return o.finishReset(ctx, keys)
 }
 
-// publishReset publishes the identity of a reset, unless an earlier call that was
+// uploadResetIdentity publishes the identity of a reset, unless an earlier call that was
 // interrupted did.
-func (o *ownIdentity) publishReset(ctx context.Context, keys *identity.Keys, auth UserAuth) error {
+func (o *ownIdentity) uploadResetIdentity(ctx context.Context, keys *identity.Keys, auth UserAuth) error {
 	own, err := o.readOwn(ctx, true)
 	switch {
 	case err != nil:
@@ -97,7 +97,7 @@ func (o *ownIdentity) publishReset(ctx context.Context, keys *identity.Keys, aut
 	case own.Current == keys.Master.PublicKey():
 		return nil
 	}
-	return o.publish(ctx, keys, auth, func(context.Context) error { return nil })
+	return o.uploadIdentity(ctx, keys, auth, func(context.Context) error { return nil })
 }
 
 // loadReset returns the identity of a reset under way; nil when none is.
@@ -149,7 +149,7 @@ func (o *ownIdentity) finishReset(ctx context.Context, keys *identity.Keys) erro
 		return err
 	}
 	if own.Current != keys.Master.PublicKey() {
-		return errNotPublished
+		return errIdentityNotShown
 	}
 	current, err := o.acct.loadCrossSigning(ctx)
 	if err != nil {
@@ -219,14 +219,14 @@ func (o *ownIdentity) replaceStorage(ctx context.Context, keys *identity.Keys) e
 	if err := o.makeDefault(ctx, key); err != nil {
 		return err
 	}
-	o.acct.noteStorage(storageComplete)
-	o.acct.noteBackup(backupOurs)
+	o.acct.setStorageStanding(storageComplete)
+	o.acct.setBackupStanding(backupOurs)
 	return nil
 }
 
-// hold tells the tracker which identity is ours, so that it raises no alarm about one
+// expectIdentity tells the tracker which identity is ours, so that it raises no alarm about one
 // that a reset has just published.
-func (a *account) hold(ctx context.Context) error {
+func (a *account) expectIdentity(ctx context.Context) error {
 	keys, err := a.loadReset(ctx)
 	if err != nil {
 		return err

@@ -89,14 +89,14 @@ func (r *rollout) room(roomID id.RoomID) *roomRollout {
 	return one
 }
 
-func note[K comparable](set map[K]struct{}, k K) {
+func addTo[K comparable](set map[K]struct{}, k K) {
 	if len(set) < maxRolloutDevices {
 		set[k] = struct{}{}
 	}
 }
 
-// noteGate counts a decision about a send.
-func (d *Device) noteGate(roomID id.RoomID, decision *trustcache.GateDecision) {
+// countGate counts a decision about a send.
+func (d *Device) countGate(roomID id.RoomID, decision *trustcache.GateDecision) {
 	outcome := outcomeAllowed
 	switch {
 	case decision.Outcome != trustcache.GateAllow:
@@ -108,16 +108,16 @@ func (d *Device) noteGate(roomID id.RoomID, decision *trustcache.GateDecision) {
 		defer r.mu.Unlock()
 		if room := r.room(roomID); room != nil {
 			for i := range decision.Blocked {
-				note(room.blocked, decision.Blocked[i].UserID)
+				addTo(room.blocked, decision.Blocked[i].UserID)
 			}
 		}
 	}
 	d.eng.counts.sends.WithLabelValues(outcome).Inc()
 }
 
-// noteEligible remembers who can read a send that could not if the policy were enforced,
+// recordUnenforced remembers who can read a send that could not if the policy were enforced,
 // whether their devices get the key now or got it before the process started.
-func (d *Device) noteEligible(roomID id.RoomID, who *eligible) {
+func (d *Device) recordUnenforced(roomID id.RoomID, who *eligible) {
 	if len(who.against) == 0 {
 		return
 	}
@@ -126,13 +126,13 @@ func (d *Device) noteEligible(roomID id.RoomID, who *eligible) {
 	defer r.mu.Unlock()
 	if room := r.room(roomID); room != nil {
 		for ref := range who.against {
-			note(room.keys, ref)
+			addTo(room.keys, ref)
 		}
 	}
 }
 
-// noteShares counts what became of a room key.
-func (d *Device) noteShares(who *eligible, given []store.Share) {
+// countShares counts what became of a room key.
+func (d *Device) countShares(who *eligible, given []store.Share) {
 	for i := range given {
 		outcome := outcomeShared
 		switch {
@@ -145,8 +145,8 @@ func (d *Device) noteShares(who *eligible, given []store.Share) {
 	}
 }
 
-// noteReceived counts a decision about an event.
-func (d *Device) noteReceived(job *sealedEvent, owner trustcache.Owner, v trustcache.Verdict) {
+// countVerdict counts a decision about an event.
+func (d *Device) countVerdict(job *eventJob, owner trustcache.Owner, v trustcache.Verdict) {
 	outcome := outcomeShown
 	switch {
 	case v.Deliver == trustcache.DeliverWithheld:
@@ -158,7 +158,7 @@ func (d *Device) noteReceived(job *sealedEvent, owner trustcache.Owner, v trustc
 		defer r.mu.Unlock()
 		if room := r.room(job.room); room != nil {
 			room.events++
-			note(room.senders, store.DeviceRef{UserID: owner.UserID, DeviceID: owner.DeviceID})
+			addTo(room.senders, store.DeviceRef{UserID: owner.UserID, DeviceID: owner.DeviceID})
 		}
 	}
 	d.eng.counts.events.WithLabelValues(outcome).Inc()

@@ -18,8 +18,8 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// roomKey takes an m.room_key (requirements 7.2, 8.2, 8.7).
-func (b *batch) roomKey(msg *olm.Received) {
+// handleRoomKey takes an m.room_key (requirements 7.2, 8.2, 8.7).
+func (b *toDeviceStep) handleRoomKey(msg *olm.Received) {
 	var key struct {
 		Algorithm  string    `json:"algorithm"`
 		RoomID     id.RoomID `json:"room_id"`
@@ -47,7 +47,7 @@ func (b *batch) roomKey(msg *olm.Received) {
 }
 
 // keepRoomKeys decides which of the batch's keys are kept, with one query for all.
-func (b *batch) keepRoomKeys(ctx context.Context) error {
+func (b *toDeviceStep) keepRoomKeys(ctx context.Context) error {
 	if len(b.keys) == 0 {
 		return nil
 	}
@@ -91,13 +91,13 @@ func (b *batch) keepRoomKeys(ctx context.Context) error {
 		known[k.Ref], kept[k.Ref] = row, row
 	}
 	for _, row := range kept {
-		b.keep(row)
+		b.keepRoomKey(row)
 	}
 	return more.Collect(b.ch)
 }
 
-// keep stores a room key. Why an earlier part was withheld stays known until that part is here.
-func (b *batch) keep(row store.InboundSession) {
+// keepRoomKey stores a room key. Why an earlier part was withheld stays known until that part is here.
+func (b *toDeviceStep) keepRoomKey(row store.InboundSession) {
 	b.ch.InboundSessions = append(b.ch.InboundSessions, row)
 	b.ch.ReadyPending = append(b.ch.ReadyPending, row.SessionRef)
 	if row.FirstIndex == 0 {
@@ -108,7 +108,7 @@ func (b *batch) keep(row store.InboundSession) {
 // identifyOwners adds what the tracker knows of the senders, without asking the
 // homeserver: what becomes known later is added when an event is judged, and so is
 // whether their devices are confirmed. Dehydrated ones send nothing (requirement 24.2).
-func (b *batch) identifyOwners(ctx context.Context) (map[id.UserID]*trustcache.User, error) {
+func (b *toDeviceStep) identifyOwners(ctx context.Context) (map[id.UserID]*trustcache.User, error) {
 	var users []id.UserID
 	for _, k := range b.keys {
 		users = append(users, k.Owner.UserID)

@@ -86,7 +86,7 @@ func (d *Device) KnownEncrypted(roomID id.RoomID) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r := d.roomTable.known[roomID]
-	return r != nil && r.encrypted || d.eng.encrypted.remembered(roomID)
+	return r != nil && r.encrypted || d.eng.encrypted.isCached(roomID)
 }
 
 // RoomEncryption returns whether a room is encrypted. Once encrypted is for ever
@@ -159,16 +159,16 @@ func (d *Device) NoteEncryption(ctx context.Context, roomID id.RoomID, content [
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.begin()
-	if err := s.noteEncryption(ctx, roomID, content); err != nil {
+	if err := s.applyEncryption(ctx, roomID, content); err != nil {
 		return err
 	}
 	return s.commitRooms(ctx)
 }
 
-// noteEncryption takes an encryption event's content. The algorithm of an encrypted
+// applyEncryption takes an encryption event's content. The algorithm of an encrypted
 // room never changes (requirement 0.8, attack A22); the rotation limits are those of
 // the event in force, clamped (attack A21).
-func (s *step) noteEncryption(ctx context.Context, roomID id.RoomID, content json.RawMessage) error {
+func (s *step) applyEncryption(ctx context.Context, roomID id.RoomID, content json.RawMessage) error {
 	r, err := s.room(ctx, roomID)
 	if err != nil {
 		return err
@@ -218,8 +218,8 @@ func parseEncryption(content json.RawMessage) (algorithm string, period time.Dur
 	return wire.Truncate(algorithm, wire.MaxIDLength), period, messages
 }
 
-// noteVisibility takes a history visibility.
-func (s *step) noteVisibility(ctx context.Context, roomID id.RoomID, v string) error {
+// applyVisibility takes a history visibility.
+func (s *step) applyVisibility(ctx context.Context, roomID id.RoomID, v string) error {
 	r, err := s.room(ctx, roomID)
 	if err != nil {
 		return err
@@ -246,7 +246,7 @@ func (d *Device) NoteVisibility(ctx context.Context, roomID id.RoomID, visibilit
 	defer d.mu.Unlock()
 	d.roomTable.news++
 	s := d.begin()
-	if err := s.noteVisibility(ctx, roomID, visibility); err != nil {
+	if err := s.applyVisibility(ctx, roomID, visibility); err != nil {
 		return err
 	}
 	err := s.commitRooms(ctx)
@@ -257,8 +257,8 @@ func (d *Device) NoteVisibility(ctx context.Context, roomID id.RoomID, visibilit
 	return err
 }
 
-// doubtVisibility has the room's history visibility asked for again.
-func (r *roomStep) doubtVisibility() {
+// refetchVisibility has the room's history visibility asked for again.
+func (r *roomStep) refetchVisibility() {
 	r.visibility = ""
 	r.narrowed++
 	if r.row.HistoryVisibility != "" {

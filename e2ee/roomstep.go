@@ -72,8 +72,8 @@ func (r *roomStep) membership(user id.UserID) (membership string, listed bool) {
 	return r.r.members[user], true
 }
 
-// note takes a membership.
-func (r *roomStep) note(user id.UserID, membership string) {
+// setMembership takes a membership.
+func (r *roomStep) setMembership(user id.UserID, membership string) {
 	if r.members == nil {
 		r.members = make(map[id.UserID]string)
 	}
@@ -92,6 +92,6 @@ func (r *roomStep) apply() {
 		return
 	}
 	for user, membership := range r.members {
-		r.r.note(user, membership)
+		r.r.setMembership(user, membership)
 	}
 }

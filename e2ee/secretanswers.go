@@ -42,8 +42,8 @@ type givenSecret struct {
 	name   string
 }
 
-// secretRequested notes a request. The caller holds mu.
-func (b *batch) secretRequested(ev *toDevice) {
+// handleSecretRequest notes a request. The caller holds mu.
+func (b *toDeviceStep) handleSecretRequest(ev *toDevice) {
 	var req struct {
 		Action    string      `json:"action"`
 		Name      string      `json:"name"`
@@ -59,11 +59,11 @@ func (b *batch) secretRequested(ev *toDevice) {
 	same := func(r secretRequest) bool { return r.Device == req.Device && r.ID == req.RequestID }
 	switch req.Action {
 	case "request":
-		if w := b.moving(); !slices.ContainsFunc(w.Secrets, same) && len(w.Secrets) < maxRequests && sharedSecret(req.Name) {
+		if w := b.changeRequests(); !slices.ContainsFunc(w.Secrets, same) && len(w.Secrets) < maxRequests && sharedSecret(req.Name) {
 			w.Secrets = append(w.Secrets, secretRequest{req.Device, req.RequestID, req.Name, d.eng.now().Unix()})
 		}
 	case "request_cancellation":
-		w := b.moving()
+		w := b.changeRequests()
 		w.Secrets = slices.DeleteFunc(w.Secrets, same)
 	}
 }
@@ -85,9 +85,9 @@ func (g *gossip) answerRequests(ctx context.Context) error {
 		return err
 	}
 	if g.acct.settings().IgnoreSecretRequests { // requirement 15.5
-		return g.answered(ctx, func(w *waitingRequests) { w.Secrets = nil })
+		return g.dropRequests(ctx, func(w *waitingRequests) { w.Secrets = nil })
 	}
-	own, err := g.whoAsks(ctx)
+	own, err := g.answeringUser(ctx)
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func (g *gossip) answerRequests(ctx context.Context) error {
 			continue
 		}
 		g.eng.counts.secrets.WithLabelValues("refused").Inc()
-		if err := g.answered(ctx, func(w *waitingRequests) { w.dropSecret(req) }); err != nil {
+		if err := g.dropRequests(ctx, func(w *waitingRequests) { w.dropSecret(req) }); err != nil {
 			return err
 		}
 	}
@@ -116,8 +116,8 @@ func (g *gossip) gaveSecret(key givenSecret) bool {
 	return ok && g.eng.now().Sub(last) < requestEvery
 }
 
-// noteGivenSecret remembers that a device was given a secret. The caller holds mu.
-func (g *gossip) noteGivenSecret(key givenSecret) {
+// rememberGivenSecret remembers that a device was given a secret. The caller holds mu.
+func (g *gossip) rememberGivenSecret(key givenSecret) {
 	if g.secretsGiven == nil || len(g.secretsGiven) >= maxNoKeys {
 		g.secretsGiven = make(map[givenSecret]time.Time)
 	}
@@ -167,7 +167,7 @@ func (g *gossip) giveSecret(ctx context.Context, req secretRequest, dev *trustca
 		return answerLater, err
 	}
 	if len(sealed) == 0 {
-		g.host.noteNoKeys(dev)
+		g.host.rememberNoKeys(dev)
 		return answerLater, nil
 	}
 	rest := g.requests.clone()
@@ -179,17 +179,17 @@ func (g *gossip) giveSecret(ctx context.Context, req secretRequest, dev *trustca
 	s.after(func() {
 		g.requests = *rest
 		g.host.outboxFilled()
-		g.noteGivenSecret(key)
+		g.rememberGivenSecret(key)
 	})
 	if err := s.commit(ctx, "an answer"); err != nil {
 		return answerLater, err
 	}
-	g.noteSecretGiven(req)
+	g.logGivenSecret(req)
 	return answerGiven, nil
 }
 
-// noteSecretGiven counts and logs that a secret was given.
-func (g *gossip) noteSecretGiven(req secretRequest) {
+// logGivenSecret counts and logs that a secret was given.
+func (g *gossip) logGivenSecret(req secretRequest) {
 	g.eng.counts.secrets.WithLabelValues("sent").Inc()
 	g.eng.log.Info().Stringer("account", g.acct.user).Stringer("device", req.Device).Str("secret", req.Name).
 		Msg("A confirmed device of the user was given a secret")

@@ -93,8 +93,8 @@ func TestWhoseSecretsAreTaken(t *testing.T) {
 		}
 		msg := &olm.Received{SenderKey: "curve", Envelope: olm.Envelope{Sender: "@alice:x", Keys: olm.EdKey{Ed25519: "ed"}, Content: answerWith("ask", wire.Base64(master.Seed()))}}
 		tc.change(d, msg, own)
-		b := &batch{d: d, ch: &store.Changes{}}
-		b.secretSent(msg, own)
+		b := &toDeviceStep{d: d, ch: &store.Changes{}}
+		b.handleSecret(msg, own)
 		if taken := len(b.ch.Secrets) > 0; taken != tc.taken || taken == (b.refused > 0) || taken != (len(b.answered) > 0) {
 			t.Errorf("%s: taken %v, refused %d", tc.name, taken, b.refused)
 		}

@@ -147,7 +147,7 @@ func (g *gossip) missingSecrets(ctx context.Context, own *trustcache.User) ([]st
 	}
 	var out []string
 	for name, slot := range parts.Slots() {
-		if *slot == nil && identity.Published(own, name) != "" {
+		if *slot == nil && identity.PublishedKey(own, name) != "" {
 			out = append(out, name)
 		}
 	}
@@ -166,31 +166,31 @@ func (g *gossip) missingSecrets(ctx context.Context, own *trustcache.User) ([]st
 	return out, nil
 }
 
-// secretSent handles an m.secret.send that came over Olm: it must answer a request of
+// handleSecret handles an m.secret.send that came over Olm: it must answer a request of
 // ours, and come from a confirmed device of ours that was asked (requirement 15.2). The
 // caller holds mu; own is the own user as known.
-func (b *batch) secretSent(msg *olm.Received, own *trustcache.User) {
+func (b *toDeviceStep) handleSecret(msg *olm.Received, own *trustcache.User) {
 	var sent struct {
 		RequestID string `json:"request_id"`
 		Secret    string `json:"secret"`
 	}
 	if strictjson.Unmarshal(msg.Content, &sent) != nil || sent.RequestID == "" || len(sent.Secret) > maxSecret {
-		b.secretRefused()
+		b.countRefusedSecret()
 		return
 	}
 	ask := b.d.askOf(sent.RequestID)
 	if ask == nil || !own.Known() || !own.Verified || msg.Sender != own.UserID {
-		b.secretRefused() // unsolicited, late, or not ours (requirement 15.3)
+		b.countRefusedSecret() // unsolicited, late, or not ours (requirement 15.3)
 		return
 	}
 	dev := own.DeviceByCurve25519(msg.SenderKey)
 	if !trustcache.MayHoldSecrets(own, dev) || dev.Ed25519 != msg.Keys.Ed25519 || !ask.to[dev.DeviceID] {
-		b.secretRefused()
+		b.countRefusedSecret()
 		return
 	}
 	value, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(sent.Secret, "="))
 	if err != nil || !plausibleSecret(ask.name, value, own) {
-		b.secretRefused()
+		b.countRefusedSecret()
 		return
 	}
 	name := ask.name
@@ -202,7 +202,7 @@ func (b *batch) secretSent(msg *olm.Received, own *trustcache.User) {
 	b.d.eng.counts.secrets.WithLabelValues("received").Inc()
 }
 
-func (b *batch) secretRefused() {
+func (b *toDeviceStep) countRefusedSecret() {
 	b.refused++
 	b.d.eng.counts.secrets.WithLabelValues("refused").Inc()
 }
@@ -215,7 +215,7 @@ func plausibleSecret(name string, value []byte, own *trustcache.User) bool {
 		return err == nil
 	}
 	key, err := pk.NewSigningFromSeed(value)
-	return err == nil && identity.Published(own, name) != "" && key.PublicKey() == identity.Published(own, name)
+	return err == nil && identity.PublishedKey(own, name) != "" && key.PublicKey() == identity.PublishedKey(own, name)
 }
 
 // answeredAsk is a request that a device has answered.
@@ -224,9 +224,9 @@ type answeredAsk struct {
 	by  id.DeviceID
 }
 
-// cancelAsks tells the other devices that were asked that the answer has come. The
+// cancelSecretAsks tells the other devices that were asked that the answer has come. The
 // messages are stored together with it. The caller holds mu.
-func (b *batch) cancelAsks(own *trustcache.User) {
+func (b *toDeviceStep) cancelSecretAsks(own *trustcache.User) {
 	for _, a := range b.answered {
 		content := strictjson.Object{
 			{Name: "action", Value: strictjson.Quote("request_cancellation")}, {Name: "request_id", Value: strictjson.Quote(a.ask.id)},
@@ -243,8 +243,8 @@ func (b *batch) cancelAsks(own *trustcache.User) {
 	}
 }
 
-// takeSecrets handles the batch's secrets. The caller holds mu.
-func (b *batch) takeSecrets(ctx context.Context) error {
+// keepSecrets handles the batch's secrets. The caller holds mu.
+func (b *toDeviceStep) keepSecrets(ctx context.Context) error {
 	if len(b.secrets) == 0 {
 		return nil
 	}
@@ -256,15 +256,15 @@ func (b *batch) takeSecrets(ctx context.Context) error {
 		return err
 	}
 	for _, msg := range b.secrets {
-		b.secretSent(msg, own)
+		b.handleSecret(msg, own)
 	}
-	b.cancelAsks(own)
+	b.cancelSecretAsks(own)
 	return nil
 }
 
-// tookSecrets lets go of the requests that were answered, once that is stored. The caller
+// dropAnsweredAsks lets go of the requests that were answered, once that is stored. The caller
 // holds mu.
-func (b *batch) tookSecrets() {
+func (b *toDeviceStep) dropAnsweredAsks() {
 	for _, a := range b.answered {
 		if b.d.gossip.secretAsks[a.ask.name] == a.ask {
 			delete(b.d.gossip.secretAsks, a.ask.name)
@@ -272,7 +272,7 @@ func (b *batch) tookSecrets() {
 		b.d.outboxFilled()
 	}
 	if len(b.answered) > 0 {
-		b.d.unsettleLocked()
+		b.d.recheckIdentityLocked()
 	}
 }
 

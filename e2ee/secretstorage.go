@@ -144,7 +144,7 @@ func (o *ownIdentity) completeStorage(ctx context.Context, keys *identity.Keys, 
 			return err
 		}
 	}
-	o.acct.noteStorage(standing)
+	o.acct.setStorageStanding(standing)
 	return o.sawStorage(ctx)
 }
 
@@ -176,7 +176,7 @@ func (o *ownIdentity) sawStorage(ctx context.Context) error {
 // judgeStorage records how a secret storage stands whose key is not here.
 func (o *ownIdentity) judgeStorage(ctx context.Context, described *storageDescription, hasBackup bool) error {
 	if described == nil {
-		o.acct.noteStorage(storageMissing)
+		o.acct.setStorageStanding(storageMissing)
 		return nil
 	}
 	complete, err := o.holdsSecrets(ctx, described.ID, hasBackup)
@@ -184,9 +184,9 @@ func (o *ownIdentity) judgeStorage(ctx context.Context, described *storageDescri
 		return err
 	}
 	if complete {
-		o.acct.noteStorage(storageComplete)
+		o.acct.setStorageStanding(storageComplete)
 	} else {
-		o.acct.noteStorage(storageIncomplete)
+		o.acct.setStorageStanding(storageIncomplete)
 	}
 	return o.sawStorage(ctx)
 }

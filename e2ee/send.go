@@ -31,7 +31,7 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 	}
 	defer give()
 	ref := store.TxnRef{RoomID: out.RoomID, Type: out.Type, TxnID: out.TxnID}
-	if done, ok, err := d.already(ctx, ref); err != nil || ok {
+	if done, ok, err := d.repeated(ctx, ref); err != nil || ok {
 		return done, err
 	}
 	if !d.schedule.live.current(d.eng.now()) {
@@ -39,7 +39,7 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 			return Encrypted{}, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
 		}
 	}
-	if err := d.mayConverse(ctx); err != nil {
+	if err := d.checkMaySend(ctx); err != nil {
 		return Encrypted{}, err
 	}
 	for range maxRounds {
@@ -61,7 +61,7 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 		if err != nil {
 			return Encrypted{}, err
 		}
-		done, err := d.seal(ctx, ref, out, to, who)
+		done, err := d.encryptEvent(ctx, ref, out, to, who)
 		if !errors.Is(err, errRoomChanged) {
 			return done, err
 		}
@@ -77,8 +77,8 @@ const maxRounds = 4
 // or may no longer have the key.
 var errRoomChanged = errors.New("the room, or who may read it, changed meanwhile")
 
-// already answers a repeated transaction.
-func (m *megolmState) already(ctx context.Context, ref store.TxnRef) (Encrypted, bool, error) {
+// repeated answers a repeated transaction.
+func (m *megolmState) repeated(ctx context.Context, ref store.TxnRef) (Encrypted, bool, error) {
 	m.mu.Lock()
 	event := m.sent[ref]
 	m.mu.Unlock()
@@ -107,9 +107,9 @@ func (d *Device) Sent(out Outgoing, event id.EventID) {
 	d.megolmState.sent[store.TxnRef{RoomID: out.RoomID, Type: out.Type, TxnID: out.TxnID}] = event
 }
 
-// seal encrypts the event. The ratchet and the transaction are stored before the
+// encryptEvent encrypts the event. The ratchet and the transaction are stored before the
 // ciphertext is given out (design §7 no. 3).
-func (m *megolmState) seal(ctx context.Context, ref store.TxnRef, out Outgoing, to *audience, who *eligible) (Encrypted, error) {
+func (m *megolmState) encryptEvent(ctx context.Context, ref store.TxnRef, out Outgoing, to *audience, who *eligible) (Encrypted, error) {
 	payload, relation, err := clearPayload(out)
 	if err != nil {
 		return Encrypted{}, err

@@ -95,7 +95,7 @@ func distinct(all ...secret.String) []secret.String {
 // Forget discards devices that were logged out or deleted, with their keys (requirement
 // 22.1), where the homeserver confirms that their sessions have ended.
 func (e *Engine) Forget(ctx context.Context, user id.UserID, devices ...id.DeviceID) error {
-	ctx, cancel := onItsOwn(ctx, workFor)
+	ctx, cancel := detach(ctx, detachedFor)
 	defer cancel()
 	_, err := e.forgetEnded(ctx, user, secret.String{}, func(dev id.DeviceID) bool { return slices.Contains(devices, dev) })
 	return err
@@ -103,7 +103,7 @@ func (e *Engine) Forget(ctx context.Context, user id.UserID, devices ...id.Devic
 
 // ForgetAll is Forget for all devices of a user but those that are kept.
 func (e *Engine) ForgetAll(ctx context.Context, user id.UserID, keep ...id.DeviceID) error {
-	ctx, cancel := onItsOwn(ctx, workFor)
+	ctx, cancel := detach(ctx, detachedFor)
 	defer cancel()
 	_, err := e.forgetEnded(ctx, user, secret.String{}, func(dev id.DeviceID) bool { return !slices.Contains(keep, dev) })
 	return err
@@ -113,7 +113,7 @@ func (e *Engine) ForgetAll(ctx context.Context, user id.UserID, keep ...id.Devic
 // of it goes on. Whoever gets the user ID next must not find the keys of the one before
 // (attack 51).
 func (e *Engine) ForgetAccount(ctx context.Context, user id.UserID) error {
-	ctx, cancel := onItsOwn(ctx, workFor)
+	ctx, cancel := detach(ctx, detachedFor)
 	defer cancel()
 	kept, err := e.forgetEnded(ctx, user, secret.String{}, func(id.DeviceID) bool { return true })
 	if err != nil || kept > 0 {
@@ -196,7 +196,7 @@ func (e *Engine) endOf(ctx context.Context, user id.UserID, dev *store.Device, d
 
 // forgetDead forgets a device one of whose tokens is known to be dead for good.
 func (e *Engine) forgetDead(ctx context.Context, user id.UserID, device id.DeviceID, dead secret.String) error {
-	ctx, cancel := onItsOwn(ctx, workFor)
+	ctx, cancel := detach(ctx, detachedFor)
 	defer cancel()
 	_, err := e.forgetEnded(ctx, user, dead, func(dev id.DeviceID) bool { return dev == device })
 	return err
@@ -204,7 +204,7 @@ func (e *Engine) forgetDead(ctx context.Context, user id.UserID, device id.Devic
 
 // discard forgets a device without asking anybody. It is for one that never published keys.
 func (e *Engine) discard(ctx context.Context, user id.UserID, device id.DeviceID) error {
-	ctx, cancel := onItsOwn(ctx, workFor)
+	ctx, cancel := detach(ctx, detachedFor)
 	defer cancel()
 	row, err := e.store.LookupAccount(ctx, user)
 	if err != nil {

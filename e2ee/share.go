@@ -35,13 +35,13 @@ func (d *Device) eligible(ctx context.Context, roomID id.RoomID, users []id.User
 		}
 		decision = trustcache.Gate(byUser(known), mode)
 	}
-	d.noteGate(roomID, &decision)
+	d.countGate(roomID, &decision)
 	if err := gateError(&decision); err != nil {
 		return nil, err
 	}
 	who := d.decide(known, mode)
 	who.version = version
-	d.noteEligible(roomID, who)
+	d.recordUnenforced(roomID, who)
 	return who, nil
 }
 
@@ -115,7 +115,7 @@ func gateError(decision *trustcache.GateDecision) error {
 	case trustcache.GateBlocked:
 		blocked := &IdentityChangedError{}
 		for _, b := range decision.Blocked {
-			if b.Own { // the own identity was replaced elsewhere: see mayConverse
+			if b.Own { // the own identity was replaced elsewhere: see checkMaySend
 				return ErrDeviceNotSigned
 			}
 			if b.State == trustcache.PinVerificationLost {
@@ -140,7 +140,7 @@ func (d *Device) shareSession(ctx context.Context, roomID id.RoomID, visibility 
 	if err != nil || len(missing)+len(untold) == 0 {
 		return err
 	}
-	if err := d.letSpread(ctx); err != nil {
+	if err := d.awaitSpread(ctx); err != nil {
 		return err
 	}
 	claimed, err := d.claimFor(ctx, missing)
@@ -156,8 +156,8 @@ func (d *Device) shareSession(ctx context.Context, roomID id.RoomID, visibility 
 	return nil
 }
 
-// letSpread waits until others had time to hear that this device was confirmed.
-func (d *Device) letSpread(ctx context.Context) error {
+// awaitSpread waits until others had time to hear that this device was confirmed.
+func (d *Device) awaitSpread(ctx context.Context) error {
 	d.mu.Lock()
 	wait := d.eng.opts.Spread - d.eng.now().Sub(d.ownIdentity.confirmedAt)
 	d.mu.Unlock()
@@ -239,7 +239,7 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligi
 	s.ch.Shares = shares
 	s.ch.Outbox = append(olm.OutboxItems("m.room.encrypted", sealed, d.eng.now()), olm.OutboxItems("m.room_key.withheld", append(notes, noOlm...), d.eng.now())...)
 	s.after(func() {
-		d.noteShares(who, shares)
+		d.countShares(who, shares)
 		for _, share := range shares {
 			ref := store.DeviceRef{UserID: share.UserID, DeviceID: share.DeviceID}
 			out.shares[ref], out.begun[ref] = share, d.olmState.begun[id.Curve25519(share.Curve25519)]

@@ -55,10 +55,10 @@ func TestVisibilityThatIsNotStated(t *testing.T) {
 		d := &Device{part: part{eng: &Engine{}}, roomTable: roomTable{known: map[id.RoomID]*room{"!r:x": {}}}}
 		d.connect()
 		s := d.begin()
-		if err := s.noteVisibility(t.Context(), "!r:x", visibilityOf([]byte(content))); err != nil {
+		if err := s.applyVisibility(t.Context(), "!r:x", visibilityOf([]byte(content))); err != nil {
 			t.Fatal(err)
 		}
-		s.takeOver()
+		s.applyToMemory()
 		if got := d.roomTable.known["!r:x"].visibility; got != want {
 			t.Errorf("%s: %s, want %s", content, got, want)
 		}
@@ -83,8 +83,8 @@ func TestSharedHistoryOfReceivedKeys(t *testing.T) {
 		`,"shared_history":1`: false, `,"shared_history":null`: false, `,"shared_history":{}`: false,
 		`,"org.matrix.msc3061.shared_history":true`: true, `,"org.matrix.msc3061.shared_history":"yes"`: false,
 	} {
-		b := &batch{}
-		b.roomKey(&olm.Received{Envelope: olm.Envelope{Content: json.RawMessage(
+		b := &toDeviceStep{}
+		b.handleRoomKey(&olm.Received{Envelope: olm.Envelope{Content: json.RawMessage(
 			`{"algorithm":"m.megolm.v1.aes-sha2","room_id":"!r:x","session_id":"` + out.ID().String() + `","session_key":"` + string(exported) + `"` + more + `}`,
 		)}})
 		if len(b.keys) != 1 {

@@ -40,7 +40,7 @@ func signatureFailed(err error) bool {
 func (o *ownIdentity) signSelf(ctx context.Context, own *trustcache.User, keys *identity.Keys) error {
 	dev := own.Device(o.id)
 	if dev == nil || own.SelfSigning != keys.SelfSigning.PublicKey() {
-		return errNotPublished
+		return errIdentityNotShown
 	}
 	if dev.Ed25519 != o.ed25519 || dev.Curve25519 != o.curve25519 {
 		return ErrKeysReplaced // the homeserver would get a confirmed device of its own
@@ -60,7 +60,7 @@ func (o *ownIdentity) signSelf(ctx context.Context, own *trustcache.User, keys *
 	defer o.mu.Unlock()
 	if err == nil {
 		o.confirmedAt = o.eng.now()
-		return nil // noteOwn has ended the trial
+		return nil // updateOwnState has ended the trial
 	}
 	if o.signature.by != by {
 		o.signature = signatureTrial{by: by}
@@ -89,8 +89,8 @@ func (o *ownIdentity) rereadSignature(ctx context.Context) error {
 	}
 }
 
-// noteSignature ends a trial that is over. The caller holds mu.
-func (o *ownIdentity) noteSignature(state ownState, selfSigning id.Ed25519) {
+// endSignatureTrial ends a trial that is over. The caller holds mu.
+func (o *ownIdentity) endSignatureTrial(state ownState, selfSigning id.Ed25519) {
 	if o.signature.err != nil && (state == ownSigned || o.signature.by != selfSigning) {
 		o.signature = signatureTrial{}
 		o.host.dropRetry(retrySignature)

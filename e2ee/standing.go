@@ -43,13 +43,13 @@ const (
 	backupOurs
 )
 
-func (a *account) noteStorage(s storageStanding) {
+func (a *account) setStorageStanding(s storageStanding) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.storage = s
 }
 
-func (a *account) noteBackup(s backupStanding) {
+func (a *account) setBackupStanding(s backupStanding) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.backup, a.backupTo = s, nil
@@ -70,7 +70,7 @@ type cause struct {
 // reviewWarnings compares the warnings about the user's own side with how things stand,
 // raises what is new and resolves what is over. It asks the homeserver nothing.
 func (d *Device) reviewWarnings(ctx context.Context) error {
-	if !d.isSettled() {
+	if !d.identityChecked() {
 		return nil
 	}
 	give, err := d.acct.review.Take(ctx, struct{}{})
@@ -92,7 +92,7 @@ func (d *Device) reviewWarnings(ctx context.Context) error {
 		slot := warningSlot(c.code, c.about)
 		i := slices.IndexFunc(rows, func(w store.Warning) bool { return w.ID == slot })
 		if i < 0 || rows[i].Resolved {
-			changed = append(changed, raised(c.code, c.about, d.acct.user, c.text, d.eng.now()))
+			changed = append(changed, raisedWarning(c.code, c.about, d.acct.user, c.text, d.eng.now()))
 		}
 	}
 	for _, w := range rows {
@@ -127,7 +127,7 @@ func (d *Device) causes(own *trustcache.User) (all []cause, known map[string]boo
 			if dev.Signed || !dev.Usable() {
 				continue
 			}
-			if here := d.eng.loaded(deviceKey{d.acct.user, dev.DeviceID}); here != nil && !here.isSettled() {
+			if here := d.eng.loaded(deviceKey{d.acct.user, dev.DeviceID}); here != nil && !here.identityChecked() {
 				known[warnDeviceNotSigned] = false // it is being set up at this moment
 				continue
 			}
@@ -152,10 +152,10 @@ func (d *Device) causes(own *trustcache.User) (all []cause, known map[string]boo
 	return all, known
 }
 
-func (o *ownIdentity) isSettled() bool {
+func (o *ownIdentity) identityChecked() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.settled
+	return o.checked
 }
 
 // alert tells the devices of an account that there is something to say at once. It takes

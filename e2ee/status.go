@@ -165,9 +165,9 @@ func (d *Device) Status(ctx context.Context) (Status, error) {
 	}
 	switch why := d.keysRefused(); {
 	case why != nil:
-		out.Problems = append([]Problem{problemKeysRefused(why)}, leftToDo(out.Problems)...)
-	case !d.isSettled():
-		out.Problems = unfinished(out.Problems, d.ownNow() == ownUnknown)
+		out.Problems = append([]Problem{problemKeysRefused(why)}, forUser(out.Problems)...)
+	case !d.identityChecked():
+		out.Problems = withoutUnfinished(out.Problems, d.ownNow() == ownUnknown)
 	}
 	return out, nil
 }

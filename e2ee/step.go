@@ -16,12 +16,12 @@ import (
 // memory. A step that fails is dropped, and memory is as it was before: nothing is ever
 // undone, and nothing is read again to find out what holds.
 
-// saveFor bounds one write. It does not end with the request that it is for: a client that
+// saveTimeout bounds one write. It does not end with the request that it is for: a client that
 // hangs up must not leave half of something behind.
-const saveFor = 10 * time.Second
+const saveTimeout = 10 * time.Second
 
-// workFor bounds work of several steps that goes on without the request that began it.
-const workFor = 2 * time.Minute
+// detachedFor bounds work of several steps that goes on without the request that began it.
+const detachedFor = 2 * time.Minute
 
 // step is one change of a device on its way. It is made, filled and committed under one
 // hold of d.mu.
@@ -83,12 +83,12 @@ func (s *step) commit(ctx context.Context, what string) error {
 	if err := s.d.save(ctx, s.ch); err != nil {
 		return fmt.Errorf("store %s: %w", what, err)
 	}
-	s.takeOver()
+	s.applyToMemory()
 	return nil
 }
 
-// takeOver makes memory say what is stored now.
-func (s *step) takeOver() {
+// applyToMemory makes memory say what is stored now.
+func (s *step) applyToMemory() {
 	if s.device != nil {
 		s.d.record.row = *s.device
 	}
@@ -106,14 +106,14 @@ func (s *step) takeOver() {
 // save writes changes of this device that nothing in memory depends on, or whose caller
 // changes memory after it.
 func (p *part) save(ctx context.Context, ch *store.Changes) error {
-	if p.unsure.Load() {
+	if p.mustReload.Load() {
 		return ErrReload
 	}
-	ctx, cancel := onItsOwn(ctx, saveFor)
+	ctx, cancel := detach(ctx, saveTimeout)
 	defer cancel()
 	err := p.eng.store.Save(ctx, p.acct.row, p.rowID, ch)
 	if errors.Is(err, store.ErrUnsure) || errors.Is(err, store.ErrStale) {
-		p.unsure.Store(true)
+		p.mustReload.Store(true)
 		return fmt.Errorf("%w: %w", ErrReload, err)
 	}
 	if err == nil {
@@ -122,15 +122,15 @@ func (p *part) save(ctx context.Context, ch *store.Changes) error {
 	return err
 }
 
-// onItsOwn returns a context for work that has begun to change something: it does not end
+// detach returns a context for work that has begun to change something: it does not end
 // with the request that caused it, but has a bound of its own.
-func onItsOwn(ctx context.Context, bound time.Duration) (context.Context, context.CancelFunc) {
+func detach(ctx context.Context, bound time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), bound)
 }
 
-// working is onItsOwn for work of this device: it ends with the engine.
-func (p *part) working(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := onItsOwn(ctx, workFor)
+// detachUntilStop is detach for work of this device: it ends with the engine.
+func (p *part) detachUntilStop(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := detach(ctx, detachedFor)
 	stop := context.AfterFunc(p.eng.ctx, cancel)
 	return ctx, func() { stop(); cancel() }
 }

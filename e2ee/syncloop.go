@@ -106,14 +106,14 @@ func (s *ownSync) update(since string) SyncUpdate {
 // the token; the next request of a client with a token starts the device again.
 func (d *Device) syncLoop(ctx context.Context) {
 	var failures backoff.Pauses
-	_ = d.published(ctx) // ends with ctx, as what follows does
+	_ = d.awaitPublishing(ctx) // ends with ctx, as what follows does
 	select {
 	case <-ctx.Done():
 	case <-time.After(loopGrace):
 	}
 	for {
-		busy := d.schedule.live.quiet(ctx, d.eng.now, d.eng.opts.OwnSyncAfter)
-		if !d.mayGoOn(ctx) {
+		busy := d.schedule.live.awaitQuiet(ctx, d.eng.now, d.eng.opts.OwnSyncAfter)
+		if !d.loopContinues(ctx) {
 			return
 		}
 		if busy != nil {
@@ -135,7 +135,7 @@ func (d *Device) syncLoop(ctx context.Context) {
 		}
 		pause := pauseAfter(err, failures.Next(syncPauses()), syncPauses())
 		d.eng.log.Debug().Err(err).Dur("retry_in", pause).Msg("Own sync failed")
-		_ = backoff.Wait(ctx, pause) // mayGoOn sees that ctx has ended
+		_ = backoff.Wait(ctx, pause) // loopContinues sees that ctx has ended
 	}
 }
 

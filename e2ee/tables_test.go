@@ -74,7 +74,7 @@ func TestOwnStateTable(t *testing.T) {
 			}
 			d := &Device{part: part{self: self{id: "D", ed25519: "e", curve25519: "c"}, eng: &Engine{}}, ownIdentity: ownIdentity{own: ownSigned}}
 			d.connect()
-			d.noteOwn(own)
+			d.updateOwnState(own)
 			if d.ownIdentity.own != tc.want[i] {
 				t.Errorf("%s, identity %v: %d, want %d", tc.name, own.State(), d.ownIdentity.own, tc.want[i])
 			}
@@ -190,10 +190,10 @@ func TestDepartureTable(t *testing.T) {
 			}
 			d.connect()
 			s := d.begin()
-			if err := s.noteMember(t.Context(), "!r:x", "@b:x", tc.is, limited); err != nil {
+			if err := s.applyMember(t.Context(), "!r:x", "@b:x", tc.is, limited); err != nil {
 				t.Fatal(err)
 			}
-			s.takeOver()
+			s.applyToMemory()
 			if got := len(s.ch.DiscardOutbound) > 0; got != tc.want[i] || d.megolmState.outbound["!r:x"].row.Discard != got {
 				t.Errorf("%q to %q, gap %v: discarded %v, want %v", tc.was, tc.is, limited, got, tc.want[i])
 			}
@@ -227,7 +227,7 @@ func TestRefusalTable(t *testing.T) {
 		{"-", errOurs, nil, trustcache.CodeMissingRoomKey, ""},
 		{"-", errors.New("anything else"), nil, trustcache.CodeMalformed, ""},
 	} {
-		code, withheld := (&sealedEvent{ref: ref, err: tc.err}).refusal(tc.notes)
+		code, withheld := (&eventJob{ref: ref, err: tc.err}).refusal(tc.notes)
 		if code != tc.want || withheld != tc.withheld {
 			t.Errorf("%s: %v is %s %s, want %s %s", tc.reference, tc.err, code, withheld, tc.want, tc.withheld)
 		}

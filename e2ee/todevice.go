@@ -27,9 +27,9 @@ type toDevice struct {
 	Decrypted bool `json:"decrypted,omitempty"`
 }
 
-// batch is the work on one sync response's to-device events. Everything it changes
+// toDeviceStep is the work on one sync response's to-device events. Everything it changes
 // is in the step, which is stored whole or not at all.
-type batch struct {
+type toDeviceStep struct {
 	d        *Device
 	step     *step
 	ch       *store.Changes // of the step
@@ -62,9 +62,9 @@ type wedgedDevice struct {
 
 // processToDevice handles the events in order of arrival (requirement 5.3). The
 // caller holds mu. What cannot be read is counted, never fatal: anybody can send anything.
-func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, s *step) (*batch, error) {
+func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, s *step) (*toDeviceStep, error) {
 	ch := s.ch
-	b := &batch{d: d, step: s, ch: ch, seen: make(map[[32]byte]bool), forwardedBy: make(map[store.SessionRef]id.DeviceID)}
+	b := &toDeviceStep{d: d, step: s, ch: ch, seen: make(map[[32]byte]bool), forwardedBy: make(map[store.SessionRef]id.DeviceID)}
 	parsed := make([]*toDevice, 0, len(events))
 	olms := make([]*olm.Event, 0, len(events))
 	var senders []id.Curve25519
@@ -96,7 +96,7 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 		}
 	}
 	for i, ev := range parsed {
-		b.one(ev, olms[i])
+		b.handle(ev, olms[i])
 	}
 	b.sessions.Collect(ch)
 	if err := d.stageWedged(ctx, b.wedged, s); err != nil {
@@ -110,13 +110,13 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 	if err := b.keepRoomKeys(ctx); err != nil {
 		return nil, err
 	}
-	if err := b.takeForwards(ctx); err != nil {
+	if err := b.keepForwards(ctx); err != nil {
 		return nil, err
 	}
 	if b.keysCancelled, err = d.cancelKeyAsks(ctx, ch, b.forwardedBy); err != nil {
 		return nil, err
 	}
-	if err := b.takeSecrets(ctx); err != nil {
+	if err := b.keepSecrets(ctx); err != nil {
 		return nil, err
 	}
 	return b, b.passOthers(ctx)
@@ -138,35 +138,35 @@ func parseToDevice(raw json.RawMessage) (*toDevice, *olm.Event) {
 	return &ev, sealed
 }
 
-// one handles a single event.
-func (b *batch) one(ev *toDevice, sealed *olm.Event) {
+// handle handles a single event.
+func (b *toDeviceStep) handle(ev *toDevice, sealed *olm.Event) {
 	if sealed != nil {
-		b.encrypted(ev, sealed)
+		b.handleOlm(ev, sealed)
 		return
 	}
 	switch ev.Type {
 	case "m.room_key", "m.forwarded_room_key", "m.secret.send", "m.dummy", "m.room_key_bundle":
 		b.refused++ // only ever over Olm (requirement 8.2, attack A11)
 	case "m.room_key.withheld":
-		b.withheld(ev)
+		b.handleWithheld(ev)
 	case "m.secret.request":
-		b.secretRequested(ev)
+		b.handleSecretRequest(ev)
 	case "m.room_key_request":
-		b.keyRequested(ev)
+		b.handleKeyRequest(ev)
 	default:
 		// The device that would be verified is ours, not the client's, and nobody is here who
 		// could compare anything: nothing is ever confirmed alone (requirement 13.19).
 		if strings.HasPrefix(ev.Type, verificationPrefix) && b.d.publication.allowed {
 			return
 		}
-		b.pass(toDevice{Type: ev.Type, Sender: ev.Sender, Content: ev.Content})
+		b.passToClient(toDevice{Type: ev.Type, Sender: ev.Sender, Content: ev.Content})
 	}
 }
 
 const verificationPrefix = "m.key.verification."
 
-// encrypted handles an Olm message.
-func (b *batch) encrypted(ev *toDevice, sealed *olm.Event) {
+// handleOlm handles an Olm message.
+func (b *toDeviceStep) handleOlm(ev *toDevice, sealed *olm.Event) {
 	plain, err := b.d.decryptOlm(sealed, b.sessions, b.seen, b.step)
 	if err != nil {
 		if errors.Is(err, olm.ErrNoSession) {
@@ -182,7 +182,7 @@ func (b *batch) encrypted(ev *toDevice, sealed *olm.Event) {
 	}
 	switch msg.Type {
 	case "m.room_key":
-		b.roomKey(msg)
+		b.handleRoomKey(msg)
 	case "m.dummy":
 		// Its only purpose was the new session (requirement 6.12).
 	case "m.secret.send":
@@ -203,7 +203,7 @@ func (b *batch) encrypted(ev *toDevice, sealed *olm.Event) {
 
 // passOthers keeps decrypted messages of other types for the client, if their sender's
 // device is confirmed by its owner (requirement 1.18 holds for them too).
-func (b *batch) passOthers(ctx context.Context) error {
+func (b *toDeviceStep) passOthers(ctx context.Context) error {
 	if len(b.other) == 0 {
 		return nil
 	}
@@ -220,7 +220,7 @@ func (b *batch) passOthers(ctx context.Context) error {
 	for _, msg := range b.other {
 		switch trustcache.ToDevice(msg.Type, msg.Owner(), known[msg.Sender], mode) {
 		case trustcache.ToDeviceProcess:
-			b.pass(toDevice{Type: msg.Type, Sender: msg.Sender, Content: msg.Content, Decrypted: true})
+			b.passToClient(toDevice{Type: msg.Type, Sender: msg.Sender, Content: msg.Content, Decrypted: true})
 		case trustcache.ToDeviceDrop:
 			b.refused++
 		}
@@ -228,8 +228,8 @@ func (b *batch) passOthers(ctx context.Context) error {
 	return nil
 }
 
-// pass keeps an event for the client.
-func (b *batch) pass(ev toDevice) {
+// passToClient keeps an event for the client.
+func (b *toDeviceStep) passToClient(ev toDevice) {
 	raw, err := json.Marshal(ev)
 	if err != nil {
 		b.refused++
@@ -238,9 +238,9 @@ func (b *batch) pass(ev toDevice) {
 	b.forward = append(b.forward, raw)
 }
 
-// withheld records the reason why somebody did not give us a key. It proves nothing
+// handleWithheld records the reason why somebody did not give us a key. It proves nothing
 // and never stands in the way of a key that comes later (requirement 10.7).
-func (b *batch) withheld(ev *toDevice) {
+func (b *toDeviceStep) handleWithheld(ev *toDevice) {
 	var note struct {
 		Algorithm string        `json:"algorithm"`
 		RoomID    id.RoomID     `json:"room_id"`

@@ -42,7 +42,7 @@ func (o *olmState) unwedge(ctx context.Context) error {
 	if err := o.sendDummies(ctx, plan, claimed); err != nil {
 		return err
 	}
-	o.putOff(plan.wait)
+	o.postpone(plan.wait)
 	return o.flushOutbox(ctx)
 }
 
@@ -90,10 +90,10 @@ func (w *wedge) device(user *trustcache.User) *trustcache.Device {
 
 // unwedging is what is to be done about notes.
 type unwedging struct {
-	devices []*trustcache.Device // get a new session
-	notes   map[store.DeviceRef][]wedge
-	settled []wedge // nothing is to be done
-	wait    []wedge // nothing can be done now
+	devices  []*trustcache.Device // get a new session
+	notes    map[store.DeviceRef][]wedge
+	finished []wedge // nothing is to be done
+	wait     []wedge // nothing can be done now
 }
 
 // planUnwedging decides what is to be done about notes.
@@ -107,13 +107,13 @@ func (o *olmState) planUnwedging(due []wedge, known map[id.UserID]*trustcache.Us
 		dev := w.device(user)
 		switch {
 		case now.Sub(w.Since) >= wedgedFor:
-			plan.settled = append(plan.settled, w)
+			plan.finished = append(plan.finished, w)
 			continue
 		case dev == nil && user.Knowledge != trustcache.KnowledgeFresh:
 			plan.wait = append(plan.wait, w)
 			continue
 		case dev == nil || !dev.Usable() || !o.mayUnwedge(user, dev):
-			plan.settled = append(plan.settled, w)
+			plan.finished = append(plan.finished, w)
 			continue
 		}
 		ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
@@ -153,7 +153,7 @@ func (o *olmState) sendDummies(ctx context.Context, plan *unwedging, claimed map
 	var sealed []olm.Message
 	var renewed []store.DeviceRef
 	begun := make([]id.Curve25519, 0, len(plan.devices))
-	settled := slices.Clone(plan.settled)
+	settled := slices.Clone(plan.finished)
 	for _, dev := range plan.devices {
 		ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
 		if claimed[ref] == "" { // it has no key left, or its server cannot be reached
@@ -184,7 +184,7 @@ func (o *olmState) sendDummies(ctx context.Context, plan *unwedging, claimed map
 		return err
 	}
 	s.after(func() {
-		o.noteBegun(begun)
+		o.countBegun(begun)
 		o.outboxPending = o.outboxPending || len(sealed) > 0
 	})
 	return s.commit(ctx, "new Olm sessions")

@@ -45,17 +45,17 @@ func warningID(row *store.Warning) string {
 	return row.ID + "-" + strconv.FormatInt(row.Since.UnixMicro(), 36)
 }
 
-// raised returns the row of a warning.
-func raised(code, about string, user id.UserID, message string, at time.Time) store.Warning {
+// raisedWarning returns the row of a warning.
+func raisedWarning(code, about string, user id.UserID, message string, at time.Time) store.Warning {
 	return store.Warning{
 		ID: warningSlot(code, about), Code: code, UserID: user, Message: message,
 		Since: at.UTC().Truncate(time.Microsecond),
 	}
 }
 
-// resolved returns the row of a warning whose cause is gone.
-func resolved(code, about string, user id.UserID, at time.Time) store.Warning {
-	row := raised(code, about, user, "", at)
+// resolvedWarning returns the row of a warning whose cause is gone.
+func resolvedWarning(code, about string, user id.UserID, at time.Time) store.Warning {
+	row := raisedWarning(code, about, user, "", at)
 	row.Resolved = true
 	return row
 }
@@ -103,7 +103,7 @@ func (a *account) observe(events []trustcache.Event, ch *store.Changes) (stored 
 				Int("devices", len(ev.Refused)).Msg("Keys that contradict what is known were refused")
 		}
 	}
-	released := release(events, ch)
+	released := releasePending(events, ch)
 	if len(ch.Warnings) == before && !ownChanged {
 		if !released {
 			return nil
@@ -127,7 +127,7 @@ func firstDevice(ev *trustcache.Event) string {
 func identityWarnings(ev *trustcache.Event) []store.Warning {
 	about, user := ev.UserID.String(), ev.UserID
 	raise := func(code, text string) store.Warning {
-		return raised(code, about, user, fmt.Sprintf(text, user), ev.At)
+		return raisedWarning(code, about, user, fmt.Sprintf(text, user), ev.At)
 	}
 	switch ev.Effect {
 	case trustcache.EffectChanged:
@@ -146,7 +146,7 @@ func identityWarnings(ev *trustcache.Event) []store.Warning {
 		return []store.Warning{raise(warnIdentityChanged, textAcceptedByPolicy)}
 	case trustcache.EffectRestored, trustcache.EffectVerified, trustcache.EffectAcknowledged, trustcache.EffectWithdrawn:
 		return []store.Warning{
-			resolved(warnIdentityChanged, about, user, ev.At), resolved(warnVerificationLost, about, user, ev.At),
+			resolvedWarning(warnIdentityChanged, about, user, ev.At), resolvedWarning(warnVerificationLost, about, user, ev.At),
 		}
 	case trustcache.EffectFirstSeen:
 	}
@@ -159,10 +159,10 @@ func ownIdentityWarnings(ev *trustcache.Event) []store.Warning {
 	switch ev.Effect {
 	case trustcache.EffectChanged, trustcache.EffectVerificationLost:
 		if !ev.State.Accepted() {
-			return []store.Warning{raised(warnOwnIdentityChanged, about, user, textOwnIdentityChanged, ev.At)}
+			return []store.Warning{raisedWarning(warnOwnIdentityChanged, about, user, textOwnIdentityChanged, ev.At)}
 		}
 	case trustcache.EffectRestored, trustcache.EffectVerified, trustcache.EffectAcknowledged, trustcache.EffectWithdrawn:
-		return []store.Warning{resolved(warnOwnIdentityChanged, about, user, ev.At)}
+		return []store.Warning{resolvedWarning(warnOwnIdentityChanged, about, user, ev.At)}
 	case trustcache.EffectFirstSeen, trustcache.EffectAcknowledgedByPolicy:
 	}
 	return nil
@@ -176,7 +176,7 @@ const recoveredAlone = "recovered alone"
 // by themselves knows of the change; one that the proxy recovers from with what it holds
 // must be told all the same (requirement 1.11).
 func (d *Device) tellRecoveredAlone(ctx context.Context) error {
-	told := raised(warnOwnIdentityChanged, recoveredAlone, d.acct.user, textRecoveredAlone, d.eng.now())
+	told := raisedWarning(warnOwnIdentityChanged, recoveredAlone, d.acct.user, textRecoveredAlone, d.eng.now())
 	if err := d.save(ctx, &store.Changes{Warnings: []store.Warning{told}}); err != nil {
 		return fmt.Errorf("store a warning: %w", err)
 	}

@@ -107,8 +107,8 @@ func (w *wedges) without(settled []wedge, renewed []store.DeviceRef, now time.Ti
 	return next
 }
 
-// later puts notes off. It returns the shortest pause.
-func (w *wedges) later(failed []wedge, now time.Time) (next *wedges, pause time.Duration) {
+// postpone puts notes off. It returns the shortest pause.
+func (w *wedges) postpone(failed []wedge, now time.Time) (next *wedges, pause time.Duration) {
 	next = &wedges{Waiting: slices.Clone(w.Waiting), Renewed: w.Renewed}
 	for i := range next.Waiting {
 		one := &next.Waiting[i]
@@ -198,14 +198,14 @@ func (o *olmState) dueWedges(ctx context.Context) ([]wedge, error) {
 	return slices.DeleteFunc(slices.Clone(o.wedges.Waiting), func(w wedge) bool { return now.Before(w.notYet) }), nil
 }
 
-// putOff has notes looked at again after a pause.
-func (o *olmState) putOff(failed []wedge) {
+// postpone has notes looked at again after a pause.
+func (o *olmState) postpone(failed []wedge) {
 	if len(failed) == 0 {
 		return
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	next, pause := o.wedges.later(failed, o.eng.now())
+	next, pause := o.wedges.postpone(failed, o.eng.now())
 	o.wedges = next
 	if pause > 0 {
 		o.host.retryLocked(retryWedges, pause)

@@ -42,7 +42,7 @@ func (e *Engine) worker() {
 		select {
 		case <-e.ctx.Done():
 			return
-		case d := <-e.work:
+		case d := <-e.maintenance:
 			d.maintain(e.ctx)
 		}
 	}

@@ -38,8 +38,8 @@ func (c *Keys) Slots() map[string]**pk.Signing {
 	}
 }
 
-// Published returns the public key that a private key must belong to.
-func Published(own *trustcache.User, name string) id.Ed25519 {
+// PublishedKey returns the public key that a private key must belong to.
+func PublishedKey(own *trustcache.User, name string) id.Ed25519 {
 	switch name {
 	case SecretMaster:
 		return own.Current
@@ -61,7 +61,7 @@ func (c *Keys) Misfits(own *trustcache.User) []string {
 		if *slot == nil {
 			continue
 		}
-		public := Published(own, name)
+		public := PublishedKey(own, name)
 		if foreign || (public != "" && (*slot).PublicKey() != public) {
 			out = append(out, name)
 		}

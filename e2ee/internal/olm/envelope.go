@@ -74,7 +74,7 @@ func OpenEnvelope(plain []byte, sender id.UserID, senderKey id.Curve25519, own i
 	if raw == nil || string(raw) == "null" {
 		return out, nil
 	}
-	device, err := claimedDevice(raw, sender)
+	device, err := parseSenderDevice(raw, sender)
 	if err != nil {
 		return nil, fmt.Errorf("%w: sender_device_keys: %w", errEnvelope, err)
 	}
@@ -85,8 +85,8 @@ func OpenEnvelope(plain []byte, sender id.UserID, senderKey id.Curve25519, own i
 	return out, nil
 }
 
-// claimedDevice parses sender_device_keys; the self-signature is checked.
-func claimedDevice(raw json.RawMessage, sender id.UserID) (*trustcache.Device, error) {
+// parseSenderDevice parses sender_device_keys; the self-signature is checked.
+func parseSenderDevice(raw json.RawMessage, sender id.UserID) (*trustcache.Device, error) {
 	var named struct {
 		DeviceID id.DeviceID `json:"device_id"`
 	}

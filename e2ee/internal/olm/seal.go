@@ -36,12 +36,12 @@ func CheckOneTimeKey(name string, raw json.RawMessage, dev *trustcache.Device) i
 // sealing is the encryption of one message for one device, with an old session or a
 // new one from a claimed key.
 type sealing struct {
-	dev     *trustcache.Device
-	claimed id.Curve25519
-	old     *storedSession
-	made    *session.OlmSession
-	content json.RawMessage
-	err     error
+	dev        *trustcache.Device
+	oneTimeKey id.Curve25519
+	old        *storedSession
+	made       *session.OlmSession
+	content    json.RawMessage
+	err        error
 }
 
 func (w *sealing) run(own *Account, frame *Frame) {
@@ -49,7 +49,7 @@ func (w *sealing) run(own *Account, frame *Frame) {
 	if w.old != nil {
 		sess = w.old.sess
 	} else {
-		if w.made, w.err = own.NewOutbound(w.dev.Curve25519, w.claimed); w.err != nil {
+		if w.made, w.err = own.NewOutbound(w.dev.Curve25519, w.oneTimeKey); w.err != nil {
 			return
 		}
 		sess = w.made

@@ -141,10 +141,10 @@ func (o *Sessions) BeganBy(from id.Curve25519, made *session.OlmSession, now tim
 func (o *Sessions) SealAll(own *Account, frame *Frame, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519, now time.Time) (sealed []Message, renewed []store.DeviceRef, without []*trustcache.Device) {
 	todo := make([]*sealing, 0, len(devices))
 	for _, dev := range devices {
-		w := &sealing{dev: dev, claimed: claimed[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}]}
+		w := &sealing{dev: dev, oneTimeKey: claimed[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}]}
 		if list := o.byKey[dev.Curve25519]; len(list) > 0 {
 			w.old = list[0]
-		} else if w.claimed == "" {
+		} else if w.oneTimeKey == "" {
 			without = append(without, dev)
 			continue
 		}

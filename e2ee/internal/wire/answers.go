@@ -40,8 +40,8 @@ type largeAnswers struct {
 
 func newLargeAnswers() *largeAnswers { return &largeAnswers{all: make(chan struct{}, largeAtOnce)} }
 
-// take waits for a place. The returned func gives it back.
-func (l *largeAnswers) take(ctx context.Context, user id.UserID) (func(), error) {
+// acquire waits for a place. The returned func gives it back.
+func (l *largeAnswers) acquire(ctx context.Context, user id.UserID) (func(), error) {
 	giveTurn, err := l.accounts.Take(ctx, user)
 	if err != nil {
 		return nil, err
@@ -79,7 +79,7 @@ func (h *Homeserver) readAnswer(req *http.Request, resp *http.Response, r Reques
 		if !r.Large {
 			return failed(tooLarge)
 		}
-		give, err := h.large.take(req.Context(), r.User)
+		give, err := h.large.acquire(req.Context(), r.User)
 		if err != nil {
 			return failed(err)
 		}

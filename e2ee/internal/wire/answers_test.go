@@ -106,7 +106,7 @@ func TestAnswersAreBounded(t *testing.T) {
 func TestLargeAnswersTakeTurns(t *testing.T) {
 	t.Parallel()
 	hs, begun := answering(t)
-	give, err := hs.large.take(t.Context(), "@alice:hs")
+	give, err := hs.large.acquire(t.Context(), "@alice:hs")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func TestLargeAnswersTakeTurns(t *testing.T) {
 	}
 	var others []func()
 	for i := range largeAtOnce - 1 {
-		other, err := hs.large.take(t.Context(), id.UserID(fmt.Sprintf("@other%d:hs", i)))
+		other, err := hs.large.acquire(t.Context(), id.UserID(fmt.Sprintf("@other%d:hs", i)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -134,7 +134,7 @@ func TestLargeAnswersTakeTurns(t *testing.T) {
 	third := ask("@carol:hs", maxAnswer+100_000)
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := hs.large.take(gone, "@dave:hs"); !errors.Is(err, context.Canceled) {
+	if _, err := hs.large.acquire(gone, "@dave:hs"); !errors.Is(err, context.Canceled) {
 		t.Errorf("who does not wait: %v", err)
 	}
 	select {

@@ -35,8 +35,8 @@ func readChallenge(body []byte) *Challenge {
 	return out
 }
 
-// TakesPassword reports whether a password alone is enough.
-func (c *Challenge) TakesPassword() bool {
+// AcceptsPassword reports whether a password alone is enough.
+func (c *Challenge) AcceptsPassword() bool {
 	return slices.ContainsFunc(c.flows, func(stages []string) bool {
 		return len(stages) == 1 && stages[0] == "m.login.password"
 	})
