@@ -8,32 +8,31 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// Membership changes that the homeserver has just accepted from a client behind this proxy
-// are known to every device here before any list or sync shows them, and whatever could be
-// stored of them: a device that is loaded anew a moment later must not believe a list that
-// is older, nor must another account's.
+// Membership changes that the homeserver has just accepted from a client of this proxy. All
+// devices, also those of other accounts, know them before a member list or a sync shows
+// them, and also if they could not be stored: an older list must not be believed.
 
 const (
 	// maxArrivals bounds the invites and joins that are remembered of one room: one request
 	// can name many. A removal is always remembered.
 	maxArrivals = 1000
-	// acceptedFor is how long what was accepted is held against what the homeserver says.
-	// Afterwards who was invited may well have declined, and who was removed may be back.
-	// Nothing that a sync shows ends it before: that may be older than the change.
+	// acceptedFor is how long an accepted change overrules what the homeserver shows. After
+	// that an invite may have been declined and a removed user may be back. What a sync
+	// shows does not end it earlier, because a sync may be older than the change.
 	acceptedFor = 10 * time.Second
-	// sweepAccepted is how many rooms there are before those are looked for in which nothing
-	// counts any more.
+	// sweepAccepted is the number of rooms from which on rooms without recent changes are
+	// removed.
 	sweepAccepted = 256
 )
 
-// acceptedChanges are the latest of all rooms. The zero value has none.
+// acceptedChanges are the accepted changes of all rooms. The zero value is empty.
 type acceptedChanges struct {
 	mu    sync.Mutex
 	rooms map[id.RoomID]roomChanges
-	sweep int // the number of rooms at which it is swept next
+	sweep int // the number of rooms at which old ones are removed next
 }
 
-// roomChanges are those of one room.
+// roomChanges are the accepted changes of one room, the latest of each user.
 type roomChanges map[id.UserID]accepted
 
 // accepted is a membership change that the homeserver has accepted from a client.
@@ -53,7 +52,7 @@ func (c *acceptedChanges) record(room id.RoomID, user id.UserID, membership stri
 		changes.dropOld(now)
 	}
 	if present(membership) && len(changes) >= maxArrivals {
-		delete(changes, user) // what it says of the user is over in any case
+		delete(changes, user) // an older change of this user does not hold any more
 		return
 	}
 	if changes == nil {
@@ -71,12 +70,12 @@ func (c *acceptedChanges) record(room id.RoomID, user id.UserID, membership stri
 	c.sweep = 2 * len(c.rooms)
 }
 
-// dropOld forgets what does not count any more.
+// dropOld removes the changes that are not recent.
 func (c roomChanges) dropOld(now time.Time) {
 	maps.DeleteFunc(c, func(_ id.UserID, a accepted) bool { return !a.isRecent(now) })
 }
 
-// inRoom returns the changes of a room that count now.
+// inRoom returns the recent changes of a room.
 func (c *acceptedChanges) inRoom(room id.RoomID, now time.Time) roomChanges {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -88,8 +87,8 @@ func (c *acceptedChanges) inRoom(room id.RoomID, now time.Time) roomChanges {
 	return maps.Clone(changes)
 }
 
-// isOutdated reports whether a membership that the homeserver shows is older than what a client
-// did since.
+// isOutdated reports whether a membership that the homeserver shows is older than an
+// accepted change.
 func (c *acceptedChanges) isOutdated(room id.RoomID, user id.UserID, membership string, now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -101,7 +100,7 @@ func (c *acceptedChanges) isOutdated(room id.RoomID, user id.UserID, membership 
 	return arrival || departure
 }
 
-// confirm forgets a change that the homeserver shows.
+// confirm removes a change once the homeserver shows it.
 func (c *acceptedChanges) confirm(room id.RoomID, user id.UserID, membership string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -110,13 +109,13 @@ func (c *acceptedChanges) confirm(room id.RoomID, user id.UserID, membership str
 	}
 }
 
-// hasLeft reports whether a user is not in the room any more.
+// hasLeft reports whether an accepted change removed a user from the room.
 func (c roomChanges) hasLeft(user id.UserID) bool {
 	said, ok := c[user]
 	return ok && !present(said.membership)
 }
 
-// listsRemoved reports whether a list has somebody who was removed.
+// listsRemoved reports whether a member list contains a user who was removed.
 func (c roomChanges) listsRemoved(list map[id.UserID]string) bool {
 	for user := range c {
 		if _, departure := c.contradicts(user, list[user]); departure {
@@ -126,8 +125,8 @@ func (c roomChanges) listsRemoved(list map[id.UserID]string) bool {
 	return false
 }
 
-// contradicts reports whether a membership that the homeserver shows of a user is older than what
-// it accepted. arrival and departure say which kind of change it does not know of.
+// contradicts reports whether a membership that the homeserver shows is older than the
+// accepted change of the user, and whether that change is an arrival or a departure.
 func (c roomChanges) contradicts(user id.UserID, membership string) (arrival, departure bool) {
 	said, ok := c[user]
 	switch {
@@ -140,7 +139,8 @@ func (c roomChanges) contradicts(user id.UserID, membership string) (arrival, de
 	}
 }
 
-// checkList refuses a list that is out of date.
+// checkList returns errOutdatedList for a member list that is older than an accepted
+// change. The last try (last) may miss arrivals.
 func (c roomChanges) checkList(list map[id.UserID]string, own id.UserID, last bool) error {
 	if err := c.checkOwn(list[own], own, last); err != nil {
 		return err
@@ -154,9 +154,9 @@ func (c roomChanges) checkList(list map[id.UserID]string, own id.UserID, last bo
 	return nil
 }
 
-// checkOwn refuses a list without the own user. Only a join that the homeserver accepted
-// from a client of theirs says that the list lags; otherwise the user was never in the room,
-// or has left it or been removed.
+// checkOwn refuses a member list without the own user. It is outdated only if the
+// homeserver has accepted the user's join; otherwise the user never joined, has left or was
+// removed.
 func (c roomChanges) checkOwn(listed string, own id.UserID, last bool) error {
 	switch {
 	case c.hasLeft(own):

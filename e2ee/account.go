@@ -9,8 +9,8 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// account is what a user's proxied devices share: what is known of other users, and
-// the user's own identity.
+// account is what the devices of a user share: what is known of other users, and the user's
+// own identity.
 type account struct {
 	eng     *Engine
 	user    id.UserID
@@ -18,7 +18,7 @@ type account struct {
 	tracker *trustcache.Tracker
 	// boot lets one device at a time set up the identity.
 	boot locks.Turns[struct{}]
-	// review lets one device at a time compare the warnings with how things stand.
+	// review lets one device at a time update the warnings.
 	review locks.Turns[struct{}]
 
 	rollout rollout
@@ -26,23 +26,22 @@ type account struct {
 	password loginPassword
 
 	mu locks.Mutex
-	// warned are the account's warnings, once read; warnedSeq counts their changes.
+	// warned are the account's warnings, if warnedRead; warnedSeq counts their changes.
 	warned     []store.Warning
 	warnedRead bool
 	warnedSeq  int
 	alertedSeq int // warnedSeq when the devices were last told
-	// shared are the encrypted rooms shared with the users that warnings are about.
+	// shared are the encrypted rooms shared with users whom warnings are about.
 	shared map[id.UserID][]id.RoomID
-	// noticeRoom is where warnings about the user's own side are shown; empty when none was
-	// chosen yet.
+	// noticeRoom is the room that shows warnings about the user's own side; empty before
+	// one is chosen.
 	noticeRoom id.RoomID
-	// tried is the last attempt to recover the identity alone that did not help.
+	// tried is a hash of the last failed attempt to recover the identity without a person.
 	tried [32]byte
-	// storage and backup are how they stood when last looked at.
+	// storage and backup are the states of secret storage and key backup at the last check.
 	storage storageStanding
 	backup  backupStanding
-	// backupTo is the backup as last found; backupSeq counts the times it was to be looked
-	// at again.
+	// backupTo is the backup found last; backupSeq counts requests to check it again.
 	backupTo  *keybackup.Target
 	backupSeq int
 }

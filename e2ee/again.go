@@ -11,39 +11,41 @@ import (
 	"e2ee-proxy/internal/backoff"
 )
 
-// How long what failed waits before it is tried again. Whoever adds another try adds it here.
+// Backoff before what failed is tried again. All retries of the engine take their pauses
+// from here.
 
 // syncPauses are for the proxy's own syncs.
 func syncPauses() backoff.Range { return backoff.Range{First: time.Second, Last: 2 * time.Minute} }
 
-// upkeepPauses are for maintenance, with it for the upload of keys and of room keys to the
-// backup, and for signatures that do not show.
+// upkeepPauses are for maintenance: uploads of keys and of the backup, and signatures that
+// the homeserver does not show.
 func upkeepPauses() backoff.Range {
 	return backoff.Range{First: 2 * time.Second, Last: 10 * time.Minute}
 }
 
-// roundPauses are for rounds in which most devices could not be visited: the homeserver
-// was down.
+// roundPauses are for rounds in which most visits failed because the homeserver was down.
 func roundPauses() backoff.Range {
 	return backoff.Range{First: 30 * time.Second, Last: 5 * time.Minute}
 }
 
-// fetchPauses are for room keys from the backup, one by one, restorePauses for all of it.
+// fetchPauses are for single room keys from the backup.
 func fetchPauses() backoff.Range {
 	return backoff.Range{First: 30 * time.Second, Last: 5 * time.Minute}
 }
 
 func restorePauses() backoff.Range { return backoff.Range{First: time.Minute, Last: 30 * time.Minute} }
 
-// wedgePauses are for new Olm sessions with who cannot be reached, or has no keys left.
+// wedgePauses are for new Olm sessions with devices that cannot be reached or have no
+// one-time keys.
 func wedgePauses() backoff.Range { return backoff.Range{First: time.Minute, Last: 30 * time.Minute} }
 
-// rereadPauses are for a signature that was accepted and does not show at once.
+// rereadPauses are for reading back a signature that the homeserver accepted and does not
+// show yet.
 func rereadPauses() backoff.Range {
 	return backoff.Range{First: 100 * time.Millisecond, Last: time.Second}
 }
 
-// listPauses are for a list of members that is out of date.
+// listPauses are for member lists that are out of date.
 func listPauses() backoff.Range {
 	return backoff.Range{First: 50 * time.Millisecond, Last: time.Second}
 }
@@ -51,8 +53,7 @@ func listPauses() backoff.Range {
 // keylessPauses are for devices that had no one-time key left.
 func keylessPauses() backoff.Range { return backoff.Range{First: 15 * time.Second, Last: time.Hour} }
 
-// pauseAfter returns the pause after an error, which may say how long the homeserver wants
-// to be left alone.
+// pauseAfter returns the pause after an error. It is at least the error's Retry-After.
 func pauseAfter(err error, pause time.Duration, within backoff.Range) time.Duration {
 	var up *wire.UpstreamError
 	if errors.As(err, &up) {
@@ -61,19 +62,19 @@ func pauseAfter(err error, pause time.Duration, within backoff.Range) time.Durat
 	return pause
 }
 
-// needsPerson reports whether trying again is of no use before somebody does something.
+// needsPerson reports whether retrying is useless until a person does something.
 func needsPerson(err error) bool {
 	var auth *wire.AuthNeededError
 	return errors.As(err, &auth) || errors.Is(err, ErrWrongPassword) || signatureFailed(err)
 }
 
-// maintainAgain has maintenance run again: at once when there is more to do, after a
-// growing pause when something failed.
+// maintainAgain schedules the next maintenance: at once when more is true, after a growing
+// pause when the last one failed.
 func (sc *schedule) maintainAgain(failed, more bool) {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
 	switch {
-	case failed && sc.record.token.IsZero(): // its client brings another
+	case failed && sc.record.token.IsZero(): // the client brings a new token
 	case failed:
 		sc.retryLocked(retryUpkeep, sc.failures.Next(upkeepPauses()))
 	case more:
@@ -84,13 +85,14 @@ func (sc *schedule) maintainAgain(failed, more bool) {
 	}
 }
 
-// retries are when maintenance is asked for again, and why. It is guarded by the Device.
+// retries are the scheduled retries of maintenance, by reason. They are guarded by the
+// Device.
 type retries struct {
 	due   map[retryFor]time.Time
 	timer *time.Timer
 }
 
-// retryFor is a reason for maintenance to be repeated. Each has one time.
+// retryFor is a reason to repeat maintenance. Each reason has one time.
 type retryFor int
 
 const (
@@ -100,7 +102,7 @@ const (
 	retrySignature
 )
 
-// retryLocked asks for maintenance after a pause. The caller holds mu.
+// retryLocked schedules maintenance after a pause. The caller holds mu.
 func (sc *schedule) retryLocked(why retryFor, pause time.Duration) {
 	if sc.ctx == nil || sc.ctx.Err() != nil {
 		return
@@ -112,7 +114,7 @@ func (sc *schedule) retryLocked(why retryFor, pause time.Duration) {
 	sc.armLocked()
 }
 
-// armLocked sets the timer to what is due next. The caller holds mu.
+// armLocked sets the timer to the next retry. The caller holds mu.
 func (sc *schedule) armLocked() {
 	if sc.retry.timer != nil {
 		sc.retry.timer.Stop()
@@ -124,7 +126,7 @@ func (sc *schedule) armLocked() {
 	}
 }
 
-// retryNow asks for maintenance because something is due.
+// retryNow requests maintenance for the retries whose time has come.
 func (sc *schedule) retryNow() {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
@@ -134,8 +136,8 @@ func (sc *schedule) retryNow() {
 	sc.host.kickLocked()
 }
 
-// recheckNow brings status and warnings in line with what a call of the control API has
-// just done. What fails here is tried again by the next maintenance.
+// recheckNow updates status and warnings after a call of the control API. If it fails, the
+// next maintenance does it.
 func (d *Device) recheckNow(ctx context.Context) {
 	d.recheckIdentity()
 	for _, step := range []func(context.Context) error{d.setUpIdentity, d.reviewWarnings} {
@@ -145,5 +147,5 @@ func (d *Device) recheckNow(ctx context.Context) {
 	}
 }
 
-// dropRetry forgets what was to be tried again. The caller holds mu.
+// dropRetry removes a scheduled retry. The caller holds mu.
 func (sc *schedule) dropRetry(why retryFor) { delete(sc.retry.due, why) }

@@ -16,25 +16,24 @@ const (
 	ModeUnknown Mode = iota
 	// ModeProxied is a device whose keys the proxy holds.
 	ModeProxied
-	// ModeForeign is a device that published keys that were never ours: as far as anybody
-	// can tell its client does its own encryption. It is passed through, but for clear text
-	// into encrypted rooms.
-	ModeForeign
-	// ModeNone is a token without a device (a guest or an application service): it
-	// can hold no keys, so it may read as the homeserver allows but not send into
+	// ModeForeign is a device with published keys that the proxy never had: its client
+	// seems to do its own encryption. Its requests pass through, except clear text into
 	// encrypted rooms.
+	ModeForeign
+	// ModeNone is a token without a device (a guest or an application service). It can have
+	// no keys, so it may read, but not send into encrypted rooms.
 	ModeNone
-	// ModeLost is a device whose published keys were ours and are gone: nobody can use them.
-	// It may read as the homeserver allows, but not send into encrypted rooms.
+	// ModeLost is a device whose published keys were the proxy's and were destroyed. It may
+	// read, but not send into encrypted rooms.
 	ModeLost
 )
 
-// RoomEncryption is what is known of a room. The zero value means "cannot tell",
-// and nothing may be sent.
+// RoomEncryption is whether a room is encrypted. The zero value means "cannot tell", and
+// nothing may be sent.
 type RoomEncryption int
 
 const (
-	// RoomUnknown cannot be told; sends are refused.
+	// RoomUnknown means that it cannot be told; sends are refused.
 	RoomUnknown RoomEncryption = iota
 	// RoomPlain has never been encrypted; sends pass through.
 	RoomPlain
@@ -44,54 +43,54 @@ const (
 	RoomUnsupported
 )
 
-// Outgoing is a room event a client wants to send in clear.
+// Outgoing is a room event that a client sends in clear.
 type Outgoing struct {
 	RoomID  id.RoomID
 	Type    string
-	TxnID   string // as the client chose it; the caller makes one for POST
+	TxnID   string // the client's; for POST the caller makes one
 	Content json.RawMessage
 }
 
-// Encrypted is what [Device.Encrypt] made of an Outgoing.
+// Encrypted is the result of [Device.Encrypt].
 type Encrypted struct {
 	// Content is the content of the m.room.encrypted event to send with the same transaction ID.
 	Content json.RawMessage
-	// EventID is set when this transaction was already sent: answer with it, send nothing.
+	// EventID is set when this transaction was sent before: the caller answers with it and
+	// sends nothing.
 	EventID id.EventID
 }
 
-// Incoming is an event of a room as the homeserver sent it.
+// Incoming is a room event as the homeserver sent it.
 type Incoming struct {
 	RoomID id.RoomID
 	Event  json.RawMessage
-	// Redeliver asks for the event to be delivered again, in a later sync of this
-	// client, when its key arrives after it. Set for events of a sync response.
+	// Redeliver asks for the event to be delivered again in a later sync if its key arrives
+	// later. It is set for events of a sync response.
 	Redeliver bool
-	// Order is where an event that is not encrypted stands.
+	// Order is the event's place in the room's history, for events in clear.
 	Order Order
-	// Hold allows that the client is shown nothing of an event whose key may still come, until
-	// it comes: see [UndecryptableHold]. Set for events that are new to the client, in a
-	// sync that goes on from an earlier one.
+	// Hold allows to hide the event until its key comes, see [UndecryptableHold]. It is set
+	// for events that are new to the client, in a sync that continues an earlier one.
 	Hold bool
-	// Wait is how long the batch may wait for keys that the account's backup has. The longest
+	// Wait is how long the batch may wait for keys from the account's backup. The longest
 	// of a batch counts.
 	Wait time.Duration
 }
 
-// Order says how an event stands to the encryption of its room, as the room's history shows
-// it. The zero value cannot tell: then a message in clear is marked, but not held back.
+// Order says whether an event is older or newer than its room's encryption, as the room's
+// history shows it. With the zero value a message in clear is marked, but not withheld.
 type Order int
 
 const (
-	// OrderUnknown is an event whose history is not shown.
+	// OrderUnknown means that the history does not show it.
 	OrderUnknown Order = iota
-	// OrderBefore is older than the encryption of its room: it may be in clear.
+	// OrderBefore means older than the encryption: the event may be in clear.
 	OrderBefore
-	// OrderAfter is newer.
+	// OrderAfter means newer than the encryption.
 	OrderAfter
 )
 
-// Opened is what the client gets instead of an Incoming.
+// Opened is what the client is shown in place of an Incoming.
 type Opened struct {
 	// Event is what the client is shown: the clear event, a placeholder, or the event
 	// as it came with its mark. Never nil.
@@ -100,15 +99,15 @@ type Opened struct {
 	Type string
 	// Decrypted reports whether Event is the clear text.
 	Decrypted bool
-	// Withheld reports whether Event is a placeholder for what was held back.
+	// Withheld reports whether Event is a placeholder.
 	Withheld bool
-	// Hidden reports whether the client must not be shown the event at all: it was held back,
-	// and the policy is to say nothing of it, or it waits for its key. Event is the
-	// placeholder all the same.
+	// Hidden reports whether the client must not be shown the event at all: it is withheld
+	// and the policy hides such events, or it waits for its key. Event is the placeholder
+	// nevertheless.
 	Hidden bool
 }
 
-// Section is the part of a sync response a room is in.
+// Section is the part of a sync response that a room is in.
 type Section int
 
 // The sections of rooms in a sync response.
@@ -127,8 +126,8 @@ type StateChange struct {
 	Content  json.RawMessage
 }
 
-// RoomUpdate is what a sync response says of one room, reduced to what matters to
-// encryption, in the order of the events.
+// RoomUpdate is the part of a sync response about one room that matters to encryption, in
+// the order of the events.
 type RoomUpdate struct {
 	RoomID  id.RoomID
 	Section Section
@@ -136,7 +135,7 @@ type RoomUpdate struct {
 	Changes []StateChange
 }
 
-// SyncUpdate is a sync response reduced to what matters to encryption.
+// SyncUpdate is the part of a sync response that matters to encryption.
 type SyncUpdate struct {
 	// Since is the request's token; empty for an initial sync.
 	Since     string
@@ -144,8 +143,8 @@ type SyncUpdate struct {
 	ToDevice  []json.RawMessage
 	Changed   []id.UserID // device_lists.changed
 	Left      []id.UserID // device_lists.left
-	// OneTimeKeys are the counts by algorithm; one that is missing is 0 (requirement 3.3). Nil
-	// when the response has none, which means that there are no keys left at all.
+	// OneTimeKeys are the counts by algorithm; a missing algorithm counts as 0 (requirement
+	// 3.3). Nil when the response has no counts, which means that no keys are left.
 	OneTimeKeys map[string]int
 	// UnusedFallback is nil when the response does not have the field.
 	UnusedFallback []string
@@ -156,11 +155,10 @@ type SyncUpdate struct {
 
 // SyncExtras is what the proxy adds to the client's sync response.
 type SyncExtras struct {
-	// ToDevice are the to-device events the client may see, in order: those of this
-	// response that are not encryption traffic, after those that the proxy's own sync
-	// received on the client's behalf. It replaces to_device.events.
+	// ToDevice replaces to_device.events: first the events that the proxy's own syncs kept
+	// for the client, then those of this response without encryption traffic.
 	ToDevice []json.RawMessage
-	// Late are events whose keys have arrived since they were delivered undecryptable,
+	// Late are events that could not be decrypted when they were delivered and can be now,
 	// by room; they go to the front of the room's timeline (or a new entry in rooms.join).
 	Late map[id.RoomID][]json.RawMessage
 	// Notices are warnings as events, by room; they go to the end of the room's timeline (or

@@ -15,25 +15,24 @@ import (
 	"e2ee-proxy/store"
 )
 
-// A device that is awake has a sync of the proxy's own waiting at the homeserver while its
-// client does not sync. That costs a connection each, so only those that were used last
-// are awake, Options.Awake of them. The others sleep: rounds visit them, and fetch what
-// came for them. The first round begins with the process and fetches what came while it
-// was not there. Nothing is late for a device that is used: a sync of its client and a
-// send through the proxy catch up first.
+// While its client does not sync, the proxy syncs for a device that is awake, by long
+// polls. Each costs a connection, so only the devices used last are awake, Options.Awake of
+// them. The others sleep: rounds visit them and fetch what came for them. The first round
+// begins when the process starts, and fetches what came while it did not run. A device in
+// use misses nothing: its client's sync and its sends catch up first.
 //
-// A device that no client has used since the process began is in memory only while it is
-// visited, or for as long as something is left to do for it.
+// A device that no client has used since the process started is in memory only while it is
+// visited or has something left to do.
 
-// awaken has a device sync by itself from now on. The one that was used longest ago goes
-// to sleep if there are too many. The caller holds no lock.
+// awaken starts the device's own syncs. If too many devices are awake, the one used longest
+// ago goes to sleep. The caller holds no lock.
 func (e *Engine) awaken(d *Device) {
 	if d.startLoop() {
 		e.awake.Add(d, struct{}{})
 	}
 }
 
-// fallAsleep ends the device's own sync.
+// fallAsleep ends the device's own syncs.
 func (sc *schedule) fallAsleep() {
 	sc.mu.Lock()
 	sc.awake = false
@@ -41,15 +40,15 @@ func (sc *schedule) fallAsleep() {
 	sc.live.interrupt()
 }
 
-// isAwake reports whether the device syncs by itself.
+// isAwake reports whether the device makes its own syncs.
 func (sc *schedule) isAwake() bool {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
 	return sc.awake
 }
 
-// loopContinues reports whether the sync loop goes on. When it does not, it has ended: for as
-// long as the device sleeps, or until the sync of the client that is in flight ends.
+// loopContinues reports whether the sync loop continues. If not, the loop counts as ended
+// until the device wakes up or the client's sync in flight ends.
 func (sc *schedule) loopContinues(ctx context.Context) bool {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
@@ -57,7 +56,7 @@ func (sc *schedule) loopContinues(ctx context.Context) bool {
 	return sc.looping
 }
 
-// resumeLoop starts the sync loop again after a sync of the client, if the device is awake.
+// resumeLoop restarts the sync loop after the client's sync, if the device is awake.
 func (d *Device) resumeLoop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -66,7 +65,7 @@ func (d *Device) resumeLoop() {
 	}
 }
 
-// loopFailed ends the loop for good, until a client comes with a token.
+// loopFailed ends the sync loop until a client brings a token.
 func (d *Device) loopFailed() {
 	d.mu.Lock()
 	d.schedule.awake, d.schedule.looping = false, false
@@ -74,7 +73,7 @@ func (d *Device) loopFailed() {
 	d.eng.awake.Remove(d)
 }
 
-// rounds visits the devices that sleep, again and again.
+// rounds visits the sleeping devices again and again.
 func (e *Engine) rounds() {
 	var failures backoff.Pauses
 	for {
@@ -93,8 +92,8 @@ func (e *Engine) rounds() {
 	}
 }
 
-// round visits every device that sleeps, a bounded number at a time, and reports whether
-// that was of use: that not most visits failed.
+// round visits every sleeping device, Options.Visits at the same time. It reports whether
+// at least half of the visits succeeded.
 func (e *Engine) round(ctx context.Context) bool {
 	e.putToSleep()
 	slots := make(chan struct{}, e.opts.Visits)
@@ -109,7 +108,7 @@ func (e *Engine) round(ctx context.Context) bool {
 		var up *wire.UpstreamError
 		level := zerolog.ErrorLevel
 		if errors.As(err, &up) {
-			level = zerolog.DebugLevel // a homeserver that is down is told of by every request
+			level = zerolog.DebugLevel // every failed request logs that the homeserver is down
 		}
 		e.log.WithLevel(level).Err(err).Msg("A device that sleeps could not be visited")
 	}
@@ -140,12 +139,12 @@ func (e *Engine) round(ctx context.Context) bool {
 	return 2*failed.Load() <= all.Load()
 }
 
-// visit fetches what came for a device. The first visit also does what its maintenance
-// left undone when the process ended, and wakes it up if there is room.
+// visit syncs once for a device. The first visit also runs the maintenance that the last
+// process left undone, and wakes the device up if there is room.
 func (e *Engine) visit(ctx context.Context, key deviceKey) error {
 	d, err := e.fromStore(ctx, key, false)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil // it was logged out meanwhile
+		return nil // the device was logged out
 	}
 	if err != nil || d.mode != ModeProxied {
 		return err
@@ -175,8 +174,8 @@ func (e *Engine) visit(ctx context.Context, key deviceKey) error {
 	return err
 }
 
-// firstVisit reports whether a device was not visited before, or left something to be done
-// when it was, and records that it is visited.
+// firstVisit records a visit. It reports whether the device was not visited before (first),
+// or was unloaded with something left to do (left).
 func (e *Engine) firstVisit(key deviceKey) (first, left bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -185,14 +184,14 @@ func (e *Engine) firstVisit(key deviceKey) (first, left bool) {
 	return !visited, left
 }
 
-// unloadIdle forgets a device that no client has, that is asleep, and for which nothing is
-// left to do. All of it is stored.
+// unloadIdle removes a device from memory that no client uses, that is asleep and has
+// nothing left to do. All of it is stored.
 func (e *Engine) unloadIdle(ctx context.Context, key deviceKey, d *Device) {
 	give, err := d.schedule.upkeep.Take(ctx, struct{}{})
 	if err != nil {
 		return
 	}
-	defer give() // whoever maintains it after this sees that it is retired
+	defer give() // maintenance that begins after this sees
 	if !d.idle() {
 		return
 	}
@@ -212,7 +211,8 @@ func (e *Engine) unloadIdle(ctx context.Context, key deviceKey, d *Device) {
 	d.retire()
 }
 
-// idle reports whether the device is asleep and has nothing to do that only memory knows of.
+// idle reports whether the device is asleep and nothing is left to do that only memory
+// knows of.
 func (d *Device) idle() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -221,8 +221,8 @@ func (d *Device) idle() bool {
 		!d.backups.restoring.running && !d.backups.fetching.running && d.record.nextToken.IsZero()
 }
 
-// fromStore returns a device that is known, loading it if need be. It asks the homeserver
-// nothing. claim keeps it in memory from now on.
+// fromStore returns a known device, loaded from the store if it is not in memory. It makes
+// no request. With claim it stays in memory, because a client uses it.
 func (e *Engine) fromStore(ctx context.Context, key deviceKey, claim bool) (*Device, error) {
 	if d := e.get(key, claim); d != nil {
 		return d, nil
@@ -252,7 +252,7 @@ func (e *Engine) fromStore(ctx context.Context, key deviceKey, claim bool) (*Dev
 	return d, nil
 }
 
-// get returns a device that is in memory; nil when it is not.
+// get returns a device that is in memory, nil if it is not. claim is as for fromStore.
 func (e *Engine) get(key deviceKey, claim bool) *Device {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -268,7 +268,8 @@ func (e *Engine) get(key deviceKey, claim bool) *Device {
 	return d
 }
 
-// stopDevice ends what a device that is no longer in use does, and forgets its room keys.
+// stopDevice ends the work of a device that is no longer in use, and removes its room keys
+// from the cache.
 func (e *Engine) stopDevice(d *Device) {
 	d.retire()
 	e.lists.forget(d, d.roomIDs())

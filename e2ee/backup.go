@@ -21,8 +21,8 @@ import (
 
 const (
 	accountDataBackup = "m.key_backup"
-	// accountDataNoBackup is what Element's clients wrote, and still write, before there was
-	// m.key_backup (MSC4287): {"disabled": true}.
+	// accountDataNoBackup is the name that Element's clients used before m.key_backup, and
+	// still write (MSC4287): {"disabled": true}.
 	accountDataNoBackup = "m.org.matrix.custom.backup_disabled"
 )
 
@@ -44,13 +44,13 @@ func (b *backups) currentBackup(ctx context.Context) (*keybackup.Version, error)
 
 // backupKeyMeta is what is stored beside the backup key.
 type backupKeyMeta struct {
-	// Version is the newest backup that was found to belong to the key: with it the backup
-	// has existed, and if there is none now somebody deleted it.
+	// Version is the newest backup version that belonged to the key. If the homeserver has
+	// none now, somebody deleted the backup.
 	Version string `json:"version,omitempty"`
 }
 
-// loadBackupKey returns the private backup key that is stored, nil when there is none, and
-// the version it was found to belong to.
+// loadBackupKey returns the stored private backup key, nil when there is none, and the
+// version it belonged to.
 func (a *account) loadBackupKey(ctx context.Context) (*backup.MegolmBackupKey, string, error) {
 	stored, err := a.eng.store.Secret(ctx, a.row, identity.SecretBackup)
 	if errors.Is(err, store.ErrNotFound) {
@@ -82,8 +82,9 @@ func (b *backups) saveBackupKey(ctx context.Context, key *backup.MegolmBackupKey
 	return nil
 }
 
-// completeBackup makes a key backup if the account has none, finds the key of one that is
-// there, and returns the private key if it is here. One that is there is never replaced.
+// completeBackup makes a key backup if the account has none, and otherwise looks for the
+// key of the existing one, which it never replaces. It returns the private key if it is
+// here.
 func (b *backups) completeBackup(ctx context.Context, keys *identity.Keys, storage *ssss.Key, may bootstrapping) ([]byte, error) {
 	wanted, said, err := b.backupWanted(ctx)
 	if err != nil {
@@ -106,9 +107,9 @@ func (b *backups) completeBackup(ctx context.Context, keys *identity.Keys, stora
 		if err != nil || private == nil || said {
 			return private, err
 		}
-		return private, b.wantBackup(ctx) // whoever made it came no further
+		return private, b.wantBackup(ctx) // the one who made it stopped before this
 	case storage == nil || !may.create:
-		b.acct.setBackupStanding(backupNone) // its key could not be kept for the next device
+		b.acct.setBackupStanding(backupNone) // there is no secret storage to keep its key for the next device
 		return nil, nil
 	case version != "" && !may.explicit:
 		b.acct.setBackupStanding(backupDeleted)
@@ -125,8 +126,8 @@ func (b *backups) completeBackup(ctx context.Context, keys *identity.Keys, stora
 	return key.Bytes(), b.wantBackup(ctx)
 }
 
-// useExistingBackup finds out whether a backup that is there can be used: with the key that is
-// here, or that secret storage holds.
+// useExistingBackup decides whether an existing backup can be used: with the stored key, or
+// with the one in secret storage.
 func (b *backups) useExistingBackup(ctx context.Context, current *keybackup.Version, key *backup.MegolmBackupKey, version string, storage *ssss.Key) ([]byte, error) {
 	if !current.Trusts(key) {
 		var err error
@@ -155,8 +156,8 @@ func (b *backups) useExistingBackup(ctx context.Context, current *keybackup.Vers
 	return key.Bytes(), nil
 }
 
-// backupKeyFrom reads the backup key from secret storage; nil when it is not there or
-// does not belong to the backup.
+// backupKeyFrom reads the backup key from secret storage; nil when it is missing or does
+// not belong to the backup.
 func (b *backups) backupKeyFrom(ctx context.Context, storage *ssss.Key, current *keybackup.Version) (*backup.MegolmBackupKey, error) {
 	if storage == nil {
 		return nil, nil
@@ -175,8 +176,8 @@ func (b *backups) backupKeyFrom(ctx context.Context, storage *ssss.Key, current 
 	return key, nil
 }
 
-// backupWanted reads the user's own choice (requirement 16.7); silence means yes, and so
-// does what cannot be understood. said is false for those.
+// backupWanted reads from account data whether the user wants a backup (requirement 16.7).
+// The default is yes; said is false when there is no valid choice.
 func (b *backups) backupWanted(ctx context.Context) (wanted, said bool, err error) {
 	raw, err := b.accountData(ctx, accountDataBackup)
 	if err != nil {
@@ -198,7 +199,7 @@ func (b *backups) backupWanted(ctx context.Context) (wanted, said bool, err erro
 	return !refused, refused, nil
 }
 
-// wantBackup says for the user's other clients that there is a backup.
+// wantBackup tells the user's other clients, in account data, that there is a backup.
 func (b *backups) wantBackup(ctx context.Context) error {
 	return b.setAccountData(ctx, accountDataBackup, map[string]bool{"enabled": true})
 }
@@ -211,8 +212,8 @@ func (b *backups) newBackupKey(ctx context.Context) (*backup.MegolmBackupKey, er
 	return key, b.saveBackupKey(ctx, key, "")
 }
 
-// createBackup makes a backup version signed by the identity and this device. What is
-// stored with the key names it only once it is seen on the homeserver.
+// createBackup makes a backup version, signed by the identity and this device. The version
+// is stored beside the key only once the homeserver shows it.
 func (b *backups) createBackup(ctx context.Context, key *backup.MegolmBackupKey, keys *identity.Keys) error {
 	auth := strictjson.Object{{Name: "public_key", Value: strictjson.Quote(wire.Base64(key.PublicKey().Bytes()))}}.Encode()
 	auth, err := wire.SignWith(auth, b.acct.user, keys.Master)

@@ -13,17 +13,18 @@ import (
 	"e2ee-proxy/store"
 )
 
-// A homeserver keeps the better of two room keys of one session, and the one it has where
-// they are equal (requirement 16.5). So the entry of a key that somebody has sent on as
-// theirs, and that was uploaded before its owner sent it, would attest the wrong owner
-// alone for ever, and silence the right one on the device that restores it. It is taken
-// out of the backup before the key is uploaded again, which attests nobody any more.
+// A homeserver keeps the better of two backup entries of one session, and the old one if
+// they are equal (requirement 16.5). Suppose somebody sends another's room key as their
+// own, and it is uploaded before the owner sends it: that entry would attest only the wrong
+// owner for ever, and a device that restores it would refuse the right one. So the entry is
+// deleted from the backup before the key is uploaded again without an attested owner.
 
-// removeContested takes the entries of contested keys that attest an owner out of the backup. What
-// such an entry knows better is kept first; then there is more to do.
+// removeContested deletes the entries of contested keys that attest an owner from the
+// backup. If such an entry has a better key, that one is kept first, and there is more to
+// do.
 func (b *backups) removeContested(ctx context.Context, target *keybackup.Target, rows []store.InboundSession) error {
 	if target.Private == nil {
-		return nil // then we have attested nothing
+		return nil // without the key nothing was attested
 	}
 	for i := range rows {
 		row := &rows[i]
@@ -44,7 +45,7 @@ func (b *backups) removeContested(ctx context.Context, target *keybackup.Target,
 		}
 		old, bad := keybackup.Open(row.SessionRef, found, target.Private, target.MACKey)
 		if bad != nil || !megolm.WhoseOwner(old.Owner).Attested {
-			continue // it proves nothing
+			continue // it attests no owner
 		}
 		if old.FirstIndex < row.FirstIndex {
 			kept, err := b.host.keepKept(ctx, []store.InboundSession{old})
@@ -54,7 +55,7 @@ func (b *backups) removeContested(ctx context.Context, target *keybackup.Target,
 			if kept > 0 {
 				return errMoreToDo
 			}
-			continue // another ratchet, which is not ours to throw away
+			continue // another ratchet: not ours to delete
 		}
 		err = b.call(ctx, wire.Request{
 			Op: "take a room key out of the backup", Method: http.MethodDelete, Path: path, Query: query,

@@ -20,14 +20,14 @@ import (
 const (
 	// backupBatch is how many room keys one backup request carries at most.
 	backupBatch = 200
-	// backupRound is how many requests are made before other work gets its turn.
+	// backupRound is the number of requests before other maintenance goes on.
 	backupRound = 25
-	// backupLooks is how often in a round the version is looked at again.
+	// backupLooks is how often one round reads the backup version again.
 	backupLooks = 3
 )
 
-// keybackup.Target gives the account's backup, checked since something last changed; nil when
-// there is none that may be used.
+// backupTarget returns the account's backup, checked since the last change; nil when there
+// is none that may be used.
 func (b *backups) backupTarget(ctx context.Context) (*keybackup.Target, error) {
 	for range backupLooks {
 		target, looked := b.acct.knownBackup()
@@ -37,10 +37,10 @@ func (b *backups) backupTarget(ctx context.Context) (*keybackup.Target, error) {
 				return nil, err
 			}
 			if target == nil {
-				target = &keybackup.Target{} // known to be none
+				target = &keybackup.Target{} // there is none, and that is known
 			}
 			if !b.acct.keepBackup(target, looked) {
-				continue // whose it is must be looked at again
+				continue // its owner must be checked again
 			}
 		}
 		if target.Version == "" {
@@ -51,15 +51,16 @@ func (b *backups) backupTarget(ctx context.Context) (*keybackup.Target, error) {
 	return nil, errMoreToDo
 }
 
-// knownBackup returns what is known of the backup, nil when that is nothing, and what to
-// hand to keepBackup.
+// knownBackup returns the backup found last, nil when it must be looked for, and the
+// counter to pass to keepBackup.
 func (a *account) knownBackup() (target *keybackup.Target, looked int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.backupTo, a.backupSeq
 }
 
-// keepBackup remembers what was found, unless something changed meanwhile.
+// keepBackup remembers the backup that was found. It reports false if something changed
+// meanwhile.
 func (a *account) keepBackup(target *keybackup.Target, looked int) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -70,7 +71,7 @@ func (a *account) keepBackup(target *keybackup.Target, looked int) bool {
 	return true
 }
 
-// forgetBackup has the version looked at again.
+// forgetBackup makes the next use check the backup version again.
 func (a *account) forgetBackup() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -78,8 +79,7 @@ func (a *account) forgetBackup() {
 	a.backupSeq++
 }
 
-// findBackup reads the newest version and decides whether it is to be trusted
-// (requirement 16.1).
+// findBackup reads the newest version and decides whether to trust it (requirement 16.1).
 func (b *backups) findBackup(ctx context.Context) (*keybackup.Target, error) {
 	wanted, _, err := b.backupWanted(ctx)
 	if err != nil || !wanted {
@@ -109,20 +109,20 @@ func (b *backups) findBackup(ctx context.Context) (*keybackup.Target, error) {
 	return target, nil
 }
 
-// recheckIdentity has the identity and the backup looked at again.
+// recheckIdentity makes the next maintenance check the identity and the backup again.
 func (o *ownIdentity) recheckIdentity() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.recheckIdentityLocked()
 }
 
-// errMoreToDo means that there is more for the next round, or that it must be looked at
-// anew because something has changed.
+// errMoreToDo means that more is left for the next maintenance, or that something changed
+// and must be checked again.
 var errMoreToDo = errors.New("there is more to do")
 
-// backUp uploads room keys that are not in the backup, batch by batch. What is uploaded
-// is recorded, so that it goes on after a restart where it stopped; a version that is not
-// the newest any more is followed, and everything uploaded to the new one (requirement 16.6).
+// backUp uploads room keys that are not in the backup, in batches. Each uploaded batch is
+// recorded, so that a restart continues there. When there is a newer version, everything is
+// uploaded to that one (requirement 16.6).
 func (b *backups) backUp(ctx context.Context) error {
 	if b.host.ownNow() != ownSigned || b.backedUp(ctx) {
 		return nil
@@ -162,7 +162,7 @@ func (b *backups) backUp(ctx context.Context) error {
 	return errMoreToDo
 }
 
-// backedUp reports whether nothing waits for the backup that was last found ours.
+// backedUp reports whether no room key waits for the backup that was found last.
 func (b *backups) backedUp(ctx context.Context) bool {
 	target, _ := b.acct.knownBackup()
 	if target == nil || target.Version == "" {
@@ -215,7 +215,7 @@ func (b *backups) backUpBatch(ctx context.Context, target *keybackup.Target, row
 	return nil
 }
 
-// ownersOf returns what is known of the users whose room keys these are.
+// ownersOf returns what is known of the users who own these room keys.
 func (b *backups) ownersOf(ctx context.Context, rows []store.InboundSession) (map[id.UserID]*trustcache.User, error) {
 	var users []id.UserID
 	for i := range rows {

@@ -10,14 +10,14 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// A device that leaves memory takes along that others have begun Olm sessions with it (see
-// countBegun), and would not give them again the room keys that they may have lost. Those
-// who were given none since are kept in its row.
+// Others that began an Olm session with a device may have lost the room keys that it sent
+// them, and are given them again (see countBegun). So that unloading a device does not lose
+// that, those that were given no room key since are stored in its row.
 
-// maxBegunKept bounds them: each is a key of 43 letters.
+// maxBegunKept bounds them: each is a Curve25519 key.
 const maxBegunKept = 100
 
-// loadBegun reads who was kept.
+// loadBegun reads the stored ones.
 func loadBegun(meta json.RawMessage) map[id.Curve25519]int {
 	var m deviceMeta
 	if json.Unmarshal(meta, &m) != nil || len(m.Begun) == 0 {
@@ -30,8 +30,8 @@ func loadBegun(meta json.RawMessage) map[id.Curve25519]int {
 	return out
 }
 
-// begunToKeep returns those who were given no room key since they began a session. The
-// caller holds mu.
+// begunToKeep returns the keys of devices that began a session and were given no room key
+// since. The caller holds mu.
 func (d *Device) begunToKeep() []id.Curve25519 {
 	given, old := make(map[id.Curve25519]bool), make(map[id.Curve25519]bool)
 	for _, out := range d.megolmState.outbound {
@@ -50,7 +50,7 @@ func (d *Device) begunToKeep() []id.Curve25519 {
 	return keep[:min(len(keep), maxBegunKept)]
 }
 
-// keepBegun stores who is to be kept, if that differs from what is stored.
+// keepBegun stores them if that differs from what is stored.
 func (d *Device) keepBegun(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"e2ee-proxy/store"
 )
 
-// maxLate bounds the events and to-device messages that one response carries again.
+// maxLate bounds the late events and to-device messages in one response.
 const maxLate = 200
 
 // ClientSync is one sync of the device's client in flight.
@@ -20,13 +20,13 @@ type ClientSync struct {
 	began   int // see ingest
 	waiting bool
 	arrived <-chan struct{}
-	wake    *time.Timer // when an event was held long enough; nil when none is
+	wake    *time.Timer // fires when the hold of an event ends; nil when none is held
 	end     sync.Once
 }
 
-// BeginSync is called before the client's sync goes to the homeserver. The proxy's own
-// sync stops; if the client does not continue where processing stopped, the gap is
-// closed first.
+// BeginSync is called before the client's sync goes to the homeserver. It stops the proxy's
+// own sync. If the client does not continue where processing stopped, it closes the gap
+// first.
 func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, error) {
 	if d.mode != ModeProxied {
 		return nil, ErrNotProxied
@@ -61,9 +61,9 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 	return s, nil
 }
 
-// continues reports whether a client that syncs from since goes on where processing
-// stopped. A sync of the proxy's own that has its answer already is finished first: what
-// it brought would reach the client twice.
+// continues reports whether a client that syncs from since continues where processing
+// stopped. An own sync that already has its response is finished first; otherwise its
+// events would reach the client twice.
 func (d *Device) continues(ctx context.Context, since string) (bool, error) {
 	give, err := d.schedule.syncTurn.Take(ctx, struct{}{})
 	if err != nil {
@@ -72,13 +72,13 @@ func (d *Device) continues(ctx context.Context, since string) (bool, error) {
 	defer give()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	// Before our keys are published nobody can have sent us anything, and what else came
-	// is the client's.
+	// Before the keys are published nobody can have sent anything encrypted, and everything
+	// else is the client's.
 	return since != "" && since == d.record.row.SyncPosition || !d.publication.allowed, nil
 }
 
-// dropDelivered removes what the client has got for certain: what a response carried whose
-// next_batch the client now continues from.
+// dropDelivered deletes what the client has certainly received: what a response carried
+// whose next_batch the client now syncs from.
 func (s *ClientSync) dropDelivered(ctx context.Context) error {
 	pending, inbox, err := s.load(ctx)
 	if err != nil {
@@ -135,15 +135,16 @@ func (s *ClientSync) load(ctx context.Context) ([]store.PendingEvent, []store.In
 	return pending, inbox, nil
 }
 
-// Waiting reports whether there is something for the client now, so that its sync
-// must not wait at the homeserver.
+// Waiting reports whether something is ready for the client, so that its sync must not wait
+// at the homeserver.
 func (s *ClientSync) Waiting() bool { return s.waiting }
 
-// Arrived is closed when something for the client arrives while its sync waits.
+// Arrived returns a channel that is closed when something for the client arrives while its
+// sync waits.
 func (s *ClientSync) Arrived() <-chan struct{} { return s.arrived }
 
-// arrivals returns the channel that the next arrival closes. It is taken before it is
-// looked at what waits, so that nothing falls in between.
+// arrivals returns the channel that the next arrival closes. The caller takes it before it
+// checks what is ready, so that it misses nothing.
 func (c *clientState) arrivals() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -153,7 +154,7 @@ func (c *clientState) arrivals() <-chan struct{} {
 	return c.arrived
 }
 
-// wakeWaiting tells parked client syncs that a key arrived. The caller holds mu.
+// wakeWaiting wakes waiting client syncs. The caller holds mu.
 func (c *clientState) wakeWaiting() {
 	if c.arrived != nil {
 		close(c.arrived)
@@ -161,7 +162,7 @@ func (c *clientState) wakeWaiting() {
 	}
 }
 
-// Commit processes and stores the effects of the response, and returns what is added to it.
+// Commit processes the response, stores its effects and returns what is added to it.
 func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, error) {
 	u, err := s.d.withEarlierChanges(ctx, u, false)
 	if err != nil {
@@ -206,7 +207,7 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 	return out, nil
 }
 
-// End must be called in every case.
+// End ends the client's sync. It must be called in every case.
 func (s *ClientSync) End() {
 	s.end.Do(func() {
 		if s.wake != nil {

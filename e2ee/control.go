@@ -14,15 +14,16 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// recoveryKeyFor is how long the recovery key of a bootstrap can be read through the
-// control API: a stolen token must not be worth an identity for ever.
+// recoveryKeyFor is how long the control API returns the recovery key of a bootstrap: a
+// stolen token must not give away the identity for ever.
 const recoveryKeyFor = 24 * time.Hour
 
-// secretRecoveryRead is there once the recovery key's owner has deleted it from the API.
+// secretRecoveryRead is stored once the user has deleted the recovery key from the API.
 const secretRecoveryRead = "recovery_key_deleted"
 
-// Bootstrap creates what is missing and returns the recovery key, if this call or one
-// before it made one that can still be read; else nothing. It never replaces an identity.
+// Bootstrap creates what is missing of identity, secret storage and backup. It returns the
+// recovery key if this or an earlier call made one that can still be read, else an empty
+// one. It never replaces an identity.
 func (d *Device) Bootstrap(ctx context.Context, auth UserAuth) (secret.String, error) {
 	if d.mode != ModeProxied {
 		return secret.String{}, ErrNotProxied
@@ -55,8 +56,8 @@ func (d *Device) Bootstrap(ctx context.Context, auth UserAuth) (secret.String, e
 	return key, err
 }
 
-// RecoveryKey returns the key that a bootstrap made, for 24 hours and until its owner
-// deletes it.
+// RecoveryKey returns the recovery key that a bootstrap made, for 24 hours and until the
+// user deletes it.
 func (d *Device) RecoveryKey(ctx context.Context) (secret.String, error) {
 	if d.mode != ModeProxied {
 		return secret.String{}, ErrNotProxied
@@ -75,7 +76,7 @@ func (d *Device) RecoveryKey(ctx context.Context) (secret.String, error) {
 	case !errors.Is(err, store.ErrNotFound):
 		return secret.String{}, fmt.Errorf("load the recovery key: %w", err)
 	}
-	// Without the identity the key is of no use: another took its place.
+	// Without the identity the key is useless: another identity took its place.
 	if keys, err := d.acct.loadCrossSigning(ctx); err != nil {
 		return secret.String{}, err
 	} else if keys == nil {
@@ -84,8 +85,8 @@ func (d *Device) RecoveryKey(ctx context.Context) (secret.String, error) {
 	return d.acct.recoveryKey(ctx)
 }
 
-// DeleteRecoveryKey ends reading it through the API. The key itself stays, sealed, for
-// the machine's administrator.
+// DeleteRecoveryKey makes the key unreadable through the API. The key stays stored, sealed,
+// for the machine's administrator.
 func (d *Device) DeleteRecoveryKey(ctx context.Context) error {
 	if d.mode != ModeProxied {
 		return ErrNotProxied
@@ -97,8 +98,8 @@ func (d *Device) DeleteRecoveryKey(ctx context.Context) error {
 	return nil
 }
 
-// RecoveryKeyOnMachine returns the recovery key of an account, whatever its age, to whoever
-// can open the database.
+// RecoveryKeyOnMachine returns the recovery key of an account, whatever its age, to
+// somebody who can open the database.
 func RecoveryKeyOnMachine(ctx context.Context, db *store.DB, user id.UserID) (secret.String, error) {
 	row, err := db.LookupAccount(ctx, user)
 	if errors.Is(err, store.ErrNotFound) {
@@ -119,7 +120,7 @@ type UserTrust struct {
 	Devices          []DeviceTrust `json:"devices"`
 }
 
-// User returns what is known of somebody. The homeserver is asked if it may be out of date.
+// User returns what is known of a user. The homeserver is asked if that may be out of date.
 func (d *Device) User(ctx context.Context, user id.UserID) (UserTrust, error) {
 	if d.mode != ModeProxied {
 		return UserTrust{}, ErrNotProxied
@@ -155,7 +156,7 @@ func (d *Device) Acknowledge(ctx context.Context, user id.UserID, master id.Ed25
 	return controlReason(d.acct.tracker.Acknowledge(ctx, user, master))
 }
 
-// lookUp makes sure that a user is known as the homeserver last told of them, if it answers.
+// lookUp updates what is known of a user from the homeserver, if it answers.
 func (d *Device) lookUp(ctx context.Context, user id.UserID) error {
 	if _, err := d.acct.tracker.Lookup(ctx, d.query(), []id.UserID{user}); err != nil {
 		return fmt.Errorf("look up a user: %w", err)
@@ -163,7 +164,7 @@ func (d *Device) lookUp(ctx context.Context, user id.UserID) error {
 	return nil
 }
 
-// WithdrawVerification gives up the verification of a user whose identity changed.
+// WithdrawVerification withdraws the verification of a user whose identity changed.
 func (d *Device) WithdrawVerification(ctx context.Context, user id.UserID) error {
 	if d.mode != ModeProxied {
 		return ErrNotProxied
@@ -171,7 +172,7 @@ func (d *Device) WithdrawVerification(ctx context.Context, user id.UserID) error
 	return controlReason(d.acct.tracker.Withdraw(ctx, user))
 }
 
-// SetOverride makes the explicit exception for a device; nil removes it.
+// SetOverride sets the explicit exception for a device; nil removes it.
 func (d *Device) SetOverride(ctx context.Context, user id.UserID, device id.DeviceID, trusted *bool) error {
 	if d.mode != ModeProxied {
 		return ErrNotProxied
@@ -188,7 +189,7 @@ func (d *Device) SetOverride(ctx context.Context, user id.UserID, device id.Devi
 	return controlReason(d.acct.tracker.SetOverride(ctx, user, device, override))
 }
 
-// controlReason turns the reasons of trustcache into those of the control API.
+// controlReason returns the control API's error for an error of trustcache.
 func controlReason(err error) error {
 	for reason, answer := range map[error]error{
 		trustcache.ErrNoIdentity: ErrUnknownUser, trustcache.ErrNotCurrent: ErrMasterKeyNotCurrent,

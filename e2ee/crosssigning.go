@@ -18,7 +18,7 @@ import (
 	"e2ee-proxy/store"
 )
 
-// loadCrossSigning reads the private keys that are stored; nil unless all are there.
+// loadCrossSigning returns the stored private keys; nil unless all are there.
 func (a *account) loadCrossSigning(ctx context.Context) (*identity.Keys, error) {
 	c, err := a.loadParts(ctx)
 	if err != nil || c.Master == nil || c.SelfSigning == nil || c.UserSigning == nil {
@@ -27,7 +27,7 @@ func (a *account) loadCrossSigning(ctx context.Context) (*identity.Keys, error) 
 	return c, nil
 }
 
-// loadParts reads those of the private keys that are stored.
+// loadParts returns those of the private keys that are stored.
 func (a *account) loadParts(ctx context.Context) (*identity.Keys, error) {
 	var c identity.Keys
 	for name, slot := range c.Slots() {
@@ -45,9 +45,9 @@ func (a *account) loadParts(ctx context.Context) (*identity.Keys, error) {
 	return &c, nil
 }
 
-// uploadIdentity uploads the public keys, answering user-interactive auth with a password if
-// the homeserver asks and one is given (requirement 12.6). Before it answers it calls
-// asked, whose error ends it: to be asked may mean that an identity would be replaced.
+// uploadIdentity uploads the public keys. If the homeserver asks for user-interactive auth,
+// it answers with the password, if there is one (requirement 12.6). Before that it calls
+// asked, and ends with its error: being asked may mean that an identity would be replaced.
 func (o *ownIdentity) uploadIdentity(ctx context.Context, c *identity.Keys, auth UserAuth, asked func(context.Context) error) error {
 	body, err := c.Upload(o.acct.user, o.host.signAsDevice)
 	if err != nil {
@@ -81,7 +81,7 @@ func (o *ownIdentity) uploadIdentity(ctx context.Context, c *identity.Keys, auth
 	err = send()
 	if again := challengeOf(err); again != nil {
 		if slices.Contains(again.Completed, "m.login.password") {
-			return again.Needed() // the password was right and is not enough
+			return again.Needed() // the password was right, but is not enough
 		}
 		return ErrWrongPassword
 	}
@@ -101,8 +101,8 @@ func challengeOf(err error) *wire.Challenge {
 	return nil
 }
 
-// signDevice adds the identity's signature to this device's keys as the homeserver
-// shows them, and our device's to the master key (requirements 12.5, 12.8).
+// signDevice adds the identity's signature to this device's keys as the homeserver shows
+// them, and the device's signature to the master key (requirements 12.5, 12.8).
 func (o *ownIdentity) signDevice(ctx context.Context, c *identity.Keys, keys json.RawMessage) error {
 	obj, err := strictjson.Parse(keys)
 	if err != nil {

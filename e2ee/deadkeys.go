@@ -14,23 +14,24 @@ import (
 	"e2ee-proxy/store"
 )
 
-// After an older database was put back, the homeserver still hands out one-time keys that
-// were made since, whose private halves are gone: what a new contact sends first cannot be
-// read. Which of its keys are dead the homeserver does not tell, and there is no request
-// to take keys back. But whoever claims a key takes it away, so the device claims its own
-// until none is left. Its fallback key, which may be dead too, is replaced before, so that
-// whoever begins a session meanwhile gets a key that is alive; new one-time keys are published
-// after, under IDs that cannot be taken.
+// After an older database was restored, the homeserver still hands out one-time keys that
+// were made later and whose private halves are gone: the first message of a new contact
+// cannot be decrypted. The homeserver does not say which keys are dead, and no request
+// deletes keys. But claiming a key removes it, so the device claims its own keys until none
+// is left. Before that it replaces its fallback key, which may be dead too, so that new
+// sessions meanwhile get a working key. After that it publishes new one-time keys, under
+// IDs that are not in use.
 //
-// The store notices most restores. The homeserver shows others: it refuses a key because
-// it has another one with its ID.
+// The store notices most restores. The others show when the homeserver refuses a key
+// because it has another one with the same ID.
 
-// maxDeadClaims bounds how many keys are claimed. Homeservers hold fewer; one that has no
-// end of them is not believed.
+// maxDeadClaims bounds how many keys are claimed. Homeservers hold fewer; one that returns
+// more is not believed.
 const maxDeadClaims = 200
 
-// maxClaimFailures is how often the homeserver may fail at claiming, with the pauses of maintenance in some
-// hour and a half, before new keys are published beside those that are dead.
+// maxClaimFailures is how often the homeserver may fail to answer claims before new keys
+// are published beside the dead ones: with the pauses of maintenance about an hour and a
+// half.
 const maxClaimFailures = 16
 
 var errKeysWithoutEnd = errors.New("the homeserver has no end of one-time keys for this device")
@@ -41,15 +42,16 @@ var problemDeadKeys = Problem{
 }
 
 // isKeyIDTaken reports whether a homeserver refused an upload because it has other keys
-// with the same IDs. It has no code of its own: Synapse says M_UNKNOWN, Dendrite none.
+// with the same IDs. There is no error code for it: Synapse says M_UNKNOWN, Dendrite none.
 func isKeyIDTaken(err error) bool {
 	var up *wire.UpstreamError
 	return errors.As(err, &up) && up.Status == http.StatusBadRequest && (up.ErrCode == "" || up.ErrCode == "M_UNKNOWN")
 }
 
-// markKeysDead notes, of an upload that was refused, that this device was restored without
-// anybody having noticed. Its sessions may have been used further than is known here: they
-// go, and the device is loaded anew. Once only: a homeserver may refuse for ever.
+// markKeysDead records, after a refused upload, that the database was restored unnoticed.
+// The device's Olm sessions may have been used further than is known here, so they are
+// deleted and the device is reloaded. This happens only once: a homeserver may refuse for
+// ever.
 func (s *step) markKeysDead(refused error) {
 	if s.d.record.row.DeadKeys != store.DeadKeysNone || !isKeyIDTaken(refused) {
 		return
@@ -59,8 +61,9 @@ func (s *step) markKeysDead(refused error) {
 	s.after(func() { s.d.mustReload.Store(true) })
 }
 
-// prepareDeadKeys reports whether dead keys are on the homeserver, and makes nothing but a new
-// fallback key then. What was to be published before may be there already.
+// prepareDeadKeys reports whether the homeserver holds dead keys. If so, it makes a new
+// fallback key and no one-time keys; keys that were to be published before may be there
+// already.
 func (s *step) prepareDeadKeys() (bool, error) {
 	switch s.d.record.row.DeadKeys {
 	case store.DeadKeysNone, store.DeadKeysGone:
@@ -71,7 +74,7 @@ func (s *step) prepareDeadKeys() (bool, error) {
 	}
 	acc := s.account()
 	acc.SetAside()
-	if acc.NumFallbackKeys == 0 || acc.CurrentFallbackKey.Published { // else it is offered next
+	if acc.NumFallbackKeys == 0 || acc.CurrentFallbackKey.Published { // otherwise it is uploaded next
 		if err := acc.GenFallbackKey(); err != nil {
 			return true, fmt.Errorf("make fallback key: %w", err)
 		}
@@ -81,25 +84,26 @@ func (s *step) prepareDeadKeys() (bool, error) {
 	return true, nil
 }
 
-// finishDeadKeys notes that new one-time keys were published.
+// finishDeadKeys records that new one-time keys were published.
 func (s *step) finishDeadKeys(published int) {
 	if s.d.record.row.DeadKeys == store.DeadKeysGone && published > 0 {
 		s.row().DeadKeys = store.DeadKeysNone
 	}
 }
 
-// needsAllKeys reports whether new one-time keys are to be published whatever the homeserver
-// counts: a sync may tell of the dead ones still. The caller holds mu.
+// needsAllKeys reports whether new one-time keys must be published whatever the homeserver
+// counts: a sync may still count the dead ones. The caller holds mu.
 func (p *part) needsAllKeys() bool { return p.record.row.DeadKeys == store.DeadKeysGone }
 
-// hasDeadKeys is for the status.
+// hasDeadKeys reports, for the status, whether dead keys are being replaced.
 func (p *part) hasDeadKeys() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.record.row.DeadKeys != store.DeadKeysNone
 }
 
-// claimDead takes the dead keys away from the homeserver, and publishes new ones.
+// claimDead removes the dead keys from the homeserver by claiming them, and publishes new
+// ones.
 func (d *Device) claimDead(ctx context.Context) error {
 	d.mu.Lock()
 	due := d.record.row.DeadKeys == store.DeadKeysClaimed && d.record.row.KeysUploaded && d.olmState.account.CurrentFallbackKey.Published
@@ -120,7 +124,7 @@ func (d *Device) claimDead(ctx context.Context) error {
 	s.row().DeadKeys = store.DeadKeysGone
 	s.after(func() {
 		d.keySupply.count, d.keySupply.wanted = 0, true
-		d.roomTable.news++ // a sync that is under way may still tell of the supply before
+		d.roomTable.news++ // a sync in flight may still have the old counts
 	})
 	err := s.commit(ctx, "that dead keys are gone")
 	d.mu.Unlock()
@@ -130,21 +134,21 @@ func (d *Device) claimDead(ctx context.Context) error {
 	return d.uploadKeys(ctx)
 }
 
-// claimsInVain reports whether there is no use in claiming again after this error: new
-// contacts would get no one-time key at all for as long as it fails. The caller holds mu.
+// claimsInVain reports whether it is useless to claim again after this error: while
+// claiming fails, new contacts get no one-time key at all. The caller holds mu.
 func (k *keySupply) claimsInVain(err error) bool {
 	switch wire.Status(err) {
 	case http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
 		return true // the homeserver does not allow it
 	}
-	if wire.Status(err) >= http.StatusInternalServerError { // who answers nothing, or asks for patience, may yet
+	if wire.Status(err) >= http.StatusInternalServerError { // no answer, or M_LIMIT_EXCEEDED, may pass
 		k.claimFailures++
 	}
 	return errors.Is(err, errKeysWithoutEnd) || k.claimFailures >= maxClaimFailures
 }
 
-// claimAll claims own keys until the homeserver has none, or none that it had not given
-// before. Those that are alive stay here: somebody may have claimed them in earnest.
+// claimAll claims the device's keys until the homeserver has none, or only repeats some.
+// Private halves that are here are kept: somebody else may have claimed such a key.
 func (d *Device) claimAll(ctx context.Context) error {
 	given := make(map[string]bool)
 	for range maxDeadClaims {
@@ -160,7 +164,7 @@ func (d *Device) claimAll(ctx context.Context) error {
 	return errKeysWithoutEnd
 }
 
-// claimOwn takes one key of this device. Its name is empty if there is none.
+// claimOwn claims one key of this device. name is empty if there is none.
 func (d *Device) claimOwn(ctx context.Context) (name string, fallback bool, err error) {
 	var resp struct {
 		Keys map[id.UserID]map[id.DeviceID]map[string]json.RawMessage `json:"one_time_keys"`
@@ -177,7 +181,7 @@ func (d *Device) claimOwn(ctx context.Context) (name string, fallback bool, err 
 		var key struct {
 			Fallback bool `json:"fallback"`
 		}
-		// A key of any other form is one that nobody can use: it is gone now.
+		// Nobody can use a key of another form: it is gone now.
 		_ = json.Unmarshal(raw, &key)
 		return name, key.Fallback, nil
 	}

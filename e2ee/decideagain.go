@@ -10,17 +10,16 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// What was decided before the network was used is decided again when something is
-// encrypted, under the lock under which that is done: meanwhile an identity may have been
-// replaced, a device have lost its owner's signature, an exception have been withdrawn
-// (design §12). Nobody is asked for that. What memory says is enough, since it knows every
-// change that the homeserver has told of.
+// What was decided before a request to the homeserver is decided again under the lock under
+// which something is encrypted: meanwhile an identity may have been replaced, a device may
+// have lost its owner's signature, or an exception may have been withdrawn
+// (docs/architecture.md, "Trust"). That takes no request: memory knows every change that
+// the homeserver has reported.
 
-// stillEligible reports by errRoomChanged that a send must begin again, because somebody
-// whom it was decided to give the key to, or to tell why not, is to be treated otherwise
-// now, or because a change is known of that nobody has looked at. That a device has been
-// added since holds up nothing: it gets the key with the next event. It costs next to
-// nothing while nothing has changed. The caller holds mu.
+// stillEligible returns errRoomChanged if a send must begin again: the decision about a
+// device that was to get the key, or a withheld code, is another now, or a user changed and
+// nobody has looked at it yet. A device that was added since gets the key with the next
+// event. While nothing has changed it costs next to nothing. The caller holds mu.
 func (d *Device) stillEligible(ctx context.Context, who *eligible) error {
 	version, mode := d.acct.tracker.Version(), d.eng.opts.Policy().Send
 	if err := sendRefusal(d.ownIdentity.own, d.acct.settings().AllowUnsigned, mode); err != nil {
@@ -35,7 +34,7 @@ func (d *Device) stillEligible(ctx context.Context, who *eligible) error {
 	}
 	if changed || mode != who.mode {
 		if trustcache.Gate(byUser(now), mode).Outcome != trustcache.GateAllow {
-			return errRoomChanged // and then it is told why it must wait
+			return errRoomChanged // the next round returns the reason
 		}
 		if !d.decide(now, mode).covers(who) {
 			return errRoomChanged
@@ -44,7 +43,7 @@ func (d *Device) stillEligible(ctx context.Context, who *eligible) error {
 	return nil
 }
 
-// knownNow returns the users by whom it was decided as they are known now.
+// knownNow returns what is known now of the users that the decision was about.
 func (d *Device) knownNow(ctx context.Context, who *eligible) (now map[id.UserID]*trustcache.User, changed bool, err error) {
 	users := make([]id.UserID, 0, len(who.known))
 	for user := range who.known {
@@ -63,8 +62,8 @@ func (d *Device) knownNow(ctx context.Context, who *eligible) (now map[id.UserID
 	return now, changed, nil
 }
 
-// covers reports whether everybody who was to be given a key may still have it, and whoever
-// was to be told why not is still to be told the same.
+// covers reports whether every device that was to get a key may still have it, and every
+// withheld code is still the same.
 func (e *eligible) covers(was *eligible) bool {
 	for ref, dev := range was.give {
 		now := e.give[ref]
@@ -80,9 +79,9 @@ func (e *eligible) covers(was *eligible) bool {
 	return true
 }
 
-// stillMayHold decides again whether a device of the user may be given a secret or a room
-// key: it gives the own user as known now, nil when the device may not. errMoreToDo says
-// that something changed and the homeserver must be asked first. The caller holds mu.
+// stillMayHold decides again whether a device of the user may get a secret or a room key.
+// It returns the own user as known now, nil when the device may not. errMoreToDo means that
+// something changed and the homeserver must be asked first. The caller holds mu.
 func (d *Device) stillMayHold(ctx context.Context, dev *trustcache.Device) (*trustcache.User, error) {
 	if d.ownIdentity.own != ownSigned {
 		return nil, nil
@@ -101,8 +100,8 @@ func (d *Device) stillMayHold(ctx context.Context, dev *trustcache.Device) (*tru
 	return own, nil
 }
 
-// stillBacksUp decides again whether room keys may be encrypted for a backup: for one that is
-// still taken for the account's, by a device that is still confirmed as far as is known.
+// stillBacksUp decides again whether room keys may be encrypted for a backup: it must still
+// be trusted, and this device still be confirmed as far as is known.
 func (d *Device) stillBacksUp(ctx context.Context, target *keybackup.Target) (bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

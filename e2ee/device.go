@@ -17,9 +17,9 @@ import (
 	"e2ee-proxy/store"
 )
 
-// Device is one device of a user as the proxy sees it. It is where its parts meet: each part
-// owns its fields and what is done with them, and asks the others through an interface of its
-// own. One lock guards them all, see the package's documentation.
+// Device is one device of a user as the proxy sees it. It is composed of parts: each owns
+// its fields and the methods on them, and calls the others through an interface of its own.
+// One lock guards them all, see the package's documentation.
 type Device struct {
 	part
 	publication
@@ -34,20 +34,20 @@ type Device struct {
 	clientState
 }
 
-// part is what every part of a device knows: whose it is, and what is stored of it.
+// part is what all parts of a device share: whose it is, and its stored row.
 type part struct {
 	eng  *Engine
 	acct *account
 	self
 	lifetime
 
-	// mu guards the record and the other parts, but what they say otherwise of. It is never
-	// held while the homeserver is asked.
+	// mu guards the record and the other parts, except where they say otherwise. It is
+	// never held during a request to the homeserver.
 	mu     locks.Mutex
 	record record
 }
 
-// self is who a device is. It never changes.
+// self identifies a device. It never changes.
 type self struct {
 	id    id.DeviceID
 	rowID int64
@@ -57,28 +57,29 @@ type self struct {
 	curve25519 id.Curve25519
 }
 
-// lifetime is what ends a device.
+// lifetime is how a device ends.
 type lifetime struct {
 	ctx  context.Context
 	stop context.CancelCauseFunc
 
-	hasClient  bool        // a client has it; guarded by the Engine
+	hasClient  bool        // a client uses it; guarded by the Engine
 	mustReload atomic.Bool // see ErrReload
 }
 
-// record is what is stored of a device itself.
+// record is the stored row of a device, with its token.
 type record struct {
 	row   store.Device
 	token secret.String
-	// nextToken replaces token when the homeserver refuses it, or when the client uses it.
+	// nextToken replaces token when the homeserver refuses token, or the client uses
+	// nextToken.
 	nextToken secret.String
 }
 
 // Mode returns what the proxy does for this device.
 func (d *Device) Mode() Mode { return d.mode }
 
-// open loads a device or, the first time, compares it with the homeserver: a device
-// that has published keys is not ours (design §7 no. 8).
+// open loads a device. The first time it asks the homeserver: a device that has published
+// keys is not the proxy's to manage, because new keys over old ones break a device's trust.
 func (e *Engine) open(ctx context.Context, key deviceKey, token secret.String) (*Device, error) {
 	row, err := e.store.Account(ctx, key.user)
 	if err != nil {
@@ -105,9 +106,9 @@ func (e *Engine) open(ctx context.Context, key deviceKey, token secret.String) (
 	return d, d.useToken(ctx, token)
 }
 
-// recheckDevice looks at a device whose keys are not here that comes with another token. It
-// may have been logged out behind our back, and its ID be used again by a client that has
-// no keys.
+// recheckDevice checks a device whose keys are not here and whose client comes with another
+// token. It may have been logged out without the proxy, and its ID may be used again by a
+// client without keys.
 func (e *Engine) recheckDevice(ctx context.Context, row *store.Account, dev store.Device, token secret.String) (store.Device, error) {
 	whose, err := e.whoseKeys(ctx, row.UserID, dev.DeviceID, token)
 	if err != nil {
@@ -126,7 +127,7 @@ func (e *Engine) recheckDevice(ctx context.Context, row *store.Account, dev stor
 	return dev, nil
 }
 
-// adopt asks the homeserver whose keys a device has, and makes ours when it has none.
+// adopt asks the homeserver for the device's keys, and makes keys if it has none.
 func (e *Engine) adopt(ctx context.Context, row *store.Account, key deviceKey, token secret.String) (store.Device, error) {
 	whose, err := e.whoseKeys(ctx, key.user, key.device, token)
 	if err != nil {
@@ -135,10 +136,10 @@ func (e *Engine) adopt(ctx context.Context, row *store.Account, key deviceKey, t
 	return e.make(ctx, row, key.device, token, whose)
 }
 
-// whoseKeys asks the homeserver for the keys of a device that is not known here. Without
-// any, ours can be made; those that were ours once are lost; others are the client's, as
-// far as anybody can tell: a homeserver can invent them, so that nothing may follow from
-// them but that they are left alone.
+// whoseKeys asks the homeserver for the keys of a device that is unknown here. If it has
+// none, the proxy can make them. If the proxy made them once, they are lost. Otherwise they
+// count as the client's: a homeserver can invent keys, so nothing may follow from them but
+// that the device is left alone.
 func (e *Engine) whoseKeys(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (store.DeviceState, error) {
 	result, err := wire.KeyQuery{Homeserver: e.hs, Token: token, User: user}.QueryKeys(ctx, []id.UserID{user})
 	if err != nil {
@@ -169,8 +170,7 @@ func (e *Engine) whoseKeys(ctx context.Context, user id.UserID, device id.Device
 	return store.DeviceForeign, nil
 }
 
-// make stores a device that is seen the first time: ours, with keys of its own, or with
-// keys that are lost.
+// make stores a new device: with keys of the proxy, of the client, or lost ones.
 func (e *Engine) make(ctx context.Context, row *store.Account, device id.DeviceID, token secret.String, whose store.DeviceState) (store.Device, error) {
 	dev := store.Device{DeviceID: device, State: whose, Token: token}
 	if whose == store.DeviceOurs {
@@ -188,7 +188,7 @@ func (e *Engine) make(ctx context.Context, row *store.Account, device id.DeviceI
 	return made, nil
 }
 
-// newDevice makes a Device of its parts.
+// newDevice composes a Device of its parts.
 func newDevice(e *Engine, acct *account, self self) *Device {
 	d := &Device{
 		part:        part{eng: e, acct: acct, self: self},
@@ -204,7 +204,7 @@ func newDevice(e *Engine, acct *account, self self) *Device {
 	return d
 }
 
-// connect makes the parts of a device know it, and gives its locks their places.
+// connect gives the parts of a device their host, and its locks their ranks.
 func (d *Device) connect() {
 	order := d.eng.opts.locks
 	d.mu = locks.Mutex{Order: order, Rank: locks.RankDevice}
@@ -226,7 +226,7 @@ func (d *Device) connect() {
 	d.clientState.part, d.clientState.host = &d.part, d
 }
 
-// restore makes a Device of its row.
+// restore makes a Device of its stored row.
 func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Device) (*Device, error) {
 	acct := e.account(row)
 	if err := acct.expectIdentity(ctx); err != nil {
@@ -256,13 +256,13 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 	return d, nil
 }
 
-// isFor reports whether what is known of the device holds for a token as well: not for a
-// device whose keys are not here and a token that is new.
+// isFor reports whether the device can be used with a token. A device without keys here
+// must be checked again with a new token.
 func (d *Device) isFor(token secret.String) bool {
 	return d.mode == ModeProxied || d.currentToken() == token
 }
 
-// useToken keeps the newest access token for the proxy's own requests.
+// useToken records the newest access token, for the proxy's own requests.
 func (d *Device) useToken(ctx context.Context, token secret.String) error {
 	if d.mode != ModeProxied {
 		return nil
@@ -296,8 +296,8 @@ func (p *part) currentToken() secret.String {
 	return p.record.token
 }
 
-// call sends a request in the device's name. A token that the homeserver no longer
-// knows ends the device's own work until a client brings another.
+// call sends a request in the device's name. If the homeserver does not know the token any
+// more, the device's own work ends until a client brings another.
 func (p *part) call(ctx context.Context, r wire.Request) error {
 	token := p.currentToken()
 	if token.IsZero() {
@@ -305,18 +305,18 @@ func (p *part) call(ctx context.Context, r wire.Request) error {
 	}
 	r.User = p.acct.user
 	err := p.eng.hs.Call(ctx, token, r)
-	if errors.Is(err, wire.ErrAnswerTooLarge) { // it will be the next time too
+	if errors.Is(err, wire.ErrAnswerTooLarge) { // a retry would be too large too
 		p.eng.log.Warn().Err(err).Msg("An answer of the homeserver could not be taken in")
 	}
 	return err
 }
 
-// query returns the device's way to ask for keys.
+// query returns a client for /keys/query.
 func (p *part) query() wire.KeyQuery {
 	return wire.KeyQuery{Homeserver: p.eng.hs, Token: p.currentToken(), User: p.acct.user}
 }
 
-// kick asks for maintenance.
+// kick requests maintenance.
 func (d *Device) kick() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -335,7 +335,7 @@ func (d *Device) kickLocked() {
 	}
 }
 
-// retire ends a device's own work.
+// retire ends the device's own work.
 func (d *Device) retire() {
 	if d.stop != nil {
 		d.stop(ErrClosed)

@@ -15,20 +15,21 @@
 //   - The keys of a device are destroyed only when the homeserver confirms, asked with the
 //     device's own token, that its session has ended.
 //
-// What has no state of its own lies below internal: locks, the homeserver's calls (wire), the
-// cryptography of Olm (olm), what a kept room key is (megolm), the keys of an
-// identity (identity), and the formats of backups (keybackup) and of files (keyfile).
+// Code without state of its own is below internal: locks, calls to the homeserver (wire),
+// the cryptography of Olm (olm), stored room keys (megolm), the keys of an identity
+// (identity), and the formats of backups (keybackup) and of exported files (keyfile).
 //
-// A [Device] is put together of parts, each of which owns its fields: when keys are
-// published (publication), what the homeserver has of one-time keys (keySupply), the own
-// identity (ownIdentity), when the device works (schedule), Olm sessions (olmState), room
-// keys (megolmState), the backup (backups), rooms and their members (roomTable), requests
-// between devices (gossip), and what waits for the client (clientState). A part changes
-// nothing of another; what it needs of the others stands in its host interface.
+// A [Device] is composed of parts, each of which owns its fields: when keys are published
+// (publication), what the homeserver has of one-time keys (keySupply), the own identity
+// (ownIdentity), when the device works (schedule), Olm sessions (olmState), room keys
+// (megolmState), the backup (backups), rooms and their members (roomTable), requests
+// between devices (gossip), and what waits for the client (clientState). A part does not
+// change another; its host interface lists what it needs of the others.
 //
-// Turns and locks are taken in the order of their ranks (internal/locks): turns first, which
-// alone may be held while the homeserver is asked, then the engine's lock, then a device's,
-// then those of what it tells. Every change of a device is a step (step.go).
+// Turns and locks are taken in the order of their ranks (internal/locks): turns first,
+// which alone may be held while the homeserver is asked, then the engine's lock, then a
+// device's, then those of the account and of small leaf structures. Every change of a
+// device is a step (step.go).
 //
 // It must never hold a lock over the network, import the root package
 // mautrix/crypto, print a key, or upload device keys over keys that are not its own.

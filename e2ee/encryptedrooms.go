@@ -15,38 +15,38 @@ import (
 	"e2ee-proxy/store"
 )
 
-// That a room is encrypted is a fact of the database, not of a device: once anybody behind
-// this proxy has learned it, it holds for every account, device and token, for ever, also
-// when a homeserver stops showing the state event (design §10 0.8, requirement 20.3). What
-// is known to be plain is never remembered: it is asked for with every send.
+// That a room is encrypted is recorded for the whole database, not for a device: once one
+// device has learned it, it holds for every account, device and token, for ever, also if
+// the homeserver stops showing the state event (requirement 20.3). That a room is plain is
+// never remembered: every send asks.
 //
-// A room that replaces an encrypted one is taken for one that may be encrypted: while it
-// shows no m.room.encryption, nothing is sent there.
+// A room that replaces an encrypted one may be encrypted, too: nothing is sent there until
+// it shows m.room.encryption.
 
 const (
-	// cachedEncrypted bounds the encrypted rooms that are kept in memory, for all accounts;
-	// of the others the database is asked.
+	// cachedEncrypted bounds the encrypted rooms in memory, for all accounts; the others
+	// are looked up in the database.
 	cachedEncrypted = 1 << 14
-	// cachedLineages bounds the rooms of which it is kept, for each user who asked, which
-	// rooms they replace. That never changes: it stands in the room's first event.
+	// cachedLineages bounds the cached predecessors of rooms, for each user who asked. They
+	// never change: m.room.create names them.
 	cachedLineages = 1 << 12
-	// maxLineage bounds how many upgrades are followed back.
+	// maxLineage bounds how many room upgrades are followed back.
 	maxLineage = 4
 )
 
-// StateReader reads the content of a room's state event with an empty state key, as the
-// homeserver shows it to the one who asks. [ErrNoState] is its answer that there is none,
-// [ErrNotInRoom] that it does not say. Every other error is no answer.
+// StateReader returns the content of a room's state event with an empty state key, as the
+// homeserver shows it to one user. [ErrNoState] means that there is none, [ErrNotInRoom]
+// that the user is not shown it. With every other error nothing is known.
 type StateReader func(ctx context.Context, room id.RoomID, eventType string) (json.RawMessage, error)
 
-// encryptedRooms are what is known of rooms for the whole database.
+// encryptedRooms is what is known of rooms for the whole database.
 type encryptedRooms struct {
 	store    *store.DB
 	known    *lru.Cache[id.RoomID, store.EncryptedRoom] // with their algorithm: that never changes
 	lineages *lru.Cache[roomQuery, []id.RoomID]         // nearest first
 }
 
-// roomQuery is a user's question about a room: not everybody is shown the same.
+// roomQuery is a user's question about a room: users may be shown different answers.
 type roomQuery struct {
 	user id.UserID
 	room id.RoomID
@@ -64,7 +64,8 @@ func newEncryptedRooms(db *store.DB) (*encryptedRooms, error) {
 	return &encryptedRooms{store: db, known: known, lineages: lineages}, nil
 }
 
-// lookUp returns those of the rooms that are known. It takes one query, or none.
+// lookUp returns those of the rooms that are known to be encrypted. It takes one query, or
+// none.
 func (r *encryptedRooms) lookUp(ctx context.Context, rooms ...id.RoomID) (map[id.RoomID]store.EncryptedRoom, error) {
 	var ask []id.RoomID
 	all := make(map[id.RoomID]store.EncryptedRoom)
@@ -89,14 +90,14 @@ func (r *encryptedRooms) lookUp(ctx context.Context, rooms ...id.RoomID) (map[id
 	return all, nil
 }
 
-// cache keeps in memory what is stored.
+// cache keeps a stored fact in memory.
 func (r *encryptedRooms) cache(fact store.EncryptedRoom) {
 	if fact.Algorithm != "" && !r.known.Contains(fact.RoomID) {
 		r.known.Add(fact.RoomID, fact)
 	}
 }
 
-// isCached reports, from memory, whether a room is known to be encrypted.
+// isCached reports, from memory only, whether a room is known to be encrypted.
 func (r *encryptedRooms) isCached(room id.RoomID) bool { return r.known.Contains(room) }
 
 // record stores that a room is encrypted.
@@ -111,17 +112,18 @@ func (r *encryptedRooms) record(ctx context.Context, fact store.EncryptedRoom) e
 	return err
 }
 
-// encryptionFound is what was found out about a room: it is plain, or the fact is known with its
-// algorithm, or else the homeserver shows an event, with this content, that is not recorded.
+// encryptionFound is the result of findEncryption: the room is plain, or known to be
+// encrypted (fact), or the homeserver shows an m.room.encryption with this content that is
+// not recorded yet.
 type encryptionFound struct {
 	plain   bool
 	fact    store.EncryptedRoom
 	content json.RawMessage
 }
 
-// findEncryption finds out for a user whether a room is encrypted: from what is known, else
-// from the homeserver. An error means that it cannot be told, or that the room may be encrypted:
-// nothing may be sent.
+// findEncryption finds out for a user whether a room is encrypted: from the database, else
+// from the homeserver. An error means that it cannot be told, or that the room may be
+// encrypted: nothing may be sent.
 func (e *Engine) findEncryption(ctx context.Context, user id.UserID, room id.RoomID, read StateReader) (encryptionFound, error) {
 	facts, err := e.encrypted.lookUp(ctx, room)
 	if err != nil {
@@ -134,7 +136,8 @@ func (e *Engine) findEncryption(ctx context.Context, user id.UserID, room id.Roo
 	content, err := read(ctx, room, wire.TypeEncryption)
 	switch {
 	case err == nil && !namesAlgorithm(content):
-		// Dendrite 0.15.2 shows another event to those who are not in a room without one.
+		// Dendrite 0.15.2 shows users who are not in a room another event if the room has
+		// none.
 		return encryptionFound{}, fmt.Errorf("%w: the homeserver shows another event", ErrCannotEncrypt)
 	case err == nil:
 		return encryptionFound{content: content}, nil
@@ -159,8 +162,8 @@ func (e *Engine) findEncryption(ctx context.Context, user id.UserID, room id.Roo
 	return encryptionFound{plain: true}, nil
 }
 
-// replacesEncrypted reports whether a room replaces one that is encrypted, as far as
-// anybody here knows or the one who asks is shown.
+// replacesEncrypted reports whether a room replaces an encrypted one, as far as the
+// database knows or the user is shown.
 func (e *Engine) replacesEncrypted(ctx context.Context, about roomQuery, read StateReader) (bool, error) {
 	lineage, ok := e.encrypted.lineages.Get(about)
 	if !ok {
@@ -177,13 +180,13 @@ func (e *Engine) replacesEncrypted(ctx context.Context, about roomQuery, read St
 	return len(facts) > 0, err
 }
 
-// readLineage reads which rooms a room replaces, and notes those that are encrypted.
+// readLineage returns which rooms a room replaces, and records those that are encrypted.
 func (e *Engine) readLineage(ctx context.Context, room id.RoomID, read StateReader) ([]id.RoomID, error) {
 	lineage := []id.RoomID{}
 	for range maxLineage {
 		content, err := read(ctx, room, wire.TypeCreate)
 		if len(lineage) > 0 && (errors.Is(err, ErrNoState) || errors.Is(err, ErrNotInRoom)) {
-			break // who asks does not see that far back
+			break // the user is not shown rooms further back
 		}
 		if err != nil {
 			return nil, err
@@ -207,7 +210,8 @@ func (e *Engine) readLineage(ctx context.Context, room id.RoomID, read StateRead
 	return lineage, nil
 }
 
-// predecessorOf reads an m.room.create content; empty when the room replaces none.
+// predecessorOf returns the predecessor in an m.room.create content; empty when there is
+// none.
 func predecessorOf(content json.RawMessage) id.RoomID {
 	var c struct {
 		Predecessor struct {
@@ -247,8 +251,8 @@ func (e *Engine) RoomEncryption(ctx context.Context, user id.UserID, room id.Roo
 	return RoomUnsupported, nil
 }
 
-// NoteEncryption records the content of an m.room.encryption event that is in force, for
-// everybody.
+// NoteEncryption records the content of a room's current m.room.encryption event, for all
+// accounts.
 func (e *Engine) NoteEncryption(ctx context.Context, room id.RoomID, content []byte) error {
 	algorithm, _, _ := parseEncryption(content)
 	if algorithm == "" {
@@ -257,14 +261,14 @@ func (e *Engine) NoteEncryption(ctx context.Context, room id.RoomID, content []b
 	return e.encrypted.record(ctx, store.EncryptedRoom{RoomID: room, Algorithm: algorithm, Since: e.now()})
 }
 
-// MustEncrypt records that nothing may be sent in clear to a room, although it shows no
-// m.room.encryption yet: it replaces one that is encrypted.
+// MustEncrypt records that nothing may be sent in clear to a room that shows no
+// m.room.encryption yet, because it replaces an encrypted one.
 func (e *Engine) MustEncrypt(ctx context.Context, room id.RoomID) error {
 	return e.encrypted.record(ctx, store.EncryptedRoom{RoomID: room, Since: e.now()})
 }
 
-// readRooms makes the entries of rooms that have none: what is stored for the device, else
-// what is known for the database. The caller holds mu.
+// readRooms adds the entries of rooms that are not in memory, from what is stored for the
+// device, else for the database. The caller holds mu.
 func (rt *roomTable) readRooms(ctx context.Context, rooms ...id.RoomID) error {
 	rows, err := rt.eng.store.Rooms(ctx, rt.acct.row, rt.rowID, rooms)
 	if err != nil {
@@ -288,15 +292,15 @@ func (rt *roomTable) readRooms(ctx context.Context, rooms ...id.RoomID) error {
 	return nil
 }
 
-// newRoom makes an entry of what is stored of a room.
+// newRoom makes a room's entry of what is stored.
 func newRoom(row store.Room, fact store.EncryptedRoom) *room {
 	r := &room{row: row, encrypted: row.Algorithm != "", visibility: row.HistoryVisibility}
 	r.adopt(fact)
 	return r
 }
 
-// adopt takes what is known for the database, and so is stored: it is no step. The limits of
-// rotation are the specification's until the event in force says others.
+// adopt applies what the database knows of a room. That is stored already, so it is no
+// step. The rotation limits are the specification's until the current event sets others.
 func (r *room) adopt(fact store.EncryptedRoom) {
 	if r.encrypted || fact.Algorithm == "" {
 		return
@@ -306,7 +310,7 @@ func (r *room) adopt(fact store.EncryptedRoom) {
 	r.encrypted = true
 }
 
-// adoptRoom is adopt for a room that was taken for plain.
+// adoptRoom is adopt for a room that counted as plain.
 func (rt *roomTable) adoptRoom(ctx context.Context, room id.RoomID, fact store.EncryptedRoom) (RoomEncryption, error) {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
@@ -318,7 +322,7 @@ func (rt *roomTable) adoptRoom(ctx context.Context, room id.RoomID, fact store.E
 	return r.encryption(), nil
 }
 
-// readState returns the device's StateReader.
+// readState is the device's StateReader.
 func (rt *roomTable) readState(ctx context.Context, room id.RoomID, eventType string) (json.RawMessage, error) {
 	var content json.RawMessage
 	err := rt.call(ctx, wire.Request{
@@ -338,7 +342,7 @@ func (rt *roomTable) readState(ctx context.Context, room id.RoomID, eventType st
 	return nil, err
 }
 
-// learnRooms keeps in memory what was stored of rooms.
+// learnRooms caches which of the stored rooms are encrypted.
 func (e *Engine) learnRooms(rows []store.Room) {
 	for i := range rows {
 		e.encrypted.cache(store.EncryptedRoom{RoomID: rows[i].RoomID, Algorithm: rows[i].Algorithm, Since: rows[i].EncryptedSince})

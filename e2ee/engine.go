@@ -29,32 +29,32 @@ type Options struct {
 	Client     *http.Client // follows no redirects
 	Log        zerolog.Logger
 	Now        func() time.Time
-	Metrics    prometheus.Registerer // nil counts for nobody
+	Metrics    prometheus.Registerer // nil registers none
 
 	// Timeout bounds one request of the engine to the homeserver; 30 s.
 	Timeout time.Duration
-	// OwnSyncAfter is how long a device's client may be silent before the proxy
-	// syncs for it; 5 s.
+	// OwnSyncAfter is how long a device's client may be silent before the proxy syncs for
+	// it; 5 s.
 	OwnSyncAfter time.Duration
 
-	locks *locks.Order // of tests
-	// Spread is how long after this device was first confirmed its first room keys wait,
-	// so that others have heard of it: some clients judge a message once and for all
-	// when it comes. 1 s; negative is none.
+	locks *locks.Order // for tests
+	// Spread is how long the first room keys of a device wait after it was first confirmed,
+	// so that other devices have heard of it: some clients judge a message only once, when
+	// it arrives. 1 s; negative is none.
 	Spread time.Duration
 	// Workers bounds how many devices are maintained at the same time; 8.
 	Workers int
-	// Awake bounds the devices that have a sync of the proxy's own waiting at the
-	// homeserver; 1,000. The others are visited once in a Round, 5 min, Visits of them at
-	// the same time, 16. See awake.go.
+	// Awake bounds the devices for which the proxy syncs by long polls; 1,000. The others
+	// are visited once in a Round, 5 min, Visits of them at the same time, 16. See
+	// awake.go.
 	Awake  int
 	Round  time.Duration
 	Visits int
-	// IdleAfter is how long after its client has used it a device stays awake and in memory;
-	// 30 min. See memory.go.
+	// IdleAfter is how long a device stays awake and in memory after its client last used
+	// it; 30 min. See memory.go.
 	IdleAfter time.Duration
-	// CachedMembers bounds the users in the lists of rooms' members in memory, over all
-	// devices; 500,000.
+	// CachedMembers bounds the users in the member lists in memory, over all devices;
+	// 500,000.
 	CachedMembers int
 	// CachedSessions bounds the room keys kept unpickled in memory, over all devices; 20,000.
 	CachedSessions int
@@ -65,17 +65,19 @@ type Options struct {
 	Undecryptable Undecryptable
 	// ManualBootstrap leaves the creation of an identity to POST bootstrap.
 	ManualBootstrap bool
-	// Account gives the settings of one account.
+	// Account returns the settings of one account.
 	Account func(id.UserID) AccountSettings
-	// Policy gives the policy in force now.
+	// Policy returns the policy in force.
 	Policy func() trustcache.Policy
 }
 
 // AccountSettings are the settings of one account.
 type AccountSettings struct {
-	// AllowUnsigned lets a device that its owner has not confirmed send (account.require_cross_signing: false).
+	// AllowUnsigned allows a device that its owner has not confirmed to send
+	// (account.require_cross_signing: false).
 	AllowUnsigned bool
-	// IgnoreSecretRequests gives the user's other devices no secrets (account.secret_requests: ignore).
+	// IgnoreSecretRequests leaves requests of the user's other devices for secrets
+	// unanswered (account.secret_requests: ignore).
 	IgnoreSecretRequests bool
 	// AcknowledgeUnverified acknowledges identity changes of users who were never
 	// verified, for bots that nobody watches.
@@ -133,7 +135,8 @@ func (o *Options) setDefaults() {
 	}
 }
 
-// Engine owns the devices whose keys the proxy holds, and every goroutine that works for them.
+// Engine owns the devices whose keys the proxy holds, and every goroutine that works for
+// them.
 type Engine struct {
 	opts   Options
 	store  *store.DB
@@ -146,13 +149,13 @@ type Engine struct {
 	users     *trustcache.Cache
 	encrypted *encryptedRooms
 	accepted  acceptedChanges
-	awake     *lru.Cache[*Device, struct{}] // by when they were used last
+	awake     *lru.Cache[*Device, struct{}] // the least recently used first
 
 	mu       locks.Mutex
 	accounts map[id.UserID]*account
 	devices  map[deviceKey]*Device
-	gone     map[int64]struct{} // rows of devices that left memory since the last round
-	visited  map[deviceKey]bool // by a round of this process; true: something was left to be done
+	gone     map[int64]struct{} // rows of devices unloaded since the last round
+	visited  map[deviceKey]bool // visited by a round of this process; true: something was left to do
 	opening  locks.Turns[deviceKey]
 
 	ctx         context.Context
@@ -163,7 +166,7 @@ type Engine struct {
 	wg          sync.WaitGroup
 
 	closing sync.Once
-	stopped chan struct{} // closed once all of it has ended
+	stopped chan struct{} // closed once everything has ended
 }
 
 type deviceKey struct {
@@ -171,7 +174,7 @@ type deviceKey struct {
 	device id.DeviceID
 }
 
-// New makes an engine. It does nothing until Start.
+// New returns an engine. It does nothing until Start.
 func New(opts Options) (*Engine, error) {
 	opts.setDefaults()
 	if opts.Store == nil || opts.Homeserver == nil || opts.Client == nil {
@@ -214,9 +217,9 @@ func New(opts Options) (*Engine, error) {
 	}, nil
 }
 
-// Start begins to work. What was held back under other rules than those of now is judged
-// again. What was sent to the devices while the proxy was down is fetched device by device,
-// after Start has returned; a device that is used meanwhile does not wait.
+// Start starts the engine's goroutines. Events that were withheld under another policy are
+// judged again. To-device messages that came while the proxy was down are fetched device by
+// device after Start has returned; a device in use does not wait for that.
 func (e *Engine) Start(ctx context.Context) error {
 	if err := e.store.HeldBackUnder(ctx, e.opts.Policy().ReceiveRules()); err != nil {
 		return err
@@ -231,7 +234,7 @@ func (e *Engine) Start(ctx context.Context) error {
 }
 
 // Device returns the device of a token, loading or adopting it first. device may be empty:
-// such a token can hold no keys.
+// such a token can have no keys.
 func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (*Device, error) {
 	key := deviceKey{user, device}
 	if d := e.get(key, true); d != nil && d.isFor(token) {
@@ -266,7 +269,7 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 
 func (e *Engine) loaded(key deviceKey) *Device { return e.get(key, false) }
 
-// register makes a device known.
+// register adds a device to those in memory.
 func (e *Engine) register(d *Device) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -277,7 +280,7 @@ func (e *Engine) register(d *Device) {
 	}
 }
 
-// account returns the shared state of a user's devices.
+// account returns the state that a user's devices share.
 func (e *Engine) account(row *store.Account) *account {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -285,7 +288,7 @@ func (e *Engine) account(row *store.Account) *account {
 	if a != nil && a.row.ID >= row.ID {
 		return a
 	}
-	if a != nil { // of an account that was closed, brought back by somebody who had just read it
+	if a != nil { // the account was deleted, and is used again by somebody who had just read it
 		e.wg.Go(a.tracker.Close)
 	}
 	a = newAccount(e, row)
@@ -304,7 +307,7 @@ func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Devic
 	e.mu.Lock()
 	d := e.devices[key]
 	if d != nil && d.rowID != dev.ID {
-		d = nil // a new one under the same ID
+		d = nil // a new device with the same ID
 	}
 	if d != nil {
 		delete(e.devices, key)
@@ -324,7 +327,7 @@ func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Devic
 func (e *Engine) deleteDevice(ctx context.Context, row *store.Account, dev store.Device) error {
 	switch err := e.store.DeleteDevice(ctx, row, dev.ID); {
 	case errors.Is(err, store.ErrNotFound):
-		return nil // the device's own sync was told of the same logout, and was earlier
+		return nil // another request has deleted it
 	case err != nil:
 		return fmt.Errorf("forget device: %w", err)
 	}

@@ -11,14 +11,14 @@ import (
 	"e2ee-proxy/store"
 )
 
-// Reasons why something was not encrypted. Callers turn them into Matrix errors.
+// Reasons why something was not done. Callers turn them into Matrix errors.
 var (
 	// ErrCannotEncrypt means that it cannot be told whether, or how, a room is encrypted.
 	ErrCannotEncrypt = errors.New("the room's encryption cannot be determined")
 	// ErrNotYetEncrypted means that a room replaces one that is encrypted, and is not
 	// encrypted itself.
 	ErrNotYetEncrypted = errors.New("the room replaces an encrypted one and is not encrypted yet")
-	// ErrNoState and ErrNotInRoom are what a StateReader says.
+	// ErrNoState and ErrNotInRoom are returned by a StateReader.
 	ErrNoState   = errors.New("the room has no such state")
 	ErrNotInRoom = errors.New("the room's state is not shown")
 	// ErrUnsupportedAlgorithm means that the room is encrypted in a way we do not know
@@ -39,12 +39,13 @@ var (
 	ErrNotProxied = errors.New("the proxy holds no keys for this device")
 	// ErrKeysReplaced means that the homeserver shows other keys for our device than ours.
 	ErrKeysReplaced = errors.New("the homeserver shows other keys for this device")
-	// ErrKeysLost means that the homeserver shows keys for the device that were ours and are
-	// gone.
+	// ErrKeysLost means that the device's published keys were the proxy's and were
+	// destroyed.
 	ErrKeysLost = errors.New("the keys of this device are gone")
 	// ErrClosed means that the engine is shutting down.
 	ErrClosed = errors.New("the engine is shutting down")
-	// ErrLeaseLost means that another process has taken the database over: this one ends.
+	// ErrLeaseLost means that another process has taken over the database and this one must
+	// end.
 	ErrLeaseLost = store.ErrLeaseLost
 	// ErrIdentityExists means that the account has an identity already: it is never replaced
 	// by a bootstrap.
@@ -66,7 +67,8 @@ var (
 	ErrSecretMissing = errors.New("the secret is not in secret storage")
 	// ErrSecretMismatch means that a secret does not belong to the published identity.
 	ErrSecretMismatch = errors.New("the secret does not belong to the published identity")
-	// ErrUnknownUser, ErrUnknownDevice and ErrUnknownWarning say that there is no such thing.
+	// ErrUnknownUser, ErrUnknownDevice and ErrUnknownWarning mean that the one named does
+	// not exist.
 	ErrUnknownUser    = errors.New("nothing is known of this user")
 	ErrUnknownDevice  = errors.New("the user has no such device")
 	ErrUnknownWarning = errors.New("there is no such warning")
@@ -81,10 +83,10 @@ var (
 	ErrNoRecoveryKey = errors.New("no recovery key is kept")
 )
 
-// IdentityChangedError says that encrypted sending is held up until changes of
-// identity are acknowledged (spec 1.18, requirement 1.12).
+// IdentityChangedError means that encrypted sending is blocked until identity changes are
+// acknowledged (spec 1.18, requirement 1.12).
 type IdentityChangedError struct {
-	// Users changed their identity; Lost were verified before it.
+	// Users are those whose identity changed, Lost those of them who were verified before.
 	Users []id.UserID
 	Lost  []id.UserID
 }
@@ -98,9 +100,10 @@ func (e *IdentityChangedError) Error() string {
 	return "the digital identity was reset: " + strings.Join(names, ", ")
 }
 
-// UserAuth is what a caller has for user-interactive authentication. All of it may be missing.
+// UserAuth is a caller's answer to user-interactive authentication. Every field may be
+// empty.
 type UserAuth struct {
 	Password secret.String
-	// Stage is the "auth" object for a session of an earlier AuthNeededError.
+	// Stage is the "auth" object that continues the session of an earlier AuthNeededError.
 	Stage json.RawMessage
 }

@@ -7,12 +7,13 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// A sync lists the kinds of fallback keys that are not used yet, and a new one is made when
-// ours is missing there. But a homeserver that throws fallback keys away lists none, ever:
-// Dendrite does. It would be given a new one every hour. So the list counts only for a key
-// of which the homeserver has shown that it has it: it listed it, or gave it to somebody.
+// A sync lists the algorithms of unused fallback keys, and a new key is made when ours is
+// missing. But Dendrite discards fallback keys and always lists none; it would get a new
+// one every hour. So the list counts only for a key that the homeserver is known to have:
+// it listed it, or gave it to somebody.
 
-// recordServedFallback notes that the homeserver has the fallback key that was published last.
+// recordServedFallback records that the homeserver has the fallback key that was published
+// last.
 func (s *step) recordServedFallback() error {
 	key := s.reading().CurrentFallback()
 	if key == "" || key == s.d.keySupply.served || !s.reading().CurrentFallbackKey.Published {
@@ -32,7 +33,7 @@ func (s *step) recordServedFallback() error {
 	return nil
 }
 
-// loadServed reads which fallback key the homeserver has shown that it has.
+// loadServed reads the fallback key that the homeserver is known to have.
 func loadServed(meta json.RawMessage) id.Curve25519 {
 	var m deviceMeta
 	if json.Unmarshal(meta, &m) != nil {
@@ -41,8 +42,7 @@ func loadServed(meta json.RawMessage) id.Curve25519 {
 	return m.Fallback
 }
 
-// newFallbackDue reports whether the homeserver wants another fallback key. The caller
-// holds mu.
+// newFallbackDue reports whether to upload another fallback key. The caller holds mu.
 func (d *Device) newFallbackDue() bool {
 	switch {
 	case d.olmState.account.NumFallbackKeys == 0:

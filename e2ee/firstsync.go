@@ -2,14 +2,13 @@ package e2ee
 
 import "e2ee-proxy/e2ee/internal/wire"
 
-// A sync that begins anew may come from the homeserver's memory: Synapse answers the same one
-// for two minutes with what it said the first time. So it may be older than what is known
-// here, and nothing that it says makes anybody a recipient; nor does it ever say that a room
-// is not encrypted, or that nobody left, by leaving something out. What it says otherwise
-// than what is known has the homeserver asked.
+// An initial sync may come from the homeserver's cache: Synapse repeats its answer for two
+// minutes. So it may be older than what is known here. It makes nobody a recipient, and
+// what it leaves out never proves that a room is not encrypted or that nobody left. Where
+// it contradicts what is known, the homeserver is asked.
 
-// dropStale takes out of what an initial sync says of a room what may be old and would
-// widen who gets its keys.
+// dropStale removes from an initial sync's update of a room what may be old and would widen
+// who gets the room's keys.
 func (s *step) dropStale(u RoomUpdate) RoomUpdate {
 	r := s.known(u.RoomID)
 	if r == nil {

@@ -11,26 +11,26 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// gossip is what devices of one user ask each other for: secrets and room keys, in both
-// directions.
+// gossip handles requests for secrets and room keys between the devices of one user, in
+// both directions.
 type gossip struct {
 	*part
 	host gossipHost
 
-	// What others were asked for: secrets by their name, and room keys.
+	// Requests of this device: secrets by name, and room keys.
 	secretAsks map[string]*secretAsk
 	keyAsks    map[store.SessionRef]*keyAsk
-	askKeys    bool // some room keys may have to be asked for
+	askKeys    bool // some room keys may be missing
 	askTimer   *time.Timer
 
-	// What others ask for, and what they were given.
+	// Requests of other devices, and what they were given.
 	requests     waitingRequests
-	requestsRead bool // those that were stored are among them
+	requestsRead bool // the stored ones were loaded
 	secretsGiven map[givenSecret]time.Time
 	keysGiven    map[givenKey]time.Time
 }
 
-// gossipHost is what the others do for it.
+// gossipHost is what gossip needs of the other parts.
 type gossipHost interface {
 	begin() *step
 	claimFor(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error)

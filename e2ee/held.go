@@ -14,14 +14,14 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// Undecryptable says what a client is shown of an event that cannot be read. In every case it
-// gets the clear event when the key comes.
+// Undecryptable is what a client is shown of an event that cannot be decrypted. In every
+// case it gets the clear event when the key arrives.
 type Undecryptable int
 
 const (
-	// UndecryptableHold shows nothing at first: many keys come a moment after their event. An
-	// event that still cannot be read then is shown as a placeholder, and so is at once one whose
-	// key will not come. There are clients that answer to every encrypted event they see.
+	// UndecryptableHold shows nothing at first, because many keys arrive a moment after
+	// their event. After that, or at once if the key will not come, it shows a placeholder.
+	// Some clients answer every encrypted event that they see.
 	UndecryptableHold Undecryptable = iota
 	// UndecryptablePlaceholder shows a placeholder at once.
 	UndecryptablePlaceholder
@@ -32,19 +32,19 @@ const (
 const (
 	// holdFor is how long an event is held for its key.
 	holdFor = 5 * time.Minute
-	// maxHeld bounds the events of a device of which its client was shown nothing: these are
-	// never forgotten, and anybody in a room can send what nobody can read. What comes beyond
-	// that is shown as a placeholder at once.
+	// maxHeld bounds the held events of a device. They are never dropped, and anybody in a
+	// room can send events that nobody can decrypt. Further ones get their placeholder at
+	// once.
 	maxHeld = 1000
 )
 
-// holding is what is known of the events that are held. It is guarded by the Device.
+// holding is what is known of held events. It is guarded by the Device.
 type holding struct {
 	known bool
-	first time.Time // until when the first is held; zero: none is
+	first time.Time // when the first hold ends; zero: none is held
 }
 
-// unreadable returns what a client is shown of an event that cannot be read.
+// unreadable returns what a client is shown of an event that cannot be decrypted.
 func (m *megolmState) unreadable(job *eventJob, v trustcache.Verdict) Opened {
 	if m.eng.opts.Undecryptable == UndecryptableEvent {
 		return job.asCame(v)
@@ -54,7 +54,7 @@ func (m *megolmState) unreadable(job *eventJob, v trustcache.Verdict) Opened {
 	return out
 }
 
-// unreadableText returns what a person reads instead of a message that cannot be read.
+// unreadableText returns the text of that placeholder.
 func unreadableText(v trustcache.Verdict) string {
 	if v.Code == trustcache.CodeMissingRoomKey {
 		return "Waiting for a message that cannot be read yet. It is shown when it can be."
@@ -68,9 +68,8 @@ func (job *eventJob) mayHold() bool {
 	return job.hold && waits && job.code != trustcache.CodeWithheld
 }
 
-// hold decides which of the events that are parked are held, those of the jobs at the same
-// place. One that comes again is held no longer for it, and what was shown once is not
-// taken away.
+// hold decides which of the parked events are held; jobs[i] belongs to parked[i]. An event
+// that comes again is not held longer, and one that was shown is not hidden again.
 func (m *megolmState) hold(ctx context.Context, jobs []*eventJob, parked []store.PendingEvent) error {
 	if m.eng.opts.Undecryptable != UndecryptableHold {
 		return nil
@@ -100,7 +99,7 @@ func (m *megolmState) hold(ctx context.Context, jobs []*eventJob, parked []store
 		switch old, ok := known[job.eventID]; {
 		case ok && now.Before(old.HeldUntil):
 			parked[i].HeldUntil, parked[i].ReceivedAt = old.HeldUntil, old.ReceivedAt
-		case ok: // its time is over, or the client has its placeholder already
+		case ok: // its hold is over, or the client has its placeholder
 		case held < maxHeld:
 			held++
 			parked[i].HeldUntil = now.Add(holdFor)
@@ -109,7 +108,7 @@ func (m *megolmState) hold(ctx context.Context, jobs []*eventJob, parked []store
 	return nil
 }
 
-// updateHolding takes note of events that are now held.
+// updateHolding records when the holds of these events end.
 func (m *megolmState) updateHolding(parked []store.PendingEvent) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -121,11 +120,11 @@ func (m *megolmState) updateHolding(parked []store.PendingEvent) {
 	}
 }
 
-// heldFirst tells until when the first event is held; zero when none is.
+// heldFirst returns when the first hold ends; zero when no event is held.
 func (m *megolmState) heldFirst(ctx context.Context) (time.Time, error) {
 	m.mu.Lock()
 	held := m.holding
-	if !held.known { // what is held from here on is noted
+	if !held.known { // later holds are recorded by updateHolding
 		m.holding = holding{known: true}
 	}
 	m.mu.Unlock()
@@ -143,7 +142,7 @@ func (m *megolmState) heldFirst(ctx context.Context) (time.Time, error) {
 	return m.holding.first, nil
 }
 
-// recountHeld has the store asked for what is held: some of it no longer is.
+// recountHeld makes the next heldFirst ask the store, because some holds ended.
 func (m *megolmState) recountHeld() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -164,7 +163,7 @@ func (m *megolmState) due(ctx context.Context) ([]store.PendingEvent, error) {
 	return rows, nil
 }
 
-// wakeWhenDue has a sync that waits at the homeserver end when an event was held long enough.
+// wakeWhenDue ends the client's waiting sync when the hold of an event ends.
 func (s *ClientSync) wakeWhenDue(ctx context.Context) error {
 	first, err := s.d.heldFirst(ctx)
 	if err != nil || first.IsZero() {
@@ -203,14 +202,14 @@ func (m *megolmState) openDue(ctx context.Context, rows, done []store.PendingEve
 	return m.park(ctx, ch, by)
 }
 
-// showDue shows the client something of an event that was held. That counts once the client
-// goes on from the response that carries it.
+// showDue adds a held event, or its placeholder, to late. That counts once the client syncs
+// from the response that carries it.
 func (m *megolmState) showDue(row *store.PendingEvent, job *eventJob, shown Opened, next string, late map[id.RoomID][]json.RawMessage) {
 	row.From, row.HeldUntil = "", m.eng.now()
 	waits := job != nil && (job.held != "" || errors.Is(job.err, errNoKey) || errors.Is(job.err, errTooEarly) || errors.Is(job.err, errOurs))
 	if waits && !shown.Decrypted {
 		row.Ready, row.DeliveredAt, row.From, row.PlacedAt = errors.Is(job.err, errOurs), "", job.held, next
-	} else { // there is nothing more to come
+	} else { // nothing follows
 		row.Ready, row.DeliveredAt = true, next
 	}
 	if shown.Hidden {

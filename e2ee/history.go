@@ -13,23 +13,24 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// A room key that an event needs and that is not here is fetched from the backup. Who reads
-// history, and a client's first sync, waits for that for a moment (see [Incoming.Wait]); the
-// events of other syncs never do: they are delivered again when it is here.
+// Missing room keys of events are fetched from the backup. Requests for history and a
+// client's first sync wait for that a moment (see [Incoming.Wait]); other syncs never do:
+// their events are delivered again when the key is here.
 const (
-	// fetchBatch is how many requests are made before what they brought is stored, and
+	// fetchBatch is how many requests are made before their keys are stored, and
 	// fetchParallel how many at the same time.
 	fetchBatch    = 64
 	fetchParallel = 8
-	// fetchAgain is how often it is tried again while the backup is being set up.
+	// fetchAgain is how often a fetch is retried while the backup is being set up.
 	fetchAgain = 5
-	// maxFetches bounds the keys that wait to be fetched, and those known to be in no backup.
+	// maxFetches bounds the keys that wait to be fetched, and the keys known to be in no
+	// backup.
 	maxFetches = 5000
-	// absentFor is how long a key that is not in the backup is not asked for again.
+	// absentFor is how long a key that is not in the backup is not fetched again.
 	absentFor = 15 * time.Minute
 )
 
-// backups is what a device reads from the account's backup.
+// backups reads and writes the account's key backup for one device.
 type backups struct {
 	*part
 	host backupsHost
@@ -38,7 +39,7 @@ type backups struct {
 	restoring restoring
 }
 
-// backupsHost is what the others do for it.
+// backupsHost is what backups needs of the other parts.
 type backupsHost interface {
 	keepKept(ctx context.Context, rows []store.InboundSession) (kept int, err error)
 	ownNow() ownState
@@ -55,20 +56,20 @@ type fetching struct {
 	wanted   []*fetch
 	of       map[store.SessionRef]*fetch
 	absent   map[store.SessionRef]time.Time
-	paused   time.Time // nothing is fetched before: the homeserver failed
+	paused   time.Time // no fetch before this: the homeserver failed
 	failures backoff.Pauses
 	running  bool
-	resumed  bool // what waited for the backup was fetched
+	resumed  bool // the keys that waited for the backup were fetched
 }
 
-// fetch is one key that somebody wants. done is closed when it is here or will not come.
+// fetch is one wanted key. done is closed when the key is here or will not come.
 type fetch struct {
 	ref  store.SessionRef
 	done chan struct{}
 }
 
-// fetchMissing asks the backup for the keys that events lack. It returns the events that
-// are worth another try: those that may wait, and whose key has come.
+// fetchMissing fetches the missing keys of events from the backup. It returns the events to
+// decrypt again: those that may wait, and whose fetch has ended.
 func (b *backups) fetchMissing(ctx context.Context, jobs []*eventJob) []*eventJob {
 	if _, standing := b.acct.standing(); standing != backupOurs && standing != backupUnknown {
 		return nil
@@ -126,7 +127,7 @@ func (f *fetch) over() bool {
 	}
 }
 
-// requestFetch has a key fetched; nil when there is no use in that now.
+// requestFetch starts the fetch of a key; nil when that is useless now.
 func (b *backups) requestFetch(ref store.SessionRef) *fetch {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -154,7 +155,7 @@ func (b *backups) requestFetch(ref store.SessionRef) *fetch {
 	return f
 }
 
-// fetchLoop fetches until nothing is wanted.
+// fetchLoop fetches keys until none is wanted.
 func (b *backups) fetchLoop(ctx context.Context) {
 	for {
 		batch := b.nextFetches()
@@ -163,7 +164,7 @@ func (b *backups) fetchLoop(ctx context.Context) {
 		}
 		absent, err := b.fetchKeys(ctx, batch)
 		for again := 1; errors.Is(err, errMoreToDo) && again <= fetchAgain; again++ {
-			// Whose the backup is changed while it was looked at, as when a device is set up.
+			// The owner of the backup changed meanwhile, as while a device is set up.
 			if err = backoff.Wait(ctx, rereadPauses().After(again)); err == nil {
 				absent, err = b.fetchKeys(ctx, batch)
 			}
@@ -187,7 +188,7 @@ func (b *backups) nextFetches() []*fetch {
 	return batch
 }
 
-// finishFetches ends fetches and remembers what came of them.
+// finishFetches ends fetches and remembers which keys are absent.
 func (b *backups) finishFetches(batch []*fetch, absent map[store.SessionRef]bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -210,7 +211,7 @@ func (b *backups) finishFetches(batch []*fetch, absent map[store.SessionRef]bool
 	}
 }
 
-// fetchKeys fetches and stores keys, and tells which the backup does not have.
+// fetchKeys fetches and stores keys, and returns which the backup does not have.
 func (b *backups) fetchKeys(ctx context.Context, batch []*fetch) (absent map[store.SessionRef]bool, err error) {
 	target, err := b.backupTarget(ctx)
 	if err != nil {
@@ -248,8 +249,8 @@ func (b *backups) fetchKeys(ctx context.Context, batch []*fetch) (absent map[sto
 	return absent, errors.Join(err, saveErr)
 }
 
-// resumeHistory does, once the backup can be read, what waited for that: the keys are
-// fetched that delivered events wait for, and a restore goes on that was asked for.
+// resumeHistory continues, once the backup can be read, what waited for that: a requested
+// restore, and the fetch of keys that delivered events need.
 func (b *backups) resumeHistory(ctx context.Context) error {
 	_, standing := b.acct.standing()
 	b.mu.Lock()

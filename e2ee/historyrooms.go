@@ -19,15 +19,16 @@ import (
 )
 
 const (
-	// wholeRoom is from how many wanted keys on all keys of a room are fetched, with one
-	// request: a page of history would cost one for each key otherwise.
+	// wholeRoom is the number of wanted keys of a room from which on one request fetches
+	// all keys of the room: a page of history would otherwise cost one request for each
+	// key.
 	wholeRoom = 4
-	// roomPatience bounds the download of a room's keys.
+	// roomPatience is the timeout for the download of a room's keys.
 	roomPatience = time.Minute
 )
 
-// nextRequests takes from what is wanted the fetches of the next requests: those of one room
-// count as one when there are many. The order stays.
+// nextRequests splits off the fetches for the next requests, in order. Many fetches of one
+// room count as one request.
 func nextRequests(wanted []*fetch, requests int) (batch, rest []*fetch) {
 	of := countRooms(wanted)
 	taken := make(map[id.RoomID]bool)
@@ -55,7 +56,8 @@ func countRooms(fetches []*fetch) map[id.RoomID]int {
 	return of
 }
 
-// fetchBacked gets what a backup holds of keys. What it does not hold is missing.
+// fetchBacked returns the backup's entries of keys. Keys that the backup does not have are
+// missing.
 func (b *backups) fetchBacked(ctx context.Context, version string, batch []*fetch) (map[store.SessionRef]json.RawMessage, error) {
 	of := countRooms(batch)
 	rooms := make(map[id.RoomID]map[id.SessionID]bool)
@@ -86,7 +88,7 @@ func (b *backups) fetchBacked(ctx context.Context, version string, batch []*fetc
 	return found, err
 }
 
-// fetchKey asks the backup for one key.
+// fetchKey fetches one key from the backup.
 func (b *backups) fetchKey(ctx context.Context, version string, ref store.SessionRef, keep func(store.SessionRef, json.RawMessage)) error {
 	var raw json.RawMessage
 	err := b.call(ctx, wire.Request{
@@ -103,7 +105,7 @@ func (b *backups) fetchKey(ctx context.Context, version string, ref store.Sessio
 	return err
 }
 
-// fetchRoom asks the backup for all keys of a room and keeps those that are wanted.
+// fetchRoom fetches all keys of a room from the backup and keeps those that are wanted.
 func (b *backups) fetchRoom(ctx context.Context, version string, room id.RoomID, wanted map[id.SessionID]bool, keep func(store.SessionRef, json.RawMessage)) error {
 	err := b.eng.hs.Stream(ctx, b.currentToken(), wire.Request{
 		Op: "fetch the room keys of a room from the backup", Method: http.MethodGet,

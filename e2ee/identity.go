@@ -19,21 +19,21 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// ownIdentity is how a device stands to its user's identity.
+// ownIdentity handles the user's cross-signing identity and whether it signed this device.
 type ownIdentity struct {
 	*part
 	host ownIdentityHost
 
 	serverKeys  json.RawMessage // our device keys as the homeserver shows them, with all signatures
 	own         ownState
-	absent      bool      // the homeserver does not show keys that it took: they are uploaded again
+	absent      bool      // the homeserver does not show keys that it accepted: they are uploaded again
 	confirmedAt time.Time // when this process signed the device
 	signature   signatureTrial
-	checked     bool // the identity was looked at, and nothing has changed since
-	changeSeq   int  // how often something changed
+	checked     bool // the identity was checked, and nothing has changed since
+	changeSeq   int  // counts the changes
 }
 
-// ownIdentityHost is what the others do for it.
+// ownIdentityHost is what ownIdentity needs of the other parts.
 type ownIdentityHost interface {
 	completeBackup(ctx context.Context, keys *identity.Keys, storage *ssss.Key, may bootstrapping) ([]byte, error)
 	createBackup(ctx context.Context, key *backup.MegolmBackupKey, keys *identity.Keys) error
@@ -48,20 +48,20 @@ type ownIdentityHost interface {
 	wantSecrets(ctx context.Context, own *trustcache.User) error
 }
 
-// ownState is how the device and its owner's identity stand, as read from the
-// homeserver, never as assumed. The zero value may not send.
+// ownState is the state of the device and its owner's identity, as read from the
+// homeserver, never assumed. The zero value may not send.
 type ownState int
 
 const (
-	// ownUnknown has not been read yet.
+	// ownUnknown means that it was not read yet.
 	ownUnknown ownState = iota
 	// ownNoIdentity is a user without cross-signing keys.
 	ownNoIdentity
 	// ownUnsigned is a user whose identity has not signed this device, and whose private
 	// keys are not here.
 	ownUnsigned
-	// ownChanged is an identity that took the place, elsewhere, of the one this account
-	// knew. Whether it signed this device does not matter: it is not trusted (attack A9).
+	// ownChanged is an identity that replaced, elsewhere, the one that this account knew.
+	// It is not trusted, even if it signed this device (attack A9).
 	ownChanged
 	// ownReplaced is a device for which the homeserver shows keys that are not ours.
 	ownReplaced
@@ -69,10 +69,10 @@ const (
 	ownSigned
 )
 
-// setUpIdentity makes an identity where there is none, recovers it where the
-// configuration says how, signs the device where we hold the keys, and keeps secret
-// storage and backup complete. Every step looks at what the homeserver has, so that it
-// can be repeated after a crash anywhere (requirement 12.13).
+// setUpIdentity makes an identity if there is none, recovers it if the configuration has
+// what is needed, signs the device if the keys are here, and completes secret storage and
+// backup. Every step checks what the homeserver has, so that it can be repeated after a
+// crash anywhere (requirement 12.13).
 func (o *ownIdentity) setUpIdentity(ctx context.Context) error {
 	if o.identityChecked() && !o.signatureDue() {
 		return nil
@@ -86,7 +86,7 @@ func (o *ownIdentity) setUpIdentity(ctx context.Context) error {
 	if err != nil && !errors.As(err, &auth) && !errors.Is(err, ErrWrongPassword) && !signatureFailed(err) {
 		return err
 	}
-	// Done, or in need of a person: looked at again when something changes.
+	// Done, or a person must act: checked again when something changes.
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.checked = o.deviceKeysTaken() && o.own != ownUnknown && o.changeSeq == looked
@@ -96,7 +96,8 @@ func (o *ownIdentity) setUpIdentity(ctx context.Context) error {
 	return err
 }
 
-// recheckIdentityLocked has the identity looked at again. The caller holds mu.
+// recheckIdentityLocked makes the next maintenance check the identity again. The caller
+// holds mu.
 func (o *ownIdentity) recheckIdentityLocked() {
 	o.checked = false
 	o.changeSeq++
@@ -108,12 +109,12 @@ func (o *ownIdentity) recheckIdentityLocked() {
 type bootstrapping struct {
 	// create allows a new identity, secret storage or backup where there is none.
 	create bool
-	// explicit is a person's wish: also a backup that was deleted is made again.
+	// explicit means that a person asked for it: a deleted backup is made again.
 	explicit bool
 }
 
-// errOwnUnknown means that the homeserver did not say how the own keys stand. Nothing may
-// be made then: it might replace something.
+// errOwnUnknown means that the own keys could not be read. Then nothing may be created: it
+// might replace something.
 var errOwnUnknown = errors.New("the own keys could not be read from the homeserver")
 
 // bootstrap does the work of setUpIdentity.
@@ -125,7 +126,7 @@ func (o *ownIdentity) bootstrap(ctx context.Context, auth UserAuth, may bootstra
 	uploaded := o.deviceKeysTaken()
 	o.mu.Unlock()
 	if !uploaded {
-		return nil // the next maintenance comes after the upload
+		return nil // the upload requests maintenance
 	}
 	give, err := o.acct.boot.Take(ctx, struct{}{})
 	if err != nil {
@@ -143,7 +144,7 @@ func (o *ownIdentity) bootstrap(ctx context.Context, auth UserAuth, may bootstra
 	case own.Knowledge != trustcache.KnowledgeFresh:
 		return errOwnUnknown
 	case resetting != nil && resetting.Master.PublicKey() == own.Current:
-		return o.finishReset(ctx, resetting) // one that was interrupted
+		return o.finishReset(ctx, resetting) // an earlier reset was interrupted
 	}
 	keys, err := o.fittingKeys(ctx, own)
 	if err != nil {
@@ -166,7 +167,7 @@ func (o *ownIdentity) bootstrap(ctx context.Context, auth UserAuth, may bootstra
 		return o.awaitIdentity(ctx, own)
 	}
 	if !own.State().Accepted() {
-		// It changed elsewhere, and is about to be accepted with nobody present.
+		// It changed elsewhere, and is about to be accepted without a person.
 		if err := o.host.tellRecoveredAlone(ctx); err != nil {
 			return err
 		}
@@ -174,7 +175,7 @@ func (o *ownIdentity) bootstrap(ctx context.Context, auth UserAuth, may bootstra
 	return o.adoptIdentity(ctx, own, keys, opened, may)
 }
 
-// awaitIdentity does what can be done with an identity whose keys are not here: its owner
+// awaitIdentity does what is possible with an identity whose keys are not here: its owner
 // or another device may bring them.
 func (o *ownIdentity) awaitIdentity(ctx context.Context, own *trustcache.User) error {
 	o.acct.setStorageStanding(storageUnknown)
@@ -188,9 +189,9 @@ func (o *ownIdentity) awaitIdentity(ctx context.Context, own *trustcache.User) e
 	return o.host.wantSecrets(ctx, own)
 }
 
-// fittingKeys returns the private keys that belong to the published identity; nil unless
-// all of them are here. Those that do not belong to it are dropped: another client replaced
-// the identity (requirement 12.12).
+// fittingKeys returns the private keys if all of them belong to the published identity;
+// else nil. Those that do not belong are deleted: another client replaced the identity
+// (requirement 12.12).
 func (o *ownIdentity) fittingKeys(ctx context.Context, own *trustcache.User) (*identity.Keys, error) {
 	keys, err := o.acct.loadParts(ctx)
 	if err != nil {
@@ -211,8 +212,8 @@ func (o *ownIdentity) fittingKeys(ctx context.Context, own *trustcache.User) (*i
 	return o.acct.loadCrossSigning(ctx)
 }
 
-// readOwn reads the own user's keys and records how the device stands. again asks the
-// homeserver even if nothing is known to have changed.
+// readOwn reads the own user's keys and updates the device's state. With again the
+// homeserver is asked even if nothing is known to have changed.
 func (o *ownIdentity) readOwn(ctx context.Context, again bool) (*trustcache.User, error) {
 	ask := o.acct.tracker.Lookup
 	if again {
@@ -227,23 +228,23 @@ func (o *ownIdentity) readOwn(ctx context.Context, again bool) (*trustcache.User
 	return own, nil
 }
 
-// deviceKeysTaken reports whether the homeserver took the device's keys, and has not lost them since.
-// The caller holds mu.
+// deviceKeysTaken reports whether the homeserver accepted the device's keys and still has
+// them. The caller holds mu.
 func (o *ownIdentity) deviceKeysTaken() bool { return o.record.row.KeysUploaded && !o.absent }
 
-// deviceKeysWereTaken notes that it took them. The caller holds mu.
+// deviceKeysWereTaken records that it accepted them. The caller holds mu.
 func (o *ownIdentity) deviceKeysWereTaken() { o.absent = false }
 
-// updateOwnState records how the device stands in a snapshot of the own user.
+// updateOwnState sets the device's state by a snapshot of the own user.
 func (o *ownIdentity) updateOwnState(own *trustcache.User) {
 	state := ownUnknown
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	switch own.CompareOwn(o.id, o.ed25519, o.curve25519) {
 	case trustcache.OwnDeviceUnknown:
-		return // keep what was known
+		return // the last state stays
 	case trustcache.OwnDeviceAbsent:
-		// Deleted and made again under the same ID, or lost by the homeserver: the same
+		// Deleted and created again with the same ID, or lost by the homeserver: the same
 		// keys are published again (requirement 2.7).
 		o.absent = o.record.row.KeysUploaded
 		o.host.kickLocked()
@@ -275,8 +276,8 @@ func (o *ownIdentity) ownNow() ownState {
 	return o.own
 }
 
-// createIdentity makes and publishes an identity. The private keys are stored first:
-// after a crash the same ones are published, or found published.
+// createIdentity makes and publishes an identity. The private keys are stored first: after
+// a crash the same ones are published, or found published.
 func (o *ownIdentity) createIdentity(ctx context.Context, keys *identity.Keys, auth UserAuth) (*trustcache.User, *identity.Keys, error) {
 	if keys == nil {
 		made, err := identity.NewKeys()
@@ -288,11 +289,11 @@ func (o *ownIdentity) createIdentity(ctx context.Context, keys *identity.Keys, a
 		}
 		keys = made
 	}
-	// Said before it is published, so that nobody is alarmed when it appears.
+	// The tracker is told before publication, so that it raises no alarm.
 	if _, err := o.acct.tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
 		return nil, nil, fmt.Errorf("trust the own identity: %w", err)
 	}
-	// To be asked for a password may mean that another client was quicker.
+	// Being asked for a password may mean that another client published an identity first.
 	stillNone := func(ctx context.Context) error {
 		switch own, err := o.readOwn(ctx, true); {
 		case err != nil:
@@ -337,14 +338,14 @@ func (d *Device) checkMaySend(ctx context.Context) error {
 	}
 	refusal := sendRefusal(d.ownNow(), d.acct.settings().AllowUnsigned, d.eng.opts.Policy().Send)
 	if why := d.signatureTrouble(); errors.Is(refusal, ErrDeviceNotSigned) && why != nil && d.ownNow() == ownUnsigned {
-		return why // what a device that is not signed is told to do does not help this one
+		return why // this reason comes first: signing the device would not help
 	}
 	return refusal
 }
 
 // sendRefusal returns why a device may send nothing to encrypted rooms; nil when it may.
-// That a device must be confirmed is not of the policy, which while it is on "warn" refuses
-// nothing of its own: an account may still ask for it.
+// That a device must be confirmed is an account setting, not part of the policy: it also
+// holds while the policy is on "warn".
 func sendRefusal(own ownState, allowUnsigned bool, policy trustcache.Mode) error {
 	switch own {
 	case ownSigned:
@@ -352,8 +353,7 @@ func sendRefusal(own ownState, allowUnsigned bool, policy trustcache.Mode) error
 	case ownReplaced:
 		return ErrKeysReplaced
 	case ownChanged:
-		// Where unsigned devices may send the identity is still in question, which is the
-		// policy's.
+		// If unsigned devices may send, the policy still decides about the identity.
 		if allowUnsigned && (policy == trustcache.ModeWarn || policy == trustcache.ModeOff) {
 			return nil
 		}
