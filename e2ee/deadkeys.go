@@ -141,7 +141,7 @@ func (k *keySupply) claimsInVain(err error) bool {
 	case http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
 		return true // the homeserver does not allow it
 	}
-	if wire.Status(err) >= http.StatusInternalServerError { // no answer, or M_LIMIT_EXCEEDED, may pass
+	if wire.Status(err) >= http.StatusInternalServerError { // no answer and M_LIMIT_EXCEEDED do not count: a retry may succeed
 		k.claimFailures++
 	}
 	return errors.Is(err, errKeysWithoutEnd) || k.claimFailures >= maxClaimFailures

@@ -79,7 +79,7 @@ type record struct {
 func (d *Device) Mode() Mode { return d.mode }
 
 // open loads a device. The first time it asks the homeserver: a device that has published
-// keys is not the proxy's to manage, because new keys over old ones break a device's trust.
+// keys keeps them, because keys must never be uploaded over keys of somebody else.
 func (e *Engine) open(ctx context.Context, key deviceKey, token secret.String) (*Device, error) {
 	row, err := e.store.Account(ctx, key.user)
 	if err != nil {

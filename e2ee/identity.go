@@ -320,8 +320,9 @@ func (o *ownIdentity) createIdentity(ctx context.Context, keys *identity.Keys, a
 
 var errIdentityNotShown = errors.New("the homeserver does not show the identity that was published")
 
-// checkMaySend refuses encrypted messages of a device that may not send them: others show
-// only those of devices that their owner has confirmed.
+// checkMaySend returns why the device may not send encrypted messages, nil when it may. It
+// publishes keys and sets the identity up first, if need be. Others show only messages of
+// devices that their owner has confirmed.
 func (d *Device) checkMaySend(ctx context.Context) error {
 	if d.ownNow() != ownSigned {
 		if err := d.uploadNow(ctx); err != nil {
@@ -338,7 +339,7 @@ func (d *Device) checkMaySend(ctx context.Context) error {
 	}
 	refusal := sendRefusal(d.ownNow(), d.acct.settings().AllowUnsigned, d.eng.opts.Policy().Send)
 	if why := d.signatureTrouble(); errors.Is(refusal, ErrDeviceNotSigned) && why != nil && d.ownNow() == ownUnsigned {
-		return why // this reason comes first: signing the device would not help
+		return why // the advice for an unsigned device does not help here
 	}
 	return refusal
 }

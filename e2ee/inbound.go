@@ -16,49 +16,49 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// inboundKey names a room key in the engine's cache. Each device has its own: nothing
-// of one device is reachable through another.
+// inboundKey is a room key's name in the engine's cache. Devices do not share entries: no
+// device reaches another's keys.
 type inboundKey struct {
 	device int64
 	store.SessionRef
 }
 
-// inboundSession is a room key in memory. The ratchet of the last message is kept, so
-// that messages in order cost one step each.
+// inboundSession is a room key in memory. It keeps the ratchet of the last message, so that
+// messages in order cost one step each.
 type inboundSession struct {
 	row       store.InboundSession
 	owner     trustcache.Owner
-	contested bool // there are more owners
+	contested bool // several owners claim it
 
 	mu   locks.Mutex
 	sess session.MegolmInboundSession
 	used map[usedKey]usedIndex
-	// more are owners beside the first, of those users for whom they were looked for.
+	// more are the owners beside the first, by user, for the users that were looked up.
 	more map[id.UserID][]trustcache.Owner
-	// last is the highest index that the store knows to be used in the first owner's name,
-	// -1 when there is none.
+	// last is the highest index that is stored as used under the first owner's name, -1
+	// when there is none.
 	last int64
 }
 
-// usedKey is an index in somebody's name: see indexName.
+// usedKey is an index under the name of an owner, see indexName.
 type usedKey struct {
 	name  id.UserID
 	index uint32
 }
 
-// usedIndex is the event that used an index; stored says that the store knows too.
+// usedIndex is the event that used an index; stored says whether that is in the store.
 type usedIndex struct {
 	event  id.EventID
 	ts     int64
 	stored bool
 }
 
-// maxRemembered bounds the indices a cached session remembers beside those of the batch
-// that is being opened; the store knows all.
+// maxRemembered bounds the used indices in a cached session, without those of the batch
+// that is being decrypted; the store has all.
 const maxRemembered = 512
 
-// ratchets are one worker's own copies of the room keys it uses, so that the costly
-// signature checks run in parallel and messages in order cost one step each.
+// ratchets are one worker's copies of the room keys it uses, so that the costly signature
+// checks run in parallel and messages in order cost one step each.
 type ratchets map[*inboundSession]*session.MegolmInboundSession
 
 // of returns the worker's copy.
@@ -73,7 +73,8 @@ func (w ratchets) of(s *inboundSession) *session.MegolmInboundSession {
 	return &own
 }
 
-// keep lets the next batch begin where this one ended.
+// keep stores the copies in the sessions, so that the next batch starts where this one
+// ended.
 func (w ratchets) keep() {
 	for s, own := range w {
 		s.mu.Lock()
@@ -84,21 +85,21 @@ func (w ratchets) keep() {
 	}
 }
 
-// reservation is what became of a claim.
+// reservation is the result of reserving an index.
 type reservation int
 
 const (
-	// indexReplayed is an index that another event has.
+	// indexReplayed means that another event has the index.
 	indexReplayed reservation = iota
-	// indexUnsure must be compared with the store.
+	// indexUnsure means that the store must be asked.
 	indexUnsure
-	// indexNew is higher than all that the store knows: nobody has it.
+	// indexNew means that the index is higher than all stored ones: nobody has it.
 	indexNew
-	// indexKnown is recorded for this very event.
+	// indexKnown means that this very event has the index.
 	indexKnown
 )
 
-// reserveIndex takes an index for an event.
+// reserveIndex reserves an index for an event.
 func (s *inboundSession) reserveIndex(key usedKey, event id.EventID, ts int64) reservation {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,7 +124,7 @@ func (s *inboundSession) reserveIndex(key usedKey, event id.EventID, ts int64) r
 	return indexUnsure
 }
 
-// releaseIndex gives a claim back that could not be stored: the event was not shown.
+// releaseIndex releases an index whose use could not be stored: the event was not shown.
 func (s *inboundSession) releaseIndex(key usedKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,7 +133,7 @@ func (s *inboundSession) releaseIndex(key usedKey) {
 	}
 }
 
-// recordUsed records who has an index according to the store.
+// recordUsed records which event has an index according to the store.
 func (s *inboundSession) recordUsed(key usedKey, event id.EventID, ts int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,15 +143,15 @@ func (s *inboundSession) recordUsed(key usedKey, event id.EventID, ts int64) {
 	}
 }
 
-// firstOwner returns the session's first owner as known now, and how it is known to be one.
+// firstOwner returns the session's first owner as known now, and its source.
 func (s *inboundSession) firstOwner() possibleOwner {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return possibleOwner{s.owner, s.row.Source}
 }
 
-// users returns the users whose devices own the session, as far as they were looked for. An
-// owner without a name may be sender's: see Owner.Named.
+// users returns the users whose devices own the session, as far as they were looked up. An
+// owner without a user may be the sender's device, see Owner.Named.
 func (s *inboundSession) users(sender id.UserID) iter.Seq[id.UserID] {
 	return func(yield func(id.UserID) bool) {
 		s.mu.Lock()
@@ -170,9 +171,9 @@ func (s *inboundSession) users(sender id.UserID) iter.Seq[id.UserID] {
 	}
 }
 
-// upgraded returns what the owners become by what is known now of their users, and adds
-// what is to be stored to ch; apply is nil when that is nothing. An owner without a name is
-// sender's, if the keys say so.
+// upgraded adds to ch what is known now of the owners of the session and was not before.
+// apply changes the session in memory; it is nil when nothing changed. An owner without a
+// user is the sender's device if the keys match.
 func (s *inboundSession) upgraded(users map[id.UserID]*trustcache.User, sender id.UserID, ch *store.Changes) (apply func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -180,7 +181,7 @@ func (s *inboundSession) upgraded(users map[id.UserID]*trustcache.User, sender i
 	first, better := first.Upgrade(users[first.UserID])
 	raw := s.row.Owner
 	if better || named {
-		kept := megolm.ReadOwner(s.row.Owner) // with what else is stored there
+		kept := megolm.ReadOwner(s.row.Owner) // with its other stored members
 		kept.Owner = first
 		if raw, err = kept.Encode(); err != nil {
 			return nil, err
@@ -216,8 +217,8 @@ func (s *inboundSession) upgraded(users map[id.UserID]*trustcache.User, sender i
 	}, nil
 }
 
-// findSessions gives every job its session, from the cache or with two queries, and one
-// more where several claim one.
+// findSessions sets the session of every job, from the cache or with two queries, and a
+// third if several owners claim one.
 func (m *megolmState) findSessions(ctx context.Context, jobs []*eventJob) error {
 	var missing []store.SessionRef
 	asked := make(map[store.SessionRef]bool)
@@ -272,8 +273,9 @@ func (m *megolmState) loadSessions(ctx context.Context, jobs []*eventJob, missin
 	return nil
 }
 
-// keepLoaded keeps sessions in the cache, unless room keys were stored since before. Who
-// stores some lets go of what is in the cache, and then counts, under d.mu.
+// keepLoaded caches sessions, unless room keys were stored since they were read (before is
+// keySeq at that time). Storing keys first clears cache entries and then counts, under
+// d.mu.
 func (m *megolmState) keepLoaded(loaded map[store.SessionRef]*inboundSession, before int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -285,8 +287,8 @@ func (m *megolmState) keepLoaded(loaded map[store.SessionRef]*inboundSession, be
 	}
 }
 
-// inCache reports whether a session is the one in the cache: nothing was stored of it since
-// it was read. The caller holds mu.
+// inCache reports whether a session is the cached one: its row has not changed since it was
+// read. The caller holds mu.
 func (m *megolmState) inCache(s *inboundSession) bool {
 	now, ok := m.eng.inbound.Peek(inboundKey{m.rowID, s.row.SessionRef})
 	return ok && now == s

@@ -12,10 +12,10 @@ import (
 	"e2ee-proxy/store"
 )
 
-// ingest processes a sync response and stores its effects together with the new
-// position, or nothing (requirement 5.3). Processing a response twice is harmless.
-// own says that it is the proxy's own sync rather than the client's, and began is what
-// newsNow gave when it was requested.
+// ingest processes a sync response and stores its effects together with the new position,
+// or nothing (requirement 5.3). Processing a response twice is harmless. own says whether
+// it is the proxy's own sync, and began is the result of newsNow when the sync was
+// requested.
 func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) (*toDeviceStep, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -25,13 +25,13 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 	if err != nil {
 		return nil, err
 	}
-	// All of them, also those without changes: what is plain in an encrypted room must be
-	// recognised when the response is shown.
+	// Also rooms without changes: plain events in an encrypted room must be recognised when
+	// the response is shown.
 	if err := d.loadRooms(ctx, u.Rooms); err != nil {
 		return nil, err
 	}
 	for _, r := range u.Rooms {
-		// An initial sync begins where it ends: it has no gap in which somebody left.
+		// An initial sync has no gap in which somebody could have left.
 		r.Limited = r.Limited && u.Since != ""
 		if u.Since == "" {
 			r = s.dropStale(r)
@@ -51,7 +51,7 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 			return nil, err
 		}
 	}
-	row := s.row() // always: it tells whether the device is still there
+	row := s.row() // always: storing it fails if the device was deleted
 	if position, moves := nextPosition(u, own); moves {
 		row.SyncPosition = position
 	}
@@ -68,17 +68,17 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 	return b, nil
 }
 
-// newsNow returns how often rooms, or the homeserver's supply of our keys, became known
-// better.
+// newsNow returns a counter of changes to rooms and key counts that a sync in flight may
+// not know of.
 func (rt *roomTable) newsNow() int {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	return rt.news
 }
 
-// refetchOutdated has the homeserver asked again for what an outdated response says of a room:
-// another response, or a change by the client, has overtaken it. It may name as a member
-// somebody who has left.
+// refetchOutdated makes the next use fetch again what an outdated response says of a room:
+// a later response, or a change by the client, is newer than it. It may list somebody as a
+// member who has left.
 func (s *step) refetchOutdated(u RoomUpdate) {
 	r := s.known(u.RoomID)
 	if r == nil {
@@ -94,14 +94,14 @@ func (s *step) refetchOutdated(u RoomUpdate) {
 	}
 }
 
-// validUserIDs leaves out users whose ID is too long to be one.
+// validUserIDs removes users whose ID is too long.
 func validUserIDs(users []id.UserID) []id.UserID {
 	return slices.DeleteFunc(slices.Clone(users), func(u id.UserID) bool { return len(u) > wire.MaxIDLength })
 }
 
-// nextPosition returns where the position moves. A client's initial sync moves nothing: it
-// carries no device-list changes, so the gap before it must still be closed (requirement
-// 4.4).
+// nextPosition returns the new position, if it moves. A client's initial sync does not move
+// it: it carries no device-list changes, so the gap before it must still be closed
+// (requirement 4.4).
 func nextPosition(u SyncUpdate, own bool) (string, bool) {
 	if u.NextBatch == "" || (u.Since == "" && !own) {
 		return "", false
@@ -109,9 +109,9 @@ func nextPosition(u SyncUpdate, own bool) (string, bool) {
 	return u.NextBatch, true
 }
 
-// updateKeyCounts takes the homeserver's counts of our keys (requirements 3.3, 3.4). Those of a
-// response that was overtaken may be from before our last upload, and would have us upload
-// the same again: the homeserver is asked. The caller holds mu.
+// updateKeyCounts applies the homeserver's counts of our keys (requirements 3.3, 3.4). The
+// counts of an overtaken response may be older than the last upload, so the homeserver is
+// asked instead of uploading the same keys again. The caller holds mu.
 func (d *Device) updateKeyCounts(u SyncUpdate, overtaken bool) {
 	if overtaken {
 		d.keySupply.uncounted = d.record.row.KeysUploaded
@@ -125,7 +125,7 @@ func (d *Device) updateKeyCounts(u SyncUpdate, overtaken bool) {
 	}
 }
 
-// applyRoomUpdate takes what a sync says of a room, in order. The caller holds mu.
+// applyRoomUpdate stages what a sync says of a room, in order. The caller holds mu.
 func (d *Device) applyRoomUpdate(ctx context.Context, u RoomUpdate, own bool, s *step) error {
 	if u.Section == SectionInvite || u.Section == SectionKnock || len(u.RoomID) > wire.MaxIDLength {
 		return nil // stripped state proves nothing (requirement 20.4)
@@ -152,8 +152,8 @@ func (d *Device) applyRoomUpdate(ctx context.Context, u RoomUpdate, own bool, s 
 		}
 	}
 	if r := s.known(u.RoomID); r != nil && u.Limited && !own {
-		// A client that loads members lazily does not see who came and went in the gap: ask
-		// again, and rotate (requirement 9.4).
+		// With lazy loading a client does not see who joined and left in the gap: fetch the
+		// members again, and rotate (requirement 9.4).
 		r.forgetMembers()
 		if r.encrypted {
 			s.discard(u.RoomID)
@@ -167,16 +167,16 @@ func membershipOf(content json.RawMessage) string {
 		Membership string `json:"membership"`
 	}
 	if json.Unmarshal(content, &c) != nil || c.Membership == "" {
-		return "leave" // unreadable: treat as gone, which can only cost a rotation
+		return "leave" // unreadable: counts as left, which costs a rotation at most
 	}
 	return c.Membership
 }
 
-// maxInbox bounds what is kept for a client that may never sync: anybody can send
-// to-device events (attack N5). What comes after that is dropped.
+// maxInbox bounds the to-device events kept for a client, which may never sync: anybody can
+// send them (attack N5). Later ones are dropped.
 const maxInbox = 500
 
-// keepForClient stores the to-device events that the client will get with its next sync.
+// keepForClient stores the to-device events for the client's next sync.
 func (d *Device) keepForClient(ctx context.Context, b *toDeviceStep, own bool) error {
 	if !own || len(b.forward) == 0 {
 		return nil
@@ -191,8 +191,8 @@ func (d *Device) keepForClient(ctx context.Context, b *toDeviceStep, own bool) e
 	return nil
 }
 
-// afterIngest lets go of what the stored changes made old, and asks for the work that
-// follows. The caller holds mu.
+// afterIngest drops from memory what the stored changes outdated, and requests the
+// maintenance that follows. The caller holds mu.
 func (d *Device) afterIngest(b *toDeviceStep, u SyncUpdate) {
 	d.schedule.live.stored(d.eng.now())
 	for _, s := range b.ch.InboundSessions {

@@ -16,8 +16,8 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// placeholder returns what a person reads instead of a message that was held back
-// (requirement 26.1: no word of keys or cross-signing).
+// placeholder returns the text shown instead of a withheld message (requirement 26.1: no
+// word of keys or cross-signing).
 func placeholder(code trustcache.Code) string {
 	switch code {
 	case trustcache.CodeMismatchedSender:
@@ -43,10 +43,10 @@ type judgement struct {
 	keys   int // see keysTaken
 }
 
-// judge turns one event into what the client is shown.
+// judge returns what the client is shown of one event.
 func (d *Device) judge(job *eventJob, by *judgement) Opened {
 	switch {
-	case job.cipher == "": // whatever else is wrong with it
+	case job.cipher == "": // also if something else is wrong with it
 		return d.judgePlain(job, by.policy)
 	case job.err != nil:
 		code, withheldCode := job.refusal(by.notes)
@@ -66,9 +66,9 @@ func (d *Device) judge(job *eventJob, by *judgement) Opened {
 	return job.withheld(verdict, by.policy)
 }
 
-// judgeOwners judges an event by whoever of those who claim its session makes the most of
-// it, and says who that is: a claim is made in the claimant's own name only, so that none can
-// be used against another.
+// judgeOwners judges an event by each possible owner of its session and returns the best
+// verdict with its owner. A device can claim a session in its own name only, so a claim
+// cannot harm another owner.
 func (d *Device) judgeOwners(job *eventJob, by *judgement) (best trustcache.Verdict, owner trustcache.Owner) {
 	if !job.session.contested {
 		first := job.session.firstOwner()
@@ -82,7 +82,7 @@ func (d *Device) judgeOwners(job *eventJob, by *judgement) (best trustcache.Verd
 	return best, owner
 }
 
-// judgeAs judges an event by one who owns its session.
+// judgeAs judges an event by one possible owner of its session.
 func (d *Device) judgeAs(job *eventJob, by *judgement, c possibleOwner) trustcache.Verdict {
 	return trustcache.Judge(trustcache.JudgeInput{
 		Sender: job.sender, Own: d.acct.user, OwnKey: d.curve25519,
@@ -91,21 +91,21 @@ func (d *Device) judgeAs(job *eventJob, by *judgement, c possibleOwner) trustcac
 	})
 }
 
-// waitsFor returns the user of whom more must become known before an event that was held
-// back can be shown; empty when nothing that becomes known changes what it is.
+// waitsFor returns the user of whom more must become known before a withheld event can be
+// shown; empty when that would change nothing.
 func (d *Device) waitsFor(job *eventJob, owner trustcache.Owner, code trustcache.Code, policy trustcache.Policy) id.UserID {
 	mismatched := code == trustcache.CodeMismatchedSender && !policy.Bridges[owner.UserID]
 	switch {
 	case mismatched && owner.Curve25519 == d.curve25519:
-		return "" // nobody but we made the session
+		return "" // the session is our own
 	case mismatched, owner.UserID == "":
-		return job.sender // who may still give us the key as theirs
+		return job.sender // the sender may still send the key as theirs
 	default:
 		return owner.UserID
 	}
 }
 
-// refusal names the reason why an event could not be decrypted.
+// refusal returns why an event could not be decrypted.
 func (job *eventJob) refusal(notes map[store.SessionRef]store.WithheldNote) (trustcache.Code, event.RoomKeyWithheldCode) {
 	note, noted := notes[job.ref]
 	switch {
@@ -122,16 +122,16 @@ func (job *eventJob) refusal(notes map[store.SessionRef]store.WithheldNote) (tru
 	}
 }
 
-// judgePlain is for events that are not encrypted. What should have been, in a room
-// that is, is marked or held back (requirement 8.11).
+// judgePlain judges events in clear. In an encrypted room those that should have been
+// encrypted are marked or withheld (requirement 8.11).
 func (d *Device) judgePlain(job *eventJob, policy trustcache.Policy) Opened {
-	if job.clearType == "m.room.encrypted" && len(job.event.Get("content")) > len(`{}`) { // as state, which none is
+	if job.clearType == "m.room.encrypted" && len(job.event.Get("content")) > len(`{}`) { // sent as state, which encrypted events never are
 		return d.unreadable(job, trustcache.JudgeUndecrypted(trustcache.CodeMalformed, ""))
 	}
 	if job.order == OrderBefore || !d.KnownEncrypted(job.room) || !encryptable(job) {
 		return Opened{Event: job.event.Encode(), Type: job.clearType}
 	}
-	if job.order == OrderUnknown { // nothing is held back that may be from before
+	if job.order == OrderUnknown { // an event that may be older than the encryption is not withheld
 		policy.InClear = trustcache.InClearMark
 	}
 	verdict := trustcache.JudgeInClear(job.sender, policy)
@@ -143,7 +143,7 @@ func (d *Device) judgePlain(job *eventJob, policy trustcache.Policy) Opened {
 	return job.withheld(verdict, policy)
 }
 
-// dropEdit makes a plain edit a message of its own: it must not put words into an
+// dropEdit turns an edit in clear into a message of its own: it must not change an
 // encrypted one (attack A24).
 func (job *eventJob) dropEdit() {
 	content, err := strictjson.Parse(job.event.Get("content"))
@@ -159,9 +159,9 @@ func (job *eventJob) dropEdit() {
 	}
 }
 
-// encryptable reports whether a plain event should have been encrypted in an
-// encrypted room: state, redactions and reactions without a text are not (requirements
-// 19.5, 19.6, 20.1). What clients take for a message is one, whatever else it says of itself.
+// encryptable reports whether an event in clear should have been encrypted in an encrypted
+// room. State, redactions and reactions without a text should not (requirements 19.5, 19.6,
+// 20.1); what clients show as a message should, whatever else it is.
 func encryptable(job *eventJob) bool {
 	content := job.event.Get("content")
 	if len(content) <= len(`{}`) {
@@ -181,7 +181,7 @@ func encryptable(job *eventJob) bool {
 // clear returns the decrypted event.
 func (job *eventJob) clear(v trustcache.Verdict) Opened {
 	content, err := job.clearContent()
-	if err != nil { // it was read before, so this cannot be
+	if err != nil { // the event was parsed before, so this cannot fail
 		return job.withheld(trustcache.JudgeUndecrypted(trustcache.CodeMalformed, ""), trustcache.Policy{})
 	}
 	out := job.event.Set("type", strictjson.Quote(job.clearType)).Set("content", content)
@@ -189,8 +189,8 @@ func (job *eventJob) clear(v trustcache.Verdict) Opened {
 	return Opened{Event: out.Encode(), Type: job.clearType, Decrypted: true}
 }
 
-// clearContent returns the payload's content with the relation that counts (attack N3). One
-// that makes an edit of something that is none is dropped.
+// clearContent returns the decrypted content with the complete relation (attack N3). A
+// relation that makes an edit of an event that is none is dropped.
 func (job *eventJob) clearContent() (json.RawMessage, error) {
 	content, err := strictjson.Parse(job.payload.Get("content"))
 	if err != nil {
@@ -208,14 +208,14 @@ func (job *eventJob) clearContent() (json.RawMessage, error) {
 	return content.Set("m.relates_to", relation).Encode(), nil
 }
 
-// withheld returns the placeholder of an event that was held back.
+// withheld returns the placeholder of a withheld event.
 func (job *eventJob) withheld(v trustcache.Verdict, policy trustcache.Policy) Opened {
 	out := job.placeholder(v, placeholder(v.Code))
 	out.Withheld, out.Hidden = true, policy.Withheld == trustcache.WithheldHide
 	return out
 }
 
-// placeholder holds nothing of the message but who, when and where.
+// placeholder returns an event with nothing of the message but its sender, time and room.
 func (job *eventJob) placeholder(v trustcache.Verdict, text string) Opened {
 	content := strictjson.Object{{Name: "msgtype", Value: strictjson.Quote("m.notice")}, {Name: "body", Value: strictjson.Quote(text)}}
 	out := append(job.event.Only("event_id", "origin_server_ts", "room_id", "sender"),
@@ -226,8 +226,8 @@ func (job *eventJob) placeholder(v trustcache.Verdict, text string) Opened {
 	return Opened{Event: annotate(out, v).Encode(), Type: "m.room.message"}
 }
 
-// forwarder returns who gave us a room key that did not come from its owner: only the
-// user's own devices may (requirement 11.4).
+// forwarder returns the user who sent us a room key that did not come from its owner: only
+// the user's own devices may (requirement 11.4).
 func (d *Device) forwarder(source store.Source) id.UserID {
 	if source == store.SourceForwarded {
 		return d.acct.user
@@ -235,13 +235,13 @@ func (d *Device) forwarder(source store.Source) id.UserID {
 	return ""
 }
 
-// asCame returns the event as the homeserver sent it, with the reason.
+// asCame returns the event as the homeserver sent it, with the verdict.
 func (job *eventJob) asCame(v trustcache.Verdict) Opened {
 	eventType, _ := job.event.Text("type")
 	return Opened{Event: annotate(job.event, v).Encode(), Type: eventType}
 }
 
-// annotate puts the verdict under unsigned.
+// annotate adds the verdict to unsigned.
 func annotate(event strictjson.Object, v trustcache.Verdict) strictjson.Object {
 	note, err := json.Marshal(v.Annotation())
 	if err != nil {
@@ -254,13 +254,13 @@ func annotate(event strictjson.Object, v trustcache.Verdict) strictjson.Object {
 	return event.Set("unsigned", unsigned.Set(trustcache.AnnotationKey, note).Encode())
 }
 
-// learnWait bounds how long a batch of events waits to learn who sent them. What is not
-// known then is judged as it is, and the events are delivered again when more is known.
+// learnWait bounds how long a batch waits for requests about its senders. What is unknown
+// then is judged so, and the events are delivered again when more is known.
 const learnWait = 3 * time.Second
 
-// judgementFor gathers what a batch is judged by and upgrades the owners of its keys.
-// The homeserver is asked only about senders of whom nothing is known or whose devices
-// changed, once for all of them.
+// judgementFor collects what a batch is judged by, and upgrades the owners of its keys. The
+// homeserver is asked only about senders who are unknown or whose devices changed, once for
+// all of them.
 func (d *Device) judgementFor(ctx context.Context, jobs []*eventJob) (*judgement, error) {
 	by := &judgement{policy: d.eng.opts.Policy()}
 	seen := make(map[id.UserID]bool)
@@ -294,7 +294,7 @@ func (d *Device) judgementFor(ctx context.Context, jobs []*eventJob) (*judgement
 	return by, d.upgradeOwners(ctx, jobs, by.users)
 }
 
-// learn returns users, asking the homeserver for a bounded time.
+// learn returns what is known of users, after asking the homeserver for a bounded time.
 func (d *Device) learn(ctx context.Context, users []id.UserID) (map[id.UserID]*trustcache.User, error) {
 	short, cancel := context.WithTimeout(ctx, learnWait)
 	defer cancel()
@@ -305,10 +305,10 @@ func (d *Device) learn(ctx context.Context, users []id.UserID) (map[id.UserID]*t
 	return d.acct.tracker.Cached(ctx, users)
 }
 
-// upgradeOwners adds to the owners of a batch's keys what has become known since they
-// arrived, and stores it. An owner is never downgraded (design §5). A key of which something
-// was stored since it was read is left alone in the store: what is known now would take the
-// place of what came with that.
+// upgradeOwners adds what has become known of the owners of a batch's keys since they
+// arrived, and stores it. An owner is never downgraded (requirement 8.3). If the stored key
+// changed since it was read, only this batch sees the upgrade: storing it would overwrite
+// that change.
 func (d *Device) upgradeOwners(ctx context.Context, jobs []*eventJob, users map[id.UserID]*trustcache.User) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -324,7 +324,7 @@ func (d *Device) upgradeOwners(ctx context.Context, jobs []*eventJob, users map[
 				return err
 			}
 			if apply != nil {
-				apply() // for this batch
+				apply() // for this batch only
 			}
 			continue
 		}

@@ -8,8 +8,8 @@ import (
 	"e2ee-proxy/store"
 )
 
-// keepKept stores room keys that came from a backup or an import, except those that add
-// nothing to what is stored or contradict it, and tells how many it kept.
+// keepKept stores room keys from a backup or an import, without those that add nothing to
+// what is stored or contradict it. It returns how many it stored.
 func (m *megolmState) keepKept(ctx context.Context, rows []store.InboundSession) (kept int, err error) {
 	if len(rows) == 0 {
 		return 0, nil
@@ -19,7 +19,7 @@ func (m *megolmState) keepKept(ctx context.Context, rows []store.InboundSession)
 		refs[i] = rows[i].SessionRef
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock() // room keys that come over Olm are merged under it too
+	defer m.mu.Unlock() // room keys that arrive over Olm are merged under mu, too
 	known, err := m.eng.store.InboundSessions(ctx, m.acct.row, m.rowID, refs)
 	if err != nil {
 		return 0, fmt.Errorf("load room keys: %w", err)

@@ -17,12 +17,12 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// Requests for room keys by the user's other devices. They come in the clear, so that
-// anybody can have made them up: a key goes over Olm to a device that the identity has
-// confirmed, and to no other (requirements 1.14, 11.4).
+// Answers to m.room_key_request of the user's other devices. Requests come in clear, so
+// anybody can forge them: a key is sent over Olm, and only to a device that the identity
+// has confirmed (requirements 1.14, 11.4).
 const (
-	// maxKeyRequests bounds the requests that wait, and giveKeyEvery how often one device is
-	// given the same key (attack N5).
+	// maxKeyRequests bounds the waiting requests. giveKeyEvery is the least time between
+	// two answers with the same key for one device (attack N5).
 	maxKeyRequests = 256
 	giveKeyEvery   = time.Hour
 )
@@ -35,13 +35,14 @@ type keyRequest struct {
 	At     int64            `json:"at,omitempty"` // when it came, in seconds since 1970
 }
 
-// givenKey is a room key that was given to a device.
+// givenKey is a room key that was sent to a device.
 type givenKey struct {
 	device id.DeviceID
 	ref    store.SessionRef
 }
 
-// handleKeyRequest notes a request or takes back what it cancels. The caller holds mu.
+// handleKeyRequest stages a request, or removes the one that it cancels. The caller holds
+// mu.
 func (b *toDeviceStep) handleKeyRequest(ev *toDevice) {
 	var req struct {
 		Action    string      `json:"action"`
@@ -123,13 +124,13 @@ func (g *gossip) answerKeyRequests(ctx context.Context) error {
 	return g.host.flushOutbox(ctx)
 }
 
-// gaveKey reports whether a device was given a key a short while ago. The caller holds mu.
+// gaveKey reports whether a device was sent a key within giveKeyEvery. The caller holds mu.
 func (g *gossip) gaveKey(key givenKey) bool {
 	last, ok := g.keysGiven[key]
 	return ok && g.eng.now().Sub(last) < giveKeyEvery
 }
 
-// rememberGivenKey remembers that a device was given a key. The caller holds mu.
+// rememberGivenKey remembers that a device was sent a key. The caller holds mu.
 func (g *gossip) rememberGivenKey(key givenKey) {
 	if g.keysGiven == nil || len(g.keysGiven) >= maxNoKeys {
 		g.keysGiven = make(map[givenKey]time.Time)
@@ -137,8 +138,8 @@ func (g *gossip) rememberGivenKey(key givenKey) {
 	g.keysGiven[key] = g.eng.now()
 }
 
-// forwardContent returns the m.forwarded_room_key of a room key; nil when it is not even
-// claimed whose it is. Why the beginning is missing is told, if somebody told us
+// forwardContent returns the m.forwarded_room_key of a room key; nil when nobody is known
+// to claim it. It also has the reason why earlier indices are withheld, if we were told one
 // (requirement 10.5).
 func forwardContent(row *store.InboundSession, note store.WithheldNote) (json.RawMessage, error) {
 	data, from, err := megolm.Data(row)
@@ -164,9 +165,9 @@ func forwardContent(row *store.InboundSession, note store.WithheldNote) (json.Ra
 	return out.Encode(), nil
 }
 
-// forwardKey encrypts a key for a device and puts it into the outbox, and lets go of the
-// request, in one write. Nothing is given where there is no content, or where that was
-// decided otherwise while a one-time key was claimed.
+// forwardKey encrypts a room key for a device, puts it into the outbox and removes the
+// request, in one write. Nothing is sent if there is no content, or if the device lost its
+// right to it while a one-time key was claimed.
 func (g *gossip) forwardKey(ctx context.Context, req keyRequest, dev *trustcache.Device, content json.RawMessage) (answer, error) {
 	key := givenKey{req.Device, req.Ref}
 	g.mu.Lock()
@@ -186,7 +187,7 @@ func (g *gossip) forwardKey(ctx context.Context, req keyRequest, dev *trustcache
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !slices.Contains(g.requests.Keys, req) || g.gaveKey(key) {
-		return answerRefused, nil // taken back
+		return answerRefused, nil // the request was cancelled
 	}
 	if own, err := g.host.stillMayHold(ctx, dev); err != nil || own == nil {
 		return answerRefused, err

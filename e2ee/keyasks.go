@@ -15,14 +15,14 @@ import (
 	"e2ee-proxy/store"
 )
 
-// keyAsk is a room key that we asked for.
+// keyAsk is our request for a room key.
 type keyAsk struct {
 	id    string
 	to    map[id.DeviceID]bool
 	until time.Time
 }
 
-// storedKeyAsk is a keyAsk in the database. There are few enough for one row.
+// storedKeyAsk is a keyAsk in the database. All of them fit into one row.
 type storedKeyAsk struct {
 	Ref   store.SessionRef `json:"ref"`
 	ID    string           `json:"id"`
@@ -30,7 +30,7 @@ type storedKeyAsk struct {
 	Until time.Time        `json:"until"`
 }
 
-// keepKeyAsks adds what is asked for to ch.
+// keepKeyAsks adds our requests to ch.
 func (g *gossip) keepKeyAsks(ch *store.Changes, asks map[store.SessionRef]*keyAsk) error {
 	name := identity.OfDevice(identity.SecretKeysAsked, g.ed25519)
 	if len(asks) == 0 {
@@ -49,7 +49,7 @@ func (g *gossip) keepKeyAsks(ch *store.Changes, asks map[store.SessionRef]*keyAs
 	return nil
 }
 
-// loadKeyAsks reads what was asked for before a restart. The caller holds mu.
+// loadKeyAsks reads the requests made before a restart. The caller holds mu.
 func (g *gossip) loadKeyAsks(ctx context.Context) error {
 	if g.keyAsks != nil {
 		return nil
@@ -60,7 +60,7 @@ func (g *gossip) loadKeyAsks(ctx context.Context) error {
 	}
 	var all []storedKeyAsk
 	if err == nil && json.Unmarshal(stored.Value.Reveal(), &all) != nil {
-		all = nil // asked for again
+		all = nil // the requests are made again
 	}
 	g.keyAsks = make(map[store.SessionRef]*keyAsk, len(all))
 	for _, s := range all {

@@ -12,10 +12,10 @@ import (
 )
 
 const (
-	// exportRounds is what clients use today; the spec asks for at least 100,000.
+	// exportRounds is the number of PBKDF2 rounds that clients use today; the spec asks for
+	// at least 100,000.
 	exportRounds = 500_000
-	// importBatch is how many keys are stored at a time, importBytes how large they may be
-	// together.
+	// importBatch is how many keys are stored at a time, and importBytes their total size.
 	importBatch = 250
 	importBytes = 1 << 20
 )
@@ -30,15 +30,15 @@ var (
 	ErrWrongPassphrase = keyfile.ErrWrongPassphrase
 )
 
-// Imported tells what became of an import.
+// Imported is the result of an import.
 type Imported struct {
 	Total    int `json:"total"`
-	Imported int `json:"imported"` // news
-	Refused  int `json:"refused"`  // of no use
+	Imported int `json:"imported"` // not known before
+	Refused  int `json:"refused"`  // malformed
 }
 
-// ExportKeys writes all room keys of the device in the standard file format. Nothing is
-// written before it is certain that it can begin.
+// ExportKeys writes all room keys of the device in the standard file format. If the export
+// cannot begin, nothing is written.
 func (d *Device) ExportKeys(ctx context.Context, passphrase secret.String, w io.Writer) error {
 	return d.exportKeys(ctx, passphrase, exportRounds, w)
 }

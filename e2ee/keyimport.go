@@ -16,13 +16,13 @@ import (
 	"e2ee-proxy/store"
 )
 
-// A file is imported in three passes, so that it need not be in memory: the first finds out
-// whether it is authentic, the second whether it is a list of keys and not too long, and
-// only the third takes anything.
+// A file is imported in three passes, so that it need not be in memory: the first checks
+// that it is authentic, the second that it is a list of keys and not too long, and only the
+// third stores keys.
 
-// ImportKeys takes room keys from a file in the standard format; open gives a new reader of
-// it, as often as it is called. The keys prove nothing of their senders: messages that they
-// open are shown grey, source import.
+// ImportKeys imports room keys from a file in the standard format; every call of open
+// returns a new reader of it. The keys prove nothing about senders: messages decrypted with
+// them are shown grey, source import.
 func (d *Device) ImportKeys(ctx context.Context, passphrase secret.String, open func() io.Reader) (Imported, error) {
 	if d.mode != ModeProxied {
 		return Imported{}, ErrNotProxied
@@ -31,7 +31,7 @@ func (d *Device) ImportKeys(ctx context.Context, passphrase secret.String, open 
 	if err != nil {
 		return Imported{}, err
 	}
-	defer d.kick() // what is taken goes into the backup
+	defer d.kick() // imported keys go into the backup
 	if err := file.Check(); err != nil {
 		return Imported{}, err
 	}
@@ -63,7 +63,7 @@ func (d *Device) ImportKeys(ctx context.Context, passphrase secret.String, open 
 	return out, flush()
 }
 
-// importedSession reads one entry of a file.
+// importedSession parses one entry of a file.
 func importedSession(raw []byte) (store.InboundSession, error) {
 	entry, err := strictjson.Parse(raw)
 	if err != nil {

@@ -19,21 +19,21 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// Room keys that events wait for are asked of the user's other devices that the identity
-// has confirmed, if the identity is one that we verified, and taken from them only
-// (requirements 11.4, 11.6). What they give proves nothing about who sent an event: such a
-// key is a source of its own.
+// Our m.room_key_request for keys that events wait for. They go to the user's other devices
+// that the identity has confirmed, if we verified the identity, and only keys from those
+// are accepted (requirements 11.4, 11.6). A forwarded key proves nothing about who sent an
+// event; its source is stored as such.
 
 const (
-	// askKeysAfter is how long an event waits before its key is asked for: most keys come
+	// askKeysAfter is how long an event waits before its key is requested: most keys come
 	// right after their event, or from the backup.
 	askKeysAfter = 10 * time.Second
-	// maxKeyAsks bounds the keys that are asked for, and keyAsksAtOnce how many in one go.
+	// maxKeyAsks bounds the requested keys, keyAsksAtOnce those of one round.
 	maxKeyAsks    = 200
 	keyAsksAtOnce = 20
 )
 
-// missedKeys notes that keys are missing, if they are, and tells how often keys were stored.
+// missedKeys records whether keys are missing, and returns how often keys were stored.
 func (g *gossip) missedKeys(missing bool) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -43,7 +43,7 @@ func (g *gossip) missedKeys(missing bool) int {
 	return g.host.keysStored()
 }
 
-// askKeysLater has missing keys asked for in a while. The caller holds mu.
+// askKeysLater requests missing keys after askKeysAfter. The caller holds mu.
 func (g *gossip) askKeysLater() {
 	if g.askTimer != nil || g.ctx == nil || g.ctx.Err() != nil {
 		return
@@ -56,7 +56,7 @@ func (g *gossip) askKeysLater() {
 	})
 }
 
-// requestKeys asks for the keys that events still wait for.
+// requestKeys requests the keys that events still wait for.
 func (g *gossip) requestKeys(ctx context.Context) error {
 	g.mu.Lock()
 	due := g.askKeys
@@ -106,9 +106,9 @@ func (g *gossip) requestKeys(ctx context.Context) error {
 	return s.commit(ctx, "requests for room keys")
 }
 
-// newKeyAsks makes requests for those of the keys that were not asked of everybody there
-// is. It gives them with those that are under way, and by themselves, and tells whether
-// there are more. The caller holds mu.
+// newKeyAsks makes requests for those of the keys that were not requested of all other
+// devices. It returns all requests (all), the new ones (asks), and whether there are more
+// to make. The caller holds mu.
 func (g *gossip) newKeyAsks(refs []store.SessionRef, others []*trustcache.Device) (all, asks map[store.SessionRef]*keyAsk, more bool) {
 	now := g.eng.now()
 	all = maps.Clone(g.keyAsks)
@@ -137,8 +137,8 @@ func (g *gossip) newKeyAsks(refs []store.SessionRef, others []*trustcache.Device
 	return all, asks, false
 }
 
-// keyRequestContent returns the request. It names no sender key: we do not know it, and
-// nobody may look for a session by it (requirement 11.2).
+// keyRequestContent returns the content of a request. It has no sender key: it is not
+// known, and nobody may look up a session by it (requirement 11.2).
 func keyRequestContent(from id.DeviceID, ref store.SessionRef, ask *keyAsk) json.RawMessage {
 	body := strictjson.Object{
 		{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)}, {Name: "room_id", Value: strictjson.Quote(ref.RoomID.String())}, {Name: "session_id", Value: strictjson.Quote(ref.SessionID.String())},
@@ -149,8 +149,8 @@ func keyRequestContent(from id.DeviceID, ref store.SessionRef, ask *keyAsk) json
 	}.Encode()
 }
 
-// keyRequestItems addresses a request or its cancellation to the devices that were asked,
-// all but one.
+// keyRequestItems returns outbox items with a request or its cancellation for the devices
+// that were asked, without one of them (but).
 func (g *gossip) keyRequestItems(ask *keyAsk, but id.DeviceID, content json.RawMessage) []store.OutboxItem {
 	var messages []olm.Message
 	for dev := range ask.to {
@@ -161,9 +161,9 @@ func (g *gossip) keyRequestItems(ask *keyAsk, but id.DeviceID, content json.RawM
 	return olm.OutboxItems("m.room_key_request", messages, g.eng.now())
 }
 
-// cancelKeyAsks takes back the requests for keys that ch stores, in the same write
-// (requirement 11.3). by gave the key, if it came for the request. done is called once
-// that is written. The caller holds mu.
+// cancelKeyAsks cancels the requests for keys that ch stores, in the same write
+// (requirement 11.3). by names the device that answered, if one did. The caller calls done
+// once ch is written, and holds mu.
 func (g *gossip) cancelKeyAsks(ctx context.Context, ch *store.Changes, by map[store.SessionRef]id.DeviceID) (done func(), err error) {
 	if len(ch.InboundSessions) == 0 {
 		return func() {}, nil
@@ -199,7 +199,7 @@ func (g *gossip) cancelKeyAsks(ctx context.Context, ch *store.Changes, by map[st
 	}, nil
 }
 
-// keepForwards keeps the room keys that came for requests of ours. The caller holds mu.
+// keepForwards stores the room keys that answer our requests. The caller holds mu.
 func (b *toDeviceStep) keepForwards(ctx context.Context) error {
 	if len(b.forwards) == 0 {
 		return nil
@@ -226,7 +226,7 @@ func (b *toDeviceStep) keepForwards(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("load room keys: %w", err)
 	}
-	for _, row := range b.ch.InboundSessions { // those of this batch
+	for _, row := range b.ch.InboundSessions { // those of this step
 		known[row.SessionRef] = row
 	}
 	none := &megolm.MoreOwners{} // a forward proves no owner
@@ -236,7 +236,7 @@ func (b *toDeviceStep) keepForwards(ctx context.Context) error {
 			return err
 		}
 		if !news {
-			b.countRefusedForward() // also what contradicts a key that we have (attack A12)
+			b.countRefusedForward() // also a key that contradicts a stored one (attack A12)
 			continue
 		}
 		row.ReceivedAt = b.d.eng.now()
@@ -253,9 +253,9 @@ func (b *toDeviceStep) countRefusedForward() {
 	b.d.eng.counts.forwards.WithLabelValues("refused").Inc()
 }
 
-// forwardedKey reads an m.forwarded_room_key that came over Olm. It gives no device when
-// the key was not asked for, or not of the device that sent it, or when that device is
-// not confirmed. The caller holds mu; own is the own user as known.
+// forwardedKey parses an m.forwarded_room_key that came over Olm. It returns no device if
+// the key was not requested, not from the device that sent it, or if that device is not
+// confirmed. own is the own user as known. The caller holds mu.
 func (g *gossip) forwardedKey(msg *olm.Received, own *trustcache.User) (store.InboundSession, id.DeviceID) {
 	none := store.InboundSession{}
 	data, err := strictjson.Parse(msg.Content)
@@ -274,7 +274,7 @@ func (g *gossip) forwardedKey(msg *olm.Received, own *trustcache.User) (store.In
 		return none, ""
 	}
 	claimed, _ := data.Text("sender_claimed_ed25519_key")
-	kept := make(strictjson.Object, 0, 6) // and nothing that we do not know
+	kept := make(strictjson.Object, 0, 6) // unknown members are dropped
 	for _, name := range []string{"algorithm", "session_key", "sender_key", megolm.FieldSharedHistory, megolm.FieldSharedUnstable} {
 		if value := data.Get(name); value != nil {
 			kept = append(kept, strictjson.Member{Name: name, Value: value})

@@ -11,20 +11,20 @@ import (
 	"e2ee-proxy/internal/backoff"
 )
 
-// uploadTrial is what came of uploading the device's keys. It is guarded by the Device.
+// uploadTrial is the state of uploading the device's keys. It is guarded by the Device.
 type uploadTrial struct {
 	err      *wire.UpstreamError // the last refusal; nil when the last upload was accepted
 	failures backoff.Pauses
 	refusals int
-	next     time.Time // no other before this
+	next     time.Time // no retry before this
 }
 
-// refusalsTold is how many refusals in a row are told: the first may be mended by other
-// one-time keys.
+// refusalsTold is the number of refusals in a row from which on the user is told: after the
+// first, other one-time keys may be accepted.
 const refusalsTold = 2
 
-// refused reports whether the homeserver did not want what it was sent, rather than
-// could not take it now.
+// refused reports whether the homeserver rejected a request for its content, so that
+// repeating it is useless.
 func refused(err error) (*wire.UpstreamError, bool) {
 	var up *wire.UpstreamError
 	if !errors.As(err, &up) || up.Status < 400 || up.Status >= 500 {
@@ -37,7 +37,7 @@ func refused(err error) (*wire.UpstreamError, bool) {
 	return up, true
 }
 
-// recordUpload records what came of an upload. The caller holds mu.
+// recordUpload records the result of an upload. The caller holds mu.
 func (p *publication) recordUpload(err error) {
 	if err == nil {
 		p.trial = uploadTrial{}
@@ -50,7 +50,8 @@ func (p *publication) recordUpload(err error) {
 	}
 }
 
-// uploadStands returns why uploading is of no use now: every sync would have it tried.
+// uploadStands returns the last refusal while it is too early to retry; otherwise every
+// sync would upload again.
 func (p *publication) uploadStands() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -60,7 +61,7 @@ func (p *publication) uploadStands() error {
 	return fmt.Errorf("%w: %w", ErrKeysRefused, p.trial.err)
 }
 
-// keysRefused returns the homeserver's refusal of the device's keys, if it keeps refusing.
+// keysRefused returns the refusal of the device's keys, if the homeserver keeps refusing.
 func (p *publication) keysRefused() *wire.UpstreamError {
 	p.mu.Lock()
 	defer p.mu.Unlock()

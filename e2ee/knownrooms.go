@@ -6,9 +6,8 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// LoadRooms makes known what is stored of rooms, with one query, so that [Device.KnownEncrypted]
-// can tell. heard is of how many of them a sync, or the homeserver when it was asked, has said
-// anything: of the others nothing is known.
+// LoadRooms loads what is stored of rooms, with one query, for [Device.KnownEncrypted]. It
+// returns of how many of them anything is known, from a sync or a request.
 func (d *Device) LoadRooms(ctx context.Context, rooms []id.RoomID) (heard int, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -28,7 +27,7 @@ func (d *Device) LoadRooms(ctx context.Context, rooms []id.RoomID) (heard int, e
 		case r != nil && r.encrypted:
 			heard++
 		case r != nil:
-			delete(d.roomTable.known, u.RoomID) // nobody has said anything yet
+			delete(d.roomTable.known, u.RoomID) // nothing is known yet
 		}
 	}
 	return heard, nil

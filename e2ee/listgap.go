@@ -13,14 +13,14 @@ import (
 	"e2ee-proxy/e2ee/internal/wire"
 )
 
-// What is known of users belongs to the account, the position up to which the homeserver
-// told of changes to a device. A device that continues from its position hears of all that
-// came after it. One that has none yet begins with a response that tells of no changes:
-// what changed since another device of the account last heard of it is asked for, and where
-// there is no other, everybody counts as changed (requirement 4.4).
+// What is known of users belongs to the account; the sync position belongs to a device. A
+// device that syncs from its position gets all later device-list changes. An initial sync
+// has none: the changes since the position of another device of the account are fetched
+// with /keys/changes, and if there is no other device, every user counts as changed
+// (requirement 4.4).
 
-// withEarlierChanges adds to an update that gives the device its first position what
-// changed before it.
+// withEarlierChanges adds the earlier device-list changes to an update that gives the
+// device its first position.
 func (d *Device) withEarlierChanges(ctx context.Context, u SyncUpdate, own bool) (SyncUpdate, error) {
 	d.mu.Lock()
 	first := d.record.row.SyncPosition == ""
@@ -45,8 +45,8 @@ func (d *Device) withEarlierChanges(ctx context.Context, u SyncUpdate, own bool)
 	return u, nil
 }
 
-// changesUntil asks the homeserver whose devices changed between the position of another
-// device of the account, whichever, and one of this device.
+// changesUntil asks the homeserver for the device-list changes between the position of any
+// other device of the account and a position of this one.
 func (d *Device) changesUntil(ctx context.Context, to string) (changed, left []id.UserID, err error) {
 	devices, err := d.eng.store.Devices(ctx, d.acct.row)
 	if err != nil {

@@ -7,30 +7,29 @@ import (
 	"e2ee-proxy/e2ee/internal/locks"
 )
 
-// liveness tells how current a device's view of the homeserver is: whether a sync is
-// waiting at the homeserver now, the proxy's own or the client's, and when the last
-// response was stored.
+// liveness records how current a device's view of the homeserver is: which syncs wait at
+// the homeserver, the proxy's own or the client's, and when the last response was stored.
 type liveness struct {
 	mu       locks.Mutex
 	polls    int           // syncs in flight
 	began    time.Time     // when the last of them began
-	clients  int           // of which the client's
-	catching int           // callers that close a gap now; no own poll stands in their way
+	clients  int           // the client's among them
+	catching int           // callers closing a gap; meanwhile no own poll begins
 	lastDone time.Time     // when the last response was stored
 	lastSeen time.Time     // when the client last synced
 	stopOwn  func()        // cancels the own poll in flight
 	changed  chan struct{} // closed when clients or catching changes
 }
 
-// freshFor is how long after a stored response, with no sync in flight, the view
-// still counts as current.
+// freshFor is how long the view counts as current after a response was stored, with no sync
+// in flight.
 const freshFor = 500 * time.Millisecond
 
-// emptyAfter is how long a sync must have waited at the homeserver to tell that there was
-// nothing for it when it began.
+// emptyAfter is how long a sync must have waited at the homeserver before it counts as
+// proof that nothing was waiting for it.
 const emptyAfter = 300 * time.Millisecond
 
-// current reports whether changes would have reached us by now.
+// current reports whether changes would have arrived by now.
 func (l *liveness) current(now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -53,7 +52,8 @@ func (l *liveness) stored(now time.Time) {
 	l.lastDone = now
 }
 
-// clientBegins stops the own poll: the homeserver must not carry two.
+// clientBegins records that a client sync begins, and stops the own poll: the homeserver
+// must not carry two.
 func (l *liveness) clientBegins(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -64,8 +64,8 @@ func (l *liveness) clientBegins(now time.Time) {
 	l.wake()
 }
 
-// catchBegins and catchEnds enclose the closing of a gap: the own poll in flight ends, and
-// none begins, so that nobody waits for one.
+// catchBegins and catchEnds enclose the closing of a gap: the own poll in flight is
+// cancelled and none begins, so that nobody waits for it.
 func (l *liveness) catchBegins() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -80,7 +80,7 @@ func (l *liveness) catchEnds() {
 	l.wake()
 }
 
-// interrupt ends the own poll in flight.
+// interrupt cancels the own poll in flight.
 func (l *liveness) interrupt() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -137,8 +137,8 @@ func (l *liveness) ownEnds() {
 	l.stopOwn = nil
 }
 
-// awaitQuiet waits until no client has synced for the given time and no gap is being closed. It
-// gives errClientSyncs at once while a client syncs.
+// awaitQuiet waits until no client has synced for the given time and no gap is being
+// closed. It returns errClientSyncs at once while a client syncs.
 func (l *liveness) awaitQuiet(ctx context.Context, now func() time.Time, after time.Duration) error {
 	for {
 		l.mu.Lock()

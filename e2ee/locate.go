@@ -15,12 +15,12 @@ import (
 	"e2ee-proxy/e2ee/internal/wire"
 )
 
-// maxLocated bounds the rooms that are looked through for the users of warnings.
+// maxLocated bounds the rooms that are searched for the users of warnings.
 const maxLocated = 200
 
-// locateWarnings finds out which encrypted rooms are shared with the users that warnings
-// are about, and chooses one for those about the user's own side. Members that are not
-// known yet are asked for: they are needed anyway before the next message to the room.
+// locateWarnings finds the encrypted rooms shared with the users that warnings are about,
+// and chooses one for warnings about the user's own side. Unknown members are fetched: the
+// next message to the room needs them anyway.
 func (d *Device) locateWarnings(ctx context.Context) error {
 	wanted, own, err := d.unlocated(ctx)
 	if err != nil || (len(wanted) == 0 && !own) {
@@ -30,7 +30,7 @@ func (d *Device) locateWarnings(ctx context.Context) error {
 	synced := d.record.row.SyncPosition != ""
 	d.mu.Unlock()
 	if !synced {
-		return nil // it does not know its rooms yet
+		return nil // the device does not know its rooms yet
 	}
 	rooms, err := d.joinedEncrypted(ctx)
 	if err != nil {
@@ -42,7 +42,7 @@ func (d *Device) locateWarnings(ctx context.Context) error {
 		}
 		members, err := d.listMembers(ctx, roomID, false)
 		if code := wire.Status(err); code == http.StatusForbidden || code == http.StatusNotFound || errors.Is(err, errOutdatedList) {
-			continue // not in that room any more, or not yet
+			continue // not in that room
 		}
 		if err != nil {
 			return err
@@ -62,8 +62,8 @@ func (d *Device) locateWarnings(ctx context.Context) error {
 	return nil
 }
 
-// unlocated returns the users of warnings whose rooms are not known, and whether there is a
-// warning about the user's own side that has no room.
+// unlocated returns the users of warnings whose rooms are not known, and whether a warning
+// about the user's own side has no room.
 func (d *Device) unlocated(ctx context.Context) (wanted map[id.UserID][]id.RoomID, own bool, err error) {
 	rows, known, err := d.acct.pendingWarnings(ctx)
 	if err != nil {
@@ -85,8 +85,8 @@ func (d *Device) unlocated(ctx context.Context) (wanted map[id.UserID][]id.RoomI
 	return wanted, own, nil
 }
 
-// joinedEncrypted returns the encrypted rooms that the user is in, the one that this device
-// wrote in last first.
+// joinedEncrypted returns the encrypted rooms that the user has joined, first the one that
+// this device wrote in last.
 func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
 	known, err := d.eng.store.Rooms(ctx, d.acct.row, d.rowID, nil)
 	if err != nil {
@@ -102,7 +102,7 @@ func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
 	if err != nil {
 		return nil, err
 	}
-	// What other devices have learned holds for this one too.
+	// What other devices have learned of rooms holds for this one, too.
 	facts, err := d.eng.encrypted.lookUp(ctx, joined.Rooms...)
 	if err != nil {
 		return nil, err
@@ -128,9 +128,8 @@ func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
 	return rooms, nil
 }
 
-// setPlaces replaces what is known of the rooms shared with users; those about whom there
-// is no warning any more are forgotten with the next. The first of the user's own rooms
-// becomes the one for warnings about the own side.
+// setPlaces replaces the rooms shared with users; users without warnings drop out. The
+// first of the user's own rooms becomes the notice room.
 func (a *account) setPlaces(found map[id.UserID][]id.RoomID, rooms []id.RoomID) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -150,8 +149,8 @@ func (a *account) setPlaces(found map[id.UserID][]id.RoomID, rooms []id.RoomID) 
 	}
 }
 
-// forgetPlaces forgets where warnings belong when somebody whom they are about, or the user,
-// enters or leaves a room. It reports whether there was anything to forget.
+// forgetPlaces forgets where warnings are shown when somebody whom they are about, or the
+// user, enters or leaves a room. It reports whether there was anything to forget.
 func (a *account) forgetPlaces(room id.RoomID, user id.UserID) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -166,7 +165,7 @@ func (a *account) forgetPlaces(room id.RoomID, user id.UserID) bool {
 	if _, known := a.shared[user]; !known {
 		return false
 	}
-	a.shared = maps.Clone(a.shared) // others may be reading the old one
+	a.shared = maps.Clone(a.shared) // the old map may be in use
 	delete(a.shared, user)
 	return true
 }

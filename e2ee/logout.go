@@ -13,11 +13,10 @@ import (
 	"e2ee-proxy/store"
 )
 
-// UnknownToken tells that the homeserver has answered a client's request with 401
-// M_UNKNOWN_TOKEN, soft or not. That may be about something else than the token, so the
-// homeserver is asked about it, see sessionend.go. The keys of a hard logout are discarded,
-// those of a soft logout are kept (requirement 22.1). A token that a newer one has replaced
-// ends without its device (22.3).
+// UnknownToken handles a 401 M_UNKNOWN_TOKEN, soft or not, that the homeserver answered to
+// a client. It may have another cause, so /account/whoami is asked, see sessionend.go.
+// After a hard logout the keys are deleted, after a soft logout they are kept (requirement
+// 22.1). A replaced token ends without its device (requirement 22.3).
 func (e *Engine) UnknownToken(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String, soft bool) error {
 	if user == "" || device == "" {
 		return nil
@@ -69,8 +68,8 @@ func (e *Engine) storedToken(ctx context.Context, user id.UserID, device id.Devi
 	return dev.Token, nil
 }
 
-// dropToken ends the use of a token and reports whether the device is left without
-// one. A refreshed token takes over, if there is one.
+// dropToken stops the use of a token and reports whether the device has none left. A
+// refreshed token replaces it, if there is one.
 func (p *part) dropToken(used secret.String) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -81,9 +80,9 @@ func (p *part) dropToken(used secret.String) bool {
 	return p.record.token.IsZero()
 }
 
-// tokenGone reports whether the homeserver has ended the device's session, as an answer
-// to the proxy's own request tells and /account/whoami confirms. A locked user's session
-// stays (requirement 22.2).
+// tokenGone reports whether the device's session has ended, as an error of one of its
+// requests suggests and /account/whoami confirms. The session of a locked user stays
+// (requirement 22.2).
 func (d *Device) tokenGone(used secret.String, err error) bool {
 	var up *wire.UpstreamError
 	if !errors.As(err, &up) || up.Status != http.StatusUnauthorized {

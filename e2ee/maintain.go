@@ -15,15 +15,16 @@ import (
 )
 
 const (
-	// fallbackMinAge keeps a homeserver that always claims the fallback key is used
-	// from making us upload one on every sync.
+	// fallbackMinAge limits uploads of fallback keys for a homeserver that always says that
+	// they are used.
 	fallbackMinAge = time.Hour
-	// countKeysEvery bounds how often the homeserver is asked for what its syncs leave out.
+	// countKeysEvery bounds how often the homeserver is asked for counts that its syncs
+	// leave out.
 	countKeysEvery = time.Minute
 )
 
-// maintain brings the homeserver and the device in line: keys published, to-device
-// messages delivered, identity set up, room keys backed up. It is safe to repeat.
+// maintain does what is due for a device: it publishes keys, sends the outbox, sets the
+// identity up and backs up room keys. It is safe to repeat.
 func (d *Device) maintain(ctx context.Context) {
 	d.mu.Lock()
 	d.schedule.queued, d.schedule.maintained = false, true
@@ -34,7 +35,7 @@ func (d *Device) maintain(ctx context.Context) {
 	}
 	defer give()
 	if d.ctx == nil || d.ctx.Err() != nil {
-		return // retired: whoever uses it now has another
+		return // retired: another Device took its place
 	}
 	failed, more := false, false
 	for _, step := range []struct {
@@ -71,8 +72,8 @@ func (d *Device) maintain(ctx context.Context) {
 	d.maintainAgain(failed, more)
 }
 
-// refreshDeviceLists asks again about users whose devices changed or could not be
-// queried, so that sends need not wait for it (requirement 4.3).
+// refreshDeviceLists queries users whose devices changed or could not be queried, so that
+// sends need not wait for that (requirement 4.3).
 func (d *Device) refreshDeviceLists(ctx context.Context) error {
 	if d.mode != ModeProxied || !d.isPublished() || d.currentToken().IsZero() {
 		return nil
@@ -80,8 +81,8 @@ func (d *Device) refreshDeviceLists(ctx context.Context) error {
 	return d.acct.tracker.Refresh(ctx, d.query())
 }
 
-// uploadKeys publishes device keys, one-time keys and a fallback key where they are
-// missing. All of them are stored first, so that a retry uploads the same (requirement 2.7).
+// uploadKeys uploads device keys, one-time keys and a fallback key where they are missing.
+// They are stored first, so that a retry uploads the same keys (requirement 2.7).
 func (d *Device) uploadKeys(ctx context.Context) error {
 	if err := d.countKeys(ctx); err != nil {
 		return err
@@ -110,12 +111,12 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 		s.row().KeysUploaded, s.row().Restored = true, false
 		s.finishDeadKeys(len(oneTime))
 		if len(fallback) > 0 {
-			s.row().FallbackChangedAt = d.eng.now() // the one before was given out until now
+			s.row().FallbackChangedAt = d.eng.now() // the old one was handed out until now
 		}
 		s.after(func() {
 			d.deviceKeysWereTaken()
 			d.keySupply.count, d.keySupply.wanted = resp.Counts[wire.AlgorithmSigned], false
-			d.roomTable.news++ // a sync that is under way may still tell of the supply before
+			d.roomTable.news++ // a sync in flight may still have the old counts
 		})
 	case wire.Status(err) == http.StatusBadRequest && d.deviceKeysTaken():
 		s.account().SetAside()
@@ -127,9 +128,9 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 	return errors.Join(err, s.commit(ctx, "the device's keys"))
 }
 
-// countKeys asks the homeserver how many one-time keys it holds, if a sync left that out.
-// Taking it for none at once would have us upload keys without end to a homeserver that
-// leaves it out always.
+// countKeys asks the homeserver for the number of one-time keys if a sync left it out.
+// Taking that for zero would upload keys without end to a homeserver that always leaves it
+// out.
 func (k *keySupply) countKeys(ctx context.Context) error {
 	k.mu.Lock()
 	due := k.uncounted && k.eng.now().Sub(k.countedAt) >= countKeysEvery
@@ -154,14 +155,14 @@ func (k *keySupply) countKeys(ctx context.Context) error {
 	return nil
 }
 
-// setKeyCounts takes the homeserver's counts. The caller holds mu.
+// setKeyCounts applies the homeserver's counts. The caller holds mu.
 func (k *keySupply) setKeyCounts(counts map[string]int) {
 	k.count = counts[wire.AlgorithmSigned]
 	k.wanted = k.count < olm.OneTimeKeysWanted/2+1
 }
 
-// prepareUpload makes the keys that are missing and stores them. A nil body means
-// that nothing is to be uploaded.
+// prepareUpload makes and stores the missing keys and returns the request body, nil when
+// nothing is missing.
 func (d *Device) prepareUpload(ctx context.Context) (body map[string]any, oneTime, fallback map[string]json.RawMessage, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -203,7 +204,7 @@ func (d *Device) prepareUpload(ctx context.Context) (body map[string]any, oneTim
 	return body, oneTime, fallback, nil
 }
 
-// makeKeys makes one-time and fallback keys as the homeserver's counts ask for
+// makeKeys makes the one-time and fallback keys that the homeserver's counts call for
 // (requirements 3.3, 3.4).
 func (s *step) makeKeys() error {
 	d := s.d
@@ -218,7 +219,7 @@ func (s *step) makeKeys() error {
 	}
 	have, wanted := max(d.keySupply.count, 0)+pending, d.keySupply.wanted || !d.deviceKeysTaken()
 	if d.record.row.Restored && pending == 0 {
-		// The homeserver holds keys that this older database does not know. New ones get
+		// The homeserver has keys that this restored database does not know. New keys get
 		// IDs that it cannot have.
 		s.account().NextOneTimeKeyID += olm.RestoredKeyStep
 		have, wanted = 0, true

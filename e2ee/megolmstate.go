@@ -10,24 +10,25 @@ import (
 	"e2ee-proxy/store"
 )
 
-// megolmState is what a device sends and reads with room keys.
+// megolmState encrypts and decrypts room events: outbound sessions, and what waits for
+// inbound ones.
 type megolmState struct {
 	*part
 	host megolmStateHost
 
-	// sends lets one send at a time prepare in a room. It has a lock of its own.
+	// sends lets one send at a time prepare in a room. It has its own lock.
 	sends    locks.Turns[id.RoomID]
 	outbound map[id.RoomID]*outbound
 	sent     map[store.TxnRef]id.EventID
 
-	// opens is held while a batch of events is decrypted and its indices are claimed.
+	// opens is held while a batch of events is decrypted and its indices are reserved.
 	opens   locks.Mutex
 	keySeq  int     // how often room keys were stored
-	parked  int     // events that wait, added since the oldest were last forgotten
+	parked  int     // pending events added since the oldest were last deleted
 	holding holding // see held.go
 }
 
-// megolmStateHost is what the others do for it.
+// megolmStateHost is what megolmState needs of the other parts.
 type megolmStateHost interface {
 	begin() *step
 	cancelKeyAsks(ctx context.Context, ch *store.Changes, by map[store.SessionRef]id.DeviceID) (done func(), err error)

@@ -13,20 +13,20 @@ import (
 	"e2ee-proxy/internal/backoff"
 )
 
-// The list of a room's members, as GET /rooms/{roomId}/members gives it. Homeservers write
-// in one part and read in another, which may lag: Dendrite's list misses the creator of a
-// room for some time after createRoom was answered. A list that contradicts what the
-// homeserver has just accepted is asked for again: believing it would leave out somebody
-// who was invited, or give the key to somebody who was removed.
+// Member lists from GET /rooms/{roomId}/members. Homeservers write and read in different
+// components, so the list may lag: Dendrite's misses the creator for some time after
+// createRoom was answered. A list that contradicts what the homeserver has just accepted is
+// fetched again: believing it would leave out somebody who was invited, or give the key to
+// somebody who was removed.
 
-// memberFetch collects the changes of a room's members that arrive while they are fetched.
+// memberFetch collects the membership changes that arrive during a fetch.
 type memberFetch struct{ late map[id.UserID]string }
 
 const (
-	// maxListings bounds how often a list that is too old is asked for again, in 4.5 s at most.
+	// maxListings bounds the fetches of a list that is out of date, 4.5 s in all.
 	maxListings = 9
-	// maxFailedListings bounds how often it is asked for when the homeserver fails, in 0.9 s
-	// at most: Dendrite 0.15.2 answers 500 right after the own user was removed.
+	// maxFailedListings bounds the fetches while the homeserver fails, 0.9 s in all:
+	// Dendrite 0.15.2 answers 500 right after the own user was removed.
 	maxFailedListings = 4
 )
 
@@ -34,7 +34,7 @@ const (
 // accepted.
 var errOutdatedList = errors.New("the homeserver's list of the room's members is out of date")
 
-// setMembership takes a membership.
+// setMembership applies a membership, also to a fetch in flight.
 func (r *room) setMembership(user id.UserID, membership string) {
 	if membership == "ban" {
 		membership = "leave"
@@ -47,18 +47,18 @@ func (r *room) setMembership(user id.UserID, membership string) {
 	}
 }
 
-// present reports whether a membership may make somebody a recipient.
+// present reports whether a membership can make somebody a recipient.
 func present(membership string) bool { return membership == "join" || membership == "invite" }
 
-// forgetMembers has the members fetched again; what is on its way now may be too old.
+// forgetMembers makes the next use fetch the members again; a fetch in flight is discarded.
 func (r *room) forgetMembers() {
 	r.members, r.loading = nil, nil
 	r.narrowed++
 }
 
-// memberships returns a copy of the room's membership list, fetched if it is not known. The
-// own user has joined by it, or it is ErrNotJoined, and nobody whom this client has just
-// removed is in it.
+// memberships returns a copy of the room's member list, fetched if it is not known. It is
+// ErrNotJoined if the own user has not joined, and nobody whom this client has just removed
+// is listed.
 func (rt *roomTable) memberships(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
 	for listing := 1; ; listing++ {
 		members, err := rt.host.listMembers(ctx, roomID, listing == maxListings)
@@ -73,8 +73,8 @@ func (rt *roomTable) memberships(ctx context.Context, roomID id.RoomID) (map[id.
 	}
 }
 
-// listMembers is memberships with one request at most. A list that is out of date is an
-// error; last takes one that only misses arrivals, since invites may fail silently.
+// listMembers is memberships with one request at most. An outdated list is an error; the
+// last try accepts one that only misses arrivals, since invites may fail silently.
 func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (map[id.UserID]string, error) {
 	d.mu.Lock()
 	r, err := d.roomState(ctx, roomID)
@@ -85,10 +85,10 @@ func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (
 	said := d.eng.accepted.inRoom(roomID, d.eng.now())
 	if said.hasLeft(d.acct.user) {
 		d.mu.Unlock()
-		return nil, ErrNotJoined // whatever a list says: it may be older
+		return nil, ErrNotJoined // also if a list says otherwise: it may be older
 	}
 	if r.members != nil && said.listsRemoved(r.members) {
-		r.forgetMembers() // by another client, whose change this device has not seen yet
+		r.forgetMembers() // removed by another client; this device has not seen it yet
 	}
 	if r.members != nil {
 		defer d.mu.Unlock()
@@ -101,7 +101,7 @@ func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (
 	if r.loading == nil {
 		r.loading = &memberFetch{late: make(map[id.UserID]string)}
 	}
-	fetch := r.loading // of the first of those who fetch at the same time
+	fetch := r.loading // shared by all who fetch at the same time
 	d.mu.Unlock()
 
 	members, err := d.fetchMembers(ctx, roomID)
@@ -117,18 +117,18 @@ func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (
 			r.loading = nil
 		}
 		return nil, err
-	case d.roomTable.known[roomID] == r && r.members != nil: // somebody else was quicker
-	case d.roomTable.known[roomID] != r || r.loading != fetch: // what was fetched may be too old
+	case d.roomTable.known[roomID] == r && r.members != nil: // another fetch was quicker
+	case d.roomTable.known[roomID] != r || r.loading != fetch: // the fetched list may be outdated
 		return nil, errRoomChanged
 	default:
 		r.members, r.loading = members, nil
-		d.eng.accepted.confirm(roomID, d.acct.user, "join") // a list without it is no older one
+		d.eng.accepted.confirm(roomID, d.acct.user, "join") // a later list without it is not outdated
 		d.eng.lists.loaded(d, roomID, len(members))
 	}
 	return maps.Clone(r.members), nil
 }
 
-// fetchMembers asks the homeserver for a room's members.
+// fetchMembers requests a room's members.
 func (rt *roomTable) fetchMembers(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
 	var resp struct {
 		Chunk []struct {

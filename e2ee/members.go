@@ -13,8 +13,8 @@ import (
 	"e2ee-proxy/e2ee/internal/wire"
 )
 
-// applyMember takes a membership event. Whoever leaves may have the key: the session is
-// discarded (requirements 9.3, 9.4). In a limited sync every membership but join may
+// applyMember stages a membership event. A user who leaves may have the key, so the session
+// is discarded (requirements 9.3, 9.4). In a limited sync every membership but join may
 // hide a departure.
 func (s *step) applyMember(ctx context.Context, roomID id.RoomID, user id.UserID, membership string, limited bool) error {
 	r, err := s.room(ctx, roomID)
@@ -39,14 +39,14 @@ func (s *step) applyMember(ctx context.Context, roomID id.RoomID, user id.UserID
 	return nil
 }
 
-// mayHaveKey reports whether the live session of a room was given to a user, as far
-// as memory tells; listed says that the user is, or may be, a member.
+// mayHaveKey reports whether a user was given the live session of a room, as far as memory
+// knows; listed says that the user is, or may be, a member.
 func (m *megolmState) mayHaveKey(roomID id.RoomID, user id.UserID, listed bool) bool {
 	out := m.outbound[roomID]
 	return listed || out != nil && out.gaveTo(user)
 }
 
-// discard marks the room's outbound session as not to be used again.
+// discard stages that the room's outbound session is not used again.
 func (s *step) discard(roomID id.RoomID) {
 	if slices.Contains(s.ch.DiscardOutbound, roomID) {
 		return
@@ -59,9 +59,9 @@ func (s *step) discard(roomID id.RoomID) {
 	})
 }
 
-// NoteMembership records a membership change that the homeserver has just accepted
-// from the client, without waiting for a sync (requirement 7.6). That it has happened is
-// true whatever can be stored of it: it is held against older lists from here on.
+// NoteMembership records a membership change that the homeserver has just accepted from the
+// client, without waiting for a sync (requirement 7.6). Also if it cannot be stored, older
+// member lists are refused from now on.
 func (d *Device) NoteMembership(ctx context.Context, roomID id.RoomID, user id.UserID, membership string) error {
 	if user == "" {
 		user = d.acct.user
@@ -74,34 +74,34 @@ func (d *Device) NoteMembership(ctx context.Context, roomID id.RoomID, user id.U
 	d.roomTable.news++
 	r, err := d.roomState(ctx, roomID)
 	if err != nil {
-		return err // nothing is known of the room either: its members are asked for
+		return err // the room is not in memory: its members are fetched
 	}
 	s := d.begin()
 	if err := s.applyMember(ctx, roomID, user, membership, false); err != nil {
 		return err
 	}
 	if user == d.acct.user && (membership == "join" || membership == "leave") {
-		s.known(roomID).forgetMembers() // what was known before we came or left says nothing now
+		s.known(roomID).forgetMembers() // the members known before the own user joined or left do not count
 	}
 	if err := s.commitRooms(ctx); err != nil {
-		r.forgetMembers() // it has happened all the same: the homeserver is asked who is there
+		r.forgetMembers() // the change has happened nevertheless: the members are fetched again
 		return err
 	}
 	return nil
 }
 
-// audience is who an event in a room is encrypted for.
+// audience are the users that an event in a room is encrypted for.
 type audience struct {
 	users      []id.UserID
 	visibility string
-	// room and narrowed tell whether the room was left, or the visibility changed, since.
+	// room and narrowed show whether somebody left, or the visibility changed, since.
 	room     *room
 	narrowed int
 }
 
-// recipients returns the users an event in the room is encrypted for: who has joined, and
-// who is invited where the history visibility lets invited users read (requirement 4.7).
-// The list is complete or an error (requirement 7.6).
+// recipients returns the users that an event in the room is encrypted for: those who
+// joined, and those who are invited if the history visibility lets invited users read
+// (requirement 4.7). The list is complete, or there is an error (requirement 7.6).
 func (d *Device) recipients(ctx context.Context, roomID id.RoomID) (*audience, error) {
 	d.mu.Lock()
 	r, err := d.roomState(ctx, roomID)
@@ -133,7 +133,7 @@ func (rt *roomTable) current(roomID id.RoomID, to *audience) bool {
 	return rt.known[roomID] == to.room && to.room.narrowed == to.narrowed
 }
 
-// visibility returns the room's history visibility, asked for if it is not known.
+// visibility returns the room's history visibility, fetched if it is not known.
 func (rt *roomTable) visibility(ctx context.Context, roomID id.RoomID) (string, error) {
 	rt.mu.Lock()
 	r, err := rt.roomState(ctx, roomID)
@@ -161,7 +161,7 @@ func (rt *roomTable) visibility(ctx context.Context, roomID id.RoomID) (string, 
 	}
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
-	if r.visibility == "" { // a sync that came meanwhile knows better
+	if r.visibility == "" { // a sync in between is newer
 		s := rt.host.begin()
 		if err := s.applyVisibility(ctx, roomID, visibilityOf(content)); err != nil {
 			return "", err

@@ -10,10 +10,10 @@ import (
 	"e2ee-proxy/e2ee/internal/locks"
 )
 
-// What the process keeps in memory is bounded by what is used. A device that its client has
-// not used for Options.IdleAfter goes to sleep, and leaves memory with the next round, as
-// one does that no client ever used; its next use loads it. The lists of rooms' members are
-// kept up to Options.CachedMembers users in all, those that were used last.
+// Only what is used stays in memory. A device that its client has not used for
+// Options.IdleAfter goes to sleep and is unloaded with the next round; its next use loads
+// it again. Member lists are kept up to Options.CachedMembers users in all, the most
+// recently used ones.
 
 // inUse records that a client uses the device.
 func (sc *schedule) inUse() {
@@ -37,8 +37,8 @@ func (l *liveness) unusedSince(since time.Time) bool {
 	return l.clients == 0 && l.lastSeen.Before(since)
 }
 
-// putToSleep has devices fall asleep that no client uses any more, so that the rounds take
-// them out of memory.
+// putToSleep makes devices fall asleep that no client uses any more, so that the rounds
+// unload them.
 func (e *Engine) putToSleep() {
 	since := e.now().Add(-e.opts.IdleAfter)
 	e.mu.Lock()
@@ -49,21 +49,21 @@ func (e *Engine) putToSleep() {
 		case d.mode == ModeProxied:
 			d.hasClient = false
 			idle = append(idle, d)
-		default: // no round visits it, and nothing of it is in memory only
+		default: // no round visits it, and all of it is stored
 			delete(e.devices, key)
 			e.recordUnloaded(d)
 		}
 	}
 	e.mu.Unlock()
 	for _, d := range idle {
-		e.awake.Remove(d) // which has it fall asleep
+		e.awake.Remove(d) // its eviction makes it fall asleep
 	}
 }
 
-// recordUnloaded notes a device that was taken out of memory. The caller holds e.mu.
+// recordUnloaded records a device that was removed from memory. The caller holds e.mu.
 func (e *Engine) recordUnloaded(d *Device) {
-	// A request that has used it since before IdleAfter stores nothing, and gives nothing
-	// out: there may be another Device of it by then.
+	// A request that has used this Device for longer than IdleAfter stores nothing and
+	// returns nothing: another Device may exist by then.
 	d.mustReload.Store(true)
 	if e.gone == nil {
 		e.gone = make(map[int64]struct{})
@@ -71,13 +71,13 @@ func (e *Engine) recordUnloaded(d *Device) {
 	e.gone[d.rowID] = struct{}{}
 }
 
-// forgetUnloaded takes out of memory what was kept of devices that left it.
+// forgetUnloaded removes cache entries of unloaded devices.
 func (e *Engine) forgetUnloaded() {
 	e.mu.Lock()
 	gone := e.gone
 	e.gone = nil
 	for _, d := range e.devices {
-		delete(gone, d.rowID) // it came back
+		delete(gone, d.rowID) // it was loaded again
 	}
 	e.mu.Unlock()
 	if len(gone) == 0 {
@@ -90,15 +90,14 @@ func (e *Engine) forgetUnloaded() {
 	}
 }
 
-// listKey names the member list of a room as a device has it.
+// listKey identifies the member list of a room as a device has it.
 type listKey struct {
 	device *Device
 	room   id.RoomID
 }
 
-// memberLists are the lists of members in memory, over all devices, by when they were used
-// last. A list that has to go is dropped a little later, by a goroutine that holds no
-// other device's lock.
+// memberLists tracks the member lists in memory, over all devices, by last use. A list is
+// evicted a little later, by a goroutine that holds no other device's lock.
 type memberLists struct {
 	most int // users in all of them
 
@@ -115,12 +114,12 @@ const maxLists = 1 << 20
 func newMemberLists(most int) (*memberLists, error) {
 	l := &memberLists{most: most, wake: make(chan struct{}, 1)}
 	var err error
-	// Only called under l.mu, by what changes sizes.
+	// Called under l.mu only, by what changes sizes.
 	l.sizes, err = lru.NewWithEvict(maxLists, func(_ listKey, size int) { l.users -= size })
 	return l, err
 }
 
-// loaded notes a list that was just fetched.
+// loaded records a list that was just fetched.
 func (l *memberLists) loaded(d *Device, room id.RoomID, size int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -140,14 +139,14 @@ func (l *memberLists) loaded(d *Device, room id.RoomID, size int) {
 	}
 }
 
-// used notes that a list was used.
+// used records that a list was used.
 func (l *memberLists) used(d *Device, room id.RoomID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.sizes.Get(listKey{d, room})
 }
 
-// forget drops the lists of a device that leaves memory.
+// forget removes the lists of an unloaded device.
 func (l *memberLists) forget(d *Device, rooms []id.RoomID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -156,7 +155,7 @@ func (l *memberLists) forget(d *Device, rooms []id.RoomID) {
 	}
 }
 
-// next returns the lists that have to go.
+// next returns the lists to evict.
 func (l *memberLists) next() []listKey {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -165,7 +164,8 @@ func (l *memberLists) next() []listKey {
 	return out
 }
 
-// dropLists takes lists out of memory until ctx ends. They are fetched again when needed.
+// dropLists removes evicted lists from memory until ctx ends. They are fetched again when
+// needed.
 func (e *Engine) dropLists(ctx context.Context) {
 	for {
 		select {
@@ -179,7 +179,8 @@ func (e *Engine) dropLists(ctx context.Context) {
 	}
 }
 
-// dropList takes the list of a room out of memory. Nobody has left the room by that.
+// dropList removes the member list of a room from memory. That does not count as somebody
+// leaving.
 func (rt *roomTable) dropList(room id.RoomID) {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
@@ -188,7 +189,7 @@ func (rt *roomTable) dropList(room id.RoomID) {
 	}
 }
 
-// roomIDs returns the rooms that a device has in memory.
+// roomIDs returns the rooms in memory.
 func (rt *roomTable) roomIDs() []id.RoomID {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()

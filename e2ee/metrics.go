@@ -8,7 +8,7 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// counts are what the engine counts of the user's own side. No label names a user.
+// counts are the engine's metrics about users' own accounts. No label names a user.
 type counts struct {
 	uploads  prometheus.Counter
 	restores prometheus.Counter
@@ -55,7 +55,7 @@ func newCounts(reg prometheus.Registerer) (*counts, error) {
 	return c, nil
 }
 
-// identity counts what happened to a pin.
+// identity counts a change of a pinned identity.
 func (c *counts) identity(ev *trustcache.Event) {
 	switch {
 	case ev.Effect == trustcache.EffectAcknowledgedByPolicy:

@@ -12,7 +12,7 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// loadMoreOwners reads owners in one go. Where the rows are damaged there are none.
+// loadMoreOwners loads owners with one query. Damaged rows have none.
 func (m *megolmState) loadMoreOwners(ctx context.Context, want []store.OwnersRef) (*megolm.MoreOwners, error) {
 	if len(want) == 0 {
 		return megolm.NewMoreOwners(nil), nil
@@ -24,15 +24,15 @@ func (m *megolmState) loadMoreOwners(ctx context.Context, want []store.OwnersRef
 	return megolm.NewMoreOwners(rows), nil
 }
 
-// possibleOwner is an owner of a session, and how it is known to be one.
+// possibleOwner is a device that may own a session, and the source of that claim.
 type possibleOwner struct {
 	trustcache.Owner
 	source store.Source
 }
 
-// possibleOwners are those who may have encrypted an event of a session, the sender's own
-// devices first: those of its sender, of the bridges that may speak for others, and the
-// session's first owner.
+// possibleOwners returns those who may have encrypted an event of the session: the sender's
+// devices, those of bridges that may speak for others, and the session's first owner, in
+// this order.
 func (s *inboundSession) possibleOwners(sender id.UserID, bridges map[id.UserID]bool) []possibleOwner {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -74,10 +74,11 @@ func bridgesOf(bridges map[id.UserID]bool) []id.UserID {
 	return out
 }
 
-// indexName says in whose name an event takes its index: in that of whose claim makes it
-// readable. Everybody's indices are their own, or who repeats another's ciphertext as
-// their own would have the original refused as the copy. The empty name is the session's
-// first owner. An event of somebody who has no claim is not shown, and takes no index.
+// indexName returns under which owner's name an event's index counts: the owner whose claim
+// makes the event readable. Each owner has indices of their own; otherwise somebody could
+// resend another's ciphertext as their own, and the original would be refused as a replay.
+// The empty name is the session's first owner. counts is false for an event of somebody
+// without a claim: it is not shown and uses no index.
 func (s *inboundSession) indexName(sender id.UserID, bridges map[id.UserID]bool) (name id.UserID, counts bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,7 +99,7 @@ func (s *inboundSession) indexName(sender id.UserID, bridges map[id.UserID]bool)
 	return "", false
 }
 
-// indexOf names an index of a session in somebody's name.
+// indexOf returns the stored name of an index under an owner's name.
 func indexOf(ref store.SessionRef, name id.UserID, index uint32) store.IndexRef {
 	if name != "" { // no session has a "|" in its ID, which is a key in base64
 		ref.SessionID += id.SessionID("|" + name)
@@ -106,7 +107,8 @@ func indexOf(ref store.SessionRef, name id.UserID, index uint32) store.IndexRef 
 	return store.IndexRef{SessionRef: ref, Index: index}
 }
 
-// findMoreOwners reads the further owners that events of contested sessions may be of.
+// findMoreOwners loads the further owners that may have sent the events of contested
+// sessions.
 func (m *megolmState) findMoreOwners(ctx context.Context, jobs []*eventJob) error {
 	var want []store.OwnersRef
 	var whose []*inboundSession
