@@ -19,23 +19,22 @@ import (
 // Notices are warnings as messages in the rooms that they are about, for people whose
 // client knows nothing of the proxy. They exist between the proxy and its client only:
 //
-//   - Their sender and their IDs are of a server under .invalid, which cannot exist
-//     (RFC 6761), so that no homeserver has such a user or makes such an event; what one
-//     sends under these names all the same is withheld (package interceptors).
-//   - They never go upstream, and no token for pagination names them.
-//   - Each device of the account gets each once, like an event that is delivered again:
-//     until the client continues from a response that carried it, and anew when the client
-//     starts from nothing.
+//   - Their sender and IDs belong to a server name under .invalid, which cannot exist (RFC
+//     6761), so no homeserver has such a user or event; a forged one is withheld (package
+//     interceptors).
+//   - They never go upstream, and no pagination token names them.
+//   - Each device of the account gets each notice once, until the client syncs from a
+//     response that carried it, and again after an initial sync.
 const (
-	// NoticeServer is the server that the names of notices are of.
+	// NoticeServer is the server name in the IDs of notices.
 	NoticeServer = "e2ee-proxy.invalid"
-	// NoticeSender is who notices are from.
+	// NoticeSender is the sender of notices.
 	NoticeSender = id.UserID("@warnings:" + NoticeServer)
-	// NoticeName is what NoticeSender is called.
+	// NoticeName is the display name of NoticeSender.
 	NoticeName = "Encryption proxy"
 
-	// maxNotices bounds the warnings that one response shows, and maxNoticeRooms the rooms
-	// that one is shown in.
+	// maxNotices bounds the warnings in one response, maxNoticeRooms the rooms that show
+	// one.
 	maxNotices     = 20
 	maxNoticeRooms = 50
 )
@@ -43,13 +42,13 @@ const (
 // IsNoticeName reports whether an event or a user ID is one that only the proxy may use.
 func IsNoticeName(name string) bool { return strings.HasSuffix(name, ":"+NoticeServer) }
 
-// noticeID names the notice of a warning in a room.
+// noticeID returns the event ID of a warning's notice in a room.
 func noticeID(warning string, room id.RoomID) id.EventID {
 	sum := sha256.Sum256([]byte(warning + "\x00" + room.String()))
 	return id.EventID("$" + hex.EncodeToString(sum[:16]) + ":" + NoticeServer)
 }
 
-// notice returns the event.
+// notice returns a warning as an event.
 func notice(w *Warning, room id.RoomID) json.RawMessage {
 	about := strictjson.Object{{Name: "id", Value: strictjson.Quote(w.ID)}, {Name: "code", Value: strictjson.Quote(w.Code)}}
 	if w.UserID != "" {
@@ -65,21 +64,22 @@ func notice(w *Warning, room id.RoomID) json.RawMessage {
 	}.Encode()
 }
 
-// deviceMeta is what a proxied device keeps in its row's Meta.
+// deviceMeta is the Meta of a proxied device's row.
 type deviceMeta struct {
-	// Notices are the warnings that were shown: the next_batch of the response that
-	// carried them, behind gotNotice once the client has continued from it.
+	// Notices are the warnings that were shown: the next_batch of the response that carried
+	// them, with the prefix gotNotice once the client has synced from it.
 	Notices map[string]string `json:"notices,omitempty"`
-	// Begun are those who began Olm sessions and were given no room key since; see begun.go.
+	// Begun are those that began Olm sessions and were given no room key since; see
+	// begun.go.
 	Begun []id.Curve25519 `json:"begun,omitempty"`
-	// Fallback is the fallback key of which the homeserver has shown that it has it; see fallback.go.
+	// Fallback is the fallback key that the homeserver is known to have; see fallback.go.
 	Fallback id.Curve25519 `json:"fallback,omitempty"`
 }
 
-// gotNotice begins the position of a notice that the client has got.
+// gotNotice is the prefix that marks a notice as received.
 const gotNotice = "="
 
-// loadNotices reads the state of notices. An unreadable one is none: they are shown again.
+// loadNotices reads which notices were shown. If it cannot be read, all are shown again.
 func loadNotices(meta json.RawMessage) map[string]string {
 	var m deviceMeta
 	if json.Unmarshal(meta, &m) != nil || m.Notices == nil {
@@ -88,8 +88,8 @@ func loadNotices(meta json.RawMessage) map[string]string {
 	return m.Notices
 }
 
-// noticesWait returns whether the next response to a client that continues from since is to
-// show notices.
+// noticesWait reports whether the next response to a client that syncs from since must show
+// notices.
 func (c *clientState) noticesWait(ctx context.Context, since string) (bool, error) {
 	warnings, err := c.host.placed(ctx)
 	if err != nil {
@@ -110,8 +110,8 @@ func (c *clientState) toShow(w *Warning, since string) bool {
 	return len(w.RoomIDs) > 0 && (since == "" || !strings.HasPrefix(gotBy(c.noticed[w.ID], since), gotNotice))
 }
 
-// gotBy returns the position of a notice as it is once the client continues from since:
-// what that response carried, it has got.
+// gotBy returns the state of a notice once the client syncs from since: it has received
+// what that response carried.
 func gotBy(at, since string) string {
 	if at == since && since != "" {
 		return gotNotice + at
@@ -120,7 +120,7 @@ func gotBy(at, since string) string {
 }
 
 // noticesFor returns the notices for a response, and stores that it carries them and which
-// ones the client has got. A crash before that shows notices twice at most.
+// ones the client has received. After a crash before that, notices are shown twice at most.
 func (c *clientState) noticesFor(ctx context.Context, since, next string) (map[id.RoomID][]json.RawMessage, error) {
 	warnings, err := c.host.placed(ctx)
 	if err != nil {
@@ -133,8 +133,8 @@ func (c *clientState) noticesFor(ctx context.Context, since, next string) (map[i
 	shown := 0
 	for i := range warnings {
 		w := &warnings[i]
-		// One whose rooms are not known at the moment was shown all the same, unless to a
-		// client that has just started from nothing.
+		// A notice whose rooms are unknown at the moment was shown nevertheless, except
+		// after an initial sync.
 		if at, known := c.noticed[w.ID]; known && since != "" {
 			noticed[w.ID] = gotBy(at, since)
 		}
@@ -161,8 +161,7 @@ func (c *clientState) noticesFor(ctx context.Context, since, next string) (map[i
 	return out, nil
 }
 
-// placed returns the pending warnings with the rooms that they are shown in, as far as
-// known.
+// placed returns the pending warnings with the rooms that show them, as far as known.
 func (d *Device) placed(ctx context.Context) ([]Warning, error) {
 	if d.acct.settings().NoNotices {
 		return nil, nil
@@ -184,7 +183,7 @@ func (d *Device) placed(ctx context.Context) ([]Warning, error) {
 	return all, nil
 }
 
-// Notice returns a notice that is pending, by its ID.
+// Notice returns a pending notice by its event ID.
 func (d *Device) Notice(ctx context.Context, room id.RoomID, event id.EventID) (json.RawMessage, bool, error) {
 	w, err := d.noticeOf(ctx, room, event)
 	if err != nil || w == nil {
@@ -193,8 +192,8 @@ func (d *Device) Notice(ctx context.Context, room id.RoomID, event id.EventID) (
 	return notice(w, room), true, nil
 }
 
-// NoticePlace returns the position behind which the client was shown a notice: what it
-// reads up to there, it has read before the notice. Empty when it was not shown.
+// NoticePlace returns the sync position after which the client was shown a notice, empty if
+// it was not: events up to that position are older than the notice.
 func (d *Device) NoticePlace(ctx context.Context, room id.RoomID, event id.EventID) (string, error) {
 	w, err := d.noticeOf(ctx, room, event)
 	if err != nil || w == nil {
@@ -205,7 +204,7 @@ func (d *Device) NoticePlace(ctx context.Context, room id.RoomID, event id.Event
 	return strings.TrimPrefix(d.clientState.noticed[w.ID], gotNotice), nil
 }
 
-// noticeOf returns the pending warning that a notice is of; nil when there is none.
+// noticeOf returns the pending warning of a notice; nil when there is none.
 func (d *Device) noticeOf(ctx context.Context, room id.RoomID, event id.EventID) (*Warning, error) {
 	if d.mode != ModeProxied {
 		return nil, nil
@@ -231,7 +230,7 @@ type clientState struct {
 	noticed map[string]string // see deviceMeta
 }
 
-// clientStateHost is what the others do for it.
+// clientStateHost is what clientState needs of the other parts.
 type clientStateHost interface {
 	begin() *step
 	begunToKeep() []id.Curve25519

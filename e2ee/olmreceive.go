@@ -10,7 +10,7 @@ import (
 	"e2ee-proxy/store"
 )
 
-// loadOlmSessions reads the sessions with these keys in one go.
+// loadOlmSessions loads the sessions with devices of these keys, with one query.
 func (o *olmState) loadOlmSessions(ctx context.Context, keys []id.Curve25519) (*olm.Sessions, error) {
 	names := make([]string, len(keys))
 	for i, k := range keys {
@@ -23,9 +23,8 @@ func (o *olmState) loadOlmSessions(ctx context.Context, keys []id.Curve25519) (*
 	return olm.LoadSessions(rows)
 }
 
-// decryptOlm decrypts one message addressed to us and records what changed in
-// sessions and the step, none of which is kept when it fails (requirement 6.13).
-// The caller holds mu.
+// decryptOlm decrypts one message addressed to us, and stages what changed. If it fails,
+// nothing changed (requirement 6.13). The caller holds mu.
 func (o *olmState) decryptOlm(ev *olm.Event, sessions *olm.Sessions, seen map[[32]byte]bool, s *step) ([]byte, error) {
 	digest := ev.Digest(o.account.Curve25519)
 	if seen[digest] {

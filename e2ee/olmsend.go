@@ -18,8 +18,8 @@ import (
 // claimBatch is how many one-time keys one request claims at most.
 const claimBatch = 500
 
-// claimFor claims one-time keys for the devices we have no Olm session with. Devices
-// whose keys are missing or not theirs are left out of the result.
+// claimFor claims one-time keys for devices without an Olm session. Devices without a key,
+// or whose key they did not sign, are missing in the result.
 func (o *olmState) claimFor(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {
 	keys := make([]string, len(devices))
 	for i, dev := range devices {
@@ -80,9 +80,8 @@ func (o *olmState) claim(ctx context.Context, devices []*trustcache.Device) (map
 	return claimed, nil
 }
 
-// olmEncryptAll encrypts one content to many devices: with the session that received
-// last, or a new one made with a claimed key. Devices with neither are given back in
-// without.
+// olmEncryptAll encrypts one content for many devices: with the session that received last,
+// or a new one made with a claimed key. without are the devices that have neither.
 func (s *step) olmEncryptAll(ctx context.Context, eventType string, content json.RawMessage, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519) (sealed []olm.Message, without []*trustcache.Device, err error) {
 	d := s.d
 	keys := make([]id.Curve25519, len(devices))
@@ -103,7 +102,7 @@ func (s *step) olmEncryptAll(ctx context.Context, eventType string, content json
 }
 
 // newEnvelopeFrame prepares the plaintexts of one content. They carry our device keys with
-// all signatures (requirement 6.10), so that others can judge us at once.
+// all signatures (requirement 6.10), so that recipients can judge us at once.
 func (o *olmState) newEnvelopeFrame(eventType string, content json.RawMessage) *olm.Frame {
 	return olm.NewFrame(o.account, o.acct.user, o.host.shownKeys(), eventType, content)
 }

@@ -11,8 +11,9 @@ import (
 	"e2ee-proxy/store"
 )
 
-// olmState is a device's side of its Olm sessions: its private keys, what is known of those
-// of others, and what waits to be sent through them. The sessions themselves are in the store.
+// olmState is what a device keeps for Olm: its private keys, what is known of other
+// devices' keys and sessions, and whether to-device messages wait in the outbox. The
+// sessions are in the store.
 type olmState struct {
 	*part
 	host olmStateHost
@@ -20,14 +21,14 @@ type olmState struct {
 	account *olm.Account
 	noKeys  map[store.DeviceRef]retry // devices that had no one-time key for us
 	begun   map[id.Curve25519]int     // see countBegun
-	wedges  *wedges                   // nil: not read; replaced, never changed
+	wedges  *wedges                   // nil: not loaded; replaced, never changed
 
-	// outboxTurn lets one flush at a time run. It has a lock of its own.
+	// outboxTurn lets one flush of the outbox run at a time. It has its own lock.
 	outboxTurn    locks.Turns[struct{}]
 	outboxPending bool
 }
 
-// olmStateHost is what the others do for it.
+// olmStateHost is what olmState needs of the other parts.
 type olmStateHost interface {
 	begin() *step
 	fallbackWasUsed()
@@ -42,5 +43,5 @@ func (o *olmState) signAsDevice(raw json.RawMessage) (json.RawMessage, error) {
 	return o.account.SignJSON(raw, o.acct.user, o.id)
 }
 
-// outboxFilled notes that there is something to send. The caller holds mu.
+// outboxFilled records that the outbox is not empty. The caller holds mu.
 func (o *olmState) outboxFilled() { o.outboxPending = true }

@@ -6,12 +6,12 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// keySupply is what the homeserver is known to have of one-time and fallback keys.
+// keySupply is what is known of the one-time and fallback keys on the homeserver.
 type keySupply struct {
 	*part
 
-	count        int  // one-time keys on the homeserver, as last told
-	uncounted    bool // a sync told nothing of them, which may mean that there are none
+	count        int  // one-time keys on the homeserver, by its last count
+	uncounted    bool // a sync had no counts, which may mean that no keys are left
 	countedAt    time.Time
 	wanted       bool          // one-time keys must be made or uploaded
 	newFallback  bool          // the homeserver says the fallback key is used
@@ -21,7 +21,7 @@ type keySupply struct {
 	claimFailures int // of the claims of dead keys, see claimDead
 }
 
-// fallbackWasUsed notes that a message used the fallback key. The caller holds mu.
+// fallbackWasUsed records that a message used the fallback key. The caller holds mu.
 func (k *keySupply) fallbackWasUsed() { k.fallbackUsed = true }
 
 // servedFallback returns the fallback key that the homeserver is known to have. The caller

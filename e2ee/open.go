@@ -19,7 +19,7 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// eventJob is one m.room.encrypted event on its way through Open.
+// eventJob is one event on its way through Open.
 type eventJob struct {
 	room    id.RoomID
 	event   strictjson.Object
@@ -36,17 +36,17 @@ type eventJob struct {
 	hold      bool
 	session   *inboundSession
 	index     uint32
-	name      id.UserID // in whose name it takes its index
+	name      id.UserID // the owner's name under which its index counts
 	payload   strictjson.Object
 	clearType string
 	err       error
-	code      trustcache.Code // why it cannot be read
-	// held is set when the event was held back and may be shown once more is known of
-	// this user.
+	code      trustcache.Code // why it cannot be decrypted
+	// held is the user of whom more must become known before a withheld event can be shown;
+	// empty otherwise.
 	held id.UserID
 }
 
-// Reasons why an event stays as it came.
+// Reasons why an event is not decrypted.
 var (
 	errNoKey    = errors.New("no key")
 	errTooEarly = errors.New("the key starts later")
@@ -55,14 +55,14 @@ var (
 	errOurs     = errors.New("something of ours failed")
 )
 
-// Open decrypts and judges a batch of events; it gives one Opened for each Incoming,
-// in order. Events that are not encrypted are judged too. It takes a few queries and one
-// write per batch, whatever its size, and never waits for a key. An error says that events
-// which the client would be shown later, and not now, could not be kept, or that the
-// client is gone: it must not get the response, but ask for it again.
+// Open decrypts and judges a batch of events, also those in clear, and returns one Opened
+// for each Incoming, in order. It takes a few queries and one write per batch, whatever its
+// size, and waits for keys only as Incoming.Wait allows. An error means that events to be
+// shown later could not be stored, or that the client is gone: the client must not get the
+// response, but repeat its request.
 func (d *Device) Open(ctx context.Context, in []Incoming) ([]Opened, error) {
 	out, jobs, by := d.open(ctx, in)
-	if ctx.Err() != nil { // whoever asked is gone, and asks for the same again
+	if ctx.Err() != nil { // the client is gone, and repeats its request
 		return nil, context.Cause(ctx)
 	}
 	if err := d.remember(ctx, in, jobs, out, by); err != nil {
@@ -71,14 +71,14 @@ func (d *Device) Open(ctx context.Context, in []Incoming) ([]Opened, error) {
 	return out, nil
 }
 
-// open is Open without remembering what must be delivered again.
+// open is Open without storing events to be delivered again.
 func (d *Device) open(ctx context.Context, in []Incoming) (out []Opened, jobs []*eventJob, by *judgement) {
 	out, jobs = make([]Opened, len(in)), make([]*eventJob, len(in))
 	keys := d.keysTaken()
 	parallel.Each(len(in), func(i int) { jobs[i] = parseEventJob(in[i]) })
 	var sealed []*eventJob
 	for i, job := range jobs {
-		if job == nil { // breaks our parser: stays as it came (attack A26)
+		if job == nil { // our parser refuses it: it stays as it came (attack A26)
 			out[i] = Opened{Event: in[i].Event, Hidden: d.eng.opts.Undecryptable != UndecryptableEvent}
 			continue
 		}
@@ -89,7 +89,7 @@ func (d *Device) open(ctx context.Context, in []Incoming) (out []Opened, jobs []
 	d.decryptAll(ctx, sealed)
 	d.decryptAll(ctx, d.fetchMissing(ctx, sealed))
 	by, err := d.judgementFor(ctx, jobs)
-	if err != nil { // nothing can be judged: nothing is shown
+	if err != nil { // nothing can be judged, so nothing is shown
 		d.failAll(sealed, err)
 		by = &judgement{policy: d.eng.opts.Policy()}
 	}
@@ -102,7 +102,7 @@ func (d *Device) open(ctx context.Context, in []Incoming) (out []Opened, jobs []
 	return out, jobs, by
 }
 
-// parseEventJob reads an event strictly; nil when it cannot be read.
+// parseEventJob parses an event strictly; nil when it is malformed.
 func parseEventJob(in Incoming) *eventJob {
 	event, err := strictjson.Parse(in.Event)
 	if err != nil {
@@ -143,12 +143,13 @@ func parseEventJob(in Incoming) *eventJob {
 	return job
 }
 
-// decryptAll decrypts what it can and refuses replays.
+// decryptAll decrypts the events that it can and refuses replays.
 func (m *megolmState) decryptAll(ctx context.Context, jobs []*eventJob) {
 	if len(jobs) == 0 {
 		return
 	}
-	// One batch at a time: what another has claimed is stored when this one looks.
+	// One batch at a time: indices that another batch reserved are stored when this one
+	// checks.
 	m.opens.Lock()
 	defer m.opens.Unlock()
 	if err := m.findSessions(ctx, jobs); err != nil {
@@ -176,8 +177,8 @@ func (m *megolmState) decryptAll(ctx context.Context, jobs []*eventJob) {
 	m.refuseReplays(ctx, jobs)
 }
 
-// decrypt opens one event and checks the payload against it. Nothing of the event but
-// its ciphertext and session ID is used to find the key (requirement 8.6).
+// decrypt decrypts one event and checks the payload against it. To find the key only the
+// ciphertext's room and session ID are used (requirement 8.6).
 func (job *eventJob) decrypt(work ratchets) {
 	if job.session == nil {
 		job.err = errNoKey
@@ -212,8 +213,8 @@ func (job *eventJob) decrypt(work ratchets) {
 	}
 }
 
-// refuseReplays refuses an index that another event has used (requirement 8.4) and
-// records the new ones, with one write, and one query if any might have been used.
+// refuseReplays refuses indices that another event has used (requirement 8.4) and stores
+// the new ones, with one write, and one query if any may have been used.
 func (m *megolmState) refuseReplays(ctx context.Context, jobs []*eventJob) {
 	fresh, refs := m.reserveIndices(jobs)
 	if len(fresh) == 0 {
@@ -257,8 +258,8 @@ func (m *megolmState) refuseReplays(ctx context.Context, jobs []*eventJob) {
 	}
 }
 
-// reserveIndices has events take their indices. fresh are those that must be stored, and of
-// refs the store must say first whether somebody else has them.
+// reserveIndices reserves the indices of events. fresh are the events whose index must be
+// stored, and refs are the indices to look up in the store first.
 func (m *megolmState) reserveIndices(jobs []*eventJob) (fresh []*eventJob, refs []store.IndexRef) {
 	bridges := m.eng.opts.Policy().Bridges
 	for _, job := range jobs {
@@ -283,10 +284,10 @@ func (m *megolmState) reserveIndices(jobs []*eventJob) (fresh []*eventJob, refs 
 	return fresh, refs
 }
 
-// used returns the index that the event takes.
+// used returns the index that the event uses.
 func (job *eventJob) used() usedKey { return usedKey{job.name, job.index} }
 
-// failAll shows events undecrypted because something of ours failed.
+// failAll leaves events undecrypted because of a failure on our side.
 func (m *megolmState) failAll(jobs []*eventJob, cause error) {
 	m.eng.log.Error().Err(cause).Msg("Events are shown undecrypted")
 	for _, job := range jobs {

@@ -15,19 +15,19 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// outbound is the live Megolm session of a room for sending, with everybody who was
-// given it or told why not. It is guarded by the Device.
+// outbound is a room's current Megolm session for sending, with the devices that were given
+// its key or a withheld code. It is guarded by the Device.
 type outbound struct {
 	row      store.OutboundSession
 	sess     *session.MegolmOutboundSession
 	settings sessionSettings
 	shares   map[store.DeviceRef]store.Share
-	// begun is what Device.begun said of a device when it was given the key.
+	// begun is the value of Device.begun for a device when it was given the key.
 	begun map[store.DeviceRef]int
 }
 
-// sessionSettings is the snapshot under which a session was made. With others it is not
-// used (requirements 9.5, 9.6).
+// sessionSettings are the room's settings when the session was made. If they change, the
+// session is not used any more (requirements 9.5, 9.6).
 type sessionSettings struct {
 	Shareable bool          `json:"shareable"`
 	Period    time.Duration `json:"period"`
@@ -48,19 +48,19 @@ func (o *outbound) gaveTo(user id.UserID) bool {
 	return false
 }
 
-// has reports whether a device was given the key, over an Olm session that it can read as
-// far as we know: begun is how many it has begun with us.
+// has reports whether a device was given the key over an Olm session that, as far as we
+// know, it can read. begun is how many sessions it has begun with us.
 func (o *outbound) has(dev *trustcache.Device, begun int) bool {
 	ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
 	share, ok := o.shares[ref]
 	return ok && share.Withheld == "" && share.Curve25519 == dev.Curve25519.String() && o.begun[ref] == begun
 }
 
-// countBegun counts the Olm sessions that others have begun with us, or we with them because
-// an old one could not be read. Those before it may be lost, and with them the room keys that
-// we sent: the live ones are given again with the next message (requirement 6.12). That is only remembered while
-// the process runs; after a restart such a device waits for the next session of the room.
-// The caller holds mu.
+// countBegun counts the Olm sessions that others have begun with us, or we with them
+// because an old one was broken. Their earlier sessions may be lost, and with them the room
+// keys that we sent: the keys of current Megolm sessions are sent again with the next
+// message (requirement 6.12). After a restart of the process such a device waits for the
+// next session of the room. The caller holds mu.
 func (o *olmState) countBegun(by []id.Curve25519) {
 	for _, key := range by {
 		if o.begun == nil || len(o.begun) >= maxNoKeys {
@@ -70,13 +70,14 @@ func (o *olmState) countBegun(by []id.Curve25519) {
 	}
 }
 
-// eligible are the devices that may have a room's key now, and those that are told why not.
+// eligible are the devices that may have a room's key now, and those that get a withheld
+// code instead.
 type eligible struct {
 	give     map[store.DeviceRef]*trustcache.Device
 	withhold map[store.DeviceRef]withhold
-	// against are those of give that would get nothing if the policy were enforced.
+	// against are those of give that would get no key if the policy were enforced.
 	against map[store.DeviceRef]bool
-	// known, version and mode are what this was decided by; see stillEligible.
+	// known, version and mode are what the decision was made by; see stillEligible.
 	known   map[id.UserID]*trustcache.User
 	version uint64
 	mode    trustcache.Mode
@@ -88,7 +89,7 @@ type withhold struct {
 }
 
 // mustRotate reports whether the session may not be used for the next message (requirements
-// 9.1 to 9.6). Devices that were only told why they have no key never cause a rotation.
+// 9.1 to 9.6). Devices that only got a withheld code never cause a rotation.
 func (o *outbound) mustRotate(r *room, now time.Time, visibility string, who *eligible) bool {
 	switch {
 	case o.row.Discard,
@@ -109,7 +110,7 @@ func (o *outbound) mustRotate(r *room, now time.Time, visibility string, who *el
 	return false
 }
 
-// loadOutbound returns the room's live session, nil when there is none. The caller holds
+// loadOutbound returns the room's current session, nil when there is none. The caller holds
 // mu.
 func (m *megolmState) loadOutbound(ctx context.Context, roomID id.RoomID) (*outbound, error) {
 	if out := m.outbound[roomID]; out != nil {
@@ -143,9 +144,9 @@ func (m *megolmState) loadOutbound(ctx context.Context, roomID id.RoomID) (*outb
 	return out, nil
 }
 
-// liveSession returns the session for the next message, a new one if the old must not be
-// used. A new one is stored together with our own copy for reading, before anybody is given
-// it. The caller holds mu.
+// liveSession returns the session for the next message, a new one if the old one must not
+// be used. A new one is stored with our own copy for reading before anybody is given the
+// key. The caller holds mu.
 func (m *megolmState) liveSession(ctx context.Context, r *room, visibility string, who *eligible) (*outbound, error) {
 	out, err := m.loadOutbound(ctx, r.row.RoomID)
 	if err != nil {
@@ -185,7 +186,7 @@ func (m *megolmState) liveSession(ctx context.Context, r *room, visibility strin
 }
 
 // ownCopy returns the inbound half of our own session, owned by this device (attack N1: our
-// own ciphertext is judged like everybody's).
+// own events are judged like all others).
 func (m *megolmState) ownCopy(o *outbound) (store.InboundSession, error) {
 	key, err := o.sess.SessionSharingMessage()
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"e2ee-proxy/store"
 )
 
-// flushOutbox sends what waits in the outbox, in order. A request that the homeserver
-// will never take is dropped: it would block all others for ever.
+// flushOutbox sends the messages in the outbox, in order. A request that the homeserver
+// will never accept is dropped: it would block all others for ever.
 func (o *olmState) flushOutbox(ctx context.Context) error {
 	o.mu.Lock()
 	pending := o.outboxPending
@@ -56,7 +56,7 @@ func (o *olmState) flushOutbox(ctx context.Context) error {
 	return nil
 }
 
-// sendToDevice delivers one item. The transaction ID makes repeating it harmless.
+// sendToDevice sends one item. Its transaction ID makes a retry harmless.
 func (o *olmState) sendToDevice(ctx context.Context, item store.OutboxItem) error {
 	err := o.call(ctx, wire.Request{
 		Op: "send to devices", Method: http.MethodPut,

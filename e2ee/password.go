@@ -11,23 +11,23 @@ import (
 )
 
 // The password of a login through the proxy answers the homeserver's user-interactive
-// authentication when the identity is made. It is a secret of a person that may open far
-// more than this: it is kept in memory only, overwritten as soon as it can be of no more
-// use, and after a minute in any case, whatever became of the login's device.
+// authentication when the identity is made. It may protect far more than this account, so
+// it is kept in memory only, and overwritten as soon as it is not needed any more, after a
+// minute at the latest.
 
 // passwordFor is how long a password is kept at most.
 const passwordFor = time.Minute
 
-// loginPassword holds one. The zero value holds none.
+// loginPassword is the password of the last login. The zero value has none.
 type loginPassword struct {
 	mu    locks.Mutex
 	text  secret.Bytes
-	of    id.DeviceID // whose login it is from
-	given int         // how many were kept so far, so that a new one is not taken for the last
-	timer *time.Timer // runs while there is one
+	of    id.DeviceID // the device of the login
+	given int         // the number of passwords kept so far; tells a new one from the last
+	timer *time.Timer // runs while a password is kept
 }
 
-// keep holds a copy of a password, in place of the one before.
+// keep keeps a copy of a password and overwrites the one before.
 func (l *loginPassword) keep(p secret.Bytes, of id.DeviceID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -38,7 +38,7 @@ func (l *loginPassword) keep(p secret.Bytes, of id.DeviceID) {
 	l.timer = time.AfterFunc(passwordFor, func() { l.forgetGiven(given) })
 }
 
-// current returns the password, empty when there is none, and which of those kept it is.
+// current returns the password, empty when there is none, and its number.
 func (l *loginPassword) current() (secret.String, int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -52,7 +52,7 @@ func (l *loginPassword) forget() {
 	l.wipeLocked()
 }
 
-// forgetGiven overwrites the password if it is still the one that was taken.
+// forgetGiven overwrites the password if it still has this number.
 func (l *loginPassword) forgetGiven(given int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -79,8 +79,9 @@ func (l *loginPassword) wipeLocked() {
 	}
 }
 
-// withLoginPassword puts the password of a login into what a caller did not give. spent is told how it
-// went: what did its work, or was refused, is of no more use; what never got there may be.
+// withLoginPassword adds the password of a login if the caller gave none. The caller
+// reports the result to spent: a password that was accepted or refused is forgotten, one
+// that was never sent is kept.
 func (a *account) withLoginPassword(auth UserAuth) (filled UserAuth, spent func(error)) {
 	if !auth.Password.IsZero() || auth.Stage != nil {
 		return auth, func(error) {}

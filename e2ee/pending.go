@@ -13,21 +13,22 @@ import (
 	"e2ee-proxy/store"
 )
 
-// Events that the client was not shown, or not in clear, and that may be later: those
-// whose key is missing, and those that were held back because of the device that sent
-// them. They wait in the store, as they came, and are delivered again in a later sync.
+// Pending events: the client was not shown them, or not in clear, because the key is
+// missing or the sending device is not trusted. They wait in the store as they came, and
+// are delivered again in a later sync once they can be shown.
 
 const (
-	// maxPending bounds the events of a device that wait, and trimPendingAfter how many are
-	// added before the oldest are forgotten: anybody in a room can send what nobody can read.
+	// maxPending bounds the pending events of a device. The oldest are deleted after every
+	// trimPendingAfter new ones, because anybody in a room can send events that nobody can
+	// decrypt.
 	maxPending       = 5000
 	trimPendingAfter = 500
 )
 
-// remember keeps what may be delivered again.
+// remember stores the events that may be delivered again.
 func (m *megolmState) remember(ctx context.Context, in []Incoming, jobs []*eventJob, out []Opened, by *judgement) error {
 	ch := &store.Changes{}
-	var of []int // which event each is
+	var of []int // the index of each one's event
 	var parked []*eventJob
 	for i, job := range jobs {
 		if job == nil || !job.redeliver || job.eventID == "" || job.ref.SessionID == "" || out[i].Decrypted {
@@ -62,8 +63,8 @@ func (m *megolmState) remember(ctx context.Context, in []Incoming, jobs []*event
 	return nil
 }
 
-// withoutRelations drops the events that a homeserver bundled with an event: they are
-// older than what the client gets when the event is delivered again.
+// withoutRelations removes the events that a homeserver bundled with an event: when the
+// event is delivered again they are older than what the client knows.
 func withoutRelations(raw json.RawMessage) json.RawMessage {
 	event, err := strictjson.Parse(raw)
 	if err != nil {
@@ -76,9 +77,9 @@ func withoutRelations(raw json.RawMessage) json.RawMessage {
 	return event.Set("unsigned", unsigned.Without("m.relations").Encode()).Encode()
 }
 
-// park stores events that wait. While they were judged their keys may have come, or more
-// may have become known of their senders, and nobody would look at them again for that:
-// then they are ready at once.
+// park stores pending events. If their keys came, or more became known of their senders,
+// while they were judged, nothing would look at them again: such events are stored as
+// ready.
 func (m *megolmState) park(ctx context.Context, ch *store.Changes, by *judgement) error {
 	parked := ch.Pending
 	if err := m.save(ctx, ch); err != nil {
@@ -121,14 +122,14 @@ func (m *megolmState) park(ctx context.Context, ch *store.Changes, by *judgement
 	return nil
 }
 
-// keysTaken counts how often room keys were stored.
+// keysTaken returns how often room keys were stored.
 func (m *megolmState) keysTaken() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.keySeq
 }
 
-// trimPending forgets the oldest events that wait, once in a while.
+// trimPending deletes the oldest pending events, once in a while.
 func (m *megolmState) trimPending(ctx context.Context, added int) error {
 	m.mu.Lock()
 	m.parked += added
@@ -146,7 +147,7 @@ func (m *megolmState) trimPending(ctx context.Context, added int) error {
 	return nil
 }
 
-// openLate opens events that are ready to be delivered again.
+// openLate opens pending events that are ready.
 func (m *megolmState) openLate(ctx context.Context, pending []store.PendingEvent, next string) (late map[id.RoomID][]json.RawMessage, err error) {
 	late = make(map[id.RoomID][]json.RawMessage)
 	if len(pending) == 0 {
@@ -167,7 +168,7 @@ func (m *megolmState) openLate(ctx context.Context, pending []store.PendingEvent
 			ch.MarkPending = append(ch.MarkPending, again.EventID)
 		case job != nil && errors.Is(job.err, errOurs): // stays ready
 		case job != nil && (job.held != "" || errors.Is(job.err, errNoKey) || errors.Is(job.err, errTooEarly)):
-			// What came does not help: it waits for more.
+			// What arrived does not help: the event waits for more.
 			if job.held != "" && !again.HeldUntil.IsZero() {
 				m.showDue(&again, job, out[i], next, late)
 				ch.Pending = append(ch.Pending, again)
@@ -175,10 +176,10 @@ func (m *megolmState) openLate(ctx context.Context, pending []store.PendingEvent
 			}
 			again.Ready, again.DeliveredAt, again.From = false, "", job.held
 			ch.Pending = append(ch.Pending, again)
-		case !again.HeldUntil.IsZero(): // nothing will ever make it readable, and the client does not know of it
+		case !again.HeldUntil.IsZero(): // it can never be decrypted, and the client does not know of it
 			m.showDue(&again, job, out[i], next, late)
 			ch.Pending = append(ch.Pending, again)
-		default: // nothing will ever make it readable
+		default: // it can never be decrypted
 			ch.DeletePending = append(ch.DeletePending, again.EventID)
 		}
 	}

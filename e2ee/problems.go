@@ -8,7 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// The problems that Status names.
+// The problems in Status.
 var (
 	problemForeign = Problem{
 		"device_has_own_keys", "This device published encryption keys that the proxy does not hold, so the proxy does not encrypt for it, and lets nothing unencrypted from it into encrypted rooms.",
@@ -80,9 +80,9 @@ var (
 	}
 )
 
-// withoutUnfinished leaves out what the proxy is about to put in order by itself, so that nobody
-// is asked to do it, and says that it is. unknown says that the device's keys are not
-// published yet, so that nothing can be told of them.
+// withoutUnfinished replaces the problems that the proxy is about to solve itself by one
+// that says so, so that nobody is asked to act. unknown means that the device's keys are
+// not published yet, so that nothing is known of them.
 func withoutUnfinished(problems []Problem, unknown bool) []Problem {
 	rest := forUser(problems)
 	if len(rest) == len(problems) && !unknown {
@@ -91,7 +91,7 @@ func withoutUnfinished(problems []Problem, unknown bool) []Problem {
 	return append([]Problem{problemSettingUp}, rest...)
 }
 
-// forUser returns the problems that the proxy does not put in order by itself.
+// forUser returns the problems that the proxy does not solve itself.
 func forUser(problems []Problem) []Problem {
 	return slices.DeleteFunc(slices.Clone(problems), func(p Problem) bool {
 		return p == problemNoIdentity || p == problemUnsigned || p == problemNoStorage || p == problemStorageIncomplete || p == problemNoBackup
@@ -102,7 +102,7 @@ func unreadable(what string) Problem {
 	return Problem{"unreadable", "The homeserver did not say how " + what + " stands.", "Try again in a while."}
 }
 
-// problemOthers asks to confirm or remove the user's other devices.
+// problemOthers asks the user to confirm or remove other devices.
 func problemOthers(devices []id.DeviceID) Problem {
 	names := make([]string, len(devices))
 	for i, dev := range devices {

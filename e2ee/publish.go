@@ -12,15 +12,15 @@ import (
 	"e2ee-proxy/store"
 )
 
-// Publishing keys for a device that has none makes it ours for good. A client that
-// does its own encryption uploads its keys only after its first sync, so for a new
-// device the proxy waits: until the client does what needs keys, or until it has had
-// time enough to upload its own.
+// Once the proxy has published keys for a device, the client cannot use its own any more. A
+// client that does its own encryption uploads its keys after its first sync, so for a new
+// device the proxy waits until the client does something that needs keys, or has had enough
+// time to upload its own.
 const (
-	// publishAtLast is how long after a device is first seen, or after its client's first
-	// sync if that takes longer, its keys are published if its client does nothing that tells.
+	// publishAtLast is how long after a device is first seen its keys are published if
+	// nothing else decides; a longer first sync of its client is waited for.
 	publishAtLast = 10 * time.Second
-	// publishAfterSync is how long after the client's second sync.
+	// publishAfterSync is the same, counted from the client's second sync.
 	publishAfterSync = 1500 * time.Millisecond
 )
 
@@ -29,22 +29,22 @@ type publication struct {
 	*part
 	host publicationHost
 
-	ready     chan struct{} // closed once they may be
+	ready     chan struct{} // closed once publishing is allowed
 	allowed   bool
 	timer     *time.Timer
-	at        time.Time // the timer goes off
+	at        time.Time // when the timer fires
 	beginning int       // first syncs of the client in flight
-	overdue   bool      // publishing waits for their end
+	overdue   bool      // publishing waits until they end
 	trial     uploadTrial
 }
 
-// publicationHost is what the others do for it.
+// publicationHost is what publication needs of the other parts.
 type publicationHost interface {
 	kickLocked()
 }
 
-// PublishWithin lets the device's keys be published after a time, or earlier if that
-// was said before. Zero is now: the client does something that needs keys.
+// PublishWithin allows to publish the device's keys after a time, or earlier if that was
+// said before. Zero means now: the client does something that needs keys.
 func (p *publication) PublishWithin(wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -73,8 +73,9 @@ func (p *publication) PublishWithin(wait time.Duration) {
 	})
 }
 
-// firstSyncBegins and firstSyncEnds enclose the sync with which a client begins. That of a
-// large account takes minutes, and is no time in which a client could have uploaded keys.
+// firstSyncBegins and firstSyncEnds enclose the client's first sync. That of a large
+// account takes minutes in which the client cannot upload keys, so it does not count as
+// waiting.
 func (p *publication) firstSyncBegins() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -92,7 +93,7 @@ func (p *publication) firstSyncEnds() {
 	}
 }
 
-// allowPublishing allows publishing. The caller holds mu.
+// allowPublishing allows to publish the keys now. The caller holds mu.
 func (p *publication) allowPublishing() {
 	if p.allowed {
 		return
@@ -121,10 +122,10 @@ func (p *publication) awaitPublishing(ctx context.Context) error {
 	}
 }
 
-// ClientHasKeys is called before device keys that a client made itself go to the
-// homeserver. settle is nil when the proxy's own keys are published: the upload must
-// be refused. Otherwise none are published until settle says whether the homeserver
-// accepted the client's, which makes the device foreign.
+// ClientHasKeys is called before a client's own device keys go to the homeserver. settle is
+// nil when the proxy's keys are published: the upload must be refused. Otherwise the proxy
+// publishes none until the caller calls settle with whether the homeserver accepted the
+// client's keys; if so, the device becomes foreign.
 func (e *Engine) ClientHasKeys(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (settle func(ctx context.Context, accepted bool) error, err error) {
 	d, err := e.Device(ctx, user, device, token)
 	if err != nil {
@@ -133,7 +134,7 @@ func (e *Engine) ClientHasKeys(ctx context.Context, user id.UserID, device id.De
 	switch d.mode {
 	case ModeProxied:
 	case ModeLost:
-		return nil, ErrKeysLost // others know the old ones
+		return nil, ErrKeysLost // other users know the old keys
 	case ModeForeign, ModeNone, ModeUnknown:
 		return func(context.Context, bool) error { return nil }, nil
 	}
@@ -157,9 +158,9 @@ func (e *Engine) ClientHasKeys(ctx context.Context, user id.UserID, device id.De
 	}, nil
 }
 
-// makeForeign replaces a device that never published keys by one that is passed
-// through. What its client was shown while nobody knew lacked the encryption of rooms,
-// so its next sync must carry the whole state.
+// makeForeign replaces a device that never published keys by one whose requests pass
+// through. Until now its client was not shown that rooms are encrypted, so its next sync
+// must carry the full state.
 func (e *Engine) makeForeign(ctx context.Context, d *Device, token secret.String) error {
 	user, device := d.acct.user, d.id
 	if err := e.discard(ctx, user, device); err != nil {
@@ -176,18 +177,18 @@ func (e *Engine) makeForeign(ctx context.Context, d *Device, token secret.String
 	return nil
 }
 
-// metaFullState marks a foreign device whose client needs the whole state once.
+// metaFullState is the Meta of a foreign device whose client needs the full state once.
 const metaFullState = `{"full_state":true}`
 
-// NeedsFullState reports whether the client of a foreign device must be given the whole
-// state with its next sync.
+// NeedsFullState reports whether the next sync of a foreign device's client must carry the
+// full state.
 func (d *Device) NeedsFullState() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.mode == ModeForeign && string(d.record.row.Meta) == metaFullState
 }
 
-// GaveFullState records that it was given.
+// GaveFullState records that it did.
 func (d *Device) GaveFullState(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -196,9 +197,9 @@ func (d *Device) GaveFullState(ctx context.Context) error {
 	return s.commit(ctx, "what the client was given")
 }
 
-// Refreshed tells that the homeserver gave a device a new access token. Using it would
-// revoke the old one, so it is used only once the client has, or the old one is refused
-// (requirement 22.3).
+// Refreshed records a new access token of a device. Using it would revoke the old one, so
+// it is used only once the client has used it, or the old one is refused (requirement
+// 22.3).
 func (e *Engine) Refreshed(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) error {
 	d, err := e.fromStore(ctx, deviceKey{user, device}, true)
 	if errors.Is(err, store.ErrNotFound) {
@@ -213,13 +214,14 @@ func (e *Engine) Refreshed(ctx context.Context, user id.UserID, device id.Device
 	return nil
 }
 
-// LoggedIn tells of a login through the proxy. The password serves the first bootstrap
-// only; a copy of it is kept in memory only, for a minute at most.
+// LoggedIn records a login through the proxy. A copy of the password is kept in memory for
+// a minute at most, for the first bootstrap.
 func (e *Engine) LoggedIn(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String, password secret.Bytes) error {
 	if device == "" {
 		return nil
 	}
-	// A login with the ID of a device that was logged out behind our back makes a new device.
+	// A login with the ID of a device that was logged out without the proxy makes a new
+	// device.
 	d, err := e.Device(ctx, user, device, token)
 	if err != nil {
 		return err
@@ -230,11 +232,11 @@ func (e *Engine) LoggedIn(ctx context.Context, user id.UserID, device id.DeviceI
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.ownIdentity.checked && d.ownIdentity.own == ownSigned {
-		return nil // it has nothing to do
+		return nil // nothing to do for it
 	}
 	d.acct.password.keep(password, device)
 	d.ownIdentity.checked = false
-	d.ownIdentity.changeSeq++ // an attempt that is under way does not have it
+	d.ownIdentity.changeSeq++ // a bootstrap in progress does not have the password
 	d.kickLocked()
 	return nil
 }

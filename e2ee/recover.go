@@ -17,17 +17,17 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// Recovery is a recovery key or a passphrase: exactly one of them.
+// Recovery is a recovery key or a passphrase, exactly one of them.
 type Recovery struct {
 	Key        secret.String
 	Passphrase secret.String
-	// Restore has the whole history fetched from the key backup, not only what is needed.
+	// Restore also restores the whole history from the key backup.
 	Restore bool
 }
 
-// Recover takes the identity and the backup key from secret storage and signs this
-// device. Nothing is changed unless everything fits: seeds are used only if the public
-// keys derived from them are the published ones (requirement 14.7).
+// Recover reads the identity and the backup key from secret storage and signs this device.
+// Nothing is changed unless all keys match: seeds are used only if their public keys are
+// the published ones (requirement 14.7).
 func (d *Device) Recover(ctx context.Context, with Recovery) error {
 	if d.mode != ModeProxied {
 		return ErrNotProxied
@@ -81,7 +81,7 @@ func (o *ownIdentity) recoverNow(ctx context.Context, with Recovery) error {
 	return o.adoptIdentity(ctx, own, keys, key, bootstrapping{create: true})
 }
 
-// recoverIdentity takes the identity from secret storage, and stores it.
+// recoverIdentity reads the identity from secret storage and stores it.
 func (o *ownIdentity) recoverIdentity(ctx context.Context, own *trustcache.User, key *ssss.Key) (*identity.Keys, error) {
 	keys, err := o.recoverKeys(ctx, key, own)
 	if err != nil {
@@ -93,7 +93,7 @@ func (o *ownIdentity) recoverIdentity(ctx context.Context, own *trustcache.User,
 	return keys, nil
 }
 
-// configured returns what the configuration holds to open secret storage with.
+// configured returns the configured ways to open secret storage.
 func (a *account) configured() []Recovery {
 	var out []Recovery
 	settings := a.settings()
@@ -106,9 +106,9 @@ func (a *account) configured() []Recovery {
 	return out
 }
 
-// recoverAlone recovers the identity with what is here: the configured recovery key or
-// passphrase, or the key of a secret storage that we made. nil when that does not help.
-// The same attempt, with the same in secret storage, is not made twice: deriving a key
+// recoverAlone recovers the identity without a person: with the configured recovery key or
+// passphrase, or the key of a secret storage that we made. It returns nil if that does not
+// work. The same attempt on the same secret storage is not repeated, because deriving a key
 // from a passphrase is costly.
 func (o *ownIdentity) recoverAlone(ctx context.Context, own *trustcache.User) (*identity.Keys, *ssss.Key, error) {
 	mine, err := o.acct.ownStorageKey(ctx)
@@ -159,8 +159,9 @@ func (o *ownIdentity) recoverAlone(ctx context.Context, own *trustcache.User) (*
 	return nil, nil, nil
 }
 
-// attempt names everything that decides whether the identity can be recovered: another
-// client may publish an identity first and put its seeds into secret storage afterwards.
+// attempt returns a hash of everything that decides whether the identity can be recovered.
+// Secret storage is part of it: another client may publish an identity first and store its
+// seeds later.
 func (o *ownIdentity) attempt(ctx context.Context, own *trustcache.User, described *storageDescription) ([32]byte, error) {
 	name := sha256.New()
 	for _, part := range []string{described.ID, described.Meta.MAC, own.Current.String()} {
@@ -176,7 +177,7 @@ func (o *ownIdentity) attempt(ctx context.Context, own *trustcache.User, describ
 	return [32]byte(name.Sum(nil)), nil
 }
 
-// isRecoveryReason reports whether trying again with the same would fail again.
+// isRecoveryReason reports whether the same attempt would fail again.
 func isRecoveryReason(err error) bool {
 	return errors.Is(err, ErrWrongRecoveryKey) || errors.Is(err, ErrSecretMissing) || errors.Is(err, ErrSecretMismatch)
 }
@@ -193,7 +194,7 @@ func (a *account) rememberAttempt(attempt [32]byte) {
 	a.tried = attempt
 }
 
-// readSecret decrypts one secret; ErrSecretMissing when it is not there under this key.
+// readSecret decrypts one secret; ErrSecretMissing when there is none under this key.
 func (p *part) readSecret(ctx context.Context, key *ssss.Key, name string) (secret.Bytes, error) {
 	raw, err := p.accountData(ctx, name)
 	if err != nil {
@@ -208,20 +209,20 @@ func (p *part) readSecret(ctx context.Context, key *ssss.Key, name string) (secr
 	case errors.Is(err, ssss.ErrNotEncryptedForKey):
 		return nil, ErrSecretMissing
 	case errors.Is(err, ssss.ErrKeyDataMACMismatch) && key.Metadata != nil && key.Metadata.MAC != "":
-		return nil, ErrSecretMismatch // the key was found right before: the secret is damaged
+		return nil, ErrSecretMismatch // the key is the right one: the secret is damaged
 	case errors.Is(err, ssss.ErrKeyDataMACMismatch):
 		return nil, ErrWrongRecoveryKey
 	case err != nil:
-		return nil, ErrSecretMismatch // the right key, and no base64 inside
+		return nil, ErrSecretMismatch // the right key, but no base64 inside
 	}
 	return value, nil
 }
 
-// recoverKeys reads the three seeds and compares what they make with what is published.
+// recoverKeys reads the three seeds and checks that they belong to the published identity.
 func (o *ownIdentity) recoverKeys(ctx context.Context, key *ssss.Key, own *trustcache.User) (*identity.Keys, error) {
 	var c identity.Keys
 	slots := c.Slots()
-	for _, name := range []string{identity.SecretMaster, identity.SecretSelfSigning, identity.SecretUserSigning} { // always the same reason
+	for _, name := range []string{identity.SecretMaster, identity.SecretSelfSigning, identity.SecretUserSigning} { // a fixed order, for the same error every time
 		seed, err := o.readSecret(ctx, key, name)
 		if err != nil {
 			return nil, err
@@ -234,8 +235,8 @@ func (o *ownIdentity) recoverKeys(ctx context.Context, key *ssss.Key, own *trust
 	return &c, nil
 }
 
-// adoptIdentity is useIdentity and what goes with it: all but sending works also where the
-// homeserver does not show that this device is signed.
+// adoptIdentity takes a recovered identity into use and completes secret storage and
+// backup, also if the homeserver does not show the new signature of this device.
 func (o *ownIdentity) adoptIdentity(ctx context.Context, own *trustcache.User, keys *identity.Keys, opened *ssss.Key, may bootstrapping) error {
 	signed := o.useIdentity(ctx, own, keys)
 	if signed != nil && !signatureFailed(signed) {
@@ -245,8 +246,7 @@ func (o *ownIdentity) adoptIdentity(ctx context.Context, own *trustcache.User, k
 	return cmp.Or(o.completeStorage(ctx, keys, opened, may), signed)
 }
 
-// useIdentity takes stored keys into use: the account's own identity is verified, and
-// this device signed.
+// useIdentity marks the own identity as verified by its stored keys, and signs this device.
 func (o *ownIdentity) useIdentity(ctx context.Context, own *trustcache.User, keys *identity.Keys) error {
 	if _, err := o.acct.tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
 		return fmt.Errorf("trust the own identity: %w", err)

@@ -8,9 +8,9 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// releasePending marks ready, together with what the tracker noticed, the events that were held
-// back because of devices of whose owners more is known now: they are judged again and,
-// if they may be shown, delivered. It reports whether there may be any.
+// releasePending marks withheld events as ready, together with what the tracker noticed, if
+// more is known now of the owners of the devices that sent them: they are judged again and,
+// if allowed, delivered. It reports whether there may be any.
 func releasePending(events []trustcache.Event, ch *store.Changes) bool {
 	before := len(ch.ReadyPendingFrom)
 	for i := range events {
@@ -18,7 +18,7 @@ func releasePending(events []trustcache.Event, ch *store.Changes) bool {
 		switch ev.Kind {
 		case trustcache.EventDevices:
 			if len(ev.Added)+len(ev.Signed) == 0 {
-				continue // nothing that was held back can be shown for that
+				continue // this releases no withheld event
 			}
 		case trustcache.EventPin, trustcache.EventOverride:
 		case trustcache.EventDevicesRefused, trustcache.EventIdentityRefused:
@@ -31,7 +31,7 @@ func releasePending(events []trustcache.Event, ch *store.Changes) bool {
 	return len(ch.ReadyPendingFrom) > before
 }
 
-// wakeIfReady wakes the client's waiting syncs if an event can be delivered again.
+// wakeIfReady wakes the client's waiting syncs if a pending event is ready.
 func (m *megolmState) wakeIfReady(ctx context.Context) {
 	ready, err := m.eng.store.Pending(ctx, m.acct.row, m.rowID, 1)
 	if err != nil {

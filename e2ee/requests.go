@@ -21,7 +21,7 @@ type waitingRequests struct {
 	Keys    []keyRequest    `json:"keys,omitempty"`
 }
 
-// store adds what waits now to ch. The caller holds the Device's mu.
+// store adds the waiting requests to ch. The caller holds the Device's mu.
 func (w *waitingRequests) store(d *part, ch *store.Changes) error {
 	name := identity.OfDevice(identity.SecretRequests, d.ed25519)
 	if len(w.Secrets)+len(w.Keys) == 0 {
@@ -36,7 +36,7 @@ func (w *waitingRequests) store(d *part, ch *store.Changes) error {
 	return nil
 }
 
-// readRequests reads what waited before a restart. The caller holds mu.
+// readRequests loads the requests that waited before a restart. The caller holds mu.
 func (g *gossip) readRequests(ctx context.Context) error {
 	if g.requestsRead {
 		return nil
@@ -47,7 +47,7 @@ func (g *gossip) readRequests(ctx context.Context) error {
 	}
 	var read waitingRequests
 	if err == nil && json.Unmarshal(stored.Value.Reveal(), &read) != nil {
-		read = waitingRequests{} // who asked will ask again
+		read = waitingRequests{} // the other devices ask again
 	}
 	g.requests, g.requestsRead = read, true
 	return nil
@@ -63,7 +63,7 @@ func (g *gossip) waiting(ctx context.Context, count func(*waitingRequests) int) 
 	return g.requests.clone(), nil
 }
 
-// dropRequests lets go of requests that were answered, or are of no use.
+// dropRequests removes requests that were answered or are useless.
 func (g *gossip) dropRequests(ctx context.Context, drop func(*waitingRequests)) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -77,12 +77,12 @@ func (g *gossip) dropRequests(ctx context.Context, drop func(*waitingRequests)) 
 	return s.commit(ctx, "what was answered")
 }
 
-// clone returns a copy to be changed.
+// clone returns a copy.
 func (w *waitingRequests) clone() *waitingRequests {
 	return &waitingRequests{slices.Clone(w.Secrets), slices.Clone(w.Keys)}
 }
 
-// changeRequests returns the requests as the batch leaves them, to be changed.
+// changeRequests returns the step's own copy of the requests, to be changed.
 func (b *toDeviceStep) changeRequests() *waitingRequests {
 	if b.requests == nil {
 		b.requests = b.d.gossip.requests.clone()
@@ -90,34 +90,34 @@ func (b *toDeviceStep) changeRequests() *waitingRequests {
 	return b.requests
 }
 
-// dropKeys lets go of requests for room keys.
+// dropKeys removes requests for room keys.
 func (w *waitingRequests) dropKeys(done ...keyRequest) {
 	w.Keys = slices.DeleteFunc(w.Keys, func(r keyRequest) bool { return slices.Contains(done, r) })
 }
 
-// dropSecret lets go of a request for a secret.
+// dropSecret removes a request for a secret.
 func (w *waitingRequests) dropSecret(done secretRequest) {
 	w.Secrets = slices.DeleteFunc(w.Secrets, func(r secretRequest) bool { return r == done })
 }
 
-// answer is what became of a request.
+// answer is the result of answering a request.
 type answer int
 
 const (
-	// answerLater could not be made: the request waits, for as long as an answer would be
-	// of use.
+	// answerLater means that it could not be answered now: the request waits until it
+	// expires.
 	answerLater answer = iota
-	// answerRefused is that nothing is given.
+	// answerRefused means that nothing is sent.
 	answerRefused
-	// answerGiven is in the outbox, and the request is gone.
+	// answerGiven means that the answer is in the outbox and the request is removed.
 	answerGiven
 )
 
-// expired reports whether nobody awaits the answer to a request any more.
+// expired reports whether a request is so old that nobody waits for its answer.
 func (g *gossip) expired(at int64) bool { return g.eng.now().Sub(time.Unix(at, 0)) >= askFor }
 
-// hasNoKeys reports whether a device is known to have no one-time keys, and is left alone
-// for a while. The caller holds mu.
+// hasNoKeys reports whether a device had no one-time keys a short while ago and is not
+// asked yet again. The caller holds mu.
 func (o *olmState) hasNoKeys(dev *trustcache.Device) bool {
 	again, ok := o.noKeys[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}]
 	return ok && o.eng.now().Before(again.at)
@@ -134,8 +134,8 @@ func (o *olmState) rememberNoKeys(dev *trustcache.Device) {
 	o.noKeys[ref] = again
 }
 
-// answeringUser returns the own user to answer requests by; one without devices that may be given
-// anything when this device may not answer.
+// answeringUser returns the own user for deciding about requests. It has no confirmed
+// devices when this device may not answer.
 func (g *gossip) answeringUser(ctx context.Context) (*trustcache.User, error) {
 	users, err := g.acct.tracker.Lookup(ctx, g.query(), []id.UserID{g.acct.user})
 	if err != nil {

@@ -15,24 +15,23 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// A reset is one publication and what follows from it. Before the publication only a note
-// is stored, secretReset, with the new identity's seeds: nothing of the old is touched,
-// and a reset that is given up leaves everything as it was. The publication is one
-// request, of which the homeserver takes all or nothing. After it every step looks at
-// what is there and can be repeated, here or by the next maintenance, after a crash too,
-// until the note is deleted at the end. So whoever looks finds the old identity whole, or
-// the new one with the way to its end.
+// A reset replaces the identity by one upload. Before it only a record, secretReset, is
+// stored, with the new identity's seeds: the old identity is untouched, and an abandoned
+// reset changes nothing. The homeserver accepts the upload as a whole or not at all. Every
+// step after it checks what is there and can be repeated, by the next maintenance and after
+// a crash too, until the record is deleted at the end. So at any time there is either the
+// complete old identity, or the new one and the record that completes it.
 //
-//  1. the note is stored
+//  1. the record is stored
 //  2. the new identity is published (user-interactive auth)
 //  3. its seeds take the place of the old ones; the old recovery key and backup key go
 //  4. it is verified, and this device signed
 //  5. a new recovery key and a new backup key are stored, and the backup made
 //  6. the secrets go into secret storage under the new key, which becomes the default
-//  7. the note is deleted
+//  7. the record is deleted
 const secretReset = "reset"
 
-// resetPlan is what secretReset says.
+// resetPlan is the content of secretReset.
 type resetPlan struct {
 	Master      []byte `json:"master"`
 	SelfSigning []byte `json:"self_signing"`
@@ -75,7 +74,7 @@ func (o *ownIdentity) resetNow(ctx context.Context, auth UserAuth) error {
 			return err
 		}
 	}
-	// Said before it is published, so that nobody is alarmed when it appears.
+	// The tracker is told before publication, so that it raises no alarm.
 	if _, err := o.acct.tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
 		return fmt.Errorf("trust the own identity: %w", err)
 	}
@@ -85,8 +84,7 @@ func (o *ownIdentity) resetNow(ctx context.Context, auth UserAuth) error {
 	return o.finishReset(ctx, keys)
 }
 
-// uploadResetIdentity publishes the identity of a reset, unless an earlier call that was
-// interrupted did.
+// uploadResetIdentity publishes the identity of a reset, unless an interrupted call did.
 func (o *ownIdentity) uploadResetIdentity(ctx context.Context, keys *identity.Keys, auth UserAuth) error {
 	own, err := o.readOwn(ctx, true)
 	switch {
@@ -100,7 +98,7 @@ func (o *ownIdentity) uploadResetIdentity(ctx context.Context, keys *identity.Ke
 	return o.uploadIdentity(ctx, keys, auth, func(context.Context) error { return nil })
 }
 
-// loadReset returns the identity of a reset under way; nil when none is.
+// loadReset returns the identity of an unfinished reset; nil when there is none.
 func (a *account) loadReset(ctx context.Context) (*identity.Keys, error) {
 	stored, err := a.eng.store.Secret(ctx, a.row, secretReset)
 	if errors.Is(err, store.ErrNotFound) {
@@ -141,8 +139,8 @@ func (o *ownIdentity) beginReset(ctx context.Context) (*identity.Keys, error) {
 	return keys, nil
 }
 
-// finishReset takes a published identity into use: device signed, secret storage and
-// backup new.
+// finishReset takes a published identity into use: it signs the device and makes a new
+// secret storage and backup.
 func (o *ownIdentity) finishReset(ctx context.Context, keys *identity.Keys) error {
 	own, err := o.readOwn(ctx, true)
 	if err != nil {
@@ -162,8 +160,8 @@ func (o *ownIdentity) finishReset(ctx context.Context, keys *identity.Keys) erro
 			return fmt.Errorf("store the new identity: %w", err)
 		}
 	}
-	// A signature that does not show must not keep the account from its recovery key: status
-	// tells of it.
+	// If the homeserver does not show the signature, the account must still get its
+	// recovery key; the status reports it.
 	if err := o.useIdentity(ctx, own, keys); err != nil && !signatureFailed(err) {
 		return err
 	}
@@ -176,7 +174,7 @@ func (o *ownIdentity) finishReset(ctx context.Context, keys *identity.Keys) erro
 	return nil
 }
 
-// replaceStorage makes secret storage and backup anew, whatever was there.
+// replaceStorage makes new secret storage and a new backup, whatever was there.
 func (o *ownIdentity) replaceStorage(ctx context.Context, keys *identity.Keys) error {
 	key, err := o.acct.ownStorageKey(ctx)
 	if err != nil {
@@ -215,7 +213,7 @@ func (o *ownIdentity) replaceStorage(ctx context.Context, keys *identity.Keys) e
 			return err
 		}
 	}
-	// Last: until everything is in it, the default key stays the old one.
+	// Last: the default key stays the old one until everything is in the new storage.
 	if err := o.makeDefault(ctx, key); err != nil {
 		return err
 	}
@@ -224,8 +222,8 @@ func (o *ownIdentity) replaceStorage(ctx context.Context, keys *identity.Keys) e
 	return nil
 }
 
-// expectIdentity tells the tracker which identity is ours, so that it raises no alarm about one
-// that a reset has just published.
+// expectIdentity tells the tracker which identity is ours, so that it raises no alarm when
+// a reset publishes it.
 func (a *account) expectIdentity(ctx context.Context) error {
 	keys, err := a.loadReset(ctx)
 	if err != nil {

@@ -19,22 +19,22 @@ import (
 	"e2ee-proxy/store"
 )
 
-// The whole history is restored in the background, on request. That it was asked for is
-// stored, so that it is begun again after a restart; what was stored by then is found to
-// be known.
+// The whole key backup is restored in the background, on request. The request is stored, so
+// that the restore begins again after a restart; keys that are stored already count as
+// known.
 const (
 	// restoreBatch is how many keys are stored at a time.
 	restoreBatch = 250
-	// restorePatience bounds the download of a backup.
+	// restorePatience is the timeout for the download of a backup.
 	restorePatience = time.Hour
 )
 
-// RestoreStatus tells how restoring the whole history goes.
+// RestoreStatus is the progress of a restore.
 type RestoreStatus struct {
 	// State is running, done or failed; a failed one is tried again.
 	State string `json:"state"`
-	// Total is what the homeserver said the backup holds; Done of them were looked at, of
-	// which Restored were news and Refused were of no use.
+	// Total is the homeserver's count of keys in the backup; Done of them were read, of
+	// which Restored were new and Refused were unusable.
 	Total    int `json:"total"`
 	Done     int `json:"done"`
 	Restored int `json:"restored"`
@@ -52,12 +52,12 @@ const (
 type restoring struct {
 	running  bool
 	status   *RestoreStatus
-	next     time.Time // not before this
+	next     time.Time // no retry before this
 	failures backoff.Pauses
 }
 
-// RestoreHistory has the whole history fetched from the key backup, in the background:
-// [Device.Status] tells how that goes. ErrNoBackup says that there is none whose key is here.
+// RestoreHistory restores all room keys of the backup in the background; [Device.Status]
+// reports the progress. It returns ErrNoBackup if there is no backup whose key is here.
 func (d *Device) RestoreHistory(ctx context.Context) error {
 	if d.mode != ModeProxied {
 		return ErrNotProxied
@@ -72,8 +72,8 @@ func (d *Device) RestoreHistory(ctx context.Context) error {
 	return d.beginRestore(ctx)
 }
 
-// beginRestore notes that the whole history is wanted, and begins at once, also after one
-// that failed.
+// beginRestore stores that a restore is wanted and starts it at once, also after a failed
+// one.
 func (b *backups) beginRestore(ctx context.Context) error {
 	row := store.Secret{Name: identity.OfDevice(identity.SecretRestore, b.ed25519), Value: secret.Bytes("1"), CreatedAt: b.eng.now()}
 	if err := b.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
@@ -86,7 +86,7 @@ func (b *backups) beginRestore(ctx context.Context) error {
 	return nil
 }
 
-// continueRestore begins a restore that was asked for before a restart.
+// continueRestore starts a restore that was requested before a restart.
 func (b *backups) continueRestore(ctx context.Context) error {
 	_, err := b.eng.store.Secret(ctx, b.acct.row, identity.OfDevice(identity.SecretRestore, b.ed25519))
 	if errors.Is(err, store.ErrNotFound) {
@@ -99,7 +99,7 @@ func (b *backups) continueRestore(ctx context.Context) error {
 	return nil
 }
 
-// startRestore runs the restore unless it runs already or has just failed.
+// startRestore starts the restore unless it runs or has just failed.
 func (b *backups) startRestore() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -133,7 +133,7 @@ func (b *backups) restoreAll(ctx context.Context) {
 	b.restoring.failures.Reset()
 }
 
-// restoreStatus returns a copy; nil when no restore ran.
+// restoreStatus returns a copy of the progress; nil when no restore ran.
 func (b *backups) restoreStatus() *RestoreStatus {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -144,8 +144,8 @@ func (b *backups) restoreStatus() *RestoreStatus {
 	return &out
 }
 
-// restoreHistory downloads the backup and stores its keys, batch by batch. Memory does
-// not grow with the size of the backup.
+// restoreHistory downloads the backup and stores its keys in batches. Memory does not grow
+// with the size of the backup.
 func (b *backups) restoreHistory(ctx context.Context) error {
 	target, err := b.backupTarget(ctx)
 	if err != nil {

@@ -15,10 +15,10 @@ import (
 )
 
 // What the policy did and, while a direction is on "warn", what enforcing it would have
-// done: counted for everybody in metrics, and told to each account by room in status, so
-// that whoever is to switch it on can decide (design §5, staged rollout).
+// done: metrics count it for all accounts, and the status shows it to each account by room,
+// so that an administrator can decide when to enforce it (docs/msc4153.md).
 
-// Outcomes, as metrics name them.
+// Outcomes, as named in metrics.
 const (
 	outcomeAllowed       = "allowed"
 	outcomeBlocked       = "blocked"
@@ -54,13 +54,14 @@ const (
 	maxRolloutDevices = 1000
 )
 
-// rollout is what enforcing would have done for an account since the process started.
+// rollout is what enforcing the policy would have done to an account since the process
+// started.
 type rollout struct {
-	since time.Time // when the account was first used by this process
+	since time.Time // when this process first used the account
 
 	mu    locks.Mutex
 	rooms map[id.RoomID]*roomRollout
-	full  bool // there are more rooms
+	full  bool // further rooms are not remembered
 }
 
 type roomRollout struct {
@@ -115,8 +116,8 @@ func (d *Device) countGate(roomID id.RoomID, decision *trustcache.GateDecision) 
 	d.eng.counts.sends.WithLabelValues(outcome).Inc()
 }
 
-// recordUnenforced remembers who can read a send that could not if the policy were enforced,
-// whether their devices get the key now or got it before the process started.
+// recordUnenforced remembers the devices that can read a send and could not if the policy
+// were enforced, whenever they got the key.
 func (d *Device) recordUnenforced(roomID id.RoomID, who *eligible) {
 	if len(who.against) == 0 {
 		return
@@ -131,7 +132,7 @@ func (d *Device) recordUnenforced(roomID id.RoomID, who *eligible) {
 	}
 }
 
-// countShares counts what became of a room key.
+// countShares counts the devices that got a room key or a withheld code.
 func (d *Device) countShares(who *eligible, given []store.Share) {
 	for i := range given {
 		outcome := outcomeShared
@@ -145,7 +146,7 @@ func (d *Device) countShares(who *eligible, given []store.Share) {
 	}
 }
 
-// countVerdict counts a decision about an event.
+// countVerdict counts a verdict about an event.
 func (d *Device) countVerdict(job *eventJob, owner trustcache.Owner, v trustcache.Verdict) {
 	outcome := outcomeShown
 	switch {
@@ -164,8 +165,8 @@ func (d *Device) countVerdict(job *eventJob, owner trustcache.Owner, v trustcach
 	d.eng.counts.events.WithLabelValues(outcome).Inc()
 }
 
-// PolicyStatus tells how strictly the policy is applied now, and what enforcing it would
-// have done.
+// PolicyStatus is how strictly the policy is applied now, and what enforcing it would have
+// done.
 type PolicyStatus struct {
 	Send    string `json:"send"`
 	Receive string `json:"receive"`

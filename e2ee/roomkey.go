@@ -18,14 +18,16 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// handleRoomKey takes an m.room_key (requirements 7.2, 8.2, 8.7).
+// handleRoomKey checks an m.room_key and adds it to the step's keys (requirements 7.2, 8.2,
+// 8.7).
 func (b *toDeviceStep) handleRoomKey(msg *olm.Received) {
 	var key struct {
 		Algorithm  string    `json:"algorithm"`
 		RoomID     id.RoomID `json:"room_id"`
 		SessionID  string    `json:"session_id"`
 		SessionKey string    `json:"session_key"`
-		// What is not true means that the key is not to be passed on, whatever its type.
+		// Any value but true means that the key is not shared with later members, whatever
+		// its type.
 		SharedHistory json.RawMessage `json:"shared_history"`
 		SharedMSC3061 json.RawMessage `json:"org.matrix.msc3061.shared_history"`
 	}
@@ -46,7 +48,7 @@ func (b *toDeviceStep) handleRoomKey(msg *olm.Received) {
 	})
 }
 
-// keepRoomKeys decides which of the batch's keys are kept, with one query for all.
+// keepRoomKeys decides which of the received keys are stored, with one query for all.
 func (b *toDeviceStep) keepRoomKeys(ctx context.Context) error {
 	if len(b.keys) == 0 {
 		return nil
@@ -63,7 +65,7 @@ func (b *toDeviceStep) keepRoomKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var again []store.OwnersRef // of sessions that are known
+	var again []store.OwnersRef // of known sessions
 	for _, k := range b.keys {
 		if known[k.Ref].SessionID != "" {
 			again = append(again, store.OwnersRef{SessionRef: k.Ref, UserID: k.Owner.UserID})
@@ -96,7 +98,8 @@ func (b *toDeviceStep) keepRoomKeys(ctx context.Context) error {
 	return more.Collect(b.ch)
 }
 
-// keepRoomKey stores a room key. Why an earlier part was withheld stays known until that part is here.
+// keepRoomKey stages a room key. The reason why an earlier part was withheld is kept until
+// that part arrives.
 func (b *toDeviceStep) keepRoomKey(row store.InboundSession) {
 	b.ch.InboundSessions = append(b.ch.InboundSessions, row)
 	b.ch.ReadyPending = append(b.ch.ReadyPending, row.SessionRef)
@@ -105,9 +108,9 @@ func (b *toDeviceStep) keepRoomKey(row store.InboundSession) {
 	}
 }
 
-// identifyOwners adds what the tracker knows of the senders, without asking the
-// homeserver: what becomes known later is added when an event is judged, and so is
-// whether their devices are confirmed. Dehydrated ones send nothing (requirement 24.2).
+// identifyOwners adds what the tracker knows of the senders, without a request: when an
+// event is judged, later knowledge is added, also whether a device is confirmed. Dehydrated
+// devices send nothing (requirement 24.2).
 func (b *toDeviceStep) identifyOwners(ctx context.Context) (map[id.UserID]*trustcache.User, error) {
 	var users []id.UserID
 	for _, k := range b.keys {

@@ -21,9 +21,10 @@ const (
 	minRotationPeriod       = time.Hour
 	maxRotationPeriod       = 365 * 24 * time.Hour
 	maxRotationMessages     = 10000
-	// algorithmUnknown is that of an event that names none.
+	// algorithmUnknown is the algorithm of an event that names none.
 	algorithmUnknown = "unknown"
-	// defaultVisibility is in force where a room says nothing (spec, room history visibility).
+	// defaultVisibility is the history visibility of a room without the event (spec, room
+	// history visibility).
 	defaultVisibility = "shared"
 )
 
@@ -33,10 +34,10 @@ type roomTable struct {
 	host roomTableHost
 
 	known map[id.RoomID]*room
-	news  int // how often something became known better than a sync under way may tell it
+	news  int // counts changes that a sync in flight may not know of
 }
 
-// roomTableHost is what the others do for it.
+// roomTableHost is what roomTable needs of the other parts.
 type roomTableHost interface {
 	begin() *step
 	listMembers(ctx context.Context, roomID id.RoomID, last bool) (map[id.UserID]string, error)
@@ -45,17 +46,17 @@ type roomTableHost interface {
 // room is what a device knows of a room. It is guarded by the Device.
 type room struct {
 	row        store.Room
-	encrypted  bool   // row.Algorithm is known, from the store or the homeserver
+	encrypted  bool   // row.Algorithm is set, from the store or the homeserver
 	visibility string // empty: not known
 	// members are all users with a membership other than leave; nil: not loaded.
 	members map[id.UserID]string
-	// loading is the fetch of the members that is under way.
+	// loading is the fetch of the members in progress.
 	loading *memberFetch
-	// narrowed counts what may have made the room's recipients fewer.
+	// narrowed counts changes that may have removed recipients from the room.
 	narrowed int
 }
 
-// roomState returns the room's entry, made on first use. The caller holds mu.
+// roomState returns the room's entry, loaded on first use. The caller holds mu.
 func (rt *roomTable) roomState(ctx context.Context, roomID id.RoomID) (*room, error) {
 	if r := rt.known[roomID]; r != nil {
 		return r, nil
@@ -66,7 +67,7 @@ func (rt *roomTable) roomState(ctx context.Context, roomID id.RoomID) (*room, er
 	return rt.known[roomID], nil
 }
 
-// loadRooms makes the entries of rooms that have none, with one query. The caller
+// loadRooms loads the entries of rooms that are not in memory, with one query. The caller
 // holds mu.
 func (rt *roomTable) loadRooms(ctx context.Context, updates []RoomUpdate) error {
 	var missing []id.RoomID
@@ -81,7 +82,7 @@ func (rt *roomTable) loadRooms(ctx context.Context, updates []RoomUpdate) error 
 	return rt.readRooms(ctx, missing...)
 }
 
-// KnownEncrypted reports whether the room is known to be encrypted, without asking anybody.
+// KnownEncrypted reports whether the room is known to be encrypted, without any request.
 func (d *Device) KnownEncrypted(roomID id.RoomID) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -89,9 +90,9 @@ func (d *Device) KnownEncrypted(roomID id.RoomID) bool {
 	return r != nil && r.encrypted || d.eng.encrypted.isCached(roomID)
 }
 
-// RoomEncryption returns whether a room is encrypted. Once encrypted is for ever
-// (requirement 20.3). A room that was not is asked for each time, so that there is no
-// window after somebody encrypts it (requirement 20.6).
+// RoomEncryption returns whether a room is encrypted. An encrypted room stays encrypted for
+// ever (requirement 20.3). For any other the homeserver is asked each time, so that nothing
+// is sent in clear after somebody encrypts it (requirement 20.6).
 func (d *Device) RoomEncryption(ctx context.Context, roomID id.RoomID) (RoomEncryption, error) {
 	d.mu.Lock()
 	r, err := d.roomState(ctx, roomID)
@@ -111,7 +112,7 @@ func (d *Device) RoomEncryption(ctx context.Context, roomID id.RoomID) (RoomEncr
 	case errors.Is(err, ErrNotYetEncrypted):
 		return RoomUnknown, err
 	case errors.As(err, &up) && (up.Status == http.StatusForbidden || up.Status == http.StatusUnauthorized):
-		return RoomUnknown, err // not in the room, or no token: the homeserver's own answer says it best
+		return RoomUnknown, err // not in the room, or no valid token: the homeserver's own answer explains it
 	case err != nil:
 		return RoomUnknown, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
 	case got.fact.Algorithm != "":
@@ -131,7 +132,7 @@ func namesAlgorithm(content json.RawMessage) bool {
 	return algorithm != ""
 }
 
-// noted returns what was just recorded.
+// noted returns the room's encryption after it was recorded.
 func (rt *roomTable) noted(ctx context.Context, roomID id.RoomID) (RoomEncryption, error) {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
@@ -153,7 +154,7 @@ func (r *room) encryption() RoomEncryption {
 	}
 }
 
-// NoteEncryption records the content of a room's m.room.encryption event in force.
+// NoteEncryption records the content of a room's current m.room.encryption event.
 func (d *Device) NoteEncryption(ctx context.Context, roomID id.RoomID, content []byte) error {
 	ctx = context.WithoutCancel(ctx)
 	d.mu.Lock()
@@ -165,9 +166,9 @@ func (d *Device) NoteEncryption(ctx context.Context, roomID id.RoomID, content [
 	return s.commitRooms(ctx)
 }
 
-// applyEncryption takes an encryption event's content. The algorithm of an encrypted
-// room never changes (requirement 0.8, attack A22); the rotation limits are those of
-// the event in force, clamped (attack A21).
+// applyEncryption stages the content of an m.room.encryption event. The algorithm of an
+// encrypted room never changes (requirement 20.3, attack A22); the rotation limits are
+// those of the current event, clamped (attack A21).
 func (s *step) applyEncryption(ctx context.Context, roomID id.RoomID, content json.RawMessage) error {
 	r, err := s.room(ctx, roomID)
 	if err != nil {
@@ -181,7 +182,7 @@ func (s *step) applyEncryption(ctx context.Context, roomID id.RoomID, content js
 		}
 		row.Algorithm, row.EncryptedSince = algorithm, s.d.eng.now()
 	} else if algorithm != row.Algorithm {
-		return nil // an attempt to change or remove it changes nothing
+		return nil // the encryption can neither change nor end
 	}
 	row.RotationPeriod, row.RotationMessages = period, messages
 	if r.encrypted && row == r.row {
@@ -191,8 +192,8 @@ func (s *step) applyEncryption(ctx context.Context, roomID id.RoomID, content js
 	return nil
 }
 
-// parseEncryption reads an m.room.encryption content leniently: what is wrong gets
-// its default, what is extreme is clamped.
+// parseEncryption reads an m.room.encryption content leniently: invalid values get their
+// default, extreme ones are clamped.
 func parseEncryption(content json.RawMessage) (algorithm string, period time.Duration, messages int64) {
 	period, messages = defaultRotationPeriod, defaultRotationMessages
 	obj, err := strictjson.Parse(content)
@@ -218,7 +219,7 @@ func parseEncryption(content json.RawMessage) (algorithm string, period time.Dur
 	return wire.Truncate(algorithm, wire.MaxIDLength), period, messages
 }
 
-// applyVisibility takes a history visibility.
+// applyVisibility stages a history visibility.
 func (s *step) applyVisibility(ctx context.Context, roomID id.RoomID, v string) error {
 	r, err := s.room(ctx, roomID)
 	if err != nil {
@@ -251,13 +252,13 @@ func (d *Device) NoteVisibility(ctx context.Context, roomID id.RoomID, visibilit
 	}
 	err := s.commitRooms(ctx)
 	if r := d.roomTable.known[roomID]; err != nil && r != nil {
-		r.visibility = "" // the homeserver has it: it is asked
+		r.visibility = "" // the next use fetches it
 		r.narrowed++
 	}
 	return err
 }
 
-// refetchVisibility has the room's history visibility asked for again.
+// refetchVisibility makes the next use fetch the room's history visibility again.
 func (r *roomStep) refetchVisibility() {
 	r.visibility = ""
 	r.narrowed++
@@ -266,7 +267,7 @@ func (r *roomStep) refetchVisibility() {
 	}
 }
 
-// visibilityOf reads an m.room.history_visibility content; empty when it says nothing.
+// visibilityOf reads an m.room.history_visibility content; empty when it is invalid.
 func visibilityOf(content json.RawMessage) string {
 	obj, err := strictjson.Parse(content)
 	if err != nil {

@@ -8,22 +8,21 @@ import (
 	"e2ee-proxy/store"
 )
 
-// roomStep is what a step makes of a room: copies of what the room says, and what is to be
-// done to its list of members, which may be long.
+// roomStep is the staged change of a room: copies of the room's values, and the changes to
+// its member list, which may be long.
 type roomStep struct {
 	r          *room
 	row        store.Room
 	encrypted  bool
 	visibility string
-	stored     bool // the row differs from the one that is stored
-	// members are the memberships that the step notes, in place of those in the list.
+	stored     bool // the row differs from the stored one
+	// members are the staged memberships, in place of those in the list.
 	members  map[id.UserID]string
-	forget   bool // the list is to be fetched again
+	forget   bool // the list must be fetched again
 	narrowed int
 }
 
-// room returns what the step makes of a room, which is nothing yet when it is first asked
-// for.
+// room returns the step's change of a room, empty at first.
 func (s *step) room(ctx context.Context, roomID id.RoomID) (*roomStep, error) {
 	if r := s.rooms[roomID]; r != nil {
 		return r, nil
@@ -35,7 +34,7 @@ func (s *step) room(ctx context.Context, roomID id.RoomID) (*roomStep, error) {
 	return s.enter(roomID, r), nil
 }
 
-// known is room for one that is in memory; nil for another.
+// known is room for a room in memory; nil for any other.
 func (s *step) known(roomID id.RoomID) *roomStep {
 	if r := s.rooms[roomID]; r != nil {
 		return r
@@ -60,8 +59,8 @@ func (s *step) commitRooms(ctx context.Context) error {
 	return s.commit(ctx, "what is known of a room")
 }
 
-// membership returns a user's membership as the step has it; listed is false when the
-// members are not known.
+// membership returns a user's membership as staged; listed is false when the members are
+// not known.
 func (r *roomStep) membership(user id.UserID) (membership string, listed bool) {
 	if r.forget || r.r.members == nil {
 		return "", false
@@ -72,7 +71,7 @@ func (r *roomStep) membership(user id.UserID) (membership string, listed bool) {
 	return r.r.members[user], true
 }
 
-// setMembership takes a membership.
+// setMembership stages a membership.
 func (r *roomStep) setMembership(user id.UserID, membership string) {
 	if r.members == nil {
 		r.members = make(map[id.UserID]string)
@@ -80,10 +79,10 @@ func (r *roomStep) setMembership(user id.UserID, membership string) {
 	r.members[user] = membership
 }
 
-// forgetMembers has the members fetched again; what is on its way now may be too old.
+// forgetMembers makes the next use fetch the members again; a fetch in flight is discarded.
 func (r *roomStep) forgetMembers() { r.forget = true }
 
-// apply takes the step over into the room. The caller holds mu.
+// apply changes the room as staged. The caller holds mu.
 func (r *roomStep) apply() {
 	r.r.row, r.r.encrypted, r.r.visibility = r.row, r.encrypted, r.visibility
 	r.r.narrowed += r.narrowed

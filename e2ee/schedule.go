@@ -7,31 +7,30 @@ import (
 	"e2ee-proxy/internal/backoff"
 )
 
-// schedule is when a device does its own work: whether it syncs by itself, and when it is
-// maintained.
+// schedule is when a device syncs by itself and when it is maintained.
 type schedule struct {
 	*part
 	host scheduleHost
 
-	// live says who syncs; syncTurn lets one of the engine's own syncs run, and upkeep one
-	// look at what is to be done. They have locks of their own.
+	// live records who syncs; syncTurn lets one of the engine's own syncs run at a time,
+	// and upkeep one maintenance. They have their own locks.
 	live     liveness
 	syncTurn locks.Turns[struct{}]
 	upkeep   locks.Turns[struct{}]
 
-	usedAt   time.Time // when a client used the device last, or it was loaded
-	awake    bool      // the device is to sync by itself, see awake.go
+	usedAt   time.Time // when a client last used the device, or it was loaded
+	awake    bool      // the device syncs by itself, see awake.go
 	looping  bool      // the sync loop runs
-	visiting bool      // maintenance is not queued, but noted in wanted
+	visiting bool      // a visit is in progress: maintenance is not queued, but recorded in wanted
 
-	queued     bool // in the engine's work queue
+	queued     bool // in the engine's maintenance queue
 	wanted     bool
-	maintained bool // maintenance has begun since the device was loaded
+	maintained bool // maintenance has run since the device was loaded
 	retry      retries
 	failures   backoff.Pauses
 }
 
-// scheduleHost is what the others do for it.
+// scheduleHost is what schedule needs of the other parts.
 type scheduleHost interface {
 	kickLocked()
 }
