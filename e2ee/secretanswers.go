@@ -18,12 +18,12 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// Requests for secrets by the user's other devices. They come in the clear, so that
-// anybody can have made them up: what goes out goes over Olm to a device that the
-// identity has confirmed, and to no other (requirements 1.14, 15.4).
+// Answers to m.secret.request of the user's other devices. Requests come in clear, so
+// anybody can forge them: a secret is sent over Olm, and only to a device that the identity
+// has confirmed (requirements 1.14, 15.4).
 const (
-	// maxRequests bounds the requests that wait, and requestEvery how often one device is
-	// given the same secret.
+	// maxRequests bounds the waiting requests. requestEvery is the least time between two
+	// answers with the same secret for one device.
 	maxRequests  = 32
 	requestEvery = time.Minute
 )
@@ -36,13 +36,14 @@ type secretRequest struct {
 	At     int64       `json:"at,omitempty"` // when it came, in seconds since 1970
 }
 
-// givenSecret is a secret that was given to a device.
+// givenSecret is a secret that was sent to a device.
 type givenSecret struct {
 	device id.DeviceID
 	name   string
 }
 
-// handleSecretRequest notes a request. The caller holds mu.
+// handleSecretRequest stages a request, or removes the one that it cancels. The caller
+// holds mu.
 func (b *toDeviceStep) handleSecretRequest(ev *toDevice) {
 	var req struct {
 		Action    string      `json:"action"`
@@ -68,7 +69,7 @@ func (b *toDeviceStep) handleSecretRequest(ev *toDevice) {
 	}
 }
 
-// sharedSecret reports whether a secret is one that devices share.
+// sharedSecret reports whether a secret is one that devices share with each other.
 func sharedSecret(name string) bool {
 	switch name {
 	case identity.SecretMaster, identity.SecretSelfSigning, identity.SecretUserSigning, identity.SecretBackup:
@@ -109,14 +110,14 @@ func (g *gossip) answerRequests(ctx context.Context) error {
 	return g.host.flushOutbox(ctx)
 }
 
-// gaveSecret reports whether a device was given a secret a short while ago. The caller
+// gaveSecret reports whether a device was sent a secret within requestEvery. The caller
 // holds mu.
 func (g *gossip) gaveSecret(key givenSecret) bool {
 	last, ok := g.secretsGiven[key]
 	return ok && g.eng.now().Sub(last) < requestEvery
 }
 
-// rememberGivenSecret remembers that a device was given a secret. The caller holds mu.
+// rememberGivenSecret remembers that a device was sent a secret. The caller holds mu.
 func (g *gossip) rememberGivenSecret(key givenSecret) {
 	if g.secretsGiven == nil || len(g.secretsGiven) >= maxNoKeys {
 		g.secretsGiven = make(map[givenSecret]time.Time)
@@ -124,9 +125,10 @@ func (g *gossip) rememberGivenSecret(key givenSecret) {
 	g.secretsGiven[key] = g.eng.now()
 }
 
-// giveSecret encrypts a secret for a device and puts it into the outbox, and lets go of the
-// request, in one write. One that is not here, or does not belong to what is published, is
-// not given; nor is any where it was decided otherwise while a one-time key was claimed.
+// giveSecret encrypts a secret for a device, puts it into the outbox and removes the
+// request, in one write. Nothing is sent if the secret is not here or does not belong to
+// the published identity, or if the device lost its right to it while a one-time key was
+// claimed.
 func (g *gossip) giveSecret(ctx context.Context, req secretRequest, dev *trustcache.Device) (answer, error) {
 	key := givenSecret{req.Device, req.Name}
 	g.mu.Lock()
@@ -139,7 +141,7 @@ func (g *gossip) giveSecret(ctx context.Context, req secretRequest, dev *trustca
 		return answerLater, nil
 	}
 	if _, err := g.eng.store.Secret(ctx, g.acct.row, req.Name); errors.Is(err, store.ErrNotFound) {
-		return answerRefused, nil // nothing to claim a key for
+		return answerRefused, nil // no secret, so no key is claimed
 	} else if err != nil {
 		return answerLater, fmt.Errorf("load a secret: %w", err)
 	}
@@ -151,7 +153,7 @@ func (g *gossip) giveSecret(ctx context.Context, req secretRequest, dev *trustca
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !slices.Contains(g.requests.Secrets, req) || g.gaveSecret(key) || g.acct.settings().IgnoreSecretRequests {
-		return answerRefused, nil // taken back
+		return answerRefused, nil // the request was cancelled
 	}
 	own, err := g.host.stillMayHold(ctx, dev)
 	if err != nil || own == nil {
@@ -188,15 +190,15 @@ func (g *gossip) giveSecret(ctx context.Context, req secretRequest, dev *trustca
 	return answerGiven, nil
 }
 
-// logGivenSecret counts and logs that a secret was given.
+// logGivenSecret counts and logs that a secret was sent.
 func (g *gossip) logGivenSecret(req secretRequest) {
 	g.eng.counts.secrets.WithLabelValues("sent").Inc()
 	g.eng.log.Info().Stringer("account", g.acct.user).Stringer("device", req.Device).Str("secret", req.Name).
 		Msg("A confirmed device of the user was given a secret")
 }
 
-// secretContent returns the m.secret.send of a secret as it is stored now; nil when it is
-// not here or does not belong to what is published.
+// secretContent returns the m.secret.send of a secret as stored now; nil when it is not
+// here or does not belong to what is published.
 func (g *gossip) secretContent(ctx context.Context, req secretRequest, own *trustcache.User) (json.RawMessage, error) {
 	stored, err := g.eng.store.Secret(ctx, g.acct.row, req.Name)
 	if errors.Is(err, store.ErrNotFound) {

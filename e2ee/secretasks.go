@@ -15,7 +15,7 @@ import (
 	"e2ee-proxy/store"
 )
 
-// secretAsk is a secret that we asked for.
+// secretAsk is our request for a secret.
 type secretAsk struct {
 	name  string
 	id    string
@@ -30,7 +30,7 @@ type storedAsk struct {
 	Until time.Time     `json:"until"`
 }
 
-// stored returns the row of a request.
+// stored returns a request as a row.
 func (a *secretAsk) stored(device id.Ed25519, now time.Time) (store.Secret, error) {
 	raw, err := json.Marshal(storedAsk{a.id, slices.Sorted(maps.Keys(a.to)), a.until})
 	if err != nil {
@@ -39,7 +39,7 @@ func (a *secretAsk) stored(device id.Ed25519, now time.Time) (store.Secret, erro
 	return store.Secret{Name: identity.AskedName(device, a.name), Value: raw, CreatedAt: now}, nil
 }
 
-// loadAsks reads what was asked for before a restart. The caller holds mu.
+// loadAsks loads the requests made before a restart. The caller holds mu.
 func (g *gossip) loadAsks(ctx context.Context) error {
 	if g.secretAsks != nil {
 		return nil
@@ -65,8 +65,8 @@ func (g *gossip) loadAsks(ctx context.Context) error {
 	return nil
 }
 
-// askOf returns the request with an ID, if its answer is still awaited. The caller holds
-// mu.
+// askOf returns the request with an ID, nil if its answer is not awaited any more. The
+// caller holds mu.
 func (g *gossip) askOf(requestID string) *secretAsk {
 	for _, ask := range g.secretAsks {
 		if ask.id == requestID && g.eng.now().Before(ask.until) {

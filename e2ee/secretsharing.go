@@ -23,21 +23,23 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// Sharing of secrets between the devices of one user. We ask the user's other devices
-// that the identity has confirmed, and believe only them: the identity must be one that
-// we verified, or else a homeserver could make one up, with a device that it confirms,
-// and give us a backup key that it knows (attacks A13, A14).
+// Our m.secret.request to the user's other devices. Only devices that the identity has
+// confirmed are asked and believed, and only if we verified the identity: a homeserver
+// could make up an identity with a confirmed device, and send us a backup key that it knows
+// (attacks A13, A14).
 const (
-	// askFor is how long an answer is awaited; after it we ask again, if that is still needed.
+	// askFor is how long an answer is awaited; then the request is repeated, if still
+	// needed.
 	askFor = 24 * time.Hour
-	// maxSecret bounds what is taken for a secret, in bytes of base64.
+	// maxSecret bounds a received secret, in bytes of base64.
 	maxSecret = 1024
-	// secretReceived is before the name of a secret that came and is not checked yet.
+	// secretReceived is the prefix of the stored name of a secret that was received and not
+	// checked yet.
 	secretReceived = "received:"
 )
 
-// wantSecrets asks for the secrets that are missing, if there is somebody to ask and the
-// identity is one that we verified.
+// wantSecrets requests the missing secrets from the other devices, if the identity is one
+// that we verified.
 func (g *gossip) wantSecrets(ctx context.Context, own *trustcache.User) error {
 	if !own.Verified || g.host.ownNow() != ownSigned {
 		return nil
@@ -61,12 +63,12 @@ func (g *gossip) wantSecrets(ctx context.Context, own *trustcache.User) error {
 	for _, name := range missing {
 		if ask := g.secretAsks[name]; ask != nil && now.Before(ask.until) &&
 			!slices.ContainsFunc(others, func(dev *trustcache.Device) bool { return !ask.to[dev.DeviceID] }) {
-			continue // everybody there is was asked
+			continue // all other devices were asked
 		}
 		if came, err := g.secretCame(ctx, name); err != nil {
 			return err
 		} else if came {
-			continue // since it was found missing
+			continue // it arrived meanwhile
 		}
 		ask, err := g.askFor(name, others, ch)
 		if err != nil {
@@ -88,7 +90,7 @@ func (g *gossip) wantSecrets(ctx context.Context, own *trustcache.User) error {
 	return nil
 }
 
-// askFor makes a request for a secret of other devices, and adds it to ch.
+// askFor makes a request for a secret to other devices, and adds it to ch.
 func (g *gossip) askFor(name string, others []*trustcache.Device, ch *store.Changes) (*secretAsk, error) {
 	now := g.eng.now()
 	ask := &secretAsk{name: name, id: rand.Text(), to: make(map[id.DeviceID]bool, len(others)), until: now.Add(askFor)}
@@ -110,8 +112,8 @@ func (g *gossip) askFor(name string, others []*trustcache.Device, ch *store.Chan
 	return ask, nil
 }
 
-// secretCame reports whether another device has answered. The caller holds mu, under
-// which answers are stored.
+// secretCame reports whether another device has answered. The caller holds mu, under which
+// answers are stored.
 func (g *gossip) secretCame(ctx context.Context, name string) (bool, error) {
 	if name == identity.SecretBackup {
 		name = secretReceived + name
@@ -138,8 +140,8 @@ func (g *gossip) confirmedOthers(own *trustcache.User) []*trustcache.Device {
 	return out
 }
 
-// missingSecrets names the secrets that are not here. The backup's counts as missing
-// when there is a backup that belongs to none that is.
+// missingSecrets returns the names of the secrets that are not here. The backup key is
+// missing when there is a backup and no stored key belongs to it.
 func (g *gossip) missingSecrets(ctx context.Context, own *trustcache.User) ([]string, error) {
 	parts, err := g.acct.loadParts(ctx)
 	if err != nil {
@@ -194,7 +196,7 @@ func (b *toDeviceStep) handleSecret(msg *olm.Received, own *trustcache.User) {
 		return
 	}
 	name := ask.name
-	if name == identity.SecretBackup { // whether it belongs to the backup, the homeserver must be asked
+	if name == identity.SecretBackup { // only the homeserver can tell whether it belongs to the backup
 		name = secretReceived + name
 	}
 	b.ch.Secrets = append(b.ch.Secrets, store.Secret{Name: name, Value: secret.Bytes(value), CreatedAt: b.d.eng.now()})
@@ -207,8 +209,8 @@ func (b *toDeviceStep) countRefusedSecret() {
 	b.d.eng.counts.secrets.WithLabelValues("refused").Inc()
 }
 
-// plausibleSecret reports whether a secret is what it should be: a seed must make the
-// public key that is published.
+// plausibleSecret reports whether a secret has the right form, and a seed the published
+// public key.
 func plausibleSecret(name string, value []byte, own *trustcache.User) bool {
 	if name == identity.SecretBackup {
 		_, err := backup.MegolmBackupKeyFromBytes(value)
@@ -218,14 +220,14 @@ func plausibleSecret(name string, value []byte, own *trustcache.User) bool {
 	return err == nil && identity.PublishedKey(own, name) != "" && key.PublicKey() == identity.PublishedKey(own, name)
 }
 
-// answeredAsk is a request that a device has answered.
+// answeredAsk is a request that a device answered.
 type answeredAsk struct {
 	ask *secretAsk
 	by  id.DeviceID
 }
 
-// cancelSecretAsks tells the other devices that were asked that the answer has come. The
-// messages are stored together with it. The caller holds mu.
+// cancelSecretAsks cancels an answered request at the other devices that were asked. The
+// messages are stored together with the answer. The caller holds mu.
 func (b *toDeviceStep) cancelSecretAsks(own *trustcache.User) {
 	for _, a := range b.answered {
 		content := strictjson.Object{
@@ -243,7 +245,7 @@ func (b *toDeviceStep) cancelSecretAsks(own *trustcache.User) {
 	}
 }
 
-// keepSecrets handles the batch's secrets. The caller holds mu.
+// keepSecrets handles the secrets of the step. The caller holds mu.
 func (b *toDeviceStep) keepSecrets(ctx context.Context) error {
 	if len(b.secrets) == 0 {
 		return nil
@@ -262,8 +264,8 @@ func (b *toDeviceStep) keepSecrets(ctx context.Context) error {
 	return nil
 }
 
-// dropAnsweredAsks lets go of the requests that were answered, once that is stored. The caller
-// holds mu.
+// dropAnsweredAsks removes the answered requests from memory, once that is stored. The
+// caller holds mu.
 func (b *toDeviceStep) dropAnsweredAsks() {
 	for _, a := range b.answered {
 		if b.d.gossip.secretAsks[a.ask.name] == a.ask {
@@ -276,7 +278,7 @@ func (b *toDeviceStep) dropAnsweredAsks() {
 	}
 }
 
-// checkReceived decides on a backup key that another device sent: it is taken if it
+// checkReceived decides about a backup key that another device sent: it is used if it
 // belongs to the newest backup.
 func (g *gossip) checkReceived(ctx context.Context) error {
 	const name = secretReceived + identity.SecretBackup

@@ -26,8 +26,8 @@ const (
 	accountDataStorageKey = "m.secret_storage.key."
 )
 
-// accountData reads a global account data value; nil when there is none. One that is
-// empty counts as none: that is how clients delete it.
+// accountData returns a global account data value; nil when there is none or it is empty,
+// which is how clients delete it.
 func (p *part) accountData(ctx context.Context, name string) (json.RawMessage, error) {
 	var raw json.RawMessage
 	err := p.call(ctx, wire.Request{
@@ -50,8 +50,8 @@ func (p *part) setAccountData(ctx context.Context, name string, value any) error
 	})
 }
 
-// changesOwnSide reports whether account data says something about secret storage or the
-// key backup (requirement 16.7).
+// changesOwnSide reports whether account data is about secret storage or the key backup
+// (requirement 16.7).
 func changesOwnSide(events []json.RawMessage) bool {
 	return slices.ContainsFunc(events, func(raw json.RawMessage) bool {
 		var ev struct {
@@ -69,8 +69,8 @@ func changesOwnSide(events []json.RawMessage) bool {
 	})
 }
 
-// defaultStorage reads the description of the default key; nil when there is no default
-// key or it names a key that is not there. One that is there and makes no sense is ErrNoSecretStorage.
+// defaultStorage returns the description of the default key; nil when there is no default
+// key or no description of it. A malformed description is ErrNoSecretStorage.
 func (o *ownIdentity) defaultStorage(ctx context.Context) (*storageDescription, error) {
 	raw, err := o.accountData(ctx, accountDataDefaultKey)
 	if err != nil || raw == nil {
@@ -80,7 +80,7 @@ func (o *ownIdentity) defaultStorage(ctx context.Context) (*storageDescription, 
 		Key string `json:"key"`
 	}
 	if json.Unmarshal(raw, &def) != nil || def.Key == "" {
-		return nil, nil // a missing or malformed default key is none
+		return nil, nil // a missing or malformed default key counts as none
 	}
 	if raw, err = o.accountData(ctx, accountDataStorageKey+def.Key); err != nil || raw == nil {
 		return nil, err
@@ -92,11 +92,10 @@ func (o *ownIdentity) defaultStorage(ctx context.Context) (*storageDescription, 
 	return out, nil
 }
 
-// completeStorage makes secret storage with a default key if there is none, and a key
-// backup if there is none, and stores the secrets in it (requirements 1.3 to 1.5).
-// opened is the key of secret storage, if the caller has just used it. Secret storage
-// whose key is not here is left as it is; one that was deleted comes back only when
-// somebody asks for it.
+// completeStorage makes secret storage with a default key and a key backup where there is
+// none, and stores the secrets (requirements 1.3 to 1.5). opened is the key of secret
+// storage, if the caller has just used it. Secret storage whose key is not here stays as it
+// is; one that was deleted is made again only when a person asks for it.
 func (o *ownIdentity) completeStorage(ctx context.Context, keys *identity.Keys, opened *ssss.Key, may bootstrapping) error {
 	described, err := o.defaultStorage(ctx)
 	if err != nil && !errors.Is(err, ErrNoSecretStorage) {
@@ -127,7 +126,7 @@ func (o *ownIdentity) completeStorage(ctx context.Context, keys *identity.Keys, 
 	standing := storageComplete
 	for name, value := range secrets {
 		how := keepAnother
-		if may.explicit || name == identity.SecretBackup { // which was compared with the backup in use
+		if may.explicit || name == identity.SecretBackup { // it was compared with the backup in use
 			how = replaceAnother
 		}
 		err := o.storeSecret(ctx, key, name, value, how)
@@ -138,7 +137,7 @@ func (o *ownIdentity) completeStorage(ctx context.Context, keys *identity.Keys, 
 			return err
 		}
 	}
-	// Last: who finds a default key finds the secrets too.
+	// Last: a client that finds a default key finds the secrets, too.
 	if described == nil || described.ID != key.ID {
 		if err := o.makeDefault(ctx, key); err != nil {
 			return err
@@ -148,7 +147,7 @@ func (o *ownIdentity) completeStorage(ctx context.Context, keys *identity.Keys, 
 	return o.sawStorage(ctx)
 }
 
-// secretStorageSeen is there once the account has had a default key.
+// secretStorageSeen is stored once the account has had a default key.
 const secretStorageSeen = "secret_storage_seen"
 
 func (a *account) hadStorage(ctx context.Context) (bool, error) {
@@ -159,9 +158,9 @@ func (a *account) hadStorage(ctx context.Context) (bool, error) {
 	return err == nil, nil
 }
 
-// sawStorage notes that the account has secret storage. Where it is gone afterwards,
-// another client deleted it, as those do that reset the identity: it is not made again
-// between their steps, but when somebody asks for it.
+// sawStorage records that the account has secret storage. If it is gone later, another
+// client deleted it, as clients do during a reset of the identity: it is made again only
+// when a person asks for it, not between the steps of that reset.
 func (o *ownIdentity) sawStorage(ctx context.Context) error {
 	if had, err := o.acct.hadStorage(ctx); had || err != nil {
 		return err
@@ -173,7 +172,7 @@ func (o *ownIdentity) sawStorage(ctx context.Context) error {
 	return nil
 }
 
-// judgeStorage records how a secret storage stands whose key is not here.
+// judgeStorage sets the state of a secret storage whose key is not here.
 func (o *ownIdentity) judgeStorage(ctx context.Context, described *storageDescription, hasBackup bool) error {
 	if described == nil {
 		o.acct.setStorageStanding(storageMissing)
@@ -191,8 +190,9 @@ func (o *ownIdentity) judgeStorage(ctx context.Context, described *storageDescri
 	return o.sawStorage(ctx)
 }
 
-// holdsSecrets reports whether secret storage holds the identity, and the backup key if
-// wanted, under a key. Whether they are the right ones only the key can tell.
+// holdsSecrets reports whether secret storage has the identity, and the backup key if
+// wanted, encrypted with a key. Whether they are the right ones cannot be told without the
+// key.
 func (o *ownIdentity) holdsSecrets(ctx context.Context, keyID string, backup bool) (bool, error) {
 	names := []string{identity.SecretMaster, identity.SecretSelfSigning, identity.SecretUserSigning}
 	if backup {
@@ -213,8 +213,8 @@ func (o *ownIdentity) holdsSecrets(ctx context.Context, keyID string, backup boo
 	return true, nil
 }
 
-// storageKey returns the key of secret storage if it is here: made by us, or in the
-// configuration. With create it is made where the account has none.
+// storageKey returns the key of secret storage if it is here: made by us, or configured.
+// With create it makes one if the account has none.
 func (o *ownIdentity) storageKey(ctx context.Context, described *storageDescription, create bool) (*ssss.Key, error) {
 	mine, err := o.acct.ownStorageKey(ctx)
 	if err != nil {
@@ -234,9 +234,9 @@ func (o *ownIdentity) storageKey(ctx context.Context, described *storageDescript
 	}
 }
 
-// configuredKey returns the key of secret storage that the configuration holds. Nothing is
-// written under a key that the description cannot confirm: a homeserver could have it
-// derived from a passphrase in a way that is cheap to guess.
+// configuredKey returns the configured key of secret storage. Nothing is encrypted with a
+// key that the description cannot confirm: a homeserver could choose a passphrase
+// derivation that is cheap to guess.
 func (o *ownIdentity) configuredKey(described *storageDescription) (*ssss.Key, error) {
 	if !described.checkable() {
 		return nil, nil
@@ -253,7 +253,7 @@ func (o *ownIdentity) configuredKey(described *storageDescription) (*ssss.Key, e
 	return nil, nil
 }
 
-// makeDefault describes a key and makes it the default (requirement 14.4).
+// makeDefault uploads a key's description and makes it the default key (requirement 14.4).
 func (o *ownIdentity) makeDefault(ctx context.Context, key *ssss.Key) error {
 	if err := o.setAccountData(ctx, accountDataStorageKey+key.ID, key.Metadata); err != nil {
 		return err
@@ -261,13 +261,13 @@ func (o *ownIdentity) makeDefault(ctx context.Context, key *ssss.Key) error {
 	return o.setAccountData(ctx, accountDataDefaultKey, map[string]string{"key": key.ID})
 }
 
-// storageMeta is what is stored beside the recovery key.
+// storageMeta is stored beside the recovery key.
 type storageMeta struct {
 	ID       string            `json:"id"`
 	Metadata *ssss.KeyMetadata `json:"metadata"`
 }
 
-// ownStorageKey returns the key of the secret storage that we made, nil when we made none.
+// ownStorageKey returns the key of a secret storage that we made, nil when we made none.
 func (a *account) ownStorageKey(ctx context.Context) (*ssss.Key, error) {
 	stored, err := a.eng.store.Secret(ctx, a.row, identity.SecretStorageKey)
 	if errors.Is(err, store.ErrNotFound) {
@@ -300,25 +300,25 @@ func (o *ownIdentity) newStorageKey(ctx context.Context) (*ssss.Key, error) {
 	return key, nil
 }
 
-// storing says what becomes of other values of a secret. The zero value harms none.
+// storing is what happens to other values of a secret. The zero value changes none.
 type storing int
 
 const (
-	// keepAnother leaves a value that stands under the same key. Clients that make a new
-	// identity put it there before they publish it: it may be all that there is of it.
+	// keepAnother keeps another value under the same key. Clients store a new identity
+	// before they publish it, so it may be the only copy.
 	keepAnother storing = iota
-	// replaceAnother replaces it.
+	// replaceAnother replaces that value.
 	replaceAnother
-	// replaceAll drops those under other keys too, because they belong to an identity that
-	// is no more.
+	// replaceAll also removes values under other keys, because they belong to an identity
+	// that was replaced.
 	replaceAll
 )
 
-// errAnotherSecret means that another value stands in a secret's place.
+// errAnotherSecret means that another value is stored under the same key.
 var errAnotherSecret = errors.New("secret storage holds another value under the same key")
 
-// storeSecret puts a secret into secret storage under a key, unless it is there. What
-// stands beside it stays; see storing.
+// storeSecret stores a secret in secret storage under a key, unless it is there. See
+// storing for other values.
 func (o *ownIdentity) storeSecret(ctx context.Context, key *ssss.Key, name string, value []byte, how storing) error {
 	raw, err := o.accountData(ctx, name)
 	if err != nil {
@@ -326,7 +326,7 @@ func (o *ownIdentity) storeSecret(ctx context.Context, key *ssss.Key, name strin
 	}
 	content, err := strictjson.Parse(raw)
 	if err != nil {
-		content = nil // it was no secret, so nothing is lost
+		content = nil // it is no valid secret, so nothing is lost
 	}
 	entries, err := strictjson.Parse(content.Get("encrypted"))
 	if err != nil {
@@ -356,8 +356,8 @@ func (o *ownIdentity) storeSecret(ctx context.Context, key *ssss.Key, name strin
 	return o.setAccountData(ctx, name, content.Set("encrypted", entries.Set(key.ID, sealed).Encode()).Encode())
 }
 
-// recoveryKey returns the recovery key that a bootstrap made, in the form people write down
-// (requirement 14.6).
+// recoveryKey returns the recovery key that a bootstrap made, in its text form (requirement
+// 14.6).
 func (a *account) recoveryKey(ctx context.Context) (secret.String, error) {
 	key, err := a.ownStorageKey(ctx)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"e2ee-proxy/store"
 )
 
-// maxSent bounds the transactions whose event IDs are kept in memory per device. An
-// event ID that is not kept costs a retry one request: the homeserver knows it.
+// maxSent bounds the transactions of a device whose event IDs are kept in memory. A retry
+// of any other costs one request: the homeserver knows its event ID.
 const maxSent = 256
 
 // Encrypt encrypts an event for a room and shares the room key with every device that may
@@ -69,15 +69,15 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 	return Encrypted{}, fmt.Errorf("%w: %w", ErrCannotEncrypt, errRoomChanged)
 }
 
-// maxRounds bounds how often a send starts over because somebody left the room, or may
-// no longer have the key, while the key was shared.
+// maxRounds bounds how often a send begins again because somebody left the room or lost the
+// right to the key while it was shared.
 const maxRounds = 4
 
-// errRoomChanged means that between one step of a send and the next somebody may have left,
-// or may no longer have the key.
+// errRoomChanged means that somebody may have left, or lost the right to the key, between
+// two steps of a send.
 var errRoomChanged = errors.New("the room, or who may read it, changed meanwhile")
 
-// repeated answers a repeated transaction.
+// repeated returns the stored result of a repeated transaction.
 func (m *megolmState) repeated(ctx context.Context, ref store.TxnRef) (Encrypted, bool, error) {
 	m.mu.Lock()
 	event := m.sent[ref]
@@ -95,9 +95,9 @@ func (m *megolmState) repeated(ctx context.Context, ref store.TxnRef) (Encrypted
 	return Encrypted{Content: txn.Ciphertext}, true, nil
 }
 
-// Sent remembers the event ID that the homeserver gave. It may be forgotten: a repetition then
-// sends the same ciphertext under the same transaction ID, for which the homeserver gives the
-// same event.
+// Sent remembers the event ID that the homeserver returned. If it is lost, a retry sends
+// the same ciphertext with the same transaction ID, and the homeserver returns the same
+// event.
 func (d *Device) Sent(out Outgoing, event id.EventID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -108,7 +108,7 @@ func (d *Device) Sent(out Outgoing, event id.EventID) {
 }
 
 // encryptEvent encrypts the event. The ratchet and the transaction are stored before the
-// ciphertext is given out (design §7 no. 3).
+// ciphertext is returned, so that an index is never used for two plaintexts.
 func (m *megolmState) encryptEvent(ctx context.Context, ref store.TxnRef, out Outgoing, to *audience, who *eligible) (Encrypted, error) {
 	payload, relation, err := clearPayload(out)
 	if err != nil {
@@ -145,14 +145,14 @@ func (m *megolmState) encryptEvent(ctx context.Context, ref store.TxnRef, out Ou
 	s.ch.Transactions = []store.Transaction{{TxnRef: ref, Ciphertext: sealed, CreatedAt: m.eng.now()}}
 	s.after(func() { session.row, session.sess = row, &next })
 	if err := s.commit(ctx, "the ratchet"); err != nil {
-		return Encrypted{}, err // not given out, so that the index is free
+		return Encrypted{}, err // not returned, so the index is unused
 	}
 	return Encrypted{Content: sealed}, nil
 }
 
-// clearPayload returns the plaintext of a Megolm message (requirement 7.1). The relation
-// goes outside, and only outside (requirements 19.1, 19.2) unless it has more than may
-// stand in clear: then all of it is inside as well.
+// clearPayload returns the plaintext of a Megolm message (requirement 7.1) and the relation
+// that stays in clear beside the ciphertext (requirements 19.1, 19.2). If the relation has
+// more than may stay in clear, the plaintext contains all of it, too.
 func clearPayload(out Outgoing) (payload []byte, relation json.RawMessage, err error) {
 	content, err := strictjson.Parse(out.Content)
 	if err != nil {

@@ -17,34 +17,34 @@ import (
 	"e2ee-proxy/store"
 )
 
-// A device's keys are destroyed for one reason only: /account/whoami, asked with the
-// device's own token, answers that the session has ended for good. What other requests are
-// answered, a logout's 200 included, is a reason to ask and no more: it may be about
-// another token, or not be true, and keys do not come back. What has begun goes on when the
-// request that caused it ends.
+// A device's keys are deleted for one reason only: /account/whoami, with the device's own
+// token, answers that the session has ended for good. Any other answer, also the 200 of a
+// logout, only causes that question: it may be about another token or untrue, and deleted
+// keys do not come back. The work continues when the client's request ends.
 
 const (
-	// askEndTimeout bounds the question whether a session has ended.
+	// askEndTimeout is the timeout of that question.
 	askEndTimeout = 10 * time.Second
-	// askEndAtOnce bounds how many devices of a user are asked about at the same time.
+	// askEndAtOnce bounds how many devices of a user are checked at the same time.
 	askEndAtOnce = 8
 )
 
-// sessionEnd is what the homeserver says of a device's session. The zero value destroys nothing.
+// sessionEnd is the state of a device's session by the homeserver. The zero value deletes
+// nothing.
 type sessionEnd int
 
 const (
-	// endUnknown is no answer, or one that does not tell.
+	// endUnknown means no answer, or one that does not tell.
 	endUnknown sessionEnd = iota
-	// endAlive is a token that works.
+	// endAlive means that the token works.
 	endAlive
-	// endSoft is a token that works no more; the device is to log in again (requirement 22.1).
+	// endSoft means a soft logout: the device will log in again (requirement 22.1).
 	endSoft
-	// endGone is a session that has ended for good.
+	// endGone means that the session has ended for good.
 	endGone
 )
 
-// askEnd asks the homeserver whether the session of a token has ended.
+// askEnd asks the homeserver whether a token's session has ended.
 func (e *Engine) askEnd(ctx context.Context, token secret.String) sessionEnd {
 	ctx, cancel := context.WithTimeout(ctx, askEndTimeout)
 	defer cancel()
@@ -63,7 +63,8 @@ func (e *Engine) askEnd(ctx context.Context, token secret.String) sessionEnd {
 	return endGone
 }
 
-// hasEnded asks about all tokens of a device: it is gone when all of them are.
+// hasEnded asks about all tokens of a device: its session has ended when all of theirs
+// have.
 func (e *Engine) hasEnded(ctx context.Context, tokens []secret.String) sessionEnd {
 	end := endUnknown
 	for i, token := range tokens {
@@ -74,14 +75,14 @@ func (e *Engine) hasEnded(ctx context.Context, tokens []secret.String) sessionEn
 	return end
 }
 
-// tokens returns what the device's session may be known by, the one in use first.
+// tokens returns the tokens of the device's session, the one in use first.
 func (p *part) tokens() []secret.String {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return distinct(p.record.token, p.record.nextToken, p.record.row.Token)
 }
 
-// distinct leaves out what is empty or was named before.
+// distinct removes empty and repeated tokens.
 func distinct(all ...secret.String) []secret.String {
 	var kept []secret.String
 	for _, t := range all {
@@ -92,8 +93,8 @@ func distinct(all ...secret.String) []secret.String {
 	return kept
 }
 
-// Forget discards devices that were logged out or deleted, with their keys (requirement
-// 22.1), where the homeserver confirms that their sessions have ended.
+// Forget deletes devices that were logged out or deleted, with their keys (requirement
+// 22.1), if the homeserver confirms that their sessions have ended.
 func (e *Engine) Forget(ctx context.Context, user id.UserID, devices ...id.DeviceID) error {
 	ctx, cancel := detach(ctx, detachedFor)
 	defer cancel()
@@ -101,7 +102,7 @@ func (e *Engine) Forget(ctx context.Context, user id.UserID, devices ...id.Devic
 	return err
 }
 
-// ForgetAll is Forget for all devices of a user but those that are kept.
+// ForgetAll is Forget for all devices of a user except those in keep.
 func (e *Engine) ForgetAll(ctx context.Context, user id.UserID, keep ...id.DeviceID) error {
 	ctx, cancel := detach(ctx, detachedFor)
 	defer cancel()
@@ -109,8 +110,8 @@ func (e *Engine) ForgetAll(ctx context.Context, user id.UserID, keep ...id.Devic
 	return err
 }
 
-// ForgetAccount discards everything of a user whose account was closed, unless a session
-// of it goes on. Whoever gets the user ID next must not find the keys of the one before
+// ForgetAccount deletes everything of a user whose account was deactivated, unless one of
+// its sessions goes on. The next owner of the user ID must not find the keys of the last
 // (attack 51).
 func (e *Engine) ForgetAccount(ctx context.Context, user id.UserID) error {
 	ctx, cancel := detach(ctx, detachedFor)
@@ -139,8 +140,8 @@ func (e *Engine) ForgetAccount(ctx context.Context, user id.UserID) error {
 	return nil
 }
 
-// forgetEnded forgets devices of a user whose sessions have ended, and tells how many of
-// those that were chosen are kept. dead is a token of which that is known already.
+// forgetEnded deletes those of the chosen devices whose sessions have ended, and returns
+// how many it kept. dead is a token whose session is known to have ended.
 func (e *Engine) forgetEnded(ctx context.Context, user id.UserID, dead secret.String, which func(id.DeviceID) bool) (kept int, err error) {
 	row, err := e.store.LookupAccount(ctx, user)
 	if errors.Is(err, store.ErrNotFound) {
@@ -163,7 +164,7 @@ func (e *Engine) forgetEnded(ctx context.Context, user id.UserID, dead secret.St
 			return nil
 		})
 	}
-	_ = asking.Wait() // none of them fails
+	_ = asking.Wait() // none of them returns an error
 	for i := range stored {
 		if ends[i] != endGone {
 			kept++
@@ -177,8 +178,8 @@ func (e *Engine) forgetEnded(ctx context.Context, user id.UserID, dead secret.St
 	return kept, nil
 }
 
-// endOf asks whether the session of a stored device has ended. One whose keys are not here
-// has nothing that could be lost: it is looked at again when it is used again.
+// endOf asks whether the session of a stored device has ended. A device without keys here
+// has nothing to lose: it is checked when it is used again.
 func (e *Engine) endOf(ctx context.Context, user id.UserID, dev *store.Device, dead secret.String) sessionEnd {
 	if dev.State != store.DeviceOurs {
 		return endGone
@@ -194,7 +195,7 @@ func (e *Engine) endOf(ctx context.Context, user id.UserID, dev *store.Device, d
 	return e.hasEnded(ctx, left)
 }
 
-// forgetDead forgets a device one of whose tokens is known to be dead for good.
+// forgetDead deletes a device one of whose tokens is known to have ended for good.
 func (e *Engine) forgetDead(ctx context.Context, user id.UserID, device id.DeviceID, dead secret.String) error {
 	ctx, cancel := detach(ctx, detachedFor)
 	defer cancel()
@@ -202,7 +203,7 @@ func (e *Engine) forgetDead(ctx context.Context, user id.UserID, device id.Devic
 	return err
 }
 
-// discard forgets a device without asking anybody. It is for one that never published keys.
+// discard deletes a device without asking. It is for devices that never published keys.
 func (e *Engine) discard(ctx context.Context, user id.UserID, device id.DeviceID) error {
 	ctx, cancel := detach(ctx, detachedFor)
 	defer cancel()

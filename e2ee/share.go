@@ -18,9 +18,9 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// eligible recomputes, for every send, who may have the room's key (design §4). A
-// user whose identity changed holds up the send; another's unverified device never
-// does: it is left out, and told.
+// eligible computes, for every send anew, which devices may have the room's key. A user
+// whose identity changed blocks the send. An unsigned device never does: it gets no key,
+// but a withheld code.
 func (d *Device) eligible(ctx context.Context, roomID id.RoomID, users []id.UserID) (*eligible, error) {
 	version := d.acct.tracker.Version()
 	known, err := d.acct.tracker.Lookup(ctx, d.query(), users)
@@ -45,7 +45,7 @@ func (d *Device) eligible(ctx context.Context, roomID id.RoomID, users []id.User
 	return who, nil
 }
 
-// decide says of every device of some users whether it may have a room's key.
+// decide decides for every device of some users whether it may have a room's key.
 func (d *Device) decide(known map[id.UserID]*trustcache.User, mode trustcache.Mode) *eligible {
 	who := &eligible{
 		give: make(map[store.DeviceRef]*trustcache.Device), withhold: make(map[store.DeviceRef]withhold),
@@ -73,7 +73,7 @@ func (d *Device) decide(known map[id.UserID]*trustcache.User, mode trustcache.Mo
 	return who
 }
 
-// byUser returns users in the order of their IDs, so that errors name them in one.
+// byUser returns users ordered by ID, so that errors name them in a fixed order.
 func byUser(known map[id.UserID]*trustcache.User) []*trustcache.User {
 	users := make([]*trustcache.User, 0, len(known))
 	for _, user := range slices.Sorted(maps.Keys(known)) {
@@ -82,8 +82,8 @@ func byUser(known map[id.UserID]*trustcache.User) []*trustcache.User {
 	return users
 }
 
-// unanswered returns the users whose change would be acknowledged by itself if it were seen
-// now, but was seen before the account was set so.
+// unanswered returns the users whose change would be acknowledged automatically if it were
+// seen now, but was seen before the account was set so.
 func (d *Device) unanswered(decision *trustcache.GateDecision) []id.UserID {
 	if decision.Outcome != trustcache.GateBlocked || !d.acct.settings().AcknowledgeUnverified {
 		return nil
@@ -97,7 +97,7 @@ func (d *Device) unanswered(decision *trustcache.GateDecision) []id.UserID {
 	return users
 }
 
-// askAgain asks the homeserver about users and puts what it says into known.
+// askAgain queries users again and updates known.
 func (d *Device) askAgain(ctx context.Context, known map[id.UserID]*trustcache.User, users []id.UserID) error {
 	again, err := d.acct.tracker.Query(ctx, d.query(), users)
 	if err != nil {
@@ -130,8 +130,8 @@ func gateError(decision *trustcache.GateDecision) error {
 	return fmt.Errorf("%w: the own identity is not known", ErrCannotEncrypt)
 }
 
-// shareSession makes sure that everybody who may have the room's key has it, and that
-// the others were told why not, before the next message is encrypted (requirement 7.5).
+// shareSession shares the room's key with every device that may have it and lacks it, and
+// sends the others a withheld code, before the next message is encrypted (requirement 7.5).
 func (d *Device) shareSession(ctx context.Context, roomID id.RoomID, visibility string, who *eligible) error {
 	if err := d.flushOutbox(ctx); err != nil {
 		return fmt.Errorf("deliver earlier keys: %w", err)
@@ -156,7 +156,8 @@ func (d *Device) shareSession(ctx context.Context, roomID id.RoomID, visibility 
 	return nil
 }
 
-// awaitSpread waits until others had time to hear that this device was confirmed.
+// awaitSpread waits until other devices had time to learn that this device was confirmed,
+// see Options.Spread.
 func (d *Device) awaitSpread(ctx context.Context) error {
 	d.mu.Lock()
 	wait := d.eng.opts.Spread - d.eng.now().Sub(d.ownIdentity.confirmedAt)
@@ -167,8 +168,8 @@ func (d *Device) awaitSpread(ctx context.Context) error {
 	return backoff.Wait(ctx, min(wait, d.eng.opts.Spread))
 }
 
-// unshared returns the devices that still lack the live session's key and those that were
-// not told why they do not get it.
+// unshared returns the devices that lack the current session's key, and those that were not
+// sent a withheld code yet.
 func (d *Device) unshared(ctx context.Context, roomID id.RoomID, visibility string, who *eligible) (missing []*trustcache.Device, untold []withhold, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -198,10 +199,10 @@ func (d *Device) unshared(ctx context.Context, roomID id.RoomID, visibility stri
 	return missing, untold, nil
 }
 
-// encryptShares Olm-encrypts the room key to the devices that lack it, tells the
-// others, and stores all of that, the messages included, in one write. The messages
-// leave from the outbox, so that a crash between here and there loses none and
-// repeats none with other content (requirement 5.5).
+// encryptShares encrypts the room key with Olm for the devices that lack it, makes the
+// withheld messages for the others, and stores all of that, with the messages, in one
+// write. The outbox sends them, so that a crash loses none and repeats none with other
+// content (requirement 5.5).
 func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligible, missing []*trustcache.Device, untold []withhold, claimed map[store.DeviceRef]id.Curve25519) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -250,7 +251,7 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligi
 }
 
 // roomKeyContent returns the m.room_key content at the session's current index: a device
-// that joins later gets no more than that (design §10).
+// that joins later gets no earlier index.
 func roomKeyContent(o *outbound) (json.RawMessage, error) {
 	key, err := o.sess.SessionSharingMessage()
 	if err != nil {
@@ -267,8 +268,8 @@ func roomKeyContent(o *outbound) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// withheldNotes tells devices why they do not get the key, once per device and
-// session (requirements 10.1 to 10.6).
+// withheldNotes returns m.room_key.withheld messages for devices that do not get the key,
+// once per device and session (requirements 10.1 to 10.6).
 func (d *Device) withheldNotes(o *outbound, untold []withhold) (shares []store.Share, notes []olm.Message) {
 	for _, w := range untold {
 		shares = append(shares, store.Share{
@@ -287,9 +288,9 @@ func (d *Device) withheldNotes(o *outbound, untold []withhold) (shares []store.S
 	return shares, notes
 }
 
-// noOlmNotes tells devices that had no one-time key, once until an Olm session exists
-// (requirement 10.2), and sets when to try them again: no device is skipped for the
-// whole life of a session.
+// noOlmNotes returns m.no_olm messages for devices that had no one-time key, once until an
+// Olm session exists (requirement 10.2), and sets when to try them again: no device is
+// skipped for the whole life of a session.
 func (s *step) noOlmNotes(o *outbound, without []*trustcache.Device) (shares []store.Share, notes []olm.Message) {
 	d, now := s.d, s.d.eng.now()
 	for _, dev := range without {
@@ -322,18 +323,18 @@ func (s *step) noOlmNotes(o *outbound, without []*trustcache.Device) (shares []s
 	return shares, notes
 }
 
-// maxNoKeys bounds the devices that are remembered to have no keys.
+// maxNoKeys bounds the devices in olmState.noKeys.
 const maxNoKeys = 4096
 
-// retry says when a device without one-time keys is tried again.
+// retry is when a device without one-time keys is tried again.
 type retry struct {
 	at       time.Time
 	failures backoff.Pauses
 	told     bool
 }
 
-// withheldReason returns the text that goes with a code; clients use it only for codes they
-// do not know.
+// withheldReason returns the text for a code; clients show it only for codes that they do
+// not know.
 func withheldReason(code string) string {
 	switch code {
 	case "m.unverified":

@@ -12,38 +12,40 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// The signature by which the identity confirms this device is read back: a homeserver may
-// answer 200 and not keep it. Synapse keeps the signature of a device that was logged out,
-// and when its ID is used again, with other keys, it shows the old one and skips the new
-// (synapse/handlers/e2e_keys.py, _process_self_signatures: "it should be exactly the same").
+// The identity's signature of this device is read back after its upload, because a
+// homeserver may answer 200 and not store it. Synapse keeps the signature of a device that
+// was logged out, and when its ID is used again, with other keys, it shows the old one and
+// skips the new (synapse/handlers/e2e_keys.py, _process_self_signatures: "it should be
+// exactly the same").
 
-// rereads is how often a signature that was accepted is looked for before it counts as not
-// shown: homeservers write in one part and read in another.
+// rereads is how often an accepted signature is read back before it counts as not shown:
+// homeservers write and read in different components.
 const rereads = 3
 
-// signatureTrial is what came of signing the device with a key. It is guarded by the Device.
+// signatureTrial is the state of signing the device with a key. It is guarded by the
+// Device.
 type signatureTrial struct {
 	by       id.Ed25519 // the self-signing key
-	err      error      // why it is not signed with it; nil when nothing failed
+	err      error      // why signing failed; nil when it did not
 	failures backoff.Pauses
-	next     time.Time // not tried before this
+	next     time.Time // no retry before this
 }
 
-// signatureFailed reports whether an error is about the signature of this device, and
-// about nothing else: all that does not need it goes on.
+// signatureFailed reports whether an error is only about the signature of this device:
+// everything that does not need it continues.
 func signatureFailed(err error) bool {
 	return errors.Is(err, ErrSignatureNotShown) || errors.Is(err, ErrSignatureRefused)
 }
 
-// signSelf signs this device and reads the signature back. What failed with the same key
-// is not tried again before its time: each try tells everybody that the device changed.
+// signSelf signs this device and reads the signature back. A failed try with the same key
+// is not repeated before its time: each one changes the device for everybody.
 func (o *ownIdentity) signSelf(ctx context.Context, own *trustcache.User, keys *identity.Keys) error {
 	dev := own.Device(o.id)
 	if dev == nil || own.SelfSigning != keys.SelfSigning.PublicKey() {
 		return errIdentityNotShown
 	}
 	if dev.Ed25519 != o.ed25519 || dev.Curve25519 != o.curve25519 {
-		return ErrKeysReplaced // the homeserver would get a confirmed device of its own
+		return ErrKeysReplaced // otherwise the homeserver would get a confirmed device of its own
 	}
 	by := keys.SelfSigning.PublicKey()
 	if err := o.signatureStands(by); err != nil {
@@ -89,7 +91,8 @@ func (o *ownIdentity) rereadSignature(ctx context.Context) error {
 	}
 }
 
-// endSignatureTrial ends a trial that is over. The caller holds mu.
+// endSignatureTrial ends a trial that succeeded or whose key was replaced. The caller holds
+// mu.
 func (o *ownIdentity) endSignatureTrial(state ownState, selfSigning id.Ed25519) {
 	if o.signature.err != nil && (state == ownSigned || o.signature.by != selfSigning) {
 		o.signature = signatureTrial{}
@@ -98,7 +101,7 @@ func (o *ownIdentity) endSignatureTrial(state ownState, selfSigning id.Ed25519) 
 }
 
 // signatureStands returns why the device could not be signed with a key, while it is too
-// early for another try.
+// early to retry.
 func (o *ownIdentity) signatureStands(by id.Ed25519) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -108,28 +111,28 @@ func (o *ownIdentity) signatureStands(by id.Ed25519) error {
 	return nil
 }
 
-// signatureTrouble returns why the device could not be signed; nil when that did not fail.
+// signatureTrouble returns why the device could not be signed; nil when nothing failed.
 func (o *ownIdentity) signatureTrouble() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.signature.err
 }
 
-// signatureDue reports whether a signature that failed is to be tried again.
+// signatureDue reports whether it is time to retry a failed signature.
 func (o *ownIdentity) signatureDue() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.signature.err != nil && !o.eng.now().Before(o.signature.next)
 }
 
-// signAgain lets the next try be made at once: somebody asks for it.
+// signAgain allows the next try at once, because somebody asks for it.
 func (o *ownIdentity) signAgain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.signature.next = time.Time{}
 }
 
-// problemOfUnsigned returns what status says of a device that its identity has not signed.
+// problemOfUnsigned returns the problem of a device that its identity has not signed.
 func (o *ownIdentity) problemOfUnsigned() Problem {
 	switch why := o.signatureTrouble(); {
 	case errors.Is(why, ErrSignatureNotShown):

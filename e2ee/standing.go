@@ -9,32 +9,33 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// storageStanding is how secret storage stood when it was last looked at.
+// storageStanding is the state of secret storage at the last check.
 type storageStanding int
 
 const (
 	storageUnknown storageStanding = iota
 	// storageMissing is an account without a usable default key.
 	storageMissing
-	// storageIncomplete lacks some of the secrets, and its key is not here, or it holds
-	// those of another identity.
+	// storageIncomplete lacks some of the secrets and its key is not here, or it has those
+	// of another identity.
 	storageIncomplete
-	// storageComplete holds the identity and, if there is a backup, its key (requirements 1.4, 1.5).
+	// storageComplete has the identity and, if there is a backup, its key (requirements
+	// 1.4, 1.5).
 	storageComplete
 )
 
-// backupStanding is how the key backup stood when it was last looked at.
+// backupStanding is the state of the key backup at the last check.
 type backupStanding int
 
 const (
 	backupUnknown backupStanding = iota
-	// backupOff is an account whose user has switched key backup off (requirement 16.7).
+	// backupOff means that the user has switched key backup off (requirement 16.7).
 	backupOff
-	// backupNone is an account that never had one here.
+	// backupNone means that the account never had a backup here.
 	backupNone
-	// backupDeleted was ours and is gone, without having been switched off.
+	// backupDeleted means that our backup was deleted without being switched off.
 	backupDeleted
-	// backupForeign is a backup that cannot be trusted: nothing is written to it.
+	// backupForeign is a backup that is not trusted: nothing is written to it.
 	backupForeign
 	// backupSigned is signed by the account's identity: keys are written to it, but its
 	// private key is not here (requirement 16.1).
@@ -62,13 +63,14 @@ func (a *account) standing() (storageStanding, backupStanding) {
 	return a.storage, a.backup
 }
 
-// cause is something the own side must be told about for as long as it lasts.
+// cause is the reason of a warning about the user's own side, which lasts as long as the
+// reason.
 type cause struct {
 	code, about, text string
 }
 
-// reviewWarnings compares the warnings about the user's own side with how things stand,
-// raises what is new and resolves what is over. It asks the homeserver nothing.
+// reviewWarnings raises and resolves the warnings about the user's own side by the current
+// state. It makes no request.
 func (d *Device) reviewWarnings(ctx context.Context) error {
 	if !d.identityChecked() {
 		return nil
@@ -114,8 +116,8 @@ func (d *Device) reviewWarnings(ctx context.Context) error {
 	return nil
 }
 
-// causes returns what must be told now, and the codes about which enough is known to say
-// that everything else is over.
+// causes returns the current reasons for warnings, and the codes about which enough is
+// known to resolve all other warnings.
 func (d *Device) causes(own *trustcache.User) (all []cause, known map[string]bool) {
 	storage, backup := d.acct.standing()
 	known = map[string]bool{
@@ -128,7 +130,7 @@ func (d *Device) causes(own *trustcache.User) (all []cause, known map[string]boo
 				continue
 			}
 			if here := d.eng.loaded(deviceKey{d.acct.user, dev.DeviceID}); here != nil && !here.identityChecked() {
-				known[warnDeviceNotSigned] = false // it is being set up at this moment
+				known[warnDeviceNotSigned] = false // it is being set up
 				continue
 			}
 			all = append(all, cause{warnDeviceNotSigned, dev.DeviceID.String(), fmt.Sprintf(textDeviceNotSigned, dev.DeviceID)})
@@ -158,17 +160,17 @@ func (o *ownIdentity) identityChecked() bool {
 	return o.checked
 }
 
-// alert tells the devices of an account that there is something to say at once. It takes
+// alert notifies the devices of an account that there is something to say at once. It takes
 // no lock: the tracker calls it under its own.
 func (e *Engine) alert(a *account) {
 	select {
 	case e.alerts <- a:
-	default: // many are on their way; the next sync tells
+	default: // the queue is full; the next sync shows the warnings
 	}
 }
 
-// alerted wakes the clients' waiting syncs if there is something for them, and looks at
-// the devices again if the warnings changed.
+// alerted wakes the clients' waiting syncs if there is something for them, and requests
+// maintenance of the devices if the warnings changed.
 func (a *account) alerted(ctx context.Context) {
 	a.mu.Lock()
 	news := a.warnedSeq != a.alertedSeq

@@ -11,7 +11,7 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// String returns the name the control API uses.
+// String returns the mode's name in the control API.
 func (m Mode) String() string {
 	switch m {
 	case ModeUnknown:
@@ -29,8 +29,8 @@ func (m Mode) String() string {
 	}
 }
 
-// Status is how a device and its owner's identity stand, read back from the
-// homeserver, not assumed.
+// Status is the state of a device and its owner's identity, as read from the homeserver,
+// not assumed.
 type Status struct {
 	UserID        id.UserID      `json:"user_id"`
 	DeviceID      id.DeviceID    `json:"device_id,omitempty"`
@@ -39,7 +39,7 @@ type Status struct {
 	Identity      IdentityStatus `json:"identity"`
 	SecretStorage StorageStatus  `json:"secret_storage"`
 	Backup        BackupStatus   `json:"backup"`
-	// OtherDevices are the user's other devices that hold keys.
+	// OtherDevices are the user's other devices that have keys.
 	OtherDevices []DeviceTrust `json:"other_devices"`
 	Overrides    []UserDevice  `json:"overrides"`
 	// Policy is nil for a device whose keys the proxy does not hold.
@@ -54,7 +54,7 @@ type DeviceKeys struct {
 	Curve25519 id.Curve25519 `json:"curve25519,omitempty"`
 }
 
-// IdentityStatus tells of the user's own identity.
+// IdentityStatus is the state of the user's own identity.
 type IdentityStatus struct {
 	// MasterKey is the published one, empty when there is none.
 	MasterKey id.Ed25519 `json:"master_key,omitempty"`
@@ -64,7 +64,7 @@ type IdentityStatus struct {
 	DeviceSigned bool `json:"device_signed"`
 }
 
-// StorageStatus tells of secret storage.
+// StorageStatus is the state of secret storage.
 type StorageStatus struct {
 	DefaultKey string `json:"default_key,omitempty"`
 	// Complete reports whether the default key encrypts all that belongs there (requirements
@@ -72,24 +72,25 @@ type StorageStatus struct {
 	Complete bool `json:"complete"`
 }
 
-// BackupStatus tells of key backup.
+// BackupStatus is the state of the key backup.
 type BackupStatus struct {
 	// Enabled is false when the user has switched key backup off (m.key_backup).
 	Enabled bool   `json:"enabled"`
 	Version string `json:"version,omitempty"`
-	// Trusted reports whether it is known to be the account's own (requirement 16.1), Readable
-	// that its private key is here.
+	// Trusted reports whether the backup is known to be the account's own (requirement
+	// 16.1), Readable whether its private key is here.
 	Trusted  bool `json:"trusted"`
 	Readable bool `json:"readable"`
-	// Count is how many room keys it holds, as the homeserver says, and Pending how many of
-	// this device are still to be uploaded.
+	// Count is how many room keys it has, as the homeserver says, and Pending how many of
+	// this device still have to be uploaded.
 	Count   int `json:"count"`
 	Pending int `json:"pending"`
-	// Restore tells of restoring the whole history; nil when that was not asked for.
+	// Restore is the progress of restoring the whole history; nil when that was not asked
+	// for.
 	Restore *RestoreStatus `json:"restore,omitempty"`
 }
 
-// Problem is one thing that is not in order, and what to do about it.
+// Problem is one thing that is wrong, and what to do about it.
 type Problem struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
@@ -108,11 +109,12 @@ type DeviceTrust struct {
 type UserDevice struct {
 	UserID   id.UserID   `json:"user_id"`
 	DeviceID id.DeviceID `json:"device_id"`
-	// Trusted says which exception it is.
+	// Trusted is which exception it is.
 	Trusted bool `json:"trusted"`
 }
 
-// Status reads how things stand. Parts that could not be read are problems, not errors.
+// Status returns the state of the device. Parts that could not be read are problems, not
+// errors.
 func (d *Device) Status(ctx context.Context) (Status, error) {
 	out := Status{
 		DeviceID: d.id, Mode: d.mode.String(), OtherDevices: []DeviceTrust{}, Overrides: []UserDevice{},
@@ -240,7 +242,7 @@ func (o *ownIdentity) storageStatus(ctx context.Context, out *Status, hasBackup 
 	switch {
 	case !out.SecretStorage.Complete:
 		out.Problems = append(out.Problems, problemStorageIncomplete)
-	case standing == storageIncomplete: // what was compared when it last changed
+	case standing == storageIncomplete: // as compared when it last changed
 		out.SecretStorage.Complete = false
 		out.Problems = append(out.Problems, problemStorageOfAnother)
 	}
@@ -268,7 +270,7 @@ func (b *backups) backupStatus(ctx context.Context, out *Status, own *trustcache
 	out.Backup.Readable = current.Trusts(key)
 	out.Backup.Trusted = out.Backup.Readable || current.SignedBy(own)
 	switch {
-	case !wanted: // the user's own choice is no problem
+	case !wanted: // the user's choice is no problem
 		return nil
 	case current == nil && known != "":
 		out.Problems = append(out.Problems, problemBackupDeleted)

@@ -12,35 +12,35 @@ import (
 	"e2ee-proxy/store"
 )
 
-// Every change of a device is a step: it is staged, stored, and only then taken over into
-// memory. A step that fails is dropped, and memory is as it was before: nothing is ever
-// undone, and nothing is read again to find out what holds.
+// Every change of a device is a step: it is staged, stored, and only then applied to
+// memory. A step that fails is dropped and leaves memory as it was: nothing is ever undone,
+// and nothing is read again to find out what holds.
 
-// saveTimeout bounds one write. It does not end with the request that it is for: a client that
-// hangs up must not leave half of something behind.
+// saveTimeout bounds one write. A write does not end with the request that it is for: a
+// client that hangs up must not leave something half done.
 const saveTimeout = 10 * time.Second
 
-// detachedFor bounds work of several steps that goes on without the request that began it.
+// detachedFor bounds work of several steps that continues without the request that began
+// it.
 const detachedFor = 2 * time.Minute
 
-// step is one change of a device on its way. It is made, filled and committed under one
-// hold of d.mu.
+// step is one change of a device. It is made, filled and committed under one hold of d.mu.
 type step struct {
 	d  *Device
 	ch *store.Changes
 
-	device *store.Device // the row as it will be; nil while nothing of it changes
-	keys   *olm.Account  // the private keys as they will be, likewise
+	device *store.Device // the staged row; nil while it does not change
+	keys   *olm.Account  // the staged private keys, likewise
 	rooms  map[id.RoomID]*roomStep
 	then   []func()
 }
 
-// begin begins a step. The caller holds mu.
+// begin returns a new step. The caller holds mu.
 func (d *Device) begin() *step {
 	return &step{d: d, ch: &store.Changes{}}
 }
 
-// row returns the device's row as it will be, to be changed.
+// row returns the staged row of the device, to be changed.
 func (s *step) row() *store.Device {
 	if s.device == nil {
 		row := s.d.record.row
@@ -49,7 +49,7 @@ func (s *step) row() *store.Device {
 	return s.device
 }
 
-// account returns the device's private keys as they will be, to be changed.
+// account returns the staged private keys, to be changed.
 func (s *step) account() *olm.Account {
 	if s.keys == nil {
 		s.keys = s.d.olmState.account.Clone()
@@ -57,7 +57,7 @@ func (s *step) account() *olm.Account {
 	return s.keys
 }
 
-// reading returns the device's private keys as they will be, only to be read.
+// reading returns the private keys as staged, only to be read.
 func (s *step) reading() *olm.Account {
 	if s.keys != nil {
 		return s.keys
@@ -65,10 +65,10 @@ func (s *step) reading() *olm.Account {
 	return s.d.olmState.account
 }
 
-// after has f called under d.mu once the step is stored.
+// after registers f to be called under d.mu once the step is stored.
 func (s *step) after(f func()) { s.then = append(s.then, f) }
 
-// commit stores the step and takes it over into memory. what names it in an error. The
+// commit stores the step and applies it to memory. what describes it in an error. The
 // caller holds mu.
 func (s *step) commit(ctx context.Context, what string) error {
 	for _, r := range s.rooms {
@@ -87,7 +87,7 @@ func (s *step) commit(ctx context.Context, what string) error {
 	return nil
 }
 
-// applyToMemory makes memory say what is stored now.
+// applyToMemory makes memory what is stored now.
 func (s *step) applyToMemory() {
 	if s.device != nil {
 		s.d.record.row = *s.device
@@ -123,19 +123,19 @@ func (p *part) save(ctx context.Context, ch *store.Changes) error {
 }
 
 // detach returns a context for work that has begun to change something: it does not end
-// with the request that caused it, but has a bound of its own.
+// with the request that caused it, but after a bound of its own.
 func detach(ctx context.Context, bound time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), bound)
 }
 
-// detachUntilStop is detach for work of this device: it ends with the engine.
+// detachUntilStop is detach for work of this device: it also ends when the engine stops.
 func (p *part) detachUntilStop(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := detach(ctx, detachedFor)
 	stop := context.AfterFunc(p.eng.ctx, cancel)
 	return ctx, func() { stop(); cancel() }
 }
 
-// ErrReload means that the database did not tell whether a step was stored. What memory
-// says may be old: the device is loaded anew with its next use, and whoever still works
-// with this one stores nothing and gives nothing out.
+// ErrReload means that the database did not tell whether a step was stored. Memory may be
+// outdated: the next use loads the device again, and work that still uses this Device
+// stores nothing and returns nothing.
 var ErrReload = errors.New("what is stored of the device is not known: it is loaded anew")

@@ -18,13 +18,13 @@ type storageDescription struct {
 	Meta ssss.KeyMetadata
 }
 
-// checkable reports whether the description holds what tells a right key from a wrong
-// one (requirement 14.2).
+// checkable reports whether the description can tell a right key from a wrong one
+// (requirement 14.2).
 func (s *storageDescription) checkable() bool { return s.Meta.IV != "" && s.Meta.MAC != "" }
 
-// checkableKey makes a key whose check data anybody's AES-CTR computes alike: bit 63 of
-// its IV, the first of the counter, is not set (requirement 14.2). The library leaves that
-// to chance, so that every other key will do.
+// checkableKey makes a key whose check data every implementation of AES-CTR computes alike:
+// bit 63 of its IV, the first of the counter, is not set (requirement 14.2). The library
+// chooses the IV at random, so half of its keys will do.
 func checkableKey() (*ssss.Key, error) {
 	for {
 		key, err := ssss.NewKey("")
@@ -41,7 +41,7 @@ func checkableKey() (*ssss.Key, error) {
 	}
 }
 
-// open returns the key of secret storage if what the caller has opens it.
+// open returns the key of secret storage if the recovery key or passphrase is right.
 func (s *storageDescription) open(with Recovery) (*ssss.Key, error) {
 	var key *ssss.Key
 	var err error
@@ -59,7 +59,7 @@ func (s *storageDescription) open(with Recovery) (*ssss.Key, error) {
 		key, err = s.Meta.VerifyRecoveryKey(s.ID, text)
 	}
 	switch {
-	case errors.Is(err, ssss.ErrUnverifiableKey): // the secrets will tell (requirement 14.2)
+	case errors.Is(err, ssss.ErrUnverifiableKey): // the secrets will show it (requirement 14.2)
 		return key, nil
 	case errors.Is(err, ssss.ErrCorruptedKeyMetadata), errors.Is(err, ssss.ErrUnsupportedPassphraseAlgorithm):
 		return nil, ErrNoSecretStorage

@@ -18,16 +18,16 @@ import (
 const (
 	// ownPoll is how long the proxy's own sync waits at the homeserver.
 	ownPoll = 30 * time.Second
-	// timelineLimit is how many membership and encryption events per room the own
-	// sync takes before it is limited, which costs a rotation at most.
+	// timelineLimit is how many membership and encryption events per room an own sync
+	// accepts before the room is limited, which costs a rotation at most.
 	timelineLimit = 100
-	// loopGrace is how long the loop waits when it starts: what a client begins with is
-	// often a sync, which would end ours at once.
+	// loopGrace is how long the loop waits when it starts: a client often begins with a
+	// sync, which would end ours at once.
 	loopGrace = 5 * time.Millisecond
 )
 
-// ownFilter lets through only what the engine needs. The first sync leaves out the
-// members: they are fetched when a room is first sent into.
+// ownFilter returns the filter of the proxy's own syncs: only what the engine needs. The
+// first sync leaves out members: they are fetched when something is first sent to the room.
 func ownFilter(initial bool) string {
 	types := `["m.room.encryption","m.room.history_visibility","m.room.member"]`
 	state, limit := types, timelineLimit
@@ -39,7 +39,7 @@ func ownFilter(initial bool) string {
 		`},"timeline":{"types":` + types + `,"limit":` + strconv.Itoa(limit) + `}}}`
 }
 
-// ownSync is the shape of the proxy's own sync response.
+// ownSync is the response to the proxy's own sync.
 type ownSync struct {
 	NextBatch string `json:"next_batch"`
 	ToDevice  struct {
@@ -101,12 +101,12 @@ func (s *ownSync) update(since string) SyncUpdate {
 	return u
 }
 
-// syncLoop keeps the device's encryption state moving while its client does not sync.
-// It ends with ctx, when the device falls asleep, or when the homeserver no longer knows
-// the token; the next request of a client with a token starts the device again.
+// syncLoop syncs for the device while its client does not. It ends with ctx, when the
+// device falls asleep, or when the homeserver no longer knows the token; the next request
+// of a client with a token starts it again.
 func (d *Device) syncLoop(ctx context.Context) {
 	var failures backoff.Pauses
-	_ = d.awaitPublishing(ctx) // ends with ctx, as what follows does
+	_ = d.awaitPublishing(ctx) // ends with ctx, like everything below
 	select {
 	case <-ctx.Done():
 	case <-time.After(loopGrace):
@@ -135,12 +135,12 @@ func (d *Device) syncLoop(ctx context.Context) {
 		}
 		pause := pauseAfter(err, failures.Next(syncPauses()), syncPauses())
 		d.eng.log.Debug().Err(err).Dur("retry_in", pause).Msg("Own sync failed")
-		_ = backoff.Wait(ctx, pause) // loopContinues sees that ctx has ended
+		_ = backoff.Wait(ctx, pause) // loopContinues checks ctx
 	}
 }
 
-// startLoop starts the sync loop unless it runs, and reports whether the device is awake
-// now. The caller holds neither lock.
+// startLoop starts the sync loop unless it runs, and reports whether the device is awake.
+// The caller holds no lock.
 func (d *Device) startLoop() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -160,11 +160,11 @@ func (d *Device) runLoop() {
 	}
 }
 
-// errClientSyncs means that the client's sync took over, or that the device fell asleep.
+// errClientSyncs means that a client's sync took over, or that the device fell asleep.
 var errClientSyncs = errors.New("the client syncs")
 
 // syncOnce makes one sync of the proxy's own and stores its effects. It returns the number
-// of to-device messages that came.
+// of to-device messages received.
 func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, error) {
 	give, err := d.schedule.syncTurn.Take(ctx, struct{}{})
 	if err != nil {
@@ -212,13 +212,13 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 	return len(resp.ToDevice.Events), err
 }
 
-// maxCatchUp bounds the syncs in one go. A homeserver hands out to-device messages in
+// maxCatchUp bounds the syncs of one catchUp. A homeserver sends to-device messages in
 // portions.
 const maxCatchUp = 100
 
-// catchUp makes sure that everything the homeserver had for us when it is called is
-// processed and stored, and acknowledged: a client whose sync comes next, from a position
-// of its own, is not given a to-device message that we keep for it a second time.
+// catchUp syncs until everything that the homeserver had for the device is processed,
+// stored and acknowledged. So a client that syncs next, from its own position, does not get
+// a to-device message a second time that is kept for it here.
 func (d *Device) catchUp(ctx context.Context) error {
 	d.schedule.live.catchBegins()
 	defer d.schedule.live.catchEnds()
@@ -230,7 +230,7 @@ func (d *Device) catchUp(ctx context.Context) error {
 		if err != nil || came == 0 && !first {
 			return err
 		}
-		first = false // an initial sync carries no device-list changes; they start with the next
+		first = false // an initial sync has no device-list changes; they begin with the next
 	}
 	return nil
 }

@@ -18,17 +18,18 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// toDevice is a to-device event as it came down a sync.
+// toDevice is a to-device event of a sync.
 type toDevice struct {
 	Type    string          `json:"type"`
 	Sender  id.UserID       `json:"sender"`
 	Content json.RawMessage `json:"content"`
-	// Decrypted says to the client that it came over Olm. It is never taken from the network.
+	// Decrypted tells the client that the event came over Olm. It is never read from the
+	// network.
 	Decrypted bool `json:"decrypted,omitempty"`
 }
 
-// toDeviceStep is the work on one sync response's to-device events. Everything it changes
-// is in the step, which is stored whole or not at all.
+// toDeviceStep processes the to-device events of one sync response. All its changes are in
+// the step, which is stored as a whole or not at all.
 type toDeviceStep struct {
 	d        *Device
 	step     *step
@@ -37,31 +38,32 @@ type toDeviceStep struct {
 	seen     map[[32]byte]bool
 	keys     []megolm.Arrived
 	wedged   []wedgedDevice
-	other    []*olm.Received   // for the client, if their sender is trusted
+	other    []*olm.Received   // for the client, if the sender's device is confirmed
 	forward  []json.RawMessage // for the client
 	secrets  []*olm.Received
-	forwards []*olm.Received // room keys, as asked for or not
-	// megolm.ForwardedBy is who gave the keys that came for a request.
+	forwards []*olm.Received // forwarded room keys, requested or not
+	// forwardedBy are the devices that sent the requested keys.
 	forwardedBy map[store.SessionRef]id.DeviceID
 	answered    []answeredAsk
-	unknown     []id.UserID // senders of keys of whom nothing is known
+	unknown     []id.UserID // senders of keys who are not known yet
 	refused     int
-	// requests are those of own devices that wait then; nil while they are as before.
+	// requests are the staged requests of the user's other devices; nil while unchanged.
 	requests *waitingRequests
-	// keysCancelled is called once all of this is stored.
+	// keysCancelled is called once the step is stored.
 	keysCancelled func()
 }
 
-// wedgedDevice sent something that no session can read, or said that it has no session
-// with us. It is known by its key, or named.
+// wedgedDevice is a device that sent something that no session can decrypt, or said that it
+// has no session with us. It is known by its key or by its ID.
 type wedgedDevice struct {
 	user   id.UserID
 	key    id.Curve25519
 	device id.DeviceID
 }
 
-// processToDevice handles the events in order of arrival (requirement 5.3). The
-// caller holds mu. What cannot be read is counted, never fatal: anybody can send anything.
+// processToDevice handles the events in order of arrival (requirement 5.3). An event that
+// cannot be read is counted and never fatal: anybody can send anything. The caller holds
+// mu.
 func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, s *step) (*toDeviceStep, error) {
 	ch := s.ch
 	b := &toDeviceStep{d: d, step: s, ch: ch, seen: make(map[[32]byte]bool), forwardedBy: make(map[store.SessionRef]id.DeviceID)}
@@ -122,7 +124,7 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 	return b, b.passOthers(ctx)
 }
 
-// parseToDevice reads an event strictly; nil when it is not one.
+// parseToDevice parses an event strictly; nil when it is malformed.
 func parseToDevice(raw json.RawMessage) (*toDevice, *olm.Event) {
 	var ev toDevice
 	if err := strictjson.Unmarshal(raw, &ev); err != nil || ev.Type == "" || ev.Sender == "" || len(ev.Sender) > wire.MaxIDLength {
@@ -146,7 +148,7 @@ func (b *toDeviceStep) handle(ev *toDevice, sealed *olm.Event) {
 	}
 	switch ev.Type {
 	case "m.room_key", "m.forwarded_room_key", "m.secret.send", "m.dummy", "m.room_key_bundle":
-		b.refused++ // only ever over Olm (requirement 8.2, attack A11)
+		b.refused++ // valid only over Olm (requirement 8.2, attack A11)
 	case "m.room_key.withheld":
 		b.handleWithheld(ev)
 	case "m.secret.request":
@@ -154,8 +156,8 @@ func (b *toDeviceStep) handle(ev *toDevice, sealed *olm.Event) {
 	case "m.room_key_request":
 		b.handleKeyRequest(ev)
 	default:
-		// The device that would be verified is ours, not the client's, and nobody is here who
-		// could compare anything: nothing is ever confirmed alone (requirement 13.19).
+		// Such a request would verify the proxy's device, and nobody is here to compare
+		// emoji: nothing is confirmed without a person (requirement 13.19).
 		if strings.HasPrefix(ev.Type, verificationPrefix) && b.d.publication.allowed {
 			return
 		}
@@ -165,7 +167,7 @@ func (b *toDeviceStep) handle(ev *toDevice, sealed *olm.Event) {
 
 const verificationPrefix = "m.key.verification."
 
-// handleOlm handles an Olm message.
+// handleOlm handles an m.room.encrypted event.
 func (b *toDeviceStep) handleOlm(ev *toDevice, sealed *olm.Event) {
 	plain, err := b.d.decryptOlm(sealed, b.sessions, b.seen, b.step)
 	if err != nil {
@@ -184,25 +186,25 @@ func (b *toDeviceStep) handleOlm(ev *toDevice, sealed *olm.Event) {
 	case "m.room_key":
 		b.handleRoomKey(msg)
 	case "m.dummy":
-		// Its only purpose was the new session (requirement 6.12).
+		// Its only purpose is the new session (requirement 6.12).
 	case "m.secret.send":
 		b.secrets = append(b.secrets, msg)
 	case "m.forwarded_room_key":
 		b.forwards = append(b.forwards, msg)
 	case "m.room_key_bundle", "m.room.encrypted",
 		"m.room_key.withheld", "m.room_key_request", "m.secret.request":
-		b.refused++ // nothing of the kind was asked for, or never encrypted
+		b.refused++ // not requested, or never sent over Olm
 	default:
 		if strings.HasPrefix(msg.Type, verificationPrefix) {
-			b.refused++ // as in the clear: what would be verified is ours
+			b.refused++ // as in clear: it would verify the proxy's device
 			return
 		}
 		b.other = append(b.other, msg)
 	}
 }
 
-// passOthers keeps decrypted messages of other types for the client, if their sender's
-// device is confirmed by its owner (requirement 1.18 holds for them too).
+// passOthers keeps decrypted messages of other types for the client, if the sender's device
+// is confirmed by its owner (requirement 1.18 holds for them, too).
 func (b *toDeviceStep) passOthers(ctx context.Context) error {
 	if len(b.other) == 0 {
 		return nil
@@ -238,8 +240,8 @@ func (b *toDeviceStep) passToClient(ev toDevice) {
 	b.forward = append(b.forward, raw)
 }
 
-// handleWithheld records the reason why somebody did not give us a key. It proves nothing
-// and never stands in the way of a key that comes later (requirement 10.7).
+// handleWithheld stores the reason why somebody did not send us a key. It proves nothing
+// and does not stop a key that arrives later (requirement 10.7).
 func (b *toDeviceStep) handleWithheld(ev *toDevice) {
 	var note struct {
 		Algorithm string        `json:"algorithm"`

@@ -14,14 +14,14 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// unwedgeEvery is the least time between new Olm sessions to one device (requirement 6.12).
+// unwedgeEvery is the least time between two new Olm sessions with one device (requirement
+// 6.12).
 const unwedgeEvery = time.Hour
 
-// unwedge makes new Olm sessions with devices whose messages no session could read, or
-// who told us that they have none with us, and says so with an m.dummy (requirements 6.12, 10.3).
-// Unlike a room key, an m.dummy carries nothing; still only confirmed devices get one. A
-// note stays until this is done: whoever is not known is asked for, and what fails is
-// tried again.
+// unwedge makes new Olm sessions with devices whose messages no session could decrypt, or
+// that told us that they have no session with us, and sends each an m.dummy (requirements
+// 6.12, 10.3). An m.dummy carries nothing, but still only confirmed devices get one. A
+// wedge stays recorded until then: unknown devices are queried, and failures are retried.
 func (o *olmState) unwedge(ctx context.Context) error {
 	if o.mode != ModeProxied || o.currentToken().IsZero() {
 		return nil
@@ -46,8 +46,8 @@ func (o *olmState) unwedge(ctx context.Context) error {
 	return o.flushOutbox(ctx)
 }
 
-// seekWedged returns the users of notes. The homeserver is asked about those who are not
-// known, or not with the device that a note is about, once for each.
+// seekWedged returns the users of wedges. It queries once those who are not known, or not
+// with the device in question.
 func (o *olmState) seekWedged(ctx context.Context, due []wedge) (map[id.UserID]*trustcache.User, error) {
 	var users []id.UserID
 	for i := range due {
@@ -63,7 +63,7 @@ func (o *olmState) seekWedged(ctx context.Context, due []wedge) (map[id.UserID]*
 	for i := range due {
 		w := &due[i]
 		if user := before[w.User]; user.Knowledge == trustcache.KnowledgeFresh && w.device(user) == nil && !w.sought {
-			again = append(again, w.User) // nobody tells us of devices of who is in no room with us
+			again = append(again, w.User) // without a shared room nobody reports this user's devices
 			w.sought = true
 		}
 	}
@@ -80,7 +80,7 @@ func (o *olmState) seekWedged(ctx context.Context, due []wedge) (map[id.UserID]*
 	return known, nil
 }
 
-// device returns the device that a note is about; nil when the user has none.
+// device returns the device of a wedge; nil when the user has no such device.
 func (w *wedge) device(user *trustcache.User) *trustcache.Device {
 	if dev := user.Device(w.Device); dev != nil {
 		return dev
@@ -88,15 +88,15 @@ func (w *wedge) device(user *trustcache.User) *trustcache.Device {
 	return user.DeviceByCurve25519(w.Key)
 }
 
-// unwedging is what is to be done about notes.
+// unwedging is the plan for wedges.
 type unwedging struct {
 	devices  []*trustcache.Device // get a new session
 	notes    map[store.DeviceRef][]wedge
-	finished []wedge // nothing is to be done
+	finished []wedge // they need nothing
 	wait     []wedge // nothing can be done now
 }
 
-// planUnwedging decides what is to be done about notes.
+// planUnwedging decides what to do about wedges.
 func (o *olmState) planUnwedging(due []wedge, known map[id.UserID]*trustcache.User) *unwedging {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -118,7 +118,7 @@ func (o *olmState) planUnwedging(due []wedge, known map[id.UserID]*trustcache.Us
 		}
 		ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
 		if now.Sub(o.wedges.renewedAt(ref)) < unwedgeEvery {
-			plan.wait = append(plan.wait, w) // it may be broken again: after the hour it gets another
+			plan.wait = append(plan.wait, w) // the new session may be broken, too: it gets another after the hour
 			continue
 		}
 		if plan.notes[ref] == nil {
@@ -129,15 +129,15 @@ func (o *olmState) planUnwedging(due []wedge, known map[id.UserID]*trustcache.Us
 	return plan
 }
 
-// mayUnwedge reports whether a device may be given a session: only one that may be given
-// room keys, whatever the stage of the policy.
+// mayUnwedge reports whether a device may get a new session: only one that may have room
+// keys, whether or not the policy is enforced.
 func (o *olmState) mayUnwedge(user *trustcache.User, dev *trustcache.Device) bool {
 	in := trustcache.ShareInput{User: user, Device: dev, SenderUser: o.acct.user, SenderDevice: o.id, Mode: trustcache.ModeEnforce}
 	return trustcache.Share(in).Outcome == trustcache.ShareGive
 }
 
-// sendDummies replaces the sessions with the devices, and stores the messages that say so
-// together with what that settles.
+// sendDummies replaces the sessions with the devices. It stores the m.dummy messages and
+// removes the wedges in one write.
 func (o *olmState) sendDummies(ctx context.Context, plan *unwedging, claimed map[store.DeviceRef]id.Curve25519) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -156,12 +156,12 @@ func (o *olmState) sendDummies(ctx context.Context, plan *unwedging, claimed map
 	settled := slices.Clone(plan.finished)
 	for _, dev := range plan.devices {
 		ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
-		if claimed[ref] == "" { // it has no key left, or its server cannot be reached
+		if claimed[ref] == "" { // it has no one-time key left, or its server cannot be reached
 			plan.wait = append(plan.wait, plan.notes[ref]...)
 			continue
 		}
 		made, err := o.account.NewOutbound(dev.Curve25519, claimed[ref])
-		if err != nil { // a key that is none: the next may be one
+		if err != nil { // an invalid key: the next may be valid
 			plan.wait = append(plan.wait, plan.notes[ref]...)
 			continue
 		}

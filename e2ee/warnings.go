@@ -16,9 +16,8 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// Codes of warnings (design §6). Their texts are for people who know nothing of
-// encryption: no word of cross-signing, and of no key but the recovery key (requirement
-// 26.1).
+// Codes of warnings. Their texts are for people who know nothing of encryption: they
+// mention no cross-signing and no key but the recovery key (requirement 26.1).
 const (
 	warnIdentityChanged    = "identity_changed"
 	warnVerificationLost   = "verification_lost"
@@ -28,11 +27,10 @@ const (
 	warnStorageMissing     = "secret_storage_missing"
 )
 
-// A warning is one row for its code and what it is about, so that a homeserver that
-// changes an identity a million times makes one row. What clients see as its ID also
-// names the time, so that dismissing one does not dismiss the next. That somebody
-// dismissed it is a row of its own: whoever raises a warning writes the one, whoever
-// dismisses it the other, and neither needs to know what the other does.
+// A warning is one row for its code and subject, so a homeserver that changes an identity a
+// million times makes one row. The ID that clients see also contains the time, so that
+// dismissing a warning does not dismiss the next one. A dismissal is a row of its own, so
+// that raising and dismissing a warning do not write the same row.
 
 func warningSlot(code, about string) string {
 	sum := sha256.Sum256([]byte(code + "\x00" + about))
@@ -53,14 +51,14 @@ func raisedWarning(code, about string, user id.UserID, message string, at time.T
 	}
 }
 
-// resolvedWarning returns the row of a warning whose cause is gone.
+// resolvedWarning returns the row of a warning whose reason is gone.
 func resolvedWarning(code, about string, user id.UserID, at time.Time) store.Warning {
 	row := raisedWarning(code, about, user, "", at)
 	row.Resolved = true
 	return row
 }
 
-// pending returns the rows that nobody has dismissed and whose cause is still there.
+// pending returns the warnings that were neither dismissed nor resolved.
 func pending(rows []store.Warning) []store.Warning {
 	dismissed := make(map[string]time.Time)
 	for _, w := range rows {
@@ -78,8 +76,8 @@ func pending(rows []store.Warning) []store.Warning {
 	return out
 }
 
-// observe turns what the tracker noticed into warnings, which are stored together with
-// it. It is called under the tracker's lock and takes no other but a.mu.
+// observe turns the tracker's events into warnings, which are stored together with them.
+// The tracker calls it under its lock; it takes no other lock but a.mu.
 func (a *account) observe(events []trustcache.Event, ch *store.Changes) (stored func()) {
 	before := len(ch.Warnings)
 	ownChanged := false
@@ -123,7 +121,7 @@ func firstDevice(ev *trustcache.Event) string {
 	return ev.Added[0].String()
 }
 
-// identityWarnings are for somebody else's identity.
+// identityWarnings returns the warnings for an event about another user's identity.
 func identityWarnings(ev *trustcache.Event) []store.Warning {
 	about, user := ev.UserID.String(), ev.UserID
 	raise := func(code, text string) store.Warning {
@@ -153,7 +151,8 @@ func identityWarnings(ev *trustcache.Event) []store.Warning {
 	return nil
 }
 
-// ownIdentityWarnings are for the account's own identity (requirement 1.11).
+// ownIdentityWarnings returns the warnings for an event about the account's own identity
+// (requirement 1.11).
 func ownIdentityWarnings(ev *trustcache.Event) []store.Warning {
 	about, user := ev.UserID.String(), ev.UserID
 	switch ev.Effect {
@@ -168,13 +167,13 @@ func ownIdentityWarnings(ev *trustcache.Event) []store.Warning {
 	return nil
 }
 
-// recoveredAlone is what the warning of tellRecoveredAlone is about: it does not end when
-// the identity is accepted, as the one about the change does.
+// recoveredAlone is the subject of the warning of tellRecoveredAlone: unlike the warning
+// about the change, it does not end when the identity is accepted.
 const recoveredAlone = "recovered alone"
 
-// tellRecoveredAlone raises a warning that stays until it is dismissed: whoever recovers
-// by themselves knows of the change; one that the proxy recovers from with what it holds
-// must be told all the same (requirement 1.11).
+// tellRecoveredAlone raises a warning that stays until it is dismissed. A person who
+// recovers the identity knows that it was replaced; when the proxy recovers it without a
+// person, somebody must be told (requirement 1.11).
 func (d *Device) tellRecoveredAlone(ctx context.Context) error {
 	told := raisedWarning(warnOwnIdentityChanged, recoveredAlone, d.acct.user, textRecoveredAlone, d.eng.now())
 	if err := d.save(ctx, &store.Changes{Warnings: []store.Warning{told}}); err != nil {
@@ -207,7 +206,7 @@ const (
 	textBackupDeleted   = "Your message history is not being saved: the backup of your messages was deleted. Set it up again, or switch it off for good in another client."
 )
 
-// warnings returns what the user must be told and has not dismissed, oldest first.
+// warnings returns the pending warnings, oldest first.
 func (d *Device) warnings(ctx context.Context) ([]Warning, error) {
 	rows, rooms, err := d.acct.pendingWarnings(ctx)
 	if err != nil {
@@ -223,8 +222,8 @@ func (d *Device) warnings(ctx context.Context) ([]Warning, error) {
 	return out, nil
 }
 
-// pendingWarnings returns the account's pending warnings, from memory once they were read,
-// and the encrypted rooms shared with the users they are about, as far as known.
+// pendingWarnings returns the account's pending warnings, cached once they were read, and
+// the encrypted rooms shared with the users they are about, as far as known.
 func (a *account) pendingWarnings(ctx context.Context) ([]store.Warning, map[id.UserID][]id.RoomID, error) {
 	rows, err := a.allWarnings(ctx)
 	if err != nil {
@@ -248,13 +247,13 @@ func (a *account) allWarnings(ctx context.Context) ([]store.Warning, error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.warnedSeq == seq { // else they changed while they were read
+	if a.warnedSeq == seq { // otherwise they changed meanwhile
 		a.warned, a.warnedRead = rows, true
 	}
 	return rows, nil
 }
 
-// warningsChanged makes the next reader look at the store again.
+// warningsChanged makes the next reader ask the store again.
 func (a *account) warningsChanged() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -262,7 +261,7 @@ func (a *account) warningsChanged() {
 	a.warnedSeq++
 }
 
-// Warnings are those pending, oldest first.
+// Warnings returns the pending warnings, oldest first.
 func (d *Device) Warnings(ctx context.Context) ([]Warning, error) {
 	if d.mode != ModeProxied {
 		return nil, ErrNotProxied
@@ -270,7 +269,7 @@ func (d *Device) Warnings(ctx context.Context) ([]Warning, error) {
 	return d.warnings(ctx)
 }
 
-// DismissWarning drops one.
+// DismissWarning dismisses a warning.
 func (d *Device) DismissWarning(ctx context.Context, warning string) error {
 	if d.mode != ModeProxied {
 		return ErrNotProxied

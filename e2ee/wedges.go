@@ -15,29 +15,30 @@ import (
 	"e2ee-proxy/store"
 )
 
-// Who sent something that no session can read, or says that it has no session with us, is
-// noted until it has a new one, or it is clear that it gets none. The note is stored with
-// the position of the sync that brought it: nothing else ever tells of it again.
+// A wedge is a device without a working Olm session with us: it sent something that no
+// session can decrypt, or says that it has no session. It is recorded until it has a new
+// session, or clearly gets none. The record is stored with the position of the sync that
+// brought the message, because nothing repeats it.
 
 const (
-	// maxWedged bounds the notes, and maxWedgedOf those about one user: anybody can send
-	// what makes one (attack N5).
+	// maxWedged bounds the wedges of a device, and maxWedgedOf those of one user: anybody
+	// can send what makes one (attack N5).
 	maxWedged   = 64
 	maxWedgedOf = 8
-	// maxRenewed bounds the devices that are remembered to have got a new session.
+	// maxRenewed bounds the remembered devices with a new session.
 	maxRenewed = 256
-	// wedgedFor is how long a device that cannot be reached is tried.
+	// wedgedFor is how long an unreachable device is retried.
 	wedgedFor = 7 * 24 * time.Hour
 )
 
-// wedges are the notes of a device, and who got a new session within the last hour. A
-// change makes new ones, and takes their place in memory once it is stored.
+// wedges are the wedges of a device, and the devices that got a new session within the last
+// hour. They are never changed: a changed copy replaces them in memory once it is stored.
 type wedges struct {
 	Waiting []wedge   `json:"waiting,omitempty"`
 	Renewed []renewal `json:"renewed,omitempty"`
 }
 
-// wedge is one note. The device is known by its key, or named.
+// wedge is one device without a working session. It is known by its key or by its ID.
 type wedge struct {
 	User   id.UserID     `json:"user"`
 	Key    id.Curve25519 `json:"key,omitempty"`
@@ -45,11 +46,11 @@ type wedge struct {
 	Since  time.Time     `json:"since"`
 
 	failures backoff.Pauses
-	notYet   time.Time // when it is tried again
-	sought   bool      // the homeserver was asked for the device, which was not there
+	notYet   time.Time // no retry before this
+	sought   bool      // the homeserver was asked for the device and does not have it
 }
 
-// renewal says when a device was given a new session.
+// renewal is when a device got a new session.
 type renewal struct {
 	User   id.UserID   `json:"user"`
 	Device id.DeviceID `json:"device"`
@@ -60,7 +61,7 @@ func (w *wedge) about(other *wedge) bool {
 	return w.User == other.User && w.Key == other.Key && w.Device == other.Device
 }
 
-// with adds notes. The oldest of who has too many go first.
+// with adds wedges. When a user has too many, the oldest are dropped.
 func (w *wedges) with(came []wedgedDevice, now time.Time) *wedges {
 	next := &wedges{Waiting: slices.Clone(w.Waiting), Renewed: w.Renewed}
 	for _, c := range came {
@@ -90,7 +91,7 @@ func count[T any](list []T, holds func(T) bool) (n int) {
 	return n
 }
 
-// without removes the notes that are settled, and adds who got a new session.
+// without removes the wedges that are finished, and adds the devices with a new session.
 func (w *wedges) without(settled []wedge, renewed []store.DeviceRef, now time.Time) *wedges {
 	next := &wedges{
 		Waiting: slices.DeleteFunc(slices.Clone(w.Waiting), func(have wedge) bool {
@@ -107,7 +108,7 @@ func (w *wedges) without(settled []wedge, renewed []store.DeviceRef, now time.Ti
 	return next
 }
 
-// postpone puts notes off. It returns the shortest pause.
+// postpone delays the next try of wedges. It returns the shortest pause.
 func (w *wedges) postpone(failed []wedge, now time.Time) (next *wedges, pause time.Duration) {
 	next = &wedges{Waiting: slices.Clone(w.Waiting), Renewed: w.Renewed}
 	for i := range next.Waiting {
@@ -125,7 +126,7 @@ func (w *wedges) postpone(failed []wedge, now time.Time) (next *wedges, pause ti
 	return next, pause
 }
 
-// renewedAt tells when a device was last given a new session.
+// renewedAt returns when a device last got a new session.
 func (w *wedges) renewedAt(ref store.DeviceRef) time.Time {
 	for _, r := range slices.Backward(w.Renewed) {
 		if r.User == ref.UserID && r.Device == ref.DeviceID {
@@ -135,7 +136,7 @@ func (w *wedges) renewedAt(ref store.DeviceRef) time.Time {
 	return time.Time{}
 }
 
-// store adds the notes as they are now to ch.
+// store adds the wedges to ch.
 func (w *wedges) store(d *Device, ch *store.Changes) error {
 	name := identity.OfDevice(identity.SecretWedged, d.ed25519)
 	if len(w.Waiting)+len(w.Renewed) == 0 {
@@ -150,7 +151,7 @@ func (w *wedges) store(d *Device, ch *store.Changes) error {
 	return nil
 }
 
-// readWedges reads what was noted before a restart. The caller holds mu.
+// readWedges loads the wedges recorded before a restart. The caller holds mu.
 func (o *olmState) readWedges(ctx context.Context) error {
 	if o.wedges != nil {
 		return nil
@@ -161,13 +162,13 @@ func (o *olmState) readWedges(ctx context.Context) error {
 	}
 	var w wedges
 	if err == nil && json.Unmarshal(stored.Value.Reveal(), &w) != nil {
-		w = wedges{} // noted again with their next message
+		w = wedges{} // recorded again with their next message
 	}
 	o.wedges = &w
 	return nil
 }
 
-// stageWedged adds notes to a step. The caller holds mu.
+// stageWedged adds wedges to a step. The caller holds mu.
 func (o *olmState) stageWedged(ctx context.Context, came []wedgedDevice, s *step) error {
 	if len(came) == 0 {
 		return nil
@@ -178,7 +179,7 @@ func (o *olmState) stageWedged(ctx context.Context, came []wedgedDevice, s *step
 	return s.wedges(o.wedges.with(came, o.eng.now()))
 }
 
-// wedges has notes take the place of those that are there.
+// wedges stages the replacement of the wedges.
 func (s *step) wedges(next *wedges) error {
 	if err := next.store(s.d, s.ch); err != nil {
 		return err
@@ -187,7 +188,7 @@ func (s *step) wedges(next *wedges) error {
 	return nil
 }
 
-// dueWedges returns the notes that something may be done about now.
+// dueWedges returns the wedges that can be tried now.
 func (o *olmState) dueWedges(ctx context.Context) ([]wedge, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -198,7 +199,7 @@ func (o *olmState) dueWedges(ctx context.Context) ([]wedge, error) {
 	return slices.DeleteFunc(slices.Clone(o.wedges.Waiting), func(w wedge) bool { return now.Before(w.notYet) }), nil
 }
 
-// postpone has notes looked at again after a pause.
+// postpone delays the next try of wedges and schedules maintenance for it.
 func (o *olmState) postpone(failed []wedge) {
 	if len(failed) == 0 {
 		return
@@ -212,8 +213,8 @@ func (o *olmState) postpone(failed []wedge) {
 	}
 }
 
-// hasWedges reports whether somebody waits for a new session. The device need not stay in
-// memory for it, but is to be visited.
+// hasWedges reports whether a wedge is recorded. The device need not stay in memory for it,
+// but must be visited.
 func (o *olmState) hasWedges() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -6,9 +6,9 @@ import (
 	"e2ee-proxy/e2ee/internal/wire"
 )
 
-// What the homeserver's answers come to, for those who call the engine.
+// Results of calls to the homeserver, for the engine's callers.
 type (
-	// UpstreamError is an answer of the homeserver that is not a success, or none at all.
+	// UpstreamError is an error response of the homeserver, or none at all.
 	UpstreamError = wire.UpstreamError
 	// AuthNeededError says that the homeserver asks for user-interactive authentication.
 	AuthNeededError = wire.AuthNeededError
@@ -17,8 +17,8 @@ type (
 // ErrAnswerTooLarge means that an answer of the homeserver is larger than the engine takes.
 var ErrAnswerTooLarge = wire.ErrAnswerTooLarge
 
-// ClearRelation returns what of a relation may stand in clear, nil when it is nothing. more
-// says that the relation has anything beyond that.
+// ClearRelation returns the part of a relation that may stay in clear, nil when there is
+// none. more reports whether the relation has anything else.
 func ClearRelation(relation json.RawMessage) (clear json.RawMessage, more bool) {
 	return wire.ClearRelation(relation)
 }
@@ -26,6 +26,5 @@ func ClearRelation(relation json.RawMessage) (clear json.RawMessage, more bool) 
 // MessageType reports whether a type is one that clients show as a message.
 func MessageType(eventType string) bool { return wire.MessageType(eventType) }
 
-// PlainReaction reports whether a reaction says nothing but what it is a reaction to, and
-// with what.
+// PlainReaction reports whether a reaction contains only what it reacts to, and with what.
 func PlainReaction(event json.RawMessage) bool { return wire.PlainReaction(event) }

@@ -10,8 +10,9 @@ import (
 // closeWithin bounds Close.
 const closeWithin = 10 * time.Second
 
-// Close stops every device's work and waits for it, until ctx ends and for 10 s at most:
-// what goes on after that was told to stop, and stores nothing once the database is closed.
+// Close stops every device's work and waits for that, until ctx ends and for 10 s at most.
+// Work that is still running then was told to stop, and stores nothing once the database is
+// closed.
 func (e *Engine) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, closeWithin, errStillBusy)
 	defer cancel()
@@ -24,19 +25,19 @@ func (e *Engine) Close(ctx context.Context) error {
 	}
 }
 
-// stop tells everything to end, and closes stopped once it has.
+// stop ends everything and closes stopped when it has ended.
 func (e *Engine) stop() {
 	e.cancel(ErrClosed)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, a := range e.accounts {
 		a.password.forget()
-		e.wg.Go(a.tracker.Close) // it waits for its queries
+		e.wg.Go(a.tracker.Close) // waits for its queries
 	}
 	go func() { e.wg.Wait(); close(e.stopped) }()
 }
 
-// worker maintains devices that asked for it.
+// worker maintains the devices in the queue.
 func (e *Engine) worker() {
 	for {
 		select {
@@ -48,8 +49,8 @@ func (e *Engine) worker() {
 	}
 }
 
-// tellAlerts tells devices of alerts. Maintenance, which waits for the homeserver, never
-// stands in their way.
+// tellAlerts delivers alerts to devices. It never waits for maintenance, which waits for
+// the homeserver.
 func (e *Engine) tellAlerts() {
 	for {
 		select {
