@@ -169,8 +169,8 @@ func (g *gossip) missingSecrets(ctx context.Context, own *trustcache.User) ([]st
 }
 
 // handleSecret handles an m.secret.send that came over Olm: it must answer a request of
-// ours, and come from a confirmed device of ours that was asked (requirement 15.2). The
-// caller holds mu; own is the own user as known.
+// ours, and come from a confirmed device of the user that was asked (requirement 15.2). own
+// is the own user as known. The caller holds mu.
 func (b *toDeviceStep) handleSecret(msg *olm.Received, own *trustcache.User) {
 	var sent struct {
 		RequestID string `json:"request_id"`

@@ -31,14 +31,14 @@ func NewKeys() (*Keys, error) {
 	return &c, nil
 }
 
-// Slots returns the names of the keys and where each is kept.
+// Slots returns, by name, where each key is kept.
 func (c *Keys) Slots() map[string]**pk.Signing {
 	return map[string]**pk.Signing{
 		SecretMaster: &c.Master, SecretSelfSigning: &c.SelfSigning, SecretUserSigning: &c.UserSigning,
 	}
 }
 
-// PublishedKey returns the public key that a private key must belong to.
+// PublishedKey returns the published public key that a private key must belong to.
 func PublishedKey(own *trustcache.User, name string) id.Ed25519 {
 	switch name {
 	case SecretMaster:
@@ -52,8 +52,8 @@ func PublishedKey(own *trustcache.User, name string) id.Ed25519 {
 	}
 }
 
-// Misfits names the keys that do not belong to the published identity. With a master key
-// that is not the published one, none does: who signed what under the new one is not known.
+// Misfits returns the names of the keys that do not belong to the published identity. If
+// the published master key is another, all of them are returned.
 func (c *Keys) Misfits(own *trustcache.User) []string {
 	var out []string
 	foreign := c.Master != nil && c.Master.PublicKey() != own.Current
@@ -69,7 +69,7 @@ func (c *Keys) Misfits(own *trustcache.User) []string {
 	return out
 }
 
-// Secrets returns the keys as rows to store.
+// Secrets returns the keys as rows of the store.
 func (c *Keys) Secrets() []store.Secret {
 	return []store.Secret{
 		{Name: SecretMaster, Value: secret.Bytes(c.Master.Seed())},
@@ -78,7 +78,7 @@ func (c *Keys) Secrets() []store.Secret {
 	}
 }
 
-// ByName returns the seeds as they go into secret storage.
+// ByName returns the seeds under their names in secret storage.
 func (c *Keys) ByName() map[string][]byte {
 	return map[string][]byte{
 		SecretMaster: c.Master.Seed(), SecretSelfSigning: c.SelfSigning.Seed(), SecretUserSigning: c.UserSigning.Seed(),

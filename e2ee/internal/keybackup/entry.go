@@ -22,16 +22,15 @@ import (
 
 // The format of one room key in a backup (requirements 16.3, 16.4), with the parts of
 // MSC4048 that fit into it (requirement 16.9): a MAC under a key that only those have who
-// can read the backup, and a word on where the key came from. A key whose MAC is right
-// and that this proxy had from its owner keeps its owner through a restore; every other
-// one proves nothing.
+// can read the backup, and where the key came from. A key with a right MAC that this proxy
+// got from its owner keeps the owner through a restore; any other proves no owner.
 const (
 	backupMACInfo  = "MATRIX_BACKUP_MAC_KEY"
 	fieldBackupMAC = "org.matrix.msc4048.backup_mac"
 )
 
-// Target is a backup that may be written to: its public key is known to be the
-// account's own. Private is nil when only that is known.
+// Target is a backup that may be written to: its public key is known to be the account's
+// own. Private is nil when only the public key is known.
 type Target struct {
 	Version string
 	Count   int
@@ -40,11 +39,11 @@ type Target struct {
 	MACKey  []byte
 }
 
-// Entry is one room key in a backup request. By the first three the homeserver
-// chooses between two of one session, so that they must be true (requirement 16.5):
-// forwarded is by how many devices the key went that did not make it, verified is one
-// whose owner is proven, with a device that its owner had confirmed and an identity that
-// the account has accepted.
+// Entry is one room key in a backup request. The homeserver chooses between two entries of
+// one session by the first three fields, so they must be true (requirement 16.5).
+// ForwardedCount is the number of devices that forwarded the key. IsVerified means that its
+// owner is proven, on a device confirmed by its user, with an identity that the account has
+// accepted.
 type Entry struct {
 	FirstIndex     uint32          `json:"first_message_index"`
 	ForwardedCount int             `json:"forwarded_count"`
@@ -61,14 +60,15 @@ func MACKey(private *backup.MegolmBackupKey) ([]byte, error) {
 	return key, nil
 }
 
-// Seal encrypts one room key for a backup. What is known of its owner by now goes
-// with it. Without the private key there is no MAC.
+// Seal encrypts one room key for a backup, with what is known of its owner. Without the
+// private key it has no MAC.
 func Seal(row *store.InboundSession, to *Target, users map[id.UserID]*trustcache.User) (Entry, error) {
 	data, from, err := megolm.Data(row)
 	if err != nil {
 		return Entry{}, err
 	}
-	// Where several say that it is theirs nobody is attested, who could then silence the others.
+	// If several claim the key nobody is attested: an attested owner could silence the
+	// others.
 	proven := megolm.ProvesOwner(row.Source, from.Owner) && !from.Contested
 	if proven {
 		from.Owner, _ = from.Upgrade(users[from.UserID])
@@ -101,8 +101,8 @@ func Seal(row *store.InboundSession, to *Target, users map[id.UserID]*trustcache
 	}, nil
 }
 
-// unauthenticSource names, in the words of MSC4048, where a key came from that does not
-// prove its owner.
+// unauthenticSource returns MSC4048's name for the source of a key that does not prove its
+// owner.
 func unauthenticSource(source store.Source) string {
 	switch source {
 	case store.SourceBackup:
@@ -157,8 +157,8 @@ func hasMAC(raw json.RawMessage, macKey []byte) bool {
 	return err == nil && hmac.Equal(mac, claimed)
 }
 
-// Open decrypts one room key of a backup. The row it gives has the session's own
-// name, not the one under which the homeserver keeps it.
+// Open decrypts one room key of a backup. The row has the session ID of the key itself, not
+// the one that the homeserver names.
 func Open(ref store.SessionRef, raw json.RawMessage, private *backup.MegolmBackupKey, macKey []byte) (store.InboundSession, error) {
 	entry, err := strictjson.Parse(raw)
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 // maxBackedKey bounds one key in a download, in bytes.
 const maxBackedKey = 1 << 20
 
-// ReadRoom walks through {"sessions": {session: data}}. What each gets is valid until
-// it returns.
+// ReadRoom reads {"sessions": {session: data}} and calls each for every session. raw is
+// valid until each returns.
 func ReadRoom(body io.Reader, each func(session id.SessionID, raw json.RawMessage)) error {
 	meter := &strictjson.Meter{R: body, Limit: maxBackedKey}
 	dec := jsontext.NewDecoder(meter)
@@ -37,7 +37,8 @@ func ReadRoom(body io.Reader, each func(session id.SessionID, raw json.RawMessag
 	})
 }
 
-// Read walks through {"rooms": {room: {"sessions": {session: data}}}}.
+// Read reads {"rooms": {room: {"sessions": {session: data}}}} and calls each for every
+// session.
 func Read(body io.Reader, each func(store.SessionRef, json.RawMessage) error) error {
 	meter := &strictjson.Meter{R: body, Limit: maxBackedKey}
 	dec := jsontext.NewDecoder(meter)
@@ -67,7 +68,7 @@ func Read(body io.Reader, each func(store.SessionRef, json.RawMessage) error) er
 	})
 }
 
-// eachMember reads an object, and calls each with the value of each name to be read.
+// eachMember reads an object. It calls each with every name, to read the value.
 func eachMember(dec *jsontext.Decoder, each func(name string) error) error {
 	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != jsontext.KindBeginObject {
 		return fmt.Errorf("%w: key backup", strictjson.ErrMalformed)

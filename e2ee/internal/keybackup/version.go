@@ -13,7 +13,7 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// AlgorithmBackup is the one kind of backup that there is.
+// AlgorithmBackup is the only backup algorithm in the specification.
 const AlgorithmBackup = "m.megolm_backup.v1.curve25519-aes-sha2"
 
 // Version is the homeserver's newest backup.
@@ -24,8 +24,7 @@ type Version struct {
 	Count     int             `json:"count"`
 }
 
-// PublicKey returns the backup's public key; nil when it is not a backup we know how to
-// use.
+// PublicKey returns the backup's public key; nil when its algorithm or data is unknown.
 func (v *Version) PublicKey() *ecdh.PublicKey {
 	if v == nil || v.Algorithm != AlgorithmBackup || v.Version == "" {
 		return nil
@@ -46,16 +45,16 @@ func (v *Version) PublicKey() *ecdh.PublicKey {
 	return key
 }
 
-// Trusts reports whether a backup's public key belongs to a private key we hold, which
-// came from a trusted source (requirement 16.1).
+// Trusts reports whether the backup's public key belongs to a private key that we hold,
+// which came from a trusted source (requirement 16.1).
 func (v *Version) Trusts(key *backup.MegolmBackupKey) bool {
 	public := v.PublicKey()
 	return public != nil && key != nil && key.PublicKey().Equal(public)
 }
 
 // SignedBy reports whether the account's identity, or a device that it has confirmed, has
-// signed the backup (requirement 16.1). The identity must be verified: one that a
-// homeserver made up signs anything (attack A14).
+// signed the backup (requirement 16.1). The identity must be verified: a homeserver can
+// make one up and sign anything with it (attack A14).
 func (v *Version) SignedBy(own *trustcache.User) bool {
 	if v.PublicKey() == nil || !own.Known() || !own.Verified {
 		return false

@@ -2,12 +2,12 @@
 // it encrypts and decrypts files, and knows nothing of what a key is.
 //
 // It promises:
-//   - [Open] returns a file only when the whole of it is authentic, and what that may cost is
-//     bounded: its size, and the work of deriving its key.
-//   - No file is held in memory, however large it is, and none of its entries is larger than
-//     a bound.
+//   - [Open] returns a file only if all of it is authentic. The cost is bounded: the file's
+//     size, and the rounds of its key derivation.
+//   - No file is held in memory, however large it is, and the size of its entries is
+//     bounded.
 //
-// It must never store anything, or say what a file holds in an error.
+// It must never store anything, or quote a file in an error.
 //
 // Importer: e2ee.
 package keyfile

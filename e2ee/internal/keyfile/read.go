@@ -19,8 +19,8 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// Check looks through a file before anything of it is stored: a list, whole, and
-// not too long.
+// Check checks, before anything is stored, that the file is one complete list and not too
+// long.
 func (f *File) Check() error {
 	n := 0
 	return f.Each(func([]byte) error {
@@ -31,7 +31,7 @@ func (f *File) Check() error {
 	})
 }
 
-// File is a file that was found to be authentic.
+// File is a file whose MAC was right.
 type File struct {
 	open  func() io.Reader
 	block cipher.Block
@@ -39,7 +39,7 @@ type File struct {
 	size  int64 // of the text in it, in bytes
 }
 
-// Open opens a file and looks through the whole of it.
+// Open opens a file and checks its MAC over the whole of it.
 func Open(passphrase secret.String, open func() io.Reader) (*File, error) {
 	raw := exportBytes(open())
 	prefix := make([]byte, exportPrefix)
@@ -58,7 +58,7 @@ func Open(passphrase secret.String, open func() io.Reader) (*File, error) {
 		return nil, err
 	}
 	mac.Write(prefix)
-	// The MAC stands at the end, so that as many bytes are always held back.
+	// The MAC comes last, so as many bytes are always held back.
 	in, sum := bufio.NewReader(raw), make([]byte, 0, sha256.Size)
 	buf := make([]byte, 4<<10)
 	var size int64
@@ -83,7 +83,8 @@ func Open(passphrase secret.String, open func() io.Reader) (*File, error) {
 	return &File{open: open, block: block, iv: prefix[17:33], size: size}, nil
 }
 
-// notAnExport tells a file that is none from one that could not be read.
+// notAnExport returns ErrNotAnExport for an error in the file's format, and other read
+// errors unchanged.
 func notAnExport(err error) error {
 	var letters base64.CorruptInputError
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &letters) {
@@ -92,7 +93,7 @@ func notAnExport(err error) error {
 	return err
 }
 
-// text returns a new reader of what is in the file.
+// text returns a new reader of the decrypted text.
 func (f *File) text() (io.Reader, error) {
 	raw := exportBytes(f.open())
 	if _, err := io.CopyN(io.Discard, raw, exportPrefix); err != nil {
@@ -111,7 +112,7 @@ func (f *File) Each(entry func(raw []byte) error) error {
 	dec := jsontext.NewDecoder(meter)
 	bad := func(err error) error {
 		if errors.Is(err, strictjson.ErrMalformed) {
-			return ErrTooCostly // one entry of it
+			return ErrTooCostly // a single entry
 		}
 		return ErrNotAnExport
 	}
@@ -135,13 +136,13 @@ func (f *File) Each(entry func(raw []byte) error) error {
 	return nil
 }
 
-// exportBytes returns what a file holds between its head and its tail.
+// exportBytes returns a reader of the bytes between a file's first and last line.
 func exportBytes(file io.Reader) io.Reader {
 	return base64.NewDecoder(base64.RawStdEncoding, &exportText{from: bufio.NewReader(file)})
 }
 
-// exportText gives the letters of a file. The decoder behind it ignores line ends; there
-// may be other white space, and padding.
+// exportText reads the base64 letters of a file, without other white space and padding. The
+// decoder that reads from it ignores line ends.
 type exportText struct {
 	from  *bufio.Reader
 	got   int
@@ -171,7 +172,7 @@ func (t *exportText) Read(p []byte) (int, error) {
 		}
 		switch c {
 		case ' ', '\t', '\r', '\n', '=':
-		case '-': // is no letter of base64
+		case '-': // not in the base64 alphabet
 			t.err = t.tail()
 		default:
 			p[n] = c
@@ -181,10 +182,10 @@ func (t *exportText) Read(p []byte) (int, error) {
 	return n, t.err
 }
 
-// letters returns what stands in the buffer up to the next byte that is no letter of
-// base64, or may be none.
+// letters copies buffered bytes up to the next one that is not, or may not be, a letter of
+// base64.
 func (t *exportText) letters(p []byte) int {
-	run, _ := t.from.Peek(min(len(p), t.from.Buffered())) // no more than is there
+	run, _ := t.from.Peek(min(len(p), t.from.Buffered())) // never more than is buffered
 	n := bytes.IndexAny(run, " \t\r\n=-")
 	if n < 0 {
 		n = len(run)
@@ -206,7 +207,7 @@ func noTail(err error) error {
 	return fmt.Errorf("read a file of keys: %w", err)
 }
 
-// head reads white space and the line that a file begins with.
+// head reads white space and the first line of a file.
 func (t *exportText) head() error {
 	for {
 		c, err := t.from.ReadByte()
@@ -222,7 +223,7 @@ func (t *exportText) head() error {
 	}
 }
 
-// tail reads the line that a file ends with, from its second character, and white space.
+// tail reads the last line of a file, from its second character, and white space.
 func (t *exportText) tail() error {
 	if err := t.expect(exportTail); err != nil {
 		return err
@@ -242,7 +243,7 @@ func (t *exportText) tail() error {
 	}
 }
 
-// expect reads a line of which the first byte has been read.
+// expect reads the rest of a line whose first byte was read.
 func (t *exportText) expect(line string) error {
 	if err := t.from.UnreadByte(); err != nil {
 		return noTail(err)

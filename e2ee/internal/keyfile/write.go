@@ -19,12 +19,12 @@ import (
 )
 
 // The file format for room keys that clients exchange (requirement 16.10). A file is
-// checked as a whole before anything in it is looked at, and what it may cost is bounded:
-// its size, and the work of deriving its key.
+// authenticated as a whole before its text is parsed, and its cost is bounded: its size,
+// and the rounds of its key derivation.
 const (
 	exportHead = "-----BEGIN MEGOLM SESSION DATA-----"
 	exportTail = "-----END MEGOLM SESSION DATA-----"
-	exportLine = 96 // characters, so that lines are of whole groups of three bytes
+	exportLine = 96 // characters: each line has whole groups of three bytes
 	// exportVersion, salt, IV and rounds come before the data, a MAC after it.
 	exportVersion = 1
 	exportPrefix  = 1 + 16 + 16 + 4
@@ -40,7 +40,8 @@ const (
 var (
 	// ErrNotAnExport means that something is no file of exported keys.
 	ErrNotAnExport = errors.New("this is not a file of exported keys")
-	// ErrTooCostly means that a file asks for more work than any client's does.
+	// ErrTooCostly means that a file is larger, or has more key derivation rounds, than any
+	// client's.
 	ErrTooCostly = errors.New("the file asks for too much work")
 	// ErrWrongPassphrase means that a passphrase does not open a file, or the file is damaged.
 	ErrWrongPassphrase = errors.New("the passphrase does not open the file")
@@ -51,17 +52,18 @@ type Writer struct {
 	w      io.Writer
 	stream cipher.Stream
 	mac    hash.Hash
-	line   []byte // bytes that make no whole line yet
+	line   []byte // bytes of an unfinished line
 }
 
-// NewWriter begins a file. rounds is how much work its passphrase costs whoever guesses it.
+// NewWriter begins a file. rounds is the number of key derivation rounds, the cost of
+// guessing its passphrase.
 func NewWriter(passphrase secret.String, rounds uint32, w io.Writer) (*Writer, error) {
 	prefix := make([]byte, exportPrefix)
 	prefix[0] = exportVersion
 	if _, err := rand.Read(prefix[1:33]); err != nil {
 		return nil, fmt.Errorf("make a salt: %w", err)
 	}
-	prefix[17+8] &= 0x7f // bit 63 of the IV, for those whose counter has 64 bits
+	prefix[17+8] &= 0x7f // bit 63 of the IV, for implementations with a counter of 64 bits
 	binary.BigEndian.PutUint32(prefix[33:], rounds)
 	block, mac, err := deriveExport(passphrase, prefix)
 	if err != nil {
@@ -88,13 +90,13 @@ func deriveExport(passphrase secret.String, prefix []byte) (cipher.Block, hash.H
 	return block, hmac.New(sha256.New, key[32:]), nil
 }
 
-// Write encrypts.
+// Write encrypts and writes a part of the text.
 func (e *Writer) Write(plain []byte) error {
 	e.stream.XORKeyStream(plain, plain)
 	return e.raw(plain, true)
 }
 
-// raw writes whole lines; authentic says that the bytes go into the MAC.
+// raw writes whole lines; authentic means that the bytes are part of the MAC.
 func (e *Writer) raw(p []byte, authentic bool) error {
 	if authentic {
 		e.mac.Write(p)
@@ -117,7 +119,7 @@ func (e *Writer) put(p []byte) error {
 	return nil
 }
 
-// End writes the last of the text, and what comes after it.
+// End writes the last part of the text and the end of the file.
 func (e *Writer) End(plain []byte) error {
 	if err := e.Write(plain); err != nil {
 		return err

@@ -1,11 +1,11 @@
-// Package locks has mutexes and turns that have a place in one order, so that nobody waits
-// for somebody who waits for them.
+// Package locks has mutexes and keyed locks (turns) with ranks in one order, so that there
+// is no deadlock.
 //
 // It promises:
-//   - A [Mutex] and [Turns] tell an [Order], where there is one, of what is taken and given
-//     back: tests find out whoever takes them in another order than that of their ranks.
-//   - [Turns] may be held while the homeserver is asked: they block nothing but the same key,
-//     and whoever waits for one gives up when its context ends.
+//   - A [Mutex] and [Turns] report to an [Order], if there is one, when they are locked and
+//     unlocked: tests detect locking against the order of ranks.
+//   - [Turns] may be held during a request to the homeserver: a turn blocks only its own
+//     key, and waiting for it ends with the context.
 //
 // It must never know what a lock guards, or start anything.
 //

@@ -2,9 +2,10 @@ package locks
 
 import "sync"
 
-// Rank is the place of a lock in the order of locks: whoever holds one takes only others of
-// a higher rank. Turns come first, because they alone are held while the homeserver is asked;
-// then come the mutexes, from the engine's to those that guard one thing and take no other.
+// Rank is the place of a lock in the order of locks: a goroutine that holds a lock takes
+// only locks of a higher rank. Turns come first, because only they are held during requests
+// to the homeserver; then the mutexes, from the engine's to those under which no other is
+// taken.
 type Rank uint8
 
 const (
@@ -12,24 +13,24 @@ const (
 	RankUpkeep                  // schedule.upkeep: maintenance of a device
 	RankBoot                    // account.boot: the identity is set up
 	RankSync                    // schedule.syncTurn: a sync of the engine's own
-	RankReview                  // account.review: warnings are looked at anew
-	RankOutbox                  // olmState.outboxTurn: what waits is sent
-	RankOpening                 // Engine.opening: a device is loaded, or forgotten
+	RankReview                  // account.review: warnings are updated
+	RankOutbox                  // olmState.outboxTurn: the outbox is sent
+	RankOpening                 // Engine.opening: a device is loaded or deleted
 
 	RankEngine  // Engine.mu
 	RankOpens   // megolmState.opens: a batch of events is decrypted
 	RankDevice  // part.mu
 	RankSession // inboundSession.mu
 	RankAccount // account.mu
-	RankLeaf    // what takes no other lock: liveness, lists, passwords, counts
+	RankLeaf    // no other lock is taken: liveness, lists, passwords, counts
 )
 
-// Order is told of locks that are taken and given back, by tests.
+// Order observes locking and unlocking, in tests.
 type Order struct {
 	Takes, Gives func(Rank)
 }
 
-// Mutex is a mutex that has its place in the order. Its zero value may be used.
+// Mutex is a mutex with a rank. Its zero value may be used.
 type Mutex struct {
 	mu    sync.Mutex
 	Order *Order // nil but in tests

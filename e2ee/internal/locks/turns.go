@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// Turns lets one caller at a time work under a key, in no particular order, and lets
-// the others give up when their context ends. Unlike a mutex it may be held while
-// the homeserver is asked, because it blocks nothing but the same key.
+// Turns is a keyed lock: one caller at a time has the turn of a key, in no particular
+// order, and waiting ends with the context. Unlike a mutex it may be held during a request
+// to the homeserver, because it blocks only the same key.
 type Turns[K comparable] struct {
 	Order *Order // nil but in tests
 	Rank  Rank
@@ -21,7 +21,7 @@ type turn struct {
 	holders int
 }
 
-// Take waits for the key's turn. The returned func gives it back.
+// Take waits for the turn of a key. The returned func gives it back.
 func (t *Turns[K]) Take(ctx context.Context, key K) (func(), error) {
 	if t.Order != nil {
 		t.Order.Takes(t.Rank)

@@ -13,23 +13,23 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// Members of a room key's data, in a backup, an export or a forward, beside those of the
+// Members of a room key's data, in a backup, an export or a forward, beyond those of the
 // specification's first version.
 const (
 	FieldUnauthentic    = "org.matrix.msc4048.unauthenticated"
 	FieldSharedHistory  = "shared_history"
 	FieldSharedUnstable = "org.matrix.msc3061.shared_history"
 	FieldForwards       = "forwarding_curve25519_key_chain"
-	// FieldOwner is ours: MSC4048 says that a key belongs to its sender_key, and not whose
-	// that is.
+	// FieldOwner is the proxy's own: MSC4048 attests a key's sender_key, but not whose
+	// device that is.
 	FieldOwner = "dev.e2ee-proxy.owner"
 )
 
-// maxExtra bounds what is kept of other clients' members, in bytes.
+// maxExtra bounds the stored members of other clients, in bytes.
 const maxExtra = 4096
 
 // extraMembers returns the members of session data that we do not know; nil when there are
-// none or they are too much to keep.
+// none or they are too large.
 func extraMembers(data strictjson.Object) json.RawMessage {
 	var extra strictjson.Object
 	for _, m := range data {
@@ -47,16 +47,16 @@ func extraMembers(data strictjson.Object) json.RawMessage {
 	return raw
 }
 
-// NamedOwner is FieldOwner. It names the session, so that the homeserver cannot pass one
-// off as another.
+// NamedOwner is the value of FieldOwner. It names the session, so that the homeserver
+// cannot swap owners between sessions.
 type NamedOwner struct {
 	RoomID    id.RoomID        `json:"room_id"`
 	SessionID id.SessionID     `json:"session_id"`
 	Owner     trustcache.Owner `json:"owner"`
 }
 
-// Data returns what is known of a room key, for a backup or an export. What other clients
-// had put into the backup that it came from is still in it.
+// Data returns the data of a room key for a backup or an export. Unknown members from the
+// backup that it came from are kept.
 func Data(row *store.InboundSession) (strictjson.Object, Owner, error) {
 	sess := &session.MegolmInboundSession{}
 	if err := sess.UnpickleLibOlm(row.Pickle.Reveal()); err != nil {
@@ -88,8 +88,8 @@ func Data(row *store.InboundSession) (strictjson.Object, Owner, error) {
 		Set(FieldSharedHistory, shared), from, nil // requirement 17.4
 }
 
-// FromData reads the data of a room key that came from a backup or an export. With
-// attested its owner is believed, if it is named and is the one that the key names.
+// FromData parses the data of a room key from a backup or an export. With attested the
+// named owner is believed, if it matches the key.
 func FromData(ref store.SessionRef, raw json.RawMessage, source store.Source, attested bool) (store.InboundSession, error) {
 	data, err := strictjson.Parse(raw)
 	if err != nil {
@@ -108,7 +108,7 @@ func FromData(ref store.SessionRef, raw json.RawMessage, source store.Source, at
 	if attested && data.Get(FieldUnauthentic) == nil {
 		from.Owner = attestedOwner(ref, data)
 	}
-	if !from.Attested { // what it claims is kept for whoever it is given to, and proves nothing
+	if !from.Attested { // the claimed owner is kept for exports and forwards, and proves nothing
 		senderKey, _ := data.Text("sender_key")
 		from.Owner = trustcache.Owner{Curve25519: id.Curve25519(senderKey), Ed25519: claimedKey(data)}
 	}
@@ -122,8 +122,8 @@ func FromData(ref store.SessionRef, raw json.RawMessage, source store.Source, at
 	}, nil
 }
 
-// ForwardedBy returns the devices by which a room key was forwarded, in order, as its data
-// says. What is no such list is an empty one, not null.
+// ForwardedBy returns the devices that forwarded a room key, in order, as its data says. A
+// malformed list counts as empty and is never nil.
 func ForwardedBy(data strictjson.Object) []string {
 	chain := []string{}
 	if raw := data.Get(FieldForwards); raw == nil || json.Unmarshal(raw, &chain) != nil || chain == nil {
@@ -143,9 +143,9 @@ func claimedKey(data strictjson.Object) id.Ed25519 {
 
 func isTrue(data strictjson.Object, name string) bool { return string(data.Get(name)) == "true" }
 
-// attestedOwner returns the owner of a key whose data is authentic: whom it names, if that
-// is the owner of this session; or its keys alone, where another client wrote it. Nobody
-// when what is said is no owner of this session.
+// attestedOwner returns the owner of a key whose data is authentic: the owner that it names
+// for this session, or only the sender's keys if another client wrote it. The zero value
+// means that nobody is attested.
 func attestedOwner(ref store.SessionRef, data strictjson.Object) trustcache.Owner {
 	senderKey, _ := data.Text("sender_key")
 	keys := trustcache.Owner{Curve25519: id.Curve25519(senderKey), Ed25519: claimedKey(data), Attested: true}

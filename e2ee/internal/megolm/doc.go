@@ -1,13 +1,13 @@
-// Package megolm says what a kept room key is: whose it is, what its data looks like to other
-// clients, and what becomes of it when it comes again. It has no state.
+// Package megolm has the rules for stored room keys: who owns one, its data format for
+// other clients, and how a second copy is merged. It has no state.
 //
 // It promises:
-//   - Who owns a key is what the Olm channel proved, what an authenticated backup attests, or
-//     a claim that proves nothing, and one is never taken for another.
-//   - A ratchet takes the place of another only if it leads to it (requirement 8.3, attacks
-//     A12 and N2); an owner that is proven is never given up for one that is not.
-//   - Everybody who sends a key keeps a claim to it, in their own name only.
-//   - What other clients had put beside a key is still there when it is given on.
+//   - A key's owner is proven by the Olm channel, attested by an authenticated backup, or
+//     only claimed, and these are never confused.
+//   - A ratchet replaces another only if it leads to it (requirement 8.3, attacks A12 and
+//     N2); a proven owner is never replaced by one that is not.
+//   - Everybody who sends a key has a claim to it, in their own name only.
+//   - Members that other clients added to a key's data are kept when it is passed on.
 //
 // It must never ask the homeserver or the database, decide who gets a key, or print one.
 //

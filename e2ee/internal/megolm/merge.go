@@ -11,17 +11,17 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// Arrived is a room key that came over Olm in this batch.
+// Arrived is a room key that came over Olm.
 type Arrived struct {
 	Ref           store.SessionRef
 	Session       *session.MegolmInboundSession
 	Owner         trustcache.Owner
 	SharedHistory bool
-	Refused       bool // its sender may send nothing
+	Refused       bool // its sender may send no keys
 }
 
-// Merge decides what to keep of a key that came over Olm and what was stored
-// for the same session, if anything (requirement 8.3, attacks A12 and N2).
+// Merge merges a key that came over Olm with the stored one of the same session, if there
+// is one (requirement 8.3, attacks A12 and N2).
 func Merge(k Arrived, old store.InboundSession) (store.InboundSession, error) {
 	was := ReadOwner(old.Owner)
 	proven := old.SessionID != "" && ProvesOwner(old.Source, was.Owner)
@@ -52,8 +52,8 @@ func Merge(k Arrived, old store.InboundSession) (store.InboundSession, error) {
 		}
 		return fresh, nil
 	}
-	// What a backup, a forward or an import claims of the owner proves nothing unless it is
-	// attested: the direct key's owner stands alone. An earlier ratchet is kept only if it
+	// Without an attestation the owner from a backup, a forward or an import proves
+	// nothing, so the direct key's owner replaces it. An earlier ratchet is kept only if it
 	// leads to the direct one.
 	if joined && old.FirstIndex < fresh.FirstIndex {
 		fresh.Pickle, fresh.FirstIndex = old.Pickle, old.FirstIndex
@@ -63,10 +63,9 @@ func Merge(k Arrived, old store.InboundSession) (store.InboundSession, error) {
 	return fresh, nil
 }
 
-// AddOwner adds the sender of a room key to the owners of a session that somebody else has
-// shown to be theirs. Its ratchet must be the one that is stored: it is taken where it
-// begins earlier, and never takes the place of another (attack N2). What was known of the
-// first owner stays as it was.
+// AddOwner adds the sender of a room key to the owners of a session that has another proven
+// owner. The ratchet must be the stored one, possibly at an earlier index, and never
+// replaces another (attack N2). The first owner stays.
 func AddOwner(k Arrived, old store.InboundSession, more *MoreOwners, sender *trustcache.User) (store.InboundSession, error) {
 	joined, err := k.leadsTo(old)
 	if err != nil {
@@ -85,13 +84,13 @@ func AddOwner(k Arrived, old store.InboundSession, more *MoreOwners, sender *tru
 	return contest(old, k.SharedHistory)
 }
 
-// contest notes that a session has more owners than the one in its row. What it says of
-// its history holds only as far as all of them say so.
+// contest marks that a session has more owners than the one in its row. Its history is
+// shared only if all of them say so.
 func contest(row store.InboundSession, sharedHistory bool) (store.InboundSession, error) {
 	row.SharedHistory = row.SharedHistory && sharedHistory
 	owner := ReadOwner(row.Owner)
 	if !owner.Contested {
-		row.BackupVersion = "" // where it may say that it is the first owner's alone
+		row.BackupVersion = "" // its backup entry may attest only the first owner
 	}
 	owner.Contested = true
 	var err error
@@ -99,7 +98,7 @@ func contest(row store.InboundSession, sharedHistory bool) (store.InboundSession
 	return row, err
 }
 
-// leadsTo reports whether the key's ratchet and the one that is stored are one.
+// leadsTo reports whether the key's ratchet and the stored one are the same.
 func (k *Arrived) leadsTo(old store.InboundSession) (bool, error) {
 	sess := &session.MegolmInboundSession{}
 	if err := sess.UnpickleLibOlm(old.Pickle.Reveal()); err != nil {
@@ -114,12 +113,12 @@ var (
 )
 
 var (
-	// ErrAnothersKey means that somebody else has shown the session to be theirs.
+	// ErrAnothersKey means that the session has another proven owner.
 	ErrAnothersKey = errors.New("the room key is somebody else's")
 )
 
-// connected reports whether two ratchets are the same one at different indices. Work
-// is bounded: at most about 1,000 HMACs (attack 65).
+// connected reports whether two ratchets are the same at different indices. Its cost is
+// bounded: about 1,000 HMACs (attack 65).
 func connected(a, b *megolm.Ratchet) bool {
 	early, late := *a, *b
 	if early.Counter > late.Counter {
@@ -129,7 +128,7 @@ func connected(a, b *megolm.Ratchet) bool {
 	return early.Data == late.Data
 }
 
-// AttestedAgain names the owners that are attested of sessions which are known.
+// AttestedAgain returns the attested owners of rows whose sessions are known already.
 func AttestedAgain(rows []store.InboundSession, known map[store.SessionRef]store.InboundSession) (named []store.OwnersRef) {
 	for i := range rows {
 		ref := rows[i].SessionRef
@@ -140,11 +139,10 @@ func AttestedAgain(rows []store.InboundSession, known map[store.SessionRef]store
 	return named
 }
 
-// MergeKept decides what to keep of a room key that did not come over Olm and of what is
-// stored for the same session. An earlier ratchet is taken if it leads to the one that is
-// there; the owner and the source of a key that proves its owner are never given up for
-// one that does not (requirement 8.3, attacks A12 and N2). One that proves another owner
-// is added to it.
+// MergeKept merges a room key that did not come over Olm with the stored one of the same
+// session. An earlier ratchet is used if it leads to the stored one. A proven owner and its
+// source are never replaced by unproven ones (requirement 8.3, attacks A12 and N2); another
+// proven owner is added. It reports false if nothing changes.
 func MergeKept(fresh *store.InboundSession, known map[store.SessionRef]store.InboundSession, more *MoreOwners) (store.InboundSession, bool, error) {
 	old, there := known[fresh.SessionRef]
 	if !there {

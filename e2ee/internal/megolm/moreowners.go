@@ -10,30 +10,28 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// A room key says whose it is by the Olm channel over which it comes, and by nothing else:
-// any member of the room who was given it can send it on as their own, word for word. Who
-// does so first must not silence its owner. So everybody who sends a key keeps their claim
-// to it, and an event is its sender's if its sender has one. That gives nobody anything:
-// who has the key can say what the event says in their own name, and nobody can claim a
-// key in another's.
+// Only the Olm channel shows whose a room key is: any member of the room who has it can
+// send it on, unchanged, as their own. Doing so before the owner must not silence the
+// owner. So everybody who sends a key has a claim to it, and an event is accepted if its
+// sender has a claim to its key. Nobody gains by that: with the key one can repeat what the
+// event says, but only in one's own name.
 //
-// The first owner stands in the session's row. Those who come later have rows of their
-// own, by user, which are read for the sender of an event only: however many claim a
-// session, it costs the same, and nobody's claim takes the place of another user's. Only
-// the devices of one user share room, and one that its owner has confirmed is never given
-// up for one that is not.
+// The first owner is in the session's row. Later ones have rows of their own, by user, and
+// only those of an event's sender are read: however many claim a session, the cost is the
+// same, and no claim replaces another user's. Only the devices of one user share a bound,
+// and a device confirmed by its user is never dropped for one that is not.
 
-// maxOwnersOfUser bounds the devices of one user that claim a session beside its first owner.
+// maxOwnersOfUser bounds the devices of one user that claim a session, beside its first
+// owner.
 const maxOwnersOfUser = 4
 
-// MoreOwners are owners of some sessions beside those in the sessions' rows, as stored and
-// as they will be.
+// MoreOwners are the further owners of some sessions, as stored and with staged changes.
 type MoreOwners struct {
 	lists map[store.OwnersRef][]trustcache.Owner
 	moved map[store.OwnersRef]bool
 }
 
-// NewMoreOwners reads rows. Where they are damaged there are no owners.
+// NewMoreOwners parses rows. A damaged row has no owners.
 func NewMoreOwners(rows map[store.OwnersRef]secret.Bytes) *MoreOwners {
 	out := &MoreOwners{lists: make(map[store.OwnersRef][]trustcache.Owner), moved: make(map[store.OwnersRef]bool)}
 	for ref, raw := range rows {
@@ -53,7 +51,7 @@ func readOwners(raw secret.Bytes) []trustcache.Owner {
 	return all
 }
 
-// WriteOwners returns further owners as they are stored.
+// WriteOwners encodes further owners for the store.
 func WriteOwners(all []trustcache.Owner) (secret.Bytes, error) {
 	raw, err := json.Marshal(all)
 	if err != nil {
@@ -62,8 +60,8 @@ func WriteOwners(all []trustcache.Owner) (secret.Bytes, error) {
 	return raw, nil
 }
 
-// add adds an owner of a session, and tells whether that is news. user is what is known of
-// the owner's user, nil when nothing is.
+// add adds an owner of a session, and reports whether that changes anything. user is what
+// is known of the owner's user, nil when nothing is.
 func (m *MoreOwners) add(ref store.SessionRef, owner trustcache.Owner, user *trustcache.User) bool {
 	if owner.UserID == "" {
 		return false
@@ -77,7 +75,7 @@ func (m *MoreOwners) add(ref store.SessionRef, owner trustcache.Owner, user *tru
 		if list[i].Signed || !owner.Signed {
 			return false
 		}
-		owner.Attested = owner.Attested && list[i].Attested // what came over Olm needs nobody's word
+		owner.Attested = owner.Attested && list[i].Attested // an owner proven over Olm needs no attestation
 		list = slices.Delete(list, i, i+1)
 	}
 	if len(list) >= maxOwnersOfUser {
@@ -91,7 +89,7 @@ func (m *MoreOwners) add(ref store.SessionRef, owner trustcache.Owner, user *tru
 	return true
 }
 
-// Collect adds what changed to ch.
+// Collect adds the changes to ch.
 func (m *MoreOwners) Collect(ch *store.Changes) error {
 	for ref := range m.moved {
 		raw, err := WriteOwners(m.lists[ref])

@@ -9,9 +9,9 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// Owner is what is stored with a room key: its owner, as far as that is proven,
-// attested or claimed, and what else other clients had written beside one that came from a
-// backup, an import or a bundle, so that it is not lost when the key is given on.
+// Owner is stored with a room key: its proven, attested or claimed owner, and unknown
+// members of a backup, an import or a bundle, so that they are kept when the key is passed
+// on.
 type Owner struct {
 	trustcache.Owner
 	Extra json.RawMessage `json:"extra,omitempty"`
@@ -19,7 +19,7 @@ type Owner struct {
 	Contested bool `json:"contested,omitempty"`
 }
 
-// Encode returns the owner as it is stored.
+// Encode encodes the owner for the store.
 func (o Owner) Encode() (secret.Bytes, error) {
 	raw, err := json.Marshal(o)
 	if err != nil {
@@ -28,7 +28,7 @@ func (o Owner) Encode() (secret.Bytes, error) {
 	return raw, nil
 }
 
-// ReadOwner reads an owner back; an unreadable one is nobody.
+// ReadOwner decodes a stored owner; an unreadable one is nobody.
 func ReadOwner(raw secret.Bytes) Owner {
 	var o Owner
 	if json.Unmarshal(raw.Reveal(), &o) != nil {
@@ -37,20 +37,21 @@ func ReadOwner(raw secret.Bytes) Owner {
 	return o
 }
 
-// sameDevice reports whether two owners are one device, as far as both are named.
+// sameDevice reports whether two owners are the same device, as far as both are named.
 func sameDevice(a, b trustcache.Owner) bool {
 	return a.Curve25519 == b.Curve25519 && a.Ed25519 == b.Ed25519 && (a.UserID == b.UserID || a.UserID == "" || b.UserID == "")
 }
 
-// ProvesOwner reports whether a key's source proves whose it is.
+// ProvesOwner reports whether a key's source proves its owner.
 func ProvesOwner(source store.Source, owner trustcache.Owner) bool {
 	return source == store.SourceDirect || owner.Attested
 }
 
-// WriteOwner returns an owner without more to say as it is stored.
+// WriteOwner encodes an owner without further members.
 func WriteOwner(o trustcache.Owner) (secret.Bytes, error) { return Owner{Owner: o}.Encode() }
 
-// WhoseOwner reads an owner back; an unreadable one is nobody.
+// WhoseOwner decodes a stored owner without its further members; an unreadable one is
+// nobody.
 func WhoseOwner(raw secret.Bytes) trustcache.Owner {
 	var o trustcache.Owner
 	if json.Unmarshal(raw.Reveal(), &o) != nil {

@@ -20,16 +20,16 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// Account is the private half of a device. It is guarded by its Device.
+// Account is the private half of a device's keys. It is guarded by its Device.
 type Account struct {
 	goolm.Account
 	Ed25519    id.Ed25519
 	Curve25519 id.Curve25519
-	// agreement is the identity key, ready for key agreements.
+	// agreement returns the identity key, ready for key agreements.
 	agreement func() (*ecdh.PrivateKey, error)
 }
 
-// NewAccount makes the private half of a new device.
+// NewAccount makes the private keys of a new device.
 func NewAccount() (*Account, error) {
 	acc, err := goolm.NewAccount()
 	if err != nil {
@@ -50,7 +50,7 @@ func wrapAccount(acc *goolm.Account) (*Account, error) {
 	return a, nil
 }
 
-// LoadAccount reads what [Account.Pickled] gave.
+// LoadAccount decodes the result of [Account.Pickled].
 func LoadAccount(pickle secret.Bytes) (*Account, error) {
 	acc := &goolm.Account{}
 	if err := acc.UnpickleLibOlm(pickle.Reveal()); err != nil {
@@ -59,18 +59,18 @@ func LoadAccount(pickle secret.Bytes) (*Account, error) {
 	return wrapAccount(acc)
 }
 
-// Clone returns a copy to be changed while this one stays as it is.
+// Clone returns a copy that can be changed while this one stays as it is.
 func (a *Account) Clone() *Account {
 	out := *a
 	out.OTKeys = slices.Clone(a.OTKeys)
 	return &out
 }
 
-// Pickled returns the account as it is stored.
+// Pickled encodes the account for the store.
 func (a *Account) Pickled() secret.Bytes { return a.PickleLibOlm() }
 
-// SignJSON signs an object as the spec's appendix says and adds the signature.
-// Unknown members survive.
+// SignJSON signs an object as the spec's appendix says and adds the signature. Unknown
+// members are kept.
 func (a *Account) SignJSON(obj json.RawMessage, user id.UserID, device id.DeviceID) (json.RawMessage, error) {
 	msg, err := wire.Signable(obj)
 	if err != nil {
@@ -137,7 +137,8 @@ func (a *Account) signedKey(key *crypto.OneTimeKey, user id.UserID, device id.De
 	return a.SignJSON(obj.Encode(), user, device)
 }
 
-// MarkPublished marks exactly the keys that were uploaded: others may have been made meanwhile.
+// MarkPublished marks exactly the uploaded keys as published: others may have been made
+// meanwhile.
 func (a *Account) MarkPublished(oneTime, fallback map[string]json.RawMessage) {
 	ids := slices.Collect(maps.Keys(oneTime))
 	for i := range a.OTKeys {
@@ -150,8 +151,8 @@ func (a *Account) MarkPublished(oneTime, fallback map[string]json.RawMessage) {
 	}
 }
 
-// RemoveOneTimeKey forgets the key that a session used, keeping the others in their
-// order, so that the oldest are the ones dropped when there are too many. Fallback keys stay.
+// RemoveOneTimeKey removes the one-time key that a session used. The others keep their
+// order, so that the oldest are dropped when there are too many. Fallback keys stay.
 func (a *Account) RemoveOneTimeKey(used crypto.Curve25519PublicKey) {
 	a.OTKeys = slices.DeleteFunc(a.OTKeys, func(k crypto.OneTimeKey) bool { return k.Key.PublicKey.Equal(used) })
 }
@@ -174,9 +175,9 @@ func (a *Account) newInbound(theirKey id.Curve25519, body string) (*session.OlmS
 	return olm, nil
 }
 
-// NewOutbound makes a session to a device with a claimed key. It is goolm's own with
-// crypto/ecdh, whose keys remember their public half: goolm computes that again for every
-// key agreement, which doubles the cost of giving a room key to many devices.
+// NewOutbound makes a session with a device from a claimed key. It is goolm's function with
+// crypto/ecdh, whose keys remember their public half: goolm computes it for every key
+// agreement, which doubles the cost of sharing a room key with many devices.
 func (a *Account) NewOutbound(theirKey, oneTimeKey id.Curve25519) (*session.OlmSession, error) {
 	s, err := a.agree(theirKey, oneTimeKey)
 	if err != nil {
@@ -185,8 +186,8 @@ func (a *Account) NewOutbound(theirKey, oneTimeKey id.Curve25519) (*session.OlmS
 	return s, nil
 }
 
-// agree returns the triple Diffie-Hellman of the Olm specification, from the side that
-// begins.
+// agree returns a session by the triple Diffie-Hellman of the Olm specification, from the
+// side that begins.
 func (a *Account) agree(theirKey, oneTimeKey id.Curve25519) (*session.OlmSession, error) {
 	theirs, err := publicX25519(theirKey)
 	if err != nil {
@@ -214,7 +215,7 @@ func (a *Account) agree(theirKey, oneTimeKey id.Curve25519) (*session.OlmSession
 		own  *ecdh.PrivateKey
 		peer *ecdh.PublicKey
 	}{{identity, once}, {base, theirs}, {base, once}} {
-		part, err := pair.own.ECDH(pair.peer) // refuses points that leave no secret
+		part, err := pair.own.ECDH(pair.peer) // refuses points that make the secret all zero
 		if err != nil {
 			return nil, err
 		}

@@ -1,15 +1,15 @@
-// Package olm has the cryptography of messages between devices: the private keys of ours,
-// its Olm sessions with others, and the plaintexts that go through them. It has no state of
-// its own: what it is given it changes, and the caller stores it.
+// Package olm has the cryptography of messages between devices: a device's private keys,
+// its Olm sessions with others, and their plaintexts. It has no state of its own: it
+// changes the values passed to it, and the caller stores them.
 //
 // It promises:
-//   - An [Account] is changed only by what says so; sessions are made from a copy or from one
-//     that is only read.
-//   - [Sessions] remember what must be stored: a session that has encrypted or decrypted is
-//     among the changes that [Sessions.Collect] adds, and a message that could not be
-//     decrypted has changed nothing (requirement 6.13).
-//   - [OpenEnvelope] returns a plaintext only if it belongs to the message that it came in
-//     (requirement 6.7).
+//   - An [Account] is changed only by the methods that say so; making a session only reads
+//     it.
+//   - [Sessions] know what must be stored: [Sessions.Collect] adds every session that has
+//     encrypted or decrypted. A message that could not be decrypted changes nothing
+//     (requirement 6.13).
+//   - [OpenEnvelope] returns a plaintext only if it belongs to its message (requirement
+//     6.7).
 //   - A one-time key is used only if its device has signed it.
 //
 // It must never ask the homeserver or the database, decide who gets something, or print a key.

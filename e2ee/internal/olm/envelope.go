@@ -11,8 +11,8 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// errEnvelope means that the plaintext of an Olm message does not belong to the message it
-// came in (requirement 6.7). Such a message is discarded.
+// errEnvelope means that the plaintext of an Olm message does not belong to that message
+// (requirement 6.7). Such a message is dropped.
 var errEnvelope = errors.New("the Olm message is not what it claims to be")
 
 // Envelope is the plaintext of an Olm message (requirement 6.4).
@@ -28,13 +28,13 @@ type Envelope struct {
 	DeviceKeysMSC4147 json.RawMessage `json:"org.matrix.msc4147.device_keys"`
 }
 
-// EdKey names a device by its signing key.
+// EdKey identifies a device by its signing key.
 type EdKey struct {
 	Ed25519 id.Ed25519 `json:"ed25519"`
 }
 
-// Received is an Olm message that passed every check of requirement 6.7 that needs
-// no device list.
+// Received is an Olm message that passed the checks of requirement 6.7 that need no device
+// list.
 type Received struct {
 	Envelope
 	SenderKey id.Curve25519
@@ -42,7 +42,7 @@ type Received struct {
 	Device *trustcache.Device
 }
 
-// Owner returns who sent the message, as the Olm channel proves.
+// Owner returns the sender, as the Olm channel proves.
 func (r *Received) Owner() trustcache.Owner {
 	o := trustcache.Owner{UserID: r.Sender, Curve25519: r.SenderKey, Ed25519: r.Keys.Ed25519}
 	if r.Device != nil {
@@ -51,7 +51,7 @@ func (r *Received) Owner() trustcache.Owner {
 	return o
 }
 
-// OpenEnvelope checks a decrypted Olm message.
+// OpenEnvelope checks and parses a decrypted Olm message.
 func OpenEnvelope(plain []byte, sender id.UserID, senderKey id.Curve25519, own id.UserID, ownKey id.Ed25519) (*Received, error) {
 	out := &Received{SenderKey: senderKey}
 	if err := strictjson.Unmarshal(plain, &out.Envelope); err != nil {
@@ -85,7 +85,7 @@ func OpenEnvelope(plain []byte, sender id.UserID, senderKey id.Curve25519, own i
 	return out, nil
 }
 
-// parseSenderDevice parses sender_device_keys; the self-signature is checked.
+// parseSenderDevice parses sender_device_keys and checks the self-signature.
 func parseSenderDevice(raw json.RawMessage, sender id.UserID) (*trustcache.Device, error) {
 	var named struct {
 		DeviceID id.DeviceID `json:"device_id"`

@@ -31,7 +31,7 @@ var (
 	errNotForUs  = errors.New("the Olm message is not for this device")
 )
 
-// ParseEvent reads an m.room.encrypted to-device content.
+// ParseEvent parses an m.room.encrypted to-device content.
 func ParseEvent(content json.RawMessage) (*Event, error) {
 	var ev Event
 	if err := strictjson.Unmarshal(content, &ev); err != nil || !trustcache.OneSpelling(ev.SenderKey) {
@@ -40,14 +40,14 @@ func ParseEvent(content json.RawMessage) (*Event, error) {
 	return &ev, nil
 }
 
-// Digest names a message addressed to our key by the part of it that carries a MAC: what is
-// around that, its spelling in base64 included, the homeserver can change at will, and a
-// fallback key would open the message once more.
+// Digest identifies a message for our key by the bytes under its MAC. The homeserver can
+// change everything else, also the spelling of the base64, and with a fallback key the same
+// message could be decrypted again.
 func (m *Event) Digest(own id.Curve25519) [32]byte {
 	msg := m.Ciphertext[own]
 	body, err := base64.RawStdEncoding.DecodeString(msg.Body)
 	if err != nil {
-		body = []byte(msg.Body) // nothing will decrypt it
+		body = []byte(msg.Body) // it cannot be decrypted
 	}
 	var outer olmmessage.PreKeyMessage
 	if id.OlmMsgType(msg.Type) == id.OlmMsgTypePreKey && err == nil && outer.Decode(body) == nil {

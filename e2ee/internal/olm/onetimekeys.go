@@ -9,23 +9,23 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// What a homeserver holds of one-time keys is its own business, and what it says of them may
-// be wrong: Dendrite stores keys that it refuses, too. So the private half of a key that was
-// offered stays, whatever the answer was, until a message has used it. There is a bound: when
-// it is reached the oldest go.
+// What a homeserver says about stored one-time keys may be wrong: Dendrite stores keys of
+// an upload that it refuses. So the private half of an uploaded key is kept, whatever the
+// answer was, until a message has used it, up to a bound: beyond it the oldest are dropped.
 
 const (
-	// OneTimeKeysWanted is how many one-time keys the homeserver should hold.
+	// OneTimeKeysWanted is how many one-time keys the homeserver should have.
 	OneTimeKeysWanted = 50
-	// RestoredKeyStep is how far key IDs move on after a restore.
+	// RestoredKeyStep is how far key IDs skip ahead after a restore of the database.
 	RestoredKeyStep = 1 << 16
 )
 
-// maxOneTimeKeys is how many an account stores: those on the homeserver, those that were
-// claimed and are not used yet, and those that were refused and may be there all the same.
+// maxOneTimeKeys bounds the private one-time keys of an account: those on the homeserver,
+// those claimed and not used yet, and those refused, which may be there nevertheless.
 const maxOneTimeKeys = 4 * OneTimeKeysWanted
 
-// MakeOneTimeKeys makes keys to be offered. It is goolm's own with a larger bound.
+// MakeOneTimeKeys makes one-time keys to be uploaded. It is goolm's function with a larger
+// bound.
 func (a *Account) MakeOneTimeKeys(n int) error {
 	var one goolm.Account
 	for range n {
@@ -40,12 +40,13 @@ func (a *Account) MakeOneTimeKeys(n int) error {
 	return nil
 }
 
-// SetAside keeps the one-time keys that are not known to be on the homeserver for those who
-// get them there all the same, and does not offer them again. What is offered next has IDs
-// that the homeserver cannot have for other keys; also the fallback key, which stays the same.
+// SetAside marks the one-time keys of a refused upload as published: they are kept, because
+// the homeserver may hand them out nevertheless, but not uploaded again. Later keys, and
+// the fallback key, which stays the same, get IDs that the homeserver cannot have for other
+// keys.
 func (a *Account) SetAside() {
 	if len(a.OTKeys) > maxOneTimeKeys-OneTimeKeysWanted {
-		// A homeserver that refuses without end must not drive out the keys that it took.
+		// A homeserver that always refuses must not push out the keys that it accepted.
 		a.OTKeys = slices.DeleteFunc(a.OTKeys, func(k crypto.OneTimeKey) bool { return !k.Published })
 	}
 	for i := range a.OTKeys {
@@ -58,7 +59,7 @@ func (a *Account) SetAside() {
 	}
 }
 
-// CurrentFallback returns the fallback key that is offered; empty before there is one.
+// CurrentFallback returns the current fallback key; empty before there is one.
 func (a *Account) CurrentFallback() id.Curve25519 {
 	if a == nil || a.NumFallbackKeys == 0 {
 		return ""

@@ -14,7 +14,7 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// shareBatch is how many devices one to-device request addresses at most.
+// shareBatch is the maximum number of devices in one to-device request.
 const shareBatch = 250
 
 // Message is a to-device message for one device.

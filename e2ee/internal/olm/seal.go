@@ -13,7 +13,7 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// CheckOneTimeKey returns the key if the device has signed it, else nothing.
+// CheckOneTimeKey returns the key if the device has signed it, else an empty one.
 func CheckOneTimeKey(name string, raw json.RawMessage, dev *trustcache.Device) id.Curve25519 {
 	if len(name) <= len(wire.AlgorithmSigned) || name[:len(wire.AlgorithmSigned)+1] != wire.AlgorithmSigned+":" {
 		return ""
@@ -33,8 +33,8 @@ func CheckOneTimeKey(name string, raw json.RawMessage, dev *trustcache.Device) i
 	return id.Curve25519(key)
 }
 
-// sealing is the encryption of one message for one device, with an old session or a
-// new one from a claimed key.
+// sealing is the encryption of one message for one device, with an old session or a new one
+// from a claimed key.
 type sealing struct {
 	dev        *trustcache.Device
 	oneTimeKey id.Curve25519
@@ -57,14 +57,14 @@ func (w *sealing) run(own *Account, frame *Frame) {
 	w.content, w.err = frame.Seal(sess, w.dev)
 }
 
-// Frame is what the plaintexts of one content to many devices have in common.
+// Frame is the common part of the plaintexts of one content for many devices.
 type Frame struct {
 	head      []byte
 	senderKey string
 }
 
 // NewFrame prepares the plaintext of requirement 6.4. shownKeys are our device keys as the
-// homeserver shows them, nil when it shows none.
+// homeserver shows them, nil if it shows none.
 func NewFrame(own *Account, user id.UserID, shownKeys json.RawMessage, eventType string, content json.RawMessage) *Frame {
 	head := strictjson.Object{
 		{Name: "type", Value: strictjson.Quote(eventType)},
@@ -92,7 +92,8 @@ func (f *Frame) Seal(s *session.OlmSession, to *trustcache.Device) (json.RawMess
 	if err != nil {
 		return nil, fmt.Errorf("encrypt for a device: %w", err)
 	}
-	// Written out, because there may be a thousand of them. The body is base64.
+	// Written without an encoder, because there may be a thousand of them. The body is
+	// base64.
 	out := make([]byte, 0, len(body)+256)
 	out = append(out, `{"algorithm":"`+wire.AlgorithmOlm+`","ciphertext":{`...)
 	out = strictjson.AppendQuote(out, to.Curve25519.String())

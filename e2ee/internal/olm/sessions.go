@@ -15,8 +15,8 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// maxSessionsPerDevice is how many Olm sessions with one device are kept; the spec
-// asks for at least 4 (requirement 6.6).
+// maxSessionsPerDevice is how many Olm sessions are kept for one device; the spec asks for
+// at least 4 (requirement 6.6).
 const maxSessionsPerDevice = 6
 
 // storedSession is one Olm session in memory.
@@ -25,16 +25,16 @@ type storedSession struct {
 	sess *session.OlmSession
 }
 
-// Sessions are the sessions with some devices, by Curve25519 key, the one that
-// received last first (requirement 6.5). It remembers which must be stored.
+// Sessions are the Olm sessions with some devices, by Curve25519 key, the one that received
+// last first (requirement 6.5), and which of them must be stored.
 type Sessions struct {
 	byKey map[id.Curve25519][]*storedSession
 	dirty map[*storedSession]bool
 	gone  []string
-	Begun []id.Curve25519 // who began a session with us
+	Begun []id.Curve25519 // the devices that began a session with us
 }
 
-// Add puts a new session first and drops the ones used longest ago.
+// Add adds a new session in front, and drops the ones used longest ago.
 func (o *Sessions) Add(key id.Curve25519, s *session.OlmSession, now time.Time) {
 	made := &storedSession{
 		row:  store.OlmSession{SessionID: s.ID().String(), TheirKey: key.String(), CreatedAt: now, LastReceivedAt: now},
@@ -61,7 +61,7 @@ func (o *Sessions) used(key id.Curve25519, s *storedSession, now time.Time) {
 	}
 }
 
-// Collect adds what changed to ch.
+// Collect adds the changed sessions to ch.
 func (o *Sessions) Collect(ch *store.Changes) {
 	ch.DeleteOlmSessions = append(ch.DeleteOlmSessions, o.gone...)
 	for s := range o.dirty {
@@ -70,7 +70,7 @@ func (o *Sessions) Collect(ch *store.Changes) {
 	}
 }
 
-// LoadSessions makes sessions of rows, by Curve25519 key.
+// LoadSessions decodes rows, by Curve25519 key.
 func LoadSessions(rows map[string][]store.OlmSession) (*Sessions, error) {
 	out := &Sessions{byKey: make(map[id.Curve25519][]*storedSession, len(rows)), dirty: make(map[*storedSession]bool)}
 	for key, list := range rows {
@@ -85,9 +85,10 @@ func LoadSessions(rows map[string][]store.OlmSession) (*Sessions, error) {
 	return out, nil
 }
 
-// Decrypt decrypts a message addressed to us: with the sessions with its sender, or with a
-// new one (requirements 6.2, 6.3), which is given for the account to forget the key that it
-// used. own is only read. Nothing has changed when it fails (requirement 6.13).
+// Decrypt decrypts a message addressed to us, with a session with its sender or a new one
+// (requirements 6.2, 6.3). It returns a new one as made, so that the caller removes the
+// used one-time key from the account. own is only read. If it fails, nothing changed
+// (requirement 6.13).
 func (o *Sessions) Decrypt(own *Account, ev *Event, now time.Time) (plain []byte, made *session.OlmSession, err error) {
 	if ev.Algorithm != wire.AlgorithmOlm {
 		return nil, nil, fmt.Errorf("%w: algorithm", errNotForUs)
@@ -129,15 +130,15 @@ func (o *Sessions) Decrypt(own *Account, ev *Event, now time.Time) (plain []byte
 	return plain, made, nil
 }
 
-// BeganBy adds a session that somebody began with us.
+// BeganBy adds a session that another device began with us.
 func (o *Sessions) BeganBy(from id.Curve25519, made *session.OlmSession, now time.Time) {
 	o.Add(from, made, now)
 	o.Begun = append(o.Begun, from)
 }
 
-// SealAll encrypts one content to many devices: with the session that received last, or a
-// new one made with a claimed key. Devices with neither are given back in without. renewed
-// are those with a new session. own is only read.
+// SealAll encrypts one content for many devices: with the session that received last, or a
+// new one made with a claimed key. renewed are the devices with a new session, without
+// those that have neither. own is only read.
 func (o *Sessions) SealAll(own *Account, frame *Frame, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519, now time.Time) (sealed []Message, renewed []store.DeviceRef, without []*trustcache.Device) {
 	todo := make([]*sealing, 0, len(devices))
 	for _, dev := range devices {

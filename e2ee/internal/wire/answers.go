@@ -15,15 +15,15 @@ import (
 	"e2ee-proxy/e2ee/internal/locks"
 )
 
-// Answers of the homeserver to the engine's own requests are decoded whole, so that their
-// size is bounded: most of them are small, and the few that grow with an account (its sync,
-// the members of a room, the devices of many users) may be large, but only few of those are
-// in memory at the same time, and one for each account.
+// Responses to the engine's own requests are decoded as a whole, so their size is bounded.
+// Most are small; those that grow with an account (its sync, the members of a room, the
+// devices of many users) may be large, but only a few of them are in memory at the same
+// time, and one for each account.
 
 const (
 	// maxAnswer bounds an ordinary answer, in bytes.
 	maxAnswer = 4 << 20
-	// maxLargeAnswer bounds one that may be large.
+	// maxLargeAnswer bounds a large one.
 	maxLargeAnswer = 64 << 20
 	// largeAtOnce is how many answers of more than maxAnswer are in memory at the same time.
 	largeAtOnce = 2
@@ -32,7 +32,7 @@ const (
 // ErrAnswerTooLarge means that an answer of the homeserver is larger than the engine takes.
 var ErrAnswerTooLarge = errors.New("the homeserver's answer is too large")
 
-// largeAnswers shares out the places for large answers.
+// largeAnswers limits the large answers in memory.
 type largeAnswers struct {
 	all      chan struct{}
 	accounts locks.Turns[id.UserID]
@@ -40,7 +40,7 @@ type largeAnswers struct {
 
 func newLargeAnswers() *largeAnswers { return &largeAnswers{all: make(chan struct{}, largeAtOnce)} }
 
-// acquire waits for a place. The returned func gives it back.
+// acquire waits until a large answer is allowed. The returned func releases it.
 func (l *largeAnswers) acquire(ctx context.Context, user id.UserID) (func(), error) {
 	giveTurn, err := l.accounts.Take(ctx, user)
 	if err != nil {
@@ -95,7 +95,7 @@ func (h *Homeserver) readAnswer(req *http.Request, resp *http.Response, r Reques
 		return nil
 	}
 	if err := json.Unmarshal(in.Bytes(), r.Result); err != nil {
-		return failed(fmt.Errorf("%w: it cannot be decoded", errBadAnswer)) // the decoder's own error may quote it
+		return failed(fmt.Errorf("%w: it cannot be decoded", errBadAnswer)) // the decoder's error may quote the answer
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// Homeserver makes the engine's own requests in the name of one device.
+// Homeserver makes the engine's own requests.
 type Homeserver struct {
 	base    *url.URL
 	client  *http.Client
@@ -27,8 +27,8 @@ type Homeserver struct {
 	large   *largeAnswers
 }
 
-// NewHomeserver returns a homeserver whose calls end after timeout, unless they are
-// patient.
+// NewHomeserver returns a homeserver whose calls end after timeout, or Request.Patient if
+// that is longer.
 func NewHomeserver(base *url.URL, client *http.Client, timeout time.Duration) *Homeserver {
 	return &Homeserver{base: base, client: client, timeout: timeout, large: newLargeAnswers()}
 }
@@ -41,10 +41,10 @@ type Request struct {
 	Query  map[string]string
 	Body   any
 	Result any
-	// large says that the answer grows with the account, user whose that is. See answers.go.
+	// Large means that the answer grows with the account of User. See answers.go.
 	Large bool
 	User  id.UserID
-	// patient requests may take longer than the timeout: long polls.
+	// Patient is a longer timeout, for long polls.
 	Patient time.Duration
 }
 
@@ -63,7 +63,7 @@ func (h *Homeserver) Call(ctx context.Context, token secret.String, r Request) e
 	}
 	body, headers := r.Body, http.Header(nil)
 	raw, encoded := r.Body.(json.RawMessage)
-	if encoded { // it is sent as it is
+	if encoded { // it is encoded already
 		body, headers = nil, http.Header{"Content-Type": {"application/json"}}
 	}
 	contents, resp, err := cli.MakeFullRequestWithResp(ctx, mautrix.FullRequest{
@@ -84,7 +84,7 @@ func (h *Homeserver) Call(ctx context.Context, token secret.String, r Request) e
 	return upstreamError(r.Op, resp, contents, err)
 }
 
-// Stream is call for an answer that is too large for memory: read gets its body.
+// Stream is Call for an answer that is too large for memory: read gets its body.
 func (h *Homeserver) Stream(ctx context.Context, token secret.String, r Request, read func(io.Reader) error) error {
 	ctx, cancel := context.WithTimeout(ctx, h.timeout+r.Patient)
 	defer cancel()
@@ -98,11 +98,11 @@ func (h *Homeserver) Stream(ctx context.Context, token secret.String, r Request,
 	if err != nil {
 		return upstreamError(r.Op, nil, nil, err)
 	}
-	defer func() { _ = resp.Body.Close() }() // what was read tells what went wrong
+	defer func() { _ = resp.Body.Close() }() // an error shows when the body is read
 	if resp.StatusCode != http.StatusOK {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 		var said mautrix.RespError
-		_ = json.Unmarshal(body, &said) // an answer that is no Matrix error has a status all the same
+		_ = json.Unmarshal(body, &said) // a body that is no Matrix error still has a status
 		return upstreamError(r.Op, resp, body, mautrix.HTTPError{Response: resp, RespError: &said})
 	}
 	if err := read(resp.Body); err != nil {
@@ -114,7 +114,7 @@ func (h *Homeserver) Stream(ctx context.Context, token secret.String, r Request,
 	return nil
 }
 
-// upstreamError keeps of an error only what may be shown.
+// upstreamError keeps only those parts of an error that may be shown.
 func upstreamError(op string, resp *http.Response, body []byte, err error) *UpstreamError {
 	out := &UpstreamError{Op: op}
 	var httpErr mautrix.HTTPError
@@ -147,8 +147,8 @@ func upstreamError(op string, resp *http.Response, body []byte, err error) *Upst
 	if out.Status == http.StatusUnauthorized {
 		out.UIA = readChallenge(body)
 	}
-	// The header rounds up what retry_after_ms says, unless something in front of the
-	// homeserver asks for more.
+	// The header is retry_after_ms rounded up, unless something in front of the homeserver
+	// asks for more.
 	if secs, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && secs > 0 && secs < 1e6 {
 		if after := time.Duration(secs) * time.Second; after >= out.RetryAfter+time.Second || out.RetryAfter == 0 {
 			out.RetryAfter = after
@@ -157,9 +157,9 @@ func upstreamError(op string, resp *http.Response, body []byte, err error) *Upst
 	return out
 }
 
-// notMatrix reports whether an answer that could not be read, or is an error, is of
-// something that is no homeserver. With other statuses what stands before a homeserver
-// refuses by itself; what was cut off proves nothing.
+// notMatrix reports whether an unreadable or error response comes from a server that is no
+// homeserver. Other statuses are those that a reverse proxy in front of a homeserver
+// returns by itself; a truncated response proves nothing.
 func notMatrix(status int, body []byte) bool {
 	body = bytes.TrimSpace(body)
 	other := len(body) == 0 || body[0] != '{' && body[0] != '['

@@ -7,20 +7,20 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// What may stand in clear in an encrypted room, and what clients show as somebody's words
-// whatever else it says of itself. Both sides of the proxy decide by this.
+// What may stay in clear in an encrypted room, and what clients show as a message, whatever
+// else the event is. Sending and receiving use the same rules.
 
-// maxClearText bounds each text of a reaction that stands in clear, in bytes: its key is an
-// emoji, a word or the address of a picture, and never a message.
+// maxClearText bounds each text of a reaction in clear, in bytes: its key is an emoji, a
+// word or the URL of a picture, never a message.
 const maxClearText = 255
 
-// MessageType reports whether a type is one that clients show as a message, also with a
-// state key: some look at the type alone. The types beside them that are state, such as
-// m.beacon_info and m.call.member, are none.
+// MessageType reports whether clients show events of this type as a message, also with a
+// state key, because some check the type alone. Related state events, such as m.beacon_info
+// and m.call.member, are not messages.
 func MessageType(eventType string) bool {
 	switch eventType {
 	case "m.room.message", "m.sticker", "m.room.encrypted", "m.reaction", "m.room.redaction", "m.room.message.feedback",
-		// MSC3489, MSC3672: where somebody is. (m.beacon_info, that it is shared, is state.)
+		// MSC3489, MSC3672: a location. (m.beacon_info, that it is shared, is state.)
 		"m.beacon", "org.matrix.msc3489.beacon", "org.matrix.msc3672.beacon",
 		// Extensible events: MSC1767, 3246, 3488, 3551, 3552, 3553, 3927, 3954, 3955.
 		"m.message", "m.emote", "m.notice", "m.text", "m.location", "m.file", "m.image", "m.image_gallery", "m.video",
@@ -31,7 +31,7 @@ func MessageType(eventType string) bool {
 	}
 	for _, prefix := range []string{
 		"m.key.verification.", "m.poll.", "org.matrix.msc3381.",
-		"m.call.", "org.matrix.call.", // a call's offers and answers, which say where one is reached
+		"m.call.", "org.matrix.call.", // offers and answers of calls, which contain network addresses
 		"org.matrix.msc1767.", "org.matrix.msc3246.", "org.matrix.msc3488.", "org.matrix.msc3551.", "org.matrix.msc3552.",
 		"org.matrix.msc3553.", "org.matrix.msc3927.", "org.matrix.msc3954.",
 	} {
@@ -42,9 +42,8 @@ func MessageType(eventType string) bool {
 	return false
 }
 
-// PlainReaction reports whether a reaction says nothing but what it is a reaction to, and
-// with what, which goes in clear from every client (requirement 19.5). What has been
-// redacted says nothing at all.
+// PlainReaction reports whether a reaction contains only what it reacts to, and with what,
+// which every client sends in clear (requirement 19.5). A redacted one is plain, too.
 func PlainReaction(event json.RawMessage) bool {
 	ev, err := strictjson.Parse(event)
 	if err != nil {
@@ -59,7 +58,7 @@ func PlainReaction(event json.RawMessage) bool {
 	return err == nil && PlainReactionContent(content) && (!state || len(content) == 0)
 }
 
-// PlainReactionContent is PlainReaction for a content alone.
+// PlainReactionContent is PlainReaction for a content.
 func PlainReactionContent(content strictjson.Object) bool {
 	if len(content) == 0 {
 		return true

@@ -1,10 +1,10 @@
-// Package wire is the engine's side of the homeserver: its own calls, the errors that they
-// return, and what of an event may stand in clear. It has no state but the places for large
+// Package wire has the engine's own calls to the homeserver, their errors, and the rules
+// for what may stay in clear in an encrypted event. Its only state is the limit of large
 // answers.
 //
 // It promises:
-//   - Every call ends: by its timeout, by its caller's context, or by the bound of what is
-//     read. Every error of one is an [UpstreamError], which carries no request, token or body.
+//   - Every call ends: by its timeout, its context, or the bound of the response. Every
+//     error is an [UpstreamError], which contains no request, token or body.
 //   - Few large answers are in memory at the same time, and one for each account.
 //   - [ClearRelation], [MessageType] and [PlainReaction] refuse what they do not know.
 //

@@ -13,7 +13,7 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// KeyQuery is the caller of /keys/query for one device, for trustcache.
+// KeyQuery calls /keys/query for one device, for trustcache.
 type KeyQuery struct {
 	Homeserver *Homeserver
 	Token      secret.String

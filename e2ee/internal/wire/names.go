@@ -18,15 +18,16 @@ const (
 	TypeCreate     = "m.room.create"
 )
 
-// MaxIDLength bounds what the network may name something by, in bytes (spec appendices,
-// common identifier format). The store refuses longer names, and with them whole batches.
+// MaxIDLength bounds identifiers from the network, in bytes (spec appendices, common
+// identifier format). The store refuses longer ones, and all changes that are stored with
+// them.
 const MaxIDLength = 255
 
-// MaxIterations bounds what a hostile key description can make a passphrase cost: about a
-// second. Clients use 500,000.
+// MaxIterations bounds the PBKDF2 rounds that a hostile key description can ask for: about
+// a second. Clients use 500,000.
 const MaxIterations = 2_000_000
 
-// Truncate cuts a text of the network to at most n bytes of valid UTF-8.
+// Truncate cuts a text from the network to at most n bytes of valid UTF-8.
 func Truncate(s string, n int) string {
 	if len(s) > n {
 		s = s[:n]

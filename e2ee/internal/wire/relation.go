@@ -8,18 +8,17 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// What stands beside a ciphertext for everybody to read. A relation has to (requirement
-// 19.1): homeservers aggregate by it, and clients follow it before they can decrypt. So it
-// stands there with what they need for that and with nothing else. What a client put into
-// it beyond that goes into the ciphertext, with the whole relation, and comes out again
-// where the relation in clear is the one that the sender meant.
+// The relation beside a ciphertext, in clear. It must be there (requirement 19.1):
+// homeservers aggregate by it, and clients use it before they can decrypt. It contains what
+// they need for that and nothing else. If a client's relation has more, the whole relation
+// is also encrypted, and used again after decryption if the one in clear still matches it.
 
 // maxRelationText bounds each text of a relation in clear, in bytes: names, event IDs, and
-// the key of a reaction, which is an emoji or the address of a picture.
+// the key of a reaction.
 const maxRelationText = MaxIDLength
 
-// ClearRelation returns what of a relation may stand in clear, nil when it is nothing. more
-// says that the relation has anything beyond that.
+// ClearRelation returns the part of a relation that may stay in clear, nil when there is
+// none. more reports whether the relation has anything else.
 func ClearRelation(relation json.RawMessage) (clear json.RawMessage, more bool) {
 	rel, err := strictjson.Parse(relation)
 	if err != nil {
@@ -61,7 +60,8 @@ func ClearRelation(relation json.RawMessage) (clear json.RawMessage, more bool) 
 	return out.Encode(), more
 }
 
-// mayStandInClear reports whether a text member of a relation is what its name says.
+// mayStandInClear reports whether a text member of a relation has the form that its name
+// promises.
 func mayStandInClear(name string, of strictjson.Object) bool {
 	text, ok := of.Text(name)
 	if !ok || text == "" || len(text) > maxRelationText {
@@ -76,9 +76,9 @@ func mayStandInClear(name string, of strictjson.Object) bool {
 	return name != "event_id" || text[0] == '$'
 }
 
-// CompleteRelation returns the relation of a decrypted event, nil when it has none. The one
-// in clear counts, also by its absence (conflict 0.3); what the sender sealed is added to
-// it where both are the same as far as they can stand in clear.
+// CompleteRelation returns the relation of a decrypted event, nil when it has none. The
+// relation in clear decides, also if there is none (requirement 19.2). The encrypted one is
+// used if its clear part is the same.
 func CompleteRelation(clear, sealed json.RawMessage) json.RawMessage {
 	outside, _ := ClearRelation(clear)
 	inside, more := ClearRelation(sealed)

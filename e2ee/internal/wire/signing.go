@@ -26,7 +26,7 @@ func Signable(obj json.RawMessage) ([]byte, error) {
 	return bare, nil
 }
 
-// AddSignature puts a signature into an object.
+// AddSignature adds a signature to an object.
 func AddSignature(obj json.RawMessage, user id.UserID, keyID, signature string) (json.RawMessage, error) {
 	parsed, err := strictjson.Parse(obj)
 	if err != nil {
@@ -62,5 +62,5 @@ func SignWith(obj json.RawMessage, user id.UserID, key *pk.Signing) (json.RawMes
 	return AddSignature(obj, user, "ed25519:"+key.PublicKey().String(), string(sig))
 }
 
-// Base64 is unpadded base64, as everywhere in Matrix.
+// Base64 returns unpadded base64, as everywhere in Matrix.
 func Base64(b []byte) string { return base64.RawStdEncoding.EncodeToString(b) }

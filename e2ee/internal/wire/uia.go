@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// Challenge is a homeserver's 401 with flows.
+// Challenge is a homeserver's 401 with user-interactive authentication flows.
 type Challenge struct {
 	Session   string
 	flows     [][]string
@@ -15,7 +15,8 @@ type Challenge struct {
 	body      json.RawMessage
 }
 
-// readChallenge reads a 401 that asks for user-interactive authentication; nil when it is another.
+// readChallenge parses a 401 that asks for user-interactive authentication; nil for any
+// other.
 func readChallenge(body []byte) *Challenge {
 	var c struct {
 		Session   string                     `json:"session"`
@@ -42,9 +43,9 @@ func (c *Challenge) AcceptsPassword() bool {
 	})
 }
 
-// Needed returns the error for a client that must do the authentication itself. On servers
-// with OAuth a stage names a page where the user allows the reset (m.oauth, requirement
-// 12.6; org.matrix.cross_signing_reset before it).
+// Needed returns the error that makes the client do the authentication itself. With OAuth a
+// stage names a page where the user allows the reset (m.oauth, requirement 12.6;
+// org.matrix.cross_signing_reset before it).
 func (c *Challenge) Needed() *AuthNeededError {
 	out := &AuthNeededError{Body: c.body}
 	for _, stages := range c.flows {
@@ -58,13 +59,13 @@ func (c *Challenge) Needed() *AuthNeededError {
 			if page := webPage(c.params[stage]); out.URL == "" && page != "" {
 				out.Stage, out.URL = stage, page
 			}
-			break // the stages of a flow are done in order
+			break // the stages of a flow have an order
 		}
 	}
 	return out
 }
 
-// webPage returns the url of a stage's parameters, if it is one that a browser may open.
+// webPage returns the url in a stage's parameters, if a browser may open it.
 func webPage(params json.RawMessage) string {
 	var p struct {
 		URL string `json:"url"`

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// UpstreamError is an answer of the homeserver that is not a success, or no answer
-// at all (Status 0). It never carries a request, a token or a body.
+// UpstreamError is an error response of the homeserver, or no response at all (Status 0).
+// It never contains a request, a token or a body.
 type UpstreamError struct {
 	Op         string
 	Status     int
@@ -16,7 +16,7 @@ type UpstreamError struct {
 	Text       string
 	SoftLogout bool
 	RetryAfter time.Duration
-	// NotMatrix reports whether the answer is of something that is no homeserver.
+	// NotMatrix reports whether the response came from a server that is no homeserver.
 	NotMatrix bool
 	// UIA is set when the homeserver asks for user-interactive authentication.
 	UIA   *Challenge
@@ -37,16 +37,16 @@ func (e *UpstreamError) Error() string {
 	return fmt.Sprintf("%s: homeserver answered %d %s", e.Op, e.Status, e.ErrCode)
 }
 
-// Unwrap returns the transport's error.
+// Unwrap returns Cause.
 func (e *UpstreamError) Unwrap() error { return e.Cause }
 
-// AuthNeededError says that the homeserver asks for user-interactive authentication
-// that only the client can do; its next call carries it in "auth".
+// AuthNeededError means that the homeserver asks for user-interactive authentication that
+// only the client can do; its next call has it in "auth".
 type AuthNeededError struct {
 	// Body is the homeserver's 401: flows, params, session.
 	Body json.RawMessage
-	// Stage is the next stage of the first flow, and URL where the user does it in a
-	// browser, on homeservers with OAuth; both may be empty (requirement 12.6).
+	// Stage is the next stage of the first flow, and URL the page where the user does it,
+	// on homeservers with OAuth; both may be empty (requirement 12.6).
 	Stage string
 	URL   string
 }
@@ -56,7 +56,8 @@ func (*AuthNeededError) Error() string {
 	return "the homeserver asks for user-interactive authentication"
 }
 
-// Status returns the HTTP status of an UpstreamError, 0 when err is none or had no answer.
+// Status returns the HTTP status of an UpstreamError, 0 for other errors and when there was
+// no response.
 func Status(err error) int {
 	var up *UpstreamError
 	if errors.As(err, &up) {
