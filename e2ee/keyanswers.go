@@ -58,7 +58,6 @@ func (b *toDeviceStep) handleKeyRequest(ev *toDevice) {
 	if strictjson.Unmarshal(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
 		req.Device == "" || req.RequestID == "" || len(req.RequestID) > wire.MaxIDLength || len(req.Device) > wire.MaxIDLength ||
 		len(req.Body.RoomID) > wire.MaxIDLength || len(req.Body.SessionID) > wire.MaxIDLength {
-		b.refused++
 		return
 	}
 	same := func(r keyRequest) bool { return r.Device == req.Device && r.ID == req.RequestID }

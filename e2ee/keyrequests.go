@@ -249,7 +249,6 @@ func (b *toDeviceStep) keepForwards(ctx context.Context) error {
 }
 
 func (b *toDeviceStep) countRefusedForward() {
-	b.refused++
 	b.d.eng.counts.forwards.WithLabelValues("refused").Inc()
 }
 

@@ -32,12 +32,10 @@ func (b *toDeviceStep) handleRoomKey(msg *olm.Received) {
 		SharedMSC3061 json.RawMessage `json:"org.matrix.msc3061.shared_history"`
 	}
 	if strictjson.Unmarshal(msg.Content, &key) != nil || key.Algorithm != wire.AlgorithmMegolm || key.RoomID == "" || len(key.RoomID) > wire.MaxIDLength {
-		b.refused++
 		return
 	}
 	sess, err := session.NewMegolmInboundSession([]byte(key.SessionKey))
 	if err != nil || sess.ID().String() != key.SessionID { // attack A16
-		b.refused++
 		return
 	}
 	b.keys = append(b.keys, megolm.Arrived{
@@ -78,7 +76,6 @@ func (b *toDeviceStep) keepRoomKeys(ctx context.Context) error {
 	kept := make(map[store.SessionRef]store.InboundSession, len(b.keys))
 	for _, k := range b.keys {
 		if k.Refused {
-			b.refused++
 			continue
 		}
 		row, err := megolm.Merge(k, known[k.Ref])
@@ -86,7 +83,6 @@ func (b *toDeviceStep) keepRoomKeys(ctx context.Context) error {
 			row, err = megolm.AddOwner(k, known[k.Ref], more, senders[k.Owner.UserID])
 		}
 		if err != nil {
-			b.refused++
 			continue
 		}
 		row.ReceivedAt = b.d.eng.now()

@@ -54,7 +54,6 @@ func (b *toDeviceStep) handleSecretRequest(ev *toDevice) {
 	d := b.d
 	if strictjson.Unmarshal(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
 		req.Device == "" || req.RequestID == "" || len(req.RequestID) > wire.MaxIDLength || len(req.Device) > wire.MaxIDLength {
-		b.refused++
 		return
 	}
 	same := func(r secretRequest) bool { return r.Device == req.Device && r.ID == req.RequestID }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 	"maunium.net/go/mautrix/id"
 
@@ -19,7 +20,8 @@ import (
 // taken, and which. In every row but the first one thing is not as it must be.
 func TestWhoseSecretsAreTaken(t *testing.T) {
 	t.Parallel()
-	counts, err := newCounts(nil)
+	reg, refused := prometheus.NewRegistry(), 0.0
+	counts, err := newCounts(reg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,15 +97,38 @@ func TestWhoseSecretsAreTaken(t *testing.T) {
 		tc.change(d, msg, own)
 		b := &toDeviceStep{d: d, ch: &store.Changes{}}
 		b.handleSecret(msg, own)
-		if taken := len(b.ch.Secrets) > 0; taken != tc.taken || taken == (b.refused > 0) || taken != (len(b.answered) > 0) {
-			t.Errorf("%s: taken %v, refused %d", tc.name, taken, b.refused)
+		if taken := len(b.ch.Secrets) > 0; taken != tc.taken || taken != (len(b.answered) > 0) {
+			t.Errorf("%s: taken %v", tc.name, taken)
 		}
 		if tc.taken && (b.ch.Secrets[0].Name != identity.SecretMaster || wire.Base64(b.ch.Secrets[0].Value.Reveal()) != wire.Base64(master.Seed())) {
 			t.Errorf("%s: another secret was taken", tc.name)
+		}
+		if !tc.taken {
+			refused++
+		}
+		if got := refusedSecrets(t, reg); got != refused {
+			t.Errorf("%s: %v secrets were refused so far, want %v", tc.name, got, refused)
 		}
 	}
 }
 
 func answerWith(request, secret string) json.RawMessage {
 	return strictjson.Object{{Name: "request_id", Value: strictjson.Quote(request)}, {Name: "secret", Value: strictjson.Quote(secret)}}.Encode()
+}
+
+// refusedSecrets returns how many secrets of other devices were refused so far.
+func refusedSecrets(t *testing.T, reg *prometheus.Registry) float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "e2ee_proxy_shared_secrets_total" && m.GetLabel()[0].GetValue() == "refused" {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	return 0
 }

@@ -205,7 +205,6 @@ func (b *toDeviceStep) handleSecret(msg *olm.Received, own *trustcache.User) {
 }
 
 func (b *toDeviceStep) countRefusedSecret() {
-	b.refused++
 	b.d.eng.counts.secrets.WithLabelValues("refused").Inc()
 }
 

@@ -46,7 +46,6 @@ type toDeviceStep struct {
 	forwardedBy map[store.SessionRef]id.DeviceID
 	answered    []answeredAsk
 	unknown     []id.UserID // senders of keys who are not known yet
-	refused     int
 	// requests are the staged requests of the user's other devices; nil while unchanged.
 	requests *waitingRequests
 	// keysCancelled is called once the step is stored.
@@ -74,7 +73,6 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 	for _, raw := range events {
 		ev, sealed := parseToDevice(raw)
 		if ev == nil {
-			b.refused++
 			continue
 		}
 		parsed, olms = append(parsed, ev), append(olms, sealed)
@@ -148,7 +146,7 @@ func (b *toDeviceStep) handle(ev *toDevice, sealed *olm.Event) {
 	}
 	switch ev.Type {
 	case "m.room_key", "m.forwarded_room_key", "m.secret.send", "m.dummy", "m.room_key_bundle":
-		b.refused++ // valid only over Olm (requirement 8.2, attack A11)
+		// Valid only over Olm (requirement 8.2, attack A11).
 	case "m.room_key.withheld":
 		b.handleWithheld(ev)
 	case "m.secret.request":
@@ -174,12 +172,10 @@ func (b *toDeviceStep) handleOlm(ev *toDevice, sealed *olm.Event) {
 		if errors.Is(err, olm.ErrNoSession) {
 			b.wedged = append(b.wedged, wedgedDevice{user: ev.Sender, key: sealed.SenderKey})
 		}
-		b.refused++
 		return
 	}
 	msg, err := olm.OpenEnvelope(plain, ev.Sender, sealed.SenderKey, b.d.acct.user, b.d.olmState.account.Ed25519)
 	if err != nil {
-		b.refused++
 		return
 	}
 	switch msg.Type {
@@ -193,11 +189,10 @@ func (b *toDeviceStep) handleOlm(ev *toDevice, sealed *olm.Event) {
 		b.forwards = append(b.forwards, msg)
 	case "m.room_key_bundle", "m.room.encrypted",
 		"m.room_key.withheld", "m.room_key_request", "m.secret.request":
-		b.refused++ // not requested, or never sent over Olm
+		// Not requested, or never sent over Olm.
 	default:
 		if strings.HasPrefix(msg.Type, verificationPrefix) {
-			b.refused++ // as in clear: it would verify the proxy's device
-			return
+			return // as in clear: it would verify the proxy's device
 		}
 		b.other = append(b.other, msg)
 	}
@@ -224,7 +219,6 @@ func (b *toDeviceStep) passOthers(ctx context.Context) error {
 		case trustcache.ToDeviceProcess:
 			b.passToClient(toDevice{Type: msg.Type, Sender: msg.Sender, Content: msg.Content, Decrypted: true})
 		case trustcache.ToDeviceDrop:
-			b.refused++
 		}
 	}
 	return nil
@@ -234,7 +228,6 @@ func (b *toDeviceStep) passOthers(ctx context.Context) error {
 func (b *toDeviceStep) passToClient(ev toDevice) {
 	raw, err := json.Marshal(ev)
 	if err != nil {
-		b.refused++
 		return
 	}
 	b.forward = append(b.forward, raw)
@@ -253,7 +246,6 @@ func (b *toDeviceStep) handleWithheld(ev *toDevice) {
 		FromDev   id.DeviceID   `json:"from_device"`
 	}
 	if err := strictjson.Unmarshal(ev.Content, &note); err != nil || note.Code == "" || len(note.Code) > wire.MaxIDLength {
-		b.refused++
 		return
 	}
 	if note.Code == "m.no_olm" {
@@ -263,7 +255,6 @@ func (b *toDeviceStep) handleWithheld(ev *toDevice) {
 		return
 	}
 	if note.RoomID == "" || note.SessionID == "" || len(note.SessionID) > wire.MaxIDLength || len(note.RoomID) > wire.MaxIDLength {
-		b.refused++
 		return
 	}
 	b.ch.Withheld = append(b.ch.Withheld, store.WithheldNote{

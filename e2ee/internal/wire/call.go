@@ -138,7 +138,7 @@ func upstreamError(op string, resp *http.Response, body []byte, err error) *Upst
 		}
 	}
 	if httpErr.RespError != nil {
-		out.ErrCode, out.Text = httpErr.RespError.ErrCode, httpErr.RespError.Err
+		out.ErrCode = httpErr.RespError.ErrCode
 		out.SoftLogout, _ = httpErr.RespError.ExtraData["soft_logout"].(bool)
 		if ms, ok := httpErr.RespError.ExtraData["retry_after_ms"].(float64); ok && ms > 0 && ms < 1e9 {
 			out.RetryAfter = time.Duration(ms) * time.Millisecond

@@ -13,7 +13,6 @@ type UpstreamError struct {
 	Op         string
 	Status     int
 	ErrCode    string
-	Text       string
 	SoftLogout bool
 	RetryAfter time.Duration
 	// NotMatrix reports whether the response came from a server that is no homeserver.
