@@ -100,17 +100,20 @@ func (g *gossip) answerKeyRequests(ctx context.Context) error {
 	var done []keyRequest
 	for _, req := range requests {
 		row, here := rows[req.Ref]
-		became := answerRefused
-		if dev := own.Device(req.Device); here && trustcache.MayHoldSecrets(own, dev) {
+		over, err := g.answerTo(own, req.Device, req.At, func(dev *trustcache.Device) (answer, error) {
+			if !here {
+				return answerRefused, nil
+			}
 			content, err := forwardContent(&row, notes[req.Ref])
 			if err != nil {
-				return err
+				return answerLater, err
 			}
-			if became, err = g.forwardKey(ctx, req, dev, content); err != nil {
-				return err
-			}
+			return g.forwardKey(ctx, req, dev, content)
+		})
+		if err != nil {
+			return err
 		}
-		if became == answerRefused || (became == answerLater && g.expired(req.At)) {
+		if over {
 			g.eng.counts.forwards.WithLabelValues("not_sent").Inc()
 			done = append(done, req)
 		}

@@ -2,8 +2,6 @@ package e2ee
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -22,18 +20,8 @@ type waitingRequests struct {
 }
 
 // store adds the waiting requests to ch. The caller holds the Device's mu.
-func (w *waitingRequests) store(d *part, ch *store.Changes) error {
-	name := identity.OfDevice(identity.SecretRequests, d.ed25519)
-	if len(w.Secrets)+len(w.Keys) == 0 {
-		ch.DeleteSecrets = append(ch.DeleteSecrets, name)
-		return nil
-	}
-	raw, err := json.Marshal(w)
-	if err != nil {
-		return fmt.Errorf("encode requests: %w", err)
-	}
-	ch.Secrets = append(ch.Secrets, store.Secret{Name: name, Value: raw, CreatedAt: d.eng.now()})
-	return nil
+func (w *waitingRequests) store(p *part, ch *store.Changes) error {
+	return p.storeRecord(identity.SecretRequests, w, len(w.Secrets)+len(w.Keys) == 0, ch)
 }
 
 // readRequests loads the requests that waited before a restart. The caller holds mu.
@@ -41,15 +29,11 @@ func (g *gossip) readRequests(ctx context.Context) error {
 	if g.requestsRead {
 		return nil
 	}
-	stored, err := g.eng.store.Secret(ctx, g.acct.row, identity.OfDevice(identity.SecretRequests, g.ed25519))
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return fmt.Errorf("load requests: %w", err)
+	read, err := readRecord[waitingRequests](ctx, g.part, identity.SecretRequests)
+	if err != nil {
+		return err
 	}
-	var read waitingRequests
-	if err == nil && json.Unmarshal(stored.Value.Reveal(), &read) != nil {
-		read = waitingRequests{} // the other devices ask again
-	}
-	g.requests, g.requestsRead = read, true
+	g.requests, g.requestsRead = read, true // what could not be read is asked for again
 	return nil
 }
 
@@ -151,4 +135,16 @@ func (g *gossip) answeringUser(ctx context.Context) (*trustcache.User, error) {
 	default:
 		return own, nil
 	}
+}
+
+// answerTo lets give answer a request of a device that may have secrets, and refuses all
+// others. It reports whether the request is over without an answer: refused, or expired.
+func (g *gossip) answerTo(own *trustcache.User, device id.DeviceID, at int64, give func(*trustcache.Device) (answer, error)) (over bool, err error) {
+	became := answerRefused
+	if dev := own.Device(device); trustcache.MayHoldSecrets(own, dev) {
+		if became, err = give(dev); err != nil {
+			return false, err
+		}
+	}
+	return became == answerRefused || (became == answerLater && g.expired(at)), nil
 }

@@ -92,13 +92,13 @@ func (g *gossip) answerRequests(ctx context.Context) error {
 		return err
 	}
 	for _, req := range requests.Secrets {
-		became := answerRefused
-		if dev := own.Device(req.Device); trustcache.MayHoldSecrets(own, dev) {
-			if became, err = g.giveSecret(ctx, req, dev); err != nil {
-				return err
-			}
+		over, err := g.answerTo(own, req.Device, req.At, func(dev *trustcache.Device) (answer, error) {
+			return g.giveSecret(ctx, req, dev)
+		})
+		if err != nil {
+			return err
 		}
-		if became != answerRefused && (became != answerLater || !g.expired(req.At)) {
+		if !over {
 			continue
 		}
 		g.eng.counts.secrets.WithLabelValues("refused").Inc()

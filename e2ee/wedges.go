@@ -2,9 +2,6 @@ package e2ee
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -138,17 +135,7 @@ func (w *wedges) renewedAt(ref store.DeviceRef) time.Time {
 
 // store adds the wedges to ch.
 func (w *wedges) store(d *Device, ch *store.Changes) error {
-	name := identity.OfDevice(identity.SecretWedged, d.ed25519)
-	if len(w.Waiting)+len(w.Renewed) == 0 {
-		ch.DeleteSecrets = append(ch.DeleteSecrets, name)
-		return nil
-	}
-	raw, err := json.Marshal(w)
-	if err != nil {
-		return fmt.Errorf("encode who needs a new Olm session: %w", err)
-	}
-	ch.Secrets = append(ch.Secrets, store.Secret{Name: name, Value: raw, CreatedAt: d.eng.now()})
-	return nil
+	return d.storeRecord(identity.SecretWedged, w, len(w.Waiting)+len(w.Renewed) == 0, ch)
 }
 
 // readWedges loads the wedges recorded before a restart. The caller holds mu.
@@ -156,15 +143,11 @@ func (o *olmState) readWedges(ctx context.Context) error {
 	if o.wedges != nil {
 		return nil
 	}
-	stored, err := o.eng.store.Secret(ctx, o.acct.row, identity.OfDevice(identity.SecretWedged, o.ed25519))
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return fmt.Errorf("load who needs a new Olm session: %w", err)
+	w, err := readRecord[wedges](ctx, o.part, identity.SecretWedged)
+	if err != nil {
+		return err
 	}
-	var w wedges
-	if err == nil && json.Unmarshal(stored.Value.Reveal(), &w) != nil {
-		w = wedges{} // recorded again with their next message
-	}
-	o.wedges = &w
+	o.wedges = &w // what could not be read is recorded again with the next message
 	return nil
 }
 

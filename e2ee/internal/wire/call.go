@@ -27,8 +27,7 @@ type Homeserver struct {
 	large   *largeAnswers
 }
 
-// NewHomeserver returns a homeserver whose calls end after timeout, or Request.Patient if
-// that is longer.
+// NewHomeserver returns a homeserver whose calls end after timeout and Request.Patient.
 func NewHomeserver(base *url.URL, client *http.Client, timeout time.Duration) *Homeserver {
 	return &Homeserver{base: base, client: client, timeout: timeout, large: newLargeAnswers()}
 }
@@ -44,7 +43,7 @@ type Request struct {
 	// Large means that the answer grows with the account of User. See answers.go.
 	Large bool
 	User  id.UserID
-	// Patient is a longer timeout, for long polls.
+	// Patient is added to the timeout, for long polls.
 	Patient time.Duration
 }
 
