@@ -338,8 +338,8 @@ func headerOf(t *testing.T, content []byte) header {
 	return h
 }
 
-// wantNoIndexTwice fails when the homeserver was sent two ciphertexts for one index of
-// a session (design §7 no. 3).
+// wantNoIndexTwice fails when the homeserver was sent two ciphertexts for one index of a
+// session (requirement 7.4).
 func wantNoIndexTwice(t *testing.T, hs *liar.Server) {
 	t.Helper()
 	type place struct {

@@ -132,8 +132,8 @@ func TestDepartureInAGap(t *testing.T) {
 	}
 }
 
-// Who joins gets the live key from the next message on, and not what was said before
-// (design §10). Who leaves and comes back has missed what was said meanwhile.
+// Who joins gets the live key from the next message on, and not what was said before. Who
+// leaves and comes back has missed what was said meanwhile.
 func TestJoinLeaveAndJoin(t *testing.T) {
 	t.Parallel()
 	st := newStage(t, nil)

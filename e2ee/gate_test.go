@@ -33,8 +33,8 @@ func (st *stage) sentSoFar() int {
 }
 
 // The change of an identity holds up messages to those rooms that its owner may read: where
-// they are, or are invited and the history's visibility lets those who are invited read. That
-// they leave, are banned or only knock clears it (requirement 1.12, trust-semantics §3.1).
+// they are, or are invited and the history's visibility lets those who are invited read.
+// That they leave, are banned or only knock clears it (requirement 1.12).
 func TestWhoHoldsUpASend(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {

@@ -10,9 +10,8 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// When a session may not be used for the next message (requirements 9.1 to 9.6, 9.8, 17.2;
-// trust-semantics §2.5). The limits themselves are in TestRotationLimits, departures in
-// TestDepartureTable.
+// When a session may not be used for the next message (requirements 9.1 to 9.6, 9.8, 17.2).
+// The limits themselves are in TestRotationLimits, departures in TestDepartureTable.
 func TestMustRotate(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_800_000_000, 0)

@@ -11,9 +11,9 @@ import (
 	"e2ee-proxy/internal/secret"
 )
 
-// Issue 2, part 3: a client that uploads its own device keys is left alone, also when its
-// first sync, after which it does so, takes longer than the proxy waits: that of a large
-// account takes minutes. What needs keys publishes them all the same.
+// Reported: a client that uploads its own device keys is left alone, also when its first
+// sync, after which it does so, takes longer than the proxy waits: that of a large account
+// takes minutes. What needs keys publishes them all the same.
 func TestFirstSyncThatTakesLong(t *testing.T) {
 	t.Parallel()
 	hs := liar.New(t)

@@ -37,10 +37,10 @@ func (l *logBook) holds(text string) bool {
 	return bytes.Contains(l.all.Bytes(), []byte(text))
 }
 
-// Whatever is held back, not a byte of its text reaches the client, the log or the database:
-// not from its content, its replacement, what is bundled with it, or what else the homeserver
-// put beside it. The placeholder says in plain words what was held back and why, and with
-// "hide" even that is not shown (design §5, requirements 1.18, 26.1).
+// Whatever is held back, not a byte of its text reaches the client, the log or the
+// database: not from its content, its replacement, what is bundled with it, or what else
+// the homeserver put beside it. The placeholder says in plain words what was held back and
+// why, and with "hide" even that is not shown (requirements 1.18, 26.1).
 func TestNothingOfWhatIsHeldBack(t *testing.T) {
 	t.Parallel()
 	const canary, beside = "CANARY-6f1ed002ab5595859014ebf0951522d9", "CANARY-of-the-homeserver"
@@ -253,8 +253,9 @@ func TestWithheldReasonsAreShown(t *testing.T) {
 	}
 }
 
-// The rows of design §5 that hide nothing: a plain event in an encrypted room is marked; what
-// comes under an identity that waits for an answer is shown red, until it is acknowledged.
+// The verdicts that hide nothing (docs/msc4153.md): a plain event in an encrypted room is
+// marked; what comes under an identity that waits for an answer is shown red, until it is
+// acknowledged.
 func TestWhatIsShownWithAShield(t *testing.T) {
 	t.Parallel()
 	st := newStage(t, nil)

@@ -17,7 +17,7 @@ func (p *puppet) forget() {
 
 // A device that lost its Olm sessions begins a new one and says so with an m.dummy. It has
 // lost the room's live key with them, and is given it again with the next message, once,
-// without a new session for the others (requirement 6.12; trust-semantics §2.5).
+// without a new session for the others (requirement 6.12).
 func TestRoomKeyIsGivenAgainAfterUnwedging(t *testing.T) {
 	t.Parallel()
 	st := newStage(t, nil)
@@ -57,7 +57,7 @@ func TestRoomKeyIsGivenAgainAfterUnwedging(t *testing.T) {
 
 // A dehydrated device is there to receive until its owner takes it into use: it sends
 // nothing. A room key in its name is dropped, whether the device is listed or only says of
-// itself what it is (requirement 24.2; trust-semantics §4).
+// itself what it is (requirement 24.2).
 func TestRoomKeyOfADehydratedDevice(t *testing.T) {
 	t.Parallel()
 	for name, listed := range map[string]bool{"listed": true, "not listed": false} {

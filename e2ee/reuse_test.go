@@ -34,9 +34,9 @@ func (r *rig) modeOf(s liar.Session) e2ee.Mode {
 	return d.Mode()
 }
 
-// Attack vector (design §7 no. 1 and 8): a device with keys of its own is logged out
-// where the proxy does not see it. Its ID is used again, by a client that has no keys and
-// sends clear text, which the proxy would pass for a device with keys.
+// Attack vector: a device with keys of its own is logged out where the proxy does not see
+// it. Its ID is used again, by a client that has no keys and sends clear text, which the
+// proxy would pass for a device with keys.
 //
 // Expected: what is known of a device does not outlive its session. The homeserver is
 // asked once for each new token, and not for every request.

@@ -43,7 +43,7 @@ func rolledOut(t *testing.T, mode trustcache.Mode) (st *stage, reg **prometheus.
 
 // While the policy is on "warn" everything is done as without it, and what it would have
 // done is told: in metrics, and in status for each room by devices and users, so that an
-// administrator can decide. From the day that was set it is done (design §5, staged rollout).
+// administrator can decide. From the day that was set it is done (docs/msc4153.md).
 func TestStagedRollout(t *testing.T) {
 	t.Parallel()
 	st, reg, room, bob, odd := rolledOut(t, trustcache.ModeWarn)

@@ -11,9 +11,9 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// What takes nothing away from anybody costs nobody a new session: another name, a restart, a
-// new device, somebody who joins. Those who come get the live key at its current index, not
-// what was said before (requirement 9.8, design §10).
+// What takes nothing away from anybody costs nobody a new session: another name, a restart,
+// a new device, somebody who joins. Those who come get the live key at its current index,
+// not what was said before (requirement 9.8).
 func TestNoNeedlessRotation(t *testing.T) {
 	t.Parallel()
 	st := newStage(t, nil)

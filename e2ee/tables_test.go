@@ -14,8 +14,8 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// trust-semantics §2.2, the preconditions, which come before any recipient: how the device
-// and its owner's identity stand. The second column is account.require_cross_signing: false.
+// The preconditions of a send, which come before any recipient: how the device and its
+// owner's identity stand. The second column is account.require_cross_signing: false.
 func TestSendPreconditions(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -82,8 +82,8 @@ func TestOwnStateTable(t *testing.T) {
 	}
 }
 
-// trust-semantics §2.2, precedence: an own identity in violation comes before everybody
-// else's, a change of somebody verified is named apart, and all who block are named at once.
+// Precedence: an own identity in violation comes before everybody else's, a change of
+// somebody verified is named apart, and all who block are named at once.
 func TestGatePrecedence(t *testing.T) {
 	t.Parallel()
 	user := func(name id.UserID, pin trustcache.Pin) *trustcache.User {
@@ -130,10 +130,10 @@ func TestGatePrecedence(t *testing.T) {
 	}
 }
 
-// trust-semantics §3.1, membership: whose identity counts in a room. Who has left or was
-// banned does not, so that leaving ends a block; who knocks has no say; who is invited
-// counts where the history visibility lets them read, because then they get the keys.
-// (The reference counts every invited user, and shares with them.)
+// Membership: whose identity counts in a room. Who has left or was banned does not, so that
+// leaving ends a block; who knocks has no say; who is invited counts where the history
+// visibility lets them read, because then they get the keys. (The reference counts every
+// invited user, and shares with them.)
 func TestWhoCounts(t *testing.T) {
 	t.Parallel()
 	for membership, want := range map[string][4]bool{ // joined, invited, shared, world_readable
@@ -159,8 +159,8 @@ func TestWhoCounts(t *testing.T) {
 	}
 }
 
-// trust-semantics §2.5, departures: what a membership event does to the live session of
-// an encrypted room (requirements 9.3, 9.4). The columns: a sync without and with a gap.
+// Departures: what a membership event does to the live session of an encrypted room
+// (requirements 9.3, 9.4). The columns: a sync without and with a gap.
 func TestDepartureTable(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -201,7 +201,7 @@ func TestDepartureTable(t *testing.T) {
 	}
 }
 
-// trust-semantics §4.2: the reference's errors, and the codes that clients are told.
+// The errors of decryption, and the codes that clients are told.
 func TestRefusalTable(t *testing.T) {
 	t.Parallel()
 	ref := store.SessionRef{RoomID: "!r:x", SessionID: "s"}
@@ -220,7 +220,7 @@ func TestRefusalTable(t *testing.T) {
 		{"EventError, Decode: MalformedEncryptedEvent", strictjson.ErrMalformed, nil, trustcache.CodeMalformed, ""},
 		{"other decryption: MegolmDecryptionFailure", errFailed, nil, trustcache.CodeMalformed, ""},
 		{"other decryption: a withheld notice explains nothing", errFailed, noted, trustcache.CodeMalformed, ""},
-		// The reference refuses no index that was used (trust-semantics §7.2; requirement 8.4).
+		// The reference does not refuse a used index; the proxy does (requirement 8.4).
 		{"-", errReplay, nil, trustcache.CodeReplayed, ""},
 		{"-", errReplay, noted, trustcache.CodeReplayed, ""},
 		// Something of ours failed: nothing is said of the event, and it is tried again.

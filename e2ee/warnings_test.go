@@ -35,7 +35,7 @@ func pair(t *testing.T) (alice, bob *person, room string) {
 
 // Somebody's identity is reset: a waiting sync ends at once with a warning that names the
 // rooms, sending waits, dismissing the warning changes nothing about that, and a second
-// reset is a warning of its own (requirement 1.10, design §6).
+// reset is a warning of its own (requirement 1.10).
 func TestIdentityChangedWarning(t *testing.T) {
 	t.Parallel()
 	alice, bob, room := pair(t)
