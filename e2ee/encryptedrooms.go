@@ -17,8 +17,8 @@ import (
 
 // That a room is encrypted is recorded for the whole database, not for a device: once one
 // device has learned it, it holds for every account, device and token, for ever, also if
-// the homeserver stops showing the state event (requirement 20.3). That a room is plain is
-// never remembered: every send asks.
+// the homeserver stops showing the state event (requirements 0.8, 20.3). That a room is
+// plain is never remembered: every send asks.
 //
 // A room that replaces an encrypted one may be encrypted, too: nothing is sent there until
 // it shows m.room.encryption.

@@ -167,8 +167,8 @@ func (d *Device) NoteEncryption(ctx context.Context, roomID id.RoomID, content [
 }
 
 // applyEncryption stages the content of an m.room.encryption event. The algorithm of an
-// encrypted room never changes (requirement 20.3, attack A22); the rotation limits are
-// those of the current event, clamped (attack A21).
+// encrypted room never changes (requirement 0.8, attack A22); the rotation limits are those
+// of the current event, clamped (attack A21).
 func (s *step) applyEncryption(ctx context.Context, roomID id.RoomID, content json.RawMessage) error {
 	r, err := s.room(ctx, roomID)
 	if err != nil {

@@ -77,7 +77,7 @@ func mayStandInClear(name string, of strictjson.Object) bool {
 }
 
 // CompleteRelation returns the relation of a decrypted event, nil when it has none. The
-// relation in clear decides, also if there is none (requirement 19.2). The encrypted one is
+// relation in clear decides, also if there is none (requirement 0.3). The encrypted one is
 // used if its clear part is the same.
 func CompleteRelation(clear, sealed json.RawMessage) json.RawMessage {
 	outside, _ := ClearRelation(clear)
