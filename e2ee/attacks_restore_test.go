@@ -167,10 +167,13 @@ func TestRestoreIsNoticedByTheHomeserver(t *testing.T) {
 	few := st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("GET", "/sync")), liar.Edit(func(_ *liar.Request, body map[string]any) {
 		body["device_one_time_keys_count"] = map[string]any{"signed_curve25519": 5}
 	}))
+	// It is mended as fast as it is noticed, unless the homeserver has it wait.
+	wait := st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("POST", "keys/claim$")), liar.Fail(http.StatusTooManyRequests, "M_LIMIT_EXCEEDED"))
 	await(t, "the restore is not noticed", func() bool {
 		st.tend()
 		return st.replacing()
 	})
+	wait()
 	few()
 	await(t, "the keys are not replaced", func() bool {
 		st.reload()
