@@ -22,7 +22,11 @@ func restless(o *e2ee.Options) { o.Round = 50 * time.Millisecond }
 func (c *crew) sends(s liar.Session, room, txn string) header {
 	c.t.Helper()
 	out := e2ee.Outgoing{RoomID: idRoom(room), Type: "m.room.message", TxnID: txn, Content: []byte(`{"msgtype":"m.text","body":"hello"}`)}
-	made, err := c.device(s).Encrypt(c.t.Context(), out)
+	dev := c.device(s)
+	if how, err := dev.RoomEncryption(c.t.Context(), out.RoomID); err != nil || how != e2ee.RoomEncrypted {
+		c.t.Fatalf("room encryption %d: %v", how, err)
+	}
+	made, err := dev.Encrypt(c.t.Context(), out)
 	if err != nil {
 		c.t.Fatal(err)
 	}
