@@ -8,19 +8,22 @@ import (
 )
 
 // Await calls done again and again until it returns nil, and returns its last error when
-// the context ends.
+// the context ends. The pauses grow, because each call takes time from what is awaited.
 func Await(ctx context.Context, done func(ctx context.Context) error) error {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	const first, most = 4 * time.Millisecond, 128 * time.Millisecond
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	<-pause.C
+	for next := first; ; next = min(2*next, most) {
 		err := done(ctx)
 		if err == nil {
 			return nil
 		}
+		pause.Reset(next)
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%w; last: %w", ctx.Err(), err)
-		case <-tick.C:
+		case <-pause.C:
 		}
 	}
 }
