@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/core"
 )
 
 // Membership changes that the homeserver has just accepted from a client of this proxy. All
@@ -160,11 +162,11 @@ func (c roomChanges) checkList(list map[id.UserID]string, own id.UserID, last bo
 func (c roomChanges) checkOwn(listed string, own id.UserID, last bool) error {
 	switch {
 	case c.hasLeft(own):
-		return ErrNotJoined // while the list was asked for
+		return core.ErrNotJoined // while the list was asked for
 	case listed == "join":
 		return nil
 	case c[own].membership == "join" && !last:
 		return errOutdatedList
 	}
-	return ErrNotJoined
+	return core.ErrNotJoined
 }

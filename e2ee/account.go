@@ -3,6 +3,7 @@ package e2ee
 import (
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/store"
@@ -12,10 +13,9 @@ import (
 // account is what the devices of a user share: what is known of other users, and the user's
 // own identity.
 type account struct {
-	eng     *Engine
-	user    id.UserID
-	row     *store.Account
-	tracker *trustcache.Tracker
+	*core.Account
+	eng *Engine
+
 	// boot lets one device at a time set up the identity.
 	boot locks.Turns[struct{}]
 	// review lets one device at a time update the warnings.
@@ -49,20 +49,17 @@ type account struct {
 func newAccount(e *Engine, row *store.Account) *account {
 	order := e.opts.locks
 	a := &account{
-		eng: e, user: row.UserID, row: row,
+		Account: &core.Account{Env: e.env, User: row.UserID, Row: row}, eng: e,
 		mu:       locks.Mutex{Order: order, Rank: locks.RankAccount},
 		boot:     locks.Turns[struct{}]{Order: order, Rank: locks.RankBoot},
 		review:   locks.Turns[struct{}]{Order: order, Rank: locks.RankReview},
-		rollout:  rollout{mu: locks.Mutex{Order: order, Rank: locks.RankLeaf}, since: e.now()},
+		rollout:  rollout{mu: locks.Mutex{Order: order, Rank: locks.RankLeaf}, since: e.env.Now()},
 		password: loginPassword{mu: locks.Mutex{Order: order, Rank: locks.RankLeaf}},
 	}
-	a.tracker = trustcache.NewTracker(e.store, row, trustcache.Options{
-		Cache: e.users, Now: e.now,
-		AcknowledgeUnverified: func() bool { return e.opts.Account(row.UserID).AcknowledgeUnverified },
+	a.Tracker = trustcache.NewTracker(e.env.Store, row, trustcache.Options{
+		Cache: e.users, Now: e.env.Now,
+		AcknowledgeUnverified: func() bool { return e.env.Settings(row.UserID).AcknowledgeUnverified },
 		Observe:               a.observe,
 	})
 	return a
 }
-
-// settings returns the account's configuration.
-func (a *account) settings() AccountSettings { return a.eng.opts.Account(a.user) }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
 )
@@ -65,16 +66,16 @@ func pauseAfter(err error, pause time.Duration, within backoff.Range) time.Durat
 // needsPerson reports whether retrying is useless until a person does something.
 func needsPerson(err error) bool {
 	var auth *wire.AuthNeededError
-	return errors.As(err, &auth) || errors.Is(err, ErrWrongPassword) || signatureFailed(err)
+	return errors.As(err, &auth) || errors.Is(err, core.ErrWrongPassword) || signatureFailed(err)
 }
 
 // maintainAgain schedules the next maintenance: at once when more is true, after a growing
 // pause when the last one failed.
 func (sc *schedule) maintainAgain(failed, more bool) {
-	sc.mu.Lock()
-	defer sc.mu.Unlock()
+	sc.Mu.Lock()
+	defer sc.Mu.Unlock()
 	switch {
-	case failed && sc.record.token.IsZero(): // the client brings a new token
+	case failed && sc.Record.Token.IsZero(): // the client brings a new token
 	case failed:
 		sc.retryLocked(retryUpkeep, sc.failures.Next(upkeepPauses()))
 	case more:
@@ -104,7 +105,7 @@ const (
 
 // retryLocked schedules maintenance after a pause. The caller holds mu.
 func (sc *schedule) retryLocked(why retryFor, pause time.Duration) {
-	if sc.ctx == nil || sc.ctx.Err() != nil {
+	if sc.Ended() {
 		return
 	}
 	if sc.retry.due == nil {
@@ -128,8 +129,8 @@ func (sc *schedule) armLocked() {
 
 // retryNow requests maintenance for the retries whose time has come.
 func (sc *schedule) retryNow() {
-	sc.mu.Lock()
-	defer sc.mu.Unlock()
+	sc.Mu.Lock()
+	defer sc.Mu.Unlock()
 	now := time.Now()
 	maps.DeleteFunc(sc.retry.due, func(_ retryFor, at time.Time) bool { return !at.After(now) })
 	sc.armLocked()
@@ -139,10 +140,10 @@ func (sc *schedule) retryNow() {
 // recheckNow updates status and warnings after a call of the control API. If it fails, the
 // next maintenance does it.
 func (d *Device) recheckNow(ctx context.Context) {
-	d.recheckIdentity()
-	for _, step := range []func(context.Context) error{d.setUpIdentity, d.reviewWarnings} {
+	d.ownIdentity.recheckIdentity()
+	for _, step := range []func(context.Context) error{d.ownIdentity.setUpIdentity, d.reviewWarnings} {
 		if err := step(ctx); err != nil {
-			d.eng.log.Warn().Err(err).Msg("What was asked for is done; status and warnings follow with the next upkeep")
+			d.core.Env.Log.Warn().Err(err).Msg("What was asked for is done; status and warnings follow with the next upkeep")
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/store"
@@ -34,42 +35,42 @@ func (e *Engine) awaken(d *Device) {
 
 // fallAsleep ends the device's own syncs.
 func (sc *schedule) fallAsleep() {
-	sc.mu.Lock()
+	sc.Mu.Lock()
 	sc.awake = false
-	sc.mu.Unlock()
+	sc.Mu.Unlock()
 	sc.live.interrupt()
 }
 
 // isAwake reports whether the device makes its own syncs.
 func (sc *schedule) isAwake() bool {
-	sc.mu.Lock()
-	defer sc.mu.Unlock()
+	sc.Mu.Lock()
+	defer sc.Mu.Unlock()
 	return sc.awake
 }
 
 // loopContinues reports whether the sync loop continues. If not, the loop counts as ended
 // until the device wakes up or the client's sync in flight ends.
 func (sc *schedule) loopContinues(ctx context.Context) bool {
-	sc.mu.Lock()
-	defer sc.mu.Unlock()
+	sc.Mu.Lock()
+	defer sc.Mu.Unlock()
 	sc.looping = sc.awake && ctx.Err() == nil && !sc.live.clientSyncs()
 	return sc.looping
 }
 
 // resumeLoop restarts the sync loop after the client's sync, if the device is awake.
 func (d *Device) resumeLoop() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.schedule.awake && d.ctx != nil && d.ctx.Err() == nil {
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	if d.schedule.awake && !d.core.Ended() {
 		d.runLoop()
 	}
 }
 
 // loopFailed ends the sync loop until a client brings a token.
 func (d *Device) loopFailed() {
-	d.mu.Lock()
+	d.core.Mu.Lock()
 	d.schedule.awake, d.schedule.looping = false, false
-	d.mu.Unlock()
+	d.core.Mu.Unlock()
 	d.eng.awake.Remove(d)
 }
 
@@ -78,14 +79,14 @@ func (e *Engine) rounds() {
 	var failures backoff.Pauses
 	for {
 		timer := time.NewTimer(e.opts.Round)
-		if e.round(e.ctx) {
+		if e.round(e.env.Context) {
 			failures.Reset()
 		} else {
 			timer.Reset(min(failures.Next(roundPauses()), e.opts.Round))
 		}
 		select {
 		case <-timer.C:
-		case <-e.ctx.Done():
+		case <-e.env.Context.Done():
 			timer.Stop()
 			return
 		}
@@ -110,15 +111,15 @@ func (e *Engine) round(ctx context.Context) bool {
 		if errors.As(err, &up) {
 			level = zerolog.DebugLevel // every failed request logs that the homeserver is down
 		}
-		e.log.WithLevel(level).Err(err).Msg("A device that sleeps could not be visited")
+		e.env.Log.WithLevel(level).Err(err).Msg("A device that sleeps could not be visited")
 	}
-	for ref, err := range e.store.OwnDevices(ctx) {
+	for ref, err := range e.env.Store.OwnDevices(ctx) {
 		if err != nil {
 			fail(err)
 			break
 		}
 		key := deviceKey{ref.UserID, ref.DeviceID}
-		if d := e.loaded(key); d != nil && d.isAwake() {
+		if d := e.loaded(key); d != nil && d.schedule.isAwake() {
 			continue
 		}
 		select {
@@ -146,26 +147,26 @@ func (e *Engine) visit(ctx context.Context, key deviceKey) error {
 	if errors.Is(err, store.ErrNotFound) {
 		return nil // the device was logged out
 	}
-	if err != nil || d.mode != ModeProxied {
+	if err != nil || d.core.Mode != core.ModeProxied {
 		return err
 	}
 	first, left := e.firstVisit(key)
-	d.mu.Lock()
-	gone, ready := d.ctx == nil || d.ctx.Err() != nil || d.record.token.IsZero(), d.publication.allowed
+	d.core.Mu.Lock()
+	gone, ready := d.core.Ended() || d.core.Record.Token.IsZero(), d.publication.allowed
 	d.schedule.visiting, d.schedule.wanted = true, (first || left) && !d.schedule.maintained && !d.schedule.queued // it is not to be done twice
-	d.mu.Unlock()
+	d.core.Mu.Unlock()
 	if !gone && ready && !d.schedule.live.clientSyncs() {
-		token := d.currentToken()
-		if err = d.catchUp(d.ctx); err != nil && d.tokenGone(token, err) {
+		token := d.core.CurrentToken()
+		if err = d.catchUp(d.core.Context); err != nil && d.tokenGone(token, err) {
 			err = nil
 		}
 	}
-	d.mu.Lock()
+	d.core.Mu.Lock()
 	wanted := d.schedule.wanted && !gone
 	d.schedule.visiting = false
-	d.mu.Unlock()
+	d.core.Mu.Unlock()
 	if wanted {
-		d.maintain(d.ctx)
+		d.maintain(d.core.Context)
 	}
 	if !gone && first && e.awake.Len() < e.opts.Awake {
 		e.awaken(d)
@@ -205,20 +206,20 @@ func (e *Engine) unloadIdle(ctx context.Context, key deviceKey, d *Device) {
 	}
 	delete(e.devices, key)
 	e.recordUnloaded(d)
-	e.visited[key] = d.hasWedges() // the next visit has it maintained
+	e.visited[key] = d.olmState.hasWedges() // the next visit has it maintained
 	e.mu.Unlock()
-	e.lists.forget(d, d.roomIDs())
+	e.lists.forget(d, d.roomTable.roomIDs())
 	d.retire()
 }
 
 // idle reports whether the device is asleep and nothing is left to do that only memory
 // knows of.
 func (d *Device) idle() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
 	waits := len(d.backups.fetching.wanted)
 	return !d.schedule.looping && !d.schedule.awake && d.publication.allowed && waits == 0 && !d.schedule.failures.Failing() && d.gossip.askTimer == nil &&
-		!d.backups.restoring.running && !d.backups.fetching.running && d.record.nextToken.IsZero()
+		!d.backups.restoring.running && !d.backups.fetching.running && d.core.Record.NextToken.IsZero()
 }
 
 // fromStore returns a known device, loaded from the store if it is not in memory. It makes
@@ -235,11 +236,11 @@ func (e *Engine) fromStore(ctx context.Context, key deviceKey, claim bool) (*Dev
 	if d := e.get(key, claim); d != nil {
 		return d, nil
 	}
-	row, err := e.store.LookupAccount(ctx, key.user)
+	row, err := e.env.Store.LookupAccount(ctx, key.user)
 	if err != nil {
 		return nil, fmt.Errorf("load account: %w", err)
 	}
-	dev, err := e.store.Device(ctx, row, key.device)
+	dev, err := e.env.Store.Device(ctx, row, key.device)
 	if err != nil {
 		return nil, fmt.Errorf("load device: %w", err)
 	}
@@ -257,9 +258,9 @@ func (e *Engine) get(key deviceKey, claim bool) *Device {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	d := e.devices[key]
-	if d != nil && d.mustReload.Load() {
+	if d != nil && d.core.MustReload.Load() {
 		delete(e.devices, key)
-		e.wg.Go(func() { e.stopDevice(d) })
+		e.env.WG.Go(func() { e.stopDevice(d) })
 		return nil
 	}
 	if d != nil && claim {
@@ -272,10 +273,10 @@ func (e *Engine) get(key deviceKey, claim bool) *Device {
 // from the cache.
 func (e *Engine) stopDevice(d *Device) {
 	d.retire()
-	e.lists.forget(d, d.roomIDs())
+	e.lists.forget(d, d.roomTable.roomIDs())
 	e.awake.Remove(d)
 	for _, k := range e.inbound.Keys() {
-		if k.device == d.rowID {
+		if k.device == d.core.RowID {
 			e.inbound.Remove(k)
 		}
 	}

@@ -29,7 +29,7 @@ const (
 // currentBackup reads the newest backup version; nil when there is none.
 func (b *backups) currentBackup(ctx context.Context) (*keybackup.Version, error) {
 	var v keybackup.Version
-	err := b.call(ctx, wire.Request{
+	err := b.Call(ctx, wire.Request{
 		Op: "read the backup version", Method: http.MethodGet,
 		Path: mautrix.ClientURLPath{"v3", "room_keys", "version"}, Result: &v,
 	})
@@ -52,7 +52,7 @@ type backupKeyMeta struct {
 // loadBackupKey returns the stored private backup key, nil when there is none, and the
 // version it belonged to.
 func (a *account) loadBackupKey(ctx context.Context) (*backup.MegolmBackupKey, string, error) {
-	stored, err := a.eng.store.Secret(ctx, a.row, identity.SecretBackup)
+	stored, err := a.Env.Store.Secret(ctx, a.Row, identity.SecretBackup)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, "", nil
 	}
@@ -75,8 +75,8 @@ func (b *backups) saveBackupKey(ctx context.Context, key *backup.MegolmBackupKey
 	if err != nil {
 		return fmt.Errorf("encode the backup version: %w", err)
 	}
-	row := store.Secret{Name: identity.SecretBackup, Value: secret.Bytes(key.Bytes()), Meta: meta, CreatedAt: b.eng.now()}
-	if err := b.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
+	row := store.Secret{Name: identity.SecretBackup, Value: secret.Bytes(key.Bytes()), Meta: meta, CreatedAt: b.Env.Now()}
+	if err := b.Save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
 		return fmt.Errorf("store the backup key: %w", err)
 	}
 	return nil
@@ -136,7 +136,7 @@ func (b *backups) useExistingBackup(ctx context.Context, current *keybackup.Vers
 		}
 	}
 	if key == nil {
-		own, err := b.acct.tracker.Own(ctx)
+		own, err := b.acct.Tracker.Own(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("look at the own identity: %w", err)
 		}
@@ -162,7 +162,7 @@ func (b *backups) backupKeyFrom(ctx context.Context, storage *ssss.Key, current 
 	if storage == nil {
 		return nil, nil
 	}
-	value, err := b.readSecret(ctx, storage, identity.SecretBackup)
+	value, err := readSecret(ctx, b.Device, storage, identity.SecretBackup)
 	if isRecoveryReason(err) {
 		return nil, nil
 	}
@@ -179,7 +179,7 @@ func (b *backups) backupKeyFrom(ctx context.Context, storage *ssss.Key, current 
 // backupWanted reads from account data whether the user wants a backup (requirement 16.7).
 // The default is yes; said is false when there is no valid choice.
 func (b *backups) backupWanted(ctx context.Context) (wanted, said bool, err error) {
-	raw, err := b.accountData(ctx, accountDataBackup)
+	raw, err := b.AccountData(ctx, accountDataBackup)
 	if err != nil {
 		return false, false, err
 	}
@@ -189,7 +189,7 @@ func (b *backups) backupWanted(ctx context.Context) (wanted, said bool, err erro
 	if raw != nil && json.Unmarshal(raw, &choice) == nil && choice.Enabled != nil {
 		return *choice.Enabled, true, nil
 	}
-	if raw, err = b.accountData(ctx, accountDataNoBackup); err != nil {
+	if raw, err = b.AccountData(ctx, accountDataNoBackup); err != nil {
 		return false, false, err
 	}
 	var older struct {
@@ -201,7 +201,7 @@ func (b *backups) backupWanted(ctx context.Context) (wanted, said bool, err erro
 
 // wantBackup tells the user's other clients, in account data, that there is a backup.
 func (b *backups) wantBackup(ctx context.Context) error {
-	return b.setAccountData(ctx, accountDataBackup, map[string]bool{"enabled": true})
+	return b.SetAccountData(ctx, accountDataBackup, map[string]bool{"enabled": true})
 }
 
 func (b *backups) newBackupKey(ctx context.Context) (*backup.MegolmBackupKey, error) {
@@ -216,7 +216,7 @@ func (b *backups) newBackupKey(ctx context.Context) (*backup.MegolmBackupKey, er
 // is stored beside the key only once the homeserver shows it.
 func (b *backups) createBackup(ctx context.Context, key *backup.MegolmBackupKey, keys *identity.Keys) error {
 	auth := strictjson.Object{{Name: "public_key", Value: strictjson.Quote(wire.Base64(key.PublicKey().Bytes()))}}.Encode()
-	auth, err := wire.SignWith(auth, b.acct.user, keys.Master)
+	auth, err := wire.SignWith(auth, b.acct.User, keys.Master)
 	if err != nil {
 		return err
 	}
@@ -226,7 +226,7 @@ func (b *backups) createBackup(ctx context.Context, key *backup.MegolmBackupKey,
 	var made struct {
 		Version string `json:"version"`
 	}
-	err = b.call(ctx, wire.Request{
+	err = b.Call(ctx, wire.Request{
 		Op: "create the key backup", Method: http.MethodPost,
 		Path: mautrix.ClientURLPath{"v3", "room_keys", "version"},
 		Body: map[string]any{"algorithm": keybackup.AlgorithmBackup, "auth_data": auth}, Result: &made,

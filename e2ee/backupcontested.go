@@ -34,7 +34,7 @@ func (b *backups) removeContested(ctx context.Context, target *keybackup.Target,
 		path := mautrix.ClientURLPath{"v3", "room_keys", "keys", row.RoomID, row.SessionID}
 		query := map[string]string{"version": target.Version}
 		var found json.RawMessage
-		err := b.call(ctx, wire.Request{
+		err := b.Call(ctx, wire.Request{
 			Op: "look for a room key in the backup", Method: http.MethodGet, Path: path, Query: query, Result: &found,
 		})
 		if wire.Status(err) == http.StatusNotFound {
@@ -57,7 +57,7 @@ func (b *backups) removeContested(ctx context.Context, target *keybackup.Target,
 			}
 			continue // another ratchet: not ours to delete
 		}
-		err = b.call(ctx, wire.Request{
+		err = b.Call(ctx, wire.Request{
 			Op: "take a room key out of the backup", Method: http.MethodDelete, Path: path, Query: query,
 		})
 		if err != nil && wire.Status(err) != http.StatusNotFound {

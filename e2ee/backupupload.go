@@ -99,7 +99,7 @@ func (b *backups) findBackup(ctx context.Context) (*keybackup.Target, error) {
 		target.MACKey, err = keybackup.MACKey(key)
 		return target, err
 	}
-	own, err := b.acct.tracker.Own(ctx)
+	own, err := b.acct.Tracker.Own(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("look at the own identity: %w", err)
 	}
@@ -111,8 +111,8 @@ func (b *backups) findBackup(ctx context.Context) (*keybackup.Target, error) {
 
 // recheckIdentity makes the next maintenance check the identity and the backup again.
 func (o *ownIdentity) recheckIdentity() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
 	o.recheckIdentityLocked()
 }
 
@@ -134,7 +134,7 @@ func (b *backups) backUp(ctx context.Context) error {
 		if err != nil || target == nil {
 			return err
 		}
-		rows, err := b.eng.store.ToBackUp(ctx, b.acct.row, b.rowID, target.Version, size)
+		rows, err := b.Env.Store.ToBackUp(ctx, b.acct.Row, b.RowID, target.Version, size)
 		if err != nil {
 			return fmt.Errorf("load room keys to back up: %w", err)
 		}
@@ -168,7 +168,7 @@ func (b *backups) backedUp(ctx context.Context) bool {
 	if target == nil || target.Version == "" {
 		return target != nil
 	}
-	n, err := b.eng.store.CountToBackUp(ctx, b.acct.row, b.rowID, target.Version)
+	n, err := b.Env.Store.CountToBackUp(ctx, b.acct.Row, b.RowID, target.Version)
 	return err == nil && n == 0
 }
 
@@ -200,7 +200,7 @@ func (b *backups) backUpBatch(ctx context.Context, target *keybackup.Target, row
 		rooms[row.RoomID]["sessions"][row.SessionID] = data
 		ch.Backed = append(ch.Backed, store.BackedSession{SessionRef: row.SessionRef, FirstIndex: row.FirstIndex, Version: target.Version})
 	}
-	err = b.call(ctx, wire.Request{
+	err = b.Call(ctx, wire.Request{
 		Op: "back up room keys", Method: http.MethodPut,
 		Path:  mautrix.ClientURLPath{"v3", "room_keys", "keys"},
 		Query: map[string]string{"version": target.Version}, Body: map[string]any{"rooms": rooms},
@@ -208,10 +208,10 @@ func (b *backups) backUpBatch(ctx context.Context, target *keybackup.Target, row
 	if err != nil {
 		return err
 	}
-	if err := b.save(ctx, ch); err != nil {
+	if err := b.Save(ctx, ch); err != nil {
 		return fmt.Errorf("store what is backed up: %w", err)
 	}
-	b.eng.counts.uploads.Add(float64(len(rows)))
+	b.Env.Counts.Uploads.Add(float64(len(rows)))
 	return nil
 }
 
@@ -224,7 +224,7 @@ func (b *backups) ownersOf(ctx context.Context, rows []store.InboundSession) (ma
 		}
 	}
 	slices.Sort(users)
-	known, err := b.acct.tracker.Cached(ctx, slices.Compact(users))
+	known, err := b.acct.Tracker.Cached(ctx, slices.Compact(users))
 	if err != nil {
 		return nil, fmt.Errorf("look up the owners of room keys: %w", err)
 	}

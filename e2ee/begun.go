@@ -52,10 +52,10 @@ func (d *Device) begunToKeep() []id.Curve25519 {
 
 // keepBegun stores them if that differs from what is stored.
 func (d *Device) keepBegun(ctx context.Context) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
 	var m deviceMeta
-	if d.record.row.Meta != nil && json.Unmarshal(d.record.row.Meta, &m) != nil {
+	if d.core.Record.Row.Meta != nil && json.Unmarshal(d.core.Record.Row.Meta, &m) != nil {
 		m = deviceMeta{} // see loadNotices
 	}
 	keep := d.begunToKeep()
@@ -67,7 +67,7 @@ func (d *Device) keepBegun(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("encode who began sessions: %w", err)
 	}
-	s := d.begin()
-	s.row().Meta = raw
-	return s.commit(ctx, "who began sessions")
+	s := d.core.Begin()
+	s.Row().Meta = raw
+	return s.Commit(ctx, "who began sessions")
 }

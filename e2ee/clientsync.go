@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/store"
 )
 
@@ -28,15 +29,15 @@ type ClientSync struct {
 // own sync. If the client does not continue where processing stopped, it closes the gap
 // first.
 func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, error) {
-	if d.mode != ModeProxied {
-		return nil, ErrNotProxied
+	if d.core.Mode != core.ModeProxied {
+		return nil, core.ErrNotProxied
 	}
-	d.schedule.live.clientBegins(d.eng.now())
-	s := &ClientSync{d: d, since: since, arrived: d.arrivals()}
+	d.schedule.live.clientBegins(d.core.Env.Now())
+	s := &ClientSync{d: d, since: since, arrived: d.clientState.arrivals()}
 	if since == "" {
-		d.firstSyncBegins()
+		d.publication.firstSyncBegins()
 	} else {
-		d.PublishWithin(publishAfterSync)
+		d.publication.publishWithin(publishAfterSync)
 	}
 	continues, err := d.continues(ctx, since)
 	if err != nil {
@@ -57,7 +58,7 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 		s.End()
 		return nil, err
 	}
-	s.began = d.newsNow()
+	s.began = d.roomTable.newsNow()
 	return s, nil
 }
 
@@ -70,11 +71,11 @@ func (d *Device) continues(ctx context.Context, since string) (bool, error) {
 		return false, err
 	}
 	defer give()
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
 	// Before the keys are published nobody can have sent anything encrypted, and everything
 	// else is the client's.
-	return since != "" && since == d.record.row.SyncPosition || !d.publication.allowed, nil
+	return since != "" && since == d.core.Record.Row.SyncPosition || !d.publication.allowed, nil
 }
 
 // dropDelivered deletes what the client has certainly received: what a response carried
@@ -84,7 +85,7 @@ func (s *ClientSync) dropDelivered(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.waiting, err = s.d.noticesWait(ctx, s.since); err != nil {
+	if s.waiting, err = s.d.clientState.noticesWait(ctx, s.since); err != nil {
 		return err
 	}
 	ch := &store.Changes{}
@@ -102,7 +103,7 @@ func (s *ClientSync) dropDelivered(ctx context.Context) error {
 			s.waiting = true
 		}
 	}
-	due, err := s.d.due(ctx)
+	due, err := s.d.megolmState.due(ctx)
 	if err != nil {
 		return err
 	}
@@ -116,19 +117,19 @@ func (s *ClientSync) dropDelivered(ctx context.Context) error {
 	if len(ch.DeletePending)+len(ch.DeleteInbox)+len(ch.ShownPending) == 0 {
 		return nil
 	}
-	defer s.d.recountHeld()
-	if err := s.d.save(ctx, ch); err != nil {
+	defer s.d.megolmState.recountHeld()
+	if err := s.d.core.Save(ctx, ch); err != nil {
 		return fmt.Errorf("store what the client has got: %w", err)
 	}
 	return nil
 }
 
 func (s *ClientSync) load(ctx context.Context) ([]store.PendingEvent, []store.InboxItem, error) {
-	pending, err := s.d.eng.store.Pending(ctx, s.d.acct.row, s.d.rowID, maxLate)
+	pending, err := s.d.core.Env.Store.Pending(ctx, s.d.acct.Row, s.d.core.RowID, maxLate)
 	if err != nil {
 		return nil, nil, fmt.Errorf("load late events: %w", err)
 	}
-	inbox, err := s.d.eng.store.Inbox(ctx, s.d.acct.row, s.d.rowID, maxLate)
+	inbox, err := s.d.core.Env.Store.Inbox(ctx, s.d.acct.Row, s.d.core.RowID, maxLate)
 	if err != nil {
 		return nil, nil, fmt.Errorf("load to-device events for the client: %w", err)
 	}
@@ -146,8 +147,8 @@ func (s *ClientSync) Arrived() <-chan struct{} { return s.arrived }
 // arrivals returns the channel that the next arrival closes. The caller takes it before it
 // checks what is ready, so that it misses nothing.
 func (c *clientState) arrivals() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.Mu.Lock()
+	defer c.Mu.Unlock()
 	if c.arrived == nil {
 		c.arrived = make(chan struct{})
 	}
@@ -177,17 +178,17 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 		return SyncExtras{}, err
 	}
 	out := SyncExtras{}
-	if out.Late, err = s.d.openLate(ctx, pending, u.NextBatch); err != nil {
+	if out.Late, err = s.d.megolmState.openLate(ctx, pending, u.NextBatch); err != nil {
 		return SyncExtras{}, err
 	}
-	due, err := s.d.due(ctx)
+	due, err := s.d.megolmState.due(ctx)
 	if err != nil {
 		return SyncExtras{}, err
 	}
-	if err := s.d.openDue(ctx, due, pending, u.NextBatch, out.Late); err != nil {
+	if err := s.d.megolmState.openDue(ctx, due, pending, u.NextBatch, out.Late); err != nil {
 		return SyncExtras{}, err
 	}
-	if out.Notices, err = s.d.noticesFor(ctx, u.Since, u.NextBatch); err != nil {
+	if out.Notices, err = s.d.clientState.noticesFor(ctx, u.Since, u.NextBatch); err != nil {
 		return SyncExtras{}, err
 	}
 	ch := &store.Changes{MarkDelivered: u.NextBatch}
@@ -197,7 +198,7 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 	}
 	out.ToDevice = append(out.ToDevice, b.forward...)
 	if len(ch.MarkInbox) > 0 {
-		if err := s.d.save(ctx, ch); err != nil {
+		if err := s.d.core.Save(ctx, ch); err != nil {
 			return SyncExtras{}, fmt.Errorf("store what the client gets: %w", err)
 		}
 	}
@@ -213,10 +214,10 @@ func (s *ClientSync) End() {
 		if s.wake != nil {
 			s.wake.Stop()
 		}
-		s.d.schedule.live.clientEnds(s.d.eng.now())
+		s.d.schedule.live.clientEnds(s.d.core.Env.Now())
 		s.d.resumeLoop()
 		if s.since == "" {
-			s.d.firstSyncEnds()
+			s.d.publication.firstSyncEnds()
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
@@ -31,7 +32,7 @@ func (a *account) loadCrossSigning(ctx context.Context) (*identity.Keys, error) 
 func (a *account) loadParts(ctx context.Context) (*identity.Keys, error) {
 	var c identity.Keys
 	for name, slot := range c.Slots() {
-		stored, err := a.eng.store.Secret(ctx, a.row, name)
+		stored, err := a.Env.Store.Secret(ctx, a.Row, name)
 		if errors.Is(err, store.ErrNotFound) {
 			continue
 		}
@@ -48,8 +49,8 @@ func (a *account) loadParts(ctx context.Context) (*identity.Keys, error) {
 // uploadIdentity uploads the public keys. If the homeserver asks for user-interactive auth,
 // it answers with the password, if there is one (requirement 12.6). Before that it calls
 // asked, and ends with its error: being asked may mean that an identity would be replaced.
-func (o *ownIdentity) uploadIdentity(ctx context.Context, c *identity.Keys, auth UserAuth, asked func(context.Context) error) error {
-	body, err := c.Upload(o.acct.user, o.host.signAsDevice)
+func (o *ownIdentity) uploadIdentity(ctx context.Context, c *identity.Keys, auth core.UserAuth, asked func(context.Context) error) error {
+	body, err := c.Upload(o.acct.User, o.host.signAsDevice)
 	if err != nil {
 		return err
 	}
@@ -57,7 +58,7 @@ func (o *ownIdentity) uploadIdentity(ctx context.Context, c *identity.Keys, auth
 		body["auth"] = auth.Stage
 	}
 	send := func() error {
-		return o.call(ctx, wire.Request{
+		return o.Call(ctx, wire.Request{
 			Op: "publish cross-signing keys", Method: http.MethodPost,
 			Path: mautrix.ClientURLPath{"v3", "keys", "device_signing", "upload"}, Body: body,
 		})
@@ -75,18 +76,18 @@ func (o *ownIdentity) uploadIdentity(ctx context.Context, c *identity.Keys, auth
 	}
 	body["auth"] = map[string]any{
 		"type": "m.login.password", "session": challenge.Session, "password": auth.Password.Reveal(),
-		"identifier": map[string]string{"type": "m.id.user", "user": o.acct.user.String()},
-		"user":       o.acct.user.String(),
+		"identifier": map[string]string{"type": "m.id.user", "user": o.acct.User.String()},
+		"user":       o.acct.User.String(),
 	}
 	err = send()
 	if again := challengeOf(err); again != nil {
 		if slices.Contains(again.Completed, "m.login.password") {
 			return again.Needed() // the password was right, but is not enough
 		}
-		return ErrWrongPassword
+		return core.ErrWrongPassword
 	}
 	if wire.Status(err) == http.StatusForbidden { // Dendrite's answer to a wrong password
-		return fmt.Errorf("%w: %w", ErrWrongPassword, err)
+		return fmt.Errorf("%w: %w", core.ErrWrongPassword, err)
 	}
 	return err
 }
@@ -108,23 +109,23 @@ func (o *ownIdentity) signDevice(ctx context.Context, c *identity.Keys, keys jso
 	if err != nil {
 		return err
 	}
-	signed, err := wire.SignWith(obj.Without("unsigned").Encode(), o.acct.user, c.SelfSigning)
+	signed, err := wire.SignWith(obj.Without("unsigned").Encode(), o.acct.User, c.SelfSigning)
 	if err != nil {
 		return err
 	}
 	var resp struct {
 		Failures map[id.UserID]map[string]json.RawMessage `json:"failures"`
 	}
-	err = o.call(ctx, wire.Request{
+	err = o.Call(ctx, wire.Request{
 		Op: "upload the device's signature", Method: http.MethodPost,
 		Path: mautrix.ClientURLPath{"v3", "keys", "signatures", "upload"},
-		Body: map[id.UserID]map[string]json.RawMessage{o.acct.user: {o.id.String(): signed}}, Result: &resp,
+		Body: map[id.UserID]map[string]json.RawMessage{o.acct.User: {o.ID.String(): signed}}, Result: &resp,
 	})
 	if err != nil {
 		return err
 	}
-	if len(resp.Failures[o.acct.user]) > 0 {
-		return ErrSignatureRefused
+	if len(resp.Failures[o.acct.User]) > 0 {
+		return core.ErrSignatureRefused
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
 )
@@ -52,82 +53,82 @@ func isKeyIDTaken(err error) bool {
 // The device's Olm sessions may have been used further than is known here, so they are
 // deleted and the device is reloaded. This happens only once: a homeserver may refuse for
 // ever.
-func (s *step) markKeysDead(refused error) {
-	if s.d.record.row.DeadKeys != store.DeadKeysNone || !isKeyIDTaken(refused) {
+func (k *keySupply) markKeysDead(s *core.Step, refused error) {
+	if k.Record.Row.DeadKeys != store.DeadKeysNone || !isKeyIDTaken(refused) {
 		return
 	}
-	s.row().Restored, s.row().DeadKeys = true, store.DeadKeysFound
-	s.ch.DiscardSent = true
-	s.after(func() { s.d.mustReload.Store(true) })
+	s.Row().Restored, s.Row().DeadKeys = true, store.DeadKeysFound
+	s.Changes.DiscardSent = true
+	s.After(func() { k.MustReload.Store(true) })
 }
 
 // prepareDeadKeys reports whether the homeserver holds dead keys. If so, it makes a new
 // fallback key and no one-time keys; keys that were to be published before may be there
 // already.
-func (s *step) prepareDeadKeys() (bool, error) {
-	switch s.d.record.row.DeadKeys {
+func (d *Device) prepareDeadKeys(s *core.Step) (bool, error) {
+	switch d.core.Record.Row.DeadKeys {
 	case store.DeadKeysNone, store.DeadKeysGone:
 		return false, nil
 	case store.DeadKeysClaimed:
 		return true, nil
 	case store.DeadKeysFound:
 	}
-	acc := s.account()
+	acc := d.olmState.changeAccount(s)
 	acc.SetAside()
 	if acc.NumFallbackKeys == 0 || acc.CurrentFallbackKey.Published { // otherwise it is uploaded next
 		if err := acc.GenFallbackKey(); err != nil {
 			return true, fmt.Errorf("make fallback key: %w", err)
 		}
 	}
-	s.row().FallbackChangedAt, s.row().DeadKeys = s.d.eng.now(), store.DeadKeysClaimed
-	s.after(func() { s.d.keySupply.newFallback, s.d.keySupply.fallbackUsed = false, false })
+	s.Row().FallbackChangedAt, s.Row().DeadKeys = d.core.Env.Now(), store.DeadKeysClaimed
+	s.After(func() { d.keySupply.newFallback, d.keySupply.fallbackUsed = false, false })
 	return true, nil
 }
 
 // finishDeadKeys records that new one-time keys were published.
-func (s *step) finishDeadKeys(published int) {
-	if s.d.record.row.DeadKeys == store.DeadKeysGone && published > 0 {
-		s.row().DeadKeys = store.DeadKeysNone
+func (k *keySupply) finishDeadKeys(s *core.Step, published int) {
+	if k.Record.Row.DeadKeys == store.DeadKeysGone && published > 0 {
+		s.Row().DeadKeys = store.DeadKeysNone
 	}
 }
 
 // needsAllKeys reports whether new one-time keys must be published whatever the homeserver
 // counts: a sync may still count the dead ones. The caller holds mu.
-func (p *part) needsAllKeys() bool { return p.record.row.DeadKeys == store.DeadKeysGone }
+func (k *keySupply) needsAllKeys() bool { return k.Record.Row.DeadKeys == store.DeadKeysGone }
 
 // hasDeadKeys reports, for the status, whether dead keys are being replaced.
-func (p *part) hasDeadKeys() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.record.row.DeadKeys != store.DeadKeysNone
+func (k *keySupply) hasDeadKeys() bool {
+	k.Mu.Lock()
+	defer k.Mu.Unlock()
+	return k.Record.Row.DeadKeys != store.DeadKeysNone
 }
 
 // claimDead removes the dead keys from the homeserver by claiming them, and publishes new
 // ones.
 func (d *Device) claimDead(ctx context.Context) error {
-	d.mu.Lock()
-	due := d.record.row.DeadKeys == store.DeadKeysClaimed && d.record.row.KeysUploaded && d.olmState.account.CurrentFallbackKey.Published
-	d.mu.Unlock()
+	d.core.Mu.Lock()
+	due := d.core.Record.Row.DeadKeys == store.DeadKeysClaimed && d.core.Record.Row.KeysUploaded && d.olmState.account.CurrentFallbackKey.Published
+	d.core.Mu.Unlock()
 	if !due {
 		return nil
 	}
 	claimed := d.claimAll(ctx)
-	d.mu.Lock()
+	d.core.Mu.Lock()
 	if claimed != nil && !d.keySupply.claimsInVain(claimed) {
-		d.mu.Unlock()
+		d.core.Mu.Unlock()
 		return claimed
 	}
 	if claimed != nil {
-		d.eng.log.Warn().Err(claimed).Msg("Not all one-time keys from before a restore could be replaced")
+		d.core.Env.Log.Warn().Err(claimed).Msg("Not all one-time keys from before a restore could be replaced")
 	}
-	s := d.begin()
-	s.row().DeadKeys = store.DeadKeysGone
-	s.after(func() {
+	s := d.core.Begin()
+	s.Row().DeadKeys = store.DeadKeysGone
+	s.After(func() {
 		d.keySupply.count, d.keySupply.wanted = 0, true
 		d.roomTable.news++ // a sync in flight may still have the old counts
 	})
-	err := s.commit(ctx, "that dead keys are gone")
-	d.mu.Unlock()
+	err := s.Commit(ctx, "that dead keys are gone")
+	d.core.Mu.Unlock()
 	if err != nil {
 		return err
 	}
@@ -169,15 +170,15 @@ func (d *Device) claimOwn(ctx context.Context) (name string, fallback bool, err 
 	var resp struct {
 		Keys map[id.UserID]map[id.DeviceID]map[string]json.RawMessage `json:"one_time_keys"`
 	}
-	err = d.call(ctx, wire.Request{
+	err = d.core.Call(ctx, wire.Request{
 		Op: "claim own one-time keys", Method: http.MethodPost, Path: mautrix.ClientURLPath{"v3", "keys", "claim"},
-		Body:   map[string]any{"one_time_keys": map[id.UserID]map[id.DeviceID]string{d.acct.user: {d.id: wire.AlgorithmSigned}}},
+		Body:   map[string]any{"one_time_keys": map[id.UserID]map[id.DeviceID]string{d.acct.User: {d.core.ID: wire.AlgorithmSigned}}},
 		Result: &resp,
 	})
 	if err != nil {
 		return "", false, err
 	}
-	for name, raw := range resp.Keys[d.acct.user][d.id] {
+	for name, raw := range resp.Keys[d.acct.User][d.core.ID] {
 		var key struct {
 			Fallback bool `json:"fallback"`
 		}

@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/trustcache"
 )
@@ -21,8 +22,8 @@ import (
 // nobody has looked at it yet. A device that was added since gets the key with the next
 // event. While nothing has changed it costs next to nothing. The caller holds mu.
 func (d *Device) stillEligible(ctx context.Context, who *eligible) error {
-	version, mode := d.acct.tracker.Version(), d.eng.opts.Policy().Send
-	if err := sendRefusal(d.ownIdentity.own, d.acct.settings().AllowUnsigned, mode); err != nil {
+	version, mode := d.acct.Tracker.Version(), d.core.Env.Policy().Send
+	if err := sendRefusal(d.ownIdentity.own, d.acct.Settings().AllowUnsigned, mode); err != nil {
 		return err
 	}
 	if version == who.version && mode == who.mode {
@@ -49,8 +50,8 @@ func (d *Device) knownNow(ctx context.Context, who *eligible) (now map[id.UserID
 	for user := range who.known {
 		users = append(users, user)
 	}
-	if now, err = d.acct.tracker.Cached(ctx, users); err != nil {
-		return nil, false, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+	if now, err = d.acct.Tracker.Cached(ctx, users); err != nil {
+		return nil, false, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
 	}
 	for user, was := range who.known {
 		is := now[user]
@@ -86,7 +87,7 @@ func (d *Device) stillMayHold(ctx context.Context, dev *trustcache.Device) (*tru
 	if d.ownIdentity.own != ownSigned {
 		return nil, nil
 	}
-	own, err := d.acct.tracker.Own(ctx)
+	own, err := d.acct.Tracker.Own(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("look again at who asks: %w", err)
 	}
@@ -103,9 +104,9 @@ func (d *Device) stillMayHold(ctx context.Context, dev *trustcache.Device) (*tru
 // stillBacksUp decides again whether room keys may be encrypted for a backup: it must still
 // be trusted, and this device still be confirmed as far as is known.
 func (d *Device) stillBacksUp(ctx context.Context, target *keybackup.Target) (bool, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	own, err := d.acct.tracker.Own(ctx)
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	own, err := d.acct.Tracker.Own(ctx)
 	if err != nil {
 		return false, fmt.Errorf("look again at the own identity: %w", err)
 	}

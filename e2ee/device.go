@@ -5,11 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
@@ -21,71 +21,62 @@ import (
 // its fields and the methods on them, and calls the others through an interface of its own.
 // One lock guards them all, see the package's documentation.
 type Device struct {
-	part
-	publication
-	keySupply
-	ownIdentity
-	schedule
-	olmState
-	megolmState
-	backups
-	roomTable
-	gossip
-	clientState
-}
-
-// part is what all parts of a device share: whose it is, and its stored row.
-type part struct {
+	core *core.Device
 	eng  *Engine
 	acct *account
-	self
-	lifetime
 
-	// mu guards the record and the other parts, except where they say otherwise. It is
-	// never held during a request to the homeserver.
-	mu     locks.Mutex
-	record record
+	hasClient bool // a client uses it; guarded by the Engine
+
+	publication publication
+	keySupply   keySupply
+	ownIdentity ownIdentity
+	schedule    schedule
+	olmState    olmState
+	megolmState megolmState
+	backups     backups
+	roomTable   roomTable
+	gossip      gossip
+	clientState clientState
 }
 
-// self identifies a device. It never changes.
-type self struct {
-	id    id.DeviceID
-	rowID int64
-	mode  Mode
-
-	ed25519    id.Ed25519
-	curve25519 id.Curve25519
+// part is what the parts of a device are given.
+type part struct {
+	*core.Device
+	eng  *Engine
+	acct *account
 }
 
-// lifetime is how a device ends.
-type lifetime struct {
-	ctx  context.Context
-	stop context.CancelCauseFunc
-
-	hasClient  bool        // a client uses it; guarded by the Engine
-	mustReload atomic.Bool // see ErrReload
-}
-
-// record is the stored row of a device, with its token.
-type record struct {
-	row   store.Device
-	token secret.String
-	// nextToken replaces token when the homeserver refuses token, or the client uses
-	// nextToken.
-	nextToken secret.String
+// host is a device as its parts see it: each takes, through an interface of its own, what
+// it needs of the others.
+type host struct {
+	*Device
+	*publication
+	*keySupply
+	*ownIdentity
+	*schedule
+	*olmState
+	*megolmState
+	*backups
+	*roomTable
+	*gossip
+	*clientState
 }
 
 // Mode returns what the proxy does for this device.
-func (d *Device) Mode() Mode { return d.mode }
+func (d *Device) Mode() core.Mode { return d.core.Mode }
+
+// PublishWithin allows to publish the device's keys after a time, or earlier if that was
+// said before. Zero means now: the client does something that needs keys.
+func (d *Device) PublishWithin(wait time.Duration) { d.publication.publishWithin(wait) }
 
 // open loads a device. The first time it asks the homeserver: a device that has published
 // keys keeps them, because keys must never be uploaded over keys of somebody else.
 func (e *Engine) open(ctx context.Context, key deviceKey, token secret.String) (*Device, error) {
-	row, err := e.store.Account(ctx, key.user)
+	row, err := e.env.Store.Account(ctx, key.user)
 	if err != nil {
 		return nil, fmt.Errorf("load account: %w", err)
 	}
-	dev, err := e.store.Device(ctx, row, key.device)
+	dev, err := e.env.Store.Device(ctx, row, key.device)
 	switch {
 	case err == nil && dev.State != store.DeviceOurs && dev.Token != token:
 		if dev, err = e.recheckDevice(ctx, row, dev, token); err != nil {
@@ -121,7 +112,7 @@ func (e *Engine) recheckDevice(ctx context.Context, row *store.Account, dev stor
 		return e.make(ctx, row, dev.DeviceID, token, whose)
 	}
 	dev.State, dev.Token = whose, token
-	if err := e.store.Save(ctx, row, dev.ID, &store.Changes{Device: &dev}); err != nil {
+	if err := e.env.Store.Save(ctx, row, dev.ID, &store.Changes{Device: &dev}); err != nil {
 		return store.Device{}, fmt.Errorf("store access token: %w", err)
 	}
 	return dev, nil
@@ -141,12 +132,12 @@ func (e *Engine) adopt(ctx context.Context, row *store.Account, key deviceKey, t
 // count as the client's: a homeserver can invent keys, so nothing may follow from them but
 // that the device is left alone.
 func (e *Engine) whoseKeys(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (store.DeviceState, error) {
-	result, err := wire.KeyQuery{Homeserver: e.hs, Token: token, User: user}.QueryKeys(ctx, []id.UserID{user})
+	result, err := wire.KeyQuery{Homeserver: e.env.Homeserver, Token: token, User: user}.QueryKeys(ctx, []id.UserID{user})
 	if err != nil {
 		return store.DeviceUnknown, fmt.Errorf("look for existing device keys: %w", err)
 	}
 	if len(result.Failures) > 0 && result.DeviceKeys[user] == nil {
-		return store.DeviceUnknown, fmt.Errorf("look for existing device keys: %w", ErrCannotEncrypt)
+		return store.DeviceUnknown, fmt.Errorf("look for existing device keys: %w", core.ErrCannotEncrypt)
 	}
 	raw, has := result.DeviceKeys[user][device]
 	if !has {
@@ -158,7 +149,7 @@ func (e *Engine) whoseKeys(ctx context.Context, user id.UserID, device id.Device
 	if json.Unmarshal(raw, &shown) != nil {
 		return store.DeviceForeign, nil
 	}
-	ours, err := e.store.Forgotten(ctx, store.PublishedDevice{
+	ours, err := e.env.Store.Forgotten(ctx, store.PublishedDevice{
 		UserID: user, DeviceID: device, Ed25519: shown.Keys["ed25519:"+device.String()],
 	})
 	switch {
@@ -181,7 +172,7 @@ func (e *Engine) make(ctx context.Context, row *store.Account, device id.DeviceI
 		dev.Ed25519, dev.Curve25519, dev.Olm = acc.Ed25519.String(), acc.Curve25519.String(), acc.Pickled()
 	}
 	// Stored before anything is uploaded, so that a retry uploads the same keys (requirement 2.7).
-	made, err := e.store.CreateDevice(ctx, row, dev)
+	made, err := e.env.Store.CreateDevice(ctx, row, dev)
 	if err != nil {
 		return store.Device{}, fmt.Errorf("store new device: %w", err)
 	}
@@ -189,12 +180,12 @@ func (e *Engine) make(ctx context.Context, row *store.Account, device id.DeviceI
 }
 
 // newDevice composes a Device of its parts.
-func newDevice(e *Engine, acct *account, self self) *Device {
+func newDevice(e *Engine, acct *account, self core.Self) *Device {
 	d := &Device{
-		part:        part{eng: e, acct: acct, self: self},
+		core: &core.Device{Env: e.env, Account: acct.Account, Self: self}, eng: e, acct: acct,
 		publication: publication{ready: make(chan struct{})},
 		keySupply:   keySupply{count: -1},
-		schedule:    schedule{usedAt: e.now()},
+		schedule:    schedule{usedAt: e.env.Now()},
 		olmState:    olmState{outboxPending: true, noKeys: make(map[store.DeviceRef]retry)},
 		megolmState: megolmState{outbound: make(map[id.RoomID]*outbound), sent: make(map[store.TxnRef]id.EventID)},
 		roomTable:   roomTable{known: make(map[id.RoomID]*room)},
@@ -206,24 +197,26 @@ func newDevice(e *Engine, acct *account, self self) *Device {
 
 // connect gives the parts of a device their host, and its locks their ranks.
 func (d *Device) connect() {
-	order := d.eng.opts.locks
-	d.mu = locks.Mutex{Order: order, Rank: locks.RankDevice}
-	d.opens = locks.Mutex{Order: order, Rank: locks.RankOpens}
-	d.sends = locks.Turns[id.RoomID]{Order: order, Rank: locks.RankSends}
-	d.outboxTurn = locks.Turns[struct{}]{Order: order, Rank: locks.RankOutbox}
-	d.upkeep = locks.Turns[struct{}]{Order: order, Rank: locks.RankUpkeep}
-	d.syncTurn = locks.Turns[struct{}]{Order: order, Rank: locks.RankSync}
-	d.live.mu = locks.Mutex{Order: order, Rank: locks.RankLeaf}
-	d.publication.part, d.publication.host = &d.part, d
-	d.keySupply.part = &d.part
-	d.ownIdentity.part, d.ownIdentity.host = &d.part, d
-	d.schedule.part, d.schedule.host = &d.part, d
-	d.olmState.part, d.olmState.host = &d.part, d
-	d.megolmState.part, d.megolmState.host = &d.part, d
-	d.backups.part, d.backups.host = &d.part, d
-	d.roomTable.part, d.roomTable.host = &d.part, d
-	d.gossip.part, d.gossip.host = &d.part, d
-	d.clientState.part, d.clientState.host = &d.part, d
+	order := d.core.Env.Order
+	d.core.Mu = locks.Mutex{Order: order, Rank: locks.RankDevice}
+	d.megolmState.opens = locks.Mutex{Order: order, Rank: locks.RankOpens}
+	d.megolmState.sends = locks.Turns[id.RoomID]{Order: order, Rank: locks.RankSends}
+	d.olmState.outboxTurn = locks.Turns[struct{}]{Order: order, Rank: locks.RankOutbox}
+	d.schedule.upkeep = locks.Turns[struct{}]{Order: order, Rank: locks.RankUpkeep}
+	d.schedule.syncTurn = locks.Turns[struct{}]{Order: order, Rank: locks.RankSync}
+	d.schedule.live.mu = locks.Mutex{Order: order, Rank: locks.RankLeaf}
+	base := &part{d.core, d.eng, d.acct}
+	all := host{d, &d.publication, &d.keySupply, &d.ownIdentity, &d.schedule, &d.olmState, &d.megolmState, &d.backups, &d.roomTable, &d.gossip, &d.clientState}
+	d.publication.part, d.publication.host = base, all
+	d.keySupply.part = base
+	d.ownIdentity.part, d.ownIdentity.host = base, all
+	d.schedule.part, d.schedule.host = base, all
+	d.olmState.part, d.olmState.host = base, all
+	d.megolmState.part, d.megolmState.host = base, all
+	d.backups.part, d.backups.host = base, all
+	d.roomTable.part, d.roomTable.host = base, all
+	d.gossip.part, d.gossip.host = base, all
+	d.clientState.part, d.clientState.host = base, all
 }
 
 // restore makes a Device of its stored row.
@@ -232,26 +225,26 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 	if err := acct.expectIdentity(ctx); err != nil {
 		return nil, err
 	}
-	d := newDevice(e, acct, self{id: dev.DeviceID, rowID: dev.ID})
-	d.record = record{row: dev, token: dev.Token}
+	d := newDevice(e, acct, core.Self{ID: dev.DeviceID, RowID: dev.ID})
+	d.core.Record = core.Record{Row: dev, Token: dev.Token}
 	switch dev.State {
 	case store.DeviceOurs:
 		acc, err := olm.LoadAccount(dev.Olm)
 		if err != nil {
 			return nil, err
 		}
-		d.olmState.account, d.mode = acc, ModeProxied
-		d.ed25519, d.curve25519 = acc.Ed25519, acc.Curve25519
+		d.olmState.account, d.core.Mode = acc, core.ModeProxied
+		d.core.Ed25519, d.core.Curve25519 = acc.Ed25519, acc.Curve25519
 		d.clientState.noticed, d.olmState.begun, d.keySupply.served = loadNotices(dev.Meta), loadBegun(dev.Meta), loadServed(dev.Meta)
 		if d.publication.allowed = dev.KeysUploaded; d.publication.allowed {
 			close(d.publication.ready)
 		}
 	case store.DeviceForeign:
-		d.mode = ModeForeign
+		d.core.Mode = core.ModeForeign
 	case store.DeviceLost:
-		d.mode = ModeLost
+		d.core.Mode = core.ModeLost
 	case store.DeviceUnknown:
-		d.mode = ModeUnknown
+		d.core.Mode = core.ModeUnknown
 	}
 	return d, nil
 }
@@ -259,12 +252,12 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 // isFor reports whether the device can be used with a token. A device without keys here
 // must be checked again with a new token.
 func (d *Device) isFor(token secret.String) bool {
-	return d.mode == ModeProxied || d.currentToken() == token
+	return d.core.Mode == core.ModeProxied || d.core.CurrentToken() == token
 }
 
 // useToken records the newest access token, for the proxy's own requests.
 func (d *Device) useToken(ctx context.Context, token secret.String) error {
-	if d.mode != ModeProxied {
+	if d.core.Mode != core.ModeProxied {
 		return nil
 	}
 	if err := d.keepToken(ctx, token); err != nil {
@@ -275,57 +268,30 @@ func (d *Device) useToken(ctx context.Context, token secret.String) error {
 }
 
 func (d *Device) keepToken(ctx context.Context, token secret.String) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.record.token == token {
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	if d.core.Record.Token == token {
 		return nil
 	}
-	s := d.begin()
-	s.row().Token = token
-	s.after(func() {
-		d.record.token, d.record.nextToken = token, secret.String{}
+	s := d.core.Begin()
+	s.Row().Token = token
+	s.After(func() {
+		d.core.Record.Token, d.core.Record.NextToken = token, secret.String{}
 		d.kickLocked()
 	})
-	return s.commit(ctx, "the access token")
-}
-
-// currentToken returns the token for the proxy's own requests.
-func (p *part) currentToken() secret.String {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.record.token
-}
-
-// call sends a request in the device's name. If the homeserver does not know the token any
-// more, the device's own work ends until a client brings another.
-func (p *part) call(ctx context.Context, r wire.Request) error {
-	token := p.currentToken()
-	if token.IsZero() {
-		return &wire.UpstreamError{Op: r.Op, Status: 401, ErrCode: "M_MISSING_TOKEN"}
-	}
-	r.User = p.acct.user
-	err := p.eng.hs.Call(ctx, token, r)
-	if errors.Is(err, wire.ErrAnswerTooLarge) { // a retry would be too large too
-		p.eng.log.Warn().Err(err).Msg("An answer of the homeserver could not be taken in")
-	}
-	return err
-}
-
-// query returns a client for /keys/query.
-func (p *part) query() wire.KeyQuery {
-	return wire.KeyQuery{Homeserver: p.eng.hs, Token: p.currentToken(), User: p.acct.user}
+	return s.Commit(ctx, "the access token")
 }
 
 // kick requests maintenance.
 func (d *Device) kick() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
 	d.kickLocked()
 }
 
 func (d *Device) kickLocked() {
 	d.schedule.wanted = true
-	if d.schedule.visiting || d.schedule.queued || d.ctx == nil || d.ctx.Err() != nil {
+	if d.schedule.visiting || d.schedule.queued || d.core.Ended() {
 		return
 	}
 	select {
@@ -337,12 +303,12 @@ func (d *Device) kickLocked() {
 
 // retire ends the device's own work.
 func (d *Device) retire() {
-	if d.stop != nil {
-		d.stop(ErrClosed)
+	if d.core.Stop != nil {
+		d.core.Stop(core.ErrClosed)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.record.token, d.record.nextToken = secret.String{}, secret.String{}
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	d.core.Record.Token, d.core.Record.NextToken = secret.String{}, secret.String{}
 	for _, timer := range []*time.Timer{d.publication.timer, d.schedule.retry.timer, d.gossip.askTimer} {
 		if timer != nil {
 			timer.Stop()

@@ -15,7 +15,8 @@
 //   - The keys of a device are destroyed only when the homeserver confirms, asked with the
 //     device's own token, that its session has ended.
 //
-// Code without state of its own is below internal: locks, calls to the homeserver (wire),
+// What the parts of a device share is in internal/core. Code without state of its own is
+// below internal, too: locks, calls to the homeserver (wire),
 // the cryptography of Olm (olm), stored room keys (megolm), the keys of an identity
 // (identity), and the formats of backups (keybackup) and of exported files (keyfile).
 //
@@ -29,7 +30,7 @@
 // Turns and locks are taken in the order of their ranks (internal/locks): turns first,
 // which alone may be held while the homeserver is asked, then the engine's lock, then a
 // device's, then those of the account and of small leaf structures. Every change of a
-// device is a step (step.go).
+// device is a step (internal/core).
 //
 // It must never hold a lock over the network, import the root package
 // mautrix/crypto, print a key, or upload device keys over keys that are not its own.

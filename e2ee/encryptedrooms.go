@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
 )
@@ -138,13 +139,13 @@ func (e *Engine) findEncryption(ctx context.Context, user id.UserID, room id.Roo
 	case err == nil && !namesAlgorithm(content):
 		// Dendrite 0.15.2 shows users who are not in a room another event if the room has
 		// none.
-		return encryptionFound{}, fmt.Errorf("%w: the homeserver shows another event", ErrCannotEncrypt)
+		return encryptionFound{}, fmt.Errorf("%w: the homeserver shows another event", core.ErrCannotEncrypt)
 	case err == nil:
 		return encryptionFound{content: content}, nil
-	case !errors.Is(err, ErrNoState):
+	case !errors.Is(err, core.ErrNoState):
 		return encryptionFound{}, err
 	case known:
-		return encryptionFound{}, ErrNotYetEncrypted
+		return encryptionFound{}, core.ErrNotYetEncrypted
 	}
 	replaces, err := e.replacesEncrypted(ctx, roomQuery{user, room}, read)
 	switch {
@@ -154,7 +155,7 @@ func (e *Engine) findEncryption(ctx context.Context, user id.UserID, room id.Roo
 		if err := e.MustEncrypt(ctx, room); err != nil {
 			return encryptionFound{}, err
 		}
-		return encryptionFound{}, ErrNotYetEncrypted
+		return encryptionFound{}, core.ErrNotYetEncrypted
 	}
 	if fact, ok := e.encrypted.known.Get(room); ok { // somebody encrypted it meanwhile
 		return encryptionFound{fact: fact}, nil
@@ -185,7 +186,7 @@ func (e *Engine) readLineage(ctx context.Context, room id.RoomID, read StateRead
 	lineage := []id.RoomID{}
 	for range maxLineage {
 		content, err := read(ctx, room, wire.TypeCreate)
-		if len(lineage) > 0 && (errors.Is(err, ErrNoState) || errors.Is(err, ErrNotInRoom)) {
+		if len(lineage) > 0 && (errors.Is(err, core.ErrNoState) || errors.Is(err, core.ErrNotInRoom)) {
 			break // the user is not shown rooms further back
 		}
 		if err != nil {
@@ -202,7 +203,7 @@ func (e *Engine) readLineage(ctx context.Context, room id.RoomID, read StateRead
 			if err := e.NoteEncryption(ctx, room, content); err != nil {
 				return nil, err
 			}
-		case errors.Is(err, ErrNoState), errors.Is(err, ErrNotInRoom):
+		case errors.Is(err, core.ErrNoState), errors.Is(err, core.ErrNotInRoom):
 		default:
 			return nil, err
 		}
@@ -244,7 +245,7 @@ func (e *Engine) RoomEncryption(ctx context.Context, user id.UserID, room id.Roo
 	}
 	switch got.fact.Algorithm {
 	case "":
-		return RoomUnknown, ErrCannotEncrypt
+		return RoomUnknown, core.ErrCannotEncrypt
 	case wire.AlgorithmMegolm:
 		return RoomEncrypted, nil
 	}
@@ -258,19 +259,19 @@ func (e *Engine) NoteEncryption(ctx context.Context, room id.RoomID, content []b
 	if algorithm == "" {
 		algorithm = algorithmUnknown
 	}
-	return e.encrypted.record(ctx, store.EncryptedRoom{RoomID: room, Algorithm: algorithm, Since: e.now()})
+	return e.encrypted.record(ctx, store.EncryptedRoom{RoomID: room, Algorithm: algorithm, Since: e.env.Now()})
 }
 
 // MustEncrypt records that nothing may be sent in clear to a room that shows no
 // m.room.encryption yet, because it replaces an encrypted one.
 func (e *Engine) MustEncrypt(ctx context.Context, room id.RoomID) error {
-	return e.encrypted.record(ctx, store.EncryptedRoom{RoomID: room, Since: e.now()})
+	return e.encrypted.record(ctx, store.EncryptedRoom{RoomID: room, Since: e.env.Now()})
 }
 
 // readRooms adds the entries of rooms that are not in memory, from what is stored for the
 // device, else for the database. The caller holds mu.
 func (rt *roomTable) readRooms(ctx context.Context, rooms ...id.RoomID) error {
-	rows, err := rt.eng.store.Rooms(ctx, rt.acct.row, rt.rowID, rooms)
+	rows, err := rt.Env.Store.Rooms(ctx, rt.acct.Row, rt.RowID, rooms)
 	if err != nil {
 		return fmt.Errorf("load rooms: %w", err)
 	}
@@ -312,8 +313,8 @@ func (r *room) adopt(fact store.EncryptedRoom) {
 
 // adoptRoom is adopt for a room that counted as plain.
 func (rt *roomTable) adoptRoom(ctx context.Context, room id.RoomID, fact store.EncryptedRoom) (RoomEncryption, error) {
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
+	rt.Mu.Lock()
+	defer rt.Mu.Unlock()
 	r, err := rt.roomState(ctx, room)
 	if err != nil {
 		return RoomUnknown, err
@@ -325,7 +326,7 @@ func (rt *roomTable) adoptRoom(ctx context.Context, room id.RoomID, fact store.E
 // readState is the device's StateReader.
 func (rt *roomTable) readState(ctx context.Context, room id.RoomID, eventType string) (json.RawMessage, error) {
 	var content json.RawMessage
-	err := rt.call(ctx, wire.Request{
+	err := rt.Call(ctx, wire.Request{
 		Op: "read the state " + eventType, Method: http.MethodGet,
 		Path:   mautrix.ClientURLPath{"v3", "rooms", room, "state", eventType, ""},
 		Result: &content,
@@ -335,9 +336,9 @@ func (rt *roomTable) readState(ctx context.Context, room id.RoomID, eventType st
 	case err == nil:
 		return content, nil
 	case errors.As(err, &up) && up.Status == http.StatusNotFound && up.ErrCode == "M_NOT_FOUND":
-		return nil, fmt.Errorf("%w: %w", ErrNoState, err)
+		return nil, fmt.Errorf("%w: %w", core.ErrNoState, err)
 	case errors.As(err, &up) && up.Status == http.StatusForbidden:
-		return nil, fmt.Errorf("%w: %w", ErrNotInRoom, err)
+		return nil, fmt.Errorf("%w: %w", core.ErrNotInRoom, err)
 	}
 	return nil, err
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/wire"
@@ -66,28 +67,9 @@ type Options struct {
 	// ManualBootstrap leaves the creation of an identity to POST bootstrap.
 	ManualBootstrap bool
 	// Account returns the settings of one account.
-	Account func(id.UserID) AccountSettings
+	Account func(id.UserID) core.AccountSettings
 	// Policy returns the policy in force.
 	Policy func() trustcache.Policy
-}
-
-// AccountSettings are the settings of one account.
-type AccountSettings struct {
-	// AllowUnsigned allows a device that its owner has not confirmed to send
-	// (account.require_cross_signing: false).
-	AllowUnsigned bool
-	// IgnoreSecretRequests leaves requests of the user's other devices for secrets
-	// unanswered (account.secret_requests: ignore).
-	IgnoreSecretRequests bool
-	// AcknowledgeUnverified acknowledges identity changes of users who were never
-	// verified, for bots that nobody watches.
-	AcknowledgeUnverified bool
-	// NoNotices keeps warnings out of the rooms that the account's clients are shown
-	// (clients.hide_warnings, accounts.USER.notices).
-	NoNotices bool
-	// RecoveryKey and Passphrase, when not empty, recover the identity without a person.
-	RecoveryKey secret.String
-	Passphrase  secret.String
 }
 
 func (o *Options) setDefaults() {
@@ -128,7 +110,7 @@ func (o *Options) setDefaults() {
 		o.CachedUsers = 20000
 	}
 	if o.Account == nil {
-		o.Account = func(id.UserID) AccountSettings { return AccountSettings{} }
+		o.Account = func(id.UserID) core.AccountSettings { return core.AccountSettings{} }
 	}
 	if o.Policy == nil {
 		o.Policy = func() trustcache.Policy { return trustcache.Policy{} }
@@ -138,12 +120,8 @@ func (o *Options) setDefaults() {
 // Engine owns the devices whose keys the proxy holds, and every goroutine that works for
 // them.
 type Engine struct {
-	opts   Options
-	store  *store.DB
-	hs     *wire.Homeserver
-	now    func() time.Time
-	log    zerolog.Logger
-	counts *counts
+	opts Options
+	env  *core.Env
 
 	inbound   *lru.Cache[inboundKey, *inboundSession]
 	users     *trustcache.Cache
@@ -158,12 +136,10 @@ type Engine struct {
 	visited  map[deviceKey]bool // visited by a round of this process; true: something was left to do
 	opening  locks.Turns[deviceKey]
 
-	ctx         context.Context
 	cancel      context.CancelCauseFunc
 	maintenance chan *Device
 	alerts      chan *account
 	lists       *memberLists
-	wg          sync.WaitGroup
 
 	closing sync.Once
 	stopped chan struct{} // closed once everything has ended
@@ -192,7 +168,7 @@ func New(opts Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	awake, err := lru.NewWithEvict(opts.Awake, func(d *Device, _ struct{}) { d.fallAsleep() })
+	awake, err := lru.NewWithEvict(opts.Awake, func(d *Device, _ struct{}) { d.schedule.fallAsleep() })
 	if err != nil {
 		return nil, fmt.Errorf("make the list of devices that are awake: %w", err)
 	}
@@ -200,36 +176,42 @@ func New(opts Options) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the list of member lists: %w", err)
 	}
-	counted, err := newCounts(opts.Metrics)
+	counted, err := core.NewCounts(opts.Metrics)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	lists.mu = locks.Mutex{Order: opts.locks, Rank: locks.RankLeaf}
-	return &Engine{
+	e := &Engine{
+		env: &core.Env{
+			Store: opts.Store, Homeserver: wire.NewHomeserver(opts.Homeserver, opts.Client, opts.Timeout),
+			Now: opts.Now, Log: opts.Log, Counts: counted, Order: opts.locks,
+			Policy: opts.Policy, Settings: opts.Account,
+			Spread: opts.Spread, ManualBootstrap: opts.ManualBootstrap, Context: ctx,
+		},
 		mu:      locks.Mutex{Order: opts.locks, Rank: locks.RankEngine},
 		opening: locks.Turns[deviceKey]{Order: opts.locks, Rank: locks.RankOpening},
-		counts:  counted, lists: lists,
-		opts: opts, store: opts.Store, now: opts.Now, log: opts.Log, inbound: cache, users: users, encrypted: encrypted, awake: awake,
-		hs:       wire.NewHomeserver(opts.Homeserver, opts.Client, opts.Timeout),
+		lists:   lists, opts: opts, inbound: cache, users: users, encrypted: encrypted, awake: awake,
 		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]bool),
-		ctx: ctx, cancel: cancel, stopped: make(chan struct{}), maintenance: make(chan *Device, 1024), alerts: make(chan *account, 256),
-	}, nil
+		cancel: cancel, stopped: make(chan struct{}), maintenance: make(chan *Device, 1024), alerts: make(chan *account, 256),
+	}
+	e.env.RoomsStored = e.learnRooms
+	return e, nil
 }
 
 // Start starts the engine's goroutines. Events that were withheld under another policy are
 // judged again. To-device messages that came while the proxy was down are fetched device by
 // device after Start has returned; a device in use does not wait for that.
 func (e *Engine) Start(ctx context.Context) error {
-	if err := e.store.HeldBackUnder(ctx, e.opts.Policy().ReceiveRules()); err != nil {
+	if err := e.env.Store.HeldBackUnder(ctx, e.env.Policy().ReceiveRules()); err != nil {
 		return err
 	}
 	for range e.opts.Workers {
-		e.wg.Go(e.worker)
+		e.env.WG.Go(e.worker)
 	}
-	e.wg.Go(e.rounds)
-	e.wg.Go(e.tellAlerts)
-	e.wg.Go(func() { e.dropLists(e.ctx) })
+	e.env.WG.Go(e.rounds)
+	e.env.WG.Go(e.tellAlerts)
+	e.env.WG.Go(func() { e.dropLists(e.env.Context) })
 	return nil
 }
 
@@ -238,11 +220,11 @@ func (e *Engine) Start(ctx context.Context) error {
 func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (*Device, error) {
 	key := deviceKey{user, device}
 	if d := e.get(key, true); d != nil && d.isFor(token) {
-		d.inUse()
+		d.schedule.inUse()
 		return d, d.useToken(ctx, token)
 	}
 	if device == "" {
-		none := &Device{part: part{eng: e, self: self{mode: ModeNone}}}
+		none := &Device{core: &core.Device{Env: e.env, Self: core.Self{Mode: core.ModeNone}}, eng: e}
 		none.connect()
 		return none, nil
 	}
@@ -252,7 +234,7 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 	}
 	defer give()
 	if d := e.get(key, true); d != nil && d.isFor(token) {
-		d.inUse()
+		d.schedule.inUse()
 		return d, d.useToken(ctx, token)
 	}
 	d, err := e.open(ctx, key, token)
@@ -260,7 +242,7 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 		return nil, err
 	}
 	d.hasClient = true
-	d.inUse()
+	d.schedule.inUse()
 	e.register(d)
 	e.awaken(d)
 	d.kick()
@@ -273,10 +255,10 @@ func (e *Engine) loaded(key deviceKey) *Device { return e.get(key, false) }
 func (e *Engine) register(d *Device) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.devices[deviceKey{d.acct.user, d.id}] = d
-	if d.mode == ModeProxied && e.ctx.Err() == nil {
-		d.ctx, d.stop = context.WithCancelCause(e.ctx)
-		d.PublishWithin(publishAtLast)
+	e.devices[deviceKey{d.acct.User, d.core.ID}] = d
+	if d.core.Mode == core.ModeProxied && e.env.Context.Err() == nil {
+		d.core.Context, d.core.Stop = context.WithCancelCause(e.env.Context)
+		d.publication.publishWithin(publishAtLast)
 	}
 }
 
@@ -285,11 +267,11 @@ func (e *Engine) account(row *store.Account) *account {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	a := e.accounts[row.UserID]
-	if a != nil && a.row.ID >= row.ID {
+	if a != nil && a.Row.ID >= row.ID {
 		return a
 	}
 	if a != nil { // the account was deleted, and is used again by somebody who had just read it
-		e.wg.Go(a.tracker.Close)
+		e.env.WG.Go(a.Tracker.Close)
 	}
 	a = newAccount(e, row)
 	e.accounts[row.UserID] = a
@@ -306,7 +288,7 @@ func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Devic
 	defer give()
 	e.mu.Lock()
 	d := e.devices[key]
-	if d != nil && d.rowID != dev.ID {
+	if d != nil && d.core.RowID != dev.ID {
 		d = nil // a new device with the same ID
 	}
 	if d != nil {
@@ -325,16 +307,16 @@ func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Devic
 
 // deleteDevice deletes what is stored of a device, also as one of its user's devices.
 func (e *Engine) deleteDevice(ctx context.Context, row *store.Account, dev store.Device) error {
-	switch err := e.store.DeleteDevice(ctx, row, dev.ID); {
+	switch err := e.env.Store.DeleteDevice(ctx, row, dev.ID); {
 	case errors.Is(err, store.ErrNotFound):
 		return nil // another request has deleted it
 	case err != nil:
 		return fmt.Errorf("forget device: %w", err)
 	}
-	if err := e.store.Save(ctx, row, 0, &store.Changes{DeleteSecrets: identity.DeviceSecrets(id.Ed25519(dev.Ed25519))}); err != nil {
+	if err := e.env.Store.Save(ctx, row, 0, &store.Changes{DeleteSecrets: identity.DeviceSecrets(id.Ed25519(dev.Ed25519))}); err != nil {
 		return fmt.Errorf("forget device: %w", err)
 	}
-	if err := e.account(row).tracker.Ended(ctx, dev.DeviceID); err != nil {
+	if err := e.account(row).Tracker.Ended(ctx, dev.DeviceID); err != nil {
 		return fmt.Errorf("forget device: %w", err)
 	}
 	return nil

@@ -24,7 +24,7 @@ import (
 
 // SendOlm sends anything over Olm to a device, whatever a well-behaved device would do.
 func (d *Device) SendOlm(ctx context.Context, eventType string, content json.RawMessage, user id.UserID, device id.DeviceID) error {
-	users, err := d.acct.tracker.Lookup(ctx, d.query(), []id.UserID{user})
+	users, err := d.acct.Tracker.Lookup(ctx, d.core.Query(), []id.UserID{user})
 	if err != nil {
 		return err
 	}
@@ -32,25 +32,25 @@ func (d *Device) SendOlm(ctx context.Context, eventType string, content json.Raw
 	if dev == nil {
 		return errors.New("no such device")
 	}
-	claimed, err := d.claimFor(ctx, []*trustcache.Device{dev})
+	claimed, err := d.olmState.claimFor(ctx, []*trustcache.Device{dev})
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	s := d.begin()
-	sealed, _, err := s.olmEncryptAll(ctx, eventType, content, []*trustcache.Device{dev}, claimed)
+	d.core.Mu.Lock()
+	s := d.core.Begin()
+	sealed, _, err := d.olmState.olmEncryptAll(ctx, s, eventType, content, []*trustcache.Device{dev}, claimed)
 	if err != nil || len(sealed) == 0 {
-		d.mu.Unlock()
+		d.core.Mu.Unlock()
 		return errors.Join(err, errors.New("not encrypted"))
 	}
-	s.ch.Outbox = olm.OutboxItems("m.room.encrypted", sealed, d.eng.now())
-	s.after(func() { d.olmState.outboxPending = true })
-	err = s.commit(ctx, "a message of a test")
-	d.mu.Unlock()
+	s.Changes.Outbox = olm.OutboxItems("m.room.encrypted", sealed, d.core.Env.Now())
+	s.After(func() { d.olmState.outboxPending = true })
+	err = s.Commit(ctx, "a message of a test")
+	d.core.Mu.Unlock()
 	if err != nil {
 		return err
 	}
-	return d.flushOutbox(ctx)
+	return d.olmState.flushOutbox(ctx)
 }
 
 // HoldsPassword reports whether the password of a login is kept.
@@ -65,22 +65,22 @@ func (d *Device) Maintain(ctx context.Context) { d.maintain(ctx) }
 // Overdue reports whether the device's keys would be published if its client's first sync
 // were over.
 func (d *Device) Overdue() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
 	return d.publication.overdue
 }
 
 // AskForKeys asks at once for the room keys that events wait for.
 func (d *Device) AskForKeys(ctx context.Context) error {
-	d.mu.Lock()
+	d.core.Mu.Lock()
 	d.gossip.askKeys = true
-	d.mu.Unlock()
-	return errors.Join(d.requestKeys(ctx), d.flushOutbox(ctx))
+	d.core.Mu.Unlock()
+	return errors.Join(d.gossip.requestKeys(ctx), d.olmState.flushOutbox(ctx))
 }
 
 // Members returns the memberships of a room, fetched if they are not known.
 func (d *Device) Members(ctx context.Context, room id.RoomID) (map[id.UserID]string, error) {
-	return d.memberships(ctx, room)
+	return d.roomTable.memberships(ctx, room)
 }
 
 // Recall does what somebody does who read an account's row and was slow.
@@ -92,14 +92,14 @@ func (d *Device) ExportCheaply(ctx context.Context, passphrase secret.String, w 
 }
 
 // Settled reports whether the identity was looked at since something last changed.
-func (d *Device) Settled() bool { return d.identityChecked() }
+func (d *Device) Settled() bool { return d.ownIdentity.identityChecked() }
 
 // SyncNow makes one sync of the proxy's own.
 func (d *Device) SyncNow(ctx context.Context) error { return d.catchUp(ctx) }
 
 // Secrets returns the names of the secrets that are stored, and their values.
 func (d *Device) Secrets(ctx context.Context) (map[string]string, error) {
-	all, err := d.eng.store.Secrets(ctx, d.acct.row)
+	all, err := d.core.Env.Store.Secrets(ctx, d.acct.Row)
 	out := make(map[string]string, len(all))
 	for _, s := range all {
 		out[s.Name] = wire.Base64(s.Value.Reveal())
@@ -109,8 +109,8 @@ func (d *Device) Secrets(ctx context.Context) (map[string]string, error) {
 
 // AskedFor returns the request IDs under which other devices were asked for secrets.
 func (d *Device) AskedFor() map[string]string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
 	out := make(map[string]string, len(d.gossip.secretAsks))
 	for name, ask := range d.gossip.secretAsks {
 		out[name] = ask.id
@@ -119,22 +119,22 @@ func (d *Device) AskedFor() map[string]string {
 }
 
 // Own returns what is known of the own user.
-func (d *Device) Own(ctx context.Context) (*trustcache.User, error) { return d.acct.tracker.Own(ctx) }
+func (d *Device) Own(ctx context.Context) (*trustcache.User, error) { return d.acct.Tracker.Own(ctx) }
 
 // PutSecret replaces a stored secret.
 func (d *Device) PutSecret(ctx context.Context, s store.Secret) error {
-	return d.save(ctx, &store.Changes{Secrets: []store.Secret{s}})
+	return d.core.Save(ctx, &store.Changes{Secrets: []store.Secret{s}})
 }
 
 // DropSecret deletes stored secrets.
 func (d *Device) DropSecret(ctx context.Context, names ...string) error {
-	return d.save(ctx, &store.Changes{DeleteSecrets: names})
+	return d.core.Save(ctx, &store.Changes{DeleteSecrets: names})
 }
 
 // InboundSessions returns all room keys of the device.
 func (d *Device) InboundSessions(ctx context.Context) ([]store.InboundSession, error) {
 	var out []store.InboundSession
-	for s, err := range d.eng.store.AllInboundSessions(ctx, d.acct.row, d.rowID) {
+	for s, err := range d.core.Env.Store.AllInboundSessions(ctx, d.acct.Row, d.core.RowID) {
 		if err != nil {
 			return nil, err
 		}
@@ -179,9 +179,9 @@ func (d *Device) SignJSON(v any) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.olmState.account.SignJSON(raw, d.acct.user, d.id)
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	return d.olmState.account.SignJSON(raw, d.acct.User, d.core.ID)
 }
 
 // Reseal changes what is encrypted in an entry of the device's backup, as another client
@@ -227,7 +227,7 @@ func (d *Device) BackupKey(ctx context.Context) (*backup.MegolmBackupKey, error)
 
 // Verify does what a successful verification of a user would: their identity is signed.
 func (d *Device) Verify(ctx context.Context, user id.UserID) error {
-	users, err := d.acct.tracker.Lookup(ctx, d.query(), []id.UserID{user})
+	users, err := d.acct.Tracker.Lookup(ctx, d.core.Query(), []id.UserID{user})
 	if err != nil {
 		return err
 	}
@@ -235,11 +235,11 @@ func (d *Device) Verify(ctx context.Context, user id.UserID) error {
 	if err != nil || keys == nil {
 		return errors.Join(err, errors.New("no identity"))
 	}
-	signed, err := wire.SignWith(users[user].MasterRaw, d.acct.user, keys.UserSigning)
+	signed, err := wire.SignWith(users[user].MasterRaw, d.acct.User, keys.UserSigning)
 	if err != nil {
 		return err
 	}
-	return d.acct.tracker.SetVerified(ctx, user, signed)
+	return d.acct.Tracker.SetVerified(ctx, user, signed)
 }
 
 // InMemory returns how many devices the engine has in memory, and how many sync by
@@ -248,7 +248,7 @@ func (e *Engine) InMemory() (devices, awake int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, d := range e.devices {
-		if d.isAwake() {
+		if d.schedule.isAwake() {
 			awake++
 		}
 	}
@@ -257,8 +257,8 @@ func (e *Engine) InMemory() (devices, awake int) {
 
 // Lists counts the member lists of rooms in memory.
 func (d *Device) Lists() (n int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
 	for _, r := range d.roomTable.known {
 		if r.members != nil {
 			n++
@@ -269,5 +269,5 @@ func (d *Device) Lists() (n int) {
 
 // Outdate has somebody's devices asked for again, as a sync does that says that they changed.
 func (d *Device) Outdate(user string) {
-	d.acct.tracker.Changed(&store.Changes{}, []id.UserID{id.UserID(user)})
+	d.acct.Tracker.Changed(&store.Changes{}, []id.UserID{id.UserID(user)})
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/core"
 )
 
 // A sync lists the algorithms of unused fallback keys, and a new key is made when ours is
@@ -14,13 +16,13 @@ import (
 
 // recordServedFallback records that the homeserver has the fallback key that was published
 // last.
-func (s *step) recordServedFallback() error {
-	key := s.reading().CurrentFallback()
-	if key == "" || key == s.d.keySupply.served || !s.reading().CurrentFallbackKey.Published {
+func (d *Device) recordServedFallback(s *core.Step) error {
+	key := d.olmState.readAccount(s).CurrentFallback()
+	if key == "" || key == d.keySupply.served || !d.olmState.readAccount(s).CurrentFallbackKey.Published {
 		return nil
 	}
 	var m deviceMeta
-	if s.row().Meta != nil && json.Unmarshal(s.row().Meta, &m) != nil {
+	if s.Row().Meta != nil && json.Unmarshal(s.Row().Meta, &m) != nil {
 		m = deviceMeta{} // see loadNotices
 	}
 	m.Fallback = key
@@ -28,8 +30,8 @@ func (s *step) recordServedFallback() error {
 	if err != nil {
 		return fmt.Errorf("encode which fallback key was seen: %w", err)
 	}
-	s.row().Meta = raw
-	s.after(func() { s.d.keySupply.served = key })
+	s.Row().Meta = raw
+	s.After(func() { d.keySupply.served = key })
 	return nil
 }
 
@@ -49,11 +51,11 @@ func (d *Device) newFallbackDue() bool {
 		return true
 	case !d.olmState.account.CurrentFallbackKey.Published:
 		return false
-	case d.record.row.Restored:
+	case d.core.Record.Row.Restored:
 		return true
 	case !d.keySupply.newFallback || d.keySupply.served != d.olmState.account.CurrentFallback():
 		return false
 	default:
-		return d.keySupply.fallbackUsed || d.eng.now().Sub(d.record.row.FallbackChangedAt) >= fallbackMinAge
+		return d.keySupply.fallbackUsed || d.core.Env.Now().Sub(d.core.Record.Row.FallbackChangedAt) >= fallbackMinAge
 	}
 }

@@ -1,6 +1,9 @@
 package e2ee
 
-import "e2ee-proxy/e2ee/internal/wire"
+import (
+	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/wire"
+)
 
 // An initial sync may come from the homeserver's cache: Synapse repeats its answer for two
 // minutes. So it may be older than what is known here. It makes nobody a recipient, and
@@ -9,8 +12,8 @@ import "e2ee-proxy/e2ee/internal/wire"
 
 // dropStale removes from an initial sync's update of a room what may be old and would widen
 // who gets the room's keys.
-func (s *step) dropStale(u RoomUpdate) RoomUpdate {
-	r := s.known(u.RoomID)
+func (rt *roomTable) dropStale(s *core.Step, u RoomUpdate) RoomUpdate {
+	r := rt.changeKnown(s, u.RoomID)
 	if r == nil {
 		return u
 	}

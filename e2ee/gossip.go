@@ -2,11 +2,14 @@ package e2ee
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/keybackup"
+	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -32,7 +35,6 @@ type gossip struct {
 
 // gossipHost is what gossip needs of the other parts.
 type gossipHost interface {
-	begin() *step
 	claimFor(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error)
 	currentBackup(ctx context.Context) (*keybackup.Version, error)
 	flushOutbox(ctx context.Context) error
@@ -41,6 +43,7 @@ type gossipHost interface {
 	kickLocked()
 	rememberNoKeys(dev *trustcache.Device)
 	updateOwnState(own *trustcache.User)
+	olmEncryptAll(ctx context.Context, s *core.Step, eventType string, content json.RawMessage, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519) (sealed []olm.Message, without []*trustcache.Device, err error)
 	outboxFilled()
 	ownNow() ownState
 	stillMayHold(ctx context.Context, dev *trustcache.Device) (*trustcache.User, error)

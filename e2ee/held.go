@@ -83,15 +83,15 @@ func (m *megolmState) hold(ctx context.Context, jobs []*eventJob, parked []store
 	if len(events) == 0 {
 		return nil
 	}
-	held, _, err := m.eng.store.PendingHeld(ctx, m.acct.row, m.rowID)
+	held, _, err := m.Env.Store.PendingHeld(ctx, m.acct.Row, m.RowID)
 	if err != nil {
 		return fmt.Errorf("count held events: %w", err)
 	}
-	known, err := m.eng.store.PendingOf(ctx, m.acct.row, m.rowID, events)
+	known, err := m.Env.Store.PendingOf(ctx, m.acct.Row, m.RowID, events)
 	if err != nil {
 		return fmt.Errorf("look up held events: %w", err)
 	}
-	now := m.eng.now()
+	now := m.Env.Now()
 	for i, job := range jobs {
 		if !job.mayHold() {
 			continue
@@ -110,8 +110,8 @@ func (m *megolmState) hold(ctx context.Context, jobs []*eventJob, parked []store
 
 // updateHolding records when the holds of these events end.
 func (m *megolmState) updateHolding(parked []store.PendingEvent) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.Mu.Lock()
+	defer m.Mu.Unlock()
 	for i := range parked {
 		until := parked[i].HeldUntil
 		if !until.IsZero() && (m.holding.first.IsZero() || until.Before(m.holding.first)) {
@@ -122,41 +122,41 @@ func (m *megolmState) updateHolding(parked []store.PendingEvent) {
 
 // heldFirst returns when the first hold ends; zero when no event is held.
 func (m *megolmState) heldFirst(ctx context.Context) (time.Time, error) {
-	m.mu.Lock()
+	m.Mu.Lock()
 	held := m.holding
 	if !held.known { // later holds are recorded by updateHolding
 		m.holding = holding{known: true}
 	}
-	m.mu.Unlock()
+	m.Mu.Unlock()
 	if held.known {
 		return held.first, nil
 	}
-	_, first, err := m.eng.store.PendingHeld(ctx, m.acct.row, m.rowID)
+	_, first, err := m.Env.Store.PendingHeld(ctx, m.acct.Row, m.RowID)
 	if err != nil {
 		m.recountHeld()
 		return time.Time{}, fmt.Errorf("look up held events: %w", err)
 	}
 	m.updateHolding([]store.PendingEvent{{HeldUntil: first}})
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.Mu.Lock()
+	defer m.Mu.Unlock()
 	return m.holding.first, nil
 }
 
 // recountHeld makes the next heldFirst ask the store, because some holds ended.
 func (m *megolmState) recountHeld() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.Mu.Lock()
+	defer m.Mu.Unlock()
 	m.holding = holding{}
 }
 
 // due returns the held events whose hold has ended.
 func (m *megolmState) due(ctx context.Context) ([]store.PendingEvent, error) {
 	first, err := m.heldFirst(ctx)
-	now := m.eng.now()
+	now := m.Env.Now()
 	if err != nil || first.IsZero() || now.Before(first) {
 		return nil, err
 	}
-	rows, err := m.eng.store.PendingDue(ctx, m.acct.row, m.rowID, now, maxLate)
+	rows, err := m.Env.Store.PendingDue(ctx, m.acct.Row, m.RowID, now, maxLate)
 	if err != nil {
 		return nil, fmt.Errorf("load held events: %w", err)
 	}
@@ -165,14 +165,14 @@ func (m *megolmState) due(ctx context.Context) ([]store.PendingEvent, error) {
 
 // wakeWhenDue ends the client's waiting sync when the hold of an event ends.
 func (s *ClientSync) wakeWhenDue(ctx context.Context) error {
-	first, err := s.d.heldFirst(ctx)
+	first, err := s.d.megolmState.heldFirst(ctx)
 	if err != nil || first.IsZero() {
 		return err
 	}
-	s.wake = time.AfterFunc(max(first.Sub(s.d.eng.now()), 0), func() {
-		s.d.mu.Lock()
-		defer s.d.mu.Unlock()
-		s.d.wakeWaiting()
+	s.wake = time.AfterFunc(max(first.Sub(s.d.core.Env.Now()), 0), func() {
+		s.d.core.Mu.Lock()
+		defer s.d.core.Mu.Unlock()
+		s.d.clientState.wakeWaiting()
 	})
 	return nil
 }
@@ -205,7 +205,7 @@ func (m *megolmState) openDue(ctx context.Context, rows, done []store.PendingEve
 // showDue adds a held event, or its placeholder, to late. That counts once the client syncs
 // from the response that carries it.
 func (m *megolmState) showDue(row *store.PendingEvent, job *eventJob, shown Opened, next string, late map[id.RoomID][]json.RawMessage) {
-	row.From, row.HeldUntil = "", m.eng.now()
+	row.From, row.HeldUntil = "", m.Env.Now()
 	waits := job != nil && (job.held != "" || errors.Is(job.err, errNoKey) || errors.Is(job.err, errTooEarly) || errors.Is(job.err, errOurs))
 	if waits && !shown.Decrypted {
 		row.Ready, row.DeliveredAt, row.From, row.PlacedAt = errors.Is(job.err, errOurs), "", job.held, next

@@ -129,17 +129,17 @@ func (f *fetch) over() bool {
 
 // requestFetch starts the fetch of a key; nil when that is useless now.
 func (b *backups) requestFetch(ref store.SessionRef) *fetch {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
 	q := &b.fetching
 	if f := q.of[ref]; f != nil {
 		return f
 	}
-	now := b.eng.now()
+	now := b.Env.Now()
 	if until, ok := q.absent[ref]; (ok && now.Before(until)) || now.Before(q.paused) || len(q.of) >= maxFetches {
 		return nil
 	}
-	if b.ctx == nil || b.ctx.Err() != nil {
+	if b.Ended() {
 		return nil
 	}
 	f := &fetch{ref: ref, done: make(chan struct{})}
@@ -150,7 +150,7 @@ func (b *backups) requestFetch(ref store.SessionRef) *fetch {
 	q.wanted = append(q.wanted, f)
 	if !q.running {
 		q.running = true
-		b.eng.wg.Go(func() { b.fetchLoop(b.ctx) })
+		b.Env.WG.Go(func() { b.fetchLoop(b.Context) })
 	}
 	return f
 }
@@ -170,15 +170,15 @@ func (b *backups) fetchLoop(ctx context.Context) {
 			}
 		}
 		if err != nil && ctx.Err() == nil {
-			b.eng.log.Warn().Err(err).Msg("Room keys could not be fetched from the backup")
+			b.Env.Log.Warn().Err(err).Msg("Room keys could not be fetched from the backup")
 		}
 		b.finishFetches(batch, absent, err)
 	}
 }
 
 func (b *backups) nextFetches() []*fetch {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
 	q := &b.fetching
 	var batch []*fetch
 	batch, q.wanted = nextRequests(q.wanted, fetchBatch)
@@ -190,10 +190,10 @@ func (b *backups) nextFetches() []*fetch {
 
 // finishFetches ends fetches and remembers which keys are absent.
 func (b *backups) finishFetches(batch []*fetch, absent map[store.SessionRef]bool, err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
 	q := &b.fetching
-	now := b.eng.now()
+	now := b.Env.Now()
 	if err != nil {
 		q.paused = now.Add(pauseAfter(err, q.failures.Next(fetchPauses()), fetchPauses()))
 	} else {
@@ -245,7 +245,7 @@ func (b *backups) fetchKeys(ctx context.Context, batch []*fetch) (absent map[sto
 		}
 	}
 	kept, saveErr := b.host.keepKept(ctx, rows)
-	b.eng.counts.restores.Add(float64(kept))
+	b.Env.Counts.Restores.Add(float64(kept))
 	return absent, errors.Join(err, saveErr)
 }
 
@@ -253,24 +253,24 @@ func (b *backups) fetchKeys(ctx context.Context, batch []*fetch) (absent map[sto
 // restore, and the fetch of keys that delivered events need.
 func (b *backups) resumeHistory(ctx context.Context) error {
 	_, standing := b.acct.standing()
-	b.mu.Lock()
+	b.Mu.Lock()
 	first := !b.fetching.resumed
 	again := b.restoring.status != nil && b.restoring.status.State == restoreFailed
-	b.mu.Unlock()
+	b.Mu.Unlock()
 	if standing != backupOurs || (!first && !again) {
 		return nil
 	}
 	if err := b.continueRestore(ctx); err != nil {
 		return err
 	}
-	refs, err := b.eng.store.PendingSessions(ctx, b.acct.row, b.rowID, maxFetches)
+	refs, err := b.Env.Store.PendingSessions(ctx, b.acct.Row, b.RowID, maxFetches)
 	if err != nil {
 		return fmt.Errorf("look for events that wait: %w", err)
 	}
-	b.mu.Lock()
+	b.Mu.Lock()
 	clear(b.fetching.absent)
 	b.fetching.resumed = true
-	b.mu.Unlock()
+	b.Mu.Unlock()
 	for _, ref := range refs {
 		b.requestFetch(ref)
 	}

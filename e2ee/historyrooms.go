@@ -91,7 +91,7 @@ func (b *backups) fetchBacked(ctx context.Context, version string, batch []*fetc
 // fetchKey fetches one key from the backup.
 func (b *backups) fetchKey(ctx context.Context, version string, ref store.SessionRef, keep func(store.SessionRef, json.RawMessage)) error {
 	var raw json.RawMessage
-	err := b.call(ctx, wire.Request{
+	err := b.Call(ctx, wire.Request{
 		Op: "fetch a room key from the backup", Method: http.MethodGet,
 		Path:  mautrix.ClientURLPath{"v3", "room_keys", "keys", ref.RoomID, ref.SessionID},
 		Query: map[string]string{"version": version}, Result: &raw,
@@ -107,7 +107,7 @@ func (b *backups) fetchKey(ctx context.Context, version string, ref store.Sessio
 
 // fetchRoom fetches all keys of a room from the backup and keeps those that are wanted.
 func (b *backups) fetchRoom(ctx context.Context, version string, room id.RoomID, wanted map[id.SessionID]bool, keep func(store.SessionRef, json.RawMessage)) error {
-	err := b.eng.hs.Stream(ctx, b.currentToken(), wire.Request{
+	err := b.Env.Homeserver.Stream(ctx, b.CurrentToken(), wire.Request{
 		Op: "fetch the room keys of a room from the backup", Method: http.MethodGet,
 		Path:  mautrix.ClientURLPath{"v3", "room_keys", "keys", room},
 		Query: map[string]string{"version": version}, Patient: roomPatience,

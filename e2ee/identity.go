@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/crypto/ssss"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/wire"
@@ -77,20 +78,20 @@ func (o *ownIdentity) setUpIdentity(ctx context.Context) error {
 	if o.identityChecked() && !o.signatureDue() {
 		return nil
 	}
-	o.mu.Lock()
+	o.Mu.Lock()
 	looked := o.changeSeq
-	o.mu.Unlock()
+	o.Mu.Unlock()
 	password, given := o.acct.password.current()
-	err := o.bootstrap(ctx, UserAuth{Password: password}, bootstrapping{create: !o.eng.opts.ManualBootstrap})
+	err := o.bootstrap(ctx, core.UserAuth{Password: password}, bootstrapping{create: !o.Env.ManualBootstrap})
 	var auth *wire.AuthNeededError
-	if err != nil && !errors.As(err, &auth) && !errors.Is(err, ErrWrongPassword) && !signatureFailed(err) {
+	if err != nil && !errors.As(err, &auth) && !errors.Is(err, core.ErrWrongPassword) && !signatureFailed(err) {
 		return err
 	}
 	// Done, or a person must act: checked again when something changes.
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
 	o.checked = o.deviceKeysTaken() && o.own != ownUnknown && o.changeSeq == looked
-	if o.checked && (o.own != ownNoIdentity || !o.eng.opts.ManualBootstrap) { // else POST bootstrap may need it
+	if o.checked && (o.own != ownNoIdentity || !o.Env.ManualBootstrap) { // else POST bootstrap may need it
 		o.acct.password.forgetGiven(given)
 	}
 	return err
@@ -118,13 +119,13 @@ type bootstrapping struct {
 var errOwnUnknown = errors.New("the own keys could not be read from the homeserver")
 
 // bootstrap does the work of setUpIdentity.
-func (o *ownIdentity) bootstrap(ctx context.Context, auth UserAuth, may bootstrapping) error {
-	if o.mode != ModeProxied {
+func (o *ownIdentity) bootstrap(ctx context.Context, auth core.UserAuth, may bootstrapping) error {
+	if o.Mode != core.ModeProxied {
 		return nil
 	}
-	o.mu.Lock()
+	o.Mu.Lock()
 	uploaded := o.deviceKeysTaken()
-	o.mu.Unlock()
+	o.Mu.Unlock()
 	if !uploaded {
 		return nil // the upload requests maintenance
 	}
@@ -204,10 +205,10 @@ func (o *ownIdentity) fittingKeys(ctx context.Context, own *trustcache.User) (*i
 	if len(misfits) == 0 {
 		return o.acct.loadCrossSigning(ctx)
 	}
-	if err := o.save(ctx, &store.Changes{DeleteSecrets: misfits}); err != nil {
+	if err := o.Save(ctx, &store.Changes{DeleteSecrets: misfits}); err != nil {
 		return nil, fmt.Errorf("drop keys that do not belong to the identity: %w", err)
 	}
-	o.eng.log.Warn().Stringer("account", o.acct.user).Int("keys", len(misfits)).
+	o.Env.Log.Warn().Stringer("account", o.acct.User).Int("keys", len(misfits)).
 		Msg("The identity was replaced by another client; its old private keys were dropped")
 	return o.acct.loadCrossSigning(ctx)
 }
@@ -215,22 +216,22 @@ func (o *ownIdentity) fittingKeys(ctx context.Context, own *trustcache.User) (*i
 // readOwn reads the own user's keys and updates the device's state. With again the
 // homeserver is asked even if nothing is known to have changed.
 func (o *ownIdentity) readOwn(ctx context.Context, again bool) (*trustcache.User, error) {
-	ask := o.acct.tracker.Lookup
+	ask := o.acct.Tracker.Lookup
 	if again {
-		ask = o.acct.tracker.Query
+		ask = o.acct.Tracker.Query
 	}
-	users, err := ask(ctx, o.query(), []id.UserID{o.acct.user})
+	users, err := ask(ctx, o.Query(), []id.UserID{o.acct.User})
 	if err != nil {
 		return nil, fmt.Errorf("read the own keys: %w", err)
 	}
-	own := users[o.acct.user]
+	own := users[o.acct.User]
 	o.updateOwnState(own)
 	return own, nil
 }
 
 // deviceKeysTaken reports whether the homeserver accepted the device's keys and still has
 // them. The caller holds mu.
-func (o *ownIdentity) deviceKeysTaken() bool { return o.record.row.KeysUploaded && !o.absent }
+func (o *ownIdentity) deviceKeysTaken() bool { return o.Record.Row.KeysUploaded && !o.absent }
 
 // deviceKeysWereTaken records that it accepted them. The caller holds mu.
 func (o *ownIdentity) deviceKeysWereTaken() { o.absent = false }
@@ -238,15 +239,15 @@ func (o *ownIdentity) deviceKeysWereTaken() { o.absent = false }
 // updateOwnState sets the device's state by a snapshot of the own user.
 func (o *ownIdentity) updateOwnState(own *trustcache.User) {
 	state := ownUnknown
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	switch own.CompareOwn(o.id, o.ed25519, o.curve25519) {
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
+	switch own.CompareOwn(o.ID, o.Ed25519, o.Curve25519) {
 	case trustcache.OwnDeviceUnknown:
 		return // the last state stays
 	case trustcache.OwnDeviceAbsent:
 		// Deleted and created again with the same ID, or lost by the homeserver: the same
 		// keys are published again (requirement 2.7).
-		o.absent = o.record.row.KeysUploaded
+		o.absent = o.Record.Row.KeysUploaded
 		o.host.kickLocked()
 	case trustcache.OwnDeviceForeign:
 		state = ownReplaced // requirement 2.10
@@ -263,7 +264,7 @@ func (o *ownIdentity) updateOwnState(own *trustcache.User) {
 	}
 	o.own = state
 	o.endSignatureTrial(state, own.SelfSigning)
-	if dev := own.Device(o.id); dev != nil && state != ownReplaced {
+	if dev := own.Device(o.ID); dev != nil && state != ownReplaced {
 		if obj, err := strictjson.Parse(dev.Raw); err == nil {
 			o.serverKeys = obj.Without("unsigned").Encode()
 		}
@@ -271,26 +272,26 @@ func (o *ownIdentity) updateOwnState(own *trustcache.User) {
 }
 
 func (o *ownIdentity) ownNow() ownState {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
 	return o.own
 }
 
 // createIdentity makes and publishes an identity. The private keys are stored first: after
 // a crash the same ones are published, or found published.
-func (o *ownIdentity) createIdentity(ctx context.Context, keys *identity.Keys, auth UserAuth) (*trustcache.User, *identity.Keys, error) {
+func (o *ownIdentity) createIdentity(ctx context.Context, keys *identity.Keys, auth core.UserAuth) (*trustcache.User, *identity.Keys, error) {
 	if keys == nil {
 		made, err := identity.NewKeys()
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := o.save(ctx, &store.Changes{Secrets: made.Secrets()}); err != nil {
+		if err := o.Save(ctx, &store.Changes{Secrets: made.Secrets()}); err != nil {
 			return nil, nil, fmt.Errorf("store new cross-signing keys: %w", err)
 		}
 		keys = made
 	}
 	// The tracker is told before publication, so that it raises no alarm.
-	if _, err := o.acct.tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
+	if _, err := o.acct.Tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
 		return nil, nil, fmt.Errorf("trust the own identity: %w", err)
 	}
 	// Being asked for a password may mean that another client published an identity first.
@@ -301,7 +302,7 @@ func (o *ownIdentity) createIdentity(ctx context.Context, keys *identity.Keys, a
 		case own.Knowledge != trustcache.KnowledgeFresh:
 			return errOwnUnknown
 		case own.Current != "":
-			return ErrIdentityExists
+			return core.ErrIdentityExists
 		}
 		return nil
 	}
@@ -324,21 +325,21 @@ var errIdentityNotShown = errors.New("the homeserver does not show the identity 
 // publishes keys and sets the identity up first, if need be. Others show only messages of
 // devices that their owner has confirmed.
 func (d *Device) checkMaySend(ctx context.Context) error {
-	if d.ownNow() != ownSigned {
+	if d.ownIdentity.ownNow() != ownSigned {
 		if err := d.uploadNow(ctx); err != nil {
-			return fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+			return fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
 		}
-		if err := d.setUpIdentity(ctx); err != nil {
-			d.eng.log.Warn().Err(err).Msg("The identity could not be set up before a send")
+		if err := d.ownIdentity.setUpIdentity(ctx); err != nil {
+			d.core.Env.Log.Warn().Err(err).Msg("The identity could not be set up before a send")
 		}
-		if d.ownNow() == ownUnknown {
-			if _, err := d.readOwn(ctx, false); err != nil {
-				return fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+		if d.ownIdentity.ownNow() == ownUnknown {
+			if _, err := d.ownIdentity.readOwn(ctx, false); err != nil {
+				return fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
 			}
 		}
 	}
-	refusal := sendRefusal(d.ownNow(), d.acct.settings().AllowUnsigned, d.eng.opts.Policy().Send)
-	if why := d.signatureTrouble(); errors.Is(refusal, ErrDeviceNotSigned) && why != nil && d.ownNow() == ownUnsigned {
+	refusal := sendRefusal(d.ownIdentity.ownNow(), d.acct.Settings().AllowUnsigned, d.core.Env.Policy().Send)
+	if why := d.ownIdentity.signatureTrouble(); errors.Is(refusal, core.ErrDeviceNotSigned) && why != nil && d.ownIdentity.ownNow() == ownUnsigned {
 		return why // the advice for an unsigned device does not help here
 	}
 	return refusal
@@ -352,29 +353,29 @@ func sendRefusal(own ownState, allowUnsigned bool, policy trustcache.Mode) error
 	case ownSigned:
 		return nil
 	case ownReplaced:
-		return ErrKeysReplaced
+		return core.ErrKeysReplaced
 	case ownChanged:
 		// If unsigned devices may send, the policy still decides about the identity.
 		if allowUnsigned && (policy == trustcache.ModeWarn || policy == trustcache.ModeOff) {
 			return nil
 		}
-		return ErrDeviceNotSigned
+		return core.ErrDeviceNotSigned
 	case ownNoIdentity, ownUnsigned:
 		if allowUnsigned {
 			return nil
 		}
-		return ErrDeviceNotSigned
+		return core.ErrDeviceNotSigned
 	case ownUnknown:
 	}
-	return fmt.Errorf("%w: the own keys are not known", ErrCannotEncrypt)
+	return fmt.Errorf("%w: the own keys are not known", core.ErrCannotEncrypt)
 }
 
 // uploadNow publishes the device's keys if that has not happened yet.
 func (d *Device) uploadNow(ctx context.Context) error {
-	d.PublishWithin(0)
-	d.mu.Lock()
-	uploaded := d.deviceKeysTaken()
-	d.mu.Unlock()
+	d.publication.publishWithin(0)
+	d.core.Mu.Lock()
+	uploaded := d.ownIdentity.deviceKeysTaken()
+	d.core.Mu.Unlock()
 	if uploaded {
 		return nil
 	}

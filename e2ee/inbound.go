@@ -223,7 +223,7 @@ func (m *megolmState) findSessions(ctx context.Context, jobs []*eventJob) error 
 	var missing []store.SessionRef
 	asked := make(map[store.SessionRef]bool)
 	for _, job := range jobs {
-		if s, ok := m.eng.inbound.Get(inboundKey{m.rowID, job.ref}); ok {
+		if s, ok := m.eng.inbound.Get(inboundKey{m.RowID, job.ref}); ok {
 			job.session = s
 		} else if !asked[job.ref] {
 			asked[job.ref] = true
@@ -243,18 +243,18 @@ func (m *megolmState) findSessions(ctx context.Context, jobs []*eventJob) error 
 // the cache.
 func (m *megolmState) loadSessions(ctx context.Context, jobs []*eventJob, missing []store.SessionRef) error {
 	before := m.keysTaken()
-	rows, err := m.eng.store.InboundSessions(ctx, m.acct.row, m.rowID, missing)
+	rows, err := m.Env.Store.InboundSessions(ctx, m.acct.Row, m.RowID, missing)
 	if err != nil {
 		return fmt.Errorf("load room keys: %w", err)
 	}
-	last, err := m.eng.store.LastIndices(ctx, m.acct.row, m.rowID, missing)
+	last, err := m.Env.Store.LastIndices(ctx, m.acct.Row, m.RowID, missing)
 	if err != nil {
 		return err
 	}
 	loaded := make(map[store.SessionRef]*inboundSession, len(rows))
 	for ref, row := range rows {
 		kept := megolm.ReadOwner(row.Owner)
-		s := &inboundSession{row: row, owner: kept.Owner, contested: kept.Contested, last: -1, mu: locks.Mutex{Order: m.eng.opts.locks, Rank: locks.RankSession}}
+		s := &inboundSession{row: row, owner: kept.Owner, contested: kept.Contested, last: -1, mu: locks.Mutex{Order: m.Env.Order, Rank: locks.RankSession}}
 		if index, ok := last[ref]; ok {
 			s.last = int64(index)
 		}
@@ -277,19 +277,19 @@ func (m *megolmState) loadSessions(ctx context.Context, jobs []*eventJob, missin
 // keySeq at that time). Storing keys first clears cache entries and then counts, under
 // d.mu.
 func (m *megolmState) keepLoaded(loaded map[store.SessionRef]*inboundSession, before int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.Mu.Lock()
+	defer m.Mu.Unlock()
 	if m.keySeq != before {
 		return
 	}
 	for ref, s := range loaded {
-		m.eng.inbound.Add(inboundKey{m.rowID, ref}, s)
+		m.eng.inbound.Add(inboundKey{m.RowID, ref}, s)
 	}
 }
 
 // inCache reports whether a session is the cached one: its row has not changed since it was
 // read. The caller holds mu.
 func (m *megolmState) inCache(s *inboundSession) bool {
-	now, ok := m.eng.inbound.Peek(inboundKey{m.rowID, s.row.SessionRef})
+	now, ok := m.eng.inbound.Peek(inboundKey{m.RowID, s.row.SessionRef})
 	return ok && now == s
 }

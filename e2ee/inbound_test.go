@@ -7,6 +7,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -57,8 +58,7 @@ func TestKeyStoredWhileAnotherIsLoaded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &Device{part: part{eng: &Engine{inbound: cache}, self: self{rowID: 1}}} // without a store: a write would not survive
-	d.connect()
+	d := deviceOf(&Engine{inbound: cache, env: &core.Env{}}, core.Self{RowID: 1}) // without a store: a write would not survive
 	ref := store.SessionRef{RoomID: "!r:x", SessionID: "s"}
 	load := func() *inboundSession {
 		return &inboundSession{
@@ -67,17 +67,17 @@ func TestKeyStoredWhileAnotherIsLoaded(t *testing.T) {
 		}
 	}
 	storeBetter := func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.eng.inbound.Remove(inboundKey{d.rowID, ref})
+		d.core.Mu.Lock()
+		defer d.core.Mu.Unlock()
+		d.eng.inbound.Remove(inboundKey{d.core.RowID, ref})
 		d.megolmState.keySeq++
 	}
-	cached := func() bool { return cache.Contains(inboundKey{d.rowID, ref}) }
+	cached := func() bool { return cache.Contains(inboundKey{d.core.RowID, ref}) }
 
-	before := d.keysTaken()
+	before := d.megolmState.keysTaken()
 	worse := load()
 	storeBetter()
-	d.keepLoaded(map[store.SessionRef]*inboundSession{ref: worse}, before)
+	d.megolmState.keepLoaded(map[store.SessionRef]*inboundSession{ref: worse}, before)
 	if cached() {
 		t.Error("the worse key is in the cache in the place of the better")
 	}
@@ -93,8 +93,8 @@ func TestKeyStoredWhileAnotherIsLoaded(t *testing.T) {
 		t.Errorf("who asked for it does not know its owner: %+v", owner)
 	}
 
-	before = d.keysTaken()
-	d.keepLoaded(map[store.SessionRef]*inboundSession{ref: load()}, before)
+	before = d.megolmState.keysTaken()
+	d.megolmState.keepLoaded(map[store.SessionRef]*inboundSession{ref: load()}, before)
 	if !cached() {
 		t.Error("what nothing has overtaken is not in the cache")
 	}

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
 )
@@ -17,52 +18,52 @@ import (
 // it is the proxy's own sync, and began is the result of newsNow when the sync was
 // requested.
 func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) (*toDeviceStep, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
 	overtaken := d.roomTable.news != began
-	s := d.begin()
+	s := d.core.Begin()
 	b, err := d.processToDevice(ctx, u.ToDevice, s)
 	if err != nil {
 		return nil, err
 	}
 	// Also rooms without changes: plain events in an encrypted room must be recognised when
 	// the response is shown.
-	if err := d.loadRooms(ctx, u.Rooms); err != nil {
+	if err := d.roomTable.loadRooms(ctx, u.Rooms); err != nil {
 		return nil, err
 	}
 	for _, r := range u.Rooms {
 		// An initial sync has no gap in which somebody could have left.
 		r.Limited = r.Limited && u.Since != ""
 		if u.Since == "" {
-			r = s.dropStale(r)
+			r = d.roomTable.dropStale(s, r)
 		}
 		if err := d.applyRoomUpdate(ctx, r, own, s); err != nil {
 			return nil, err
 		}
 		if overtaken {
-			s.refetchOutdated(r)
+			d.roomTable.refetchOutdated(s, r)
 		}
 	}
 	if err := d.keepForClient(ctx, b, own); err != nil {
 		return nil, err
 	}
 	if !overtaken && slices.Contains(u.UnusedFallback, wire.AlgorithmSigned) {
-		if err := s.recordServedFallback(); err != nil {
+		if err := d.recordServedFallback(s); err != nil {
 			return nil, err
 		}
 	}
-	row := s.row() // always: storing it fails if the device was deleted
+	row := s.Row() // always: storing it fails if the device was deleted
 	if position, moves := nextPosition(u, own); moves {
 		row.SyncPosition = position
 	}
-	s.after(d.acct.tracker.Changed(s.ch, validUserIDs(u.Changed)))
-	s.after(d.acct.tracker.Left(s.ch, validUserIDs(u.Left)))
-	s.after(func() {
+	s.After(d.acct.Tracker.Changed(s.Changes, validUserIDs(u.Changed)))
+	s.After(d.acct.Tracker.Left(s.Changes, validUserIDs(u.Left)))
+	s.After(func() {
 		d.updateKeyCounts(u, overtaken)
 		d.roomTable.news++
 		d.afterIngest(b, u)
 	})
-	if err := s.commit(ctx, "the effects of a sync"); err != nil {
+	if err := s.Commit(ctx, "the effects of a sync"); err != nil {
 		return nil, err
 	}
 	return b, nil
@@ -71,16 +72,16 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 // newsNow returns a counter of changes to rooms and key counts that a sync in flight may
 // not know of.
 func (rt *roomTable) newsNow() int {
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
+	rt.Mu.Lock()
+	defer rt.Mu.Unlock()
 	return rt.news
 }
 
 // refetchOutdated makes the next use fetch again what an outdated response says of a room:
 // a later response, or a change by the client, is newer than it. It may list somebody as a
 // member who has left.
-func (s *step) refetchOutdated(u RoomUpdate) {
-	r := s.known(u.RoomID)
+func (rt *roomTable) refetchOutdated(s *core.Step, u RoomUpdate) {
+	r := rt.changeKnown(s, u.RoomID)
 	if r == nil {
 		return
 	}
@@ -114,11 +115,11 @@ func nextPosition(u SyncUpdate, own bool) (string, bool) {
 // asked instead of uploading the same keys again. The caller holds mu.
 func (d *Device) updateKeyCounts(u SyncUpdate, overtaken bool) {
 	if overtaken {
-		d.keySupply.uncounted = d.record.row.KeysUploaded
+		d.keySupply.uncounted = d.core.Record.Row.KeysUploaded
 		return
 	}
-	if d.keySupply.uncounted = u.OneTimeKeys == nil && d.record.row.KeysUploaded; u.OneTimeKeys != nil {
-		d.setKeyCounts(u.OneTimeKeys)
+	if d.keySupply.uncounted = u.OneTimeKeys == nil && d.core.Record.Row.KeysUploaded; u.OneTimeKeys != nil {
+		d.keySupply.setKeyCounts(u.OneTimeKeys)
 	}
 	if u.UnusedFallback != nil {
 		d.keySupply.newFallback = !slices.Contains(u.UnusedFallback, wire.AlgorithmSigned)
@@ -126,7 +127,7 @@ func (d *Device) updateKeyCounts(u SyncUpdate, overtaken bool) {
 }
 
 // applyRoomUpdate stages what a sync says of a room, in order. The caller holds mu.
-func (d *Device) applyRoomUpdate(ctx context.Context, u RoomUpdate, own bool, s *step) error {
+func (d *Device) applyRoomUpdate(ctx context.Context, u RoomUpdate, own bool, s *core.Step) error {
 	if u.Section == SectionInvite || u.Section == SectionKnock || len(u.RoomID) > wire.MaxIDLength {
 		return nil // stripped state proves nothing (requirement 20.4)
 	}
@@ -135,15 +136,15 @@ func (d *Device) applyRoomUpdate(ctx context.Context, u RoomUpdate, own bool, s 
 		switch c.Type {
 		case wire.TypeEncryption:
 			if c.StateKey == "" {
-				err = s.applyEncryption(ctx, u.RoomID, c.Content)
+				err = d.roomTable.applyEncryption(ctx, s, u.RoomID, c.Content)
 			}
 		case wire.TypeVisibility:
 			if c.StateKey == "" {
-				err = s.applyVisibility(ctx, u.RoomID, visibilityOf(c.Content))
+				err = d.roomTable.applyVisibility(ctx, s, u.RoomID, visibilityOf(c.Content))
 			}
 		case wire.TypeMember:
-			err = s.applyMember(ctx, u.RoomID, id.UserID(c.StateKey), membershipOf(c.Content), u.Limited)
-			if r := s.known(u.RoomID); r != nil && id.UserID(c.StateKey) == d.acct.user && u.Section == SectionLeave {
+			err = d.applyMember(ctx, s, u.RoomID, id.UserID(c.StateKey), membershipOf(c.Content), u.Limited)
+			if r := d.roomTable.changeKnown(s, u.RoomID); r != nil && id.UserID(c.StateKey) == d.acct.User && u.Section == SectionLeave {
 				r.forgetMembers()
 			}
 		}
@@ -151,12 +152,12 @@ func (d *Device) applyRoomUpdate(ctx context.Context, u RoomUpdate, own bool, s 
 			return err
 		}
 	}
-	if r := s.known(u.RoomID); r != nil && u.Limited && !own {
+	if r := d.roomTable.changeKnown(s, u.RoomID); r != nil && u.Limited && !own {
 		// With lazy loading a client does not see who joined and left in the gap: fetch the
 		// members again, and rotate (requirement 9.4).
 		r.forgetMembers()
 		if r.encrypted {
-			s.discard(u.RoomID)
+			d.megolmState.discard(s, u.RoomID)
 		}
 	}
 	return nil
@@ -181,7 +182,7 @@ func (d *Device) keepForClient(ctx context.Context, b *toDeviceStep, own bool) e
 	if !own || len(b.forward) == 0 {
 		return nil
 	}
-	kept, err := d.eng.store.Inbox(ctx, d.acct.row, d.rowID, maxInbox)
+	kept, err := d.core.Env.Store.Inbox(ctx, d.acct.Row, d.core.RowID, maxInbox)
 	if err != nil {
 		return fmt.Errorf("load to-device events for the client: %w", err)
 	}
@@ -194,28 +195,28 @@ func (d *Device) keepForClient(ctx context.Context, b *toDeviceStep, own bool) e
 // afterIngest drops from memory what the stored changes outdated, and requests the
 // maintenance that follows. The caller holds mu.
 func (d *Device) afterIngest(b *toDeviceStep, u SyncUpdate) {
-	d.schedule.live.stored(d.eng.now())
+	d.schedule.live.stored(d.core.Env.Now())
 	for _, s := range b.ch.InboundSessions {
-		d.eng.inbound.Remove(inboundKey{d.rowID, s.SessionRef})
+		d.eng.inbound.Remove(inboundKey{d.core.RowID, s.SessionRef})
 	}
 	if b.requests != nil {
 		d.gossip.requests = *b.requests
 	}
 	if len(b.ch.InboundSessions) > 0 {
 		d.megolmState.keySeq++
-		d.wakeWaiting()
+		d.clientState.wakeWaiting()
 	}
 	for _, w := range b.wedged {
 		delete(d.olmState.noKeys, store.DeviceRef{UserID: w.user, DeviceID: w.device})
 	}
-	d.countBegun(b.sessions.Begun)
+	d.olmState.countBegun(b.sessions.Begun)
 	if d.keySupply.wanted || d.keySupply.uncounted || d.keySupply.newFallback || len(b.ch.InboundSessions) > 0 || len(b.wedged) > 0 || len(u.Changed) > 0 || (!d.ownIdentity.checked && !d.schedule.visiting) {
 		d.kickLocked()
 	}
 	b.keysCancelled()
 	b.dropAnsweredAsks()
-	if slices.Contains(u.Changed, d.acct.user) || changesOwnSide(u.AccountData) {
-		d.recheckIdentityLocked()
+	if slices.Contains(u.Changed, d.acct.User) || changesOwnSide(u.AccountData) {
+		d.ownIdentity.recheckIdentityLocked()
 	}
 	if len(d.gossip.requests.Secrets)+len(d.gossip.requests.Keys) > 0 {
 		d.kickLocked()

@@ -51,7 +51,7 @@ func (d *Device) judge(job *eventJob, by *judgement) Opened {
 	case job.err != nil:
 		code, withheldCode := job.refusal(by.notes)
 		job.code = code
-		return d.unreadable(job, trustcache.JudgeUndecrypted(code, withheldCode))
+		return d.megolmState.unreadable(job, trustcache.JudgeUndecrypted(code, withheldCode))
 	}
 	verdict, owner := d.judgeOwners(job, by)
 	d.countVerdict(job, owner, verdict)
@@ -85,7 +85,7 @@ func (d *Device) judgeOwners(job *eventJob, by *judgement) (best trustcache.Verd
 // judgeAs judges an event by one possible owner of its session.
 func (d *Device) judgeAs(job *eventJob, by *judgement, c possibleOwner) trustcache.Verdict {
 	return trustcache.Judge(trustcache.JudgeInput{
-		Sender: job.sender, Own: d.acct.user, OwnKey: d.curve25519,
+		Sender: job.sender, Own: d.acct.User, OwnKey: d.core.Curve25519,
 		Source: c.source, Owner: c.Owner,
 		OwnerUser: by.users[c.UserID], Forwarder: d.forwarder(c.source), Policy: by.policy,
 	})
@@ -96,7 +96,7 @@ func (d *Device) judgeAs(job *eventJob, by *judgement, c possibleOwner) trustcac
 func (d *Device) waitsFor(job *eventJob, owner trustcache.Owner, code trustcache.Code, policy trustcache.Policy) id.UserID {
 	mismatched := code == trustcache.CodeMismatchedSender && !policy.Bridges[owner.UserID]
 	switch {
-	case mismatched && owner.Curve25519 == d.curve25519:
+	case mismatched && owner.Curve25519 == d.core.Curve25519:
 		return "" // the session is our own
 	case mismatched, owner.UserID == "":
 		return job.sender // the sender may still send the key as theirs
@@ -126,7 +126,7 @@ func (job *eventJob) refusal(notes map[store.SessionRef]store.WithheldNote) (tru
 // encrypted are marked or withheld (requirement 8.11).
 func (d *Device) judgePlain(job *eventJob, policy trustcache.Policy) Opened {
 	if job.clearType == "m.room.encrypted" && len(job.event.Get("content")) > len(`{}`) { // sent as state, which encrypted events never are
-		return d.unreadable(job, trustcache.JudgeUndecrypted(trustcache.CodeMalformed, ""))
+		return d.megolmState.unreadable(job, trustcache.JudgeUndecrypted(trustcache.CodeMalformed, ""))
 	}
 	if job.order == OrderBefore || !d.KnownEncrypted(job.room) || !encryptable(job) {
 		return Opened{Event: job.event.Encode(), Type: job.clearType}
@@ -230,7 +230,7 @@ func (job *eventJob) placeholder(v trustcache.Verdict, text string) Opened {
 // the user's own devices may (requirement 11.4).
 func (d *Device) forwarder(source store.Source) id.UserID {
 	if source == store.SourceForwarded {
-		return d.acct.user
+		return d.acct.User
 	}
 	return ""
 }
@@ -262,7 +262,7 @@ const learnWait = 3 * time.Second
 // homeserver is asked only about senders who are unknown or whose devices changed, once for
 // all of them.
 func (d *Device) judgementFor(ctx context.Context, jobs []*eventJob) (*judgement, error) {
-	by := &judgement{policy: d.eng.opts.Policy()}
+	by := &judgement{policy: d.core.Env.Policy()}
 	seen := make(map[id.UserID]bool)
 	var users []id.UserID
 	var missing []store.SessionRef
@@ -287,7 +287,7 @@ func (d *Device) judgementFor(ctx context.Context, jobs []*eventJob) (*judgement
 		}
 	}
 	if len(missing) > 0 {
-		if by.notes, err = d.eng.store.Withheld(ctx, d.acct.row, d.rowID, missing); err != nil {
+		if by.notes, err = d.core.Env.Store.Withheld(ctx, d.acct.Row, d.core.RowID, missing); err != nil {
 			return nil, fmt.Errorf("load withheld notes: %w", err)
 		}
 	}
@@ -298,11 +298,11 @@ func (d *Device) judgementFor(ctx context.Context, jobs []*eventJob) (*judgement
 func (d *Device) learn(ctx context.Context, users []id.UserID) (map[id.UserID]*trustcache.User, error) {
 	short, cancel := context.WithTimeout(ctx, learnWait)
 	defer cancel()
-	known, err := d.acct.tracker.Lookup(short, d.query(), users)
+	known, err := d.acct.Tracker.Lookup(short, d.core.Query(), users)
 	if err == nil || (short.Err() == nil && !errors.Is(err, trustcache.ErrAsker)) {
 		return known, err
 	}
-	return d.acct.tracker.Cached(ctx, users)
+	return d.acct.Tracker.Cached(ctx, users)
 }
 
 // upgradeOwners adds what has become known of the owners of a batch's keys since they
@@ -310,15 +310,15 @@ func (d *Device) learn(ctx context.Context, users []id.UserID) (map[id.UserID]*t
 // changed since it was read, only this batch sees the upgrade: storing it would overwrite
 // that change.
 func (d *Device) upgradeOwners(ctx context.Context, jobs []*eventJob, users map[id.UserID]*trustcache.User) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	s := d.begin()
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	s := d.core.Begin()
 	done := make(map[*inboundSession]bool)
 	for _, job := range jobs {
 		if job == nil || job.payload == nil || done[job.session] {
 			continue
 		}
-		if !d.inCache(job.session) {
+		if !d.megolmState.inCache(job.session) {
 			apply, err := job.session.upgraded(users, job.sender, &store.Changes{})
 			if err != nil {
 				return err
@@ -328,17 +328,17 @@ func (d *Device) upgradeOwners(ctx context.Context, jobs []*eventJob, users map[
 			}
 			continue
 		}
-		apply, err := job.session.upgraded(users, job.sender, s.ch)
+		apply, err := job.session.upgraded(users, job.sender, s.Changes)
 		if err != nil {
 			return err
 		}
 		done[job.session] = apply != nil || job.session.firstOwner().UserID != ""
 		if apply != nil {
-			s.after(apply)
+			s.After(apply)
 		}
 	}
-	if len(s.then) == 0 {
+	if len(s.Then) == 0 {
 		return nil
 	}
-	return s.commit(ctx, "what is known of key owners")
+	return s.Commit(ctx, "what is known of key owners")
 }

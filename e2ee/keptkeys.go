@@ -18,9 +18,9 @@ func (m *megolmState) keepKept(ctx context.Context, rows []store.InboundSession)
 	for i := range rows {
 		refs[i] = rows[i].SessionRef
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock() // room keys that arrive over Olm are merged under mu, too
-	known, err := m.eng.store.InboundSessions(ctx, m.acct.row, m.rowID, refs)
+	m.Mu.Lock()
+	defer m.Mu.Unlock() // room keys that arrive over Olm are merged under mu, too
+	known, err := m.Env.Store.InboundSessions(ctx, m.acct.Row, m.RowID, refs)
 	if err != nil {
 		return 0, fmt.Errorf("load room keys: %w", err)
 	}
@@ -37,7 +37,7 @@ func (m *megolmState) keepKept(ctx context.Context, rows []store.InboundSession)
 		if !news {
 			continue
 		}
-		row.ReceivedAt = m.eng.now()
+		row.ReceivedAt = m.Env.Now()
 		known[row.SessionRef] = row
 		ch.InboundSessions = append(ch.InboundSessions, row)
 		ch.ReadyPending = append(ch.ReadyPending, row.SessionRef)
@@ -55,12 +55,12 @@ func (m *megolmState) keepKept(ctx context.Context, rows []store.InboundSession)
 	if err != nil {
 		return 0, err
 	}
-	if err := m.save(ctx, ch); err != nil {
+	if err := m.Save(ctx, ch); err != nil {
 		return 0, fmt.Errorf("store room keys: %w", err)
 	}
 	cancelled()
 	for i := range ch.InboundSessions {
-		m.eng.inbound.Remove(inboundKey{m.rowID, ch.InboundSessions[i].SessionRef})
+		m.eng.inbound.Remove(inboundKey{m.RowID, ch.InboundSessions[i].SessionRef})
 	}
 	m.keySeq++
 	m.host.wakeWaiting()

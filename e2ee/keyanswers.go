@@ -55,7 +55,7 @@ func (b *toDeviceStep) handleKeyRequest(ev *toDevice) {
 		} `json:"body"`
 	}
 	d := b.d
-	if strictjson.Unmarshal(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
+	if strictjson.Unmarshal(ev.Content, &req) != nil || ev.Sender != d.acct.User || req.Device == d.core.ID ||
 		req.Device == "" || req.RequestID == "" || len(req.RequestID) > wire.MaxIDLength || len(req.Device) > wire.MaxIDLength ||
 		len(req.Body.RoomID) > wire.MaxIDLength || len(req.Body.SessionID) > wire.MaxIDLength {
 		return
@@ -65,7 +65,7 @@ func (b *toDeviceStep) handleKeyRequest(ev *toDevice) {
 	case "request":
 		if w := b.changeRequests(); req.Body.Algorithm == wire.AlgorithmMegolm && len(w.Keys) < maxKeyRequests && !slices.ContainsFunc(w.Keys, same) {
 			ref := store.SessionRef{RoomID: req.Body.RoomID, SessionID: req.Body.SessionID}
-			w.Keys = append(w.Keys, keyRequest{req.Device, req.RequestID, ref, d.eng.now().Unix()})
+			w.Keys = append(w.Keys, keyRequest{req.Device, req.RequestID, ref, d.core.Env.Now().Unix()})
 		}
 	case "request_cancellation":
 		w := b.changeRequests()
@@ -89,11 +89,11 @@ func (g *gossip) answerKeyRequests(ctx context.Context) error {
 	for i, req := range requests {
 		refs[i] = req.Ref
 	}
-	rows, err := g.eng.store.InboundSessions(ctx, g.acct.row, g.rowID, refs)
+	rows, err := g.Env.Store.InboundSessions(ctx, g.acct.Row, g.RowID, refs)
 	if err != nil {
 		return fmt.Errorf("load room keys that were asked for: %w", err)
 	}
-	notes, err := g.eng.store.Withheld(ctx, g.acct.row, g.rowID, refs)
+	notes, err := g.Env.Store.Withheld(ctx, g.acct.Row, g.RowID, refs)
 	if err != nil {
 		return fmt.Errorf("load withheld notes: %w", err)
 	}
@@ -114,7 +114,7 @@ func (g *gossip) answerKeyRequests(ctx context.Context) error {
 			return err
 		}
 		if over {
-			g.eng.counts.forwards.WithLabelValues("not_sent").Inc()
+			g.Env.Counts.Forwards.WithLabelValues("not_sent").Inc()
 			done = append(done, req)
 		}
 	}
@@ -129,7 +129,7 @@ func (g *gossip) answerKeyRequests(ctx context.Context) error {
 // gaveKey reports whether a device was sent a key within giveKeyEvery. The caller holds mu.
 func (g *gossip) gaveKey(key givenKey) bool {
 	last, ok := g.keysGiven[key]
-	return ok && g.eng.now().Sub(last) < giveKeyEvery
+	return ok && g.Env.Now().Sub(last) < giveKeyEvery
 }
 
 // rememberGivenKey remembers that a device was sent a key. The caller holds mu.
@@ -137,7 +137,7 @@ func (g *gossip) rememberGivenKey(key givenKey) {
 	if g.keysGiven == nil || len(g.keysGiven) >= maxNoKeys {
 		g.keysGiven = make(map[givenKey]time.Time)
 	}
-	g.keysGiven[key] = g.eng.now()
+	g.keysGiven[key] = g.Env.Now()
 }
 
 // forwardContent returns the m.forwarded_room_key of a room key; nil when nobody is known
@@ -172,9 +172,9 @@ func forwardContent(row *store.InboundSession, note store.WithheldNote) (json.Ra
 // right to it while a one-time key was claimed.
 func (g *gossip) forwardKey(ctx context.Context, req keyRequest, dev *trustcache.Device, content json.RawMessage) (answer, error) {
 	key := givenKey{req.Device, req.Ref}
-	g.mu.Lock()
+	g.Mu.Lock()
 	given, silent := g.gaveKey(key), g.host.hasNoKeys(dev)
-	g.mu.Unlock()
+	g.Mu.Unlock()
 	switch {
 	case content == nil || given:
 		return answerRefused, nil
@@ -186,16 +186,16 @@ func (g *gossip) forwardKey(ctx context.Context, req keyRequest, dev *trustcache
 	if err != nil {
 		return answerLater, fmt.Errorf("claim a one-time key: %w", err)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.Mu.Lock()
+	defer g.Mu.Unlock()
 	if !slices.Contains(g.requests.Keys, req) || g.gaveKey(key) {
 		return answerRefused, nil // the request was cancelled
 	}
 	if own, err := g.host.stillMayHold(ctx, dev); err != nil || own == nil {
 		return answerRefused, err
 	}
-	s := g.host.begin()
-	sealed, _, err := s.olmEncryptAll(ctx, "m.forwarded_room_key", content, to, claimed)
+	s := g.Begin()
+	sealed, _, err := g.host.olmEncryptAll(ctx, s, "m.forwarded_room_key", content, to, claimed)
 	if err != nil {
 		return answerLater, err
 	}
@@ -205,18 +205,18 @@ func (g *gossip) forwardKey(ctx context.Context, req keyRequest, dev *trustcache
 	}
 	rest := g.requests.clone()
 	rest.dropKeys(req)
-	if err := rest.store(g.part, s.ch); err != nil {
+	if err := rest.store(g.Device, s.Changes); err != nil {
 		return answerLater, err
 	}
-	s.ch.Outbox = olm.OutboxItems("m.room.encrypted", sealed, g.eng.now())
-	s.after(func() {
+	s.Changes.Outbox = olm.OutboxItems("m.room.encrypted", sealed, g.Env.Now())
+	s.After(func() {
 		g.requests = *rest
 		g.host.outboxFilled()
 		g.rememberGivenKey(key)
 	})
-	if err := s.commit(ctx, "a room key that was asked for"); err != nil {
+	if err := s.Commit(ctx, "a room key that was asked for"); err != nil {
 		return answerLater, err
 	}
-	g.eng.counts.forwards.WithLabelValues("sent").Inc()
+	g.Env.Counts.Forwards.WithLabelValues("sent").Inc()
 	return answerGiven, nil
 }

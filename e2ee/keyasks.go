@@ -32,7 +32,7 @@ type storedKeyAsk struct {
 
 // keepKeyAsks adds our requests to ch.
 func (g *gossip) keepKeyAsks(ch *store.Changes, asks map[store.SessionRef]*keyAsk) error {
-	name := identity.OfDevice(identity.SecretKeysAsked, g.ed25519)
+	name := identity.OfDevice(identity.SecretKeysAsked, g.Ed25519)
 	if len(asks) == 0 {
 		ch.DeleteSecrets = append(ch.DeleteSecrets, name)
 		return nil
@@ -45,7 +45,7 @@ func (g *gossip) keepKeyAsks(ch *store.Changes, asks map[store.SessionRef]*keyAs
 	if err != nil {
 		return fmt.Errorf("encode requests for room keys: %w", err)
 	}
-	ch.Secrets = append(ch.Secrets, store.Secret{Name: name, Value: raw, CreatedAt: g.eng.now()})
+	ch.Secrets = append(ch.Secrets, store.Secret{Name: name, Value: raw, CreatedAt: g.Env.Now()})
 	return nil
 }
 
@@ -54,7 +54,7 @@ func (g *gossip) loadKeyAsks(ctx context.Context) error {
 	if g.keyAsks != nil {
 		return nil
 	}
-	stored, err := g.eng.store.Secret(ctx, g.acct.row, identity.OfDevice(identity.SecretKeysAsked, g.ed25519))
+	stored, err := g.Env.Store.Secret(ctx, g.acct.Row, identity.OfDevice(identity.SecretKeysAsked, g.Ed25519))
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("load requests for room keys: %w", err)
 	}

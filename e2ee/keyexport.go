@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/keyfile"
 	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/internal/secret"
@@ -44,15 +45,15 @@ func (d *Device) ExportKeys(ctx context.Context, passphrase secret.String, w io.
 }
 
 func (d *Device) exportKeys(ctx context.Context, passphrase secret.String, rounds uint32, w io.Writer) error {
-	if d.mode != ModeProxied {
-		return ErrNotProxied
+	if d.core.Mode != core.ModeProxied {
+		return core.ErrNotProxied
 	}
 	out, err := keyfile.NewWriter(passphrase, rounds, w)
 	if err != nil {
 		return err
 	}
 	first := true
-	for row, err := range d.eng.store.AllInboundSessions(ctx, d.acct.row, d.rowID) {
+	for row, err := range d.core.Env.Store.AllInboundSessions(ctx, d.acct.Row, d.core.RowID) {
 		if err != nil {
 			return fmt.Errorf("load room keys: %w", err)
 		}

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/keyfile"
 	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/wire"
@@ -24,8 +25,8 @@ import (
 // returns a new reader of it. The keys prove nothing about senders: messages decrypted with
 // them are shown grey, source import.
 func (d *Device) ImportKeys(ctx context.Context, passphrase secret.String, open func() io.Reader) (Imported, error) {
-	if d.mode != ModeProxied {
-		return Imported{}, ErrNotProxied
+	if d.core.Mode != core.ModeProxied {
+		return Imported{}, core.ErrNotProxied
 	}
 	file, err := keyfile.Open(passphrase, open)
 	if err != nil {
@@ -39,7 +40,7 @@ func (d *Device) ImportKeys(ctx context.Context, passphrase secret.String, open 
 	var rows []store.InboundSession
 	held := 0
 	flush := func() error {
-		kept, err := d.keepKept(ctx, rows)
+		kept, err := d.megolmState.keepKept(ctx, rows)
 		out.Imported += kept
 		rows, held = rows[:0], 0
 		return err

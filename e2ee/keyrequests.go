@@ -35,8 +35,8 @@ const (
 
 // missedKeys records whether keys are missing, and returns how often keys were stored.
 func (g *gossip) missedKeys(missing bool) int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.Mu.Lock()
+	defer g.Mu.Unlock()
 	if missing {
 		g.askKeysLater()
 	}
@@ -45,12 +45,12 @@ func (g *gossip) missedKeys(missing bool) int {
 
 // askKeysLater requests missing keys after askKeysAfter. The caller holds mu.
 func (g *gossip) askKeysLater() {
-	if g.askTimer != nil || g.ctx == nil || g.ctx.Err() != nil {
+	if g.askTimer != nil || g.Ended() {
 		return
 	}
 	g.askTimer = time.AfterFunc(askKeysAfter, func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
+		g.Mu.Lock()
+		defer g.Mu.Unlock()
 		g.askTimer, g.askKeys = nil, true
 		g.host.kickLocked()
 	})
@@ -58,13 +58,13 @@ func (g *gossip) askKeysLater() {
 
 // requestKeys requests the keys that events still wait for.
 func (g *gossip) requestKeys(ctx context.Context) error {
-	g.mu.Lock()
+	g.Mu.Lock()
 	due := g.askKeys
-	g.mu.Unlock()
+	g.Mu.Unlock()
 	if !due || g.host.ownNow() != ownSigned {
 		return nil
 	}
-	own, err := g.acct.tracker.Own(ctx)
+	own, err := g.acct.Tracker.Own(ctx)
 	if err != nil {
 		return fmt.Errorf("look up who to ask for room keys: %w", err)
 	}
@@ -74,12 +74,12 @@ func (g *gossip) requestKeys(ctx context.Context) error {
 	others := g.confirmedOthers(own)
 	var refs []store.SessionRef
 	if len(others) > 0 {
-		if refs, err = g.eng.store.PendingSessions(ctx, g.acct.row, g.rowID, maxKeyAsks); err != nil {
+		if refs, err = g.Env.Store.PendingSessions(ctx, g.acct.Row, g.RowID, maxKeyAsks); err != nil {
 			return fmt.Errorf("look for room keys to ask for: %w", err)
 		}
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.Mu.Lock()
+	defer g.Mu.Unlock()
 	if err := g.loadKeyAsks(ctx); err != nil {
 		return err
 	}
@@ -88,14 +88,14 @@ func (g *gossip) requestKeys(ctx context.Context) error {
 		g.askKeys = false
 		return nil
 	}
-	s := g.host.begin()
+	s := g.Begin()
 	for ref, ask := range asks {
-		s.ch.Outbox = append(s.ch.Outbox, g.keyRequestItems(ask, "", keyRequestContent(g.id, ref, ask))...)
+		s.Changes.Outbox = append(s.Changes.Outbox, g.keyRequestItems(ask, "", keyRequestContent(g.ID, ref, ask))...)
 	}
-	if err := g.keepKeyAsks(s.ch, all); err != nil {
+	if err := g.keepKeyAsks(s.Changes, all); err != nil {
 		return err
 	}
-	s.after(func() {
+	s.After(func() {
 		g.keyAsks, g.askKeys = all, false
 		g.host.outboxFilled()
 		if more {
@@ -103,14 +103,14 @@ func (g *gossip) requestKeys(ctx context.Context) error {
 		}
 		g.host.kickLocked()
 	})
-	return s.commit(ctx, "requests for room keys")
+	return s.Commit(ctx, "requests for room keys")
 }
 
 // newKeyAsks makes requests for those of the keys that were not requested of all other
 // devices. It returns all requests (all), the new ones (asks), and whether there are more
 // to make. The caller holds mu.
 func (g *gossip) newKeyAsks(refs []store.SessionRef, others []*trustcache.Device) (all, asks map[store.SessionRef]*keyAsk, more bool) {
-	now := g.eng.now()
+	now := g.Env.Now()
 	all = maps.Clone(g.keyAsks)
 	maps.DeleteFunc(all, func(_ store.SessionRef, ask *keyAsk) bool { return !now.Before(ask.until) })
 	asks = make(map[store.SessionRef]*keyAsk)
@@ -155,10 +155,10 @@ func (g *gossip) keyRequestItems(ask *keyAsk, but id.DeviceID, content json.RawM
 	var messages []olm.Message
 	for dev := range ask.to {
 		if dev != but {
-			messages = append(messages, olm.Message{To: &trustcache.Device{UserID: g.acct.user, DeviceID: dev}, Content: content})
+			messages = append(messages, olm.Message{To: &trustcache.Device{UserID: g.acct.User, DeviceID: dev}, Content: content})
 		}
 	}
-	return olm.OutboxItems("m.room_key_request", messages, g.eng.now())
+	return olm.OutboxItems("m.room_key_request", messages, g.Env.Now())
 }
 
 // cancelKeyAsks cancels the requests for keys that ch stores, in the same write
@@ -183,7 +183,7 @@ func (g *gossip) cancelKeyAsks(ctx context.Context, ch *store.Changes, by map[st
 		delete(rest, ref)
 		ch.Outbox = append(ch.Outbox, g.keyRequestItems(ask, by[ref], strictjson.Object{
 			{Name: "action", Value: strictjson.Quote("request_cancellation")}, {Name: "request_id", Value: strictjson.Quote(ask.id)},
-			{Name: "requesting_device_id", Value: strictjson.Quote(g.id.String())},
+			{Name: "requesting_device_id", Value: strictjson.Quote(g.ID.String())},
 		}.Encode())...)
 	}
 	if len(answered) == 0 {
@@ -204,10 +204,10 @@ func (b *toDeviceStep) keepForwards(ctx context.Context) error {
 	if len(b.forwards) == 0 {
 		return nil
 	}
-	if err := b.d.loadKeyAsks(ctx); err != nil {
+	if err := b.d.gossip.loadKeyAsks(ctx); err != nil {
 		return err
 	}
-	own, err := b.d.acct.tracker.Own(ctx)
+	own, err := b.d.acct.Tracker.Own(ctx)
 	if err != nil {
 		return fmt.Errorf("look up who sent a room key: %w", err)
 	}
@@ -215,14 +215,14 @@ func (b *toDeviceStep) keepForwards(ctx context.Context) error {
 	var refs []store.SessionRef
 	from := make(map[store.SessionRef]id.DeviceID)
 	for _, msg := range b.forwards {
-		row, dev := b.d.forwardedKey(msg, own)
+		row, dev := b.d.gossip.forwardedKey(msg, own)
 		if dev == "" {
 			b.countRefusedForward()
 			continue
 		}
 		rows, refs, from[row.SessionRef] = append(rows, row), append(refs, row.SessionRef), dev
 	}
-	known, err := b.d.eng.store.InboundSessions(ctx, b.d.acct.row, b.d.rowID, refs)
+	known, err := b.d.core.Env.Store.InboundSessions(ctx, b.d.acct.Row, b.d.core.RowID, refs)
 	if err != nil {
 		return fmt.Errorf("load room keys: %w", err)
 	}
@@ -239,17 +239,17 @@ func (b *toDeviceStep) keepForwards(ctx context.Context) error {
 			b.countRefusedForward() // also a key that contradicts a stored one (attack A12)
 			continue
 		}
-		row.ReceivedAt = b.d.eng.now()
+		row.ReceivedAt = b.d.core.Env.Now()
 		known[row.SessionRef] = row
 		b.keepRoomKey(row)
 		b.forwardedBy[row.SessionRef] = from[row.SessionRef]
-		b.d.eng.counts.forwards.WithLabelValues("received").Inc()
+		b.d.core.Env.Counts.Forwards.WithLabelValues("received").Inc()
 	}
 	return nil
 }
 
 func (b *toDeviceStep) countRefusedForward() {
-	b.d.eng.counts.forwards.WithLabelValues("refused").Inc()
+	b.d.core.Env.Counts.Forwards.WithLabelValues("refused").Inc()
 }
 
 // forwardedKey parses an m.forwarded_room_key that came over Olm. It returns no device if
@@ -265,7 +265,7 @@ func (g *gossip) forwardedKey(msg *olm.Received, own *trustcache.User) (store.In
 	sessionID, _ := data.Text("session_id")
 	ref := store.SessionRef{RoomID: id.RoomID(room), SessionID: id.SessionID(sessionID)}
 	ask := g.keyAsks[ref]
-	if ask == nil || !g.eng.now().Before(ask.until) {
+	if ask == nil || !g.Env.Now().Before(ask.until) {
 		return none, ""
 	}
 	dev := own.DeviceByCurve25519(msg.SenderKey)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
 )
@@ -46,25 +47,25 @@ func (p *publication) recordUpload(err error) {
 	if up, ok := refused(err); ok {
 		p.trial.err = up
 		p.trial.refusals++
-		p.trial.next = p.eng.now().Add(p.trial.failures.Next(upkeepPauses()))
+		p.trial.next = p.Env.Now().Add(p.trial.failures.Next(upkeepPauses()))
 	}
 }
 
 // uploadStands returns the last refusal while it is too early to retry; otherwise every
 // sync would upload again.
 func (p *publication) uploadStands() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.trial.refusals < refusalsTold || !p.eng.now().Before(p.trial.next) {
+	p.Mu.Lock()
+	defer p.Mu.Unlock()
+	if p.trial.refusals < refusalsTold || !p.Env.Now().Before(p.trial.next) {
 		return nil
 	}
-	return fmt.Errorf("%w: %w", ErrKeysRefused, p.trial.err)
+	return fmt.Errorf("%w: %w", core.ErrKeysRefused, p.trial.err)
 }
 
 // keysRefused returns the refusal of the device's keys, if the homeserver keeps refusing.
 func (p *publication) keysRefused() *wire.UpstreamError {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.Mu.Lock()
+	defer p.Mu.Unlock()
 	if p.trial.refusals < refusalsTold {
 		return nil
 	}

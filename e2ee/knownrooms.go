@@ -9,8 +9,8 @@ import (
 // LoadRooms loads what is stored of rooms, with one query, for [Device.KnownEncrypted]. It
 // returns of how many of them anything is known, from a sync or a request.
 func (d *Device) LoadRooms(ctx context.Context, rooms []id.RoomID) (heard int, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
 	updates := make([]RoomUpdate, 0, len(rooms))
 	for _, room := range rooms {
 		if d.roomTable.known[room] != nil {
@@ -19,7 +19,7 @@ func (d *Device) LoadRooms(ctx context.Context, rooms []id.RoomID) (heard int, e
 		}
 		updates = append(updates, RoomUpdate{RoomID: room})
 	}
-	if err := d.loadRooms(ctx, updates); err != nil {
+	if err := d.roomTable.loadRooms(ctx, updates); err != nil {
 		return 0, err
 	}
 	for _, u := range updates {

@@ -22,13 +22,13 @@ import (
 // withEarlierChanges adds the earlier device-list changes to an update that gives the
 // device its first position.
 func (d *Device) withEarlierChanges(ctx context.Context, u SyncUpdate, own bool) (SyncUpdate, error) {
-	d.mu.Lock()
-	first := d.record.row.SyncPosition == ""
-	d.mu.Unlock()
+	d.core.Mu.Lock()
+	first := d.core.Record.Row.SyncPosition == ""
+	d.core.Mu.Unlock()
 	if _, moves := nextPosition(u, own); !first || !moves {
 		return u, nil
 	}
-	tracked, err := d.eng.store.TrackedUsers(ctx, d.acct.row)
+	tracked, err := d.core.Env.Store.TrackedUsers(ctx, d.acct.Row)
 	if err != nil {
 		return u, fmt.Errorf("load tracked users: %w", err)
 	}
@@ -37,7 +37,7 @@ func (d *Device) withEarlierChanges(ctx context.Context, u SyncUpdate, own bool)
 	}
 	changed, left, err := d.changesUntil(ctx, u.NextBatch)
 	if err != nil {
-		d.eng.log.Info().Err(err).Msg("All device lists are asked for again")
+		d.core.Env.Log.Info().Err(err).Msg("All device lists are asked for again")
 		changed, left = tracked, nil
 	}
 	u.Changed = slices.Concat(u.Changed, changed)
@@ -48,13 +48,13 @@ func (d *Device) withEarlierChanges(ctx context.Context, u SyncUpdate, own bool)
 // changesUntil asks the homeserver for the device-list changes between the position of any
 // other device of the account and a position of this one.
 func (d *Device) changesUntil(ctx context.Context, to string) (changed, left []id.UserID, err error) {
-	devices, err := d.eng.store.Devices(ctx, d.acct.row)
+	devices, err := d.core.Env.Store.Devices(ctx, d.acct.Row)
 	if err != nil {
 		return nil, nil, fmt.Errorf("load devices: %w", err)
 	}
 	var from string
 	for i := range devices {
-		if devices[i].ID != d.rowID && devices[i].SyncPosition != "" {
+		if devices[i].ID != d.core.RowID && devices[i].SyncPosition != "" {
 			from = devices[i].SyncPosition
 		}
 	}
@@ -65,7 +65,7 @@ func (d *Device) changesUntil(ctx context.Context, to string) (changed, left []i
 		Changed []id.UserID `json:"changed"`
 		Left    []id.UserID `json:"left"`
 	}
-	err = d.call(ctx, wire.Request{
+	err = d.core.Call(ctx, wire.Request{
 		Op: "read device list changes", Method: http.MethodGet, Path: mautrix.ClientURLPath{"v3", "keys", "changes"},
 		Query: map[string]string{"from": from, "to": to}, Result: &resp, Large: true,
 	})

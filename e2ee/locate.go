@@ -26,9 +26,9 @@ func (d *Device) locateWarnings(ctx context.Context) error {
 	if err != nil || (len(wanted) == 0 && !own) {
 		return err
 	}
-	d.mu.Lock()
-	synced := d.record.row.SyncPosition != ""
-	d.mu.Unlock()
+	d.core.Mu.Lock()
+	synced := d.core.Record.Row.SyncPosition != ""
+	d.core.Mu.Unlock()
 	if !synced {
 		return nil // the device does not know its rooms yet
 	}
@@ -55,9 +55,9 @@ func (d *Device) locateWarnings(ctx context.Context) error {
 	}
 	d.acct.setPlaces(wanted, rooms)
 	for _, other := range d.acct.proxied() {
-		other.mu.Lock()
-		other.wakeWaiting()
-		other.mu.Unlock()
+		other.core.Mu.Lock()
+		other.clientState.wakeWaiting()
+		other.core.Mu.Unlock()
 	}
 	return nil
 }
@@ -76,7 +76,7 @@ func (d *Device) unlocated(ctx context.Context) (wanted map[id.UserID][]id.RoomI
 	for i := range rows {
 		user := rows[i].UserID
 		switch {
-		case user == d.acct.user || user == "":
+		case user == d.acct.User || user == "":
 			own = own || !chosen
 		case known[user] == nil:
 			wanted[user] = []id.RoomID{}
@@ -88,14 +88,14 @@ func (d *Device) unlocated(ctx context.Context) (wanted map[id.UserID][]id.RoomI
 // joinedEncrypted returns the encrypted rooms that the user has joined, first the one that
 // this device wrote in last.
 func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
-	known, err := d.eng.store.Rooms(ctx, d.acct.row, d.rowID, nil)
+	known, err := d.core.Env.Store.Rooms(ctx, d.acct.Row, d.core.RowID, nil)
 	if err != nil {
 		return nil, fmt.Errorf("load rooms: %w", err)
 	}
 	var joined struct {
 		Rooms []id.RoomID `json:"joined_rooms"`
 	}
-	err = d.call(ctx, wire.Request{
+	err = d.core.Call(ctx, wire.Request{
 		Op: "read the joined rooms", Method: http.MethodGet,
 		Path: mautrix.ClientURLPath{"v3", "joined_rooms"}, Result: &joined, Large: true,
 	})
@@ -110,8 +110,8 @@ func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
 	rooms := slices.DeleteFunc(joined.Rooms, func(r id.RoomID) bool {
 		return known[r].Algorithm == "" && facts[r].Algorithm == ""
 	})
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
 	used := func(r id.RoomID) time.Time {
 		if out := d.megolmState.outbound[r]; out != nil {
 			return out.row.CreatedAt
@@ -154,7 +154,7 @@ func (a *account) setPlaces(found map[id.UserID][]id.RoomID, rooms []id.RoomID) 
 func (a *account) forgetPlaces(room id.RoomID, user id.UserID) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if user == a.user {
+	if user == a.User {
 		if room == a.noticeRoom {
 			a.noticeRoom = ""
 		}

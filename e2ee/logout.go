@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
@@ -24,7 +25,7 @@ func (e *Engine) UnknownToken(ctx context.Context, user id.UserID, device id.Dev
 	d := e.loaded(deviceKey{user, device})
 	var current secret.String
 	if d != nil {
-		current = d.currentToken()
+		current = d.core.CurrentToken()
 	} else {
 		var err error
 		if current, err = e.storedToken(ctx, user, device); err != nil {
@@ -34,7 +35,7 @@ func (e *Engine) UnknownToken(ctx context.Context, user id.UserID, device id.Dev
 	if current != token || current.IsZero() {
 		return nil
 	}
-	ctx, cancel := detach(ctx, detachedFor)
+	ctx, cancel := core.Detach(ctx, core.DetachedFor)
 	defer cancel()
 	switch e.askEnd(ctx, token) {
 	case endAlive, endUnknown:
@@ -43,7 +44,7 @@ func (e *Engine) UnknownToken(ctx context.Context, user id.UserID, device id.Dev
 		soft = true
 	case endGone:
 	}
-	if d != nil && !d.dropToken(token) || soft {
+	if d != nil && !d.core.DropToken(token) || soft {
 		return nil
 	}
 	return e.forgetDead(ctx, user, device, token)
@@ -51,14 +52,14 @@ func (e *Engine) UnknownToken(ctx context.Context, user id.UserID, device id.Dev
 
 // storedToken returns the token of a device that is not loaded; empty when there is none.
 func (e *Engine) storedToken(ctx context.Context, user id.UserID, device id.DeviceID) (secret.String, error) {
-	row, err := e.store.LookupAccount(ctx, user)
+	row, err := e.env.Store.LookupAccount(ctx, user)
 	if errors.Is(err, store.ErrNotFound) {
 		return secret.String{}, nil
 	}
 	if err != nil {
 		return secret.String{}, fmt.Errorf("load account: %w", err)
 	}
-	dev, err := e.store.Device(ctx, row, device)
+	dev, err := e.env.Store.Device(ctx, row, device)
 	if errors.Is(err, store.ErrNotFound) {
 		return secret.String{}, nil
 	}
@@ -66,18 +67,6 @@ func (e *Engine) storedToken(ctx context.Context, user id.UserID, device id.Devi
 		return secret.String{}, fmt.Errorf("load device: %w", err)
 	}
 	return dev.Token, nil
-}
-
-// dropToken stops the use of a token and reports whether the device has none left. A
-// refreshed token replaces it, if there is one.
-func (p *part) dropToken(used secret.String) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.record.token != used {
-		return false
-	}
-	p.record.token, p.record.nextToken = p.record.nextToken, secret.String{}
-	return p.record.token.IsZero()
 }
 
 // tokenGone reports whether the device's session has ended, as an error of one of its
@@ -90,16 +79,16 @@ func (d *Device) tokenGone(used secret.String, err error) bool {
 	}
 	end := endSoft
 	if up.ErrCode == "M_UNKNOWN_TOKEN" {
-		if end = d.eng.askEnd(d.eng.ctx, used); end == endAlive || end == endUnknown {
+		if end = d.eng.askEnd(d.core.Env.Context, used); end == endAlive || end == endUnknown {
 			return false
 		}
 	}
-	if !d.dropToken(used) {
+	if !d.core.DropToken(used) {
 		return false
 	}
 	if end == endGone && !up.SoftLogout {
-		if err := d.eng.forgetDead(d.eng.ctx, d.acct.user, d.id, used); err != nil {
-			d.eng.log.Error().Err(err).Msg("Keys of a logged-out device could not be discarded")
+		if err := d.eng.forgetDead(d.core.Env.Context, d.acct.User, d.core.ID, used); err != nil {
+			d.core.Env.Log.Error().Err(err).Msg("Keys of a logged-out device could not be discarded")
 		}
 	}
 	return true

@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
 )
@@ -76,24 +77,24 @@ func (rt *roomTable) memberships(ctx context.Context, roomID id.RoomID) (map[id.
 // listMembers is memberships with one request at most. An outdated list is an error; the
 // last try accepts one that only misses arrivals, since invites may fail silently.
 func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (map[id.UserID]string, error) {
-	d.mu.Lock()
-	r, err := d.roomState(ctx, roomID)
+	d.core.Mu.Lock()
+	r, err := d.roomTable.roomState(ctx, roomID)
 	if err != nil {
-		d.mu.Unlock()
+		d.core.Mu.Unlock()
 		return nil, err
 	}
-	said := d.eng.accepted.inRoom(roomID, d.eng.now())
-	if said.hasLeft(d.acct.user) {
-		d.mu.Unlock()
-		return nil, ErrNotJoined // also if a list says otherwise: it may be older
+	said := d.eng.accepted.inRoom(roomID, d.core.Env.Now())
+	if said.hasLeft(d.acct.User) {
+		d.core.Mu.Unlock()
+		return nil, core.ErrNotJoined // also if a list says otherwise: it may be older
 	}
 	if r.members != nil && said.listsRemoved(r.members) {
 		r.forgetMembers() // removed by another client; this device has not seen it yet
 	}
 	if r.members != nil {
-		defer d.mu.Unlock()
-		if r.members[d.acct.user] != "join" {
-			return nil, ErrNotJoined
+		defer d.core.Mu.Unlock()
+		if r.members[d.acct.User] != "join" {
+			return nil, core.ErrNotJoined
 		}
 		d.eng.lists.used(d, roomID)
 		return maps.Clone(r.members), nil
@@ -102,14 +103,14 @@ func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (
 		r.loading = &memberFetch{late: make(map[id.UserID]string)}
 	}
 	fetch := r.loading // shared by all who fetch at the same time
-	d.mu.Unlock()
+	d.core.Mu.Unlock()
 
-	members, err := d.fetchMembers(ctx, roomID)
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	members, err := d.roomTable.fetchMembers(ctx, roomID)
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
 	if err == nil && r.loading == fetch {
 		maps.Copy(members, fetch.late)
-		err = d.eng.accepted.inRoom(roomID, d.eng.now()).checkList(members, d.acct.user, last)
+		err = d.eng.accepted.inRoom(roomID, d.core.Env.Now()).checkList(members, d.acct.User, last)
 	}
 	switch {
 	case err != nil:
@@ -122,7 +123,7 @@ func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (
 		return nil, errRoomChanged
 	default:
 		r.members, r.loading = members, nil
-		d.eng.accepted.confirm(roomID, d.acct.user, "join") // a later list without it is not outdated
+		d.eng.accepted.confirm(roomID, d.acct.User, "join") // a later list without it is not outdated
 		d.eng.lists.loaded(d, roomID, len(members))
 	}
 	return maps.Clone(r.members), nil
@@ -138,7 +139,7 @@ func (rt *roomTable) fetchMembers(ctx context.Context, roomID id.RoomID) (map[id
 			} `json:"content"`
 		} `json:"chunk"`
 	}
-	err := rt.call(ctx, wire.Request{
+	err := rt.Call(ctx, wire.Request{
 		Op: "read the room's members", Method: http.MethodGet,
 		Path:  mautrix.ClientURLPath{"v3", "rooms", roomID, "members"},
 		Query: map[string]string{"not_membership": "leave"}, Result: &resp, Large: true,

@@ -10,30 +10,31 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
 )
 
 // applyMember stages a membership event. A user who leaves may have the key, so the session
 // is discarded (requirements 9.3, 9.4). In a limited sync every membership but join may
 // hide a departure.
-func (s *step) applyMember(ctx context.Context, roomID id.RoomID, user id.UserID, membership string, limited bool) error {
-	r, err := s.room(ctx, roomID)
+func (d *Device) applyMember(ctx context.Context, s *core.Step, roomID id.RoomID, user id.UserID, membership string, limited bool) error {
+	r, err := d.roomTable.change(ctx, s, roomID)
 	if err != nil {
 		return err
 	}
-	if s.d.acct.forgetPlaces(roomID, user) {
-		s.after(s.d.kickLocked)
+	if d.acct.forgetPlaces(roomID, user) {
+		s.After(d.kickLocked)
 	}
 	departed := membership != "join" && (limited || membership != "invite")
 	was, listed := r.membership(user)
 	if departed && (!listed || present(was)) {
 		r.narrowed++
 	}
-	if departed && r.encrypted && s.d.mayHaveKey(roomID, user, !listed || present(was)) {
-		s.discard(roomID)
+	if departed && r.encrypted && d.megolmState.mayHaveKey(roomID, user, !listed || present(was)) {
+		d.megolmState.discard(s, roomID)
 	}
 	r.setMembership(user, membership)
-	if s.d.eng.accepted.isOutdated(roomID, user, membership, s.d.eng.now()) {
+	if d.eng.accepted.isOutdated(roomID, user, membership, d.core.Env.Now()) {
 		r.forgetMembers()
 	}
 	return nil
@@ -47,13 +48,13 @@ func (m *megolmState) mayHaveKey(roomID id.RoomID, user id.UserID, listed bool) 
 }
 
 // discard stages that the room's outbound session is not used again.
-func (s *step) discard(roomID id.RoomID) {
-	if slices.Contains(s.ch.DiscardOutbound, roomID) {
+func (m *megolmState) discard(s *core.Step, roomID id.RoomID) {
+	if slices.Contains(s.Changes.DiscardOutbound, roomID) {
 		return
 	}
-	s.ch.DiscardOutbound = append(s.ch.DiscardOutbound, roomID)
-	s.after(func() {
-		if out := s.d.megolmState.outbound[roomID]; out != nil {
+	s.Changes.DiscardOutbound = append(s.Changes.DiscardOutbound, roomID)
+	s.After(func() {
+		if out := m.outbound[roomID]; out != nil {
 			out.row.Discard = true
 		}
 	})
@@ -64,26 +65,26 @@ func (s *step) discard(roomID id.RoomID) {
 // member lists are refused from now on.
 func (d *Device) NoteMembership(ctx context.Context, roomID id.RoomID, user id.UserID, membership string) error {
 	if user == "" {
-		user = d.acct.user
+		user = d.acct.User
 	}
-	d.PublishWithin(0)
+	d.publication.publishWithin(0)
 	ctx = context.WithoutCancel(ctx)
-	d.eng.accepted.record(roomID, user, membership, d.eng.now())
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.eng.accepted.record(roomID, user, membership, d.core.Env.Now())
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
 	d.roomTable.news++
-	r, err := d.roomState(ctx, roomID)
+	r, err := d.roomTable.roomState(ctx, roomID)
 	if err != nil {
 		return err // the room is not in memory: its members are fetched
 	}
-	s := d.begin()
-	if err := s.applyMember(ctx, roomID, user, membership, false); err != nil {
+	s := d.core.Begin()
+	if err := d.applyMember(ctx, s, roomID, user, membership, false); err != nil {
 		return err
 	}
-	if user == d.acct.user && (membership == "join" || membership == "leave") {
-		s.known(roomID).forgetMembers() // the members known before the own user joined or left do not count
+	if user == d.acct.User && (membership == "join" || membership == "leave") {
+		d.roomTable.changeKnown(s, roomID).forgetMembers() // the members known before the own user joined or left do not count
 	}
-	if err := s.commitRooms(ctx); err != nil {
+	if err := commitRooms(ctx, s); err != nil {
 		r.forgetMembers() // the change has happened nevertheless: the members are fetched again
 		return err
 	}
@@ -103,18 +104,18 @@ type audience struct {
 // joined, and those who are invited if the history visibility lets invited users read
 // (requirement 4.7). The list is complete, or there is an error (requirement 7.6).
 func (d *Device) recipients(ctx context.Context, roomID id.RoomID) (*audience, error) {
-	d.mu.Lock()
-	r, err := d.roomState(ctx, roomID)
+	d.core.Mu.Lock()
+	r, err := d.roomTable.roomState(ctx, roomID)
 	if err != nil {
-		d.mu.Unlock()
+		d.core.Mu.Unlock()
 		return nil, err
 	}
 	to := &audience{room: r, narrowed: r.narrowed}
-	d.mu.Unlock()
-	if to.visibility, err = d.visibility(ctx, roomID); err != nil {
+	d.core.Mu.Unlock()
+	if to.visibility, err = d.roomTable.visibility(ctx, roomID); err != nil {
 		return nil, err
 	}
-	members, err := d.memberships(ctx, roomID)
+	members, err := d.roomTable.memberships(ctx, roomID)
 	if err != nil {
 		return nil, err
 	}
@@ -135,19 +136,19 @@ func (rt *roomTable) current(roomID id.RoomID, to *audience) bool {
 
 // visibility returns the room's history visibility, fetched if it is not known.
 func (rt *roomTable) visibility(ctx context.Context, roomID id.RoomID) (string, error) {
-	rt.mu.Lock()
+	rt.Mu.Lock()
 	r, err := rt.roomState(ctx, roomID)
 	if err != nil {
-		rt.mu.Unlock()
+		rt.Mu.Unlock()
 		return "", err
 	}
 	if r.visibility != "" {
-		defer rt.mu.Unlock()
+		defer rt.Mu.Unlock()
 		return r.visibility, nil
 	}
-	rt.mu.Unlock()
+	rt.Mu.Unlock()
 	var content json.RawMessage
-	err = rt.call(ctx, wire.Request{
+	err = rt.Call(ctx, wire.Request{
 		Op: "read the room's history visibility", Method: http.MethodGet,
 		Path:   mautrix.ClientURLPath{"v3", "rooms", roomID, "state", wire.TypeVisibility, ""},
 		Result: &content,
@@ -159,14 +160,14 @@ func (rt *roomTable) visibility(ctx context.Context, roomID id.RoomID) (string, 
 	if err != nil {
 		return "", err
 	}
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
+	rt.Mu.Lock()
+	defer rt.Mu.Unlock()
 	if r.visibility == "" { // a sync in between is newer
-		s := rt.host.begin()
-		if err := s.applyVisibility(ctx, roomID, visibilityOf(content)); err != nil {
+		s := rt.Begin()
+		if err := rt.applyVisibility(ctx, s, roomID, visibilityOf(content)); err != nil {
 			return "", err
 		}
-		if err := s.commitRooms(ctx); err != nil {
+		if err := commitRooms(ctx, s); err != nil {
 			return "", err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/locks"
 )
 
@@ -17,16 +18,16 @@ import (
 
 // inUse records that a client uses the device.
 func (sc *schedule) inUse() {
-	sc.mu.Lock()
-	defer sc.mu.Unlock()
-	sc.usedAt = sc.eng.now()
+	sc.Mu.Lock()
+	defer sc.Mu.Unlock()
+	sc.usedAt = sc.Env.Now()
 }
 
 // unused reports whether no client has used the device since a time, and none syncs now.
 func (sc *schedule) unused(since time.Time) bool {
-	sc.mu.Lock()
+	sc.Mu.Lock()
 	used := sc.usedAt
-	sc.mu.Unlock()
+	sc.Mu.Unlock()
 	return used.Before(since) && sc.live.unusedSince(since)
 }
 
@@ -40,13 +41,13 @@ func (l *liveness) unusedSince(since time.Time) bool {
 // putToSleep makes devices fall asleep that no client uses any more, so that the rounds
 // unload them.
 func (e *Engine) putToSleep() {
-	since := e.now().Add(-e.opts.IdleAfter)
+	since := e.env.Now().Add(-e.opts.IdleAfter)
 	e.mu.Lock()
 	var idle []*Device
 	for key, d := range e.devices {
 		switch {
-		case !d.unused(since):
-		case d.mode == ModeProxied:
+		case !d.schedule.unused(since):
+		case d.core.Mode == core.ModeProxied:
 			d.hasClient = false
 			idle = append(idle, d)
 		default: // no round visits it, and all of it is stored
@@ -64,11 +65,11 @@ func (e *Engine) putToSleep() {
 func (e *Engine) recordUnloaded(d *Device) {
 	// A request that has used this Device for longer than IdleAfter stores nothing and
 	// returns nothing: another Device may exist by then.
-	d.mustReload.Store(true)
+	d.core.MustReload.Store(true)
 	if e.gone == nil {
 		e.gone = make(map[int64]struct{})
 	}
-	e.gone[d.rowID] = struct{}{}
+	e.gone[d.core.RowID] = struct{}{}
 }
 
 // forgetUnloaded removes cache entries of unloaded devices.
@@ -77,7 +78,7 @@ func (e *Engine) forgetUnloaded() {
 	gone := e.gone
 	e.gone = nil
 	for _, d := range e.devices {
-		delete(gone, d.rowID) // it was loaded again
+		delete(gone, d.core.RowID) // it was loaded again
 	}
 	e.mu.Unlock()
 	if len(gone) == 0 {
@@ -174,7 +175,7 @@ func (e *Engine) dropLists(ctx context.Context) {
 		case <-e.lists.wake:
 		}
 		for _, key := range e.lists.next() {
-			key.device.dropList(key.room)
+			key.device.roomTable.dropList(key.room)
 		}
 	}
 }
@@ -182,8 +183,8 @@ func (e *Engine) dropLists(ctx context.Context) {
 // dropList removes the member list of a room from memory. That does not count as somebody
 // leaving.
 func (rt *roomTable) dropList(room id.RoomID) {
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
+	rt.Mu.Lock()
+	defer rt.Mu.Unlock()
 	if r := rt.known[room]; r != nil {
 		r.members = nil
 	}
@@ -191,8 +192,8 @@ func (rt *roomTable) dropList(room id.RoomID) {
 
 // roomIDs returns the rooms in memory.
 func (rt *roomTable) roomIDs() []id.RoomID {
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
+	rt.Mu.Lock()
+	defer rt.Mu.Unlock()
 	out := make([]id.RoomID, 0, len(rt.known))
 	for room := range rt.known {
 		out = append(out, room)

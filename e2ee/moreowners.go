@@ -17,7 +17,7 @@ func (m *megolmState) loadMoreOwners(ctx context.Context, want []store.OwnersRef
 	if len(want) == 0 {
 		return megolm.NewMoreOwners(nil), nil
 	}
-	rows, err := m.eng.store.MoreOwners(ctx, m.acct.row, m.rowID, want)
+	rows, err := m.Env.Store.MoreOwners(ctx, m.acct.Row, m.RowID, want)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +119,7 @@ func (m *megolmState) findMoreOwners(ctx context.Context, jobs []*eventJob) erro
 			continue
 		}
 		if bridges == nil {
-			bridges = bridgesOf(m.eng.opts.Policy().Bridges)
+			bridges = bridgesOf(m.Env.Policy().Bridges)
 		}
 		s.mu.Lock()
 		for _, user := range append([]id.UserID{job.sender}, bridges...) {

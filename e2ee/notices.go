@@ -13,6 +13,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -95,8 +96,8 @@ func (c *clientState) noticesWait(ctx context.Context, since string) (bool, erro
 	if err != nil {
 		return false, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.Mu.Lock()
+	defer c.Mu.Unlock()
 	for i := range warnings {
 		if c.toShow(&warnings[i], since) {
 			return true, nil
@@ -126,8 +127,8 @@ func (c *clientState) noticesFor(ctx context.Context, since, next string) (map[i
 	if err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.Mu.Lock()
+	defer c.Mu.Unlock()
 	out := make(map[id.RoomID][]json.RawMessage)
 	noticed := make(map[string]string, len(warnings))
 	shown := 0
@@ -150,12 +151,12 @@ func (c *clientState) noticesFor(ctx context.Context, since, next string) (map[i
 	if maps.Equal(noticed, c.noticed) {
 		return out, nil
 	}
-	s := c.host.begin()
-	if s.row().Meta, err = json.Marshal(deviceMeta{Notices: noticed, Begun: c.host.begunToKeep(), Fallback: c.host.servedFallback()}); err != nil {
+	s := c.Begin()
+	if s.Row().Meta, err = json.Marshal(deviceMeta{Notices: noticed, Begun: c.host.begunToKeep(), Fallback: c.host.servedFallback()}); err != nil {
 		return nil, fmt.Errorf("encode notices: %w", err)
 	}
-	s.after(func() { c.noticed = noticed })
-	if err := s.commit(ctx, "notices"); err != nil {
+	s.After(func() { c.noticed = noticed })
+	if err := s.Commit(ctx, "notices"); err != nil {
 		return nil, err
 	}
 	return out, nil
@@ -163,7 +164,7 @@ func (c *clientState) noticesFor(ctx context.Context, since, next string) (map[i
 
 // placed returns the pending warnings with the rooms that show them, as far as known.
 func (d *Device) placed(ctx context.Context) ([]Warning, error) {
-	if d.acct.settings().NoNotices {
+	if d.acct.Settings().NoNotices {
 		return nil, nil
 	}
 	all, err := d.warnings(ctx)
@@ -175,7 +176,7 @@ func (d *Device) placed(ctx context.Context) ([]Warning, error) {
 	d.acct.mu.Unlock()
 	for i := range all {
 		w := &all[i]
-		if own != "" && (w.UserID == "" || w.UserID == d.acct.user) {
+		if own != "" && (w.UserID == "" || w.UserID == d.acct.User) {
 			w.RoomIDs = []id.RoomID{own}
 		}
 		w.RoomIDs = w.RoomIDs[:min(len(w.RoomIDs), maxNoticeRooms)]
@@ -199,14 +200,14 @@ func (d *Device) NoticePlace(ctx context.Context, room id.RoomID, event id.Event
 	if err != nil || w == nil {
 		return "", err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
 	return strings.TrimPrefix(d.clientState.noticed[w.ID], gotNotice), nil
 }
 
 // noticeOf returns the pending warning of a notice; nil when there is none.
 func (d *Device) noticeOf(ctx context.Context, room id.RoomID, event id.EventID) (*Warning, error) {
-	if d.mode != ModeProxied {
+	if d.core.Mode != core.ModeProxied {
 		return nil, nil
 	}
 	warnings, err := d.placed(ctx)
@@ -232,7 +233,6 @@ type clientState struct {
 
 // clientStateHost is what clientState needs of the other parts.
 type clientStateHost interface {
-	begin() *step
 	begunToKeep() []id.Curve25519
 	placed(ctx context.Context) ([]Warning, error)
 	servedFallback() id.Curve25519

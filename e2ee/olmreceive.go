@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/store"
 )
@@ -16,7 +17,7 @@ func (o *olmState) loadOlmSessions(ctx context.Context, keys []id.Curve25519) (*
 	for i, k := range keys {
 		names[i] = k.String()
 	}
-	rows, err := o.eng.store.OlmSessions(ctx, o.acct.row, o.rowID, names)
+	rows, err := o.Env.Store.OlmSessions(ctx, o.acct.Row, o.RowID, names)
 	if err != nil {
 		return nil, fmt.Errorf("load Olm sessions: %w", err)
 	}
@@ -25,27 +26,27 @@ func (o *olmState) loadOlmSessions(ctx context.Context, keys []id.Curve25519) (*
 
 // decryptOlm decrypts one message addressed to us, and stages what changed. If it fails,
 // nothing changed (requirement 6.13). The caller holds mu.
-func (o *olmState) decryptOlm(ev *olm.Event, sessions *olm.Sessions, seen map[[32]byte]bool, s *step) ([]byte, error) {
+func (o *olmState) decryptOlm(ev *olm.Event, sessions *olm.Sessions, seen map[[32]byte]bool, s *core.Step) ([]byte, error) {
 	digest := ev.Digest(o.account.Curve25519)
 	if seen[digest] {
 		return nil, olm.ErrReplayed
 	}
-	now := o.eng.now()
-	plain, made, err := sessions.Decrypt(s.reading(), ev, now)
+	now := o.Env.Now()
+	plain, made, err := sessions.Decrypt(o.readAccount(s), ev, now)
 	if err != nil {
 		return nil, err
 	}
 	if made != nil {
-		if s.reading().UsedFallback(made.BobOneTimeKey) {
-			if err := s.recordServedFallback(); err != nil {
+		if o.readAccount(s).UsedFallback(made.BobOneTimeKey) {
+			if err := o.host.recordServedFallback(s); err != nil {
 				return nil, err
 			}
-			s.after(o.host.fallbackWasUsed)
+			s.After(o.host.fallbackWasUsed)
 		}
-		s.account().RemoveOneTimeKey(made.BobOneTimeKey)
+		o.changeAccount(s).RemoveOneTimeKey(made.BobOneTimeKey)
 		sessions.BeganBy(ev.SenderKey, made, now)
 	}
 	seen[digest] = true
-	s.ch.Seen = append(s.ch.Seen, store.SeenMessage{Digest: digest, At: now})
+	s.Changes.Seen = append(s.Changes.Seen, store.SeenMessage{Digest: digest, At: now})
 	return plain, nil
 }

@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/parallel"
@@ -25,7 +26,7 @@ func (o *olmState) claimFor(ctx context.Context, devices []*trustcache.Device) (
 	for i, dev := range devices {
 		keys[i] = dev.Curve25519.String()
 	}
-	have, err := o.eng.store.OlmPeers(ctx, o.acct.row, o.rowID, keys)
+	have, err := o.Env.Store.OlmPeers(ctx, o.acct.Row, o.RowID, keys)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +55,7 @@ func (o *olmState) claim(ctx context.Context, devices []*trustcache.Device) (map
 		var resp struct {
 			Keys map[id.UserID]map[id.DeviceID]map[string]json.RawMessage `json:"one_time_keys"`
 		}
-		err := o.call(ctx, wire.Request{
+		err := o.Call(ctx, wire.Request{
 			Op: "claim one-time keys", Method: http.MethodPost,
 			Path:   mautrix.ClientURLPath{"v3", "keys", "claim"},
 			Body:   map[string]any{"one_time_keys": wanted, "timeout": 10000},
@@ -82,27 +83,26 @@ func (o *olmState) claim(ctx context.Context, devices []*trustcache.Device) (map
 
 // olmEncryptAll encrypts one content for many devices: with the session that received last,
 // or a new one made with a claimed key. without are the devices that have neither.
-func (s *step) olmEncryptAll(ctx context.Context, eventType string, content json.RawMessage, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519) (sealed []olm.Message, without []*trustcache.Device, err error) {
-	d := s.d
+func (o *olmState) olmEncryptAll(ctx context.Context, s *core.Step, eventType string, content json.RawMessage, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519) (sealed []olm.Message, without []*trustcache.Device, err error) {
 	keys := make([]id.Curve25519, len(devices))
 	for i, dev := range devices {
 		keys[i] = dev.Curve25519
 	}
-	sessions, err := d.loadOlmSessions(ctx, keys)
+	sessions, err := o.loadOlmSessions(ctx, keys)
 	if err != nil {
 		return nil, nil, err
 	}
-	frame := d.newEnvelopeFrame(eventType, content)
-	sealed, renewed, without := sessions.SealAll(d.olmState.account, frame, devices, claimed, d.eng.now())
+	frame := o.newEnvelopeFrame(eventType, content)
+	sealed, renewed, without := sessions.SealAll(o.account, frame, devices, claimed, o.Env.Now())
 	for _, ref := range renewed {
-		s.after(func() { delete(d.olmState.noKeys, ref) })
+		s.After(func() { delete(o.noKeys, ref) })
 	}
-	sessions.Collect(s.ch)
+	sessions.Collect(s.Changes)
 	return sealed, without, nil
 }
 
 // newEnvelopeFrame prepares the plaintexts of one content. They carry our device keys with
 // all signatures (requirement 6.10), so that recipients can judge us at once.
 func (o *olmState) newEnvelopeFrame(eventType string, content json.RawMessage) *olm.Frame {
-	return olm.NewFrame(o.account, o.acct.user, o.host.shownKeys(), eventType, content)
+	return olm.NewFrame(o.account, o.acct.User, o.host.shownKeys(), eventType, content)
 }

@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/store"
@@ -30,17 +31,44 @@ type olmState struct {
 
 // olmStateHost is what olmState needs of the other parts.
 type olmStateHost interface {
-	begin() *step
 	fallbackWasUsed()
+	recordServedFallback(s *core.Step) error
 	retryLocked(why retryFor, pause time.Duration)
 	shownKeys() json.RawMessage
 }
 
+// stagedAccount are the private keys as a step changes them.
+type stagedAccount struct {
+	o    *olmState
+	keys *olm.Account
+}
+
+func (a *stagedAccount) Stage(s *core.Step) { s.Row().Olm = a.keys.Pickled() }
+
+func (a *stagedAccount) Apply() { a.o.account = a.keys }
+
+// changeAccount returns the private keys as a step stages them, to be changed.
+func (o *olmState) changeAccount(s *core.Step) *olm.Account {
+	a, _ := s.Part(o, func() core.Staged { return &stagedAccount{o, o.account.Clone()} }).(*stagedAccount)
+	return a.keys
+}
+
+// accountChanged reports whether a step changes the private keys.
+func (o *olmState) accountChanged(s *core.Step) bool { return s.Part(o, nil) != nil }
+
+// readAccount returns the private keys as a step has staged them, only to be read.
+func (o *olmState) readAccount(s *core.Step) *olm.Account {
+	if a, ok := s.Part(o, nil).(*stagedAccount); ok {
+		return a.keys
+	}
+	return o.account
+}
+
 // signAsDevice signs JSON with the device's own key.
 func (o *olmState) signAsDevice(raw json.RawMessage) (json.RawMessage, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.account.SignJSON(raw, o.acct.user, o.id)
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
+	return o.account.SignJSON(raw, o.acct.User, o.ID)
 }
 
 // outboxFilled records that the outbox is not empty. The caller holds mu.

@@ -65,7 +65,7 @@ func (d *Device) Open(ctx context.Context, in []Incoming) ([]Opened, error) {
 	if ctx.Err() != nil { // the client is gone, and repeats its request
 		return nil, context.Cause(ctx)
 	}
-	if err := d.remember(ctx, in, jobs, out, by); err != nil {
+	if err := d.megolmState.remember(ctx, in, jobs, out, by); err != nil {
 		return nil, err
 	}
 	return out, nil
@@ -74,7 +74,7 @@ func (d *Device) Open(ctx context.Context, in []Incoming) ([]Opened, error) {
 // open is Open without storing events to be delivered again.
 func (d *Device) open(ctx context.Context, in []Incoming) (out []Opened, jobs []*eventJob, by *judgement) {
 	out, jobs = make([]Opened, len(in)), make([]*eventJob, len(in))
-	keys := d.keysTaken()
+	keys := d.megolmState.keysTaken()
 	parallel.Each(len(in), func(i int) { jobs[i] = parseEventJob(in[i]) })
 	var sealed []*eventJob
 	for i, job := range jobs {
@@ -86,12 +86,12 @@ func (d *Device) open(ctx context.Context, in []Incoming) (out []Opened, jobs []
 			sealed = append(sealed, job)
 		}
 	}
-	d.decryptAll(ctx, sealed)
-	d.decryptAll(ctx, d.fetchMissing(ctx, sealed))
+	d.megolmState.decryptAll(ctx, sealed)
+	d.megolmState.decryptAll(ctx, d.backups.fetchMissing(ctx, sealed))
 	by, err := d.judgementFor(ctx, jobs)
 	if err != nil { // nothing can be judged, so nothing is shown
-		d.failAll(sealed, err)
-		by = &judgement{policy: d.eng.opts.Policy()}
+		d.megolmState.failAll(sealed, err)
+		by = &judgement{policy: d.core.Env.Policy()}
 	}
 	by.keys = keys
 	parallel.Each(len(jobs), func(i int) {
@@ -229,7 +229,7 @@ func (m *megolmState) refuseReplays(ctx context.Context, jobs []*eventJob) {
 	var stored map[store.IndexRef]store.MessageIndex
 	if len(refs) > 0 {
 		var err error
-		if stored, err = m.eng.store.MessageIndices(ctx, m.acct.row, m.rowID, refs); err != nil {
+		if stored, err = m.Env.Store.MessageIndices(ctx, m.acct.Row, m.RowID, refs); err != nil {
 			fail(err)
 			return
 		}
@@ -246,7 +246,7 @@ func (m *megolmState) refuseReplays(ctx context.Context, jobs []*eventJob) {
 		}
 	}
 	if len(ch.MessageIndices) > 0 {
-		if err := m.save(ctx, ch); err != nil {
+		if err := m.Save(ctx, ch); err != nil {
 			fail(err)
 			return
 		}
@@ -261,7 +261,7 @@ func (m *megolmState) refuseReplays(ctx context.Context, jobs []*eventJob) {
 // reserveIndices reserves the indices of events. fresh are the events whose index must be
 // stored, and refs are the indices to look up in the store first.
 func (m *megolmState) reserveIndices(jobs []*eventJob) (fresh []*eventJob, refs []store.IndexRef) {
-	bridges := m.eng.opts.Policy().Bridges
+	bridges := m.Env.Policy().Bridges
 	for _, job := range jobs {
 		if job.err != nil {
 			continue
@@ -289,7 +289,7 @@ func (job *eventJob) used() usedKey { return usedKey{job.name, job.index} }
 
 // failAll leaves events undecrypted because of a failure on our side.
 func (m *megolmState) failAll(jobs []*eventJob, cause error) {
-	m.eng.log.Error().Err(cause).Msg("Events are shown undecrypted")
+	m.Env.Log.Error().Err(cause).Msg("Events are shown undecrypted")
 	for _, job := range jobs {
 		if job.err == nil {
 			job.err, job.payload = errOurs, nil

@@ -116,7 +116,7 @@ func (m *megolmState) loadOutbound(ctx context.Context, roomID id.RoomID) (*outb
 	if out := m.outbound[roomID]; out != nil {
 		return out, nil
 	}
-	row, err := m.eng.store.OutboundSession(ctx, m.acct.row, m.rowID, roomID)
+	row, err := m.Env.Store.OutboundSession(ctx, m.acct.Row, m.RowID, roomID)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
 	}
@@ -133,7 +133,7 @@ func (m *megolmState) loadOutbound(ctx context.Context, roomID id.RoomID) (*outb
 	if err := json.Unmarshal(row.Settings, &out.settings); err != nil {
 		return nil, fmt.Errorf("read outbound session: %w", err)
 	}
-	shares, err := m.eng.store.Shares(ctx, m.acct.row, m.rowID, row.SessionID)
+	shares, err := m.Env.Store.Shares(ctx, m.acct.Row, m.RowID, row.SessionID)
 	if err != nil {
 		return nil, fmt.Errorf("load shares: %w", err)
 	}
@@ -152,7 +152,7 @@ func (m *megolmState) liveSession(ctx context.Context, r *room, visibility strin
 	if err != nil {
 		return nil, err
 	}
-	if out != nil && !out.mustRotate(r, m.eng.now(), visibility, who) {
+	if out != nil && !out.mustRotate(r, m.Env.Now(), visibility, who) {
 		return out, nil
 	}
 	sess, err := session.NewMegolmOutboundSession()
@@ -163,7 +163,7 @@ func (m *megolmState) liveSession(ctx context.Context, r *room, visibility strin
 		sess: sess, settings: settingsOf(r, visibility),
 		shares: make(map[store.DeviceRef]store.Share), begun: make(map[store.DeviceRef]int),
 		row: store.OutboundSession{
-			RoomID: r.row.RoomID, SessionID: sess.ID(), Pickle: sess.PickleLibOlm(), CreatedAt: m.eng.now(),
+			RoomID: r.row.RoomID, SessionID: sess.ID(), Pickle: sess.PickleLibOlm(), CreatedAt: m.Env.Now(),
 		},
 	}
 	if made.row.Settings, err = json.Marshal(made.settings); err != nil {
@@ -173,13 +173,13 @@ func (m *megolmState) liveSession(ctx context.Context, r *room, visibility strin
 	if err != nil {
 		return nil, err
 	}
-	s := m.host.begin()
-	s.ch.OutboundSessions, s.ch.InboundSessions = []store.OutboundSession{made.row}, []store.InboundSession{copyRow}
-	s.after(func() {
+	s := m.Begin()
+	s.Changes.OutboundSessions, s.Changes.InboundSessions = []store.OutboundSession{made.row}, []store.InboundSession{copyRow}
+	s.After(func() {
 		m.outbound[r.row.RoomID] = made
 		m.host.kickLocked() // its copy goes into the backup
 	})
-	if err := s.commit(ctx, "a new outbound session"); err != nil {
+	if err := s.Commit(ctx, "a new outbound session"); err != nil {
 		return nil, err
 	}
 	return made, nil
@@ -197,7 +197,7 @@ func (m *megolmState) ownCopy(o *outbound) (store.InboundSession, error) {
 		return store.InboundSession{}, fmt.Errorf("import own session: %w", err)
 	}
 	own, err := megolm.WriteOwner(trustcache.Owner{
-		UserID: m.acct.user, DeviceID: m.id, Curve25519: m.curve25519, Ed25519: m.ed25519,
+		UserID: m.acct.User, DeviceID: m.ID, Curve25519: m.Curve25519, Ed25519: m.Ed25519,
 		DeviceKeys: m.host.shownKeys(),
 	})
 	if err != nil {
@@ -206,6 +206,6 @@ func (m *megolmState) ownCopy(o *outbound) (store.InboundSession, error) {
 	return store.InboundSession{
 		SessionRef: store.SessionRef{RoomID: o.row.RoomID, SessionID: o.row.SessionID},
 		Pickle:     in.PickleLibOlm(), Owner: own, Source: store.SourceDirect,
-		SharedHistory: o.settings.Shareable, ReceivedAt: m.eng.now(),
+		SharedHistory: o.settings.Shareable, ReceivedAt: m.Env.Now(),
 	}, nil
 }

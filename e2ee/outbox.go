@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
 )
@@ -15,10 +16,10 @@ import (
 // flushOutbox sends the messages in the outbox, in order. A request that the homeserver
 // will never accept is dropped: it would block all others for ever.
 func (o *olmState) flushOutbox(ctx context.Context) error {
-	o.mu.Lock()
+	o.Mu.Lock()
 	pending := o.outboxPending
-	o.mu.Unlock()
-	if !pending || o.mode != ModeProxied {
+	o.Mu.Unlock()
+	if !pending || o.Mode != core.ModeProxied {
 		return nil
 	}
 	give, err := o.outboxTurn.Take(ctx, struct{}{})
@@ -26,7 +27,7 @@ func (o *olmState) flushOutbox(ctx context.Context) error {
 		return err
 	}
 	defer give()
-	items, err := o.eng.store.Outbox(ctx, o.acct.row, o.rowID)
+	items, err := o.Env.Store.Outbox(ctx, o.acct.Row, o.RowID)
 	if err != nil {
 		return fmt.Errorf("load outbox: %w", err)
 	}
@@ -39,16 +40,16 @@ func (o *olmState) flushOutbox(ctx context.Context) error {
 		done = append(done, item.TxnID)
 	}
 	if len(done) > 0 {
-		if err := o.save(ctx, &store.Changes{DeleteOutbox: done}); err != nil {
+		if err := o.Save(ctx, &store.Changes{DeleteOutbox: done}); err != nil {
 			return fmt.Errorf("store what was delivered: %w", err)
 		}
 	}
 	if failed != nil {
 		return failed
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	left, err := o.eng.store.Outbox(ctx, o.acct.row, o.rowID)
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
+	left, err := o.Env.Store.Outbox(ctx, o.acct.Row, o.RowID)
 	if err != nil {
 		return fmt.Errorf("load outbox: %w", err)
 	}
@@ -58,7 +59,7 @@ func (o *olmState) flushOutbox(ctx context.Context) error {
 
 // sendToDevice sends one item. Its transaction ID makes a retry harmless.
 func (o *olmState) sendToDevice(ctx context.Context, item store.OutboxItem) error {
-	err := o.call(ctx, wire.Request{
+	err := o.Call(ctx, wire.Request{
 		Op: "send to devices", Method: http.MethodPut,
 		Path: mautrix.ClientURLPath{"v3", "sendToDevice", item.EventType, item.TxnID},
 		Body: item.Body,
@@ -67,7 +68,7 @@ func (o *olmState) sendToDevice(ctx context.Context, item store.OutboxItem) erro
 	if errors.As(err, &up) {
 		switch up.Status {
 		case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
-			o.eng.log.Error().Err(err).Str("type", item.EventType).Msg("Dropped a to-device request that the homeserver refuses")
+			o.Env.Log.Error().Err(err).Str("type", item.EventType).Msg("Dropped a to-device request that the homeserver refuses")
 			return nil
 		}
 	}

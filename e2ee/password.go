@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/internal/secret"
 )
@@ -82,7 +83,7 @@ func (l *loginPassword) wipeLocked() {
 // withLoginPassword adds the password of a login if the caller gave none. The caller
 // reports the result to spent: a password that was accepted or refused is forgotten, one
 // that was never sent is kept.
-func (a *account) withLoginPassword(auth UserAuth) (filled UserAuth, spent func(error)) {
+func (a *account) withLoginPassword(auth core.UserAuth) (filled core.UserAuth, spent func(error)) {
 	if !auth.Password.IsZero() || auth.Stage != nil {
 		return auth, func(error) {}
 	}

@@ -40,7 +40,7 @@ func (m *megolmState) remember(ctx context.Context, in []Incoming, jobs []*event
 		}
 		ch.Pending = append(ch.Pending, store.PendingEvent{
 			SessionRef: job.ref, EventID: job.eventID, From: job.held, Ready: ours,
-			Event: withoutRelations(in[i].Event), ReceivedAt: m.eng.now(),
+			Event: withoutRelations(in[i].Event), ReceivedAt: m.Env.Now(),
 		})
 		of, parked = append(of, i), append(parked, job)
 	}
@@ -82,7 +82,7 @@ func withoutRelations(raw json.RawMessage) json.RawMessage {
 // ready.
 func (m *megolmState) park(ctx context.Context, ch *store.Changes, by *judgement) error {
 	parked := ch.Pending
-	if err := m.save(ctx, ch); err != nil {
+	if err := m.Save(ctx, ch); err != nil {
 		return fmt.Errorf("store events that wait: %w", err)
 	}
 	if len(parked) == 0 {
@@ -103,7 +103,7 @@ func (m *megolmState) park(ctx context.Context, ch *store.Changes, by *judgement
 		again.ReadyPending = nil
 	}
 	slices.Sort(again.ReadyPendingFrom)
-	now, err := m.acct.tracker.Cached(ctx, slices.Compact(again.ReadyPendingFrom))
+	now, err := m.acct.Tracker.Cached(ctx, slices.Compact(again.ReadyPendingFrom))
 	if err != nil {
 		return fmt.Errorf("look up senders: %w", err)
 	}
@@ -113,35 +113,35 @@ func (m *megolmState) park(ctx context.Context, ch *store.Changes, by *judgement
 	if len(again.ReadyPending)+len(again.ReadyPendingFrom) == 0 {
 		return nil
 	}
-	if err := m.save(ctx, again); err != nil {
+	if err := m.Save(ctx, again); err != nil {
 		return fmt.Errorf("release events: %w", err)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.Mu.Lock()
+	defer m.Mu.Unlock()
 	m.host.wakeWaiting()
 	return nil
 }
 
 // keysTaken returns how often room keys were stored.
 func (m *megolmState) keysTaken() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.Mu.Lock()
+	defer m.Mu.Unlock()
 	return m.keySeq
 }
 
 // trimPending deletes the oldest pending events, once in a while.
 func (m *megolmState) trimPending(ctx context.Context, added int) error {
-	m.mu.Lock()
+	m.Mu.Lock()
 	m.parked += added
 	due := m.parked >= trimPendingAfter
 	if due {
 		m.parked = 0
 	}
-	m.mu.Unlock()
+	m.Mu.Unlock()
 	if !due {
 		return nil
 	}
-	if _, err := m.eng.store.TrimPending(ctx, m.acct.row, m.rowID, maxPending); err != nil {
+	if _, err := m.Env.Store.TrimPending(ctx, m.acct.Row, m.RowID, maxPending); err != nil {
 		return err
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 )
@@ -43,19 +44,19 @@ type publicationHost interface {
 	kickLocked()
 }
 
-// PublishWithin allows to publish the device's keys after a time, or earlier if that was
+// publishWithin allows to publish the device's keys after a time, or earlier if that was
 // said before. Zero means now: the client does something that needs keys.
-func (p *publication) PublishWithin(wait time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.mode != ModeProxied || p.allowed {
+func (p *publication) publishWithin(wait time.Duration) {
+	p.Mu.Lock()
+	defer p.Mu.Unlock()
+	if p.Mode != core.ModeProxied || p.allowed {
 		return
 	}
 	if wait <= 0 {
 		p.allowPublishing()
 		return
 	}
-	due := p.eng.now().Add(wait)
+	due := p.Env.Now().Add(wait)
 	if p.timer != nil {
 		if !due.Before(p.at) {
 			return
@@ -64,8 +65,8 @@ func (p *publication) PublishWithin(wait time.Duration) {
 	}
 	p.at = due
 	p.timer = time.AfterFunc(wait, func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
+		p.Mu.Lock()
+		defer p.Mu.Unlock()
 		p.timer = nil
 		if p.overdue = p.beginning > 0; !p.overdue {
 			p.allowPublishing()
@@ -77,19 +78,19 @@ func (p *publication) PublishWithin(wait time.Duration) {
 // account takes minutes in which the client cannot upload keys, so it does not count as
 // waiting.
 func (p *publication) firstSyncBegins() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.Mu.Lock()
+	defer p.Mu.Unlock()
 	p.beginning++
 }
 
 func (p *publication) firstSyncEnds() {
-	p.mu.Lock()
+	p.Mu.Lock()
 	p.beginning--
 	overdue := p.overdue && p.beginning == 0
 	p.overdue = p.overdue && !overdue
-	p.mu.Unlock()
+	p.Mu.Unlock()
 	if overdue {
-		p.PublishWithin(publishAtLast)
+		p.publishWithin(publishAtLast)
 	}
 }
 
@@ -104,12 +105,6 @@ func (p *publication) allowPublishing() {
 	}
 	close(p.ready)
 	p.host.kickLocked()
-}
-
-func (p *part) isPublished() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.record.row.KeysUploaded
 }
 
 // awaitPublishing waits until the device's keys may be published.
@@ -131,20 +126,20 @@ func (e *Engine) ClientHasKeys(ctx context.Context, user id.UserID, device id.De
 	if err != nil {
 		return nil, err
 	}
-	switch d.mode {
-	case ModeProxied:
-	case ModeLost:
-		return nil, ErrKeysLost // other users know the old keys
-	case ModeForeign, ModeNone, ModeUnknown:
+	switch d.core.Mode {
+	case core.ModeProxied:
+	case core.ModeLost:
+		return nil, core.ErrKeysLost // other users know the old keys
+	case core.ModeForeign, core.ModeNone, core.ModeUnknown:
 		return func(context.Context, bool) error { return nil }, nil
 	}
 	give, err := d.schedule.upkeep.Take(ctx, struct{}{})
 	if err != nil {
 		return nil, err
 	}
-	d.mu.Lock()
-	uploaded := d.record.row.KeysUploaded
-	d.mu.Unlock()
+	d.core.Mu.Lock()
+	uploaded := d.core.Record.Row.KeysUploaded
+	d.core.Mu.Unlock()
 	if uploaded {
 		give()
 		return nil, nil
@@ -162,16 +157,16 @@ func (e *Engine) ClientHasKeys(ctx context.Context, user id.UserID, device id.De
 // through. Until now its client was not shown that rooms are encrypted, so its next sync
 // must carry the full state.
 func (e *Engine) makeForeign(ctx context.Context, d *Device, token secret.String) error {
-	user, device := d.acct.user, d.id
+	user, device := d.acct.User, d.core.ID
 	if err := e.discard(ctx, user, device); err != nil {
 		return err
 	}
-	row, err := e.store.Account(ctx, user)
+	row, err := e.env.Store.Account(ctx, user)
 	if err != nil {
 		return fmt.Errorf("load account: %w", err)
 	}
 	foreign := store.Device{DeviceID: device, State: store.DeviceForeign, Token: token, Meta: []byte(metaFullState)}
-	if _, err := e.store.CreateDevice(ctx, row, foreign); err != nil {
+	if _, err := e.env.Store.CreateDevice(ctx, row, foreign); err != nil {
 		return fmt.Errorf("store foreign device: %w", err)
 	}
 	return nil
@@ -183,18 +178,18 @@ const metaFullState = `{"full_state":true}`
 // NeedsFullState reports whether the next sync of a foreign device's client must carry the
 // full state.
 func (d *Device) NeedsFullState() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.mode == ModeForeign && string(d.record.row.Meta) == metaFullState
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	return d.core.Mode == core.ModeForeign && string(d.core.Record.Row.Meta) == metaFullState
 }
 
 // GaveFullState records that it did.
 func (d *Device) GaveFullState(ctx context.Context) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	s := d.begin()
-	s.row().Meta = nil
-	return s.commit(ctx, "what the client was given")
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	s := d.core.Begin()
+	s.Row().Meta = nil
+	return s.Commit(ctx, "what the client was given")
 }
 
 // Refreshed records a new access token of a device. Using it would revoke the old one, so
@@ -205,12 +200,12 @@ func (e *Engine) Refreshed(ctx context.Context, user id.UserID, device id.Device
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
-	if err != nil || d.mode != ModeProxied {
+	if err != nil || d.core.Mode != core.ModeProxied {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.record.nextToken = token
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	d.core.Record.NextToken = token
 	return nil
 }
 
@@ -226,11 +221,11 @@ func (e *Engine) LoggedIn(ctx context.Context, user id.UserID, device id.DeviceI
 	if err != nil {
 		return err
 	}
-	if d.mode != ModeProxied || len(password) == 0 {
+	if d.core.Mode != core.ModeProxied || len(password) == 0 {
 		return nil
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
 	if d.ownIdentity.checked && d.ownIdentity.own == ownSigned {
 		return nil // nothing to do for it
 	}

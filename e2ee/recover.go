@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 	"maunium.net/go/mautrix/crypto/ssss"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
@@ -29,20 +30,20 @@ type Recovery struct {
 // Nothing is changed unless all keys match: seeds are used only if their public keys are
 // the published ones (requirement 14.7).
 func (d *Device) Recover(ctx context.Context, with Recovery) error {
-	if d.mode != ModeProxied {
-		return ErrNotProxied
+	if d.core.Mode != core.ModeProxied {
+		return core.ErrNotProxied
 	}
-	ctx, cancel := d.detachUntilStop(ctx)
+	ctx, cancel := d.core.DetachUntilStop(ctx)
 	defer cancel()
 	if err := d.uploadNow(ctx); err != nil {
 		return err
 	}
-	if err := d.recoverNow(ctx, with); err != nil {
+	if err := d.ownIdentity.recoverNow(ctx, with); err != nil {
 		return err
 	}
 	d.recheckNow(ctx)
 	if with.Restore {
-		return d.beginRestore(ctx)
+		return d.backups.beginRestore(ctx)
 	}
 	return nil
 }
@@ -61,14 +62,14 @@ func (o *ownIdentity) recoverNow(ctx context.Context, with Recovery) error {
 	case own.Knowledge != trustcache.KnowledgeFresh:
 		return errOwnUnknown
 	case own.Current == "":
-		return ErrNoIdentity
+		return core.ErrNoIdentity
 	}
 	described, err := o.defaultStorage(ctx)
 	if err != nil {
 		return err
 	}
 	if described == nil {
-		return ErrNoSecretStorage
+		return core.ErrNoSecretStorage
 	}
 	key, err := described.open(with)
 	if err != nil {
@@ -87,7 +88,7 @@ func (o *ownIdentity) recoverIdentity(ctx context.Context, own *trustcache.User,
 	if err != nil {
 		return nil, err
 	}
-	if err := o.save(ctx, &store.Changes{Secrets: keys.Secrets()}); err != nil {
+	if err := o.Save(ctx, &store.Changes{Secrets: keys.Secrets()}); err != nil {
 		return nil, fmt.Errorf("store the recovered identity: %w", err)
 	}
 	return keys, nil
@@ -96,7 +97,7 @@ func (o *ownIdentity) recoverIdentity(ctx context.Context, own *trustcache.User,
 // configured returns the configured ways to open secret storage.
 func (a *account) configured() []Recovery {
 	var out []Recovery
-	settings := a.settings()
+	settings := a.Settings()
 	if !settings.RecoveryKey.IsZero() {
 		out = append(out, Recovery{Key: settings.RecoveryKey})
 	}
@@ -120,7 +121,7 @@ func (o *ownIdentity) recoverAlone(ctx context.Context, own *trustcache.User) (*
 		return nil, nil, nil
 	}
 	described, err := o.defaultStorage(ctx)
-	if err != nil && !errors.Is(err, ErrNoSecretStorage) {
+	if err != nil && !errors.Is(err, core.ErrNoSecretStorage) {
 		return nil, nil, err
 	}
 	if described == nil {
@@ -142,7 +143,7 @@ func (o *ownIdentity) recoverAlone(ctx context.Context, own *trustcache.User) (*
 		if err == nil {
 			candidates = append(candidates, key)
 		} else {
-			o.eng.log.Warn().Err(err).Stringer("account", o.acct.user).Msg("The configured recovery key does not open secret storage")
+			o.Env.Log.Warn().Err(err).Stringer("account", o.acct.User).Msg("The configured recovery key does not open secret storage")
 		}
 	}
 	for _, key := range candidates {
@@ -153,7 +154,7 @@ func (o *ownIdentity) recoverAlone(ctx context.Context, own *trustcache.User) (*
 		if !isRecoveryReason(err) {
 			return nil, nil, err
 		}
-		o.eng.log.Warn().Err(err).Stringer("account", o.acct.user).Msg("The identity could not be recovered")
+		o.Env.Log.Warn().Err(err).Stringer("account", o.acct.User).Msg("The identity could not be recovered")
 	}
 	o.acct.rememberAttempt(attempt)
 	return nil, nil, nil
@@ -168,7 +169,7 @@ func (o *ownIdentity) attempt(ctx context.Context, own *trustcache.User, describ
 		_, _ = name.Write(append([]byte(part), 0)) // a hash never fails
 	}
 	for _, secret := range []string{identity.SecretMaster, identity.SecretSelfSigning, identity.SecretUserSigning} {
-		raw, err := o.accountData(ctx, secret)
+		raw, err := o.AccountData(ctx, secret)
 		if err != nil {
 			return [32]byte{}, err
 		}
@@ -179,7 +180,7 @@ func (o *ownIdentity) attempt(ctx context.Context, own *trustcache.User, describ
 
 // isRecoveryReason reports whether the same attempt would fail again.
 func isRecoveryReason(err error) bool {
-	return errors.Is(err, ErrWrongRecoveryKey) || errors.Is(err, ErrSecretMissing) || errors.Is(err, ErrSecretMismatch)
+	return errors.Is(err, core.ErrWrongRecoveryKey) || errors.Is(err, core.ErrSecretMissing) || errors.Is(err, core.ErrSecretMismatch)
 }
 
 func (a *account) triedBefore(attempt [32]byte) bool {
@@ -195,25 +196,25 @@ func (a *account) rememberAttempt(attempt [32]byte) {
 }
 
 // readSecret decrypts one secret; ErrSecretMissing when there is none under this key.
-func (p *part) readSecret(ctx context.Context, key *ssss.Key, name string) (secret.Bytes, error) {
-	raw, err := p.accountData(ctx, name)
+func readSecret(ctx context.Context, p *core.Device, key *ssss.Key, name string) (secret.Bytes, error) {
+	raw, err := p.AccountData(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	var content ssss.EncryptedAccountDataEventContent
 	if raw == nil || json.Unmarshal(raw, &content) != nil {
-		return nil, ErrSecretMissing
+		return nil, core.ErrSecretMissing
 	}
 	value, err := content.Decrypt(name, key)
 	switch {
 	case errors.Is(err, ssss.ErrNotEncryptedForKey):
-		return nil, ErrSecretMissing
+		return nil, core.ErrSecretMissing
 	case errors.Is(err, ssss.ErrKeyDataMACMismatch) && key.Metadata != nil && key.Metadata.MAC != "":
-		return nil, ErrSecretMismatch // the key is the right one: the secret is damaged
+		return nil, core.ErrSecretMismatch // the key is the right one: the secret is damaged
 	case errors.Is(err, ssss.ErrKeyDataMACMismatch):
-		return nil, ErrWrongRecoveryKey
+		return nil, core.ErrWrongRecoveryKey
 	case err != nil:
-		return nil, ErrSecretMismatch // the right key, but no base64 inside
+		return nil, core.ErrSecretMismatch // the right key, but no base64 inside
 	}
 	return value, nil
 }
@@ -223,13 +224,13 @@ func (o *ownIdentity) recoverKeys(ctx context.Context, key *ssss.Key, own *trust
 	var c identity.Keys
 	slots := c.Slots()
 	for _, name := range []string{identity.SecretMaster, identity.SecretSelfSigning, identity.SecretUserSigning} { // a fixed order, for the same error every time
-		seed, err := o.readSecret(ctx, key, name)
+		seed, err := readSecret(ctx, o.Device, key, name)
 		if err != nil {
 			return nil, err
 		}
 		slot := slots[name]
 		if *slot, err = pk.NewSigningFromSeed(seed.Reveal()); err != nil || (*slot).PublicKey() != identity.PublishedKey(own, name) {
-			return nil, ErrSecretMismatch
+			return nil, core.ErrSecretMismatch
 		}
 	}
 	return &c, nil
@@ -248,10 +249,10 @@ func (o *ownIdentity) adoptIdentity(ctx context.Context, own *trustcache.User, k
 
 // useIdentity marks the own identity as verified by its stored keys, and signs this device.
 func (o *ownIdentity) useIdentity(ctx context.Context, own *trustcache.User, keys *identity.Keys) error {
-	if _, err := o.acct.tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
+	if _, err := o.acct.Tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
 		return fmt.Errorf("trust the own identity: %w", err)
 	}
-	now, err := o.acct.tracker.Own(ctx)
+	now, err := o.acct.Tracker.Own(ctx)
 	if err != nil {
 		return fmt.Errorf("look at the own identity: %w", err)
 	}

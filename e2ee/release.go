@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -33,16 +34,16 @@ func releasePending(events []trustcache.Event, ch *store.Changes) bool {
 
 // wakeIfReady wakes the client's waiting syncs if a pending event is ready.
 func (m *megolmState) wakeIfReady(ctx context.Context) {
-	ready, err := m.eng.store.Pending(ctx, m.acct.row, m.rowID, 1)
+	ready, err := m.Env.Store.Pending(ctx, m.acct.Row, m.RowID, 1)
 	if err != nil {
-		m.eng.log.Warn().Err(err).Msg("Events can be read now, and which ones could not be looked up; the next sync shows them")
+		m.Env.Log.Warn().Err(err).Msg("Events can be read now, and which ones could not be looked up; the next sync shows them")
 		return
 	}
 	if len(ready) == 0 {
 		return
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.Mu.Lock()
+	defer m.Mu.Unlock()
 	m.host.wakeWaiting()
 }
 
@@ -52,7 +53,7 @@ func (a *account) proxied() []*Device {
 	defer a.eng.mu.Unlock()
 	var devices []*Device
 	for _, d := range a.eng.devices {
-		if d.acct == a && d.mode == ModeProxied {
+		if d.acct == a && d.core.Mode == core.ModeProxied {
 			devices = append(devices, d)
 		}
 	}

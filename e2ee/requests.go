@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -20,8 +21,8 @@ type waitingRequests struct {
 }
 
 // store adds the waiting requests to ch. The caller holds the Device's mu.
-func (w *waitingRequests) store(p *part, ch *store.Changes) error {
-	return p.storeRecord(identity.SecretRequests, w, len(w.Secrets)+len(w.Keys) == 0, ch)
+func (w *waitingRequests) store(p *core.Device, ch *store.Changes) error {
+	return p.StoreRecord(identity.SecretRequests, w, len(w.Secrets)+len(w.Keys) == 0, ch)
 }
 
 // readRequests loads the requests that waited before a restart. The caller holds mu.
@@ -29,7 +30,7 @@ func (g *gossip) readRequests(ctx context.Context) error {
 	if g.requestsRead {
 		return nil
 	}
-	read, err := readRecord[waitingRequests](ctx, g.part, identity.SecretRequests)
+	read, err := core.ReadRecord[waitingRequests](ctx, g.Device, identity.SecretRequests)
 	if err != nil {
 		return err
 	}
@@ -39,8 +40,8 @@ func (g *gossip) readRequests(ctx context.Context) error {
 
 // waiting returns a copy of the requests, nil when none of a kind waits.
 func (g *gossip) waiting(ctx context.Context, count func(*waitingRequests) int) (*waitingRequests, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.Mu.Lock()
+	defer g.Mu.Unlock()
 	if err := g.readRequests(ctx); err != nil || count(&g.requests) == 0 {
 		return nil, err
 	}
@@ -49,16 +50,16 @@ func (g *gossip) waiting(ctx context.Context, count func(*waitingRequests) int) 
 
 // dropRequests removes requests that were answered or are useless.
 func (g *gossip) dropRequests(ctx context.Context, drop func(*waitingRequests)) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.Mu.Lock()
+	defer g.Mu.Unlock()
 	rest := g.requests.clone()
 	drop(rest)
-	s := g.host.begin()
-	if err := rest.store(g.part, s.ch); err != nil {
+	s := g.Begin()
+	if err := rest.store(g.Device, s.Changes); err != nil {
 		return err
 	}
-	s.after(func() { g.requests = *rest })
-	return s.commit(ctx, "what was answered")
+	s.After(func() { g.requests = *rest })
+	return s.Commit(ctx, "what was answered")
 }
 
 // clone returns a copy.
@@ -98,20 +99,20 @@ const (
 )
 
 // expired reports whether a request is so old that nobody waits for its answer.
-func (g *gossip) expired(at int64) bool { return g.eng.now().Sub(time.Unix(at, 0)) >= askFor }
+func (g *gossip) expired(at int64) bool { return g.Env.Now().Sub(time.Unix(at, 0)) >= askFor }
 
 // hasNoKeys reports whether a device had no one-time keys a short while ago and is not
 // asked yet again. The caller holds mu.
 func (o *olmState) hasNoKeys(dev *trustcache.Device) bool {
 	again, ok := o.noKeys[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}]
-	return ok && o.eng.now().Before(again.at)
+	return ok && o.Env.Now().Before(again.at)
 }
 
 // rememberNoKeys remembers that a device had no one-time keys. The caller holds mu.
 func (o *olmState) rememberNoKeys(dev *trustcache.Device) {
 	ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
 	again := o.noKeys[ref]
-	again.at = o.eng.now().Add(again.failures.Next(keylessPauses()))
+	again.at = o.Env.Now().Add(again.failures.Next(keylessPauses()))
 	if len(o.noKeys) >= maxNoKeys {
 		clear(o.noKeys)
 	}
@@ -121,11 +122,11 @@ func (o *olmState) rememberNoKeys(dev *trustcache.Device) {
 // answeringUser returns the own user for deciding about requests. It has no confirmed
 // devices when this device may not answer.
 func (g *gossip) answeringUser(ctx context.Context) (*trustcache.User, error) {
-	users, err := g.acct.tracker.Lookup(ctx, g.query(), []id.UserID{g.acct.user})
+	users, err := g.acct.Tracker.Lookup(ctx, g.Query(), []id.UserID{g.acct.User})
 	if err != nil {
 		return nil, fmt.Errorf("look up who asks: %w", err)
 	}
-	own := users[g.acct.user]
+	own := users[g.acct.User]
 	g.host.updateOwnState(own)
 	switch {
 	case own.Knowledge != trustcache.KnowledgeFresh:

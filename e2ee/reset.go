@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
@@ -39,17 +40,17 @@ type resetPlan struct {
 }
 
 // Reset makes a new identity, secret storage and backup, and returns the recovery key.
-func (d *Device) Reset(ctx context.Context, auth UserAuth) (secret.String, error) {
-	if d.mode != ModeProxied {
-		return secret.String{}, ErrNotProxied
+func (d *Device) Reset(ctx context.Context, auth core.UserAuth) (secret.String, error) {
+	if d.core.Mode != core.ModeProxied {
+		return secret.String{}, core.ErrNotProxied
 	}
-	ctx, cancel := d.detachUntilStop(ctx)
+	ctx, cancel := d.core.DetachUntilStop(ctx)
 	defer cancel()
 	if err := d.uploadNow(ctx); err != nil {
 		return secret.String{}, err
 	}
 	auth, spent := d.acct.withLoginPassword(auth)
-	err := d.resetNow(ctx, auth)
+	err := d.ownIdentity.resetNow(ctx, auth)
 	spent(err)
 	if err != nil {
 		return secret.String{}, err
@@ -59,7 +60,7 @@ func (d *Device) Reset(ctx context.Context, auth UserAuth) (secret.String, error
 	return d.acct.recoveryKey(ctx)
 }
 
-func (o *ownIdentity) resetNow(ctx context.Context, auth UserAuth) error {
+func (o *ownIdentity) resetNow(ctx context.Context, auth core.UserAuth) error {
 	give, err := o.acct.boot.Take(ctx, struct{}{})
 	if err != nil {
 		return err
@@ -75,7 +76,7 @@ func (o *ownIdentity) resetNow(ctx context.Context, auth UserAuth) error {
 		}
 	}
 	// The tracker is told before publication, so that it raises no alarm.
-	if _, err := o.acct.tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
+	if _, err := o.acct.Tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
 		return fmt.Errorf("trust the own identity: %w", err)
 	}
 	if err := o.uploadResetIdentity(ctx, keys, auth); err != nil {
@@ -85,7 +86,7 @@ func (o *ownIdentity) resetNow(ctx context.Context, auth UserAuth) error {
 }
 
 // uploadResetIdentity publishes the identity of a reset, unless an interrupted call did.
-func (o *ownIdentity) uploadResetIdentity(ctx context.Context, keys *identity.Keys, auth UserAuth) error {
+func (o *ownIdentity) uploadResetIdentity(ctx context.Context, keys *identity.Keys, auth core.UserAuth) error {
 	own, err := o.readOwn(ctx, true)
 	switch {
 	case err != nil:
@@ -100,7 +101,7 @@ func (o *ownIdentity) uploadResetIdentity(ctx context.Context, keys *identity.Ke
 
 // loadReset returns the identity of an unfinished reset; nil when there is none.
 func (a *account) loadReset(ctx context.Context) (*identity.Keys, error) {
-	stored, err := a.eng.store.Secret(ctx, a.row, secretReset)
+	stored, err := a.Env.Store.Secret(ctx, a.Row, secretReset)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
 	}
@@ -132,8 +133,8 @@ func (o *ownIdentity) beginReset(ctx context.Context) (*identity.Keys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode the reset: %w", err)
 	}
-	row := store.Secret{Name: secretReset, Value: raw, CreatedAt: o.eng.now()}
-	if err := o.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
+	row := store.Secret{Name: secretReset, Value: raw, CreatedAt: o.Env.Now()}
+	if err := o.Save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
 		return nil, fmt.Errorf("store the reset: %w", err)
 	}
 	return keys, nil
@@ -156,7 +157,7 @@ func (o *ownIdentity) finishReset(ctx context.Context, keys *identity.Keys) erro
 	if current == nil || current.Master.PublicKey() != keys.Master.PublicKey() {
 		// The old storage key and backup key belong to the old identity.
 		ch := &store.Changes{Secrets: keys.Secrets(), DeleteSecrets: []string{identity.SecretStorageKey, identity.SecretBackup, secretReceived + identity.SecretBackup}}
-		if err := o.save(ctx, ch); err != nil {
+		if err := o.Save(ctx, ch); err != nil {
 			return fmt.Errorf("store the new identity: %w", err)
 		}
 	}
@@ -168,7 +169,7 @@ func (o *ownIdentity) finishReset(ctx context.Context, keys *identity.Keys) erro
 	if err := o.replaceStorage(ctx, keys); err != nil {
 		return err
 	}
-	if err := o.save(ctx, &store.Changes{DeleteSecrets: []string{secretReset}}); err != nil {
+	if err := o.Save(ctx, &store.Changes{DeleteSecrets: []string{secretReset}}); err != nil {
 		return fmt.Errorf("store the end of the reset: %w", err)
 	}
 	return nil
@@ -237,7 +238,7 @@ func (a *account) expectIdentity(ctx context.Context) error {
 	if keys == nil {
 		return nil
 	}
-	if _, err := a.tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
+	if _, err := a.Tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
 		return fmt.Errorf("trust the own identity: %w", err)
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 
 	"maunium.net/go/mautrix"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/wire"
@@ -59,36 +60,36 @@ type restoring struct {
 // RestoreHistory restores all room keys of the backup in the background; [Device.Status]
 // reports the progress. It returns ErrNoBackup if there is no backup whose key is here.
 func (d *Device) RestoreHistory(ctx context.Context) error {
-	if d.mode != ModeProxied {
-		return ErrNotProxied
+	if d.core.Mode != core.ModeProxied {
+		return core.ErrNotProxied
 	}
-	target, err := d.backupTarget(ctx)
+	target, err := d.backups.backupTarget(ctx)
 	if err != nil {
 		return err
 	}
 	if target == nil || target.Private == nil {
-		return ErrNoBackup
+		return core.ErrNoBackup
 	}
-	return d.beginRestore(ctx)
+	return d.backups.beginRestore(ctx)
 }
 
 // beginRestore stores that a restore is wanted and starts it at once, also after a failed
 // one.
 func (b *backups) beginRestore(ctx context.Context) error {
-	row := store.Secret{Name: identity.OfDevice(identity.SecretRestore, b.ed25519), Value: secret.Bytes("1"), CreatedAt: b.eng.now()}
-	if err := b.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
+	row := store.Secret{Name: identity.OfDevice(identity.SecretRestore, b.Ed25519), Value: secret.Bytes("1"), CreatedAt: b.Env.Now()}
+	if err := b.Save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
 		return fmt.Errorf("store that a restore is wanted: %w", err)
 	}
-	b.mu.Lock()
+	b.Mu.Lock()
 	b.restoring.next = time.Time{}
-	b.mu.Unlock()
+	b.Mu.Unlock()
 	b.startRestore()
 	return nil
 }
 
 // continueRestore starts a restore that was requested before a restart.
 func (b *backups) continueRestore(ctx context.Context) error {
-	_, err := b.eng.store.Secret(ctx, b.acct.row, identity.OfDevice(identity.SecretRestore, b.ed25519))
+	_, err := b.Env.Store.Secret(ctx, b.acct.Row, identity.OfDevice(identity.SecretRestore, b.Ed25519))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
@@ -101,32 +102,32 @@ func (b *backups) continueRestore(ctx context.Context) error {
 
 // startRestore starts the restore unless it runs or has just failed.
 func (b *backups) startRestore() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
 	r := &b.restoring
-	if r.running || b.ctx == nil || b.ctx.Err() != nil || b.eng.now().Before(r.next) {
+	if r.running || b.Ended() || b.Env.Now().Before(r.next) {
 		return
 	}
 	r.running, r.status = true, &RestoreStatus{State: restoreRunning}
-	b.eng.wg.Go(func() { b.restoreAll(b.ctx) })
+	b.Env.WG.Go(func() { b.restoreAll(b.Context) })
 }
 
 func (b *backups) restoreAll(ctx context.Context) {
 	err := b.restoreHistory(ctx)
 	if err == nil {
-		err = b.save(ctx, &store.Changes{DeleteSecrets: []string{identity.OfDevice(identity.SecretRestore, b.ed25519)}})
+		err = b.Save(ctx, &store.Changes{DeleteSecrets: []string{identity.OfDevice(identity.SecretRestore, b.Ed25519)}})
 	}
 	if err != nil && ctx.Err() == nil {
-		b.eng.log.Warn().Err(err).Msg("The history could not be restored")
+		b.Env.Log.Warn().Err(err).Msg("The history could not be restored")
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
 	b.restoring.running = false
 	b.restoring.status.State = restoreDone
 	if err != nil {
 		b.restoring.status.State = restoreFailed
 		again := pauseAfter(err, b.restoring.failures.Next(restorePauses()), restorePauses())
-		b.restoring.next = b.eng.now().Add(again)
+		b.restoring.next = b.Env.Now().Add(again)
 		b.host.retryLocked(retryRestore, again)
 		return
 	}
@@ -135,8 +136,8 @@ func (b *backups) restoreAll(ctx context.Context) {
 
 // restoreStatus returns a copy of the progress; nil when no restore ran.
 func (b *backups) restoreStatus() *RestoreStatus {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
 	if b.restoring.status == nil {
 		return nil
 	}
@@ -152,19 +153,19 @@ func (b *backups) restoreHistory(ctx context.Context) error {
 		return err
 	}
 	if target == nil || target.Private == nil {
-		return ErrNoBackup
+		return core.ErrNoBackup
 	}
-	b.mu.Lock()
+	b.Mu.Lock()
 	b.restoring.status.Total = target.Count
-	b.mu.Unlock()
+	b.Mu.Unlock()
 	var rows []store.InboundSession
 	done, refused := 0, 0
 	flush := func() error {
 		kept, err := b.host.keepKept(ctx, rows)
-		b.eng.counts.restores.Add(float64(kept))
-		b.eng.counts.refusals.Add(float64(refused))
-		b.mu.Lock()
-		defer b.mu.Unlock()
+		b.Env.Counts.Restores.Add(float64(kept))
+		b.Env.Counts.Refusals.Add(float64(refused))
+		b.Mu.Lock()
+		defer b.Mu.Unlock()
 		s := b.restoring.status
 		s.Done, s.Restored, s.Refused = s.Done+done, s.Restored+kept, s.Refused+refused
 		rows, done, refused = rows[:0], 0, 0
@@ -189,8 +190,8 @@ func (b *backups) restoreHistory(ctx context.Context) error {
 
 // download reads all keys of a backup.
 func (b *backups) download(ctx context.Context, version string, each func(store.SessionRef, json.RawMessage) error) error {
-	token := b.currentToken()
-	return b.eng.hs.Stream(ctx, token, wire.Request{
+	token := b.CurrentToken()
+	return b.Env.Homeserver.Stream(ctx, token, wire.Request{
 		Op: "download the key backup", Method: http.MethodGet,
 		Path:  mautrix.ClientURLPath{"v3", "room_keys", "keys"},
 		Query: map[string]string{"version": version}, Patient: restorePatience,

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/locks"
@@ -28,25 +27,6 @@ const (
 	outcomeWithheld      = "withheld"
 	outcomeWouldWithhold = "would_withhold"
 )
-
-// policyCounts count decisions by direction and outcome.
-type policyCounts struct {
-	sends, shares, events *prometheus.CounterVec
-}
-
-func newPolicyCounts() policyCounts {
-	vec := func(name, help string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"outcome"})
-	}
-	return policyCounts{
-		sends: vec("e2ee_proxy_policy_sends_total",
-			"Encrypted sends that were allowed, blocked by somebody's identity change, or would be if policy.send were enforced."),
-		shares: vec("e2ee_proxy_policy_shares_total",
-			"Devices that a room key was shared with or withheld from, or from which it would be withheld if policy.send were enforced."),
-		events: vec("e2ee_proxy_policy_received_events_total",
-			"Received events that were shown or withheld, or would be withheld if policy.receive were enforced."),
-	}
-}
 
 const (
 	// maxRolloutRooms and maxRolloutDevices bound what an account remembers for status.
@@ -113,7 +93,7 @@ func (d *Device) countGate(roomID id.RoomID, decision *trustcache.GateDecision) 
 			}
 		}
 	}
-	d.eng.counts.sends.WithLabelValues(outcome).Inc()
+	d.core.Env.Counts.Sends.WithLabelValues(outcome).Inc()
 }
 
 // recordUnenforced remembers the devices that can read a send and could not if the policy
@@ -142,7 +122,7 @@ func (d *Device) countShares(who *eligible, given []store.Share) {
 		case who.against[store.DeviceRef{UserID: given[i].UserID, DeviceID: given[i].DeviceID}]:
 			outcome = outcomeWouldWithhold
 		}
-		d.eng.counts.shares.WithLabelValues(outcome).Inc()
+		d.core.Env.Counts.Shares.WithLabelValues(outcome).Inc()
 	}
 }
 
@@ -162,7 +142,7 @@ func (d *Device) countVerdict(job *eventJob, owner trustcache.Owner, v trustcach
 			addTo(room.senders, store.DeviceRef{UserID: owner.UserID, DeviceID: owner.DeviceID})
 		}
 	}
-	d.eng.counts.events.WithLabelValues(outcome).Inc()
+	d.core.Env.Counts.Events.WithLabelValues(outcome).Inc()
 }
 
 // PolicyStatus is how strictly the policy is applied now, and what enforcing it would have
@@ -195,7 +175,7 @@ type RoomWouldHave struct {
 }
 
 func (d *Device) policyStatus() *PolicyStatus {
-	policy := d.eng.opts.Policy()
+	policy := d.core.Env.Policy()
 	out := &PolicyStatus{Send: modeName(policy.Send), Receive: modeName(policy.Receive)}
 	if policy.Send != trustcache.ModeWarn && policy.Receive != trustcache.ModeWarn {
 		return out

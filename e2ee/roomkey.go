@@ -55,7 +55,7 @@ func (b *toDeviceStep) keepRoomKeys(ctx context.Context) error {
 	for i, k := range b.keys {
 		refs[i] = k.Ref
 	}
-	known, err := b.d.eng.store.InboundSessions(ctx, b.d.acct.row, b.d.rowID, refs)
+	known, err := b.d.core.Env.Store.InboundSessions(ctx, b.d.acct.Row, b.d.core.RowID, refs)
 	if err != nil {
 		return fmt.Errorf("load room keys: %w", err)
 	}
@@ -69,7 +69,7 @@ func (b *toDeviceStep) keepRoomKeys(ctx context.Context) error {
 			again = append(again, store.OwnersRef{SessionRef: k.Ref, UserID: k.Owner.UserID})
 		}
 	}
-	more, err := b.d.loadMoreOwners(ctx, again)
+	more, err := b.d.megolmState.loadMoreOwners(ctx, again)
 	if err != nil {
 		return err
 	}
@@ -79,13 +79,13 @@ func (b *toDeviceStep) keepRoomKeys(ctx context.Context) error {
 			continue
 		}
 		row, err := megolm.Merge(k, known[k.Ref])
-		if errors.Is(err, megolm.ErrAnothersKey) && megolm.WhoseOwner(known[k.Ref].Owner).Curve25519 != b.d.curve25519 {
+		if errors.Is(err, megolm.ErrAnothersKey) && megolm.WhoseOwner(known[k.Ref].Owner).Curve25519 != b.d.core.Curve25519 {
 			row, err = megolm.AddOwner(k, known[k.Ref], more, senders[k.Owner.UserID])
 		}
 		if err != nil {
 			continue
 		}
-		row.ReceivedAt = b.d.eng.now()
+		row.ReceivedAt = b.d.core.Env.Now()
 		known[k.Ref], kept[k.Ref] = row, row
 	}
 	for _, row := range kept {
@@ -113,11 +113,11 @@ func (b *toDeviceStep) identifyOwners(ctx context.Context) (map[id.UserID]*trust
 		users = append(users, k.Owner.UserID)
 	}
 	slices.Sort(users)
-	known, err := b.d.acct.tracker.Cached(ctx, slices.Compact(users))
+	known, err := b.d.acct.Tracker.Cached(ctx, slices.Compact(users))
 	if err != nil {
 		return nil, fmt.Errorf("look up the senders of room keys: %w", err)
 	}
-	mode := b.d.eng.opts.Policy().Receive
+	mode := b.d.core.Env.Policy().Receive
 	for i := range b.keys {
 		k := &b.keys[i]
 		user := known[k.Owner.UserID]

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -39,7 +40,6 @@ type roomTable struct {
 
 // roomTableHost is what roomTable needs of the other parts.
 type roomTableHost interface {
-	begin() *step
 	listMembers(ctx context.Context, roomID id.RoomID, last bool) (map[id.UserID]string, error)
 }
 
@@ -84,8 +84,8 @@ func (rt *roomTable) loadRooms(ctx context.Context, updates []RoomUpdate) error 
 
 // KnownEncrypted reports whether the room is known to be encrypted, without any request.
 func (d *Device) KnownEncrypted(roomID id.RoomID) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
 	r := d.roomTable.known[roomID]
 	return r != nil && r.encrypted || d.eng.encrypted.isCached(roomID)
 }
@@ -94,36 +94,36 @@ func (d *Device) KnownEncrypted(roomID id.RoomID) bool {
 // ever (requirement 20.3). For any other the homeserver is asked each time, so that nothing
 // is sent in clear after somebody encrypts it (requirement 20.6).
 func (d *Device) RoomEncryption(ctx context.Context, roomID id.RoomID) (RoomEncryption, error) {
-	d.mu.Lock()
-	r, err := d.roomState(ctx, roomID)
+	d.core.Mu.Lock()
+	r, err := d.roomTable.roomState(ctx, roomID)
 	if err != nil {
-		d.mu.Unlock()
-		return RoomUnknown, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+		d.core.Mu.Unlock()
+		return RoomUnknown, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
 	}
 	if r.encrypted {
-		defer d.mu.Unlock()
+		defer d.core.Mu.Unlock()
 		return r.encryption(), nil
 	}
-	d.mu.Unlock()
+	d.core.Mu.Unlock()
 
-	got, err := d.eng.findEncryption(ctx, d.acct.user, roomID, d.readState)
+	got, err := d.eng.findEncryption(ctx, d.acct.User, roomID, d.roomTable.readState)
 	var up *wire.UpstreamError
 	switch {
-	case errors.Is(err, ErrNotYetEncrypted):
+	case errors.Is(err, core.ErrNotYetEncrypted):
 		return RoomUnknown, err
 	case errors.As(err, &up) && (up.Status == http.StatusForbidden || up.Status == http.StatusUnauthorized):
 		return RoomUnknown, err // not in the room, or no valid token: the homeserver's own answer explains it
 	case err != nil:
-		return RoomUnknown, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+		return RoomUnknown, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
 	case got.fact.Algorithm != "":
-		return d.adoptRoom(ctx, roomID, got.fact)
+		return d.roomTable.adoptRoom(ctx, roomID, got.fact)
 	case got.plain:
 		return RoomPlain, nil
 	}
 	if err := d.NoteEncryption(ctx, roomID, got.content); err != nil {
-		return RoomUnknown, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+		return RoomUnknown, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
 	}
-	return d.noted(ctx, roomID)
+	return d.roomTable.noted(ctx, roomID)
 }
 
 // namesAlgorithm reports whether a content can be that of m.room.encryption.
@@ -134,11 +134,11 @@ func namesAlgorithm(content json.RawMessage) bool {
 
 // noted returns the room's encryption after it was recorded.
 func (rt *roomTable) noted(ctx context.Context, roomID id.RoomID) (RoomEncryption, error) {
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
+	rt.Mu.Lock()
+	defer rt.Mu.Unlock()
 	r, err := rt.roomState(ctx, roomID)
 	if err != nil {
-		return RoomUnknown, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+		return RoomUnknown, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
 	}
 	return r.encryption(), nil
 }
@@ -157,20 +157,20 @@ func (r *room) encryption() RoomEncryption {
 // NoteEncryption records the content of a room's current m.room.encryption event.
 func (d *Device) NoteEncryption(ctx context.Context, roomID id.RoomID, content []byte) error {
 	ctx = context.WithoutCancel(ctx)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	s := d.begin()
-	if err := s.applyEncryption(ctx, roomID, content); err != nil {
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	s := d.core.Begin()
+	if err := d.roomTable.applyEncryption(ctx, s, roomID, content); err != nil {
 		return err
 	}
-	return s.commitRooms(ctx)
+	return commitRooms(ctx, s)
 }
 
 // applyEncryption stages the content of an m.room.encryption event. The algorithm of an
 // encrypted room never changes (requirement 0.8, attack A22); the rotation limits are those
 // of the current event, clamped (attack A21).
-func (s *step) applyEncryption(ctx context.Context, roomID id.RoomID, content json.RawMessage) error {
-	r, err := s.room(ctx, roomID)
+func (rt *roomTable) applyEncryption(ctx context.Context, s *core.Step, roomID id.RoomID, content json.RawMessage) error {
+	r, err := rt.change(ctx, s, roomID)
 	if err != nil {
 		return err
 	}
@@ -180,7 +180,7 @@ func (s *step) applyEncryption(ctx context.Context, roomID id.RoomID, content js
 		if algorithm == "" {
 			algorithm = algorithmUnknown
 		}
-		row.Algorithm, row.EncryptedSince = algorithm, s.d.eng.now()
+		row.Algorithm, row.EncryptedSince = algorithm, rt.Env.Now()
 	} else if algorithm != row.Algorithm {
 		return nil // the encryption can neither change nor end
 	}
@@ -220,8 +220,8 @@ func parseEncryption(content json.RawMessage) (algorithm string, period time.Dur
 }
 
 // applyVisibility stages a history visibility.
-func (s *step) applyVisibility(ctx context.Context, roomID id.RoomID, v string) error {
-	r, err := s.room(ctx, roomID)
+func (rt *roomTable) applyVisibility(ctx context.Context, s *core.Step, roomID id.RoomID, v string) error {
+	r, err := rt.change(ctx, s, roomID)
 	if err != nil {
 		return err
 	}
@@ -243,14 +243,14 @@ func (s *step) applyVisibility(ctx context.Context, roomID id.RoomID, v string) 
 // NoteVisibility records a history visibility that the homeserver has just accepted from the client.
 func (d *Device) NoteVisibility(ctx context.Context, roomID id.RoomID, visibility string) error {
 	ctx = context.WithoutCancel(ctx)
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
 	d.roomTable.news++
-	s := d.begin()
-	if err := s.applyVisibility(ctx, roomID, visibility); err != nil {
+	s := d.core.Begin()
+	if err := d.roomTable.applyVisibility(ctx, s, roomID, visibility); err != nil {
 		return err
 	}
-	err := s.commitRooms(ctx)
+	err := commitRooms(ctx, s)
 	if r := d.roomTable.known[roomID]; err != nil && r != nil {
 		r.visibility = "" // the next use fetches it
 		r.narrowed++

@@ -5,6 +5,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/store"
 )
 
@@ -22,41 +23,54 @@ type roomStep struct {
 	narrowed int
 }
 
-// room returns the step's change of a room, empty at first.
-func (s *step) room(ctx context.Context, roomID id.RoomID) (*roomStep, error) {
-	if r := s.rooms[roomID]; r != nil {
-		return r, nil
+// stagedRooms are the changes of rooms in a step.
+type stagedRooms map[id.RoomID]*roomStep
+
+func (r stagedRooms) Stage(s *core.Step) {
+	for _, one := range r {
+		if one.stored {
+			s.Changes.Rooms = append(s.Changes.Rooms, one.row)
+		}
 	}
-	r, err := s.d.roomState(ctx, roomID)
+}
+
+func (r stagedRooms) Apply() {
+	for _, one := range r {
+		one.apply()
+	}
+}
+
+// change returns a step's change of a room, empty at first.
+func (rt *roomTable) change(ctx context.Context, s *core.Step, roomID id.RoomID) (*roomStep, error) {
+	r, err := rt.roomState(ctx, roomID)
 	if err != nil {
 		return nil, err
 	}
-	return s.enter(roomID, r), nil
+	return rt.enter(s, roomID, r), nil
 }
 
-// known is room for a room in memory; nil for any other.
-func (s *step) known(roomID id.RoomID) *roomStep {
-	if r := s.rooms[roomID]; r != nil {
-		return r
+// changeKnown is change for a room in memory; nil for any other.
+func (rt *roomTable) changeKnown(s *core.Step, roomID id.RoomID) *roomStep {
+	r := rt.known[roomID]
+	if r == nil {
+		return nil
 	}
-	if r := s.d.roomTable.known[roomID]; r != nil {
-		return s.enter(roomID, r)
-	}
-	return nil
+	return rt.enter(s, roomID, r)
 }
 
-func (s *step) enter(roomID id.RoomID, r *room) *roomStep {
-	if s.rooms == nil {
-		s.rooms = make(map[id.RoomID]*roomStep)
+func (rt *roomTable) enter(s *core.Step, roomID id.RoomID, r *room) *roomStep {
+	rooms, _ := s.Part(rt, func() core.Staged { return make(stagedRooms) }).(stagedRooms)
+	out := rooms[roomID]
+	if out == nil {
+		out = &roomStep{r: r, row: r.row, encrypted: r.encrypted, visibility: r.visibility}
+		rooms[roomID] = out
 	}
-	out := &roomStep{r: r, row: r.row, encrypted: r.encrypted, visibility: r.visibility}
-	s.rooms[roomID] = out
 	return out
 }
 
 // commitRooms is commit for a step about rooms only, which may have nothing to store.
-func (s *step) commitRooms(ctx context.Context) error {
-	return s.commit(ctx, "what is known of a room")
+func commitRooms(ctx context.Context, s *core.Step) error {
+	return s.Commit(ctx, "what is known of a room")
 }
 
 // membership returns a user's membership as staged; listed is false when the members are

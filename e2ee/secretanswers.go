@@ -52,7 +52,7 @@ func (b *toDeviceStep) handleSecretRequest(ev *toDevice) {
 		Device    id.DeviceID `json:"requesting_device_id"`
 	}
 	d := b.d
-	if strictjson.Unmarshal(ev.Content, &req) != nil || ev.Sender != d.acct.user || req.Device == d.id ||
+	if strictjson.Unmarshal(ev.Content, &req) != nil || ev.Sender != d.acct.User || req.Device == d.core.ID ||
 		req.Device == "" || req.RequestID == "" || len(req.RequestID) > wire.MaxIDLength || len(req.Device) > wire.MaxIDLength {
 		return
 	}
@@ -60,7 +60,7 @@ func (b *toDeviceStep) handleSecretRequest(ev *toDevice) {
 	switch req.Action {
 	case "request":
 		if w := b.changeRequests(); !slices.ContainsFunc(w.Secrets, same) && len(w.Secrets) < maxRequests && sharedSecret(req.Name) {
-			w.Secrets = append(w.Secrets, secretRequest{req.Device, req.RequestID, req.Name, d.eng.now().Unix()})
+			w.Secrets = append(w.Secrets, secretRequest{req.Device, req.RequestID, req.Name, d.core.Env.Now().Unix()})
 		}
 	case "request_cancellation":
 		w := b.changeRequests()
@@ -84,7 +84,7 @@ func (g *gossip) answerRequests(ctx context.Context) error {
 	if err != nil || requests == nil {
 		return err
 	}
-	if g.acct.settings().IgnoreSecretRequests { // requirement 15.5
+	if g.acct.Settings().IgnoreSecretRequests { // requirement 15.5
 		return g.dropRequests(ctx, func(w *waitingRequests) { w.Secrets = nil })
 	}
 	own, err := g.answeringUser(ctx)
@@ -101,7 +101,7 @@ func (g *gossip) answerRequests(ctx context.Context) error {
 		if !over {
 			continue
 		}
-		g.eng.counts.secrets.WithLabelValues("refused").Inc()
+		g.Env.Counts.Secrets.WithLabelValues("refused").Inc()
 		if err := g.dropRequests(ctx, func(w *waitingRequests) { w.dropSecret(req) }); err != nil {
 			return err
 		}
@@ -113,7 +113,7 @@ func (g *gossip) answerRequests(ctx context.Context) error {
 // holds mu.
 func (g *gossip) gaveSecret(key givenSecret) bool {
 	last, ok := g.secretsGiven[key]
-	return ok && g.eng.now().Sub(last) < requestEvery
+	return ok && g.Env.Now().Sub(last) < requestEvery
 }
 
 // rememberGivenSecret remembers that a device was sent a secret. The caller holds mu.
@@ -121,7 +121,7 @@ func (g *gossip) rememberGivenSecret(key givenSecret) {
 	if g.secretsGiven == nil || len(g.secretsGiven) >= maxNoKeys {
 		g.secretsGiven = make(map[givenSecret]time.Time)
 	}
-	g.secretsGiven[key] = g.eng.now()
+	g.secretsGiven[key] = g.Env.Now()
 }
 
 // giveSecret encrypts a secret for a device, puts it into the outbox and removes the
@@ -130,16 +130,16 @@ func (g *gossip) rememberGivenSecret(key givenSecret) {
 // claimed.
 func (g *gossip) giveSecret(ctx context.Context, req secretRequest, dev *trustcache.Device) (answer, error) {
 	key := givenSecret{req.Device, req.Name}
-	g.mu.Lock()
+	g.Mu.Lock()
 	given, silent := g.gaveSecret(key), g.host.hasNoKeys(dev)
-	g.mu.Unlock()
+	g.Mu.Unlock()
 	switch {
 	case given:
 		return answerRefused, nil
 	case silent:
 		return answerLater, nil
 	}
-	if _, err := g.eng.store.Secret(ctx, g.acct.row, req.Name); errors.Is(err, store.ErrNotFound) {
+	if _, err := g.Env.Store.Secret(ctx, g.acct.Row, req.Name); errors.Is(err, store.ErrNotFound) {
 		return answerRefused, nil // no secret, so no key is claimed
 	} else if err != nil {
 		return answerLater, fmt.Errorf("load a secret: %w", err)
@@ -149,9 +149,9 @@ func (g *gossip) giveSecret(ctx context.Context, req secretRequest, dev *trustca
 	if err != nil {
 		return answerLater, fmt.Errorf("claim a one-time key: %w", err)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !slices.Contains(g.requests.Secrets, req) || g.gaveSecret(key) || g.acct.settings().IgnoreSecretRequests {
+	g.Mu.Lock()
+	defer g.Mu.Unlock()
+	if !slices.Contains(g.requests.Secrets, req) || g.gaveSecret(key) || g.acct.Settings().IgnoreSecretRequests {
 		return answerRefused, nil // the request was cancelled
 	}
 	own, err := g.host.stillMayHold(ctx, dev)
@@ -162,8 +162,8 @@ func (g *gossip) giveSecret(ctx context.Context, req secretRequest, dev *trustca
 	if err != nil || content == nil {
 		return answerRefused, err
 	}
-	s := g.host.begin()
-	sealed, _, err := s.olmEncryptAll(ctx, "m.secret.send", content, to, claimed)
+	s := g.Begin()
+	sealed, _, err := g.host.olmEncryptAll(ctx, s, "m.secret.send", content, to, claimed)
 	if err != nil {
 		return answerLater, err
 	}
@@ -173,16 +173,16 @@ func (g *gossip) giveSecret(ctx context.Context, req secretRequest, dev *trustca
 	}
 	rest := g.requests.clone()
 	rest.dropSecret(req)
-	if err := rest.store(g.part, s.ch); err != nil {
+	if err := rest.store(g.Device, s.Changes); err != nil {
 		return answerLater, err
 	}
-	s.ch.Outbox = olm.OutboxItems("m.room.encrypted", sealed, g.eng.now())
-	s.after(func() {
+	s.Changes.Outbox = olm.OutboxItems("m.room.encrypted", sealed, g.Env.Now())
+	s.After(func() {
 		g.requests = *rest
 		g.host.outboxFilled()
 		g.rememberGivenSecret(key)
 	})
-	if err := s.commit(ctx, "an answer"); err != nil {
+	if err := s.Commit(ctx, "an answer"); err != nil {
 		return answerLater, err
 	}
 	g.logGivenSecret(req)
@@ -191,15 +191,15 @@ func (g *gossip) giveSecret(ctx context.Context, req secretRequest, dev *trustca
 
 // logGivenSecret counts and logs that a secret was sent.
 func (g *gossip) logGivenSecret(req secretRequest) {
-	g.eng.counts.secrets.WithLabelValues("sent").Inc()
-	g.eng.log.Info().Stringer("account", g.acct.user).Stringer("device", req.Device).Str("secret", req.Name).
+	g.Env.Counts.Secrets.WithLabelValues("sent").Inc()
+	g.Env.Log.Info().Stringer("account", g.acct.User).Stringer("device", req.Device).Str("secret", req.Name).
 		Msg("A confirmed device of the user was given a secret")
 }
 
 // secretContent returns the m.secret.send of a secret as stored now; nil when it is not
 // here or does not belong to what is published.
 func (g *gossip) secretContent(ctx context.Context, req secretRequest, own *trustcache.User) (json.RawMessage, error) {
-	stored, err := g.eng.store.Secret(ctx, g.acct.row, req.Name)
+	stored, err := g.Env.Store.Secret(ctx, g.acct.Row, req.Name)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
 	}

@@ -44,13 +44,13 @@ func (g *gossip) loadAsks(ctx context.Context) error {
 	if g.secretAsks != nil {
 		return nil
 	}
-	all, err := g.eng.store.Secrets(ctx, g.acct.row)
+	all, err := g.Env.Store.Secrets(ctx, g.acct.Row)
 	if err != nil {
 		return fmt.Errorf("load requests for secrets: %w", err)
 	}
 	asks := make(map[string]*secretAsk)
 	for _, row := range all {
-		name, ours := strings.CutPrefix(row.Name, identity.AskedName(g.ed25519, ""))
+		name, ours := strings.CutPrefix(row.Name, identity.AskedName(g.Ed25519, ""))
 		var s storedAsk
 		if !ours || !sharedSecret(name) || json.Unmarshal(row.Value.Reveal(), &s) != nil {
 			continue
@@ -69,7 +69,7 @@ func (g *gossip) loadAsks(ctx context.Context) error {
 // caller holds mu.
 func (g *gossip) askOf(requestID string) *secretAsk {
 	for _, ask := range g.secretAsks {
-		if ask.id == requestID && g.eng.now().Before(ask.until) {
+		if ask.id == requestID && g.Env.Now().Before(ask.until) {
 			return ask
 		}
 	}

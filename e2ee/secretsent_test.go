@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
@@ -21,7 +22,7 @@ import (
 func TestWhoseSecretsAreTaken(t *testing.T) {
 	t.Parallel()
 	reg, refused := prometheus.NewRegistry(), 0.0
-	counts, err := newCounts(reg)
+	counts, err := core.NewCounts(reg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +51,7 @@ func TestWhoseSecretsAreTaken(t *testing.T) {
 			msg.Content = answerWith("", wire.Base64(master.Seed()))
 		}, false},
 		{"nothing was asked for", func(d *Device, _ *olm.Received, _ *trustcache.User) { d.gossip.secretAsks = nil }, false},
-		{"late", func(d *Device, _ *olm.Received, _ *trustcache.User) { d.eng.now = nowAt(3000) }, false},
+		{"late", func(d *Device, _ *olm.Received, _ *trustcache.User) { d.core.Env.Now = nowAt(3000) }, false},
 		{"of another user", func(_ *Device, msg *olm.Received, _ *trustcache.User) { msg.Sender = "@mallory:x" }, false},
 		{"the own user is not known", func(_ *Device, _ *olm.Received, own *trustcache.User) { own.Knowledge = trustcache.KnowledgeUnknown }, false},
 		{"the own identity is not verified", func(_ *Device, _ *olm.Received, own *trustcache.User) { own.Verified = false }, false},
@@ -80,11 +81,8 @@ func TestWhoseSecretsAreTaken(t *testing.T) {
 			msg.Content = answerWith("ask", wire.Base64(make([]byte, 2*maxSecret)))
 		}, false},
 	} {
-		d := &Device{
-			part:   part{self: self{id: "MINE"}, eng: &Engine{now: nowAt(1000), counts: counts}},
-			gossip: gossip{secretAsks: map[string]*secretAsk{identity.SecretMaster: {name: identity.SecretMaster, id: "ask", to: map[id.DeviceID]bool{"OTHER": true, "THIRD": true}, until: nowAt(2000)()}}},
-		}
-		d.connect()
+		d := deviceWith(core.Self{ID: "MINE"}, &core.Env{Now: nowAt(1000), Counts: counts})
+		d.gossip.secretAsks = map[string]*secretAsk{identity.SecretMaster: {name: identity.SecretMaster, id: "ask", to: map[id.DeviceID]bool{"OTHER": true, "THIRD": true}, until: nowAt(2000)()}}
 		own := &trustcache.User{
 			UserID: "@alice:x", Own: true, Knowledge: trustcache.KnowledgeFresh,
 			Pin: trustcache.Pin{Current: public, PinnedMaster: public, Verified: true, WasVerified: true},

@@ -52,12 +52,12 @@ func (g *gossip) wantSecrets(ctx context.Context, own *trustcache.User) error {
 	if len(others) == 0 {
 		return nil
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.Mu.Lock()
+	defer g.Mu.Unlock()
 	if err := g.loadAsks(ctx); err != nil {
 		return err
 	}
-	now := g.eng.now()
+	now := g.Env.Now()
 	ch := &store.Changes{}
 	asks := make([]*secretAsk, 0, len(missing))
 	for _, name := range missing {
@@ -79,7 +79,7 @@ func (g *gossip) wantSecrets(ctx context.Context, own *trustcache.User) error {
 	if len(asks) == 0 {
 		return nil
 	}
-	if err := g.save(ctx, ch); err != nil {
+	if err := g.Save(ctx, ch); err != nil {
 		return fmt.Errorf("store requests for secrets: %w", err)
 	}
 	for _, ask := range asks {
@@ -92,11 +92,11 @@ func (g *gossip) wantSecrets(ctx context.Context, own *trustcache.User) error {
 
 // askFor makes a request for a secret to other devices, and adds it to ch.
 func (g *gossip) askFor(name string, others []*trustcache.Device, ch *store.Changes) (*secretAsk, error) {
-	now := g.eng.now()
+	now := g.Env.Now()
 	ask := &secretAsk{name: name, id: rand.Text(), to: make(map[id.DeviceID]bool, len(others)), until: now.Add(askFor)}
 	content := strictjson.Object{
 		{Name: "action", Value: strictjson.Quote("request")}, {Name: "name", Value: strictjson.Quote(name)}, {Name: "request_id", Value: strictjson.Quote(ask.id)},
-		{Name: "requesting_device_id", Value: strictjson.Quote(g.id.String())},
+		{Name: "requesting_device_id", Value: strictjson.Quote(g.ID.String())},
 	}.Encode()
 	messages := make([]olm.Message, len(others))
 	for i, dev := range others {
@@ -104,7 +104,7 @@ func (g *gossip) askFor(name string, others []*trustcache.Device, ch *store.Chan
 		messages[i] = olm.Message{To: dev, Content: content}
 	}
 	ch.Outbox = append(ch.Outbox, olm.OutboxItems("m.secret.request", messages, now)...)
-	row, err := ask.stored(g.ed25519, now)
+	row, err := ask.stored(g.Ed25519, now)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +118,7 @@ func (g *gossip) secretCame(ctx context.Context, name string) (bool, error) {
 	if name == identity.SecretBackup {
 		name = secretReceived + name
 	}
-	_, err := g.eng.store.Secret(ctx, g.acct.row, name)
+	_, err := g.Env.Store.Secret(ctx, g.acct.Row, name)
 	if errors.Is(err, store.ErrNotFound) {
 		return false, nil
 	}
@@ -133,7 +133,7 @@ func (g *gossip) confirmedOthers(own *trustcache.User) []*trustcache.Device {
 	var out []*trustcache.Device
 	for i := range own.Devices {
 		dev := &own.Devices[i]
-		if dev.DeviceID != g.id && trustcache.MayHoldSecrets(own, dev) {
+		if dev.DeviceID != g.ID && trustcache.MayHoldSecrets(own, dev) {
 			out = append(out, dev)
 		}
 	}
@@ -180,7 +180,7 @@ func (b *toDeviceStep) handleSecret(msg *olm.Received, own *trustcache.User) {
 		b.countRefusedSecret()
 		return
 	}
-	ask := b.d.askOf(sent.RequestID)
+	ask := b.d.gossip.askOf(sent.RequestID)
 	if ask == nil || !own.Known() || !own.Verified || msg.Sender != own.UserID {
 		b.countRefusedSecret() // unsolicited, late, or not ours (requirement 15.3)
 		return
@@ -199,13 +199,13 @@ func (b *toDeviceStep) handleSecret(msg *olm.Received, own *trustcache.User) {
 	if name == identity.SecretBackup { // only the homeserver can tell whether it belongs to the backup
 		name = secretReceived + name
 	}
-	b.ch.Secrets = append(b.ch.Secrets, store.Secret{Name: name, Value: secret.Bytes(value), CreatedAt: b.d.eng.now()})
+	b.ch.Secrets = append(b.ch.Secrets, store.Secret{Name: name, Value: secret.Bytes(value), CreatedAt: b.d.core.Env.Now()})
 	b.answered = append(b.answered, answeredAsk{ask, dev.DeviceID})
-	b.d.eng.counts.secrets.WithLabelValues("received").Inc()
+	b.d.core.Env.Counts.Secrets.WithLabelValues("received").Inc()
 }
 
 func (b *toDeviceStep) countRefusedSecret() {
-	b.d.eng.counts.secrets.WithLabelValues("refused").Inc()
+	b.d.core.Env.Counts.Secrets.WithLabelValues("refused").Inc()
 }
 
 // plausibleSecret reports whether a secret has the right form, and a seed the published
@@ -231,7 +231,7 @@ func (b *toDeviceStep) cancelSecretAsks(own *trustcache.User) {
 	for _, a := range b.answered {
 		content := strictjson.Object{
 			{Name: "action", Value: strictjson.Quote("request_cancellation")}, {Name: "request_id", Value: strictjson.Quote(a.ask.id)},
-			{Name: "requesting_device_id", Value: strictjson.Quote(b.d.id.String())},
+			{Name: "requesting_device_id", Value: strictjson.Quote(b.d.core.ID.String())},
 		}.Encode()
 		var messages []olm.Message
 		for i := range own.Devices {
@@ -239,8 +239,8 @@ func (b *toDeviceStep) cancelSecretAsks(own *trustcache.User) {
 				messages = append(messages, olm.Message{To: dev, Content: content})
 			}
 		}
-		b.ch.Outbox = append(b.ch.Outbox, olm.OutboxItems("m.secret.request", messages, b.d.eng.now())...)
-		b.ch.DeleteSecrets = append(b.ch.DeleteSecrets, identity.AskedName(b.d.ed25519, a.ask.name))
+		b.ch.Outbox = append(b.ch.Outbox, olm.OutboxItems("m.secret.request", messages, b.d.core.Env.Now())...)
+		b.ch.DeleteSecrets = append(b.ch.DeleteSecrets, identity.AskedName(b.d.core.Ed25519, a.ask.name))
 	}
 }
 
@@ -249,11 +249,11 @@ func (b *toDeviceStep) keepSecrets(ctx context.Context) error {
 	if len(b.secrets) == 0 {
 		return nil
 	}
-	own, err := b.d.acct.tracker.Own(ctx)
+	own, err := b.d.acct.Tracker.Own(ctx)
 	if err != nil {
 		return fmt.Errorf("look up who sent a secret: %w", err)
 	}
-	if err := b.d.loadAsks(ctx); err != nil {
+	if err := b.d.gossip.loadAsks(ctx); err != nil {
 		return err
 	}
 	for _, msg := range b.secrets {
@@ -270,10 +270,10 @@ func (b *toDeviceStep) dropAnsweredAsks() {
 		if b.d.gossip.secretAsks[a.ask.name] == a.ask {
 			delete(b.d.gossip.secretAsks, a.ask.name)
 		}
-		b.d.outboxFilled()
+		b.d.olmState.outboxFilled()
 	}
 	if len(b.answered) > 0 {
-		b.d.recheckIdentityLocked()
+		b.d.ownIdentity.recheckIdentityLocked()
 	}
 }
 
@@ -281,7 +281,7 @@ func (b *toDeviceStep) dropAnsweredAsks() {
 // belongs to the newest backup.
 func (g *gossip) checkReceived(ctx context.Context) error {
 	const name = secretReceived + identity.SecretBackup
-	stored, err := g.eng.store.Secret(ctx, g.acct.row, name)
+	stored, err := g.Env.Store.Secret(ctx, g.acct.Row, name)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
@@ -298,9 +298,9 @@ func (g *gossip) checkReceived(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("encode the backup version: %w", err)
 		}
-		ch.Secrets = []store.Secret{{Name: identity.SecretBackup, Value: stored.Value, Meta: meta, CreatedAt: g.eng.now()}}
+		ch.Secrets = []store.Secret{{Name: identity.SecretBackup, Value: stored.Value, Meta: meta, CreatedAt: g.Env.Now()}}
 	}
-	if err := g.save(ctx, ch); err != nil {
+	if err := g.Save(ctx, ch); err != nil {
 		return fmt.Errorf("store a received secret: %w", err)
 	}
 	return nil

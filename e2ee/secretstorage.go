@@ -6,16 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 
-	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/crypto/ssss"
 	"maunium.net/go/mautrix/crypto/utils"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
-	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -25,30 +23,6 @@ const (
 	accountDataDefaultKey = "m.secret_storage.default_key"
 	accountDataStorageKey = "m.secret_storage.key."
 )
-
-// accountData returns a global account data value; nil when there is none or it is empty,
-// which is how clients delete it.
-func (p *part) accountData(ctx context.Context, name string) (json.RawMessage, error) {
-	var raw json.RawMessage
-	err := p.call(ctx, wire.Request{
-		Op: "read account data", Method: http.MethodGet,
-		Path: mautrix.ClientURLPath{"v3", "user", p.acct.user, "account_data", name}, Result: &raw,
-	})
-	if wire.Status(err) == http.StatusNotFound {
-		return nil, nil
-	}
-	if obj, bad := strictjson.Parse(raw); err == nil && bad == nil && len(obj) == 0 {
-		return nil, nil
-	}
-	return raw, err
-}
-
-func (p *part) setAccountData(ctx context.Context, name string, value any) error {
-	return p.call(ctx, wire.Request{
-		Op: "write account data", Method: http.MethodPut,
-		Path: mautrix.ClientURLPath{"v3", "user", p.acct.user, "account_data", name}, Body: value,
-	})
-}
 
 // changesOwnSide reports whether account data is about secret storage or the key backup
 // (requirement 16.7).
@@ -72,7 +46,7 @@ func changesOwnSide(events []json.RawMessage) bool {
 // defaultStorage returns the description of the default key; nil when there is no default
 // key or no description of it. A malformed description is ErrNoSecretStorage.
 func (o *ownIdentity) defaultStorage(ctx context.Context) (*storageDescription, error) {
-	raw, err := o.accountData(ctx, accountDataDefaultKey)
+	raw, err := o.AccountData(ctx, accountDataDefaultKey)
 	if err != nil || raw == nil {
 		return nil, err
 	}
@@ -82,12 +56,12 @@ func (o *ownIdentity) defaultStorage(ctx context.Context) (*storageDescription, 
 	if json.Unmarshal(raw, &def) != nil || def.Key == "" {
 		return nil, nil // a missing or malformed default key counts as none
 	}
-	if raw, err = o.accountData(ctx, accountDataStorageKey+def.Key); err != nil || raw == nil {
+	if raw, err = o.AccountData(ctx, accountDataStorageKey+def.Key); err != nil || raw == nil {
 		return nil, err
 	}
 	out := &storageDescription{ID: def.Key}
 	if json.Unmarshal(raw, &out.Meta) != nil || out.Meta.Algorithm != ssss.AlgorithmAESHMACSHA2 {
-		return nil, ErrNoSecretStorage
+		return nil, core.ErrNoSecretStorage
 	}
 	return out, nil
 }
@@ -98,7 +72,7 @@ func (o *ownIdentity) defaultStorage(ctx context.Context) (*storageDescription, 
 // is; one that was deleted is made again only when a person asks for it.
 func (o *ownIdentity) completeStorage(ctx context.Context, keys *identity.Keys, opened *ssss.Key, may bootstrapping) error {
 	described, err := o.defaultStorage(ctx)
-	if err != nil && !errors.Is(err, ErrNoSecretStorage) {
+	if err != nil && !errors.Is(err, core.ErrNoSecretStorage) {
 		return err
 	}
 	usable := err == nil
@@ -151,7 +125,7 @@ func (o *ownIdentity) completeStorage(ctx context.Context, keys *identity.Keys, 
 const secretStorageSeen = "secret_storage_seen"
 
 func (a *account) hadStorage(ctx context.Context) (bool, error) {
-	_, err := a.eng.store.Secret(ctx, a.row, secretStorageSeen)
+	_, err := a.Env.Store.Secret(ctx, a.Row, secretStorageSeen)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return false, fmt.Errorf("load whether there was secret storage: %w", err)
 	}
@@ -165,8 +139,8 @@ func (o *ownIdentity) sawStorage(ctx context.Context) error {
 	if had, err := o.acct.hadStorage(ctx); had || err != nil {
 		return err
 	}
-	row := store.Secret{Name: secretStorageSeen, Value: secret.Bytes("1"), CreatedAt: o.eng.now()}
-	if err := o.save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
+	row := store.Secret{Name: secretStorageSeen, Value: secret.Bytes("1"), CreatedAt: o.Env.Now()}
+	if err := o.Save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
 		return fmt.Errorf("store that there is secret storage: %w", err)
 	}
 	return nil
@@ -199,7 +173,7 @@ func (o *ownIdentity) holdsSecrets(ctx context.Context, keyID string, backup boo
 		names = append(names, identity.SecretBackup)
 	}
 	for _, name := range names {
-		raw, err := o.accountData(ctx, name)
+		raw, err := o.AccountData(ctx, name)
 		if err != nil {
 			return false, err
 		}
@@ -246,7 +220,7 @@ func (o *ownIdentity) configuredKey(described *storageDescription) (*ssss.Key, e
 		if err == nil {
 			return key, nil
 		}
-		if !errors.Is(err, ErrWrongRecoveryKey) && !errors.Is(err, ErrNoPassphrase) && !errors.Is(err, ErrNoSecretStorage) {
+		if !errors.Is(err, core.ErrWrongRecoveryKey) && !errors.Is(err, core.ErrNoPassphrase) && !errors.Is(err, core.ErrNoSecretStorage) {
 			return nil, err
 		}
 	}
@@ -255,10 +229,10 @@ func (o *ownIdentity) configuredKey(described *storageDescription) (*ssss.Key, e
 
 // makeDefault uploads a key's description and makes it the default key (requirement 14.4).
 func (o *ownIdentity) makeDefault(ctx context.Context, key *ssss.Key) error {
-	if err := o.setAccountData(ctx, accountDataStorageKey+key.ID, key.Metadata); err != nil {
+	if err := o.SetAccountData(ctx, accountDataStorageKey+key.ID, key.Metadata); err != nil {
 		return err
 	}
-	return o.setAccountData(ctx, accountDataDefaultKey, map[string]string{"key": key.ID})
+	return o.SetAccountData(ctx, accountDataDefaultKey, map[string]string{"key": key.ID})
 }
 
 // storageMeta is stored beside the recovery key.
@@ -269,7 +243,7 @@ type storageMeta struct {
 
 // ownStorageKey returns the key of a secret storage that we made, nil when we made none.
 func (a *account) ownStorageKey(ctx context.Context) (*ssss.Key, error) {
-	stored, err := a.eng.store.Secret(ctx, a.row, identity.SecretStorageKey)
+	stored, err := a.Env.Store.Secret(ctx, a.Row, identity.SecretStorageKey)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
 	}
@@ -293,8 +267,8 @@ func (o *ownIdentity) newStorageKey(ctx context.Context) (*ssss.Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode the key of secret storage: %w", err)
 	}
-	row := store.Secret{Name: identity.SecretStorageKey, Value: secret.Bytes(key.Key), Meta: meta, CreatedAt: o.eng.now()}
-	if err := o.save(ctx, &store.Changes{DeleteSecrets: []string{secretRecoveryRead}, Secrets: []store.Secret{row}}); err != nil {
+	row := store.Secret{Name: identity.SecretStorageKey, Value: secret.Bytes(key.Key), Meta: meta, CreatedAt: o.Env.Now()}
+	if err := o.Save(ctx, &store.Changes{DeleteSecrets: []string{secretRecoveryRead}, Secrets: []store.Secret{row}}); err != nil {
 		return nil, fmt.Errorf("store the key of secret storage: %w", err)
 	}
 	return key, nil
@@ -320,7 +294,7 @@ var errAnotherSecret = errors.New("secret storage holds another value under the 
 // storeSecret stores a secret in secret storage under a key, unless it is there. See
 // storing for other values.
 func (o *ownIdentity) storeSecret(ctx context.Context, key *ssss.Key, name string, value []byte, how storing) error {
-	raw, err := o.accountData(ctx, name)
+	raw, err := o.AccountData(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -353,7 +327,7 @@ func (o *ownIdentity) storeSecret(ctx context.Context, key *ssss.Key, name strin
 	if err != nil {
 		return fmt.Errorf("encode a secret: %w", err)
 	}
-	return o.setAccountData(ctx, name, content.Set("encrypted", entries.Set(key.ID, sealed).Encode()).Encode())
+	return o.SetAccountData(ctx, name, content.Set("encrypted", entries.Set(key.ID, sealed).Encode()).Encode())
 }
 
 // recoveryKey returns the recovery key that a bootstrap made, in its text form (requirement
@@ -364,7 +338,7 @@ func (a *account) recoveryKey(ctx context.Context) (secret.String, error) {
 		return secret.String{}, err
 	}
 	if key == nil {
-		return secret.String{}, ErrNoRecoveryKey
+		return secret.String{}, core.ErrNoRecoveryKey
 	}
 	return secret.NewString(utils.EncodeBase58RecoveryKey(key.Key)), nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -22,8 +23,8 @@ const maxSent = 256
 // everything is stored: a retry of the same transaction returns the same ciphertext
 // (requirement 19.11).
 func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
-	if d.mode != ModeProxied {
-		return Encrypted{}, ErrNotProxied
+	if d.core.Mode != core.ModeProxied {
+		return Encrypted{}, core.ErrNotProxied
 	}
 	give, err := d.megolmState.sends.Take(ctx, out.RoomID)
 	if err != nil {
@@ -31,12 +32,12 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 	}
 	defer give()
 	ref := store.TxnRef{RoomID: out.RoomID, Type: out.Type, TxnID: out.TxnID}
-	if done, ok, err := d.repeated(ctx, ref); err != nil || ok {
+	if done, ok, err := d.megolmState.repeated(ctx, ref); err != nil || ok {
 		return done, err
 	}
-	if !d.schedule.live.current(d.eng.now()) {
+	if !d.schedule.live.current(d.core.Env.Now()) {
 		if err := d.catchUp(ctx); err != nil {
-			return Encrypted{}, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+			return Encrypted{}, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
 		}
 	}
 	if err := d.checkMaySend(ctx); err != nil {
@@ -48,7 +49,7 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 			continue
 		}
 		if err != nil {
-			return Encrypted{}, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+			return Encrypted{}, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
 		}
 		who, err := d.eligible(ctx, out.RoomID, to.users)
 		if err != nil {
@@ -61,12 +62,12 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 		if err != nil {
 			return Encrypted{}, err
 		}
-		done, err := d.encryptEvent(ctx, ref, out, to, who)
+		done, err := d.megolmState.encryptEvent(ctx, ref, out, to, who)
 		if !errors.Is(err, errRoomChanged) {
 			return done, err
 		}
 	}
-	return Encrypted{}, fmt.Errorf("%w: %w", ErrCannotEncrypt, errRoomChanged)
+	return Encrypted{}, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, errRoomChanged)
 }
 
 // maxRounds bounds how often a send begins again because somebody left the room or lost the
@@ -79,13 +80,13 @@ var errRoomChanged = errors.New("the room, or who may read it, changed meanwhile
 
 // repeated returns the stored result of a repeated transaction.
 func (m *megolmState) repeated(ctx context.Context, ref store.TxnRef) (Encrypted, bool, error) {
-	m.mu.Lock()
+	m.Mu.Lock()
 	event := m.sent[ref]
-	m.mu.Unlock()
+	m.Mu.Unlock()
 	if event != "" {
 		return Encrypted{EventID: event}, true, nil
 	}
-	txn, err := m.eng.store.Transaction(ctx, m.acct.row, m.rowID, ref)
+	txn, err := m.Env.Store.Transaction(ctx, m.acct.Row, m.RowID, ref)
 	if errors.Is(err, store.ErrNotFound) {
 		return Encrypted{}, false, nil
 	}
@@ -99,8 +100,8 @@ func (m *megolmState) repeated(ctx context.Context, ref store.TxnRef) (Encrypted
 // the same ciphertext with the same transaction ID, and the homeserver returns the same
 // event.
 func (d *Device) Sent(out Outgoing, event id.EventID) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
 	if len(d.megolmState.sent) >= maxSent {
 		clear(d.megolmState.sent)
 	}
@@ -114,8 +115,8 @@ func (m *megolmState) encryptEvent(ctx context.Context, ref store.TxnRef, out Ou
 	if err != nil {
 		return Encrypted{}, err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.Mu.Lock()
+	defer m.Mu.Unlock()
 	session := m.outbound[out.RoomID]
 	if session == nil || session.row.Discard || !m.host.current(out.RoomID, to) {
 		return Encrypted{}, errRoomChanged
@@ -140,11 +141,11 @@ func (m *megolmState) encryptEvent(ctx context.Context, ref store.TxnRef, out Ou
 	row := session.row
 	row.Messages++
 	row.Pickle = next.PickleLibOlm()
-	s := m.host.begin()
-	s.ch.OutboundSessions = []store.OutboundSession{row}
-	s.ch.Transactions = []store.Transaction{{TxnRef: ref, Ciphertext: sealed, CreatedAt: m.eng.now()}}
-	s.after(func() { session.row, session.sess = row, &next })
-	if err := s.commit(ctx, "the ratchet"); err != nil {
+	s := m.Begin()
+	s.Changes.OutboundSessions = []store.OutboundSession{row}
+	s.Changes.Transactions = []store.Transaction{{TxnRef: ref, Ciphertext: sealed, CreatedAt: m.Env.Now()}}
+	s.After(func() { session.row, session.sess = row, &next })
+	if err := s.Commit(ctx, "the ratchet"); err != nil {
 		return Encrypted{}, err // not returned, so the index is unused
 	}
 	return Encrypted{Content: sealed}, nil

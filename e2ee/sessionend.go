@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
@@ -48,7 +49,7 @@ const (
 func (e *Engine) askEnd(ctx context.Context, token secret.String) sessionEnd {
 	ctx, cancel := context.WithTimeout(ctx, askEndTimeout)
 	defer cancel()
-	err := e.hs.Call(ctx, token, wire.Request{
+	err := e.env.Homeserver.Call(ctx, token, wire.Request{
 		Op: "ask whether a session has ended", Method: http.MethodGet, Path: mautrix.ClientURLPath{"v3", "account", "whoami"},
 	})
 	var up *wire.UpstreamError
@@ -75,28 +76,10 @@ func (e *Engine) hasEnded(ctx context.Context, tokens []secret.String) sessionEn
 	return end
 }
 
-// tokens returns the tokens of the device's session, the one in use first.
-func (p *part) tokens() []secret.String {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return distinct(p.record.token, p.record.nextToken, p.record.row.Token)
-}
-
-// distinct removes empty and repeated tokens.
-func distinct(all ...secret.String) []secret.String {
-	var kept []secret.String
-	for _, t := range all {
-		if !t.IsZero() && !slices.Contains(kept, t) {
-			kept = append(kept, t)
-		}
-	}
-	return kept
-}
-
 // Forget deletes devices that were logged out or deleted, with their keys (requirement
 // 22.1), if the homeserver confirms that their sessions have ended.
 func (e *Engine) Forget(ctx context.Context, user id.UserID, devices ...id.DeviceID) error {
-	ctx, cancel := detach(ctx, detachedFor)
+	ctx, cancel := core.Detach(ctx, core.DetachedFor)
 	defer cancel()
 	_, err := e.forgetEnded(ctx, user, secret.String{}, func(dev id.DeviceID) bool { return slices.Contains(devices, dev) })
 	return err
@@ -104,7 +87,7 @@ func (e *Engine) Forget(ctx context.Context, user id.UserID, devices ...id.Devic
 
 // ForgetAll is Forget for all devices of a user except those in keep.
 func (e *Engine) ForgetAll(ctx context.Context, user id.UserID, keep ...id.DeviceID) error {
-	ctx, cancel := detach(ctx, detachedFor)
+	ctx, cancel := core.Detach(ctx, core.DetachedFor)
 	defer cancel()
 	_, err := e.forgetEnded(ctx, user, secret.String{}, func(dev id.DeviceID) bool { return !slices.Contains(keep, dev) })
 	return err
@@ -114,13 +97,13 @@ func (e *Engine) ForgetAll(ctx context.Context, user id.UserID, keep ...id.Devic
 // its sessions goes on. The next owner of the user ID must not find the keys of the last
 // (attack 51).
 func (e *Engine) ForgetAccount(ctx context.Context, user id.UserID) error {
-	ctx, cancel := detach(ctx, detachedFor)
+	ctx, cancel := core.Detach(ctx, core.DetachedFor)
 	defer cancel()
 	kept, err := e.forgetEnded(ctx, user, secret.String{}, func(id.DeviceID) bool { return true })
 	if err != nil || kept > 0 {
 		return err
 	}
-	row, err := e.store.LookupAccount(ctx, user)
+	row, err := e.env.Store.LookupAccount(ctx, user)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
@@ -132,9 +115,9 @@ func (e *Engine) ForgetAccount(ctx context.Context, user id.UserID) error {
 	delete(e.accounts, user)
 	e.mu.Unlock()
 	if a != nil {
-		a.tracker.Close()
+		a.Tracker.Close()
 	}
-	if err := e.store.DeleteAccount(ctx, row); err != nil && !errors.Is(err, store.ErrNotFound) {
+	if err := e.env.Store.DeleteAccount(ctx, row); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("forget account: %w", err)
 	}
 	return nil
@@ -143,14 +126,14 @@ func (e *Engine) ForgetAccount(ctx context.Context, user id.UserID) error {
 // forgetEnded deletes those of the chosen devices whose sessions have ended, and returns
 // how many it kept. dead is a token whose session is known to have ended.
 func (e *Engine) forgetEnded(ctx context.Context, user id.UserID, dead secret.String, which func(id.DeviceID) bool) (kept int, err error) {
-	row, err := e.store.LookupAccount(ctx, user)
+	row, err := e.env.Store.LookupAccount(ctx, user)
 	if errors.Is(err, store.ErrNotFound) {
 		return 0, nil
 	}
 	if err != nil {
 		return 0, fmt.Errorf("load account: %w", err)
 	}
-	stored, err := e.store.Devices(ctx, row)
+	stored, err := e.env.Store.Devices(ctx, row)
 	if err != nil {
 		return 0, fmt.Errorf("load devices: %w", err)
 	}
@@ -168,7 +151,7 @@ func (e *Engine) forgetEnded(ctx context.Context, user id.UserID, dead secret.St
 	for i := range stored {
 		if ends[i] != endGone {
 			kept++
-			e.log.Warn().Msg("A session was to have ended, and the homeserver does not confirm it; the keys of its device are kept")
+			e.env.Log.Warn().Msg("A session was to have ended, and the homeserver does not confirm it; the keys of its device are kept")
 			continue
 		}
 		if err := e.forget(ctx, row, stored[i]); err != nil {
@@ -184,9 +167,9 @@ func (e *Engine) endOf(ctx context.Context, user id.UserID, dev *store.Device, d
 	if dev.State != store.DeviceOurs {
 		return endGone
 	}
-	tokens := distinct(dev.Token)
-	if d := e.loaded(deviceKey{user, dev.DeviceID}); d != nil && d.rowID == dev.ID {
-		tokens = d.tokens()
+	tokens := core.Distinct(dev.Token)
+	if d := e.loaded(deviceKey{user, dev.DeviceID}); d != nil && d.core.RowID == dev.ID {
+		tokens = d.core.Tokens()
 	}
 	left := slices.DeleteFunc(slices.Clone(tokens), func(t secret.String) bool { return t == dead })
 	if len(left) == 0 && len(tokens) > 0 {
@@ -197,7 +180,7 @@ func (e *Engine) endOf(ctx context.Context, user id.UserID, dev *store.Device, d
 
 // forgetDead deletes a device one of whose tokens is known to have ended for good.
 func (e *Engine) forgetDead(ctx context.Context, user id.UserID, device id.DeviceID, dead secret.String) error {
-	ctx, cancel := detach(ctx, detachedFor)
+	ctx, cancel := core.Detach(ctx, core.DetachedFor)
 	defer cancel()
 	_, err := e.forgetEnded(ctx, user, dead, func(dev id.DeviceID) bool { return dev == device })
 	return err
@@ -205,13 +188,13 @@ func (e *Engine) forgetDead(ctx context.Context, user id.UserID, device id.Devic
 
 // discard deletes a device without asking. It is for devices that never published keys.
 func (e *Engine) discard(ctx context.Context, user id.UserID, device id.DeviceID) error {
-	ctx, cancel := detach(ctx, detachedFor)
+	ctx, cancel := core.Detach(ctx, core.DetachedFor)
 	defer cancel()
-	row, err := e.store.LookupAccount(ctx, user)
+	row, err := e.env.Store.LookupAccount(ctx, user)
 	if err != nil {
 		return fmt.Errorf("load account: %w", err)
 	}
-	dev, err := e.store.Device(ctx, row, device)
+	dev, err := e.env.Store.Device(ctx, row, device)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}

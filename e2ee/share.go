@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
@@ -22,12 +23,12 @@ import (
 // whose identity changed blocks the send. An unsigned device never does: it gets no key,
 // but a withheld code.
 func (d *Device) eligible(ctx context.Context, roomID id.RoomID, users []id.UserID) (*eligible, error) {
-	version := d.acct.tracker.Version()
-	known, err := d.acct.tracker.Lookup(ctx, d.query(), users)
+	version := d.acct.Tracker.Version()
+	known, err := d.acct.Tracker.Lookup(ctx, d.core.Query(), users)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+		return nil, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
 	}
-	mode := d.eng.opts.Policy().Send
+	mode := d.core.Env.Policy().Send
 	decision := trustcache.Gate(byUser(known), mode)
 	if late := d.unanswered(&decision); len(late) > 0 {
 		if err := d.askAgain(ctx, known, late); err != nil {
@@ -56,7 +57,7 @@ func (d *Device) decide(known map[id.UserID]*trustcache.User, mode trustcache.Mo
 			dev := &user.Devices[i]
 			ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
 			decision := trustcache.Share(trustcache.ShareInput{
-				User: user, Device: dev, SenderUser: d.acct.user, SenderDevice: d.id, Mode: mode,
+				User: user, Device: dev, SenderUser: d.acct.User, SenderDevice: d.core.ID, Mode: mode,
 			})
 			switch decision.Outcome {
 			case trustcache.ShareGive:
@@ -85,7 +86,7 @@ func byUser(known map[id.UserID]*trustcache.User) []*trustcache.User {
 // unanswered returns the users whose change would be acknowledged automatically if it were
 // seen now, but was seen before the account was set so.
 func (d *Device) unanswered(decision *trustcache.GateDecision) []id.UserID {
-	if decision.Outcome != trustcache.GateBlocked || !d.acct.settings().AcknowledgeUnverified {
+	if decision.Outcome != trustcache.GateBlocked || !d.acct.Settings().AcknowledgeUnverified {
 		return nil
 	}
 	var users []id.UserID
@@ -99,9 +100,9 @@ func (d *Device) unanswered(decision *trustcache.GateDecision) []id.UserID {
 
 // askAgain queries users again and updates known.
 func (d *Device) askAgain(ctx context.Context, known map[id.UserID]*trustcache.User, users []id.UserID) error {
-	again, err := d.acct.tracker.Query(ctx, d.query(), users)
+	again, err := d.acct.Tracker.Query(ctx, d.core.Query(), users)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrCannotEncrypt, err)
+		return fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
 	}
 	maps.Copy(known, again)
 	return nil
@@ -113,10 +114,10 @@ func gateError(decision *trustcache.GateDecision) error {
 	case trustcache.GateAllow:
 		return nil
 	case trustcache.GateBlocked:
-		blocked := &IdentityChangedError{}
+		blocked := &core.IdentityChangedError{}
 		for _, b := range decision.Blocked {
 			if b.Own { // the own identity was replaced elsewhere: see checkMaySend
-				return ErrDeviceNotSigned
+				return core.ErrDeviceNotSigned
 			}
 			if b.State == trustcache.PinVerificationLost {
 				blocked.Lost = append(blocked.Lost, b.UserID)
@@ -127,13 +128,13 @@ func gateError(decision *trustcache.GateDecision) error {
 		return blocked
 	case trustcache.GateCannotTell:
 	}
-	return fmt.Errorf("%w: the own identity is not known", ErrCannotEncrypt)
+	return fmt.Errorf("%w: the own identity is not known", core.ErrCannotEncrypt)
 }
 
 // shareSession shares the room's key with every device that may have it and lacks it, and
 // sends the others a withheld code, before the next message is encrypted (requirement 7.5).
 func (d *Device) shareSession(ctx context.Context, roomID id.RoomID, visibility string, who *eligible) error {
-	if err := d.flushOutbox(ctx); err != nil {
+	if err := d.olmState.flushOutbox(ctx); err != nil {
 		return fmt.Errorf("deliver earlier keys: %w", err)
 	}
 	missing, untold, err := d.unshared(ctx, roomID, visibility, who)
@@ -143,14 +144,14 @@ func (d *Device) shareSession(ctx context.Context, roomID id.RoomID, visibility 
 	if err := d.awaitSpread(ctx); err != nil {
 		return err
 	}
-	claimed, err := d.claimFor(ctx, missing)
+	claimed, err := d.olmState.claimFor(ctx, missing)
 	if err != nil {
 		return fmt.Errorf("claim one-time keys: %w", err)
 	}
 	if err := d.encryptShares(ctx, roomID, who, missing, untold, claimed); err != nil {
 		return err
 	}
-	if err := d.flushOutbox(ctx); err != nil {
+	if err := d.olmState.flushOutbox(ctx); err != nil {
 		return fmt.Errorf("deliver the room key: %w", err)
 	}
 	return nil
@@ -159,29 +160,29 @@ func (d *Device) shareSession(ctx context.Context, roomID id.RoomID, visibility 
 // awaitSpread waits until other devices had time to learn that this device was confirmed,
 // see Options.Spread.
 func (d *Device) awaitSpread(ctx context.Context) error {
-	d.mu.Lock()
-	wait := d.eng.opts.Spread - d.eng.now().Sub(d.ownIdentity.confirmedAt)
-	d.mu.Unlock()
+	d.core.Mu.Lock()
+	wait := d.core.Env.Spread - d.core.Env.Now().Sub(d.ownIdentity.confirmedAt)
+	d.core.Mu.Unlock()
 	if wait <= 0 {
 		return nil
 	}
-	return backoff.Wait(ctx, min(wait, d.eng.opts.Spread))
+	return backoff.Wait(ctx, min(wait, d.core.Env.Spread))
 }
 
 // unshared returns the devices that lack the current session's key, and those that were not
 // sent a withheld code yet.
 func (d *Device) unshared(ctx context.Context, roomID id.RoomID, visibility string, who *eligible) (missing []*trustcache.Device, untold []withhold, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	r, err := d.roomState(ctx, roomID)
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	r, err := d.roomTable.roomState(ctx, roomID)
 	if err != nil {
 		return nil, nil, err
 	}
-	out, err := d.liveSession(ctx, r, visibility, who)
+	out, err := d.megolmState.liveSession(ctx, r, visibility, who)
 	if err != nil {
 		return nil, nil, err
 	}
-	now := d.eng.now()
+	now := d.core.Env.Now()
 	for ref, dev := range who.give {
 		if out.has(dev, d.olmState.begun[dev.Curve25519]) {
 			continue
@@ -204,12 +205,12 @@ func (d *Device) unshared(ctx context.Context, roomID id.RoomID, visibility stri
 // write. The outbox sends them, so that a crash loses none and repeats none with other
 // content (requirement 5.5).
 func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligible, missing []*trustcache.Device, untold []withhold, claimed map[store.DeviceRef]id.Curve25519) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
 	if err := d.stillEligible(ctx, who); err != nil {
 		return err
 	}
-	out, err := d.loadOutbound(ctx, roomID)
+	out, err := d.megolmState.loadOutbound(ctx, roomID)
 	if err != nil {
 		return err
 	}
@@ -220,8 +221,8 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligi
 	if err != nil {
 		return err
 	}
-	s := d.begin()
-	sealed, without, err := s.olmEncryptAll(ctx, "m.room_key", key, missing, claimed)
+	s := d.core.Begin()
+	sealed, without, err := d.olmState.olmEncryptAll(ctx, s, "m.room_key", key, missing, claimed)
 	if err != nil {
 		return err
 	}
@@ -235,19 +236,19 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligi
 	}
 	told, notes := d.withheldNotes(out, untold)
 	shares = append(shares, told...)
-	told, noOlm := s.noOlmNotes(out, without)
+	told, noOlm := d.noOlmNotes(s, out, without)
 	shares = append(shares, told...)
-	s.ch.Shares = shares
-	s.ch.Outbox = append(olm.OutboxItems("m.room.encrypted", sealed, d.eng.now()), olm.OutboxItems("m.room_key.withheld", append(notes, noOlm...), d.eng.now())...)
-	s.after(func() {
+	s.Changes.Shares = shares
+	s.Changes.Outbox = append(olm.OutboxItems("m.room.encrypted", sealed, d.core.Env.Now()), olm.OutboxItems("m.room_key.withheld", append(notes, noOlm...), d.core.Env.Now())...)
+	s.After(func() {
 		d.countShares(who, shares)
 		for _, share := range shares {
 			ref := store.DeviceRef{UserID: share.UserID, DeviceID: share.DeviceID}
 			out.shares[ref], out.begun[ref] = share, d.olmState.begun[id.Curve25519(share.Curve25519)]
 		}
-		d.olmState.outboxPending = d.olmState.outboxPending || len(s.ch.Outbox) > 0
+		d.olmState.outboxPending = d.olmState.outboxPending || len(s.Changes.Outbox) > 0
 	})
-	return s.commit(ctx, "the shared room key")
+	return s.Commit(ctx, "the shared room key")
 }
 
 // roomKeyContent returns the m.room_key content at the session's current index: a device
@@ -291,15 +292,15 @@ func (d *Device) withheldNotes(o *outbound, untold []withhold) (shares []store.S
 // noOlmNotes returns m.no_olm messages for devices that had no one-time key, once until an
 // Olm session exists (requirement 10.2), and sets when to try them again: no device is
 // skipped for the whole life of a session.
-func (s *step) noOlmNotes(o *outbound, without []*trustcache.Device) (shares []store.Share, notes []olm.Message) {
-	d, now := s.d, s.d.eng.now()
+func (d *Device) noOlmNotes(s *core.Step, o *outbound, without []*trustcache.Device) (shares []store.Share, notes []olm.Message) {
+	now := d.core.Env.Now()
 	for _, dev := range without {
 		ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
 		again := d.olmState.noKeys[ref]
 		again.at = now.Add(again.failures.Next(keylessPauses()))
 		told := again.told
 		again.told = true
-		s.after(func() {
+		s.After(func() {
 			if len(d.olmState.noKeys) >= maxNoKeys {
 				clear(d.olmState.noKeys)
 			}
@@ -317,7 +318,7 @@ func (s *step) noOlmNotes(o *outbound, without []*trustcache.Device) (shares []s
 			{Name: "code", Value: strictjson.Quote("m.no_olm")},
 			{Name: "reason", Value: strictjson.Quote(withheldReason("m.no_olm"))},
 			{Name: "sender_key", Value: strictjson.Quote(d.olmState.account.Curve25519.String())},
-			{Name: "from_device", Value: strictjson.Quote(d.id.String())},
+			{Name: "from_device", Value: strictjson.Quote(d.core.ID.String())},
 		}.Encode()})
 	}
 	return shares, notes

@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/store"
@@ -52,13 +53,13 @@ func TestVisibilityThatIsNotStated(t *testing.T) {
 		`{"history_visibility":"world_readable"}`: "world_readable", `{"history_visibility":"shared"}`: "shared",
 		`{}`: "shared", `{"history_visibility":7}`: "shared", `{"history_visibility":"public"}`: "shared", `[]`: "shared",
 	} {
-		d := &Device{part: part{eng: &Engine{}}, roomTable: roomTable{known: map[id.RoomID]*room{"!r:x": {}}}}
-		d.connect()
-		s := d.begin()
-		if err := s.applyVisibility(t.Context(), "!r:x", visibilityOf([]byte(content))); err != nil {
+		d := deviceWith(core.Self{}, &core.Env{})
+		d.roomTable.known = map[id.RoomID]*room{"!r:x": {}}
+		s := d.core.Begin()
+		if err := d.roomTable.applyVisibility(t.Context(), s, "!r:x", visibilityOf([]byte(content))); err != nil {
 			t.Fatal(err)
 		}
-		s.applyToMemory()
+		s.ApplyToMemory()
 		if got := d.roomTable.known["!r:x"].visibility; got != want {
 			t.Errorf("%s: %s, want %s", content, got, want)
 		}

@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/trustcache"
@@ -34,18 +35,18 @@ type signatureTrial struct {
 // signatureFailed reports whether an error is only about the signature of this device:
 // everything that does not need it continues.
 func signatureFailed(err error) bool {
-	return errors.Is(err, ErrSignatureNotShown) || errors.Is(err, ErrSignatureRefused)
+	return errors.Is(err, core.ErrSignatureNotShown) || errors.Is(err, core.ErrSignatureRefused)
 }
 
 // signSelf signs this device and reads the signature back. A failed try with the same key
 // is not repeated before its time: each one changes the device for everybody.
 func (o *ownIdentity) signSelf(ctx context.Context, own *trustcache.User, keys *identity.Keys) error {
-	dev := own.Device(o.id)
+	dev := own.Device(o.ID)
 	if dev == nil || own.SelfSigning != keys.SelfSigning.PublicKey() {
 		return errIdentityNotShown
 	}
-	if dev.Ed25519 != o.ed25519 || dev.Curve25519 != o.curve25519 {
-		return ErrKeysReplaced // otherwise the homeserver would get a confirmed device of its own
+	if dev.Ed25519 != o.Ed25519 || dev.Curve25519 != o.Curve25519 {
+		return core.ErrKeysReplaced // otherwise the homeserver would get a confirmed device of its own
 	}
 	by := keys.SelfSigning.PublicKey()
 	if err := o.signatureStands(by); err != nil {
@@ -58,17 +59,17 @@ func (o *ownIdentity) signSelf(ctx context.Context, own *trustcache.User, keys *
 	if err != nil && !signatureFailed(err) {
 		return err
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
 	if err == nil {
-		o.confirmedAt = o.eng.now()
+		o.confirmedAt = o.Env.Now()
 		return nil // updateOwnState has ended the trial
 	}
 	if o.signature.by != by {
 		o.signature = signatureTrial{by: by}
 	}
 	pause := o.signature.failures.Next(upkeepPauses())
-	o.signature.err, o.signature.next = err, o.eng.now().Add(pause)
+	o.signature.err, o.signature.next = err, o.Env.Now().Add(pause)
 	o.host.retryLocked(retrySignature, pause)
 	return err
 }
@@ -83,7 +84,7 @@ func (o *ownIdentity) rereadSignature(ctx context.Context) error {
 		case o.ownNow() == ownSigned:
 			return nil
 		case again > rereads:
-			return ErrSignatureNotShown
+			return core.ErrSignatureNotShown
 		}
 		if err := backoff.Wait(ctx, rereadPauses().After(again)); err != nil {
 			return err
@@ -103,9 +104,9 @@ func (o *ownIdentity) endSignatureTrial(state ownState, selfSigning id.Ed25519) 
 // signatureStands returns why the device could not be signed with a key, while it is too
 // early to retry.
 func (o *ownIdentity) signatureStands(by id.Ed25519) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.signature.by == by && o.eng.now().Before(o.signature.next) {
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
+	if o.signature.by == by && o.Env.Now().Before(o.signature.next) {
 		return o.signature.err
 	}
 	return nil
@@ -113,31 +114,31 @@ func (o *ownIdentity) signatureStands(by id.Ed25519) error {
 
 // signatureTrouble returns why the device could not be signed; nil when nothing failed.
 func (o *ownIdentity) signatureTrouble() error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
 	return o.signature.err
 }
 
 // signatureDue reports whether it is time to retry a failed signature.
 func (o *ownIdentity) signatureDue() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.signature.err != nil && !o.eng.now().Before(o.signature.next)
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
+	return o.signature.err != nil && !o.Env.Now().Before(o.signature.next)
 }
 
 // signAgain allows the next try at once, because somebody asks for it.
 func (o *ownIdentity) signAgain() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
 	o.signature.next = time.Time{}
 }
 
 // problemOfUnsigned returns the problem of a device that its identity has not signed.
 func (o *ownIdentity) problemOfUnsigned() Problem {
 	switch why := o.signatureTrouble(); {
-	case errors.Is(why, ErrSignatureNotShown):
+	case errors.Is(why, core.ErrSignatureNotShown):
 		return problemSignatureNotShown
-	case errors.Is(why, ErrSignatureRefused):
+	case errors.Is(why, core.ErrSignatureRefused):
 		return problemSignatureRefused
 	}
 	return problemUnsigned

@@ -72,7 +72,7 @@ type cause struct {
 // reviewWarnings raises and resolves the warnings about the user's own side by the current
 // state. It makes no request.
 func (d *Device) reviewWarnings(ctx context.Context) error {
-	if !d.identityChecked() {
+	if !d.ownIdentity.identityChecked() {
 		return nil
 	}
 	give, err := d.acct.review.Take(ctx, struct{}{})
@@ -80,7 +80,7 @@ func (d *Device) reviewWarnings(ctx context.Context) error {
 		return err
 	}
 	defer give()
-	own, err := d.acct.tracker.Own(ctx)
+	own, err := d.acct.Tracker.Own(ctx)
 	if err != nil {
 		return fmt.Errorf("look at the own devices: %w", err)
 	}
@@ -94,7 +94,7 @@ func (d *Device) reviewWarnings(ctx context.Context) error {
 		slot := warningSlot(c.code, c.about)
 		i := slices.IndexFunc(rows, func(w store.Warning) bool { return w.ID == slot })
 		if i < 0 || rows[i].Resolved {
-			changed = append(changed, raisedWarning(c.code, c.about, d.acct.user, c.text, d.eng.now()))
+			changed = append(changed, raisedWarning(c.code, c.about, d.acct.User, c.text, d.core.Env.Now()))
 		}
 	}
 	for _, w := range rows {
@@ -108,7 +108,7 @@ func (d *Device) reviewWarnings(ctx context.Context) error {
 	if len(changed) == 0 {
 		return nil
 	}
-	if err := d.save(ctx, &store.Changes{Warnings: changed}); err != nil {
+	if err := d.core.Save(ctx, &store.Changes{Warnings: changed}); err != nil {
 		return fmt.Errorf("store warnings: %w", err)
 	}
 	d.acct.warningsChanged()
@@ -129,7 +129,7 @@ func (d *Device) causes(own *trustcache.User) (all []cause, known map[string]boo
 			if dev.Signed || !dev.Usable() {
 				continue
 			}
-			if here := d.eng.loaded(deviceKey{d.acct.user, dev.DeviceID}); here != nil && !here.identityChecked() {
+			if here := d.eng.loaded(deviceKey{d.acct.User, dev.DeviceID}); here != nil && !here.ownIdentity.identityChecked() {
 				known[warnDeviceNotSigned] = false // it is being set up
 				continue
 			}
@@ -155,8 +155,8 @@ func (d *Device) causes(own *trustcache.User) (all []cause, known map[string]boo
 }
 
 func (o *ownIdentity) identityChecked() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
 	return o.checked
 }
 
@@ -178,12 +178,12 @@ func (a *account) alerted(ctx context.Context) {
 	a.mu.Unlock()
 	for _, d := range a.proxied() {
 		if !news {
-			d.wakeIfReady(ctx)
+			d.megolmState.wakeIfReady(ctx)
 			continue
 		}
-		d.mu.Lock()
-		d.wakeWaiting()
+		d.core.Mu.Lock()
+		d.clientState.wakeWaiting()
 		d.kickLocked()
-		d.mu.Unlock()
+		d.core.Mu.Unlock()
 	}
 }

@@ -7,27 +7,10 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/trustcache"
 )
-
-// String returns the mode's name in the control API.
-func (m Mode) String() string {
-	switch m {
-	case ModeUnknown:
-		return "unknown"
-	case ModeProxied:
-		return "proxied"
-	case ModeForeign:
-		return "foreign"
-	case ModeNone:
-		return "none"
-	case ModeLost:
-		return "lost"
-	default:
-		return "invalid"
-	}
-}
 
 // Status is the state of a device and its owner's identity, as read from the homeserver,
 // not assumed.
@@ -117,41 +100,41 @@ type UserDevice struct {
 // errors.
 func (d *Device) Status(ctx context.Context) (Status, error) {
 	out := Status{
-		DeviceID: d.id, Mode: d.mode.String(), OtherDevices: []DeviceTrust{}, Overrides: []UserDevice{},
+		DeviceID: d.core.ID, Mode: d.core.Mode.String(), OtherDevices: []DeviceTrust{}, Overrides: []UserDevice{},
 		Problems: []Problem{}, Warnings: []Warning{},
 	}
 	if d.acct != nil {
-		out.UserID = d.acct.user
+		out.UserID = d.acct.User
 	}
-	switch d.mode {
-	case ModeForeign:
+	switch d.core.Mode {
+	case core.ModeForeign:
 		out.Problems = append(out.Problems, problemForeign)
 		return out, nil
-	case ModeNone:
+	case core.ModeNone:
 		out.Problems = append(out.Problems, problemNoDevice)
 		return out, nil
-	case ModeLost:
+	case core.ModeLost:
 		out.Problems = append(out.Problems, problemLost)
 		return out, nil
-	case ModeUnknown:
+	case core.ModeUnknown:
 		return out, nil
-	case ModeProxied:
+	case core.ModeProxied:
 	}
-	out.Keys = DeviceKeys{d.ed25519, d.curve25519}
+	out.Keys = DeviceKeys{d.core.Ed25519, d.core.Curve25519}
 	out.Policy = d.policyStatus()
 	keys, err := d.acct.loadCrossSigning(ctx)
 	if err != nil {
 		return Status{}, err
 	}
-	own, err := d.readOwn(ctx, true)
+	own, err := d.ownIdentity.readOwn(ctx, true)
 	if err != nil {
 		return Status{}, err
 	}
-	d.identityStatus(&out, own, keys)
-	if err := d.backupStatus(ctx, &out, own); err != nil {
+	d.ownIdentity.identityStatus(&out, own, keys)
+	if err := d.backups.backupStatus(ctx, &out, own); err != nil {
 		out.Problems = append(out.Problems, unreadable("the key backup"))
 	}
-	if err := d.storageStatus(ctx, &out, out.Backup.Readable && out.Backup.Enabled); err != nil {
+	if err := d.ownIdentity.storageStatus(ctx, &out, out.Backup.Readable && out.Backup.Enabled); err != nil {
 		out.Problems = append(out.Problems, unreadable("secret storage"))
 	}
 	if err := d.overrideStatus(ctx, &out); err != nil {
@@ -162,14 +145,14 @@ func (d *Device) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	out.Warnings = append(out.Warnings, pending...)
-	if d.hasDeadKeys() {
+	if d.keySupply.hasDeadKeys() {
 		out.Problems = append(out.Problems, problemDeadKeys)
 	}
-	switch why := d.keysRefused(); {
+	switch why := d.publication.keysRefused(); {
 	case why != nil:
 		out.Problems = append([]Problem{problemKeysRefused(why)}, forUser(out.Problems)...)
-	case !d.identityChecked():
-		out.Problems = withoutUnfinished(out.Problems, d.ownNow() == ownUnknown)
+	case !d.ownIdentity.identityChecked():
+		out.Problems = withoutUnfinished(out.Problems, d.ownIdentity.ownNow() == ownUnknown)
 	}
 	return out, nil
 }
@@ -187,7 +170,7 @@ func (o *ownIdentity) identityStatus(out *Status, own *trustcache.User, keys *id
 	var unsigned []id.DeviceID
 	for i := range own.Devices {
 		dev := &own.Devices[i]
-		if dev.DeviceID == o.id || dev.Fault == trustcache.FaultNoKeys {
+		if dev.DeviceID == o.ID || dev.Fault == trustcache.FaultNoKeys {
 			continue
 		}
 		out.OtherDevices = append(out.OtherDevices, deviceTrust(dev))
@@ -227,7 +210,7 @@ func deviceTrust(dev *trustcache.Device) DeviceTrust {
 
 func (o *ownIdentity) storageStatus(ctx context.Context, out *Status, hasBackup bool) error {
 	described, err := o.defaultStorage(ctx)
-	if err != nil && !errors.Is(err, ErrNoSecretStorage) {
+	if err != nil && !errors.Is(err, core.ErrNoSecretStorage) {
 		return err
 	}
 	if described == nil {
@@ -284,14 +267,14 @@ func (b *backups) backupStatus(ctx context.Context, out *Status, own *trustcache
 	case !out.Backup.Readable:
 		out.Problems = append(out.Problems, problemBackupUnread)
 	}
-	if out.Backup.Pending, err = b.eng.store.CountToBackUp(ctx, b.acct.row, b.rowID, current.Version); err != nil {
+	if out.Backup.Pending, err = b.Env.Store.CountToBackUp(ctx, b.acct.Row, b.RowID, current.Version); err != nil {
 		return fmt.Errorf("count room keys to back up: %w", err)
 	}
 	return nil
 }
 
 func (d *Device) overrideStatus(ctx context.Context, out *Status) error {
-	devices, err := d.acct.tracker.Overrides(ctx)
+	devices, err := d.acct.Tracker.Overrides(ctx)
 	if err != nil {
 		return fmt.Errorf("list exceptions: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/crypto/ssss"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
 )
 
@@ -48,10 +49,10 @@ func (s *storageDescription) open(with Recovery) (*ssss.Key, error) {
 	if with.Key.IsZero() {
 		p := s.Meta.Passphrase
 		if p == nil {
-			return nil, ErrNoPassphrase
+			return nil, core.ErrNoPassphrase
 		}
 		if p.Iterations <= 0 || p.Iterations > wire.MaxIterations || (p.Bits != 0 && (p.Bits < 128 || p.Bits > 512 || p.Bits%8 != 0)) {
-			return nil, ErrNoSecretStorage
+			return nil, core.ErrNoSecretStorage
 		}
 		key, err = s.Meta.VerifyPassphrase(s.ID, with.Passphrase.Reveal())
 	} else {
@@ -62,9 +63,9 @@ func (s *storageDescription) open(with Recovery) (*ssss.Key, error) {
 	case errors.Is(err, ssss.ErrUnverifiableKey): // the secrets will show it (requirement 14.2)
 		return key, nil
 	case errors.Is(err, ssss.ErrCorruptedKeyMetadata), errors.Is(err, ssss.ErrUnsupportedPassphraseAlgorithm):
-		return nil, ErrNoSecretStorage
+		return nil, core.ErrNoSecretStorage
 	case err != nil:
-		return nil, ErrWrongRecoveryKey
+		return nil, core.ErrWrongRecoveryKey
 	}
 	return key, nil
 }

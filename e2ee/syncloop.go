@@ -106,20 +106,20 @@ func (s *ownSync) update(since string) SyncUpdate {
 // of a client with a token starts it again.
 func (d *Device) syncLoop(ctx context.Context) {
 	var failures backoff.Pauses
-	_ = d.awaitPublishing(ctx) // ends with ctx, like everything below
+	_ = d.publication.awaitPublishing(ctx) // ends with ctx, like everything below
 	select {
 	case <-ctx.Done():
 	case <-time.After(loopGrace):
 	}
 	for {
-		busy := d.schedule.live.awaitQuiet(ctx, d.eng.now, d.eng.opts.OwnSyncAfter)
-		if !d.loopContinues(ctx) {
+		busy := d.schedule.live.awaitQuiet(ctx, d.core.Env.Now, d.eng.opts.OwnSyncAfter)
+		if !d.schedule.loopContinues(ctx) {
 			return
 		}
 		if busy != nil {
 			continue
 		}
-		token := d.currentToken()
+		token := d.core.CurrentToken()
 		_, err := d.syncOnce(ctx, ownPoll)
 		switch {
 		case err == nil:
@@ -134,7 +134,7 @@ func (d *Device) syncLoop(ctx context.Context) {
 			return
 		}
 		pause := pauseAfter(err, failures.Next(syncPauses()), syncPauses())
-		d.eng.log.Debug().Err(err).Dur("retry_in", pause).Msg("Own sync failed")
+		d.core.Env.Log.Debug().Err(err).Dur("retry_in", pause).Msg("Own sync failed")
 		_ = backoff.Wait(ctx, pause) // loopContinues checks ctx
 	}
 }
@@ -142,9 +142,9 @@ func (d *Device) syncLoop(ctx context.Context) {
 // startLoop starts the sync loop unless it runs, and reports whether the device is awake.
 // The caller holds no lock.
 func (d *Device) startLoop() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.record.token.IsZero() || d.ctx == nil || d.ctx.Err() != nil {
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	if d.core.Record.Token.IsZero() || d.core.Ended() {
 		return false
 	}
 	d.schedule.awake = true
@@ -156,7 +156,7 @@ func (d *Device) startLoop() bool {
 func (d *Device) runLoop() {
 	if !d.schedule.looping {
 		d.schedule.looping = true
-		d.eng.wg.Go(func() { d.syncLoop(d.ctx) })
+		d.core.Env.WG.Go(func() { d.syncLoop(d.core.Context) })
 	}
 }
 
@@ -176,14 +176,14 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 		var cancel context.CancelCauseFunc
 		pollCtx, cancel = context.WithCancelCause(ctx)
 		defer cancel(nil)
-		if !d.schedule.live.ownBegins(d.eng.now(), func() { cancel(errClientSyncs) }) {
+		if !d.schedule.live.ownBegins(d.core.Env.Now(), func() { cancel(errClientSyncs) }) {
 			return 0, errClientSyncs
 		}
 		defer d.schedule.live.ownEnds()
 	}
-	d.mu.Lock()
-	since, began := d.record.row.SyncPosition, d.roomTable.news
-	d.mu.Unlock()
+	d.core.Mu.Lock()
+	since, began := d.core.Record.Row.SyncPosition, d.roomTable.news
+	d.core.Mu.Unlock()
 	query := map[string]string{
 		"filter": ownFilter(since == ""), "set_presence": "offline",
 		"timeout": strconv.FormatInt(timeout.Milliseconds(), 10),
@@ -194,7 +194,7 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 		query["since"] = since
 	}
 	var resp ownSync
-	err = d.call(pollCtx, wire.Request{
+	err = d.core.Call(pollCtx, wire.Request{
 		Op: "sync", Method: http.MethodGet, Path: mautrix.ClientURLPath{"v3", "sync"},
 		Query: query, Result: &resp, Patient: timeout, Large: true,
 	})
@@ -222,9 +222,9 @@ const maxCatchUp = 100
 func (d *Device) catchUp(ctx context.Context) error {
 	d.schedule.live.catchBegins()
 	defer d.schedule.live.catchEnds()
-	d.mu.Lock()
-	first := d.record.row.SyncPosition == ""
-	d.mu.Unlock()
+	d.core.Mu.Lock()
+	first := d.core.Record.Row.SyncPosition == ""
+	d.core.Mu.Unlock()
 	for range maxCatchUp {
 		came, err := d.syncOnce(ctx, 0)
 		if err != nil || came == 0 && !first {

@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -24,13 +25,13 @@ func TestSendPreconditions(t *testing.T) {
 		strict, unsigned error
 		why              string
 	}{
-		{ownNoIdentity, "CrossSigningNotSetup", ErrDeviceNotSigned, nil, "the exception is for trying things out"},
-		{ownUnsigned, "SendingFromUnverifiedDevice", ErrDeviceNotSigned, nil, "the exception is for trying things out"},
-		{ownChanged, "VerifiedUserChangedIdentity([own])", ErrDeviceNotSigned, ErrDeviceNotSigned, ""},
-		{ownReplaced, "-", ErrKeysReplaced, ErrKeysReplaced, "the reference takes it for a fatal error of its own (2.10)"},
+		{ownNoIdentity, "CrossSigningNotSetup", core.ErrDeviceNotSigned, nil, "the exception is for trying things out"},
+		{ownUnsigned, "SendingFromUnverifiedDevice", core.ErrDeviceNotSigned, nil, "the exception is for trying things out"},
+		{ownChanged, "VerifiedUserChangedIdentity([own])", core.ErrDeviceNotSigned, core.ErrDeviceNotSigned, ""},
+		{ownReplaced, "-", core.ErrKeysReplaced, core.ErrKeysReplaced, "the reference takes it for a fatal error of its own (2.10)"},
 		{ownSigned, "sends, if the own identity is verified", nil, nil, "signed by the published identity is what others look at; whether we hold its private keys is not"},
-		{ownUnknown, "-", ErrCannotEncrypt, ErrCannotEncrypt, "unknown means refuse"},
-		{ownState(99), "-", ErrCannotEncrypt, ErrCannotEncrypt, ""},
+		{ownUnknown, "-", core.ErrCannotEncrypt, core.ErrCannotEncrypt, "unknown means refuse"},
+		{ownState(99), "-", core.ErrCannotEncrypt, core.ErrCannotEncrypt, ""},
 	} {
 		for _, mode := range []trustcache.Mode{trustcache.ModeEnforce, trustcache.ModeWarn, trustcache.ModeOff, 99} {
 			if got := sendRefusal(tc.own, false, mode); !errors.Is(got, tc.strict) {
@@ -72,9 +73,9 @@ func TestOwnStateTable(t *testing.T) {
 			if tc.device != nil {
 				own.Devices = []trustcache.Device{*tc.device}
 			}
-			d := &Device{part: part{self: self{id: "D", ed25519: "e", curve25519: "c"}, eng: &Engine{}}, ownIdentity: ownIdentity{own: ownSigned}}
-			d.connect()
-			d.updateOwnState(own)
+			d := deviceWith(core.Self{ID: "D", Ed25519: "e", Curve25519: "c"}, &core.Env{})
+			d.ownIdentity.own = ownSigned
+			d.ownIdentity.updateOwnState(own)
 			if d.ownIdentity.own != tc.want[i] {
 				t.Errorf("%s, identity %v: %d, want %d", tc.name, own.State(), d.ownIdentity.own, tc.want[i])
 			}
@@ -102,9 +103,9 @@ func TestGatePrecedence(t *testing.T) {
 		{"everybody fine", []*trustcache.User{me, user("@b:x", fine)}, nil, nil, nil},
 		{"one changed", []*trustcache.User{me, user("@b:x", changed)}, nil, []id.UserID{"@b:x"}, nil},
 		{"one changed, one lost", []*trustcache.User{user("@a:x", lost), me, user("@z:x", changed)}, nil, []id.UserID{"@z:x"}, []id.UserID{"@a:x"}},
-		{"the own one too, last", []*trustcache.User{user("@a:x", lost), user("@b:x", changed), user("@me:x", lost)}, ErrDeviceNotSigned, nil, nil},
-		{"the own one too, first", []*trustcache.User{user("@me:x", changed), user("@z:x", lost)}, ErrDeviceNotSigned, nil, nil},
-		{"the own one not known", []*trustcache.User{user("@z:x", lost)}, ErrCannotEncrypt, nil, nil},
+		{"the own one too, last", []*trustcache.User{user("@a:x", lost), user("@b:x", changed), user("@me:x", lost)}, core.ErrDeviceNotSigned, nil, nil},
+		{"the own one too, first", []*trustcache.User{user("@me:x", changed), user("@z:x", lost)}, core.ErrDeviceNotSigned, nil, nil},
+		{"the own one not known", []*trustcache.User{user("@z:x", lost)}, core.ErrCannotEncrypt, nil, nil},
 	} {
 		decision := trustcache.Gate(tc.users, trustcache.ModeEnforce)
 		err := gateError(&decision)
@@ -114,7 +115,7 @@ func TestGatePrecedence(t *testing.T) {
 			}
 			continue
 		}
-		var blocked *IdentityChangedError
+		var blocked *core.IdentityChangedError
 		if !errors.As(err, &blocked) {
 			if err != nil || len(tc.users1)+len(tc.los) > 0 {
 				t.Errorf("%s: %v", tc.name, err)
@@ -125,7 +126,7 @@ func TestGatePrecedence(t *testing.T) {
 			t.Errorf("%s: changed %v, lost %v", tc.name, blocked.Users, blocked.Lost)
 		}
 	}
-	if err := gateError(&trustcache.GateDecision{}); !errors.Is(err, ErrCannotEncrypt) {
+	if err := gateError(&trustcache.GateDecision{}); !errors.Is(err, core.ErrCannotEncrypt) {
 		t.Errorf("no decision: %v", err)
 	}
 }
@@ -146,8 +147,8 @@ func TestWhoCounts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := &Device{part: part{acct: &account{user: "@me:x"}, eng: &Engine{now: time.Now, lists: lists}}, roomTable: roomTable{known: map[id.RoomID]*room{"!r:x": {visibility: visibility, members: members}}}}
-			d.connect()
+			d := deviceOf(&Engine{env: &core.Env{Now: time.Now}, lists: lists}, core.Self{})
+			d.roomTable.known = map[id.RoomID]*room{"!r:x": {visibility: visibility, members: members}}
 			to, err := d.recipients(t.Context(), "!r:x")
 			if err != nil {
 				t.Fatal(err)
@@ -184,17 +185,15 @@ func TestDepartureTable(t *testing.T) {
 			if tc.was != "" {
 				members["@b:x"] = tc.was
 			}
-			d := &Device{
-				part: part{acct: &account{user: "@me:x"}, eng: &Engine{now: time.Now}}, megolmState: megolmState{outbound: map[id.RoomID]*outbound{"!r:x": {}}},
-				roomTable: roomTable{known: map[id.RoomID]*room{"!r:x": {encrypted: true, members: members}}},
-			}
-			d.connect()
-			s := d.begin()
-			if err := s.applyMember(t.Context(), "!r:x", "@b:x", tc.is, limited); err != nil {
+			d := deviceWith(core.Self{}, &core.Env{Now: time.Now})
+			d.megolmState.outbound = map[id.RoomID]*outbound{"!r:x": {}}
+			d.roomTable.known = map[id.RoomID]*room{"!r:x": {encrypted: true, members: members}}
+			s := d.core.Begin()
+			if err := d.applyMember(t.Context(), s, "!r:x", "@b:x", tc.is, limited); err != nil {
 				t.Fatal(err)
 			}
-			s.applyToMemory()
-			if got := len(s.ch.DiscardOutbound) > 0; got != tc.want[i] || d.megolmState.outbound["!r:x"].row.Discard != got {
+			s.ApplyToMemory()
+			if got := len(s.Changes.DiscardOutbound) > 0; got != tc.want[i] || d.megolmState.outbound["!r:x"].row.Discard != got {
 				t.Errorf("%q to %q, gap %v: discarded %v, want %v", tc.was, tc.is, limited, got, tc.want[i])
 			}
 		}
@@ -232,4 +231,14 @@ func TestRefusalTable(t *testing.T) {
 			t.Errorf("%s: %v is %s %s, want %s %s", tc.reference, tc.err, code, withheld, tc.want, tc.withheld)
 		}
 	}
+}
+
+// deviceWith returns a device of @me:x without a store or a homeserver.
+func deviceWith(self core.Self, env *core.Env) *Device { return deviceOf(&Engine{env: env}, self) }
+
+func deviceOf(e *Engine, self core.Self) *Device {
+	acct := &account{Account: &core.Account{Env: e.env, User: "@me:x"}, eng: e}
+	d := &Device{core: &core.Device{Env: e.env, Account: acct.Account, Self: self}, eng: e, acct: acct}
+	d.connect()
+	return d
 }

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
@@ -32,7 +33,7 @@ type toDevice struct {
 // the step, which is stored as a whole or not at all.
 type toDeviceStep struct {
 	d        *Device
-	step     *step
+	step     *core.Step
 	ch       *store.Changes // of the step
 	sessions *olm.Sessions
 	seen     map[[32]byte]bool
@@ -63,8 +64,8 @@ type wedgedDevice struct {
 // processToDevice handles the events in order of arrival (requirement 5.3). An event that
 // cannot be read is counted and never fatal: anybody can send anything. The caller holds
 // mu.
-func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, s *step) (*toDeviceStep, error) {
-	ch := s.ch
+func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, s *core.Step) (*toDeviceStep, error) {
+	ch := s.Changes
 	b := &toDeviceStep{d: d, step: s, ch: ch, seen: make(map[[32]byte]bool), forwardedBy: make(map[store.SessionRef]id.DeviceID)}
 	parsed := make([]*toDevice, 0, len(events))
 	olms := make([]*olm.Event, 0, len(events))
@@ -82,16 +83,16 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 		}
 	}
 	var err error
-	if b.sessions, err = d.loadOlmSessions(ctx, senders); err != nil {
+	if b.sessions, err = d.olmState.loadOlmSessions(ctx, senders); err != nil {
 		return nil, err
 	}
 	if len(digests) > 0 {
-		if b.seen, err = d.eng.store.Seen(ctx, d.acct.row, d.rowID, digests); err != nil {
+		if b.seen, err = d.core.Env.Store.Seen(ctx, d.acct.Row, d.core.RowID, digests); err != nil {
 			return nil, fmt.Errorf("load seen messages: %w", err)
 		}
 	}
 	if len(parsed) > 0 {
-		if err := d.readRequests(ctx); err != nil {
+		if err := d.gossip.readRequests(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -99,11 +100,11 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 		b.handle(ev, olms[i])
 	}
 	b.sessions.Collect(ch)
-	if err := d.stageWedged(ctx, b.wedged, s); err != nil {
+	if err := d.olmState.stageWedged(ctx, b.wedged, s); err != nil {
 		return nil, err
 	}
 	if b.requests != nil {
-		if err := b.requests.store(&d.part, ch); err != nil {
+		if err := b.requests.store(d.core, ch); err != nil {
 			return nil, err
 		}
 	}
@@ -113,7 +114,7 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 	if err := b.keepForwards(ctx); err != nil {
 		return nil, err
 	}
-	if b.keysCancelled, err = d.cancelKeyAsks(ctx, ch, b.forwardedBy); err != nil {
+	if b.keysCancelled, err = d.gossip.cancelKeyAsks(ctx, ch, b.forwardedBy); err != nil {
 		return nil, err
 	}
 	if err := b.keepSecrets(ctx); err != nil {
@@ -167,14 +168,14 @@ const verificationPrefix = "m.key.verification."
 
 // handleOlm handles an m.room.encrypted event.
 func (b *toDeviceStep) handleOlm(ev *toDevice, sealed *olm.Event) {
-	plain, err := b.d.decryptOlm(sealed, b.sessions, b.seen, b.step)
+	plain, err := b.d.olmState.decryptOlm(sealed, b.sessions, b.seen, b.step)
 	if err != nil {
 		if errors.Is(err, olm.ErrNoSession) {
 			b.wedged = append(b.wedged, wedgedDevice{user: ev.Sender, key: sealed.SenderKey})
 		}
 		return
 	}
-	msg, err := olm.OpenEnvelope(plain, ev.Sender, sealed.SenderKey, b.d.acct.user, b.d.olmState.account.Ed25519)
+	msg, err := olm.OpenEnvelope(plain, ev.Sender, sealed.SenderKey, b.d.acct.User, b.d.olmState.account.Ed25519)
 	if err != nil {
 		return
 	}
@@ -209,11 +210,11 @@ func (b *toDeviceStep) passOthers(ctx context.Context) error {
 		users[i] = msg.Sender
 	}
 	slices.Sort(users)
-	known, err := b.d.acct.tracker.Cached(ctx, slices.Compact(users))
+	known, err := b.d.acct.Tracker.Cached(ctx, slices.Compact(users))
 	if err != nil {
 		return fmt.Errorf("look up the senders of to-device messages: %w", err)
 	}
-	mode := b.d.eng.opts.Policy().Receive
+	mode := b.d.core.Env.Policy().Receive
 	for _, msg := range b.other {
 		switch trustcache.ToDevice(msg.Type, msg.Owner(), known[msg.Sender], mode) {
 		case trustcache.ToDeviceProcess:

@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -23,7 +24,7 @@ const unwedgeEvery = time.Hour
 // 6.12, 10.3). An m.dummy carries nothing, but still only confirmed devices get one. A
 // wedge stays recorded until then: unknown devices are queried, and failures are retried.
 func (o *olmState) unwedge(ctx context.Context) error {
-	if o.mode != ModeProxied || o.currentToken().IsZero() {
+	if o.Mode != core.ModeProxied || o.CurrentToken().IsZero() {
 		return nil
 	}
 	due, err := o.dueWedges(ctx)
@@ -55,7 +56,7 @@ func (o *olmState) seekWedged(ctx context.Context, due []wedge) (map[id.UserID]*
 	}
 	slices.Sort(users)
 	users = slices.Compact(users)
-	before, err := o.acct.tracker.Cached(ctx, users)
+	before, err := o.acct.Tracker.Cached(ctx, users)
 	if err != nil {
 		return nil, fmt.Errorf("look up devices to unwedge: %w", err)
 	}
@@ -69,11 +70,11 @@ func (o *olmState) seekWedged(ctx context.Context, due []wedge) (map[id.UserID]*
 	}
 	if len(again) > 0 {
 		slices.Sort(again)
-		if _, err := o.acct.tracker.Query(ctx, o.query(), slices.Compact(again)); err != nil {
+		if _, err := o.acct.Tracker.Query(ctx, o.Query(), slices.Compact(again)); err != nil {
 			return nil, fmt.Errorf("look up devices to unwedge: %w", err)
 		}
 	}
-	known, err := o.acct.tracker.Lookup(ctx, o.query(), users)
+	known, err := o.acct.Tracker.Lookup(ctx, o.Query(), users)
 	if err != nil {
 		return nil, fmt.Errorf("look up devices to unwedge: %w", err)
 	}
@@ -98,9 +99,9 @@ type unwedging struct {
 
 // planUnwedging decides what to do about wedges.
 func (o *olmState) planUnwedging(due []wedge, known map[id.UserID]*trustcache.User) *unwedging {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	now := o.eng.now()
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
+	now := o.Env.Now()
 	plan := &unwedging{notes: make(map[store.DeviceRef][]wedge)}
 	for _, w := range due {
 		user := known[w.User]
@@ -132,15 +133,15 @@ func (o *olmState) planUnwedging(due []wedge, known map[id.UserID]*trustcache.Us
 // mayUnwedge reports whether a device may get a new session: only one that may have room
 // keys, whether or not the policy is enforced.
 func (o *olmState) mayUnwedge(user *trustcache.User, dev *trustcache.Device) bool {
-	in := trustcache.ShareInput{User: user, Device: dev, SenderUser: o.acct.user, SenderDevice: o.id, Mode: trustcache.ModeEnforce}
+	in := trustcache.ShareInput{User: user, Device: dev, SenderUser: o.acct.User, SenderDevice: o.ID, Mode: trustcache.ModeEnforce}
 	return trustcache.Share(in).Outcome == trustcache.ShareGive
 }
 
 // sendDummies replaces the sessions with the devices. It stores the m.dummy messages and
 // removes the wedges in one write.
 func (o *olmState) sendDummies(ctx context.Context, plan *unwedging, claimed map[store.DeviceRef]id.Curve25519) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
 	keys := make([]id.Curve25519, len(plan.devices))
 	for i, dev := range plan.devices {
 		keys[i] = dev.Curve25519
@@ -170,22 +171,22 @@ func (o *olmState) sendDummies(ctx context.Context, plan *unwedging, claimed map
 		if err != nil {
 			return err
 		}
-		sessions.Add(dev.Curve25519, made, o.eng.now())
+		sessions.Add(dev.Curve25519, made, o.Env.Now())
 		sealed = append(sealed, olm.Message{To: dev, Content: content})
 		begun = append(begun, dev.Curve25519)
 	}
 	if len(settled) == 0 {
 		return nil
 	}
-	s := o.host.begin()
-	s.ch.Outbox = olm.OutboxItems("m.room.encrypted", sealed, o.eng.now())
-	sessions.Collect(s.ch)
-	if err := s.wedges(o.wedges.without(settled, renewed, o.eng.now())); err != nil {
+	s := o.Begin()
+	s.Changes.Outbox = olm.OutboxItems("m.room.encrypted", sealed, o.Env.Now())
+	sessions.Collect(s.Changes)
+	if err := o.replaceWedges(s, o.wedges.without(settled, renewed, o.Env.Now())); err != nil {
 		return err
 	}
-	s.after(func() {
+	s.After(func() {
 		o.countBegun(begun)
 		o.outboxPending = o.outboxPending || len(sealed) > 0
 	})
-	return s.commit(ctx, "new Olm sessions")
+	return s.Commit(ctx, "new Olm sessions")
 }

@@ -12,6 +12,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -85,7 +86,7 @@ func (a *account) observe(events []trustcache.Event, ch *store.Changes) (stored 
 		ev := &events[i]
 		switch ev.Kind {
 		case trustcache.EventPin:
-			a.eng.counts.identity(ev)
+			a.Env.Counts.Identity(ev)
 			if ev.Own {
 				ch.Warnings = append(ch.Warnings, ownIdentityWarnings(ev)...)
 			} else {
@@ -94,10 +95,10 @@ func (a *account) observe(events []trustcache.Event, ch *store.Changes) (stored 
 		case trustcache.EventDevices:
 			ownChanged = ownChanged || ev.Own
 		case trustcache.EventOverride:
-			a.eng.log.Warn().Stringer("account", a.user).Stringer("user", ev.UserID).
+			a.Env.Log.Warn().Stringer("account", a.User).Stringer("user", ev.UserID).
 				Str("device", firstDevice(ev)).Stringer("override", ev.Override).Msg("The exception for a device was changed")
 		case trustcache.EventDevicesRefused, trustcache.EventIdentityRefused:
-			a.eng.log.Warn().Stringer("account", a.user).Stringer("user", ev.UserID).
+			a.Env.Log.Warn().Stringer("account", a.User).Stringer("user", ev.UserID).
 				Int("devices", len(ev.Refused)).Msg("Keys that contradict what is known were refused")
 		}
 	}
@@ -175,8 +176,8 @@ const recoveredAlone = "recovered alone"
 // recovers the identity knows that it was replaced; when the proxy recovers it without a
 // person, somebody must be told (requirement 1.11).
 func (d *Device) tellRecoveredAlone(ctx context.Context) error {
-	told := raisedWarning(warnOwnIdentityChanged, recoveredAlone, d.acct.user, textRecoveredAlone, d.eng.now())
-	if err := d.save(ctx, &store.Changes{Warnings: []store.Warning{told}}); err != nil {
+	told := raisedWarning(warnOwnIdentityChanged, recoveredAlone, d.acct.User, textRecoveredAlone, d.core.Env.Now())
+	if err := d.core.Save(ctx, &store.Changes{Warnings: []store.Warning{told}}); err != nil {
 		return fmt.Errorf("store a warning: %w", err)
 	}
 	d.acct.warningsChanged()
@@ -241,7 +242,7 @@ func (a *account) allWarnings(ctx context.Context) ([]store.Warning, error) {
 	if read {
 		return rows, nil
 	}
-	rows, err := a.eng.store.Warnings(ctx, a.row)
+	rows, err := a.Env.Store.Warnings(ctx, a.Row)
 	if err != nil {
 		return nil, fmt.Errorf("load warnings: %w", err)
 	}
@@ -263,16 +264,16 @@ func (a *account) warningsChanged() {
 
 // Warnings returns the pending warnings, oldest first.
 func (d *Device) Warnings(ctx context.Context) ([]Warning, error) {
-	if d.mode != ModeProxied {
-		return nil, ErrNotProxied
+	if d.core.Mode != core.ModeProxied {
+		return nil, core.ErrNotProxied
 	}
 	return d.warnings(ctx)
 }
 
 // DismissWarning dismisses a warning.
 func (d *Device) DismissWarning(ctx context.Context, warning string) error {
-	if d.mode != ModeProxied {
-		return ErrNotProxied
+	if d.core.Mode != core.ModeProxied {
+		return core.ErrNotProxied
 	}
 	rows, _, err := d.acct.pendingWarnings(ctx)
 	if err != nil {
@@ -280,10 +281,10 @@ func (d *Device) DismissWarning(ctx context.Context, warning string) error {
 	}
 	i := slices.IndexFunc(rows, func(w store.Warning) bool { return warningID(&w) == warning })
 	if i < 0 {
-		return ErrUnknownWarning
+		return core.ErrUnknownWarning
 	}
 	note := store.Warning{ID: rows[i].ID + dismissedSuffix, Code: rows[i].Code, Since: rows[i].Since, Dismissed: true}
-	if err := d.save(ctx, &store.Changes{Warnings: []store.Warning{note}}); err != nil {
+	if err := d.core.Save(ctx, &store.Changes{Warnings: []store.Warning{note}}); err != nil {
 		return fmt.Errorf("store the dismissed warning: %w", err)
 	}
 	d.acct.warningsChanged()

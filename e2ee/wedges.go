@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/store"
@@ -134,8 +135,8 @@ func (w *wedges) renewedAt(ref store.DeviceRef) time.Time {
 }
 
 // store adds the wedges to ch.
-func (w *wedges) store(d *Device, ch *store.Changes) error {
-	return d.storeRecord(identity.SecretWedged, w, len(w.Waiting)+len(w.Renewed) == 0, ch)
+func (w *wedges) store(d *core.Device, ch *store.Changes) error {
+	return d.StoreRecord(identity.SecretWedged, w, len(w.Waiting)+len(w.Renewed) == 0, ch)
 }
 
 // readWedges loads the wedges recorded before a restart. The caller holds mu.
@@ -143,7 +144,7 @@ func (o *olmState) readWedges(ctx context.Context) error {
 	if o.wedges != nil {
 		return nil
 	}
-	w, err := readRecord[wedges](ctx, o.part, identity.SecretWedged)
+	w, err := core.ReadRecord[wedges](ctx, o.Device, identity.SecretWedged)
 	if err != nil {
 		return err
 	}
@@ -152,33 +153,33 @@ func (o *olmState) readWedges(ctx context.Context) error {
 }
 
 // stageWedged adds wedges to a step. The caller holds mu.
-func (o *olmState) stageWedged(ctx context.Context, came []wedgedDevice, s *step) error {
+func (o *olmState) stageWedged(ctx context.Context, came []wedgedDevice, s *core.Step) error {
 	if len(came) == 0 {
 		return nil
 	}
 	if err := o.readWedges(ctx); err != nil {
 		return err
 	}
-	return s.wedges(o.wedges.with(came, o.eng.now()))
+	return o.replaceWedges(s, o.wedges.with(came, o.Env.Now()))
 }
 
-// wedges stages the replacement of the wedges.
-func (s *step) wedges(next *wedges) error {
-	if err := next.store(s.d, s.ch); err != nil {
+// replaceWedges stages the replacement of the wedges.
+func (o *olmState) replaceWedges(s *core.Step, next *wedges) error {
+	if err := next.store(o.Device, s.Changes); err != nil {
 		return err
 	}
-	s.after(func() { s.d.olmState.wedges = next })
+	s.After(func() { o.wedges = next })
 	return nil
 }
 
 // dueWedges returns the wedges that can be tried now.
 func (o *olmState) dueWedges(ctx context.Context) ([]wedge, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
 	if err := o.readWedges(ctx); err != nil {
 		return nil, err
 	}
-	now := o.eng.now()
+	now := o.Env.Now()
 	return slices.DeleteFunc(slices.Clone(o.wedges.Waiting), func(w wedge) bool { return now.Before(w.notYet) }), nil
 }
 
@@ -187,9 +188,9 @@ func (o *olmState) postpone(failed []wedge) {
 	if len(failed) == 0 {
 		return
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	next, pause := o.wedges.postpone(failed, o.eng.now())
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
+	next, pause := o.wedges.postpone(failed, o.Env.Now())
 	o.wedges = next
 	if pause > 0 {
 		o.host.retryLocked(retryWedges, pause)
@@ -199,7 +200,7 @@ func (o *olmState) postpone(failed []wedge) {
 // hasWedges reports whether a wedge is recorded. The device need not stay in memory for it,
 // but must be visited.
 func (o *olmState) hasWedges() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
 	return o.wedges != nil && len(o.wedges.Waiting) > 0
 }

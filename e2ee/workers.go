@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"e2ee-proxy/e2ee/internal/core"
 )
 
 // closeWithin bounds Close.
@@ -27,24 +29,24 @@ func (e *Engine) Close(ctx context.Context) error {
 
 // stop ends everything and closes stopped when it has ended.
 func (e *Engine) stop() {
-	e.cancel(ErrClosed)
+	e.cancel(core.ErrClosed)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, a := range e.accounts {
 		a.password.forget()
-		e.wg.Go(a.tracker.Close) // waits for its queries
+		e.env.WG.Go(a.Tracker.Close) // waits for its queries
 	}
-	go func() { e.wg.Wait(); close(e.stopped) }()
+	go func() { e.env.WG.Wait(); close(e.stopped) }()
 }
 
 // worker maintains the devices in the queue.
 func (e *Engine) worker() {
 	for {
 		select {
-		case <-e.ctx.Done():
+		case <-e.env.Context.Done():
 			return
 		case d := <-e.maintenance:
-			d.maintain(e.ctx)
+			d.maintain(e.env.Context)
 		}
 	}
 }
@@ -54,10 +56,10 @@ func (e *Engine) worker() {
 func (e *Engine) tellAlerts() {
 	for {
 		select {
-		case <-e.ctx.Done():
+		case <-e.env.Context.Done():
 			return
 		case a := <-e.alerts:
-			a.alerted(e.ctx)
+			a.alerted(e.env.Context)
 		}
 	}
 }

@@ -2,11 +2,13 @@ package interceptors
 
 import (
 	"net/http"
+	"net/url"
 	"testing"
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
 )
 
 // Attack vector (32): a token of an application service asserts to be a user's device.
@@ -20,8 +22,12 @@ func TestNoKeysForAssertedDevices(t *testing.T) {
 	full := Identity{UserID: alice, DeviceID: "DEVICE", Token: secret.NewString("as")}
 	asserted, guest := full, full
 	asserted.Asserted, guest.Guest = true, true
+	engine, err := e2ee.New(e2ee.Options{Store: new(store.DB), Homeserver: &url.URL{}, Client: http.DefaultClient})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, who := range []Identity{asserted, guest, {UserID: alice, Token: full.Token}} {
-		dev, err := NewDevices(new(e2ee.Engine)).Device(t.Context(), who)
+		dev, err := NewDevices(engine).Device(t.Context(), who)
 		if err != nil || dev.Mode() != e2ee.ModeNone {
 			t.Errorf("%+v: %v, %v", who, dev.Mode(), err)
 		}

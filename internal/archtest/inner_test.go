@@ -16,6 +16,7 @@ func inner() map[string][][]string {
 			{"olm", "keyfile"},
 			{"megolm"},
 			{"identity"},
+			{"core"},
 			{"keybackup"},
 		},
 		"interceptors": {

@@ -1,4 +1,4 @@
-package e2ee
+package core
 
 import (
 	"fmt"
@@ -10,35 +10,36 @@ import (
 
 // counts are the engine's metrics about users' own accounts. No label names a user.
 type counts struct {
-	uploads  prometheus.Counter
-	restores prometheus.Counter
-	refusals prometheus.Counter
+	Uploads  prometheus.Counter
+	Restores prometheus.Counter
+	Refusals prometheus.Counter
 	changes  *prometheus.CounterVec
-	secrets  *prometheus.CounterVec
-	forwards *prometheus.CounterVec
+	Secrets  *prometheus.CounterVec
+	Forwards *prometheus.CounterVec
 	policyCounts
 }
 
-func newCounts(reg prometheus.Registerer) (*counts, error) {
+// NewCounts makes the metrics and registers them; a nil reg registers none.
+func NewCounts(reg prometheus.Registerer) (*counts, error) {
 	c := &counts{
-		uploads: prometheus.NewCounter(prometheus.CounterOpts{
+		Uploads: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "e2ee_proxy_backup_uploaded_keys_total", Help: "Room keys uploaded to key backups.",
 		}),
-		restores: prometheus.NewCounter(prometheus.CounterOpts{
+		Restores: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "e2ee_proxy_backup_restored_keys_total", Help: "Room keys restored from key backups.",
 		}),
-		refusals: prometheus.NewCounter(prometheus.CounterOpts{
+		Refusals: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "e2ee_proxy_backup_refused_keys_total", Help: "Room keys in key backups that could not be read or contradict what is known.",
 		}),
 		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "e2ee_proxy_identity_changes_total",
 			Help: "Digital identities that were reset: others' that wait for their user, others' accepted automatically, or the account's own.",
 		}, []string{"whose"}),
-		secrets: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Secrets: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "e2ee_proxy_shared_secrets_total",
 			Help: "Secrets of accounts shared with, or by, other devices of the same user: received, refused or sent.",
 		}, []string{"result"}),
-		forwards: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Forwards: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "e2ee_proxy_forwarded_keys_total",
 			Help: "Room keys given by, or to, other devices of the same user on request: received, refused, sent or not sent.",
 		}, []string{"result"}),
@@ -47,7 +48,7 @@ func newCounts(reg prometheus.Registerer) (*counts, error) {
 	if reg == nil {
 		return c, nil
 	}
-	for _, one := range []prometheus.Collector{c.uploads, c.restores, c.refusals, c.changes, c.secrets, c.forwards, c.sends, c.shares, c.events} {
+	for _, one := range []prometheus.Collector{c.Uploads, c.Restores, c.Refusals, c.changes, c.Secrets, c.Forwards, c.Sends, c.Shares, c.Events} {
 		if err := reg.Register(one); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
@@ -55,8 +56,8 @@ func newCounts(reg prometheus.Registerer) (*counts, error) {
 	return c, nil
 }
 
-// identity counts a change of a pinned identity.
-func (c *counts) identity(ev *trustcache.Event) {
+// Identity counts a change of a pinned identity.
+func (c *counts) Identity(ev *trustcache.Event) {
 	switch {
 	case ev.Effect == trustcache.EffectAcknowledgedByPolicy:
 		c.changes.WithLabelValues("others_accepted").Inc()
@@ -65,5 +66,24 @@ func (c *counts) identity(ev *trustcache.Event) {
 		c.changes.WithLabelValues("own").Inc()
 	default:
 		c.changes.WithLabelValues("others").Inc()
+	}
+}
+
+// policyCounts count decisions by direction and outcome.
+type policyCounts struct {
+	Sends, Shares, Events *prometheus.CounterVec
+}
+
+func newPolicyCounts() policyCounts {
+	vec := func(name, help string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"outcome"})
+	}
+	return policyCounts{
+		Sends: vec("e2ee_proxy_policy_sends_total",
+			"Encrypted sends that were allowed, blocked by somebody's identity change, or would be if policy.send were enforced."),
+		Shares: vec("e2ee_proxy_policy_shares_total",
+			"Devices that a room key was shared with or withheld from, or from which it would be withheld if policy.send were enforced."),
+		Events: vec("e2ee_proxy_policy_received_events_total",
+			"Received events that were shown or withheld, or would be withheld if policy.receive were enforced."),
 	}
 }

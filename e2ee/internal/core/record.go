@@ -1,4 +1,4 @@
-package e2ee
+package core
 
 import (
 	"context"
@@ -13,9 +13,9 @@ import (
 // Records are small values that a device keeps among its account's secrets, as JSON, under
 // the names of package identity.
 
-// storeRecord adds a record to ch; an empty one is deleted. kind ends with a colon.
-func (p *part) storeRecord(kind string, value any, empty bool, ch *store.Changes) error {
-	name := identity.OfDevice(kind, p.ed25519)
+// StoreRecord adds a record to ch; an empty one is deleted. kind ends with a colon.
+func (p *Device) StoreRecord(kind string, value any, empty bool, ch *store.Changes) error {
+	name := identity.OfDevice(kind, p.Ed25519)
 	if empty {
 		ch.DeleteSecrets = append(ch.DeleteSecrets, name)
 		return nil
@@ -24,14 +24,14 @@ func (p *part) storeRecord(kind string, value any, empty bool, ch *store.Changes
 	if err != nil {
 		return fmt.Errorf("encode %s %w", kind, err)
 	}
-	ch.Secrets = append(ch.Secrets, store.Secret{Name: name, Value: raw, CreatedAt: p.eng.now()})
+	ch.Secrets = append(ch.Secrets, store.Secret{Name: name, Value: raw, CreatedAt: p.Env.Now()})
 	return nil
 }
 
-// readRecord returns a record. One that is missing or unreadable is empty.
-func readRecord[T any](ctx context.Context, p *part, kind string) (T, error) {
+// ReadRecord returns a record. One that is missing or unreadable is empty.
+func ReadRecord[T any](ctx context.Context, p *Device, kind string) (T, error) {
 	var value, none T
-	stored, err := p.eng.store.Secret(ctx, p.acct.row, identity.OfDevice(kind, p.ed25519))
+	stored, err := p.Env.Store.Secret(ctx, p.Account.Row, identity.OfDevice(kind, p.Ed25519))
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return none, nil

@@ -1,0 +1,59 @@
+package core
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/locks"
+	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// Env is what all devices of an engine share. It does not change once the engine is made.
+type Env struct {
+	Store      *store.DB
+	Homeserver *wire.Homeserver
+	Now        func() time.Time
+	Log        zerolog.Logger
+	Counts     *counts
+	Order      *locks.Order // nil but in tests
+
+	// policy returns the policy in force, settings those of an account.
+	Policy   func() trustcache.Policy
+	Settings func(id.UserID) AccountSettings
+	// spread and manualBootstrap are those of e2ee.Options.
+	Spread          time.Duration
+	ManualBootstrap bool
+
+	// roomsStored is called with the rooms of every step that was stored.
+	RoomsStored func([]store.Room)
+
+	// ctx ends when the engine stops, which then waits for wg.
+	Context context.Context
+	WG      sync.WaitGroup
+}
+
+// AccountSettings are the settings of one account.
+type AccountSettings struct {
+	// AllowUnsigned allows a device that its owner has not confirmed to send
+	// (account.require_cross_signing: false).
+	AllowUnsigned bool
+	// IgnoreSecretRequests leaves requests of the user's other devices for secrets
+	// unanswered (account.secret_requests: ignore).
+	IgnoreSecretRequests bool
+	// AcknowledgeUnverified acknowledges identity changes of users who were never
+	// verified, for bots that nobody watches.
+	AcknowledgeUnverified bool
+	// NoNotices keeps warnings out of the rooms that the account's clients are shown
+	// (clients.hide_warnings, accounts.USER.notices).
+	NoNotices bool
+	// RecoveryKey and Passphrase, when not empty, recover the identity without a person.
+	RecoveryKey secret.String
+	Passphrase  secret.String
+}
