@@ -218,7 +218,7 @@ func (d *Device) idle() bool {
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
 	waits := len(d.backups.fetching.wanted)
-	return !d.schedule.looping && !d.schedule.awake && d.publication.allowed && waits == 0 && !d.schedule.failures.Failing() && d.gossip.askTimer == nil &&
+	return !d.schedule.looping && !d.schedule.awake && d.publication.allowed && waits == 0 && !d.schedule.failures.Failing() && !d.gossip.IsAsking() &&
 		!d.backups.restoring.running && !d.backups.fetching.running && d.core.Record.NextToken.IsZero()
 }
 

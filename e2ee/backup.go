@@ -145,7 +145,7 @@ func (b *backups) useExistingBackup(ctx context.Context, current *keybackup.Vers
 		} else {
 			b.acct.setBackupStanding(backupForeign)
 		}
-		return nil, b.host.wantSecrets(ctx, own)
+		return nil, b.host.WantSecrets(ctx, own)
 	}
 	if version != current.Version {
 		if err := b.saveBackupKey(ctx, key, current.Version); err != nil {

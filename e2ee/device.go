@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/gossip"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
@@ -35,7 +36,7 @@ type Device struct {
 	megolmState megolmState
 	backups     backups
 	roomTable   roomTable
-	gossip      gossip
+	gossip      gossip.Exchange
 	clientState clientState
 }
 
@@ -58,7 +59,7 @@ type host struct {
 	*megolmState
 	*backups
 	*roomTable
-	*gossip
+	*gossip.Exchange
 	*clientState
 }
 
@@ -189,7 +190,6 @@ func newDevice(e *Engine, acct *account, self core.Self) *Device {
 		olmState:    olmState{outboxPending: true, noKeys: make(map[store.DeviceRef]retry)},
 		megolmState: megolmState{outbound: make(map[id.RoomID]*outbound), sent: make(map[store.TxnRef]id.EventID)},
 		roomTable:   roomTable{known: make(map[id.RoomID]*room)},
-		gossip:      gossip{askKeys: true},
 	}
 	d.connect()
 	return d
@@ -215,7 +215,7 @@ func (d *Device) connect() {
 	d.megolmState.part, d.megolmState.host = base, all
 	d.backups.part, d.backups.host = base, all
 	d.roomTable.part, d.roomTable.host = base, all
-	d.gossip.part, d.gossip.host = base, all
+	d.gossip = gossip.New(d.core, all)
 	d.clientState.part, d.clientState.host = base, all
 }
 
@@ -309,9 +309,10 @@ func (d *Device) retire() {
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
 	d.core.Record.Token, d.core.Record.NextToken = secret.String{}, secret.String{}
-	for _, timer := range []*time.Timer{d.publication.timer, d.schedule.retry.timer, d.gossip.askTimer} {
+	for _, timer := range []*time.Timer{d.publication.timer, d.schedule.retry.timer} {
 		if timer != nil {
 			timer.Stop()
 		}
 	}
+	d.gossip.Stop()
 }

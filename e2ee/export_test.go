@@ -7,10 +7,12 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/keyfile"
 	"e2ee-proxy/e2ee/internal/olm"
@@ -73,9 +75,9 @@ func (d *Device) Overdue() bool {
 // AskForKeys asks at once for the room keys that events wait for.
 func (d *Device) AskForKeys(ctx context.Context) error {
 	d.core.Mu.Lock()
-	d.gossip.askKeys = true
+	d.gossip.AskKeysNow()
 	d.core.Mu.Unlock()
-	return errors.Join(d.gossip.requestKeys(ctx), d.olmState.flushOutbox(ctx))
+	return errors.Join(d.gossip.RequestKeys(ctx), d.olmState.flushOutbox(ctx))
 }
 
 // Members returns the memberships of a room, fetched if they are not known.
@@ -111,9 +113,18 @@ func (d *Device) Secrets(ctx context.Context) (map[string]string, error) {
 func (d *Device) AskedFor() map[string]string {
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
-	out := make(map[string]string, len(d.gossip.secretAsks))
-	for name, ask := range d.gossip.secretAsks {
-		out[name] = ask.id
+	all, err := d.core.Env.Store.Secrets(context.Background(), d.acct.Row)
+	if err != nil {
+		return map[string]string{"": err.Error()}
+	}
+	out := make(map[string]string)
+	for _, row := range all {
+		var ask struct {
+			ID string `json:"id"`
+		}
+		if name, ours := strings.CutPrefix(row.Name, identity.AskedName(d.core.Ed25519, "")); ours && json.Unmarshal(row.Value.Reveal(), &ask) == nil {
+			out[name] = ask.ID
+		}
 	}
 	return out
 }

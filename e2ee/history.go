@@ -48,7 +48,7 @@ type backupsHost interface {
 	signAsDevice(raw json.RawMessage) (json.RawMessage, error)
 	stillBacksUp(ctx context.Context, target *keybackup.Target) (bool, error)
 	recheckIdentity()
-	wantSecrets(ctx context.Context, own *trustcache.User) error
+	WantSecrets(ctx context.Context, own *trustcache.User) error
 }
 
 // fetching are the room keys to be fetched from the backup. It is guarded by the Device.

@@ -46,7 +46,7 @@ type ownIdentityHost interface {
 	signAsDevice(raw json.RawMessage) (json.RawMessage, error)
 	tellRecoveredAlone(ctx context.Context) error
 	wantBackup(ctx context.Context) error
-	wantSecrets(ctx context.Context, own *trustcache.User) error
+	WantSecrets(ctx context.Context, own *trustcache.User) error
 }
 
 // ownState is the state of the device and its owner's identity, as read from the
@@ -187,7 +187,7 @@ func (o *ownIdentity) awaitIdentity(ctx context.Context, own *trustcache.User) e
 	if _, err := o.host.completeBackup(ctx, nil, nil, bootstrapping{}); err != nil {
 		return err
 	}
-	return o.host.wantSecrets(ctx, own)
+	return o.host.WantSecrets(ctx, own)
 }
 
 // fittingKeys returns the private keys if all of them belong to the published identity;

@@ -199,9 +199,6 @@ func (d *Device) afterIngest(b *toDeviceStep, u SyncUpdate) {
 	for _, s := range b.ch.InboundSessions {
 		d.eng.inbound.Remove(inboundKey{d.core.RowID, s.SessionRef})
 	}
-	if b.requests != nil {
-		d.gossip.requests = *b.requests
-	}
 	if len(b.ch.InboundSessions) > 0 {
 		d.megolmState.keySeq++
 		d.clientState.wakeWaiting()
@@ -213,12 +210,7 @@ func (d *Device) afterIngest(b *toDeviceStep, u SyncUpdate) {
 	if d.keySupply.wanted || d.keySupply.uncounted || d.keySupply.newFallback || len(b.ch.InboundSessions) > 0 || len(b.wedged) > 0 || len(u.Changed) > 0 || (!d.ownIdentity.checked && !d.schedule.visiting) {
 		d.kickLocked()
 	}
-	b.keysCancelled()
-	b.dropAnsweredAsks()
 	if slices.Contains(u.Changed, d.acct.User) || changesOwnSide(u.AccountData) {
 		d.ownIdentity.recheckIdentityLocked()
-	}
-	if len(d.gossip.requests.Secrets)+len(d.gossip.requests.Keys) > 0 {
-		d.kickLocked()
 	}
 }

@@ -51,7 +51,7 @@ func (m *megolmState) keepKept(ctx context.Context, rows []store.InboundSession)
 	if err := more.Collect(ch); err != nil {
 		return 0, err
 	}
-	cancelled, err := m.host.cancelKeyAsks(ctx, ch, nil)
+	cancelled, err := m.host.CancelKeyRequests(ctx, ch, nil)
 	if err != nil {
 		return 0, err
 	}

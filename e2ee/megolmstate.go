@@ -30,7 +30,7 @@ type megolmState struct {
 
 // megolmStateHost is what megolmState needs of the other parts.
 type megolmStateHost interface {
-	cancelKeyAsks(ctx context.Context, ch *store.Changes, by map[store.SessionRef]id.DeviceID) (done func(), err error)
+	CancelKeyRequests(ctx context.Context, ch *store.Changes, by map[store.SessionRef]id.DeviceID) (done func(), err error)
 	current(roomID id.RoomID, to *audience) bool
 	kickLocked()
 	missedKeys(missing bool) int

@@ -156,7 +156,7 @@ func (o *ownIdentity) finishReset(ctx context.Context, keys *identity.Keys) erro
 	}
 	if current == nil || current.Master.PublicKey() != keys.Master.PublicKey() {
 		// The old storage key and backup key belong to the old identity.
-		ch := &store.Changes{Secrets: keys.Secrets(), DeleteSecrets: []string{identity.SecretStorageKey, identity.SecretBackup, secretReceived + identity.SecretBackup}}
+		ch := &store.Changes{Secrets: keys.Secrets(), DeleteSecrets: []string{identity.SecretStorageKey, identity.SecretBackup, identity.SecretBackupReceived}}
 		if err := o.Save(ctx, ch); err != nil {
 			return fmt.Errorf("store the new identity: %w", err)
 		}

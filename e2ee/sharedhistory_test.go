@@ -3,7 +3,6 @@ package e2ee
 import (
 	"encoding/json"
 	"testing"
-	"time"
 
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
@@ -15,8 +14,6 @@ import (
 )
 
 // nowAt returns a clock that stands still.
-func nowAt(second int64) func() time.Time { return func() time.Time { return time.Unix(second, 0) } }
-
 // A key says whether it may be passed on later by the room's history visibility
 // (requirements 17.1, 9.5), under both names while clients still know the older one.
 func TestSharedHistoryFollowsVisibility(t *testing.T) {

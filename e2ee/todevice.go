@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/gossip"
 	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
@@ -41,16 +42,8 @@ type toDeviceStep struct {
 	wedged   []wedgedDevice
 	other    []*olm.Received   // for the client, if the sender's device is confirmed
 	forward  []json.RawMessage // for the client
-	secrets  []*olm.Received
-	forwards []*olm.Received // forwarded room keys, requested or not
-	// forwardedBy are the devices that sent the requested keys.
-	forwardedBy map[store.SessionRef]id.DeviceID
-	answered    []answeredAsk
-	unknown     []id.UserID // senders of keys who are not known yet
-	// requests are the staged requests of the user's other devices; nil while unchanged.
-	requests *waitingRequests
-	// keysCancelled is called once the step is stored.
-	keysCancelled func()
+	gossip   *gossip.Incoming
+	unknown  []id.UserID // senders of keys who are not known yet
 }
 
 // wedgedDevice is a device that sent something that no session can decrypt, or said that it
@@ -66,7 +59,7 @@ type wedgedDevice struct {
 // mu.
 func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, s *core.Step) (*toDeviceStep, error) {
 	ch := s.Changes
-	b := &toDeviceStep{d: d, step: s, ch: ch, seen: make(map[[32]byte]bool), forwardedBy: make(map[store.SessionRef]id.DeviceID)}
+	b := &toDeviceStep{d: d, step: s, ch: ch, seen: make(map[[32]byte]bool), gossip: d.gossip.Receive()}
 	parsed := make([]*toDevice, 0, len(events))
 	olms := make([]*olm.Event, 0, len(events))
 	var senders []id.Curve25519
@@ -92,7 +85,7 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 		}
 	}
 	if len(parsed) > 0 {
-		if err := d.gossip.readRequests(ctx); err != nil {
+		if err := d.gossip.ReadRequests(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -103,21 +96,10 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 	if err := d.olmState.stageWedged(ctx, b.wedged, s); err != nil {
 		return nil, err
 	}
-	if b.requests != nil {
-		if err := b.requests.store(d.core, ch); err != nil {
-			return nil, err
-		}
-	}
 	if err := b.keepRoomKeys(ctx); err != nil {
 		return nil, err
 	}
-	if err := b.keepForwards(ctx); err != nil {
-		return nil, err
-	}
-	if b.keysCancelled, err = d.gossip.cancelKeyAsks(ctx, ch, b.forwardedBy); err != nil {
-		return nil, err
-	}
-	if err := b.keepSecrets(ctx); err != nil {
+	if err := b.gossip.Stage(ctx, s, b.keepRoomKey); err != nil {
 		return nil, err
 	}
 	return b, b.passOthers(ctx)
@@ -151,9 +133,9 @@ func (b *toDeviceStep) handle(ev *toDevice, sealed *olm.Event) {
 	case "m.room_key.withheld":
 		b.handleWithheld(ev)
 	case "m.secret.request":
-		b.handleSecretRequest(ev)
+		b.gossip.SecretRequest(ev.Sender, ev.Content)
 	case "m.room_key_request":
-		b.handleKeyRequest(ev)
+		b.gossip.KeyRequest(ev.Sender, ev.Content)
 	default:
 		// Such a request would verify the proxy's device, and nobody is here to compare
 		// emoji: nothing is confirmed without a person (requirement 13.19).
@@ -185,9 +167,9 @@ func (b *toDeviceStep) handleOlm(ev *toDevice, sealed *olm.Event) {
 	case "m.dummy":
 		// Its only purpose is the new session (requirement 6.12).
 	case "m.secret.send":
-		b.secrets = append(b.secrets, msg)
+		b.gossip.Secret(msg)
 	case "m.forwarded_room_key":
-		b.forwards = append(b.forwards, msg)
+		b.gossip.RoomKey(msg)
 	case "m.room_key_bundle", "m.room.encrypted",
 		"m.room_key.withheld", "m.room_key_request", "m.secret.request":
 		// Not requested, or never sent over Olm.

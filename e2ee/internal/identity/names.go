@@ -9,6 +9,9 @@ const (
 	SecretSelfSigning = "m.cross_signing.self_signing"
 	SecretUserSigning = "m.cross_signing.user_signing"
 	SecretBackup      = "m.megolm_backup.v1"
+	// SecretBackupReceived is a backup key that another device sent and that was not
+	// compared with the backup yet.
+	SecretBackupReceived = "received:" + SecretBackup
 	// SecretStorageKey is the key of a secret storage that the proxy made: the recovery
 	// key.
 	SecretStorageKey = "recovery_key"

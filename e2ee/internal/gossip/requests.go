@@ -1,7 +1,8 @@
-package e2ee
+package gossip
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -25,54 +26,47 @@ func (w *waitingRequests) store(p *core.Device, ch *store.Changes) error {
 	return p.StoreRecord(identity.SecretRequests, w, len(w.Secrets)+len(w.Keys) == 0, ch)
 }
 
-// readRequests loads the requests that waited before a restart. The caller holds mu.
-func (g *gossip) readRequests(ctx context.Context) error {
-	if g.requestsRead {
+// ReadRequests loads the requests that waited before a restart. The caller holds the
+// device's lock.
+func (x *Exchange) ReadRequests(ctx context.Context) error {
+	if x.requestsRead {
 		return nil
 	}
-	read, err := core.ReadRecord[waitingRequests](ctx, g.Device, identity.SecretRequests)
+	read, err := core.ReadRecord[waitingRequests](ctx, x.Device, identity.SecretRequests)
 	if err != nil {
 		return err
 	}
-	g.requests, g.requestsRead = read, true // what could not be read is asked for again
+	x.requests, x.requestsRead = read, true // what could not be read is asked for again
 	return nil
 }
 
 // waiting returns a copy of the requests, nil when none of a kind waits.
-func (g *gossip) waiting(ctx context.Context, count func(*waitingRequests) int) (*waitingRequests, error) {
-	g.Mu.Lock()
-	defer g.Mu.Unlock()
-	if err := g.readRequests(ctx); err != nil || count(&g.requests) == 0 {
+func (x *Exchange) waiting(ctx context.Context, count func(*waitingRequests) int) (*waitingRequests, error) {
+	x.Mu.Lock()
+	defer x.Mu.Unlock()
+	if err := x.ReadRequests(ctx); err != nil || count(&x.requests) == 0 {
 		return nil, err
 	}
-	return g.requests.clone(), nil
+	return x.requests.clone(), nil
 }
 
 // dropRequests removes requests that were answered or are useless.
-func (g *gossip) dropRequests(ctx context.Context, drop func(*waitingRequests)) error {
-	g.Mu.Lock()
-	defer g.Mu.Unlock()
-	rest := g.requests.clone()
+func (x *Exchange) dropRequests(ctx context.Context, drop func(*waitingRequests)) error {
+	x.Mu.Lock()
+	defer x.Mu.Unlock()
+	rest := x.requests.clone()
 	drop(rest)
-	s := g.Begin()
-	if err := rest.store(g.Device, s.Changes); err != nil {
+	s := x.Begin()
+	if err := rest.store(x.Device, s.Changes); err != nil {
 		return err
 	}
-	s.After(func() { g.requests = *rest })
+	s.After(func() { x.requests = *rest })
 	return s.Commit(ctx, "what was answered")
 }
 
 // clone returns a copy.
 func (w *waitingRequests) clone() *waitingRequests {
 	return &waitingRequests{slices.Clone(w.Secrets), slices.Clone(w.Keys)}
-}
-
-// changeRequests returns the step's own copy of the requests, to be changed.
-func (b *toDeviceStep) changeRequests() *waitingRequests {
-	if b.requests == nil {
-		b.requests = b.d.gossip.requests.clone()
-	}
-	return b.requests
 }
 
 // dropKeys removes requests for room keys.
@@ -99,39 +93,22 @@ const (
 )
 
 // expired reports whether a request is so old that nobody waits for its answer.
-func (g *gossip) expired(at int64) bool { return g.Env.Now().Sub(time.Unix(at, 0)) >= askFor }
+func (x *Exchange) expired(at int64) bool { return x.Env.Now().Sub(time.Unix(at, 0)) >= askFor }
 
-// hasNoKeys reports whether a device had no one-time keys a short while ago and is not
-// asked yet again. The caller holds mu.
-func (o *olmState) hasNoKeys(dev *trustcache.Device) bool {
-	again, ok := o.noKeys[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}]
-	return ok && o.Env.Now().Before(again.at)
-}
-
-// rememberNoKeys remembers that a device had no one-time keys. The caller holds mu.
-func (o *olmState) rememberNoKeys(dev *trustcache.Device) {
-	ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
-	again := o.noKeys[ref]
-	again.at = o.Env.Now().Add(again.failures.Next(keylessPauses()))
-	if len(o.noKeys) >= maxNoKeys {
-		clear(o.noKeys)
-	}
-	o.noKeys[ref] = again
-}
+// errWhoAsks means that the own keys could not be read: nobody can be told to be confirmed.
+var errWhoAsks = errors.New("the own keys could not be read from the homeserver")
 
 // answeringUser returns the own user for deciding about requests. It has no confirmed
 // devices when this device may not answer.
-func (g *gossip) answeringUser(ctx context.Context) (*trustcache.User, error) {
-	users, err := g.acct.Tracker.Lookup(ctx, g.Query(), []id.UserID{g.acct.User})
+func (x *Exchange) answeringUser(ctx context.Context) (*trustcache.User, error) {
+	own, err := x.host.ReadOwn(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("look up who asks: %w", err)
 	}
-	own := users[g.acct.User]
-	g.host.updateOwnState(own)
 	switch {
 	case own.Knowledge != trustcache.KnowledgeFresh:
-		return nil, errOwnUnknown
-	case !own.Verified || g.host.ownNow() != ownSigned:
+		return nil, errWhoAsks
+	case !own.Verified || !x.host.IsSigned():
 		return &trustcache.User{UserID: own.UserID, Own: true}, nil
 	default:
 		return own, nil
@@ -140,12 +117,12 @@ func (g *gossip) answeringUser(ctx context.Context) (*trustcache.User, error) {
 
 // answerTo lets give answer a request of a device that may have secrets, and refuses all
 // others. It reports whether the request is over without an answer: refused, or expired.
-func (g *gossip) answerTo(own *trustcache.User, device id.DeviceID, at int64, give func(*trustcache.Device) (answer, error)) (over bool, err error) {
+func (x *Exchange) answerTo(own *trustcache.User, device id.DeviceID, at int64, give func(*trustcache.Device) (answer, error)) (over bool, err error) {
 	became := answerRefused
 	if dev := own.Device(device); trustcache.MayHoldSecrets(own, dev) {
 		if became, err = give(dev); err != nil {
 			return false, err
 		}
 	}
-	return became == answerRefused || (became == answerLater && g.expired(at)), nil
+	return became == answerRefused || (became == answerLater && x.expired(at)), nil
 }

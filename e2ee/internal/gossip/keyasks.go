@@ -1,4 +1,4 @@
-package e2ee
+package gossip
 
 import (
 	"context"
@@ -31,8 +31,8 @@ type storedKeyAsk struct {
 }
 
 // keepKeyAsks adds our requests to ch.
-func (g *gossip) keepKeyAsks(ch *store.Changes, asks map[store.SessionRef]*keyAsk) error {
-	name := identity.OfDevice(identity.SecretKeysAsked, g.Ed25519)
+func (x *Exchange) keepKeyAsks(ch *store.Changes, asks map[store.SessionRef]*keyAsk) error {
+	name := identity.OfDevice(identity.SecretKeysAsked, x.Ed25519)
 	if len(asks) == 0 {
 		ch.DeleteSecrets = append(ch.DeleteSecrets, name)
 		return nil
@@ -45,16 +45,16 @@ func (g *gossip) keepKeyAsks(ch *store.Changes, asks map[store.SessionRef]*keyAs
 	if err != nil {
 		return fmt.Errorf("encode requests for room keys: %w", err)
 	}
-	ch.Secrets = append(ch.Secrets, store.Secret{Name: name, Value: raw, CreatedAt: g.Env.Now()})
+	ch.Secrets = append(ch.Secrets, store.Secret{Name: name, Value: raw, CreatedAt: x.Env.Now()})
 	return nil
 }
 
-// loadKeyAsks reads the requests made before a restart. The caller holds mu.
-func (g *gossip) loadKeyAsks(ctx context.Context) error {
-	if g.keyAsks != nil {
+// loadKeyAsks reads the requests made before a restart. The caller holds the device's lock.
+func (x *Exchange) loadKeyAsks(ctx context.Context) error {
+	if x.keyAsks != nil {
 		return nil
 	}
-	stored, err := g.Env.Store.Secret(ctx, g.acct.Row, identity.OfDevice(identity.SecretKeysAsked, g.Ed25519))
+	stored, err := x.Env.Store.Secret(ctx, x.Account.Row, identity.OfDevice(identity.SecretKeysAsked, x.Ed25519))
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("load requests for room keys: %w", err)
 	}
@@ -62,13 +62,13 @@ func (g *gossip) loadKeyAsks(ctx context.Context) error {
 	if err == nil && json.Unmarshal(stored.Value.Reveal(), &all) != nil {
 		all = nil // the requests are made again
 	}
-	g.keyAsks = make(map[store.SessionRef]*keyAsk, len(all))
+	x.keyAsks = make(map[store.SessionRef]*keyAsk, len(all))
 	for _, s := range all {
 		ask := &keyAsk{id: s.ID, to: make(map[id.DeviceID]bool, len(s.To)), until: s.Until}
 		for _, dev := range s.To {
 			ask.to[dev] = true
 		}
-		g.keyAsks[s.Ref] = ask
+		x.keyAsks[s.Ref] = ask
 	}
 	return nil
 }

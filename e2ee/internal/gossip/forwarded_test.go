@@ -1,4 +1,4 @@
-package e2ee
+package gossip
 
 import (
 	"encoding/json"
@@ -30,8 +30,8 @@ func TestForwardedKeyNamesWhoGaveIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	ref := store.SessionRef{RoomID: "!r:x", SessionID: in.ID()}
-	d := deviceWith(core.Self{}, &core.Env{Now: nowAt(1000)})
-	d.gossip.keyAsks = map[store.SessionRef]*keyAsk{ref: {id: "ask", to: map[id.DeviceID]bool{"OTHER": true}, until: nowAt(2000)()}}
+	x := exchangeOf(core.Self{}, &core.Env{Now: nowAt(1000)})
+	x.keyAsks = map[store.SessionRef]*keyAsk{ref: {id: "ask", to: map[id.DeviceID]bool{"OTHER": true}, until: nowAt(2000)()}}
 	dev := trustcache.Device{
 		UserID: "@alice:x", DeviceID: "OTHER", Ed25519: "ed of the other", Curve25519: "curve of the other", Signed: true,
 		Algorithms: []id.Algorithm{id.AlgorithmOlmV1, id.AlgorithmMegolmV1},
@@ -48,7 +48,7 @@ func TestForwardedKeyNamesWhoGaveIt(t *testing.T) {
 				{Name: "forwarding_curve25519_key_chain", Value: json.RawMessage(chain)}, {Name: "x", Value: strictjson.Quote("y")},
 			}.Encode(),
 		}}
-		row, by := d.gossip.forwardedKey(msg, own)
+		row, by := x.forwardedKey(msg, own)
 		if by != "OTHER" || row.Source != store.SourceForwarded {
 			t.Fatalf("chain %s: by %q, source %q", chain, by, row.Source)
 		}
@@ -75,7 +75,7 @@ func TestForwardedKeyNamesWhoGaveIt(t *testing.T) {
 		msg := &olm.Received{SenderKey: dev.Curve25519, Envelope: olm.Envelope{Sender: own.UserID, Keys: olm.EdKey{Ed25519: dev.Ed25519}, Content: strictjson.Object{
 			{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)}, {Name: "room_id", Value: strictjson.Quote("!r:x")}, {Name: "session_id", Value: strictjson.Quote(in.ID().String())}, {Name: "session_key", Value: strictjson.Quote(string(exported))},
 		}.Encode()}}
-		if _, by := d.gossip.forwardedKey(msg, &other); by != "" {
+		if _, by := x.forwardedKey(msg, &other); by != "" {
 			t.Errorf("%s: the key of %q was taken", name, by)
 		}
 	}

@@ -1,4 +1,4 @@
-package e2ee
+package gossip
 
 import (
 	"context"
@@ -33,85 +33,93 @@ const (
 	keyAsksAtOnce = 20
 )
 
-// missedKeys records whether keys are missing, and returns how often keys were stored.
-func (g *gossip) missedKeys(missing bool) int {
-	g.Mu.Lock()
-	defer g.Mu.Unlock()
-	if missing {
-		g.askKeysLater()
-	}
-	return g.host.keysStored()
-}
-
-// askKeysLater requests missing keys after askKeysAfter. The caller holds mu.
-func (g *gossip) askKeysLater() {
-	if g.askTimer != nil || g.Ended() {
+// AskKeysLater requests missing keys after askKeysAfter. The caller holds the device's lock.
+func (x *Exchange) AskKeysLater() {
+	if x.askTimer != nil || x.Ended() {
 		return
 	}
-	g.askTimer = time.AfterFunc(askKeysAfter, func() {
-		g.Mu.Lock()
-		defer g.Mu.Unlock()
-		g.askTimer, g.askKeys = nil, true
-		g.host.kickLocked()
+	x.askTimer = time.AfterFunc(askKeysAfter, func() {
+		x.Mu.Lock()
+		defer x.Mu.Unlock()
+		x.askTimer = nil
+		x.AskKeysNow()
 	})
 }
 
-// requestKeys requests the keys that events still wait for.
-func (g *gossip) requestKeys(ctx context.Context) error {
-	g.Mu.Lock()
-	due := g.askKeys
-	g.Mu.Unlock()
-	if !due || g.host.ownNow() != ownSigned {
+// AskKeysNow requests missing keys with the next maintenance. The caller holds the device's
+// lock.
+func (x *Exchange) AskKeysNow() {
+	x.askKeys = true
+	x.host.KickLocked()
+}
+
+// IsAsking reports whether missing keys will be requested. The caller holds the device's
+// lock.
+func (x *Exchange) IsAsking() bool { return x.askTimer != nil }
+
+// Stop ends what waits to be requested. The caller holds the device's lock.
+func (x *Exchange) Stop() {
+	if x.askTimer != nil {
+		x.askTimer.Stop()
+	}
+}
+
+// RequestKeys requests the keys that events still wait for.
+func (x *Exchange) RequestKeys(ctx context.Context) error {
+	x.Mu.Lock()
+	due := x.askKeys
+	x.Mu.Unlock()
+	if !due || !x.host.IsSigned() {
 		return nil
 	}
-	own, err := g.acct.Tracker.Own(ctx)
+	own, err := x.Account.Tracker.Own(ctx)
 	if err != nil {
 		return fmt.Errorf("look up who to ask for room keys: %w", err)
 	}
 	if !own.Verified {
 		return nil
 	}
-	others := g.confirmedOthers(own)
+	others := x.confirmedOthers(own)
 	var refs []store.SessionRef
 	if len(others) > 0 {
-		if refs, err = g.Env.Store.PendingSessions(ctx, g.acct.Row, g.RowID, maxKeyAsks); err != nil {
+		if refs, err = x.Env.Store.PendingSessions(ctx, x.Account.Row, x.RowID, maxKeyAsks); err != nil {
 			return fmt.Errorf("look for room keys to ask for: %w", err)
 		}
 	}
-	g.Mu.Lock()
-	defer g.Mu.Unlock()
-	if err := g.loadKeyAsks(ctx); err != nil {
+	x.Mu.Lock()
+	defer x.Mu.Unlock()
+	if err := x.loadKeyAsks(ctx); err != nil {
 		return err
 	}
-	all, asks, more := g.newKeyAsks(refs, others)
+	all, asks, more := x.newKeyAsks(refs, others)
 	if len(asks) == 0 {
-		g.askKeys = false
+		x.askKeys = false
 		return nil
 	}
-	s := g.Begin()
+	s := x.Begin()
 	for ref, ask := range asks {
-		s.Changes.Outbox = append(s.Changes.Outbox, g.keyRequestItems(ask, "", keyRequestContent(g.ID, ref, ask))...)
+		s.Changes.Outbox = append(s.Changes.Outbox, x.keyRequestItems(ask, "", keyRequestContent(x.ID, ref, ask))...)
 	}
-	if err := g.keepKeyAsks(s.Changes, all); err != nil {
+	if err := x.keepKeyAsks(s.Changes, all); err != nil {
 		return err
 	}
 	s.After(func() {
-		g.keyAsks, g.askKeys = all, false
-		g.host.outboxFilled()
+		x.keyAsks, x.askKeys = all, false
+		x.host.OutboxFilled()
 		if more {
-			g.askKeysLater()
+			x.AskKeysLater()
 		}
-		g.host.kickLocked()
+		x.host.KickLocked()
 	})
 	return s.Commit(ctx, "requests for room keys")
 }
 
 // newKeyAsks makes requests for those of the keys that were not requested of all other
 // devices. It returns all requests (all), the new ones (asks), and whether there are more
-// to make. The caller holds mu.
-func (g *gossip) newKeyAsks(refs []store.SessionRef, others []*trustcache.Device) (all, asks map[store.SessionRef]*keyAsk, more bool) {
-	now := g.Env.Now()
-	all = maps.Clone(g.keyAsks)
+// to make. The caller holds the device's lock.
+func (x *Exchange) newKeyAsks(refs []store.SessionRef, others []*trustcache.Device) (all, asks map[store.SessionRef]*keyAsk, more bool) {
+	now := x.Env.Now()
+	all = maps.Clone(x.keyAsks)
 	maps.DeleteFunc(all, func(_ store.SessionRef, ask *keyAsk) bool { return !now.Before(ask.until) })
 	asks = make(map[store.SessionRef]*keyAsk)
 	for _, ref := range refs {
@@ -151,82 +159,84 @@ func keyRequestContent(from id.DeviceID, ref store.SessionRef, ask *keyAsk) json
 
 // keyRequestItems returns outbox items with a request or its cancellation for the devices
 // that were asked, without one of them (but).
-func (g *gossip) keyRequestItems(ask *keyAsk, but id.DeviceID, content json.RawMessage) []store.OutboxItem {
+func (x *Exchange) keyRequestItems(ask *keyAsk, but id.DeviceID, content json.RawMessage) []store.OutboxItem {
 	var messages []olm.Message
 	for dev := range ask.to {
 		if dev != but {
-			messages = append(messages, olm.Message{To: &trustcache.Device{UserID: g.acct.User, DeviceID: dev}, Content: content})
+			messages = append(messages, olm.Message{To: &trustcache.Device{UserID: x.Account.User, DeviceID: dev}, Content: content})
 		}
 	}
-	return olm.OutboxItems("m.room_key_request", messages, g.Env.Now())
+	return olm.OutboxItems("m.room_key_request", messages, x.Env.Now())
 }
 
-// cancelKeyAsks cancels the requests for keys that ch stores, in the same write
+// CancelKeyRequests cancels the requests for keys that ch stores, in the same write
 // (requirement 11.3). by names the device that answered, if one did. The caller calls done
-// once ch is written, and holds mu.
-func (g *gossip) cancelKeyAsks(ctx context.Context, ch *store.Changes, by map[store.SessionRef]id.DeviceID) (done func(), err error) {
+// once ch is written, and holds the device's lock.
+func (x *Exchange) CancelKeyRequests(ctx context.Context, ch *store.Changes, by map[store.SessionRef]id.DeviceID) (done func(), err error) {
 	if len(ch.InboundSessions) == 0 {
 		return func() {}, nil
 	}
-	if err := g.loadKeyAsks(ctx); err != nil {
+	if err := x.loadKeyAsks(ctx); err != nil {
 		return nil, err
 	}
-	rest := maps.Clone(g.keyAsks)
+	rest := maps.Clone(x.keyAsks)
 	var answered []store.SessionRef
 	for i := range ch.InboundSessions {
 		ref := ch.InboundSessions[i].SessionRef
-		ask := g.keyAsks[ref]
+		ask := x.keyAsks[ref]
 		if ask == nil || slices.Contains(answered, ref) {
 			continue
 		}
 		answered = append(answered, ref)
 		delete(rest, ref)
-		ch.Outbox = append(ch.Outbox, g.keyRequestItems(ask, by[ref], strictjson.Object{
+		ch.Outbox = append(ch.Outbox, x.keyRequestItems(ask, by[ref], strictjson.Object{
 			{Name: "action", Value: strictjson.Quote("request_cancellation")}, {Name: "request_id", Value: strictjson.Quote(ask.id)},
-			{Name: "requesting_device_id", Value: strictjson.Quote(g.ID.String())},
+			{Name: "requesting_device_id", Value: strictjson.Quote(x.ID.String())},
 		}.Encode())...)
 	}
 	if len(answered) == 0 {
 		return func() {}, nil
 	}
-	if err := g.keepKeyAsks(ch, rest); err != nil {
+	if err := x.keepKeyAsks(ch, rest); err != nil {
 		return nil, err
 	}
 	return func() {
-		g.keyAsks = rest
-		g.host.outboxFilled()
-		g.host.kickLocked()
+		x.keyAsks = rest
+		x.host.OutboxFilled()
+		x.host.KickLocked()
 	}, nil
 }
 
-// keepForwards stores the room keys that answer our requests. The caller holds mu.
-func (b *toDeviceStep) keepForwards(ctx context.Context) error {
-	if len(b.forwards) == 0 {
+// keepForwards passes the room keys that answer our requests to keep. ch is what the step
+// stores so far.
+func (in *Incoming) keepForwards(ctx context.Context, ch *store.Changes, keep func(store.InboundSession)) error {
+	if len(in.forwards) == 0 {
 		return nil
 	}
-	if err := b.d.gossip.loadKeyAsks(ctx); err != nil {
+	x := in.x
+	if err := x.loadKeyAsks(ctx); err != nil {
 		return err
 	}
-	own, err := b.d.acct.Tracker.Own(ctx)
+	own, err := x.Account.Tracker.Own(ctx)
 	if err != nil {
 		return fmt.Errorf("look up who sent a room key: %w", err)
 	}
 	var rows []store.InboundSession
 	var refs []store.SessionRef
 	from := make(map[store.SessionRef]id.DeviceID)
-	for _, msg := range b.forwards {
-		row, dev := b.d.gossip.forwardedKey(msg, own)
+	for _, msg := range in.forwards {
+		row, dev := x.forwardedKey(msg, own)
 		if dev == "" {
-			b.countRefusedForward()
+			x.countRefusedForward()
 			continue
 		}
 		rows, refs, from[row.SessionRef] = append(rows, row), append(refs, row.SessionRef), dev
 	}
-	known, err := b.d.core.Env.Store.InboundSessions(ctx, b.d.acct.Row, b.d.core.RowID, refs)
+	known, err := x.Env.Store.InboundSessions(ctx, x.Account.Row, x.RowID, refs)
 	if err != nil {
 		return fmt.Errorf("load room keys: %w", err)
 	}
-	for _, row := range b.ch.InboundSessions { // those of this step
+	for _, row := range ch.InboundSessions { // those of this step
 		known[row.SessionRef] = row
 	}
 	none := &megolm.MoreOwners{} // a forward proves no owner
@@ -236,26 +246,26 @@ func (b *toDeviceStep) keepForwards(ctx context.Context) error {
 			return err
 		}
 		if !news {
-			b.countRefusedForward() // also a key that contradicts a stored one (attack A12)
+			x.countRefusedForward() // also a key that contradicts a stored one (attack A12)
 			continue
 		}
-		row.ReceivedAt = b.d.core.Env.Now()
+		row.ReceivedAt = x.Env.Now()
 		known[row.SessionRef] = row
-		b.keepRoomKey(row)
-		b.forwardedBy[row.SessionRef] = from[row.SessionRef]
-		b.d.core.Env.Counts.Forwards.WithLabelValues("received").Inc()
+		keep(row)
+		in.forwardedBy[row.SessionRef] = from[row.SessionRef]
+		x.Env.Counts.Forwards.WithLabelValues("received").Inc()
 	}
 	return nil
 }
 
-func (b *toDeviceStep) countRefusedForward() {
-	b.d.core.Env.Counts.Forwards.WithLabelValues("refused").Inc()
+func (x *Exchange) countRefusedForward() {
+	x.Env.Counts.Forwards.WithLabelValues("refused").Inc()
 }
 
 // forwardedKey parses an m.forwarded_room_key that came over Olm. It returns no device if
 // the key was not requested, not from the device that sent it, or if that device is not
-// confirmed. own is the own user as known. The caller holds mu.
-func (g *gossip) forwardedKey(msg *olm.Received, own *trustcache.User) (store.InboundSession, id.DeviceID) {
+// confirmed. own is the own user as known. The caller holds the device's lock.
+func (x *Exchange) forwardedKey(msg *olm.Received, own *trustcache.User) (store.InboundSession, id.DeviceID) {
 	none := store.InboundSession{}
 	data, err := strictjson.Parse(msg.Content)
 	if err != nil || !own.Known() || !own.Verified || msg.Sender != own.UserID {
@@ -264,8 +274,8 @@ func (g *gossip) forwardedKey(msg *olm.Received, own *trustcache.User) (store.In
 	room, _ := data.Text("room_id")
 	sessionID, _ := data.Text("session_id")
 	ref := store.SessionRef{RoomID: id.RoomID(room), SessionID: id.SessionID(sessionID)}
-	ask := g.keyAsks[ref]
-	if ask == nil || !g.Env.Now().Before(ask.until) {
+	ask := x.keyAsks[ref]
+	if ask == nil || !x.Env.Now().Before(ask.until) {
 		return none, ""
 	}
 	dev := own.DeviceByCurve25519(msg.SenderKey)

@@ -1,4 +1,4 @@
-package e2ee
+package gossip
 
 import (
 	"context"
@@ -42,28 +42,28 @@ type givenSecret struct {
 	name   string
 }
 
-// handleSecretRequest stages a request, or removes the one that it cancels. The caller
-// holds mu.
-func (b *toDeviceStep) handleSecretRequest(ev *toDevice) {
+// SecretRequest takes an m.secret.request, or removes the one that it cancels. The caller
+// holds the device's lock.
+func (in *Incoming) SecretRequest(sender id.UserID, content json.RawMessage) {
 	var req struct {
 		Action    string      `json:"action"`
 		Name      string      `json:"name"`
 		RequestID string      `json:"request_id"`
 		Device    id.DeviceID `json:"requesting_device_id"`
 	}
-	d := b.d
-	if strictjson.Unmarshal(ev.Content, &req) != nil || ev.Sender != d.acct.User || req.Device == d.core.ID ||
+	x := in.x
+	if strictjson.Unmarshal(content, &req) != nil || sender != x.Account.User || req.Device == x.ID ||
 		req.Device == "" || req.RequestID == "" || len(req.RequestID) > wire.MaxIDLength || len(req.Device) > wire.MaxIDLength {
 		return
 	}
 	same := func(r secretRequest) bool { return r.Device == req.Device && r.ID == req.RequestID }
 	switch req.Action {
 	case "request":
-		if w := b.changeRequests(); !slices.ContainsFunc(w.Secrets, same) && len(w.Secrets) < maxRequests && sharedSecret(req.Name) {
-			w.Secrets = append(w.Secrets, secretRequest{req.Device, req.RequestID, req.Name, d.core.Env.Now().Unix()})
+		if w := in.changeRequests(); !slices.ContainsFunc(w.Secrets, same) && len(w.Secrets) < maxRequests && sharedSecret(req.Name) {
+			w.Secrets = append(w.Secrets, secretRequest{req.Device, req.RequestID, req.Name, x.Env.Now().Unix()})
 		}
 	case "request_cancellation":
-		w := b.changeRequests()
+		w := in.changeRequests()
 		w.Secrets = slices.DeleteFunc(w.Secrets, same)
 	}
 }
@@ -78,22 +78,22 @@ func sharedSecret(name string) bool {
 	}
 }
 
-// answerRequests sends the requested secrets to the devices that may have them.
-func (g *gossip) answerRequests(ctx context.Context) error {
-	requests, err := g.waiting(ctx, func(w *waitingRequests) int { return len(w.Secrets) })
+// AnswerSecretRequests sends the requested secrets to the devices that may have them.
+func (x *Exchange) AnswerSecretRequests(ctx context.Context) error {
+	requests, err := x.waiting(ctx, func(w *waitingRequests) int { return len(w.Secrets) })
 	if err != nil || requests == nil {
 		return err
 	}
-	if g.acct.Settings().IgnoreSecretRequests { // requirement 15.5
-		return g.dropRequests(ctx, func(w *waitingRequests) { w.Secrets = nil })
+	if x.Account.Settings().IgnoreSecretRequests { // requirement 15.5
+		return x.dropRequests(ctx, func(w *waitingRequests) { w.Secrets = nil })
 	}
-	own, err := g.answeringUser(ctx)
+	own, err := x.answeringUser(ctx)
 	if err != nil {
 		return err
 	}
 	for _, req := range requests.Secrets {
-		over, err := g.answerTo(own, req.Device, req.At, func(dev *trustcache.Device) (answer, error) {
-			return g.giveSecret(ctx, req, dev)
+		over, err := x.answerTo(own, req.Device, req.At, func(dev *trustcache.Device) (answer, error) {
+			return x.giveSecret(ctx, req, dev)
 		})
 		if err != nil {
 			return err
@@ -101,105 +101,106 @@ func (g *gossip) answerRequests(ctx context.Context) error {
 		if !over {
 			continue
 		}
-		g.Env.Counts.Secrets.WithLabelValues("refused").Inc()
-		if err := g.dropRequests(ctx, func(w *waitingRequests) { w.dropSecret(req) }); err != nil {
+		x.Env.Counts.Secrets.WithLabelValues("refused").Inc()
+		if err := x.dropRequests(ctx, func(w *waitingRequests) { w.dropSecret(req) }); err != nil {
 			return err
 		}
 	}
-	return g.host.flushOutbox(ctx)
+	return x.host.FlushOutbox(ctx)
 }
 
 // gaveSecret reports whether a device was sent a secret within requestEvery. The caller
-// holds mu.
-func (g *gossip) gaveSecret(key givenSecret) bool {
-	last, ok := g.secretsGiven[key]
-	return ok && g.Env.Now().Sub(last) < requestEvery
+// holds the device's lock.
+func (x *Exchange) gaveSecret(key givenSecret) bool {
+	last, ok := x.secretsGiven[key]
+	return ok && x.Env.Now().Sub(last) < requestEvery
 }
 
-// rememberGivenSecret remembers that a device was sent a secret. The caller holds mu.
-func (g *gossip) rememberGivenSecret(key givenSecret) {
-	if g.secretsGiven == nil || len(g.secretsGiven) >= maxNoKeys {
-		g.secretsGiven = make(map[givenSecret]time.Time)
+// rememberGivenSecret remembers that a device was sent a secret. The caller holds the
+// device's lock.
+func (x *Exchange) rememberGivenSecret(key givenSecret) {
+	if x.secretsGiven == nil || len(x.secretsGiven) >= maxGiven {
+		x.secretsGiven = make(map[givenSecret]time.Time)
 	}
-	g.secretsGiven[key] = g.Env.Now()
+	x.secretsGiven[key] = x.Env.Now()
 }
 
 // giveSecret encrypts a secret for a device, puts it into the outbox and removes the
 // request, in one write. Nothing is sent if the secret is not here or does not belong to
 // the published identity, or if the device lost its right to it while a one-time key was
 // claimed.
-func (g *gossip) giveSecret(ctx context.Context, req secretRequest, dev *trustcache.Device) (answer, error) {
+func (x *Exchange) giveSecret(ctx context.Context, req secretRequest, dev *trustcache.Device) (answer, error) {
 	key := givenSecret{req.Device, req.Name}
-	g.Mu.Lock()
-	given, silent := g.gaveSecret(key), g.host.hasNoKeys(dev)
-	g.Mu.Unlock()
+	x.Mu.Lock()
+	given, silent := x.gaveSecret(key), x.host.HasNoKeys(dev)
+	x.Mu.Unlock()
 	switch {
 	case given:
 		return answerRefused, nil
 	case silent:
 		return answerLater, nil
 	}
-	if _, err := g.Env.Store.Secret(ctx, g.acct.Row, req.Name); errors.Is(err, store.ErrNotFound) {
+	if _, err := x.Env.Store.Secret(ctx, x.Account.Row, req.Name); errors.Is(err, store.ErrNotFound) {
 		return answerRefused, nil // no secret, so no key is claimed
 	} else if err != nil {
 		return answerLater, fmt.Errorf("load a secret: %w", err)
 	}
 	to := []*trustcache.Device{dev}
-	claimed, err := g.host.claimFor(ctx, to)
+	claimed, err := x.host.ClaimFor(ctx, to)
 	if err != nil {
 		return answerLater, fmt.Errorf("claim a one-time key: %w", err)
 	}
-	g.Mu.Lock()
-	defer g.Mu.Unlock()
-	if !slices.Contains(g.requests.Secrets, req) || g.gaveSecret(key) || g.acct.Settings().IgnoreSecretRequests {
+	x.Mu.Lock()
+	defer x.Mu.Unlock()
+	if !slices.Contains(x.requests.Secrets, req) || x.gaveSecret(key) || x.Account.Settings().IgnoreSecretRequests {
 		return answerRefused, nil // the request was cancelled
 	}
-	own, err := g.host.stillMayHold(ctx, dev)
+	own, err := x.host.StillMayHold(ctx, dev)
 	if err != nil || own == nil {
 		return answerRefused, err
 	}
-	content, err := g.secretContent(ctx, req, own)
+	content, err := x.secretContent(ctx, req, own)
 	if err != nil || content == nil {
 		return answerRefused, err
 	}
-	s := g.Begin()
-	sealed, _, err := g.host.olmEncryptAll(ctx, s, "m.secret.send", content, to, claimed)
+	s := x.Begin()
+	sealed, _, err := x.host.OlmEncryptAll(ctx, s, "m.secret.send", content, to, claimed)
 	if err != nil {
 		return answerLater, err
 	}
 	if len(sealed) == 0 {
-		g.host.rememberNoKeys(dev)
+		x.host.RememberNoKeys(dev)
 		return answerLater, nil
 	}
-	rest := g.requests.clone()
+	rest := x.requests.clone()
 	rest.dropSecret(req)
-	if err := rest.store(g.Device, s.Changes); err != nil {
+	if err := rest.store(x.Device, s.Changes); err != nil {
 		return answerLater, err
 	}
-	s.Changes.Outbox = olm.OutboxItems("m.room.encrypted", sealed, g.Env.Now())
+	s.Changes.Outbox = olm.OutboxItems("m.room.encrypted", sealed, x.Env.Now())
 	s.After(func() {
-		g.requests = *rest
-		g.host.outboxFilled()
-		g.rememberGivenSecret(key)
+		x.requests = *rest
+		x.host.OutboxFilled()
+		x.rememberGivenSecret(key)
 	})
 	if err := s.Commit(ctx, "an answer"); err != nil {
 		return answerLater, err
 	}
-	g.logGivenSecret(req)
+	x.logGivenSecret(req)
 	return answerGiven, nil
 }
 
 // logGivenSecret counts and logs that a secret was sent.
-func (g *gossip) logGivenSecret(req secretRequest) {
-	g.Env.Counts.Secrets.WithLabelValues("sent").Inc()
-	g.Env.Log.Info().Stringer("account", g.acct.User).Stringer("device", req.Device).Str("secret", req.Name).
+func (x *Exchange) logGivenSecret(req secretRequest) {
+	x.Env.Counts.Secrets.WithLabelValues("sent").Inc()
+	x.Env.Log.Info().Stringer("account", x.Account.User).Stringer("device", req.Device).Str("secret", req.Name).
 		Msg("A confirmed device of the user was given a secret")
 }
 
 // secretContent returns the m.secret.send of a secret as stored now; nil when it is not
 // here or does not belong to what is published.
-func (g *gossip) secretContent(ctx context.Context, req secretRequest, own *trustcache.User) (json.RawMessage, error) {
-	stored, err := g.Env.Store.Secret(ctx, g.acct.Row, req.Name)
+func (x *Exchange) secretContent(ctx context.Context, req secretRequest, own *trustcache.User) (json.RawMessage, error) {
+	stored, err := x.Env.Store.Secret(ctx, x.Account.Row, req.Name)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
 	}

@@ -1,4 +1,4 @@
-package e2ee
+package gossip
 
 import (
 	"context"
@@ -41,9 +41,9 @@ type givenKey struct {
 	ref    store.SessionRef
 }
 
-// handleKeyRequest stages a request, or removes the one that it cancels. The caller holds
-// mu.
-func (b *toDeviceStep) handleKeyRequest(ev *toDevice) {
+// KeyRequest takes an m.room_key_request, or removes the one that it cancels. The caller
+// holds the device's lock.
+func (in *Incoming) KeyRequest(sender id.UserID, content json.RawMessage) {
 	var req struct {
 		Action    string      `json:"action"`
 		RequestID string      `json:"request_id"`
@@ -54,8 +54,8 @@ func (b *toDeviceStep) handleKeyRequest(ev *toDevice) {
 			SessionID id.SessionID `json:"session_id"`
 		} `json:"body"`
 	}
-	d := b.d
-	if strictjson.Unmarshal(ev.Content, &req) != nil || ev.Sender != d.acct.User || req.Device == d.core.ID ||
+	x := in.x
+	if strictjson.Unmarshal(content, &req) != nil || sender != x.Account.User || req.Device == x.ID ||
 		req.Device == "" || req.RequestID == "" || len(req.RequestID) > wire.MaxIDLength || len(req.Device) > wire.MaxIDLength ||
 		len(req.Body.RoomID) > wire.MaxIDLength || len(req.Body.SessionID) > wire.MaxIDLength {
 		return
@@ -63,25 +63,25 @@ func (b *toDeviceStep) handleKeyRequest(ev *toDevice) {
 	same := func(r keyRequest) bool { return r.Device == req.Device && r.ID == req.RequestID }
 	switch req.Action {
 	case "request":
-		if w := b.changeRequests(); req.Body.Algorithm == wire.AlgorithmMegolm && len(w.Keys) < maxKeyRequests && !slices.ContainsFunc(w.Keys, same) {
+		if w := in.changeRequests(); req.Body.Algorithm == wire.AlgorithmMegolm && len(w.Keys) < maxKeyRequests && !slices.ContainsFunc(w.Keys, same) {
 			ref := store.SessionRef{RoomID: req.Body.RoomID, SessionID: req.Body.SessionID}
-			w.Keys = append(w.Keys, keyRequest{req.Device, req.RequestID, ref, d.core.Env.Now().Unix()})
+			w.Keys = append(w.Keys, keyRequest{req.Device, req.RequestID, ref, x.Env.Now().Unix()})
 		}
 	case "request_cancellation":
-		w := b.changeRequests()
+		w := in.changeRequests()
 		w.Keys = slices.DeleteFunc(w.Keys, same)
 	}
 }
 
-// answerKeyRequests sends the requested room keys that are here to the devices that may
+// AnswerKeyRequests sends the requested room keys that are here to the devices that may
 // have them.
-func (g *gossip) answerKeyRequests(ctx context.Context) error {
-	waiting, err := g.waiting(ctx, func(w *waitingRequests) int { return len(w.Keys) })
+func (x *Exchange) AnswerKeyRequests(ctx context.Context) error {
+	waiting, err := x.waiting(ctx, func(w *waitingRequests) int { return len(w.Keys) })
 	if err != nil || waiting == nil {
 		return err
 	}
 	requests := waiting.Keys
-	own, err := g.answeringUser(ctx)
+	own, err := x.answeringUser(ctx)
 	if err != nil {
 		return err
 	}
@@ -89,18 +89,18 @@ func (g *gossip) answerKeyRequests(ctx context.Context) error {
 	for i, req := range requests {
 		refs[i] = req.Ref
 	}
-	rows, err := g.Env.Store.InboundSessions(ctx, g.acct.Row, g.RowID, refs)
+	rows, err := x.Env.Store.InboundSessions(ctx, x.Account.Row, x.RowID, refs)
 	if err != nil {
 		return fmt.Errorf("load room keys that were asked for: %w", err)
 	}
-	notes, err := g.Env.Store.Withheld(ctx, g.acct.Row, g.RowID, refs)
+	notes, err := x.Env.Store.Withheld(ctx, x.Account.Row, x.RowID, refs)
 	if err != nil {
 		return fmt.Errorf("load withheld notes: %w", err)
 	}
 	var done []keyRequest
 	for _, req := range requests {
 		row, here := rows[req.Ref]
-		over, err := g.answerTo(own, req.Device, req.At, func(dev *trustcache.Device) (answer, error) {
+		over, err := x.answerTo(own, req.Device, req.At, func(dev *trustcache.Device) (answer, error) {
 			if !here {
 				return answerRefused, nil
 			}
@@ -108,36 +108,38 @@ func (g *gossip) answerKeyRequests(ctx context.Context) error {
 			if err != nil {
 				return answerLater, err
 			}
-			return g.forwardKey(ctx, req, dev, content)
+			return x.forwardKey(ctx, req, dev, content)
 		})
 		if err != nil {
 			return err
 		}
 		if over {
-			g.Env.Counts.Forwards.WithLabelValues("not_sent").Inc()
+			x.Env.Counts.Forwards.WithLabelValues("not_sent").Inc()
 			done = append(done, req)
 		}
 	}
 	if len(done) > 0 {
-		if err := g.dropRequests(ctx, func(w *waitingRequests) { w.dropKeys(done...) }); err != nil {
+		if err := x.dropRequests(ctx, func(w *waitingRequests) { w.dropKeys(done...) }); err != nil {
 			return err
 		}
 	}
-	return g.host.flushOutbox(ctx)
+	return x.host.FlushOutbox(ctx)
 }
 
-// gaveKey reports whether a device was sent a key within giveKeyEvery. The caller holds mu.
-func (g *gossip) gaveKey(key givenKey) bool {
-	last, ok := g.keysGiven[key]
-	return ok && g.Env.Now().Sub(last) < giveKeyEvery
+// gaveKey reports whether a device was sent a key within giveKeyEvery. The caller holds
+// the device's lock.
+func (x *Exchange) gaveKey(key givenKey) bool {
+	last, ok := x.keysGiven[key]
+	return ok && x.Env.Now().Sub(last) < giveKeyEvery
 }
 
-// rememberGivenKey remembers that a device was sent a key. The caller holds mu.
-func (g *gossip) rememberGivenKey(key givenKey) {
-	if g.keysGiven == nil || len(g.keysGiven) >= maxNoKeys {
-		g.keysGiven = make(map[givenKey]time.Time)
+// rememberGivenKey remembers that a device was sent a key. The caller holds the device's
+// lock.
+func (x *Exchange) rememberGivenKey(key givenKey) {
+	if x.keysGiven == nil || len(x.keysGiven) >= maxGiven {
+		x.keysGiven = make(map[givenKey]time.Time)
 	}
-	g.keysGiven[key] = g.Env.Now()
+	x.keysGiven[key] = x.Env.Now()
 }
 
 // forwardContent returns the m.forwarded_room_key of a room key; nil when nobody is known
@@ -170,11 +172,11 @@ func forwardContent(row *store.InboundSession, note store.WithheldNote) (json.Ra
 // forwardKey encrypts a room key for a device, puts it into the outbox and removes the
 // request, in one write. Nothing is sent if there is no content, or if the device lost its
 // right to it while a one-time key was claimed.
-func (g *gossip) forwardKey(ctx context.Context, req keyRequest, dev *trustcache.Device, content json.RawMessage) (answer, error) {
+func (x *Exchange) forwardKey(ctx context.Context, req keyRequest, dev *trustcache.Device, content json.RawMessage) (answer, error) {
 	key := givenKey{req.Device, req.Ref}
-	g.Mu.Lock()
-	given, silent := g.gaveKey(key), g.host.hasNoKeys(dev)
-	g.Mu.Unlock()
+	x.Mu.Lock()
+	given, silent := x.gaveKey(key), x.host.HasNoKeys(dev)
+	x.Mu.Unlock()
 	switch {
 	case content == nil || given:
 		return answerRefused, nil
@@ -182,41 +184,41 @@ func (g *gossip) forwardKey(ctx context.Context, req keyRequest, dev *trustcache
 		return answerLater, nil
 	}
 	to := []*trustcache.Device{dev}
-	claimed, err := g.host.claimFor(ctx, to)
+	claimed, err := x.host.ClaimFor(ctx, to)
 	if err != nil {
 		return answerLater, fmt.Errorf("claim a one-time key: %w", err)
 	}
-	g.Mu.Lock()
-	defer g.Mu.Unlock()
-	if !slices.Contains(g.requests.Keys, req) || g.gaveKey(key) {
+	x.Mu.Lock()
+	defer x.Mu.Unlock()
+	if !slices.Contains(x.requests.Keys, req) || x.gaveKey(key) {
 		return answerRefused, nil // the request was cancelled
 	}
-	if own, err := g.host.stillMayHold(ctx, dev); err != nil || own == nil {
+	if own, err := x.host.StillMayHold(ctx, dev); err != nil || own == nil {
 		return answerRefused, err
 	}
-	s := g.Begin()
-	sealed, _, err := g.host.olmEncryptAll(ctx, s, "m.forwarded_room_key", content, to, claimed)
+	s := x.Begin()
+	sealed, _, err := x.host.OlmEncryptAll(ctx, s, "m.forwarded_room_key", content, to, claimed)
 	if err != nil {
 		return answerLater, err
 	}
 	if len(sealed) == 0 {
-		g.host.rememberNoKeys(dev)
+		x.host.RememberNoKeys(dev)
 		return answerLater, nil
 	}
-	rest := g.requests.clone()
+	rest := x.requests.clone()
 	rest.dropKeys(req)
-	if err := rest.store(g.Device, s.Changes); err != nil {
+	if err := rest.store(x.Device, s.Changes); err != nil {
 		return answerLater, err
 	}
-	s.Changes.Outbox = olm.OutboxItems("m.room.encrypted", sealed, g.Env.Now())
+	s.Changes.Outbox = olm.OutboxItems("m.room.encrypted", sealed, x.Env.Now())
 	s.After(func() {
-		g.requests = *rest
-		g.host.outboxFilled()
-		g.rememberGivenKey(key)
+		x.requests = *rest
+		x.host.OutboxFilled()
+		x.rememberGivenKey(key)
 	})
 	if err := s.Commit(ctx, "a room key that was asked for"); err != nil {
 		return answerLater, err
 	}
-	g.Env.Counts.Forwards.WithLabelValues("sent").Inc()
+	x.Env.Counts.Forwards.WithLabelValues("sent").Inc()
 	return answerGiven, nil
 }

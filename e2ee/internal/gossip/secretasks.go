@@ -1,4 +1,4 @@
-package e2ee
+package gossip
 
 import (
 	"context"
@@ -39,18 +39,18 @@ func (a *secretAsk) stored(device id.Ed25519, now time.Time) (store.Secret, erro
 	return store.Secret{Name: identity.AskedName(device, a.name), Value: raw, CreatedAt: now}, nil
 }
 
-// loadAsks loads the requests made before a restart. The caller holds mu.
-func (g *gossip) loadAsks(ctx context.Context) error {
-	if g.secretAsks != nil {
+// loadAsks loads the requests made before a restart. The caller holds the device's lock.
+func (x *Exchange) loadAsks(ctx context.Context) error {
+	if x.secretAsks != nil {
 		return nil
 	}
-	all, err := g.Env.Store.Secrets(ctx, g.acct.Row)
+	all, err := x.Env.Store.Secrets(ctx, x.Account.Row)
 	if err != nil {
 		return fmt.Errorf("load requests for secrets: %w", err)
 	}
 	asks := make(map[string]*secretAsk)
 	for _, row := range all {
-		name, ours := strings.CutPrefix(row.Name, identity.AskedName(g.Ed25519, ""))
+		name, ours := strings.CutPrefix(row.Name, identity.AskedName(x.Ed25519, ""))
 		var s storedAsk
 		if !ours || !sharedSecret(name) || json.Unmarshal(row.Value.Reveal(), &s) != nil {
 			continue
@@ -61,15 +61,15 @@ func (g *gossip) loadAsks(ctx context.Context) error {
 		}
 		asks[name] = ask
 	}
-	g.secretAsks = asks
+	x.secretAsks = asks
 	return nil
 }
 
 // askOf returns the request with an ID, nil if its answer is not awaited any more. The
-// caller holds mu.
-func (g *gossip) askOf(requestID string) *secretAsk {
-	for _, ask := range g.secretAsks {
-		if ask.id == requestID && g.Env.Now().Before(ask.until) {
+// caller holds the device's lock.
+func (x *Exchange) askOf(requestID string) *secretAsk {
+	for _, ask := range x.secretAsks {
+		if ask.id == requestID && x.Env.Now().Before(ask.until) {
 			return ask
 		}
 	}

@@ -1,0 +1,76 @@
+package gossip
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/olm"
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// Exchange is what a device asks of the other devices of its user and what it gives them.
+// The device's lock guards it.
+type Exchange struct {
+	*core.Device
+	host Host
+
+	// Requests of this device: secrets by name, and room keys.
+	secretAsks map[string]*secretAsk
+	keyAsks    map[store.SessionRef]*keyAsk
+	askKeys    bool // some room keys may be missing
+	askTimer   *time.Timer
+
+	// Requests of other devices, and what they were given.
+	requests     waitingRequests
+	requestsRead bool // the stored ones were loaded
+	secretsGiven map[givenSecret]time.Time
+	keysGiven    map[givenKey]time.Time
+}
+
+// New returns the exchange of a device. Room keys may be missing from before a restart.
+func New(dev *core.Device, host Host) Exchange {
+	return Exchange{Device: dev, host: host, askKeys: true}
+}
+
+// maxGiven bounds what is remembered of the secrets, and of the room keys, that were given.
+const maxGiven = 4096
+
+// Host is what an Exchange needs of the other parts of a device.
+type Host interface {
+	// ReadOwn reads the own user's keys, if something may have changed, and updates whether
+	// the device is signed.
+	ReadOwn(ctx context.Context) (*trustcache.User, error)
+	// IsSigned reports whether the device is signed by its owner's current identity.
+	IsSigned() bool
+	// StillMayHold decides again whether a device of the user may get a secret or a room
+	// key. It returns the own user as known now, nil when the device may not. The caller
+	// holds the device's lock.
+	StillMayHold(ctx context.Context, dev *trustcache.Device) (*trustcache.User, error)
+	// MissingSecrets returns the names of the secrets that are not here.
+	MissingSecrets(ctx context.Context, own *trustcache.User) ([]string, error)
+	// SecretsCame makes the next maintenance check the identity again. The caller holds the
+	// device's lock.
+	SecretsCame()
+
+	// ClaimFor claims one-time keys of devices without an Olm session.
+	ClaimFor(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error)
+	// OlmEncryptAll encrypts a message for devices, and returns those for which it cannot.
+	// The caller holds the device's lock.
+	OlmEncryptAll(ctx context.Context, s *core.Step, eventType string, content json.RawMessage, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519) (sealed []olm.Message, without []*trustcache.Device, err error)
+	// HasNoKeys reports whether a device had no one-time keys a short while ago, and
+	// RememberNoKeys remembers it. The caller holds the device's lock.
+	HasNoKeys(dev *trustcache.Device) bool
+	RememberNoKeys(dev *trustcache.Device)
+	// OutboxFilled records that something is in the outbox, and FlushOutbox sends it. The
+	// caller of the former holds the device's lock.
+	OutboxFilled()
+	FlushOutbox(ctx context.Context) error
+
+	// KickLocked requests maintenance. The caller holds the device's lock.
+	KickLocked()
+}
