@@ -108,10 +108,14 @@ func (f *File) Each(entry func(raw []byte) error) error {
 	if err != nil {
 		return err
 	}
-	meter := &strictjson.Meter{R: text, Limit: maxImported}
+	source := &source{Reader: text}
+	meter := &strictjson.Meter{R: source, Limit: maxImported}
 	dec := jsontext.NewDecoder(meter)
 	bad := func(err error) error {
-		if errors.Is(err, strictjson.ErrMalformed) {
+		switch {
+		case source.err != nil:
+			return source.err
+		case errors.Is(err, strictjson.ErrMalformed):
 			return ErrTooCostly // a single entry
 		}
 		return ErrNotAnExport
@@ -129,16 +133,48 @@ func (f *File) Each(entry func(raw []byte) error) error {
 			return err
 		}
 	}
-	_, err = dec.ReadToken()
-	if _, end := dec.ReadToken(); err != nil || !errors.Is(end, io.EOF) {
-		return ErrNotAnExport
+	if _, err = dec.ReadToken(); err != nil {
+		return bad(err)
+	}
+	if _, end := dec.ReadToken(); !errors.Is(end, io.EOF) {
+		return bad(end)
 	}
 	return nil
 }
 
+// source keeps the error of the file that is read, which decoders hide behind their own.
+type source struct {
+	io.Reader
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	return n, err
+}
+
 // exportBytes returns a reader of the bytes between a file's first and last line.
 func exportBytes(file io.Reader) io.Reader {
-	return base64.NewDecoder(base64.RawStdEncoding, &exportText{from: bufio.NewReader(file)})
+	letters := &source{Reader: &exportText{from: bufio.NewReader(file)}}
+	return &decoder{letters, base64.NewDecoder(base64.RawStdEncoding, letters)}
+}
+
+// decoder reads base64. Unlike the standard decoder it does not call an end in the middle of
+// a group malformed when the file could not be read further.
+type decoder struct {
+	letters *source
+	bytes   io.Reader
+}
+
+func (d *decoder) Read(p []byte) (int, error) {
+	n, err := d.bytes.Read(p)
+	if err != nil && d.letters.err != nil {
+		err = d.letters.err
+	}
+	return n, err
 }
 
 // exportText reads the base64 letters of a file, without other white space and padding. The

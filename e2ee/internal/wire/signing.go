@@ -38,6 +38,9 @@ func AddSignature(obj json.RawMessage, user id.UserID, keyID, signature string) 
 			return nil, fmt.Errorf("%w: signatures", strictjson.ErrMalformed)
 		}
 	}
+	if signatures == nil { // null instead of a list
+		signatures = map[string]map[string]string{}
+	}
 	if signatures[user.String()] == nil {
 		signatures[user.String()] = map[string]string{}
 	}
