@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"e2ee-proxy/interceptors/internal/engineerr"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -27,7 +28,7 @@ func checkAttachment(eventType string, content strictjson.Object) error {
 	if !fileInClear(eventType, content) && !fileInClear(eventType, content.Object("m.new_content")) {
 		return nil
 	}
-	return refuseEncrypted(
+	return engineerr.RefuseEncrypted(
 		"This room is encrypted, and the file of this message was uploaded unencrypted, where the homeserver can read it, so the message was not sent: this proxy does not encrypt files yet.",
 		"Send text only, or send the file with a client that does its own encryption.")
 }

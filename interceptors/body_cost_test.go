@@ -14,6 +14,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/exchange"
 )
 
 // costly returns bodies that need the most memory for their size, each in its own way.
@@ -60,12 +61,12 @@ func TestDecodingCost(t *testing.T) {
 				for range at {
 					all.Go(func() {
 						x := &Exchange{Request: httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))}
-						raw, err := readObject(x)
+						raw, err := x.ReadObject()
 						if err != nil {
 							t.Errorf("%s: %v", name, err)
 							return
 						}
-						parsed, err := parseObject(raw)
+						parsed, err := exchange.ParseObject(raw)
 						if err != nil {
 							t.Errorf("%s: %v", name, err)
 						}

@@ -8,6 +8,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -20,15 +21,15 @@ import (
 
 // createRoom handles [CreateRoom].
 func (r *rooms) createRoom(x *Exchange) error {
-	dev, err := device(x)
+	dev, err := x.Device()
 	if err != nil {
 		return err
 	}
-	raw, err := readObject(x)
+	raw, err := x.ReadObject()
 	if err != nil {
 		return err
 	}
-	body, err := parseObject(raw)
+	body, err := exchange.ParseObject(raw)
 	if err != nil && !r.clearTextAllowed(dev) {
 		return err
 	}
@@ -41,7 +42,7 @@ func (r *rooms) createRoom(x *Exchange) error {
 	}
 	return forwardThen(x, raw, func(ctx context.Context, answer strictjson.Object) error {
 		room := answer.TextOrEmpty("room_id")
-		if !validRoom(room) {
+		if !exchange.ValidRoom(room) {
 			return nil
 		}
 		return r.noteRoom(ctx, x, dev, id.RoomID(room), initial, body.Texts("invite"))
@@ -63,7 +64,7 @@ func readInitialState(body strictjson.Object) (initialState, error) {
 		if jsontext.Value(raw).Kind() != jsontext.KindBeginObject {
 			return out, apierr.BadJSON("An event of initial_state must be an object.")
 		}
-		event, err := parseObject(raw)
+		event, err := exchange.ParseObject(raw)
 		if err != nil {
 			return out, err
 		}
@@ -104,7 +105,7 @@ func (r *rooms) noteRoom(ctx context.Context, x *Exchange, dev Device, room id.R
 		return err
 	}
 	for _, user := range invited {
-		if !validUser(user) {
+		if !exchange.ValidUser(user) {
 			continue
 		}
 		if err := noteMembership(ctx, dev, room, id.UserID(user), membershipInvite); err != nil {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/exchange"
 )
 
 // Delayed events (MSC4140): a query parameter has the homeserver keep an event and send it
@@ -69,7 +70,7 @@ func homeserverCan(x *Exchange, feature string) (bool, error) {
 	asking.Request = x.Request.Clone(x.Request.Context())
 	asking.Request.Body, asking.Request.ContentLength = http.NoBody, 0
 	resp, err := x.Upstream.Do(&asking, Change{
-		Method: http.MethodGet, Pattern: "/_matrix/client/versions", Query: identityQuery(x.Request.URL.Query()),
+		Method: http.MethodGet, Pattern: "/_matrix/client/versions", Query: exchange.IdentityQuery(x.Request.URL.Query()),
 	})
 	if err != nil {
 		return false, err
@@ -78,9 +79,9 @@ func homeserverCan(x *Exchange, feature string) (bool, error) {
 	if resp.StatusCode != http.StatusOK {
 		return false, apierr.FromResponse(resp)
 	}
-	raw := peek(resp)
-	if checkObject(raw) != nil {
+	raw := exchange.Peek(resp)
+	if exchange.CheckObject(raw) != nil {
 		return false, apierr.Unreachable(errors.New("what the homeserver can do is not readable"))
 	}
-	return answerObject(resp).Object("unstable_features").IsTrue(feature), nil
+	return exchange.AnswerObject(resp).Object("unstable_features").IsTrue(feature), nil
 }

@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -16,7 +17,9 @@ func NewDevices(e *e2ee.Engine) Devices { return engineDevices{e} }
 // mayHoldKeys reports whether the proxy can hold keys for an identity. The engine's own
 // requests carry only the token, and with that of an application service they would be made
 // as somebody else.
-func mayHoldKeys(who Identity) bool { return who.DeviceID != "" && !who.Guest && !who.Asserted }
+func mayHoldKeys(who Identity) bool {
+	return who.DeviceID != "" && !who.Guest && !who.Asserted
+}
 
 type engineDevices struct{ engine *e2ee.Engine }
 
@@ -79,9 +82,9 @@ func (d engineDevice) BeginSync(ctx context.Context, since string) (ClientSync, 
 	return s, nil
 }
 
-func (d engineDevice) Control() Control { return d.Device }
+func (d engineDevice) Control() exchange.Control { return d.Device }
 
 var (
-	_ Control    = (*e2ee.Device)(nil)
-	_ ClientSync = (*e2ee.ClientSync)(nil)
+	_ exchange.Control = (*e2ee.Device)(nil)
+	_ ClientSync       = (*e2ee.ClientSync)(nil)
 )

@@ -1,13 +1,10 @@
 package interceptors
 
 import (
-	"io"
-
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/jsonscan"
-	"e2ee-proxy/internal/spool"
 )
 
 // The first pass over a body with events: it is spooled while the places are marked where
@@ -145,26 +142,4 @@ func (s *eventScan) markKept(v *jsonscan.Value, flags uint64) error {
 		return nil
 	}
 	return s.element(markEvent, flags, v)
-}
-
-// spoolingReader copies what it reads into a spool.
-type spoolingReader struct {
-	from io.Reader
-	keep *spool.Spool
-}
-
-// spoolError is an error of the spool, as opposed to one of the homeserver.
-type spoolError struct{ err error }
-
-func (e *spoolError) Error() string { return "keep sync response: " + e.err.Error() }
-func (e *spoolError) Unwrap() error { return e.err }
-
-func (r *spoolingReader) Read(p []byte) (int, error) {
-	n, err := r.from.Read(p)
-	if n > 0 {
-		if _, failed := r.keep.Write(p[:n]); failed != nil {
-			return 0, &spoolError{failed}
-		}
-	}
-	return n, err
 }

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +18,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -48,7 +48,6 @@ type fakeDevice struct {
 	lookupErr, encryptErr, noteErr error
 	made                           *e2ee.Encrypted // instead of a real one
 	of                             *fakeDevices    // whose it is, once it was used
-	control                        Control
 }
 
 func newFakeDevice(mode e2ee.Mode) *fakeDevice {
@@ -155,7 +154,7 @@ func (d *fakeDevice) BeginSync(context.Context, string) (ClientSync, error) {
 	return nil, errors.New("not here")
 }
 
-func (d *fakeDevice) Control() Control { return d.control }
+func (d *fakeDevice) Control() exchange.Control { return nil }
 
 // fakeDevices has one device for everybody.
 type fakeDevices struct {
@@ -314,15 +313,12 @@ func (w *world) do(c call) (*httptest.ResponseRecorder, error) {
 	req.Header.Set("Content-Type", "application/x-of-the-client")
 	req.Body = http.MaxBytesReader(rec, req.Body, c.maxBody)
 	pattern := c.pattern
-	if !strings.HasPrefix(pattern, "/_e2ee_proxy/") && !strings.HasPrefix(pattern, "/.well-known/") && !strings.HasPrefix(pattern, "/_matrix/") {
+	if !strings.HasPrefix(pattern, "/.well-known/") && !strings.HasPrefix(pattern, "/_matrix/") {
 		pattern = "/_matrix/client/{version}" + pattern
 	}
 	params := maps.Clone(c.params)
 	if params == nil {
 		params = map[string]string{}
-	}
-	if strings.HasPrefix(pattern, "/_e2ee_proxy/") {
-		req.URL = &url.URL{Opaque: written(pattern, params), RawQuery: c.query}
 	}
 	handler, ok := w.handlers[c.handler]
 	if !ok {

@@ -6,6 +6,8 @@ import (
 	"net/url"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/interceptors/internal/control"
 )
 
 // Names of the handlers that [Handlers] returns. The route table of package proxy refers to
@@ -43,23 +45,23 @@ const (
 	UploadKeys    = "keys.upload"    // POST keys/upload[/{deviceId}]
 	Search        = "search"         // POST search
 
-	// The control API, under /_e2ee_proxy/v1/.
-	ControlStatus            = "control.status"               // GET status
-	ControlBootstrap         = "control.bootstrap"            // POST bootstrap
-	ControlRecover           = "control.recover"              // POST recover
-	ControlReset             = "control.reset"                // POST reset
-	ControlRecoveryKey       = "control.recoveryKey"          // GET recovery_key
-	ControlDeleteRecoveryKey = "control.recoveryKey.delete"   // DELETE recovery_key
-	ControlUser              = "control.user"                 // GET users/{userId}
-	ControlAcknowledge       = "control.acknowledge"          // POST users/{userId}/acknowledge
-	ControlWithdraw          = "control.withdrawVerification" // POST users/{userId}/withdraw_verification
-	ControlOverride          = "control.override"             // PUT users/{userId}/devices/{deviceId}/override
-	ControlWarnings          = "control.warnings"             // GET warnings
-	ControlDismiss           = "control.warning.dismiss"      // POST warnings/{warningId}/dismiss
-	ControlExportKeys        = "control.keys.export"          // POST keys/export
-	ControlImportKeys        = "control.keys.import"          // POST keys/import
-	ControlRestoreKeys       = "control.keys.restore"         // POST keys/restore
-	ControlNone              = "control.none"                 // refuses what is no call
+	// The control API, under /_e2ee_proxy/v1/: see package control.
+	ControlStatus            = control.Status
+	ControlBootstrap         = control.Bootstrap
+	ControlRecover           = control.Recover
+	ControlReset             = control.Reset
+	ControlRecoveryKey       = control.RecoveryKey
+	ControlDeleteRecoveryKey = control.DeleteRecoveryKey
+	ControlUser              = control.User
+	ControlAcknowledge       = control.Acknowledge
+	ControlWithdraw          = control.Withdraw
+	ControlOverride          = control.Override
+	ControlWarnings          = control.Warnings
+	ControlDismiss           = control.Dismiss
+	ControlExportKeys        = control.ExportKeys
+	ControlImportKeys        = control.ImportKeys
+	ControlRestoreKeys       = control.RestoreKeys
+	ControlNone              = control.None
 )
 
 // Options configures the handlers.
@@ -89,7 +91,7 @@ func Handlers(o Options) (map[string]Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
-	api, err := newControl(o.Sync)
+	api, err := control.Handlers(o.Sync.spools)
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
@@ -105,9 +107,9 @@ func Handlers(o Options) (map[string]Handler, error) {
 	maps.Copy(all, reader.handlers())
 	writes := &rooms{order: newRoomOrder(), txns: txns, nativeClearText: o.NativeClearText}
 	maps.Copy(all, writes.handlers())
-	all[Search] = (&searches{writes, o.HideNotices, o.Sync}).narrow(all[Search])
+	all[Search] = (&searches{writes, o.HideNotices, o.Sync.spools}).narrow(all[Search])
 	maps.Copy(all, (&sessions{public: o.PublicURL, refresh: refresh}).handlers())
-	maps.Copy(all, api.handlers())
+	maps.Copy(all, api)
 	return all, nil
 }
 

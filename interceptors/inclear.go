@@ -9,6 +9,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -30,7 +31,7 @@ func inClear(eventType string, raw []byte) ([]byte, error) {
 	if eventType != typeReaction && eventType != typeRedaction {
 		return nil, nil
 	}
-	content, err := parseObject(raw)
+	content, err := exchange.ParseObject(raw)
 	if err != nil {
 		return nil, err
 	}

@@ -5,8 +5,13 @@ import (
 	"net/http"
 
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/engineerr"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/strictjson"
 )
+
+// codeKeysHeld refuses what would replace keys that the proxy published.
+const codeKeysHeld = "DEV.E2EE_PROXY.KEYS_HELD_BY_PROXY"
 
 // POST keys/upload. A device has one set of keys. If its client uploads device keys of its
 // own, the device becomes foreign and the proxy leaves it alone. If the proxy's keys are
@@ -18,15 +23,15 @@ import (
 
 // uploadKeys handles [UploadKeys].
 func uploadKeys(x *Exchange) error {
-	raw, err := readOptionalObject(x)
+	raw, err := x.ReadOptionalObject()
 	if err != nil {
 		return err
 	}
-	putBack(x, raw)
-	if isBlank(raw) || !mayHoldKeys(x.Identity) {
+	x.PutBack(raw)
+	if exchange.IsBlank(raw) || !mayHoldKeys(x.Identity) {
 		return x.Upstream.Forward(x)
 	}
-	body, err := parseObject(raw)
+	body, err := exchange.ParseObject(raw)
 	if err != nil {
 		return err
 	}
@@ -35,7 +40,7 @@ func uploadKeys(x *Exchange) error {
 	}
 	finish, err := x.Devices.ClientHasKeys(x.Request.Context(), x.Identity)
 	if err != nil {
-		return engineError(err)
+		return engineerr.For(err)
 	}
 	if finish == nil {
 		return apierr.NewError(http.StatusForbidden, codeKeysHeld,
@@ -67,13 +72,13 @@ func uploadThen(x *Exchange, finish func(context.Context, bool) error) error {
 	resp, err := x.Upstream.Do(&detached, Change{})
 	if err != nil {
 		if failed := finish(ctx, false); failed != nil {
-			return engineError(failed)
+			return engineerr.For(failed)
 		}
 		return err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if err := finish(ctx, resp.StatusCode == http.StatusOK); err != nil {
-		return engineError(err)
+		return engineerr.For(err)
 	}
 	return x.Upstream.Relay(x, resp)
 }

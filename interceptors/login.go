@@ -8,6 +8,7 @@ import (
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 )
@@ -31,12 +32,12 @@ type sessions struct {
 
 // login handles [Login].
 func (s *sessions) login(x *Exchange) error {
-	raw, err := readObject(x)
+	raw, err := x.ReadObject()
 	defer func() { clear(raw) }()
 	if err != nil {
 		return err
 	}
-	body, err := parseObject(raw)
+	body, err := exchange.ParseObject(raw)
 	if err != nil {
 		return err
 	}
@@ -50,14 +51,14 @@ func (s *sessions) login(x *Exchange) error {
 // register handles [Register]. Most of its calls are steps of user-interactive
 // authentication, which pass; only the last returns a token.
 func (s *sessions) register(x *Exchange) error {
-	raw, err := readOptionalObject(x)
+	raw, err := x.ReadOptionalObject()
 	defer func() { clear(raw) }()
 	if err != nil {
 		return err
 	}
 	var body strictjson.Object
-	if !isBlank(raw) {
-		if body, err = parseObject(raw); err != nil {
+	if !exchange.IsBlank(raw) {
+		if body, err = exchange.ParseObject(raw); err != nil {
 			return err
 		}
 	}
@@ -79,14 +80,14 @@ func (s *sessions) forwardLogin(x *Exchange, raw []byte, password secret.Bytes, 
 	if resp.StatusCode != http.StatusOK {
 		return x.Upstream.Relay(x, resp)
 	}
-	got := answerObject(resp)
+	got := exchange.AnswerObject(resp)
 	who := Identity{
 		UserID:   id.UserID(got.TextOrEmpty("user_id")),
 		DeviceID: id.DeviceID(got.TextOrEmpty("device_id")),
 		Guest:    guest,
 		Token:    secret.NewString(got.TextOrEmpty("access_token")),
 	}
-	if validUser(got.TextOrEmpty("user_id")) && who.DeviceID != "" && !who.Token.IsZero() {
+	if exchange.ValidUser(got.TextOrEmpty("user_id")) && who.DeviceID != "" && !who.Token.IsZero() {
 		s.refresh.remember(secret.NewString(got.TextOrEmpty("refresh_token")), who)
 		s.loggedIn(x, who, password)
 	}
@@ -112,8 +113,8 @@ func (s *sessions) setWellKnown(resp *http.Response) error {
 	if s.public == nil {
 		return nil
 	}
-	raw := peek(resp)
-	if raw == nil || answerObject(resp).Object("well_known") == nil {
+	raw := exchange.Peek(resp)
+	if raw == nil || exchange.AnswerObject(resp).Object("well_known") == nil {
 		return nil
 	}
 	changed, err := editMember(raw, "well_known", func(old []byte) ([]byte, error) {
@@ -122,6 +123,6 @@ func (s *sessions) setWellKnown(resp *http.Response) error {
 	if err != nil {
 		return err
 	}
-	replaceBody(resp, changed)
+	exchange.ReplaceBody(resp, changed)
 	return nil
 }

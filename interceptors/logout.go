@@ -6,6 +6,8 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/interceptors/internal/engineerr"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -66,20 +68,20 @@ func deactivate(x *Exchange) error {
 		if x.Identity.UserID == "" {
 			return nil
 		}
-		return engineError(x.Devices.ForgetAccount(ctx, x.Identity.UserID))
+		return engineerr.For(x.Devices.ForgetAccount(ctx, x.Identity.UserID))
 	})
 }
 
 // endThen sends a request upstream and, after a 200, calls done with the members of its
 // body.
 func endThen(x *Exchange, done func(ctx context.Context, body strictjson.Object) error) error {
-	raw, err := readOptionalObject(x)
+	raw, err := x.ReadOptionalObject()
 	if err != nil {
 		return err
 	}
 	var body strictjson.Object
-	if !isBlank(raw) {
-		if body, err = parseObject(raw); err != nil {
+	if !exchange.IsBlank(raw) {
+		if body, err = exchange.ParseObject(raw); err != nil {
 			return err
 		}
 	}
@@ -93,7 +95,7 @@ func forget(ctx context.Context, x *Exchange, devices ...id.DeviceID) error {
 	if x.Identity.UserID == "" || len(devices) == 0 {
 		return nil
 	}
-	return engineError(x.Devices.Forget(ctx, x.Identity.UserID, devices...))
+	return engineerr.For(x.Devices.Forget(ctx, x.Identity.UserID, devices...))
 }
 
 // forgetAll deletes all devices of the request's user but those in keep.
@@ -102,5 +104,5 @@ func forgetAll(ctx context.Context, x *Exchange, keep ...id.DeviceID) error {
 	if x.Identity.UserID == "" {
 		return nil
 	}
-	return engineError(x.Devices.ForgetAll(ctx, x.Identity.UserID, keep...))
+	return engineerr.For(x.Devices.ForgetAll(ctx, x.Identity.UserID, keep...))
 }

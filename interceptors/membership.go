@@ -7,6 +7,8 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/internal/engineerr"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -22,28 +24,28 @@ import (
 // membershipOfOther handles an endpoint that changes the membership of the user in the body.
 func membershipOfOther(membership string) Handler {
 	return func(x *Exchange) error {
-		dev, err := device(x)
+		dev, err := x.Device()
 		if err != nil {
 			return err
 		}
 		if dev.Mode() == e2ee.ModeForeign {
 			return x.Upstream.Forward(x)
 		}
-		room, err := roomParam(x)
+		room, err := x.RoomParam()
 		if err != nil {
 			return err
 		}
-		raw, err := readObject(x)
+		raw, err := x.ReadObject()
 		if err != nil {
 			return err
 		}
-		body, err := parseObject(raw)
+		body, err := exchange.ParseObject(raw)
 		if err != nil {
 			return err
 		}
 		return forwardThen(x, raw, func(ctx context.Context, _ strictjson.Object) error {
 			// An invitation by e-mail has no user ID yet.
-			if user := body.TextOrEmpty("user_id"); validUser(user) {
+			if user := body.TextOrEmpty("user_id"); exchange.ValidUser(user) {
 				return noteMembership(ctx, dev, room, id.UserID(user), membership)
 			}
 			return nil
@@ -55,14 +57,14 @@ func membershipOfOther(membership string) Handler {
 // in the answer, else in the path.
 func (r *rooms) membershipOfSelf(membership string) Handler {
 	return func(x *Exchange) error {
-		dev, err := device(x)
+		dev, err := x.Device()
 		if err != nil {
 			return err
 		}
 		if r.clearTextAllowed(dev) {
 			return x.Upstream.Forward(x)
 		}
-		raw, err := readOptionalObject(x)
+		raw, err := x.ReadOptionalObject()
 		if err != nil {
 			return err
 		}
@@ -73,7 +75,7 @@ func (r *rooms) membershipOfSelf(membership string) Handler {
 		}
 		return forwardThen(x, raw, func(ctx context.Context, answer strictjson.Object) error {
 			for _, room := range []string{answer.TextOrEmpty("room_id"), x.Endpoint.Params["roomId"], x.Endpoint.Params["roomIdOrAlias"]} {
-				if validRoom(room) {
+				if exchange.ValidRoom(room) {
 					return noteMembership(ctx, dev, id.RoomID(room), x.Identity.UserID, membership)
 				}
 			}
@@ -85,10 +87,10 @@ func (r *rooms) membershipOfSelf(membership string) Handler {
 // withoutReason removes the reason from a body, unless the room in the path is known to be
 // plain.
 func (r *rooms) withoutReason(x *Exchange, dev Device, raw []byte) ([]byte, error) {
-	if isBlank(raw) {
+	if exchange.IsBlank(raw) {
 		return raw, nil
 	}
-	content, err := parseObject(raw)
+	content, err := exchange.ParseObject(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +98,7 @@ func (r *rooms) withoutReason(x *Exchange, dev Device, raw []byte) ([]byte, erro
 		return raw, nil
 	}
 	for _, room := range []string{x.Endpoint.Params["roomId"], x.Endpoint.Params["roomIdOrAlias"]} {
-		if !validRoom(room) {
+		if !exchange.ValidRoom(room) {
 			continue
 		}
 		if state, err := r.encryption(x, dev, id.RoomID(room)); err == nil && state == e2ee.RoomPlain {
@@ -113,7 +115,7 @@ func noteMembership(ctx context.Context, dev Device, room id.RoomID, user id.Use
 		return nil
 	}
 	if err := dev.NoteMembership(ctx, room, user, membership); err != nil {
-		return engineError(fmt.Errorf("note a membership: %w", err))
+		return engineerr.For(fmt.Errorf("note a membership: %w", err))
 	}
 	return nil
 }

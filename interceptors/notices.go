@@ -12,6 +12,8 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/engineerr"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/jsonscan"
 	"e2ee-proxy/internal/strictjson"
 )
@@ -75,11 +77,11 @@ func AnswerNotice(x *Exchange) error {
 	case strings.HasSuffix(pattern, "/event/{eventId}"), strings.HasSuffix(pattern, "/context/{eventId}"):
 		return answerNoticeEvent(x)
 	case strings.Contains(pattern, "/relations/"):
-		return writeJSON(x, struct {
+		return x.WriteJSON(struct {
 			Chunk []string `json:"chunk"`
 		}{[]string{}})
 	case strings.Contains(pattern, "/profile/") && method == http.MethodGet && e2ee.IsNoticeName(x.Endpoint.Params["userId"]):
-		return writeJSON(x, map[string]string{"displayname": e2ee.NoticeName})
+		return x.WriteJSON(map[string]string{"displayname": e2ee.NoticeName})
 	case strings.Contains(pattern, "/redact/"):
 		return noticeStays()
 	}
@@ -90,23 +92,23 @@ func AnswerNotice(x *Exchange) error {
 func noticeRead(x *Exchange) error {
 	before := beforeNotice(x, x.Endpoint.Params["eventId"])
 	if before == "" {
-		return writeJSON(x, struct{}{})
+		return x.WriteJSON(struct{}{})
 	}
-	resp, err := x.Upstream.Do(x, Change{Params: map[string]string{"eventId": before}})
+	resp, err := x.Upstream.Do(x, Change{Params: map[string]string{"eventId": before}}) //nolint:bodyclose // RelayAndClose closes it
 	if err != nil {
 		return fmt.Errorf("send a receipt: %w", err)
 	}
-	return relayAndClose(x, resp)
+	return x.RelayAndClose(resp)
 }
 
 // beforeNotice asks the homeserver for the last event that the client was shown before a
 // notice. It returns "" when that cannot be found.
 func beforeNotice(x *Exchange, notice string) string {
-	dev, err := device(x)
+	dev, err := x.Device()
 	if err != nil {
 		return ""
 	}
-	room, err := roomParam(x)
+	room, err := x.RoomParam()
 	if err != nil {
 		return ""
 	}
@@ -117,7 +119,7 @@ func beforeNotice(x *Exchange, notice string) string {
 	asking := *x
 	asking.Request = x.Request.Clone(x.Request.Context())
 	asking.Request.Body, asking.Request.ContentLength = http.NoBody, 0
-	query := identityQuery(x.Request.URL.Query())
+	query := exchange.IdentityQuery(x.Request.URL.Query())
 	query.Set("from", place)
 	query.Set("dir", "b")
 	query.Set("limit", "1")
@@ -133,7 +135,7 @@ func beforeNotice(x *Exchange, notice string) string {
 			EventID string `json:"event_id"`
 		} `json:"chunk"`
 	}
-	if resp.StatusCode != http.StatusOK || json.Unmarshal(peek(resp), &page) != nil || len(page.Chunk) != 1 {
+	if resp.StatusCode != http.StatusOK || json.Unmarshal(exchange.Peek(resp), &page) != nil || len(page.Chunk) != 1 {
 		return ""
 	}
 	if event := page.Chunk[0].EventID; !e2ee.IsNoticeName(event) {
@@ -149,25 +151,25 @@ func noticeStays() *apierr.Error {
 
 // answerNoticeEvent answers with a notice that the client was shown.
 func answerNoticeEvent(x *Exchange) error {
-	dev, err := device(x)
+	dev, err := x.Device()
 	if err != nil {
 		return err
 	}
-	room, err := roomParam(x)
+	room, err := x.RoomParam()
 	if err != nil {
 		return err
 	}
 	event, ok, err := dev.Notice(x.Request.Context(), room, id.EventID(x.Endpoint.Params["eventId"]))
 	if err != nil {
-		return engineError(fmt.Errorf("find a notice: %w", err))
+		return engineerr.For(fmt.Errorf("find a notice: %w", err))
 	}
 	if !ok {
 		return apierr.NotFound("There is no such event.")
 	}
 	if strings.HasSuffix(x.Endpoint.Pattern, "/event/{eventId}") {
-		return writeJSON(x, jsontext.Value(event))
+		return x.WriteJSON(jsontext.Value(event))
 	}
-	return writeJSON(x, struct {
+	return x.WriteJSON(struct {
 		Event  jsontext.Value   `json:"event"`
 		Before []jsontext.Value `json:"events_before"`
 		After  []jsontext.Value `json:"events_after"`
@@ -178,15 +180,15 @@ func answerNoticeEvent(x *Exchange) error {
 // readMarkers handles [ReadMarkers]: a marker on a notice becomes one on the event before
 // it.
 func readMarkers(x *Exchange) error {
-	raw, err := readBody(x)
+	raw, err := x.ReadBody()
 	if err != nil {
 		return err
 	}
 	if !mayNameNotice(raw) {
-		putBack(x, raw)
+		x.PutBack(raw)
 		return x.Upstream.Forward(x)
 	}
-	if err := checkObject(raw); err != nil {
+	if err := exchange.CheckObject(raw); err != nil {
 		return err
 	}
 	left := 0
@@ -207,9 +209,9 @@ func readMarkers(x *Exchange) error {
 		return apierr.NotJSON(nil)
 	}
 	if left == 0 {
-		return writeJSON(x, struct{}{})
+		return x.WriteJSON(struct{}{})
 	}
-	putBack(x, raw)
+	x.PutBack(raw)
 	return x.Upstream.Forward(x)
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/engineerr"
 	"e2ee-proxy/internal/jsonscan"
 )
 
@@ -51,7 +52,7 @@ func (r *reader) handlers() map[string]Handler {
 func (r *reader) handler(f *family) Handler {
 	graph := f.graph()
 	return func(x *Exchange) error {
-		dev, err := device(x)
+		dev, err := x.Device()
 		if err != nil {
 			return err
 		}
@@ -63,7 +64,7 @@ func (r *reader) handler(f *family) Handler {
 			return err
 		}
 		if resp.StatusCode != http.StatusOK {
-			return relayAndClose(x, resp)
+			return x.RelayAndClose(resp)
 		}
 		defer resp.Body.Close() //nolint:errcheck // it was read to its end, or the request failed
 		return r.answer(x, dev, f, graph, resp)
@@ -72,14 +73,14 @@ func (r *reader) handler(f *family) Handler {
 
 // answer rewrites a body of the family.
 func (r *reader) answer(x *Exchange, dev Device, f *family, graph *jsonscan.Node, resp *http.Response) (err error) {
-	body, plan := r.opt.spool(x, 0), r.opt.spool(x, planMemory)
+	body, plan := r.opt.spools.New(x.Identity.UserID, 0), r.opt.spools.New(x.Identity.UserID, planMemory)
 	defer func() { err = errors.Join(err, body.Close(), plan.Close()) }()
 	s := &readScan{
 		eventScan: eventScan{graphs: &r.graphs, showEncryption: r.opt.ShowEncryptionState}, family: f,
 	}
 	query := x.Request.URL.Query()
 	if f.room == roomOfPath {
-		if s.room, err = roomParam(x); err != nil {
+		if s.room, err = x.RoomParam(); err != nil {
 			return err
 		}
 	}
@@ -121,7 +122,7 @@ func (r *reader) rememberPage(x *Exchange, s *readScan, from string) {
 func (r *reader) lookUpRooms(ctx context.Context, dev Device, s *readScan) error {
 	heard, err := dev.LoadRooms(ctx, s.rooms)
 	if err != nil {
-		return engineError(fmt.Errorf("look up rooms: %w", err))
+		return engineerr.For(fmt.Errorf("look up rooms: %w", err))
 	}
 	if s.family.room != roomOfPath || heard == len(s.rooms) || !s.plain {
 		return nil
@@ -138,7 +139,7 @@ func dropKnownRooms(ctx context.Context, dev Device, past *histories) error {
 		return nil
 	}
 	if _, err := dev.LoadRooms(ctx, rooms); err != nil {
-		return engineError(fmt.Errorf("look up rooms: %w", err))
+		return engineerr.For(fmt.Errorf("look up rooms: %w", err))
 	}
 	past.dropKnown(func(room id.RoomID) bool { return dev.KnownEncrypted(room) })
 	return nil

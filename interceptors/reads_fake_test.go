@@ -99,7 +99,9 @@ type readDevices struct {
 	dev Device
 }
 
-func (d readDevices) Device(context.Context, Identity) (Device, error) { return d.dev, nil }
+func (d readDevices) Device(context.Context, Identity) (Device, error) {
+	return d.dev, nil
+}
 
 // readWorld is the handlers of reads with a device in encryptedRoom.
 type readWorld struct {

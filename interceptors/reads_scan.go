@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/jsonscan"
 	"e2ee-proxy/internal/spool"
 )
@@ -53,7 +54,7 @@ func (s *readScan) scan(body io.Reader, graph *jsonscan.Node, keep, plan *spool.
 		s.addRoom(s.room)
 		s.enter(s.room, 0)
 	}
-	_, err := jsonscan.Scan(&spoolingReader{body, keep}, graph, jsonscan.Options{Watch: watched()}, s.visit)
+	_, err := jsonscan.Scan(exchange.Spooling(body, keep), graph, jsonscan.Options{Watch: watched()}, s.visit)
 	if err != nil {
 		return fmt.Errorf("read events: %w", err)
 	}

@@ -5,12 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/url"
 
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/exchange"
 )
 
 // Requests of a handler about a room's state, besides the client's own request. They are
@@ -27,13 +27,13 @@ func readStateAs(x *Exchange) e2ee.StateReader {
 		defer func() { _ = resp.Body.Close() }()
 		switch resp.StatusCode {
 		case http.StatusOK:
-			raw := peek(resp)
-			if _, err := parseObject(raw); err != nil {
+			raw := exchange.Peek(resp)
+			if _, err := exchange.ParseObject(raw); err != nil {
 				return nil, fmt.Errorf("read the room's %s: it is not readable", eventType)
 			}
 			return json.RawMessage(raw), nil
 		case http.StatusNotFound:
-			if answerObject(resp).TextOrEmpty("errcode") == apierr.CodeNotFound {
+			if exchange.AnswerObject(resp).TextOrEmpty("errcode") == apierr.CodeNotFound {
 				return nil, e2ee.ErrNoState
 			}
 		case http.StatusForbidden:
@@ -54,18 +54,7 @@ func doState(ctx context.Context, x *Exchange, method string, room id.RoomID, ev
 		Method:  method,
 		Pattern: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}",
 		Params:  map[string]string{"roomId": room.String(), "eventType": eventType},
-		Query:   identityQuery(x.Request.URL.Query()),
+		Query:   exchange.IdentityQuery(x.Request.URL.Query()),
 		Body:    content,
 	})
-}
-
-// identityQuery returns the parameters of a query that say who asks.
-func identityQuery(query url.Values) url.Values {
-	out := url.Values{}
-	for _, name := range []string{"access_token", "user_id", "device_id", "org.matrix.msc3202.device_id"} {
-		if v := query[name]; len(v) > 0 {
-			out[name] = v
-		}
-	}
-	return out
 }

@@ -3,6 +3,7 @@ package interceptors
 import (
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/exchange"
 )
 
 // Redactions: PUT rooms/{roomId}/redact/{eventId}/{txnId}, and POST without the transaction
@@ -16,28 +17,28 @@ func (r *rooms) redact(x *Exchange) error {
 	if delayed(x) {
 		return apierr.InvalidParam("Redactions cannot be delayed: a homeserver would do this one at once.")
 	}
-	dev, err := device(x)
+	dev, err := x.Device()
 	if err != nil {
 		return err
 	}
 	if r.clearTextAllowed(dev) {
 		return x.Upstream.Forward(x)
 	}
-	room, err := roomParam(x)
+	room, err := x.RoomParam()
 	if err != nil {
 		return err
 	}
-	raw, err := readOptionalObject(x)
+	raw, err := x.ReadOptionalObject()
 	if err != nil {
 		return err
 	}
-	if isBlank(raw) {
-		putBack(x, raw)
+	if exchange.IsBlank(raw) {
+		x.PutBack(raw)
 		return x.Upstream.Forward(x)
 	}
 	bare, refused := inClear(typeRedaction, raw)
 	if refused == nil && len(bare) == len(raw) {
-		putBack(x, raw)
+		x.PutBack(raw)
 		return x.Upstream.Forward(x)
 	}
 	// It has more than the event ID: only where everything is in clear anyway.
@@ -50,6 +51,6 @@ func (r *rooms) redact(x *Exchange) error {
 	case refused != nil:
 		return refused
 	}
-	putBack(x, bare)
+	x.PutBack(bare)
 	return x.Upstream.Forward(x)
 }

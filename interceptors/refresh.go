@@ -11,6 +11,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/rs/zerolog"
 
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 )
@@ -67,22 +68,22 @@ func (r *refreshTokens) owner(token secret.String) (Identity, bool) {
 
 // refreshToken handles [Refresh].
 func (s *sessions) refreshToken(x *Exchange) error {
-	raw, err := readObject(x)
+	raw, err := x.ReadObject()
 	if err != nil {
 		return err
 	}
-	body, err := parseObject(raw)
+	body, err := exchange.ParseObject(raw)
 	if err != nil {
 		return err
 	}
-	putBack(x, raw)
+	x.PutBack(raw)
 	resp, err := x.Upstream.Do(x, Change{})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusOK {
-		s.refreshed(x, secret.NewString(body.TextOrEmpty("refresh_token")), answerObject(resp))
+		s.refreshed(x, secret.NewString(body.TextOrEmpty("refresh_token")), exchange.AnswerObject(resp))
 	}
 	return x.Upstream.Relay(x, resp)
 }

@@ -3,12 +3,11 @@ package interceptors
 import (
 	"context"
 	"net/http"
-	"strings"
 
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
-	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -46,50 +45,20 @@ func (r *rooms) clearTextAllowed(dev Device) bool {
 	return r.nativeClearText && dev.Mode() == e2ee.ModeForeign
 }
 
-// device returns the device of the exchange.
-func device(x *Exchange) (Device, error) {
-	dev, err := x.Devices.Device(x.Request.Context(), x.Identity)
-	if err != nil {
-		return nil, engineError(err)
-	}
-	return dev, nil
-}
-
-// roomParam returns the room in the path. A second spelling of a room ID is refused: rooms
-// are looked up by their ID, byte for byte.
-func roomParam(x *Exchange) (id.RoomID, error) {
-	room := x.Endpoint.Params["roomId"]
-	if !validRoom(room) {
-		return "", apierr.InvalidParam("{roomId} in the path is not a room ID.").WithHint("One looks like !room:example.org.")
-	}
-	return id.RoomID(room), nil
-}
-
-func validRoom(room string) bool {
-	return len(room) > 1 && len(room) <= 255 && room[0] == '!' &&
-		strings.IndexFunc(room, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '�' }) < 0
-}
-
-// validUser reports whether a text can be a user ID in a body or state key. Historical IDs
-// have few rules.
-func validUser(user string) bool {
-	return len(user) > 2 && len(user) <= 255 && user[0] == '@' && strings.IndexByte(user, ':') > 0
-}
-
 // forwardThen sends the request on with body, as the client sent it, calls done with the members of a 200, and
 // relays the answer. The context of done outlives the client: what the homeserver
 // accepted is recorded whether or not anybody waits for it. When it cannot be
 // recorded, the client is told of an error rather than that all is well; to repeat
 // any of these requests is harmless.
 func forwardThen(x *Exchange, body []byte, done func(ctx context.Context, answer strictjson.Object) error) error {
-	putBack(x, body)
+	x.PutBack(body)
 	resp, err := x.Upstream.Do(x, Change{})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusOK {
-		if err := done(context.WithoutCancel(x.Request.Context()), answerObject(resp)); err != nil {
+		if err := done(context.WithoutCancel(x.Request.Context()), exchange.AnswerObject(resp)); err != nil {
 			return err
 		}
 	}

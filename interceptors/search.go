@@ -13,6 +13,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/exchange"
 )
 
 // POST search. The homeserver finds nothing in encrypted rooms, and would learn what a
@@ -38,20 +39,20 @@ type searches struct {
 	rooms *rooms
 	// hideNotices reports which users get the part for programs only; nil: nobody.
 	hideNotices func(id.UserID) bool
-	options     SyncOptions
+	spools      exchange.Spools
 }
 
 // narrow handles [Search], and passes what may be asked to next.
 func (s *searches) narrow(next Handler) Handler {
 	return func(x *Exchange) error {
-		dev, err := device(x)
+		dev, err := x.Device()
 		if err != nil {
 			return err
 		}
 		if s.rooms.clearTextAllowed(dev) {
 			return next(x)
 		}
-		raw, err := readObject(x)
+		raw, err := x.ReadObject()
 		if err != nil {
 			return err
 		}
@@ -74,12 +75,12 @@ func (s *searches) narrow(next Handler) Handler {
 		if err != nil {
 			return err
 		}
-		putBack(x, body)
+		x.PutBack(body)
 		if len(others) == 0 {
 			return next(x)
 		}
 		noted := *x
-		noted.Upstream = &notingUpstream{Upstream: x.Upstream, note: &note, options: s.options}
+		noted.Upstream = &notingUpstream{Upstream: x.Upstream, note: &note, spools: s.spools}
 		return next(&noted)
 	}
 }
@@ -96,7 +97,7 @@ type search struct {
 // could hold words of unknown purpose.
 func readSearch(raw []byte) (search, error) {
 	var out search
-	body, err := parseObject(raw)
+	body, err := exchange.ParseObject(raw)
 	if err != nil {
 		return out, err
 	}
@@ -109,7 +110,7 @@ func readSearch(raw []byte) (search, error) {
 	if out.filter == nil || out.filter.Kind() == jsontext.KindNull {
 		out.filter = jsontext.Value(`{}`)
 	}
-	filter, err := parseObject(out.filter)
+	filter, err := exchange.ParseObject(out.filter)
 	if err != nil {
 		return out, apierr.BadJSON("The filter of a search must be an object.")
 	}
@@ -152,7 +153,7 @@ func (s *searches) splitByEncryption(x *Exchange, dev Device, asked search) (pla
 		switch {
 		case seen[room], slices.Contains(asked.not, room):
 			continue
-		case !validRoom(room), dev.KnownEncrypted(id.RoomID(room)), len(ask) == maxSearched:
+		case !exchange.ValidRoom(room), dev.KnownEncrypted(id.RoomID(room)), len(ask) == maxSearched:
 			others = append(others, room)
 		default:
 			ask = append(ask, room)
@@ -203,7 +204,7 @@ func joinedRooms(x *Exchange) ([]string, error) {
 	asking.Request = x.Request.Clone(x.Request.Context())
 	asking.Request.Body, asking.Request.ContentLength = http.NoBody, 0
 	resp, err := x.Upstream.Do(&asking, Change{
-		Method: http.MethodGet, Pattern: "/_matrix/client/v3/joined_rooms", Query: identityQuery(x.Request.URL.Query()),
+		Method: http.MethodGet, Pattern: "/_matrix/client/v3/joined_rooms", Query: exchange.IdentityQuery(x.Request.URL.Query()),
 	})
 	if err != nil {
 		return nil, err

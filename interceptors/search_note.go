@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/jsonscan"
 )
 
@@ -97,14 +98,14 @@ func (n *searchNote) answer(x *Exchange) error {
 			found["count"], found["results"] = 1, []any{result}
 		}
 	}
-	return writeJSON(x, map[string]any{"search_categories": map[string]any{"room_events": found}})
+	return x.WriteJSON(map[string]any{"search_categories": map[string]any{"room_events": found}})
 }
 
 // notingUpstream adds a note to the answer that the client gets.
 type notingUpstream struct {
 	Upstream
-	note    *searchNote
-	options SyncOptions
+	note   *searchNote
+	spools exchange.Spools
 }
 
 // Forward implements [Upstream].
@@ -122,23 +123,31 @@ func (u *notingUpstream) Relay(x *Exchange, resp *http.Response) (err error) {
 	if resp.StatusCode != http.StatusOK {
 		return u.Upstream.Relay(x, resp)
 	}
-	body, out := u.options.spool(x, 0), u.options.spool(x, 0)
+	body, out := u.spools.New(x.Identity.UserID, 0), u.spools.New(x.Identity.UserID, 0)
 	defer func() { err = errors.Join(err, body.Close(), out.Close()) }()
-	edits, err := u.note.edits(&spoolingReader{resp.Body, body})
+	edits, err := u.note.edits(exchange.Spooling(resp.Body, body))
 	if err != nil {
 		return syncFailure(err)
 	}
 	edit := jsonscan.NewEditor(out, body.Reader())
 	for _, e := range edits {
 		if err := edit.Apply(e); err != nil {
-			return rewriteFailure("what was found", err)
+			return searchNotRewritten(err)
 		}
 	}
 	if err := edit.Close(); err != nil {
-		return rewriteFailure("what was found", err)
+		return searchNotRewritten(err)
 	}
-	setBody(resp, out.Reader(), out.Size())
+	exchange.SetBody(resp, out.Reader(), out.Size())
 	return u.Upstream.Relay(x, resp)
+}
+
+// searchNotRewritten returns the client's error for an answer that could not be rewritten.
+func searchNotRewritten(err error) error {
+	if full := exchange.SpoolFailure(err); full != nil {
+		return full
+	}
+	return fmt.Errorf("rewrite what was found: %w", err)
 }
 
 const (

@@ -11,6 +11,8 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/engineerr"
+	"e2ee-proxy/interceptors/internal/exchange"
 )
 
 // Sends of message events: PUT rooms/{roomId}/send/{eventType}/{txnId}, and POST without
@@ -37,18 +39,18 @@ func (r *rooms) send(x *Exchange) error {
 	if err := checkDelay(x); err != nil {
 		return err
 	}
-	dev, err := device(x)
+	dev, err := x.Device()
 	if err != nil {
 		return err
 	}
 	if r.clearTextAllowed(dev) || dev.Mode() == e2ee.ModeForeign && x.Endpoint.Params["eventType"] == typeEncrypted {
 		return x.Upstream.Forward(x)
 	}
-	room, err := roomParam(x)
+	room, err := x.RoomParam()
 	if err != nil {
 		return err
 	}
-	raw, err := readObject(x)
+	raw, err := x.ReadObject()
 	if err != nil {
 		return err
 	}
@@ -64,7 +66,7 @@ func (r *rooms) send(x *Exchange) error {
 	}
 	switch state {
 	case e2ee.RoomPlain:
-		putBack(x, raw)
+		x.PutBack(raw)
 		return x.Upstream.Forward(x)
 	case e2ee.RoomEncrypted:
 		leave()
@@ -91,14 +93,14 @@ func (r *rooms) encryption(x *Exchange, dev Device, room id.RoomID) (e2ee.RoomEn
 		state, err = dev.RoomEncryption(ctx, room)
 	}
 	if err != nil {
-		return e2ee.RoomUnknown, lookupError(err)
+		return e2ee.RoomUnknown, engineerr.ForLookup(err)
 	}
 	return state, nil
 }
 
 // sendEncrypted sends into an encrypted room.
 func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
-	content, err := parseObject(raw)
+	content, err := exchange.ParseObject(raw)
 	if err != nil {
 		return err
 	}
@@ -111,7 +113,7 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 		return err
 	}
 	if clear != nil {
-		putBack(x, clear)
+		x.PutBack(clear)
 		return x.Upstream.Forward(x)
 	}
 	switch dev.Mode() {
@@ -128,14 +130,14 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 		})
 	case e2ee.ModeNone:
 		if eventType == typeEncrypted {
-			putBack(x, raw)
+			x.PutBack(raw)
 			return x.Upstream.Forward(x)
 		}
 		return tokenWithoutDevice()
 	case e2ee.ModeForeign:
-		return clearText()
+		return engineerr.ClearText()
 	case e2ee.ModeLost:
-		return keysLost()
+		return engineerr.KeysLost()
 	case e2ee.ModeUnknown:
 	}
 	return apierr.CannotEncrypt(false, errors.New("the device has not been compared with the homeserver"))
@@ -143,7 +145,7 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 
 // tokenWithoutDevice refuses a token that can have no keys.
 func tokenWithoutDevice() *apierr.Error {
-	return refuseEncrypted("This room is encrypted, and this access token belongs to no device, so the message was not sent: only a device can have encryption keys.",
+	return engineerr.RefuseEncrypted("This room is encrypted, and this access token belongs to no device, so the message was not sent: only a device can have encryption keys.",
 		"Log in as the user and use the access token of that login.")
 }
 
@@ -159,10 +161,10 @@ func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error
 	ctx := x.Request.Context()
 	made, err := dev.Encrypt(ctx, out)
 	if err != nil {
-		return notSent(engineError(fmt.Errorf("encrypt: %w", err)))
+		return engineerr.NotSent(engineerr.For(fmt.Errorf("encrypt: %w", err)))
 	}
 	if made.EventID != "" {
-		return writeJSON(x, map[string]id.EventID{"event_id": made.EventID})
+		return x.WriteJSON(map[string]id.EventID{"event_id": made.EventID})
 	}
 	if err := checkCiphertext(made.Content); err != nil {
 		return err
@@ -174,7 +176,7 @@ func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusOK {
-		if event := answerObject(resp).TextOrEmpty("event_id"); event != "" { // a delayed event has no ID yet
+		if event := exchange.AnswerObject(resp).TextOrEmpty("event_id"); event != "" { // a delayed event has no ID yet
 			dev.Sent(out, id.EventID(event))
 		}
 	}
@@ -184,7 +186,7 @@ func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error
 // checkCiphertext refuses to send an empty body: a Change without a body would send the
 // client's clear text.
 func checkCiphertext(content []byte) error {
-	members, err := parseObject(content)
+	members, err := exchange.ParseObject(content)
 	if err != nil || members.TextOrEmpty("algorithm") != megolm || members.TextOrEmpty("ciphertext") == "" {
 		return apierr.CannotEncrypt(false, errors.New("the engine made no ciphertext"))
 	}

@@ -14,6 +14,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/engineerr"
 )
 
 // Bodies that are refused before anything goes upstream.
@@ -159,7 +160,7 @@ func TestSendDeviceFails(t *testing.T) {
 // The words a person reads when somebody's identity was reset (requirement 1.12, 26.1).
 func TestIdentityChangedText(t *testing.T) {
 	t.Parallel()
-	got := engineError(&e2ee.IdentityChangedError{Users: []id.UserID{"@c:x", bob}, Lost: []id.UserID{bob}})
+	got := engineerr.For(&e2ee.IdentityChangedError{Users: []id.UserID{"@c:x", bob}, Lost: []id.UserID{bob}})
 	e := shown(t, got, http.StatusForbidden, apierr.CodeIdentityChanged)
 	fields, err := json.Marshal(e.Fields)
 	if err != nil {
@@ -228,7 +229,7 @@ func TestSendRetryAfterFailure(t *testing.T) {
 // The message is sent: an answer that the proxy makes nothing of does not make it unsent.
 func TestSendAnswerThatNamesNoEvent(t *testing.T) {
 	t.Parallel()
-	for _, answer := range []string{`{"delay_id":"d"}`, `<html>`, `{"event_id":7}`, strings.Repeat(" ", maxAnswer+1) + "{}"} {
+	for _, answer := range []string{`{"delay_id":"d"}`, `<html>`, `{"event_id":7}`, strings.Repeat(" ", 256<<10+1) + "{}"} {
 		w := newWorld(t, e2ee.ModeProxied)
 		w.up.respond = func(seen) (int, string) { return 200, answer }
 		rec, err := w.do(sendCall(encryptedRoom, "m.room.message", message))

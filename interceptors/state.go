@@ -8,6 +8,8 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/engineerr"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -30,7 +32,7 @@ func (r *rooms) putState(x *Exchange) error {
 	if err := checkDelay(x); err != nil {
 		return err
 	}
-	dev, err := device(x)
+	dev, err := x.Device()
 	if err != nil {
 		return err
 	}
@@ -38,11 +40,11 @@ func (r *rooms) putState(x *Exchange) error {
 	if dev.Mode() == e2ee.ModeForeign && r.passesNative(eventType, key) {
 		return x.Upstream.Forward(x)
 	}
-	room, err := roomParam(x)
+	room, err := x.RoomParam()
 	if err != nil {
 		return err
 	}
-	raw, err := readObject(x)
+	raw, err := x.ReadObject()
 	if err != nil {
 		return err
 	}
@@ -62,7 +64,7 @@ func (r *rooms) putState(x *Exchange) error {
 			return messageAsState()
 		}
 	}
-	putBack(x, raw)
+	x.PutBack(raw)
 	return x.Upstream.Forward(x)
 }
 
@@ -81,7 +83,7 @@ func (r *rooms) passesNative(eventType, key string) bool {
 func (r *rooms) putEncryption(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
 	foreign := dev.Mode() == e2ee.ModeForeign
 	if !foreign {
-		content, err := parseObject(raw)
+		content, err := exchange.ParseObject(raw)
 		if err != nil {
 			return err
 		}
@@ -102,7 +104,7 @@ func (r *rooms) putEncryption(x *Exchange, dev Device, room id.RoomID, raw []byt
 	ctx := context.WithoutCancel(x.Request.Context())
 	detached := *x
 	detached.Request = x.Request.WithContext(ctx)
-	putBack(&detached, raw)
+	detached.PutBack(raw)
 	resp, err := x.Upstream.Do(&detached, Change{})
 	if err != nil {
 		return err
@@ -121,9 +123,9 @@ func (r *rooms) putEncryption(x *Exchange, dev Device, room id.RoomID, raw []byt
 // and for all accounts.
 func (r *rooms) noteEncryption(ctx context.Context, x *Exchange, dev Device, room id.RoomID, content []byte) error {
 	if dev.Mode() != e2ee.ModeProxied {
-		return engineError(x.Devices.NoteEncryption(ctx, room, content))
+		return engineerr.For(x.Devices.NoteEncryption(ctx, room, content))
 	}
-	return engineError(dev.NoteEncryption(ctx, room, content))
+	return engineerr.For(dev.NoteEncryption(ctx, room, content))
 }
 
 // checkAlgorithm refuses every algorithm but m.megolm.v1.aes-sha2.
@@ -131,14 +133,14 @@ func checkAlgorithm(content strictjson.Object) error {
 	if content.TextOrEmpty("algorithm") == megolm {
 		return nil
 	}
-	return refuseEncrypted("The encryption of a room cannot be switched off or changed, and the proxy knows no algorithm but "+megolm+".",
+	return engineerr.RefuseEncrypted("The encryption of a room cannot be switched off or changed, and the proxy knows no algorithm but "+megolm+".",
 		"Send m.room.encryption with that algorithm; for clear conversations use another room.")
 }
 
 // putMember passes a membership event, which some bridges send to change a name. Its reason
 // is treated as by the endpoint for the same membership.
 func (r *rooms) putMember(x *Exchange, dev Device, room id.RoomID, user string, raw []byte) error {
-	content, err := parseObject(raw)
+	content, err := exchange.ParseObject(raw)
 	if err != nil {
 		return err
 	}
@@ -149,7 +151,7 @@ func (r *rooms) putMember(x *Exchange, dev Device, room id.RoomID, user string, 
 	}
 	return forwardThen(x, raw, func(ctx context.Context, _ strictjson.Object) error {
 		membership := content.TextOrEmpty("membership")
-		if delayed(x) || membership == "" || !validUser(user) {
+		if delayed(x) || membership == "" || !exchange.ValidUser(user) {
 			return nil
 		}
 		return noteMembership(ctx, dev, room, id.UserID(user), membership)
@@ -159,7 +161,7 @@ func (r *rooms) putMember(x *Exchange, dev Device, room id.RoomID, user string, 
 // putVisibility passes a change of history visibility, after which room keys are rotated
 // and may be shared with other people (requirement 17.2).
 func putVisibility(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
-	content, err := parseObject(raw)
+	content, err := exchange.ParseObject(raw)
 	if err != nil {
 		return err
 	}
@@ -176,5 +178,5 @@ func noteVisibility(ctx context.Context, dev Device, room id.RoomID, visibility 
 	if dev.Mode() != e2ee.ModeProxied {
 		return nil
 	}
-	return engineError(dev.NoteVisibility(ctx, room, visibility))
+	return engineerr.For(dev.NoteVisibility(ctx, room, visibility))
 }

@@ -46,7 +46,7 @@ func (s *stateReader) get(x *Exchange) error {
 // encryption handles the m.room.encryption of a room. The homeserver is asked all the same,
 // so that a user who may not see the room gets its error.
 func (s *stateReader) encryption(x *Exchange) error {
-	dev, err := device(x)
+	dev, err := x.Device()
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func (s *stateReader) encryption(x *Exchange) error {
 		return err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return relayAndClose(x, resp)
+		return x.RelayAndClose(resp)
 	}
 	if err := resp.Body.Close(); err != nil {
 		return apierr.Unread(fmt.Errorf("read a state event: %w", err))

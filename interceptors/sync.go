@@ -13,8 +13,9 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/engineerr"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/interceptors/internal/filter"
-	"e2ee-proxy/internal/budget"
 	"e2ee-proxy/internal/jsonscan"
 )
 
@@ -43,27 +44,6 @@ import (
 //
 // An error response passes unchanged. A response that is not JSON, or not a sync response,
 // becomes 502, and nothing is committed.
-
-// SyncOptions configures the sync handler. Zero fields have the defaults named here.
-type SyncOptions struct {
-	// ShowEncryptionState shows m.room.encryption to clients that the proxy encrypts for
-	// (clients.show_encryption_state).
-	ShowEncryptionState bool
-	// MaxTimeout is the longest time that a sync may wait at the homeserver: 60 s.
-	MaxTimeout time.Duration
-	// KeyWait is how long a client's first sync, and every read of history, waits for room
-	// keys from the account's backup (clients.key_wait). Zero does not wait.
-	KeyWait time.Duration
-	// SpoolDir is where responses too large for memory are kept, encrypted, until they are
-	// sent: the system's directory for temporary files.
-	SpoolDir string
-	// SpoolDisk limits the use of SpoolDir: [NewSpoolDisk].
-	SpoolDisk *budget.Budget
-	spoolRAM  *budget.Budget
-	// UpdateMemory limits what is held of responses for the engine, until they are answered:
-	// 256 MiB, and 64 MiB for one user.
-	UpdateMemory *budget.Budget
-}
 
 const (
 	defaultMaxTimeout = 60 * time.Second
@@ -100,7 +80,7 @@ func NewSync(opt SyncOptions) (Handler, error) {
 }
 
 func (h *syncHandler) serve(x *Exchange) error {
-	dev, err := device(x)
+	dev, err := x.Device()
 	if err != nil {
 		return err
 	}
@@ -114,14 +94,14 @@ func (h *syncHandler) serve(x *Exchange) error {
 		return fmt.Errorf("sync: %w", err)
 	}
 	if pick.answer != nil {
-		return relayAndClose(x, pick.answer)
+		return x.RelayAndClose(pick.answer)
 	}
 	if pick.param != "" {
 		query.Set("filter", pick.param)
 	}
 	in, err := dev.BeginSync(x.Request.Context(), since)
 	if err != nil {
-		return engineError(fmt.Errorf("begin sync: %w", err))
+		return engineerr.For(fmt.Errorf("begin sync: %w", err))
 	}
 	defer in.End()
 	resp, err := h.upstream(x, in, query)
@@ -130,18 +110,13 @@ func (h *syncHandler) serve(x *Exchange) error {
 	}
 	if resp.StatusCode != http.StatusOK {
 		pick.forget()
-		return relayAndClose(x, resp)
+		return x.RelayAndClose(resp)
 	}
 	defer resp.Body.Close() //nolint:errcheck // it was read to its end, or the request failed
 	if pick.broken {
 		return apierr.BadJSON("The filter cannot be read.")
 	}
 	return h.answer(x, dev, in, since, pick.filter, resp)
-}
-
-func relayAndClose(x *Exchange, resp *http.Response) error {
-	defer resp.Body.Close() //nolint:errcheck // Relay reads it to its end or fails
-	return x.Upstream.Relay(x, resp)
 }
 
 // syncQuery returns the query for upstream, still without filter and timeout. Parameters
@@ -225,7 +200,7 @@ func (b *cancelBody) Close() error {
 // answer reads a sync response, commits what matters to encryption, and answers with the
 // rest.
 func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since string, filter *filter.Filter, resp *http.Response) (err error) {
-	body, plan := h.opt.spool(x, 0), h.opt.spool(x, planMemory)
+	body, plan := h.opt.spools.New(x.Identity.UserID, 0), h.opt.spools.New(x.Identity.UserID, planMemory)
 	defer func() { err = errors.Join(err, body.Close(), plan.Close()) }()
 	graph := h.lean
 	if filter != nil {
@@ -246,7 +221,7 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 	}
 	extras, err := in.Commit(x.Request.Context(), update)
 	if err != nil {
-		return engineError(fmt.Errorf("commit sync response: %w", err))
+		return engineerr.For(fmt.Errorf("commit sync response: %w", err))
 	}
 	w := newSyncWriter(dev, &h.graphs, filter, body, plan, update.Rooms, extras)
 	w.showEncryption, w.past = h.opt.ShowEncryptionState, scan.shown
@@ -259,15 +234,11 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 // syncFailure returns the client's error for a response that is no sync response, one that
 // ended early, or a failure of our own.
 func syncFailure(err error) error {
-	if full := spoolFailure(err); full != nil {
+	if full := exchange.SpoolFailure(err); full != nil {
 		return full
 	}
 	if full := memoryFailure(err); full != nil {
 		return full
-	}
-	var own *spoolError
-	if errors.As(err, &own) {
-		return err
 	}
 	var syntax *jsonscan.SyntaxError
 	if errors.As(err, &syntax) || errors.Is(err, errSyncBody) || errors.Is(err, jsonscan.ErrDepth) {

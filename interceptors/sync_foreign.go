@@ -27,12 +27,12 @@ func passSync(x *Exchange, dev Device) error {
 	query := syncQuery(x.Request)
 	query.Set("full_state", "true")
 	query.Set("timeout", "0")
-	resp, err := x.Upstream.Do(x, Change{Query: query})
+	resp, err := x.Upstream.Do(x, Change{Query: query}) //nolint:bodyclose // RelayAndClose closes it
 	if err != nil {
 		return fmt.Errorf("sync with the whole state: %w", err)
 	}
 	given := resp.StatusCode == http.StatusOK
-	if err := relayAndClose(x, resp); err != nil || !given {
+	if err := x.RelayAndClose(resp); err != nil || !given {
 		return err
 	}
 	// The client has its answer. If this is not recorded it gets the full state once more.

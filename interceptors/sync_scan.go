@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/interceptors/internal/filter"
 	"e2ee-proxy/internal/jsonscan"
 	"e2ee-proxy/internal/spool"
@@ -62,7 +63,7 @@ func (s *syncScan) run(body io.Reader, graph *jsonscan.Node, keep *spool.Spool) 
 	if s.update.Since != "" { // a sync that continues from an earlier one
 		s.shown.rest = e2ee.OrderAfter
 	}
-	_, err := jsonscan.Scan(&spoolingReader{body, keep}, graph, jsonscan.Options{Watch: watched()}, s.visit)
+	_, err := jsonscan.Scan(exchange.Spooling(body, keep), graph, jsonscan.Options{Watch: watched()}, s.visit)
 	if err != nil {
 		return s.update, fmt.Errorf("read sync response: %w", err)
 	}

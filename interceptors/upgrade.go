@@ -11,6 +11,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -23,29 +24,29 @@ import (
 
 // upgrade handles [Upgrade].
 func (r *rooms) upgrade(x *Exchange) error {
-	dev, err := device(x)
+	dev, err := x.Device()
 	if err != nil {
 		return err
 	}
-	room, err := roomParam(x)
+	room, err := x.RoomParam()
 	if err != nil {
 		return err
 	}
-	raw, err := readObject(x)
+	raw, err := x.ReadObject()
 	if err != nil {
 		return err
 	}
 	// A room that may be encrypted is treated as encrypted, which loses nothing.
 	state, err := r.encryption(x, dev, room)
 	if err == nil && state == e2ee.RoomPlain {
-		putBack(x, raw)
+		x.PutBack(raw)
 		return x.Upstream.Forward(x)
 	}
 	if err != nil && !apierr.HasCode(err, apierr.CodeClearText) {
 		return err
 	}
 	return forwardThen(x, raw, func(ctx context.Context, answer strictjson.Object) error {
-		if next := answer.TextOrEmpty("replacement_room"); validRoom(next) {
+		if next := answer.TextOrEmpty("replacement_room"); exchange.ValidRoom(next) {
 			r.encryptSuccessor(ctx, x, dev, room, id.RoomID(next))
 		}
 		return nil
@@ -81,7 +82,7 @@ func shownEncryption(ctx context.Context, x *Exchange, room id.RoomID) json.RawM
 	if err != nil {
 		return nil
 	}
-	content, err := parseObject(raw)
+	content, err := exchange.ParseObject(raw)
 	if err != nil || content.TextOrEmpty("algorithm") == "" { // another event, as Dendrite returns it
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -26,11 +27,11 @@ func versions(x *Exchange) error {
 	if resp.StatusCode != http.StatusOK {
 		return x.Upstream.Relay(x, resp)
 	}
-	raw := peek(resp)
+	raw := exchange.Peek(resp)
 	if raw == nil {
 		return apierr.Unreachable(errors.New("what the homeserver can do is not readable"))
 	}
-	if checkObject(raw) != nil { // no client can read it, so it is passed on
+	if exchange.CheckObject(raw) != nil { // no client can read it, so it is passed on
 		return x.Upstream.Relay(x, resp)
 	}
 	changed, err := editMember(raw, "unstable_features", func(features []byte) ([]byte, error) {
@@ -47,7 +48,7 @@ func versions(x *Exchange) error {
 	if err != nil {
 		return apierr.Unreachable(errors.New("what the homeserver can do is not readable"))
 	}
-	replaceBody(resp, changed)
+	exchange.ReplaceBody(resp, changed)
 	return x.Upstream.Relay(x, resp)
 }
 

@@ -38,7 +38,7 @@ func TestVersionsWithoutSlidingSync(t *testing.T) {
 	}
 	for _, answer := range []string{
 		`{"versions":[],"unstable_features":{"a":1},"unstable_features":{"org.matrix.msc3575":true}}`,
-		`{"versions":["` + strings.Repeat("v", maxAnswer) + `"]}`,
+		`{"versions":["` + strings.Repeat("v", 256<<10) + `"]}`,
 	} {
 		w := newWorld(t, e2ee.ModeProxied)
 		w.up.versions = answer

@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -29,15 +30,15 @@ func (s *sessions) wellKnown(x *Exchange) error {
 	if resp.StatusCode != http.StatusOK {
 		return s.ownWellKnown(x)
 	}
-	raw := peek(resp)
-	if raw == nil || checkObject(raw) != nil {
+	raw := exchange.Peek(resp)
+	if raw == nil || exchange.CheckObject(raw) != nil {
 		return s.ownWellKnown(x)
 	}
 	changed, err := discovery(raw, s.public)
 	if err != nil {
 		return s.ownWellKnown(x)
 	}
-	replaceBody(resp, changed)
+	exchange.ReplaceBody(resp, changed)
 	return x.Upstream.Relay(x, resp)
 }
 
@@ -48,7 +49,7 @@ func (s *sessions) ownWellKnown(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(x, json.RawMessage(raw))
+	return x.WriteJSON(json.RawMessage(raw))
 }
 
 // discovery sets the public URL in discovery information.

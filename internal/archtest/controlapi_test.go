@@ -32,7 +32,7 @@ func TestControlAPIIsDocumented(t *testing.T) {
 	}
 	codes := make(map[string]bool)
 	for _, source := range []struct{ file, code string }{
-		{"interceptors/control_errors.go", `"(DEV\.E2EE_PROXY\.[A-Z_]+)"`},
+		{"interceptors/internal/control/errors.go", `"(DEV\.E2EE_PROXY\.[A-Z_]+)"`},
 		{"e2ee/problems.go", `Problem\{\s*"([a-z_]+)"`},
 		{"e2ee/warnings.go", `(?m)^\twarn[A-Z]\w+ += "([a-z_]+)"`},
 	} {

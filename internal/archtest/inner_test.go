@@ -21,7 +21,9 @@ func inner() map[string][][]string {
 			{"gossip"},
 		},
 		"interceptors": {
-			{"filter"},
+			{"engineerr", "filter"},
+			{"exchange"},
+			{"control"},
 		},
 		"store": {
 			{"sqlio"},

@@ -1,7 +1,6 @@
-package interceptors
+package control
 
 import (
-	"io"
 	"net/http"
 	"os"
 	"strings"
@@ -9,6 +8,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/budget"
 )
 
@@ -46,7 +46,7 @@ func TestImportBody(t *testing.T) {
 		{"something behind it", `{"passphrase":"p","keys":"a"}{}`, "", apierr.CodeNotJSON},
 	} {
 		w, asked := controlWorld(t, e2ee.ModeProxied)
-		c := callOf(ControlImportKeys, http.MethodPost, "keys/import", test.body)
+		c := callOf(ImportKeys, http.MethodPost, "keys/import", test.body)
 		c.maxBody = 1 << 20
 		_, err := w.do(c)
 		if test.code != "" {
@@ -63,7 +63,7 @@ func TestImportBody(t *testing.T) {
 		}
 	}
 	w, _ := controlWorld(t, e2ee.ModeProxied)
-	c := callOf(ControlImportKeys, http.MethodPost, "keys/import", `{"keys":"`+strings.Repeat("k", 1000)+`"}`)
+	c := callOf(ImportKeys, http.MethodPost, "keys/import", `{"keys":"`+strings.Repeat("k", 1000)+`"}`)
 	c.maxBody = 1000
 	_, err := w.do(c)
 	wantError(t, err, http.StatusRequestEntityTooLarge, apierr.CodeTooLarge)
@@ -78,14 +78,14 @@ func TestImportsAreBoundedOnDisk(t *testing.T) {
 	t.Parallel()
 	const mib = 1 << 20
 	dir, disk := t.TempDir(), budget.New(8*mib, 4*mib)
-	handlers, err := Handlers(Options{Sync: SyncOptions{SpoolDir: dir, SpoolDisk: disk}})
+	handlers, err := Handlers(exchange.Spools{Dir: dir, Disk: disk, RAM: budget.New(256*mib, 32*mib)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	do := func(size int, during func()) error {
 		w, asked := controlWorld(t, e2ee.ModeProxied)
 		w.handlers, asked.during = handlers, during
-		c := callOf(ControlImportKeys, http.MethodPost, "keys/import", `{"passphrase":"p","keys":"`+strings.Repeat("k", size)+`"}`)
+		c := callOf(ImportKeys, http.MethodPost, "keys/import", `{"passphrase":"p","keys":"`+strings.Repeat("k", size)+`"}`)
 		c.maxBody = 80 * mib
 		_, err := w.do(c)
 		return err
@@ -107,34 +107,5 @@ func TestImportsAreBoundedOnDisk(t *testing.T) {
 	wantError(t, do(2*mib, nil), http.StatusTooManyRequests, apierr.CodeLimitExceeded)
 	if got := disk.Taken(); got != 3*mib {
 		t.Errorf("%d are taken, 3 MiB of them by the test", got)
-	}
-}
-
-// A response of the homeserver that has no room on the disk is no error of the
-// homeserver's, and nothing of it is committed.
-func TestSyncThatHasNoRoom(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		disk, held int64
-		status     int
-		code       string
-	}{
-		{1 << 20, 0, http.StatusBadGateway, apierr.CodeTooLarge},
-		{8 << 20, 8 << 20, http.StatusTooManyRequests, apierr.CodeLimitExceeded},
-	} {
-		disk := budget.New(test.disk, test.disk)
-		if err := disk.Take("somebody", test.held); err != nil {
-			t.Fatal(err)
-		}
-		x := &Exchange{Identity: Identity{UserID: alice}}
-		keep := SyncOptions{SpoolDir: t.TempDir(), SpoolDisk: disk}.spool(x, 0)
-		_, err := io.Copy(io.Discard, &spoolingReader{strings.NewReader(strings.Repeat(" ", 3<<20)), keep})
-		wantError(t, syncFailure(err), test.status, test.code)
-		if err := keep.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if got := disk.Taken(); got != test.held {
-			t.Errorf("%d are taken", got)
-		}
 	}
 }

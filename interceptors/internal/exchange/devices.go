@@ -1,83 +1,15 @@
-package interceptors
+package exchange
 
 import (
 	"context"
 	"encoding/json"
-	"net/http"
-	"net/url"
+	"io"
 
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/secret"
 )
-
-// Handler is one interceptor. It answers the client through x, or returns an error and has
-// written nothing.
-type Handler func(x *Exchange) error
-
-// Exchange is one request on its way through the proxy, as the steps before the
-// interceptor left it.
-type Exchange struct {
-	Writer http.ResponseWriter
-	// Request has its body limited to the route's size.
-	Request  *http.Request
-	Endpoint Endpoint
-	// Identity is the owner of the token. Zero on routes that need no token.
-	Identity Identity
-	Upstream Upstream
-	Devices  Devices
-}
-
-// Endpoint is the parsed request target. What goes upstream is rebuilt from it.
-type Endpoint struct {
-	// Pattern names the route in logs and metrics, such as
-	// "/_matrix/client/{version}/rooms/{roomId}/send/{eventType}/{txnId}".
-	Pattern string
-	// Version is the client-server API version segment: "v3", "r0", "unstable", "api/v1", …
-	Version string
-	// Params are the path parameters, percent-decoded exactly once.
-	Params map[string]string
-}
-
-// Identity is the owner of an access token, as returned by /account/whoami.
-type Identity struct {
-	UserID   id.UserID
-	DeviceID id.DeviceID // empty for a token without a device
-	Guest    bool
-	// Asserted reports whether the token is not this user's, but that of an application
-	// service which acts as the user.
-	Asserted bool
-	Token    secret.String
-}
-
-// Upstream passes requests to the homeserver.
-type Upstream interface {
-	// Forward passes the request on unchanged, streaming both ways, and answers the client.
-	Forward(x *Exchange) error
-	// Do sends the exchange's request with the changes and returns the response. The caller
-	// closes its body, which is never compressed: Do asks for none, whatever the client
-	// accepts.
-	Do(x *Exchange, c Change) (*http.Response, error)
-	// Relay answers the client with a response of Do, unchanged: status, headers, body. A
-	// caller that put another body into it has set its Content-Length as well.
-	Relay(x *Exchange, resp *http.Response) error
-}
-
-// Change is what an interceptor changes in a request before it goes upstream. Zero
-// fields keep what the client sent.
-type Change struct {
-	Method string
-	// Pattern replaces [Endpoint.Pattern], so that a POST without a transaction ID can go
-	// up as a PUT with one. Every parameter in it must be in Params or in the endpoint's.
-	Pattern string
-	// Params replaces path parameters by name.
-	Params map[string]string
-	// Query replaces the whole query when not nil.
-	Query url.Values
-	// Body replaces the body when not nil; its type is application/json.
-	Body []byte
-}
 
 // Devices is what the interceptors need of an engine.
 type Devices interface {
@@ -168,4 +100,47 @@ type ClientSync interface {
 	Commit(ctx context.Context, u e2ee.SyncUpdate) (e2ee.SyncExtras, error)
 	// End must be called in every case, also after Commit.
 	End()
+}
+
+// Control is one device as the control API (/_e2ee_proxy/v1) sees it. A method that changes
+// something has changed nothing when it returns an error, or can be repeated. Reads return
+// what the homeserver shows now.
+type Control interface {
+	// Status may talk to the homeserver. Parts that could not be read are Problems, not
+	// errors.
+	Status(ctx context.Context) (e2ee.Status, error)
+	// Bootstrap creates what is missing and returns the recovery key, if one was made and can
+	// still be read, else nothing. It never replaces an identity: ErrIdentityExists.
+	Bootstrap(ctx context.Context, auth e2ee.UserAuth) (secret.String, error)
+	// Recover takes the identity and the backup key from secret storage and signs the device.
+	Recover(ctx context.Context, with e2ee.Recovery) error
+	// ExportKeys writes the room keys as a file. On an error before it began it has written
+	// nothing.
+	ExportKeys(ctx context.Context, passphrase secret.String, w io.Writer) error
+	// ImportKeys imports room keys from such a file: ErrNotAnExport, ErrWrongPassphrase,
+	// ErrExportTooCostly. open returns a new reader of the file.
+	ImportKeys(ctx context.Context, passphrase secret.String, open func() io.Reader) (e2ee.Imported, error)
+	// RestoreHistory starts fetching all keys from the key backup: ErrNoBackup.
+	RestoreHistory(ctx context.Context) error
+	// Reset makes a new identity, secret storage and backup and returns the recovery key.
+	Reset(ctx context.Context, auth e2ee.UserAuth) (secret.String, error)
+	// RecoveryKey returns the key that an automatic bootstrap made: ErrNoRecoveryKey when
+	// there is none, it was deleted, or its time is over.
+	RecoveryKey(ctx context.Context) (secret.String, error)
+	// DeleteRecoveryKey deletes it; no error when there is none.
+	DeleteRecoveryKey(ctx context.Context) error
+	// User returns what is known of a user. A user never seen has State "none".
+	User(ctx context.Context, user id.UserID) (e2ee.UserTrust, error)
+	// Acknowledge accepts a changed identity: ErrMasterKeyNotCurrent when masterKey is not the
+	// current one, ErrVerificationLost when the user was verified before. It is no error when
+	// that key is the pinned one already.
+	Acknowledge(ctx context.Context, user id.UserID, masterKey id.Ed25519) error
+	// WithdrawVerification withdraws a verification: ErrNotVerified when there is none.
+	WithdrawVerification(ctx context.Context, user id.UserID) error
+	// SetOverride sets or removes the exception for a device: ErrUnknownDevice.
+	SetOverride(ctx context.Context, user id.UserID, device id.DeviceID, trusted *bool) error
+	// Warnings returns the pending warnings, oldest first.
+	Warnings(ctx context.Context) ([]e2ee.Warning, error)
+	// DismissWarning deletes a warning: ErrUnknownWarning.
+	DismissWarning(ctx context.Context, warning string) error
 }

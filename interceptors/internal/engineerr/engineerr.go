@@ -1,4 +1,4 @@
-package interceptors
+package engineerr
 
 import (
 	"context"
@@ -18,19 +18,16 @@ import (
 // The one place where errors of the engine become Matrix errors. The texts are for people
 // who may know nothing of encryption: what happened, then what to do.
 
-// codeKeysHeld refuses what would replace keys that the proxy published.
-const codeKeysHeld = "DEV.E2EE_PROXY.KEYS_HELD_BY_PROXY"
-
 // Hints where the homeserver does not accept or show the signature of a device.
 const (
-	hintSignatureNotShown = "The homeserver accepted the confirmation and does not show it, as Synapse does for a device ID that was logged out and used again. " +
+	HintSignatureNotShown = "The homeserver accepted the confirmation and does not show it, as Synapse does for a device ID that was logged out and used again. " +
 		"Log out and log in again with another device ID; or make a new identity: POST /_e2ee_proxy/v1/reset."
-	hintAnotherDevice = "Log out and log in again with another device ID. If that does not help, talk to the administrator of the homeserver."
+	HintAnotherDevice = "Log out and log in again with another device ID. If that does not help, talk to the administrator of the homeserver."
 )
 
-// engineError turns an error of the engine into one for the client. Unknown errors stay as
+// For turns an error of the engine into one for the client. Unknown errors stay as
 // they are and are rendered as internal errors.
-func engineError(err error) error {
+func For(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -41,16 +38,16 @@ func engineError(err error) error {
 		return identityChanged(changed).Because(err)
 	}
 	if errors.Is(err, e2ee.ErrKeysRefused) {
-		return refuseEncrypted("The homeserver refuses the encryption keys of this device, so the message was not sent.", hintAnotherDevice).Because(err)
+		return RefuseEncrypted("The homeserver refuses the encryption keys of this device, so the message was not sent.", HintAnotherDevice).Because(err)
 	}
 	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok {
-		return upstreamError(up, err)
+		return ForAnswer(up, err)
 	}
 	switch {
 	case errors.Is(err, e2ee.ErrSignatureNotShown):
-		return apierr.DeviceNotSigned(hintSignatureNotShown).Because(err)
+		return apierr.DeviceNotSigned(HintSignatureNotShown).Because(err)
 	case errors.Is(err, e2ee.ErrSignatureRefused):
-		return apierr.DeviceNotSigned(hintAnotherDevice).Because(err)
+		return apierr.DeviceNotSigned(HintAnotherDevice).Because(err)
 	case errors.Is(err, e2ee.ErrNotJoined): // as a homeserver answers
 		return apierr.Forbidden("This account is not in the room, so the message was not sent.").
 			WithHint("Join the room first; an invitation alone is not enough.").Because(err)
@@ -59,21 +56,21 @@ func engineError(err error) error {
 	case errors.Is(err, e2ee.ErrNotYetEncrypted):
 		return notYetEncrypted().Because(err)
 	case errors.Is(err, e2ee.ErrKeysLost):
-		return keysLost().Because(err)
+		return KeysLost().Because(err)
 	case errors.Is(err, e2ee.ErrCannotEncrypt), errors.Is(err, e2ee.ErrClosed):
 		return apierr.CannotEncrypt(false, err)
 	case errors.Is(err, e2ee.ErrLeaseLost):
-		return processEnding(err)
+		return ProcessEnding(err)
 	case errors.Is(err, e2ee.ErrReload):
 		return notStored().Because(err)
 	case errors.Is(err, e2ee.ErrDeviceNotSigned):
 		return apierr.DeviceNotSigned("Confirm it with the recovery key: POST /_e2ee_proxy/v1/recover, " +
 			"and see GET /_e2ee_proxy/v1/status. Then send the message again.").Because(err)
 	case errors.Is(err, e2ee.ErrKeysReplaced):
-		return refuseEncrypted("The homeserver shows other encryption keys for this device than the proxy's own, so the message was not sent.",
+		return RefuseEncrypted("The homeserver shows other encryption keys for this device than the proxy's own, so the message was not sent.",
 			"Log out and log in again as a new device. If nobody else uses this device's access token, the homeserver should be looked at.").Because(err)
 	case errors.Is(err, e2ee.ErrNotProxied):
-		return refuseEncrypted("The proxy holds no encryption keys for this device, so the message was not sent.",
+		return RefuseEncrypted("The proxy holds no encryption keys for this device, so the message was not sent.",
 			"See GET /_e2ee_proxy/v1/status.").Because(err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return apierr.TimedOut(err)
@@ -81,8 +78,8 @@ func engineError(err error) error {
 	return err
 }
 
-// processEnding is for the moments until a process ends that another one has replaced.
-func processEnding(err error) *apierr.Error {
+// ProcessEnding is for the moments until a process ends that another one has replaced.
+func ProcessEnding(err error) *apierr.Error {
 	return &apierr.Error{
 		Status: http.StatusServiceUnavailable, ErrCode: apierr.CodeUnknown, Err: err,
 		Text: "This process of the proxy is ending, because another one has taken its place. Nothing was changed.", Hint: "Try again in a moment.",
@@ -99,16 +96,16 @@ func notStored() *apierr.Error {
 	return e
 }
 
-// lookupError is like engineError when it could not be found out whether a room is
+// ForLookup is like For when it could not be found out whether a room is
 // encrypted: nothing is sent.
-func lookupError(err error) error {
+func ForLookup(err error) error {
 	if up, ok := errors.AsType[*e2ee.UpstreamError](err); ok {
 		if up.NotMatrix {
 			return apierr.NotHomeserver(err)
 		}
 		switch up.Status {
 		case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests:
-			return upstreamError(up, err)
+			return ForAnswer(up, err)
 		}
 		return apierr.CannotEncrypt(false, err)
 	}
@@ -125,15 +122,15 @@ func lookupError(err error) error {
 	if errors.Is(err, e2ee.ErrNotYetEncrypted) {
 		return notYetEncrypted().Because(err)
 	}
-	if mapped, ok := errors.AsType[*apierr.Error](engineError(err)); ok && mapped.ErrCode == apierr.CodeCannotEncrypt {
+	if mapped, ok := errors.AsType[*apierr.Error](For(err)); ok && mapped.ErrCode == apierr.CodeCannotEncrypt {
 		return mapped
 	}
 	return apierr.CannotEncrypt(false, err)
 }
 
-// upstreamError turns the homeserver's error answer to a request of the engine into one for
+// ForAnswer turns the homeserver's error answer to a request of the engine into one for
 // the client.
-func upstreamError(up *e2ee.UpstreamError, err error) error {
+func ForAnswer(up *e2ee.UpstreamError, err error) error {
 	switch {
 	case errors.Is(err, e2ee.ErrAnswerTooLarge):
 		return apierr.NewError(http.StatusBadGateway, apierr.CodeUnknown, "The homeserver's answer is larger than the proxy takes in: "+up.Op+".").Because(err)
@@ -163,8 +160,8 @@ func upstreamError(up *e2ee.UpstreamError, err error) error {
 	return apierr.HomeserverFailed(up.Status, up.Op, err)
 }
 
-// notSent adds to an error without that sentence that the message was not sent.
-func notSent(err error) error {
+// NotSent adds to an error without that sentence that the message was not sent.
+func NotSent(err error) error {
 	e, ok := errors.AsType[*apierr.Error](err)
 	if !ok || strings.Contains(e.Text, "not sent") {
 		return err
@@ -209,8 +206,8 @@ func userList(users []id.UserID) string {
 	return s
 }
 
-// clearText refuses what a device with keys of its own sends in clear.
-func clearText() *apierr.Error {
+// ClearText refuses what a device with keys of its own sends in clear.
+func ClearText() *apierr.Error {
 	return apierr.NewError(http.StatusForbidden, apierr.CodeClearText,
 		"This room is encrypted and this message was not, so it was not sent. "+
 			"The device published encryption keys that the proxy does not hold, so the proxy cannot encrypt for it.").
@@ -226,14 +223,14 @@ func notYetEncrypted() *apierr.Error {
 			"or ask somebody who may.")
 }
 
-// keysLost refuses a device whose keys the proxy had and has lost.
-func keysLost() *apierr.Error {
+// KeysLost refuses a device whose keys the proxy had and has lost.
+func KeysLost() *apierr.Error {
 	return apierr.NewError(http.StatusForbidden, apierr.CodeKeysLost,
 		"The encryption keys of this device were destroyed when its session ended, so that nobody can encrypt for it any more; nothing was sent.").
 		WithHint("Log in again as a new device, with another device ID or none.")
 }
 
-// refuseEncrypted returns a 403 CANNOT_ENCRYPT with a reason of its own.
-func refuseEncrypted(text, hint string) *apierr.Error {
+// RefuseEncrypted returns a 403 CANNOT_ENCRYPT with a reason of its own.
+func RefuseEncrypted(text, hint string) *apierr.Error {
 	return apierr.NewError(http.StatusForbidden, apierr.CodeCannotEncrypt, text).WithHint(hint)
 }

@@ -1,4 +1,4 @@
-package interceptors
+package exchange
 
 import (
 	"encoding/json"
@@ -9,7 +9,7 @@ import (
 
 func TestParseObject(t *testing.T) {
 	t.Parallel()
-	o, err := parseObject([]byte(` {"s":"a\u0062","n":1.50,"t":true,"f":false,"a":["x",1,"y"],"o":{"in":"side"},"\u006e2":null} `))
+	o, err := ParseObject([]byte(` {"s":"a\u0062","n":1.50,"t":true,"f":false,"a":["x",1,"y"],"o":{"in":"side"},"\u006e2":null} `))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func FuzzParseObject(f *testing.F) {
 	f.Add([]byte(`{"a":"b","c":{"d":[1,2]}}`))
 	f.Add([]byte(`{"a":1,"a":2}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		o, err := parseObject(raw)
+		o, err := ParseObject(raw)
 		if err != nil {
 			return
 		}

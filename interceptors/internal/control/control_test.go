@@ -1,4 +1,4 @@
-package interceptors
+package control
 
 import (
 	"bytes"
@@ -18,6 +18,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/exchange"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -26,13 +27,13 @@ const masterKey = "bTvXqyuO8jQIBqFdFJbQAVpqDFxAiZQRMbAmzJJQBFM"
 
 // callOf returns a call of the control API, with parameters for every pattern. The path "x"
 // stands for the handler's own method and path.
-func callOf(handler, method, path, body string) call {
-	for _, k := range (&control{}).calls() {
+func callOf(handler, method, path, body string) clientCall {
+	for _, k := range (&api{}).calls() {
 		if path == "x" && k.name == handler {
 			method, path = k.method, k.path[1:]
 		}
 	}
-	return call{
+	return clientCall{
 		handler: handler, method: method, pattern: "/_e2ee_proxy/v1/" + path, body: body,
 		params: map[string]string{"userId": bob.String(), "deviceId": "LAPTOP", "warningId": "w1"},
 	}
@@ -44,27 +45,27 @@ func TestControlGolden(t *testing.T) {
 	var out bytes.Buffer
 	for _, empty := range []bool{false, true} {
 		for _, tt := range []struct{ handler, method, path, body string }{
-			{ControlStatus, "GET", "status", ""},
-			{ControlBootstrap, "POST", "bootstrap", ``},
-			{ControlBootstrap, "POST", "bootstrap", `{"password":"pw"}`},
-			{ControlBootstrap, "POST", "bootstrap", `{"auth":{"type":"m.login.dummy","session":"s"}}`},
-			{ControlRecover, "POST", "recover", `{"recovery_key":"EsTk"}`},
-			{ControlRecover, "POST", "recover", `{"passphrase":"pass phrase"}`},
-			{ControlRecover, "POST", "recover", `{"recovery_key":"EsTk","restore":true}`},
-			{ControlReset, "POST", "reset", `{"password":"pw","confirm":true}`},
-			{ControlReset, "POST", "reset", `{"confirm":true}`},
-			{ControlRecoveryKey, "GET", "recovery_key", ""},
-			{ControlDeleteRecoveryKey, "DELETE", "recovery_key", ""},
-			{ControlUser, "GET", "users/{userId}", ""},
-			{ControlAcknowledge, "POST", "users/{userId}/acknowledge", `{"master_key":"` + masterKey + `="}`},
-			{ControlWithdraw, "POST", "users/{userId}/withdraw_verification", ``},
-			{ControlOverride, "PUT", "users/{userId}/devices/{deviceId}/override", `{"trusted":true}`},
-			{ControlOverride, "PUT", "users/{userId}/devices/{deviceId}/override", `{"trusted":false}`},
-			{ControlOverride, "PUT", "users/{userId}/devices/{deviceId}/override", `{"trusted":null}`},
-			{ControlWarnings, "GET", "warnings", ""},
-			{ControlDismiss, "POST", "warnings/{warningId}/dismiss", `{}`},
-			{ControlImportKeys, "POST", "keys/import", `{"passphrase":"pass","keys":"-----BEGIN"}`},
-			{ControlRestoreKeys, "POST", "keys/restore", ""},
+			{Status, "GET", "status", ""},
+			{Bootstrap, "POST", "bootstrap", ``},
+			{Bootstrap, "POST", "bootstrap", `{"password":"pw"}`},
+			{Bootstrap, "POST", "bootstrap", `{"auth":{"type":"m.login.dummy","session":"s"}}`},
+			{Recover, "POST", "recover", `{"recovery_key":"EsTk"}`},
+			{Recover, "POST", "recover", `{"passphrase":"pass phrase"}`},
+			{Recover, "POST", "recover", `{"recovery_key":"EsTk","restore":true}`},
+			{Reset, "POST", "reset", `{"password":"pw","confirm":true}`},
+			{Reset, "POST", "reset", `{"confirm":true}`},
+			{RecoveryKey, "GET", "recovery_key", ""},
+			{DeleteRecoveryKey, "DELETE", "recovery_key", ""},
+			{User, "GET", "users/{userId}", ""},
+			{Acknowledge, "POST", "users/{userId}/acknowledge", `{"master_key":"` + masterKey + `="}`},
+			{Withdraw, "POST", "users/{userId}/withdraw_verification", ``},
+			{Override, "PUT", "users/{userId}/devices/{deviceId}/override", `{"trusted":true}`},
+			{Override, "PUT", "users/{userId}/devices/{deviceId}/override", `{"trusted":false}`},
+			{Override, "PUT", "users/{userId}/devices/{deviceId}/override", `{"trusted":null}`},
+			{Warnings, "GET", "warnings", ""},
+			{Dismiss, "POST", "warnings/{warningId}/dismiss", `{}`},
+			{ImportKeys, "POST", "keys/import", `{"passphrase":"pass","keys":"-----BEGIN"}`},
+			{RestoreKeys, "POST", "keys/restore", ""},
 		} {
 			if empty && tt.method != http.MethodGet {
 				continue
@@ -116,7 +117,7 @@ func golden(t *testing.T, name string, got []byte) {
 func TestControlExport(t *testing.T) {
 	t.Parallel()
 	w, c := controlWorld(t, e2ee.ModeProxied)
-	rec, err := w.do(callOf(ControlExportKeys, http.MethodPost, "keys/export", `{"passphrase":"pass"}`))
+	rec, err := w.do(callOf(ExportKeys, http.MethodPost, "keys/export", `{"passphrase":"pass"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +126,7 @@ func TestControlExport(t *testing.T) {
 		t.Errorf("%q, headers %v", rec.Body, h)
 	}
 	c.err = errors.New("no keys")
-	rec, err = w.do(callOf(ControlExportKeys, http.MethodPost, "keys/export", `{"passphrase":"pass"}`))
+	rec, err = w.do(callOf(ExportKeys, http.MethodPost, "keys/export", `{"passphrase":"pass"}`))
 	if err == nil || rec.Body.Len() > 0 || rec.Header().Get("Content-Disposition") != "" {
 		t.Errorf("a failed export: %v, %q, headers %v", err, rec.Body, rec.Header())
 	}
@@ -138,44 +139,44 @@ func TestControlBadInput(t *testing.T) {
 		handler, body, code string
 		params              map[string]string
 	}{
-		{handler: ControlBootstrap, body: `{`, code: apierr.CodeNotJSON},
-		{handler: ControlBootstrap, body: `[]`, code: apierr.CodeBadJSON},
-		{handler: ControlBootstrap, body: `{"Password":"x"}`, code: apierr.CodeBadJSON},
-		{handler: ControlBootstrap, body: `{"password":"` + canary + `","password":"y"}`, code: apierr.CodeBadJSON},
-		{handler: ControlBootstrap, body: `{"password":7}`, code: apierr.CodeBadJSON},
-		{handler: ControlBootstrap, body: `{"password":""}`, code: apierr.CodeBadJSON},
-		{handler: ControlBootstrap, body: `{"confirm":true}`, code: apierr.CodeBadJSON},
-		{handler: ControlBootstrap, body: `{"auth":"` + canary + `"}`, code: apierr.CodeBadJSON},
-		{handler: ControlBootstrap, body: `{"auth":{},"password":"x"}`, code: apierr.CodeBadJSON},
-		{handler: ControlRecover, body: ``, code: apierr.CodeBadJSON},
-		{handler: ControlRecover, body: `{"recovery_key":"` + canary + `","passphrase":"b"}`, code: apierr.CodeBadJSON},
-		{handler: ControlRecover, body: `{"recovery_key":""}`, code: apierr.CodeBadJSON},
-		{handler: ControlRecover, body: `{"recovery_key":["` + canary + `"]}`, code: apierr.CodeBadJSON},
-		{handler: ControlRecover, body: `{"key":"` + canary + `"}`, code: apierr.CodeBadJSON},
-		{handler: ControlReset, body: ``, code: apierr.CodeMissingParam},
-		{handler: ControlReset, body: `{"confirm":false}`, code: apierr.CodeMissingParam},
-		{handler: ControlReset, body: `{"confirm":"true"}`, code: apierr.CodeBadJSON},
-		{handler: ControlReset, body: `{"confirm":1}`, code: apierr.CodeBadJSON},
-		{handler: ControlReset, body: `{"Confirm":true}`, code: apierr.CodeBadJSON},
-		{handler: ControlAcknowledge, body: `{}`, code: apierr.CodeMissingParam},
-		{handler: ControlAcknowledge, body: `{"master_key":"x"}`, code: apierr.CodeInvalidParam},
-		{handler: ControlAcknowledge, body: `{"master_key":"AAAA"}`, code: apierr.CodeInvalidParam},
-		{handler: ControlAcknowledge, body: `{"master_key":"` + masterKey + `"}`, code: apierr.CodeInvalidParam, params: map[string]string{"userId": "bob"}},
-		{handler: ControlUser, code: apierr.CodeInvalidParam, params: map[string]string{"userId": ""}},
-		{handler: ControlWithdraw, code: apierr.CodeInvalidParam, params: map[string]string{"userId": "@:"}},
-		{handler: ControlWithdraw, body: `{"a":1}`, code: apierr.CodeBadJSON},
-		{handler: ControlOverride, body: `{}`, code: apierr.CodeMissingParam},
-		{handler: ControlOverride, body: `{"trusted":"yes"}`, code: apierr.CodeBadJSON},
-		{handler: ControlOverride, body: `{"trusted":true}`, code: apierr.CodeInvalidParam, params: map[string]string{"userId": bob.String()}},
-		{handler: ControlDismiss, body: `{"a":1}`, code: apierr.CodeBadJSON},
-		{handler: ControlRecover, body: `{"recovery_key":"k","restore":"yes"}`, code: apierr.CodeBadJSON},
-		{handler: ControlExportKeys, body: `{}`, code: apierr.CodeMissingParam},
-		{handler: ControlExportKeys, body: `{"passphrase":""}`, code: apierr.CodeMissingParam},
-		{handler: ControlExportKeys, body: `{"passphrase":["` + canary + `"]}`, code: apierr.CodeBadJSON},
-		{handler: ControlImportKeys, body: `{"passphrase":"p"}`, code: apierr.CodeMissingParam},
-		{handler: ControlImportKeys, body: `{"keys":"k"}`, code: apierr.CodeMissingParam},
-		{handler: ControlImportKeys, body: `{"passphrase":"p","keys":1}`, code: apierr.CodeBadJSON},
-		{handler: ControlRestoreKeys, body: `{"restore":true}`, code: apierr.CodeBadJSON},
+		{handler: Bootstrap, body: `{`, code: apierr.CodeNotJSON},
+		{handler: Bootstrap, body: `[]`, code: apierr.CodeBadJSON},
+		{handler: Bootstrap, body: `{"Password":"x"}`, code: apierr.CodeBadJSON},
+		{handler: Bootstrap, body: `{"password":"` + canary + `","password":"y"}`, code: apierr.CodeBadJSON},
+		{handler: Bootstrap, body: `{"password":7}`, code: apierr.CodeBadJSON},
+		{handler: Bootstrap, body: `{"password":""}`, code: apierr.CodeBadJSON},
+		{handler: Bootstrap, body: `{"confirm":true}`, code: apierr.CodeBadJSON},
+		{handler: Bootstrap, body: `{"auth":"` + canary + `"}`, code: apierr.CodeBadJSON},
+		{handler: Bootstrap, body: `{"auth":{},"password":"x"}`, code: apierr.CodeBadJSON},
+		{handler: Recover, body: ``, code: apierr.CodeBadJSON},
+		{handler: Recover, body: `{"recovery_key":"` + canary + `","passphrase":"b"}`, code: apierr.CodeBadJSON},
+		{handler: Recover, body: `{"recovery_key":""}`, code: apierr.CodeBadJSON},
+		{handler: Recover, body: `{"recovery_key":["` + canary + `"]}`, code: apierr.CodeBadJSON},
+		{handler: Recover, body: `{"key":"` + canary + `"}`, code: apierr.CodeBadJSON},
+		{handler: Reset, body: ``, code: apierr.CodeMissingParam},
+		{handler: Reset, body: `{"confirm":false}`, code: apierr.CodeMissingParam},
+		{handler: Reset, body: `{"confirm":"true"}`, code: apierr.CodeBadJSON},
+		{handler: Reset, body: `{"confirm":1}`, code: apierr.CodeBadJSON},
+		{handler: Reset, body: `{"Confirm":true}`, code: apierr.CodeBadJSON},
+		{handler: Acknowledge, body: `{}`, code: apierr.CodeMissingParam},
+		{handler: Acknowledge, body: `{"master_key":"x"}`, code: apierr.CodeInvalidParam},
+		{handler: Acknowledge, body: `{"master_key":"AAAA"}`, code: apierr.CodeInvalidParam},
+		{handler: Acknowledge, body: `{"master_key":"` + masterKey + `"}`, code: apierr.CodeInvalidParam, params: map[string]string{"userId": "bob"}},
+		{handler: User, code: apierr.CodeInvalidParam, params: map[string]string{"userId": ""}},
+		{handler: Withdraw, code: apierr.CodeInvalidParam, params: map[string]string{"userId": "@:"}},
+		{handler: Withdraw, body: `{"a":1}`, code: apierr.CodeBadJSON},
+		{handler: Override, body: `{}`, code: apierr.CodeMissingParam},
+		{handler: Override, body: `{"trusted":"yes"}`, code: apierr.CodeBadJSON},
+		{handler: Override, body: `{"trusted":true}`, code: apierr.CodeInvalidParam, params: map[string]string{"userId": bob.String()}},
+		{handler: Dismiss, body: `{"a":1}`, code: apierr.CodeBadJSON},
+		{handler: Recover, body: `{"recovery_key":"k","restore":"yes"}`, code: apierr.CodeBadJSON},
+		{handler: ExportKeys, body: `{}`, code: apierr.CodeMissingParam},
+		{handler: ExportKeys, body: `{"passphrase":""}`, code: apierr.CodeMissingParam},
+		{handler: ExportKeys, body: `{"passphrase":["` + canary + `"]}`, code: apierr.CodeBadJSON},
+		{handler: ImportKeys, body: `{"passphrase":"p"}`, code: apierr.CodeMissingParam},
+		{handler: ImportKeys, body: `{"keys":"k"}`, code: apierr.CodeMissingParam},
+		{handler: ImportKeys, body: `{"passphrase":"p","keys":1}`, code: apierr.CodeBadJSON},
+		{handler: RestoreKeys, body: `{"restore":true}`, code: apierr.CodeBadJSON},
 	} {
 		w, asked := controlWorld(t, e2ee.ModeProxied)
 		c := callOf(tt.handler, http.MethodPost, "x", tt.body)
@@ -198,22 +199,22 @@ func TestControlErrors(t *testing.T) {
 		status int
 		code   string
 	}{
-		{ErrIdentityExists, 409, codeIdentityExists},
-		{ErrNoIdentity, 409, codeNoIdentity},
-		{ErrNoRecoveryKey, 404, apierr.CodeNotFound},
-		{ErrWrongRecoveryKey, 403, codeWrongRecoveryKey},
-		{ErrNoSecretStorage, 409, codeNoSecretStorage},
-		{ErrNoPassphrase, 409, codeNoSecretStorage},
-		{ErrNoBackup, 409, codeNoBackup},
-		{ErrSecretMissing, 409, codeSecretMissing},
-		{ErrSecretMismatch, 409, codeSecretMismatch},
-		{ErrWrongPassword, 403, apierr.CodeForbidden},
-		{ErrUnknownUser, 404, apierr.CodeNotFound},
-		{ErrUnknownDevice, 404, apierr.CodeNotFound},
-		{ErrUnknownWarning, 404, apierr.CodeNotFound},
-		{ErrMasterKeyNotCurrent, 409, codeMasterKeyNotCurrent},
-		{ErrVerificationLost, 409, codeVerificationLost},
-		{ErrNotVerified, 409, codeNotVerified},
+		{e2ee.ErrIdentityExists, 409, codeIdentityExists},
+		{e2ee.ErrNoIdentity, 409, codeNoIdentity},
+		{e2ee.ErrNoRecoveryKey, 404, apierr.CodeNotFound},
+		{e2ee.ErrWrongRecoveryKey, 403, codeWrongRecoveryKey},
+		{e2ee.ErrNoSecretStorage, 409, codeNoSecretStorage},
+		{e2ee.ErrNoPassphrase, 409, codeNoSecretStorage},
+		{e2ee.ErrNoBackup, 409, codeNoBackup},
+		{e2ee.ErrSecretMissing, 409, codeSecretMissing},
+		{e2ee.ErrSecretMismatch, 409, codeSecretMismatch},
+		{e2ee.ErrWrongPassword, 403, apierr.CodeForbidden},
+		{e2ee.ErrUnknownUser, 404, apierr.CodeNotFound},
+		{e2ee.ErrUnknownDevice, 404, apierr.CodeNotFound},
+		{e2ee.ErrUnknownWarning, 404, apierr.CodeNotFound},
+		{e2ee.ErrMasterKeyNotCurrent, 409, codeMasterKeyNotCurrent},
+		{e2ee.ErrVerificationLost, 409, codeVerificationLost},
+		{e2ee.ErrNotVerified, 409, codeNotVerified},
 		{e2ee.ErrNotProxied, 409, codeNotProxied},
 		{e2ee.ErrKeysReplaced, 409, codeKeysReplaced},
 		{e2ee.ErrKeysRefused, 409, codeKeysRefused},
@@ -223,7 +224,7 @@ func TestControlErrors(t *testing.T) {
 		{e2ee.ErrCannotEncrypt, 503, apierr.CodeCannotEncrypt},
 		{e2ee.ErrClosed, 503, apierr.CodeUnknown},
 		{e2ee.ErrLeaseLost, 503, apierr.CodeUnknown},
-		{&AuthNeededError{Body: json.RawMessage(`<html>`)}, 502, apierr.CodeUnknown},
+		{&e2ee.AuthNeededError{Body: json.RawMessage(`<html>`)}, 502, apierr.CodeUnknown},
 		{&e2ee.UpstreamError{Status: 401, ErrCode: "M_UNKNOWN_TOKEN"}, 401, apierr.CodeUnknownToken},
 		{&e2ee.UpstreamError{Status: 403, ErrCode: "M_FORBIDDEN"}, 403, apierr.CodeForbidden},
 		{&e2ee.UpstreamError{Status: 404, ErrCode: "M_UNRECOGNIZED"}, 502, apierr.CodeUnknown},
@@ -233,7 +234,7 @@ func TestControlErrors(t *testing.T) {
 	} {
 		w, c := controlWorld(t, e2ee.ModeProxied)
 		c.err = fmt.Errorf("recover: %w", tt.err)
-		_, err := w.do(callOf(ControlRecover, http.MethodPost, "recover", `{"passphrase":"p"}`))
+		_, err := w.do(callOf(Recover, http.MethodPost, "recover", `{"passphrase":"p"}`))
 		e := shown(t, err, tt.status, tt.code)
 		if e.Public() == "" || strings.Contains(e.Public(), "message was not sent") || !errors.Is(err, tt.err) {
 			t.Errorf("%v: text %q", err, e.Public())
@@ -245,8 +246,8 @@ func TestControlErrors(t *testing.T) {
 func TestControlAuthNeeded(t *testing.T) {
 	t.Parallel()
 	w, c := controlWorld(t, e2ee.ModeProxied)
-	c.err = &AuthNeededError{Body: json.RawMessage(`{"flows":[{"stages":["m.login.sso"]}],"params":{},"session":"s","error":"theirs"}`)}
-	_, err := w.do(callOf(ControlReset, http.MethodPost, "reset", `{"confirm":true}`))
+	c.err = &e2ee.AuthNeededError{Body: json.RawMessage(`{"flows":[{"stages":["m.login.sso"]}],"params":{},"session":"s","error":"theirs"}`)}
+	_, err := w.do(callOf(Reset, http.MethodPost, "reset", `{"confirm":true}`))
 	e := shown(t, err, http.StatusUnauthorized, apierr.CodeForbidden)
 	fields, err := json.Marshal(e.Fields)
 	if err != nil {
@@ -256,11 +257,11 @@ func TestControlAuthNeeded(t *testing.T) {
 		t.Errorf("fields (-want +got):\n%s", diff)
 	}
 	// Where it is done in a browser, a person is told where.
-	c.err = &AuthNeededError{
+	c.err = &e2ee.AuthNeededError{
 		Body: json.RawMessage(`{"flows":[{"stages":["m.oauth"]}],"params":{"m.oauth":{"url":"https://account.test/"}},"session":"s"}`),
 		URL:  "https://account.test/",
 	}
-	_, err = w.do(callOf(ControlReset, http.MethodPost, "reset", `{"confirm":true}`))
+	_, err = w.do(callOf(Reset, http.MethodPost, "reset", `{"confirm":true}`))
 	if e := shown(t, err, http.StatusUnauthorized, apierr.CodeForbidden); !strings.Contains(e.Public(), "https://account.test/") || e.Fields["params"] == nil {
 		t.Errorf("%q, %v", e.Public(), e.Fields)
 	}
@@ -273,7 +274,7 @@ func TestControlModes(t *testing.T) {
 		for name := range newControlHandlers(t) {
 			w, c := controlWorld(t, mode)
 			_, err := w.do(callOf(name, http.MethodPost, "x", `{}`))
-			if name == ControlStatus {
+			if name == Status {
 				if err != nil {
 					t.Errorf("%s: %v", name, err)
 				}
@@ -287,14 +288,14 @@ func TestControlModes(t *testing.T) {
 	}
 }
 
-func newControlHandlers(t *testing.T) map[string]Handler {
+func newControlHandlers(t *testing.T) map[string]exchange.Handler {
 	t.Helper()
-	c, err := newControl(SyncOptions{})
+	c, err := newAPI(exchange.Spools{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	all := c.handlers()
-	delete(all, ControlNone)
+	delete(all, None)
 	return all
 }
 
@@ -306,12 +307,12 @@ func TestControlLimits(t *testing.T) {
 		burst         int
 		interval      time.Duration
 	}{
-		{ControlRecover, `{"passphrase":"guess"}`, recoverBurst, recoverInterval},
-		{ControlReset, `{"confirm":true}`, resetBurst, resetInterval},
+		{Recover, `{"passphrase":"guess"}`, recoverBurst, recoverInterval},
+		{Reset, `{"confirm":true}`, resetBurst, resetInterval},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w, c := controlWorld(t, e2ee.ModeProxied)
-			c.err = ErrWrongRecoveryKey
+			c.err = e2ee.ErrWrongRecoveryKey
 			try := func(want int) (retry any) {
 				t.Helper()
 				_, err := w.do(callOf(tt.handler, http.MethodPost, "x", tt.body))
@@ -348,24 +349,5 @@ func TestControlLimits(t *testing.T) {
 				t.Errorf("the engine was asked %d times, want %d", got, want)
 			}
 		})
-	}
-}
-
-// Every name has a handler, and no handler lacks a name.
-func TestHandlerNames(t *testing.T) {
-	t.Parallel()
-	all, err := Handlers(Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{
-		Send, Redact, PutState, CreateRoom, Invite, Kick, Ban, Unban, Join, JoinByAlias, Knock, Leave, Forget,
-		Login, Register, Refresh, Logout, LogoutAll, DeleteDevice, DeleteDevices, Password, Deactivate, WellKnown, UploadKeys,
-		ControlStatus, ControlBootstrap, ControlRecover, ControlReset, ControlRecoveryKey, ControlDeleteRecoveryKey, ControlUser,
-		ControlAcknowledge, ControlWithdraw, ControlOverride, ControlWarnings, ControlDismiss, ControlExportKeys, ControlImportKeys, ControlRestoreKeys,
-	} {
-		if all[name] == nil {
-			t.Errorf("%s has no handler", name)
-		}
 	}
 }

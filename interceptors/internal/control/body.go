@@ -1,4 +1,4 @@
-package interceptors
+package control
 
 import (
 	"bytes"
@@ -12,35 +12,37 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/secret"
 )
 
 // The bodies of the control API are read strictly: a member that is unknown, named twice or
 // of the wrong type is refused, since a misspelt "confirm" must not count.
 
-// readControl reads a body into v. A blank one counts as {}.
-func readControl(x *Exchange, v any) error {
-	raw, err := readBody(x)
+// readBody reads a body into v. A blank one counts as {}.
+func readBody(x *exchange.Exchange, v any) error {
+	raw, err := x.ReadBody()
 	if err != nil {
 		return err
 	}
-	if isBlank(raw) {
+	if exchange.IsBlank(raw) {
 		raw = []byte("{}")
 	}
-	if err := checkObject(raw); err != nil {
+	if err := exchange.CheckObject(raw); err != nil {
 		return err
 	}
 	if err := json.Unmarshal(raw, v, json.RejectUnknownMembers(true)); err != nil {
-		return badControl(err, v)
+		return badBody(err, v)
 	}
 	return nil
 }
 
-// badControl returns an error that says what is wrong with a body. The decoder's errors
+// badBody returns an error that says what is wrong with a body. The decoder's errors
 // quote the body, which may hold a secret, so only the name of a member is taken from them,
 // and only if it could be one. It is in the hint, which is not logged.
-func badControl(err error, v any) error {
+func badBody(err error, v any) error {
 	what, name := "of the wrong kind", ""
 	semantic, _ := errors.AsType[*json.SemanticError](err)
 	syntactic, _ := errors.AsType[*jsontext.SyntacticError](err)
@@ -102,8 +104,8 @@ type authBody struct {
 }
 
 // auth returns the authentication in the body, a password or auth but not both.
-func (b *authBody) auth() (Auth, error) {
-	var out Auth
+func (b *authBody) auth() (e2ee.UserAuth, error) {
+	var out e2ee.UserAuth
 	if b.Password != nil {
 		if b.Password.IsZero() {
 			return out, apierr.BadJSON("The password is empty.")
@@ -133,16 +135,16 @@ type recoverBody struct {
 
 // recovery returns the recovery key or the passphrase in the body, exactly one of which
 // must be there.
-func (b *recoverBody) recovery() (Recovery, error) {
+func (b *recoverBody) recovery() (e2ee.Recovery, error) {
 	switch {
 	case (b.RecoveryKey == nil) == (b.Passphrase == nil):
-		return Recovery{}, apierr.BadJSON("Give either recovery_key or passphrase.")
+		return e2ee.Recovery{}, apierr.BadJSON("Give either recovery_key or passphrase.")
 	case b.RecoveryKey != nil && !b.RecoveryKey.IsZero():
-		return Recovery{Key: *b.RecoveryKey, Restore: b.Restore}, nil
+		return e2ee.Recovery{Key: *b.RecoveryKey, Restore: b.Restore}, nil
 	case b.Passphrase != nil && !b.Passphrase.IsZero():
-		return Recovery{Passphrase: *b.Passphrase, Restore: b.Restore}, nil
+		return e2ee.Recovery{Passphrase: *b.Passphrase, Restore: b.Restore}, nil
 	}
-	return Recovery{}, apierr.BadJSON("The recovery key or passphrase is empty.")
+	return e2ee.Recovery{}, apierr.BadJSON("The recovery key or passphrase is empty.")
 }
 
 // acknowledgeBody is the body of acknowledge.

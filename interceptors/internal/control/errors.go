@@ -1,4 +1,4 @@
-package interceptors
+package control
 
 import (
 	"encoding/json"
@@ -7,6 +7,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/engineerr"
 )
 
 // Error codes of the control API beside those of the Client-Server API.
@@ -29,13 +30,13 @@ const (
 	codeSignatureRefused    = "DEV.E2EE_PROXY.SIGNATURE_REFUSED"
 )
 
-// controlError turns an error of [Control] into one for the client.
-func controlError(err error) error {
-	if needed, ok := errors.AsType[*AuthNeededError](err); ok {
+// clientError turns an error of [exchange.Control] into one for the client.
+func clientError(err error) error {
+	if needed, ok := errors.AsType[*e2ee.AuthNeededError](err); ok {
 		return authNeeded(needed)
 	}
 	up, answered := errors.AsType[*e2ee.UpstreamError](err)
-	for _, known := range controlReasons() {
+	for _, known := range reasons() {
 		if answered && errors.Is(known.reason, e2ee.ErrCannotEncrypt) {
 			continue // the homeserver itself said what was wrong
 		}
@@ -44,14 +45,14 @@ func controlError(err error) error {
 		}
 	}
 	if answered {
-		return controlUpstream(up, err)
+		return homeserverError(up, err)
 	}
-	return engineError(err)
+	return engineerr.For(err)
 }
 
-// controlUpstream turns the homeserver's error answer to a request made by a call into one
+// homeserverError turns the homeserver's error answer to a request made by a call into one
 // for the client.
-func controlUpstream(up *e2ee.UpstreamError, err error) error {
+func homeserverError(up *e2ee.UpstreamError, err error) error {
 	if up.NotMatrix {
 		return apierr.NotHomeserver(err)
 	}
@@ -59,78 +60,78 @@ func controlUpstream(up *e2ee.UpstreamError, err error) error {
 	case http.StatusForbidden:
 		return apierr.Forbidden("The homeserver refused this.").Because(err)
 	}
-	return upstreamError(up, err)
+	return engineerr.ForAnswer(up, err)
 }
 
-type controlReason struct {
+type reason struct {
 	reason error
 	answer *apierr.Error
 }
 
-// controlReasons returns the client's error for each error of [Control]. The first that
+// reasons returns the client's error for each error of [exchange.Control]. The first that
 // matches counts.
-func controlReasons() []controlReason {
+func reasons() []reason {
 	conflict := func(code, text, hint string) *apierr.Error {
 		return apierr.NewError(http.StatusConflict, code, text).WithHint(hint)
 	}
-	return []controlReason{
-		{ErrIdentityExists, conflict(codeIdentityExists,
+	return []reason{
+		{e2ee.ErrIdentityExists, conflict(codeIdentityExists,
 			"This account has a digital identity already.",
 			"Use it with POST /_e2ee_proxy/v1/recover. Only POST /_e2ee_proxy/v1/reset makes a new one.")},
-		{ErrNoIdentity, conflict(codeNoIdentity,
+		{e2ee.ErrNoIdentity, conflict(codeNoIdentity,
 			"This account has no digital identity.", "Make one with POST /_e2ee_proxy/v1/bootstrap.")},
-		{ErrNoRecoveryKey, apierr.NotFound("No recovery key is kept for this account: it was deleted, its time is over, or none was made here.")},
-		{ErrWrongRecoveryKey, apierr.NewError(http.StatusForbidden, codeWrongRecoveryKey,
+		{e2ee.ErrNoRecoveryKey, apierr.NotFound("No recovery key is kept for this account: it was deleted, its time is over, or none was made here.")},
+		{e2ee.ErrWrongRecoveryKey, apierr.NewError(http.StatusForbidden, codeWrongRecoveryKey,
 			"The recovery key or passphrase does not open this account's secret storage. Nothing was changed.")},
-		{ErrNoSecretStorage, conflict(codeNoSecretStorage,
+		{e2ee.ErrNoSecretStorage, conflict(codeNoSecretStorage,
 			"This account has no secret storage with a default key, so there is nothing to recover from.",
 			"Set recovery up in another client that is signed in, or use POST /_e2ee_proxy/v1/reset.")},
-		{ErrNoPassphrase, conflict(codeNoSecretStorage,
+		{e2ee.ErrNoPassphrase, conflict(codeNoSecretStorage,
 			"This account's secret storage has no passphrase.", "Use the recovery key.")},
-		{ErrNoBackup, conflict(codeNoBackup,
+		{e2ee.ErrNoBackup, conflict(codeNoBackup,
 			"There is no saved message history that can be read from here.", "Recover first: POST /_e2ee_proxy/v1/recover.")},
-		{ErrSecretMissing, conflict(codeSecretMissing,
+		{e2ee.ErrSecretMissing, conflict(codeSecretMissing,
 			"The secret storage does not hold what is needed. Nothing was changed.",
 			"Set recovery up again in a client that is signed in, or use POST /_e2ee_proxy/v1/reset.")},
-		{ErrSecretMismatch, conflict(codeSecretMismatch,
+		{e2ee.ErrSecretMismatch, conflict(codeSecretMismatch,
 			"What the secret storage holds does not belong to the account's published identity. Nothing was changed.",
 			"Set recovery up again in a client that is signed in, or use POST /_e2ee_proxy/v1/reset.")},
-		{ErrWrongPassword, apierr.Forbidden("The homeserver did not accept the password.")},
-		{ErrUnknownUser, apierr.NotFound("Nothing is known of this user.")},
-		{ErrUnknownDevice, apierr.NotFound("This user has no such device.")},
-		{ErrUnknownWarning, apierr.NotFound("There is no such warning.")},
-		{ErrMasterKeyNotCurrent, conflict(codeMasterKeyNotCurrent,
+		{e2ee.ErrWrongPassword, apierr.Forbidden("The homeserver did not accept the password.")},
+		{e2ee.ErrUnknownUser, apierr.NotFound("Nothing is known of this user.")},
+		{e2ee.ErrUnknownDevice, apierr.NotFound("This user has no such device.")},
+		{e2ee.ErrUnknownWarning, apierr.NotFound("There is no such warning.")},
+		{e2ee.ErrMasterKeyNotCurrent, conflict(codeMasterKeyNotCurrent,
 			"This is not the user's current identity: it may have changed again. Nothing was changed.",
 			"Look at GET /_e2ee_proxy/v1/users/{userId} and ask them.")},
-		{ErrVerificationLost, conflict(codeVerificationLost,
+		{e2ee.ErrVerificationLost, conflict(codeVerificationLost,
 			"You had verified this user before the identity was reset, so that accepting the new one is not enough.",
 			"Verify again, or give the verification up first: POST /_e2ee_proxy/v1/users/{userId}/withdraw_verification.")},
 		{e2ee.ErrNotProxied, apierr.NewError(http.StatusConflict, codeNotProxied, "The proxy holds no encryption keys for this device.")},
 		{e2ee.ErrKeysReplaced, conflict(codeKeysReplaced,
 			"The homeserver shows other encryption keys for this device than the proxy's own.", "Log out and log in again as a new device.")},
 		{e2ee.ErrSignatureNotShown, conflict(codeSignatureNotShown,
-			"This device could not be confirmed.", hintSignatureNotShown)},
+			"This device could not be confirmed.", engineerr.HintSignatureNotShown)},
 		{e2ee.ErrSignatureRefused, conflict(codeSignatureRefused,
-			"The homeserver refuses the confirmation of this device.", hintAnotherDevice)},
+			"The homeserver refuses the confirmation of this device.", engineerr.HintAnotherDevice)},
 		{e2ee.ErrKeysRefused, conflict(codeKeysRefused,
-			"The homeserver refuses the encryption keys of this device.", hintAnotherDevice)},
+			"The homeserver refuses the encryption keys of this device.", engineerr.HintAnotherDevice)},
 		{e2ee.ErrDeviceNotSigned, apierr.DeviceNotSigned("Confirm it first: POST /_e2ee_proxy/v1/recover.")},
 		{e2ee.ErrCannotEncrypt, apierr.NewError(http.StatusServiceUnavailable, apierr.CodeCannotEncrypt,
 			"What the homeserver shows of this account could not be read.").WithHint("Try again in a moment.")},
 		{e2ee.ErrClosed, apierr.NewError(http.StatusServiceUnavailable, apierr.CodeUnknown, "The proxy is shutting down.").WithHint("Try again in a moment.")},
-		{e2ee.ErrLeaseLost, processEnding(nil)},
-		{ErrNotAnExport, apierr.BadJSON("keys is not the text of a file of exported keys. Nothing was imported.")},
-		{ErrExportTooCostly, apierr.BadJSON("The file asks for more work than the file of any client does. Nothing was imported.")},
-		{ErrWrongPassphrase, apierr.NewError(http.StatusForbidden, codeWrongPassphrase,
+		{e2ee.ErrLeaseLost, engineerr.ProcessEnding(nil)},
+		{e2ee.ErrNotAnExport, apierr.BadJSON("keys is not the text of a file of exported keys. Nothing was imported.")},
+		{e2ee.ErrExportTooCostly, apierr.BadJSON("The file asks for more work than the file of any client does. Nothing was imported.")},
+		{e2ee.ErrWrongPassphrase, apierr.NewError(http.StatusForbidden, codeWrongPassphrase,
 			"The passphrase does not open the file, or the file is damaged. Nothing was imported.")},
-		{ErrNotVerified, conflict(codeNotVerified,
+		{e2ee.ErrNotVerified, conflict(codeNotVerified,
 			"This user is not verified, so that there is nothing to withdraw.", "")},
 	}
 }
 
 // authNeeded passes the homeserver's user-interactive authentication on to the client, in
 // the form of the Client-Server API: a 401 with flows and session.
-func authNeeded(needed *AuthNeededError) error {
+func authNeeded(needed *e2ee.AuthNeededError) error {
 	fields := map[string]any{}
 	if err := json.Unmarshal(needed.Body, &fields); err != nil {
 		return apierr.Unreachable(needed)

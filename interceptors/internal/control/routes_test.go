@@ -1,4 +1,4 @@
-package interceptors
+package control
 
 import (
 	"errors"
@@ -14,8 +14,8 @@ import (
 // proxy decided on: should the two ever differ, nothing is done.
 func TestControlCallsMustAgree(t *testing.T) {
 	t.Parallel()
-	calls := (&control{}).calls()
-	names := []string{ControlNone}
+	calls := (&api{}).calls()
+	names := []string{None}
 	for _, k := range calls {
 		names = append(names, k.name)
 	}
@@ -55,7 +55,7 @@ func TestControlRefusesWhatIsNoCall(t *testing.T) {
 		{"GET", "STATUS", 404, ""},
 		{"GET", "", 404, ""},
 	} {
-		for _, decided := range []string{ControlNone, ControlStatus} {
+		for _, decided := range []string{None, Status} {
 			w, c := controlWorld(t, e2ee.ModeProxied)
 			_, err := w.do(callOf(decided, tt.method, tt.path, ""))
 			e := shown(t, err, tt.status, apierr.CodeUnrecognized)
@@ -71,13 +71,13 @@ func TestControlRefusesWhatIsNoCall(t *testing.T) {
 func TestControlCalls(t *testing.T) {
 	t.Parallel()
 	seen := make(map[string]bool)
-	for _, k := range (&control{}).calls() {
+	for _, k := range (&api{}).calls() {
 		if at := k.method + " " + k.path; seen[at] || seen[k.name] || k.do == nil {
 			t.Errorf("%s %s is there twice, or does nothing", k.name, at)
 		} else {
 			seen[at], seen[k.name] = true, true
 		}
-		if k.anyToken != (k.name == ControlStatus) {
+		if k.anyToken != (k.name == Status) {
 			t.Errorf("%s answers for any token: %t", k.name, k.anyToken)
 		}
 		if !slices.Contains([]string{http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete}, k.method) {

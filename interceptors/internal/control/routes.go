@@ -1,4 +1,4 @@
-package interceptors
+package control
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/exchange"
 )
 
 // Rules of this file:
@@ -19,57 +20,57 @@ import (
 //   - Parameters are those of package proxy, percent-decoded once.
 //   - Both must find the same call, or nothing is done.
 
-const controlPrefix = "/_e2ee_proxy/v1"
+const prefix = "/_e2ee_proxy/v1"
 
-// controlCall is one call of the control API.
-type controlCall struct {
+// call is one call of the control API.
+type call struct {
 	name string // its name in package proxy's table
 	// method and path, below the prefix, are those of the row in package proxy's table.
 	method, path string
 	// anyToken reports whether every token may call it; the others need a proxied device.
 	anyToken bool
-	do       func(a controlRequest) (any, error)
+	do       func(a request) (any, error)
 }
 
 // calls returns all calls. The zero value of a field is the stricter one.
-func (c *control) calls() []controlCall {
-	return []controlCall{
-		{name: ControlStatus, method: http.MethodGet, path: "/status", anyToken: true, do: controlStatus},
-		{name: ControlBootstrap, method: http.MethodPost, path: "/bootstrap", do: c.bootstrap},
-		{name: ControlRecover, method: http.MethodPost, path: "/recover", do: c.recover},
-		{name: ControlReset, method: http.MethodPost, path: "/reset", do: c.reset},
-		{name: ControlRecoveryKey, method: http.MethodGet, path: "/recovery_key", do: controlRecoveryKey},
-		{name: ControlDeleteRecoveryKey, method: http.MethodDelete, path: "/recovery_key", do: controlDeleteRecoveryKey},
-		{name: ControlUser, method: http.MethodGet, path: "/users/{userId}", do: controlUser},
-		{name: ControlAcknowledge, method: http.MethodPost, path: "/users/{userId}/acknowledge", do: controlAcknowledge},
-		{name: ControlWithdraw, method: http.MethodPost, path: "/users/{userId}/withdraw_verification", do: controlWithdraw},
-		{name: ControlOverride, method: http.MethodPut, path: "/users/{userId}/devices/{deviceId}/override", do: controlOverride},
-		{name: ControlWarnings, method: http.MethodGet, path: "/warnings", do: controlWarnings},
-		{name: ControlDismiss, method: http.MethodPost, path: "/warnings/{warningId}/dismiss", do: controlDismiss},
-		{name: ControlExportKeys, method: http.MethodPost, path: "/keys/export", do: c.exportKeys},
-		{name: ControlImportKeys, method: http.MethodPost, path: "/keys/import", do: c.importKeys},
-		{name: ControlRestoreKeys, method: http.MethodPost, path: "/keys/restore", do: c.restoreKeys},
+func (c *api) calls() []call {
+	return []call{
+		{name: Status, method: http.MethodGet, path: "/status", anyToken: true, do: getStatus},
+		{name: Bootstrap, method: http.MethodPost, path: "/bootstrap", do: c.bootstrap},
+		{name: Recover, method: http.MethodPost, path: "/recover", do: c.recover},
+		{name: Reset, method: http.MethodPost, path: "/reset", do: c.reset},
+		{name: RecoveryKey, method: http.MethodGet, path: "/recovery_key", do: getRecoveryKey},
+		{name: DeleteRecoveryKey, method: http.MethodDelete, path: "/recovery_key", do: deleteRecoveryKey},
+		{name: User, method: http.MethodGet, path: "/users/{userId}", do: getUser},
+		{name: Acknowledge, method: http.MethodPost, path: "/users/{userId}/acknowledge", do: acknowledge},
+		{name: Withdraw, method: http.MethodPost, path: "/users/{userId}/withdraw_verification", do: withdraw},
+		{name: Override, method: http.MethodPut, path: "/users/{userId}/devices/{deviceId}/override", do: setOverride},
+		{name: Warnings, method: http.MethodGet, path: "/warnings", do: listWarnings},
+		{name: Dismiss, method: http.MethodPost, path: "/warnings/{warningId}/dismiss", do: dismiss},
+		{name: ExportKeys, method: http.MethodPost, path: "/keys/export", do: c.exportKeys},
+		{name: ImportKeys, method: http.MethodPost, path: "/keys/import", do: c.importKeys},
+		{name: RestoreKeys, method: http.MethodPost, path: "/keys/restore", do: c.restoreKeys},
 	}
 }
 
 // route registers the calls.
-func (c *control) route() {
+func (c *api) route() {
 	c.routes = chi.NewMux()
 	c.routes.Use(noStore)
-	c.routes.NotFound(withError(func(*controlRequest) error { return apierr.NotImplemented("There is no such endpoint.") }))
+	c.routes.NotFound(withError(func(*request) error { return apierr.NotImplemented("There is no such endpoint.") }))
 	c.routes.MethodNotAllowed(withError(c.otherMethod))
 	for _, call := range c.calls() {
 		steps := chi.Middlewares{decidedAs(call.name), withDevice}
 		if !call.anyToken {
 			steps = append(steps, proxiedOnly)
 		}
-		c.routes.With(steps...).Method(call.method, controlPrefix+call.path, withError(call.answer))
+		c.routes.With(steps...).Method(call.method, prefix+call.path, withError(call.answer))
 	}
 }
 
-// handlers returns every call under its name, and under ControlNone the one that refuses.
-func (c *control) handlers() map[string]Handler {
-	all := map[string]Handler{ControlNone: c.handlerNamed(ControlNone)}
+// handlers returns every call under its name, and under None the one that refuses.
+func (c *api) handlers() map[string]exchange.Handler {
+	all := map[string]exchange.Handler{None: c.handlerNamed(None)}
 	for _, call := range c.calls() {
 		all[call.name] = c.handlerNamed(call.name)
 	}
@@ -77,35 +78,35 @@ func (c *control) handlers() map[string]Handler {
 }
 
 // handlerNamed returns the handler for a request that package proxy decided to be the named call.
-func (c *control) handlerNamed(name string) Handler {
-	return func(x *Exchange) error {
-		a := &controlRequest{Exchange: x, ctx: x.Request.Context(), name: name, err: errNoControlAnswer}
+func (c *api) handlerNamed(name string) exchange.Handler {
+	return func(x *exchange.Exchange) error {
+		a := &request{Exchange: x, ctx: x.Request.Context(), name: name, err: errNoAnswer}
 		at := chi.NewRouteContext()
-		at.Routes, at.RoutePath = c.routes, controlPath(x.Request.URL)
+		at.Routes, at.RoutePath = c.routes, pathOf(x.Request.URL)
 		ctx := context.WithValue(context.WithValue(a.ctx, chi.RouteCtxKey, at), askedKey{}, a)
 		c.routes.ServeHTTP(x.Writer, x.Request.WithContext(ctx))
 		return a.err
 	}
 }
 
-// controlPath returns the path that package proxy built. If it is empty, chi would use
+// pathOf returns the path that package proxy built. If it is empty, chi would use
 // another one.
-func controlPath(u *url.URL) string {
+func pathOf(u *url.URL) string {
 	if u.Opaque == "" {
 		return "/"
 	}
 	return u.Opaque
 }
 
-var errNoControlAnswer = errors.New("a call of the control API came to no end")
+var errNoAnswer = errors.New("a call of the control API came to no end")
 
-// controlRequest is one request of the control API.
-type controlRequest struct {
-	*Exchange
+// request is one request of the control API.
+type request struct {
+	*exchange.Exchange
 	ctx context.Context
-	Control
+	exchange.Control
 	name string // the call that package proxy decided on
-	dev  Device
+	dev  exchange.Device
 	// err is the result of the call. It is an error until the call has succeeded.
 	err error
 }
@@ -113,19 +114,19 @@ type controlRequest struct {
 type askedKey struct{}
 
 // withError adapts a handler that returns an error to net/http.
-func withError(do func(a *controlRequest) error) http.HandlerFunc {
+func withError(do func(a *request) error) http.HandlerFunc {
 	return func(_ http.ResponseWriter, r *http.Request) {
-		if a, ok := r.Context().Value(askedKey{}).(*controlRequest); ok {
+		if a, ok := r.Context().Value(askedKey{}).(*request); ok {
 			a.err = do(a)
 		}
 	}
 }
 
 // middleware makes middleware of a check that may refuse.
-func middleware(check func(a *controlRequest) error) func(http.Handler) http.Handler {
+func middleware(check func(a *request) error) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			a, ok := r.Context().Value(askedKey{}).(*controlRequest)
+			a, ok := r.Context().Value(askedKey{}).(*request)
 			if !ok {
 				return
 			}
@@ -140,7 +141,7 @@ func middleware(check func(a *controlRequest) error) func(http.Handler) http.Han
 
 // noStore sets Cache-Control: no-store, since some answers are secrets.
 func noStore(next http.Handler) http.Handler {
-	return middleware(func(a *controlRequest) error {
+	return middleware(func(a *request) error {
 		a.Writer.Header().Set("Cache-Control", "no-store")
 		return nil
 	})(next)
@@ -148,7 +149,7 @@ func noStore(next http.Handler) http.Handler {
 
 // decidedAs refuses unless package proxy decided on the same call.
 func decidedAs(name string) func(http.Handler) http.Handler {
-	return middleware(func(a *controlRequest) error {
+	return middleware(func(a *request) error {
 		if a.name != name {
 			return fmt.Errorf("the route table says %q and the control API %q", a.name, name)
 		}
@@ -158,8 +159,8 @@ func decidedAs(name string) func(http.Handler) http.Handler {
 
 // withDevice loads the device of the request.
 func withDevice(next http.Handler) http.Handler {
-	return middleware(func(a *controlRequest) (err error) {
-		if a.dev, err = device(a.Exchange); err == nil {
+	return middleware(func(a *request) (err error) {
+		if a.dev, err = a.Exchange.Device(); err == nil {
 			a.Control = a.dev.Control()
 		}
 		return err
@@ -168,25 +169,25 @@ func withDevice(next http.Handler) http.Handler {
 
 // proxiedOnly refuses devices whose keys the proxy does not hold.
 func proxiedOnly(next http.Handler) http.Handler {
-	return middleware(func(a *controlRequest) error { return notProxied(a.dev.Mode()) })(next)
+	return middleware(func(a *request) error { return notProxied(a.dev.Mode()) })(next)
 }
 
 // answer runs the call and writes its answer.
-func (k controlCall) answer(a *controlRequest) error {
+func (k call) answer(a *request) error {
 	out, err := k.do(*a)
 	if err != nil {
-		return controlError(err)
+		return clientError(err)
 	}
 	if _, ok := out.(answered); ok {
 		return nil
 	}
-	return writeJSON(a.Exchange, out)
+	return a.WriteJSON(out)
 }
 
 // otherMethod refuses a method that a path does not have, and names those that it has (405
 // M_UNRECOGNIZED: Client-Server API, "Common error codes").
-func (c *control) otherMethod(a *controlRequest) error {
-	path := controlPath(a.Request.URL)
+func (c *api) otherMethod(a *request) error {
+	path := pathOf(a.Request.URL)
 	var has []string
 	for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete} {
 		if c.routes.Match(chi.NewRouteContext(), method, path) {

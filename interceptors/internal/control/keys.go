@@ -1,10 +1,9 @@
-package interceptors
+package control
 
 import (
 	"net/http"
 	"time"
 
-	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/secret"
 )
@@ -30,9 +29,9 @@ func (b *exportBody) passphrase() (secret.String, error) {
 	return *b.Passphrase, nil
 }
 
-func (c *control) exportKeys(a controlRequest) (any, error) {
+func (c *api) exportKeys(a request) (any, error) {
 	var body exportBody
-	if err := readControl(a.Exchange, &body); err != nil {
+	if err := readBody(a.Exchange, &body); err != nil {
 		return nil, err
 	}
 	passphrase, err := body.passphrase()
@@ -72,8 +71,8 @@ func (l *lateWriter) Write(p []byte) (int, error) {
 	return l.w.Write(p)
 }
 
-func (c *control) restoreKeys(a controlRequest) (any, error) {
-	if err := readControl(a.Exchange, &emptyBody{}); err != nil {
+func (c *api) restoreKeys(a request) (any, error) {
+	if err := readBody(a.Exchange, &emptyBody{}); err != nil {
 		return nil, err
 	}
 	if err := c.exports.take(a.Identity.UserID); err != nil {
@@ -81,5 +80,3 @@ func (c *control) restoreKeys(a controlRequest) (any, error) {
 	}
 	return done{}, a.RestoreHistory(a.ctx)
 }
-
-var _ Control = (*e2ee.Device)(nil)

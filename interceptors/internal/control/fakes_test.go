@@ -1,15 +1,11 @@
-package interceptors
+package control
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
-	"strings"
-	"testing"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -33,8 +29,8 @@ func (c *fakeControl) ask(format string, args ...any) error {
 	return c.err
 }
 
-func (c *fakeControl) Status(context.Context) (Status, error) {
-	s := Status{UserID: alice, DeviceID: "DEVICE", Mode: "proxied"}
+func (c *fakeControl) Status(context.Context) (e2ee.Status, error) {
+	s := e2ee.Status{UserID: alice, DeviceID: "DEVICE", Mode: "proxied"}
 	if c.empty {
 		return s, c.ask("status")
 	}
@@ -50,15 +46,15 @@ func (c *fakeControl) Status(context.Context) (Status, error) {
 	return s, c.ask("status")
 }
 
-func (c *fakeControl) Bootstrap(_ context.Context, a Auth) (secret.String, error) {
+func (c *fakeControl) Bootstrap(_ context.Context, a e2ee.UserAuth) (secret.String, error) {
 	return secret.NewString("EsTk ey"), c.ask("bootstrap %q %s", a.Password.Reveal(), a.Stage)
 }
 
-func (c *fakeControl) Recover(_ context.Context, r Recovery) error {
+func (c *fakeControl) Recover(_ context.Context, r e2ee.Recovery) error {
 	return c.ask("recover %q %q %v", r.Key.Reveal(), r.Passphrase.Reveal(), r.Restore)
 }
 
-func (c *fakeControl) Reset(_ context.Context, a Auth) (secret.String, error) {
+func (c *fakeControl) Reset(_ context.Context, a e2ee.UserAuth) (secret.String, error) {
 	return secret.NewString("EsTk ey"), c.ask("reset %q %s", a.Password.Reveal(), a.Stage)
 }
 
@@ -93,12 +89,12 @@ func (c *fakeControl) RecoveryKey(context.Context) (secret.String, error) {
 
 func (c *fakeControl) DeleteRecoveryKey(context.Context) error { return c.ask("delete key") }
 
-func (c *fakeControl) User(_ context.Context, user id.UserID) (UserTrust, error) {
+func (c *fakeControl) User(_ context.Context, user id.UserID) (e2ee.UserTrust, error) {
 	if c.empty {
-		return UserTrust{UserID: user, State: "none"}, c.ask("user %s", user)
+		return e2ee.UserTrust{UserID: user, State: "none"}, c.ask("user %s", user)
 	}
 	trusted := false
-	return UserTrust{
+	return e2ee.UserTrust{
 		UserID: user, State: "changed", PinnedMasterKey: masterKey, CurrentMasterKey: "other",
 		Devices: []e2ee.DeviceTrust{{DeviceID: "LAPTOP", Signed: true}, {DeviceID: "OLD", Override: &trusted}},
 	}, c.ask("user %s", user)
@@ -131,24 +127,4 @@ func (c *fakeControl) Warnings(context.Context) ([]e2ee.Warning, error) {
 
 func (c *fakeControl) DismissWarning(_ context.Context, warning string) error {
 	return c.ask("dismiss %s", warning)
-}
-
-// controlWorld returns a world with a control.
-func controlWorld(t *testing.T, mode e2ee.Mode) (*world, *fakeControl) {
-	t.Helper()
-	w := newWorld(t, mode)
-	c := &fakeControl{}
-	w.dev.control = c
-	return w, c
-}
-
-// written returns the path of a pattern, as package proxy builds it.
-func written(pattern string, params map[string]string) string {
-	segments := strings.Split(pattern, "/")
-	for i, seg := range segments {
-		if name, ok := strings.CutPrefix(seg, "{"); ok {
-			segments[i] = cmp.Or(url.PathEscape(params[strings.TrimSuffix(name, "}")]), "none")
-		}
-	}
-	return strings.Join(segments, "/")
 }

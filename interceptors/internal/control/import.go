@@ -1,4 +1,4 @@
-package interceptors
+package control
 
 import (
 	"bufio"
@@ -12,6 +12,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/jsonscan"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/spool"
@@ -48,11 +49,11 @@ type importBody struct {
 }
 
 // readImport scans the body of an import into keep.
-func readImport(x *Exchange, keep *spool.Spool) (importBody, error) {
+func readImport(x *exchange.Exchange, keep *spool.Spool) (importBody, error) {
 	var body importBody
 	seen := make(map[int]int)
 	values := 0
-	_, err := jsonscan.Scan(&spoolingReader{x.Request.Body, keep}, importGraph(), jsonscan.Options{MaxCapture: maxPassphrase}, func(v *jsonscan.Value) error {
+	_, err := jsonscan.Scan(exchange.Spooling(x.Request.Body, keep), importGraph(), jsonscan.Options{MaxCapture: maxPassphrase}, func(v *jsonscan.Value) error {
 		seen[v.ID]++
 		switch v.ID {
 		case importTop:
@@ -101,16 +102,13 @@ var errImportMember = errors.New("a member that is not one of an import")
 
 // importFailure returns the client's error for a body that could not be read.
 func importFailure(err error) error {
-	var own *spoolError
 	var syntax *jsonscan.SyntaxError
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return apierr.TooLarge(tooLarge.Limit)
 	}
-	switch full := spoolFailure(err); {
+	switch full := exchange.SpoolFailure(err); {
 	case full != nil:
 		return full
-	case errors.As(err, &own):
-		return err
 	case errors.As(err, &syntax), errors.Is(err, jsonscan.ErrDepth):
 		return apierr.NotJSON(nil)
 	case errors.Is(err, errImportMember):
@@ -119,9 +117,9 @@ func importFailure(err error) error {
 	return err
 }
 
-// importKeys handles [ControlImportKeys].
-func (c *control) importKeys(a controlRequest) (_ any, err error) {
-	keep := c.options.spool(a.Exchange, 0)
+// importKeys handles [ImportKeys].
+func (c *api) importKeys(a request) (_ any, err error) {
+	keep := c.spools.New(a.Identity.UserID, 0)
 	defer func() { err = errors.Join(err, keep.Close()) }()
 	body, err := readImport(a.Exchange, keep)
 	if err != nil {

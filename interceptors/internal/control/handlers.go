@@ -1,4 +1,4 @@
-package interceptors
+package control
 
 import (
 	"net/http"
@@ -9,13 +9,12 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/secret"
 )
 
-// The control API, /_e2ee_proxy/v1/… (docs/control-api.md). The access token names the
-// account, and nothing in a request can name another one. GET status answers for every
-// token; everything else is 409 for a device whose keys the proxy does not hold. Answers
-// are never cached: some are secrets.
+// GET status answers for every token; everything else is 409 for a device whose keys the
+// proxy does not hold. Answers are never cached: some are secrets.
 
 // Limits of what somebody with a stolen token might guess or break.
 const (
@@ -25,14 +24,14 @@ const (
 	resetInterval   = 5 * time.Minute
 )
 
-// control holds the handlers of the control API.
-type control struct {
+// api holds the handlers of the control API.
+type api struct {
 	recovers, resets, exports *attempts
-	options                   SyncOptions
+	spools                    exchange.Spools
 	routes                    *chi.Mux
 }
 
-func newControl(o SyncOptions) (*control, error) {
+func newAPI(s exchange.Spools) (*api, error) {
 	recovers, err := newAttempts(recoverBurst, recoverInterval)
 	if err != nil {
 		return nil, err
@@ -45,9 +44,19 @@ func newControl(o SyncOptions) (*control, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &control{recovers: recovers, resets: resets, exports: exports, options: o}
+	c := &api{recovers: recovers, resets: resets, exports: exports, spools: s}
 	c.route()
 	return c, nil
+}
+
+// Handlers returns the handlers of the control API by name. They share state between
+// requests, so that a process calls this once.
+func Handlers(s exchange.Spools) (map[string]exchange.Handler, error) {
+	c, err := newAPI(s)
+	if err != nil {
+		return nil, err
+	}
+	return c.handlers(), nil
 }
 
 // answered is returned by calls that have written their answer themselves.
@@ -64,7 +73,7 @@ func keyAnswer(key secret.String) any {
 	}{key.Reveal()}
 }
 
-func controlStatus(a controlRequest) (any, error) {
+func getStatus(a request) (any, error) {
 	status, err := a.Status(a.ctx)
 	if err != nil {
 		return nil, err
@@ -77,9 +86,9 @@ func controlStatus(a controlRequest) (any, error) {
 	return status, nil
 }
 
-func (c *control) bootstrap(a controlRequest) (any, error) {
+func (c *api) bootstrap(a request) (any, error) {
 	var body authBody
-	if err := readControl(a.Exchange, &body); err != nil {
+	if err := readBody(a.Exchange, &body); err != nil {
 		return nil, err
 	}
 	if body.Confirm != nil {
@@ -96,9 +105,9 @@ func (c *control) bootstrap(a controlRequest) (any, error) {
 	return keyAnswer(key), nil
 }
 
-func (c *control) recover(a controlRequest) (any, error) {
+func (c *api) recover(a request) (any, error) {
 	var body recoverBody
-	if err := readControl(a.Exchange, &body); err != nil {
+	if err := readBody(a.Exchange, &body); err != nil {
 		return nil, err
 	}
 	with, err := body.recovery()
@@ -111,9 +120,9 @@ func (c *control) recover(a controlRequest) (any, error) {
 	return done{}, a.Recover(a.ctx, with)
 }
 
-func (c *control) reset(a controlRequest) (any, error) {
+func (c *api) reset(a request) (any, error) {
 	var body authBody
-	if err := readControl(a.Exchange, &body); err != nil {
+	if err := readBody(a.Exchange, &body); err != nil {
 		return nil, err
 	}
 	if body.Confirm == nil || !*body.Confirm {
@@ -134,10 +143,10 @@ func (c *control) reset(a controlRequest) (any, error) {
 	return keyAnswer(key), nil
 }
 
-func controlRecoveryKey(a controlRequest) (any, error) {
+func getRecoveryKey(a request) (any, error) {
 	key, err := a.RecoveryKey(a.ctx)
 	if err == nil && key.IsZero() {
-		err = ErrNoRecoveryKey
+		err = e2ee.ErrNoRecoveryKey
 	}
 	if err != nil {
 		return nil, err
@@ -145,20 +154,20 @@ func controlRecoveryKey(a controlRequest) (any, error) {
 	return keyAnswer(key), nil
 }
 
-func controlDeleteRecoveryKey(a controlRequest) (any, error) {
+func deleteRecoveryKey(a request) (any, error) {
 	return done{}, a.DeleteRecoveryKey(a.ctx)
 }
 
 // userParam returns the user that the path names.
-func userParam(x *Exchange) (id.UserID, error) {
+func userParam(x *exchange.Exchange) (id.UserID, error) {
 	user := x.Endpoint.Params["userId"]
-	if !validUser(user) {
+	if !exchange.ValidUser(user) {
 		return "", apierr.InvalidParam("{userId} in the path is not a user ID.").WithHint("One looks like @alice:example.org.")
 	}
 	return id.UserID(user), nil
 }
 
-func controlUser(a controlRequest) (any, error) {
+func getUser(a request) (any, error) {
 	user, err := userParam(a.Exchange)
 	if err != nil {
 		return nil, err
@@ -171,13 +180,13 @@ func controlUser(a controlRequest) (any, error) {
 	return trust, nil
 }
 
-func controlAcknowledge(a controlRequest) (any, error) {
+func acknowledge(a request) (any, error) {
 	user, err := userParam(a.Exchange)
 	if err != nil {
 		return nil, err
 	}
 	var body acknowledgeBody
-	if err := readControl(a.Exchange, &body); err != nil {
+	if err := readBody(a.Exchange, &body); err != nil {
 		return nil, err
 	}
 	key, err := body.masterKey()
@@ -187,18 +196,18 @@ func controlAcknowledge(a controlRequest) (any, error) {
 	return done{}, a.Acknowledge(a.ctx, user, key)
 }
 
-func controlWithdraw(a controlRequest) (any, error) {
+func withdraw(a request) (any, error) {
 	user, err := userParam(a.Exchange)
 	if err != nil {
 		return nil, err
 	}
-	if err := readControl(a.Exchange, &emptyBody{}); err != nil {
+	if err := readBody(a.Exchange, &emptyBody{}); err != nil {
 		return nil, err
 	}
 	return done{}, a.WithdrawVerification(a.ctx, user)
 }
 
-func controlOverride(a controlRequest) (any, error) {
+func setOverride(a request) (any, error) {
 	user, err := userParam(a.Exchange)
 	if err != nil {
 		return nil, err
@@ -208,7 +217,7 @@ func controlOverride(a controlRequest) (any, error) {
 		return nil, apierr.InvalidParam("{deviceId} in the path is not a device ID.")
 	}
 	var body overrideBody
-	if err := readControl(a.Exchange, &body); err != nil {
+	if err := readBody(a.Exchange, &body); err != nil {
 		return nil, err
 	}
 	trusted, err := body.trusted()
@@ -218,7 +227,7 @@ func controlOverride(a controlRequest) (any, error) {
 	return done{}, a.SetOverride(a.ctx, user, dev, trusted)
 }
 
-func controlWarnings(a controlRequest) (any, error) {
+func listWarnings(a request) (any, error) {
 	warnings, err := a.Warnings(a.ctx)
 	if err != nil {
 		return nil, err
@@ -228,12 +237,12 @@ func controlWarnings(a controlRequest) (any, error) {
 	}{notNil(warnings)}, nil
 }
 
-func controlDismiss(a controlRequest) (any, error) {
+func dismiss(a request) (any, error) {
 	warning := a.Endpoint.Params["warningId"]
 	if warning == "" {
 		return nil, apierr.NewError(http.StatusNotFound, apierr.CodeNotFound, "There is no such warning.")
 	}
-	if err := readControl(a.Exchange, &emptyBody{}); err != nil {
+	if err := readBody(a.Exchange, &emptyBody{}); err != nil {
 		return nil, err
 	}
 	return done{}, a.DismissWarning(a.ctx, warning)

@@ -1,0 +1,22 @@
+package control
+
+// Names of the handlers that [Handlers] returns, for calls under /_e2ee_proxy/v1/. The route
+// table of package proxy refers to them.
+const (
+	Status            = "control.status"               // GET status
+	Bootstrap         = "control.bootstrap"            // POST bootstrap
+	Recover           = "control.recover"              // POST recover
+	Reset             = "control.reset"                // POST reset
+	RecoveryKey       = "control.recoveryKey"          // GET recovery_key
+	DeleteRecoveryKey = "control.recoveryKey.delete"   // DELETE recovery_key
+	User              = "control.user"                 // GET users/{userId}
+	Acknowledge       = "control.acknowledge"          // POST users/{userId}/acknowledge
+	Withdraw          = "control.withdrawVerification" // POST users/{userId}/withdraw_verification
+	Override          = "control.override"             // PUT users/{userId}/devices/{deviceId}/override
+	Warnings          = "control.warnings"             // GET warnings
+	Dismiss           = "control.warning.dismiss"      // POST warnings/{warningId}/dismiss
+	ExportKeys        = "control.keys.export"          // POST keys/export
+	ImportKeys        = "control.keys.import"          // POST keys/import
+	RestoreKeys       = "control.keys.restore"         // POST keys/restore
+	None              = "control.none"                 // refuses what is no call
+)

@@ -1,0 +1,76 @@
+package exchange
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/internal/budget"
+	"e2ee-proxy/internal/spool"
+)
+
+// Spools makes the spools of all handlers, so that their use of the disk is limited: for
+// each user, and for all together.
+type Spools struct {
+	// Dir is where what is too large for memory is kept, encrypted.
+	Dir string
+	// Disk and RAM limit what is kept. What exceeds RAM goes to the disk, so that nobody is
+	// refused for it.
+	Disk, RAM *budget.Budget
+}
+
+// New makes a spool for a user. Zero memory is the spool's default.
+func (s Spools) New(owner id.UserID, memory int) *spool.Spool {
+	return spool.New(spool.Options{Dir: s.Dir, Memory: memory, Disk: s.Disk, RAM: s.RAM, Owner: string(owner)})
+}
+
+// Spooling returns a reader that copies what is read from a body into a spool.
+func Spooling(from io.Reader, keep *spool.Spool) io.Reader { return &spoolingReader{from, keep} }
+
+// spoolingReader copies what it reads into a spool.
+type spoolingReader struct {
+	from io.Reader
+	keep *spool.Spool
+}
+
+// spoolError is an error of the spool, as opposed to one of the homeserver.
+type spoolError struct{ err error }
+
+func (e *spoolError) Error() string { return "keep sync response: " + e.err.Error() }
+func (e *spoolError) Unwrap() error { return e.err }
+
+func (r *spoolingReader) Read(p []byte) (int, error) {
+	n, err := r.from.Read(p)
+	if n > 0 {
+		if _, failed := r.keep.Write(p[:n]); failed != nil {
+			return 0, &spoolError{failed}
+		}
+	}
+	return n, err
+}
+
+// SpoolFailure returns the client's error for a spool that took no more; nil when err is
+// something else.
+func SpoolFailure(err error) error {
+	var own *spoolError
+	switch {
+	case errors.Is(err, budget.ErrNever):
+		return &apierr.Error{
+			Status: http.StatusBadGateway, ErrCode: apierr.CodeTooLarge, Err: err,
+			Text: "This is larger than what one account may have kept on the proxy's disk.",
+			Hint: "The administrator can allow more with limits.spool_disk_per_user.",
+		}
+	case errors.Is(err, budget.ErrSpent):
+		busy := apierr.LimitExceeded(5 * time.Second)
+		busy.Text, busy.Hint = "There is no room on the proxy's disk at the moment.", "Try again in a moment."
+		return busy.Because(fmt.Errorf("keep a body: %w", err))
+	case errors.As(err, &own):
+		return err
+	}
+	return nil
+}
