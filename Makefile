@@ -49,11 +49,13 @@ run:
 	$(MAKE) --no-print-directory build
 	exec bin/e2ee-proxy serve --homeserver "$(HOMESERVER)" --data "$(DATA)" --log-format text
 
+# What takes longest begins first, so that nothing has to wait for it alone in the end.
+LONGEST = $(if $(filter ./...,$(PACKAGES)),./e2ee ./test/e2e)
 test: fmt-check build
 	go vet $(PACKAGES)
 	@if [ -z "$(RACE)" ]; then echo "no C compiler here: testing without the race detector"; fi
 	go build -o bin/report ./test/report
-	$(if $(RACE),CGO_ENABLED=1) go test -json $(RACE) -timeout $(TEST_TIMEOUT) $(PACKAGES) | bin/report
+	$(if $(RACE),CGO_ENABLED=1) go test -json $(RACE) -timeout $(TEST_TIMEOUT) $(LONGEST) $(PACKAGES) | bin/report
 
 # The engine's own tests (./e2ee) take minutes, and so do those with real homeservers.
 QUICK = $(shell go list $(PACKAGES) | grep -v -E '^e2ee-proxy/(e2ee|test|internal/tes[a-z]+)(/|$$)')

@@ -1,7 +1,6 @@
 package interceptors
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -14,6 +13,7 @@ import (
 	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/engineerr"
 	"e2ee-proxy/interceptors/internal/exchange"
+	"e2ee-proxy/interceptors/internal/rewrite"
 	"e2ee-proxy/internal/jsonscan"
 	"e2ee-proxy/internal/strictjson"
 )
@@ -29,40 +29,6 @@ import (
 //     that can be found, else it is dropped, and succeeds.
 //   - A reply to one is sent without the relation. Reactions, edits and redactions of one
 //     are refused.
-
-// mayNameNotice reports whether a text may have the name of a notice in it, in letters or
-// escaped. It is a quick check that nearly all texts fail, because the name begins with
-// characters that are rare in events.
-func mayNameNotice(raw []byte) bool {
-	const rare = "-proxy.invalid"
-	return bytes.Contains(raw, []byte(rare)) || bytes.Contains(raw, []byte(`\u`))
-}
-
-// namesGraph reports the identifiers in an event that say whose it is.
-func namesGraph() *jsonscan.Node {
-	event := jsonscan.NewNode()
-	redaction := event.Down(jsonscan.Key("unsigned"), jsonscan.Key(nameRedactedBecause))
-	event.Link(jsonscan.Key(nameRedactedBecause), redaction)
-	for _, n := range []*jsonscan.Node{event, redaction} {
-		for _, name := range []string{"sender", "event_id", "state_key"} {
-			n.Down(jsonscan.Key(name)).Report(1, true)
-		}
-	}
-	return event
-}
-
-// imitates reports whether an event of the homeserver imitates a notice.
-func (g *eventGraphs) imitates(event []byte) bool {
-	if !mayNameNotice(event) {
-		return false
-	}
-	found := false
-	err := jsonscan.ScanBytes(event, g.names, jsonscan.Options{}, func(v *jsonscan.Value) error {
-		found = found || v.Kind == '"' && e2ee.IsNoticeName(string(jsonscan.Text(v.Raw)))
-		return nil
-	})
-	return found || err != nil
-}
 
 // IsNoticeName reports whether a text is the name of a notice or of the notices' sender.
 func IsNoticeName(name string) bool { return e2ee.IsNoticeName(name) }
@@ -184,7 +150,7 @@ func readMarkers(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	if !mayNameNotice(raw) {
+	if !rewrite.MayNameNotice(raw) {
 		x.PutBack(raw)
 		return x.Upstream.Forward(x)
 	}
@@ -223,7 +189,7 @@ func namesNotice(value jsontext.Value) bool {
 // withoutNotice removes from a message its relation to a notice: nobody else has that
 // event. A message that means nothing without the relation is refused.
 func withoutNotice(eventType string, raw []byte) ([]byte, error) {
-	if !mayNameNotice(raw) {
+	if !rewrite.MayNameNotice(raw) {
 		return raw, nil
 	}
 	return strictjson.Edit(raw, func(name string, value jsontext.Value) (jsontext.Value, error) {

@@ -9,6 +9,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/rewrite"
 )
 
 const theNotice = "$known:e2ee-proxy.invalid"
@@ -172,7 +173,7 @@ func TestFirstLookAtNames(t *testing.T) {
 		`{"sender":"@warnings:e2ee\u002dproxy.invalid"}`:  true,
 		`{"sender":"@bob:hs.example"}`:                    false,
 	} {
-		if mayNameNotice([]byte(text)) != want {
+		if rewrite.MayNameNotice([]byte(text)) != want {
 			t.Errorf("%s: want %v", text, want)
 		}
 	}

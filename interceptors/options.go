@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"e2ee-proxy/interceptors/internal/exchange"
+	"e2ee-proxy/interceptors/internal/rewrite"
 	"e2ee-proxy/internal/budget"
 )
 
@@ -61,4 +62,9 @@ func (o SyncOptions) withSpools() SyncOptions {
 		o.UpdateMemory = newUpdateMemory()
 	}
 	return o
+}
+
+// rewriting returns the options of the rewriters.
+func (o SyncOptions) rewriting() rewrite.Options {
+	return rewrite.Options{ShowEncryption: o.ShowEncryptionState, Spools: o.spools}
 }

@@ -6,28 +6,28 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"slices"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
-	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/engineerr"
+	"e2ee-proxy/interceptors/internal/rewrite"
 	"e2ee-proxy/internal/jsonscan"
 )
 
 // Reads: every endpoint that returns events, beside /sync. For devices whose encryption the
-// proxy does, the events are rewritten as in a sync; reads_table.go says where they stand.
-// Clients with keys of their own, and tokens without a device, get the homeserver's answer.
+// proxy does, the events are rewritten as in a sync; shape_….go say where they stand. Clients
+// with keys of their own, and tokens without a device, get the homeserver's answer.
 //
 // The request goes up as it came. A filter in it is applied by the homeserver, to encrypted
 // events as such.
 
 // reader holds the handlers of reads.
 type reader struct {
-	opt    SyncOptions
-	graphs eventGraphs
-	older  olderPages
+	opt   SyncOptions
+	older olderPages
 }
 
 func newReader(o SyncOptions) (*reader, error) {
@@ -35,112 +35,141 @@ func newReader(o SyncOptions) (*reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the memory of pages: %w", err)
 	}
-	return &reader{opt: o, graphs: newEventGraphs(), older: older}, nil
+	return &reader{opt: o, older: older}, nil
 }
 
-// handlers returns the handlers of all families.
-func (r *reader) handlers() map[string]Handler {
-	all := make(map[string]Handler)
-	for name, f := range families() {
-		all[name] = r.handler(&f)
-	}
-	maps.Copy(all, (&stateReader{r.handler(stateFamily()), r.handler(stateEventFamily()), r.opt.ShowEncryptionState}).handlers())
+// readShapes returns the shapes of all reads, by their handlers' names.
+func readShapes() map[string]rewrite.Shape {
+	all := map[string]rewrite.Shape{Search: searchShape()}
+	maps.Copy(all, roomShapes())
+	maps.Copy(all, stateShapes())
+	maps.Copy(all, accountShapes())
 	return all
 }
 
-// handler returns the handler of a family of endpoints.
-func (r *reader) handler(f *family) Handler {
-	graph := f.graph()
-	return func(x *Exchange) error {
-		dev, err := x.Device()
-		if err != nil {
-			return err
-		}
-		if dev.Mode() != e2ee.ModeProxied {
-			return x.Upstream.Forward(x)
-		}
-		resp, err := x.Upstream.Do(x, Change{})
-		if err != nil {
-			return err
-		}
-		if resp.StatusCode != http.StatusOK {
-			return x.RelayAndClose(resp)
-		}
-		defer resp.Body.Close() //nolint:errcheck // it was read to its end, or the request failed
-		return r.answer(x, dev, f, graph, resp)
+// handlers returns the handlers of all reads.
+func (r *reader) handlers() map[string]Handler {
+	all := make(map[string]Handler)
+	for name, shape := range readShapes() {
+		all[name] = (&read{reader: r, shape: shape, rewriter: rewrite.New(shape, r.opt.rewriting())}).serve
 	}
+	all[StateGet] = (&stateEvents{all[StateGet], r.opt.ShowEncryptionState}).get
+	return all
 }
 
-// answer rewrites a body of the family.
-func (r *reader) answer(x *Exchange, dev Device, f *family, graph *jsonscan.Node, resp *http.Response) (err error) {
-	body, plan := r.opt.spools.New(x.Identity.UserID, 0), r.opt.spools.New(x.Identity.UserID, planMemory)
-	defer func() { err = errors.Join(err, body.Close(), plan.Close()) }()
-	s := &readScan{
-		eventScan: eventScan{graphs: &r.graphs, showEncryption: r.opt.ShowEncryptionState}, family: f,
-	}
-	query := x.Request.URL.Query()
-	if f.room == roomOfPath {
-		if s.room, err = x.RoomParam(); err != nil {
-			return err
-		}
-	}
-	s.backward = f.paged && query.Get("dir") == "b"
-	if err := s.scan(resp.Body, graph, body, plan); err != nil {
-		if errors.Is(err, errNoSuchEvent) {
-			return apierr.NotFound("There is no such event.")
-		}
-		return syncFailure(err)
-	}
-	if s.backward {
-		r.rememberPage(x, s, query.Get("from"))
-	}
-	if err := r.lookUpRooms(x.Request.Context(), dev, s); err != nil {
+// read is the handler of one read.
+type read struct {
+	*reader
+	shape    rewrite.Shape
+	rewriter *rewrite.Rewriter
+}
+
+func (r *read) serve(x *Exchange) error {
+	dev, err := x.Device()
+	if err != nil {
 		return err
 	}
-	w := &eventWriter{
-		dev: dev, graphs: &r.graphs, body: body, plan: newPlanReader(plan), showEncryption: r.opt.ShowEncryptionState,
-		batch: openBatch{graphs: &r.graphs}, past: s.shown, entries: s.entries, wait: r.opt.KeyWait,
+	if dev.Mode() != e2ee.ModeProxied {
+		return x.Upstream.Forward(x)
 	}
-	return w.relay(x, resp)
+	resp, err := x.Upstream.Do(x, Change{})
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return x.RelayAndClose(resp)
+	}
+	defer resp.Body.Close() //nolint:errcheck // it was read to its end, or the request failed
+	return r.answer(x, dev, resp)
 }
 
-// rememberPage remembers pages of a room's history before the event that encrypted it.
-func (r *reader) rememberPage(x *Exchange, s *readScan, from string) {
-	user := x.Identity.UserID
-	if from != "" && !s.past.found && r.older.Contains(pageName(user, s.room, from)) {
-		s.shown.rest = e2ee.OrderBefore
-	} else if !s.past.first {
-		return
+// answer rewrites an answer of the homeserver.
+func (r *read) answer(x *Exchange, dev Device, resp *http.Response) (err error) {
+	query := x.Request.URL.Query()
+	end := ""
+	pass := rewrite.Pass{Owner: x.Identity.UserID, Backward: paged(&r.shape) && query.Get("dir") == "b"}
+	pass.Hooks.Value = func(f *rewrite.Found) error {
+		end = textOf(f)
+		return nil
 	}
-	if s.end != "" && len(s.end) <= maxPageToken {
-		r.older.Add(pageName(user, s.room, s.end), struct{}{})
+	if r.shape.Room == rewrite.RoomOfPath {
+		if pass.Room, err = x.RoomParam(); err != nil {
+			return err
+		}
 	}
+	body, err := r.rewriter.Read(resp.Body, pass)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, body.Close()) }()
+	if pass.Backward {
+		r.rememberPage(body, page{x.Identity.UserID, pass.Room, query.Get("from")}, end)
+	}
+	if err := r.lookUpRooms(x.Request.Context(), dev, body); err != nil {
+		return err
+	}
+	return body.Relay(x, resp, rewrite.Output{Device: dev, Wait: r.opt.KeyWait})
+}
+
+// textOf returns the text of a value; empty when it is none.
+func textOf(f *rewrite.Found) string {
+	if f.Kind != '"' || len(f.Raw) < len(`""`) {
+		return ""
+	}
+	return string(jsonscan.Text(f.Raw))
 }
 
 // lookUpRooms finds out which rooms of an answer are encrypted. The homeserver is asked about a
 // room of which nothing is known if it is the only one.
-func (r *reader) lookUpRooms(ctx context.Context, dev Device, s *readScan) error {
-	heard, err := dev.LoadRooms(ctx, s.rooms)
+func (r *read) lookUpRooms(ctx context.Context, dev Device, body *rewrite.Body) error {
+	rooms := body.Rooms()
+	heard, err := dev.LoadRooms(ctx, rooms)
 	if err != nil {
 		return engineerr.For(fmt.Errorf("look up rooms: %w", err))
 	}
-	if s.family.room != roomOfPath || heard == len(s.rooms) || !s.plain {
+	if r.shape.Room != rewrite.RoomOfPath || heard == len(rooms) || !body.Plain() {
 		return nil
 	}
 	// If it cannot be found out now, nothing is marked, as in a sync without it.
-	_, _ = dev.RoomEncryption(ctx, s.room)
+	_, _ = dev.RoomEncryption(ctx, rooms[0])
 	return nil
 }
 
-// dropKnownRooms drops what histories claim about rooms that were encrypted before.
-func dropKnownRooms(ctx context.Context, dev Device, past *histories) error {
-	rooms := past.withEncryption()
-	if len(rooms) == 0 {
-		return nil
+// olderPages remembers, by their tokens, pages of rooms' histories on which everything is
+// older than the room's encryption: the page before the encryption, and those before that
+// one. If one is forgotten, its messages are marked as sent in clear again.
+type olderPages interface {
+	Contains(page string) bool
+	Add(page string, _ struct{}) (evicted bool)
+}
+
+const (
+	// maxOlderPages is how many are remembered, for all rooms and users together.
+	maxOlderPages = 4096
+	// maxPageToken is the largest token that is remembered, in bytes.
+	maxPageToken = 1024
+)
+
+// page is a page of a room's history, by its token.
+type page struct {
+	user  id.UserID
+	room  id.RoomID
+	token string
+}
+
+func (p page) name() string {
+	return string(slices.Concat([]byte(p.user), []byte{0}, []byte(p.room), []byte{0}, []byte(p.token)))
+}
+
+// rememberPage remembers pages of a room's history before the event that encrypted it. end is
+// the token of the page behind this one.
+func (r *reader) rememberPage(body *rewrite.Body, at page, end string) {
+	if shows, first := body.ShowsEncryption(); at.token != "" && !shows && r.older.Contains(at.name()) {
+		body.AllBefore()
+	} else if !first {
+		return
 	}
-	if _, err := dev.LoadRooms(ctx, rooms); err != nil {
-		return engineerr.For(fmt.Errorf("look up rooms: %w", err))
+	if at.token = end; end != "" && len(end) <= maxPageToken {
+		r.older.Add(at.name(), struct{}{})
 	}
-	past.dropKnown(func(room id.RoomID) bool { return dev.KnownEncrypted(room) })
-	return nil
 }

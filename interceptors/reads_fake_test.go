@@ -14,6 +14,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/rewrite"
 )
 
 // readDevice opens events of reads: a ciphertext is the text of the message, "hidden" is
@@ -102,6 +103,12 @@ type readDevices struct {
 func (d readDevices) Device(context.Context, Identity) (Device, error) {
 	return d.dev, nil
 }
+
+const (
+	nameTrust = rewrite.Prefix + "trust"
+	// emptyMessage is what stands in the place of one event that must not be shown.
+	emptyMessage = `{"type":"m.room.message","event_id":"","sender":"","origin_server_ts":0,"content":{}}`
+)
 
 // readWorld is the handlers of reads with a device in encryptedRoom.
 type readWorld struct {

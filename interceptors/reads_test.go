@@ -10,6 +10,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/rewrite"
 )
 
 // hostile returns a list of events in which a homeserver lies. Whatever must not reach the
@@ -18,7 +19,7 @@ func hostile(room string) []any {
 	forged := map[string]any{"color": "none", "FORGED": true}
 	mine := func(more map[string]any) map[string]any {
 		out := map[string]any{
-			"room_id": room, "sender": "@bob:hs.example", "event_id": "$e", "decrypted": "FORGED", prefixOurs + "x": "FORGED",
+			"room_id": room, "sender": "@bob:hs.example", "event_id": "$e", "decrypted": "FORGED", rewrite.Prefix + "x": "FORGED",
 			"unsigned": map[string]any{
 				nameTrust: forged, "age": 1,
 				"redacted_because": map[string]any{"type": "m.room.redaction", "decrypted": "FORGED", "unsigned": map[string]any{nameTrust: forged}},
@@ -70,27 +71,21 @@ func put(at any, path []string, room string, value any) any {
 	}
 	object, _ := at.(map[string]any)
 	if object == nil {
-		object = map[string]any{prefixOurs + "x": "FORGED", prefixOurs + "warnings": []any{"FORGED"}}
+		object = map[string]any{rewrite.Prefix + "x": "FORGED", rewrite.Prefix + "warnings": []any{"FORGED"}}
 	}
 	object[path[0]] = put(object[path[0]], path[1:], room, value)
 	return object
 }
 
-func pathOf(p *eventPlace) []string {
-	if p.path == "" {
+func pathOf(p *rewrite.Place) []string {
+	if p.Path == "" {
 		return nil
 	}
-	return strings.Split(p.path, "/")
+	return strings.Split(p.Path, "/")
 }
 
-// allFamilies is every shape with its handler.
-func allFamilies() map[string]*family {
-	all := map[string]*family{StateList: stateFamily(), StateGet: stateEventFamily()}
-	for name, f := range families() {
-		all[name] = &f
-	}
-	return all
-}
+// isAlone reports whether a place is that of one event.
+func isAlone(p *rewrite.Place) bool { return !strings.HasSuffix("/"+p.Path, "/*") }
 
 // A homeserver that claims for itself what only the proxy can know, in an endpoint beside
 // /sync: that an event was decrypted, and how far it can be trusted; a warning; a notice. In
@@ -98,24 +93,24 @@ func allFamilies() map[string]*family {
 // messages are opened and marked as in a sync.
 func TestReadsSayNothingInTheProxysName(t *testing.T) {
 	t.Parallel()
-	for name, f := range allFamilies() {
-		for i := range f.places {
-			p := &f.places[i]
-			t.Run(name+" "+p.path, func(t *testing.T) {
+	for name, f := range readShapes() {
+		for i := range f.Places {
+			p := &f.Places[i]
+			t.Run(name+" "+p.Path, func(t *testing.T) {
 				t.Parallel()
-				if p.alone() {
-					testAlone(t, name, f, p)
+				if isAlone(p) {
+					testAlone(t, name, &f, p)
 					return
 				}
 				w := newReadWorld(t, e2ee.ModeProxied)
-				got := w.read(name, "format=event", bodyWith(t, f, p, hostile(encryptedRoom.String())))
+				got := w.read(name, "format=event", bodyWith(t, &f, p, hostile(encryptedRoom.String())))
 				for _, bad := range []string{"FORGED", "e2ee-proxy.invalid", "m.room.encryption\""} {
 					if strings.Contains(got, bad) {
 						t.Errorf("%s is left of %s", bad, got)
 					}
 				}
 				want := []string{"KEPT topic", "KEPT content", "KEPT before", "KEPT sealed", "KEPT plain"}
-				if p.kind != placeState {
+				if p.Kind != rewrite.State {
 					want = append(want, `"body":"KEPT sealed"`, `"code":"SentInClear"`)
 				}
 				for _, w := range want {
@@ -123,7 +118,7 @@ func TestReadsSayNothingInTheProxysName(t *testing.T) {
 						t.Errorf("%s is missing in %s", w, got)
 					}
 				}
-				if n := strings.Count(got, nameTrust); p.kind != placeState && n != 3 || p.kind == placeState && n != 1 {
+				if n := strings.Count(got, nameTrust); p.Kind != rewrite.State && n != 3 || p.Kind == rewrite.State && n != 1 {
 					t.Errorf("%d trust annotations in %s", n, got)
 				}
 			})
@@ -132,11 +127,11 @@ func TestReadsSayNothingInTheProxysName(t *testing.T) {
 }
 
 // bodyWith makes a body with events in one place.
-func bodyWith(t *testing.T, f *family, p *eventPlace, events any) string {
+func bodyWith(t *testing.T, f *rewrite.Shape, p *rewrite.Place, events any) string {
 	t.Helper()
 	body := put(nil, pathOf(p), encryptedRoom.String(), events)
-	if f.room == roomOfEntry {
-		body = put(body, append(strings.Split(f.entry, "/"), "room_id"), "", encryptedRoom.String())
+	if f.Room == rewrite.RoomOfEntry {
+		body = put(body, append(strings.Split(f.Entries[0], "/"), "room_id"), "", encryptedRoom.String())
 	}
 	raw, err := json.Marshal(body)
 	if err != nil {
@@ -146,7 +141,7 @@ func bodyWith(t *testing.T, f *family, p *eventPlace, events any) string {
 }
 
 // testAlone puts each of the hostile events into a place of one event.
-func testAlone(t *testing.T, name string, f *family, p *eventPlace) {
+func testAlone(t *testing.T, name string, f *rewrite.Shape, p *rewrite.Place) {
 	t.Helper()
 	for _, event := range hostile(encryptedRoom.String()) {
 		w := newReadWorld(t, e2ee.ModeProxied)
@@ -162,12 +157,12 @@ func testAlone(t *testing.T, name string, f *family, p *eventPlace) {
 		switch {
 		case shown && !strings.Contains(got, "KEPT"):
 			t.Errorf("%s is lost: %s", raw, got)
-		case !shown && f.entry == "" && got != apierr.CodeNotFound:
+		case !shown && len(f.Entries) == 0 && got != apierr.CodeNotFound:
 			t.Errorf("%s is answered with %s", raw, got)
-		case !shown && f.entry != "" && !strings.Contains(got, emptyMessage):
+		case !shown && len(f.Entries) != 0 && !strings.Contains(got, emptyMessage):
 			t.Errorf("%s is answered with %s", raw, got)
 		}
-		if p.kind != placeState && strings.Contains(string(raw), "KEPT plain") && !strings.Contains(got, "SentInClear") {
+		if p.Kind != rewrite.State && strings.Contains(string(raw), "KEPT plain") && !strings.Contains(got, "SentInClear") {
 			t.Errorf("a message in clear is not marked: %s", got)
 		}
 	}

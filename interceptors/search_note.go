@@ -15,6 +15,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/internal/exchange"
+	"e2ee-proxy/interceptors/internal/rewrite"
 	"e2ee-proxy/internal/jsonscan"
 )
 
@@ -28,7 +29,7 @@ import (
 //     notices are hidden (clients.hide_warnings, accounts.USER.notices).
 
 const (
-	nameNotSearched = prefixOurs + "not_searched"
+	nameNotSearched = rewrite.Prefix + "not_searched"
 	// maxNamed is how many of the rooms are named.
 	maxNamed = 100
 	// searchNoticeID is the event ID of the notice in every answer.
@@ -127,7 +128,7 @@ func (u *notingUpstream) Relay(x *Exchange, resp *http.Response) (err error) {
 	defer func() { err = errors.Join(err, body.Close(), out.Close()) }()
 	edits, err := u.note.edits(exchange.Spooling(resp.Body, body))
 	if err != nil {
-		return syncFailure(err)
+		return rewrite.Failure(err)
 	}
 	edit := jsonscan.NewEditor(out, body.Reader())
 	for _, e := range edits {
@@ -186,5 +187,5 @@ func (n *searchNote) edits(body io.Reader) ([]jsonscan.Edit, error) {
 		return nil
 	})
 	slices.SortFunc(edits, func(a, b jsonscan.Edit) int { return cmp.Compare(a.Start, b.Start) })
-	return edits, err //nolint:wrapcheck // syncFailure tells its kinds apart
+	return edits, err //nolint:wrapcheck // rewrite.Failure tells its kinds apart
 }

@@ -14,26 +14,14 @@ import (
 // otherwise. The events of a list are cleaned as everywhere; a single one is only its
 // content, which somebody wrote, unless the client asks for the whole event.
 
-func stateFamily() *family {
-	return &family{room: roomOfPath, places: []eventPlace{{"*", placeState, positionNone}}}
-}
-
-func stateEventFamily() *family {
-	return &family{room: roomOfPath, places: []eventPlace{{"", placeState, positionNone}}}
-}
-
-// stateReader holds the handlers of reads of a room's state.
-type stateReader struct {
-	list, event    Handler
+// stateEvents holds the handler of reads of one event of a room's state.
+type stateEvents struct {
+	event          Handler // rewrites a whole event
 	showEncryption bool
 }
 
-func (s *stateReader) handlers() map[string]Handler {
-	return map[string]Handler{StateList: s.list, StateGet: s.get}
-}
-
 // get handles [StateGet].
-func (s *stateReader) get(x *Exchange) error {
+func (s *stateEvents) get(x *Exchange) error {
 	if x.Endpoint.Params["eventType"] == typeEncryption && x.Endpoint.Params["stateKey"] == "" && !s.showEncryption {
 		return s.encryption(x)
 	}
@@ -45,7 +33,7 @@ func (s *stateReader) get(x *Exchange) error {
 
 // encryption handles the m.room.encryption of a room. The homeserver is asked all the same,
 // so that a user who may not see the room gets its error.
-func (s *stateReader) encryption(x *Exchange) error {
+func (s *stateEvents) encryption(x *Exchange) error {
 	dev, err := x.Device()
 	if err != nil {
 		return err

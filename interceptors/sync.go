@@ -1,7 +1,6 @@
 package interceptors
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,21 +13,20 @@ import (
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/engineerr"
-	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/interceptors/internal/filter"
-	"e2ee-proxy/internal/jsonscan"
+	"e2ee-proxy/interceptors/internal/rewrite"
 )
 
 // GET /sync, for devices whose encryption the proxy does; others pass through.
 //
-// Upstream: the filter is made wider (see filter.go), timeout is capped, and 0 when the
+// Upstream: the filter is made wider (see package filter), timeout is capped, and 0 when the
 // proxy has something for the client. The other parameters stay as they are.
 //
 // The response is spooled while it is scanned. What matters to encryption is committed, and
 // only then is the response released (requirement 5.3), changed as follows:
 //
 //   - Encrypted events are opened; in encrypted rooms so are plain ones that should have
-//     been encrypted, with their order relative to the room's encryption (events_order.go).
+//     been encrypted, with their order relative to the room's encryption.
 //     What cannot be read is kept, unless clients could take it for something that it is
 //     not.
 //   - A client's first sync waits for a moment for keys from the account's backup.
@@ -45,12 +43,7 @@ import (
 // An error response passes unchanged. A response that is not JSON, or not a sync response,
 // becomes 502, and nothing is committed.
 
-const (
-	defaultMaxTimeout = 60 * time.Second
-	planMemory        = 128 << 10
-	// relayFirst is how much of a response is written to memory before the answer begins.
-	relayFirst = 16 << 10
-)
+const defaultMaxTimeout = 60 * time.Second
 
 // errArrived ends a sync that waits at the homeserver because there is something for
 // the client now.
@@ -58,11 +51,10 @@ var errArrived = errors.New("something arrived for the client")
 
 // syncHandler is the handler of GET /sync. It is shared by all requests.
 type syncHandler struct {
-	opt SyncOptions
-	// The places of a response that are looked at, without and with a filter.
-	lean, full *jsonscan.Node
-	graphs     eventGraphs
-	filters    *filters
+	opt      SyncOptions
+	rewriter *rewrite.Rewriter
+	parts    []partOfState // of the places of a response
+	filters  *filter.Chooser
 }
 
 // NewSync returns the handler of GET /sync.
@@ -71,11 +63,12 @@ func NewSync(opt SyncOptions) (Handler, error) {
 		opt.MaxTimeout = defaultMaxTimeout
 	}
 	opt = opt.withSpools()
-	filters, err := newFilters()
+	filters, err := filter.NewChooser(rewrite.AnnotationPaths()...)
 	if err != nil {
 		return nil, err
 	}
-	h := &syncHandler{opt: opt, lean: syncGraph(stateGraph), full: syncGraph(headGraph), graphs: newEventGraphs(), filters: filters}
+	shape, parts := syncShape()
+	h := &syncHandler{opt: opt, rewriter: rewrite.New(shape, opt.rewriting()), parts: parts, filters: filters}
 	return h.serve, nil
 }
 
@@ -89,15 +82,15 @@ func (h *syncHandler) serve(x *Exchange) error {
 	}
 	query := syncQuery(x.Request)
 	since := query.Get("since")
-	pick, err := h.filters.choose(x, query.Get("filter"), since == "")
+	pick, err := h.filters.Choose(x, query.Get("filter"), since == "")
 	if err != nil {
 		return fmt.Errorf("sync: %w", err)
 	}
-	if pick.answer != nil {
-		return x.RelayAndClose(pick.answer)
+	if pick.Answer != nil {
+		return x.RelayAndClose(pick.Answer)
 	}
-	if pick.param != "" {
-		query.Set("filter", pick.param)
+	if pick.Param != "" {
+		query.Set("filter", pick.Param)
 	}
 	in, err := dev.BeginSync(x.Request.Context(), since)
 	if err != nil {
@@ -109,14 +102,14 @@ func (h *syncHandler) serve(x *Exchange) error {
 		return fmt.Errorf("sync: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		pick.forget()
+		pick.Forget()
 		return x.RelayAndClose(resp)
 	}
 	defer resp.Body.Close() //nolint:errcheck // it was read to its end, or the request failed
-	if pick.broken {
+	if pick.Broken {
 		return apierr.BadJSON("The filter cannot be read.")
 	}
-	return h.answer(x, dev, in, since, pick.filter, resp)
+	return h.answer(x, dev, in, since, pick.Filter, resp)
 }
 
 // syncQuery returns the query for upstream, still without filter and timeout. Parameters
@@ -200,86 +193,33 @@ func (b *cancelBody) Close() error {
 // answer reads a sync response, commits what matters to encryption, and answers with the
 // rest.
 func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since string, filter *filter.Filter, resp *http.Response) (err error) {
-	body, plan := h.opt.spools.New(x.Identity.UserID, 0), h.opt.spools.New(x.Identity.UserID, planMemory)
-	defer func() { err = errors.Join(err, body.Close(), plan.Close()) }()
-	graph := h.lean
-	if filter != nil {
-		graph = h.full
+	update := &syncUpdate{parts: h.parts, who: x.Identity.UserID, held: heldUpdate{from: h.opt.UpdateMemory, owner: string(x.Identity.UserID)}}
+	update.Since = since
+	defer update.held.release()
+	pass := rewrite.Pass{Owner: x.Identity.UserID, Filter: filter, Hooks: update.hooks()}
+	if since != "" {
+		pass.Rest = e2ee.OrderAfter
 	}
-	scan := newSyncScan(&h.graphs, plan, filter, h.opt.ShowEncryptionState)
-	scan.who, scan.update.Since = x.Identity.UserID, since
-	scan.held = heldUpdate{from: h.opt.UpdateMemory, owner: string(x.Identity.UserID)}
-	defer scan.held.release()
-	update, err := scan.run(resp.Body, graph, body)
+	body, err := h.rewriter.Read(resp.Body, pass)
 	if err != nil {
-		return syncFailure(err)
+		return err
+	}
+	defer func() { err = errors.Join(err, body.Close()) }()
+	if update.NextBatch == "" {
+		return rewrite.Unreadable(errSyncBody)
 	}
 	if since != "" { // new events of a room that was encrypted before are not older than its encryption
-		if err := dropKnownRooms(x.Request.Context(), dev, &scan.shown); err != nil {
+		if err := body.ForgetKnown(x.Request.Context(), dev); err != nil {
 			return err
 		}
 	}
-	extras, err := in.Commit(x.Request.Context(), update)
+	extras, err := in.Commit(x.Request.Context(), update.SyncUpdate)
 	if err != nil {
 		return engineerr.For(fmt.Errorf("commit sync response: %w", err))
 	}
-	w := newSyncWriter(dev, &h.graphs, filter, body, plan, update.Rooms, extras)
-	w.showEncryption, w.past = h.opt.ShowEncryptionState, scan.shown
-	if w.batch.hold = since != ""; !w.batch.hold {
-		w.wait = h.opt.KeyWait
+	out := rewrite.Output{Device: dev, Redeliver: true, Hold: since != "", Added: newSyncAdded(body, filter, update.Rooms, extras).at}
+	if !out.Hold {
+		out.Wait = h.opt.KeyWait
 	}
-	return w.relay(x, resp)
-}
-
-// syncFailure returns the client's error for a response that is no sync response, one that
-// ended early, or a failure of our own.
-func syncFailure(err error) error {
-	if full := exchange.SpoolFailure(err); full != nil {
-		return full
-	}
-	if full := memoryFailure(err); full != nil {
-		return full
-	}
-	var syntax *jsonscan.SyntaxError
-	if errors.As(err, &syntax) || errors.Is(err, errSyncBody) || errors.Is(err, jsonscan.ErrDepth) {
-		return apierr.NewError(http.StatusBadGateway, apierr.CodeUnknown, "The homeserver's response cannot be read.").Because(err)
-	}
-	return apierr.Unread(err)
-}
-
-// relay runs the second pass into the answer, and ends before it returns.
-func (w *eventWriter) relay(x *Exchange, resp *http.Response) error {
-	ctx, cancel := context.WithCancel(x.Request.Context())
-	out, to := io.Pipe()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		to.CloseWithError(w.run(ctx, to))
-	}()
-	defer func() {
-		cancel()
-		_ = out.Close()
-		<-done
-	}()
-	// Before the answer has begun, an error can still be returned, and a short answer gets a
-	// length.
-	first := make([]byte, relayFirst)
-	n, err := io.ReadFull(out, first)
-	whole := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
-	if err != nil && !whole {
-		return fmt.Errorf("rewrite the response: %w", err)
-	}
-	for _, name := range []string{"Content-Length", "Etag", "Content-Md5", "Digest", "Repr-Digest", "Content-Digest", "Accept-Ranges"} {
-		resp.Header.Del(name)
-	}
-	resp.ContentLength = -1
-	if whole {
-		resp.ContentLength = int64(n)
-		resp.Header.Set("Content-Length", strconv.Itoa(n))
-	}
-	resp.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(first[:n]), out), resp.Body}
-	return x.Upstream.Relay(x, resp)
+	return body.Relay(x, resp, out)
 }

@@ -1,11 +1,11 @@
 package interceptors
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/rewrite"
 	"e2ee-proxy/internal/budget"
 )
 
@@ -24,12 +24,6 @@ const (
 // newUpdateMemory returns the budget for the updates of all syncs.
 func newUpdateMemory() *budget.Budget { return budget.New(updateMemory, updateMemoryPerUser) }
 
-// memoryError means that the budget for updates is used up.
-type memoryError struct{ cause error }
-
-func (e *memoryError) Error() string { return fmt.Sprintf("hold a sync's update: %v", e.cause) }
-func (e *memoryError) Unwrap() error { return e.cause }
-
 // heldUpdate counts the memory of one update. The zero value has no limit.
 type heldUpdate struct {
 	from        *budget.Budget
@@ -37,17 +31,19 @@ type heldUpdate struct {
 	size, taken int64
 }
 
-// add takes n more bytes.
+// add takes n more bytes. Its error is for the client.
 func (h *heldUpdate) add(n int) error {
 	if h.size += int64(n); h.size > maxUpdate {
-		return fmt.Errorf("%w: more than %d bytes that matter to encryption", errSyncBody, maxUpdate)
+		return rewrite.Unreadable(fmt.Errorf("%w: more than %d bytes that matter to encryption", errSyncBody, maxUpdate))
 	}
 	if h.from == nil || h.size <= h.taken {
 		return nil
 	}
 	more := max(updateStep, h.size-h.taken)
 	if err := h.from.Take(h.owner, more); err != nil {
-		return &memoryError{err}
+		busy := apierr.LimitExceeded(5 * time.Second)
+		busy.Text, busy.Hint = "The proxy is taking in too much of the homeserver at the moment.", "Try again in a moment."
+		return busy.Because(fmt.Errorf("hold a sync's update: %w", err))
 	}
 	h.taken += more
 	return nil
@@ -59,16 +55,4 @@ func (h *heldUpdate) release() {
 		h.from.Release(h.owner, h.taken)
 	}
 	h.taken = 0
-}
-
-// memoryFailure returns the client's error for a memoryError; nil when err is something
-// else.
-func memoryFailure(err error) error {
-	var full *memoryError
-	if !errors.As(err, &full) {
-		return nil
-	}
-	busy := apierr.LimitExceeded(5 * time.Second)
-	busy.Text, busy.Hint = "The proxy is taking in too much of the homeserver at the moment.", "Try again in a moment."
-	return busy.Because(err)
 }

@@ -2,11 +2,11 @@ package interceptors_test
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -45,7 +45,7 @@ func (r *randomSync) object(pairs ...string) string {
 		if r.chance(8) {
 			continue
 		}
-		parts = append(parts, fmt.Sprintf("%s%q%s:%s%s%s", r.space(), pairs[i], r.space(), r.space(), pairs[i+1], r.space()))
+		parts = append(parts, r.space()+`"`+pairs[i]+`"`+r.space()+":"+r.space()+pairs[i+1]+r.space())
 	}
 	if r.chance(10) {
 		parts = append(parts, `"dev.e2ee-proxy.x":{"a":[1,"]"]}`)
@@ -56,7 +56,7 @@ func (r *randomSync) object(pairs ...string) string {
 
 func (r *randomSync) event(depth int) string {
 	r.events++
-	pairs := []string{"event_id", fmt.Sprintf(`"$%d"`, r.events), "sender", []string{`"@a:hs"`, `"@b:hs"`}[r.IntN(2)]}
+	pairs := []string{"event_id", `"$` + strconv.Itoa(r.events) + `"`, "sender", []string{`"@a:hs"`, `"@b:hs"`}[r.IntN(2)]}
 	switch r.IntN(8) {
 	case 0, 1:
 		pairs = append(pairs, "type", `"m.room.encrypted"`, "content", `{"ciphertext":{"type":"m.room.message","content":{"body":"\u00e9"}}}`)

@@ -8,6 +8,7 @@ import (
 
 	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/exchange"
+	"e2ee-proxy/interceptors/internal/rewrite"
 	"e2ee-proxy/internal/budget"
 )
 
@@ -29,7 +30,7 @@ func TestSyncThatHasNoRoom(t *testing.T) {
 		}
 		keep := exchange.Spools{Dir: t.TempDir(), Disk: disk}.New(alice, 0)
 		_, err := io.Copy(io.Discard, exchange.Spooling(strings.NewReader(strings.Repeat(" ", 3<<20)), keep))
-		wantError(t, syncFailure(err), test.status, test.code)
+		wantError(t, rewrite.Failure(err), test.status, test.code)
 		if err := keep.Close(); err != nil {
 			t.Fatal(err)
 		}

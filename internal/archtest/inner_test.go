@@ -21,9 +21,10 @@ func inner() map[string][][]string {
 			{"gossip"},
 		},
 		"interceptors": {
-			{"engineerr", "filter"},
+			{"engineerr"},
 			{"exchange"},
-			{"control"},
+			{"control", "filter"},
+			{"rewrite"},
 		},
 		"store": {
 			{"sqlio"},

@@ -217,7 +217,7 @@ func TestCallsAreGivenUp(t *testing.T) {
 		},
 		"more than a small answer came": func(w http.ResponseWriter) {
 			_, _ = io.WriteString(w, `{"a":"`)
-			_, _ = io.Copy(w, io.LimitReader(letters{}, maxAnswer/2))
+			_, _ = io.Copy(w, io.LimitReader(letters(strings.Repeat("x", 64<<10)), maxAnswer/2))
 		},
 	} {
 		for _, how := range []string{"called", "streamed"} {
@@ -268,7 +268,7 @@ func TestLargeAnswersAreGivenUp(t *testing.T) {
 	t.Parallel()
 	begun := make(chan struct{}, 8)
 	hs := homeserver(t, 20*time.Second, func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(w, io.LimitReader(letters{}, maxAnswer+100_000))
+		_, _ = io.Copy(w, io.LimitReader(letters(strings.Repeat("x", 64<<10)), maxAnswer+100_000))
 		_ = http.NewResponseController(w).Flush()
 		begun <- struct{}{}
 		<-r.Context().Done()

@@ -7,7 +7,8 @@
 //   - A filter that cannot be parsed strictly is an error, and never a wide one.
 //   - What it does not know of a filter stays as it is.
 //
-// It must never ask the homeserver, or decide what of an event is shown besides the filter.
+// It must never decide what of an event is shown besides the filter, or ask the homeserver for
+// anything but filters.
 //
-// Importer: interceptors.
+// Importers: interceptors and the packages above this one there.
 package filter

@@ -1,4 +1,4 @@
-package interceptors
+package filter
 
 import (
 	"crypto/sha256"
@@ -12,7 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/interceptors/apierr"
-	"e2ee-proxy/interceptors/internal/filter"
+	"e2ee-proxy/interceptors/internal/exchange"
 )
 
 const (
@@ -30,10 +30,11 @@ const (
 	patternFilter  = patternFilters + "/{filterId}"
 )
 
-// filters turns a client's filter parameter into the one for the homeserver.
-type filters struct {
-	byID   *lru.Cache[filterKey, *filter.Filter]
+// Chooser turns a client's filter parameter into the one for the homeserver.
+type Chooser struct {
+	byID   *lru.Cache[filterKey, *Filter]
 	stored *lru.Cache[storedKey, string] // IDs of wider filters
+	always [][]string
 }
 
 type filterKey struct {
@@ -46,8 +47,9 @@ type storedKey struct {
 	hash [sha256.Size]byte
 }
 
-func newFilters() (*filters, error) {
-	byID, err := lru.New[filterKey, *filter.Filter](maxFilters)
+// NewChooser returns one for filters that never leave out the fields named by always.
+func NewChooser(always ...[]string) (*Chooser, error) {
+	byID, err := lru.New[filterKey, *Filter](maxFilters)
 	if err != nil {
 		return nil, fmt.Errorf("make filter cache: %w", err)
 	}
@@ -55,56 +57,56 @@ func newFilters() (*filters, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make filter cache: %w", err)
 	}
-	return &filters{byID: byID, stored: stored}, nil
+	return &Chooser{byID: byID, stored: stored, always: always}, nil
 }
 
-// chosen is the result of choosing a filter.
-type chosen struct {
-	param  string         // for the homeserver
-	filter *filter.Filter // to apply to the answer; nil: nothing
-	// broken reports whether the filter cannot be parsed: only an error may be the answer.
-	broken bool
-	// forget drops the stored filter that param names, when the homeserver refuses it.
-	forget func()
-	// answer is an error response of the homeserver that answers the whole request. The
+// Chosen is the result of choosing a filter.
+type Chosen struct {
+	Param  string  // for the homeserver
+	Filter *Filter // to apply to the answer; nil: nothing
+	// Broken reports whether the filter cannot be parsed: only an error may be the answer.
+	Broken bool
+	// Forget drops the stored filter that Param names, when the homeserver refuses it.
+	Forget func()
+	// Answer is an error response of the homeserver that answers the whole request. The
 	// receiver closes its body.
-	answer *http.Response
+	Answer *http.Response
 }
 
-// choose parses a filter parameter and returns what goes upstream in its place.
-func (f *filters) choose(x *Exchange, param string, initial bool) (chosen, error) {
+// Choose parses a filter parameter and returns what goes upstream in its place.
+func (f *Chooser) Choose(x *exchange.Exchange, param string, initial bool) (Chosen, error) {
 	byID := param != "" && param[0] != '{'
-	c := chosen{param: param, forget: func() {}}
+	c := Chosen{Param: param, Forget: func() {}}
 	switch {
 	case param == "":
 		return c, nil
 	case byID:
-		filter, answer, err := f.fetch(x, param) //nolint:bodyclose // the receiver of chosen closes it
+		filter, answer, err := f.fetch(x, param) //nolint:bodyclose // the receiver of Chosen closes it
 		if err != nil || answer != nil {
-			c.answer = answer
+			c.Answer = answer
 			return c, err
 		}
-		c.filter = filter
+		c.Filter = filter
 	case len(param) > maxFilter:
-		c.broken = true
+		c.Broken = true
 		return c, nil
 	default:
-		filter, err := filter.Parse([]byte(param), annotationPaths()...)
+		filter, err := Parse([]byte(param), f.always...)
 		if err != nil {
-			c.broken = true
+			c.Broken = true
 			return c, nil //nolint:nilerr // the homeserver says what is wrong with it
 		}
-		c.filter = filter
+		c.Filter = filter
 	}
-	if c.filter == nil {
-		c.broken = true
+	if c.Filter == nil {
+		c.Broken = true
 		return c, nil
 	}
-	wide := c.filter.Upstream(initial)
+	wide := c.Filter.Upstream(initial)
 	if wide == nil {
 		return c, nil
 	}
-	c.param = string(wide)
+	c.Param = string(wide)
 	if byID || len(wide) > maxInline {
 		return c, f.store(x, &c, wide)
 	}
@@ -113,12 +115,12 @@ func (f *filters) choose(x *Exchange, param string, initial bool) (chosen, error
 
 // fetch reads a filter that the client stored before. The filter is nil when it cannot be
 // parsed; the response is set when the homeserver did not return it.
-func (f *filters) fetch(x *Exchange, filterID string) (*filter.Filter, *http.Response, error) {
+func (f *Chooser) fetch(x *exchange.Exchange, filterID string) (*Filter, *http.Response, error) {
 	key := filterKey{x.Identity.UserID, filterID}
 	if filter, ok := f.byID.Get(key); ok {
 		return filter, nil, nil
 	}
-	resp, err := x.Upstream.Do(x, Change{
+	resp, err := x.Upstream.Do(x, exchange.Change{
 		Method: http.MethodGet, Pattern: patternFilter, Query: url.Values{},
 		Params: map[string]string{"userId": string(x.Identity.UserID), "filterId": filterID},
 	})
@@ -132,7 +134,7 @@ func (f *filters) fetch(x *Exchange, filterID string) (*filter.Filter, *http.Res
 	if err != nil {
 		return nil, nil, fmt.Errorf("get filter: %w", err)
 	}
-	filter, err := filter.Parse(raw, annotationPaths()...)
+	filter, err := Parse(raw, f.always...)
 	if err != nil {
 		return nil, nil, nil //nolint:nilerr,nilnil // not cached: the request is refused each time
 	}
@@ -144,11 +146,11 @@ func (f *filters) fetch(x *Exchange, filterID string) (*filter.Filter, *http.Res
 
 // store sets the wider filter's ID in c, after storing it at the homeserver if needed. If
 // the homeserver does not accept it, it goes up inline.
-func (f *filters) store(x *Exchange, c *chosen, wide []byte) error {
+func (f *Chooser) store(x *exchange.Exchange, c *Chosen, wide []byte) error {
 	key := storedKey{x.Identity.UserID, sha256.Sum256(wide)}
 	filterID, ok := f.stored.Get(key)
 	if !ok {
-		resp, err := x.Upstream.Do(x, Change{
+		resp, err := x.Upstream.Do(x, exchange.Change{
 			Method: http.MethodPost, Pattern: patternFilters, Query: url.Values{}, Body: wide,
 			Params: map[string]string{"userId": string(x.Identity.UserID)},
 		})
@@ -168,8 +170,8 @@ func (f *filters) store(x *Exchange, c *chosen, wide []byte) error {
 		filterID = stored.FilterID
 		f.stored.Add(key, filterID)
 	}
-	c.param = filterID
-	c.forget = func() { f.stored.Remove(key) }
+	c.Param = filterID
+	c.Forget = func() { f.stored.Remove(key) }
 	return nil
 }
 
@@ -187,6 +189,3 @@ func readAnswer(resp *http.Response, limit int64) ([]byte, error) {
 	}
 	return raw, nil
 }
-
-// annotationPaths are the paths of the proxy's annotation, which no filter leaves out.
-func annotationPaths() [][]string { return [][]string{{nameDecrypted}, {"unsigned", nameTrust}} }

@@ -1,8 +1,6 @@
-package interceptors
+package rewrite
 
 import (
-	"slices"
-
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
@@ -14,22 +12,22 @@ import (
 // a list of state without m.room.encryption, since homeservers cut those or take them from
 // memory.
 
-// position is the part of a room's history to which the events of a place belong. The order of
+// Position is the part of a room's history to which the events of a place belong. The order of
 // the values is that of the history.
-type position uint8
+type Position uint8
 
 const (
-	// positionNone is a place without an order.
-	positionNone position = iota
-	// positionStart is the state at the beginning of what follows.
-	positionStart
-	// positionBefore, positionAt and positionAfter are the parts of an event's context; what stands
+	// Nowhere is a place without an order.
+	Nowhere Position = iota
+	// Start is the state at the beginning of what follows.
+	Start
+	// Before, At and After are the parts of an event's context; what stands
 	// before is listed with the newest first, what comes after with the oldest.
-	positionBefore
-	positionAt
-	positionAfter
-	// positionPaged is positionBefore or positionAfter, depending on the direction of the page.
-	positionPaged
+	Before
+	At
+	After
+	// Paged is Before or After, depending on the direction of the page.
+	Paged
 )
 
 // history is a part of one room's history in a body.
@@ -38,7 +36,7 @@ type history struct {
 	room     id.RoomID
 	// found reports whether it has an encryption event; at is where the oldest stands.
 	found  bool
-	at     position
+	at     Position
 	offset int64
 	// first reports whether that event made the room encrypted, and did not replace another.
 	first bool
@@ -47,29 +45,29 @@ type history struct {
 }
 
 // addEncryption records an encryption event.
-func (h *history) addEncryption(at position, offset int64, replaces bool) {
-	if at == positionNone || h.found && later(at, offset, h.at, h.offset) {
+func (h *history) addEncryption(at Position, offset int64, replaces bool) {
+	if at == Nowhere || h.found && later(at, offset, h.at, h.offset) {
 		return
 	}
 	h.found, h.at, h.offset = true, at, offset
-	h.first = !replaces && at != positionStart // a list of state does not show since when it holds
+	h.first = !replaces && at != Start // a list of state does not show since when it holds
 }
 
 // later reports whether a stands behind b in the history.
-func later(a position, aOffset int64, b position, bOffset int64) bool {
+func later(a Position, aOffset int64, b Position, bOffset int64) bool {
 	switch {
 	case a != b:
 		return a > b
-	case a == positionBefore:
+	case a == Before:
 		return aOffset < bOffset
 	}
 	return aOffset > bOffset
 }
 
 // order returns the order of an event relative to the encryption of its room.
-func (h *history) order(at position, offset int64) e2ee.Order {
+func (h *history) order(at Position, offset int64) e2ee.Order {
 	switch {
-	case at == positionNone, !h.found:
+	case at == Nowhere, !h.found:
 		return h.rest
 	case later(at, offset, h.at, h.offset):
 		return e2ee.OrderAfter
@@ -95,7 +93,7 @@ func (s *histories) add(h history) {
 
 // order returns the order of the event at an offset relative to the encryption of its room.
 // Offsets must not decrease.
-func (s *histories) order(at position, offset int64) e2ee.Order {
+func (s *histories) order(at Position, offset int64) e2ee.Order {
 	for len(s.list) > 0 && s.list[0].to <= offset {
 		s.list = s.list[1:]
 	}
@@ -122,19 +120,4 @@ func (s *histories) dropKnown(known func(id.RoomID) bool) {
 		h := &s.list[i]
 		h.first = h.first && !known(h.room)
 	}
-}
-
-// olderPages remembers, by their tokens, pages of rooms' histories on which everything is
-// older than the room's encryption: the page before the encryption, and those before that
-// one. If one is forgotten, its messages are marked as sent in clear again.
-type olderPages interface {
-	Contains(page string) bool
-	Add(page string, _ struct{}) (evicted bool)
-}
-
-// maxOlderPages is how many are remembered, for all rooms and users together.
-const maxOlderPages = 4096
-
-func pageName(user id.UserID, room id.RoomID, token string) string {
-	return string(slices.Concat([]byte(user), []byte{0}, []byte(room), []byte{0}, []byte(token)))
 }

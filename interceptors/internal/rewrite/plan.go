@@ -1,4 +1,4 @@
-package interceptors
+package rewrite
 
 import (
 	"bufio"
@@ -9,7 +9,6 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/spool"
 )
 
@@ -17,22 +16,20 @@ import (
 type markKind byte
 
 const (
-	// markRoom: the marks up to the next are in this room.
+	// markRoom: the marks up to the next are in this room. markEntry: in that of their entry,
+	// which is known only at its end.
 	markRoom markKind = iota + 1
-	// markFront is the place for late events, behind the opening bracket of a timeline.
+	markEntry
+	// markFront is the place for events behind the opening bracket of a list.
 	markFront
 	// markEvent is an event that is, or may be, rewritten.
 	markEvent
 	// markDropEvent is an event to remove, markDropMember a member of another object.
 	markDropEvent
 	markDropMember
-	// markBack is the place for notices, before the closing bracket of a timeline.
+	// markBack is the place for events before the closing bracket of a list.
 	markBack
-	// The ends of objects, before their closing brackets, where members may be added.
-	markTimelineEnd
-	markRoomEnd
-	markSectionEnd // rooms.join only
-	markRoomsEnd
+	// markEnd is the place for members before the closing bracket of an object.
 	markEnd
 )
 
@@ -63,8 +60,11 @@ const (
 	flagWithheld
 )
 
-// positionShift is the bit of the flags at which the event's [position] begins.
-const positionShift = 24
+// The bits of the flags at which an event's [Position], and the tag of a markEnd, begin.
+const (
+	positionShift = 24
+	tagShift      = 32
+)
 
 // mark is one entry of the plan: a place in the body where the second pass may have to
 // change something. The plan has a spool of its own, so that its size does not matter.
@@ -74,8 +74,10 @@ type mark struct {
 	start, end int64
 	sep        int64 // of the comma before it, or -1
 	room       id.RoomID
-	section    e2ee.Section
 }
+
+// setsRoom reports whether a mark is about the room of the marks behind it.
+func (k markKind) setsRoom() bool { return k == markRoom || k == markEntry }
 
 func (m *mark) has(flag uint64) bool { return m.flags&flag != 0 }
 
@@ -90,8 +92,7 @@ const planBuffer = 4 << 10
 
 func (p *planWriter) add(m *mark) error {
 	p.buf = append(p.buf, byte(m.kind))
-	if m.kind == markRoom {
-		p.buf = binary.AppendUvarint(p.buf, uint64(m.section))
+	if m.kind.setsRoom() {
 		p.buf = binary.AppendUvarint(p.buf, uint64(len(m.room)))
 		p.buf = append(p.buf, m.room...)
 	} else {
@@ -137,7 +138,7 @@ func (p *planReader) next() (mark, error) {
 		return mark{}, io.EOF
 	}
 	m := mark{kind: markKind(kind), sep: -1}
-	if err == nil && m.kind == markRoom {
+	if err == nil && m.kind.setsRoom() {
 		err = p.readRoom(&m)
 	} else if err == nil {
 		err = p.readPlace(&m)
@@ -149,10 +150,6 @@ func (p *planReader) next() (mark, error) {
 }
 
 func (p *planReader) readRoom(m *mark) error {
-	section, err := binary.ReadUvarint(p.r)
-	if err != nil {
-		return err
-	}
 	n, err := binary.ReadUvarint(p.r)
 	if err != nil {
 		return err
@@ -161,7 +158,7 @@ func (p *planReader) readRoom(m *mark) error {
 	if _, err := io.ReadFull(p.r, name); err != nil {
 		return err
 	}
-	m.section, m.room = e2ee.Section(section), id.RoomID(name)
+	m.room = id.RoomID(name)
 	return nil
 }
 

@@ -1,19 +1,21 @@
-package interceptors
+package rewrite
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"strconv"
 	"time"
 
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
-	"e2ee-proxy/interceptors/internal/filter"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/jsonscan"
-	"e2ee-proxy/internal/spool"
 )
 
 // The second pass over a body with events: it is copied from the spool to the client, and
@@ -26,32 +28,37 @@ const (
 	maxBatchMarks  = 1024
 )
 
-// eventWriter is the state that all second passes share.
-type eventWriter struct {
-	dev            Device
-	graphs         *eventGraphs
-	filter         *filter.Filter
-	showEncryption bool
-	body           *spool.Spool
-	plan           *planReader
-	edit           *jsonscan.Editor
-	// other applies the marks that are not about an event; nil when there are none.
-	other func(k *pendingMark) error
+// relayFirst is how much of a body is written to memory before the answer begins, in bytes.
+const relayFirst = 16 << 10
 
-	batch openBatch
+// writer is one second pass.
+type writer struct {
+	*Body
+	out  Output
+	plan *planReader
+	edit *jsonscan.Editor
+
+	batch batch
 	works []pendingMark
 	past  histories
-	// wait is how long the whole answer may wait for keys from the backup.
-	wait time.Duration
-	// entries are the rooms of the entries that have marks, in order.
+	// entries are the rooms of the entries that have marks and are still to come.
 	entries []id.RoomID
+	// wait is how long the rest of the answer may wait for keys from the backup.
+	wait time.Duration
 	// The room of the marks that are being read.
 	readRoom  id.RoomID
 	encrypted bool
 
-	kept  bool // a marked event of the list is kept, or late ones were put in front
-	comma bool // the first event of the list needs a comma in front, if it is kept
-	front bool // the next mark is the first event of a list that begins with late ones, or might
+	anyKept bool // a marked event of the list is kept, or others were put in front
+	comma   bool // the first event of the list needs a comma in front, if it is kept
+	front   bool // the next mark is the first event of a list that begins with others, or might
+}
+
+func (b *Body) writer(o Output) *writer {
+	return &writer{
+		Body: b, out: o, plan: newPlanReader(b.plan), past: b.shown, entries: b.marks, wait: o.Wait,
+		batch: batch{graphs: &b.rewriter.graphs, redeliver: o.Redeliver, hold: o.Hold},
+	}
 }
 
 // pendingMark is a mark with what is needed to apply it.
@@ -63,37 +70,47 @@ type pendingMark struct {
 	bad       bool
 }
 
-// filtered applies the client's filter to an event of a timeline as shown; nil when it does
-// not pass.
-func (w *eventWriter) filtered(room id.RoomID, event []byte, fields bool) []byte {
-	if w.filter == nil {
-		return event
+// Relay writes the body into an answer to the client: the second pass. It ends before it
+// returns.
+func (b *Body) Relay(x *exchange.Exchange, resp *http.Response, o Output) error {
+	ctx, cancel := context.WithCancel(x.Request.Context())
+	out, to := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		to.CloseWithError(b.writer(o).run(ctx, to))
+	}()
+	defer func() {
+		cancel()
+		_ = out.Close()
+		<-done
+	}()
+	// Before the answer has begun, an error can still be returned, and a short answer gets a
+	// length.
+	first := make([]byte, relayFirst)
+	n, err := io.ReadFull(out, first)
+	whole := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	if err != nil && !whole {
+		return fmt.Errorf("rewrite the response: %w", err)
 	}
-	h, err := w.graphs.headOf(event)
-	if err != nil || !w.filter.Timeline().Passes(room, h.filtered()) {
-		return nil
+	for _, name := range []string{"Content-Length", "Etag", "Content-Md5", "Digest", "Repr-Digest", "Content-Digest", "Accept-Ranges"} {
+		resp.Header.Del(name)
 	}
-	if !fields {
-		return event
+	resp.ContentLength = -1
+	if whole {
+		resp.ContentLength = int64(n)
+		resp.Header.Set("Content-Length", strconv.Itoa(n))
 	}
-	return w.chosenFields(event)
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(first[:n]), out), resp.Body}
+	return x.Upstream.Relay(x, resp)
 }
 
-// chosenFields applies event_fields. An event with an ambiguous type stays whole.
-func (w *eventWriter) chosenFields(event []byte) []byte {
-	if w.filter == nil || w.filter.Tree == nil {
-		return event
-	}
-	out, err := w.filter.Tree.Project(event)
-	if err != nil {
-		return event
-	}
-	return out
-}
-
-// run writes the response's body to out.
-func (w *eventWriter) run(ctx context.Context, out io.Writer) error {
-	w.edit = jsonscan.NewEditor(out, w.body.Reader())
+// run writes the body.
+func (w *writer) run(ctx context.Context, out io.Writer) error {
+	w.edit = jsonscan.NewEditor(out, w.kept.Reader())
 	for more := true; more; {
 		var err error
 		if more, err = w.gather(); err != nil {
@@ -113,34 +130,31 @@ func (w *eventWriter) run(ctx context.Context, out io.Writer) error {
 	return w.edit.Close()
 }
 
-// open opens the batch. All batches together wait for keys no longer than wait.
-func (w *eventWriter) open(ctx context.Context) error {
-	began := time.Now()
-	err := w.batch.open(ctx, w.dev, w.wait)
-	w.wait = max(w.wait-time.Since(began), 0)
-	return err
-}
-
-// open opens all events of the batch, and may wait for keys from the backup.
-func (b *openBatch) open(ctx context.Context, dev Device, wait time.Duration) error {
-	if len(b.incoming) == 0 {
+// open asks the engine for all events of the batch. All batches together wait for keys no
+// longer than the output says.
+func (w *writer) open(ctx context.Context) error {
+	in := w.batch.incoming
+	if len(in) == 0 {
 		return nil
 	}
-	for i := range b.incoming {
-		b.incoming[i].Wait = wait
+	for i := range in {
+		in[i].Wait = w.wait
 	}
-	var err error
-	if b.opened, err = dev.Open(ctx, b.incoming); err != nil {
-		return fmt.Errorf("open %d events: %w", len(b.incoming), err)
+	began := time.Now()
+	opened, err := w.out.Device.Open(ctx, in)
+	w.wait = max(w.wait-time.Since(began), 0)
+	if err != nil {
+		return fmt.Errorf("open %d events: %w", len(in), err)
 	}
-	if len(b.opened) != len(b.incoming) {
-		return fmt.Errorf("open %d events: got %d", len(b.incoming), len(b.opened))
+	if len(opened) != len(in) {
+		return fmt.Errorf("open %d events: got %d", len(in), len(opened))
 	}
+	w.batch.opened = opened
 	return nil
 }
 
 // gather reads marks until a batch is full, and reports whether there are more.
-func (w *eventWriter) gather() (more bool, err error) {
+func (w *writer) gather() (more bool, err error) {
 	events, size := 0, int64(0)
 	for more = true; more && len(w.works) < maxBatchMarks && events < maxBatchEvents && size < maxBatchBytes; {
 		m, err := w.plan.next()
@@ -153,20 +167,20 @@ func (w *eventWriter) gather() (more bool, err error) {
 		}
 		next := pendingMark{mark: m, event: -1, encrypted: w.encrypted}
 		switch m.kind {
-		case markRoom:
-			if m.section == sectionEntry && len(w.entries) > 0 {
+		case markRoom, markEntry:
+			if m.kind == markEntry && len(w.entries) > 0 {
 				m.room, w.entries = w.entries[0], w.entries[1:]
 			}
-			w.readRoom, w.encrypted = m.room, m.room != "" && w.dev.KnownEncrypted(m.room)
+			w.readRoom, w.encrypted = m.room, m.room != "" && w.out.Device.KnownEncrypted(m.room)
 		case markEvent:
 			if m.has(flagPlain) {
-				next.order = w.past.order(position(m.flags>>positionShift), m.start)
+				next.order = w.past.order(Position(m.flags>>positionShift), m.start)
 			}
 			if next.wanted() {
 				events++
 				size += m.end - m.start
 			}
-		case markFront, markBack, markDropEvent, markDropMember, markTimelineEnd, markRoomEnd, markSectionEnd, markRoomsEnd, markEnd:
+		case markFront, markBack, markDropEvent, markDropMember, markEnd:
 		}
 		next.room = w.readRoom
 		w.works = append(w.works, next)
@@ -185,7 +199,7 @@ func (k *pendingMark) opened() bool { return k.has(flagSealed) || k.has(flagPlai
 const maxGap = 2 << 10
 
 // read reads the wanted events from the body into the batch, neighbours in one piece.
-func (w *eventWriter) read() error {
+func (w *writer) read() error {
 	for i := 0; i < len(w.works); {
 		if !w.works[i].wanted() {
 			i++
@@ -203,7 +217,7 @@ func (w *eventWriter) read() error {
 			to, last = k.end, j
 		}
 		piece := make([]byte, to-from)
-		if _, err := w.body.ReadAt(piece, from); err != nil && !errors.Is(err, io.EOF) {
+		if _, err := w.kept.ReadAt(piece, from); err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 		for ; i <= last; i++ {
@@ -217,9 +231,9 @@ func (w *eventWriter) read() error {
 
 // take adds an event to the batch. One that cannot be cleaned is removed, and the rest of
 // the answer is delivered.
-func (w *eventWriter) take(k *pendingMark, raw []byte) {
+func (w *writer) take(k *pendingMark, raw []byte) {
 	shut := !k.has(flagSealed) && !k.has(flagPlain)
-	h := eventHead{types: 1, neverOpened: shut, ciphertext: true}
+	h := head{types: 1, neverOpened: shut, ciphertext: true}
 	if k.has(flagSealed) {
 		h.typ = []byte(typeEncrypted)
 	}
@@ -229,11 +243,11 @@ func (w *eventWriter) take(k *pendingMark, raw []byte) {
 	bundled := 0
 	if k.has(flagReserved) {
 		var err error
-		if raw, err = w.graphs.stripReserved(raw); err != nil {
+		if raw, err = w.rewriter.graphs.stripReserved(raw); err != nil {
 			k.bad = true
 			return
 		}
-		if h, err = w.graphs.headOf(raw); err != nil {
+		if h, err = w.rewriter.graphs.headOf(raw); err != nil {
 			k.bad = true
 			return
 		}
@@ -244,9 +258,9 @@ func (w *eventWriter) take(k *pendingMark, raw []byte) {
 }
 
 // do applies one mark.
-func (w *eventWriter) do(k *pendingMark) error {
+func (w *writer) do(k *pendingMark) error {
 	switch k.kind {
-	case markRoom:
+	case markRoom, markEntry:
 		return nil
 	case markEvent:
 		return w.doEvent(k)
@@ -255,23 +269,25 @@ func (w *eventWriter) do(k *pendingMark) error {
 		return w.dropEvent(k)
 	case markDropMember:
 		return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Delete, Start: k.start, End: k.end, Sep: k.sep, Before: k.has(flagBefore)})
-	case markFront, markBack, markTimelineEnd, markRoomEnd, markSectionEnd, markRoomsEnd, markEnd:
-		if w.other != nil {
-			return w.other(k)
-		}
+	case markFront:
+		return w.doFront(k)
+	case markBack:
+		return w.doBack(k)
+	case markEnd:
+		return w.add(k, int(k.flags>>tagShift), k.has(flagBefore))
 	}
 	return fmt.Errorf("mark %d is not known", k.kind)
 }
 
 // enter records that a list of events begins, when one does.
-func (w *eventWriter) enter(k *pendingMark) {
+func (w *writer) enter(k *pendingMark) {
 	if k.has(flagFresh) && !w.front {
-		w.kept, w.comma = false, false
+		w.anyKept, w.comma = false, false
 	}
 	w.front = false
 }
 
-func (w *eventWriter) doEvent(k *pendingMark) error {
+func (w *writer) doEvent(k *pendingMark) error {
 	w.enter(k)
 	// What cannot be read is kept, unless clients could take it for something that it is not.
 	unsafe := k.has(flagLarge) && (k.has(flagReserved) || k.has(flagPlain))
@@ -283,12 +299,12 @@ func (w *eventWriter) doEvent(k *pendingMark) error {
 	}
 	event, opened := w.batch.event(k.event)
 	if event != nil && opened {
-		if t := w.batch.typeOf(k.event); t == typeEncryption && !w.showEncryption {
+		if t := w.batch.typeOf(k.event); t == typeEncryption && !w.rewriter.options.ShowEncryption {
 			event = nil
 		}
 	}
 	if event != nil && (k.has(flagSealed) || opened) {
-		event = w.filtered(k.room, event, false)
+		event = w.filtered(k.room, event)
 	}
 	if event == nil {
 		return w.dropEvent(k)
@@ -297,13 +313,13 @@ func (w *eventWriter) doEvent(k *pendingMark) error {
 		event = w.chosenFields(event)
 	}
 	comma := w.comma
-	w.comma, w.kept = false, true
+	w.comma, w.anyKept = false, true
 	return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.end, Before: comma, Data: event})
 }
 
-func (w *eventWriter) keepEvent(k *pendingMark) error {
+func (w *writer) keepEvent(k *pendingMark) error {
 	comma := w.comma
-	w.comma, w.kept = false, true
+	w.comma, w.anyKept = false, true
 	if !comma {
 		return nil
 	}
@@ -313,7 +329,7 @@ func (w *eventWriter) keepEvent(k *pendingMark) error {
 // emptyMessage replaces an event that cannot be left out: an empty message.
 const emptyMessage = `{"type":"m.room.message","event_id":"","sender":"","origin_server_ts":0,"content":{}}`
 
-func (w *eventWriter) dropEvent(k *pendingMark) error {
+func (w *writer) dropEvent(k *pendingMark) error {
 	switch {
 	case k.has(flagWhole):
 		return apierr.NotFound("There is no such event.")
@@ -322,6 +338,6 @@ func (w *eventWriter) dropEvent(k *pendingMark) error {
 	}
 	w.comma = false
 	return w.edit.Apply(jsonscan.Edit{
-		Op: jsonscan.Delete, Start: k.start, End: k.end, Sep: k.sep, Before: w.kept || k.has(flagBefore),
+		Op: jsonscan.Delete, Start: k.start, End: k.end, Sep: k.sep, Before: w.anyKept || k.has(flagBefore),
 	})
 }

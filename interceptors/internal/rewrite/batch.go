@@ -1,4 +1,4 @@
-package interceptors
+package rewrite
 
 import (
 	"fmt"
@@ -21,7 +21,7 @@ type nested struct {
 
 // bundledIn returns the places of the events bundled directly under an event's unsigned, in
 // order.
-func (g *eventGraphs) bundledIn(event []byte) ([]nested, error) {
+func (g *graphs) bundledIn(event []byte) ([]nested, error) {
 	var found []nested
 	var typed bool
 	var first int64 = -1 // of the events bundled in the relation
@@ -53,9 +53,9 @@ func (g *eventGraphs) bundledIn(event []byte) ([]nested, error) {
 	return found, nil
 }
 
-// openBatch collects events for one call of Device.Open.
-type openBatch struct {
-	graphs   *eventGraphs
+// batch collects events for one call of Device.Open.
+type batch struct {
+	graphs   *graphs
 	events   []batchEvent
 	incoming []e2ee.Incoming
 	opened   []e2ee.Opened
@@ -76,11 +76,11 @@ type batchEvent struct {
 
 // add adds an event, with its head, and returns its number. bundled is how many levels of
 // bundled events may be in it.
-func (b *openBatch) add(room id.RoomID, encrypted bool, raw []byte, h *eventHead, order e2ee.Order, bundled int) int {
+func (b *batch) add(room id.RoomID, encrypted bool, raw []byte, h *head, order e2ee.Order, bundled int) int {
 	return b.put(e2ee.Incoming{RoomID: room, Event: raw, Order: order, Redeliver: b.redeliver, Hold: b.hold}, encrypted, h, bundled)
 }
 
-func (b *openBatch) put(in e2ee.Incoming, encrypted bool, h *eventHead, bundled int) int {
+func (b *batch) put(in e2ee.Incoming, encrypted bool, h *head, bundled int) int {
 	raw := []byte(in.Event)
 	ev := batchEvent{raw: raw, incoming: -1, sealed: string(h.typ) == typeEncrypted, clear: h.types == 1, imitates: b.graphs.imitates(raw)}
 	if h.openable(encrypted) && !ev.imitates {
@@ -108,7 +108,7 @@ func (b *openBatch) put(in e2ee.Incoming, encrypted bool, h *eventHead, bundled 
 }
 
 // event returns event n as the client sees it; nil when it must not be shown.
-func (b *openBatch) event(n int) (event []byte, opened bool) {
+func (b *batch) event(n int) (event []byte, opened bool) {
 	ev := &b.events[n]
 	if ev.imitates {
 		return nil, false
@@ -144,7 +144,7 @@ func (b *openBatch) event(n int) (event []byte, opened bool) {
 
 // place returns the edit that puts a bundled event, as the client sees it, in its place.
 // One that may not replace its event is removed, with its relation.
-func (b *openBatch) place(at *nested, n int, mayReplace bool, gone map[int64]int) jsonscan.Edit {
+func (b *batch) place(at *nested, n int, mayReplace bool, gone map[int64]int) jsonscan.Edit {
 	inner, _ := b.event(n)
 	if at.cut != nil && (inner == nil || !mayReplace) {
 		cut := *at.cut
@@ -160,7 +160,7 @@ func (b *openBatch) place(at *nested, n int, mayReplace bool, gone map[int64]int
 
 // mayReplace reports whether an event bundled in event n may replace it: no placeholder
 // may, and nothing in clear for what was encrypted (attack A24).
-func (b *openBatch) mayReplace(n, bundled int) bool {
+func (b *batch) mayReplace(n, bundled int) bool {
 	i := b.events[bundled].incoming
 	if i >= 0 && b.opened[i].Withheld {
 		return false
@@ -169,14 +169,14 @@ func (b *openBatch) mayReplace(n, bundled int) bool {
 }
 
 // reset empties the batch and keeps its memory.
-func (b *openBatch) reset() {
+func (b *batch) reset() {
 	clear(b.events)
 	clear(b.incoming)
 	b.events, b.incoming, b.opened = b.events[:0], b.incoming[:0], nil
 }
 
 // typeOf returns the type of event n as the client sees it, when it was opened.
-func (b *openBatch) typeOf(n int) string {
+func (b *batch) typeOf(n int) string {
 	if i := b.events[n].incoming; i >= 0 {
 		return b.opened[i].Type
 	}

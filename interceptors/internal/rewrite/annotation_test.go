@@ -1,4 +1,4 @@
-package interceptors
+package rewrite
 
 import (
 	"testing"
@@ -9,7 +9,7 @@ import (
 // What the proxy says of an event is shown whatever fields the client's filter keeps.
 func TestNoFilterLeavesOutTheAnnotation(t *testing.T) {
 	t.Parallel()
-	f, err := filter.Parse([]byte(`{"event_fields":["type"]}`), annotationPaths()...)
+	f, err := filter.Parse([]byte(`{"event_fields":["type"]}`), AnnotationPaths()...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,103 @@
+package interceptors
+
+import (
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/internal/rewrite"
+)
+
+// Where events stand in the answer to GET /sync, and what else is looked at there. Events are
+// expected in any list called events, at the top level or of a room, so that unknown lists are
+// cleaned too.
+
+// Tags of values. Those of the ends of objects are also what is added there, see sync_added.go.
+const (
+	atTop = iota
+	atNextBatch
+	atToDevice
+	atChanged
+	atLeft
+	atOneTimeKeys
+	atFallback
+	atHidden // a member of the top level that the client must not see
+	atRooms
+	atSection
+	atRoom
+	atTimeline
+	atTimelineEvents
+	atLimited
+)
+
+// syncSections are the sections of rooms, in the order of the shape's entries.
+var syncSections = [...]struct {
+	name    string
+	section e2ee.Section
+	live    bool // its rooms' timelines may get further events
+}{
+	{"join", e2ee.SectionJoin, true}, {"invite", e2ee.SectionInvite, false},
+	{"knock", e2ee.SectionKnock, false}, {"leave", e2ee.SectionLeave, true},
+}
+
+// partOfState says which part of a room's state the events of a place are; zero: none that
+// counts for the engine.
+type partOfState int
+
+const (
+	stateBefore   partOfState = iota + 1 // the state before the timeline
+	stateTimeline                        // changes in the timeline
+	stateAfter                           // the state behind it
+)
+
+// syncParts are the lists of events of a room.
+var syncParts = [...]struct {
+	name  string
+	place rewrite.Place
+	state partOfState
+}{
+	{"timeline", rewrite.Place{Kind: rewrite.Timeline, Position: rewrite.After, Grows: true}, stateTimeline},
+	{"state", rewrite.Place{Kind: rewrite.State, Position: rewrite.Start}, stateBefore},
+	{"state_after", rewrite.Place{Kind: rewrite.State}, stateAfter},
+	{"org.matrix.msc4222.state_after", rewrite.Place{Kind: rewrite.State}, stateAfter},
+	{"invite_state", rewrite.Place{Kind: rewrite.Stripped}, 0},
+	{"knock_state", rewrite.Place{Kind: rewrite.Stripped}, 0},
+	{"{}", rewrite.Place{}, 0},
+}
+
+// atAccountData is the index of the user's account data among the places.
+const atAccountData = 0
+
+// syncShape returns the shape, and for each of its places which part of a room's state it is.
+func syncShape() (rewrite.Shape, []partOfState) {
+	s := rewrite.Shape{
+		Room: rewrite.RoomOfName,
+		Places: []rewrite.Place{
+			{Path: "account_data/events/*", Kind: rewrite.AccountData}, {Path: "{}/events/*"}, {Path: "rooms/{}/{}/{}/events/*"},
+		},
+		Values: []rewrite.Value{
+			{Path: "", Tag: atTop},
+			{Path: "next_batch", Tag: atNextBatch, Keep: true},
+			{Path: "to_device", Tag: atHidden}, {Path: "to_device/events/*", Tag: atToDevice, Keep: true},
+			{Path: "device_lists", Tag: atHidden},
+			{Path: "device_lists/changed/*", Tag: atChanged, Keep: true}, {Path: "device_lists/left/*", Tag: atLeft, Keep: true},
+			{Path: "device_one_time_keys_count", Tag: atOneTimeKeys, Keep: true},
+			{Path: "device_unused_fallback_key_types", Tag: atFallback, Keep: true},
+			{Path: "org.matrix.msc2732.device_unused_fallback_key_types", Tag: atFallback, Keep: true},
+			{Path: "rooms", Tag: atRooms}, {Path: "rooms/join", Tag: atSection},
+		},
+	}
+	state := make([]partOfState, len(s.Places))
+	for _, section := range syncSections {
+		room := "rooms/" + section.name + "/{}"
+		s.Entries = append(s.Entries, room)
+		for _, part := range syncParts {
+			place := part.place
+			place.Path = room + "/" + part.name + "/events/*"
+			s.Places, state = append(s.Places, place), append(state, part.state)
+		}
+		s.Values = append(
+			s.Values,
+			rewrite.Value{Path: room + "/timeline", Tag: atTimeline}, rewrite.Value{Path: room + "/timeline/events", Tag: atTimelineEvents},
+			rewrite.Value{Path: room + "/timeline/limited", Tag: atLimited, Keep: true},
+		)
+	}
+	return s, state
+}

@@ -1,0 +1,199 @@
+package interceptors
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/internal/filter"
+	"e2ee-proxy/interceptors/internal/rewrite"
+)
+
+// What the proxy adds to a sync response: late events, notices, to-device events, warnings.
+
+// nameWarnings is the member for warnings (docs/control-api.md).
+const nameWarnings = rewrite.Prefix + "warnings"
+
+// syncAdded is what the engine has for the client besides the response. What was added is
+// deleted here.
+type syncAdded struct {
+	e2ee.SyncExtras
+	body *rewrite.Body
+	// absent are the rooms of late events and notices that are not in the response.
+	absent []id.RoomID
+}
+
+// newSyncAdded returns what passes the client's filter. rooms are those of the response.
+func newSyncAdded(body *rewrite.Body, filter *filter.Filter, rooms []e2ee.RoomUpdate, extras e2ee.SyncExtras) *syncAdded {
+	a := &syncAdded{SyncExtras: extras, body: body}
+	a.Late, a.Notices = a.shown(filter, extras.Late), a.shown(filter, extras.Notices)
+	present := make(map[id.RoomID]bool, len(a.Late)+len(a.Notices))
+	for i := range rooms {
+		present[rooms[i].RoomID] = true
+		if rooms[i].Section != e2ee.SectionJoin { // the user has left it
+			delete(a.Notices, rooms[i].RoomID)
+		}
+	}
+	for _, events := range []map[id.RoomID][]json.RawMessage{a.Late, a.Notices} {
+		for room := range events {
+			if !present[room] {
+				present[room] = true
+				a.absent = append(a.absent, room)
+			}
+		}
+	}
+	slices.Sort(a.absent)
+	return a
+}
+
+// shown returns the events of rooms that pass the client's filter.
+func (a *syncAdded) shown(filter *filter.Filter, events map[id.RoomID][]json.RawMessage) map[id.RoomID][]json.RawMessage {
+	out := make(map[id.RoomID][]json.RawMessage, len(events))
+	for room, list := range events {
+		if !filter.WantsRoom(room) {
+			continue
+		}
+		for _, e := range list {
+			if pass := a.body.Shown(room, e); pass != nil {
+				out[room] = append(out[room], pass)
+			}
+		}
+	}
+	return out
+}
+
+// at returns what is added at a place, see [rewrite.Output].
+func (a *syncAdded) at(tag int, room id.RoomID) ([]byte, error) {
+	var out bytes.Buffer
+	switch tag {
+	case rewrite.Front:
+		writeElements(&out, a.Late[room])
+		delete(a.Late, room)
+	case rewrite.Back:
+		writeElements(&out, a.Notices[room])
+		delete(a.Notices, room)
+	case atTimeline:
+		if events := a.take(room); len(events) > 0 {
+			writeList(&out, "events", events)
+		}
+	case atRoom:
+		if events := a.take(room); len(events) > 0 {
+			writeTimeline(&out, events)
+		}
+	case atSection:
+		a.writeAbsent(&out)
+	case atRooms:
+		a.writeJoin(&out)
+	case atTop:
+		if len(a.absent) > 0 {
+			out.WriteString(`"rooms":{`)
+			a.writeJoin(&out)
+			out.WriteByte('}')
+		}
+		if err := a.writeTop(&out); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, fmt.Errorf("nothing is added at %d", tag)
+	}
+	return out.Bytes(), nil
+}
+
+// take returns the events to put into the timeline of a room that has none.
+func (a *syncAdded) take(room id.RoomID) []json.RawMessage {
+	events := slices.Concat(a.Late[room], a.Notices[room])
+	delete(a.Late, room)
+	delete(a.Notices, room)
+	return events
+}
+
+func (a *syncAdded) writeJoin(out *bytes.Buffer) {
+	if len(a.absent) == 0 {
+		return
+	}
+	out.WriteString(`"join":{`)
+	a.writeAbsent(out)
+	out.WriteByte('}')
+}
+
+// writeAbsent writes entries for rooms that the response does not have.
+func (a *syncAdded) writeAbsent(out *bytes.Buffer) {
+	for i, room := range a.absent {
+		if i > 0 {
+			out.WriteByte(',')
+		}
+		writeName(out, string(room))
+		out.WriteByte('{')
+		writeTimeline(out, a.take(room))
+		out.WriteByte('}')
+	}
+	a.absent = nil
+}
+
+func (a *syncAdded) writeTop(out *bytes.Buffer) error {
+	if len(a.ToDevice) > 0 {
+		if out.Len() > 0 {
+			out.WriteByte(',')
+		}
+		clean := make([]json.RawMessage, 0, len(a.ToDevice))
+		for _, e := range a.ToDevice {
+			stripped, err := a.body.Strip(e)
+			if err != nil {
+				continue
+			}
+			clean = append(clean, stripped)
+		}
+		out.WriteString(`"to_device":{`)
+		writeList(out, "events", clean)
+		out.WriteByte('}')
+	}
+	if len(a.Warnings) == 0 {
+		return nil
+	}
+	warnings, err := json.Marshal(a.Warnings)
+	if err != nil {
+		return fmt.Errorf("write warnings: %w", err)
+	}
+	if out.Len() > 0 {
+		out.WriteByte(',')
+	}
+	writeName(out, nameWarnings)
+	out.Write(warnings)
+	return nil
+}
+
+// writeTimeline writes a room's timeline member.
+func writeTimeline(out *bytes.Buffer, events []json.RawMessage) {
+	out.WriteString(`"timeline":{`)
+	writeList(out, "events", events)
+	out.WriteString(`,"limited":false}`)
+}
+
+func writeList(out *bytes.Buffer, name string, elements []json.RawMessage) {
+	writeName(out, name)
+	out.WriteByte('[')
+	writeElements(out, elements)
+	out.WriteByte(']')
+}
+
+func writeElements(out *bytes.Buffer, elements []json.RawMessage) {
+	for i, e := range elements {
+		if i > 0 {
+			out.WriteByte(',')
+		}
+		out.Write(e)
+	}
+}
+
+func writeName(out *bytes.Buffer, name string) {
+	quoted, err := json.Marshal(name)
+	if err != nil { // a string always marshals
+		quoted = []byte(`""`)
+	}
+	out.Write(quoted)
+	out.WriteByte(':')
+}
