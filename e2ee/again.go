@@ -9,59 +9,7 @@ import (
 
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
-	"e2ee-proxy/internal/backoff"
 )
-
-// Backoff before what failed is tried again. All retries of the engine take their pauses
-// from here.
-
-// syncPauses are for the proxy's own syncs.
-func syncPauses() backoff.Range { return backoff.Range{First: time.Second, Last: 2 * time.Minute} }
-
-// upkeepPauses are for maintenance: uploads of keys and of the backup, and signatures that
-// the homeserver does not show.
-func upkeepPauses() backoff.Range {
-	return backoff.Range{First: 2 * time.Second, Last: 10 * time.Minute}
-}
-
-// roundPauses are for rounds in which most visits failed because the homeserver was down.
-func roundPauses() backoff.Range {
-	return backoff.Range{First: 30 * time.Second, Last: 5 * time.Minute}
-}
-
-// fetchPauses are for single room keys from the backup.
-func fetchPauses() backoff.Range {
-	return backoff.Range{First: 30 * time.Second, Last: 5 * time.Minute}
-}
-
-func restorePauses() backoff.Range { return backoff.Range{First: time.Minute, Last: 30 * time.Minute} }
-
-// wedgePauses are for new Olm sessions with devices that cannot be reached or have no
-// one-time keys.
-func wedgePauses() backoff.Range { return backoff.Range{First: time.Minute, Last: 30 * time.Minute} }
-
-// rereadPauses are for reading back a signature that the homeserver accepted and does not
-// show yet.
-func rereadPauses() backoff.Range {
-	return backoff.Range{First: 100 * time.Millisecond, Last: time.Second}
-}
-
-// listPauses are for member lists that are out of date.
-func listPauses() backoff.Range {
-	return backoff.Range{First: 50 * time.Millisecond, Last: time.Second}
-}
-
-// keylessPauses are for devices that had no one-time key left.
-func keylessPauses() backoff.Range { return backoff.Range{First: 15 * time.Second, Last: time.Hour} }
-
-// pauseAfter returns the pause after an error. It is at least the error's Retry-After.
-func pauseAfter(err error, pause time.Duration, within backoff.Range) time.Duration {
-	var up *wire.UpstreamError
-	if errors.As(err, &up) {
-		return within.AtLeast(pause, up.RetryAfter)
-	}
-	return pause
-}
 
 // needsPerson reports whether retrying is useless until a person does something.
 func needsPerson(err error) bool {
@@ -77,7 +25,7 @@ func (sc *schedule) maintainAgain(failed, more bool) {
 	switch {
 	case failed && sc.Record.Token.IsZero(): // the client brings a new token
 	case failed:
-		sc.retryLocked(retryUpkeep, sc.failures.Next(upkeepPauses()))
+		sc.retryLocked(retryUpkeep, sc.failures.Next(core.UpkeepPauses()))
 	case more:
 		sc.failures.Reset()
 		sc.host.kickLocked()

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/notices"
 )
 
 // RoomEncryption is whether a room is encrypted. The zero value means "cannot tell", and
@@ -148,11 +150,4 @@ type SyncExtras struct {
 }
 
 // Warning is something the user must be told; see docs for its codes.
-type Warning struct {
-	ID      string      `json:"id"`
-	Code    string      `json:"code"`
-	UserID  id.UserID   `json:"user_id,omitempty"`
-	RoomIDs []id.RoomID `json:"room_ids,omitempty"`
-	Message string      `json:"message"`
-	Since   time.Time   `json:"since"`
-}
+type Warning = notices.Warning

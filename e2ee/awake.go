@@ -82,7 +82,7 @@ func (e *Engine) rounds() {
 		if e.round(e.env.Context) {
 			failures.Reset()
 		} else {
-			timer.Reset(min(failures.Next(roundPauses()), e.opts.Round))
+			timer.Reset(min(failures.Next(core.RoundPauses()), e.opts.Round))
 		}
 		select {
 		case <-timer.C:

@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/wire"
@@ -53,7 +54,7 @@ func (b *backups) removeContested(ctx context.Context, target *keybackup.Target,
 				return err
 			}
 			if kept > 0 {
-				return errMoreToDo
+				return core.ErrMoreToDo
 			}
 			continue // another ratchet: not ours to delete
 		}

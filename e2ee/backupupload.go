@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/wire"
@@ -48,7 +49,7 @@ func (b *backups) backupTarget(ctx context.Context) (*keybackup.Target, error) {
 		}
 		return target, nil
 	}
-	return nil, errMoreToDo
+	return nil, core.ErrMoreToDo
 }
 
 // knownBackup returns the backup found last, nil when it must be looked for, and the
@@ -116,10 +117,6 @@ func (o *ownIdentity) recheckIdentity() {
 	o.recheckIdentityLocked()
 }
 
-// errMoreToDo means that more is left for the next maintenance, or that something changed
-// and must be checked again.
-var errMoreToDo = errors.New("there is more to do")
-
 // backUp uploads room keys that are not in the backup, in batches. Each uploaded batch is
 // recorded, so that a restart continues there. When there is a newer version, everything is
 // uploaded to that one (requirement 16.6).
@@ -159,7 +156,7 @@ func (b *backups) backUp(ctx context.Context) error {
 			return err
 		}
 	}
-	return errMoreToDo
+	return core.ErrMoreToDo
 }
 
 // backedUp reports whether no room key waits for the backup that was found last.
@@ -186,7 +183,7 @@ func (b *backups) backUpBatch(ctx context.Context, target *keybackup.Target, row
 	case err != nil:
 		return err
 	case !ok:
-		return errMoreToDo
+		return core.ErrMoreToDo
 	}
 	for i := range rows {
 		row := &rows[i]

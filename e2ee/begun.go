@@ -3,11 +3,12 @@ package e2ee
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"maps"
 	"slices"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/core"
 )
 
 // Others that began an Olm session with a device may have lost the room keys that it sent
@@ -19,8 +20,8 @@ const maxBegunKept = 100
 
 // loadBegun reads the stored ones.
 func loadBegun(meta json.RawMessage) map[id.Curve25519]int {
-	var m deviceMeta
-	if json.Unmarshal(meta, &m) != nil || len(m.Begun) == 0 {
+	m := core.ReadMeta(meta)
+	if len(m.Begun) == 0 {
 		return nil
 	}
 	out := make(map[id.Curve25519]int, len(m.Begun))
@@ -54,20 +55,13 @@ func (d *Device) begunToKeep() []id.Curve25519 {
 func (d *Device) keepBegun(ctx context.Context) error {
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
-	var m deviceMeta
-	if d.core.Record.Row.Meta != nil && json.Unmarshal(d.core.Record.Row.Meta, &m) != nil {
-		m = deviceMeta{} // see loadNotices
-	}
 	keep := d.begunToKeep()
-	if slices.Equal(keep, m.Begun) {
+	if slices.Equal(keep, core.ReadMeta(d.core.Record.Row.Meta).Begun) {
 		return nil
 	}
-	m.Begun = keep
-	raw, err := json.Marshal(m)
-	if err != nil {
-		return fmt.Errorf("encode who began sessions: %w", err)
-	}
 	s := d.core.Begin()
-	s.Row().Meta = raw
+	if err := s.ChangeMeta(func(m *core.Meta) { m.Begun = keep }); err != nil {
+		return err
+	}
 	return s.Commit(ctx, "who began sessions")
 }

@@ -85,7 +85,7 @@ func (s *ClientSync) dropDelivered(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.waiting, err = s.d.clientState.noticesWait(ctx, s.since); err != nil {
+	if s.waiting, err = s.d.shown.Waiting(ctx, s.since); err != nil {
 		return err
 	}
 	ch := &store.Changes{}
@@ -144,6 +144,13 @@ func (s *ClientSync) Waiting() bool { return s.waiting }
 // sync waits.
 func (s *ClientSync) Arrived() <-chan struct{} { return s.arrived }
 
+// clientState is what waits for the client's next sync.
+type clientState struct {
+	*part
+
+	arrived chan struct{} // closed when something arrives
+}
+
 // arrivals returns the channel that the next arrival closes. The caller takes it before it
 // checks what is ready, so that it misses nothing.
 func (c *clientState) arrivals() <-chan struct{} {
@@ -188,7 +195,7 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 	if err := s.d.megolmState.openDue(ctx, due, pending, u.NextBatch, out.Late); err != nil {
 		return SyncExtras{}, err
 	}
-	if out.Notices, err = s.d.clientState.noticesFor(ctx, u.Since, u.NextBatch); err != nil {
+	if out.Notices, err = s.d.shown.For(ctx, u.Since, u.NextBatch); err != nil {
 		return SyncExtras{}, err
 	}
 	ch := &store.Changes{MarkDelivered: u.NextBatch}
@@ -202,7 +209,7 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 			return SyncExtras{}, fmt.Errorf("store what the client gets: %w", err)
 		}
 	}
-	if out.Warnings, err = s.d.warnings(ctx); err != nil {
+	if out.Warnings, err = s.d.acct.warnings.Pending(ctx); err != nil {
 		return SyncExtras{}, err
 	}
 	return out, nil

@@ -81,7 +81,7 @@ func (e *eligible) covers(was *eligible) bool {
 }
 
 // stillMayHold decides again whether a device of the user may get a secret or a room key.
-// It returns the own user as known now, nil when the device may not. errMoreToDo means that
+// It returns the own user as known now, nil when the device may not. core.ErrMoreToDo means that
 // something changed and the homeserver must be asked first. The caller holds mu.
 func (d *Device) stillMayHold(ctx context.Context, dev *trustcache.Device) (*trustcache.User, error) {
 	if d.ownIdentity.own != ownSigned {
@@ -92,7 +92,7 @@ func (d *Device) stillMayHold(ctx context.Context, dev *trustcache.Device) (*tru
 		return nil, fmt.Errorf("look again at who asks: %w", err)
 	}
 	if own.Knowledge != trustcache.KnowledgeFresh {
-		return nil, errMoreToDo
+		return nil, core.ErrMoreToDo
 	}
 	now := own.Device(dev.DeviceID)
 	if !trustcache.MayHoldSecrets(own, now) || now.Curve25519 != dev.Curve25519 || now.Ed25519 != dev.Ed25519 {

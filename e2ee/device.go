@@ -12,6 +12,7 @@ import (
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/gossip"
 	"e2ee-proxy/e2ee/internal/locks"
+	"e2ee-proxy/e2ee/internal/notices"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
@@ -38,6 +39,7 @@ type Device struct {
 	roomTable   roomTable
 	gossip      gossip.Exchange
 	clientState clientState
+	shown       notices.Shown
 }
 
 // part is what the parts of a device are given.
@@ -216,7 +218,8 @@ func (d *Device) connect() {
 	d.backups.part, d.backups.host = base, all
 	d.roomTable.part, d.roomTable.host = base, all
 	d.gossip = gossip.New(d.core, all)
-	d.clientState.part, d.clientState.host = base, all
+	d.clientState.part = base
+	d.shown = notices.NewShown(d.core, d.acct.warnings, all)
 }
 
 // restore makes a Device of its stored row.
@@ -235,7 +238,8 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 		}
 		d.olmState.account, d.core.Mode = acc, core.ModeProxied
 		d.core.Ed25519, d.core.Curve25519 = acc.Ed25519, acc.Curve25519
-		d.clientState.noticed, d.olmState.begun, d.keySupply.served = loadNotices(dev.Meta), loadBegun(dev.Meta), loadServed(dev.Meta)
+		d.olmState.begun, d.keySupply.served = loadBegun(dev.Meta), loadServed(dev.Meta)
+		d.shown.Load(dev.Meta)
 		if d.publication.allowed = dev.KeysUploaded; d.publication.allowed {
 			close(d.publication.ready)
 		}

@@ -24,7 +24,8 @@
 // (publication), what the homeserver has of one-time keys (keySupply), the own identity
 // (ownIdentity), when the device works (schedule), Olm sessions (olmState), room keys
 // (megolmState), the backup (backups), rooms and their members (roomTable), requests
-// between devices (internal/gossip), and what waits for the client (clientState). A part does not
+// between devices (internal/gossip), which warnings the client was shown
+// (internal/notices), and what else waits for it (clientState). A part does not
 // change another; its host interface lists what it needs of the others.
 //
 // Turns and locks are taken in the order of their ranks (internal/locks): turns first,

@@ -224,9 +224,7 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 		return d, d.useToken(ctx, token)
 	}
 	if device == "" {
-		none := &Device{core: &core.Device{Env: e.env, Self: core.Self{Mode: core.ModeNone}}, eng: e}
-		none.connect()
-		return none, nil
+		return e.withoutDevice(user), nil
 	}
 	give, err := e.opening.Take(ctx, key)
 	if err != nil {
@@ -247,6 +245,15 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 	e.awaken(d)
 	d.kick()
 	return d, nil
+}
+
+// withoutDevice returns what stands for a token that has no device. It is not kept, and
+// nothing is stored of it.
+func (e *Engine) withoutDevice(user id.UserID) *Device {
+	acct := newAccount(e, &store.Account{UserID: user})
+	none := &Device{core: &core.Device{Env: e.env, Account: acct.Account, Self: core.Self{Mode: core.ModeNone}}, eng: e, acct: acct}
+	none.connect()
+	return none
 }
 
 func (e *Engine) loaded(key deviceKey) *Device { return e.get(key, false) }

@@ -2,7 +2,6 @@ package e2ee
 
 import (
 	"encoding/json"
-	"fmt"
 
 	"maunium.net/go/mautrix/id"
 
@@ -21,27 +20,16 @@ func (d *Device) recordServedFallback(s *core.Step) error {
 	if key == "" || key == d.keySupply.served || !d.olmState.readAccount(s).CurrentFallbackKey.Published {
 		return nil
 	}
-	var m deviceMeta
-	if s.Row().Meta != nil && json.Unmarshal(s.Row().Meta, &m) != nil {
-		m = deviceMeta{} // see loadNotices
+	if err := s.ChangeMeta(func(m *core.Meta) { m.Fallback = key }); err != nil {
+		return err
 	}
-	m.Fallback = key
-	raw, err := json.Marshal(m)
-	if err != nil {
-		return fmt.Errorf("encode which fallback key was seen: %w", err)
-	}
-	s.Row().Meta = raw
 	s.After(func() { d.keySupply.served = key })
 	return nil
 }
 
 // loadServed reads the fallback key that the homeserver is known to have.
 func loadServed(meta json.RawMessage) id.Curve25519 {
-	var m deviceMeta
-	if json.Unmarshal(meta, &m) != nil {
-		return ""
-	}
-	return m.Fallback
+	return core.ReadMeta(meta).Fallback
 }
 
 // newFallbackDue reports whether to upload another fallback key. The caller holds mu.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/store"
@@ -163,9 +164,9 @@ func (b *backups) fetchLoop(ctx context.Context) {
 			return
 		}
 		absent, err := b.fetchKeys(ctx, batch)
-		for again := 1; errors.Is(err, errMoreToDo) && again <= fetchAgain; again++ {
+		for again := 1; errors.Is(err, core.ErrMoreToDo) && again <= fetchAgain; again++ {
 			// The owner of the backup changed meanwhile, as while a device is set up.
-			if err = backoff.Wait(ctx, rereadPauses().After(again)); err == nil {
+			if err = backoff.Wait(ctx, core.RereadPauses().After(again)); err == nil {
 				absent, err = b.fetchKeys(ctx, batch)
 			}
 		}
@@ -195,7 +196,7 @@ func (b *backups) finishFetches(batch []*fetch, absent map[store.SessionRef]bool
 	q := &b.fetching
 	now := b.Env.Now()
 	if err != nil {
-		q.paused = now.Add(pauseAfter(err, q.failures.Next(fetchPauses()), fetchPauses()))
+		q.paused = now.Add(core.PauseAfter(err, q.failures.Next(core.FetchPauses()), core.FetchPauses()))
 	} else {
 		q.failures.Reset()
 	}

@@ -47,7 +47,7 @@ func (p *publication) recordUpload(err error) {
 	if up, ok := refused(err); ok {
 		p.trial.err = up
 		p.trial.refusals++
-		p.trial.next = p.Env.Now().Add(p.trial.failures.Next(upkeepPauses()))
+		p.trial.next = p.Env.Now().Add(p.trial.failures.Next(core.UpkeepPauses()))
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"time"
@@ -22,7 +21,7 @@ const maxLocated = 200
 // and chooses one for warnings about the user's own side. Unknown members are fetched: the
 // next message to the room needs them anyway.
 func (d *Device) locateWarnings(ctx context.Context) error {
-	wanted, own, err := d.unlocated(ctx)
+	wanted, own, err := d.acct.warnings.Unlocated(ctx)
 	if err != nil || (len(wanted) == 0 && !own) {
 		return err
 	}
@@ -53,36 +52,13 @@ func (d *Device) locateWarnings(ctx context.Context) error {
 			}
 		}
 	}
-	d.acct.setPlaces(wanted, rooms)
+	d.acct.warnings.SetPlaces(wanted, rooms)
 	for _, other := range d.acct.proxied() {
 		other.core.Mu.Lock()
 		other.clientState.wakeWaiting()
 		other.core.Mu.Unlock()
 	}
 	return nil
-}
-
-// unlocated returns the users of warnings whose rooms are not known, and whether a warning
-// about the user's own side has no room.
-func (d *Device) unlocated(ctx context.Context) (wanted map[id.UserID][]id.RoomID, own bool, err error) {
-	rows, known, err := d.acct.pendingWarnings(ctx)
-	if err != nil {
-		return nil, false, err
-	}
-	d.acct.mu.Lock()
-	chosen := d.acct.noticeRoom != ""
-	d.acct.mu.Unlock()
-	wanted = make(map[id.UserID][]id.RoomID)
-	for i := range rows {
-		user := rows[i].UserID
-		switch {
-		case user == d.acct.User || user == "":
-			own = own || !chosen
-		case known[user] == nil:
-			wanted[user] = []id.RoomID{}
-		}
-	}
-	return wanted, own, nil
 }
 
 // joinedEncrypted returns the encrypted rooms that the user has joined, first the one that
@@ -126,46 +102,4 @@ func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
 		return since(b).Compare(since(a))
 	})
 	return rooms, nil
-}
-
-// setPlaces replaces the rooms shared with users; users without warnings drop out. The
-// first of the user's own rooms becomes the notice room.
-func (a *account) setPlaces(found map[id.UserID][]id.RoomID, rooms []id.RoomID) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	next := make(map[id.UserID][]id.RoomID, len(found))
-	for _, w := range pending(a.warned) {
-		if rooms, ok := a.shared[w.UserID]; ok {
-			next[w.UserID] = rooms
-		}
-	}
-	for user, rooms := range found {
-		slices.Sort(rooms)
-		next[user] = rooms
-	}
-	a.shared = next
-	if a.noticeRoom == "" && len(rooms) > 0 {
-		a.noticeRoom = rooms[0]
-	}
-}
-
-// forgetPlaces forgets where warnings are shown when somebody whom they are about, or the
-// user, enters or leaves a room. It reports whether there was anything to forget.
-func (a *account) forgetPlaces(room id.RoomID, user id.UserID) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if user == a.User {
-		if room == a.noticeRoom {
-			a.noticeRoom = ""
-		}
-		was := len(a.shared) > 0
-		a.shared = nil
-		return was
-	}
-	if _, known := a.shared[user]; !known {
-		return false
-	}
-	a.shared = maps.Clone(a.shared) // the old map may be in use
-	delete(a.shared, user)
-	return true
 }

@@ -61,7 +61,7 @@ func (d *Device) maintain(ctx context.Context) {
 	} {
 		switch err := step.do(ctx); {
 		case err == nil || ctx.Err() != nil:
-		case errors.Is(err, errMoreToDo):
+		case errors.Is(err, core.ErrMoreToDo):
 			more = true
 		case needsPerson(err):
 			d.core.Env.Log.Info().Err(err).Str("step", step.name).Msg("A step of a device's upkeep waits for what its owner has to do; status tells them")

@@ -68,7 +68,7 @@ func (rt *roomTable) memberships(ctx context.Context, roomID id.RoomID) (map[id.
 		if !again {
 			return members, err
 		}
-		if err := backoff.Wait(ctx, listPauses().After(listing)); err != nil {
+		if err := backoff.Wait(ctx, core.ListPauses().After(listing)); err != nil {
 			return nil, err
 		}
 	}

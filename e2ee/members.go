@@ -22,7 +22,7 @@ func (d *Device) applyMember(ctx context.Context, s *core.Step, roomID id.RoomID
 	if err != nil {
 		return err
 	}
-	if d.acct.forgetPlaces(roomID, user) {
+	if d.acct.warnings.ForgetPlaces(roomID, user) {
 		s.After(d.kickLocked)
 	}
 	departed := membership != "join" && (limited || membership != "invite")

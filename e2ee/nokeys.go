@@ -1,6 +1,7 @@
 package e2ee
 
 import (
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -16,7 +17,7 @@ func (o *olmState) hasNoKeys(dev *trustcache.Device) bool {
 func (o *olmState) rememberNoKeys(dev *trustcache.Device) {
 	ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
 	again := o.noKeys[ref]
-	again.at = o.Env.Now().Add(again.failures.Next(keylessPauses()))
+	again.at = o.Env.Now().Add(again.failures.Next(core.KeylessPauses()))
 	if len(o.noKeys) >= maxNoKeys {
 		clear(o.noKeys)
 	}

@@ -23,7 +23,3 @@ type keySupply struct {
 
 // fallbackWasUsed records that a message used the fallback key. The caller holds mu.
 func (k *keySupply) fallbackWasUsed() { k.fallbackUsed = true }
-
-// servedFallback returns the fallback key that the homeserver is known to have. The caller
-// holds mu.
-func (k *keySupply) servedFallback() id.Curve25519 { return k.served }

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/notices"
 )
 
 // The problems in Status.
@@ -43,7 +45,7 @@ var (
 		"Log out and log in again with another device ID. If that does not help, talk to the administrator of the homeserver.",
 	}
 	problemChanged = Problem{
-		warnOwnIdentityChanged, "Your digital identity was reset elsewhere, and this device does not know the new one. Nothing is sent from it to encrypted rooms.",
+		notices.CodeOwnIdentityChanged, "Your digital identity was reset elsewhere, and this device does not know the new one. Nothing is sent from it to encrypted rooms.",
 		"If it was you: POST /_e2ee_proxy/v1/recover with your new recovery key. If it was not: change your password, log out devices you do not know, then POST /_e2ee_proxy/v1/reset.",
 	}
 	problemReplaced = Problem{
@@ -51,7 +53,7 @@ var (
 		"Log this device out and log in again. If nobody replaced the keys, talk to the administrator of the homeserver.",
 	}
 	problemNoStorage = Problem{
-		warnStorageMissing, "The account has no secret storage, so your identity cannot be recovered on another device.",
+		notices.CodeStorageMissing, "The account has no secret storage, so your identity cannot be recovered on another device.",
 		"POST /_e2ee_proxy/v1/bootstrap.",
 	}
 	problemStorageIncomplete = Problem{
@@ -67,11 +69,11 @@ var (
 		"POST /_e2ee_proxy/v1/bootstrap.",
 	}
 	problemBackupDeleted = Problem{
-		warnBackupBroken, "Your message history is not saved any more: another client deleted the backup of your messages.",
+		notices.CodeBackupBroken, "Your message history is not saved any more: another client deleted the backup of your messages.",
 		"POST /_e2ee_proxy/v1/bootstrap makes a new one.",
 	}
 	problemBackupNotOurs = Problem{
-		warnBackupBroken, "There is a backup of your messages that the proxy cannot check, so nothing is written to it.",
+		notices.CodeBackupBroken, "There is a backup of your messages that the proxy cannot check, so nothing is written to it.",
 		"POST /_e2ee_proxy/v1/recover with your recovery key.",
 	}
 	problemBackupUnread = Problem{

@@ -126,7 +126,7 @@ func (b *backups) restoreAll(ctx context.Context) {
 	b.restoring.status.State = restoreDone
 	if err != nil {
 		b.restoring.status.State = restoreFailed
-		again := pauseAfter(err, b.restoring.failures.Next(restorePauses()), restorePauses())
+		again := core.PauseAfter(err, b.restoring.failures.Next(core.RestorePauses()), core.RestorePauses())
 		b.restoring.next = b.Env.Now().Add(again)
 		b.host.retryLocked(retryRestore, again)
 		return

@@ -297,7 +297,7 @@ func (d *Device) noOlmNotes(s *core.Step, o *outbound, without []*trustcache.Dev
 	for _, dev := range without {
 		ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
 		again := d.olmState.noKeys[ref]
-		again.at = now.Add(again.failures.Next(keylessPauses()))
+		again.at = now.Add(again.failures.Next(core.KeylessPauses()))
 		told := again.told
 		again.told = true
 		s.After(func() {

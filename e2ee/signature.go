@@ -68,7 +68,7 @@ func (o *ownIdentity) signSelf(ctx context.Context, own *trustcache.User, keys *
 	if o.signature.by != by {
 		o.signature = signatureTrial{by: by}
 	}
-	pause := o.signature.failures.Next(upkeepPauses())
+	pause := o.signature.failures.Next(core.UpkeepPauses())
 	o.signature.err, o.signature.next = err, o.Env.Now().Add(pause)
 	o.host.retryLocked(retrySignature, pause)
 	return err
@@ -86,7 +86,7 @@ func (o *ownIdentity) rereadSignature(ctx context.Context) error {
 		case again > rereads:
 			return core.ErrSignatureNotShown
 		}
-		if err := backoff.Wait(ctx, rereadPauses().After(again)); err != nil {
+		if err := backoff.Wait(ctx, core.RereadPauses().After(again)); err != nil {
 			return err
 		}
 	}

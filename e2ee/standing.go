@@ -3,9 +3,8 @@ package e2ee
 import (
 	"context"
 	"fmt"
-	"slices"
 
-	"e2ee-proxy/store"
+	"e2ee-proxy/e2ee/internal/notices"
 	"e2ee-proxy/trustcache"
 )
 
@@ -63,65 +62,28 @@ func (a *account) standing() (storageStanding, backupStanding) {
 	return a.storage, a.backup
 }
 
-// cause is the reason of a warning about the user's own side, which lasts as long as the
-// reason.
-type cause struct {
-	code, about, text string
-}
-
 // reviewWarnings raises and resolves the warnings about the user's own side by the current
 // state. It makes no request.
 func (d *Device) reviewWarnings(ctx context.Context) error {
 	if !d.ownIdentity.identityChecked() {
 		return nil
 	}
-	give, err := d.acct.review.Take(ctx, struct{}{})
-	if err != nil {
-		return err
-	}
-	defer give()
-	own, err := d.acct.Tracker.Own(ctx)
-	if err != nil {
-		return fmt.Errorf("look at the own devices: %w", err)
-	}
-	rows, err := d.acct.allWarnings(ctx)
-	if err != nil {
-		return err
-	}
-	causes, known := d.causes(own)
-	var changed []store.Warning
-	for _, c := range causes {
-		slot := warningSlot(c.code, c.about)
-		i := slices.IndexFunc(rows, func(w store.Warning) bool { return w.ID == slot })
-		if i < 0 || rows[i].Resolved {
-			changed = append(changed, raisedWarning(c.code, c.about, d.acct.User, c.text, d.core.Env.Now()))
+	return d.acct.warnings.Review(ctx, d.core, func(ctx context.Context) ([]notices.Cause, map[string]bool, error) {
+		own, err := d.acct.Tracker.Own(ctx)
+		if err != nil {
+			return nil, nil, fmt.Errorf("look at the own devices: %w", err)
 		}
-	}
-	for _, w := range rows {
-		over := !w.Resolved && known[w.Code] && w.ID != "" && !w.Dismissed &&
-			!slices.ContainsFunc(causes, func(c cause) bool { return warningSlot(c.code, c.about) == w.ID })
-		if over {
-			w.Resolved = true
-			changed = append(changed, w)
-		}
-	}
-	if len(changed) == 0 {
-		return nil
-	}
-	if err := d.core.Save(ctx, &store.Changes{Warnings: changed}); err != nil {
-		return fmt.Errorf("store warnings: %w", err)
-	}
-	d.acct.warningsChanged()
-	d.eng.alert(d.acct)
-	return nil
+		all, known := d.causes(own)
+		return all, known, nil
+	})
 }
 
 // causes returns the current reasons for warnings, and the codes about which enough is
 // known to resolve all other warnings.
-func (d *Device) causes(own *trustcache.User) (all []cause, known map[string]bool) {
+func (d *Device) causes(own *trustcache.User) (all []notices.Cause, known map[string]bool) {
 	storage, backup := d.acct.standing()
 	known = map[string]bool{
-		warnDeviceNotSigned: own.Known(), warnStorageMissing: storage != storageUnknown, warnBackupBroken: backup != backupUnknown,
+		notices.CodeDeviceNotSigned: own.Known(), notices.CodeStorageMissing: storage != storageUnknown, notices.CodeBackupBroken: backup != backupUnknown,
 	}
 	if own.Known() && own.Current != "" {
 		for i := range own.Devices {
@@ -130,25 +92,25 @@ func (d *Device) causes(own *trustcache.User) (all []cause, known map[string]boo
 				continue
 			}
 			if here := d.eng.loaded(deviceKey{d.acct.User, dev.DeviceID}); here != nil && !here.ownIdentity.identityChecked() {
-				known[warnDeviceNotSigned] = false // it is being set up
+				known[notices.CodeDeviceNotSigned] = false // it is being set up
 				continue
 			}
-			all = append(all, cause{warnDeviceNotSigned, dev.DeviceID.String(), fmt.Sprintf(textDeviceNotSigned, dev.DeviceID)})
+			all = append(all, notices.NotSigned(dev.DeviceID))
 		}
 	}
 	if own.Known() && own.Current == "" {
-		all = append(all, cause{warnDeviceNotSigned, "", textNoIdentity})
+		all = append(all, notices.NoIdentity())
 	}
 	switch storage {
 	case storageMissing, storageIncomplete:
-		all = append(all, cause{warnStorageMissing, "", textStorageMissing})
+		all = append(all, notices.NoStorage())
 	case storageUnknown, storageComplete:
 	}
 	switch backup {
 	case backupForeign:
-		all = append(all, cause{warnBackupBroken, "", textBackupNotOurs})
+		all = append(all, notices.BackupNotOurs())
 	case backupDeleted:
-		all = append(all, cause{warnBackupBroken, "", textBackupDeleted})
+		all = append(all, notices.BackupDeleted())
 	case backupUnknown, backupOff, backupNone, backupSigned, backupOurs:
 	}
 	return all, known
@@ -172,10 +134,7 @@ func (e *Engine) alert(a *account) {
 // alerted wakes the clients' waiting syncs if there is something for them, and requests
 // maintenance of the devices if the warnings changed.
 func (a *account) alerted(ctx context.Context) {
-	a.mu.Lock()
-	news := a.warnedSeq != a.alertedSeq
-	a.alertedSeq = a.warnedSeq
-	a.mu.Unlock()
+	news := a.warnings.News()
 	for _, d := range a.proxied() {
 		if !news {
 			d.megolmState.wakeIfReady(ctx)

@@ -140,7 +140,7 @@ func (d *Device) Status(ctx context.Context) (Status, error) {
 	if err := d.overrideStatus(ctx, &out); err != nil {
 		return Status{}, err
 	}
-	pending, err := d.warnings(ctx)
+	pending, err := d.acct.warnings.Pending(ctx)
 	if err != nil {
 		return Status{}, err
 	}

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
 )
@@ -133,7 +134,7 @@ func (d *Device) syncLoop(ctx context.Context) {
 			d.loopFailed()
 			return
 		}
-		pause := pauseAfter(err, failures.Next(syncPauses()), syncPauses())
+		pause := core.PauseAfter(err, failures.Next(core.SyncPauses()), core.SyncPauses())
 		d.core.Env.Log.Debug().Err(err).Dur("retry_in", pause).Msg("Own sync failed")
 		_ = backoff.Wait(ctx, pause) // loopContinues checks ctx
 	}

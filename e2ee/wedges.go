@@ -115,7 +115,7 @@ func (w *wedges) postpone(failed []wedge, now time.Time) (next *wedges, pause ti
 		if at < 0 {
 			continue
 		}
-		wait := one.failures.Next(wedgePauses())
+		wait := one.failures.Next(core.WedgePauses())
 		one.notYet, one.sought = now.Add(wait), failed[at].sought
 		if pause == 0 || wait < pause {
 			pause = wait

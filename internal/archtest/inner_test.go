@@ -18,7 +18,7 @@ func inner() map[string][][]string {
 			{"identity"},
 			{"core"},
 			{"keybackup"},
-			{"gossip"},
+			{"gossip", "notices"},
 		},
 		"interceptors": {
 			{"engineerr"},

@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"sync/atomic"
 	"time"
@@ -52,6 +53,26 @@ type Record struct {
 	// nextToken replaces token when the homeserver refuses token, or the client uses
 	// nextToken.
 	NextToken secret.String
+}
+
+// Meta is the Meta of a proxied device's row.
+type Meta struct {
+	// Notices are the warnings that were shown: the next_batch of the response that carried
+	// them, marked once the client has synced from it; see package notices.
+	Notices map[string]string `json:"notices,omitempty"`
+	// Begun are those that began Olm sessions and were given no room key since.
+	Begun []id.Curve25519 `json:"begun,omitempty"`
+	// Fallback is the fallback key that the homeserver is known to have.
+	Fallback id.Curve25519 `json:"fallback,omitempty"`
+}
+
+// ReadMeta reads the Meta of a row; what cannot be read is empty.
+func ReadMeta(raw json.RawMessage) Meta {
+	var m, none Meta
+	if raw == nil || json.Unmarshal(raw, &m) != nil {
+		return none
+	}
+	return m
 }
 
 // Ended reports whether the device does nothing on its own any more, or not yet.

@@ -107,3 +107,7 @@ type UserAuth struct {
 	// Stage is the "auth" object that continues the session of an earlier AuthNeededError.
 	Stage json.RawMessage
 }
+
+// ErrMoreToDo means that more is left for the next maintenance, or that something changed
+// and must be checked again.
+var ErrMoreToDo = errors.New("there is more to do")

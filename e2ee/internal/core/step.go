@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -45,6 +46,18 @@ func (s *Step) Row() *store.Device {
 		s.device = &row
 	}
 	return s.device
+}
+
+// ChangeMeta changes the Meta of the staged row.
+func (s *Step) ChangeMeta(change func(*Meta)) error {
+	m := ReadMeta(s.Row().Meta)
+	change(&m)
+	raw, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("encode what a device keeps: %w", err)
+	}
+	s.Row().Meta = raw
+	return nil
 }
 
 // Part returns what owner has staged in the step, and adds it first if that is nothing.

@@ -24,6 +24,7 @@ type Exchange struct {
 	keyAsks    map[store.SessionRef]*keyAsk
 	askKeys    bool // some room keys may be missing
 	askTimer   *time.Timer
+	came       int // how many secrets were received
 
 	// Requests of other devices, and what they were given.
 	requests     waitingRequests

@@ -40,7 +40,7 @@ func (x *Exchange) WantSecrets(ctx context.Context, own *trustcache.User) error 
 	if !own.Verified || !x.host.IsSigned() {
 		return nil
 	}
-	missing, err := x.host.MissingSecrets(ctx, own)
+	missing, before, err := x.lookForSecrets(ctx, own)
 	if err != nil || len(missing) == 0 {
 		return err
 	}
@@ -50,6 +50,9 @@ func (x *Exchange) WantSecrets(ctx context.Context, own *trustcache.User) error 
 	}
 	x.Mu.Lock()
 	defer x.Mu.Unlock()
+	if x.came != before {
+		return nil // the identity is checked again, see SecretsCame
+	}
 	if err := x.loadAsks(ctx); err != nil {
 		return err
 	}
@@ -84,6 +87,21 @@ func (x *Exchange) WantSecrets(ctx context.Context, own *trustcache.User) error 
 	x.host.OutboxFilled()
 	x.host.KickLocked()
 	return nil
+}
+
+// lookForSecrets returns the secrets that are not here, and how many had been received
+// before it looked. A backup key that is being compared with the backup is not missing.
+func (x *Exchange) lookForSecrets(ctx context.Context, own *trustcache.User) (missing []string, before int, err error) {
+	x.Mu.Lock()
+	before = x.came
+	compared, err := x.secretCame(ctx, identity.SecretBackup)
+	x.Mu.Unlock()
+	if err != nil {
+		return nil, 0, err
+	}
+	missing, err = x.host.MissingSecrets(ctx, own)
+	missing = slices.DeleteFunc(missing, func(name string) bool { return compared && name == identity.SecretBackup })
+	return missing, before, err
 }
 
 // askFor makes a request for a secret to other devices, and adds it to ch.
@@ -245,6 +263,7 @@ func (in *Incoming) dropAnsweredAsks() {
 		x.host.OutboxFilled()
 	}
 	if len(in.answered) > 0 {
+		x.came++
 		x.host.SecretsCame()
 	}
 }
