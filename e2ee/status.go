@@ -100,11 +100,8 @@ type UserDevice struct {
 // errors.
 func (d *Device) Status(ctx context.Context) (Status, error) {
 	out := Status{
-		DeviceID: d.core.ID, Mode: d.core.Mode.String(), OtherDevices: []DeviceTrust{}, Overrides: []UserDevice{},
+		UserID: d.acct.User, DeviceID: d.core.ID, Mode: d.core.Mode.String(), OtherDevices: []DeviceTrust{}, Overrides: []UserDevice{},
 		Problems: []Problem{}, Warnings: []Warning{},
-	}
-	if d.acct != nil {
-		out.UserID = d.acct.User
 	}
 	switch d.core.Mode {
 	case core.ModeForeign:
