@@ -146,7 +146,7 @@ func (s *ClientSync) Arrived() <-chan struct{} { return s.arrived }
 
 // clientState is what waits for the client's next sync.
 type clientState struct {
-	*part
+	*core.Device
 
 	arrived chan struct{} // closed when something arrives
 }

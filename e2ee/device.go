@@ -218,7 +218,7 @@ func (d *Device) connect() {
 	d.backups.part, d.backups.host = base, all
 	d.roomTable.part, d.roomTable.host = base, all
 	d.gossip = gossip.New(d.core, all)
-	d.clientState.part = base
+	d.clientState.Device = d.core
 	d.shown = notices.NewShown(d.core, d.acct.warnings, all)
 }
 

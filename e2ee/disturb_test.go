@@ -25,7 +25,10 @@ func shaken(t *testing.T, tr *trouble) *stage {
 	st.dev = st.device(st.alice)
 	ready(t, st.dev)
 	settle(t, st.dev)
-	t.Cleanup(func() { wantNoIndexTwice(t, st.hs) })
+	t.Cleanup(func() {
+		wantNoIndexTwice(t, st.hs)
+		st.nothingLeaks("")(nil)
+	})
 	return st
 }
 
@@ -148,7 +151,7 @@ func TestDisturbedSend(t *testing.T) {
 	everyDisturbance(t, 15, func(t *testing.T, tr *trouble) scene {
 		st := shaken(t, tr)
 		bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
-		newPuppet(t, st.hs, "bob", "UNSIGNED")
+		unsigned := newPuppet(t, st.hs, "bob", "UNSIGNED")
 		room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
 		first, second := st.outgoing(room, "one"), st.outgoing(room, "two")
 		return scene{
@@ -158,7 +161,11 @@ func TestDisturbedSend(t *testing.T) {
 				}
 				return st.text(ctx, second)
 			},
-			outcome: func() string { return bob.reads(room) },
+			between: st.nothingLeaks(room, unsigned),
+			outcome: func() string {
+				st.nothingLeaks(room, unsigned)(nil)
+				return bob.reads(room)
+			},
 		}
 	})
 }
@@ -255,6 +262,14 @@ func TestDisturbedRecover(t *testing.T) {
 				}
 				return d.Recover(ctx, e2ee.Recovery{Key: key})
 			},
+			between: func(error) {
+				// What is said of the device is what others see of it, and nothing of the account is
+				// changed.
+				said := status(t, r.device(s)).Identity.DeviceSigned
+				if is := inspect(t, hs, s, key); said && !is.confirmed || is.identities != 1 || is.storages != 1 || is.keys != 1 {
+					t.Errorf("the device says that it is signed: %v; the account is %+v", said, is)
+				}
+			},
 			outcome: func() string {
 				d := r.device(s)
 				ready(t, d)
@@ -273,7 +288,7 @@ func TestDisturbedReset(t *testing.T) {
 		hs, d := r.hs, r.device(s)
 		ready(t, d)
 		settle(t, d)
-		before := hs.CrossSigningKey(s.UserID, "master")
+		before, old := hs.CrossSigningKey(s.UserID, "master"), recoveryKey(t, d)
 		return scene{
 			work: func(ctx context.Context) error {
 				d, err := r.eng.Device(ctx, id.UserID(s.UserID), id.DeviceID(s.DeviceID), secret.NewString(s.Token))
@@ -282,6 +297,15 @@ func TestDisturbedReset(t *testing.T) {
 				}
 				_, err = d.Reset(ctx, e2ee.UserAuth{Password: secret.NewString("password of alice")})
 				return err
+			},
+			between: func(err error) {
+				if hs.CrossSigningKey(s.UserID, "master") != before {
+					return
+				}
+				if err == nil {
+					t.Error("the reset is done, and the old identity is there")
+				}
+				inspect(t, hs, s, old) // the old recovery key opens what belongs to the old identity
 			},
 			again: func(ctx context.Context) error {
 				d := r.device(s)
@@ -410,6 +434,15 @@ func TestDisturbedImport(t *testing.T) {
 				_, err := st.dev.ImportKeys(ctx, passphrase, e2ee.KeyFile(file.Bytes()))
 				return err
 			},
+			between: func(err error) {
+				if e := st.use(t.Context()); e != nil {
+					t.Fatal(e)
+				}
+				kept, e := st.dev.InboundSessions(t.Context())
+				if e != nil || len(kept) != 3 && (err == nil || len(kept) != 0) {
+					t.Errorf("the import ends with %v, and %d of 3 keys are there, %v", err, len(kept), e)
+				}
+			},
 			outcome: func() string {
 				if err := st.use(t.Context()); err != nil {
 					t.Fatal(err)
@@ -427,7 +460,7 @@ func TestDisturbedImport(t *testing.T) {
 // what the database refuses is done when it is said again.
 func TestDisturbedLogout(t *testing.T) {
 	t.Parallel()
-	everyDisturbance(t, 1, func(t *testing.T, tr *trouble) scene {
+	disturbances(t, 1, func(t *testing.T, tr *trouble) scene {
 		st := shaken(t, tr)
 		st.send(st.hs.CreateRoom(true, st.alice.UserID), "before")
 		call(t, st.hs, st.alice, http.MethodPost, "logout", map[string]any{}, nil)
@@ -452,5 +485,5 @@ func TestDisturbedLogout(t *testing.T) {
 				return fmt.Sprint(devices, awake, len(stored))
 			},
 		}
-	})
+	}, clientGone, readFails, writeFails, commitFails)
 }

@@ -2,7 +2,6 @@ package interceptors
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -14,7 +13,6 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
-	"e2ee-proxy/interceptors/internal/engineerr"
 )
 
 // Bodies that are refused before anything goes upstream.
@@ -155,32 +153,6 @@ func TestSendDeviceFails(t *testing.T) {
 	_, err := w.do(sendCall(plainRoom, "m.room.message", message))
 	wantError(t, err, http.StatusBadGateway, apierr.CodeUnknown)
 	w.wantNothingUpstream()
-}
-
-// The words a person reads when somebody's identity was reset (requirement 1.12, 26.1).
-func TestIdentityChangedText(t *testing.T) {
-	t.Parallel()
-	got := engineerr.For(&e2ee.IdentityChangedError{Users: []id.UserID{"@c:x", bob}, Lost: []id.UserID{bob}})
-	e := shown(t, got, http.StatusForbidden, apierr.CodeIdentityChanged)
-	fields, err := json.Marshal(e.Fields)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := `{"users":["@bob:hs.example","@c:x"],"verification_lost":["@bob:hs.example"]}`
-	if diff := cmp.Diff(want, string(fields)); diff != "" {
-		t.Errorf("fields (-want +got):\n%s", diff)
-	}
-	text := e.Public()
-	for _, part := range []string{"@bob:hs.example", "@c:x", "digital identity", "not sent", "acknowledge", "withdraw_verification"} {
-		if !strings.Contains(text, part) {
-			t.Errorf("%q does not say %q", text, part)
-		}
-	}
-	for _, part := range []string{"cross-sign", "master key"} {
-		if strings.Contains(text, part) {
-			t.Errorf("%q says %q to a person", text, part)
-		}
-	}
 }
 
 // What the homeserver accepted is noted although the client has gone.

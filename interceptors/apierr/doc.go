@@ -9,5 +9,5 @@
 // It must never hold a secret, a clear text or the text of somebody else's error in what a
 // client is shown, or write a response: package proxy does, in one place.
 //
-// Importers: interceptors and proxy.
+// Importers: interceptors, its packages, and proxy.
 package apierr

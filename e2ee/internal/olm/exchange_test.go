@@ -143,11 +143,16 @@ func TestTwoDevicesTalk(t *testing.T) {
 			t.Errorf("%s: %d are stored again, without use", e.dev.DeviceID, len(ch.OlmSessions))
 		}
 	}
-	bob.reads(alice, alice.seal(bob, "four", ""), "four")
-	alice.reads(bob, bob.seal(alice, "five", ""), "five")
-	if ch := alice.stored(); len(ch.OlmSessions) != 1 || !ch.OlmSessions[0].LastReceivedAt.Equal(alice.now) {
-		t.Errorf("after a load %d are stored", len(ch.OlmSessions))
+	four := alice.seal(bob, "four", "")
+	if ch := alice.stored(); len(ch.OlmSessions) != 1 {
+		t.Errorf("after a message was encrypted %d are stored", len(ch.OlmSessions))
 	}
+	bob.now = bob.now.Add(time.Hour)
+	bob.reads(alice, four, "four")
+	if ch := bob.stored(); len(ch.OlmSessions) != 1 || !ch.OlmSessions[0].LastReceivedAt.Equal(bob.now) || ch.OlmSessions[0].CreatedAt.Equal(bob.now) {
+		t.Errorf("after a message was decrypted stored are %v", ch.OlmSessions)
+	}
+	alice.reads(bob, bob.seal(alice, "five", ""), "five")
 }
 
 // Requirement 6.13: a message that cannot be decrypted changes nothing, whatever is wrong

@@ -14,8 +14,11 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/testproc"
 )
 
 // Every text that a homeserver or a caller must not find again in an error.
@@ -95,7 +98,7 @@ func TestErrorsOfCalls(t *testing.T) {
 		{"the header is the body rounded up", 429, "2", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":1500}`, UpstreamError{Status: 429, ErrCode: "M_LIMIT_EXCEEDED", RetryAfter: 1500 * time.Millisecond}},
 		{"something in front asks for more", 429, "60", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":1500}`, UpstreamError{Status: 429, ErrCode: "M_LIMIT_EXCEEDED", RetryAfter: time.Minute}},
 		{"a wait in the past", 429, "-1", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":-5}`, UpstreamError{Status: 429, ErrCode: "M_LIMIT_EXCEEDED"}},
-		{"a wait without end", 429, "99999999999", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":1e300}`, UpstreamError{Status: 429, ErrCode: "M_LIMIT_EXCEEDED"}},
+		{"a wait without end", 429, "99999999999", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":2e12}`, UpstreamError{Status: 429, ErrCode: "M_LIMIT_EXCEEDED"}},
 		{"a wait that is a date", 503, "Wed, 21 Oct 2015 07:28:00 GMT", `{"errcode":"M_UNKNOWN"}`, UpstreamError{Status: 503, ErrCode: "M_UNKNOWN"}},
 		{"an error that is no JSON", 502, "", `<html>` + aReply, UpstreamError{Status: 502}},
 		{"a page that is not there", 404, "", `<html>` + aReply, UpstreamError{Status: 404, NotMatrix: true}},
@@ -263,43 +266,69 @@ func TestCallsAreGivenUp(t *testing.T) {
 }
 
 // A large answer that waits for its turn is given up with its request, and so is one that
-// has its turn; what others wait for is free again.
+// has its turn, or that waits for a place among all accounts; what others wait for is free
+// again.
 func TestLargeAnswersAreGivenUp(t *testing.T) {
 	t.Parallel()
-	begun := make(chan struct{}, 8)
 	hs := homeserver(t, 20*time.Second, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(w, io.LimitReader(letters(strings.Repeat("x", 64<<10)), maxAnswer+100_000))
 		_ = http.NewResponseController(w).Flush()
-		begun <- struct{}{}
 		<-r.Context().Done()
 	})
-	ask := func() (context.CancelFunc, <-chan error) {
+	took := make(chan struct{}, 8)
+	hs.large.accounts.Order = &locks.Order{Takes: func(locks.Rank) { took <- struct{}{} }, Gives: func(locks.Rank) {}}
+	ask := func() (giveUp func() error) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() {
 			done <- hs.Call(ctx, secret.NewString(aToken), Request{Op: "ask", Method: http.MethodGet, Path: mautrix.ClientURLPath{"x"}, Large: true, User: "@alice:hs"})
 		}()
-		<-begun
-		return cancel, done
+		<-took
+		return func() error { cancel(); return <-done }
 	}
-	holds, first := ask()
-	waits, second := ask()
-	waits()
-	if err := <-second; !errors.Is(err, context.Canceled) {
-		t.Errorf("who waits: %v", err)
+	has := func(places int) {
+		t.Helper()
+		err := testproc.Await(t.Context(), func(context.Context) error {
+			if n := len(hs.large.all); n != places {
+				return fmt.Errorf("%d places are taken", n)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
-	holds()
-	if err := <-first; !errors.Is(err, context.Canceled) {
+	holds := ask()
+	has(1)
+	waits := ask()
+	if err := waits(); !errors.Is(err, context.Canceled) {
+		t.Errorf("who waits for the turn: %v", err)
+	}
+	if err := holds(); !errors.Is(err, context.Canceled) {
 		t.Errorf("who has the turn: %v", err)
+	}
+	if len(hs.large.all) != 0 || !hs.large.accounts.Idle() {
+		t.Fatal("places are left")
+	}
+	var others []func()
+	for i := range largeAtOnce {
+		give, err := hs.large.acquire(t.Context(), id.UserID(fmt.Sprint("@other", i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-took
+		others = append(others, give)
+	}
+	waits = ask()
+	if err := waits(); !errors.Is(err, context.Canceled) {
+		t.Errorf("who waits for a place: %v", err)
+	}
+	for _, give := range others {
+		give()
 	}
 	if len(hs.large.all) != 0 || !hs.large.accounts.Idle() {
 		t.Error("places are left")
 	}
-	give, err := hs.large.acquire(t.Context(), "@alice:hs")
-	if err != nil {
-		t.Fatal(err)
-	}
-	give()
 }
 
 // A homeserver that is not there, and one that ends the connection, gave no answer. Who

@@ -32,6 +32,7 @@ func TestChallenges(t *testing.T) {
 		{"OAuth before it had a name", `{"flows":[{"stages":["org.matrix.cross_signing_reset"]}],` + params("org.matrix.cross_signing_reset", `"`+page+`"`) + `}`, true, false, "org.matrix.cross_signing_reset", page},
 		{"the page of a stage that is not next", `{"flows":[{"stages":["a","m.oauth"]}],` + params("m.oauth", `"`+page+`"`) + `}`, true, false, "a", ""},
 		{"a page that runs", `{"flows":[{"stages":["m.oauth"]}],` + params("m.oauth", `"javascript:alert(1)"`) + `}`, true, false, "m.oauth", ""},
+		{"a page that runs and has a host", `{"flows":[{"stages":["m.oauth"]}],` + params("m.oauth", `"javascript://hs/%0aalert(1)"`) + `}`, true, false, "m.oauth", ""},
 		{"a page that is a file", `{"flows":[{"stages":["m.oauth"]}],` + params("m.oauth", `"file:///etc/passwd"`) + `}`, true, false, "m.oauth", ""},
 		{"a page without a host", `{"flows":[{"stages":["m.oauth"]}],` + params("m.oauth", `"https:reset"`) + `}`, true, false, "m.oauth", ""},
 		{"a page that is no URL", `{"flows":[{"stages":["m.oauth"]}],` + params("m.oauth", `"https://a b"`) + `}`, true, false, "m.oauth", ""},

@@ -41,7 +41,7 @@ type spoolingReader struct {
 // spoolError is an error of the spool, as opposed to one of the homeserver.
 type spoolError struct{ err error }
 
-func (e *spoolError) Error() string { return "keep sync response: " + e.err.Error() }
+func (e *spoolError) Error() string { return "keep a body: " + e.err.Error() }
 func (e *spoolError) Unwrap() error { return e.err }
 
 func (r *spoolingReader) Read(p []byte) (int, error) {
