@@ -2,20 +2,12 @@ package e2ee
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"slices"
 	"time"
 
 	"e2ee-proxy/e2ee/internal/core"
-	"e2ee-proxy/e2ee/internal/wire"
 )
-
-// needsPerson reports whether retrying is useless until a person does something.
-func needsPerson(err error) bool {
-	var auth *wire.AuthNeededError
-	return errors.As(err, &auth) || errors.Is(err, core.ErrWrongPassword) || signatureFailed(err)
-}
 
 // maintainAgain schedules the next maintenance: at once when more is true, after a growing
 // pause when the last one failed.
@@ -88,13 +80,19 @@ func (sc *schedule) retryNow() {
 // recheckNow updates status and warnings after a call of the control API. If it fails, the
 // next maintenance does it.
 func (d *Device) recheckNow(ctx context.Context) {
-	d.ownIdentity.recheckIdentity()
-	for _, step := range []func(context.Context) error{d.ownIdentity.setUpIdentity, d.reviewWarnings} {
+	d.ownIdentity.Recheck()
+	for _, step := range []func(context.Context) error{d.ownIdentity.SetUp, d.reviewWarnings} {
 		if err := step(ctx); err != nil {
 			d.core.Env.Log.Warn().Err(err).Msg("What was asked for is done; status and warnings follow with the next upkeep")
 		}
 	}
 }
 
-// dropRetry removes a scheduled retry. The caller holds mu.
-func (sc *schedule) dropRetry(why retryFor) { delete(sc.retry.due, why) }
+// RetrySignature schedules maintenance for the device's signature. The caller holds mu.
+func (sc *schedule) RetrySignature(pause time.Duration) { sc.retryLocked(retrySignature, pause) }
+
+// DropSignatureRetry takes that back. The caller holds mu.
+func (sc *schedule) DropSignatureRetry() { delete(sc.retry.due, retrySignature) }
+
+// RetryRestore schedules maintenance for a restore. The caller holds mu.
+func (sc *schedule) RetryRestore(pause time.Duration) { sc.retryLocked(retryRestore, pause) }

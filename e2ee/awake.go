@@ -217,9 +217,8 @@ func (e *Engine) unloadIdle(ctx context.Context, key deviceKey, d *Device) {
 func (d *Device) idle() bool {
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
-	waits := len(d.backups.fetching.wanted)
-	return !d.schedule.looping && !d.schedule.awake && d.publication.allowed && waits == 0 && !d.schedule.failures.Failing() && !d.gossip.IsAsking() &&
-		!d.backups.restoring.running && !d.backups.fetching.running && d.core.Record.NextToken.IsZero()
+	return !d.schedule.looping && !d.schedule.awake && d.publication.allowed && !d.schedule.failures.Failing() && !d.gossip.IsAsking() &&
+		!d.backups.isBusy() && d.core.Record.NextToken.IsZero()
 }
 
 // fromStore returns a known device, loaded from the store if it is not in memory. It makes

@@ -3,7 +3,6 @@ package e2ee
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 
@@ -13,17 +12,12 @@ import (
 
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/keybackup"
+	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
-)
-
-const (
-	accountDataBackup = "m.key_backup"
-	// accountDataNoBackup is the name that Element's clients used before m.key_backup, and
-	// still write (MSC4287): {"disabled": true}.
-	accountDataNoBackup = "m.org.matrix.custom.backup_disabled"
+	"e2ee-proxy/trustcache"
 )
 
 // currentBackup reads the newest backup version; nil when there is none.
@@ -49,27 +43,6 @@ type backupKeyMeta struct {
 	Version string `json:"version,omitempty"`
 }
 
-// loadBackupKey returns the stored private backup key, nil when there is none, and the
-// version it belonged to.
-func (a *account) loadBackupKey(ctx context.Context) (*backup.MegolmBackupKey, string, error) {
-	stored, err := a.Env.Store.Secret(ctx, a.Row, identity.SecretBackup)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, "", nil
-	}
-	if err != nil {
-		return nil, "", fmt.Errorf("load the backup key: %w", err)
-	}
-	key, err := backup.MegolmBackupKeyFromBytes(stored.Value.Reveal())
-	if err != nil {
-		return nil, "", fmt.Errorf("read the backup key: %w", err)
-	}
-	var meta backupKeyMeta
-	if len(stored.Meta) > 0 && json.Unmarshal(stored.Meta, &meta) != nil {
-		return nil, "", fmt.Errorf("read the backup key: %w", strictjson.ErrMalformed)
-	}
-	return key, meta.Version, nil
-}
-
 func (b *backups) saveBackupKey(ctx context.Context, key *backup.MegolmBackupKey, version string) error {
 	meta, err := json.Marshal(backupKeyMeta{version})
 	if err != nil {
@@ -82,16 +55,16 @@ func (b *backups) saveBackupKey(ctx context.Context, key *backup.MegolmBackupKey
 	return nil
 }
 
-// completeBackup makes a key backup if the account has none, and otherwise looks for the
+// CompleteBackup makes a key backup if the account has none, and otherwise looks for the
 // key of the existing one, which it never replaces. It returns the private key if it is
 // here.
-func (b *backups) completeBackup(ctx context.Context, keys *identity.Keys, storage *ssss.Key, may bootstrapping) ([]byte, error) {
+func (b *backups) CompleteBackup(ctx context.Context, keys *identity.Keys, storage *ssss.Key, may ownidentity.Bootstrapping) ([]byte, error) {
 	wanted, said, err := b.backupWanted(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if !wanted {
-		b.acct.setBackupStanding(backupOff)
+		b.acct.setBackupStanding(keybackup.StandingOff)
 		return nil, nil
 	}
 	current, err := b.currentBackup(ctx)
@@ -108,11 +81,11 @@ func (b *backups) completeBackup(ctx context.Context, keys *identity.Keys, stora
 			return private, err
 		}
 		return private, b.wantBackup(ctx) // the one who made it stopped before this
-	case storage == nil || !may.create:
-		b.acct.setBackupStanding(backupNone) // there is no secret storage to keep its key for the next device
+	case storage == nil || !may.Create:
+		b.acct.setBackupStanding(keybackup.StandingNone) // there is no secret storage to keep its key for the next device
 		return nil, nil
-	case version != "" && !may.explicit:
-		b.acct.setBackupStanding(backupDeleted)
+	case version != "" && !may.Explicit:
+		b.acct.setBackupStanding(keybackup.StandingDeleted)
 		return nil, nil
 	case key == nil || version != "": // a deleted backup's key is not used again
 		if key, err = b.newBackupKey(ctx); err != nil {
@@ -122,8 +95,32 @@ func (b *backups) completeBackup(ctx context.Context, keys *identity.Keys, stora
 	if err := b.createBackup(ctx, key, keys); err != nil {
 		return nil, err
 	}
-	b.acct.setBackupStanding(backupOurs)
+	b.acct.setBackupStanding(keybackup.StandingOurs)
 	return key.Bytes(), b.wantBackup(ctx)
+}
+
+// ReplaceBackup makes a new backup for a new identity, unless that is done, and returns its
+// private key.
+func (b *backups) ReplaceBackup(ctx context.Context, keys *identity.Keys) ([]byte, error) {
+	private, _, err := b.acct.loadBackupKey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if private == nil {
+		if private, err = b.newBackupKey(ctx); err != nil {
+			return nil, err
+		}
+	}
+	current, err := b.currentBackup(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !current.Trusts(private) {
+		if err := b.createBackup(ctx, private, keys); err != nil {
+			return nil, err
+		}
+	}
+	return private.Bytes(), b.wantBackup(ctx)
 }
 
 // useExistingBackup decides whether an existing backup can be used: with the stored key, or
@@ -141,9 +138,9 @@ func (b *backups) useExistingBackup(ctx context.Context, current *keybackup.Vers
 			return nil, fmt.Errorf("look at the own identity: %w", err)
 		}
 		if current.SignedBy(own) {
-			b.acct.setBackupStanding(backupSigned)
+			b.acct.setBackupStanding(keybackup.StandingSigned)
 		} else {
-			b.acct.setBackupStanding(backupForeign)
+			b.acct.setBackupStanding(keybackup.StandingForeign)
 		}
 		return nil, b.host.WantSecrets(ctx, own)
 	}
@@ -152,7 +149,7 @@ func (b *backups) useExistingBackup(ctx context.Context, current *keybackup.Vers
 			return nil, err
 		}
 	}
-	b.acct.setBackupStanding(backupOurs)
+	b.acct.setBackupStanding(keybackup.StandingOurs)
 	return key.Bytes(), nil
 }
 
@@ -162,8 +159,8 @@ func (b *backups) backupKeyFrom(ctx context.Context, storage *ssss.Key, current 
 	if storage == nil {
 		return nil, nil
 	}
-	value, err := readSecret(ctx, b.Device, storage, identity.SecretBackup)
-	if isRecoveryReason(err) {
+	value, err := ownidentity.ReadSecret(ctx, b.Device, storage, identity.SecretBackup)
+	if ownidentity.IsRecoveryReason(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -179,7 +176,7 @@ func (b *backups) backupKeyFrom(ctx context.Context, storage *ssss.Key, current 
 // backupWanted reads from account data whether the user wants a backup (requirement 16.7).
 // The default is yes; said is false when there is no valid choice.
 func (b *backups) backupWanted(ctx context.Context) (wanted, said bool, err error) {
-	raw, err := b.AccountData(ctx, accountDataBackup)
+	raw, err := b.AccountData(ctx, keybackup.AccountDataWanted)
 	if err != nil {
 		return false, false, err
 	}
@@ -189,7 +186,7 @@ func (b *backups) backupWanted(ctx context.Context) (wanted, said bool, err erro
 	if raw != nil && json.Unmarshal(raw, &choice) == nil && choice.Enabled != nil {
 		return *choice.Enabled, true, nil
 	}
-	if raw, err = b.AccountData(ctx, accountDataNoBackup); err != nil {
+	if raw, err = b.AccountData(ctx, keybackup.AccountDataDisabled); err != nil {
 		return false, false, err
 	}
 	var older struct {
@@ -199,9 +196,55 @@ func (b *backups) backupWanted(ctx context.Context) (wanted, said bool, err erro
 	return !refused, refused, nil
 }
 
+// backupLook is the account's backup, as the homeserver shows it.
+type backupLook struct {
+	// wanted is false when the user has switched key backup off.
+	wanted bool
+	// version is empty when there is none; deleted reports whether there was one then.
+	version string
+	deleted bool
+	// trusted reports whether it is known to be the account's own (requirement 16.1),
+	// readable whether its private key is here.
+	trusted, readable bool
+	// count is how many room keys it has, as the homeserver says, and pending how many of
+	// this device still have to be uploaded.
+	count, pending int
+}
+
+// look reads how the account's backup stands.
+func (b *backups) look(ctx context.Context, own *trustcache.User) (backupLook, error) {
+	var out backupLook
+	var err error
+	if out.wanted, _, err = b.backupWanted(ctx); err != nil {
+		return out, err
+	}
+	current, err := b.currentBackup(ctx)
+	if err != nil {
+		return out, err
+	}
+	key, known, err := b.acct.loadBackupKey(ctx)
+	if err != nil {
+		return out, err
+	}
+	if current == nil {
+		out.deleted = known != ""
+		return out, nil
+	}
+	out.version, out.count = current.Version, current.Count
+	out.readable = current.Trusts(key)
+	out.trusted = out.readable || current.SignedBy(own)
+	if !out.wanted || !out.trusted {
+		return out, nil
+	}
+	if out.pending, err = b.Env.Store.CountToBackUp(ctx, b.acct.Row, b.RowID, current.Version); err != nil {
+		return out, fmt.Errorf("count room keys to back up: %w", err)
+	}
+	return out, nil
+}
+
 // wantBackup tells the user's other clients, in account data, that there is a backup.
 func (b *backups) wantBackup(ctx context.Context) error {
-	return b.SetAccountData(ctx, accountDataBackup, map[string]bool{"enabled": true})
+	return b.SetAccountData(ctx, keybackup.AccountDataWanted, map[string]bool{"enabled": true})
 }
 
 func (b *backups) newBackupKey(ctx context.Context) (*backup.MegolmBackupKey, error) {
@@ -220,7 +263,7 @@ func (b *backups) createBackup(ctx context.Context, key *backup.MegolmBackupKey,
 	if err != nil {
 		return err
 	}
-	if auth, err = b.host.signAsDevice(auth); err != nil {
+	if auth, err = b.host.SignAsDevice(auth); err != nil {
 		return err
 	}
 	var made struct {

@@ -49,7 +49,7 @@ func (b *backups) removeContested(ctx context.Context, target *keybackup.Target,
 			continue // it attests no owner
 		}
 		if old.FirstIndex < row.FirstIndex {
-			kept, err := b.host.keepKept(ctx, []store.InboundSession{old})
+			kept, err := b.host.KeepKept(ctx, []store.InboundSession{old})
 			if err != nil {
 				return err
 			}

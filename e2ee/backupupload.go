@@ -13,6 +13,7 @@ import (
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/megolm"
+	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -52,34 +53,6 @@ func (b *backups) backupTarget(ctx context.Context) (*keybackup.Target, error) {
 	return nil, core.ErrMoreToDo
 }
 
-// knownBackup returns the backup found last, nil when it must be looked for, and the
-// counter to pass to keepBackup.
-func (a *account) knownBackup() (target *keybackup.Target, looked int) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.backupTo, a.backupSeq
-}
-
-// keepBackup remembers the backup that was found. It reports false if something changed
-// meanwhile.
-func (a *account) keepBackup(target *keybackup.Target, looked int) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.backupSeq != looked {
-		return false
-	}
-	a.backupTo = target
-	return true
-}
-
-// forgetBackup makes the next use check the backup version again.
-func (a *account) forgetBackup() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.backupTo = nil
-	a.backupSeq++
-}
-
 // findBackup reads the newest version and decides whether to trust it (requirement 16.1).
 func (b *backups) findBackup(ctx context.Context) (*keybackup.Target, error) {
 	wanted, _, err := b.backupWanted(ctx)
@@ -110,18 +83,11 @@ func (b *backups) findBackup(ctx context.Context) (*keybackup.Target, error) {
 	return target, nil
 }
 
-// recheckIdentity makes the next maintenance check the identity and the backup again.
-func (o *ownIdentity) recheckIdentity() {
-	o.Mu.Lock()
-	defer o.Mu.Unlock()
-	o.recheckIdentityLocked()
-}
-
 // backUp uploads room keys that are not in the backup, in batches. Each uploaded batch is
 // recorded, so that a restart continues there. When there is a newer version, everything is
 // uploaded to that one (requirement 16.6).
 func (b *backups) backUp(ctx context.Context) error {
-	if b.host.ownNow() != ownSigned || b.backedUp(ctx) {
+	if b.own.State() != ownidentity.Signed || b.backedUp(ctx) {
 		return nil
 	}
 	size := backupBatch
@@ -143,11 +109,11 @@ func (b *backups) backUp(ctx context.Context) error {
 		switch {
 		case err == nil:
 		case errors.As(err, &up) && (up.ErrCode == "M_WRONG_ROOM_KEYS_VERSION" || up.Status == http.StatusNotFound):
-			b.host.recheckIdentity()
+			b.own.Recheck()
 			if looks++; looks > backupLooks {
 				return err
 			}
-			if err := b.host.setUpIdentity(ctx); err != nil {
+			if err := b.own.SetUp(ctx); err != nil {
 				return err
 			}
 		case errors.As(err, &up) && up.Status == http.StatusRequestEntityTooLarge && size > 1:
@@ -179,7 +145,7 @@ func (b *backups) backUpBatch(ctx context.Context, target *keybackup.Target, row
 	if err != nil {
 		return err
 	}
-	switch ok, err := b.host.stillBacksUp(ctx, target); {
+	switch ok, err := b.stillBacksUp(ctx, target); {
 	case err != nil:
 		return err
 	case !ok:
@@ -226,4 +192,17 @@ func (b *backups) ownersOf(ctx context.Context, rows []store.InboundSession) (ma
 		return nil, fmt.Errorf("look up the owners of room keys: %w", err)
 	}
 	return known, nil
+}
+
+// stillBacksUp decides again whether room keys may be encrypted for a backup: it must still
+// be trusted, and this device still be confirmed as far as is known.
+func (b *backups) stillBacksUp(ctx context.Context, target *keybackup.Target) (bool, error) {
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
+	own, err := b.acct.Tracker.Own(ctx)
+	if err != nil {
+		return false, fmt.Errorf("look again at the own identity: %w", err)
+	}
+	known, _ := b.acct.knownBackup()
+	return b.own.StateLocked() == ownidentity.Signed && own.Knowledge == trustcache.KnowledgeFresh && known == target, nil
 }

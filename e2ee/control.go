@@ -4,23 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
-	"e2ee-proxy/e2ee/internal/identity"
+	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
-
-// recoveryKeyFor is how long the control API returns the recovery key of a bootstrap: a
-// stolen token must not give away the identity for ever.
-const recoveryKeyFor = 24 * time.Hour
-
-// secretRecoveryRead is stored once the user has deleted the recovery key from the API.
-const secretRecoveryRead = "recovery_key_deleted"
 
 // Bootstrap creates what is missing of identity, secret storage and backup. It returns the
 // recovery key if this or an earlier call made one that can still be read, else an empty
@@ -34,19 +26,19 @@ func (d *Device) Bootstrap(ctx context.Context, auth core.UserAuth) (secret.Stri
 	if err := d.uploadNow(ctx); err != nil {
 		return secret.String{}, err
 	}
-	auth, spent := d.acct.withLoginPassword(auth)
-	err := d.ownIdentity.bootstrap(ctx, auth, bootstrapping{create: true, explicit: true})
+	auth, spent := d.acct.identity.WithLoginPassword(auth)
+	err := d.ownIdentity.Bootstrap(ctx, auth, ownidentity.Bootstrapping{Create: true, Explicit: true})
 	spent(err)
 	if err != nil {
 		return secret.String{}, err
 	}
-	switch d.ownIdentity.ownNow() {
-	case ownSigned:
-	case ownUnsigned, ownChanged:
+	switch d.ownIdentity.State() {
+	case ownidentity.Signed:
+	case ownidentity.Unsigned, ownidentity.Changed:
 		return secret.String{}, core.ErrIdentityExists
-	case ownReplaced:
+	case ownidentity.Replaced:
 		return secret.String{}, core.ErrKeysReplaced
-	case ownUnknown, ownNoIdentity:
+	case ownidentity.Unknown, ownidentity.NoIdentity:
 		return secret.String{}, core.ErrCannotEncrypt
 	}
 	d.recheckNow(ctx)
@@ -63,27 +55,7 @@ func (d *Device) RecoveryKey(ctx context.Context) (secret.String, error) {
 	if d.core.Mode != core.ModeProxied {
 		return secret.String{}, core.ErrNotProxied
 	}
-	made, err := d.core.Env.Store.Secret(ctx, d.acct.Row, identity.SecretStorageKey)
-	if errors.Is(err, store.ErrNotFound) {
-		return secret.String{}, core.ErrNoRecoveryKey
-	}
-	if err != nil {
-		return secret.String{}, fmt.Errorf("load the recovery key: %w", err)
-	}
-	_, err = d.core.Env.Store.Secret(ctx, d.acct.Row, secretRecoveryRead)
-	switch {
-	case err == nil, d.core.Env.Now().Sub(made.CreatedAt) > recoveryKeyFor:
-		return secret.String{}, core.ErrNoRecoveryKey
-	case !errors.Is(err, store.ErrNotFound):
-		return secret.String{}, fmt.Errorf("load the recovery key: %w", err)
-	}
-	// Without the identity the key is useless: another identity took its place.
-	if keys, err := d.acct.loadCrossSigning(ctx); err != nil {
-		return secret.String{}, err
-	} else if keys == nil {
-		return secret.String{}, core.ErrNoRecoveryKey
-	}
-	return d.acct.recoveryKey(ctx)
+	return d.acct.identity.RecoveryKey(ctx)
 }
 
 // DeleteRecoveryKey makes the key unreadable through the API. The key stays stored, sealed,
@@ -92,11 +64,7 @@ func (d *Device) DeleteRecoveryKey(ctx context.Context) error {
 	if d.core.Mode != core.ModeProxied {
 		return core.ErrNotProxied
 	}
-	row := store.Secret{Name: secretRecoveryRead, Value: secret.Bytes("1"), CreatedAt: d.core.Env.Now()}
-	if err := d.core.Save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
-		return fmt.Errorf("delete the recovery key: %w", err)
-	}
-	return nil
+	return d.ownIdentity.DeleteRecoveryKey(ctx)
 }
 
 // RecoveryKeyOnMachine returns the recovery key of an account, whatever its age, to
@@ -109,7 +77,49 @@ func RecoveryKeyOnMachine(ctx context.Context, db *store.DB, user id.UserID) (se
 	if err != nil {
 		return secret.String{}, fmt.Errorf("load account: %w", err)
 	}
-	return (&account{Account: &core.Account{Env: &core.Env{Store: db}, Row: row, User: user}}).recoveryKey(ctx)
+	return ownidentity.NewAccount(&core.Account{Env: &core.Env{Store: db}, Row: row, User: user}).KeptRecoveryKey(ctx)
+}
+
+// Recover reads the identity and the backup key from secret storage and signs this device.
+// Nothing is changed unless all keys match: seeds are used only if their public keys are
+// the published ones (requirement 14.7).
+func (d *Device) Recover(ctx context.Context, with ownidentity.Recovery) error {
+	if d.core.Mode != core.ModeProxied {
+		return core.ErrNotProxied
+	}
+	ctx, cancel := d.core.DetachUntilStop(ctx)
+	defer cancel()
+	if err := d.uploadNow(ctx); err != nil {
+		return err
+	}
+	if err := d.ownIdentity.Recover(ctx, with); err != nil {
+		return err
+	}
+	d.recheckNow(ctx)
+	if with.Restore {
+		return d.backups.beginRestore(ctx)
+	}
+	return nil
+}
+
+// Reset makes a new identity, secret storage and backup, and returns the recovery key.
+func (d *Device) Reset(ctx context.Context, auth core.UserAuth) (secret.String, error) {
+	if d.core.Mode != core.ModeProxied {
+		return secret.String{}, core.ErrNotProxied
+	}
+	ctx, cancel := d.core.DetachUntilStop(ctx)
+	defer cancel()
+	if err := d.uploadNow(ctx); err != nil {
+		return secret.String{}, err
+	}
+	auth, spent := d.acct.identity.WithLoginPassword(auth)
+	err := d.ownIdentity.Reset(ctx, auth)
+	spent(err)
+	if err != nil {
+		return secret.String{}, err
+	}
+	d.recheckNow(ctx)
+	return d.acct.identity.KeptRecoveryKey(ctx)
 }
 
 // UserTrust is what is known of a user.

@@ -7,7 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
-	"e2ee-proxy/e2ee/internal/keybackup"
+	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/trustcache"
 )
 
@@ -23,7 +23,7 @@ import (
 // event. While nothing has changed it costs next to nothing. The caller holds mu.
 func (d *Device) stillEligible(ctx context.Context, who *eligible) error {
 	version, mode := d.acct.Tracker.Version(), d.core.Env.Policy().Send
-	if err := sendRefusal(d.ownIdentity.own, d.acct.Settings().AllowUnsigned, mode); err != nil {
+	if err := sendRefusal(d.ownIdentity.StateLocked(), d.acct.Settings().AllowUnsigned, mode); err != nil {
 		return err
 	}
 	if version == who.version && mode == who.mode {
@@ -84,7 +84,7 @@ func (e *eligible) covers(was *eligible) bool {
 // It returns the own user as known now, nil when the device may not. core.ErrMoreToDo means that
 // something changed and the homeserver must be asked first. The caller holds mu.
 func (d *Device) stillMayHold(ctx context.Context, dev *trustcache.Device) (*trustcache.User, error) {
-	if d.ownIdentity.own != ownSigned {
+	if d.ownIdentity.StateLocked() != ownidentity.Signed {
 		return nil, nil
 	}
 	own, err := d.acct.Tracker.Own(ctx)
@@ -99,17 +99,4 @@ func (d *Device) stillMayHold(ctx context.Context, dev *trustcache.Device) (*tru
 		return nil, nil
 	}
 	return own, nil
-}
-
-// stillBacksUp decides again whether room keys may be encrypted for a backup: it must still
-// be trusted, and this device still be confirmed as far as is known.
-func (d *Device) stillBacksUp(ctx context.Context, target *keybackup.Target) (bool, error) {
-	d.core.Mu.Lock()
-	defer d.core.Mu.Unlock()
-	own, err := d.acct.Tracker.Own(ctx)
-	if err != nil {
-		return false, fmt.Errorf("look again at the own identity: %w", err)
-	}
-	known, _ := d.acct.knownBackup()
-	return d.ownIdentity.own == ownSigned && own.Knowledge == trustcache.KnowledgeFresh && known == target, nil
 }

@@ -14,6 +14,7 @@ import (
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/notices"
 	"e2ee-proxy/e2ee/internal/olm"
+	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
@@ -31,7 +32,7 @@ type Device struct {
 
 	publication publication
 	keySupply   keySupply
-	ownIdentity ownIdentity
+	ownIdentity ownidentity.Identity
 	schedule    schedule
 	olmState    olmState
 	megolmState megolmState
@@ -55,7 +56,7 @@ type host struct {
 	*Device
 	*publication
 	*keySupply
-	*ownIdentity
+	*ownidentity.Identity
 	*schedule
 	*olmState
 	*megolmState
@@ -211,11 +212,11 @@ func (d *Device) connect() {
 	all := host{d, &d.publication, &d.keySupply, &d.ownIdentity, &d.schedule, &d.olmState, &d.megolmState, &d.backups, &d.roomTable, &d.gossip, &d.clientState}
 	d.publication.part, d.publication.host = base, all
 	d.keySupply.part = base
-	d.ownIdentity.part, d.ownIdentity.host = base, all
+	d.ownIdentity = ownidentity.New(d.core, d.acct.identity, all)
 	d.schedule.part, d.schedule.host = base, all
 	d.olmState.part, d.olmState.host = base, all
 	d.megolmState.part, d.megolmState.host = base, all
-	d.backups.part, d.backups.host = base, all
+	d.backups = newBackups(d.core, d.acct.backup, &d.ownIdentity, all)
 	d.roomTable.part, d.roomTable.host = base, all
 	d.gossip = gossip.New(d.core, all)
 	d.clientState.Device = d.core
@@ -225,7 +226,7 @@ func (d *Device) connect() {
 // restore makes a Device of its stored row.
 func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Device) (*Device, error) {
 	acct := e.account(row)
-	if err := acct.expectIdentity(ctx); err != nil {
+	if err := acct.identity.Expect(ctx); err != nil {
 		return nil, err
 	}
 	d := newDevice(e, acct, core.Self{ID: dev.DeviceID, RowID: dev.ID})

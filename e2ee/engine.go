@@ -303,7 +303,7 @@ func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Devic
 	}
 	delete(e.visited, key)
 	if a := e.accounts[key.user]; a != nil {
-		a.password.forgetOf(key.device)
+		a.identity.ForgetPasswordOf(key.device)
 	}
 	e.mu.Unlock()
 	if d != nil {

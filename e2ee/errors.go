@@ -1,6 +1,10 @@
 package e2ee
 
-import "e2ee-proxy/e2ee/internal/core"
+import (
+	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/ownidentity"
+	"e2ee-proxy/internal/secret"
+)
 
 // Errors of the engine, with their meaning in package core. Callers turn them into Matrix
 // errors.
@@ -45,6 +49,8 @@ type (
 	IdentityChangedError = core.IdentityChangedError
 	// UserAuth is a caller's answer to user-interactive authentication.
 	UserAuth = core.UserAuth
+	// Recovery is a recovery key or a passphrase, exactly one of them.
+	Recovery = ownidentity.Recovery
 	// AccountSettings are the settings of one account.
 	AccountSettings = core.AccountSettings
 	// Mode says what the proxy does for a device.
@@ -59,3 +65,8 @@ const (
 	ModeNone    = core.ModeNone
 	ModeLost    = core.ModeLost
 )
+
+// WellFormedRecoveryKey reports whether a text is a recovery key: base58 with the two bytes
+// and the parity of the specification (Client-Server API, Key representation), spaces
+// anywhere. Whether it is the account's key only the homeserver can tell.
+func WellFormedRecoveryKey(key secret.String) bool { return ownidentity.WellFormedRecoveryKey(key) }

@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/keyfile"
@@ -57,8 +58,8 @@ func (d *Device) SendOlm(ctx context.Context, eventType string, content json.Raw
 
 // HoldsPassword reports whether the password of a login is kept.
 func (d *Device) HoldsPassword() bool {
-	text, _ := d.acct.password.current()
-	return !text.IsZero()
+	auth, _ := d.acct.identity.WithLoginPassword(core.UserAuth{})
+	return !auth.Password.IsZero()
 }
 
 // Maintain does at once what the engine's workers do when they get to it.
@@ -94,7 +95,7 @@ func (d *Device) ExportCheaply(ctx context.Context, passphrase secret.String, w 
 }
 
 // Settled reports whether the identity was looked at since something last changed.
-func (d *Device) Settled() bool { return d.ownIdentity.identityChecked() }
+func (d *Device) Settled() bool { return d.ownIdentity.IsChecked() }
 
 // SyncNow makes one sync of the proxy's own.
 func (d *Device) SyncNow(ctx context.Context) error { return d.catchUp(ctx) }
@@ -232,7 +233,7 @@ func (d *Device) Reseal(ctx context.Context, entry map[string]any, change func(d
 
 // BackupKey returns the private backup key.
 func (d *Device) BackupKey(ctx context.Context) (*backup.MegolmBackupKey, error) {
-	key, _, err := d.acct.loadBackupKey(ctx)
+	key, _, err := d.acct.backup.loadBackupKey(ctx)
 	return key, err
 }
 
@@ -242,7 +243,7 @@ func (d *Device) Verify(ctx context.Context, user id.UserID) error {
 	if err != nil {
 		return err
 	}
-	keys, err := d.acct.loadCrossSigning(ctx)
+	keys, err := d.acct.identity.Keys(ctx)
 	if err != nil || keys == nil {
 		return errors.Join(err, errors.New("no identity"))
 	}

@@ -9,6 +9,7 @@ import (
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/gossip"
 	"e2ee-proxy/e2ee/internal/olm"
+	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -18,11 +19,11 @@ var _ gossip.Host = host{}
 
 // ReadOwn implements gossip.Host.
 func (h host) ReadOwn(ctx context.Context) (*trustcache.User, error) {
-	return h.ownIdentity.readOwn(ctx, false)
+	return h.Identity.ReadOwn(ctx, false)
 }
 
 // IsSigned implements gossip.Host.
-func (h host) IsSigned() bool { return h.ownNow() == ownSigned }
+func (h host) IsSigned() bool { return h.State() == ownidentity.Signed }
 
 // StillMayHold implements gossip.Host.
 func (h host) StillMayHold(ctx context.Context, dev *trustcache.Device) (*trustcache.User, error) {
@@ -35,7 +36,7 @@ func (h host) MissingSecrets(ctx context.Context, own *trustcache.User) ([]strin
 }
 
 // SecretsCame implements gossip.Host.
-func (h host) SecretsCame() { h.recheckIdentityLocked() }
+func (h host) SecretsCame() { h.RecheckLocked() }
 
 // ClaimFor implements gossip.Host.
 func (h host) ClaimFor(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {

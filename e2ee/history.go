@@ -9,6 +9,7 @@ import (
 
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/keybackup"
+	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -33,23 +34,32 @@ const (
 
 // backups reads and writes the account's key backup for one device.
 type backups struct {
-	*part
+	*core.Device
+	acct *backupAccount
+	own  *ownidentity.Identity
 	host backupsHost
 
 	fetching  fetching
 	restoring restoring
 }
 
-// backupsHost is what backups needs of the other parts.
+// backupsHost is what backups needs of the other parts of a device.
 type backupsHost interface {
-	keepKept(ctx context.Context, rows []store.InboundSession) (kept int, err error)
-	ownNow() ownState
-	retryLocked(why retryFor, pause time.Duration)
-	setUpIdentity(ctx context.Context) error
-	signAsDevice(raw json.RawMessage) (json.RawMessage, error)
-	stillBacksUp(ctx context.Context, target *keybackup.Target) (bool, error)
-	recheckIdentity()
+	// KeepKept stores room keys from the backup, without those that add nothing, and returns
+	// how many it stored.
+	KeepKept(ctx context.Context, rows []store.InboundSession) (kept int, err error)
+	// SignAsDevice adds the device's signature to an object.
+	SignAsDevice(raw json.RawMessage) (json.RawMessage, error)
+	// WantSecrets requests the secrets that are missing from the user's other devices.
 	WantSecrets(ctx context.Context, own *trustcache.User) error
+	// RetryRestore requests maintenance after a pause, because a restore failed. The caller
+	// holds the device's lock.
+	RetryRestore(pause time.Duration)
+}
+
+// newBackups returns the account's backup as a device reads and writes it.
+func newBackups(dev *core.Device, acct *backupAccount, own *ownidentity.Identity, host backupsHost) backups {
+	return backups{Device: dev, acct: acct, own: own, host: host}
 }
 
 // fetching are the room keys to be fetched from the backup. It is guarded by the Device.
@@ -72,7 +82,7 @@ type fetch struct {
 // fetchMissing fetches the missing keys of events from the backup. It returns the events to
 // decrypt again: those that may wait, and whose fetch has ended.
 func (b *backups) fetchMissing(ctx context.Context, jobs []*eventJob) []*eventJob {
-	if _, standing := b.acct.standing(); standing != backupOurs && standing != backupUnknown {
+	if standing := b.acct.standing(); standing != keybackup.StandingOurs && standing != keybackup.StandingUnknown {
 		return nil
 	}
 	var waiting []*eventJob
@@ -245,7 +255,7 @@ func (b *backups) fetchKeys(ctx context.Context, batch []*fetch) (absent map[sto
 			delete(absent, ref)
 		}
 	}
-	kept, saveErr := b.host.keepKept(ctx, rows)
+	kept, saveErr := b.host.KeepKept(ctx, rows)
 	b.Env.Counts.Restores.Add(float64(kept))
 	return absent, errors.Join(err, saveErr)
 }
@@ -253,12 +263,12 @@ func (b *backups) fetchKeys(ctx context.Context, batch []*fetch) (absent map[sto
 // resumeHistory continues, once the backup can be read, what waited for that: a requested
 // restore, and the fetch of keys that delivered events need.
 func (b *backups) resumeHistory(ctx context.Context) error {
-	_, standing := b.acct.standing()
+	standing := b.acct.standing()
 	b.Mu.Lock()
 	first := !b.fetching.resumed
 	again := b.restoring.status != nil && b.restoring.status.State == restoreFailed
 	b.Mu.Unlock()
-	if standing != backupOurs || (!first && !again) {
+	if standing != keybackup.StandingOurs || (!first && !again) {
 		return nil
 	}
 	if err := b.continueRestore(ctx); err != nil {
@@ -276,4 +286,10 @@ func (b *backups) resumeHistory(ctx context.Context) error {
 		b.requestFetch(ref)
 	}
 	return nil
+}
+
+// isBusy reports whether keys are fetched, or wait for that, or a restore runs. The caller
+// holds mu.
+func (b *backups) isBusy() bool {
+	return len(b.fetching.wanted) > 0 || b.fetching.running || b.restoring.running
 }

@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
 )
@@ -207,10 +208,10 @@ func (d *Device) afterIngest(b *toDeviceStep, u SyncUpdate) {
 		delete(d.olmState.noKeys, store.DeviceRef{UserID: w.user, DeviceID: w.device})
 	}
 	d.olmState.countBegun(b.sessions.Begun)
-	if d.keySupply.wanted || d.keySupply.uncounted || d.keySupply.newFallback || len(b.ch.InboundSessions) > 0 || len(b.wedged) > 0 || len(u.Changed) > 0 || (!d.ownIdentity.checked && !d.schedule.visiting) {
+	if d.keySupply.wanted || d.keySupply.uncounted || d.keySupply.newFallback || len(b.ch.InboundSessions) > 0 || len(b.wedged) > 0 || len(u.Changed) > 0 || (!d.ownIdentity.IsCheckedLocked() && !d.schedule.visiting) {
 		d.kickLocked()
 	}
-	if slices.Contains(u.Changed, d.acct.User) || changesOwnSide(u.AccountData) {
-		d.ownIdentity.recheckIdentityLocked()
+	if slices.Contains(u.Changed, d.acct.User) || ownidentity.ChangesOwnSide(u.AccountData) {
+		d.ownIdentity.RecheckLocked()
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/olm"
+	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/wire"
 )
 
@@ -47,7 +48,7 @@ func (d *Device) maintain(ctx context.Context) {
 		{"replace dead keys", d.claimDead},
 		{"flush outbox", d.olmState.flushOutbox},
 		{"check received secrets", d.backups.checkReceived},
-		{"set up identity", d.ownIdentity.setUpIdentity},
+		{"set up identity", d.ownIdentity.SetUp},
 		{"answer requests for secrets", d.gossip.AnswerSecretRequests},
 		{"answer requests for room keys", d.gossip.AnswerKeyRequests},
 		{"flush outbox", d.olmState.flushOutbox},
@@ -63,7 +64,7 @@ func (d *Device) maintain(ctx context.Context) {
 		case err == nil || ctx.Err() != nil:
 		case errors.Is(err, core.ErrMoreToDo):
 			more = true
-		case needsPerson(err):
+		case ownidentity.NeedsPerson(err):
 			d.core.Env.Log.Info().Err(err).Str("step", step.name).Msg("A step of a device's upkeep waits for what its owner has to do; status tells them")
 		default:
 			failed = true
@@ -115,11 +116,11 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 			s.Row().FallbackChangedAt = d.core.Env.Now() // the old one was handed out until now
 		}
 		s.After(func() {
-			d.ownIdentity.deviceKeysWereTaken()
+			d.ownIdentity.KeysWereTakenLocked()
 			d.keySupply.count, d.keySupply.wanted = resp.Counts[wire.AlgorithmSigned], false
 			d.roomTable.news++ // a sync in flight may still have the old counts
 		})
-	case wire.Status(err) == http.StatusBadRequest && d.ownIdentity.deviceKeysTaken():
+	case wire.Status(err) == http.StatusBadRequest && d.ownIdentity.KeysTakenLocked():
 		d.olmState.changeAccount(s).SetAside()
 		d.keySupply.markKeysDead(s, err)
 		s.After(func() { d.keySupply.wanted = true })
@@ -186,7 +187,7 @@ func (d *Device) prepareUpload(ctx context.Context) (body map[string]any, oneTim
 		return nil, nil, nil, err
 	}
 	body = make(map[string]any, 3)
-	if !d.ownIdentity.deviceKeysTaken() {
+	if !d.ownIdentity.KeysTakenLocked() {
 		keys, err := d.olmState.account.DeviceKeys(d.acct.User, d.core.ID)
 		if err != nil {
 			return nil, nil, nil, err
@@ -217,7 +218,7 @@ func (d *Device) makeKeys(s *core.Step) error {
 			pending++
 		}
 	}
-	have, wanted := max(d.keySupply.count, 0)+pending, d.keySupply.wanted || !d.ownIdentity.deviceKeysTaken()
+	have, wanted := max(d.keySupply.count, 0)+pending, d.keySupply.wanted || !d.ownIdentity.KeysTakenLocked()
 	if d.core.Record.Row.Restored && pending == 0 {
 		// The homeserver has keys that this restored database does not know. New keys get
 		// IDs that it cannot have.

@@ -1,12 +1,14 @@
 package e2ee
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/notices"
 )
 
@@ -81,6 +83,18 @@ var (
 		"POST /_e2ee_proxy/v1/recover with your recovery key.",
 	}
 )
+
+// problemOfUnsigned returns the problem of a device that its identity has not signed. why is
+// the reason if that was tried.
+func problemOfUnsigned(why error) Problem {
+	switch {
+	case errors.Is(why, core.ErrSignatureNotShown):
+		return problemSignatureNotShown
+	case errors.Is(why, core.ErrSignatureRefused):
+		return problemSignatureRefused
+	}
+	return problemUnsigned
+}
 
 // withoutUnfinished replaces the problems that the proxy is about to solve itself by one
 // that says so, so that nobody is asked to act. unknown means that the device's keys are

@@ -226,12 +226,6 @@ func (e *Engine) LoggedIn(ctx context.Context, user id.UserID, device id.DeviceI
 	}
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
-	if d.ownIdentity.checked && d.ownIdentity.own == ownSigned {
-		return nil // nothing to do for it
-	}
-	d.acct.password.keep(password, device)
-	d.ownIdentity.checked = false
-	d.ownIdentity.changeSeq++ // a bootstrap in progress does not have the password
-	d.kickLocked()
+	d.ownIdentity.KeepPasswordLocked(password)
 	return nil
 }

@@ -17,15 +17,9 @@ import (
 // missingSecrets returns the names of the secrets that are not here. The backup key is
 // missing when there is a backup and no stored key belongs to it.
 func (b *backups) missingSecrets(ctx context.Context, own *trustcache.User) ([]string, error) {
-	parts, err := b.acct.loadParts(ctx)
+	out, err := b.own.MissingKeys(ctx, own)
 	if err != nil {
 		return nil, err
-	}
-	var out []string
-	for name, slot := range parts.Slots() {
-		if *slot == nil && identity.PublishedKey(own, name) != "" {
-			out = append(out, name)
-		}
 	}
 	key, _, err := b.acct.loadBackupKey(ctx)
 	if err != nil {

@@ -128,7 +128,7 @@ func (b *backups) restoreAll(ctx context.Context) {
 		b.restoring.status.State = restoreFailed
 		again := core.PauseAfter(err, b.restoring.failures.Next(core.RestorePauses()), core.RestorePauses())
 		b.restoring.next = b.Env.Now().Add(again)
-		b.host.retryLocked(retryRestore, again)
+		b.host.RetryRestore(again)
 		return
 	}
 	b.restoring.failures.Reset()
@@ -161,7 +161,7 @@ func (b *backups) restoreHistory(ctx context.Context) error {
 	var rows []store.InboundSession
 	done, refused := 0, 0
 	flush := func() error {
-		kept, err := b.host.keepKept(ctx, rows)
+		kept, err := b.host.KeepKept(ctx, rows)
 		b.Env.Counts.Restores.Add(float64(kept))
 		b.Env.Counts.Refusals.Add(float64(refused))
 		b.Mu.Lock()

@@ -161,7 +161,7 @@ func (d *Device) shareSession(ctx context.Context, roomID id.RoomID, visibility 
 // see Options.Spread.
 func (d *Device) awaitSpread(ctx context.Context) error {
 	d.core.Mu.Lock()
-	wait := d.core.Env.Spread - d.core.Env.Now().Sub(d.ownIdentity.confirmedAt)
+	wait := d.core.Env.Spread - d.core.Env.Now().Sub(d.ownIdentity.SignedAtLocked())
 	d.core.Mu.Unlock()
 	if wait <= 0 {
 		return nil

@@ -2,13 +2,13 @@ package e2ee
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
+	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/trustcache"
 )
 
@@ -119,19 +119,19 @@ func (d *Device) Status(ctx context.Context) (Status, error) {
 	}
 	out.Keys = DeviceKeys{d.core.Ed25519, d.core.Curve25519}
 	out.Policy = d.policyStatus()
-	keys, err := d.acct.loadCrossSigning(ctx)
+	keys, err := d.acct.identity.Keys(ctx)
 	if err != nil {
 		return Status{}, err
 	}
-	own, err := d.ownIdentity.readOwn(ctx, true)
+	own, err := d.ownIdentity.ReadOwn(ctx, true)
 	if err != nil {
 		return Status{}, err
 	}
-	d.ownIdentity.identityStatus(&out, own, keys)
-	if err := d.backups.backupStatus(ctx, &out, own); err != nil {
+	d.identityStatus(&out, own, keys)
+	if err := d.backupStatus(ctx, &out, own); err != nil {
 		out.Problems = append(out.Problems, unreadable("the key backup"))
 	}
-	if err := d.ownIdentity.storageStatus(ctx, &out, out.Backup.Readable && out.Backup.Enabled); err != nil {
+	if err := d.storageStatus(ctx, &out, out.Backup.Readable && out.Backup.Enabled); err != nil {
 		out.Problems = append(out.Problems, unreadable("secret storage"))
 	}
 	if err := d.overrideStatus(ctx, &out); err != nil {
@@ -148,13 +148,13 @@ func (d *Device) Status(ctx context.Context) (Status, error) {
 	switch why := d.publication.keysRefused(); {
 	case why != nil:
 		out.Problems = append([]Problem{problemKeysRefused(why)}, forUser(out.Problems)...)
-	case !d.ownIdentity.identityChecked():
-		out.Problems = withoutUnfinished(out.Problems, d.ownIdentity.ownNow() == ownUnknown)
+	case !d.ownIdentity.IsChecked():
+		out.Problems = withoutUnfinished(out.Problems, d.ownIdentity.State() == ownidentity.Unknown)
 	}
 	return out, nil
 }
 
-func (o *ownIdentity) identityStatus(out *Status, own *trustcache.User, keys *identity.Keys) {
+func (d *Device) identityStatus(out *Status, own *trustcache.User, keys *identity.Keys) {
 	if !own.Known() {
 		out.Problems = append(out.Problems, unreadable("the own devices"))
 		return
@@ -162,12 +162,12 @@ func (o *ownIdentity) identityStatus(out *Status, own *trustcache.User, keys *id
 	out.Identity = IdentityStatus{
 		MasterKey:    own.Current,
 		Ours:         keys != nil && own.Current == keys.Master.PublicKey(),
-		DeviceSigned: o.ownNow() == ownSigned,
+		DeviceSigned: d.ownIdentity.State() == ownidentity.Signed,
 	}
 	var unsigned []id.DeviceID
 	for i := range own.Devices {
 		dev := &own.Devices[i]
-		if dev.DeviceID == o.ID || dev.Fault == trustcache.FaultNoKeys {
+		if dev.DeviceID == d.core.ID || dev.Fault == trustcache.FaultNoKeys {
 			continue
 		}
 		out.OtherDevices = append(out.OtherDevices, deviceTrust(dev))
@@ -178,15 +178,15 @@ func (o *ownIdentity) identityStatus(out *Status, own *trustcache.User, keys *id
 	if len(unsigned) > 0 {
 		out.Problems = append(out.Problems, problemOthers(unsigned))
 	}
-	switch o.ownNow() {
-	case ownSigned, ownUnknown:
-	case ownChanged:
+	switch d.ownIdentity.State() {
+	case ownidentity.Signed, ownidentity.Unknown:
+	case ownidentity.Changed:
 		out.Problems = append(out.Problems, problemChanged)
-	case ownNoIdentity:
+	case ownidentity.NoIdentity:
 		out.Problems = append(out.Problems, problemNoIdentity)
-	case ownUnsigned:
-		out.Problems = append(out.Problems, o.problemOfUnsigned())
-	case ownReplaced:
+	case ownidentity.Unsigned:
+		out.Problems = append(out.Problems, problemOfUnsigned(d.ownIdentity.SignatureTrouble()))
+	case ownidentity.Replaced:
 		out.Problems = append(out.Problems, problemReplaced)
 	}
 }
@@ -205,67 +205,42 @@ func deviceTrust(dev *trustcache.Device) DeviceTrust {
 	return out
 }
 
-func (o *ownIdentity) storageStatus(ctx context.Context, out *Status, hasBackup bool) error {
-	described, err := o.defaultStorage(ctx)
-	if err != nil && !errors.Is(err, core.ErrNoSecretStorage) {
+func (d *Device) storageStatus(ctx context.Context, out *Status, hasBackup bool) error {
+	storage, err := d.ownIdentity.LookAtStorage(ctx, hasBackup)
+	out.SecretStorage = StorageStatus{DefaultKey: storage.DefaultKey, Complete: storage.Complete && !storage.OfAnother}
+	if err != nil {
 		return err
 	}
-	if described == nil {
-		out.Problems = append(out.Problems, problemNoStorage)
-		return nil
-	}
-	out.SecretStorage.DefaultKey = described.ID
-	if out.SecretStorage.Complete, err = o.holdsSecrets(ctx, described.ID, hasBackup); err != nil {
-		return err
-	}
-	standing, _ := o.acct.standing()
 	switch {
-	case !out.SecretStorage.Complete:
+	case storage.DefaultKey == "":
+		out.Problems = append(out.Problems, problemNoStorage)
+	case !storage.Complete:
 		out.Problems = append(out.Problems, problemStorageIncomplete)
-	case standing == storageIncomplete: // as compared when it last changed
-		out.SecretStorage.Complete = false
+	case storage.OfAnother:
 		out.Problems = append(out.Problems, problemStorageOfAnother)
 	}
 	return nil
 }
 
-func (b *backups) backupStatus(ctx context.Context, out *Status, own *trustcache.User) error {
-	wanted, _, err := b.backupWanted(ctx)
+func (d *Device) backupStatus(ctx context.Context, out *Status, own *trustcache.User) error {
+	now, err := d.backups.look(ctx, own)
+	out.Backup = BackupStatus{
+		Enabled: now.wanted, Version: now.version, Trusted: now.trusted, Readable: now.readable,
+		Count: now.count, Pending: now.pending, Restore: d.backups.restoreStatus(),
+	}
 	if err != nil {
 		return err
 	}
-	out.Backup.Enabled = wanted
-	out.Backup.Restore = b.restoreStatus()
-	current, err := b.currentBackup(ctx)
-	if err != nil {
-		return err
-	}
-	key, known, err := b.acct.loadBackupKey(ctx)
-	if err != nil {
-		return err
-	}
-	if current != nil {
-		out.Backup.Version, out.Backup.Count = current.Version, current.Count
-	}
-	out.Backup.Readable = current.Trusts(key)
-	out.Backup.Trusted = out.Backup.Readable || current.SignedBy(own)
 	switch {
-	case !wanted: // the user's choice is no problem
-		return nil
-	case current == nil && known != "":
+	case !now.wanted: // the user's choice is no problem
+	case now.version == "" && now.deleted:
 		out.Problems = append(out.Problems, problemBackupDeleted)
-		return nil
-	case current == nil:
+	case now.version == "":
 		out.Problems = append(out.Problems, problemNoBackup)
-		return nil
-	case !out.Backup.Trusted:
+	case !now.trusted:
 		out.Problems = append(out.Problems, problemBackupNotOurs)
-		return nil
-	case !out.Backup.Readable:
+	case !now.readable:
 		out.Problems = append(out.Problems, problemBackupUnread)
-	}
-	if out.Backup.Pending, err = b.Env.Store.CountToBackUp(ctx, b.acct.Row, b.RowID, current.Version); err != nil {
-		return fmt.Errorf("count room keys to back up: %w", err)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -20,64 +21,29 @@ import (
 func TestSendPreconditions(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
-		own              ownState
+		own              ownidentity.State
 		reference        string
 		strict, unsigned error
 		why              string
 	}{
-		{ownNoIdentity, "CrossSigningNotSetup", core.ErrDeviceNotSigned, nil, "the exception is for trying things out"},
-		{ownUnsigned, "SendingFromUnverifiedDevice", core.ErrDeviceNotSigned, nil, "the exception is for trying things out"},
-		{ownChanged, "VerifiedUserChangedIdentity([own])", core.ErrDeviceNotSigned, core.ErrDeviceNotSigned, ""},
-		{ownReplaced, "-", core.ErrKeysReplaced, core.ErrKeysReplaced, "the reference takes it for a fatal error of its own (2.10)"},
-		{ownSigned, "sends, if the own identity is verified", nil, nil, "signed by the published identity is what others look at; whether we hold its private keys is not"},
-		{ownUnknown, "-", core.ErrCannotEncrypt, core.ErrCannotEncrypt, "unknown means refuse"},
-		{ownState(99), "-", core.ErrCannotEncrypt, core.ErrCannotEncrypt, ""},
+		{ownidentity.NoIdentity, "CrossSigningNotSetup", core.ErrDeviceNotSigned, nil, "the exception is for trying things out"},
+		{ownidentity.Unsigned, "SendingFromUnverifiedDevice", core.ErrDeviceNotSigned, nil, "the exception is for trying things out"},
+		{ownidentity.Changed, "VerifiedUserChangedIdentity([own])", core.ErrDeviceNotSigned, core.ErrDeviceNotSigned, ""},
+		{ownidentity.Replaced, "-", core.ErrKeysReplaced, core.ErrKeysReplaced, "the reference takes it for a fatal error of its own (2.10)"},
+		{ownidentity.Signed, "sends, if the own identity is verified", nil, nil, "signed by the published identity is what others look at; whether we hold its private keys is not"},
+		{ownidentity.Unknown, "-", core.ErrCannotEncrypt, core.ErrCannotEncrypt, "unknown means refuse"},
+		{ownidentity.State(99), "-", core.ErrCannotEncrypt, core.ErrCannotEncrypt, ""},
 	} {
 		for _, mode := range []trustcache.Mode{trustcache.ModeEnforce, trustcache.ModeWarn, trustcache.ModeOff, 99} {
 			if got := sendRefusal(tc.own, false, mode); !errors.Is(got, tc.strict) {
 				t.Errorf("%d (%s; %s), mode %d: %v, want %v", tc.own, tc.reference, tc.why, mode, got, tc.strict)
 			}
 			want := tc.unsigned
-			if tc.own == ownChanged && (mode == trustcache.ModeWarn || mode == trustcache.ModeOff) {
+			if tc.own == ownidentity.Changed && (mode == trustcache.ModeWarn || mode == trustcache.ModeOff) {
 				want = nil // "warn" refuses nothing
 			}
 			if got := sendRefusal(tc.own, true, mode); !errors.Is(got, want) {
 				t.Errorf("%d (%s; %s), mode %d, unsigned allowed: %v, want %v", tc.own, tc.reference, tc.why, mode, got, want)
-			}
-		}
-	}
-}
-
-// How the own state follows from what the homeserver shows (requirements 1.11, 2.10): the
-// rows are its copy of the device, the columns the state of the own identity.
-func TestOwnStateTable(t *testing.T) {
-	t.Parallel()
-	pins := []trustcache.Pin{
-		{}, {Current: "A", PinnedMaster: "A"}, {Current: "B", PinnedMaster: "A"},
-		{Current: "A", PinnedMaster: "A", Verified: true, WasVerified: true}, {Current: "B", PinnedMaster: "A", WasVerified: true},
-	}
-	algorithms := []id.Algorithm{id.AlgorithmOlmV1, id.AlgorithmMegolmV1}
-	for _, tc := range []struct {
-		name   string
-		device *trustcache.Device
-		want   [5]ownState // none, pinned, changed, verified, verification lost
-	}{
-		{"signed", &trustcache.Device{DeviceID: "D", Ed25519: "e", Curve25519: "c", Algorithms: algorithms, Signed: true}, [5]ownState{ownSigned, ownSigned, ownChanged, ownSigned, ownChanged}},
-		{"not signed", &trustcache.Device{DeviceID: "D", Ed25519: "e", Curve25519: "c", Algorithms: algorithms}, [5]ownState{ownNoIdentity, ownUnsigned, ownChanged, ownUnsigned, ownChanged}},
-		{"another Ed25519 key", &trustcache.Device{DeviceID: "D", Ed25519: "x", Curve25519: "c", Signed: true}, [5]ownState{ownReplaced, ownReplaced, ownReplaced, ownReplaced, ownReplaced}},
-		{"another Curve25519 key", &trustcache.Device{DeviceID: "D", Ed25519: "e", Curve25519: "x", Signed: true}, [5]ownState{ownReplaced, ownReplaced, ownReplaced, ownReplaced, ownReplaced}},
-		{"gone", nil, [5]ownState{}},
-	} {
-		for i, pin := range pins {
-			own := &trustcache.User{UserID: "@a:x", Own: true, Knowledge: trustcache.KnowledgeFresh, Pin: pin}
-			if tc.device != nil {
-				own.Devices = []trustcache.Device{*tc.device}
-			}
-			d := deviceWith(core.Self{ID: "D", Ed25519: "e", Curve25519: "c"}, &core.Env{})
-			d.ownIdentity.own = ownSigned
-			d.ownIdentity.updateOwnState(own)
-			if d.ownIdentity.own != tc.want[i] {
-				t.Errorf("%s, identity %v: %d, want %d", tc.name, own.State(), d.ownIdentity.own, tc.want[i])
 			}
 		}
 	}
@@ -237,7 +203,8 @@ func TestRefusalTable(t *testing.T) {
 func deviceWith(self core.Self, env *core.Env) *Device { return deviceOf(&Engine{env: env}, self) }
 
 func deviceOf(e *Engine, self core.Self) *Device {
-	acct := &account{Account: &core.Account{Env: e.env, User: "@me:x"}, eng: e}
+	shared := &core.Account{Env: e.env, User: "@me:x"}
+	acct := &account{Account: shared, eng: e, identity: ownidentity.NewAccount(shared), backup: newBackupAccount(shared)}
 	d := &Device{core: &core.Device{Env: e.env, Account: acct.Account, Self: self}, eng: e, acct: acct}
 	d.connect()
 	return d

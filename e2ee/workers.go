@@ -33,7 +33,7 @@ func (e *Engine) stop() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, a := range e.accounts {
-		a.password.forget()
+		a.identity.ForgetPassword()
 		e.env.WG.Go(a.Tracker.Close) // waits for its queries
 	}
 	go func() { e.env.WG.Wait(); close(e.stopped) }()

@@ -18,6 +18,7 @@ func inner() map[string][][]string {
 			{"identity"},
 			{"core"},
 			{"keybackup"},
+			{"ownidentity"},
 			{"gossip", "notices"},
 		},
 		"interceptors": {

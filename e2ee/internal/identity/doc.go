@@ -10,5 +10,5 @@
 // It must never ask the homeserver or the database, decide whether an identity is made or
 // replaced, or print a key.
 //
-// Importer: e2ee.
+// Importers: e2ee and its internal packages.
 package identity

@@ -15,6 +15,8 @@ const (
 	// SecretStorageKey is the key of a secret storage that the proxy made: the recovery
 	// key.
 	SecretStorageKey = "recovery_key"
+	// SecretRecoveryRead is stored once the user has deleted the recovery key from the API.
+	SecretRecoveryRead = "recovery_key_deleted"
 )
 
 // Values that a device keeps among its account's secrets have the device's signing key in

@@ -13,5 +13,5 @@
 // It must never ask the homeserver or the database, decide what goes into a backup, or print
 // a key.
 //
-// Importer: e2ee.
+// Importers: e2ee and ownidentity.
 package keybackup

@@ -16,6 +16,14 @@ import (
 // AlgorithmBackup is the only backup algorithm in the specification.
 const AlgorithmBackup = "m.megolm_backup.v1.curve25519-aes-sha2"
 
+// The account data that says whether the user wants a backup (requirement 16.7).
+const (
+	AccountDataWanted = "m.key_backup"
+	// AccountDataDisabled is the name that Element's clients used before m.key_backup, and
+	// still write (MSC4287): {"disabled": true}.
+	AccountDataDisabled = "m.org.matrix.custom.backup_disabled"
+)
+
 // Version is the homeserver's newest backup.
 type Version struct {
 	Algorithm string          `json:"algorithm"`

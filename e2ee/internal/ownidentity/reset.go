@@ -1,4 +1,4 @@
-package e2ee
+package ownidentity
 
 import (
 	"context"
@@ -10,7 +10,7 @@ import (
 
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
-	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -39,28 +39,9 @@ type resetPlan struct {
 	UserSigning []byte `json:"user_signing"`
 }
 
-// Reset makes a new identity, secret storage and backup, and returns the recovery key.
-func (d *Device) Reset(ctx context.Context, auth core.UserAuth) (secret.String, error) {
-	if d.core.Mode != core.ModeProxied {
-		return secret.String{}, core.ErrNotProxied
-	}
-	ctx, cancel := d.core.DetachUntilStop(ctx)
-	defer cancel()
-	if err := d.uploadNow(ctx); err != nil {
-		return secret.String{}, err
-	}
-	auth, spent := d.acct.withLoginPassword(auth)
-	err := d.ownIdentity.resetNow(ctx, auth)
-	spent(err)
-	if err != nil {
-		return secret.String{}, err
-	}
-	d.acct.password.forget()
-	d.recheckNow(ctx)
-	return d.acct.recoveryKey(ctx)
-}
-
-func (o *ownIdentity) resetNow(ctx context.Context, auth core.UserAuth) error {
+// Reset publishes a new identity, or completes an interrupted reset, and makes new secret
+// storage and a new backup.
+func (o *Identity) Reset(ctx context.Context, auth core.UserAuth) error {
 	give, err := o.acct.boot.Take(ctx, struct{}{})
 	if err != nil {
 		return err
@@ -82,12 +63,16 @@ func (o *ownIdentity) resetNow(ctx context.Context, auth core.UserAuth) error {
 	if err := o.uploadResetIdentity(ctx, keys, auth); err != nil {
 		return err
 	}
-	return o.finishReset(ctx, keys)
+	if err := o.finishReset(ctx, keys); err != nil {
+		return err
+	}
+	o.acct.password.forget()
+	return nil
 }
 
 // uploadResetIdentity publishes the identity of a reset, unless an interrupted call did.
-func (o *ownIdentity) uploadResetIdentity(ctx context.Context, keys *identity.Keys, auth core.UserAuth) error {
-	own, err := o.readOwn(ctx, true)
+func (o *Identity) uploadResetIdentity(ctx context.Context, keys *identity.Keys, auth core.UserAuth) error {
+	own, err := o.ReadOwn(ctx, true)
 	switch {
 	case err != nil:
 		return err
@@ -96,11 +81,11 @@ func (o *ownIdentity) uploadResetIdentity(ctx context.Context, keys *identity.Ke
 	case own.Current == keys.Master.PublicKey():
 		return nil
 	}
-	return o.uploadIdentity(ctx, keys, auth, func(context.Context) error { return nil })
+	return o.upload(ctx, keys, auth, func(context.Context) error { return nil })
 }
 
 // loadReset returns the identity of an unfinished reset; nil when there is none.
-func (a *account) loadReset(ctx context.Context) (*identity.Keys, error) {
+func (a *Account) loadReset(ctx context.Context) (*identity.Keys, error) {
 	stored, err := a.Env.Store.Secret(ctx, a.Row, secretReset)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
@@ -124,7 +109,7 @@ func (a *account) loadReset(ctx context.Context) (*identity.Keys, error) {
 	return &c, nil
 }
 
-func (o *ownIdentity) beginReset(ctx context.Context) (*identity.Keys, error) {
+func (o *Identity) beginReset(ctx context.Context) (*identity.Keys, error) {
 	keys, err := identity.NewKeys()
 	if err != nil {
 		return nil, err
@@ -142,15 +127,15 @@ func (o *ownIdentity) beginReset(ctx context.Context) (*identity.Keys, error) {
 
 // finishReset takes a published identity into use: it signs the device and makes a new
 // secret storage and backup.
-func (o *ownIdentity) finishReset(ctx context.Context, keys *identity.Keys) error {
-	own, err := o.readOwn(ctx, true)
+func (o *Identity) finishReset(ctx context.Context, keys *identity.Keys) error {
+	own, err := o.ReadOwn(ctx, true)
 	if err != nil {
 		return err
 	}
 	if own.Current != keys.Master.PublicKey() {
 		return errIdentityNotShown
 	}
-	current, err := o.acct.loadCrossSigning(ctx)
+	current, err := o.acct.Keys(ctx)
 	if err != nil {
 		return err
 	}
@@ -163,7 +148,7 @@ func (o *ownIdentity) finishReset(ctx context.Context, keys *identity.Keys) erro
 	}
 	// If the homeserver does not show the signature, the account must still get its
 	// recovery key; the status reports it.
-	if err := o.useIdentity(ctx, own, keys); err != nil && !signatureFailed(err) {
+	if err := o.use(ctx, own, keys); err != nil && !signatureFailed(err) {
 		return err
 	}
 	if err := o.replaceStorage(ctx, keys); err != nil {
@@ -176,7 +161,7 @@ func (o *ownIdentity) finishReset(ctx context.Context, keys *identity.Keys) erro
 }
 
 // replaceStorage makes new secret storage and a new backup, whatever was there.
-func (o *ownIdentity) replaceStorage(ctx context.Context, keys *identity.Keys) error {
+func (o *Identity) replaceStorage(ctx context.Context, keys *identity.Keys) error {
 	key, err := o.acct.ownStorageKey(ctx)
 	if err != nil {
 		return err
@@ -186,29 +171,12 @@ func (o *ownIdentity) replaceStorage(ctx context.Context, keys *identity.Keys) e
 			return err
 		}
 	}
-	private, _, err := o.acct.loadBackupKey(ctx)
+	private, err := o.host.ReplaceBackup(ctx, keys)
 	if err != nil {
-		return err
-	}
-	if private == nil {
-		if private, err = o.host.newBackupKey(ctx); err != nil {
-			return err
-		}
-	}
-	current, err := o.host.currentBackup(ctx)
-	if err != nil {
-		return err
-	}
-	if !current.Trusts(private) {
-		if err := o.host.createBackup(ctx, private, keys); err != nil {
-			return err
-		}
-	}
-	if err := o.host.wantBackup(ctx); err != nil {
 		return err
 	}
 	secrets := keys.ByName()
-	secrets[identity.SecretBackup] = private.Bytes()
+	secrets[identity.SecretBackup] = private
 	for name, value := range secrets {
 		if err := o.storeSecret(ctx, key, name, value, replaceAll); err != nil {
 			return err
@@ -218,20 +186,20 @@ func (o *ownIdentity) replaceStorage(ctx context.Context, keys *identity.Keys) e
 	if err := o.makeDefault(ctx, key); err != nil {
 		return err
 	}
-	o.acct.setStorageStanding(storageComplete)
-	o.acct.setBackupStanding(backupOurs)
+	o.acct.setStorageStanding(StorageComplete)
+	o.host.SetBackupStanding(keybackup.StandingOurs)
 	return nil
 }
 
-// expectIdentity tells the tracker which identity is ours, so that it raises no alarm when
+// Expect tells the tracker which identity is ours, so that it raises no alarm when
 // a reset publishes it.
-func (a *account) expectIdentity(ctx context.Context) error {
+func (a *Account) Expect(ctx context.Context) error {
 	keys, err := a.loadReset(ctx)
 	if err != nil {
 		return err
 	}
 	if keys == nil {
-		if keys, err = a.loadCrossSigning(ctx); err != nil {
+		if keys, err = a.Keys(ctx); err != nil {
 			return err
 		}
 	}

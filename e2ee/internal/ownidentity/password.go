@@ -1,13 +1,15 @@
-package e2ee
+package ownidentity
 
 import (
 	"bytes"
+	"errors"
 	"time"
 
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/locks"
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -80,18 +82,24 @@ func (l *loginPassword) wipeLocked() {
 	}
 }
 
-// withLoginPassword adds the password of a login if the caller gave none. The caller
+// WithLoginPassword adds the password of a login if the caller gave none. The caller
 // reports the result to spent: a password that was accepted or refused is forgotten, one
 // that was never sent is kept.
-func (a *account) withLoginPassword(auth core.UserAuth) (filled core.UserAuth, spent func(error)) {
+func (a *Account) WithLoginPassword(auth core.UserAuth) (filled core.UserAuth, spent func(error)) {
 	if !auth.Password.IsZero() || auth.Stage != nil {
 		return auth, func(error) {}
 	}
 	password, given := a.password.current()
 	auth.Password = password
 	return auth, func(err error) {
-		if err == nil || needsPerson(err) {
+		if err == nil || NeedsPerson(err) {
 			a.password.forgetGiven(given)
 		}
 	}
+}
+
+// NeedsPerson reports whether retrying is useless until a person does something.
+func NeedsPerson(err error) bool {
+	var auth *wire.AuthNeededError
+	return errors.As(err, &auth) || errors.Is(err, core.ErrWrongPassword) || signatureFailed(err)
 }

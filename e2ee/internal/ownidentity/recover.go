@@ -1,4 +1,4 @@
-package e2ee
+package ownidentity
 
 import (
 	"cmp"
@@ -26,36 +26,15 @@ type Recovery struct {
 	Restore bool
 }
 
-// Recover reads the identity and the backup key from secret storage and signs this device.
-// Nothing is changed unless all keys match: seeds are used only if their public keys are
-// the published ones (requirement 14.7).
-func (d *Device) Recover(ctx context.Context, with Recovery) error {
-	if d.core.Mode != core.ModeProxied {
-		return core.ErrNotProxied
-	}
-	ctx, cancel := d.core.DetachUntilStop(ctx)
-	defer cancel()
-	if err := d.uploadNow(ctx); err != nil {
-		return err
-	}
-	if err := d.ownIdentity.recoverNow(ctx, with); err != nil {
-		return err
-	}
-	d.recheckNow(ctx)
-	if with.Restore {
-		return d.backups.beginRestore(ctx)
-	}
-	return nil
-}
-
-func (o *ownIdentity) recoverNow(ctx context.Context, with Recovery) error {
+// Recover opens secret storage, takes the identity from there and uses it.
+func (o *Identity) Recover(ctx context.Context, with Recovery) error {
 	o.signAgain()
 	give, err := o.acct.boot.Take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}
 	defer give()
-	own, err := o.readOwn(ctx, true)
+	own, err := o.ReadOwn(ctx, true)
 	switch {
 	case err != nil:
 		return err
@@ -79,11 +58,11 @@ func (o *ownIdentity) recoverNow(ctx context.Context, with Recovery) error {
 	if err != nil {
 		return err
 	}
-	return o.adoptIdentity(ctx, own, keys, key, bootstrapping{create: true})
+	return o.adopt(ctx, own, keys, key, Bootstrapping{Create: true})
 }
 
 // recoverIdentity reads the identity from secret storage and stores it.
-func (o *ownIdentity) recoverIdentity(ctx context.Context, own *trustcache.User, key *ssss.Key) (*identity.Keys, error) {
+func (o *Identity) recoverIdentity(ctx context.Context, own *trustcache.User, key *ssss.Key) (*identity.Keys, error) {
 	keys, err := o.recoverKeys(ctx, key, own)
 	if err != nil {
 		return nil, err
@@ -95,7 +74,7 @@ func (o *ownIdentity) recoverIdentity(ctx context.Context, own *trustcache.User,
 }
 
 // configured returns the configured ways to open secret storage.
-func (a *account) configured() []Recovery {
+func (a *Account) configured() []Recovery {
 	var out []Recovery
 	settings := a.Settings()
 	if !settings.RecoveryKey.IsZero() {
@@ -111,7 +90,7 @@ func (a *account) configured() []Recovery {
 // passphrase, or the key of a secret storage that we made. It returns nil if that does not
 // work. The same attempt on the same secret storage is not repeated, because deriving a key
 // from a passphrase is costly.
-func (o *ownIdentity) recoverAlone(ctx context.Context, own *trustcache.User) (*identity.Keys, *ssss.Key, error) {
+func (o *Identity) recoverAlone(ctx context.Context, own *trustcache.User) (*identity.Keys, *ssss.Key, error) {
 	mine, err := o.acct.ownStorageKey(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -151,7 +130,7 @@ func (o *ownIdentity) recoverAlone(ctx context.Context, own *trustcache.User) (*
 		if err == nil {
 			return keys, key, nil
 		}
-		if !isRecoveryReason(err) {
+		if !IsRecoveryReason(err) {
 			return nil, nil, err
 		}
 		o.Env.Log.Warn().Err(err).Stringer("account", o.acct.User).Msg("The identity could not be recovered")
@@ -163,7 +142,7 @@ func (o *ownIdentity) recoverAlone(ctx context.Context, own *trustcache.User) (*
 // attempt returns a hash of everything that decides whether the identity can be recovered.
 // Secret storage is part of it: another client may publish an identity first and store its
 // seeds later.
-func (o *ownIdentity) attempt(ctx context.Context, own *trustcache.User, described *storageDescription) ([32]byte, error) {
+func (o *Identity) attempt(ctx context.Context, own *trustcache.User, described *storageDescription) ([32]byte, error) {
 	name := sha256.New()
 	for _, part := range []string{described.ID, described.Meta.MAC, own.Current.String()} {
 		_, _ = name.Write(append([]byte(part), 0)) // a hash never fails
@@ -178,25 +157,13 @@ func (o *ownIdentity) attempt(ctx context.Context, own *trustcache.User, describ
 	return [32]byte(name.Sum(nil)), nil
 }
 
-// isRecoveryReason reports whether the same attempt would fail again.
-func isRecoveryReason(err error) bool {
+// IsRecoveryReason reports whether the same attempt would fail again.
+func IsRecoveryReason(err error) bool {
 	return errors.Is(err, core.ErrWrongRecoveryKey) || errors.Is(err, core.ErrSecretMissing) || errors.Is(err, core.ErrSecretMismatch)
 }
 
-func (a *account) triedBefore(attempt [32]byte) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.tried == attempt
-}
-
-func (a *account) rememberAttempt(attempt [32]byte) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.tried = attempt
-}
-
-// readSecret decrypts one secret; ErrSecretMissing when there is none under this key.
-func readSecret(ctx context.Context, p *core.Device, key *ssss.Key, name string) (secret.Bytes, error) {
+// ReadSecret decrypts one secret; ErrSecretMissing when there is none under this key.
+func ReadSecret(ctx context.Context, p *core.Device, key *ssss.Key, name string) (secret.Bytes, error) {
 	raw, err := p.AccountData(ctx, name)
 	if err != nil {
 		return nil, err
@@ -220,11 +187,11 @@ func readSecret(ctx context.Context, p *core.Device, key *ssss.Key, name string)
 }
 
 // recoverKeys reads the three seeds and checks that they belong to the published identity.
-func (o *ownIdentity) recoverKeys(ctx context.Context, key *ssss.Key, own *trustcache.User) (*identity.Keys, error) {
+func (o *Identity) recoverKeys(ctx context.Context, key *ssss.Key, own *trustcache.User) (*identity.Keys, error) {
 	var c identity.Keys
 	slots := c.Slots()
 	for _, name := range []string{identity.SecretMaster, identity.SecretSelfSigning, identity.SecretUserSigning} { // a fixed order, for the same error every time
-		seed, err := readSecret(ctx, o.Device, key, name)
+		seed, err := ReadSecret(ctx, o.Device, key, name)
 		if err != nil {
 			return nil, err
 		}
@@ -238,8 +205,8 @@ func (o *ownIdentity) recoverKeys(ctx context.Context, key *ssss.Key, own *trust
 
 // adoptIdentity takes a recovered identity into use and completes secret storage and
 // backup, also if the homeserver does not show the new signature of this device.
-func (o *ownIdentity) adoptIdentity(ctx context.Context, own *trustcache.User, keys *identity.Keys, opened *ssss.Key, may bootstrapping) error {
-	signed := o.useIdentity(ctx, own, keys)
+func (o *Identity) adopt(ctx context.Context, own *trustcache.User, keys *identity.Keys, opened *ssss.Key, may Bootstrapping) error {
+	signed := o.use(ctx, own, keys)
 	if signed != nil && !signatureFailed(signed) {
 		return signed
 	}
@@ -248,7 +215,7 @@ func (o *ownIdentity) adoptIdentity(ctx context.Context, own *trustcache.User, k
 }
 
 // useIdentity marks the own identity as verified by its stored keys, and signs this device.
-func (o *ownIdentity) useIdentity(ctx context.Context, own *trustcache.User, keys *identity.Keys) error {
+func (o *Identity) use(ctx context.Context, own *trustcache.User, keys *identity.Keys) error {
 	if _, err := o.acct.Tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
 		return fmt.Errorf("trust the own identity: %w", err)
 	}
@@ -256,8 +223,8 @@ func (o *ownIdentity) useIdentity(ctx context.Context, own *trustcache.User, key
 	if err != nil {
 		return fmt.Errorf("look at the own identity: %w", err)
 	}
-	o.updateOwnState(now)
-	if o.ownNow() != ownSigned {
+	o.updateState(now)
+	if o.State() != Signed {
 		return o.signSelf(ctx, own, keys)
 	}
 	return nil

@@ -1,4 +1,4 @@
-package e2ee
+package ownidentity
 
 import (
 	"context"
@@ -40,7 +40,7 @@ func signatureFailed(err error) bool {
 
 // signSelf signs this device and reads the signature back. A failed try with the same key
 // is not repeated before its time: each one changes the device for everybody.
-func (o *ownIdentity) signSelf(ctx context.Context, own *trustcache.User, keys *identity.Keys) error {
+func (o *Identity) signSelf(ctx context.Context, own *trustcache.User, keys *identity.Keys) error {
 	dev := own.Device(o.ID)
 	if dev == nil || own.SelfSigning != keys.SelfSigning.PublicKey() {
 		return errIdentityNotShown
@@ -70,18 +70,18 @@ func (o *ownIdentity) signSelf(ctx context.Context, own *trustcache.User, keys *
 	}
 	pause := o.signature.failures.Next(core.UpkeepPauses())
 	o.signature.err, o.signature.next = err, o.Env.Now().Add(pause)
-	o.host.retryLocked(retrySignature, pause)
+	o.host.RetrySignature(pause)
 	return err
 }
 
 // rereadSignature looks for the signature that was just accepted.
-func (o *ownIdentity) rereadSignature(ctx context.Context) error {
+func (o *Identity) rereadSignature(ctx context.Context) error {
 	for again := 1; ; again++ {
-		if _, err := o.readOwn(ctx, true); err != nil {
+		if _, err := o.ReadOwn(ctx, true); err != nil {
 			return err
 		}
 		switch {
-		case o.ownNow() == ownSigned:
+		case o.State() == Signed:
 			return nil
 		case again > rereads:
 			return core.ErrSignatureNotShown
@@ -94,16 +94,16 @@ func (o *ownIdentity) rereadSignature(ctx context.Context) error {
 
 // endSignatureTrial ends a trial that succeeded or whose key was replaced. The caller holds
 // mu.
-func (o *ownIdentity) endSignatureTrial(state ownState, selfSigning id.Ed25519) {
-	if o.signature.err != nil && (state == ownSigned || o.signature.by != selfSigning) {
+func (o *Identity) endSignatureTrial(state State, selfSigning id.Ed25519) {
+	if o.signature.err != nil && (state == Signed || o.signature.by != selfSigning) {
 		o.signature = signatureTrial{}
-		o.host.dropRetry(retrySignature)
+		o.host.DropSignatureRetry()
 	}
 }
 
 // signatureStands returns why the device could not be signed with a key, while it is too
 // early to retry.
-func (o *ownIdentity) signatureStands(by id.Ed25519) error {
+func (o *Identity) signatureStands(by id.Ed25519) error {
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
 	if o.signature.by == by && o.Env.Now().Before(o.signature.next) {
@@ -112,34 +112,23 @@ func (o *ownIdentity) signatureStands(by id.Ed25519) error {
 	return nil
 }
 
-// signatureTrouble returns why the device could not be signed; nil when nothing failed.
-func (o *ownIdentity) signatureTrouble() error {
+// SignatureTrouble returns why the device could not be signed; nil when nothing failed.
+func (o *Identity) SignatureTrouble() error {
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
 	return o.signature.err
 }
 
 // signatureDue reports whether it is time to retry a failed signature.
-func (o *ownIdentity) signatureDue() bool {
+func (o *Identity) signatureDue() bool {
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
 	return o.signature.err != nil && !o.Env.Now().Before(o.signature.next)
 }
 
 // signAgain allows the next try at once, because somebody asks for it.
-func (o *ownIdentity) signAgain() {
+func (o *Identity) signAgain() {
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
 	o.signature.next = time.Time{}
-}
-
-// problemOfUnsigned returns the problem of a device that its identity has not signed.
-func (o *ownIdentity) problemOfUnsigned() Problem {
-	switch why := o.signatureTrouble(); {
-	case errors.Is(why, core.ErrSignatureNotShown):
-		return problemSignatureNotShown
-	case errors.Is(why, core.ErrSignatureRefused):
-		return problemSignatureRefused
-	}
-	return problemUnsigned
 }

@@ -1,4 +1,4 @@
-package e2ee
+package ownidentity
 
 import (
 	"context"
@@ -17,11 +17,12 @@ import (
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
 )
 
-// loadCrossSigning returns the stored private keys; nil unless all are there.
-func (a *account) loadCrossSigning(ctx context.Context) (*identity.Keys, error) {
-	c, err := a.loadParts(ctx)
+// Keys returns the stored private keys; nil unless all are there.
+func (a *Account) Keys(ctx context.Context) (*identity.Keys, error) {
+	c, err := a.keysInPart(ctx)
 	if err != nil || c.Master == nil || c.SelfSigning == nil || c.UserSigning == nil {
 		return nil, err
 	}
@@ -29,7 +30,7 @@ func (a *account) loadCrossSigning(ctx context.Context) (*identity.Keys, error) 
 }
 
 // loadParts returns those of the private keys that are stored.
-func (a *account) loadParts(ctx context.Context) (*identity.Keys, error) {
+func (a *Account) keysInPart(ctx context.Context) (*identity.Keys, error) {
 	var c identity.Keys
 	for name, slot := range c.Slots() {
 		stored, err := a.Env.Store.Secret(ctx, a.Row, name)
@@ -46,11 +47,26 @@ func (a *account) loadParts(ctx context.Context) (*identity.Keys, error) {
 	return &c, nil
 }
 
+// MissingKeys returns the names of those published keys whose private keys are not here.
+func (o *Identity) MissingKeys(ctx context.Context, own *trustcache.User) ([]string, error) {
+	parts, err := o.acct.keysInPart(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for name, slot := range parts.Slots() {
+		if *slot == nil && identity.PublishedKey(own, name) != "" {
+			out = append(out, name)
+		}
+	}
+	return out, nil
+}
+
 // uploadIdentity uploads the public keys. If the homeserver asks for user-interactive auth,
 // it answers with the password, if there is one (requirement 12.6). Before that it calls
 // asked, and ends with its error: being asked may mean that an identity would be replaced.
-func (o *ownIdentity) uploadIdentity(ctx context.Context, c *identity.Keys, auth core.UserAuth, asked func(context.Context) error) error {
-	body, err := c.Upload(o.acct.User, o.host.signAsDevice)
+func (o *Identity) upload(ctx context.Context, c *identity.Keys, auth core.UserAuth, asked func(context.Context) error) error {
+	body, err := c.Upload(o.acct.User, o.host.SignAsDevice)
 	if err != nil {
 		return err
 	}
@@ -104,7 +120,7 @@ func challengeOf(err error) *wire.Challenge {
 
 // signDevice adds the identity's signature to this device's keys as the homeserver shows
 // them, and the device's signature to the master key (requirements 12.5, 12.8).
-func (o *ownIdentity) signDevice(ctx context.Context, c *identity.Keys, keys json.RawMessage) error {
+func (o *Identity) signDevice(ctx context.Context, c *identity.Keys, keys json.RawMessage) error {
 	obj, err := strictjson.Parse(keys)
 	if err != nil {
 		return err

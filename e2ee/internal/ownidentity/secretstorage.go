@@ -1,4 +1,4 @@
-package e2ee
+package ownidentity
 
 import (
 	"bytes"
@@ -10,10 +10,10 @@ import (
 	"strings"
 
 	"maunium.net/go/mautrix/crypto/ssss"
-	"maunium.net/go/mautrix/crypto/utils"
 
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
+	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -24,9 +24,9 @@ const (
 	accountDataStorageKey = "m.secret_storage.key."
 )
 
-// changesOwnSide reports whether account data is about secret storage or the key backup
+// ChangesOwnSide reports whether account data is about secret storage or the key backup
 // (requirement 16.7).
-func changesOwnSide(events []json.RawMessage) bool {
+func ChangesOwnSide(events []json.RawMessage) bool {
 	return slices.ContainsFunc(events, func(raw json.RawMessage) bool {
 		var ev struct {
 			Type string `json:"type"`
@@ -35,7 +35,7 @@ func changesOwnSide(events []json.RawMessage) bool {
 			return false
 		}
 		switch ev.Type {
-		case accountDataDefaultKey, accountDataBackup, accountDataNoBackup, identity.SecretMaster, identity.SecretSelfSigning, identity.SecretUserSigning, identity.SecretBackup:
+		case accountDataDefaultKey, keybackup.AccountDataWanted, keybackup.AccountDataDisabled, identity.SecretMaster, identity.SecretSelfSigning, identity.SecretUserSigning, identity.SecretBackup:
 			return true
 		default:
 			return strings.HasPrefix(ev.Type, accountDataStorageKey)
@@ -45,7 +45,7 @@ func changesOwnSide(events []json.RawMessage) bool {
 
 // defaultStorage returns the description of the default key; nil when there is no default
 // key or no description of it. A malformed description is ErrNoSecretStorage.
-func (o *ownIdentity) defaultStorage(ctx context.Context) (*storageDescription, error) {
+func (o *Identity) defaultStorage(ctx context.Context) (*storageDescription, error) {
 	raw, err := o.AccountData(ctx, accountDataDefaultKey)
 	if err != nil || raw == nil {
 		return nil, err
@@ -66,11 +66,34 @@ func (o *ownIdentity) defaultStorage(ctx context.Context) (*storageDescription, 
 	return out, nil
 }
 
+// StorageLook is what secret storage has, as the homeserver shows it.
+type StorageLook struct {
+	DefaultKey string // empty when there is none that can be used
+	// complete reports whether the default key encrypts all that belongs there (requirements
+	// 1.4, 1.5), ofAnother whether that was another identity's when it last changed.
+	Complete  bool
+	OfAnother bool
+}
+
+// LookAtStorage reads what secret storage has; hasBackup means that it must have the backup
+// key, too.
+func (o *Identity) LookAtStorage(ctx context.Context, hasBackup bool) (StorageLook, error) {
+	described, err := o.defaultStorage(ctx)
+	if err != nil && !errors.Is(err, core.ErrNoSecretStorage) {
+		return StorageLook{}, err
+	}
+	if described == nil {
+		return StorageLook{}, nil
+	}
+	complete, err := o.holdsSecrets(ctx, described.ID, hasBackup)
+	return StorageLook{described.ID, complete, o.acct.Storage() == StorageIncomplete}, err
+}
+
 // completeStorage makes secret storage with a default key and a key backup where there is
 // none, and stores the secrets (requirements 1.3 to 1.5). opened is the key of secret
 // storage, if the caller has just used it. Secret storage whose key is not here stays as it
 // is; one that was deleted is made again only when a person asks for it.
-func (o *ownIdentity) completeStorage(ctx context.Context, keys *identity.Keys, opened *ssss.Key, may bootstrapping) error {
+func (o *Identity) completeStorage(ctx context.Context, keys *identity.Keys, opened *ssss.Key, may Bootstrapping) error {
 	described, err := o.defaultStorage(ctx)
 	if err != nil && !errors.Is(err, core.ErrNoSecretStorage) {
 		return err
@@ -82,11 +105,11 @@ func (o *ownIdentity) completeStorage(ctx context.Context, keys *identity.Keys, 
 	}
 	key := opened
 	if key == nil && usable {
-		if key, err = o.storageKey(ctx, described, may.create && (may.explicit || !had)); err != nil {
+		if key, err = o.storageKey(ctx, described, may.Create && (may.Explicit || !had)); err != nil {
 			return err
 		}
 	}
-	private, err := o.host.completeBackup(ctx, keys, key, may)
+	private, err := o.host.CompleteBackup(ctx, keys, key, may)
 	if err != nil {
 		return err
 	}
@@ -97,16 +120,16 @@ func (o *ownIdentity) completeStorage(ctx context.Context, keys *identity.Keys, 
 	if private != nil {
 		secrets[identity.SecretBackup] = private
 	}
-	standing := storageComplete
+	standing := StorageComplete
 	for name, value := range secrets {
 		how := keepAnother
-		if may.explicit || name == identity.SecretBackup { // it was compared with the backup in use
+		if may.Explicit || name == identity.SecretBackup { // it was compared with the backup in use
 			how = replaceAnother
 		}
 		err := o.storeSecret(ctx, key, name, value, how)
 		switch {
 		case errors.Is(err, errAnotherSecret):
-			standing = storageIncomplete
+			standing = StorageIncomplete
 		case err != nil:
 			return err
 		}
@@ -124,7 +147,7 @@ func (o *ownIdentity) completeStorage(ctx context.Context, keys *identity.Keys, 
 // secretStorageSeen is stored once the account has had a default key.
 const secretStorageSeen = "secret_storage_seen"
 
-func (a *account) hadStorage(ctx context.Context) (bool, error) {
+func (a *Account) hadStorage(ctx context.Context) (bool, error) {
 	_, err := a.Env.Store.Secret(ctx, a.Row, secretStorageSeen)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return false, fmt.Errorf("load whether there was secret storage: %w", err)
@@ -135,7 +158,7 @@ func (a *account) hadStorage(ctx context.Context) (bool, error) {
 // sawStorage records that the account has secret storage. If it is gone later, another
 // client deleted it, as clients do during a reset of the identity: it is made again only
 // when a person asks for it, not between the steps of that reset.
-func (o *ownIdentity) sawStorage(ctx context.Context) error {
+func (o *Identity) sawStorage(ctx context.Context) error {
 	if had, err := o.acct.hadStorage(ctx); had || err != nil {
 		return err
 	}
@@ -147,9 +170,9 @@ func (o *ownIdentity) sawStorage(ctx context.Context) error {
 }
 
 // judgeStorage sets the state of a secret storage whose key is not here.
-func (o *ownIdentity) judgeStorage(ctx context.Context, described *storageDescription, hasBackup bool) error {
+func (o *Identity) judgeStorage(ctx context.Context, described *storageDescription, hasBackup bool) error {
 	if described == nil {
-		o.acct.setStorageStanding(storageMissing)
+		o.acct.setStorageStanding(StorageMissing)
 		return nil
 	}
 	complete, err := o.holdsSecrets(ctx, described.ID, hasBackup)
@@ -157,9 +180,9 @@ func (o *ownIdentity) judgeStorage(ctx context.Context, described *storageDescri
 		return err
 	}
 	if complete {
-		o.acct.setStorageStanding(storageComplete)
+		o.acct.setStorageStanding(StorageComplete)
 	} else {
-		o.acct.setStorageStanding(storageIncomplete)
+		o.acct.setStorageStanding(StorageIncomplete)
 	}
 	return o.sawStorage(ctx)
 }
@@ -167,7 +190,7 @@ func (o *ownIdentity) judgeStorage(ctx context.Context, described *storageDescri
 // holdsSecrets reports whether secret storage has the identity, and the backup key if
 // wanted, encrypted with a key. Whether they are the right ones cannot be told without the
 // key.
-func (o *ownIdentity) holdsSecrets(ctx context.Context, keyID string, backup bool) (bool, error) {
+func (o *Identity) holdsSecrets(ctx context.Context, keyID string, backup bool) (bool, error) {
 	names := []string{identity.SecretMaster, identity.SecretSelfSigning, identity.SecretUserSigning}
 	if backup {
 		names = append(names, identity.SecretBackup)
@@ -189,7 +212,7 @@ func (o *ownIdentity) holdsSecrets(ctx context.Context, keyID string, backup boo
 
 // storageKey returns the key of secret storage if it is here: made by us, or configured.
 // With create it makes one if the account has none.
-func (o *ownIdentity) storageKey(ctx context.Context, described *storageDescription, create bool) (*ssss.Key, error) {
+func (o *Identity) storageKey(ctx context.Context, described *storageDescription, create bool) (*ssss.Key, error) {
 	mine, err := o.acct.ownStorageKey(ctx)
 	if err != nil {
 		return nil, err
@@ -211,7 +234,7 @@ func (o *ownIdentity) storageKey(ctx context.Context, described *storageDescript
 // configuredKey returns the configured key of secret storage. Nothing is encrypted with a
 // key that the description cannot confirm: a homeserver could choose a passphrase
 // derivation that is cheap to guess.
-func (o *ownIdentity) configuredKey(described *storageDescription) (*ssss.Key, error) {
+func (o *Identity) configuredKey(described *storageDescription) (*ssss.Key, error) {
 	if !described.checkable() {
 		return nil, nil
 	}
@@ -228,7 +251,7 @@ func (o *ownIdentity) configuredKey(described *storageDescription) (*ssss.Key, e
 }
 
 // makeDefault uploads a key's description and makes it the default key (requirement 14.4).
-func (o *ownIdentity) makeDefault(ctx context.Context, key *ssss.Key) error {
+func (o *Identity) makeDefault(ctx context.Context, key *ssss.Key) error {
 	if err := o.SetAccountData(ctx, accountDataStorageKey+key.ID, key.Metadata); err != nil {
 		return err
 	}
@@ -242,7 +265,7 @@ type storageMeta struct {
 }
 
 // ownStorageKey returns the key of a secret storage that we made, nil when we made none.
-func (a *account) ownStorageKey(ctx context.Context) (*ssss.Key, error) {
+func (a *Account) ownStorageKey(ctx context.Context) (*ssss.Key, error) {
 	stored, err := a.Env.Store.Secret(ctx, a.Row, identity.SecretStorageKey)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
@@ -258,7 +281,7 @@ func (a *account) ownStorageKey(ctx context.Context) (*ssss.Key, error) {
 }
 
 // newStorageKey makes a key and stores it before anything is encrypted with it.
-func (o *ownIdentity) newStorageKey(ctx context.Context) (*ssss.Key, error) {
+func (o *Identity) newStorageKey(ctx context.Context) (*ssss.Key, error) {
 	key, err := checkableKey()
 	if err != nil {
 		return nil, fmt.Errorf("make the key of secret storage: %w", err)
@@ -268,7 +291,7 @@ func (o *ownIdentity) newStorageKey(ctx context.Context) (*ssss.Key, error) {
 		return nil, fmt.Errorf("encode the key of secret storage: %w", err)
 	}
 	row := store.Secret{Name: identity.SecretStorageKey, Value: secret.Bytes(key.Key), Meta: meta, CreatedAt: o.Env.Now()}
-	if err := o.Save(ctx, &store.Changes{DeleteSecrets: []string{secretRecoveryRead}, Secrets: []store.Secret{row}}); err != nil {
+	if err := o.Save(ctx, &store.Changes{DeleteSecrets: []string{identity.SecretRecoveryRead}, Secrets: []store.Secret{row}}); err != nil {
 		return nil, fmt.Errorf("store the key of secret storage: %w", err)
 	}
 	return key, nil
@@ -293,7 +316,7 @@ var errAnotherSecret = errors.New("secret storage holds another value under the 
 
 // storeSecret stores a secret in secret storage under a key, unless it is there. See
 // storing for other values.
-func (o *ownIdentity) storeSecret(ctx context.Context, key *ssss.Key, name string, value []byte, how storing) error {
+func (o *Identity) storeSecret(ctx context.Context, key *ssss.Key, name string, value []byte, how storing) error {
 	raw, err := o.AccountData(ctx, name)
 	if err != nil {
 		return err
@@ -328,17 +351,4 @@ func (o *ownIdentity) storeSecret(ctx context.Context, key *ssss.Key, name strin
 		return fmt.Errorf("encode a secret: %w", err)
 	}
 	return o.SetAccountData(ctx, name, content.Set("encrypted", entries.Set(key.ID, sealed).Encode()).Encode())
-}
-
-// recoveryKey returns the recovery key that a bootstrap made, in its text form (requirement
-// 14.6).
-func (a *account) recoveryKey(ctx context.Context) (secret.String, error) {
-	key, err := a.ownStorageKey(ctx)
-	if err != nil {
-		return secret.String{}, err
-	}
-	if key == nil {
-		return secret.String{}, core.ErrNoRecoveryKey
-	}
-	return secret.NewString(utils.EncodeBase58RecoveryKey(key.Key)), nil
 }

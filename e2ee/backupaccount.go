@@ -1,0 +1,98 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"maunium.net/go/mautrix/crypto/backup"
+
+	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/identity"
+	"e2ee-proxy/e2ee/internal/keybackup"
+	"e2ee-proxy/e2ee/internal/locks"
+	"e2ee-proxy/internal/strictjson"
+	"e2ee-proxy/store"
+)
+
+// backupAccount is what the devices of a user share about the account's key backup.
+type backupAccount struct {
+	*core.Account
+
+	mu locks.Mutex
+	// now is the state of the backup at the last check.
+	now keybackup.Standing
+	// target is the backup found last; seq counts requests to check it again.
+	target *keybackup.Target
+	seq    int
+}
+
+// newBackupAccount returns an account of whose backup nothing is known.
+func newBackupAccount(a *core.Account) *backupAccount {
+	return &backupAccount{Account: a, mu: locks.Mutex{Order: a.Env.Order, Rank: locks.RankAccount}}
+}
+
+// standing returns the state of the backup at the last check.
+func (a *backupAccount) standing() keybackup.Standing {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.now
+}
+
+// setBackupStanding sets the state, and makes the next use check the backup version again.
+func (a *backupAccount) setBackupStanding(s keybackup.Standing) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.now, a.target = s, nil
+	a.seq++
+}
+
+// knownBackup returns the backup found last, nil when it must be looked for, and the
+// counter to pass to keepBackup.
+func (a *backupAccount) knownBackup() (target *keybackup.Target, looked int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.target, a.seq
+}
+
+// keepBackup remembers the backup that was found. It reports false if something changed
+// meanwhile.
+func (a *backupAccount) keepBackup(target *keybackup.Target, looked int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.seq != looked {
+		return false
+	}
+	a.target = target
+	return true
+}
+
+// forgetBackup makes the next use check the backup version again.
+func (a *backupAccount) forgetBackup() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.target = nil
+	a.seq++
+}
+
+// loadBackupKey returns the stored private backup key, nil when there is none, and the
+// version it belonged to.
+func (a *backupAccount) loadBackupKey(ctx context.Context) (*backup.MegolmBackupKey, string, error) {
+	stored, err := a.Env.Store.Secret(ctx, a.Row, identity.SecretBackup)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, "", nil
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("load the backup key: %w", err)
+	}
+	key, err := backup.MegolmBackupKeyFromBytes(stored.Value.Reveal())
+	if err != nil {
+		return nil, "", fmt.Errorf("read the backup key: %w", err)
+	}
+	var meta backupKeyMeta
+	if len(stored.Meta) > 0 && json.Unmarshal(stored.Meta, &meta) != nil {
+		return nil, "", fmt.Errorf("read the backup key: %w", strictjson.ErrMalformed)
+	}
+	return key, meta.Version, nil
+}

@@ -1,0 +1,52 @@
+package ownidentity
+
+import (
+	"testing"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/trustcache"
+)
+
+// atRest is a host that is told of work to be done.
+type atRest struct{ Host }
+
+func (atRest) KickLocked() {}
+
+// How the own state follows from what the homeserver shows (requirements 1.11, 2.10): the
+// rows are its copy of the device, the columns the state of the own identity.
+func TestOwnStateTable(t *testing.T) {
+	t.Parallel()
+	pins := []trustcache.Pin{
+		{}, {Current: "A", PinnedMaster: "A"}, {Current: "B", PinnedMaster: "A"},
+		{Current: "A", PinnedMaster: "A", Verified: true, WasVerified: true}, {Current: "B", PinnedMaster: "A", WasVerified: true},
+	}
+	algorithms := []id.Algorithm{id.AlgorithmOlmV1, id.AlgorithmMegolmV1}
+	for _, tc := range []struct {
+		name   string
+		device *trustcache.Device
+		want   [5]State // none, pinned, changed, verified, verification lost
+	}{
+		{"signed", &trustcache.Device{DeviceID: "D", Ed25519: "e", Curve25519: "c", Algorithms: algorithms, Signed: true}, [5]State{Signed, Signed, Changed, Signed, Changed}},
+		{"not signed", &trustcache.Device{DeviceID: "D", Ed25519: "e", Curve25519: "c", Algorithms: algorithms}, [5]State{NoIdentity, Unsigned, Changed, Unsigned, Changed}},
+		{"another Ed25519 key", &trustcache.Device{DeviceID: "D", Ed25519: "x", Curve25519: "c", Signed: true}, [5]State{Replaced, Replaced, Replaced, Replaced, Replaced}},
+		{"another Curve25519 key", &trustcache.Device{DeviceID: "D", Ed25519: "e", Curve25519: "x", Signed: true}, [5]State{Replaced, Replaced, Replaced, Replaced, Replaced}},
+		{"gone", nil, [5]State{}},
+	} {
+		for i, pin := range pins {
+			own := &trustcache.User{UserID: "@a:x", Own: true, Knowledge: trustcache.KnowledgeFresh, Pin: pin}
+			if tc.device != nil {
+				own.Devices = []trustcache.Device{*tc.device}
+			}
+			env := &core.Env{}
+			dev := &core.Device{Env: env, Self: core.Self{ID: "D", Ed25519: "e", Curve25519: "c"}}
+			o := New(dev, NewAccount(&core.Account{Env: env, User: "@a:x"}), atRest{})
+			o.state = Signed
+			o.updateState(own)
+			if o.state != tc.want[i] {
+				t.Errorf("%s, identity %v: %d, want %d", tc.name, own.State(), o.state, tc.want[i])
+			}
+		}
+	}
+}
