@@ -7,22 +7,25 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/notices"
+	"e2ee-proxy/e2ee/internal/rooms"
 )
 
 // RoomEncryption is whether a room is encrypted. The zero value means "cannot tell", and
 // nothing may be sent.
-type RoomEncryption int
+type RoomEncryption = rooms.Encryption
 
+// Whether a room is encrypted, see package rooms.
 const (
-	// RoomUnknown means that it cannot be told; sends are refused.
-	RoomUnknown RoomEncryption = iota
-	// RoomPlain has never been encrypted; sends pass through.
-	RoomPlain
-	// RoomEncrypted uses m.megolm.v1.aes-sha2.
-	RoomEncrypted
-	// RoomUnsupported is encrypted with an algorithm we do not know; sends are refused (requirement 20.2).
-	RoomUnsupported
+	RoomUnknown     = rooms.Unknown
+	RoomPlain       = rooms.Plain
+	RoomEncrypted   = rooms.Encrypted
+	RoomUnsupported = rooms.Unsupported
 )
+
+// StateReader returns the content of a room's state event with an empty state key, as the
+// homeserver shows it to one user. [ErrNoState] means that there is none, [ErrNotInRoom]
+// that the user is not shown it. With every other error nothing is known.
+type StateReader = rooms.StateReader
 
 // Outgoing is a room event that a client sends in clear.
 type Outgoing struct {
@@ -88,33 +91,23 @@ type Opened struct {
 	Hidden bool
 }
 
-// Section is the part of a sync response that a room is in.
-type Section int
+type (
+	// RoomUpdate is the part of a sync response about one room that matters to encryption, in
+	// the order of the events.
+	RoomUpdate = rooms.Update
+	// StateChange is a state event that matters to encryption.
+	StateChange = rooms.StateChange
+	// Section is the part of a sync response that a room is in.
+	Section = rooms.Section
+)
 
 // The sections of rooms in a sync response.
 const (
-	SectionJoin Section = iota + 1
-	SectionInvite
-	SectionKnock
-	SectionLeave
+	SectionJoin   = rooms.SectionJoin
+	SectionInvite = rooms.SectionInvite
+	SectionKnock  = rooms.SectionKnock
+	SectionLeave  = rooms.SectionLeave
 )
-
-// StateChange is a state event that matters to encryption: m.room.encryption,
-// m.room.history_visibility or m.room.member.
-type StateChange struct {
-	Type     string
-	StateKey string
-	Content  json.RawMessage
-}
-
-// RoomUpdate is the part of a sync response about one room that matters to encryption, in
-// the order of the events.
-type RoomUpdate struct {
-	RoomID  id.RoomID
-	Section Section
-	Limited bool
-	Changes []StateChange
-}
 
 // SyncUpdate is the part of a sync response that matters to encryption.
 type SyncUpdate struct {

@@ -208,7 +208,7 @@ func (e *Engine) unloadIdle(ctx context.Context, key deviceKey, d *Device) {
 	e.recordUnloaded(d)
 	e.visited[key] = d.olmState.hasWedges() // the next visit has it maintained
 	e.mu.Unlock()
-	e.lists.forget(d, d.roomTable.roomIDs())
+	d.rooms.Release()
 	d.retire()
 }
 
@@ -272,7 +272,7 @@ func (e *Engine) get(key deviceKey, claim bool) *Device {
 // from the cache.
 func (e *Engine) stopDevice(d *Device) {
 	d.retire()
-	e.lists.forget(d, d.roomTable.roomIDs())
+	d.rooms.Release()
 	e.awake.Remove(d)
 	for _, k := range e.inbound.Keys() {
 		if k.device == d.core.RowID {

@@ -58,7 +58,7 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 		s.End()
 		return nil, err
 	}
-	s.began = d.roomTable.newsNow()
+	s.began = d.core.NewsNow()
 	return s, nil
 }
 

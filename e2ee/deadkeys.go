@@ -125,7 +125,7 @@ func (d *Device) claimDead(ctx context.Context) error {
 	s.Row().DeadKeys = store.DeadKeysGone
 	s.After(func() {
 		d.keySupply.count, d.keySupply.wanted = 0, true
-		d.roomTable.news++ // a sync in flight may still have the old counts
+		d.core.News++ // a sync in flight may still have the old counts
 	})
 	err := s.Commit(ctx, "that dead keys are gone")
 	d.core.Mu.Unlock()

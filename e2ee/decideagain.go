@@ -17,7 +17,7 @@ import (
 // (docs/architecture.md, "Trust"). That takes no request: memory knows every change that
 // the homeserver has reported.
 
-// stillEligible returns errRoomChanged if a send must begin again: the decision about a
+// stillEligible returns core.ErrRoomChanged if a send must begin again: the decision about a
 // device that was to get the key, or a withheld code, is another now, or a user changed and
 // nobody has looked at it yet. A device that was added since gets the key with the next
 // event. While nothing has changed it costs next to nothing. The caller holds mu.
@@ -35,10 +35,10 @@ func (d *Device) stillEligible(ctx context.Context, who *eligible) error {
 	}
 	if changed || mode != who.mode {
 		if trustcache.Gate(byUser(now), mode).Outcome != trustcache.GateAllow {
-			return errRoomChanged // the next round returns the reason
+			return core.ErrRoomChanged // the next round returns the reason
 		}
 		if !d.decide(now, mode).covers(who) {
-			return errRoomChanged
+			return core.ErrRoomChanged
 		}
 	}
 	return nil
@@ -56,7 +56,7 @@ func (d *Device) knownNow(ctx context.Context, who *eligible) (now map[id.UserID
 	for user, was := range who.known {
 		is := now[user]
 		if was.Knowledge == trustcache.KnowledgeFresh && is.Knowledge != trustcache.KnowledgeFresh {
-			return nil, false, errRoomChanged // the homeserver must be asked about them
+			return nil, false, core.ErrRoomChanged // the homeserver must be asked about them
 		}
 		changed = changed || is != was
 	}

@@ -15,6 +15,7 @@ import (
 	"e2ee-proxy/e2ee/internal/notices"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/ownidentity"
+	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
@@ -37,7 +38,7 @@ type Device struct {
 	olmState    olmState
 	megolmState megolmState
 	backups     backups
-	roomTable   roomTable
+	rooms       rooms.Table
 	gossip      gossip.Exchange
 	clientState clientState
 	shown       notices.Shown
@@ -61,7 +62,7 @@ type host struct {
 	*olmState
 	*megolmState
 	*backups
-	*roomTable
+	*rooms.Table
 	*gossip.Exchange
 	*clientState
 }
@@ -192,7 +193,6 @@ func newDevice(e *Engine, acct *account, self core.Self) *Device {
 		schedule:    schedule{usedAt: e.env.Now()},
 		olmState:    olmState{outboxPending: true, noKeys: make(map[store.DeviceRef]retry)},
 		megolmState: megolmState{outbound: make(map[id.RoomID]*outbound), sent: make(map[store.TxnRef]id.EventID)},
-		roomTable:   roomTable{known: make(map[id.RoomID]*room)},
 	}
 	d.connect()
 	return d
@@ -209,7 +209,7 @@ func (d *Device) connect() {
 	d.schedule.syncTurn = locks.Turns[struct{}]{Order: order, Rank: locks.RankSync}
 	d.schedule.live.mu = locks.Mutex{Order: order, Rank: locks.RankLeaf}
 	base := &part{d.core, d.eng, d.acct}
-	all := host{d, &d.publication, &d.keySupply, &d.ownIdentity, &d.schedule, &d.olmState, &d.megolmState, &d.backups, &d.roomTable, &d.gossip, &d.clientState}
+	all := host{d, &d.publication, &d.keySupply, &d.ownIdentity, &d.schedule, &d.olmState, &d.megolmState, &d.backups, &d.rooms, &d.gossip, &d.clientState}
 	d.publication.part, d.publication.host = base, all
 	d.keySupply.part = base
 	d.ownIdentity = ownidentity.New(d.core, d.acct.identity, all)
@@ -217,7 +217,7 @@ func (d *Device) connect() {
 	d.olmState.part, d.olmState.host = base, all
 	d.megolmState.part, d.megolmState.host = base, all
 	d.backups = newBackups(d.core, d.acct.backup, &d.ownIdentity, all)
-	d.roomTable.part, d.roomTable.host = base, all
+	d.rooms = rooms.New(d.core, d.eng.rooms, all)
 	d.gossip = gossip.New(d.core, all)
 	d.clientState.Device = d.core
 	d.shown = notices.NewShown(d.core, d.acct.warnings, all)

@@ -17,6 +17,7 @@ import (
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/locks"
+	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
@@ -123,11 +124,10 @@ type Engine struct {
 	opts Options
 	env  *core.Env
 
-	inbound   *lru.Cache[inboundKey, *inboundSession]
-	users     *trustcache.Cache
-	encrypted *encryptedRooms
-	accepted  acceptedChanges
-	awake     *lru.Cache[*Device, struct{}] // the least recently used first
+	inbound *lru.Cache[inboundKey, *inboundSession]
+	users   *trustcache.Cache
+	rooms   *rooms.Shared
+	awake   *lru.Cache[*Device, struct{}] // the least recently used first
 
 	mu       locks.Mutex
 	accounts map[id.UserID]*account
@@ -139,7 +139,6 @@ type Engine struct {
 	cancel      context.CancelCauseFunc
 	maintenance chan *Device
 	alerts      chan *account
-	lists       *memberLists
 
 	closing sync.Once
 	stopped chan struct{} // closed once everything has ended
@@ -164,24 +163,15 @@ func New(opts Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	encrypted, err := newEncryptedRooms(opts.Store)
-	if err != nil {
-		return nil, err
-	}
 	awake, err := lru.NewWithEvict(opts.Awake, func(d *Device, _ struct{}) { d.schedule.fallAsleep() })
 	if err != nil {
 		return nil, fmt.Errorf("make the list of devices that are awake: %w", err)
-	}
-	lists, err := newMemberLists(opts.CachedMembers)
-	if err != nil {
-		return nil, fmt.Errorf("make the list of member lists: %w", err)
 	}
 	counted, err := core.NewCounts(opts.Metrics)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
-	lists.mu = locks.Mutex{Order: opts.locks, Rank: locks.RankLeaf}
 	e := &Engine{
 		env: &core.Env{
 			Store: opts.Store, Homeserver: wire.NewHomeserver(opts.Homeserver, opts.Client, opts.Timeout),
@@ -191,11 +181,15 @@ func New(opts Options) (*Engine, error) {
 		},
 		mu:      locks.Mutex{Order: opts.locks, Rank: locks.RankEngine},
 		opening: locks.Turns[deviceKey]{Order: opts.locks, Rank: locks.RankOpening},
-		lists:   lists, opts: opts, inbound: cache, users: users, encrypted: encrypted, awake: awake,
+		opts:    opts, inbound: cache, users: users, awake: awake,
 		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]bool),
 		cancel: cancel, stopped: make(chan struct{}), maintenance: make(chan *Device, 1024), alerts: make(chan *account, 256),
 	}
-	e.env.RoomsStored = e.learnRooms
+	if e.rooms, err = rooms.NewShared(e.env, opts.CachedMembers); err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	e.env.RoomsStored = e.rooms.Learn
 	return e, nil
 }
 
@@ -211,7 +205,7 @@ func (e *Engine) Start(ctx context.Context) error {
 	}
 	e.env.WG.Go(e.rounds)
 	e.env.WG.Go(e.tellAlerts)
-	e.env.WG.Go(func() { e.dropLists(e.env.Context) })
+	e.env.WG.Go(func() { e.rooms.DropLists(e.env.Context) })
 	return nil
 }
 

@@ -83,7 +83,7 @@ func (d *Device) AskForKeys(ctx context.Context) error {
 
 // Members returns the memberships of a room, fetched if they are not known.
 func (d *Device) Members(ctx context.Context, room id.RoomID) (map[id.UserID]string, error) {
-	return d.roomTable.memberships(ctx, room)
+	return d.rooms.Memberships(ctx, room)
 }
 
 // Recall does what somebody does who read an account's row and was slow.
@@ -268,15 +268,8 @@ func (e *Engine) InMemory() (devices, awake int) {
 }
 
 // Lists counts the member lists of rooms in memory.
-func (d *Device) Lists() (n int) {
-	d.core.Mu.Lock()
-	defer d.core.Mu.Unlock()
-	for _, r := range d.roomTable.known {
-		if r.members != nil {
-			n++
-		}
-	}
-	return n
+func (d *Device) Lists() int {
+	return d.rooms.Lists()
 }
 
 // Outdate has somebody's devices asked for again, as a sync does that says that they changed.

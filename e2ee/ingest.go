@@ -2,13 +2,11 @@ package e2ee
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 
 	"maunium.net/go/mautrix/id"
 
-	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
@@ -21,29 +19,14 @@ import (
 func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) (*toDeviceStep, error) {
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
-	overtaken := d.roomTable.news != began
+	overtaken := d.core.News != began
 	s := d.core.Begin()
 	b, err := d.processToDevice(ctx, u.ToDevice, s)
 	if err != nil {
 		return nil, err
 	}
-	// Also rooms without changes: plain events in an encrypted room must be recognised when
-	// the response is shown.
-	if err := d.roomTable.loadRooms(ctx, u.Rooms); err != nil {
+	if err := d.rooms.Apply(ctx, s, u.Rooms, u.Since == "", own, overtaken); err != nil {
 		return nil, err
-	}
-	for _, r := range u.Rooms {
-		// An initial sync has no gap in which somebody could have left.
-		r.Limited = r.Limited && u.Since != ""
-		if u.Since == "" {
-			r = d.roomTable.dropStale(s, r)
-		}
-		if err := d.applyRoomUpdate(ctx, r, own, s); err != nil {
-			return nil, err
-		}
-		if overtaken {
-			d.roomTable.refetchOutdated(s, r)
-		}
 	}
 	if err := d.keepForClient(ctx, b, own); err != nil {
 		return nil, err
@@ -61,39 +44,13 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 	s.After(d.acct.Tracker.Left(s.Changes, validUserIDs(u.Left)))
 	s.After(func() {
 		d.updateKeyCounts(u, overtaken)
-		d.roomTable.news++
+		d.core.News++
 		d.afterIngest(b, u)
 	})
 	if err := s.Commit(ctx, "the effects of a sync"); err != nil {
 		return nil, err
 	}
 	return b, nil
-}
-
-// newsNow returns a counter of changes to rooms and key counts that a sync in flight may
-// not know of.
-func (rt *roomTable) newsNow() int {
-	rt.Mu.Lock()
-	defer rt.Mu.Unlock()
-	return rt.news
-}
-
-// refetchOutdated makes the next use fetch again what an outdated response says of a room:
-// a later response, or a change by the client, is newer than it. It may list somebody as a
-// member who has left.
-func (rt *roomTable) refetchOutdated(s *core.Step, u RoomUpdate) {
-	r := rt.changeKnown(s, u.RoomID)
-	if r == nil {
-		return
-	}
-	for _, c := range u.Changes {
-		switch c.Type {
-		case wire.TypeMember:
-			r.forgetMembers()
-		case wire.TypeVisibility:
-			r.refetchVisibility()
-		}
-	}
 }
 
 // validUserIDs removes users whose ID is too long.
@@ -125,53 +82,6 @@ func (d *Device) updateKeyCounts(u SyncUpdate, overtaken bool) {
 	if u.UnusedFallback != nil {
 		d.keySupply.newFallback = !slices.Contains(u.UnusedFallback, wire.AlgorithmSigned)
 	}
-}
-
-// applyRoomUpdate stages what a sync says of a room, in order. The caller holds mu.
-func (d *Device) applyRoomUpdate(ctx context.Context, u RoomUpdate, own bool, s *core.Step) error {
-	if u.Section == SectionInvite || u.Section == SectionKnock || len(u.RoomID) > wire.MaxIDLength {
-		return nil // stripped state proves nothing (requirement 20.4)
-	}
-	for _, c := range u.Changes {
-		var err error
-		switch c.Type {
-		case wire.TypeEncryption:
-			if c.StateKey == "" {
-				err = d.roomTable.applyEncryption(ctx, s, u.RoomID, c.Content)
-			}
-		case wire.TypeVisibility:
-			if c.StateKey == "" {
-				err = d.roomTable.applyVisibility(ctx, s, u.RoomID, visibilityOf(c.Content))
-			}
-		case wire.TypeMember:
-			err = d.applyMember(ctx, s, u.RoomID, id.UserID(c.StateKey), membershipOf(c.Content), u.Limited)
-			if r := d.roomTable.changeKnown(s, u.RoomID); r != nil && id.UserID(c.StateKey) == d.acct.User && u.Section == SectionLeave {
-				r.forgetMembers()
-			}
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if r := d.roomTable.changeKnown(s, u.RoomID); r != nil && u.Limited && !own {
-		// With lazy loading a client does not see who joined and left in the gap: fetch the
-		// members again, and rotate (requirement 9.4).
-		r.forgetMembers()
-		if r.encrypted {
-			d.megolmState.discard(s, u.RoomID)
-		}
-	}
-	return nil
-}
-
-func membershipOf(content json.RawMessage) string {
-	var c struct {
-		Membership string `json:"membership"`
-	}
-	if json.Unmarshal(content, &c) != nil || c.Membership == "" {
-		return "leave" // unreadable: counts as left, which costs a rotation at most
-	}
-	return c.Membership
 }
 
 // maxInbox bounds the to-device events kept for a client, which may never sync: anybody can

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/wire"
 )
 
@@ -31,16 +32,16 @@ func (d *Device) locateWarnings(ctx context.Context) error {
 	if !synced {
 		return nil // the device does not know its rooms yet
 	}
-	rooms, err := d.joinedEncrypted(ctx)
+	encrypted, err := d.joinedEncrypted(ctx)
 	if err != nil {
 		return err
 	}
-	for _, roomID := range rooms[:min(len(rooms), maxLocated)] {
+	for _, roomID := range encrypted[:min(len(encrypted), maxLocated)] {
 		if len(wanted) == 0 {
 			break
 		}
-		members, err := d.listMembers(ctx, roomID, false)
-		if code := wire.Status(err); code == http.StatusForbidden || code == http.StatusNotFound || errors.Is(err, errOutdatedList) {
+		members, err := d.rooms.ListMembers(ctx, roomID, false)
+		if code := wire.Status(err); code == http.StatusForbidden || code == http.StatusNotFound || errors.Is(err, rooms.ErrOutdatedList) {
 			continue // not in that room
 		}
 		if err != nil {
@@ -52,7 +53,7 @@ func (d *Device) locateWarnings(ctx context.Context) error {
 			}
 		}
 	}
-	d.acct.warnings.SetPlaces(wanted, rooms)
+	d.acct.warnings.SetPlaces(wanted, encrypted)
 	for _, other := range d.acct.proxied() {
 		other.core.Mu.Lock()
 		other.clientState.wakeWaiting()
@@ -79,7 +80,7 @@ func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
 		return nil, err
 	}
 	// What other devices have learned of rooms holds for this one, too.
-	facts, err := d.eng.encrypted.lookUp(ctx, joined.Rooms...)
+	facts, err := d.eng.rooms.LookUp(ctx, joined.Rooms...)
 	if err != nil {
 		return nil, err
 	}

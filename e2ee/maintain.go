@@ -118,7 +118,7 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 		s.After(func() {
 			d.ownIdentity.KeysWereTakenLocked()
 			d.keySupply.count, d.keySupply.wanted = resp.Counts[wire.AlgorithmSigned], false
-			d.roomTable.news++ // a sync in flight may still have the old counts
+			d.core.News++ // a sync in flight may still have the old counts
 		})
 	case wire.Status(err) == http.StatusBadRequest && d.ownIdentity.KeysTakenLocked():
 		d.olmState.changeAccount(s).SetAside()

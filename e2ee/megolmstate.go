@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/locks"
+	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/store"
 )
 
@@ -31,7 +32,7 @@ type megolmState struct {
 // megolmStateHost is what megolmState needs of the other parts.
 type megolmStateHost interface {
 	CancelKeyRequests(ctx context.Context, ch *store.Changes, by map[store.SessionRef]id.DeviceID) (done func(), err error)
-	current(roomID id.RoomID, to *audience) bool
+	Current(room id.RoomID, to *rooms.Audience) bool
 	kickLocked()
 	missedKeys(missing bool) int
 	open(ctx context.Context, in []Incoming) (out []Opened, jobs []*eventJob, by *judgement)

@@ -5,12 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/megolm"
+	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -34,8 +37,8 @@ type sessionSettings struct {
 	Messages  int64         `json:"messages"`
 }
 
-func settingsOf(r *room, visibility string) sessionSettings {
-	return sessionSettings{shareable(visibility), r.row.RotationPeriod, r.row.RotationMessages}
+func settingsOf(r store.Room, visibility string) sessionSettings {
+	return sessionSettings{rooms.Shareable(visibility), r.RotationPeriod, r.RotationMessages}
 }
 
 // gaveTo reports whether any device of the user was given the key.
@@ -90,7 +93,7 @@ type withhold struct {
 
 // mustRotate reports whether the session may not be used for the next message (requirements
 // 9.1 to 9.6). Devices that only got a withheld code never cause a rotation.
-func (o *outbound) mustRotate(r *room, now time.Time, visibility string, who *eligible) bool {
+func (o *outbound) mustRotate(r store.Room, now time.Time, visibility string, who *eligible) bool {
 	switch {
 	case o.row.Discard,
 		o.settings != settingsOf(r, visibility),
@@ -147,8 +150,8 @@ func (m *megolmState) loadOutbound(ctx context.Context, roomID id.RoomID) (*outb
 // liveSession returns the session for the next message, a new one if the old one must not
 // be used. A new one is stored with our own copy for reading before anybody is given the
 // key. The caller holds mu.
-func (m *megolmState) liveSession(ctx context.Context, r *room, visibility string, who *eligible) (*outbound, error) {
-	out, err := m.loadOutbound(ctx, r.row.RoomID)
+func (m *megolmState) liveSession(ctx context.Context, r store.Room, visibility string, who *eligible) (*outbound, error) {
+	out, err := m.loadOutbound(ctx, r.RoomID)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +166,7 @@ func (m *megolmState) liveSession(ctx context.Context, r *room, visibility strin
 		sess: sess, settings: settingsOf(r, visibility),
 		shares: make(map[store.DeviceRef]store.Share), begun: make(map[store.DeviceRef]int),
 		row: store.OutboundSession{
-			RoomID: r.row.RoomID, SessionID: sess.ID(), Pickle: sess.PickleLibOlm(), CreatedAt: m.Env.Now(),
+			RoomID: r.RoomID, SessionID: sess.ID(), Pickle: sess.PickleLibOlm(), CreatedAt: m.Env.Now(),
 		},
 	}
 	if made.row.Settings, err = json.Marshal(made.settings); err != nil {
@@ -176,7 +179,7 @@ func (m *megolmState) liveSession(ctx context.Context, r *room, visibility strin
 	s := m.Begin()
 	s.Changes.OutboundSessions, s.Changes.InboundSessions = []store.OutboundSession{made.row}, []store.InboundSession{copyRow}
 	s.After(func() {
-		m.outbound[r.row.RoomID] = made
+		m.outbound[r.RoomID] = made
 		m.host.kickLocked() // its copy goes into the backup
 	})
 	if err := s.Commit(ctx, "a new outbound session"); err != nil {
@@ -208,4 +211,25 @@ func (m *megolmState) ownCopy(o *outbound) (store.InboundSession, error) {
 		Pickle:     in.PickleLibOlm(), Owner: own, Source: store.SourceDirect,
 		SharedHistory: o.settings.Shareable, ReceivedAt: m.Env.Now(),
 	}, nil
+}
+
+// Departed stages that the live session of a room is not used again after a user left, if
+// any of the user's devices may have its key (requirements 9.3, 9.4).
+func (m *megolmState) Departed(s *core.Step, room id.RoomID, user id.UserID, member bool) {
+	if out := m.outbound[room]; member || out != nil && out.gaveTo(user) {
+		m.DiscardOutbound(s, room)
+	}
+}
+
+// DiscardOutbound stages that the room's outbound session is not used again.
+func (m *megolmState) DiscardOutbound(s *core.Step, room id.RoomID) {
+	if slices.Contains(s.Changes.DiscardOutbound, room) {
+		return
+	}
+	s.Changes.DiscardOutbound = append(s.Changes.DiscardOutbound, room)
+	s.After(func() {
+		if out := m.outbound[room]; out != nil {
+			out.row.Discard = true
+		}
+	})
 }

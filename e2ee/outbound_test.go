@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -20,7 +21,7 @@ func TestMustRotate(t *testing.T) {
 	device := func(ref store.DeviceRef, key id.Curve25519) *trustcache.Device {
 		return &trustcache.Device{UserID: ref.UserID, DeviceID: ref.DeviceID, Curve25519: key}
 	}
-	base := func() (*outbound, *room, *eligible) {
+	base := func() (*outbound, *store.Room, *eligible) {
 		return &outbound{
 				row:      store.OutboundSession{CreatedAt: now.Add(-time.Minute), Messages: 1},
 				settings: sessionSettings{Shareable: true, Period: time.Hour, Messages: 100},
@@ -29,48 +30,54 @@ func TestMustRotate(t *testing.T) {
 					mallory: {UserID: mallory.UserID, DeviceID: mallory.DeviceID, Curve25519: "mkey", Withheld: "m.unverified"},
 				},
 			},
-			&room{row: store.Room{RotationPeriod: time.Hour, RotationMessages: 100}},
+			&store.Room{RotationPeriod: time.Hour, RotationMessages: 100},
 			&eligible{give: map[store.DeviceRef]*trustcache.Device{bob: device(bob, "bobkey")}}
 	}
 	for _, tc := range []struct {
 		name   string
-		change func(o *outbound, r *room, who *eligible) (visibility string)
+		change func(o *outbound, r *store.Room, who *eligible) (visibility string)
 		want   bool
 	}{
-		{"nothing changed", func(*outbound, *room, *eligible) string { return "shared" }, false},
-		{"shared became world readable: same side of the boundary", func(*outbound, *room, *eligible) string { return "world_readable" }, false},
-		{"9.5 visibility crossed the boundary", func(*outbound, *room, *eligible) string { return "joined" }, true},
-		{"9.1 too old", func(o *outbound, _ *room, _ *eligible) string { o.row.CreatedAt = now.Add(-time.Hour); return "shared" }, true},
-		{"the clock went back", func(o *outbound, _ *room, _ *eligible) string {
+		{"nothing changed", func(*outbound, *store.Room, *eligible) string { return "shared" }, false},
+		{"shared became world readable: same side of the boundary", func(*outbound, *store.Room, *eligible) string { return "world_readable" }, false},
+		{"9.5 visibility crossed the boundary", func(*outbound, *store.Room, *eligible) string { return "joined" }, true},
+		{"9.1 too old", func(o *outbound, _ *store.Room, _ *eligible) string {
+			o.row.CreatedAt = now.Add(-time.Hour)
+			return "shared"
+		}, true},
+		{"the clock went back", func(o *outbound, _ *store.Room, _ *eligible) string {
 			o.row.CreatedAt = now.Add(2 * time.Hour)
 			return "shared"
 		}, true},
-		{"9.2 one message left", func(o *outbound, _ *room, _ *eligible) string { o.row.Messages = 99; return "shared" }, false},
-		{"9.2 used up", func(o *outbound, _ *room, _ *eligible) string { o.row.Messages = 100; return "shared" }, true},
-		{"9.6 the room's period changed", func(_ *outbound, r *room, _ *eligible) string { r.row.RotationPeriod = 2 * time.Hour; return "shared" }, true},
-		{"9.6 the room's number of messages changed", func(_ *outbound, r *room, _ *eligible) string { r.row.RotationMessages = 200; return "shared" }, true},
-		{"9.3 discarded by a departure", func(o *outbound, _ *room, _ *eligible) string { o.row.Discard = true; return "shared" }, true},
-		{"9.3 who has it is gone: the user left, or the device was deleted", func(_ *outbound, _ *room, who *eligible) string { clear(who.give); return "shared" }, true},
-		{"9.6 who has it lost its signature", func(_ *outbound, _ *room, who *eligible) string {
+		{"9.2 one message left", func(o *outbound, _ *store.Room, _ *eligible) string { o.row.Messages = 99; return "shared" }, false},
+		{"9.2 used up", func(o *outbound, _ *store.Room, _ *eligible) string { o.row.Messages = 100; return "shared" }, true},
+		{"9.6 the room's period changed", func(_ *outbound, r *store.Room, _ *eligible) string {
+			r.RotationPeriod = 2 * time.Hour
+			return "shared"
+		}, true},
+		{"9.6 the room's number of messages changed", func(_ *outbound, r *store.Room, _ *eligible) string { r.RotationMessages = 200; return "shared" }, true},
+		{"9.3 discarded by a departure", func(o *outbound, _ *store.Room, _ *eligible) string { o.row.Discard = true; return "shared" }, true},
+		{"9.3 who has it is gone: the user left, or the device was deleted", func(_ *outbound, _ *store.Room, who *eligible) string { clear(who.give); return "shared" }, true},
+		{"9.6 who has it lost its signature", func(_ *outbound, _ *store.Room, who *eligible) string {
 			clear(who.give)
 			who.withhold = map[store.DeviceRef]withhold{bob: {device(bob, "bobkey"), "m.unverified"}}
 			return "shared"
 		}, true},
-		{"9.6 who has it is distrusted now", func(_ *outbound, _ *room, who *eligible) string {
+		{"9.6 who has it is distrusted now", func(_ *outbound, _ *store.Room, who *eligible) string {
 			clear(who.give)
 			who.withhold = map[store.DeviceRef]withhold{bob: {device(bob, "bobkey"), "m.blacklisted"}}
 			return "shared"
 		}, true},
-		{"9.6 who was only told why not is told another reason", func(_ *outbound, _ *room, who *eligible) string {
+		{"9.6 who was only told why not is told another reason", func(_ *outbound, _ *store.Room, who *eligible) string {
 			who.withhold = map[store.DeviceRef]withhold{mallory: {device(mallory, "mkey"), "m.blacklisted"}}
 			return "shared"
 		}, false},
-		{"9.6 the device ID has another key now", func(_ *outbound, _ *room, who *eligible) string {
+		{"9.6 the device ID has another key now", func(_ *outbound, _ *store.Room, who *eligible) string {
 			who.give[bob] = device(bob, "other")
 			return "shared"
 		}, true},
-		{"9.6 who was only told why not has gone", func(o *outbound, _ *room, _ *eligible) string { return "shared" }, false},
-		{"9.8 a new device", func(_ *outbound, _ *room, who *eligible) string {
+		{"9.6 who was only told why not has gone", func(o *outbound, _ *store.Room, _ *eligible) string { return "shared" }, false},
+		{"9.8 a new device", func(_ *outbound, _ *store.Room, who *eligible) string {
 			who.give[mallory] = device(mallory, "mkey")
 			return "shared"
 		}, false},
@@ -78,9 +85,37 @@ func TestMustRotate(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			o, r, who := base()
 			visibility := tc.change(o, r, who)
-			if got := o.mustRotate(r, now, visibility, who); got != tc.want {
+			if got := o.mustRotate(*r, now, visibility, who); got != tc.want {
 				t.Errorf("rotate: %v", got)
 			}
 		})
+	}
+}
+
+// Who leaves a room may have its key if they were a member, or were given it in another way:
+// then it is not used again (requirements 9.3, 9.4).
+func TestSessionAfterDepartures(t *testing.T) {
+	t.Parallel()
+	shares := map[store.DeviceRef]store.Share{
+		{UserID: "@given:x", DeviceID: "A"}: {}, {UserID: "@told:x", DeviceID: "A"}: {Withheld: "m.unverified"},
+	}
+	for _, tc := range []struct {
+		user   id.UserID
+		member bool
+		want   bool
+	}{
+		{"@given:x", true, true}, {"@given:x", false, true},
+		{"@told:x", true, true}, {"@told:x", false, false},
+		{"@other:x", true, true}, {"@other:x", false, false},
+	} {
+		d := deviceWith(core.Self{}, &core.Env{Now: time.Now})
+		d.megolmState.outbound = map[id.RoomID]*outbound{"!r:x": {shares: shares}}
+		s := d.core.Begin()
+		d.megolmState.Departed(s, "!r:x", tc.user, tc.member)
+		d.megolmState.Departed(s, "!r:x", tc.user, tc.member)
+		s.ApplyToMemory()
+		if n := len(s.Changes.DiscardOutbound); n > 1 || (n == 1) != tc.want || d.megolmState.outbound["!r:x"].row.Discard != tc.want {
+			t.Errorf("%s, a member %v: discarded %d times, want %v", tc.user, tc.member, n, tc.want)
+		}
 	}
 }

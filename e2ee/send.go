@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -44,39 +45,42 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 		return Encrypted{}, err
 	}
 	for range maxRounds {
-		to, err := d.recipients(ctx, out.RoomID)
-		if errors.Is(err, errRoomChanged) {
+		to, err := d.rooms.Recipients(ctx, out.RoomID)
+		if errors.Is(err, core.ErrRoomChanged) {
 			continue
 		}
 		if err != nil {
 			return Encrypted{}, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
 		}
-		who, err := d.eligible(ctx, out.RoomID, to.users)
+		who, err := d.eligible(ctx, out.RoomID, to.Users)
 		if err != nil {
 			return Encrypted{}, err
 		}
-		err = d.shareSession(ctx, out.RoomID, to.visibility, who)
-		if errors.Is(err, errRoomChanged) {
+		err = d.shareSession(ctx, out.RoomID, to.Visibility, who)
+		if errors.Is(err, core.ErrRoomChanged) {
 			continue
 		}
 		if err != nil {
 			return Encrypted{}, err
 		}
 		done, err := d.megolmState.encryptEvent(ctx, ref, out, to, who)
-		if !errors.Is(err, errRoomChanged) {
+		if !errors.Is(err, core.ErrRoomChanged) {
 			return done, err
 		}
 	}
-	return Encrypted{}, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, errRoomChanged)
+	return Encrypted{}, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, core.ErrRoomChanged)
+}
+
+// RoomEncryption returns whether a room is encrypted. An encrypted room stays encrypted for
+// ever (requirement 20.3). For any other the homeserver is asked each time, so that nothing
+// is sent in clear after somebody encrypts it (requirement 20.6).
+func (d *Device) RoomEncryption(ctx context.Context, room id.RoomID) (RoomEncryption, error) {
+	return d.rooms.Encryption(ctx, room)
 }
 
 // maxRounds bounds how often a send begins again because somebody left the room or lost the
 // right to the key while it was shared.
 const maxRounds = 4
-
-// errRoomChanged means that somebody may have left, or lost the right to the key, between
-// two steps of a send.
-var errRoomChanged = errors.New("the room, or who may read it, changed meanwhile")
 
 // repeated returns the stored result of a repeated transaction.
 func (m *megolmState) repeated(ctx context.Context, ref store.TxnRef) (Encrypted, bool, error) {
@@ -110,7 +114,7 @@ func (d *Device) Sent(out Outgoing, event id.EventID) {
 
 // encryptEvent encrypts the event. The ratchet and the transaction are stored before the
 // ciphertext is returned, so that an index is never used for two plaintexts.
-func (m *megolmState) encryptEvent(ctx context.Context, ref store.TxnRef, out Outgoing, to *audience, who *eligible) (Encrypted, error) {
+func (m *megolmState) encryptEvent(ctx context.Context, ref store.TxnRef, out Outgoing, to *rooms.Audience, who *eligible) (Encrypted, error) {
 	payload, relation, err := clearPayload(out)
 	if err != nil {
 		return Encrypted{}, err
@@ -118,8 +122,8 @@ func (m *megolmState) encryptEvent(ctx context.Context, ref store.TxnRef, out Ou
 	m.Mu.Lock()
 	defer m.Mu.Unlock()
 	session := m.outbound[out.RoomID]
-	if session == nil || session.row.Discard || !m.host.current(out.RoomID, to) {
-		return Encrypted{}, errRoomChanged
+	if session == nil || session.row.Discard || !m.host.Current(out.RoomID, to) {
+		return Encrypted{}, core.ErrRoomChanged
 	}
 	if err := m.host.stillEligible(ctx, who); err != nil {
 		return Encrypted{}, err

@@ -174,7 +174,7 @@ func (d *Device) awaitSpread(ctx context.Context) error {
 func (d *Device) unshared(ctx context.Context, roomID id.RoomID, visibility string, who *eligible) (missing []*trustcache.Device, untold []withhold, err error) {
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
-	r, err := d.roomTable.roomState(ctx, roomID)
+	r, err := d.rooms.Row(ctx, roomID)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -215,7 +215,7 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligi
 		return err
 	}
 	if out == nil || out.row.Discard {
-		return errRoomChanged
+		return core.ErrRoomChanged
 	}
 	key, err := roomKeyContent(out)
 	if err != nil {

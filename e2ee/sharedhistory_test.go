@@ -5,11 +5,10 @@ import (
 	"testing"
 
 	"maunium.net/go/mautrix/crypto/goolm/session"
-	"maunium.net/go/mautrix/id"
 
-	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/olm"
+	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/store"
 )
 
@@ -26,7 +25,7 @@ func TestSharedHistoryFollowsVisibility(t *testing.T) {
 			t.Fatal(err)
 		}
 		raw, err := roomKeyContent(&outbound{
-			row: store.OutboundSession{RoomID: "!r:x", SessionID: out.ID()}, sess: out, settings: sessionSettings{Shareable: shareable(visibility)},
+			row: store.OutboundSession{RoomID: "!r:x", SessionID: out.ID()}, sess: out, settings: sessionSettings{Shareable: rooms.Shareable(visibility)},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -37,28 +36,6 @@ func TestSharedHistoryFollowsVisibility(t *testing.T) {
 		}
 		if content["shared_history"] != want || content["org.matrix.msc3061.shared_history"] != want {
 			t.Errorf("visibility %q: %s", visibility, raw)
-		}
-	}
-}
-
-// A visibility that a room does not state, or states wrongly, is shared: that is what its
-// server does (spec, room history visibility).
-func TestVisibilityThatIsNotStated(t *testing.T) {
-	t.Parallel()
-	for content, want := range map[string]string{
-		`{"history_visibility":"joined"}`: "joined", `{"history_visibility":"invited"}`: "invited",
-		`{"history_visibility":"world_readable"}`: "world_readable", `{"history_visibility":"shared"}`: "shared",
-		`{}`: "shared", `{"history_visibility":7}`: "shared", `{"history_visibility":"public"}`: "shared", `[]`: "shared",
-	} {
-		d := deviceWith(core.Self{}, &core.Env{})
-		d.roomTable.known = map[id.RoomID]*room{"!r:x": {}}
-		s := d.core.Begin()
-		if err := d.roomTable.applyVisibility(t.Context(), s, "!r:x", visibilityOf([]byte(content))); err != nil {
-			t.Fatal(err)
-		}
-		s.ApplyToMemory()
-		if got := d.roomTable.known["!r:x"].visibility; got != want {
-			t.Errorf("%s: %s, want %s", content, got, want)
 		}
 	}
 }

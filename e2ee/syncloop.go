@@ -90,7 +90,7 @@ func (s *ownSync) update(since string) SyncUpdate {
 			for _, list := range [][]ownEvent{r.State.Events, r.Timeline.Events} {
 				for _, ev := range list {
 					if ev.StateKey != nil {
-						ru.Changes = append(ru.Changes, StateChange{ev.Type, *ev.StateKey, ev.Content})
+						ru.Changes = append(ru.Changes, StateChange{Type: ev.Type, StateKey: *ev.StateKey, Content: ev.Content})
 					}
 				}
 			}
@@ -183,7 +183,7 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 		defer d.schedule.live.ownEnds()
 	}
 	d.core.Mu.Lock()
-	since, began := d.core.Record.Row.SyncPosition, d.roomTable.news
+	since, began := d.core.Record.Row.SyncPosition, d.core.News
 	d.core.Mu.Unlock()
 	query := map[string]string{
 		"filter": ownFilter(since == ""), "set_presence": "offline",

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"slices"
 	"testing"
-	"time"
 
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
@@ -94,75 +93,6 @@ func TestGatePrecedence(t *testing.T) {
 	}
 	if err := gateError(&trustcache.GateDecision{}); !errors.Is(err, core.ErrCannotEncrypt) {
 		t.Errorf("no decision: %v", err)
-	}
-}
-
-// Membership: whose identity counts in a room. Who has left or was banned does not, so that
-// leaving ends a block; who knocks has no say; who is invited counts where the history
-// visibility lets them read, because then they get the keys. (The reference counts every
-// invited user, and shares with them.)
-func TestWhoCounts(t *testing.T) {
-	t.Parallel()
-	for membership, want := range map[string][4]bool{ // joined, invited, shared, world_readable
-		"join": {true, true, true, true}, "invite": {false, true, true, true},
-		"leave": {}, "ban": {}, "knock": {}, "": {}, "unheard_of": {},
-	} {
-		for i, visibility := range []string{"joined", "invited", "shared", "world_readable"} {
-			members := map[id.UserID]string{"@me:x": "join", "@b:x": membership}
-			lists, err := newMemberLists(1)
-			if err != nil {
-				t.Fatal(err)
-			}
-			d := deviceOf(&Engine{env: &core.Env{Now: time.Now}, lists: lists}, core.Self{})
-			d.roomTable.known = map[id.RoomID]*room{"!r:x": {visibility: visibility, members: members}}
-			to, err := d.recipients(t.Context(), "!r:x")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := slices.Contains(to.users, "@b:x"); got != want[i] {
-				t.Errorf("%q, history %s: counts %v", membership, visibility, got)
-			}
-		}
-	}
-}
-
-// Departures: what a membership event does to the live session of an encrypted room
-// (requirements 9.3, 9.4). The columns: a sync without and with a gap.
-func TestDepartureTable(t *testing.T) {
-	t.Parallel()
-	for _, tc := range []struct {
-		was, is string
-		want    [2]bool
-	}{
-		{"join", "leave", [2]bool{true, true}},
-		{"join", "ban", [2]bool{true, true}},
-		{"join", "knock", [2]bool{true, true}},
-		{"join", "join", [2]bool{}}, // a name or a picture (9.8)
-		{"invite", "join", [2]bool{}},
-		{"invite", "leave", [2]bool{true, true}}, // history sharing (9.4)
-		{"", "invite", [2]bool{}},                // was no member as far as known, and has no key
-		{"join", "invite", [2]bool{false, true}}, // left and is back, in what was left out
-		{"leave", "leave", [2]bool{}},
-		{"leave", "ban", [2]bool{}},
-		{"", "join", [2]bool{}},
-	} {
-		for i, limited := range []bool{false, true} {
-			members := map[id.UserID]string{"@me:x": "join"}
-			if tc.was != "" {
-				members["@b:x"] = tc.was
-			}
-			d := deviceWith(core.Self{}, &core.Env{Now: time.Now})
-			d.megolmState.outbound = map[id.RoomID]*outbound{"!r:x": {}}
-			d.roomTable.known = map[id.RoomID]*room{"!r:x": {encrypted: true, members: members}}
-			s := d.core.Begin()
-			if err := d.applyMember(t.Context(), s, "!r:x", "@b:x", tc.is, limited); err != nil {
-				t.Fatal(err)
-			}
-			s.ApplyToMemory()
-			if got := len(s.Changes.DiscardOutbound) > 0; got != tc.want[i] || d.megolmState.outbound["!r:x"].row.Discard != got {
-				t.Errorf("%q to %q, gap %v: discarded %v, want %v", tc.was, tc.is, limited, got, tc.want[i])
-			}
-		}
 	}
 }
 

@@ -17,6 +17,7 @@ func inner() map[string][][]string {
 			{"megolm"},
 			{"identity"},
 			{"core"},
+			{"rooms"},
 			{"keybackup"},
 			{"ownidentity"},
 			{"gossip", "notices"},

@@ -26,6 +26,8 @@ type Device struct {
 	// during a request to the homeserver.
 	Mu     locks.Mutex
 	Record Record
+	// News counts changes to rooms and key counts that a sync in flight may not know of.
+	News int
 }
 
 // Self identifies a device. It never changes.
@@ -84,6 +86,13 @@ func (p *Device) IsPublished() bool {
 	p.Mu.Lock()
 	defer p.Mu.Unlock()
 	return p.Record.Row.KeysUploaded
+}
+
+// NewsNow returns how much news there was, for [Device.News].
+func (p *Device) NewsNow() int {
+	p.Mu.Lock()
+	defer p.Mu.Unlock()
+	return p.News
 }
 
 // CurrentToken returns the token for the proxy's own requests.

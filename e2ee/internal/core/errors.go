@@ -21,6 +21,9 @@ var (
 	// ErrNoState and ErrNotInRoom are returned by a StateReader.
 	ErrNoState   = errors.New("the room has no such state")
 	ErrNotInRoom = errors.New("the room's state is not shown")
+	// ErrRoomChanged means that somebody may have left, or lost the right to the key, between
+	// two steps of a send.
+	ErrRoomChanged = errors.New("the room, or who may read it, changed meanwhile")
 	// ErrUnsupportedAlgorithm means that the room is encrypted in a way we do not know
 	// (requirement 20.2).
 	ErrUnsupportedAlgorithm = errors.New("the room's encryption algorithm is not supported")

@@ -1,4 +1,4 @@
-package e2ee
+package rooms
 
 import (
 	"context"
@@ -31,9 +31,9 @@ const (
 	maxFailedListings = 4
 )
 
-// errOutdatedList means that the homeserver's list of members is older than what it
+// ErrOutdatedList means that the homeserver's list of members is older than what it
 // accepted.
-var errOutdatedList = errors.New("the homeserver's list of the room's members is out of date")
+var ErrOutdatedList = errors.New("the homeserver's list of the room's members is out of date")
 
 // setMembership applies a membership, also to a fetch in flight.
 func (r *room) setMembership(user id.UserID, membership string) {
@@ -57,13 +57,13 @@ func (r *room) forgetMembers() {
 	r.narrowed++
 }
 
-// memberships returns a copy of the room's member list, fetched if it is not known. It is
+// Memberships returns a copy of the room's member list, fetched if it is not known. It is
 // ErrNotJoined if the own user has not joined, and nobody whom this client has just removed
 // is listed.
-func (rt *roomTable) memberships(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
+func (rt *Table) Memberships(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
 	for listing := 1; ; listing++ {
-		members, err := rt.host.listMembers(ctx, roomID, listing == maxListings)
-		again := errors.Is(err, errOutdatedList) && listing < maxListings ||
+		members, err := rt.ListMembers(ctx, roomID, listing == maxListings)
+		again := errors.Is(err, ErrOutdatedList) && listing < maxListings ||
 			wire.Status(err) == http.StatusInternalServerError && listing < maxFailedListings
 		if !again {
 			return members, err
@@ -74,43 +74,43 @@ func (rt *roomTable) memberships(ctx context.Context, roomID id.RoomID) (map[id.
 	}
 }
 
-// listMembers is memberships with one request at most. An outdated list is an error; the
+// ListMembers is Memberships with one request at most. An outdated list is an error; the
 // last try accepts one that only misses arrivals, since invites may fail silently.
-func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (map[id.UserID]string, error) {
-	d.core.Mu.Lock()
-	r, err := d.roomTable.roomState(ctx, roomID)
+func (rt *Table) ListMembers(ctx context.Context, roomID id.RoomID, last bool) (map[id.UserID]string, error) {
+	rt.Mu.Lock()
+	r, err := rt.roomState(ctx, roomID)
 	if err != nil {
-		d.core.Mu.Unlock()
+		rt.Mu.Unlock()
 		return nil, err
 	}
-	said := d.eng.accepted.inRoom(roomID, d.core.Env.Now())
-	if said.hasLeft(d.acct.User) {
-		d.core.Mu.Unlock()
+	said := rt.shared.accepted.inRoom(roomID, rt.Env.Now())
+	if said.hasLeft(rt.Account.User) {
+		rt.Mu.Unlock()
 		return nil, core.ErrNotJoined // also if a list says otherwise: it may be older
 	}
 	if r.members != nil && said.listsRemoved(r.members) {
 		r.forgetMembers() // removed by another client; this device has not seen it yet
 	}
 	if r.members != nil {
-		defer d.core.Mu.Unlock()
-		if r.members[d.acct.User] != "join" {
+		defer rt.Mu.Unlock()
+		if r.members[rt.Account.User] != "join" {
 			return nil, core.ErrNotJoined
 		}
-		d.eng.lists.used(d, roomID)
+		rt.shared.lists.used(rt, roomID)
 		return maps.Clone(r.members), nil
 	}
 	if r.loading == nil {
 		r.loading = &memberFetch{late: make(map[id.UserID]string)}
 	}
 	fetch := r.loading // shared by all who fetch at the same time
-	d.core.Mu.Unlock()
+	rt.Mu.Unlock()
 
-	members, err := d.roomTable.fetchMembers(ctx, roomID)
-	d.core.Mu.Lock()
-	defer d.core.Mu.Unlock()
+	members, err := rt.fetchMembers(ctx, roomID)
+	rt.Mu.Lock()
+	defer rt.Mu.Unlock()
 	if err == nil && r.loading == fetch {
 		maps.Copy(members, fetch.late)
-		err = d.eng.accepted.inRoom(roomID, d.core.Env.Now()).checkList(members, d.acct.User, last)
+		err = rt.shared.accepted.inRoom(roomID, rt.Env.Now()).checkList(members, rt.Account.User, last)
 	}
 	switch {
 	case err != nil:
@@ -118,19 +118,19 @@ func (d *Device) listMembers(ctx context.Context, roomID id.RoomID, last bool) (
 			r.loading = nil
 		}
 		return nil, err
-	case d.roomTable.known[roomID] == r && r.members != nil: // another fetch was quicker
-	case d.roomTable.known[roomID] != r || r.loading != fetch: // the fetched list may be outdated
-		return nil, errRoomChanged
+	case rt.known[roomID] == r && r.members != nil: // another fetch was quicker
+	case rt.known[roomID] != r || r.loading != fetch: // the fetched list may be outdated
+		return nil, core.ErrRoomChanged
 	default:
 		r.members, r.loading = members, nil
-		d.eng.accepted.confirm(roomID, d.acct.User, "join") // a later list without it is not outdated
-		d.eng.lists.loaded(d, roomID, len(members))
+		rt.shared.accepted.confirm(roomID, rt.Account.User, "join") // a later list without it is not outdated
+		rt.shared.lists.loaded(rt, roomID, len(members))
 	}
 	return maps.Clone(r.members), nil
 }
 
 // fetchMembers requests a room's members.
-func (rt *roomTable) fetchMembers(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
+func (rt *Table) fetchMembers(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
 	var resp struct {
 		Chunk []struct {
 			StateKey id.UserID `json:"state_key"`

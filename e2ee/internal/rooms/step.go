@@ -1,4 +1,4 @@
-package e2ee
+package rooms
 
 import (
 	"context"
@@ -41,7 +41,7 @@ func (r stagedRooms) Apply() {
 }
 
 // change returns a step's change of a room, empty at first.
-func (rt *roomTable) change(ctx context.Context, s *core.Step, roomID id.RoomID) (*roomStep, error) {
+func (rt *Table) change(ctx context.Context, s *core.Step, roomID id.RoomID) (*roomStep, error) {
 	r, err := rt.roomState(ctx, roomID)
 	if err != nil {
 		return nil, err
@@ -50,7 +50,7 @@ func (rt *roomTable) change(ctx context.Context, s *core.Step, roomID id.RoomID)
 }
 
 // changeKnown is change for a room in memory; nil for any other.
-func (rt *roomTable) changeKnown(s *core.Step, roomID id.RoomID) *roomStep {
+func (rt *Table) changeKnown(s *core.Step, roomID id.RoomID) *roomStep {
 	r := rt.known[roomID]
 	if r == nil {
 		return nil
@@ -58,7 +58,7 @@ func (rt *roomTable) changeKnown(s *core.Step, roomID id.RoomID) *roomStep {
 	return rt.enter(s, roomID, r)
 }
 
-func (rt *roomTable) enter(s *core.Step, roomID id.RoomID, r *room) *roomStep {
+func (rt *Table) enter(s *core.Step, roomID id.RoomID, r *room) *roomStep {
 	rooms, _ := s.Part(rt, func() core.Staged { return make(stagedRooms) }).(stagedRooms)
 	out := rooms[roomID]
 	if out == nil {

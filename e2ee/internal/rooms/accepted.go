@@ -1,4 +1,4 @@
-package e2ee
+package rooms
 
 import (
 	"maps"
@@ -141,7 +141,7 @@ func (c roomChanges) contradicts(user id.UserID, membership string) (arrival, de
 	}
 }
 
-// checkList returns errOutdatedList for a member list that is older than an accepted
+// checkList returns ErrOutdatedList for a member list that is older than an accepted
 // change. The last try (last) may miss arrivals.
 func (c roomChanges) checkList(list map[id.UserID]string, own id.UserID, last bool) error {
 	if err := c.checkOwn(list[own], own, last); err != nil {
@@ -150,7 +150,7 @@ func (c roomChanges) checkList(list map[id.UserID]string, own id.UserID, last bo
 	for user := range c {
 		arrival, departure := c.contradicts(user, list[user])
 		if departure || (arrival && !last) {
-			return errOutdatedList
+			return ErrOutdatedList
 		}
 	}
 	return nil
@@ -166,7 +166,7 @@ func (c roomChanges) checkOwn(listed string, own id.UserID, last bool) error {
 	case listed == "join":
 		return nil
 	case c[own].membership == "join" && !last:
-		return errOutdatedList
+		return ErrOutdatedList
 	}
 	return core.ErrNotJoined
 }

@@ -1,0 +1,107 @@
+package rooms
+
+import (
+	"context"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/core"
+)
+
+// applyMember stages a membership event. A user who leaves may have the key, so the session
+// is discarded (requirements 9.3, 9.4). In a limited sync every membership but join may
+// hide a departure.
+func (rt *Table) applyMember(ctx context.Context, s *core.Step, roomID id.RoomID, user id.UserID, membership string, limited bool) error {
+	r, err := rt.change(ctx, s, roomID)
+	if err != nil {
+		return err
+	}
+	rt.host.MemberMoved(s, roomID, user)
+	departed := membership != "join" && (limited || membership != "invite")
+	was, listed := r.membership(user)
+	if departed && (!listed || present(was)) {
+		r.narrowed++
+	}
+	if departed && r.encrypted {
+		rt.host.Departed(s, roomID, user, !listed || present(was))
+	}
+	r.setMembership(user, membership)
+	if rt.shared.accepted.isOutdated(roomID, user, membership, rt.Env.Now()) {
+		r.forgetMembers()
+	}
+	return nil
+}
+
+// NoteMembership records a membership change that the homeserver has just accepted from the
+// client, without waiting for a sync (requirement 7.6). Also if it cannot be stored, older
+// member lists are refused from now on.
+func (rt *Table) NoteMembership(ctx context.Context, roomID id.RoomID, user id.UserID, membership string) error {
+	if user == "" {
+		user = rt.Account.User
+	}
+	ctx = context.WithoutCancel(ctx)
+	rt.shared.accepted.record(roomID, user, membership, rt.Env.Now())
+	rt.Mu.Lock()
+	defer rt.Mu.Unlock()
+	rt.News++
+	r, err := rt.roomState(ctx, roomID)
+	if err != nil {
+		return err // the room is not in memory: its members are fetched
+	}
+	s := rt.Begin()
+	if err := rt.applyMember(ctx, s, roomID, user, membership, false); err != nil {
+		return err
+	}
+	if user == rt.Account.User && (membership == "join" || membership == "leave") {
+		rt.changeKnown(s, roomID).forgetMembers() // the members known before the own user joined or left do not count
+	}
+	if err := commitRooms(ctx, s); err != nil {
+		r.forgetMembers() // the change has happened nevertheless: the members are fetched again
+		return err
+	}
+	return nil
+}
+
+// Audience are the users that an event in a room is encrypted for, and its history
+// visibility.
+type Audience struct {
+	Users      []id.UserID
+	Visibility string
+	// room and narrowed show whether somebody left, or the visibility changed, since.
+	room     *room
+	narrowed int
+}
+
+// Recipients returns the users that an event in the room is encrypted for: those who
+// joined, and those who are invited if the history visibility lets invited users read
+// (requirement 4.7). The list is complete, or there is an error (requirement 7.6).
+func (rt *Table) Recipients(ctx context.Context, roomID id.RoomID) (*Audience, error) {
+	rt.Mu.Lock()
+	r, err := rt.roomState(ctx, roomID)
+	if err != nil {
+		rt.Mu.Unlock()
+		return nil, err
+	}
+	to := &Audience{room: r, narrowed: r.narrowed}
+	rt.Mu.Unlock()
+	if to.Visibility, err = rt.visibility(ctx, roomID); err != nil {
+		return nil, err
+	}
+	members, err := rt.Memberships(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	to.Users = make([]id.UserID, 0, len(members))
+	for user, membership := range members {
+		if membership == "join" || (membership == "invite" && to.Visibility != "joined") {
+			to.Users = append(to.Users, user)
+		}
+	}
+	return to, nil
+}
+
+// Current reports whether nobody can have left the audience since it was gathered. The
+// caller holds mu.
+func (rt *Table) Current(roomID id.RoomID, to *Audience) bool {
+	return rt.known[roomID] == to.room && to.room.narrowed == to.narrowed
+}

@@ -1,0 +1,119 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/strictjson"
+)
+
+// visibility returns the room's history visibility, fetched if it is not known.
+func (rt *Table) visibility(ctx context.Context, roomID id.RoomID) (string, error) {
+	rt.Mu.Lock()
+	r, err := rt.roomState(ctx, roomID)
+	if err != nil {
+		rt.Mu.Unlock()
+		return "", err
+	}
+	if r.visibility != "" {
+		defer rt.Mu.Unlock()
+		return r.visibility, nil
+	}
+	rt.Mu.Unlock()
+	var content json.RawMessage
+	err = rt.Call(ctx, wire.Request{
+		Op: "read the room's history visibility", Method: http.MethodGet,
+		Path:   mautrix.ClientURLPath{"v3", "rooms", roomID, "state", wire.TypeVisibility, ""},
+		Result: &content,
+	})
+	var up *wire.UpstreamError
+	if errors.As(err, &up) && up.Status == http.StatusNotFound && up.ErrCode == "M_NOT_FOUND" {
+		content, err = json.RawMessage(`{}`), nil
+	}
+	if err != nil {
+		return "", err
+	}
+	rt.Mu.Lock()
+	defer rt.Mu.Unlock()
+	if r.visibility == "" { // a sync in between is newer
+		s := rt.Begin()
+		if err := rt.applyVisibility(ctx, s, roomID, visibilityOf(content)); err != nil {
+			return "", err
+		}
+		if err := commitRooms(ctx, s); err != nil {
+			return "", err
+		}
+	}
+	return r.visibility, nil
+}
+
+// applyVisibility stages a history visibility.
+func (rt *Table) applyVisibility(ctx context.Context, s *core.Step, roomID id.RoomID, v string) error {
+	r, err := rt.change(ctx, s, roomID)
+	if err != nil {
+		return err
+	}
+	switch v {
+	case "joined", "invited", "shared", "world_readable":
+	default:
+		v = defaultVisibility
+	}
+	if r.visibility != "" && r.visibility != v {
+		r.narrowed++
+	}
+	r.visibility = v
+	if r.row.HistoryVisibility != v && r.encrypted {
+		r.row.HistoryVisibility, r.stored = v, true
+	}
+	return nil
+}
+
+// NoteVisibility records a history visibility that the homeserver has just accepted from the client.
+func (rt *Table) NoteVisibility(ctx context.Context, roomID id.RoomID, visibility string) error {
+	ctx = context.WithoutCancel(ctx)
+	rt.Mu.Lock()
+	defer rt.Mu.Unlock()
+	rt.News++
+	s := rt.Begin()
+	if err := rt.applyVisibility(ctx, s, roomID, visibility); err != nil {
+		return err
+	}
+	err := commitRooms(ctx, s)
+	if r := rt.known[roomID]; err != nil && r != nil {
+		r.visibility = "" // the next use fetches it
+		r.narrowed++
+	}
+	return err
+}
+
+// refetchVisibility makes the next use fetch the room's history visibility again.
+func (r *roomStep) refetchVisibility() {
+	r.visibility = ""
+	r.narrowed++
+	if r.row.HistoryVisibility != "" {
+		r.row.HistoryVisibility, r.stored = "", true
+	}
+}
+
+// visibilityOf reads an m.room.history_visibility content; empty when it is invalid.
+func visibilityOf(content json.RawMessage) string {
+	obj, err := strictjson.Parse(content)
+	if err != nil {
+		return ""
+	}
+	v, _ := obj.Text("history_visibility")
+	return v
+}
+
+// Shareable reports whether a history visibility lets later members read what was
+// sent before (requirement 9.5).
+func Shareable(visibility string) bool {
+	return visibility == "shared" || visibility == "world_readable"
+}
