@@ -196,7 +196,7 @@ func (e *Engine) unloadIdle(ctx context.Context, key deviceKey, d *Device) {
 	if !d.idle() {
 		return
 	}
-	if err := d.keepBegun(ctx); err != nil {
+	if err := d.channel.KeepBegun(ctx, d.megolmState.givenSince); err != nil {
 		return // it stays in memory
 	}
 	e.mu.Lock()
@@ -206,7 +206,7 @@ func (e *Engine) unloadIdle(ctx context.Context, key deviceKey, d *Device) {
 	}
 	delete(e.devices, key)
 	e.recordUnloaded(d)
-	e.visited[key] = d.olmState.hasWedges() // the next visit has it maintained
+	e.visited[key] = d.channel.HasWedges() // the next visit has it maintained
 	e.mu.Unlock()
 	d.rooms.Release()
 	d.retire()

@@ -73,7 +73,7 @@ func (d *Device) prepareDeadKeys(s *core.Step) (bool, error) {
 		return true, nil
 	case store.DeadKeysFound:
 	}
-	acc := d.olmState.changeAccount(s)
+	acc := d.channel.ChangeKeys(s)
 	acc.SetAside()
 	if acc.NumFallbackKeys == 0 || acc.CurrentFallbackKey.Published { // otherwise it is uploaded next
 		if err := acc.GenFallbackKey(); err != nil {
@@ -107,7 +107,7 @@ func (k *keySupply) hasDeadKeys() bool {
 // ones.
 func (d *Device) claimDead(ctx context.Context) error {
 	d.core.Mu.Lock()
-	due := d.core.Record.Row.DeadKeys == store.DeadKeysClaimed && d.core.Record.Row.KeysUploaded && d.olmState.account.CurrentFallbackKey.Published
+	due := d.core.Record.Row.DeadKeys == store.DeadKeysClaimed && d.core.Record.Row.KeysUploaded && d.channel.Keys().CurrentFallbackKey.Published
 	d.core.Mu.Unlock()
 	if !due {
 		return nil

@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/channel"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/gossip"
 	"e2ee-proxy/e2ee/internal/locks"
@@ -35,7 +36,7 @@ type Device struct {
 	keySupply   keySupply
 	ownIdentity ownidentity.Identity
 	schedule    schedule
-	olmState    olmState
+	channel     channel.Olm
 	megolmState megolmState
 	backups     backups
 	rooms       rooms.Table
@@ -59,7 +60,7 @@ type host struct {
 	*keySupply
 	*ownidentity.Identity
 	*schedule
-	*olmState
+	*channel.Olm
 	*megolmState
 	*backups
 	*rooms.Table
@@ -191,7 +192,6 @@ func newDevice(e *Engine, acct *account, self core.Self) *Device {
 		publication: publication{ready: make(chan struct{})},
 		keySupply:   keySupply{count: -1},
 		schedule:    schedule{usedAt: e.env.Now()},
-		olmState:    olmState{outboxPending: true, noKeys: make(map[store.DeviceRef]retry)},
 		megolmState: megolmState{outbound: make(map[id.RoomID]*outbound), sent: make(map[store.TxnRef]id.EventID)},
 	}
 	d.connect()
@@ -204,17 +204,16 @@ func (d *Device) connect() {
 	d.core.Mu = locks.Mutex{Order: order, Rank: locks.RankDevice}
 	d.megolmState.opens = locks.Mutex{Order: order, Rank: locks.RankOpens}
 	d.megolmState.sends = locks.Turns[id.RoomID]{Order: order, Rank: locks.RankSends}
-	d.olmState.outboxTurn = locks.Turns[struct{}]{Order: order, Rank: locks.RankOutbox}
 	d.schedule.upkeep = locks.Turns[struct{}]{Order: order, Rank: locks.RankUpkeep}
 	d.schedule.syncTurn = locks.Turns[struct{}]{Order: order, Rank: locks.RankSync}
 	d.schedule.live.mu = locks.Mutex{Order: order, Rank: locks.RankLeaf}
 	base := &part{d.core, d.eng, d.acct}
-	all := host{d, &d.publication, &d.keySupply, &d.ownIdentity, &d.schedule, &d.olmState, &d.megolmState, &d.backups, &d.rooms, &d.gossip, &d.clientState}
+	all := host{d, &d.publication, &d.keySupply, &d.ownIdentity, &d.schedule, &d.channel, &d.megolmState, &d.backups, &d.rooms, &d.gossip, &d.clientState}
 	d.publication.part, d.publication.host = base, all
 	d.keySupply.part = base
 	d.ownIdentity = ownidentity.New(d.core, d.acct.identity, all)
 	d.schedule.part, d.schedule.host = base, all
-	d.olmState.part, d.olmState.host = base, all
+	d.channel = channel.New(d.core, all)
 	d.megolmState.part, d.megolmState.host = base, all
 	d.backups = newBackups(d.core, d.acct.backup, &d.ownIdentity, all)
 	d.rooms = rooms.New(d.core, d.eng.rooms, all)
@@ -237,9 +236,10 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 		if err != nil {
 			return nil, err
 		}
-		d.olmState.account, d.core.Mode = acc, core.ModeProxied
+		d.core.Mode = core.ModeProxied
 		d.core.Ed25519, d.core.Curve25519 = acc.Ed25519, acc.Curve25519
-		d.olmState.begun, d.keySupply.served = loadBegun(dev.Meta), loadServed(dev.Meta)
+		d.channel.Load(acc, dev.Meta)
+		d.keySupply.served = loadServed(dev.Meta)
 		d.shown.Load(dev.Meta)
 		if d.publication.allowed = dev.KeysUploaded; d.publication.allowed {
 			close(d.publication.ready)

@@ -35,25 +35,25 @@ func (d *Device) SendOlm(ctx context.Context, eventType string, content json.Raw
 	if dev == nil {
 		return errors.New("no such device")
 	}
-	claimed, err := d.olmState.claimFor(ctx, []*trustcache.Device{dev})
+	claimed, err := d.channel.ClaimFor(ctx, []*trustcache.Device{dev})
 	if err != nil {
 		return err
 	}
 	d.core.Mu.Lock()
 	s := d.core.Begin()
-	sealed, _, err := d.olmState.olmEncryptAll(ctx, s, eventType, content, []*trustcache.Device{dev}, claimed)
+	sealed, _, err := d.channel.EncryptAll(ctx, s, eventType, content, []*trustcache.Device{dev}, claimed)
 	if err != nil || len(sealed) == 0 {
 		d.core.Mu.Unlock()
 		return errors.Join(err, errors.New("not encrypted"))
 	}
 	s.Changes.Outbox = olm.OutboxItems("m.room.encrypted", sealed, d.core.Env.Now())
-	s.After(func() { d.olmState.outboxPending = true })
+	s.After(d.channel.OutboxFilled)
 	err = s.Commit(ctx, "a message of a test")
 	d.core.Mu.Unlock()
 	if err != nil {
 		return err
 	}
-	return d.olmState.flushOutbox(ctx)
+	return d.channel.FlushOutbox(ctx)
 }
 
 // HoldsPassword reports whether the password of a login is kept.
@@ -78,7 +78,7 @@ func (d *Device) AskForKeys(ctx context.Context) error {
 	d.core.Mu.Lock()
 	d.gossip.AskKeysNow()
 	d.core.Mu.Unlock()
-	return errors.Join(d.gossip.RequestKeys(ctx), d.olmState.flushOutbox(ctx))
+	return errors.Join(d.gossip.RequestKeys(ctx), d.channel.FlushOutbox(ctx))
 }
 
 // Members returns the memberships of a room, fetched if they are not known.
@@ -193,7 +193,7 @@ func (d *Device) SignJSON(v any) (json.RawMessage, error) {
 	}
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
-	return d.olmState.account.SignJSON(raw, d.acct.User, d.core.ID)
+	return d.channel.Keys().SignJSON(raw, d.acct.User, d.core.ID)
 }
 
 // Reseal changes what is encrypted in an entry of the device's backup, as another client

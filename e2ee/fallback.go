@@ -16,8 +16,8 @@ import (
 // recordServedFallback records that the homeserver has the fallback key that was published
 // last.
 func (d *Device) recordServedFallback(s *core.Step) error {
-	key := d.olmState.readAccount(s).CurrentFallback()
-	if key == "" || key == d.keySupply.served || !d.olmState.readAccount(s).CurrentFallbackKey.Published {
+	key := d.channel.ReadKeys(s).CurrentFallback()
+	if key == "" || key == d.keySupply.served || !d.channel.ReadKeys(s).CurrentFallbackKey.Published {
 		return nil
 	}
 	if err := s.ChangeMeta(func(m *core.Meta) { m.Fallback = key }); err != nil {
@@ -35,13 +35,13 @@ func loadServed(meta json.RawMessage) id.Curve25519 {
 // newFallbackDue reports whether to upload another fallback key. The caller holds mu.
 func (d *Device) newFallbackDue() bool {
 	switch {
-	case d.olmState.account.NumFallbackKeys == 0:
+	case d.channel.Keys().NumFallbackKeys == 0:
 		return true
-	case !d.olmState.account.CurrentFallbackKey.Published:
+	case !d.channel.Keys().CurrentFallbackKey.Published:
 		return false
 	case d.core.Record.Row.Restored:
 		return true
-	case !d.keySupply.newFallback || d.keySupply.served != d.olmState.account.CurrentFallback():
+	case !d.keySupply.newFallback || d.keySupply.served != d.channel.Keys().CurrentFallback():
 		return false
 	default:
 		return d.keySupply.fallbackUsed || d.core.Env.Now().Sub(d.core.Record.Row.FallbackChangedAt) >= fallbackMinAge

@@ -2,15 +2,9 @@ package e2ee
 
 import (
 	"context"
-	"encoding/json"
 
-	"maunium.net/go/mautrix/id"
-
-	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/gossip"
-	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/ownidentity"
-	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
 
@@ -37,28 +31,6 @@ func (h host) MissingSecrets(ctx context.Context, own *trustcache.User) ([]strin
 
 // SecretsCame implements gossip.Host.
 func (h host) SecretsCame() { h.RecheckLocked() }
-
-// ClaimFor implements gossip.Host.
-func (h host) ClaimFor(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {
-	return h.claimFor(ctx, devices)
-}
-
-// OlmEncryptAll implements gossip.Host.
-func (h host) OlmEncryptAll(ctx context.Context, s *core.Step, eventType string, content json.RawMessage, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519) (sealed []olm.Message, without []*trustcache.Device, err error) {
-	return h.olmEncryptAll(ctx, s, eventType, content, devices, claimed)
-}
-
-// HasNoKeys implements gossip.Host.
-func (h host) HasNoKeys(dev *trustcache.Device) bool { return h.hasNoKeys(dev) }
-
-// RememberNoKeys implements gossip.Host.
-func (h host) RememberNoKeys(dev *trustcache.Device) { h.rememberNoKeys(dev) }
-
-// OutboxFilled implements gossip.Host.
-func (h host) OutboxFilled() { h.outboxFilled() }
-
-// FlushOutbox implements gossip.Host.
-func (h host) FlushOutbox(ctx context.Context) error { return h.flushOutbox(ctx) }
 
 // KickLocked implements gossip.Host.
 func (h host) KickLocked() { h.kickLocked() }

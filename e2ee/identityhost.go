@@ -2,7 +2,6 @@ package e2ee
 
 import (
 	"context"
-	"encoding/json"
 
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/ownidentity"
@@ -21,17 +20,8 @@ func (h host) SetBackupStanding(s keybackup.Standing) { h.Device.acct.backup.set
 // ForgetBackup implements ownidentity.Host.
 func (h host) ForgetBackup() { h.Device.acct.backup.forgetBackup() }
 
-// SignAsDevice implements ownidentity.Host and backupsHost.
-func (h host) SignAsDevice(raw json.RawMessage) (json.RawMessage, error) {
-	return h.signAsDevice(raw)
-}
-
 // TellRecoveredAlone implements ownidentity.Host.
 func (h host) TellRecoveredAlone(ctx context.Context) error { return h.tellRecoveredAlone(ctx) }
-
-// shownKeys returns the device's keys as the homeserver shows them, nil before it does. The
-// caller holds mu.
-func (h host) shownKeys() json.RawMessage { return h.Identity.ShownKeysLocked() }
 
 // KeepKept implements backupsHost.
 func (h host) KeepKept(ctx context.Context, rows []store.InboundSession) (kept int, err error) {

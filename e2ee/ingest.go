@@ -115,9 +115,9 @@ func (d *Device) afterIngest(b *toDeviceStep, u SyncUpdate) {
 		d.clientState.wakeWaiting()
 	}
 	for _, w := range b.wedged {
-		delete(d.olmState.noKeys, store.DeviceRef{UserID: w.user, DeviceID: w.device})
+		d.channel.MayHaveKeys(w.User, w.Device)
 	}
-	d.olmState.countBegun(b.sessions.Begun)
+	d.channel.CountBegun(b.sessions.Begun)
 	if d.keySupply.wanted || d.keySupply.uncounted || d.keySupply.newFallback || len(b.ch.InboundSessions) > 0 || len(b.wedged) > 0 || len(u.Changed) > 0 || (!d.ownIdentity.IsCheckedLocked() && !d.schedule.visiting) {
 		d.kickLocked()
 	}

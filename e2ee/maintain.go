@@ -46,16 +46,16 @@ func (d *Device) maintain(ctx context.Context) {
 	}{
 		{"upload keys", d.uploadKeys},
 		{"replace dead keys", d.claimDead},
-		{"flush outbox", d.olmState.flushOutbox},
+		{"flush outbox", d.channel.FlushOutbox},
 		{"check received secrets", d.backups.checkReceived},
 		{"set up identity", d.ownIdentity.SetUp},
 		{"answer requests for secrets", d.gossip.AnswerSecretRequests},
 		{"answer requests for room keys", d.gossip.AnswerKeyRequests},
-		{"flush outbox", d.olmState.flushOutbox},
+		{"flush outbox", d.channel.FlushOutbox},
 		{"back up room keys", d.backups.backUp},
 		{"restore history", d.backups.resumeHistory},
 		{"request room keys", d.gossip.RequestKeys},
-		{"unwedge", d.olmState.unwedge},
+		{"unwedge", d.channel.Unwedge},
 		{"refresh device lists", d.refreshDeviceLists},
 		{"review warnings", d.reviewWarnings},
 		{"locate warnings", d.locateWarnings},
@@ -109,7 +109,7 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 	s := d.core.Begin()
 	switch {
 	case err == nil:
-		d.olmState.changeAccount(s).MarkPublished(oneTime, fallback)
+		d.channel.ChangeKeys(s).MarkPublished(oneTime, fallback)
 		s.Row().KeysUploaded, s.Row().Restored = true, false
 		d.keySupply.finishDeadKeys(s, len(oneTime))
 		if len(fallback) > 0 {
@@ -121,7 +121,7 @@ func (d *Device) uploadKeys(ctx context.Context) error {
 			d.core.News++ // a sync in flight may still have the old counts
 		})
 	case wire.Status(err) == http.StatusBadRequest && d.ownIdentity.KeysTakenLocked():
-		d.olmState.changeAccount(s).SetAside()
+		d.channel.ChangeKeys(s).SetAside()
 		d.keySupply.markKeysDead(s, err)
 		s.After(func() { d.keySupply.wanted = true })
 	default:
@@ -168,27 +168,27 @@ func (k *keySupply) setKeyCounts(counts map[string]int) {
 func (d *Device) prepareUpload(ctx context.Context) (body map[string]any, oneTime, fallback map[string]json.RawMessage, err error) {
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
-	if d.core.Mode != core.ModeProxied || d.olmState.account == nil || !d.publication.allowed {
+	if d.core.Mode != core.ModeProxied || d.channel.Keys() == nil || !d.publication.allowed {
 		return nil, nil, nil, nil
 	}
 	s := d.core.Begin()
 	if err = d.makeKeys(s); err != nil {
 		return nil, nil, nil, err
 	}
-	if d.olmState.accountChanged(s) {
+	if d.channel.KeysChanged(s) {
 		if err = s.Commit(ctx, "the device's keys"); err != nil {
 			return nil, nil, nil, err
 		}
 	}
-	if oneTime, err = d.olmState.account.Unpublished(d.acct.User, d.core.ID); err != nil {
+	if oneTime, err = d.channel.Keys().Unpublished(d.acct.User, d.core.ID); err != nil {
 		return nil, nil, nil, err
 	}
-	if fallback, err = d.olmState.account.UnpublishedFallback(d.acct.User, d.core.ID); err != nil {
+	if fallback, err = d.channel.Keys().UnpublishedFallback(d.acct.User, d.core.ID); err != nil {
 		return nil, nil, nil, err
 	}
 	body = make(map[string]any, 3)
 	if !d.ownIdentity.KeysTakenLocked() {
-		keys, err := d.olmState.account.DeviceKeys(d.acct.User, d.core.ID)
+		keys, err := d.channel.Keys().DeviceKeys(d.acct.User, d.core.ID)
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -213,8 +213,8 @@ func (d *Device) makeKeys(s *core.Step) error {
 		return err
 	}
 	pending := 0
-	for i := range d.olmState.account.OTKeys {
-		if !d.olmState.account.OTKeys[i].Published {
+	for i := range d.channel.Keys().OTKeys {
+		if !d.channel.Keys().OTKeys[i].Published {
 			pending++
 		}
 	}
@@ -222,25 +222,25 @@ func (d *Device) makeKeys(s *core.Step) error {
 	if d.core.Record.Row.Restored && pending == 0 {
 		// The homeserver has keys that this restored database does not know. New keys get
 		// IDs that it cannot have.
-		d.olmState.changeAccount(s).NextOneTimeKeyID += olm.RestoredKeyStep
+		d.channel.ChangeKeys(s).NextOneTimeKeyID += olm.RestoredKeyStep
 		have, wanted = 0, true
 	}
 	if d.keySupply.needsAllKeys() && pending == 0 {
 		have, wanted = 0, true
 	}
 	if wanted && have < olm.OneTimeKeysWanted {
-		if err := d.olmState.changeAccount(s).MakeOneTimeKeys(olm.OneTimeKeysWanted - have); err != nil {
+		if err := d.channel.ChangeKeys(s).MakeOneTimeKeys(olm.OneTimeKeysWanted - have); err != nil {
 			return err
 		}
 	}
 	if d.newFallbackDue() {
-		if err := d.olmState.changeAccount(s).GenFallbackKey(); err != nil {
+		if err := d.channel.ChangeKeys(s).GenFallbackKey(); err != nil {
 			return fmt.Errorf("make fallback key: %w", err)
 		}
 		s.Row().FallbackChangedAt = d.core.Env.Now()
 		s.After(func() { d.keySupply.newFallback, d.keySupply.fallbackUsed = false, false })
-	} else if d.olmState.account.NumFallbackKeys == 2 && d.olmState.account.CurrentFallbackKey.Published && d.core.Env.Now().Sub(d.core.Record.Row.FallbackChangedAt) >= fallbackMinAge {
-		d.olmState.changeAccount(s).ForgetOldFallbackKey() // requirement 3.5
+	} else if d.channel.Keys().NumFallbackKeys == 2 && d.channel.Keys().CurrentFallbackKey.Published && d.core.Env.Now().Sub(d.core.Record.Row.FallbackChangedAt) >= fallbackMinAge {
+		d.channel.ChangeKeys(s).ForgetOldFallbackKey() // requirement 3.5
 	}
 	return nil
 }

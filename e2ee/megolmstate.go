@@ -36,7 +36,7 @@ type megolmStateHost interface {
 	kickLocked()
 	missedKeys(missing bool) int
 	open(ctx context.Context, in []Incoming) (out []Opened, jobs []*eventJob, by *judgement)
-	shownKeys() json.RawMessage
+	ShownKeys() json.RawMessage
 	stillEligible(ctx context.Context, who *eligible) error
 	wakeWaiting()
 }

@@ -59,20 +59,6 @@ func (o *outbound) has(dev *trustcache.Device, begun int) bool {
 	return ok && share.Withheld == "" && share.Curve25519 == dev.Curve25519.String() && o.begun[ref] == begun
 }
 
-// countBegun counts the Olm sessions that others have begun with us, or we with them
-// because an old one was broken. Their earlier sessions may be lost, and with them the room
-// keys that we sent: the keys of current Megolm sessions are sent again with the next
-// message (requirement 6.12). After a restart of the process such a device waits for the
-// next session of the room. The caller holds mu.
-func (o *olmState) countBegun(by []id.Curve25519) {
-	for _, key := range by {
-		if o.begun == nil || len(o.begun) >= maxNoKeys {
-			o.begun = make(map[id.Curve25519]int)
-		}
-		o.begun[key]++
-	}
-}
-
 // eligible are the devices that may have a room's key now, and those that get a withheld
 // code instead.
 type eligible struct {
@@ -201,7 +187,7 @@ func (m *megolmState) ownCopy(o *outbound) (store.InboundSession, error) {
 	}
 	own, err := megolm.WriteOwner(trustcache.Owner{
 		UserID: m.acct.User, DeviceID: m.ID, Curve25519: m.Curve25519, Ed25519: m.Ed25519,
-		DeviceKeys: m.host.shownKeys(),
+		DeviceKeys: m.host.ShownKeys(),
 	})
 	if err != nil {
 		return store.InboundSession{}, err
@@ -232,4 +218,26 @@ func (m *megolmState) DiscardOutbound(s *core.Step, room id.RoomID) {
 			out.row.Discard = true
 		}
 	})
+}
+
+// channel.GivenSince returns the keys of the devices that were given every room key since they began
+// their last Olm session; begun counts those. The caller holds mu.
+func (m *megolmState) givenSince(begun map[id.Curve25519]int) map[id.Curve25519]bool {
+	given, old := make(map[id.Curve25519]bool), make(map[id.Curve25519]bool)
+	for _, out := range m.outbound {
+		for ref, share := range out.shares {
+			key := id.Curve25519(share.Curve25519)
+			switch {
+			case share.Withheld != "" || begun[key] == 0:
+			case out.begun[ref] == begun[key]:
+				given[key] = true
+			default:
+				old[key] = true
+			}
+		}
+	}
+	for key := range old {
+		delete(given, key)
+	}
+	return given
 }

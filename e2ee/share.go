@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -134,7 +133,7 @@ func gateError(decision *trustcache.GateDecision) error {
 // shareSession shares the room's key with every device that may have it and lacks it, and
 // sends the others a withheld code, before the next message is encrypted (requirement 7.5).
 func (d *Device) shareSession(ctx context.Context, roomID id.RoomID, visibility string, who *eligible) error {
-	if err := d.olmState.flushOutbox(ctx); err != nil {
+	if err := d.channel.FlushOutbox(ctx); err != nil {
 		return fmt.Errorf("deliver earlier keys: %w", err)
 	}
 	missing, untold, err := d.unshared(ctx, roomID, visibility, who)
@@ -144,14 +143,14 @@ func (d *Device) shareSession(ctx context.Context, roomID id.RoomID, visibility 
 	if err := d.awaitSpread(ctx); err != nil {
 		return err
 	}
-	claimed, err := d.olmState.claimFor(ctx, missing)
+	claimed, err := d.channel.ClaimFor(ctx, missing)
 	if err != nil {
 		return fmt.Errorf("claim one-time keys: %w", err)
 	}
 	if err := d.encryptShares(ctx, roomID, who, missing, untold, claimed); err != nil {
 		return err
 	}
-	if err := d.olmState.flushOutbox(ctx); err != nil {
+	if err := d.channel.FlushOutbox(ctx); err != nil {
 		return fmt.Errorf("deliver the room key: %w", err)
 	}
 	return nil
@@ -182,12 +181,11 @@ func (d *Device) unshared(ctx context.Context, roomID id.RoomID, visibility stri
 	if err != nil {
 		return nil, nil, err
 	}
-	now := d.core.Env.Now()
-	for ref, dev := range who.give {
-		if out.has(dev, d.olmState.begun[dev.Curve25519]) {
+	for _, dev := range who.give {
+		if out.has(dev, d.channel.Begun(dev.Curve25519)) {
 			continue
 		}
-		if again, ok := d.olmState.noKeys[ref]; ok && now.Before(again.at) {
+		if d.channel.HasNoKeys(dev) {
 			continue
 		}
 		missing = append(missing, dev)
@@ -222,7 +220,7 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligi
 		return err
 	}
 	s := d.core.Begin()
-	sealed, without, err := d.olmState.olmEncryptAll(ctx, s, "m.room_key", key, missing, claimed)
+	sealed, without, err := d.channel.EncryptAll(ctx, s, "m.room_key", key, missing, claimed)
 	if err != nil {
 		return err
 	}
@@ -244,9 +242,11 @@ func (d *Device) encryptShares(ctx context.Context, roomID id.RoomID, who *eligi
 		d.countShares(who, shares)
 		for _, share := range shares {
 			ref := store.DeviceRef{UserID: share.UserID, DeviceID: share.DeviceID}
-			out.shares[ref], out.begun[ref] = share, d.olmState.begun[id.Curve25519(share.Curve25519)]
+			out.shares[ref], out.begun[ref] = share, d.channel.Begun(id.Curve25519(share.Curve25519))
 		}
-		d.olmState.outboxPending = d.olmState.outboxPending || len(s.Changes.Outbox) > 0
+		if len(s.Changes.Outbox) > 0 {
+			d.channel.OutboxFilled()
+		}
 	})
 	return s.Commit(ctx, "the shared room key")
 }
@@ -282,7 +282,7 @@ func (d *Device) withheldNotes(o *outbound, untold []withhold) (shares []store.S
 			{Name: "code", Value: strictjson.Quote(w.code)},
 			{Name: "reason", Value: strictjson.Quote(withheldReason(w.code))},
 			{Name: "room_id", Value: strictjson.Quote(o.row.RoomID.String())},
-			{Name: "sender_key", Value: strictjson.Quote(d.olmState.account.Curve25519.String())},
+			{Name: "sender_key", Value: strictjson.Quote(d.core.Curve25519.String())},
 			{Name: "session_id", Value: strictjson.Quote(o.row.SessionID.String())},
 		}.Encode()})
 	}
@@ -293,20 +293,8 @@ func (d *Device) withheldNotes(o *outbound, untold []withhold) (shares []store.S
 // Olm session exists (requirement 10.2), and sets when to try them again: no device is
 // skipped for the whole life of a session.
 func (d *Device) noOlmNotes(s *core.Step, o *outbound, without []*trustcache.Device) (shares []store.Share, notes []olm.Message) {
-	now := d.core.Env.Now()
 	for _, dev := range without {
-		ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
-		again := d.olmState.noKeys[ref]
-		again.at = now.Add(again.failures.Next(core.KeylessPauses()))
-		told := again.told
-		again.told = true
-		s.After(func() {
-			if len(d.olmState.noKeys) >= maxNoKeys {
-				clear(d.olmState.noKeys)
-			}
-			d.olmState.noKeys[ref] = again
-		})
-		if told {
+		if d.channel.StageNoKeys(s, dev) {
 			continue
 		}
 		shares = append(shares, store.Share{
@@ -317,21 +305,11 @@ func (d *Device) noOlmNotes(s *core.Step, o *outbound, without []*trustcache.Dev
 			{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)},
 			{Name: "code", Value: strictjson.Quote("m.no_olm")},
 			{Name: "reason", Value: strictjson.Quote(withheldReason("m.no_olm"))},
-			{Name: "sender_key", Value: strictjson.Quote(d.olmState.account.Curve25519.String())},
+			{Name: "sender_key", Value: strictjson.Quote(d.core.Curve25519.String())},
 			{Name: "from_device", Value: strictjson.Quote(d.core.ID.String())},
 		}.Encode()})
 	}
 	return shares, notes
-}
-
-// maxNoKeys bounds the devices in olmState.noKeys.
-const maxNoKeys = 4096
-
-// retry is when a device without one-time keys is tried again.
-type retry struct {
-	at       time.Time
-	failures backoff.Pauses
-	told     bool
 }
 
 // withheldReason returns the text for a code; clients show it only for codes that they do

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/channel"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/gossip"
 	"e2ee-proxy/e2ee/internal/megolm"
@@ -39,19 +40,11 @@ type toDeviceStep struct {
 	sessions *olm.Sessions
 	seen     map[[32]byte]bool
 	keys     []megolm.Arrived
-	wedged   []wedgedDevice
+	wedged   []channel.Wedged
 	other    []*olm.Received   // for the client, if the sender's device is confirmed
 	forward  []json.RawMessage // for the client
 	gossip   *gossip.Incoming
 	unknown  []id.UserID // senders of keys who are not known yet
-}
-
-// wedgedDevice is a device that sent something that no session can decrypt, or said that it
-// has no session with us. It is known by its key or by its ID.
-type wedgedDevice struct {
-	user   id.UserID
-	key    id.Curve25519
-	device id.DeviceID
 }
 
 // processToDevice handles the events in order of arrival (requirement 5.3). An event that
@@ -72,11 +65,11 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 		parsed, olms = append(parsed, ev), append(olms, sealed)
 		if sealed != nil {
 			senders = append(senders, sealed.SenderKey)
-			digests = append(digests, sealed.Digest(d.olmState.account.Curve25519))
+			digests = append(digests, sealed.Digest(d.core.Curve25519))
 		}
 	}
 	var err error
-	if b.sessions, err = d.olmState.loadOlmSessions(ctx, senders); err != nil {
+	if b.sessions, err = d.channel.LoadSessions(ctx, senders); err != nil {
 		return nil, err
 	}
 	if len(digests) > 0 {
@@ -93,7 +86,7 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 		b.handle(ev, olms[i])
 	}
 	b.sessions.Collect(ch)
-	if err := d.olmState.stageWedged(ctx, b.wedged, s); err != nil {
+	if err := d.channel.StageWedged(ctx, b.wedged, s); err != nil {
 		return nil, err
 	}
 	if err := b.keepRoomKeys(ctx); err != nil {
@@ -150,14 +143,14 @@ const verificationPrefix = "m.key.verification."
 
 // handleOlm handles an m.room.encrypted event.
 func (b *toDeviceStep) handleOlm(ev *toDevice, sealed *olm.Event) {
-	plain, err := b.d.olmState.decryptOlm(sealed, b.sessions, b.seen, b.step)
+	plain, err := b.d.channel.Decrypt(sealed, b.sessions, b.seen, b.step)
 	if err != nil {
 		if errors.Is(err, olm.ErrNoSession) {
-			b.wedged = append(b.wedged, wedgedDevice{user: ev.Sender, key: sealed.SenderKey})
+			b.wedged = append(b.wedged, channel.Wedged{User: ev.Sender, Key: sealed.SenderKey})
 		}
 		return
 	}
-	msg, err := olm.OpenEnvelope(plain, ev.Sender, sealed.SenderKey, b.d.acct.User, b.d.olmState.account.Ed25519)
+	msg, err := olm.OpenEnvelope(plain, ev.Sender, sealed.SenderKey, b.d.acct.User, b.d.core.Ed25519)
 	if err != nil {
 		return
 	}
@@ -233,7 +226,7 @@ func (b *toDeviceStep) handleWithheld(ev *toDevice) {
 	}
 	if note.Code == "m.no_olm" {
 		if len(note.FromDev) <= wire.MaxIDLength && (note.SenderKey == "" || trustcache.OneSpelling(note.SenderKey)) { // requirement 10.4: the key is always there
-			b.wedged = append(b.wedged, wedgedDevice{ev.Sender, note.SenderKey, note.FromDev})
+			b.wedged = append(b.wedged, channel.Wedged{User: ev.Sender, Key: note.SenderKey, Device: note.FromDev})
 		}
 		return
 	}

@@ -17,7 +17,7 @@ func inner() map[string][][]string {
 			{"megolm"},
 			{"identity"},
 			{"core"},
-			{"rooms"},
+			{"rooms", "channel"},
 			{"keybackup"},
 			{"ownidentity"},
 			{"gossip", "notices"},

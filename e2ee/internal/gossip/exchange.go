@@ -60,9 +60,9 @@ type Host interface {
 
 	// ClaimFor claims one-time keys of devices without an Olm session.
 	ClaimFor(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error)
-	// OlmEncryptAll encrypts a message for devices, and returns those for which it cannot.
+	// EncryptAll encrypts a message for devices, and returns those for which it cannot.
 	// The caller holds the device's lock.
-	OlmEncryptAll(ctx context.Context, s *core.Step, eventType string, content json.RawMessage, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519) (sealed []olm.Message, without []*trustcache.Device, err error)
+	EncryptAll(ctx context.Context, s *core.Step, eventType string, content json.RawMessage, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519) (sealed []olm.Message, without []*trustcache.Device, err error)
 	// HasNoKeys reports whether a device had no one-time keys a short while ago, and
 	// RememberNoKeys remembers it. The caller holds the device's lock.
 	HasNoKeys(dev *trustcache.Device) bool

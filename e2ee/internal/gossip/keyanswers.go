@@ -197,7 +197,7 @@ func (x *Exchange) forwardKey(ctx context.Context, req keyRequest, dev *trustcac
 		return answerRefused, err
 	}
 	s := x.Begin()
-	sealed, _, err := x.host.OlmEncryptAll(ctx, s, "m.forwarded_room_key", content, to, claimed)
+	sealed, _, err := x.host.EncryptAll(ctx, s, "m.forwarded_room_key", content, to, claimed)
 	if err != nil {
 		return answerLater, err
 	}

@@ -164,7 +164,7 @@ func (x *Exchange) giveSecret(ctx context.Context, req secretRequest, dev *trust
 		return answerRefused, err
 	}
 	s := x.Begin()
-	sealed, _, err := x.host.OlmEncryptAll(ctx, s, "m.secret.send", content, to, claimed)
+	sealed, _, err := x.host.EncryptAll(ctx, s, "m.secret.send", content, to, claimed)
 	if err != nil {
 		return answerLater, err
 	}

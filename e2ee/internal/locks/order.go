@@ -14,7 +14,7 @@ const (
 	RankBoot                    // account.boot: the identity is set up
 	RankSync                    // schedule.syncTurn: a sync of the engine's own
 	RankReview                  // account.review: warnings are updated
-	RankOutbox                  // olmState.outboxTurn: the outbox is sent
+	RankOutbox                  // channel.Olm.outboxTurn: the outbox is sent
 	RankOpening                 // Engine.opening: a device is loaded or deleted
 
 	RankEngine  // Engine.mu

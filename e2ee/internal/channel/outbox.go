@@ -1,4 +1,4 @@
-package e2ee
+package channel
 
 import (
 	"context"
@@ -13,9 +13,9 @@ import (
 	"e2ee-proxy/store"
 )
 
-// flushOutbox sends the messages in the outbox, in order. A request that the homeserver
+// FlushOutbox sends the messages in the outbox, in order. A request that the homeserver
 // will never accept is dropped: it would block all others for ever.
-func (o *olmState) flushOutbox(ctx context.Context) error {
+func (o *Olm) FlushOutbox(ctx context.Context) error {
 	o.Mu.Lock()
 	pending := o.outboxPending
 	o.Mu.Unlock()
@@ -27,7 +27,7 @@ func (o *olmState) flushOutbox(ctx context.Context) error {
 		return err
 	}
 	defer give()
-	items, err := o.Env.Store.Outbox(ctx, o.acct.Row, o.RowID)
+	items, err := o.Env.Store.Outbox(ctx, o.Account.Row, o.RowID)
 	if err != nil {
 		return fmt.Errorf("load outbox: %w", err)
 	}
@@ -49,7 +49,7 @@ func (o *olmState) flushOutbox(ctx context.Context) error {
 	}
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
-	left, err := o.Env.Store.Outbox(ctx, o.acct.Row, o.RowID)
+	left, err := o.Env.Store.Outbox(ctx, o.Account.Row, o.RowID)
 	if err != nil {
 		return fmt.Errorf("load outbox: %w", err)
 	}
@@ -58,7 +58,7 @@ func (o *olmState) flushOutbox(ctx context.Context) error {
 }
 
 // sendToDevice sends one item. Its transaction ID makes a retry harmless.
-func (o *olmState) sendToDevice(ctx context.Context, item store.OutboxItem) error {
+func (o *Olm) sendToDevice(ctx context.Context, item store.OutboxItem) error {
 	err := o.Call(ctx, wire.Request{
 		Op: "send to devices", Method: http.MethodPut,
 		Path: mautrix.ClientURLPath{"v3", "sendToDevice", item.EventType, item.TxnID},

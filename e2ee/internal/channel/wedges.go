@@ -1,4 +1,4 @@
-package e2ee
+package channel
 
 import (
 	"context"
@@ -60,10 +60,10 @@ func (w *wedge) about(other *wedge) bool {
 }
 
 // with adds wedges. When a user has too many, the oldest are dropped.
-func (w *wedges) with(came []wedgedDevice, now time.Time) *wedges {
+func (w *wedges) with(came []Wedged, now time.Time) *wedges {
 	next := &wedges{Waiting: slices.Clone(w.Waiting), Renewed: w.Renewed}
 	for _, c := range came {
-		one := wedge{User: c.user, Key: c.key, Device: c.device, Since: now}
+		one := wedge{User: c.User, Key: c.Key, Device: c.Device, Since: now}
 		if slices.ContainsFunc(next.Waiting, func(have wedge) bool { return have.about(&one) }) {
 			continue
 		}
@@ -140,7 +140,7 @@ func (w *wedges) store(d *core.Device, ch *store.Changes) error {
 }
 
 // readWedges loads the wedges recorded before a restart. The caller holds mu.
-func (o *olmState) readWedges(ctx context.Context) error {
+func (o *Olm) readWedges(ctx context.Context) error {
 	if o.wedges != nil {
 		return nil
 	}
@@ -152,8 +152,8 @@ func (o *olmState) readWedges(ctx context.Context) error {
 	return nil
 }
 
-// stageWedged adds wedges to a step. The caller holds mu.
-func (o *olmState) stageWedged(ctx context.Context, came []wedgedDevice, s *core.Step) error {
+// StageWedged adds wedges to a step. The caller holds mu.
+func (o *Olm) StageWedged(ctx context.Context, came []Wedged, s *core.Step) error {
 	if len(came) == 0 {
 		return nil
 	}
@@ -164,7 +164,7 @@ func (o *olmState) stageWedged(ctx context.Context, came []wedgedDevice, s *core
 }
 
 // replaceWedges stages the replacement of the wedges.
-func (o *olmState) replaceWedges(s *core.Step, next *wedges) error {
+func (o *Olm) replaceWedges(s *core.Step, next *wedges) error {
 	if err := next.store(o.Device, s.Changes); err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func (o *olmState) replaceWedges(s *core.Step, next *wedges) error {
 }
 
 // dueWedges returns the wedges that can be tried now.
-func (o *olmState) dueWedges(ctx context.Context) ([]wedge, error) {
+func (o *Olm) dueWedges(ctx context.Context) ([]wedge, error) {
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
 	if err := o.readWedges(ctx); err != nil {
@@ -184,7 +184,7 @@ func (o *olmState) dueWedges(ctx context.Context) ([]wedge, error) {
 }
 
 // postpone delays the next try of wedges and schedules maintenance for it.
-func (o *olmState) postpone(failed []wedge) {
+func (o *Olm) postpone(failed []wedge) {
 	if len(failed) == 0 {
 		return
 	}
@@ -193,14 +193,22 @@ func (o *olmState) postpone(failed []wedge) {
 	next, pause := o.wedges.postpone(failed, o.Env.Now())
 	o.wedges = next
 	if pause > 0 {
-		o.host.retryLocked(retryWedges, pause)
+		o.host.RetryWedges(pause)
 	}
 }
 
-// hasWedges reports whether a wedge is recorded. The device need not stay in memory for it,
+// HasWedges reports whether a wedge is recorded. The device need not stay in memory for it,
 // but must be visited.
-func (o *olmState) hasWedges() bool {
+func (o *Olm) HasWedges() bool {
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
 	return o.wedges != nil && len(o.wedges.Waiting) > 0
+}
+
+// Wedged is a device that sent something that no session can decrypt, or said that it
+// has no session with us. It is known by its key or by its ID.
+type Wedged struct {
+	User   id.UserID
+	Key    id.Curve25519
+	Device id.DeviceID
 }

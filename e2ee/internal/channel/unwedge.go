@@ -1,4 +1,4 @@
-package e2ee
+package channel
 
 import (
 	"context"
@@ -19,11 +19,11 @@ import (
 // 6.12).
 const unwedgeEvery = time.Hour
 
-// unwedge makes new Olm sessions with devices whose messages no session could decrypt, or
+// Unwedge makes new Olm sessions with devices whose messages no session could decrypt, or
 // that told us that they have no session with us, and sends each an m.dummy (requirements
 // 6.12, 10.3). An m.dummy carries nothing, but still only confirmed devices get one. A
 // wedge stays recorded until then: unknown devices are queried, and failures are retried.
-func (o *olmState) unwedge(ctx context.Context) error {
+func (o *Olm) Unwedge(ctx context.Context) error {
 	if o.Mode != core.ModeProxied || o.CurrentToken().IsZero() {
 		return nil
 	}
@@ -44,19 +44,19 @@ func (o *olmState) unwedge(ctx context.Context) error {
 		return err
 	}
 	o.postpone(plan.wait)
-	return o.flushOutbox(ctx)
+	return o.FlushOutbox(ctx)
 }
 
 // seekWedged returns the users of wedges. It queries once those who are not known, or not
 // with the device in question.
-func (o *olmState) seekWedged(ctx context.Context, due []wedge) (map[id.UserID]*trustcache.User, error) {
+func (o *Olm) seekWedged(ctx context.Context, due []wedge) (map[id.UserID]*trustcache.User, error) {
 	var users []id.UserID
 	for i := range due {
 		users = append(users, due[i].User)
 	}
 	slices.Sort(users)
 	users = slices.Compact(users)
-	before, err := o.acct.Tracker.Cached(ctx, users)
+	before, err := o.Account.Tracker.Cached(ctx, users)
 	if err != nil {
 		return nil, fmt.Errorf("look up devices to unwedge: %w", err)
 	}
@@ -70,11 +70,11 @@ func (o *olmState) seekWedged(ctx context.Context, due []wedge) (map[id.UserID]*
 	}
 	if len(again) > 0 {
 		slices.Sort(again)
-		if _, err := o.acct.Tracker.Query(ctx, o.Query(), slices.Compact(again)); err != nil {
+		if _, err := o.Account.Tracker.Query(ctx, o.Query(), slices.Compact(again)); err != nil {
 			return nil, fmt.Errorf("look up devices to unwedge: %w", err)
 		}
 	}
-	known, err := o.acct.Tracker.Lookup(ctx, o.Query(), users)
+	known, err := o.Account.Tracker.Lookup(ctx, o.Query(), users)
 	if err != nil {
 		return nil, fmt.Errorf("look up devices to unwedge: %w", err)
 	}
@@ -98,7 +98,7 @@ type unwedging struct {
 }
 
 // planUnwedging decides what to do about wedges.
-func (o *olmState) planUnwedging(due []wedge, known map[id.UserID]*trustcache.User) *unwedging {
+func (o *Olm) planUnwedging(due []wedge, known map[id.UserID]*trustcache.User) *unwedging {
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
 	now := o.Env.Now()
@@ -132,25 +132,25 @@ func (o *olmState) planUnwedging(due []wedge, known map[id.UserID]*trustcache.Us
 
 // mayUnwedge reports whether a device may get a new session: only one that may have room
 // keys, whether or not the policy is enforced.
-func (o *olmState) mayUnwedge(user *trustcache.User, dev *trustcache.Device) bool {
-	in := trustcache.ShareInput{User: user, Device: dev, SenderUser: o.acct.User, SenderDevice: o.ID, Mode: trustcache.ModeEnforce}
+func (o *Olm) mayUnwedge(user *trustcache.User, dev *trustcache.Device) bool {
+	in := trustcache.ShareInput{User: user, Device: dev, SenderUser: o.Account.User, SenderDevice: o.ID, Mode: trustcache.ModeEnforce}
 	return trustcache.Share(in).Outcome == trustcache.ShareGive
 }
 
 // sendDummies replaces the sessions with the devices. It stores the m.dummy messages and
 // removes the wedges in one write.
-func (o *olmState) sendDummies(ctx context.Context, plan *unwedging, claimed map[store.DeviceRef]id.Curve25519) error {
+func (o *Olm) sendDummies(ctx context.Context, plan *unwedging, claimed map[store.DeviceRef]id.Curve25519) error {
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
 	keys := make([]id.Curve25519, len(plan.devices))
 	for i, dev := range plan.devices {
 		keys[i] = dev.Curve25519
 	}
-	sessions, err := o.loadOlmSessions(ctx, keys)
+	sessions, err := o.LoadSessions(ctx, keys)
 	if err != nil {
 		return err
 	}
-	frame := o.newEnvelopeFrame("m.dummy", json.RawMessage(`{}`))
+	frame := o.newFrame("m.dummy", json.RawMessage(`{}`))
 	var sealed []olm.Message
 	var renewed []store.DeviceRef
 	begun := make([]id.Curve25519, 0, len(plan.devices))
@@ -161,7 +161,7 @@ func (o *olmState) sendDummies(ctx context.Context, plan *unwedging, claimed map
 			plan.wait = append(plan.wait, plan.notes[ref]...)
 			continue
 		}
-		made, err := o.account.NewOutbound(dev.Curve25519, claimed[ref])
+		made, err := o.keys.NewOutbound(dev.Curve25519, claimed[ref])
 		if err != nil { // an invalid key: the next may be valid
 			plan.wait = append(plan.wait, plan.notes[ref]...)
 			continue
@@ -185,7 +185,7 @@ func (o *olmState) sendDummies(ctx context.Context, plan *unwedging, claimed map
 		return err
 	}
 	s.After(func() {
-		o.countBegun(begun)
+		o.CountBegun(begun)
 		o.outboxPending = o.outboxPending || len(sealed) > 0
 	})
 	return s.Commit(ctx, "new Olm sessions")

@@ -1,4 +1,4 @@
-package e2ee
+package channel
 
 import (
 	"context"
@@ -19,14 +19,14 @@ import (
 // claimBatch is how many one-time keys one request claims at most.
 const claimBatch = 500
 
-// claimFor claims one-time keys for devices without an Olm session. Devices without a key,
+// ClaimFor claims one-time keys for devices without an Olm session. Devices without a key,
 // or whose key they did not sign, are missing in the result.
-func (o *olmState) claimFor(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {
+func (o *Olm) ClaimFor(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {
 	keys := make([]string, len(devices))
 	for i, dev := range devices {
 		keys[i] = dev.Curve25519.String()
 	}
-	have, err := o.Env.Store.OlmPeers(ctx, o.acct.Row, o.RowID, keys)
+	have, err := o.Env.Store.OlmPeers(ctx, o.Account.Row, o.RowID, keys)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +41,7 @@ func (o *olmState) claimFor(ctx context.Context, devices []*trustcache.Device) (
 
 // claim claims a one-time key for each device and checks its signature with the
 // device's key (requirement 3.10).
-func (o *olmState) claim(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {
+func (o *Olm) claim(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {
 	claimed := make(map[store.DeviceRef]id.Curve25519, len(devices))
 	for start := 0; start < len(devices); start += claimBatch {
 		chunk := devices[start:min(start+claimBatch, len(devices))]
@@ -81,19 +81,19 @@ func (o *olmState) claim(ctx context.Context, devices []*trustcache.Device) (map
 	return claimed, nil
 }
 
-// olmEncryptAll encrypts one content for many devices: with the session that received last,
+// EncryptAll encrypts one content for many devices: with the session that received last,
 // or a new one made with a claimed key. without are the devices that have neither.
-func (o *olmState) olmEncryptAll(ctx context.Context, s *core.Step, eventType string, content json.RawMessage, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519) (sealed []olm.Message, without []*trustcache.Device, err error) {
+func (o *Olm) EncryptAll(ctx context.Context, s *core.Step, eventType string, content json.RawMessage, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519) (sealed []olm.Message, without []*trustcache.Device, err error) {
 	keys := make([]id.Curve25519, len(devices))
 	for i, dev := range devices {
 		keys[i] = dev.Curve25519
 	}
-	sessions, err := o.loadOlmSessions(ctx, keys)
+	sessions, err := o.LoadSessions(ctx, keys)
 	if err != nil {
 		return nil, nil, err
 	}
-	frame := o.newEnvelopeFrame(eventType, content)
-	sealed, renewed, without := sessions.SealAll(o.account, frame, devices, claimed, o.Env.Now())
+	frame := o.newFrame(eventType, content)
+	sealed, renewed, without := sessions.SealAll(o.keys, frame, devices, claimed, o.Env.Now())
 	for _, ref := range renewed {
 		s.After(func() { delete(o.noKeys, ref) })
 	}
@@ -101,8 +101,8 @@ func (o *olmState) olmEncryptAll(ctx context.Context, s *core.Step, eventType st
 	return sealed, without, nil
 }
 
-// newEnvelopeFrame prepares the plaintexts of one content. They carry our device keys with
+// newFrame prepares the plaintexts of one content. They carry our device keys with
 // all signatures (requirement 6.10), so that recipients can judge us at once.
-func (o *olmState) newEnvelopeFrame(eventType string, content json.RawMessage) *olm.Frame {
-	return olm.NewFrame(o.account, o.acct.User, o.host.shownKeys(), eventType, content)
+func (o *Olm) newFrame(eventType string, content json.RawMessage) *olm.Frame {
+	return olm.NewFrame(o.keys, o.Account.User, o.host.ShownKeys(), eventType, content)
 }
