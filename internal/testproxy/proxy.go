@@ -97,7 +97,7 @@ func raceFlags() (flags, env []string) {
 	info, ok := debug.ReadBuildInfo()
 	if ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
 		return []string{
-			"-race", "-gcflags=modernc.org/...=-d=checkptr=0",
+			"-race", "-gcflags=modernc.org/...=-d=checkptr=0", "-gcflags=modernc.org/sqlite/lib=-race=false",
 			"-gcflags=filippo.io/edwards25519/...=-race=false", "-gcflags=crypto/internal/fips140/edwards25519/...=-race=false",
 		}, []string{"CGO_ENABLED=1"}
 	}
