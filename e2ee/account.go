@@ -4,19 +4,20 @@ import (
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/notices"
+	"e2ee-proxy/e2ee/internal/ownbackup"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
 
-// account is what the devices of a user share: what is known of other users, and the user's
-// own identity.
+// account is what the devices of a user share: what is known of other users, the warnings,
+// the user's own identity and the backup.
 type account struct {
 	*core.Account
 	eng      *Engine
 	warnings *notices.Account
 	identity *ownidentity.Account
-	backup   *backupAccount
+	backup   *ownbackup.Account
 	rollout  rollout
 }
 
@@ -26,7 +27,7 @@ func newAccount(e *Engine, row *store.Account) *account {
 		rollout: rollout{mu: locks.Mutex{Order: e.opts.locks, Rank: locks.RankLeaf}, since: e.env.Now()},
 	}
 	a.warnings = notices.NewAccount(a.Account, func() { e.alert(a) })
-	a.identity, a.backup = ownidentity.NewAccount(a.Account), newBackupAccount(a.Account)
+	a.identity, a.backup = ownidentity.NewAccount(a.Account), ownbackup.NewAccount(a.Account)
 	a.Tracker = trustcache.NewTracker(e.env.Store, row, trustcache.Options{
 		Cache: e.users, Now: e.env.Now,
 		AcknowledgeUnverified: func() bool { return e.env.Settings(row.UserID).AcknowledgeUnverified },

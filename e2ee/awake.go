@@ -218,7 +218,7 @@ func (d *Device) idle() bool {
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
 	return !d.schedule.looping && !d.schedule.awake && d.publication.allowed && !d.schedule.failures.Failing() && !d.gossip.IsAsking() &&
-		!d.backups.isBusy() && d.core.Record.NextToken.IsZero()
+		!d.backups.IsBusy() && d.core.Record.NextToken.IsZero()
 }
 
 // fromStore returns a known device, loaded from the store if it is not in memory. It makes

@@ -97,7 +97,7 @@ func (d *Device) Recover(ctx context.Context, with ownidentity.Recovery) error {
 	}
 	d.recheckNow(ctx)
 	if with.Restore {
-		return d.backups.beginRestore(ctx)
+		return d.backups.BeginRestore(ctx)
 	}
 	return nil
 }
@@ -120,6 +120,18 @@ func (d *Device) Reset(ctx context.Context, auth core.UserAuth) (secret.String, 
 	}
 	d.recheckNow(ctx)
 	return d.acct.identity.KeptRecoveryKey(ctx)
+}
+
+// RestoreHistory restores all room keys of the backup in the background; [Device.Status]
+// reports the progress. It returns ErrNoBackup if there is no backup whose key is here.
+func (d *Device) RestoreHistory(ctx context.Context) error {
+	if d.core.Mode != core.ModeProxied {
+		return core.ErrNotProxied
+	}
+	if err := d.backups.CheckReadable(ctx); err != nil {
+		return err
+	}
+	return d.backups.BeginRestore(ctx)
 }
 
 // UserTrust is what is known of a user.

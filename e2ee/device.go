@@ -15,6 +15,7 @@ import (
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/notices"
 	"e2ee-proxy/e2ee/internal/olm"
+	"e2ee-proxy/e2ee/internal/ownbackup"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/wire"
@@ -38,7 +39,7 @@ type Device struct {
 	schedule    schedule
 	channel     channel.Olm
 	megolmState megolmState
-	backups     backups
+	backups     ownbackup.Backup
 	rooms       rooms.Table
 	gossip      gossip.Exchange
 	clientState clientState
@@ -62,7 +63,7 @@ type host struct {
 	*schedule
 	*channel.Olm
 	*megolmState
-	*backups
+	*ownbackup.Backup
 	*rooms.Table
 	*gossip.Exchange
 	*clientState
@@ -215,7 +216,7 @@ func (d *Device) connect() {
 	d.schedule.part, d.schedule.host = base, all
 	d.channel = channel.New(d.core, all)
 	d.megolmState.part, d.megolmState.host = base, all
-	d.backups = newBackups(d.core, d.acct.backup, &d.ownIdentity, all)
+	d.backups = ownbackup.New(d.core, d.acct.backup, &d.ownIdentity, all)
 	d.rooms = rooms.New(d.core, d.eng.rooms, all)
 	d.gossip = gossip.New(d.core, all)
 	d.clientState.Device = d.core

@@ -457,7 +457,8 @@ func TestDisturbedImport(t *testing.T) {
 }
 
 // A logout that the homeserver has accepted leaves no keys behind, whoever hangs up, and
-// what the database refuses is done when it is said again.
+// what the database refuses is done when it is said again. One that is not confirmed leaves
+// them all: see TestKeysAreDestroyedForOneReason.
 func TestDisturbedLogout(t *testing.T) {
 	t.Parallel()
 	disturbances(t, 1, func(t *testing.T, tr *trouble) scene {

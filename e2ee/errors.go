@@ -2,6 +2,7 @@ package e2ee
 
 import (
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/ownbackup"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/internal/secret"
 )
@@ -51,6 +52,8 @@ type (
 	UserAuth = core.UserAuth
 	// Recovery is a recovery key or a passphrase, exactly one of them.
 	Recovery = ownidentity.Recovery
+	// RestoreStatus is the progress of a restore.
+	RestoreStatus = ownbackup.RestoreStatus
 	// AccountSettings are the settings of one account.
 	AccountSettings = core.AccountSettings
 	// Mode says what the proxy does for a device.

@@ -233,7 +233,7 @@ func (d *Device) Reseal(ctx context.Context, entry map[string]any, change func(d
 
 // BackupKey returns the private backup key.
 func (d *Device) BackupKey(ctx context.Context) (*backup.MegolmBackupKey, error) {
-	key, _, err := d.acct.backup.loadBackupKey(ctx)
+	key, _, err := d.acct.backup.Key(ctx)
 	return key, err
 }
 

@@ -24,11 +24,6 @@ func (h host) StillMayHold(ctx context.Context, dev *trustcache.Device) (*trustc
 	return h.stillMayHold(ctx, dev)
 }
 
-// MissingSecrets implements gossip.Host.
-func (h host) MissingSecrets(ctx context.Context, own *trustcache.User) ([]string, error) {
-	return h.missingSecrets(ctx, own)
-}
-
 // SecretsCame implements gossip.Host.
 func (h host) SecretsCame() { h.RecheckLocked() }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/crypto/olm"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/ownbackup"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/parallel"
 	"e2ee-proxy/internal/strictjson"
@@ -87,7 +89,7 @@ func (d *Device) open(ctx context.Context, in []Incoming) (out []Opened, jobs []
 		}
 	}
 	d.megolmState.decryptAll(ctx, sealed)
-	d.megolmState.decryptAll(ctx, d.backups.fetchMissing(ctx, sealed))
+	d.megolmState.decryptAll(ctx, d.fetchMissing(ctx, sealed))
 	by, err := d.judgementFor(ctx, jobs)
 	if err != nil { // nothing can be judged, so nothing is shown
 		d.megolmState.failAll(sealed, err)
@@ -100,6 +102,24 @@ func (d *Device) open(ctx context.Context, in []Incoming) (out []Opened, jobs []
 		}
 	})
 	return out, jobs, by
+}
+
+// fetchMissing fetches the missing keys of events from the backup. It returns the events to
+// decrypt again: those that may wait, and whose fetch has ended.
+func (d *Device) fetchMissing(ctx context.Context, jobs []*eventJob) []*eventJob {
+	var missing []*eventJob
+	var keys []ownbackup.WantedKey
+	for _, job := range jobs {
+		if errors.Is(job.err, errNoKey) || errors.Is(job.err, errTooEarly) {
+			missing, keys = append(missing, job), append(keys, ownbackup.WantedKey{Ref: job.ref, Wait: job.wait})
+		}
+	}
+	ended := d.backups.Fetch(ctx, keys)
+	ready := slices.DeleteFunc(missing, func(job *eventJob) bool { return job.wait <= 0 || !ended[job.ref] })
+	for _, job := range ready {
+		job.err, job.session = nil, nil
+	}
+	return ready
 }
 
 // parseEventJob parses an event strictly; nil when it is malformed.

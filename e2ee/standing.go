@@ -29,7 +29,7 @@ func (d *Device) reviewWarnings(ctx context.Context) error {
 // causes returns the current reasons for warnings, and the codes about which enough is
 // known to resolve all other warnings.
 func (d *Device) causes(own *trustcache.User) (all []notices.Cause, known map[string]bool) {
-	storage, backup := d.acct.identity.Storage(), d.acct.backup.standing()
+	storage, backup := d.acct.identity.Storage(), d.acct.backup.Standing()
 	known = map[string]bool{
 		notices.CodeDeviceNotSigned: own.Known(), notices.CodeStorageMissing: storage != ownidentity.StorageUnknown, notices.CodeBackupBroken: backup != keybackup.StandingUnknown,
 	}

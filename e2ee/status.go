@@ -223,23 +223,23 @@ func (d *Device) storageStatus(ctx context.Context, out *Status, hasBackup bool)
 }
 
 func (d *Device) backupStatus(ctx context.Context, out *Status, own *trustcache.User) error {
-	now, err := d.backups.look(ctx, own)
+	now, err := d.backups.View(ctx, own)
 	out.Backup = BackupStatus{
-		Enabled: now.wanted, Version: now.version, Trusted: now.trusted, Readable: now.readable,
-		Count: now.count, Pending: now.pending, Restore: d.backups.restoreStatus(),
+		Enabled: now.Wanted, Version: now.Version, Trusted: now.Trusted, Readable: now.Readable,
+		Count: now.Count, Pending: now.Pending, Restore: d.backups.RestoreStatus(),
 	}
 	if err != nil {
 		return err
 	}
 	switch {
-	case !now.wanted: // the user's choice is no problem
-	case now.version == "" && now.deleted:
+	case !now.Wanted: // the user's choice is no problem
+	case now.Version == "" && now.Deleted:
 		out.Problems = append(out.Problems, problemBackupDeleted)
-	case now.version == "":
+	case now.Version == "":
 		out.Problems = append(out.Problems, problemNoBackup)
-	case !now.trusted:
+	case !now.Trusted:
 		out.Problems = append(out.Problems, problemBackupNotOurs)
-	case !now.readable:
+	case !now.Readable:
 		out.Problems = append(out.Problems, problemBackupUnread)
 	}
 	return nil

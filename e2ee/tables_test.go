@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/ownbackup"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -134,7 +135,7 @@ func deviceWith(self core.Self, env *core.Env) *Device { return deviceOf(&Engine
 
 func deviceOf(e *Engine, self core.Self) *Device {
 	shared := &core.Account{Env: e.env, User: "@me:x"}
-	acct := &account{Account: shared, eng: e, identity: ownidentity.NewAccount(shared), backup: newBackupAccount(shared)}
+	acct := &account{Account: shared, eng: e, identity: ownidentity.NewAccount(shared), backup: ownbackup.NewAccount(shared)}
 	d := &Device{core: &core.Device{Env: e.env, Account: acct.Account, Self: self}, eng: e, acct: acct}
 	d.connect()
 	return d

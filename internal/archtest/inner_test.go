@@ -20,6 +20,7 @@ func inner() map[string][][]string {
 			{"rooms", "channel"},
 			{"keybackup"},
 			{"ownidentity"},
+			{"ownbackup"},
 			{"gossip", "notices"},
 		},
 		"interceptors": {

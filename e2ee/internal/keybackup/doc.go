@@ -13,5 +13,5 @@
 // It must never ask the homeserver or the database, decide what goes into a backup, or print
 // a key.
 //
-// Importers: e2ee and ownidentity.
+// Importers: e2ee, ownidentity and ownbackup.
 package keybackup

@@ -29,7 +29,7 @@ func (a *Account) Keys(ctx context.Context) (*identity.Keys, error) {
 	return c, nil
 }
 
-// loadParts returns those of the private keys that are stored.
+// keysInPart returns those of the private keys that are stored.
 func (a *Account) keysInPart(ctx context.Context) (*identity.Keys, error) {
 	var c identity.Keys
 	for name, slot := range c.Slots() {
@@ -62,7 +62,7 @@ func (o *Identity) MissingKeys(ctx context.Context, own *trustcache.User) ([]str
 	return out, nil
 }
 
-// uploadIdentity uploads the public keys. If the homeserver asks for user-interactive auth,
+// upload uploads the public keys. If the homeserver asks for user-interactive auth,
 // it answers with the password, if there is one (requirement 12.6). Before that it calls
 // asked, and ends with its error: being asked may mean that an identity would be replaced.
 func (o *Identity) upload(ctx context.Context, c *identity.Keys, auth core.UserAuth, asked func(context.Context) error) error {

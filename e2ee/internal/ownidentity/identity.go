@@ -226,7 +226,7 @@ func (o *Identity) Bootstrap(ctx context.Context, auth core.UserAuth, may Bootst
 	return o.adopt(ctx, own, keys, opened, may)
 }
 
-// awaitIdentity does what is possible with an identity whose keys are not here: its owner
+// await does what is possible with an identity whose keys are not here: its owner
 // or another device may bring them.
 func (o *Identity) await(ctx context.Context, own *trustcache.User) error {
 	o.acct.setStorageStanding(StorageUnknown)
@@ -286,7 +286,7 @@ func (o *Identity) KeysTakenLocked() bool { return o.Record.Row.KeysUploaded && 
 // KeysWereTakenLocked records that it accepted them. The caller holds mu.
 func (o *Identity) KeysWereTakenLocked() { o.absent = false }
 
-// updateOwnState sets the device's state by a snapshot of the own user.
+// updateState sets the device's state by a snapshot of the own user.
 func (o *Identity) updateState(own *trustcache.User) {
 	state := Unknown
 	o.Mu.Lock()

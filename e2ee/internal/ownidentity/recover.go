@@ -203,7 +203,7 @@ func (o *Identity) recoverKeys(ctx context.Context, key *ssss.Key, own *trustcac
 	return &c, nil
 }
 
-// adoptIdentity takes a recovered identity into use and completes secret storage and
+// adopt takes a recovered identity into use and completes secret storage and
 // backup, also if the homeserver does not show the new signature of this device.
 func (o *Identity) adopt(ctx context.Context, own *trustcache.User, keys *identity.Keys, opened *ssss.Key, may Bootstrapping) error {
 	signed := o.use(ctx, own, keys)
@@ -214,7 +214,7 @@ func (o *Identity) adopt(ctx context.Context, own *trustcache.User, keys *identi
 	return cmp.Or(o.completeStorage(ctx, keys, opened, may), signed)
 }
 
-// useIdentity marks the own identity as verified by its stored keys, and signs this device.
+// use marks the own identity as verified by its stored keys, and signs this device.
 func (o *Identity) use(ctx context.Context, own *trustcache.User, keys *identity.Keys) error {
 	if _, err := o.acct.Tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
 		return fmt.Errorf("trust the own identity: %w", err)

@@ -63,7 +63,7 @@ func (o *Identity) signSelf(ctx context.Context, own *trustcache.User, keys *ide
 	defer o.Mu.Unlock()
 	if err == nil {
 		o.confirmedAt = o.Env.Now()
-		return nil // updateOwnState has ended the trial
+		return nil // updateState has ended the trial
 	}
 	if o.signature.by != by {
 		o.signature = signatureTrial{by: by}

@@ -1,4 +1,4 @@
-package e2ee
+package ownbackup
 
 import (
 	"context"
@@ -16,8 +16,8 @@ import (
 	"e2ee-proxy/store"
 )
 
-// backupAccount is what the devices of a user share about the account's key backup.
-type backupAccount struct {
+// Account is what the devices of a user share about the account's key backup.
+type Account struct {
 	*core.Account
 
 	mu locks.Mutex
@@ -28,37 +28,37 @@ type backupAccount struct {
 	seq    int
 }
 
-// newBackupAccount returns an account of whose backup nothing is known.
-func newBackupAccount(a *core.Account) *backupAccount {
-	return &backupAccount{Account: a, mu: locks.Mutex{Order: a.Env.Order, Rank: locks.RankAccount}}
+// NewAccount returns an account of whose backup nothing is known.
+func NewAccount(a *core.Account) *Account {
+	return &Account{Account: a, mu: locks.Mutex{Order: a.Env.Order, Rank: locks.RankAccount}}
 }
 
-// standing returns the state of the backup at the last check.
-func (a *backupAccount) standing() keybackup.Standing {
+// Standing returns the state of the backup at the last check.
+func (a *Account) Standing() keybackup.Standing {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.now
 }
 
-// setBackupStanding sets the state, and makes the next use check the backup version again.
-func (a *backupAccount) setBackupStanding(s keybackup.Standing) {
+// SetStanding sets the state, and makes the next use check the backup version again.
+func (a *Account) SetStanding(s keybackup.Standing) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.now, a.target = s, nil
 	a.seq++
 }
 
-// knownBackup returns the backup found last, nil when it must be looked for, and the
-// counter to pass to keepBackup.
-func (a *backupAccount) knownBackup() (target *keybackup.Target, looked int) {
+// known returns the backup found last, nil when it must be looked for, and the
+// counter to pass to keep.
+func (a *Account) known() (target *keybackup.Target, looked int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.target, a.seq
 }
 
-// keepBackup remembers the backup that was found. It reports false if something changed
+// keep remembers the backup that was found. It reports false if something changed
 // meanwhile.
-func (a *backupAccount) keepBackup(target *keybackup.Target, looked int) bool {
+func (a *Account) keep(target *keybackup.Target, looked int) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.seq != looked {
@@ -68,17 +68,17 @@ func (a *backupAccount) keepBackup(target *keybackup.Target, looked int) bool {
 	return true
 }
 
-// forgetBackup makes the next use check the backup version again.
-func (a *backupAccount) forgetBackup() {
+// Forget makes the next use check the backup version again.
+func (a *Account) Forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.target = nil
 	a.seq++
 }
 
-// loadBackupKey returns the stored private backup key, nil when there is none, and the
+// Key returns the stored private backup key, nil when there is none, and the
 // version it belonged to.
-func (a *backupAccount) loadBackupKey(ctx context.Context) (*backup.MegolmBackupKey, string, error) {
+func (a *Account) Key(ctx context.Context) (*backup.MegolmBackupKey, string, error) {
 	stored, err := a.Env.Store.Secret(ctx, a.Row, identity.SecretBackup)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, "", nil
@@ -90,7 +90,7 @@ func (a *backupAccount) loadBackupKey(ctx context.Context) (*backup.MegolmBackup
 	if err != nil {
 		return nil, "", fmt.Errorf("read the backup key: %w", err)
 	}
-	var meta backupKeyMeta
+	var meta keyMeta
 	if len(stored.Meta) > 0 && json.Unmarshal(stored.Meta, &meta) != nil {
 		return nil, "", fmt.Errorf("read the backup key: %w", strictjson.ErrMalformed)
 	}

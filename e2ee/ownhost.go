@@ -4,26 +4,27 @@ import (
 	"context"
 
 	"e2ee-proxy/e2ee/internal/keybackup"
+	"e2ee-proxy/e2ee/internal/ownbackup"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/store"
 )
 
-// A device is the host of its ownidentity.Identity and of its backups.
+// A device is the host of its ownidentity.Identity and of its ownbackup.Backup.
 var (
 	_ ownidentity.Host = host{}
-	_ backupsHost      = host{}
+	_ ownbackup.Host   = host{}
 )
 
 // SetBackupStanding implements ownidentity.Host.
-func (h host) SetBackupStanding(s keybackup.Standing) { h.Device.acct.backup.setBackupStanding(s) }
+func (h host) SetBackupStanding(s keybackup.Standing) { h.Device.acct.backup.SetStanding(s) }
 
 // ForgetBackup implements ownidentity.Host.
-func (h host) ForgetBackup() { h.Device.acct.backup.forgetBackup() }
+func (h host) ForgetBackup() { h.Device.acct.backup.Forget() }
 
 // TellRecoveredAlone implements ownidentity.Host.
 func (h host) TellRecoveredAlone(ctx context.Context) error { return h.tellRecoveredAlone(ctx) }
 
-// KeepKept implements backupsHost.
+// KeepKept implements ownbackup.Host.
 func (h host) KeepKept(ctx context.Context, rows []store.InboundSession) (kept int, err error) {
 	return h.keepKept(ctx, rows)
 }

@@ -1,4 +1,4 @@
-package e2ee
+package ownbackup
 
 import (
 	"context"
@@ -57,25 +57,21 @@ type restoring struct {
 	failures backoff.Pauses
 }
 
-// RestoreHistory restores all room keys of the backup in the background; [Device.Status]
-// reports the progress. It returns ErrNoBackup if there is no backup whose key is here.
-func (d *Device) RestoreHistory(ctx context.Context) error {
-	if d.core.Mode != core.ModeProxied {
-		return core.ErrNotProxied
-	}
-	target, err := d.backups.backupTarget(ctx)
+// CheckReadable returns ErrNoBackup if there is no backup whose key is here.
+func (b *Backup) CheckReadable(ctx context.Context) error {
+	target, err := b.target(ctx)
 	if err != nil {
 		return err
 	}
 	if target == nil || target.Private == nil {
 		return core.ErrNoBackup
 	}
-	return d.backups.beginRestore(ctx)
+	return nil
 }
 
-// beginRestore stores that a restore is wanted and starts it at once, also after a failed
+// BeginRestore stores that a restore is wanted and starts it at once, also after a failed
 // one.
-func (b *backups) beginRestore(ctx context.Context) error {
+func (b *Backup) BeginRestore(ctx context.Context) error {
 	row := store.Secret{Name: identity.OfDevice(identity.SecretRestore, b.Ed25519), Value: secret.Bytes("1"), CreatedAt: b.Env.Now()}
 	if err := b.Save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
 		return fmt.Errorf("store that a restore is wanted: %w", err)
@@ -88,7 +84,7 @@ func (b *backups) beginRestore(ctx context.Context) error {
 }
 
 // continueRestore starts a restore that was requested before a restart.
-func (b *backups) continueRestore(ctx context.Context) error {
+func (b *Backup) continueRestore(ctx context.Context) error {
 	_, err := b.Env.Store.Secret(ctx, b.acct.Row, identity.OfDevice(identity.SecretRestore, b.Ed25519))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
@@ -101,7 +97,7 @@ func (b *backups) continueRestore(ctx context.Context) error {
 }
 
 // startRestore starts the restore unless it runs or has just failed.
-func (b *backups) startRestore() {
+func (b *Backup) startRestore() {
 	b.Mu.Lock()
 	defer b.Mu.Unlock()
 	r := &b.restoring
@@ -112,7 +108,7 @@ func (b *backups) startRestore() {
 	b.Env.WG.Go(func() { b.restoreAll(b.Context) })
 }
 
-func (b *backups) restoreAll(ctx context.Context) {
+func (b *Backup) restoreAll(ctx context.Context) {
 	err := b.restoreHistory(ctx)
 	if err == nil {
 		err = b.Save(ctx, &store.Changes{DeleteSecrets: []string{identity.OfDevice(identity.SecretRestore, b.Ed25519)}})
@@ -134,8 +130,8 @@ func (b *backups) restoreAll(ctx context.Context) {
 	b.restoring.failures.Reset()
 }
 
-// restoreStatus returns a copy of the progress; nil when no restore ran.
-func (b *backups) restoreStatus() *RestoreStatus {
+// RestoreStatus returns a copy of the progress; nil when no restore ran.
+func (b *Backup) RestoreStatus() *RestoreStatus {
 	b.Mu.Lock()
 	defer b.Mu.Unlock()
 	if b.restoring.status == nil {
@@ -147,8 +143,8 @@ func (b *backups) restoreStatus() *RestoreStatus {
 
 // restoreHistory downloads the backup and stores its keys in batches. Memory does not grow
 // with the size of the backup.
-func (b *backups) restoreHistory(ctx context.Context) error {
-	target, err := b.backupTarget(ctx)
+func (b *Backup) restoreHistory(ctx context.Context) error {
+	target, err := b.target(ctx)
 	if err != nil {
 		return err
 	}
@@ -189,7 +185,7 @@ func (b *backups) restoreHistory(ctx context.Context) error {
 }
 
 // download reads all keys of a backup.
-func (b *backups) download(ctx context.Context, version string, each func(store.SessionRef, json.RawMessage) error) error {
+func (b *Backup) download(ctx context.Context, version string, each func(store.SessionRef, json.RawMessage) error) error {
 	token := b.CurrentToken()
 	return b.Env.Homeserver.Stream(ctx, token, wire.Request{
 		Op: "download the key backup", Method: http.MethodGet,

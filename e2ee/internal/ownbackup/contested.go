@@ -1,4 +1,4 @@
-package e2ee
+package ownbackup
 
 import (
 	"context"
@@ -23,7 +23,7 @@ import (
 // removeContested deletes the entries of contested keys that attest an owner from the
 // backup. If such an entry has a better key, that one is kept first, and there is more to
 // do.
-func (b *backups) removeContested(ctx context.Context, target *keybackup.Target, rows []store.InboundSession) error {
+func (b *Backup) removeContested(ctx context.Context, target *keybackup.Target, rows []store.InboundSession) error {
 	if target.Private == nil {
 		return nil // without the key nothing was attested
 	}

@@ -1,4 +1,4 @@
-package e2ee
+package ownbackup
 
 import (
 	"bytes"
@@ -58,7 +58,7 @@ func countRooms(fetches []*fetch) map[id.RoomID]int {
 
 // fetchBacked returns the backup's entries of keys. Keys that the backup does not have are
 // missing.
-func (b *backups) fetchBacked(ctx context.Context, version string, batch []*fetch) (map[store.SessionRef]json.RawMessage, error) {
+func (b *Backup) fetchBacked(ctx context.Context, version string, batch []*fetch) (map[store.SessionRef]json.RawMessage, error) {
 	of := countRooms(batch)
 	rooms := make(map[id.RoomID]map[id.SessionID]bool)
 	found := make(map[store.SessionRef]json.RawMessage, len(batch))
@@ -89,7 +89,7 @@ func (b *backups) fetchBacked(ctx context.Context, version string, batch []*fetc
 }
 
 // fetchKey fetches one key from the backup.
-func (b *backups) fetchKey(ctx context.Context, version string, ref store.SessionRef, keep func(store.SessionRef, json.RawMessage)) error {
+func (b *Backup) fetchKey(ctx context.Context, version string, ref store.SessionRef, keep func(store.SessionRef, json.RawMessage)) error {
 	var raw json.RawMessage
 	err := b.Call(ctx, wire.Request{
 		Op: "fetch a room key from the backup", Method: http.MethodGet,
@@ -106,7 +106,7 @@ func (b *backups) fetchKey(ctx context.Context, version string, ref store.Sessio
 }
 
 // fetchRoom fetches all keys of a room from the backup and keeps those that are wanted.
-func (b *backups) fetchRoom(ctx context.Context, version string, room id.RoomID, wanted map[id.SessionID]bool, keep func(store.SessionRef, json.RawMessage)) error {
+func (b *Backup) fetchRoom(ctx context.Context, version string, room id.RoomID, wanted map[id.SessionID]bool, keep func(store.SessionRef, json.RawMessage)) error {
 	err := b.Env.Homeserver.Stream(ctx, b.CurrentToken(), wire.Request{
 		Op: "fetch the room keys of a room from the backup", Method: http.MethodGet,
 		Path:  mautrix.ClientURLPath{"v3", "room_keys", "keys", room},

@@ -1,22 +1,19 @@
-package e2ee
+package ownbackup
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/keybackup"
-	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/store"
-	"e2ee-proxy/trustcache"
 )
 
 // Missing room keys of events are fetched from the backup. Requests for history and a
-// client's first sync wait for that a moment (see [Incoming.Wait]); other syncs never do:
+// client's first sync wait for that a moment (see e2ee.Incoming.Wait); other syncs never do:
 // their events are delivered again when the key is here.
 const (
 	// fetchBatch is how many requests are made before their keys are stored, and
@@ -31,36 +28,6 @@ const (
 	// absentFor is how long a key that is not in the backup is not fetched again.
 	absentFor = 15 * time.Minute
 )
-
-// backups reads and writes the account's key backup for one device.
-type backups struct {
-	*core.Device
-	acct *backupAccount
-	own  *ownidentity.Identity
-	host backupsHost
-
-	fetching  fetching
-	restoring restoring
-}
-
-// backupsHost is what backups needs of the other parts of a device.
-type backupsHost interface {
-	// KeepKept stores room keys from the backup, without those that add nothing, and returns
-	// how many it stored.
-	KeepKept(ctx context.Context, rows []store.InboundSession) (kept int, err error)
-	// SignAsDevice adds the device's signature to an object.
-	SignAsDevice(raw json.RawMessage) (json.RawMessage, error)
-	// WantSecrets requests the secrets that are missing from the user's other devices.
-	WantSecrets(ctx context.Context, own *trustcache.User) error
-	// RetryRestore requests maintenance after a pause, because a restore failed. The caller
-	// holds the device's lock.
-	RetryRestore(pause time.Duration)
-}
-
-// newBackups returns the account's backup as a device reads and writes it.
-func newBackups(dev *core.Device, acct *backupAccount, own *ownidentity.Identity, host backupsHost) backups {
-	return backups{Device: dev, acct: acct, own: own, host: host}
-}
 
 // fetching are the room keys to be fetched from the backup. It is guarded by the Device.
 type fetching struct {
@@ -79,38 +46,37 @@ type fetch struct {
 	done chan struct{}
 }
 
-// fetchMissing fetches the missing keys of events from the backup. It returns the events to
-// decrypt again: those that may wait, and whose fetch has ended.
-func (b *backups) fetchMissing(ctx context.Context, jobs []*eventJob) []*eventJob {
-	if standing := b.acct.standing(); standing != keybackup.StandingOurs && standing != keybackup.StandingUnknown {
+// WantedKey is a room key that is missing, and how long its event may wait for it.
+type WantedKey struct {
+	Ref  store.SessionRef
+	Wait time.Duration
+}
+
+// Fetch fetches missing room keys from the backup. It returns which fetches have
+// ended, of those that may be waited for.
+func (b *Backup) Fetch(ctx context.Context, keys []WantedKey) map[store.SessionRef]bool {
+	if standing := b.acct.Standing(); standing != keybackup.StandingOurs && standing != keybackup.StandingUnknown {
 		return nil
 	}
-	var waiting []*eventJob
-	var fetches []*fetch
+	var waiting []*fetch
 	var wait time.Duration
-	for _, job := range jobs {
-		if !errors.Is(job.err, errNoKey) && !errors.Is(job.err, errTooEarly) {
-			continue
-		}
-		f := b.requestFetch(job.ref)
-		if f != nil && job.wait > 0 {
-			waiting, fetches, wait = append(waiting, job), append(fetches, f), max(wait, job.wait)
+	for _, key := range keys {
+		f := b.requestFetch(key.Ref)
+		if f != nil && key.Wait > 0 {
+			waiting, wait = append(waiting, f), max(wait, key.Wait)
 		}
 	}
 	if len(waiting) == 0 {
 		return nil
 	}
-	waitForAll(ctx, fetches, wait)
-	var ready []*eventJob
-	for i, f := range fetches {
+	waitForAll(ctx, waiting, wait)
+	ended := make(map[store.SessionRef]bool, len(waiting))
+	for _, f := range waiting {
 		if f.over() {
-			ready = append(ready, waiting[i])
+			ended[f.ref] = true
 		}
 	}
-	for _, job := range ready {
-		job.err, job.session = nil, nil
-	}
-	return ready
+	return ended
 }
 
 // waitForAll waits until all fetches have ended, or until the time is over.
@@ -139,7 +105,7 @@ func (f *fetch) over() bool {
 }
 
 // requestFetch starts the fetch of a key; nil when that is useless now.
-func (b *backups) requestFetch(ref store.SessionRef) *fetch {
+func (b *Backup) requestFetch(ref store.SessionRef) *fetch {
 	b.Mu.Lock()
 	defer b.Mu.Unlock()
 	q := &b.fetching
@@ -167,7 +133,7 @@ func (b *backups) requestFetch(ref store.SessionRef) *fetch {
 }
 
 // fetchLoop fetches keys until none is wanted.
-func (b *backups) fetchLoop(ctx context.Context) {
+func (b *Backup) fetchLoop(ctx context.Context) {
 	for {
 		batch := b.nextFetches()
 		if len(batch) == 0 {
@@ -187,7 +153,7 @@ func (b *backups) fetchLoop(ctx context.Context) {
 	}
 }
 
-func (b *backups) nextFetches() []*fetch {
+func (b *Backup) nextFetches() []*fetch {
 	b.Mu.Lock()
 	defer b.Mu.Unlock()
 	q := &b.fetching
@@ -200,7 +166,7 @@ func (b *backups) nextFetches() []*fetch {
 }
 
 // finishFetches ends fetches and remembers which keys are absent.
-func (b *backups) finishFetches(batch []*fetch, absent map[store.SessionRef]bool, err error) {
+func (b *Backup) finishFetches(batch []*fetch, absent map[store.SessionRef]bool, err error) {
 	b.Mu.Lock()
 	defer b.Mu.Unlock()
 	q := &b.fetching
@@ -223,8 +189,8 @@ func (b *backups) finishFetches(batch []*fetch, absent map[store.SessionRef]bool
 }
 
 // fetchKeys fetches and stores keys, and returns which the backup does not have.
-func (b *backups) fetchKeys(ctx context.Context, batch []*fetch) (absent map[store.SessionRef]bool, err error) {
-	target, err := b.backupTarget(ctx)
+func (b *Backup) fetchKeys(ctx context.Context, batch []*fetch) (absent map[store.SessionRef]bool, err error) {
+	target, err := b.target(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -260,10 +226,10 @@ func (b *backups) fetchKeys(ctx context.Context, batch []*fetch) (absent map[sto
 	return absent, errors.Join(err, saveErr)
 }
 
-// resumeHistory continues, once the backup can be read, what waited for that: a requested
+// ResumeHistory continues, once the backup can be read, what waited for that: a requested
 // restore, and the fetch of keys that delivered events need.
-func (b *backups) resumeHistory(ctx context.Context) error {
-	standing := b.acct.standing()
+func (b *Backup) ResumeHistory(ctx context.Context) error {
+	standing := b.acct.Standing()
 	b.Mu.Lock()
 	first := !b.fetching.resumed
 	again := b.restoring.status != nil && b.restoring.status.State == restoreFailed
@@ -288,8 +254,8 @@ func (b *backups) resumeHistory(ctx context.Context) error {
 	return nil
 }
 
-// isBusy reports whether keys are fetched, or wait for that, or a restore runs. The caller
+// IsBusy reports whether keys are fetched, or wait for that, or a restore runs. The caller
 // holds mu.
-func (b *backups) isBusy() bool {
+func (b *Backup) IsBusy() bool {
 	return len(b.fetching.wanted) > 0 || b.fetching.running || b.restoring.running
 }

@@ -1,15 +1,17 @@
-package e2ee
+package ownbackup
 
 import (
 	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"time"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/crypto/ssss"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/ownidentity"
@@ -20,8 +22,38 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// currentBackup reads the newest backup version; nil when there is none.
-func (b *backups) currentBackup(ctx context.Context) (*keybackup.Version, error) {
+// Backup reads and writes the account's key backup for one device.
+type Backup struct {
+	*core.Device
+	acct *Account
+	own  *ownidentity.Identity
+	host Host
+
+	fetching  fetching
+	restoring restoring
+}
+
+// Host is what a Backup needs of the other parts of a device.
+type Host interface {
+	// KeepKept stores room keys from the backup, without those that add nothing, and returns
+	// how many it stored.
+	KeepKept(ctx context.Context, rows []store.InboundSession) (kept int, err error)
+	// SignAsDevice adds the device's signature to an object.
+	SignAsDevice(raw json.RawMessage) (json.RawMessage, error)
+	// WantSecrets requests the secrets that are missing from the user's other devices.
+	WantSecrets(ctx context.Context, own *trustcache.User) error
+	// RetryRestore requests maintenance after a pause, because a restore failed. The caller
+	// holds the device's lock.
+	RetryRestore(pause time.Duration)
+}
+
+// New returns the account's backup as a device reads and writes it.
+func New(dev *core.Device, acct *Account, own *ownidentity.Identity, host Host) Backup {
+	return Backup{Device: dev, acct: acct, own: own, host: host}
+}
+
+// current reads the newest backup version; nil when there is none.
+func (b *Backup) current(ctx context.Context) (*keybackup.Version, error) {
 	var v keybackup.Version
 	err := b.Call(ctx, wire.Request{
 		Op: "read the backup version", Method: http.MethodGet,
@@ -36,15 +68,15 @@ func (b *backups) currentBackup(ctx context.Context) (*keybackup.Version, error)
 	return &v, nil
 }
 
-// backupKeyMeta is what is stored beside the backup key.
-type backupKeyMeta struct {
+// keyMeta is what is stored beside the backup key.
+type keyMeta struct {
 	// Version is the newest backup version that belonged to the key. If the homeserver has
 	// none now, somebody deleted the backup.
 	Version string `json:"version,omitempty"`
 }
 
-func (b *backups) saveBackupKey(ctx context.Context, key *backup.MegolmBackupKey, version string) error {
-	meta, err := json.Marshal(backupKeyMeta{version})
+func (b *Backup) saveKey(ctx context.Context, key *backup.MegolmBackupKey, version string) error {
+	meta, err := json.Marshal(keyMeta{version})
 	if err != nil {
 		return fmt.Errorf("encode the backup version: %w", err)
 	}
@@ -58,77 +90,77 @@ func (b *backups) saveBackupKey(ctx context.Context, key *backup.MegolmBackupKey
 // CompleteBackup makes a key backup if the account has none, and otherwise looks for the
 // key of the existing one, which it never replaces. It returns the private key if it is
 // here.
-func (b *backups) CompleteBackup(ctx context.Context, keys *identity.Keys, storage *ssss.Key, may ownidentity.Bootstrapping) ([]byte, error) {
-	wanted, said, err := b.backupWanted(ctx)
+func (b *Backup) CompleteBackup(ctx context.Context, keys *identity.Keys, storage *ssss.Key, may ownidentity.Bootstrapping) ([]byte, error) {
+	wanted, said, err := b.wanted(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if !wanted {
-		b.acct.setBackupStanding(keybackup.StandingOff)
+		b.acct.SetStanding(keybackup.StandingOff)
 		return nil, nil
 	}
-	current, err := b.currentBackup(ctx)
+	current, err := b.current(ctx)
 	if err != nil {
 		return nil, err
 	}
-	key, version, err := b.acct.loadBackupKey(ctx)
+	key, version, err := b.acct.Key(ctx)
 	switch {
 	case err != nil:
 		return nil, err
 	case current != nil:
-		private, err := b.useExistingBackup(ctx, current, key, version, storage)
+		private, err := b.useExisting(ctx, current, key, version, storage)
 		if err != nil || private == nil || said {
 			return private, err
 		}
-		return private, b.wantBackup(ctx) // the one who made it stopped before this
+		return private, b.want(ctx) // the one who made it stopped before this
 	case storage == nil || !may.Create:
-		b.acct.setBackupStanding(keybackup.StandingNone) // there is no secret storage to keep its key for the next device
+		b.acct.SetStanding(keybackup.StandingNone) // there is no secret storage to keep its key for the next device
 		return nil, nil
 	case version != "" && !may.Explicit:
-		b.acct.setBackupStanding(keybackup.StandingDeleted)
+		b.acct.SetStanding(keybackup.StandingDeleted)
 		return nil, nil
 	case key == nil || version != "": // a deleted backup's key is not used again
-		if key, err = b.newBackupKey(ctx); err != nil {
+		if key, err = b.newKey(ctx); err != nil {
 			return nil, err
 		}
 	}
-	if err := b.createBackup(ctx, key, keys); err != nil {
+	if err := b.create(ctx, key, keys); err != nil {
 		return nil, err
 	}
-	b.acct.setBackupStanding(keybackup.StandingOurs)
-	return key.Bytes(), b.wantBackup(ctx)
+	b.acct.SetStanding(keybackup.StandingOurs)
+	return key.Bytes(), b.want(ctx)
 }
 
 // ReplaceBackup makes a new backup for a new identity, unless that is done, and returns its
 // private key.
-func (b *backups) ReplaceBackup(ctx context.Context, keys *identity.Keys) ([]byte, error) {
-	private, _, err := b.acct.loadBackupKey(ctx)
+func (b *Backup) ReplaceBackup(ctx context.Context, keys *identity.Keys) ([]byte, error) {
+	private, _, err := b.acct.Key(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if private == nil {
-		if private, err = b.newBackupKey(ctx); err != nil {
+		if private, err = b.newKey(ctx); err != nil {
 			return nil, err
 		}
 	}
-	current, err := b.currentBackup(ctx)
+	current, err := b.current(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if !current.Trusts(private) {
-		if err := b.createBackup(ctx, private, keys); err != nil {
+		if err := b.create(ctx, private, keys); err != nil {
 			return nil, err
 		}
 	}
-	return private.Bytes(), b.wantBackup(ctx)
+	return private.Bytes(), b.want(ctx)
 }
 
-// useExistingBackup decides whether an existing backup can be used: with the stored key, or
+// useExisting decides whether an existing backup can be used: with the stored key, or
 // with the one in secret storage.
-func (b *backups) useExistingBackup(ctx context.Context, current *keybackup.Version, key *backup.MegolmBackupKey, version string, storage *ssss.Key) ([]byte, error) {
+func (b *Backup) useExisting(ctx context.Context, current *keybackup.Version, key *backup.MegolmBackupKey, version string, storage *ssss.Key) ([]byte, error) {
 	if !current.Trusts(key) {
 		var err error
-		if key, err = b.backupKeyFrom(ctx, storage, current); err != nil {
+		if key, err = b.keyFrom(ctx, storage, current); err != nil {
 			return nil, err
 		}
 	}
@@ -138,24 +170,24 @@ func (b *backups) useExistingBackup(ctx context.Context, current *keybackup.Vers
 			return nil, fmt.Errorf("look at the own identity: %w", err)
 		}
 		if current.SignedBy(own) {
-			b.acct.setBackupStanding(keybackup.StandingSigned)
+			b.acct.SetStanding(keybackup.StandingSigned)
 		} else {
-			b.acct.setBackupStanding(keybackup.StandingForeign)
+			b.acct.SetStanding(keybackup.StandingForeign)
 		}
 		return nil, b.host.WantSecrets(ctx, own)
 	}
 	if version != current.Version {
-		if err := b.saveBackupKey(ctx, key, current.Version); err != nil {
+		if err := b.saveKey(ctx, key, current.Version); err != nil {
 			return nil, err
 		}
 	}
-	b.acct.setBackupStanding(keybackup.StandingOurs)
+	b.acct.SetStanding(keybackup.StandingOurs)
 	return key.Bytes(), nil
 }
 
-// backupKeyFrom reads the backup key from secret storage; nil when it is missing or does
+// keyFrom reads the backup key from secret storage; nil when it is missing or does
 // not belong to the backup.
-func (b *backups) backupKeyFrom(ctx context.Context, storage *ssss.Key, current *keybackup.Version) (*backup.MegolmBackupKey, error) {
+func (b *Backup) keyFrom(ctx context.Context, storage *ssss.Key, current *keybackup.Version) (*backup.MegolmBackupKey, error) {
 	if storage == nil {
 		return nil, nil
 	}
@@ -173,9 +205,9 @@ func (b *backups) backupKeyFrom(ctx context.Context, storage *ssss.Key, current 
 	return key, nil
 }
 
-// backupWanted reads from account data whether the user wants a backup (requirement 16.7).
+// wanted reads from account data whether the user wants a backup (requirement 16.7).
 // The default is yes; said is false when there is no valid choice.
-func (b *backups) backupWanted(ctx context.Context) (wanted, said bool, err error) {
+func (b *Backup) wanted(ctx context.Context) (wanted, said bool, err error) {
 	raw, err := b.AccountData(ctx, keybackup.AccountDataWanted)
 	if err != nil {
 		return false, false, err
@@ -196,68 +228,68 @@ func (b *backups) backupWanted(ctx context.Context) (wanted, said bool, err erro
 	return !refused, refused, nil
 }
 
-// backupLook is the account's backup, as the homeserver shows it.
-type backupLook struct {
+// View is the account's backup, as the homeserver shows it.
+type View struct {
 	// wanted is false when the user has switched key backup off.
-	wanted bool
+	Wanted bool
 	// version is empty when there is none; deleted reports whether there was one then.
-	version string
-	deleted bool
+	Version string
+	Deleted bool
 	// trusted reports whether it is known to be the account's own (requirement 16.1),
 	// readable whether its private key is here.
-	trusted, readable bool
+	Trusted, Readable bool
 	// count is how many room keys it has, as the homeserver says, and pending how many of
 	// this device still have to be uploaded.
-	count, pending int
+	Count, Pending int
 }
 
-// look reads how the account's backup stands.
-func (b *backups) look(ctx context.Context, own *trustcache.User) (backupLook, error) {
-	var out backupLook
+// View reads how the account's backup stands.
+func (b *Backup) View(ctx context.Context, own *trustcache.User) (View, error) {
+	var out View
 	var err error
-	if out.wanted, _, err = b.backupWanted(ctx); err != nil {
+	if out.Wanted, _, err = b.wanted(ctx); err != nil {
 		return out, err
 	}
-	current, err := b.currentBackup(ctx)
+	current, err := b.current(ctx)
 	if err != nil {
 		return out, err
 	}
-	key, known, err := b.acct.loadBackupKey(ctx)
+	key, known, err := b.acct.Key(ctx)
 	if err != nil {
 		return out, err
 	}
 	if current == nil {
-		out.deleted = known != ""
+		out.Deleted = known != ""
 		return out, nil
 	}
-	out.version, out.count = current.Version, current.Count
-	out.readable = current.Trusts(key)
-	out.trusted = out.readable || current.SignedBy(own)
-	if !out.wanted || !out.trusted {
+	out.Version, out.Count = current.Version, current.Count
+	out.Readable = current.Trusts(key)
+	out.Trusted = out.Readable || current.SignedBy(own)
+	if !out.Wanted || !out.Trusted {
 		return out, nil
 	}
-	if out.pending, err = b.Env.Store.CountToBackUp(ctx, b.acct.Row, b.RowID, current.Version); err != nil {
+	if out.Pending, err = b.Env.Store.CountToBackUp(ctx, b.acct.Row, b.RowID, current.Version); err != nil {
 		return out, fmt.Errorf("count room keys to back up: %w", err)
 	}
 	return out, nil
 }
 
-// wantBackup tells the user's other clients, in account data, that there is a backup.
-func (b *backups) wantBackup(ctx context.Context) error {
+// want tells the user's other clients, in account data, that there is a backup.
+func (b *Backup) want(ctx context.Context) error {
 	return b.SetAccountData(ctx, keybackup.AccountDataWanted, map[string]bool{"enabled": true})
 }
 
-func (b *backups) newBackupKey(ctx context.Context) (*backup.MegolmBackupKey, error) {
+func (b *Backup) newKey(ctx context.Context) (*backup.MegolmBackupKey, error) {
 	key, err := backup.NewMegolmBackupKey()
 	if err != nil {
 		return nil, fmt.Errorf("make the backup key: %w", err)
 	}
-	return key, b.saveBackupKey(ctx, key, "")
+	return key, b.saveKey(ctx, key, "")
 }
 
-// createBackup makes a backup version, signed by the identity and this device. The version
+// create makes a backup version, signed by the identity and this device. The version
 // is stored beside the key only once the homeserver shows it.
-func (b *backups) createBackup(ctx context.Context, key *backup.MegolmBackupKey, keys *identity.Keys) error {
+func (b *Backup) create(ctx context.Context, key *backup.MegolmBackupKey, keys *identity.Keys) error {
 	auth := strictjson.Object{{Name: "public_key", Value: strictjson.Quote(wire.Base64(key.PublicKey().Bytes()))}}.Encode()
 	auth, err := wire.SignWith(auth, b.acct.User, keys.Master)
 	if err != nil {
@@ -277,5 +309,5 @@ func (b *backups) createBackup(ctx context.Context, key *backup.MegolmBackupKey,
 	if err != nil {
 		return err
 	}
-	return b.saveBackupKey(ctx, key, made.Version)
+	return b.saveKey(ctx, key, made.Version)
 }

@@ -1,4 +1,4 @@
-package e2ee
+package ownbackup
 
 import (
 	"context"
@@ -14,18 +14,18 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// missingSecrets returns the names of the secrets that are not here. The backup key is
+// MissingSecrets returns the names of the secrets that are not here. The backup key is
 // missing when there is a backup and no stored key belongs to it.
-func (b *backups) missingSecrets(ctx context.Context, own *trustcache.User) ([]string, error) {
+func (b *Backup) MissingSecrets(ctx context.Context, own *trustcache.User) ([]string, error) {
 	out, err := b.own.MissingKeys(ctx, own)
 	if err != nil {
 		return nil, err
 	}
-	key, _, err := b.acct.loadBackupKey(ctx)
+	key, _, err := b.acct.Key(ctx)
 	if err != nil {
 		return nil, err
 	}
-	current, err := b.currentBackup(ctx)
+	current, err := b.current(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -36,9 +36,9 @@ func (b *backups) missingSecrets(ctx context.Context, own *trustcache.User) ([]s
 	return out, nil
 }
 
-// checkReceived decides about a backup key that another device sent: it is used if it
+// CheckReceived decides about a backup key that another device sent: it is used if it
 // belongs to the newest backup.
-func (b *backups) checkReceived(ctx context.Context) error {
+func (b *Backup) CheckReceived(ctx context.Context) error {
 	const name = identity.SecretBackupReceived
 	stored, err := b.Env.Store.Secret(ctx, b.acct.Row, name)
 	if errors.Is(err, store.ErrNotFound) {
@@ -47,13 +47,13 @@ func (b *backups) checkReceived(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("load a received secret: %w", err)
 	}
-	current, err := b.currentBackup(ctx)
+	current, err := b.current(ctx)
 	if err != nil {
 		return err
 	}
 	ch := &store.Changes{DeleteSecrets: []string{name}}
 	if key, err := backup.MegolmBackupKeyFromBytes(stored.Value.Reveal()); err == nil && current.Trusts(key) {
-		meta, err := json.Marshal(backupKeyMeta{current.Version})
+		meta, err := json.Marshal(keyMeta{current.Version})
 		if err != nil {
 			return fmt.Errorf("encode the backup version: %w", err)
 		}

@@ -1,4 +1,4 @@
-package e2ee
+package ownbackup
 
 import (
 	"context"
@@ -20,28 +20,28 @@ import (
 )
 
 const (
-	// backupBatch is how many room keys one backup request carries at most.
-	backupBatch = 200
-	// backupRound is the number of requests before other maintenance goes on.
-	backupRound = 25
-	// backupLooks is how often one round reads the backup version again.
-	backupLooks = 3
+	// uploadBatch is how many room keys one backup request carries at most.
+	uploadBatch = 200
+	// uploadRound is the number of requests before other maintenance goes on.
+	uploadRound = 25
+	// uploadLooks is how often one round reads the backup version again.
+	uploadLooks = 3
 )
 
-// backupTarget returns the account's backup, checked since the last change; nil when there
+// target returns the account's backup, checked since the last change; nil when there
 // is none that may be used.
-func (b *backups) backupTarget(ctx context.Context) (*keybackup.Target, error) {
-	for range backupLooks {
-		target, looked := b.acct.knownBackup()
+func (b *Backup) target(ctx context.Context) (*keybackup.Target, error) {
+	for range uploadLooks {
+		target, looked := b.acct.known()
 		if target == nil {
 			var err error
-			if target, err = b.findBackup(ctx); err != nil {
+			if target, err = b.find(ctx); err != nil {
 				return nil, err
 			}
 			if target == nil {
 				target = &keybackup.Target{} // there is none, and that is known
 			}
-			if !b.acct.keepBackup(target, looked) {
+			if !b.acct.keep(target, looked) {
 				continue // its owner must be checked again
 			}
 		}
@@ -53,17 +53,17 @@ func (b *backups) backupTarget(ctx context.Context) (*keybackup.Target, error) {
 	return nil, core.ErrMoreToDo
 }
 
-// findBackup reads the newest version and decides whether to trust it (requirement 16.1).
-func (b *backups) findBackup(ctx context.Context) (*keybackup.Target, error) {
-	wanted, _, err := b.backupWanted(ctx)
+// find reads the newest version and decides whether to trust it (requirement 16.1).
+func (b *Backup) find(ctx context.Context) (*keybackup.Target, error) {
+	wanted, _, err := b.wanted(ctx)
 	if err != nil || !wanted {
 		return nil, err
 	}
-	current, err := b.currentBackup(ctx)
+	current, err := b.current(ctx)
 	if err != nil || current == nil {
 		return nil, err
 	}
-	key, _, err := b.acct.loadBackupKey(ctx)
+	key, _, err := b.acct.Key(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -83,17 +83,17 @@ func (b *backups) findBackup(ctx context.Context) (*keybackup.Target, error) {
 	return target, nil
 }
 
-// backUp uploads room keys that are not in the backup, in batches. Each uploaded batch is
+// BackUp uploads room keys that are not in the backup, in batches. Each uploaded batch is
 // recorded, so that a restart continues there. When there is a newer version, everything is
 // uploaded to that one (requirement 16.6).
-func (b *backups) backUp(ctx context.Context) error {
+func (b *Backup) BackUp(ctx context.Context) error {
 	if b.own.State() != ownidentity.Signed || b.backedUp(ctx) {
 		return nil
 	}
-	size := backupBatch
+	size := uploadBatch
 	looks := 0
-	for range backupRound {
-		target, err := b.backupTarget(ctx)
+	for range uploadRound {
+		target, err := b.target(ctx)
 		if err != nil || target == nil {
 			return err
 		}
@@ -110,7 +110,7 @@ func (b *backups) backUp(ctx context.Context) error {
 		case err == nil:
 		case errors.As(err, &up) && (up.ErrCode == "M_WRONG_ROOM_KEYS_VERSION" || up.Status == http.StatusNotFound):
 			b.own.Recheck()
-			if looks++; looks > backupLooks {
+			if looks++; looks > uploadLooks {
 				return err
 			}
 			if err := b.own.SetUp(ctx); err != nil {
@@ -126,8 +126,8 @@ func (b *backups) backUp(ctx context.Context) error {
 }
 
 // backedUp reports whether no room key waits for the backup that was found last.
-func (b *backups) backedUp(ctx context.Context) bool {
-	target, _ := b.acct.knownBackup()
+func (b *Backup) backedUp(ctx context.Context) bool {
+	target, _ := b.acct.known()
 	if target == nil || target.Version == "" {
 		return target != nil
 	}
@@ -135,7 +135,7 @@ func (b *backups) backedUp(ctx context.Context) bool {
 	return err == nil && n == 0
 }
 
-func (b *backups) backUpBatch(ctx context.Context, target *keybackup.Target, rows []store.InboundSession) error {
+func (b *Backup) backUpBatch(ctx context.Context, target *keybackup.Target, rows []store.InboundSession) error {
 	if err := b.removeContested(ctx, target, rows); err != nil {
 		return err
 	}
@@ -179,7 +179,7 @@ func (b *backups) backUpBatch(ctx context.Context, target *keybackup.Target, row
 }
 
 // ownersOf returns what is known of the users who own these room keys.
-func (b *backups) ownersOf(ctx context.Context, rows []store.InboundSession) (map[id.UserID]*trustcache.User, error) {
+func (b *Backup) ownersOf(ctx context.Context, rows []store.InboundSession) (map[id.UserID]*trustcache.User, error) {
 	var users []id.UserID
 	for i := range rows {
 		if user := megolm.WhoseOwner(rows[i].Owner).UserID; user != "" {
@@ -196,13 +196,13 @@ func (b *backups) ownersOf(ctx context.Context, rows []store.InboundSession) (ma
 
 // stillBacksUp decides again whether room keys may be encrypted for a backup: it must still
 // be trusted, and this device still be confirmed as far as is known.
-func (b *backups) stillBacksUp(ctx context.Context, target *keybackup.Target) (bool, error) {
+func (b *Backup) stillBacksUp(ctx context.Context, target *keybackup.Target) (bool, error) {
 	b.Mu.Lock()
 	defer b.Mu.Unlock()
 	own, err := b.acct.Tracker.Own(ctx)
 	if err != nil {
 		return false, fmt.Errorf("look again at the own identity: %w", err)
 	}
-	known, _ := b.acct.knownBackup()
+	known, _ := b.acct.known()
 	return b.own.StateLocked() == ownidentity.Signed && own.Knowledge == trustcache.KnowledgeFresh && known == target, nil
 }
