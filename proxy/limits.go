@@ -199,7 +199,28 @@ type body struct {
 	// memory is reserved before anything is read; nil when nothing of the body is held.
 	memory   *reservation
 	deadline readDeadline
-	err      error
+	ended    outcome
+}
+
+// outcome is how reading a body ended. The transport may still read while the handler, whose
+// answer came early, looks at it.
+type outcome struct {
+	mu  sync.Mutex
+	err error
+}
+
+// set records the end; nil is none.
+func (o *outcome) set(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.err = err
+}
+
+// get returns the end; nil is none yet.
+func (o *outcome) get() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
 }
 
 // readDeadline sets the connection's read deadline: never more than idle from now, and
@@ -215,15 +236,17 @@ type readDeadline struct {
 const minRate = 1 << 10
 
 func (b *body) Read(p []byte) (int, error) {
-	if b.err != nil {
-		return 0, b.err
+	if err := b.ended.get(); err != nil {
+		return 0, err
 	}
 	b.deadline.extend()
 	if int64(len(p)) > b.left+1 {
 		p = p[:b.left+1]
 	}
-	if p, b.err = b.memory.fit(p, b.size-b.left, b.size); b.err != nil {
-		return 0, b.err
+	p, err := b.memory.fit(p, b.size-b.left, b.size)
+	if err != nil {
+		b.ended.set(err)
+		return 0, err
 	}
 	n, err := b.from.Read(p)
 	b.deadline.got += int64(n)
@@ -238,7 +261,7 @@ func (b *body) Read(p []byte) (int, error) {
 		if errors.As(err, &timeout) && timeout.Timeout() {
 			err = errSlowBody
 		}
-		b.err = err
+		b.ended.set(err)
 	}
 	return n, err
 }
@@ -248,7 +271,10 @@ const abandonWait = 5 * time.Second
 
 // abandon limits how long the server goes on reading a body that nobody wants.
 func (q *request) abandon() {
-	if q.hasBody && (q.body == nil || !errors.Is(q.body.err, io.EOF) && !errors.Is(q.body.err, errSlowBody)) {
+	if !q.hasBody {
+		return
+	}
+	if ended := q.body.end(); !errors.Is(ended, io.EOF) && !errors.Is(ended, errSlowBody) {
 		_ = q.w.conn.SetReadDeadline(time.Now().Add(abandonWait)) // as above
 	}
 }
@@ -257,10 +283,18 @@ func (b *body) Close() error { return b.from.Close() }
 
 // failure returns why the body could not be read; nil when it could, or was not read.
 func (b *body) failure() error {
-	if b == nil || errors.Is(b.err, io.EOF) {
+	if err := b.end(); !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}
+
+// end returns how reading ended; nil when it has not, or there is no body.
+func (b *body) end() error {
+	if b == nil {
 		return nil
 	}
-	return b.err
+	return b.ended.get()
 }
 
 func (d *readDeadline) extend() {

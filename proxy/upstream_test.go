@@ -397,8 +397,11 @@ func TestSilentHomeserver(t *testing.T) {
 	left := make(chan struct{}, 16)
 	g.hs.set(func() {
 		g.hs.answer = func(w http.ResponseWriter, r *http.Request) {
-			if strings.Contains(r.RequestURI, "whoami") {
+			switch {
+			case strings.Contains(r.RequestURI, "whoami"):
 				_, _ = io.WriteString(w, `{"user_id":"@alice:hs"}`)
+				return
+			case strings.Contains(r.RequestURI, "capabilities"):
 				return
 			}
 			select {
@@ -407,6 +410,9 @@ func TestSilentHomeserver(t *testing.T) {
 				left <- struct{}{}
 			}
 		}
+	})
+	eventually(t, "the token is known, so that the waits below are for the requests themselves", func() bool {
+		return g.do("GET", "/_matrix/client/v3/capabilities", "", "Authorization: Bearer alice").StatusCode == 200
 	})
 	for _, path := range []string{"/_matrix/client/v3/joined_rooms", "/_matrix/client/v3/rooms/!r:hs/messages", "/_matrix/client/v3/sync?timeout=20"} {
 		if a := g.do("GET", path, "", "Authorization: Bearer alice"); a.StatusCode != 504 || a.errcode() != "M_UNKNOWN" || a.Header.Get("Retry-After") == "" {
