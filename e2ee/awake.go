@@ -152,7 +152,7 @@ func (e *Engine) visit(ctx context.Context, key deviceKey) error {
 	}
 	first, left := e.firstVisit(key)
 	d.core.Mu.Lock()
-	gone, ready := d.core.Ended() || d.core.Record.Token.IsZero(), d.publication.allowed
+	gone, ready := d.core.Ended() || d.core.Record.Token.IsZero(), d.publication.Allowed()
 	d.schedule.visiting, d.schedule.wanted = true, (first || left) && !d.schedule.maintained && !d.schedule.queued // it is not to be done twice
 	d.core.Mu.Unlock()
 	if !gone && ready && !d.schedule.live.clientSyncs() {
@@ -217,7 +217,7 @@ func (e *Engine) unloadIdle(ctx context.Context, key deviceKey, d *Device) {
 func (d *Device) idle() bool {
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
-	return !d.schedule.looping && !d.schedule.awake && d.publication.allowed && !d.schedule.failures.Failing() && !d.gossip.IsAsking() &&
+	return !d.schedule.looping && !d.schedule.awake && d.publication.Allowed() && !d.schedule.failures.Failing() && !d.gossip.IsAsking() &&
 		!d.backups.IsBusy() && d.core.Record.NextToken.IsZero()
 }
 

@@ -35,9 +35,9 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 	d.schedule.live.clientBegins(d.core.Env.Now())
 	s := &ClientSync{d: d, since: since, arrived: d.clientState.arrivals()}
 	if since == "" {
-		d.publication.firstSyncBegins()
+		d.publication.FirstSyncBegins()
 	} else {
-		d.publication.publishWithin(publishAfterSync)
+		d.publication.NextSyncBegins()
 	}
 	continues, err := d.continues(ctx, since)
 	if err != nil {
@@ -75,7 +75,7 @@ func (d *Device) continues(ctx context.Context, since string) (bool, error) {
 	defer d.core.Mu.Unlock()
 	// Before the keys are published nobody can have sent anything encrypted, and everything
 	// else is the client's.
-	return since != "" && since == d.core.Record.Row.SyncPosition || !d.publication.allowed, nil
+	return since != "" && since == d.core.Record.Row.SyncPosition || !d.publication.Allowed(), nil
 }
 
 // dropDelivered deletes what the client has certainly received: what a response carried
@@ -224,7 +224,7 @@ func (s *ClientSync) End() {
 		s.d.schedule.live.clientEnds(s.d.core.Env.Now())
 		s.d.resumeLoop()
 		if s.since == "" {
-			s.d.publication.firstSyncEnds()
+			s.d.publication.FirstSyncEnds()
 		}
 	})
 }

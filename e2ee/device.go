@@ -11,6 +11,7 @@ import (
 
 	"e2ee-proxy/e2ee/internal/channel"
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/devicekeys"
 	"e2ee-proxy/e2ee/internal/gossip"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/notices"
@@ -33,8 +34,8 @@ type Device struct {
 
 	hasClient bool // a client uses it; guarded by the Engine
 
-	publication publication
-	keySupply   keySupply
+	publication devicekeys.Publication
+	keySupply   devicekeys.Supply
 	ownIdentity ownidentity.Identity
 	schedule    schedule
 	channel     channel.Olm
@@ -57,8 +58,8 @@ type part struct {
 // it needs of the others.
 type host struct {
 	*Device
-	*publication
-	*keySupply
+	*devicekeys.Publication
+	*devicekeys.Supply
 	*ownidentity.Identity
 	*schedule
 	*channel.Olm
@@ -74,7 +75,7 @@ func (d *Device) Mode() core.Mode { return d.core.Mode }
 
 // PublishWithin allows to publish the device's keys after a time, or earlier if that was
 // said before. Zero means now: the client does something that needs keys.
-func (d *Device) PublishWithin(wait time.Duration) { d.publication.publishWithin(wait) }
+func (d *Device) PublishWithin(wait time.Duration) { d.publication.PublishWithin(wait) }
 
 // open loads a device. The first time it asks the homeserver: a device that has published
 // keys keeps them, because keys must never be uploaded over keys of somebody else.
@@ -190,8 +191,6 @@ func (e *Engine) make(ctx context.Context, row *store.Account, device id.DeviceI
 func newDevice(e *Engine, acct *account, self core.Self) *Device {
 	d := &Device{
 		core: &core.Device{Env: e.env, Account: acct.Account, Self: self}, eng: e, acct: acct,
-		publication: publication{ready: make(chan struct{})},
-		keySupply:   keySupply{count: -1},
 		schedule:    schedule{usedAt: e.env.Now()},
 		megolmState: megolmState{outbound: make(map[id.RoomID]*outbound), sent: make(map[store.TxnRef]id.EventID)},
 	}
@@ -210,8 +209,8 @@ func (d *Device) connect() {
 	d.schedule.live.mu = locks.Mutex{Order: order, Rank: locks.RankLeaf}
 	base := &part{d.core, d.eng, d.acct}
 	all := host{d, &d.publication, &d.keySupply, &d.ownIdentity, &d.schedule, &d.channel, &d.megolmState, &d.backups, &d.rooms, &d.gossip, &d.clientState}
-	d.publication.part, d.publication.host = base, all
-	d.keySupply.part = base
+	d.publication = devicekeys.NewPublication(d.core, all)
+	d.keySupply = devicekeys.NewSupply(d.core, &d.channel, &d.publication, all)
 	d.ownIdentity = ownidentity.New(d.core, d.acct.identity, all)
 	d.schedule.part, d.schedule.host = base, all
 	d.channel = channel.New(d.core, all)
@@ -240,11 +239,9 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 		d.core.Mode = core.ModeProxied
 		d.core.Ed25519, d.core.Curve25519 = acc.Ed25519, acc.Curve25519
 		d.channel.Load(acc, dev.Meta)
-		d.keySupply.served = loadServed(dev.Meta)
+		d.keySupply.Load(dev.Meta)
 		d.shown.Load(dev.Meta)
-		if d.publication.allowed = dev.KeysUploaded; d.publication.allowed {
-			close(d.publication.ready)
-		}
+		d.publication.Load(dev.KeysUploaded)
 	case store.DeviceForeign:
 		d.core.Mode = core.ModeForeign
 	case store.DeviceLost:
@@ -315,10 +312,9 @@ func (d *Device) retire() {
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
 	d.core.Record.Token, d.core.Record.NextToken = secret.String{}, secret.String{}
-	for _, timer := range []*time.Timer{d.publication.timer, d.schedule.retry.timer} {
-		if timer != nil {
-			timer.Stop()
-		}
+	d.publication.Stop()
+	if timer := d.schedule.retry.timer; timer != nil {
+		timer.Stop()
 	}
 	d.gossip.Stop()
 }

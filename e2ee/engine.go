@@ -259,7 +259,7 @@ func (e *Engine) register(d *Device) {
 	e.devices[deviceKey{d.acct.User, d.core.ID}] = d
 	if d.core.Mode == core.ModeProxied && e.env.Context.Err() == nil {
 		d.core.Context, d.core.Stop = context.WithCancelCause(e.env.Context)
-		d.publication.publishWithin(publishAtLast)
+		d.publication.Seen()
 	}
 }
 

@@ -68,9 +68,7 @@ func (d *Device) Maintain(ctx context.Context) { d.maintain(ctx) }
 // Overdue reports whether the device's keys would be published if its client's first sync
 // were over.
 func (d *Device) Overdue() bool {
-	d.core.Mu.Lock()
-	defer d.core.Mu.Unlock()
-	return d.publication.overdue
+	return d.publication.Overdue()
 }
 
 // AskForKeys asks at once for the room keys that events wait for.

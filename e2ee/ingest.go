@@ -32,7 +32,7 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 		return nil, err
 	}
 	if !overtaken && slices.Contains(u.UnusedFallback, wire.AlgorithmSigned) {
-		if err := d.recordServedFallback(s); err != nil {
+		if err := d.keySupply.RecordServedFallback(s); err != nil {
 			return nil, err
 		}
 	}
@@ -43,7 +43,7 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 	s.After(d.acct.Tracker.Changed(s.Changes, validUserIDs(u.Changed)))
 	s.After(d.acct.Tracker.Left(s.Changes, validUserIDs(u.Left)))
 	s.After(func() {
-		d.updateKeyCounts(u, overtaken)
+		d.keySupply.UpdateCounts(u.OneTimeKeys, u.UnusedFallback, overtaken)
 		d.core.News++
 		d.afterIngest(b, u)
 	})
@@ -66,22 +66,6 @@ func nextPosition(u SyncUpdate, own bool) (string, bool) {
 		return "", false
 	}
 	return u.NextBatch, true
-}
-
-// updateKeyCounts applies the homeserver's counts of our keys (requirements 3.3, 3.4). The
-// counts of an overtaken response may be older than the last upload, so the homeserver is
-// asked instead of uploading the same keys again. The caller holds mu.
-func (d *Device) updateKeyCounts(u SyncUpdate, overtaken bool) {
-	if overtaken {
-		d.keySupply.uncounted = d.core.Record.Row.KeysUploaded
-		return
-	}
-	if d.keySupply.uncounted = u.OneTimeKeys == nil && d.core.Record.Row.KeysUploaded; u.OneTimeKeys != nil {
-		d.keySupply.setKeyCounts(u.OneTimeKeys)
-	}
-	if u.UnusedFallback != nil {
-		d.keySupply.newFallback = !slices.Contains(u.UnusedFallback, wire.AlgorithmSigned)
-	}
 }
 
 // maxInbox bounds the to-device events kept for a client, which may never sync: anybody can
@@ -118,7 +102,7 @@ func (d *Device) afterIngest(b *toDeviceStep, u SyncUpdate) {
 		d.channel.MayHaveKeys(w.User, w.Device)
 	}
 	d.channel.CountBegun(b.sessions.Begun)
-	if d.keySupply.wanted || d.keySupply.uncounted || d.keySupply.newFallback || len(b.ch.InboundSessions) > 0 || len(b.wedged) > 0 || len(u.Changed) > 0 || (!d.ownIdentity.IsCheckedLocked() && !d.schedule.visiting) {
+	if d.keySupply.Due() || len(b.ch.InboundSessions) > 0 || len(b.wedged) > 0 || len(u.Changed) > 0 || (!d.ownIdentity.IsCheckedLocked() && !d.schedule.visiting) {
 		d.kickLocked()
 	}
 	if slices.Contains(u.Changed, d.acct.User) || ownidentity.ChangesOwnSide(u.AccountData) {

@@ -61,7 +61,7 @@ func sendRefusal(own ownidentity.State, allowUnsigned bool, policy trustcache.Mo
 
 // uploadNow publishes the device's keys if that has not happened yet.
 func (d *Device) uploadNow(ctx context.Context) error {
-	d.publication.publishWithin(0)
+	d.publication.PublishWithin(0)
 	d.core.Mu.Lock()
 	uploaded := d.ownIdentity.KeysTakenLocked()
 	d.core.Mu.Unlock()
@@ -73,5 +73,5 @@ func (d *Device) uploadNow(ctx context.Context) error {
 		return err
 	}
 	defer give()
-	return d.uploadKeys(ctx)
+	return d.keySupply.Upload(ctx)
 }

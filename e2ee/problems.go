@@ -10,6 +10,7 @@ import (
 
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/notices"
+	"e2ee-proxy/e2ee/internal/wire"
 )
 
 // The problems in Status.
@@ -128,5 +129,19 @@ func problemOthers(devices []id.DeviceID) Problem {
 		"other_devices_not_signed",
 		fmt.Sprintf("Your digital identity has not confirmed these devices of yours: %s. They are given no messages, and theirs are not shown.", strings.Join(names, ", ")),
 		"Confirm each in a client that is confirmed, or log it out if you do not know it.",
+	}
+}
+
+var problemDeadKeys = Problem{
+	"keys_being_replaced", "The proxy's database was put back from a backup, so the homeserver may still hand out keys of this device that are lost: what somebody sends who has never written to it before may not be readable.",
+	"The proxy replaces them by itself. Ask again in a minute; if it stays so, look into the log.",
+}
+
+func problemKeysRefused(why *wire.UpstreamError) Problem {
+	return Problem{
+		"keys_refused",
+		fmt.Sprintf("The homeserver refuses the encryption keys of this device (%s), so that it can neither send nor read encrypted messages.",
+			strings.TrimSpace(fmt.Sprintf("%d %s", why.Status, wire.Truncate(why.ErrCode, 64)))),
+		"It is tried again by itself. If it stays so: log out and log in again with another device ID, or talk to the administrator of the homeserver.",
 	}
 }

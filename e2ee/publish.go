@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -12,110 +11,6 @@ import (
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 )
-
-// Once the proxy has published keys for a device, the client cannot use its own any more. A
-// client that does its own encryption uploads its keys after its first sync, so for a new
-// device the proxy waits until the client does something that needs keys, or has had enough
-// time to upload its own.
-const (
-	// publishAtLast is how long after a device is first seen its keys are published if
-	// nothing else decides; a longer first sync of its client is waited for.
-	publishAtLast = 10 * time.Second
-	// publishAfterSync is the same, counted from the client's second sync.
-	publishAfterSync = 1500 * time.Millisecond
-)
-
-// publication is when a device's keys are published.
-type publication struct {
-	*part
-	host publicationHost
-
-	ready     chan struct{} // closed once publishing is allowed
-	allowed   bool
-	timer     *time.Timer
-	at        time.Time // when the timer fires
-	beginning int       // first syncs of the client in flight
-	overdue   bool      // publishing waits until they end
-	trial     uploadTrial
-}
-
-// publicationHost is what publication needs of the other parts.
-type publicationHost interface {
-	kickLocked()
-}
-
-// publishWithin allows to publish the device's keys after a time, or earlier if that was
-// said before. Zero means now: the client does something that needs keys.
-func (p *publication) publishWithin(wait time.Duration) {
-	p.Mu.Lock()
-	defer p.Mu.Unlock()
-	if p.Mode != core.ModeProxied || p.allowed {
-		return
-	}
-	if wait <= 0 {
-		p.allowPublishing()
-		return
-	}
-	due := p.Env.Now().Add(wait)
-	if p.timer != nil {
-		if !due.Before(p.at) {
-			return
-		}
-		p.timer.Stop()
-	}
-	p.at = due
-	p.timer = time.AfterFunc(wait, func() {
-		p.Mu.Lock()
-		defer p.Mu.Unlock()
-		p.timer = nil
-		if p.overdue = p.beginning > 0; !p.overdue {
-			p.allowPublishing()
-		}
-	})
-}
-
-// firstSyncBegins and firstSyncEnds enclose the client's first sync. That of a large
-// account takes minutes in which the client cannot upload keys, so it does not count as
-// waiting.
-func (p *publication) firstSyncBegins() {
-	p.Mu.Lock()
-	defer p.Mu.Unlock()
-	p.beginning++
-}
-
-func (p *publication) firstSyncEnds() {
-	p.Mu.Lock()
-	p.beginning--
-	overdue := p.overdue && p.beginning == 0
-	p.overdue = p.overdue && !overdue
-	p.Mu.Unlock()
-	if overdue {
-		p.publishWithin(publishAtLast)
-	}
-}
-
-// allowPublishing allows to publish the keys now. The caller holds mu.
-func (p *publication) allowPublishing() {
-	if p.allowed {
-		return
-	}
-	p.allowed = true
-	if p.timer != nil {
-		p.timer.Stop()
-	}
-	close(p.ready)
-	p.host.kickLocked()
-}
-
-// awaitPublishing waits until the device's keys may be published.
-func (p *publication) awaitPublishing(ctx context.Context) error {
-	select {
-	case <-p.ready:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
 
 // ClientHasKeys is called before a client's own device keys go to the homeserver. settle is
 // nil when the proxy's keys are published: the upload must be refused. Otherwise the proxy

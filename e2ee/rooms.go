@@ -33,7 +33,7 @@ func (d *Device) NoteVisibility(ctx context.Context, room id.RoomID, visibility 
 // client, without waiting for a sync (requirement 7.6). Also if it cannot be stored, older
 // member lists are refused from now on.
 func (d *Device) NoteMembership(ctx context.Context, room id.RoomID, user id.UserID, membership string) error {
-	d.publication.publishWithin(0)
+	d.publication.PublishWithin(0)
 	return d.rooms.NoteMembership(ctx, room, user, membership)
 }
 

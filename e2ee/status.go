@@ -142,10 +142,10 @@ func (d *Device) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	out.Warnings = append(out.Warnings, pending...)
-	if d.keySupply.hasDeadKeys() {
+	if d.keySupply.HasDeadKeys() {
 		out.Problems = append(out.Problems, problemDeadKeys)
 	}
-	switch why := d.publication.keysRefused(); {
+	switch why := d.publication.Refusal(); {
 	case why != nil:
 		out.Problems = append([]Problem{problemKeysRefused(why)}, forUser(out.Problems)...)
 	case !d.ownIdentity.IsChecked():

@@ -107,7 +107,7 @@ func (s *ownSync) update(since string) SyncUpdate {
 // of a client with a token starts it again.
 func (d *Device) syncLoop(ctx context.Context) {
 	var failures backoff.Pauses
-	_ = d.publication.awaitPublishing(ctx) // ends with ctx, like everything below
+	_ = d.publication.Await(ctx) // ends with ctx, like everything below
 	select {
 	case <-ctx.Done():
 	case <-time.After(loopGrace):

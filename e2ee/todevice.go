@@ -132,7 +132,7 @@ func (b *toDeviceStep) handle(ev *toDevice, sealed *olm.Event) {
 	default:
 		// Such a request would verify the proxy's device, and nobody is here to compare
 		// emoji: nothing is confirmed without a person (requirement 13.19).
-		if strings.HasPrefix(ev.Type, verificationPrefix) && b.d.publication.allowed {
+		if strings.HasPrefix(ev.Type, verificationPrefix) && b.d.publication.Allowed() {
 			return
 		}
 		b.passToClient(toDevice{Type: ev.Type, Sender: ev.Sender, Content: ev.Content})

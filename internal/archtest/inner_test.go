@@ -18,6 +18,7 @@ func inner() map[string][][]string {
 			{"identity"},
 			{"core"},
 			{"rooms", "channel"},
+			{"devicekeys"},
 			{"keybackup"},
 			{"ownidentity"},
 			{"ownbackup"},

@@ -1,4 +1,4 @@
-package e2ee
+package devicekeys
 
 import (
 	"context"
@@ -37,11 +37,6 @@ const maxClaimFailures = 16
 
 var errKeysWithoutEnd = errors.New("the homeserver has no end of one-time keys for this device")
 
-var problemDeadKeys = Problem{
-	"keys_being_replaced", "The proxy's database was put back from a backup, so the homeserver may still hand out keys of this device that are lost: what somebody sends who has never written to it before may not be readable.",
-	"The proxy replaces them by itself. Ask again in a minute; if it stays so, look into the log.",
-}
-
 // isKeyIDTaken reports whether a homeserver refused an upload because it has other keys
 // with the same IDs. There is no error code for it: Synapse says M_UNKNOWN, Dendrite none.
 func isKeyIDTaken(err error) bool {
@@ -53,7 +48,7 @@ func isKeyIDTaken(err error) bool {
 // The device's Olm sessions may have been used further than is known here, so they are
 // deleted and the device is reloaded. This happens only once: a homeserver may refuse for
 // ever.
-func (k *keySupply) markKeysDead(s *core.Step, refused error) {
+func (k *Supply) markKeysDead(s *core.Step, refused error) {
 	if k.Record.Row.DeadKeys != store.DeadKeysNone || !isKeyIDTaken(refused) {
 		return
 	}
@@ -65,28 +60,28 @@ func (k *keySupply) markKeysDead(s *core.Step, refused error) {
 // prepareDeadKeys reports whether the homeserver holds dead keys. If so, it makes a new
 // fallback key and no one-time keys; keys that were to be published before may be there
 // already.
-func (d *Device) prepareDeadKeys(s *core.Step) (bool, error) {
-	switch d.core.Record.Row.DeadKeys {
+func (k *Supply) prepareDeadKeys(s *core.Step) (bool, error) {
+	switch k.Record.Row.DeadKeys {
 	case store.DeadKeysNone, store.DeadKeysGone:
 		return false, nil
 	case store.DeadKeysClaimed:
 		return true, nil
 	case store.DeadKeysFound:
 	}
-	acc := d.channel.ChangeKeys(s)
+	acc := k.olm.ChangeKeys(s)
 	acc.SetAside()
 	if acc.NumFallbackKeys == 0 || acc.CurrentFallbackKey.Published { // otherwise it is uploaded next
 		if err := acc.GenFallbackKey(); err != nil {
 			return true, fmt.Errorf("make fallback key: %w", err)
 		}
 	}
-	s.Row().FallbackChangedAt, s.Row().DeadKeys = d.core.Env.Now(), store.DeadKeysClaimed
-	s.After(func() { d.keySupply.newFallback, d.keySupply.fallbackUsed = false, false })
+	s.Row().FallbackChangedAt, s.Row().DeadKeys = k.Env.Now(), store.DeadKeysClaimed
+	s.After(func() { k.newFallback, k.fallbackUsed = false, false })
 	return true, nil
 }
 
 // finishDeadKeys records that new one-time keys were published.
-func (k *keySupply) finishDeadKeys(s *core.Step, published int) {
+func (k *Supply) finishDeadKeys(s *core.Step, published int) {
 	if k.Record.Row.DeadKeys == store.DeadKeysGone && published > 0 {
 		s.Row().DeadKeys = store.DeadKeysNone
 	}
@@ -94,50 +89,50 @@ func (k *keySupply) finishDeadKeys(s *core.Step, published int) {
 
 // needsAllKeys reports whether new one-time keys must be published whatever the homeserver
 // counts: a sync may still count the dead ones. The caller holds mu.
-func (k *keySupply) needsAllKeys() bool { return k.Record.Row.DeadKeys == store.DeadKeysGone }
+func (k *Supply) needsAllKeys() bool { return k.Record.Row.DeadKeys == store.DeadKeysGone }
 
-// hasDeadKeys reports, for the status, whether dead keys are being replaced.
-func (k *keySupply) hasDeadKeys() bool {
+// HasDeadKeys reports, for the status, whether dead keys are being replaced.
+func (k *Supply) HasDeadKeys() bool {
 	k.Mu.Lock()
 	defer k.Mu.Unlock()
 	return k.Record.Row.DeadKeys != store.DeadKeysNone
 }
 
-// claimDead removes the dead keys from the homeserver by claiming them, and publishes new
+// ClaimDead removes the dead keys from the homeserver by claiming them, and publishes new
 // ones.
-func (d *Device) claimDead(ctx context.Context) error {
-	d.core.Mu.Lock()
-	due := d.core.Record.Row.DeadKeys == store.DeadKeysClaimed && d.core.Record.Row.KeysUploaded && d.channel.Keys().CurrentFallbackKey.Published
-	d.core.Mu.Unlock()
+func (k *Supply) ClaimDead(ctx context.Context) error {
+	k.Mu.Lock()
+	due := k.Record.Row.DeadKeys == store.DeadKeysClaimed && k.Record.Row.KeysUploaded && k.olm.Keys().CurrentFallbackKey.Published
+	k.Mu.Unlock()
 	if !due {
 		return nil
 	}
-	claimed := d.claimAll(ctx)
-	d.core.Mu.Lock()
-	if claimed != nil && !d.keySupply.claimsInVain(claimed) {
-		d.core.Mu.Unlock()
+	claimed := k.claimAll(ctx)
+	k.Mu.Lock()
+	if claimed != nil && !k.claimsInVain(claimed) {
+		k.Mu.Unlock()
 		return claimed
 	}
 	if claimed != nil {
-		d.core.Env.Log.Warn().Err(claimed).Msg("Not all one-time keys from before a restore could be replaced")
+		k.Env.Log.Warn().Err(claimed).Msg("Not all one-time keys from before a restore could be replaced")
 	}
-	s := d.core.Begin()
+	s := k.Begin()
 	s.Row().DeadKeys = store.DeadKeysGone
 	s.After(func() {
-		d.keySupply.count, d.keySupply.wanted = 0, true
-		d.core.News++ // a sync in flight may still have the old counts
+		k.count, k.wanted = 0, true
+		k.News++ // a sync in flight may still have the old counts
 	})
 	err := s.Commit(ctx, "that dead keys are gone")
-	d.core.Mu.Unlock()
+	k.Mu.Unlock()
 	if err != nil {
 		return err
 	}
-	return d.uploadKeys(ctx)
+	return k.Upload(ctx)
 }
 
 // claimsInVain reports whether it is useless to claim again after this error: while
 // claiming fails, new contacts get no one-time key at all. The caller holds mu.
-func (k *keySupply) claimsInVain(err error) bool {
+func (k *Supply) claimsInVain(err error) bool {
 	switch wire.Status(err) {
 	case http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
 		return true // the homeserver does not allow it
@@ -150,10 +145,10 @@ func (k *keySupply) claimsInVain(err error) bool {
 
 // claimAll claims the device's keys until the homeserver has none, or only repeats some.
 // Private halves that are here are kept: somebody else may have claimed such a key.
-func (d *Device) claimAll(ctx context.Context) error {
+func (k *Supply) claimAll(ctx context.Context) error {
 	given := make(map[string]bool)
 	for range maxDeadClaims {
-		name, fallback, err := d.claimOwn(ctx)
+		name, fallback, err := k.claimOwn(ctx)
 		if err != nil {
 			return err
 		}
@@ -166,19 +161,19 @@ func (d *Device) claimAll(ctx context.Context) error {
 }
 
 // claimOwn claims one key of this device. name is empty if there is none.
-func (d *Device) claimOwn(ctx context.Context) (name string, fallback bool, err error) {
+func (k *Supply) claimOwn(ctx context.Context) (name string, fallback bool, err error) {
 	var resp struct {
 		Keys map[id.UserID]map[id.DeviceID]map[string]json.RawMessage `json:"one_time_keys"`
 	}
-	err = d.core.Call(ctx, wire.Request{
+	err = k.Call(ctx, wire.Request{
 		Op: "claim own one-time keys", Method: http.MethodPost, Path: mautrix.ClientURLPath{"v3", "keys", "claim"},
-		Body:   map[string]any{"one_time_keys": map[id.UserID]map[id.DeviceID]string{d.acct.User: {d.core.ID: wire.AlgorithmSigned}}},
+		Body:   map[string]any{"one_time_keys": map[id.UserID]map[id.DeviceID]string{k.Account.User: {k.ID: wire.AlgorithmSigned}}},
 		Result: &resp,
 	})
 	if err != nil {
 		return "", false, err
 	}
-	for name, raw := range resp.Keys[d.acct.User][d.core.ID] {
+	for name, raw := range resp.Keys[k.Account.User][k.ID] {
 		var key struct {
 			Fallback bool `json:"fallback"`
 		}

@@ -1,4 +1,4 @@
-package e2ee
+package devicekeys
 
 import (
 	"encoding/json"
@@ -13,17 +13,17 @@ import (
 // one every hour. So the list counts only for a key that the homeserver is known to have:
 // it listed it, or gave it to somebody.
 
-// recordServedFallback records that the homeserver has the fallback key that was published
+// RecordServedFallback records that the homeserver has the fallback key that was published
 // last.
-func (d *Device) recordServedFallback(s *core.Step) error {
-	key := d.channel.ReadKeys(s).CurrentFallback()
-	if key == "" || key == d.keySupply.served || !d.channel.ReadKeys(s).CurrentFallbackKey.Published {
+func (k *Supply) RecordServedFallback(s *core.Step) error {
+	key := k.olm.ReadKeys(s).CurrentFallback()
+	if key == "" || key == k.served || !k.olm.ReadKeys(s).CurrentFallbackKey.Published {
 		return nil
 	}
 	if err := s.ChangeMeta(func(m *core.Meta) { m.Fallback = key }); err != nil {
 		return err
 	}
-	s.After(func() { d.keySupply.served = key })
+	s.After(func() { k.served = key })
 	return nil
 }
 
@@ -33,17 +33,17 @@ func loadServed(meta json.RawMessage) id.Curve25519 {
 }
 
 // newFallbackDue reports whether to upload another fallback key. The caller holds mu.
-func (d *Device) newFallbackDue() bool {
+func (k *Supply) newFallbackDue() bool {
 	switch {
-	case d.channel.Keys().NumFallbackKeys == 0:
+	case k.olm.Keys().NumFallbackKeys == 0:
 		return true
-	case !d.channel.Keys().CurrentFallbackKey.Published:
+	case !k.olm.Keys().CurrentFallbackKey.Published:
 		return false
-	case d.core.Record.Row.Restored:
+	case k.Record.Row.Restored:
 		return true
-	case !d.keySupply.newFallback || d.keySupply.served != d.channel.Keys().CurrentFallback():
+	case !k.newFallback || k.served != k.olm.Keys().CurrentFallback():
 		return false
 	default:
-		return d.keySupply.fallbackUsed || d.core.Env.Now().Sub(d.core.Record.Row.FallbackChangedAt) >= fallbackMinAge
+		return k.fallbackUsed || k.Env.Now().Sub(k.Record.Row.FallbackChangedAt) >= fallbackMinAge
 	}
 }

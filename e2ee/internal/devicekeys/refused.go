@@ -1,10 +1,9 @@
-package e2ee
+package devicekeys
 
 import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"e2ee-proxy/e2ee/internal/core"
@@ -12,7 +11,7 @@ import (
 	"e2ee-proxy/internal/backoff"
 )
 
-// uploadTrial is the state of uploading the device's keys. It is guarded by the Device.
+// uploadTrial is the state of uploading the device's keys. It is guarded by the device's lock.
 type uploadTrial struct {
 	err      *wire.UpstreamError // the last refusal; nil when the last upload was accepted
 	failures backoff.Pauses
@@ -39,7 +38,7 @@ func refused(err error) (*wire.UpstreamError, bool) {
 }
 
 // recordUpload records the result of an upload. The caller holds mu.
-func (p *publication) recordUpload(err error) {
+func (p *Publication) recordUpload(err error) {
 	if err == nil {
 		p.trial = uploadTrial{}
 		return
@@ -53,7 +52,7 @@ func (p *publication) recordUpload(err error) {
 
 // uploadStands returns the last refusal while it is too early to retry; otherwise every
 // sync would upload again.
-func (p *publication) uploadStands() error {
+func (p *Publication) uploadStands() error {
 	p.Mu.Lock()
 	defer p.Mu.Unlock()
 	if p.trial.refusals < refusalsTold || !p.Env.Now().Before(p.trial.next) {
@@ -62,21 +61,12 @@ func (p *publication) uploadStands() error {
 	return fmt.Errorf("%w: %w", core.ErrKeysRefused, p.trial.err)
 }
 
-// keysRefused returns the refusal of the device's keys, if the homeserver keeps refusing.
-func (p *publication) keysRefused() *wire.UpstreamError {
+// Refusal returns the refusal of the device's keys, if the homeserver keeps refusing.
+func (p *Publication) Refusal() *wire.UpstreamError {
 	p.Mu.Lock()
 	defer p.Mu.Unlock()
 	if p.trial.refusals < refusalsTold {
 		return nil
 	}
 	return p.trial.err
-}
-
-func problemKeysRefused(why *wire.UpstreamError) Problem {
-	return Problem{
-		"keys_refused",
-		fmt.Sprintf("The homeserver refuses the encryption keys of this device (%s), so that it can neither send nor read encrypted messages.",
-			strings.TrimSpace(fmt.Sprintf("%d %s", why.Status, wire.Truncate(why.ErrCode, 64)))),
-		"It is tried again by itself. If it stays so: log out and log in again with another device ID, or talk to the administrator of the homeserver.",
-	}
 }
