@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/notices"
+	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/rooms"
 )
 
@@ -27,22 +28,12 @@ const (
 // that the user is not shown it. With every other error nothing is known.
 type StateReader = rooms.StateReader
 
-// Outgoing is a room event that a client sends in clear.
-type Outgoing struct {
-	RoomID  id.RoomID
-	Type    string
-	TxnID   string // the client's; for POST the caller makes one
-	Content json.RawMessage
-}
-
-// Encrypted is the result of [Device.Encrypt].
-type Encrypted struct {
-	// Content is the content of the m.room.encrypted event to send with the same transaction ID.
-	Content json.RawMessage
-	// EventID is set when this transaction was sent before: the caller answers with it and
-	// sends nothing.
-	EventID id.EventID
-}
+type (
+	// Outgoing is a room event that a client sends in clear.
+	Outgoing = roomkeys.Outgoing
+	// Encrypted is the result of [Device.Encrypt].
+	Encrypted = roomkeys.Encrypted
+)
 
 // Incoming is a room event as the homeserver sent it.
 type Incoming struct {

@@ -196,7 +196,7 @@ func (e *Engine) unloadIdle(ctx context.Context, key deviceKey, d *Device) {
 	if !d.idle() {
 		return
 	}
-	if err := d.channel.KeepBegun(ctx, d.megolmState.givenSince); err != nil {
+	if err := d.channel.KeepBegun(ctx, d.outbound.GivenSince); err != nil {
 		return // it stays in memory
 	}
 	e.mu.Lock()

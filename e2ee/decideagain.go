@@ -66,14 +66,14 @@ func (d *Device) knownNow(ctx context.Context, who *eligible) (now map[id.UserID
 // covers reports whether every device that was to get a key may still have it, and every
 // withheld code is still the same.
 func (e *eligible) covers(was *eligible) bool {
-	for ref, dev := range was.give {
-		now := e.give[ref]
+	for ref, dev := range was.Give {
+		now := e.Give[ref]
 		if now == nil || now.Curve25519 != dev.Curve25519 || now.Ed25519 != dev.Ed25519 {
 			return false
 		}
 	}
-	for ref, w := range was.withhold {
-		if now, ok := e.withhold[ref]; !ok || now.code != w.code {
+	for ref, w := range was.Withhold {
+		if now, ok := e.Withhold[ref]; !ok || now.Code != w.Code {
 			return false
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/ownbackup"
 	"e2ee-proxy/e2ee/internal/ownidentity"
+	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
@@ -39,6 +40,7 @@ type Device struct {
 	ownIdentity ownidentity.Identity
 	schedule    schedule
 	channel     channel.Olm
+	outbound    roomkeys.Outbound
 	megolmState megolmState
 	backups     ownbackup.Backup
 	rooms       rooms.Table
@@ -63,6 +65,7 @@ type host struct {
 	*ownidentity.Identity
 	*schedule
 	*channel.Olm
+	*roomkeys.Outbound
 	*megolmState
 	*ownbackup.Backup
 	*rooms.Table
@@ -192,7 +195,6 @@ func newDevice(e *Engine, acct *account, self core.Self) *Device {
 	d := &Device{
 		core: &core.Device{Env: e.env, Account: acct.Account, Self: self}, eng: e, acct: acct,
 		schedule:    schedule{usedAt: e.env.Now()},
-		megolmState: megolmState{outbound: make(map[id.RoomID]*outbound), sent: make(map[store.TxnRef]id.EventID)},
 	}
 	d.connect()
 	return d
@@ -203,17 +205,17 @@ func (d *Device) connect() {
 	order := d.core.Env.Order
 	d.core.Mu = locks.Mutex{Order: order, Rank: locks.RankDevice}
 	d.megolmState.opens = locks.Mutex{Order: order, Rank: locks.RankOpens}
-	d.megolmState.sends = locks.Turns[id.RoomID]{Order: order, Rank: locks.RankSends}
 	d.schedule.upkeep = locks.Turns[struct{}]{Order: order, Rank: locks.RankUpkeep}
 	d.schedule.syncTurn = locks.Turns[struct{}]{Order: order, Rank: locks.RankSync}
 	d.schedule.live.mu = locks.Mutex{Order: order, Rank: locks.RankLeaf}
 	base := &part{d.core, d.eng, d.acct}
-	all := host{d, &d.publication, &d.keySupply, &d.ownIdentity, &d.schedule, &d.channel, &d.megolmState, &d.backups, &d.rooms, &d.gossip, &d.clientState}
+	all := host{d, &d.publication, &d.keySupply, &d.ownIdentity, &d.schedule, &d.channel, &d.outbound, &d.megolmState, &d.backups, &d.rooms, &d.gossip, &d.clientState}
 	d.publication = devicekeys.NewPublication(d.core, all)
 	d.keySupply = devicekeys.NewSupply(d.core, &d.channel, &d.publication, all)
 	d.ownIdentity = ownidentity.New(d.core, d.acct.identity, all)
 	d.schedule.part, d.schedule.host = base, all
 	d.channel = channel.New(d.core, all)
+	d.outbound = roomkeys.NewOutbound(d.core, &d.ownIdentity, &d.channel, &d.rooms, all)
 	d.megolmState.part, d.megolmState.host = base, all
 	d.backups = ownbackup.New(d.core, d.acct.backup, &d.ownIdentity, all)
 	d.rooms = rooms.New(d.core, d.eng.rooms, all)

@@ -22,8 +22,8 @@
 //
 // A [Device] is composed of parts, each of which owns its fields: what is published of its
 // keys (internal/devicekeys), the own identity (internal/ownidentity), when the device works
-// (schedule), Olm sessions (internal/channel), room keys (megolmState), the backup
-// (internal/ownbackup), rooms and their members (internal/rooms), requests between devices
+// (schedule), Olm sessions (internal/channel), room keys
+// (internal/roomkeys, megolmState), the backup (internal/ownbackup), rooms and their members (internal/rooms), requests between devices
 // (internal/gossip), which warnings the client was shown (internal/notices), and what else
 // waits for it (clientState). A part does not change another; its host interface lists what
 // it needs of the others.

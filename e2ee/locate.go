@@ -89,15 +89,9 @@ func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
 	})
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
-	used := func(r id.RoomID) time.Time {
-		if out := d.megolmState.outbound[r]; out != nil {
-			return out.row.CreatedAt
-		}
-		return time.Time{}
-	}
 	since := func(r id.RoomID) time.Time { return known[r].EncryptedSince }
 	slices.SortStableFunc(rooms, func(a, b id.RoomID) int {
-		if c := used(b).Compare(used(a)); c != 0 {
+		if c := d.outbound.BegunAt(b).Compare(d.outbound.BegunAt(a)); c != 0 {
 			return c
 		}
 		return since(b).Compare(since(a))

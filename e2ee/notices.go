@@ -59,7 +59,7 @@ func (d *Device) DismissWarning(ctx context.Context, warning string) error {
 }
 
 // BegunToKeep implements notices.Host.
-func (h host) BegunToKeep() []id.Curve25519 { return h.Olm.BegunToKeep(h.givenSince) }
+func (h host) BegunToKeep() []id.Curve25519 { return h.Olm.BegunToKeep(h.GivenSince) }
 
 // tellRecoveredAlone raises a warning that stays until it is dismissed.
 func (d *Device) tellRecoveredAlone(ctx context.Context) error {

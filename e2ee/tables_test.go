@@ -131,7 +131,6 @@ func TestRefusalTable(t *testing.T) {
 }
 
 // deviceWith returns a device of @me:x without a store or a homeserver.
-func deviceWith(self core.Self, env *core.Env) *Device { return deviceOf(&Engine{env: env}, self) }
 
 func deviceOf(e *Engine, self core.Self) *Device {
 	shared := &core.Account{Env: e.env, User: "@me:x"}

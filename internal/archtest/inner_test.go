@@ -21,6 +21,7 @@ func inner() map[string][][]string {
 			{"devicekeys"},
 			{"keybackup"},
 			{"ownidentity"},
+			{"roomkeys"},
 			{"ownbackup"},
 			{"gossip", "notices"},
 		},

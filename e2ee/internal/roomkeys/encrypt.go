@@ -1,0 +1,142 @@
+package roomkeys
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/rooms"
+	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/strictjson"
+	"e2ee-proxy/store"
+)
+
+// maxSent bounds the transactions of a device whose event IDs are kept in memory. A retry
+// of any other costs one request: the homeserver knows its event ID.
+const maxSent = 256
+
+// Outgoing is a room event that a client sends in clear.
+type Outgoing struct {
+	RoomID  id.RoomID
+	Type    string
+	TxnID   string // the client's; for POST the caller makes one
+	Content json.RawMessage
+}
+
+// txn returns the name of the client's transaction.
+func (out *Outgoing) txn() store.TxnRef {
+	return store.TxnRef{RoomID: out.RoomID, Type: out.Type, TxnID: out.TxnID}
+}
+
+// Encrypted is an event that may be sent.
+type Encrypted struct {
+	// Content is the content of the m.room.encrypted event to send with the same transaction ID.
+	Content json.RawMessage
+	// EventID is set when this transaction was sent before: the caller answers with it and
+	// sends nothing.
+	EventID id.EventID
+}
+
+// Turn lets one send at a time prepare in a room. give ends the turn.
+func (o *Outbound) Turn(ctx context.Context, room id.RoomID) (give func(), err error) {
+	return o.sends.Take(ctx, room)
+}
+
+// Repeated returns the stored result of a repeated transaction.
+func (o *Outbound) Repeated(ctx context.Context, out Outgoing) (Encrypted, bool, error) {
+	ref := out.txn()
+	o.Mu.Lock()
+	event := o.sent[ref]
+	o.Mu.Unlock()
+	if event != "" {
+		return Encrypted{EventID: event}, true, nil
+	}
+	txn, err := o.Env.Store.Transaction(ctx, o.Account.Row, o.RowID, ref)
+	if errors.Is(err, store.ErrNotFound) {
+		return Encrypted{}, false, nil
+	}
+	if err != nil {
+		return Encrypted{}, false, fmt.Errorf("load transaction: %w", err)
+	}
+	return Encrypted{Content: txn.Ciphertext}, true, nil
+}
+
+// Encrypt encrypts the event with the session that [Outbound.Share] has shared. The ratchet and the transaction are stored before the
+// ciphertext is returned, so that an index is never used for two plaintexts.
+func (o *Outbound) Encrypt(ctx context.Context, out Outgoing, to *rooms.Audience, who *Recipients) (Encrypted, error) {
+	payload, relation, err := clearPayload(out)
+	if err != nil {
+		return Encrypted{}, err
+	}
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
+	live := o.sessions[out.RoomID]
+	if live == nil || live.row.Discard || !o.rooms.Current(out.RoomID, to) {
+		return Encrypted{}, core.ErrRoomChanged
+	}
+	if err := who.Still(ctx); err != nil {
+		return Encrypted{}, err
+	}
+	next := *live.sess
+	cipher, err := next.Encrypt(payload)
+	if err != nil {
+		return Encrypted{}, fmt.Errorf("encrypt: %w", err)
+	}
+	content := make(strictjson.Object, 0, 4)
+	content = append(content,
+		strictjson.Member{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)},
+		strictjson.Member{Name: "ciphertext", Value: strictjson.Quote(string(cipher))},
+		strictjson.Member{Name: "session_id", Value: strictjson.Quote(live.row.SessionID.String())})
+	if relation != nil {
+		content = append(content, strictjson.Member{Name: "m.relates_to", Value: relation})
+	}
+	sealed := content.Encode()
+	row := live.row
+	row.Messages++
+	row.Pickle = next.PickleLibOlm()
+	s := o.Begin()
+	s.Changes.OutboundSessions = []store.OutboundSession{row}
+	s.Changes.Transactions = []store.Transaction{{TxnRef: out.txn(), Ciphertext: sealed, CreatedAt: o.Env.Now()}}
+	s.After(func() { live.row, live.sess = row, &next })
+	if err := s.Commit(ctx, "the ratchet"); err != nil {
+		return Encrypted{}, err // not returned, so the index is unused
+	}
+	return Encrypted{Content: sealed}, nil
+}
+
+// clearPayload returns the plaintext of a Megolm message (requirement 7.1) and the relation
+// that stays in clear beside the ciphertext (requirements 19.1, 19.2). If the relation has
+// more than may stay in clear, the plaintext contains all of it, too.
+func clearPayload(out Outgoing) (payload []byte, relation json.RawMessage, err error) {
+	content, err := strictjson.Parse(out.Content)
+	if err != nil {
+		return nil, nil, err
+	}
+	if whole := content.Get("m.relates_to"); whole != nil {
+		var more bool
+		if relation, more = wire.ClearRelation(whole); !more {
+			content = content.Without("m.relates_to")
+		}
+	}
+	return strictjson.Object{
+		{Name: "content", Value: content.Encode()},
+		{Name: "room_id", Value: strictjson.Quote(out.RoomID.String())},
+		{Name: "type", Value: strictjson.Quote(out.Type)},
+	}.Encode(), relation, nil
+}
+
+// Sent remembers the event ID that the homeserver returned. If it is lost, a retry sends
+// the same ciphertext with the same transaction ID, and the homeserver returns the same
+// event.
+func (o *Outbound) Sent(out Outgoing, event id.EventID) {
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
+	if len(o.sent) >= maxSent {
+		clear(o.sent)
+	}
+	o.sent[out.txn()] = event
+}

@@ -1,0 +1,233 @@
+package roomkeys
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/olm"
+	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/backoff"
+	"e2ee-proxy/internal/strictjson"
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// Recipients are the devices that may have a room's key, as it was decided for one send,
+// and those that get a withheld code instead.
+type Recipients struct {
+	Give     map[store.DeviceRef]*trustcache.Device
+	Withhold map[store.DeviceRef]Withheld
+	// Still decides again, after requests to the homeserver: [core.ErrRoomChanged] means that
+	// the send must begin again. The caller holds the device's lock.
+	Still func(ctx context.Context) error
+	// Shared is told who was given the key or a withheld code, once that is stored. The
+	// caller holds the device's lock.
+	Shared func(given []store.Share)
+}
+
+// Withheld is a device that gets no key, and the code for the reason.
+type Withheld struct {
+	Device *trustcache.Device
+	Code   string
+}
+
+// Share shares the room's key with every device that may have it and lacks it, and
+// sends the others a withheld code, before the next message is encrypted (requirement 7.5).
+func (o *Outbound) Share(ctx context.Context, roomID id.RoomID, visibility string, who *Recipients) error {
+	if err := o.channel.FlushOutbox(ctx); err != nil {
+		return fmt.Errorf("deliver earlier keys: %w", err)
+	}
+	missing, untold, err := o.unshared(ctx, roomID, visibility, who)
+	if err != nil || len(missing)+len(untold) == 0 {
+		return err
+	}
+	if err := o.awaitSpread(ctx); err != nil {
+		return err
+	}
+	claimed, err := o.channel.ClaimFor(ctx, missing)
+	if err != nil {
+		return fmt.Errorf("claim one-time keys: %w", err)
+	}
+	if err := o.encryptShares(ctx, roomID, who, missing, untold, claimed); err != nil {
+		return err
+	}
+	if err := o.channel.FlushOutbox(ctx); err != nil {
+		return fmt.Errorf("deliver the room key: %w", err)
+	}
+	return nil
+}
+
+// awaitSpread waits until other devices had time to learn that this device was confirmed,
+// see core.Env.Spread.
+func (o *Outbound) awaitSpread(ctx context.Context) error {
+	o.Mu.Lock()
+	wait := o.Env.Spread - o.Env.Now().Sub(o.own.SignedAtLocked())
+	o.Mu.Unlock()
+	if wait <= 0 {
+		return nil
+	}
+	return backoff.Wait(ctx, min(wait, o.Env.Spread))
+}
+
+// unshared returns the devices that lack the current session's key, and those that were not
+// sent a withheld code yet.
+func (o *Outbound) unshared(ctx context.Context, roomID id.RoomID, visibility string, who *Recipients) (missing []*trustcache.Device, untold []Withheld, err error) {
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
+	r, err := o.rooms.Row(ctx, roomID)
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err := o.live(ctx, r, visibility, who)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, dev := range who.Give {
+		if out.has(dev, o.channel.Begun(dev.Curve25519)) {
+			continue
+		}
+		if o.channel.HasNoKeys(dev) {
+			continue
+		}
+		missing = append(missing, dev)
+	}
+	for ref, w := range who.Withhold {
+		if share, ok := out.shares[ref]; !ok || (share.Withheld != w.Code && share.Withheld != "") {
+			untold = append(untold, w)
+		}
+	}
+	return missing, untold, nil
+}
+
+// encryptShares encrypts the room key with Olm for the devices that lack it, makes the
+// withheld messages for the others, and stores all of that, with the messages, in one
+// write. The outbox sends them, so that a crash loses none and repeats none with other
+// content (requirement 5.5).
+func (o *Outbound) encryptShares(ctx context.Context, roomID id.RoomID, who *Recipients, missing []*trustcache.Device, untold []Withheld, claimed map[store.DeviceRef]id.Curve25519) error {
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
+	if err := who.Still(ctx); err != nil {
+		return err
+	}
+	out, err := o.load(ctx, roomID)
+	if err != nil {
+		return err
+	}
+	if out == nil || out.row.Discard {
+		return core.ErrRoomChanged
+	}
+	key, err := roomKeyContent(out)
+	if err != nil {
+		return err
+	}
+	s := o.Begin()
+	sealed, without, err := o.channel.EncryptAll(ctx, s, "m.room_key", key, missing, claimed)
+	if err != nil {
+		return err
+	}
+	shares := make([]store.Share, 0, len(missing)+len(untold))
+	for _, m := range sealed {
+		shares = append(shares, store.Share{
+			SessionID: out.row.SessionID, UserID: m.To.UserID, DeviceID: m.To.DeviceID,
+			Curve25519: m.To.Curve25519.String(),
+			Index:      uint32(out.sess.MessageIndex()),
+		})
+	}
+	told, notes := o.withheldNotes(out, untold)
+	shares = append(shares, told...)
+	told, noOlm := o.noOlmNotes(s, out, without)
+	shares = append(shares, told...)
+	s.Changes.Shares = shares
+	s.Changes.Outbox = append(olm.OutboxItems("m.room.encrypted", sealed, o.Env.Now()), olm.OutboxItems("m.room_key.withheld", append(notes, noOlm...), o.Env.Now())...)
+	s.After(func() {
+		who.Shared(shares)
+		for _, share := range shares {
+			ref := store.DeviceRef{UserID: share.UserID, DeviceID: share.DeviceID}
+			out.shares[ref], out.begun[ref] = share, o.channel.Begun(id.Curve25519(share.Curve25519))
+		}
+		if len(s.Changes.Outbox) > 0 {
+			o.channel.OutboxFilled()
+		}
+	})
+	return s.Commit(ctx, "the shared room key")
+}
+
+// roomKeyContent returns the m.room_key content at the session's current index: a device
+// that joins later gets no earlier index.
+func roomKeyContent(of *outboundSession) (json.RawMessage, error) {
+	key, err := of.sess.SessionSharingMessage()
+	if err != nil {
+		return nil, fmt.Errorf("export the room key: %w", err)
+	}
+	raw, err := json.Marshal(map[string]any{
+		"algorithm": wire.AlgorithmMegolm, "room_id": of.row.RoomID, "session_id": of.row.SessionID,
+		"session_key": string(key), "shared_history": of.settings.Shareable, // requirement 17.1
+		"org.matrix.msc3061.shared_history": of.settings.Shareable,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode the room key: %w", err)
+	}
+	return raw, nil
+}
+
+// withheldNotes returns m.room_key.withheld messages for devices that do not get the key,
+// once per device and session (requirements 10.1 to 10.6).
+func (o *Outbound) withheldNotes(of *outboundSession, untold []Withheld) (shares []store.Share, notes []olm.Message) {
+	for _, w := range untold {
+		shares = append(shares, store.Share{
+			SessionID: of.row.SessionID, UserID: w.Device.UserID, DeviceID: w.Device.DeviceID,
+			Curve25519: w.Device.Curve25519.String(), Withheld: w.Code,
+		})
+		notes = append(notes, olm.Message{To: w.Device, Content: strictjson.Object{
+			{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)},
+			{Name: "code", Value: strictjson.Quote(w.Code)},
+			{Name: "reason", Value: strictjson.Quote(withheldReason(w.Code))},
+			{Name: "room_id", Value: strictjson.Quote(of.row.RoomID.String())},
+			{Name: "sender_key", Value: strictjson.Quote(o.Curve25519.String())},
+			{Name: "session_id", Value: strictjson.Quote(of.row.SessionID.String())},
+		}.Encode()})
+	}
+	return shares, notes
+}
+
+// noOlmNotes returns m.no_olm messages for devices that had no one-time key, once until an
+// Olm session exists (requirement 10.2), and sets when to try them again: no device is
+// skipped for the whole life of a session.
+func (o *Outbound) noOlmNotes(s *core.Step, of *outboundSession, without []*trustcache.Device) (shares []store.Share, notes []olm.Message) {
+	for _, dev := range without {
+		if o.channel.StageNoKeys(s, dev) {
+			continue
+		}
+		shares = append(shares, store.Share{
+			SessionID: of.row.SessionID, UserID: dev.UserID, DeviceID: dev.DeviceID,
+			Curve25519: dev.Curve25519.String(), Withheld: "m.no_olm",
+		})
+		notes = append(notes, olm.Message{To: dev, Content: strictjson.Object{
+			{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)},
+			{Name: "code", Value: strictjson.Quote("m.no_olm")},
+			{Name: "reason", Value: strictjson.Quote(withheldReason("m.no_olm"))},
+			{Name: "sender_key", Value: strictjson.Quote(o.Curve25519.String())},
+			{Name: "from_device", Value: strictjson.Quote(o.ID.String())},
+		}.Encode()})
+	}
+	return shares, notes
+}
+
+// withheldReason returns the text for a code; clients show it only for codes that they do
+// not know.
+func withheldReason(code string) string {
+	switch code {
+	case "m.unverified":
+		return "The device has not been confirmed by its owner."
+	case "m.blacklisted":
+		return "The sender does not trust this device."
+	case "m.no_olm":
+		return "No secure channel to the device could be made."
+	default:
+		return "The key was not shared with this device."
+	}
+}
