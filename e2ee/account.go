@@ -2,10 +2,10 @@ package e2ee
 
 import (
 	"e2ee-proxy/e2ee/internal/core"
-	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/notices"
 	"e2ee-proxy/e2ee/internal/ownbackup"
 	"e2ee-proxy/e2ee/internal/ownidentity"
+	"e2ee-proxy/e2ee/internal/rollout"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -18,13 +18,13 @@ type account struct {
 	warnings *notices.Account
 	identity *ownidentity.Account
 	backup   *ownbackup.Account
-	rollout  rollout
+	rollout  *rollout.Account
 }
 
 func newAccount(e *Engine, row *store.Account) *account {
 	a := &account{
 		Account: &core.Account{Env: e.env, User: row.UserID, Row: row}, eng: e,
-		rollout: rollout{mu: locks.Mutex{Order: e.opts.locks, Rank: locks.RankLeaf}, since: e.env.Now()},
+		rollout: rollout.New(e.env),
 	}
 	a.warnings = notices.NewAccount(a.Account, func() { e.alert(a) })
 	a.identity, a.backup = ownidentity.NewAccount(a.Account), ownbackup.NewAccount(a.Account)

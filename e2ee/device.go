@@ -194,7 +194,7 @@ func (e *Engine) make(ctx context.Context, row *store.Account, device id.DeviceI
 func newDevice(e *Engine, acct *account, self core.Self) *Device {
 	d := &Device{
 		core: &core.Device{Env: e.env, Account: acct.Account, Self: self}, eng: e, acct: acct,
-		schedule:    schedule{usedAt: e.env.Now()},
+		schedule: schedule{usedAt: e.env.Now()},
 	}
 	d.connect()
 	return d

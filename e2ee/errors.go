@@ -4,6 +4,7 @@ import (
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/ownbackup"
 	"e2ee-proxy/e2ee/internal/ownidentity"
+	"e2ee-proxy/e2ee/internal/rollout"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -54,6 +55,11 @@ type (
 	Recovery = ownidentity.Recovery
 	// RestoreStatus is the progress of a restore.
 	RestoreStatus = ownbackup.RestoreStatus
+	// PolicyStatus is how strictly the policy is applied now, and what enforcing it would have
+	// done: WouldHave, by room RoomWouldHave.
+	PolicyStatus  = rollout.Status
+	WouldHave     = rollout.WouldHave
+	RoomWouldHave = rollout.RoomWouldHave
 	// AccountSettings are the settings of one account.
 	AccountSettings = core.AccountSettings
 	// Mode says what the proxy does for a device.

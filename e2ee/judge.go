@@ -54,7 +54,7 @@ func (d *Device) judge(job *eventJob, by *judgement) Opened {
 		return d.megolmState.unreadable(job, trustcache.JudgeUndecrypted(code, withheldCode))
 	}
 	verdict, owner := d.judgeOwners(job, by)
-	d.countVerdict(job, owner, verdict)
+	d.acct.rollout.Verdict(job.room, owner, verdict)
 	switch verdict.Deliver {
 	case trustcache.DeliverClear:
 		return job.clear(verdict)
@@ -135,7 +135,7 @@ func (d *Device) judgePlain(job *eventJob, policy trustcache.Policy) Opened {
 		policy.InClear = trustcache.InClearMark
 	}
 	verdict := trustcache.JudgeInClear(job.sender, policy)
-	d.countVerdict(job, trustcache.Owner{UserID: job.sender}, verdict)
+	d.acct.rollout.Verdict(job.room, trustcache.Owner{UserID: job.sender}, verdict)
 	if verdict.Deliver == trustcache.DeliverAsCame {
 		job.dropEdit()
 		return job.asCame(verdict)

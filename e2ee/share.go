@@ -43,15 +43,15 @@ func (d *Device) eligible(ctx context.Context, roomID id.RoomID, users []id.User
 		}
 		decision = trustcache.Gate(byUser(known), mode)
 	}
-	d.countGate(roomID, &decision)
+	d.acct.rollout.Gate(roomID, &decision)
 	if err := gateError(&decision); err != nil {
 		return nil, err
 	}
 	who := d.decide(known, mode)
 	who.version = version
 	who.Still = func(ctx context.Context) error { return d.stillEligible(ctx, who) }
-	who.Shared = func(given []store.Share) { d.countShares(who, given) }
-	d.recordUnenforced(roomID, who)
+	who.Shared = func(given []store.Share) { d.acct.rollout.Shares(who.against, given) }
+	d.acct.rollout.Readers(roomID, who.against)
 	return who, nil
 }
 

@@ -118,7 +118,7 @@ func (d *Device) Status(ctx context.Context) (Status, error) {
 	case core.ModeProxied:
 	}
 	out.Keys = DeviceKeys{d.core.Ed25519, d.core.Curve25519}
-	out.Policy = d.policyStatus()
+	out.Policy = d.acct.rollout.Status()
 	keys, err := d.acct.identity.Keys(ctx)
 	if err != nil {
 		return Status{}, err

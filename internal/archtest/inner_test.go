@@ -23,7 +23,7 @@ func inner() map[string][][]string {
 			{"ownidentity"},
 			{"roomkeys"},
 			{"ownbackup"},
-			{"gossip", "notices"},
+			{"gossip", "notices", "rollout"},
 		},
 		"interceptors": {
 			{"engineerr"},

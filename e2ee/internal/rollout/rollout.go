@@ -1,4 +1,4 @@
-package e2ee
+package rollout
 
 import (
 	"cmp"
@@ -8,14 +8,11 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
-
-// What the policy did and, while a direction is on "warn", what enforcing it would have
-// done: metrics count it for all accounts, and the status shows it to each account by room,
-// so that an administrator can decide when to enforce it (docs/msc4153.md).
 
 // Outcomes, as named in metrics.
 const (
@@ -29,40 +26,46 @@ const (
 )
 
 const (
-	// maxRolloutRooms and maxRolloutDevices bound what an account remembers for status.
-	maxRolloutRooms   = 500
-	maxRolloutDevices = 1000
+	// maxRooms and maxDevices bound what an account remembers for status.
+	maxRooms   = 500
+	maxDevices = 1000
 )
 
-// rollout is what enforcing the policy would have done to an account since the process
-// started.
-type rollout struct {
+// Account is what enforcing the policy would have done to an account since the process
+// started. It has a lock of its own.
+type Account struct {
+	env   *core.Env
 	since time.Time // when this process first used the account
 
 	mu    locks.Mutex
-	rooms map[id.RoomID]*roomRollout
+	rooms map[id.RoomID]*room
 	full  bool // further rooms are not remembered
 }
 
-type roomRollout struct {
+// New returns the record of an account that this process uses from now on.
+func New(env *core.Env) *Account {
+	return &Account{env: env, since: env.Now(), mu: locks.Mutex{Order: env.Order, Rank: locks.RankLeaf}}
+}
+
+type room struct {
 	keys    map[store.DeviceRef]struct{} // devices that would get no key
 	senders map[store.DeviceRef]struct{} // devices whose messages would be held back
 	blocked map[id.UserID]struct{}
 	events  int
 }
 
-// room returns the entry of a room, nil when there are too many. The caller holds r.mu.
-func (r *rollout) room(roomID id.RoomID) *roomRollout {
+// entry returns the entry of a room, nil when there are too many. The caller holds mu.
+func (r *Account) entry(roomID id.RoomID) *room {
 	if r.rooms == nil {
-		r.rooms = make(map[id.RoomID]*roomRollout)
+		r.rooms = make(map[id.RoomID]*room)
 	}
 	one := r.rooms[roomID]
 	if one == nil {
-		if len(r.rooms) >= maxRolloutRooms {
+		if len(r.rooms) >= maxRooms {
 			r.full = true
 			return nil
 		}
-		one = &roomRollout{
+		one = &room{
 			keys: make(map[store.DeviceRef]struct{}), senders: make(map[store.DeviceRef]struct{}), blocked: make(map[id.UserID]struct{}),
 		}
 		r.rooms[roomID] = one
@@ -71,83 +74,81 @@ func (r *rollout) room(roomID id.RoomID) *roomRollout {
 }
 
 func addTo[K comparable](set map[K]struct{}, k K) {
-	if len(set) < maxRolloutDevices {
+	if len(set) < maxDevices {
 		set[k] = struct{}{}
 	}
 }
 
-// countGate counts a decision about a send.
-func (d *Device) countGate(roomID id.RoomID, decision *trustcache.GateDecision) {
+// Gate counts a decision about a send.
+func (r *Account) Gate(roomID id.RoomID, decision *trustcache.GateDecision) {
 	outcome := outcomeAllowed
 	switch {
 	case decision.Outcome != trustcache.GateAllow:
 		outcome = outcomeBlocked
 	case decision.Enforced != trustcache.GateAllow:
 		outcome = outcomeWouldBlock
-		r := &d.acct.rollout
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if room := r.room(roomID); room != nil {
+		if one := r.entry(roomID); one != nil {
 			for i := range decision.Blocked {
-				addTo(room.blocked, decision.Blocked[i].UserID)
+				addTo(one.blocked, decision.Blocked[i].UserID)
 			}
 		}
 	}
-	d.core.Env.Counts.Sends.WithLabelValues(outcome).Inc()
+	r.env.Counts.Sends.WithLabelValues(outcome).Inc()
 }
 
-// recordUnenforced remembers the devices that can read a send and could not if the policy
-// were enforced, whenever they got the key.
-func (d *Device) recordUnenforced(roomID id.RoomID, who *eligible) {
-	if len(who.against) == 0 {
+// Readers remembers the devices that can read a send and could not if the policy were
+// enforced (against), whenever they got the key.
+func (r *Account) Readers(roomID id.RoomID, against map[store.DeviceRef]bool) {
+	if len(against) == 0 {
 		return
 	}
-	r := &d.acct.rollout
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if room := r.room(roomID); room != nil {
-		for ref := range who.against {
-			addTo(room.keys, ref)
+	if one := r.entry(roomID); one != nil {
+		for ref := range against {
+			addTo(one.keys, ref)
 		}
 	}
 }
 
-// countShares counts the devices that got a room key or a withheld code.
-func (d *Device) countShares(who *eligible, given []store.Share) {
+// Shares counts the devices that got a room key or a withheld code; against are those that
+// would have got none.
+func (r *Account) Shares(against map[store.DeviceRef]bool, given []store.Share) {
 	for i := range given {
 		outcome := outcomeShared
 		switch {
 		case given[i].Withheld != "":
 			outcome = outcomeWithheld
-		case who.against[store.DeviceRef{UserID: given[i].UserID, DeviceID: given[i].DeviceID}]:
+		case against[store.DeviceRef{UserID: given[i].UserID, DeviceID: given[i].DeviceID}]:
 			outcome = outcomeWouldWithhold
 		}
-		d.core.Env.Counts.Shares.WithLabelValues(outcome).Inc()
+		r.env.Counts.Shares.WithLabelValues(outcome).Inc()
 	}
 }
 
-// countVerdict counts a verdict about an event.
-func (d *Device) countVerdict(job *eventJob, owner trustcache.Owner, v trustcache.Verdict) {
+// Verdict counts a verdict about an event of a room, whose key is owner's.
+func (r *Account) Verdict(roomID id.RoomID, owner trustcache.Owner, v trustcache.Verdict) {
 	outcome := outcomeShown
 	switch {
 	case v.Deliver == trustcache.DeliverWithheld:
 		outcome = outcomeWithheld
 	case v.Enforced == trustcache.DeliverWithheld:
 		outcome = outcomeWouldWithhold
-		r := &d.acct.rollout
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if room := r.room(job.room); room != nil {
-			room.events++
-			addTo(room.senders, store.DeviceRef{UserID: owner.UserID, DeviceID: owner.DeviceID})
+		if one := r.entry(roomID); one != nil {
+			one.events++
+			addTo(one.senders, store.DeviceRef{UserID: owner.UserID, DeviceID: owner.DeviceID})
 		}
 	}
-	d.core.Env.Counts.Events.WithLabelValues(outcome).Inc()
+	r.env.Counts.Events.WithLabelValues(outcome).Inc()
 }
 
-// PolicyStatus is how strictly the policy is applied now, and what enforcing it would have
+// Status is how strictly the policy is applied now, and what enforcing it would have
 // done.
-type PolicyStatus struct {
+type Status struct {
 	Send    string `json:"send"`
 	Receive string `json:"receive"`
 	// Would is nil while nothing is on "warn".
@@ -174,20 +175,20 @@ type RoomWouldHave struct {
 	Devices  int `json:"devices_held_back"`
 }
 
-func (d *Device) policyStatus() *PolicyStatus {
-	policy := d.core.Env.Policy()
-	out := &PolicyStatus{Send: modeName(policy.Send), Receive: modeName(policy.Receive)}
+// Status returns the policy in force, and what enforcing it would have done.
+func (r *Account) Status() *Status {
+	policy := r.env.Policy()
+	out := &Status{Send: modeName(policy.Send), Receive: modeName(policy.Receive)}
 	if policy.Send != trustcache.ModeWarn && policy.Receive != trustcache.ModeWarn {
 		return out
 	}
-	r := &d.acct.rollout
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	would := &WouldHave{Since: r.since.UTC().Truncate(time.Second), Rooms: make([]RoomWouldHave, 0, len(r.rooms)), More: r.full}
-	for roomID, room := range r.rooms {
+	for roomID, one := range r.rooms {
 		would.Rooms = append(would.Rooms, RoomWouldHave{
-			RoomID: roomID, BlockedBy: slices.AppendSeq([]id.UserID{}, maps.Keys(room.blocked)),
-			WithoutKey: len(room.keys), Messages: room.events, Devices: len(room.senders),
+			RoomID: roomID, BlockedBy: slices.AppendSeq([]id.UserID{}, maps.Keys(one.blocked)),
+			WithoutKey: len(one.keys), Messages: one.events, Devices: len(one.senders),
 		})
 	}
 	for i := range would.Rooms {
