@@ -38,7 +38,7 @@ func (sc *schedule) fallAsleep() {
 	sc.Mu.Lock()
 	sc.awake = false
 	sc.Mu.Unlock()
-	sc.live.interrupt()
+	sc.live.Interrupt()
 }
 
 // isAwake reports whether the device makes its own syncs.
@@ -53,7 +53,7 @@ func (sc *schedule) isAwake() bool {
 func (sc *schedule) loopContinues(ctx context.Context) bool {
 	sc.Mu.Lock()
 	defer sc.Mu.Unlock()
-	sc.looping = sc.awake && ctx.Err() == nil && !sc.live.clientSyncs()
+	sc.looping = sc.awake && ctx.Err() == nil && !sc.live.ClientSyncs()
 	return sc.looping
 }
 
@@ -155,7 +155,7 @@ func (e *Engine) visit(ctx context.Context, key deviceKey) error {
 	gone, ready := d.core.Ended() || d.core.Record.Token.IsZero(), d.publication.Allowed()
 	d.schedule.visiting, d.schedule.wanted = true, (first || left) && !d.schedule.maintained && !d.schedule.queued // it is not to be done twice
 	d.core.Mu.Unlock()
-	if !gone && ready && !d.schedule.live.clientSyncs() {
+	if !gone && ready && !d.schedule.live.ClientSyncs() {
 		token := d.core.CurrentToken()
 		if err = d.catchUp(d.core.Context); err != nil && d.tokenGone(token, err) {
 			err = nil

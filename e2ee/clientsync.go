@@ -32,7 +32,7 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 	if d.core.Mode != core.ModeProxied {
 		return nil, core.ErrNotProxied
 	}
-	d.schedule.live.clientBegins(d.core.Env.Now())
+	d.schedule.live.ClientBegins(d.core.Env.Now())
 	s := &ClientSync{d: d, since: since, arrived: d.clientState.arrivals()}
 	if since == "" {
 		d.publication.FirstSyncBegins()
@@ -221,7 +221,7 @@ func (s *ClientSync) End() {
 		if s.wake != nil {
 			s.wake.Stop()
 		}
-		s.d.schedule.live.clientEnds(s.d.core.Env.Now())
+		s.d.schedule.live.ClientEnds(s.d.core.Env.Now())
 		s.d.resumeLoop()
 		if s.since == "" {
 			s.d.publication.FirstSyncEnds()

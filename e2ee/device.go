@@ -13,6 +13,7 @@ import (
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/devicekeys"
 	"e2ee-proxy/e2ee/internal/gossip"
+	"e2ee-proxy/e2ee/internal/live"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/notices"
 	"e2ee-proxy/e2ee/internal/olm"
@@ -207,7 +208,7 @@ func (d *Device) connect() {
 	d.megolmState.opens = locks.Mutex{Order: order, Rank: locks.RankOpens}
 	d.schedule.upkeep = locks.Turns[struct{}]{Order: order, Rank: locks.RankUpkeep}
 	d.schedule.syncTurn = locks.Turns[struct{}]{Order: order, Rank: locks.RankSync}
-	d.schedule.live.mu = locks.Mutex{Order: order, Rank: locks.RankLeaf}
+	d.schedule.live = live.New(order)
 	base := &part{d.core, d.eng, d.acct}
 	all := host{d, &d.publication, &d.keySupply, &d.ownIdentity, &d.schedule, &d.channel, &d.outbound, &d.megolmState, &d.backups, &d.rooms, &d.gossip, &d.clientState}
 	d.publication = devicekeys.NewPublication(d.core, all)

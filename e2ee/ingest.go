@@ -90,7 +90,7 @@ func (d *Device) keepForClient(ctx context.Context, b *toDeviceStep, own bool) e
 // afterIngest drops from memory what the stored changes outdated, and requests the
 // maintenance that follows. The caller holds mu.
 func (d *Device) afterIngest(b *toDeviceStep, u SyncUpdate) {
-	d.schedule.live.stored(d.core.Env.Now())
+	d.schedule.live.Stored(d.core.Env.Now())
 	for _, s := range b.ch.InboundSessions {
 		d.eng.inbound.Remove(inboundKey{d.core.RowID, s.SessionRef})
 	}

@@ -22,14 +22,7 @@ func (sc *schedule) unused(since time.Time) bool {
 	sc.Mu.Lock()
 	used := sc.usedAt
 	sc.Mu.Unlock()
-	return used.Before(since) && sc.live.unusedSince(since)
-}
-
-// unusedSince reports whether no sync of the client was in flight since a time.
-func (l *liveness) unusedSince(since time.Time) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.clients == 0 && l.lastSeen.Before(since)
+	return used.Before(since) && sc.live.UnusedSince(since)
 }
 
 // putToSleep makes devices fall asleep that no client uses any more, so that the rounds

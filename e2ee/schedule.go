@@ -3,6 +3,7 @@ package e2ee
 import (
 	"time"
 
+	"e2ee-proxy/e2ee/internal/live"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/internal/backoff"
 )
@@ -14,7 +15,7 @@ type schedule struct {
 
 	// live records who syncs; syncTurn lets one of the engine's own syncs run at a time,
 	// and upkeep one maintenance. They have their own locks.
-	live     liveness
+	live     live.View
 	syncTurn locks.Turns[struct{}]
 	upkeep   locks.Turns[struct{}]
 

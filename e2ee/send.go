@@ -26,7 +26,7 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 	if done, ok, err := d.outbound.Repeated(ctx, out); err != nil || ok {
 		return done, err
 	}
-	if !d.schedule.live.current(d.core.Env.Now()) {
+	if !d.schedule.live.Current(d.core.Env.Now()) {
 		if err := d.catchUp(ctx); err != nil {
 			return Encrypted{}, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
 		}

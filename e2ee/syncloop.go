@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/live"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
 )
@@ -113,7 +114,7 @@ func (d *Device) syncLoop(ctx context.Context) {
 	case <-time.After(loopGrace):
 	}
 	for {
-		busy := d.schedule.live.awaitQuiet(ctx, d.core.Env.Now, d.eng.opts.OwnSyncAfter)
+		busy := d.schedule.live.AwaitQuiet(ctx, d.core.Env.Now, d.eng.opts.OwnSyncAfter)
 		if !d.schedule.loopContinues(ctx) {
 			return
 		}
@@ -126,7 +127,7 @@ func (d *Device) syncLoop(ctx context.Context) {
 		case err == nil:
 			failures.Reset()
 			continue
-		case errors.Is(err, errClientSyncs):
+		case errors.Is(err, live.ErrClientSyncs):
 			continue
 		case ctx.Err() != nil:
 			continue
@@ -161,9 +162,6 @@ func (d *Device) runLoop() {
 	}
 }
 
-// errClientSyncs means that a client's sync took over, or that the device fell asleep.
-var errClientSyncs = errors.New("the client syncs")
-
 // syncOnce makes one sync of the proxy's own and stores its effects. It returns the number
 // of to-device messages received.
 func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, error) {
@@ -177,10 +175,10 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 		var cancel context.CancelCauseFunc
 		pollCtx, cancel = context.WithCancelCause(ctx)
 		defer cancel(nil)
-		if !d.schedule.live.ownBegins(d.core.Env.Now(), func() { cancel(errClientSyncs) }) {
-			return 0, errClientSyncs
+		if !d.schedule.live.OwnBegins(d.core.Env.Now(), func() { cancel(live.ErrClientSyncs) }) {
+			return 0, live.ErrClientSyncs
 		}
-		defer d.schedule.live.ownEnds()
+		defer d.schedule.live.OwnEnds()
 	}
 	d.core.Mu.Lock()
 	since, began := d.core.Record.Row.SyncPosition, d.core.News
@@ -200,8 +198,8 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 		Query: query, Result: &resp, Patient: timeout, Large: true,
 	})
 	if err != nil {
-		if errors.Is(context.Cause(pollCtx), errClientSyncs) {
-			return 0, errClientSyncs
+		if errors.Is(context.Cause(pollCtx), live.ErrClientSyncs) {
+			return 0, live.ErrClientSyncs
 		}
 		return 0, err
 	}
@@ -221,8 +219,8 @@ const maxCatchUp = 100
 // stored and acknowledged. So a client that syncs next, from its own position, does not get
 // a to-device message a second time that is kept for it here.
 func (d *Device) catchUp(ctx context.Context) error {
-	d.schedule.live.catchBegins()
-	defer d.schedule.live.catchEnds()
+	d.schedule.live.CatchBegins()
+	defer d.schedule.live.CatchEnds()
 	d.core.Mu.Lock()
 	first := d.core.Record.Row.SyncPosition == ""
 	d.core.Mu.Unlock()

@@ -23,7 +23,7 @@ func inner() map[string][][]string {
 			{"ownidentity"},
 			{"roomkeys"},
 			{"ownbackup"},
-			{"gossip", "notices", "rollout"},
+			{"gossip", "notices", "rollout", "live"},
 		},
 		"interceptors": {
 			{"engineerr"},

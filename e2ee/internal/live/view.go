@@ -1,15 +1,16 @@
-package e2ee
+package live
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"e2ee-proxy/e2ee/internal/locks"
 )
 
-// liveness records how current a device's view of the homeserver is: which syncs wait at
+// View records how current a device's view of the homeserver is: which syncs wait at
 // the homeserver, the proxy's own or the client's, and when the last response was stored.
-type liveness struct {
+type View struct {
 	mu       locks.Mutex
 	polls    int           // syncs in flight
 	began    time.Time     // when the last of them began
@@ -29,8 +30,8 @@ const freshFor = 500 * time.Millisecond
 // proof that nothing was waiting for it.
 const emptyAfter = 300 * time.Millisecond
 
-// current reports whether changes would have arrived by now.
-func (l *liveness) current(now time.Time) bool {
+// Current reports whether changes would have arrived by now.
+func (l *View) Current(now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -45,16 +46,16 @@ func (l *liveness) current(now time.Time) bool {
 	}
 }
 
-// stored records that a response was processed and stored.
-func (l *liveness) stored(now time.Time) {
+// Stored records that a response was processed and stored.
+func (l *View) Stored(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lastDone = now
 }
 
-// clientBegins records that a client sync begins, and stops the own poll: the homeserver
+// ClientBegins records that a client sync begins, and stops the own poll: the homeserver
 // must not carry two.
-func (l *liveness) clientBegins(now time.Time) {
+func (l *View) ClientBegins(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.polls++
@@ -64,45 +65,47 @@ func (l *liveness) clientBegins(now time.Time) {
 	l.wake()
 }
 
-// catchBegins and catchEnds enclose the closing of a gap: the own poll in flight is
+// CatchBegins and catchEnds enclose the closing of a gap: the own poll in flight is
 // cancelled and none begins, so that nobody waits for it.
-func (l *liveness) catchBegins() {
+func (l *View) CatchBegins() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.catching++
 	l.endOwn()
 }
 
-func (l *liveness) catchEnds() {
+// CatchEnds ends what CatchBegins began.
+func (l *View) CatchEnds() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.catching--
 	l.wake()
 }
 
-// interrupt cancels the own poll in flight.
-func (l *liveness) interrupt() {
+// Interrupt cancels the own poll in flight.
+func (l *View) Interrupt() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.endOwn()
 }
 
-// clientSyncs reports whether a sync of the client is in flight.
-func (l *liveness) clientSyncs() bool {
+// ClientSyncs reports whether a sync of the client is in flight.
+func (l *View) ClientSyncs() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.clients > 0
 }
 
 // endOwn cancels the own poll in flight. The caller holds l.mu.
-func (l *liveness) endOwn() {
+func (l *View) endOwn() {
 	if l.stopOwn != nil {
 		l.stopOwn()
 		l.stopOwn = nil
 	}
 }
 
-func (l *liveness) clientEnds(now time.Time) {
+// ClientEnds records that a client sync has ended.
+func (l *View) ClientEnds(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.polls--
@@ -111,15 +114,15 @@ func (l *liveness) clientEnds(now time.Time) {
 	l.wake()
 }
 
-func (l *liveness) wake() {
+func (l *View) wake() {
 	if l.changed != nil {
 		close(l.changed)
 		l.changed = nil
 	}
 }
 
-// ownBegins registers an own poll. It is refused while a client syncs or a gap is closed.
-func (l *liveness) ownBegins(now time.Time, cancel func()) bool {
+// OwnBegins registers an own poll. It is refused while a client syncs or a gap is closed.
+func (l *View) OwnBegins(now time.Time, cancel func()) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.clients > 0 || l.catching > 0 {
@@ -130,23 +133,24 @@ func (l *liveness) ownBegins(now time.Time, cancel func()) bool {
 	return true
 }
 
-func (l *liveness) ownEnds() {
+// OwnEnds records that the own poll has ended.
+func (l *View) OwnEnds() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.polls--
 	l.stopOwn = nil
 }
 
-// awaitQuiet waits until no client has synced for the given time and no gap is being
-// closed. It returns errClientSyncs at once while a client syncs.
-func (l *liveness) awaitQuiet(ctx context.Context, now func() time.Time, after time.Duration) error {
+// AwaitQuiet waits until no client has synced for the given time and no gap is being
+// closed. It returns ErrClientSyncs at once while a client syncs.
+func (l *View) AwaitQuiet(ctx context.Context, now func() time.Time, after time.Duration) error {
 	for {
 		l.mu.Lock()
 		wait := after - now().Sub(l.lastSeen)
 		busy := l.catching > 0
 		if l.clients > 0 {
 			l.mu.Unlock()
-			return errClientSyncs
+			return ErrClientSyncs
 		}
 		if !busy && (l.lastSeen.IsZero() || wait <= 0) {
 			l.mu.Unlock()
@@ -170,4 +174,19 @@ func (l *liveness) awaitQuiet(ctx context.Context, now func() time.Time, after t
 		case <-timer:
 		}
 	}
+}
+
+// UnusedSince reports whether no sync of the client was in flight since a time.
+func (l *View) UnusedSince(since time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.clients == 0 && l.lastSeen.Before(since)
+}
+
+// ErrClientSyncs means that a client's sync took over, or that the device fell asleep.
+var ErrClientSyncs = errors.New("the client syncs")
+
+// New returns the view of a device that has not synced. order is nil but in tests.
+func New(order *locks.Order) View {
+	return View{mu: locks.Mutex{Order: order, Rank: locks.RankLeaf}}
 }
