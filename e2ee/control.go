@@ -9,10 +9,47 @@ import (
 
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/ownidentity"
+	"e2ee-proxy/e2ee/internal/status"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
+
+// Status returns the state of the device. Parts that could not be read are problems, not
+// errors.
+func (d *Device) Status(ctx context.Context) (status.Status, error) {
+	out := status.New(d.acct.User, d.core.ID, d.core.Mode)
+	if d.core.Mode != core.ModeProxied {
+		return out, nil
+	}
+	out.Keys = status.Keys{Ed25519: d.core.Ed25519, Curve25519: d.core.Curve25519}
+	out.Policy = d.acct.rollout.Status()
+	keys, err := d.acct.identity.Keys(ctx)
+	if err != nil {
+		return status.Status{}, err
+	}
+	own, err := d.ownIdentity.ReadOwn(ctx, true)
+	if err != nil {
+		return status.Status{}, err
+	}
+	out.SetIdentity(own, keys, d.core.ID, d.ownIdentity.State(), d.ownIdentity.SignatureTrouble())
+	backup, err := d.backups.View(ctx, own)
+	out.SetBackup(backup, d.backups.RestoreStatus(), err)
+	storage, err := d.ownIdentity.LookAtStorage(ctx, out.Backup.Readable && out.Backup.Enabled)
+	out.SetStorage(storage, err)
+	overrides, err := d.acct.Tracker.Overrides(ctx)
+	if err != nil {
+		return status.Status{}, fmt.Errorf("list exceptions: %w", err)
+	}
+	out.SetOverrides(overrides)
+	pending, err := d.acct.warnings.Pending(ctx)
+	if err != nil {
+		return status.Status{}, err
+	}
+	out.Warnings = append(out.Warnings, pending...)
+	out.Finish(d.keySupply.HasDeadKeys(), d.publication.Refusal(), d.ownIdentity.IsChecked(), d.ownIdentity.State())
+	return out, nil
+}
 
 // Bootstrap creates what is missing of identity, secret storage and backup. It returns the
 // recovery key if this or an earlier call made one that can still be read, else an empty
@@ -136,11 +173,11 @@ func (d *Device) RestoreHistory(ctx context.Context) error {
 
 // UserTrust is what is known of a user.
 type UserTrust struct {
-	UserID           id.UserID     `json:"user_id"`
-	State            string        `json:"state"`
-	PinnedMasterKey  id.Ed25519    `json:"pinned_master_key"`
-	CurrentMasterKey id.Ed25519    `json:"current_master_key"`
-	Devices          []DeviceTrust `json:"devices"`
+	UserID           id.UserID       `json:"user_id"`
+	State            string          `json:"state"`
+	PinnedMasterKey  id.Ed25519      `json:"pinned_master_key"`
+	CurrentMasterKey id.Ed25519      `json:"current_master_key"`
+	Devices          []status.Device `json:"devices"`
 }
 
 // User returns what is known of a user. The homeserver is asked if that may be out of date.
@@ -158,11 +195,11 @@ func (d *Device) User(ctx context.Context, user id.UserID) (UserTrust, error) {
 	}
 	out := UserTrust{
 		UserID: user, State: u.State().String(), PinnedMasterKey: u.PinnedMaster, CurrentMasterKey: u.Current,
-		Devices: []DeviceTrust{},
+		Devices: []status.Device{},
 	}
 	for i := range u.Devices {
 		if u.Devices[i].Fault != trustcache.FaultNoKeys { // requirement 1.19
-			out.Devices = append(out.Devices, deviceTrust(&u.Devices[i]))
+			out.Devices = append(out.Devices, status.TrustOf(&u.Devices[i]))
 		}
 	}
 	return out, nil

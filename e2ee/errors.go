@@ -5,6 +5,7 @@ import (
 	"e2ee-proxy/e2ee/internal/ownbackup"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/rollout"
+	"e2ee-proxy/e2ee/internal/status"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -55,6 +56,16 @@ type (
 	Recovery = ownidentity.Recovery
 	// RestoreStatus is the progress of a restore.
 	RestoreStatus = ownbackup.RestoreStatus
+	// Status is the state of a device and its owner's identity, as read from the homeserver.
+	Status         = status.Status
+	DeviceKeys     = status.Keys
+	IdentityStatus = status.Identity
+	StorageStatus  = status.Storage
+	BackupStatus   = status.Backup
+	DeviceTrust    = status.Device
+	UserDevice     = status.Override
+	// Problem is one thing that is wrong, and what to do about it.
+	Problem = status.Problem
 	// PolicyStatus is how strictly the policy is applied now, and what enforcing it would have
 	// done: WouldHave, by room RoomWouldHave.
 	PolicyStatus  = rollout.Status

@@ -33,7 +33,7 @@ func TestControlAPIIsDocumented(t *testing.T) {
 	codes := make(map[string]bool)
 	for _, source := range []struct{ file, code string }{
 		{"interceptors/internal/control/errors.go", `"(DEV\.E2EE_PROXY\.[A-Z_]+)"`},
-		{"e2ee/problems.go", `Problem\{\s*"([a-z_]+)"`},
+		{"e2ee/internal/status/problems.go", `Problem\{\s*"([a-z_]+)"`},
 		{"e2ee/internal/notices/warnings.go", `(?m)^\tCode[A-Z]\w+ += "([a-z_]+)"`},
 	} {
 		found := regexp.MustCompile(source.code).FindAllStringSubmatch(readText(t, source.file), -1)

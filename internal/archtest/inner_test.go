@@ -24,6 +24,7 @@ func inner() map[string][][]string {
 			{"roomkeys"},
 			{"ownbackup"},
 			{"gossip", "notices", "rollout", "live"},
+			{"status"},
 		},
 		"interceptors": {
 			{"engineerr"},
