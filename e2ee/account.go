@@ -35,3 +35,16 @@ func newAccount(e *Engine, row *store.Account) *account {
 	})
 	return a
 }
+
+// proxied returns the account's devices whose keys are held here.
+func (a *account) proxied() []*Device {
+	a.eng.mu.Lock()
+	defer a.eng.mu.Unlock()
+	var devices []*Device
+	for _, d := range a.eng.devices {
+		if d.acct == a && d.core.Mode == core.ModeProxied {
+			devices = append(devices, d)
+		}
+	}
+	return devices
+}

@@ -274,9 +274,5 @@ func (e *Engine) stopDevice(d *Device) {
 	d.retire()
 	d.rooms.Release()
 	e.awake.Remove(d)
-	for _, k := range e.inbound.Keys() {
-		if k.device == d.core.RowID {
-			e.inbound.Remove(k)
-		}
-	}
+	e.inbound.Forget(map[int64]struct{}{d.core.RowID: {}})
 }

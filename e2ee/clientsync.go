@@ -11,8 +11,8 @@ import (
 	"e2ee-proxy/store"
 )
 
-// maxLate bounds the late events and to-device messages in one response.
-const maxLate = 200
+// maxKept bounds the to-device messages in one response that were kept for the client.
+const maxKept = 200
 
 // ClientSync is one sync of the device's client in flight.
 type ClientSync struct {
@@ -103,7 +103,7 @@ func (s *ClientSync) dropDelivered(ctx context.Context) error {
 			s.waiting = true
 		}
 	}
-	due, err := s.d.megolmState.due(ctx)
+	due, err := s.d.late.Due(ctx)
 	if err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (s *ClientSync) dropDelivered(ctx context.Context) error {
 	if len(ch.DeletePending)+len(ch.DeleteInbox)+len(ch.ShownPending) == 0 {
 		return nil
 	}
-	defer s.d.megolmState.recountHeld()
+	defer s.d.late.Recount()
 	if err := s.d.core.Save(ctx, ch); err != nil {
 		return fmt.Errorf("store what the client has got: %w", err)
 	}
@@ -125,15 +125,29 @@ func (s *ClientSync) dropDelivered(ctx context.Context) error {
 }
 
 func (s *ClientSync) load(ctx context.Context) ([]store.PendingEvent, []store.InboxItem, error) {
-	pending, err := s.d.core.Env.Store.Pending(ctx, s.d.acct.Row, s.d.core.RowID, maxLate)
+	pending, err := s.d.late.Ready(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("load late events: %w", err)
+		return nil, nil, err
 	}
-	inbox, err := s.d.core.Env.Store.Inbox(ctx, s.d.acct.Row, s.d.core.RowID, maxLate)
+	inbox, err := s.d.core.Env.Store.Inbox(ctx, s.d.acct.Row, s.d.core.RowID, maxKept)
 	if err != nil {
 		return nil, nil, fmt.Errorf("load to-device events for the client: %w", err)
 	}
 	return pending, inbox, nil
+}
+
+// wakeWhenDue ends the client's waiting sync when the hold of an event ends.
+func (s *ClientSync) wakeWhenDue(ctx context.Context) error {
+	first, err := s.d.late.FirstHold(ctx)
+	if err != nil || first.IsZero() {
+		return err
+	}
+	s.wake = time.AfterFunc(max(first.Sub(s.d.core.Env.Now()), 0), func() {
+		s.d.core.Mu.Lock()
+		defer s.d.core.Mu.Unlock()
+		s.d.clientState.wakeWaiting()
+	})
+	return nil
 }
 
 // Waiting reports whether something is ready for the client, so that its sync must not wait
@@ -185,14 +199,14 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 		return SyncExtras{}, err
 	}
 	out := SyncExtras{}
-	if out.Late, err = s.d.megolmState.openLate(ctx, pending, u.NextBatch); err != nil {
+	if out.Late, err = s.d.late.OpenReady(ctx, pending, u.NextBatch); err != nil {
 		return SyncExtras{}, err
 	}
-	due, err := s.d.megolmState.due(ctx)
+	due, err := s.d.late.Due(ctx)
 	if err != nil {
 		return SyncExtras{}, err
 	}
-	if err := s.d.megolmState.openDue(ctx, due, pending, u.NextBatch, out.Late); err != nil {
+	if err := s.d.late.OpenDue(ctx, due, pending, u.NextBatch, out.Late); err != nil {
 		return SyncExtras{}, err
 	}
 	if out.Notices, err = s.d.shown.For(ctx, u.Since, u.NextBatch); err != nil {

@@ -13,6 +13,7 @@ import (
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/devicekeys"
 	"e2ee-proxy/e2ee/internal/gossip"
+	"e2ee-proxy/e2ee/internal/late"
 	"e2ee-proxy/e2ee/internal/live"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/notices"
@@ -42,7 +43,8 @@ type Device struct {
 	schedule    schedule
 	channel     channel.Olm
 	outbound    roomkeys.Outbound
-	megolmState megolmState
+	inbound     roomkeys.Inbound
+	late        late.Events
 	backups     ownbackup.Backup
 	rooms       rooms.Table
 	gossip      gossip.Exchange
@@ -67,7 +69,7 @@ type host struct {
 	*schedule
 	*channel.Olm
 	*roomkeys.Outbound
-	*megolmState
+	*roomkeys.Inbound
 	*ownbackup.Backup
 	*rooms.Table
 	*gossip.Exchange
@@ -205,19 +207,19 @@ func newDevice(e *Engine, acct *account, self core.Self) *Device {
 func (d *Device) connect() {
 	order := d.core.Env.Order
 	d.core.Mu = locks.Mutex{Order: order, Rank: locks.RankDevice}
-	d.megolmState.opens = locks.Mutex{Order: order, Rank: locks.RankOpens}
 	d.schedule.upkeep = locks.Turns[struct{}]{Order: order, Rank: locks.RankUpkeep}
 	d.schedule.syncTurn = locks.Turns[struct{}]{Order: order, Rank: locks.RankSync}
 	d.schedule.live = live.New(order)
 	base := &part{d.core, d.eng, d.acct}
-	all := host{d, &d.publication, &d.keySupply, &d.ownIdentity, &d.schedule, &d.channel, &d.outbound, &d.megolmState, &d.backups, &d.rooms, &d.gossip, &d.clientState}
+	all := host{d, &d.publication, &d.keySupply, &d.ownIdentity, &d.schedule, &d.channel, &d.outbound, &d.inbound, &d.backups, &d.rooms, &d.gossip, &d.clientState}
 	d.publication = devicekeys.NewPublication(d.core, all)
 	d.keySupply = devicekeys.NewSupply(d.core, &d.channel, &d.publication, all)
 	d.ownIdentity = ownidentity.New(d.core, d.acct.identity, all)
 	d.schedule.part, d.schedule.host = base, all
 	d.channel = channel.New(d.core, all)
 	d.outbound = roomkeys.NewOutbound(d.core, &d.ownIdentity, &d.channel, &d.rooms, all)
-	d.megolmState.part, d.megolmState.host = base, all
+	d.inbound = roomkeys.NewInbound(d.core, d.eng.inbound, all)
+	d.late = late.New(d.core, &d.inbound, d.eng.opts.Undecryptable == UndecryptableHold, all)
 	d.backups = ownbackup.New(d.core, d.acct.backup, &d.ownIdentity, all)
 	d.rooms = rooms.New(d.core, d.eng.rooms, all)
 	d.gossip = gossip.New(d.core, all)

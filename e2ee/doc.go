@@ -22,11 +22,11 @@
 //
 // A [Device] is composed of parts, each of which owns its fields: what is published of its
 // keys (internal/devicekeys), the own identity (internal/ownidentity), when the device works
-// (schedule), Olm sessions (internal/channel), room keys
-// (internal/roomkeys, megolmState), the backup (internal/ownbackup), rooms and their members (internal/rooms), requests between devices
-// (internal/gossip), which warnings the client was shown (internal/notices), and what else
-// waits for it (clientState). A part does not change another; its host interface lists what
-// it needs of the others.
+// (schedule), Olm sessions (internal/channel), room keys (internal/roomkeys), events that
+// wait for one (internal/late), the backup (internal/ownbackup), rooms and their members
+// (internal/rooms), requests between devices (internal/gossip), which warnings the client
+// was shown (internal/notices), and what else waits for it (clientState). A part does not
+// change another; its host interface lists what it needs of the others.
 //
 // Turns and locks are taken in the order of their ranks (internal/locks): turns first,
 // which alone may be held while the homeserver is asked, then the engine's lock, then a

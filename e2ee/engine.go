@@ -17,6 +17,7 @@ import (
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/locks"
+	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
@@ -124,7 +125,7 @@ type Engine struct {
 	opts Options
 	env  *core.Env
 
-	inbound *lru.Cache[inboundKey, *inboundSession]
+	inbound *roomkeys.Cache
 	users   *trustcache.Cache
 	rooms   *rooms.Shared
 	awake   *lru.Cache[*Device, struct{}] // the least recently used first
@@ -155,9 +156,9 @@ func New(opts Options) (*Engine, error) {
 	if opts.Store == nil || opts.Homeserver == nil || opts.Client == nil {
 		return nil, errors.New("e2ee: store, homeserver and client are required")
 	}
-	cache, err := lru.New[inboundKey, *inboundSession](opts.CachedSessions)
+	cache, err := roomkeys.NewCache(opts.CachedSessions)
 	if err != nil {
-		return nil, fmt.Errorf("make room key cache: %w", err)
+		return nil, err
 	}
 	users, err := trustcache.NewCache(opts.CachedUsers)
 	if err != nil {

@@ -29,13 +29,3 @@ func (h host) SecretsCame() { h.RecheckLocked() }
 
 // KickLocked implements gossip.Host.
 func (h host) KickLocked() { h.kickLocked() }
-
-// missedKeys records whether keys are missing, and returns how often keys were stored.
-func (h host) missedKeys(missing bool) int {
-	h.core.Mu.Lock()
-	defer h.core.Mu.Unlock()
-	if missing {
-		h.gossip.AskKeysLater()
-	}
-	return h.keysStored()
-}

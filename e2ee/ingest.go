@@ -91,13 +91,7 @@ func (d *Device) keepForClient(ctx context.Context, b *toDeviceStep, own bool) e
 // maintenance that follows. The caller holds mu.
 func (d *Device) afterIngest(b *toDeviceStep, u SyncUpdate) {
 	d.schedule.live.Stored(d.core.Env.Now())
-	for _, s := range b.ch.InboundSessions {
-		d.eng.inbound.Remove(inboundKey{d.core.RowID, s.SessionRef})
-	}
-	if len(b.ch.InboundSessions) > 0 {
-		d.megolmState.keySeq++
-		d.clientState.wakeWaiting()
-	}
+	d.inbound.RecordStored(b.ch.InboundSessions)
 	for _, w := range b.wedged {
 		d.channel.MayHaveKeys(w.User, w.Device)
 	}

@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -40,18 +41,18 @@ type judgement struct {
 	users  map[id.UserID]*trustcache.User
 	policy trustcache.Policy
 	notes  map[store.SessionRef]store.WithheldNote
-	keys   int // see keysTaken
+	keys   int // see roomkeys.Inbound.Stored
 }
 
 // judge returns what the client is shown of one event.
 func (d *Device) judge(job *eventJob, by *judgement) Opened {
 	switch {
-	case job.cipher == "": // also if something else is wrong with it
+	case job.Ciphertext == "": // also if something else is wrong with it
 		return d.judgePlain(job, by.policy)
-	case job.err != nil:
+	case job.Err != nil:
 		code, withheldCode := job.refusal(by.notes)
 		job.code = code
-		return d.megolmState.unreadable(job, trustcache.JudgeUndecrypted(code, withheldCode))
+		return d.unreadable(job, trustcache.JudgeUndecrypted(code, withheldCode))
 	}
 	verdict, owner := d.judgeOwners(job, by)
 	d.acct.rollout.Verdict(job.room, owner, verdict)
@@ -70,11 +71,7 @@ func (d *Device) judge(job *eventJob, by *judgement) Opened {
 // verdict with its owner. A device can claim a session in its own name only, so a claim
 // cannot harm another owner.
 func (d *Device) judgeOwners(job *eventJob, by *judgement) (best trustcache.Verdict, owner trustcache.Owner) {
-	if !job.session.contested {
-		first := job.session.firstOwner()
-		return d.judgeAs(job, by, first), first.Owner
-	}
-	for i, c := range job.session.possibleOwners(job.sender, by.policy.Bridges) {
+	for i, c := range job.Claims(by.policy.Bridges) {
 		if verdict := d.judgeAs(job, by, c); i == 0 || verdict.Above(best) {
 			best, owner = verdict, c.Owner
 		}
@@ -83,11 +80,11 @@ func (d *Device) judgeOwners(job *eventJob, by *judgement) (best trustcache.Verd
 }
 
 // judgeAs judges an event by one possible owner of its session.
-func (d *Device) judgeAs(job *eventJob, by *judgement, c possibleOwner) trustcache.Verdict {
+func (d *Device) judgeAs(job *eventJob, by *judgement, c roomkeys.Claim) trustcache.Verdict {
 	return trustcache.Judge(trustcache.JudgeInput{
-		Sender: job.sender, Own: d.acct.User, OwnKey: d.core.Curve25519,
-		Source: c.source, Owner: c.Owner,
-		OwnerUser: by.users[c.UserID], Forwarder: d.forwarder(c.source), Policy: by.policy,
+		Sender: job.Sender, Own: d.acct.User, OwnKey: d.core.Curve25519,
+		Source: c.Source, Owner: c.Owner,
+		OwnerUser: by.users[c.UserID], Forwarder: d.forwarder(c.Source), Policy: by.policy,
 	})
 }
 
@@ -99,7 +96,7 @@ func (d *Device) waitsFor(job *eventJob, owner trustcache.Owner, code trustcache
 	case mismatched && owner.Curve25519 == d.core.Curve25519:
 		return "" // the session is our own
 	case mismatched, owner.UserID == "":
-		return job.sender // the sender may still send the key as theirs
+		return job.Sender // the sender may still send the key as theirs
 	default:
 		return owner.UserID
 	}
@@ -107,15 +104,15 @@ func (d *Device) waitsFor(job *eventJob, owner trustcache.Owner, code trustcache
 
 // refusal returns why an event could not be decrypted.
 func (job *eventJob) refusal(notes map[store.SessionRef]store.WithheldNote) (trustcache.Code, event.RoomKeyWithheldCode) {
-	note, noted := notes[job.ref]
+	note, noted := notes[job.Ref]
 	switch {
-	case errors.Is(job.err, errNoKey) && noted, errors.Is(job.err, errTooEarly) && noted:
+	case errors.Is(job.Err, roomkeys.ErrNoKey) && noted, errors.Is(job.Err, roomkeys.ErrTooEarly) && noted:
 		return trustcache.CodeWithheld, event.RoomKeyWithheldCode(note.Code)
-	case errors.Is(job.err, errNoKey), errors.Is(job.err, errOurs):
+	case errors.Is(job.Err, roomkeys.ErrNoKey), errors.Is(job.Err, roomkeys.ErrOurs):
 		return trustcache.CodeMissingRoomKey, ""
-	case errors.Is(job.err, errTooEarly):
+	case errors.Is(job.Err, roomkeys.ErrTooEarly):
 		return trustcache.CodeUnknownMessageIndex, ""
-	case errors.Is(job.err, errReplay):
+	case errors.Is(job.Err, roomkeys.ErrReplayed):
 		return trustcache.CodeReplayed, ""
 	default:
 		return trustcache.CodeMalformed, ""
@@ -125,17 +122,17 @@ func (job *eventJob) refusal(notes map[store.SessionRef]store.WithheldNote) (tru
 // judgePlain judges events in clear. In an encrypted room those that should have been
 // encrypted are marked or withheld (requirement 8.11).
 func (d *Device) judgePlain(job *eventJob, policy trustcache.Policy) Opened {
-	if job.clearType == "m.room.encrypted" && len(job.event.Get("content")) > len(`{}`) { // sent as state, which encrypted events never are
-		return d.megolmState.unreadable(job, trustcache.JudgeUndecrypted(trustcache.CodeMalformed, ""))
+	if job.Type == "m.room.encrypted" && len(job.event.Get("content")) > len(`{}`) { // sent as state, which encrypted events never are
+		return d.unreadable(job, trustcache.JudgeUndecrypted(trustcache.CodeMalformed, ""))
 	}
 	if job.order == OrderBefore || !d.KnownEncrypted(job.room) || !encryptable(job) {
-		return Opened{Event: job.event.Encode(), Type: job.clearType}
+		return Opened{Event: job.event.Encode(), Type: job.Type}
 	}
 	if job.order == OrderUnknown { // an event that may be older than the encryption is not withheld
 		policy.InClear = trustcache.InClearMark
 	}
-	verdict := trustcache.JudgeInClear(job.sender, policy)
-	d.acct.rollout.Verdict(job.room, trustcache.Owner{UserID: job.sender}, verdict)
+	verdict := trustcache.JudgeInClear(job.Sender, policy)
+	d.acct.rollout.Verdict(job.room, trustcache.Owner{UserID: job.Sender}, verdict)
 	if verdict.Deliver == trustcache.DeliverAsCame {
 		job.dropEdit()
 		return job.asCame(verdict)
@@ -169,9 +166,9 @@ func encryptable(job *eventJob) bool {
 	}
 	_, state := job.event.Text("state_key")
 	switch {
-	case state && !wire.MessageType(job.clearType), job.clearType == "m.room.redaction", job.clearType == "m.room.encrypted":
+	case state && !wire.MessageType(job.Type), job.Type == "m.room.redaction", job.Type == "m.room.encrypted":
 		return false
-	case job.clearType == "m.reaction" && !state:
+	case job.Type == "m.reaction" && !state:
 		said, err := strictjson.Parse(content)
 		return err != nil || !wire.PlainReactionContent(said)
 	}
@@ -184,15 +181,15 @@ func (job *eventJob) clear(v trustcache.Verdict) Opened {
 	if err != nil { // the event was parsed before, so this cannot fail
 		return job.withheld(trustcache.JudgeUndecrypted(trustcache.CodeMalformed, ""), trustcache.Policy{})
 	}
-	out := job.event.Set("type", strictjson.Quote(job.clearType)).Set("content", content)
+	out := job.event.Set("type", strictjson.Quote(job.Type)).Set("content", content)
 	out = annotate(out, v).Set("decrypted", json.RawMessage(`true`))
-	return Opened{Event: out.Encode(), Type: job.clearType, Decrypted: true}
+	return Opened{Event: out.Encode(), Type: job.Type, Decrypted: true}
 }
 
 // clearContent returns the decrypted content with the complete relation (attack N3). A
 // relation that makes an edit of an event that is none is dropped.
 func (job *eventJob) clearContent() (json.RawMessage, error) {
-	content, err := strictjson.Parse(job.payload.Get("content"))
+	content, err := strictjson.Parse(job.Payload.Get("content"))
 	if err != nil {
 		return nil, err
 	}
@@ -269,15 +266,15 @@ func (d *Device) judgementFor(ctx context.Context, jobs []*eventJob) (*judgement
 	for _, job := range jobs {
 		switch {
 		case job == nil:
-		case job.payload != nil:
-			for user := range job.session.users(job.sender) {
+		case job.Payload != nil:
+			for user := range job.OwnerUsers() {
 				if !seen[user] {
 					seen[user] = true
 					users = append(users, user)
 				}
 			}
-		case errors.Is(job.err, errNoKey), errors.Is(job.err, errTooEarly):
-			missing = append(missing, job.ref)
+		case errors.Is(job.Err, roomkeys.ErrNoKey), errors.Is(job.Err, roomkeys.ErrTooEarly):
+			missing = append(missing, job.Ref)
 		}
 	}
 	var err error
@@ -291,7 +288,7 @@ func (d *Device) judgementFor(ctx context.Context, jobs []*eventJob) (*judgement
 			return nil, fmt.Errorf("load withheld notes: %w", err)
 		}
 	}
-	return by, d.upgradeOwners(ctx, jobs, by.users)
+	return by, d.inbound.UpgradeOwners(ctx, eventsOf(jobs), by.users)
 }
 
 // learn returns what is known of users, after asking the homeserver for a bounded time.
@@ -303,42 +300,4 @@ func (d *Device) learn(ctx context.Context, users []id.UserID) (map[id.UserID]*t
 		return known, err
 	}
 	return d.acct.Tracker.Cached(ctx, users)
-}
-
-// upgradeOwners adds what has become known of the owners of a batch's keys since they
-// arrived, and stores it. An owner is never downgraded (requirement 8.3). If the stored key
-// changed since it was read, only this batch sees the upgrade: storing it would overwrite
-// that change.
-func (d *Device) upgradeOwners(ctx context.Context, jobs []*eventJob, users map[id.UserID]*trustcache.User) error {
-	d.core.Mu.Lock()
-	defer d.core.Mu.Unlock()
-	s := d.core.Begin()
-	done := make(map[*inboundSession]bool)
-	for _, job := range jobs {
-		if job == nil || job.payload == nil || done[job.session] {
-			continue
-		}
-		if !d.megolmState.inCache(job.session) {
-			apply, err := job.session.upgraded(users, job.sender, &store.Changes{})
-			if err != nil {
-				return err
-			}
-			if apply != nil {
-				apply() // for this batch only
-			}
-			continue
-		}
-		apply, err := job.session.upgraded(users, job.sender, s.Changes)
-		if err != nil {
-			return err
-		}
-		done[job.session] = apply != nil || job.session.firstOwner().UserID != ""
-		if apply != nil {
-			s.After(apply)
-		}
-	}
-	if len(s.Then) == 0 {
-		return nil
-	}
-	return s.Commit(ctx, "what is known of key owners")
 }

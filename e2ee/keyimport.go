@@ -40,7 +40,7 @@ func (d *Device) ImportKeys(ctx context.Context, passphrase secret.String, open 
 	var rows []store.InboundSession
 	held := 0
 	flush := func() error {
-		kept, err := d.megolmState.keepKept(ctx, rows)
+		kept, err := d.inbound.KeepKept(ctx, rows)
 		out.Imported += kept
 		rows, held = rows[:0], 0
 		return err

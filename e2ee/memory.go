@@ -68,12 +68,7 @@ func (e *Engine) forgetUnloaded() {
 		delete(gone, d.core.RowID) // it was loaded again
 	}
 	e.mu.Unlock()
-	if len(gone) == 0 {
-		return
-	}
-	for _, k := range e.inbound.Keys() {
-		if _, left := gone[k.device]; left {
-			e.inbound.Remove(k)
-		}
+	if len(gone) > 0 {
+		e.inbound.Forget(gone)
 	}
 }

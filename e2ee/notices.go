@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/late"
 	"e2ee-proxy/e2ee/internal/notices"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -70,7 +71,7 @@ func (d *Device) tellRecoveredAlone(ctx context.Context) error {
 // stored together with what the tracker noticed. The tracker calls it under its lock.
 func (a *account) observe(events []trustcache.Event, ch *store.Changes) (stored func()) {
 	warned := a.warnings.Observe(events, ch)
-	released := releasePending(events, ch)
+	released := late.Release(events, ch)
 	switch {
 	case warned != nil:
 		return warned

@@ -6,7 +6,6 @@ import (
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/ownbackup"
 	"e2ee-proxy/e2ee/internal/ownidentity"
-	"e2ee-proxy/store"
 )
 
 // A device is the host of its ownidentity.Identity and of its ownbackup.Backup.
@@ -23,8 +22,3 @@ func (h host) ForgetBackup() { h.Device.acct.backup.Forget() }
 
 // TellRecoveredAlone implements ownidentity.Host.
 func (h host) TellRecoveredAlone(ctx context.Context) error { return h.tellRecoveredAlone(ctx) }
-
-// KeepKept implements ownbackup.Host.
-func (h host) KeepKept(ctx context.Context, rows []store.InboundSession) (kept int, err error) {
-	return h.keepKept(ctx, rows)
-}

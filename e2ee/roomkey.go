@@ -69,7 +69,7 @@ func (b *toDeviceStep) keepRoomKeys(ctx context.Context) error {
 			again = append(again, store.OwnersRef{SessionRef: k.Ref, UserID: k.Owner.UserID})
 		}
 	}
-	more, err := b.d.megolmState.loadMoreOwners(ctx, again)
+	more, err := b.d.inbound.MoreOwners(ctx, again)
 	if err != nil {
 		return err
 	}

@@ -79,7 +79,7 @@ func (a *account) alerted(ctx context.Context) {
 	news := a.warnings.News()
 	for _, d := range a.proxied() {
 		if !news {
-			d.megolmState.wakeIfReady(ctx)
+			d.late.WakeIfReady(ctx)
 			continue
 		}
 		d.core.Mu.Lock()

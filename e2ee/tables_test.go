@@ -9,8 +9,8 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
-	"e2ee-proxy/e2ee/internal/ownbackup"
 	"e2ee-proxy/e2ee/internal/ownidentity"
+	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -109,33 +109,23 @@ func TestRefusalTable(t *testing.T) {
 		want      trustcache.Code
 		withheld  event.RoomKeyWithheldCode
 	}{
-		{"MissingRoomKey(None): MissingMegolmSession", errNoKey, nil, trustcache.CodeMissingRoomKey, ""},
-		{"MissingRoomKey(code): MissingMegolmSession{withheld_code}", errNoKey, noted, trustcache.CodeWithheld, "m.unverified"},
-		{"UnknownMessageIndex: UnknownMegolmMessageIndex", errTooEarly, nil, trustcache.CodeUnknownMessageIndex, ""},
-		{"UnknownMessageIndex with a withheld record: MissingRoomKey(code)", errTooEarly, noted, trustcache.CodeWithheld, "m.unverified"},
+		{"MissingRoomKey(None): MissingMegolmSession", roomkeys.ErrNoKey, nil, trustcache.CodeMissingRoomKey, ""},
+		{"MissingRoomKey(code): MissingMegolmSession{withheld_code}", roomkeys.ErrNoKey, noted, trustcache.CodeWithheld, "m.unverified"},
+		{"UnknownMessageIndex: UnknownMegolmMessageIndex", roomkeys.ErrTooEarly, nil, trustcache.CodeUnknownMessageIndex, ""},
+		{"UnknownMessageIndex with a withheld record: MissingRoomKey(code)", roomkeys.ErrTooEarly, noted, trustcache.CodeWithheld, "m.unverified"},
 		{"EventError, Decode: MalformedEncryptedEvent", strictjson.ErrMalformed, nil, trustcache.CodeMalformed, ""},
-		{"other decryption: MegolmDecryptionFailure", errFailed, nil, trustcache.CodeMalformed, ""},
-		{"other decryption: a withheld notice explains nothing", errFailed, noted, trustcache.CodeMalformed, ""},
+		{"other decryption: MegolmDecryptionFailure", roomkeys.ErrFailed, nil, trustcache.CodeMalformed, ""},
+		{"other decryption: a withheld notice explains nothing", roomkeys.ErrFailed, noted, trustcache.CodeMalformed, ""},
 		// The reference does not refuse a used index; the proxy does (requirement 8.4).
-		{"-", errReplay, nil, trustcache.CodeReplayed, ""},
-		{"-", errReplay, noted, trustcache.CodeReplayed, ""},
+		{"-", roomkeys.ErrReplayed, nil, trustcache.CodeReplayed, ""},
+		{"-", roomkeys.ErrReplayed, noted, trustcache.CodeReplayed, ""},
 		// Something of ours failed: nothing is said of the event, and it is tried again.
-		{"-", errOurs, nil, trustcache.CodeMissingRoomKey, ""},
+		{"-", roomkeys.ErrOurs, nil, trustcache.CodeMissingRoomKey, ""},
 		{"-", errors.New("anything else"), nil, trustcache.CodeMalformed, ""},
 	} {
-		code, withheld := (&eventJob{ref: ref, err: tc.err}).refusal(tc.notes)
+		code, withheld := (&eventJob{Event: roomkeys.Event{Ref: ref, Err: tc.err}}).refusal(tc.notes)
 		if code != tc.want || withheld != tc.withheld {
 			t.Errorf("%s: %v is %s %s, want %s %s", tc.reference, tc.err, code, withheld, tc.want, tc.withheld)
 		}
 	}
-}
-
-// deviceWith returns a device of @me:x without a store or a homeserver.
-
-func deviceOf(e *Engine, self core.Self) *Device {
-	shared := &core.Account{Env: e.env, User: "@me:x"}
-	acct := &account{Account: shared, eng: e, identity: ownidentity.NewAccount(shared), backup: ownbackup.NewAccount(shared)}
-	d := &Device{core: &core.Device{Env: e.env, Account: acct.Account, Self: self}, eng: e, acct: acct}
-	d.connect()
-	return d
 }

@@ -23,7 +23,7 @@ func inner() map[string][][]string {
 			{"ownidentity"},
 			{"roomkeys"},
 			{"ownbackup"},
-			{"gossip", "notices", "rollout", "live"},
+			{"gossip", "notices", "rollout", "live", "late"},
 			{"status"},
 		},
 		"interceptors": {

@@ -9,7 +9,7 @@ import "sync"
 type Rank uint8
 
 const (
-	RankSends   Rank = iota + 1 // megolmState.sends: a send into one room
+	RankSends   Rank = iota + 1 // roomkeys: a send into one room
 	RankUpkeep                  // schedule.upkeep: maintenance of a device
 	RankBoot                    // account.boot: the identity is set up
 	RankSync                    // schedule.syncTurn: a sync of the engine's own
@@ -18,7 +18,7 @@ const (
 	RankOpening                 // Engine.opening: a device is loaded or deleted
 
 	RankEngine  // Engine.mu
-	RankOpens   // megolmState.opens: a batch of events is decrypted
+	RankOpens   // roomkeys: a batch of events is decrypted
 	RankDevice  // part.mu
 	RankSession // inboundSession.mu
 	RankAccount // account.mu

@@ -1,5 +1,6 @@
-// Package roomkeys has a device's Megolm sessions. So far these are the ones that it makes
-// for its own messages; what it keeps of others' is in e2ee.
+// Package roomkeys has a device's Megolm sessions: those that it makes for its own messages
+// ([Outbound]), and the keys that it reads with ([Inbound]). They know nothing of each other,
+// but that the copy of an own key is stored among the latter.
 //
 // It promises:
 //   - A session is used for another message only while nobody who was given its key has
@@ -10,9 +11,14 @@
 //     which something is encrypted.
 //   - The ratchet is stored before a ciphertext is returned: no index is used for two
 //     messages, and a repeated transaction gets the same ciphertext (requirement 19.11).
+//   - An event is decrypted with the key that its room and session ID name, and no index is
+//     good for two events of one owner (requirements 8.4, 8.6, attack A4): that is stored
+//     before the clear text is returned.
+//   - What is kept is replaced only by what the rules of package megolm allow, and a key that
+//     was read before a better one was stored is not used after it.
 //
-// It must never decide who gets a key, send anything with the device's lock held, or print a
-// key or a message.
+// It must never decide who gets a key or what a client is shown, send anything with the
+// device's lock held, reach another device's keys, or print a key or a message.
 //
 // Importer: e2ee.
 package roomkeys

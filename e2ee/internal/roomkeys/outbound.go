@@ -26,21 +26,21 @@ type Outbound struct {
 	own     *ownidentity.Identity
 	channel *channel.Olm
 	rooms   *rooms.Table
-	host    Host
+	host    OutboundHost
 
 	sends    locks.Turns[id.RoomID] // has its own lock
 	sessions map[id.RoomID]*outboundSession
 	sent     map[store.TxnRef]id.EventID
 }
 
-// Host is what an Outbound needs of the other parts of a device.
-type Host interface {
+// OutboundHost is what an Outbound needs of the other parts of a device.
+type OutboundHost interface {
 	// KickLocked requests maintenance. The caller holds the device's lock.
 	KickLocked()
 }
 
 // NewOutbound returns the sessions of a device; they are loaded when they are needed.
-func NewOutbound(dev *core.Device, own *ownidentity.Identity, olm *channel.Olm, table *rooms.Table, host Host) Outbound {
+func NewOutbound(dev *core.Device, own *ownidentity.Identity, olm *channel.Olm, table *rooms.Table, host OutboundHost) Outbound {
 	return Outbound{
 		Device: dev, own: own, channel: olm, rooms: table, host: host,
 		sends:    locks.Turns[id.RoomID]{Order: dev.Env.Order, Rank: locks.RankSends},

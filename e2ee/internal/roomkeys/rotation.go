@@ -51,10 +51,9 @@ func (s *outboundSession) mustRotate(r store.Room, now time.Time, visibility str
 	return false
 }
 
-// live returns the session for the next message, a new one if the old one must not
-// be used. A new one is stored with our own copy for reading before anybody is given the
-// key. The caller holds the
-// device's lock.
+// live returns the session for the next message, a new one if the old one must not be used.
+// A new one is stored with our own copy for reading before anybody is given the key. The
+// caller holds the device's lock.
 func (o *Outbound) live(ctx context.Context, r store.Room, visibility string, who *Recipients) (*outboundSession, error) {
 	out, err := o.load(ctx, r.RoomID)
 	if err != nil {

@@ -1,10 +1,9 @@
-package e2ee
+package roomkeys
 
 import (
 	"fmt"
 	"testing"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
@@ -48,17 +47,23 @@ func TestRepeatedFarApartInOneBatch(t *testing.T) {
 	}
 }
 
+// quiet is a host without a client or requests.
+type quiet struct{ InboundHost }
+
+func (*quiet) WakeWaiting() {}
+
 // A room key is loaded from the store. Before it is in the cache a better one is stored, and
 // the cache is told to let go of what it has. The one that was loaded serves those who
 // asked for it, and nobody after them; and what has become known of its owner meanwhile is
 // not written over the better one's.
 func TestKeyStoredWhileAnotherIsLoaded(t *testing.T) {
 	t.Parallel()
-	cache, err := lru.New[inboundKey, *inboundSession](10)
+	cache, err := NewCache(10)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := deviceOf(&Engine{inbound: cache, env: &core.Env{}}, core.Self{RowID: 1}) // without a store: a write would not survive
+	dev := &core.Device{Env: &core.Env{}, Self: core.Self{RowID: 1}} // without a store: a write would not survive
+	in := NewInbound(dev, cache, &quiet{})
 	ref := store.SessionRef{RoomID: "!r:x", SessionID: "s"}
 	load := func() *inboundSession {
 		return &inboundSession{
@@ -67,17 +72,16 @@ func TestKeyStoredWhileAnotherIsLoaded(t *testing.T) {
 		}
 	}
 	storeBetter := func() {
-		d.core.Mu.Lock()
-		defer d.core.Mu.Unlock()
-		d.eng.inbound.Remove(inboundKey{d.core.RowID, ref})
-		d.megolmState.keySeq++
+		in.Mu.Lock()
+		defer in.Mu.Unlock()
+		in.RecordStored([]store.InboundSession{{SessionRef: ref}})
 	}
-	cached := func() bool { return cache.Contains(inboundKey{d.core.RowID, ref}) }
+	cached := func() bool { return cache.sessions.Contains(inboundKey{in.RowID, ref}) }
 
-	before := d.megolmState.keysTaken()
+	before := in.Stored()
 	worse := load()
 	storeBetter()
-	d.megolmState.keepLoaded(map[store.SessionRef]*inboundSession{ref: worse}, before)
+	in.keepLoaded(map[store.SessionRef]*inboundSession{ref: worse}, before)
 	if cached() {
 		t.Error("the worse key is in the cache in the place of the better")
 	}
@@ -85,16 +89,16 @@ func TestKeyStoredWhileAnotherIsLoaded(t *testing.T) {
 		UserID: "@bob:x", Knowledge: trustcache.KnowledgeFresh,
 		Devices: []trustcache.Device{{UserID: "@bob:x", DeviceID: "B", Curve25519: "c", Ed25519: "e", Signed: true, Raw: []byte(`{}`)}},
 	}
-	jobs := []*eventJob{{session: worse, sender: "@bob:x", ref: ref, payload: strictjson.Object{}}}
-	if err := d.upgradeOwners(t.Context(), jobs, map[id.UserID]*trustcache.User{bob.UserID: bob}); err != nil {
+	events := []*Event{{session: worse, Sender: "@bob:x", Ref: ref, Payload: strictjson.Object{}}}
+	if err := in.UpgradeOwners(t.Context(), events, map[id.UserID]*trustcache.User{bob.UserID: bob}); err != nil {
 		t.Fatal(err)
 	}
 	if owner := worse.firstOwner(); !owner.Signed {
 		t.Errorf("who asked for it does not know its owner: %+v", owner)
 	}
 
-	before = d.megolmState.keysTaken()
-	d.megolmState.keepLoaded(map[store.SessionRef]*inboundSession{ref: load()}, before)
+	before = in.Stored()
+	in.keepLoaded(map[store.SessionRef]*inboundSession{ref: load()}, before)
 	if !cached() {
 		t.Error("what nothing has overtaken is not in the cache")
 	}

@@ -1,4 +1,4 @@
-package e2ee
+package late
 
 import (
 	"context"
@@ -9,13 +9,10 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
-
-// Pending events: the client was not shown them, or not in clear, because the key is
-// missing or the sending device is not trusted. They wait in the store as they came, and
-// are delivered again in a later sync once they can be shown.
 
 const (
 	// maxPending bounds the pending events of a device. The oldest are deleted after every
@@ -23,41 +20,39 @@ const (
 	// decrypt.
 	maxPending       = 5000
 	trimPendingAfter = 500
+	// maxReady bounds the late events in one response.
+	maxReady = 200
 )
 
-// remember stores the events that may be delivered again.
-func (m *megolmState) remember(ctx context.Context, in []Incoming, jobs []*eventJob, out []Opened, by *judgement) error {
+// Remember stores the events that may be delivered again, and hides those that are held.
+func (l *Events) Remember(ctx context.Context, events []Event, by Basis) error {
 	ch := &store.Changes{}
-	var of []int // the index of each one's event
-	var parked []*eventJob
-	for i, job := range jobs {
-		if job == nil || !job.redeliver || job.eventID == "" || job.ref.SessionID == "" || out[i].Decrypted {
-			continue
-		}
-		ours := errors.Is(job.err, errOurs)
-		if job.held == "" && !ours && !errors.Is(job.err, errNoKey) && !errors.Is(job.err, errTooEarly) {
+	var parked []*Event
+	for i := range events {
+		ev := &events[i]
+		if ev.Event == nil || !ev.Redeliver || ev.ID == "" || ev.Ref.SessionID == "" || ev.Decrypted || !ev.waits() {
 			continue
 		}
 		ch.Pending = append(ch.Pending, store.PendingEvent{
-			SessionRef: job.ref, EventID: job.eventID, From: job.held, Ready: ours,
-			Event: withoutRelations(in[i].Event), ReceivedAt: m.Env.Now(),
+			SessionRef: ev.Ref, EventID: ev.ID, From: ev.Unknown, Ready: errors.Is(ev.Err, roomkeys.ErrOurs),
+			Event: withoutRelations(ev.Raw), ReceivedAt: l.Env.Now(),
 		})
-		of, parked = append(of, i), append(parked, job)
+		parked = append(parked, ev)
 	}
 	if len(ch.Pending) == 0 {
 		return nil
 	}
-	if err := m.hold(ctx, parked, ch.Pending); err != nil {
+	if err := l.hold(ctx, parked, ch.Pending); err != nil {
 		return err
 	}
 	held := ch.Pending
-	if err := m.park(ctx, ch, by); err != nil {
+	if err := l.park(ctx, ch, by); err != nil {
 		return err
 	}
-	m.updateHolding(held)
+	l.updateHolding(held)
 	for k := range held {
 		if !held[k].HeldUntil.IsZero() {
-			out[of[k]].Hidden = true
+			parked[k].Hidden = true
 		}
 	}
 	return nil
@@ -80,15 +75,15 @@ func withoutRelations(raw json.RawMessage) json.RawMessage {
 // park stores pending events. If their keys came, or more became known of their senders,
 // while they were judged, nothing would look at them again: such events are stored as
 // ready.
-func (m *megolmState) park(ctx context.Context, ch *store.Changes, by *judgement) error {
+func (l *Events) park(ctx context.Context, ch *store.Changes, by Basis) error {
 	parked := ch.Pending
-	if err := m.Save(ctx, ch); err != nil {
+	if err := l.Save(ctx, ch); err != nil {
 		return fmt.Errorf("store events that wait: %w", err)
 	}
 	if len(parked) == 0 {
 		return nil
 	}
-	if err := m.trimPending(ctx, len(parked)); err != nil {
+	if err := l.trimPending(ctx, len(parked)); err != nil {
 		return err
 	}
 	again := &store.Changes{}
@@ -99,89 +94,97 @@ func (m *megolmState) park(ctx context.Context, ch *store.Changes, by *judgement
 			again.ReadyPending = append(again.ReadyPending, parked[i].SessionRef)
 		}
 	}
-	if m.host.missedKeys(len(again.ReadyPending) > 0) == by.keys {
+	if l.keysNow(len(again.ReadyPending) > 0) == by.Keys {
 		again.ReadyPending = nil
 	}
 	slices.Sort(again.ReadyPendingFrom)
-	now, err := m.acct.Tracker.Cached(ctx, slices.Compact(again.ReadyPendingFrom))
+	now, err := l.Account.Tracker.Cached(ctx, slices.Compact(again.ReadyPendingFrom))
 	if err != nil {
 		return fmt.Errorf("look up senders: %w", err)
 	}
 	again.ReadyPendingFrom = slices.DeleteFunc(slices.Compact(again.ReadyPendingFrom), func(user id.UserID) bool {
-		return by.users[user] == now[user]
+		return by.Users[user] == now[user]
 	})
 	if len(again.ReadyPending)+len(again.ReadyPendingFrom) == 0 {
 		return nil
 	}
-	if err := m.Save(ctx, again); err != nil {
+	if err := l.Save(ctx, again); err != nil {
 		return fmt.Errorf("release events: %w", err)
 	}
-	m.Mu.Lock()
-	defer m.Mu.Unlock()
-	m.host.wakeWaiting()
+	l.Mu.Lock()
+	defer l.Mu.Unlock()
+	l.host.WakeWaiting()
 	return nil
 }
 
-// keysTaken returns how often room keys were stored.
-func (m *megolmState) keysTaken() int {
-	m.Mu.Lock()
-	defer m.Mu.Unlock()
-	return m.keySeq
+// keysNow returns how often room keys were stored, and has missing ones asked for.
+func (l *Events) keysNow(missing bool) int {
+	l.Mu.Lock()
+	defer l.Mu.Unlock()
+	if missing {
+		l.host.AskKeysLater()
+	}
+	return l.keys.StoredLocked()
+}
+
+// Ready returns the pending events that can be shown now.
+func (l *Events) Ready(ctx context.Context) ([]store.PendingEvent, error) {
+	rows, err := l.Env.Store.Pending(ctx, l.Account.Row, l.RowID, maxReady)
+	if err != nil {
+		return nil, fmt.Errorf("load late events: %w", err)
+	}
+	return rows, nil
 }
 
 // trimPending deletes the oldest pending events, once in a while.
-func (m *megolmState) trimPending(ctx context.Context, added int) error {
-	m.Mu.Lock()
-	m.parked += added
-	due := m.parked >= trimPendingAfter
+func (l *Events) trimPending(ctx context.Context, added int) error {
+	l.Mu.Lock()
+	l.parked += added
+	due := l.parked >= trimPendingAfter
 	if due {
-		m.parked = 0
+		l.parked = 0
 	}
-	m.Mu.Unlock()
+	l.Mu.Unlock()
 	if !due {
 		return nil
 	}
-	if _, err := m.Env.Store.TrimPending(ctx, m.acct.Row, m.RowID, maxPending); err != nil {
+	if _, err := l.Env.Store.TrimPending(ctx, l.Account.Row, l.RowID, maxPending); err != nil {
 		return err
 	}
 	return nil
 }
 
-// openLate opens pending events that are ready.
-func (m *megolmState) openLate(ctx context.Context, pending []store.PendingEvent, next string) (late map[id.RoomID][]json.RawMessage, err error) {
+// OpenReady opens pending events that are ready.
+func (l *Events) OpenReady(ctx context.Context, pending []store.PendingEvent, next string) (late map[id.RoomID][]json.RawMessage, err error) {
 	late = make(map[id.RoomID][]json.RawMessage)
 	if len(pending) == 0 {
 		return late, nil
 	}
-	in := make([]Incoming, len(pending))
-	for i, p := range pending {
-		in[i] = Incoming{RoomID: p.RoomID, Event: p.Event}
-	}
-	out, jobs, by := m.host.open(ctx, in)
-	defer m.recountHeld()
+	events, by := l.host.OpenAgain(ctx, pending)
+	defer l.Recount()
 	ch := &store.Changes{MarkDelivered: next}
 	for i := range pending {
 		again := pending[i]
-		switch job := jobs[i]; {
-		case out[i].Decrypted:
-			late[again.RoomID] = append(late[again.RoomID], out[i].Event)
+		switch ev := &events[i]; {
+		case ev.Decrypted:
+			late[again.RoomID] = append(late[again.RoomID], ev.Shown)
 			ch.MarkPending = append(ch.MarkPending, again.EventID)
-		case job != nil && errors.Is(job.err, errOurs): // stays ready
-		case job != nil && (job.held != "" || errors.Is(job.err, errNoKey) || errors.Is(job.err, errTooEarly)):
+		case ev.Event != nil && errors.Is(ev.Err, roomkeys.ErrOurs): // stays ready
+		case ev.waits():
 			// What arrived does not help: the event waits for more.
-			if job.held != "" && !again.HeldUntil.IsZero() {
-				m.showDue(&again, job, out[i], next, late)
+			if ev.Unknown != "" && !again.HeldUntil.IsZero() {
+				l.showDue(&again, ev, next, late)
 				ch.Pending = append(ch.Pending, again)
 				break
 			}
-			again.Ready, again.DeliveredAt, again.From = false, "", job.held
+			again.Ready, again.DeliveredAt, again.From = false, "", ev.Unknown
 			ch.Pending = append(ch.Pending, again)
 		case !again.HeldUntil.IsZero(): // it can never be decrypted, and the client does not know of it
-			m.showDue(&again, job, out[i], next, late)
+			l.showDue(&again, ev, next, late)
 			ch.Pending = append(ch.Pending, again)
 		default: // it can never be decrypted
 			ch.DeletePending = append(ch.DeletePending, again.EventID)
 		}
 	}
-	return late, m.park(ctx, ch, by)
+	return late, l.park(ctx, ch, by)
 }

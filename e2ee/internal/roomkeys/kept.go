@@ -1,4 +1,4 @@
-package e2ee
+package roomkeys
 
 import (
 	"context"
@@ -8,9 +8,9 @@ import (
 	"e2ee-proxy/store"
 )
 
-// keepKept stores room keys from a backup or an import, without those that add nothing to
+// KeepKept stores room keys from a backup or an import, without those that add nothing to
 // what is stored or contradict it. It returns how many it stored.
-func (m *megolmState) keepKept(ctx context.Context, rows []store.InboundSession) (kept int, err error) {
+func (in *Inbound) KeepKept(ctx context.Context, rows []store.InboundSession) (kept int, err error) {
 	if len(rows) == 0 {
 		return 0, nil
 	}
@@ -18,13 +18,13 @@ func (m *megolmState) keepKept(ctx context.Context, rows []store.InboundSession)
 	for i := range rows {
 		refs[i] = rows[i].SessionRef
 	}
-	m.Mu.Lock()
-	defer m.Mu.Unlock() // room keys that arrive over Olm are merged under mu, too
-	known, err := m.Env.Store.InboundSessions(ctx, m.acct.Row, m.RowID, refs)
+	in.Mu.Lock()
+	defer in.Mu.Unlock() // room keys that arrive over Olm are merged under the lock, too
+	known, err := in.Env.Store.InboundSessions(ctx, in.Account.Row, in.RowID, refs)
 	if err != nil {
 		return 0, fmt.Errorf("load room keys: %w", err)
 	}
-	more, err := m.loadMoreOwners(ctx, megolm.AttestedAgain(rows, known))
+	more, err := in.MoreOwners(ctx, megolm.AttestedAgain(rows, known))
 	if err != nil {
 		return 0, err
 	}
@@ -37,7 +37,7 @@ func (m *megolmState) keepKept(ctx context.Context, rows []store.InboundSession)
 		if !news {
 			continue
 		}
-		row.ReceivedAt = m.Env.Now()
+		row.ReceivedAt = in.Env.Now()
 		known[row.SessionRef] = row
 		ch.InboundSessions = append(ch.InboundSessions, row)
 		ch.ReadyPending = append(ch.ReadyPending, row.SessionRef)
@@ -51,18 +51,14 @@ func (m *megolmState) keepKept(ctx context.Context, rows []store.InboundSession)
 	if err := more.Collect(ch); err != nil {
 		return 0, err
 	}
-	cancelled, err := m.host.CancelKeyRequests(ctx, ch, nil)
+	cancelled, err := in.host.CancelKeyRequests(ctx, ch, nil)
 	if err != nil {
 		return 0, err
 	}
-	if err := m.Save(ctx, ch); err != nil {
+	if err := in.Save(ctx, ch); err != nil {
 		return 0, fmt.Errorf("store room keys: %w", err)
 	}
 	cancelled()
-	for i := range ch.InboundSessions {
-		m.eng.inbound.Remove(inboundKey{m.RowID, ch.InboundSessions[i].SessionRef})
-	}
-	m.keySeq++
-	m.host.wakeWaiting()
+	in.RecordStored(ch.InboundSessions)
 	return len(ch.InboundSessions), nil
 }

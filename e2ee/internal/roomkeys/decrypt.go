@@ -1,0 +1,125 @@
+package roomkeys
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+
+	"maunium.net/go/mautrix/crypto/olm"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/strictjson"
+	"e2ee-proxy/store"
+)
+
+// Event is an encrypted event of a room and, after [Inbound.Decrypt], what became of it.
+type Event struct {
+	ID         id.EventID
+	Sender     id.UserID
+	Timestamp  int64
+	Ref        store.SessionRef // of its key, with the room that the event is in
+	Ciphertext string
+
+	// Type and Payload are those of the clear event; Err is why there is none.
+	Type    string
+	Payload strictjson.Object
+	Err     error
+
+	session *inboundSession
+	index   uint32
+	name    id.UserID // the owner's name under which its index counts
+}
+
+// Reasons why an event is not decrypted, beside strictjson.ErrMalformed.
+var (
+	ErrNoKey    = errors.New("no key")
+	ErrTooEarly = errors.New("the key starts later")
+	ErrReplayed = errors.New("the index was used by another event")
+	ErrFailed   = errors.New("cannot be decrypted")
+	ErrOurs     = errors.New("something of ours failed")
+)
+
+// Decrypt decrypts the events that it can and refuses replays. What an earlier try found is
+// forgotten.
+func (in *Inbound) Decrypt(ctx context.Context, events []*Event) {
+	if len(events) == 0 {
+		return
+	}
+	// One batch at a time: indices that another batch reserved are stored when this one
+	// checks.
+	in.opens.Lock()
+	defer in.opens.Unlock()
+	for _, ev := range events {
+		ev.session, ev.Err = nil, nil
+	}
+	if err := in.findSessions(ctx, events); err != nil {
+		in.Fail(events, err)
+		return
+	}
+	workers := min(runtime.GOMAXPROCS(0), len(events)/8+1)
+	var wg sync.WaitGroup
+	for w := range workers {
+		lo, hi := len(events)*w/workers, len(events)*(w+1)/workers
+		run := func() {
+			work := make(ratchets)
+			for _, ev := range events[lo:hi] {
+				ev.decrypt(work)
+			}
+			work.keep()
+		}
+		if workers == 1 {
+			run()
+			continue
+		}
+		wg.Go(run)
+	}
+	wg.Wait()
+	in.refuseReplays(ctx, events)
+}
+
+// decrypt decrypts one event and checks the payload against it. To find the key only the
+// ciphertext's room and session ID are used (requirement 8.6).
+func (ev *Event) decrypt(work ratchets) {
+	if ev.session == nil {
+		ev.Err = ErrNoKey
+		return
+	}
+	plain, index, err := work.of(ev.session).Decrypt([]byte(ev.Ciphertext))
+	if err != nil {
+		ev.Err = ErrFailed
+		if errors.Is(err, olm.ErrUnknownMessageIndex) {
+			ev.Err = ErrTooEarly
+		}
+		return
+	}
+	ev.index = uint32(index)
+	payload, err := strictjson.Parse(plain)
+	if err != nil {
+		ev.Err = strictjson.ErrMalformed
+		return
+	}
+	room, _ := payload.Text("room_id")
+	clearType, ok := payload.Text("type")
+	content := payload.Get("content")
+	switch {
+	case id.RoomID(room) != ev.Ref.RoomID: // requirement 8.8
+		ev.Err = strictjson.ErrMalformed
+	case !ok || clearType == "" || clearType == "m.room.encrypted" || payload.Get("state_key") != nil: // requirement 8.9
+		ev.Err = strictjson.ErrMalformed
+	case len(content) == 0 || content[0] != '{':
+		ev.Err = strictjson.ErrMalformed
+	default:
+		ev.Payload, ev.Type = payload, clearType
+	}
+}
+
+// Fail leaves events undecrypted because of a failure on our side.
+func (in *Inbound) Fail(events []*Event, cause error) {
+	in.Env.Log.Error().Err(cause).Msg("Events are shown undecrypted")
+	for _, ev := range events {
+		if ev.Err == nil {
+			ev.Err, ev.Payload = ErrOurs, nil
+		}
+	}
+}

@@ -1,0 +1,139 @@
+package roomkeys
+
+import (
+	"context"
+	"fmt"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/locks"
+	"e2ee-proxy/e2ee/internal/megolm"
+	"e2ee-proxy/store"
+)
+
+// Inbound has the room keys that a device keeps: those that it was sent, its own, and those
+// from a backup or a file.
+type Inbound struct {
+	*core.Device
+	cache *Cache
+	host  InboundHost
+
+	// opens is held while a batch of events is decrypted and its indices are reserved.
+	opens  locks.Mutex
+	stored int // how often room keys were stored; guarded by the device's lock
+}
+
+// InboundHost is what an Inbound needs of the other parts of a device.
+type InboundHost interface {
+	// CancelKeyRequests stages that requests for keys that came end; done sends that. The
+	// caller holds the device's lock.
+	CancelKeyRequests(ctx context.Context, ch *store.Changes, by map[store.SessionRef]id.DeviceID) (done func(), err error)
+	// WakeWaiting ends waiting syncs of the client. The caller holds the device's lock.
+	WakeWaiting()
+}
+
+// NewInbound returns the room keys of a device; they are loaded when they are needed.
+func NewInbound(dev *core.Device, cache *Cache, host InboundHost) Inbound {
+	return Inbound{Device: dev, cache: cache, host: host, opens: locks.Mutex{Order: dev.Env.Order, Rank: locks.RankOpens}}
+}
+
+// findSessions sets the session of every event, from the cache or with two queries, and a
+// third if several owners claim one.
+func (in *Inbound) findSessions(ctx context.Context, events []*Event) error {
+	var missing []store.SessionRef
+	asked := make(map[store.SessionRef]bool)
+	for _, ev := range events {
+		if s, ok := in.cache.sessions.Get(inboundKey{in.RowID, ev.Ref}); ok {
+			ev.session = s
+		} else if !asked[ev.Ref] {
+			asked[ev.Ref] = true
+			missing = append(missing, ev.Ref)
+		}
+	}
+	if len(missing) > 0 {
+		if err := in.loadSessions(ctx, events, missing); err != nil {
+			return err
+		}
+	}
+	return in.findOwners(ctx, events)
+}
+
+// loadSessions loads the sessions of events from the store. A session that was read while
+// better keys were stored serves these events only: it must not replace the better ones in
+// the cache.
+func (in *Inbound) loadSessions(ctx context.Context, events []*Event, missing []store.SessionRef) error {
+	before := in.Stored()
+	rows, err := in.Env.Store.InboundSessions(ctx, in.Account.Row, in.RowID, missing)
+	if err != nil {
+		return fmt.Errorf("load room keys: %w", err)
+	}
+	last, err := in.Env.Store.LastIndices(ctx, in.Account.Row, in.RowID, missing)
+	if err != nil {
+		return err
+	}
+	loaded := make(map[store.SessionRef]*inboundSession, len(rows))
+	for ref, row := range rows {
+		kept := megolm.ReadOwner(row.Owner)
+		s := &inboundSession{row: row, owner: kept.Owner, contested: kept.Contested, last: -1, mu: locks.Mutex{Order: in.Env.Order, Rank: locks.RankSession}}
+		if index, ok := last[ref]; ok {
+			s.last = int64(index)
+		}
+		if err := s.sess.UnpickleLibOlm(row.Pickle.Reveal()); err != nil {
+			return fmt.Errorf("unpickle room key: %w", err)
+		}
+		s.row.Pickle = nil // the unpickled one is enough
+		loaded[ref] = s
+	}
+	in.keepLoaded(loaded, before)
+	for _, ev := range events {
+		if ev.session == nil {
+			ev.session = loaded[ev.Ref]
+		}
+	}
+	return nil
+}
+
+// keepLoaded caches sessions, unless room keys were stored since they were read (before is
+// stored at that time). Storing keys first clears cache entries and then counts, under the
+// device's lock.
+func (in *Inbound) keepLoaded(loaded map[store.SessionRef]*inboundSession, before int) {
+	in.Mu.Lock()
+	defer in.Mu.Unlock()
+	if in.stored != before {
+		return
+	}
+	for ref, s := range loaded {
+		in.cache.sessions.Add(inboundKey{in.RowID, ref}, s)
+	}
+}
+
+// inCache reports whether a session is the cached one: its row has not changed since it was
+// read. The caller holds the device's lock.
+func (in *Inbound) inCache(s *inboundSession) bool {
+	now, ok := in.cache.sessions.Peek(inboundKey{in.RowID, s.row.SessionRef})
+	return ok && now == s
+}
+
+// Stored returns how often room keys were stored.
+func (in *Inbound) Stored() int {
+	in.Mu.Lock()
+	defer in.Mu.Unlock()
+	return in.stored
+}
+
+// StoredLocked returns how often room keys were stored. The caller holds the device's lock.
+func (in *Inbound) StoredLocked() int { return in.stored }
+
+// RecordStored records that room keys were stored: the next use reads them. The caller holds
+// the device's lock.
+func (in *Inbound) RecordStored(rows []store.InboundSession) {
+	if len(rows) == 0 {
+		return
+	}
+	for i := range rows {
+		in.cache.sessions.Remove(inboundKey{in.RowID, rows[i].SessionRef})
+	}
+	in.stored++
+	in.host.WakeWaiting()
+}
