@@ -217,7 +217,7 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 		out.ToDevice = append(out.ToDevice, json.RawMessage(item.Event.Reveal()))
 		ch.MarkInbox = append(ch.MarkInbox, item.Seq)
 	}
-	out.ToDevice = append(out.ToDevice, b.forward...)
+	out.ToDevice = append(out.ToDevice, b.ForClient...)
 	if len(ch.MarkInbox) > 0 {
 		if err := s.d.core.Save(ctx, ch); err != nil {
 			return SyncExtras{}, fmt.Errorf("store what the client gets: %w", err)

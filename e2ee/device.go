@@ -22,6 +22,7 @@ import (
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/rooms"
+	"e2ee-proxy/e2ee/internal/todevice"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
@@ -44,6 +45,7 @@ type Device struct {
 	channel     channel.Olm
 	outbound    roomkeys.Outbound
 	inbound     roomkeys.Inbound
+	receiver    todevice.Receiver
 	late        late.Events
 	backups     ownbackup.Backup
 	rooms       rooms.Table
@@ -224,6 +226,7 @@ func (d *Device) connect() {
 	d.rooms = rooms.New(d.core, d.eng.rooms, all)
 	d.gossip = gossip.New(d.core, all)
 	d.clientState.Device = d.core
+	d.receiver = todevice.New(d.core, &d.channel, &d.gossip, &d.inbound, d.publication.Allowed)
 	d.shown = notices.NewShown(d.core, d.acct.warnings, all)
 }
 

@@ -5,14 +5,6 @@ import (
 	"testing"
 )
 
-func FuzzParseToDevice(f *testing.F) {
-	f.Add([]byte(`{"type":"m.room.encrypted","sender":"@a:x","content":{"algorithm":"m.olm.v1.curve25519-aes-sha2","sender_key":"k","ciphertext":{"c":{"type":0,"body":"b"}}}}`))
-	f.Add([]byte(`{"type":"m.room_key.withheld","sender":"@a:x","content":{"code":"m.unverified"}}`))
-	f.Fuzz(func(_ *testing.T, raw []byte) {
-		parseToDevice(raw)
-	})
-}
-
 func FuzzParseSealed(f *testing.F) {
 	f.Add([]byte(`{"type":"m.room.encrypted","sender":"@a:x","event_id":"$e","origin_server_ts":1,"content":{"algorithm":"m.megolm.v1.aes-sha2","session_id":"s","ciphertext":"c"}}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {

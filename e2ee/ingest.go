@@ -7,7 +7,9 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/ownidentity"
+	"e2ee-proxy/e2ee/internal/todevice"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
 )
@@ -16,19 +18,19 @@ import (
 // or nothing (requirement 5.3). Processing a response twice is harmless. own says whether
 // it is the proxy's own sync, and began is the result of newsNow when the sync was
 // requested.
-func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) (*toDeviceStep, error) {
+func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) (*todevice.Incoming, error) {
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
 	overtaken := d.core.News != began
 	s := d.core.Begin()
-	b, err := d.processToDevice(ctx, u.ToDevice, s)
+	b, err := d.receiver.Process(ctx, u.ToDevice, s)
 	if err != nil {
 		return nil, err
 	}
 	if err := d.rooms.Apply(ctx, s, u.Rooms, u.Since == "", own, overtaken); err != nil {
 		return nil, err
 	}
-	if err := d.keepForClient(ctx, b, own); err != nil {
+	if err := d.keepForClient(ctx, b, s, own); err != nil {
 		return nil, err
 	}
 	if !overtaken && slices.Contains(u.UnusedFallback, wire.AlgorithmSigned) {
@@ -45,7 +47,7 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 	s.After(func() {
 		d.keySupply.UpdateCounts(u.OneTimeKeys, u.UnusedFallback, overtaken)
 		d.core.News++
-		d.afterIngest(b, u)
+		d.afterIngest(b, s.Changes.InboundSessions, u)
 	})
 	if err := s.Commit(ctx, "the effects of a sync"); err != nil {
 		return nil, err
@@ -73,30 +75,30 @@ func nextPosition(u SyncUpdate, own bool) (string, bool) {
 const maxInbox = 500
 
 // keepForClient stores the to-device events for the client's next sync.
-func (d *Device) keepForClient(ctx context.Context, b *toDeviceStep, own bool) error {
-	if !own || len(b.forward) == 0 {
+func (d *Device) keepForClient(ctx context.Context, b *todevice.Incoming, s *core.Step, own bool) error {
+	if !own || len(b.ForClient) == 0 {
 		return nil
 	}
 	kept, err := d.core.Env.Store.Inbox(ctx, d.acct.Row, d.core.RowID, maxInbox)
 	if err != nil {
 		return fmt.Errorf("load to-device events for the client: %w", err)
 	}
-	for _, ev := range b.forward[:min(len(b.forward), max(0, maxInbox-len(kept)))] {
-		b.ch.Inbox = append(b.ch.Inbox, store.InboxItem{Event: []byte(ev)})
+	for _, ev := range b.ForClient[:min(len(b.ForClient), max(0, maxInbox-len(kept)))] {
+		s.Changes.Inbox = append(s.Changes.Inbox, store.InboxItem{Event: []byte(ev)})
 	}
 	return nil
 }
 
 // afterIngest drops from memory what the stored changes outdated, and requests the
 // maintenance that follows. The caller holds mu.
-func (d *Device) afterIngest(b *toDeviceStep, u SyncUpdate) {
+func (d *Device) afterIngest(b *todevice.Incoming, keys []store.InboundSession, u SyncUpdate) {
 	d.schedule.live.Stored(d.core.Env.Now())
-	d.inbound.RecordStored(b.ch.InboundSessions)
-	for _, w := range b.wedged {
+	d.inbound.RecordStored(keys)
+	for _, w := range b.Wedged {
 		d.channel.MayHaveKeys(w.User, w.Device)
 	}
-	d.channel.CountBegun(b.sessions.Begun)
-	if d.keySupply.Due() || len(b.ch.InboundSessions) > 0 || len(b.wedged) > 0 || len(u.Changed) > 0 || (!d.ownIdentity.IsCheckedLocked() && !d.schedule.visiting) {
+	d.channel.CountBegun(b.Begun())
+	if d.keySupply.Due() || len(keys) > 0 || len(b.Wedged) > 0 || len(u.Changed) > 0 || (!d.ownIdentity.IsCheckedLocked() && !d.schedule.visiting) {
 		d.kickLocked()
 	}
 	if slices.Contains(u.Changed, d.acct.User) || ownidentity.ChangesOwnSide(u.AccountData) {

@@ -1,4 +1,4 @@
-package e2ee
+package todevice
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"e2ee-proxy/e2ee/internal/gossip"
 	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/olm"
+	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -31,28 +32,43 @@ type toDevice struct {
 	Decrypted bool `json:"decrypted,omitempty"`
 }
 
-// toDeviceStep processes the to-device events of one sync response. All its changes are in
-// the step, which is stored as a whole or not at all.
-type toDeviceStep struct {
-	d        *Device
-	step     *core.Step
-	ch       *store.Changes // of the step
-	sessions *olm.Sessions
-	seen     map[[32]byte]bool
-	keys     []megolm.Arrived
-	wedged   []channel.Wedged
-	other    []*olm.Received   // for the client, if the sender's device is confirmed
-	forward  []json.RawMessage // for the client
-	gossip   *gossip.Incoming
-	unknown  []id.UserID // senders of keys who are not known yet
+// Receiver takes in the to-device events of a device.
+type Receiver struct {
+	dev     *core.Device
+	channel *channel.Olm
+	gossip  *gossip.Exchange
+	inbound *roomkeys.Inbound
+	// published reports whether the device's keys may be published. It is called under the
+	// device's lock.
+	published func() bool
 }
 
-// processToDevice handles the events in order of arrival (requirement 5.3). An event that
+// New returns the receiver of a device.
+func New(dev *core.Device, olm *channel.Olm, ask *gossip.Exchange, keys *roomkeys.Inbound, published func() bool) Receiver {
+	return Receiver{dev, olm, ask, keys, published}
+}
+
+// Incoming processes the to-device events of one sync response. All its changes are in
+// the step, which is stored as a whole or not at all.
+type Incoming struct {
+	from      *Receiver
+	step      *core.Step
+	ch        *store.Changes // of the step
+	sessions  *olm.Sessions
+	seen      map[[32]byte]bool
+	keys      []megolm.Arrived
+	Wedged    []channel.Wedged
+	other     []*olm.Received   // for the client, if the sender's device is confirmed
+	ForClient []json.RawMessage // for the client
+	gossip    *gossip.Incoming
+}
+
+// Process handles the events in order of arrival (requirement 5.3). An event that
 // cannot be read is counted and never fatal: anybody can send anything. The caller holds
 // mu.
-func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, s *core.Step) (*toDeviceStep, error) {
+func (r *Receiver) Process(ctx context.Context, events []json.RawMessage, s *core.Step) (*Incoming, error) {
 	ch := s.Changes
-	b := &toDeviceStep{d: d, step: s, ch: ch, seen: make(map[[32]byte]bool), gossip: d.gossip.Receive()}
+	b := &Incoming{from: r, step: s, ch: ch, seen: make(map[[32]byte]bool), gossip: r.gossip.Receive()}
 	parsed := make([]*toDevice, 0, len(events))
 	olms := make([]*olm.Event, 0, len(events))
 	var senders []id.Curve25519
@@ -65,20 +81,20 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 		parsed, olms = append(parsed, ev), append(olms, sealed)
 		if sealed != nil {
 			senders = append(senders, sealed.SenderKey)
-			digests = append(digests, sealed.Digest(d.core.Curve25519))
+			digests = append(digests, sealed.Digest(r.dev.Curve25519))
 		}
 	}
 	var err error
-	if b.sessions, err = d.channel.LoadSessions(ctx, senders); err != nil {
+	if b.sessions, err = r.channel.LoadSessions(ctx, senders); err != nil {
 		return nil, err
 	}
 	if len(digests) > 0 {
-		if b.seen, err = d.core.Env.Store.Seen(ctx, d.acct.Row, d.core.RowID, digests); err != nil {
+		if b.seen, err = r.dev.Env.Store.Seen(ctx, r.dev.Account.Row, r.dev.RowID, digests); err != nil {
 			return nil, fmt.Errorf("load seen messages: %w", err)
 		}
 	}
 	if len(parsed) > 0 {
-		if err := d.gossip.ReadRequests(ctx); err != nil {
+		if err := r.gossip.ReadRequests(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -86,7 +102,7 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 		b.handle(ev, olms[i])
 	}
 	b.sessions.Collect(ch)
-	if err := d.channel.StageWedged(ctx, b.wedged, s); err != nil {
+	if err := r.channel.StageWedged(ctx, b.Wedged, s); err != nil {
 		return nil, err
 	}
 	if err := b.keepRoomKeys(ctx); err != nil {
@@ -97,6 +113,9 @@ func (d *Device) processToDevice(ctx context.Context, events []json.RawMessage, 
 	}
 	return b, b.passOthers(ctx)
 }
+
+// Begun returns the keys of devices that began Olm sessions with us.
+func (b *Incoming) Begun() []id.Curve25519 { return b.sessions.Begun }
 
 // parseToDevice parses an event strictly; nil when it is malformed.
 func parseToDevice(raw json.RawMessage) (*toDevice, *olm.Event) {
@@ -115,7 +134,7 @@ func parseToDevice(raw json.RawMessage) (*toDevice, *olm.Event) {
 }
 
 // handle handles a single event.
-func (b *toDeviceStep) handle(ev *toDevice, sealed *olm.Event) {
+func (b *Incoming) handle(ev *toDevice, sealed *olm.Event) {
 	if sealed != nil {
 		b.handleOlm(ev, sealed)
 		return
@@ -132,7 +151,7 @@ func (b *toDeviceStep) handle(ev *toDevice, sealed *olm.Event) {
 	default:
 		// Such a request would verify the proxy's device, and nobody is here to compare
 		// emoji: nothing is confirmed without a person (requirement 13.19).
-		if strings.HasPrefix(ev.Type, verificationPrefix) && b.d.publication.Allowed() {
+		if strings.HasPrefix(ev.Type, verificationPrefix) && b.from.published() {
 			return
 		}
 		b.passToClient(toDevice{Type: ev.Type, Sender: ev.Sender, Content: ev.Content})
@@ -142,15 +161,15 @@ func (b *toDeviceStep) handle(ev *toDevice, sealed *olm.Event) {
 const verificationPrefix = "m.key.verification."
 
 // handleOlm handles an m.room.encrypted event.
-func (b *toDeviceStep) handleOlm(ev *toDevice, sealed *olm.Event) {
-	plain, err := b.d.channel.Decrypt(sealed, b.sessions, b.seen, b.step)
+func (b *Incoming) handleOlm(ev *toDevice, sealed *olm.Event) {
+	plain, err := b.from.channel.Decrypt(sealed, b.sessions, b.seen, b.step)
 	if err != nil {
 		if errors.Is(err, olm.ErrNoSession) {
-			b.wedged = append(b.wedged, channel.Wedged{User: ev.Sender, Key: sealed.SenderKey})
+			b.Wedged = append(b.Wedged, channel.Wedged{User: ev.Sender, Key: sealed.SenderKey})
 		}
 		return
 	}
-	msg, err := olm.OpenEnvelope(plain, ev.Sender, sealed.SenderKey, b.d.acct.User, b.d.core.Ed25519)
+	msg, err := olm.OpenEnvelope(plain, ev.Sender, sealed.SenderKey, b.from.dev.Account.User, b.from.dev.Ed25519)
 	if err != nil {
 		return
 	}
@@ -176,7 +195,7 @@ func (b *toDeviceStep) handleOlm(ev *toDevice, sealed *olm.Event) {
 
 // passOthers keeps decrypted messages of other types for the client, if the sender's device
 // is confirmed by its owner (requirement 1.18 holds for them, too).
-func (b *toDeviceStep) passOthers(ctx context.Context) error {
+func (b *Incoming) passOthers(ctx context.Context) error {
 	if len(b.other) == 0 {
 		return nil
 	}
@@ -185,11 +204,11 @@ func (b *toDeviceStep) passOthers(ctx context.Context) error {
 		users[i] = msg.Sender
 	}
 	slices.Sort(users)
-	known, err := b.d.acct.Tracker.Cached(ctx, slices.Compact(users))
+	known, err := b.from.dev.Account.Tracker.Cached(ctx, slices.Compact(users))
 	if err != nil {
 		return fmt.Errorf("look up the senders of to-device messages: %w", err)
 	}
-	mode := b.d.core.Env.Policy().Receive
+	mode := b.from.dev.Env.Policy().Receive
 	for _, msg := range b.other {
 		switch trustcache.ToDevice(msg.Type, msg.Owner(), known[msg.Sender], mode) {
 		case trustcache.ToDeviceProcess:
@@ -201,17 +220,17 @@ func (b *toDeviceStep) passOthers(ctx context.Context) error {
 }
 
 // passToClient keeps an event for the client.
-func (b *toDeviceStep) passToClient(ev toDevice) {
+func (b *Incoming) passToClient(ev toDevice) {
 	raw, err := json.Marshal(ev)
 	if err != nil {
 		return
 	}
-	b.forward = append(b.forward, raw)
+	b.ForClient = append(b.ForClient, raw)
 }
 
 // handleWithheld stores the reason why somebody did not send us a key. It proves nothing
 // and does not stop a key that arrives later (requirement 10.7).
-func (b *toDeviceStep) handleWithheld(ev *toDevice) {
+func (b *Incoming) handleWithheld(ev *toDevice) {
 	var note struct {
 		Algorithm string        `json:"algorithm"`
 		RoomID    id.RoomID     `json:"room_id"`
@@ -226,7 +245,7 @@ func (b *toDeviceStep) handleWithheld(ev *toDevice) {
 	}
 	if note.Code == "m.no_olm" {
 		if len(note.FromDev) <= wire.MaxIDLength && (note.SenderKey == "" || trustcache.OneSpelling(note.SenderKey)) { // requirement 10.4: the key is always there
-			b.wedged = append(b.wedged, channel.Wedged{User: ev.Sender, Key: note.SenderKey, Device: note.FromDev})
+			b.Wedged = append(b.Wedged, channel.Wedged{User: ev.Sender, Key: note.SenderKey, Device: note.FromDev})
 		}
 		return
 	}

@@ -1,4 +1,4 @@
-package e2ee
+package todevice
 
 import (
 	"context"
@@ -20,7 +20,7 @@ import (
 
 // handleRoomKey checks an m.room_key and adds it to the step's keys (requirements 7.2, 8.2,
 // 8.7).
-func (b *toDeviceStep) handleRoomKey(msg *olm.Received) {
+func (b *Incoming) handleRoomKey(msg *olm.Received) {
 	var key struct {
 		Algorithm  string    `json:"algorithm"`
 		RoomID     id.RoomID `json:"room_id"`
@@ -47,7 +47,7 @@ func (b *toDeviceStep) handleRoomKey(msg *olm.Received) {
 }
 
 // keepRoomKeys decides which of the received keys are stored, with one query for all.
-func (b *toDeviceStep) keepRoomKeys(ctx context.Context) error {
+func (b *Incoming) keepRoomKeys(ctx context.Context) error {
 	if len(b.keys) == 0 {
 		return nil
 	}
@@ -55,7 +55,7 @@ func (b *toDeviceStep) keepRoomKeys(ctx context.Context) error {
 	for i, k := range b.keys {
 		refs[i] = k.Ref
 	}
-	known, err := b.d.core.Env.Store.InboundSessions(ctx, b.d.acct.Row, b.d.core.RowID, refs)
+	known, err := b.from.dev.Env.Store.InboundSessions(ctx, b.from.dev.Account.Row, b.from.dev.RowID, refs)
 	if err != nil {
 		return fmt.Errorf("load room keys: %w", err)
 	}
@@ -69,7 +69,7 @@ func (b *toDeviceStep) keepRoomKeys(ctx context.Context) error {
 			again = append(again, store.OwnersRef{SessionRef: k.Ref, UserID: k.Owner.UserID})
 		}
 	}
-	more, err := b.d.inbound.MoreOwners(ctx, again)
+	more, err := b.from.inbound.MoreOwners(ctx, again)
 	if err != nil {
 		return err
 	}
@@ -79,13 +79,13 @@ func (b *toDeviceStep) keepRoomKeys(ctx context.Context) error {
 			continue
 		}
 		row, err := megolm.Merge(k, known[k.Ref])
-		if errors.Is(err, megolm.ErrAnothersKey) && megolm.WhoseOwner(known[k.Ref].Owner).Curve25519 != b.d.core.Curve25519 {
+		if errors.Is(err, megolm.ErrAnothersKey) && megolm.WhoseOwner(known[k.Ref].Owner).Curve25519 != b.from.dev.Curve25519 {
 			row, err = megolm.AddOwner(k, known[k.Ref], more, senders[k.Owner.UserID])
 		}
 		if err != nil {
 			continue
 		}
-		row.ReceivedAt = b.d.core.Env.Now()
+		row.ReceivedAt = b.from.dev.Env.Now()
 		known[k.Ref], kept[k.Ref] = row, row
 	}
 	for _, row := range kept {
@@ -96,7 +96,7 @@ func (b *toDeviceStep) keepRoomKeys(ctx context.Context) error {
 
 // keepRoomKey stages a room key. The reason why an earlier part was withheld is kept until
 // that part arrives.
-func (b *toDeviceStep) keepRoomKey(row store.InboundSession) {
+func (b *Incoming) keepRoomKey(row store.InboundSession) {
 	b.ch.InboundSessions = append(b.ch.InboundSessions, row)
 	b.ch.ReadyPending = append(b.ch.ReadyPending, row.SessionRef)
 	if row.FirstIndex == 0 {
@@ -107,25 +107,22 @@ func (b *toDeviceStep) keepRoomKey(row store.InboundSession) {
 // identifyOwners adds what the tracker knows of the senders, without a request: when an
 // event is judged, later knowledge is added, also whether a device is confirmed. Dehydrated
 // devices send nothing (requirement 24.2).
-func (b *toDeviceStep) identifyOwners(ctx context.Context) (map[id.UserID]*trustcache.User, error) {
+func (b *Incoming) identifyOwners(ctx context.Context) (map[id.UserID]*trustcache.User, error) {
 	var users []id.UserID
 	for _, k := range b.keys {
 		users = append(users, k.Owner.UserID)
 	}
 	slices.Sort(users)
-	known, err := b.d.acct.Tracker.Cached(ctx, slices.Compact(users))
+	known, err := b.from.dev.Account.Tracker.Cached(ctx, slices.Compact(users))
 	if err != nil {
 		return nil, fmt.Errorf("look up the senders of room keys: %w", err)
 	}
-	mode := b.d.core.Env.Policy().Receive
+	mode := b.from.dev.Env.Policy().Receive
 	for i := range b.keys {
 		k := &b.keys[i]
 		user := known[k.Owner.UserID]
 		k.Owner, _ = k.Owner.Upgrade(user)
 		k.Refused = trustcache.ToDevice("m.room_key", k.Owner, user, mode) != trustcache.ToDeviceProcess
-		if !user.Known() {
-			b.unknown = append(b.unknown, k.Owner.UserID)
-		}
 	}
 	return known, nil
 }

@@ -1,4 +1,4 @@
-package e2ee
+package todevice
 
 import (
 	"encoding/json"
@@ -29,7 +29,7 @@ func TestSharedHistoryOfReceivedKeys(t *testing.T) {
 		`,"shared_history":1`: false, `,"shared_history":null`: false, `,"shared_history":{}`: false,
 		`,"org.matrix.msc3061.shared_history":true`: true, `,"org.matrix.msc3061.shared_history":"yes"`: false,
 	} {
-		b := &toDeviceStep{}
+		b := &Incoming{}
 		b.handleRoomKey(&olm.Received{Envelope: olm.Envelope{Content: json.RawMessage(
 			`{"algorithm":"m.megolm.v1.aes-sha2","room_id":"!r:x","session_id":"` + out.ID().String() + `","session_key":"` + string(exported) + `"` + more + `}`,
 		)}})
