@@ -6,9 +6,16 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/notices"
+	"e2ee-proxy/e2ee/internal/ownbackup"
+	"e2ee-proxy/e2ee/internal/ownidentity"
+	"e2ee-proxy/e2ee/internal/rollout"
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/rooms"
+	"e2ee-proxy/e2ee/internal/status"
+	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/secret"
 )
 
 // RoomEncryption is whether a room is encrypted. The zero value means "cannot tell", and
@@ -135,3 +142,108 @@ type SyncExtras struct {
 
 // Warning is something the user must be told; see docs for its codes.
 type Warning = notices.Warning
+
+// Errors of the engine, with their meaning in package core. Callers turn them into Matrix
+// errors.
+var (
+	ErrCannotEncrypt        = core.ErrCannotEncrypt
+	ErrClosed               = core.ErrClosed
+	ErrDeviceNotSigned      = core.ErrDeviceNotSigned
+	ErrIdentityExists       = core.ErrIdentityExists
+	ErrKeysLost             = core.ErrKeysLost
+	ErrKeysRefused          = core.ErrKeysRefused
+	ErrKeysReplaced         = core.ErrKeysReplaced
+	ErrLeaseLost            = core.ErrLeaseLost
+	ErrMasterKeyNotCurrent  = core.ErrMasterKeyNotCurrent
+	ErrNoBackup             = core.ErrNoBackup
+	ErrNoIdentity           = core.ErrNoIdentity
+	ErrNoPassphrase         = core.ErrNoPassphrase
+	ErrNoRecoveryKey        = core.ErrNoRecoveryKey
+	ErrNoSecretStorage      = core.ErrNoSecretStorage
+	ErrNoState              = core.ErrNoState
+	ErrNotInRoom            = core.ErrNotInRoom
+	ErrNotJoined            = core.ErrNotJoined
+	ErrNotProxied           = core.ErrNotProxied
+	ErrNotVerified          = core.ErrNotVerified
+	ErrNotYetEncrypted      = core.ErrNotYetEncrypted
+	ErrReload               = core.ErrReload
+	ErrSecretMismatch       = core.ErrSecretMismatch
+	ErrSecretMissing        = core.ErrSecretMissing
+	ErrSignatureNotShown    = core.ErrSignatureNotShown
+	ErrSignatureRefused     = core.ErrSignatureRefused
+	ErrUnknownDevice        = core.ErrUnknownDevice
+	ErrUnknownUser          = core.ErrUnknownUser
+	ErrUnknownWarning       = core.ErrUnknownWarning
+	ErrUnsupportedAlgorithm = core.ErrUnsupportedAlgorithm
+	ErrVerificationLost     = core.ErrVerificationLost
+	ErrWrongPassword        = core.ErrWrongPassword
+	ErrWrongRecoveryKey     = core.ErrWrongRecoveryKey
+)
+
+type (
+	// IdentityChangedError means that encrypted sending is blocked until identity changes are
+	// acknowledged.
+	IdentityChangedError = core.IdentityChangedError
+	// UserAuth is a caller's answer to user-interactive authentication.
+	UserAuth = core.UserAuth
+	// Recovery is a recovery key or a passphrase, exactly one of them.
+	Recovery = ownidentity.Recovery
+	// RestoreStatus is the progress of a restore.
+	RestoreStatus = ownbackup.RestoreStatus
+	// Status is the state of a device and its owner's identity, as read from the homeserver.
+	Status         = status.Status
+	DeviceKeys     = status.Keys
+	IdentityStatus = status.Identity
+	StorageStatus  = status.Storage
+	BackupStatus   = status.Backup
+	DeviceTrust    = status.Device
+	UserDevice     = status.Override
+	// Problem is one thing that is wrong, and what to do about it.
+	Problem = status.Problem
+	// PolicyStatus is how strictly the policy is applied now, and what enforcing it would have
+	// done: WouldHave, by room RoomWouldHave.
+	PolicyStatus  = rollout.Status
+	WouldHave     = rollout.WouldHave
+	RoomWouldHave = rollout.RoomWouldHave
+	// AccountSettings are the settings of one account.
+	AccountSettings = core.AccountSettings
+	// Mode says what the proxy does for a device.
+	Mode = core.Mode
+)
+
+// The modes of devices, see package core.
+const (
+	ModeUnknown = core.ModeUnknown
+	ModeProxied = core.ModeProxied
+	ModeForeign = core.ModeForeign
+	ModeNone    = core.ModeNone
+	ModeLost    = core.ModeLost
+)
+
+// WellFormedRecoveryKey reports whether a text is a recovery key: base58 with the two bytes
+// and the parity of the specification (Client-Server API, Key representation), spaces
+// anywhere. Whether it is the account's key only the homeserver can tell.
+func WellFormedRecoveryKey(key secret.String) bool { return ownidentity.WellFormedRecoveryKey(key) }
+
+// Results of calls to the homeserver, for the engine's callers.
+type (
+	// UpstreamError is an error response of the homeserver, or none at all.
+	UpstreamError = wire.UpstreamError
+	// AuthNeededError says that the homeserver asks for user-interactive authentication.
+	AuthNeededError = wire.AuthNeededError
+)
+
+// ErrAnswerTooLarge means that an answer of the homeserver is larger than the engine takes.
+var ErrAnswerTooLarge = wire.ErrAnswerTooLarge
+
+// ClearRelation returns the part of a relation that may stay in clear, nil when there is
+// none. more reports whether the relation has anything else.
+func ClearRelation(relation json.RawMessage) (clear json.RawMessage, more bool) {
+	return wire.ClearRelation(relation)
+}
+
+// MessageType reports whether a type is one that clients show as a message.
+func MessageType(eventType string) bool { return wire.MessageType(eventType) }
+
+// PlainReaction reports whether a reaction contains only what it reacts to, and with what.
+func PlainReaction(event json.RawMessage) bool { return wire.PlainReaction(event) }

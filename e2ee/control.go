@@ -1,16 +1,22 @@
 package e2ee
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/keyfile"
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/status"
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -261,4 +267,131 @@ func controlReason(err error) error {
 		}
 	}
 	return err
+}
+
+const (
+	// exportRounds is the number of PBKDF2 rounds that clients use today; the spec asks for
+	// at least 100,000.
+	exportRounds = 500_000
+	// importBatch is how many keys are stored at a time, and importBytes their total size.
+	importBatch = 250
+	importBytes = 1 << 20
+)
+
+// Reasons why a file is not imported.
+var (
+	// ErrNotAnExport means that something is no file of exported keys.
+	ErrNotAnExport = keyfile.ErrNotAnExport
+	// ErrExportTooCostly means that a file asks for more work than any client's does.
+	ErrExportTooCostly = keyfile.ErrTooCostly
+	// ErrWrongPassphrase means that a passphrase does not open a file, or the file is damaged.
+	ErrWrongPassphrase = keyfile.ErrWrongPassphrase
+)
+
+// Imported is the result of an import.
+type Imported struct {
+	Total    int `json:"total"`
+	Imported int `json:"imported"` // not known before
+	Refused  int `json:"refused"`  // malformed
+}
+
+// ExportKeys writes all room keys of the device in the standard file format. If the export
+// cannot begin, nothing is written.
+func (d *Device) ExportKeys(ctx context.Context, passphrase secret.String, w io.Writer) error {
+	return d.exportKeys(ctx, passphrase, exportRounds, w)
+}
+
+func (d *Device) exportKeys(ctx context.Context, passphrase secret.String, rounds uint32, w io.Writer) error {
+	if d.core.Mode != core.ModeProxied {
+		return core.ErrNotProxied
+	}
+	out, err := keyfile.NewWriter(passphrase, rounds, w)
+	if err != nil {
+		return err
+	}
+	first := true
+	for row, err := range d.core.Env.Store.AllInboundSessions(ctx, d.acct.Row, d.core.RowID) {
+		if err != nil {
+			return fmt.Errorf("load room keys: %w", err)
+		}
+		entry, _, err := megolm.Data(&row)
+		if err != nil {
+			return err
+		}
+		before := byte(',')
+		if first {
+			before, first = '[', false
+		}
+		entry = entry.Set("room_id", strictjson.Quote(row.RoomID.String())).Set("session_id", strictjson.Quote(row.SessionID.String()))
+		if err := out.Write(append([]byte{before}, entry.Encode()...)); err != nil {
+			return err
+		}
+	}
+	end := []byte("]")
+	if first {
+		end = []byte("[]")
+	}
+	return out.End(end)
+}
+
+// A file is imported in three passes, so that it need not be in memory: the first checks
+// that it is authentic, the second that it is a list of keys and not too long, and only the
+// third stores keys.
+
+// ImportKeys imports room keys from a file in the standard format; every call of open
+// returns a new reader of it. The keys prove nothing about senders: messages decrypted with
+// them are shown grey, source import.
+func (d *Device) ImportKeys(ctx context.Context, passphrase secret.String, open func() io.Reader) (Imported, error) {
+	if d.core.Mode != core.ModeProxied {
+		return Imported{}, core.ErrNotProxied
+	}
+	file, err := keyfile.Open(passphrase, open)
+	if err != nil {
+		return Imported{}, err
+	}
+	defer d.kick() // imported keys go into the backup
+	if err := file.Check(); err != nil {
+		return Imported{}, err
+	}
+	var out Imported
+	var rows []store.InboundSession
+	held := 0
+	flush := func() error {
+		kept, err := d.inbound.KeepKept(ctx, rows)
+		out.Imported += kept
+		rows, held = rows[:0], 0
+		return err
+	}
+	err = file.Each(func(raw []byte) error {
+		out.Total++
+		row, err := importedSession(bytes.Clone(raw))
+		if err != nil {
+			out.Refused++
+			return nil
+		}
+		rows = append(rows, row)
+		if held += len(raw); len(rows) < importBatch && held < importBytes {
+			return nil
+		}
+		return flush()
+	})
+	if err != nil {
+		return out, err
+	}
+	return out, flush()
+}
+
+// importedSession parses one entry of a file.
+func importedSession(raw []byte) (store.InboundSession, error) {
+	entry, err := strictjson.Parse(raw)
+	if err != nil {
+		return store.InboundSession{}, err
+	}
+	room, _ := entry.Text("room_id")
+	session, _ := entry.Text("session_id")
+	if room == "" || session == "" || len(room) > wire.MaxIDLength || len(session) > wire.MaxIDLength {
+		return store.InboundSession{}, fmt.Errorf("%w: an exported key", strictjson.ErrMalformed)
+	}
+	ref := store.SessionRef{RoomID: id.RoomID(room), SessionID: id.SessionID(session)}
+	return megolm.FromData(ref, raw, store.SourceImport, false)
 }

@@ -54,30 +54,6 @@ type Device struct {
 	shown       notices.Shown
 }
 
-// part is what the parts of a device are given.
-type part struct {
-	*core.Device
-	eng  *Engine
-	acct *account
-}
-
-// host is a device as its parts see it: each takes, through an interface of its own, what
-// it needs of the others.
-type host struct {
-	*Device
-	*devicekeys.Publication
-	*devicekeys.Supply
-	*ownidentity.Identity
-	*schedule
-	*channel.Olm
-	*roomkeys.Outbound
-	*roomkeys.Inbound
-	*ownbackup.Backup
-	*rooms.Table
-	*gossip.Exchange
-	*clientState
-}
-
 // Mode returns what the proxy does for this device.
 func (d *Device) Mode() core.Mode { return d.core.Mode }
 

@@ -16,17 +16,21 @@
 //     device's own token, that its session has ended.
 //
 // What the parts of a device share is in internal/core. Code without state of its own is
-// below internal, too: locks, calls to the homeserver (wire),
-// the cryptography of Olm (olm), stored room keys (megolm), the keys of an identity
-// (identity), and the formats of backups (keybackup) and of exported files (keyfile).
+// below internal, too: locks, calls to the homeserver (wire), the cryptography of Olm (olm),
+// stored room keys (megolm), the keys of an identity (identity), and the formats of backups
+// (keybackup) and of exported files (keyfile).
 //
-// A [Device] is composed of parts, each of which owns its fields: what is published of its
-// keys (internal/devicekeys), the own identity (internal/ownidentity), when the device works
-// (schedule), Olm sessions (internal/channel), room keys (internal/roomkeys), events that
-// wait for one (internal/late), the backup (internal/ownbackup), rooms and their members
-// (internal/rooms), requests between devices (internal/gossip), which warnings the client
-// was shown (internal/notices), and what else waits for it (clientState). A part does not
-// change another; its host interface lists what it needs of the others.
+// A [Device] is composed of parts, each of which owns its fields and lies in a package of
+// its own below internal: what is published of its keys (devicekeys), Olm sessions
+// (channel), rooms and their members (rooms), the own identity (ownidentity), room keys
+// (roomkeys), the backup (ownbackup), requests between devices (gossip), events that wait
+// to be shown (late), what comes as to-device events (todevice), how current its view is
+// (live), which warnings the client was shown (notices), what the policy did (rollout) and
+// how it stands (status). A part knows those below it, and takes the rest through a host
+// interface of its own, which is what it needs of the others (host.go).
+//
+// This package is where they meet: the engine and its devices, a send, a share, what a
+// client is shown, both kinds of sync, and the control API's calls.
 //
 // Turns and locks are taken in the order of their ranks (internal/locks): turns first,
 // which alone may be held while the homeserver is asked, then the engine's lock, then a

@@ -8,7 +8,62 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/ownidentity"
+	"e2ee-proxy/trustcache"
 )
+
+// What is known of rooms is in package rooms.
+
+// LoadRooms loads what is stored of rooms, with one query, for [Device.KnownEncrypted]. It
+// returns of how many of them anything is known, from a sync or a request.
+func (d *Device) LoadRooms(ctx context.Context, rooms []id.RoomID) (heard int, err error) {
+	return d.rooms.LoadRooms(ctx, rooms)
+}
+
+// KnownEncrypted reports whether the room is known to be encrypted, without any request.
+func (d *Device) KnownEncrypted(room id.RoomID) bool { return d.rooms.KnownEncrypted(room) }
+
+// NoteEncryption records the content of a room's current m.room.encryption event.
+func (d *Device) NoteEncryption(ctx context.Context, room id.RoomID, content []byte) error {
+	return d.rooms.NoteEncryption(ctx, room, content)
+}
+
+// NoteVisibility records a history visibility that the homeserver has just accepted from the client.
+func (d *Device) NoteVisibility(ctx context.Context, room id.RoomID, visibility string) error {
+	return d.rooms.NoteVisibility(ctx, room, visibility)
+}
+
+// NoteMembership records a membership change that the homeserver has just accepted from the
+// client, without waiting for a sync (requirement 7.6). Also if it cannot be stored, older
+// member lists are refused from now on.
+func (d *Device) NoteMembership(ctx context.Context, room id.RoomID, user id.UserID, membership string) error {
+	d.publication.PublishWithin(0)
+	return d.rooms.NoteMembership(ctx, room, user, membership)
+}
+
+// RoomEncryption is [Device.RoomEncryption] for a user who has no device here.
+func (e *Engine) RoomEncryption(ctx context.Context, user id.UserID, room id.RoomID, read StateReader) (RoomEncryption, error) {
+	return e.rooms.Encryption(ctx, user, room, read)
+}
+
+// NoteEncryption records the content of a room's current m.room.encryption event, for all
+// accounts.
+func (e *Engine) NoteEncryption(ctx context.Context, room id.RoomID, content []byte) error {
+	return e.rooms.NoteEncryption(ctx, room, content)
+}
+
+// MustEncrypt records that nothing may be sent in clear to a room that shows no
+// m.room.encryption yet, because it replaces an encrypted one.
+func (e *Engine) MustEncrypt(ctx context.Context, room id.RoomID) error {
+	return e.rooms.MustEncrypt(ctx, room)
+}
+
+// MemberMoved forgets where warnings about a user are shown, and has that looked up again.
+func (h host) MemberMoved(s *core.Step, room id.RoomID, user id.UserID) {
+	if h.Device.acct.warnings.ForgetPlaces(room, user) {
+		s.After(h.Device.kickLocked)
+	}
+}
 
 // Encrypt encrypts an event for a room and shares the room key with every device that may
 // have it (docs/architecture.md, "A message into an encrypted room"). When it returns,
@@ -76,3 +131,69 @@ const maxRounds = 4
 // the same ciphertext with the same transaction ID, and the homeserver returns the same
 // event.
 func (d *Device) Sent(out Outgoing, event id.EventID) { d.outbound.Sent(out, event) }
+
+// checkMaySend returns why the device may not send encrypted messages, nil when it may. It
+// publishes keys and sets the identity up first, if need be. Others show only messages of
+// devices that their owner has confirmed.
+func (d *Device) checkMaySend(ctx context.Context) error {
+	if d.ownIdentity.State() != ownidentity.Signed {
+		if err := d.uploadNow(ctx); err != nil {
+			return fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
+		}
+		if err := d.ownIdentity.SetUp(ctx); err != nil {
+			d.core.Env.Log.Warn().Err(err).Msg("The identity could not be set up before a send")
+		}
+		if d.ownIdentity.State() == ownidentity.Unknown {
+			if _, err := d.ownIdentity.ReadOwn(ctx, false); err != nil {
+				return fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
+			}
+		}
+	}
+	refusal := sendRefusal(d.ownIdentity.State(), d.acct.Settings().AllowUnsigned, d.core.Env.Policy().Send)
+	if why := d.ownIdentity.SignatureTrouble(); errors.Is(refusal, core.ErrDeviceNotSigned) && why != nil && d.ownIdentity.State() == ownidentity.Unsigned {
+		return why // the advice for an unsigned device does not help here
+	}
+	return refusal
+}
+
+// sendRefusal returns why a device may send nothing to encrypted rooms; nil when it may.
+// That a device must be confirmed is an account setting, not part of the policy: it also
+// holds while the policy is on "warn".
+func sendRefusal(own ownidentity.State, allowUnsigned bool, policy trustcache.Mode) error {
+	switch own {
+	case ownidentity.Signed:
+		return nil
+	case ownidentity.Replaced:
+		return core.ErrKeysReplaced
+	case ownidentity.Changed:
+		// If unsigned devices may send, the policy still decides about the identity.
+		if allowUnsigned && (policy == trustcache.ModeWarn || policy == trustcache.ModeOff) {
+			return nil
+		}
+		return core.ErrDeviceNotSigned
+	case ownidentity.NoIdentity, ownidentity.Unsigned:
+		if allowUnsigned {
+			return nil
+		}
+		return core.ErrDeviceNotSigned
+	case ownidentity.Unknown:
+	}
+	return fmt.Errorf("%w: the own keys are not known", core.ErrCannotEncrypt)
+}
+
+// uploadNow publishes the device's keys if that has not happened yet.
+func (d *Device) uploadNow(ctx context.Context) error {
+	d.publication.PublishWithin(0)
+	d.core.Mu.Lock()
+	uploaded := d.ownIdentity.KeysTakenLocked()
+	d.core.Mu.Unlock()
+	if uploaded {
+		return nil
+	}
+	give, err := d.schedule.upkeep.Take(ctx, struct{}{})
+	if err != nil {
+		return err
+	}
+	defer give()
+	return d.keySupply.Upload(ctx)
+}

@@ -203,3 +203,176 @@ func (e *Engine) discard(ctx context.Context, user id.UserID, device id.DeviceID
 	}
 	return e.forget(ctx, row, dev)
 }
+
+// UnknownToken handles a 401 M_UNKNOWN_TOKEN, soft or not, that the homeserver answered to
+// a client. It may have another cause, so /account/whoami is asked, see askEnd.
+// After a hard logout the keys are deleted, after a soft logout they are kept (requirement
+// 22.1). A replaced token ends without its device (requirement 22.3).
+func (e *Engine) UnknownToken(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String, soft bool) error {
+	if user == "" || device == "" {
+		return nil
+	}
+	d := e.loaded(deviceKey{user, device})
+	var current secret.String
+	if d != nil {
+		current = d.core.CurrentToken()
+	} else {
+		var err error
+		if current, err = e.storedToken(ctx, user, device); err != nil {
+			return err
+		}
+	}
+	if current != token || current.IsZero() {
+		return nil
+	}
+	ctx, cancel := core.Detach(ctx, core.DetachedFor)
+	defer cancel()
+	switch e.askEnd(ctx, token) {
+	case endAlive, endUnknown:
+		return nil
+	case endSoft:
+		soft = true
+	case endGone:
+	}
+	if d != nil && !d.core.DropToken(token) || soft {
+		return nil
+	}
+	return e.forgetDead(ctx, user, device, token)
+}
+
+// storedToken returns the token of a device that is not loaded; empty when there is none.
+func (e *Engine) storedToken(ctx context.Context, user id.UserID, device id.DeviceID) (secret.String, error) {
+	row, err := e.env.Store.LookupAccount(ctx, user)
+	if errors.Is(err, store.ErrNotFound) {
+		return secret.String{}, nil
+	}
+	if err != nil {
+		return secret.String{}, fmt.Errorf("load account: %w", err)
+	}
+	dev, err := e.env.Store.Device(ctx, row, device)
+	if errors.Is(err, store.ErrNotFound) {
+		return secret.String{}, nil
+	}
+	if err != nil {
+		return secret.String{}, fmt.Errorf("load device: %w", err)
+	}
+	return dev.Token, nil
+}
+
+// tokenGone reports whether the device's session has ended, as an error of one of its
+// requests suggests and /account/whoami confirms. The session of a locked user stays
+// (requirement 22.2).
+func (d *Device) tokenGone(used secret.String, err error) bool {
+	var up *wire.UpstreamError
+	if !errors.As(err, &up) || up.Status != http.StatusUnauthorized {
+		return false
+	}
+	end := endSoft
+	if up.ErrCode == "M_UNKNOWN_TOKEN" {
+		if end = d.eng.askEnd(d.core.Env.Context, used); end == endAlive || end == endUnknown {
+			return false
+		}
+	}
+	if !d.core.DropToken(used) {
+		return false
+	}
+	if end == endGone && !up.SoftLogout {
+		if err := d.eng.forgetDead(d.core.Env.Context, d.acct.User, d.core.ID, used); err != nil {
+			d.core.Env.Log.Error().Err(err).Msg("Keys of a logged-out device could not be discarded")
+		}
+	}
+	return true
+}
+
+// ClientHasKeys is called before a client's own device keys go to the homeserver. settle is
+// nil when the proxy's keys are published: the upload must be refused. Otherwise the proxy
+// publishes none until the caller calls settle with whether the homeserver accepted the
+// client's keys; if so, the device becomes foreign.
+func (e *Engine) ClientHasKeys(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (settle func(ctx context.Context, accepted bool) error, err error) {
+	d, err := e.Device(ctx, user, device, token)
+	if err != nil {
+		return nil, err
+	}
+	switch d.core.Mode {
+	case core.ModeProxied:
+	case core.ModeLost:
+		return nil, core.ErrKeysLost // other users know the old keys
+	case core.ModeForeign, core.ModeNone, core.ModeUnknown:
+		return func(context.Context, bool) error { return nil }, nil
+	}
+	give, err := d.schedule.upkeep.Take(ctx, struct{}{})
+	if err != nil {
+		return nil, err
+	}
+	d.core.Mu.Lock()
+	uploaded := d.core.Record.Row.KeysUploaded
+	d.core.Mu.Unlock()
+	if uploaded {
+		give()
+		return nil, nil
+	}
+	return func(ctx context.Context, accepted bool) error {
+		defer give()
+		if !accepted {
+			return nil
+		}
+		return e.makeForeign(ctx, d, token)
+	}, nil
+}
+
+// makeForeign replaces a device that never published keys by one whose requests pass
+// through. Until now its client was not shown that rooms are encrypted, so its next sync
+// must carry the full state.
+func (e *Engine) makeForeign(ctx context.Context, d *Device, token secret.String) error {
+	user, device := d.acct.User, d.core.ID
+	if err := e.discard(ctx, user, device); err != nil {
+		return err
+	}
+	row, err := e.env.Store.Account(ctx, user)
+	if err != nil {
+		return fmt.Errorf("load account: %w", err)
+	}
+	foreign := store.Device{DeviceID: device, State: store.DeviceForeign, Token: token, Meta: []byte(metaFullState)}
+	if _, err := e.env.Store.CreateDevice(ctx, row, foreign); err != nil {
+		return fmt.Errorf("store foreign device: %w", err)
+	}
+	return nil
+}
+
+// Refreshed records a new access token of a device. Using it would revoke the old one, so
+// it is used only once the client has used it, or the old one is refused (requirement
+// 22.3).
+func (e *Engine) Refreshed(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) error {
+	d, err := e.fromStore(ctx, deviceKey{user, device}, true)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil || d.core.Mode != core.ModeProxied {
+		return err
+	}
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	d.core.Record.NextToken = token
+	return nil
+}
+
+// LoggedIn records a login through the proxy. A copy of the password is kept in memory for
+// a minute at most, for the first bootstrap.
+func (e *Engine) LoggedIn(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String, password secret.Bytes) error {
+	if device == "" {
+		return nil
+	}
+	// A login with the ID of a device that was logged out without the proxy makes a new
+	// device.
+	d, err := e.Device(ctx, user, device, token)
+	if err != nil {
+		return err
+	}
+	if d.core.Mode != core.ModeProxied || len(password) == 0 {
+		return nil
+	}
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	d.ownIdentity.KeepPasswordLocked(password)
+	return nil
+}
