@@ -3,6 +3,7 @@ package e2ee_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"testing"
 	"time"
 
@@ -252,6 +253,56 @@ func TestContestedKeyInTheBackup(t *testing.T) {
 	}
 }
 
+// Attack: as above, and bob's claim comes while mallory's is being uploaded.
+//
+// Expected: what is in the backup counts as outdated, and is replaced.
+func TestContestedWhileItIsBackedUp(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, func(o *e2ee.Options) { o.OwnSyncAfter = time.Hour })
+	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
+	mallory, _ := confirmedPuppet(t, st.hs, "mallory", "MALLORY")
+	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID, mallory.UserID)
+	said := bob.newMegolm(room)
+	gate := liar.NewGate()
+	st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is(http.MethodPut, "room_keys/keys")), gate.After)
+	mallory.resend(st.target(), said)
+	st.sync()
+	<-gate.Arrived() // mallory's claim is in the backup, and the device does not know that yet
+	said.share(st.target())
+	st.sync()
+	event := said.say("bob's words")
+	st.wantFrom(event, "bob's words", bob)
+	gate.Open()
+	st.restoresFromBackup(room, "bob's words")
+}
+
+// backedUp waits until the device has backed up all its room keys.
+func (st *stage) backedUp() {
+	st.t.Helper()
+	await(st.t, "the key is not backed up", func() bool {
+		st.dev.Maintain(st.t.Context())
+		return status(st.t, st.dev).Backup.Pending == 0
+	})
+}
+
+// restoresFromBackup wants a new device of the user to read an event once everything is
+// backed up and it has recovered.
+func (st *stage) restoresFromBackup(room, text string) {
+	t := st.t
+	t.Helper()
+	st.backedUp()
+	late := &person{t: t, hs: st.hs, rig: newRig(t, st.hs, nil), Session: st.hs.Login("alice", "LATE")}
+	late.dev = late.rig.device(late.Session)
+	settle(t, late.dev)
+	if err := late.dev.Recover(t.Context(), e2ee.Recovery{Key: recoveryKey(t, st.dev)}); err != nil {
+		t.Fatal(err)
+	}
+	ev := late.awaitRead(room, text)
+	if trust := ev.Unsigned.Trust; trust.Source != "backup" || trust.Color != "grey" {
+		t.Errorf("after a restore it is shown as %+v", trust)
+	}
+}
+
 func contestedInTheBackup(t *testing.T, first bool) {
 	t.Helper()
 	st := newStage(t, func(o *e2ee.Options) { o.OwnSyncAfter = time.Hour })
@@ -259,33 +310,14 @@ func contestedInTheBackup(t *testing.T, first bool) {
 	mallory, _ := confirmedPuppet(t, st.hs, "mallory", "MALLORY")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID, mallory.UserID)
 	said := bob.newMegolm(room)
-	backedUp := func() {
-		t.Helper()
-		await(t, "the key is not backed up", func() bool {
-			st.dev.Maintain(t.Context())
-			return status(t, st.dev).Backup.Pending == 0
-		})
-	}
+	mallory.resend(st.target(), said)
 	if first {
-		mallory.resend(st.target(), said)
 		st.sync()
-		backedUp()
-	} else {
-		mallory.resend(st.target(), said)
+		st.backedUp()
 	}
 	said.share(st.target())
 	st.sync()
 	event := said.say("bob's words")
 	st.wantFrom(event, "bob's words", bob)
-	backedUp()
-	late := &person{t: t, hs: st.hs, rig: newRig(t, st.hs, nil), Session: st.hs.Login("alice", "LATE")}
-	late.dev = late.rig.device(late.Session)
-	settle(t, late.dev)
-	if err := late.dev.Recover(t.Context(), e2ee.Recovery{Key: recoveryKey(t, st.dev)}); err != nil {
-		t.Fatal(err)
-	}
-	ev := late.awaitRead(room, "bob's words")
-	if trust := ev.Unsigned.Trust; trust.Source != "backup" || trust.Color != "grey" {
-		t.Errorf("after a restore it is shown as %+v", trust)
-	}
+	st.restoresFromBackup(room, "bob's words")
 }

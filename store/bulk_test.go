@@ -78,7 +78,7 @@ func TestBigListsAreReadWhole(t *testing.T) {
 			same(t, "AllInboundSessions", all, n)
 			marks := make([]BackedSession, n)
 			for i := range marks {
-				marks[i] = BackedSession{refs[i], 0, "v"}
+				marks[i] = BackedSession{SessionRef: refs[i], Version: "v"}
 			}
 			gone := make([]string, n)
 			for i := range gone {

@@ -91,5 +91,6 @@ type SeenMessage struct {
 type BackedSession struct {
 	SessionRef
 	FirstIndex uint32
+	ReceivedAt time.Time
 	Version    string
 }

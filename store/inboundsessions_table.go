@@ -27,13 +27,13 @@ var (
 		Fixed: 2, Width: 3, Pad: true,
 	}
 	markBacked = &sqlio.ListStatement{
-		Head: "WITH stored (account, device, room_id, session_id, first_index, version) AS (VALUES ",
-		Item: "(CAST($1 AS {{int}}), CAST($2 AS {{int}}), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS {{int}}), CAST(? AS TEXT))",
+		Head: "WITH stored (account, device, room_id, session_id, first_index, received_at, version) AS (VALUES ",
+		Item: "(CAST($1 AS {{int}}), CAST($2 AS {{int}}), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS {{int}}), CAST(? AS {{int}}), CAST(? AS TEXT))",
 		Tail: `) UPDATE inbound_sessions SET backup_version = stored.version FROM stored
 			WHERE inbound_sessions.account = stored.account AND inbound_sessions.device = stored.device
 			AND inbound_sessions.room_id = stored.room_id AND inbound_sessions.session_id = stored.session_id
-			AND inbound_sessions.first_index = stored.first_index`,
-		Fixed: 2, Width: 4, Pad: true,
+			AND inbound_sessions.first_index = stored.first_index AND inbound_sessions.received_at = stored.received_at`,
+		Fixed: 2, Width: 5, Pad: true,
 	}
 )
 
@@ -87,13 +87,15 @@ func (b *saver) owners(all []SessionOwner) {
 	b.listOfDevice("owners of sessions", putOwners, p)
 }
 
-// markBackedUp marks sessions as uploaded, unless a better copy arrived meanwhile.
+// markBackedUp marks sessions as uploaded, unless they came again meanwhile: with a better
+// copy, or with another who says that the key is theirs.
 func (b *saver) markBackedUp(all []BackedSession) {
 	p := &sqlio.Args{}
 	for _, s := range all {
 		p.ID(string(s.RoomID))
 		p.ID(string(s.SessionID))
 		p.Num(int64(s.FirstIndex))
+		p.Time(s.ReceivedAt)
 		p.ID(s.Version)
 	}
 	b.listOfDevice("mark backed up sessions", markBacked, p)

@@ -18,7 +18,7 @@ func rest() *Changes {
 		DeleteSecrets: []string{"recovery"}, Owners: []SessionOwner{{ref("!r1", "m1"), []byte("owner")}},
 		MoreOwners:    []MoreOwners{{OwnersRef{ref("!r1", "m1"), "@bob:hs"}, []byte("more owners")}},
 		OutdatedUsers: []id.UserID{"@bob:hs"}, LeftUsers: []id.UserID{"@carol:hs"},
-		Backed: []BackedSession{{ref("!r1", "m1"), 7, "3"}},
+		Backed: []BackedSession{{ref("!r1", "m1"), 7, at(1), "3"}},
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -239,8 +240,10 @@ func TestBackupVersions(t *testing.T) {
 		count := func(version string) int { return must[int](t)(db.CountToBackUp(ctx, acct, dev.ID, version)) }
 		same(t, "version 3", count("3"), 2)
 		same(t, "version 4", count("4"), 3)
+		save(t, db, acct, dev.ID, &Changes{Backed: []BackedSession{{ref("!r1", "m1"), 7, at(0), "3"}}})
+		same(t, "left, one of which came again after it was read for the backup", count("3"), 2)
 		save(t, db, acct, dev.ID, &Changes{Backed: []BackedSession{
-			{ref("!r1", "m1"), 7, "3"}, {ref("!r2", "m1"), 5, "3"}, {ref("!none", "m1"), 0, "3"},
+			{ref("!r1", "m1"), 7, at(1), "3"}, {ref("!r2", "m1"), 5, time.Time{}, "3"}, {ref("!none", "m1"), 0, at(1), "3"},
 		}})
 		left := must[[]InboundSession](t)(db.ToBackUp(ctx, acct, dev.ID, "3", 10))
 		if len(left) != 1 || left[0].SessionRef != ref("!r2", "m1") {

@@ -214,7 +214,7 @@ func TestSameKeyTwiceInOneSave(t *testing.T) {
 			Seen: append(c.Seen, again.Seen...), Users: append(c.Users, again.Users...), UserDevices: append(c.UserDevices, again.UserDevices...),
 			Secrets: append(c.Secrets, again.Secrets...), Warnings: append(c.Warnings, again.Warnings...),
 			Owners:        []SessionOwner{{ref("!r1", "m1"), []byte("a")}, {ref("!r1", "m1"), []byte("b")}},
-			Backed:        []BackedSession{{ref("!r1", "m1"), 7, "1"}, {ref("!r1", "m1"), 7, "1"}},
+			Backed:        []BackedSession{{ref("!r1", "m1"), 7, at(1), "1"}, {ref("!r1", "m1"), 7, at(1), "1"}},
 			OutdatedUsers: []id.UserID{"@bob:hs", "@bob:hs"}, DeletePending: []id.EventID{"$no", "$no"},
 		}
 		save(t, db, acct, dev.ID, double)

@@ -161,7 +161,9 @@ func (b *Backup) backUpBatch(ctx context.Context, target *keybackup.Target, rows
 			rooms[row.RoomID] = map[string]map[id.SessionID]keybackup.Entry{"sessions": {}}
 		}
 		rooms[row.RoomID]["sessions"][row.SessionID] = data
-		ch.Backed = append(ch.Backed, store.BackedSession{SessionRef: row.SessionRef, FirstIndex: row.FirstIndex, Version: target.Version})
+		ch.Backed = append(ch.Backed, store.BackedSession{
+			SessionRef: row.SessionRef, FirstIndex: row.FirstIndex, ReceivedAt: row.ReceivedAt, Version: target.Version,
+		})
 	}
 	err = b.Call(ctx, wire.Request{
 		Op: "back up room keys", Method: http.MethodPut,
