@@ -15,8 +15,7 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// eligible are the devices that may have a room's key now, and those that get a withheld
-// code instead.
+// eligible is who gets a room's key now, and which devices get a withheld code instead.
 type eligible struct {
 	roomkeys.Recipients
 	// against are those that are given it and would not be if the policy were enforced.
@@ -38,8 +37,8 @@ func (d *Device) eligible(ctx context.Context, roomID id.RoomID, users []id.User
 	}
 	mode := d.core.Env.Policy().Send
 	decision := trustcache.Gate(byUser(known), mode)
-	if late := d.unanswered(&decision); len(late) > 0 {
-		if err := d.askAgain(ctx, known, late); err != nil {
+	if changed := d.toAcknowledge(&decision); len(changed) > 0 {
+		if err := d.askAgain(ctx, known, changed); err != nil {
 			return nil, err
 		}
 		decision = trustcache.Gate(byUser(known), mode)
@@ -95,9 +94,9 @@ func byUser(known map[id.UserID]*trustcache.User) []*trustcache.User {
 	return users
 }
 
-// unanswered returns the users whose change would be acknowledged automatically if it were
-// seen now, but was seen before the account was set so.
-func (d *Device) unanswered(decision *trustcache.GateDecision) []id.UserID {
+// toAcknowledge returns the users who block a send by a change that the account's settings
+// acknowledge: it was seen before they were set so, and is acknowledged when it is seen again.
+func (d *Device) toAcknowledge(decision *trustcache.GateDecision) []id.UserID {
 	if decision.Outcome != trustcache.GateBlocked || !d.acct.Settings().AcknowledgeUnverified {
 		return nil
 	}
@@ -120,7 +119,7 @@ func (d *Device) askAgain(ctx context.Context, known map[id.UserID]*trustcache.U
 	return nil
 }
 
-// gateError returns why a send must wait, nil when it need not.
+// gateError returns why a send is refused; nil when it is not.
 func gateError(decision *trustcache.GateDecision) error {
 	switch decision.Outcome {
 	case trustcache.GateAllow:

@@ -57,13 +57,14 @@ func (r *reader) handlers() map[string]Handler {
 	return all
 }
 
-// read is the handler of one read.
+// read handles the requests of one endpoint.
 type read struct {
 	*reader
 	shape    rewrite.Shape
 	rewriter *rewrite.Rewriter
 }
 
+// serve asks the homeserver and rewrites what it answers, if the proxy encrypts for the device.
 func (r *read) serve(x *Exchange) error {
 	dev, err := x.Device()
 	if err != nil {

@@ -188,7 +188,7 @@ func refusal(err error) *apierr.Error {
 	return apierr.Unrecognized(text).Because(err)
 }
 
-// limitBody does step 2 for the body. It removes the body of a method that has none.
+// limitBody bounds the request's body by the route's limit. It removes the body of a method that has none.
 func (p *Proxy) limitBody(q *request) error {
 	r := q.r
 	switch r.Method {

@@ -133,7 +133,7 @@ func (x *Exchange) newKeyAsks(refs []store.SessionRef, others []*trustcache.Devi
 		if len(asks) == keyAsksAtOnce {
 			return all, asks, true
 		}
-		ask := &keyAsk{id: rand.Text(), to: make(map[id.DeviceID]bool, len(others)), until: now.Add(askFor)}
+		ask := &keyAsk{id: rand.Text(), to: make(map[id.DeviceID]bool, len(others)), until: now.Add(answerWithin)}
 		if old != nil {
 			ask.id = old.id // requirement 11.1
 		}

@@ -49,7 +49,7 @@ func firstDevice(ev *trustcache.Event) string {
 func identityWarnings(ev *trustcache.Event) []store.Warning {
 	about, user := ev.UserID.String(), ev.UserID
 	raise := func(code, text string) store.Warning {
-		return raised(code, about, user, fmt.Sprintf(text, user), ev.At)
+		return newWarning(code, about, user, fmt.Sprintf(text, user), ev.At)
 	}
 	switch ev.Effect {
 	case trustcache.EffectChanged:
@@ -82,7 +82,7 @@ func ownIdentityWarnings(ev *trustcache.Event) []store.Warning {
 	switch ev.Effect {
 	case trustcache.EffectChanged, trustcache.EffectVerificationLost:
 		if !ev.State.Accepted() {
-			return []store.Warning{raised(CodeOwnIdentityChanged, about, user, textOwnIdentityChanged, ev.At)}
+			return []store.Warning{newWarning(CodeOwnIdentityChanged, about, user, textOwnIdentityChanged, ev.At)}
 		}
 	case trustcache.EffectRestored, trustcache.EffectVerified, trustcache.EffectAcknowledged, trustcache.EffectWithdrawn:
 		return []store.Warning{resolved(CodeOwnIdentityChanged, about, user, ev.At)}

@@ -66,7 +66,7 @@ func TestWhatIsPending(t *testing.T) {
 	t.Parallel()
 	first, later := time.Unix(1000, 0), time.Unix(2000, 0)
 	warning := func(at time.Time) store.Warning {
-		return raised(CodeIdentityChanged, "@bob:x", "@bob:x", "text", at)
+		return newWarning(CodeIdentityChanged, "@bob:x", "@bob:x", "text", at)
 	}
 	dismissal := func(of store.Warning) store.Warning {
 		return store.Warning{ID: of.ID + dismissedSuffix, Code: of.Code, Since: of.Since, Dismissed: true}
@@ -79,7 +79,7 @@ func TestWhatIsPending(t *testing.T) {
 		"dismissed":                    {[]store.Warning{warning(first), dismissal(warning(first))}, false},
 		"dismissed, and raised again":  {[]store.Warning{warning(later), dismissal(warning(first))}, true},
 		"resolved":                     {[]store.Warning{resolved(CodeIdentityChanged, "@bob:x", "@bob:x", first)}, false},
-		"another of them is dismissed": {[]store.Warning{warning(first), dismissal(raised(CodeVerificationLost, "@bob:x", "@bob:x", "text", first))}, true},
+		"another of them is dismissed": {[]store.Warning{warning(first), dismissal(newWarning(CodeVerificationLost, "@bob:x", "@bob:x", "text", first))}, true},
 	} {
 		if got := len(pending(tc.rows)) == 1; got != tc.want {
 			t.Errorf("%s: pending %v", name, got)

@@ -58,7 +58,7 @@ func (a *Account) Review(ctx context.Context, dev *core.Device, look func(contex
 		slot := c.slot()
 		i := slices.IndexFunc(rows, func(w store.Warning) bool { return w.ID == slot })
 		if i < 0 || rows[i].Resolved {
-			changed = append(changed, raised(c.code, c.about, a.User, c.text, a.Env.Now()))
+			changed = append(changed, newWarning(c.code, c.about, a.User, c.text, a.Env.Now()))
 		}
 	}
 	for _, w := range rows {
@@ -87,7 +87,7 @@ const recoveredAlone = "recovered alone"
 // dev's. A person who recovers the identity knows that it was replaced; when the proxy
 // recovers it without a person, somebody must be told (requirement 1.11).
 func (a *Account) TellRecoveredAlone(ctx context.Context, dev *core.Device) error {
-	told := raised(CodeOwnIdentityChanged, recoveredAlone, a.User, textRecoveredAlone, a.Env.Now())
+	told := newWarning(CodeOwnIdentityChanged, recoveredAlone, a.User, textRecoveredAlone, a.Env.Now())
 	if err := dev.Save(ctx, &store.Changes{Warnings: []store.Warning{told}}); err != nil {
 		return fmt.Errorf("store a warning: %w", err)
 	}

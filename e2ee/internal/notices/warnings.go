@@ -23,7 +23,7 @@ const (
 	CodeStorageMissing     = "secret_storage_missing"
 )
 
-// Warning is something the user must be told; see docs for its codes.
+// Warning is something the user must be told. Code is one of those above.
 type Warning struct {
 	ID      string      `json:"id"`
 	Code    string      `json:"code"`
@@ -49,8 +49,8 @@ func idOf(row *store.Warning) string {
 	return row.ID + "-" + strconv.FormatInt(row.Since.UnixMicro(), 36)
 }
 
-// raised returns the row of a warning.
-func raised(code, about string, user id.UserID, message string, at time.Time) store.Warning {
+// newWarning returns the row of a warning.
+func newWarning(code, about string, user id.UserID, message string, at time.Time) store.Warning {
 	return store.Warning{
 		ID: slotOf(code, about), Code: code, UserID: user, Message: message,
 		Since: at.UTC().Truncate(time.Microsecond),
@@ -59,7 +59,7 @@ func raised(code, about string, user id.UserID, message string, at time.Time) st
 
 // resolved returns the row of a warning whose reason is gone.
 func resolved(code, about string, user id.UserID, at time.Time) store.Warning {
-	row := raised(code, about, user, "", at)
+	row := newWarning(code, about, user, "", at)
 	row.Resolved = true
 	return row
 }

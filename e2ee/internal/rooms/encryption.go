@@ -174,7 +174,8 @@ func parseEncryption(content json.RawMessage) (algorithm string, period time.Dur
 	return wire.Truncate(algorithm, wire.MaxIDLength), period, messages
 }
 
-// adoptRoom is adopt for a room that counted as plain.
+// adoptRoom takes over that a room is encrypted, as another device has learned, where it
+// counted as plain here.
 func (rt *Table) adoptRoom(ctx context.Context, room id.RoomID, fact store.EncryptedRoom) (Encryption, error) {
 	rt.Mu.Lock()
 	defer rt.Mu.Unlock()

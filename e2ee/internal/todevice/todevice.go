@@ -229,7 +229,8 @@ func (b *Incoming) passToClient(ev toDevice) {
 }
 
 // handleWithheld stores the reason why somebody did not send us a key. It proves nothing
-// and does not stop a key that arrives later (requirement 10.7).
+// and does not stop a key that arrives later (requirement 10.7). m.no_olm is not about a key:
+// who says it has no Olm session with us and is given a new one, see channel.Olm.Unwedge.
 func (b *Incoming) handleWithheld(ev *toDevice) {
 	var note struct {
 		Algorithm string        `json:"algorithm"`

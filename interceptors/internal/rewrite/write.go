@@ -31,7 +31,7 @@ const (
 // relayFirst is how much of a body is written to memory before the answer begins, in bytes.
 const relayFirst = 16 << 10
 
-// writer is one second pass.
+// writer copies one body to the client, changed at the marks of its plan: the second pass.
 type writer struct {
 	*Body
 	out  Output
@@ -70,8 +70,8 @@ type pendingMark struct {
 	bad       bool
 }
 
-// Relay writes the body into an answer to the client: the second pass. It ends before it
-// returns.
+// Relay rewrites the body into an answer to the client: the second pass. Nothing of it goes
+// on after it has returned.
 func (b *Body) Relay(x *exchange.Exchange, resp *http.Response, o Output) error {
 	ctx, cancel := context.WithCancel(x.Request.Context())
 	out, to := io.Pipe()

@@ -27,9 +27,9 @@ import (
 // could make up an identity with a confirmed device, and send us a backup key that it knows
 // (attacks A13, A14).
 const (
-	// askFor is how long an answer is awaited; then the request is repeated, if still
+	// answerWithin is how long an answer is awaited; then the request is repeated, if still
 	// needed.
-	askFor = 24 * time.Hour
+	answerWithin = 24 * time.Hour
 	// maxSecret bounds a received secret, in bytes of base64.
 	maxSecret = 1024
 )
@@ -107,7 +107,7 @@ func (x *Exchange) lookForSecrets(ctx context.Context, own *trustcache.User) (mi
 // askFor makes a request for a secret to other devices, and adds it to ch.
 func (x *Exchange) askFor(name string, others []*trustcache.Device, ch *store.Changes) (*secretAsk, error) {
 	now := x.Env.Now()
-	ask := &secretAsk{name: name, id: rand.Text(), to: make(map[id.DeviceID]bool, len(others)), until: now.Add(askFor)}
+	ask := &secretAsk{name: name, id: rand.Text(), to: make(map[id.DeviceID]bool, len(others)), until: now.Add(answerWithin)}
 	content := strictjson.Object{
 		{Name: "action", Value: strictjson.Quote("request")}, {Name: "name", Value: strictjson.Quote(name)}, {Name: "request_id", Value: strictjson.Quote(ask.id)},
 		{Name: "requesting_device_id", Value: strictjson.Quote(x.ID.String())},

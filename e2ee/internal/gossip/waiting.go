@@ -93,9 +93,10 @@ const (
 )
 
 // expired reports whether a request is so old that nobody waits for its answer.
-func (x *Exchange) expired(at int64) bool { return x.Env.Now().Sub(time.Unix(at, 0)) >= askFor }
+func (x *Exchange) expired(at int64) bool { return x.Env.Now().Sub(time.Unix(at, 0)) >= answerWithin }
 
-// errWhoAsks means that the own keys could not be read: nobody can be told to be confirmed.
+// errWhoAsks means that the own keys could not be read, so that it is not known which devices
+// are confirmed.
 var errWhoAsks = errors.New("the own keys could not be read from the homeserver")
 
 // answeringUser returns the own user for deciding about requests. It has no confirmed
@@ -115,8 +116,8 @@ func (x *Exchange) answeringUser(ctx context.Context) (*trustcache.User, error) 
 	}
 }
 
-// answerTo lets give answer a request of a device that may have secrets, and refuses all
-// others. It reports whether the request is over without an answer: refused, or expired.
+// answerTo decides about a request: it calls give for a device that may have secrets, and
+// refuses any other. It reports whether the request is over without an answer: refused, or expired.
 func (x *Exchange) answerTo(own *trustcache.User, device id.DeviceID, at int64, give func(*trustcache.Device) (answer, error)) (over bool, err error) {
 	became := answerRefused
 	if dev := own.Device(device); trustcache.MayHoldSecrets(own, dev) {
