@@ -189,7 +189,7 @@ func (d *Device) connect() {
 	d.schedule.syncTurn = locks.Turns[struct{}]{Order: order, Rank: locks.RankSync}
 	d.schedule.live = live.New(order)
 	base := &part{d.core, d.eng, d.acct}
-	all := host{d, &d.publication, &d.keySupply, &d.ownIdentity, &d.schedule, &d.channel, &d.outbound, &d.inbound, &d.backups, &d.rooms, &d.gossip, &d.clientState}
+	all := &host{d, &d.publication, &d.keySupply, &d.ownIdentity, &d.schedule, &d.channel, &d.outbound, &d.inbound, &d.backups, &d.rooms, &d.gossip, &d.clientState}
 	d.publication = devicekeys.NewPublication(d.core, all)
 	d.keySupply = devicekeys.NewSupply(d.core, &d.channel, &d.publication, all)
 	d.ownIdentity = ownidentity.New(d.core, d.acct.identity, all)
