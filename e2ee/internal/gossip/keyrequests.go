@@ -249,7 +249,7 @@ func (in *Incoming) keepForwards(ctx context.Context, ch *store.Changes, keep fu
 			x.countRefusedForward() // also a key that contradicts a stored one (attack A12)
 			continue
 		}
-		row.ReceivedAt = x.Env.Now()
+		row.ReceivedAt = megolm.ReceivedAfter(known[row.SessionRef], x.Env.Now())
 		known[row.SessionRef] = row
 		keep(row)
 		in.forwardedBy[row.SessionRef] = from[row.SessionRef]

@@ -3,6 +3,7 @@ package megolm
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"maunium.net/go/mautrix/crypto/goolm/megolm"
 	"maunium.net/go/mautrix/crypto/goolm/session"
@@ -176,4 +177,14 @@ func MergeKept(fresh *store.InboundSession, known map[store.SessionRef]store.Inb
 		return contested, err == nil, err
 	}
 	return out, joined && earlier, nil
+}
+
+// ReceivedAfter returns when a session counts as received that is stored in place of old,
+// which may be none: now, or the first time that can be stored after old's. It is never the
+// same, because a backup that is being made of old at this moment must not count for it.
+func ReceivedAfter(old store.InboundSession, now time.Time) time.Time {
+	if first := old.ReceivedAt.Add(time.Millisecond); now.Before(first) {
+		return first
+	}
+	return now
 }

@@ -37,7 +37,7 @@ func (in *Inbound) KeepKept(ctx context.Context, rows []store.InboundSession) (k
 		if !news {
 			continue
 		}
-		row.ReceivedAt = in.Env.Now()
+		row.ReceivedAt = megolm.ReceivedAfter(known[row.SessionRef], in.Env.Now())
 		known[row.SessionRef] = row
 		ch.InboundSessions = append(ch.InboundSessions, row)
 		ch.ReadyPending = append(ch.ReadyPending, row.SessionRef)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
@@ -86,22 +85,13 @@ func (b *Incoming) keepRoomKeys(ctx context.Context) error {
 		if err != nil {
 			continue
 		}
-		// Never the same as before: what is uploaded of it at this moment must not count for it.
-		row.ReceivedAt = later(b.from.dev.Env.Now(), known[k.Ref].ReceivedAt)
+		row.ReceivedAt = megolm.ReceivedAfter(known[k.Ref], b.from.dev.Env.Now())
 		known[k.Ref], kept[k.Ref] = row, row
 	}
 	for _, row := range kept {
 		b.keepRoomKey(row)
 	}
 	return more.Collect(b.ch)
-}
-
-// later returns now, or the first time that can be stored after another.
-func later(now, other time.Time) time.Time {
-	if first := other.Add(time.Millisecond); now.Before(first) {
-		return first
-	}
-	return now
 }
 
 // keepRoomKey stages a room key. The reason why an earlier part was withheld is kept until
