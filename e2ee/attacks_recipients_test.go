@@ -349,6 +349,8 @@ func TestDeviceWithoutOneTimeKeys(t *testing.T) {
 	bob.upload(map[string]any{"device_keys": bob.deviceKeys()})
 	newIdentity(t, st.hs, bob.Session).confirm(bob)
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
+	st.sync() // that bob's devices changed is known: nothing is decided twice
+	settle(t, st.dev)
 	first := st.send(room, "one")
 	for range 5 {
 		st.send(room, "two to six, at once")

@@ -4,10 +4,13 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -45,8 +48,15 @@ var errDied = errors.New("the process ended here")
 var crashing sync.Map
 
 // TestMain gives every connection of SQLite that belongs to a crash its hook. That must
-// be said before the first one is opened.
+// be said before the first one is opened. More tests run at a time than there are
+// processors, because most of them wait for something, and garbage is collected later.
 func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", fmt.Sprint(4*runtime.GOMAXPROCS(0))); err != nil {
+		panic(err)
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
 	sqlite.RegisterConnectionHook(func(conn sqlite.ExecQuerierContext, dsn string) error {
 		crashing.Range(func(path, c any) bool {
 			if strings.Contains(dsn, path.(string)) {
@@ -154,11 +164,7 @@ func (c *crash) over(t *testing.T, end func() bool) {
 func everyCrash[T comparable](t *testing.T, atLeast int, run func(t *testing.T, c *crash, after int) (died bool, outcome T)) {
 	t.Helper()
 	_, want := run(t, &crash{}, 0)
-	step := 1
-	if testing.Short() {
-		step = 7
-	}
-	for n := 1; ; n += step {
+	for n := 1; ; n += nextPoint(t) {
 		died := false
 		ok := t.Run(fmt.Sprint(n), func(t *testing.T) {
 			var got T

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -176,6 +177,23 @@ type scene struct {
 	outcome func() string
 }
 
+// everyPoint makes the tests called TestDisturbed… and TestCrash… try every point of a piece
+// of work. Otherwise they take a sample, because all of them cost as much as all other tests
+// of the engine together. The Makefile sets it for a run without the race detector.
+const everyPoint = "E2EE_PROXY_EVERY_POINT"
+
+// nextPoint returns how far it is to the next point that is tried.
+func nextPoint(t *testing.T) int {
+	t.Helper()
+	if !strings.HasPrefix(t.Name(), "TestDisturbed") && !strings.HasPrefix(t.Name(), "TestCrash") {
+		t.Fatalf("by its name %s is not run for every point", t.Name())
+	}
+	if os.Getenv(everyPoint) != "" {
+		return 1
+	}
+	return 11
+}
+
 // everyDisturbance does a piece of work undisturbed, and then with each disturbance at each
 // of its points; whatever happens, a client that goes on finds the same in the end, and until
 // then an error that does not say more than is known. When the engine has ended nothing of it
@@ -218,11 +236,7 @@ func disturbances(t *testing.T, atLeast int, set func(t *testing.T, tr *trouble)
 	for _, kind := range kinds {
 		t.Run(strings.ReplaceAll(kind.String(), " ", "_"), func(t *testing.T) {
 			t.Parallel()
-			step := 1
-			if testing.Short() {
-				step = 7
-			}
-			for n := 1; ; n += step {
+			for n := 1; ; n += nextPoint(t) {
 				disturbed := false
 				ok := t.Run(fmt.Sprint(n), func(t *testing.T) {
 					var got string
