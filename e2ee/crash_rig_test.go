@@ -51,7 +51,7 @@ var crashing sync.Map
 // be said before the first one is opened. More tests run at a time than there are
 // processors, because most of them wait for something, and garbage is collected later.
 func TestMain(m *testing.M) {
-	if err := flag.Set("test.parallel", fmt.Sprint(4*runtime.GOMAXPROCS(0))); err != nil {
+	if err := flag.Set("test.parallel", fmt.Sprint(6*runtime.GOMAXPROCS(0))); err != nil {
 		panic(err)
 	}
 	if os.Getenv("GOGC") == "" {
