@@ -120,7 +120,8 @@ func RecoveryKeyOnMachine(ctx context.Context, db *store.DB, user id.UserID) (se
 	if err != nil {
 		return secret.String{}, fmt.Errorf("load account: %w", err)
 	}
-	return ownidentity.NewAccount(&core.Account{Env: &core.Env{Store: db}, Row: row, User: user}).KeptRecoveryKey(ctx)
+	acct := ownidentity.NewAccount(&core.Account{Env: &core.Env{Store: db}, Row: row, User: user})
+	return acct.KeptRecoveryKey(ctx)
 }
 
 // Recover reads the identity and the backup key from secret storage and signs this device.

@@ -174,7 +174,7 @@ func (e *Engine) make(ctx context.Context, row *store.Account, device id.DeviceI
 // newDevice composes a Device of its parts.
 func newDevice(e *Engine, acct *account, self core.Self) *Device {
 	d := &Device{
-		core: &core.Device{Env: e.env, Account: acct.Account, Self: self}, eng: e, acct: acct,
+		core: &core.Device{Env: e.env, Account: &acct.Account, Self: self}, eng: e, acct: acct,
 		schedule: schedule{usedAt: e.env.Now()},
 	}
 	d.connect()
@@ -192,18 +192,18 @@ func (d *Device) connect() {
 	all := &host{d, &d.publication, &d.keySupply, &d.ownIdentity, &d.schedule, &d.channel, &d.outbound, &d.inbound, &d.backups, &d.rooms, &d.gossip, &d.clientState}
 	d.publication = devicekeys.NewPublication(d.core, all)
 	d.keySupply = devicekeys.NewSupply(d.core, &d.channel, &d.publication, all)
-	d.ownIdentity = ownidentity.New(d.core, d.acct.identity, all)
+	d.ownIdentity = ownidentity.New(d.core, &d.acct.identity, all)
 	d.schedule.part, d.schedule.host = base, all
 	d.channel = channel.New(d.core, all)
 	d.outbound = roomkeys.NewOutbound(d.core, &d.ownIdentity, &d.channel, &d.rooms, all)
 	d.inbound = roomkeys.NewInbound(d.core, d.eng.inbound, all)
 	d.late = late.New(d.core, &d.inbound, d.eng.opts.Undecryptable == UndecryptableHold, all)
-	d.backups = ownbackup.New(d.core, d.acct.backup, &d.ownIdentity, all)
+	d.backups = ownbackup.New(d.core, &d.acct.backup, &d.ownIdentity, all)
 	d.rooms = rooms.New(d.core, d.eng.rooms, all)
 	d.gossip = gossip.New(d.core, all)
 	d.clientState.Device = d.core
 	d.receiver = todevice.New(d.core, &d.channel, &d.gossip, &d.inbound, d.publication.Allowed)
-	d.shown = notices.NewShown(d.core, d.acct.warnings, all)
+	d.shown = notices.NewShown(d.core, &d.acct.warnings, all)
 }
 
 // restore makes a Device of its stored row.

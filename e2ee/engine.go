@@ -250,7 +250,7 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 // nothing is stored of it.
 func (e *Engine) withoutDevice(user id.UserID) *Device {
 	acct := newAccount(e, &store.Account{UserID: user})
-	none := &Device{core: &core.Device{Env: e.env, Account: acct.Account, Self: core.Self{Mode: core.ModeNone}}, eng: e, acct: acct}
+	none := &Device{core: &core.Device{Env: e.env, Account: &acct.Account, Self: core.Self{Mode: core.ModeNone}}, eng: e, acct: acct}
 	none.connect()
 	return none
 }
@@ -331,21 +331,21 @@ func (e *Engine) deleteDevice(ctx context.Context, row *store.Account, dev store
 // account is what the devices of a user share: what is known of other users, the warnings,
 // the user's own identity and the backup.
 type account struct {
-	*core.Account
+	core.Account
 	eng      *Engine
-	warnings *notices.Account
-	identity *ownidentity.Account
-	backup   *ownbackup.Account
-	rollout  *rollout.Account
+	warnings notices.Account
+	identity ownidentity.Account
+	backup   ownbackup.Account
+	rollout  rollout.Account
 }
 
 func newAccount(e *Engine, row *store.Account) *account {
 	a := &account{
-		Account: &core.Account{Env: e.env, User: row.UserID, Row: row}, eng: e,
+		Account: core.Account{Env: e.env, User: row.UserID, Row: row}, eng: e,
 		rollout: rollout.New(e.env),
 	}
-	a.warnings = notices.NewAccount(a.Account, func() { e.alert(a) })
-	a.identity, a.backup = ownidentity.NewAccount(a.Account), ownbackup.NewAccount(a.Account)
+	a.warnings = notices.NewAccount(&a.Account, func() { e.alert(a) })
+	a.identity, a.backup = ownidentity.NewAccount(&a.Account), ownbackup.NewAccount(&a.Account)
 	a.Tracker = trustcache.NewTracker(e.env.Store, row, trustcache.Options{
 		Cache: e.users, Now: e.env.Now,
 		AcknowledgeUnverified: func() bool { return e.env.Settings(row.UserID).AcknowledgeUnverified },

@@ -52,8 +52,12 @@ func (t *Turns[K]) leave(key K, mine *turn) {
 	if t.Order != nil {
 		t.Order.Gives(t.Rank)
 	}
-	if mine.holders--; mine.holders == 0 {
-		delete(t.taken, key)
+	if mine.holders--; mine.holders > 0 {
+		return
+	}
+	delete(t.taken, key)
+	if len(t.taken) == 0 {
+		t.taken = nil // most locks of most devices are not in use, and an emptied map keeps its memory
 	}
 }
 

@@ -36,9 +36,9 @@ type Account struct {
 
 // NewAccount returns the warnings of an account. alert tells its devices that there is
 // something to say; it may take no lock.
-func NewAccount(acct *core.Account, alert func()) *Account {
+func NewAccount(acct *core.Account, alert func()) Account {
 	order := acct.Env.Order
-	return &Account{
+	return Account{
 		Account: acct, alert: alert,
 		mu:     locks.Mutex{Order: order, Rank: locks.RankAccount},
 		review: locks.Turns[struct{}]{Order: order, Rank: locks.RankReview},

@@ -29,8 +29,8 @@ type Account struct {
 }
 
 // NewAccount returns an account of whose backup nothing is known.
-func NewAccount(a *core.Account) *Account {
-	return &Account{Account: a, mu: locks.Mutex{Order: a.Env.Order, Rank: locks.RankAccount}}
+func NewAccount(a *core.Account) Account {
+	return Account{Account: a, mu: locks.Mutex{Order: a.Env.Order, Rank: locks.RankAccount}}
 }
 
 // Standing returns the state of the backup at the last check.

@@ -23,7 +23,7 @@ func TestBackupFoundBeforeAChange(t *testing.T) {
 		}
 		_, looked := a.known()
 		if change != nil {
-			change(a)
+			change(&a)
 		}
 		if kept := a.keep(found, looked); kept != (change == nil) {
 			t.Errorf("%s: kept is %t", name, kept)

@@ -24,8 +24,8 @@ type Account struct {
 }
 
 // NewAccount returns an account of whose identity nothing is known.
-func NewAccount(a *core.Account) *Account {
-	return &Account{
+func NewAccount(a *core.Account) Account {
+	return Account{
 		Account:  a,
 		boot:     locks.Turns[struct{}]{Order: a.Env.Order, Rank: locks.RankBoot},
 		password: loginPassword{mu: locks.Mutex{Order: a.Env.Order, Rank: locks.RankLeaf}},

@@ -41,7 +41,8 @@ func TestOwnStateTable(t *testing.T) {
 			}
 			env := &core.Env{}
 			dev := &core.Device{Env: env, Self: core.Self{ID: "D", Ed25519: "e", Curve25519: "c"}}
-			o := New(dev, NewAccount(&core.Account{Env: env, User: "@a:x"}), atRest{})
+			acct := NewAccount(&core.Account{Env: env, User: "@a:x"})
+			o := New(dev, &acct, atRest{})
 			o.state = Signed
 			o.updateState(own)
 			if o.state != tc.want[i] {
