@@ -19,6 +19,7 @@ import (
 type flight struct {
 	user     id.UserID
 	failures int
+	cancel   context.CancelCauseFunc // of the query, which may be about others too
 	done     chan struct{}
 	err      error // once done
 	// dirty and untracked are set, under mu, when a change arrives that the answer may not contain
@@ -48,18 +49,18 @@ func (t *Tracker) startFlights(ctx context.Context, q KeyQuerier, ask []*entry) 
 		t.flights[user] = f
 		mine = append(mine, f)
 	}
-	detached := context.WithoutCancel(ctx)
 	for _, batch := range t.batches(mine) {
-		t.queries.Go(func() { t.runQuery(detached, q, batch) })
+		query, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+		for _, f := range batch {
+			f.cancel = cancel
+		}
+		t.queries.Go(func() { t.runQuery(query, q, batch); cancel(nil) })
 	}
 	return mine, joined, nil
 }
 
 // runQuery makes one query and ends its flights, whatever the result.
 func (t *Tracker) runQuery(ctx context.Context, q KeyQuerier, batch []*flight) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(t.ctx, func() { cancel(ErrClosed) })()
 	err := t.queryBatch(ctx, q, batch)
 	t.mu.Lock()
 	defer t.mu.Unlock()

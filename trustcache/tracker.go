@@ -113,8 +113,6 @@ type Tracker struct {
 
 	rows sync.Mutex
 
-	ctx     context.Context // of queries; ends with Close
-	cancel  context.CancelCauseFunc
 	queries sync.WaitGroup
 
 	mu      sync.Mutex // guards what follows; held for moments
@@ -135,9 +133,8 @@ type reportedChange struct {
 // share the store. The caller closes it.
 func NewTracker(s Store, account *store.Account, opts Options) *Tracker {
 	opts.setDefaults()
-	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Tracker{
-		store: s, account: account, opts: opts, cache: opts.Cache, ctx: ctx, cancel: cancel,
+		store: s, account: account, opts: opts, cache: opts.Cache,
 		slots:   make(chan struct{}, opts.Parallel),
 		flights: make(map[id.UserID]*flight), marks: make(map[id.UserID]reportedChange),
 	}
@@ -311,7 +308,9 @@ func (t *Tracker) query(ctx context.Context, q KeyQuerier, ask []*entry) error {
 func (t *Tracker) Close() {
 	t.mu.Lock()
 	t.closed = true
+	for _, f := range t.flights {
+		f.cancel(ErrClosed)
+	}
 	t.mu.Unlock()
-	t.cancel(ErrClosed)
 	t.queries.Wait()
 }
