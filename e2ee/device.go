@@ -184,16 +184,15 @@ func newDevice(e *Engine, acct *account, self core.Self) *Device {
 // connect gives the parts of a device their host, and its locks their ranks.
 func (d *Device) connect() {
 	order := d.core.Env.Order
-	d.core.Mu = locks.Mutex{Order: order, Rank: locks.RankDevice}
-	d.schedule.upkeep = locks.Turns[struct{}]{Order: order, Rank: locks.RankUpkeep}
-	d.schedule.syncTurn = locks.Turns[struct{}]{Order: order, Rank: locks.RankSync}
+	d.core.Mu = locks.Mutex{Place: order.At(locks.RankDevice)}
+	d.schedule.upkeep = locks.Turns[struct{}]{Place: order.At(locks.RankUpkeep)}
+	d.schedule.syncTurn = locks.Turns[struct{}]{Place: order.At(locks.RankSync)}
 	d.schedule.live = live.New(order)
-	base := &part{d.core, d.eng, d.acct}
 	all := &host{d, &d.publication, &d.keySupply, &d.ownIdentity, &d.schedule, &d.channel, &d.outbound, &d.inbound, &d.backups, &d.rooms, &d.gossip, &d.clientState}
 	d.publication = devicekeys.NewPublication(d.core, all)
-	d.keySupply = devicekeys.NewSupply(d.core, &d.channel, &d.publication, all)
+	d.keySupply = devicekeys.NewSupply(d.core, &d.channel, &d.publication)
 	d.ownIdentity = ownidentity.New(d.core, &d.acct.identity, all)
-	d.schedule.part, d.schedule.host = base, all
+	d.schedule.Device, d.schedule.host = d.core, all
 	d.channel = channel.New(d.core, all)
 	d.outbound = roomkeys.NewOutbound(d.core, &d.ownIdentity, &d.channel, &d.rooms, all)
 	d.inbound = roomkeys.NewInbound(d.core, d.eng.inbound, all)
@@ -202,7 +201,7 @@ func (d *Device) connect() {
 	d.rooms = rooms.New(d.core, d.eng.rooms, all)
 	d.gossip = gossip.New(d.core, all)
 	d.clientState.Device = d.core
-	d.receiver = todevice.New(d.core, &d.channel, &d.gossip, &d.inbound, d.publication.Allowed)
+	d.receiver = todevice.New(d.core, &d.channel, &d.gossip, &d.inbound, &d.publication)
 	d.shown = notices.NewShown(d.core, &d.acct.warnings, all)
 }
 

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"e2ee-proxy/e2ee/internal/channel"
-	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/devicekeys"
 	"e2ee-proxy/e2ee/internal/gossip"
 	"e2ee-proxy/e2ee/internal/keybackup"
@@ -103,13 +102,6 @@ func judgedEvents(in []Incoming, jobs []*eventJob, out []Opened) []late.Event {
 
 // basis returns what late events are told of a judgement.
 func (j *judgement) basis() late.Basis { return late.Basis{Keys: j.keys, Users: j.users} }
-
-// part is what the parts of a device are given.
-type part struct {
-	*core.Device
-	eng  *Engine
-	acct *account
-}
 
 // host is a device as its parts see it: each takes, through an interface of its own, what
 // it needs of the others.

@@ -17,7 +17,7 @@ func TestLocksOutOfOrder(t *testing.T) {
 	t.Parallel()
 	var o Options
 	o.CheckLocks()
-	device, account := locks.Mutex{Order: o.locks, Rank: locks.RankDevice}, locks.Mutex{Order: o.locks, Rank: locks.RankAccount}
+	device, account := locks.Mutex{Place: o.locks.At(locks.RankDevice)}, locks.Mutex{Place: o.locks.At(locks.RankAccount)}
 	panics := func(first, second *locks.Mutex) (did bool) {
 		defer func() { did = recover() != nil }()
 		first.Lock()

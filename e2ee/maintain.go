@@ -133,7 +133,7 @@ var errStillBusy = errors.New("some work has not ended yet")
 
 // schedule is when a device syncs by itself and when it is maintained.
 type schedule struct {
-	*part
+	*core.Device
 	host scheduleHost
 
 	// live records who syncs; syncTurn lets one of the engine's own syncs run at a time,

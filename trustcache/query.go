@@ -46,7 +46,7 @@ func (t *Tracker) startFlights(ctx context.Context, q KeyQuerier, ask []*entry) 
 			continue
 		}
 		f := &flight{user: user, failures: e.row.Failures, done: make(chan struct{})}
-		t.flights[user] = f
+		put(&t.flights, user, f)
 		mine = append(mine, f)
 	}
 	for _, batch := range t.batches(mine) {
@@ -66,7 +66,7 @@ func (t *Tracker) runQuery(ctx context.Context, q KeyQuerier, batch []*flight) {
 	defer t.mu.Unlock()
 	for _, f := range batch {
 		f.err = err
-		delete(t.flights, f.user)
+		drop(&t.flights, f.user)
 		close(f.done)
 	}
 }
@@ -271,7 +271,7 @@ func (t *Tracker) markAll(users []id.UserID, left bool) (committed func()) {
 	seq := t.seq
 	for _, user := range users {
 		m := reportedChange{seq: seq, left: left || t.marks[user].left}
-		t.marks[user] = m
+		put(&t.marks, user, m)
 		if f := t.flights[user]; f != nil {
 			f.dirty, f.untracked = true, f.untracked || left
 		}
@@ -287,7 +287,7 @@ func (t *Tracker) markAll(users []id.UserID, left bool) (committed func()) {
 		defer t.mu.Unlock()
 		for _, user := range users {
 			if t.marks[user].seq == seq {
-				delete(t.marks, user)
+				drop(&t.marks, user)
 			}
 		}
 	}

@@ -135,8 +135,23 @@ func NewTracker(s Store, account *store.Account, opts Options) *Tracker {
 	opts.setDefaults()
 	return &Tracker{
 		store: s, account: account, opts: opts, cache: opts.Cache,
-		slots:   make(chan struct{}, opts.Parallel),
-		flights: make(map[id.UserID]*flight), marks: make(map[id.UserID]reportedChange),
+		slots: make(chan struct{}, opts.Parallel),
+	}
+}
+
+// put adds an entry to a map, which is nil while it is empty: most accounts wait for
+// nothing, and an emptied map keeps its memory.
+func put[K comparable, V any](m *map[K]V, key K, value V) {
+	if *m == nil {
+		*m = make(map[K]V)
+	}
+	(*m)[key] = value
+}
+
+// drop removes an entry of such a map.
+func drop[K comparable, V any](m *map[K]V, key K) {
+	if delete(*m, key); len(*m) == 0 {
+		*m = nil
 	}
 }
 

@@ -169,7 +169,7 @@ func (w *rowsTx) show() {
 	w.t.mu.Lock()
 	defer w.t.mu.Unlock()
 	for _, user := range w.answered {
-		delete(w.t.marks, user) // what it said is in what was stored
+		drop(&w.t.marks, user) // what it said is in what was stored
 	}
 	if w.dropHeld {
 		w.t.held = ""

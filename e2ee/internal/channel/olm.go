@@ -47,7 +47,7 @@ type Host interface {
 func New(d *core.Device, host Host) Olm {
 	return Olm{
 		Device: d, host: host, outboxPending: true, noKeys: make(map[store.DeviceRef]keyless),
-		outboxTurn: locks.Turns[struct{}]{Order: d.Env.Order, Rank: locks.RankOutbox},
+		outboxTurn: locks.Turns[struct{}]{Place: d.Env.Order.At(locks.RankOutbox)},
 	}
 }
 

@@ -17,7 +17,7 @@ func supplyAt(now *time.Time) *Supply {
 	d.Record.Row.KeysUploaded = true
 	o := channel.New(d, nil)
 	p := NewPublication(d, nil)
-	k := NewSupply(d, &o, &p, nil)
+	k := NewSupply(d, &o, &p)
 	return &k
 }
 

@@ -25,11 +25,11 @@ type Publication struct {
 	host Host
 
 	ready     chan struct{} // closed once publishing is allowed
-	allowed   bool
 	timer     *time.Timer
 	at        time.Time // when the timer fires
 	beginning int       // first syncs of the client in flight
 	overdue   bool      // publishing waits until they end
+	allowed   bool
 	trial     uploadTrial
 }
 

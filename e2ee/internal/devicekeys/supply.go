@@ -15,11 +15,10 @@ type Supply struct {
 	*core.Device
 	olm         *channel.Olm
 	publication *Publication
-	host        Host
 
-	count        int  // one-time keys on the homeserver, by its last count
-	uncounted    bool // a sync had no counts, which may mean that no keys are left
+	count        int // one-time keys on the homeserver, by its last count
 	countedAt    time.Time
+	uncounted    bool          // a sync had no counts, which may mean that no keys are left
 	wanted       bool          // one-time keys must be made or uploaded
 	newFallback  bool          // the homeserver says the fallback key is used
 	fallbackUsed bool          // a message used the fallback key
@@ -29,8 +28,8 @@ type Supply struct {
 }
 
 // NewSupply returns what a device knows of its keys on the homeserver: nothing yet.
-func NewSupply(d *core.Device, olm *channel.Olm, publication *Publication, host Host) Supply {
-	return Supply{Device: d, olm: olm, publication: publication, host: host, count: -1}
+func NewSupply(d *core.Device, olm *channel.Olm, publication *Publication) Supply {
+	return Supply{Device: d, olm: olm, publication: publication, count: -1}
 }
 
 // Load says what the device's row keeps of them.

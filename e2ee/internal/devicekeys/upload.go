@@ -47,11 +47,11 @@ func (k *Supply) Upload(ctx context.Context) error {
 			s.Row().FallbackChangedAt = k.Env.Now() // the old one was handed out until now
 		}
 		s.After(func() {
-			k.host.KeysWereTakenLocked()
+			k.publication.host.KeysWereTakenLocked()
 			k.count, k.wanted = resp.Counts[wire.AlgorithmSigned], false
 			k.News++ // a sync in flight may still have the old counts
 		})
-	case wire.Status(err) == http.StatusBadRequest && k.host.KeysTakenLocked():
+	case wire.Status(err) == http.StatusBadRequest && k.publication.host.KeysTakenLocked():
 		k.olm.ChangeKeys(s).SetAside()
 		k.markKeysDead(s, err)
 		s.After(func() { k.wanted = true })
@@ -85,7 +85,7 @@ func (k *Supply) prepareUpload(ctx context.Context) (body map[string]any, oneTim
 		return nil, nil, nil, err
 	}
 	body = make(map[string]any, 3)
-	if !k.host.KeysTakenLocked() {
+	if !k.publication.host.KeysTakenLocked() {
 		keys, err := k.olm.Keys().DeviceKeys(k.Account.User, k.ID)
 		if err != nil {
 			return nil, nil, nil, err
@@ -116,7 +116,7 @@ func (k *Supply) makeKeys(s *core.Step) error {
 			pending++
 		}
 	}
-	have, wanted := max(k.count, 0)+pending, k.wanted || !k.host.KeysTakenLocked()
+	have, wanted := max(k.count, 0)+pending, k.wanted || !k.publication.host.KeysTakenLocked()
 	if k.Record.Row.Restored && pending == 0 {
 		// The homeserver has keys that this restored database does not know. New keys get
 		// IDs that it cannot have.

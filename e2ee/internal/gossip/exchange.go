@@ -22,13 +22,13 @@ type Exchange struct {
 	// Requests of this device: secrets by name, and room keys.
 	secretAsks map[string]*secretAsk
 	keyAsks    map[store.SessionRef]*keyAsk
-	askKeys    bool // some room keys may be missing
 	askTimer   *time.Timer
-	came       int // how many secrets were received
+	came       int  // how many secrets were received
+	askKeys    bool // some room keys may be missing
 
 	// Requests of other devices, and what they were given.
-	requests     waitingRequests
 	requestsRead bool // the stored ones were loaded
+	requests     waitingRequests
 	secretsGiven map[givenSecret]time.Time
 	keysGiven    map[givenKey]time.Time
 }

@@ -16,13 +16,14 @@ import (
 // Events are a device's events that wait.
 type Events struct {
 	*core.Device
-	keys  *roomkeys.Inbound
-	holds bool
-	host  Host
+	keys *roomkeys.Inbound
+	host Host
 
 	// The device's lock guards these.
 	parked  int // pending events added since the oldest were last deleted
 	holding holding
+
+	holds bool // an event whose key may come is not shown at first
 }
 
 // New returns the events of a device. With hold, an event whose key may come is not shown at

@@ -188,5 +188,5 @@ var ErrClientSyncs = errors.New("the client syncs")
 
 // New returns the view of a device that has not synced. order is nil but in tests.
 func New(order *locks.Order) View {
-	return View{mu: locks.Mutex{Order: order, Rank: locks.RankLeaf}}
+	return View{mu: locks.Mutex{Place: order.At(locks.RankLeaf)}}
 }

@@ -30,25 +30,46 @@ type Order struct {
 	Takes, Gives func(Rank)
 }
 
-// Mutex is a mutex with a rank. Its zero value may be used.
+// At returns the place of the locks with a rank; nil if nobody observes them.
+func (o *Order) At(r Rank) *Place {
+	if o == nil {
+		return nil
+	}
+	return &Place{o, r}
+}
+
+// Place is a lock's place in an order.
+type Place struct {
+	order *Order
+	rank  Rank
+}
+
+func (p *Place) take() {
+	if p != nil {
+		p.order.Takes(p.rank)
+	}
+}
+
+func (p *Place) give() {
+	if p != nil {
+		p.order.Gives(p.rank)
+	}
+}
+
+// Mutex is a mutex with a place in the order. Its zero value may be used.
 type Mutex struct {
+	Place *Place // nil but in tests
 	mu    sync.Mutex
-	Order *Order // nil but in tests
-	Rank  Rank
 }
 
 // Lock implements [sync.Locker].
 func (l *Mutex) Lock() {
-	if l.Order != nil {
-		l.Order.Takes(l.Rank)
-	}
+	l.Place.take()
 	l.mu.Lock()
 }
 
 // Unlock implements [sync.Locker].
 func (l *Mutex) Unlock() {
 	l.mu.Unlock()
-	if l.Order != nil {
-		l.Order.Gives(l.Rank)
-	}
+	l.Place.give()
 }

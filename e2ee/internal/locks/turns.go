@@ -9,8 +9,7 @@ import (
 // order, and waiting ends with the context. Unlike a mutex it may be held during a request
 // to the homeserver, because it blocks only the same key.
 type Turns[K comparable] struct {
-	Order *Order // nil but in tests
-	Rank  Rank
+	Place *Place // nil but in tests
 
 	mu    sync.Mutex
 	taken map[K]*turn
@@ -23,9 +22,7 @@ type turn struct {
 
 // Take waits for the turn of a key. The returned func gives it back.
 func (t *Turns[K]) Take(ctx context.Context, key K) (func(), error) {
-	if t.Order != nil {
-		t.Order.Takes(t.Rank)
-	}
+	t.Place.take()
 	t.mu.Lock()
 	if t.taken == nil {
 		t.taken = make(map[K]*turn)
@@ -49,9 +46,7 @@ func (t *Turns[K]) Take(ctx context.Context, key K) (func(), error) {
 func (t *Turns[K]) leave(key K, mine *turn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.Order != nil {
-		t.Order.Gives(t.Rank)
-	}
+	t.Place.give()
 	if mine.holders--; mine.holders > 0 {
 		return
 	}

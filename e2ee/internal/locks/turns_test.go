@@ -58,8 +58,8 @@ func TestOrderIsTold(t *testing.T) {
 		Takes: func(r locks.Rank) { told = append(told, fmt.Sprint("takes ", r)) },
 		Gives: func(r locks.Rank) { told = append(told, fmt.Sprint("gives ", r)) },
 	}
-	turns := locks.Turns[int]{Order: order, Rank: 1}
-	mu := locks.Mutex{Order: order, Rank: 2}
+	turns := locks.Turns[int]{Place: order.At(1)}
+	mu := locks.Mutex{Place: order.At(2)}
 	give, err := turns.Take(t.Context(), 1)
 	if err != nil {
 		t.Fatal(err)

@@ -40,8 +40,8 @@ func NewAccount(acct *core.Account, alert func()) Account {
 	order := acct.Env.Order
 	return Account{
 		Account: acct, alert: alert,
-		mu:     locks.Mutex{Order: order, Rank: locks.RankAccount},
-		review: locks.Turns[struct{}]{Order: order, Rank: locks.RankReview},
+		mu:     locks.Mutex{Place: order.At(locks.RankAccount)},
+		review: locks.Turns[struct{}]{Place: order.At(locks.RankReview)},
 	}
 }
 

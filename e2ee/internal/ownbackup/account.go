@@ -30,7 +30,7 @@ type Account struct {
 
 // NewAccount returns an account of whose backup nothing is known.
 func NewAccount(a *core.Account) Account {
-	return Account{Account: a, mu: locks.Mutex{Order: a.Env.Order, Rank: locks.RankAccount}}
+	return Account{Account: a, mu: locks.Mutex{Place: a.Env.Order.At(locks.RankAccount)}}
 }
 
 // Standing returns the state of the backup at the last check.

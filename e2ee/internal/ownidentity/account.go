@@ -27,9 +27,9 @@ type Account struct {
 func NewAccount(a *core.Account) Account {
 	return Account{
 		Account:  a,
-		boot:     locks.Turns[struct{}]{Order: a.Env.Order, Rank: locks.RankBoot},
-		password: loginPassword{mu: locks.Mutex{Order: a.Env.Order, Rank: locks.RankLeaf}},
-		mu:       locks.Mutex{Order: a.Env.Order, Rank: locks.RankAccount},
+		boot:     locks.Turns[struct{}]{Place: a.Env.Order.At(locks.RankBoot)},
+		password: loginPassword{mu: locks.Mutex{Place: a.Env.Order.At(locks.RankLeaf)}},
+		mu:       locks.Mutex{Place: a.Env.Order.At(locks.RankAccount)},
 	}
 }
 

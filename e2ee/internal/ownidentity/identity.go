@@ -27,12 +27,12 @@ type Identity struct {
 	host Host
 
 	serverKeys  json.RawMessage // our device keys as the homeserver shows them, with all signatures
-	state       State
-	absent      bool      // the homeserver does not show keys that it accepted: they are uploaded again
-	confirmedAt time.Time // when this process signed the device
+	confirmedAt time.Time       // when this process signed the device
 	signature   signatureTrial
+	changeSeq   int // counts the changes of the identity
+	state       State
 	checked     bool // the identity was checked, and nothing has changed since
-	changeSeq   int  // counts the changes
+	absent      bool // the homeserver does not show keys that it accepted: they are uploaded again
 }
 
 // Host is what Identity needs of the other parts of a device.
@@ -72,7 +72,7 @@ func New(dev *core.Device, acct *Account, host Host) Identity {
 
 // State is the state of the device and its owner's identity, as read from the
 // homeserver, never assumed. The zero value may not send.
-type State int
+type State uint8
 
 const (
 	// Unknown means that it was not read yet.

@@ -44,7 +44,7 @@ type Account struct {
 
 // New returns the record of an account that this process uses from now on.
 func New(env *core.Env) Account {
-	return Account{env: env, since: env.Now(), mu: locks.Mutex{Order: env.Order, Rank: locks.RankLeaf}}
+	return Account{env: env, since: env.Now(), mu: locks.Mutex{Place: env.Order.At(locks.RankLeaf)}}
 }
 
 type room struct {

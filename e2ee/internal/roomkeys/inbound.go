@@ -35,7 +35,7 @@ type InboundHost interface {
 
 // NewInbound returns the room keys of a device; they are loaded when they are needed.
 func NewInbound(dev *core.Device, cache *Cache, host InboundHost) Inbound {
-	return Inbound{Device: dev, cache: cache, host: host, opens: locks.Mutex{Order: dev.Env.Order, Rank: locks.RankOpens}}
+	return Inbound{Device: dev, cache: cache, host: host, opens: locks.Mutex{Place: dev.Env.Order.At(locks.RankOpens)}}
 }
 
 // findSessions sets the session of every event, from the cache or with two queries, and a
@@ -75,7 +75,7 @@ func (in *Inbound) loadSessions(ctx context.Context, events []*Event, missing []
 	loaded := make(map[store.SessionRef]*inboundSession, len(rows))
 	for ref, row := range rows {
 		kept := megolm.ReadOwner(row.Owner)
-		s := &inboundSession{row: row, owner: kept.Owner, contested: kept.Contested, last: -1, mu: locks.Mutex{Order: in.Env.Order, Rank: locks.RankSession}}
+		s := &inboundSession{row: row, owner: kept.Owner, contested: kept.Contested, last: -1, mu: locks.Mutex{Place: in.Env.Order.At(locks.RankSession)}}
 		if index, ok := last[ref]; ok {
 			s.last = int64(index)
 		}

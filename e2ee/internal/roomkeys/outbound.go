@@ -43,7 +43,7 @@ type OutboundHost interface {
 func NewOutbound(dev *core.Device, own *ownidentity.Identity, olm *channel.Olm, table *rooms.Table, host OutboundHost) Outbound {
 	return Outbound{
 		Device: dev, own: own, channel: olm, rooms: table, host: host,
-		sends:    locks.Turns[id.RoomID]{Order: dev.Env.Order, Rank: locks.RankSends},
+		sends:    locks.Turns[id.RoomID]{Place: dev.Env.Order.At(locks.RankSends)},
 		sessions: make(map[id.RoomID]*outboundSession), sent: make(map[store.TxnRef]id.EventID),
 	}
 }

@@ -69,7 +69,7 @@ func NewShared(env *core.Env, members int) (*Shared, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the list of member lists: %w", err)
 	}
-	lists.mu = locks.Mutex{Order: env.Order, Rank: locks.RankLeaf}
+	lists.mu = locks.Mutex{Place: env.Order.At(locks.RankLeaf)}
 	return &Shared{env: env, known: known, lineages: lineages, lists: lists}, nil
 }
 

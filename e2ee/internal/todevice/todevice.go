@@ -12,6 +12,7 @@ import (
 
 	"e2ee-proxy/e2ee/internal/channel"
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/devicekeys"
 	"e2ee-proxy/e2ee/internal/gossip"
 	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/olm"
@@ -38,14 +39,12 @@ type Receiver struct {
 	channel *channel.Olm
 	gossip  *gossip.Exchange
 	inbound *roomkeys.Inbound
-	// published reports whether the device's keys may be published. It is called under the
-	// device's lock.
-	published func() bool
+	keys    *devicekeys.Publication
 }
 
 // New returns the receiver of a device.
-func New(dev *core.Device, olm *channel.Olm, ask *gossip.Exchange, keys *roomkeys.Inbound, published func() bool) Receiver {
-	return Receiver{dev, olm, ask, keys, published}
+func New(dev *core.Device, olm *channel.Olm, ask *gossip.Exchange, inbound *roomkeys.Inbound, keys *devicekeys.Publication) Receiver {
+	return Receiver{dev, olm, ask, inbound, keys}
 }
 
 // Incoming processes the to-device events of one sync response. All its changes are in
@@ -151,7 +150,7 @@ func (b *Incoming) handle(ev *toDevice, sealed *olm.Event) {
 	default:
 		// Such a request would verify the proxy's device, and nobody is here to compare
 		// emoji: nothing is confirmed without a person (requirement 13.19).
-		if strings.HasPrefix(ev.Type, verificationPrefix) && b.from.published() {
+		if strings.HasPrefix(ev.Type, verificationPrefix) && b.from.keys.Allowed() {
 			return
 		}
 		b.passToClient(toDevice{Type: ev.Type, Sender: ev.Sender, Content: ev.Content})

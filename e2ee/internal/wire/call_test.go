@@ -276,7 +276,8 @@ func TestLargeAnswersAreGivenUp(t *testing.T) {
 		<-r.Context().Done()
 	})
 	took := make(chan struct{}, 8)
-	hs.large.accounts.Order = &locks.Order{Takes: func(locks.Rank) { took <- struct{}{} }, Gives: func(locks.Rank) {}}
+	order := &locks.Order{Takes: func(locks.Rank) { took <- struct{}{} }, Gives: func(locks.Rank) {}}
+	hs.large.accounts.Place = order.At(locks.RankLeaf)
 	ask := func() (giveUp func() error) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
