@@ -3,8 +3,11 @@ package e2ee
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -19,6 +22,7 @@ import (
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -65,12 +69,6 @@ func (d *Device) HoldsPassword() bool {
 // Maintain does at once what the engine's workers do when they get to it.
 func (d *Device) Maintain(ctx context.Context) { d.maintain(ctx) }
 
-// Overdue reports whether the device's keys would be published if its client's first sync
-// were over.
-func (d *Device) Overdue() bool {
-	return d.publication.Overdue()
-}
-
 // AskForKeys asks at once for the room keys that events wait for.
 func (d *Device) AskForKeys(ctx context.Context) error {
 	d.core.Mu.Lock()
@@ -79,9 +77,13 @@ func (d *Device) AskForKeys(ctx context.Context) error {
 	return errors.Join(d.gossip.RequestKeys(ctx), d.channel.FlushOutbox(ctx))
 }
 
-// Members returns the memberships of a room, fetched if they are not known.
-func (d *Device) Members(ctx context.Context, room id.RoomID) (map[id.UserID]string, error) {
-	return d.rooms.Memberships(ctx, room)
+// Recipients returns who is to read what is sent into a room.
+func (d *Device) Recipients(ctx context.Context, room id.RoomID) ([]id.UserID, error) {
+	to, err := d.rooms.Recipients(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	return to.Users, nil
 }
 
 // Recall does what somebody does who read an account's row and was slow.
@@ -225,14 +227,27 @@ func (d *Device) Reseal(ctx context.Context, entry map[string]any, change func(d
 	if raw, err = json.Marshal(again); err != nil {
 		return err
 	}
-	entry["session_data"], err = keybackup.AddMAC(raw, macKey)
-	return err
+	signable, err := wire.Signable(raw)
+	if err != nil {
+		return err
+	}
+	mac := hmac.New(sha256.New, macKey)
+	mac.Write(signable)
+	obj, err := strictjson.Parse(raw)
+	if err != nil {
+		return err
+	}
+	entry["session_data"] = obj.Set("unsigned", fmt.Appendf(nil, `{"org.matrix.msc4048.backup_mac":%q}`, wire.Base64(mac.Sum(nil)))).Encode()
+	return nil
 }
 
 // BackupKey returns the private backup key.
 func (d *Device) BackupKey(ctx context.Context) (*backup.MegolmBackupKey, error) {
-	key, _, err := d.acct.backup.Key(ctx)
-	return key, err
+	stored, err := d.core.Env.Store.Secret(ctx, d.acct.Row, identity.SecretBackup)
+	if err != nil {
+		return nil, err
+	}
+	return backup.MegolmBackupKeyFromBytes(stored.Value.Reveal())
 }
 
 // Verify does what a successful verification of a user would: their identity is signed.
@@ -263,11 +278,6 @@ func (e *Engine) InMemory() (devices, awake int) {
 		}
 	}
 	return len(e.devices), awake
-}
-
-// Lists counts the member lists of rooms in memory.
-func (d *Device) Lists() int {
-	return d.rooms.Lists()
 }
 
 // Outdate has somebody's devices asked for again, as a sync does that says that they changed.

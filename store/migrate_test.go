@@ -79,21 +79,17 @@ func writeFixture(t *testing.T) {
 	save(t, db, acct, dev.ID, c)
 	f := make(fixture)
 	for table := range rowCounts(t, db) {
-		rows, err := db.reader.DB.QueryContext(t.Context(), "SELECT * FROM "+table)
-		if err != nil {
-			t.Fatal(err)
-		}
-		columns, err := rows.Columns()
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = sqlio.ScanAll(rows, nil, func(r *sql.Rows) error {
+		err := db.reader.Query(t.Context(), "SELECT * FROM "+table, nil, func(r *sql.Rows) error {
+			columns, err := r.Columns()
+			if err != nil {
+				return err
+			}
 			values, targets := make([]any, len(columns)), make([]any, len(columns))
 			for i := range values {
 				targets[i] = &values[i]
 			}
 			row := make(map[string]any)
-			err := r.Scan(targets...)
+			err = r.Scan(targets...)
 			for i, v := range values {
 				if b, ok := v.([]byte); ok {
 					v = map[string][]byte{"bytes": b}

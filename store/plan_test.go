@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"e2ee-proxy/store/internal/sqlio"
 )
 
 // TestStatementsUseTheirIndex runs every reader and writer and asks SQLite how it would
@@ -55,11 +53,7 @@ func TestStatementsUseTheirIndex(t *testing.T) {
 func checkPlan(t *testing.T, db *DB, statement string) {
 	t.Helper()
 	params := make([]any, strings.Count(statement, "$")+strings.Count(statement, "?")) // at least as many as are needed
-	rows, err := db.reader.DB.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+statement, params...)
-	if err != nil {
-		t.Fatalf("%s: %v", statement, err)
-	}
-	err = sqlio.ScanAll(rows, nil, func(r *sql.Rows) error {
+	err := db.reader.Query(t.Context(), "EXPLAIN QUERY PLAN "+statement, params, func(r *sql.Rows) error {
 		var a, b, c int
 		var detail string
 		if err := r.Scan(&a, &b, &c, &detail); err != nil {
@@ -77,6 +71,6 @@ func checkPlan(t *testing.T, db *DB, statement string) {
 		return nil
 	})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%s: %v", statement, err)
 	}
 }

@@ -59,13 +59,6 @@ func (p *Publication) Load(published bool) {
 // Allowed reports whether the keys may be published. The caller holds mu.
 func (p *Publication) Allowed() bool { return p.allowed }
 
-// Overdue reports whether the keys would be published if the client's first sync were over.
-func (p *Publication) Overdue() bool {
-	p.Mu.Lock()
-	defer p.Mu.Unlock()
-	return p.overdue
-}
-
 // Seen is called when the device is used first, or was loaded.
 func (p *Publication) Seen() { p.PublishWithin(publishAtLast) }
 

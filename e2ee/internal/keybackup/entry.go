@@ -91,7 +91,7 @@ func Seal(row *store.InboundSession, to *Target, users map[id.UserID]*trustcache
 		return Entry{}, fmt.Errorf("encode room key for the backup: %w", err)
 	}
 	if to.MACKey != nil {
-		if raw, err = AddMAC(raw, to.MACKey); err != nil {
+		if raw, err = addMAC(raw, to.MACKey); err != nil {
 			return Entry{}, err
 		}
 	}
@@ -114,8 +114,8 @@ func unauthenticSource(source store.Source) string {
 	return "m.undefined"
 }
 
-// AddMAC adds the MAC over the canonical JSON of the encrypted data.
-func AddMAC(raw json.RawMessage, macKey []byte) (json.RawMessage, error) {
+// addMAC adds the MAC over the canonical JSON of the encrypted data.
+func addMAC(raw json.RawMessage, macKey []byte) (json.RawMessage, error) {
 	mac, err := macOf(raw, macKey)
 	if err != nil {
 		return nil, err

@@ -205,7 +205,7 @@ func TestSealWithoutThePrivateKey(t *testing.T) {
 		}
 	}
 	for _, raw := range []string{``, `[]`, `{"a":1,"a":2}`} {
-		if got, err := AddMAC(json.RawMessage(raw), macKey); err == nil {
+		if got, err := addMAC(json.RawMessage(raw), macKey); err == nil {
 			t.Errorf("%s has a MAC: %s", raw, got)
 		}
 	}

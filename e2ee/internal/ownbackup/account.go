@@ -76,9 +76,9 @@ func (a *Account) Forget() {
 	a.seq++
 }
 
-// Key returns the stored private backup key, nil when there is none, and the
+// key returns the stored private backup key, nil when there is none, and the
 // version it belonged to.
-func (a *Account) Key(ctx context.Context) (*backup.MegolmBackupKey, string, error) {
+func (a *Account) key(ctx context.Context) (*backup.MegolmBackupKey, string, error) {
 	stored, err := a.Env.Store.Secret(ctx, a.Row, identity.SecretBackup)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, "", nil

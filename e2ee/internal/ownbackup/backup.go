@@ -103,7 +103,7 @@ func (b *Backup) CompleteBackup(ctx context.Context, keys *identity.Keys, storag
 	if err != nil {
 		return nil, err
 	}
-	key, version, err := b.acct.Key(ctx)
+	key, version, err := b.acct.key(ctx)
 	switch {
 	case err != nil:
 		return nil, err
@@ -134,7 +134,7 @@ func (b *Backup) CompleteBackup(ctx context.Context, keys *identity.Keys, storag
 // ReplaceBackup makes a new backup for a new identity, unless that is done, and returns its
 // private key.
 func (b *Backup) ReplaceBackup(ctx context.Context, keys *identity.Keys) ([]byte, error) {
-	private, _, err := b.acct.Key(ctx)
+	private, _, err := b.acct.key(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -254,7 +254,7 @@ func (b *Backup) View(ctx context.Context, own *trustcache.User) (View, error) {
 	if err != nil {
 		return out, err
 	}
-	key, known, err := b.acct.Key(ctx)
+	key, known, err := b.acct.key(ctx)
 	if err != nil {
 		return out, err
 	}

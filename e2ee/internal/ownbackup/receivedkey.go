@@ -21,7 +21,7 @@ func (b *Backup) MissingSecrets(ctx context.Context, own *trustcache.User) ([]st
 	if err != nil {
 		return nil, err
 	}
-	key, _, err := b.acct.Key(ctx)
+	key, _, err := b.acct.key(ctx)
 	if err != nil {
 		return nil, err
 	}

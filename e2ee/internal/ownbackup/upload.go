@@ -63,7 +63,7 @@ func (b *Backup) find(ctx context.Context) (*keybackup.Target, error) {
 	if err != nil || current == nil {
 		return nil, err
 	}
-	key, _, err := b.acct.Key(ctx)
+	key, _, err := b.acct.key(ctx)
 	if err != nil {
 		return nil, err
 	}

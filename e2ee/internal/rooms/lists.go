@@ -120,15 +120,3 @@ func (rt *Table) Release() {
 	rt.Mu.Unlock()
 	rt.shared.lists.forget(rt, rooms)
 }
-
-// Lists returns how many member lists are in memory.
-func (rt *Table) Lists() (n int) {
-	rt.Mu.Lock()
-	defer rt.Mu.Unlock()
-	for _, r := range rt.known {
-		if r.members != nil {
-			n++
-		}
-	}
-	return n
-}

@@ -57,10 +57,10 @@ func (r *room) forgetMembers() {
 	r.narrowed++
 }
 
-// Memberships returns a copy of the room's member list, fetched if it is not known. It is
+// memberships returns a copy of the room's member list, fetched if it is not known. It is
 // ErrNotJoined if the own user has not joined, and nobody whom this client has just removed
 // is listed.
-func (rt *Table) Memberships(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
+func (rt *Table) memberships(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
 	for listing := 1; ; listing++ {
 		members, err := rt.ListMembers(ctx, roomID, listing == maxListings)
 		again := errors.Is(err, ErrOutdatedList) && listing < maxListings ||
@@ -74,7 +74,7 @@ func (rt *Table) Memberships(ctx context.Context, roomID id.RoomID) (map[id.User
 	}
 }
 
-// ListMembers is Memberships with one request at most. An outdated list is an error; the
+// ListMembers is memberships with one request at most. An outdated list is an error; the
 // last try accepts one that only misses arrivals, since invites may fail silently.
 func (rt *Table) ListMembers(ctx context.Context, roomID id.RoomID, last bool) (map[id.UserID]string, error) {
 	rt.Mu.Lock()

@@ -87,7 +87,7 @@ func (rt *Table) Recipients(ctx context.Context, roomID id.RoomID) (*Audience, e
 	if to.Visibility, err = rt.visibility(ctx, roomID); err != nil {
 		return nil, err
 	}
-	members, err := rt.Memberships(ctx, roomID)
+	members, err := rt.memberships(ctx, roomID)
 	if err != nil {
 		return nil, err
 	}

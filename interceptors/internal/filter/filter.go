@@ -98,8 +98,8 @@ func Parse(raw []byte, always ...[]string) (*Filter, error) {
 	return f, nil
 }
 
-// Upstream returns the wider filter; nil when the client's own is wide enough.
-func (f *Filter) Upstream(initial bool) []byte {
+// upstream returns the wider filter; nil when the client's own is wide enough.
+func (f *Filter) upstream(initial bool) []byte {
 	if initial {
 		return f.initial
 	}

@@ -69,7 +69,7 @@ func TestFilterIsWidened(t *testing.T) {
 			initial bool
 			want    string
 		}{{false, tt.incremental}, {true, tt.initial}} {
-			if got := string(f.Upstream(w.initial)); got != w.want {
+			if got := string(f.upstream(w.initial)); got != w.want {
 				t.Errorf("%s (initial %v):\n got %s\nwant %s", tt.name, w.initial, got, w.want)
 			}
 		}
@@ -89,7 +89,7 @@ func TestFilterThatCannotBeRead(t *testing.T) {
 	}
 	// Names are case-sensitive: another case is an unknown member, which limits nothing.
 	f, err := Parse([]byte(`{"Room":{"timeline":{"types":[]}}}`))
-	if err != nil || f.Upstream(false) != nil {
+	if err != nil || f.upstream(false) != nil {
 		t.Errorf("another case: %v", err)
 	}
 }
@@ -104,7 +104,7 @@ func FuzzFilter(f *testing.F) {
 		if err != nil {
 			return
 		}
-		raw := narrow.Upstream(false)
+		raw := narrow.upstream(false)
 		if raw == nil {
 			raw = []byte(filter)
 		}
@@ -112,7 +112,7 @@ func FuzzFilter(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%s became %s", filter, raw)
 		}
-		if again := wide.Upstream(false); again != nil {
+		if again := wide.upstream(false); again != nil {
 			t.Fatalf("%s was made wider twice: %s, then %s", filter, raw, again)
 		}
 		head := func(typ string) Event { return Event{Type: []byte(typ), Sender: []byte("@x:y")} }

@@ -102,7 +102,7 @@ func (f *Chooser) Choose(x *exchange.Exchange, param string, initial bool) (Chos
 		c.Broken = true
 		return c, nil
 	}
-	wide := c.Filter.Upstream(initial)
+	wide := c.Filter.upstream(initial)
 	if wide == nil {
 		return c, nil
 	}

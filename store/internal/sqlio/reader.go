@@ -25,14 +25,14 @@ func NewReader(db *sql.DB, keep bool) *Reader {
 func (r *Reader) Query(ctx context.Context, text string, params []any, each func(*sql.Rows) error) error {
 	if !r.keep {
 		rows, err := r.DB.QueryContext(ctx, text, params...)
-		return ScanAll(rows, err, each)
+		return scanAll(rows, err, each)
 	}
 	s, err := r.prepare(ctx, text) //nolint:sqlclosecheck // kept until the pool is closed
 	if err != nil {
 		return err
 	}
 	rows, err := s.QueryContext(ctx, params...)
-	return ScanAll(rows, err, each)
+	return scanAll(rows, err, each)
 }
 
 func (r *Reader) prepare(ctx context.Context, text string) (*sql.Stmt, error) {
@@ -69,8 +69,8 @@ func (r *Reader) Close() error {
 	return r.DB.Close()
 }
 
-// ScanAll calls each for rows, and closes them.
-func ScanAll(rows *sql.Rows, err error, each func(*sql.Rows) error) error {
+// scanAll calls each for rows, and closes them.
+func scanAll(rows *sql.Rows, err error, each func(*sql.Rows) error) error {
 	if err != nil {
 		return err
 	}

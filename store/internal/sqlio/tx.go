@@ -43,5 +43,5 @@ func (t *Tx) List(ctx context.Context, q *ListStatement, fixed, items []any) (in
 // Rows runs a query and calls each for its rows.
 func (t *Tx) Rows(ctx context.Context, text string, params []any, each func(*sql.Rows) error) error {
 	rows, err := t.Query(ctx, text, params)
-	return ScanAll(rows, err, each)
+	return scanAll(rows, err, each)
 }
