@@ -2,7 +2,6 @@ package e2ee
 
 import (
 	"encoding/json"
-	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -11,6 +10,7 @@ import (
 	"e2ee-proxy/e2ee/internal/ownbackup"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/rollout"
+	"e2ee-proxy/e2ee/internal/roomevents"
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/status"
@@ -42,52 +42,29 @@ type (
 	Encrypted = roomkeys.Encrypted
 )
 
-// Incoming is a room event as the homeserver sent it.
-type Incoming struct {
-	RoomID id.RoomID
-	Event  json.RawMessage
-	// Redeliver asks for the event to be delivered again in a later sync if its key arrives
-	// later. It is set for events of a sync response.
-	Redeliver bool
-	// Order is the event's place in the room's history, for events in clear.
-	Order Order
-	// Hold allows to hide the event until its key comes, see [UndecryptableHold]. It is set
-	// for events that are new to the client, in a sync that continues an earlier one.
-	Hold bool
-	// Wait is how long the batch may wait for keys from the account's backup. The longest
-	// of a batch counts.
-	Wait time.Duration
-}
-
-// Order says whether an event is older or newer than its room's encryption, as the room's
-// history shows it. With the zero value a message in clear is marked, but not withheld.
-type Order int
-
-const (
-	// OrderUnknown means that the history does not show it.
-	OrderUnknown Order = iota
-	// OrderBefore means older than the encryption: the event may be in clear.
-	OrderBefore
-	// OrderAfter means newer than the encryption.
-	OrderAfter
+type (
+	// Incoming is a room event as the homeserver sent it.
+	Incoming = roomevents.Incoming
+	// Order says whether an event is older or newer than its room's encryption, as the room's
+	// history shows it.
+	Order = roomevents.Order
+	// Opened is what the client is shown in place of an Incoming.
+	Opened = roomevents.Opened
+	// Undecryptable is what a client is shown of an event that cannot be decrypted.
+	Undecryptable = roomevents.Undecryptable
 )
 
-// Opened is what the client is shown in place of an Incoming.
-type Opened struct {
-	// Event is what the client is shown: the clear event, a placeholder, or the event
-	// as it came with its mark. Never nil.
-	Event json.RawMessage
-	// Type is the event type in Event, for the client's filter.
-	Type string
-	// Decrypted reports whether Event is the clear text.
-	Decrypted bool
-	// Withheld reports whether Event is a placeholder.
-	Withheld bool
-	// Hidden reports whether the client must not be shown the event at all: it is withheld
-	// and the policy hides such events, or it waits for its key. Event is the placeholder
-	// nevertheless.
-	Hidden bool
-}
+// Where events stand, and what clients are shown of those that cannot be decrypted, see
+// package roomevents.
+const (
+	OrderUnknown = roomevents.OrderUnknown
+	OrderBefore  = roomevents.OrderBefore
+	OrderAfter   = roomevents.OrderAfter
+
+	UndecryptableHold        = roomevents.UndecryptableHold
+	UndecryptablePlaceholder = roomevents.UndecryptablePlaceholder
+	UndecryptableEvent       = roomevents.UndecryptableEvent
+)
 
 type (
 	// RoomUpdate is the part of a sync response about one room that matters to encryption, in

@@ -20,6 +20,7 @@ import (
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/ownbackup"
 	"e2ee-proxy/e2ee/internal/ownidentity"
+	"e2ee-proxy/e2ee/internal/roomevents"
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/todevice"
@@ -56,6 +57,17 @@ type Device struct {
 
 // Mode returns what the proxy does for this device.
 func (d *Device) Mode() core.Mode { return d.core.Mode }
+
+// Open decrypts and judges a batch of events, also those in clear, and returns one Opened
+// for each Incoming, in order, see [roomevents.Reader.Open].
+func (d *Device) Open(ctx context.Context, in []Incoming) ([]Opened, error) {
+	return d.reader().Open(ctx, in)
+}
+
+// reader returns what opens the device's events. It has no state, and is made when needed.
+func (d *Device) reader() *roomevents.Reader {
+	return roomevents.New(d.core, &d.inbound, &d.late, &d.backups, &d.rooms, &d.acct.rollout, d.eng.opts.Undecryptable)
+}
 
 // PublishWithin allows to publish the device's keys after a time, or earlier if that was
 // said before. Zero means now: the client does something that needs keys.

@@ -24,7 +24,7 @@ func inner() map[string][][]string {
 			{"roomkeys"},
 			{"ownbackup"},
 			{"gossip", "notices", "rollout", "live", "late"},
-			{"status", "todevice"},
+			{"status", "todevice", "roomevents"},
 		},
 		"interceptors": {
 			{"engineerr"},

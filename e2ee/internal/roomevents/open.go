@@ -1,0 +1,127 @@
+package roomevents
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/late"
+	"e2ee-proxy/e2ee/internal/ownbackup"
+	"e2ee-proxy/e2ee/internal/rollout"
+	"e2ee-proxy/e2ee/internal/roomkeys"
+	"e2ee-proxy/e2ee/internal/rooms"
+	"e2ee-proxy/internal/parallel"
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// Reader opens the room events of a device: it decrypts and judges them, and says what the
+// client is shown. It has no state.
+type Reader struct {
+	*core.Device
+	inbound       *roomkeys.Inbound
+	late          *late.Events
+	backups       *ownbackup.Backup
+	rooms         *rooms.Table
+	rollout       *rollout.Account
+	undecryptable Undecryptable
+}
+
+// New returns the reader of a device, with the parts of it that it asks.
+func New(dev *core.Device, keys *roomkeys.Inbound, late *late.Events, backups *ownbackup.Backup, table *rooms.Table, counted *rollout.Account, undecryptable Undecryptable) *Reader {
+	return &Reader{dev, keys, late, backups, table, counted, undecryptable}
+}
+
+// Open decrypts and judges a batch of events, also those in clear, and returns one Opened
+// for each Incoming, in order. It takes a few queries and one write per batch, whatever its
+// size, and waits for keys only as Incoming.Wait allows. An error means that events to be
+// shown later could not be stored, or that the client is gone: the client must not get the
+// response, but repeat its request.
+func (r *Reader) Open(ctx context.Context, in []Incoming) ([]Opened, error) {
+	out, jobs, by := r.open(ctx, in)
+	if ctx.Err() != nil { // the client is gone, and repeats its request
+		return nil, context.Cause(ctx)
+	}
+	events := judgedEvents(in, jobs, out)
+	if err := r.late.Remember(ctx, events, by.basis()); err != nil {
+		return nil, err
+	}
+	for i := range events {
+		out[i].Hidden = events[i].Hidden
+	}
+	return out, nil
+}
+
+// open is Open without storing events to be delivered again.
+func (r *Reader) open(ctx context.Context, in []Incoming) (out []Opened, jobs []*eventJob, by *judgement) {
+	out, jobs = make([]Opened, len(in)), make([]*eventJob, len(in))
+	keys := r.inbound.Stored()
+	parallel.Each(len(in), func(i int) { jobs[i] = parseEventJob(in[i]) })
+	var sealed []*eventJob
+	for i, job := range jobs {
+		if job == nil { // our parser refuses it: it stays as it came (attack A26)
+			out[i] = Opened{Event: in[i].Event, Hidden: r.undecryptable != UndecryptableEvent}
+			continue
+		}
+		if job.Ciphertext != "" && job.Err == nil {
+			sealed = append(sealed, job)
+		}
+	}
+	r.inbound.Decrypt(ctx, eventsOf(sealed))
+	r.inbound.Decrypt(ctx, eventsOf(r.fetchMissing(ctx, sealed)))
+	by, err := r.judgementFor(ctx, jobs)
+	if err != nil { // nothing can be judged, so nothing is shown
+		r.inbound.Fail(eventsOf(sealed), err)
+		by = &judgement{policy: r.Env.Policy()}
+	}
+	by.keys = keys
+	parallel.Each(len(jobs), func(i int) {
+		if jobs[i] != nil {
+			out[i] = r.judge(jobs[i], by)
+		}
+	})
+	return out, jobs, by
+}
+
+// fetchMissing fetches the missing keys of events from the backup. It returns the events to
+// decrypt again: those that may wait, and whose fetch has ended.
+func (r *Reader) fetchMissing(ctx context.Context, jobs []*eventJob) []*eventJob {
+	var missing []*eventJob
+	var keys []ownbackup.WantedKey
+	for _, job := range jobs {
+		if errors.Is(job.Err, roomkeys.ErrNoKey) || errors.Is(job.Err, roomkeys.ErrTooEarly) {
+			missing, keys = append(missing, job), append(keys, ownbackup.WantedKey{Ref: job.Ref, Wait: job.wait})
+		}
+	}
+	ended := r.backups.Fetch(ctx, keys)
+	return slices.DeleteFunc(missing, func(job *eventJob) bool { return job.wait <= 0 || !ended[job.Ref] })
+}
+
+// OpenAgain opens events that were kept to be shown later, and returns one [late.Event] for
+// each, in order.
+func (r *Reader) OpenAgain(ctx context.Context, rows []store.PendingEvent) ([]late.Event, late.Basis) {
+	in := make([]Incoming, len(rows))
+	for i := range rows {
+		in[i] = Incoming{RoomID: rows[i].RoomID, Event: rows[i].Event}
+	}
+	out, jobs, by := r.open(ctx, in)
+	return judgedEvents(in, jobs, out), by.basis()
+}
+
+// judgedEvents returns what became of each event of a batch.
+func judgedEvents(in []Incoming, jobs []*eventJob, out []Opened) []late.Event {
+	events := make([]late.Event, len(in))
+	for i, job := range jobs {
+		events[i] = late.Event{Raw: in[i].Event, Shown: out[i].Event, Decrypted: out[i].Decrypted, Hidden: out[i].Hidden}
+		if job != nil {
+			events[i].Event = &job.Event
+			events[i].Redeliver, events[i].Hold = job.redeliver, job.hold
+			events[i].Withheld, events[i].Unknown = job.code == trustcache.CodeWithheld, job.held
+		}
+	}
+	return events
+}
+
+// basis returns what late events are told of a judgement.
+func (j *judgement) basis() late.Basis { return late.Basis{Keys: j.keys, Users: j.users} }

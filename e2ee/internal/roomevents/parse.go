@@ -1,0 +1,84 @@
+package roomevents
+
+import (
+	"strconv"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee/internal/roomkeys"
+	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/strictjson"
+	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
+)
+
+// eventJob is one event on its way through Open.
+type eventJob struct {
+	roomkeys.Event // its Ciphertext is empty when it is not encrypted
+
+	room  id.RoomID
+	event strictjson.Object
+	outer strictjson.Object // content as the server sent it
+
+	redeliver bool
+	order     Order
+	wait      time.Duration
+	hold      bool
+	code      trustcache.Code // why it cannot be decrypted
+	// held is the user of whom more must become known before a withheld event can be shown;
+	// empty otherwise.
+	held id.UserID
+}
+
+// eventsOf returns the events of those that are well-formed.
+func eventsOf(jobs []*eventJob) []*roomkeys.Event {
+	events := make([]*roomkeys.Event, 0, len(jobs))
+	for _, job := range jobs {
+		if job != nil {
+			events = append(events, &job.Event)
+		}
+	}
+	return events
+}
+
+// parseEventJob parses an event strictly; nil when it is malformed.
+func parseEventJob(in Incoming) *eventJob {
+	event, err := strictjson.Parse(in.Event)
+	if err != nil {
+		return nil
+	}
+	job := &eventJob{room: in.RoomID, event: event, redeliver: in.Redeliver, order: in.Order, wait: in.Wait, hold: in.Hold}
+	sender, ok := event.Text("sender")
+	eventType, typed := event.Text("type")
+	eventID, _ := event.Text("event_id")
+	if !ok || !typed || len(sender) > wire.MaxIDLength || len(eventID) > wire.MaxIDLength {
+		return nil
+	}
+	job.Sender, job.ID, job.Type = id.UserID(sender), id.EventID(eventID), eventType
+	if n, err := strconv.ParseInt(string(event.Get("origin_server_ts")), 10, 64); err == nil {
+		job.Timestamp = n
+	}
+	if claimed, ok := event.Text("room_id"); ok && id.RoomID(claimed) != in.RoomID && in.RoomID != "" {
+		job.Err = roomkeys.ErrFailed
+	}
+	if eventType != "m.room.encrypted" || event.Get("state_key") != nil {
+		return job
+	}
+	if job.outer, err = strictjson.Parse(event.Get("content")); err != nil {
+		job.Ciphertext, job.Err = "?", strictjson.ErrMalformed
+		return job
+	}
+	if len(job.outer) == 0 {
+		return job // redacted
+	}
+	algorithm, _ := job.outer.Text("algorithm")
+	sessionID, _ := job.outer.Text("session_id")
+	cipher, ok := job.outer.Text("ciphertext")
+	job.Ref, job.Ciphertext = store.SessionRef{RoomID: in.RoomID, SessionID: id.SessionID(sessionID)}, cipher
+	if eventID == "" || algorithm != wire.AlgorithmMegolm || sessionID == "" || len(sessionID) > wire.MaxIDLength || !ok || cipher == "" {
+		job.Ref = store.SessionRef{}
+		job.Ciphertext, job.Err = "?", strictjson.ErrMalformed
+	}
+	return job
+}
