@@ -38,7 +38,7 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 	if d.core.Mode != core.ModeProxied {
 		return nil, core.ErrNotProxied
 	}
-	d.schedule.live.ClientBegins(d.core.Env.Now())
+	d.schedule.Live.ClientBegins(d.core.Env.Now())
 	s := &ClientSync{d: d, since: since, arrived: d.clientState.arrivals()}
 	if since == "" {
 		d.publication.FirstSyncBegins()
@@ -72,7 +72,7 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 // stopped. An own sync that already has its response is finished first; otherwise its
 // events would reach the client twice.
 func (d *Device) continues(ctx context.Context, since string) (bool, error) {
-	give, err := d.schedule.syncTurn.Take(ctx, struct{}{})
+	give, err := d.schedule.SyncTurn.Take(ctx, struct{}{})
 	if err != nil {
 		return false, err
 	}
@@ -241,8 +241,8 @@ func (s *ClientSync) End() {
 		if s.wake != nil {
 			s.wake.Stop()
 		}
-		s.d.schedule.live.ClientEnds(s.d.core.Env.Now())
-		s.d.resumeLoop()
+		s.d.schedule.Live.ClientEnds(s.d.core.Env.Now())
+		s.d.schedule.ResumeLoop()
 		if s.since == "" {
 			s.d.publication.FirstSyncEnds()
 		}
@@ -327,14 +327,14 @@ func (d *Device) keepForClient(ctx context.Context, b *todevice.Incoming, s *cor
 // afterIngest drops from memory what the stored changes outdated, and requests the
 // maintenance that follows. The caller holds mu.
 func (d *Device) afterIngest(b *todevice.Incoming, keys []store.InboundSession, u SyncUpdate) {
-	d.schedule.live.Stored(d.core.Env.Now())
+	d.schedule.Live.Stored(d.core.Env.Now())
 	d.inbound.RecordStored(keys)
 	for _, w := range b.Wedged {
 		d.channel.MayHaveKeys(w.User, w.Device)
 	}
 	d.channel.CountBegun(b.Begun())
-	if d.keySupply.Due() || len(keys) > 0 || len(b.Wedged) > 0 || len(u.Changed) > 0 || (!d.ownIdentity.IsCheckedLocked() && !d.schedule.visiting) {
-		d.kickLocked()
+	if d.keySupply.Due() || len(keys) > 0 || len(b.Wedged) > 0 || len(u.Changed) > 0 || (!d.ownIdentity.IsCheckedLocked() && !d.schedule.Visiting()) {
+		d.schedule.KickLocked()
 	}
 	if slices.Contains(u.Changed, d.acct.User) || ownidentity.ChangesOwnSide(u.AccountData) {
 		d.ownIdentity.RecheckLocked()

@@ -13,8 +13,8 @@ import (
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/devicekeys"
 	"e2ee-proxy/e2ee/internal/gossip"
+	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/late"
-	"e2ee-proxy/e2ee/internal/live"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/notices"
 	"e2ee-proxy/e2ee/internal/olm"
@@ -23,10 +23,12 @@ import (
 	"e2ee-proxy/e2ee/internal/roomevents"
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/rooms"
+	"e2ee-proxy/e2ee/internal/schedule"
 	"e2ee-proxy/e2ee/internal/todevice"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
+	"e2ee-proxy/trustcache"
 )
 
 // Device is one device of a user as the proxy sees it. It is composed of parts: each owns
@@ -42,7 +44,7 @@ type Device struct {
 	publication devicekeys.Publication
 	keySupply   devicekeys.Supply
 	ownIdentity ownidentity.Identity
-	schedule    schedule
+	schedule    schedule.Schedule
 	channel     channel.Olm
 	outbound    roomkeys.Outbound
 	inbound     roomkeys.Inbound
@@ -187,24 +189,36 @@ func (e *Engine) make(ctx context.Context, row *store.Account, device id.DeviceI
 func newDevice(e *Engine, acct *account, self core.Self) *Device {
 	d := &Device{
 		core: &core.Device{Env: e.env, Account: &acct.Account, Self: self}, eng: e, acct: acct,
-		schedule: schedule{usedAt: e.env.Now()},
 	}
 	d.connect()
 	return d
 }
 
+// host is a device as its parts see it: each takes, through an interface of its own, what
+// it needs of the others.
+type host struct {
+	*Device
+	*devicekeys.Publication
+	*devicekeys.Supply
+	*ownidentity.Identity
+	*schedule.Schedule
+	*channel.Olm
+	*roomkeys.Outbound
+	*roomkeys.Inbound
+	*ownbackup.Backup
+	*rooms.Table
+	*gossip.Exchange
+	*clientState
+}
+
 // connect gives the parts of a device their host, and its locks their ranks.
 func (d *Device) connect() {
-	order := d.core.Env.Order
-	d.core.Mu = locks.Mutex{Place: order.At(locks.RankDevice)}
-	d.schedule.upkeep = locks.Turns[struct{}]{Place: order.At(locks.RankUpkeep)}
-	d.schedule.syncTurn = locks.Turns[struct{}]{Place: order.At(locks.RankSync)}
-	d.schedule.live = live.New(order)
+	d.core.Mu = locks.Mutex{Place: d.core.Env.Order.At(locks.RankDevice)}
 	all := &host{d, &d.publication, &d.keySupply, &d.ownIdentity, &d.schedule, &d.channel, &d.outbound, &d.inbound, &d.backups, &d.rooms, &d.gossip, &d.clientState}
 	d.publication = devicekeys.NewPublication(d.core, all)
 	d.keySupply = devicekeys.NewSupply(d.core, &d.channel, &d.publication)
 	d.ownIdentity = ownidentity.New(d.core, &d.acct.identity, all)
-	d.schedule.Device, d.schedule.host = d.core, all
+	d.schedule = schedule.New(d.core, all)
 	d.channel = channel.New(d.core, all)
 	d.outbound = roomkeys.NewOutbound(d.core, &d.ownIdentity, &d.channel, &d.rooms, all)
 	d.inbound = roomkeys.NewInbound(d.core, d.eng.inbound, all)
@@ -275,7 +289,7 @@ func (d *Device) keepToken(ctx context.Context, token secret.String) error {
 	s.Row().Token = token
 	s.After(func() {
 		d.core.Record.Token, d.core.Record.NextToken = token, secret.String{}
-		d.kickLocked()
+		d.schedule.KickLocked()
 	})
 	return s.Commit(ctx, "the access token")
 }
@@ -284,19 +298,7 @@ func (d *Device) keepToken(ctx context.Context, token secret.String) error {
 func (d *Device) kick() {
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
-	d.kickLocked()
-}
-
-func (d *Device) kickLocked() {
-	d.schedule.wanted = true
-	if d.schedule.visiting || d.schedule.queued || d.core.Ended() {
-		return
-	}
-	select {
-	case d.eng.maintenance <- d:
-		d.schedule.queued = true
-	default: // the queue is full; the sync loop kicks again
-	}
+	d.schedule.KickLocked()
 }
 
 // retire ends the device's own work.
@@ -308,8 +310,82 @@ func (d *Device) retire() {
 	defer d.core.Mu.Unlock()
 	d.core.Record.Token, d.core.Record.NextToken = secret.String{}, secret.String{}
 	d.publication.Stop()
-	if timer := d.schedule.retry.timer; timer != nil {
-		timer.Stop()
-	}
+	d.schedule.Stop()
 	d.gossip.Stop()
+}
+
+// A device is the host of its Olm channels.
+var _ channel.Host = host{}
+
+// ShownKeys implements channel.Host.
+func (h host) ShownKeys() json.RawMessage { return h.Identity.ShownKeysLocked() }
+
+// A device is the host of its room keys.
+var (
+	_ roomkeys.OutboundHost = host{}
+	_ roomkeys.InboundHost  = host{}
+)
+
+// WakeWaiting implements roomkeys.InboundHost.
+func (h host) WakeWaiting() { h.wakeWaiting() }
+
+// A device is the host of its ownidentity.Identity and of its ownbackup.Backup.
+var (
+	_ ownidentity.Host = host{}
+	_ ownbackup.Host   = host{}
+)
+
+// SetBackupStanding implements ownidentity.Host.
+func (h host) SetBackupStanding(s keybackup.Standing) { h.Device.acct.backup.SetStanding(s) }
+
+// ForgetBackup implements ownidentity.Host.
+func (h host) ForgetBackup() { h.Device.acct.backup.Forget() }
+
+// TellRecoveredAlone implements ownidentity.Host.
+func (h host) TellRecoveredAlone(ctx context.Context) error { return h.tellRecoveredAlone(ctx) }
+
+// A device is the host of its gossip.Exchange.
+var _ gossip.Host = host{}
+
+// ReadOwn implements gossip.Host.
+func (h host) ReadOwn(ctx context.Context) (*trustcache.User, error) {
+	return h.Identity.ReadOwn(ctx, false)
+}
+
+// IsSigned implements gossip.Host.
+func (h host) IsSigned() bool { return h.State() == ownidentity.Signed }
+
+// StillMayHold implements gossip.Host.
+func (h host) StillMayHold(ctx context.Context, dev *trustcache.Device) (*trustcache.User, error) {
+	return h.stillMayHold(ctx, dev)
+}
+
+// SecretsCame implements gossip.Host.
+func (h host) SecretsCame() { h.RecheckLocked() }
+
+// A device is the host of its schedule.
+var _ schedule.Host = host{}
+
+// Enqueue implements schedule.Host.
+func (h host) Enqueue() bool {
+	select {
+	case h.eng.maintenance <- h.Device:
+		return true
+	default:
+		return false
+	}
+}
+
+// RunLoop implements schedule.Host.
+func (h host) RunLoop() {
+	d := h.Device
+	d.core.Env.WG.Go(func() { d.syncLoop(d.core.Context) })
+}
+
+// A device is the host of its late events.
+var _ late.Host = host{}
+
+// OpenAgain implements late.Host.
+func (h host) OpenAgain(ctx context.Context, rows []store.PendingEvent) ([]late.Event, late.Basis) {
+	return h.reader().OpenAgain(ctx, rows)
 }

@@ -25,10 +25,11 @@
 // (channel), rooms and their members (rooms), the own identity (ownidentity), room keys
 // (roomkeys), the backup (ownbackup), requests between devices (gossip), events that wait
 // to be shown (late), what comes as to-device events (todevice), room events and what a
-// client is shown of them (roomevents), how current its view is (live), which warnings the
-// client was shown (notices), what the policy did (rollout) and how it stands (status). A
-// part knows those below it, and takes the rest through a host interface of its own, which
-// is what it needs of the others (host in device.go).
+// client is shown of them (roomevents), how current its view is (live), when it syncs by
+// itself and is maintained (schedule), which warnings the client was shown (notices), what
+// the policy did (rollout) and how it stands (status). A part knows those below it, and takes
+// the rest through a host interface of its own, which is what it needs of the others (host in
+// device.go).
 //
 // This package is where they meet: the engine and its devices, a send, a share, what a
 // client is shown, both kinds of sync, and the control API's calls.

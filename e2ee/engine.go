@@ -53,12 +53,12 @@ type Options struct {
 	Workers int
 	// Awake bounds the devices for which the proxy syncs by long polls; 1,000. The others
 	// are visited once in a Round, 5 min, Visits of them at the same time, 16. See
-	// awake.go.
+	// upkeep.go.
 	Awake  int
 	Round  time.Duration
 	Visits int
 	// IdleAfter is how long a device stays awake and in memory after its client last used
-	// it; 30 min. See awake.go.
+	// it; 30 min. See upkeep.go.
 	IdleAfter time.Duration
 	// CachedMembers bounds the users in the member lists in memory, over all devices;
 	// 500,000.
@@ -168,7 +168,7 @@ func New(opts Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	awake, err := lru.NewWithEvict(opts.Awake, func(d *Device, _ struct{}) { d.schedule.fallAsleep() })
+	awake, err := lru.NewWithEvict(opts.Awake, func(d *Device, _ struct{}) { d.schedule.FallAsleep() })
 	if err != nil {
 		return nil, fmt.Errorf("make the list of devices that are awake: %w", err)
 	}
@@ -219,7 +219,7 @@ func (e *Engine) Start(ctx context.Context) error {
 func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String) (*Device, error) {
 	key := deviceKey{user, device}
 	if d := e.get(key, true); d != nil && d.isFor(token) {
-		d.schedule.inUse()
+		d.schedule.InUse()
 		return d, d.useToken(ctx, token)
 	}
 	if device == "" {
@@ -231,7 +231,7 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 	}
 	defer give()
 	if d := e.get(key, true); d != nil && d.isFor(token) {
-		d.schedule.inUse()
+		d.schedule.InUse()
 		return d, d.useToken(ctx, token)
 	}
 	d, err := e.open(ctx, key, token)
@@ -239,7 +239,7 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 		return nil, err
 	}
 	d.hasClient = true
-	d.schedule.inUse()
+	d.schedule.InUse()
 	e.register(d)
 	e.awaken(d)
 	d.kick()

@@ -273,7 +273,7 @@ func (e *Engine) InMemory() (devices, awake int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, d := range e.devices {
-		if d.schedule.isAwake() {
+		if d.schedule.IsAwake() {
 			awake++
 		}
 	}

@@ -28,7 +28,7 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 	if done, ok, err := d.outbound.Repeated(ctx, out); err != nil || ok {
 		return done, err
 	}
-	if !d.schedule.live.Current(d.core.Env.Now()) {
+	if !d.schedule.Live.Current(d.core.Env.Now()) {
 		if err := d.catchUp(ctx); err != nil {
 			return Encrypted{}, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
 		}
@@ -137,7 +137,7 @@ func (d *Device) uploadNow(ctx context.Context) error {
 	if uploaded {
 		return nil
 	}
-	give, err := d.schedule.upkeep.Take(ctx, struct{}{})
+	give, err := d.schedule.UpkeepTurn.Take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}
@@ -192,6 +192,6 @@ func (e *Engine) MustEncrypt(ctx context.Context, room id.RoomID) error {
 // MemberMoved forgets where warnings about a user are shown, and has that looked up again.
 func (h host) MemberMoved(s *core.Step, room id.RoomID, user id.UserID) {
 	if h.Device.acct.warnings.ForgetPlaces(room, user) {
-		s.After(h.Device.kickLocked)
+		s.After(h.KickLocked)
 	}
 }

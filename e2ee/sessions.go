@@ -300,7 +300,7 @@ func (e *Engine) ClientHasKeys(ctx context.Context, user id.UserID, device id.De
 	case core.ModeForeign, core.ModeNone, core.ModeUnknown:
 		return func(context.Context, bool) error { return nil }, nil
 	}
-	give, err := d.schedule.upkeep.Take(ctx, struct{}{})
+	give, err := d.schedule.UpkeepTurn.Take(ctx, struct{}{})
 	if err != nil {
 		return nil, err
 	}

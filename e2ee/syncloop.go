@@ -116,8 +116,8 @@ func (d *Device) syncLoop(ctx context.Context) {
 	case <-time.After(loopGrace):
 	}
 	for {
-		busy := d.schedule.live.AwaitQuiet(ctx, d.core.Env.Now, d.eng.opts.OwnSyncAfter)
-		if !d.schedule.loopContinues(ctx) {
+		busy := d.schedule.Live.AwaitQuiet(ctx, d.core.Env.Now, d.eng.opts.OwnSyncAfter)
+		if !d.schedule.LoopContinues(ctx) {
 			return
 		}
 		if busy != nil {
@@ -143,31 +143,10 @@ func (d *Device) syncLoop(ctx context.Context) {
 	}
 }
 
-// startLoop starts the sync loop unless it runs, and reports whether the device is awake.
-// The caller holds no lock.
-func (d *Device) startLoop() bool {
-	d.core.Mu.Lock()
-	defer d.core.Mu.Unlock()
-	if d.core.Record.Token.IsZero() || d.core.Ended() {
-		return false
-	}
-	d.schedule.awake = true
-	d.runLoop()
-	return true
-}
-
-// runLoop runs the sync loop unless it runs. The caller holds mu.
-func (d *Device) runLoop() {
-	if !d.schedule.looping {
-		d.schedule.looping = true
-		d.core.Env.WG.Go(func() { d.syncLoop(d.core.Context) })
-	}
-}
-
 // syncOnce makes one sync of the proxy's own and stores its effects. It returns the number
 // of to-device messages received.
 func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, error) {
-	give, err := d.schedule.syncTurn.Take(ctx, struct{}{})
+	give, err := d.schedule.SyncTurn.Take(ctx, struct{}{})
 	if err != nil {
 		return 0, err
 	}
@@ -177,10 +156,10 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 		var cancel context.CancelCauseFunc
 		pollCtx, cancel = context.WithCancelCause(ctx)
 		defer cancel(nil)
-		if !d.schedule.live.OwnBegins(d.core.Env.Now(), func() { cancel(live.ErrClientSyncs) }) {
+		if !d.schedule.Live.OwnBegins(d.core.Env.Now(), func() { cancel(live.ErrClientSyncs) }) {
 			return 0, live.ErrClientSyncs
 		}
-		defer d.schedule.live.OwnEnds()
+		defer d.schedule.Live.OwnEnds()
 	}
 	d.core.Mu.Lock()
 	since, began := d.core.Record.Row.SyncPosition, d.core.News
@@ -221,8 +200,8 @@ const maxCatchUp = 100
 // stored and acknowledged. So a client that syncs next, from its own position, does not get
 // a to-device message a second time that is kept for it here.
 func (d *Device) catchUp(ctx context.Context) error {
-	d.schedule.live.CatchBegins()
-	defer d.schedule.live.CatchEnds()
+	d.schedule.Live.CatchBegins()
+	defer d.schedule.Live.CatchEnds()
 	d.core.Mu.Lock()
 	first := d.core.Record.Row.SyncPosition == ""
 	d.core.Mu.Unlock()

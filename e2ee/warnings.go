@@ -108,6 +108,17 @@ func (d *Device) reviewWarnings(ctx context.Context) error {
 	})
 }
 
+// recheckNow updates status and warnings after a call of the control API. If it fails, the
+// next maintenance does it.
+func (d *Device) recheckNow(ctx context.Context) {
+	d.ownIdentity.Recheck()
+	for _, step := range []func(context.Context) error{d.ownIdentity.SetUp, d.reviewWarnings} {
+		if err := step(ctx); err != nil {
+			d.core.Env.Log.Warn().Err(err).Msg("What was asked for is done; status and warnings follow with the next upkeep")
+		}
+	}
+}
+
 // causes returns the current reasons for warnings, and the codes about which enough is
 // known to resolve all other warnings.
 func (d *Device) causes(own *trustcache.User) (all []notices.Cause, known map[string]bool) {
@@ -155,6 +166,19 @@ func (e *Engine) alert(a *account) {
 	}
 }
 
+// tellAlerts delivers alerts to devices. It never waits for maintenance, which waits for
+// the homeserver.
+func (e *Engine) tellAlerts() {
+	for {
+		select {
+		case <-e.env.Context.Done():
+			return
+		case a := <-e.alerts:
+			a.alerted(e.env.Context)
+		}
+	}
+}
+
 // alerted wakes the clients' waiting syncs if there is something for them, and requests
 // maintenance of the devices if the warnings changed.
 func (a *account) alerted(ctx context.Context) {
@@ -166,7 +190,7 @@ func (a *account) alerted(ctx context.Context) {
 		}
 		d.core.Mu.Lock()
 		d.clientState.wakeWaiting()
-		d.kickLocked()
+		d.schedule.KickLocked()
 		d.core.Mu.Unlock()
 	}
 }

@@ -10,16 +10,16 @@ type Rank uint8
 
 const (
 	RankSends   Rank = iota + 1 // roomkeys: a send into one room
-	RankUpkeep                  // schedule.upkeep: maintenance of a device
+	RankUpkeep                  // schedule.Schedule.UpkeepTurn: maintenance of a device
 	RankBoot                    // account.boot: the identity is set up
-	RankSync                    // schedule.syncTurn: a sync of the engine's own
+	RankSync                    // schedule.Schedule.SyncTurn: a sync of the engine's own
 	RankReview                  // account.review: warnings are updated
 	RankOutbox                  // channel.Olm.outboxTurn: the outbox is sent
 	RankOpening                 // Engine.opening: a device is loaded or deleted
 
 	RankEngine  // Engine.mu
 	RankOpens   // roomkeys: a batch of events is decrypted
-	RankDevice  // part.mu
+	RankDevice  // core.Device.Mu
 	RankSession // inboundSession.mu
 	RankAccount // account.mu
 	RankLeaf    // no other lock is taken: liveness, lists, passwords, counts

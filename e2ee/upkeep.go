@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/store"
@@ -28,49 +29,14 @@ import (
 // awaken starts the device's own syncs. If too many devices are awake, the one used longest
 // ago goes to sleep. The caller holds no lock.
 func (e *Engine) awaken(d *Device) {
-	if d.startLoop() {
+	if d.schedule.WakeUp() {
 		e.awake.Add(d, struct{}{})
-	}
-}
-
-// fallAsleep ends the device's own syncs.
-func (sc *schedule) fallAsleep() {
-	sc.Mu.Lock()
-	sc.awake = false
-	sc.Mu.Unlock()
-	sc.live.Interrupt()
-}
-
-// isAwake reports whether the device makes its own syncs.
-func (sc *schedule) isAwake() bool {
-	sc.Mu.Lock()
-	defer sc.Mu.Unlock()
-	return sc.awake
-}
-
-// loopContinues reports whether the sync loop continues. If not, the loop counts as ended
-// until the device wakes up or the client's sync in flight ends.
-func (sc *schedule) loopContinues(ctx context.Context) bool {
-	sc.Mu.Lock()
-	defer sc.Mu.Unlock()
-	sc.looping = sc.awake && ctx.Err() == nil && !sc.live.ClientSyncs()
-	return sc.looping
-}
-
-// resumeLoop restarts the sync loop after the client's sync, if the device is awake.
-func (d *Device) resumeLoop() {
-	d.core.Mu.Lock()
-	defer d.core.Mu.Unlock()
-	if d.schedule.awake && !d.core.Ended() {
-		d.runLoop()
 	}
 }
 
 // loopFailed ends the sync loop until a client brings a token.
 func (d *Device) loopFailed() {
-	d.core.Mu.Lock()
-	d.schedule.awake, d.schedule.looping = false, false
-	d.core.Mu.Unlock()
+	d.schedule.LoopFailed()
 	d.eng.awake.Remove(d)
 }
 
@@ -119,7 +85,7 @@ func (e *Engine) round(ctx context.Context) bool {
 			break
 		}
 		key := deviceKey{ref.UserID, ref.DeviceID}
-		if d := e.loaded(key); d != nil && d.schedule.isAwake() {
+		if d := e.loaded(key); d != nil && d.schedule.IsAwake() {
 			continue
 		}
 		select {
@@ -153,19 +119,15 @@ func (e *Engine) visit(ctx context.Context, key deviceKey) error {
 	first, left := e.firstVisit(key)
 	d.core.Mu.Lock()
 	gone, ready := d.core.Ended() || d.core.Record.Token.IsZero(), d.publication.Allowed()
-	d.schedule.visiting, d.schedule.wanted = true, (first || left) && !d.schedule.maintained && !d.schedule.queued // it is not to be done twice
+	d.schedule.VisitBegins(first || left)
 	d.core.Mu.Unlock()
-	if !gone && ready && !d.schedule.live.ClientSyncs() {
+	if !gone && ready && !d.schedule.Live.ClientSyncs() {
 		token := d.core.CurrentToken()
 		if err = d.catchUp(d.core.Context); err != nil && d.tokenGone(token, err) {
 			err = nil
 		}
 	}
-	d.core.Mu.Lock()
-	wanted := d.schedule.wanted && !gone
-	d.schedule.visiting = false
-	d.core.Mu.Unlock()
-	if wanted {
+	if d.schedule.VisitEnds() && !gone {
 		d.maintain(d.core.Context)
 	}
 	if !gone && first && e.awake.Len() < e.opts.Awake {
@@ -188,7 +150,7 @@ func (e *Engine) firstVisit(key deviceKey) (first, left bool) {
 // unloadIdle removes a device from memory that no client uses, that is asleep and has
 // nothing left to do. All of it is stored.
 func (e *Engine) unloadIdle(ctx context.Context, key deviceKey, d *Device) {
-	give, err := d.schedule.upkeep.Take(ctx, struct{}{})
+	give, err := d.schedule.UpkeepTurn.Take(ctx, struct{}{})
 	if err != nil {
 		return
 	}
@@ -217,7 +179,7 @@ func (e *Engine) unloadIdle(ctx context.Context, key deviceKey, d *Device) {
 func (d *Device) idle() bool {
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
-	return !d.schedule.looping && !d.schedule.awake && d.publication.Allowed() && !d.schedule.failures.Failing() && !d.gossip.IsAsking() &&
+	return d.schedule.IsIdle() && d.publication.Allowed() && !d.gossip.IsAsking() &&
 		!d.backups.IsBusy() && d.core.Record.NextToken.IsZero()
 }
 
@@ -281,21 +243,6 @@ func (e *Engine) stopDevice(d *Device) {
 // Options.IdleAfter goes to sleep and is unloaded with the next round; its next use loads
 // it again.
 
-// inUse records that a client uses the device.
-func (sc *schedule) inUse() {
-	sc.Mu.Lock()
-	defer sc.Mu.Unlock()
-	sc.usedAt = sc.Env.Now()
-}
-
-// unused reports whether no client has used the device since a time, and none syncs now.
-func (sc *schedule) unused(since time.Time) bool {
-	sc.Mu.Lock()
-	used := sc.usedAt
-	sc.Mu.Unlock()
-	return used.Before(since) && sc.live.UnusedSince(since)
-}
-
 // putToSleep makes devices fall asleep that no client uses any more, so that the rounds
 // unload them.
 func (e *Engine) putToSleep() {
@@ -304,7 +251,7 @@ func (e *Engine) putToSleep() {
 	var idle []*Device
 	for key, d := range e.devices {
 		switch {
-		case !d.schedule.unused(since):
+		case !d.schedule.Unused(since):
 		case d.core.Mode == core.ModeProxied:
 			d.hasClient = false
 			idle = append(idle, d)
@@ -342,4 +289,105 @@ func (e *Engine) forgetUnloaded() {
 	if len(gone) > 0 {
 		e.inbound.Forget(gone)
 	}
+}
+
+// maintain does what is due for a device: it publishes keys, sends the outbox, sets the
+// identity up and backs up room keys. It is safe to repeat.
+func (d *Device) maintain(ctx context.Context) {
+	d.schedule.UpkeepBegins()
+	give, err := d.schedule.UpkeepTurn.Take(ctx, struct{}{})
+	if err != nil {
+		return
+	}
+	defer give()
+	if d.core.Ended() {
+		return // retired: another Device took its place
+	}
+	failed, more := false, false
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"upload keys", d.keySupply.Upload},
+		{"replace dead keys", d.keySupply.ClaimDead},
+		{"flush outbox", d.channel.FlushOutbox},
+		{"check received secrets", d.backups.CheckReceived},
+		{"set up identity", d.ownIdentity.SetUp},
+		{"answer requests for secrets", d.gossip.AnswerSecretRequests},
+		{"answer requests for room keys", d.gossip.AnswerKeyRequests},
+		{"flush outbox", d.channel.FlushOutbox},
+		{"back up room keys", d.backups.BackUp},
+		{"restore history", d.backups.ResumeHistory},
+		{"request room keys", d.gossip.RequestKeys},
+		{"unwedge", d.channel.Unwedge},
+		{"refresh device lists", d.refreshDeviceLists},
+		{"review warnings", d.reviewWarnings},
+		{"locate warnings", d.locateWarnings},
+	} {
+		switch err := step.do(ctx); {
+		case err == nil || ctx.Err() != nil:
+		case errors.Is(err, core.ErrMoreToDo):
+			more = true
+		case ownidentity.NeedsPerson(err):
+			d.core.Env.Log.Info().Err(err).Str("step", step.name).Msg("A step of a device's upkeep waits for what its owner has to do; status tells them")
+		default:
+			failed = true
+			d.core.Env.Log.Warn().Err(err).Str("step", step.name).Msg("A step of a device's upkeep failed; it is tried again")
+		}
+	}
+	d.schedule.UpkeepEnds(failed, more)
+}
+
+// refreshDeviceLists queries users whose devices changed or could not be queried, so that
+// sends need not wait for that (requirement 4.3).
+func (d *Device) refreshDeviceLists(ctx context.Context) error {
+	if d.core.Mode != core.ModeProxied || !d.core.IsPublished() || d.core.CurrentToken().IsZero() {
+		return nil
+	}
+	return d.acct.Tracker.Refresh(ctx, d.core.Query())
+}
+
+// worker maintains the devices in the queue.
+func (e *Engine) worker() {
+	for {
+		select {
+		case <-e.env.Context.Done():
+			return
+		case d := <-e.maintenance:
+			d.maintain(e.env.Context)
+		}
+	}
+}
+
+// closeWithin bounds Close.
+const closeWithin = 10 * time.Second
+
+// errStillBusy means that work did not end in time.
+var errStillBusy = errors.New("some work has not ended yet")
+
+// Close stops every device's work and waits for that, until ctx ends and for 10 s at most.
+// Work that is still running then was told to stop, and stores nothing once the database is
+// closed.
+func (e *Engine) Close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, closeWithin, errStillBusy)
+	defer cancel()
+	e.closing.Do(e.stop)
+	select {
+	case <-e.stopped:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stop the engine: %w", context.Cause(ctx))
+	}
+}
+
+// stop ends everything and closes stopped when it has ended.
+func (e *Engine) stop() {
+	e.cancel(core.ErrClosed)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, a := range e.accounts {
+		a.identity.ForgetPassword()
+		e.env.WG.Go(a.Tracker.Close) // waits for its queries
+	}
+	go func() { e.env.WG.Wait(); close(e.stopped) }()
 }
