@@ -154,7 +154,7 @@ func TestDisturbedPublishing(t *testing.T) {
 					if err := work(t.Context()); err != nil {
 						t.Fatal(err)
 					}
-					return hs.OneTimeKeyCount(st.alice.UserID, st.alice.DeviceID) >= 50
+					return hs.OneTimeKeyCount(st.alice.UserID, st.alice.DeviceID) >= keysKept
 				})
 				ready(t, st.dev)
 				for i := range 3 {

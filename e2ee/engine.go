@@ -18,6 +18,7 @@ import (
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/notices"
+	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/ownbackup"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/rollout"
@@ -49,6 +50,9 @@ type Options struct {
 	// so that other devices have heard of it: some clients judge a message only once, when
 	// it arrives. 1 s; negative is none.
 	Spread time.Duration
+	// OneTimeKeys is how many one-time keys of a device the homeserver should have; 50, which
+	// is half of what libolm keeps and also the most.
+	OneTimeKeys int
 	// Workers bounds how many devices are maintained at the same time; 8.
 	Workers int
 	// Awake bounds the devices for which the proxy syncs by long polls; 1,000. The others
@@ -90,6 +94,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Spread == 0 {
 		o.Spread = time.Second
+	}
+	if o.OneTimeKeys <= 0 || o.OneTimeKeys > olm.OneTimeKeysWanted {
+		o.OneTimeKeys = olm.OneTimeKeysWanted
 	}
 	if o.Workers == 0 {
 		o.Workers = 8
@@ -182,7 +189,7 @@ func New(opts Options) (*Engine, error) {
 			Store: opts.Store, Homeserver: wire.NewHomeserver(opts.Homeserver, opts.Client, opts.Timeout),
 			Now: opts.Now, Log: opts.Log, Counts: counted, Order: opts.locks,
 			Policy: opts.Policy, Settings: opts.Account,
-			Spread: opts.Spread, ManualBootstrap: opts.ManualBootstrap, Context: ctx,
+			Spread: opts.Spread, OneTimeKeys: opts.OneTimeKeys, ManualBootstrap: opts.ManualBootstrap, Context: ctx,
 		},
 		mu:      locks.Mutex{Place: opts.locks.At(locks.RankEngine)},
 		opening: locks.Turns[deviceKey]{Place: opts.locks.At(locks.RankOpening)},

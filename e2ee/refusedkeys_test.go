@@ -72,7 +72,7 @@ func TestRefusedKeysAreKept(t *testing.T) {
 			})
 			none()
 			if how == liar.RefuseAsDendrite {
-				st.hearsStrangers(room, 20)
+				st.hearsStrangers(room, keysKept*2/5)
 			}
 			claims()
 			await(t, "the keys are not replaced", func() bool {
@@ -100,7 +100,7 @@ func TestKeysAreRefusedForLong(t *testing.T) {
 			bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 			room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
 			early := bob.claim(st.target())
-			st.drain(bob, 20)
+			st.drain(bob, keysKept/3)
 			var refused atomic.Int64
 			take := st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("POST", "keys/upload$")), func(r *liar.Request, next func() liar.Reply) liar.Reply {
 				if !strings.Contains(string(r.Body), `"one_time_keys"`) {
@@ -119,12 +119,12 @@ func TestKeysAreRefusedForLong(t *testing.T) {
 				st.tend()
 				return st.replacing()
 			})
-			st.hearsStrangers(room, 20+5) // more than were there before
+			st.hearsStrangers(room, keysKept/3+5) // more than were there before
 			claims()
 			await(t, "keys are not refused again and again", func() bool {
 				st.later(time.Hour)
 				st.tend()
-				return refused.Load() > 10
+				return refused.Load() > 500/keysKept
 			})
 			st.awaitText(st.sayWith(bob, early, room, "with a key from before"), "with a key from before")
 			take()

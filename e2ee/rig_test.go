@@ -92,7 +92,7 @@ func (r *rig) start() {
 		r.t.Fatal(err)
 	}
 	o := e2ee.Options{
-		Store: db, Homeserver: base, Client: &http.Client{}, Now: r.now, OwnSyncAfter: time.Millisecond,
+		Store: db, Homeserver: base, Client: &http.Client{}, Now: r.now, OwnSyncAfter: time.Millisecond, OneTimeKeys: keysKept,
 		Undecryptable: e2ee.UndecryptableEvent,
 		Log:           zerolog.New(zerolog.NewTestWriter(r.t)).Level(zerolog.WarnLevel),
 		Policy: func() trustcache.Policy {

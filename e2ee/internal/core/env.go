@@ -24,17 +24,18 @@ type Env struct {
 	Counts     *counts
 	Order      *locks.Order // nil but in tests
 
-	// policy returns the policy in force, settings those of an account.
+	// Policy returns the policy in force, Settings those of an account.
 	Policy   func() trustcache.Policy
 	Settings func(id.UserID) AccountSettings
-	// spread and manualBootstrap are those of e2ee.Options.
+	// Spread, OneTimeKeys and ManualBootstrap are those of e2ee.Options.
 	Spread          time.Duration
+	OneTimeKeys     int
 	ManualBootstrap bool
 
 	// roomsStored is called with the rooms of every step that was stored.
 	RoomsStored func([]store.Room)
 
-	// ctx ends when the engine stops, which then waits for wg.
+	// Context ends when the engine stops, which then waits for WG.
 	Context context.Context
 	WG      sync.WaitGroup
 }

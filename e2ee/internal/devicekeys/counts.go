@@ -8,7 +8,6 @@ import (
 
 	"maunium.net/go/mautrix"
 
-	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
 )
 
@@ -68,5 +67,5 @@ func (k *Supply) countKeys(ctx context.Context) error {
 // setKeyCounts applies the homeserver's counts. The caller holds mu.
 func (k *Supply) setKeyCounts(counts map[string]int) {
 	k.count = counts[wire.AlgorithmSigned]
-	k.wanted = k.count < olm.OneTimeKeysWanted/2+1
+	k.wanted = k.count < k.Env.OneTimeKeys/2+1
 }

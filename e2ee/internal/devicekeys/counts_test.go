@@ -13,7 +13,7 @@ import (
 
 // supplyAt returns what a device knows of its published keys at a time that the test sets.
 func supplyAt(now *time.Time) *Supply {
-	d := &core.Device{Env: &core.Env{Now: func() time.Time { return *now }}}
+	d := &core.Device{Env: &core.Env{OneTimeKeys: 50, Now: func() time.Time { return *now }}}
 	d.Record.Row.KeysUploaded = true
 	o := channel.New(d, nil)
 	p := NewPublication(d, nil)

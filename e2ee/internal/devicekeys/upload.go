@@ -126,8 +126,8 @@ func (k *Supply) makeKeys(s *core.Step) error {
 	if k.needsAllKeys() && pending == 0 {
 		have, wanted = 0, true
 	}
-	if wanted && have < olm.OneTimeKeysWanted {
-		if err := k.olm.ChangeKeys(s).MakeOneTimeKeys(olm.OneTimeKeysWanted - have); err != nil {
+	if wanted && have < k.Env.OneTimeKeys {
+		if err := k.olm.ChangeKeys(s).MakeOneTimeKeys(k.Env.OneTimeKeys - have); err != nil {
 			return err
 		}
 	}
