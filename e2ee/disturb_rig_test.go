@@ -209,7 +209,7 @@ func disturbances(t *testing.T, atLeast int, set func(t *testing.T, tr *trouble)
 	run := func(t *testing.T, kind disturbance, at int) (disturbed bool, outcome string) {
 		t.Helper()
 		tr := &trouble{calm: at == 0}
-		watched(t, func() {
+		watched(t, at <= 1, func() {
 			s := set(t, tr)
 			err := tr.during(t, kind, at, s.work)
 			if err != nil && !tr.hit() {

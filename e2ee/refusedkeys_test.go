@@ -124,7 +124,7 @@ func TestKeysAreRefusedForLong(t *testing.T) {
 			await(t, "keys are not refused again and again", func() bool {
 				st.later(time.Hour)
 				st.tend()
-				return refused.Load() > 500/keysKept
+				return refused.Load() > 240/keysKept
 			})
 			st.awaitText(st.sayWith(bob, early, room, "with a key from before"), "with a key from before")
 			take()
