@@ -191,7 +191,7 @@ func nextPoint(t *testing.T) int {
 	if os.Getenv(everyPoint) != "" {
 		return 1
 	}
-	return 17
+	return 23
 }
 
 // everyDisturbance does a piece of work undisturbed, and then with each disturbance at each
