@@ -71,10 +71,7 @@ func (tr *trouble) rigOf(t *testing.T, p *prepared) *rig {
 func (tr *trouble) data(t *testing.T) func(*store.Options) {
 	t.Cleanup(tr.base.CloseIdleConnections)
 	tr.Watch(tr.statement)
-	return func(o *store.Options) {
-		o.Wrap = tr.Wrap
-		o.MaxConns = 2 // each reads the schema when it is opened, which costs more than all it then does
-	}
+	return func(o *store.Options) { o.Wrap = tr.Wrap }
 }
 
 func (tr *trouble) options(o *e2ee.Options) {

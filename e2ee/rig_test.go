@@ -79,7 +79,8 @@ func (r *rig) now() time.Time {
 
 func (r *rig) start() {
 	r.t.Helper()
-	data := store.Options{URL: secret.NewString("sqlite:" + r.path), MasterKeys: testKeys(r.t)}
+	// Each connection reads the schema when it is opened, which costs more than all it then does.
+	data := store.Options{URL: secret.NewString("sqlite:" + r.path), MasterKeys: testKeys(r.t), MaxConns: 2}
 	if r.data != nil {
 		r.data(&data)
 	}
