@@ -26,9 +26,12 @@ type Object []Member
 // Parse reads an object strictly: no duplicate names, valid UTF-8, nothing after it.
 // The values point into raw.
 func Parse(raw []byte) (Object, error) {
+	if kindOf(raw) != jsontext.KindBeginObject { // often there is nothing to read at all
+		return nil, errNoObject
+	}
 	dec := jsontext.NewDecoder(bytes.NewBuffer(raw))
-	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != '{' {
-		return nil, fmt.Errorf("%w: not an object", ErrMalformed)
+	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != jsontext.KindBeginObject {
+		return nil, errNoObject
 	}
 	obj := make(Object, 0, 12)
 	for dec.PeekKind() != '}' {
@@ -53,7 +56,10 @@ func Parse(raw []byte) (Object, error) {
 	return obj, nil
 }
 
-var errSyntax = errors.New("syntax")
+var (
+	errSyntax   = errors.New("syntax")
+	errNoObject = fmt.Errorf("%w: not an object", ErrMalformed)
+)
 
 // Unmarshal reads an object from an untrusted sender into v: names are case-sensitive, and
 // none may occur twice at any depth (attack A26).
