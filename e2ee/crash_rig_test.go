@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -49,9 +50,14 @@ var crashing sync.Map
 
 // TestMain gives every connection of SQLite that belongs to a crash its hook. That must
 // be said before the first one is opened. More tests run at a time than there are
-// processors, because most of them wait for something, and garbage is collected later.
+// processors, because most of them wait for something, fewer under the race detector, which
+// has them compute instead. Garbage is collected later.
 func TestMain(m *testing.M) {
-	if err := flag.Set("test.parallel", fmt.Sprint(6*runtime.GOMAXPROCS(0))); err != nil {
+	atOnce := 6
+	if info, ok := debug.ReadBuildInfo(); !ok || slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		atOnce = 2
+	}
+	if err := flag.Set("test.parallel", fmt.Sprint(atOnce*runtime.GOMAXPROCS(0))); err != nil {
 		panic(err)
 	}
 	if os.Getenv("GOGC") == "" {

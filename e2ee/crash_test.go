@@ -230,6 +230,16 @@ func TestCrashDuringAcknowledge(t *testing.T) {
 		ready(t, alice.dev)
 		room := hs.CreateRoom(true, alice.UserID, bob.UserID, carol.UserID)
 		alice.send(room, "hello")
+		keysOf := func(p *puppet) (n int) {
+			p.listen()
+			for _, ev := range p.opened {
+				if ev.Type == "m.room_key" {
+					n++
+				}
+			}
+			return n
+		}
+		had := map[*puppet]int{bob: keysOf(bob), carol: keysOf(carol)}
 		if err := alice.dev.Verify(t.Context(), id.UserID(carol.UserID)); err != nil {
 			t.Fatal(err)
 		}
@@ -278,14 +288,7 @@ func TestCrashDuringAcknowledge(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p.listen()
-			keys := 0
-			for _, ev := range p.opened {
-				if ev.Type == "m.room_key" {
-					keys++
-				}
-			}
-			outcome = append(outcome, fmt.Sprintf("%s is %s, has %d keys", p.DeviceID, trust.State, keys))
+			outcome = append(outcome, fmt.Sprintf("%s is %s, has %d more keys", p.DeviceID, trust.State, keysOf(p)-had[p]))
 		}
 		return died, strings.Join(outcome, "; ")
 	})
