@@ -54,7 +54,7 @@ run:
 	exec bin/e2ee-proxy serve --homeserver "$(HOMESERVER)" --data "$(DATA)" --log-format text
 
 # Under the race detector the engine is disturbed and killed at a sample of the points at
-# which it can be; at every point it is without it, which takes a tenth of the time.
+# which it can be; at every point it is without it, which is much faster.
 EVERY_POINT = $(if $(filter ./...,$(PACKAGES)),E2EE_PROXY_EVERY_POINT=1 \
 	go test -json -timeout $(TEST_TIMEOUT) -run '^Test(Disturbed|Crash)' ./e2ee,true)
 

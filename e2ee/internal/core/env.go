@@ -32,7 +32,7 @@ type Env struct {
 	OneTimeKeys     int
 	ManualBootstrap bool
 
-	// roomsStored is called with the rooms of every step that was stored.
+	// RoomsStored is called with the rooms of every step that was stored.
 	RoomsStored func([]store.Room)
 
 	// Context ends when the engine stops, which then waits for WG.
