@@ -1,6 +1,7 @@
 package roomevents
 
 import (
+	"encoding/json"
 	"strconv"
 	"time"
 
@@ -69,8 +70,9 @@ func parseEventJob(in Incoming) *eventJob {
 		job.Ciphertext, job.Err = "?", strictjson.ErrMalformed
 		return job
 	}
-	if len(job.outer) == 0 {
-		return job // redacted
+	if job.redacted() {
+		job.showRedacted()
+		return job
 	}
 	algorithm, _ := job.outer.Text("algorithm")
 	sessionID, _ := job.outer.Text("session_id")
@@ -81,4 +83,20 @@ func parseEventJob(in Incoming) *eventJob {
 		job.Ciphertext, job.Err = "?", strictjson.ErrMalformed
 	}
 	return job
+}
+
+// redacted reports whether nothing is left of an encrypted event, because it was redacted.
+func (job *eventJob) redacted() bool {
+	if len(job.outer) == 0 {
+		return true
+	}
+	because := job.event.Object("unsigned").Get("redacted_because") != nil || job.event.Get("redacted_because") != nil
+	return because && job.outer.Get("ciphertext") == nil
+}
+
+// showRedacted makes a redacted event an empty message. What it was stood in the cipher text,
+// and a client without encryption would take an encrypted event for one that it cannot read.
+func (job *eventJob) showRedacted() {
+	job.Type = "m.room.message"
+	job.event = job.event.Set("type", strictjson.Quote(job.Type)).Set("content", json.RawMessage(`{}`))
 }

@@ -43,8 +43,6 @@ const (
 	inMembership
 	inURL
 	inFile
-	inCiphertext
-	inRedacted
 	inRoomID
 )
 
@@ -101,9 +99,6 @@ func headGraph(event *jsonscan.Node) *jsonscan.Node {
 	stateGraph(event).Down(jsonscan.Key("sender")).Report(inSender, true)
 	event.Down(jsonscan.Key("content"), jsonscan.Key("url")).Report(inURL, false)
 	event.Down(jsonscan.Key("content"), jsonscan.Key("file")).Report(inFile, false)
-	event.Down(jsonscan.Key("content"), jsonscan.Key("ciphertext")).Report(inCiphertext, false)
-	event.Down(jsonscan.Key("unsigned"), jsonscan.Key(nameRedactedBecause)).Report(inRedacted, false)
-	event.Down(jsonscan.Key(nameRedactedBecause)).Report(inRedacted, false)
 	return event
 }
 

@@ -25,8 +25,6 @@ type head struct {
 	sender         []byte
 	membership     []byte // raw
 	hasURL         bool
-	ciphertext     bool
-	redacted       bool
 	bare           bool // a reaction with its relation only
 }
 
@@ -53,10 +51,6 @@ func (h *head) take(v *jsonscan.Value) (ok bool) {
 		h.membership = append(h.membership[:0], v.Raw...)
 	case inURL, inFile:
 		h.hasURL = true
-	case inCiphertext:
-		h.ciphertext = true
-	case inRedacted:
-		h.redacted = true
 	default:
 		return false
 	}
@@ -87,7 +81,7 @@ func (h *head) openable(encrypted bool) bool {
 		return false
 	}
 	if string(h.typ) == typeEncrypted {
-		return h.ciphertext || !h.redacted // a redacted one is no failure to decrypt
+		return true
 	}
 	return encrypted && h.shouldBeEncrypted()
 }

@@ -233,7 +233,7 @@ func (w *writer) read() error {
 // the answer is delivered.
 func (w *writer) take(k *pendingMark, raw []byte) {
 	shut := !k.has(flagSealed) && !k.has(flagPlain)
-	h := head{types: 1, neverOpened: shut, ciphertext: true}
+	h := head{types: 1, neverOpened: shut}
 	if k.has(flagSealed) {
 		h.typ = []byte(typeEncrypted)
 	}
