@@ -27,7 +27,7 @@ func inner() map[string][][]string {
 			{"status", "todevice", "roomevents", "schedule"},
 		},
 		"interceptors": {
-			{"engineerr"},
+			{"engineerr", "thumbnail"},
 			{"exchange"},
 			{"control", "filter"},
 			{"rewrite"},
