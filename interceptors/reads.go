@@ -13,6 +13,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/internal/engineerr"
+	"e2ee-proxy/interceptors/internal/filter"
 	"e2ee-proxy/interceptors/internal/rewrite"
 	"e2ee-proxy/internal/jsonscan"
 )
@@ -21,8 +22,7 @@ import (
 // proxy does, the events are rewritten as in a sync; shape_….go say where they stand. Clients
 // with keys of their own, and tokens without a device, get the homeserver's answer.
 //
-// The request goes up as it came. A filter in it is applied by the homeserver, to encrypted
-// events as such.
+// The request goes up as it came, unless it has a filter, see pages.go.
 
 // reader holds the handlers of reads.
 type reader struct {
@@ -51,7 +51,7 @@ func readShapes() map[string]rewrite.Shape {
 func (r *reader) handlers() map[string]Handler {
 	all := make(map[string]Handler)
 	for name, shape := range readShapes() {
-		all[name] = (&read{reader: r, shape: shape, rewriter: rewrite.New(shape, r.opt.rewriting())}).serve
+		all[name] = (&read{reader: r, name: name, shape: shape, rewriter: rewrite.New(shape, r.opt.rewriting())}).serve
 	}
 	all[StateGet] = (&stateEvents{all[StateGet], r.opt.ShowEncryptionState}).get
 	return all
@@ -60,6 +60,7 @@ func (r *reader) handlers() map[string]Handler {
 // read handles the requests of one endpoint.
 type read struct {
 	*reader
+	name     string
 	shape    rewrite.Shape
 	rewriter *rewrite.Rewriter
 }
@@ -72,6 +73,13 @@ func (r *read) serve(x *Exchange) error {
 	}
 	if dev.Mode() != e2ee.ModeProxied {
 		return x.Upstream.Forward(x)
+	}
+	want, err := r.filtered(x, dev)
+	if err != nil {
+		return err
+	}
+	if want != nil {
+		return r.follow(x, dev, want)
 	}
 	resp, err := x.Upstream.Do(x, Change{})
 	if err != nil {
@@ -86,30 +94,41 @@ func (r *read) serve(x *Exchange) error {
 
 // answer rewrites an answer of the homeserver.
 func (r *read) answer(x *Exchange, dev Device, resp *http.Response) (err error) {
-	query := x.Request.URL.Query()
-	end := ""
-	pass := rewrite.Pass{Owner: x.Identity.UserID, Backward: paged(&r.shape) && query.Get("dir") == "b"}
-	pass.Hooks.Value = func(f *rewrite.Found) error {
-		end = textOf(f)
-		return nil
-	}
-	if r.shape.Room == rewrite.RoomOfPath {
-		if pass.Room, err = x.RoomParam(); err != nil {
-			return err
-		}
-	}
-	body, err := r.rewriter.Read(resp.Body, pass)
+	body, _, err := r.take(x, dev, resp, newPageTokens(x.Request.URL.Query().Get("from")), nil)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
+	return body.Relay(x, resp, rewrite.Output{Device: dev, Wait: r.opt.KeyWait})
+}
+
+// take reads an answer of the homeserver: the first pass. end is the token of the page behind
+// this one. Close must be called on the body, unless there is an error.
+func (r *read) take(x *Exchange, dev Device, resp *http.Response, at *tokens, shown *filter.Filter) (body *rewrite.Body, end string, err error) {
+	query := x.Request.URL.Query()
+	pass := rewrite.Pass{Owner: x.Identity.UserID, Filter: shown, Backward: paged(&r.shape) && query.Get("dir") == "b"}
+	pass.Hooks.Value = func(f *rewrite.Found) error {
+		if end = textOf(f); !at.goesOn(end) {
+			end = ""
+			return f.Remove()
+		}
+		return nil
+	}
+	if r.shape.Room == rewrite.RoomOfPath {
+		if pass.Room, err = x.RoomParam(); err != nil {
+			return nil, "", err
+		}
+	}
+	if body, err = r.rewriter.Read(resp.Body, pass); err != nil {
+		return nil, "", err
+	}
 	if pass.Backward {
-		r.rememberPage(body, page{x.Identity.UserID, pass.Room, query.Get("from")}, end)
+		r.rememberPage(body, page{x.Identity.UserID, pass.Room, at.from}, end)
 	}
 	if err := r.lookUpRooms(x.Request.Context(), dev, body); err != nil {
-		return err
+		return nil, "", errors.Join(err, body.Close())
 	}
-	return body.Relay(x, resp, rewrite.Output{Device: dev, Wait: r.opt.KeyWait})
+	return body, end, nil
 }
 
 // textOf returns the text of a value; empty when it is none.

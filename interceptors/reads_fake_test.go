@@ -86,6 +86,14 @@ func openRead(in e2ee.Incoming) e2ee.Opened {
 		unsigned[nameTrust] = map[string]any{"color": "none"}
 		event["type"], event["content"], event["decrypted"] = "m.room.message", map[string]any{"body": text}, true
 		out.Decrypted = true
+		switch kind, of, _ := strings.Cut(text, ":"); kind {
+		case "type":
+			event["type"], out.Type = of, of
+		case "url":
+			event["content"] = map[string]any{"url": of}
+		case "file":
+			event["content"] = map[string]any{"file": map[string]any{"url": of}}
+		}
 	}
 	raw, err := json.Marshal(event)
 	if err != nil {

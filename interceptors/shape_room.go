@@ -19,8 +19,12 @@ const (
 // pageEnd is the tag of the token of the page behind this one.
 const pageEnd = 1
 
+// pageTokens are where the token of the page behind this one stands, by handler; the next
+// request has it as from.
+var pageTokens = map[string]string{Messages: "end", Relations: "next_batch", Threads: "next_batch"}
+
 func roomShapes() map[string]rewrite.Shape {
-	return map[string]rewrite.Shape{
+	all := map[string]rewrite.Shape{
 		Messages: inRoom(
 			rewrite.Place{Path: "chunk/*", Kind: rewrite.Timeline, Position: rewrite.Paged},
 			rewrite.Place{Path: "state/*", Kind: rewrite.State},
@@ -44,15 +48,17 @@ func roomShapes() map[string]rewrite.Shape {
 		Members:   inRoom(rewrite.Place{Path: "chunk/*", Kind: rewrite.State}),
 		Hierarchy: inRoom(rewrite.Place{Path: "rooms/*/children_state/*", Kind: rewrite.State}),
 	}
+	for name, token := range pageTokens {
+		shape := all[name]
+		shape.Values = []rewrite.Value{{Path: token, Tag: pageEnd, Keep: true}}
+		all[name] = shape
+	}
+	return all
 }
 
 // inRoom returns the shape of an answer about the room in the request's path.
 func inRoom(places ...rewrite.Place) rewrite.Shape {
-	s := rewrite.Shape{Room: rewrite.RoomOfPath, Places: places}
-	if paged(&s) {
-		s.Values = []rewrite.Value{{Path: "end", Tag: pageEnd, Keep: true}}
-	}
-	return s
+	return rewrite.Shape{Room: rewrite.RoomOfPath, Places: places}
 }
 
 // paged reports whether the history in an answer goes on in the direction of the query's dir,

@@ -57,6 +57,8 @@ type Events struct {
 	Rooms       []id.RoomID `json:"rooms"`
 	NotRooms    []id.RoomID `json:"not_rooms"`
 	ContainsURL *bool       `json:"contains_url"`
+
+	only *string // the one type that passes
 }
 
 // Filter is a filter as the client made it.
@@ -165,6 +167,9 @@ func (f *Events) PassesType(typ []byte) bool {
 		return true
 	}
 	t := string(typ)
+	if f.only != nil && t != *f.only {
+		return false
+	}
 	is := func(pattern string) bool { return glob(pattern, t) }
 	return (f.Types == nil || slices.ContainsFunc(f.Types, is)) && !slices.ContainsFunc(f.NotTypes, is)
 }

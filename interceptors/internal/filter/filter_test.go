@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"reflect"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -207,4 +208,41 @@ func TestEventFields(t *testing.T) {
 	if _, err := newFields(nil).Project([]byte(`{"type":1,"type":2}`)); err == nil {
 		t.Error("an ambiguous event was read")
 	}
+}
+
+// FuzzPage: whatever a page's filter says, what goes up for it can be read, and lets pass what
+// it lets pass and what is needed.
+func FuzzPage(f *testing.F) {
+	f.Add(`{"types":["m.room.*"],"not_types":["m.room.m*"],"not_senders":["@a:b"],"rooms":["!a:b"],"lazy_load_members":true}`, "m.room.message")
+	f.Add(`{"not_types":["*"],"contains_url":true}`, "m.room.name")
+	f.Fuzz(func(t *testing.T, filter, typ string) {
+		page, err := ParsePage(filter, false)
+		if err != nil {
+			return
+		}
+		for _, up := range []string{page.First(), page.Next(), page.Whole()} {
+			wide, err := ParsePage(up, false)
+			if err != nil {
+				t.Fatalf("%s became %s", filter, up)
+			}
+			of := wide.Shown.Timeline()
+			if of.ContainsURL != nil {
+				t.Fatalf("%s became %s", filter, up)
+			}
+			for _, n := range neededPage {
+				if !of.PassesType([]byte(n)) {
+					t.Fatalf("%s keeps %s away", up, n)
+				}
+			}
+			if page.Shown.Timeline().PassesType([]byte(typ)) && !of.PassesType([]byte(typ)) {
+				t.Fatalf("%s is narrower than %s for %q", up, filter, typ)
+			}
+			if !reflect.DeepEqual(of.Rooms, page.Shown.Timeline().Rooms) {
+				t.Fatalf("%s became %s", filter, up)
+			}
+		}
+		if narrow := page.Shown.Timeline(); narrow.Nothing() && narrow.Passes("!r:s", Event{Type: []byte(typ), Sender: []byte("@x:y")}) {
+			t.Fatalf("%q passes %s", typ, filter)
+		}
+	})
 }

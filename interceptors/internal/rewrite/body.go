@@ -53,7 +53,8 @@ type Pass struct {
 	Room id.RoomID
 	// Backward reports whether the newest event of a page comes first, see [Paged].
 	Backward bool
-	// Filter is applied to what is shown; nil: nothing.
+	// Filter is applied to what is shown in lists; nil: nothing. An event alone is what the
+	// client asked for.
 	Filter *filter.Filter
 	// Rest is the order of events of which the body does not show whether they are older than
 	// the encryption of their room.
@@ -72,6 +73,8 @@ type Body struct {
 	rooms []id.RoomID // without duplicates
 	marks []id.RoomID // the rooms of the entries that have marks, in order
 	plain bool
+	// listed is how many events are in lists of timelines.
+	listed int
 }
 
 // Close gives back what the body was kept in.
@@ -84,6 +87,9 @@ func (b *Body) Rooms() []id.RoomID { return b.rooms }
 // Plain reports whether the body has something in clear that should not be, if its room is
 // encrypted.
 func (b *Body) Plain() bool { return b.plain }
+
+// Listed returns how many events the homeserver put into lists of timelines.
+func (b *Body) Listed() int { return b.listed }
 
 // ShowsEncryption reports whether a body without entries has an encryption event, and whether
 // the oldest of them is the one that made the room encrypted.

@@ -2,13 +2,18 @@ package rewrite
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"time"
 
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/jsonscan"
+	"e2ee-proxy/internal/spool"
 )
 
 // Device opens events, see [exchange.Device].
@@ -30,6 +35,41 @@ type Output struct {
 	// It may be nil when no hook marks any.
 	Added func(tag int, room id.RoomID) ([]byte, error)
 }
+
+// Rendered is a body as the client is to get it, before any of it goes out.
+type Rendered struct {
+	// Shown is how many events are left in lists of timelines.
+	Shown int
+	as    *spool.Spool
+}
+
+// Render is the second pass for a caller that decides about its outcome: it is kept instead of
+// relayed. Close must be called afterwards, unless there is an error.
+func (b *Body) Render(ctx context.Context, o Output) (*Rendered, error) {
+	r := &Rendered{as: b.rewriter.options.Spools.New(b.pass.Owner, 0)}
+	w := b.writer(o)
+	if err := w.run(ctx, r.as); err != nil {
+		if full := exchange.SpoolFailure(err); full != nil {
+			err = full
+		}
+		return nil, errors.Join(fmt.Errorf("rewrite the response: %w", err), r.Close())
+	}
+	r.Shown = b.listed - w.left
+	return r, nil
+}
+
+// Relay answers the client.
+func (r *Rendered) Relay(x *exchange.Exchange, resp *http.Response) error {
+	setSize(resp, r.as.Size())
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{r.as.Reader(), resp.Body}
+	return x.Upstream.Relay(x, resp)
+}
+
+// Close gives back what the body was kept in.
+func (r *Rendered) Close() error { return r.as.Close() }
 
 // Tags of the places in a list of events where others may be put.
 const (

@@ -58,6 +58,8 @@ const (
 	flagSingle
 	flagWhole
 	flagWithheld
+	// flagListed: the event is in a list of a timeline.
+	flagListed
 )
 
 // The bits of the flags at which an event's [Position], and the tag of a markEnd, begin.

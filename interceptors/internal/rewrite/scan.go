@@ -40,6 +40,7 @@ type scan struct {
 	depth    int // of the current value
 	head     head
 	imitates bool // the event imitates a notice of the proxy
+	alone    bool // the place is that of one event
 	// The current list of events: the offset behind its bracket, and how many of its elements
 	// are marked so far.
 	list   int64
@@ -229,7 +230,9 @@ func (s *scan) event(p *Place, index int, v *jsonscan.Value) error {
 	if s.unwanted {
 		return nil
 	}
+	s.alone = s.rewriter.alone[index]
 	kind, flags := s.markFor(p, v)
+	flags |= s.countListed(p)
 	if p.Grows && v.Index == 0 {
 		if err := s.front(v, kind != 0); err != nil {
 			return err
@@ -238,7 +241,7 @@ func (s *scan) event(p *Place, index int, v *jsonscan.Value) error {
 	if kind == 0 {
 		return nil
 	}
-	if s.rewriter.alone[index] {
+	if s.alone {
 		if kind == markDropEvent && len(s.shape.Entries) == 0 {
 			return apierr.NotFound("There is no such event.")
 		}
@@ -254,6 +257,15 @@ func (s *scan) event(p *Place, index int, v *jsonscan.Value) error {
 		s.enter(markEntry, "")
 	}
 	return s.element(kind, flags|uint64(at)<<positionShift, v)
+}
+
+// countListed counts an event if it is in a list of a timeline, and returns the flag for that.
+func (s *scan) countListed(p *Place) uint64 {
+	if s.alone || p.Kind != Timeline && p.Kind != Mixed {
+		return 0
+	}
+	s.listed++
+	return flagListed
 }
 
 // examine examines an event at its end, after its head was taken.
@@ -304,7 +316,7 @@ func (s *scan) timelineMark(v *jsonscan.Value) (kind markKind, flags uint64) {
 	case s.head.shouldBeEncrypted():
 		flags, s.plain = flagPlain, true
 	}
-	if flags&flagSealed == 0 && !s.pass.Filter.Timeline().Passes(s.room, s.head.filtered()) {
+	if flags&flagSealed == 0 && !s.alone && !s.pass.Filter.Timeline().Passes(s.room, s.head.filtered()) {
 		return markDropEvent, 0
 	}
 	return kept(v, flags|s.fieldsFlag()) // the filter applies to the decrypted event

@@ -52,6 +52,8 @@ type writer struct {
 	anyKept bool // a marked event of the list is kept, or others were put in front
 	comma   bool // the first event of the list needs a comma in front, if it is kept
 	front   bool // the next mark is the first event of a list that begins with others, or might
+
+	left int // how many events of timelines' lists are left out
 }
 
 func (b *Body) writer(o Output) *writer {
@@ -93,19 +95,27 @@ func (b *Body) Relay(x *exchange.Exchange, resp *http.Response, o Output) error 
 	if err != nil && !whole {
 		return fmt.Errorf("rewrite the response: %w", err)
 	}
-	for _, name := range []string{"Content-Length", "Etag", "Content-Md5", "Digest", "Repr-Digest", "Content-Digest", "Accept-Ranges"} {
-		resp.Header.Del(name)
-	}
-	resp.ContentLength = -1
+	size := int64(-1)
 	if whole {
-		resp.ContentLength = int64(n)
-		resp.Header.Set("Content-Length", strconv.Itoa(n))
+		size = int64(n)
 	}
+	setSize(resp, size)
 	resp.Body = struct {
 		io.Reader
 		io.Closer
 	}{io.MultiReader(bytes.NewReader(first[:n]), out), resp.Body}
 	return x.Upstream.Relay(x, resp)
+}
+
+// setSize makes a response's header that of another body; its size is -1 if it is not known.
+func setSize(resp *http.Response, size int64) {
+	for _, name := range []string{"Content-Length", "Etag", "Content-Md5", "Digest", "Repr-Digest", "Content-Digest", "Accept-Ranges"} {
+		resp.Header.Del(name)
+	}
+	resp.ContentLength = size
+	if size >= 0 {
+		resp.Header.Set("Content-Length", strconv.FormatInt(size, 10))
+	}
 }
 
 // run writes the body.
@@ -303,7 +313,7 @@ func (w *writer) doEvent(k *pendingMark) error {
 			event = nil
 		}
 	}
-	if event != nil && (k.has(flagSealed) || opened) {
+	if event != nil && !k.has(flagSingle) && (k.has(flagSealed) || opened) {
 		event = w.filtered(k.room, event)
 	}
 	if event == nil {
@@ -335,6 +345,9 @@ func (w *writer) dropEvent(k *pendingMark) error {
 		return apierr.NotFound("There is no such event.")
 	case k.has(flagSingle):
 		return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.end, Data: []byte(emptyMessage)})
+	}
+	if k.has(flagListed) {
+		w.left++
 	}
 	w.comma = false
 	return w.edit.Apply(jsonscan.Edit{
