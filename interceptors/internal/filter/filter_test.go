@@ -20,8 +20,8 @@ func TestFilterIsWidened(t *testing.T) {
 		},
 		{
 			"patterns that let some pass", `{"room":{"timeline":{"types":["m.room.*"]},"state":{"types":["m.room.e*","m.room.member"]}}}`,
-			`{"room":{"state":{"types":["m.room.e*","m.room.member","m.room.history_visibility"]},"timeline":{"types":["m.room.*"]}}}`,
-			`{"room":{"state":{"types":["m.room.e*","m.room.member","m.room.history_visibility"]},"timeline":{"types":["m.room.*"]}}}`,
+			`{"room":{"state":{"types":["m.room.e*","m.room.member","m.room.encryption","m.room.history_visibility"]},"timeline":{"types":["m.room.*","m.room.encrypted","m.room.encryption","m.room.history_visibility","m.room.member"]}}}`,
+			`{"room":{"state":{"types":["m.room.e*","m.room.member","m.room.encryption","m.room.history_visibility"]},"timeline":{"types":["m.room.*","m.room.encrypted","m.room.encryption","m.room.history_visibility"]}}}`,
 		},
 		{
 			"no types at all", `{"room":{"state":{"types":[]},"timeline":{"types":[]}}}`,
@@ -59,7 +59,7 @@ func TestFilterIsWidened(t *testing.T) {
 			`{"account_data":{"types":["m.secret_storage.default_key","m.secret_storage.key.*","m.cross_signing.master","m.cross_signing.self_signing","m.cross_signing.user_signing","m.megolm_backup.v1","m.key_backup"]},"room":{"account_data":{"types":[]}}}`,
 		},
 		{"account data that is excluded", `{"account_data":{"not_types":["m.secret_storage.key.x","m.direct"]}}`, `{"account_data":{"not_types":["m.direct"]}}`, `{"account_data":{"not_types":["m.direct"]}}`},
-		{"unknown members", `{"room":{"timeline":{"types":["m.room.*"],"org.example":{"a":[1]}},"y":2},"event_fields":[],"x":{}}`, `{"room":{"timeline":{"types":["m.room.*"],"org.example":{"a":[1]}},"y":2},"x":{}}`, `{"room":{"timeline":{"types":["m.room.*"],"org.example":{"a":[1]}},"y":2},"x":{}}`},
+		{"unknown members", `{"room":{"timeline":{"not_types":["a"],"org.example":{"a":[1]}},"y":2},"event_fields":[],"x":{}}`, `{"room":{"timeline":{"not_types":["a"],"org.example":{"a":[1]}},"y":2},"x":{}}`, `{"room":{"timeline":{"not_types":["a"],"org.example":{"a":[1]}},"y":2},"x":{}}`},
 	} {
 		f, err := Parse([]byte(tt.filter))
 		if err != nil {
