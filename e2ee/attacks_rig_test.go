@@ -142,11 +142,11 @@ func (st *stage) put(out e2ee.Outgoing, enc e2ee.Encrypted) string {
 	var sent struct {
 		EventID id.EventID `json:"event_id"`
 	}
-	path := "rooms/" + url.PathEscape(out.RoomID.String()) + "/send/m.room.encrypted/" + out.TxnID
+	path := "rooms/" + url.PathEscape(out.RoomID.String()) + "/send/m.room.encrypted/" + enc.TxnID
 	if code := call(st.t, st.hs, st.alice, http.MethodPut, path, enc.Content, &sent); code != http.StatusOK {
 		st.t.Fatalf("send answers %d", code)
 	}
-	st.dev.Sent(out, sent.EventID)
+	st.dev.Sent(out, enc.TxnID, sent.EventID)
 	return sent.EventID.String()
 }
 

@@ -98,11 +98,11 @@ func (u *user) send(t *testing.T, room, text string) {
 	var resp struct {
 		EventID id.EventID `json:"event_id"`
 	}
-	path := "/_matrix/client/v3/rooms/" + url.PathEscape(room) + "/send/m.room.encrypted/" + url.PathEscape(text)
+	path := "/_matrix/client/v3/rooms/" + url.PathEscape(room) + "/send/m.room.encrypted/" + url.PathEscape(enc.TxnID)
 	if err := u.hs.Call(t.Context(), http.MethodPut, path, enc.Content, &resp); err != nil {
 		t.Fatal(err)
 	}
-	u.dev.Sent(out, resp.EventID)
+	u.dev.Sent(out, enc.TxnID, resp.EventID)
 }
 
 // read syncs once as the proxy does for a client and returns the clear messages.

@@ -248,6 +248,7 @@ func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Devi
 		d.core.Mode = core.ModeProxied
 		d.core.Ed25519, d.core.Curve25519 = acc.Ed25519, acc.Curve25519
 		d.channel.Load(acc, dev.Meta)
+		d.outbound.LoadSession(dev.Meta)
 		d.keySupply.Load(dev.Meta)
 		d.shown.Load(dev.Meta)
 		d.publication.Load(dev.KeysUploaded)

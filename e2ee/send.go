@@ -25,7 +25,8 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 		return Encrypted{}, err
 	}
 	defer give()
-	if done, ok, err := d.outbound.Repeated(ctx, out); err != nil || ok {
+	done, txn, ok, err := d.outbound.Repeated(ctx, out)
+	if err != nil || ok {
 		return done, err
 	}
 	if !d.schedule.Live.Current(d.core.Env.Now()) {
@@ -55,7 +56,7 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 		if err != nil {
 			return Encrypted{}, err
 		}
-		done, err := d.outbound.Encrypt(ctx, out, to, &who.Recipients)
+		done, err := d.outbound.Encrypt(ctx, out, txn, to, &who.Recipients)
 		if !errors.Is(err, core.ErrRoomChanged) {
 			return done, err
 		}
@@ -74,10 +75,16 @@ func (d *Device) RoomEncryption(ctx context.Context, room id.RoomID) (RoomEncryp
 // right to the key while it was shared.
 const maxRounds = 4
 
-// Sent remembers the event ID that the homeserver returned. If it is lost, a retry sends
-// the same ciphertext with the same transaction ID, and the homeserver returns the same
-// event.
-func (d *Device) Sent(out Outgoing, event id.EventID) { d.outbound.Sent(out, event) }
+// Sent remembers the event ID that the homeserver returned for an event that was sent with
+// the transaction ID txn. If it is lost, a retry sends the same ciphertext with the same
+// transaction ID, and the homeserver returns the same event.
+func (d *Device) Sent(out Outgoing, txn string, event id.EventID) { d.outbound.Sent(out, txn, event) }
+
+// ClearTransaction returns the transaction ID with which an event goes to the homeserver in
+// clear: the client's, unless that was used for something else.
+func (d *Device) ClearTransaction(ctx context.Context, out Outgoing) (string, error) {
+	return d.outbound.ClearTransaction(ctx, out)
+}
 
 // checkMaySend returns why the device may not send encrypted messages, nil when it may. It
 // publishes keys and sets the identity up first, if need be. Others show only messages of

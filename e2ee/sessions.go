@@ -368,7 +368,13 @@ func (e *Engine) LoggedIn(ctx context.Context, user id.UserID, device id.DeviceI
 	if err != nil {
 		return err
 	}
-	if d.core.Mode != core.ModeProxied || len(password) == 0 {
+	if d.core.Mode != core.ModeProxied {
+		return nil
+	}
+	if err := d.outbound.BeginSession(ctx); err != nil {
+		return err
+	}
+	if len(password) == 0 {
 		return nil
 	}
 	d.core.Mu.Lock()

@@ -85,9 +85,9 @@ func (p *person) trySend(room, text string) (eventID string, err error) {
 	var sent struct {
 		EventID id.EventID `json:"event_id"`
 	}
-	path := "rooms/" + url.PathEscape(room) + "/send/m.room.encrypted/" + url.PathEscape(text)
+	path := "rooms/" + url.PathEscape(room) + "/send/m.room.encrypted/" + url.PathEscape(enc.TxnID)
 	call(p.t, p.hs, p.Session, http.MethodPut, path, enc.Content, &sent)
-	p.dev.Sent(out, sent.EventID)
+	p.dev.Sent(out, enc.TxnID, sent.EventID)
 	return sent.EventID.String(), nil
 }
 

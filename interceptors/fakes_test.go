@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -42,17 +43,18 @@ type fakeDevice struct {
 	rooms    map[id.RoomID]e2ee.RoomEncryption
 	notes    []string
 	sealed   map[string]e2ee.Encrypted
+	said     map[string]string // by transaction, what was first sent in it
 	encrypts int
 	outgoing []string // what was encrypted
 
-	lookupErr, encryptErr, noteErr error
-	made                           *e2ee.Encrypted // instead of a real one
-	of                             *fakeDevices    // whose it is, once it was used
+	lookupErr, encryptErr, noteErr, clearErr error
+	made                                     *e2ee.Encrypted // instead of a real one
+	of                                       *fakeDevices    // whose it is, once it was used
 }
 
 func newFakeDevice(mode e2ee.Mode) *fakeDevice {
 	return &fakeDevice{
-		mode: mode, sealed: map[string]e2ee.Encrypted{},
+		mode: mode, sealed: map[string]e2ee.Encrypted{}, said: map[string]string{},
 		rooms: map[id.RoomID]e2ee.RoomEncryption{
 			plainRoom: e2ee.RoomPlain, encryptedRoom: e2ee.RoomEncrypted, unsupportedRoom: e2ee.RoomUnsupported,
 		},
@@ -117,22 +119,40 @@ func (d *fakeDevice) Encrypt(_ context.Context, out e2ee.Outgoing) (e2ee.Encrypt
 	if out.TxnID == "" || out.Type == "" || out.RoomID == "" || !json.Valid(out.Content) {
 		return e2ee.Encrypted{}, errors.New("an incomplete event")
 	}
-	key := out.TxnID + " " + out.Type
-	if old, ok := d.sealed[key]; ok {
+	txn := d.transaction(out, "m.room.encrypted")
+	if old, ok := d.sealed[txn]; ok {
 		return old, nil
 	}
 	d.encrypts++
 	d.outgoing = append(d.outgoing, string(out.Content))
-	sealed := e2ee.Encrypted{Content: fmt.Appendf(nil, `{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"sealed%d","session_id":"s"}`, d.encrypts)}
-	d.sealed[key] = sealed
+	sealed := e2ee.Encrypted{Content: fmt.Appendf(nil, `{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"sealed%d","session_id":"s"}`, d.encrypts), TxnID: txn}
+	d.sealed[txn] = sealed
 	return sealed, nil
 }
 
-func (d *fakeDevice) Sent(out e2ee.Outgoing, event id.EventID) {
+func (d *fakeDevice) Sent(out e2ee.Outgoing, txn string, event id.EventID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.notes = append(d.notes, fmt.Sprintf("sent %s %s", out.Type, event))
-	d.sealed[out.TxnID+" "+out.Type] = e2ee.Encrypted{EventID: event}
+	d.sealed[txn] = e2ee.Encrypted{EventID: event}
+}
+
+// ClearTransaction names the transaction as Encrypt does.
+func (d *fakeDevice) ClearTransaction(_ context.Context, out e2ee.Outgoing) (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.transaction(out, out.Type), d.clearErr
+}
+
+// transaction gives what has the transaction ID of something else one of its own.
+func (d *fakeDevice) transaction(out e2ee.Outgoing, wireType string) string {
+	said := out.Type + string(out.Content)
+	ref := string(out.RoomID) + " " + wireType + " " + out.TxnID
+	if first, used := d.said[ref]; used && first != said {
+		return fmt.Sprintf("%s~%x", out.TxnID, crc32.ChecksumIEEE([]byte(said)))
+	}
+	d.said[ref] = said
+	return out.TxnID
 }
 
 // Notice knows one event in any room.

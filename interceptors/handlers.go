@@ -83,10 +83,6 @@ type Options struct {
 // so that a process calls this once.
 func Handlers(o Options) (map[string]Handler, error) {
 	o.Sync = o.Sync.withSpools() // shared by all handlers
-	txns, err := newTransactions()
-	if err != nil {
-		return nil, fmt.Errorf("make the handlers: %w", err)
-	}
 	refresh, err := newRefreshTokens()
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
@@ -105,7 +101,7 @@ func Handlers(o Options) (map[string]Handler, error) {
 	}
 	all := map[string]Handler{Sync: sync, ReadMarkers: readMarkers, Versions: versions}
 	maps.Copy(all, reader.handlers())
-	writes := &rooms{order: newRoomOrder(), txns: txns, nativeClearText: o.NativeClearText}
+	writes := &rooms{order: newRoomOrder(), nativeClearText: o.NativeClearText}
 	maps.Copy(all, writes.handlers())
 	all[Search] = (&searches{writes, o.HideNotices, o.Sync.spools}).narrow(all[Search])
 	maps.Copy(all, (&sessions{public: o.PublicURL, refresh: refresh}).handlers())

@@ -34,7 +34,6 @@ const (
 // rooms holds the handlers of everything that writes to rooms.
 type rooms struct {
 	order *roomOrder
-	txns  *transactions
 	// nativeClearText lets devices with keys of their own send in clear everywhere.
 	nativeClearText bool
 }

@@ -19,10 +19,12 @@ import (
 // the transaction ID, which some homeservers take as well (attack N7).
 //
 // Into a room that is not encrypted they pass byte for byte. Into an encrypted one they
-// become m.room.encrypted with the same transaction ID, whatever their type, except:
+// become m.room.encrypted, whatever their type, except:
 //   - m.reaction and m.room.redaction are sent in clear, see inclear.go.
 //   - m.room.encrypted made by a client whose keys the proxy holds is refused: such a
 //     client has no keys to make it with.
+//
+// Each goes with its client's transaction ID, unless that was used for something else.
 //
 // A delayed event passes if the homeserver can delay it, see delayed.go.
 //
@@ -66,8 +68,7 @@ func (r *rooms) send(x *Exchange) error {
 	}
 	switch state {
 	case e2ee.RoomPlain:
-		x.PutBack(raw)
-		return x.Upstream.Forward(x)
+		return forwardClear(x, dev, room, raw)
 	case e2ee.RoomEncrypted:
 		leave()
 		return r.sendEncrypted(x, dev, room, raw)
@@ -113,8 +114,7 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 		return err
 	}
 	if clear != nil {
-		x.PutBack(clear)
-		return x.Upstream.Forward(x)
+		return forwardClear(x, dev, room, clear)
 	}
 	switch dev.Mode() {
 	case e2ee.ModeProxied:
@@ -149,6 +149,31 @@ func tokenWithoutDevice() *apierr.Error {
 		"Log in as the user and use the access token of that login.")
 }
 
+// forwardClear passes an event on as it is, with a transaction ID of its own if the client
+// has used its for something else.
+func forwardClear(x *Exchange, dev Device, room id.RoomID, body []byte) error {
+	x.PutBack(body)
+	client := x.Endpoint.Params["txnId"]
+	if dev.Mode() != e2ee.ModeProxied || client == "" {
+		return x.Upstream.Forward(x)
+	}
+	txn, err := dev.ClearTransaction(x.Request.Context(), e2ee.Outgoing{
+		RoomID: room, Type: x.Endpoint.Params["eventType"], TxnID: client, Content: body,
+	})
+	if err != nil {
+		return engineerr.NotSent(engineerr.For(fmt.Errorf("name the transaction: %w", err)))
+	}
+	if txn == client {
+		return x.Upstream.Forward(x)
+	}
+	resp, err := x.Upstream.Do(x, Change{Params: map[string]string{"txnId": txn}})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	return x.Upstream.Relay(x, resp)
+}
+
 // encryptAndSend encrypts an event and sends it. Repeating a transaction sends the same
 // ciphertext again, or nothing if the homeserver has confirmed it.
 func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error {
@@ -157,7 +182,6 @@ func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error
 		out.TxnID = rand.Text()
 		change.Pattern = x.Endpoint.Pattern + "/{txnId}"
 	}
-	change.Params["txnId"] = r.txns.upstream(x.Identity, out.RoomID, out.Type, out.TxnID)
 	ctx := x.Request.Context()
 	made, err := dev.Encrypt(ctx, out)
 	if err != nil {
@@ -169,7 +193,10 @@ func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error
 	if err := checkCiphertext(made.Content); err != nil {
 		return err
 	}
-	change.Body = made.Content
+	if made.TxnID == "" {
+		return apierr.CannotEncrypt(false, errors.New("the engine named no transaction"))
+	}
+	change.Body, change.Params["txnId"] = made.Content, made.TxnID
 	resp, err := x.Upstream.Do(x, change)
 	if err != nil {
 		return err
@@ -177,7 +204,7 @@ func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusOK {
 		if event := exchange.AnswerObject(resp).TextOrEmpty("event_id"); event != "" { // a delayed event has no ID yet
-			dev.Sent(out, id.EventID(event))
+			dev.Sent(out, made.TxnID, id.EventID(event))
 		}
 	}
 	return x.Upstream.Relay(x, resp)

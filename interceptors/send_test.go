@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -217,30 +218,76 @@ func TestSendRepeated(t *testing.T) {
 	}
 }
 
-// Two events of different types may have the same transaction ID; encrypted they have
-// the same path, and would be one transaction.
-func TestSendSameTransactionOfTwoTypes(t *testing.T) {
+// Apprise names a file and its text alike, and other programs number their messages and
+// their stickers apart: whatever is not the event that was sent under a transaction ID is an
+// event of its own, in a room that is encrypted and in one that is not, however often each
+// of them comes again.
+func TestSendSameTransactionOfTwoEvents(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, e2ee.ModeProxied)
-	w.up.respond = func(seen) (int, string) { return 500, `{"errcode":"M_UNKNOWN"}` } // so that each comes again
-	for range 2 {
-		for _, eventType := range []string{"m.room.message", "m.sticker"} {
-			if _, err := w.do(sendCall(encryptedRoom, eventType, message)); err != nil {
+	const picture = `{"msgtype":"m.text","body":"another"}`
+	for _, room := range []id.RoomID{encryptedRoom, plainRoom} {
+		w := newWorld(t, e2ee.ModeProxied)
+		w.up.respond = func(seen) (int, string) { return 500, `{"errcode":"M_UNKNOWN"}` } // so that each comes again
+		for range 2 {
+			for _, c := range []call{
+				sendCall(room, "m.room.message", message), sendCall(room, "m.room.message", picture), sendCall(room, "m.sticker", picture),
+			} {
+				if _, err := w.do(c); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		paths := map[string]string{} // to what was sent there
+		bodies := map[string]bool{}
+		for _, s := range w.up.requests() {
+			if first, again := paths[s.path]; again && first != s.body {
+				t.Errorf("%s: %s and %s have the path %s", room, first, s.body, s.path)
+			}
+			paths[s.path], bodies[s.body] = s.body, true
+		}
+		if n := len(w.up.requests()); n != 6 || len(paths) != 3 {
+			t.Errorf("%s: %d requests to %d paths, want 6 to 3: %v", room, n, len(paths), paths)
+		}
+		if room == plainRoom && (!bodies[message] || !bodies[picture]) {
+			t.Errorf("in clear: %v", bodies)
+		}
+		own := "/_matrix/client/v3/rooms/" + url.PathEscape(room.String()) + "/send/m.room.encrypted/t%2F1"
+		if room == plainRoom {
+			own = strings.Replace(own, "encrypted/", "message/", 1)
+		}
+		if paths[own] == "" {
+			t.Errorf("%s: nothing was sent with the client's own ID: %v", room, paths)
+		}
+	}
+}
+
+// A reaction is in clear in an encrypted room: the same rule holds for it. Where it is not
+// known whether the ID was used, nothing is sent; devices of clients that encrypt for
+// themselves, and tokens without a device, name their events as they like.
+func TestSendNamesWhatIsInClear(t *testing.T) {
+	t.Parallel()
+	reaction := func(key string) string {
+		return `{"m.relates_to":{"rel_type":"m.annotation","event_id":"$e","key":"` + key + `"}}`
+	}
+	for mode, want := range map[e2ee.Mode]int{e2ee.ModeProxied: 2, e2ee.ModeForeign: 1, e2ee.ModeNone: 1, e2ee.ModeLost: 1} {
+		w := newWorld(t, mode)
+		paths := map[string]bool{}
+		for _, key := range []string{"+", "-", "+"} {
+			if _, err := w.do(sendCall(encryptedRoom, "m.reaction", reaction(key))); err != nil {
 				t.Fatal(err)
 			}
 		}
+		for _, s := range w.up.requests() {
+			paths[s.path] = true
+		}
+		if len(paths) != want {
+			t.Errorf("%v: %v, want %d", mode, paths, want)
+		}
 	}
-	w.who.DeviceID = "OTHER"
-	if _, err := w.do(sendCall(encryptedRoom, "m.sticker", message)); err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, s := range w.up.requests() {
-		got = append(got, s.path[strings.LastIndexByte(s.path, '/')+1:])
-	}
-	want := []string{"t%2F1", "t%2F1~m.sticker", "t%2F1", "t%2F1~m.sticker", "t%2F1"}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("transactions (-want +got):\n%s", diff)
+	w := newWorld(t, e2ee.ModeProxied)
+	w.dev.clearErr = errors.New("the database is gone")
+	if _, err := w.do(sendCall(plainRoom, "m.room.message", message)); err == nil || len(w.up.requests()) != 0 {
+		t.Errorf("without the database: %v, %d requests", err, len(w.up.requests()))
 	}
 }
 

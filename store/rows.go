@@ -161,19 +161,23 @@ type Share struct {
 	Withheld string
 }
 
-// TxnRef names a client's transaction.
+// TxnRef names a transaction of a device at the homeserver.
 type TxnRef struct {
 	RoomID id.RoomID
-	Type   string // event type as the client sent it
+	Type   string // event type as the homeserver is sent it
 	TxnID  string
 }
 
-// Transaction records the result of a client's transaction, so that a retry sends the same
-// ciphertext or gets the same event. Ciphertext is not secret. Saving it again with a field
-// left empty keeps what is stored in that field.
+// Transaction records what a client sent in a transaction, so that a retry sends the same
+// ciphertext or gets the same event, and another event is sent in a transaction of its own.
+// Ciphertext is not secret. What is stored never changes.
 type Transaction struct {
 	TxnRef
-	Ciphertext json.RawMessage // content of the m.room.encrypted event
+	// Said is a keyed hash of what the client sent, see [DB.HashSaid]; zero where it is not
+	// known.
+	Said [32]byte
+	// Ciphertext is the content of the m.room.encrypted event; empty when it was sent in clear.
+	Ciphertext json.RawMessage
 	CreatedAt  time.Time
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -95,14 +96,32 @@ func TestRoomStaysEncrypted(t *testing.T) {
 	})
 }
 
+// What names an event: its type, its content, and the session that it was sent in.
+func TestHashSaid(t *testing.T) {
+	t.Parallel()
+	db := open(t, options(t, liteURL(t)))
+	seen := map[[32]byte]string{}
+	for _, said := range []struct {
+		session       int
+		kind, content string
+	}{{0, "m.room.message", "{}"}, {1, "m.room.message", "{}"}, {0, "m.sticker", "{}"}, {0, "m.room.message", "{ }"}, {0, "m.room.message{", "}"}} {
+		h := db.HashSaid(said.session, said.kind, []byte(said.content))
+		if other, twice := seen[h]; twice || h != db.HashSaid(said.session, said.kind, []byte(said.content)) {
+			t.Errorf("%v has the hash of %q", said, other)
+		}
+		seen[h] = fmt.Sprint(said)
+	}
+}
+
 func TestTransactionNeverChanges(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, url string) {
 		db := open(t, options(t, url))
 		acct, dev := device(t, db, alice, "A")
 		txn := everything().Transactions[0]
+		txn.Said = db.HashSaid(1, "m.room.message", []byte(`{"body":"x"}`))
 		save(t, db, acct, dev.ID, &Changes{Transactions: []Transaction{txn}})
-		save(t, db, acct, dev.ID, &Changes{Transactions: []Transaction{{TxnRef: txn.TxnRef, Ciphertext: json.RawMessage(`{"ciphertext":"y"}`), CreatedAt: at(99)}}})
+		save(t, db, acct, dev.ID, &Changes{Transactions: []Transaction{{TxnRef: txn.TxnRef, Said: [32]byte{1}, Ciphertext: json.RawMessage(`{"ciphertext":"y"}`), CreatedAt: at(99)}}})
 		same(t, "transaction", must[Transaction](t)(db.Transaction(t.Context(), acct, dev.ID, txn.TxnRef)), txn)
 		long := TxnRef{"!r1", "m.room.message", strings.Repeat("t", 100_000)}
 		save(t, db, acct, dev.ID, &Changes{Transactions: []Transaction{{TxnRef: long, Ciphertext: txn.Ciphertext, CreatedAt: at(1)}}})

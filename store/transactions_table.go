@@ -11,24 +11,36 @@ import (
 )
 
 // Table transactions names a transaction by a keyed hash, because a client may choose long
-// IDs and because the type of a clear event must not be stored in clear. A result never
-// changes.
-var putTransactions = sqlio.KeepRows("transactions", sqlio.OfDevice, []string{"ref"}, []string{"ciphertext", "created_at"})
+// IDs and because the type of a clear event must not be stored in clear. What is stored
+// never changes.
+var putTransactions = sqlio.KeepRows("transactions", sqlio.OfDevice, []string{"ref"}, []string{"said", "ciphertext", "created_at"})
 
 const (
-	selectTransaction = `SELECT ciphertext, created_at FROM transactions
+	selectTransaction = `SELECT said, ciphertext, created_at FROM transactions
 		WHERE account = $1 AND device = $2 AND ref = $3`
 	pruneTransactions = `DELETE FROM transactions WHERE (account, device, ref) IN
 		(SELECT account, device, ref FROM transactions WHERE created_at < $1 LIMIT 1000)`
 )
 
 func (db *DB) hashTxn(r TxnRef) [32]byte {
+	return db.Hash("transaction", append(lengths(string(r.RoomID), r.Type), r.TxnID...))
+}
+
+// HashSaid returns the keyed hash of what a client sends: an event of this type with this
+// content, in the session with this number of its device.
+func (db *DB) HashSaid(session int, eventType string, content []byte) [32]byte {
+	b := binary.AppendUvarint(lengths(eventType), uint64(session))
+	return db.Hash("said", append(b, content...))
+}
+
+// lengths joins texts so that it is seen where one ends.
+func lengths(texts ...string) []byte {
 	b := make([]byte, 0, 256)
-	for _, s := range [...]string{string(r.RoomID), r.Type} {
+	for _, s := range texts {
 		b = binary.AppendUvarint(b, uint64(len(s)))
 		b = append(b, s...)
 	}
-	return db.Hash("transaction", append(b, r.TxnID...))
+	return b
 }
 
 func (b *saver) transactions(all []Transaction) {
@@ -36,20 +48,26 @@ func (b *saver) transactions(all []Transaction) {
 	for _, t := range lastByKey(all, func(t *Transaction) TxnRef { return t.TxnRef }) {
 		h := b.db.hashTxn(t.TxnRef)
 		p.Bytes(h[:])
+		p.Bytes(t.Said[:])
 		p.Bytes(t.Ciphertext)
 		p.Time(t.CreatedAt)
 	}
 	b.listOfDevice("transactions", putTransactions, p)
 }
 
-// Transaction reads the result of a client's transaction, or returns [ErrNotFound].
+// Transaction reads what is known of a transaction, or returns [ErrNotFound].
 func (db *DB) Transaction(ctx context.Context, acct *Account, device int64, ref TxnRef) (Transaction, error) {
 	t := Transaction{TxnRef: ref}
 	h := db.hashTxn(ref)
 	found := false
 	err := db.reader.Query(ctx, selectTransaction, []any{acct.ID, device, h[:]}, func(r *sql.Rows) error {
 		found = true
-		return r.Scan(sqlio.JSONInto(&t.Ciphertext), sqlio.TimeInto(&t.CreatedAt))
+		var said []byte
+		if err := r.Scan(&said, sqlio.JSONInto(&t.Ciphertext), sqlio.TimeInto(&t.CreatedAt)); err != nil {
+			return err
+		}
+		copy(t.Said[:], said)
+		return nil
 	})
 	if err == nil && !found {
 		err = ErrNotFound

@@ -16,6 +16,7 @@ type counts struct {
 	changes  *prometheus.CounterVec
 	Secrets  *prometheus.CounterVec
 	Forwards *prometheus.CounterVec
+	Reuses   prometheus.Counter
 	policyCounts
 }
 
@@ -43,12 +44,16 @@ func NewCounts(reg prometheus.Registerer) (*counts, error) {
 			Name: "e2ee_proxy_forwarded_keys_total",
 			Help: "Room keys given by, or to, other devices of the same user on request: received, refused, sent or not sent.",
 		}, []string{"result"}),
+		Reuses: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "e2ee_proxy_reused_transactions_total",
+			Help: "Events that clients sent with the transaction ID of another event, and that were sent as events of their own.",
+		}),
 		policyCounts: newPolicyCounts(),
 	}
 	if reg == nil {
 		return c, nil
 	}
-	for _, one := range []prometheus.Collector{c.Uploads, c.Restores, c.Refusals, c.changes, c.Secrets, c.Forwards, c.Sends, c.Shares, c.Events} {
+	for _, one := range []prometheus.Collector{c.Uploads, c.Restores, c.Refusals, c.changes, c.Secrets, c.Forwards, c.Reuses, c.Sends, c.Shares, c.Events} {
 		if err := reg.Register(one); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

@@ -66,6 +66,8 @@ type Meta struct {
 	Begun []id.Curve25519 `json:"begun,omitempty"`
 	// Fallback is the fallback key that the homeserver is known to have.
 	Fallback id.Curve25519 `json:"fallback,omitempty"`
+	// Logins are how often somebody logged in as the device, which numbers its sessions.
+	Logins int `json:"logins,omitempty"`
 }
 
 // ReadMeta reads the Meta of a row; what cannot be read is empty.

@@ -10,7 +10,8 @@
 //     (requirements 10.1 to 10.6). What was decided is decided again under the lock under
 //     which something is encrypted.
 //   - The ratchet is stored before a ciphertext is returned: no index is used for two
-//     messages, and a repeated transaction gets the same ciphertext (requirement 19.11).
+//     messages, and a repeated transaction gets the same ciphertext (requirement 19.11). Another
+//     event under the same transaction ID is another transaction.
 //   - An event is decrypted with the key that its room and session ID name, and no index is
 //     good for two events of one owner (requirements 8.4, 8.6, attack A4): that is stored
 //     before the clear text is returned.

@@ -3,7 +3,6 @@ package roomkeys
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	"maunium.net/go/mautrix/id"
@@ -15,27 +14,23 @@ import (
 	"e2ee-proxy/store"
 )
 
-// maxSent bounds the transactions of a device whose event IDs are kept in memory. A retry
-// of any other costs one request: the homeserver knows its event ID.
-const maxSent = 256
-
 // Outgoing is a room event that a client sends in clear.
 type Outgoing struct {
 	RoomID  id.RoomID
 	Type    string
 	TxnID   string // the client's; for POST the caller makes one
 	Content json.RawMessage
-}
-
-// txn returns the name of the client's transaction.
-func (out *Outgoing) txn() store.TxnRef {
-	return store.TxnRef{RoomID: out.RoomID, Type: out.Type, TxnID: out.TxnID}
+	// Said is what the client sent, where Content was made of that; nil where it is Content.
+	Said json.RawMessage
 }
 
 // Encrypted is an event that may be sent.
 type Encrypted struct {
-	// Content is the content of the m.room.encrypted event to send with the same transaction ID.
+	// Content is the content of the m.room.encrypted event to send.
 	Content json.RawMessage
+	// TxnID is the transaction ID to send it with: the client's, unless that was used for
+	// something else.
+	TxnID string
 	// EventID is set when this transaction was sent before: the caller answers with it and
 	// sends nothing.
 	EventID id.EventID
@@ -46,28 +41,10 @@ func (o *Outbound) Turn(ctx context.Context, room id.RoomID) (give func(), err e
 	return o.sends.Take(ctx, room)
 }
 
-// Repeated returns the stored result of a repeated transaction.
-func (o *Outbound) Repeated(ctx context.Context, out Outgoing) (Encrypted, bool, error) {
-	ref := out.txn()
-	o.Mu.Lock()
-	event := o.sent[ref]
-	o.Mu.Unlock()
-	if event != "" {
-		return Encrypted{EventID: event}, true, nil
-	}
-	txn, err := o.Env.Store.Transaction(ctx, o.Account.Row, o.RowID, ref)
-	if errors.Is(err, store.ErrNotFound) {
-		return Encrypted{}, false, nil
-	}
-	if err != nil {
-		return Encrypted{}, false, fmt.Errorf("load transaction: %w", err)
-	}
-	return Encrypted{Content: txn.Ciphertext}, true, nil
-}
-
 // Encrypt encrypts the event with the session that [Outbound.Share] has shared. The ratchet and the transaction are stored before the
-// ciphertext is returned, so that an index is never used for two plaintexts.
-func (o *Outbound) Encrypt(ctx context.Context, out Outgoing, to *rooms.Audience, who *Recipients) (Encrypted, error) {
+// ciphertext is returned, so that an index is never used for two plaintexts. txn is what
+// [Outbound.Repeated] returned.
+func (o *Outbound) Encrypt(ctx context.Context, out Outgoing, txn store.Transaction, to *rooms.Audience, who *Recipients) (Encrypted, error) {
 	payload, relation, err := clearPayload(out)
 	if err != nil {
 		return Encrypted{}, err
@@ -100,12 +77,14 @@ func (o *Outbound) Encrypt(ctx context.Context, out Outgoing, to *rooms.Audience
 	row.Pickle = next.PickleLibOlm()
 	s := o.Begin()
 	s.Changes.OutboundSessions = []store.OutboundSession{row}
-	s.Changes.Transactions = []store.Transaction{{TxnRef: out.txn(), Ciphertext: sealed, CreatedAt: o.Env.Now()}}
+	txn.Ciphertext = sealed
+	s.Changes.Transactions = []store.Transaction{txn}
 	s.After(func() { live.row, live.sess = row, &next })
 	if err := s.Commit(ctx, "the ratchet"); err != nil {
 		return Encrypted{}, err // not returned, so the index is unused
 	}
-	return Encrypted{Content: sealed}, nil
+	o.countReuse(out, txn)
+	return Encrypted{Content: sealed, TxnID: txn.TxnID}, nil
 }
 
 // clearPayload returns the plaintext of a Megolm message (requirement 7.1) and the relation
@@ -127,16 +106,4 @@ func clearPayload(out Outgoing) (payload []byte, relation json.RawMessage, err e
 		{Name: "room_id", Value: strictjson.Quote(out.RoomID.String())},
 		{Name: "type", Value: strictjson.Quote(out.Type)},
 	}.Encode(), relation, nil
-}
-
-// Sent remembers the event ID that the homeserver returned. If it is lost, a retry sends
-// the same ciphertext with the same transaction ID, and the homeserver returns the same
-// event.
-func (o *Outbound) Sent(out Outgoing, event id.EventID) {
-	o.Mu.Lock()
-	defer o.Mu.Unlock()
-	if len(o.sent) >= maxSent {
-		clear(o.sent)
-	}
-	o.sent[out.txn()] = event
 }

@@ -30,7 +30,8 @@ type Outbound struct {
 
 	sends    locks.Turns[id.RoomID] // has its own lock
 	sessions map[id.RoomID]*outboundSession
-	sent     map[store.TxnRef]id.EventID
+	sent     map[store.TxnRef]sent
+	logins   int // as in core.Meta
 }
 
 // OutboundHost is what an Outbound needs of the other parts of a device.
@@ -44,7 +45,7 @@ func NewOutbound(dev *core.Device, own *ownidentity.Identity, olm *channel.Olm, 
 	return Outbound{
 		Device: dev, own: own, channel: olm, rooms: table, host: host,
 		sends:    locks.Turns[id.RoomID]{Place: dev.Env.Order.At(locks.RankSends)},
-		sessions: make(map[id.RoomID]*outboundSession), sent: make(map[store.TxnRef]id.EventID),
+		sessions: make(map[id.RoomID]*outboundSession), sent: make(map[store.TxnRef]sent),
 	}
 }
 

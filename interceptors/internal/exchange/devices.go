@@ -66,8 +66,12 @@ type Device interface {
 	NoteVisibility(ctx context.Context, room id.RoomID, visibility string) error
 	// Encrypt encrypts an event and shares the room key; when it returns everything is stored.
 	Encrypt(ctx context.Context, out e2ee.Outgoing) (e2ee.Encrypted, error)
-	// Sent records the event ID that the homeserver returned for an Outgoing.
-	Sent(out e2ee.Outgoing, event id.EventID)
+	// Sent records the event ID that the homeserver returned for an Outgoing that was sent
+	// with the transaction ID txn.
+	Sent(out e2ee.Outgoing, txn string, event id.EventID)
+	// ClearTransaction returns the transaction ID with which an event goes on in clear: the
+	// client's own, unless that was used for something else.
+	ClearTransaction(ctx context.Context, out e2ee.Outgoing) (string, error)
 	// KnownEncrypted reports whether the room is known to be encrypted, from memory. In such a
 	// room plain messages go through Open too (requirement 8.11).
 	KnownEncrypted(room id.RoomID) bool
