@@ -133,6 +133,16 @@ const (
 	UndecryptableEvent
 )
 
+// URLPreviews is what becomes of clients' requests for previews of web pages. The zero value
+// tells the homeserver nothing.
+type URLPreviews int
+
+// What becomes of requests for previews.
+const (
+	URLPreviewsEmpty URLPreviews = iota
+	URLPreviewsPass
+)
+
 // The words of each enumeration, in the order of its constants.
 func (Bootstrap) words() []string        { return []string{"automatic", "manual"} }
 func (LogLevel) words() []string         { return []string{"info", "debug", "warn", "error"} }
@@ -147,6 +157,7 @@ func (NativeClearText) words() []string  { return []string{"refuse", "pass"} }
 func (Unproven) words() []string         { return []string{"show", "withhold"} }
 func (Withheld) words() []string         { return []string{"placeholder", "hide"} }
 func (Undecryptable) words() []string    { return []string{"hold", "placeholder", "event"} }
+func (URLPreviews) words() []string      { return []string{"empty", "pass"} }
 
 // String returns the word used in the configuration.
 func (e Bootstrap) String() string { return word(e, int(e)) }
@@ -186,6 +197,12 @@ func (e Withheld) String() string { return word(e, int(e)) }
 
 // String returns the word used in the configuration.
 func (e Undecryptable) String() string { return word(e, int(e)) }
+
+// String returns the word used in the configuration.
+func (e URLPreviews) String() string { return word(e, int(e)) }
+
+// UnmarshalText accepts the words of the enumeration only.
+func (e *URLPreviews) UnmarshalText(b []byte) error { return parseWord(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
 func (e *Bootstrap) UnmarshalText(b []byte) error { return parseWord(e, b) }

@@ -68,6 +68,9 @@ type Config struct {
 	// What clients are shown.
 	Clients Clients `yaml:"clients"`
 
+	// Files and pictures.
+	Media Media `yaml:"media"`
+
 	// How strictly the rules for unconfirmed devices and changed identities are applied.
 	Policy Policy `yaml:"policy"`
 
@@ -248,6 +251,15 @@ type Clients struct {
 	// account's key backup has. What has not come by then follows in a later sync. 0s waits
 	// for none.
 	KeyWait time.Duration `yaml:"key_wait"`
+}
+
+// Media configures what happens to files and pictures.
+type Media struct {
+	// What becomes of requests for a preview of a web page. Clients make them for links in
+	// messages, so that they tell the homeserver what an encrypted message linked to. empty:
+	// the proxy answers that there is no preview, and asks nobody. pass: they are sent on.
+	// Those of devices that have keys of their own are sent on either way.
+	URLPreviews URLPreviews `yaml:"url_previews"`
 }
 
 // Policy is how strictly the rules of MSC4153 are applied.

@@ -44,6 +44,8 @@ const (
 	ReadMarkers   = "readMarkers"    // POST rooms/{roomId}/read_markers
 	UploadKeys    = "keys.upload"    // POST keys/upload[/{deviceId}]
 	Search        = "search"         // POST search
+	PreviewURL    = "previewURL"     // GET media/preview_url
+	MediaConfig   = "mediaConfig"    // GET media/config
 
 	// The control API, under /_e2ee_proxy/v1/: see package control.
 	ControlStatus            = control.Status
@@ -72,6 +74,10 @@ type Options struct {
 	// NativeClearText lets devices that have keys of their own send in clear to encrypted
 	// rooms (policy.native_clear_text: pass).
 	NativeClearText bool
+	// URLPreviews passes requests for previews of web pages on (media.url_previews: pass).
+	URLPreviews bool
+	// MaxUpload is the largest upload that the proxy takes, in bytes; zero: not known here.
+	MaxUpload int64
 	// Sync are the settings of the sync handler, and of others that return events.
 	Sync SyncOptions
 	// HideNotices reports for which users the proxy's messages are kept out of what clients
@@ -100,6 +106,7 @@ func Handlers(o Options) (map[string]Handler, error) {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
 	all := map[string]Handler{Sync: sync, ReadMarkers: readMarkers, Versions: versions}
+	all[PreviewURL], all[MediaConfig] = previewURL(o.URLPreviews), mediaConfig(o.MaxUpload)
 	maps.Copy(all, reader.handlers())
 	writes := &rooms{order: newRoomOrder(), nativeClearText: o.NativeClearText}
 	maps.Copy(all, writes.handlers())

@@ -165,7 +165,7 @@ func undecryptable(u config.Undecryptable) e2ee.Undecryptable {
 }
 
 func interceptorOptions(cfg *config.Config) interceptors.Options {
-	o := interceptors.Options{NativeClearText: cfg.Policy.NativeClearText == config.NativePass, Sync: interceptors.SyncOptions{
+	o := interceptors.Options{NativeClearText: cfg.Policy.NativeClearText == config.NativePass, URLPreviews: cfg.Media.URLPreviews == config.URLPreviewsPass, MaxUpload: int64(cfg.Limits.Upload), Sync: interceptors.SyncOptions{
 		ShowEncryptionState: cfg.Clients.ShowEncryptionState,
 		MaxTimeout:          cfg.Limits.SyncWait,
 		KeyWait:             cfg.Clients.KeyWait,

@@ -138,3 +138,16 @@ func TestWhatClientsAreShown(t *testing.T) {
 		}
 	}
 }
+
+// A word for previews that does not exist tells the homeserver nothing, and clients are told
+// the limit that uploads meet.
+func TestMediaSettings(t *testing.T) {
+	t.Parallel()
+	for word, want := range map[config.URLPreviews]bool{config.URLPreviewsEmpty: false, config.URLPreviewsPass: true, 99: false} {
+		cfg := config.Default()
+		cfg.Media.URLPreviews = word
+		if got := interceptorOptions(&cfg); got.URLPreviews != want || got.MaxUpload != int64(cfg.Limits.Upload) {
+			t.Errorf("%v: %t, uploads of %d", word, got.URLPreviews, got.MaxUpload)
+		}
+	}
+}
