@@ -1,7 +1,10 @@
 package e2ee
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 
 	"maunium.net/go/mautrix/id"
 
@@ -16,6 +19,7 @@ import (
 	"e2ee-proxy/e2ee/internal/status"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
 )
 
 // RoomEncryption is whether a room is encrypted. The zero value means "cannot tell", and
@@ -156,6 +160,33 @@ var (
 	ErrWrongPassword        = core.ErrWrongPassword
 	ErrWrongRecoveryKey     = core.ErrWrongRecoveryKey
 )
+
+// ClientMayEncrypt reports whether the device's client has keys of its own, or may still
+// upload some: the proxy has published none, and has not decided to.
+func (d *Device) ClientMayEncrypt() bool {
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	return d.core.Mode == core.ModeForeign || d.core.Mode == core.ModeProxied && !d.publication.Allowed()
+}
+
+// ClientMayEncrypt is [Device.ClientMayEncrypt], by what is known here: nothing is asked, and
+// a device that was never seen is not adopted by it.
+func (e *Engine) ClientMayEncrypt(ctx context.Context, user id.UserID, device id.DeviceID) (bool, error) {
+	if d := e.loaded(deviceKey{user, device}); d != nil {
+		return d.ClientMayEncrypt(), nil
+	}
+	row, err := e.env.Store.LookupAccount(ctx, user)
+	if err == nil {
+		var dev store.Device
+		if dev, err = e.env.Store.Device(ctx, row, device); err == nil {
+			return dev.State == store.DeviceForeign || dev.State == store.DeviceOurs && !dev.KeysUploaded, nil
+		}
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		return true, nil
+	}
+	return false, fmt.Errorf("who encrypts for a device: %w", err)
+}
 
 type (
 	// IdentityChangedError means that encrypted sending is blocked until identity changes are

@@ -85,3 +85,51 @@ func TestKeysThatTheHomeserverLostAreNotTheClients(t *testing.T) {
 		t.Errorf("it has other keys: %v, %v", now, keys)
 	}
 }
+
+// Until it is decided who has a device's keys its client may have some, and what is asked
+// about that decides nothing: it adopts no device, and publishes nothing.
+func TestWhoseClientMayEncrypt(t *testing.T) {
+	t.Parallel()
+	hs := liar.New(t)
+	r := newRig(t, hs, nil)
+	may := func(s liar.Session, want bool, when string) {
+		t.Helper()
+		got, err := r.eng.ClientMayEncrypt(t.Context(), id.UserID(s.UserID), id.DeviceID(s.DeviceID))
+		if err != nil || got != want {
+			t.Errorf("%s: %t, %v", when, got, err)
+		}
+	}
+	s := hs.Login("bob", "BOB")
+	may(s, true, "never seen")
+	if n := len(hs.Requests(liar.Of(s.UserID, liar.Is(http.MethodPost, "keys/query")))); n != 0 {
+		t.Errorf("the homeserver was asked %d times", n)
+	}
+	d, err := r.eng.Device(t.Context(), id.UserID(s.UserID), id.DeviceID(s.DeviceID), secret.NewString(s.Token))
+	if err != nil {
+		t.Fatal(err)
+	}
+	may(s, true, "adopted, and nothing published")
+	if !d.ClientMayEncrypt() {
+		t.Error("the device says otherwise")
+	}
+	r.restart()
+	may(s, true, "the same, not in memory")
+	ready(t, r.device(s))
+	may(s, false, "published")
+	r.restart()
+	may(s, false, "published, not in memory")
+
+	own := hs.Login("carol", "CAROL")
+	settle, err := r.eng.ClientHasKeys(t.Context(), id.UserID(own.UserID), id.DeviceID(own.DeviceID), secret.NewString(own.Token))
+	if err != nil || settle == nil {
+		t.Fatalf("the client's own keys are refused: %v", err)
+	}
+	if err := settle(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	may(own, true, "with keys of its own")
+	foreign, err := r.eng.Device(t.Context(), id.UserID(own.UserID), id.DeviceID(own.DeviceID), secret.NewString(own.Token))
+	if err != nil || !foreign.ClientMayEncrypt() {
+		t.Errorf("with keys of its own, loaded: %v", err)
+	}
+}

@@ -47,6 +47,13 @@ func (e engineDevices) ClientHasKeys(ctx context.Context, who Identity) (func(co
 	return e.engine.ClientHasKeys(ctx, who.UserID, who.DeviceID, who.Token)
 }
 
+func (e engineDevices) ClientMayEncrypt(ctx context.Context, who Identity) (bool, error) {
+	if !mayHoldKeys(who) {
+		return false, nil
+	}
+	return e.engine.ClientMayEncrypt(ctx, who.UserID, who.DeviceID)
+}
+
 func (e engineDevices) RoomEncryption(ctx context.Context, user id.UserID, room id.RoomID, read e2ee.StateReader) (e2ee.RoomEncryption, error) {
 	return e.engine.RoomEncryption(ctx, user, room, read)
 }

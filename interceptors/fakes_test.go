@@ -38,14 +38,16 @@ const (
 
 // fakeDevice is a device that encrypts by counting.
 type fakeDevice struct {
-	mu       sync.Mutex
-	mode     e2ee.Mode
-	rooms    map[id.RoomID]e2ee.RoomEncryption
-	notes    []string
-	sealed   map[string]e2ee.Encrypted
-	said     map[string]string // by transaction, what was first sent in it
-	encrypts int
-	outgoing []string // what was encrypted
+	mu   sync.Mutex
+	mode e2ee.Mode
+	// undecided is a device of which no keys were published yet.
+	undecided bool
+	rooms     map[id.RoomID]e2ee.RoomEncryption
+	notes     []string
+	sealed    map[string]e2ee.Encrypted
+	said      map[string]string // by transaction, what was first sent in it
+	encrypts  int
+	outgoing  []string // what was encrypted
 
 	lookupErr, encryptErr, noteErr, clearErr error
 	made                                     *e2ee.Encrypted // instead of a real one
@@ -81,6 +83,8 @@ func (d *fakeDevice) LoadRooms(_ context.Context, rooms []id.RoomID) (int, error
 }
 
 func (d *fakeDevice) Mode() e2ee.Mode { return d.mode }
+
+func (d *fakeDevice) ClientMayEncrypt() bool { return d.mode == e2ee.ModeForeign || d.undecided }
 
 func (d *fakeDevice) RoomEncryption(ctx context.Context, room id.RoomID) (e2ee.RoomEncryption, error) {
 	d.mu.Lock()
@@ -201,6 +205,10 @@ func (d *fakeDevices) setFact(room id.RoomID, fact e2ee.RoomEncryption) {
 		d.facts = make(map[id.RoomID]e2ee.RoomEncryption)
 	}
 	d.facts[room] = fact
+}
+
+func (d *fakeDevices) ClientMayEncrypt(context.Context, Identity) (bool, error) {
+	return d.dev.ClientMayEncrypt(), d.err
 }
 
 // RoomEncryption asks as the engine does, without looking at what a room replaces.

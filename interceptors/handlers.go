@@ -40,6 +40,7 @@ const (
 	Deactivate    = "deactivate"     // POST account/deactivate
 	WellKnown     = "wellKnown"      // GET /.well-known/matrix/client
 	Sync          = "sync"           // GET sync
+	SlidingSync   = "slidingSync"    // POST v4/sync, org.matrix.simplified_msc3575/sync
 	Versions      = "versions"       // GET /_matrix/client/versions
 	ReadMarkers   = "readMarkers"    // POST rooms/{roomId}/read_markers
 	UploadKeys    = "keys.upload"    // POST keys/upload[/{deviceId}]
@@ -105,7 +106,7 @@ func Handlers(o Options) (map[string]Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
-	all := map[string]Handler{Sync: sync, ReadMarkers: readMarkers, Versions: versions}
+	all := map[string]Handler{Sync: sync, ReadMarkers: readMarkers, Versions: versions, SlidingSync: slidingSync}
 	all[PreviewURL], all[MediaConfig] = previewURL(o.URLPreviews), mediaConfig(o.MaxUpload)
 	maps.Copy(all, reader.handlers())
 	writes := &rooms{order: newRoomOrder(), nativeClearText: o.NativeClearText}

@@ -13,12 +13,24 @@ import (
 )
 
 // GET versions announces the homeserver's features, by which clients choose how to sync.
-// Sliding sync (MSC3575, MSC4186) is refused by the route table: a client that found it
-// here would stop instead of using /sync. So it is removed, with and without a token,
-// because clients ask before they log in. Everything else stays.
+// Sliding sync (MSC3575, MSC4186) exists for devices whose clients encrypt, and for no
+// others: see slidingsync.go. A client that found it here and did not get it would stop
+// instead of using /sync. So it is named to nobody who cannot use it; whose token that is
+// is asked for, but no device is adopted by it. Everything else stays.
+//
+// Without a token it is named. Clients that have nothing but sliding sync, Element X, ask
+// before they log in, and refuse the homeserver that does not name it; all that choose it by
+// this answer do their own encryption. One that does not is told with its token.
 
 // versions handles [Versions].
 func versions(x *Exchange) error {
+	if x.Identity.UserID == "" {
+		return x.Upstream.Forward(x)
+	}
+	// Where it cannot be told who encrypts, sliding sync is not named.
+	if may, err := x.Devices.ClientMayEncrypt(x.Request.Context(), x.Identity); err == nil && may {
+		return x.Upstream.Forward(x)
+	}
 	resp, err := x.Upstream.Do(x, Change{})
 	if err != nil {
 		return err

@@ -360,3 +360,41 @@ func mustPrefix(t *testing.T, s string) netip.Prefix {
 	}
 	return prefix
 }
+
+// Report: some hundred people with Element X use up the memory that is set aside for bodies,
+// and everybody else is told to try again later: each of their long polls holds its share
+// for as long as it waits.
+//
+// Expected: a body that only passes is not held, so that nothing is set aside for it.
+func TestLongPollsHoldNoMemory(t *testing.T) {
+	t.Parallel()
+	arrived, goOn := make(chan struct{}), make(chan struct{})
+	g := newRig(t, func(o *Options) {
+		o.Handlers[interceptors.SlidingSync] = func(x *interceptors.Exchange) error { return x.Upstream.Forward(x) }
+	})
+	g.hs.answer = func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/whoami") {
+			_, _ = io.WriteString(w, `{"user_id":"@alice:hs","device_id":"ALICE"}`)
+			return
+		}
+		close(arrived)
+		<-goOn
+		_, _ = io.WriteString(w, `{"pos":"1"}`)
+	}
+	body := `{"lists":{"all":{"ranges":[[0,9]]}}` + strings.Repeat(" ", 4<<10) + `}`
+	done := make(chan answer, 1)
+	go func() {
+		done <- g.do("POST", "/_matrix/client/v4/sync", body, "Authorization: Bearer alice", "Content-Type: application/json")
+	}()
+	<-arrived
+	if held := g.proxy.memory.Taken(); held != 0 {
+		t.Errorf("%d bytes are set aside while it waits", held)
+	}
+	close(goOn)
+	if a := <-done; a.StatusCode != http.StatusOK || a.body != `{"pos":"1"}` {
+		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+	if got := g.hs.all(); len(got) != 1 || got[0].Body != body || got[0].Target != "/_matrix/client/v4/sync" {
+		t.Errorf("upstream saw %+v", got)
+	}
+}

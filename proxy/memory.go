@@ -30,6 +30,9 @@ const (
 	bodyDecoded bodyUse = iota
 	// bodySpooled puts it into a spool, which has a budget of its own, and reads it there.
 	bodySpooled
+	// bodyPassed passes it on as it comes, and holds nothing of it: a long poll has it for as
+	// long as it waits.
+	bodyPassed
 )
 
 // spooledCost is the memory that a spooled body needs, whatever its size: the part of the
@@ -41,8 +44,12 @@ const firstReserve = 16 << 10
 
 // cost returns how much memory a body of the given size needs at most.
 func (k bodyUse) cost(size int64) int64 {
-	if k == bodySpooled {
+	switch k {
+	case bodySpooled:
 		return spooledCost
+	case bodyPassed:
+		return 0
+	case bodyDecoded:
 	}
 	return interceptors.DecodingCost(size)
 }
@@ -58,6 +65,8 @@ func (r *route) bodyHandling() string {
 	switch r.bodyUse {
 	case bodySpooled:
 		return "spooled"
+	case bodyPassed:
+		return "passed"
 	case bodyDecoded:
 	}
 	return "decoded"

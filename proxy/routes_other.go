@@ -4,19 +4,21 @@ import "e2ee-proxy/interceptors"
 
 // serverRoutes returns the endpoints that belong to no particular room or user.
 func serverRoutes() []*route {
-	const noSliding = "Sliding sync is not available through this proxy. Use /sync."
+	const noSliding = "There is no sliding sync under this name. Use /sync."
 	return []*route{
 		// Discovery.
 		{method: "GET", pattern: "/.well-known/matrix/client", lane: laneQuick, auth: authNone, class: classIntercept, handler: interceptors.WellKnown},
 		{method: "GET", pattern: "/.well-known/matrix/support", lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: "/.well-known/matrix/policy_server", lane: laneQuick, auth: authNone, class: classPass},
-		{method: "GET", pattern: "/_matrix/client/versions", lane: laneQuick, auth: authNone, class: classOptional, handler: interceptors.Versions},
+		{method: "GET", pattern: "/_matrix/client/versions", lane: laneQuick, auth: authOptional, class: classIntercept, handler: interceptors.Versions},
 
-		// Sync. Sliding sync carries events that would not be decrypted, so clients are made to
-		// use /sync.
+		// Sync. Sliding sync (MSC4186, by its own name and by that of servers) carries events that
+		// would not be decrypted, so clients that the proxy encrypts for are made to use /sync. The
+		// other forms of it are no homeserver's.
 		{method: "GET", pattern: client + "/sync", versions: vAny, lane: lanePoll, class: classIntercept, handler: interceptors.Sync},
-		{method: "POST", pattern: client + "/sync", versions: vAny, class: classRefuse, refusalText: noSliding},
-		{method: "POST", pattern: client + "/org.matrix.simplified_msc3575/sync", versions: vUnstable, class: classRefuse, refusalText: noSliding},
+		{method: "POST", pattern: client + "/sync", versions: v4, maxBody: eventBody, bodyUse: bodyPassed, lane: lanePoll, class: classIntercept, handler: interceptors.SlidingSync},
+		{method: "POST", pattern: client + "/org.matrix.simplified_msc3575/sync", versions: vUnstable, maxBody: eventBody, bodyUse: bodyPassed, lane: lanePoll, class: classIntercept, handler: interceptors.SlidingSync},
+		{method: "POST", pattern: client + "/sync", versions: vAny &^ v4, class: classRefuse, refusalText: noSliding},
 		{method: "POST", pattern: client + "/org.matrix.msc3575/sync", versions: vUnstable, class: classRefuse, refusalText: noSliding},
 		{method: "GET", pattern: client + "/events", versions: vAny, lane: lanePoll, class: classOptional, handler: interceptors.Events},
 		{method: "GET", pattern: client + "/events/{eventId}", versions: vAny, lane: laneQuick, class: classOptional, handler: interceptors.EventsGet},

@@ -85,7 +85,7 @@ func TestWordsBesideMessages(t *testing.T) {
 			}
 		}
 		wantSearchInPlainRooms(t, bob, room, plain)
-		wantNoSlidingSync(t, bob)
+		wantNoSlidingSync(t, hs, bob)
 	})
 }
 
@@ -117,25 +117,41 @@ func wantSearchInPlainRooms(t *testing.T, c *curl, room, plain string) {
 	}
 }
 
-func wantNoSlidingSync(t *testing.T, c *curl) {
+// wantNoSlidingSync checks that there is no sliding sync for a client that the proxy encrypts
+// for, and that it is told so; before it logs in it is told what the homeserver has.
+func wantNoSlidingSync(t *testing.T, hs *tesths.Homeserver, c *curl) {
+	t.Helper()
+	for _, path := range []string{"v4/sync", "unstable/org.matrix.simplified_msc3575/sync"} {
+		resp, err := c.http.Do(t.Context(), http.MethodPost, "/_matrix/client/"+path, map[string]any{})
+		if err != nil || resp.Status != http.StatusNotFound || !contains(resp.Body, "M_UNRECOGNIZED") {
+			t.Errorf("%s: %d %s %v", path, resp.Status, resp.Body, err)
+		}
+	}
+	if named := slidingSyncIn(t, c.http); named {
+		t.Error("sliding sync is named to a client that cannot use it")
+	}
+	anonymous := c.http
+	anonymous.Token = ""
+	if got, want := slidingSyncIn(t, anonymous), slidingSyncIn(t, hs.Client()); got != want {
+		t.Errorf("sliding sync is named without a token: %t, and the homeserver names it: %t", got, want)
+	}
+}
+
+// slidingSyncIn reports whether /versions names sliding sync.
+func slidingSyncIn(t *testing.T, c tesths.Client) (named bool) {
 	t.Helper()
 	var can struct {
 		Versions []string                   `json:"versions"`
 		Features map[string]json.RawMessage `json:"unstable_features"`
 	}
-	anonymous := c.http
-	anonymous.Token = ""
-	for _, asking := range []tesths.Client{c.http, anonymous} {
-		if err := asking.Call(t.Context(), http.MethodGet, "/_matrix/client/versions", nil, &can); err != nil {
-			t.Fatal(err)
-		}
-		if len(can.Versions) == 0 {
-			t.Error("the homeserver has no version")
-		}
-		for name := range can.Features {
-			if strings.Contains(name, "msc3575") {
-				t.Errorf("%s is named", name)
-			}
-		}
+	if err := c.Call(t.Context(), http.MethodGet, "/_matrix/client/versions", nil, &can); err != nil {
+		t.Fatal(err)
 	}
+	if len(can.Versions) == 0 {
+		t.Error("the homeserver has no version")
+	}
+	for name := range can.Features {
+		named = named || strings.Contains(name, "msc3575")
+	}
+	return named
 }

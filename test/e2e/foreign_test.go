@@ -87,3 +87,53 @@ func TestTokenOfADeviceWithKeys(t *testing.T) {
 		wantClean(t, alice.AwaitDecrypted(room, answer), "once more")
 	})
 }
+
+// A client that has nothing but sliding sync and does its own encryption, as Element X: it
+// finds sliding sync before it logs in, begins to sync while it uploads its keys, and goes on.
+// Dendrite has none, which passes too.
+func TestSlidingSyncOfAClientWithItsOwnKeys(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
+		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
+		has := slidingSyncIn(t, hs.Client())
+		if got := slidingSyncIn(t, tesths.Client{URL: proxy.URL}); got != has {
+			t.Errorf("named before a login: %t, want %t", got, has)
+		}
+		xenia := newAccount(t, hs, "xenia")
+		room := newCurl(t, hs.URL, xenia).createRoom() // elsewhere: it would need keys
+		c := loginCurl(t, proxy.URL, xenia, "ELEMENTX")
+		c.wantSlidingSync(has, room)
+		user, device := c.account.UserID, c.account.DeviceID
+		c.call(http.MethodPost, "/_matrix/client/v3/keys/upload", map[string]any{"device_keys": map[string]any{
+			"user_id": user, "device_id": device, "algorithms": []string{"m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"},
+			"keys": map[string]string{
+				"curve25519:" + device: "3C5BFWi2Y8MaVvjM8M22DBmh24PmgR0nPvJOIArzgyI",
+				"ed25519:" + device:    "VzJIYXQ85u19z2ZpEeLLVu8hUKTCE0VXYUn4IY4iFcA",
+			},
+			"signatures": map[string]any{user: map[string]string{"ed25519:" + device: "signature+of+this+device"}},
+		}}, nil)
+		c.wantForeign()
+		c.wantSlidingSync(has, room)
+		if got := slidingSyncIn(t, c.http); got != has {
+			t.Errorf("named to a client with its own keys: %t, want %t", got, has)
+		}
+	})
+}
+
+// wantSlidingSync asks for all rooms by sliding sync, under the names that it has.
+func (c *curl) wantSlidingSync(served bool, room string) {
+	c.t.Helper()
+	body := map[string]any{"lists": map[string]any{"all": map[string]any{"ranges": [][]int{{0, 9}}, "timeline_limit": 5, "required_state": [][]string{}}}}
+	resp, err := c.http.Do(c.t.Context(), http.MethodPost, "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?timeout=0", body)
+	switch {
+	case err != nil:
+		c.t.Fatal(err)
+	case served && (resp.Status != http.StatusOK || !contains(resp.Body, room)), !served && resp.Status == http.StatusOK:
+		c.t.Errorf("sliding sync: %d %s", resp.Status, resp.Body)
+	}
+	// No homeserver has the merged name yet; its answer is the homeserver's own.
+	own, err := c.http.Do(c.t.Context(), http.MethodPost, "/_matrix/client/v4/sync", body)
+	if err != nil || contains(own.Body, "The proxy encrypts") {
+		c.t.Errorf("under its merged name: %d %s %v", own.Status, own.Body, err)
+	}
+}

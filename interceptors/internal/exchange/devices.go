@@ -31,6 +31,9 @@ type Devices interface {
 	// refused. Otherwise the proxy publishes none until finish is called, which must happen,
 	// with whether the homeserver accepted the client's keys, which makes the device foreign.
 	ClientHasKeys(ctx context.Context, who Identity) (finish func(ctx context.Context, accepted bool) error, err error)
+	// ClientMayEncrypt is [e2ee.Device.ClientMayEncrypt] of the device of an identity, which is
+	// not adopted. One that was never seen may.
+	ClientMayEncrypt(ctx context.Context, who Identity) (bool, error)
 	// RoomEncryption is that of a [Device], for a user whose token has no device.
 	RoomEncryption(ctx context.Context, user id.UserID, room id.RoomID, read e2ee.StateReader) (e2ee.RoomEncryption, error)
 	// NoteEncryption records, for all accounts, an encryption event that the homeserver has
@@ -52,6 +55,9 @@ type Devices interface {
 // Device is what the interceptors need of an [e2ee.Device].
 type Device interface {
 	Mode() e2ee.Mode
+	// ClientMayEncrypt reports whether the device's client has keys of its own, or may still
+	// upload some because the proxy has published none.
+	ClientMayEncrypt() bool
 	// RoomEncryption asks the homeserver when it is not known. On an error the caller must
 	// refuse to send.
 	RoomEncryption(ctx context.Context, room id.RoomID) (e2ee.RoomEncryption, error)
