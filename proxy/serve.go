@@ -150,10 +150,10 @@ func (p *Proxy) resolveEndpoint(q *request) error {
 }
 
 // readCredentials parses the query and takes the access token out of it. A target that is
-// no Matrix endpoint (single sign-on) keeps its query as it is.
+// no Matrix endpoint (single sign-on) keeps the rest of its query as it is.
 func (p *Proxy) readCredentials(q *request, t *target) error {
 	if t.area() == areaSSO {
-		q.query = t.query
+		q.query = withoutToken(t.query)
 		return nil
 	}
 	parsed, err := readQuery(t.query)

@@ -94,6 +94,34 @@ func readQuery(raw string) (query, error) {
 	return q, nil
 }
 
+// withoutToken takes access tokens out of a query that is not judged otherwise: its other
+// parameters stay as they are, whatever they are. Parameters end at "&" or ";", since some
+// servers take both.
+func withoutToken(raw string) string {
+	if !strings.Contains(raw, "token") && !strings.Contains(raw, "%") { // most have none
+		return raw
+	}
+	var kept strings.Builder
+	for rest, before := raw, ""; ; {
+		end := strings.IndexAny(rest, "&;")
+		pair := rest
+		if end >= 0 {
+			pair = rest[:end]
+		}
+		name, _, _ := strings.Cut(pair, "=")
+		if key, err := unescape(name); err != nil || key != "access_token" {
+			if kept.Len() > 0 {
+				kept.WriteString(before)
+			}
+			kept.WriteString(pair)
+		}
+		if end < 0 {
+			return kept.String()
+		}
+		before, rest = rest[end:end+1], rest[end+1:]
+	}
+}
+
 // assert records the user or device that the query asserts.
 func (q *query) assert(key, encoded string) error {
 	var to *string

@@ -3,10 +3,13 @@ package proxy
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"e2ee-proxy/interceptors"
 )
 
 func TestReadQueryTakesTheTokenOut(t *testing.T) {
@@ -136,14 +139,108 @@ func TestTooManyParametersAreRefused(t *testing.T) {
 	}
 }
 
-// Single sign-on is not a Matrix endpoint: its query has its own meaning.
+// Single sign-on is not a Matrix endpoint: its query has its own meaning. Only an access
+// token does not go up in it either.
 func TestSingleSignOnKeepsItsQuery(t *testing.T) {
 	t.Parallel()
-	g := newRig(t, nil)
-	const target = "/_synapse/client/oidc/callback?code=a;b&state=c&access_token=x"
-	g.do("GET", target, "")
-	if got := g.hs.all(); len(got) != 1 || got[0].Target != target {
-		t.Errorf("upstream saw %+v", got)
+	for query, want := range map[string]string{
+		"code=a;b&state=c":                        "code=a;b&state=c",
+		"code=%zz&state=%":                        "code=%zz&state=%",
+		"a=1&access_token=x;b=2&access%5Ftoken=y": "a=1;b=2",
+		"access_token=x&&a":                       "a",
+		"a&access_token":                          "a",
+		"code=a;b&state=c&access_token=x":         "code=a;b&state=c",
+		"id_token=x&access_tokens=y":              "id_token=x&access_tokens=y",
+		"access_token=x":                          "",
+	} {
+		g := newRig(t, nil)
+		const path = "/_synapse/client/oidc/callback"
+		g.do("GET", path+"?"+query, "")
+		if want != "" {
+			want = "?" + want
+		}
+		if got := g.hs.all(); len(got) != 1 || got[0].Target != path+want {
+			t.Errorf("%s: upstream saw %+v", query, got)
+		}
+	}
+}
+
+// Attack vector: a program that puts its access token into the URL (shoutrrr, matrix-webhook
+// and purple-matrix do) has it written into the homeserver's log, and into those of every
+// server between, where whoever reads logs finds it. The specification gives such tokens up
+// (MSC4127).
+//
+// Expected: the proxy takes the token, and neither its own log nor any request to the
+// homeserver has it in a URL: not on any route, not where a handler asks by itself, not on
+// paths that nobody knows.
+func TestTokensInTheQueryGoNoFurther(t *testing.T) {
+	t.Parallel()
+	both := func(x *interceptors.Exchange) error {
+		resp, err := x.Upstream.Do(x, interceptors.Change{})
+		if err != nil {
+			return err
+		}
+		_ = resp.Body.Close()
+		return x.Upstream.Forward(x)
+	}
+	handlers, err := interceptors.Handlers(interceptors.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := newRig(t, func(o *Options) {
+		for name := range handlers {
+			o.Handlers[name] = both
+		}
+	})
+	const token = "token-of-carol"
+	g.hs.tokens[token] = `{"user_id":"@carol:hs","device_id":"CAROL"}`
+	paths := map[string]string{ // path to method
+		"/_matrix/client/v3/nobody/knows/this":             "GET",
+		"/_matrix/client/unstable/org.example/write":       "POST",
+		"/_matrix/media/v3/nobody/knows":                   "GET",
+		"/_matrix/static/client/login/style.css":           "GET",
+		"/_synapse/client/pick_idp":                        "GET",
+		"/_synapse/client/oidc/callback":                   "POST",
+		"/.well-known/matrix/nobody":                       "GET",
+		"/_matrix/client/v3/rooms/!r:hs/nobody/knows/this": "GET",
+	}
+	for _, r := range allRoutes() {
+		for _, version := range append(strings.Split(versionNames(r.versions), ","), "") {
+			if version != "" || r.versions == vNone {
+				paths[r.method+" "+fill(r.pattern, version)] = r.method
+			}
+		}
+	}
+	for path, method := range paths {
+		_, after, ok := strings.Cut(path, " ")
+		if ok {
+			path = after
+		}
+		for _, query := range []string{
+			"access_token=" + token, "a=1&access_token=" + token + "&b=2", "access%5Ftoken=" + token, "%61ccess_token=" + token + "&access_token=" + token,
+		} {
+			r := inProcess(method, path+"?"+query, "")
+			r.Header.Del("Authorization")
+			g.serveInProcess(r)
+		}
+	}
+	got := g.hs.all()
+	g.hs.mu.Lock()
+	all := slices.Clone(g.hs.requests)
+	g.hs.mu.Unlock()
+	for _, s := range all {
+		if strings.Contains(s.Target, token) || strings.Contains(strings.ToLower(s.Target), "token=") || strings.Contains(s.Header.Get("Referer"), token) {
+			t.Errorf("upstream saw %s %s", s.Method, s.Target)
+		}
+		if s.Header.Get("Authorization") != "Bearer "+token && !strings.HasPrefix(s.Target, "/_synapse/") {
+			t.Errorf("%s %s came without the token", s.Method, s.Target)
+		}
+	}
+	if len(got) < 4*len(paths)*3/4 {
+		t.Errorf("only %d requests for %d paths came up: the test tests too little", len(got), len(paths))
+	}
+	if log := g.log.String(); strings.Contains(log, token) || strings.Contains(log, "access_token") {
+		t.Error("the token is in the log")
 	}
 }
 

@@ -44,7 +44,7 @@ func ValidUser(user string) bool {
 // IdentityQuery returns the parameters of a query that say who asks.
 func IdentityQuery(query url.Values) url.Values {
 	out := url.Values{}
-	for _, name := range []string{"access_token", "user_id", "device_id", "org.matrix.msc3202.device_id"} {
+	for _, name := range []string{"user_id", "device_id", "org.matrix.msc3202.device_id"} {
 		if v := query[name]; len(v) > 0 {
 			out[name] = v
 		}
