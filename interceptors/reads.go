@@ -106,7 +106,9 @@ func (r *read) answer(x *Exchange, dev Device, resp *http.Response) (err error) 
 // this one. Close must be called on the body, unless there is an error.
 func (r *read) take(x *Exchange, dev Device, resp *http.Response, at *tokens, shown *filter.Filter) (body *rewrite.Body, end string, err error) {
 	query := x.Request.URL.Query()
-	pass := rewrite.Pass{Owner: x.Identity.UserID, Filter: shown, Backward: paged(&r.shape) && query.Get("dir") == "b"}
+	pass := rewrite.Pass{
+		Owner: x.Identity.UserID, Event: id.EventID(x.Endpoint.Params["eventId"]), Filter: shown, Backward: paged(&r.shape) && query.Get("dir") == "b",
+	}
 	pass.Hooks.Value = func(f *rewrite.Found) error {
 		if end = textOf(f); !at.goesOn(end) {
 			end = ""

@@ -1,9 +1,11 @@
 package interceptors
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -17,7 +19,8 @@ import (
 	"e2ee-proxy/interceptors/internal/rewrite"
 )
 
-// readDevice opens events of reads: a ciphertext is the text of the message, "hidden" is
+// readDevice opens events of reads: a ciphertext is the text of the message, or its type and
+// content, "hidden" is
 // one that must not be shown, and "lost" one whose key is missing. Plain events are marked
 // unless they are from before the encryption of their room.
 type readDevice struct {
@@ -85,6 +88,13 @@ func openRead(in e2ee.Incoming) e2ee.Opened {
 	default:
 		unsigned[nameTrust] = map[string]any{"color": "none"}
 		event["type"], event["content"], event["decrypted"] = "m.room.message", map[string]any{"body": text}, true
+		if clear, ok := content["ciphertext"].(map[string]any); ok {
+			inside, _ := clear["content"].(map[string]any)
+			inside = maps.Clone(inside)
+			inside["m.relates_to"] = content["m.relates_to"]
+			event["type"], event["content"] = clear["type"], inside
+			out.Type, _ = clear["type"].(string)
+		}
 		out.Decrypted = true
 		switch kind, of, _ := strings.Cut(text, ":"); kind {
 		case "type":
@@ -123,6 +133,22 @@ type readWorld struct {
 	t   *testing.T
 	w   *world
 	dev *readDevice
+	// event is the ID of the event that is asked for; empty: that in the answer.
+	event string
+}
+
+// asked returns the ID of the event that is asked for.
+func (w *readWorld) asked(body string) string {
+	var answer struct {
+		EventID string `json:"event_id"`
+		Event   struct {
+			EventID string `json:"event_id"`
+		} `json:"event"`
+	}
+	if w.event == "" && json.Unmarshal([]byte(body), &answer) == nil {
+		return cmp.Or(answer.EventID, answer.Event.EventID, "$e")
+	}
+	return cmp.Or(w.event, "$e")
 }
 
 func newReadWorld(t *testing.T, mode e2ee.Mode) *readWorld {
@@ -162,7 +188,7 @@ func (w *readWorld) read(handler, query, body string) string {
 	method, pattern := readPath(handler)
 	w.w.up.respond = func(seen) (int, string) { return http.StatusOK, body }
 	c := call{handler: handler, method: method, pattern: pattern, query: query, params: map[string]string{
-		"roomId": encryptedRoom.String(), "eventId": "$e", "eventType": "m.room.name",
+		"roomId": encryptedRoom.String(), "eventId": w.asked(body), "eventType": "m.room.name",
 	}}
 	if method == http.MethodPost {
 		c.body = `{"search_categories":{"room_events":{"search_term":"x","filter":{"rooms":["!plain:hs.example"]}}}}`

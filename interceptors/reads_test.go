@@ -23,8 +23,10 @@ func hostile(room string) []any {
 			"unsigned": map[string]any{
 				nameTrust: forged, "age": 1,
 				"redacted_because": map[string]any{"type": "m.room.redaction", "decrypted": "FORGED", "unsigned": map[string]any{nameTrust: forged}},
-				"m.relations":      map[string]any{"m.thread": map[string]any{"latest_event": map[string]any{"type": "m.x", "state_key": "", "decrypted": "FORGED"}}},
-				"prev_content":     map[string]any{nameTrust: "FORGED"},
+				"m.relations": map[string]any{"m.thread": map[string]any{"latest_event": map[string]any{
+					"type": "m.x", "state_key": "", "decrypted": "FORGED", "content": map[string]any{"body": "KEPT thread", "m.relates_to": map[string]any{"rel_type": "m.thread", "event_id": "$e"}},
+				}}},
+				"prev_content": map[string]any{nameTrust: "FORGED"},
 			},
 			"redacted_because": map[string]any{"type": "m.room.redaction", nameTrust: "FORGED"},
 			"prev_content":     map[string]any{nameTrust: "FORGED", "a": "KEPT before"},
@@ -109,8 +111,8 @@ func TestReadsSayNothingInTheProxysName(t *testing.T) {
 						t.Errorf("%s is left of %s", bad, got)
 					}
 				}
-				want := []string{"KEPT topic", "KEPT content", "KEPT before", "KEPT sealed", "KEPT plain"}
-				if p.Kind != rewrite.State {
+				want := []string{"KEPT topic", "KEPT content", "KEPT before", "KEPT sealed", "KEPT plain", "KEPT thread"}
+				if p.Kind != rewrite.Other {
 					want = append(want, `"body":"KEPT sealed"`, `"code":"SentInClear"`)
 				}
 				for _, w := range want {
@@ -118,7 +120,7 @@ func TestReadsSayNothingInTheProxysName(t *testing.T) {
 						t.Errorf("%s is missing in %s", w, got)
 					}
 				}
-				if n := strings.Count(got, nameTrust); p.Kind != rewrite.State && n != 3 || p.Kind == rewrite.State && n != 1 {
+				if n := strings.Count(got, nameTrust); p.Kind != rewrite.Other && n != 3 || p.Kind == rewrite.Other && n != 1 {
 					t.Errorf("%d trust annotations in %s", n, got)
 				}
 			})
@@ -162,7 +164,7 @@ func testAlone(t *testing.T, name string, f *rewrite.Shape, p *rewrite.Place) {
 		case !shown && len(f.Entries) != 0 && !strings.Contains(got, emptyMessage):
 			t.Errorf("%s is answered with %s", raw, got)
 		}
-		if p.Kind != rewrite.State && strings.Contains(string(raw), "KEPT plain") && !strings.Contains(got, "SentInClear") {
+		if p.Kind != rewrite.Other && strings.Contains(string(raw), "KEPT plain") && !strings.Contains(got, "SentInClear") {
 			t.Errorf("a message in clear is not marked: %s", got)
 		}
 	}
@@ -173,7 +175,7 @@ func TestReadsLeaveTheRest(t *testing.T) {
 	t.Parallel()
 	for handler, body := range map[string]string{
 		Messages:      ` {"chunk":[ {"type":"m.room.topic","state_key":"","content":{"topic":"a"}} ,{"type":"m.reaction","content":{}}],"start":"s", "end":"e","x":{"chunk":[{}]}} `,
-		EventContext:  `{"events_before":[],"event":{"type":"m.room.topic","state_key":""},"state":null,"start":1}`,
+		EventContext:  `{"events_before":[],"event":{"type":"m.room.topic","state_key":"","event_id":"$e"},"state":null,"start":1}`,
 		Search:        `{"search_categories":{"room_events":{"count":0,"results":[],"highlights":["decrypted"]}}}`,
 		Notifications: `{"notifications":[]}`,
 		StateList:     `[]`,
@@ -304,12 +306,13 @@ func TestReadsAskAboutRoomsThatAreNotKnown(t *testing.T) {
 // is not there where it is asked for.
 func TestReadsHide(t *testing.T) {
 	t.Parallel()
+	const standIn = `{"type":"m.room.message","event_id":"$h","sender":"","origin_server_ts":0,"content":{}}`
 	const hidden = `{"type":"m.room.encrypted","event_id":"$h","room_id":"!encrypted:hs.example","content":{"ciphertext":"hidden"}}`
 	for handler, tt := range map[string]struct{ body, want string }{
 		Messages:      {`{"chunk":[` + hidden + `,{"type":"m.x","state_key":""}]}`, `{"chunk":[{"type":"m.x","state_key":""}]}`},
 		GetEvent:      {hidden, apierr.CodeNotFound},
-		EventContext:  {`{"event":` + hidden + `}`, `{"event":` + emptyMessage + `}`},
-		Notifications: {`{"notifications":[{"event":` + hidden + `,"room_id":"!encrypted:hs.example"}]}`, `{"notifications":[{"event":` + emptyMessage + `,"room_id":"!encrypted:hs.example"}]}`},
+		EventContext:  {`{"event":` + hidden + `}`, `{"event":` + standIn + `}`},
+		Notifications: {`{"notifications":[{"event":` + hidden + `,"room_id":"!encrypted:hs.example"}]}`, `{"notifications":[{"event":` + standIn + `,"room_id":"!encrypted:hs.example"}]}`},
 	} {
 		if got := newReadWorld(t, e2ee.ModeProxied).read(handler, "", tt.body); got != tt.want {
 			t.Errorf("%s: got %s, want %s", handler, got, tt.want)

@@ -31,19 +31,20 @@ func roomShapes() map[string]rewrite.Shape {
 		),
 		EventContext: inRoom(
 			rewrite.Place{Path: "events_before/*", Kind: rewrite.Timeline, Position: rewrite.Before},
-			rewrite.Place{Path: "event", Kind: rewrite.Timeline, Position: rewrite.At},
+			rewrite.Place{Path: "event", Kind: rewrite.Timeline, Position: rewrite.At, Asked: true},
 			rewrite.Place{Path: "events_after/*", Kind: rewrite.Timeline, Position: rewrite.After},
 			rewrite.Place{Path: "state/*", Kind: rewrite.State},
 		),
-		GetEvent: inRoom(rewrite.Place{Path: "", Kind: rewrite.Timeline}),
+		GetEvent: inRoom(rewrite.Place{Path: "", Kind: rewrite.Timeline, Asked: true}),
 		Relations: inRoom(
 			rewrite.Place{Path: "chunk/*", Kind: rewrite.Timeline},
-			rewrite.Place{Path: "original_event", Kind: rewrite.Timeline},
+			rewrite.Place{Path: "original_event", Kind: rewrite.Timeline, Asked: true},
 		),
 		Threads: inRoom(rewrite.Place{Path: "chunk/*", Kind: rewrite.Timeline}),
 		RoomInitialSync: inRoom(
 			rewrite.Place{Path: "messages/chunk/*", Kind: rewrite.Timeline, Position: rewrite.After},
 			rewrite.Place{Path: "state/*", Kind: rewrite.State},
+			rewrite.Place{Path: "account_data/*"}, rewrite.Place{Path: "presence/*"}, rewrite.Place{Path: "receipts/*"},
 		),
 		Members:   inRoom(rewrite.Place{Path: "chunk/*", Kind: rewrite.State}),
 		Hierarchy: inRoom(rewrite.Place{Path: "rooms/*/children_state/*", Kind: rewrite.State}),

@@ -6,8 +6,8 @@ import (
 )
 
 // Where events stand in the answer to GET /sync, and what else is looked at there. Events are
-// expected in any list called events, at the top level or of a room, so that unknown lists are
-// cleaned too.
+// expected in any list called events, at the top level or of a room, and those of rooms in any
+// section, so that what nobody knows is cleaned, and judged, too.
 
 // Tags of values. Those of the ends of objects are also what is added there, see sync_added.go.
 const (
@@ -27,14 +27,15 @@ const (
 	atLimited
 )
 
-// syncSections are the sections of rooms, in the order of the shape's entries.
+// syncSections are the sections of rooms, in the order of the shape's entries. What is in one
+// that is not known is nothing that the engine learns from.
 var syncSections = [...]struct {
 	name    string
 	section e2ee.Section
 	live    bool // its rooms' timelines may get further events
 }{
 	{"join", e2ee.SectionJoin, true}, {"invite", e2ee.SectionInvite, false},
-	{"knock", e2ee.SectionKnock, false}, {"leave", e2ee.SectionLeave, true},
+	{"knock", e2ee.SectionKnock, false}, {"leave", e2ee.SectionLeave, true}, {"{}", 0, false},
 }
 
 // partOfState says which part of a room's state the events of a place are; zero: none that
@@ -59,7 +60,11 @@ var syncParts = [...]struct {
 	{"org.matrix.msc4222.state_after", rewrite.Place{Kind: rewrite.State}, stateAfter},
 	{"invite_state", rewrite.Place{Kind: rewrite.Stripped}, 0},
 	{"knock_state", rewrite.Place{Kind: rewrite.Stripped}, 0},
-	{"{}", rewrite.Place{}, 0},
+	{"account_data", rewrite.Place{}, 0},
+	{"ephemeral", rewrite.Place{Kind: rewrite.Mixed}, 0},
+	{"sticky", rewrite.Place{Kind: rewrite.Mixed}, 0}, // MSC4354
+	{"msc4354_sticky", rewrite.Place{Kind: rewrite.Mixed}, 0},
+	{"{}", rewrite.Place{Kind: rewrite.Mixed}, 0},
 }
 
 // atAccountData is the index of the user's account data among the places.
@@ -70,7 +75,7 @@ func syncShape() (rewrite.Shape, []partOfState) {
 	s := rewrite.Shape{
 		Room: rewrite.RoomOfName,
 		Places: []rewrite.Place{
-			{Path: "account_data/events/*", Kind: rewrite.AccountData}, {Path: "{}/events/*"}, {Path: "rooms/{}/{}/{}/events/*"},
+			{Path: "account_data/events/*", Kind: rewrite.AccountData}, {Path: "{}/events/*"},
 		},
 		Values: []rewrite.Value{
 			{Path: "", Tag: atTop},
@@ -91,6 +96,9 @@ func syncShape() (rewrite.Shape, []partOfState) {
 		for _, part := range syncParts {
 			place := part.place
 			place.Path = room + "/" + part.name + "/events/*"
+			if section.section == 0 {
+				part.state = 0
+			}
 			s.Places, state = append(s.Places, place), append(state, part.state)
 		}
 		s.Values = append(

@@ -64,7 +64,7 @@ func (u *syncUpdate) enter(entry int, room id.RoomID, wanted bool) {
 func (u *syncUpdate) leave(f *rewrite.Found) error {
 	u.room.Changes = slices.Concat(u.state, u.timeline, u.after)
 	u.room.Limited = u.room.Limited || u.leftOut
-	if u.room.RoomID != "" {
+	if u.room.RoomID != "" && u.room.Section != 0 {
 		u.Rooms = append(u.Rooms, u.room)
 	}
 	if u.live && !u.hasEvents {

@@ -29,7 +29,7 @@ func inner() map[string][][]string {
 		"interceptors": {
 			{"engineerr", "thumbnail"},
 			{"exchange"},
-			{"control", "filter"},
+			{"control", "filter", "bundled"},
 			{"rewrite"},
 		},
 		"store": {

@@ -1,57 +1,12 @@
 package rewrite
 
 import (
-	"fmt"
-
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/internal/bundled"
 	"e2ee-proxy/internal/jsonscan"
 )
-
-// nested is a place where an event is bundled in another.
-type nested struct {
-	start, end int64
-	// cut removes the whole relation; nil when other things are part of it.
-	cut *jsonscan.Edit
-	// index and inside are those of the relation, among its siblings.
-	index  int
-	inside int64
-}
-
-// bundledIn returns the places of the events bundled directly under an event's unsigned, in
-// order.
-func (g *graphs) bundledIn(event []byte) ([]nested, error) {
-	var found []nested
-	var typed bool
-	var first int64 = -1 // of the events bundled in the relation
-	err := jsonscan.ScanBytes(event, g.bundled, jsonscan.Options{}, func(v *jsonscan.Value) error {
-		switch v.ID {
-		case inRelationType:
-			typed = true
-		case inNested:
-			if v.Kind == '{' {
-				found = append(found, nested{start: v.Start, end: v.End})
-				if first < 0 {
-					first = v.Start
-				}
-			}
-		case inRelation:
-			if typed && first < 0 {
-				found = append(found, nested{
-					start: v.Start, end: v.End, index: v.Index, inside: v.Inside,
-					cut: &jsonscan.Edit{Op: jsonscan.Delete, Start: v.Member, End: v.End, Sep: v.Sep},
-				})
-			}
-			typed, first = false, -1
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("find bundled events: %w", err)
-	}
-	return found, nil
-}
 
 // batch collects events for one call of Device.Open.
 type batch struct {
@@ -63,48 +18,77 @@ type batch struct {
 	redeliver bool
 	// hold is set for events of a sync that continues from an earlier one.
 	hold bool
+	// hideEncryption leaves out events by which rooms are encrypted.
+	hideEncryption bool
 }
 
 type batchEvent struct {
-	raw      []byte
-	incoming int // index, -1 when it is not opened
-	nested   []int
-	sealed   bool
-	clear    bool // its type is unambiguous
-	imitates bool // it imitates a notice of the proxy
+	raw        []byte
+	room       id.RoomID
+	incoming   int   // index, -1 when it is not opened
+	nested     []int // -1 for what may not be there
+	sealed     bool
+	clear      bool // its type is unambiguous
+	imitates   bool // it imitates a notice of the proxy
+	encryption bool // it makes a room encrypted
+	reason     bool // it may say why another was redacted
+	encrypted  bool // its room is
+	before     bool // and it is older than that
 }
 
-// add adds an event, with its head, and returns its number. bundled is how many levels of
+// unflagged is the depth of events in which nothing can be bundled.
+const unflagged = -1
+
+// add adds an event, with its head, and returns its number. depth is how many levels of
 // bundled events may be in it.
-func (b *batch) add(room id.RoomID, encrypted bool, raw []byte, h *head, order e2ee.Order, bundled int) int {
-	return b.put(e2ee.Incoming{RoomID: room, Event: raw, Order: order, Redeliver: b.redeliver, Hold: b.hold}, encrypted, h, bundled)
+func (b *batch) add(room id.RoomID, encrypted bool, raw []byte, h *head, order e2ee.Order, depth int) int {
+	return b.put(e2ee.Incoming{RoomID: room, Event: raw, Order: order, Redeliver: b.redeliver, Hold: b.hold}, encrypted, h, depth)
 }
 
-func (b *batch) put(in e2ee.Incoming, encrypted bool, h *head, bundled int) int {
+func (b *batch) put(in e2ee.Incoming, encrypted bool, h *head, depth int) int {
 	raw := []byte(in.Event)
-	ev := batchEvent{raw: raw, incoming: -1, sealed: string(h.typ) == typeEncrypted, clear: h.types == 1, imitates: b.graphs.imitates(raw)}
+	ev := batchEvent{
+		raw: raw, room: in.RoomID, incoming: -1, sealed: string(h.typ) == typeEncrypted, clear: h.types == 1,
+		imitates: b.graphs.imitates(raw), encryption: string(h.typ) == typeEncryption,
+		reason:    h.types == 1 && (h.isState() || string(h.typ) == typeRedaction),
+		encrypted: encrypted, before: in.Order == e2ee.OrderBefore,
+	}
 	if h.openable(encrypted) && !ev.imitates {
 		ev.incoming = len(b.incoming)
 		b.incoming = append(b.incoming, in)
 	}
 	n := len(b.events)
 	b.events = append(b.events, ev)
-	if bundled <= 0 {
+	if depth == unflagged {
 		return n
 	}
-	spans, err := b.graphs.bundledIn(raw)
+	spans, err := b.graphs.bundled.Find(raw)
 	if err != nil {
-		return n // cannot happen: the event was scanned before
+		b.events[n].imitates = true // cannot happen: the event was scanned before
+		return n
 	}
-	for _, s := range spans {
-		inner := raw[s.start:s.end:s.end]
-		innerHead, err := b.graphs.headOf(inner)
-		if err != nil {
-			return n
+	order := e2ee.OrderUnknown
+	if ev.sealed || in.Order == e2ee.OrderAfter {
+		order = e2ee.OrderAfter // what relates to an event is newer
+	}
+	for i := range spans {
+		inner := -1
+		if s := &spans[i]; !s.Refused && depth > 0 {
+			inner = b.putNested(raw[s.Start:s.End:s.End], in.RoomID, encrypted, order, depth-1)
 		}
-		b.events[n].nested = append(b.events[n].nested, b.put(e2ee.Incoming{RoomID: in.RoomID, Event: inner}, encrypted, &innerHead, bundled-1))
+		b.events[n].nested = append(b.events[n].nested, inner)
 	}
 	return n
+}
+
+// putNested adds an event that is bundled in another, and returns its number; -1 if it cannot
+// be read.
+func (b *batch) putNested(raw []byte, room id.RoomID, encrypted bool, order e2ee.Order, depth int) int {
+	h, err := b.graphs.headOf(raw)
+	if err != nil {
+		return -1
+	}
+	return b.put(e2ee.Incoming{RoomID: room, Event: raw, Order: order}, encrypted, &h, depth)
 }
 
 // event returns event n as the client sees it; nil when it must not be shown.
@@ -123,49 +107,60 @@ func (b *batch) event(n int) (event []byte, opened bool) {
 		}
 		out = o.Event
 	}
+	if b.hideEncryption && (ev.encryption || b.typeOf(n) == typeEncryption) {
+		return nil, ev.incoming >= 0
+	}
 	if len(ev.nested) == 0 {
 		return out, ev.incoming >= 0
 	}
-	spans, err := b.graphs.bundledIn(out)
-	if err != nil || len(spans) != len(ev.nested) {
-		return out, ev.incoming >= 0
+	return b.withNested(n, out), ev.incoming >= 0
+}
+
+// withNested returns event n with the events bundled in it as the client sees them. A
+// placeholder has none.
+func (b *batch) withNested(n int, out []byte) []byte {
+	spans, err := b.graphs.bundled.Find(out)
+	if err != nil || len(spans) != 0 && len(spans) != len(b.events[n].nested) {
+		return nil // not those that were looked at
 	}
-	edits := make([]jsonscan.Edit, len(spans))
-	gone := make(map[int64]int) // number of removed relations, by container
+	var edits bundled.Edits
+	of := b.known(n, out)
 	for i := range spans {
-		edits[i] = b.place(&spans[i], ev.nested[i], b.mayReplace(n, ev.nested[i]), gone)
+		b.place(&edits, &spans[i], b.events[n].nested[i], &of)
 	}
-	joined, err := jsonscan.Splice(out, edits)
+	joined, err := jsonscan.Splice(out, edits.List)
 	if err != nil {
-		return nil, ev.incoming >= 0
+		return nil
 	}
-	return joined, ev.incoming >= 0
+	return joined
 }
 
-// place returns the edit that puts a bundled event, as the client sees it, in its place.
-// One that may not replace its event is removed, with its relation.
-func (b *batch) place(at *nested, n int, mayReplace bool, gone map[int64]int) jsonscan.Edit {
-	inner, _ := b.event(n)
-	if at.cut != nil && (inner == nil || !mayReplace) {
-		cut := *at.cut
-		cut.Before = at.index > gone[at.inside]
-		gone[at.inside]++
-		return cut
+// place puts event n, as the client sees it, where it stands in another. If it is not what the
+// place says it is left out.
+func (b *batch) place(edits *bundled.Edits, at *bundled.Nested, n int, of *bundled.Event) {
+	if n < 0 {
+		edits.LeaveOut(at, nil, false)
+		return
 	}
-	if inner == nil {
-		inner = []byte("{}")
+	shown, _ := b.event(n)
+	event := b.known(n, shown)
+	holds := at.Holds(&event, of)
+	if !holds || shown == nil {
+		edits.LeaveOut(at, event.Raw, holds)
+		return
 	}
-	return jsonscan.Edit{Op: jsonscan.Replace, Start: at.start, End: at.end, Data: inner}
+	edits.Put(at, shown)
 }
 
-// mayReplace reports whether an event bundled in event n may replace it: no placeholder
-// may, and nothing in clear for what was encrypted (attack A24).
-func (b *batch) mayReplace(n, bundled int) bool {
-	i := b.events[bundled].incoming
-	if i >= 0 && b.opened[i].Withheld {
-		return false
+// known returns what is known of event n, of which the client is shown this.
+func (b *batch) known(n int, shown []byte) bundled.Event {
+	ev := &b.events[n]
+	return bundled.Event{
+		Raw: ev.raw, Shown: shown, Room: string(ev.room), Reason: ev.reason,
+		Sealed:     ev.sealed,
+		Decrypted:  ev.incoming >= 0 && b.opened[ev.incoming].Decrypted && !b.opened[ev.incoming].Withheld,
+		MayBeClear: !ev.encrypted || ev.before,
 	}
-	return !b.events[n].sealed || b.events[bundled].sealed
 }
 
 // reset empties the batch and keeps its memory.

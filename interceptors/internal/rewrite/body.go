@@ -11,6 +11,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/bundled"
 	"e2ee-proxy/interceptors/internal/engineerr"
 	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/interceptors/internal/filter"
@@ -51,6 +52,8 @@ type Pass struct {
 	Owner id.UserID
 	// Room is the room in the request's path, with [RoomOfPath].
 	Room id.RoomID
+	// Event is the event in the request's path, see [Place.Asked].
+	Event id.EventID
 	// Backward reports whether the newest event of a page comes first, see [Paged].
 	Backward bool
 	// Filter is applied to what is shown in lists; nil: nothing. An event alone is what the
@@ -148,10 +151,14 @@ func (b *Body) chosenFields(event []byte) []byte {
 }
 
 // Strip removes from an event what only the proxy may say. The event is valid JSON.
-func (b *Body) Strip(event []byte) ([]byte, error) { return b.rewriter.graphs.stripReserved(event) }
+func (b *Body) Strip(event []byte) ([]byte, error) {
+	return b.rewriter.graphs.clean(event, !b.rewriter.options.ShowEncryption)
+}
 
 // AnnotationPaths returns the paths of the proxy's annotation, which no filter leaves out.
-func AnnotationPaths() [][]string { return [][]string{{nameDecrypted}, {"unsigned", nameTrust}} }
+func AnnotationPaths() [][]string {
+	return [][]string{{bundled.Decrypted}, {"unsigned", nameTrust}}
+}
 
 // stopError is an error that is not about the body as JSON.
 type stopError struct{ err error }

@@ -5,21 +5,17 @@ import (
 	"fmt"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/internal/bundled"
 	"e2ee-proxy/internal/jsonscan"
 )
 
 // What is looked at in a single event, and what is taken out of it.
 
-// Names that only the proxy may use (docs/control-api.md).
-const (
-	nameDecrypted = "decrypted"
-	// Prefix begins all names of the proxy's but one.
-	Prefix        = "dev.e2ee-proxy."
-	nameTrust     = Prefix + "trust"
-	nameRelations = "m.relations"
+// Prefix begins all names of the proxy's but one.
+const Prefix = bundled.Prefix
 
-	nameRedactedBecause = "redacted_because"
-)
+// nameTrust is the annotation, in unsigned.
+const nameTrust = Prefix + "trust"
 
 // maxBundled is how deep bundled events are opened: the latest event of a thread comes with
 // its own edit.
@@ -27,63 +23,24 @@ const maxBundled = 3
 
 // graphs name the places inside an event that are looked at.
 type graphs struct {
-	reserved *jsonscan.Node // reports members to remove
-	bundled  *jsonscan.Node // reports events bundled under unsigned
-	head     *jsonscan.Node // reports what filters and decisions look at
-	names    *jsonscan.Node // reports whose event it is
+	bundled *bundled.Graphs // of what stands in it
+	head    *jsonscan.Node  // reports what filters and decisions look at
+	names   *jsonscan.Node  // reports whose event it is
 }
 
 const (
-	inRelation = iota + 1
-	inRelationType
-	inNested
-	inType
+	inType = iota + 1
 	inStateKey
 	inSender
 	inMembership
 	inURL
 	inFile
 	inRoomID
+	inEventID
 )
 
 func newGraphs() graphs {
-	return graphs{reserved: reservedGraph(), bundled: bundledGraph(), head: headGraph(jsonscan.NewNode()), names: namesGraph()}
-}
-
-// reservedGraph reports every member of the proxy's in an event and in the events inside it.
-func reservedGraph() *jsonscan.Node {
-	ours := jsonscan.NewNode().Report(1, false)
-	event, unsigned, relation := jsonscan.NewNode(), jsonscan.NewNode(), jsonscan.NewNode()
-	for _, n := range []*jsonscan.Node{event, relation} {
-		n.Link(jsonscan.Key(nameDecrypted), ours)
-		n.Link(jsonscan.Key(nameRedactedBecause), event) // where older servers put it
-		n.Link(jsonscan.Key("unsigned"), unsigned)
-		n.Down(jsonscan.Key("prev_content")).Link(jsonscan.Prefix(Prefix), ours)
-	}
-	for _, n := range []*jsonscan.Node{event, relation, unsigned} {
-		n.Link(jsonscan.Prefix(Prefix), ours)
-	}
-	unsigned.Down(jsonscan.Key("prev_content")).Link(jsonscan.Prefix(Prefix), ours)
-	unsigned.Link(jsonscan.Key(nameRedactedBecause), event)
-	unsigned.Down(jsonscan.Key(nameRelations)).Link(jsonscan.Any(), relation)
-	unsigned.Down(jsonscan.Key(nameRelations)).Link(jsonscan.Prefix(Prefix), ours)
-	for _, stripped := range []string{"invite_room_state", "knock_room_state"} {
-		unsigned.Down(jsonscan.Key(stripped)).Link(jsonscan.Elem(), event)
-	}
-	relation.Link(jsonscan.Key("latest_event"), event)
-	relation.Down(jsonscan.Key("chunk")).Link(jsonscan.Elem(), event)
-	return event
-}
-
-// bundledGraph reports the aggregated relations of an event: a whole event (m.replace), one
-// under latest_event (m.thread) or several in a chunk.
-func bundledGraph() *jsonscan.Node {
-	root := jsonscan.NewNode()
-	relation := root.Down(jsonscan.Key("unsigned"), jsonscan.Key(nameRelations), jsonscan.Any()).Report(inRelation, false)
-	relation.Down(jsonscan.Key("type")).Report(inRelationType, false)
-	relation.Down(jsonscan.Key("latest_event")).Report(inNested, false)
-	relation.Down(jsonscan.Key("chunk"), jsonscan.Elem()).Report(inNested, false)
-	return root
+	return graphs{bundled: bundled.NewGraphs(), head: headGraph(jsonscan.NewNode()), names: namesGraph()}
 }
 
 // stateGraph adds what names a state event to the node of an event.
@@ -113,31 +70,28 @@ func (g *graphs) headOf(event []byte) (head, error) {
 	return h, err
 }
 
-// stripReserved removes the members that only the proxy may add. The event is valid JSON.
-func (g *graphs) stripReserved(event []byte) ([]byte, error) {
-	var edits []jsonscan.Edit
-	gone := make(map[int64]int) // number of removed members, by container
-	err := jsonscan.ScanBytes(event, g.reserved, jsonscan.Options{}, func(v *jsonscan.Value) error {
-		edits = append(edits, jsonscan.Edit{
-			Op: jsonscan.Delete, Start: v.Member, End: v.End, Sep: v.Sep, Before: v.Index > gone[v.Inside],
-		})
-		gone[v.Inside]++
-		return nil
+// clean removes the members that only the proxy may add, and of stripped state what may not
+// stand there. The event is valid JSON.
+func (g *graphs) clean(event []byte, hideEncryption bool) ([]byte, error) {
+	out, err := g.bundled.Clean(event, func(stripped []byte) bool {
+		h, err := g.headOf(stripped)
+		if err != nil || g.imitates(stripped) {
+			return false
+		}
+		hidden := hideEncryption && string(h.typ) == typeEncryption
+		return h.types == 0 || h.isState() && !hidden
 	})
 	if err != nil {
-		return nil, fmt.Errorf("strip an event: %w", err)
+		return nil, fmt.Errorf("clean an event: %w", err)
 	}
-	if len(edits) == 0 {
-		return event, nil
-	}
-	return jsonscan.Splice(event, edits)
+	return out, nil
 }
 
 // namesGraph reports the identifiers in an event that say whose it is.
 func namesGraph() *jsonscan.Node {
 	event := jsonscan.NewNode()
-	redaction := event.Down(jsonscan.Key("unsigned"), jsonscan.Key(nameRedactedBecause))
-	event.Link(jsonscan.Key(nameRedactedBecause), redaction)
+	redaction := event.Down(jsonscan.Key("unsigned"), jsonscan.Key("redacted_because"))
+	event.Link(jsonscan.Key("redacted_because"), redaction)
 	for _, n := range []*jsonscan.Node{event, redaction} {
 		for _, name := range []string{"sender", "event_id", "state_key"} {
 			n.Down(jsonscan.Key(name)).Report(1, true)

@@ -12,6 +12,7 @@ const (
 	typeEncrypted  = "m.room.encrypted"
 	typeReaction   = "m.reaction"
 	typeRedaction  = "m.room.redaction"
+	typeMessage    = "m.room.message"
 )
 
 // head is what decisions need of an event. Of names that occur twice the last counts.
@@ -23,6 +24,7 @@ type head struct {
 	stringStateKey bool   // the state key is a string
 	neverOpened    bool   // it is never opened
 	sender         []byte
+	eventID        []byte // where it is asked for
 	membership     []byte // raw
 	hasURL         bool
 	bare           bool // a reaction with its relation only
@@ -34,7 +36,7 @@ func (h *head) filtered() filter.Event {
 }
 
 func (h *head) reset() {
-	*h = head{typ: h.typ[:0], stateKey: h.stateKey[:0], sender: h.sender[:0], membership: h.membership[:0]}
+	*h = head{typ: h.typ[:0], stateKey: h.stateKey[:0], sender: h.sender[:0], eventID: h.eventID[:0], membership: h.membership[:0]}
 }
 
 // take stores a value that headGraph reported; ok is false for other values.
@@ -47,6 +49,8 @@ func (h *head) take(v *jsonscan.Value) (ok bool) {
 		h.stateKey, h.hasStateKey, h.stringStateKey = append(h.stateKey[:0], v.Raw...), true, v.Kind == '"'
 	case inSender:
 		h.sender = appendText(h.sender[:0], v)
+	case inEventID:
+		h.eventID = appendText(h.eventID[:0], v)
 	case inMembership:
 		h.membership = append(h.membership[:0], v.Raw...)
 	case inURL, inFile:

@@ -60,6 +60,10 @@ const (
 	flagWithheld
 	// flagListed: the event is in a list of a timeline.
 	flagListed
+	// flagStandIn: it must not be shown, and an empty message with its ID is.
+	flagStandIn
+	// flagUnfiltered: the client's filter does not apply.
+	flagUnfiltered
 )
 
 // The bits of the flags at which an event's [Position], and the tag of a markEnd, begin.

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/bundled"
 	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/jsonscan"
 	"e2ee-proxy/internal/spool"
@@ -24,11 +25,6 @@ const maxRooms = 1000
 
 // planMemory is how much of a plan is held in memory, in bytes.
 const planMemory = 128 << 10
-
-// watched returns the names for which an event takes the careful path of the second pass.
-func watched() []string {
-	return []string{nameDecrypted, Prefix + "*", nameRelations, nameRedactedBecause}
-}
 
 // scan is one first pass.
 type scan struct {
@@ -92,7 +88,7 @@ func (s *scan) run(body io.Reader, plan *spool.Spool) error {
 	if s.pass.Filter != nil {
 		graph = s.rewriter.full
 	}
-	_, err := jsonscan.Scan(exchange.Spooling(body, s.kept), graph, jsonscan.Options{Watch: watched()}, func(v *jsonscan.Value) error {
+	_, err := jsonscan.Scan(exchange.Spooling(body, s.kept), graph, jsonscan.Options{Watch: bundled.Watched()}, func(v *jsonscan.Value) error {
 		if err := s.visit(v); err != nil {
 			return &stopError{err}
 		}
@@ -242,14 +238,9 @@ func (s *scan) event(p *Place, index int, v *jsonscan.Value) error {
 		return nil
 	}
 	if s.alone {
-		if kind == markDropEvent && len(s.shape.Entries) == 0 {
-			return apierr.NotFound("There is no such event.")
-		}
-		if kind == markDropEvent {
-			kind, flags = markEvent, flagWithheld
-		}
-		if flags |= flagSingle; p.Path == "" {
-			flags |= flagWhole
+		var err error
+		if kind, flags, err = s.standing(p, kind, flags); err != nil {
+			return err
 		}
 	}
 	if s.shape.Room == RoomOfEntry && !s.hasMarks {
@@ -268,6 +259,25 @@ func (s *scan) countListed(p *Place) uint64 {
 	return flagListed
 }
 
+// standing returns the mark for an event that cannot be left out.
+func (s *scan) standing(p *Place, kind markKind, flags uint64) (markKind, uint64, error) {
+	if kind == markDropEvent {
+		kind = markEvent
+		switch whole := p.Path == ""; {
+		case !whole && !s.left(p) && s.hidesEncryption():
+			flags = flagStandIn
+		case whole, len(s.shape.Entries) == 0:
+			return 0, 0, apierr.NotFound("There is no such event.")
+		default:
+			flags = flagWithheld
+		}
+	}
+	if flags |= flagSingle; p.Path == "" {
+		flags |= flagWhole
+	}
+	return kind, flags, nil
+}
+
 // examine examines an event at its end, after its head was taken.
 func (s *scan) examine(v *jsonscan.Value) {
 	if s.list != v.Inside {
@@ -277,25 +287,34 @@ func (s *scan) examine(v *jsonscan.Value) {
 	s.head.readReaction(v.Raw)
 }
 
+// left reports whether an event is left out wherever it stands: it imitates a notice, or is not
+// the one that was asked for.
+func (s *scan) left(p *Place) bool {
+	return s.imitates || p.Asked && s.pass.Event != "" && string(s.head.eventID) != string(s.pass.Event)
+}
+
 // markFor returns the mark for an event; none when it is not changed.
 func (s *scan) markFor(p *Place, v *jsonscan.Value) (kind markKind, flags uint64) {
-	left := s.imitates
+	left := s.left(p)
 	switch p.Kind {
 	case Timeline:
-		return s.timelineMark(v)
+		return s.timelineMark(left, v)
 	case Mixed:
 		if !s.head.isEphemeral() {
-			return s.timelineMark(v)
+			return s.mixedMark(left, v)
 		}
-		left = left || s.hidesEncryption()
 	case State:
+		if !s.head.isState() && s.head.types > 0 {
+			return s.timelineMark(left, v)
+		}
 		left = left || s.hidesEncryption() || !s.pass.Filter.State().Passes(s.room, s.head.filtered())
 		flags = s.fieldsFlag()
 	case Stripped:
-		left = left || s.hidesEncryption()
+		left = left || s.hidesEncryption() || !s.head.isState() && s.head.types > 0
 	case AccountData:
 		left = left || !s.pass.Filter.OfAccountData().PassesType(s.head.typ)
 	case Other:
+		left = left || s.hidesEncryption()
 	}
 	if left {
 		return markDropEvent, 0
@@ -304,22 +323,40 @@ func (s *scan) markFor(p *Place, v *jsonscan.Value) (kind markKind, flags uint64
 }
 
 // timelineMark is like markFor, for an event of a timeline.
-func (s *scan) timelineMark(v *jsonscan.Value) (kind markKind, flags uint64) {
-	switch {
-	case s.imitates, s.hidesEncryption():
-		return markDropEvent, 0
-	case s.head.sealed():
-		flags = flagSealed
-		if s.head.types > 1 {
-			flags |= flagAmbiguous
-		}
-	case s.head.shouldBeEncrypted():
-		flags, s.plain = flagPlain, true
-	}
-	if flags&flagSealed == 0 && !s.alone && !s.pass.Filter.Timeline().Passes(s.room, s.head.filtered()) {
+func (s *scan) timelineMark(left bool, v *jsonscan.Value) (kind markKind, flags uint64) {
+	flags, left = s.secrecy(left)
+	if left || flags&flagSealed == 0 && !s.alone && !s.pass.Filter.Timeline().Passes(s.room, s.head.filtered()) {
 		return markDropEvent, 0
 	}
 	return kept(v, flags|s.fieldsFlag()) // the filter applies to the decrypted event
+}
+
+// mixedMark is like timelineMark, without a filter.
+func (s *scan) mixedMark(left bool, v *jsonscan.Value) (kind markKind, flags uint64) {
+	if flags, left = s.secrecy(left); left {
+		return markDropEvent, 0
+	}
+	if flags != 0 {
+		flags |= flagUnfiltered
+	}
+	return kept(v, flags)
+}
+
+// secrecy says whether an event of a timeline is encrypted, or should be, and whether it is left
+// out.
+func (s *scan) secrecy(left bool) (uint64, bool) {
+	switch {
+	case left, s.hidesEncryption():
+		return 0, true
+	case s.head.sealed() && s.head.types > 1:
+		return flagSealed | flagAmbiguous, false
+	case s.head.sealed():
+		return flagSealed, false
+	case s.head.shouldBeEncrypted():
+		s.plain = true
+		return flagPlain, false
+	}
+	return 0, false
 }
 
 // kept returns the mark for an event that is kept, if it must be changed.

@@ -44,6 +44,9 @@ type Place struct {
 	Kind Kind
 	// Position is the part of their room's history to which the events belong.
 	Position Position
+	// Asked reports whether it must be the event that the request's path names. Where it is
+	// another one there is none.
+	Asked bool
 	// Grows reports whether events may be added in front of the first one, see [Added].
 	Grows bool
 }
@@ -57,11 +60,12 @@ const (
 	Other Kind = iota
 	// Timeline are messages and state as they were sent: they are opened, judged and marked.
 	Timeline
-	// Mixed is a timeline with typing notices and the like in it.
+	// Mixed is a timeline with typing notices and the like in it, to which no filter applies.
 	Mixed
-	// State are state events, which nobody encrypts.
+	// State are state events, which nobody encrypts. Others among them are treated as in a
+	// timeline.
 	State
-	// Stripped are state events to which no filter applies.
+	// Stripped are state events to which no filter applies. Others among them are left out.
 	Stripped
 	// AccountData are what the user has stored.
 	AccountData
@@ -120,6 +124,9 @@ func (s *Shape) graph(head func(*jsonscan.Node) *jsonscan.Node) *jsonscan.Node {
 			at = at.Down(step)
 		}
 		head(at).Report(reportID(aPlace, s.entryOf(path), len(steps), i), true)
+		if s.Places[i].Asked {
+			at.Down(jsonscan.Key("event_id")).Report(inEventID, true)
+		}
 		if s.Room == RoomOfEvent {
 			at.Down(jsonscan.Key("room_id")).Report(inRoomID, true)
 		}

@@ -3,6 +3,7 @@ package rewrite
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	jsonv2 "github.com/go-json-experiment/json"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
@@ -59,7 +61,7 @@ type writer struct {
 func (b *Body) writer(o Output) *writer {
 	return &writer{
 		Body: b, out: o, plan: newPlanReader(b.plan), past: b.shown, entries: b.marks, wait: o.Wait,
-		batch: batch{graphs: &b.rewriter.graphs, redeliver: o.Redeliver, hold: o.Hold},
+		batch: batch{graphs: &b.rewriter.graphs, redeliver: o.Redeliver, hold: o.Hold, hideEncryption: !b.rewriter.options.ShowEncryption},
 	}
 }
 
@@ -200,7 +202,8 @@ func (w *writer) gather() (more bool, err error) {
 
 // wanted reports whether the event of a mark must be read.
 func (k *pendingMark) wanted() bool {
-	return k.kind == markEvent && !k.has(flagLarge) && !k.has(flagWithheld) && (k.opened() || k.has(flagReserved) || k.has(flagFields))
+	return k.kind == markEvent && !k.has(flagLarge) && !k.has(flagWithheld) &&
+		(k.opened() || k.has(flagReserved) || k.has(flagFields) || k.has(flagStandIn))
 }
 
 func (k *pendingMark) opened() bool { return k.has(flagSealed) || k.has(flagPlain) && k.encrypted }
@@ -250,10 +253,10 @@ func (w *writer) take(k *pendingMark, raw []byte) {
 	if k.has(flagAmbiguous) {
 		h.types = 2
 	}
-	bundled := 0
+	depth := unflagged
 	if k.has(flagReserved) {
 		var err error
-		if raw, err = w.rewriter.graphs.stripReserved(raw); err != nil {
+		if raw, err = w.rewriter.graphs.clean(raw, w.batch.hideEncryption); err != nil {
 			k.bad = true
 			return
 		}
@@ -262,9 +265,9 @@ func (w *writer) take(k *pendingMark, raw []byte) {
 			return
 		}
 		h.neverOpened = shut // only events of a timeline are opened
-		bundled = maxBundled
+		depth = maxBundled
 	}
-	k.event = w.batch.add(k.room, k.encrypted, raw, &h, k.order, bundled)
+	k.event = w.batch.add(k.room, k.encrypted, raw, &h, k.order, depth)
 }
 
 // do applies one mark.
@@ -307,13 +310,11 @@ func (w *writer) doEvent(k *pendingMark) error {
 	if k.event < 0 {
 		return w.keepEvent(k)
 	}
-	event, opened := w.batch.event(k.event)
-	if event != nil && opened {
-		if t := w.batch.typeOf(k.event); t == typeEncryption && !w.rewriter.options.ShowEncryption {
-			event = nil
-		}
+	if k.has(flagStandIn) {
+		return w.dropEvent(k)
 	}
-	if event != nil && !k.has(flagSingle) && (k.has(flagSealed) || opened) {
+	event, opened := w.batch.event(k.event)
+	if event != nil && !k.has(flagSingle) && (k.has(flagSealed) || opened) && !k.has(flagUnfiltered) {
 		event = w.filtered(k.room, event)
 	}
 	if event == nil {
@@ -336,15 +337,38 @@ func (w *writer) keepEvent(k *pendingMark) error {
 	return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.start, Before: true})
 }
 
-// emptyMessage replaces an event that cannot be left out: an empty message.
-const emptyMessage = `{"type":"m.room.message","event_id":"","sender":"","origin_server_ts":0,"content":{}}`
+// standIn returns what replaces an event that cannot be left out: an empty message. With the ID
+// of the event clients find it where they asked for it, and go on from there.
+func (w *writer) standIn(k *pendingMark) []byte {
+	empty := struct {
+		Type    string   `json:"type"`
+		EventID string   `json:"event_id"`
+		Sender  string   `json:"sender"`
+		Time    int64    `json:"origin_server_ts"`
+		Content struct{} `json:"content"`
+	}{Type: typeMessage}
+	if k.event >= 0 && !w.batch.events[k.event].imitates {
+		var e struct {
+			EventID string `json:"event_id"`
+			Time    int64  `json:"origin_server_ts"`
+		}
+		if jsonv2.Unmarshal(w.batch.events[k.event].raw, &e) == nil {
+			empty.EventID, empty.Time = e.EventID, e.Time
+		}
+	}
+	out, err := json.Marshal(empty)
+	if err != nil { // it always marshals
+		return []byte(`{}`)
+	}
+	return out
+}
 
 func (w *writer) dropEvent(k *pendingMark) error {
 	switch {
 	case k.has(flagWhole):
 		return apierr.NotFound("There is no such event.")
 	case k.has(flagSingle):
-		return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.end, Data: []byte(emptyMessage)})
+		return w.edit.Apply(jsonscan.Edit{Op: jsonscan.Replace, Start: k.start, End: k.end, Data: w.standIn(k)})
 	}
 	if k.has(flagListed) {
 		w.left++
