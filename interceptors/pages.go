@@ -189,7 +189,7 @@ func (r *read) render(x *Exchange, dev Device, resp *http.Response, at *tokens, 
 		return nil, 0, "", err
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
-	as, err := body.Render(x.Request.Context(), rewrite.Output{Device: dev, Wait: r.opt.KeyWait})
+	as, err := body.Render(x.Request.Context(), r.output(dev))
 	if err != nil {
 		return nil, 0, "", err
 	}

@@ -99,7 +99,12 @@ func (r *read) answer(x *Exchange, dev Device, resp *http.Response) (err error) 
 		return err
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
-	return body.Relay(x, resp, rewrite.Output{Device: dev, Wait: r.opt.KeyWait})
+	return body.Relay(x, resp, r.output(dev))
+}
+
+// output returns how an answer is written: what cannot be read yet comes later, by a sync.
+func (r *read) output(dev Device) rewrite.Output {
+	return rewrite.Output{Device: dev, Redeliver: true, Page: true, Wait: r.opt.KeyWait}
 }
 
 // take reads an answer of the homeserver: the first pass. end is the token of the page behind

@@ -9,6 +9,7 @@
 //     client has synced from the response that carried it.
 //   - A held event is shown when its key comes or its time is over, whichever is first, and
 //     one that was shown is not hidden again.
+//   - What a page of history showed without its text waits too, while few wait, and once.
 //   - It is bounded: the oldest pending events go, and held ones above a number are shown as
 //     placeholders at once.
 //

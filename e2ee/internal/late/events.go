@@ -48,6 +48,7 @@ type Event struct {
 	*roomkeys.Event                 // nil when it is malformed
 	Raw             json.RawMessage // as the homeserver sent it
 	Redeliver       bool            // it may be delivered again
+	Page            bool            // it is of a page that the client can ask for again
 	Hold            bool            // it may be hidden until its key comes
 	Withheld        bool            // its sender has said that the key will not come
 	// Unknown is the user of whom more must become known before it can be shown; empty

@@ -26,22 +26,24 @@ const (
 
 // Remember stores the events that may be delivered again, and hides those that are held.
 func (l *Events) Remember(ctx context.Context, events []Event, by Basis) error {
-	ch := &store.Changes{}
 	var parked []*Event
+	var pending []store.PendingEvent
 	for i := range events {
 		ev := &events[i]
 		if ev.Event == nil || !ev.Redeliver || ev.ID == "" || ev.Ref.SessionID == "" || ev.Decrypted || !ev.waits() {
 			continue
 		}
-		ch.Pending = append(ch.Pending, store.PendingEvent{
+		pending = append(pending, store.PendingEvent{
 			SessionRef: ev.Ref, EventID: ev.ID, From: ev.Unknown, Ready: errors.Is(ev.Err, roomkeys.ErrOurs),
 			Event: withoutRelations(ev.Raw), ReceivedAt: l.Env.Now(),
 		})
 		parked = append(parked, ev)
 	}
-	if len(ch.Pending) == 0 {
-		return nil
+	parked, pending, err := l.choosePaged(ctx, parked, pending)
+	if err != nil || len(pending) == 0 {
+		return err
 	}
+	ch := &store.Changes{Pending: pending}
 	if err := l.hold(ctx, parked, ch.Pending); err != nil {
 		return err
 	}

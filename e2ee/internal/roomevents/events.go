@@ -14,6 +14,9 @@ type Incoming struct {
 	// Redeliver asks for the event to be delivered again in a later sync if its key arrives
 	// later. It is set for events of a sync response.
 	Redeliver bool
+	// Page reports that the event is of a page that the client can ask for again. A fault of
+	// ours is then an error, and Redeliver is bounded, see package late.
+	Page bool
 	// Order is the event's place in the room's history, for events in clear.
 	Order Order
 	// Hold allows to hide the event until its key comes, see [UndecryptableHold]. It is set

@@ -3,6 +3,7 @@ package roomevents
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"e2ee-proxy/e2ee/internal/core"
@@ -36,12 +37,15 @@ func New(dev *core.Device, keys *roomkeys.Inbound, late *late.Events, backups *o
 // Open decrypts and judges a batch of events, also those in clear, and returns one Opened
 // for each Incoming, in order. It takes a few queries and one write per batch, whatever its
 // size, and waits for keys only as Incoming.Wait allows. An error means that events to be
-// shown later could not be stored, or that the client is gone: the client must not get the
-// response, but repeat its request.
+// shown later could not be stored, that a page's could not be opened by a fault of ours, or that
+// the client is gone: the client must not get the response, but repeat its request.
 func (r *Reader) Open(ctx context.Context, in []Incoming) ([]Opened, error) {
 	out, jobs, by := r.open(ctx, in)
 	if ctx.Err() != nil { // the client is gone, and repeats its request
 		return nil, context.Cause(ctx)
+	}
+	if err := faultOfPage(in, jobs); err != nil {
+		return nil, err
 	}
 	events := judgedEvents(in, jobs, out)
 	if err := r.late.Remember(ctx, events, by.basis()); err != nil {
@@ -51,6 +55,16 @@ func (r *Reader) Open(ctx context.Context, in []Incoming) ([]Opened, error) {
 		out[i].Hidden = events[i].Hidden
 	}
 	return out, nil
+}
+
+// faultOfPage returns an error if an event of a page could not be opened by a fault of ours.
+func faultOfPage(in []Incoming, jobs []*eventJob) error {
+	for i, job := range jobs {
+		if in[i].Page && job != nil && errors.Is(job.Err, roomkeys.ErrOurs) {
+			return fmt.Errorf("open an event of a page: %w", job.Err)
+		}
+	}
+	return nil
 }
 
 // open is Open without storing events to be delivered again.
@@ -116,7 +130,7 @@ func judgedEvents(in []Incoming, jobs []*eventJob, out []Opened) []late.Event {
 		events[i] = late.Event{Raw: in[i].Event, Shown: out[i].Event, Decrypted: out[i].Decrypted, Hidden: out[i].Hidden}
 		if job != nil {
 			events[i].Event = &job.Event
-			events[i].Redeliver, events[i].Hold = job.redeliver, job.hold
+			events[i].Redeliver, events[i].Hold, events[i].Page = job.redeliver, job.hold, in[i].Page
 			events[i].Withheld, events[i].Unknown = job.code == trustcache.CodeWithheld, job.held
 		}
 	}

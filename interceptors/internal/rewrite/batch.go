@@ -14,10 +14,8 @@ type batch struct {
 	events   []batchEvent
 	incoming []e2ee.Incoming
 	opened   []e2ee.Opened
-	// redeliver is set for the events of a sync, see [e2ee.Incoming].
-	redeliver bool
-	// hold is set for events of a sync that continues from an earlier one.
-	hold bool
+	// redeliver, hold and page are those of the output.
+	redeliver, hold, page bool
 	// hideEncryption leaves out events by which rooms are encrypted.
 	hideEncryption bool
 }
@@ -42,7 +40,7 @@ const unflagged = -1
 // add adds an event, with its head, and returns its number. depth is how many levels of
 // bundled events may be in it.
 func (b *batch) add(room id.RoomID, encrypted bool, raw []byte, h *head, order e2ee.Order, depth int) int {
-	return b.put(e2ee.Incoming{RoomID: room, Event: raw, Order: order, Redeliver: b.redeliver, Hold: b.hold}, encrypted, h, depth)
+	return b.put(e2ee.Incoming{RoomID: room, Event: raw, Order: order, Redeliver: b.redeliver, Hold: b.hold, Page: b.page}, encrypted, h, depth)
 }
 
 func (b *batch) put(in e2ee.Incoming, encrypted bool, h *head, depth int) int {
@@ -88,7 +86,7 @@ func (b *batch) putNested(raw []byte, room id.RoomID, encrypted bool, order e2ee
 	if err != nil {
 		return -1
 	}
-	return b.put(e2ee.Incoming{RoomID: room, Event: raw, Order: order}, encrypted, &h, depth)
+	return b.put(e2ee.Incoming{RoomID: room, Event: raw, Order: order, Page: b.page}, encrypted, &h, depth)
 }
 
 // event returns event n as the client sees it; nil when it must not be shown.

@@ -26,8 +26,8 @@ type Device interface {
 // Output is how a body is written.
 type Output struct {
 	Device Device
-	// Redeliver and Hold are those of the events, see [e2ee.Incoming].
-	Redeliver, Hold bool
+	// Redeliver, Hold and Page are those of the events, see [e2ee.Incoming].
+	Redeliver, Hold, Page bool
 	// Wait is how long the whole answer may wait for keys from the backup.
 	Wait time.Duration
 	// Added returns what is added at a place that a hook has marked, by the tag of

@@ -61,7 +61,7 @@ type writer struct {
 func (b *Body) writer(o Output) *writer {
 	return &writer{
 		Body: b, out: o, plan: newPlanReader(b.plan), past: b.shown, entries: b.marks, wait: o.Wait,
-		batch: batch{graphs: &b.rewriter.graphs, redeliver: o.Redeliver, hold: o.Hold, hideEncryption: !b.rewriter.options.ShowEncryption},
+		batch: batch{graphs: &b.rewriter.graphs, redeliver: o.Redeliver, hold: o.Hold, page: o.Page, hideEncryption: !b.rewriter.options.ShowEncryption},
 	}
 }
 
