@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -17,6 +18,7 @@ import (
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/status"
+	"e2ee-proxy/e2ee/internal/takeover"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
@@ -232,6 +234,28 @@ const (
 // and the parity of the specification (Client-Server API, Key representation), spaces
 // anywhere. Whether it is the account's key only the homeserver can tell.
 func WellFormedRecoveryKey(key secret.String) bool { return ownidentity.WellFormedRecoveryKey(key) }
+
+type (
+	// Takeover is a device as another program kept it, see package takeover.
+	Takeover           = takeover.Device
+	TakeoverOlmSession = takeover.OlmSession
+	TakeoverRoomKey    = takeover.RoomKey
+	// TakenOver counts what was taken of a device, and what could not be read.
+	TakenOver = takeover.Taken
+)
+
+// Reasons why nothing of a device is taken over.
+var (
+	ErrTakeoverHere     = takeover.ErrHere
+	ErrTakeoverOtherKey = takeover.ErrOtherKey
+	ErrTakeoverFormat   = takeover.ErrFormat
+)
+
+// TakeOver stores a device that another program had, for somebody who can open the database
+// while no engine does.
+func TakeOver(ctx context.Context, db *store.DB, from Takeover) (TakenOver, error) {
+	return takeover.Take(ctx, db, from, time.Now())
+}
 
 // Results of calls to the homeserver, for the engine's callers.
 type (

@@ -39,6 +39,7 @@ func commands() []command {
 		{"config example", "print a commented configuration with every setting", configExample},
 		{"recovery-key", "print the recovery key that the proxy made for an account", recoveryKey},
 		{"discard-sessions", "discard sending keys, after a machine was set back to a snapshot", discardSessions},
+		{"import-pantalaimon", "take over the devices and room keys of pantalaimon", importPantalaimon},
 	}
 }
 
@@ -122,7 +123,7 @@ func usage(prefix string) string {
 	b.WriteString("e2ee-proxy does end-to-end encryption for Matrix clients that cannot.\n\nUsage:\n")
 	for _, c := range commands() {
 		if strings.HasPrefix(c.name, prefix) {
-			fmt.Fprintf(&b, "  e2ee-proxy %-16s %s\n", c.name, c.summary)
+			fmt.Fprintf(&b, "  e2ee-proxy %-18s %s\n", c.name, c.summary)
 		}
 	}
 	b.WriteString("\nFlags of a command: e2ee-proxy COMMAND -h, or: e2ee-proxy help COMMAND\n")

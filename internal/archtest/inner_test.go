@@ -15,7 +15,7 @@ func inner() map[string][][]string {
 			{"wire"},
 			{"olm", "keyfile"},
 			{"megolm"},
-			{"identity"},
+			{"identity", "takeover"},
 			{"core"},
 			{"rooms", "channel"},
 			{"devicekeys"},
