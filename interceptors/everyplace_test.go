@@ -60,7 +60,7 @@ type onePlace struct {
 // answer.
 func (p *onePlace) show(t *testing.T, event any) map[string]any {
 	t.Helper()
-	at := any(event)
+	at := event
 	if !isAlone(p.Place) {
 		at = []any{event}
 	}

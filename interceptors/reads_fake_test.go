@@ -65,7 +65,7 @@ func (d *readDevice) Open(_ context.Context, in []e2ee.Incoming) ([]e2ee.Opened,
 
 func openRead(in e2ee.Incoming) e2ee.Opened {
 	var event map[string]any
-	if json.Unmarshal(in.Event, &event) != nil {
+	if json.Unmarshal(in.Event, &event) != nil || event == nil {
 		return e2ee.Opened{Event: in.Event}
 	}
 	content, _ := event["content"].(map[string]any)
@@ -75,12 +75,13 @@ func openRead(in e2ee.Incoming) e2ee.Opened {
 	}
 	event["unsigned"] = unsigned
 	out := e2ee.Opened{Type: "m.room.message"}
+	clear, whole := content["ciphertext"].(map[string]any)
 	switch text, _ := content["ciphertext"].(string); {
 	case event["type"] != "m.room.encrypted" && in.Order == e2ee.OrderBefore:
 		return e2ee.Opened{Event: in.Event, Type: "m.room.message"}
 	case event["type"] != "m.room.encrypted":
 		unsigned[nameTrust] = map[string]any{"code": "SentInClear"}
-	case text == "lost":
+	case text == "lost", text == "" && !whole:
 		unsigned[nameTrust] = map[string]any{"code": "MissingRoomKey"}
 		out.Type = "m.room.encrypted"
 	case text == "hidden":
@@ -88,7 +89,7 @@ func openRead(in e2ee.Incoming) e2ee.Opened {
 	default:
 		unsigned[nameTrust] = map[string]any{"color": "none"}
 		event["type"], event["content"], event["decrypted"] = "m.room.message", map[string]any{"body": text}, true
-		if clear, ok := content["ciphertext"].(map[string]any); ok {
+		if whole {
 			inside, _ := clear["content"].(map[string]any)
 			inside = maps.Clone(inside)
 			inside["m.relates_to"] = content["m.relates_to"]

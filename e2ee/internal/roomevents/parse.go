@@ -43,7 +43,8 @@ func eventsOf(jobs []*eventJob) []*roomkeys.Event {
 	return events
 }
 
-// parseEventJob parses an event strictly; nil when it is malformed.
+// parseEventJob parses an event strictly; nil when it can be read in two ways, or is no event. One
+// without a sender or with an ID that is none is broken, and marked as what it is.
 func parseEventJob(in Incoming) *eventJob {
 	event, err := strictjson.Parse(in.Event)
 	if err != nil {
@@ -53,8 +54,12 @@ func parseEventJob(in Incoming) *eventJob {
 	sender, ok := event.Text("sender")
 	eventType, typed := event.Text("type")
 	eventID, _ := event.Text("event_id")
-	if !ok || !typed || len(sender) > wire.MaxIDLength || len(eventID) > wire.MaxIDLength {
+	if !typed {
 		return nil
+	}
+	broken := !ok || len(sender) > wire.MaxIDLength || len(eventID) > wire.MaxIDLength
+	if broken {
+		sender, eventID = "", ""
 	}
 	job.Sender, job.ID, job.Type = id.UserID(sender), id.EventID(eventID), eventType
 	if n, err := strconv.ParseInt(string(event.Get("origin_server_ts")), 10, 64); err == nil {
@@ -66,7 +71,7 @@ func parseEventJob(in Incoming) *eventJob {
 	if eventType != "m.room.encrypted" || event.Get("state_key") != nil {
 		return job
 	}
-	if job.outer, err = strictjson.Parse(event.Get("content")); err != nil {
+	if job.outer, err = strictjson.Parse(event.Get("content")); err != nil || broken {
 		job.Ciphertext, job.Err = "?", strictjson.ErrMalformed
 		return job
 	}

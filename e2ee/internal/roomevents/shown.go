@@ -107,7 +107,8 @@ func (job *eventJob) asCame(v trustcache.Verdict) Opened {
 	return Opened{Event: annotate(job.event, v).Encode(), Type: eventType}
 }
 
-// annotate adds the verdict to unsigned.
+// annotate adds the verdict to unsigned. An event that was judged is no state, so that what the
+// homeserver says it replaced is a text that nobody judged.
 func annotate(event strictjson.Object, v trustcache.Verdict) strictjson.Object {
 	note, err := json.Marshal(v.Annotation())
 	if err != nil {
@@ -117,7 +118,8 @@ func annotate(event strictjson.Object, v trustcache.Verdict) strictjson.Object {
 	if err != nil {
 		unsigned = nil
 	}
-	return event.Set("unsigned", unsigned.Set(trustcache.AnnotationKey, note).Encode())
+	unsigned = unsigned.Without("prev_content").Without("replaces_state")
+	return event.Without("prev_content").Without("replaces_state").Set("unsigned", unsigned.Set(trustcache.AnnotationKey, note).Encode())
 }
 
 // unreadable returns what a client is shown of an event that cannot be decrypted.

@@ -312,7 +312,7 @@ func (s *scan) markFor(p *Place, v *jsonscan.Value) (kind markKind, flags uint64
 	case Stripped:
 		left = left || s.hidesEncryption() || !s.head.isState() && s.head.types > 0
 	case AccountData:
-		left = left || !s.pass.Filter.OfAccountData().PassesType(s.head.typ)
+		left = left || s.hidesEncryption() || !s.pass.Filter.OfAccountData().PassesType(s.head.typ)
 	case Other:
 		left = left || s.hidesEncryption()
 	}
