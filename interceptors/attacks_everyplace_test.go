@@ -109,7 +109,7 @@ func TestAnotherEventUnderThisID(t *testing.T) {
 	}
 }
 
-// Requirement 20.1: clients without encryption that see m.room.encryption refuse to send. It is
+// Reported: clients without encryption that see m.room.encryption refuse to send. It is
 // nowhere to be seen, as an event of the timeline neither, unless the options say otherwise.
 func TestEncryptionIsHiddenAtEveryPlace(t *testing.T) {
 	t.Parallel()
