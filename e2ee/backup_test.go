@@ -231,7 +231,7 @@ func TestUnauthenticatedBackup(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			second := recovered(t, hs, alice, "DEVICE "+name, false)
-			defer hs.Intercept(liar.Of(second.UserID, liar.Is(http.MethodGet, "room_keys/keys/")), liar.Edit(func(_ *liar.Request, body map[string]any) {
+			defer hs.Intercept(liar.Of(second.UserID, liar.Is(http.MethodGet, "room_keys/keys/")), editBackedKeys(func(_ *liar.Request, body map[string]any) {
 				change(body["session_data"].(map[string]any))
 			}))()
 			events := second.history(room)
@@ -273,7 +273,7 @@ func TestHostileBackupData(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			second := recovered(t, hs, alice, "DEVICE "+name, false)
-			defer hs.Intercept(liar.Of(second.UserID, liar.Is(http.MethodGet, "room_keys/keys/")), liar.Edit(change))()
+			defer hs.Intercept(liar.Of(second.UserID, liar.Is(http.MethodGet, "room_keys/keys/")), editBackedKeys(change))()
 			for _, ev := range second.history(room) {
 				if ev.Decrypted || ev.Unsigned.Trust.Code != "MissingRoomKey" {
 					t.Errorf("%s: %+v", ev.EventID, ev.Unsigned.Trust)
@@ -291,8 +291,7 @@ func TestSwappedBackupKeys(t *testing.T) {
 	t.Parallel()
 	hs := liar.New(t)
 	room, _, second := conversation(t, hs, 1)
-	var swap sessionSwap
-	hs.Intercept(liar.Of(second.UserID, liar.Is(http.MethodGet, "room_keys/keys/")), swap.run)
+	hs.Intercept(liar.Of(second.UserID, liar.Is(http.MethodGet, "room_keys/keys/")), liar.Edit(swapBackedKeys))
 	for _, ev := range second.history(room) {
 		if ev.Decrypted {
 			t.Errorf("%s was decrypted", ev.EventID)

@@ -3,7 +3,8 @@ package e2ee_test
 import (
 	"encoding/base64"
 	"errors"
-	"sync"
+	"maps"
+	"slices"
 	"testing"
 
 	"maunium.net/go/mautrix/crypto/goolm/pk"
@@ -101,26 +102,27 @@ func signingKey(t *testing.T, seed string) *pk.Signing {
 	return key
 }
 
-// sessionSwap answers the first request for a key with what the second asks for, and the
-// other way round.
-type sessionSwap struct {
-	mu    sync.Mutex
-	first chan func() liar.Reply
+// editBackedKeys changes every key in an answer of the backup: of one key, or of a room.
+func editBackedKeys(change func(r *liar.Request, key map[string]any)) liar.Hook {
+	return liar.Edit(func(r *liar.Request, body map[string]any) {
+		sessions, ofRoom := body["sessions"].(map[string]any)
+		if !ofRoom {
+			change(r, body)
+		}
+		for _, key := range sessions {
+			if one, ok := key.(map[string]any); ok {
+				change(r, one)
+			}
+		}
+	})
 }
 
-func (s *sessionSwap) run(_ *liar.Request, next func() liar.Reply) liar.Reply {
-	s.mu.Lock()
-	if s.first == nil {
-		mine := make(chan func() liar.Reply, 1)
-		s.first = mine
-		s.mu.Unlock()
-		theirs := <-mine
-		reply := theirs()
-		mine <- next
-		return reply
+// swapBackedKeys answers for each of two keys of a room with the other.
+func swapBackedKeys(_ *liar.Request, body map[string]any) {
+	sessions, ok := body["sessions"].(map[string]any)
+	if !ok || len(sessions) != 2 {
+		return
 	}
-	other := s.first
-	s.mu.Unlock()
-	other <- next
-	return (<-other)()
+	names := slices.Sorted(maps.Keys(sessions))
+	sessions[names[0]], sessions[names[1]] = sessions[names[1]], sessions[names[0]]
 }

@@ -147,3 +147,79 @@ func TestBackedUpRoomThatCannotBeRead(t *testing.T) {
 		t.Errorf("%d of %d events were read", got, all)
 	}
 }
+
+// What comes with a room's keys is kept: a client that pages through a room costs one request,
+// and not one for each page.
+func TestPagesBehindTheFirstCostNoRequest(t *testing.T) {
+	t.Parallel()
+	hs := liar.New(t)
+	room, alice := manyKeys(t, hs, 6)
+	second := recovered(t, hs, alice, "SECOND", false)
+	before := backupReads(hs, alice.UserID)
+	all := second.encrypted(room)
+	for from := 0; from < len(all); from += 2 {
+		var page []e2ee.Incoming
+		for _, raw := range all[from : from+2] {
+			page = append(page, e2ee.Incoming{RoomID: id.RoomID(room), Event: raw, Page: true, Redeliver: true, Wait: 5 * time.Second})
+		}
+		opened, err := second.dev.Open(t.Context(), page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range opened {
+			if !o.Decrypted {
+				t.Errorf("page at %d: %s", from, o.Event)
+			}
+		}
+		if from == 0 {
+			await(t, "the other keys are not kept", func() bool {
+				keys, err := second.dev.InboundSessions(t.Context())
+				return err == nil && len(keys) == len(all)
+			})
+		}
+	}
+	if asked := backupReads(hs, alice.UserID) - before; asked != 1 {
+		t.Errorf("%d requests for three pages", asked)
+	}
+}
+
+// A homeserver that fills the backup of a room with keys, or a room that has very many: what is
+// read of it is bounded, and the page's keys are then asked for one by one, the next time at
+// once.
+func TestBackedUpRoomWithVeryManyKeys(t *testing.T) {
+	t.Parallel()
+	hs := liar.New(t)
+	room, alice := manyKeys(t, hs, 4)
+	second := recovered(t, hs, alice, "SECOND", false)
+	var streamed atomic.Int64
+	hs.Intercept(liar.Of(alice.UserID, liar.Is(http.MethodGet, "room_keys/keys/[^/]*$")), liar.Edit(func(_ *liar.Request, body map[string]any) {
+		streamed.Add(1)
+		sessions := make(map[string]any)
+		for i := range 3000 {
+			sessions[fmt.Sprint("!", i)] = map[string]any{"session_data": "nothing"} // they come before the others
+		}
+		body["sessions"] = sessions
+	}))
+	before := backupReads(hs, alice.UserID)
+	all := second.encrypted(room)
+	for i, want := range []int{1 + 2, 2} {
+		var page []e2ee.Incoming
+		for _, raw := range all[2*i : 2*i+2] {
+			page = append(page, e2ee.Incoming{RoomID: id.RoomID(room), Event: raw, Page: true, Redeliver: true, Wait: 20 * time.Second})
+		}
+		opened, err := second.dev.Open(t.Context(), page)
+		if err != nil || !opened[0].Decrypted || !opened[1].Decrypted {
+			t.Errorf("page %d was not read: %v", i, err)
+		}
+		if asked := backupReads(hs, alice.UserID) - before; asked != want {
+			t.Errorf("page %d: %d requests, want %d", i, asked, want)
+		}
+		before = backupReads(hs, alice.UserID)
+	}
+	if streamed.Load() != 1 {
+		t.Errorf("the room's keys were read %d times", streamed.Load())
+	}
+	if keys, err := second.dev.InboundSessions(t.Context()); err != nil || len(keys) != 4 {
+		t.Errorf("%d keys, %v", len(keys), err)
+	}
+}

@@ -16,9 +16,9 @@ import (
 // maxBackedKey bounds one key in a download, in bytes.
 const maxBackedKey = 1 << 20
 
-// ReadRoom reads {"sessions": {session: data}} and calls each for every session. raw is
-// valid until each returns.
-func ReadRoom(body io.Reader, each func(session id.SessionID, raw json.RawMessage)) error {
+// ReadRoom reads {"sessions": {session: data}} and calls each for every session, until
+// it returns an error. raw is valid until then.
+func ReadRoom(body io.Reader, each func(session id.SessionID, raw json.RawMessage) error) error {
 	meter := &strictjson.Meter{R: body, Limit: maxBackedKey}
 	dec := jsontext.NewDecoder(meter)
 	return eachMember(dec, func(name string) error {
@@ -31,8 +31,7 @@ func ReadRoom(body io.Reader, each func(session id.SessionID, raw json.RawMessag
 				return fmt.Errorf("%w: key backup", strictjson.ErrMalformed)
 			}
 			meter.Used = 0
-			each(id.SessionID(session), json.RawMessage(raw))
-			return nil
+			return each(id.SessionID(session), json.RawMessage(raw))
 		})
 	})
 }

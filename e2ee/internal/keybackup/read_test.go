@@ -20,8 +20,9 @@ import (
 // entries reads all keys of a download, or of one room of it.
 func entries(body io.Reader, oneRoom bool) (got []string, err error) {
 	if oneRoom {
-		err = ReadRoom(body, func(session id.SessionID, raw json.RawMessage) {
+		err = ReadRoom(body, func(session id.SessionID, raw json.RawMessage) error {
 			got = append(got, fmt.Sprint(session, " ", string(raw)))
+			return nil
 		})
 		return got, err
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"maunium.net/go/mautrix/id"
+
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/internal/backoff"
@@ -36,8 +38,10 @@ type fetching struct {
 	absent   map[store.SessionRef]time.Time
 	paused   time.Time // no fetch before this: the homeserver failed
 	failures backoff.Pauses
-	running  bool
-	resumed  bool // the keys that waited for the backup were fetched
+	// large are rooms of which the backup has too many keys to ask for all at once.
+	large   map[id.RoomID]bool
+	running bool
+	resumed bool // the keys that waited for the backup were fetched
 }
 
 // fetch is one wanted key. done is closed when the key is here or will not come.
@@ -58,12 +62,15 @@ func (b *Backup) Fetch(ctx context.Context, keys []WantedKey) map[store.SessionR
 	if standing := b.acct.Standing(); standing != keybackup.StandingOurs && standing != keybackup.StandingUnknown {
 		return nil
 	}
+	refs := make([]store.SessionRef, len(keys))
+	for i := range keys {
+		refs[i] = keys[i].Ref
+	}
 	var waiting []*fetch
 	var wait time.Duration
-	for _, key := range keys {
-		f := b.requestFetch(key.Ref)
-		if f != nil && key.Wait > 0 {
-			waiting, wait = append(waiting, f), max(wait, key.Wait)
+	for i, f := range b.requestFetches(refs) {
+		if f != nil && keys[i].Wait > 0 {
+			waiting, wait = append(waiting, f), max(wait, keys[i].Wait)
 		}
 	}
 	if len(waiting) == 0 {
@@ -104,10 +111,25 @@ func (f *fetch) over() bool {
 	}
 }
 
-// requestFetch starts the fetch of a key; nil when that is useless now.
-func (b *Backup) requestFetch(ref store.SessionRef) *fetch {
+// requestFetches starts the fetches of keys, all of them before the first request is made. The
+// result has nil for a key whose fetch is useless now.
+func (b *Backup) requestFetches(refs []store.SessionRef) []*fetch {
 	b.Mu.Lock()
 	defer b.Mu.Unlock()
+	out := make([]*fetch, len(refs))
+	for i, ref := range refs {
+		out[i] = b.requestFetch(ref)
+	}
+	if q := &b.fetching; len(q.wanted) > 0 && !q.running {
+		q.running = true
+		b.Env.WG.Go(func() { b.fetchLoop(b.Context) })
+	}
+	return out
+}
+
+// requestFetch adds a key to those that are wanted; nil when that is useless now. The caller
+// holds the device's lock.
+func (b *Backup) requestFetch(ref store.SessionRef) *fetch {
 	q := &b.fetching
 	if f := q.of[ref]; f != nil {
 		return f
@@ -125,10 +147,6 @@ func (b *Backup) requestFetch(ref store.SessionRef) *fetch {
 	}
 	q.of[ref] = f
 	q.wanted = append(q.wanted, f)
-	if !q.running {
-		q.running = true
-		b.Env.WG.Go(func() { b.fetchLoop(b.Context) })
-	}
 	return f
 }
 
@@ -139,17 +157,18 @@ func (b *Backup) fetchLoop(ctx context.Context) {
 		if len(batch) == 0 {
 			return
 		}
-		absent, err := b.fetchKeys(ctx, batch)
+		absent, others, err := b.fetchKeys(ctx, batch)
 		for again := 1; errors.Is(err, core.ErrMoreToDo) && again <= fetchAgain; again++ {
 			// The owner of the backup changed meanwhile, as while a device is set up.
 			if err = backoff.Wait(ctx, core.RereadPauses().After(again)); err == nil {
-				absent, err = b.fetchKeys(ctx, batch)
+				absent, others, err = b.fetchKeys(ctx, batch)
 			}
 		}
 		if err != nil && ctx.Err() == nil {
 			b.Env.Log.Warn().Err(err).Msg("Room keys could not be fetched from the backup")
 		}
 		b.finishFetches(batch, absent, err)
+		b.keepOthers(ctx, others)
 	}
 }
 
@@ -158,7 +177,7 @@ func (b *Backup) nextFetches() []*fetch {
 	defer b.Mu.Unlock()
 	q := &b.fetching
 	var batch []*fetch
-	batch, q.wanted = nextRequests(q.wanted, fetchBatch)
+	batch, q.wanted = nextRequests(q.wanted, fetchBatch, q.large)
 	if len(batch) == 0 {
 		q.wanted, q.running = nil, false
 	}
@@ -188,20 +207,21 @@ func (b *Backup) finishFetches(batch []*fetch, absent map[store.SessionRef]bool,
 	}
 }
 
-// fetchKeys fetches and stores keys, and returns which the backup does not have.
-func (b *Backup) fetchKeys(ctx context.Context, batch []*fetch) (absent map[store.SessionRef]bool, err error) {
+// fetchKeys fetches and stores keys, and returns which the backup does not have, and what other
+// keys came with them.
+func (b *Backup) fetchKeys(ctx context.Context, batch []*fetch) (absent map[store.SessionRef]bool, others *otherKeys, err error) {
 	target, err := b.target(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	absent = make(map[store.SessionRef]bool)
 	if target == nil || target.Private == nil {
 		for _, f := range batch {
 			absent[f.ref] = true
 		}
-		return absent, nil
+		return absent, nil, nil
 	}
-	found, err := b.fetchBacked(ctx, target.Version, batch)
+	found, others, err := b.fetchBacked(ctx, target, batch)
 	var rows []store.InboundSession
 	for _, f := range batch {
 		if found[f.ref] == nil {
@@ -223,7 +243,7 @@ func (b *Backup) fetchKeys(ctx context.Context, batch []*fetch) (absent map[stor
 	}
 	kept, saveErr := b.host.KeepKept(ctx, rows)
 	b.Env.Counts.Restores.Add(float64(kept))
-	return absent, errors.Join(err, saveErr)
+	return absent, others, errors.Join(err, saveErr)
 }
 
 // ResumeHistory continues, once the backup can be read, what waited for that: a requested
@@ -248,9 +268,7 @@ func (b *Backup) ResumeHistory(ctx context.Context) error {
 	clear(b.fetching.absent)
 	b.fetching.resumed = true
 	b.Mu.Unlock()
-	for _, ref := range refs {
-		b.requestFetch(ref)
-	}
+	b.requestFetches(refs)
 	return nil
 }
 
