@@ -139,6 +139,35 @@ func TestMemberships(t *testing.T) {
 	}
 }
 
+// shoutrrr joins with null for a body. Dendrite fails at that; Synapse takes it for nothing.
+// Expected: the homeserver is sent an object that says nothing, wherever a body may be left out.
+func TestNullForABody(t *testing.T) {
+	t.Parallel()
+	inRoom := map[string]string{"roomId": encryptedRoom.String(), "eventId": "$e", "txnId": "1"}
+	for _, c := range []call{
+		{handler: Join, method: http.MethodPost, pattern: "/rooms/{roomId}/join", params: inRoom, body: `null`},
+		{handler: Leave, method: http.MethodPost, pattern: "/rooms/{roomId}/leave", params: inRoom, body: ` null `},
+		{handler: Redact, method: http.MethodPut, pattern: "/rooms/{roomId}/redact/{eventId}/{txnId}", params: inRoom, body: `null`},
+	} {
+		w := newWorld(t, e2ee.ModeProxied)
+		if _, err := w.do(c); err != nil {
+			t.Errorf("%s: %v", c.handler, err)
+		}
+		if got := w.up.requests(); len(got) != 1 || got[0].body != `{}` {
+			t.Errorf("%s: upstream got %+v", c.handler, got)
+		}
+	}
+	for _, c := range []call{
+		sendCall(encryptedRoom, "m.room.message", `null`),
+		{handler: Kick, method: http.MethodPost, pattern: "/rooms/{roomId}/kick", params: inRoom, body: `null`},
+	} {
+		w := newWorld(t, e2ee.ModeProxied)
+		if _, err := w.do(c); err == nil || len(w.up.requests()) != 0 {
+			t.Errorf("%s: where a body is needed: %v, %+v", c.handler, err, w.up.requests())
+		}
+	}
+}
+
 // What the homeserver accepted is recorded although the client has gone, and not being
 // able to record it is no success.
 func TestMembershipIsRecorded(t *testing.T) {

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"text/template"
-	"time"
 
 	"e2ee-proxy/internal/testproc"
 )
@@ -35,23 +34,8 @@ func Dendrite(t testproc.TB) *Homeserver {
 	return h
 }
 
-// buildDendrite builds without cgo, so that nothing but Go is needed.
 func buildDendrite(ctx context.Context) (string, error) {
-	root, err := testproc.Root()
-	if err != nil {
-		return "", err
-	}
-	module := filepath.Join(root, "test", "dendrite")
-	keys := []string{filepath.Join(module, "go.mod"), filepath.Join(module, "go.sum")}
-	dir, err := testproc.Cached("dendrite", keys, func(dir string) error {
-		return testproc.Run(ctx, 15*time.Minute, module, []string{"CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off"},
-			"go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, "dendrite"),
-			"github.com/element-hq/dendrite/cmd/dendrite")
-	})
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join(dir, "dendrite"), nil
+	return testproc.GoProgram(ctx, filepath.Join("test", "dendrite"), "github.com/element-hq/dendrite/cmd/dendrite")
 }
 
 func configureDendrite(dir, binary string, port int) (func() *exec.Cmd, error) {

@@ -181,6 +181,15 @@ func (c *Client) Timeline(room string) []Message {
 	return all
 }
 
+// Scrollback reads earlier messages of the room from the server, as a person does who scrolls
+// up, and returns what the room shows then.
+func (c *Client) Scrollback(room string) []Message {
+	c.t.Helper()
+	var all []Message
+	c.do("scrollback", map[string]any{"room": room}, &all)
+	return all
+}
+
 // TryAwait waits at most for the deadline and returns an error when the event does not
 // come.
 func (c *Client) TryAwait(deadline time.Duration, room string, where Where) (Message, error) {

@@ -9,15 +9,21 @@ import (
 // Python returns the interpreter of an environment with the requirements of test/python. It
 // is made the first time on a machine.
 func Python(ctx context.Context) (string, error) {
+	return PythonWith(ctx, "venv", filepath.Join("test", "python"))
+}
+
+// PythonWith is Python for the requirements in another folder of the repository; name is
+// that of the environment in the cache.
+func PythonWith(ctx context.Context, name, folder string) (string, error) {
 	root, err := Root()
 	if err != nil {
 		return "", err
 	}
-	if err := DependOn(root, filepath.Join("test", "python")); err != nil {
+	if err := DependOn(root, folder); err != nil {
 		return "", err
 	}
-	requirements := filepath.Join(root, "test", "python", "requirements.txt")
-	dir, err := Cached("venv", []string{requirements}, func(dir string) error {
+	requirements := filepath.Join(root, folder, "requirements.txt")
+	dir, err := Cached(name, []string{requirements}, func(dir string) error {
 		const deadline = 15 * time.Minute
 		if err := Run(ctx, deadline, dir, nil, "python3", "-m", "venv", dir); err != nil {
 			return err

@@ -236,6 +236,13 @@ async def timeline(peer, room, **_):
     return peer.timeline(room)
 
 
+async def scrollback(peer, room, limit=100, **_):
+    page = checked(await peer.client.room_messages(room, start="", limit=limit))
+    older = {event.event_id: event.source for event in reversed(page.chunk)}
+    peer.timelines[room] = {**older, **peer.timelines.get(room, {})}
+    return peer.timeline(room)
+
+
 COMMANDS = {
     "startSync": lambda peer, **_: peer.start_sync(),
     "stopSync": lambda peer, **_: peer.stop_sync(),
@@ -255,6 +262,7 @@ COMMANDS = {
     "edit": edit,
     "react": react,
     "timeline": timeline,
+    "scrollback": scrollback,
     "awaitMessage": await_message,
 }
 

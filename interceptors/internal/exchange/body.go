@@ -85,11 +85,16 @@ func (x *Exchange) ReadObject() ([]byte, error) {
 	return raw, CheckObject(raw)
 }
 
-// ReadOptionalObject is like [Exchange.ReadObject], where the body may also be blank.
+// ReadOptionalObject is like [Exchange.ReadObject], where the body may also be blank. For
+// null, which shoutrrr sends where it has nothing to say, and at which some homeservers fail,
+// it returns an empty object.
 func (x *Exchange) ReadOptionalObject() ([]byte, error) {
 	raw, err := x.ReadBody()
 	if err != nil || IsBlank(raw) {
 		return raw, err
+	}
+	if string(bytes.TrimSpace(raw)) == "null" {
+		return []byte("{}"), nil
 	}
 	return raw, CheckObject(raw)
 }

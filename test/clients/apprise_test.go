@@ -1,0 +1,19 @@
+package clients
+
+import (
+	"net/url"
+	"path/filepath"
+	"testing"
+)
+
+// apprise sends one message each time that it is run. It keeps its session in a folder, and
+// has no encryption without the package cryptography.
+func apprise(t *testing.T, p *place, again bool) client {
+	p.invite(again)
+	program := filepath.Join(filepath.Dir(python(t, "apprise")), "apprise")
+	to := "matrix://" + p.userinfo() + "@" + p.address() + "/" + url.PathEscape(p.room)
+	return client{say: func(t *testing.T, text string) {
+		t.Helper()
+		run(t, p, program, "--body", text, to)
+	}}
+}

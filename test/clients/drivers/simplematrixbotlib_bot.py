@@ -1,0 +1,41 @@
+"""A bot by simplematrixbotlib without olm: it writes what it hears, and says the lines of its input."""
+
+import asyncio
+import os
+import sys
+
+import nio.crypto
+import simplematrixbotlib
+
+if nio.crypto.ENCRYPTION_ENABLED:
+    sys.exit("matrix-nio has olm")
+
+room = os.environ["ROOM"]
+creds = simplematrixbotlib.Creds(os.environ["URL"], os.environ["ID"], os.environ["PASSWORD"])
+bot = simplematrixbotlib.Bot(creds)
+
+
+@bot.listener.on_message_event
+async def hear(_room, message):
+    if message.sender != os.environ["ID"]:
+        print("heard", message.body)
+
+
+async def speak():
+    lines = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    while line := await lines.readline():
+        await bot.api.send_text_message(room, line.decode().rstrip("\n"))
+
+
+async def main():
+    speaking = asyncio.create_task(speak())
+    running = asyncio.create_task(bot.main())
+    while bot.callbacks is None and not running.done():
+        await asyncio.sleep(0.01)
+    print("ready")
+    await asyncio.gather(speaking, running)
+
+
+asyncio.run(main())

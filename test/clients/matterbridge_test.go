@@ -1,0 +1,91 @@
+package clients
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"e2ee-proxy/internal/tesths"
+	"e2ee-proxy/internal/testpeer"
+	"e2ee-proxy/internal/testproc"
+)
+
+// Bridges to other networks that are left out of the build, by matterbridge's own tags.
+const matterbridgeWithout = "-tags=nodiscord,nogitter,noharmony,noirc,nokeybase,nomattermost,nomsteams,nomumble," +
+	"nonctalk,norocketchat,noslack,nosshchat,nosteam,notelegram,novk,nowhatsapp,noxmpp,nozulip"
+
+const matterbridgeConfig = `
+[matrix.here]
+Server=%q
+Login=%q
+Password=%q
+RemoteNickFormat=""
+
+[api.test]
+BindAddress="127.0.0.1:%d"
+Buffer=100
+RemoteNickFormat="{NICK}"
+
+[[gateway]]
+name="both"
+enable=true
+
+[[gateway.inout]]
+account="matrix.here"
+channel=%q
+
+[[gateway.inout]]
+account="api.test"
+channel="api"
+`
+
+// matterbridge carries what is said in the room to its own API, and back. It logs in anew at
+// each start.
+func matterbridge(t *testing.T, p *place, again bool) client {
+	p.invite(again)
+	program, err := testproc.GoProgram(t.Context(), filepath.Join("test", "matterbridge"), "github.com/42wim/matterbridge", matterbridgeWithout)
+	if err != nil {
+		testproc.Missing(t, "matterbridge", err)
+	}
+	at := port(t)
+	file := filepath.Join(p.dir, "matterbridge.toml")
+	config := fmt.Appendf(nil, matterbridgeConfig, p.proxy.URL, p.localpart(), p.account.Password, at, p.room)
+	if err := os.WriteFile(file, config, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bridge := start(t, p, exec.Command(program, "-conf", file))
+	api := fmt.Sprintf("http://127.0.0.1:%d/api/", at)
+	awaitURL(t, bridge, api+"health")
+	await(t, bridge, "Now relaying messages")
+	return client{
+		say: func(t *testing.T, text string) {
+			t.Helper()
+			post(t, api+"message", map[string]string{"text": text, "username": "somebody", "gateway": "both"})
+		},
+		hears: func(t *testing.T, text string) {
+			t.Helper()
+			var all []byte
+			ctx, cancel := context.WithTimeout(t.Context(), testpeer.Deadline)
+			defer cancel()
+			err := testproc.Await(ctx, func(ctx context.Context) error {
+				var got json.RawMessage // what came since it was asked last
+				if err := (tesths.Client{URL: api}).Call(ctx, http.MethodGet, "messages", nil, &got); err != nil {
+					return err
+				}
+				if all = append(all, got...); !strings.Contains(string(all), text) {
+					return fmt.Errorf("it has heard %s", all)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		},
+	}
+}

@@ -1,0 +1,80 @@
+package clients
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"e2ee-proxy/internal/testpeer"
+	"e2ee-proxy/internal/testproc"
+)
+
+// start runs a client that goes on until the test ends.
+func start(t *testing.T, p *place, cmd *exec.Cmd, env ...string) *testproc.Process {
+	t.Helper()
+	cmd.Dir, cmd.Env = p.dir, p.env(env...)
+	process, err := testproc.Start(t, t.Name(), cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return process
+}
+
+// await waits for what a client writes.
+func await(t *testing.T, process *testproc.Process, text string) {
+	t.Helper()
+	err := process.AwaitReady(t.Context(), testpeer.Deadline, func(context.Context) error {
+		if !strings.Contains(process.Log().String(), text) {
+			return fmt.Errorf("%q is not written yet", text)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// awaitURL waits until a client that is a server answers.
+func awaitURL(t *testing.T, process *testproc.Process, url string) {
+	t.Helper()
+	if err := process.AwaitReady(t.Context(), testpeer.Deadline, testproc.Answers(url)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// post gives a client that is a server something to do.
+func post(t *testing.T, url string, body any) {
+	t.Helper()
+	raw, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, bytes.NewReader(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s answers %s", url, resp.Status)
+	}
+}
+
+// port returns a port for a client that is a server.
+func port(t *testing.T) int {
+	t.Helper()
+	ports, err := testproc.FreePorts(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ports[0]
+}
