@@ -148,11 +148,14 @@ func python(t *testing.T, client string) string {
 // driver returns the file of a script that drives a client.
 func driver(t *testing.T, name string) string {
 	t.Helper()
-	file, err := filepath.Abs(filepath.Join("drivers", name))
+	root, err := testproc.Root()
+	if err == nil {
+		err = testproc.DependOn(root, filepath.Join("test", "clients", "drivers"))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return file
+	return filepath.Join(root, "test", "clients", "drivers", name)
 }
 
 // run runs a program that ends by itself, in the client's folder, and returns what it says.

@@ -10,6 +10,7 @@ import json
 import sys
 
 import nio
+import nio.crypto
 
 
 class Failure(Exception):
@@ -52,6 +53,8 @@ class Peer:
         self.changed = asyncio.Condition()
 
     async def open(self, url, user="", password="", device="", user_id="", token="", sync=True, **_):
+        if nio.crypto.ENCRYPTION_ENABLED:
+            raise Failure("matrix-nio could encrypt")
         config = nio.AsyncClientConfig(
             encryption_enabled=False, max_timeouts=1, max_limit_exceeded=0, request_timeout=60
         )
