@@ -71,6 +71,9 @@ type Config struct {
 	// Files and pictures.
 	Media Media `yaml:"media"`
 
+	// What is found by searches in encrypted rooms.
+	Search Search `yaml:"search"`
+
 	// How strictly the rules for unconfirmed devices and changed identities are applied.
 	Policy Policy `yaml:"policy"`
 
@@ -262,6 +265,17 @@ type Media struct {
 	URLPreviews URLPreviews `yaml:"url_previews"`
 }
 
+// Search configures what is found by searches in encrypted rooms.
+type Search struct {
+	// Whether the proxy keeps an index of what it decrypts, for searches: of keyed hashes of
+	// words, sealed (docs/search.md). false deletes what there is; then nothing is found in
+	// encrypted rooms.
+	Index bool `yaml:"index"`
+
+	// How many messages an account's index has at most. The oldest go first.
+	MaxMessages int `yaml:"max_messages"`
+}
+
 // Policy is how strictly the rules of MSC4153 are applied.
 type Policy struct {
 	// Sending: keys go to confirmed devices only, and a changed identity blocks.
@@ -349,6 +363,7 @@ func Default() Config {
 			DrainTimeout:      30 * time.Second,
 		},
 		Clients:    Clients{KeyWait: 2 * time.Second},
+		Search:     Search{Index: true, MaxMessages: 100_000},
 		TrustCache: TrustCache{Users: 20000},
 	}
 }

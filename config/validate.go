@@ -41,6 +41,7 @@ func (l *loader) validate(c *Config, offline bool) {
 	l.accounts(c)
 	l.policy(c.Policy)
 	l.clients(c.Clients)
+	l.positive("search.max_messages", int64(c.Search.MaxMessages))
 	l.positive("trust_cache.users", int64(c.TrustCache.Users))
 }
 

@@ -17,10 +17,12 @@ import (
 	"e2ee-proxy/e2ee/internal/roomevents"
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/rooms"
+	"e2ee-proxy/e2ee/internal/searchindex"
 	"e2ee-proxy/e2ee/internal/status"
 	"e2ee-proxy/e2ee/internal/takeover"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
 
@@ -188,6 +190,59 @@ func (e *Engine) ClientMayEncrypt(ctx context.Context, user id.UserID, device id
 		return true, nil
 	}
 	return false, fmt.Errorf("who encrypts for a device: %w", err)
+}
+
+type (
+	// SearchOptions are the settings of the search indexes, see package searchindex, which
+	// has the other types as well.
+	SearchOptions  = searchindex.Options
+	SearchQuery    = searchindex.Query
+	SearchTerm     = searchindex.Term
+	SearchKey      = searchindex.Key
+	SearchTexts    = searchindex.Texts
+	SearchPosition = searchindex.Position
+	SearchHit      = searchindex.Hit
+	SearchResult   = searchindex.Result
+	SearchState    = searchindex.State
+)
+
+// The members of a content that can be searched.
+const (
+	SearchBody  = searchindex.KeyBody
+	SearchName  = searchindex.KeyName
+	SearchTopic = searchindex.KeyTopic
+)
+
+// NewSearchTerm returns what a text asks for.
+func NewSearchTerm(text string) SearchTerm { return searchindex.NewTerm(text) }
+
+// SearchTextsOf returns what can be found in a content.
+func SearchTextsOf(eventType string, content json.RawMessage) SearchTexts {
+	said, err := strictjson.Parse(content)
+	if err != nil {
+		return nil
+	}
+	return searchindex.TextsOf(eventType, said)
+}
+
+// Searches reports whether there is an index of the device's messages.
+func (d *Device) Searches() bool { return d.core.Mode == core.ModeProxied && d.acct.search.On() }
+
+// Search looks for messages in the account's index.
+func (d *Device) Search(ctx context.Context, q SearchQuery) (SearchResult, error) {
+	if !d.Searches() {
+		return SearchResult{}, core.ErrNotProxied
+	}
+	found, err := d.acct.search.Search(ctx, d.core, q)
+	d.searchAgain()
+	return found, err
+}
+
+// searchAgain has an index that was lost filled again.
+func (d *Device) searchAgain() {
+	if d.Searches() && d.acct.search.Refilling() {
+		d.kick()
+	}
 }
 
 type (

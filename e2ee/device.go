@@ -63,12 +63,14 @@ func (d *Device) Mode() core.Mode { return d.core.Mode }
 // Open decrypts and judges a batch of events, also those in clear, and returns one Opened
 // for each Incoming, in order, see [roomevents.Reader.Open].
 func (d *Device) Open(ctx context.Context, in []Incoming) ([]Opened, error) {
-	return d.reader().Open(ctx, in)
+	out, err := d.reader().Open(ctx, in)
+	d.searchAgain()
+	return out, err
 }
 
 // reader returns what opens the device's events. It has no state, and is made when needed.
 func (d *Device) reader() *roomevents.Reader {
-	return roomevents.New(d.core, &d.inbound, &d.late, &d.backups, &d.rooms, &d.acct.rollout, d.eng.opts.Undecryptable)
+	return roomevents.New(d.core, &d.inbound, &d.late, &d.backups, &d.rooms, &d.acct.rollout, &d.acct.search, d.eng.opts.Undecryptable)
 }
 
 // PublishWithin allows to publish the device's keys after a time, or earlier if that was

@@ -24,6 +24,7 @@ import (
 	"e2ee-proxy/e2ee/internal/rollout"
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/rooms"
+	"e2ee-proxy/e2ee/internal/searchindex"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
@@ -76,6 +77,8 @@ type Options struct {
 	Undecryptable Undecryptable
 	// ManualBootstrap leaves the creation of an identity to POST bootstrap.
 	ManualBootstrap bool
+	// Search has the settings of the search indexes.
+	Search SearchOptions
 	// Account returns the settings of one account.
 	Account func(id.UserID) core.AccountSettings
 	// Policy returns the policy in force.
@@ -138,6 +141,7 @@ type Engine struct {
 
 	inbound *roomkeys.Cache
 	users   *trustcache.Cache
+	search  *searchindex.Shared
 	rooms   *rooms.Shared
 	awake   *lru.Cache[*Device, struct{}] // the least recently used first
 
@@ -201,6 +205,10 @@ func New(opts Options) (*Engine, error) {
 		cancel(nil)
 		return nil, err
 	}
+	if e.search, err = searchindex.NewShared(e.env, opts.Search); err != nil {
+		cancel(nil)
+		return nil, err
+	}
 	e.env.RoomsStored = e.rooms.Learn
 	return e, nil
 }
@@ -210,6 +218,9 @@ func New(opts Options) (*Engine, error) {
 // device after Start has returned; a device in use does not wait for that.
 func (e *Engine) Start(ctx context.Context) error {
 	if err := e.env.Store.HeldBackUnder(ctx, e.env.Policy().ReceiveRules()); err != nil {
+		return err
+	}
+	if err := e.search.Start(ctx, e.env); err != nil {
 		return err
 	}
 	for range e.opts.Workers {
@@ -329,6 +340,7 @@ func (e *Engine) deleteDevice(ctx context.Context, row *store.Account, dev store
 	if err := e.env.Store.Save(ctx, row, 0, &store.Changes{DeleteSecrets: identity.DeviceSecrets(id.Ed25519(dev.Ed25519))}); err != nil {
 		return fmt.Errorf("forget device: %w", err)
 	}
+	e.account(row).search.Forget()
 	if err := e.account(row).Tracker.Ended(ctx, dev.DeviceID); err != nil {
 		return fmt.Errorf("forget device: %w", err)
 	}
@@ -344,6 +356,7 @@ type account struct {
 	identity ownidentity.Account
 	backup   ownbackup.Account
 	rollout  rollout.Account
+	search   searchindex.Account
 }
 
 func newAccount(e *Engine, row *store.Account) *account {
@@ -351,6 +364,7 @@ func newAccount(e *Engine, row *store.Account) *account {
 		Account: core.Account{Env: e.env, User: row.UserID, Row: row}, eng: e,
 		rollout: rollout.New(e.env),
 	}
+	a.search = searchindex.New(&a.Account, e.search)
 	a.warnings = notices.NewAccount(&a.Account, func() { e.alert(a) })
 	a.identity, a.backup = ownidentity.NewAccount(&a.Account), ownbackup.NewAccount(&a.Account)
 	a.Tracker = trustcache.NewTracker(e.env.Store, row, trustcache.Options{

@@ -323,6 +323,7 @@ func (d *Device) maintain(ctx context.Context) {
 		{"refresh device lists", d.refreshDeviceLists},
 		{"review warnings", d.reviewWarnings},
 		{"locate warnings", d.locateWarnings},
+		{"fill the search index again", d.reader().Refill},
 	} {
 		switch err := step.do(ctx); {
 		case err == nil || ctx.Err() != nil:

@@ -174,6 +174,13 @@ func (d *fakeDevice) NoticePlace(_ context.Context, _ id.RoomID, event id.EventI
 
 func (d *fakeDevice) Open(context.Context, []e2ee.Incoming) ([]e2ee.Opened, error) { return nil, nil }
 
+// Searches is false: the tests of searches with an index have a device of their own.
+func (d *fakeDevice) Searches() bool { return false }
+
+func (d *fakeDevice) Search(context.Context, e2ee.SearchQuery) (e2ee.SearchResult, error) {
+	return e2ee.SearchResult{}, errors.New("there is no index")
+}
+
 func (d *fakeDevice) BeginSync(context.Context, string) (ClientSync, error) {
 	return nil, errors.New("not here")
 }

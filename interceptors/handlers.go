@@ -111,7 +111,7 @@ func Handlers(o Options) (map[string]Handler, error) {
 	maps.Copy(all, reader.handlers())
 	writes := &rooms{order: newRoomOrder(), nativeClearText: o.NativeClearText}
 	maps.Copy(all, writes.handlers())
-	all[Search] = (&searches{writes, o.HideNotices, o.Sync.spools}).narrow(all[Search])
+	all[Search] = (&searches{writes, o.Sync.KeyWait, o.HideNotices, o.Sync.spools}).narrow(all[Search])
 	maps.Copy(all, (&sessions{public: o.PublicURL, refresh: refresh}).handlers())
 	maps.Copy(all, api)
 	return all, nil

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -18,12 +19,12 @@ import (
 
 // POST search. The homeserver finds nothing in encrypted rooms, and would learn what a
 // person looks for there. So a search goes up only for rooms that are known to be plain:
-// those that the client names, or else those that the user is in. The answer says that
-// rooms were left out, see search_note.go. When no room is left, the homeserver is not
-// asked.
+// those that the client names, or else those that the user is in. When no room is left, the
+// homeserver is not asked. What was said in the others is found by the account's own index,
+// see search_index.go. The answer says where nothing could be searched, see search_note.go.
 //
-// The same holds for a client that does its own encryption, which can search there by
-// itself. It is shown no notice, as elsewhere: it could not open one.
+// The homeserver is asked no more by a client that does its own encryption, which can search
+// there by itself. It is shown no notice, as elsewhere: it could not open one.
 
 const (
 	// maxSearched is how many rooms are looked up for one search; the rest is left out.
@@ -37,6 +38,8 @@ const (
 // searches holds the handler of searches.
 type searches struct {
 	rooms *rooms
+	// keyWait is how long a search waits for keys of what was found.
+	keyWait time.Duration
 	// hideNotices reports which users get the part for programs only; nil: nobody.
 	hideNotices func(id.UserID) bool
 	spools      exchange.Spools
@@ -60,23 +63,30 @@ func (s *searches) narrow(next Handler) Handler {
 		if err != nil {
 			return err
 		}
-		plain, others, err := s.splitByEncryption(x, dev, asked)
+		split, err := s.splitByEncryption(x, dev, asked)
+		if err != nil {
+			return err
+		}
+		from, err := readSearchPlace(x.Request.URL.Query().Get("next_batch"))
 		if err != nil {
 			return err
 		}
 		note := searchNote{
-			rooms:  others,
-			silent: s.hideNotices != nil && s.hideNotices(x.Identity.UserID) || dev.Mode() == e2ee.ModeForeign || x.Request.URL.Query().Get("next_batch") != "",
+			rooms:  slices.Concat(split.encrypted, split.unsure),
+			silent: s.hideNotices != nil && s.hideNotices(x.Identity.UserID) || dev.Mode() == e2ee.ModeForeign || !from.first(),
 		}
-		if len(plain) == 0 {
+		if dev.Searches() && (len(note.rooms) > 0 || from.ours) {
+			return (&indexSearch{s, x, dev, asked, split, from, note}).serve(next)
+		}
+		if len(split.plain) == 0 || from.ours {
 			return note.answer(x)
 		}
-		body, err := asked.inRooms(plain)
+		body, err := asked.inRooms(split.plain)
 		if err != nil {
 			return err
 		}
 		x.PutBack(body)
-		if len(others) == 0 {
+		if len(note.rooms) == 0 {
 			return next(x)
 		}
 		noted := *x
@@ -91,6 +101,8 @@ type search struct {
 	// rooms are the rooms that it names, nil when it names none; not are those that it
 	// excludes.
 	rooms, not []string
+	// index is what it says for the index.
+	index indexQuery
 }
 
 // readSearch parses a body. Room events are the only category that there is; another one
@@ -119,7 +131,8 @@ func readSearch(raw []byte) (search, error) {
 			return out, apierr.BadJSON("The rooms of a filter must be a list of room IDs.")
 		}
 	}
-	return out, nil
+	out.index, err = readIndexQuery(events, filter)
+	return out, err
 }
 
 // inRooms returns the same search in some rooms only.
@@ -139,12 +152,16 @@ func (s *search) inRooms(rooms []string) ([]byte, error) {
 	return slices.Concat([]byte(`{"search_categories":{"room_events":`), events, []byte(`}}`)), nil
 }
 
-// splitByEncryption divides the rooms into those that are known to be plain and the others.
-func (s *searches) splitByEncryption(x *Exchange, dev Device, asked search) (plain, others []string, err error) {
+// searchedRooms are the rooms of a search: those known to be plain, those known to be
+// encrypted, and those of which that could not be found out.
+type searchedRooms struct{ plain, encrypted, unsure []string }
+
+// splitByEncryption divides the rooms.
+func (s *searches) splitByEncryption(x *Exchange, dev Device, asked search) (out searchedRooms, err error) {
 	rooms := asked.rooms
 	if rooms == nil {
 		if rooms, err = joinedRooms(x); err != nil {
-			return nil, nil, err
+			return out, err
 		}
 	}
 	var ask []string
@@ -153,31 +170,35 @@ func (s *searches) splitByEncryption(x *Exchange, dev Device, asked search) (pla
 		switch {
 		case seen[room], slices.Contains(asked.not, room):
 			continue
-		case !exchange.ValidRoom(room), dev.KnownEncrypted(id.RoomID(room)), len(ask) == maxSearched:
-			others = append(others, room)
+		case exchange.ValidRoom(room) && dev.KnownEncrypted(id.RoomID(room)):
+			out.encrypted = append(out.encrypted, room)
+		case !exchange.ValidRoom(room), len(ask) == maxSearched:
+			out.unsure = append(out.unsure, room)
 		default:
 			ask = append(ask, room)
 		}
 		seen[room] = true
 	}
-	isPlain, err := s.arePlain(x, dev, ask)
+	states, err := s.encryptionOf(x, dev, ask)
 	if err != nil {
-		return nil, nil, err
+		return out, err
 	}
 	for i, room := range ask {
-		if isPlain[i] {
-			plain = append(plain, room)
-		} else {
-			others = append(others, room)
+		switch states[i] {
+		case e2ee.RoomPlain:
+			out.plain = append(out.plain, room)
+		case e2ee.RoomEncrypted, e2ee.RoomUnsupported:
+			out.encrypted = append(out.encrypted, room)
+		case e2ee.RoomUnknown:
+			out.unsure = append(out.unsure, room)
 		}
 	}
-	return plain, others, nil
+	return out, nil
 }
 
-// arePlain reports for each room whether it is plain. If that cannot be found out, it is
-// not.
-func (s *searches) arePlain(x *Exchange, dev Device, rooms []string) ([]bool, error) {
-	plain := make([]bool, len(rooms))
+// encryptionOf returns for each room whether it is encrypted.
+func (s *searches) encryptionOf(x *Exchange, dev Device, rooms []string) ([]e2ee.RoomEncryption, error) {
+	states := make([]e2ee.RoomEncryption, len(rooms))
 	group, ctx := errgroup.WithContext(x.Request.Context())
 	group.SetLimit(searchParallel)
 	asking := *x
@@ -188,14 +209,16 @@ func (s *searches) arePlain(x *Exchange, dev Device, rooms []string) ([]bool, er
 			if said, ok := errors.AsType[*apierr.Error](err); ok && said.Status == http.StatusUnauthorized {
 				return err // about the client's token, so the client must get it
 			}
-			plain[i] = err == nil && state == e2ee.RoomPlain
+			if err == nil {
+				states[i] = state
+			}
 			return nil
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err //nolint:wrapcheck // it is what the client is told
 	}
-	return plain, nil
+	return states, nil
 }
 
 // joinedRooms asks the homeserver for the rooms that the user is in.

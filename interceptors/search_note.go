@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -22,7 +24,8 @@ import (
 // The answer to a search says which rooms were left out, beside the results:
 //
 //   - for programs, "dev.e2ee-proxy.not_searched" in room_events: {count, rooms, message},
-//     with the first rooms by their IDs;
+//     with the first rooms by their IDs; and about the account's index
+//     "dev.e2ee-proxy.search_index": {messages, since, refilling, missing};
 //   - for people, a first result that is a notice of the proxy in one of those rooms. It
 //     counts as a result, and is like any message except that nobody else has it. There is
 //     none on later pages, and none at all for devices with keys of their own and where
@@ -30,6 +33,7 @@ import (
 
 const (
 	nameNotSearched = rewrite.Prefix + "not_searched"
+	nameSearchIndex = rewrite.Prefix + "search_index"
 	// maxNamed is how many of the rooms are named.
 	maxNamed = 100
 	// searchNoticeID is the event ID of the notice in every answer.
@@ -41,9 +45,51 @@ type searchNote struct {
 	rooms []string
 	// silent leaves out the notice.
 	silent bool
+	// index is about the index, if it was searched; status why the homeserver did not search
+	// in plain rooms.
+	index  *indexNote
+	status int
 }
 
+// indexNote is about the account's index.
+type indexNote struct {
+	state   e2ee.SearchState
+	missing int    // messages that the homeserver did not give out
+	room    string // for the notice
+}
+
+// anything reports whether there is something to tell people.
+func (n *searchNote) anything() bool {
+	return len(n.rooms) > 0 || n.index != nil && n.index.state.Refilling
+}
+
+const textRefilling = "What is searched was damaged and is being filled again: some messages are not found yet."
+
 func (n *searchNote) message() string {
+	if n.index == nil {
+		return n.withoutIndex()
+	}
+	var parts []string
+	switch {
+	case n.status != 0:
+		parts = append(parts, roomsNotSearched(len(n.rooms))+": the homeserver does not search (it answers "+strconv.Itoa(n.status)+"), or nothing of them has been read through the proxy yet.")
+	case len(n.rooms) > 0:
+		parts = append(parts, roomsNotSearched(len(n.rooms))+": nothing of them has been read through the proxy yet, or it is not known whether they are encrypted.")
+	}
+	if n.index.state.Refilling {
+		parts = append(parts, textRefilling)
+	}
+	return strings.Join(parts, " ")
+}
+
+func roomsNotSearched(n int) string {
+	if n == 1 {
+		return "1 room was not searched"
+	}
+	return strconv.Itoa(n) + " rooms were not searched"
+}
+
+func (n *searchNote) withoutIndex() string {
 	if len(n.rooms) == 1 {
 		return "A room was not searched, because it is encrypted, or may be: the homeserver finds nothing in it, and would learn what you look for."
 	}
@@ -51,17 +97,42 @@ func (n *searchNote) message() string {
 		"the homeserver finds nothing in them, and would learn what you look for."
 }
 
-// member returns the member for programs.
+// members returns the members for programs.
+func (n *searchNote) members() map[string]any {
+	out := make(map[string]any)
+	if len(n.rooms) > 0 {
+		out[nameNotSearched] = struct {
+			Count   int      `json:"count"`
+			Rooms   []string `json:"rooms"`
+			Message string   `json:"message"`
+		}{len(n.rooms), n.rooms[:min(len(n.rooms), maxNamed)], n.message()}
+	}
+	if n.index != nil {
+		out[nameSearchIndex] = struct {
+			Messages  int   `json:"messages"`
+			Since     int64 `json:"since"`
+			Refilling bool  `json:"refilling"`
+			Missing   int   `json:"missing"`
+		}{n.index.state.Messages, n.index.state.Began.UnixMilli(), n.index.state.Refilling, n.index.missing}
+	}
+	return out
+}
+
+// member returns the members for programs as they stand in an object.
 func (n *searchNote) member() ([]byte, error) {
-	raw, err := json.Marshal(struct {
-		Count   int      `json:"count"`
-		Rooms   []string `json:"rooms"`
-		Message string   `json:"message"`
-	}{len(n.rooms), n.rooms[:min(len(n.rooms), maxNamed)], n.message()})
+	raw, err := json.Marshal(n.members(), json.Deterministic(true))
 	if err != nil {
 		return nil, fmt.Errorf("write what was not searched: %w", err)
 	}
-	return slices.Concat([]byte(`"`+nameNotSearched+`":`), raw), nil
+	return raw[1 : len(raw)-1], nil
+}
+
+// noticeRoom is the room that the notice is shown in.
+func (n *searchNote) noticeRoom() string {
+	if len(n.rooms) > 0 {
+		return n.rooms[0]
+	}
+	return n.index.room
 }
 
 // result returns the notice as a result of the search.
@@ -70,7 +141,7 @@ func (n *searchNote) result() (jsontext.Value, error) {
 	raw, err := json.Marshal(map[string]any{
 		"rank": 1,
 		"result": map[string]any{
-			"type": typeMessage, "event_id": searchNoticeID, "sender": e2ee.NoticeSender, "room_id": n.rooms[0],
+			"type": typeMessage, "event_id": searchNoticeID, "sender": e2ee.NoticeSender, "room_id": n.noticeRoom(),
 			"origin_server_ts": time.Now().UnixMilli(),
 			"content":          map[string]any{"msgtype": "m.notice", "body": n.message()},
 		},
@@ -85,12 +156,8 @@ func (n *searchNote) result() (jsontext.Value, error) {
 // answer answers a search of which no room is left.
 func (n *searchNote) answer(x *Exchange) error {
 	found := map[string]any{"count": 0, "highlights": []string{}, "results": []any{}, "state": map[string]any{}, "groups": map[string]any{}}
-	if len(n.rooms) > 0 {
-		member, err := n.member()
-		if err != nil {
-			return err
-		}
-		found[nameNotSearched] = jsontext.Value(member[len(`"`+nameNotSearched+`":`):])
+	if n.anything() {
+		maps.Copy(found, n.members())
 		if !n.silent {
 			result, err := n.result()
 			if err != nil {
@@ -167,16 +234,19 @@ func (n *searchNote) edits(body io.Reader) ([]jsonscan.Edit, error) {
 	if err != nil {
 		return nil, err
 	}
-	result, err := n.result()
-	if err != nil {
-		return nil, err
+	var result jsontext.Value
+	tells := n.anything() && !n.silent
+	if tells {
+		if result, err = n.result(); err != nil {
+			return nil, err
+		}
 	}
 	var edits []jsonscan.Edit
 	_, err = jsonscan.Scan(body, graph, jsonscan.Options{}, func(v *jsonscan.Value) error {
 		switch {
 		case v.ID == inFound && v.Kind == '{':
 			edits = append(edits, jsonscan.Edit{Op: jsonscan.Insert, Start: v.Start + 1, After: v.Count > 0, Data: member})
-		case n.silent:
+		case !tells:
 		case v.ID == inResults && v.Kind == '[':
 			edits = append(edits, jsonscan.Edit{Op: jsonscan.Insert, Start: v.Start + 1, After: v.Count > 0, Data: result})
 		case v.ID == inCount:

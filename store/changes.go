@@ -71,6 +71,11 @@ type Changes struct {
 	DeleteSecrets []string
 	Warnings      []Warning
 
+	// DropSearch deletes the account's search index, DeleteSearch segments of it.
+	DropSearch   bool
+	DeleteSearch []int64
+	Search       []SearchPart
+
 	// Backed marks sessions as stored in a key backup version.
 	Backed []BackedSession
 }

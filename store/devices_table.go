@@ -170,7 +170,8 @@ func (db *DB) CreateDevice(ctx context.Context, acct *Account, d Device) (Device
 }
 
 // DeleteDevice deletes a device and everything that belongs to it, except that its signing
-// key was made here, see [DB.Forgotten].
+// key was made here, see [DB.Forgotten]. With the account's last device goes its search
+// index.
 func (db *DB) DeleteDevice(ctx context.Context, acct *Account, device int64) error {
 	err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
 		if err := db.rememberForgotten(ctx, t, acct, device); err != nil {
@@ -179,6 +180,9 @@ func (db *DB) DeleteDevice(ctx context.Context, acct *Account, device int64) err
 		n, err := t.Do(ctx, "DELETE FROM devices WHERE account = $1 AND id = $2", acct.ID, device)
 		if err == nil && n == 0 {
 			err = ErrNotFound
+		}
+		if err == nil {
+			_, err = t.Do(ctx, dropUnsearched, acct.ID)
 		}
 		return err
 	})

@@ -18,6 +18,7 @@ func rest() *Changes {
 		DeleteSecrets: []string{"recovery"}, Owners: []SessionOwner{{ref("!r1", "m1"), []byte("owner")}},
 		MoreOwners:    []MoreOwners{{OwnersRef{ref("!r1", "m1"), "@bob:hs"}, []byte("more owners")}},
 		OutdatedUsers: []id.UserID{"@bob:hs"}, LeftUsers: []id.UserID{"@carol:hs"},
+		DropSearch: true, DeleteSearch: []int64{7}, Search: []SearchPart{searchPart(7, 2, "index")},
 		Backed: []BackedSession{{ref("!r1", "m1"), 7, at(1), "3"}},
 	}
 }
@@ -48,6 +49,9 @@ func checkEverythingRuns(t *testing.T, db *DB, acct *Account, dev Device) {
 	must[[]Secret](t)(db.Secrets(ctx, acct))
 	must[[]string](t)(db.MasterKeysInUse(ctx))
 	must[map[id.RoomID]EncryptedRoom](t)(db.EncryptedRooms(ctx, []id.RoomID{"!r1"}))
+	must[[]SearchPart](t)(db.SearchNumbered(ctx, acct, []int64{1, 2}))
+	must[[]SearchPart](t)(db.SearchParts(ctx, acct, []SearchPartRef{{7, 2}}))
+	must[bool](t)(db.HasSearch(ctx, acct))
 	must[bool](t)(db.Forgotten(ctx, PublishedDevice{acct.UserID, dev.DeviceID, dev.Ed25519}))
 	for range db.OwnDevices(ctx) {
 	}

@@ -67,6 +67,8 @@ func (b *saver) collect(c *Changes) {
 	b.deleteWithheld(c.DeleteWithheld)
 	b.deleteUserDevices(c.DeleteDevices)
 	b.deleteSecrets(c.DeleteSecrets)
+	b.dropSearch(c.DropSearch)
+	b.dropSearchSegments(c.DeleteSearch)
 
 	b.olmSessions(c.OlmSessions)
 	b.inboundSessions(c.InboundSessions)
@@ -89,6 +91,7 @@ func (b *saver) collect(c *Changes) {
 	b.userDevices(c.UserDevices)
 	b.secrets(c.Secrets)
 	b.warnings(c.Warnings)
+	b.searchParts(c.Search)
 
 	b.readyPending(c.ReadyPending)
 	b.readyPendingFrom(c.ReadyPendingFrom)

@@ -82,6 +82,10 @@ func sealedColumns(db *DB, acct *Account, dev int64) []sealedColumn {
 			_, err := db.UserDevices(ctx, acct, []id.UserID{"@bob:hs"})
 			return err
 		}},
+		{"search_parts", "sealed_data", fmt.Sprintf("account = %d AND segment = 7 AND part = 2", acct.ID), func(ctx context.Context) error {
+			_, err := db.SearchParts(ctx, acct, []SearchPartRef{{7, 2}})
+			return err
+		}},
 		{"secrets", "sealed_value", fmt.Sprintf("account = %d", acct.ID), func(ctx context.Context) error { _, err := db.Secret(ctx, acct, "recovery"); return err }},
 	}
 }
@@ -105,6 +109,7 @@ func fill(t *testing.T, db *DB) (*Account, int64) {
 		d.dev.Token = secretString("token")
 		c.Device = &d.dev
 		c.MoreOwners = []MoreOwners{{OwnersRef{ref("!r1", "m1"), "@bob:hs"}, []byte("more owners")}}
+		c.Search = []SearchPart{searchPart(7, 2, "index"), searchPart(8, 2, "another"), searchPart(7, 3, "a third")}
 		c.Outbox = nil // so that the numbers of the inbox begin at 1
 		save(t, db, d.acct, d.dev.ID, c)
 	}
@@ -244,6 +249,7 @@ func canaries() (*Changes, []string) {
 	c.MoreOwners = []MoreOwners{{OwnersRef{ref("!r1", "m1"), "@bob:hs"}, word("moreowners")}}
 	c.OutboundSessions[0].Pickle = word("outbound")
 	c.Secrets[0].Value = word("secret")
+	c.Search = []SearchPart{{SearchPartRef{7, 2}, word("index")}}
 	c.Inbox[0].Event = word("event")
 	c.Transactions[0].Type, c.Transactions[0].TxnID = string(word("type").Reveal()), string(word("txn").Reveal())
 	return c, words

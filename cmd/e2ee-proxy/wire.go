@@ -72,6 +72,7 @@ func engineOptions(cfg *config.Config, log zerolog.Logger, db *store.DB, client 
 	return e2ee.Options{
 		Store: db, Homeserver: cfg.Homeserver.URL(), Client: client, Log: log,
 		CachedUsers:     cfg.TrustCache.Users,
+		Search:          e2ee.SearchOptions{Off: !cfg.Search.Index, Messages: cfg.Search.MaxMessages},
 		Undecryptable:   undecryptable(cfg.Clients.Undecryptable),
 		ManualBootstrap: cfg.Bootstrap == config.BootstrapManual,
 		Account:         func(user id.UserID) e2ee.AccountSettings { return accountSettings(cfg, user) },

@@ -21,6 +21,7 @@ const (
 	RankOpens   // roomkeys: a batch of events is decrypted
 	RankDevice  // core.Device.Mu
 	RankSession // inboundSession.mu
+	RankSearch  // searchindex.Account: its index is read or changed
 	RankAccount // account.mu
 	RankLeaf    // no other lock is taken: liveness, lists, passwords, counts
 )

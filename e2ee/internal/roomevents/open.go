@@ -12,6 +12,7 @@ import (
 	"e2ee-proxy/e2ee/internal/rollout"
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/rooms"
+	"e2ee-proxy/e2ee/internal/searchindex"
 	"e2ee-proxy/internal/parallel"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -26,12 +27,13 @@ type Reader struct {
 	backups       *ownbackup.Backup
 	rooms         *rooms.Table
 	rollout       *rollout.Account
+	search        *searchindex.Account
 	undecryptable Undecryptable
 }
 
 // New returns the reader of a device, with the parts of it that it asks.
-func New(dev *core.Device, keys *roomkeys.Inbound, late *late.Events, backups *ownbackup.Backup, table *rooms.Table, counted *rollout.Account, undecryptable Undecryptable) *Reader {
-	return &Reader{dev, keys, late, backups, table, counted, undecryptable}
+func New(dev *core.Device, keys *roomkeys.Inbound, late *late.Events, backups *ownbackup.Backup, table *rooms.Table, counted *rollout.Account, search *searchindex.Account, undecryptable Undecryptable) *Reader {
+	return &Reader{dev, keys, late, backups, table, counted, search, undecryptable}
 }
 
 // Open decrypts and judges a batch of events, also those in clear, and returns one Opened
@@ -95,6 +97,7 @@ func (r *Reader) open(ctx context.Context, in []Incoming) (out []Opened, jobs []
 			out[i] = r.judge(jobs[i], by)
 		}
 	})
+	r.index(ctx, jobs, out)
 	return out, jobs, by
 }
 

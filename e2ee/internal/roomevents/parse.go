@@ -21,6 +21,7 @@ type eventJob struct {
 	room  id.RoomID
 	event strictjson.Object
 	outer strictjson.Object // content as the server sent it
+	said  strictjson.Object // content of the clear event, once it is shown
 
 	redeliver bool
 	order     Order

@@ -59,14 +59,15 @@ func (job *eventJob) clear(v trustcache.Verdict) Opened {
 	if err != nil { // the event was parsed before, so this cannot fail
 		return job.withheld(trustcache.JudgeUndecrypted(trustcache.CodeMalformed, ""), trustcache.Policy{})
 	}
-	out := job.event.Set("type", strictjson.Quote(job.Type)).Set("content", content)
+	job.said = content
+	out := job.event.Set("type", strictjson.Quote(job.Type)).Set("content", content.Encode())
 	out = annotate(out, v).Set("decrypted", json.RawMessage(`true`))
 	return Opened{Event: out.Encode(), Type: job.Type, Decrypted: true}
 }
 
 // clearContent returns the decrypted content with the complete relation (attack N3). A
 // relation that makes an edit of an event that is none is dropped.
-func (job *eventJob) clearContent() (json.RawMessage, error) {
+func (job *eventJob) clearContent() (strictjson.Object, error) {
 	content, err := strictjson.Parse(job.Payload.Get("content"))
 	if err != nil {
 		return nil, err
@@ -75,12 +76,12 @@ func (job *eventJob) clearContent() (json.RawMessage, error) {
 	content = content.Without("m.relates_to")
 	rel, err := strictjson.Parse(relation)
 	if err != nil {
-		return content.Encode(), nil
+		return content, nil
 	}
 	if kind, _ := rel.Text("rel_type"); kind == "m.replace" && content.Get("m.new_content") == nil {
-		return content.Encode(), nil
+		return content, nil
 	}
-	return content.Set("m.relates_to", relation).Encode(), nil
+	return content.Set("m.relates_to", relation), nil
 }
 
 // withheld returns the placeholder of a withheld event.

@@ -32,17 +32,20 @@ func AnswerObject(resp *http.Response) strictjson.Object {
 
 // Peek returns the body of an answer and leaves it in place; nil when it is longer than
 // maxAnswer, compressed, or broken.
-func Peek(resp *http.Response) []byte {
+func Peek(resp *http.Response) []byte { return PeekUpTo(resp, maxAnswer) }
+
+// PeekUpTo is like [Peek], for a body of at most so many bytes.
+func PeekUpTo(resp *http.Response, most int64) []byte {
 	if enc := resp.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
 		return nil
 	}
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, most+1))
 	rest := resp.Body
 	resp.Body = struct {
 		io.Reader
 		io.Closer
 	}{io.MultiReader(bytes.NewReader(raw), rest), rest}
-	if err != nil || len(raw) > maxAnswer {
+	if err != nil || int64(len(raw)) > most {
 		return nil
 	}
 	return raw

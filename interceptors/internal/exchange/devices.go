@@ -92,6 +92,10 @@ type Device interface {
 	NoticePlace(ctx context.Context, room id.RoomID, event id.EventID) (string, error)
 	// Open decrypts and judges a batch; it returns one Opened for each Incoming.
 	Open(ctx context.Context, in []e2ee.Incoming) ([]e2ee.Opened, error)
+	// Searches reports whether there is an index of the account's messages, and Search looks
+	// in it.
+	Searches() bool
+	Search(ctx context.Context, q e2ee.SearchQuery) (e2ee.SearchResult, error)
 	// BeginSync is called before the client's sync goes upstream with since.
 	BeginSync(ctx context.Context, since string) (ClientSync, error)
 	// Control returns the device as the control API sees it.
