@@ -20,6 +20,7 @@ func (s *state) copy() state {
 	c := *s
 	c.users, c.tokens, c.rooms = map[string]*user{}, map[string]*device{}, map[string]*room{}
 	c.txns, c.notCopied = copyObject(s.txns), slices.Clone(s.notCopied)
+	c.files = maps.Clone(s.files) // a file is replaced, never written to
 	devices := make(map[*device]*device)
 	for id, u := range s.users {
 		c.users[id] = u.copy(devices)

@@ -39,7 +39,7 @@ func TestCopy(t *testing.T) {
 	for _, place := range []string{
 		"state.users[].devices[].fallback", "state.users[].devices[].oneTimeKeys[].key", "state.users[].devices[].toDevice",
 		"state.users[].devices[].keys[][]", "state.users[].accountData", "state.users[].filters", "state.users[].oldSignatures[][]",
-		"state.users[].crossSigning[][]", "state.users[].backups[].keys[]", "state.tokens", "state.txns", "state.notCopied",
+		"state.users[].crossSigning[][]", "state.users[].backups[].keys[]", "state.tokens", "state.txns", "state.notCopied", "state.files",
 		"state.rooms[].state", "state.rooms[].events[].Unsigned", "state.rooms[].events[].StateKey", "state.rooms[].events[].txnDevice",
 		"state.rooms[].events[].redactor",
 	} {
@@ -92,6 +92,7 @@ func filled(t *testing.T) *Server {
 	do(alice, "POST", "room_keys/version", o{"algorithm": "a", "auth_data": o{}})
 	do(alice, "PUT", "room_keys/keys/"+url.PathEscape(room)+"/session?version=1", o{})
 	s.SendToDevice(alice.UserID, "ALICE", alice.UserID, "m.test", o{})
+	s.PutFile(ServerName+"/file", []byte("a"))
 	return s
 }
 

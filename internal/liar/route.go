@@ -45,6 +45,9 @@ func (s *Server) answer(r *Request) Reply {
 	if r.Path == "/_matrix/client/versions" {
 		return OK(map[string]any{"versions": []string{"v1.1", "v1.6", "v1.11", "v1.12", "v1.15"}})
 	}
+	if reply, ok := s.media(r); ok {
+		return reply
+	}
 	if !strings.HasPrefix(r.Path, "/_matrix/client/") || len(segments) < 2 {
 		return Failure(http.StatusNotFound, "M_UNRECOGNIZED", "Unrecognized request")
 	}

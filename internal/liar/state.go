@@ -13,7 +13,8 @@ type state struct {
 	tokens map[string]*device
 	rooms  map[string]*room
 	// txns are the answers of requests with a transaction ID, by device and path.
-	txns map[string]any
+	txns  map[string]any
+	files map[string][]byte // by "server/id"
 	// uiaForFirstKeys asks for user-interactive auth even for the first cross-signing
 	// keys, as servers without MSC3967 do.
 	uiaForFirstKeys bool
@@ -29,7 +30,7 @@ func newState() state {
 	return state{
 		pos:   1, // so that the first sync token is not that of the beginning
 		users: map[string]*user{}, tokens: map[string]*device{},
-		rooms: map[string]*room{}, txns: map[string]any{},
+		rooms: map[string]*room{}, txns: map[string]any{}, files: map[string][]byte{},
 	}
 }
 
