@@ -55,6 +55,7 @@ type Annotation struct {
 	UserID       id.UserID                 `json:"user_id,omitempty"`
 	DeviceID     id.DeviceID               `json:"device_id,omitempty"`
 	Source       store.Source              `json:"source,omitempty"`
+	SharedBy     id.UserID                 `json:"shared_by,omitempty"`
 }
 
 // Annotation returns the verdict in the form that the client reads. A withheld event counts
@@ -66,7 +67,7 @@ func (v Verdict) Annotation() Annotation {
 	}
 	return Annotation{
 		Decrypted: v.Deliver == DeliverClear, Color: color, Code: v.Code, WithheldCode: v.WithheldCode,
-		Message: v.Message, UserID: v.UserID, DeviceID: v.DeviceID, Source: v.Source,
+		Message: v.Message, UserID: v.UserID, DeviceID: v.DeviceID, Source: v.Source, SharedBy: v.SharedBy,
 	}
 }
 

@@ -48,6 +48,8 @@ type Verdict struct {
 	UserID   id.UserID
 	DeviceID id.DeviceID
 	Source   store.Source
+	// SharedBy is who gave the key in a bundle of the room's history (requirement 17.7).
+	SharedBy id.UserID
 	// Enforced is what ModeEnforce would have done; equal to Deliver unless the mode is ModeWarn.
 	Enforced Deliver
 }
@@ -123,6 +125,10 @@ func JudgeInClear(sender id.UserID, p Policy) Verdict {
 	return v
 }
 
+// withheldHistory is the code of a key that somebody who shared a room's history may not pass on
+// (requirement 17.5).
+const withheldHistory event.RoomKeyWithheldCode = "m.history_not_shared"
+
 // JudgeUndecrypted returns the verdict on an event that could not be decrypted. withheld is
 // the code that the sender sent, for CodeWithheld; it proves nothing (requirement 10.7).
 func JudgeUndecrypted(code Code, withheld event.RoomKeyWithheldCode) Verdict {
@@ -134,6 +140,9 @@ func JudgeUndecrypted(code Code, withheld event.RoomKeyWithheldCode) Verdict {
 		v.WithheldCode = withheld
 		if withheld == event.RoomKeyWithheldUnverified {
 			v.Message = "The sender held this message back because this device is not verified by its owner."
+		}
+		if withheld == withheldHistory {
+			v.Message = "This message was sent before you came into the room, and may not be shared with later members."
 		}
 	}
 	return v
@@ -166,6 +175,7 @@ func judgeUnproven(in JudgeInput, enforce bool) Verdict {
 		v.Deliver = DeliverWithheld
 	}
 	if in.Source == store.SourceBundle && in.Forwarder != "" { // requirement 17.7
+		v.SharedBy = in.Forwarder
 		v.Message = in.Forwarder.String() + " shared this message since you were not in the room when it was sent."
 	}
 	return v
