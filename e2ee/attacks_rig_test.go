@@ -197,7 +197,7 @@ func (st *stage) syncWith(ctx context.Context) error {
 	if st.since != "" {
 		path += "&since=" + url.QueryEscape(st.since)
 	}
-	var resp clientResponse
+	resp := clientResponse{own: st.alice.UserID}
 	if code := call(st.t, st.hs, st.alice, http.MethodGet, path, nil, &resp); code != http.StatusOK {
 		st.t.Fatalf("sync answers %d", code)
 	}
@@ -359,6 +359,8 @@ func wantNoIndexTwice(t *testing.T, hs *liar.Server) {
 
 // clientResponse is a sync response as far as these tests need it.
 type clientResponse struct {
+	own string // whose it is; invitations of others do not count
+
 	NextBatch string `json:"next_batch"`
 	ToDevice  struct {
 		Events []json.RawMessage `json:"events"`
@@ -372,6 +374,16 @@ type clientResponse struct {
 	Rooms       struct {
 		Join  map[id.RoomID]clientRoom `json:"join"`
 		Leave map[id.RoomID]clientRoom `json:"leave"`
+
+		Invite map[id.RoomID]struct {
+			State struct {
+				Events []struct {
+					Type     string    `json:"type"`
+					Sender   id.UserID `json:"sender"`
+					StateKey string    `json:"state_key"`
+				} `json:"events"`
+			} `json:"invite_state"`
+		} `json:"invite"`
 	} `json:"rooms"`
 }
 
@@ -412,5 +424,14 @@ func (r *clientResponse) update(since string) e2ee.SyncUpdate {
 	}
 	add(e2ee.SectionJoin, r.Rooms.Join)
 	add(e2ee.SectionLeave, r.Rooms.Leave)
+	for roomID, room := range r.Rooms.Invite {
+		ru := e2ee.RoomUpdate{RoomID: roomID, Section: e2ee.SectionInvite}
+		for _, ev := range room.State.Events {
+			if ev.Type == "m.room.member" && ev.StateKey == r.own {
+				ru.Inviter = ev.Sender
+			}
+		}
+		u.Rooms = append(u.Rooms, ru)
+	}
 	return u
 }

@@ -265,6 +265,9 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 	if err := d.rooms.Apply(ctx, s, u.Rooms, u.Since == "", own, overtaken); err != nil {
 		return nil, err
 	}
+	if err := d.history.Apply(ctx, s, u.Rooms); err != nil {
+		return nil, err
+	}
 	if err := d.keepForClient(ctx, b, s, own); err != nil {
 		return nil, err
 	}

@@ -24,6 +24,7 @@ import (
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/schedule"
+	"e2ee-proxy/e2ee/internal/sharedhistory"
 	"e2ee-proxy/e2ee/internal/todevice"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
@@ -53,6 +54,7 @@ type Device struct {
 	backups     ownbackup.Backup
 	rooms       rooms.Table
 	gossip      gossip.Exchange
+	history     sharedhistory.History
 	clientState clientState
 	shown       notices.Shown
 }
@@ -229,7 +231,8 @@ func (d *Device) connect() {
 	d.rooms = rooms.New(d.core, d.eng.rooms, all)
 	d.gossip = gossip.New(d.core, all)
 	d.clientState.Device = d.core
-	d.receiver = todevice.New(d.core, &d.channel, &d.gossip, &d.inbound, &d.publication)
+	d.history = sharedhistory.New(d.core, sharedhistory.Parts{Channel: &d.channel, Identity: &d.ownIdentity, Rooms: &d.rooms, Outbound: &d.outbound, Inbound: &d.inbound, Backup: &d.backups}, d.eng.history, all)
+	d.receiver = todevice.New(d.core, &d.channel, &d.gossip, &d.inbound, &d.publication, &d.history)
 	d.shown = notices.NewShown(d.core, &d.acct.warnings, all)
 }
 

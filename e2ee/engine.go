@@ -25,6 +25,7 @@ import (
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/searchindex"
+	"e2ee-proxy/e2ee/internal/sharedhistory"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
@@ -73,6 +74,9 @@ type Options struct {
 	// CachedUsers bounds the users kept in memory, over all accounts; 20,000.
 	CachedUsers int
 
+	// ShareWithin is how long an invitation waits until the room's history is shared; 10 s.
+	ShareWithin time.Duration
+
 	// Undecryptable says what clients are shown of events that cannot be read.
 	Undecryptable Undecryptable
 	// ManualBootstrap leaves the creation of an identity to POST bootstrap.
@@ -97,6 +101,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Spread == 0 {
 		o.Spread = time.Second
+	}
+	if o.ShareWithin == 0 {
+		o.ShareWithin = 10 * time.Second
 	}
 	if o.OneTimeKeys <= 0 || o.OneTimeKeys > olm.OneTimeKeysWanted {
 		o.OneTimeKeys = olm.OneTimeKeysWanted
@@ -140,6 +147,7 @@ type Engine struct {
 	env  *core.Env
 
 	inbound *roomkeys.Cache
+	history *sharedhistory.Bounds
 	users   *trustcache.Cache
 	search  *searchindex.Shared
 	rooms   *rooms.Shared
@@ -197,7 +205,7 @@ func New(opts Options) (*Engine, error) {
 		},
 		mu:      locks.Mutex{Place: opts.locks.At(locks.RankEngine)},
 		opening: locks.Turns[deviceKey]{Place: opts.locks.At(locks.RankOpening)},
-		opts:    opts, inbound: cache, users: users, awake: awake,
+		opts:    opts, inbound: cache, history: sharedhistory.NewBounds(opts.ShareWithin), users: users, awake: awake,
 		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]bool),
 		cancel: cancel, stopped: make(chan struct{}), maintenance: make(chan *Device, 1024), alerts: make(chan *account, 256),
 	}

@@ -284,3 +284,17 @@ func (e *Engine) InMemory() (devices, awake int) {
 func (d *Device) Outdate(user string) {
 	d.acct.Tracker.Changed(&store.Changes{}, []id.UserID{id.UserID(user)})
 }
+
+// Requery asks the homeserver about a user.
+func (d *Device) Requery(ctx context.Context, user id.UserID) (*trustcache.User, error) {
+	users, err := d.acct.Tracker.Query(ctx, d.core.Query(), []id.UserID{user})
+	return users[user], err
+}
+
+// WaitingHistory counts the bundles of room keys that wait.
+func (d *Device) WaitingHistory(ctx context.Context) (int, error) {
+	waits, err := core.ReadRecord[struct {
+		Bundles []json.RawMessage `json:"bundles"`
+	}](ctx, d.core, identity.SecretHistory)
+	return len(waits.Bundles), err
+}

@@ -9,6 +9,7 @@ import (
 
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/ownidentity"
+	"e2ee-proxy/e2ee/internal/sharedhistory"
 	"e2ee-proxy/trustcache"
 )
 
@@ -176,7 +177,41 @@ func (d *Device) NoteVisibility(ctx context.Context, room id.RoomID, visibility 
 // member lists are refused from now on.
 func (d *Device) NoteMembership(ctx context.Context, room id.RoomID, user id.UserID, membership string) error {
 	d.publication.PublishWithin(0)
-	return d.rooms.NoteMembership(ctx, room, user, membership)
+	if err := d.rooms.NoteMembership(ctx, room, user, membership); err != nil {
+		return err
+	}
+	if membership == "join" && (user == "" || user == d.acct.User) {
+		return d.history.Joined(ctx, room)
+	}
+	return nil
+}
+
+// ShareHistory gives somebody, who is about to be invited, the keys of the room's history, as
+// far as that is allowed. It returns when that is done, or has taken too long: the invitation
+// neither fails nor waits for ever because of it.
+func (d *Device) ShareHistory(ctx context.Context, room id.RoomID, user id.UserID) {
+	d.history.Share(ctx, room, user)
+}
+
+// A device is the host of its sharedhistory.History.
+var _ sharedhistory.Host = host{}
+
+// MayShareHistory implements sharedhistory.Host.
+func (h host) MayShareHistory(ctx context.Context) error {
+	if !h.Live.Current(h.Device.core.Env.Now()) {
+		if err := h.catchUp(ctx); err != nil {
+			return fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
+		}
+	}
+	return h.checkMaySend(ctx)
+}
+
+// HearNews implements sharedhistory.Host.
+func (h host) HearNews(ctx context.Context) error {
+	if h.Live.ClientSyncs() {
+		return nil
+	}
+	return h.catchUp(ctx)
 }
 
 // RoomEncryption is [Device.RoomEncryption] for a user who has no device here.

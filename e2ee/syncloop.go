@@ -61,6 +61,12 @@ type ownSync struct {
 	Rooms struct {
 		Join  map[id.RoomID]ownRoom `json:"join"`
 		Leave map[id.RoomID]ownRoom `json:"leave"`
+
+		Invite map[id.RoomID]struct {
+			State struct {
+				Events []ownEvent `json:"events"`
+			} `json:"invite_state"`
+		} `json:"invite"`
 	} `json:"rooms"`
 }
 
@@ -78,10 +84,11 @@ type ownEvent struct {
 	Type     string          `json:"type"`
 	StateKey *string         `json:"state_key"`
 	Content  json.RawMessage `json:"content"`
+	Sender   id.UserID       `json:"sender"`
 }
 
 // update reduces the response to what matters to encryption.
-func (s *ownSync) update(since string) SyncUpdate {
+func (s *ownSync) update(since string, own id.UserID) SyncUpdate {
 	u := SyncUpdate{
 		Since: since, NextBatch: s.NextBatch, ToDevice: s.ToDevice.Events,
 		Changed: s.DeviceLists.Changed, Left: s.DeviceLists.Left,
@@ -102,6 +109,15 @@ func (s *ownSync) update(since string) SyncUpdate {
 	}
 	add(SectionJoin, s.Rooms.Join)
 	add(SectionLeave, s.Rooms.Leave)
+	for roomID, r := range s.Rooms.Invite {
+		ru := RoomUpdate{RoomID: roomID, Section: SectionInvite}
+		for _, ev := range r.State.Events {
+			if ev.Type == wire.TypeMember && ev.StateKey != nil && *ev.StateKey == own.String() {
+				ru.Inviter = ev.Sender
+			}
+		}
+		u.Rooms = append(u.Rooms, ru)
+	}
 	return u
 }
 
@@ -184,7 +200,7 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 		}
 		return 0, err
 	}
-	update, err := d.withEarlierChanges(ctx, resp.update(since), true)
+	update, err := d.withEarlierChanges(ctx, resp.update(since, d.acct.User), true)
 	if err != nil {
 		return 0, err
 	}

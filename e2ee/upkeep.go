@@ -180,7 +180,7 @@ func (d *Device) idle() bool {
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
 	return d.schedule.IsIdle() && d.publication.Allowed() && !d.gossip.IsAsking() &&
-		!d.backups.IsBusy() && d.core.Record.NextToken.IsZero()
+		!d.backups.IsBusy() && !d.history.IsBusy() && d.core.Record.NextToken.IsZero()
 }
 
 // fromStore returns a known device, loaded from the store if it is not in memory. It makes
@@ -318,6 +318,7 @@ func (d *Device) maintain(ctx context.Context) {
 		{"flush outbox", d.channel.FlushOutbox},
 		{"back up room keys", d.backups.BackUp},
 		{"restore history", d.backups.ResumeHistory},
+		{"take shared history", d.history.Take},
 		{"request room keys", d.gossip.RequestKeys},
 		{"unwedge", d.channel.Unwedge},
 		{"refresh device lists", d.refreshDeviceLists},

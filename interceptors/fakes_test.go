@@ -44,6 +44,7 @@ type fakeDevice struct {
 	undecided bool
 	rooms     map[id.RoomID]e2ee.RoomEncryption
 	notes     []string
+	shared    []string // history that was given to somebody
 	sealed    map[string]e2ee.Encrypted
 	said      map[string]string // by transaction, what was first sent in it
 	encrypts  int
@@ -105,6 +106,12 @@ func (d *fakeDevice) NoteEncryption(_ context.Context, room id.RoomID, content [
 
 func (d *fakeDevice) NoteMembership(ctx context.Context, room id.RoomID, user id.UserID, membership string) error {
 	return errors.Join(d.note("%s %s %s", membership, user, room), ctx.Err())
+}
+
+func (d *fakeDevice) ShareHistory(_ context.Context, room id.RoomID, user id.UserID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.shared = append(d.shared, fmt.Sprintf("%s %s", user, room))
 }
 
 func (d *fakeDevice) NoteVisibility(ctx context.Context, room id.RoomID, visibility string) error {

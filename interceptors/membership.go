@@ -15,7 +15,8 @@ import (
 // Membership endpoints: invite, kick, ban, unban, join, knock, leave and forget. The engine
 // records what the homeserver accepted before the client gets its answer. An invite's 200
 // is enough to share the room key with the invitee (requirement 7.6), and after a departure
-// the next send uses a new key.
+// the next send uses a new key. Before an invite goes on, the invitee is given the keys of the
+// room's history, where they may have them.
 //
 // They pass byte for byte, except for the reason of one's own membership changes in a room
 // that is not known to be plain: it is meant for those in the room, who can be told in a
@@ -43,9 +44,12 @@ func membershipOfOther(membership string) Handler {
 		if err != nil {
 			return err
 		}
+		user := body.TextOrEmpty("user_id") // an invitation by e-mail has none yet
+		if membership == membershipInvite {
+			shareHistory(x, dev, room, user)
+		}
 		return forwardThen(x, raw, func(ctx context.Context, _ strictjson.Object) error {
-			// An invitation by e-mail has no user ID yet.
-			if user := body.TextOrEmpty("user_id"); exchange.ValidUser(user) {
+			if exchange.ValidUser(user) {
 				return noteMembership(ctx, dev, room, id.UserID(user), membership)
 			}
 			return nil
@@ -106,6 +110,15 @@ func (r *rooms) withoutReason(x *Exchange, dev Device, raw []byte) ([]byte, erro
 		}
 	}
 	return withoutMembers(raw, content, memberReason)
+}
+
+// shareHistory has the keys of the room's history given to who is about to be invited, before
+// that is so, as the specification says: then they are there when the invitation is (Sharing
+// keys between users). Whatever becomes of it, the invitation goes on.
+func shareHistory(x *Exchange, dev Device, room id.RoomID, user string) {
+	if dev.Mode() == e2ee.ModeProxied && exchange.ValidUser(user) && user != x.Identity.UserID.String() {
+		dev.ShareHistory(x.Request.Context(), room, id.UserID(user))
+	}
 }
 
 // noteMembership records a membership that the homeserver accepted in the engine. Only a

@@ -46,6 +46,7 @@ const (
 	stateBefore   partOfState = iota + 1 // the state before the timeline
 	stateTimeline                        // changes in the timeline
 	stateAfter                           // the state behind it
+	stateInvite                          // what an invited user is shown
 )
 
 // syncParts are the lists of events of a room.
@@ -58,7 +59,7 @@ var syncParts = [...]struct {
 	{"state", rewrite.Place{Kind: rewrite.State, Position: rewrite.Start}, stateBefore},
 	{"state_after", rewrite.Place{Kind: rewrite.State}, stateAfter},
 	{"org.matrix.msc4222.state_after", rewrite.Place{Kind: rewrite.State}, stateAfter},
-	{"invite_state", rewrite.Place{Kind: rewrite.Stripped}, 0},
+	{"invite_state", rewrite.Place{Kind: rewrite.Stripped}, stateInvite},
 	{"knock_state", rewrite.Place{Kind: rewrite.Stripped}, 0},
 	{"account_data", rewrite.Place{}, 0},
 	{"ephemeral", rewrite.Place{Kind: rewrite.Mixed}, 0},

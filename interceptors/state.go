@@ -144,13 +144,16 @@ func (r *rooms) putMember(x *Exchange, dev Device, room id.RoomID, user string, 
 	if err != nil {
 		return err
 	}
-	if membership := content.TextOrEmpty("membership"); user == x.Identity.UserID.String() && membership != membershipKnock {
+	membership := content.TextOrEmpty("membership")
+	if user == x.Identity.UserID.String() && membership != membershipKnock {
 		if raw, err = r.withoutReason(x, dev, raw); err != nil {
 			return err
 		}
 	}
+	if membership == membershipInvite && !delayed(x) {
+		shareHistory(x, dev, room, user)
+	}
 	return forwardThen(x, raw, func(ctx context.Context, _ strictjson.Object) error {
-		membership := content.TextOrEmpty("membership")
 		if delayed(x) || membership == "" || !exchange.ValidUser(user) {
 			return nil
 		}

@@ -171,6 +171,9 @@ func (u *syncUpdate) event(e *rewrite.Event) error {
 		to = &u.timeline
 	case stateAfter:
 		to = &u.after
+	case stateInvite:
+		u.invitedBy(e)
+		return nil
 	default:
 		return nil
 	}
@@ -200,6 +203,21 @@ func (u *syncUpdate) event(e *rewrite.Event) error {
 	change.StateKey = string(jsonscan.Text(e.StateKey))
 	*to = append(*to, change)
 	return u.held.add(len(change.StateKey) + len(change.Content) + 64)
+}
+
+// invitedBy takes who invited the own user: the one thing that stripped state is read for. It
+// says only whose bundle of the room's history is taken after a join.
+func (u *syncUpdate) invitedBy(e *rewrite.Event) {
+	if u.room.Section != e2ee.SectionInvite || string(e.Type) != typeMember || string(e.Membership) != `"invite"` ||
+		string(jsonscan.Text(e.StateKey)) != string(u.who) {
+		return
+	}
+	var said struct {
+		Sender id.UserID `json:"sender"`
+	}
+	if e.Raw != nil && jsonv2.Unmarshal(e.Raw, &said) == nil {
+		u.room.Inviter = said.Sender
+	}
 }
 
 // membershipContent returns a member's content with only the membership. There may be very

@@ -23,7 +23,7 @@ func inner() map[string][][]string {
 			{"ownidentity"},
 			{"roomkeys"},
 			{"ownbackup"},
-			{"gossip", "notices", "rollout", "live", "late", "searchindex"},
+			{"gossip", "notices", "rollout", "live", "late", "searchindex", "sharedhistory"},
 			{"status", "todevice", "roomevents", "schedule"},
 		},
 		"interceptors": {

@@ -72,8 +72,8 @@ func TestInviteeReads(t *testing.T) {
 	})
 }
 
-// Leave, message, rejoin. What was sent in between is not readable for who had left; what
-// comes after is.
+// Leave, message, rejoin. What was sent in between is not readable for who had left, in a room
+// whose history is not for later members; what comes after is.
 func TestWhoLeftDoesNotRead(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
@@ -82,6 +82,7 @@ func TestWhoLeftDoesNotRead(t *testing.T) {
 		alice, carol := element(t, hs, host, "alice"), element(t, hs, host, "carol")
 		bob := newCurl(t, proxy.URL, newAccount(t, hs, "bob"))
 		room := bob.createRoom(alice.UserID, carol.UserID)
+		bob.put(roomPath(room, "state/m.room.history_visibility"), map[string]any{"history_visibility": "invited"})
 		for _, peer := range []*testpeer.Client{alice, carol} {
 			peer.AwaitRoom(room, "invite")
 			peer.Join(room)

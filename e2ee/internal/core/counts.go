@@ -17,6 +17,7 @@ type counts struct {
 	Secrets  *prometheus.CounterVec
 	Forwards *prometheus.CounterVec
 	Reuses   prometheus.Counter
+	Bundles  *prometheus.CounterVec
 	policyCounts
 }
 
@@ -48,12 +49,16 @@ func NewCounts(reg prometheus.Registerer) (*counts, error) {
 			Name: "e2ee_proxy_reused_transactions_total",
 			Help: "Events that clients sent with the transaction ID of another event, and that were sent as events of their own.",
 		}),
+		Bundles: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "e2ee_proxy_history_bundles_total",
+			Help: "Keys of a room's history given to somebody who was invited, or given by an inviter: sent, not sent, taken or refused.",
+		}, []string{"result"}),
 		policyCounts: newPolicyCounts(),
 	}
 	if reg == nil {
 		return c, nil
 	}
-	for _, one := range []prometheus.Collector{c.Uploads, c.Restores, c.Refusals, c.changes, c.Secrets, c.Forwards, c.Reuses, c.Sends, c.Shares, c.Events} {
+	for _, one := range []prometheus.Collector{c.Uploads, c.Restores, c.Refusals, c.changes, c.Secrets, c.Forwards, c.Reuses, c.Bundles, c.Sends, c.Shares, c.Events} {
 		if err := reg.Register(one); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

@@ -275,7 +275,7 @@ func TestNamesOfADevicesSecrets(t *testing.T) {
 		}
 	}
 	mine := DeviceSecrets(one)
-	for _, kind := range []string{SecretRestore, SecretRequests, SecretKeysAsked, SecretWedged} {
+	for _, kind := range []string{SecretRestore, SecretRequests, SecretKeysAsked, SecretWedged, SecretHistory} {
 		if !slices.Contains(mine, OfDevice(kind, one)) {
 			t.Errorf("%q of a device stays when it goes", kind)
 		}
@@ -285,7 +285,7 @@ func TestNamesOfADevicesSecrets(t *testing.T) {
 			t.Errorf("that it requested %s stays when a device goes", name)
 		}
 	}
-	if len(mine) != 8 {
+	if len(mine) != 9 {
 		t.Errorf("a device has %q", mine)
 	}
 }

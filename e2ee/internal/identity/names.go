@@ -36,6 +36,8 @@ const (
 	// SecretKeysAsked are the room keys that the device has requested, stored for the same
 	// reason.
 	SecretKeysAsked = "keys asked:"
+	// SecretHistory are the bundles of room keys and the invitations that wait for each other.
+	SecretHistory = "history:"
 )
 
 // OfDevice returns the name of a device's value of a kind.
@@ -48,7 +50,7 @@ func AskedName(device id.Ed25519, secret string) string {
 
 // DeviceSecrets returns the names of all values of a device.
 func DeviceSecrets(device id.Ed25519) []string {
-	out := []string{OfDevice(SecretRestore, device), OfDevice(SecretRequests, device), OfDevice(SecretKeysAsked, device), OfDevice(SecretWedged, device)}
+	out := []string{OfDevice(SecretRestore, device), OfDevice(SecretRequests, device), OfDevice(SecretKeysAsked, device), OfDevice(SecretWedged, device), OfDevice(SecretHistory, device)}
 	for _, name := range []string{SecretMaster, SecretSelfSigning, SecretUserSigning, SecretBackup} {
 		out = append(out, AskedName(device, name))
 	}

@@ -11,6 +11,7 @@ type Rank uint8
 const (
 	RankSends   Rank = iota + 1 // roomkeys: a send into one room
 	RankUpkeep                  // schedule.Schedule.UpkeepTurn: maintenance of a device
+	RankHistory                 // sharedhistory: history is shared, or taken
 	RankBoot                    // account.boot: the identity is set up
 	RankSync                    // schedule.Schedule.SyncTurn: a sync of the engine's own
 	RankReview                  // account.review: warnings are updated

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"maunium.net/go/mautrix/id"
+
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -17,6 +19,8 @@ type Owner struct {
 	Extra json.RawMessage `json:"extra,omitempty"`
 	// Contested reports whether the session has more owners: see moreowners.go.
 	Contested bool `json:"contested,omitempty"`
+	// SharedBy is who gave the key in a bundle of a room's history (requirement 17.7).
+	SharedBy id.UserID `json:"shared_by,omitempty"`
 }
 
 // Encode encodes the owner for the store.

@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/crypto/ssss"
+	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
@@ -31,6 +32,9 @@ type Backup struct {
 
 	fetching  fetching
 	restoring restoring
+	// wholeRooms are the rooms of which the backup was asked for all keys; the device's lock
+	// guards it.
+	wholeRooms map[id.RoomID]time.Time
 }
 
 // Host is what a Backup needs of the other parts of a device.

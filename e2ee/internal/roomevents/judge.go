@@ -64,7 +64,7 @@ func (r *Reader) judgeAs(job *eventJob, by *judgement, c roomkeys.Claim) trustca
 	return trustcache.Judge(trustcache.JudgeInput{
 		Sender: job.Sender, Own: r.Account.User, OwnKey: r.Curve25519,
 		Source: c.Source, Owner: c.Owner,
-		OwnerUser: by.users[c.UserID], Forwarder: r.forwarder(c.Source), Policy: by.policy,
+		OwnerUser: by.users[c.UserID], Forwarder: r.forwarder(c), Policy: by.policy,
 	})
 }
 
@@ -139,11 +139,15 @@ func encryptable(job *eventJob) bool {
 	return true
 }
 
-// forwarder returns the user who sent us a room key that did not come from its owner: only
-// the user's own devices may (requirement 11.4).
-func (r *Reader) forwarder(source store.Source) id.UserID {
-	if source == store.SourceForwarded {
+// forwarder returns the user who sent us a room key that did not come from its owner: one of
+// the user's own devices that was asked (requirement 11.4), or who shared the room's history.
+func (r *Reader) forwarder(c roomkeys.Claim) id.UserID {
+	switch c.Source {
+	case store.SourceForwarded:
 		return r.Account.User
+	case store.SourceBundle:
+		return c.SharedBy
+	case store.SourceDirect, store.SourceBackup, store.SourceImport:
 	}
 	return ""
 }

@@ -76,7 +76,7 @@ func (in *Inbound) loadSessions(ctx context.Context, events []*Event, missing []
 	loaded := make(map[store.SessionRef]*inboundSession, len(rows))
 	for ref, row := range rows {
 		kept := megolm.ReadOwner(row.Owner)
-		s := &inboundSession{row: row, owner: kept.Owner, contested: kept.Contested, last: -1, mu: locks.Mutex{Place: in.Env.Order.At(locks.RankSession)}}
+		s := &inboundSession{row: row, owner: kept.Owner, contested: kept.Contested, sharedBy: kept.SharedBy, last: -1, mu: locks.Mutex{Place: in.Env.Order.At(locks.RankSession)}}
 		if index, ok := last[ref]; ok {
 			s.last = int64(index)
 		}

@@ -17,6 +17,8 @@ import (
 type Claim struct {
 	trustcache.Owner
 	Source store.Source
+	// SharedBy is who gave the key, if it came in a bundle of the room's history.
+	SharedBy id.UserID
 }
 
 // Claims returns those who may have encrypted the event: the sender's devices, those of
@@ -54,7 +56,7 @@ func (ev *Event) OwnerUsers() iter.Seq[id.UserID] {
 func (s *inboundSession) claims(sender id.UserID, bridges map[id.UserID]bool) []Claim {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	first := Claim{s.owner, s.row.Source}
+	first := Claim{s.owner, s.row.Source, s.sharedBy}
 	out := make([]Claim, 0, 4)
 	add := func(user id.UserID) {
 		if s.owner.UserID == user {
@@ -65,7 +67,7 @@ func (s *inboundSession) claims(sender id.UserID, bridges map[id.UserID]bool) []
 			if o.Attested {
 				source = store.SourceBackup
 			}
-			out = append(out, Claim{o, source})
+			out = append(out, Claim{Owner: o, Source: source})
 		}
 	}
 	add(sender)

@@ -19,6 +19,7 @@ type inboundSession struct {
 	row       store.InboundSession
 	owner     trustcache.Owner
 	contested bool // several owners claim it
+	sharedBy  id.UserID
 
 	mu   locks.Mutex
 	sess session.MegolmInboundSession
@@ -66,7 +67,7 @@ func (w ratchets) keep() {
 func (s *inboundSession) firstOwner() Claim {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Claim{s.owner, s.row.Source}
+	return Claim{s.owner, s.row.Source, s.sharedBy}
 }
 
 // upgraded adds to ch what is known now of the owners of the session and was not before.

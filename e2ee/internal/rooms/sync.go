@@ -36,6 +36,8 @@ type Update struct {
 	Section Section
 	Limited bool
 	Changes []StateChange
+	// Inviter is who invited the own user, as the homeserver says, in SectionInvite.
+	Inviter id.UserID
 }
 
 // An initial sync may come from the homeserver's cache: Synapse repeats its answer for two

@@ -17,6 +17,7 @@ import (
 	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/roomkeys"
+	"e2ee-proxy/e2ee/internal/sharedhistory"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -40,11 +41,12 @@ type Receiver struct {
 	gossip  *gossip.Exchange
 	inbound *roomkeys.Inbound
 	keys    *devicekeys.Publication
+	history *sharedhistory.History
 }
 
 // New returns the receiver of a device.
-func New(dev *core.Device, olm *channel.Olm, ask *gossip.Exchange, inbound *roomkeys.Inbound, keys *devicekeys.Publication) Receiver {
-	return Receiver{dev, olm, ask, inbound, keys}
+func New(dev *core.Device, olm *channel.Olm, ask *gossip.Exchange, inbound *roomkeys.Inbound, keys *devicekeys.Publication, history *sharedhistory.History) Receiver {
+	return Receiver{dev, olm, ask, inbound, keys, history}
 }
 
 // Incoming processes the to-device events of one sync response. All its changes are in
@@ -60,6 +62,7 @@ type Incoming struct {
 	other     []*olm.Received   // for the client, if the sender's device is confirmed
 	ForClient []json.RawMessage // for the client
 	gossip    *gossip.Incoming
+	history   *sharedhistory.Incoming
 }
 
 // Process handles the events in order of arrival (requirement 5.3). An event that
@@ -67,7 +70,7 @@ type Incoming struct {
 // mu.
 func (r *Receiver) Process(ctx context.Context, events []json.RawMessage, s *core.Step) (*Incoming, error) {
 	ch := s.Changes
-	b := &Incoming{from: r, step: s, ch: ch, seen: make(map[[32]byte]bool), gossip: r.gossip.Receive()}
+	b := &Incoming{from: r, step: s, ch: ch, seen: make(map[[32]byte]bool), gossip: r.gossip.Receive(), history: r.history.Receive()}
 	parsed := make([]*toDevice, 0, len(events))
 	olms := make([]*olm.Event, 0, len(events))
 	var senders []id.Curve25519
@@ -110,6 +113,9 @@ func (r *Receiver) Process(ctx context.Context, events []json.RawMessage, s *cor
 	if err := b.gossip.Stage(ctx, s, b.keepRoomKey); err != nil {
 		return nil, err
 	}
+	if err := b.history.Stage(ctx, s); err != nil {
+		return nil, err
+	}
 	return b, b.passOthers(ctx)
 }
 
@@ -138,8 +144,11 @@ func (b *Incoming) handle(ev *toDevice, sealed *olm.Event) {
 		b.handleOlm(ev, sealed)
 		return
 	}
+	if sharedhistory.IsBundle(ev.Type) {
+		return // as those below
+	}
 	switch ev.Type {
-	case "m.room_key", "m.forwarded_room_key", "m.secret.send", "m.dummy", "m.room_key_bundle":
+	case "m.room_key", "m.forwarded_room_key", "m.secret.send", "m.dummy":
 		// Valid only over Olm (requirement 8.2, attack A11).
 	case "m.room_key.withheld":
 		b.handleWithheld(ev)
@@ -172,6 +181,10 @@ func (b *Incoming) handleOlm(ev *toDevice, sealed *olm.Event) {
 	if err != nil {
 		return
 	}
+	if sharedhistory.IsBundle(msg.Type) {
+		b.history.Bundle(msg)
+		return
+	}
 	switch msg.Type {
 	case "m.room_key":
 		b.handleRoomKey(msg)
@@ -181,7 +194,7 @@ func (b *Incoming) handleOlm(ev *toDevice, sealed *olm.Event) {
 		b.gossip.Secret(msg)
 	case "m.forwarded_room_key":
 		b.gossip.RoomKey(msg)
-	case "m.room_key_bundle", "m.room.encrypted",
+	case "m.room.encrypted",
 		"m.room_key.withheld", "m.room_key_request", "m.secret.request":
 		// Not requested, or never sent over Olm.
 	default:

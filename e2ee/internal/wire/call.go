@@ -36,10 +36,12 @@ func NewHomeserver(base *url.URL, client *http.Client, timeout time.Duration) *H
 type Request struct {
 	Op     string
 	Method string
-	Path   mautrix.ClientURLPath
+	Path   mautrix.PrefixableURLPath
 	Query  map[string]string
 	Body   any
 	Result any
+	// File is a body that is sent as it is, by [Homeserver.Stream].
+	File []byte
 	// Large means that the answer grows with the account of User. See answers.go.
 	Large bool
 	User  id.UserID
@@ -83,14 +85,22 @@ func (h *Homeserver) Call(ctx context.Context, token secret.String, r Request) e
 	return upstreamError(r.Op, resp, contents, err)
 }
 
-// Stream is Call for an answer that is too large for memory: read gets its body.
+// Stream is Call for bodies that are no JSON in memory: it sends File, and read gets the body of
+// the answer.
 func (h *Homeserver) Stream(ctx context.Context, token secret.String, r Request, read func(io.Reader) error) error {
 	ctx, cancel := context.WithTimeout(ctx, h.timeout+r.Patient)
 	defer cancel()
 	cli := &mautrix.Client{HomeserverURL: h.base, Log: zerolog.Nop()}
-	req, err := http.NewRequestWithContext(ctx, r.Method, cli.BuildURLWithQuery(r.Path, r.Query), nil)
+	var file io.Reader
+	if r.File != nil {
+		file = bytes.NewReader(r.File) // of which the length is known: homeservers demand it
+	}
+	req, err := http.NewRequestWithContext(ctx, r.Method, cli.BuildURLWithQuery(r.Path, r.Query), file)
 	if err != nil {
 		return &UpstreamError{Op: r.Op, Cause: errNoAnswer}
+	}
+	if r.File != nil {
+		req.Header.Set("Content-Type", "application/octet-stream")
 	}
 	req.Header.Set("Authorization", "Bearer "+token.Reveal())
 	resp, err := h.client.Do(req)

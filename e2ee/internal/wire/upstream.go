@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 )
 
@@ -63,4 +64,10 @@ func Status(err error) int {
 		return up.Status
 	}
 	return 0
+}
+
+// Unrecognized reports whether the homeserver does not know the endpoint that was called.
+func Unrecognized(err error) bool {
+	var up *UpstreamError
+	return errors.As(err, &up) && up.ErrCode == "M_UNRECOGNIZED" && (up.Status == http.StatusNotFound || up.Status == http.StatusMethodNotAllowed || up.Status == http.StatusBadRequest)
 }

@@ -67,6 +67,10 @@ type Device interface {
 	// accepted from the client: an invite's 200 is enough to share with the invitee
 	// (requirement 7.6).
 	NoteMembership(ctx context.Context, room id.RoomID, user id.UserID, membership string) error
+	// ShareHistory gives a user who is about to be invited the keys of the room's history that
+	// may be passed on. It returns when that is done, or has taken too long, and never holds an
+	// invitation up for good.
+	ShareHistory(ctx context.Context, room id.RoomID, user id.UserID)
 	// NoteVisibility records a change of m.room.history_visibility that the homeserver has
 	// just accepted from the client.
 	NoteVisibility(ctx context.Context, room id.RoomID, visibility string) error
