@@ -120,7 +120,7 @@ func TestFixedParametersComeFirst(t *testing.T) {
 		putOutbound, markDiscarded, putShares, putTransactions, putOutbox, dropOutbox, putRooms, selectRooms, putPending, dropPending,
 		makeReady, releaseFrom, deliverPending, placePending, showPending, findPending, putInbox, dropInbox, deliverInbox, putWithheld, dropWithheld, selectWithheld, putSeen, selectSeen,
 		putUsers, selectUsers, markOutdated, markLeft, putUserChanges, putUserDevices, dropUserDevices, selectUserDevices,
-		putSecrets, dropSecrets, putWarnings, rewrapAccounts, putEncryptedRooms, selectEncryptedRooms,
+		putSecrets, dropSecrets, putWarnings, rewrapAccounts, putEncryptedRooms, selectEncryptedRooms, putUnread, dropUnread, selectUnread,
 	} {
 		before, _, _ := strings.Cut(q.Head+q.Item, "?")
 		for i := range q.Fixed {

@@ -70,6 +70,7 @@ type Changes struct {
 	Secrets       []Secret
 	DeleteSecrets []string
 	Warnings      []Warning
+	Unread        []UnreadRoom
 
 	// DropSearch deletes the account's search index, DeleteSearch segments of it.
 	DropSearch   bool

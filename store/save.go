@@ -92,6 +92,7 @@ func (b *saver) collect(c *Changes) {
 	b.secrets(c.Secrets)
 	b.warnings(c.Warnings)
 	b.searchParts(c.Search)
+	b.unread(c.Unread)
 
 	b.readyPending(c.ReadyPending)
 	b.readyPendingFrom(c.ReadyPendingFrom)

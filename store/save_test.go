@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
 )
 
 // TestEverythingComesBack saves a row of every kind and reads it with every reader, before
@@ -140,6 +142,12 @@ func checkAccount(t *testing.T, db *DB, acct *Account, c *Changes) {
 	same(t, "Secret", must[Secret](t)(db.Secret(ctx, acct, "recovery")), c.Secrets[0])
 	same(t, "Secrets", must[[]Secret](t)(db.Secrets(ctx, acct)), c.Secrets)
 	same(t, "Warnings", must[[]Warning](t)(db.Warnings(ctx, acct)), c.Warnings)
+	unread := must[map[id.RoomID]secret.Bytes](t)(db.Unread(ctx, acct, []id.RoomID{"!r1", "!r1", "!gone", "!r9"}))
+	if raw, ok := unread["!r1"]; ok { // version 9 was the first with them
+		same(t, "Unread", raw, c.Unread[0].State)
+		delete(unread, "!r1")
+	}
+	same(t, "rooms without unread messages", len(unread), 0)
 }
 
 func TestAbsentRowsAreNotFound(t *testing.T) {

@@ -86,6 +86,10 @@ func sealedColumns(db *DB, acct *Account, dev int64) []sealedColumn {
 			_, err := db.SearchParts(ctx, acct, []SearchPartRef{{7, 2}})
 			return err
 		}},
+		{"unread", "sealed_state", fmt.Sprintf("account = %d", acct.ID), func(ctx context.Context) error {
+			_, err := db.Unread(ctx, acct, []id.RoomID{"!r1"})
+			return err
+		}},
 		{"secrets", "sealed_value", fmt.Sprintf("account = %d", acct.ID), func(ctx context.Context) error { _, err := db.Secret(ctx, acct, "recovery"); return err }},
 	}
 }

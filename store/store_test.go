@@ -207,5 +207,6 @@ func everything() *Changes {
 		},
 		Secrets:  []Secret{{Name: "recovery", Value: []byte("EsTx secret"), Meta: json.RawMessage(`{"v":1}`), CreatedAt: at(1)}},
 		Warnings: []Warning{{ID: "w1", Code: "identity_changed", UserID: "@bob:hs", RoomIDs: []id.RoomID{"!r1", "!r2"}, Message: "Bob's …", Since: at(1), Dismissed: true}},
+		Unread:   []UnreadRoom{{RoomID: "!r1", State: []byte("state of r1")}, {RoomID: "!gone"}},
 	}
 }
