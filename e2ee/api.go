@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -20,6 +21,7 @@ import (
 	"e2ee-proxy/e2ee/internal/searchindex"
 	"e2ee-proxy/e2ee/internal/status"
 	"e2ee-proxy/e2ee/internal/takeover"
+	"e2ee-proxy/e2ee/internal/unread"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
@@ -108,6 +110,65 @@ type SyncUpdate struct {
 	Rooms          []RoomUpdate
 	// AccountData are the global account data events.
 	AccountData []json.RawMessage
+	Unread      UnreadUpdate
+}
+
+type (
+	// UnreadUpdate is what a sync response says of unread messages, by UnreadRoom.
+	UnreadUpdate = unread.Update
+	UnreadRoom   = unread.Room
+	// UnreadEvent is what matters of an event in a timeline, UnreadRelation to what it
+	// belongs, UnreadReceipt a receipt of the user, and UnreadCounts are numbers of unread
+	// messages.
+	UnreadEvent    = unread.Event
+	UnreadRelation = unread.Relation
+	UnreadReceipt  = unread.Receipt
+	UnreadCounts   = unread.Counts
+)
+
+// UnreadRef returns what stands for an event's ID in an UnreadEvent.
+func UnreadRef(event id.EventID) unread.Ref { return unread.RefOf(event) }
+
+// Unread returns the numbers of unread messages of a room, see [unread.Account.Counts]. It is
+// asked once the events of the response have been opened.
+func (s *ClientSync) Unread(room id.RoomID, split bool) (counts map[id.EventID]UnreadCounts, differs, known bool) {
+	return s.d.acct.unread.Counts(room, split)
+}
+
+// takeUnread records what a sync says of the unread messages of encrypted rooms. Of others
+// the homeserver knows everything.
+func (d *Device) takeUnread(ctx context.Context, u *SyncUpdate) error {
+	u.Unread.Rooms = slices.DeleteFunc(u.Unread.Rooms, func(r UnreadRoom) bool { return !d.rooms.KnownEncrypted(r.RoomID) })
+	return d.acct.unread.Take(ctx, u.Unread)
+}
+
+// countUnread applies the push rules to the events of a sync.
+func (d *Device) countUnread(ctx context.Context, in []Incoming, out []Opened) error {
+	var seen []unread.Seen
+	for i := range in {
+		if !in[i].Redeliver {
+			continue
+		}
+		one := unread.Seen{RoomID: in[i].RoomID, Raw: in[i].Event}
+		if out[i].Decrypted {
+			one.Clear = out[i].Event
+		}
+		seen = append(seen, one)
+	}
+	return d.acct.unread.Opened(ctx, unread.As(d.core, &d.rooms), seen)
+}
+
+// countLate applies the push rules to events that could not be decrypted when they came.
+func (d *Device) countLate(ctx context.Context, late map[id.RoomID][]json.RawMessage) error {
+	var seen []unread.Seen
+	for room, events := range late {
+		for _, raw := range events {
+			if event, err := strictjson.Parse(raw); err == nil && event.IsTrue("decrypted") {
+				seen = append(seen, unread.Seen{RoomID: room, Clear: raw})
+			}
+		}
+	}
+	return d.acct.unread.Opened(ctx, unread.As(d.core, &d.rooms), seen)
 }
 
 // SyncExtras is what the proxy adds to the client's sync response.

@@ -200,6 +200,9 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 	if err != nil {
 		return SyncExtras{}, err
 	}
+	if err := s.d.takeUnread(ctx, &u); err != nil {
+		return SyncExtras{}, err
+	}
 	pending, inbox, err := s.load(ctx)
 	if err != nil {
 		return SyncExtras{}, err
@@ -213,6 +216,9 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 		return SyncExtras{}, err
 	}
 	if err := s.d.late.OpenDue(ctx, due, pending, u.NextBatch, out.Late); err != nil {
+		return SyncExtras{}, err
+	}
+	if err := s.d.countLate(ctx, out.Late); err != nil {
 		return SyncExtras{}, err
 	}
 	if out.Notices, err = s.d.shown.For(ctx, u.Since, u.NextBatch); err != nil {
@@ -276,6 +282,7 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 			return nil, err
 		}
 	}
+	d.acct.unread.Stage(s)
 	row := s.Row() // always: storing it fails if the device was deleted
 	if position, moves := nextPosition(u, own); moves {
 		row.SyncPosition = position

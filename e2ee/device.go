@@ -67,7 +67,10 @@ func (d *Device) Mode() core.Mode { return d.core.Mode }
 func (d *Device) Open(ctx context.Context, in []Incoming) ([]Opened, error) {
 	out, err := d.reader().Open(ctx, in)
 	d.searchAgain()
-	return out, err
+	if err != nil {
+		return nil, err
+	}
+	return out, d.countUnread(ctx, in, out)
 }
 
 // reader returns what opens the device's events. It has no state, and is made when needed.

@@ -26,6 +26,7 @@ import (
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/searchindex"
 	"e2ee-proxy/e2ee/internal/sharedhistory"
+	"e2ee-proxy/e2ee/internal/unread"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
@@ -151,6 +152,7 @@ type Engine struct {
 	users   *trustcache.Cache
 	search  *searchindex.Shared
 	rooms   *rooms.Shared
+	unread  *unread.Shared
 	awake   *lru.Cache[*Device, struct{}] // the least recently used first
 
 	mu       locks.Mutex
@@ -209,11 +211,11 @@ func New(opts Options) (*Engine, error) {
 		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]bool),
 		cancel: cancel, stopped: make(chan struct{}), maintenance: make(chan *Device, 1024), alerts: make(chan *account, 256),
 	}
-	if e.rooms, err = rooms.NewShared(e.env, opts.CachedMembers); err != nil {
-		cancel(nil)
-		return nil, err
-	}
-	if e.search, err = searchindex.NewShared(e.env, opts.Search); err != nil {
+	var errs [3]error
+	e.rooms, errs[0] = rooms.NewShared(e.env, opts.CachedMembers)
+	e.search, errs[1] = searchindex.NewShared(e.env, opts.Search)
+	e.unread, errs[2] = unread.NewShared()
+	if err := errors.Join(errs[:]...); err != nil {
 		cancel(nil)
 		return nil, err
 	}
@@ -365,6 +367,7 @@ type account struct {
 	backup   ownbackup.Account
 	rollout  rollout.Account
 	search   searchindex.Account
+	unread   unread.Account
 }
 
 func newAccount(e *Engine, row *store.Account) *account {
@@ -374,6 +377,7 @@ func newAccount(e *Engine, row *store.Account) *account {
 	}
 	a.search = searchindex.New(&a.Account, e.search)
 	a.warnings = notices.NewAccount(&a.Account, func() { e.alert(a) })
+	a.unread = unread.NewAccount(&a.Account, e.unread)
 	a.identity, a.backup = ownidentity.NewAccount(&a.Account), ownbackup.NewAccount(&a.Account)
 	a.Tracker = trustcache.NewTracker(e.env.Store, row, trustcache.Options{
 		Cache: e.users, Now: e.env.Now,

@@ -25,6 +25,10 @@ const (
 	atTimeline
 	atTimelineEvents
 	atLimited
+	atRoomEnd // of a room to whose timeline nothing is added there
+	atUnread
+	atUnreadThreads
+	atMemberCount
 )
 
 // syncSections are the sections of rooms, in the order of the shape's entries. What is in one
@@ -90,6 +94,11 @@ func syncShape() (rewrite.Shape, []partOfState) {
 			{Path: "rooms", Tag: atRooms}, {Path: "rooms/join", Tag: atSection},
 		},
 	}
+	s.Values = append(s.Values,
+		rewrite.Value{Path: "rooms/join/{}/unread_notifications", Tag: atUnread, Keep: true},
+		rewrite.Value{Path: "rooms/join/{}/unread_thread_notifications", Tag: atUnreadThreads, Keep: true},
+		rewrite.Value{Path: "rooms/join/{}/summary/m.joined_member_count", Tag: atMemberCount, Keep: true},
+	)
 	state := make([]partOfState, len(s.Places))
 	for _, section := range syncSections {
 		room := "rooms/" + section.name + "/{}"

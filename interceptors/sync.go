@@ -36,6 +36,8 @@ import (
 //     device_one_time_keys_count and device_unused_fallback_key_types are removed: the
 //     client shall see no reason to upload keys (requirement 4.9).
 //   - Events whose keys came late are put in front of their room's timeline.
+//   - The numbers of unread messages of encrypted rooms are those of a client with encryption,
+//     see package unread of the engine.
 //   - Warnings are added, also as notices behind the timelines of the rooms concerned. What
 //     imitates one is removed, see notices.go.
 //   - The client's filter is applied to what is shown.
@@ -195,6 +197,7 @@ func (b *cancelBody) Close() error {
 func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since string, filter *filter.Filter, resp *http.Response) (err error) {
 	update := &syncUpdate{parts: h.parts, who: x.Identity.UserID, held: heldUpdate{from: h.opt.UpdateMemory, owner: string(x.Identity.UserID)}}
 	update.Since = since
+	update.unread.known, update.unread.split = dev.KnownEncrypted, filter.SplitsThreads()
 	defer update.held.release()
 	pass := rewrite.Pass{Owner: x.Identity.UserID, Filter: filter, Hooks: update.hooks()}
 	if since != "" {
@@ -217,7 +220,7 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 	if err != nil {
 		return engineerr.For(fmt.Errorf("commit sync response: %w", err))
 	}
-	out := rewrite.Output{Device: dev, Redeliver: true, Hold: since != "", Added: newSyncAdded(body, filter, update.Rooms, extras).at}
+	out := rewrite.Output{Device: dev, Redeliver: true, Hold: since != "", Added: newSyncAdded(body, filter, update, in, extras).at}
 	if !out.Hold {
 		out.Wait = h.opt.KeyWait
 	}

@@ -25,11 +25,13 @@ type syncAdded struct {
 	body *rewrite.Body
 	// absent are the rooms of late events and notices that are not in the response.
 	absent []id.RoomID
+	unread unreadAdded
 }
 
-// newSyncAdded returns what passes the client's filter. rooms are those of the response.
-func newSyncAdded(body *rewrite.Body, filter *filter.Filter, rooms []e2ee.RoomUpdate, extras e2ee.SyncExtras) *syncAdded {
-	a := &syncAdded{SyncExtras: extras, body: body}
+// newSyncAdded returns what passes the client's filter.
+func newSyncAdded(body *rewrite.Body, filter *filter.Filter, update *syncUpdate, in ClientSync, extras e2ee.SyncExtras) *syncAdded {
+	rooms := update.Rooms
+	a := &syncAdded{SyncExtras: extras, body: body, unread: unreadAdded{update.unread.moved, update.unread.split, in}}
 	a.Late, a.Notices = a.shown(filter, extras.Late), a.shown(filter, extras.Notices)
 	present := make(map[id.RoomID]bool, len(a.Late)+len(a.Notices))
 	for i := range rooms {
@@ -84,6 +86,9 @@ func (a *syncAdded) at(tag int, room id.RoomID) ([]byte, error) {
 		if events := a.take(room); len(events) > 0 {
 			writeTimeline(&out, events)
 		}
+		a.unread.write(&out, room)
+	case atRoomEnd:
+		a.unread.write(&out, room)
 	case atSection:
 		a.writeAbsent(&out)
 	case atRooms:
@@ -129,6 +134,7 @@ func (a *syncAdded) writeAbsent(out *bytes.Buffer) {
 		writeName(out, string(room))
 		out.WriteByte('{')
 		writeTimeline(out, a.take(room))
+		a.unread.write(out, room)
 		out.WriteByte('}')
 	}
 	a.absent = nil

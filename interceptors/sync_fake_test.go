@@ -44,6 +44,8 @@ type syncDevice struct {
 	opening   func()                // is called for each batch
 	orders    map[string]e2ee.Order // of events in clear, when it is made
 	known     func(id.RoomID) bool  // encrypted, before the response is committed
+	// unread are the numbers of rooms that differ from the homeserver's.
+	unread map[id.RoomID]map[id.EventID]e2ee.UnreadCounts
 }
 
 func (d *syncDevice) Mode() e2ee.Mode { return d.mode }
@@ -84,6 +86,16 @@ func (s *clientSync) Commit(_ context.Context, u e2ee.SyncUpdate) (e2ee.SyncExtr
 	}
 	s.d.committed = append(s.d.committed, u)
 	return s.d.extras, nil
+}
+
+func (s *clientSync) Unread(room id.RoomID, split bool) (map[id.EventID]e2ee.UnreadCounts, bool, bool) {
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	counts := maps.Clone(s.d.unread[room])
+	if !split {
+		maps.DeleteFunc(counts, func(root id.EventID, _ e2ee.UnreadCounts) bool { return root != "" })
+	}
+	return counts, counts != nil, counts != nil
 }
 
 func (s *clientSync) End() {

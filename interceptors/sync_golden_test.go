@@ -104,9 +104,11 @@ func TestSyncGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			update := w.dev.committed[0]
+			update.Unread = e2ee.UnreadUpdate{} // see TestSyncUnread
 			got := map[string]string{
 				"want":   pretty(t, out.Body.Bytes()),
-				"update": pretty(t, encode(w.dev.committed[0])),
+				"update": pretty(t, bytes.Replace(encode(update), []byte(`,"Unread":{"Rooms":null,"Rules":null}`), nil, 1)),
 			}
 			for i := range archive.Files {
 				f := &archive.Files[i]

@@ -47,6 +47,8 @@ type syncUpdate struct {
 	state     []e2ee.StateChange
 	timeline  []e2ee.StateChange
 	after     []e2ee.StateChange
+
+	unread unreadUpdate
 }
 
 func (u *syncUpdate) hooks() rewrite.Hooks {
@@ -59,6 +61,7 @@ func (u *syncUpdate) enter(entry int, room id.RoomID, wanted bool) {
 	u.hasEvents, u.leftOut = false, false
 	u.room = e2ee.RoomUpdate{RoomID: room, Section: section.section}
 	u.state, u.timeline, u.after = u.state[:0], u.timeline[:0], u.after[:0]
+	u.unread.enter(room, u.live && section.section == e2ee.SectionJoin)
 }
 
 func (u *syncUpdate) leave(f *rewrite.Found) error {
@@ -67,12 +70,18 @@ func (u *syncUpdate) leave(f *rewrite.Found) error {
 	if u.room.RoomID != "" && u.room.Section != 0 {
 		u.Rooms = append(u.Rooms, u.room)
 	}
-	if u.live && !u.hasEvents {
+	size := u.unread.leave(&u.Unread, u.room.Limited)
+	switch {
+	case u.live && !u.hasEvents:
 		if err := f.Extend(atRoom); err != nil {
 			return err
 		}
+	case size > 0:
+		if err := f.Extend(atRoomEnd); err != nil {
+			return err
+		}
 	}
-	return u.held.add(len(u.room.RoomID) + 64)
+	return u.held.add(size + len(u.room.RoomID) + 64)
 }
 
 // value takes what is not an event, and marks where something may be added or must go.
@@ -90,6 +99,8 @@ func (u *syncUpdate) value(f *rewrite.Found) error {
 		return nil
 	case atTimeline, atTimelineEvents:
 		return u.timelineEnd(f)
+	case atUnread, atUnreadThreads, atMemberCount:
+		return u.unread.value(f)
 	}
 	return u.topLevel(f)
 }
@@ -156,7 +167,11 @@ func appendUser(users []id.UserID, f *rewrite.Found) []id.UserID {
 // event takes account data, and state that matters to encryption. Stripped state never counts
 // (requirement 20.4).
 func (u *syncUpdate) event(e *rewrite.Event) error {
+	u.unread.event(e, u.parts[e.Place], u.who)
 	if e.Place == atAccountData {
+		if string(e.Type) == typePushRules && e.Raw != nil {
+			u.Unread.Rules = contentOf(e.Raw)
+		}
 		if e.Raw != nil && e.Object {
 			u.AccountData = append(u.AccountData, slices.Clone(e.Raw))
 		}

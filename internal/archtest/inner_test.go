@@ -23,7 +23,7 @@ func inner() map[string][][]string {
 			{"ownidentity"},
 			{"roomkeys"},
 			{"ownbackup"},
-			{"gossip", "notices", "rollout", "live", "late", "searchindex", "sharedhistory"},
+			{"gossip", "notices", "rollout", "live", "late", "searchindex", "sharedhistory", "unread"},
 			{"status", "todevice", "roomevents", "schedule"},
 		},
 		"interceptors": {

@@ -116,6 +116,11 @@ type ClientSync interface {
 	// Commit processes and stores the effects of the response, which may be released only
 	// afterwards.
 	Commit(ctx context.Context, u e2ee.SyncUpdate) (e2ee.SyncExtras, error)
+	// Unread returns the numbers of unread messages of a room, by the roots of threads: the
+	// empty one stands for the main timeline, and without split for everything. It is asked
+	// once the room's events have been opened. differs says that they are not the
+	// homeserver's, known that there are any.
+	Unread(room id.RoomID, split bool) (counts map[id.EventID]e2ee.UnreadCounts, differs, known bool)
 	// End must be called in every case, also after Commit.
 	End()
 }

@@ -20,7 +20,7 @@ import (
 //   - Types: m.room.encrypted passes wherever timeline types are limited, and
 //     m.room.encryption, m.room.member and m.room.history_visibility pass in timeline and
 //     state, because what the proxy may send depends on them (requirements 9.4, 9.5, 20.6).
-//     So do the account data of secret storage and key backup.
+//     So do the account data of secret storage, key backup and push rules.
 //   - Senders, rooms and contains_url are left out upstream and applied by the proxy: state
 //     of another sender may encrypt a room. An initial sync keeps rooms and not_rooms, and
 //     does not ask for all members: the proxy closes the gap before it by itself, and the
@@ -43,7 +43,7 @@ var (
 	neededTimeline = []string{"m.room.encrypted", "m.room.encryption", "m.room.history_visibility", "m.room.member"}
 	neededAccount  = []string{
 		"m.secret_storage.default_key", "m.secret_storage.key.*", "m.cross_signing.master",
-		"m.cross_signing.self_signing", "m.cross_signing.user_signing", "m.megolm_backup.v1", "m.key_backup",
+		"m.cross_signing.self_signing", "m.cross_signing.user_signing", "m.megolm_backup.v1", "m.key_backup", "m.push_rules",
 	}
 )
 
@@ -57,6 +57,8 @@ type Events struct {
 	Rooms       []id.RoomID `json:"rooms"`
 	NotRooms    []id.RoomID `json:"not_rooms"`
 	ContainsURL *bool       `json:"contains_url"`
+	// UnreadThreads asks, with true, for the numbers of unread messages by thread.
+	UnreadThreads jsontext.Value `json:"unread_thread_notifications"`
 
 	only *string // the one type that passes
 }
@@ -131,6 +133,11 @@ func (f *Filter) State() *Events {
 		return nil
 	}
 	return &f.Room.State
+}
+
+// SplitsThreads reports whether the client asks for the numbers of unread messages by thread.
+func (f *Filter) SplitsThreads() bool {
+	return f != nil && f.Room.Timeline.UnreadThreads.Kind() == jsontext.KindTrue
 }
 
 // OfAccountData returns the filter of account data, nil without a filter.

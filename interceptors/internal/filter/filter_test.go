@@ -55,8 +55,8 @@ func TestFilterIsWidened(t *testing.T) {
 		{"the format of clients", `{"event_format":"client"}`, "", ""},
 		{
 			"account data (opsdroid)", `{"account_data":{"types":[]},"room":{"account_data":{"types":[]}}}`,
-			`{"account_data":{"types":["m.secret_storage.default_key","m.secret_storage.key.*","m.cross_signing.master","m.cross_signing.self_signing","m.cross_signing.user_signing","m.megolm_backup.v1","m.key_backup"]},"room":{"account_data":{"types":[]}}}`,
-			`{"account_data":{"types":["m.secret_storage.default_key","m.secret_storage.key.*","m.cross_signing.master","m.cross_signing.self_signing","m.cross_signing.user_signing","m.megolm_backup.v1","m.key_backup"]},"room":{"account_data":{"types":[]}}}`,
+			`{"account_data":{"types":["m.secret_storage.default_key","m.secret_storage.key.*","m.cross_signing.master","m.cross_signing.self_signing","m.cross_signing.user_signing","m.megolm_backup.v1","m.key_backup","m.push_rules"]},"room":{"account_data":{"types":[]}}}`,
+			`{"account_data":{"types":["m.secret_storage.default_key","m.secret_storage.key.*","m.cross_signing.master","m.cross_signing.self_signing","m.cross_signing.user_signing","m.megolm_backup.v1","m.key_backup","m.push_rules"]},"room":{"account_data":{"types":[]}}}`,
 		},
 		{"account data that is excluded", `{"account_data":{"not_types":["m.secret_storage.key.x","m.direct"]}}`, `{"account_data":{"not_types":["m.direct"]}}`, `{"account_data":{"not_types":["m.direct"]}}`},
 		{"unknown members", `{"room":{"timeline":{"not_types":["a"],"org.example":{"a":[1]}},"y":2},"event_fields":[],"x":{}}`, `{"room":{"timeline":{"not_types":["a"],"org.example":{"a":[1]}},"y":2},"x":{}}`, `{"room":{"timeline":{"not_types":["a"],"org.example":{"a":[1]}},"y":2},"x":{}}`},

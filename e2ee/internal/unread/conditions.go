@@ -1,0 +1,138 @@
+package unread
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// condition is one condition of a rule.
+type condition interface {
+	// holds reports whether it is fulfilled.
+	holds(e *event, f *facts) bool
+	// cost orders conditions: those that need nothing but the event come first.
+	cost() int
+}
+
+const (
+	costEvent = iota
+	costText
+	costAsk
+)
+
+// matches is event_match: only texts match.
+type matches struct {
+	key     []string
+	pattern *regexp.Regexp
+}
+
+func (c matches) cost() int { return costEvent }
+
+func (c matches) holds(e *event, _ *facts) bool {
+	value, ok := e.at(c.key)
+	text, isText := value.(string)
+	return ok && isText && c.pattern.MatchString(text)
+}
+
+// exactly is event_property_is.
+type exactly struct {
+	key  []string
+	want any
+}
+
+func (c exactly) cost() int { return costEvent }
+
+func (c exactly) holds(e *event, _ *facts) bool {
+	value, ok := e.at(c.key)
+	return ok && same(value, c.want)
+}
+
+// contains is event_property_contains.
+type contains struct {
+	key  []string
+	want any
+}
+
+func (c contains) cost() int { return costEvent }
+
+func (c contains) holds(e *event, _ *facts) bool {
+	value, _ := e.at(c.key)
+	all, _ := value.([]any)
+	return slices.ContainsFunc(all, func(one any) bool { return same(one, c.want) })
+}
+
+// same compares values that are neither lists nor objects; those equal nothing.
+func same(a, b any) bool {
+	switch a.(type) {
+	case nil, bool, string, float64:
+		return a == b
+	}
+	return false
+}
+
+// namesUser is contains_display_name: the user's name in the room as words of the body.
+type namesUser struct{}
+
+func (c namesUser) cost() int { return costText }
+
+func (c namesUser) holds(e *event, f *facts) bool {
+	body, _ := e.at([]string{"content", "body"})
+	text, _ := body.(string)
+	name := strings.ToLower(strings.TrimSpace(f.name))
+	text = strings.ToLower(text)
+	for from := 0; name != ""; {
+		i := strings.Index(text[from:], name)
+		if i < 0 {
+			break
+		}
+		start, end := from+i, from+i+len(name)
+		if (start == 0 || !isWord(text[start-1])) && (end == len(text) || !isWord(text[end])) {
+			return true
+		}
+		from = start + 1
+	}
+	return false
+}
+
+func isWord(c byte) bool {
+	return c == '_' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+}
+
+// memberCount is room_member_count.
+type memberCount struct {
+	operator string
+	n        int
+}
+
+func (c memberCount) cost() int { return costAsk }
+
+func (c memberCount) holds(_ *event, f *facts) bool {
+	if f.members < 0 {
+		return f.guess(needsMembers)
+	}
+	switch c.operator {
+	case "", "==":
+		return f.members == c.n
+	case "<":
+		return f.members < c.n
+	case ">":
+		return f.members > c.n
+	case "<=":
+		return f.members <= c.n
+	case ">=":
+		return f.members >= c.n
+	}
+	return false
+}
+
+// mayNotify is sender_notification_permission.
+type mayNotify struct{ key string }
+
+func (c mayNotify) cost() int { return costAsk }
+
+func (c mayNotify) holds(e *event, f *facts) bool {
+	if f.power == nil {
+		return f.guess(needsPower)
+	}
+	return f.power.mayNotify(e.sender(), c.key)
+}

@@ -1,0 +1,82 @@
+package unread
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// Update is what a sync response says of unread messages.
+type Update struct {
+	Rooms []Room
+	// Rules is the content of m.push_rules; nil when the response does not have it.
+	Rules json.RawMessage
+}
+
+// Room is what a sync response says of a joined room.
+type Room struct {
+	RoomID id.RoomID
+	// Timeline are the events of the timeline, Limited says that some before them are missing.
+	Timeline []Event
+	Limited  bool
+	// Relations are those of events, by their index in the timeline.
+	Relations map[int]Relation
+	Receipts  []Receipt // the user's own
+	// Counts is unread_notifications; nil when the response does not have it. Threads is
+	// unread_thread_notifications, which the client asked for if Split is set.
+	Counts  *Counts
+	Threads map[id.EventID]Counts
+	Split   bool
+	// Name is the user's own name in the room, if the response says it.
+	Name *string
+	// Members is how many have joined; zero: not said.
+	Members int
+}
+
+// Event is what matters of an event in a timeline. There may be very many, so it is small.
+type Event struct {
+	Ref     Ref
+	At      uint32 // when it was sent, in seconds
+	Sealed  bool   // it is encrypted
+	Joins   bool   // the user joined by it
+	Outside bool   // the user was not in the room when it was sent
+}
+
+// Relation is to what an event belongs.
+type Relation struct {
+	About   Ref        // what it edits, reacts to or redacts; zero: nothing
+	Redacts bool       // it redacts that
+	Root    id.EventID // of its thread; empty: it is in none
+}
+
+// Ref stands for the ID of an event.
+type Ref uint64
+
+// RefOf returns what stands for an event's ID; zero for an empty one.
+func RefOf(event id.EventID) Ref {
+	if event == "" {
+		return 0
+	}
+	h := sha256.Sum256([]byte(event))
+	return Ref(binary.BigEndian.Uint64(h[:]) | 1)
+}
+
+// Receipt is a read receipt of the user: m.read or m.read.private.
+type Receipt struct {
+	Event     id.EventID
+	Thread    string // "main", the root of a thread, or empty for the whole room
+	Timestamp int64
+}
+
+const threadMain = "main"
+
+// Seen is an encrypted event of a timeline as a client is shown it.
+type Seen struct {
+	RoomID id.RoomID
+	// Raw is the event as the homeserver sent it; nil when that is not known any more.
+	Raw json.RawMessage
+	// Clear is the decrypted event; nil when it could not be decrypted.
+	Clear json.RawMessage
+}

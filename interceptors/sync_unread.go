@@ -1,0 +1,308 @@
+package interceptors
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/internal/rewrite"
+	"e2ee-proxy/internal/jsonscan"
+	"e2ee-proxy/internal/strictjson"
+)
+
+// The numbers of unread messages in a sync response. The homeserver's are taken out of each
+// joined room and written again at its end, where the room's events have been opened: for
+// encrypted rooms with what the engine says of them. What it is told for that is taken from
+// the response along with what matters to encryption.
+
+const (
+	nameUnread        = "unread_notifications"
+	nameUnreadThreads = "unread_thread_notifications"
+	typeReceipt       = "m.receipt"
+	typePushRules     = "m.push_rules"
+)
+
+// movedUnread are the homeserver's numbers of a room as they came; nil: absent.
+type movedUnread struct{ all, threads []byte }
+
+// unreadUpdate takes from a response what matters to the numbers of unread messages.
+type unreadUpdate struct {
+	known func(id.RoomID) bool // whether a room is known to be encrypted
+	split bool                 // the client asks for the numbers by thread
+	moved map[id.RoomID]movedUnread
+
+	joined   bool // the current room is a joined one that the client wants
+	timeline bool // its events matter
+	room     e2ee.UnreadRoom
+	events   []e2ee.UnreadEvent
+	raw      movedUnread
+	receipts *jsonscan.Node
+	heads    *jsonscan.Node
+}
+
+func (u *unreadUpdate) enter(room id.RoomID, joined bool) {
+	u.joined, u.room, u.raw = joined && u.known != nil, e2ee.UnreadRoom{RoomID: room, Split: u.split}, movedUnread{}
+	u.timeline = u.joined && u.known(room)
+	u.events = u.events[:0]
+}
+
+// leave ends a room. It returns about how many bytes are held of it; zero when nothing is.
+func (u *unreadUpdate) leave(to *e2ee.UnreadUpdate, limited bool) int {
+	if !u.joined {
+		return 0
+	}
+	u.joined = false
+	r := u.room
+	r.Limited, r.Timeline = limited, slices.Clone(u.events)
+	if u.timeline || len(r.Receipts) > 0 { // of others the homeserver knows everything
+		r.Counts, r.Threads = readCounts(u.raw)
+		to.Rooms = append(to.Rooms, r)
+	}
+	if u.moved == nil {
+		u.moved = make(map[id.RoomID]movedUnread)
+	}
+	u.moved[r.RoomID] = u.raw
+	return 128 + len(u.raw.all) + 2*len(u.raw.threads) + 16*len(r.Timeline) + 128*(len(r.Relations)+len(r.Receipts))
+}
+
+// value takes the numbers of a room out, and reads how many have joined it.
+func (u *unreadUpdate) value(f *rewrite.Found) error {
+	if !u.joined || f.Raw == nil {
+		return nil
+	}
+	switch f.Tag {
+	case atUnread:
+		u.raw.all = slices.Clone(f.Raw)
+		return f.Remove()
+	case atUnreadThreads:
+		u.raw.threads = slices.Clone(f.Raw)
+		return f.Remove()
+	}
+	if n, err := strconv.Atoi(string(f.Raw)); err == nil && n > 0 {
+		u.room.Members = n
+	}
+	return nil
+}
+
+// event takes the events of timelines, the user's receipts and the user's name.
+func (u *unreadUpdate) event(e *rewrite.Event, part partOfState, who id.UserID) {
+	if !u.joined || e.Raw == nil {
+		return
+	}
+	switch {
+	case part == 0 && string(e.Type) == typeReceipt:
+		u.addReceipts(e.Raw, who)
+		return
+	case part == 0:
+		return
+	}
+	own := e.StateKey != nil && string(e.Type) == typeMember && string(jsonscan.Text(e.StateKey)) == string(who)
+	joins := own && string(e.Membership) == `"join"`
+	if joins {
+		name := displayName(e.Raw)
+		u.room.Name = &name
+	}
+	sealed := string(e.Type) == typeEncrypted && e.StateKey == nil
+	if part != stateTimeline || !u.timeline && !sealed {
+		return
+	}
+	u.timeline = true
+	if ev, to, stays := u.head(e.Raw); ev.Ref != 0 {
+		ev.Sealed, ev.Joins = sealed, joins && !stays
+		if to != (e2ee.UnreadRelation{}) {
+			if u.room.Relations == nil {
+				u.room.Relations = make(map[int]e2ee.UnreadRelation)
+			}
+			u.room.Relations[len(u.events)] = to
+		}
+		u.events = append(u.events, ev)
+	}
+}
+
+func displayName(member []byte) string {
+	var e struct {
+		Content struct {
+			Name any `json:"displayname"`
+		} `json:"content"`
+	}
+	if jsonv2.Unmarshal(member, &e) != nil {
+		return ""
+	}
+	name, _ := e.Content.Name.(string)
+	return name
+}
+
+// What is looked at of an event in a timeline.
+const (
+	headID = iota + 1
+	headTime
+	headRedacts
+	headRelation
+	headRelated
+	headMembership
+	headBefore
+)
+
+func unreadHeads() *jsonscan.Node {
+	n := jsonscan.NewNode()
+	content := n.Down(jsonscan.Key("content"))
+	relation := content.Down(jsonscan.Key("m.relates_to"))
+	n.Down(jsonscan.Key("event_id")).Report(headID, true)
+	n.Down(jsonscan.Key("origin_server_ts")).Report(headTime, true)
+	n.Down(jsonscan.Key("redacts")).Report(headRedacts, true)
+	content.Down(jsonscan.Key("redacts")).Report(headRedacts, true)
+	relation.Down(jsonscan.Key("rel_type")).Report(headRelation, true)
+	relation.Down(jsonscan.Key("event_id")).Report(headRelated, true)
+	unsigned := n.Down(jsonscan.Key("unsigned"))
+	unsigned.Down(jsonscan.Key("membership")).Report(headMembership, true)
+	unsigned.Down(jsonscan.Key("prev_content"), jsonscan.Key("membership")).Report(headBefore, true)
+	return n
+}
+
+// head reads an event of a timeline; stays says that who joined by it had joined before.
+func (u *unreadUpdate) head(raw []byte) (h e2ee.UnreadEvent, to e2ee.UnreadRelation, stays bool) {
+	if u.heads == nil {
+		u.heads = unreadHeads()
+	}
+	var relation string
+	var related id.EventID
+	err := jsonscan.ScanBytes(raw, u.heads, jsonscan.Options{}, func(v *jsonscan.Value) error {
+		text := ""
+		if v.Kind == '"' {
+			text = string(jsonscan.Text(v.Raw))
+		}
+		switch v.ID {
+		case headID:
+			h.Ref = e2ee.UnreadRef(id.EventID(text))
+		case headTime:
+			ms, _ := strconv.ParseInt(string(v.Raw), 10, 64) // an unreadable one is none
+			h.At = uint32(min(max(ms/1000, 0), math.MaxUint32))
+		case headRedacts:
+			to.About, to.Redacts = e2ee.UnreadRef(id.EventID(text)), true
+		case headRelation:
+			relation = text
+		case headRelated:
+			related = id.EventID(text)
+		case headMembership:
+			h.Outside = text != "join"
+		case headBefore:
+			stays = text == "join"
+		}
+		return nil
+	})
+	switch {
+	case err != nil: // cannot happen: it was scanned before
+		return e2ee.UnreadEvent{}, to, false
+	case to.Redacts || related == "":
+	case relation == "m.thread":
+		to.Root = related
+	default:
+		to.About = e2ee.UnreadRef(related)
+	}
+	return h, to, stays
+}
+
+// addReceipts takes the user's own receipts from m.receipt: a content of events, kinds of
+// receipts and users. There may be very many of others.
+func (u *unreadUpdate) addReceipts(raw []byte, who id.UserID) {
+	if !bytes.Contains(raw, []byte(strings.TrimPrefix(string(who), "@"))) && !bytes.Contains(raw, []byte(`\u`)) {
+		return
+	}
+	if u.receipts == nil {
+		u.receipts = jsonscan.NewNode()
+		for _, kind := range []string{"m.read", "m.read.private"} {
+			u.receipts.Down(jsonscan.Key("content"), jsonscan.Any(), jsonscan.Key(kind), jsonscan.Key(string(who))).Report(1, true)
+		}
+	}
+	_ = jsonscan.ScanBytes(raw, u.receipts, jsonscan.Options{}, func(v *jsonscan.Value) error { // it was scanned before
+		var r struct {
+			Timestamp int64  `json:"ts"`
+			Thread    string `json:"thread_id"`
+		}
+		event := id.EventID(v.Name(0))
+		if json.Unmarshal(v.Raw, &r) == nil && event != "" {
+			u.room.Receipts = append(u.room.Receipts, e2ee.UnreadReceipt{Event: event, Thread: r.Thread, Timestamp: r.Timestamp})
+		}
+		return nil
+	})
+}
+
+// readCounts reads the homeserver's numbers; nil for those that are not readable.
+func readCounts(raw movedUnread) (all *e2ee.UnreadCounts, threads map[id.EventID]e2ee.UnreadCounts) {
+	if raw.all != nil && json.Unmarshal(raw.all, &all) != nil {
+		all = nil
+	}
+	if raw.threads != nil && json.Unmarshal(raw.threads, &threads) != nil {
+		threads = nil
+	}
+	return all, threads
+}
+
+// unreadAdded writes the numbers at the ends of rooms.
+type unreadAdded struct {
+	moved map[id.RoomID]movedUnread
+	split bool
+	in    ClientSync
+}
+
+// write writes the members of a room.
+func (a *unreadAdded) write(out *bytes.Buffer, room id.RoomID) {
+	raw := a.moved[room]
+	delete(a.moved, room)
+	if counts, differs, known := a.in.Unread(room, a.split); known && differs {
+		raw.all = withCounts(raw.all, counts[""])
+		raw.threads = withThreads(raw.threads, counts)
+	}
+	for _, member := range []struct {
+		name  string
+		value []byte
+	}{{nameUnread, raw.all}, {nameUnreadThreads, raw.threads}} {
+		if member.value == nil {
+			continue
+		}
+		if out.Len() > 0 && out.Bytes()[out.Len()-1] != '{' {
+			out.WriteByte(',')
+		}
+		writeName(out, member.name)
+		out.Write(member.value)
+	}
+}
+
+// withCounts sets the numbers in an object, and keeps what else it has.
+func withCounts(raw []byte, c e2ee.UnreadCounts) []byte {
+	o, err := strictjson.Parse(raw)
+	if err != nil {
+		o = nil
+	}
+	return o.Set("notification_count", json.RawMessage(strconv.Itoa(c.Notifications))).
+		Set("highlight_count", json.RawMessage(strconv.Itoa(c.Highlights))).Encode()
+}
+
+// withThreads sets the numbers of threads; nil when there are none.
+func withThreads(raw []byte, counts map[id.EventID]e2ee.UnreadCounts) []byte {
+	o, err := strictjson.Parse(raw)
+	if err != nil {
+		o = nil
+	}
+	roots := make([]id.EventID, 0, len(counts))
+	for root, c := range counts {
+		if root != "" && (o.Get(string(root)) != nil || c != e2ee.UnreadCounts{}) {
+			roots = append(roots, root)
+		}
+	}
+	slices.Sort(roots)
+	for _, root := range roots {
+		o = o.Set(string(root), withCounts(o.Get(string(root)), counts[root]))
+	}
+	if raw == nil && len(o) == 0 {
+		return nil
+	}
+	return o.Encode()
+}
