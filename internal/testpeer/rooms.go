@@ -114,6 +114,26 @@ func (c *Client) Redact(room, event string) {
 	c.do("redact", map[string]any{"room": room, "event": event}, nil)
 }
 
+// Unread are the numbers of unread messages that a client shows of a room.
+type Unread struct {
+	Notifications int `json:"notification_count"`
+	Highlights    int `json:"highlight_count"`
+}
+
+// Unread returns the numbers that this client shows of a room.
+func (c *Client) Unread(room string) Unread {
+	c.t.Helper()
+	var u Unread
+	c.do("unread", map[string]any{"room": room}, &u)
+	return u
+}
+
+// MarkRead sends a read receipt for an event that this client has.
+func (c *Client) MarkRead(room, event string) {
+	c.t.Helper()
+	c.do("markRead", map[string]any{"room": room, "event": event}, nil)
+}
+
 // Shield is the mark that Element shows beside a message.
 type Shield struct {
 	Colour string `json:"colour"` // NONE, GREY or RED

@@ -41,6 +41,8 @@ type curl struct {
 	rooms    map[string]string         // room → membership
 	last     map[string]string         // room → the last event that was sent there
 	timeline map[string][]tesths.Event // by room
+	filter   string                    // of its syncs
+	unread   map[string]unread         // by room, what the latest sync with it said
 	warned   []warning                 // those of the latest sync
 }
 
@@ -50,6 +52,7 @@ func newCurl(t *testing.T, baseURL string, a tesths.Account) *curl {
 	return &curl{
 		t: t, http: tesths.Client{URL: baseURL, Token: a.AccessToken, Transport: all}, account: a,
 		tape: all, rooms: map[string]string{}, last: map[string]string{}, timeline: map[string][]tesths.Event{},
+		unread: map[string]unread{},
 	}
 }
 
@@ -94,10 +97,14 @@ func (c *curl) trySync(ctx context.Context, wait time.Duration) error {
 	if c.since != "" {
 		q.Set("since", c.since)
 	}
+	if c.filter != "" {
+		q.Set("filter", c.filter)
+	}
 	type timeline struct {
 		Timeline struct {
 			Events []json.RawMessage `json:"events"`
 		} `json:"timeline"`
+		unread
 	}
 	var raw json.RawMessage
 	if err := c.http.Call(ctx, http.MethodGet, "/_matrix/client/v3/sync?"+q.Encode(), nil, &raw); err != nil {
@@ -122,6 +129,7 @@ func (c *curl) trySync(ctx context.Context, wait time.Duration) error {
 	for membership, rooms := range map[string]map[string]timeline{"join": r.Rooms.Join, "leave": r.Rooms.Leave} {
 		for id, room := range rooms {
 			c.rooms[id] = membership
+			c.unread[id] = c.unread[id].after(room.unread)
 			for _, rawEvent := range room.Timeline.Events {
 				e := tesths.Event{Raw: rawEvent}
 				if err := json.Unmarshal(rawEvent, &e); err != nil {

@@ -78,4 +78,15 @@ export const roomCommands = {
         send(peer, room, "m.reaction", { "m.relates_to": { rel_type: "m.annotation", event_id: event, key } }),
 
     redact: (peer, { room, event }) => peer.client.redactEvent(room, event),
+
+    // unread tells the numbers of unread messages that this client shows.
+    unread(peer, { room }) {
+        const known = peer.client.getRoom(room);
+        return {
+            notification_count: known.getUnreadNotificationCount("total") ?? 0,
+            highlight_count: known.getUnreadNotificationCount("highlight") ?? 0,
+        };
+    },
+
+    markRead: (peer, { room, event }) => peer.client.sendReadReceipt(peer.client.getRoom(room).findEventById(event)),
 };

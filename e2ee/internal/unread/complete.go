@@ -10,8 +10,8 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// What clients with encryption add to the rules of a homeserver that is older than they are.
-// Dendrite 0.15 has no rules for mentions, and no homeserver has those for polls.
+// The specification's own rules that a homeserver is too old for: Dendrite 0.15 has none for
+// mentions, and where an event says whom it mentions the older ones do not apply.
 
 // added is a rule that is added when none of its names is there.
 type added struct {
@@ -42,25 +42,7 @@ func lastOverrides() []added {
 			[]string{".m.rule.suppress_edits", ".com.beeper.suppress_edits", ".org.matrix.msc3958.suppress_edits"},
 			`{"rule_id":".m.rule.suppress_edits","default":true,"enabled":true,"conditions":[{"kind":"event_property_is","key":"content.m\\.relates_to.rel_type","value":"m.replace"}],"actions":[]}`,
 		},
-		{
-			[]string{".org.matrix.msc3930.rule.poll_response"},
-			`{"rule_id":".org.matrix.msc3930.rule.poll_response","default":true,"enabled":true,"conditions":[{"kind":"event_property_is","key":"type","value":"org.matrix.msc3381.poll.response"}],"actions":[]}`,
-		},
 	}
-}
-
-func underrides() []added {
-	var all []added
-	for _, eventType := range []string{"poll.start", "poll.end"} {
-		for _, prefix := range []string{"m.", "org.matrix.msc3381."} {
-			name := ".org.matrix.msc3930.rule." + prefix + eventType
-			all = append(all, added{
-				[]string{name, ".org.matrix.msc3930.rule.poll_" + eventType[len("poll."):]},
-				`{"rule_id":"` + name + `","default":true,"enabled":true,"conditions":[{"kind":"event_property_is","key":"type","value":"` + prefix + eventType + `"}],"actions":["notify"]}`,
-			})
-		}
-	}
-	return all
 }
 
 // complete returns rules with those that are missing. The name of the account's user is in
@@ -85,9 +67,7 @@ func complete(raw json.RawMessage, user id.UserID) (json.RawMessage, error) {
 	}
 	override = slices.Insert(slices.Clone(override), at, missing...)
 	override = append(override, missingOf(override, lastOverrides())...)
-	underride := global.List("underride")
-	underride = append(slices.Clone(underride), missingOf(underride, underrides())...)
-	global = global.Set("override", list(override)).Set("underride", list(underride))
+	global = global.Set("override", list(override))
 	return content.Set("global", global.Encode()).Encode(), nil
 }
 

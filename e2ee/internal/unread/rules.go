@@ -69,8 +69,8 @@ func Parse(raw json.RawMessage) (*Rules, error) {
 	return r, nil
 }
 
-// ForClear returns the rules that a client applies to clear events: with the specification's
-// own that an older homeserver does not have, and with those for polls (MSC3930).
+// ForClear returns the rules that are applied to clear events: with the specification's own
+// that an older homeserver does not have.
 func ForClear(raw json.RawMessage, user id.UserID) (*Rules, error) {
 	completed, err := complete(raw, user)
 	if err != nil {

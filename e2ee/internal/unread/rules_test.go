@@ -66,6 +66,7 @@ func TestRules(t *testing.T) {
 		quiet     = `{"rule_id":"!room:hs","enabled":true,"actions":[]}`
 		quietOld  = `{"rule_id":"!room:hs","enabled":true,"actions":["dont_notify"]}`
 		muted     = `{"rule_id":"@bob:hs","enabled":true,"actions":[]}`
+		poll      = `{"rule_id":"poll","enabled":true,"conditions":[{"kind":"event_match","key":"type","pattern":"m.poll.start"}],"actions":["notify"]}`
 		soundOnly = `{"rule_id":"x","enabled":true,"conditions":[],"actions":[{"set_tweak":"highlight"}]}`
 	)
 	for _, tt := range []struct {
@@ -95,9 +96,8 @@ func TestRules(t *testing.T) {
 		{"ciphertext", defaults, eventOf("m.room.encrypted", `{"ciphertext":"me"}`), notifies},
 		{"ciphertext of an edit", defaults, eventOf("m.room.encrypted", `{"m.relates_to":{"rel_type":"m.replace","event_id":"$o"}}`), nothing},
 		{"a sticker", defaults, eventOf("m.sticker", `{"body":"x"}`), nothing},
-		{"a poll", defaults, eventOf("m.poll.start", `{}`), notifies},
-		{"a poll, older", defaults, eventOf("org.matrix.msc3381.poll.start", `{}`), notifies},
-		{"a poll's response", defaults, eventOf("org.matrix.msc3381.poll.response", `{}`), nothing},
+		{"a poll", defaults, eventOf("m.poll.start", `{}`), nothing},
+		{"a poll, where there is a rule for it", with("underride", poll), eventOf("m.poll.start", `{}`), notifies},
 		{"a type that begins like another", defaults, eventOf("m.room.message.more", `{}`), nothing},
 		{"a keyword", with("content", keyword), message(`{"body":"a CASE of"}`), highlight},
 		{"a keyword over a line", with("content", keyword), message(`{"body":"ca\nse"}`), highlight},
