@@ -124,6 +124,9 @@ type (
 	UnreadRelation = unread.Relation
 	UnreadReceipt  = unread.Receipt
 	UnreadCounts   = unread.Counts
+	// ClearEvent is an event to which push rules are applied, PushAction what they say.
+	ClearEvent = unread.Seen
+	PushAction = unread.Action
 )
 
 // UnreadRef returns what stands for an event's ID in an UnreadEvent.
@@ -133,6 +136,12 @@ func UnreadRef(event id.EventID) unread.Ref { return unread.RefOf(event) }
 // asked once the events of the response have been opened.
 func (s *ClientSync) Unread(room id.RoomID, split bool) (counts map[id.EventID]UnreadCounts, differs, known bool) {
 	return s.d.acct.unread.Counts(room, split)
+}
+
+// Actions returns what the account's push rules say that is done about clear events, one for
+// each, see [unread.Account.Actions].
+func (d *Device) Actions(ctx context.Context, events []ClearEvent) ([]PushAction, error) {
+	return d.acct.unread.Actions(ctx, unread.As(d.core, &d.rooms), events)
 }
 
 // takeUnread records what a sync says of the unread messages of encrypted rooms. Of others

@@ -155,7 +155,7 @@ func TestHiddenEncryptionBreaksNoPage(t *testing.T) {
 		{Relations, "", `{"chunk":[` + madeEncrypted + `],"next_batch":"n","prev_batch":"p"}`, `{"chunk":[],"next_batch":"n","prev_batch":"p"}`},
 		{Threads, "", `{"chunk":[` + madeEncrypted + `],"next_batch":"n"}`, `{"chunk":[],"next_batch":"n"}`},
 		{Events, "", `{"start":"a","chunk":[` + madeEncrypted + `],"end":"b"}`, `{"start":"a","chunk":[],"end":"b"}`},
-		{Notifications, "", `{"next_token":"n","notifications":[{"event":` + madeEncrypted + `,"room_id":"!encrypted:hs.example"}]}`, `{"next_token":"n","notifications":[{"event":` + standIn + `,"room_id":"!encrypted:hs.example"}]}`},
+		{Notifications, "", `{"next_token":"n","notifications":[{"event":` + madeEncrypted + `,"room_id":"!encrypted:hs.example"}]}`, `{"next_token":"n","notifications":[]}`},
 		{EventContext, "", `{"start":"a","end":"b","events_before":[` + topic + `],"event":` + madeEncrypted + `,"events_after":[` + changedLimits + `]}`, `{"start":"a","end":"b","events_before":[` + topic + `],"event":` + standIn + `,"events_after":[]}`},
 		{GetEvent, "", madeEncrypted, apierr.CodeNotFound},
 		{EventsGet, "", madeEncrypted, apierr.CodeNotFound},

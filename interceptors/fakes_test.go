@@ -188,6 +188,22 @@ func (d *fakeDevice) Search(context.Context, e2ee.SearchQuery) (e2ee.SearchResul
 	return e2ee.SearchResult{}, errors.New("there is no index")
 }
 
+// Actions highlights what says "you", and says nothing of what says "silent".
+func (d *fakeDevice) Actions(_ context.Context, events []e2ee.ClearEvent) ([]e2ee.PushAction, error) {
+	out := make([]e2ee.PushAction, len(events))
+	for i, e := range events {
+		out[i].Known = true
+		if you := bytes.Contains(e.Clear, []byte("you")); !bytes.Contains(e.Clear, []byte("silent")) {
+			out[i].Notify, out[i].Highlight = true, you
+			out[i].Actions = []json.RawMessage{[]byte(`"notify"`)}
+			if you {
+				out[i].Actions = append(out[i].Actions, []byte(`{"set_tweak":"highlight"}`))
+			}
+		}
+	}
+	return out, nil
+}
+
 func (d *fakeDevice) BeginSync(context.Context, string) (ClientSync, error) {
 	return nil, errors.New("not here")
 }

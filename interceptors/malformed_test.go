@@ -3,6 +3,7 @@ package interceptors
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"testing"
 
 	"e2ee-proxy/e2ee"
@@ -46,6 +47,9 @@ func TestMalformedBodies(t *testing.T) {
 			`{`: apierr.CodeNotJSON, `{"a":1}{`: apierr.CodeNotJSON, `nul`: apierr.CodeNotJSON, `{'a':1}`: apierr.CodeNotJSON, `{"a":1,}`: apierr.CodeNotJSON,
 			`[]`: apierr.CodeBadJSON, `"text"`: apierr.CodeBadJSON, `7`: apierr.CodeBadJSON, `null`: apierr.CodeBadJSON,
 		} {
+			if body == `null` && slices.Contains([]string{Join, JoinByAlias, Knock, Leave, Forget, Redact}, handler) {
+				continue // means nothing there
+			}
 			w := newWorld(t, e2ee.ModeProxied)
 			_, err := w.do(call{handler: handler, method: request.method, pattern: request.pattern, params: params, body: body})
 			said, ok := errors.AsType[*apierr.Error](err)

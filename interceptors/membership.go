@@ -68,7 +68,7 @@ func (r *rooms) membershipOfSelf(membership string) Handler {
 		if r.clearTextAllowed(dev) {
 			return x.Upstream.Forward(x)
 		}
-		raw, err := x.ReadOptionalObject()
+		raw, err := x.ReadObjectOrNull() // shoutrrr joins with null, at which Dendrite fails
 		if err != nil {
 			return err
 		}

@@ -28,7 +28,7 @@ func (r *rooms) redact(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	raw, err := x.ReadOptionalObject()
+	raw, err := x.ReadObjectOrNull()
 	if err != nil {
 		return err
 	}

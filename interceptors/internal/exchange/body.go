@@ -85,15 +85,22 @@ func (x *Exchange) ReadObject() ([]byte, error) {
 	return raw, CheckObject(raw)
 }
 
-// ReadOptionalObject is like [Exchange.ReadObject], where the body may also be blank. For
-// null, which shoutrrr sends where it has nothing to say, and at which some homeservers fail,
-// it returns an empty object.
+// ReadOptionalObject is like [Exchange.ReadObject], where the body may also be blank.
 func (x *Exchange) ReadOptionalObject() ([]byte, error) {
 	raw, err := x.ReadBody()
 	if err != nil || IsBlank(raw) {
 		return raw, err
 	}
-	if string(bytes.TrimSpace(raw)) == "null" {
+	return raw, CheckObject(raw)
+}
+
+// ReadObjectOrNull is like [Exchange.ReadOptionalObject], and returns an empty object for null.
+func (x *Exchange) ReadObjectOrNull() ([]byte, error) {
+	raw, err := x.ReadBody()
+	switch {
+	case err != nil || IsBlank(raw):
+		return raw, err
+	case string(bytes.TrimSpace(raw)) == "null":
 		return []byte("{}"), nil
 	}
 	return raw, CheckObject(raw)

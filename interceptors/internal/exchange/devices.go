@@ -100,6 +100,9 @@ type Device interface {
 	// in it.
 	Searches() bool
 	Search(ctx context.Context, q e2ee.SearchQuery) (e2ee.SearchResult, error)
+	// Actions returns what the account's push rules say that is done about clear events, one
+	// for each.
+	Actions(ctx context.Context, events []e2ee.ClearEvent) ([]e2ee.PushAction, error)
 	// BeginSync is called before the client's sync goes upstream with since.
 	BeginSync(ctx context.Context, since string) (ClientSync, error)
 	// Control returns the device as the control API sees it.

@@ -1,6 +1,7 @@
 package rewrite
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -82,6 +83,18 @@ type Body struct {
 
 // Close gives back what the body was kept in.
 func (b *Body) Close() error { return errors.Join(b.kept.Close(), b.plan.Close()) }
+
+// Size returns how large the body is, in bytes.
+func (b *Body) Size() int64 { return b.kept.Size() }
+
+// Bytes returns the body as it is written, in memory. Its error is for the client.
+func (b *Body) Bytes(ctx context.Context, o Output) ([]byte, error) {
+	var out bytes.Buffer
+	if err := b.writer(o).run(ctx, &out); err != nil {
+		return nil, fmt.Errorf("rewrite the response: %w", err)
+	}
+	return out.Bytes(), nil
+}
 
 // Rooms returns the rooms that events of the body are in, without duplicates, unless there
 // are very many. With [RoomOfName] there are none.
