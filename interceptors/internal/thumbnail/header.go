@@ -26,6 +26,8 @@ type header struct {
 	orientation int
 	// cost is how much memory decoding takes at most.
 	cost int64
+	// frame is the first frame of an animated WebP, which has no picture beside its frames.
+	frame webpFrame
 }
 
 // inspect reads a header, and nothing else: a few bytes at a time, whatever they say.
@@ -138,6 +140,7 @@ func (f *fields) gif() header {
 // webp finds the first chunk that tells the size. The decoder holds later ones to it.
 func (f *fields) webp(size int64) header {
 	const mostChunks = 64 // profiles and the like, before the picture
+	var canvas header     // of an animation
 	// The decoder allocates what a chunk says it is long, and a chunk may be as long as the
 	// whole says.
 	if f.little(4, 4)+8 > size+1 {
@@ -157,12 +160,14 @@ func (f *fields) webp(size int64) header {
 			h.width, h.height = int(bits&0x3fff+1), int(bits>>14&0x3fff+1)
 			h.cost = losslessCost(h) + size
 			return h
+		case 0x414e4d46: // "ANMF": a frame of an animation
+			return f.webpFrame(canvas, at, length, size)
 		case 0x56503858: // "VP8X": flags, and two numbers of 24 bits
-			if f.little(at+8, 1)&2 != 0 {
-				f.err = fmt.Errorf("%w: an animated WebP", ErrNotPicture)
-				return header{}
-			}
 			h.width, h.height = int(f.little(at+12, 4)&0xffffff+1), int(f.little(at+14, 4)>>8+1)
+			if f.little(at+8, 1)&2 != 0 {
+				canvas = h
+				break // what there is to see is in frames
+			}
 			h.cost = losslessCost(h) + 3*macroblocks(h) + size
 			return h
 		}

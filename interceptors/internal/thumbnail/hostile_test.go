@@ -60,6 +60,18 @@ func vp8(width, height uint16, length uint32) []byte {
 	return join("VP8 ", little(length), "\x10\x02\x00\x9d\x01\x2a", little(uint32(width)|uint32(height)<<16), make([]byte, 20))
 }
 
+// animated says that a WebP has frames.
+func animated(width, height uint32) []byte {
+	out := vp8x(width, height)
+	out[8] |= 2
+	return out
+}
+
+// anmf is a frame with a lossless picture that says that it is large.
+func anmf(width, height, length uint32) []byte {
+	return join("ANMF", little(length), make([]byte, 6), little(width - 1)[:3], little(height - 1)[:3], make([]byte, 4), vp8l(16384, 16384), make([]byte, 20))
+}
+
 func pngHeader(width, height uint32, depth, colour, interlaced string) []byte {
 	return join("\x89PNG\r\n\x1a\n", uint32(13), "IHDR", width, height, depth, colour, "\x00\x00", interlaced, uint32(0), make([]byte, 50))
 }
@@ -104,6 +116,12 @@ func TestHostileHeadersAllocateNothing(t *testing.T) { //nolint:paralleltest // 
 		"WebP, lossy":              {riff(vp8(16383, 16383, 30)), thumbnail.ErrTooLarge},
 		"WebP, file of 4 GB":       {join("RIFF\xff\xff\xff\xffWEBP", vp8(100, 100, math.MaxInt32-1)), thumbnail.ErrBroken},
 		"WebP, chunk of 2 GB":      {riff(vp8(100, 100, math.MaxInt32-1)), thumbnail.ErrBroken},
+		"WebP, a frame of 2 GB":    {riff(animated(64, 64), anmf(64, 64, math.MaxInt32-1)), thumbnail.ErrBroken},
+		"WebP, a large frame":      {riff(animated(64, 64), anmf(1<<24, 1<<24, 60)), thumbnail.ErrBroken},
+		"WebP, an empty frame":     {riff(animated(64, 64), anmf(64, 64, 16)), thumbnail.ErrBroken},
+		"WebP, a large animation":  {riff(animated(1<<24, 1<<24), anmf(64, 64, 60)), thumbnail.ErrTooLarge},
+		"WebP, a frame alone":      {riff(anmf(64, 64, 60)), thumbnail.ErrBroken},
+		"WebP, no frame":           {riff(animated(64, 64)), thumbnail.ErrBroken},
 		"WebP, chunks":             {riff(bytes.Repeat(join("ICCP", little(0)), 1000), vp8l(100, 100)), thumbnail.ErrBroken},
 		"WebP, no picture":         {riff(join("ICCP", little(4), "abcd")), thumbnail.ErrBroken},
 	} {
@@ -132,6 +150,7 @@ func TestPicturesThatLieAboutThemselves(t *testing.T) { //nolint:paralleltest //
 		"a frame larger than the screen":   join("GIF89a\x40\x00\x40\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff", frame),
 		"a picture larger than the canvas": riff(vp8x(64, 64), vp8l(16384, 16384)),
 		"a frame larger than the canvas":   riff(vp8x(64, 64), vp8(16383, 16383, 30)),
+		"a picture larger than its frame":  riff(animated(64, 64), anmf(64, 64, 60), vp8l(16384, 16384)),
 		"two canvases":                     riff(vp8x(64, 64), vp8x(1<<24, 1<<24)),
 		"two frames":                       join("\xff\xd8", sof("\xc0", 64, 64, "\x11"), sof("\xc0", 65535, 65535, "\x11"), "\xff\xd9"),
 		"two headers":                      join(pngHeader(64, 64, "\x08", "\x06", "\x00")[:33], pngHeader(65535, 65535, "\x08", "\x06", "\x00")[8:]),
@@ -256,6 +275,7 @@ func FuzzMake(f *testing.F) {
 	}
 	f.Add(withEXIF(fixture(f, "progressive.jpg"), 6, true), 20, 50, false)
 	f.Add(riff(vp8x(64, 64), vp8l(64, 64)), 1, 1, false)
+	f.Add(fixture(f, "animated-alpha.webp"), 30, 30, false)
 	f.Add(join("\xff\xd8", sof("\xc2", 64, 64, "\x42"), "\xff\xd9"), 10, 10, true)
 	m := thumbnail.New(thumbnail.Limits{Bytes: 1 << 16, Pixels: 1 << 16, Memory: 4 << 20})
 	f.Fuzz(func(t *testing.T, data []byte, width, height int, crop bool) {

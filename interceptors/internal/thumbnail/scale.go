@@ -55,8 +55,9 @@ func planFor(h header, want Want) (plan, bool) {
 
 // shrink makes every pixel the mean of the area that it stands for, exactly: a pixel's
 // share of an area is counted in units of which a pixel of the original has as many as the
-// result has columns, or rows. Only one row of the original is taken up at a time.
-func shrink(ctx context.Context, src image.Image, p plan) (*image.RGBA, error) {
+// result has columns, or rows. Only one row of the original is taken up at a time. place is
+// where the original stands on its canvas.
+func shrink(ctx context.Context, src image.Image, place image.Point, p plan) (*image.RGBA, error) {
 	fromW, fromH := p.from.Dx(), p.from.Dy()
 	row := image.NewRGBA(image.Rect(0, 0, fromW, 1))
 	sums := make([]uint32, 4*p.width)  // of one row of the original
@@ -69,7 +70,7 @@ func shrink(ctx context.Context, src image.Image, p plan) (*image.RGBA, error) {
 			return nil, fmt.Errorf("thumbnail: shrink: %w", err)
 		}
 		clear(row.Pix) // a frame may be smaller than the screen
-		draw.Draw(row, row.Rect, src, p.from.Min.Add(image.Pt(0, from)), draw.Src)
+		draw.Draw(row, row.Rect, src, p.from.Min.Add(image.Pt(0, from)).Sub(place), draw.Src)
 		sumRow(sums, row.Pix, fromW, p.width)
 		for units := p.height; units > 0; {
 			take := min(units, left)

@@ -126,16 +126,22 @@ func (m *Maker) ForSending(ctx context.Context, src io.ReaderAt, size int64) (Pi
 
 // run decodes, shrinks and encodes.
 func run(ctx context.Context, src io.ReaderAt, size int64, h header, p plan) (Picture, error) {
-	picture, err := decode(ctx, io.NewSectionReader(src, 0, size), h)
+	var file io.Reader = io.NewSectionReader(src, 0, size)
+	if h.frame.length > 0 {
+		file = h.frame.alone(src)
+	}
+	picture, err := decode(ctx, file, h)
 	if err != nil {
 		return Picture{}, err
 	}
-	// A GIF's frame may be smaller than its screen; the others are as large as they said.
+	// The frame of an animation may be smaller than what it is shown on; all others are as
+	// large as they said.
 	canvas := image.Rect(0, 0, h.width, h.height)
-	if b := picture.Bounds(); b != canvas && (h.format != formatGIF || !b.In(canvas)) {
+	animation := h.format == formatGIF || h.frame.length > 0
+	if b := picture.Bounds().Add(h.frame.place); b != canvas && (!animation || !b.In(canvas)) {
 		return Picture{}, fmt.Errorf("%w: it is not as large as it said", ErrBroken)
 	}
-	small, err := shrink(ctx, picture, p)
+	small, err := shrink(ctx, picture, h.frame.place, p)
 	if err != nil {
 		return Picture{}, err
 	}
