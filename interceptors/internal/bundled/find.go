@@ -65,6 +65,9 @@ type Nested struct {
 	inside int64
 }
 
+// IsEdit reports whether it is the place of the latest edit.
+func (n *Nested) IsEdit() bool { return n.kind == anEdit }
+
 // Find returns the places of the events bundled directly in an event, in order.
 func (g *Graphs) Find(event []byte) ([]Nested, error) {
 	var found []Nested

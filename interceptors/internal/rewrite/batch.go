@@ -65,28 +65,32 @@ func (b *batch) put(in e2ee.Incoming, encrypted bool, h *head, depth int) int {
 		b.events[n].imitates = true // cannot happen: the event was scanned before
 		return n
 	}
-	order := e2ee.OrderUnknown
+	inner := e2ee.Incoming{RoomID: in.RoomID, Page: in.Page}
 	if ev.sealed || in.Order == e2ee.OrderAfter {
-		order = e2ee.OrderAfter // what relates to an event is newer
+		inner.Order = e2ee.OrderAfter // what relates to an event is newer
 	}
 	for i := range spans {
-		inner := -1
-		if s := &spans[i]; !s.Refused && depth > 0 {
-			inner = b.putNested(raw[s.Start:s.End:s.End], in.RoomID, encrypted, order, depth-1)
+		s, number := &spans[i], -1
+		if !s.Refused && depth > 0 {
+			inner.Event = raw[s.Start:s.End:s.End]
+			// After a gap the latest edit comes only here. If its key is missing, the edit is left
+			// out, and comes by itself when the key does.
+			inner.Redeliver = in.Redeliver && s.IsEdit()
+			number = b.putNested(inner, encrypted, depth-1)
 		}
-		b.events[n].nested = append(b.events[n].nested, inner)
+		b.events[n].nested = append(b.events[n].nested, number)
 	}
 	return n
 }
 
 // putNested adds an event that is bundled in another, and returns its number; -1 if it cannot
 // be read.
-func (b *batch) putNested(raw []byte, room id.RoomID, encrypted bool, order e2ee.Order, depth int) int {
-	h, err := b.graphs.headOf(raw)
+func (b *batch) putNested(in e2ee.Incoming, encrypted bool, depth int) int {
+	h, err := b.graphs.headOf(in.Event)
 	if err != nil {
 		return -1
 	}
-	return b.put(e2ee.Incoming{RoomID: room, Event: raw, Order: order, Page: b.page}, encrypted, &h, depth)
+	return b.put(in, encrypted, &h, depth)
 }
 
 // event returns event n as the client sees it; nil when it must not be shown.
