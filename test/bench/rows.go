@@ -100,6 +100,11 @@ func messageBudgets() []budget {
 			measured: figure{"bench.Messages/e2ee-proxy", "p50-ms", 1}, reference: figure{"bench.Messages/reference=homeserver", "p50-ms", 1},
 			unit: "ms", compare: excessAtMost, limit: 6, text: "≤ plain + 6 ms",
 		},
+		{
+			what:     "the same, CPU, with the client's and the homeserver's",
+			measured: figure{"bench.Messages/e2ee-proxy", "cpu-ms", 1}, reference: figure{"bench.Messages/reference=goolm-2-cores", "cpu-ms", 1},
+			unit: "ms", compare: ratioAtMost, limit: 1.3, text: "≤ 1.3 × bare goolm",
+		},
 	}
 }
 

@@ -28,6 +28,7 @@ type Event struct {
 
 	session *inboundSession
 	index   uint32
+	hint    uint32    // the index that the ciphertext claims, before it is decrypted
 	name    id.UserID // the owner's name under which its index counts
 }
 
@@ -57,13 +58,14 @@ func (in *Inbound) Decrypt(ctx context.Context, events []*Event) {
 		in.Fail(events, err)
 		return
 	}
+	inOrder := byIndex(events)
 	workers := min(runtime.GOMAXPROCS(0), len(events)/8+1)
 	var wg sync.WaitGroup
 	for w := range workers {
 		lo, hi := len(events)*w/workers, len(events)*(w+1)/workers
 		run := func() {
 			work := make(ratchets)
-			for _, ev := range events[lo:hi] {
+			for _, ev := range inOrder[lo:hi] {
 				ev.decrypt(work)
 			}
 			work.keep()
@@ -85,7 +87,7 @@ func (ev *Event) decrypt(work ratchets) {
 		ev.Err = ErrNoKey
 		return
 	}
-	plain, index, err := work.of(ev.session).Decrypt([]byte(ev.Ciphertext))
+	plain, index, err := work.of(ev.session, ev.hint).Decrypt([]byte(ev.Ciphertext))
 	if err != nil {
 		ev.Err = ErrFailed
 		if errors.Is(err, olm.ErrUnknownMessageIndex) {

@@ -1,7 +1,11 @@
 package roomkeys
 
 import (
+	"cmp"
+	"encoding/base64"
+	"encoding/binary"
 	"maps"
+	"math"
 	"slices"
 
 	"maunium.net/go/mautrix/crypto/goolm/session"
@@ -39,16 +43,59 @@ const maxRemembered = 512
 // checks run in parallel and messages in order cost one step each.
 type ratchets map[*inboundSession]*session.MegolmInboundSession
 
-// of returns the worker's copy.
-func (w ratchets) of(s *inboundSession) *session.MegolmInboundSession {
-	if own := w[s]; own != nil {
-		return own
+// of returns the worker's copy, for a message that claims to be at an index. If that is behind
+// the copy's, as on a page of history, the copy begins anew, so that the messages after this
+// one cost one step each again.
+func (w ratchets) of(s *inboundSession, index uint32) *session.MegolmInboundSession {
+	own := w[s]
+	if own == nil {
+		own = new(session.MegolmInboundSession)
+		s.mu.Lock()
+		*own = s.sess
+		s.mu.Unlock()
+		w[s] = own
 	}
-	s.mu.Lock()
-	own := s.sess
-	s.mu.Unlock()
-	w[s] = &own
-	return &own
+	if index < own.Ratchet.Counter {
+		own.Ratchet = own.InitialRatchet
+	}
+	return own
+}
+
+// byIndex returns the events in the order in which it costs least to decrypt them: those of a
+// session together, with increasing indices.
+func byIndex(events []*Event) []*Event {
+	sessions := make(map[*inboundSession]int)
+	for _, ev := range events {
+		ev.hint = claimedIndex(ev.Ciphertext)
+		if _, known := sessions[ev.session]; !known {
+			sessions[ev.session] = len(sessions)
+		}
+	}
+	inOrder := slices.Clone(events)
+	slices.SortStableFunc(inOrder, func(a, b *Event) int {
+		if c := cmp.Compare(sessions[a.session], sessions[b.session]); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.hint, b.hint)
+	})
+	return inOrder
+}
+
+// claimedIndex returns the index that stands at the beginning of a Megolm message (Olm
+// specification, Megolm, Message format); 0 when none can be read. Nothing depends on it but
+// the time that decryption takes.
+func claimedIndex(ciphertext string) uint32 {
+	const version, tag = 3, 0x08
+	var head [9]byte
+	n, err := base64.RawStdEncoding.Decode(head[:], []byte(ciphertext[:min(len(ciphertext), 12)]))
+	if err != nil || n < 3 || head[0] != version || head[1] != tag {
+		return 0
+	}
+	index, size := binary.Uvarint(head[2:n])
+	if size <= 0 || index > math.MaxUint32 {
+		return 0
+	}
+	return uint32(index)
 }
 
 // keep stores the copies in the sessions, so that the next batch starts where this one
