@@ -299,7 +299,7 @@ func (s *indexSearch) check(found []e2ee.SearchHit, around []*eventAround) ([]bo
 			event = a.edit
 		}
 		if len(event) > 0 {
-			in, at = append(in, e2ee.Incoming{RoomID: found[i].Room, Event: event, Wait: s.keyWait}), append(at, i)
+			in, at = append(in, e2ee.Incoming{RoomID: found[i].Room, Event: event, Page: true, Wait: s.keyWait}), append(at, i)
 		}
 	}
 	fits := make([]bool, len(found))

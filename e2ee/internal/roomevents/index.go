@@ -25,7 +25,7 @@ func (r *Reader) index(ctx context.Context, jobs []*eventJob, out []Opened) {
 		case out[i].Withheld, out[i].Hidden:
 		case out[i].Decrypted:
 			u.Entries = append(u.Entries, entryOf(job, job.said))
-		case job.Ciphertext == "":
+		case job.Ciphertext == "" && r.rooms.KnownEncrypted(job.room):
 			job.indexPlain(&u)
 		}
 	}
