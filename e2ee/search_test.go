@@ -49,6 +49,9 @@ func (p *person) openAll(room string) {
 		Chunk []json.RawMessage `json:"chunk"`
 	}
 	call(p.t, p.hs, p.Session, http.MethodGet, "rooms/"+url.PathEscape(room)+"/messages?dir=b&limit=1000", nil, &page)
+	if _, err := p.dev.LoadRooms(p.t.Context(), []id.RoomID{id.RoomID(room)}); err != nil { // as handlers do
+		p.t.Fatal(err)
+	}
 	in := make([]e2ee.Incoming, len(page.Chunk))
 	for i, raw := range page.Chunk {
 		in[i] = e2ee.Incoming{RoomID: id.RoomID(room), Event: raw}

@@ -32,6 +32,17 @@ type conversation struct {
 
 func newConversation(tb testing.TB, from string, n int) *conversation {
 	tb.Helper()
+	said := make([]string, n+1)
+	for i := range said {
+		said[i] = fmt.Sprintf("message %d: nothing of interest, but as long as what people write", i)
+	}
+	return newConversationOf(tb, from, said)
+}
+
+// newConversationOf returns a conversation of these messages, which have event IDs of their
+// own.
+func newConversationOf(tb testing.TB, from string, said []string) *conversation {
+	tb.Helper()
 	out, err := session.NewMegolmOutboundSession()
 	if err != nil {
 		tb.Fatal(err)
@@ -40,16 +51,16 @@ func newConversation(tb testing.TB, from string, n int) *conversation {
 	if c.key, err = out.SessionSharingMessage(); err != nil {
 		tb.Fatal(err)
 	}
-	for i := range n + 1 {
+	for i, text := range said {
 		cipher, err := out.Encrypt(fmt.Appendf(nil,
-			`{"type":"m.room.message","room_id":%q,"content":{"msgtype":"m.text","body":"message %d: nothing of interest, but as long as what people write"}}`, benchRoom, i))
+			`{"type":"m.room.message","room_id":%q,"content":{"msgtype":"m.text","body":%q}}`, benchRoom, text))
 		if err != nil {
 			tb.Fatal(err)
 		}
 		c.cipher = append(c.cipher, string(cipher))
 		c.events = append(c.events, e2ee.Incoming{RoomID: benchRoom, Redeliver: true, Event: fmt.Appendf(nil,
-			`{"content":{"algorithm":%q,"ciphertext":%q,"session_id":%q},"event_id":"$%043d","origin_server_ts":%d,"sender":%q,"type":"m.room.encrypted","unsigned":{"age":1234}}`,
-			megolmAlgorithm, cipher, c.id, i, 1700000000000+i, from)})
+			`{"content":{"algorithm":%q,"ciphertext":%q,"session_id":%q},"event_id":"$%.10s%033d","origin_server_ts":%d,"sender":%q,"type":"m.room.encrypted","unsigned":{"age":1234}}`,
+			megolmAlgorithm, cipher, c.id, c.id, i, 1700000000000+i, from)})
 	}
 	return c
 }
@@ -85,10 +96,11 @@ type readers struct {
 	made int
 }
 
-func newReaders(b *testing.B, n int) (*readers, *upstream) {
+// newReaders makes readers of n messages. change may be nil.
+func newReaders(b *testing.B, n int, change func(*e2ee.Options)) (*readers, *upstream) {
 	hs := liar.New(b)
 	up := newUpstream(b, hs)
-	r := &readers{stack: newStack(b, up), hs: hs, from: newSender(b, hs, "sender")}
+	r := &readers{stack: newStackWith(b, up, change), hs: hs, from: newSender(b, hs, "sender")}
 	r.talk = newConversation(b, r.from.user, n)
 	return r, up
 }
@@ -104,8 +116,9 @@ func (r *readers) next() (*e2ee.Device, liar.Session) {
 
 // BenchmarkDecrypt is what the processors spend on one event that is new, from the bytes
 // the homeserver sent to those the client gets: parsed, decrypted, its index compared with
-// and added to those that were used, its sender judged, annotated and encoded. The room
-// key is in memory. The reference decrypts, and nothing else, on as many cores.
+// and added to those that were used, its sender judged, annotated and encoded, its words
+// added to the search index. The room key is in memory. The reference decrypts, and nothing
+// else, on as many cores.
 func BenchmarkDecrypt(b *testing.B) {
 	const events = 2048
 	b.Run("reference=goolm", func(b *testing.B) {
@@ -117,30 +130,36 @@ func BenchmarkDecrypt(b *testing.B) {
 		b.ReportMetric(m.perUnit(events), "cpu-µs/event")
 		plain(b)
 	})
-	b.Run("e2ee-proxy", func(b *testing.B) {
-		r, _ := newReaders(b, events)
-		var m meter
-		for b.Loop() {
-			b.StopTimer()
-			d, _ := r.next()
-			b.StartTimer()
-			m.measure(func() {
-				for i := 1; i <= events; i += openBatch {
-					opened, err := d.Open(b.Context(), r.talk.events[i:i+openBatch])
-					if err != nil {
-						b.Fatal(err)
-					}
-					for _, out := range opened {
-						if !out.Decrypted {
-							b.Fatalf("not decrypted: %s", out.Event)
-						}
+	b.Run("without-index", func(b *testing.B) {
+		benchmarkDecrypt(b, events, func(o *e2ee.Options) { o.Search.Off = true })
+	})
+	b.Run("e2ee-proxy", func(b *testing.B) { benchmarkDecrypt(b, events, nil) })
+}
+
+func benchmarkDecrypt(b *testing.B, events int, change func(*e2ee.Options)) {
+	b.Helper()
+	r, _ := newReaders(b, events, change)
+	var m meter
+	for b.Loop() {
+		b.StopTimer()
+		d, _ := r.next()
+		b.StartTimer()
+		m.measure(func() {
+			for i := 1; i <= events; i += openBatch {
+				opened, err := d.Open(b.Context(), r.talk.events[i:i+openBatch])
+				if err != nil {
+					b.Fatal(err)
+				}
+				for _, out := range opened {
+					if !out.Decrypted {
+						b.Fatalf("not decrypted: %s", out.Event)
 					}
 				}
-			})
-		}
-		b.ReportMetric(m.perUnit(events), "cpu-µs/event")
-		plain(b)
-	})
+			}
+		})
+	}
+	b.ReportMetric(m.perUnit(events), "cpu-µs/event")
+	plain(b)
 }
 
 // BenchmarkBigSync is a sync response of 10 MB with 5,000 encrypted events, from the
@@ -158,7 +177,7 @@ func BenchmarkBigSync(b *testing.B) {
 		plain(b)
 	})
 	b.Run("e2ee-proxy", func(b *testing.B) {
-		r, up := newReaders(b, syncEvents)
+		r, up := newReaders(b, syncEvents, nil)
 		body := bigSync(r.talk)
 		var m meter
 		for b.Loop() {

@@ -41,7 +41,7 @@ func BenchmarkMessages(b *testing.B) {
 		b.ReportMetric(m.perUnit(1)/1e3, "cpu-ms")
 		plain(b)
 	}
-	r, up := newReaders(b, events)
+	r, up := newReaders(b, events, nil)
 	up.on(http.MethodGet, "/_matrix/client/v3/rooms/"+url.QueryEscape(benchRoom)+"/messages", page(r.talk))
 	_, who := r.next()
 	b.Run("reference=goolm-2-cores", func(b *testing.B) {

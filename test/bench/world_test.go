@@ -159,9 +159,19 @@ func startEngine(tb testing.TB, o e2ee.Options) *e2ee.Engine {
 // newStack starts the proxy on an empty database on a disk.
 func newStack(tb testing.TB, up *upstream) *stack {
 	tb.Helper()
+	return newStackWith(tb, up, nil)
+}
+
+// newStackWith is newStack with other options of the engine. change may be nil.
+func newStackWith(tb testing.TB, up *upstream, change func(*e2ee.Options)) *stack {
+	tb.Helper()
 	path := filepath.Join(tb.TempDir(), "e2ee.db")
 	db := openStore(tb, path)
-	eng := startEngine(tb, engineOptions(tb, up.url, db))
+	o := engineOptions(tb, up.url, db)
+	if change != nil {
+		change(&o)
+	}
+	eng := startEngine(tb, o)
 	return &stack{tb: tb, url: serveProxy(tb, up.url, db, eng), path: path, db: db, eng: eng}
 }
 

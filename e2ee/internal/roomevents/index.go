@@ -52,7 +52,11 @@ func (job *eventJob) indexPlain(u *searchindex.Update) {
 	case len(content) == 0 && !state: // redacted
 		u.Gone = append(u.Gone, searchindex.Gone{Room: job.room, Event: job.ID})
 	case len(content) > 0:
-		u.Entries = append(u.Entries, entryOf(job, content))
+		// An edit in clear changes nothing that was encrypted (requirement 19.3), and what it
+		// edits may have been.
+		if e := entryOf(job, content); e.Source == "" {
+			u.Entries = append(u.Entries, e)
+		}
 	}
 }
 

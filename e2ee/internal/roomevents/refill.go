@@ -105,6 +105,9 @@ func (r *Reader) readPage(ctx context.Context, room id.RoomID, from string) (end
 	if err != nil {
 		return "", err
 	}
+	if _, err := r.rooms.LoadRooms(ctx, []id.RoomID{room}); err != nil {
+		return "", fmt.Errorf("look up a room: %w", err)
+	}
 	in := make([]Incoming, len(page.Chunk))
 	for i, event := range page.Chunk {
 		in[i] = Incoming{RoomID: room, Event: event}
