@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -99,6 +100,9 @@ func TestUnreadNumbersAreThoseOfElement(t *testing.T) {
 		both("a reaction", alice.React(room, hello, "👍"), 3, 1)
 		both("a sticker", alice.Send(room, "m.sticker", map[string]any{"body": "s", "url": "mxc://x/y", "info": map[string]any{}}), 3, 1)
 
+		bob.wantNotifications("", room, "you", "how are you", "them")
+		bob.wantNotifications("?only=highlight&limit=3", room, "you")
+
 		if err := proxy.Restart(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -142,4 +146,32 @@ func TestUnreadNumbersByThread(t *testing.T) {
 	want("the thread is read in private", testpeer.Unread{Notifications: 2, Highlights: 1}, testpeer.Unread{})
 	bob.call(http.MethodPost, roomPath(room, "receipt/m.read/%s", mentioned), map[string]any{"thread_id": "main"}, nil)
 	want("the rest is read", testpeer.Unread{}, testpeer.Unread{})
+}
+
+// wantNotifications compares the texts that GET /notifications lists of a room, in any order.
+func (c *curl) wantNotifications(query, room string, texts ...string) {
+	c.t.Helper()
+	var answer struct {
+		Notifications []struct {
+			RoomID string `json:"room_id"`
+			Read   bool   `json:"read"`
+			Event  struct {
+				Content struct {
+					Body string `json:"body"`
+				} `json:"content"`
+			} `json:"event"`
+		} `json:"notifications"`
+	}
+	c.call(http.MethodGet, "/_matrix/client/v3/notifications"+query, nil, &answer)
+	var got []string
+	for _, n := range answer.Notifications {
+		if n.RoomID == room && !n.Read && n.Event.Content.Body != "" {
+			got = append(got, n.Event.Content.Body)
+		}
+	}
+	slices.Sort(got)
+	slices.Sort(texts)
+	if diff := cmp.Diff(texts, got); diff != "" {
+		c.t.Errorf("notifications%s (-want +got):\n%s", query, diff)
+	}
 }
