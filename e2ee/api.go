@@ -135,7 +135,7 @@ func UnreadRef(event id.EventID) unread.Ref { return unread.RefOf(event) }
 // Unread returns the numbers of unread messages of a room, see [unread.Account.Counts]. It is
 // asked once the events of the response have been opened.
 func (s *ClientSync) Unread(room id.RoomID, split bool) (counts map[id.EventID]UnreadCounts, differs, known bool) {
-	return s.d.acct.unread.Counts(room, split)
+	return s.d.acct.unread.Counts(room, s.unread[room], split)
 }
 
 // Actions returns what the account's push rules say that is done about clear events, one for
@@ -146,9 +146,13 @@ func (d *Device) Actions(ctx context.Context, events []ClearEvent) ([]PushAction
 
 // takeUnread records what a sync says of the unread messages of encrypted rooms. Of others
 // the homeserver knows everything.
-func (d *Device) takeUnread(ctx context.Context, u *SyncUpdate) error {
-	u.Unread.Rooms = slices.DeleteFunc(u.Unread.Rooms, func(r UnreadRoom) bool { return !d.rooms.KnownEncrypted(r.RoomID) })
-	return d.acct.unread.Take(ctx, u.Unread)
+func (s *ClientSync) takeUnread(ctx context.Context, u UnreadUpdate) error {
+	u.Rooms = slices.DeleteFunc(u.Rooms, func(r UnreadRoom) bool { return !s.d.rooms.KnownEncrypted(r.RoomID) })
+	s.unread = make(map[id.RoomID]*UnreadRoom, len(u.Rooms))
+	for i := range u.Rooms {
+		s.unread[u.Rooms[i].RoomID] = &u.Rooms[i]
+	}
+	return s.d.acct.unread.Take(ctx, u)
 }
 
 // countUnread applies the push rules to the events of a sync.

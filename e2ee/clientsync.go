@@ -27,7 +27,8 @@ type ClientSync struct {
 	began   int // see ingest
 	waiting bool
 	arrived <-chan struct{}
-	wake    *time.Timer // fires when the hold of an event ends; nil when none is held
+	wake    *time.Timer               // fires when the hold of an event ends; nil when none is held
+	unread  map[id.RoomID]*UnreadRoom // what the response says
 	end     sync.Once
 }
 
@@ -200,7 +201,7 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 	if err != nil {
 		return SyncExtras{}, err
 	}
-	if err := s.d.takeUnread(ctx, &u); err != nil {
+	if err := s.takeUnread(ctx, u.Unread); err != nil {
 		return SyncExtras{}, err
 	}
 	pending, inbox, err := s.load(ctx)

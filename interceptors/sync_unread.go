@@ -48,7 +48,7 @@ type unreadUpdate struct {
 }
 
 func (u *unreadUpdate) enter(room id.RoomID, joined bool) {
-	u.joined, u.room, u.raw = joined && u.known != nil, e2ee.UnreadRoom{RoomID: room, Split: u.split}, movedUnread{}
+	u.joined, u.room, u.raw = joined && u.known != nil, e2ee.UnreadRoom{RoomID: room}, movedUnread{}
 	u.timeline = u.joined && u.known(room)
 	u.events = u.events[:0]
 }

@@ -18,7 +18,7 @@ import (
 
 const (
 	// maxLogs and maxRules bound what is in memory, over all accounts.
-	maxLogs  = 20_000
+	maxLogs  = 10_000
 	maxRules = 5_000
 )
 
@@ -230,10 +230,11 @@ func (a *Account) collect(logs map[id.RoomID]*log, ch *store.Changes) (done func
 	}
 }
 
-// Counts returns the numbers of a room, by the roots of threads; those of the main timeline,
+// Counts returns the numbers of a room in a response, by the roots of threads; those of the main timeline,
 // and without split of everything, stand under the empty one. differs says that they are not the
-// homeserver's. known is false when the homeserver gave none, or nothing is known of the room.
-func (a *Account) Counts(room id.RoomID, split bool) (counts map[id.EventID]Counts, differs, known bool) {
+// homeserver's. said is what the response says of the room; nil when that is nothing, and what
+// an earlier one said counts. known is false when the homeserver never gave numbers.
+func (a *Account) Counts(room id.RoomID, said *Room, split bool) (counts map[id.EventID]Counts, differs, known bool) {
 	l, ok := a.shared.logs.Get(logKey{a.Row.ID, room})
 	if !ok {
 		return nil, false, false
@@ -243,7 +244,11 @@ func (a *Account) Counts(room id.RoomID, split bool) (counts map[id.EventID]Coun
 	a.mu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	numbers, known := l.counted(split)
+	base := l.base(said)
+	if base == nil {
+		base = l.Counts
+	}
+	numbers, known := l.counted(base, split)
 	if !known {
 		return nil, false, false
 	}
@@ -254,7 +259,7 @@ func (a *Account) Counts(room id.RoomID, split bool) (counts map[id.EventID]Coun
 			root = l.Threads[t]
 		}
 		counts[root] = c
-		differs = differs || l.Counts[t] != c
+		differs = differs || base[t] != c
 	}
 	return counts, differs, true
 }

@@ -34,6 +34,20 @@ func (c matches) holds(e *event, _ *facts) bool {
 	return ok && isText && c.pattern.MatchString(text)
 }
 
+// equals is event_match with a pattern that is a text without wildcards.
+type equals struct {
+	key  []string
+	want string
+}
+
+func (c equals) cost() int { return costEvent }
+
+func (c equals) holds(e *event, _ *facts) bool {
+	value, ok := e.at(c.key)
+	text, isText := value.(string)
+	return ok && isText && strings.EqualFold(text, c.want)
+}
+
 // exactly is event_property_is.
 type exactly struct {
 	key  []string

@@ -13,27 +13,30 @@ import (
 const (
 	// maxEntries bounds the events that are known of a room, maxRead those of them that were
 	// read. What is older is added up.
-	maxEntries = 256
+	maxEntries = 128
 	maxRead    = 32
 	// maxThreads bounds the threads that are told apart in a room; further ones count as the
 	// main timeline.
 	maxThreads = 64
 )
 
-// entry is an event of a room, in the order in which they came.
+// entry is an event of a room, in the order in which they came. There are many, so it is small.
 type entry struct {
-	Event  Ref `json:"e"`
-	Thread int `json:"t,omitempty"` // index in log.Threads
+	Event Ref `json:"e"`
 	// At is when it was sent, or when it was seen if that was earlier, in seconds.
-	At     int64 `json:"a"`
-	Sealed bool  `json:"s,omitempty"`
-	// Judged says that Counted is what the homeserver says of it, Decided that Notify and
-	// Highlight are what it adds to that.
-	Judged, Decided bool
-	Counted         Outcome
-	Notify          int `json:"n,omitempty"`
-	Highlight       int `json:"h,omitempty"`
-	Read            bool
+	At uint32 `json:"a"`
+	// Notify and Highlight are what it adds to what the homeserver counts.
+	Notify    int32 `json:"n,omitempty"`
+	Highlight int32 `json:"h,omitempty"`
+	Thread    uint8 `json:"t,omitempty"` // index in log.Threads
+	Sealed    bool  `json:"s,omitempty"`
+	// Judged says that Counted, whether the homeserver counts it, and Loud, whether as a
+	// highlight, are known, Decided that Notify and Highlight are.
+	Judged  bool `json:"j,omitempty"`
+	Decided bool `json:"d,omitempty"`
+	Counted bool `json:"c,omitempty"`
+	Loud    bool `json:"l,omitempty"`
+	Read    bool `json:"r,omitempty"`
 }
 
 // matters reports whether an entry must outlive the process: the homeserver's numbers are
@@ -75,8 +78,6 @@ type state struct {
 	Receipts map[int]receipt
 	// Counts are the homeserver's numbers, by thread.
 	Counts map[int]Counts
-	// Split says that those of threads are not part of the main timeline's.
-	Split bool
 	// Name is the user's in the room if it is not the one of the profile, Members how many
 	// have joined; zero: not known.
 	Name    string
@@ -129,20 +130,26 @@ func (l *log) take(u *Room, now time.Time) {
 	for _, r := range u.Receipts {
 		l.receive(r)
 	}
-	if u.Counts != nil || u.Threads != nil {
-		l.Counts = make(map[int]Counts, 1+len(u.Threads))
-		l.Split = u.Split
-		if u.Counts != nil {
-			l.Counts[0] = *u.Counts
-		}
-		for root, counts := range u.Threads {
-			if t := l.thread(root); t > 0 {
-				l.Counts[t] = counts
-			}
-		}
+	if base := l.base(u); base != nil {
+		l.Counts = base
 	}
 	l.settle()
 	l.trim()
+}
+
+// base returns the homeserver's numbers in a response, by thread; nil when it has none.
+func (l *log) base(u *Room) map[int]Counts {
+	if u == nil || u.Counts == nil {
+		return nil
+	}
+	base := make(map[int]Counts, 1+len(u.Threads))
+	base[0] = *u.Counts
+	for root, counts := range u.Threads {
+		if t := l.thread(root); t > 0 {
+			base[t] = counts
+		}
+	}
+	return base
 }
 
 func (l *log) append(ev *Event, to Relation, now time.Time) {
@@ -152,7 +159,7 @@ func (l *log) append(ev *Event, to Relation, now time.Time) {
 	}
 	if to.Redacts && about >= 0 { // the homeserver counts it no longer
 		e := &l.Entries[about]
-		e.Counted, e.Notify, e.Highlight, e.Judged, e.Decided = Outcome{}, 0, 0, true, true
+		e.Counted, e.Loud, e.Notify, e.Highlight, e.Judged, e.Decided = false, false, 0, 0, true, true
 	}
 	if ev.Joins { // what was sent before is not counted
 		for i := range l.Entries {
@@ -162,10 +169,10 @@ func (l *log) append(ev *Event, to Relation, now time.Time) {
 	if ev.Ref == 0 || l.find(ev.Ref) >= 0 {
 		return
 	}
-	e := entry{Event: ev.Ref, At: min(int64(ev.At), now.Unix()), Sealed: ev.Sealed && !ev.Outside, Read: ev.Outside}
+	e := entry{Event: ev.Ref, At: min(ev.At, uint32(max(now.Unix(), 0))), Sealed: ev.Sealed && !ev.Outside, Read: ev.Outside}
 	switch {
 	case to.Root != "":
-		e.Thread = l.thread(to.Root)
+		e.Thread = uint8(l.thread(to.Root)) // at most maxThreads
 	case about >= 0: // a reaction or an edit belongs to the thread of its event
 		e.Thread = l.Entries[about].Thread
 	}
@@ -207,8 +214,8 @@ func (l *log) cover(scope int) {
 	last := l.find(r.Event)
 	for i := range l.Entries {
 		e := &l.Entries[i]
-		covered := i <= last || last < 0 && i < l.gap && e.At <= r.At
-		if covered && (scope == scopeAll || scope == e.Thread) {
+		covered := i <= last || last < 0 && i < l.gap && int64(e.At) <= r.At
+		if covered && (scope == scopeAll || scope == int(e.Thread)) {
 			e.Read = true
 		}
 	}
@@ -254,18 +261,18 @@ func (l *log) decide(event Ref, counted Outcome, clear *Outcome) {
 	}
 	e := &l.Entries[i]
 	if !e.Judged {
-		e.Judged, e.Counted = true, counted
+		e.Judged, e.Counted, e.Loud = true, counted.Notify, counted.Highlight
 	}
 	l.version++
 	if clear == nil {
 		return
 	}
 	e.Decided = true
-	e.Notify += number(clear.Notify) - number(e.Counted.Notify)
-	e.Highlight += number(clear.Highlight) - number(e.Counted.Highlight)
+	e.Notify += number(clear.Notify) - number(e.Counted)
+	e.Highlight += number(clear.Highlight) - number(e.Loud)
 }
 
-func number(b bool) int {
+func number(b bool) int32 {
 	if b {
 		return 1
 	}
@@ -274,13 +281,13 @@ func number(b bool) int {
 
 // counted returns the numbers by thread: the homeserver's, and what they are wrong by. With
 // split, threads have numbers of their own; known is false when the homeserver gave none.
-func (l *log) counted(split bool) (all map[int]Counts, known bool) {
-	if _, known = l.Counts[0]; !known {
+func (l *log) counted(base map[int]Counts, split bool) (all map[int]Counts, known bool) {
+	if _, known = base[0]; !known {
 		return nil, false
 	}
-	all = make(map[int]Counts, len(l.Counts))
-	left := make(map[int]int, len(l.Counts)) // of those that the homeserver still counts
-	for t, c := range l.Counts {
+	all = make(map[int]Counts, len(base))
+	left := make(map[int]int, len(base)) // of those that the homeserver still counts
+	for t, c := range base {
 		if !split {
 			t = 0
 		}
@@ -290,7 +297,7 @@ func (l *log) counted(split bool) (all map[int]Counts, known bool) {
 	}
 	for i := len(l.Entries) - 1; i >= 0; i-- {
 		e := &l.Entries[i]
-		t := e.Thread
+		t := int(e.Thread)
 		if !split {
 			t = 0
 		}
@@ -299,13 +306,13 @@ func (l *log) counted(split bool) (all map[int]Counts, known bool) {
 		}
 		// If the homeserver counts fewer than are unread here, the oldest were read without
 		// a receipt that was seen.
-		if e.Counted.Notify {
+		if e.Counted {
 			if left[t]--; left[t] < 0 {
 				continue
 			}
 		}
 		sum := all[t]
-		all[t] = Counts{sum.Notifications + e.Notify, sum.Highlights + e.Highlight}
+		all[t] = Counts{sum.Notifications + int(e.Notify), sum.Highlights + int(e.Highlight)}
 	}
 	for t, c := range all {
 		c.Highlights = max(c.Highlights, 0)

@@ -46,7 +46,7 @@ func (s *script) decide(n uint32, clear Outcome) { s.l.decide(RefOf(nameOf(n)), 
 // want compares the numbers of notifications and highlights of everything.
 func (s *script) want(what string, notifications, highlights int) {
 	s.t.Helper()
-	all, _ := s.l.counted(false)
+	all, _ := s.l.counted(s.l.Counts, false)
 	if got := all[0]; got != (Counts{notifications, highlights}) {
 		s.t.Errorf("%s: %+v, want %d and %d", what, got, notifications, highlights)
 	}
@@ -133,7 +133,7 @@ func TestReceipts(t *testing.T) {
 		a, ra := thread(2, 1)
 		c, rc := thread(4, 1)
 		s.l.take(&Room{
-			RoomID: room, Split: true, Counts: &Counts{Notifications: 3}, Threads: map[id.EventID]Counts{"$1": {Notifications: 2}},
+			RoomID: room, Counts: &Counts{Notifications: 3}, Threads: map[id.EventID]Counts{"$1": {Notifications: 2}},
 			Timeline: []Event{sent(1), a, sent(3), c, sent(5)}, Relations: map[int]Relation{1: ra, 3: rc},
 		}, now)
 		for n := uint32(1); n <= 5; n++ {
@@ -161,7 +161,7 @@ func TestReceipts(t *testing.T) {
 				s.restart()
 			}
 			s.l.receive(Receipt{Event: nameOf(tt.event), Thread: tt.thread, Timestamp: 1})
-			all, _ := s.l.counted(true)
+			all, _ := s.l.counted(s.l.Counts, true)
 			got := []int{all[0].Highlights, all[s.l.thread("$1")].Highlights}
 			if diff := cmp.Diff([]int{tt.main, tt.inThead}, got); diff != "" {
 				t.Errorf("%s, restart %v (-want +got):\n%s", tt.name, restart, diff)
@@ -251,13 +251,13 @@ func TestRelationsStayInTheirThread(t *testing.T) {
 	t.Parallel()
 	s := newScript(t)
 	s.l.take(&Room{
-		RoomID: room, Split: true, Counts: &Counts{}, Threads: map[id.EventID]Counts{"$1": {Notifications: 2}},
+		RoomID: room, Counts: &Counts{}, Threads: map[id.EventID]Counts{"$1": {Notifications: 2}},
 		Timeline:  []Event{sent(1), sent(2), sent(3)},
 		Relations: map[int]Relation{1: {Root: "$1"}, 2: {About: RefOf("$2")}},
 	}, now)
 	s.decide(2, notifies)
 	s.decide(3, nothing)
-	all, _ := s.l.counted(true)
+	all, _ := s.l.counted(s.l.Counts, true)
 	if got := all[s.l.thread("$1")].Notifications; got != 1 {
 		t.Errorf("the thread has %d", got)
 	}
@@ -326,17 +326,17 @@ func TestLogKeepsItsRules(t *testing.T) {
 			case 4:
 				s.receipt(n, []string{"", "main", string(nameOf(n))}[r.IntN(3)], int64(n))
 			case 5:
-				before, known := s.l.counted(true)
+				before, known := s.l.counted(s.l.Counts, true)
 				if s.l.kept() == nil {
 					continue
 				}
 				s.restart()
-				after, _ := s.l.counted(true)
+				after, _ := s.l.counted(s.l.Counts, true)
 				if diff := cmp.Diff(before, after); diff != "" && known {
 					t.Fatalf("a restart (-before +after):\n%s", diff)
 				}
 			}
-			all, _ := s.l.counted(r.IntN(2) == 0)
+			all, _ := s.l.counted(s.l.Counts, r.IntN(2) == 0)
 			for _, c := range all {
 				if c.Notifications < 0 || c.Highlights < 0 || c.Highlights > c.Notifications {
 					t.Fatalf("%+v", c)

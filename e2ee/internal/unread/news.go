@@ -25,10 +25,9 @@ type Room struct {
 	Relations map[int]Relation
 	Receipts  []Receipt // the user's own
 	// Counts is unread_notifications; nil when the response does not have it. Threads is
-	// unread_thread_notifications, which the client asked for if Split is set.
+	// unread_thread_notifications.
 	Counts  *Counts
 	Threads map[id.EventID]Counts
-	Split   bool
 	// Name is the user's own name in the room, if the response says it.
 	Name *string
 	// Members is how many have joined; zero: not said.

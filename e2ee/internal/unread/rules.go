@@ -145,11 +145,7 @@ func compile(all []pushrules.PushCondition) (out []condition, ok bool) {
 func compileOne(c *pushrules.PushCondition) condition {
 	switch c.Kind {
 	case pushrules.KindEventMatch:
-		pattern := compilePattern(c.Pattern, c.Key == keyBody)
-		if pattern == nil || c.Key == "" {
-			return nil
-		}
-		return matches{splitKey(c.Key), pattern}
+		return compileMatch(c.Key, c.Pattern)
 	case pushrules.KindEventPropertyIs:
 		return exactly{splitKey(c.Key), c.Value}
 	case pushrules.KindEventPropertyContains:
@@ -163,6 +159,23 @@ func compileOne(c *pushrules.PushCondition) condition {
 	case pushrules.KindRelatedEventMatch, pushrules.KindUnstableRelatedEventMatch: // MSC3664, in no specification
 	}
 	return nil
+}
+
+// compileMatch returns event_match. Most patterns are a whole value, and take no regular
+// expression.
+func compileMatch(key, pattern string) condition {
+	words := key == keyBody
+	if key == "" {
+		return nil
+	}
+	if !words && !strings.ContainsAny(pattern, "*?") {
+		return equals{splitKey(key), pattern}
+	}
+	compiled := compilePattern(pattern, words)
+	if compiled == nil {
+		return nil
+	}
+	return matches{splitKey(key), compiled}
 }
 
 // compilePattern returns a pattern of event_match: the whole value, or words of a text,
