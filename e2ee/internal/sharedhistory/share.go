@@ -46,7 +46,7 @@ func (h *History) Share(ctx context.Context, room id.RoomID, user id.UserID) {
 		switch {
 		case err != nil:
 			h.count(resultNotSent)
-			h.Env.Log.Warn().Err(err).Msg("The history of a room was not shared with somebody who is invited")
+			h.Env.Log.Info().Err(err).Msg("The history of a room was not shared with somebody who is invited")
 		case sent:
 			h.count(resultSent)
 		}
