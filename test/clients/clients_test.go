@@ -29,6 +29,7 @@ var programs = map[string]program{
 	"matrix-nio":         nio,
 	"matrix-webhook":     matrixWebhook,
 	"matterbridge":       matterbridge,
+	"opsdroid":           opsdroid,
 	"shoutrrr":           shoutrrr,
 	"simplematrixbotlib": simplematrixbotlib,
 }

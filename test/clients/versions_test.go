@@ -47,6 +47,8 @@ func TestDocumentHasWhatIsTried(t *testing.T) {
 		{"matrix-webhook", `(?m)^matrix-webhook==(.*)$`, []string{"test", "clients", "matrix-webhook", "requirements.txt"}},
 		{"simplematrixbotlib", `(?m)^simplematrixbotlib==(.*)$`, []string{"test", "clients", "simplematrixbotlib", "requirements.txt"}},
 		{"simplematrixbotlib", `(?m)^matrix-nio==(.*)$`, []string{"test", "clients", "simplematrixbotlib", "requirements.txt"}},
+		{"opsdroid", `(?m)^opsdroid==(.*)$`, []string{"test", "clients", "opsdroid", "requirements.txt"}},
+		{"opsdroid", `(?m)^matrix-nio==(.*)$`, []string{"test", "clients", "opsdroid", "requirements.txt"}},
 		{"matrix-nio", `(?m)^matrix-nio==(.*)$`, []string{"test", "python", "requirements.txt"}},
 		{"matrix-js-sdk", `"matrix-js-sdk": "(.*)"`, []string{"test", "peer", "package.json"}},
 		{"matterbridge", `matterbridge v(.*)`, []string{"test", "matterbridge", "go.mod"}},

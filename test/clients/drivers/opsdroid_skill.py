@@ -1,0 +1,21 @@
+"""A skill for opsdroid: it writes what it hears, and says what is posted to it."""
+
+import os
+
+import nio.crypto
+from opsdroid.events import Message
+from opsdroid.matchers import match_regex, match_webhook
+from opsdroid.skill import Skill
+
+
+class Talk(Skill):
+    @match_regex(r".*")
+    async def hear(self, message):
+        print("heard", message.text, flush=True)
+
+    @match_webhook("say")
+    async def say(self, request):
+        if nio.crypto.ENCRYPTION_ENABLED:
+            raise RuntimeError("matrix-nio has olm")
+        message = Message((await request.json())["text"], target=os.environ["ROOM"])
+        await self.opsdroid.get_connector("matrix").send(message)
