@@ -3,8 +3,6 @@ package e2ee
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -238,33 +236,6 @@ var (
 	ErrWrongPassword        = core.ErrWrongPassword
 	ErrWrongRecoveryKey     = core.ErrWrongRecoveryKey
 )
-
-// ClientMayEncrypt reports whether the device's client has keys of its own, or may still
-// upload some: the proxy has published none, and has not decided to.
-func (d *Device) ClientMayEncrypt() bool {
-	d.core.Mu.Lock()
-	defer d.core.Mu.Unlock()
-	return d.core.Mode == core.ModeForeign || d.core.Mode == core.ModeProxied && !d.publication.Allowed()
-}
-
-// ClientMayEncrypt is [Device.ClientMayEncrypt], by what is known here: nothing is asked, and
-// a device that was never seen is not adopted by it.
-func (e *Engine) ClientMayEncrypt(ctx context.Context, user id.UserID, device id.DeviceID) (bool, error) {
-	if d := e.loaded(deviceKey{user, device}); d != nil {
-		return d.ClientMayEncrypt(), nil
-	}
-	row, err := e.env.Store.LookupAccount(ctx, user)
-	if err == nil {
-		var dev store.Device
-		if dev, err = e.env.Store.Device(ctx, row, device); err == nil {
-			return dev.State == store.DeviceForeign || dev.State == store.DeviceOurs && !dev.KeysUploaded, nil
-		}
-	}
-	if errors.Is(err, store.ErrNotFound) {
-		return true, nil
-	}
-	return false, fmt.Errorf("who encrypts for a device: %w", err)
-}
 
 type (
 	// SearchOptions are the settings of the search indexes, see package searchindex, which

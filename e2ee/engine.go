@@ -17,11 +17,7 @@ import (
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/locks"
-	"e2ee-proxy/e2ee/internal/notices"
 	"e2ee-proxy/e2ee/internal/olm"
-	"e2ee-proxy/e2ee/internal/ownbackup"
-	"e2ee-proxy/e2ee/internal/ownidentity"
-	"e2ee-proxy/e2ee/internal/rollout"
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/searchindex"
@@ -357,45 +353,29 @@ func (e *Engine) deleteDevice(ctx context.Context, row *store.Account, dev store
 	return nil
 }
 
-// account is what the devices of a user share: what is known of other users, the warnings,
-// the user's own identity and the backup.
-type account struct {
-	core.Account
-	eng      *Engine
-	warnings notices.Account
-	identity ownidentity.Account
-	backup   ownbackup.Account
-	rollout  rollout.Account
-	search   searchindex.Account
-	unread   unread.Account
+// ClientMayEncrypt reports whether the device's client has keys of its own, or may still
+// upload some: the proxy has published none, and has not decided to.
+func (d *Device) ClientMayEncrypt() bool {
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	return d.core.Mode == core.ModeForeign || d.core.Mode == core.ModeProxied && !d.publication.Allowed()
 }
 
-func newAccount(e *Engine, row *store.Account) *account {
-	a := &account{
-		Account: core.Account{Env: e.env, User: row.UserID, Row: row}, eng: e,
-		rollout: rollout.New(e.env),
+// ClientMayEncrypt is [Device.ClientMayEncrypt], by what is known here: nothing is asked, and
+// a device that was never seen is not adopted by it.
+func (e *Engine) ClientMayEncrypt(ctx context.Context, user id.UserID, device id.DeviceID) (bool, error) {
+	if d := e.loaded(deviceKey{user, device}); d != nil {
+		return d.ClientMayEncrypt(), nil
 	}
-	a.search = searchindex.New(&a.Account, e.search)
-	a.warnings = notices.NewAccount(&a.Account, func() { e.alert(a) })
-	a.unread = unread.NewAccount(&a.Account, e.unread)
-	a.identity, a.backup = ownidentity.NewAccount(&a.Account), ownbackup.NewAccount(&a.Account)
-	a.Tracker = trustcache.NewTracker(e.env.Store, row, trustcache.Options{
-		Cache: e.users, Now: e.env.Now,
-		AcknowledgeUnverified: func() bool { return e.env.Settings(row.UserID).AcknowledgeUnverified },
-		Observe:               a.observe,
-	})
-	return a
-}
-
-// proxied returns the account's devices whose keys are held here.
-func (a *account) proxied() []*Device {
-	a.eng.mu.Lock()
-	defer a.eng.mu.Unlock()
-	var devices []*Device
-	for _, d := range a.eng.devices {
-		if d.acct == a && d.core.Mode == core.ModeProxied {
-			devices = append(devices, d)
+	row, err := e.env.Store.LookupAccount(ctx, user)
+	if err == nil {
+		var dev store.Device
+		if dev, err = e.env.Store.Device(ctx, row, device); err == nil {
+			return dev.State == store.DeviceForeign || dev.State == store.DeviceOurs && !dev.KeysUploaded, nil
 		}
 	}
-	return devices
+	if errors.Is(err, store.ErrNotFound) {
+		return true, nil
+	}
+	return false, fmt.Errorf("who encrypts for a device: %w", err)
 }
