@@ -72,6 +72,12 @@ func TestBundlesThatAreNotTaken(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
+		"of which another hash is told": {downloads: 1, run: func(_ *testing.T, st *stage, p *past) {
+			content := good(p)
+			file, _ := content["file"].(map[string]any)
+			file["hashes"] = map[string]any{"sha256": strings.Repeat("A", 43)}
+			p.bob.give(st.target(), content)
+		}},
 		"of which the hash is wrong": {downloads: 1, run: func(_ *testing.T, st *stage, p *past) {
 			content := good(p)
 			st.hs.PutFile("liar.test/bundle-of-BOB", bytes.Repeat([]byte("x"), 100))

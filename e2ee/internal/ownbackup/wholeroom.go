@@ -71,12 +71,12 @@ func (b *Backup) wholeKeys(ctx context.Context, room id.RoomID) (map[id.SessionI
 // fetchMissing reads a room's part of the backup and stores, in batches, what is missing.
 func (b *Backup) fetchMissing(ctx context.Context, target *keybackup.Target, room id.RoomID, whole map[id.SessionID]bool) error {
 	var rows []store.InboundSession
-	var failed error
 	read := 0
-	flush := func() {
+	flush := func() error {
 		kept, err := b.host.KeepKept(ctx, rows)
 		b.Env.Counts.Restores.Add(float64(kept))
-		rows, failed = rows[:0], errors.Join(failed, err)
+		rows = rows[:0]
+		return err
 	}
 	err := b.Env.Homeserver.Stream(ctx, b.CurrentToken(), wire.Request{
 		Op: "fetch the room keys of a room from the backup", Method: http.MethodGet,
@@ -84,7 +84,7 @@ func (b *Backup) fetchMissing(ctx context.Context, target *keybackup.Target, roo
 		Query: map[string]string{"version": target.Version}, Patient: roomPatience,
 	}, func(body io.Reader) error {
 		return keybackup.ReadRoom(body, func(session id.SessionID, raw json.RawMessage) error {
-			if whole[session] || failed != nil || read >= maxOfRoom {
+			if whole[session] || read >= maxOfRoom {
 				return nil
 			}
 			read++
@@ -94,17 +94,14 @@ func (b *Backup) fetchMissing(ctx context.Context, target *keybackup.Target, roo
 				return nil
 			}
 			row.BackupVersion = target.Version
-			if rows = append(rows, row); len(rows) >= restoreBatch {
-				flush()
+			if rows = append(rows, row); len(rows) < restoreBatch {
+				return nil
 			}
-			return nil
+			return flush()
 		})
 	})
 	if wire.Status(err) == http.StatusNotFound {
 		err = nil
 	}
-	if len(rows) > 0 && failed == nil {
-		flush()
-	}
-	return errors.Join(err, failed)
+	return errors.Join(err, flush())
 }
