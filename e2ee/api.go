@@ -155,31 +155,12 @@ func (s *ClientSync) takeUnread(ctx context.Context, u UnreadUpdate) error {
 
 // countUnread applies the push rules to the events of a sync.
 func (d *Device) countUnread(ctx context.Context, in []Incoming, out []Opened) error {
-	var seen []unread.Seen
-	for i := range in {
-		if !in[i].Redeliver {
-			continue
-		}
-		one := unread.Seen{RoomID: in[i].RoomID, Raw: in[i].Event}
-		if out[i].Decrypted {
-			one.Clear = out[i].Event
-		}
-		seen = append(seen, one)
-	}
-	return d.acct.unread.Opened(ctx, unread.As(d.core, &d.rooms), seen)
+	return d.acct.unread.Opened(ctx, unread.As(d.core, &d.rooms), unread.OfSync(in, out))
 }
 
 // countLate applies the push rules to events that could not be decrypted when they came.
 func (d *Device) countLate(ctx context.Context, late map[id.RoomID][]json.RawMessage) error {
-	var seen []unread.Seen
-	for room, events := range late {
-		for _, raw := range events {
-			if event, err := strictjson.Parse(raw); err == nil && event.IsTrue("decrypted") {
-				seen = append(seen, unread.Seen{RoomID: room, Clear: raw})
-			}
-		}
-	}
-	return d.acct.unread.Opened(ctx, unread.As(d.core, &d.rooms), seen)
+	return d.acct.unread.Opened(ctx, unread.As(d.core, &d.rooms), unread.OfLate(late))
 }
 
 // SyncExtras is what the proxy adds to the client's sync response.

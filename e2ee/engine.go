@@ -1,6 +1,7 @@
 package e2ee
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,12 +91,8 @@ func (o *Options) setDefaults() {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Timeout == 0 {
-		o.Timeout = 30 * time.Second
-	}
-	if o.OwnSyncAfter == 0 {
-		o.OwnSyncAfter = 5 * time.Second
-	}
+	o.Timeout = cmp.Or(o.Timeout, 30*time.Second)
+	o.OwnSyncAfter = cmp.Or(o.OwnSyncAfter, 5*time.Second)
 	if o.Spread == 0 {
 		o.Spread = time.Second
 	}

@@ -23,8 +23,9 @@ func inner() map[string][][]string {
 			{"ownidentity"},
 			{"roomkeys"},
 			{"ownbackup"},
-			{"gossip", "notices", "rollout", "live", "late", "searchindex", "sharedhistory", "unread"},
+			{"gossip", "notices", "rollout", "live", "late", "searchindex", "sharedhistory"},
 			{"status", "todevice", "roomevents", "schedule"},
+			{"unread"},
 		},
 		"interceptors": {
 			{"engineerr", "thumbnail"},

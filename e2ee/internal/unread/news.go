@@ -70,12 +70,3 @@ type Receipt struct {
 }
 
 const threadMain = "main"
-
-// Seen is an encrypted event of a timeline as a client is shown it.
-type Seen struct {
-	RoomID id.RoomID
-	// Raw is the event as the homeserver sent it; nil when that is not known any more.
-	Raw json.RawMessage
-	// Clear is the decrypted event; nil when it could not be decrypted.
-	Clear json.RawMessage
-}
