@@ -209,26 +209,30 @@ func (b *Backup) fetchKey(ctx context.Context, version string, ref store.Session
 // from wanted, and others. errLarge means that there are more.
 func (b *Backup) fetchRoom(ctx context.Context, version string, room id.RoomID, wanted map[id.SessionID]bool, keys *backedKeys) error {
 	read := 0
+	return b.readRoom(ctx, version, room, func(session id.SessionID, raw json.RawMessage) error {
+		if read++; read > maxRoomKeys {
+			return errLarge
+		}
+		ref := store.SessionRef{RoomID: room, SessionID: session}
+		switch {
+		case wanted[session]:
+			delete(wanted, session)
+			keys.keep(ref, bytes.Clone(raw))
+		case len(raw) <= maxOtherKey && len(session) <= wire.MaxIDLength:
+			keys.keepOther(ref, bytes.Clone(raw))
+		}
+		return nil
+	})
+}
+
+// readRoom reads the keys of a room in the backup, and calls each for every one until it
+// returns an error. raw is valid until then. A room without keys has none to read.
+func (b *Backup) readRoom(ctx context.Context, version string, room id.RoomID, each func(session id.SessionID, raw json.RawMessage) error) error {
 	err := b.Env.Homeserver.Stream(ctx, b.CurrentToken(), wire.Request{
 		Op: "fetch the room keys of a room from the backup", Method: http.MethodGet,
 		Path:  mautrix.ClientURLPath{"v3", "room_keys", "keys", room},
 		Query: map[string]string{"version": version}, Patient: roomPatience,
-	}, func(body io.Reader) error {
-		return keybackup.ReadRoom(body, func(session id.SessionID, raw json.RawMessage) error {
-			if read++; read > maxRoomKeys {
-				return errLarge
-			}
-			ref := store.SessionRef{RoomID: room, SessionID: session}
-			switch {
-			case wanted[session]:
-				delete(wanted, session)
-				keys.keep(ref, bytes.Clone(raw))
-			case len(raw) <= maxOtherKey && len(session) <= wire.MaxIDLength:
-				keys.keepOther(ref, bytes.Clone(raw))
-			}
-			return nil
-		})
-	})
+	}, func(body io.Reader) error { return keybackup.ReadRoom(body, each) })
 	if wire.Status(err) == http.StatusNotFound {
 		return nil
 	}

@@ -6,15 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"time"
 
-	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/keybackup"
-	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
 )
 
@@ -78,30 +74,21 @@ func (b *Backup) fetchMissing(ctx context.Context, target *keybackup.Target, roo
 		rows = rows[:0]
 		return err
 	}
-	err := b.Env.Homeserver.Stream(ctx, b.CurrentToken(), wire.Request{
-		Op: "fetch the room keys of a room from the backup", Method: http.MethodGet,
-		Path:  mautrix.ClientURLPath{"v3", "room_keys", "keys", room},
-		Query: map[string]string{"version": target.Version}, Patient: roomPatience,
-	}, func(body io.Reader) error {
-		return keybackup.ReadRoom(body, func(session id.SessionID, raw json.RawMessage) error {
-			if whole[session] || read >= maxOfRoom {
-				return nil
-			}
-			read++
-			row, err := keybackup.Open(store.SessionRef{RoomID: room, SessionID: session}, bytes.Clone(raw), target.Private, target.MACKey)
-			if err != nil {
-				b.Env.Counts.Refusals.Inc()
-				return nil
-			}
-			row.BackupVersion = target.Version
-			if rows = append(rows, row); len(rows) < restoreBatch {
-				return nil
-			}
-			return flush()
-		})
+	err := b.readRoom(ctx, target.Version, room, func(session id.SessionID, raw json.RawMessage) error {
+		if whole[session] || read >= maxOfRoom {
+			return nil
+		}
+		read++
+		row, err := keybackup.Open(store.SessionRef{RoomID: room, SessionID: session}, bytes.Clone(raw), target.Private, target.MACKey)
+		if err != nil {
+			b.Env.Counts.Refusals.Inc()
+			return nil
+		}
+		row.BackupVersion = target.Version
+		if rows = append(rows, row); len(rows) < restoreBatch {
+			return nil
+		}
+		return flush()
 	})
-	if wire.Status(err) == http.StatusNotFound {
-		err = nil
-	}
 	return errors.Join(err, flush())
 }
