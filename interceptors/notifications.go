@@ -154,11 +154,18 @@ func (n *notifications) chosen(x *Exchange, dev Device, page []json.RawMessage, 
 		all[at[i]] = all[at[i]].Set("actions", raw)
 		silent[at[i]] = !a.Notify
 	}
-	var out []json.RawMessage
+	var shown []strictjson.Object
 	for i, one := range all {
 		if !silent[i] && (!highlights || highlighted(one.List("actions"))) {
-			out = append(out, one.Encode())
+			shown = append(shown, one)
 		}
+	}
+	if shown, err = n.withoutRedacted(x, shown); err != nil {
+		return nil, err
+	}
+	var out []json.RawMessage
+	for _, one := range shown {
+		out = append(out, one.Encode())
 	}
 	return out, nil
 }

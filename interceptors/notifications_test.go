@@ -87,6 +87,9 @@ func TestNotificationsOnlyHighlights(t *testing.T) {
 		var asked []string
 		w.w.replaced = readDevices{dev: w.dev}
 		w.w.up.respond = func(s seen) (int, string) {
+			if strings.Contains(s.path, "/event/") {
+				return http.StatusNotFound, `{}`
+			}
 			q := queryOf(t, s)
 			if q.Has("only") {
 				t.Errorf("%s: the homeserver was asked for %v", tt.name, q)
@@ -143,5 +146,55 @@ func TestNotificationsAreBounded(t *testing.T) {
 		t.Error("a notification that is none was taken")
 	} else if said, ok := errors.AsType[*apierr.Error](err); !ok || said.Status != http.StatusBadGateway {
 		t.Errorf("the error is %v", err)
+	}
+}
+
+// Dendrite: what was redacted stands in the list of notifications as it was said. It is not
+// shown again; and where the homeserver does not say that it was redacted, its list counts.
+func TestNotificationsOfWhatWasRedacted(t *testing.T) {
+	t.Parallel()
+	w := newReadWorld(t, e2ee.ModeProxied)
+	w.w.replaced = readDevices{dev: w.dev}
+	now := map[string]string{
+		"$kept":     `{"event_id":"$kept","type":"m.room.encrypted","content":{"ciphertext":"kept"}}`,
+		"$gone":     `{"event_id":"$gone","type":"m.room.encrypted","content":{},"unsigned":{"redacted_because":{}}}`,
+		"$another":  `{"event_id":"$gone","type":"m.room.encrypted","content":{}}`,
+		"$no event": `[]`,
+	}
+	w.w.up.respond = func(s seen) (int, string) {
+		if !strings.Contains(s.path, "/event/") {
+			return http.StatusOK, `{"notifications":[` + strings.Join([]string{notified("kept"), notified("gone"), notified("another"), notified("no event"), notified("unknown"), notified("lost")}, ",") + `]}`
+		}
+		if strings.Contains(s.path, "lost") {
+			t.Error("asked for what cannot be decrypted")
+		}
+		for id, event := range now {
+			if strings.HasSuffix(s.path, "/event/"+url.PathEscape(id)) {
+				return http.StatusOK, event
+			}
+		}
+		return http.StatusNotFound, `{"errcode":"M_NOT_FOUND"}`
+	}
+	get := call{handler: Notifications, method: http.MethodGet, pattern: "/notifications"}
+	rec, err := w.w.do(get)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var events []string
+	for _, one := range listed(rec.Body.String()) {
+		event, _, _ := strings.Cut(one, " [")
+		events = append(events, event)
+	}
+	if diff := cmp.Diff([]string{"$kept", "$another", "$no event", "$unknown", "$lost"}, events); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	w.w.up.respond = func(s seen) (int, string) {
+		if strings.Contains(s.path, "/event/") {
+			return http.StatusUnauthorized, `{"errcode":"M_UNKNOWN_TOKEN","error":"gone"}`
+		}
+		return http.StatusOK, `{"notifications":[` + notified("kept") + `]}`
+	}
+	if _, err := w.w.do(get); err == nil {
+		t.Error("the client was not told that its token is dead")
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
-	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/engineerr"
 	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/strictjson"
@@ -218,7 +217,7 @@ func (s *indexSearch) around(ctx context.Context, hit *e2ee.SearchHit) (*eventAr
 	query := exchange.IdentityQuery(s.x.Request.URL.Query())
 	query.Set("limit", fmt.Sprint(2*max(q.before, q.after)))
 	query.Set("filter", `{"lazy_load_members":true}`)
-	raw, status, err := s.get(ctx, Change{
+	raw, status, err := ask(ctx, s.x, Change{
 		Pattern: "/_matrix/client/v3/rooms/{roomId}/context/{eventId}", Query: query,
 		Params: map[string]string{"roomId": hit.Room.String(), "eventId": hit.Event.String()},
 	})
@@ -257,33 +256,11 @@ func (s *indexSearch) editOf(ctx context.Context, a *eventAround, hit *e2ee.Sear
 	if bundled.TextOrEmpty("event_id") == hit.Source.String() {
 		return jsontext.Value(bundled.Encode()), nil
 	}
-	raw, _, err := s.get(ctx, Change{
+	raw, _, err := ask(ctx, s.x, Change{
 		Pattern: "/_matrix/client/v3/rooms/{roomId}/event/{eventId}", Query: exchange.IdentityQuery(s.x.Request.URL.Query()),
 		Params: map[string]string{"roomId": hit.Room.String(), "eventId": hit.Source.String()},
 	})
 	return raw, err
-}
-
-// get asks the homeserver for something about a room. An answer that is not 200 has no body;
-// one about the client's token is an error.
-func (s *indexSearch) get(ctx context.Context, c Change) (jsontext.Value, int, error) {
-	asking := *s.x
-	asking.Request = s.x.Request.Clone(ctx)
-	asking.Request.Body, asking.Request.ContentLength = http.NoBody, 0
-	c.Method = http.MethodGet
-	resp, err := s.x.Upstream.Do(&asking, c)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode == http.StatusUnauthorized {
-		return nil, 0, apierr.FromResponse(resp)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, resp.StatusCode, nil
-	}
-	raw := exchange.PeekUpTo(resp, maxContext)
-	return raw, http.StatusOK, nil
 }
 
 // check opens what the hits are about, and reports which of them are what was looked for.

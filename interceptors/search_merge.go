@@ -230,7 +230,7 @@ func (s *indexSearch) state(results []searchResult, known map[string][]jsontext.
 
 // stateOf asks for a room's state; none if the homeserver does not say, or says too much.
 func (s *indexSearch) stateOf(ctx context.Context, room string) ([]jsontext.Value, error) {
-	raw, _, err := s.get(ctx, Change{
+	raw, _, err := ask(ctx, s.x, Change{
 		Pattern: "/_matrix/client/v3/rooms/{roomId}/state", Params: map[string]string{"roomId": room},
 		Query: exchange.IdentityQuery(s.x.Request.URL.Query()),
 	})

@@ -55,7 +55,7 @@ func (s *indexSearch) profiles(ctx context.Context, room id.RoomID, a *eventArou
 
 // profile asks how somebody calls themselves in a room; nil if the homeserver does not say.
 func (s *indexSearch) profile(ctx context.Context, room id.RoomID, user string) (map[string]string, error) {
-	raw, _, err := s.get(ctx, Change{
+	raw, _, err := ask(ctx, s.x, Change{
 		Pattern: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}", Query: exchange.IdentityQuery(s.x.Request.URL.Query()),
 		Params: map[string]string{"roomId": room.String(), "eventType": typeMember, "stateKey": user},
 	})
