@@ -41,7 +41,7 @@ func (d *indexDevice) Search(_ context.Context, q e2ee.SearchQuery) (e2ee.Search
 func hit(n int) e2ee.SearchHit {
 	return e2ee.SearchHit{
 		Room: encryptedRoom, Event: id.EventID(fmt.Sprintf("$own%d", n)), Rank: 1 - float64(n)/100,
-		Position: e2ee.SearchPosition{At: int64(n), Event: uint64(n)}, //nolint:gosec // positive
+		Position: e2ee.SearchPosition{At: int64(n), Event: uint64(n)},
 	}
 }
 

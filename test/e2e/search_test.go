@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"slices"
 	"testing"
@@ -42,9 +43,7 @@ type searchAnswer struct {
 func (c *curl) search(term, from string, more map[string]any) searchAnswer {
 	c.t.Helper()
 	in := map[string]any{"search_term": term}
-	for name, v := range more {
-		in[name] = v
-	}
+	maps.Copy(in, more)
 	var out searchAnswer
 	c.call(http.MethodPost, "/_matrix/client/v3/search"+from, map[string]any{"search_categories": map[string]any{"room_events": in}}, &out)
 	return out
