@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"e2ee-proxy/internal/tesths"
+	"e2ee-proxy/internal/testpeer"
 	"e2ee-proxy/internal/testproxy"
 )
 
@@ -183,6 +185,71 @@ func TestFilteredSyncHasCountsAndGaps(t *testing.T) {
 			}
 			if !limited || count == 0 {
 				t.Errorf("%s: limited %v, %d unread", param, limited, count)
+			}
+		}
+	})
+}
+
+// A device that has just logged in reads the history with keys of the account's backup, in the
+// same request, and each message says that its key is from there.
+func TestPageOfANewDeviceNamesTheBackup(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
+		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
+		b, c := newAccount(t, hs, "bob"), newAccount(t, hs, "carol")
+		bob, carol := loginCurl(t, proxy.URL, b, "BOB"), loginCurl(t, proxy.URL, c, "CAROL")
+		bob.awaitInOrder()
+		carol.awaitInOrder()
+		var made struct {
+			RoomID string `json:"room_id"`
+		}
+		bob.call(http.MethodPost, "/_matrix/client/v3/createRoom", map[string]any{
+			"invite": []string{c.UserID}, "preset": "private_chat",
+			"initial_state": []any{map[string]any{"type": "m.room.encryption", "state_key": "", "content": map[string]any{"algorithm": "m.megolm.v1.aes-sha2", "rotation_period_msgs": 1}}},
+		}, &made)
+		room := made.RoomID
+		carol.AwaitRoom(room, "invite")
+		carol.Join(room)
+		var last string
+		for i := range 3 {
+			last = bob.SendText(room, fmt.Sprint("text ", i))
+		}
+		carol.Await(room, testpeer.Where{"event_id": last, "body": "text 2"})
+		carol.await("the keys are not backed up", func(ctx context.Context) error {
+			var s struct {
+				Backup struct {
+					Count, Pending int
+				} `json:"backup"`
+			}
+			if err := carol.http.Call(ctx, http.MethodGet, control+"status", nil, &s); err != nil {
+				return err
+			}
+			if s.Backup.Count < 3 || s.Backup.Pending > 0 {
+				return fmt.Errorf("%+v", s.Backup)
+			}
+			return nil
+		})
+		second := loginCurl(t, proxy.URL, c, "SECOND")
+		second.awaitInOrder()
+		var page struct {
+			Chunk []struct {
+				Content struct {
+					Body string `json:"body"`
+				} `json:"content"`
+				Unsigned struct {
+					Trust struct {
+						Source string `json:"source"`
+					} `json:"dev.e2ee-proxy.trust"`
+				} `json:"unsigned"`
+			} `json:"chunk"`
+		}
+		second.call(http.MethodGet, roomPath(room, "messages")+"?dir=b&limit=50&filter="+url.QueryEscape(`{"types":["m.room.message"]}`), nil, &page)
+		if len(page.Chunk) != 3 {
+			t.Errorf("%d messages", len(page.Chunk))
+		}
+		for i, e := range page.Chunk {
+			if e.Content.Body != fmt.Sprint("text ", 2-i) || e.Unsigned.Trust.Source != "backup" {
+				t.Errorf("message %d is %q with a key from %q", i, e.Content.Body, e.Unsigned.Trust.Source)
 			}
 		}
 	})
