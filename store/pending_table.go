@@ -42,8 +42,9 @@ const (
 		WHERE account = $1 AND device = $2 AND held_until > 0 AND held_until <= $3 ORDER BY held_until, event_id LIMIT $4`
 	selectHeld = `SELECT COUNT(*), COALESCE(MIN(held_until), 0) FROM pending_events
 		WHERE account = $1 AND device = $2 AND held_until > 0`
-	selectWaiting = `SELECT DISTINCT room_id, session_id FROM pending_events
-		WHERE account = $1 AND device = $2 AND ready = 0 AND from_user = '' LIMIT $3`
+	selectWaiting = `SELECT room_id, session_id FROM pending_events
+		WHERE account = $1 AND device = $2 AND ready = 0 AND from_user = ''
+		GROUP BY room_id, session_id ORDER BY MAX(received_at) DESC, room_id, session_id LIMIT $3`
 	// For all accounts; only if meta has another hash of the rules.
 	releaseHeldBack = `UPDATE pending_events SET ready = 1 WHERE from_user <> '' AND ready = 0
 		AND EXISTS (SELECT 1 FROM meta WHERE receive_rules <> $1)`
@@ -186,7 +187,8 @@ func (db *DB) HeldBackUnder(ctx context.Context, rules string) error {
 	return nil
 }
 
-// PendingSessions returns up to limit sessions for whose keys events of a device wait.
+// PendingSessions returns up to limit sessions for whose keys events of a device wait, those of
+// the newest events first.
 func (db *DB) PendingSessions(ctx context.Context, acct *Account, device int64, limit int) ([]SessionRef, error) {
 	var all []SessionRef
 	err := db.reader.Query(ctx, selectWaiting, []any{acct.ID, device, int64(limit)}, func(r *sql.Rows) error {

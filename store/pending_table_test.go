@@ -1,6 +1,7 @@
 package store
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -42,5 +43,24 @@ func TestHeldEventsAreNotForgotten(t *testing.T) {
 		same(t, "shown", must[map[id.EventID]PendingEvent](t)(db.PendingOf(ctx, acct, dev.ID, []id.EventID{"$held"})),
 			map[id.EventID]PendingEvent{"$held": held})
 		same(t, "forgotten by age", must[int64](t)(db.PrunePending(ctx, at(8))), int64(1))
+	})
+}
+
+// Keys are asked for those of the newest events first: what a client read of a long history
+// does not push them out.
+func TestSessionsOfTheNewestEventsComeFirst(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, url string) {
+		db := open(t, options(t, url))
+		acct, dev := device(t, db, alice, "A")
+		var pending []PendingEvent
+		for i, session := range []string{"a", "c", "b", "d", "a"} {
+			pending = append(pending, PendingEvent{
+				SessionRef: ref("!r", session), EventID: id.EventID(fmt.Sprint("$", i)), Event: []byte(`{}`), ReceivedAt: at(i + 1), Ready: session == "d",
+			})
+		}
+		save(t, db, acct, dev.ID, &Changes{Pending: pending})
+		got := must[[]SessionRef](t)(db.PendingSessions(t.Context(), acct, dev.ID, 2))
+		same(t, "sessions", got, []SessionRef{ref("!r", "a"), ref("!r", "b")})
 	})
 }
