@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"e2ee-proxy/internal/testpeer"
 	"e2ee-proxy/internal/testproc"
 )
 
@@ -60,7 +59,7 @@ func curl(t *testing.T, p *place, again bool) client {
 		hears: func(t *testing.T, text string) {
 			t.Helper()
 			var all strings.Builder
-			ctx, cancel := context.WithTimeout(t.Context(), testpeer.Deadline)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			for since := ""; !strings.Contains(all.String(), text); {
 				if ctx.Err() != nil {

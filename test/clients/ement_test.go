@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"e2ee-proxy/internal/testpeer"
 	"e2ee-proxy/internal/testproc"
 )
 
@@ -59,7 +58,7 @@ func ement(t *testing.T, p *place, again bool) client {
 			do(t, "stop")
 			select {
 			case <-editor.Done():
-			case <-time.After(testpeer.Deadline):
+			case <-time.After(patience):
 				t.Fatal("Emacs does not end")
 			}
 		},

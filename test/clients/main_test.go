@@ -93,7 +93,7 @@ func (p *place) invite(again bool) {
 // their owner, as the proxy does after a login; it gives keys to no others.
 func (p *place) awaitSigned(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), testpeer.Deadline)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var all struct {
 		Devices []struct {

@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"e2ee-proxy/internal/tesths"
-	"e2ee-proxy/internal/testpeer"
 	"e2ee-proxy/internal/testproc"
 )
 
@@ -71,7 +70,7 @@ func matterbridge(t *testing.T, p *place, again bool) client {
 		hears: func(t *testing.T, text string) {
 			t.Helper()
 			var all []byte
-			ctx, cancel := context.WithTimeout(t.Context(), testpeer.Deadline)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			err := testproc.Await(ctx, func(ctx context.Context) error {
 				var got json.RawMessage // what came since it was asked last

@@ -9,10 +9,14 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
-	"e2ee-proxy/internal/testpeer"
 	"e2ee-proxy/internal/testproc"
 )
+
+// patience bounds every wait for a client: some take seconds to start, on a machine that is
+// busy with other tests.
+const patience = 2 * time.Minute
 
 // start runs a client that goes on until the test ends.
 func start(t *testing.T, p *place, cmd *exec.Cmd, env ...string) *testproc.Process {
@@ -28,7 +32,7 @@ func start(t *testing.T, p *place, cmd *exec.Cmd, env ...string) *testproc.Proce
 // await waits for what a client writes.
 func await(t *testing.T, process *testproc.Process, text string) {
 	t.Helper()
-	err := process.AwaitReady(t.Context(), testpeer.Deadline, func(context.Context) error {
+	err := process.AwaitReady(t.Context(), patience, func(context.Context) error {
 		if !strings.Contains(process.Log().String(), text) {
 			return fmt.Errorf("%q is not written yet", text)
 		}
@@ -42,7 +46,7 @@ func await(t *testing.T, process *testproc.Process, text string) {
 // awaitURL waits until a client that is a server answers.
 func awaitURL(t *testing.T, process *testproc.Process, url string) {
 	t.Helper()
-	if err := process.AwaitReady(t.Context(), testpeer.Deadline, testproc.Answers(url)); err != nil {
+	if err := process.AwaitReady(t.Context(), patience, testproc.Answers(url)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -17,7 +17,7 @@ import (
 // awaitTimes waits until the peer has read a text n times, each as an event of its own.
 func (p *place) awaitTimes(t *testing.T, text string, n int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), testpeer.Deadline)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	err := testproc.Await(ctx, func(context.Context) error {
 		events := map[string]bool{}
