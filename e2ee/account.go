@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/files"
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/late"
 	"e2ee-proxy/e2ee/internal/notices"
@@ -36,6 +37,7 @@ type account struct {
 	identity ownidentity.Account
 	backup   ownbackup.Account
 	rollout  rollout.Account
+	files    files.Account
 	search   searchindex.Account
 	unread   unread.Account
 }
@@ -47,6 +49,7 @@ func newAccount(e *Engine, row *store.Account) *account {
 	}
 	a.search = searchindex.New(&a.Account, e.search)
 	a.warnings = notices.NewAccount(&a.Account, func() { e.alert(a) })
+	a.files = files.NewAccount(&a.Account, e.files)
 	a.unread = unread.NewAccount(&a.Account, e.unread)
 	a.identity, a.backup = ownidentity.NewAccount(&a.Account), ownbackup.NewAccount(&a.Account)
 	a.Tracker = trustcache.NewTracker(e.env.Store, row, trustcache.Options{
@@ -325,3 +328,6 @@ func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
 	})
 	return rooms, nil
 }
+
+// Files returns the encrypted files that the device's account knows.
+func (d *Device) Files() *Files { return &d.acct.files }

@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/files"
 	"e2ee-proxy/e2ee/internal/notices"
 	"e2ee-proxy/e2ee/internal/ownbackup"
 	"e2ee-proxy/e2ee/internal/ownidentity"
@@ -73,6 +74,9 @@ const (
 	UndecryptablePlaceholder = roomevents.UndecryptablePlaceholder
 	UndecryptableEvent       = roomevents.UndecryptableEvent
 )
+
+// Files is what an account knows of encrypted files.
+type Files = files.Account
 
 type (
 	// RoomUpdate is the part of a sync response about one room that matters to encryption, in

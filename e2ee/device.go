@@ -75,7 +75,7 @@ func (d *Device) Open(ctx context.Context, in []Incoming) ([]Opened, error) {
 
 // reader returns what opens the device's events. It has no state, and is made when needed.
 func (d *Device) reader() *roomevents.Reader {
-	return roomevents.New(d.core, &d.inbound, &d.late, &d.backups, &d.rooms, &d.acct.rollout, &d.acct.search, d.eng.opts.Undecryptable)
+	return roomevents.New(d.core, &d.inbound, &d.late, &d.backups, &d.rooms, &d.acct.rollout, &d.acct.search, &d.acct.files, d.eng.opts.Undecryptable)
 }
 
 // PublishWithin allows to publish the device's keys after a time, or earlier if that was

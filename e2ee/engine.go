@@ -16,6 +16,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/files"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/olm"
@@ -146,6 +147,7 @@ type Engine struct {
 	search  *searchindex.Shared
 	rooms   *rooms.Shared
 	unread  *unread.Shared
+	files   *files.Seen
 	awake   *lru.Cache[*Device, struct{}] // the least recently used first
 
 	mu       locks.Mutex
@@ -209,6 +211,10 @@ func New(opts Options) (*Engine, error) {
 	e.search, errs[1] = searchindex.NewShared(e.env, opts.Search)
 	e.unread, errs[2] = unread.NewShared()
 	if err := errors.Join(errs[:]...); err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	if e.files, err = files.NewSeen(); err != nil {
 		cancel(nil)
 		return nil, err
 	}

@@ -1,21 +1,30 @@
 package interceptors
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/e2ee/attachment"
 	"e2ee-proxy/interceptors/internal/engineerr"
+	"e2ee-proxy/interceptors/internal/exchange"
+	"e2ee-proxy/interceptors/internal/media"
 	"e2ee-proxy/internal/strictjson"
 )
 
 // Attachments. Files are uploaded to the homeserver by themselves, before the message that
-// shows them, and the upload names no room. A client without encryption uploads them in
-// clear, so that a message in an encrypted room would only hide the name of a file that
-// everybody with access to the homeserver's media can read. Until the proxy encrypts files,
-// such a message is refused. It passes if the client has encrypted the file (`file`).
+// shows them, and the upload names no room. So the proxy encrypts all of them; where a message
+// of a proxied device names one is decided when it is sent:
+//   - For an encrypted room it names it encrypted: `file` instead of `url`.
+//   - Where it is in clear (another room, state, a profile, account data) everybody must be able
+//     to read it: a copy in clear is made, once, and named instead. So it is with pictures in
+//     HTML, for which Matrix has no encrypted form, and with files that the client has
+//     encrypted by itself before the proxy did.
 //
-// What counts is a content URI (mxc://) where the specification has a file in clear: url
-// and info.thumbnail_url, in the event or in its m.new_content. Links to elsewhere are the
+// A message for an encrypted room that shows a file which nobody has encrypted is refused. What
+// counts is a content URI (mxc://) where the specification has a file in clear: url and
+// info.thumbnail_url, in the event or in its m.new_content. Links to elsewhere are the
 // client's own text.
 
 // attachmentKinds returns the msgtypes that carry files (spec, m.room.message msgtypes).
@@ -29,8 +38,8 @@ func checkAttachment(eventType string, content strictjson.Object) error {
 		return nil
 	}
 	return engineerr.RefuseEncrypted(
-		"This room is encrypted, and the file of this message was uploaded unencrypted, where the homeserver can read it, so the message was not sent: this proxy does not encrypt files yet.",
-		"Send text only, or send the file with a client that does its own encryption.")
+		"This room is encrypted, and the file of this message is not: it was not uploaded through this proxy by this account, or was not used for a day after that. So the message was not sent.",
+		"Upload the file again and send the message then.")
 }
 
 func fileInClear(eventType string, content strictjson.Object) bool {
@@ -43,4 +52,102 @@ func fileInClear(eventType string, content strictjson.Object) bool {
 	// Some homeservers and clients take a content URI in any case.
 	isContent := func(uri string) bool { return strings.HasPrefix(strings.ToLower(strings.TrimSpace(uri)), "mxc:") }
 	return isContent(content.TextOrEmpty("url")) || isContent(content.Object("info").TextOrEmpty("thumbnail_url"))
+}
+
+// namedFiles returns those files that a body names and the device's account knows.
+func namedFiles(x *Exchange, dev Device, raw []byte) (map[string]attachment.File, error) {
+	if dev.Mode() != e2ee.ModeProxied || !attachment.MayNameURIs(raw) {
+		return nil, nil
+	}
+	uris := attachment.Named(raw)
+	if len(uris) == 0 {
+		return nil, nil
+	}
+	known, err := dev.Files().Lookup(x.Request.Context(), uris)
+	if err != nil {
+		return nil, fmt.Errorf("look up files: %w", err)
+	}
+	return known, nil
+}
+
+// attachments turns the files that bodies name into what they may be there.
+type attachments struct{ media *media.Media }
+
+func (a *attachments) copy(x *Exchange, dev Device) attachment.Copy {
+	return func(uri string, f attachment.File) (string, error) { return a.media.Copy(x, dev.Files(), uri, f) }
+}
+
+// hide returns the content of an event for an encrypted room with its files encrypted, and
+// which those are. They are kept from now on.
+func (a *attachments) hide(x *Exchange, dev Device, raw []byte) (hidden []byte, used []string, err error) {
+	known, err := namedFiles(x, dev, raw)
+	if err != nil || len(known) == 0 {
+		return raw, nil, err
+	}
+	hidden, used, err = attachment.Hide(raw, known, a.copy(x, dev))
+	if err != nil {
+		return nil, nil, media.Named(err)
+	}
+	if hidden, err = a.withThumbnail(x, dev, raw, hidden, known); err != nil {
+		return nil, nil, err
+	}
+	if err := dev.Files().Use(x.Request.Context(), used); err != nil {
+		return nil, nil, fmt.Errorf("keep files: %w", err)
+	}
+	return hidden, used, nil
+}
+
+// withThumbnail gives a message with a picture a thumbnail if its client made none (MSC4409):
+// others could not have one of an encrypted picture. One that cannot be made is left out.
+func (a *attachments) withThumbnail(x *Exchange, dev Device, raw, hidden []byte, known map[string]attachment.File) ([]byte, error) {
+	content, err := exchange.ParseObject(raw)
+	if err != nil {
+		return nil, err
+	}
+	info := content.Object("info")
+	uri := content.TextOrEmpty("url")
+	f, ok := known[uri]
+	if !ok || content.TextOrEmpty("msgtype") != "m.image" || info.Get("thumbnail_url") != nil || info.Get("thumbnail_file") != nil {
+		return hidden, nil
+	}
+	small, err := a.media.ForSending(x, dev.Files(), uri, f)
+	if err != nil || small.URL == "" {
+		return hidden, err
+	}
+	return attachment.WithThumbnail(hidden, small)
+}
+
+// inClear returns a body that is in clear with copies in clear of its files.
+func (a *attachments) inClear(x *Exchange, dev Device, raw []byte) ([]byte, error) {
+	known, err := namedFiles(x, dev, raw)
+	if err != nil || len(known) == 0 {
+		return raw, err
+	}
+	out, err := attachment.InClear(raw, known, a.copy(x, dev))
+	if err != nil {
+		return nil, media.Named(err)
+	}
+	return out, nil
+}
+
+// ofBody handles requests whose whole body is in clear: profiles and account data.
+func (a *attachments) ofBody(x *Exchange) error {
+	dev, err := x.Device()
+	if err != nil {
+		return err
+	}
+	if dev.Mode() != e2ee.ModeProxied {
+		return x.Upstream.Forward(x)
+	}
+	raw, whole, err := x.PeekBody()
+	if err != nil {
+		return err
+	}
+	if whole {
+		if raw, err = a.inClear(x, dev, raw); err != nil {
+			return err
+		}
+		x.PutBack(raw)
+	}
+	return x.Upstream.Forward(x)
 }

@@ -29,7 +29,7 @@ func TestAttachmentInClearIsRefused(t *testing.T) {
 			w := newWorld(t, e2ee.ModeProxied)
 			_, err := w.do(call)
 			e := shown(t, err, http.StatusForbidden, apierr.CodeCannotEncrypt)
-			if !strings.Contains(e.Public(), "does not encrypt files yet") {
+			if !strings.Contains(e.Public(), "the file of this message is not") {
 				t.Errorf("%s: %q", c.content, e.Public())
 			}
 			w.wantNothingUpstream()

@@ -40,6 +40,9 @@ func (r *rooms) createRoom(x *Exchange) error {
 	if err != nil && !mayPass {
 		return err
 	}
+	if raw, err = r.files.inClear(x, dev, raw); err != nil {
+		return err
+	}
 	return forwardThen(x, raw, func(ctx context.Context, answer strictjson.Object) error {
 		room := answer.TextOrEmpty("room_id")
 		if !exchange.ValidRoom(room) {

@@ -89,9 +89,12 @@ func (d engineDevice) BeginSync(ctx context.Context, since string) (ClientSync, 
 	return s, nil
 }
 
+func (d engineDevice) Files() exchange.Files { return d.Device.Files() }
+
 func (d engineDevice) Control() exchange.Control { return d.Device }
 
 var (
 	_ exchange.Control = (*e2ee.Device)(nil)
 	_ ClientSync       = (*e2ee.ClientSync)(nil)
+	_ exchange.Files   = (*e2ee.Files)(nil)
 )

@@ -18,6 +18,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/e2ee/attachment"
 	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/secret"
@@ -53,6 +54,64 @@ type fakeDevice struct {
 	lookupErr, encryptErr, noteErr, clearErr error
 	made                                     *e2ee.Encrypted // instead of a real one
 	of                                       *fakeDevices    // whose it is, once it was used
+	files                                    fakeFiles
+}
+
+// fakeFiles are files in memory.
+type fakeFiles struct {
+	mu                   sync.Mutex
+	known                map[string]attachment.File
+	used, sent, redacted []string
+	err                  error
+}
+
+func (f *fakeFiles) Lookup(_ context.Context, uris []string) (map[string]attachment.File, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := map[string]attachment.File{}
+	for _, uri := range uris {
+		if file, ok := f.known[uri]; ok {
+			out[uri] = file
+		}
+	}
+	return out, f.err
+}
+
+func (f *fakeFiles) Add(ctx context.Context, file attachment.File) error {
+	return f.Changed(ctx, file.URL, file)
+}
+
+func (f *fakeFiles) Changed(_ context.Context, uri string, file attachment.File) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.known == nil {
+		f.known = map[string]attachment.File{}
+	}
+	if f.err == nil {
+		f.known[uri] = file
+	}
+	return f.err
+}
+
+func (f *fakeFiles) Use(_ context.Context, uris []string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.used = append(f.used, uris...)
+	return f.err
+}
+
+func (f *fakeFiles) Sent(_ context.Context, uris []string, in id.EventID) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sent = append(f.sent, fmt.Sprint(uris, in))
+	return f.err
+}
+
+func (f *fakeFiles) Redacted(_ context.Context, event id.EventID) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.redacted = append(f.redacted, string(event))
+	return f.err
 }
 
 func newFakeDevice(mode e2ee.Mode) *fakeDevice {
@@ -210,6 +269,8 @@ func (d *fakeDevice) BeginSync(context.Context, string) (ClientSync, error) {
 
 func (d *fakeDevice) Control() exchange.Control { return nil }
 
+func (d *fakeDevice) Files() exchange.Files { return &d.files }
+
 // fakeDevices has one device for everybody.
 type fakeDevices struct {
 	dev     *fakeDevice
@@ -352,6 +413,7 @@ type call struct {
 	body    string
 	maxBody int64 // 64 KiB unless given
 	ctx     context.Context
+	header  http.Header
 }
 
 // do runs a handler. The error is what the renderer would get.
@@ -369,6 +431,7 @@ func (w *world) do(c call) (*httptest.ResponseRecorder, error) {
 	rec := httptest.NewRecorder()
 	req := httptest.NewRequestWithContext(c.ctx, c.method, "/?"+c.query, strings.NewReader(c.body))
 	req.Header.Set("Content-Type", "application/x-of-the-client")
+	maps.Copy(req.Header, c.header)
 	req.Body = http.MaxBytesReader(rec, req.Body, c.maxBody)
 	pattern := c.pattern
 	if !strings.HasPrefix(pattern, "/.well-known/") && !strings.HasPrefix(pattern, "/_matrix/") {

@@ -58,7 +58,18 @@ func (u *fakeUpstream) Do(x *Exchange, c Change) (*http.Response, error) {
 	maps.Copy(params, c.Params)
 	params["version"] = x.Endpoint.Version
 	body, contentType := c.Body, "application/json"
-	if body == nil {
+	switch {
+	case body != nil:
+	case c.Stream != nil:
+		contentType = c.ContentType
+		var err error
+		if body, err = io.ReadAll(c.Stream); err != nil {
+			return nil, err
+		}
+		if c.Length >= 0 && int64(len(body)) != c.Length {
+			return nil, fmt.Errorf("body of %d bytes announced as %d", len(body), c.Length)
+		}
+	default:
 		contentType = x.Request.Header.Get("Content-Type")
 		var err error
 		if body, err = io.ReadAll(x.Request.Body); err != nil {

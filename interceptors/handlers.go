@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/interceptors/internal/control"
+	"e2ee-proxy/interceptors/internal/media"
 )
 
 // Names of the handlers that [Handlers] returns. The route table of package proxy refers to
@@ -47,6 +48,13 @@ const (
 	Search        = "search"         // POST search
 	PreviewURL    = "previewURL"     // GET media/preview_url
 	MediaConfig   = "mediaConfig"    // GET media/config
+
+	PutProfile     = "profile.put"     // PUT profile/{userId}/{keyName}
+	PutAccountData = "accountData.put" // PUT user/{userId}/[rooms/{roomId}/]account_data/{type}
+	UploadFile     = "media.upload"    // POST upload, PUT upload/{serverName}/{mediaId}
+	CreateFile     = "media.create"    // POST create
+	DownloadFile   = "media.download"  // GET download/{serverName}/{mediaId}[/{fileName}]
+	ThumbnailFile  = "media.thumbnail" // GET thumbnail/{serverName}/{mediaId}
 
 	// The control API, under /_e2ee_proxy/v1/: see package control.
 	ControlStatus            = control.Status
@@ -109,7 +117,16 @@ func Handlers(o Options) (map[string]Handler, error) {
 	all := map[string]Handler{Sync: sync, ReadMarkers: readMarkers, Versions: versions, SlidingSync: slidingSync}
 	all[PreviewURL], all[MediaConfig] = previewURL(o.URLPreviews), mediaConfig(o.MaxUpload)
 	maps.Copy(all, reader.handlers())
-	writes := &rooms{order: newRoomOrder(), nativeClearText: o.NativeClearText}
+	files, err := media.New(o.Sync.spools)
+	if err != nil {
+		return nil, fmt.Errorf("make the handlers: %w", err)
+	}
+	named := &attachments{files}
+	maps.Copy(all, map[string]Handler{
+		UploadFile: files.Upload, CreateFile: files.Create, DownloadFile: files.Download, ThumbnailFile: files.Thumbnail,
+		PutProfile: named.ofBody, PutAccountData: named.ofBody,
+	})
+	writes := &rooms{order: newRoomOrder(), files: named, nativeClearText: o.NativeClearText}
 	maps.Copy(all, writes.handlers())
 	all[Search] = (&searches{writes, o.Sync.KeyWait, o.HideNotices, o.Sync.spools}).narrow(all[Search])
 	maps.Copy(all, (&sessions{public: o.PublicURL, refresh: refresh}).handlers())

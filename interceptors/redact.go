@@ -1,6 +1,13 @@
 package interceptors
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"maunium.net/go/mautrix/id"
+
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/exchange"
@@ -33,13 +40,11 @@ func (r *rooms) redact(x *Exchange) error {
 		return err
 	}
 	if exchange.IsBlank(raw) {
-		x.PutBack(raw)
-		return x.Upstream.Forward(x)
+		return forwardRedaction(x, dev, raw)
 	}
 	bare, refused := inClear(typeRedaction, raw)
 	if refused == nil && len(bare) == len(raw) {
-		x.PutBack(raw)
-		return x.Upstream.Forward(x)
+		return forwardRedaction(x, dev, raw)
 	}
 	// It has more than the event ID: only where everything is in clear anyway.
 	state, err := r.encryption(x, dev, room)
@@ -51,6 +56,24 @@ func (r *rooms) redact(x *Exchange) error {
 	case refused != nil:
 		return refused
 	}
-	x.PutBack(bare)
-	return x.Upstream.Forward(x)
+	return forwardRedaction(x, dev, bare)
+}
+
+// forwardRedaction sends a redaction on, and forgets the files of what was redacted after a
+// while.
+func forwardRedaction(x *Exchange, dev Device, raw []byte) error {
+	x.PutBack(raw)
+	if dev.Mode() != e2ee.ModeProxied {
+		return x.Upstream.Forward(x)
+	}
+	resp, err := x.Upstream.Do(x, Change{})
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode == http.StatusOK {
+		if err := dev.Files().Redacted(context.WithoutCancel(x.Request.Context()), id.EventID(x.Endpoint.Params["eventId"])); err != nil {
+			return errors.Join(fmt.Errorf("forget the files of an event: %w", err), resp.Body.Close())
+		}
+	}
+	return x.RelayAndClose(resp)
 }

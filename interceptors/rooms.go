@@ -34,6 +34,7 @@ const (
 // rooms holds the handlers of everything that writes to rooms.
 type rooms struct {
 	order *roomOrder
+	files *attachments
 	// nativeClearText lets devices with keys of their own send in clear everywhere.
 	nativeClearText bool
 }

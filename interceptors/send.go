@@ -1,6 +1,7 @@
 package interceptors
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -68,6 +69,9 @@ func (r *rooms) send(x *Exchange) error {
 	}
 	switch state {
 	case e2ee.RoomPlain:
+		if raw, err = r.files.inClear(x, dev, raw); err != nil {
+			return err
+		}
 		return forwardClear(x, dev, room, raw)
 	case e2ee.RoomEncrypted:
 		leave()
@@ -101,12 +105,12 @@ func (r *rooms) encryption(x *Exchange, dev Device, room id.RoomID) (e2ee.RoomEn
 
 // sendEncrypted sends into an encrypted room.
 func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
-	content, err := exchange.ParseObject(raw)
-	if err != nil {
+	if _, err := exchange.ParseObject(raw); err != nil {
 		return err
 	}
 	eventType := x.Endpoint.Params["eventType"]
-	if raw, err = withoutNotice(eventType, raw); err != nil {
+	raw, err := withoutNotice(eventType, raw)
+	if err != nil {
 		return err
 	}
 	clear, err := inClear(eventType, raw)
@@ -114,6 +118,9 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 		return err
 	}
 	if clear != nil {
+		if clear, err = r.files.inClear(x, dev, clear); err != nil {
+			return err
+		}
 		return forwardClear(x, dev, room, clear)
 	}
 	switch dev.Mode() {
@@ -122,10 +129,7 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 			return apierr.Forbidden("The proxy does the encryption for this device, so that it cannot have keys of its own.").
 				WithHint("Send the clear event, or log in as a new device to let the client encrypt.")
 		}
-		if err := checkAttachment(eventType, content); err != nil {
-			return err
-		}
-		return r.encryptAndSend(x, dev, e2ee.Outgoing{
+		return r.sendWithFiles(x, dev, e2ee.Outgoing{
 			RoomID: room, Type: eventType, TxnID: x.Endpoint.Params["txnId"], Content: raw,
 		})
 	case e2ee.ModeNone:
@@ -174,9 +178,32 @@ func forwardClear(x *Exchange, dev Device, room id.RoomID, body []byte) error {
 	return x.Upstream.Relay(x, resp)
 }
 
+// sendWithFiles encrypts an event with its files and sends it.
+func (r *rooms) sendWithFiles(x *Exchange, dev Device, out e2ee.Outgoing) error {
+	raw, used, err := r.files.hide(x, dev, out.Content)
+	if err != nil {
+		return err
+	}
+	content, err := exchange.ParseObject(raw)
+	if err != nil {
+		return err
+	}
+	if err := checkAttachment(out.Type, content); err != nil {
+		return err
+	}
+	out.Content = raw
+	return r.encryptAndSend(x, dev, out, func(event id.EventID) error {
+		if len(used) == 0 {
+			return nil
+		}
+		return dev.Files().Sent(context.WithoutCancel(x.Request.Context()), used, event)
+	})
+}
+
 // encryptAndSend encrypts an event and sends it. Repeating a transaction sends the same
-// ciphertext again, or nothing if the homeserver has confirmed it.
-func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error {
+// ciphertext again, or nothing if the homeserver has confirmed it. sent is called with
+// the event that it became.
+func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing, sent func(id.EventID) error) error {
 	change := Change{Method: http.MethodPut, Params: map[string]string{"eventType": typeEncrypted}}
 	if out.TxnID == "" {
 		out.TxnID = rand.Text()
@@ -205,6 +232,9 @@ func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing) error
 	if resp.StatusCode == http.StatusOK {
 		if event := exchange.AnswerObject(resp).TextOrEmpty("event_id"); event != "" { // a delayed event has no ID yet
 			dev.Sent(out, made.TxnID, id.EventID(event))
+			if err := sent(id.EventID(event)); err != nil {
+				return err
+			}
 		}
 	}
 	return x.Upstream.Relay(x, resp)

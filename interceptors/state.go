@@ -48,6 +48,9 @@ func (r *rooms) putState(x *Exchange) error {
 	if err != nil {
 		return err
 	}
+	if raw, err = r.files.inClear(x, dev, raw); err != nil {
+		return err
+	}
 	switch {
 	case eventType == typeEncryption && key == "":
 		return r.putEncryption(x, dev, room, raw)

@@ -33,11 +33,18 @@ const (
 	// bodyPassed passes it on as it comes, and holds nothing of it: a long poll has it for as
 	// long as it waits.
 	bodyPassed
+	// bodyPeeked looks at it if it is short, and streams it otherwise.
+	bodyPeeked
+	// bodyStreamed changes it while it streams.
+	bodyStreamed
 )
 
 // spooledCost is the memory that a spooled body needs, whatever its size: the part of the
 // spool that is in memory, and the values that are being looked at.
 const spooledCost = 4 << 20
+
+// streamedCost is the memory that a body needs that is changed while it streams.
+const streamedCost = 128 << 10
 
 // firstReserve is how much of a body of unknown length is reserved at first, in bytes.
 const firstReserve = 16 << 10
@@ -45,8 +52,10 @@ const firstReserve = 16 << 10
 // cost returns how much memory a body of the given size needs at most.
 func (k bodyUse) cost(size int64) int64 {
 	switch k {
-	case bodySpooled:
+	case bodySpooled, bodyPeeked:
 		return spooledCost
+	case bodyStreamed:
+		return streamedCost
 	case bodyPassed:
 		return 0
 	case bodyDecoded:
@@ -67,6 +76,10 @@ func (r *route) bodyHandling() string {
 		return "spooled"
 	case bodyPassed:
 		return "passed"
+	case bodyPeeked:
+		return "peeked"
+	case bodyStreamed:
+		return "changed as it streams"
 	case bodyDecoded:
 	}
 	return "decoded"
@@ -79,7 +92,7 @@ func checkMemory(rows []*route, l Limits) error {
 		if r.run == nil || r.maxBody == noBody {
 			continue
 		}
-		if r.maxBody == uploadBody || r.bodyUse.cost(r.maxBody) > min(l.BodyMemory, l.BodyMemoryPerUser) {
+		if r.maxBody == uploadBody && r.bodyUse != bodyStreamed || r.bodyUse.cost(r.maxBody) > min(l.BodyMemory, l.BodyMemoryPerUser) {
 			errs = append(errs, fmt.Errorf("%s %s: its body could take more memory than one user may have (limits.body_memory_per_user)", r.method, r.pattern))
 		}
 	}

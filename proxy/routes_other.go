@@ -59,18 +59,18 @@ func serverRoutes() []*route {
 func mediaRoutes() []*route {
 	const media, authed = "/_matrix/media/{version}", "/_matrix/client/{version}/media"
 	return []*route{
-		{method: "POST", pattern: media + "/create", versions: vMedia, maxBody: smallBody, lane: laneQuick, auth: authNone, class: classPass},
-		{method: "POST", pattern: media + "/upload", versions: vMedia, maxBody: uploadBody, lane: laneMedia, auth: authNone, class: classPass},
-		{method: "PUT", pattern: media + "/upload/{serverName}/{mediaId}", versions: vMedia, maxBody: uploadBody, lane: laneMedia, auth: authNone, class: classPass},
+		{method: "POST", pattern: media + "/create", versions: vMedia, maxBody: smallBody, lane: laneQuick, class: classIntercept, handler: interceptors.CreateFile},
+		{method: "POST", pattern: media + "/upload", versions: vMedia, maxBody: uploadBody, bodyUse: bodyStreamed, lane: laneMedia, class: classIntercept, handler: interceptors.UploadFile},
+		{method: "PUT", pattern: media + "/upload/{serverName}/{mediaId}", versions: vMedia, maxBody: uploadBody, bodyUse: bodyStreamed, lane: laneMedia, class: classIntercept, handler: interceptors.UploadFile},
 		{method: "GET", pattern: media + "/config", versions: vMedia, lane: laneQuick, auth: authNone, class: classIntercept, handler: interceptors.MediaConfig},
-		{method: "GET", pattern: media + "/download/{serverName}/{mediaId}", versions: vMedia, lane: laneMedia, auth: authNone, class: classPass},
-		{method: "GET", pattern: media + "/download/{serverName}/{mediaId}/{fileName}", versions: vMedia, lane: laneMedia, auth: authNone, class: classPass},
-		{method: "GET", pattern: media + "/thumbnail/{serverName}/{mediaId}", versions: vMedia, lane: laneMedia, auth: authNone, class: classPass},
+		{method: "GET", pattern: media + "/download/{serverName}/{mediaId}", versions: vMedia, lane: laneMedia, auth: authOptional, class: classIntercept, handler: interceptors.DownloadFile},
+		{method: "GET", pattern: media + "/download/{serverName}/{mediaId}/{fileName}", versions: vMedia, lane: laneMedia, auth: authOptional, class: classIntercept, handler: interceptors.DownloadFile},
+		{method: "GET", pattern: media + "/thumbnail/{serverName}/{mediaId}", versions: vMedia, lane: laneMedia, auth: authOptional, class: classIntercept, handler: interceptors.ThumbnailFile},
 		{method: "GET", pattern: media + "/preview_url", versions: vMedia, lane: laneMedia, class: classIntercept, handler: interceptors.PreviewURL},
 		{method: "GET", pattern: authed + "/config", versions: vAny, lane: laneQuick, auth: authNone, class: classIntercept, handler: interceptors.MediaConfig},
-		{method: "GET", pattern: authed + "/download/{serverName}/{mediaId}", versions: vAny, lane: laneMedia, auth: authNone, class: classPass},
-		{method: "GET", pattern: authed + "/download/{serverName}/{mediaId}/{fileName}", versions: vAny, lane: laneMedia, auth: authNone, class: classPass},
-		{method: "GET", pattern: authed + "/thumbnail/{serverName}/{mediaId}", versions: vAny, lane: laneMedia, auth: authNone, class: classPass},
+		{method: "GET", pattern: authed + "/download/{serverName}/{mediaId}", versions: vAny, lane: laneMedia, auth: authOptional, class: classIntercept, handler: interceptors.DownloadFile},
+		{method: "GET", pattern: authed + "/download/{serverName}/{mediaId}/{fileName}", versions: vAny, lane: laneMedia, auth: authOptional, class: classIntercept, handler: interceptors.DownloadFile},
+		{method: "GET", pattern: authed + "/thumbnail/{serverName}/{mediaId}", versions: vAny, lane: laneMedia, auth: authOptional, class: classIntercept, handler: interceptors.ThumbnailFile},
 		{method: "GET", pattern: authed + "/preview_url", versions: vAny, lane: laneMedia, class: classIntercept, handler: interceptors.PreviewURL},
 	}
 }

@@ -157,6 +157,8 @@ func (u upstream) Do(x *interceptors.Exchange, c interceptors.Change) (*http.Res
 		req.ContentLength, req.TransferEncoding = int64(len(c.Body)), nil
 		req.Body = io.NopCloser(bytes.NewReader(c.Body))
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(c.Body)), nil }
+	case c.Stream != nil:
+		setStream(req, c)
 	case req.ContentLength == 0:
 		req.Body = nil // lets the transport try again on another connection
 	}
@@ -171,6 +173,22 @@ func (u upstream) Do(x *interceptors.Exchange, c interceptors.Change) (*http.Res
 		u.p.endSessions(u.q) // before the client gets the answer
 	}
 	return resp, nil
+}
+
+// setStream puts another body into a request.
+func setStream(req *http.Request, c interceptors.Change) {
+	for _, name := range [...]string{"Content-Encoding", "Content-Type", "Content-Length"} {
+		delete(req.Header, name)
+	}
+	req.Body, req.ContentLength, req.TransferEncoding, req.GetBody = nil, 0, nil, nil
+	if c.Stream == http.NoBody {
+		return
+	}
+	req.Header["Content-Type"] = []string{c.ContentType}
+	req.Body, req.ContentLength = io.NopCloser(c.Stream), c.Length
+	if c.Length == 0 {
+		req.Body = http.NoBody // a body of unknown length otherwise
+	}
 }
 
 // accept checks a response that a handler will read.

@@ -102,7 +102,7 @@ func TestPassThroughStreams(t *testing.T) {
 	t.Cleanup(upstream.Close)
 	g := newRig(t, func(o *Options) { o.Homeserver, _ = url.Parse(upstream.URL) })
 	send, body := net.Pipe()
-	req, err := http.NewRequest("POST", g.front.URL+"/_matrix/media/v3/upload", body)
+	req, err := http.NewRequest("PUT", g.front.URL+"/_matrix/client/v3/room_keys/keys", body)
 	if err != nil {
 		t.Fatal(err)
 	}

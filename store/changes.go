@@ -77,6 +77,16 @@ type Changes struct {
 	DeleteSearch []int64
 	Search       []SearchPart
 
+	// Files replace rows, NewFiles keep those that exist. UsedFiles stay until something else
+	// is said of them, SentFiles are in an event, and after the redaction of RedactedFiles'
+	// they expire at FilesExpireAt.
+	Files, NewFiles []File
+	UsedFiles       []string
+	SentFiles       []string
+	SentFilesIn     id.EventID
+	RedactedFiles   id.EventID
+	FilesExpireAt   time.Time
+
 	// Backed marks sessions as stored in a key backup version.
 	Backed []BackedSession
 }

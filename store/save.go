@@ -93,6 +93,7 @@ func (b *saver) collect(c *Changes) {
 	b.warnings(c.Warnings)
 	b.searchParts(c.Search)
 	b.unread(c.Unread)
+	b.files(c.Files, c.NewFiles)
 
 	b.readyPending(c.ReadyPending)
 	b.readyPendingFrom(c.ReadyPendingFrom)
@@ -101,6 +102,9 @@ func (b *saver) collect(c *Changes) {
 	b.shownPending(c.ShownPending)
 	b.markInbox(c.MarkInbox, c.MarkDelivered)
 	b.markBackedUp(c.Backed)
+	b.useFiles(c.UsedFiles)
+	b.sentFiles(c.SentFiles, c.SentFilesIn)
+	b.redactFiles(c.RedactedFiles, c.FilesExpireAt)
 }
 
 // Several devices of an account write to the same rows of users. On PostgreSQL this lock

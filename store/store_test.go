@@ -206,6 +206,8 @@ func everything() *Changes {
 			{UserID: "@bob:hs", DeviceID: "B2"},
 		},
 		Secrets:  []Secret{{Name: "recovery", Value: []byte("EsTx secret"), Meta: json.RawMessage(`{"v":1}`), CreatedAt: at(1)}},
+		NewFiles: []File{{URI: "mxc://hs/new", Value: []byte(`{"new":1}`), CreatedAt: at(3), ExpiresAt: at(1 << 30)}},
+		Files:    []File{{URI: "mxc://hs/file", Value: []byte(`{"file":1}`), CreatedAt: at(2)}},
 		Warnings: []Warning{{ID: "w1", Code: "identity_changed", UserID: "@bob:hs", RoomIDs: []id.RoomID{"!r1", "!r2"}, Message: "Bob's …", Since: at(1), Dismissed: true}},
 		Unread:   []UnreadRoom{{RoomID: "!r1", State: []byte("state of r1")}, {RoomID: "!gone"}},
 	}

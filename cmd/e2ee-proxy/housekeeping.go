@@ -21,6 +21,10 @@ const (
 	// the client still gets it in clear when it asks for the history.
 	keepPending = 30 * 24 * time.Hour
 
+	// maxFiles is how many encrypted files of one account are known. One that was forgotten is
+	// known again once a client is shown its event.
+	maxFiles = 50_000
+
 	housekeepingEvery = time.Hour
 )
 
@@ -51,5 +55,6 @@ func prune(ctx context.Context, db *store.DB, now time.Time) (int64, error) {
 	transactions, err2 := db.PruneTransactions(ctx, now.Add(-keepTransactions))
 	pending, err3 := db.PrunePending(ctx, now.Add(-keepPending))
 	shares, err4 := db.PruneShares(ctx)
-	return seen + transactions + pending + shares, errors.Join(err1, err2, err3, err4)
+	files, err5 := db.PruneFiles(ctx, now, maxFiles)
+	return seen + transactions + pending + shares + files, errors.Join(err1, err2, err3, err4, err5)
 }

@@ -17,7 +17,7 @@ func inner() map[string][][]string {
 			{"megolm"},
 			{"identity", "takeover"},
 			{"core"},
-			{"rooms", "channel"},
+			{"rooms", "channel", "files"},
 			{"devicekeys"},
 			{"keybackup"},
 			{"ownidentity"},
@@ -30,7 +30,7 @@ func inner() map[string][][]string {
 		"interceptors": {
 			{"engineerr", "thumbnail"},
 			{"exchange"},
-			{"control", "filter", "bundled"},
+			{"control", "filter", "bundled", "media"},
 			{"rewrite"},
 		},
 		"store": {

@@ -3,7 +3,8 @@
 // It promises that its memory does not grow with the body: up to a threshold the body is in
 // memory, beyond it all of it is in a temporary file that has no name any more (on systems
 // that allow it), mode 0600, encrypted with AES-256-CTR under a key that exists only in
-// this process' memory. Space on the disk is taken from a budget before it is written, and
+// this process' memory; what is ciphertext
+// already, as whoever writes it says, is there as it is. Space on the disk is taken from a budget before it is written, and
 // so is memory: a body for which there is no memory goes to the disk early. Close returns
 // everything.
 //

@@ -34,6 +34,9 @@ type Options struct {
 	// RAM is the budget for the memory; without it there is no limit.
 	RAM   *budget.Budget
 	Owner string
+	// Ciphertext says that what is written is encrypted already, so that the file has it as it
+	// is.
+	Ciphertext bool
 }
 
 // diskStep is how much is taken from the budget at once, in bytes.
@@ -111,6 +114,28 @@ func (s *Spool) release() {
 
 // toFile moves what is in memory to a new file.
 func (s *Spool) toFile() error {
+	if err := s.makeKey(); err != nil {
+		return err
+	}
+	file, err := os.CreateTemp(s.opt.Dir, "e2ee-proxy-spool-*") // mode 0600
+	if err != nil {
+		return fmt.Errorf("spool: create file: %w", err)
+	}
+	if os.Remove(file.Name()) != nil {
+		s.unlink = file.Name() // a system that cannot remove open files; Close removes it
+	}
+	s.file = file
+	s.size = 0
+	_, err = s.encrypt(s.memory)
+	s.release()
+	return err
+}
+
+// makeKey makes the key of the file, unless it needs none.
+func (s *Spool) makeKey() error {
+	if s.opt.Ciphertext {
+		return nil
+	}
 	key := make([]byte, 32)
 	if _, err := rand.Read(key); err != nil {
 		return fmt.Errorf("spool: make key: %w", err)
@@ -120,20 +145,8 @@ func (s *Spool) toFile() error {
 	if err != nil {
 		return fmt.Errorf("spool: make key: %w", err)
 	}
-	file, err := os.CreateTemp(s.opt.Dir, "e2ee-proxy-spool-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("spool: create file: %w", err)
-	}
-	if os.Remove(file.Name()) != nil {
-		s.unlink = file.Name() // a system that cannot remove open files; Close removes it
-	}
-	s.file, s.block = file, block
-	s.stream = cipher.NewCTR(block, counterBlock(0))
-	s.scratch = make([]byte, cryptChunk)
-	s.size = 0
-	_, err = s.encrypt(s.memory)
-	s.release()
-	return err
+	s.block, s.stream, s.scratch = block, cipher.NewCTR(block, counterBlock(0)), make([]byte, cryptChunk)
+	return nil
 }
 
 func (s *Spool) encrypt(p []byte) (int, error) {
@@ -144,9 +157,13 @@ func (s *Spool) encrypt(p []byte) (int, error) {
 			s.closed = true // a part of the body is missing
 			return done, err
 		}
-		s.stream.XORKeyStream(s.scratch, part)
+		out := part
+		if s.stream != nil {
+			out = s.scratch[:len(part)]
+			s.stream.XORKeyStream(out, part)
+		}
 		// At its offset: the next write does not repair one that came up short.
-		n, err := s.file.WriteAt(s.scratch[:len(part)], s.size)
+		n, err := s.file.WriteAt(out, s.size)
 		if err != nil {
 			s.closed = true // the key stream has moved on; nothing can follow
 			return done + n, fmt.Errorf("spool: write file: %w", err)
@@ -212,6 +229,9 @@ func (s *Spool) ReadAt(p []byte, off int64) (int, error) {
 
 // decrypt undoes encrypt for bytes that lie at an offset of the body.
 func (s *Spool) decrypt(p []byte, off int64) {
+	if s.block == nil {
+		return
+	}
 	stream := cipher.NewCTR(s.block, counterBlock(off/aes.BlockSize))
 	if skip := off % aes.BlockSize; skip > 0 {
 		var waste [aes.BlockSize]byte

@@ -62,6 +62,24 @@ func TestSpoolGivesBackWhatWasWritten(t *testing.T) {
 	}
 }
 
+// What is ciphertext already is in the file as it was written, and is read back from any place.
+func TestSpoolOfCiphertext(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := spool.New(spool.Options{Memory: 100, Dir: dir, Ciphertext: true})
+	want := body(300_001)
+	fill(t, s, want, 7001)
+	if err := iotest.TestReader(s.Reader(), want); err != nil {
+		t.Error(err)
+	}
+	if runtime.GOOS == "linux" && !bytes.Equal(openFileUnder(t, dir), want) {
+		t.Error("the file has something else")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestSpoolReadsAtTheEnd(t *testing.T) {
 	t.Parallel()
 	for _, memory := range []int{1, 1000} {

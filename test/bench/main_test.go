@@ -88,6 +88,8 @@ func TestEvaluate(t *testing.T) {
 		want row
 	}{
 		{"holds", budget{measured: ours, reference: bare, unit: "ms", compare: ratioAtMost, limit: 2, text: "x"}, row{"", "2.00 ms", "4.00 ms", "2.00 ×", "x", "yes"}},
+		{"at least", budget{measured: ours, reference: bare, unit: "ms", compare: ratioAtLeast, limit: 2, text: "x"}, row{"", "2.00 ms", "4.00 ms", "2.00 ×", "x", "yes"}},
+		{"not at least", budget{measured: ours, reference: bare, unit: "ms", compare: ratioAtLeast, limit: 2.1, text: "x"}, row{"", "2.00 ms", "4.00 ms", "2.00 ×", "x", "no"}},
 		{"does not", budget{measured: ours, reference: bare, unit: "ms", compare: ratioAtMost, limit: 1.9, text: "x"}, row{"", "2.00 ms", "4.00 ms", "2.00 ×", "x", "no"}},
 		{"difference", budget{measured: ours, reference: bare, unit: "ms", compare: excessAtMost, limit: 2, text: "x"}, row{"", "2.00 ms", "4.00 ms", "+2 ms", "x", "yes"}},
 		{"too much of a difference", budget{measured: ours, reference: bare, unit: "ms", compare: excessAtMost, limit: 1, text: "x"}, row{"", "2.00 ms", "4.00 ms", "+2 ms", "x", "no"}},

@@ -37,6 +37,8 @@ const (
 	atLeast
 	// ratioAtMost limits measured divided by reference.
 	ratioAtMost
+	// ratioAtLeast is the least of measured divided by reference.
+	ratioAtLeast
 	// excessAtMost limits measured minus reference.
 	excessAtMost
 )
@@ -44,7 +46,7 @@ const (
 // budgets returns all rows, in the order of docs/performance.md, and those of the trust
 // cache.
 func budgets() []budget {
-	return slices.Concat(passBudgets(), messageBudgets(), trustBudgets(), roomKeyBudgets(), deviceBudgets())
+	return slices.Concat(passBudgets(), messageBudgets(), fileBudgets(), trustBudgets(), roomKeyBudgets(), deviceBudgets())
 }
 
 func passBudgets() []budget {
@@ -114,6 +116,37 @@ func messageBudgets() []budget {
 			what:     "the same, CPU, with the client's and the homeserver's",
 			measured: figure{"bench.Messages/e2ee-proxy", "cpu-ms", 1}, reference: figure{"bench.Messages/reference=goolm-2-cores", "cpu-ms", 1},
 			unit: "ms", compare: ratioAtMost, limit: 1.3, text: "≤ 1.3 × bare goolm",
+		},
+	}
+}
+
+func fileBudgets() []budget {
+	crypto := figure{"bench.Files/reference=aes-sha", "MB/s", 1}
+	return []budget{
+		{
+			what:     "upload of 100 MB, beside AES-CTR and SHA-256 on one core",
+			measured: figure{"bench.Files/upload", "MB/s", 1}, reference: crypto,
+			unit: "MB/s", compare: ratioAtLeast, limit: 0.8, text: "≥ 0.8 × the cryptography",
+		},
+		{
+			what:     "download of 100 MB, likewise",
+			measured: figure{"bench.Files/download", "MB/s", 1}, reference: crypto,
+			unit: "MB/s", compare: ratioAtLeast, limit: 0.8, text: "≥ 0.8 × the cryptography",
+		},
+		{
+			what:     "heap that an upload of 100 MB adds",
+			measured: figure{"bench.Files/upload", "heap-MB", 1},
+			unit:     "MB", compare: atMost, limit: 4, text: "≤ 4 MB",
+		},
+		{
+			what:     "heap that a download of 100 MB adds",
+			measured: figure{"bench.Files/download", "heap-MB", 1},
+			unit:     "MB", compare: atMost, limit: 4, text: "≤ 4 MB",
+		},
+		{
+			what:     "first byte of a file of 1 MB, beside one that needs not be decrypted, median",
+			measured: figure{"bench.FirstByte/e2ee-proxy", "p50-ms", 1}, reference: figure{"bench.FirstByte/reference=plain", "p50-ms", 1},
+			unit: "ms", compare: excessAtMost, limit: 15, text: "≤ plain + 15 ms",
 		},
 	}
 }

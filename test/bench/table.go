@@ -64,6 +64,8 @@ func (b *budget) row(measured, reference float64, ok bool) row {
 		holds = measured >= b.limit
 	case ratioAtMost:
 		holds = ratio <= b.limit
+	case ratioAtLeast:
+		holds = ratio >= b.limit
 	case excessAtMost:
 		out.compared = fmt.Sprintf("%+.3g %s", measured-reference, b.unit)
 		holds = measured-reference <= b.limit

@@ -4,11 +4,12 @@
 import { serve } from "./stdio.mjs";
 import { accountCommands } from "./account.mjs";
 import { cryptoCommands } from "./crypto.mjs";
+import { fileCommands } from "./files.mjs";
 import { Peer } from "./peer.mjs";
 import { roomCommands } from "./rooms.mjs";
 import { timelineCommands } from "./timeline.mjs";
 
-const commands = { ...accountCommands, ...cryptoCommands, ...roomCommands, ...timelineCommands };
+const commands = { ...accountCommands, ...cryptoCommands, ...fileCommands, ...roomCommands, ...timelineCommands };
 const peers = new Map();
 
 serve(async ({ client, cmd, ...args }) => {

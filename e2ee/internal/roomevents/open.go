@@ -2,11 +2,14 @@ package roomevents
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 
+	"e2ee-proxy/e2ee/attachment"
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/files"
 	"e2ee-proxy/e2ee/internal/late"
 	"e2ee-proxy/e2ee/internal/ownbackup"
 	"e2ee-proxy/e2ee/internal/rollout"
@@ -28,12 +31,13 @@ type Reader struct {
 	rooms         *rooms.Table
 	rollout       *rollout.Account
 	search        *searchindex.Account
+	files         *files.Account
 	undecryptable Undecryptable
 }
 
 // New returns the reader of a device, with the parts of it that it asks.
-func New(dev *core.Device, keys *roomkeys.Inbound, late *late.Events, backups *ownbackup.Backup, table *rooms.Table, counted *rollout.Account, search *searchindex.Account, undecryptable Undecryptable) *Reader {
-	return &Reader{dev, keys, late, backups, table, counted, search, undecryptable}
+func New(dev *core.Device, keys *roomkeys.Inbound, late *late.Events, backups *ownbackup.Backup, table *rooms.Table, counted *rollout.Account, search *searchindex.Account, known *files.Account, undecryptable Undecryptable) *Reader {
+	return &Reader{dev, keys, late, backups, table, counted, search, known, undecryptable}
 }
 
 // Open decrypts and judges a batch of events, also those in clear, and returns one Opened
@@ -86,6 +90,7 @@ func (r *Reader) open(ctx context.Context, in []Incoming) (out []Opened, jobs []
 	}
 	r.inbound.Decrypt(ctx, eventsOf(sealed))
 	r.inbound.Decrypt(ctx, eventsOf(r.fetchMissing(ctx, sealed)))
+	r.showFiles(ctx, sealed)
 	by, err := r.judgementFor(ctx, jobs)
 	if err != nil { // nothing can be judged, so nothing is shown
 		r.inbound.Fail(eventsOf(sealed), err)
@@ -113,6 +118,31 @@ func (r *Reader) fetchMissing(ctx context.Context, jobs []*eventJob) []*eventJob
 	}
 	ended := r.backups.Fetch(ctx, keys)
 	return slices.DeleteFunc(missing, func(job *eventJob) bool { return job.wait <= 0 || !ended[job.Ref] })
+}
+
+// showFiles puts into decrypted events the URIs by which the client can have their files. If
+// what is new cannot be stored, the events that name files are not shown yet.
+func (r *Reader) showFiles(ctx context.Context, jobs []*eventJob) {
+	var naming []*eventJob
+	var contents []*json.RawMessage
+	for _, job := range jobs {
+		if job.Err != nil {
+			continue
+		}
+		if content := job.Payload.Get("content"); attachment.MayHave(content) {
+			naming, contents = append(naming, job), append(contents, &content)
+		}
+	}
+	if len(naming) == 0 {
+		return
+	}
+	if err := r.files.Show(ctx, contents); err != nil {
+		r.inbound.Fail(eventsOf(naming), err)
+		return
+	}
+	for i, job := range naming {
+		job.Payload = job.Payload.Set("content", *contents[i])
+	}
 }
 
 // OpenAgain opens events that were kept to be shown later, and returns one [late.Event] for

@@ -44,6 +44,27 @@ func (x *Exchange) ReadBody() ([]byte, error) {
 	return nil, fmt.Errorf("read the request body: %w", err)
 }
 
+// maxPeek is how much of a body is looked at that streams through, in bytes.
+const maxPeek = 1 << 20
+
+// PeekBody reads the request body. One that is longer than it may be for that stays in place,
+// and whole is false.
+func (x *Exchange) PeekBody() (raw []byte, whole bool, err error) {
+	rest := x.Request.Body
+	raw, err = io.ReadAll(io.LimitReader(rest, maxPeek+1))
+	if err != nil {
+		return nil, false, fmt.Errorf("read the request body: %w", err)
+	}
+	if len(raw) <= maxPeek {
+		return raw, true, nil
+	}
+	x.Request.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(raw), rest), rest}
+	return nil, false, nil
+}
+
 // maxSaidLength is the largest Content-Length for which memory is reserved before any of
 // the body has come, in bytes.
 const maxSaidLength = 1 << 20

@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/e2ee/attachment"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -105,8 +106,26 @@ type Device interface {
 	Actions(ctx context.Context, events []e2ee.ClearEvent) ([]e2ee.PushAction, error)
 	// BeginSync is called before the client's sync goes upstream with since.
 	BeginSync(ctx context.Context, since string) (ClientSync, error)
+	// Files returns the encrypted files of the device's account.
+	Files() Files
 	// Control returns the device as the control API sees it.
 	Control() Control
+}
+
+// Files are the encrypted files that an account knows, by the URIs by which its clients name
+// them.
+type Files interface {
+	// Lookup returns those that are known.
+	Lookup(ctx context.Context, uris []string) (map[string]attachment.File, error)
+	// Add stores one that was uploaded, or will be; it is forgotten if it is not used.
+	Add(ctx context.Context, f attachment.File) error
+	// Changed stores where one is in clear, or its thumbnail.
+	Changed(ctx context.Context, uri string, f attachment.File) error
+	// Use keeps those that an event is about to name, and Sent stores in which event they are.
+	Use(ctx context.Context, uris []string) error
+	Sent(ctx context.Context, uris []string, in id.EventID) error
+	// Redacted lets those expire whose event was redacted.
+	Redacted(ctx context.Context, event id.EventID) error
 }
 
 // ClientSync is one sync request of a client in flight.

@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"io"
 	"net/http"
 	"net/url"
 
@@ -74,4 +75,9 @@ type Change struct {
 	Query url.Values
 	// Body replaces the body when not nil; its type is application/json.
 	Body []byte
+	// Stream replaces the body when it is not nil and Body is, with Length bytes, -1 when that
+	// is not known, and ContentType. [http.NoBody] is none.
+	Stream      io.Reader
+	Length      int64
+	ContentType string
 }

@@ -29,6 +29,11 @@ func (s Spools) New(owner id.UserID, memory int) *spool.Spool {
 	return spool.New(spool.Options{Dir: s.Dir, Memory: memory, Disk: s.Disk, RAM: s.RAM, Owner: string(owner)})
 }
 
+// NewOfCiphertext is like New, for what is encrypted already.
+func (s Spools) NewOfCiphertext(owner id.UserID) *spool.Spool {
+	return spool.New(spool.Options{Dir: s.Dir, Disk: s.Disk, RAM: s.RAM, Owner: string(owner), Ciphertext: true})
+}
+
 // Spooling returns a reader that copies what is read from a body into a spool.
 func Spooling(from io.Reader, keep *spool.Spool) io.Reader { return &spoolingReader{from, keep} }
 

@@ -1,0 +1,219 @@
+package attachment
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"e2ee-proxy/internal/strictjson"
+)
+
+// Copy returns the URI at which a file is in clear. It may have to make a copy first.
+type Copy func(uri string, f File) (string, error)
+
+// ErrReserved means that a file is named before it was uploaded.
+var ErrReserved = errors.New("the file is not uploaded yet")
+
+// Hide returns the content of an event for an encrypted room with the files that known has
+// named encrypted: file instead of url. It returns the URIs of those. What others must read
+// without a key, pictures in HTML and what the client has encrypted by itself, is copied.
+func Hide(content json.RawMessage, known map[string]File, toCopy Copy) (hidden json.RawMessage, used []string, err error) {
+	hidden, err = contentShape().each(content, func(s *shape, o strictjson.Object) (strictjson.Object, error) {
+		for _, name := range s.html {
+			text, ok := o.Text(name)
+			if !ok || !strings.Contains(text, scheme) {
+				continue
+			}
+			text, err := replaceURIs(text, known, toCopy)
+			if err != nil {
+				return nil, err
+			}
+			o = o.Set(name, strictjson.Quote(text))
+		}
+		o, uri, err := hideOne(s.form, o, known, toCopy)
+		if uri != "" {
+			used = append(used, uri)
+		}
+		return o, err
+	})
+	return hidden, used, err
+}
+
+// WithThumbnail returns the content of a message with a picture that names its thumbnail.
+func WithThumbnail(content json.RawMessage, small *Small) (json.RawMessage, error) {
+	o, err := strictjson.Parse(content)
+	if err != nil {
+		return nil, fmt.Errorf("name a thumbnail: %w", err)
+	}
+	what, err := json.Marshal(map[string]any{"w": small.Width, "h": small.Height, "mimetype": small.Type, "size": small.Size})
+	if err != nil {
+		return nil, fmt.Errorf("name a thumbnail: %w", err)
+	}
+	f := File{URL: small.URL, Key: small.Key}
+	info := o.Object("info").Without("thumbnail_url").Set("thumbnail_file", f.encrypted()).Set("thumbnail_info", what)
+	return o.Set("info", info.Encode()).Encode(), nil
+}
+
+// hideOne hides the file that an object names itself.
+func hideOne(how form, o strictjson.Object, known map[string]File, toCopy Copy) (strictjson.Object, string, error) {
+	if how == formNone {
+		return o, "", nil
+	}
+	clearName, name := how.names()
+	own := o.Object(name) // what the client has encrypted by itself
+	if how == formInside {
+		own = o
+	}
+	if _, encrypted := readEncrypted(own); encrypted {
+		return copyOwn(how, o, own, known, toCopy)
+	}
+	uri := o.TextOrEmpty(clearName)
+	f, ok := known[uri]
+	switch {
+	case !ok:
+		return o, "", nil
+	case f.Reserved:
+		return nil, "", ErrReserved
+	}
+	encrypted := f.encrypted()
+	if how == formInside {
+		members, err := strictjson.Parse(encrypted)
+		if err != nil {
+			return nil, "", fmt.Errorf("name an encrypted file: %w", err)
+		}
+		for _, m := range members {
+			o = o.Set(m.Name, m.Value)
+		}
+		return o, uri, nil
+	}
+	o = o.Without(name)
+	for i := range o {
+		if o[i].Name == clearName {
+			o[i] = strictjson.Member{Name: name, Value: encrypted}
+		}
+	}
+	return o, uri, nil
+}
+
+// copyOwn replaces the place of a file that the client has encrypted by itself and that was
+// encrypted here once more when it was uploaded: by a copy that is not.
+func copyOwn(how form, o, own strictjson.Object, known map[string]File, toCopy Copy) (strictjson.Object, string, error) {
+	uri := own.TextOrEmpty("url")
+	f, ok := known[uri]
+	if !ok {
+		return o, "", nil
+	}
+	f.Name, f.Type = "", "" // the copy is no more for everybody than the message is
+	at, err := copyOf(uri, f, toCopy)
+	if err != nil {
+		return nil, "", err
+	}
+	own = own.Set("url", strictjson.Quote(at))
+	if how == formInside {
+		return own, "", nil
+	}
+	clearName, name := how.names()
+	return o.Without(clearName).Set(name, own.Encode()), "", nil
+}
+
+func copyOf(uri string, f File, toCopy Copy) (string, error) {
+	if f.Reserved {
+		return "", ErrReserved
+	}
+	return toCopy(uri, f)
+}
+
+// replaceURIs replaces the URIs of known files in a text by those of their copies.
+func replaceURIs(text string, known map[string]File, toCopy Copy) (string, error) {
+	var out strings.Builder
+	for {
+		from, to, ok := NextURI(text)
+		if !ok {
+			out.WriteString(text)
+			return out.String(), nil
+		}
+		uri := text[from:to]
+		out.WriteString(text[:from])
+		text = text[to:]
+		if f, ok := known[uri]; ok {
+			var err error
+			if uri, err = copyOf(uri, f, toCopy); err != nil {
+				return "", err
+			}
+		}
+		out.WriteString(uri)
+	}
+}
+
+// MayNameURIs reports whether a body may have content URIs in it.
+func MayNameURIs(raw []byte) bool {
+	return bytes.Contains(raw, []byte("mxc:")) || bytes.Contains(raw, []byte(`\`)) && bytes.Contains(raw, []byte("mxc")) || bytes.Contains(raw, []byte(`\u`))
+}
+
+// Named returns the content URIs in the texts of a JSON value, wherever they stand.
+func Named(raw []byte) []string {
+	var all []string
+	_ = eachText(raw, func(_, _ int64, text string) error {
+		for {
+			from, to, ok := NextURI(text)
+			if !ok {
+				return nil
+			}
+			all = append(all, text[from:to])
+			text = text[to:]
+		}
+	})
+	return all
+}
+
+// InClear returns a JSON value with the URIs of known files replaced by those of copies in
+// clear, wherever they stand. Everything else stays byte for byte.
+func InClear(raw []byte, known map[string]File, toCopy Copy) ([]byte, error) {
+	var out []byte
+	var done int64
+	err := eachText(raw, func(from, to int64, text string) error {
+		if !strings.Contains(text, scheme) {
+			return nil
+		}
+		changed, err := replaceURIs(text, known, toCopy)
+		if err != nil || changed == text {
+			return err
+		}
+		out = append(out, raw[done:from]...)
+		out = strictjson.AppendQuote(out, changed)
+		done = to
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return append(out, raw[done:]...), nil
+}
+
+// eachText calls do for every text that is a value, with its place. What follows a place that
+// is no JSON is left out.
+func eachText(raw []byte, do func(from, to int64, text string) error) error {
+	dec := jsontext.NewDecoder(bytes.NewReader(raw), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	for {
+		before := dec.InputOffset()
+		tok, err := dec.ReadToken()
+		if errors.Is(err, io.EOF) || err != nil {
+			return nil //nolint:nilerr // what is no JSON passes as it came, or is refused by others
+		}
+		if tok.Kind() != jsontext.KindString {
+			continue
+		}
+		if kind, n := dec.StackIndex(dec.StackDepth()); kind == jsontext.KindBeginObject && n%2 == 1 {
+			continue // a name
+		}
+		from := before + int64(bytes.IndexByte(raw[before:], '"'))
+		if err := do(from, dec.InputOffset(), tok.String()); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,189 @@
+package attachment
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"sync"
+)
+
+// Key is what a file is encrypted with, and by what its ciphertext is known: AES-256-CTR and
+// SHA-256 (EncryptedFile, version v2). Its fields are never shown.
+type Key struct {
+	Secret [32]byte
+	// Counter is the first counter block.
+	Counter [aes.BlockSize]byte
+	// Hash is that of the whole ciphertext.
+	Hash [sha256.Size]byte
+}
+
+// String implements fmt.Stringer.
+func (Key) String() string { return "‹redacted›" }
+
+// GoString implements fmt.GoStringer.
+func (Key) GoString() string { return "‹redacted›" }
+
+// newKey returns a new key. The lower half of the counter is zero, as the specification says,
+// so that it does not overflow in clients that count with 64 bits.
+func newKey() Key {
+	var k Key
+	_, _ = rand.Read(k.Secret[:]) // crypto/rand never returns an error
+	_, _ = rand.Read(k.Counter[:8])
+	return k
+}
+
+// stream returns the key stream from an offset on.
+func (k *Key) stream(offset int64) (cipher.Stream, error) {
+	block, err := aes.NewCipher(k.Secret[:])
+	if err != nil {
+		return nil, fmt.Errorf("a file's key: %w", err)
+	}
+	counter := k.Counter
+	low := binary.BigEndian.Uint64(counter[8:])
+	sum := low + uint64(offset)/aes.BlockSize
+	binary.BigEndian.PutUint64(counter[8:], sum)
+	if sum < low {
+		binary.BigEndian.PutUint64(counter[:8], binary.BigEndian.Uint64(counter[:8])+1)
+	}
+	s := cipher.NewCTR(block, counter[:])
+	if skip := offset % aes.BlockSize; skip > 0 {
+		var waste [aes.BlockSize]byte
+		s.XORKeyStream(waste[:skip], waste[:skip])
+	}
+	return s, nil
+}
+
+// Upload encrypts a file while it is read. It holds nothing of it.
+type Upload struct {
+	mu     sync.Mutex // the transport may still read when an answer came early
+	from   io.Reader
+	key    Key
+	stream cipher.Stream
+	sum    hash.Hash
+	size   int64
+	ended  bool
+}
+
+// NewUpload returns an upload of what from has, under a new key.
+func NewUpload(from io.Reader) (*Upload, error) {
+	u := &Upload{from: from, key: newKey(), sum: sha256.New()}
+	var err error
+	u.stream, err = u.key.stream(0)
+	return u, err
+}
+
+// Read implements io.Reader: it returns ciphertext.
+func (u *Upload) Read(p []byte) (int, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	n, err := u.from.Read(p)
+	u.stream.XORKeyStream(p[:n], p[:n])
+	u.sum.Write(p[:n])
+	u.size += int64(n)
+	u.ended = errors.Is(err, io.EOF)
+	return n, err //nolint:wrapcheck // it is the reader's, io.EOF above all
+}
+
+var errNotRead = errors.New("the file was not read to its end")
+
+// File returns what was uploaded to a URI.
+func (u *Upload) File(uri string) (File, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.ended { // the transport stops at the announced length
+		var one [1]byte
+		if n, err := u.from.Read(one[:]); n > 0 || !errors.Is(err, io.EOF) {
+			return File{}, errNotRead
+		}
+	}
+	f := File{URL: uri, Key: u.key, Size: u.size}
+	u.sum.Sum(f.Key.Hash[:0])
+	return f, nil
+}
+
+// Check takes the ciphertext of a file, and knows whether it is the file's.
+type Check struct{ sum hash.Hash }
+
+// NewCheck returns a check of one file.
+func NewCheck() Check { return Check{sha256.New()} }
+
+// Write implements io.Writer.
+func (c Check) Write(p []byte) (int, error) { return c.sum.Write(p) }
+
+// Fits reports whether what was written is the ciphertext of a file, all of it.
+func (c Check) Fits(f *File) bool {
+	return subtle.ConstantTimeCompare(c.sum.Sum(nil), f.Key.Hash[:]) == 1
+}
+
+// Clear is the clear text of a file whose ciphertext was checked.
+type Clear struct {
+	from   io.ReaderAt
+	key    Key
+	size   int64
+	offset int64
+	stream cipher.Stream // at offset; nil until something is read
+}
+
+// Clear returns the clear text of a ciphertext that [Check.Fits].
+func (f *File) Clear(ciphertext io.ReaderAt, size int64) *Clear {
+	return &Clear{from: ciphertext, key: f.Key, size: size}
+}
+
+// Read implements io.Reader.
+func (c *Clear) Read(p []byte) (int, error) {
+	if c.offset >= c.size {
+		return 0, io.EOF
+	}
+	if c.stream == nil {
+		var err error
+		if c.stream, err = c.key.stream(c.offset); err != nil {
+			return 0, err
+		}
+	}
+	if rest := c.size - c.offset; int64(len(p)) > rest {
+		p = p[:rest]
+	}
+	n, err := c.from.ReadAt(p, c.offset)
+	c.stream.XORKeyStream(p[:n], p[:n])
+	c.offset += int64(n)
+	if n == len(p) {
+		err = nil
+	}
+	return n, err //nolint:wrapcheck // it is the reader's
+}
+
+// ReadAt implements io.ReaderAt. It does not move where Read goes on.
+func (c *Clear) ReadAt(p []byte, off int64) (int, error) {
+	stream, err := c.key.stream(off)
+	if err != nil {
+		return 0, err
+	}
+	n, err := c.from.ReadAt(p, off)
+	stream.XORKeyStream(p[:n], p[:n])
+	return n, err //nolint:wrapcheck // it is the reader's
+}
+
+var errSeek = errors.New("a place before the file")
+
+// Seek implements io.Seeker.
+func (c *Clear) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += c.offset
+	case io.SeekEnd:
+		offset += c.size
+	default:
+	}
+	if offset < 0 {
+		return 0, errSeek
+	}
+	c.offset, c.stream = offset, nil
+	return offset, nil
+}

@@ -1,0 +1,106 @@
+package attachment
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/iotest"
+)
+
+func bytesOf(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{3}).Read(b)
+	return b
+}
+
+// What is uploaded is AES-256-CTR under the key that the file has, with the hash of the
+// ciphertext; what is read back from any place is what was there.
+func TestFilesAreReadBackFromAnyPlace(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{0, 1, 15, 16, 17, 4096, 100_001} {
+		want := bytesOf(n)
+		up, err := NewUpload(iotest.HalfReader(bytes.NewReader(want)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealed, err := io.ReadAll(up)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := up.File("mxc://hs/a")
+		if err != nil || f.Size != int64(n) {
+			t.Fatalf("%d: %v, %d", n, err, f.Size)
+		}
+		block, err := aes.NewCipher(f.Key.Secret[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		by := make([]byte, n)
+		cipher.NewCTR(block, f.Key.Counter[:]).XORKeyStream(by, want)
+		if !bytes.Equal(by, sealed) || sha256.Sum256(sealed) != f.Key.Hash || !bytes.Equal(f.Key.Counter[8:], make([]byte, 8)) {
+			t.Errorf("%d: not the file that the specification describes", n)
+		}
+		check := NewCheck()
+		_, _ = check.Write(sealed)
+		if !check.Fits(&f) {
+			t.Errorf("%d: its hash does not fit", n)
+		}
+		if err := iotest.TestReader(f.Clear(bytes.NewReader(sealed), int64(n)), want); err != nil {
+			t.Errorf("%d: %v", n, err)
+		}
+	}
+}
+
+// The counter carries over as a number of 128 bits.
+func TestCounterThatOverflows(t *testing.T) {
+	t.Parallel()
+	var f File
+	for i := range f.Key.Counter {
+		f.Key.Counter[i] = 0xff
+	}
+	f.Key.Counter[0] = 0x12
+	want := bytesOf(200)
+	block, err := aes.NewCipher(f.Key.Secret[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := make([]byte, len(want))
+	cipher.NewCTR(block, f.Key.Counter[:]).XORKeyStream(sealed, want)
+	if err := iotest.TestReader(f.Clear(bytes.NewReader(sealed), int64(len(sealed))), want); err != nil {
+		t.Error(err)
+	}
+}
+
+// An upload that was cut off is no file.
+func TestUploadThatIsCutOff(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("broken")
+	up, err := NewUpload(io.MultiReader(strings.NewReader("half"), iotest.ErrReader(broken)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(up); !errors.Is(err, broken) {
+		t.Errorf("read: %v", err)
+	}
+	if f, err := up.File("mxc://hs/a"); err == nil {
+		t.Errorf("got %v", f.URL)
+	}
+}
+
+// A key says nothing when it is printed.
+func TestKeysAreNotPrinted(t *testing.T) {
+	t.Parallel()
+	f := File{Key: newKey()}
+	for _, form := range []string{"%v", "%+v", "%#v", "%s"} {
+		if out := fmt.Sprintf(form, f.Key); out != "‹redacted›" {
+			t.Errorf("%s: %s", form, out)
+		}
+	}
+}

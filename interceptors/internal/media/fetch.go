@@ -1,0 +1,169 @@
+package media
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"sync"
+
+	"e2ee-proxy/e2ee/attachment"
+	"e2ee-proxy/interceptors/internal/exchange"
+	"e2ee-proxy/internal/spool"
+)
+
+// The endpoints that are asked, whatever the client asked for: homeservers serve files with a
+// token only (spec 1.11).
+const (
+	downloadPattern = "/_matrix/client/v1/media/download/{serverName}/{mediaId}"
+	uploadPattern   = "/_matrix/media/v3/upload"
+)
+
+// fetched is the ciphertext of a file, checked.
+type fetched struct {
+	*spool.Spool
+	file attachment.File
+}
+
+// clear returns the clear text. It may be called more than once.
+func (f *fetched) clear() *attachment.Clear { return f.file.Clear(f.Spool, f.Size()) }
+
+// refusedError is an answer of the homeserver that is no file.
+type refusedError struct{ resp *http.Response }
+
+func (e *refusedError) Error() string {
+	return fmt.Sprintf("the homeserver answered %d for a file", e.resp.StatusCode)
+}
+
+// fetch downloads a file and checks it. It must be closed. What the homeserver says against it is
+// a *refusedError, whose response must be closed.
+func (m *Media) fetch(x *exchange.Exchange, f *attachment.File) (_ *fetched, err error) {
+	server, mediaID := f.Place()
+	resp, err := x.Upstream.Do(x, exchange.Change{
+		Method: http.MethodGet, Pattern: downloadPattern, Params: map[string]string{"serverName": server, "mediaId": mediaID},
+		Query: identityQuery(x), Stream: http.NoBody,
+	})
+	if err != nil {
+		return nil, err //nolint:wrapcheck // it is for the client
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, &refusedError{resp}
+	}
+	defer resp.Body.Close() //nolint:errcheck // it was read to its end, or the request failed
+	keep := m.spools.NewOfCiphertext(x.Identity.UserID)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, keep.Close())
+		}
+	}()
+	check := attachment.NewCheck()
+	if _, err := io.CopyBuffer(check, exchange.Spooling(resp.Body, keep), make([]byte, 64<<10)); err != nil {
+		if full := exchange.SpoolFailure(err); full != nil {
+			return nil, full
+		}
+		return nil, unusable("The homeserver did not return the whole file.")
+	}
+	if !check.Fits(f) {
+		return nil, damaged()
+	}
+	return &fetched{keep, *f}, nil
+}
+
+// Copy returns the URI of a copy of a file in clear, which is made if there is none.
+func (m *Media) Copy(x *exchange.Exchange, files exchange.Files, uri string, f attachment.File) (string, error) {
+	if f.Copy != "" {
+		return f.Copy, nil
+	}
+	ctx := x.Request.Context()
+	leave, err := m.copying.take(ctx, string(x.Identity.UserID)+" "+uri)
+	if err != nil {
+		return "", err
+	}
+	defer leave()
+	known, err := files.Lookup(ctx, []string{uri})
+	if err != nil {
+		return "", fmt.Errorf("look up a file: %w", err)
+	}
+	if now, ok := known[uri]; ok && now.Copy != "" {
+		return now.Copy, nil
+	}
+	if f.Copy, err = m.upload(x, &f); err != nil {
+		return "", err
+	}
+	if err := files.Changed(ctx, uri, f); err != nil {
+		return "", fmt.Errorf("store the place of a copy: %w", err)
+	}
+	return f.Copy, nil
+}
+
+// upload uploads a file in clear, and returns its URI.
+func (m *Media) upload(x *exchange.Exchange, f *attachment.File) (uri string, err error) {
+	body, err := m.fetch(x, f)
+	if refused, ok := errors.AsType[*refusedError](err); ok {
+		return "", errors.Join(unusable("The homeserver does not return the file, so that it cannot be sent where everybody can read it."), refused.resp.Body.Close())
+	}
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, body.Close()) }()
+	query := identityQuery(x)
+	if f.Name != "" {
+		query.Set("filename", f.Name)
+	}
+	contentType := f.Type
+	if contentType == "" {
+		contentType = opaque
+	}
+	return m.put(x, query, body.clear(), body.Size(), contentType)
+}
+
+// put uploads something as it is, and returns its URI.
+func (*Media) put(x *exchange.Exchange, query url.Values, body io.Reader, size int64, contentType string) (string, error) {
+	resp, err := x.Upstream.Do(x, exchange.Change{
+		Method: http.MethodPost, Pattern: uploadPattern, Query: query, Stream: body, Length: size, ContentType: contentType,
+	})
+	if err != nil {
+		return "", err //nolint:wrapcheck // it is for the client
+	}
+	defer resp.Body.Close() //nolint:errcheck // it was read
+	uri := exchange.AnswerObject(resp).TextOrEmpty("content_uri")
+	if _, _, ok := attachment.SplitURI(uri); !ok || resp.StatusCode != http.StatusOK {
+		return "", unusable("The homeserver does not take the file, so that it cannot be sent.")
+	}
+	return uri, nil
+}
+
+// turns lets one at a time do something under a name.
+type turns struct {
+	mu    *sync.Mutex
+	taken map[string]chan struct{}
+}
+
+func newTurns() turns { return turns{new(sync.Mutex), map[string]chan struct{}{}} }
+
+// take waits for the turn. leave must be called.
+func (t turns) take(ctx context.Context, name string) (leave func(), err error) {
+	for {
+		t.mu.Lock()
+		busy, ok := t.taken[name]
+		if !ok {
+			done := make(chan struct{})
+			t.taken[name] = done
+			t.mu.Unlock()
+			return func() {
+				t.mu.Lock()
+				defer t.mu.Unlock()
+				delete(t.taken, name)
+				close(done)
+			}, nil
+		}
+		t.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}

@@ -1,0 +1,109 @@
+package media
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/e2ee/attachment"
+	"e2ee-proxy/interceptors/internal/exchange"
+	"e2ee-proxy/interceptors/internal/thumbnail"
+)
+
+// Media holds the handlers of files.
+type Media struct {
+	spools  exchange.Spools
+	copying turns
+	maker   *thumbnail.Maker
+	small   *pictures
+}
+
+// New returns the handlers. They share what keeps copies from being made twice, so that a
+// process calls this once.
+func New(spools exchange.Spools) (*Media, error) {
+	small, err := newPictures()
+	if err != nil {
+		return nil, err
+	}
+	return &Media{spools: spools, copying: newTurns(), maker: thumbnail.New(thumbnail.DefaultLimits()), small: small}, nil
+}
+
+// opaque is the type of everything that is uploaded encrypted.
+const opaque = "application/octet-stream"
+
+// Upload handles POST upload, and PUT upload/{serverName}/{mediaId}: the file is encrypted
+// while it streams, and its key is stored before the client learns that it was uploaded.
+func (m *Media) Upload(x *exchange.Exchange) error {
+	dev, err := x.Device()
+	if err != nil {
+		return err
+	}
+	if dev.Mode() != e2ee.ModeProxied {
+		return x.Upstream.Forward(x)
+	}
+	up, err := attachment.NewUpload(x.Request.Body)
+	if err != nil {
+		return fmt.Errorf("encrypt a file: %w", err)
+	}
+	query := x.Request.URL.Query()
+	resp, err := x.Upstream.Do(x, exchange.Change{
+		Query: exchange.IdentityQuery(query), Stream: up, Length: x.Request.ContentLength, ContentType: opaque,
+	})
+	if err != nil {
+		return err //nolint:wrapcheck // it is for the client
+	}
+	if resp.StatusCode != http.StatusOK {
+		return x.RelayAndClose(resp)
+	}
+	defer resp.Body.Close() //nolint:errcheck // it is relayed, or the request failed
+	uri := "mxc://" + x.Endpoint.Params["serverName"] + "/" + x.Endpoint.Params["mediaId"]
+	if x.Endpoint.Params["mediaId"] == "" {
+		uri = exchange.AnswerObject(resp).TextOrEmpty("content_uri")
+	}
+	if _, _, ok := attachment.SplitURI(uri); !ok {
+		return unusable("The homeserver took the file and did not say where it is.")
+	}
+	f, err := up.File(uri)
+	if err != nil {
+		return fmt.Errorf("upload a file: %w", err)
+	}
+	f.Type, f.Name = x.Request.Header.Get("Content-Type"), query.Get("filename")
+	if err := dev.Files().Add(x.Request.Context(), f); err != nil {
+		return fmt.Errorf("store the key of a file: %w", err)
+	}
+	return x.Upstream.Relay(x, resp) //nolint:wrapcheck // it is for the client
+}
+
+// Create handles POST create: the client may name the file before it is uploaded, which must
+// not be taken for a file that the proxy has nothing to do with.
+func (m *Media) Create(x *exchange.Exchange) error {
+	dev, err := x.Device()
+	if err != nil {
+		return err
+	}
+	if dev.Mode() != e2ee.ModeProxied {
+		return x.Upstream.Forward(x)
+	}
+	resp, err := x.Upstream.Do(x, exchange.Change{})
+	if err != nil {
+		return err //nolint:wrapcheck // it is for the client
+	}
+	if resp.StatusCode != http.StatusOK {
+		return x.RelayAndClose(resp)
+	}
+	defer resp.Body.Close() //nolint:errcheck // it is relayed, or the request failed
+	uri := exchange.AnswerObject(resp).TextOrEmpty("content_uri")
+	if _, _, ok := attachment.SplitURI(uri); !ok {
+		return unusable("The homeserver did not say where the file may be uploaded.")
+	}
+	if err := dev.Files().Add(x.Request.Context(), attachment.File{URL: uri, Reserved: true}); err != nil {
+		return fmt.Errorf("store the place of a file: %w", err)
+	}
+	return x.Upstream.Relay(x, resp) //nolint:wrapcheck // it is for the client
+}
+
+// identityQuery is the query of the proxy's own requests for a client.
+func identityQuery(x *exchange.Exchange) url.Values {
+	return exchange.IdentityQuery(x.Request.URL.Query())
+}
