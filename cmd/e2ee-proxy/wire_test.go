@@ -151,3 +151,16 @@ func TestMediaSettings(t *testing.T) {
 		}
 	}
 }
+
+// Whether there is a search index, and how large it may be, reaches the engine.
+func TestSearchSettings(t *testing.T) {
+	t.Parallel()
+	cfg := config.Default()
+	if got := engineOptions(&cfg, zerolog.Nop(), nil, nil).Search; got != (e2ee.SearchOptions{Messages: 100_000}) {
+		t.Errorf("by default: %+v", got)
+	}
+	cfg.Search = config.Search{MaxMessages: 7}
+	if got := engineOptions(&cfg, zerolog.Nop(), nil, nil).Search; got != (e2ee.SearchOptions{Off: true, Messages: 7}) {
+		t.Errorf("without an index: %+v", got)
+	}
+}

@@ -6,7 +6,8 @@
 //   - Whose an event is follows from who owns its room key, never from the event itself.
 //   - What cannot be judged is not shown: a fault of ours says nothing of an event, and it
 //     is opened again later.
-//   - A batch takes a few queries and one write, whatever its size.
+//   - A batch takes a few queries and two writes, whatever its size: one of what was
+//     decrypted, and one of what can be found in it.
 //
 // It must never tell what stands in an event that it withholds, but its sender, time and
 // room; nor wait for keys longer than the caller allows.

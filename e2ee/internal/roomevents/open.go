@@ -41,7 +41,7 @@ func New(dev *core.Device, keys *roomkeys.Inbound, late *late.Events, backups *o
 }
 
 // Open decrypts and judges a batch of events, also those in clear, and returns one Opened
-// for each Incoming, in order. It takes a few queries and one write per batch, whatever its
+// for each Incoming, in order. It takes a few queries and two writes per batch, whatever its
 // size, and waits for keys only as Incoming.Wait allows. An error means that events to be
 // shown later could not be stored, that a page's could not be opened by a fault of ours, or that
 // the client is gone: the client must not get the response, but repeat its request.
