@@ -56,7 +56,7 @@ func (n *notifications) serve(x *Exchange) error {
 	var found []json.RawMessage
 	for pages := 1; ; pages++ {
 		query.Set("limit", strconv.Itoa(limit-len(found)))
-		resp, err := x.Upstream.Do(x, Change{Query: query}) //nolint:bodyclose // page and RelayAndClose close it
+		resp, err := x.Upstream.Do(x, Change{Query: query})
 		if err != nil {
 			return err
 		}

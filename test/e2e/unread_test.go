@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -85,8 +86,13 @@ func TestUnreadNumbersAreThoseOfElement(t *testing.T) {
 		read := func() {
 			t.Helper()
 			carol.MarkRead(room, last)
-			bob.call(http.MethodPost, roomPath(room, "receipt/m.read/%s", last), map[string]any{}, nil)
-			bob.awaitUnread("after a receipt", room, 0, 0)
+			bob.until("no number after a receipt", func() bool {
+				// Dendrite counts an event some time after it has given it out, even if it was read.
+				bob.call(http.MethodPost, roomPath(room, "receipt/m.read/%s", last), map[string]any{}, nil)
+				bob.sync(time.Second)
+				got := bob.unread[room].All
+				return got != nil && *got == testpeer.Unread{}
+			})
 		}
 		hello := alice.SendText(room, "hello")
 		carol.Await(room, testpeer.Where{"event_id": hello})

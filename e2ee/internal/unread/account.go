@@ -19,7 +19,7 @@ import (
 const (
 	// maxLogs and maxRules bound what is in memory, over all accounts.
 	maxLogs  = 10_000
-	maxRules = 5_000
+	maxRules = 2_000
 )
 
 // Shared is what is in memory for all accounts.

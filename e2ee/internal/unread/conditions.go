@@ -90,16 +90,31 @@ type namesUser struct{}
 func (c namesUser) cost() int { return costText }
 
 func (c namesUser) holds(e *event, f *facts) bool {
-	body, _ := e.at([]string{"content", "body"})
-	text, _ := body.(string)
-	name := strings.ToLower(strings.TrimSpace(f.name))
-	text = strings.ToLower(text)
-	for from := 0; name != ""; {
-		i := strings.Index(text[from:], name)
+	return e.says(strings.ToLower(strings.TrimSpace(f.name)))
+}
+
+// says is event_match of the body with a text without wildcards, in small letters.
+type says struct{ words string }
+
+func (c says) cost() int { return costText }
+
+func (c says) holds(e *event, _ *facts) bool { return e.says(c.words) }
+
+// says reports whether a text in small letters stands in the body as words.
+func (e *event) says(words string) bool {
+	if e.body == nil {
+		body, _ := e.at([]string{"content", "body"})
+		text, _ := body.(string)
+		text = strings.ToLower(text)
+		e.body = &text
+	}
+	text := *e.body
+	for from := 0; words != ""; {
+		i := strings.Index(text[from:], words)
 		if i < 0 {
 			break
 		}
-		start, end := from+i, from+i+len(name)
+		start, end := from+i, from+i+len(words)
 		if (start == 0 || !isWord(text[start-1])) && (end == len(text) || !isWord(text[end])) {
 			return true
 		}

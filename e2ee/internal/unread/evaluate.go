@@ -8,7 +8,10 @@ import (
 )
 
 // event is an event as rules look at it.
-type event struct{ members map[string]any }
+type event struct {
+	members map[string]any
+	body    *string // in small letters; nil: not looked at yet
+}
 
 var errEvent = errors.New("the event is not readable")
 

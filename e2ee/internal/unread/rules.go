@@ -14,7 +14,16 @@ import (
 
 // Rules are the push rules of an account in the order in which they are tried
 // (Client-Server API, Push rules). They may be used by many at once.
-type Rules struct{ all []rule }
+type Rules struct {
+	all      []rule
+	patterns int // regular expressions among them
+}
+
+// An account has as many rules as its user makes. Further ones match nothing.
+const (
+	maxRulesOf  = 5000
+	maxPatterns = 100 // with wildcards
+)
 
 // Outcome is what the rules say of an event.
 type Outcome struct {
@@ -96,9 +105,19 @@ func conditionsOf(one *rawRule) ([]condition, bool) { return compile(one.Conditi
 func (r *Rules) add(all []rawRule, conditions func(*rawRule) ([]condition, bool)) {
 	for i := range all {
 		needs, ok := conditions(&all[i])
-		if !ok {
+		if !ok || len(r.all) == maxRulesOf {
 			continue
 		}
+		patterns := 0
+		for _, c := range needs {
+			if _, ok := c.(matches); ok {
+				patterns++
+			}
+		}
+		if r.patterns+patterns > maxPatterns {
+			continue
+		}
+		r.patterns += patterns
 		r.all = append(r.all, rule{id: all[i].ID, conditions: needs, outcome: outcomeOf(all[i].Actions), actions: all[i].Actions})
 	}
 }
@@ -161,15 +180,19 @@ func compileOne(c *pushrules.PushCondition) condition {
 	return nil
 }
 
-// compileMatch returns event_match. Most patterns are a whole value, and take no regular
+// compileMatch returns event_match. Most patterns have no wildcards, and take no regular
 // expression.
 func compileMatch(key, pattern string) condition {
 	words := key == keyBody
 	if key == "" {
 		return nil
 	}
-	if !words && !strings.ContainsAny(pattern, "*?") {
+	literal := !strings.ContainsAny(pattern, "*?")
+	switch {
+	case literal && !words:
 		return equals{splitKey(key), pattern}
+	case literal && pattern != "":
+		return says{strings.ToLower(pattern)}
 	}
 	compiled := compilePattern(pattern, words)
 	if compiled == nil {

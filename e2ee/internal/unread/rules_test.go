@@ -274,3 +274,35 @@ func FuzzRules(f *testing.F) {
 		}
 	})
 }
+
+// An account may have any number of rules, and a homeserver invents more: what is kept of them
+// is bounded, and the rest still counts.
+func TestRulesAreBounded(t *testing.T) {
+	t.Parallel()
+	var many []string
+	for i := range 3 * maxRulesOf {
+		many = append(many, fmt.Sprintf(`{"rule_id":"%d","enabled":true,"pattern":"w%d*","actions":["notify"]}`, i, i))
+	}
+	rules, err := Parse(json.RawMessage(with("content", strings.Join(many, ","))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	compiled := 0
+	for i := range rules.all {
+		for _, c := range rules.all[i].conditions {
+			if _, ok := c.(matches); ok {
+				compiled++
+			}
+		}
+	}
+	if compiled > maxPatterns || len(rules.all) > maxRulesOf {
+		t.Errorf("%d rules, %d patterns", len(rules.all), compiled)
+	}
+	e, err := readEvent(room, json.RawMessage(message(`{"body":"x"}`)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found, _ := rules.apply(e, facts{user: me, members: 3}); found.result() != notifies {
+		t.Errorf("a message: %+v", found.result())
+	}
+}
