@@ -10,8 +10,13 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
+// maxAsks is how many questions one batch asks the homeserver: anybody can send what makes it
+// ask. What is not asked does not hold.
+const maxAsks = 16
+
 // judge applies the rules to a batch of events. What it asks of a room it asks once.
 type judge struct {
+	asked int
 	by    *known
 	ask   Asker
 	user  id.UserID
@@ -81,22 +86,30 @@ func (j *judge) factsOf(l *log) *facts {
 	return f
 }
 
+func (j *judge) mayAsk() bool {
+	j.asked++
+	return j.asked <= maxAsks
+}
+
 // outcome applies rules, and asks for what they need. What cannot be found out does not hold.
 func (j *judge) outcome(ctx context.Context, rules *Rules, e *event, f *facts, room id.RoomID) *rule {
 	found, lacks := rules.apply(e, *f)
 	if lacks == 0 {
 		return found
 	}
-	if lacks&needsMembers != 0 {
-		n, err := j.ask.JoinedMembers(ctx, room)
-		if f.members = n; err != nil {
-			f.members = 0
+	if lacks&needsPower != 0 { // once that is known, the members may not matter
+		f.power = &power{}
+		if j.mayAsk() {
+			if levels, create, creator, err := j.ask.Power(ctx, room); err == nil {
+				f.power = newPower(levels, create, creator)
+			}
 		}
-	}
-	if lacks&needsPower != 0 {
-		levels, create, creator, err := j.ask.Power(ctx, room)
-		if f.power = newPower(levels, create, creator); err != nil {
-			f.power = &power{}
+	} else {
+		f.members = 0
+		if j.mayAsk() {
+			if n, err := j.ask.JoinedMembers(ctx, room); err == nil {
+				f.members = n
+			}
 		}
 	}
 	return j.outcome(ctx, rules, e, f, room)
