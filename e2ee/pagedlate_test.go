@@ -53,6 +53,10 @@ func TestWhatAPageCouldNotShowComesWithASync(t *testing.T) {
 	gate := liar.NewGate()
 	defer gate.Open()
 	hs.Intercept(liar.Of(alice.UserID, liar.Is(http.MethodGet, "room_keys/keys")), gate.Before)
+	// Nor does the other device of alice's hear that it is asked for them.
+	hs.Intercept(liar.Of(alice.UserID, liar.Is(http.MethodPut, "sendToDevice/m.room_key_request")), func(*liar.Request, func() liar.Reply) liar.Reply {
+		return liar.OK(map[string]any{})
+	})
 	second := &person{t: t, hs: hs, rig: alice.rig, Session: hs.Login("alice", "SECOND")}
 	second.dev = second.rig.device(second.Session)
 	for range 3 {
