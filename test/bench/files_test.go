@@ -39,7 +39,7 @@ func newFiles(b *testing.B) *files {
 	_, who := r.next()
 	f := &files{tb: b, url: r.url, token: who.Token}
 	up.on(http.MethodPost, "/_matrix/media/v3/upload", func(w http.ResponseWriter, req *http.Request) {
-		var to io.Writer = io.Discard
+		to := io.Discard
 		var kept *bytes.Buffer
 		if f.keep {
 			kept = bytes.NewBuffer(make([]byte, 0, req.ContentLength))
