@@ -20,8 +20,6 @@ type Outgoing struct {
 	Type    string
 	TxnID   string // the client's; for POST the caller makes one
 	Content json.RawMessage
-	// Said is what the client sent, where Content was made of that; nil where it is Content.
-	Said json.RawMessage
 }
 
 // Encrypted is an event that may be sent.

@@ -55,13 +55,9 @@ func (o *Outbound) BeginSession(ctx context.Context) error {
 
 // said returns what names an event of a client: the same content however it is written.
 func (o *Outbound) said(out Outgoing) [32]byte {
-	content := out.Said
-	if content == nil {
-		content = out.Content
-	}
-	canonical := jsontext.Value(content).Clone()
+	canonical := jsontext.Value(out.Content).Clone()
 	if canonical.Canonicalize() != nil {
-		canonical = jsontext.Value(content)
+		canonical = jsontext.Value(out.Content)
 	}
 	o.Mu.Lock()
 	session := o.logins
