@@ -134,6 +134,28 @@ func (c *Client) MarkRead(room, event string) {
 	c.do("markRead", map[string]any{"room": room, "event": event}, nil)
 }
 
+// SendPicture uploads a picture as a client without encryption does, and sends it.
+func (c *Client) SendPicture(room, name string, data []byte) string {
+	c.t.Helper()
+	return c.send("sendPicture", map[string]any{"room": room, "name": name, "data": data})
+}
+
+// OpenPicture waits for a picture with this name and downloads it, as a client without
+// encryption does.
+func (c *Client) OpenPicture(room, name string) []byte {
+	c.t.Helper()
+	m := c.AwaitText(room, name)
+	var content struct {
+		URL string `json:"url"`
+	}
+	if err := json.Unmarshal(m.Content, &content); err != nil || content.URL == "" {
+		c.t.Fatalf("%s has no picture in %s", c.UserID, m.Content)
+	}
+	var data []byte
+	c.do("download", map[string]any{"url": content.URL}, &data)
+	return data
+}
+
 // Shield is the mark that Element shows beside a message.
 type Shield struct {
 	Colour string `json:"colour"` // NONE, GREY or RED

@@ -12,8 +12,15 @@ func apprise(t *testing.T, p *place, again bool) client {
 	p.invite(again)
 	program := filepath.Join(filepath.Dir(python(t, "apprise")), "apprise")
 	to := "matrix://" + p.userinfo() + "@" + p.address() + "/" + url.PathEscape(p.room)
-	return client{say: func(t *testing.T, text string) {
-		t.Helper()
-		run(t, p, program, "--body", text, to)
-	}}
+	return client{
+		say: func(t *testing.T, text string) {
+			t.Helper()
+			run(t, p, program, "--body", text, to)
+		},
+		sends: func(t *testing.T, file string) {
+			t.Helper()
+			run(t, p, program, "--body", "A picture", "--attach", file, to)
+			p.wantRead(t, "A picture")
+		},
+	}
 }

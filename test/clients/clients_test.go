@@ -12,6 +12,10 @@ type client struct {
 	hears func(t *testing.T, text string)
 	// older reads the room's history, in which the text must be.
 	older func(t *testing.T, text string)
+	// sends sends a picture from a file, and opens returns the picture that the peer sent under
+	// a name.
+	sends func(t *testing.T, file string)
+	opens func(t *testing.T, name string) []byte
 	// stop ends it in good order, where that makes a difference; it is killed otherwise.
 	stop func(t *testing.T)
 }
@@ -68,6 +72,7 @@ func (p *place) talk(t *testing.T, start program, again bool) {
 	}
 	c.say(t, "Loud and clear "+when)
 	p.wantRead(t, "Loud and clear "+when)
+	p.picture(t, c, when)
 	if c.older != nil && again {
 		c.older(t, "Do you read me "+first+"?")
 		c.older(t, "Loud and clear "+first)

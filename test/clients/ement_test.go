@@ -48,6 +48,11 @@ func ement(t *testing.T, p *place, again bool) client {
 			t.Helper()
 			await(t, editor, "heard "+text)
 		},
+		// It cannot open pictures: it asks for them without its token.
+		sends: func(t *testing.T, file string) {
+			t.Helper()
+			do(t, "send "+file)
+		},
 		older: func(t *testing.T, text string) {
 			t.Helper()
 			do(t, "older")

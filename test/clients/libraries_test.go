@@ -55,6 +55,13 @@ func library(t *testing.T, p *place, open func(testpeer.Options) *testpeer.Clien
 				t.Errorf("it sees %s, encrypted %v", m.Type, m.Encrypted)
 			}
 		},
+		sends: func(t *testing.T, file string) {
+			t.Helper()
+			c.SendPicture(p.room, filepath.Base(file), readFile(t, file))
+		},
+		opens: func(_ *testing.T, name string) []byte {
+			return c.OpenPicture(p.room, name)
+		},
 		older: func(t *testing.T, text string) {
 			t.Helper()
 			var all []string

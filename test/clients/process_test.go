@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -71,6 +72,15 @@ func post(t *testing.T, url string, body any) {
 	if resp.StatusCode != http.StatusOK {
 		t.Fatalf("%s answers %s", url, resp.Status)
 	}
+}
+
+func readFile(t *testing.T, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }
 
 // port returns a port for a client that is a server.

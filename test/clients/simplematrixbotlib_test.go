@@ -3,6 +3,7 @@ package clients
 import (
 	"io"
 	"os/exec"
+	"path/filepath"
 	"testing"
 )
 
@@ -17,16 +18,29 @@ func simplematrixbotlib(t *testing.T, p *place, again bool) client {
 	bot := start(t, p, cmd, "URL="+p.proxy.URL, "ID="+p.account.UserID, "PASSWORD="+p.account.Password, "ROOM="+p.room)
 	await(t, bot, "ready")
 	p.invite(again) // it joins where it is invited while it runs
+	do := func(t *testing.T, what, with string) {
+		t.Helper()
+		if _, err := io.WriteString(in, what+" "+with+"\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return client{
 		say: func(t *testing.T, text string) {
 			t.Helper()
-			if _, err := io.WriteString(in, text+"\n"); err != nil {
-				t.Fatal(err)
-			}
+			do(t, "say", text)
 		},
 		hears: func(t *testing.T, text string) {
 			t.Helper()
 			await(t, bot, "heard "+text)
+		},
+		sends: func(t *testing.T, file string) {
+			t.Helper()
+			do(t, "send", file)
+		},
+		opens: func(t *testing.T, name string) []byte {
+			t.Helper()
+			await(t, bot, "opened "+name)
+			return readFile(t, filepath.Join(p.dir, name))
 		},
 	}
 }

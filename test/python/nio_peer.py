@@ -6,6 +6,8 @@ field "client".
 """
 
 import asyncio
+import base64
+import io
 import json
 import sys
 
@@ -246,6 +248,19 @@ async def scrollback(peer, room, limit=100, **_):
     return peer.timeline(room)
 
 
+async def send_picture(peer, room, name, data, **_):
+    data = base64.b64decode(data)
+    uploaded, _ = await peer.client.upload(
+        io.BytesIO(data), content_type="image/png", filename=name, filesize=len(data)
+    )
+    content = {"msgtype": "m.image", "body": name, "url": checked(uploaded).content_uri}
+    return await peer.send(room, "m.room.message", {**content, "info": {"mimetype": "image/png", "size": len(data)}})
+
+
+async def download(peer, url, **_):
+    return base64.b64encode(checked(await peer.client.download(url)).body).decode()
+
+
 COMMANDS = {
     "startSync": lambda peer, **_: peer.start_sync(),
     "stopSync": lambda peer, **_: peer.stop_sync(),
@@ -266,6 +281,8 @@ COMMANDS = {
     "react": react,
     "timeline": timeline,
     "scrollback": scrollback,
+    "sendPicture": send_picture,
+    "download": download,
     "awaitMessage": await_message,
 }
 

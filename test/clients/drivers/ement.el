@@ -1,7 +1,7 @@
 ;;; ement.el --- Ement.el without a screen, for the tests  -*- lexical-binding: t; -*-
 
 ;; It writes what it hears, and does what the lines of the file $COMMANDS say: "join",
-;; "say TEXT", "older", "stop".
+;; "say TEXT", "send FILE", "older", "stop".
 
 (package-initialize)
 (require 'ement)
@@ -44,6 +44,9 @@
                         (dolist (event (append (ement-room-timeline room) nil))
                           (when (equal "m.room.message" (ement-event-type event))
                             (test-write "older" (test-body event))))))))
+    ((rx bos "send " (let file (1+ anything)))
+     (cl-letf (((symbol-function 'yes-or-no-p) #'always)) ; the answer of a person
+       (ement-room-send-image file (file-name-nondirectory file) (test-room) (test-session))))
     ("stop" (kill-emacs 0))
     (_ (ement-send-message (test-room) (test-session) :body (string-remove-prefix "say " line)))))
 

@@ -1,9 +1,10 @@
-"""A skill for opsdroid: it writes what it hears, and says what is posted to it."""
+"""A skill for opsdroid: it writes what it hears, and says and sends what is posted to it."""
 
 import os
+from pathlib import Path
 
 import nio.crypto
-from opsdroid.events import Message
+from opsdroid.events import Image, Message
 from opsdroid.matchers import match_regex, match_webhook
 from opsdroid.skill import Skill
 
@@ -19,3 +20,9 @@ class Talk(Skill):
             raise RuntimeError("matrix-nio has olm")
         message = Message((await request.json())["text"], target=os.environ["ROOM"])
         await self.opsdroid.get_connector("matrix").send(message)
+
+    @match_webhook("send")
+    async def send(self, request):
+        file = Path((await request.json())["file"])
+        picture = Image(file_bytes=file.read_bytes(), name=file.name, target=os.environ["ROOM"])
+        await self.opsdroid.get_connector("matrix").send(picture)

@@ -1,9 +1,13 @@
-"""A bot by simplematrixbotlib without olm: it writes what it hears, and says the lines of its input."""
+"""A bot by simplematrixbotlib without olm: it writes what it hears, and does what its input says.
+
+"say TEXT" says it, "send FILE" sends a picture; pictures that it is sent it puts into files.
+"""
 
 import asyncio
 import os
 import sys
 
+import nio
 import nio.crypto
 import simplematrixbotlib
 
@@ -21,12 +25,26 @@ async def hear(_room, message):
         print("heard", message.body)
 
 
+@bot.listener.on_custom_event(nio.RoomMessageImage)
+async def see(_room, message):
+    if message.sender == os.environ["ID"]:
+        return
+    picture = await bot.async_client.download(message.url)
+    with open(message.body, "wb") as file:
+        file.write(picture.body)
+    print("opened", message.body)
+
+
 async def speak():
     lines = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     while line := await lines.readline():
-        await bot.api.send_text_message(room, line.decode().rstrip("\n"))
+        what, _, arg = line.decode().rstrip("\n").partition(" ")
+        if what == "say":
+            await bot.api.send_text_message(room, arg)
+        else:
+            await bot.api.send_image_message(room, arg)
 
 
 async def main():
