@@ -364,3 +364,18 @@ func TestRedactedFilesExpire(t *testing.T) {
 		t.Errorf("sent %v, redacted %v", w.dev.files.sent, w.dev.files.redacted)
 	}
 }
+
+// An upload that is cut off half-way, or is too large, leaves nothing: no key is kept, and no half
+// file has a name.
+func TestUploadCutOffHalfWay(t *testing.T) {
+	t.Parallel()
+	w, store := newFileWorld(t, e2ee.ModeProxied)
+	c := uploadCall(strings.Repeat("x", 1000))
+	c.maxBody = 100
+	if rec, err := w.do(c); err == nil || rec.Body.Len() > 0 {
+		t.Errorf("answered %s, %v", rec.Body, err)
+	}
+	if len(w.dev.files.known) != 0 || store.count() != 0 {
+		t.Errorf("known are %v; the homeserver has %d files", w.dev.files.known, store.count())
+	}
+}

@@ -155,5 +155,9 @@ func (c *curl) wantFile(m testpeer.Message, want []byte, name, mimetype string) 
 	if part.StatusCode != http.StatusPartialContent || !bytes.Equal(part.body, want[1000:2000]) {
 		c.t.Errorf("a part: %d, %d bytes", part.StatusCode, len(part.body))
 	}
+	head := c.raw(http.MethodHead, "/_matrix/client/v1/media/download/"+id, nil)
+	if head.StatusCode != http.StatusOK || head.ContentLength != int64(len(want)) || len(head.body) != 0 {
+		c.t.Errorf("HEAD: %d, length %d, %d bytes", head.StatusCode, head.ContentLength, len(head.body))
+	}
 	return content.URL
 }
