@@ -148,27 +148,24 @@ func (b ids) into(docs []doc) error {
 	return nil
 }
 
-// words are encoded hashes of words: for each, in order, the entries that have it.
+// words are encoded hashes of words: for each, in order, the entries that have it, with
+// their length in bytes before them, so that those that nobody looks for are skipped.
 type words []byte
 
 // encodeWords encodes sorted pairs of a hash and an entry.
 func encodeWords(pairs []uint64) words {
-	out := make(words, 0, 4*len(pairs))
+	out := make(words, 0, 5*len(pairs))
+	var list []byte
 	before := uint64(0)
 	for i := 0; i < len(pairs); {
 		hash := pairs[i] >> 32
-		end := i
-		for end < len(pairs) && pairs[end]>>32 == hash {
-			end++
-		}
-		out = binary.AppendUvarint(out, hash-before)
-		out = binary.AppendUvarint(out, uint64(end-i))
-		last := uint64(0)
-		for ; i < end; i++ {
+		list = list[:0]
+		for last := uint64(0); i < len(pairs) && pairs[i]>>32 == hash; i++ {
 			at := pairs[i] & 0xffffffff
-			out = binary.AppendUvarint(out, at-last)
+			list = binary.AppendUvarint(list, at-last)
 			last = at
 		}
+		out = appendBytes(binary.AppendUvarint(out, hash-before), list)
 		before = hash
 	}
 	return out
@@ -176,29 +173,34 @@ func encodeWords(pairs []uint64) words {
 
 // each calls f for every hash and entry, of n entries.
 func (w words) each(n int, f func(hash uint32, at int)) error {
-	return w.lists(func(hash uint32, count uint64, c *cursor) {
-		at := uint64(0)
-		for range count {
-			if at += c.number(); at >= uint64(n) || c.broken {
-				c.broken = true
-				return
-			}
-			f(hash, int(at))
-		}
+	return w.lists(func(hash uint32, list []byte) error {
+		return entriesOf(list, n, func(at int) { f(hash, at) })
 	})
 }
 
-// lists calls f for each hash, to read its entries.
-func (w words) lists(f func(hash uint32, count uint64, c *cursor)) error {
+// find calls f for the entries that have one of the hashes, of n entries.
+func (w words) find(n int, hashes map[uint32]bool, f func(at int)) error {
+	return w.lists(func(hash uint32, list []byte) error {
+		if !hashes[hash] {
+			return nil
+		}
+		return entriesOf(list, n, f)
+	})
+}
+
+// lists calls f for each hash with its encoded entries.
+func (w words) lists(f func(hash uint32, list []byte) error) error {
 	c := &cursor{in: w}
 	hash := uint64(0)
 	for len(c.in) > 0 {
 		hash += c.number()
-		count := c.number()
-		if hash > 0xffffffff || count > uint64(len(c.in)) {
+		list := c.bytes(c.number())
+		if hash > 0xffffffff || c.broken {
 			return errDamaged
 		}
-		f(uint32(hash), count, c)
+		if err := f(uint32(hash), list); err != nil {
+			return err
+		}
 	}
 	if c.broken {
 		return errDamaged
@@ -206,21 +208,17 @@ func (w words) lists(f func(hash uint32, count uint64, c *cursor)) error {
 	return nil
 }
 
-// find returns the entries that have one of the hashes, of n entries, sorted by hash.
-func (w words) find(n int, hashes map[uint32]bool, f func(at int)) error {
-	return w.lists(func(hash uint32, count uint64, c *cursor) {
-		wanted := hashes[hash]
-		at := uint64(0)
-		for range count {
-			if at += c.number(); at >= uint64(n) || c.broken {
-				c.broken = true
-				return
-			}
-			if wanted {
-				f(int(at))
-			}
+// entriesOf decodes entries, of n.
+func entriesOf(list []byte, n int, f func(at int)) error {
+	c := &cursor{in: list}
+	at := uint64(0)
+	for len(c.in) > 0 {
+		if at += c.number(); at >= uint64(n) || c.broken {
+			return errDamaged
 		}
-	})
+		f(int(at))
+	}
+	return nil
 }
 
 // whole is the only part of a small segment.
