@@ -132,7 +132,7 @@ type (
 )
 
 // UnreadRef returns what stands for an event's ID in an UnreadEvent.
-func UnreadRef(event id.EventID) unread.Ref { return unread.RefOf(event) }
+func UnreadRef[T id.EventID | []byte](event T) unread.Ref { return unread.RefOf(event) }
 
 // Unread returns the numbers of unread messages of a room, see [unread.Account.Counts]. It is
 // asked once the events of the response have been opened.

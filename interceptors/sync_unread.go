@@ -44,7 +44,7 @@ type unreadUpdate struct {
 	events   []e2ee.UnreadEvent
 	raw      movedUnread
 	receipts *jsonscan.Node
-	heads    *jsonscan.Node
+	heads    unreadHead
 }
 
 func (u *unreadUpdate) enter(room id.RoomID, joined bool) {
@@ -114,7 +114,7 @@ func (u *unreadUpdate) event(e *rewrite.Event, part partOfState, who id.UserID) 
 		return
 	}
 	u.timeline = true
-	if ev, to, stays := u.head(e.Raw); ev.Ref != 0 {
+	if ev, to, stays := u.heads.head(e.Raw); ev.Ref != 0 {
 		ev.Sealed, ev.Joins = sealed, joins && !stays
 		if to != (e2ee.UnreadRelation{}) {
 			if u.room.Relations == nil {
@@ -166,47 +166,72 @@ func unreadHeads() *jsonscan.Node {
 	return n
 }
 
+// unreadHead reads what matters of one event after the other, and makes nothing for each.
+type unreadHead struct {
+	scans jsonscan.Repeated
+	names *jsonscan.Node
+	visit func(*jsonscan.Value) error
+
+	event    e2ee.UnreadEvent
+	redacts  e2ee.UnreadRelation
+	stays    bool // who joined by it had joined before
+	threaded bool
+	related  []byte
+}
+
 // head reads an event of a timeline; stays says that who joined by it had joined before.
-func (u *unreadUpdate) head(raw []byte) (h e2ee.UnreadEvent, to e2ee.UnreadRelation, stays bool) {
-	if u.heads == nil {
-		u.heads = unreadHeads()
+func (h *unreadHead) head(raw []byte) (ev e2ee.UnreadEvent, to e2ee.UnreadRelation, stays bool) {
+	if h.names == nil {
+		h.names, h.visit = unreadHeads(), h.take
 	}
-	var relation string
-	var related id.EventID
-	err := jsonscan.ScanBytes(raw, u.heads, jsonscan.Options{}, func(v *jsonscan.Value) error {
-		text := ""
-		if v.Kind == '"' {
-			text = string(jsonscan.Text(v.Raw))
-		}
-		switch v.ID {
-		case headID:
-			h.Ref = e2ee.UnreadRef(id.EventID(text))
-		case headTime:
-			ms, _ := strconv.ParseInt(string(v.Raw), 10, 64) // an unreadable one is none
-			h.At = uint32(min(max(ms/1000, 0), math.MaxUint32))
-		case headRedacts:
-			to.About, to.Redacts = e2ee.UnreadRef(id.EventID(text)), true
-		case headRelation:
-			relation = text
-		case headRelated:
-			related = id.EventID(text)
-		case headMembership:
-			h.Outside = text != "join"
-		case headBefore:
-			stays = text == "join"
-		}
-		return nil
-	})
-	switch {
+	h.event, h.redacts, h.stays, h.threaded, h.related = ev, to, false, false, nil
+	err := h.scans.ScanBytes(raw, h.names, jsonscan.Options{}, h.visit)
+	switch to = h.redacts; {
 	case err != nil: // cannot happen: it was scanned before
 		return e2ee.UnreadEvent{}, to, false
-	case to.Redacts || related == "":
-	case relation == "m.thread":
-		to.Root = related
+	case to.Redacts || len(h.related) == 0:
+	case h.threaded:
+		to.Root = id.EventID(h.related)
 	default:
-		to.About = e2ee.UnreadRef(related)
+		to.About = e2ee.UnreadRef(h.related)
 	}
-	return h, to, stays
+	return h.event, to, h.stays
+}
+
+func (h *unreadHead) take(v *jsonscan.Value) error {
+	var text []byte
+	if v.Kind == '"' {
+		text = jsonscan.Text(v.Raw)
+	}
+	switch v.ID {
+	case headID:
+		h.event.Ref = e2ee.UnreadRef(text)
+	case headTime:
+		h.event.At = secondsOf(v.Raw)
+	case headRedacts:
+		h.redacts.About, h.redacts.Redacts = e2ee.UnreadRef(text), true
+	case headRelation:
+		h.threaded = string(text) == "m.thread"
+	case headRelated:
+		h.related = text
+	case headMembership:
+		h.event.Outside = string(text) != "join"
+	case headBefore:
+		h.stays = string(text) == "join"
+	}
+	return nil
+}
+
+// secondsOf reads a time in milliseconds; zero for what is none.
+func secondsOf(raw []byte) uint32 {
+	var ms uint64
+	for _, c := range raw {
+		if c < '0' || c > '9' || ms > math.MaxUint32*1000 {
+			return 0
+		}
+		ms = ms*10 + uint64(c-'0')
+	}
+	return uint32(min(ms/1000, math.MaxUint32))
 }
 
 // addReceipts takes the user's own receipts from m.receipt: a content of events, kinds of

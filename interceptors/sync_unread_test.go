@@ -134,7 +134,7 @@ func TestSyncTellsOfUnreadMessages(t *testing.T) {
 		t.Fatalf("%d committed: %s", len(w.dev.committed), out.Body)
 	}
 	name := "Mimi"
-	ref := e2ee.UnreadRef
+	ref := e2ee.UnreadRef[id.EventID]
 	want := e2ee.UnreadUpdate{Rules: json.RawMessage(`{"global":{}}`), Rooms: []e2ee.UnreadRoom{{
 		RoomID: "!a:hs", Limited: true, Name: &name, Members: 3, Counts: &e2ee.UnreadCounts{Notifications: 2, Highlights: 1},
 		Timeline: []e2ee.UnreadEvent{

@@ -93,6 +93,17 @@ func ScanBytes(data []byte, root *Node, opt Options, visit func(*Value) error) e
 	return err
 }
 
+// Repeated scans one text after the other and uses its memory again. Its zero value may be used,
+// by one goroutine at a time.
+type Repeated struct{ s scanner }
+
+// ScanBytes is like the function.
+func (r *Repeated) ScanBytes(data []byte, root *Node, opt Options, visit func(*Value) error) error {
+	r.s = scanner{mem: data, b: data, eof: true, max: len(data)}
+	_, err := r.s.document(root, opt, visit)
+	return err
+}
+
 func (s *scanner) document(root *Node, opt Options, visit func(*Value) error) (int64, error) {
 	s.leaf, s.name, s.watch, s.visit = -1, -1, newWatchList(opt.Watch), visit
 	s.frames = s.first[:0]

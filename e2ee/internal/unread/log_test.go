@@ -226,7 +226,7 @@ func TestRedactedEventsDoNotCount(t *testing.T) {
 	s.want("a mention", 1, 1)
 	gone := sent(2)
 	gone.Sealed = false
-	s.l.take(&Room{RoomID: room, Timeline: []Event{gone}, Relations: map[int]Relation{0: {About: RefOf("$1"), Redacts: true}}, Counts: &Counts{}}, now)
+	s.l.take(&Room{RoomID: room, Timeline: []Event{gone}, Relations: map[int]Relation{0: {About: RefOf(id.EventID("$1")), Redacts: true}}, Counts: &Counts{}}, now)
 	s.want("it was redacted", 0, 0)
 	s.decide(1, highlight)
 	s.want("decided again", 0, 0)
@@ -253,7 +253,7 @@ func TestRelationsStayInTheirThread(t *testing.T) {
 	s.l.take(&Room{
 		RoomID: room, Counts: &Counts{}, Threads: map[id.EventID]Counts{"$1": {Notifications: 2}},
 		Timeline:  []Event{sent(1), sent(2), sent(3)},
-		Relations: map[int]Relation{1: {Root: "$1"}, 2: {About: RefOf("$2")}},
+		Relations: map[int]Relation{1: {Root: "$1"}, 2: {About: RefOf(id.EventID("$2"))}},
 	}, now)
 	s.decide(2, notifies)
 	s.decide(3, nothing)

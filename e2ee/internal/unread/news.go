@@ -54,8 +54,8 @@ type Relation struct {
 type Ref uint64
 
 // RefOf returns what stands for an event's ID; zero for an empty one.
-func RefOf(event id.EventID) Ref {
-	if event == "" {
+func RefOf[T id.EventID | []byte](event T) Ref {
+	if len(event) == 0 {
 		return 0
 	}
 	h := sha256.Sum256([]byte(event))
