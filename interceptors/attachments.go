@@ -43,12 +43,21 @@ func checkAttachment(eventType string, content strictjson.Object) error {
 }
 
 func fileInClear(eventType string, content strictjson.Object) bool {
+	for _, raw := range content.List("itemtypes") { // a gallery's (MSC4274)
+		if item, err := strictjson.Parse(raw); err == nil && eventType == typeMessage && namesInClear(item) {
+			return true
+		}
+	}
 	switch {
 	case eventType == typeSticker:
 	case eventType == typeMessage && slices.Contains(attachmentKinds(), content.TextOrEmpty("msgtype")):
 	default:
 		return false
 	}
+	return namesInClear(content)
+}
+
+func namesInClear(content strictjson.Object) bool {
 	// Some homeservers and clients take a content URI in any case.
 	isContent := func(uri string) bool { return strings.HasPrefix(strings.ToLower(strings.TrimSpace(uri)), "mxc:") }
 	return isContent(content.TextOrEmpty("url")) || isContent(content.Object("info").TextOrEmpty("thumbnail_url"))

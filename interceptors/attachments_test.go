@@ -24,6 +24,7 @@ func TestAttachmentInClearIsRefused(t *testing.T) {
 		{"m.room.message", `{"msgtype":"m.image","body":"x","file":{"url":"mxc://hs/a"},"url":"mxc://hs/b"}`},
 		{"m.room.message", `{"msgtype":"m.text","body":"* x","m.new_content":{"msgtype":"m.image","body":"x","url":"mxc://hs/a"},"m.relates_to":{"rel_type":"m.replace","event_id":"$a"}}`},
 		{"m.sticker", `{"body":"x","url":"mxc://hs/a","info":{}}`},
+		{"m.room.message", `{"msgtype":"dm.filament.gallery","body":"x","itemtypes":[{"itemtype":"m.file","file":{}},{"itemtype":"m.image","url":"mxc://hs/a"}]}`},
 	} {
 		for _, call := range []call{sendCall(encryptedRoom, c.eventType, c.content), postCall(encryptedRoom, c.eventType, c.content)} {
 			w := newWorld(t, e2ee.ModeProxied)
