@@ -71,6 +71,7 @@ func (f *fakeFiles) Lookup(_ context.Context, uris []string) (map[string]attachm
 	out := map[string]attachment.File{}
 	for _, uri := range uris {
 		if file, ok := f.known[uri]; ok {
+			file.Sent = file.Sent || slices.Contains(f.used, uri)
 			out[uri] = file
 		}
 	}

@@ -22,13 +22,15 @@ type File struct {
 	CreatedAt time.Time
 	// ExpiresAt is from when on it is forgotten; zero: it is in use.
 	ExpiresAt time.Time
+	// Sent reports whether the account has sent it in an event. It is read only.
+	Sent bool
 }
 
 var (
 	putFiles  = sqlio.ReplaceRows("files", sqlio.OfAccount, []string{"ref"}, []string{"sealed_file", "event", "created_at", "expires_at"})
 	keepFiles = sqlio.KeepRows("files", sqlio.OfAccount, []string{"ref"}, []string{"sealed_file", "event", "created_at", "expires_at"})
 	useFiles  = sqlio.WhereIn("UPDATE files SET expires_at = 0", sqlio.OfAccount, "ref", "")
-	findFiles = sqlio.WhereIn("SELECT ref, sealed_file, created_at, expires_at FROM files", sqlio.OfAccount, "ref", "")
+	findFiles = sqlio.WhereIn("SELECT ref, sealed_file, event, created_at, expires_at FROM files", sqlio.OfAccount, "ref", "")
 	sentFiles = &sqlio.ListStatement{
 		Head: "UPDATE files SET event = $2, expires_at = 0 WHERE account = $1 AND ref IN (", Item: "?", Tail: ")", Fixed: 2, Width: 1, Pad: true,
 	}
@@ -123,9 +125,9 @@ func (db *DB) Files(ctx context.Context, acct *Account, uris []string) (map[stri
 	}
 	all := make(map[string]File)
 	err := db.list(ctx, findFiles, []any{acct.ID}, p, func(r *sql.Rows) error {
-		var ref, sealed []byte
+		var ref, sealed, event []byte
 		var f File
-		if err := r.Scan(&ref, &sealed, sqlio.TimeInto(&f.CreatedAt), sqlio.TimeInto(&f.ExpiresAt)); err != nil {
+		if err := r.Scan(&ref, &sealed, &event, sqlio.TimeInto(&f.CreatedAt), sqlio.TimeInto(&f.ExpiresAt)); err != nil {
 			return err
 		}
 		if len(ref) != 32 {
@@ -135,7 +137,7 @@ func (db *DB) Files(ctx context.Context, acct *Account, uris []string) (map[stri
 			return nil
 		}
 		var err error
-		f.URI = names[[32]byte(ref)]
+		f.URI, f.Sent = names[[32]byte(ref)], len(event) > 0
 		f.Value, err = acct.open(sealed, "files", "sealed_file", hex.EncodeToString(ref))
 		all[f.URI] = f
 		return err

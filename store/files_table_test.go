@@ -25,7 +25,7 @@ func TestFiles(t *testing.T) {
 
 		// What is kept does not replace what is there; what is sent is in use, until its event is redacted.
 		save(t, db, acct, 0, &Changes{NewFiles: []File{{URI: used.URI, Value: []byte("another"), CreatedAt: now}}, SentFiles: []string{used.URI}, SentFilesIn: "$event"})
-		used.ExpiresAt = time.Time{}
+		used.ExpiresAt, used.Sent = time.Time{}, true
 		same(t, "prune", must[int64](t)(db.PruneFiles(ctx, now.Add(2*time.Hour), 100)), int64(2))
 		same(t, "files in use", must[map[string]File](t)(db.Files(ctx, acct, all)), map[string]File{used.URI: used})
 		save(t, db, acct, 0, &Changes{RedactedFiles: "$other", FilesExpireAt: now.Add(time.Minute)})

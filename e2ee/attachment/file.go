@@ -25,6 +25,8 @@ type File struct {
 	Copy string
 	// Reserved reports whether the file is still to be uploaded.
 	Reserved bool
+	// Sent reports whether an event for an encrypted room names it, or did. It is not encoded.
+	Sent bool
 	// Small is the thumbnail that belongs to the file where it is sent; nil: nobody has looked
 	// whether there is one.
 	Small *Small

@@ -29,7 +29,7 @@ func Hide(content json.RawMessage, known map[string]File, toCopy Copy) (hidden j
 			if !ok || !strings.Contains(text, scheme) {
 				continue
 			}
-			text, err := replaceURIs(text, known, toCopy)
+			text, err := replaceURIs(text, known, copyFresh(toCopy))
 			if err != nil {
 				return nil, err
 			}
@@ -109,7 +109,7 @@ func copyOwn(how form, o, own strictjson.Object, known map[string]File, toCopy C
 		return o, "", nil
 	}
 	f.Name, f.Type = "", "" // the copy is no more for everybody than the message is
-	at, err := copyOf(uri, f, toCopy)
+	at, err := copyOf(uri, f, copyFresh(toCopy))
 	if err != nil {
 		return nil, "", err
 	}
@@ -126,6 +126,27 @@ func copyOf(uri string, f File, toCopy Copy) (string, error) {
 		return "", ErrReserved
 	}
 	return toCopy(uri, f)
+}
+
+// copyFresh copies files that no event for an encrypted room names yet. The homeserver, and those
+// in the room, know the URI of one that is sent: they need only say it in a text that a client
+// quotes, repeats or reacts with, to get the file in clear. Of such a file a text names what is
+// in clear already, or what it says.
+func copyFresh(toCopy Copy) Copy {
+	return func(uri string, f File) (string, error) {
+		if f.Sent && f.Copy == "" {
+			return uri, nil
+		}
+		return toCopy(uri, f)
+	}
+}
+
+// isReference reports whether a text of this name is the URI of a file and nothing else: clients
+// do not repeat those after others, as they do with what people write.
+func isReference(name, text string) bool {
+	_, _, ok := SplitURI(text)
+	name = strings.ToLower(name)
+	return ok && (strings.HasSuffix(name, "url") || strings.HasSuffix(name, "uri"))
 }
 
 // replaceURIs replaces the URIs of known files in a text by those of their copies.
@@ -158,7 +179,7 @@ func MayNameURIs(raw []byte) bool {
 // Named returns the content URIs in the texts of a JSON value, wherever they stand.
 func Named(raw []byte) []string {
 	var all []string
-	_ = eachText(raw, func(_, _ int64, text string) error {
+	_ = eachText(raw, func(_ string, _, _ int64, text string) error {
 		for {
 			from, to, ok := NextURI(text)
 			if !ok {
@@ -172,15 +193,17 @@ func Named(raw []byte) []string {
 }
 
 // InClear returns a JSON value with the URIs of known files replaced by those of copies in
-// clear, wherever they stand. Everything else stays byte for byte.
+// clear, wherever they stand. Files that were sent to encrypted rooms are copied only for what
+// refers to them by a URL. Everything else stays byte for byte.
 func InClear(raw []byte, known map[string]File, toCopy Copy) ([]byte, error) {
 	var out []byte
 	var done int64
-	err := eachText(raw, func(from, to int64, text string) error {
-		if !strings.Contains(text, scheme) {
-			return nil
+	err := eachText(raw, func(name string, from, to int64, text string) error {
+		which := copyFresh(toCopy)
+		if isReference(name, text) {
+			which = toCopy
 		}
-		changed, err := replaceURIs(text, known, toCopy)
+		changed, err := replaceURIs(text, known, which)
 		if err != nil || changed == text {
 			return err
 		}
@@ -195,9 +218,10 @@ func InClear(raw []byte, known map[string]File, toCopy Copy) ([]byte, error) {
 	return append(out, raw[done:]...), nil
 }
 
-// eachText calls do for every text that is a value, with its place. What follows a place that
+// eachText calls do for every text that is a value and may have content URIs, with the name of
+// the member and its place. What follows a place that
 // is no JSON is left out.
-func eachText(raw []byte, do func(from, to int64, text string) error) error {
+func eachText(raw []byte, do func(name string, from, to int64, text string) error) error {
 	dec := jsontext.NewDecoder(bytes.NewReader(raw), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	for {
 		before := dec.InputOffset()
@@ -211,8 +235,12 @@ func eachText(raw []byte, do func(from, to int64, text string) error) error {
 		if kind, n := dec.StackIndex(dec.StackDepth()); kind == jsontext.KindBeginObject && n%2 == 1 {
 			continue // a name
 		}
+		text := tok.String()
+		if !strings.Contains(text, scheme) {
+			continue
+		}
 		from := before + int64(bytes.IndexByte(raw[before:], '"'))
-		if err := do(from, dec.InputOffset(), tok.String()); err != nil {
+		if err := do(dec.StackPointer().LastToken(), from, dec.InputOffset(), text); err != nil {
 			return err
 		}
 	}

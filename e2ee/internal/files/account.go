@@ -69,9 +69,12 @@ func (a *Account) Lookup(ctx context.Context, uris []string) (map[string]attachm
 	all := make(map[string]attachment.File, len(rows))
 	for uri := range rows {
 		row := rows[uri]
-		if all[uri], err = attachment.Decode(row.Value); err != nil {
+		f, err := attachment.Decode(row.Value)
+		if err != nil {
 			return nil, err
 		}
+		f.Sent = row.Sent || row.ExpiresAt.IsZero()
+		all[uri] = f
 	}
 	return all, nil
 }

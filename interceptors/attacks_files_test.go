@@ -1,0 +1,47 @@
+package interceptors
+
+import (
+	"strings"
+	"testing"
+
+	"e2ee-proxy/e2ee"
+)
+
+// Attack vector: the homeserver knows where each file lies that an account uploaded, and so does
+// everybody in the room that it was sent to. It has somebody say that URI: in a plain room to a
+// bot that repeats what it hears, in HTML that a client quotes in a reply, as a reaction that
+// a person clicks on to agree. What the client sends then names the file in clear.
+//
+// Expected: a file that was sent to an encrypted room is not copied in clear for what stands in
+// a text. What refers to a file by its URL, because its owner sends it on, is.
+func TestNamingASentFileInATextDoesNotCopyIt(t *testing.T) {
+	t.Parallel()
+	w, store := newFileWorld(t, e2ee.ModeProxied)
+	uri := w.upload(secretFile)
+	body := func(form string) string { return strings.ReplaceAll(form, "URI", uri) }
+	if _, err := w.do(sendCall(encryptedRoom, "m.room.message", body(`{"msgtype":"m.file","body":"x","url":"URI"}`))); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]call{
+		"repeated":          sendCall(plainRoom, "m.room.message", body(`{"msgtype":"m.text","body":"URI"}`)),
+		"repeated in words": sendCall(plainRoom, "m.room.message", body(`{"msgtype":"m.text","body":"you said URI","url":"see URI"}`)),
+		"quoted":            sendCall(plainRoom, "m.room.message", body(`{"msgtype":"m.text","body":"x","formatted_body":"<mx-reply><img src=\"URI\"></mx-reply>"}`)),
+		"quoted, encrypted": sendCall(encryptedRoom, "m.room.message", body(`{"msgtype":"m.text","body":"x","formatted_body":"<mx-reply><img src=\"URI\"></mx-reply>"}`)),
+		"agreed with":       sendCall(encryptedRoom, "m.reaction", body(`{"m.relates_to":{"rel_type":"m.annotation","event_id":"$a","key":"URI"}}`)),
+		"another's key":     sendCall(encryptedRoom, "m.room.message", `{"msgtype":"m.file","body":"x","file":{"v":"v2","url":"`+uri+`","key":{"kty":"oct","alg":"A256CTR","k":"`+strings.Repeat("A", 43)+`"},"iv":"`+strings.Repeat("A", 22)+`","hashes":{"sha256":"`+strings.Repeat("A", 43)+`"}}}`),
+	} {
+		if _, err := w.do(c); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	w.wantNoClearText()
+	if n := store.count(); n != 1 {
+		t.Fatalf("the homeserver has %d files, want the encrypted one", n)
+	}
+	if _, err := w.do(sendCall(plainRoom, "m.room.message", body(`{"msgtype":"m.file","body":"x","url":"URI"}`))); err != nil {
+		t.Fatal(err)
+	}
+	if string(store.at("hs.example/m2")) != secretFile {
+		t.Error("what its owner sends on is not copied")
+	}
+}
