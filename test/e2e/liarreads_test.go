@@ -101,7 +101,8 @@ func TestLiesThroughEveryEndpoint(t *testing.T) {
 			}
 			return string(resp.Body)
 		}
-		if got := show(honest); !strings.Contains(got, "said here") || !strings.Contains(got, `"decrypted":true`) {
+		unlisted := strings.HasSuffix(a.path, "/notifications") // by the push rules nobody is notified of their own messages
+		if got := show(honest); !unlisted && (!strings.Contains(got, "said here") || !strings.Contains(got, `"decrypted":true`)) {
 			t.Errorf("%s: shown as %s", a.path, got)
 		}
 		for name, lie := range map[string]struct {
@@ -119,7 +120,7 @@ func TestLiesThroughEveryEndpoint(t *testing.T) {
 			}}), "said here"},
 		} {
 			got := show(lie.event)
-			if forged := strings.Contains(got, "FORGED"); forged != (name == "in clear") || !strings.Contains(got, lie.code) {
+			if forged := strings.Contains(got, "FORGED"); forged != (name == "in clear") || !strings.Contains(got, lie.code) && !(unlisted && lie.code == "said here") {
 				t.Errorf("%s: %s is shown as %s", a.path, name, got)
 			}
 			if strings.Contains(got, "m.replace") {
