@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"io"
 	"path/filepath"
 	"strings"
@@ -191,5 +192,45 @@ func TestOwnFilesKeepTheirURI(t *testing.T) {
 	}
 	if seen := bob.urls(room); seen["mine"] == f.URL || seen["mine"] == "" {
 		t.Errorf("Bob is shown %v", seen)
+	}
+}
+
+// Attack vector: the homeserver says where a file that is uploaded lies. It gives a secret file
+// the place of one that was named in clear before, or will be: who names that one again, as with
+// an avatar, has the secret one copied in clear. Or it has a file that was sent mean another.
+//
+// Expected: a place that means a file never means another one, and the upload fails.
+func TestPlaceOfAnotherFile(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, nil)
+	alice := newPerson(t, st.hs, "carol", "C")
+	files := alice.dev.Files()
+	first, _ := fileOf(t, "mxc://liar.test/avatar", "for everybody")
+	second, _ := fileOf(t, first.URL, "secret")
+	if err := files.Add(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	reserved := attachment.File{URL: first.URL, Reserved: true}
+	for name, f := range map[string]attachment.File{"uploaded": second, "reserved": reserved} {
+		if err := files.Add(t.Context(), f); !errors.Is(err, attachment.ErrNamedTwice) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if f, ok := alice.file(first.URL); !ok || f.Key != first.Key {
+		t.Error("the place means another file now")
+	}
+	// What a place was reserved for may come, once.
+	third, _ := fileOf(t, "mxc://liar.test/reserved", "x")
+	if err := files.Add(t.Context(), attachment.File{URL: third.URL, Reserved: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := files.Add(t.Context(), third); err != nil {
+		t.Fatal(err)
+	}
+	if err := files.Add(t.Context(), attachment.File{URL: third.URL, Key: second.Key}); !errors.Is(err, attachment.ErrNamedTwice) {
+		t.Errorf("uploaded twice: %v", err)
+	}
+	if f, ok := alice.file(third.URL); !ok || f.Key != third.Key {
+		t.Error("what was uploaded first is lost")
 	}
 }

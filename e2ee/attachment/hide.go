@@ -19,6 +19,9 @@ type Copy func(uri string, f File) (string, error)
 // ErrReserved means that a file is named before it was uploaded.
 var ErrReserved = errors.New("the file is not uploaded yet")
 
+// ErrNamedTwice means that the homeserver gave a new file the place of another one.
+var ErrNamedTwice = errors.New("the homeserver gave a file the place of another one")
+
 // Hide returns the content of an event for an encrypted room with the files that known has
 // named encrypted: file instead of url. It returns the URIs of those. What others must read
 // without a key, pictures in HTML and what the client has encrypted by itself, is copied.

@@ -102,13 +102,32 @@ func (a *Account) save(ctx context.Context, c *store.Changes) error {
 }
 
 // Add stores a file that the account has uploaded, or is about to when it is Reserved. It is
-// forgotten unless it is used.
+// forgotten unless it is used. Where the file lies is what the homeserver says: if that is the
+// place of another file, [attachment.ErrNamedTwice] is returned, and what the place means stays. Who names
+// the other one would give away this one.
 func (a *Account) Add(ctx context.Context, f attachment.File) error {
 	row, err := a.row(f.URL, &f, a.Env.Now().Add(keepUnused))
 	if err != nil {
 		return err
 	}
-	return a.save(ctx, &store.Changes{Files: []store.File{row}})
+	before, err := a.Lookup(ctx, []string{f.URL})
+	if err != nil {
+		return err
+	}
+	if before[f.URL].Reserved && !f.Reserved { // what the place was reserved for
+		return a.save(ctx, &store.Changes{Files: []store.File{row}})
+	}
+	if err := a.save(ctx, &store.Changes{NewFiles: []store.File{row}}); err != nil {
+		return err
+	}
+	after, err := a.Lookup(ctx, []string{f.URL})
+	if err != nil {
+		return err
+	}
+	if now := after[f.URL]; now.Key != f.Key || now.Reserved != f.Reserved {
+		return attachment.ErrNamedTwice
+	}
+	return nil
 }
 
 // Changed stores what was found out about a file: where it is in clear, or its thumbnail.

@@ -2,6 +2,7 @@ package media
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 
 	"e2ee-proxy/e2ee/attachment"
@@ -12,7 +13,7 @@ import (
 const codeNotYetUploaded = "M_NOT_YET_UPLOADED"
 
 // unusable returns the error of an answer of the homeserver that nothing can be done with.
-func unusable(text string) error {
+func unusable(text string) *apierr.Error {
 	return apierr.NewError(http.StatusBadGateway, apierr.CodeUnknown, text)
 }
 
@@ -34,4 +35,12 @@ func Named(err error) error {
 			WithHint("Send the message once the upload has ended.").Because(err)
 	}
 	return err
+}
+
+// notKept returns the client's error for a file that cannot be stored.
+func notKept(what string, err error) error {
+	if errors.Is(err, attachment.ErrNamedTwice) {
+		return unusable("The homeserver took the file and gave it the place of another one, so that nobody can tell them apart.").Because(err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }

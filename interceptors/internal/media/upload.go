@@ -70,7 +70,7 @@ func (m *Media) Upload(x *exchange.Exchange) error {
 	}
 	f.Type, f.Name = x.Request.Header.Get("Content-Type"), query.Get("filename")
 	if err := dev.Files().Add(x.Request.Context(), f); err != nil {
-		return fmt.Errorf("store the key of a file: %w", err)
+		return notKept("store the key of a file", err)
 	}
 	return x.Upstream.Relay(x, resp) //nolint:wrapcheck // it is for the client
 }
@@ -98,7 +98,7 @@ func (m *Media) Create(x *exchange.Exchange) error {
 		return unusable("The homeserver did not say where the file may be uploaded.")
 	}
 	if err := dev.Files().Add(x.Request.Context(), attachment.File{URL: uri, Reserved: true}); err != nil {
-		return fmt.Errorf("store the place of a file: %w", err)
+		return notKept("store the place of a file", err)
 	}
 	return x.Upstream.Relay(x, resp) //nolint:wrapcheck // it is for the client
 }
