@@ -1,10 +1,13 @@
 package interceptors
 
 import (
+	"errors"
+	"net/http"
 	"strings"
 	"testing"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 )
 
 // Attack vector: the homeserver knows where each file lies that an account uploaded, and so does
@@ -43,5 +46,30 @@ func TestNamingASentFileInATextDoesNotCopyIt(t *testing.T) {
 	}
 	if string(store.at("hs.example/m2")) != secretFile {
 		t.Error("what its owner sends on is not copied")
+	}
+}
+
+// Attack vector: a client without encryption uploads the file of a message for an encrypted room
+// while the proxy cannot encrypt for it: its keys are lost, or nobody knows yet whose they are.
+// The message is refused, but the homeserver has the file in clear by then.
+//
+// Expected: the upload is refused too.
+func TestUploadsOfDevicesThatCannotEncrypt(t *testing.T) {
+	t.Parallel()
+	for mode, want := range map[e2ee.Mode]string{e2ee.ModeLost: apierr.CodeKeysLost, e2ee.ModeUnknown: apierr.CodeCannotEncrypt, e2ee.Mode(99): apierr.CodeCannotEncrypt} {
+		w, store := newFileWorld(t, mode)
+		for _, c := range []call{
+			uploadCall(secretFile),
+			{handler: CreateFile, method: http.MethodPost, version: "v1", pattern: "/_matrix/media/{version}/create"},
+		} {
+			_, err := w.do(c)
+			if e, ok := errors.AsType[*apierr.Error](err); !ok || e.ErrCode != want {
+				t.Errorf("%v: %s: %v, want %s", mode, c.handler, err, want)
+			}
+		}
+		w.wantNoClearText()
+		if len(w.up.requests()) > 0 || store.count() > 0 {
+			t.Errorf("%v: the homeserver was asked: %v", mode, w.up.requests())
+		}
 	}
 }

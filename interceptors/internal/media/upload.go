@@ -1,12 +1,15 @@
 package media
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/e2ee/attachment"
+	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/engineerr"
 	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/interceptors/internal/thumbnail"
 )
@@ -39,7 +42,10 @@ func (m *Media) Upload(x *exchange.Exchange) error {
 	if err != nil {
 		return err
 	}
-	if dev.Mode() != e2ee.ModeProxied {
+	switch pass, err := passes(dev.Mode()); {
+	case err != nil:
+		return err
+	case pass:
 		return x.Upstream.Forward(x)
 	}
 	up, err := attachment.NewUpload(x.Request.Body)
@@ -75,6 +81,22 @@ func (m *Media) Upload(x *exchange.Exchange) error {
 	return x.Upstream.Relay(x, resp) //nolint:wrapcheck // it is for the client
 }
 
+// passes reports whether uploads pass as they come: those of clients that encrypt by themselves,
+// and of tokens without a device, which can send nothing to encrypted rooms. A client whose
+// keys were lost does not encrypt, and nobody knows which room a file is for: so it is refused.
+func passes(mode e2ee.Mode) (bool, error) {
+	switch mode {
+	case e2ee.ModeProxied:
+		return false, nil
+	case e2ee.ModeForeign, e2ee.ModeNone:
+		return true, nil
+	case e2ee.ModeLost:
+		return false, engineerr.KeysLost()
+	case e2ee.ModeUnknown:
+	}
+	return false, apierr.CannotEncrypt(false, errors.New("the device has not been compared with the homeserver"))
+}
+
 // Create handles POST create: the client may name the file before it is uploaded, which must
 // not be taken for a file that the proxy has nothing to do with.
 func (m *Media) Create(x *exchange.Exchange) error {
@@ -82,7 +104,10 @@ func (m *Media) Create(x *exchange.Exchange) error {
 	if err != nil {
 		return err
 	}
-	if dev.Mode() != e2ee.ModeProxied {
+	switch pass, err := passes(dev.Mode()); {
+	case err != nil:
+		return err
+	case pass:
 		return x.Upstream.Forward(x)
 	}
 	resp, err := x.Upstream.Do(x, exchange.Change{})
