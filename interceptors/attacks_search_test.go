@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -318,5 +319,49 @@ func TestSearchIsBounded(t *testing.T) {
 	}
 	if _, _, leftOut, text := found(t, rec.Body.String()); len(leftOut) != maxSearched || !strings.Contains(text, "100 rooms") {
 		t.Errorf("%d rooms are left out: %q", len(leftOut), text)
+	}
+}
+
+// Attack vector: somebody sends large messages around each one that has some word. A search for
+// it has the proxy hold all of them for a page of 100 results.
+//
+// Expected: no more is asked for once there is enough, the page ends, and the next one goes on
+// behind it.
+func TestSearchHoldsLittle(t *testing.T) {
+	t.Parallel()
+	var hits []e2ee.SearchHit
+	for i := range 60 {
+		hits = append(hits, hit(i+1))
+	}
+	w, _ := indexWorld(t, hits...)
+	large := `"` + strings.Repeat("x", 1<<20) + `"`
+	asked := 0
+	var mu sync.Mutex
+	w.up.respond = func(s seen) (int, string) {
+		mu.Lock()
+		defer mu.Unlock()
+		asked++
+		_, event, _ := strings.Cut(s.path, "/context/")
+		return 200, `{"event":` + sealedText(event, canary, "") + `,"events_before":[],"events_after":[],"state":[{"content":` + large + `}]}`
+	}
+	c := searchIn(false, `"limit":100`)
+	var all []string
+	for page := 1; ; page++ {
+		asked = 0
+		rec, err := w.do(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if most := maxContexts>>20 + searchParallel; asked > most {
+			t.Fatalf("page %d: %d answers of a megabyte are held, want %d at most", page, asked, most)
+		}
+		events, next := resultsOf(t, rec.Body.String())
+		if all = append(all, events...); next == "" {
+			break
+		}
+		c.query = "next_batch=" + next
+	}
+	if len(all) != len(hits) || len(slices.Compact(slices.Sorted(slices.Values(all)))) != len(hits) {
+		t.Errorf("%d results, want each of %d once", len(all), len(hits))
 	}
 }

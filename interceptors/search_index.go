@@ -148,11 +148,13 @@ func (s *indexSearch) hits() (hits, error) {
 				size += len(r.raw)
 			}
 		}
-		if len(found.Hits) < query.Limit {
+		switch {
+		case len(shown) < len(found.Hits): // too much stands around them
+			return out, nil
+		case len(found.Hits) < query.Limit:
 			out.ended = true
 			return out, nil
-		}
-		if len(out.results) == q.limit {
+		case len(out.results) == q.limit:
 			return out, nil
 		}
 	}
@@ -165,20 +167,29 @@ type shownHit struct {
 	missing bool
 }
 
-// fetch makes results of hits.
+// fetch makes results of hits: of the first of them only, if more than maxContexts stands around
+// those.
 func (s *indexSearch) fetch(found []e2ee.SearchHit) ([]shownHit, error) {
 	around := make([]*eventAround, len(found))
-	group, ctx := errgroup.WithContext(s.x.Request.Context())
-	group.SetLimit(searchParallel)
-	for i := range found {
-		group.Go(func() (err error) {
-			around[i], err = s.around(ctx, &found[i])
-			return err
-		})
+	n, size := 0, 0
+	for n < len(found) && size <= maxContexts {
+		group, ctx := errgroup.WithContext(s.x.Request.Context())
+		first := n
+		n = min(n+searchParallel, len(found))
+		for i := first; i < n; i++ {
+			group.Go(func() (err error) {
+				around[i], err = s.around(ctx, &found[i])
+				return err
+			})
+		}
+		if err := group.Wait(); err != nil {
+			return nil, err //nolint:wrapcheck // it is what the client is told
+		}
+		for _, a := range around[first:n] {
+			size += a.size()
+		}
 	}
-	if err := group.Wait(); err != nil {
-		return nil, err //nolint:wrapcheck // it is what the client is told
-	}
+	found, around = found[:n], around[:n]
 	fits, err := s.check(found, around)
 	if err != nil {
 		return nil, err
@@ -209,6 +220,20 @@ type eventAround struct {
 	gone bool              // the homeserver does not show it to the user
 	edit jsontext.Value    // that the text is from
 	head strictjson.Object // the event
+}
+
+// size returns how much it is, in bytes.
+func (a *eventAround) size() int {
+	if a == nil {
+		return 0
+	}
+	n := len(a.Event) + len(a.edit)
+	for _, list := range [][]jsontext.Value{a.Before, a.After, a.State} {
+		for _, event := range list {
+			n += len(event)
+		}
+	}
+	return n
 }
 
 // around asks the homeserver for an event. nil means that it did not answer.
