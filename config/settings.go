@@ -231,6 +231,9 @@ type Account struct {
 	// Whether this account's clients are shown the notices that clients.hide_warnings is
 	// about, whatever that says. off is for bots that answer everybody.
 	Notices *Switch `yaml:"notices"`
+
+	// Overrides media.links for this account.
+	MediaLinks *Switch `yaml:"media_links"`
 }
 
 // Clients configures what clients see.
@@ -263,6 +266,12 @@ type Media struct {
 	// the proxy answers that there is no preview, and asks nobody. pass: they are sent on.
 	// Those of devices that have keys of their own are sent on either way.
 	URLPreviews URLPreviews `yaml:"url_previews"`
+
+	// Whether clients are shown encrypted files by links: URIs with which whoever has one can
+	// download the file through the proxy without an access token, for one to two days, until
+	// the device that was shown it is logged out. For clients that send no token with
+	// downloads (docs/files.md); treat what they show of it as secret.
+	Links bool `yaml:"links"`
 }
 
 // Search configures what is found by searches in encrypted rooms.
@@ -366,23 +375,6 @@ func Default() Config {
 		Search:     Search{Index: true, MaxMessages: 100_000},
 		TrustCache: TrustCache{Users: 20000},
 	}
-}
-
-// CrossSigningRequired reports whether a device of the user must be signed by its
-// owner's identity before it may send encrypted events.
-func (c *Config) CrossSigningRequired(user id.UserID) bool {
-	if own := c.Accounts[user].RequireCrossSigning; own != nil {
-		return own.Required()
-	}
-	return c.Account.RequireCrossSigning.Required()
-}
-
-// NoticesHidden reports whether notices are kept out of what the user's clients show.
-func (c *Config) NoticesHidden(user id.UserID) bool {
-	if own := c.Accounts[user].Notices; own != nil {
-		return *own == SwitchOff
-	}
-	return c.Clients.HideWarnings
 }
 
 // At returns the mode in force at a time: warn becomes enforce at the date that was set.

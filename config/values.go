@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"maunium.net/go/mautrix/id"
+
 	"e2ee-proxy/internal/secret"
 )
 
@@ -139,4 +141,29 @@ func (k *Key) UnmarshalText(b []byte) error {
 	}
 	k.Bytes = raw
 	return nil
+}
+
+// CrossSigningRequired reports whether a device of the user must be signed by its
+// owner's identity before it may send encrypted events.
+func (c *Config) CrossSigningRequired(user id.UserID) bool {
+	if own := c.Accounts[user].RequireCrossSigning; own != nil {
+		return own.Required()
+	}
+	return c.Account.RequireCrossSigning.Required()
+}
+
+// NoticesHidden reports whether notices are kept out of what the user's clients show.
+func (c *Config) NoticesHidden(user id.UserID) bool {
+	if own := c.Accounts[user].Notices; own != nil {
+		return *own == SwitchOff
+	}
+	return c.Clients.HideWarnings
+}
+
+// LinksShown reports whether the user's clients are shown links to encrypted files.
+func (c *Config) LinksShown(user id.UserID) bool {
+	if own := c.Accounts[user].MediaLinks; own != nil {
+		return *own == SwitchOn
+	}
+	return c.Media.Links
 }

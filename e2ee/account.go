@@ -24,6 +24,7 @@ import (
 	"e2ee-proxy/e2ee/internal/searchindex"
 	"e2ee-proxy/e2ee/internal/unread"
 	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -327,6 +328,35 @@ func (d *Device) joinedEncrypted(ctx context.Context) ([]id.RoomID, error) {
 		return since(b).Compare(since(a))
 	})
 	return rooms, nil
+}
+
+// LinkHolder is the device that was shown a link to a file, and its session.
+type LinkHolder struct {
+	Device   *Device
+	UserID   id.UserID
+	DeviceID id.DeviceID
+	Token    secret.String
+}
+
+// Linked returns whose a link to a file is (media.links). found is false for what is no link,
+// for one that has ended, for a device that was logged out, and where links are off.
+func (e *Engine) Linked(ctx context.Context, uri string) (of LinkHolder, found bool, err error) {
+	l, ok := files.ReadLink(e.env.Store, uri)
+	if !ok || !e.env.Now().Before(l.End) {
+		return LinkHolder{}, false, nil
+	}
+	ref, err := e.env.Store.DeviceOf(ctx, l.Account, l.Device)
+	if err == nil && e.env.Settings(ref.UserID).MediaLinks {
+		of = LinkHolder{UserID: ref.UserID, DeviceID: ref.DeviceID}
+		if of.Device, err = e.fromStore(ctx, deviceKey{ref.UserID, ref.DeviceID}, false); err == nil {
+			of.Token = of.Device.core.CurrentToken()
+			return of, of.Device.core.RowID == l.Device && !of.Token.IsZero(), nil
+		}
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return LinkHolder{}, false, fmt.Errorf("look up a link: %w", err)
+	}
+	return LinkHolder{}, false, nil
 }
 
 // Files returns the encrypted files that the device's account knows.

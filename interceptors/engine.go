@@ -54,6 +54,14 @@ func (e engineDevices) ClientMayEncrypt(ctx context.Context, who Identity) (bool
 	return e.engine.ClientMayEncrypt(ctx, who.UserID, who.DeviceID)
 }
 
+func (e engineDevices) Linked(ctx context.Context, uri string) (Identity, Device, bool, error) {
+	of, found, err := e.engine.Linked(ctx, uri)
+	if err != nil || !found {
+		return Identity{}, nil, false, err
+	}
+	return Identity{UserID: of.UserID, DeviceID: of.DeviceID, Token: of.Token}, engineDevice{of.Device}, true, nil
+}
+
 func (e engineDevices) RoomEncryption(ctx context.Context, user id.UserID, room id.RoomID, read e2ee.StateReader) (e2ee.RoomEncryption, error) {
 	return e.engine.RoomEncryption(ctx, user, room, read)
 }

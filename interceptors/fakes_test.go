@@ -282,6 +282,12 @@ type fakeDevices struct {
 	notes   []string
 	refuses bool                              // the proxy's keys are published
 	facts   map[id.RoomID]e2ee.RoomEncryption // known for everybody
+	links   map[string]Identity               // by URI
+}
+
+func (d *fakeDevices) Linked(_ context.Context, uri string) (Identity, Device, bool, error) {
+	who, found := d.links[uri]
+	return who, d.dev, found, d.err
 }
 
 func (d *fakeDevices) fact(room id.RoomID) e2ee.RoomEncryption {

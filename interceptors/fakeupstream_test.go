@@ -33,6 +33,8 @@ type fakeUpstream struct {
 	versions string
 	// broken is the error of every request.
 	broken error
+	// tokens are the Authorization headers of all requests.
+	tokens []string
 	// arrived, when set, is called with each request before it is answered.
 	arrived func(s seen)
 }
@@ -85,6 +87,7 @@ func (u *fakeUpstream) Do(x *Exchange, c Change) (*http.Response, error) {
 	}
 	u.mu.Lock()
 	u.got = append(u.got, s)
+	u.tokens = append(u.tokens, x.Request.Header.Get("Authorization"))
 	u.mu.Unlock()
 	if u.arrived != nil {
 		u.arrived(s)

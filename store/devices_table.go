@@ -27,7 +27,9 @@ const (
 	updatePosition = "UPDATE devices SET sync_position = $3 WHERE account = $1 AND id = $2"
 	selectDevice   = "SELECT " + deviceColumns + " FROM devices d WHERE d.account = $1 AND d.device_id = $2"
 	selectDevices  = "SELECT " + deviceColumns + " FROM devices d WHERE d.account = $1 ORDER BY d.id"
-	selectOwn      = `SELECT d.id, a.user_id, d.device_id FROM devices d JOIN accounts a ON a.id = d.account
+	selectOf       = `SELECT a.user_id, d.device_id FROM devices d JOIN accounts a ON a.id = d.account
+		WHERE d.id = $2 AND d.account = $1`
+	selectOwn = `SELECT d.id, a.user_id, d.device_id FROM devices d JOIN accounts a ON a.id = d.account
 		WHERE d.id > $1 AND d.state = $2 AND LENGTH(d.sealed_token) > 0 ORDER BY d.id LIMIT 500`
 	// takeNumbers reserves numbers that order the rows of a device and are never used again.
 	takeNumbers = "UPDATE devices SET last_seq = last_seq + $3 WHERE account = $1 AND id = $2 RETURNING last_seq"
@@ -113,6 +115,24 @@ func (db *DB) readDevices(ctx context.Context, acct *Account, query string, para
 		return err
 	})
 	return all, err
+}
+
+// DeviceOf returns whose device has a row, or [ErrNotFound].
+func (db *DB) DeviceOf(ctx context.Context, account, device int64) (DeviceRef, error) {
+	var all []DeviceRef
+	err := db.reader.Query(ctx, selectOf, []any{account, device}, func(r *sql.Rows) error {
+		var ref DeviceRef
+		err := r.Scan(sqlio.TextInto(&ref.UserID), sqlio.TextInto(&ref.DeviceID))
+		all = append(all, ref)
+		return err
+	})
+	if err == nil && len(all) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return DeviceRef{}, fmt.Errorf("look up whose a device is: %w", err)
+	}
+	return all[0], nil
 }
 
 // OwnDevices iterates over the devices of all accounts whose keys are held here and that

@@ -31,6 +31,7 @@ func checkEverythingRuns(t *testing.T, db *DB, acct *Account, dev Device) {
 	must[*Account](t)(db.LookupAccount(ctx, acct.UserID))
 	must[Device](t)(db.Device(ctx, acct, dev.DeviceID))
 	must[[]Device](t)(db.Devices(ctx, acct))
+	must[DeviceRef](t)(db.DeviceOf(ctx, acct.ID, dev.ID))
 	must[map[id.RoomID]Room](t)(db.Rooms(ctx, acct, dev.ID, []id.RoomID{"!r1"}))
 	must[map[OwnersRef]secret.Bytes](t)(db.MoreOwners(ctx, acct, dev.ID, []OwnersRef{{ref("!r1", "m1"), "@bob:hs"}}))
 	must[[]InboundSession](t)(db.ToBackUp(ctx, acct, dev.ID, "3", 1))

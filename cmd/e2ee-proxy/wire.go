@@ -87,6 +87,7 @@ func accountSettings(cfg *config.Config, user id.UserID) e2ee.AccountSettings {
 		IgnoreSecretRequests:  cfg.Account.SecretRequests != config.SecretRequestsAnswer,
 		AcknowledgeUnverified: own.AcknowledgeUnverifiedChanges == config.AcknowledgeAutomatic,
 		NoNotices:             cfg.NoticesHidden(user),
+		MediaLinks:            cfg.LinksShown(user),
 		RecoveryKey:           own.RecoveryKey,
 		Passphrase:            own.Passphrase,
 	}

@@ -107,6 +107,25 @@ func TestNoticesOfOneAccount(t *testing.T) {
 	}
 }
 
+// Links to files are off, and can be switched on for all, or for one account and off for one.
+func TestLinksOfOneAccount(t *testing.T) {
+	t.Parallel()
+	on, off := config.SwitchOn, config.SwitchOff
+	if cfg := config.Default(); accountSettings(&cfg, "@else:hs").MediaLinks {
+		t.Error("there are links by default")
+	}
+	for _, links := range []bool{false, true} {
+		cfg := config.Default()
+		cfg.Media.Links = links
+		cfg.Accounts = map[id.UserID]config.Account{"@bot:hs": {MediaLinks: &on}, "@person:hs": {MediaLinks: &off}, "@other:hs": {}}
+		for user, want := range map[id.UserID]bool{"@bot:hs": true, "@person:hs": false, "@other:hs": links, "@else:hs": links} {
+			if got := accountSettings(&cfg, user).MediaLinks; got != want {
+				t.Errorf("media.links %v: %s has links: %v", links, user, got)
+			}
+		}
+	}
+}
+
 func TestLogLevels(t *testing.T) {
 	t.Parallel()
 	for l, want := range map[config.LogLevel]zerolog.Level{

@@ -20,6 +20,14 @@ func MadeUpURI(server string, name []byte) string {
 	return scheme + server + "/" + madeUp + base64.RawURLEncoding.EncodeToString(name)
 }
 
+// MadeUpName returns the name that was given to MadeUpURI.
+func MadeUpName(uri string) (server string, name []byte, ok bool) {
+	server, mediaID, ok := SplitURI(uri)
+	text, here := strings.CutPrefix(mediaID, madeUp)
+	name, err := base64.RawURLEncoding.DecodeString(text)
+	return server, name, ok && here && err == nil
+}
+
 // MayHave reports whether the content of an event may name an encrypted file. It is a quick
 // check that nearly all fail.
 func MayHave(content []byte) bool {

@@ -30,7 +30,7 @@ func TestEverySettingIsUsed(t *testing.T) {
 		t.Fatalf("found only %d settings: looking in the wrong place", len(declared))
 	}
 	// Read by methods of Config, which the commands call.
-	for name, method := range map[string]string{"EnforceFrom": "At", "Mode": "At", "RequireCrossSigning": "CrossSigningRequired", "Account": "CrossSigningRequired", "Notices": "NoticesHidden", "HideWarnings": "NoticesHidden"} {
+	for name, method := range map[string]string{"EnforceFrom": "At", "Mode": "At", "RequireCrossSigning": "CrossSigningRequired", "Account": "CrossSigningRequired", "Notices": "NoticesHidden", "HideWarnings": "NoticesHidden", "MediaLinks": "LinksShown", "Links": "LinksShown"} {
 		used[name] = used[method]
 	}
 	for name, place := range declared {

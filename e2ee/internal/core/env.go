@@ -54,6 +54,9 @@ type AccountSettings struct {
 	// NoNotices keeps warnings out of the rooms that the account's clients are shown
 	// (clients.hide_warnings, accounts.USER.notices).
 	NoNotices bool
+	// MediaLinks shows the account's clients links by which they have files without a token
+	// (media.links, accounts.USER.media_links).
+	MediaLinks bool
 	// RecoveryKey and Passphrase, when not empty, recover the identity without a person.
 	RecoveryKey secret.String
 	Passphrase  secret.String

@@ -59,9 +59,8 @@ type Account struct {
 // NewAccount returns the files of an account.
 func NewAccount(of *core.Account, seen *Seen) Account { return Account{of, seen} }
 
-// Lookup returns the files with these URIs; those that the account does not know, or that were
-// forgotten, are not in the map.
-func (a *Account) Lookup(ctx context.Context, uris []string) (map[string]attachment.File, error) {
+// lookup is Lookup by the URIs under which files are stored.
+func (a *Account) lookup(ctx context.Context, uris []string) (map[string]attachment.File, error) {
 	rows, err := a.Env.Store.Files(ctx, a.Row, uris)
 	if err != nil {
 		return nil, err //nolint:wrapcheck // it says what failed
@@ -132,7 +131,7 @@ func (a *Account) Add(ctx context.Context, f attachment.File) error {
 
 // Changed stores what was found out about a file: where it is in clear, or its thumbnail.
 func (a *Account) Changed(ctx context.Context, uri string, f attachment.File) error {
-	row, err := a.row(uri, &f, time.Time{})
+	row, err := a.row(a.known(uri), &f, time.Time{})
 	if err != nil {
 		return err
 	}
@@ -141,12 +140,12 @@ func (a *Account) Changed(ctx context.Context, uri string, f attachment.File) er
 
 // Use keeps files that an event is about to name.
 func (a *Account) Use(ctx context.Context, uris []string) error {
-	return a.save(ctx, &store.Changes{UsedFiles: uris})
+	return a.save(ctx, &store.Changes{UsedFiles: a.allKnown(uris)})
 }
 
 // Sent stores in which event files are.
 func (a *Account) Sent(ctx context.Context, uris []string, in id.EventID) error {
-	return a.save(ctx, &store.Changes{SentFiles: uris, SentFilesIn: in})
+	return a.save(ctx, &store.Changes{SentFiles: a.allKnown(uris), SentFilesIn: in})
 }
 
 // Redacted lets the account's own files expire whose event was redacted.

@@ -31,9 +31,9 @@ func (a *Account) uriFor(f *attachment.File) string {
 type found map[string]attachment.File
 
 // Show puts into contents of decrypted events, for each encrypted file that they name, the URI
-// by which clients can have it in clear: url instead of file. It stores what is new. When
-// it fails nothing has changed.
-func (a *Account) Show(ctx context.Context, contents []*json.RawMessage) error {
+// by which the device's client can have it in clear: url instead of file. It stores what is
+// new. When it fails nothing has changed.
+func (a *Account) Show(ctx context.Context, device int64, contents []*json.RawMessage) error {
 	all := make(found)
 	for _, c := range contents {
 		for _, f := range attachment.In(*c) {
@@ -48,7 +48,7 @@ func (a *Account) Show(ctx context.Context, contents []*json.RawMessage) error {
 		return err
 	}
 	for _, c := range contents {
-		*c = attachment.Show(*c, func(f *attachment.File) string { return shown[a.uriFor(f)] })
+		*c = attachment.Show(*c, func(f *attachment.File) string { return a.link(device, shown[a.uriFor(f)]) })
 	}
 	return nil
 }
@@ -69,7 +69,7 @@ func (a *Account) learn(ctx context.Context, all found) (map[string]string, erro
 	if len(ask) == 0 {
 		return shown, nil
 	}
-	rows, err := a.Lookup(ctx, ask)
+	rows, err := a.lookup(ctx, ask)
 	if err != nil {
 		return nil, err
 	}

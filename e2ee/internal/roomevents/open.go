@@ -136,7 +136,7 @@ func (r *Reader) showFiles(ctx context.Context, jobs []*eventJob) {
 	if len(naming) == 0 {
 		return
 	}
-	if err := r.files.Show(ctx, contents); err != nil {
+	if err := r.files.Show(ctx, r.RowID, contents); err != nil {
 		r.inbound.Fail(eventsOf(naming), err)
 		return
 	}

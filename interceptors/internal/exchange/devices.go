@@ -35,6 +35,9 @@ type Devices interface {
 	// ClientMayEncrypt is [e2ee.Device.ClientMayEncrypt] of the device of an identity, which is
 	// not adopted. One that was never seen may.
 	ClientMayEncrypt(ctx context.Context, who Identity) (bool, error)
+	// Linked returns whose a link to a file is, which is who may have the file without a token
+	// (media.links). found is false for what is no such link, or none any more.
+	Linked(ctx context.Context, uri string) (who Identity, dev Device, found bool, err error)
 	// RoomEncryption is that of a [Device], for a user whose token has no device.
 	RoomEncryption(ctx context.Context, user id.UserID, room id.RoomID, read e2ee.StateReader) (e2ee.RoomEncryption, error)
 	// NoteEncryption records, for all accounts, an encryption event that the homeserver has

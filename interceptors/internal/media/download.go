@@ -26,7 +26,7 @@ func (m *Media) get(x *exchange.Exchange, serve func(*exchange.Exchange, *attach
 	uri := "mxc://" + x.Endpoint.Params["serverName"] + "/" + mediaID
 	if x.Identity.UserID == "" { // without a token, or with one that is not valid
 		if attachment.MadeHere(mediaID) {
-			return apierr.MissingToken()
+			return linked(x, uri, serve)
 		}
 		return x.Upstream.Forward(x)
 	}
@@ -52,6 +52,38 @@ func (m *Media) get(x *exchange.Exchange, serve func(*exchange.Exchange, *attach
 		return unknown()
 	}
 	return pass(x)
+}
+
+// linked answers a client that sends no token with a file that it has a link to: in the name of
+// the device that was shown the link. Whatever else it sends says nothing.
+func linked(x *exchange.Exchange, uri string, serve func(*exchange.Exchange, *attachment.File, string) error) error {
+	if !x.Identity.Token.IsZero() {
+		return apierr.MissingToken()
+	}
+	who, dev, found, err := x.Devices.Linked(x.Request.Context(), uri)
+	switch {
+	case err != nil:
+		return fmt.Errorf("look up a link: %w", err)
+	case !found || dev.Mode() != e2ee.ModeProxied:
+		return apierr.MissingToken()
+	}
+	known, err := dev.Files().Lookup(x.Request.Context(), []string{uri})
+	if err != nil {
+		return fmt.Errorf("look up a file: %w", err)
+	}
+	f, ok := known[uri]
+	if !ok || f.Reserved {
+		return unknown()
+	}
+	as := *x
+	as.Identity, as.Request = who, x.Request.Clone(x.Request.Context())
+	as.Request.Header.Set("Authorization", "Bearer "+who.Token.Reveal())
+	query := as.Request.URL.Query()
+	for name := range exchange.IdentityQuery(query) {
+		query.Del(name)
+	}
+	as.Request.URL.RawQuery = query.Encode()
+	return serve(&as, &f, uri)
 }
 
 const olderMedia = "/_matrix/media/{version}/"
