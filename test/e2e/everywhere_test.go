@@ -172,11 +172,61 @@ func conversation(alice *testpeer.Client, bob *curl, room string) (all []said, r
 		"msgtype": "m.key.verification.request", "body": "asks to verify", "from_device": alice.DeviceID, "to": bob.account.UserID, "methods": []string{"m.sas.v1"},
 	}), "asks to verify")
 	add(alice.Send(room, "org.example.custom", map[string]any{"anything": "of another kind"}), "of another kind")
+	picture := map[string]any{"mimetype": "image/png", "w": 640, "h": 480, "thumbnail_file": alice.UploadEncrypted("thumbnail", 4_000), "thumbnail_info": map[string]any{"mimetype": "image/png"}}
+	add(alice.Send(room, "m.room.message", map[string]any{
+		"msgtype": "m.image", "body": "holiday.png", "info": picture, "file": alice.UploadEncrypted("holiday.png", 50_000),
+	}), "holiday.png")
+	add(alice.Send(room, "m.room.message", map[string]any{
+		"msgtype": "m.audio", "body": "voice.ogg", "info": map[string]any{"mimetype": "audio/ogg", "duration": 1000},
+		"org.matrix.msc3245.voice": map[string]any{}, "file": alice.UploadEncrypted("voice.ogg", 30_000),
+	}), "voice.ogg")
+	add(alice.Send(room, "m.sticker", map[string]any{
+		"body": "sticker.webp", "info": map[string]any{"mimetype": "image/webp"}, "file": alice.UploadEncrypted("sticker.webp", 20_000),
+	}), "sticker.webp")
+	add(alice.Send(room, "m.room.message", map[string]any{
+		"msgtype": "m.file", "body": "report.pdf", "info": map[string]any{"mimetype": "application/pdf"}, "file": alice.UploadEncrypted("report.pdf", 60<<20),
+	}), "report.pdf")
 	gone := alice.SendText(room, "said by mistake")
 	alice.Redact(room, gone)
 	bob.Await(room, testpeer.Where{"event_id": gone, "redacted": true})
 	all = append(all, said{event: gone, text: "said by mistake", gone: true})
 	return all, root, edited
+}
+
+// opensFiles reads the messages with files again, and opens each file byte for byte.
+func (c *curl) opensFiles(when, room string, all []said) {
+	c.t.Helper()
+	size := map[string]int{"holiday.png": 50_000, "voice.ogg": 30_000, "sticker.webp": 20_000, "report.pdf": 60 << 20}
+	opened := 0
+	for _, s := range all {
+		if size[s.text] == 0 {
+			continue
+		}
+		var event struct {
+			Content struct {
+				URL  string `json:"url"`
+				File any    `json:"file"`
+				Info struct {
+					Thumbnail string `json:"thumbnail_url"`
+				} `json:"info"`
+			} `json:"content"`
+		}
+		c.call(http.MethodGet, roomPath(room, "event/%s", s.event), nil, &event)
+		files := map[string][]byte{event.Content.URL: testpeer.Pattern(s.text, size[s.text])}
+		if s.text == "holiday.png" {
+			files[event.Content.Info.Thumbnail] = testpeer.Pattern("thumbnail", 4_000)
+		}
+		for uri, want := range files {
+			got := c.raw(http.MethodGet, "/_matrix/client/v1/media/download/"+strings.TrimPrefix(uri, "mxc://"), nil)
+			if got.StatusCode != http.StatusOK || sumOf(got.body) != sumOf(want) || event.Content.File != nil {
+				c.t.Errorf("%s: %s is %d with %d bytes, want %d: %+v", when, s.text, got.StatusCode, len(got.body), len(want), event.Content)
+			}
+			opened++
+		}
+	}
+	if opened != len(size)+1 {
+		c.t.Errorf("%s: %d files were opened", when, opened)
+	}
 }
 
 // written is what a plain client writes, of every kind of event that people send.
@@ -239,6 +289,7 @@ func TestConversationEverywhere(t *testing.T) {
 		}
 		places := placesOf(room, root, edited, all)
 		bob.readsEverywhere("at first", hs, places, gone)
+		bob.opensFiles("at first", room, all)
 
 		if err := proxy.Stop(); err != nil {
 			t.Fatal(err)
@@ -247,9 +298,11 @@ func TestConversationEverywhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		bob.readsEverywhere("after a restart", hs, places, gone)
+		bob.opensFiles("after a restart", room, all)
 
 		awaitBackedUp(t, hs, bob, room, events...)
 		bob2 := recoverElsewhere(t, hs, bob, alice.RecoveryKey, room)
 		bob2.readsEverywhere("from an empty database", hs, places, gone)
+		bob2.opensFiles("from an empty database", room, all)
 	})
 }
