@@ -56,7 +56,7 @@ func TestCanonicalPathsPass(t *testing.T) {
 		{"POST", "/_synapse/client/new_user_consent", "/_synapse/client/new_user_consent"},
 		{"POST", "/_synapse/client/oidc/callback", "/_synapse/client/oidc/callback"},
 		{"PUT", "/_synapse/client/rendezvous/01-ab", "/_synapse/client/rendezvous/01-ab"},
-		{"POST", "/_matrix/media/unstable/fi.mau.msc2246/create", "/_matrix/media/unstable/fi.mau.msc2246/create"},
+		{"GET", "/_matrix/media/unstable/fi.mau.msc2246/config", "/_matrix/media/unstable/fi.mau.msc2246/config"},
 		// Per cent signs as data.
 		{"PUT", "/_matrix/client/v3/user/@a:b/rooms/!a:hs/tags/u.50%25", "/_matrix/client/v3/user/%40a%3Ab/rooms/%21a%3Ahs/tags/u.50%25"},
 		{"PUT", "/_matrix/client/v3/rooms/!a:hs/state/org.example/x%252Fy", "/_matrix/client/v3/rooms/%21a%3Ahs/state/org.example/x%252Fy"},

@@ -265,7 +265,8 @@ func buildPath(pattern, version string, params map[string]string) (string, error
 }
 
 // unlisted decides about a path that matches no row, and rebuilds it. Reads pass, so that
-// new endpoints work; writes pass unless they could reach a room. That holds in every part
+// new endpoints work; writes pass unless they could reach a room, or the homeserver's files,
+// which are uploaded in clear on paths that are not known. That holds in every part
 // of the homeserver's URL space: software behind it need not be what the name says.
 func (t *target) unlisted(method string, guarded bool) (string, error) {
 	switch {
@@ -278,6 +279,7 @@ func (t *target) unlisted(method string, guarded bool) (string, error) {
 	}
 	b := make([]byte, 0, 192)
 	var words roomWords
+	files := false
 	for i, seg := range t.segments() {
 		b = append(b, '/')
 		if seg == versionMark {
@@ -297,9 +299,13 @@ func (t *target) unlisted(method string, guarded bool) (string, error) {
 		b = appendSegment(b, value)
 		if i > 1 {
 			words.add(value)
+			files = files || strings.EqualFold(value, "media")
 		}
 	}
 	reads := method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
+	if !reads && (t.area() == areaMedia || files) {
+		return "", errFilePath
+	}
 	if words.refuses(reads) || guarded && !reads {
 		return "", errRoomPath
 	}
@@ -322,6 +328,7 @@ func (t *target) unlisted(method string, guarded bool) (string, error) {
 
 var (
 	errRoomPath = errors.New("the path could reach a room and is not an endpoint that this proxy knows")
+	errFilePath = errors.New("the path could take a file and is not an endpoint that this proxy knows")
 	errNotHere  = errors.New("there is no such endpoint")
 )
 
