@@ -1,6 +1,12 @@
 package proxy
 
-import "testing"
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"e2ee-proxy/interceptors"
+)
 
 // Attack vector: a client without encryption uploads a file on a path that the table does not
 // have: one of a proposal before it had a version, an older spelling, or with something behind it
@@ -25,5 +31,31 @@ func TestNoUploadByAnyOtherPath(t *testing.T) {
 	}
 	if _, _, err := resolve(tab, "GET", "/_matrix/client/v1/media/novelty"); err != nil {
 		t.Errorf("a new read is refused: %v", err)
+	}
+}
+
+// Attack vector: with a file that is encrypted on the way, its client sends the name of the clear
+// one, or its hash, by which everybody who has the same file knows it.
+//
+// Expected: nothing that the client says of its own body goes with another one.
+func TestNothingOfTheClearFileGoesWithTheEncryptedOne(t *testing.T) {
+	t.Parallel()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://hs/", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"Content-Disposition", "Content-MD5", "Content-Digest", "Repr-Digest", "Digest", "Content-Language", "Content-Encoding", "Content-Length", "Content-Location", "Slug"} {
+		req.Header.Set(name, canary)
+	}
+	req.Header.Set("Authorization", "Bearer x")
+	req.Trailer = http.Header{"Digest": {canary}}
+	setStream(req, interceptors.Change{Stream: strings.NewReader("sealed"), Length: 6, ContentType: "application/octet-stream"})
+	for name, values := range req.Header {
+		if strings.Contains(strings.Join(values, ""), canary) {
+			t.Errorf("%s goes up", name)
+		}
+	}
+	if req.Trailer != nil || req.Header.Get("Content-Type") != "application/octet-stream" || req.Header.Get("Authorization") == "" {
+		t.Errorf("goes up with %v, %v", req.Header, req.Trailer)
 	}
 }

@@ -175,12 +175,15 @@ func (u upstream) Do(x *interceptors.Exchange, c interceptors.Change) (*http.Res
 	return resp, nil
 }
 
-// setStream puts another body into a request.
+// setStream puts another body into a request. What the client says of its own, in front of it and
+// behind it, says nothing of this one: a name, a hash.
 func setStream(req *http.Request, c interceptors.Change) {
-	for _, name := range [...]string{"Content-Encoding", "Content-Type", "Content-Length"} {
-		delete(req.Header, name)
+	for name := range req.Header {
+		if strings.HasPrefix(name, "Content-") || strings.HasSuffix(name, "Digest") || name == "Slug" {
+			delete(req.Header, name)
+		}
 	}
-	req.Body, req.ContentLength, req.TransferEncoding, req.GetBody = nil, 0, nil, nil
+	req.Body, req.ContentLength, req.TransferEncoding, req.GetBody, req.Trailer = nil, 0, nil, nil, nil
 	if c.Stream == http.NoBody {
 		return
 	}
