@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/locks"
+	"e2ee-proxy/e2ee/internal/wire"
 )
 
 const (
@@ -90,9 +91,10 @@ type Counts struct {
 	Highlights    int `json:"highlight_count"`
 }
 
-// thread returns the index of a thread; 0 also when there are too many.
+// thread returns the index of a thread; 0 also when there are too many, or the root is longer
+// than an event's ID can be: anybody in the room names roots, and they are stored.
 func (l *log) thread(root id.EventID) int {
-	if root == "" {
+	if root == "" || len(root) > wire.MaxIDLength {
 		return 0
 	}
 	if len(l.Threads) == 0 {
