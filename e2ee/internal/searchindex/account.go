@@ -173,20 +173,20 @@ func (a *Account) beginAnew(ctx context.Context, device int64, why error) (*inde
 	return x, nil
 }
 
-// lost is called with an error of something that was read after the index was loaded. The
-// caller holds mu.
-func (a *Account) lost(ctx context.Context, device int64, err error) error {
+// lost is called with an error of something that was read after the index was loaded, and
+// returns the one that takes its place. The caller holds mu.
+func (a *Account) lost(ctx context.Context, device int64, err error) (*index, error) {
 	if !isDamage(err) {
-		return err
+		return nil, err
 	}
 	x, err := a.beginAnew(ctx, device, err)
 	if err != nil {
 		a.forget()
-		return err
+		return nil, err
 	}
 	a.loaded.Store(x)
-	a.shared.use(a, x)
-	return nil
+	a.shared.use(a, x) // it may be out of memory again by the time this returns
+	return x, nil
 }
 
 // forget has the index read again. The caller holds mu.

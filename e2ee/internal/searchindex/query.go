@@ -62,10 +62,10 @@ func (a *Account) Search(ctx context.Context, dev *core.Device, q Query) (Result
 		r.State = x.state()
 		return r, nil
 	}
-	if err := a.lost(ctx, dev.RowID, err); err != nil {
+	if x, err = a.lost(ctx, dev.RowID, err); err != nil {
 		return Result{}, err
 	}
-	return Result{State: a.loaded.Load().state()}, nil
+	return Result{State: x.state()}, nil
 }
 
 // clause are hashes of which an entry has at least one.

@@ -37,8 +37,8 @@ func (a *Account) Update(ctx context.Context, dev *core.Device, u Update) error 
 	}
 	err = a.update(ctx, dev.RowID, x, u)
 	if err != nil && isDamage(err) {
-		if err = a.lost(ctx, dev.RowID, err); err == nil {
-			err = a.update(ctx, dev.RowID, a.loaded.Load(), u)
+		if x, err = a.lost(ctx, dev.RowID, err); err == nil {
+			err = a.update(ctx, dev.RowID, x, u)
 		}
 	}
 	if err != nil {
