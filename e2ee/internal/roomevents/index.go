@@ -44,10 +44,8 @@ func (job *eventJob) indexPlain(u *searchindex.Update) {
 	_, state := job.event.Text("state_key")
 	switch {
 	case job.Type == "m.room.redaction":
-		for _, in := range []strictjson.Object{job.event, content} {
-			if gone, ok := in.Text("redacts"); ok {
-				u.Gone = append(u.Gone, searchindex.Gone{Room: job.room, Event: id.EventID(gone)})
-			}
+		for _, gone := range job.redacts() {
+			u.Gone = append(u.Gone, searchindex.Gone{Room: job.room, Event: gone})
 		}
 	case len(content) == 0 && !state: // redacted
 		u.Gone = append(u.Gone, searchindex.Gone{Room: job.room, Event: job.ID})

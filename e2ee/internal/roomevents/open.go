@@ -60,6 +60,9 @@ func (r *Reader) Open(ctx context.Context, in []Incoming) ([]Opened, error) {
 	for i := range events {
 		out[i].Hidden = events[i].Hidden
 	}
+	if err := r.late.Redacted(ctx, redactedIn(jobs)); err != nil {
+		return nil, err
+	}
 	return out, nil
 }
 

@@ -28,6 +28,7 @@ type eventJob struct {
 	wait      time.Duration
 	hold      bool
 	code      trustcache.Code // why it cannot be decrypted
+	empty     bool            // it came encrypted, and was redacted
 	// held is the user of whom more must become known before a withheld event can be shown;
 	// empty otherwise.
 	held id.UserID
@@ -103,6 +104,7 @@ func (job *eventJob) redacted() bool {
 // showRedacted makes a redacted event an empty message. What it was stood in the cipher text,
 // and a client without encryption would take an encrypted event for one that it cannot read.
 func (job *eventJob) showRedacted() {
+	job.empty = true
 	job.Type = "m.room.message"
 	job.event = job.event.Set("type", strictjson.Quote(job.Type)).Set("content", json.RawMessage(`{}`))
 }

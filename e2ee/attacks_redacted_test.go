@@ -1,0 +1,47 @@
+package e2ee_test
+
+import (
+	"encoding/json"
+	"testing"
+
+	"e2ee-proxy/internal/liar"
+)
+
+// Attack vector: a message cannot be shown at first, its sender's device is not signed or its key
+// is missing, so it waits as it came. Meanwhile it is redacted, and the client is told. Then it
+// can be decrypted.
+//
+// Expected: what was redacted is not shown any more, by either form of a redaction, also not
+// when the redaction was seen only because a page has the event without its content.
+func TestWhatWaitsIsNotShownOnceItWasRedacted(t *testing.T) {
+	t.Parallel()
+	for name, redact := range map[string]func(st *stage, room, by, event string){
+		"by its member": func(st *stage, room, by, event string) {
+			st.hs.Inject(room, liar.Event{Type: "m.room.redaction", Sender: by, Content: json.RawMessage(`{}`), Redacts: event})
+		},
+		"by its content": func(st *stage, room, by, event string) {
+			st.hs.Inject(room, liar.Event{Type: "m.room.redaction", Sender: by, Content: json.RawMessage(`{"redacts":"` + event + `"}`)})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			st := newStage(t, nil)
+			bob, own := confirmedPuppet(t, st.hs, "bob", "BOB")
+			late := newPuppet(t, st.hs, "bob", "LATE")
+			room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
+			said := late.newMegolm(room)
+			said.share(st.target())
+			event, other := said.say("to be redacted"), said.say("to stay")
+			st.wantHidden(event, "to be redacted")
+			st.wantHidden(other, "to stay")
+			redact(st, room, bob.UserID, event)
+			st.sync()
+			own.confirm(late)
+			st.awaitText(other, "to stay")
+			st.sync()
+			if holds(st.shown[event], "to be redacted") {
+				t.Errorf("the client is shown %v", st.shown[event])
+			}
+		})
+	}
+}
