@@ -2,6 +2,7 @@ package interceptors
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -22,7 +23,8 @@ import (
 //     HTML, for which Matrix has no encrypted form, and with files that the client has
 //     encrypted by itself before the proxy did.
 //
-// A message for an encrypted room that shows a file which nobody has encrypted is refused. What
+// A message for an encrypted room that shows a file which nobody has encrypted (a forwarded
+// one, a sticker of a pack) shows an encrypted copy, or is refused if there can be none. What
 // counts is a content URI (mxc://) where the specification has a file in clear: url and
 // info.thumbnail_url, in the event or in its m.new_content. Links to elsewhere are the
 // client's own text.
@@ -38,7 +40,7 @@ func checkAttachment(eventType string, content strictjson.Object) error {
 		return nil
 	}
 	return engineerr.RefuseEncrypted(
-		"This room is encrypted, and the file of this message is not: it was not uploaded through this proxy by this account, or was not used for a day after that. So the message was not sent.",
+		"This room is encrypted, and the file of this message is not: it was not uploaded through this proxy by this account, or was not used for a day after that, and it cannot be had to encrypt it now. So the message was not sent.",
 		"Upload the file again and send the message then.")
 }
 
@@ -88,9 +90,12 @@ func (a *attachments) copy(x *Exchange, dev Device) attachment.Copy {
 
 // hide returns the content of an event for an encrypted room with its files encrypted, and
 // which those are. They are kept from now on.
-func (a *attachments) hide(x *Exchange, dev Device, raw []byte) (hidden []byte, used []string, err error) {
+func (a *attachments) hide(x *Exchange, dev Device, eventType string, raw []byte) (hidden []byte, used []string, err error) {
 	known, err := namedFiles(x, dev, raw)
-	if err != nil || len(known) == 0 {
+	if err != nil {
+		return raw, nil, err
+	}
+	if known, err = a.wrapped(x, dev, eventType, raw, known); err != nil || len(known) == 0 {
 		return raw, nil, err
 	}
 	hidden, used, err = attachment.Hide(raw, known, a.copy(x, dev))
@@ -104,6 +109,34 @@ func (a *attachments) hide(x *Exchange, dev Device, raw []byte) (hidden []byte, 
 		return nil, nil, fmt.Errorf("keep files: %w", err)
 	}
 	return hidden, used, nil
+}
+
+// wrapped returns the files that an event names with encrypted copies of those that are in
+// clear. One that cannot be had stays away, and the event is refused for it.
+func (a *attachments) wrapped(x *Exchange, dev Device, eventType string, raw []byte, known map[string]attachment.File) (map[string]attachment.File, error) {
+	content, err := exchange.ParseObject(raw)
+	if err != nil {
+		return nil, err
+	}
+	if !fileInClear(eventType, content) && !fileInClear(eventType, content.Object("m.new_content")) {
+		return known, nil
+	}
+	all := make(map[string]attachment.File, len(known))
+	maps.Copy(all, known)
+	for _, uri := range attachment.InClearIn(raw) {
+		if _, ok := all[uri]; ok {
+			continue
+		}
+		f, found, err := a.media.Wrap(x, dev.Files(), uri)
+		if err != nil {
+			return nil, err
+		}
+		if !found {
+			return known, nil // the event is refused for this one
+		}
+		all[uri] = f
+	}
+	return all, nil
 }
 
 // withThumbnail gives a message with a picture a thumbnail if its client made none (MSC4409):

@@ -9,9 +9,9 @@ import (
 	"e2ee-proxy/interceptors/apierr"
 )
 
-// A client without encryption uploads a picture as it is, and sends the message that shows
-// it into an encrypted room: the message was encrypted, and the picture was readable at the
-// homeserver for ever. It is refused, in words that say why, and nothing is sent.
+// A client without encryption sends a message that shows a file in clear into an encrypted room:
+// the message was encrypted, and the picture was readable at the homeserver for ever. Where the
+// proxy cannot have it to encrypt it, it is refused, in words that say why, and nothing is sent.
 func TestAttachmentInClearIsRefused(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ eventType, content string }{
@@ -27,13 +27,15 @@ func TestAttachmentInClearIsRefused(t *testing.T) {
 		{"m.room.message", `{"msgtype":"dm.filament.gallery","body":"x","itemtypes":[{"itemtype":"m.file","file":{}},{"itemtype":"m.image","url":"mxc://hs/a"}]}`},
 	} {
 		for _, call := range []call{sendCall(encryptedRoom, c.eventType, c.content), postCall(encryptedRoom, c.eventType, c.content)} {
-			w := newWorld(t, e2ee.ModeProxied)
+			w, store := newFileWorld(t, e2ee.ModeProxied) // which has no such file
 			_, err := w.do(call)
 			e := shown(t, err, http.StatusForbidden, apierr.CodeCannotEncrypt)
 			if !strings.Contains(e.Public(), "the file of this message is not") {
 				t.Errorf("%s: %q", c.content, e.Public())
 			}
-			w.wantNothingUpstream()
+			if len(w.dev.outgoing) != 0 || len(w.up.requests()) != len(store.asked) {
+				t.Errorf("%s: sent %v, %v", c.content, w.dev.outgoing, w.up.requests())
+			}
 		}
 	}
 }

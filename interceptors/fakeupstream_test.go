@@ -33,6 +33,10 @@ type fakeUpstream struct {
 	versions string
 	// broken is the error of every request.
 	broken error
+	// types are the content types of answers, by the path; others are application/json.
+	types map[string]string
+	// unannounced says that no answer tells its length.
+	unannounced bool
 	// tokens are the Authorization headers of all requests.
 	tokens []string
 	// arrived, when set, is called with each request before it is answered.
@@ -102,7 +106,14 @@ func (u *fakeUpstream) Do(x *Exchange, c Change) (*http.Response, error) {
 	if u.respond != nil {
 		status, answer = u.respond(s)
 	}
-	return answerWith(status, answer), nil
+	resp := answerWith(status, answer)
+	if u.unannounced {
+		resp.ContentLength = -1
+	}
+	if kind, ok := u.types[s.path]; ok {
+		resp.Header.Set("Content-Type", kind)
+	}
+	return resp, nil
 }
 
 func answerWith(status int, answer string) *http.Response {

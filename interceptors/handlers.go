@@ -117,7 +117,7 @@ func Handlers(o Options) (map[string]Handler, error) {
 	all := map[string]Handler{Sync: sync, ReadMarkers: readMarkers, Versions: versions, SlidingSync: slidingSync}
 	all[PreviewURL], all[MediaConfig] = previewURL(o.URLPreviews), mediaConfig(o.MaxUpload)
 	maps.Copy(all, reader.handlers())
-	files, err := media.New(o.Sync.spools)
+	files, err := media.New(o.Sync.spools, o.MaxUpload)
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}

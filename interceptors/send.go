@@ -180,7 +180,7 @@ func forwardClear(x *Exchange, dev Device, room id.RoomID, body []byte) error {
 
 // sendWithFiles encrypts an event with its files and sends it.
 func (r *rooms) sendWithFiles(x *Exchange, dev Device, out e2ee.Outgoing) error {
-	raw, used, err := r.files.hide(x, dev, out.Content)
+	raw, used, err := r.files.hide(x, dev, out.Type, out.Content)
 	if err != nil {
 		return err
 	}

@@ -46,6 +46,24 @@ func In(content json.RawMessage) []File {
 	return all
 }
 
+// InClearIn returns the content URIs by which a content names files, where those could be
+// encrypted; a file that its client has encrypted by itself is none. There may be some twice.
+func InClearIn(content json.RawMessage) []string {
+	var all []string
+	_, _ = contentShape().each(content, func(s *shape, o strictjson.Object) (strictjson.Object, error) {
+		clearName, _ := s.form.names()
+		uri := o.TextOrEmpty(clearName)
+		if _, encrypted := encryptedIn(s, o); encrypted || s.form == formNone || len(all) >= most {
+			return o, nil
+		}
+		if _, _, ok := SplitURI(uri); ok {
+			all = append(all, uri)
+		}
+		return o, nil
+	})
+	return all
+}
+
 // Show returns a content with the URIs by which clients can have its files in clear; a file
 // without one stays as it is.
 func Show(content json.RawMessage, uriOf func(*File) string) json.RawMessage {

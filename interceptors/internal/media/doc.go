@@ -8,6 +8,7 @@
 //     Until then it is kept as it came, encrypted.
 //   - The homeserver gets neither names nor types of what is uploaded, and nothing in clear
 //     until somebody names a file where everybody may read it; then a copy is made, once.
+//   - A file in clear that a client names in an encrypted room is encrypted first, once.
 //   - What a client shows of a file in a browser cannot run there.
 //
 // It must never give a file to somebody whose account does not know it, or remember clear text.

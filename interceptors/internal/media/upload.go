@@ -20,16 +20,18 @@ type Media struct {
 	copying turns
 	maker   *thumbnail.Maker
 	small   *pictures
+	// maxUpload is the largest file that is uploaded, in bytes; zero: there is no bound here.
+	maxUpload int64
 }
 
 // New returns the handlers. They share what keeps copies from being made twice, so that a
-// process calls this once.
-func New(spools exchange.Spools) (*Media, error) {
+// process calls this once. maxUpload is the largest upload, zero if there is no limit.
+func New(spools exchange.Spools, maxUpload int64) (*Media, error) {
 	small, err := newPictures()
 	if err != nil {
 		return nil, err
 	}
-	return &Media{spools: spools, copying: newTurns(), maker: thumbnail.New(thumbnail.DefaultLimits()), small: small}, nil
+	return &Media{spools: spools, copying: newTurns(), maker: thumbnail.New(thumbnail.DefaultLimits()), small: small, maxUpload: maxUpload}, nil
 }
 
 // opaque is the type of everything that is uploaded encrypted.
