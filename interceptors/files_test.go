@@ -365,6 +365,61 @@ func TestRedactedFilesExpire(t *testing.T) {
 	}
 }
 
+// A homeserver that gets more than it takes breaks the connection and says nothing (Synapse). The
+// client was told that the homeserver cannot be reached, and tried again for ever; it is told
+// that the file is too large, if that is so.
+func TestUploadThatTheHomeserverBreaksOff(t *testing.T) {
+	t.Parallel()
+	broken := apierr.Unreachable(errors.New("write: broken pipe"))
+	for name, row := range map[string]struct {
+		status int
+		config string
+		want   int
+		code   string
+	}{
+		"too large":            {http.StatusOK, `{"m.upload.size":999}`, http.StatusRequestEntityTooLarge, apierr.CodeTooLarge},
+		"as large as it takes": {http.StatusOK, `{"m.upload.size":1000}`, http.StatusBadGateway, apierr.CodeUnknown},
+		"no limit":             {http.StatusOK, `{"m.upload.size":null}`, http.StatusBadGateway, apierr.CodeUnknown},
+		"a wrong one":          {http.StatusOK, `{"m.upload.size":"1"}`, http.StatusBadGateway, apierr.CodeUnknown},
+		"not said":             {http.StatusNotFound, `{"errcode":"M_UNRECOGNIZED"}`, http.StatusBadGateway, apierr.CodeUnknown},
+		"really down":          {0, ``, http.StatusBadGateway, apierr.CodeUnknown},
+	} {
+		w := newWorld(t, e2ee.ModeProxied)
+		w.up.arrived = func(s seen) {
+			w.up.broken = nil
+			if strings.HasSuffix(s.path, "/upload") || row.status == 0 {
+				w.up.broken = broken
+			}
+		}
+		w.up.respond = func(seen) (int, string) { return row.status, row.config }
+		rec, err := w.do(uploadCall(strings.Repeat("x", 1000)))
+		wantError(t, err, row.want, row.code)
+		if rec.Body.Len() > 0 || len(w.dev.files.known) != 0 {
+			t.Errorf("%s: answered %s, known %v", name, rec.Body, w.dev.files.known)
+		}
+		for i, s := range w.up.requests() {
+			if i > 0 && (s.method != http.MethodGet || s.body != "" || !strings.HasSuffix(s.path, "/media/config") && !strings.HasSuffix(s.path, "/media/v3/config")) {
+				t.Errorf("%s: asked %s %s", name, s.method, s.path)
+			}
+		}
+	}
+	w := newWorld(t, e2ee.ModeProxied) // an older homeserver
+	w.up.arrived = func(s seen) {
+		w.up.broken = nil
+		if strings.HasSuffix(s.path, "/upload") {
+			w.up.broken = broken
+		}
+	}
+	w.up.respond = func(s seen) (int, string) {
+		if strings.HasPrefix(s.path, "/_matrix/media/v3/") {
+			return http.StatusOK, `{"m.upload.size":999}`
+		}
+		return http.StatusNotFound, `{"errcode":"M_UNRECOGNIZED"}`
+	}
+	_, err := w.do(uploadCall(strings.Repeat("x", 1000)))
+	wantError(t, err, http.StatusRequestEntityTooLarge, apierr.CodeTooLarge)
+}
+
 // An upload that is cut off half-way, or is too large, leaves nothing: no key is kept, and no half
 // file has a name.
 func TestUploadCutOffHalfWay(t *testing.T) {

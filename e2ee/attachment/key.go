@@ -12,6 +12,7 @@ import (
 	"hash"
 	"io"
 	"sync"
+	"sync/atomic"
 )
 
 // Key is what a file is encrypted with, and by what its ciphertext is known: AES-256-CTR and
@@ -67,9 +68,12 @@ type Upload struct {
 	key    Key
 	stream cipher.Stream
 	sum    hash.Hash
-	size   int64
+	size   atomic.Int64 // known while a read waits
 	ended  bool
 }
+
+// Size returns how many bytes were read so far.
+func (u *Upload) Size() int64 { return u.size.Load() }
 
 // NewUpload returns an upload of what from has, under a new key.
 func NewUpload(from io.Reader) (*Upload, error) {
@@ -86,7 +90,7 @@ func (u *Upload) Read(p []byte) (int, error) {
 	n, err := u.from.Read(p)
 	u.stream.XORKeyStream(p[:n], p[:n])
 	u.sum.Write(p[:n])
-	u.size += int64(n)
+	u.size.Add(int64(n))
 	u.ended = errors.Is(err, io.EOF)
 	return n, err //nolint:wrapcheck // it is the reader's, io.EOF above all
 }
@@ -103,7 +107,7 @@ func (u *Upload) File(uri string) (File, error) {
 			return File{}, errNotRead
 		}
 	}
-	f := File{URL: uri, Key: u.key, Size: u.size}
+	f := File{URL: uri, Key: u.key, Size: u.size.Load()}
 	u.sum.Sum(f.Key.Hash[:0])
 	return f, nil
 }

@@ -1,6 +1,7 @@
 package media
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -59,7 +60,7 @@ func (m *Media) Upload(x *exchange.Exchange) error {
 		Query: exchange.IdentityQuery(query), Stream: up, Length: x.Request.ContentLength, ContentType: opaque,
 	})
 	if err != nil {
-		return err //nolint:wrapcheck // it is for the client
+		return cutOff(x, max(up.Size(), x.Request.ContentLength), err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		return x.RelayAndClose(resp)
@@ -97,6 +98,39 @@ func passes(mode e2ee.Mode) (bool, error) {
 	case e2ee.ModeUnknown:
 	}
 	return false, apierr.CannotEncrypt(false, errors.New("the device has not been compared with the homeserver"))
+}
+
+// The places of a homeserver's limits, the older one last.
+func configPatterns() [2]string {
+	return [...]string{"/_matrix/client/v1/media/config", "/_matrix/media/v3/config"}
+}
+
+// cutOff returns the client's error for an upload of so many bytes that the homeserver broke off.
+// Synapse does that, and says nothing, with one that is larger than it takes: a client that
+// is told that the homeserver cannot be reached tries again for ever.
+func cutOff(x *exchange.Exchange, size int64, err error) error {
+	said, ok := errors.AsType[*apierr.Error](err)
+	if !ok || said.Status != http.StatusBadGateway || x.Request.Context().Err() != nil {
+		return err
+	}
+	for _, pattern := range configPatterns() {
+		resp, failed := x.Upstream.Do(x, exchange.Change{Method: http.MethodGet, Pattern: pattern, Query: identityQuery(x), Stream: http.NoBody})
+		if failed != nil {
+			return err
+		}
+		var limit float64
+		known := resp.StatusCode == http.StatusOK && json.Unmarshal(exchange.AnswerObject(resp).Get("m.upload.size"), &limit) == nil
+		if resp.Body.Close() != nil {
+			return err
+		}
+		if known && limit > 0 && limit < float64(size) {
+			return apierr.TooLarge(int64(limit)).Because(err)
+		}
+		if known {
+			return err
+		}
+	}
+	return err
 }
 
 // Create handles POST create: the client may name the file before it is uploaded, which must
