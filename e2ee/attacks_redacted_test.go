@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"testing"
 
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/liar"
 )
 
@@ -44,4 +47,29 @@ func TestWhatWaitsIsNotShownOnceItWasRedacted(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Attack vector: a message is redacted, and somebody looks at what the proxy has stored of it
+// since. Redactions in a sync are not opened like messages: they are in clear.
+//
+// Expected: a sync that says that a message was redacted removes it from the search index, and
+// from what waits, whether or not anything is opened.
+func TestSyncsTellWhatWasRedacted(t *testing.T) {
+	t.Parallel()
+	hs := liar.New(t)
+	alice, bob := newPerson(t, hs, "alice", "FIRST"), newPerson(t, hs, "bob", "BOBS")
+	room := alice.newRoom(bob)
+	first, second := bob.send(room, "to the lighthouse"), bob.send(room, "the lighthouse keeper")
+	alice.awaitRead(room, "the lighthouse keeper")
+	wantFound(t, alice.dev, room, "lighthouse", second, first)
+	in, err := alice.dev.BeginSync(t.Context(), "s0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.End()
+	said := e2ee.UnreadUpdate{Rooms: []e2ee.UnreadRoom{{RoomID: id.RoomID(room), Redacted: []id.EventID{id.EventID(second)}}}}
+	if _, err := in.Commit(t.Context(), e2ee.SyncUpdate{Since: "s0", NextBatch: "s1", Unread: said}); err != nil {
+		t.Fatal(err)
+	}
+	wantFound(t, alice.dev, room, "lighthouse", first)
 }

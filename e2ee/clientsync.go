@@ -204,6 +204,9 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 	if err := s.takeUnread(ctx, u.Unread); err != nil {
 		return SyncExtras{}, err
 	}
+	if err := s.d.reader().Redacted(ctx, u.Unread.Redacted()); err != nil {
+		return SyncExtras{}, err
+	}
 	pending, inbox, err := s.load(ctx)
 	if err != nil {
 		return SyncExtras{}, err

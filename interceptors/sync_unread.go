@@ -27,6 +27,7 @@ const (
 	nameUnreadThreads = "unread_thread_notifications"
 	typeReceipt       = "m.receipt"
 	typePushRules     = "m.push_rules"
+	maxEventID        = 255 // bytes
 )
 
 // movedUnread are the homeserver's numbers of a room as they came; nil: absent.
@@ -69,7 +70,7 @@ func (u *unreadUpdate) leave(to *e2ee.UnreadUpdate, limited bool) int {
 		u.moved = make(map[id.RoomID]movedUnread)
 	}
 	u.moved[r.RoomID] = u.raw
-	return 128 + len(u.raw.all) + 2*len(u.raw.threads) + 16*len(r.Timeline) + 128*(len(r.Relations)+len(r.Receipts))
+	return 128 + len(u.raw.all) + 2*len(u.raw.threads) + 16*len(r.Timeline) + 128*(len(r.Relations)+len(r.Receipts)) + 256*len(r.Redacted)
 }
 
 // value takes the numbers of a room out, and reads how many have joined it.
@@ -114,8 +115,9 @@ func (u *unreadUpdate) event(e *rewrite.Event, part partOfState, who id.UserID) 
 		return
 	}
 	u.timeline = true
-	if ev, to, stays := u.heads.head(e.Raw); ev.Ref != 0 {
+	if ev, to, stays := u.heads.head(e.Raw, string(e.Type) == typeRedaction && e.StateKey == nil); ev.Ref != 0 {
 		ev.Sealed, ev.Joins = sealed, joins && !stays
+		u.room.Redacted = append(u.room.Redacted, u.heads.gone...)
 		if to != (e2ee.UnreadRelation{}) {
 			if u.room.Relations == nil {
 				u.room.Relations = make(map[int]e2ee.UnreadRelation)
@@ -174,18 +176,23 @@ type unreadHead struct {
 
 	event    e2ee.UnreadEvent
 	redacts  e2ee.UnreadRelation
-	stays    bool // who joined by it had joined before
+	gone     []id.EventID // what it redacts
+	stays    bool         // who joined by it had joined before
 	threaded bool
 	related  []byte
 }
 
-// head reads an event of a timeline; stays says that who joined by it had joined before.
-func (h *unreadHead) head(raw []byte) (ev e2ee.UnreadEvent, to e2ee.UnreadRelation, stays bool) {
+// head reads an event of a timeline; stays says that who joined by it had joined before. Only a
+// redaction redacts: anybody can write the same into other events.
+func (h *unreadHead) head(raw []byte, redaction bool) (ev e2ee.UnreadEvent, to e2ee.UnreadRelation, stays bool) {
 	if h.names == nil {
 		h.names, h.visit = unreadHeads(), h.take
 	}
-	h.event, h.redacts, h.stays, h.threaded, h.related = ev, to, false, false, nil
+	h.event, h.redacts, h.gone, h.stays, h.threaded, h.related = ev, to, h.gone[:0], false, false, nil
 	err := h.scans.ScanBytes(raw, h.names, jsonscan.Options{}, h.visit)
+	if !redaction {
+		h.redacts, h.gone = to, h.gone[:0]
+	}
 	switch to = h.redacts; {
 	case err != nil: // cannot happen: it was scanned before
 		return e2ee.UnreadEvent{}, to, false
@@ -210,6 +217,9 @@ func (h *unreadHead) take(v *jsonscan.Value) error {
 		h.event.At = secondsOf(v.Raw)
 	case headRedacts:
 		h.redacts.About, h.redacts.Redacts = e2ee.UnreadRef(text), true
+		if len(text) > 0 && len(text) <= maxEventID {
+			h.gone = append(h.gone, id.EventID(text))
+		}
 	case headRelation:
 		h.threaded = string(text) == "m.thread"
 	case headRelated:

@@ -122,7 +122,9 @@ func TestSyncTellsOfUnreadMessages(t *testing.T) {
 			{"type":"m.room.encrypted","event_id":"$3","origin_server_ts":2500,"unsigned":{"membership":"leave"},"content":{"m.relates_to":{"rel_type":"m.thread","event_id":"$root"}}},
 			{"type":"m.reaction","event_id":"$4","origin_server_ts":-1,"content":{"m.relates_to":{"rel_type":"m.annotation","event_id":"$3"}}},
 			{"type":"m.room.redaction","event_id":"$5","redacts":"$3","content":{}},
-			{"type":"m.room.encrypted","state_key":"","event_id":"$6","content":{}}]}},
+			{"type":"m.room.encrypted","state_key":"","event_id":"$6","content":{}},
+			{"type":"m.reaction","event_id":"$7","redacts":"$3","content":{"redacts":"$3"}},
+			{"type":"m.room.redaction","event_id":"$8","content":{"redacts":"$4"}}]}},
 		"!plain:hs":{"unread_notifications":{"notification_count":2},"timeline":{"events":[{"type":"m.room.message","event_id":"$p","content":{}}]}}}}}`
 	w := newSyncWorld(t, body, interceptors.SyncOptions{})
 	w.dev.encrypted = func(room id.RoomID) bool { return room == "!a:hs" }
@@ -138,9 +140,10 @@ func TestSyncTellsOfUnreadMessages(t *testing.T) {
 	want := e2ee.UnreadUpdate{Rules: json.RawMessage(`{"global":{}}`), Rooms: []e2ee.UnreadRoom{{
 		RoomID: "!a:hs", Limited: true, Name: &name, Members: 3, Counts: &e2ee.UnreadCounts{Notifications: 2, Highlights: 1},
 		Timeline: []e2ee.UnreadEvent{
-			{Ref: ref("$t"), At: 1}, {Ref: ref("$3"), At: 2, Sealed: true, Outside: true}, {Ref: ref("$4")}, {Ref: ref("$5")}, {Ref: ref("$6")},
+			{Ref: ref("$t"), At: 1}, {Ref: ref("$3"), At: 2, Sealed: true, Outside: true}, {Ref: ref("$4")}, {Ref: ref("$5")}, {Ref: ref("$6")}, {Ref: ref("$7")}, {Ref: ref("$8")},
 		},
-		Relations: map[int]e2ee.UnreadRelation{1: {Root: "$root"}, 2: {About: ref("$3")}, 3: {About: ref("$3"), Redacts: true}},
+		Redacted:  []id.EventID{"$3", "$4"},
+		Relations: map[int]e2ee.UnreadRelation{1: {Root: "$root"}, 2: {About: ref("$3")}, 3: {About: ref("$3"), Redacts: true}, 6: {About: ref("$4"), Redacts: true}},
 		Receipts:  []e2ee.UnreadReceipt{{Event: "$1", Thread: "main", Timestamp: 7000}, {Event: "$2", Timestamp: 8000}},
 	}}}
 	if diff := cmp.Diff(want, w.dev.committed[0].Unread); diff != "" {

@@ -1,8 +1,11 @@
 package roomevents
 
 import (
+	"context"
+
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/searchindex"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 )
@@ -35,4 +38,17 @@ func redactedIn(jobs []*eventJob) map[id.EventID]id.RoomID {
 		}
 	}
 	return gone
+}
+
+// Redacted forgets events that were redacted, each in its room: they are found no more, and
+// nothing of them is delivered later. A sync says so by redactions, which are not opened.
+func (r *Reader) Redacted(ctx context.Context, gone map[id.EventID]id.RoomID) error {
+	var u searchindex.Update
+	for event, room := range gone {
+		u.Gone = append(u.Gone, searchindex.Gone{Room: room, Event: event})
+	}
+	if err := r.search.Update(ctx, r.Device, u); err != nil && ctx.Err() == nil {
+		r.Env.Log.Error().Err(err).Msg("Redacted messages could not be removed from the search index")
+	}
+	return r.late.Redacted(ctx, gone)
 }

@@ -15,6 +15,17 @@ type Update struct {
 	Rules json.RawMessage
 }
 
+// Redacted returns the events that were redacted, each with its room.
+func (u *Update) Redacted() map[id.EventID]id.RoomID {
+	gone := make(map[id.EventID]id.RoomID)
+	for i := range u.Rooms {
+		for _, event := range u.Rooms[i].Redacted {
+			gone[event] = u.Rooms[i].RoomID
+		}
+	}
+	return gone
+}
+
 // Room is what a sync response says of a joined room.
 type Room struct {
 	RoomID id.RoomID
@@ -23,7 +34,9 @@ type Room struct {
 	Limited  bool
 	// Relations are those of events, by their index in the timeline.
 	Relations map[int]Relation
-	Receipts  []Receipt // the user's own
+	// Redacted are the events that redactions in the timeline redact.
+	Redacted []id.EventID
+	Receipts []Receipt // the user's own
 	// Counts is unread_notifications; nil when the response does not have it. Threads is
 	// unread_thread_notifications.
 	Counts  *Counts
