@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/e2ee/attachment"
 	"e2ee-proxy/interceptors/apierr"
 )
 
@@ -70,6 +71,32 @@ func TestUploadsOfDevicesThatCannotEncrypt(t *testing.T) {
 		w.wantNoClearText()
 		if len(w.up.requests()) > 0 || store.count() > 0 {
 			t.Errorf("%v: the homeserver was asked: %v", mode, w.up.requests())
+		}
+	}
+}
+
+// Attack vector: a client writes the URI by which it was shown a file into a text for everybody.
+// It may be a link (media.links), with which the homeserver would have the file from the proxy.
+//
+// Expected: a URI that was made here leaves in no text that is in clear; it names a copy there.
+func TestURIsMadeHereDoNotLeave(t *testing.T) {
+	t.Parallel()
+	w, store := newFileWorld(t, e2ee.ModeProxied)
+	shown := attachment.MadeUpURI("remote.example", []byte("nobody can guess this"))
+	w.knows(t, store, shown, "for everybody by now", "image/png", "x.png")
+	w.dev.files.used = append(w.dev.files.used, shown)
+	for name, c := range map[string]call{
+		"a body":     sendCall(plainRoom, "m.room.message", `{"msgtype":"m.text","body":"see `+shown+`"}`),
+		"HTML":       sendCall(plainRoom, "m.room.message", `{"msgtype":"m.text","body":"x","formatted_body":"<img src=\"`+shown+`\">"}`),
+		"a reaction": sendCall(encryptedRoom, "m.reaction", `{"m.relates_to":{"rel_type":"m.annotation","event_id":"$a","key":"`+shown+`"}}`),
+	} {
+		if _, err := w.do(c); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	for _, s := range w.up.requests() {
+		if strings.Contains(s.body, shown) {
+			t.Errorf("%s names what was made here: %s", s.path, s.body)
 		}
 	}
 }

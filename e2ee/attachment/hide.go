@@ -134,10 +134,11 @@ func copyOf(uri string, f File, toCopy Copy) (string, error) {
 // copyFresh copies files that no event for an encrypted room names yet. The homeserver, and those
 // in the room, know the URI of one that is sent: they need only say it in a text that a client
 // quotes, repeats or reacts with, to get the file in clear. Of such a file a text names what is
-// in clear already, or what it says.
+// in clear already, or what it says. A URI that was made here is known to nobody else, so that the
+// client means it; and it may be a link, which nobody else may see.
 func copyFresh(toCopy Copy) Copy {
 	return func(uri string, f File) (string, error) {
-		if f.Sent && f.Copy == "" {
+		if _, mediaID, _ := SplitURI(uri); f.Sent && f.Copy == "" && !MadeHere(mediaID) {
 			return uri, nil
 		}
 		return toCopy(uri, f)
