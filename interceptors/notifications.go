@@ -67,7 +67,7 @@ func (n *notifications) serve(x *Exchange) error {
 		if err != nil {
 			return err
 		}
-		page, err := n.chosen(x, dev, answer.List("notifications"), highlights)
+		page, err := n.chosen(x, dev, answer.List("notifications"), highlights, limit-len(found))
 		if err != nil {
 			return err
 		}
@@ -115,8 +115,8 @@ func (n *notifications) page(x *Exchange, dev Device, resp *http.Response) (answ
 }
 
 // chosen returns the notifications of a page that are shown. What could not be decrypted, and
-// what was sent in clear, is what the homeserver says it is.
-func (n *notifications) chosen(x *Exchange, dev Device, page []json.RawMessage, highlights bool) ([]json.RawMessage, error) {
+// what was sent in clear, is what the homeserver says it is. There are at most limit.
+func (n *notifications) chosen(x *Exchange, dev Device, page []json.RawMessage, highlights bool, limit int) ([]json.RawMessage, error) {
 	all := make([]strictjson.Object, 0, len(page))
 	var clear []e2ee.ClearEvent
 	var at []int // the notifications of clear, by their places in all
@@ -160,7 +160,8 @@ func (n *notifications) chosen(x *Exchange, dev Device, page []json.RawMessage, 
 			shown = append(shown, one)
 		}
 	}
-	if shown, err = n.withoutRedacted(x, shown); err != nil {
+	// A homeserver that heeds no limit is not asked about more than that.
+	if shown, err = n.withoutRedacted(x, shown[:min(len(shown), limit)]); err != nil {
 		return nil, err
 	}
 	var out []json.RawMessage

@@ -188,6 +188,18 @@ func TestNotificationsOfWhatWasRedacted(t *testing.T) {
 	if diff := cmp.Diff([]string{"$kept", "$another", "$no event", "$unknown", "$lost"}, events); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+	asked := 0
+	w.w.up.respond = func(s seen) (int, string) {
+		if strings.Contains(s.path, "/event/") {
+			asked++
+			return http.StatusNotFound, `{}`
+		}
+		return http.StatusOK, `{"notifications":[` + strings.Repeat(notified("kept")+",", 9) + notified("kept") + `]}`
+	}
+	get.query = "limit=1"
+	if rec, err := w.w.do(get); err != nil || len(listed(rec.Body.String())) != 1 || asked != 1 {
+		t.Errorf("with more than was asked for, %d events were asked for: %v", asked, err)
+	}
 	w.w.up.respond = func(s seen) (int, string) {
 		if strings.Contains(s.path, "/event/") {
 			return http.StatusUnauthorized, `{"errcode":"M_UNKNOWN_TOKEN","error":"gone"}`
