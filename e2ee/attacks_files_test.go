@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -192,6 +193,19 @@ func TestOwnFilesKeepTheirURI(t *testing.T) {
 	}
 	if seen := bob.urls(room); seen["mine"] == f.URL || seen["mine"] == "" {
 		t.Errorf("Bob is shown %v", seen)
+	}
+
+	// Once it was forgotten, a message that still shows it has a URI of its own.
+	if err := alice.dev.Files().Redacted(t.Context(), id.EventID(event)); err != nil {
+		t.Fatal(err)
+	}
+	alice.urls(room)
+	if _, err := alice.rig.db.PruneFiles(t.Context(), alice.rig.now().Add(2*time.Hour), 100); err != nil {
+		t.Fatal(err)
+	}
+	seen := alice.urls(room)
+	if known, err := alice.dev.Files().Lookup(t.Context(), []string{seen["mine"]}); err != nil || seen["mine"] == f.URL || known[seen["mine"]].Key != f.Key {
+		t.Errorf("shown as %v, which is known as %+v: %v", seen, known, err)
 	}
 }
 

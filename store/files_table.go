@@ -27,7 +27,9 @@ type File struct {
 }
 
 var (
-	putFiles  = sqlio.ReplaceRows("files", sqlio.OfAccount, []string{"ref"}, []string{"sealed_file", "event", "created_at", "expires_at"})
+	// In which event a file was sent stays, whatever else is found out about it.
+	putFiles = sqlio.InsertRows("files", sqlio.OfAccount, []string{"ref"}, []string{"sealed_file", "event", "created_at", "expires_at"},
+		"UPDATE SET sealed_file = excluded.sealed_file, created_at = excluded.created_at, expires_at = excluded.expires_at")
 	keepFiles = sqlio.KeepRows("files", sqlio.OfAccount, []string{"ref"}, []string{"sealed_file", "event", "created_at", "expires_at"})
 	useFiles  = sqlio.WhereIn("UPDATE files SET expires_at = 0", sqlio.OfAccount, "ref", "")
 	findFiles = sqlio.WhereIn("SELECT ref, sealed_file, event, created_at, expires_at FROM files", sqlio.OfAccount, "ref", "")

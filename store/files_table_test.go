@@ -28,6 +28,7 @@ func TestFiles(t *testing.T) {
 		used.ExpiresAt, used.Sent = time.Time{}, true
 		same(t, "prune", must[int64](t)(db.PruneFiles(ctx, now.Add(2*time.Hour), 100)), int64(2))
 		same(t, "files in use", must[map[string]File](t)(db.Files(ctx, acct, all)), map[string]File{used.URI: used})
+		save(t, db, acct, 0, &Changes{Files: []File{used}}) // a clear copy was made
 		save(t, db, acct, 0, &Changes{RedactedFiles: "$other", FilesExpireAt: now.Add(time.Minute)})
 		same(t, "another event redacted", must[map[string]File](t)(db.Files(ctx, acct, all)), map[string]File{used.URI: used})
 		save(t, db, acct, 0, &Changes{RedactedFiles: "$event", FilesExpireAt: now.Add(time.Minute)})

@@ -55,7 +55,7 @@ func (a *Account) Show(ctx context.Context, device int64, contents []*json.RawMe
 
 // learn returns by which URI each file is shown, and stores what is new: with one query, and one
 // write, unless all were seen a short while ago. What the account itself has uploaded is
-// shown by the URI that it was given then.
+// shown by the URI that it was given then, as long as it is known.
 func (a *Account) learn(ctx context.Context, all found) (map[string]string, error) {
 	shown := make(map[string]string, len(all))
 	var ask []string
@@ -79,11 +79,11 @@ func (a *Account) learn(ctx context.Context, all found) (map[string]string, erro
 		if shown[uri] != "" {
 			continue
 		}
-		fresh[uri] = uri
 		if own, ok := rows[f.URL]; ok && own.URL == f.URL && own.Key == f.Key {
-			fresh[uri] = f.URL
+			shown[uri] = f.URL // it may be forgotten at any time, so it is looked up each time
 			continue
 		}
+		fresh[uri] = uri
 		if _, ok := rows[uri]; ok {
 			continue
 		}
