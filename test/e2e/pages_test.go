@@ -77,6 +77,7 @@ func TestFiltersOfPages(t *testing.T) {
 		links = append(links, bob.send(room, "org.example.link", map[string]any{"url": "https://example.org/a"}))
 		carols = append(carols, carol.SendText(room, "from carol"))
 		texts = append(texts, carols...)
+		carol.Await(room, testpeer.Where{"event_id": carols[0]}) // Dendrite gives out a history that ends before what was just sent
 		for _, ids := range [][]string{texts, links, notes} {
 			slices.Reverse(ids)
 		}

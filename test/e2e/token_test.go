@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
 	"net/http"
 	"testing"
 
@@ -51,6 +53,16 @@ func TestTokenThatNeverSyncs(t *testing.T) {
 		unsigned := alice.SecondDevice(testpeer.Options{URL: hs.URL, User: a.UserID, Password: a.Password, Device: "UNSIGNED"})
 		alice.AwaitDevice(a.UserID, "SIGNED", true)
 		alice.AwaitDevice(a.UserID, "UNSIGNED", false)
+		bob.await("both devices at the proxy", func(context.Context) error {
+			known := make(map[string]bool)
+			for _, d := range bob.user(a.UserID).Devices {
+				known[d.DeviceID] = true
+			}
+			if !known["SIGNED"] || !known["UNSIGNED"] {
+				return fmt.Errorf("it knows %v", known)
+			}
+			return nil
+		})
 		second := bob.SendText(room, "disk full")
 		wantClean(t, alice.AwaitDecrypted(room, second), "disk full")
 		wantClean(t, signed.AwaitDecrypted(room, second), "disk full")

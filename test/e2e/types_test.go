@@ -119,6 +119,7 @@ func TestWithheldKeysAreSaid(t *testing.T) {
 		alice.AwaitMember(room, b.UserID, "join")
 		alice.AwaitDevice(b.UserID, "BOB", false)
 		secret := alice.SendText(room, "not for devices that are not signed")
+		bob.Await(room, testpeer.Where{"event_id": secret})
 		// The reason may come after the message: then it stands where the message is read again.
 		bob.until("why there is no key", func() bool {
 			bob.call(http.MethodGet, roomPath(room, "event/%s", secret), nil, nil)
