@@ -60,6 +60,12 @@ type restoring struct {
 // CheckReadable returns ErrNoBackup if there is no backup whose key is here.
 func (b *Backup) CheckReadable(ctx context.Context) error {
 	target, err := b.target(ctx)
+	for again := 1; errors.Is(err, core.ErrMoreToDo) && again <= fetchAgain; again++ {
+		// The owner of the backup changed meanwhile, as while a device is set up.
+		if err = backoff.Wait(ctx, core.RereadPauses().After(again)); err == nil {
+			target, err = b.target(ctx)
+		}
+	}
 	if err != nil {
 		return err
 	}
