@@ -63,28 +63,6 @@ func (k bodyUse) cost(size int64) int64 {
 	return interceptors.DecodingCost(size)
 }
 
-// bodyHandling returns the name of how a row holds the body, for the pinned table.
-func (r *route) bodyHandling() string {
-	switch {
-	case r.maxBody == noBody:
-		return "none"
-	case r.run == nil:
-		return "streamed"
-	}
-	switch r.bodyUse {
-	case bodySpooled:
-		return "spooled"
-	case bodyPassed:
-		return "passed"
-	case bodyPeeked:
-		return "peeked"
-	case bodyStreamed:
-		return "changed as it streams"
-	case bodyDecoded:
-	}
-	return "decoded"
-}
-
 // checkMemory refuses a table with a body that could never be held.
 func checkMemory(rows []*route, l Limits) error {
 	var errs []error

@@ -240,3 +240,25 @@ func TestOptionalHandlerTakesOver(t *testing.T) {
 		t.Errorf("a control call without a handler: %d %s", a.StatusCode, a.body)
 	}
 }
+
+// bodyHandling returns the name of how a row holds the body, for the pinned table.
+func (r *route) bodyHandling() string {
+	switch {
+	case r.maxBody == noBody:
+		return "none"
+	case r.run == nil:
+		return "streamed"
+	}
+	switch r.bodyUse {
+	case bodySpooled:
+		return "spooled"
+	case bodyPassed:
+		return "passed"
+	case bodyPeeked:
+		return "peeked"
+	case bodyStreamed:
+		return "changed as it streams"
+	case bodyDecoded:
+	}
+	return "decoded"
+}
