@@ -25,6 +25,20 @@ func syncGraph() *jsonscan.Node {
 	return root
 }
 
+// recordGraph is the same with a record for each event.
+func recordGraph() *jsonscan.Node {
+	event := jsonscan.NewNode()
+	event.Down(jsonscan.Key("type")).Note(0)
+	event.Down(jsonscan.Key("state_key")).Note(1)
+	event.Down(jsonscan.Key("content"), jsonscan.Key("membership")).Note(2)
+	event.Record(1)
+	root := jsonscan.NewNode()
+	events := root.Down(jsonscan.Key("rooms"), jsonscan.Key("join"), jsonscan.Any(), jsonscan.Any(), jsonscan.Key("events"))
+	events.Report(5, false)
+	events.Link(jsonscan.Elem(), event)
+	return root
+}
+
 var watch = []string{"decrypted", "m.relations", "dev.e2ee-proxy.*"}
 
 // BenchmarkScan compares the scan of a sync body with the ways of the field, in the
@@ -44,6 +58,21 @@ func BenchmarkScan(b *testing.B) {
 		b.SetBytes(int64(len(body)))
 		b.ReportAllocs()
 		root := syncGraph()
+		for b.Loop() {
+			n := 0
+			_, err := jsonscan.Scan(bytes.NewReader(body), root, jsonscan.Options{Watch: watch}, func(*jsonscan.Value) error {
+				n++
+				return nil
+			})
+			if err != nil || n == 0 {
+				b.Fatal(n, err)
+			}
+		}
+	})
+	b.Run("records", func(b *testing.B) {
+		b.SetBytes(int64(len(body)))
+		b.ReportAllocs()
+		root := recordGraph()
 		for b.Loop() {
 			n := 0
 			_, err := jsonscan.Scan(bytes.NewReader(body), root, jsonscan.Options{Watch: watch}, func(*jsonscan.Value) error {

@@ -11,7 +11,13 @@ import (
 type Node struct {
 	id      int
 	report  bool
+	record  bool
 	capture bool
+	noted   bool
+	note    int
+	quick   *program // of a record
+	// programs are those that the node is a part of.
+	programs []*program
 
 	exact  []member
 	prefix []member
@@ -59,8 +65,41 @@ func NewNode() *Node { return &Node{} }
 // Report asks for the values at this node under an ID of the caller's choice. With
 // capture their bytes are reported too.
 func (n *Node) Report(id int, capture bool) *Node {
+	n.changed()
 	n.id, n.report, n.capture = id, true, capture
 	return n
+}
+
+// Record is like [Node.Report] with capture, for objects of which some values inside matter:
+// those with a [Node.Note] come along, see [Value.Noted]. It is called last, when everything
+// below the node is there. There are no records in records.
+func (n *Node) Record(id int) *Node {
+	n.Report(id, true)
+	n.record = true
+	if n.quick = compile(n, maxLevels); n.quick != nil {
+		n.quick.claim(n)
+	}
+	return n
+}
+
+// Note asks for the values at this node along with the record that they are in, under a number
+// below [MaxNotes]. No steps lead on from it.
+func (n *Node) Note(number int) *Node {
+	n.changed()
+	n.noted, n.note = true, number
+	return n
+}
+
+// changed ends the use of programs that were made before.
+func (n *Node) changed() {
+	for _, p := range n.programs {
+		p.stale = true
+	}
+}
+
+// leaf reports whether no steps lead on.
+func (n *Node) leaf() bool {
+	return n.any == nil && n.elem == nil && len(n.exact) == 0 && len(n.prefix) == 0
 }
 
 // Down follows the steps, making nodes where there are none, and returns the last.
@@ -78,6 +117,7 @@ func (n *Node) Down(steps ...Step) *Node {
 
 // Link makes a step lead to an existing node, in place of where it led before.
 func (n *Node) Link(s Step, to *Node) {
+	n.changed()
 	switch s.kind {
 	case stepKey:
 		n.exact = linked(n.exact, s.name, to)

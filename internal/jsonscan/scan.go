@@ -14,6 +14,8 @@ type Options struct {
 	// Watch are names of members to watch for everywhere; one that ends in * stands for all
 	// with that prefix. See [Value.Flagged].
 	Watch []string
+
+	slow bool // the quick way is not taken
 }
 
 // Value is a value that a scan reports at its end, so the values inside a container come
@@ -106,7 +108,7 @@ func (r *Repeated) ScanBytes(data []byte, root *Node, opt Options, visit func(*V
 
 func (s *scanner) document(root *Node, opt Options, visit func(*Value) error) (int64, error) {
 	s.leaf, s.name, s.watch, s.visit = -1, -1, newWatchList(opt.Watch), visit
-	s.frames = s.first[:0]
+	s.frames, s.slow = s.first[:0], opt.slow
 	i, err := s.space(0)
 	if err != nil {
 		return s.base + int64(i), err

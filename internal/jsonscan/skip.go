@@ -3,6 +3,11 @@ package jsonscan
 // skip reads any value at i, and returns the index behind it. It only looks for watched
 // names.
 func (s *scanner) skip(i int) (int, error) {
+	if !s.slow {
+		if end := s.quick(i); end >= 0 {
+			return end, nil
+		}
+	}
 	var err error
 	floor := s.depth
 	for {
@@ -140,6 +145,9 @@ func (s *scanner) skipColon(i int) (int, error) {
 type watchedNames struct {
 	on    bool
 	first *[256]bool
+	// sizes has, for each first byte, a bit for each number of bytes of a name that begins with it
+	// and may be watched; the last is for all that are longer.
+	sizes *[256]uint64
 	names []watched
 }
 
@@ -159,8 +167,13 @@ func newWatchList(names []string) watchedNames {
 			continue
 		}
 		if !w.on {
-			w.on, w.first = true, new([256]bool)
+			w.on, w.first, w.sizes = true, new([256]bool), new([256]uint64)
 		}
+		sizes := uint64(1) << min(len(entry.name), 63)
+		if entry.prefix {
+			sizes = -sizes // and all longer ones
+		}
+		w.sizes[entry.name[0]] |= sizes
 		w.first[entry.name[0]] = true
 		w.names = append(w.names, entry)
 	}

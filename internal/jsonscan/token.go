@@ -17,11 +17,7 @@ const (
 // nothing below it.
 func plain(b []byte, i int) int {
 	for i+8 <= len(b) {
-		w := binary.LittleEndian.Uint64(b[i:])
-		quote := w ^ ('"' * ones)
-		slash := w ^ ('\\' * ones)
-		hit := ((quote - ones) &^ quote) | ((slash - ones) &^ slash) | ((w - ' '*ones) &^ w)
-		if hit &= highs; hit != 0 {
+		if hit := ends(binary.LittleEndian.Uint64(b[i:])); hit != 0 {
 			return i + bits.TrailingZeros64(hit)>>3
 		}
 		i += 8

@@ -30,9 +30,16 @@ func (s *scanner) walk(i int, root *Node) (int, error) {
 	var err error
 	for {
 		object := s.b[i] == '{'
-		if object && at.node.object() || s.b[i] == '[' && at.node != nil && at.node.elem != nil {
+		end := no
+		if object && !s.slow && at.node.isQuick() {
+			end, err = s.whole(i, &at)
+		}
+		switch {
+		case end >= 0:
+			i, inside = end, false
+		case object && at.node.object() || s.b[i] == '[' && at.node != nil && at.node.elem != nil:
 			i, inside, err = s.begin(i, object, &at)
-		} else {
+		default:
 			inside = false
 			i, err = s.single(i, &at)
 		}
@@ -46,6 +53,25 @@ func (s *scanner) walk(i int, root *Node) (int, error) {
 			return i, err
 		}
 	}
+}
+
+// isQuick reports whether the objects at a node are records that can be read in the quick way.
+func (n *Node) isQuick() bool { return n != nil && n.quick != nil && !n.quick.stale }
+
+// whole reads and reports the record at i in the quick way, and returns the index behind it.
+func (s *scanner) whole(i int, at *valuePlace) (int, error) {
+	flagged := s.flagged
+	end, count := s.quickRecord(i, at.node.quick)
+	if end < 0 {
+		return no, nil
+	}
+	s.wild = at.wild
+	s.report(at, end, s.base+int64(i), true, flagged)
+	s.value.Kind, s.value.Count = '{', count
+	if s.value.Raw == nil { // it is larger than what is captured
+		s.setApart()
+	}
+	return end, s.visit(&s.value)
 }
 
 // begin enters the container at i. It returns the index of its first value and puts the
@@ -63,6 +89,9 @@ func (s *scanner) begin(i int, object bool, at *valuePlace) (next int, inside bo
 	*f = frame{
 		valuePlace: *at, object: object, start: start, inner: start + 1, flagged: s.flagged,
 		pinned: at.node.report && at.node.capture, name: name,
+	}
+	if at.node.record {
+		s.clearNotes(start)
 	}
 	if i++; s.at(i) <= ' ' {
 		if i, err = s.space(i); err != nil {
@@ -158,6 +187,9 @@ func (s *scanner) end(i int) error {
 			s.value.Kind = '{'
 		}
 		s.value.Count = f.count
+		if f.node.record && f.pinned && s.value.Raw == nil { // it is larger than what is captured
+			s.setApart()
+		}
 		err = s.visit(&s.value)
 	}
 	s.frames = s.frames[:len(s.frames)-1]
@@ -166,16 +198,26 @@ func (s *scanner) end(i int) error {
 
 // single reads the value at i as a whole and reports it when its node asks for it.
 func (s *scanner) single(i int, at *valuePlace) (int, error) {
-	if at.node == nil || !at.node.report {
+	if at.node == nil || !at.node.report && !at.node.noted {
 		return s.skip(i)
 	}
 	start, kind, flagged := s.base+int64(i), s.b[i], s.flagged
-	if at.node.capture {
+	if at.node.capture || at.node.noted {
 		s.leaf = start
+	}
+	if at.node.record {
+		s.clearNotes(start)
 	}
 	i, err := s.skip(i)
 	if err != nil {
 		return i, err
+	}
+	if at.node.noted {
+		s.noteSingle(at.node.note, i, kind, start)
+	}
+	if !at.node.report {
+		s.leaf = -1
+		return i, nil
 	}
 	s.wild = at.wild
 	s.report(at, i, start, s.leaf >= 0, flagged)

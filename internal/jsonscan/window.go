@@ -40,6 +40,7 @@ type scanner struct {
 	base int64  // offset of b[0] in the body
 	eof  bool
 	max  int // MaxCapture
+	slow bool
 
 	depth  int      // containers open in skip
 	bits   []uint64 // one bit for each of them: 1 is an object
@@ -50,6 +51,13 @@ type scanner struct {
 
 	wild     bool   // the value outside of frames that is being reported has a name of Any
 	wildName []byte // the last name that an Any step met
+
+	// What was noted in the current record: which notes there are, where it begins, and whether
+	// they are kept apart from it.
+	notes  [MaxNotes]note
+	noted  uint32
+	record int64
+	apart  bool
 
 	watch   watchedNames
 	flagged uint64 // how many watched names were met
@@ -112,6 +120,9 @@ func (s *scanner) keep(i int) int {
 		}
 		if end-fr.start > int64(s.max) {
 			fr.pinned = false
+			if fr.node.record {
+				s.setApart()
+			}
 			continue
 		}
 		at = min(at, fr.start)
