@@ -78,7 +78,7 @@ const atAccountData = 0
 // syncShape returns the shape, and for each of its places which part of a room's state it is.
 func syncShape() (rewrite.Shape, []partOfState) {
 	s := rewrite.Shape{
-		Room: rewrite.RoomOfName,
+		Room: rewrite.RoomOfName, Inside: unreadPaths[:],
 		Places: []rewrite.Place{
 			{Path: "account_data/events/*", Kind: rewrite.AccountData}, {Path: "{}/events/*"},
 		},

@@ -115,7 +115,7 @@ func (u *unreadUpdate) event(e *rewrite.Event, part partOfState, who id.UserID) 
 		return
 	}
 	u.timeline = true
-	if ev, to, stays := u.heads.head(e.Raw, string(e.Type) == typeRedaction && e.StateKey == nil); ev.Ref != 0 {
+	if ev, to, stays := u.heads.head(e, string(e.Type) == typeRedaction && e.StateKey == nil); ev.Ref != 0 {
 		ev.Sealed, ev.Joins = sealed, joins && !stays
 		u.room.Redacted = append(u.room.Redacted, u.heads.gone...)
 		if to != (e2ee.UnreadRelation{}) {
@@ -143,36 +143,26 @@ func displayName(member []byte) string {
 
 // What is looked at of an event in a timeline.
 const (
-	headID = iota + 1
-	headTime
+	headTime = iota
 	headRedacts
+	headContentRedacts
 	headRelation
 	headRelated
 	headMembership
 	headBefore
+	headID
 )
 
-func unreadHeads() *jsonscan.Node {
-	n := jsonscan.NewNode()
-	content := n.Down(jsonscan.Key("content"))
-	relation := content.Down(jsonscan.Key("m.relates_to"))
-	n.Down(jsonscan.Key("event_id")).Report(headID, true)
-	n.Down(jsonscan.Key("origin_server_ts")).Report(headTime, true)
-	n.Down(jsonscan.Key("redacts")).Report(headRedacts, true)
-	content.Down(jsonscan.Key("redacts")).Report(headRedacts, true)
-	relation.Down(jsonscan.Key("rel_type")).Report(headRelation, true)
-	relation.Down(jsonscan.Key("event_id")).Report(headRelated, true)
-	unsigned := n.Down(jsonscan.Key("unsigned"))
-	unsigned.Down(jsonscan.Key("membership")).Report(headMembership, true)
-	unsigned.Down(jsonscan.Key("prev_content"), jsonscan.Key("membership")).Report(headBefore, true)
-	return n
+// unreadPaths are where it stands, but for the event's ID.
+var unreadPaths = [...]string{
+	headTime: "origin_server_ts", headRedacts: "redacts", headContentRedacts: "content/redacts",
+	headRelation: "content/m.relates_to/rel_type", headRelated: "content/m.relates_to/event_id",
+	headMembership: "unsigned/membership", headBefore: "unsigned/prev_content/membership",
 }
 
 // unreadHead reads what matters of one event after the other, and makes nothing for each.
 type unreadHead struct {
-	scans jsonscan.Repeated
 	names *jsonscan.Node
-	visit func(*jsonscan.Value) error
 
 	event    e2ee.UnreadEvent
 	redacts  e2ee.UnreadRelation
@@ -184,18 +174,15 @@ type unreadHead struct {
 
 // head reads an event of a timeline; stays says that who joined by it had joined before. Only a
 // redaction redacts: anybody can write the same into other events.
-func (h *unreadHead) head(raw []byte, redaction bool) (ev e2ee.UnreadEvent, to e2ee.UnreadRelation, stays bool) {
-	if h.names == nil {
-		h.names, h.visit = unreadHeads(), h.take
-	}
+func (h *unreadHead) head(e *rewrite.Event, redaction bool) (ev e2ee.UnreadEvent, to e2ee.UnreadRelation, stays bool) {
 	h.event, h.redacts, h.gone, h.stays, h.threaded, h.related = ev, to, h.gone[:0], false, false, nil
-	err := h.scans.ScanBytes(raw, h.names, jsonscan.Options{}, h.visit)
+	if !h.noted(e) && h.scan(e.Raw) != nil {
+		return ev, to, false // cannot happen: it was scanned before
+	}
 	if !redaction {
 		h.redacts, h.gone = to, h.gone[:0]
 	}
 	switch to = h.redacts; {
-	case err != nil: // cannot happen: it was scanned before
-		return e2ee.UnreadEvent{}, to, false
 	case to.Redacts || len(h.related) == 0:
 	case h.threaded:
 		to.Root = id.EventID(h.related)
@@ -205,17 +192,61 @@ func (h *unreadHead) head(raw []byte, redaction bool) (ev e2ee.UnreadEvent, to e
 	return h.event, to, h.stays
 }
 
-func (h *unreadHead) take(v *jsonscan.Value) error {
-	var text []byte
-	if v.Kind == '"' {
-		text = jsonscan.Text(v.Raw)
+// noted takes what was noted of an event while the response was read, which is all unless
+// something is there twice.
+func (h *unreadHead) noted(e *rewrite.Event) bool {
+	var all [headID + 1]jsonscan.Noted
+	for n := range all {
+		if all[n] = e.ID(); n < headID {
+			all[n] = e.Inside(n)
+		}
+		if all[n].Count > 1 {
+			return false
+		}
 	}
-	switch v.ID {
+	if all[headRedacts].At > all[headContentRedacts].At { // the last one counts
+		h.take(headContentRedacts, &all[headContentRedacts])
+		all[headContentRedacts].Count = 0
+	}
+	for n := range all {
+		h.take(n, &all[n])
+	}
+	return true
+}
+
+// scan takes them all from the event itself.
+func (h *unreadHead) scan(raw []byte) error {
+	if h.names == nil {
+		h.names = jsonscan.NewNode()
+		for n, path := range unreadPaths {
+			at := h.names
+			for name := range strings.SplitSeq(path, "/") {
+				at = at.Down(jsonscan.Key(name))
+			}
+			at.Report(n, true)
+		}
+		h.names.Down(jsonscan.Key("event_id")).Report(headID, true)
+	}
+	return jsonscan.ScanBytes(raw, h.names, jsonscan.Options{}, func(v *jsonscan.Value) error {
+		h.take(v.ID, &jsonscan.Noted{Count: 1, Kind: v.Kind, Raw: v.Raw})
+		return nil
+	})
+}
+
+func (h *unreadHead) take(n int, at *jsonscan.Noted) {
+	if at.Count == 0 {
+		return
+	}
+	var text []byte
+	if at.Kind == '"' {
+		text = jsonscan.Text(at.Raw)
+	}
+	switch n {
 	case headID:
 		h.event.Ref = e2ee.UnreadRef(text)
 	case headTime:
-		h.event.At = secondsOf(v.Raw)
-	case headRedacts:
+		h.event.At = secondsOf(at.Raw)
+	case headRedacts, headContentRedacts:
 		h.redacts.About, h.redacts.Redacts = e2ee.UnreadRef(text), true
 		if len(text) > 0 && len(text) <= maxEventID {
 			h.gone = append(h.gone, id.EventID(text))
@@ -229,7 +260,6 @@ func (h *unreadHead) take(v *jsonscan.Value) error {
 	case headBefore:
 		h.stays = string(text) == "join"
 	}
-	return nil
 }
 
 // secondsOf reads a time in milliseconds; zero for what is none.

@@ -33,14 +33,13 @@ type Rewriter struct {
 	shape   Shape
 	alone   []bool // which of its places are that of one event
 	options Options
-	// The places of a body that are looked at, without and with a filter.
-	lean, full *jsonscan.Node
-	graphs     graphs
+	places  *jsonscan.Node // of a body that are looked at
+	graphs  graphs
 }
 
 // New returns a rewriter of bodies of a shape.
 func New(shape Shape, o Options) *Rewriter {
-	r := &Rewriter{shape: shape, options: o, lean: shape.graph(stateGraph), full: shape.graph(headGraph), graphs: newGraphs()}
+	r := &Rewriter{shape: shape, options: o, places: shape.graph(), graphs: newGraphs()}
 	for _, p := range shape.Places {
 		r.alone = append(r.alone, !strings.HasSuffix("/"+p.Path, "/*"))
 	}

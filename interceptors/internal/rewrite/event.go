@@ -28,8 +28,9 @@ type graphs struct {
 	names   *jsonscan.Node  // reports whose event it is
 }
 
+// What is noted of an event.
 const (
-	inType = iota + 1
+	inType = iota
 	inStateKey
 	inSender
 	inMembership
@@ -37,25 +38,28 @@ const (
 	inFile
 	inRoomID
 	inEventID
+	// inOwn is the first of those that a handler looks at.
+	inOwn
 )
 
-func newGraphs() graphs {
-	return graphs{bundled: bundled.NewGraphs(), head: headGraph(jsonscan.NewNode()), names: namesGraph()}
+// MaxInside is how many values in each event a handler can look at.
+const MaxInside = jsonscan.MaxNotes - inOwn
+
+// headPaths are the places of what decisions and filters need of an event.
+var headPaths = [...]string{
+	inType: "type", inStateKey: "state_key", inSender: "sender", inMembership: "content/membership",
+	inURL: "content/url", inFile: "content/file", inRoomID: "room_id", inEventID: "event_id",
 }
 
-// stateGraph adds what names a state event to the node of an event.
-func stateGraph(event *jsonscan.Node) *jsonscan.Node {
-	event.Down(jsonscan.Key("type")).Report(inType, true)
-	event.Down(jsonscan.Key("state_key")).Report(inStateKey, true)
-	event.Down(jsonscan.Key("content"), jsonscan.Key("membership")).Report(inMembership, true)
-	return event
+func newGraphs() graphs {
+	return graphs{bundled: bundled.NewGraphs(), head: headGraph(jsonscan.NewNode()).Record(0), names: namesGraph()}
 }
 
 // headGraph adds everything that decisions and filters need to the node of an event.
 func headGraph(event *jsonscan.Node) *jsonscan.Node {
-	stateGraph(event).Down(jsonscan.Key("sender")).Report(inSender, true)
-	event.Down(jsonscan.Key("content"), jsonscan.Key("url")).Report(inURL, false)
-	event.Down(jsonscan.Key("content"), jsonscan.Key("file")).Report(inFile, false)
+	for n, path := range headPaths {
+		event.Down(stepsOf(path)...).Note(n)
+	}
 	return event
 }
 
@@ -63,7 +67,7 @@ func headGraph(event *jsonscan.Node) *jsonscan.Node {
 func (g *graphs) headOf(event []byte) (head, error) {
 	var h head
 	err := jsonscan.ScanBytes(event, g.head, jsonscan.Options{}, func(v *jsonscan.Value) error {
-		h.take(v)
+		h.read(v)
 		return nil
 	})
 	h.readReaction(event)
@@ -106,6 +110,21 @@ func namesGraph() *jsonscan.Node {
 func MayNameNotice(raw []byte) bool {
 	const rare = "-proxy.invalid"
 	return bytes.Contains(raw, []byte(rare)) || bytes.Contains(raw, []byte(`\u`))
+}
+
+// mayImitate reports whether an event may imitate a notice, by what was noted of it: those that
+// have another inside are flagged.
+func mayImitate(v *jsonscan.Value) bool {
+	if v.Flagged {
+		return true
+	}
+	for _, n := range [...]int{inSender, inEventID, inStateKey} {
+		at := v.Noted(n)
+		if at.Count > 1 || at.Kind == '"' && MayNameNotice(at.Raw) {
+			return true
+		}
+	}
+	return false
 }
 
 // imitates reports whether an event of the homeserver imitates a notice.

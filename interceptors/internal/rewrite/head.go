@@ -15,7 +15,8 @@ const (
 	typeMessage    = "m.room.message"
 )
 
-// head is what decisions need of an event. Of names that occur twice the last counts.
+// head is what decisions need of an event. Of names that occur twice the last counts. It is valid
+// as long as the event is.
 type head struct {
 	typ            []byte // without escapes
 	types          int    // how often there is a type
@@ -24,7 +25,8 @@ type head struct {
 	stringStateKey bool   // the state key is a string
 	neverOpened    bool   // it is never opened
 	sender         []byte
-	eventID        []byte // where it is asked for
+	eventID        []byte
+	roomID         []byte
 	membership     []byte // raw
 	hasURL         bool
 	bare           bool // a reaction with its relation only
@@ -35,42 +37,32 @@ func (h *head) filtered() filter.Event {
 	return filter.Event{Type: h.typ, Sender: h.sender, HasURL: h.hasURL}
 }
 
-func (h *head) reset() {
-	*h = head{typ: h.typ[:0], stateKey: h.stateKey[:0], sender: h.sender[:0], eventID: h.eventID[:0], membership: h.membership[:0]}
-}
-
-// take stores a value that headGraph reported; ok is false for other values.
-func (h *head) take(v *jsonscan.Value) (ok bool) {
-	switch v.ID {
-	case inType:
-		h.typ = appendText(h.typ[:0], v)
-		h.types++
-	case inStateKey:
-		h.stateKey, h.hasStateKey, h.stringStateKey = append(h.stateKey[:0], v.Raw...), true, v.Kind == '"'
-	case inSender:
-		h.sender = appendText(h.sender[:0], v)
-	case inEventID:
-		h.eventID = appendText(h.eventID[:0], v)
-	case inMembership:
-		h.membership = append(h.membership[:0], v.Raw...)
-	case inURL, inFile:
-		h.hasURL = true
-	default:
-		return false
+// read reads what was noted of an event.
+func (h *head) read(v *jsonscan.Value) {
+	typ, key, url, file := v.Noted(inType), v.Noted(inStateKey), v.Noted(inURL), v.Noted(inFile)
+	*h = head{
+		typ: textOf(typ), types: typ.Count, hasStateKey: key.Count > 0, stringStateKey: key.Count > 0 && key.Kind == '"',
+		sender: textOf(v.Noted(inSender)), eventID: textOf(v.Noted(inEventID)), roomID: textOf(v.Noted(inRoomID)),
+		membership: v.Noted(inMembership).Raw, hasURL: url.Count+file.Count > 0,
 	}
-	return true
+	if h.hasStateKey {
+		h.stateKey = key.Raw
+		if key.Raw == nil { // too large
+			h.stateKey = []byte{}
+		}
+	}
 }
 
 // maxIdentifier is the largest type or user ID that is read (255 bytes in the
 // specification, each of which may be escaped).
 const maxIdentifier = 6 * 255
 
-// appendText appends the text of a string value; nothing when it is no string or too long.
-func appendText(dst []byte, v *jsonscan.Value) []byte {
-	if v.Kind != '"' || len(v.Raw) < 2 || len(v.Raw) > maxIdentifier {
-		return dst
+// textOf returns the text of a string; nil when it is no string or too long.
+func textOf(at jsonscan.Noted) []byte {
+	if at.Kind != '"' || len(at.Raw) < 2 || len(at.Raw) > maxIdentifier {
+		return nil
 	}
-	return append(dst, jsonscan.Text(v.Raw)...)
+	return jsonscan.Text(at.Raw)
 }
 
 // readReaction reads the content of a reaction, which decides whether it is bare.

@@ -34,8 +34,15 @@ type Event struct {
 	// Object reports whether it is an object at all.
 	Object bool
 
-	scan *scan
+	value *jsonscan.Value
+	scan  *scan
 }
+
+// ID returns the event's ID.
+func (e *Event) ID() jsonscan.Noted { return e.value.Noted(inEventID) }
+
+// Inside returns what stands in the event at one of the paths of [Shape.Inside].
+func (e *Event) Inside(n int) jsonscan.Noted { return e.value.Noted(inOwn + n) }
 
 // Unordered records that the events of this entry may be from before or after the encryption of
 // their room, unless the body shows it.

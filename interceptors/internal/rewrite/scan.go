@@ -1,7 +1,6 @@
 package rewrite
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -48,7 +47,6 @@ type scan struct {
 	}
 
 	room      id.RoomID
-	eventRoom []byte
 	entryRoom []byte
 	inEntry   bool
 	unwanted  bool // the client's filter leaves the entry out
@@ -84,11 +82,7 @@ func (s *scan) run(body io.Reader, plan *spool.Spool) error {
 		s.addRoom(s.room)
 		s.enter(markRoom, s.room)
 	}
-	graph := s.rewriter.lean
-	if s.pass.Filter != nil {
-		graph = s.rewriter.full
-	}
-	_, err := jsonscan.Scan(exchange.Spooling(body, s.kept), graph, jsonscan.Options{Watch: bundled.Watched()}, func(v *jsonscan.Value) error {
+	_, err := jsonscan.Scan(exchange.Spooling(body, s.kept), s.rewriter.places, jsonscan.Options{Watch: bundled.Watched()}, func(v *jsonscan.Value) error {
 		if err := s.visit(v); err != nil {
 			return &stopError{err}
 		}
@@ -101,13 +95,6 @@ func (s *scan) run(body io.Reader, plan *spool.Spool) error {
 }
 
 func (s *scan) visit(v *jsonscan.Value) error {
-	if s.head.take(v) {
-		return nil
-	}
-	if v.ID == inRoomID {
-		s.eventRoom = appendText(s.eventRoom[:0], v)
-		return nil
-	}
 	index, entry := v.ID&indexMask, v.ID>>entryShift&entryMask
 	s.depth = v.ID >> depthShift & depthMask
 	if entry != 0 && s.shape.Room == RoomOfName {
@@ -115,17 +102,14 @@ func (s *scan) visit(v *jsonscan.Value) error {
 	}
 	switch class(v.ID >> classShift) {
 	case aPlace:
-		err := s.event(&s.shape.Places[index], index, v)
-		s.head.reset()
-		s.eventRoom = s.eventRoom[:0]
-		return err
+		return s.event(&s.shape.Places[index], index, v)
 	case aValue:
 		if s.pass.Hooks.Value != nil {
 			s.found = Found{Value: v, Tag: s.shape.Values[index].Tag, scan: s}
 			return s.pass.Hooks.Value(&s.found)
 		}
 	case anEntryRoom:
-		s.entryRoom = appendText(s.entryRoom[:0], v)
+		s.entryRoom = append(s.entryRoom[:0], textOf(jsonscan.Noted{Kind: v.Kind, Raw: v.Raw})...)
 	case anEntry:
 		return s.leaveEntry(v)
 	case aMember:
@@ -195,11 +179,12 @@ func (s *scan) leaveEntry(v *jsonscan.Value) error {
 	return nil
 }
 
-// event handles an event of a place, at its end, after its head was taken.
+// event handles an event of a place, at its end.
 func (s *scan) event(p *Place, index int, v *jsonscan.Value) error {
+	s.head.read(v)
 	s.examine(v)
-	if s.shape.Room == RoomOfEvent && string(s.eventRoom) != string(s.room) {
-		s.room = id.RoomID(bytes.Clone(s.eventRoom))
+	if s.shape.Room == RoomOfEvent && string(s.head.roomID) != string(s.room) {
+		s.room = id.RoomID(s.head.roomID)
 		s.addRoom(s.room)
 		s.enter(markRoom, s.room)
 	}
@@ -215,7 +200,7 @@ func (s *scan) event(p *Place, index int, v *jsonscan.Value) error {
 	}
 	if s.pass.Hooks.Event != nil {
 		e := &s.told
-		*e = Event{Place: index, Type: s.head.typ, Membership: s.head.membership, Raw: v.Raw, Object: v.Kind == '{', scan: s}
+		*e = Event{Place: index, Type: s.head.typ, Membership: s.head.membership, Raw: v.Raw, Object: v.Kind == '{', value: v, scan: s}
 		if s.head.hasStateKey {
 			e.StateKey = s.head.stateKey
 		}
@@ -278,12 +263,12 @@ func (s *scan) standing(p *Place, kind markKind, flags uint64) (markKind, uint64
 	return kind, flags, nil
 }
 
-// examine examines an event at its end, after its head was taken.
+// examine examines an event, after its head was read.
 func (s *scan) examine(v *jsonscan.Value) {
 	if s.list != v.Inside {
 		s.list, s.marked = v.Inside, 0
 	}
-	s.imitates = v.Raw != nil && s.rewriter.graphs.imitates(v.Raw)
+	s.imitates = v.Raw != nil && mayImitate(v) && s.rewriter.graphs.imitates(v.Raw)
 	s.head.readReaction(v.Raw)
 }
 

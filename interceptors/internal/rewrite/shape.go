@@ -19,6 +19,9 @@ type Shape struct {
 	// is the whole body. With [RoomOfEntry] their room_id is the room, with [RoomOfName] their
 	// name.
 	Entries []string
+	// Inside are the paths of values in each event that a handler looks at, see [Event.Inside].
+	// They are names only. There are at most [MaxInside].
+	Inside []string
 	// Values are what a handler looks at besides, see [Hooks].
 	Values []Value
 }
@@ -93,7 +96,7 @@ const (
 )
 
 // A report's ID holds its class, the number of its entry (from 1), how deep it stands, and the
-// index of the place or value. Those of what stands inside an event are smaller.
+// index of the place or value.
 const (
 	depthShift = 16
 	entryShift = 20
@@ -107,9 +110,8 @@ func reportID(c class, entry, depth, index int) int {
 	return int(c)<<classShift | entry<<entryShift | depth<<depthShift | index
 }
 
-// graph names everything in a body of the shape that is looked at. head adds what is needed of
-// an event to its node.
-func (s *Shape) graph(head func(*jsonscan.Node) *jsonscan.Node) *jsonscan.Node {
+// graph names everything in a body of the shape that is looked at.
+func (s *Shape) graph() *jsonscan.Node {
 	top := jsonscan.NewNode()
 	seen := map[*jsonscan.Node]bool{}
 	for i := range s.Places {
@@ -123,13 +125,10 @@ func (s *Shape) graph(head func(*jsonscan.Node) *jsonscan.Node) *jsonscan.Node {
 			}
 			at = at.Down(step)
 		}
-		head(at).Report(reportID(aPlace, s.entryOf(path), len(steps), i), true)
-		if s.Places[i].Asked {
-			at.Down(jsonscan.Key("event_id")).Report(inEventID, true)
+		for n, inside := range s.Inside {
+			at.Down(stepsOf(inside)...).Note(inOwn + n)
 		}
-		if s.Room == RoomOfEvent {
-			at.Down(jsonscan.Key("room_id")).Report(inRoomID, true)
-		}
+		headGraph(at).Record(reportID(aPlace, s.entryOf(path), len(steps), i))
 	}
 	for i, path := range s.Entries {
 		steps := stepsOf(path)
