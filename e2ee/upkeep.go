@@ -277,7 +277,7 @@ func (e *Engine) recordUnloaded(d *Device) {
 	e.gone[d.core.RowID] = struct{}{}
 }
 
-// forgetUnloaded removes cache entries of unloaded devices.
+// forgetUnloaded removes cache entries of unloaded devices, and what no device used as long.
 func (e *Engine) forgetUnloaded() {
 	e.mu.Lock()
 	gone := e.gone
@@ -289,6 +289,7 @@ func (e *Engine) forgetUnloaded() {
 	if len(gone) > 0 {
 		e.inbound.Forget(gone)
 	}
+	e.inbound.ForgetUnused(e.env.Now().Add(-e.opts.IdleAfter))
 }
 
 // maintain does what is due for a device: it publishes keys, sends the outbox, sets the

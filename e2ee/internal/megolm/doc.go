@@ -1,7 +1,9 @@
 // Package megolm has the rules for stored room keys: who owns one, its data format for
-// other clients, and how a second copy is merged. It has no state.
+// other clients, how a second copy is merged, and how messages are read with one. It has no
+// state.
 //
 // It promises:
+//   - A [Reader] reads what goolm reads, to the byte, and refuses what goolm refuses.
 //   - A key's owner is proven by the Olm channel, attested by an authenticated backup, or
 //     only claimed, and these are never confused.
 //   - A ratchet replaces another only if it leads to it (requirement 8.3, attacks A12 and

@@ -59,6 +59,7 @@ func (in *Inbound) Decrypt(ctx context.Context, events []*Event) {
 		return
 	}
 	inOrder := byIndex(events)
+	by := in.cache.verifiersOf(events, in.Env.Now())
 	workers := min(runtime.GOMAXPROCS(0), len(events)/8+1)
 	var wg sync.WaitGroup
 	for w := range workers {
@@ -66,7 +67,7 @@ func (in *Inbound) Decrypt(ctx context.Context, events []*Event) {
 		run := func() {
 			work := make(ratchets)
 			for _, ev := range inOrder[lo:hi] {
-				ev.decrypt(work)
+				ev.decrypt(work, by)
 			}
 			work.keep()
 		}
@@ -82,12 +83,12 @@ func (in *Inbound) Decrypt(ctx context.Context, events []*Event) {
 
 // decrypt decrypts one event and checks the payload against it. To find the key only the
 // ciphertext's room and session ID are used (requirement 8.6).
-func (ev *Event) decrypt(work ratchets) {
+func (ev *Event) decrypt(work ratchets, by verifiers) {
 	if ev.session == nil {
 		ev.Err = ErrNoKey
 		return
 	}
-	plain, index, err := work.of(ev.session, ev.hint).Decrypt([]byte(ev.Ciphertext))
+	plain, index, err := work.of(ev.session, by, ev.hint).Decrypt(ev.Ciphertext)
 	if err != nil {
 		ev.Err = ErrFailed
 		if errors.Is(err, olm.ErrUnknownMessageIndex) {
@@ -95,7 +96,7 @@ func (ev *Event) decrypt(work ratchets) {
 		}
 		return
 	}
-	ev.index = uint32(index)
+	ev.index = index
 	payload, err := strictjson.Parse(plain)
 	if err != nil {
 		ev.Err = strictjson.ErrMalformed

@@ -3,6 +3,7 @@ package roomkeys
 import (
 	"context"
 	"fmt"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"maunium.net/go/mautrix/id"
@@ -10,6 +11,7 @@ import (
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/megolm"
+	"e2ee-proxy/internal/signkey"
 	"e2ee-proxy/store"
 )
 
@@ -84,6 +86,9 @@ func (in *Inbound) loadSessions(ctx context.Context, events []*Event, missing []
 			return fmt.Errorf("unpickle room key: %w", err)
 		}
 		s.row.Pickle = nil // the unpickled one is enough
+		if key, err := signkey.NewKey(s.sess.SigningKey); err == nil {
+			s.key = key
+		}
 		loaded[ref] = s
 	}
 	in.keepLoaded(loaded, before)
@@ -142,7 +147,11 @@ func (in *Inbound) RecordStored(rows []store.InboundSession) {
 // Cache has the room keys in memory of all devices.
 type Cache struct {
 	sessions *lru.Cache[inboundKey, *inboundSession]
+	tables   *signkey.Tables // of what everybody may know: devices share them
 }
+
+// maxTables bounds the tables of keys that messages are signed by, of about 30 kB each.
+const maxTables = 128
 
 // NewCache returns a cache for a number of room keys.
 func NewCache(size int) (*Cache, error) {
@@ -150,8 +159,15 @@ func NewCache(size int) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make room key cache: %w", err)
 	}
-	return &Cache{sessions: sessions}, nil
+	tables, err := signkey.NewTables(maxTables)
+	if err != nil {
+		return nil, err
+	}
+	return &Cache{sessions, tables}, nil
 }
+
+// ForgetUnused drops what makes reading faster of room keys that were not used since.
+func (c *Cache) ForgetUnused(since time.Time) { c.tables.Forget(since) }
 
 // Forget removes the room keys of devices, by the IDs of their rows.
 func (c *Cache) Forget(devices map[int64]struct{}) {

@@ -7,12 +7,14 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"time"
 
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/megolm"
+	"e2ee-proxy/internal/signkey"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -27,7 +29,11 @@ type inboundSession struct {
 
 	mu   locks.Mutex
 	sess session.MegolmInboundSession
-	used map[usedKey]usedIndex
+	// key is the one by which its messages are signed; nil if it is none.
+	key *signkey.Key
+	// checked is how many signatures were checked by it since its table was made, or at all.
+	checked int
+	used    map[usedKey]usedIndex
 	// more are the owners beside the first, by user, for the users that were looked up.
 	more map[id.UserID][]trustcache.Owner
 	// last is the highest index that is stored as used under the first owner's name, -1
@@ -41,24 +47,64 @@ const maxRemembered = 512
 
 // ratchets are one worker's copies of the room keys it uses, so that the costly signature
 // checks run in parallel and messages in order cost one step each.
-type ratchets map[*inboundSession]*session.MegolmInboundSession
+type ratchets map[*inboundSession]*megolm.Reader
 
 // of returns the worker's copy, for a message that claims to be at an index. If that is behind
 // the copy's, as on a page of history, the copy begins anew, so that the messages after this
 // one cost one step each again.
-func (w ratchets) of(s *inboundSession, index uint32) *session.MegolmInboundSession {
+func (w ratchets) of(s *inboundSession, by verifiers, index uint32) *megolm.Reader {
 	own := w[s]
 	if own == nil {
-		own = new(session.MegolmInboundSession)
 		s.mu.Lock()
-		*own = s.sess
+		reader := megolm.NewReader(&s.sess, by[s])
 		s.mu.Unlock()
+		own = &reader
 		w[s] = own
 	}
-	if index < own.Ratchet.Counter {
-		own.Ratchet = own.InitialRatchet
+	if index < own.Latest.Counter {
+		own.Latest = own.First
 	}
 	return own
+}
+
+// verifiers check the signatures of a batch's sessions.
+type verifiers map[*inboundSession]megolm.Verifier
+
+// A table pays for itself with tableForBatch messages. Over several batches more are waited for,
+// since it may be dropped between them.
+const (
+	tableForBatch = 6
+	tableForMany  = 16
+)
+
+// verifiersOf returns what checks the signatures of events, and makes the tables that pay.
+func (c *Cache) verifiersOf(events []*Event, now time.Time) verifiers {
+	counts := make(map[*inboundSession]int)
+	for _, ev := range events {
+		if s := ev.session; s != nil && s.key != nil {
+			counts[s]++
+		}
+	}
+	by := make(verifiers, len(counts))
+	for s, n := range counts {
+		table := c.tables.Of(s.key, now)
+		s.mu.Lock()
+		s.checked += n
+		worth := table == nil && (n >= tableForBatch || s.checked >= tableForMany)
+		if worth {
+			s.checked = 0
+		}
+		s.mu.Unlock()
+		switch {
+		case worth:
+			by[s] = c.tables.Make(s.key, now)
+		case table != nil:
+			by[s] = table
+		default:
+			by[s] = s.key
+		}
+	}
+	return by
 }
 
 // byIndex returns the events in the order in which it costs least to decrypt them: those of a
@@ -103,8 +149,8 @@ func claimedIndex(ciphertext string) uint32 {
 func (w ratchets) keep() {
 	for s, own := range w {
 		s.mu.Lock()
-		if own.Ratchet.Counter > s.sess.Ratchet.Counter {
-			s.sess.Ratchet = own.Ratchet
+		if own.Latest.Counter > s.sess.Ratchet.Counter {
+			s.sess.Ratchet = own.Latest
 		}
 		s.mu.Unlock()
 	}

@@ -4,8 +4,11 @@ import (
 	"encoding/base64"
 	"fmt"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/crypto/goolm/session"
+
+	"e2ee-proxy/internal/signkey"
 )
 
 // said returns a session that has been read up to its end, and its messages.
@@ -33,6 +36,9 @@ func said(t *testing.T, n int) (*inboundSession, []string) {
 	}
 	s := &inboundSession{}
 	s.sess = *in
+	if s.key, err = signkey.NewKey(in.SigningKey); err != nil {
+		t.Fatal(err)
+	}
 	if _, _, err := s.sess.Decrypt([]byte(ciphers[n-1])); err != nil {
 		t.Fatal(err)
 	}
@@ -51,17 +57,22 @@ func TestPageOfHistoryCostsFewSteps(t *testing.T) {
 	for i := messages - 1; i >= 200; i-- {
 		events = append(events, &Event{session: one, Ciphertext: ofOne[i]}, &Event{session: two, Ciphertext: ofTwo[i]})
 	}
+	cache, err := NewCache(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	by := cache.verifiersOf(events, time.Now())
 	work := make(ratchets)
 	var last *Event
 	for _, ev := range byIndex(events) {
 		if last != nil && last.session == ev.session && ev.hint != last.hint+1 {
 			t.Fatalf("index %d comes after %d", ev.hint, last.hint)
 		}
-		plain, index, err := work.of(ev.session, ev.hint).Decrypt([]byte(ev.Ciphertext))
-		if want := fmt.Sprint("text ", index); err != nil || string(plain) != want || uint32(index) != ev.hint {
+		plain, index, err := work.of(ev.session, by, ev.hint).Decrypt(ev.Ciphertext)
+		if want := fmt.Sprint("text ", index); err != nil || string(plain) != want || index != ev.hint {
 			t.Fatalf("%q at %d, not %d: %v", plain, index, ev.hint, err)
 		}
-		if at := work[ev.session].Ratchet.Counter; at != ev.hint {
+		if at := work[ev.session].Latest.Counter; at != ev.hint {
 			t.Fatalf("the ratchet is at %d for index %d", at, ev.hint)
 		}
 		last = ev
@@ -87,5 +98,44 @@ func TestClaimedIndex(t *testing.T) {
 		if got := claimedIndex(ciphertext); got != want {
 			t.Errorf("%q: %d, want %d", ciphertext, got, want)
 		}
+	}
+}
+
+// A table is made for a batch in which it pays, and after some messages that came one by one; it
+// goes when nobody uses it, and is not made again for each of them.
+func TestTablesAreMadeWhereTheyPay(t *testing.T) {
+	t.Parallel()
+	s, ciphers := said(t, 2*tableForMany)
+	events := make([]*Event, len(ciphers))
+	for i, ciphertext := range ciphers {
+		events[i] = &Event{session: s, Ciphertext: ciphertext}
+	}
+	cache, err := NewCache(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1_000, 0)
+	hasTable := func(n int) bool {
+		_, is := cache.verifiersOf(events[:n], now)[s].(*signkey.Table)
+		return is
+	}
+	for i := range tableForMany {
+		if got, want := hasTable(1), i == tableForMany-1; got != want {
+			t.Errorf("message %d is checked with a table: %v", i, got)
+		}
+	}
+	if !hasTable(1) {
+		t.Error("the table is not used")
+	}
+	cache.ForgetUnused(now.Add(time.Second))
+	if hasTable(1) || hasTable(tableForBatch-1) {
+		t.Error("there is a table after it was dropped")
+	}
+	if !hasTable(tableForBatch) {
+		t.Error("there is no table for a batch")
+	}
+	none := &inboundSession{}
+	if by := cache.verifiersOf([]*Event{{session: none}, {}}, now); len(by) != 0 {
+		t.Errorf("what has no key is checked by %v", by)
 	}
 }

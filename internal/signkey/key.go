@@ -1,0 +1,72 @@
+package signkey
+
+import (
+	"crypto/sha512"
+	"errors"
+
+	"filippo.io/edwards25519"
+)
+
+const (
+	keySize       = 32
+	signatureSize = 64
+)
+
+// Key is a public key that was decoded and checked.
+type Key struct {
+	raw   [keySize]byte
+	minus edwards25519.Point // its negative
+}
+
+var errKey = errors.New("not an Ed25519 key to check signatures with")
+
+// NewKey decodes a key. One that another encoding is for, and one of small order, under which
+// anybody can sign, are refused: crypto/ed25519 takes both.
+func NewKey(raw []byte) (*Key, error) {
+	if len(raw) != keySize {
+		return nil, errKey
+	}
+	point, err := new(edwards25519.Point).SetBytes(raw)
+	if err != nil || string(point.Bytes()) != string(raw) {
+		return nil, errKey
+	}
+	if new(edwards25519.Point).MultByCofactor(point).Equal(edwards25519.NewIdentityPoint()) == 1 {
+		return nil, errKey
+	}
+	k := &Key{raw: [keySize]byte(raw)}
+	k.minus.Negate(point)
+	return k, nil
+}
+
+// Is reports whether it is the key with this encoding.
+func (k *Key) Is(raw []byte) bool { return string(k.raw[:]) == string(raw) }
+
+// Verify reports whether a signature is valid.
+func (k *Key) Verify(message, signature []byte) bool {
+	challenge, s, ok := k.read(message, signature)
+	if !ok {
+		return false
+	}
+	// [s]B - [challenge]A = R
+	r := new(edwards25519.Point).VarTimeDoubleScalarBaseMult(challenge, &k.minus, s)
+	return string(r.Bytes()) == string(signature[:keySize])
+}
+
+// read returns the scalars of a signature; ok is false if it is not one, or its second half
+// is no canonical scalar (RFC 8032, section 5.1.7).
+func (k *Key) read(message, signature []byte) (challenge, s *edwards25519.Scalar, ok bool) {
+	if len(signature) != signatureSize {
+		return nil, nil, false
+	}
+	s, err := new(edwards25519.Scalar).SetCanonicalBytes(signature[keySize:])
+	if err != nil {
+		return nil, nil, false
+	}
+	h := sha512.New()
+	_, _ = h.Write(signature[:keySize]) // a hash never returns an error
+	_, _ = h.Write(k.raw[:])
+	_, _ = h.Write(message)
+	var sum [sha512.Size]byte
+	challenge, err = new(edwards25519.Scalar).SetUniformBytes(h.Sum(sum[:0]))
+	return challenge, s, err == nil
+}
