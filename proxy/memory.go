@@ -43,8 +43,9 @@ const (
 // spool that is in memory, and the values that are being looked at.
 const spooledCost = 4 << 20
 
-// streamedCost is the memory that a body needs that is changed while it streams.
-const streamedCost = 128 << 10
+// streamedCost is the memory that a body needs that is changed while it streams: one piece on its
+// way, and one that is hashed.
+const streamedCost = 2*mostPiece + 64<<10
 
 // firstReserve is how much of a body of unknown length is reserved at first, in bytes.
 const firstReserve = 16 << 10

@@ -92,6 +92,36 @@ type writeDeadlineConn struct {
 	idle time.Duration
 }
 
+// The pieces in which a body is sent on: small ones take little memory, and large ones are worth
+// it where the body comes faster than they fill.
+const (
+	firstPiece = 32 << 10
+	mostPiece  = 256 << 10
+)
+
+// ReadFrom implements io.ReaderFrom, which [http.Transport] uses for bodies.
+func (c *writeDeadlineConn) ReadFrom(from io.Reader) (done int64, err error) {
+	buf := make([]byte, firstPiece)
+	for {
+		n, err := from.Read(buf)
+		if n > 0 {
+			sent, failed := c.Write(buf[:n])
+			done += int64(sent)
+			if failed != nil {
+				return done, failed
+			}
+		}
+		switch {
+		case err == io.EOF:
+			return done, nil
+		case err != nil:
+			return done, err //nolint:wrapcheck // the reader's own
+		case n == len(buf) && n < mostPiece:
+			buf = make([]byte, mostPiece)
+		}
+	}
+}
+
 // Write implements net.Conn.
 func (c *writeDeadlineConn) Write(p []byte) (int, error) {
 	if err := c.SetWriteDeadline(time.Now().Add(c.idle)); err != nil {

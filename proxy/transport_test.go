@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/pem"
 	"errors"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -199,6 +201,32 @@ func TestHomeserverThatDoesNotRead(t *testing.T) {
 	a := g.do("POST", "/_matrix/media/v3/upload", strings.Repeat("x", 32<<20), "Authorization: Bearer alice")
 	if a.StatusCode != http.StatusGatewayTimeout || a.errcode() != "M_UNKNOWN" {
 		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+}
+
+// A body is sent on in pieces that grow with what comes, whole and in order, and ends with its own
+// error.
+func TestPiecesOfBodies(t *testing.T) {
+	t.Parallel()
+	for size, end := range map[int]error{0: nil, 1: nil, firstPiece: nil, 3*mostPiece + 1: nil, mostPiece + 7: errBroken} {
+		want := bytes.Repeat([]byte("piece"), size/5+1)[:size]
+		near, far := net.Pipe()
+		got := make(chan []byte, 1)
+		go func() {
+			all, _ := io.ReadAll(far)
+			got <- all
+		}()
+		from := io.Reader(bytes.NewReader(want))
+		if end != nil {
+			from = io.MultiReader(from, iotest.ErrReader(end))
+		}
+		n, err := (&writeDeadlineConn{near, time.Minute}).ReadFrom(from)
+		if err := near.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if n != int64(size) || !errors.Is(err, end) || !bytes.Equal(<-got, want) {
+			t.Errorf("%d bytes: %d sent, %v", size, n, err)
+		}
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -67,7 +66,7 @@ type Upload struct {
 	from   io.Reader
 	key    Key
 	stream cipher.Stream
-	sum    hash.Hash
+	sum    *sum
 	size   atomic.Int64 // known while a read waits
 	ended  bool
 }
@@ -77,7 +76,7 @@ func (u *Upload) Size() int64 { return u.size.Load() }
 
 // NewUpload returns an upload of what from has, under a new key.
 func NewUpload(from io.Reader) (*Upload, error) {
-	u := &Upload{from: from, key: newKey(), sum: sha256.New()}
+	u := &Upload{from: from, key: newKey(), sum: newSum()}
 	var err error
 	u.stream, err = u.key.stream(0)
 	return u, err
@@ -89,7 +88,7 @@ func (u *Upload) Read(p []byte) (int, error) {
 	defer u.mu.Unlock()
 	n, err := u.from.Read(p)
 	u.stream.XORKeyStream(p[:n], p[:n])
-	u.sum.Write(p[:n])
+	u.sum.add(p[:n])
 	u.size.Add(int64(n))
 	u.ended = errors.Is(err, io.EOF)
 	return n, err //nolint:wrapcheck // it is the reader's, io.EOF above all
@@ -108,22 +107,26 @@ func (u *Upload) File(uri string) (File, error) {
 		}
 	}
 	f := File{URL: uri, Key: u.key, Size: u.size.Load()}
-	u.sum.Sum(f.Key.Hash[:0])
+	f.Key.Hash = u.sum.of()
 	return f, nil
 }
 
 // Check takes the ciphertext of a file, and knows whether it is the file's.
-type Check struct{ sum hash.Hash }
+type Check struct{ sum *sum }
 
 // NewCheck returns a check of one file.
-func NewCheck() Check { return Check{sha256.New()} }
+func NewCheck() Check { return Check{newSum()} }
 
 // Write implements io.Writer.
-func (c Check) Write(p []byte) (int, error) { return c.sum.Write(p) }
+func (c Check) Write(p []byte) (int, error) {
+	c.sum.add(p)
+	return len(p), nil
+}
 
 // Fits reports whether what was written is the ciphertext of a file, all of it.
 func (c Check) Fits(f *File) bool {
-	return subtle.ConstantTimeCompare(c.sum.Sum(nil), f.Key.Hash[:]) == 1
+	has := c.sum.of()
+	return subtle.ConstantTimeCompare(has[:], f.Key.Hash[:]) == 1
 }
 
 // Clear is the clear text of a file whose ciphertext was checked.

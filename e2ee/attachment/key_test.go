@@ -24,7 +24,7 @@ func bytesOf(n int) []byte {
 // ciphertext; what is read back from any place is what was there.
 func TestFilesAreReadBackFromAnyPlace(t *testing.T) {
 	t.Parallel()
-	for _, n := range []int{0, 1, 15, 16, 17, 4096, 100_001} {
+	for _, n := range []int{0, 1, 15, 16, 17, 4096, 100_001, 3 * Piece} {
 		want := bytesOf(n)
 		up, err := NewUpload(iotest.HalfReader(bytes.NewReader(want)))
 		if err != nil {
@@ -55,6 +55,37 @@ func TestFilesAreReadBackFromAnyPlace(t *testing.T) {
 		if err := iotest.TestReader(f.Clear(bytes.NewReader(sealed), int64(n)), want); err != nil {
 			t.Errorf("%d: %v", n, err)
 		}
+	}
+}
+
+// What is done to a buffer after it was read or written is not in the hash, however large it is.
+func TestHashOfBuffersThatAreUsedAgain(t *testing.T) {
+	t.Parallel()
+	want := bytesOf(3*Piece + 5)
+	up, err := NewUpload(bytes.NewReader(want))
+	if err != nil {
+		t.Fatal(err)
+	}
+	check, buf := NewCheck(), make([]byte, Piece)
+	for {
+		n, err := up.Read(buf)
+		if _, failed := check.Write(buf[:n]); failed != nil {
+			t.Fatal(failed)
+		}
+		clear(buf)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := up.File("mxc://hs/a")
+	if err != nil || !check.Fits(&f) || !check.Fits(&f) {
+		t.Errorf("%v: what was read has another hash than what was written", err)
+	}
+	if _, _ = check.Write([]byte("x")); check.Fits(&f) {
+		t.Error("a longer file fits")
 	}
 }
 

@@ -6,8 +6,12 @@ import (
 	"crypto/cipher"
 	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"runtime"
 	"slices"
 	"sync/atomic"
@@ -27,17 +31,21 @@ func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
 // files is a client behind the proxy, and a homeserver that keeps what it uploads.
 type files struct {
-	tb     testing.TB
-	url    string
-	token  string
-	stored atomic.Pointer[[]byte] // the last upload, if it is wanted
-	keep   bool
+	tb  testing.TB
+	url string
+	// homeserver is where the homeserver itself answers.
+	homeserver string
+	token      string
+	made       atomic.Int64
+	stored     atomic.Pointer[[]byte] // the last upload, if it is wanted
+	name       string                 // its media ID
+	keep       bool
 }
 
 func newFiles(b *testing.B) *files {
 	r, up := newReaders(b, 1, nil)
 	_, who := r.next()
-	f := &files{tb: b, url: r.url, token: who.Token}
+	f := &files{tb: b, url: r.url, homeserver: up.url.String(), token: who.Token}
 	up.on(http.MethodPost, "/_matrix/media/v3/upload", func(w http.ResponseWriter, req *http.Request) {
 		to := io.Discard
 		var kept *bytes.Buffer
@@ -52,14 +60,27 @@ func newFiles(b *testing.B) *files {
 			all := kept.Bytes()
 			f.stored.Store(&all)
 		}
-		text([]byte(`{"content_uri":"mxc://hs/file"}`))(w, req)
+		// Each has a place of its own: one that is given twice is refused.
+		f.name = fmt.Sprintf("file%d", f.made.Add(1))
+		text([]byte(`{"content_uri":"mxc://hs/`+f.name+`"}`))(w, req)
 	})
 	give := func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.Copy(w, bytes.NewReader(*f.stored.Load()))
 	}
-	up.on(http.MethodGet, "/_matrix/client/v1/media/download/hs/file", give)
-	up.on(http.MethodGet, "/_matrix/client/v1/media/download/hs/plain", give)
+	up.below(http.MethodGet, "/_matrix/client/v1/media/download/hs/", give)
 	return f
+}
+
+// past returns the same client and homeserver with nothing between them but what passes every
+// byte on: an httputil.ReverseProxy.
+func (f *files) past() *files {
+	base, err := url.Parse(f.homeserver)
+	if err != nil {
+		f.tb.Fatal(err)
+	}
+	front := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(base) }})
+	f.tb.Cleanup(front.Close)
+	return &files{tb: f.tb, url: front.URL, token: f.token, name: f.name}
 }
 
 func (f *files) ask(method, path string, body io.Reader, size int64) *http.Response {
@@ -106,27 +127,37 @@ func (f *files) download(name string, size int64) time.Duration {
 
 // BenchmarkFiles is files of 100 MB on their way through the proxy, from the first byte to the
 // last; the client and the homeserver do as little as they can, on the same processors. The
-// reference is the cryptography of one such file with the standard library, on one processor.
+// reference is the cryptography of one such file with the standard library, on one processor. What
+// a proxy can reach where the client and the homeserver have a part of the processors too is the
+// other: the same bytes through an httputil.ReverseProxy, and that cryptography.
 func BenchmarkFiles(b *testing.B) {
 	b.Run("reference=aes-sha", func(b *testing.B) {
-		block, err := aes.NewCipher(make([]byte, 32))
-		if err != nil {
-			b.Fatal(err)
-		}
 		var m meter
-		buf := make([]byte, 32<<10)
 		for b.Loop() {
-			m.measure(func() {
-				stream, sum := cipher.NewCTR(block, make([]byte, 16)), sha256.New()
-				for range largeFile / len(buf) {
-					stream.XORKeyStream(buf, buf)
-					sum.Write(buf)
-				}
-			})
+			m.measure(func() { cryptography(b) })
 		}
 		b.ReportMetric(largeFile/m.p50(), "MB/s")
 		plain(b)
 	})
+	floor := func(b *testing.B, do func(f *files)) {
+		f := newFiles(b)
+		f.keep = true
+		f.upload(largeFile)
+		f.keep = false
+		between := f.past()
+		var m meter
+		for b.Loop() {
+			m.measure(func() {
+				do(between)
+				cryptography(b)
+			})
+		}
+		b.ReportMetric(largeFile/m.p50(), "MB/s")
+		plain(b)
+	}
+	up, down := func(f *files) { f.upload(largeFile) }, func(f *files) { f.download(f.name, largeFile) }
+	b.Run("reference=passed-and-aes-sha/upload", func(b *testing.B) { floor(b, up) })
+	b.Run("reference=passed-and-aes-sha/download", func(b *testing.B) { floor(b, down) })
 	measure := func(b *testing.B, do func(f *files)) {
 		f := newFiles(b)
 		f.keep = true
@@ -141,8 +172,23 @@ func BenchmarkFiles(b *testing.B) {
 		b.ReportMetric(heap, "heap-MB")
 		plain(b)
 	}
-	b.Run("upload", func(b *testing.B) { measure(b, func(f *files) { f.upload(largeFile) }) })
-	b.Run("download", func(b *testing.B) { measure(b, func(f *files) { f.download("file", largeFile) }) })
+	b.Run("upload", func(b *testing.B) { measure(b, up) })
+	b.Run("download", func(b *testing.B) { measure(b, down) })
+}
+
+// cryptography is that of one file, with the standard library, on one processor.
+func cryptography(tb testing.TB) {
+	tb.Helper()
+	block, err := aes.NewCipher(make([]byte, 32))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	buf := make([]byte, 32<<10)
+	stream, sum := cipher.NewCTR(block, make([]byte, 16)), sha256.New()
+	for range largeFile / len(buf) {
+		stream.XORKeyStream(buf, buf)
+		sum.Write(buf)
+	}
 }
 
 // heapOf returns by how much the heap grows at most while something is done, in MB.
@@ -181,7 +227,7 @@ func BenchmarkFirstByte(b *testing.B) {
 	f := newFiles(b)
 	f.keep = true
 	f.upload(smallFile)
-	for name, file := range map[string]string{"reference=plain": "plain", "e2ee-proxy": "file"} {
+	for name, file := range map[string]string{"reference=plain": "plain", "e2ee-proxy": f.name} {
 		b.Run(name, func(b *testing.B) {
 			var all []time.Duration
 			for b.Loop() {

@@ -134,6 +134,16 @@ func fileBudgets() []budget {
 			unit: "MB/s", compare: ratioAtLeast, limit: 0.8, text: "≥ 0.8 × the cryptography",
 		},
 		{
+			what:     "the upload, beside a ReverseProxy and then the cryptography, all on the same processors",
+			measured: figure{"bench.Files/upload", "MB/s", 1}, reference: figure{"bench.Files/reference=passed-and-aes-sha/upload", "MB/s", 1},
+			unit: "MB/s", compare: ratioAtLeast, limit: 1, text: "≥ 1 × that",
+		},
+		{
+			what:     "the download, likewise; its first byte waits for its last",
+			measured: figure{"bench.Files/download", "MB/s", 1}, reference: figure{"bench.Files/reference=passed-and-aes-sha/download", "MB/s", 1},
+			unit: "MB/s", compare: ratioAtLeast, limit: 0.8, text: "≥ 0.8 × that",
+		},
+		{
 			what:     "heap that an upload of 100 MB adds",
 			measured: figure{"bench.Files/upload", "heap-MB", 1},
 			unit:     "MB", compare: atMost, limit: 4, text: "≤ 4 MB",

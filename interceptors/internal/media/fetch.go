@@ -59,7 +59,7 @@ func (m *Media) fetch(x *exchange.Exchange, f *attachment.File) (_ *fetched, err
 		}
 	}()
 	check := attachment.NewCheck()
-	if _, err := io.CopyBuffer(check, exchange.Spooling(resp.Body, keep), make([]byte, 64<<10)); err != nil {
+	if _, err := io.CopyBuffer(check, exchange.Spooling(resp.Body, keep), make([]byte, attachment.Piece)); err != nil {
 		if full := exchange.SpoolFailure(err); full != nil {
 			return nil, full
 		}

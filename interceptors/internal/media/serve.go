@@ -141,7 +141,7 @@ func (*Media) answer(x *exchange.Exchange, f *attachment.File, name, etag string
 	setHeader(h, etag)
 	h.Set("Content-Type", contentType)
 	h.Set("Content-Disposition", disposition)
-	http.ServeContent(x.Writer, x.Request, "", time.Time{}, body)
+	http.ServeContent(ahead{x.Writer}, x.Request, "", time.Time{}, body)
 }
 
 func wrap(err error) error {
