@@ -26,6 +26,7 @@ type syncAdded struct {
 	// absent are the rooms of late events and notices that are not in the response.
 	absent []id.RoomID
 	unread unreadAdded
+	out    bytes.Buffer // what was added last
 }
 
 // newSyncAdded returns what passes the client's filter.
@@ -68,38 +69,39 @@ func (a *syncAdded) shown(filter *filter.Filter, events map[id.RoomID][]json.Raw
 	return out
 }
 
-// at returns what is added at a place, see [rewrite.Output].
+// at returns what is added at a place, see [rewrite.Output]. It is valid until the next call.
 func (a *syncAdded) at(tag int, room id.RoomID) ([]byte, error) {
-	var out bytes.Buffer
+	out := &a.out
+	out.Reset()
 	switch tag {
 	case rewrite.Front:
-		writeElements(&out, a.Late[room])
+		writeElements(out, a.Late[room])
 		delete(a.Late, room)
 	case rewrite.Back:
-		writeElements(&out, a.Notices[room])
+		writeElements(out, a.Notices[room])
 		delete(a.Notices, room)
 	case atTimeline:
 		if events := a.take(room); len(events) > 0 {
-			writeList(&out, "events", events)
+			writeList(out, "events", events)
 		}
 	case atRoom:
 		if events := a.take(room); len(events) > 0 {
-			writeTimeline(&out, events)
+			writeTimeline(out, events)
 		}
-		a.unread.write(&out, room)
+		a.unread.write(out, room)
 	case atRoomEnd:
-		a.unread.write(&out, room)
+		a.unread.write(out, room)
 	case atSection:
-		a.writeAbsent(&out)
+		a.writeAbsent(out)
 	case atRooms:
-		a.writeJoin(&out)
+		a.writeJoin(out)
 	case atTop:
 		if len(a.absent) > 0 {
 			out.WriteString(`"rooms":{`)
-			a.writeJoin(&out)
+			a.writeJoin(out)
 			out.WriteByte('}')
 		}
-		if err := a.writeTop(&out); err != nil {
+		if err := a.writeTop(out); err != nil {
 			return nil, err
 		}
 	default:

@@ -328,14 +328,14 @@ func (a *unreadAdded) write(out *bytes.Buffer, room id.RoomID) {
 	for _, member := range []struct {
 		name  string
 		value []byte
-	}{{nameUnread, raw.all}, {nameUnreadThreads, raw.threads}} {
+	}{{`"` + nameUnread + `":`, raw.all}, {`"` + nameUnreadThreads + `":`, raw.threads}} {
 		if member.value == nil {
 			continue
 		}
 		if out.Len() > 0 && out.Bytes()[out.Len()-1] != '{' {
 			out.WriteByte(',')
 		}
-		writeName(out, member.name)
+		out.WriteString(member.name)
 		out.Write(member.value)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 
 	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -47,6 +48,7 @@ type syncUpdate struct {
 	state     []e2ee.StateChange
 	timeline  []e2ee.StateChange
 	after     []e2ee.StateChange
+	keys      texts // of those
 
 	unread unreadUpdate
 }
@@ -164,6 +166,23 @@ func appendUser(users []id.UserID, f *rewrite.Found) []id.UserID {
 	return users
 }
 
+// textsSize is how many bytes of texts are kept in one piece. As long as one of them is in use
+// the piece is.
+const textsSize = 512
+
+// texts keeps many short texts in few pieces of memory.
+type texts struct{ piece *strings.Builder }
+
+func (t *texts) keep(text []byte) string {
+	if t.piece == nil || t.piece.Cap()-t.piece.Len() < len(text) {
+		t.piece = new(strings.Builder)
+		t.piece.Grow(max(textsSize, len(text)))
+	}
+	from := t.piece.Len()
+	t.piece.Write(text)
+	return t.piece.String()[from:]
+}
+
 // event takes account data, and state that matters to encryption. Stripped state never counts
 // (requirement 20.4).
 func (u *syncUpdate) event(e *rewrite.Event) error {
@@ -215,7 +234,7 @@ func (u *syncUpdate) event(e *rewrite.Event) error {
 	default:
 		return nil
 	}
-	change.StateKey = string(jsonscan.Text(e.StateKey))
+	change.StateKey = u.keys.keep(jsonscan.Text(e.StateKey))
 	*to = append(*to, change)
 	return u.held.add(len(change.StateKey) + len(change.Content) + 64)
 }

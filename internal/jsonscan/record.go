@@ -25,10 +25,14 @@ type Noted struct {
 
 // Noted returns what was noted at a node in the record that the value is. n is that of the note.
 func (v *Value) Noted(n int) Noted {
-	s := v.s
-	if s.noted>>n&1 == 0 {
+	if v.s.noted>>n&1 == 0 {
 		return Noted{}
 	}
+	return v.note(n)
+}
+
+func (v *Value) note(n int) Noted {
+	s := v.s
 	at := &s.notes[n]
 	switch {
 	case s.apart:

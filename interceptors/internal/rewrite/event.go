@@ -67,7 +67,7 @@ func headGraph(event *jsonscan.Node) *jsonscan.Node {
 func (g *graphs) headOf(event []byte) (head, error) {
 	var h head
 	err := jsonscan.ScanBytes(event, g.head, jsonscan.Options{}, func(v *jsonscan.Value) error {
-		h.read(v)
+		h.read(v, true)
 		return nil
 	})
 	h.readReaction(event)
@@ -120,11 +120,18 @@ func mayImitate(v *jsonscan.Value) bool {
 	}
 	for _, n := range [...]int{inSender, inEventID, inStateKey} {
 		at := v.Noted(n)
-		if at.Count > 1 || at.Kind == '"' && MayNameNotice(at.Raw) {
+		if at.Count > 1 || at.Kind == '"' && mayEndNotice(at.Raw) && MayNameNotice(at.Raw) {
 			return true
 		}
 	}
 	return false
+}
+
+// mayEndNotice reports whether a string may end like the name of a notice: with a d, as it is or
+// escaped.
+func mayEndNotice(raw []byte) bool {
+	last := raw[len(raw)-2]
+	return last == 'd' || last == '4'
 }
 
 // imitates reports whether an event of the homeserver imitates a notice.

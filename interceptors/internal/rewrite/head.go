@@ -27,7 +27,7 @@ type head struct {
 	sender         []byte
 	eventID        []byte
 	roomID         []byte
-	membership     []byte // raw
+	membership     []byte // raw, of state
 	hasURL         bool
 	bare           bool // a reaction with its relation only
 }
@@ -37,19 +37,21 @@ func (h *head) filtered() filter.Event {
 	return filter.Event{Type: h.typ, Sender: h.sender, HasURL: h.hasURL}
 }
 
-// read reads what was noted of an event.
-func (h *head) read(v *jsonscan.Value) {
-	typ, key, url, file := v.Noted(inType), v.Noted(inStateKey), v.Noted(inURL), v.Noted(inFile)
-	*h = head{
-		typ: textOf(typ), types: typ.Count, hasStateKey: key.Count > 0, stringStateKey: key.Count > 0 && key.Kind == '"',
-		sender: textOf(v.Noted(inSender)), eventID: textOf(v.Noted(inEventID)), roomID: textOf(v.Noted(inRoomID)),
-		membership: v.Noted(inMembership).Raw, hasURL: url.Count+file.Count > 0,
-	}
-	if h.hasStateKey {
-		h.stateKey = key.Raw
+// read reads what was noted of an event; of what only filters and some shapes look at, all only
+// if that is asked for.
+func (h *head) read(v *jsonscan.Value, all bool) {
+	typ := v.Noted(inType)
+	*h = head{typ: textOf(typ), types: typ.Count}
+	if key := v.Noted(inStateKey); key.Count > 0 {
+		h.hasStateKey, h.stringStateKey, h.stateKey = true, key.Kind == '"', key.Raw
 		if key.Raw == nil { // too large
 			h.stateKey = []byte{}
 		}
+		h.membership = v.Noted(inMembership).Raw
+	}
+	if all {
+		h.sender, h.eventID, h.roomID = textOf(v.Noted(inSender)), textOf(v.Noted(inEventID)), textOf(v.Noted(inRoomID))
+		h.hasURL = v.Noted(inURL).Count+v.Noted(inFile).Count > 0
 	}
 }
 

@@ -27,7 +27,8 @@ type Event struct {
 	// Place is the index of its place in [Shape.Places].
 	Place int
 	Type  []byte // without escapes
-	// StateKey and Membership are JSON; nil or empty when there is none.
+	// StateKey and Membership are JSON; nil or empty when there is none. Of what is no state there
+	// is no membership.
 	StateKey, Membership []byte
 	// Raw is the event; nil when it is too large.
 	Raw []byte

@@ -32,7 +32,7 @@ type Output struct {
 	Wait time.Duration
 	// Added returns what is added at a place that a hook has marked, by the tag of
 	// [Found.Extend] or by [Front] and [Back]: members or events with commas between them.
-	// It may be nil when no hook marks any.
+	// It may be nil when no hook marks any. What it returns is used before the next call.
 	Added func(tag int, room id.RoomID) ([]byte, error)
 }
 

@@ -127,6 +127,12 @@ func (p *planWriter) flush() error {
 	return nil
 }
 
+// maxMark is the most that a mark takes, without the name of its room.
+const maxMark = 1 + 4*binary.MaxVarintLen64
+
+// errPlan is a plan that is not what was written.
+var errPlan = errors.New("read the plan of an answer: it is damaged")
+
 // planReader reads what a planWriter wrote.
 type planReader struct {
 	r    *bufio.Reader
@@ -137,47 +143,31 @@ func newPlanReader(from *spool.Spool) *planReader {
 	return &planReader{r: bufio.NewReaderSize(from.Reader(), planBuffer)}
 }
 
-// next returns the next mark; io.EOF at the end.
-func (p *planReader) next() (mark, error) {
-	kind, err := p.r.ReadByte()
-	if errors.Is(err, io.EOF) {
-		return mark{}, io.EOF
+// next reads the next mark; io.EOF at the end.
+func (p *planReader) next(m *mark) error {
+	b, err := p.r.Peek(maxMark)
+	switch {
+	case len(b) == 0 && errors.Is(err, io.EOF):
+		return io.EOF
+	case err != nil && !errors.Is(err, io.EOF):
+		return fmt.Errorf("read the plan of an answer: %w", err)
 	}
-	m := mark{kind: markKind(kind), sep: -1}
-	if err == nil && m.kind.setsRoom() {
-		err = p.readRoom(&m)
-	} else if err == nil {
-		err = p.readPlace(&m)
+	*m = mark{kind: markKind(b[0]), sep: -1}
+	number, size := binary.Uvarint(b[1:])
+	if size <= 0 {
+		return errPlan
 	}
-	if err != nil {
-		return mark{}, fmt.Errorf("read the plan of an answer: %w", err)
+	used := 1 + size
+	if m.kind.setsRoom() {
+		return p.readRoom(m, used, number)
 	}
-	return m, nil
-}
-
-func (p *planReader) readRoom(m *mark) error {
-	n, err := binary.ReadUvarint(p.r)
-	if err != nil {
-		return err
-	}
-	name := make([]byte, min(n, maxIdentifier))
-	if _, err := io.ReadFull(p.r, name); err != nil {
-		return err
-	}
-	m.room = id.RoomID(name)
-	return nil
-}
-
-func (p *planReader) readPlace(m *mark) error {
-	var err error
-	if m.flags, err = binary.ReadUvarint(p.r); err != nil {
-		return err
-	}
+	m.flags = number
 	var v [3]int64
 	for i := range v {
-		if v[i], err = binary.ReadVarint(p.r); err != nil {
-			return err
+		if v[i], size = binary.Varint(b[used:]); size <= 0 {
+			return errPlan
 		}
+		used += size
 	}
 	m.start = p.last + v[0]
 	m.end = m.start + v[1]
@@ -185,5 +175,25 @@ func (p *planReader) readPlace(m *mark) error {
 		m.sep = m.start - v[2]
 	}
 	p.last = m.start
+	return p.skip(used)
+}
+
+// readRoom reads the name of a room, which begins behind used bytes.
+func (p *planReader) readRoom(m *mark, used int, size uint64) error {
+	if err := p.skip(used); err != nil {
+		return err
+	}
+	name, err := p.r.Peek(int(min(size, maxIdentifier)))
+	if err != nil {
+		return fmt.Errorf("read the plan of an answer: %w", err)
+	}
+	m.room = id.RoomID(name)
+	return p.skip(len(name))
+}
+
+func (p *planReader) skip(n int) error {
+	if _, err := p.r.Discard(n); err != nil {
+		return fmt.Errorf("read the plan of an answer: %w", err)
+	}
 	return nil
 }

@@ -34,6 +34,7 @@ type scan struct {
 
 	depth    int // of the current value
 	head     head
+	heads    bool // all of the heads is looked at
 	imitates bool // the event imitates a notice of the proxy
 	alone    bool // the place is that of one event
 	// The current list of events: the offset behind its bracket, and how many of its elements
@@ -75,6 +76,7 @@ func (r *Rewriter) Read(from io.Reader, p Pass) (*Body, error) {
 func (s *scan) run(body io.Reader, plan *spool.Spool) error {
 	s.planned = planWriter{to: plan}
 	s.seen = map[id.RoomID]bool{}
+	s.heads = s.pass.Filter != nil || s.pass.Event != "" || s.shape.Room == RoomOfEvent
 	s.shown.rest = s.pass.Rest
 	s.past = history{rest: s.pass.Rest}
 	if s.shape.Room == RoomOfPath {
@@ -181,7 +183,7 @@ func (s *scan) leaveEntry(v *jsonscan.Value) error {
 
 // event handles an event of a place, at its end.
 func (s *scan) event(p *Place, index int, v *jsonscan.Value) error {
-	s.head.read(v)
+	s.head.read(v, s.heads)
 	s.examine(v)
 	if s.shape.Room == RoomOfEvent && string(s.head.roomID) != string(s.room) {
 		s.room = id.RoomID(s.head.roomID)

@@ -169,15 +169,15 @@ func (w *writer) open(ctx context.Context) error {
 func (w *writer) gather() (more bool, err error) {
 	events, size := 0, int64(0)
 	for more = true; more && len(w.works) < maxBatchMarks && events < maxBatchEvents && size < maxBatchBytes; {
-		m, err := w.plan.next()
-		if errors.Is(err, io.EOF) {
-			more = false
+		w.works = append(w.works, pendingMark{event: -1, encrypted: w.encrypted})
+		next := &w.works[len(w.works)-1]
+		m := &next.mark
+		if err := w.plan.next(m); errors.Is(err, io.EOF) {
+			more, w.works = false, w.works[:len(w.works)-1]
 			break
-		}
-		if err != nil {
+		} else if err != nil {
 			return false, err
 		}
-		next := pendingMark{mark: m, event: -1, encrypted: w.encrypted}
 		switch m.kind {
 		case markRoom, markEntry:
 			if m.kind == markEntry && len(w.entries) > 0 {
@@ -195,7 +195,6 @@ func (w *writer) gather() (more bool, err error) {
 		case markFront, markBack, markDropEvent, markDropMember, markEnd:
 		}
 		next.room = w.readRoom
-		w.works = append(w.works, next)
 	}
 	return more, w.read()
 }
