@@ -26,6 +26,14 @@ type Object []Member
 // Parse reads an object strictly: no duplicate names, valid UTF-8, nothing after it.
 // The values point into raw.
 func Parse(raw []byte) (Object, error) {
+	if obj, ok := quick(raw); ok {
+		return obj, nil
+	}
+	return parse(raw)
+}
+
+// parse is Parse by jsontext alone.
+func parse(raw []byte) (Object, error) {
 	if kindOf(raw) != jsontext.KindBeginObject { // often there is nothing to read at all
 		return nil, errNoObject
 	}
@@ -95,7 +103,7 @@ func (o Object) Text(name string) (s string, ok bool) {
 		return "", false
 	}
 	if bytes.IndexByte(raw, '\\') < 0 { // nothing is escaped, and it was read strictly before
-		return string(raw[1 : len(raw)-1]), true
+		return textOf(raw[1 : len(raw)-1]), true
 	}
 	out, err := jsontext.AppendUnquote(nil, raw)
 	if err != nil {
@@ -157,6 +165,9 @@ func (o Object) Encode() json.RawMessage {
 
 // AppendQuote appends a JSON string. Names and values here are valid UTF-8.
 func AppendQuote(out []byte, s string) []byte {
+	if ordinary(s) {
+		return append(append(append(out, '"'), s...), '"')
+	}
 	quoted, err := jsontext.AppendQuote(out, s)
 	if err != nil { // invalid UTF-8 was replaced; the result is still a JSON string
 		return quoted

@@ -22,54 +22,59 @@ const (
 
 // matches is event_match: only texts match.
 type matches struct {
-	key     []string
+	key     key
 	pattern *regexp.Regexp
 }
 
 func (c matches) cost() int { return costEvent }
 
 func (c matches) holds(e *event, _ *facts) bool {
-	value, ok := e.at(c.key)
-	text, isText := value.(string)
-	return ok && isText && c.pattern.MatchString(text)
+	text, ok := e.textAt(c.key)
+	return ok && c.pattern.MatchString(text)
 }
 
 // equals is event_match with a pattern that is a text without wildcards.
 type equals struct {
-	key  []string
+	key  key
 	want string
 }
 
 func (c equals) cost() int { return costEvent }
 
 func (c equals) holds(e *event, _ *facts) bool {
-	value, ok := e.at(c.key)
-	text, isText := value.(string)
-	return ok && isText && strings.EqualFold(text, c.want)
+	text, ok := e.textAt(c.key)
+	return ok && strings.EqualFold(text, c.want)
 }
 
 // exactly is event_property_is.
 type exactly struct {
-	key  []string
+	key  key
 	want any
 }
 
 func (c exactly) cost() int { return costEvent }
 
 func (c exactly) holds(e *event, _ *facts) bool {
+	if want, ok := c.want.(string); ok {
+		text, isText := e.textAt(c.key)
+		return isText && text == want
+	}
 	value, ok := e.at(c.key)
 	return ok && same(value, c.want)
 }
 
 // contains is event_property_contains.
 type contains struct {
-	key  []string
+	key  key
 	want any
 }
 
 func (c contains) cost() int { return costEvent }
 
 func (c contains) holds(e *event, _ *facts) bool {
+	if !e.has(c.key) {
+		return false
+	}
 	value, _ := e.at(c.key)
 	all, _ := value.([]any)
 	return slices.ContainsFunc(all, func(one any) bool { return same(one, c.want) })
@@ -103,9 +108,7 @@ func (c says) holds(e *event, _ *facts) bool { return e.says(c.words) }
 // says reports whether a text in small letters stands in the body as words.
 func (e *event) says(words string) bool {
 	if e.body == nil {
-		body, _ := e.at([]string{"content", "body"})
-		text, _ := body.(string)
-		text = strings.ToLower(text)
+		text := strings.ToLower(e.text(keyText))
 		e.body = &text
 	}
 	text := *e.body

@@ -41,7 +41,7 @@ func (j *judge) verdict(ctx context.Context, l *log, s *Seen) (v verdict, ok boo
 	if err != nil {
 		return v, false
 	}
-	name, _ := sealed.members["event_id"].(string)
+	name := sealed.text(keyEventID)
 	v.event = RefOf(id.EventID(name))
 	f := j.factsOf(l)
 	v.counted = j.outcome(ctx, j.by.sealed, sealed, f, s.RoomID).result()

@@ -72,8 +72,8 @@ func Parse(raw json.RawMessage) (*Rules, error) {
 	r.add(readRules(g.Content), func(one *rawRule) ([]condition, bool) {
 		return compile([]pushrules.PushCondition{{Kind: pushrules.KindEventMatch, Key: keyBody, Pattern: one.Pattern}})
 	})
-	r.add(readRules(g.Room), func(one *rawRule) ([]condition, bool) { return []condition{exactly{[]string{"room_id"}, one.ID}}, true })
-	r.add(readRules(g.Sender), func(one *rawRule) ([]condition, bool) { return []condition{exactly{[]string{"sender"}, one.ID}}, true })
+	r.add(readRules(g.Room), func(one *rawRule) ([]condition, bool) { return []condition{exactly{keyRoom, one.ID}}, true })
+	r.add(readRules(g.Sender), func(one *rawRule) ([]condition, bool) { return []condition{exactly{keySender, one.ID}}, true })
 	r.add(readRules(g.Underride), conditionsOf)
 	return r, nil
 }
@@ -166,9 +166,9 @@ func compileOne(c *pushrules.PushCondition) condition {
 	case pushrules.KindEventMatch:
 		return compileMatch(c.Key, c.Pattern)
 	case pushrules.KindEventPropertyIs:
-		return exactly{splitKey(c.Key), c.Value}
+		return exactly{keyOf(c.Key), c.Value}
 	case pushrules.KindEventPropertyContains:
-		return contains{splitKey(c.Key), c.Value}
+		return contains{keyOf(c.Key), c.Value}
 	case pushrules.KindContainsDisplayName:
 		return namesUser{}
 	case pushrules.KindRoomMemberCount:
@@ -190,7 +190,7 @@ func compileMatch(key, pattern string) condition {
 	literal := !strings.ContainsAny(pattern, "*?")
 	switch {
 	case literal && !words:
-		return equals{splitKey(key), pattern}
+		return equals{keyOf(key), pattern}
 	case literal && pattern != "":
 		return says{strings.ToLower(pattern)}
 	}
@@ -198,7 +198,7 @@ func compileMatch(key, pattern string) condition {
 	if compiled == nil {
 		return nil
 	}
-	return matches{splitKey(key), compiled}
+	return matches{keyOf(key), compiled}
 }
 
 // compilePattern returns a pattern of event_match: the whole value, or words of a text,
@@ -240,6 +240,22 @@ func compileMembers(is string) condition {
 	}
 	return memberCount{parts[1], n}
 }
+
+// key is where a value stands in an event.
+type key struct {
+	name string // as rules name it
+	path []string
+}
+
+func keyOf(name string) key { return key{name, splitKey(name)} }
+
+var (
+	keyRoom     = keyOf("room_id")
+	keySender   = keyOf("sender")
+	keyEventID  = keyOf("event_id")
+	keyText     = keyOf(keyBody)
+	keyMentions = keyOf(`content.m\.mentions`)
+)
 
 // splitKey splits a key at its dots; a backslash makes a dot or a backslash part of a name.
 func splitKey(key string) []string {
