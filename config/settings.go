@@ -164,7 +164,8 @@ type Limits struct {
 
 	// Room under the data directory for what is too large for memory, such as large sync
 	// responses and files of keys, of all users together. It is encrypted and kept while a
-	// request is answered. What has no room gets 429 M_LIMIT_EXCEEDED.
+	// request is answered, and encrypted files for five minutes if nothing else needs the room.
+	// What has no room gets 429 M_LIMIT_EXCEEDED.
 	SpoolDisk Size `yaml:"spool_disk"`
 
 	// How much of it one user may take at the same time. A single response that is larger

@@ -87,12 +87,21 @@ type Options struct {
 	URLPreviews bool
 	// MaxUpload is the largest upload that the proxy takes, in bytes; zero: not known here.
 	MaxUpload int64
+	// Files keeps files that were checked; nil: each request fetches its file anew.
+	Files *KeptFiles
 	// Sync are the settings of the sync handler, and of others that return events.
 	Sync SyncOptions
 	// HideNotices reports for which users the proxy's messages are kept out of what clients
 	// show people (clients.hide_warnings, accounts.USER.notices); nil: for nobody.
 	HideNotices func(id.UserID) bool
 }
+
+// KeptFiles are files that were fetched and checked, for a few minutes. They have no part of a
+// key. Whoever makes one with [NewKeptFiles] closes it, when the handlers have ended.
+type KeptFiles = media.Kept
+
+// NewKeptFiles returns what keeps nothing yet.
+func NewKeptFiles() *KeptFiles { return media.NewKept() }
 
 // Handlers returns the handlers of this package by name. They share state between requests,
 // so that a process calls this once.
@@ -117,7 +126,7 @@ func Handlers(o Options) (map[string]Handler, error) {
 	all := map[string]Handler{Sync: sync, ReadMarkers: readMarkers, Versions: versions, SlidingSync: slidingSync}
 	all[PreviewURL], all[MediaConfig] = previewURL(o.URLPreviews), mediaConfig(o.MaxUpload)
 	maps.Copy(all, reader.handlers())
-	files, err := media.New(o.Sync.spools, o.MaxUpload)
+	files, err := media.New(o.Sync.spools, o.MaxUpload, o.Files)
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}

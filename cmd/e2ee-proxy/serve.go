@@ -63,6 +63,7 @@ func runProxy(ctx context.Context, cfg *config.Config, log zerolog.Logger) (err 
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, g.files.Close()) }()
 	clients, err := listen("listen", cfg.Listen)
 	if err != nil {
 		return err

@@ -25,6 +25,7 @@ type gateway struct {
 	homeserver string
 	db         *store.DB
 	engine     *e2ee.Engine
+	files      *interceptors.KeptFiles
 	proxy      *proxy.Proxy
 	ready      *ops.Readiness
 	ops        *ops.Handler
@@ -47,7 +48,9 @@ func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *promet
 	if err != nil {
 		return nil, err
 	}
-	handlers, err := interceptors.Handlers(interceptorOptions(cfg))
+	handling := interceptorOptions(cfg)
+	handling.Files = interceptors.NewKeptFiles()
+	handlers, err := interceptors.Handlers(handling)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +66,7 @@ func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *promet
 		ops.Probe{Name: "homeserver", OnlyFirst: true, Run: homeserverAnswers(cfg, client)},
 	)
 	return &gateway{
-		log: log, homeserver: cfg.Homeserver.String(), db: db, engine: engine, proxy: front,
+		log: log, homeserver: cfg.Homeserver.String(), db: db, engine: engine, files: handling.Files, proxy: front,
 		ready: ready, ops: ops.New(registry, ready),
 	}, nil
 }

@@ -21,6 +21,7 @@ type Budget struct {
 	mu    sync.Mutex
 	taken int64
 	by    map[string]int64
+	free  func(owner string) bool
 }
 
 // New returns a budget of total, of which one owner may hold share at the same time. Zero
@@ -29,24 +30,46 @@ func New(total, share int64) *Budget {
 	return &Budget{total: total, share: min(share, total), by: make(map[string]int64)}
 }
 
+// OnSpent has what is kept only because there is room for it given back when there is none: free
+// releases something of an owner, or of anybody if owner is empty, and reports false when there
+// is nothing. It is called without locks, by whoever takes, and must not wait.
+func (b *Budget) OnSpent(free func(owner string) bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.free = free
+}
+
 // Take takes n for an owner.
 func (b *Budget) Take(owner string, n int64) error {
+	for {
+		full, free, err := b.take(owner, n)
+		if !errors.Is(err, ErrSpent) || free == nil || !free(full) {
+			return err
+		}
+	}
+}
+
+// take is Take once. When too much is taken, full is whose share is, or empty, and free what may
+// give something back.
+func (b *Budget) take(owner string, n int64) (full string, free func(string) bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	held := b.by[owner]
 	switch {
 	case n < 0:
-		return fmt.Errorf("%w: a negative amount", ErrNever)
+		return "", nil, fmt.Errorf("%w: a negative amount", ErrNever)
 	case n == 0:
-		return nil
+		return "", nil, nil
 	case n > b.share:
-		return ErrNever
-	case n > b.share-held, n > b.total-b.taken:
-		return ErrSpent
+		return "", nil, ErrNever
+	case n > b.share-held:
+		return owner, b.free, ErrSpent
+	case n > b.total-b.taken:
+		return "", b.free, ErrSpent
 	}
 	b.taken += n
 	b.by[owner] = held + n
-	return nil
+	return "", nil, nil
 }
 
 // Release releases n of what an owner took.

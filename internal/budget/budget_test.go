@@ -85,3 +85,44 @@ func TestConcurrentUse(t *testing.T) {
 		t.Errorf("%d are left", got)
 	}
 }
+
+// Before anybody is refused, what is kept only because there was room is given back: that of
+// whose share is spent, or anybody's, and no more than is needed.
+func TestGivingBack(t *testing.T) {
+	t.Parallel()
+	b := budget.New(100, 60)
+	held := map[string]int{"alice": 2, "bob": 2}
+	b.OnSpent(func(owner string) bool {
+		for _, of := range []string{"alice", "bob"} {
+			if held[of] > 0 && (owner == "" || owner == of) {
+				held[of]--
+				b.Release(of, 25)
+				return true
+			}
+		}
+		return false
+	})
+	for of, n := range held {
+		for range n {
+			if err := b.Take(of, 25); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, step := range []struct {
+		owner      string
+		n          int64
+		want       error
+		alice, bob int
+	}{
+		{"bob", 30, nil, 1, 1},               // its own share first, then the rest
+		{"carol", 61, budget.ErrNever, 1, 1}, // nothing helps
+		{"carol", 10, nil, 1, 1},
+		{"carol", 45, nil, 0, 0},
+		{"dave", 60, budget.ErrSpent, 0, 0},
+	} {
+		if err := b.Take(step.owner, step.n); !errors.Is(err, step.want) || held["alice"] != step.alice || held["bob"] != step.bob {
+			t.Errorf("%s takes %d: %v, left are %v", step.owner, step.n, err, held)
+		}
+	}
+}

@@ -6,6 +6,8 @@
 // others return something, [ErrNever] does not. It remembers only owners that hold
 // something.
 //
+// What is only kept for as long as there is room is given back before anybody is refused.
+//
 // It must never wait, and must never take more than was asked for. Owners must return
 // exactly what they took.
 //

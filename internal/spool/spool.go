@@ -42,8 +42,8 @@ type Options struct {
 // diskStep is how much is taken from the budget at once, in bytes.
 const diskStep = 1 << 20
 
-// Spool is one body. It is written first, then read any number of times; both by one
-// goroutine at a time.
+// Spool is one body. It is written first, by one goroutine, then read any number of times, by any
+// number of them until it is closed.
 type Spool struct {
 	opt     Options
 	size    int64

@@ -23,12 +23,12 @@ const (
 
 // fetched is the ciphertext of a file, checked.
 type fetched struct {
-	*spool.Spool
+	*kept
 	file attachment.File
 }
 
 // clear returns the clear text. It may be called more than once.
-func (f *fetched) clear() *attachment.Clear { return f.file.Clear(f.Spool, f.Size()) }
+func (f *fetched) clear() *attachment.Clear { return f.file.Clear(f.kept, f.Size()) }
 
 // refusedError is an answer of the homeserver that is no file.
 type refusedError struct{ resp *http.Response }
@@ -37,9 +37,33 @@ func (e *refusedError) Error() string {
 	return fmt.Sprintf("the homeserver answered %d for a file", e.resp.StatusCode)
 }
 
-// fetch downloads a file and checks it. It must be closed. What the homeserver says against it is
-// a *refusedError, whose response must be closed.
-func (m *Media) fetch(x *exchange.Exchange, f *attachment.File) (_ *fetched, err error) {
+// fetch returns a checked file, one that is kept or one that is downloaded, by one request at a
+// time. It must be closed. What the homeserver says against it is a *refusedError, whose response
+// must be closed.
+func (m *Media) fetch(x *exchange.Exchange, f *attachment.File) (*fetched, error) {
+	owner := x.Identity.UserID
+	name := nameOf(owner, f, "")
+	leave, err := m.fetching.take(x.Request.Context(), string(name[:]))
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if has, ok := m.kept.get(name); ok {
+		return &fetched{has, *f}, nil
+	}
+	checked, err := m.download(x, f)
+	if err != nil {
+		return nil, err
+	}
+	has, err := m.kept.put(name, owner, checked)
+	if err != nil {
+		return nil, errors.Join(wrap(err), wrap(has.Close()))
+	}
+	return &fetched{has, *f}, nil
+}
+
+// download is fetch from the homeserver.
+func (m *Media) download(x *exchange.Exchange, f *attachment.File) (_ *spool.Spool, err error) {
 	server, mediaID := f.Place()
 	resp, err := x.Upstream.Do(x, exchange.Change{
 		Method: http.MethodGet, Pattern: downloadPattern, Params: map[string]string{"serverName": server, "mediaId": mediaID},
@@ -68,7 +92,7 @@ func (m *Media) fetch(x *exchange.Exchange, f *attachment.File) (_ *fetched, err
 	if !check.Fits(f) {
 		return nil, damaged()
 	}
-	return &fetched{keep, *f}, nil
+	return keep, nil
 }
 
 // Copy returns the URI of a copy of a file in clear, which is made if there is none.

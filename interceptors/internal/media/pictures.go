@@ -4,12 +4,11 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
-	"crypto/sha256"
 	"fmt"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
-	"e2ee-proxy/e2ee/attachment"
 	"e2ee-proxy/interceptors/internal/thumbnail"
 )
 
@@ -19,20 +18,21 @@ const (
 	maxPicture  = 128 << 10
 )
 
-// pictures keeps thumbnails for a while, sealed under a key that only this process has. What a
-// thumbnail is of is named by everything that the file is, so that one file under two keys has
-// two.
+// pictures keeps thumbnails for as long as files are kept, sealed under a key that only this process
+// has. What a thumbnail is of is named by everything that the file is, so that one file under
+// two keys has two, and by the account that the homeserver gave the file to.
 type pictures struct {
-	kept *lru.Cache[[sha256.Size]byte, sealedPicture]
+	kept *lru.Cache[keptName, sealedPicture]
 	seal cipher.AEAD
 }
 
 type sealedPicture struct {
 	thumbnail.Picture // its Data is sealed
+	until             time.Time
 }
 
 func newPictures() (*pictures, error) {
-	kept, err := lru.New[[sha256.Size]byte, sealedPicture](maxPictures)
+	kept, err := lru.New[keptName, sealedPicture](maxPictures)
 	if err != nil {
 		return nil, fmt.Errorf("make the memory of thumbnails: %w", err)
 	}
@@ -49,18 +49,9 @@ func newPictures() (*pictures, error) {
 	return &pictures{kept, seal}, nil
 }
 
-func pictureName(f *attachment.File, variant string) [sha256.Size]byte {
-	h := sha256.New()
-	for _, part := range [][]byte{f.Key.Secret[:], f.Key.Counter[:], f.Key.Hash[:], []byte(f.URL), {0}, []byte(variant)} {
-		h.Write(part)
-	}
-	return [sha256.Size]byte(h.Sum(nil))
-}
-
-func (p *pictures) get(f *attachment.File, variant string) (thumbnail.Picture, bool) {
-	name := pictureName(f, variant)
+func (p *pictures) get(name keptName) (thumbnail.Picture, bool) {
 	kept, ok := p.kept.Get(name)
-	if !ok {
+	if !ok || time.Now().After(kept.until) {
 		return thumbnail.Picture{}, false
 	}
 	out := kept.Picture
@@ -69,11 +60,11 @@ func (p *pictures) get(f *attachment.File, variant string) (thumbnail.Picture, b
 	return out, err == nil
 }
 
-func (p *pictures) put(f *attachment.File, variant string, made thumbnail.Picture) {
+// put keeps a thumbnail of a file that the homeserver gave out before until, less keepFor.
+func (p *pictures) put(name keptName, made thumbnail.Picture, until time.Time) {
 	if len(made.Data) > maxPicture {
 		return
 	}
-	name := pictureName(f, variant)
 	made.Data = p.seal.Seal(nil, nil, made.Data, name[:])
-	p.kept.Add(name, sealedPicture{made})
+	p.kept.Add(name, sealedPicture{made, until})
 }

@@ -46,7 +46,8 @@ func (m *Media) serveThumbnail(x *exchange.Exchange, f *attachment.File, uri str
 	if unchanged(x, etag) {
 		return nil
 	}
-	if kept, ok := m.small.get(f, variant); ok {
+	name := nameOf(x.Identity.UserID, f, variant)
+	if kept, ok := m.small.get(name); ok {
 		answerPicture(x, kept, etag)
 		return nil
 	}
@@ -66,7 +67,7 @@ func (m *Media) serveThumbnail(x *exchange.Exchange, f *attachment.File, uri str
 	case err != nil:
 		return notMade(err)
 	}
-	m.small.put(f, variant, made)
+	m.small.put(name, made, body.until)
 	answerPicture(x, made, etag)
 	return nil
 }

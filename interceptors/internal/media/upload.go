@@ -19,20 +19,33 @@ import (
 type Media struct {
 	spools  exchange.Spools
 	copying turns
-	maker   *thumbnail.Maker
-	small   *pictures
+	// fetching are the files that are being downloaded, kept those that were.
+	fetching turns
+	kept     *Kept
+	maker    *thumbnail.Maker
+	small    *pictures
 	// maxUpload is the largest file that is uploaded, in bytes; zero: there is no bound here.
 	maxUpload int64
 }
 
 // New returns the handlers. They share what keeps copies from being made twice, so that a
-// process calls this once. maxUpload is the largest upload, zero if there is no limit.
-func New(spools exchange.Spools, maxUpload int64) (*Media, error) {
+// process calls this once. maxUpload is the largest upload, zero if there is no limit. keep is
+// where checked files are kept for a while, and makes room for the spools; nil: none are.
+func New(spools exchange.Spools, maxUpload int64, keep *Kept) (*Media, error) {
+	if keep == nil {
+		keep = &Kept{closed: true}
+	} else {
+		spools.Disk.OnSpent(keep.makeRoom)
+		spools.RAM.OnSpent(keep.makeRoom)
+	}
 	small, err := newPictures()
 	if err != nil {
 		return nil, err
 	}
-	return &Media{spools: spools, copying: newTurns(), maker: thumbnail.New(thumbnail.DefaultLimits()), small: small, maxUpload: maxUpload}, nil
+	return &Media{
+		spools: spools, copying: newTurns(), fetching: newTurns(), kept: keep,
+		maker: thumbnail.New(thumbnail.DefaultLimits()), small: small, maxUpload: maxUpload,
+	}, nil
 }
 
 // opaque is the type of everything that is uploaded encrypted.
