@@ -129,6 +129,8 @@ type (
 	// ClearEvent is an event to which push rules are applied, PushAction what they say.
 	ClearEvent = unread.Seen
 	PushAction = unread.Action
+	// MissedNotification is a notification that the homeserver has not.
+	MissedNotification = unread.Missed
 )
 
 // UnreadRef returns what stands for an event's ID in an UnreadEvent.
@@ -146,15 +148,32 @@ func (d *Device) Actions(ctx context.Context, events []ClearEvent) ([]PushAction
 	return d.acct.unread.Actions(ctx, unread.As(d.core, &d.rooms), events)
 }
 
+// MissedNotifications returns notifications that the homeserver has not, see
+// [unread.Account.Missed], and NotificationsListed forgets those that it has after all.
+func (d *Device) MissedNotifications(ctx context.Context) ([]MissedNotification, error) {
+	return d.acct.unread.Missed(ctx)
+}
+
+// NotificationsListed is described at MissedNotifications.
+func (d *Device) NotificationsListed(ctx context.Context, events []id.EventID) error {
+	return d.acct.unread.Listed(ctx, events)
+}
+
 // takeUnread records what a sync says of the unread messages of encrypted rooms. Of others
 // the homeserver knows everything.
-func (s *ClientSync) takeUnread(ctx context.Context, u UnreadUpdate) error {
+func (s *ClientSync) takeUnread(ctx context.Context, u UnreadUpdate, rooms []RoomUpdate) error {
+	var left []id.RoomID
+	for i := range rooms {
+		if rooms[i].Section == SectionLeave {
+			left = append(left, rooms[i].RoomID)
+		}
+	}
 	u.Rooms = slices.DeleteFunc(u.Rooms, func(r UnreadRoom) bool { return !s.d.rooms.KnownEncrypted(r.RoomID) })
 	s.unread = make(map[id.RoomID]*UnreadRoom, len(u.Rooms))
 	for i := range u.Rooms {
 		s.unread[u.Rooms[i].RoomID] = &u.Rooms[i]
 	}
-	return s.d.acct.unread.Take(ctx, u)
+	return s.d.acct.unread.Take(ctx, u, left)
 }
 
 // countUnread applies the push rules to the events of a sync.

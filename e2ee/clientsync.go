@@ -201,7 +201,7 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 	if err != nil {
 		return SyncExtras{}, err
 	}
-	if err := s.takeUnread(ctx, u.Unread); err != nil {
+	if err := s.takeUnread(ctx, u.Unread, u.Rooms); err != nil {
 		return SyncExtras{}, err
 	}
 	if err := s.d.reader().Redacted(ctx, u.Unread.Redacted()); err != nil {

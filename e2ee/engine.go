@@ -350,6 +350,7 @@ func (e *Engine) deleteDevice(ctx context.Context, row *store.Account, dev store
 		return fmt.Errorf("forget device: %w", err)
 	}
 	e.account(row).search.Forget()
+	e.account(row).unread.ForgetMissed()
 	if err := e.account(row).Tracker.Ended(ctx, dev.DeviceID); err != nil {
 		return fmt.Errorf("forget device: %w", err)
 	}

@@ -49,6 +49,7 @@ type fakeDevice struct {
 	sealed    map[string]e2ee.Encrypted
 	said      map[string]string // by transaction, what was first sent in it
 	encrypts  int
+	missed    []e2ee.MissedNotification
 	outgoing  []string // what was encrypted
 
 	lookupErr, encryptErr, noteErr, clearErr error
@@ -262,6 +263,16 @@ func (d *fakeDevice) Actions(_ context.Context, events []e2ee.ClearEvent) ([]e2e
 		}
 	}
 	return out, nil
+}
+
+// MissedNotifications returns those of a test.
+func (d *fakeDevice) MissedNotifications(context.Context) ([]e2ee.MissedNotification, error) {
+	return slices.Clone(d.missed), nil
+}
+
+func (d *fakeDevice) NotificationsListed(_ context.Context, events []id.EventID) error {
+	d.missed = slices.DeleteFunc(d.missed, func(m e2ee.MissedNotification) bool { return slices.Contains(events, m.Event) })
+	return nil
 }
 
 func (d *fakeDevice) BeginSync(context.Context, string) (ClientSync, error) {

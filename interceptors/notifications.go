@@ -22,6 +22,9 @@ import (
 // notification is opened and gets the actions that the push rules have for the clear event;
 // one that has none is left out.
 //
+// What notifies only by its clear event, the homeserver does not list: see
+// notifications_missed.go.
+//
 // Upstream: only is left out and applied here, and as many pages are asked for as that takes,
 // up to a bound. Then the answer may be empty, and have a token.
 
@@ -53,10 +56,13 @@ func (n *notifications) serve(x *Exchange) error {
 	if limit = min(limit, maxNotifications); err != nil || limit <= 0 {
 		limit = maxNotifications
 	}
+	merge, err := n.merge(x, dev)
+	if err != nil {
+		return err
+	}
 	var found []json.RawMessage
 	for pages := 1; ; pages++ {
-		query.Set("limit", strconv.Itoa(limit-len(found)))
-		resp, err := x.Upstream.Do(x, Change{Query: query})
+		resp, err := merge.next(query, limit-len(found))
 		if err != nil {
 			return err
 		}
@@ -67,7 +73,7 @@ func (n *notifications) serve(x *Exchange) error {
 		if err != nil {
 			return err
 		}
-		page, err := n.chosen(x, dev, answer.List("notifications"), highlights, limit-len(found))
+		page, err := merge.chosen(answer.List("notifications"), highlights, limit-len(found))
 		if err != nil {
 			return err
 		}
@@ -116,7 +122,7 @@ func (n *notifications) page(x *Exchange, dev Device, resp *http.Response) (answ
 
 // chosen returns the notifications of a page that are shown. What could not be decrypted, and
 // what was sent in clear, is what the homeserver says it is. There are at most limit.
-func (n *notifications) chosen(x *Exchange, dev Device, page []json.RawMessage, highlights bool, limit int) ([]json.RawMessage, error) {
+func (m *missedMerge) chosen(page []json.RawMessage, highlights bool, limit int) ([]json.RawMessage, error) {
 	all := make([]strictjson.Object, 0, len(page))
 	var clear []e2ee.ClearEvent
 	var at []int // the notifications of clear, by their places in all
@@ -135,7 +141,7 @@ func (n *notifications) chosen(x *Exchange, dev Device, page []json.RawMessage, 
 		}
 		all = append(all, one)
 	}
-	actions, err := dev.Actions(x.Request.Context(), clear)
+	actions, err := m.dev.Actions(m.x.Request.Context(), clear)
 	if err != nil {
 		return nil, engineerr.For(fmt.Errorf("apply push rules: %w", err))
 	}
@@ -161,7 +167,7 @@ func (n *notifications) chosen(x *Exchange, dev Device, page []json.RawMessage, 
 		}
 	}
 	// A homeserver that heeds no limit is not asked about more than that.
-	if shown, err = n.withoutRedacted(x, shown[:min(len(shown), limit)]); err != nil {
+	if shown, err = m.withoutRedacted(shown[:min(len(shown), limit)]); err != nil {
 		return nil, err
 	}
 	var out []json.RawMessage

@@ -1,12 +1,10 @@
 package interceptors
 
 import (
-	"errors"
 	"net/http"
 
 	"golang.org/x/sync/errgroup"
 
-	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/strictjson"
 )
@@ -20,26 +18,20 @@ const redactedParallel = 8
 
 // withoutRedacted returns the notifications without those of decrypted messages that were
 // redacted since. Where the homeserver does not say so, its list counts.
-func (n *notifications) withoutRedacted(x *Exchange, page []strictjson.Object) ([]strictjson.Object, error) {
+func (m *missedMerge) withoutRedacted(page []strictjson.Object) ([]strictjson.Object, error) {
 	gone := make([]bool, len(page))
-	group, ctx := errgroup.WithContext(x.Request.Context())
+	group, ctx := errgroup.WithContext(m.x.Request.Context())
 	group.SetLimit(redactedParallel)
 	for i, one := range page {
 		event := one.Object("event")
 		room, id := one.TextOrEmpty("room_id"), event.TextOrEmpty("event_id")
-		if !event.IsTrue("decrypted") || !exchange.ValidRoom(room) || id == "" {
+		if !event.IsTrue("decrypted") || !exchange.ValidRoom(room) || id == "" || m.asked[id] {
 			continue
 		}
 		group.Go(func() error {
-			raw, status, err := ask(ctx, x, Change{
-				Pattern: "/_matrix/client/v3/rooms/{roomId}/event/{eventId}", Query: exchange.IdentityQuery(x.Request.URL.Query()),
-				Params: map[string]string{"roomId": room, "eventId": id},
-			})
-			if said, ok := errors.AsType[*apierr.Error](err); ok && said.Status == http.StatusUnauthorized {
-				return err // about the client's token, so the client must get it
-			}
+			raw, status, err := eventNow(ctx, m.x, room, id)
 			if err != nil || status != http.StatusOK {
-				return nil //nolint:nilerr // it does not say that it was redacted
+				return err // or it does not say that it was redacted
 			}
 			now, err := strictjson.Parse(raw)
 			gone[i] = err == nil && now.TextOrEmpty("event_id") == id && now.TextOrEmpty("type") == typeEncrypted &&

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
 )
 
 // Changes is everything that one step of the engine stores. [DB.Save] writes it in one
@@ -71,6 +73,8 @@ type Changes struct {
 	DeleteSecrets []string
 	Warnings      []Warning
 	Unread        []UnreadRoom
+	// Notifications, when not nil, replaces the account's list; an empty one deletes it.
+	Notifications *secret.Bytes
 
 	// DropSearch deletes the account's search index, DeleteSearch segments of it.
 	DropSearch   bool

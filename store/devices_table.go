@@ -190,8 +190,8 @@ func (db *DB) CreateDevice(ctx context.Context, acct *Account, d Device) (Device
 }
 
 // DeleteDevice deletes a device and everything that belongs to it, except that its signing
-// key was made here, see [DB.Forgotten]. With the account's last device goes its search
-// index.
+// key was made here, see [DB.Forgotten]. With the account's last device go its search
+// index and its list of notifications.
 func (db *DB) DeleteDevice(ctx context.Context, acct *Account, device int64) error {
 	err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
 		if err := db.rememberForgotten(ctx, t, acct, device); err != nil {
@@ -203,6 +203,9 @@ func (db *DB) DeleteDevice(ctx context.Context, acct *Account, device int64) err
 		}
 		if err == nil {
 			_, err = t.Do(ctx, dropUnsearched, acct.ID)
+		}
+		if err == nil {
+			_, err = t.Do(ctx, dropUnnotified, acct.ID)
 		}
 		return err
 	})

@@ -21,7 +21,7 @@ var migrations = []string{
 	"0001_initial.sql", "0002_sealed_trust.sql", "0003_held_back.sql", "0004_more_owners.sql", "0005_held_events.sql",
 	"0006_lease.sql", withEncryptedRooms,
 	"0008_transactions.sql",
-	"0009_transactions.sql", "0010_search.sql", "0011_unread.sql", "0012_files.sql",
+	"0009_transactions.sql", "0010_search.sql", "0011_unread.sql", "0012_files.sql", "0013_notifications.sql",
 }
 
 // withEncryptedRooms is the migration that makes table encrypted_rooms.

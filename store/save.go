@@ -93,6 +93,7 @@ func (b *saver) collect(c *Changes) {
 	b.warnings(c.Warnings)
 	b.searchParts(c.Search)
 	b.unread(c.Unread)
+	b.notifications(c.Notifications)
 	b.files(c.Files, c.NewFiles)
 
 	b.readyPending(c.ReadyPending)

@@ -148,6 +148,9 @@ func checkAccount(t *testing.T, db *DB, acct *Account, c *Changes) {
 		delete(unread, "!r1")
 	}
 	same(t, "rooms without unread messages", len(unread), 0)
+	if listed := must[secret.Bytes](t)(db.Notifications(ctx, acct)); listed != nil { // version 13 was the first with them
+		same(t, "Notifications", listed, *c.Notifications)
+	}
 }
 
 func TestAbsentRowsAreNotFound(t *testing.T) {

@@ -90,6 +90,10 @@ func sealedColumns(db *DB, acct *Account, dev int64) []sealedColumn {
 			_, err := db.Unread(ctx, acct, []id.RoomID{"!r1"})
 			return err
 		}},
+		{"notifications", "sealed_events", fmt.Sprintf("account = %d", acct.ID), func(ctx context.Context) error {
+			_, err := db.Notifications(ctx, acct)
+			return err
+		}},
 		{"files", "sealed_file", fmt.Sprintf("account = %d AND expires_at = 0", acct.ID), func(ctx context.Context) error {
 			_, err := db.Files(ctx, acct, []string{"mxc://hs/file"})
 			return err

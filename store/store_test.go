@@ -138,7 +138,7 @@ func ref(room, session string) SessionRef {
 
 // everything returns a Changes with something in every table.
 func everything() *Changes {
-	yes, position := true, "s1"
+	yes, position, events := true, "s1", secret.Bytes("events")
 	return &Changes{
 		SyncPosition: &position,
 		OlmSessions: []OlmSession{
@@ -210,5 +210,7 @@ func everything() *Changes {
 		Files:    []File{{URI: "mxc://hs/file", Value: []byte(`{"file":1}`), CreatedAt: at(2)}},
 		Warnings: []Warning{{ID: "w1", Code: "identity_changed", UserID: "@bob:hs", RoomIDs: []id.RoomID{"!r1", "!r2"}, Message: "Bob's …", Since: at(1), Dismissed: true}},
 		Unread:   []UnreadRoom{{RoomID: "!r1", State: []byte("state of r1")}, {RoomID: "!gone"}},
+
+		Notifications: &events,
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -56,6 +57,7 @@ type Account struct {
 	dirty map[id.RoomID]*log // to be stored with the next step
 	// splits says that the homeserver counts threads for themselves.
 	splits bool
+	missed missed
 }
 
 // NewAccount returns what is known of an account: nothing yet.
@@ -63,8 +65,9 @@ func NewAccount(a *core.Account, shared *Shared) Account {
 	return Account{Account: a, shared: shared, mu: locks.Mutex{Place: a.Env.Order.At(locks.RankLeaf)}, dirty: make(map[id.RoomID]*log)}
 }
 
-// Take records what a sync says of encrypted rooms, before its events are opened.
-func (a *Account) Take(ctx context.Context, u Update) error {
+// Take records what a sync says of encrypted rooms, before its events are opened, and which
+// rooms the user has left.
+func (a *Account) Take(ctx context.Context, u Update, left []id.RoomID) error {
 	if u.Rules != nil {
 		a.setRules(u.Rules)
 	}
@@ -77,18 +80,29 @@ func (a *Account) Take(ctx context.Context, u Update) error {
 		return err
 	}
 	now := a.Env.Now()
+	settled := make(map[id.RoomID]*log)
 	for i := range u.Rooms {
 		r := &u.Rooms[i]
 		l := logs[r.RoomID]
 		slices.SortStableFunc(r.Receipts, newer)
-		a.change(l, func() { l.take(r, now) })
+		a.change(l, func() {
+			l.take(r, now)
+			if l.stored && len(r.Receipts)+len(r.Redacted) > 0 {
+				settled[r.RoomID] = l
+			}
+		})
 		if len(r.Threads) > 0 {
 			a.mu.Lock()
 			a.splits = true
 			a.mu.Unlock()
 		}
 	}
-	return nil
+	if err := a.forgetMissed(ctx, slices.Collect(maps.Keys(u.Redacted())), left); err != nil {
+		return err
+	}
+	// What was read is told but once. If the process ended before the next step, it would be
+	// unread again.
+	return a.save(ctx, settled)
 }
 
 // change changes a log, which is stored with the next step.
@@ -155,14 +169,24 @@ func (a *Account) Opened(ctx context.Context, ask Asker, events []Seen) error {
 	}
 	judge := judge{by: by, ask: ask, user: a.User, facts: make(map[id.RoomID]*facts)}
 	changed := make(map[id.RoomID]*log)
+	var more []Missed
 	for i := range events {
 		l := logs[events[i].RoomID]
 		v, ok := judge.verdict(ctx, l, &events[i])
 		if !ok {
 			continue
 		}
-		a.change(l, func() { l.decide(v.event, v.counted, v.clear) })
+		silent := false
+		a.change(l, func() { silent = l.decide(v.event, v.counted, v.clear) })
 		changed[l.room] = l
+		if silent {
+			if m, ok := a.missedOf(l.room, events[i].Clear); ok {
+				more = append(more, m)
+			}
+		}
+	}
+	if err := a.miss(ctx, more); err != nil {
+		return err
 	}
 	return a.save(ctx, changed)
 }
@@ -171,7 +195,7 @@ func (a *Account) Opened(ctx context.Context, ask Asker, events []Seen) error {
 func (a *Account) save(ctx context.Context, logs map[id.RoomID]*log) error {
 	ch := &store.Changes{}
 	done := a.collect(logs, ch)
-	if len(ch.Unread) == 0 {
+	if len(ch.Unread) == 0 && ch.Notifications == nil {
 		return nil
 	}
 	if err := a.Env.Store.Save(ctx, a.Row, 0, ch); err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -184,12 +208,12 @@ func (a *Account) save(ctx context.Context, logs map[id.RoomID]*log) error {
 // Stage adds to a step of one of the account's devices what changed since the last.
 func (a *Account) Stage(s *core.Step) {
 	a.mu.Lock()
-	logs := a.dirty
+	logs, listed := a.dirty, a.missed.loaded && a.missed.version != a.missed.saved
 	if len(logs) > 0 {
 		a.dirty = make(map[id.RoomID]*log)
 	}
 	a.mu.Unlock()
-	if len(logs) == 0 {
+	if len(logs) == 0 && !listed {
 		return
 	}
 	done := a.collect(logs, s.Changes)
@@ -197,9 +221,11 @@ func (a *Account) Stage(s *core.Step) {
 	// If the step fails they are stored with the next change of their room.
 }
 
-// collect adds the rows of logs to what is stored. done is called once they are.
+// collect adds the rows of logs, and the missed notifications, to what is stored. done is called once they are.
 func (a *Account) collect(logs map[id.RoomID]*log, ch *store.Changes) (done func()) {
 	versions := make(map[*log]uint64, len(logs))
+	row, doneMissed := a.collectMissed()
+	ch.Notifications = row
 	for _, l := range logs {
 		l.mu.Lock()
 		kept := l.kept()
@@ -218,6 +244,7 @@ func (a *Account) collect(logs map[id.RoomID]*log, ch *store.Changes) (done func
 		l.mu.Unlock()
 	}
 	return func() {
+		doneMissed()
 		for l, version := range versions {
 			l.mu.Lock()
 			l.saved, l.stored = version, true

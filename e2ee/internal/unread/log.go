@@ -255,11 +255,11 @@ func (l *log) drop(i int) {
 }
 
 // decide records what the rules say of an event: of what the homeserver has and, unless it
-// could not be decrypted, of the clear event.
-func (l *log) decide(event Ref, counted Outcome, clear *Outcome) {
+// could not be decrypted, of the clear event. missed says that only that one notifies.
+func (l *log) decide(event Ref, counted Outcome, clear *Outcome) (missed bool) {
 	i := l.find(event)
 	if i < 0 || !l.Entries[i].Sealed || l.Entries[i].Decided {
-		return
+		return false
 	}
 	e := &l.Entries[i]
 	if !e.Judged {
@@ -267,11 +267,12 @@ func (l *log) decide(event Ref, counted Outcome, clear *Outcome) {
 	}
 	l.version++
 	if clear == nil {
-		return
+		return false
 	}
 	e.Decided = true
 	e.Notify += number(clear.Notify) - number(e.Counted)
 	e.Highlight += number(clear.Highlight) - number(e.Loud)
+	return clear.Notify && !e.Counted
 }
 
 func number(b bool) int32 {

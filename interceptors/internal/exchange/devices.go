@@ -107,6 +107,10 @@ type Device interface {
 	// Actions returns what the account's push rules say that is done about clear events, one
 	// for each.
 	Actions(ctx context.Context, events []e2ee.ClearEvent) ([]e2ee.PushAction, error)
+	// MissedNotifications returns the notifications that the homeserver has not, the newest
+	// first, and NotificationsListed forgets those that it lists after all.
+	MissedNotifications(ctx context.Context) ([]e2ee.MissedNotification, error)
+	NotificationsListed(ctx context.Context, events []id.EventID) error
 	// BeginSync is called before the client's sync goes upstream with since.
 	BeginSync(ctx context.Context, since string) (ClientSync, error)
 	// Files returns the encrypted files of the device's account.
