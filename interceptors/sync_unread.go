@@ -179,6 +179,11 @@ func (h *unreadHead) head(e *rewrite.Event, redaction bool) (ev e2ee.UnreadEvent
 	if !h.noted(e) && h.scan(e.Raw) != nil {
 		return ev, to, false // cannot happen: it was scanned before
 	}
+	return h.read(redaction)
+}
+
+// read returns what was taken.
+func (h *unreadHead) read(redaction bool) (ev e2ee.UnreadEvent, to e2ee.UnreadRelation, stays bool) {
 	if !redaction {
 		h.redacts, h.gone = to, h.gone[:0]
 	}

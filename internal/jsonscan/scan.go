@@ -95,17 +95,6 @@ func ScanBytes(data []byte, root *Node, opt Options, visit func(*Value) error) e
 	return err
 }
 
-// Repeated scans one text after the other and uses its memory again. Its zero value may be used,
-// by one goroutine at a time.
-type Repeated struct{ s scanner }
-
-// ScanBytes is like the function.
-func (r *Repeated) ScanBytes(data []byte, root *Node, opt Options, visit func(*Value) error) error {
-	r.s = scanner{mem: data, b: data, eof: true, max: len(data)}
-	_, err := r.s.document(root, opt, visit)
-	return err
-}
-
 func (s *scanner) document(root *Node, opt Options, visit func(*Value) error) (int64, error) {
 	s.leaf, s.name, s.watch, s.visit = -1, -1, newWatchList(opt.Watch), visit
 	s.frames, s.slow = s.first[:0], opt.slow
@@ -116,14 +105,22 @@ func (s *scanner) document(root *Node, opt Options, visit func(*Value) error) (i
 	if i, err = s.walk(i, root); err != nil {
 		return s.base + int64(i), err
 	}
-	i, err = s.space(i)
-	var syntax *SyntaxError
-	switch {
-	case err == nil:
-		return s.base + int64(i), s.syntaxError(i, "more than one value")
-	case errors.As(err, &syntax):
-		return s.base + int64(i), nil // the end is in the right place
-	default:
-		return s.base + int64(i), err
+	i, err = s.rest(i)
+	return s.base + int64(i), err
+}
+
+// rest reads to the end of the input, where only white space may be.
+func (s *scanner) rest(i int) (int, error) {
+	for {
+		if more := skipSpace(s.b, i); more >= 0 {
+			return more, s.syntaxError(more, "more than one value")
+		}
+		var err error
+		if i, err = s.fill(len(s.b)); err != nil {
+			if errors.Is(err, errEnd) {
+				err = nil
+			}
+			return i, err
+		}
 	}
 }
