@@ -108,6 +108,12 @@ func (s *scanner) quickName(b []byte, i int) (value int, first uint64, n int) {
 	if hit := ends(first); hit != 0 {
 		n = bits.TrailingZeros64(hit) >> 3
 		first &= 1<<(8*n) - 1
+	} else if n = 8; i+16 <= len(b) {
+		if hit = ends(binary.LittleEndian.Uint64(b[i+8:])); hit != 0 {
+			n += bits.TrailingZeros64(hit) >> 3
+		} else {
+			n = plain(b, i+16) - i
+		}
 	} else {
 		n = plain(b, i+8) - i
 	}

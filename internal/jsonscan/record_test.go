@@ -39,16 +39,17 @@ func records() *jsonscan.Node {
 func scanned(r io.Reader, root *jsonscan.Node, opt jsonscan.Options) ([]string, error) {
 	var got []string
 	_, err := jsonscan.Scan(r, root, opt, func(v *jsonscan.Value) error {
-		line := fmt.Sprint(v.ID, " ", string(v.Kind), v.Start, v.End, v.Member, v.Sep, v.Inside, v.Index, v.Count, " ", string(v.Name(0)), " ", v.Raw != nil, " ", string(v.Raw))
+		var line strings.Builder
+		fmt.Fprint(&line, v.ID, " ", string(v.Kind), v.Start, v.End, v.Member, v.Sep, v.Inside, v.Index, v.Count, " ", string(v.Name(0)), " ", v.Raw != nil, " ", string(v.Raw))
 		if v.ID == 1 {
-			line += fmt.Sprint(" ", v.Raw != nil && v.Flagged) // it may be flagged without a reason when it is not captured
+			fmt.Fprint(&line, " ", v.Raw != nil && v.Flagged) // it may be flagged without a reason when it is not captured
 			for n := range jsonscan.MaxNotes {
 				if at := v.Noted(n); at.Count > 0 {
-					line += fmt.Sprint(" ", n, at.Count, " ", string(at.Kind), " ", at.At, " ", string(at.Raw))
+					fmt.Fprint(&line, " ", n, at.Count, " ", string(at.Kind), " ", at.At, " ", string(at.Raw))
 				}
 			}
 		}
-		got = append(got, line)
+		got = append(got, line.String())
 		return nil
 	})
 	return got, err
