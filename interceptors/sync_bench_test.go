@@ -192,7 +192,7 @@ type repeatedRooms struct {
 	head, rooms, tail []byte
 	times             int
 	now               []byte
-	began             bool
+	began, comma      bool
 	peak              *atomic.Uint64
 }
 
@@ -201,12 +201,11 @@ func (r *repeatedRooms) Read(p []byte) (int, error) {
 		switch {
 		case !r.began:
 			r.began, r.now = true, r.head
+		case r.times > 0 && r.comma:
+			r.comma, r.now = false, []byte{','}
 		case r.times > 0:
 			r.times--
-			r.now = r.rooms
-			if r.times > 0 {
-				r.now = append(bytes.Clone(r.now), ',')
-			}
+			r.comma, r.now = true, r.rooms
 			r.peak.Store(max(r.peak.Load(), heapNow()))
 		case r.tail != nil:
 			r.now, r.tail = r.tail, nil
