@@ -200,21 +200,17 @@ func (h *unreadHead) read(redaction bool) (ev e2ee.UnreadEvent, to e2ee.UnreadRe
 // noted takes what was noted of an event while the response was read, which is all unless
 // something is there twice.
 func (h *unreadHead) noted(e *rewrite.Event) bool {
-	var all [headID + 1]jsonscan.Noted
-	for n := range all {
-		if all[n] = e.ID(); n < headID {
-			all[n] = e.Inside(n)
-		}
-		if all[n].Count > 1 {
-			return false
-		}
+	if e.Repeated() {
+		return false
 	}
-	if all[headRedacts].At > all[headContentRedacts].At { // the last one counts
-		h.take(headContentRedacts, &all[headContentRedacts])
-		all[headContentRedacts].Count = 0
+	h.take(headID, e.ID())
+	for n := range headID {
+		h.take(n, e.Inside(n))
 	}
-	for n := range all {
-		h.take(n, &all[n])
+	if top := e.Inside(headRedacts); top.At > e.Inside(headContentRedacts).At { // the last one counts
+		h.gone = h.gone[:0]
+		h.take(headContentRedacts, e.Inside(headContentRedacts))
+		h.take(headRedacts, top)
 	}
 	return true
 }
@@ -233,12 +229,12 @@ func (h *unreadHead) scan(raw []byte) error {
 		h.names.Down(jsonscan.Key("event_id")).Report(headID, true)
 	}
 	return jsonscan.ScanBytes(raw, h.names, jsonscan.Options{}, func(v *jsonscan.Value) error {
-		h.take(v.ID, &jsonscan.Noted{Count: 1, Kind: v.Kind, Raw: v.Raw})
+		h.take(v.ID, jsonscan.Noted{Count: 1, Kind: v.Kind, Raw: v.Raw})
 		return nil
 	})
 }
 
-func (h *unreadHead) take(n int, at *jsonscan.Noted) {
+func (h *unreadHead) take(n int, at jsonscan.Noted) {
 	if at.Count == 0 {
 		return
 	}

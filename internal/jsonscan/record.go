@@ -43,6 +43,9 @@ func (v *Value) note(n int) Noted {
 	return Noted{at.count, at.kind, at.from, v.Raw[at.from:at.to:at.to]}
 }
 
+// Repeated reports whether something was noted more than once in the record that the value is.
+func (v *Value) Repeated() bool { return v.s.repeated }
+
 // note is a value that was noted.
 type note struct {
 	from, to int64 // in the record
@@ -52,7 +55,7 @@ type note struct {
 }
 
 // clearNotes begins a record at an offset.
-func (s *scanner) clearNotes(start int64) { s.noted, s.record, s.apart = 0, start, false }
+func (s *scanner) clearNotes(start int64) { s.noted, s.record, s.apart, s.repeated = 0, start, false, false }
 
 // note notes a value that begins at an offset, of which nothing else is kept.
 func (s *scanner) note(n int, kind byte, start, end int64) *note {
@@ -60,6 +63,8 @@ func (s *scanner) note(n int, kind byte, start, end int64) *note {
 	if bit := uint32(1) << n; s.noted&bit == 0 {
 		s.noted |= bit
 		at.count = 0
+	} else {
+		s.repeated = true
 	}
 	at.count++
 	at.kind, at.from, at.to = kind, start-s.record, end-s.record

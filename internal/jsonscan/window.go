@@ -52,12 +52,14 @@ type scanner struct {
 	wild     bool   // the value outside of frames that is being reported has a name of Any
 	wildName []byte // the last name that an Any step met
 
-	// What was noted in the current record: which notes there are, where it begins, and whether
-	// they are kept apart from it.
+	// What was noted in the current record: which notes there are, where it begins, whether they
+	// are kept apart from it, and whether there were several of one.
 	notes  [MaxNotes]note
 	noted  uint32
 	record int64
 	apart  bool
+
+	repeated bool
 
 	watch   watchedNames
 	flagged uint64 // how many watched names were met

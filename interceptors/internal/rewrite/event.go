@@ -115,12 +115,12 @@ func MayNameNotice(raw []byte) bool {
 // mayImitate reports whether an event may imitate a notice, by what was noted of it: those that
 // have another inside are flagged.
 func mayImitate(v *jsonscan.Value) bool {
-	if v.Flagged {
+	if v.Flagged || v.Repeated() {
 		return true
 	}
 	for _, n := range [...]int{inSender, inEventID, inStateKey} {
 		at := v.Noted(n)
-		if at.Count > 1 || at.Kind == '"' && mayEndNotice(at.Raw) && MayNameNotice(at.Raw) {
+		if at.Kind == '"' && mayEndNotice(at.Raw) && MayNameNotice(at.Raw) {
 			return true
 		}
 	}

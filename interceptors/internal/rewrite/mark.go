@@ -39,6 +39,9 @@ type Event struct {
 	scan  *scan
 }
 
+// Repeated reports whether something that is looked at stands in the event more than once.
+func (e *Event) Repeated() bool { return e.value.Repeated() }
+
 // ID returns the event's ID.
 func (e *Event) ID() jsonscan.Noted { return e.value.Noted(inEventID) }
 
