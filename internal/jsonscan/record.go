@@ -55,7 +55,9 @@ type note struct {
 }
 
 // clearNotes begins a record at an offset.
-func (s *scanner) clearNotes(start int64) { s.noted, s.record, s.apart, s.repeated = 0, start, false, false }
+func (s *scanner) clearNotes(start int64) {
+	s.noted, s.record, s.apart, s.repeated = 0, start, false, false
+}
 
 // note notes a value that begins at an offset, of which nothing else is kept.
 func (s *scanner) note(n int, kind byte, start, end int64) *note {
