@@ -11,32 +11,48 @@ import (
 // refuses, and need not take all that it accepts.
 const (
 	quickDepth = 12
-	quickWidth = 24
+	quickWidth = 24      // members of the object
+	quickNames = 48      // members that are open at a time
+	quickSize  = 1 << 30 // bytes
 )
 
 // quick reads an object; ok is false if jsontext must.
 func quick(raw []byte) (obj Object, ok bool) {
+	if len(raw) > quickSize {
+		return nil, false
+	}
 	s := scanner{raw: raw}
 	s.space()
-	if !s.next('{') {
+	if !s.next('{') || !s.members(quickDepth) {
 		return nil, false
 	}
-	var members [quickWidth]Member
-	n, ok := s.members(quickDepth, func(n int, name, value []byte) {
-		members[n] = Member{nameOf(name), value[:len(value):len(value)]}
-	})
+	n := s.open
 	s.space()
-	if !ok || s.at != len(raw) {
+	if s.at != len(raw) {
 		return nil, false
 	}
-	return append(make(Object, 0, n+4), members[:n]...), true // often members are added to it
+	obj = make(Object, n, n+2) // often members are added to it
+	for i := range obj {
+		name, value := s.names[i], s.values[i]
+		obj[i] = Member{nameOf(raw[name.from:name.to]), raw[value.from:value.to:value.to]}
+	}
+	return obj, true
 }
 
 // scanner reads text from at on. Its methods return false where it must not go on.
 type scanner struct {
 	raw []byte
 	at  int
+
+	// names are those of the object that is read, behind those of the objects around it; values
+	// are those of the outermost one.
+	names  [quickNames]span
+	open   int
+	values [quickWidth]span
 }
+
+// span is a part of the text.
+type span struct{ from, to int32 }
 
 func (s *scanner) space() {
 	for s.at < len(s.raw) {
@@ -58,48 +74,62 @@ func (s *scanner) next(c byte) bool {
 	return true
 }
 
-// members reads an object behind its first brace, and calls each for its members. It returns how
-// many there are.
-func (s *scanner) members(depth int, each func(n int, name, value []byte)) (n int, ok bool) {
-	var names [quickWidth][]byte
+// members reads an object behind its first brace. Of the outermost one the names stay.
+func (s *scanner) members(depth int) bool {
+	first := s.open
 	s.space()
 	if s.next('}') {
-		return 0, true
+		return true
 	}
-	for ; n < quickWidth; n++ {
+	for {
 		s.space()
 		start := s.at
-		if plain, ok := s.text(); !ok || !plain {
-			return n, false
+		if plain, ok := s.text(); !ok || !plain || !s.name(first, span{int32(start + 1), int32(s.at - 1)}) {
+			return false
 		}
-		name := s.raw[start+1 : s.at-1]
-		for _, other := range names[:n] {
-			if string(other) == string(name) {
-				return n, false
-			}
-		}
-		names[n] = name
 		s.space()
 		if !s.next(':') {
-			return n, false
+			return false
 		}
 		s.space()
 		start = s.at
 		if !s.value(depth - 1) {
-			return n, false
+			return false
 		}
-		if each != nil {
-			each(n, name, s.raw[start:s.at])
+		if depth == quickDepth {
+			if s.open > quickWidth {
+				return false
+			}
+			s.values[s.open-1] = span{int32(start), int32(s.at)}
 		}
 		s.space()
 		if s.next('}') {
-			return n + 1, true
+			if depth != quickDepth {
+				s.open = first
+			}
+			return true
 		}
 		if !s.next(',') {
-			return n, false
+			return false
 		}
 	}
-	return n, false
+}
+
+// name adds a name to those of the object, which has those from first on. It returns false if it
+// is there already.
+func (s *scanner) name(first int, name span) bool {
+	if s.open == quickNames {
+		return false
+	}
+	for _, other := range s.names[first:s.open] {
+		if other.to-other.from == name.to-name.from &&
+			string(s.raw[other.from:other.to]) == string(s.raw[name.from:name.to]) {
+			return false
+		}
+	}
+	s.names[s.open] = name
+	s.open++
+	return true
 }
 
 // value reads a value that begins here.
@@ -113,8 +143,7 @@ func (s *scanner) value(depth int) bool {
 		return ok
 	case '{':
 		s.at++
-		_, ok := s.members(depth, nil)
-		return ok
+		return s.members(depth)
 	case '[':
 		s.at++
 		return s.elements(depth)

@@ -81,6 +81,9 @@ type hasher struct {
 	made map[string]uint32
 	buf  []byte
 	sum  []byte
+
+	runs  []run // of the text that is looked at
+	words []uint32
 }
 
 func newHasher(key secret.Bytes) *hasher {
@@ -135,34 +138,36 @@ type column struct {
 	length        uint8 // in words; maxLength for all longer ones
 }
 
-// doc hashes an entry.
-func (h *hasher) doc(e *Entry) doc {
+// doc hashes an entry. known is the hash of its event.
+func (h *hasher) doc(e *Entry, known uint64) doc {
 	d := doc{room: e.Room, sender: e.Sender, event: e.Event, source: e.Source}
-	d.entry = column{at: e.At, sourceAt: e.SourceAt, event: h.event(e.Event), source: h.event(e.Source)}
+	d.entry = column{at: e.At, sourceAt: e.SourceAt, event: known, source: h.event(e.Source)}
 	if e.Source != "" && e.SourceAt == 0 {
 		d.entry.sourceAt = 1 // zero says that there is none
 	}
 	length := 0
+	h.words = h.words[:0]
 	for key, text := range e.Texts {
-		for _, r := range runs(normal(text)) {
+		h.runs = appendRuns(h.runs[:0], normal(text))
+		for _, r := range h.runs {
 			if r.dense {
 				length += utf8.RuneCountInString(r.text)
 			} else {
 				length++
 			}
 			r.words(func(w string) {
-				if len(d.words) < 2*maxWords {
-					d.words = append(d.words, h.word(key, w))
+				if len(h.words) < 2*maxWords {
+					h.words = append(h.words, h.word(key, w))
 				}
 			})
 		}
 	}
-	d.words = append(d.words, h.word(keyType, e.Type))
+	h.words = append(h.words, h.word(keyType, e.Type))
 	if e.URL {
-		d.words = append(d.words, h.word(keyURL, ""))
+		h.words = append(h.words, h.word(keyURL, ""))
 	}
-	slices.Sort(d.words)
-	d.words = slices.Compact(d.words)
+	slices.Sort(h.words)
+	d.words = slices.Clone(slices.Compact(h.words))
 	d.entry.length = uint8(min(length, maxLength))
 	return d
 }

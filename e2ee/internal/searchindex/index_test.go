@@ -386,7 +386,7 @@ func FuzzSegments(f *testing.F) {
 	h := newHasher(bytes.Repeat([]byte{1}, keySize))
 	for i := range 70 {
 		e := said(i, fmt.Sprintf("a few words %d", i))
-		docs = append(docs, h.doc(&e))
+		docs = append(docs, h.doc(&e, h.event(e.Event)))
 	}
 	_, parts := newSegment(1, docs)
 	for i := range parts {

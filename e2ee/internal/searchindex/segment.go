@@ -106,7 +106,7 @@ func newSegment(number int64, docs []doc) (*segment, []store.SearchPart) {
 			pairs = append(pairs, uint64(w)<<32|uint64(i))
 		}
 	}
-	slices.Sort(pairs)
+	pairs = sortPairs(pairs)
 	part := func(number int64, data []byte) store.SearchPart {
 		return store.SearchPart{SearchPartRef: store.SearchPartRef{Segment: s.id, Part: number}, Data: data}
 	}
@@ -132,6 +132,35 @@ func newSegment(number int64, docs []doc) (*segment, []store.SearchPart) {
 		parts = append(parts, part(wordPart(of, uint32(i)), encodeWords(some)))
 	}
 	return s, parts
+}
+
+// sortPairs sorts hashes with the entries that they stand in; those are in order already. What
+// is hashed is spread evenly, so that sorting by one byte after another is much faster than
+// comparing.
+func sortPairs(pairs []uint64) []uint64 {
+	const few = 256
+	if len(pairs) < few {
+		slices.Sort(pairs)
+		return pairs
+	}
+	other := make([]uint64, len(pairs))
+	for shift := 32; shift < 64; shift += 8 {
+		var at [256]int
+		for _, p := range pairs {
+			at[byte(p>>shift)]++
+		}
+		sum := 0
+		for i, n := range at {
+			at[i], sum = sum, sum+n
+		}
+		for _, p := range pairs {
+			b := byte(p >> shift)
+			other[at[b]] = p
+			at[b]++
+		}
+		pairs, other = other, pairs
+	}
+	return pairs
 }
 
 func numberOf(name string, numbers map[string]uint32, names *[]string) uint32 {

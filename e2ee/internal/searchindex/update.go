@@ -59,17 +59,18 @@ type pick struct {
 
 // update is [Account.Update] for an index in memory. The caller holds mu.
 func (a *Account) update(ctx context.Context, device int64, x *index, u Update) error {
-	p := &pick{x: x, at: make(map[uint64]int), removed: make(map[*segment]map[int]bool)}
+	p := &pick{x: x, fresh: make([]doc, 0, len(u.Entries)), at: make(map[uint64]int, len(u.Entries)), removed: make(map[*segment]map[int]bool)}
 	h := x.hasher()
 	for i := range u.Entries {
 		e := &u.Entries[i]
 		if e.Event == "" || len(e.Texts) == 0 && e.Source == "" {
 			continue
 		}
-		if known := h.event(e.Event); e.Source == "" && p.keeps(known, e) {
+		known := h.event(e.Event)
+		if e.Source == "" && p.keeps(known, e) {
 			continue
 		}
-		p.add(h.doc(e))
+		p.add(h.doc(e, known))
 	}
 	p.remove(h, u.Gone)
 	p.retain(a.shared.options.Messages)

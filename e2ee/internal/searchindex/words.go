@@ -59,8 +59,9 @@ type run struct {
 }
 
 // runs returns the runs of a normalised text.
-func runs(text string) []run {
-	var all []run
+func runs(text string) []run { return appendRuns(nil, text) }
+
+func appendRuns(all []run, text string) []run {
 	start, now := 0, kindNone
 	end := func(at int) {
 		if now != kindNone {

@@ -108,3 +108,21 @@ func FuzzWords(f *testing.F) {
 		}
 	})
 }
+
+// However many hashes there are, they are in the order in which they are looked for.
+func TestSortPairs(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{0, 1, 255, 256, 5000} {
+		h := newHasher([]byte("key"))
+		var pairs []uint64
+		for i := range n {
+			for _, w := range []int{i, i % 7} {
+				pairs = append(pairs, uint64(h.word(KeyBody, string(rune(w))))<<32|uint64(i))
+			}
+		}
+		want := slices.Sorted(slices.Values(pairs))
+		if got := sortPairs(pairs); !slices.Equal(got, want) {
+			t.Errorf("%d pairs are not in order", len(got))
+		}
+	}
+}

@@ -26,15 +26,22 @@ var errEvent = errors.New("the event is not readable")
 
 // readEvent reads an event of a room.
 func readEvent(room id.RoomID, raw json.RawMessage) (*event, error) {
-	if members, err := strictjson.Parse(raw); err == nil {
-		return &event{room: room, members: members, seen: make([]seenValue, 0, 12)}, nil
+	e := new(event)
+	return e, e.read(room, raw)
+}
+
+// read reads an event in the place of another.
+func (e *event) read(room id.RoomID, raw json.RawMessage) error {
+	*e = event{room: room, seen: e.seen[:0]}
+	var err error
+	if e.members, err = strictjson.Parse(raw); err == nil {
+		return nil
 	}
-	e := &event{room: room}
 	if err := json.Unmarshal(raw, &e.all); err != nil || e.all == nil {
-		return nil, errEvent
+		return errEvent
 	}
 	e.all["room_id"] = string(room)
-	return e, nil
+	return nil
 }
 
 // seenValue is what stands at a key. Most are texts, or nothing.

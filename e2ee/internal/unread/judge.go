@@ -21,6 +21,8 @@ type judge struct {
 	ask   Asker
 	user  id.UserID
 	facts map[id.RoomID]*facts
+
+	sealed, clear event // the ones that are judged
 }
 
 // verdict is what the rules say of one event.
@@ -37,8 +39,8 @@ func (j *judge) verdict(ctx context.Context, l *log, s *Seen) (v verdict, ok boo
 	if raw == nil {
 		raw = sealedLike(s.Clear)
 	}
-	sealed, err := readEvent(s.RoomID, raw)
-	if err != nil {
+	sealed := &j.sealed
+	if err := sealed.read(s.RoomID, raw); err != nil {
 		return v, false
 	}
 	name := sealed.text(keyEventID)
@@ -48,11 +50,10 @@ func (j *judge) verdict(ctx context.Context, l *log, s *Seen) (v verdict, ok boo
 	if s.Clear == nil {
 		return v, name != ""
 	}
-	event, err := readEvent(s.RoomID, s.Clear)
-	if err != nil {
+	if err := j.clear.read(s.RoomID, s.Clear); err != nil {
 		return v, false
 	}
-	outcome := j.outcome(ctx, j.by.clear, event, f, s.RoomID).result()
+	outcome := j.outcome(ctx, j.by.clear, &j.clear, f, s.RoomID).result()
 	v.clear = &outcome
 	return v, name != ""
 }
