@@ -43,30 +43,29 @@ func (k *Key) Is(raw []byte) bool { return string(k.raw[:]) == string(raw) }
 
 // Verify reports whether a signature is valid.
 func (k *Key) Verify(message, signature []byte) bool {
-	challenge, s, ok := k.read(message, signature)
-	if !ok {
+	var challenge, s edwards25519.Scalar
+	if !k.read(message, signature, &challenge, &s) {
 		return false
 	}
 	// [s]B - [challenge]A = R
-	r := new(edwards25519.Point).VarTimeDoubleScalarBaseMult(challenge, &k.minus, s)
+	r := new(edwards25519.Point).VarTimeDoubleScalarBaseMult(&challenge, &k.minus, &s)
 	return string(r.Bytes()) == string(signature[:keySize])
 }
 
-// read returns the scalars of a signature; ok is false if it is not one, or its second half
+// read computes the scalars of a signature. It returns false if it is none, or its second half
 // is no canonical scalar (RFC 8032, section 5.1.7).
-func (k *Key) read(message, signature []byte) (challenge, s *edwards25519.Scalar, ok bool) {
+func (k *Key) read(message, signature []byte, challenge, s *edwards25519.Scalar) bool {
 	if len(signature) != signatureSize {
-		return nil, nil, false
+		return false
 	}
-	s, err := new(edwards25519.Scalar).SetCanonicalBytes(signature[keySize:])
-	if err != nil {
-		return nil, nil, false
+	if _, err := s.SetCanonicalBytes(signature[keySize:]); err != nil {
+		return false
 	}
 	h := sha512.New()
 	_, _ = h.Write(signature[:keySize]) // a hash never returns an error
 	_, _ = h.Write(k.raw[:])
 	_, _ = h.Write(message)
 	var sum [sha512.Size]byte
-	challenge, err = new(edwards25519.Scalar).SetUniformBytes(h.Sum(sum[:0]))
-	return challenge, s, err == nil
+	_, err := challenge.SetUniformBytes(h.Sum(sum[:0]))
+	return err == nil
 }

@@ -27,6 +27,14 @@ func alike(t testing.TB, base *signkey.Base, k *signkey.Key, raw, message, signa
 	if got := base.NewTable(k).Verify(message, signature); got != want {
 		t.Errorf("key %x, message %x, signature %x: got %v with a table, crypto/ed25519 says %v", raw, message, signature, got, want)
 	}
+	table := base.NewTable(k)
+	other := signkey.Check{By: table, Message: []byte("another"), Signature: signature}
+	for _, by := range []signkey.Verifier{k, table} {
+		one := signkey.Check{By: by, Message: message, Signature: signature}
+		if got := signkey.VerifyAll([]signkey.Check{other, one, {Message: message, Signature: signature}, one, other}); got[1] != want || got[3] != want || got[2] || got[0] != ed25519.Verify(raw, other.Message, signature) || got[4] != got[0] {
+			t.Errorf("key %x, message %x, signature %x: got %v among others, crypto/ed25519 says %v", raw, message, signature, got, want)
+		}
+	}
 	return want
 }
 
@@ -269,6 +277,52 @@ func TestTablesAreFew(t *testing.T) {
 	}
 }
 
+// A batch in which one, some or all signatures are wrong, of several keys, with a table and without.
+func TestWrongSignaturesHarmNoOthers(t *testing.T) {
+	t.Parallel()
+	base := signkey.NewBase()
+	const n = 9
+	var checks []signkey.Check
+	for i := range n {
+		seed := sha512.Sum512([]byte{byte(i)})
+		private := ed25519.NewKeyFromSeed(seed[:32])
+		k, err := signkey.NewKey(private.Public().(ed25519.PublicKey))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := signkey.Check{By: base.NewTable(k), Message: []byte{byte(i)}, Signature: ed25519.Sign(private, []byte{byte(i)})}
+		if i%3 == 0 {
+			c.By = k
+		}
+		checks = append(checks, c)
+	}
+	for wrong := range 1 << n {
+		batch := slices.Clone(checks)
+		want := make([]bool, n)
+		for i := range batch {
+			if want[i] = wrong>>i&1 == 0; want[i] {
+				continue
+			}
+			switch i % 4 {
+			case 0:
+				batch[i].Message = []byte("other")
+			case 1:
+				batch[i].Signature = checks[(i+1)%n].Signature
+			case 2:
+				batch[i].Signature = batch[i].Signature[:63]
+			case 3:
+				batch[i].By = checks[(i+1)%n].By
+			}
+		}
+		if got := signkey.VerifyAll(batch); !slices.Equal(got, want) {
+			t.Fatalf("wrong are %b: got %v", wrong, got)
+		}
+	}
+	if got := signkey.VerifyAll(nil); len(got) != 0 {
+		t.Errorf("of none: %v", got)
+	}
+}
+
 // BenchmarkVerify is one signature of a message of 300 bytes.
 func BenchmarkVerify(b *testing.B) {
 	pub, private, err := ed25519.GenerateKey(nil)
@@ -283,6 +337,15 @@ func BenchmarkVerify(b *testing.B) {
 	}
 	base := signkey.NewBase()
 	table := base.NewTable(k)
+	batch := slices.Repeat([]signkey.Check{{By: table, Message: message, Signature: signature}}, 32)
+	b.Run("batch-of-32", func(b *testing.B) {
+		b.ReportAllocs()
+		for n := 0; b.Loop(); n++ {
+			if n%len(batch) == 0 && slices.Contains(signkey.VerifyAll(batch), false) {
+				b.Fatal("refused")
+			}
+		}
+	})
 	for name, verify := range map[string]func() bool{
 		"reference=crypto": func() bool { return ed25519.Verify(pub, message, signature) },
 		"key":              func() bool { return k.Verify(message, signature) },

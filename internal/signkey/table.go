@@ -40,12 +40,13 @@ func (b *Base) NewTable(k *Key) *Table {
 
 // Verify reports whether a signature is valid.
 func (t *Table) Verify(message, signature []byte) bool {
-	challenge, s, ok := t.key.read(message, signature)
-	if !ok {
+	var challenge, s edwards25519.Scalar
+	if !t.key.read(message, signature, &challenge, &s) {
 		return false
 	}
 	r := t.combine(challenge.Bytes(), s.Bytes())
-	return string(r.encode()) == string(signature[:keySize])
+	encoded := r.encode(new(field.Element).Invert(&r.z))
+	return string(encoded[:]) == string(signature[:keySize])
 }
 
 // combine returns [s]B - [challenge]A.
@@ -100,13 +101,12 @@ func signedDigits(out []int8, scalar []byte, bits uint) {
 	}
 }
 
-// encode returns the encoding of a point (RFC 8032, section 5.1.2).
-func (p *point) encode() []byte {
-	var inverse, x, y field.Element
-	inverse.Invert(&p.z)
-	x.Multiply(&p.x, &inverse)
-	y.Multiply(&p.y, &inverse)
-	out := y.Bytes()
+// encode returns the encoding of a point (RFC 8032, section 5.1.2) whose z has that inverse.
+func (p *point) encode(inverse *field.Element) (out [keySize]byte) {
+	var x, y field.Element
+	x.Multiply(&p.x, inverse)
+	y.Multiply(&p.y, inverse)
+	copy(out[:], y.Bytes())
 	out[keySize-1] |= byte(x.IsNegative() << 7)
 	return out
 }

@@ -13,25 +13,26 @@ import (
 	ratchet "maunium.net/go/mautrix/crypto/goolm/megolm"
 	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/crypto/olm"
+
+	"e2ee-proxy/internal/signkey"
 )
 
 // Reader decrypts the messages of a room key. It reads what goolm's session reads, and nothing
 // else; but the key by which the messages are signed is decoded and checked once, not for each of
 // them, and nothing is copied. It must be used by one at a time.
-type Reader struct {
-	First, Latest ratchet.Ratchet
-	// Signed checks signatures by the session's key; with nil nothing can be read.
-	Signed Verifier
-}
-
-// Verifier checks the signatures of one key.
-type Verifier interface {
-	Verify(message, signature []byte) bool
-}
+type Reader struct{ First, Latest ratchet.Ratchet }
 
 // NewReader returns a reader of a session.
-func NewReader(s *session.MegolmInboundSession, signed Verifier) Reader {
-	return Reader{First: s.InitialRatchet, Latest: s.Ratchet, Signed: signed}
+func NewReader(s *session.MegolmInboundSession) Reader {
+	return Reader{First: s.InitialRatchet, Latest: s.Ratchet}
+}
+
+// Message is a message whose signature is to be checked before it is opened.
+type Message struct {
+	index      uint32
+	ciphertext []byte
+	signed     []byte // all but the signature
+	signature  []byte
 }
 
 // Of a message (Olm specification, Megolm, Message format).
@@ -51,28 +52,35 @@ const (
 
 var errMessage = errors.New("the message cannot be read")
 
-// Decrypt decrypts a message. It returns [olm.ErrUnknownMessageIndex] for one of before the
-// key begins.
-func (r *Reader) Decrypt(message string) (plain []byte, index uint32, err error) {
-	raw, err := base64.RawStdEncoding.DecodeString(message)
-	if err != nil || r.Signed == nil {
-		return nil, 0, errMessage
+// ParseMessage reads the form of a message.
+func ParseMessage(text string) (m Message, err error) {
+	raw, err := base64.RawStdEncoding.DecodeString(text)
+	if err != nil {
+		return m, errMessage
 	}
 	index, ciphertext, ok := parseMessage(raw)
 	if !ok {
-		return nil, 0, errMessage
+		return m, errMessage
 	}
-	signed, signature := raw[:len(raw)-signatureLength], raw[len(raw)-signatureLength:]
-	if !r.Signed.Verify(signed, signature) {
-		return nil, 0, errMessage
-	}
-	at, err := r.at(index)
+	end := len(raw) - signatureLength
+	return Message{index, ciphertext, raw[:end], raw[end:]}, nil
+}
+
+// Check is the check of its signature by a session's key.
+func (m *Message) Check(by signkey.Verifier) signkey.Check {
+	return signkey.Check{By: by, Message: m.signed, Signature: m.signature}
+}
+
+// Open decrypts a message whose signature is valid, which can be done once. It returns
+// [olm.ErrUnknownMessageIndex] for one of before the key begins.
+func (r *Reader) Open(m *Message) (plain []byte, index uint32, err error) {
+	at, err := r.at(m.index)
 	if err != nil {
 		return nil, 0, err
 	}
-	authenticated, mac := signed[:len(signed)-macLength], signed[len(signed)-macLength:]
-	plain, err = open(at, ciphertext, authenticated, mac)
-	return plain, index, err
+	end := len(m.signed) - macLength
+	plain, err = open(at, m.ciphertext, m.signed[:end], m.signed[end:])
+	return plain, m.index, err
 }
 
 // parseMessage returns the parts of a message, whose signature follows. Unknown parts are

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"sync"
 
 	"maunium.net/go/mautrix/crypto/olm"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/megolm"
+	"e2ee-proxy/internal/signkey"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 )
@@ -66,8 +69,8 @@ func (in *Inbound) Decrypt(ctx context.Context, events []*Event) {
 		lo, hi := len(events)*w/workers, len(events)*(w+1)/workers
 		run := func() {
 			work := make(ratchets)
-			for _, ev := range inOrder[lo:hi] {
-				ev.decrypt(work, by)
+			for group := range slices.Chunk(inOrder[lo:hi], together) {
+				work.decrypt(group, by)
 			}
 			work.keep()
 		}
@@ -81,14 +84,41 @@ func (in *Inbound) Decrypt(ctx context.Context, events []*Event) {
 	in.refuseReplays(ctx, events)
 }
 
-// decrypt decrypts one event and checks the payload against it. To find the key only the
-// ciphertext's room and session ID are used (requirement 8.6).
-func (ev *Event) decrypt(work ratchets, by verifiers) {
-	if ev.session == nil {
-		ev.Err = ErrNoKey
-		return
+// together is how many events' signatures are checked at a time.
+const together = 32
+
+// decrypt decrypts a few events.
+func (w ratchets) decrypt(events []*Event, by verifiers) {
+	messages := make([]megolm.Message, len(events))
+	checks := make([]signkey.Check, len(events))
+	for i, ev := range events {
+		if ev.session == nil {
+			ev.Err = ErrNoKey
+			continue
+		}
+		var err error
+		if messages[i], err = megolm.ParseMessage(ev.Ciphertext); err != nil {
+			ev.Err = ErrFailed
+			continue
+		}
+		checks[i] = messages[i].Check(by[ev.session])
 	}
-	plain, index, err := work.of(ev.session, by, ev.hint).Decrypt(ev.Ciphertext)
+	valid := signkey.VerifyAll(checks)
+	for i, ev := range events {
+		switch {
+		case ev.Err != nil:
+		case !valid[i]:
+			ev.Err = ErrFailed
+		default:
+			ev.open(w.of(ev.session, ev.hint), &messages[i])
+		}
+	}
+}
+
+// open decrypts one event and checks the payload against it. To find the key only the
+// ciphertext's room and session ID are used (requirement 8.6).
+func (ev *Event) open(own *megolm.Reader, message *megolm.Message) {
+	plain, index, err := own.Open(message)
 	if err != nil {
 		ev.Err = ErrFailed
 		if errors.Is(err, olm.ErrUnknownMessageIndex) {

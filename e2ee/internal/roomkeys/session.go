@@ -52,11 +52,11 @@ type ratchets map[*inboundSession]*megolm.Reader
 // of returns the worker's copy, for a message that claims to be at an index. If that is behind
 // the copy's, as on a page of history, the copy begins anew, so that the messages after this
 // one cost one step each again.
-func (w ratchets) of(s *inboundSession, by verifiers, index uint32) *megolm.Reader {
+func (w ratchets) of(s *inboundSession, index uint32) *megolm.Reader {
 	own := w[s]
 	if own == nil {
 		s.mu.Lock()
-		reader := megolm.NewReader(&s.sess, by[s])
+		reader := megolm.NewReader(&s.sess)
 		s.mu.Unlock()
 		own = &reader
 		w[s] = own
@@ -68,7 +68,7 @@ func (w ratchets) of(s *inboundSession, by verifiers, index uint32) *megolm.Read
 }
 
 // verifiers check the signatures of a batch's sessions.
-type verifiers map[*inboundSession]megolm.Verifier
+type verifiers map[*inboundSession]signkey.Verifier
 
 // A table pays for itself with tableForBatch messages. Over several batches more are waited for,
 // since it may be dropped between them.
