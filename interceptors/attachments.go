@@ -1,13 +1,17 @@
 package interceptors
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/e2ee/attachment"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/engineerr"
 	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/interceptors/internal/media"
@@ -82,7 +86,10 @@ func namedFiles(x *Exchange, dev Device, raw []byte) (map[string]attachment.File
 }
 
 // attachments turns the files that bodies name into what they may be there.
-type attachments struct{ media *media.Media }
+type attachments struct {
+	media  *media.Media
+	spools exchange.Spools
+}
 
 func (a *attachments) copy(x *Exchange, dev Device) attachment.Copy {
 	return func(uri string, f attachment.File) (string, error) { return a.media.Copy(x, dev.Files(), uri, f) }
@@ -185,11 +192,59 @@ func (a *attachments) ofBody(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	if whole {
-		if raw, err = a.inClear(x, dev, raw); err != nil {
-			return err
-		}
-		x.PutBack(raw)
+	if !whole {
+		return a.ofLargeBody(x, dev)
 	}
+	if raw, err = a.inClear(x, dev, raw); err != nil {
+		return err
+	}
+	x.PutBack(raw)
 	return x.Upstream.Forward(x)
+}
+
+// ofLargeBody is ofBody for what is too large for memory.
+func (a *attachments) ofLargeBody(x *Exchange, dev Device) (err error) {
+	came := a.spools.New(x.Identity.UserID, 0)
+	defer func() { err = errors.Join(err, came.Close()) }()
+	if _, err := io.Copy(io.Discard, exchange.Spooling(x.Request.Body, came)); err != nil {
+		if full := exchange.SpoolFailure(err); full != nil {
+			return full
+		}
+		if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return apierr.TooLarge(tooLarge.Limit)
+		}
+		return fmt.Errorf("read the request body: %w", err)
+	}
+	uris, err := attachment.NamedIn(came.Reader())
+	if err != nil {
+		return tooMuch(err)
+	}
+	known, err := dev.Files().Lookup(x.Request.Context(), uris)
+	if err != nil {
+		return fmt.Errorf("look up files: %w", err)
+	}
+	body := came
+	if len(known) > 0 {
+		out := a.spools.New(x.Identity.UserID, 0)
+		defer func() { err = errors.Join(err, out.Close()) }()
+		if err := attachment.InClearTo(out, came, came.Size(), known, a.copy(x, dev)); err != nil {
+			if full := exchange.SpoolFailure(err); full != nil {
+				return full
+			}
+			return tooMuch(media.Named(err))
+		}
+		body = out
+	}
+	x.Request.Body, x.Request.ContentLength = io.NopCloser(body.Reader()), body.Size()
+	return x.Upstream.Forward(x)
+}
+
+// tooMuch returns the client's error for a body that cannot be looked through.
+func tooMuch(err error) error {
+	if !errors.Is(err, attachment.ErrTooMuch) {
+		return err
+	}
+	return apierr.NewError(http.StatusRequestEntityTooLarge, apierr.CodeTooLarge,
+		"This is too large to look for encrypted files in it: it has a text of more than a megabyte, or names more than 32,768 files.").
+		WithHint("Split it.").Because(err)
 }

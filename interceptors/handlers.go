@@ -130,7 +130,7 @@ func Handlers(o Options) (map[string]Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
-	named := &attachments{files}
+	named := &attachments{files, o.Sync.spools}
 	maps.Copy(all, map[string]Handler{
 		UploadFile: files.Upload, CreateFile: files.Create, DownloadFile: files.Download, ThumbnailFile: files.Thumbnail,
 		PutProfile: named.ofBody, PutAccountData: named.ofBody,

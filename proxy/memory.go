@@ -33,7 +33,7 @@ const (
 	// bodyPassed passes it on as it comes, and holds nothing of it: a long poll has it for as
 	// long as it waits.
 	bodyPassed
-	// bodyPeeked looks at it if it is short, and streams it otherwise.
+	// bodyPeeked has it in memory if it is short, and puts it into a spool otherwise.
 	bodyPeeked
 	// bodyStreamed changes it while it streams.
 	bodyStreamed

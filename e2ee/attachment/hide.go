@@ -5,10 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
-
-	"github.com/go-json-experiment/json/jsontext"
 
 	"e2ee-proxy/internal/strictjson"
 )
@@ -178,74 +175,4 @@ func replaceURIs(text string, known map[string]File, toCopy Copy) (string, error
 // MayNameURIs reports whether a body may have content URIs in it.
 func MayNameURIs(raw []byte) bool {
 	return bytes.Contains(raw, []byte("mxc:")) || bytes.Contains(raw, []byte(`\`)) && bytes.Contains(raw, []byte("mxc")) || bytes.Contains(raw, []byte(`\u`))
-}
-
-// Named returns the content URIs in the texts of a JSON value, wherever they stand.
-func Named(raw []byte) []string {
-	var all []string
-	_ = eachText(raw, func(_ string, _, _ int64, text string) error {
-		for {
-			from, to, ok := NextURI(text)
-			if !ok {
-				return nil
-			}
-			all = append(all, text[from:to])
-			text = text[to:]
-		}
-	})
-	return all
-}
-
-// InClear returns a JSON value with the URIs of known files replaced by those of copies in
-// clear, wherever they stand. Files that were sent to encrypted rooms are copied only for what
-// refers to them by a URL. Everything else stays byte for byte.
-func InClear(raw []byte, known map[string]File, toCopy Copy) ([]byte, error) {
-	var out []byte
-	var done int64
-	err := eachText(raw, func(name string, from, to int64, text string) error {
-		which := copyFresh(toCopy)
-		if isReference(name, text) {
-			which = toCopy
-		}
-		changed, err := replaceURIs(text, known, which)
-		if err != nil || changed == text {
-			return err
-		}
-		out = append(out, raw[done:from]...)
-		out = strictjson.AppendQuote(out, changed)
-		done = to
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return append(out, raw[done:]...), nil
-}
-
-// eachText calls do for every text that is a value and may have content URIs, with the name of
-// the member and its place. What follows a place that
-// is no JSON is left out.
-func eachText(raw []byte, do func(name string, from, to int64, text string) error) error {
-	dec := jsontext.NewDecoder(bytes.NewReader(raw), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-	for {
-		before := dec.InputOffset()
-		tok, err := dec.ReadToken()
-		if errors.Is(err, io.EOF) || err != nil {
-			return nil //nolint:nilerr // what is no JSON passes as it came, or is refused by others
-		}
-		if tok.Kind() != jsontext.KindString {
-			continue
-		}
-		if kind, n := dec.StackIndex(dec.StackDepth()); kind == jsontext.KindBeginObject && n%2 == 1 {
-			continue // a name
-		}
-		text := tok.String()
-		if !strings.Contains(text, scheme) {
-			continue
-		}
-		from := before + int64(bytes.IndexByte(raw[before:], '"'))
-		if err := do(dec.StackPointer().LastToken(), from, dec.InputOffset(), text); err != nil {
-			return err
-		}
-	}
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 
 	"e2ee-proxy/internal/budget"
 )
@@ -46,6 +47,7 @@ const diskStep = 1 << 20
 // number of them until it is closed.
 type Spool struct {
 	opt     Options
+	mu      sync.RWMutex // holds Close up for as long as somebody reads
 	size    int64
 	taken   int64  // from the budget
 	memory  []byte // all of the body, while there is no file
@@ -204,6 +206,8 @@ func counterBlock(block int64) []byte {
 
 // ReadAt implements io.ReaderAt over the whole body.
 func (s *Spool) ReadAt(p []byte, off int64) (int, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	switch {
 	case s.closed:
 		return 0, ErrClosed
@@ -246,8 +250,11 @@ func (s *Spool) Reader() io.Reader { return s.Section(0, s.size) }
 // Section returns a new reader of a part of the body.
 func (s *Spool) Section(from, to int64) io.Reader { return io.NewSectionReader(s, from, to-from) }
 
-// Close removes the body, from memory and disk.
+// Close removes the body, from memory and disk. Whoever still reads gets ErrClosed: a transport
+// does when the answer came before the end of its request.
 func (s *Spool) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.closed = true
 	s.release()
 	clear(s.scratch)
