@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"testing"
 	"testing/iotest"
 
@@ -343,5 +344,38 @@ func TestSpoolWithoutMemory(t *testing.T) {
 	}
 	if got := ram.Taken(); got != 0 {
 		t.Errorf("%d are left", got)
+	}
+}
+
+// Whoever still reads when a spool is closed gets an error, and nothing of anybody's memory.
+func TestSpoolClosedWhileItIsRead(t *testing.T) {
+	t.Parallel()
+	for _, memory := range []int{1 << 20, 1} {
+		s := spool.New(spool.Options{Memory: memory, Dir: t.TempDir()})
+		if _, err := s.Write(make([]byte, 100_000)); err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		started := make(chan struct{}, 4)
+		for range 4 {
+			all.Go(func() {
+				buf := make([]byte, 50_000)
+				_, err := s.ReadAt(buf, 50_000)
+				started <- struct{}{}
+				for err == nil {
+					_, err = s.ReadAt(buf, 50_000)
+				}
+				if !errors.Is(err, spool.ErrClosed) {
+					t.Errorf("%v", err)
+				}
+			})
+		}
+		for range 4 {
+			<-started
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		all.Wait()
 	}
 }

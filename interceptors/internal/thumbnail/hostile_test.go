@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"e2ee-proxy/interceptors/internal/thumbnail"
 )
@@ -193,6 +195,53 @@ func TestJPEGWithManyScans(t *testing.T) {
 	}
 }
 
+// slow is a picture of which each part takes a second.
+type slow struct{ io.ReaderAt }
+
+func (s slow) ReadAt(p []byte, off int64) (int, error) {
+	time.Sleep(time.Second)
+	return s.ReaderAt.ReadAt(p, off)
+}
+
+// Attack vector: a progressive JPEG with as many scans as are allowed takes minutes, and its client
+// waits for as long as it takes. It holds the memory for thumbnails meanwhile.
+//
+// Expected: it is given up after its time, and others have their turn; a client that leaves is
+// not told that its picture is too large.
+func TestPictureThatTakesTooLong(t *testing.T) {
+	t.Parallel()
+	data := fixture(t, "progressive.jpg")
+	last := bytes.LastIndex(data, []byte("\xff\xda"))
+	in := join(data[:last], bytes.Repeat(data[last:len(data)-2], 50), make([]byte, 1<<20))
+	synctest.Test(t, func(t *testing.T) {
+		limits := thumbnail.DefaultLimits()
+		m, want := thumbnail.New(limits), thumbnail.Want{Width: 32, Height: 32}
+		began, others := time.Now(), make(chan error, 1)
+		for range 8 { // they have all of the memory, and more wait
+			go func() {
+				_, err := m.Make(t.Context(), slow{bytes.NewReader(in)}, int64(len(in)), want)
+				others <- err
+			}()
+		}
+		for range 8 {
+			if err := <-others; !errors.Is(err, thumbnail.ErrTooLarge) {
+				t.Errorf("%v", err)
+			}
+		}
+		if _, err := m.Make(t.Context(), bytes.NewReader(data), int64(len(data)), want); err != nil {
+			t.Errorf("after them: %v", err)
+		}
+		if took := time.Since(began); took > 20*limits.Time {
+			t.Errorf("it took %v", took)
+		}
+		leaving, leave := context.WithTimeout(t.Context(), limits.Time/2)
+		defer leave()
+		if _, err := m.Make(leaving, slow{bytes.NewReader(in)}, int64(len(in)), want); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, thumbnail.ErrTooLarge) {
+			t.Errorf("a client that leaves: %v", err)
+		}
+	})
+}
+
 // What is too large in bytes is not read at all, and one that needs more memory than there
 // is does not wait for it.
 func TestLimits(t *testing.T) {
@@ -200,9 +249,9 @@ func TestLimits(t *testing.T) {
 	data := plain(t, 1000, 1000)
 	size := int64(len(data))
 	for name, limits := range map[string]thumbnail.Limits{
-		"bytes":  {Bytes: size - 1, Pixels: 1_000_000, Memory: 1 << 30},
-		"pixels": {Bytes: size, Pixels: 999_999, Memory: 1 << 30},
-		"memory": {Bytes: size, Pixels: 1_000_000, Memory: 1_000_000},
+		"bytes":  {Bytes: size - 1, Pixels: 1_000_000, Memory: 1 << 30, Time: time.Minute},
+		"pixels": {Bytes: size, Pixels: 999_999, Memory: 1 << 30, Time: time.Minute},
+		"memory": {Bytes: size, Pixels: 1_000_000, Memory: 1_000_000, Time: time.Minute},
 		"none":   {},
 	} {
 		_, err := thumbnail.New(limits).Make(t.Context(), bytes.NewReader(data), size, thumbnail.Want{Width: 32, Height: 32})
@@ -210,7 +259,7 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	limits := thumbnail.Limits{Bytes: size, Pixels: 1_000_000, Memory: 1_200_000}
+	limits := thumbnail.Limits{Bytes: size, Pixels: 1_000_000, Memory: 1_200_000, Time: time.Minute}
 	if _, err := thumbnail.New(limits).Make(t.Context(), bytes.NewReader(data), size, thumbnail.Want{Width: 32, Height: 32}); err != nil {
 		t.Errorf("what is just allowed: %v", err)
 	}
@@ -277,7 +326,7 @@ func FuzzMake(f *testing.F) {
 	f.Add(riff(vp8x(64, 64), vp8l(64, 64)), 1, 1, false)
 	f.Add(fixture(f, "animated-alpha.webp"), 30, 30, false)
 	f.Add(join("\xff\xd8", sof("\xc2", 64, 64, "\x42"), "\xff\xd9"), 10, 10, true)
-	m := thumbnail.New(thumbnail.Limits{Bytes: 1 << 16, Pixels: 1 << 16, Memory: 4 << 20})
+	m := thumbnail.New(thumbnail.Limits{Bytes: 1 << 16, Pixels: 1 << 16, Memory: 4 << 20, Time: time.Minute})
 	f.Fuzz(func(t *testing.T, data []byte, width, height int, crop bool) {
 		want := thumbnail.Want{Width: width, Height: height}
 		if crop {

@@ -7,6 +7,7 @@ import (
 	"image"
 	"io"
 	"runtime"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -65,11 +66,13 @@ type Limits struct {
 	// Memory of all that are decoded at the same time; one that would need more alone is
 	// too large.
 	Memory int64
+	// Time is how long one may take once it has its memory.
+	Time time.Duration
 }
 
 // DefaultLimits let photographs of today's phones pass.
 func DefaultLimits() Limits {
-	return Limits{Bytes: 64 << 20, Pixels: 120_000_000, Memory: 256 << 20}
+	return Limits{Bytes: 64 << 20, Pixels: 120_000_000, Memory: 256 << 20, Time: 15 * time.Second}
 }
 
 // Maker makes thumbnails within limits. Its methods may be called concurrently.
@@ -115,7 +118,13 @@ func (m *Maker) Make(ctx context.Context, src io.ReaderAt, size int64, want Want
 		return Picture{}, fmt.Errorf("thumbnail: wait for others: %w", err)
 	}
 	defer m.memory.Release(cost)
-	return run(ctx, src, size, h, p)
+	inTime, cancel := context.WithTimeout(ctx, m.limits.Time)
+	defer cancel()
+	made, err := run(inTime, src, size, h, p)
+	if err != nil && inTime.Err() != nil && ctx.Err() == nil {
+		return Picture{}, fmt.Errorf("%w: it takes too long", ErrTooLarge)
+	}
+	return made, err
 }
 
 // ForSending makes the thumbnail that belongs to a picture that is sent: of 800 × 600, and

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"e2ee-proxy/interceptors/internal/thumbnail"
 )
@@ -299,7 +300,7 @@ func TestPhotographsStandUpright(t *testing.T) {
 // A picture waits for its turn, and no longer than its client.
 func TestPicturesWaitForEachOther(t *testing.T) {
 	t.Parallel()
-	m := thumbnail.New(thumbnail.Limits{Bytes: 1 << 20, Pixels: 1 << 20, Memory: 1 << 20})
+	m := thumbnail.New(thumbnail.Limits{Bytes: 1 << 20, Pixels: 1 << 20, Memory: 1 << 20, Time: time.Minute})
 	data := plain(t, 900, 900)
 	slow := &slowSource{Reader: bytes.NewReader(data), begun: make(chan struct{}), goOn: make(chan struct{})}
 	done := make(chan error, 1)
