@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"e2ee-proxy/interceptors"
@@ -153,6 +154,7 @@ func TestBodyMinimumRate(t *testing.T) {
 
 // deadlines is a response writer that keeps the deadlines it was given.
 type deadlines struct {
+	takes time.Duration // each write
 	http.ResponseWriter
 	read, write time.Time
 	writes      int
@@ -166,28 +168,32 @@ func (d *deadlines) WriteHeader(int) {}
 
 func (d *deadlines) Write(b []byte) (int, error) {
 	d.writes++
+	time.Sleep(d.takes)
 	if time.Until(d.write) <= 0 {
 		return 0, errors.New("the deadline has passed")
 	}
-	if len(b) > writeChunk {
+	if len(b) > quickChunk || d.takes > 0 && len(b) > writeChunk {
 		return 0, errors.New("too much for one deadline")
 	}
 	return len(b), nil
 }
 
 // A response may pause for as long as it likes; each piece of it must go out in time,
-// and a large piece is several.
+// and a large piece is several: fewer for a client that takes them at once.
 func TestWriteDeadlineFollowsTheProgress(t *testing.T) {
 	t.Parallel()
-	conn := &deadlines{}
-	now := time.Now()
-	rec := newRecorder(conn, time.Minute, now.Add(-time.Hour))
-	if n, err := rec.Write(make([]byte, 10*writeChunk+1)); err != nil || n != 10*writeChunk+1 || conn.writes != 11 || rec.bytes != int64(n) {
-		t.Errorf("wrote %d in %d pieces: %v", n, conn.writes, err)
-	}
-	if left := time.Until(conn.write); left > time.Minute || left < 50*time.Second {
-		t.Errorf("deadline in %v", left)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		for takes, pieces := range map[time.Duration]int{time.Second: 11, 0: 4} {
+			conn := &deadlines{takes: takes}
+			rec := newRecorder(conn, time.Minute, time.Now().Add(-time.Hour))
+			if n, err := rec.Write(make([]byte, 10*writeChunk+1)); err != nil || n != 10*writeChunk+1 || conn.writes != pieces || rec.bytes != int64(n) {
+				t.Errorf("wrote %d in %d pieces: %v", n, conn.writes, err)
+			}
+			if left := time.Until(conn.write); left > time.Minute || left < 50*time.Second {
+				t.Errorf("deadline in %v", left)
+			}
+		}
+	})
 }
 
 // Each lane has its places, and each device a share; what is over gets 429.
