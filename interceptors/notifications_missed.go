@@ -168,8 +168,8 @@ func (m *missedMerge) next(query url.Values, limit int) (*http.Response, error) 
 func (m *missedMerge) theirs(place notificationPlace, query url.Values, limit int, held *heldUpdate) (p homeserverPage, err error) {
 	if place.Over || limit == 0 {
 		p.resp = &http.Response{
-			StatusCode: http.StatusOK, ProtoMajor: 1, ProtoMinor: 1,
-			Header: http.Header{"Content-Type": {"application/json"}}, Body: http.NoBody,
+			StatusCode: http.StatusOK, Body: http.NoBody, Request: m.x.Request,
+			Header: http.Header{"Content-Type": {"application/json"}, "Access-Control-Allow-Origin": {"*"}},
 		}
 		p.next, p.ended, p.silent = place.From, place.Over, true
 		return p, nil
