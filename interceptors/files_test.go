@@ -259,6 +259,7 @@ func TestHeadersOfFiles(t *testing.T) {
 		{"x\r\nSet-Cookie: a=b", "a\r\nX: y", "application/octet-stream", `attachment; filename="aX: y"`},
 		{"image/jpeg", "..", "image/jpeg", "inline"},
 		{"image/jpeg", "ä.jpg", "image/jpeg", `inline; filename*=utf-8''%C3%A4.jpg`},
+		{"application/zip", "a\u202egpj.zip", "application/zip", `attachment; filename=agpj.zip`},
 	} {
 		w, store := newFileWorld(t, e2ee.ModeProxied)
 		w.knows(t, store, "mxc://remote.example/shown", secretFile, tt.mimetype, tt.name)
@@ -273,6 +274,22 @@ func TestHeadersOfFiles(t *testing.T) {
 		if !strings.HasPrefix(h.Get("Content-Security-Policy"), "sandbox;") || h.Get("X-Content-Type-Options") != "nosniff" ||
 			!strings.HasPrefix(h.Get("Cache-Control"), "private") || len(h.Get("ETag")) < 20 || h.Get("Set-Cookie") != "" {
 			t.Errorf("%q: %v", tt.name, h)
+		}
+	}
+}
+
+// A client may say in the path what the file is to be called. That name is no way to a folder either.
+func TestNamesInThePathOfAFile(t *testing.T) {
+	t.Parallel()
+	w, store := newFileWorld(t, e2ee.ModeProxied)
+	w.knows(t, store, "mxc://remote.example/shown", secretFile, "image/png", "a.png")
+	for said, want := range map[string]string{"mine.png": `inline; filename=mine.png`, "../../mine.png": `inline; filename=mine.png`, "": `inline; filename=a.png`} {
+		c := downloadCall("mxc://remote.example/shown")
+		c.pattern += "/{fileName}"
+		c.params["fileName"] = said
+		rec, err := w.do(c)
+		if err != nil || rec.Body.String() != secretFile || rec.Header().Get("Content-Disposition") != want {
+			t.Errorf("%q: %v, %q", said, err, rec.Header().Get("Content-Disposition"))
 		}
 	}
 }
@@ -304,6 +321,7 @@ func TestPartsOfFiles(t *testing.T) {
 		{"Range", "bytes=9999-", http.StatusRequestedRangeNotSatisfiable, ""},
 		{"If-None-Match", etag, http.StatusNotModified, ""},
 		{"If-None-Match", `"x", W/` + etag, http.StatusNotModified, ""},
+		{"If-None-Match", "*", http.StatusNotModified, ""},
 		{"If-None-Match", "1", http.StatusOK, secretFile},
 	} {
 		c := downloadCall("mxc://remote.example/shown")
