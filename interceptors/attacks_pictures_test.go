@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/e2ee/attachment"
 	"e2ee-proxy/interceptors/apierr"
 )
 
@@ -103,6 +104,32 @@ func TestFilesOverTheBoundOfTheSpool(t *testing.T) {
 		}
 		if rec, err := w.do(downloadCall("mxc://remote.example/small")); err != nil || !bytes.Equal(rec.Body.Bytes(), []byte(secretFile)) {
 			t.Errorf("%s: a small one: %v", name, err)
+		}
+	}
+}
+
+// Attack A27, matrix-spec#2324: one ciphertext is sent under two keys, once as a picture. Whoever is
+// shown the second is not given the thumbnail of the first, which is kept here.
+func TestThumbnailOfAnotherMeaning(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*attachment.File){
+		"another key":     func(f *attachment.File) { f.Key.Secret[0] ^= 1 },
+		"another counter": func(f *attachment.File) { f.Key.Counter[0] ^= 1 },
+	} {
+		w, store := newFileWorld(t, e2ee.ModeProxied)
+		f := w.knows(t, store, "mxc://remote.example/first", pngOf(t, 1000, 500), "image/png", "a.png")
+		change(&f)
+		if err := w.dev.files.Changed(t.Context(), "mxc://remote.example/second", f); err != nil {
+			t.Fatal(err)
+		}
+		const query = "width=100&height=100&method=scale"
+		if rec, err := w.do(thumbnailCall("mxc://remote.example/first", query)); err != nil || rec.Body.Len() == 0 {
+			t.Fatalf("%s: %v", name, err)
+		}
+		rec, err := w.do(thumbnailCall("mxc://remote.example/second", query))
+		wantError(t, err, http.StatusBadRequest, apierr.CodeUnknown)
+		if rec.Body.Len() > 0 {
+			t.Errorf("%s: it is shown the thumbnail of the other", name)
 		}
 	}
 }
