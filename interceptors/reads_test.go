@@ -345,3 +345,29 @@ func TestSearchesAreCleanedToo(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// A message whose key is missing is delivered again by a sync once the key comes, wherever it was
+// read; and a fault of ours is an error there, so that the client asks again. Notifications are of
+// messages that a sync brings.
+func TestWhatReadsLackComesLater(t *testing.T) {
+	t.Parallel()
+	lost := `{"type":"m.room.encrypted","event_id":"$e","sender":"@bob:hs.example","room_id":"` + encryptedRoom.String() + `","content":{"ciphertext":"lost"}}`
+	inRoom := `{"room_id":"` + encryptedRoom.String() + `",`
+	for handler, body := range map[string]string{
+		Messages: `{"chunk":[` + lost + `]}`, EventContext: `{"event":` + lost + `}`, GetEvent: lost, EventsGet: lost,
+		Relations: `{"chunk":[` + lost + `]}`, Threads: `{"chunk":[` + lost + `]}`, Events: `{"chunk":[` + lost + `]}`,
+		RoomInitialSync: inRoom + `"messages":{"chunk":[` + lost + `]}}`,
+		InitialSync:     `{"rooms":[` + inRoom + `"messages":{"chunk":[` + lost + `]}}]}`,
+		Search:          `{"search_categories":{"room_events":{"results":[{"result":` + lost + `}]}}}`,
+	} {
+		w := newReadWorld(t, e2ee.ModeProxied)
+		got := w.read(handler, "", body)
+		if len(w.dev.in) != 1 {
+			t.Errorf("%s: %d events were opened: %s", handler, len(w.dev.in), got)
+			continue
+		}
+		if in := w.dev.in[0]; !in.Redeliver || !in.Page || in.Hold {
+			t.Errorf("%s: opened with %+v", handler, in)
+		}
+	}
+}
