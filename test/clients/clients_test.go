@@ -2,6 +2,8 @@ package clients
 
 import (
 	"testing"
+
+	"e2ee-proxy/internal/testproxy"
 )
 
 // client is a program that runs behind the proxy. What it cannot do is nil.
@@ -38,14 +40,24 @@ var programs = map[string]program{
 	"simplematrixbotlib": simplematrixbotlib,
 }
 
+// withoutToken are the clients that ask for files without their token. They are tried with
+// media.links, without which nothing is given to them.
+var withoutToken = map[string]bool{"ement.el": true, "matterbridge": true, "opsdroid": true}
+
 // Issue: "each unmodified, each through the proxy against a real homeserver with Element's
 // crypto on the other side". A client that knows nothing of encryption logs in and joins a
 // room; it shows what the peer says, and what it says the peer reads with no shield; so it
 // does when it was ended and started again, and what was said before is in its history.
 func TestClients(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	plain := newWorld(t)
+	linked := *plain
+	linked.proxy = testproxy.Start(t, plain.hs.URL, testproxy.Options{Args: []string{"--media-links"}})
 	for name, start := range programs {
+		w := plain
+		if withoutToken[name] {
+			w = &linked
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := w.newPlace(t)

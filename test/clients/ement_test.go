@@ -48,10 +48,14 @@ func ement(t *testing.T, p *place, again bool) client {
 			t.Helper()
 			await(t, editor, "heard "+text)
 		},
-		// It cannot open pictures: it asks for them without its token.
 		sends: func(t *testing.T, file string) {
 			t.Helper()
 			do(t, "send "+file)
+		},
+		opens: func(t *testing.T, name string) []byte {
+			t.Helper()
+			await(t, editor, "opened "+name)
+			return readFile(t, filepath.Join(p.dir, name))
 		},
 		older: func(t *testing.T, text string) {
 			t.Helper()

@@ -2,7 +2,6 @@ package clients
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -69,22 +68,59 @@ func matterbridge(t *testing.T, p *place, again bool) client {
 		},
 		hears: func(t *testing.T, text string) {
 			t.Helper()
-			var all []byte
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
-			defer cancel()
-			err := testproc.Await(ctx, func(ctx context.Context) error {
-				var got json.RawMessage // what came since it was asked last
-				if err := (tesths.Client{URL: api}).Call(ctx, http.MethodGet, "messages", nil, &got); err != nil {
-					return err
+			awaitMessages(t, api, func(all []bridged) error {
+				for _, m := range all {
+					if strings.Contains(m.Text, text) {
+						return nil
+					}
 				}
-				if all = append(all, got...); !strings.Contains(string(all), text) {
-					return fmt.Errorf("it has heard %s", all)
-				}
-				return nil
+				return fmt.Errorf("it has heard %+v", all)
 			})
-			if err != nil {
-				t.Fatal(err)
-			}
 		},
+		opens: func(t *testing.T, name string) (data []byte) {
+			t.Helper()
+			awaitMessages(t, api, func(all []bridged) error {
+				for _, m := range all {
+					for _, f := range m.Extra.File {
+						if f.Name == name {
+							data = f.Data
+							return nil
+						}
+					}
+				}
+				return fmt.Errorf("it has %d messages, and no file %s", len(all), name)
+			})
+			return data
+		},
+	}
+}
+
+// bridged is a message as matterbridge's API gives it out.
+type bridged struct {
+	Text  string
+	Extra struct {
+		File []struct {
+			Name string
+			Data []byte
+		}
+	}
+}
+
+// awaitMessages waits for something that matterbridge gives out. It gives out each message once.
+func awaitMessages(t *testing.T, api string, there func(all []bridged) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var all []bridged
+	err := testproc.Await(ctx, func(ctx context.Context) error {
+		var got []bridged // what came since it was asked last
+		if err := (tesths.Client{URL: api}).Call(ctx, http.MethodGet, "messages", nil, &got); err != nil {
+			return err
+		}
+		all = append(all, got...)
+		return there(all)
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -47,10 +47,14 @@ func opsdroid(t *testing.T, p *place, again bool) client {
 			t.Helper()
 			post(t, base+"skill/talk/say", map[string]string{"text": text})
 		},
-		// It cannot open pictures: it asks for them without its token.
 		sends: func(t *testing.T, file string) {
 			t.Helper()
 			post(t, base+"skill/talk/send", map[string]string{"file": file})
+		},
+		opens: func(t *testing.T, name string) []byte {
+			t.Helper()
+			await(t, bot, "opened "+name)
+			return readFile(t, filepath.Join(p.dir, name))
 		},
 		hears: func(t *testing.T, text string) {
 			t.Helper()

@@ -1,7 +1,7 @@
 ;;; ement.el --- Ement.el without a screen, for the tests  -*- lexical-binding: t; -*-
 
 ;; It writes what it hears, and does what the lines of the file $COMMANDS say: "join",
-;; "say TEXT", "send FILE", "older", "stop".
+;; "say TEXT", "send FILE", "older", "stop". Pictures that it is sent it puts into files.
 
 (package-initialize)
 (require 'ement)
@@ -11,6 +11,7 @@
       ;; What needs a screen.
       ement-after-initial-sync-hook nil
       ement-room-join-view-buffer nil
+      ement-room-images t ; as where there is a screen
       ement-notify-dbus-p nil
       ement-notify-mark-frame-urgent-predicates nil)
 
@@ -30,6 +31,24 @@
           (lambda (event _room _session)
             (when (equal "m.room.message" (ement-event-type event))
               (test-write "heard" (test-body event)))))
+
+(defvar test-pictures nil "Events whose pictures are on their way.")
+
+(add-hook 'ement-event-hook
+          (lambda (event room session)
+            (when (and (equal "m.image" (alist-get 'msgtype (ement-event-content event)))
+                       (not (equal (getenv "ID") (ement-user-id (ement-event-sender event)))))
+              (let ((ement-room room) (ement-session session))
+                (ement-room--format-m.image event)) ; what a room's buffer does: it downloads the picture
+              (push event test-pictures))))
+
+(defun test-opened ()
+  (dolist (event test-pictures)
+    (when-let ((picture (alist-get 'image (ement-event-local event)))
+               (coding-system-for-write 'binary))
+      (setq test-pictures (delq event test-pictures))
+      (write-region picture nil (expand-file-name (test-body event) (getenv "HOME")) nil 'silent)
+      (test-write "opened" (test-body event)))))
 
 (add-hook 'ement-after-initial-sync-hook (lambda (_session) (test-write "synced")))
 
@@ -57,6 +76,7 @@
 (let ((done 0) lines)
   (while t
     (accept-process-output nil 0.02)
+    (test-opened)
     (setq lines (with-temp-buffer
                   (insert-file-contents (getenv "COMMANDS"))
                   (split-string (buffer-substring (point-min) (save-excursion (goto-char (point-max)) (line-beginning-position))) "\n" t)))

@@ -1,11 +1,14 @@
-"""A skill for opsdroid: it writes what it hears, and says and sends what is posted to it."""
+"""A skill for opsdroid: it writes what it hears, and says and sends what is posted to it.
+
+Pictures that it is sent it puts into files.
+"""
 
 import os
 from pathlib import Path
 
 import nio.crypto
 from opsdroid.events import Image, Message
-from opsdroid.matchers import match_regex, match_webhook
+from opsdroid.matchers import match_event, match_regex, match_webhook
 from opsdroid.skill import Skill
 
 
@@ -13,6 +16,11 @@ class Talk(Skill):
     @match_regex(r".*")
     async def hear(self, message):
         print("heard", message.text, flush=True)
+
+    @match_event(Image)
+    async def see(self, picture):
+        Path(picture.name).write_bytes(await picture.get_file_bytes())
+        print("opened", picture.name, flush=True)
 
     @match_webhook("say")
     async def say(self, request):
