@@ -130,6 +130,62 @@ func TestFilesBothWays(t *testing.T) {
 	})
 }
 
+// A plain client sends a picture with a thumbnail of its own, a voice message and a sticker, as it does
+// in a room without encryption: Element opens each, and the thumbnail, byte for byte.
+func TestFilesOfEverySortAreReadByElement(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
+		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
+		alice := element(t, hs, testpeer.NodeHost(t), "alice")
+		b := newAccount(t, hs, "bob")
+		bob := loginCurl(t, proxy.URL, b, "BOB")
+		room := alice.CreateRoom(testpeer.Room{Encrypted: true, Invite: []string{b.UserID}})
+		bob.AwaitRoom(room, "invite")
+		bob.Join(room)
+		alice.AwaitMember(room, b.UserID, "join")
+
+		small := testpeer.Pattern("thumbnail", 3_000)
+		thumbnail := bob.upload("t.png", "image/png", small)
+		for _, f := range []struct {
+			eventType, name, mimetype string
+			more                      map[string]any
+		}{
+			{"m.room.message", "a.png", "image/png", map[string]any{"msgtype": "m.image", "info": map[string]any{"thumbnail_url": thumbnail, "w": 900, "h": 700}}},
+			{"m.room.message", "voice.ogg", "audio/ogg", map[string]any{"msgtype": "m.audio", "org.matrix.msc3245.voice": map[string]any{}}},
+			{"m.sticker", "sticker.webp", "image/webp", map[string]any{"info": map[string]any{"w": 64}}},
+		} {
+			clear := testpeer.Pattern(f.name, 40_000)
+			content := map[string]any{"body": f.name, "url": bob.upload(f.name, f.mimetype, clear)}
+			maps.Copy(content, f.more)
+			sent := bob.send(room, f.eventType, content)
+			m := alice.AwaitDecrypted(room, sent)
+			var got struct {
+				URL  string          `json:"url"`
+				File json.RawMessage `json:"file"`
+				Info struct {
+					URL  string          `json:"thumbnail_url"`
+					File json.RawMessage `json:"thumbnail_file"`
+				} `json:"info"`
+			}
+			if err := json.Unmarshal(m.Content, &got); err != nil || m.Type != f.eventType || got.URL != "" || got.File == nil || got.Info.URL != "" {
+				t.Fatalf("%s: %v: alice sees %s %s", f.name, err, m.Type, m.Content)
+			}
+			if read := alice.ReadEncrypted(got.File); read.SHA256 != sumOf(clear) || read.Sealed == read.SHA256 {
+				t.Errorf("%s: alice reads %+v", f.name, read)
+			}
+			if f.name != "a.png" {
+				continue
+			}
+			if got.Info.File == nil {
+				t.Fatalf("%s: alice sees %s", f.name, m.Content)
+			}
+			if read := alice.ReadEncrypted(got.Info.File); read.SHA256 != sumOf(small) || read.Sealed == read.SHA256 {
+				t.Errorf("%s: alice reads the thumbnail %+v", f.name, read)
+			}
+		}
+	})
+}
+
 // wantFile fails unless a message shows a file of these bytes, and returns its URI.
 func (c *curl) wantFile(m testpeer.Message, want []byte, name, mimetype string) string {
 	c.t.Helper()
