@@ -1,6 +1,7 @@
 package interceptors
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -109,7 +110,7 @@ func (a *attachments) hide(x *Exchange, dev Device, eventType string, raw []byte
 	if err != nil {
 		return nil, nil, media.Named(err)
 	}
-	if hidden, err = a.withThumbnail(x, dev, raw, hidden, known); err != nil {
+	if hidden, err = a.withThumbnails(x, dev, raw, hidden, known); err != nil {
 		return nil, nil, err
 	}
 	if err := dev.Files().Use(x.Request.Context(), used); err != nil {
@@ -146,17 +147,48 @@ func (a *attachments) wrapped(x *Exchange, dev Device, eventType string, raw []b
 	return all, nil
 }
 
-// withThumbnail gives a message with a picture a thumbnail if its client made none (MSC4409):
-// others could not have one of an encrypted picture. One that cannot be made is left out.
-func (a *attachments) withThumbnail(x *Exchange, dev Device, raw, hidden []byte, known map[string]attachment.File) ([]byte, error) {
+// maxGallery is how many pictures of a gallery are given a thumbnail.
+const maxGallery = 20
+
+// withThumbnails gives the picture of a message, and those of a gallery (MSC4274), a thumbnail if
+// their client made none (MSC4409): others could not have one of an encrypted picture. One that
+// cannot be made is left out.
+func (a *attachments) withThumbnails(x *Exchange, dev Device, raw, hidden []byte, known map[string]attachment.File) ([]byte, error) {
 	content, err := exchange.ParseObject(raw)
 	if err != nil {
 		return nil, err
 	}
+	items := content.List("itemtypes")
+	if len(items) == 0 {
+		return a.withThumbnail(x, dev, content, "msgtype", hidden, known)
+	}
+	shown, err := exchange.ParseObject(hidden)
+	if err != nil {
+		return nil, err
+	}
+	list := shown.List("itemtypes")
+	for i := range min(len(items), len(list), maxGallery) {
+		item, err := strictjson.Parse(items[i])
+		if err != nil {
+			continue // it is no item, and stays as it is
+		}
+		if list[i], err = a.withThumbnail(x, dev, item, "itemtype", list[i], known); err != nil {
+			return nil, err
+		}
+	}
+	encoded, err := json.Marshal(list)
+	if err != nil {
+		return nil, fmt.Errorf("name thumbnails: %w", err)
+	}
+	return shown.Set("itemtypes", encoded).Encode(), nil
+}
+
+// withThumbnail does so for one picture. kind is the member that says that it is one.
+func (a *attachments) withThumbnail(x *Exchange, dev Device, content strictjson.Object, kind string, hidden []byte, known map[string]attachment.File) ([]byte, error) {
 	info := content.Object("info")
 	uri := content.TextOrEmpty("url")
 	f, ok := known[uri]
-	if !ok || content.TextOrEmpty("msgtype") != "m.image" || info.Get("thumbnail_url") != nil || info.Get("thumbnail_file") != nil {
+	if !ok || content.TextOrEmpty(kind) != "m.image" || info.Get("thumbnail_url") != nil || info.Get("thumbnail_file") != nil {
 		return hidden, nil
 	}
 	small, err := a.media.ForSending(x, dev.Files(), uri, f)

@@ -7,6 +7,7 @@ import (
 	"image/color"
 	"image/png"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -118,5 +119,50 @@ func TestPicturesAreSentWithThumbnails(t *testing.T) {
 				t.Errorf("%s: %s is in clear", name, id)
 			}
 		}
+	}
+}
+
+// The pictures of a gallery (MSC4274) get thumbnails like one that is sent alone; what is no picture,
+// is small, or has a thumbnail does not, and every item stays in its place.
+func TestPicturesOfAGalleryAreSentWithThumbnails(t *testing.T) {
+	t.Parallel()
+	w, store := newFileWorld(t, e2ee.ModeProxied)
+	large, small, film := w.upload(pngOf(t, 1600, 900)), w.upload(pngOf(t, 40, 30)), w.upload("a film")
+	item := func(kind, body, uri, info string) string {
+		return `{"itemtype":"` + kind + `","body":"` + body + `","url":"` + uri + `","info":` + info + `}`
+	}
+	content := `{"msgtype":"dm.filament.gallery","body":"x","itemtypes":[` + item("m.image", "0", large, `{"w":1600}`) + `,` + item("m.image", "1", small, `{}`) +
+		`,` + item("m.video", "2", film, `{}`) + `,` + item("m.image", "3", large, `{"thumbnail_url":"`+small+`"}`) + `]}`
+	if _, err := w.do(sendCall(encryptedRoom, "m.room.message", content)); err != nil {
+		t.Fatal(err)
+	}
+	w.wantNoClearText()
+	var got struct {
+		Items []struct {
+			Body string          `json:"body"`
+			URL  string          `json:"url"`
+			File json.RawMessage `json:"file"`
+			Info struct {
+				W    int `json:"w"`
+				File *struct {
+					URL string `json:"url"`
+				} `json:"thumbnail_file"`
+				Thumbnail struct {
+					W int `json:"w"`
+				} `json:"thumbnail_info"`
+			} `json:"info"`
+		} `json:"itemtypes"`
+	}
+	if err := json.Unmarshal([]byte(w.dev.outgoing[0]), &got); err != nil || len(got.Items) != 4 {
+		t.Fatalf("%v: encrypted was %s", err, w.dev.outgoing[0])
+	}
+	for i, it := range got.Items {
+		made := it.Info.Thumbnail.W == 800
+		if it.Body != strconv.Itoa(i) || it.URL != "" || it.File == nil || made != (i == 0) || (it.Info.File != nil) != (i == 0 || i == 3) {
+			t.Errorf("item %d is %+v", i, it)
+		}
+	}
+	if it := got.Items[0]; it.Info.W != 1600 || it.Info.File.URL != "mxc://hs.example/m4" || store.count() != 4 {
+		t.Errorf("encrypted was %s; the homeserver has %d files", w.dev.outgoing[0], store.count())
 	}
 }
