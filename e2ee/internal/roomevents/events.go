@@ -45,6 +45,8 @@ type Opened struct {
 	// Event is what the client is shown: the clear event, a placeholder, or the event
 	// as it came with its mark. Never nil.
 	Event json.RawMessage
+	// ID is the event's; empty when it has none or is broken.
+	ID id.EventID
 	// Type is the event type in Event, for the client's filter.
 	Type string
 	// Decrypted reports whether Event is the clear text.

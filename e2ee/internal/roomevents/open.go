@@ -103,6 +103,7 @@ func (r *Reader) open(ctx context.Context, in []Incoming) (out []Opened, jobs []
 	parallel.Each(len(jobs), func(i int) {
 		if jobs[i] != nil {
 			out[i] = r.judge(jobs[i], by)
+			out[i].ID = jobs[i].ID
 		}
 	})
 	r.index(ctx, jobs, out)

@@ -97,8 +97,10 @@ func (job *eventJob) redacted() bool {
 	if len(job.outer) == 0 {
 		return true
 	}
-	because := job.event.Object("unsigned").Get("redacted_because") != nil || job.event.Get("redacted_because") != nil
-	return because && job.outer.Get("ciphertext") == nil
+	if job.outer.Get("ciphertext") != nil {
+		return false
+	}
+	return job.event.Object("unsigned").Get("redacted_because") != nil || job.event.Get("redacted_because") != nil
 }
 
 // showRedacted makes a redacted event an empty message. What it was stood in the cipher text,

@@ -72,7 +72,11 @@ func (job *eventJob) clearContent() (strictjson.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	relation := wire.CompleteRelation(job.outer.Get("m.relates_to"), content.Get("m.relates_to"))
+	outside, inside := job.outer.Get("m.relates_to"), content.Get("m.relates_to")
+	if outside == nil && inside == nil {
+		return content, nil
+	}
+	relation := wire.CompleteRelation(outside, inside)
 	content = content.Without("m.relates_to")
 	rel, err := strictjson.Parse(relation)
 	if err != nil {

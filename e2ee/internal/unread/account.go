@@ -172,6 +172,9 @@ func (a *Account) Opened(ctx context.Context, ask Asker, events []Seen) error {
 	var more []Missed
 	for i := range events {
 		l := logs[events[i].RoomID]
+		if id := events[i].ID; id != "" && !l.waitsFor(RefOf(id)) { // nothing is recorded of it
+			continue
+		}
 		v, ok := judge.verdict(ctx, l, &events[i])
 		if !ok {
 			continue

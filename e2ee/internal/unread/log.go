@@ -254,6 +254,15 @@ func (l *log) drop(i int) {
 	}
 }
 
+// waitsFor reports whether it matters what the rules say of an event. Of most on a page of
+// history it was said before, or the event is older than what is counted.
+func (l *log) waitsFor(event Ref) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := l.find(event)
+	return i >= 0 && l.Entries[i].Sealed && !l.Entries[i].Decided
+}
+
 // decide records what the rules say of an event: of what the homeserver has and, unless it
 // could not be decrypted, of the clear event. missed says that only that one notifies.
 func (l *log) decide(event Ref, counted Outcome, clear *Outcome) (missed bool) {

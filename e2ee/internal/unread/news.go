@@ -90,6 +90,8 @@ const threadMain = "main"
 // Seen is an encrypted event of a timeline as a client is shown it.
 type Seen struct {
 	RoomID id.RoomID
+	// ID is the event's, if it was read before.
+	ID id.EventID
 	// Raw is the event as the homeserver sent it; nil when that is not known any more.
 	Raw json.RawMessage
 	// Clear is the decrypted event; nil when it could not be decrypted.
@@ -103,7 +105,7 @@ func OfSync(in []roomevents.Incoming, out []roomevents.Opened) []Seen {
 		if !in[i].Redeliver {
 			continue
 		}
-		one := Seen{RoomID: in[i].RoomID, Raw: in[i].Event}
+		one := Seen{RoomID: in[i].RoomID, Raw: in[i].Event, ID: out[i].ID}
 		if out[i].Decrypted {
 			one.Clear = out[i].Event
 		}
