@@ -110,7 +110,7 @@ func (n *notifications) page(x *Exchange, dev Device, resp *http.Response) (answ
 	if err := n.lookUpRooms(x.Request.Context(), dev, body); err != nil {
 		return nil, err
 	}
-	raw, err := body.Bytes(x.Request.Context(), rewrite.Output{Device: dev, Wait: n.opt.KeyWait})
+	raw, err := body.Bytes(x.Request.Context(), rewrite.Output{Device: dev, Redeliver: true, Page: true, Wait: n.opt.KeyWait})
 	if err != nil {
 		return nil, err
 	}

@@ -347,8 +347,7 @@ func TestSearchesAreCleanedToo(t *testing.T) {
 }
 
 // A message whose key is missing is delivered again by a sync once the key comes, wherever it was
-// read; and a fault of ours is an error there, so that the client asks again. Notifications are of
-// messages that a sync brings.
+// read; and a fault of ours is an error there, so that the client asks again.
 func TestWhatReadsLackComesLater(t *testing.T) {
 	t.Parallel()
 	lost := `{"type":"m.room.encrypted","event_id":"$e","sender":"@bob:hs.example","room_id":"` + encryptedRoom.String() + `","content":{"ciphertext":"lost"}}`
@@ -359,6 +358,7 @@ func TestWhatReadsLackComesLater(t *testing.T) {
 		RoomInitialSync: inRoom + `"messages":{"chunk":[` + lost + `]}}`,
 		InitialSync:     `{"rooms":[` + inRoom + `"messages":{"chunk":[` + lost + `]}}]}`,
 		Search:          `{"search_categories":{"room_events":{"results":[{"result":` + lost + `}]}}}`,
+		Notifications:   `{"notifications":[{"actions":["notify"],"event":` + lost + `,"read":false,` + inRoom[1:] + `"ts":1}]}`,
 	} {
 		w := newReadWorld(t, e2ee.ModeProxied)
 		got := w.read(handler, "", body)
