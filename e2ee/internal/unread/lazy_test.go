@@ -214,3 +214,23 @@ func FuzzLazyEvent(f *testing.F) {
 		}
 	})
 }
+
+// Rules are applied to an event of which something is counted until both forms were judged, and to
+// no other: not to what stands on a page of history.
+func TestRulesWaitForWhatIsCounted(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.sync(1, sent(1), Event{Ref: RefOf(nameOf(2)), At: 2})
+	waits := func(n uint32) bool { return s.l.waitsFor(RefOf(nameOf(n))) }
+	if !waits(1) || waits(2) || waits(3) {
+		t.Errorf("waits for %v, %v, %v; only the first is encrypted and counted", waits(1), waits(2), waits(3))
+	}
+	s.l.decide(RefOf(nameOf(1)), notifies, nil)
+	if !waits(1) {
+		t.Error("an event that could not be decrypted is not judged when it can be")
+	}
+	s.decide(1, highlight)
+	if waits(1) {
+		t.Error("an event is judged again")
+	}
+}
