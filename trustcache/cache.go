@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"maunium.net/go/mautrix/id"
@@ -29,6 +30,16 @@ type cacheKey struct {
 type entry struct {
 	row  store.User
 	user *User
+	// asked is when the homeserver was asked for this; zero if a change was reported since, or
+	// it is not known. See [Tracker.Within].
+	asked time.Time
+}
+
+// askedAt returns the entry with another time.
+func (e *entry) askedAt(at time.Time) *entry {
+	out := *e
+	out.asked = at
+	return &out
 }
 
 // NewCache makes a cache for the given number of users, at least one.
@@ -44,7 +55,7 @@ func NewCache(users int) (*Cache, error) {
 func newEntry(own id.UserID, row store.User, identity Identity, devices []Device) *entry {
 	slices.SortFunc(devices, func(a, b Device) int { return strings.Compare(string(a.DeviceID), string(b.DeviceID)) })
 	markFaults(devices, identity.Keys())
-	return &entry{row, &User{
+	return &entry{row: row, user: &User{
 		UserID: row.UserID, Own: row.UserID == own, Knowledge: knowledge(row, len(devices)),
 		Identity: identity, Pin: pinOf(row, identity.Master), Devices: devices,
 	}}
@@ -77,7 +88,7 @@ func (e *entry) with(own id.UserID, row store.User) *entry {
 	u := *e.user
 	u.Identity, u.Pin, u.Own = identity, pinOf(row, identity.Master), row.UserID == own
 	u.Knowledge = knowledge(row, len(u.Devices))
-	return &entry{row, &u}
+	return &entry{row, &u, e.asked}
 }
 
 // restore makes an entry from stored rows. Its signatures were checked before they were

@@ -129,7 +129,7 @@ func (t *Tracker) SetOverride(ctx context.Context, user id.UserID, device id.Dev
 			Kind: EventOverride, UserID: user, Own: e.user.Own, At: t.opts.Now(),
 			Added: []id.DeviceID{device}, Override: o,
 		})
-		w.set(newEntry(t.account.UserID, e.row, e.user.Identity, devices))
+		w.set(newEntry(t.account.UserID, e.row, e.user.Identity, devices).askedAt(e.asked))
 		return nil
 	})
 }
@@ -144,7 +144,7 @@ func (t *Tracker) Ended(ctx context.Context, devices ...id.DeviceID) error {
 			return nil
 		}
 		w.recordDevices(e.user, update{devices: left})
-		w.set(newEntry(t.account.UserID, e.row, e.user.Identity, left))
+		w.set(newEntry(t.account.UserID, e.row, e.user.Identity, left).askedAt(e.asked))
 		return nil
 	})
 }

@@ -43,6 +43,17 @@ const (
 	UnprovenWithhold
 )
 
+// NativeChanges is the treatment of what devices with keys of their own encrypt for somebody
+// whose identity changed.
+type NativeChanges int
+
+const (
+	// NativeChangesWarn sends it: such a client shows the change itself.
+	NativeChangesWarn NativeChanges = iota
+	// NativeChangesBlock refuses it until the change is acknowledged.
+	NativeChangesBlock
+)
+
 // Withheld is what a client sees of a withheld event.
 type Withheld int
 
@@ -56,11 +67,14 @@ const (
 // Policy holds the settings about trust, with dates already resolved to the mode in force
 // now. The zero value is the default.
 type Policy struct {
-	Send     Mode
-	Receive  Mode
-	InClear  InClear
-	Unproven Unproven
-	Withheld Withheld
+	Send    Mode
+	Receive Mode
+	// Native is about devices with keys of their own.
+	Native        Mode
+	NativeChanges NativeChanges
+	InClear       InClear
+	Unproven      Unproven
+	Withheld      Withheld
 	// Bridges are the users whose devices may carry other users' messages (requirement 1.20).
 	Bridges map[id.UserID]bool
 }

@@ -25,11 +25,13 @@ type flight struct {
 	// dirty and untracked are set, under mu, when a change arrives that the answer may not contain
 	// (requirement 4.5); untracked when tracking stopped.
 	dirty, untracked bool
+	// passive is a flight for somebody who does not follow device lists, see [Tracker.Within].
+	passive bool
 }
 
 // startFlights starts queries about users who have none in flight, and returns the flights of
 // all: mine were started by this call, joined by others.
-func (t *Tracker) startFlights(ctx context.Context, q KeyQuerier, ask []*entry) (mine, joined []*flight, err error) {
+func (t *Tracker) startFlights(ctx context.Context, q KeyQuerier, ask []*entry, passive bool) (mine, joined []*flight, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
@@ -45,7 +47,7 @@ func (t *Tracker) startFlights(ctx context.Context, q KeyQuerier, ask []*entry) 
 		if now := t.cached(user); now != nil && now != e && (now.user.Knowledge == KnowledgeFresh || !askable(now, t.opts.Now())) {
 			continue
 		}
-		f := &flight{user: user, failures: e.row.Failures, done: make(chan struct{})}
+		f := &flight{user: user, failures: e.row.Failures, done: make(chan struct{}), passive: passive}
 		put(&t.flights, user, f)
 		mine = append(mine, f)
 	}
@@ -98,6 +100,7 @@ func (t *Tracker) queryBatch(ctx context.Context, q KeyQuerier, batch []*flight)
 		return fmt.Errorf("wait to query devices: %w", context.Cause(ctx))
 	}
 	users := usersOf(batch)
+	asked := t.opts.Now()
 	limited, cancel := context.WithTimeout(ctx, t.opts.QueryTimeout)
 	res, err := q.QueryKeys(limited, users)
 	cancel()
@@ -111,7 +114,7 @@ func (t *Tracker) queryBatch(ctx context.Context, q KeyQuerier, batch []*flight)
 		t.opts.QueryFailed(len(users), err)
 		return t.storeFailures(ctx, batch)
 	}
-	return t.storeAnswer(ctx, batch, res)
+	return t.storeAnswer(ctx, batch, asked, res)
 }
 
 // firstBackoff is the pause after the first query that failed.
@@ -124,7 +127,9 @@ func (t *Tracker) backoff(failures int) time.Duration {
 
 // failure returns the row of a user after a query that failed (requirement 3.11).
 func (t *Tracker) failure(row store.User, f *flight) store.User {
-	row.Tracked, row.Outdated = !f.untracked, true
+	if !f.passive {
+		row.Tracked, row.Outdated = !f.untracked, true
+	}
 	row.Failures++
 	row.RetryAt = t.opts.Now().Add(t.backoff(row.Failures))
 	return row
@@ -141,25 +146,12 @@ func (t *Tracker) storeFailures(ctx context.Context, batch []*flight) error {
 	})
 }
 
-// storeAnswer works out and stores the answer to a query.
-func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, res *QueryResult) error {
+// storeAnswer works out and stores the answer to a query, which was asked at a time.
+func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, asked time.Time, res *QueryResult) error {
 	users := usersOf(batch)
-	entries, err := t.load(ctx, users)
+	worked, err := t.workOut(ctx, users, res)
 	if err != nil {
 		return err
-	}
-	// Identities and devices of a user are changed by its flight alone, so what is worked out
-	// here without a lock still holds under it; pins and overrides may change.
-	updates := make(map[id.UserID]update, len(batch))
-	for _, e := range entries {
-		if res.failed(e.row.UserID) {
-			continue
-		}
-		retired, err := t.retired(ctx, e.user, res)
-		if err != nil {
-			return err
-		}
-		updates[e.row.UserID] = digestAnswer(e.user, res, retired, t.opts.MaxDevices)
 	}
 	// The own user comes first: others are judged by its keys.
 	slices.SortStableFunc(users, func(a, b id.UserID) int { return t.rank(a) - t.rank(b) })
@@ -167,14 +159,26 @@ func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, res *QueryRe
 		flights := t.copyFlights(batch)
 		for _, user := range users {
 			e, f := w.get(user), flights[user]
-			up, ok := updates[user]
+			at := asked
+			if f.dirty {
+				at = time.Time{}
+			}
+			up, ok, err := worked.of(ctx, e)
+			if err != nil {
+				return err
+			}
 			if !ok {
-				w.setRow(e, t.failure(e.row, f))
+				w.set(e.with(t.account.UserID, t.failure(e.row, f)).askedAt(at))
 				continue
 			}
 			row := e.row
-			row.Tracked, row.Outdated = !f.untracked, f.dirty || f.untracked
+			if f.passive {
+				row = passiveRow(row, &up)
+			} else {
+				row.Tracked, row.Outdated = !f.untracked, f.dirty || f.untracked
+			}
 			row.Failures, row.RetryAt = 0, time.Time{}
+			up.asked = at
 			if err := w.applyUpdate(ctx, e, row, up); err != nil {
 				return err
 			}
@@ -276,8 +280,9 @@ func (t *Tracker) markAll(users []id.UserID, left bool) (committed func()) {
 			f.dirty, f.untracked = true, f.untracked || left
 		}
 		if e := t.cached(user); e != nil {
-			t.keep(e.with(t.account.UserID, m.apply(e.row)))
+			t.keep(e.with(t.account.UserID, m.apply(e.row)).askedAt(time.Time{}))
 		}
+		t.overtake(user, nil)
 	}
 	if len(users) > 0 {
 		t.version.Add(1)

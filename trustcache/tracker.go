@@ -121,6 +121,7 @@ type Tracker struct {
 	marks   map[id.UserID]reportedChange
 	seq     uint64
 	held    id.Ed25519 // the master key whose private key we hold, or verified
+	clients map[*ClientQuery]struct{}
 }
 
 // reportedChange is a change that the homeserver reported and whose commit has not been confirmed.
@@ -187,7 +188,7 @@ func (t *Tracker) Lookup(ctx context.Context, q KeyQuerier, users []id.UserID) (
 				ask = append(ask, e)
 			}
 		}
-		if err := t.query(ctx, q, ask); err != nil {
+		if err := t.query(ctx, q, ask, false); err != nil {
 			return nil, err
 		}
 		need = need[:0]
@@ -297,11 +298,11 @@ func (t *Tracker) Refresh(ctx context.Context, q KeyQuerier) error {
 // query asks about users in batches, and waits for those that another call asks about. The
 // queries go on when the caller gives up: others may be waiting, and the next caller need
 // not start again.
-func (t *Tracker) query(ctx context.Context, q KeyQuerier, ask []*entry) error {
+func (t *Tracker) query(ctx context.Context, q KeyQuerier, ask []*entry, passive bool) error {
 	if len(ask) == 0 {
 		return nil
 	}
-	mine, joined, err := t.startFlights(ctx, q, ask)
+	mine, joined, err := t.startFlights(ctx, q, ask, passive)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -40,6 +41,7 @@ type update struct {
 	// that were.
 	refusedIdentity bool
 	refused         []id.DeviceID
+	asked           time.Time // see entry
 }
 
 // digestAnswer computes what an answer changes of a user. It verifies signatures, of changed

@@ -104,6 +104,7 @@ type rowsTx struct {
 	touched  map[id.UserID]bool       // entries to keep
 	answered []id.UserID              // by a query
 	dropHeld bool
+	by       *ClientQuery // whose answer this is; nil for others
 }
 
 // change loads users and the own user, calls f to change them, stores the result in one
@@ -134,6 +135,7 @@ func (t *Tracker) changeRows(ctx context.Context, users []id.UserID, f func(*row
 		return nil, err
 	}
 	if len(w.changed) == 0 {
+		w.show()
 		return nil, nil
 	}
 	for _, row := range w.changed {
@@ -165,9 +167,14 @@ func (w *rowsTx) show() {
 	for user := range w.touched {
 		w.t.keep(w.entries[user])
 	}
-	w.t.version.Add(1) // after it can be seen
+	if len(w.changed) > 0 {
+		w.t.version.Add(1) // after it can be seen
+	}
 	w.t.mu.Lock()
 	defer w.t.mu.Unlock()
+	for user := range w.changed {
+		w.t.overtake(user, w.by)
+	}
 	for _, user := range w.answered {
 		drop(&w.t.marks, user) // what it said is in what was stored
 	}
@@ -182,6 +189,12 @@ func (w *rowsTx) get(user id.UserID) *entry { return w.entries[user] }
 func (w *rowsTx) set(e *entry) {
 	user := e.row.UserID
 	w.entries[user], w.changed[user], w.touched[user] = e, e.row, true
+}
+
+// touch adds an entry to what is shown, when nothing of it is to be stored.
+func (w *rowsTx) touch(e *entry) {
+	user := e.row.UserID
+	w.entries[user], w.touched[user] = e, true
 }
 
 // setRow is like set for an entry of which only the row changes.
@@ -199,7 +212,7 @@ func (w *rowsTx) ownSigner() id.Ed25519 {
 
 // applyUpdate applies the answer to a query to a user.
 func (w *rowsTx) applyUpdate(ctx context.Context, e *entry, row store.User, up update) error {
-	own, before := w.t.account.UserID, e.user
+	own, before, had := w.t.account.UserID, e.user, w.size()
 	for i := range up.devices {
 		d := &up.devices[i]
 		d.Override = OverrideNone
@@ -232,11 +245,27 @@ func (w *rowsTx) applyUpdate(ctx context.Context, e *entry, row store.User, up u
 		})
 	}
 	w.recordDevices(before, up)
-	w.set(newEntry(own, row, identity, up.devices))
+	if w.size() == had && sameRow(&e.row, &row) {
+		w.touch(e.askedAt(up.asked)) // nothing is new
+		return nil
+	}
+	w.set(newEntry(own, row, identity, up.devices).askedAt(up.asked))
 	if before.Own && signer != w.ownSigner() {
 		return w.recheck(ctx)
 	}
 	return nil
+}
+
+// size is how much there is to store and to tell, besides rows of users.
+func (w *rowsTx) size() int {
+	return len(w.events) + len(w.ch.UserChanges) + len(w.ch.UserDevices) + len(w.ch.DeleteDevices)
+}
+
+// sameRow reports whether two rows of a user are the same.
+func sameRow(a, b *store.User) bool {
+	return a.UserID == b.UserID && a.Tracked == b.Tracked && a.Outdated == b.Outdated && a.Failures == b.Failures &&
+		a.RetryAt.Equal(b.RetryAt) && a.PinnedMaster == b.PinnedMaster && a.Verified == b.Verified && a.WasVerified == b.WasVerified &&
+		a.ChangedAt.Equal(b.ChangedAt) && bytes.Equal(a.Master, b.Master) && bytes.Equal(a.SelfSigning, b.SelfSigning) && bytes.Equal(a.UserSigning, b.UserSigning)
 }
 
 // applyPin applies an event to the pin of a user and returns their new row.
