@@ -105,6 +105,16 @@ const (
 	NativePass
 )
 
+// NativeIdentityChanges is the treatment of encrypted sends from devices that have keys of
+// their own when somebody's digital identity was reset.
+type NativeIdentityChanges int
+
+// The treatments of encrypted sends after a reset.
+const (
+	NativeChangesWarn NativeIdentityChanges = iota
+	NativeChangesBlock
+)
+
 // Unproven is the treatment of events whose key came without proof of its sender.
 type Unproven int
 
@@ -144,20 +154,21 @@ const (
 )
 
 // The words of each enumeration, in the order of its constants.
-func (Bootstrap) words() []string        { return []string{"automatic", "manual"} }
-func (LogLevel) words() []string         { return []string{"info", "debug", "warn", "error"} }
-func (LogFormat) words() []string        { return []string{"json", "text"} }
-func (Requirement) words() []string      { return []string{"true", "false"} }
-func (Switch) words() []string           { return []string{"on", "off"} }
-func (Acknowledge) words() []string      { return []string{"never", "automatic"} }
-func (SecretRequests) words() []string   { return []string{"answer", "ignore"} }
-func (Mode) words() []string             { return []string{"enforce", "warn", "off"} }
-func (PlainInEncrypted) words() []string { return []string{"mark", "withhold"} }
-func (NativeClearText) words() []string  { return []string{"refuse", "pass"} }
-func (Unproven) words() []string         { return []string{"show", "withhold"} }
-func (Withheld) words() []string         { return []string{"placeholder", "hide"} }
-func (Undecryptable) words() []string    { return []string{"hold", "placeholder", "event"} }
-func (URLPreviews) words() []string      { return []string{"empty", "pass"} }
+func (Bootstrap) words() []string             { return []string{"automatic", "manual"} }
+func (LogLevel) words() []string              { return []string{"info", "debug", "warn", "error"} }
+func (LogFormat) words() []string             { return []string{"json", "text"} }
+func (Requirement) words() []string           { return []string{"true", "false"} }
+func (Switch) words() []string                { return []string{"on", "off"} }
+func (Acknowledge) words() []string           { return []string{"never", "automatic"} }
+func (SecretRequests) words() []string        { return []string{"answer", "ignore"} }
+func (Mode) words() []string                  { return []string{"enforce", "warn", "off"} }
+func (PlainInEncrypted) words() []string      { return []string{"mark", "withhold"} }
+func (NativeClearText) words() []string       { return []string{"refuse", "pass"} }
+func (NativeIdentityChanges) words() []string { return []string{"warn", "block"} }
+func (Unproven) words() []string              { return []string{"show", "withhold"} }
+func (Withheld) words() []string              { return []string{"placeholder", "hide"} }
+func (Undecryptable) words() []string         { return []string{"hold", "placeholder", "event"} }
+func (URLPreviews) words() []string           { return []string{"empty", "pass"} }
 
 // String returns the word used in the configuration.
 func (e Bootstrap) String() string { return word(e, int(e)) }
@@ -188,6 +199,9 @@ func (e PlainInEncrypted) String() string { return word(e, int(e)) }
 
 // String returns the word used in the configuration.
 func (e NativeClearText) String() string { return word(e, int(e)) }
+
+// String returns the word used in the configuration.
+func (e NativeIdentityChanges) String() string { return word(e, int(e)) }
 
 // String returns the word used in the configuration.
 func (e Unproven) String() string { return word(e, int(e)) }
@@ -233,6 +247,9 @@ func (e *PlainInEncrypted) UnmarshalText(b []byte) error { return parseWord(e, b
 
 // UnmarshalText accepts the words of the enumeration only.
 func (e *NativeClearText) UnmarshalText(b []byte) error { return parseWord(e, b) }
+
+// UnmarshalText accepts the words of the enumeration only.
+func (e *NativeIdentityChanges) UnmarshalText(b []byte) error { return parseWord(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
 func (e *Unproven) UnmarshalText(b []byte) error { return parseWord(e, b) }

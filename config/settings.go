@@ -294,6 +294,17 @@ type Policy struct {
 	// Receiving: messages from devices that are not confirmed are held back.
 	Receive Rollout `yaml:"receive"`
 
+	// Devices that have keys of their own: their clients are not shown what is not confirmed,
+	// and what they encrypt for it does not leave (docs/gateway.md). off does not look.
+	Native Rollout `yaml:"native"`
+
+	// What happens to what a device with keys of its own sends encrypted when the digital
+	// identity of somebody who would get it was reset. warn: it is sent; clients with encryption
+	// show the change by themselves, and the control API has a warning. block: it is refused (403
+	// DEV.E2EE_PROXY.IDENTITY_CHANGED) until the account accepts the change through the control
+	// API, with the token of any of its devices. Only while policy.native is enforced.
+	NativeIdentityChanges NativeIdentityChanges `yaml:"native_identity_changes"`
+
 	// User IDs of bridge bots whose sessions may carry messages of other users. Those
 	// are shown, with a warning, instead of being held back.
 	Bridges []id.UserID `yaml:"bridges"`

@@ -181,6 +181,7 @@ func (l *loader) policy(p Policy) {
 	}
 	l.rollout("policy.send", p.Send)
 	l.rollout("policy.receive", p.Receive)
+	l.rollout("policy.native", p.Native)
 }
 
 func (l *loader) rollout(path string, r Rollout) {

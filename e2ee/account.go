@@ -106,7 +106,7 @@ func (d *Device) NoticePlace(ctx context.Context, room id.RoomID, event id.Event
 
 // Warnings returns the pending warnings, oldest first.
 func (d *Device) Warnings(ctx context.Context) ([]Warning, error) {
-	if d.core.Mode != core.ModeProxied {
+	if !d.judges() {
 		return nil, core.ErrNotProxied
 	}
 	return d.acct.warnings.Pending(ctx)
@@ -114,7 +114,7 @@ func (d *Device) Warnings(ctx context.Context) ([]Warning, error) {
 
 // DismissWarning dismisses a warning.
 func (d *Device) DismissWarning(ctx context.Context, warning string) error {
-	if d.core.Mode != core.ModeProxied {
+	if !d.judges() {
 		return core.ErrNotProxied
 	}
 	return d.acct.warnings.Dismiss(ctx, d.core, warning)

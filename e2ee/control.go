@@ -25,11 +25,14 @@ import (
 // errors.
 func (d *Device) Status(ctx context.Context) (status.Status, error) {
 	out := status.New(d.acct.User, d.core.ID, d.core.Mode)
-	if d.core.Mode != core.ModeProxied {
+	if !d.judges() {
 		return out, nil
 	}
-	out.Keys = status.Keys{Ed25519: d.core.Ed25519, Curve25519: d.core.Curve25519}
 	out.Policy = d.acct.rollout.Status()
+	if err := d.tellTrust(ctx, &out); err != nil || d.core.Mode != core.ModeProxied {
+		return out, err
+	}
+	out.Keys = status.Keys{Ed25519: d.core.Ed25519, Curve25519: d.core.Curve25519}
 	keys, err := d.acct.identity.Keys(ctx)
 	if err != nil {
 		return status.Status{}, err
@@ -43,18 +46,26 @@ func (d *Device) Status(ctx context.Context) (status.Status, error) {
 	out.SetBackup(backup, d.backups.RestoreStatus(), err)
 	storage, err := d.ownIdentity.LookAtStorage(ctx, out.Backup.Readable && out.Backup.Enabled)
 	out.SetStorage(storage, err)
+	out.Finish(d.keySupply.HasDeadKeys(), d.publication.Refusal(), d.ownIdentity.IsChecked(), d.ownIdentity.State())
+	return out, nil
+}
+
+// judges reports whether the device's owner decides through it about others: the keys of the
+// device need not be the proxy's for that.
+func (d *Device) judges() bool {
+	return d.core.Mode == core.ModeProxied || d.core.Mode == core.ModeForeign
+}
+
+// tellTrust adds the exceptions and the warnings to a status.
+func (d *Device) tellTrust(ctx context.Context, out *status.Status) error {
 	overrides, err := d.acct.Tracker.Overrides(ctx)
 	if err != nil {
-		return status.Status{}, fmt.Errorf("list exceptions: %w", err)
+		return fmt.Errorf("list exceptions: %w", err)
 	}
 	out.SetOverrides(overrides)
 	pending, err := d.acct.warnings.Pending(ctx)
-	if err != nil {
-		return status.Status{}, err
-	}
 	out.Warnings = append(out.Warnings, pending...)
-	out.Finish(d.keySupply.HasDeadKeys(), d.publication.Refusal(), d.ownIdentity.IsChecked(), d.ownIdentity.State())
-	return out, nil
+	return err
 }
 
 // Bootstrap creates what is missing of identity, secret storage and backup. It returns the
@@ -189,14 +200,13 @@ type UserTrust struct {
 
 // User returns what is known of a user. The homeserver is asked if that may be out of date.
 func (d *Device) User(ctx context.Context, user id.UserID) (UserTrust, error) {
-	if d.core.Mode != core.ModeProxied {
+	if !d.judges() {
 		return UserTrust{}, core.ErrNotProxied
 	}
-	users, err := d.acct.Tracker.Lookup(ctx, d.core.Query(), []id.UserID{user})
+	u, err := d.lookUp(ctx, user)
 	if err != nil {
-		return UserTrust{}, fmt.Errorf("look up a user: %w", err)
+		return UserTrust{}, err
 	}
-	u := users[user]
 	if !u.Known() {
 		return UserTrust{}, core.ErrUnknownUser
 	}
@@ -214,26 +224,18 @@ func (d *Device) User(ctx context.Context, user id.UserID) (UserTrust, error) {
 
 // Acknowledge accepts a changed identity.
 func (d *Device) Acknowledge(ctx context.Context, user id.UserID, master id.Ed25519) error {
-	if d.core.Mode != core.ModeProxied {
+	if !d.judges() {
 		return core.ErrNotProxied
 	}
-	if err := d.lookUp(ctx, user); err != nil {
+	if _, err := d.lookUp(ctx, user); err != nil {
 		return err
 	}
 	return controlReason(d.acct.Tracker.Acknowledge(ctx, user, master))
 }
 
-// lookUp updates what is known of a user from the homeserver, if it answers.
-func (d *Device) lookUp(ctx context.Context, user id.UserID) error {
-	if _, err := d.acct.Tracker.Lookup(ctx, d.core.Query(), []id.UserID{user}); err != nil {
-		return fmt.Errorf("look up a user: %w", err)
-	}
-	return nil
-}
-
 // WithdrawVerification withdraws the verification of a user whose identity changed.
 func (d *Device) WithdrawVerification(ctx context.Context, user id.UserID) error {
-	if d.core.Mode != core.ModeProxied {
+	if !d.judges() {
 		return core.ErrNotProxied
 	}
 	return controlReason(d.acct.Tracker.Withdraw(ctx, user))
@@ -241,10 +243,10 @@ func (d *Device) WithdrawVerification(ctx context.Context, user id.UserID) error
 
 // SetOverride sets the explicit exception for a device; nil removes it.
 func (d *Device) SetOverride(ctx context.Context, user id.UserID, device id.DeviceID, trusted *bool) error {
-	if d.core.Mode != core.ModeProxied {
+	if !d.judges() {
 		return core.ErrNotProxied
 	}
-	if err := d.lookUp(ctx, user); err != nil {
+	if _, err := d.lookUp(ctx, user); err != nil {
 		return err
 	}
 	override := trustcache.OverrideNone

@@ -19,6 +19,7 @@ import (
 	"e2ee-proxy/e2ee/internal/files"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/locks"
+	"e2ee-proxy/e2ee/internal/native"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/rooms"
@@ -148,6 +149,7 @@ type Engine struct {
 	rooms   *rooms.Shared
 	unread  *unread.Shared
 	files   *files.Seen
+	native  *native.Shared
 	awake   *lru.Cache[*Device, struct{}] // the least recently used first
 
 	mu       locks.Mutex
@@ -206,15 +208,13 @@ func New(opts Options) (*Engine, error) {
 		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]bool),
 		cancel: cancel, stopped: make(chan struct{}), maintenance: make(chan *Device, 1024), alerts: make(chan *account, 256),
 	}
-	var errs [3]error
+	var errs [5]error
 	e.rooms, errs[0] = rooms.NewShared(e.env, opts.CachedMembers)
 	e.search, errs[1] = searchindex.NewShared(e.env, opts.Search)
 	e.unread, errs[2] = unread.NewShared()
+	e.files, errs[3] = files.NewSeen()
+	e.native, errs[4] = native.NewShared()
 	if err := errors.Join(errs[:]...); err != nil {
-		cancel(nil)
-		return nil, err
-	}
-	if e.files, err = files.NewSeen(); err != nil {
 		cancel(nil)
 		return nil, err
 	}
@@ -237,6 +237,7 @@ func (e *Engine) Start(ctx context.Context) error {
 	}
 	e.env.WG.Go(e.rounds)
 	e.env.WG.Go(e.tellAlerts)
+	e.native.Run(e.env.Context, e.env.WG.Go)
 	e.env.WG.Go(func() { e.rooms.DropLists(e.env.Context) })
 	return nil
 }

@@ -59,7 +59,7 @@ func TestStagedRollout(t *testing.T) {
 	}
 	quiet := st.hs.CreateRoom(true, st.alice.UserID)
 	st.send(quiet, "nothing is held against this room")
-	want := &e2ee.PolicyStatus{Send: "warn", Receive: "warn", Would: &e2ee.WouldHave{Rooms: []e2ee.RoomWouldHave{{
+	want := &e2ee.PolicyStatus{Send: "warn", Receive: "warn", Native: "enforce", Would: &e2ee.WouldHave{Rooms: []e2ee.RoomWouldHave{{
 		RoomID: id.RoomID(room), BlockedBy: []id.UserID{id.UserID(bob.UserID)}, WithoutKey: 2, // both of bob's, since he is not who he was
 		Messages: 2, Devices: 1,
 	}}}}

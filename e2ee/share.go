@@ -2,15 +2,20 @@ package e2ee
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/native"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/roomkeys"
+	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -230,4 +235,55 @@ func (d *Device) stillMayHold(ctx context.Context, dev *trustcache.Device) (*tru
 		return nil, nil
 	}
 	return own, nil
+}
+
+// lookUp updates what is known of a user from the homeserver, if it answers. A device with keys
+// of its own hears of no changes: for it, nobody is followed.
+func (d *Device) lookUp(ctx context.Context, user id.UserID) (*trustcache.User, error) {
+	known, err := d.acct.Tracker.Cached(ctx, []id.UserID{user})
+	if d.core.Mode == core.ModeProxied {
+		known, err = d.acct.Tracker.Lookup(ctx, d.core.Query(), []id.UserID{user})
+	} else if now, failed := d.acct.Tracker.Within(ctx, d.core.Query(), []id.UserID{user}, lookUpAge); failed == nil {
+		known = now
+	} else if !errors.Is(failed, trustcache.ErrNotAnswered) {
+		err = failed
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up a user: %w", err)
+	}
+	return known[user], nil
+}
+
+// lookUpAge is how old what is known of a user may be for the control API, if nobody tells of
+// changes.
+const lookUpAge = 5 * time.Second
+
+type (
+	// NativeClient is a client with keys of its own, see package native; a NativeRecipient is a
+	// device that it wants to give something.
+	NativeClient    = native.Client
+	NativeRecipient = native.Recipient
+	// KeyAnswer is an answer to /keys/query.
+	KeyAnswer = trustcache.QueryResult
+)
+
+// Native returns the client of a token as one with keys of its own, nil when policy.native is
+// off. asserted says that the token is an application service's, which acts as the user.
+// Nothing is asked for it, and no device is adopted.
+func (e *Engine) Native(ctx context.Context, user id.UserID, device id.DeviceID, token secret.String, asserted bool) (*NativeClient, error) {
+	if e.env.Policy().Native == trustcache.ModeOff {
+		return nil, nil
+	}
+	e.mu.Lock()
+	acct := e.accounts[user]
+	e.mu.Unlock()
+	if acct == nil {
+		row, err := e.env.Store.Account(ctx, user)
+		if err != nil {
+			return nil, fmt.Errorf("load account: %w", err)
+		}
+		acct = e.account(row)
+	}
+	query := wire.KeyQuery{Homeserver: e.env.Homeserver, Token: token, User: user, Asserted: asserted}
+	return native.NewClient(&acct.Account, e.native, &acct.rollout, &acct.warnings, device, query), nil
 }

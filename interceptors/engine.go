@@ -54,6 +54,14 @@ func (e engineDevices) ClientMayEncrypt(ctx context.Context, who Identity) (bool
 	return e.engine.ClientMayEncrypt(ctx, who.UserID, who.DeviceID)
 }
 
+func (e engineDevices) Native(ctx context.Context, who Identity) (exchange.Native, error) {
+	c, err := e.engine.Native(ctx, who.UserID, who.DeviceID, who.Token, who.Asserted)
+	if err != nil || c == nil {
+		return nil, err
+	}
+	return nativeClient{c}, nil
+}
+
 func (e engineDevices) Linked(ctx context.Context, uri string) (Identity, Device, bool, error) {
 	of, found, err := e.engine.Linked(ctx, uri)
 	if err != nil || !found {
@@ -100,6 +108,11 @@ func (d engineDevice) BeginSync(ctx context.Context, since string) (ClientSync, 
 func (d engineDevice) Files() exchange.Files { return d.Device.Files() }
 
 func (d engineDevice) Control() exchange.Control { return d.Device }
+
+// nativeClient is a client of the engine with the interfaces of this package.
+type nativeClient struct{ *e2ee.NativeClient }
+
+func (c nativeClient) BeginQuery() exchange.NativeQuery { return c.NativeClient.BeginQuery() }
 
 var (
 	_ exchange.Control = (*e2ee.Device)(nil)

@@ -294,6 +294,59 @@ type fakeDevices struct {
 	refuses bool                              // the proxy's keys are published
 	facts   map[id.RoomID]e2ee.RoomEncryption // known for everybody
 	links   map[string]Identity               // by URI
+	native  *fakeNative                       // nil: policy.native is off
+}
+
+// fakeNative is a client with keys of its own.
+type fakeNative struct {
+	mu      sync.Mutex
+	hides   map[id.UserID][]id.DeviceID // nobody may be shown, or be given something
+	clear   bool                        // keys may be sent in clear
+	err     error                       // of MayGet and MaySend
+	answers []*e2ee.KeyAnswer
+	whole   map[id.UserID]bool // of whom all devices were asked for
+	ended   int
+	to      []e2ee.NativeRecipient
+	sent    []string // sessions
+}
+
+func (d *fakeDevices) Native(context.Context, Identity) (exchange.Native, error) {
+	if d.native == nil {
+		return nil, d.err
+	}
+	return d.native, d.err
+}
+
+func (n *fakeNative) BeginQuery() exchange.NativeQuery { return n }
+
+func (n *fakeNative) Answered(_ context.Context, res *e2ee.KeyAnswer, whole func(id.UserID) bool) (map[id.UserID][]id.DeviceID, error) {
+	n.answers = append(n.answers, res)
+	n.whole = make(map[id.UserID]bool)
+	for user := range res.DeviceKeys {
+		n.whole[user] = whole(user)
+	}
+	return n.hides, n.err
+}
+
+func (n *fakeNative) End() { n.ended++ }
+
+func (n *fakeNative) MayGet(_ context.Context, to []e2ee.NativeRecipient) ([]bool, error) {
+	n.to = append(n.to, to...)
+	may := make([]bool, len(to))
+	for i := range to {
+		may[i] = !slices.Contains(n.hides[to[i].UserID], to[i].DeviceID)
+	}
+	return may, n.err
+}
+
+func (n *fakeNative) MayClear() bool { return n.clear }
+
+func (n *fakeNative) MaySend(context.Context, id.RoomID) error { return n.err }
+
+func (n *fakeNative) SentEncrypted(room id.RoomID, of id.SessionID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.sent = append(n.sent, fmt.Sprintf("%s %s", room, of))
 }
 
 func (d *fakeDevices) Linked(_ context.Context, uri string) (Identity, Device, bool, error) {

@@ -9,6 +9,7 @@ import (
 
 	"e2ee-proxy/interceptors/internal/control"
 	"e2ee-proxy/interceptors/internal/media"
+	"e2ee-proxy/interceptors/internal/native"
 )
 
 // Names of the handlers that [Handlers] returns. The route table of package proxy refers to
@@ -45,6 +46,9 @@ const (
 	Versions      = "versions"       // GET /_matrix/client/versions
 	ReadMarkers   = "readMarkers"    // POST rooms/{roomId}/read_markers
 	UploadKeys    = "keys.upload"    // POST keys/upload[/{deviceId}]
+	QueryKeys     = "keys.query"     // POST keys/query
+	ClaimKeys     = "keys.claim"     // POST keys/claim
+	SendToDevice  = "sendToDevice"   // PUT sendToDevice/{eventType}/{txnId}
 	Search        = "search"         // POST search
 	PreviewURL    = "previewURL"     // GET media/preview_url
 	MediaConfig   = "mediaConfig"    // GET media/config
@@ -135,6 +139,8 @@ func Handlers(o Options) (map[string]Handler, error) {
 		UploadFile: files.Upload, CreateFile: files.Create, DownloadFile: files.Download, ThumbnailFile: files.Thumbnail,
 		PutProfile: named.ofBody, PutAccountData: named.ofBody,
 	})
+	own := native.New()
+	maps.Copy(all, map[string]Handler{QueryKeys: own.Query, ClaimKeys: own.Claim, SendToDevice: own.SendToDevice})
 	writes := &rooms{order: newRoomOrder(), files: named, nativeClearText: o.NativeClearText}
 	maps.Copy(all, writes.handlers())
 	all[Search] = (&searches{writes, o.Sync.KeyWait, o.HideNotices, o.Sync.spools}).narrow(all[Search])

@@ -19,7 +19,7 @@ const codeKeysHeld = "DEV.E2EE_PROXY.KEYS_HELD_BY_PROXY"
 // everybody who knows the old ones. Other keys belong to the device keys and are refused
 // likewise. An upload without keys, with which clients ask for the counts, passes.
 //
-// keys/query, keys/claim, keys/changes and sendToDevice are not handled here and pass.
+// keys/query, keys/claim and sendToDevice are in package native; keys/changes passes.
 
 // uploadKeys handles [UploadKeys].
 func uploadKeys(x *Exchange) error {

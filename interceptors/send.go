@@ -46,12 +46,16 @@ func (r *rooms) send(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	if r.clearTextAllowed(dev) || dev.Mode() == e2ee.ModeForeign && x.Endpoint.Params["eventType"] == typeEncrypted {
+	native := dev.Mode() == e2ee.ModeForeign && x.Endpoint.Params["eventType"] == typeEncrypted
+	if r.clearTextAllowed(dev) && !native {
 		return x.Upstream.Forward(x)
 	}
 	room, err := x.RoomParam()
 	if err != nil {
 		return err
+	}
+	if native {
+		return sendNative(x, room)
 	}
 	raw, err := x.ReadObject()
 	if err != nil {
@@ -135,7 +139,7 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 	case e2ee.ModeNone:
 		if eventType == typeEncrypted {
 			x.PutBack(raw)
-			return x.Upstream.Forward(x)
+			return sendNative(x, room)
 		}
 		return tokenWithoutDevice()
 	case e2ee.ModeForeign:
@@ -145,6 +149,36 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 	case e2ee.ModeUnknown:
 	}
 	return apierr.CannotEncrypt(false, errors.New("the device has not been compared with the homeserver"))
+}
+
+// sendNative passes an event on that the client has encrypted itself, byte for byte.
+func sendNative(x *Exchange, room id.RoomID) error {
+	client, err := x.Devices.Native(x.Request.Context(), x.Identity)
+	if err != nil {
+		return engineerr.NotSent(engineerr.For(err))
+	}
+	if client == nil {
+		return x.Upstream.Forward(x)
+	}
+	if err := client.MaySend(x.Request.Context(), room); err != nil {
+		return engineerr.NotSent(engineerr.For(err))
+	}
+	raw, err := x.ReadBody()
+	if err != nil {
+		return err
+	}
+	x.PutBack(raw)
+	resp, err := x.Upstream.Do(x, Change{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode == http.StatusOK && exchange.AnswerObject(resp).TextOrEmpty("event_id") != "" {
+		if content, err := exchange.ParseObject(raw); err == nil && content.TextOrEmpty("algorithm") == megolm {
+			client.SentEncrypted(room, id.SessionID(content.TextOrEmpty("session_id")))
+		}
+	}
+	return x.Upstream.Relay(x, resp)
 }
 
 // tokenWithoutDevice refuses a token that can have no keys.

@@ -24,8 +24,9 @@ import (
 //   - types that are messages and never state are refused in a room that is not known to be
 //     plain: a client that sends one this way would send it in clear. See messagetypes.go.
 //
-// Clients that do their own encryption pass untouched, except for messages in clear and for
-// reasons; that they encrypted a room is recorded for all accounts.
+// Clients that do their own encryption pass untouched, except for messages in clear, for
+// reasons, and for another algorithm in a room that is encrypted; that they encrypted a room is
+// recorded for all accounts.
 
 // putState handles [PutState].
 func (r *rooms) putState(x *Exchange) error {
@@ -84,8 +85,11 @@ func (r *rooms) passesNative(eventType, key string) bool {
 
 // putEncryption encrypts a room, or changes the limits of its rotation.
 func (r *rooms) putEncryption(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
-	foreign := dev.Mode() == e2ee.ModeForeign
-	if !foreign {
+	if dev.Mode() == e2ee.ModeForeign {
+		if err := r.keepsEncryption(x, dev, room, raw); err != nil {
+			return err
+		}
+	} else {
 		content, err := exchange.ParseObject(raw)
 		if err != nil {
 			return err
@@ -120,6 +124,40 @@ func (r *rooms) putEncryption(x *Exchange, dev Device, room id.RoomID, raw []byt
 	}
 	leave()
 	return x.Upstream.Relay(x, resp)
+}
+
+// keepsEncryption refuses to change the algorithm of a room that is or ever was encrypted. A
+// client with keys of its own may know others than the proxy, so that it may encrypt a plain
+// room with whatever it likes.
+func (r *rooms) keepsEncryption(x *Exchange, dev Device, room id.RoomID, raw []byte) error {
+	if r.nativeClearText {
+		return nil
+	}
+	state, err := r.encryption(x, dev, room)
+	if err != nil {
+		return err
+	}
+	switch state {
+	case e2ee.RoomPlain:
+		return nil
+	case e2ee.RoomEncrypted:
+		content, err := exchange.ParseObject(raw)
+		if err != nil {
+			return err
+		}
+		return checkAlgorithm(content)
+	case e2ee.RoomUnsupported:
+		content, err := exchange.ParseObject(raw)
+		if err != nil {
+			return err
+		}
+		if content.TextOrEmpty("algorithm") != "" {
+			return nil
+		}
+		return checkAlgorithm(content)
+	case e2ee.RoomUnknown:
+	}
+	return apierr.CannotEncrypt(false, nil)
 }
 
 // noteEncryption records an encryption event that the homeserver accepted, for this device

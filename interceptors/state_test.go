@@ -161,7 +161,7 @@ func TestPutStatePasses(t *testing.T) {
 		{mode: e2ee.ModeNone, eventType: typeMember, key: self, body: `{"membership":"join"}`},
 		{mode: e2ee.ModeNone, eventType: typeVisibility, body: `{"history_visibility":"joined"}`},
 		{mode: e2ee.ModeForeign, eventType: typeMember, key: self, body: `{"membership":"join"}`},
-		{mode: e2ee.ModeForeign, eventType: typeEncryption, body: `{"algorithm":"m.megolm.v9"}`},
+		{mode: e2ee.ModeForeign, eventType: typeEncryption, body: `{"algorithm":"m.megolm.v1.aes-sha2","rotation_period_ms":"x"}`},
 		{mode: e2ee.ModeForeign, eventType: "m.room.encrypted", key: "m.room.name:", body: `{"ciphertext":"theirs"}`},
 		{mode: e2ee.ModeLost, eventType: "m.room.name", body: `{"name":"a"}`},
 	} {

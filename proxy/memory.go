@@ -35,6 +35,9 @@ const (
 	bodyPassed
 	// bodyPeeked has it in memory if it is short, and puts it into a spool otherwise.
 	bodyPeeked
+	// bodyEdited reads it whole, and sends a part of it on. One that is too large for the memory
+	// of a user is refused when it comes, whatever its row allows.
+	bodyEdited
 	// bodyStreamed changes it while it streams.
 	bodyStreamed
 )
@@ -46,6 +49,13 @@ const spooledCost = 4 << 20
 // streamedCost is the memory that a body needs that is changed while it streams: one piece on its
 // way, and one that is hashed.
 const streamedCost = 2*mostPiece + 64<<10
+
+// entryCost is the memory for one entry of a body that is edited, of which there are at most
+// maxEntries.
+const (
+	entryCost  = 200
+	maxEntries = 50_000
+)
 
 // firstReserve is how much of a body of unknown length is reserved at first, in bytes.
 const firstReserve = 16 << 10
@@ -59,6 +69,8 @@ func (k bodyUse) cost(size int64) int64 {
 		return streamedCost
 	case bodyPassed:
 		return 0
+	case bodyEdited:
+		return 3*size + entryCost*min(size/8, maxEntries)
 	case bodyDecoded:
 	}
 	return interceptors.DecodingCost(size)
@@ -69,6 +81,9 @@ func checkMemory(rows []*route, l Limits) error {
 	var errs []error
 	for _, r := range rows {
 		if r.run == nil || r.maxBody == noBody {
+			continue
+		}
+		if r.bodyUse == bodyEdited {
 			continue
 		}
 		if r.maxBody == uploadBody && r.bodyUse != bodyStreamed || r.bodyUse.cost(r.maxBody) > min(l.BodyMemory, l.BodyMemoryPerUser) {

@@ -256,6 +256,8 @@ func (r *route) bodyHandling() string {
 		return "passed"
 	case bodyPeeked:
 		return "peeked"
+	case bodyEdited:
+		return "edited"
 	case bodyStreamed:
 		return "changed as it streams"
 	case bodyDecoded:

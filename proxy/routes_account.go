@@ -70,9 +70,9 @@ func keyRoutes() []*route {
 	return []*route{
 		{method: "POST", pattern: client + "/keys/upload", versions: vAny, maxBody: eventBody, lane: laneQuick, class: classIntercept, handler: interceptors.UploadKeys},
 		{method: "POST", pattern: client + "/keys/upload/{deviceId}", versions: vAny, maxBody: eventBody, lane: laneQuick, class: classIntercept, handler: interceptors.UploadKeys},
-		{method: "POST", pattern: client + "/keys/query", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classOptional, handler: "keys.query"},
-		{method: "POST", pattern: client + "/keys/claim", versions: vAny, maxBody: largeBody, lane: laneSlow, class: classOptional, handler: "keys.claim"},
-		{method: "PUT", pattern: client + "/sendToDevice/{eventType}/{txnId}", versions: vAny, maxBody: largeBody, lane: laneSend, class: classOptional, handler: "send_to_device"},
+		{method: "POST", pattern: client + "/keys/query", versions: vAny, maxBody: largeBody, bodyUse: bodyEdited, lane: laneSlow, class: classIntercept, handler: interceptors.QueryKeys},
+		{method: "POST", pattern: client + "/keys/claim", versions: vAny, maxBody: largeBody, bodyUse: bodyEdited, lane: laneSlow, class: classIntercept, handler: interceptors.ClaimKeys},
+		{method: "PUT", pattern: client + "/sendToDevice/{eventType}/{txnId}", versions: vAny, maxBody: largeBody, bodyUse: bodyEdited, lane: laneSend, class: classIntercept, handler: interceptors.SendToDevice},
 		{method: "GET", pattern: client + "/keys/changes", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "POST", pattern: client + "/keys/device_signing/upload", versions: vAny, maxBody: eventBody, lane: laneAuth, auth: authNone, class: classPass},
 		{method: "POST", pattern: client + "/keys/signatures/upload", versions: vAny, maxBody: largeBody, lane: laneQuick, auth: authNone, class: classPass},

@@ -47,6 +47,7 @@ func checkEverythingRuns(t *testing.T, db *DB, acct *Account, dev Device) {
 	must[[]id.UserID](t)(db.OutdatedUsers(ctx, acct))
 	must[[]id.UserID](t)(db.TrackedUsers(ctx, acct))
 	must[map[id.UserID][]UserDevice](t)(db.UserDevices(ctx, acct, []id.UserID{"@bob:hs"}))
+	must[[]UserDevice](t)(db.DeviceExceptions(ctx, acct))
 	must[[]UserChange](t)(db.UserChanges(ctx, acct, "@bob:hs"))
 	must[[]Secret](t)(db.Secrets(ctx, acct))
 	must[[]string](t)(db.MasterKeysInUse(ctx))

@@ -134,6 +134,13 @@ func checkAccount(t *testing.T, db *DB, acct *Account, c *Changes) {
 	same(t, "OutdatedUsers", must[[]id.UserID](t)(db.OutdatedUsers(ctx, acct)), []id.UserID{"@bob:hs"})
 	devices := must[map[id.UserID][]UserDevice](t)(db.UserDevices(ctx, acct, []id.UserID{"@bob:hs", "@dave:hs"}))
 	same(t, "UserDevices", devices, map[id.UserID][]UserDevice{"@bob:hs": c.UserDevices})
+	var exceptions []UserDevice
+	for _, d := range c.UserDevices {
+		if d.Override != nil {
+			exceptions = append(exceptions, d)
+		}
+	}
+	same(t, "DeviceExceptions", must[[]UserDevice](t)(db.DeviceExceptions(ctx, acct)), exceptions)
 	changes := must[[]UserChange](t)(db.UserChanges(ctx, acct, "@bob:hs"))
 	for i := range changes {
 		changes[i].Seq = 0

@@ -20,6 +20,7 @@ var (
 
 const (
 	userDeviceColumns    = "user_id, device_id, ed25519, curve25519, keys, signed, trust_exception, sealed_trust"
+	selectExceptions     = "SELECT " + userDeviceColumns + " FROM user_devices WHERE account = $1 AND trust_exception IS NOT NULL ORDER BY user_id, device_id"
 	selectAllUserDevices = "SELECT " + userDeviceColumns + " FROM user_devices WHERE account = $1"
 )
 
@@ -74,6 +75,24 @@ func (db *DB) UserDevices(ctx context.Context, acct *Account, want []id.UserID) 
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read devices of users: %w", err)
+	}
+	return all, nil
+}
+
+// DeviceExceptions reads the devices for which the account made an exception, by user and
+// device.
+func (db *DB) DeviceExceptions(ctx context.Context, acct *Account) ([]UserDevice, error) {
+	var all []UserDevice
+	err := db.reader.Query(ctx, selectExceptions, []any{acct.ID}, func(r *sql.Rows) error {
+		d, mark, err := scanUserDevice(r)
+		if err != nil {
+			return err
+		}
+		all = append(all, d)
+		return acct.checkColumnSeal(mark, "user_devices", deviceTrust(&d))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read exceptions: %w", err)
 	}
 	return all, nil
 }

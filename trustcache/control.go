@@ -151,25 +151,17 @@ func (t *Tracker) Ended(ctx context.Context, devices ...id.DeviceID) error {
 
 // Overrides returns the devices with an exception, for the status of the control API.
 func (t *Tracker) Overrides(ctx context.Context) ([]Device, error) {
-	users, err := t.store.TrackedUsers(ctx, t.account)
+	rows, err := t.store.DeviceExceptions(ctx, t.account)
 	if err != nil {
-		return nil, fmt.Errorf("load tracked users: %w", err)
+		return nil, fmt.Errorf("load exceptions: %w", err)
 	}
 	var out []Device
-	for batch := range slices.Chunk(users, recheckBatch) {
-		rows, err := t.store.UserDevices(ctx, t.account, batch)
-		if err != nil {
-			return nil, fmt.Errorf("load devices of users: %w", err)
-		}
-		for _, user := range batch {
-			for _, row := range rows[user] {
-				if o := overrideOf(row.Override); o != OverrideNone {
-					out = append(out, Device{
-						UserID: row.UserID, DeviceID: row.DeviceID, Ed25519: id.Ed25519(row.Ed25519),
-						Curve25519: id.Curve25519(row.Curve25519), Raw: row.Keys, Signed: row.Signed, Override: o,
-					})
-				}
-			}
+	for _, row := range rows {
+		if o := overrideOf(row.Override); o != OverrideNone {
+			out = append(out, Device{
+				UserID: row.UserID, DeviceID: row.DeviceID, Ed25519: id.Ed25519(row.Ed25519),
+				Curve25519: id.Curve25519(row.Curve25519), Raw: row.Keys, Signed: row.Signed, Override: o,
+			})
 		}
 	}
 	return out, nil

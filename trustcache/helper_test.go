@@ -303,6 +303,23 @@ func (m *memory) UserDevices(_ context.Context, _ *store.Account, users []id.Use
 	return out, nil
 }
 
+func (m *memory) DeviceExceptions(context.Context, *store.Account) ([]store.UserDevice, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []store.UserDevice
+	for _, devices := range m.devices {
+		for _, d := range devices {
+			if d.Override != nil {
+				out = append(out, d)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b store.UserDevice) int {
+		return slices.Compare([]string{a.UserID.String(), a.DeviceID.String()}, []string{b.UserID.String(), b.DeviceID.String()})
+	})
+	return out, nil
+}
+
 func (m *memory) TrackedUsers(context.Context, *store.Account) ([]id.UserID, error) {
 	return m.list(func(u store.User) bool { return u.Tracked }), nil
 }

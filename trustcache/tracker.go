@@ -18,6 +18,8 @@ import (
 type Store interface {
 	Users(ctx context.Context, account *store.Account, users []id.UserID) (map[id.UserID]store.User, error)
 	UserDevices(ctx context.Context, account *store.Account, users []id.UserID) (map[id.UserID][]store.UserDevice, error)
+	// DeviceExceptions reads the devices with an exception, by user and device.
+	DeviceExceptions(ctx context.Context, account *store.Account) ([]store.UserDevice, error)
 	TrackedUsers(ctx context.Context, account *store.Account) ([]id.UserID, error)
 	OutdatedUsers(ctx context.Context, account *store.Account) ([]id.UserID, error)
 	// UserChanges reads the history of one user, the oldest first.

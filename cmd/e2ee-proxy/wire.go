@@ -107,10 +107,13 @@ func policyOf(p config.Policy) func() trustcache.Policy {
 		return trustcache.Policy{
 			Send:     trustMode(p.Send.At(now)),
 			Receive:  trustMode(p.Receive.At(now)),
+			Native:   trustMode(p.Native.At(now)),
 			InClear:  inClear(p.PlainInEncrypted),
 			Unproven: unproven(p.Unproven),
 			Withheld: withheld(p.Withheld),
 			Bridges:  bridges,
+
+			NativeChanges: nativeChanges(p.NativeIdentityChanges),
 		}
 	}
 }
@@ -125,6 +128,16 @@ func trustMode(m config.Mode) trustcache.Mode {
 		return trustcache.ModeOff
 	}
 	return trustcache.ModeEnforce
+}
+
+func nativeChanges(c config.NativeIdentityChanges) trustcache.NativeChanges {
+	switch c {
+	case config.NativeChangesWarn:
+		return trustcache.NativeChangesWarn
+	case config.NativeChangesBlock:
+		return trustcache.NativeChangesBlock
+	}
+	return trustcache.NativeChangesBlock
 }
 
 func inClear(p config.PlainInEncrypted) trustcache.InClear {

@@ -24,13 +24,13 @@ func inner() map[string][][]string {
 			{"roomkeys"},
 			{"ownbackup"},
 			{"gossip", "notices", "rollout", "live", "late", "searchindex", "sharedhistory"},
-			{"status", "todevice", "roomevents", "schedule"},
+			{"status", "todevice", "roomevents", "schedule", "native"},
 			{"unread"},
 		},
 		"interceptors": {
 			{"engineerr", "thumbnail"},
 			{"exchange"},
-			{"control", "filter", "bundled", "media"},
+			{"control", "filter", "bundled", "media", "native"},
 			{"rewrite"},
 		},
 		"store": {

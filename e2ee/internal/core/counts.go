@@ -58,7 +58,7 @@ func NewCounts(reg prometheus.Registerer) (*counts, error) {
 	if reg == nil {
 		return c, nil
 	}
-	for _, one := range []prometheus.Collector{c.Uploads, c.Restores, c.Refusals, c.changes, c.Secrets, c.Forwards, c.Reuses, c.Bundles, c.Sends, c.Shares, c.Events} {
+	for _, one := range []prometheus.Collector{c.Uploads, c.Restores, c.Refusals, c.changes, c.Secrets, c.Forwards, c.Reuses, c.Bundles, c.Sends, c.Shares, c.Events, c.NativeDevices, c.NativeMessages} {
 		if err := reg.Register(one); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
@@ -81,7 +81,7 @@ func (c *counts) Identity(ev *trustcache.Event) {
 
 // policyCounts count decisions by direction and outcome.
 type policyCounts struct {
-	Sends, Shares, Events *prometheus.CounterVec
+	Sends, Shares, Events, NativeDevices, NativeMessages *prometheus.CounterVec
 }
 
 func newPolicyCounts() policyCounts {
@@ -95,5 +95,9 @@ func newPolicyCounts() policyCounts {
 			"Devices that a room key was shared with or withheld from, or from which it would be withheld if policy.send were enforced."),
 		Events: vec("e2ee_proxy_policy_received_events_total",
 			"Received events that were shown or withheld, or would be withheld if policy.receive were enforced."),
+		NativeDevices: vec("e2ee_proxy_policy_native_devices_total",
+			"Devices in answers to clients with keys of their own that were shown or withheld, or would be withheld if policy.native were enforced."),
+		NativeMessages: vec("e2ee_proxy_policy_native_messages_total",
+			"Encrypted messages from clients with keys of their own to devices: allowed, withheld or blocked, or what would be if policy.native were enforced."),
 	}
 }

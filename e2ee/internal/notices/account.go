@@ -93,6 +93,24 @@ func (a *Account) all(ctx context.Context) ([]store.Warning, error) {
 	return rows, nil
 }
 
+// Unsettled returns the users whose identity changed, according to the warnings that were
+// not resolved, also if they were dismissed.
+func (a *Account) Unsettled(ctx context.Context) (map[id.UserID]bool, error) {
+	rows, err := a.all(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[id.UserID]bool)
+	for i := range rows {
+		switch w := &rows[i]; {
+		case w.Resolved || w.UserID == "":
+		case w.Code == CodeIdentityChanged || w.Code == CodeVerificationLost:
+			out[w.UserID] = true
+		}
+	}
+	return out, nil
+}
+
 // forget makes the next reader ask the store again.
 func (a *Account) forget() {
 	a.mu.Lock()

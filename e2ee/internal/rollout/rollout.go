@@ -40,6 +40,10 @@ type Account struct {
 	mu    locks.Mutex
 	rooms map[id.RoomID]*room
 	full  bool // further rooms are not remembered
+	// hidden are devices that clients with keys of their own would not be shown, changed users
+	// to whom they could not send.
+	hidden  map[store.DeviceRef]struct{}
+	changed map[id.UserID]struct{}
 }
 
 // New returns the record of an account that this process uses from now on.
@@ -146,11 +150,83 @@ func (r *Account) Verdict(roomID id.RoomID, owner trustcache.Owner, v trustcache
 	r.env.Counts.Events.WithLabelValues(outcome).Inc()
 }
 
+// NativeAnswer counts the devices in an answer to a client with keys of its own.
+func (r *Account) NativeAnswer(v *trustcache.NativeView) {
+	count := func(outcome string, n int) { r.env.Counts.NativeDevices.WithLabelValues(outcome).Add(float64(n)) }
+	count(outcomeShown, v.Shown)
+	count(outcomeWithheld, devicesIn(v.Hidden))
+	count(outcomeWouldWithhold, devicesIn(v.Would))
+	for user, devices := range v.Would {
+		for _, device := range devices {
+			r.wouldHide(store.DeviceRef{UserID: user, DeviceID: device})
+		}
+	}
+}
+
+func devicesIn(all map[id.UserID][]id.DeviceID) int {
+	n := 0
+	for _, devices := range all {
+		n += len(devices)
+	}
+	return n
+}
+
+func (r *Account) wouldHide(ref store.DeviceRef) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.hidden == nil {
+		r.hidden = make(map[store.DeviceRef]struct{})
+	}
+	addTo(r.hidden, ref)
+}
+
+// NativeMessage counts a message from a client with keys of its own to a device.
+func (r *Account) NativeMessage(to store.DeviceRef, d trustcache.NativeDecision) {
+	outcome := outcomeAllowed
+	switch {
+	case d.Outcome != trustcache.NativeShow:
+		outcome = outcomeWithheld
+	case d.Enforced != trustcache.NativeShow:
+		outcome = outcomeWouldWithhold
+		r.wouldHide(to)
+	}
+	r.env.Counts.NativeMessages.WithLabelValues(outcome).Inc()
+}
+
+// NativeGate counts a decision about something that such a client sends, if it was, or would
+// be, refused because of changed identities.
+func (r *Account) NativeGate(d *trustcache.GateDecision) {
+	switch {
+	case d.Outcome != trustcache.GateAllow:
+		r.env.Counts.NativeMessages.WithLabelValues(outcomeBlocked).Inc()
+	case d.Enforced != trustcache.GateAllow:
+		r.env.Counts.NativeMessages.WithLabelValues(outcomeWouldBlock).Inc()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.changed == nil {
+			r.changed = make(map[id.UserID]struct{})
+		}
+		for i := range d.Blocked {
+			addTo(r.changed, d.Blocked[i].UserID)
+		}
+	}
+}
+
+// NativeInClear counts something in clear that was, or would be, refused.
+func (r *Account) NativeInClear(refused bool) {
+	outcome := outcomeWouldBlock
+	if refused {
+		outcome = outcomeBlocked
+	}
+	r.env.Counts.NativeMessages.WithLabelValues(outcome).Inc()
+}
+
 // Status is how strictly the policy is applied now, and what enforcing it would have
 // done.
 type Status struct {
 	Send    string `json:"send"`
 	Receive string `json:"receive"`
+	Native  string `json:"native"`
 	// Would is nil while nothing is on "warn".
 	Would *WouldHave `json:"would_have,omitempty"`
 }
@@ -161,6 +237,11 @@ type WouldHave struct {
 	Rooms []RoomWouldHave `json:"rooms"`
 	// More reports whether there are more rooms than are remembered.
 	More bool `json:"more,omitempty"`
+	// Hidden is how many devices the account's clients with keys of their own would not have
+	// been shown, or could not have sent to, and NativeBlockedBy are the users whose identity
+	// change would have refused what they sent.
+	Hidden          int         `json:"devices_hidden,omitempty"`
+	NativeBlockedBy []id.UserID `json:"native_blocked_by,omitempty"`
 }
 
 // RoomWouldHave is WouldHave for one room.
@@ -178,13 +259,16 @@ type RoomWouldHave struct {
 // Status returns the policy in force, and what enforcing it would have done.
 func (r *Account) Status() *Status {
 	policy := r.env.Policy()
-	out := &Status{Send: modeName(policy.Send), Receive: modeName(policy.Receive)}
-	if policy.Send != trustcache.ModeWarn && policy.Receive != trustcache.ModeWarn {
+	out := &Status{Send: modeName(policy.Send), Receive: modeName(policy.Receive), Native: modeName(policy.Native)}
+	if policy.Send != trustcache.ModeWarn && policy.Receive != trustcache.ModeWarn && policy.Native != trustcache.ModeWarn {
 		return out
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	would := &WouldHave{Since: r.since.UTC().Truncate(time.Second), Rooms: make([]RoomWouldHave, 0, len(r.rooms)), More: r.full}
+	would := &WouldHave{
+		Since: r.since.UTC().Truncate(time.Second), Rooms: make([]RoomWouldHave, 0, len(r.rooms)), More: r.full,
+		Hidden: len(r.hidden), NativeBlockedBy: slices.Sorted(maps.Keys(r.changed)),
+	}
 	for roomID, one := range r.rooms {
 		would.Rooms = append(would.Rooms, RoomWouldHave{
 			RoomID: roomID, BlockedBy: slices.AppendSeq([]id.UserID{}, maps.Keys(one.blocked)),

@@ -131,6 +131,27 @@ func (rt *Table) ListMembers(ctx context.Context, roomID id.RoomID, last bool) (
 
 // fetchMembers requests a room's members.
 func (rt *Table) fetchMembers(ctx context.Context, roomID id.RoomID) (map[id.UserID]string, error) {
+	return readMembers(ctx, rt.Call, roomID)
+}
+
+// Caller sends a request to the homeserver in somebody's name.
+type Caller func(context.Context, wire.Request) error
+
+// ReadRecipients returns the users that an event in a room is encrypted for, as the homeserver
+// shows them now: for somebody whose syncs are not read.
+func ReadRecipients(ctx context.Context, call Caller, roomID id.RoomID) ([]id.UserID, error) {
+	content, err := readVisibility(ctx, call, roomID)
+	if err != nil {
+		return nil, err
+	}
+	members, err := readMembers(ctx, call, roomID)
+	if err != nil {
+		return nil, err
+	}
+	return recipients(members, knownVisibility(visibilityOf(content))), nil
+}
+
+func readMembers(ctx context.Context, call Caller, roomID id.RoomID) (map[id.UserID]string, error) {
 	var resp struct {
 		Chunk []struct {
 			StateKey id.UserID `json:"state_key"`
@@ -139,7 +160,7 @@ func (rt *Table) fetchMembers(ctx context.Context, roomID id.RoomID) (map[id.Use
 			} `json:"content"`
 		} `json:"chunk"`
 	}
-	err := rt.Call(ctx, wire.Request{
+	err := call(ctx, wire.Request{
 		Op: "read the room's members", Method: http.MethodGet,
 		Path:  mautrix.ClientURLPath{"v3", "rooms", roomID, "members"},
 		Query: map[string]string{"not_membership": "leave"}, Result: &resp, Large: true,

@@ -91,13 +91,19 @@ func (rt *Table) Recipients(ctx context.Context, roomID id.RoomID) (*Audience, e
 	if err != nil {
 		return nil, err
 	}
-	to.Users = make([]id.UserID, 0, len(members))
+	to.Users = recipients(members, to.Visibility)
+	return to, nil
+}
+
+// recipients returns those of a room's members that an event is encrypted for.
+func recipients(members map[id.UserID]string, visibility string) []id.UserID {
+	users := make([]id.UserID, 0, len(members))
 	for user, membership := range members {
-		if membership == "join" || (membership == "invite" && to.Visibility != "joined") {
-			to.Users = append(to.Users, user)
+		if membership == "join" || (membership == "invite" && visibility != "joined") {
+			users = append(users, user)
 		}
 	}
-	return to, nil
+	return users
 }
 
 // Current reports whether nobody can have left the audience since it was gathered. The

@@ -27,16 +27,7 @@ func (rt *Table) visibility(ctx context.Context, roomID id.RoomID) (string, erro
 		return r.visibility, nil
 	}
 	rt.Mu.Unlock()
-	var content json.RawMessage
-	err = rt.Call(ctx, wire.Request{
-		Op: "read the room's history visibility", Method: http.MethodGet,
-		Path:   mautrix.ClientURLPath{"v3", "rooms", roomID, "state", wire.TypeVisibility, ""},
-		Result: &content,
-	})
-	var up *wire.UpstreamError
-	if errors.As(err, &up) && up.Status == http.StatusNotFound && up.ErrCode == "M_NOT_FOUND" {
-		content, err = json.RawMessage(`{}`), nil
-	}
+	content, err := readVisibility(ctx, rt.Call, roomID)
 	if err != nil {
 		return "", err
 	}
@@ -54,17 +45,38 @@ func (rt *Table) visibility(ctx context.Context, roomID id.RoomID) (string, erro
 	return r.visibility, nil
 }
 
+// readVisibility requests the content of a room's history visibility.
+func readVisibility(ctx context.Context, call Caller, roomID id.RoomID) (json.RawMessage, error) {
+	var content json.RawMessage
+	err := call(ctx, wire.Request{
+		Op: "read the room's history visibility", Method: http.MethodGet,
+		Path:   mautrix.ClientURLPath{"v3", "rooms", roomID, "state", wire.TypeVisibility, ""},
+		Result: &content,
+	})
+	var up *wire.UpstreamError
+	if errors.As(err, &up) && up.Status == http.StatusNotFound && up.ErrCode == "M_NOT_FOUND" {
+		return json.RawMessage(`{}`), nil
+	}
+	return content, err
+}
+
+// knownVisibility returns a history visibility, or the one that holds where it is none.
+func knownVisibility(v string) string {
+	switch v {
+	case "joined", "invited", "shared", "world_readable":
+		return v
+	default:
+		return defaultVisibility
+	}
+}
+
 // applyVisibility stages a history visibility.
 func (rt *Table) applyVisibility(ctx context.Context, s *core.Step, roomID id.RoomID, v string) error {
 	r, err := rt.change(ctx, s, roomID)
 	if err != nil {
 		return err
 	}
-	switch v {
-	case "joined", "invited", "shared", "world_readable":
-	default:
-		v = defaultVisibility
-	}
+	v = knownVisibility(v)
 	if r.visibility != "" && r.visibility != v {
 		r.narrowed++
 	}

@@ -18,6 +18,8 @@ type KeyQuery struct {
 	Homeserver *Homeserver
 	Token      secret.String
 	User       id.UserID
+	// Asserted says that the token is an application service's, which asks as User.
+	Asserted bool
 }
 
 type queryResponse struct {
@@ -37,7 +39,7 @@ func (q KeyQuery) QueryKeys(ctx context.Context, users []id.UserID) (*trustcache
 	var resp queryResponse
 	err := q.Homeserver.Call(ctx, q.Token, Request{
 		Op: "query device keys", Method: http.MethodPost,
-		Path:   mautrix.ClientURLPath{"v3", "keys", "query"},
+		Path: mautrix.ClientURLPath{"v3", "keys", "query"}, Query: q.as(),
 		Body:   map[string]any{"device_keys": wanted, "timeout": 10000},
 		Result: &resp, Large: true, User: q.User,
 	})
@@ -52,4 +54,12 @@ func (q KeyQuery) QueryKeys(ctx context.Context, users []id.UserID) (*trustcache
 		SelfSigningKeys: resp.SelfSigningKeys, UserSigningKeys: resp.UserSigningKeys,
 		Failures: resp.Failures,
 	}, nil
+}
+
+// as returns the parameters that say who asks.
+func (q KeyQuery) as() map[string]string {
+	if !q.Asserted {
+		return nil
+	}
+	return map[string]string{"user_id": q.User.String()}
 }

@@ -43,6 +43,23 @@ func TestKeyQueriesAsk(t *testing.T) {
 	}
 }
 
+// The token of an application service asks as the user whom it acts as.
+func TestKeyQueriesOfApplicationServices(t *testing.T) {
+	t.Parallel()
+	for asserted, want := range map[bool]string{true: "user_id=%40alice%3Ahs", false: ""} {
+		q := KeyQuery{Token: secret.NewString(aToken), User: "@alice:hs", Asserted: asserted}
+		q.Homeserver = homeserver(t, 20*time.Second, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.RawQuery != want {
+				t.Errorf("asked with %q, want %q", r.URL.RawQuery, want)
+			}
+			_, _ = io.WriteString(w, `{}`)
+		})
+		if _, err := q.QueryKeys(t.Context(), []id.UserID{"@bob:hs"}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // What comes of an answer of /keys/query: everything in it as the homeserver sent it, byte
 // for byte, because it is signed; who is missing is missing, and a server that failed is
 // named. Nothing is believed here: trustcache judges it.

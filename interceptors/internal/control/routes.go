@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/exchange"
 )
@@ -27,9 +28,11 @@ type call struct {
 	name string // its name in package proxy's table
 	// method and path, below the prefix, are those of the row in package proxy's table.
 	method, path string
-	// anyToken reports whether every token may call it; the others need a proxied device.
-	anyToken bool
-	do       func(a request) (any, error)
+	// anyToken reports whether every token may call it, ownKeys whether that of a device with
+	// keys of its own may; the others need a proxied device.
+	anyToken, ownKeys bool
+
+	do func(a request) (any, error)
 }
 
 // calls returns all calls. The zero value of a field is the stricter one.
@@ -41,12 +44,12 @@ func (c *api) calls() []call {
 		{name: Reset, method: http.MethodPost, path: "/reset", do: c.reset},
 		{name: RecoveryKey, method: http.MethodGet, path: "/recovery_key", do: getRecoveryKey},
 		{name: DeleteRecoveryKey, method: http.MethodDelete, path: "/recovery_key", do: deleteRecoveryKey},
-		{name: User, method: http.MethodGet, path: "/users/{userId}", do: getUser},
-		{name: Acknowledge, method: http.MethodPost, path: "/users/{userId}/acknowledge", do: acknowledge},
-		{name: Withdraw, method: http.MethodPost, path: "/users/{userId}/withdraw_verification", do: withdraw},
-		{name: Override, method: http.MethodPut, path: "/users/{userId}/devices/{deviceId}/override", do: setOverride},
-		{name: Warnings, method: http.MethodGet, path: "/warnings", do: listWarnings},
-		{name: Dismiss, method: http.MethodPost, path: "/warnings/{warningId}/dismiss", do: dismiss},
+		{name: User, method: http.MethodGet, path: "/users/{userId}", ownKeys: true, do: getUser},
+		{name: Acknowledge, method: http.MethodPost, path: "/users/{userId}/acknowledge", ownKeys: true, do: acknowledge},
+		{name: Withdraw, method: http.MethodPost, path: "/users/{userId}/withdraw_verification", ownKeys: true, do: withdraw},
+		{name: Override, method: http.MethodPut, path: "/users/{userId}/devices/{deviceId}/override", ownKeys: true, do: setOverride},
+		{name: Warnings, method: http.MethodGet, path: "/warnings", ownKeys: true, do: listWarnings},
+		{name: Dismiss, method: http.MethodPost, path: "/warnings/{warningId}/dismiss", ownKeys: true, do: dismiss},
 		{name: ExportKeys, method: http.MethodPost, path: "/keys/export", do: c.exportKeys},
 		{name: ImportKeys, method: http.MethodPost, path: "/keys/import", do: c.importKeys},
 		{name: RestoreKeys, method: http.MethodPost, path: "/keys/restore", do: c.restoreKeys},
@@ -62,7 +65,7 @@ func (c *api) route() {
 	for _, call := range c.calls() {
 		steps := chi.Middlewares{decidedAs(call.name), withDevice}
 		if !call.anyToken {
-			steps = append(steps, proxiedOnly)
+			steps = append(steps, call.deviceOnly)
 		}
 		c.routes.With(steps...).Method(call.method, prefix+call.path, withError(call.answer))
 	}
@@ -167,9 +170,15 @@ func withDevice(next http.Handler) http.Handler {
 	})(next)
 }
 
-// proxiedOnly refuses devices whose keys the proxy does not hold.
-func proxiedOnly(next http.Handler) http.Handler {
-	return middleware(func(a *request) error { return notProxied(a.dev.Mode()) })(next)
+// deviceOnly refuses devices whose keys the proxy does not hold, unless they have keys of their
+// own and the call is for them too.
+func (k call) deviceOnly(next http.Handler) http.Handler {
+	return middleware(func(a *request) error {
+		if k.ownKeys && a.dev.Mode() == e2ee.ModeForeign {
+			return nil
+		}
+		return notProxied(a.dev.Mode())
+	})(next)
 }
 
 // answer runs the call and writes its answer.

@@ -28,15 +28,25 @@ const MaxValues = 32 << 10
 // its first byte to the answer: the text, its decoded form, and up to [MaxValues] values.
 func DecodingCost(size int64) int64 { return 4*size + 160*min(size/2, MaxValues) }
 
-// ReadBody reads the whole request body, which the route has limited.
+// ReadBody reads the whole request body, which the route has limited. It has no more values in
+// it than may be decoded.
 func (x *Exchange) ReadBody() ([]byte, error) {
+	raw, err := x.ReadWhole()
+	if err != nil {
+		return nil, err
+	}
+	return raw, checkValues(raw)
+}
+
+// ReadWhole is like [Exchange.ReadBody], for a body that is not decoded.
+func (x *Exchange) ReadWhole() ([]byte, error) {
 	var in bytes.Buffer
 	if n := x.Request.ContentLength; n > 0 && n <= maxSaidLength {
 		in.Grow(int(n) + bytes.MinRead) // so that it is not copied while it grows
 	}
 	_, err := in.ReadFrom(x.Request.Body)
 	if err == nil {
-		return in.Bytes(), checkValues(in.Bytes())
+		return in.Bytes(), nil
 	}
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return nil, apierr.TooLarge(tooLarge.Limit)

@@ -35,6 +35,9 @@ type Devices interface {
 	// ClientMayEncrypt is [e2ee.Device.ClientMayEncrypt] of the device of an identity, which is
 	// not adopted. One that was never seen may.
 	ClientMayEncrypt(ctx context.Context, who Identity) (bool, error)
+	// Native returns the client of an identity as one with keys of its own; nil when
+	// policy.native is off. No device is adopted by it.
+	Native(ctx context.Context, who Identity) (Native, error)
 	// Linked returns whose a link to a file is, which is who may have the file without a token
 	// (media.links). found is false for what is no such link, or none any more.
 	Linked(ctx context.Context, uri string) (who Identity, dev Device, found bool, err error)
@@ -117,6 +120,30 @@ type Device interface {
 	Files() Files
 	// Control returns the device as the control API sees it.
 	Control() Control
+}
+
+// Native is what the interceptors need of an [e2ee.NativeClient].
+type Native interface {
+	// BeginQuery is called before the client's /keys/query goes to the homeserver.
+	BeginQuery() NativeQuery
+	// MayGet reports which devices may be given what the client claims or sends; on an error
+	// none may.
+	MayGet(ctx context.Context, to []e2ee.NativeRecipient) ([]bool, error)
+	// MayClear reports whether the client may send keys that are not encrypted.
+	MayClear() bool
+	// MaySend returns why the client may not send encrypted events to a room.
+	MaySend(ctx context.Context, room id.RoomID) error
+	// SentEncrypted is called with the session of an event that the homeserver has accepted.
+	SentEncrypted(room id.RoomID, of id.SessionID)
+}
+
+// NativeQuery is a /keys/query of a client that is under way.
+type NativeQuery interface {
+	// Answered learns from the answer and returns the devices that the client is not shown.
+	// whole reports whether all devices of a user were asked for.
+	Answered(ctx context.Context, res *e2ee.KeyAnswer, whole func(id.UserID) bool) (map[id.UserID][]id.DeviceID, error)
+	// End must be called in every case.
+	End()
 }
 
 // Files are the encrypted files that an account knows, by the URIs by which its clients name
