@@ -59,6 +59,11 @@ func TestDevicesHiddenFromNativeClientsAreTold(t *testing.T) {
 	})
 	await(t, "it is not tried again", func() bool { sent("S2"); return len(spy.withheld()["S2"]) > 0 })
 	failing()
+	late := newPuppet(t, st.hs, "bob", "LATE")
+	st.query(st.alice.UserID, bob.UserID) // the client heard of it
+	await(t, "a device that came later is not told", func() bool { return len(late.withheld()["S2"]) > 0 })
+	sent("S2")
+	wantTold(t, late, "S2", "m.unverified")
 	for _, p := range []*puppet{spy, mine, invited} {
 		wantTold(t, p, "S1", "m.unverified")
 		wantTold(t, p, "S2", "m.unverified")

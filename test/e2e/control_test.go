@@ -54,8 +54,10 @@ type standing struct {
 	Policy    struct {
 		Send    string `json:"send"`
 		Receive string `json:"receive"`
+		Native  string `json:"native"`
 		Would   *struct {
-			Rooms []wouldHave `json:"rooms"`
+			Rooms  []wouldHave `json:"rooms"`
+			Hidden int         `json:"devices_hidden"`
 		} `json:"would_have"`
 	} `json:"policy"`
 	Problems []problem `json:"problems"`

@@ -46,12 +46,15 @@ func NewClient(acct *core.Account, shared *Shared, counted *rollout.Account, hos
 
 // Query is a /keys/query of the client that is under way. End must be called.
 type Query struct {
-	client *Client
-	query  *trustcache.ClientQuery
+	client  *Client
+	query   *trustcache.ClientQuery
+	version uint64 // of what was known when it began
 }
 
 // BeginQuery is called before the client's query goes to the homeserver.
-func (c *Client) BeginQuery() *Query { return &Query{c, c.Tracker.BeginClientQuery()} }
+func (c *Client) BeginQuery() *Query {
+	return &Query{c, c.Tracker.BeginClientQuery(), c.Tracker.Version()}
+}
 
 // End is called when the answer has been dealt with, or there is none.
 func (q *Query) End() { q.query.End() }
@@ -64,6 +67,9 @@ func (q *Query) Answered(ctx context.Context, res *trustcache.QueryResult, whole
 		return nil, err
 	}
 	q.client.counted.NativeAnswer(&view)
+	if len(view.Hidden) > 0 && q.client.Tracker.Version() != q.version {
+		q.client.heardOfDevices()
+	}
 	return view.Hidden, nil
 }
 

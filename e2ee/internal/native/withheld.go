@@ -2,12 +2,13 @@ package native
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
-	"strconv"
+	"sync"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -16,6 +17,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/store"
@@ -23,12 +25,19 @@ import (
 )
 
 // A client does not know of the devices that it is not shown, so it cannot tell them that
-// they get no room key. The proxy does, when an event shows which session is in use. It does
-// not know who was given the session's key, so everybody is told who could not have been.
+// they get no room key. The proxy does, when an event shows which session is in use, and when
+// the client has heard of another such device while it uses the session. It does not know who
+// was given the session's key, so everybody is told who could not have been, once.
 
 const (
-	// maxTold is how many sessions are remembered in memory; the database has the others.
-	maxTold = 50_000
+	// maxLooked is how many sessions are remembered, with when it was last looked who is to be
+	// told; the database has who was.
+	maxLooked = 50_000
+	// lookAgain is when it is looked again in any case: somebody may have come into the room.
+	lookAgain = 5 * time.Minute
+	// maxAccounts and maxRecent are how many sessions are remembered for when a client hears of
+	// other devices: the ones used last.
+	maxAccounts, maxRecent = 10_000, 16
 	// maxWaiting is how many sessions wait to be told of. What does not fit waits for the
 	// session's next event.
 	maxWaiting = 1000
@@ -39,20 +48,33 @@ const (
 	noteBatch = 500
 )
 
-// Shared is what all clients of an engine share: the sessions that devices were told of, or
-// are to be.
+// Shared is what all clients of an engine share: the sessions of which devices are told.
 type Shared struct {
-	told    *lru.Cache[[32]byte, struct{}]
+	looked  *lru.Cache[[32]byte, look]
 	waiting chan session
+	turns   locks.Turns[[32]byte] // of sessions
+
+	mu     sync.Mutex
+	recent *lru.Cache[int64, []session] // by account, the one used last first
+}
+
+// look is by what it was last decided whom to tell of a session.
+type look struct {
+	version uint64 // of what is known of users
+	at      time.Time
 }
 
 // NewShared returns it. Run does the work.
 func NewShared() (*Shared, error) {
-	told, err := lru.New[[32]byte, struct{}](maxTold)
+	looked, err := lru.New[[32]byte, look](maxLooked)
 	if err != nil {
 		return nil, fmt.Errorf("remember sessions: %w", err)
 	}
-	return &Shared{told, make(chan session, maxWaiting)}, nil
+	recent, err := lru.New[int64, []session](maxAccounts)
+	if err != nil {
+		return nil, fmt.Errorf("remember sessions: %w", err)
+	}
+	return &Shared{looked: looked, recent: recent, waiting: make(chan session, maxWaiting)}, nil
 }
 
 // session is a Megolm session that a client uses.
@@ -70,19 +92,56 @@ func (c *Client) SentEncrypted(room id.RoomID, of id.SessionID) {
 		return
 	}
 	s := session{c, room, of, c.hash(room, of)}
-	if known, _ := c.shared.told.ContainsOrAdd(s.hash, struct{}{}); known {
-		return
-	}
-	select {
-	case c.shared.waiting <- s:
-	default:
-		c.shared.told.Remove(s.hash)
+	c.shared.use(s)
+	c.shared.lookAt(s)
+}
+
+// heardOfDevices has it looked again who is to be told of the sessions that the account's
+// clients use: there are other devices.
+func (c *Client) heardOfDevices() {
+	c.shared.mu.Lock()
+	recent, _ := c.shared.recent.Get(c.Row.ID)
+	c.shared.mu.Unlock()
+	for _, s := range recent {
+		c.shared.lookAt(s)
 	}
 }
 
-// hash names a session of this device in the database, where nobody can read which it is.
-func (c *Client) hash(room id.RoomID, of id.SessionID) [32]byte {
-	text := fmt.Sprintf("%d %q %q %q", c.Row.ID, c.device, room, of)
+// use remembers a session as the one that its device uses in its room.
+func (sh *Shared) use(s session) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	before, _ := sh.recent.Get(s.client.Row.ID)
+	if len(before) > 0 && before[0].hash == s.hash && before[0].client.query.Token == s.client.query.Token {
+		return
+	}
+	now := append(make([]session, 0, maxRecent), s)
+	for _, old := range before {
+		if (old.room != s.room || old.client.device != s.client.device) && len(now) < maxRecent {
+			now = append(now, old)
+		}
+	}
+	sh.recent.Add(s.client.Row.ID, now)
+}
+
+// lookAt has it looked who is to be told of a session, unless nothing has changed since.
+func (sh *Shared) lookAt(s session) {
+	now := look{s.client.Tracker.Version(), s.client.Env.Now()}
+	if was, ok := sh.looked.Get(s.hash); ok && was.version == now.version && now.at.Sub(was.at) < lookAgain {
+		return
+	}
+	sh.looked.Add(s.hash, now)
+	select {
+	case sh.waiting <- s:
+	default:
+		sh.looked.Remove(s.hash)
+	}
+}
+
+// hash names a session of this device, or one of the devices that were told of it, in the
+// database, where nobody can read which it is.
+func (c *Client) hash(room id.RoomID, of id.SessionID, told ...string) [32]byte {
+	text := fmt.Sprintf("%d %q %q %q %q", c.Row.ID, c.device, room, of, told)
 	return c.Env.Store.Hash("session that devices were told of", []byte(text))
 }
 
@@ -105,15 +164,21 @@ func (sh *Shared) Run(ctx context.Context, group func(func())) {
 func (sh *Shared) work(ctx context.Context, s session) {
 	ctx, cancel := context.WithTimeout(ctx, tellWithin)
 	defer cancel()
+	give, err := sh.turns.Take(ctx, s.hash)
+	if err != nil {
+		sh.looked.Remove(s.hash)
+		return
+	}
+	defer give()
 	if err := s.tell(ctx); err != nil {
-		sh.told.Remove(s.hash) // the session's next event tries again
+		sh.looked.Remove(s.hash) // the session's next event tries again
 		if ctx.Err() == nil || errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			s.client.Env.Log.Info().Err(err).Msg("Devices that get no room key could not be told so; it is tried again with the next event")
 		}
 	}
 }
 
-// tell tells the devices that cannot have got a session's key, unless that was done.
+// tell tells the devices that cannot have got a session's key and were not told yet.
 func (s session) tell(ctx context.Context) error {
 	c := s.client
 	row, err := c.Env.Store.Device(ctx, c.Row, c.device)
@@ -122,10 +187,6 @@ func (s session) tell(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("load device: %w", err)
-	}
-	seen, err := c.Env.Store.Seen(ctx, c.Row, row.ID, [][32]byte{s.hash})
-	if err != nil || seen[s.hash] {
-		return err
 	}
 	users, err := rooms.ReadRecipients(ctx, c.call, s.room)
 	if err != nil {
@@ -140,17 +201,35 @@ func (s session) tell(ctx context.Context) error {
 		return nil // nobody can take the note for this device's
 	}
 	notes := s.notes(known, own)
-	for n := 0; len(notes) > 0; n++ {
-		some := notes[:min(len(notes), noteBatch)]
-		notes = notes[len(some):]
-		if err := s.send(ctx, n, some); err != nil {
+	hashes := make([][32]byte, len(notes))
+	for i := range notes {
+		hashes[i] = notes[i].hash
+	}
+	seen, err := c.Env.Store.Seen(ctx, c.Row, row.ID, hashes)
+	if err != nil {
+		return err
+	}
+	notes = slices.DeleteFunc(notes, func(n note) bool { return seen[n.hash] })
+	for some := range slices.Chunk(notes, noteBatch) {
+		if err := s.send(ctx, some); err != nil {
+			return err
+		}
+		var told []store.SeenMessage
+		for i := range some {
+			told = append(told, store.SeenMessage{Digest: some[i].hash, At: c.Env.Now()})
+		}
+		if err := s.store(ctx, row.ID, told); err != nil {
 			return err
 		}
 	}
-	told := store.SeenMessage{Digest: s.hash, At: c.Env.Now()}
-	saving, cancel := core.Detach(ctx, saveWithin)
+	return nil
+}
+
+// store records who was told.
+func (s session) store(ctx context.Context, device int64, told []store.SeenMessage) error {
+	ctx, cancel := core.Detach(ctx, saveWithin)
 	defer cancel()
-	if err := c.Env.Store.Save(saving, c.Row, row.ID, &store.Changes{Seen: []store.SeenMessage{told}}); err != nil {
+	if err := s.client.Env.Store.Save(ctx, s.client.Row, device, &store.Changes{Seen: told}); err != nil {
 		return fmt.Errorf("store who was told: %w", err)
 	}
 	return nil
@@ -164,6 +243,7 @@ type note struct {
 	to   store.DeviceRef
 	code event.RoomKeyWithheldCode
 	from id.Curve25519
+	hash [32]byte // by which the database knows that it was told
 }
 
 // notes returns who is told why, in a fixed order.
@@ -178,7 +258,9 @@ func (s session) notes(known map[id.UserID]*trustcache.User, own *trustcache.Dev
 				continue
 			}
 			if code := codeFor(decision.Reason); code != "" {
-				out = append(out, note{store.DeviceRef{UserID: d.UserID, DeviceID: d.DeviceID}, code, own.Curve25519})
+				ref := store.DeviceRef{UserID: d.UserID, DeviceID: d.DeviceID}
+				hash := s.client.hash(s.room, s.id, d.UserID.String(), d.DeviceID.String(), d.Curve25519.String(), string(code))
+				out = append(out, note{ref, code, own.Curve25519, hash})
 			}
 		}
 	}
@@ -201,7 +283,7 @@ func codeFor(why trustcache.ShareReason) event.RoomKeyWithheldCode {
 }
 
 // send tells some devices. The transaction ID makes a repetition harmless.
-func (s session) send(ctx context.Context, n int, notes []note) error {
+func (s session) send(ctx context.Context, notes []note) error {
 	messages := make(map[id.UserID]map[id.DeviceID]map[string]string)
 	for _, one := range notes {
 		if messages[one.to.UserID] == nil {
@@ -212,7 +294,11 @@ func (s session) send(ctx context.Context, n int, notes []note) error {
 			"room_id": s.room.String(), "sender_key": one.from.String(), "session_id": s.id.String(),
 		}
 	}
-	txn := "e2ee-proxy-withheld-" + hex.EncodeToString(s.hash[:12]) + "-" + strconv.Itoa(n)
+	all := sha256.New()
+	for i := range notes {
+		_, _ = all.Write(notes[i].hash[:]) // a hash takes everything
+	}
+	txn := "e2ee-proxy-withheld-" + hex.EncodeToString(all.Sum(nil)[:12])
 	return s.client.call(ctx, wire.Request{
 		Op: "tell devices that they get no key", Method: http.MethodPut,
 		Path: mautrix.ClientURLPath{"v3", "sendToDevice", event.ToDeviceRoomKeyWithheld.Type, txn},
