@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"testing"
@@ -54,8 +55,8 @@ func TestNativeClientAndUnsignedDevices(t *testing.T) {
 			alice.AwaitDevice(a.UserID, unsigned, false)
 			kept := bob.SendText(room, "not for unsigned devices")
 			wantClean(t, alice.AwaitDecrypted(room, kept), "not for unsigned devices")
-			device.AwaitFailure(room, kept, "MEGOLM_KEY_WITHHELD_FOR_UNVERIFIED_DEVICE")
 			device.AwaitToDevice("m.room_key.withheld", map[string]any{"code": "m.unverified", "room_id": room})
+			device.AwaitFailure(room, bob.SendText(room, "once more"), "MEGOLM_KEY_WITHHELD_FOR_UNVERIFIED_DEVICE")
 			for _, d := range bob.Devices(a.UserID) {
 				if d.DeviceID == unsigned {
 					t.Error("an unsigned device of alice's is shown to bob")
@@ -77,8 +78,11 @@ func TestNativeClientAndUnsignedDevices(t *testing.T) {
 					t.Errorf("it was sent %s", m.Content)
 				}
 			}
-			bob.SignDevice(own)
+			mine.Recover(bob.RecoveryKey)
 			bob.AwaitDevice(b.UserID, own, true)
+			if include { // the client believes that the device has the key of its session (docs/gateway.md)
+				bob.DiscardSession(room)
+			}
 			wantRead(t, mine, room, bob.SendText(room, "for all of bob's"), "for all of bob's")
 		})
 	})
@@ -123,16 +127,20 @@ func TestNativeAndProxiedDevicesOfOneAccount(t *testing.T) {
 				device := unsignedDevice(hs, alice, a)
 				alice.AwaitDevice(a.UserID, unsigned, false)
 				plain.AwaitRoom(room, "join")
+				plain.awaitDevice(a.UserID, unsigned, false)
 
-				for sender, sent := range map[string]string{
-					"element": element.SendText(room, "with keys of its own"), "plain": plain.SendText(room, "with the proxy's"),
-				} {
-					text := map[string]string{"element": "with keys of its own", "plain": "with the proxy's"}[sender]
+				texts := map[string]string{"element": "with keys of its own", "plain": "with the proxy's"}
+				for sender, sent := range map[string]string{"element": element.SendText(room, texts["element"]), "plain": plain.SendText(room, texts["plain"])} {
+					text := texts[sender]
 					wantClean(t, alice.AwaitDecrypted(room, sent), text)
 					wantClean(t, element.AwaitDecrypted(room, sent), text)
 					if m := plain.Await(room, testpeer.Where{"event_id": sent, "body": text}); m.Type != "m.room.message" {
 						t.Errorf("the plain client is shown %+v", m)
 					}
+				}
+				// The notes may come after the events, which a client judges once.
+				awaitNotes(t, device, element.UserID, 2)
+				for _, sent := range []string{element.SendText(room, "again"), plain.SendText(room, "again")} {
 					device.AwaitFailure(room, sent, "MEGOLM_KEY_WITHHELD_FOR_UNVERIFIED_DEVICE")
 				}
 			})
@@ -189,4 +197,27 @@ func TestNativeWarnAndBlock(t *testing.T) {
 			t.Errorf("alice sees %+v", m)
 		}
 	})
+}
+
+// awaitNotes waits until a device was told for this many sessions of a user that it gets no
+// key.
+func awaitNotes(t *testing.T, device *testpeer.Client, by string, sessions int) {
+	t.Helper()
+	of := make(map[string]bool)
+	ctx, cancel := context.WithTimeout(t.Context(), testpeer.Deadline)
+	defer cancel()
+	for len(of) < sessions {
+		if ctx.Err() != nil {
+			t.Fatalf("%s was told for %d sessions of %s", device.DeviceID, len(of), by)
+		}
+		device.AwaitToDevice("m.room_key.withheld", map[string]any{"code": "m.unverified"})
+		for _, told := range device.ToDevice("m.room_key.withheld") {
+			var content struct {
+				SessionID string `json:"session_id"`
+			}
+			if told.Sender == by && json.Unmarshal(told.Content, &content) == nil {
+				of[content.SessionID] = true
+			}
+		}
+	}
 }

@@ -84,6 +84,10 @@ type Recipient struct {
 
 // MayGet reports which of the recipients may be given what the client asks or sends. With
 // [core.IdentityChangedError] nothing is.
+//
+// One-time keys of the user's own devices may be claimed in any case: the client is shown
+// those devices, claims without being asked, and would not try again for a long time if it were
+// given nothing, so that a device would get no room key for a while after it was confirmed.
 func (c *Client) MayGet(ctx context.Context, to []Recipient) ([]bool, error) {
 	known, err := c.within(ctx, to)
 	if err != nil {
@@ -114,7 +118,7 @@ func (c *Client) MayGet(ctx context.Context, to []Recipient) ([]bool, error) {
 		if to[i].Message {
 			c.counted.NativeMessage(store.DeviceRef{UserID: to[i].UserID, DeviceID: to[i].DeviceID}, d)
 		}
-		out[i] = d.Outcome == trustcache.NativeShow
+		out[i] = d.Outcome == trustcache.NativeShow || !to[i].Message && user.Known() && user.Own
 	}
 	return out, nil
 }
