@@ -5,6 +5,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -93,6 +94,9 @@ type Changes struct {
 
 	// Backed marks sessions as stored in a key backup version.
 	Backed []BackedSession
+
+	// Audit is appended to the audit log, which does not end with the account.
+	Audit []*audit.Record
 }
 
 // DeviceRef names a device of a user.

@@ -156,6 +156,9 @@ func (f fixture) insert(ctx context.Context, x *sqlio.Tx) error {
 		}
 	}
 	for _, table := range order {
+		if _, err := x.Do(ctx, "DELETE FROM "+table); err != nil { // what a migration has put into it
+			return fmt.Errorf("%s: %w", table, err)
+		}
 		for _, row := range f[table] {
 			var columns, marks []string
 			var params []any

@@ -23,6 +23,8 @@ type Options struct {
 	// ReadOnly opens an existing database beside the process that owns it. It changes nothing:
 	// no migration, no check for a restore; every write is [ErrReadOnly].
 	ReadOnly bool
+	// Audit reports whether who was given keys is written into the audit log.
+	Audit bool
 	// MaxConns is how many connections there are to PostgreSQL, and readers of SQLite; 0 means
 	// 16 and 4.
 	MaxConns int
@@ -53,6 +55,7 @@ type DB struct {
 	root secret.Bytes
 
 	rooms knownRooms
+	audit auditLog
 
 	lease    *lease
 	restored string
@@ -93,6 +96,9 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		err = db.prepareReadOnly(ctx)
 	} else {
 		err = db.awaitLease(ctx, o.Waiting, func() error { return db.prepare(ctx) })
+	}
+	if err == nil {
+		err = db.openAudit(o.Audit)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open database: %w", err), db.Close())

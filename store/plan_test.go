@@ -29,6 +29,7 @@ func TestStatementsUseTheirIndex(t *testing.T) {
 		func() (int64, error) { return db.PrunePending(t.Context(), time.Time{}) },
 		func() (int64, error) { return db.PruneTransactions(t.Context(), time.Time{}) },
 		func() (int64, error) { return db.TrimPending(t.Context(), acct, dev.ID, 0) },
+		func() (int64, error) { return db.TruncateAudit(t.Context(), at(1<<20)) },
 	} {
 		must[int64](t)(prune())
 	}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"e2ee-proxy/internal/audit"
 	"testing"
 
 	"maunium.net/go/mautrix/id"
@@ -29,6 +30,8 @@ func checkEverythingRuns(t *testing.T, db *DB, acct *Account, dev Device) {
 	t.Helper()
 	ctx := t.Context()
 	countVisible(t, db, acct, dev.ID)
+	must[string](t)(db.AuditLog().Checkpoint(ctx))
+	must[audit.Report](t)(audit.Verify(ctx, db.AuditLog(), db.AuditSigner(), nil))
 	must[*Account](t)(db.LookupAccount(ctx, acct.UserID))
 	must[Device](t)(db.Device(ctx, acct, dev.DeviceID))
 	must[[]Device](t)(db.Devices(ctx, acct))

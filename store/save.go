@@ -31,6 +31,7 @@ func (db *DB) Save(ctx context.Context, acct *Account, device int64, c *Changes)
 	if err := db.writer.run(ctx, b.run); err != nil {
 		return fmt.Errorf("save: %w", err)
 	}
+	db.committedAudit(b.audited)
 	return nil
 }
 
@@ -45,6 +46,7 @@ type saver struct {
 	ratchet   bool // see tx.ratchet
 	ofDevice  bool
 	ofAccount bool
+	audited   int64 // size of the audit log after it was appended to
 	err       error
 }
 
@@ -106,6 +108,8 @@ func (b *saver) collect(c *Changes) {
 	b.useFiles(c.UsedFiles)
 	b.sentFiles(c.SentFiles, c.SentFilesIn)
 	b.redactFiles(c.RedactedFiles, c.FilesExpireAt)
+
+	b.audit(c.Audit)
 }
 
 // Several devices of an account write to the same rows of users. On PostgreSQL this lock

@@ -98,6 +98,13 @@ func sealedColumns(db *DB, acct *Account, dev int64) []sealedColumn {
 			_, err := db.Files(ctx, acct, []string{"mxc://hs/file"})
 			return err
 		}},
+		{"audit_records", "sealed_record", "seq = 1", func(ctx context.Context) error {
+			for r, err := range db.AuditLog().Records(ctx, 1) {
+				return errors.Join(err, r.Err)
+			}
+			return ErrNotFound
+		}},
+		{"audit_head", "sealed_state", "one = 1", func(ctx context.Context) error { _, err := db.AuditLog().Head(ctx); return err }},
 		{"secrets", "sealed_value", fmt.Sprintf("account = %d", acct.ID), func(ctx context.Context) error { _, err := db.Secret(ctx, acct, "recovery"); return err }},
 	}
 }
@@ -263,6 +270,7 @@ func canaries() (*Changes, []string) {
 	c.Secrets[0].Value = word("secret")
 	c.Search = []SearchPart{{SearchPartRef{7, 2}, word("index")}}
 	c.Inbox[0].Event = word("event")
+	c.Audit[1].Room = string(word("room").Reveal())
 	c.Transactions[0].Type, c.Transactions[0].TxnID = string(word("type").Reveal()), string(word("txn").Reveal())
 	return c, words
 }

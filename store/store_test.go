@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/testpg"
 	"e2ee-proxy/internal/testproc"
@@ -62,7 +63,7 @@ const testLease = 200 * time.Millisecond
 
 func options(tb testing.TB, url string) Options {
 	tb.Helper()
-	return Options{URL: secret.NewString(url), MasterKeys: MasterKeys{Current: testKey(tb, 1)}, Lease: testLease, renewTicks: make(chan time.Time)}
+	return Options{URL: secret.NewString(url), MasterKeys: MasterKeys{Current: testKey(tb, 1)}, Lease: testLease, Audit: true, renewTicks: make(chan time.Time)}
 }
 
 // open opens a database and closes it with the test.
@@ -141,6 +142,7 @@ func everything() *Changes {
 	yes, position, events := true, "s1", secret.Bytes("events")
 	return &Changes{
 		SyncPosition: &position,
+		Audit:        []*audit.Record{{At: at(1), Kind: audit.KindSecret, Secret: "one", Account: "@alice:hs"}, {At: at(2), Kind: audit.KindSecret, Secret: "two"}},
 		OlmSessions: []OlmSession{
 			{SessionID: "o1", TheirKey: "curveA", Pickle: []byte("pickle o1"), CreatedAt: at(1), LastReceivedAt: at(5)},
 			{SessionID: "o2", TheirKey: "curveA", Pickle: []byte("pickle o2"), CreatedAt: at(2), LastReceivedAt: at(9)},
