@@ -15,6 +15,7 @@ import (
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/status"
 	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -109,7 +110,7 @@ func (d *Device) RecoveryKey(ctx context.Context) (secret.String, error) {
 	if d.core.Mode != core.ModeProxied {
 		return secret.String{}, core.ErrNotProxied
 	}
-	return d.acct.identity.RecoveryKey(ctx)
+	return d.readRecoveryKey(ctx)
 }
 
 // DeleteRecoveryKey makes the key unreadable through the API. The key stays stored, sealed,
@@ -305,8 +306,8 @@ func (d *Device) ExportKeys(ctx context.Context, passphrase secret.String, w io.
 }
 
 func (d *Device) exportKeys(ctx context.Context, passphrase secret.String, rounds uint32, w io.Writer) error {
-	if d.core.Mode != core.ModeProxied {
-		return core.ErrNotProxied
+	if err := d.handles(ctx, audit.KindExport); err != nil {
+		return err
 	}
 	out, err := keyfile.NewWriter(passphrase, rounds, w)
 	if err != nil {
@@ -345,8 +346,8 @@ func (d *Device) exportKeys(ctx context.Context, passphrase secret.String, round
 // returns a new reader of it. The keys prove nothing about senders: messages decrypted with
 // them are shown grey, source import.
 func (d *Device) ImportKeys(ctx context.Context, passphrase secret.String, open func() io.Reader) (Imported, error) {
-	if d.core.Mode != core.ModeProxied {
-		return Imported{}, core.ErrNotProxied
+	if err := d.handles(ctx, audit.KindImport); err != nil {
+		return Imported{}, err
 	}
 	file, err := keyfile.Open(passphrase, open)
 	if err != nil {

@@ -27,6 +27,7 @@ import (
 	"e2ee-proxy/e2ee/internal/sharedhistory"
 	"e2ee-proxy/e2ee/internal/unread"
 	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -87,6 +88,8 @@ type Options struct {
 	Account func(id.UserID) core.AccountSettings
 	// Policy returns the policy in force.
 	Policy func() trustcache.Policy
+	// PolicyVersion returns the version of the policy's settings, for the audit log.
+	PolicyVersion func() string
 }
 
 func (o *Options) setDefaults() {
@@ -133,6 +136,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Policy == nil {
 		o.Policy = func() trustcache.Policy { return trustcache.Policy{} }
+	}
+	if o.PolicyVersion == nil {
+		o.PolicyVersion = func() string { return "" }
 	}
 }
 
@@ -199,7 +205,7 @@ func New(opts Options) (*Engine, error) {
 		env: &core.Env{
 			Store: opts.Store, Homeserver: wire.NewHomeserver(opts.Homeserver, opts.Client, opts.Timeout),
 			Now: opts.Now, Log: opts.Log, Counts: counted, Order: opts.locks,
-			Policy: opts.Policy, Settings: opts.Account,
+			Policy: opts.Policy, PolicyVersion: opts.PolicyVersion, Settings: opts.Account,
 			Spread: opts.Spread, OneTimeKeys: opts.OneTimeKeys, ManualBootstrap: opts.ManualBootstrap, Context: ctx,
 		},
 		mu:      locks.Mutex{Place: opts.locks.At(locks.RankEngine)},
@@ -347,7 +353,8 @@ func (e *Engine) deleteDevice(ctx context.Context, row *store.Account, dev store
 	case err != nil:
 		return fmt.Errorf("forget device: %w", err)
 	}
-	if err := e.env.Store.Save(ctx, row, 0, &store.Changes{DeleteSecrets: identity.DeviceSecrets(id.Ed25519(dev.Ed25519))}); err != nil {
+	gone := &audit.Record{At: e.env.Now(), Kind: audit.KindDeviceRemoved, Account: row.UserID.String(), Device: dev.DeviceID.String(), Ed25519: dev.Ed25519}
+	if err := e.env.Store.Save(ctx, row, 0, &store.Changes{DeleteSecrets: identity.DeviceSecrets(id.Ed25519(dev.Ed25519)), Audit: []*audit.Record{gone}}); err != nil {
 		return fmt.Errorf("forget device: %w", err)
 	}
 	e.account(row).search.Forget()

@@ -18,6 +18,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/internal/liar"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/testdb"
@@ -80,7 +81,7 @@ func (r *rig) now() time.Time {
 func (r *rig) start() {
 	r.t.Helper()
 	// Each connection reads the schema when it is opened, which costs more than all it then does.
-	data := store.Options{URL: secret.NewString("sqlite:" + r.path), MasterKeys: testKeys(r.t), MaxConns: 2}
+	data := store.Options{URL: secret.NewString("sqlite:" + r.path), MasterKeys: testKeys(r.t), MaxConns: 2, Audit: true}
 	if r.data != nil {
 		r.data(&data)
 	}
@@ -94,8 +95,8 @@ func (r *rig) start() {
 	}
 	o := e2ee.Options{
 		Store: db, Homeserver: base, Client: &http.Client{}, Now: r.now, OwnSyncAfter: time.Millisecond, OneTimeKeys: keysKept,
-		Undecryptable: e2ee.UndecryptableEvent,
-		Log:           zerolog.New(zerolog.NewTestWriter(r.t)).Level(zerolog.WarnLevel),
+		Undecryptable: e2ee.UndecryptableEvent, PolicyVersion: func() string { return "policy of the test" },
+		Log: zerolog.New(zerolog.NewTestWriter(r.t)).Level(zerolog.WarnLevel),
 		Policy: func() trustcache.Policy {
 			return trustcache.Policy{Unproven: trustcache.UnprovenShow, InClear: trustcache.InClearMark}
 		},
@@ -118,6 +119,10 @@ func (r *rig) stop() {
 		return
 	}
 	if err := r.eng.Close(context.Background()); err != nil {
+		r.t.Error(err)
+	}
+	// Whatever a test did, the log that the proxy has written is in order.
+	if _, err := audit.Verify(context.Background(), r.db.AuditLog(), r.db.AuditSigner(), nil); err != nil {
 		r.t.Error(err)
 	}
 	if err := r.db.Close(); err != nil {

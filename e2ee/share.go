@@ -10,11 +10,13 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/auditing"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/native"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -56,6 +58,9 @@ func (d *Device) eligible(ctx context.Context, roomID id.RoomID, users []id.User
 	who.version = version
 	who.Still = func(ctx context.Context) error { return d.stillEligible(ctx, who) }
 	who.Shared = func(given []store.Share) { d.acct.rollout.Shares(who.against, given) }
+	who.Decided = func(given []store.Share, refused []*trustcache.Device) *auditing.Decision {
+		return d.decided(who, given, refused)
+	}
 	d.acct.rollout.Readers(roomID, who.against)
 	return who, nil
 }
@@ -68,6 +73,7 @@ func (d *Device) decide(known map[id.UserID]*trustcache.User, mode trustcache.Mo
 		},
 		against: make(map[store.DeviceRef]bool), known: known, mode: mode,
 	}
+	audited := d.core.Env.Store.Audits()
 	for _, user := range known {
 		for i := range user.Devices {
 			dev := &user.Devices[i]
@@ -84,10 +90,49 @@ func (d *Device) decide(known map[id.UserID]*trustcache.User, mode trustcache.Mo
 			case trustcache.ShareWithhold:
 				who.Withhold[ref] = roomkeys.Withheld{Device: dev, Code: string(decision.Code)}
 			case trustcache.ShareRefuse:
+				if audited && decision.Reason != trustcache.ReasonSelf {
+					who.refuse(ref, dev)
+				}
 			}
 		}
 	}
 	return who
+}
+
+func (e *eligible) refuse(ref store.DeviceRef, dev *trustcache.Device) {
+	if e.Refused == nil {
+		e.Refused = make(map[store.DeviceRef]*trustcache.Device)
+	}
+	e.Refused[ref] = dev
+}
+
+// decided returns what the audit log is told of a share: the decision about every device
+// that was given the key or a code, and about those that get nothing.
+func (d *Device) decided(who *eligible, given []store.Share, refused []*trustcache.Device) *auditing.Decision {
+	out := auditing.Begin(d.core, audit.KindRoomKey)
+	if out == nil {
+		return nil
+	}
+	add := func(dev *trustcache.Device, outcome audit.Outcome, code string) {
+		user := who.known[dev.UserID]
+		why := trustcache.Share(trustcache.ShareInput{User: user, Device: dev, SenderUser: d.acct.User, SenderDevice: d.core.ID, Mode: who.mode})
+		out.Add(user, dev, outcome, code, string(why.Reason))
+	}
+	for i := range given {
+		share := &given[i]
+		dev := who.known[share.UserID].Device(share.DeviceID)
+		switch {
+		case dev == nil: // not one that was decided about
+		case share.Withheld != "":
+			add(dev, audit.Withheld, share.Withheld)
+		default:
+			add(dev, audit.Given, "")
+		}
+	}
+	for _, dev := range refused {
+		add(dev, audit.Refused, "")
+	}
+	return out
 }
 
 // byUser returns users ordered by ID, so that errors name them in a fixed order.

@@ -61,7 +61,7 @@ func (db *DB) openAudit(enabled bool) error {
 }
 
 // Audits reports whether the log is written.
-func (db *DB) Audits() bool { return !db.audit.off }
+func (db *DB) Audits() bool { return db != nil && !db.audit.off }
 
 // AuditSigner signs the checkpoints of the log.
 func (db *DB) AuditSigner() *audit.Signer { return db.audit.signer }

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/audit"
 )
 
 var (
@@ -123,6 +125,7 @@ func (t *Tracker) SetOverride(ctx context.Context, user id.UserID, device id.Dev
 			if devices[i].DeviceID == device {
 				devices[i].Override = o
 				w.ch.UserDevices = append(w.ch.UserDevices, devices[i].stored())
+				w.ch.Audit = append(w.ch.Audit, w.overrideRecord(e.user, &devices[i]))
 			}
 		}
 		w.events = append(w.events, Event{
@@ -132,6 +135,20 @@ func (t *Tracker) SetOverride(ctx context.Context, user id.UserID, device id.Dev
 		w.set(newEntry(t.account.UserID, e.row, e.user.Identity, devices).askedAt(e.asked))
 		return nil
 	})
+}
+
+// overrideRecord returns what the audit log is told of an exception.
+func (w *rowsTx) overrideRecord(u *User, d *Device) *audit.Record {
+	note := map[Override]string{OverrideNone: "removed", OverrideTrusted: "trusted", OverrideDistrusted: "distrusted"}[d.Override]
+	return &audit.Record{
+		At: w.t.opts.Now(), Kind: audit.KindOverride, Account: w.t.account.UserID.String(), Note: note,
+		Users: []audit.User{{
+			ID: u.UserID.String(), Pin: u.State().String(), Master: u.Current.String(), SelfSigning: u.SelfSigning.String(),
+			Devices: []audit.Recipient{{
+				Device: d.DeviceID.String(), Ed25519: d.Ed25519.String(), Curve25519: d.Curve25519.String(), Outcome: audit.Changed, Rule: note,
+			}},
+		}},
+	}
 }
 
 // Ended records that sessions of the own user have ended, and their devices with them. A

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/store"
 )
 
@@ -293,9 +294,31 @@ func (w *rowsTx) pinRow(own bool, before Pin, row store.User, ev PinEvent) (stor
 			UserID: row.UserID, At: now, Kind: string(effect), Previous: previous.String(), Master: after.Current.String(),
 		})
 		row.ChangedAt = now
+		w.ch.Audit = append(w.ch.Audit, w.pinRecord(row.UserID, effect, after)...)
 	}
 	row.PinnedMaster, row.Verified, row.WasVerified = after.PinnedMaster.String(), after.Verified, after.WasVerified
 	return row, nil
+}
+
+// pinRecord returns what the audit log is told of a transition that somebody decided; the
+// others are made by what the homeserver shows.
+func (w *rowsTx) pinRecord(user id.UserID, effect PinEffect, after Pin) []*audit.Record {
+	r := &audit.Record{At: w.t.opts.Now(), Account: w.t.account.UserID.String(), Users: []audit.User{{
+		ID: user.String(), Pin: after.State().String(), Master: after.Current.String(),
+	}}}
+	switch effect {
+	case EffectAcknowledged:
+		r.Kind = audit.KindAcknowledged
+	case EffectAcknowledgedByPolicy:
+		r.Kind, r.Note = audit.KindAcknowledged, "by the account's settings"
+	case EffectWithdrawn:
+		r.Kind = audit.KindWithdrawn
+	case EffectFirstSeen, EffectChanged, EffectRestored, EffectVerified, EffectVerificationLost:
+		return nil
+	default:
+		return nil
+	}
+	return []*audit.Record{r}
 }
 
 // recordDevices stores and reports how a user's devices differ from before.

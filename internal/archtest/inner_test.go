@@ -17,7 +17,7 @@ func inner() map[string][][]string {
 			{"megolm"},
 			{"identity", "takeover"},
 			{"core"},
-			{"rooms", "channel", "files"},
+			{"rooms", "channel", "files", "auditing"},
 			{"devicekeys"},
 			{"keybackup"},
 			{"ownidentity"},

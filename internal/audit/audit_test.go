@@ -135,7 +135,7 @@ func TestCheckpoints(t *testing.T) {
 
 func TestExport(t *testing.T) {
 	t.Parallel()
-	admin := &Record{At: when(9), Kind: KindOverride, Account: "@account1:x", Note: "trusted"}
+	admin := &Record{At: when(9), Kind: KindOverride, Account: "@account1:x", Note: "trusted", Users: []User{{ID: "@carol:x"}}}
 	write := func(format string, f Filter) string {
 		var out strings.Builder
 		w, err := NewLineWriter(format, &out)
@@ -162,7 +162,7 @@ func TestExport(t *testing.T) {
 		lines int
 	}{
 		"everything": {Filter{}, 7}, "of a room": {Filter{Room: "!room1:x"}, 2}, "of an account": {Filter{User: "@account1:x"}, 3},
-		"of a recipient": {Filter{User: "@bob:x"}, 6}, "of nobody": {Filter{User: "@eve:x"}, 0}, "since": {Filter{From: when(2)}, 3}, "until": {Filter{To: when(2)}, 4},
+		"of a recipient": {Filter{User: "@bob:x"}, 6}, "of nobody": {Filter{User: "@eve:x"}, 0}, "about a user": {Filter{User: "@carol:x"}, 1}, "since": {Filter{From: when(2)}, 3}, "until": {Filter{To: when(2)}, 4},
 	} {
 		if got := strings.Count(write("jsonl", tc.f), "\n"); got != tc.lines {
 			t.Errorf("%s: %d lines, want %d", name, got, tc.lines)

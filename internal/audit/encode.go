@@ -174,7 +174,7 @@ func Decode(b []byte) (*Record, error) {
 	for _, u := range w.Users {
 		user := User{ID: u.User, Pin: u.Pin, Master: u.Master, SelfSigning: u.SelfSigning, Devices: make([]Recipient, len(u.Devices))}
 		for i, d := range u.Devices {
-			if !slices.Contains([]Outcome{Given, Withheld, Refused}, d.Outcome) {
+			if !slices.Contains([]Outcome{Given, Withheld, Refused, Changed}, d.Outcome) {
 				return nil, fmt.Errorf("%w: a recipient without an outcome", ErrMalformed)
 			}
 			user.Devices[i] = Recipient(d)

@@ -67,7 +67,7 @@ func (f *Filter) Lines(seq int64, r *Record) []Line {
 		Record: seq, Time: r.At.UTC().Format(timeFormat), Kind: r.Kind, Account: r.Account, Device: r.Device, DeviceKey: r.Ed25519, Room: r.Room,
 		Session: r.Session, Index: r.Index, Secret: r.Secret, Policy: r.Policy, Note: r.Note, RecordRecipients: r.Recipients(),
 	}
-	if base.RecordRecipients == 0 {
+	if len(r.Users) == 0 {
 		return []Line{base}
 	}
 	var all []Line
@@ -76,9 +76,13 @@ func (f *Filter) Lines(seq int64, r *Record) []Line {
 		if f.User != "" && r.Account != f.User && u.ID != f.User {
 			continue
 		}
+		about := base
+		about.Recipient, about.Pin, about.MasterKey, about.SelfSigningKey = u.ID, u.Pin, u.Master, u.SelfSigning
+		if len(u.Devices) == 0 {
+			all = append(all, about)
+		}
 		for _, d := range u.Devices {
-			one := base
-			one.Recipient, one.Pin, one.MasterKey, one.SelfSigningKey = u.ID, u.Pin, u.Master, u.SelfSigning
+			one := about
 			one.RecipientDevice, one.Ed25519, one.Curve25519 = d.Device, d.Ed25519, d.Curve25519
 			one.Outcome, one.Code, one.Rule = d.Outcome, d.Code, d.Rule
 			all = append(all, one)

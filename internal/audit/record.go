@@ -46,6 +46,7 @@ const (
 	Given    Outcome = "given"
 	Withheld Outcome = "withheld" // nothing was given, and the device was told why
 	Refused  Outcome = "refused"  // nothing was given, and the device was told nothing
+	Changed  Outcome = "changed"  // what holds for the device was changed by a person
 )
 
 // Record is one entry of the log: a decision with all devices that it was about, or

@@ -27,6 +27,8 @@ type Env struct {
 	// Policy returns the policy in force, Settings those of an account.
 	Policy   func() trustcache.Policy
 	Settings func(id.UserID) AccountSettings
+	// PolicyVersion returns the version of the policy's settings, for the audit log.
+	PolicyVersion func() string
 	// Spread, OneTimeKeys and ManualBootstrap are those of e2ee.Options.
 	Spread          time.Duration
 	OneTimeKeys     int

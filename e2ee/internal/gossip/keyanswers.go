@@ -9,9 +9,11 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/auditing"
 	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -98,9 +100,10 @@ func (x *Exchange) AnswerKeyRequests(ctx context.Context) error {
 		return fmt.Errorf("load withheld notes: %w", err)
 	}
 	var done []keyRequest
+	var denied []*auditing.Decision
 	for _, req := range requests {
 		row, here := rows[req.Ref]
-		over, err := x.answerTo(own, req.Device, req.At, func(dev *trustcache.Device) (answer, error) {
+		became, over, err := x.answerTo(own, req.Device, req.At, func(dev *trustcache.Device) (answer, error) {
 			if !here {
 				return answerRefused, nil
 			}
@@ -108,7 +111,7 @@ func (x *Exchange) AnswerKeyRequests(ctx context.Context) error {
 			if err != nil {
 				return answerLater, err
 			}
-			return x.forwardKey(ctx, req, dev, content)
+			return x.forwardKey(ctx, req, dev, content, row.FirstIndex)
 		})
 		if err != nil {
 			return err
@@ -117,9 +120,18 @@ func (x *Exchange) AnswerKeyRequests(ctx context.Context) error {
 			x.Env.Counts.Forwards.WithLabelValues("not_sent").Inc()
 			done = append(done, req)
 		}
+		if became == answerDenied {
+			d := auditing.Begin(x.Device, audit.KindForwardedKey)
+			d.InRoom(req.Ref.RoomID, req.Ref.SessionID, 0)
+			d.Asked(own, req.Device)
+			denied = append(denied, d)
+		}
 	}
 	if len(done) > 0 {
-		if err := x.dropRequests(ctx, func(w *waitingRequests) { w.dropKeys(done...) }); err != nil {
+		if err := x.dropRequests(ctx, func(w *waitingRequests) []*auditing.Decision {
+			w.dropKeys(done...)
+			return denied
+		}); err != nil {
 			return err
 		}
 	}
@@ -170,9 +182,9 @@ func forwardContent(row *store.InboundSession, note store.WithheldNote) (json.Ra
 }
 
 // forwardKey encrypts a room key for a device, puts it into the outbox and removes the
-// request, in one write. Nothing is sent if there is no content, or if the device lost its
+// request, in one write. from is the first index of the key. Nothing is sent if there is no content, or if the device lost its
 // right to it while a one-time key was claimed.
-func (x *Exchange) forwardKey(ctx context.Context, req keyRequest, dev *trustcache.Device, content json.RawMessage) (answer, error) {
+func (x *Exchange) forwardKey(ctx context.Context, req keyRequest, dev *trustcache.Device, content json.RawMessage, from uint32) (answer, error) {
 	key := givenKey{req.Device, req.Ref}
 	x.Mu.Lock()
 	given, silent := x.gaveKey(key), x.host.HasNoKeys(dev)
@@ -193,8 +205,9 @@ func (x *Exchange) forwardKey(ctx context.Context, req keyRequest, dev *trustcac
 	if !slices.Contains(x.requests.Keys, req) || x.gaveKey(key) {
 		return answerRefused, nil // the request was cancelled
 	}
-	if own, err := x.host.StillMayHold(ctx, dev); err != nil || own == nil {
-		return answerRefused, err
+	own, err := x.host.StillMayHold(ctx, dev)
+	if err != nil || own == nil {
+		return answerDenied, err
 	}
 	s := x.Begin()
 	sealed, _, err := x.host.EncryptAll(ctx, s, "m.forwarded_room_key", content, to, claimed)
@@ -205,11 +218,11 @@ func (x *Exchange) forwardKey(ctx context.Context, req keyRequest, dev *trustcac
 		x.host.RememberNoKeys(dev)
 		return answerLater, nil
 	}
-	rest := x.requests.clone()
-	rest.dropKeys(req)
-	if err := rest.store(x.Device, s.Changes); err != nil {
+	rest, err := x.stageWithout(s, func(w *waitingRequests) { w.dropKeys(req) })
+	if err != nil {
 		return answerLater, err
 	}
+	s.Changes.Audit = auditing.Gave(x.Device, audit.KindForwardedKey, own, dev).InRoom(req.Ref.RoomID, req.Ref.SessionID, from).Records()
 	s.Changes.Outbox = olm.OutboxItems("m.room.encrypted", sealed, x.Env.Now())
 	s.After(func() {
 		x.requests = *rest

@@ -10,9 +10,11 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/auditing"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -85,14 +87,14 @@ func (x *Exchange) AnswerSecretRequests(ctx context.Context) error {
 		return err
 	}
 	if x.Account.Settings().IgnoreSecretRequests { // requirement 15.5
-		return x.dropRequests(ctx, func(w *waitingRequests) { w.Secrets = nil })
+		return x.ignoreSecretRequests(ctx)
 	}
 	own, err := x.answeringUser(ctx)
 	if err != nil {
 		return err
 	}
 	for _, req := range requests.Secrets {
-		over, err := x.answerTo(own, req.Device, req.At, func(dev *trustcache.Device) (answer, error) {
+		became, over, err := x.answerTo(own, req.Device, req.At, func(dev *trustcache.Device) (answer, error) {
 			return x.giveSecret(ctx, req, dev)
 		})
 		if err != nil {
@@ -102,11 +104,35 @@ func (x *Exchange) AnswerSecretRequests(ctx context.Context) error {
 			continue
 		}
 		x.Env.Counts.Secrets.WithLabelValues("refused").Inc()
-		if err := x.dropRequests(ctx, func(w *waitingRequests) { w.dropSecret(req) }); err != nil {
+		err = x.dropRequests(ctx, func(w *waitingRequests) []*auditing.Decision {
+			w.dropSecret(req)
+			if became != answerDenied {
+				return nil
+			}
+			d := auditing.Begin(x.Device, audit.KindSecret)
+			d.Secret(req.Name)
+			d.Asked(own, req.Device)
+			return []*auditing.Decision{d}
+		})
+		if err != nil {
 			return err
 		}
 	}
 	return x.host.FlushOutbox(ctx)
+}
+
+// ignoreSecretRequests drops the requests of an account that leaves them unanswered.
+func (x *Exchange) ignoreSecretRequests(ctx context.Context) error {
+	return x.dropRequests(ctx, func(w *waitingRequests) (denied []*auditing.Decision) {
+		for _, req := range w.Secrets {
+			d := auditing.Begin(x.Device, audit.KindSecret)
+			d.Secret(req.Name)
+			d.Add(nil, &trustcache.Device{UserID: x.Account.User, DeviceID: req.Device}, audit.Refused, "", auditing.RuleNotAnswered)
+			denied = append(denied, d)
+		}
+		w.Secrets = nil
+		return denied
+	})
 }
 
 // gaveSecret reports whether a device was sent a secret within requestEvery. The caller
@@ -157,7 +183,7 @@ func (x *Exchange) giveSecret(ctx context.Context, req secretRequest, dev *trust
 	}
 	own, err := x.host.StillMayHold(ctx, dev)
 	if err != nil || own == nil {
-		return answerRefused, err
+		return answerDenied, err
 	}
 	content, err := x.secretContent(ctx, req, own)
 	if err != nil || content == nil {
@@ -172,11 +198,11 @@ func (x *Exchange) giveSecret(ctx context.Context, req secretRequest, dev *trust
 		x.host.RememberNoKeys(dev)
 		return answerLater, nil
 	}
-	rest := x.requests.clone()
-	rest.dropSecret(req)
-	if err := rest.store(x.Device, s.Changes); err != nil {
+	rest, err := x.stageWithout(s, func(w *waitingRequests) { w.dropSecret(req) })
+	if err != nil {
 		return answerLater, err
 	}
+	s.Changes.Audit = auditing.Gave(x.Device, audit.KindSecret, own, dev).Secret(req.Name).Records()
 	s.Changes.Outbox = olm.OutboxItems("m.room.encrypted", sealed, x.Env.Now())
 	s.After(func() {
 		x.requests = *rest

@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/auditing"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/store"
@@ -50,18 +51,29 @@ func (x *Exchange) waiting(ctx context.Context, count func(*waitingRequests) int
 	return x.requests.clone(), nil
 }
 
-// dropRequests removes requests that were answered or are useless.
-func (x *Exchange) dropRequests(ctx context.Context, drop func(*waitingRequests)) error {
+// dropRequests removes requests that were answered or are useless. drop does that, and returns
+// what is to be written down.
+func (x *Exchange) dropRequests(ctx context.Context, drop func(*waitingRequests) []*auditing.Decision) error {
 	x.Mu.Lock()
 	defer x.Mu.Unlock()
 	rest := x.requests.clone()
-	drop(rest)
+	decided := drop(rest)
 	s := x.Begin()
 	if err := rest.store(x.Device, s.Changes); err != nil {
 		return err
 	}
+	for _, d := range decided {
+		s.Changes.Audit = append(s.Changes.Audit, d.Records()...)
+	}
 	s.After(func() { x.requests = *rest })
 	return s.Commit(ctx, "what was answered")
+}
+
+// stageWithout stages the requests without some, and returns them.
+func (x *Exchange) stageWithout(s *core.Step, drop func(*waitingRequests)) (*waitingRequests, error) {
+	rest := x.requests.clone()
+	drop(rest)
+	return rest, rest.store(x.Device, s.Changes)
 }
 
 // clone returns a copy.
@@ -86,8 +98,10 @@ const (
 	// answerLater means that it could not be answered now: the request waits until it
 	// expires.
 	answerLater answer = iota
-	// answerRefused means that nothing is sent.
+	// answerRefused means that nothing is sent: there is nothing to send, or it was sent.
 	answerRefused
+	// answerDenied means that nothing is sent because the device may not have it.
+	answerDenied
 	// answerGiven means that the answer is in the outbox and the request is removed.
 	answerGiven
 )
@@ -117,13 +131,14 @@ func (x *Exchange) answeringUser(ctx context.Context) (*trustcache.User, error) 
 }
 
 // answerTo decides about a request: it calls give for a device that may have secrets, and
-// refuses any other. It reports whether the request is over without an answer: refused, or expired.
-func (x *Exchange) answerTo(own *trustcache.User, device id.DeviceID, at int64, give func(*trustcache.Device) (answer, error)) (over bool, err error) {
-	became := answerRefused
+// denies any other. It reports whether the request is over without an answer: refused, denied, or
+// expired.
+func (x *Exchange) answerTo(own *trustcache.User, device id.DeviceID, at int64, give func(*trustcache.Device) (answer, error)) (became answer, over bool, err error) {
+	became = answerDenied
 	if dev := own.Device(device); trustcache.MayHoldSecrets(own, dev) {
 		if became, err = give(dev); err != nil {
-			return false, err
+			return became, false, err
 		}
 	}
-	return became == answerRefused || (became == answerLater && x.expired(at)), nil
+	return became, became == answerRefused || became == answerDenied || (became == answerLater && x.expired(at)), nil
 }

@@ -10,10 +10,12 @@ import (
 	"maunium.net/go/mautrix/crypto/ssss"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/auditing"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -343,7 +345,8 @@ func (o *Identity) create(ctx context.Context, keys *identity.Keys, auth core.Us
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := o.Save(ctx, &store.Changes{Secrets: made.Secrets()}); err != nil {
+		done := auditing.Of(o.Device, audit.KindBootstrap, "master key "+made.Master.PublicKey().String())
+		if err := o.Save(ctx, &store.Changes{Secrets: made.Secrets(), Audit: done}); err != nil {
 			return nil, nil, fmt.Errorf("store new cross-signing keys: %w", err)
 		}
 		keys = made

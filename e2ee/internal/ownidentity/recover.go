@@ -11,8 +11,10 @@ import (
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 	"maunium.net/go/mautrix/crypto/ssss"
 
+	"e2ee-proxy/e2ee/internal/auditing"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
+	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -67,7 +69,8 @@ func (o *Identity) recoverIdentity(ctx context.Context, own *trustcache.User, ke
 	if err != nil {
 		return nil, err
 	}
-	if err := o.Save(ctx, &store.Changes{Secrets: keys.Secrets()}); err != nil {
+	done := auditing.Of(o.Device, audit.KindRecovery, "master key "+keys.Master.PublicKey().String())
+	if err := o.Save(ctx, &store.Changes{Secrets: keys.Secrets(), Audit: done}); err != nil {
 		return nil, fmt.Errorf("store the recovered identity: %w", err)
 	}
 	return keys, nil

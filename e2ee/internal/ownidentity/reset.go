@@ -8,9 +8,11 @@ import (
 
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 
+	"e2ee-proxy/e2ee/internal/auditing"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/keybackup"
+	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -142,6 +144,7 @@ func (o *Identity) finishReset(ctx context.Context, keys *identity.Keys) error {
 	if current == nil || current.Master.PublicKey() != keys.Master.PublicKey() {
 		// The old storage key and backup key belong to the old identity.
 		ch := &store.Changes{Secrets: keys.Secrets(), DeleteSecrets: []string{identity.SecretStorageKey, identity.SecretBackup, identity.SecretBackupReceived}}
+		ch.Audit = auditing.Of(o.Device, audit.KindReset, "master key "+keys.Master.PublicKey().String())
 		if err := o.Save(ctx, ch); err != nil {
 			return fmt.Errorf("store the new identity: %w", err)
 		}

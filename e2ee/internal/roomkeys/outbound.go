@@ -58,6 +58,18 @@ type outboundSession struct {
 	shares   map[store.DeviceRef]store.Share
 	// begun is how many Olm sessions a device had begun when it was given the key.
 	begun map[store.DeviceRef]int
+	// refused are those of which was written down that they get nothing. It begins anew with
+	// the process: better twice than never.
+	refused map[store.DeviceRef]bool
+}
+
+func (s *outboundSession) noteRefused(devices []*trustcache.Device) {
+	if s.refused == nil && len(devices) > 0 {
+		s.refused = make(map[store.DeviceRef]bool)
+	}
+	for _, dev := range devices {
+		s.refused[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}] = true
+	}
 }
 
 // gaveTo reports whether any device of the user was given the key.

@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/auditing"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
@@ -21,12 +22,17 @@ import (
 type Recipients struct {
 	Give     map[store.DeviceRef]*trustcache.Device
 	Withhold map[store.DeviceRef]Withheld
+	// Refused are the devices that get nothing, and are told nothing. It is nil when nobody
+	// writes that down.
+	Refused map[store.DeviceRef]*trustcache.Device
 	// Still decides again, after requests to the homeserver: [core.ErrRoomChanged] means that
 	// the send must begin again. The caller holds the device's lock.
 	Still func(ctx context.Context) error
 	// Shared is told who was given the key or a withheld code, once that is stored. The
 	// caller holds the device's lock.
 	Shared func(given []store.Share)
+	// Decided returns what the audit log is to be told of a share, nil if it is told nothing.
+	Decided func(given []store.Share, refused []*trustcache.Device) *auditing.Decision
 }
 
 // Withheld is a device that gets no key, and the code for the reason.
@@ -41,18 +47,18 @@ func (o *Outbound) Share(ctx context.Context, roomID id.RoomID, visibility strin
 	if err := o.channel.FlushOutbox(ctx); err != nil {
 		return fmt.Errorf("deliver earlier keys: %w", err)
 	}
-	missing, untold, err := o.unshared(ctx, roomID, visibility, who)
-	if err != nil || len(missing)+len(untold) == 0 {
+	left, err := o.unshared(ctx, roomID, visibility, who)
+	if err != nil || left.isEmpty() {
 		return err
 	}
 	if err := o.awaitSpread(ctx); err != nil {
 		return err
 	}
-	claimed, err := o.channel.ClaimFor(ctx, missing)
+	claimed, err := o.channel.ClaimFor(ctx, left.missing)
 	if err != nil {
 		return fmt.Errorf("claim one-time keys: %w", err)
 	}
-	if err := o.encryptShares(ctx, roomID, who, missing, untold, claimed); err != nil {
+	if err := o.encryptShares(ctx, roomID, who, left, claimed); err != nil {
 		return err
 	}
 	if err := o.channel.FlushOutbox(ctx); err != nil {
@@ -73,19 +79,29 @@ func (o *Outbound) awaitSpread(ctx context.Context) error {
 	return backoff.Wait(ctx, min(wait, o.Env.Spread))
 }
 
-// unshared returns the devices that lack the current session's key, and those that were not
-// sent a withheld code yet.
-func (o *Outbound) unshared(ctx context.Context, roomID id.RoomID, visibility string, who *Recipients) (missing []*trustcache.Device, untold []Withheld, err error) {
+// leftOver are the devices that a share is for.
+type leftOver struct {
+	missing []*trustcache.Device // those that lack the session's key
+	untold  []Withheld           // those that were not sent a withheld code yet
+	refused []*trustcache.Device // those that get nothing, where it was not written down yet
+}
+
+func (l *leftOver) isEmpty() bool { return len(l.missing)+len(l.untold)+len(l.refused) == 0 }
+
+// unshared returns the devices for which there is something left to do with the room's
+// current session.
+func (o *Outbound) unshared(ctx context.Context, roomID id.RoomID, visibility string, who *Recipients) (*leftOver, error) {
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
 	r, err := o.rooms.Row(ctx, roomID)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	out, err := o.live(ctx, r, visibility, who)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
+	left := &leftOver{}
 	for _, dev := range who.Give {
 		if out.has(dev, o.channel.Begun(dev.Curve25519)) {
 			continue
@@ -93,21 +109,26 @@ func (o *Outbound) unshared(ctx context.Context, roomID id.RoomID, visibility st
 		if o.channel.HasNoKeys(dev) {
 			continue
 		}
-		missing = append(missing, dev)
+		left.missing = append(left.missing, dev)
 	}
 	for ref, w := range who.Withhold {
 		if share, ok := out.shares[ref]; !ok || (share.Withheld != w.Code && share.Withheld != "") {
-			untold = append(untold, w)
+			left.untold = append(left.untold, w)
 		}
 	}
-	return missing, untold, nil
+	for ref, dev := range who.Refused {
+		if !out.refused[ref] {
+			left.refused = append(left.refused, dev)
+		}
+	}
+	return left, nil
 }
 
 // encryptShares encrypts the room key with Olm for the devices that lack it, makes the
 // withheld messages for the others, and stores all of that, with the messages, in one
 // write. The outbox sends them, so that a crash loses none and repeats none with other
 // content (requirement 5.5).
-func (o *Outbound) encryptShares(ctx context.Context, roomID id.RoomID, who *Recipients, missing []*trustcache.Device, untold []Withheld, claimed map[store.DeviceRef]id.Curve25519) error {
+func (o *Outbound) encryptShares(ctx context.Context, roomID id.RoomID, who *Recipients, left *leftOver, claimed map[store.DeviceRef]id.Curve25519) error {
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
 	if err := who.Still(ctx); err != nil {
@@ -125,11 +146,11 @@ func (o *Outbound) encryptShares(ctx context.Context, roomID id.RoomID, who *Rec
 		return err
 	}
 	s := o.Begin()
-	sealed, without, err := o.channel.EncryptAll(ctx, s, "m.room_key", key, missing, claimed)
+	sealed, without, err := o.channel.EncryptAll(ctx, s, "m.room_key", key, left.missing, claimed)
 	if err != nil {
 		return err
 	}
-	shares := make([]store.Share, 0, len(missing)+len(untold))
+	shares := make([]store.Share, 0, len(left.missing)+len(left.untold))
 	for _, m := range sealed {
 		shares = append(shares, store.Share{
 			SessionID: out.row.SessionID, UserID: m.To.UserID, DeviceID: m.To.DeviceID,
@@ -137,11 +158,14 @@ func (o *Outbound) encryptShares(ctx context.Context, roomID id.RoomID, who *Rec
 			Index:      uint32(out.sess.MessageIndex()),
 		})
 	}
-	told, notes := o.withheldNotes(out, untold)
+	told, notes := o.withheldNotes(out, left.untold)
 	shares = append(shares, told...)
 	told, noOlm := o.noOlmNotes(s, out, without)
 	shares = append(shares, told...)
 	s.Changes.Shares = shares
+	decided := who.Decided(shares, left.refused)
+	decided.InRoom(roomID, out.row.SessionID, uint32(out.sess.MessageIndex()))
+	s.Changes.Audit = decided.Records()
 	s.Changes.Outbox = append(olm.OutboxItems("m.room.encrypted", sealed, o.Env.Now()), olm.OutboxItems("m.room_key.withheld", append(notes, noOlm...), o.Env.Now())...)
 	s.After(func() {
 		who.Shared(shares)
@@ -149,6 +173,7 @@ func (o *Outbound) encryptShares(ctx context.Context, roomID id.RoomID, who *Rec
 			ref := store.DeviceRef{UserID: share.UserID, DeviceID: share.DeviceID}
 			out.shares[ref], out.begun[ref] = share, o.channel.Begun(id.Curve25519(share.Curve25519))
 		}
+		out.noteRefused(left.refused)
 		if len(s.Changes.Outbox) > 0 {
 			o.channel.OutboxFilled()
 		}

@@ -15,12 +15,14 @@ import (
 	"maunium.net/go/mautrix/crypto/attachment"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/auditing"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -255,9 +257,39 @@ func (h *History) seal(ctx context.Context, room id.RoomID, user id.UserID, devi
 	if own {
 		h.parts.Outbound.DiscardOutbound(s, room)
 	}
+	if s.Changes.Audit, err = h.decided(ctx, room, user, sealed); err != nil {
+		return err
+	}
 	s.Changes.Outbox = olm.OutboxItems("m.room.encrypted", sealed, h.Env.Now())
 	s.After(h.parts.Channel.OutboxFilled)
 	return s.Commit(ctx, "a room key bundle")
+}
+
+// decided returns what the audit log is told: which devices of a user are told of a bundle,
+// and which are not. The caller holds the device's lock.
+func (h *History) decided(ctx context.Context, room id.RoomID, user id.UserID, sealed []olm.Message) ([]*audit.Record, error) {
+	out := auditing.Begin(h.Device, audit.KindHistory)
+	if out == nil {
+		return nil, nil
+	}
+	known, err := h.Account.Tracker.Cached(ctx, []id.UserID{user})
+	if err != nil {
+		return nil, fmt.Errorf("look again at who is invited: %w", err)
+	}
+	out.InRoom(room, "", 0)
+	for i := range known[user].Devices {
+		dev := &known[user].Devices[i]
+		to := func(m olm.Message) bool { return m.To.DeviceID == dev.DeviceID }
+		switch {
+		case slices.ContainsFunc(sealed, to):
+			out.Add(known[user], dev, audit.Given, "", auditing.Rule(known[user], dev, true))
+		case trustcache.MayGetHistory(known[user], dev):
+			out.Add(known[user], dev, audit.Refused, "", auditing.RuleNoChannel)
+		default:
+			out.Add(known[user], dev, audit.Refused, "", auditing.Rule(known[user], dev, false))
+		}
+	}
+	return out.Records(), nil
 }
 
 // stillMay returns why the history may not be shared any more. The message must carry this
