@@ -77,6 +77,9 @@ type Config struct {
 	// How strictly the rules for unconfirmed devices and changed identities are applied.
 	Policy Policy `yaml:"policy"`
 
+	// The log of who was given keys and secrets, and who was not.
+	Audit Audit `yaml:"audit"`
+
 	// What is kept in memory about other users' identities and devices.
 	TrustCache TrustCache `yaml:"trust_cache"`
 }
@@ -346,6 +349,18 @@ type Rollout struct {
 	EnforceFrom Date `yaml:"enforce_from"`
 }
 
+// Audit configures the audit log (docs/audit.md).
+type Audit struct {
+	// Whether the log is written. It is part of the database, and shows by checkpoints that are
+	// kept elsewhere whether somebody changed it. What cannot be written into it is not done:
+	// a full disk stops the sharing of keys.
+	Enabled bool `yaml:"enabled"`
+
+	// How long the log's records are kept, up to a day longer; 0s: for ever. Their hashes
+	// stay, so that what is left can still be checked.
+	Keep time.Duration `yaml:"keep"`
+}
+
 // TrustCache configures what is kept in memory about other users.
 type TrustCache struct {
 	// Users kept in memory, with their identities and devices, for all accounts together: a
@@ -385,14 +400,7 @@ func Default() Config {
 		},
 		Clients:    Clients{KeyWait: 2 * time.Second},
 		Search:     Search{Index: true, MaxMessages: 100_000},
+		Audit:      Audit{Enabled: true},
 		TrustCache: TrustCache{Users: 20000},
 	}
-}
-
-// At returns the mode in force at a time: warn becomes enforce at the date that was set.
-func (r Rollout) At(now time.Time) Mode {
-	if r.Mode == Warn && !r.EnforceFrom.IsZero() && !now.Before(r.EnforceFrom.Time) {
-		return Enforce
-	}
-	return r.Mode
 }

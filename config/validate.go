@@ -43,6 +43,9 @@ func (l *loader) validate(c *Config, offline bool) {
 	l.clients(c.Clients)
 	l.positive("search.max_messages", int64(c.Search.MaxMessages))
 	l.positive("trust_cache.users", int64(c.TrustCache.Users))
+	if c.Audit.Keep < 0 && !l.reported("audit.keep") {
+		l.problemAt("audit.keep", "must not be negative", "write it like 8760h, or 0s to keep all records")
+	}
 }
 
 // maxKeyWait is the longest time that clients may wait for keys: some time out soon after.

@@ -167,3 +167,11 @@ func (c *Config) LinksShown(user id.UserID) bool {
 	}
 	return c.Media.Links
 }
+
+// At returns the mode in force at a time: warn becomes enforce at the date that was set.
+func (r Rollout) At(now time.Time) Mode {
+	if r.Mode == Warn && !r.EnforceFrom.IsZero() && !now.Before(r.EnforceFrom.Time) {
+		return Enforce
+	}
+	return r.Mode
+}

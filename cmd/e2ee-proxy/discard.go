@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"flag"
+
+	"e2ee-proxy/internal/audit"
 )
 
 // discardSessions makes sure that no sending key is used again that was in use before a
@@ -25,6 +27,9 @@ func discardSessions(p *process, c command, args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
+	if err := db.AppendAudit(ctx, &audit.Record{Kind: audit.KindDiscarded}); err != nil {
+		return storeFailure(err)
+	}
 	if err := db.DiscardOutboundState(ctx); err != nil {
 		return storeFailure(err)
 	}

@@ -30,9 +30,9 @@ const (
 
 // housekeeping deletes what is no longer needed, now and every hour, until ctx is done.
 // A run that fails is repeated an hour later; nothing depends on its success.
-func housekeeping(ctx context.Context, db *store.DB, log zerolog.Logger) error {
+func housekeeping(ctx context.Context, db *store.DB, log zerolog.Logger, auditKeep time.Duration) error {
 	for {
-		n, err := prune(ctx, db, time.Now())
+		n, err := prune(ctx, db, time.Now(), auditKeep)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -41,6 +41,7 @@ func housekeeping(ctx context.Context, db *store.DB, log zerolog.Logger) error {
 		case n > 0:
 			log.Debug().Int64("rows", n).Msg("deleted what is no longer needed")
 		}
+		logCheckpoint(ctx, db, log)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -50,11 +51,12 @@ func housekeeping(ctx context.Context, db *store.DB, log zerolog.Logger) error {
 }
 
 // prune deletes everything that is too old, and returns how many rows that was.
-func prune(ctx context.Context, db *store.DB, now time.Time) (int64, error) {
+func prune(ctx context.Context, db *store.DB, now time.Time, auditKeep time.Duration) (int64, error) {
 	seen, err1 := db.PruneSeen(ctx, now.Add(-keepSeen))
 	transactions, err2 := db.PruneTransactions(ctx, now.Add(-keepTransactions))
 	pending, err3 := db.PrunePending(ctx, now.Add(-keepPending))
 	shares, err4 := db.PruneShares(ctx)
 	files, err5 := db.PruneFiles(ctx, now, maxFiles)
-	return seen + transactions + pending + shares + files, errors.Join(err1, err2, err3, err4, err5)
+	records, err6 := truncateAudit(ctx, db, auditKeep, now)
+	return seen + transactions + pending + shares + files + records, errors.Join(err1, err2, err3, err4, err5, err6)
 }

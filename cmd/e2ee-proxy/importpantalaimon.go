@@ -17,6 +17,7 @@ import (
 
 	"e2ee-proxy/config"
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/internal/pantalaimon"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
@@ -61,6 +62,9 @@ func importPantalaimon(p *process, c command, args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
+	if err := db.AppendAudit(ctx, &audit.Record{Kind: audit.KindImport, Note: "devices and room keys of pantalaimon"}); err != nil {
+		return storeFailure(err)
+	}
 	report, err := takeAll(ctx, db, source, server)
 	if err != nil {
 		return err

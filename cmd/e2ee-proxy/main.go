@@ -38,6 +38,10 @@ func commands() []command {
 		{"config check", "check the configuration and report every problem", configCheck},
 		{"config example", "print a commented configuration with every setting", configExample},
 		{"recovery-key", "print the recovery key that the proxy made for an account", recoveryKey},
+		{"audit verify", "check that nobody changed the audit log", auditVerify},
+		{"audit checkpoint", "print a signed checkpoint of the audit log, to be kept elsewhere", auditCheckpoint},
+		{"audit export", "print who was given keys and secrets, and who was not", auditExport},
+		{"audit who-has", "print which devices could read a room, and since when", auditWhoHas},
 		{"discard-sessions", "discard sending keys, after a machine was set back to a snapshot", discardSessions},
 		{"import-pantalaimon", "take over the devices and room keys of pantalaimon", importPantalaimon},
 	}

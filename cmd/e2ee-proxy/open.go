@@ -48,7 +48,7 @@ func openStore(ctx context.Context, cfg *config.Config, log zerolog.Logger) (*st
 		return nil, err
 	}
 	db, err := store.Open(ctx, store.Options{
-		URL: url, MasterKeys: keys, MarkFile: filepath.Join(cfg.Data, markFile),
+		URL: url, MasterKeys: keys, MarkFile: filepath.Join(cfg.Data, markFile), Audit: cfg.Audit.Enabled,
 		Waiting: func(why error) {
 			log.Warn().Err(why).Msg("waiting: it may have ended without giving the database back, which is known in some seconds")
 		},
@@ -84,7 +84,7 @@ func openExisting(ctx context.Context, cfg *config.Config, readOnly bool) (*stor
 	if err != nil {
 		return nil, err
 	}
-	db, err := store.Open(ctx, store.Options{URL: url, MasterKeys: keys, MarkFile: filepath.Join(cfg.Data, markFile), ReadOnly: readOnly})
+	db, err := store.Open(ctx, store.Options{URL: url, MasterKeys: keys, MarkFile: filepath.Join(cfg.Data, markFile), ReadOnly: readOnly, Audit: cfg.Audit.Enabled})
 	if err != nil {
 		return nil, storeFailure(err)
 	}

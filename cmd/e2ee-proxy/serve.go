@@ -54,6 +54,10 @@ func runProxy(ctx context.Context, cfg *config.Config, log zerolog.Logger) (err 
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
+	if err := beginAudit(ctx, cfg, db); err != nil {
+		return err
+	}
+	defer endAudit(context.WithoutCancel(ctx), db, log)
 
 	registry, err := newRegistry()
 	if err != nil {
@@ -105,7 +109,7 @@ func (g *gateway) serve(ctx context.Context, clients, operators net.Listener) er
 		opsAddress = operators.Addr().String()
 		group.Go(func() error { return serveOps(drained, operators, g.ops) })
 	}
-	group.Go(func() error { return housekeeping(ctx, g.db, g.log) })
+	group.Go(func() error { return housekeeping(ctx, g.db, g.log, g.auditKeep) })
 	group.Go(func() error { return watchLease(ctx, g.db) })
 	g.log.Info().Str("listen", clients.Addr().String()).Str("ops_listen", opsAddress).Str("homeserver", g.homeserver).Str("version", build().version).Msg("listening")
 	group.Go(func() error { return logWhenReady(ctx, g.ready, g.log.Info()) })

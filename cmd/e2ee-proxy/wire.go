@@ -23,6 +23,7 @@ import (
 type gateway struct {
 	log        zerolog.Logger
 	homeserver string
+	auditKeep  time.Duration
 	db         *store.DB
 	engine     *e2ee.Engine
 	files      *interceptors.KeptFiles
@@ -66,12 +67,13 @@ func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *promet
 		ops.Probe{Name: "homeserver", OnlyFirst: true, Run: homeserverAnswers(cfg, client)},
 	)
 	return &gateway{
-		log: log, homeserver: cfg.Homeserver.String(), db: db, engine: engine, files: handling.Files, proxy: front,
+		log: log, homeserver: cfg.Homeserver.String(), auditKeep: cfg.Audit.Keep, db: db, engine: engine, files: handling.Files, proxy: front,
 		ready: ready, ops: ops.New(registry, ready),
 	}, nil
 }
 
 func engineOptions(cfg *config.Config, log zerolog.Logger, db *store.DB, client *http.Client) e2ee.Options {
+	version := policyVersion(cfg)
 	return e2ee.Options{
 		Store: db, Homeserver: cfg.Homeserver.URL(), Client: client, Log: log,
 		CachedUsers:     cfg.TrustCache.Users,
@@ -80,6 +82,7 @@ func engineOptions(cfg *config.Config, log zerolog.Logger, db *store.DB, client 
 		ManualBootstrap: cfg.Bootstrap == config.BootstrapManual,
 		Account:         func(user id.UserID) e2ee.AccountSettings { return accountSettings(cfg, user) },
 		Policy:          policyOf(cfg.Policy),
+		PolicyVersion:   func() string { return version },
 	}
 }
 

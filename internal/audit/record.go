@@ -35,6 +35,7 @@ const (
 	KindStop          Kind = "stopped"
 	KindTruncated     Kind = "log_truncated"
 	KindDeviceRemoved Kind = "device_forgotten"
+	KindDiscarded     Kind = "sending_keys_discarded"
 )
 
 // Outcome says what became of one recipient. The zero value is no decision, and is refused
