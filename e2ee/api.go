@@ -8,7 +8,6 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"e2ee-proxy/e2ee/internal/auditing"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/files"
 	"e2ee-proxy/e2ee/internal/notices"
@@ -23,7 +22,6 @@ import (
 	"e2ee-proxy/e2ee/internal/takeover"
 	"e2ee-proxy/e2ee/internal/unread"
 	"e2ee-proxy/e2ee/internal/wire"
-	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -385,24 +383,3 @@ func MessageType(eventType string) bool { return wire.MessageType(eventType) }
 
 // PlainReaction reports whether a reaction contains only what it reacts to, and with what.
 func PlainReaction(event json.RawMessage) bool { return wire.PlainReaction(event) }
-
-// handles begins what a person does with keys in files: it is written into the audit log
-// before it is done.
-func (d *Device) handles(ctx context.Context, kind audit.Kind) error {
-	if d.core.Mode != core.ModeProxied {
-		return core.ErrNotProxied
-	}
-	return auditing.Append(ctx, d.core, kind, "")
-}
-
-// readRecoveryKey returns the recovery key, and writes into the audit log that it was read.
-func (d *Device) readRecoveryKey(ctx context.Context) (secret.String, error) {
-	key, err := d.acct.identity.RecoveryKey(ctx)
-	if err == nil {
-		err = auditing.Append(ctx, d.core, audit.KindRecoveryKey, "")
-	}
-	if err != nil {
-		return secret.String{}, err
-	}
-	return key, nil
-}

@@ -332,3 +332,24 @@ func (e *Engine) Native(ctx context.Context, user id.UserID, device id.DeviceID,
 	query := wire.KeyQuery{Homeserver: e.env.Homeserver, Token: token, User: user, Asserted: asserted}
 	return native.NewClient(&acct.Account, e.native, &acct.rollout, &acct.warnings, device, query), nil
 }
+
+// handles begins what a person does with keys in files: it is written into the audit log
+// before it is done.
+func (d *Device) handles(ctx context.Context, kind audit.Kind) error {
+	if d.core.Mode != core.ModeProxied {
+		return core.ErrNotProxied
+	}
+	return auditing.Append(ctx, d.core, kind, "")
+}
+
+// readRecoveryKey returns the recovery key, and writes into the audit log that it was read.
+func (d *Device) readRecoveryKey(ctx context.Context) (secret.String, error) {
+	key, err := d.acct.identity.RecoveryKey(ctx)
+	if err == nil {
+		err = auditing.Append(ctx, d.core, audit.KindRecoveryKey, "")
+	}
+	if err != nil {
+		return secret.String{}, err
+	}
+	return key, nil
+}

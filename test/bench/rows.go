@@ -188,6 +188,11 @@ func roomKeyBudgets() []budget {
 			measured: figure{"bench.Share/old-sessions/e2ee-proxy", "p50-ms", 1}, reference: figure{"bench.Share/old-sessions/reference=goolm-2-cores", "p50-ms", 1},
 			unit: "ms", compare: atMost, limit: 25, text: "≤ 25 ms, in one write",
 		},
+		{
+			what:     "the same with the audit log, beside it without, CPU",
+			measured: figure{"bench.ShareAudit", "cpu-ms-with", 1}, reference: figure{"bench.ShareAudit", "cpu-ms-without", 1},
+			unit: "ms", compare: ratioAtMost, limit: 1.15, text: "≤ 1.15 × without",
+		},
 	}
 }
 

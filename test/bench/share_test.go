@@ -6,6 +6,8 @@ import (
 	"database/sql"
 	"fmt"
 	"io"
+	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -28,11 +30,19 @@ type bigRoom struct {
 }
 
 func newBigRoom(tb testing.TB) *bigRoom {
+	tb.Helper()
+	return newBigRoomWith(tb, true)
+}
+
+// newBigRoomWith is newBigRoom with or without the audit log.
+func newBigRoomWith(tb testing.TB, audit bool) *bigRoom {
+	tb.Helper()
 	hs := liar.New(tb)
 	up := newUpstream(tb, hs)
 	owner := hs.Login("writer", "FIRST")
 	room := hs.CreateRoom(true, owner.UserID)
-	return &bigRoom{stack: newStack(tb, up), crowd: newCrowd(tb, up, room, owner.UserID), hs: hs}
+	path := filepath.Join(tb.TempDir(), "e2ee.db")
+	return &bigRoom{stack: newStackOn(tb, up, path, openStoreWith(tb, path, audit), nil), crowd: newCrowd(tb, up, room, owner.UserID), hs: hs}
 }
 
 // writer returns a device of the writer's that has sent nothing yet, of an account that
@@ -158,6 +168,35 @@ func BenchmarkShare(b *testing.B) {
 		b.ReportMetric(m.perUnit(1)/1e3, "cpu-ms")
 		plain(b)
 	})
+}
+
+// BenchmarkShareAudit is what the audit log adds to a share with 1,000 devices: the same with
+// it and without, in turn. The processor time is that of both cores.
+func BenchmarkShareAudit(b *testing.B) {
+	var with, without meter
+	rooms := map[*meter]*bigRoom{&with: newBigRoomWith(b, true), &without: newBigRoomWith(b, false)}
+	writers := make(map[*meter]*e2ee.Device)
+	for m, r := range rooms {
+		writers[m] = r.writer()
+		r.send(writers[m])
+	}
+	for i := 0; b.Loop(); i++ {
+		order := []*meter{&with, &without}
+		if i%2 == 1 {
+			slices.Reverse(order)
+		}
+		for _, m := range order {
+			b.StopTimer()
+			rooms[m].rotate(writers[m])
+			b.StartTimer()
+			m.measure(func() { rooms[m].send(writers[m]) })
+		}
+	}
+	b.ReportMetric(with.perUnit(1)/1e3, "cpu-ms-with")
+	b.ReportMetric(without.perUnit(1)/1e3, "cpu-ms-without")
+	b.ReportMetric(with.p50()/1e3, "p50-ms-with")
+	b.ReportMetric(without.p50()/1e3, "p50-ms-without")
+	plain(b)
 }
 
 func newAccount(b *testing.B) *goolm.Account {

@@ -121,12 +121,18 @@ func engineOptions(tb testing.TB, base *url.URL, db *store.DB) e2ee.Options {
 
 func openStore(tb testing.TB, path string) *store.DB {
 	tb.Helper()
+	return openStoreWith(tb, path, true)
+}
+
+// openStoreWith is openStore with or without the audit log.
+func openStoreWith(tb testing.TB, path string, audit bool) *store.DB {
+	tb.Helper()
 	key, err := store.NewMasterKey(secret.Bytes(bytes.Repeat([]byte{7}, 32)))
 	if err != nil {
 		tb.Fatal(err)
 	}
 	db, err := store.Open(context.Background(), store.Options{
-		URL: secret.NewString("sqlite:" + path), MasterKeys: store.MasterKeys{Current: key},
+		URL: secret.NewString("sqlite:" + path), MasterKeys: store.MasterKeys{Current: key}, Audit: audit,
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -166,7 +172,12 @@ func newStack(tb testing.TB, up *upstream) *stack {
 func newStackWith(tb testing.TB, up *upstream, change func(*e2ee.Options)) *stack {
 	tb.Helper()
 	path := filepath.Join(tb.TempDir(), "e2ee.db")
-	db := openStore(tb, path)
+	return newStackOn(tb, up, path, openStore(tb, path), change)
+}
+
+// newStackOn is newStackWith on a database that is open.
+func newStackOn(tb testing.TB, up *upstream, path string, db *store.DB, change func(*e2ee.Options)) *stack {
+	tb.Helper()
 	o := engineOptions(tb, up.url, db)
 	if change != nil {
 		change(&o)
