@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -21,9 +22,9 @@ import (
 // that the homeserver has not. The homeserver's tokens say behind which event they are.
 type missedWorld struct {
 	*readWorld
-	list  []string // the homeserver's events, the newest first; "text@time"
-	asked int      // how often its list was
-	event int      // and events
+	list  []string     // the homeserver's events, the newest first; "text@time"
+	asked int          // how often its list was
+	event atomic.Int64 // and events
 	lost  map[string]bool
 	gone  map[string]bool
 	// grow is called before the list is read.
@@ -50,7 +51,7 @@ func (w *missedWorld) misses(all ...string) {
 
 func (w *missedWorld) respond(s seen) (int, string) {
 	if _, name, ok := strings.Cut(s.path, "/event/"); ok {
-		w.event++
+		w.event.Add(1)
 		name, _ = url.PathUnescape(name)
 		text := strings.TrimPrefix(name, "$")
 		content, status := fmt.Sprintf(`{"ciphertext":%q}`, text), http.StatusOK
@@ -158,8 +159,8 @@ func TestMissedNotificationsAreListed(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if a.Next != "" || w.asked != 1 || w.event != 7+2 { // 7 of ours, and whether 2 of theirs were redacted
-		t.Errorf("the next is %q, and %d pages and %d events were asked for", a.Next, w.asked, w.event)
+	if a.Next != "" || w.asked != 1 || w.event.Load() != 7+2 { // 7 of ours, and whether 2 of theirs were redacted
+		t.Errorf("the next is %q, and %d pages and %d events were asked for", a.Next, w.asked, w.event.Load())
 	}
 	if got := w.all("highlight", 1); !slices.Equal(got, []string{"you e", "read you c"}) {
 		t.Errorf("highlights: %q", got)

@@ -86,7 +86,7 @@ func sof(marker string, width, height uint16, sampling string) []byte {
 // million pixels, or that one of its parts is 2 GB long, so that whoever decodes it
 // allocates what is not there. Its header is judged before anything is allocated.
 func TestHostileHeadersAllocateNothing(t *testing.T) { //nolint:paralleltest // it measures what is allocated
-	m := thumbnail.New(thumbnail.DefaultLimits())
+	m := thumbnail.New(patient())
 	many := bytes.Repeat([]byte("\xff\xe5\x00\x02"), 1<<18)
 	for name, row := range map[string]struct {
 		data []byte
@@ -146,7 +146,7 @@ func TestHostileHeadersAllocateNothing(t *testing.T) { //nolint:paralleltest // 
 // Attack vector: the header says one thing, what follows another, so that the limits are
 // applied to a picture that is not the one that is decoded.
 func TestPicturesThatLieAboutThemselves(t *testing.T) { //nolint:paralleltest // it measures what is allocated
-	m := thumbnail.New(thumbnail.DefaultLimits())
+	m := thumbnail.New(patient())
 	frame := join("\x2c\x00\x00\x00\x00\xff\xff\xff\xff\x80\x00\x00\x00\xff\xff\xff\x08\x02\x4c\x01\x00\x3b")
 	for name, data := range map[string][]byte{
 		"a frame larger than the screen":   join("GIF89a\x40\x00\x40\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff", frame),
@@ -295,7 +295,7 @@ func (s failingSource) ReadAt(p []byte, at int64) (int, error) {
 // That a file cannot be read says nothing of the picture, nor does a client that went.
 func TestErrorsOfOthersAreNotThePictures(t *testing.T) {
 	t.Parallel()
-	m := thumbnail.New(thumbnail.DefaultLimits())
+	m := thumbnail.New(patient())
 	data := plain(t, 500, 500)
 	_, err := m.Make(t.Context(), failingSource{bytes.NewReader(data), io.ErrClosedPipe}, int64(len(data)), thumbnail.Want{Width: 32, Height: 32})
 	if !errors.Is(err, io.ErrClosedPipe) || errors.Is(err, thumbnail.ErrBroken) {

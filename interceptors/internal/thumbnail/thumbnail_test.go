@@ -17,10 +17,17 @@ import (
 	"e2ee-proxy/interceptors/internal/thumbnail"
 )
 
+// patient are the limits for a machine on which a picture takes as long as it likes.
+func patient() thumbnail.Limits {
+	l := thumbnail.DefaultLimits()
+	l.Time = time.Hour
+	return l
+}
+
 // thumb returns what Make makes of some bytes, with the usual limits.
 func thumb(t *testing.T, data []byte, want thumbnail.Want) (thumbnail.Picture, error) {
 	t.Helper()
-	return thumbnail.New(thumbnail.DefaultLimits()).Make(t.Context(), bytes.NewReader(data), int64(len(data)), want)
+	return thumbnail.New(patient()).Make(t.Context(), bytes.NewReader(data), int64(len(data)), want)
 }
 
 func fixture(t testing.TB, name string) []byte {
@@ -176,7 +183,7 @@ func TestSizes(t *testing.T) {
 // smaller than that no thumbnail should be provided".
 func TestForSending(t *testing.T) {
 	t.Parallel()
-	m := thumbnail.New(thumbnail.DefaultLimits())
+	m := thumbnail.New(patient())
 	for _, row := range [][4]int{{1200, 1200, 600, 600}, {4000, 3000, 800, 600}, {801, 10, 800, 10}, {800, 600, 0, 0}, {20, 20, 0, 0}} {
 		data := plain(t, row[0], row[1])
 		p, err := m.ForSending(t.Context(), bytes.NewReader(data), int64(len(data)))
