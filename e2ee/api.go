@@ -361,6 +361,15 @@ func TakeOver(ctx context.Context, db *store.DB, from Takeover) (TakenOver, erro
 	return takeover.Take(ctx, db, from, time.Now())
 }
 
+// UserTrust is what is known of a user.
+type UserTrust struct {
+	UserID           id.UserID       `json:"user_id"`
+	State            string          `json:"state"`
+	PinnedMasterKey  id.Ed25519      `json:"pinned_master_key"`
+	CurrentMasterKey id.Ed25519      `json:"current_master_key"`
+	Devices          []status.Device `json:"devices"`
+}
+
 // Results of calls to the homeserver, for the engine's callers.
 type (
 	// UpstreamError is an error response of the homeserver, or none at all.

@@ -190,15 +190,6 @@ func (d *Device) RestoreHistory(ctx context.Context) error {
 	return d.backups.BeginRestore(ctx)
 }
 
-// UserTrust is what is known of a user.
-type UserTrust struct {
-	UserID           id.UserID       `json:"user_id"`
-	State            string          `json:"state"`
-	PinnedMasterKey  id.Ed25519      `json:"pinned_master_key"`
-	CurrentMasterKey id.Ed25519      `json:"current_master_key"`
-	Devices          []status.Device `json:"devices"`
-}
-
 // User returns what is known of a user. The homeserver is asked if that may be out of date.
 func (d *Device) User(ctx context.Context, user id.UserID) (UserTrust, error) {
 	if !d.judges() {

@@ -10,16 +10,17 @@ import (
 // has no encryption without the package cryptography.
 func apprise(t *testing.T, p *place, again bool) client {
 	p.invite(again)
-	program := filepath.Join(filepath.Dir(python(t, "apprise")), "apprise")
+	interpreter := python(t, "apprise")
+	program := filepath.Join(filepath.Dir(interpreter), "apprise")
 	to := "matrix://" + p.userinfo() + "@" + p.address() + "/" + url.PathEscape(p.room)
 	return client{
 		say: func(t *testing.T, text string) {
 			t.Helper()
-			run(t, p, program, "--body", text, to)
+			run(t, p, interpreter, program, "--body", text, to)
 		},
 		sends: func(t *testing.T, file string) {
 			t.Helper()
-			run(t, p, program, "--body", "A picture", "--attach", file, to)
+			run(t, p, interpreter, program, "--body", "A picture", "--attach", file, to)
 			p.wantRead(t, "A picture")
 		},
 	}

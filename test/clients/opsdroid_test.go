@@ -32,14 +32,15 @@ skills:
 // start.
 func opsdroid(t *testing.T, p *place, again bool) client {
 	p.invite(again)
-	program := filepath.Join(filepath.Dir(python(t, "opsdroid")), "opsdroid")
+	interpreter := python(t, "opsdroid")
+	program := filepath.Join(filepath.Dir(interpreter), "opsdroid")
 	at := port(t)
 	file := filepath.Join(p.dir, "configuration.yaml")
 	config := fmt.Appendf(nil, opsdroidConfig, at, p.proxy.URL, p.account.UserID, p.account.Password, p.room, driver(t, "opsdroid_skill.py"))
 	if err := os.WriteFile(file, config, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	bot := start(t, p, exec.Command(program, "start", "-f", file), "ROOM="+p.room, "PYTHONUNBUFFERED=1")
+	bot := start(t, p, exec.Command(interpreter, program, "start", "-f", file), "ROOM="+p.room, "PYTHONUNBUFFERED=1")
 	base := fmt.Sprintf("http://127.0.0.1:%d/", at)
 	awaitURL(t, bot, base)
 	return client{
