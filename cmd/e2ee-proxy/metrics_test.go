@@ -36,6 +36,8 @@ func TestMetricsOfTwoUsersAreFew(t *testing.T) {
 			{"GET", "/_matrix/client/v3/sync?timeout=0", "", 200},
 			{"GET", "/_matrix/client/v3/rooms/" + room + "/messages?dir=b", "", 200},
 			{"GET", "/_e2ee_proxy/v1/status", "", 200},
+			{"POST", "/_matrix/client/v3/keys/query", `{"device_keys":{"` + bob.UserID + `":[]}}`, 200},
+			{"PUT", "/_matrix/client/v3/sendToDevice/m.room.encrypted/1", `{"messages":{"` + bob.UserID + `":{"NONE":{}}}}`, 200},
 			{"GET", "/_matrix/client/v3/joined_rooms", "", 0},
 			{"GET", "/_matrix/client/v3/profile/" + who.UserID, "", 0},
 			{"POST", "/_matrix/client/v3/search", `{}`, 0},
