@@ -3,6 +3,7 @@ package trustcache
 import (
 	"bytes"
 	"context"
+	"slices"
 
 	"e2ee-proxy/store"
 )
@@ -10,6 +11,10 @@ import (
 // applyUpdate applies the answer to a query to a user.
 func (w *rowsTx) applyUpdate(ctx context.Context, e *entry, row store.User, up update) error {
 	own, before, had := w.t.account.UserID, e.user, w.size()
+	refused, refusedIdentity := up.refused, up.refusedIdentity
+	if up.passive && slices.Equal(refused, e.refused) && refusedIdentity == e.refusedIdentity {
+		up.refused, up.refusedIdentity = nil, false // that was told
+	}
 	for i := range up.devices {
 		d := &up.devices[i]
 		d.Override = OverrideNone
@@ -46,7 +51,9 @@ func (w *rowsTx) applyUpdate(ctx context.Context, e *entry, row store.User, up u
 		w.touch(e.askedAt(up.asked)) // nothing is new
 		return nil
 	}
-	w.set(newEntry(own, row, identity, up.devices).askedAt(up.asked))
+	next := newEntry(own, row, identity, up.devices).askedAt(up.asked)
+	next.refused, next.refusedIdentity = refused, refusedIdentity
+	w.set(next)
 	if before.Own && signer != w.ownSigner() {
 		return w.recheck(ctx)
 	}

@@ -33,6 +33,9 @@ type entry struct {
 	// asked is when the homeserver was asked for this; zero if a change was reported since, or
 	// it is not known. See [Tracker.Within].
 	asked time.Time
+	// refused and refusedIdentity are what was refused of the last answer.
+	refused         []id.DeviceID
+	refusedIdentity bool
 }
 
 // askedAt returns the entry with another time.
@@ -88,7 +91,9 @@ func (e *entry) with(own id.UserID, row store.User) *entry {
 	u := *e.user
 	u.Identity, u.Pin, u.Own = identity, pinOf(row, identity.Master), row.UserID == own
 	u.Knowledge = knowledge(row, len(u.Devices))
-	return &entry{row, &u, e.asked}
+	out := *e
+	out.row, out.user = row, &u
+	return &out
 }
 
 // restore makes an entry from stored rows. Its signatures were checked before they were

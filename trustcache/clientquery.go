@@ -185,7 +185,7 @@ func (q *ClientQuery) Answered(ctx context.Context, res *QueryResult, whole func
 			if err != nil {
 				return err
 			}
-			up.asked = q.asked
+			up.asked, up.passive = q.asked, true
 			row := passiveRow(e.row, &up)
 			row.Failures, row.RetryAt = 0, time.Time{}
 			if err := w.applyUpdate(ctx, e, row, up); err != nil {

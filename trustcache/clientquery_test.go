@@ -194,3 +194,36 @@ func TestWithin(t *testing.T) {
 		t.Errorf("with a token that has ended: %v", err)
 	}
 }
+
+// What a homeserver shows again and again and is refused is told once, and not written again.
+func TestRefusedDevicesOfClientsAnswersAreToldOnce(t *testing.T) {
+	t.Parallel()
+	b := newPerson(bob, "1")
+	srv := newServer()
+	broken := b.signedDevice("BROKEN")
+	broken["algorithms"] = []id.Algorithm{}
+	srv.publish(b, b.signedDevice("PHONE"), broken)
+	x := track(t, srv, newMemory())
+	saves := 0
+	x.mem.saving = func(*store.Changes) { saves++ }
+	for range 3 {
+		if diff := cmp.Diff([]string{"@bob:example.org BROKEN"}, x.clientAnswer(nil, bob)); diff != "" {
+			t.Error(diff)
+		}
+	}
+	told := 0
+	for _, ev := range x.events {
+		if ev.Kind == EventDevicesRefused {
+			told++
+		}
+	}
+	if told != 1 || saves != 1 {
+		t.Errorf("told %d times, written %d times", told, saves)
+	}
+	other := b.signedDevice("BROKEN2")
+	other["algorithms"] = []id.Algorithm{}
+	srv.publish(b, b.signedDevice("PHONE"), broken, other)
+	if x.clientAnswer(nil, bob); saves != 2 || x.last(EventDevicesRefused).Refused[1] != "BROKEN2" {
+		t.Errorf("another one: %+v", x.last(EventDevicesRefused))
+	}
+}

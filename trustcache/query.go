@@ -173,7 +173,7 @@ func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, asked time.T
 			}
 			row := e.row
 			if f.passive {
-				row = passiveRow(row, &up)
+				row, up.passive = passiveRow(row, &up), true
 			} else {
 				row.Tracked, row.Outdated = !f.untracked, f.dirty || f.untracked
 			}

@@ -42,6 +42,8 @@ type update struct {
 	refusedIdentity bool
 	refused         []id.DeviceID
 	asked           time.Time // see entry
+	// passive is an answer to somebody who asks again and again: what it refuses is told once.
+	passive bool
 }
 
 // digestAnswer computes what an answer changes of a user. It verifies signatures, of changed

@@ -192,7 +192,10 @@ func (s session) tell(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	known, err := c.known(ctx, append(users, c.User))
+	if !slices.Contains(users, c.User) {
+		return errLags
+	}
+	known, err := c.known(ctx, users)
 	if err != nil {
 		return err
 	}
@@ -224,6 +227,9 @@ func (s session) tell(ctx context.Context) error {
 	}
 	return nil
 }
+
+// errLags means that the homeserver's list of members misses who has just sent something.
+var errLags = errors.New("the homeserver's list of the room's members is out of date")
 
 // store records who was told.
 func (s session) store(ctx context.Context, device int64, told []store.SeenMessage) error {

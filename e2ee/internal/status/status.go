@@ -26,7 +26,7 @@ type Status struct {
 	// OtherDevices are the user's other devices that have keys.
 	OtherDevices []Device   `json:"other_devices"`
 	Overrides    []Override `json:"overrides"`
-	// Policy is nil for a device whose keys the proxy does not hold.
+	// Policy is nil for a token without a device, and for a device whose keys are lost.
 	Policy   *rollout.Status   `json:"policy,omitempty"`
 	Problems []Problem         `json:"problems"`
 	Warnings []notices.Warning `json:"warnings"`
