@@ -24,5 +24,7 @@ ENV E2EE_PROXY_DATA=/data \
     E2EE_PROXY_OPS_LISTEN=0.0.0.0:8010
 EXPOSE 8009 8010
 STOPSIGNAL SIGTERM
+# It knows what the environment and E2EE_PROXY_CONFIG set, and nothing of serve's flags.
+HEALTHCHECK --interval=10s --timeout=6s --start-period=30s CMD ["/e2ee-proxy", "healthcheck"]
 ENTRYPOINT ["/e2ee-proxy"]
 CMD ["serve"]

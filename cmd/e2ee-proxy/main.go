@@ -35,6 +35,7 @@ func commands() []command {
 	return []command{
 		{"serve", "run the proxy", serve},
 		{"version", "print the version", version},
+		{"healthcheck", "ask a running proxy whether it can serve", healthcheck},
 		{"config check", "check the configuration and report every problem", configCheck},
 		{"config example", "print a commented configuration with every setting", configExample},
 		{"recovery-key", "print the recovery key that the proxy made for an account", recoveryKey},
