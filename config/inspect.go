@@ -27,6 +27,7 @@ type namedFile struct{ where, setting, file string }
 
 // Permissions of those who are not the owner.
 const (
+	othersRead          fs.FileMode = 0o004
 	othersWrite         fs.FileMode = 0o002
 	groupOrOthersWrite  fs.FileMode = 0o022
 	groupOrOthersAccess fs.FileMode = 0o077
@@ -41,6 +42,10 @@ func (l *loader) inspect(c *Config, i Inspection) {
 	}
 	if c.Upstream.CAFile != "" {
 		l.named = append(l.named, namedFile{l.origin["upstream.ca_file"], "upstream.ca_file", c.Upstream.CAFile})
+	}
+	if c.TLS.On() {
+		l.named = append(l.named, namedFile{l.origin["tls.cert_file"], "tls.cert_file", c.TLS.CertFile}, namedFile{l.origin["tls.key_file"], "tls.key_file", c.TLS.KeyFile})
+		l.checkReaders(namedFile{l.origin["tls.key_file"], "tls.key_file", c.TLS.KeyFile})
 	}
 	for _, f := range l.named {
 		l.checkGuarded(f)
@@ -63,6 +68,15 @@ func (l *loader) checkGuarded(f namedFile) {
 	mode := info.Mode()
 	if mode.Perm()&othersWrite != 0 && mode&fs.ModeSticky == 0 && (mode.IsDir() || mode.IsRegular()) {
 		l.problemOnce(f.where, f.setting, "everybody on this machine may write to "+f.file, "run: chmod o-w "+f.file)
+	}
+}
+
+// checkReaders reports a private key that everybody on this machine may read. A group may:
+// that is how programs with different users share a certificate.
+func (l *loader) checkReaders(f namedFile) {
+	info, err := os.Stat(f.file)
+	if err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&othersRead != 0 && !l.reported(f.setting) {
+		l.problem(f.where, f.setting, "everybody on this machine may read "+f.file, "run: chmod o-r "+f.file)
 	}
 }
 

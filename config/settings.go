@@ -18,7 +18,7 @@ type Config struct {
 	Homeserver URL `yaml:"homeserver"`
 
 	// Address and port for clients. Access tokens arrive here: listen on a loopback
-	// address, or put a server that does TLS in front.
+	// address, set tls, or put a server that does TLS in front.
 	Listen string `yaml:"listen" kind:"HOST:PORT"`
 
 	// Address and port of /livez, /readyz and /metrics. Needs no token, so it must not
@@ -33,6 +33,9 @@ type Config struct {
 	// URL under which clients reach the proxy. When set, /.well-known/matrix/client and
 	// login responses name it instead of the homeserver.
 	PublicURL URL `yaml:"public_url"`
+
+	// TLS for clients, with HTTP/1.1 and HTTP/2. Without it the proxy speaks plain HTTP/1.1.
+	TLS TLS `yaml:"tls"`
 
 	// Where keys and sessions are stored.
 	Database Database `yaml:"database"`
@@ -83,6 +86,20 @@ type Config struct {
 	// What is kept in memory about other users' identities and devices.
 	TrustCache TrustCache `yaml:"trust_cache"`
 }
+
+// TLS is what clients' connections are protected with.
+type TLS struct {
+	// File with the certificate (PEM), followed by those that lead to its authority. Both
+	// files are looked at every 10 seconds; new connections get what is new in them. If that
+	// is wrong, the log says so and what was there before stays in use.
+	CertFile string `yaml:"cert_file" kind:"FILE"`
+
+	// File with the certificate's private key (PEM).
+	KeyFile string `yaml:"key_file" kind:"FILE"`
+}
+
+// On reports whether clients are to use TLS.
+func (t TLS) On() bool { return t.CertFile != "" || t.KeyFile != "" }
 
 // Database is where keys and sessions are stored.
 type Database struct {

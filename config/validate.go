@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"maps"
@@ -37,6 +38,9 @@ func (l *loader) validate(c *Config, offline bool) {
 	l.limits(c.Upstream, c.Limits)
 	if c.Upstream.CAFile != "" && !offline {
 		l.certificates("upstream.ca_file", c.Upstream.CAFile)
+	}
+	if c.TLS.On() && !offline {
+		l.certificatePair(c.TLS)
 	}
 	l.accounts(c)
 	l.policy(c.Policy)
@@ -106,6 +110,33 @@ func (l *loader) certificates(path, file string) {
 		l.problemAt(path, err.Error(), "check the path and who may read it")
 	case !x509.NewCertPool().AppendCertsFromPEM(pem):
 		l.problemAt(path, "has no certificate", "name a file with certificates in PEM form")
+	}
+}
+
+// certificatePair checks that there is a certificate and a key that fits.
+func (l *loader) certificatePair(t TLS) {
+	const cert, key = "tls.cert_file", "tls.key_file"
+	switch {
+	case t.CertFile == "":
+		l.problemAt(cert, "is missing beside "+key, "name the file with the certificate, or remove "+key)
+		return
+	case t.KeyFile == "":
+		l.problemAt(key, "is missing beside "+cert, "name the file with the private key, or remove "+cert)
+		return
+	}
+	certPEM, err := readRaw(t.CertFile)
+	if err != nil {
+		l.problemAt(cert, err.Error(), "check the path and who may read it")
+		return
+	}
+	keyPEM, err := readRaw(t.KeyFile)
+	if err != nil {
+		l.problemAt(key, err.Error(), "check the path and who may read it")
+		return
+	}
+	// The error names what is wrong, and nothing of the key.
+	if _, err := tls.X509KeyPair(certPEM, keyPEM); err != nil {
+		l.problemAt(cert, "does not go with "+key+": "+err.Error(), "name a certificate and its private key, both in PEM form")
 	}
 }
 

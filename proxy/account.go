@@ -123,7 +123,10 @@ type recorder struct {
 	http.ResponseWriter
 	conn *http.ResponseController
 	// idle is how long one write may take.
-	idle     time.Duration
+	idle time.Duration
+	// strict reports whether a deadline that passes ends the request, also while nothing is
+	// written (HTTP/2), so that there is one only while something is.
+	strict   bool
 	deadline time.Time
 	// quick reports whether the client took the last large piece at once.
 	quick bool
@@ -144,9 +147,11 @@ const (
 	quickChunk = 4 * writeChunk
 )
 
-func newRecorder(w http.ResponseWriter, idle time.Duration, now time.Time) *recorder {
-	rec := &recorder{ResponseWriter: w, conn: http.NewResponseController(w), idle: idle}
-	rec.extend(now)
+func newRecorder(w http.ResponseWriter, strict bool, idle time.Duration, now time.Time) *recorder {
+	rec := &recorder{ResponseWriter: w, conn: http.NewResponseController(w), idle: idle, strict: strict}
+	if !rec.strict {
+		rec.extend(now)
+	}
 	return rec
 }
 
@@ -173,6 +178,7 @@ func (w *recorder) Write(b []byte) (int, error) {
 		w.WriteHeader(http.StatusOK)
 	}
 	done := 0
+	defer w.rest()
 	for {
 		began := time.Now()
 		w.extend(began)
@@ -191,6 +197,21 @@ func (w *recorder) Write(b []byte) (int, error) {
 		if err != nil || done >= len(b) {
 			return done, err //nolint:wrapcheck // an io.Writer passes errors on
 		}
+	}
+}
+
+// FlushError serves http.ResponseController.
+func (w *recorder) FlushError() error {
+	w.extend(time.Now())
+	defer w.rest()
+	return w.conn.Flush() //nolint:wrapcheck // as above
+}
+
+// rest takes the write deadline away until something is written again, where it has to go.
+func (w *recorder) rest() {
+	if w.strict && !w.deadline.IsZero() {
+		w.deadline = time.Time{}
+		_ = w.conn.SetWriteDeadline(time.Time{}) // as below
 	}
 }
 

@@ -226,10 +226,13 @@ func (o *outcome) get() error {
 // readDeadline sets the connection's read deadline: never more than idle from now, and
 // never later than a client at the minimum rate needs.
 type readDeadline struct {
-	conn  *http.ResponseController
-	idle  time.Duration
-	start time.Time
-	got   int64
+	conn *http.ResponseController
+	idle time.Duration
+	// strict reports whether a deadline that passes breaks the body, also while nobody reads
+	// (HTTP/2), so that there is one only while somebody does.
+	strict bool
+	start  time.Time
+	got    int64
 }
 
 // minRate is the slowest average rate of a body, in bytes a second.
@@ -250,6 +253,9 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	n, err := b.from.Read(p)
 	b.deadline.got += int64(n)
+	if b.deadline.strict {
+		b.deadline.clear()
+	}
 	if b.left -= int64(n); b.left < 0 {
 		n, err = n-1, &http.MaxBytesError{Limit: b.size}
 	}

@@ -12,7 +12,8 @@ import (
 // Rules of this file:
 //   - There is no deadline on a whole request or response: a long poll is silent for as
 //     long as its client likes, and an upload takes as long as its line needs. There are
-//     deadlines on every part of them that has to move (recorder, body).
+//     deadlines on every part of them that has to move (recorder, body). Of HTTP/2 they are
+//     taken away in between: there a deadline that passes ends the request, whoever waits.
 //   - On shutdown, requests that change something are finished; those that only wait are
 //     ended.
 
@@ -43,6 +44,25 @@ func (d Deadlines) withDefaults() Deadlines {
 	return d
 }
 
+// server makes the server of Serve. With TLS it speaks HTTP/2 too, on whose connections the
+// client must take something of what is sent within Deadlines.Idle.
+func (p *Proxy) server(requests context.Context) *http.Server {
+	server := &http.Server{
+		Handler:           p,
+		ReadHeaderTimeout: p.deadlines.Header,
+		IdleTimeout:       p.deadlines.KeepAlive,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          p.discard,
+		BaseContext:       func(net.Listener) context.Context { return requests },
+		Protocols:         new(http.Protocols),
+		TLSConfig:         p.tls,
+		HTTP2:             &http.HTTP2Config{WriteByteTimeout: p.deadlines.Idle},
+	}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetHTTP2(p.tls != nil)
+	return server
+}
+
 // maxHeader is the largest header of a request, in bytes: an inline sync filter in the
 // query can be long, and a token of a megabyte gets a proper 401.
 const maxHeader = 1 << 20
@@ -56,18 +76,15 @@ func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 	// request's body; this does.
 	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
-	server := &http.Server{
-		Handler:           p,
-		ReadHeaderTimeout: p.deadlines.Header,
-		IdleTimeout:       p.deadlines.KeepAlive,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          p.discard,
-		BaseContext:       func(net.Listener) context.Context { return requests },
-		Protocols:         new(http.Protocols),
-	}
-	server.Protocols.SetHTTP1(true)
+	server := p.server(requests)
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(ln) }() // ends with Shutdown or Close below
+	go func() { // ends with Shutdown or Close below
+		if p.tls != nil {
+			served <- server.ServeTLS(ln, "", "")
+			return
+		}
+		served <- server.Serve(ln)
+	}()
 	select {
 	case err := <-served:
 		p.Drain()

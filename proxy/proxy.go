@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -49,7 +50,9 @@ type Options struct {
 	Limits         Limits
 	Waits          Waits
 	Deadlines      Deadlines
-	Log            zerolog.Logger
+	// TLS makes Serve speak TLS, with HTTP/1.1 and HTTP/2; nil for plain HTTP/1.1.
+	TLS *tls.Config
+	Log zerolog.Logger
 	// Metrics takes the metrics; may be nil.
 	Metrics prometheus.Registerer
 }
@@ -72,6 +75,7 @@ type Proxy struct {
 	limiter        *limiter
 	memory         *budget.Budget // for what handlers hold of request bodies
 	deadlines      Deadlines
+	tls            *tls.Config // nil without TLS
 	metrics        *metrics
 	log            zerolog.Logger
 	discard        *log.Logger
@@ -100,8 +104,8 @@ func New(o Options) (*Proxy, error) {
 	p := &Proxy{
 		base: o.Homeserver, prefix: strings.TrimSuffix("/"+strings.Trim(o.Homeserver.EscapedPath(), "/"), "/"),
 		limits: limits, limiter: newLimiter(limits), memory: budget.New(limits.BodyMemory, limits.BodyMemoryPerUser),
-		deadlines: o.Deadlines.withDefaults(),
-		devices:   o.Devices, onUnknownToken: o.OnUnknownToken, trusted: slices.Clone(o.TrustedProxies),
+		deadlines: o.Deadlines.withDefaults(), tls: o.TLS,
+		devices: o.Devices, onUnknownToken: o.OnUnknownToken, trusted: slices.Clone(o.TrustedProxies),
 		log: o.Log, discard: log.New(io.Discard, "", 0), idPrefix: hex.EncodeToString(prefix[:]),
 	}
 	p.draining, p.drain = context.WithCancel(context.Background())

@@ -43,7 +43,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer p.active.Done()
 	q := &request{id: requestID{p.idPrefix, p.ids.next()}, r: cloneRequest(r), started: time.Now()}
 	q.hasBody = r.ContentLength != 0
-	q.w = newRecorder(w, p.deadlines.Idle, q.started)
+	q.w = newRecorder(w, r.ProtoMajor > 1, p.deadlines.Idle, q.started)
 	defer p.finish(q)
 	if err := p.serve(q); err != nil {
 		p.render(q, err)
@@ -209,7 +209,7 @@ func (p *Proxy) limitBody(q *request) error {
 	if q.route.run != nil && r.Header.Get("Content-Encoding") != "" {
 		return apierr.NewError(http.StatusUnsupportedMediaType, apierr.CodeNotJSON, "Compressed request bodies are not supported here.")
 	}
-	q.body = &body{from: r.Body, size: limit, left: limit, deadline: readDeadline{conn: q.w.conn, idle: p.deadlines.Idle}}
+	q.body = &body{from: r.Body, size: limit, left: limit, deadline: readDeadline{conn: q.w.conn, idle: p.deadlines.Idle, strict: q.w.strict}}
 	r.Body = q.body
 	return nil
 }

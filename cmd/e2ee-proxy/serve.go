@@ -111,6 +111,7 @@ func (g *gateway) serve(ctx context.Context, clients, operators net.Listener) er
 	}
 	group.Go(func() error { return housekeeping(ctx, g.db, g.log, g.auditKeep) })
 	group.Go(func() error { return watchLease(ctx, g.db) })
+	group.Go(func() error { return watchCertificate(ctx, g.pair, g.log) })
 	g.log.Info().Str("listen", clients.Addr().String()).Str("ops_listen", opsAddress).Str("homeserver", g.homeserver).Str("version", build().version).Msg("listening")
 	group.Go(func() error { return logWhenReady(ctx, g.ready, g.log.Info()) })
 	return group.Wait()

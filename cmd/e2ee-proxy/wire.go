@@ -13,6 +13,7 @@ import (
 	"e2ee-proxy/config"
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/internal/certificate"
 	"e2ee-proxy/internal/ops"
 	"e2ee-proxy/proxy"
 	"e2ee-proxy/store"
@@ -28,6 +29,7 @@ type gateway struct {
 	engine     *e2ee.Engine
 	files      *interceptors.KeptFiles
 	proxy      *proxy.Proxy
+	pair       *certificate.Pair // nil without TLS
 	ready      *ops.Readiness
 	ops        *ops.Handler
 }
@@ -57,6 +59,13 @@ func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *promet
 	}
 	options := proxyOptions(cfg, log, db, engine)
 	options.Handlers, options.Metrics = handlers, registry
+	pair, err := loadCertificate(cfg.TLS, registry)
+	if err != nil {
+		return nil, err
+	}
+	if pair != nil {
+		options.TLS = pair.Config()
+	}
 	front, err := proxy.New(options)
 	if err != nil {
 		return nil, err
@@ -67,7 +76,7 @@ func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *promet
 		ops.Probe{Name: "homeserver", OnlyFirst: true, Run: homeserverAnswers(cfg, client)},
 	)
 	return &gateway{
-		log: log, homeserver: cfg.Homeserver.String(), auditKeep: cfg.Audit.Keep, db: db, engine: engine, files: handling.Files, proxy: front,
+		log: log, homeserver: cfg.Homeserver.String(), auditKeep: cfg.Audit.Keep, db: db, engine: engine, files: handling.Files, proxy: front, pair: pair,
 		ready: ready, ops: ops.New(registry, ready),
 	}, nil
 }
