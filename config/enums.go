@@ -36,6 +36,15 @@ const (
 	LogText
 )
 
+// ForwardedHeader is the header in which trusted proxies say who the client is.
+type ForwardedHeader int
+
+// The headers that say who the client is.
+const (
+	ForwardedHeaderX ForwardedHeader = iota
+	ForwardedHeaderStandard
+)
+
 // Requirement is true or false with "required" as its zero value.
 type Requirement int
 
@@ -155,6 +164,7 @@ const (
 
 // The words of each enumeration, in the order of its constants.
 func (Bootstrap) words() []string             { return []string{"automatic", "manual"} }
+func (ForwardedHeader) words() []string       { return []string{"x-forwarded-for", "forwarded"} }
 func (LogLevel) words() []string              { return []string{"info", "debug", "warn", "error"} }
 func (LogFormat) words() []string             { return []string{"json", "text"} }
 func (Requirement) words() []string           { return []string{"true", "false"} }
@@ -178,6 +188,9 @@ func (e LogLevel) String() string { return word(e, int(e)) }
 
 // String returns the word used in the configuration.
 func (e LogFormat) String() string { return word(e, int(e)) }
+
+// String returns the word used in the configuration.
+func (e ForwardedHeader) String() string { return word(e, int(e)) }
 
 // String returns the word used in the configuration.
 func (r Requirement) String() string { return word(r, int(r)) }
@@ -217,6 +230,9 @@ func (e URLPreviews) String() string { return word(e, int(e)) }
 
 // UnmarshalText accepts the words of the enumeration only.
 func (e *URLPreviews) UnmarshalText(b []byte) error { return parseWord(e, b) }
+
+// UnmarshalText accepts the words of the enumeration only.
+func (e *ForwardedHeader) UnmarshalText(b []byte) error { return parseWord(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
 func (e *Bootstrap) UnmarshalText(b []byte) error { return parseWord(e, b) }

@@ -93,6 +93,8 @@ func TestProblems(t *testing.T) {
 		"null secret":                            {yaml: "database: {url: }\n", want: "database.url: has no value"},
 		"no CA file":                             {args: []string{"--upstream-ca-file", "/nonexistent/x"}, want: "upstream.ca_file: cannot open /nonexistent/x"},
 		"no certificate":                         {args: []string{"--upstream-ca-file", "/dev/null"}, want: "upstream.ca_file: has no certificate"},
+		"no proxy to announce clients":           {yaml: "homeserver: https://h\nlisten_proxy_protocol: true\n", want: "listen_proxy_protocol: has no effect without trusted_proxies; name the servers that send the header"},
+		"not a header":                           {yaml: "homeserver: https://h\nforwarded_header: x-real-ip\n", want: `forwarded_header: "x-real-ip" is not a possible value; choose one of: x-forwarded-for, forwarded`},
 		"homeserver password":                    {args: []string{"--homeserver", "https://u:hunter2@h"}, want: "must not contain a user name"},
 	} {
 		t.Run(name, func(t *testing.T) {

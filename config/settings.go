@@ -43,9 +43,18 @@ type Config struct {
 	// The key under which everything secret in the database is sealed.
 	MasterKey MasterKey `yaml:"master_key"`
 
-	// Addresses or networks (10.0.0.0/8) of servers in front of the proxy that may say, in
-	// X-Forwarded-For, who the client is. Nobody else is believed.
+	// Addresses or networks (10.0.0.0/8) of servers in front of the proxy that may say who the
+	// client is. Nobody else is believed.
 	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`
+
+	// Where they say so: in X-Forwarded-For, or in Forwarded (RFC 7239). What stands in the
+	// other header is the client's own, and is dropped.
+	ForwardedHeader ForwardedHeader `yaml:"forwarded_header"`
+
+	// Whether they begin each connection with a header of the PROXY protocol, version 1 or 2,
+	// as load balancers do that pass TLS on unopened. Then a connection of theirs without it
+	// is closed.
+	ListenProxyProtocol bool `yaml:"listen_proxy_protocol"`
 
 	// The way to the homeserver.
 	Upstream Upstream `yaml:"upstream"`
@@ -97,9 +106,6 @@ type TLS struct {
 	// File with the certificate's private key (PEM).
 	KeyFile string `yaml:"key_file" kind:"FILE"`
 }
-
-// On reports whether clients are to use TLS.
-func (t TLS) On() bool { return t.CertFile != "" || t.KeyFile != "" }
 
 // Database is where keys and sessions are stored.
 type Database struct {
@@ -383,41 +389,4 @@ type TrustCache struct {
 	// Users kept in memory, with their identities and devices, for all accounts together: a
 	// few kilobytes each. Of the others the database is asked.
 	Users int `yaml:"users"`
-}
-
-// Default returns the configuration when nothing is set. Only the homeserver is missing.
-func Default() Config {
-	return Config{
-		Listen:    "127.0.0.1:8009",
-		OpsListen: "127.0.0.1:8010",
-		Data:      "data",
-		Upstream: Upstream{
-			ConnectTimeout:    10 * time.Second,
-			Timeout:           time.Minute,
-			FederationTimeout: 10 * time.Minute,
-			SyncTimeout:       10 * time.Minute,
-		},
-		Limits: Limits{
-			Upload:            1 << 30,
-			Sends:             2048,
-			SendsPerDevice:    64,
-			Syncs:             65536,
-			SyncsPerDevice:    16,
-			SyncWait:          time.Minute,
-			Logins:            256,
-			Media:             2048,
-			BodyMemory:        256 << 20,
-			BodyMemoryPerUser: 64 << 20,
-			SpoolDisk:         4 << 30,
-			SpoolDiskPerUser:  1 << 30,
-			HeaderTimeout:     15 * time.Second,
-			KeepAliveTimeout:  2 * time.Minute,
-			IdleTimeout:       time.Minute,
-			DrainTimeout:      30 * time.Second,
-		},
-		Clients:    Clients{KeyWait: 2 * time.Second},
-		Search:     Search{Index: true, MaxMessages: 100_000},
-		Audit:      Audit{Enabled: true},
-		TrustCache: TrustCache{Users: 20000},
-	}
 }

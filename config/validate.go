@@ -39,6 +39,9 @@ func (l *loader) validate(c *Config, offline bool) {
 	if c.Upstream.CAFile != "" && !offline {
 		l.certificates("upstream.ca_file", c.Upstream.CAFile)
 	}
+	if c.ListenProxyProtocol && len(c.TrustedProxies) == 0 && !l.reported("trusted_proxies") {
+		l.problemAt("listen_proxy_protocol", "has no effect without trusted_proxies", "name the servers that send the header in trusted_proxies")
+	}
 	if c.TLS.On() && !offline {
 		l.certificatePair(c.TLS)
 	}

@@ -175,3 +175,6 @@ func (r Rollout) At(now time.Time) Mode {
 	}
 	return r.Mode
 }
+
+// On reports whether clients are to use TLS.
+func (t TLS) On() bool { return t.CertFile != "" || t.KeyFile != "" }

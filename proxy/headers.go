@@ -14,16 +14,22 @@ var errUpgrade = errors.New("protocol upgrade is not supported")
 // cleanHeader normalizes a request's header before it is judged and sent upstream, so that
 // both see the same: hop-by-hop fields and those that Connection names are removed first,
 // then every field that claims something about the client or changes the request's target,
-// unless the peer is trusted.
-func cleanHeader(h http.Header, trusted bool) error {
+// unless the peer is trusted. Of the fields that claim the same, those remain that are read:
+// Forwarded, or X-Forwarded-… and X-Real-IP.
+func cleanHeader(h http.Header, trusted, readsForwarded bool) error {
 	if _, ok := h["Upgrade"]; ok && strings.EqualFold(strings.TrimSpace(h.Get("Upgrade")), "websocket") {
 		return errUpgrade
 	}
 	endtoend.Remove(h)
 	for name := range h {
 		switch name {
-		case "Forwarded", "X-Real-Ip":
-			if !trusted {
+		case "Forwarded":
+			if !trusted || !readsForwarded {
+				delete(h, name)
+			}
+			continue
+		case "X-Real-Ip":
+			if !trusted || readsForwarded {
 				delete(h, name)
 			}
 			continue
@@ -31,7 +37,7 @@ func cleanHeader(h http.Header, trusted bool) error {
 			delete(h, name)
 			continue
 		}
-		if strings.HasPrefix(name, "X-Forwarded-") && !trusted {
+		if strings.HasPrefix(name, "X-Forwarded-") && (!trusted || readsForwarded) {
 			delete(h, name)
 		} else if strings.ContainsAny(name, "_.") {
 			// Some software reads X_Forwarded_For or Remote.User as the real name.
@@ -57,17 +63,4 @@ func (p *Proxy) isTrusted(addr netip.Addr) bool {
 		}
 	}
 	return false
-}
-
-// setForwardedFor appends the peer to X-Forwarded-For, which cleanHeader has kept only from
-// a trusted peer.
-func setForwardedFor(h http.Header, addr netip.Addr) {
-	if !addr.IsValid() {
-		return
-	}
-	value := addr.String()
-	if prior := h["X-Forwarded-For"]; len(prior) > 0 {
-		value = strings.Join(prior, ", ") + ", " + value
-	}
-	h["X-Forwarded-For"] = []string{value}
 }

@@ -77,6 +77,7 @@ func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	server := p.server(requests)
+	ln = p.announced(ln)
 	served := make(chan error, 1)
 	go func() { // ends with Shutdown or Close below
 		if p.tls != nil {

@@ -47,9 +47,15 @@ type Options struct {
 	IdentityCount int
 	// TrustedProxies may report who the client is. Nobody by default.
 	TrustedProxies []netip.Prefix
-	Limits         Limits
-	Waits          Waits
-	Deadlines      Deadlines
+	// ReadsForwarded reports whether they do in Forwarded (RFC 7239), and not in
+	// X-Forwarded-For.
+	ReadsForwarded bool
+	// ProxyProtocol reports whether they begin each connection with a header of the PROXY
+	// protocol.
+	ProxyProtocol bool
+	Limits        Limits
+	Waits         Waits
+	Deadlines     Deadlines
 	// TLS makes Serve speak TLS, with HTTP/1.1 and HTTP/2; nil for plain HTTP/1.1.
 	TLS *tls.Config
 	Log zerolog.Logger
@@ -72,6 +78,8 @@ type Proxy struct {
 	identities     *identities
 	onUnknownToken func(context.Context, interceptors.Identity, bool) error
 	trusted        []netip.Prefix
+	readsForwarded bool
+	proxyProtocol  bool
 	limiter        *limiter
 	memory         *budget.Budget // for what handlers hold of request bodies
 	deadlines      Deadlines
@@ -106,6 +114,7 @@ func New(o Options) (*Proxy, error) {
 		limits: limits, limiter: newLimiter(limits), memory: budget.New(limits.BodyMemory, limits.BodyMemoryPerUser),
 		deadlines: o.Deadlines.withDefaults(), tls: o.TLS,
 		devices: o.Devices, onUnknownToken: o.OnUnknownToken, trusted: slices.Clone(o.TrustedProxies),
+		readsForwarded: o.ReadsForwarded, proxyProtocol: o.ProxyProtocol,
 		log: o.Log, discard: log.New(io.Discard, "", 0), idPrefix: hex.EncodeToString(prefix[:]),
 	}
 	p.draining, p.drain = context.WithCancel(context.Background())

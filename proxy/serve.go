@@ -95,10 +95,10 @@ func (q *request) relayError() error {
 
 func (p *Proxy) serve(q *request) error {
 	addr := peer(q.r)
-	if err := cleanHeader(q.r.Header, p.isTrusted(addr)); err != nil {
+	if err := cleanHeader(q.r.Header, p.isTrusted(addr), p.readsForwarded); err != nil {
 		return apierr.Unrecognized("Protocol upgrades are not supported.").Because(err)
 	}
-	setForwardedFor(q.r.Header, addr)
+	p.setForwardedFor(q.r, addr)
 	if err := p.resolveEndpoint(q); err != nil {
 		return err
 	}

@@ -86,7 +86,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// Attack vector (41): with HTTP/2 a path comes as a field of its own, which nothing before
+// Attack vector (29, 30): with HTTP/2 a path comes as a field of its own, which nothing before
 // the proxy has looked at.
 //
 // Expected: it is judged as every other.

@@ -212,6 +212,7 @@ func proxyOptions(cfg *config.Config, log zerolog.Logger, db *store.DB, engine *
 	l, u := cfg.Limits, cfg.Upstream
 	return proxy.Options{
 		Homeserver: cfg.Homeserver.URL(), CAFile: u.CAFile, TrustedProxies: cfg.TrustedProxies, Log: log,
+		ReadsForwarded: cfg.ForwardedHeader == config.ForwardedHeaderStandard, ProxyProtocol: cfg.ListenProxyProtocol,
 		Devices:        interceptors.NewDevices(engine),
 		Hash:           func(b []byte) [32]byte { return db.Hash("access token", b) },
 		OnUnknownToken: forgetDevice(engine),

@@ -183,3 +183,17 @@ func TestSearchSettings(t *testing.T) {
 		t.Errorf("without an index: %+v", got)
 	}
 }
+
+// Who says who the client is, and how, reaches the listener. A word that does not exist leaves
+// it at the usual header.
+func TestWhoSaysWhoTheClientIs(t *testing.T) {
+	t.Parallel()
+	for word, want := range map[config.ForwardedHeader]bool{config.ForwardedHeaderX: false, config.ForwardedHeaderStandard: true, 99: false} {
+		cfg := config.Default()
+		cfg.ForwardedHeader, cfg.ListenProxyProtocol = word, want
+		got := proxyOptions(&cfg, zerolog.Nop(), nil, nil)
+		if got.ReadsForwarded != want || got.ProxyProtocol != want {
+			t.Errorf("%v: Forwarded is read: %t; the PROXY protocol: %t", word, got.ReadsForwarded, got.ProxyProtocol)
+		}
+	}
+}
