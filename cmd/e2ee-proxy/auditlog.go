@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -22,6 +23,24 @@ func policyVersion(cfg *config.Config) string {
 	return audit.Version(cfg.PolicyText())
 }
 
+// policyVersionOf returns a function that returns the version of the policy in force now.
+func policyVersionOf(inForce *atomic.Pointer[config.Config]) func() string {
+	type versioned struct {
+		of      *config.Config
+		version string
+	}
+	last := new(atomic.Pointer[versioned])
+	return func() string {
+		cfg := inForce.Load()
+		if v := last.Load(); v != nil && v.of == cfg {
+			return v.version
+		}
+		v := &versioned{cfg, policyVersion(cfg)}
+		last.Store(v)
+		return v.version
+	}
+}
+
 // beginAudit writes that the proxy was started, and the policy if it is another one than the
 // last. A log that cannot be written keeps the proxy from starting.
 func beginAudit(ctx context.Context, cfg *config.Config, db *store.DB) error {
@@ -32,6 +51,11 @@ func beginAudit(ctx context.Context, cfg *config.Config, db *store.DB) error {
 	if err := db.AppendAudit(ctx, &audit.Record{Kind: audit.KindStart, Note: note}); err != nil {
 		return storeFailure(err)
 	}
+	return auditPolicy(ctx, cfg, db)
+}
+
+// auditPolicy writes the policy if it is another one than the last.
+func auditPolicy(ctx context.Context, cfg *config.Config, db *store.DB) error {
 	text := cfg.PolicyText()
 	if !cfg.Audit.Enabled {
 		text = "the audit log is switched off: nothing is written any more"

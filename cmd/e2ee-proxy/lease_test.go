@@ -59,7 +59,7 @@ func proxyOn(t *testing.T, url string) (log lines, ended chan string) {
 	var running sync.WaitGroup
 	running.Go(func() {
 		var text strings.Builder
-		code := (&process{stderr: &text}).exit(runProxy(ctx, cfg, zerolog.New(log)))
+		code := (&process{stderr: &text}).exit(runProxy(ctx, cfg, zerolog.New(log), outside{}))
 		ended <- fmt.Sprintf("%d %s", code, text.String())
 	})
 	t.Cleanup(func() { stop(); running.Wait() })

@@ -2,20 +2,31 @@ package main
 
 import (
 	"io"
+	"sync/atomic"
 
 	"github.com/rs/zerolog"
 
 	"e2ee-proxy/config"
 )
 
-// newLogger makes the one logger of the process. Everything else gets it through a context;
-// zerolog's global logger is not used anywhere.
-func newLogger(w io.Writer, c config.Log) zerolog.Logger {
+// newLogger makes the one logger of the process, which logs from a level on that can change.
+// Everything else gets it through a context; zerolog's global logger is not used anywhere.
+func newLogger(w io.Writer, c config.Log, from *logLevel) zerolog.Logger {
 	if c.Format == config.LogText {
 		w = zerolog.ConsoleWriter{Out: w, NoColor: true, TimeFormat: "15:04:05"}
 	}
-	return zerolog.New(w).Level(level(c.Level)).With().Timestamp().Logger()
+	from.set(c.Level)
+	return zerolog.New(w).Level(zerolog.DebugLevel).Sample(from).With().Timestamp().Logger()
 }
+
+// logLevel is the least important level that is logged. It is a zerolog.Sampler because every
+// logger that was made from the first one has that, and asks before it does anything.
+type logLevel struct{ least atomic.Int32 }
+
+// Sample implements zerolog.Sampler.
+func (l *logLevel) Sample(of zerolog.Level) bool { return of >= zerolog.Level(l.least.Load()) }
+
+func (l *logLevel) set(to config.LogLevel) { l.least.Store(int32(level(to))) }
 
 func level(l config.LogLevel) zerolog.Level {
 	switch l {

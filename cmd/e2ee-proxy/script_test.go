@@ -37,6 +37,6 @@ func runScripts(t *testing.T, dir string) {
 	testscript.Run(t, testscript.Params{Dir: dir, RequireExplicitExec: true, RequireUniqueNames: true, UpdateScripts: *update, Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "ports": ports, "homeserver": homeserver, "release": release, "get": get, "begin": begin, "end": end,
-			"page": pageCommand, "block": block, "alltried": alltried, "town": town, "issue": issue, "gettls": gettls,
+			"page": pageCommand, "block": block, "alltried": alltried, "town": town, "issue": issue, "gettls": gettls, "await": await,
 		}})
 }

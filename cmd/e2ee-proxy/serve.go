@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"e2ee-proxy/config"
+	"e2ee-proxy/internal/sdnotify"
 	"e2ee-proxy/store"
 )
 
@@ -22,7 +23,7 @@ import (
 const closeWait = 10 * time.Second
 
 // serve runs the proxy until SIGINT or SIGTERM, and then until what is under way has
-// finished. A second signal ends the process at once.
+// finished. A second signal ends the process at once. SIGHUP reloads settings.
 func serve(p *process, c command, args []string) error {
 	var s settings
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
@@ -34,6 +35,9 @@ func serve(p *process, c command, args []string) error {
 	if err != nil {
 		return err
 	}
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
 	signalled, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, end := context.WithCancel(context.Background())
@@ -42,13 +46,16 @@ func serve(p *process, c command, args []string) error {
 		stop() // at once, so that the next signal has its default effect
 		end()
 	})
-	return runProxy(ctx, cfg, newLogger(p.stderr, cfg.Log))
+	level := new(logLevel)
+	return runProxy(ctx, cfg, newLogger(p.stderr, cfg.Log, level), outside{
+		hup: hup, load: func() (*config.Config, error) { return s.load(p) }, level: level, manager: sdnotify.FromEnviron(p.environ),
+	})
 }
 
 // runProxy wires the parts, runs them until ctx is done, and closes them in the opposite
 // order. Listening comes before the engine starts, so that a second process fails before it
 // has done anything.
-func runProxy(ctx context.Context, cfg *config.Config, log zerolog.Logger) (err error) {
+func runProxy(ctx context.Context, cfg *config.Config, log zerolog.Logger, around outside) (err error) {
 	db, err := openStore(ctx, cfg, log)
 	if err != nil {
 		return err
@@ -67,6 +74,7 @@ func runProxy(ctx context.Context, cfg *config.Config, log zerolog.Logger) (err 
 	if err != nil {
 		return err
 	}
+	g.outside = around
 	defer func() { err = errors.Join(err, g.files.Close()) }()
 	clients, err := listen("listen", cfg.Listen)
 	if err != nil {
@@ -97,6 +105,7 @@ func (g *gateway) serve(ctx context.Context, clients, operators net.Listener) er
 	group, ctx := errgroup.WithContext(ctx)
 	context.AfterFunc(ctx, func() {
 		g.ready.Drain()
+		g.tell(g.outside.manager.Stopping())
 		g.log.Info().Msg("draining: requests under way are finished, no new ones are taken")
 	})
 	drained, done := context.WithCancel(context.WithoutCancel(ctx))
@@ -113,7 +122,8 @@ func (g *gateway) serve(ctx context.Context, clients, operators net.Listener) er
 	group.Go(func() error { return watchLease(ctx, g.db) })
 	group.Go(func() error { return watchCertificate(ctx, g.pair, g.log) })
 	g.log.Info().Str("listen", clients.Addr().String()).Str("ops_listen", opsAddress).Str("homeserver", g.homeserver).Str("version", build().version).Msg("listening")
-	group.Go(func() error { return logWhenReady(ctx, g.ready, g.log.Info()) })
+	group.Go(func() error { return g.reloads(ctx) })
+	group.Go(func() error { return g.tellManager(ctx, drained) })
 	return group.Wait()
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,8 +31,11 @@ type gateway struct {
 	files      *interceptors.KeptFiles
 	proxy      *proxy.Proxy
 	pair       *certificate.Pair // nil without TLS
-	ready      *ops.Readiness
-	ops        *ops.Handler
+	// inForce is the configuration, as far as parts ask for it each time.
+	inForce *atomic.Pointer[config.Config]
+	outside outside
+	ready   *ops.Readiness
+	ops     *ops.Handler
 }
 
 // wire makes the parts from the configuration. Nothing runs yet.
@@ -45,13 +49,15 @@ func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *promet
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	engineOpts := engineOptions(cfg, log, db, client)
+	inForce := new(atomic.Pointer[config.Config])
+	inForce.Store(cfg)
+	engineOpts := engineOptions(cfg, inForce, log, db, client)
 	engineOpts.Metrics = registry
 	engine, err := e2ee.New(engineOpts)
 	if err != nil {
 		return nil, err
 	}
-	handling := interceptorOptions(cfg)
+	handling := interceptorOptions(cfg, inForce)
 	handling.Files = interceptors.NewKeptFiles()
 	handlers, err := interceptors.Handlers(handling)
 	if err != nil {
@@ -76,22 +82,21 @@ func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *promet
 		ops.Probe{Name: "homeserver", OnlyFirst: true, Run: homeserverAnswers(cfg, client)},
 	)
 	return &gateway{
-		log: log, homeserver: cfg.Homeserver.String(), auditKeep: cfg.Audit.Keep, db: db, engine: engine, files: handling.Files, proxy: front, pair: pair,
+		log: log, homeserver: cfg.Homeserver.String(), auditKeep: cfg.Audit.Keep, db: db, engine: engine, files: handling.Files, proxy: front, pair: pair, inForce: inForce,
 		ready: ready, ops: ops.New(registry, ready),
 	}, nil
 }
 
-func engineOptions(cfg *config.Config, log zerolog.Logger, db *store.DB, client *http.Client) e2ee.Options {
-	version := policyVersion(cfg)
+func engineOptions(cfg *config.Config, inForce *atomic.Pointer[config.Config], log zerolog.Logger, db *store.DB, client *http.Client) e2ee.Options {
 	return e2ee.Options{
 		Store: db, Homeserver: cfg.Homeserver.URL(), Client: client, Log: log,
 		CachedUsers:     cfg.TrustCache.Users,
 		Search:          e2ee.SearchOptions{Off: !cfg.Search.Index, Messages: cfg.Search.MaxMessages},
 		Undecryptable:   undecryptable(cfg.Clients.Undecryptable),
 		ManualBootstrap: cfg.Bootstrap == config.BootstrapManual,
-		Account:         func(user id.UserID) e2ee.AccountSettings { return accountSettings(cfg, user) },
-		Policy:          policyOf(cfg.Policy),
-		PolicyVersion:   func() string { return version },
+		Account:         func(user id.UserID) e2ee.AccountSettings { return accountSettings(inForce.Load(), user) },
+		Policy:          policyOf(inForce),
+		PolicyVersion:   policyVersionOf(inForce),
 	}
 }
 
@@ -108,14 +113,15 @@ func accountSettings(cfg *config.Config, user id.UserID) e2ee.AccountSettings {
 	}
 }
 
-// policyOf returns a function that returns the policy in force now.
-func policyOf(p config.Policy) func() trustcache.Policy {
-	bridges := make(map[id.UserID]bool, len(p.Bridges))
-	for _, user := range p.Bridges {
+// policyOf returns a function that returns the policy in force now. Bridges stay those of the
+// start.
+func policyOf(inForce *atomic.Pointer[config.Config]) func() trustcache.Policy {
+	bridges := make(map[id.UserID]bool)
+	for _, user := range inForce.Load().Policy.Bridges {
 		bridges[user] = true
 	}
 	return func() trustcache.Policy {
-		now := time.Now()
+		p, now := &inForce.Load().Policy, time.Now()
 		return trustcache.Policy{
 			Send:     trustMode(p.Send.At(now)),
 			Receive:  trustMode(p.Receive.At(now)),
@@ -194,14 +200,14 @@ func undecryptable(u config.Undecryptable) e2ee.Undecryptable {
 	return e2ee.UndecryptableHold
 }
 
-func interceptorOptions(cfg *config.Config) interceptors.Options {
+func interceptorOptions(cfg *config.Config, inForce *atomic.Pointer[config.Config]) interceptors.Options {
 	o := interceptors.Options{NativeClearText: cfg.Policy.NativeClearText == config.NativePass, URLPreviews: cfg.Media.URLPreviews == config.URLPreviewsPass, MaxUpload: int64(cfg.Limits.Upload), Sync: interceptors.SyncOptions{
 		ShowEncryptionState: cfg.Clients.ShowEncryptionState,
 		MaxTimeout:          cfg.Limits.SyncWait,
 		KeyWait:             cfg.Clients.KeyWait,
 		SpoolDir:            cfg.Data,
 		SpoolDisk:           interceptors.NewSpoolDisk(int64(cfg.Limits.SpoolDisk), int64(cfg.Limits.SpoolDiskPerUser)),
-	}, HideNotices: cfg.NoticesHidden}
+	}, HideNotices: func(user id.UserID) bool { return inForce.Load().NoticesHidden(user) }}
 	if !cfg.PublicURL.IsZero() {
 		o.PublicURL = cfg.PublicURL.URL()
 	}

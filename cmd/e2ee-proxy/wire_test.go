@@ -1,6 +1,7 @@
 package main
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +15,13 @@ import (
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/trustcache"
 )
+
+// force puts a configuration in force.
+func force(cfg *config.Config) *atomic.Pointer[config.Config] {
+	p := new(atomic.Pointer[config.Config])
+	p.Store(cfg)
+	return p
+}
 
 // What the configuration says is what the engine is told, word by word. A word that
 // does not exist is the strictest one.
@@ -37,7 +45,7 @@ func TestPolicy(t *testing.T) {
 		{"no such word for unproven", config.Policy{Unproven: 99}, trustcache.Policy{Unproven: trustcache.UnprovenWithhold}},
 		{"bridges", config.Policy{Bridges: []id.UserID{"@b:hs"}}, trustcache.Policy{Bridges: map[id.UserID]bool{"@b:hs": true}}},
 	} {
-		got := policyOf(c.in)()
+		got := policyOf(force(&config.Config{Policy: c.in}))()
 		if len(got.Bridges) == 0 {
 			got.Bridges = nil
 		}
@@ -52,7 +60,7 @@ func TestPolicyChangesWithTheDate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		from := time.Now().Add(48 * time.Hour)
-		policy := policyOf(config.Policy{Send: config.Rollout{Mode: config.Warn, EnforceFrom: config.Date{Time: from}}})
+		policy := policyOf(force(&config.Config{Policy: config.Policy{Send: config.Rollout{Mode: config.Warn, EnforceFrom: config.Date{Time: from}}}}))
 		if got := policy().Send; got != trustcache.ModeWarn {
 			t.Errorf("before the date: %v", got)
 		}
@@ -100,7 +108,7 @@ func TestNoticesOfOneAccount(t *testing.T) {
 			if got := accountSettings(&cfg, user).NoNotices; got != want {
 				t.Errorf("hide_warnings %v: the engine hides notices from %s: %v", hidden, user, got)
 			}
-			if got := interceptorOptions(&cfg).HideNotices(user); got != want {
+			if got := interceptorOptions(&cfg, force(&cfg)).HideNotices(user); got != want {
 				t.Errorf("hide_warnings %v: searches hide notices from %s: %v", hidden, user, got)
 			}
 		}
@@ -144,7 +152,7 @@ func TestWhatClientsAreShown(t *testing.T) {
 	t.Parallel()
 	cfg := config.Default()
 	cfg.Clients.KeyWait = 7 * time.Second
-	if got := interceptorOptions(&cfg).Sync.KeyWait; got != 7*time.Second {
+	if got := interceptorOptions(&cfg, force(&cfg)).Sync.KeyWait; got != 7*time.Second {
 		t.Errorf("clients wait %v", got)
 	}
 	for in, want := range map[config.Undecryptable]e2ee.Undecryptable{
@@ -152,7 +160,7 @@ func TestWhatClientsAreShown(t *testing.T) {
 		config.UndecryptableEvent: e2ee.UndecryptableEvent, 99: e2ee.UndecryptableHold,
 	} {
 		cfg.Clients.Undecryptable = in
-		if got := engineOptions(&cfg, zerolog.Nop(), nil, nil).Undecryptable; got != want {
+		if got := engineOptions(&cfg, force(&cfg), zerolog.Nop(), nil, nil).Undecryptable; got != want {
 			t.Errorf("%v is %v, want %v", in, got, want)
 		}
 	}
@@ -165,7 +173,7 @@ func TestMediaSettings(t *testing.T) {
 	for word, want := range map[config.URLPreviews]bool{config.URLPreviewsEmpty: false, config.URLPreviewsPass: true, 99: false} {
 		cfg := config.Default()
 		cfg.Media.URLPreviews = word
-		if got := interceptorOptions(&cfg); got.URLPreviews != want || got.MaxUpload != int64(cfg.Limits.Upload) {
+		if got := interceptorOptions(&cfg, force(&cfg)); got.URLPreviews != want || got.MaxUpload != int64(cfg.Limits.Upload) {
 			t.Errorf("%v: %t, uploads of %d", word, got.URLPreviews, got.MaxUpload)
 		}
 	}
@@ -175,11 +183,11 @@ func TestMediaSettings(t *testing.T) {
 func TestSearchSettings(t *testing.T) {
 	t.Parallel()
 	cfg := config.Default()
-	if got := engineOptions(&cfg, zerolog.Nop(), nil, nil).Search; got != (e2ee.SearchOptions{Messages: 100_000}) {
+	if got := engineOptions(&cfg, force(&cfg), zerolog.Nop(), nil, nil).Search; got != (e2ee.SearchOptions{Messages: 100_000}) {
 		t.Errorf("by default: %+v", got)
 	}
 	cfg.Search = config.Search{MaxMessages: 7}
-	if got := engineOptions(&cfg, zerolog.Nop(), nil, nil).Search; got != (e2ee.SearchOptions{Off: true, Messages: 7}) {
+	if got := engineOptions(&cfg, force(&cfg), zerolog.Nop(), nil, nil).Search; got != (e2ee.SearchOptions{Off: true, Messages: 7}) {
 		t.Errorf("without an index: %+v", got)
 	}
 }
