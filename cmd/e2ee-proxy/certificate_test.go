@@ -9,13 +9,16 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
+	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -29,23 +32,44 @@ func issue(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 3 {
 		ts.Fatalf("usage: issue NAME CERT KEY [EXPIRED]")
 	}
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	ts.Check(err)
 	end := time.Now().Add(time.Hour)
 	if len(args) > 3 {
 		end = time.Now().Add(-time.Minute)
 	}
+	ts.Check(writePair(args[0], ts.MkAbs(args[1]), ts.MkAbs(args[2]), end))
+}
+
+// writePair makes a certificate for this machine with a name, and its key, in two files.
+func writePair(name, certFile, keyFile string, end time.Time) error {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: args[0]}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: end,
 	}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
-	ts.Check(err)
-	key, err := x509.MarshalPKCS8PrivateKey(private)
-	ts.Check(err)
-	for path, block := range map[string]*pem.Block{args[1]: {Type: "CERTIFICATE", Bytes: cert}, args[2]: {Type: "PRIVATE KEY", Bytes: key}} {
-		ts.Check(os.WriteFile(ts.MkAbs(path), pem.EncodeToMemory(block), 0o600))
+	if err != nil {
+		return err
 	}
+	key, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o600),
+		os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), 0o600))
+}
+
+// pairFiles returns files with a certificate and its key.
+func pairFiles(t *testing.T) (certFile, keyFile string) {
+	t.Helper()
+	certFile, keyFile = filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	if err := writePair("test", certFile, keyFile, time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	return certFile, keyFile
 }
 
 // gettls is "gettls URL PATTERN": waits until what is got over TLS matches: the name in the

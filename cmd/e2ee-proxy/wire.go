@@ -81,6 +81,9 @@ func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *promet
 		ops.Probe{Name: "database", Run: db.Ping},
 		ops.Probe{Name: "homeserver", OnlyFirst: true, Run: homeserverAnswers(cfg, client)},
 	)
+	if err := registry.Register(ready); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
 	return &gateway{
 		log: log, homeserver: cfg.Homeserver.String(), auditKeep: cfg.Audit.Keep, db: db, engine: engine, files: handling.Files, proxy: front, pair: pair, inForce: inForce,
 		ready: ready, ops: ops.New(registry, ready),

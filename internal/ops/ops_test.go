@@ -129,6 +129,21 @@ func TestProbeThatHangsIsGivenUp(t *testing.T) {
 	})
 }
 
+// The metrics say the same as /readyz.
+func TestReadinessAsMetrics(t *testing.T) {
+	t.Parallel()
+	r := ops.NewReadiness(quiet, ops.Probe{Name: "store", Run: func(context.Context) error { return nil }},
+		ops.Probe{Name: "homeserver", Run: func(context.Context) error { return errors.New("down") }})
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(r)
+	body := get(ops.New(reg, r), "GET", "/metrics").Body.String()
+	for _, want := range []string{"e2ee_proxy_ready 0", `e2ee_proxy_check_ok{check="homeserver"} 0`, `e2ee_proxy_check_ok{check="store"} 1`} {
+		if !strings.Contains(body, "\n"+want+"\n") {
+			t.Errorf("the page has no %s:\n%s", want, body)
+		}
+	}
+}
+
 // A failure that has a word of its own is told by it, and counts as any other.
 func TestFailureWithAWord(t *testing.T) {
 	t.Parallel()

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 const (
@@ -159,4 +161,34 @@ func (p *probeState) ignored() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.OnlyFirst && p.succeeded
+}
+
+// Describe implements prometheus.Collector.
+func (r *Readiness) Describe(to chan<- *prometheus.Desc) {
+	to <- readyMetric()
+	to <- checkMetric()
+}
+
+// Collect implements prometheus.Collector: the same as /readyz, for alerts.
+func (r *Readiness) Collect(to chan<- prometheus.Metric) {
+	report := r.Check(context.Background())
+	to <- prometheus.MustNewConstMetric(readyMetric(), prometheus.GaugeValue, number(report.Ready))
+	for name, said := range report.Checks {
+		to <- prometheus.MustNewConstMetric(checkMetric(), prometheus.GaugeValue, number(said == word(nil)), name)
+	}
+}
+
+func readyMetric() *prometheus.Desc {
+	return prometheus.NewDesc("e2ee_proxy_ready", "Whether the proxy can serve, as /readyz says: 1 or 0.", nil, nil)
+}
+
+func checkMetric() *prometheus.Desc {
+	return prometheus.NewDesc("e2ee_proxy_check_ok", "Whether a check of /readyz succeeds: 1 or 0.", []string{"check"}, nil)
+}
+
+func number(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
 }
