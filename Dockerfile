@@ -3,7 +3,7 @@
 #   docker build -t e2ee-proxy .
 #   docker run -v e2ee-proxy:/data -p 127.0.0.1:8009:8009 e2ee-proxy serve --homeserver https://matrix.example.org
 
-FROM golang:1.26-bookworm AS build
+FROM golang:1.26.8-bookworm AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
