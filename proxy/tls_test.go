@@ -235,7 +235,7 @@ func TestTLSIsNotOld(t *testing.T) {
 	t.Parallel()
 	g, url, _, _, _ := servingTLS(t, true, nil)
 	addr := strings.TrimPrefix(url, "https://")
-	conn, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}) //nolint:gosec // that is the test
+	conn, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11})
 	if err == nil {
 		_ = conn.Close()
 		t.Error("TLS 1.1 is spoken")

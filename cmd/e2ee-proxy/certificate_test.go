@@ -97,7 +97,7 @@ func gettls(ts *testscript.TestScript, neg bool, args []string) {
 
 // fetchTLS gets a resource over a connection of its own.
 func fetchTLS(ctx context.Context, url string) string {
-	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true} //nolint:gosec // the name is part of what is compared
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
 	defer transport.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

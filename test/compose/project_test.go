@@ -3,6 +3,7 @@ package compose
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -90,7 +91,7 @@ func readDockerfile(t *testing.T) dockerfile {
 			d.from = append(d.from, strings.Fields(rest)[0])
 			d.env = make(map[string]string)
 		case "ENV":
-			for _, pair := range strings.Fields(rest) {
+			for pair := range strings.FieldsSeq(rest) {
 				name, value, _ := strings.Cut(pair, "=")
 				d.env[name] = value
 			}
@@ -115,9 +116,7 @@ func fixed(image string) bool {
 func environment(all ...map[string]string) []string {
 	merged := make(map[string]string)
 	for _, one := range all {
-		for name, value := range one {
-			merged[name] = value
-		}
+		maps.Copy(merged, one)
 	}
 	var pairs []string
 	for name, value := range merged {
