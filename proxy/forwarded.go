@@ -21,30 +21,33 @@ const maxForwarded = 8 << 10
 // X-Forwarded-For, which homeservers read. The header was cleaned before.
 func (p *Proxy) setForwardedFor(r *http.Request, addr netip.Addr) {
 	h := r.Header
-	route := []string{}
-	if addr.IsValid() {
-		route = append(route, addr.String())
+	switch {
+	case p.isTrusted(addr):
+		p.setRoute(h, addr)
+	case addr.IsValid():
+		h["X-Forwarded-For"] = []string{addr.String()}
 	}
-	claims, from := p.claims(h), addr
+	if r.TLS != nil && len(h["X-Forwarded-Proto"]) == 0 {
+		h["X-Forwarded-Proto"] = []string{"https"}
+	}
+}
+
+// setRoute writes what a trusted peer says, and those whom it vouches for.
+func (p *Proxy) setRoute(h http.Header, peer netip.Addr) {
+	route, claims, from := []string{peer.String()}, p.claims(h), peer
 	for p.isTrusted(from) {
 		said, ok := claims()
 		if !ok {
 			break
 		}
 		route, from = append(route, said.addr.String()), said.addr
-		if p.readsForwarded && said.proto != "" {
+		if said.proto != "" {
 			h["X-Forwarded-Proto"] = []string{said.proto}
 		}
 	}
 	delete(h, "Forwarded")
-	delete(h, "X-Forwarded-For")
-	if len(route) > 0 {
-		slices.Reverse(route)
-		h["X-Forwarded-For"] = []string{strings.Join(route, ", ")}
-	}
-	if r.TLS != nil && len(h["X-Forwarded-Proto"]) == 0 {
-		h["X-Forwarded-Proto"] = []string{"https"}
-	}
+	slices.Reverse(route)
+	h["X-Forwarded-For"] = []string{strings.Join(route, ", ")}
 }
 
 // claim is what a server says of who connected to it.
