@@ -271,8 +271,8 @@ func TestAuditOfAdministration(t *testing.T) {
 		if r.Kind == audit.KindRoomKey {
 			continue
 		}
-		if r.Account != st.alice.UserID {
-			t.Errorf("%+v", r)
+		if r.Account != st.alice.UserID || r.Device != st.alice.DeviceID {
+			t.Errorf("who did it: %+v", r)
 		}
 		note, _, _ := strings.Cut(r.Note, " ")
 		got = append(got, strings.Trim(string(r.Kind)+" "+note, " "))

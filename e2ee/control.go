@@ -222,7 +222,7 @@ func (d *Device) Acknowledge(ctx context.Context, user id.UserID, master id.Ed25
 	if _, err := d.lookUp(ctx, user); err != nil {
 		return err
 	}
-	return controlReason(d.acct.Tracker.Acknowledge(ctx, user, master))
+	return controlReason(d.acct.Tracker.Acknowledge(trustcache.By(ctx, d.core.ID), user, master))
 }
 
 // WithdrawVerification withdraws the verification of a user whose identity changed.
@@ -230,7 +230,7 @@ func (d *Device) WithdrawVerification(ctx context.Context, user id.UserID) error
 	if !d.judges() {
 		return core.ErrNotProxied
 	}
-	return controlReason(d.acct.Tracker.Withdraw(ctx, user))
+	return controlReason(d.acct.Tracker.Withdraw(trustcache.By(ctx, d.core.ID), user))
 }
 
 // SetOverride sets the explicit exception for a device; nil removes it.
@@ -247,7 +247,7 @@ func (d *Device) SetOverride(ctx context.Context, user id.UserID, device id.Devi
 	} else if trusted != nil {
 		override = trustcache.OverrideDistrusted
 	}
-	return controlReason(d.acct.Tracker.SetOverride(ctx, user, device, override))
+	return controlReason(d.acct.Tracker.SetOverride(trustcache.By(ctx, d.core.ID), user, device, override))
 }
 
 // controlReason returns the control API's error for an error of trustcache.

@@ -23,6 +23,20 @@ var (
 	ErrNotVerified = errors.New("the own digital identity is not verified")
 )
 
+// deciding is the key under which a context has the device of [By].
+type deciding struct{}
+
+// By returns a context for what a person decides in the session of a device: the audit log is
+// told which. A stolen token is one of them.
+func By(ctx context.Context, device id.DeviceID) context.Context {
+	return context.WithValue(ctx, deciding{}, device)
+}
+
+func decidedBy(ctx context.Context) id.DeviceID {
+	device, _ := ctx.Value(deciding{}).(id.DeviceID)
+	return device
+}
+
 // Acknowledge accepts the current identity of a user. master must be its master key: if the
 // identity has changed again meanwhile, that is not accepted. Errors: ErrNoIdentity,
 // ErrNotCurrent, ErrVerificationLost; none of them changes anything.
@@ -141,7 +155,7 @@ func (t *Tracker) SetOverride(ctx context.Context, user id.UserID, device id.Dev
 func (w *rowsTx) overrideRecord(u *User, d *Device) *audit.Record {
 	note := map[Override]string{OverrideNone: "removed", OverrideTrusted: "trusted", OverrideDistrusted: "distrusted"}[d.Override]
 	return &audit.Record{
-		At: w.t.opts.Now(), Kind: audit.KindOverride, Account: w.t.account.UserID.String(), Note: note,
+		At: w.t.opts.Now(), Kind: audit.KindOverride, Account: w.t.account.UserID.String(), Device: w.decider.String(), Note: note,
 		Users: []audit.User{{
 			ID: u.UserID.String(), Pin: u.State().String(), Master: u.Current.String(), SelfSigning: u.SelfSigning.String(),
 			Devices: []audit.Recipient{{

@@ -106,6 +106,7 @@ type rowsTx struct {
 	answered []id.UserID              // by a query
 	dropHeld bool
 	by       *ClientQuery // whose answer this is; nil for others
+	decider  id.DeviceID  // whose session it is that decides, see By
 }
 
 // change loads users and the own user, calls f to change them, stores the result in one
@@ -126,7 +127,7 @@ func (t *Tracker) changeRows(ctx context.Context, users []id.UserID, f func(*row
 		return nil, err
 	}
 	w := &rowsTx{
-		t: t, entries: make(map[id.UserID]*entry, len(loaded)),
+		t: t, decider: decidedBy(ctx), entries: make(map[id.UserID]*entry, len(loaded)),
 		changed: make(map[id.UserID]store.User), touched: make(map[id.UserID]bool),
 	}
 	for _, e := range loaded {
@@ -245,7 +246,7 @@ func (w *rowsTx) pinRow(own bool, before Pin, row store.User, ev PinEvent) (stor
 // pinRecord returns what the audit log is told of a transition that somebody decided; the
 // others are made by what the homeserver shows.
 func (w *rowsTx) pinRecord(user id.UserID, effect PinEffect, after Pin) []*audit.Record {
-	r := &audit.Record{At: w.t.opts.Now(), Account: w.t.account.UserID.String(), Users: []audit.User{{
+	r := &audit.Record{At: w.t.opts.Now(), Account: w.t.account.UserID.String(), Device: w.decider.String(), Users: []audit.User{{
 		ID: user.String(), Pin: after.State().String(), Master: after.Current.String(),
 	}}}
 	switch effect {
