@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/audit"
 )
 
 // killURL, when set, makes the test binary the process that is killed.
@@ -20,8 +22,8 @@ const killURL = "E2EE_PROXY_TEST_KILL_URL"
 const killRooms = 3
 
 // TestKilled kills a process that saves ratchets at random points (attack 52): every save
-// that had returned is there afterwards, the ratchet and its transaction belong together,
-// and the crash is not taken for a restore.
+// that had returned is there afterwards, the ratchet, its transaction and its record in the
+// audit log belong together, the log is in order, and the crash is not taken for a restore.
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	if url := os.Getenv(killURL); url != "" {
@@ -81,10 +83,20 @@ func checkAfterKill(t *testing.T, url string, reported map[id.RoomID]uint32, rou
 	same(t, "taken for restored", db.Restored(), "")
 	acct := must[*Account](t)(db.LookupAccount(t.Context(), alice))
 	dev := must[Device](t)(db.Device(t.Context(), acct, "A"))
+	defer func() {
+		if _, bad := verified(t, db); bad != nil {
+			t.Errorf("round %d: %v", round, bad)
+		}
+	}()
 	for room, n := range reported {
 		s := must[OutboundSession](t)(db.OutboundSession(t.Context(), acct, dev.ID, room))
 		if s.Messages < n {
 			t.Errorf("round %d: message %d of %s was reported, %d are stored", round, n, room, s.Messages)
+		}
+		logged := loggedSaves(t, db, room)
+		// PostgreSQL may have finished a save of the killed process before the log was read.
+		if now := must[OutboundSession](t)(db.OutboundSession(t.Context(), acct, dev.ID, room)); logged < s.Messages || logged > now.Messages {
+			t.Errorf("round %d: message %d of %s is stored, and the log ends with %d", round, s.Messages, room, logged)
 		}
 		same(t, "ratchet", string(s.Pickle.Reveal()), ratchet(room, s.Messages))
 		must[Transaction](t)(db.Transaction(t.Context(), acct, dev.ID, TxnRef{RoomID: room, TxnID: ratchet(room, s.Messages)}))
@@ -95,6 +107,25 @@ func checkAfterKill(t *testing.T, url string, reported map[id.RoomID]uint32, rou
 			}
 		}
 	}
+}
+
+// loggedSaves returns how many saves of a room the audit log has, which must be there once each
+// and in order.
+func loggedSaves(t *testing.T, db *DB, room id.RoomID) (n uint32) {
+	t.Helper()
+	for stored, err := range db.AuditLog().Records(t.Context(), 0) {
+		if err != nil || stored.Err != nil {
+			t.Fatal(err, stored.Err)
+		}
+		r := must[*audit.Record](t)(audit.Decode(stored.Data))
+		if r.Room != room.String() {
+			continue
+		}
+		if n++; r.Index != n {
+			t.Fatalf("%s: record %d is of message %d", room, n, r.Index)
+		}
+	}
+	return n
 }
 
 func ratchet(room id.RoomID, n uint32) string { return fmt.Sprint(room, " after ", n) }
@@ -122,6 +153,7 @@ func sendForEver(t *testing.T, url string) {
 				err := db.Save(t.Context(), acct, dev.ID, &Changes{
 					OutboundSessions: []OutboundSession{s},
 					Transactions:     []Transaction{{TxnRef: TxnRef{RoomID: room, TxnID: ratchet(room, s.Messages)}, CreatedAt: at(0)}},
+					Audit:            []*audit.Record{{At: at(0), Kind: audit.KindRoomKey, Room: room.String(), Index: s.Messages}},
 				})
 				if err != nil {
 					fmt.Println(err)
