@@ -221,15 +221,20 @@ func auditWhoHas(p *process, c command, args []string) error {
 			}
 			return p.print(b.String())
 		}
-		if len(all) == 0 {
-			return p.print("this proxy has given nobody a key of that room\n")
+		head, err := db.AuditLog().Head(ctx)
+		if err != nil {
+			return tampered(err)
 		}
-		return p.print(readersText(all))
+		return p.print(readersText(all, head.KeptFrom))
 	})
 }
 
-func readersText(all []audit.Reader) string {
+// readersText is the list for a person; removed is how many records are not there any more.
+func readersText(all []audit.Reader, removed int64) string {
 	var b strings.Builder
+	if len(all) == 0 {
+		b.WriteString("this proxy has given nobody a key of that room\n")
+	}
 	for _, r := range all {
 		fmt.Fprintf(&b, "%s %s since %s, last given a key %s, %d in all", r.User, r.Device, r.Since.Format(time.RFC3339), r.Last.Format(time.RFC3339), r.Keys)
 		for _, how := range r.How {
@@ -239,6 +244,9 @@ func readersText(all []audit.Reader) string {
 			b.WriteString("; refused since " + r.RefusedSince.Format(time.RFC3339))
 		}
 		b.WriteString("; key " + r.Ed25519 + "\n")
+	}
+	if removed > 0 {
+		fmt.Fprintf(&b, "the first %d records were removed because of their age: who was given a key before is not listed\n", removed)
 	}
 	return b.String()
 }

@@ -160,12 +160,12 @@ func (p *Proxy) Restart(ctx context.Context) error {
 	return p.Start(ctx)
 }
 
-// Run runs another command of the proxy on the same data, beside it, and returns what it
-// prints.
+// Run runs another command of the proxy, of one word or two, on the same data, beside it,
+// and returns what it prints.
 func (p *Proxy) Run(ctx context.Context, command string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, stopDeadline)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, p.binary, append([]string{command, "--data", p.Data}, args...)...).Output()
+	out, err := exec.CommandContext(ctx, p.binary, append(append(strings.Fields(command), "--data", p.Data), args...)...).Output()
 	if err != nil {
 		return "", fmt.Errorf("run %s: %w", command, err)
 	}
