@@ -159,6 +159,10 @@ func TestAuditThatCannotBeWrittenStopsSharing(t *testing.T) {
 	if key, err := st.dev.RecoveryKey(t.Context()); err == nil || !key.IsZero() {
 		t.Errorf("the recovery key was given away: %v", err)
 	}
+	native := &nativeStage{rig: st.rig, alice: newPuppet(t, st.hs, "alice", "NATIVE")}
+	if may, err := native.client(native.alice.Session).MayGet(t.Context(), []e2ee.NativeRecipient{message(bob)}); err == nil {
+		t.Errorf("a client with keys of its own may give %v", may)
+	}
 	full.Store(false)
 	reads(t, bob, st.send(room, "and now he does"))
 }

@@ -23,6 +23,8 @@ const (
 	RuleNoChannel = "no_olm"
 	// RuleNotAnswered is an account whose settings leave requests unanswered.
 	RuleNotAnswered = "requests_ignored"
+	// RuleOwnDevice is a device of the own user whose one-time keys a client may always claim.
+	RuleOwnDevice = "own_device"
 )
 
 // Decision is a record that is being made. The methods of a nil Decision do nothing: no log

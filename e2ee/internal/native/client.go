@@ -10,10 +10,12 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/auditing"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/rollout"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -108,6 +110,7 @@ func (c *Client) MayGet(ctx context.Context, to []Recipient) ([]bool, error) {
 		return nil, err
 	}
 	out := make([]bool, len(to))
+	log := c.begin(to)
 	for i := range to {
 		user := known[to[i].UserID]
 		device := user.Device(to[i].DeviceID)
@@ -119,8 +122,36 @@ func (c *Client) MayGet(ctx context.Context, to []Recipient) ([]bool, error) {
 			c.counted.NativeMessage(store.DeviceRef{UserID: to[i].UserID, DeviceID: to[i].DeviceID}, d)
 		}
 		out[i] = d.Outcome == trustcache.NativeShow || !to[i].Message && user.Known() && user.Own
+		record(log, &to[i], user, device, out[i], d)
+	}
+	if err := log.Append(ctx, c.Env); err != nil {
+		return nil, fmt.Errorf("write the audit log: %w", err)
 	}
 	return out, nil
+}
+
+// begin begins the record of what a request is given.
+func (c *Client) begin(to []Recipient) *auditing.Decision {
+	kind := audit.KindNativeClaim
+	if slices.ContainsFunc(to, func(r Recipient) bool { return r.Message }) {
+		kind = audit.KindNativeSend
+	}
+	return auditing.BeginFor(c.Env, c.User, c.device, kind)
+}
+
+// record writes down what was decided about one recipient.
+func record(log *auditing.Decision, to *Recipient, user *trustcache.User, device *trustcache.Device, given bool, d trustcache.NativeDecision) {
+	outcome, rule := audit.Refused, string(d.Reason)
+	if given {
+		outcome = audit.Given
+	}
+	if given && d.Outcome != trustcache.NativeShow {
+		rule = auditing.RuleOwnDevice
+	}
+	if device == nil {
+		device, rule = &trustcache.Device{UserID: to.UserID, DeviceID: to.DeviceID}, auditing.RuleUnknownDevice
+	}
+	log.Add(user, device, outcome, "", rule)
 }
 
 func (c *Client) within(ctx context.Context, to []Recipient) (map[id.UserID]*trustcache.User, error) {

@@ -16,10 +16,12 @@ import (
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/auditing"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -217,11 +219,11 @@ func (s session) tell(ctx context.Context) error {
 		if err := s.send(ctx, some); err != nil {
 			return err
 		}
-		var told []store.SeenMessage
+		told := store.Changes{Audit: s.record(known, some)}
 		for i := range some {
-			told = append(told, store.SeenMessage{Digest: some[i].hash, At: c.Env.Now()})
+			told.Seen = append(told.Seen, store.SeenMessage{Digest: some[i].hash, At: c.Env.Now()})
 		}
-		if err := s.store(ctx, row.ID, told); err != nil {
+		if err := s.store(ctx, row.ID, &told); err != nil {
 			return err
 		}
 	}
@@ -231,11 +233,22 @@ func (s session) tell(ctx context.Context) error {
 // errLags means that the homeserver's list of members misses who has just sent something.
 var errLags = errors.New("the homeserver's list of the room's members is out of date")
 
+// record returns the record that devices get no key of the session.
+func (s session) record(known map[id.UserID]*trustcache.User, notes []note) []*audit.Record {
+	log := auditing.BeginFor(s.client.Env, s.client.User, s.client.device, audit.KindNativeSend).InRoom(s.room, s.id, 0)
+	for i := range notes {
+		one := &notes[i]
+		user := known[one.to.UserID]
+		log.Add(user, user.Device(one.to.DeviceID), audit.Withheld, string(one.code), string(one.why))
+	}
+	return log.Records()
+}
+
 // store records who was told.
-func (s session) store(ctx context.Context, device int64, told []store.SeenMessage) error {
+func (s session) store(ctx context.Context, device int64, told *store.Changes) error {
 	ctx, cancel := core.Detach(ctx, saveWithin)
 	defer cancel()
-	if err := s.client.Env.Store.Save(ctx, s.client.Row, device, &store.Changes{Seen: told}); err != nil {
+	if err := s.client.Env.Store.Save(ctx, s.client.Row, device, told); err != nil {
 		return fmt.Errorf("store who was told: %w", err)
 	}
 	return nil
@@ -248,6 +261,7 @@ const saveWithin = 10 * time.Second
 type note struct {
 	to   store.DeviceRef
 	code event.RoomKeyWithheldCode
+	why  trustcache.ShareReason
 	from id.Curve25519
 	hash [32]byte // by which the database knows that it was told
 }
@@ -266,7 +280,7 @@ func (s session) notes(known map[id.UserID]*trustcache.User, own *trustcache.Dev
 			if code := codeFor(decision.Reason); code != "" {
 				ref := store.DeviceRef{UserID: d.UserID, DeviceID: d.DeviceID}
 				hash := s.client.hash(s.room, s.id, d.UserID.String(), d.DeviceID.String(), d.Curve25519.String(), string(code))
-				out = append(out, note{ref, code, own.Curve25519, hash})
+				out = append(out, note{ref, code, decision.Reason, own.Curve25519, hash})
 			}
 		}
 	}
