@@ -59,11 +59,17 @@ func TestDevicesHiddenFromNativeClientsAreTold(t *testing.T) {
 	})
 	await(t, "it is not tried again", func() bool { sent("S2"); return len(spy.withheld()["S2"]) > 0 })
 	failing()
+	// A list of members that misses the sender is older than the event, so others may be missing.
+	lags := st.hs.Intercept(liar.Is("GET", "/members$"), liar.Edit(func(_ *liar.Request, body map[string]any) { body["chunk"] = []any{} }))
+	sent("S3")
+	await(t, "the list is not read", func() bool { return len(st.hs.Requests(liar.Is("GET", "/members$"))) > 3 })
+	lags()
+	await(t, "it is not read again", func() bool { sent("S3"); return len(spy.withheld()["S3"]) > 0 })
 	late := newPuppet(t, st.hs, "bob", "LATE")
 	st.query(st.alice.UserID, bob.UserID) // the client heard of it
-	await(t, "a device that came later is not told", func() bool { return len(late.withheld()["S2"]) > 0 })
-	sent("S2")
-	wantTold(t, late, "S2", "m.unverified")
+	await(t, "a device that came later is not told", func() bool { return len(late.withheld()["S3"]) > 0 })
+	sent("S3")
+	wantTold(t, late, "S3", "m.unverified")
 	for _, p := range []*puppet{spy, mine, invited} {
 		wantTold(t, p, "S1", "m.unverified")
 		wantTold(t, p, "S2", "m.unverified")
