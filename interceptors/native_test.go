@@ -383,3 +383,39 @@ func TestNativeCannotWeakenEncryption(t *testing.T) {
 		}
 	}
 }
+
+// Attack: what a body says, it says under a name in other cases of its letters. Dendrite, and
+// clients in Go, read it there (encoding/json folds names); the proxy would read nothing, and
+// pass it on unfiltered.
+func TestNamesInOtherCases(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"Messages", "MESSAGES", "me\u017f\u017fages"} {
+		for _, body := range []string{`{"` + name + `":{"@bob:hs":{"A":{}}}}`, `{"messages":{},"` + name + `":{"@bob:hs":{"A":{}}}}`} {
+			w := nativeWorld(t, map[id.UserID][]id.DeviceID{"@bob:hs": {"A"}})
+			_, err := w.do(toDeviceCall("m.room.encrypted", body))
+			if e, ok := errors.AsType[*apierr.Error](err); !ok || e.Status != http.StatusBadRequest || len(w.up.requests()) > 0 {
+				t.Errorf("%s: %v, upstream got %+v", body, err, w.up.requests())
+			}
+		}
+	}
+	for _, name := range []string{"One_time_keys", "one_time_\u212aeys"} {
+		w := nativeWorld(t, map[id.UserID][]id.DeviceID{"@bob:hs": {"A"}})
+		_, err := w.do(claimCall(`{"` + name + `":{"@bob:hs":{"A":"signed_curve25519"}}}`))
+		if e, ok := errors.AsType[*apierr.Error](err); !ok || e.Status != http.StatusBadRequest || len(w.up.requests()) > 0 {
+			t.Errorf("%s: %v, upstream got %+v", name, err, w.up.requests())
+		}
+	}
+	for _, name := range []string{"Device_keys", "device_\u212aeys", "Master_keys", "SELF_SIGNING_KEYS", "User_Signing_Keys", "Failures"} {
+		w := nativeWorld(t, nil)
+		w.up.respond = func(seen) (int, string) { return 200, `{"device_keys":{},"` + name + `":{"@bob:hs":{"A":{}}}}` }
+		rec, err := w.do(queryCall(`{}`))
+		if e, ok := errors.AsType[*apierr.Error](err); !ok || e.Status != http.StatusBadGateway || rec.Body.Len() > 0 || len(w.devices.native.answers) > 0 {
+			t.Errorf("%s: %v, %s", name, err, rec.Body)
+		}
+	}
+	w := nativeWorld(t, nil)
+	w.up.respond = func(seen) (int, string) { return 200, `{"device_keys":{"@bob:hs":{}}}` }
+	if _, err := w.do(queryCall(`{"device_keys":{"@bob:hs":[]},"Device_keys":{"@bob:hs":["A"]}}`)); err != nil || w.devices.native.whole["@bob:hs"] {
+		t.Errorf("all devices are thought to be asked for: %v", err)
+	}
+}

@@ -3,6 +3,7 @@ package native
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"e2ee-proxy/internal/strictjson"
 )
@@ -25,6 +26,13 @@ const maxEntries = 50_000
 
 var errTooMany = errors.New("more devices than anybody has")
 
+// errSpelling means that a name is like one that is read, in other cases of its letters.
+// Software in Go takes both for the same (encoding/json), and others do not.
+var errSpelling = errors.New("a name in other cases of its letters")
+
+// isOther reports whether a name is another spelling of one that is read.
+func isOther(name, read string) bool { return name != read && strings.EqualFold(name, read) }
+
 // readByDevice finds the entries in a body. found is false where the body has no such member.
 // Every error means that the body has not the form that it must have.
 func readByDevice(raw []byte, member string) (b *byDevice, found bool, err error) {
@@ -34,6 +42,9 @@ func readByDevice(raw []byte, member string) (b *byDevice, found bool, err error
 	}
 	b = &byDevice{raw: raw}
 	for _, p := range top {
+		if isOther(p.Name, member) {
+			return nil, false, errSpelling
+		}
 		if p.Name == member && string(raw[p.Value:p.End]) != "null" {
 			b.value, found = p, true
 		}

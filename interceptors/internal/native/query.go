@@ -97,7 +97,8 @@ func setParts(resp *http.Response, parts [][]byte) {
 // read in more than one way, nobody knows.
 func askedWhole(raw []byte) func(id.UserID) bool {
 	asked := make(map[id.UserID]bool)
-	if request, err := strictjson.Parse(raw); err == nil {
+	request, err := strictjson.Parse(raw)
+	if err == nil && !slices.ContainsFunc(request, func(m strictjson.Member) bool { return isOther(m.Name, "device_keys") }) {
 		for _, m := range request.Object("device_keys") {
 			var devices []string
 			asked[id.UserID(m.Name)] = json.Unmarshal(m.Value, &devices) == nil && devices != nil && len(devices) == 0
@@ -143,6 +144,9 @@ func readAnswer(body []byte) (*byDevice, *e2ee.KeyAnswer, error) {
 
 // byName returns the members of a member, which may be missing or null.
 func byName[K ~string](top strictjson.Object, name string) (map[K]json.RawMessage, error) {
+	if slices.ContainsFunc(top, func(m strictjson.Member) bool { return isOther(m.Name, name) }) {
+		return nil, errSpelling
+	}
 	raw := top.Get(name)
 	if raw == nil || string(raw) == "null" {
 		return nil, nil
