@@ -419,3 +419,22 @@ func TestNamesInOtherCases(t *testing.T) {
 		t.Errorf("all devices are thought to be asked for: %v", err)
 	}
 }
+
+// Attack: a homeserver answers a question about devices with another code than 200. Clients
+// take all below 300, or below 400, for an answer, matrix-nio every code, and browsers follow
+// those that lead elsewhere: so nothing passes unfiltered.
+func TestAnswersWithOtherCodes(t *testing.T) {
+	t.Parallel()
+	const answer = `{"device_keys":{"@bob:hs":{"A":{}}}}`
+	for status, body := range map[int]string{
+		201: answer, 202: answer, 203: answer, 206: answer, 299: answer, 300: answer, 301: answer, 307: `{}`, 308: ``, 400: answer, 404: ` ` + answer,
+		500: `{"device_keys":{"@bob:hs":{"A":{}}},"x":NaN}`, 502: `{"a":1,"a":2}`, 503: `{"Device_keys":{}}`,
+	} {
+		w := nativeWorld(t, map[id.UserID][]id.DeviceID{"@bob:hs": {"A"}})
+		w.up.respond = func(seen) (int, string) { return status, body }
+		rec, err := w.do(queryCall(`{}`))
+		if e, ok := errors.AsType[*apierr.Error](err); !ok || e.Status != http.StatusBadGateway || rec.Body.Len() > 0 || w.devices.native.ended != 1 {
+			t.Errorf("%d: %v, %s", status, err, rec.Body)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -56,15 +57,15 @@ func (h *Handlers) Query(x *exchange.Exchange) error {
 	if err != nil {
 		return err
 	}
-	if resp.StatusCode != http.StatusOK {
-		return x.RelayAndClose(resp)
-	}
 	defer resp.Body.Close() //nolint:errcheck // it was read to its end, or the request failed
 	held := heldAnswer{from: h.answers, owner: string(x.Identity.UserID)}
 	defer held.release()
 	body, err := held.read(resp)
 	if err != nil {
 		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return refused(x, resp, body)
 	}
 	devices, answer, err := readAnswer(body)
 	if err != nil {
@@ -82,6 +83,42 @@ func (h *Handlers) Query(x *exchange.Exchange) error {
 		setParts(resp, parts)
 	}
 	return x.Upstream.Relay(x, resp)
+}
+
+// refused passes on that the homeserver does not answer. Clients take other codes for answers
+// too, or follow them to where nobody filters, and some look at no code at all: so it has to be
+// an error, with nothing in it that they could take for devices.
+func refused(x *exchange.Exchange, resp *http.Response, body []byte) error {
+	err := errNoError
+	if resp.StatusCode >= http.StatusBadRequest {
+		err = checkError(body)
+	}
+	if err != nil {
+		return apierr.NewError(http.StatusBadGateway, apierr.CodeUnknown, "The homeserver's answer about devices is neither an answer nor an error, so it was not passed on.").Because(err)
+	}
+	exchange.SetBody(resp, bytes.NewReader(body), int64(len(body)))
+	return x.Upstream.Relay(x, resp)
+}
+
+var (
+	errNoError = errors.New("its status is no error")
+	errDevices = errors.New("there are devices in an error")
+)
+
+// checkError returns why an error's body must not be passed on. What begins with no brace is no
+// object to anybody.
+func checkError(body []byte) error {
+	if !bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n\ufeff"), []byte("{")) {
+		return nil
+	}
+	top, err := strictjson.Parse(body)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(top, func(m strictjson.Member) bool { return strings.EqualFold(m.Name, "device_keys") }) {
+		return errDevices
+	}
+	return nil
 }
 
 func setParts(resp *http.Response, parts [][]byte) {
