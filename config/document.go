@@ -8,6 +8,8 @@ import (
 	"go/token"
 	"reflect"
 	"strings"
+
+	"e2ee-proxy/internal/rules"
 )
 
 //go:embed settings.go
@@ -16,10 +18,17 @@ var settingsSource string
 // docComments returns the doc comments of the settings, by "Type.Field".
 func docComments() map[string]string {
 	docs := make(map[string]string)
-	// The source is this package's own, so it parses; a test checks that nothing is missing.
-	file, err := parser.ParseFile(token.NewFileSet(), "settings.go", settingsSource, parser.ParseComments)
+	readDocComments(settingsSource, docs)
+	readDocComments(rules.Source(), docs)
+	return docs
+}
+
+// readDocComments adds the doc comments of structs in a source. It is the module's own, so it
+// parses; a test checks that nothing is missing.
+func readDocComments(source string, docs map[string]string) {
+	file, err := parser.ParseFile(token.NewFileSet(), "settings.go", source, parser.ParseComments)
 	if err != nil {
-		return docs
+		return
 	}
 	ast.Inspect(file, func(n ast.Node) bool {
 		t, isType := n.(*ast.TypeSpec)
@@ -35,7 +44,6 @@ func docComments() map[string]string {
 		}
 		return false
 	})
-	return docs
 }
 
 // Example returns a commented YAML file with every setting. Only the homeserver is set; all

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"reflect"
@@ -34,6 +35,13 @@ func (c *Config) PolicyText() string {
 func plainValue(v reflect.Value) string {
 	if v.Kind() == reflect.Pointer && !v.IsNil() {
 		v = v.Elem()
+	}
+	if v.Kind() == reflect.Slice && isGroup(v.Type().Elem()) {
+		text, err := json.Marshal(v.Interface()) // rules, which have no secrets
+		if err != nil {
+			return err.Error()
+		}
+		return string(text)
 	}
 	if v.Kind() == reflect.Slice && !isSecret(v.Type()) {
 		return fmt.Sprint(v.Interface())

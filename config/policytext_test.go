@@ -39,3 +39,14 @@ func TestPolicyText(t *testing.T) {
 		t.Errorf("what decides nothing changes:\n%s", got)
 	}
 }
+
+// Rules decide, by what they say: the same ones, read again, are the same policy.
+func TestPolicyTextOfRules(t *testing.T) {
+	t.Parallel()
+	const text = "homeserver: https://h.example\npolicy: {rules: [{name: a, effect: deny, reason: x, when: {room_public: true}}]}\n"
+	one, again := mustLoad(t, text, nil).PolicyText(), mustLoad(t, text, nil).PolicyText()
+	other := mustLoad(t, strings.Replace(text, "true", "false", 1), nil).PolicyText()
+	if one != again || one == other || !strings.Contains(one, `"room_public":true`) {
+		t.Errorf("%s\n%s\n%s", one, again, other)
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"e2ee-proxy/internal/rules"
 )
 
 func TestAllProblemsAtOnceWithPlaces(t *testing.T) {
@@ -58,6 +60,65 @@ accounts:
 	// requirement of the house: no secret in an error (attack 59).
 	if strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("a secret is in the error:\n%v", err)
+	}
+}
+
+// Mistakes in rules are reported with all others, at the place where they are.
+func TestMistakesInRules(t *testing.T) {
+	t.Parallel()
+	yaml := `homeserver: https://h.example
+policy:
+  groups:
+    - {name: staff, users: ["*:h.example"], user: x}
+  rules:
+    - name: outsiders
+      effect: deny
+      when:
+        direction: [send_keys]
+        servers: [evil.example]
+        group: [stuff]
+        room_public: maybe
+    - effect: alow
+      when: {}
+    - when: deny
+`
+	_, err := load(t, yaml, nil)
+	want := []string{
+		"proxy.yaml:4:45: policy.groups[0].user: is not a setting; did you mean users?",
+		"proxy.yaml:10:9: policy.rules[0].when.servers: is not a setting; did you mean server?",
+		`proxy.yaml:12:22: policy.rules[0].when.room_public: "maybe" is neither true nor false; write true or false`,
+		"proxy.yaml:15:13: policy.rules[2].when: must be a group of settings; write its keys on lines of their own, indented",
+		"proxy.yaml:6:7: policy.rules[0].reason: is missing; say in words for a person why it is denied",
+		`proxy.yaml:9:21: policy.rules[0].when.direction[0]: "send_keys" is not known; write one of: send_key, show_message, secret`,
+		`proxy.yaml:11:17: policy.rules[0].when.group[0]: "stuff" is not a group; name one of policy.groups`,
+		"proxy.yaml:13:7: policy.rules[1].name: is missing; name it, like: outsiders",
+		`proxy.yaml:13:15: policy.rules[1].effect: "alow" is not known; write one of: deny, allow`,
+		"proxy.yaml:13:7: policy.rules[1].reason: is missing; say in words for a person why it is denied",
+		"proxy.yaml:15:7: policy.rules[2].name: is missing; name it, like: outsiders",
+		`proxy.yaml:15:7: policy.rules[2]: is never reached: "" is about everything; move that rule to the end, or say when it holds`,
+		"proxy.yaml:15:7: policy.rules[2].effect: is missing; write deny or allow",
+		"proxy.yaml:15:7: policy.rules[2].reason: is missing; say in words for a person why it is denied",
+	}
+	if diff := cmp.Diff(want, problems(t, err)); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+}
+
+// Rules are read as they are written, also from a variable.
+func TestRules(t *testing.T) {
+	t.Parallel()
+	yes := true
+	want := []rules.Rule{
+		{Name: "staff", Effect: "allow", When: rules.When{UserGroup: []string{"staff"}}},
+		{Name: "outsiders", Effect: "deny", When: rules.When{Direction: []string{"send_key"}, RoomPublic: &yes}, Reason: "Only staff."},
+	}
+	const text = `[{name: staff, effect: allow, when: {user_group: [staff]}}, {name: outsiders, effect: deny, when: {direction: [send_key], room_public: true}, reason: Only staff.}]`
+	const groups = "policy: {groups: [{name: staff, users: ['@*:h.example']}]}\nhomeserver: https://h.example\n"
+	if diff := cmp.Diff(want, mustLoad(t, groups, []string{"E2EE_PROXY_POLICY_RULES=" + text}).Policy.Rules); diff != "" {
+		t.Errorf("rules of a variable (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(want, mustLoad(t, strings.Replace(groups, "]}]}", "]}], rules: "+text+"}", 1), nil).Policy.Rules); diff != "" {
+		t.Errorf("rules of the file (-want +got):\n%s", diff)
 	}
 }
 

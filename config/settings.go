@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/internal/rules"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -330,6 +331,13 @@ type Policy struct {
 	// DEV.E2EE_PROXY.IDENTITY_CHANGED) until the account accepts the change through the control
 	// API, with the token of any of its devices. Only while policy.native is enforced.
 	NativeIdentityChanges NativeIdentityChanges `yaml:"native_identity_changes"`
+
+	// Groups of users, by name, for rules: [{name: staff, users: ["@*:example.org"]}].
+	Groups []rules.Group `yaml:"groups"`
+
+	// Rules of an organisation (docs/policy.md): who may not have a room key, see a message or be
+	// given a secret although all else allows it. The first one that matches decides.
+	Rules []rules.Rule `yaml:"rules"`
 
 	// User IDs of bridge bots whose sessions may carry messages of other users. Those
 	// are shown, with a warning, instead of being held back.

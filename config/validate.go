@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/rules"
 )
 
 // validate checks what involves more than the type of one value. It changes nothing.
@@ -66,6 +68,17 @@ func (l *loader) clients(c Clients) {
 
 // problemAt reports a problem of a setting at the place where it was set.
 func (l *loader) problemAt(path, what, do string) { l.problem(l.origin[path], path, what, do) }
+
+// nearestOrigin is where a setting was set or, when it is missing, what it is a part of.
+func (l *loader) nearestOrigin(path string) string {
+	for path != "" {
+		if where, set := l.origin[path]; set {
+			return where
+		}
+		path = path[:max(0, strings.LastIndexAny(path, ".["))]
+	}
+	return ""
+}
 
 // reported reports whether the value itself was already found wrong.
 func (l *loader) reported(path string) bool {
@@ -214,6 +227,13 @@ func (l *loader) policy(p Policy) {
 	for i, user := range p.Bridges {
 		if at := fmt.Sprintf("policy.bridges[%d]", i); !isUserID(user) {
 			l.problemAt(at, fmt.Sprintf("%q is not a user ID", user), "write it like \"@bridge:example.org\", in quotes")
+		}
+	}
+	_, problems := rules.Compile(p.Rules, p.Groups)
+	for _, bad := range problems {
+		at := "policy." + bad.Path
+		if !l.reported(at) {
+			l.problem(l.nearestOrigin(at), at, bad.What, bad.Do)
 		}
 	}
 	l.rollout("policy.send", p.Send)

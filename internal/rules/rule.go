@@ -1,45 +1,83 @@
 package rules
 
+import _ "embed" // for the doc comments below
+
+//go:embed rule.go
+var source string
+
+// Source returns the Go source of this file: its doc comments explain the parts of a rule, in the
+// documentation of the settings too.
+func Source() string { return source }
+
 // Rule is one rule as it is written.
 type Rule struct {
-	// Name names the rule in logs, metrics and examples.
+	// Names the rule in logs, metrics and examples: letters, digits, - and _.
 	Name string `json:"name" yaml:"name"`
-	// Effect is deny or allow.
+
+	// deny or allow. What a rule allows is not looked at by the rules after it; it is never more
+	// than is given or shown without any rule.
 	Effect string `json:"effect" yaml:"effect"`
-	// When says what the rule is about; a rule that says nothing is about everything.
+
+	// What the rule is about; without it, everything. All conditions that are given must hold, and
+	// of the values of one of them any. In them * stands for any number of characters, ? for one.
 	When When `json:"when" yaml:"when"`
-	// Reason tells a person why; for rules that deny.
+
+	// Why it is denied, in words for the people who are told; for rules that deny.
 	Reason string `json:"reason,omitempty" yaml:"reason"`
 }
 
-// When are the conditions of a rule. All that are given must hold, and of the values of one of
-// them any. In texts * stands for any number of characters, ? for one.
+// When are the conditions of a rule.
 type When struct {
-	// Direction: send_key, show_message, secret.
+	// send_key: room keys for devices, of messages and of the history that is shared with who is
+	// invited. show_message: messages in encrypted rooms for the account's clients. secret: the
+	// account's own secrets, for its other devices.
 	Direction []string `json:"direction,omitempty" yaml:"direction"`
-	// Account and Group are the account here, and the groups that it is in.
+
+	// User IDs of accounts here: who sends the key, sees the message or has the secret.
 	Account []string `json:"account,omitempty" yaml:"account"`
-	Group   []string `json:"group,omitempty" yaml:"group"`
-	// User, UserGroup and Server are the other side: who would be given the key or the secret, or
-	// who sent the message.
-	User      []string `json:"user,omitempty" yaml:"user"`
+
+	// Groups that the account here is in.
+	Group []string `json:"group,omitempty" yaml:"group"`
+
+	// User IDs of the other side: who would be given the key or secret, or sent the message.
+	User []string `json:"user,omitempty" yaml:"user"`
+
+	// Groups that the user of the other side is in.
 	UserGroup []string `json:"user_group,omitempty" yaml:"user_group"`
-	Server    []string `json:"server,omitempty" yaml:"server"`
-	// Device is how far the other side's device is trusted; see [Device].
+
+	// Servers of the other side. Without a port it means every port in a rule that denies, and
+	// none in one that allows; so in user IDs. Capitals make no difference.
+	Server []string `json:"server,omitempty" yaml:"server"`
+
+	// How far the other side's device is trusted: verified (its owner has signed it, and the account
+	// verified the owner), confirmed (its owner has signed it; those that are verified too),
+	// exception (the account made one), unconfirmed (met only while policy is on warn or off),
+	// unproven (a message of which it is not proven who sent it, or one in clear).
 	Device []string `json:"device,omitempty" yaml:"device"`
-	// Room is the room's ID, or one of its aliases.
+
+	// IDs of rooms (!…), or aliases (#…) that the room names as its own. Whoever may change a room's
+	// aliases can name any: name IDs where it matters.
 	Room []string `json:"room,omitempty" yaml:"room"`
-	// RoomPublic is whether anybody may join the room, or read it without joining.
-	RoomPublic        *bool    `json:"room_public,omitempty" yaml:"room_public"`
-	JoinRule          []string `json:"join_rule,omitempty" yaml:"join_rule"`
+
+	// Whether anybody may join the room, or read it without joining.
+	RoomPublic *bool `json:"room_public,omitempty" yaml:"room_public"`
+
+	// The room's join rule: public, knock, invite, private, restricted, knock_restricted.
+	JoinRule []string `json:"join_rule,omitempty" yaml:"join_rule"`
+
+	// The room's history visibility: invited, joined, shared, world_readable.
 	HistoryVisibility []string `json:"history_visibility,omitempty" yaml:"history_visibility"`
-	// MemberServer holds if some member's server matches.
+
+	// Servers of which at least one has a member, or somebody who is invited, in the room.
 	MemberServer []string `json:"member_server,omitempty" yaml:"member_server"`
 }
 
 // Group is a group of users.
 type Group struct {
-	Name  string   `json:"name" yaml:"name"`
+	// Names the group in rules.
+	Name string `json:"name" yaml:"name"`
+
+	// User IDs, with * and ? as in rules: ["@*:example.org"].
 	Users []string `json:"users" yaml:"users"`
 }
 
