@@ -21,6 +21,7 @@ import (
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/native"
 	"e2ee-proxy/e2ee/internal/olm"
+	"e2ee-proxy/e2ee/internal/orgrules"
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/searchindex"
@@ -28,6 +29,7 @@ import (
 	"e2ee-proxy/e2ee/internal/unread"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/audit"
+	"e2ee-proxy/internal/rules"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -86,8 +88,9 @@ type Options struct {
 	Search SearchOptions
 	// Account returns the settings of one account.
 	Account func(id.UserID) core.AccountSettings
-	// Policy returns the policy in force.
+	// Policy returns the policy in force. Rules narrow what it gives and shows; nil nothing.
 	Policy func() trustcache.Policy
+	Rules  *rules.Set
 	// PolicyVersion returns the version of the policy's settings, for the audit log.
 	PolicyVersion func() string
 }
@@ -200,12 +203,16 @@ func New(opts Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	asked, err := orgrules.New(opts.Rules, opts.Log, opts.Metrics)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	e := &Engine{
 		env: &core.Env{
 			Store: opts.Store, Homeserver: wire.NewHomeserver(opts.Homeserver, opts.Client, opts.Timeout),
 			Now: opts.Now, Log: opts.Log, Counts: counted, Order: opts.locks,
-			Policy: opts.Policy, PolicyVersion: opts.PolicyVersion, Settings: opts.Account,
+			Policy: opts.Policy, PolicyVersion: opts.PolicyVersion, Settings: opts.Account, Rules: asked,
 			Spread: opts.Spread, OneTimeKeys: opts.OneTimeKeys, ManualBootstrap: opts.ManualBootstrap, Context: ctx,
 		},
 		mu:      locks.Mutex{Place: opts.locks.At(locks.RankEngine)},
@@ -232,7 +239,7 @@ func New(opts Options) (*Engine, error) {
 // judged again. To-device messages that came while the proxy was down are fetched device by
 // device after Start has returned; a device in use does not wait for that.
 func (e *Engine) Start(ctx context.Context) error {
-	if err := e.env.Store.HeldBackUnder(ctx, e.env.Policy().ReceiveRules()); err != nil {
+	if err := e.env.Store.HeldBackUnder(ctx, e.env.Policy().ReceiveRules()+e.env.Rules.Hash()); err != nil {
 		return err
 	}
 	if err := e.search.Start(ctx, e.env); err != nil {

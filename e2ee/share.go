@@ -8,15 +8,18 @@ import (
 	"slices"
 	"time"
 
+	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/auditing"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/native"
+	"e2ee-proxy/e2ee/internal/orgrules"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/audit"
+	"e2ee-proxy/internal/rules"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -31,6 +34,8 @@ type eligible struct {
 	known   map[id.UserID]*trustcache.User
 	version uint64
 	mode    trustcache.Mode
+	// room is what the organisation's rules were told of the room.
+	room *rules.Room
 }
 
 // eligible computes, for every send anew, which devices may have the room's key. A user
@@ -54,7 +59,11 @@ func (d *Device) eligible(ctx context.Context, roomID id.RoomID, users []id.User
 	if err := gateError(&decision); err != nil {
 		return nil, err
 	}
-	who := d.decide(known, mode)
+	room, err := d.rooms.Facts(ctx, roomID, rules.SendKey)
+	if err != nil { // nobody would get the key, and nobody could read the message
+		return nil, fmt.Errorf("%w: look at the room for the organisation's rules: %w", core.ErrCannotEncrypt, err)
+	}
+	who := d.decide(known, mode, room, d.core.Env.Rules.Asked(ctx))
 	who.version = version
 	who.Still = func(ctx context.Context) error { return d.stillEligible(ctx, who) }
 	who.Shared = func(given []store.Share) { d.acct.rollout.Shares(who.against, given) }
@@ -65,13 +74,14 @@ func (d *Device) eligible(ctx context.Context, roomID id.RoomID, users []id.User
 	return who, nil
 }
 
-// decide decides for every device of some users whether it may have a room's key.
-func (d *Device) decide(known map[id.UserID]*trustcache.User, mode trustcache.Mode) *eligible {
+// decide decides for every device of some users whether it may have a room's key. The
+// organisation's rules are asked about those that would get it.
+func (d *Device) decide(known map[id.UserID]*trustcache.User, mode trustcache.Mode, room *rules.Room, ask orgrules.Decide) *eligible {
 	who := &eligible{
 		Recipients: roomkeys.Recipients{
 			Give: make(map[store.DeviceRef]*trustcache.Device), Withhold: make(map[store.DeviceRef]roomkeys.Withheld),
 		},
-		against: make(map[store.DeviceRef]bool), known: known, mode: mode,
+		against: make(map[store.DeviceRef]bool), known: known, mode: mode, room: room,
 	}
 	audited := d.core.Env.Store.Audits()
 	for _, user := range known {
@@ -83,6 +93,13 @@ func (d *Device) decide(known map[id.UserID]*trustcache.User, mode trustcache.Mo
 			})
 			switch decision.Outcome {
 			case trustcache.ShareGive:
+				if d.core.Env.Rules.Any() {
+					q := orgrules.KeyQuestion(d.acct.User, user, dev, room)
+					if answer := ask(&q); answer.Effect != rules.Allow {
+						who.Withhold[ref] = roomkeys.Withheld{Device: dev, Code: codeUnauthorised, Reason: answer.Reason, Rule: orgrules.Reason(answer)}
+						continue
+					}
+				}
 				who.Give[ref] = dev
 				if decision.Enforced != trustcache.ShareGive {
 					who.against[ref] = true
@@ -116,7 +133,11 @@ func (d *Device) decided(who *eligible, given []store.Share, refused []*trustcac
 	add := func(dev *trustcache.Device, outcome audit.Outcome, code string) {
 		user := who.known[dev.UserID]
 		why := trustcache.Share(trustcache.ShareInput{User: user, Device: dev, SenderUser: d.acct.User, SenderDevice: d.core.ID, Mode: who.mode})
-		out.Add(user, dev, outcome, code, string(why.Reason))
+		rule := string(why.Reason)
+		if code == codeUnauthorised {
+			rule = who.Withhold[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}].Rule
+		}
+		out.Add(user, dev, outcome, code, rule)
 	}
 	for i := range given {
 		share := &given[i]
@@ -134,6 +155,9 @@ func (d *Device) decided(who *eligible, given []store.Share, refused []*trustcac
 	}
 	return out
 }
+
+// codeUnauthorised tells a device that a rule withholds a key from it (spec, m.room_key.withheld).
+const codeUnauthorised = string(event.RoomKeyWithheldUnauthorized)
 
 // byUser returns users ordered by ID, so that errors name them in a fixed order.
 func byUser(known map[id.UserID]*trustcache.User) []*trustcache.User {
@@ -207,18 +231,20 @@ func (d *Device) stillEligible(ctx context.Context, who *eligible) error {
 	if err := sendRefusal(d.ownIdentity.StateLocked(), d.acct.Settings().AllowUnsigned, mode); err != nil {
 		return err
 	}
-	if version == who.version && mode == who.mode {
+	room := d.rooms.FactsLocked(who.room.ID, rules.SendKey)
+	moved := room.State != who.room.State
+	if version == who.version && mode == who.mode && !moved {
 		return nil
 	}
 	now, changed, err := d.knownNow(ctx, who)
 	if err != nil {
 		return err
 	}
-	if changed || mode != who.mode {
+	if changed || moved || mode != who.mode {
 		if trustcache.Gate(byUser(now), mode).Outcome != trustcache.GateAllow {
 			return core.ErrRoomChanged // the next round returns the reason
 		}
-		if !d.decide(now, mode).covers(who) {
+		if !d.decide(now, mode, room, d.core.Env.Rules.Again()).covers(who) {
 			return core.ErrRoomChanged
 		}
 	}

@@ -34,6 +34,7 @@ const (
 	CodeVerificationViolation     Code = "VerificationViolation"
 	CodeMismatchedSender          Code = "MismatchedSender"
 	CodeSentInClear               Code = "SentInClear"
+	CodeDeniedByRule              Code = "DeniedByRule"
 )
 
 // The codes of events that are not decrypted.
@@ -86,6 +87,8 @@ func (c Code) message() string {
 		return "Encrypted by a previously-verified user who is no longer verified."
 	case CodeMismatchedSender:
 		return "The sender of this message does not match the owner of the device that encrypted it."
+	case CodeDeniedByRule:
+		return "Your organisation's rules do not let this message be shown."
 	case CodeSentInClear:
 		return "Not encrypted, although the room is."
 	case CodeMissingRoomKey:

@@ -54,6 +54,17 @@ type Verdict struct {
 	Enforced Deliver
 }
 
+// Denied returns the verdict on a message that would be shown, after a rule of the organisation
+// denied it. The reason is the rule's, for people.
+func (v Verdict) Denied(reason string) Verdict {
+	v.Deliver, v.Enforced, v.Color, v.Code, v.WithheldCode = DeliverWithheld, DeliverWithheld, ColorRed, CodeDeniedByRule, ""
+	v.Message = CodeDeniedByRule.message()
+	if reason != "" {
+		v.Message = reason
+	}
+	return v
+}
+
 // Above reports whether verdict v trusts the event more than o does. When several devices
 // claim a room key, the verdict of the claim that is trusted most counts.
 func (v Verdict) Above(o Verdict) bool {

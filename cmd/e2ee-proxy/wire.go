@@ -16,6 +16,7 @@ import (
 	"e2ee-proxy/interceptors"
 	"e2ee-proxy/internal/certificate"
 	"e2ee-proxy/internal/ops"
+	"e2ee-proxy/internal/rules"
 	"e2ee-proxy/proxy"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -53,6 +54,9 @@ func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *promet
 	inForce.Store(cfg)
 	engineOpts := engineOptions(cfg, inForce, log, db, client)
 	engineOpts.Metrics = registry
+	if engineOpts.Rules, err = rulesOf(cfg); err != nil {
+		return nil, err
+	}
 	engine, err := e2ee.New(engineOpts)
 	if err != nil {
 		return nil, err
@@ -101,6 +105,15 @@ func engineOptions(cfg *config.Config, inForce *atomic.Pointer[config.Config], l
 		Policy:          policyOf(inForce),
 		PolicyVersion:   policyVersionOf(inForce),
 	}
+}
+
+// rulesOf returns the organisation's rules, which were checked when the settings were read.
+func rulesOf(cfg *config.Config) (*rules.Set, error) {
+	set, problems := rules.Compile(cfg.Policy.Rules, cfg.Policy.Groups)
+	if len(problems) > 0 {
+		return nil, fmt.Errorf("the organisation's rules: %s", problems[0])
+	}
+	return set, nil
 }
 
 func accountSettings(cfg *config.Config, user id.UserID) e2ee.AccountSettings {

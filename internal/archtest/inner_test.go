@@ -15,7 +15,7 @@ func inner() map[string][][]string {
 			{"wire"},
 			{"olm", "keyfile"},
 			{"megolm"},
-			{"identity", "takeover"},
+			{"identity", "takeover", "orgrules"},
 			{"core"},
 			{"rooms", "channel", "files", "auditing"},
 			{"devicekeys"},

@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/locks"
+	"e2ee-proxy/e2ee/internal/orgrules"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
@@ -29,6 +30,8 @@ type Env struct {
 	Settings func(id.UserID) AccountSettings
 	// PolicyVersion returns the version of the policy's settings, for the audit log.
 	PolicyVersion func() string
+	// Rules are the organisation's.
+	Rules *orgrules.Rules
 	// Spread, OneTimeKeys and ManualBootstrap are those of e2ee.Options.
 	Spread          time.Duration
 	OneTimeKeys     int

@@ -12,8 +12,10 @@ import (
 	"e2ee-proxy/e2ee/internal/auditing"
 	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/olm"
+	"e2ee-proxy/e2ee/internal/orgrules"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/audit"
+	"e2ee-proxy/internal/rules"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -103,6 +105,7 @@ func (x *Exchange) AnswerKeyRequests(ctx context.Context) error {
 	var denied []*auditing.Decision
 	for _, req := range requests {
 		row, here := rows[req.Ref]
+		var why rules.Answer
 		became, over, err := x.answerTo(own, req.Device, req.At, func(dev *trustcache.Device) (answer, error) {
 			if !here {
 				return answerRefused, nil
@@ -110,6 +113,9 @@ func (x *Exchange) AnswerKeyRequests(ctx context.Context) error {
 			content, err := forwardContent(&row, notes[req.Ref])
 			if err != nil {
 				return answerLater, err
+			}
+			if why, err = x.keyRuled(ctx, req, own, dev); err != nil || why.Effect != rules.Allow {
+				return answerRuled, err
 			}
 			return x.forwardKey(ctx, req, dev, content, row.FirstIndex)
 		})
@@ -120,10 +126,7 @@ func (x *Exchange) AnswerKeyRequests(ctx context.Context) error {
 			x.Env.Counts.Forwards.WithLabelValues("not_sent").Inc()
 			done = append(done, req)
 		}
-		if became == answerDenied {
-			d := auditing.Begin(x.Device, audit.KindForwardedKey)
-			d.InRoom(req.Ref.RoomID, req.Ref.SessionID, 0)
-			d.Asked(own, req.Device)
+		if d := auditing.Begin(x.Device, audit.KindForwardedKey).InRoom(req.Ref.RoomID, req.Ref.SessionID, 0); audited(d, own, req.Device, became, why) {
 			denied = append(denied, d)
 		}
 	}
@@ -136,6 +139,16 @@ func (x *Exchange) AnswerKeyRequests(ctx context.Context) error {
 		}
 	}
 	return x.host.FlushOutbox(ctx)
+}
+
+// keyRuled asks the organisation's rules about a key for a device that may have it.
+func (x *Exchange) keyRuled(ctx context.Context, req keyRequest, own *trustcache.User, dev *trustcache.Device) (rules.Answer, error) {
+	room, err := x.host.Facts(ctx, req.Ref.RoomID, rules.SendKey)
+	if err != nil {
+		return rules.Answer{}, fmt.Errorf("look at a room for the organisation's rules: %w", err)
+	}
+	q := orgrules.KeyQuestion(own.UserID, own, dev, room)
+	return x.Env.Rules.Asked(ctx)(&q), nil
 }
 
 // gaveKey reports whether a device was sent a key within giveKeyEvery. The caller holds
@@ -208,6 +221,10 @@ func (x *Exchange) forwardKey(ctx context.Context, req keyRequest, dev *trustcac
 	own, err := x.host.StillMayHold(ctx, dev)
 	if err != nil || own == nil {
 		return answerDenied, err
+	}
+	room := x.host.FactsLocked(req.Ref.RoomID, rules.SendKey)
+	if q := orgrules.KeyQuestion(own.UserID, own, own.Device(dev.DeviceID), room); x.Env.Rules.Again()(&q).Effect != rules.Allow {
+		return answerDenied, nil
 	}
 	s := x.Begin()
 	sealed, _, err := x.host.EncryptAll(ctx, s, "m.forwarded_room_key", content, to, claimed)

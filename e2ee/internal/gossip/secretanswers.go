@@ -13,8 +13,10 @@ import (
 	"e2ee-proxy/e2ee/internal/auditing"
 	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/olm"
+	"e2ee-proxy/e2ee/internal/orgrules"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/audit"
+	"e2ee-proxy/internal/rules"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -94,7 +96,11 @@ func (x *Exchange) AnswerSecretRequests(ctx context.Context) error {
 		return err
 	}
 	for _, req := range requests.Secrets {
+		var why rules.Answer
 		became, over, err := x.answerTo(own, req.Device, req.At, func(dev *trustcache.Device) (answer, error) {
+			if why = secretRuled(x.Env.Rules.Asked(ctx), own, dev); why.Effect != rules.Allow {
+				return answerRuled, nil
+			}
 			return x.giveSecret(ctx, req, dev)
 		})
 		if err != nil {
@@ -106,12 +112,10 @@ func (x *Exchange) AnswerSecretRequests(ctx context.Context) error {
 		x.Env.Counts.Secrets.WithLabelValues("refused").Inc()
 		err = x.dropRequests(ctx, func(w *waitingRequests) []*auditing.Decision {
 			w.dropSecret(req)
-			if became != answerDenied {
+			d := auditing.Begin(x.Device, audit.KindSecret).Secret(req.Name)
+			if !audited(d, own, req.Device, became, why) {
 				return nil
 			}
-			d := auditing.Begin(x.Device, audit.KindSecret)
-			d.Secret(req.Name)
-			d.Asked(own, req.Device)
 			return []*auditing.Decision{d}
 		})
 		if err != nil {
@@ -182,7 +186,7 @@ func (x *Exchange) giveSecret(ctx context.Context, req secretRequest, dev *trust
 		return answerRefused, nil // the request was cancelled
 	}
 	own, err := x.host.StillMayHold(ctx, dev)
-	if err != nil || own == nil {
+	if err != nil || own == nil || secretRuled(x.Env.Rules.Again(), own, own.Device(dev.DeviceID)).Effect != rules.Allow {
 		return answerDenied, err
 	}
 	content, err := x.secretContent(ctx, req, own)
@@ -214,6 +218,12 @@ func (x *Exchange) giveSecret(ctx context.Context, req secretRequest, dev *trust
 	}
 	x.logGivenSecret(req)
 	return answerGiven, nil
+}
+
+// secretRuled asks the organisation's rules about a device that may have secrets.
+func secretRuled(ask orgrules.Decide, own *trustcache.User, dev *trustcache.Device) rules.Answer {
+	q := orgrules.SecretQuestion(own, dev)
+	return ask(&q)
 }
 
 // logGivenSecret counts and logs that a secret was sent.

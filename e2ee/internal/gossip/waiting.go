@@ -12,6 +12,9 @@ import (
 	"e2ee-proxy/e2ee/internal/auditing"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
+	"e2ee-proxy/e2ee/internal/orgrules"
+	"e2ee-proxy/internal/audit"
+	"e2ee-proxy/internal/rules"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -102,6 +105,8 @@ const (
 	answerRefused
 	// answerDenied means that nothing is sent because the device may not have it.
 	answerDenied
+	// answerRuled means that nothing is sent because a rule of the organisation denies it.
+	answerRuled
 	// answerGiven means that the answer is in the outbox and the request is removed.
 	answerGiven
 )
@@ -130,6 +135,21 @@ func (x *Exchange) answeringUser(ctx context.Context) (*trustcache.User, error) 
 	}
 }
 
+// audited adds to the audit log's decision that a device is denied what it asked for, and why.
+// It reports whether it was denied.
+func audited(d *auditing.Decision, own *trustcache.User, device id.DeviceID, became answer, why rules.Answer) bool {
+	switch became {
+	case answerDenied:
+		d.Asked(own, device)
+		return true
+	case answerRuled:
+		d.Add(own, own.Device(device), audit.Refused, "", orgrules.Reason(why))
+		return true
+	case answerLater, answerRefused, answerGiven:
+	}
+	return false
+}
+
 // answerTo decides about a request: it calls give for a device that may have secrets, and
 // denies any other. It reports whether the request is over without an answer: refused, denied, or
 // expired.
@@ -140,5 +160,5 @@ func (x *Exchange) answerTo(own *trustcache.User, device id.DeviceID, at int64, 
 			return became, false, err
 		}
 	}
-	return became, became == answerRefused || became == answerDenied || (became == answerLater && x.expired(at)), nil
+	return became, became == answerRefused || became == answerDenied || became == answerRuled || (became == answerLater && x.expired(at)), nil
 }

@@ -9,8 +9,10 @@ import (
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/orgrules"
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/rules"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -22,19 +24,24 @@ type judgement struct {
 	policy trustcache.Policy
 	notes  map[store.SessionRef]store.WithheldNote
 	keys   int // see roomkeys.Inbound.Stored
+	// rooms and ask are for the organisation's rules.
+	rooms map[id.RoomID]*rules.Room
+	ask   orgrules.Decide
 }
 
 // judge returns what the client is shown of one event.
 func (r *Reader) judge(job *eventJob, by *judgement) Opened {
 	switch {
 	case job.Ciphertext == "": // also if something else is wrong with it
-		return r.judgePlain(job, by.policy)
+		return r.judgePlain(job, by)
 	case job.Err != nil:
 		code, withheldCode := job.refusal(by.notes)
 		job.code = code
 		return r.unreadable(job, trustcache.JudgeUndecrypted(code, withheldCode))
 	}
-	verdict, owner := r.judgeOwners(job, by)
+	verdict, in := r.judgeOwners(job, by)
+	owner := in.Owner
+	verdict = r.narrowed(verdict, &in, job, by)
 	r.rollout.Verdict(job.room, owner, verdict)
 	switch verdict.Deliver {
 	case trustcache.DeliverClear:
@@ -48,24 +55,25 @@ func (r *Reader) judge(job *eventJob, by *judgement) Opened {
 }
 
 // judgeOwners judges an event by each possible owner of its session and returns the best
-// verdict with its owner. A device can claim a session in its own name only, so a claim
+// verdict with what it was made of. A device can claim a session in its own name only, so a claim
 // cannot harm another owner.
-func (r *Reader) judgeOwners(job *eventJob, by *judgement) (best trustcache.Verdict, owner trustcache.Owner) {
+func (r *Reader) judgeOwners(job *eventJob, by *judgement) (best trustcache.Verdict, of trustcache.JudgeInput) {
 	for i, c := range job.Claims(by.policy.Bridges) {
-		if verdict := r.judgeAs(job, by, c); i == 0 || verdict.Above(best) {
-			best, owner = verdict, c.Owner
+		in := r.judgedAs(job, by, c)
+		if verdict := trustcache.Judge(in); i == 0 || verdict.Above(best) {
+			best, of = verdict, in
 		}
 	}
-	return best, owner
+	return best, of
 }
 
-// judgeAs judges an event by one possible owner of its session.
-func (r *Reader) judgeAs(job *eventJob, by *judgement, c roomkeys.Claim) trustcache.Verdict {
-	return trustcache.Judge(trustcache.JudgeInput{
+// judgedAs is what an event is judged by with one possible owner of its session.
+func (r *Reader) judgedAs(job *eventJob, by *judgement, c roomkeys.Claim) trustcache.JudgeInput {
+	return trustcache.JudgeInput{
 		Sender: job.Sender, Own: r.Account.User, OwnKey: r.Curve25519,
 		Source: c.Source, Owner: c.Owner,
 		OwnerUser: by.users[c.UserID], Forwarder: r.forwarder(c), Policy: by.policy,
-	})
+	}
 }
 
 // waitsFor returns the user of whom more must become known before a withheld event can be
@@ -101,7 +109,8 @@ func (job *eventJob) refusal(notes map[store.SessionRef]store.WithheldNote) (tru
 
 // judgePlain judges events in clear. In an encrypted room those that should have been
 // encrypted are marked or withheld (requirement 8.11).
-func (r *Reader) judgePlain(job *eventJob, policy trustcache.Policy) Opened {
+func (r *Reader) judgePlain(job *eventJob, by *judgement) Opened {
+	policy := by.policy
 	if job.Type == "m.room.encrypted" && len(job.event.Get("content")) > len(`{}`) { // sent as state, which encrypted events never are
 		return r.unreadable(job, trustcache.JudgeUndecrypted(trustcache.CodeMalformed, ""))
 	}
@@ -111,7 +120,7 @@ func (r *Reader) judgePlain(job *eventJob, policy trustcache.Policy) Opened {
 	if job.order == OrderUnknown { // an event that may be older than the encryption is not withheld
 		policy.InClear = trustcache.InClearMark
 	}
-	verdict := trustcache.JudgeInClear(job.Sender, policy)
+	verdict := r.narrowedClear(trustcache.JudgeInClear(job.Sender, policy), job, by)
 	r.rollout.Verdict(job.room, trustcache.Owner{UserID: job.Sender}, verdict)
 	if verdict.Deliver == trustcache.DeliverAsCame {
 		job.dropEdit()
@@ -160,7 +169,7 @@ const learnWait = 3 * time.Second
 // homeserver is asked only about senders who are unknown or whose devices changed, once for
 // all of them.
 func (r *Reader) judgementFor(ctx context.Context, jobs []*eventJob) (*judgement, error) {
-	by := &judgement{policy: r.Env.Policy()}
+	by := &judgement{policy: r.Env.Policy(), ask: r.Env.Rules.Asked(ctx)}
 	seen := make(map[id.UserID]bool)
 	var users []id.UserID
 	var missing []store.SessionRef
@@ -189,6 +198,7 @@ func (r *Reader) judgementFor(ctx context.Context, jobs []*eventJob) (*judgement
 			return nil, fmt.Errorf("load withheld notes: %w", err)
 		}
 	}
+	r.lookAtRooms(ctx, jobs, by)
 	return by, r.inbound.UpgradeOwners(ctx, eventsOf(jobs), by.users)
 }
 

@@ -97,7 +97,7 @@ func (r *Reader) open(ctx context.Context, in []Incoming) (out []Opened, jobs []
 	by, err := r.judgementFor(ctx, jobs)
 	if err != nil { // nothing can be judged, so nothing is shown
 		r.inbound.Fail(eventsOf(sealed), err)
-		by = &judgement{policy: r.Env.Policy()}
+		by = &judgement{policy: r.Env.Policy(), ask: r.Env.Rules.Asked(ctx)}
 	}
 	by.keys = keys
 	parallel.Each(len(jobs), func(i int) {

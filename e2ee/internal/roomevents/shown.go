@@ -16,12 +16,15 @@ const (
 	textUnknownAuthenticity = "A message was held back because it cannot be checked who sent it."
 	textUnknownDevice       = "A message from an unknown or deleted device was held back."
 	textUnsignedDevice      = "A message from a device that its owner has not confirmed was held back."
+	textDeniedByRule        = "A message was held back by a rule of your organisation. "
 	textWaiting             = "Waiting for a message that cannot be read yet. It is shown when it can be."
 )
 
 // placeholder returns the text shown instead of a withheld message.
-func placeholder(code trustcache.Code) string {
-	switch code {
+func placeholder(v trustcache.Verdict) string {
+	switch v.Code {
+	case trustcache.CodeDeniedByRule:
+		return textDeniedByRule + v.Message
 	case trustcache.CodeMismatchedSender:
 		return textMismatchedSender
 	case trustcache.CodeSentInClear:
@@ -90,7 +93,7 @@ func (job *eventJob) clearContent() (strictjson.Object, error) {
 
 // withheld returns the placeholder of a withheld event.
 func (job *eventJob) withheld(v trustcache.Verdict, policy trustcache.Policy) Opened {
-	out := job.placeholder(v, placeholder(v.Code))
+	out := job.placeholder(v, placeholder(v))
 	out.Withheld, out.Hidden = true, policy.Withheld == trustcache.WithheldHide
 	return out
 }

@@ -63,16 +63,16 @@ func TestMustRotate(t *testing.T) {
 		{"9.3 who has it is gone: the user left, or the device was deleted", func(_ *outboundSession, _ *store.Room, who *Recipients) string { clear(who.Give); return "shared" }, true},
 		{"9.6 who has it lost its signature", func(_ *outboundSession, _ *store.Room, who *Recipients) string {
 			clear(who.Give)
-			who.Withhold = map[store.DeviceRef]Withheld{bob: {device(bob, "bobkey"), "m.unverified"}}
+			who.Withhold = map[store.DeviceRef]Withheld{bob: {Device: device(bob, "bobkey"), Code: "m.unverified"}}
 			return "shared"
 		}, true},
 		{"9.6 who has it is distrusted now", func(_ *outboundSession, _ *store.Room, who *Recipients) string {
 			clear(who.Give)
-			who.Withhold = map[store.DeviceRef]Withheld{bob: {device(bob, "bobkey"), "m.blacklisted"}}
+			who.Withhold = map[store.DeviceRef]Withheld{bob: {Device: device(bob, "bobkey"), Code: "m.blacklisted"}}
 			return "shared"
 		}, true},
 		{"9.6 who was only told why not is told another reason", func(_ *outboundSession, _ *store.Room, who *Recipients) string {
-			who.Withhold = map[store.DeviceRef]Withheld{mallory: {device(mallory, "mkey"), "m.blacklisted"}}
+			who.Withhold = map[store.DeviceRef]Withheld{mallory: {Device: device(mallory, "mkey"), Code: "m.blacklisted"}}
 			return "shared"
 		}, false},
 		{"9.6 the device ID has another key now", func(_ *outboundSession, _ *store.Room, who *Recipients) string {

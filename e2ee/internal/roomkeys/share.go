@@ -1,6 +1,7 @@
 package roomkeys
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -39,6 +40,9 @@ type Recipients struct {
 type Withheld struct {
 	Device *trustcache.Device
 	Code   string
+	// Reason is the text for people; empty is the code's. Rule names, for the audit log, the rule
+	// of the organisation that withholds the key, if one does.
+	Reason, Rule string
 }
 
 // Share shares the room's key with every device that may have it and lacks it, and
@@ -210,7 +214,7 @@ func (o *Outbound) withheldNotes(of *outboundSession, untold []Withheld) (shares
 		notes = append(notes, olm.Message{To: w.Device, Content: strictjson.Object{
 			{Name: "algorithm", Value: strictjson.Quote(wire.AlgorithmMegolm)},
 			{Name: "code", Value: strictjson.Quote(w.Code)},
-			{Name: "reason", Value: strictjson.Quote(withheldReason(w.Code))},
+			{Name: "reason", Value: strictjson.Quote(cmp.Or(w.Reason, withheldReason(w.Code)))},
 			{Name: "room_id", Value: strictjson.Quote(of.row.RoomID.String())},
 			{Name: "sender_key", Value: strictjson.Quote(o.Curve25519.String())},
 			{Name: "session_id", Value: strictjson.Quote(of.row.SessionID.String())},

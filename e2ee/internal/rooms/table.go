@@ -45,6 +45,8 @@ type room struct {
 	members map[id.UserID]string
 	// loading is the fetch of the members in progress.
 	loading *memberFetch
+	// asked is what the organisation's rules asked of the room's state.
+	asked ruleState
 	// narrowed counts changes that may have removed recipients from the room.
 	narrowed int
 }

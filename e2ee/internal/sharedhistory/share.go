@@ -19,10 +19,12 @@ import (
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/olm"
+	"e2ee-proxy/e2ee/internal/orgrules"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/audit"
+	"e2ee-proxy/internal/rules"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -75,7 +77,7 @@ func (h *History) share(ctx context.Context, room id.RoomID, user id.UserID) (se
 	if err != nil || !rooms.Shareable(to.Visibility) {
 		return false, err
 	}
-	devices, err := h.invitees(ctx, user)
+	devices, err := h.invitees(ctx, room, user)
 	if err != nil {
 		return false, err
 	}
@@ -108,7 +110,7 @@ func (h *History) fetchRoom(ctx context.Context, room id.RoomID) {
 
 // invitees returns the devices of a user that may have the history, after asking the
 // homeserver: it reports no changes of somebody without a common room.
-func (h *History) invitees(ctx context.Context, user id.UserID) ([]*trustcache.Device, error) {
+func (h *History) invitees(ctx context.Context, room id.RoomID, user id.UserID) ([]*trustcache.Device, error) {
 	known, err := h.Account.Tracker.Query(ctx, h.Query(), []id.UserID{user})
 	if err != nil {
 		return nil, fmt.Errorf("look up who is invited: %w", err)
@@ -123,7 +125,15 @@ func (h *History) invitees(ctx context.Context, user id.UserID) ([]*trustcache.D
 	if trustcache.Gate([]*trustcache.User{own, known[user]}, trustcache.ModeEnforce).Outcome != trustcache.GateAllow {
 		return nil, errIdentity
 	}
-	devices := allowed(known[user])
+	facts, err := h.parts.Rooms.Facts(ctx, room, rules.SendKey)
+	if err != nil {
+		return nil, fmt.Errorf("look at the room for the organisation's rules: %w", err)
+	}
+	ask, devices := h.Env.Rules.Asked(ctx), allowed(known[user])
+	devices = slices.DeleteFunc(devices, func(d *trustcache.Device) bool {
+		q := orgrules.KeyQuestion(h.Account.User, known[user], d, facts)
+		return ask(&q).Effect != rules.Allow
+	})
 	if len(devices) == 0 {
 		return nil, errNobody
 	}
@@ -240,7 +250,7 @@ func (h *History) send(ctx context.Context, room id.RoomID, user id.UserID, devi
 func (h *History) seal(ctx context.Context, room id.RoomID, user id.UserID, devices []*trustcache.Device, message json.RawMessage, claimed map[store.DeviceRef]id.Curve25519, own bool) error {
 	h.Mu.Lock()
 	defer h.Mu.Unlock()
-	if err := h.stillMay(ctx, user, devices); err != nil {
+	if err := h.stillMay(ctx, room, user, devices); err != nil {
 		return err
 	}
 	s := h.Begin()
@@ -277,6 +287,7 @@ func (h *History) decided(ctx context.Context, room id.RoomID, user id.UserID, s
 		return nil, fmt.Errorf("look again at who is invited: %w", err)
 	}
 	out.InRoom(room, "", 0)
+	ask, facts := h.Env.Rules.Again(), h.parts.Rooms.FactsLocked(room, rules.SendKey)
 	for i := range known[user].Devices {
 		dev := &known[user].Devices[i]
 		to := func(m olm.Message) bool { return m.To.DeviceID == dev.DeviceID }
@@ -284,7 +295,12 @@ func (h *History) decided(ctx context.Context, room id.RoomID, user id.UserID, s
 		case slices.ContainsFunc(sealed, to):
 			out.Add(known[user], dev, audit.Given, "", auditing.Rule(known[user], dev, true))
 		case trustcache.MayGetHistory(known[user], dev):
-			out.Add(known[user], dev, audit.Refused, "", auditing.RuleNoChannel)
+			why := auditing.RuleNoChannel
+			q := orgrules.KeyQuestion(h.Account.User, known[user], dev, facts)
+			if answer := ask(&q); answer.Effect != rules.Allow {
+				why = orgrules.Reason(answer)
+			}
+			out.Add(known[user], dev, audit.Refused, "", why)
 		default:
 			out.Add(known[user], dev, audit.Refused, "", auditing.Rule(known[user], dev, false))
 		}
@@ -294,7 +310,7 @@ func (h *History) decided(ctx context.Context, room id.RoomID, user id.UserID, s
 
 // stillMay returns why the history may not be shared any more. The message must carry this
 // device's keys (requirement 17.6). The caller holds the device's lock.
-func (h *History) stillMay(ctx context.Context, user id.UserID, devices []*trustcache.Device) error {
+func (h *History) stillMay(ctx context.Context, room id.RoomID, user id.UserID, devices []*trustcache.Device) error {
 	if h.parts.Identity.StateLocked() != ownidentity.Signed || h.parts.Identity.ShownKeysLocked() == nil {
 		return errNotSigned
 	}
@@ -309,9 +325,13 @@ func (h *History) stillMay(ctx context.Context, user id.UserID, devices []*trust
 	if trustcache.Gate([]*trustcache.User{own, known[user]}, trustcache.ModeEnforce).Outcome != trustcache.GateAllow {
 		return errIdentity
 	}
+	ask, facts := h.Env.Rules.Again(), h.parts.Rooms.FactsLocked(room, rules.SendKey)
 	for _, dev := range devices {
 		now := known[user].Device(dev.DeviceID)
 		if !trustcache.MayGetHistory(known[user], now) || now.Curve25519 != dev.Curve25519 || now.Ed25519 != dev.Ed25519 {
+			return errChanged
+		}
+		if q := orgrules.KeyQuestion(h.Account.User, known[user], now, facts); ask(&q).Effect != rules.Allow {
 			return errChanged
 		}
 	}

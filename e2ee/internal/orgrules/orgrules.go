@@ -1,0 +1,137 @@
+package orgrules
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/rules"
+	"e2ee-proxy/trustcache"
+)
+
+// Rules are the rules in force. A nil value is none.
+type Rules struct {
+	set     *rules.Set
+	log     zerolog.Logger
+	decided *prometheus.CounterVec
+}
+
+// New returns rules, nil when the set has none, and registers their metric; a nil reg registers
+// none. What no request asks for is logged to log.
+func New(set *rules.Set, log zerolog.Logger, reg prometheus.Registerer) (*Rules, error) {
+	if set.Len() == 0 {
+		return nil, nil
+	}
+	r := &Rules{set: set, log: log, decided: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "e2ee_proxy_rule_decisions_total",
+		Help: "Keys, messages and secrets about which the organisation's rules were asked: by rule, none if no rule was about it.",
+	}, []string{"direction", "rule", "outcome"})}
+	if reg != nil {
+		if err := reg.Register(r.decided); err != nil {
+			return nil, fmt.Errorf("register the rules' metric: %w", err)
+		}
+	}
+	return r, nil
+}
+
+// Any reports whether there are rules.
+func (r *Rules) Any() bool { return r != nil }
+
+// Hash names the rules in force; empty when there are none.
+func (r *Rules) Hash() string {
+	if r == nil {
+		return ""
+	}
+	return r.set.Hash()
+}
+
+// Needs returns what must be known of a room for decisions of a direction.
+func (r *Rules) Needs(d rules.Direction) rules.Needs {
+	if r == nil {
+		return rules.Needs{}
+	}
+	return r.set.Needs(d)
+}
+
+// A Decide answers a question.
+type Decide func(q *rules.Question) rules.Answer
+
+// Again returns what decides without counting or logging: for a decision that was made before.
+func (r *Rules) Again() Decide {
+	if r == nil {
+		return narrowNothing
+	}
+	return r.set.Decide
+}
+
+// Asked returns what decides, and counts and logs each decision, under the ID of the request of
+// ctx.
+func (r *Rules) Asked(ctx context.Context) Decide {
+	if r == nil {
+		return narrowNothing
+	}
+	log := zerolog.Ctx(ctx)
+	if log.GetLevel() == zerolog.Disabled {
+		log = &r.log
+	}
+	return func(q *rules.Question) rules.Answer {
+		a := r.set.Decide(q)
+		r.count(q, a)
+		note(log, q, a)
+		return a
+	}
+}
+
+// Reason names the rule that denied something, in the audit log.
+func Reason(a rules.Answer) string { return "rule:" + a.Rule }
+
+func narrowNothing(*rules.Question) rules.Answer { return rules.Answer{Effect: rules.Allow} }
+
+// outcomeFailed is the outcome of a rule that asked for what is not known.
+const outcomeFailed = "failed"
+
+func (r *Rules) count(q *rules.Question, a rules.Answer) {
+	outcome, rule := a.Effect.String(), a.Rule
+	if a.Failed {
+		outcome = outcomeFailed
+	}
+	if rule == "" {
+		rule = "none"
+	}
+	r.decided.WithLabelValues(q.Direction.String(), rule, outcome).Inc()
+}
+
+func note(log *zerolog.Logger, q *rules.Question, a rules.Answer) {
+	event := log.Debug()
+	if !event.Enabled() {
+		return
+	}
+	event.Stringer("direction", q.Direction).Stringer("account", q.Account).Stringer("user", q.User).Stringer("device", q.Device)
+	if q.Room != nil {
+		event.Stringer("room", q.Room.ID)
+	}
+	event.Str("rule", a.Rule).Stringer("effect", a.Effect).Bool("failed", a.Failed).Msg("The organisation's rules were asked")
+}
+
+// KeyQuestion asks about a room key for a device.
+func KeyQuestion(account id.UserID, u *trustcache.User, d *trustcache.Device, room *rules.Room) rules.Question {
+	return rules.Question{Direction: rules.SendKey, Account: account, User: d.UserID, Device: trusted(u, d), Room: room}
+}
+
+// SecretQuestion asks about a secret for another device of the account's own.
+func SecretQuestion(own *trustcache.User, d *trustcache.Device) rules.Question {
+	return rules.Question{Direction: rules.Secret, Account: own.UserID, User: own.UserID, Device: trusted(own, d)}
+}
+
+// MessageQuestion asks about a decrypted message, as it is judged.
+func MessageQuestion(in *trustcache.JudgeInput, room *rules.Room) rules.Question {
+	return rules.Question{Direction: rules.ShowMessage, Account: in.Own, User: in.Sender, Device: sentBy(in), Room: room}
+}
+
+// ClearQuestion asks about a message that came in clear. Nothing proves who sent it.
+func ClearQuestion(account, sender id.UserID, room *rules.Room) rules.Question {
+	return rules.Question{Direction: rules.ShowMessage, Account: account, User: sender, Device: rules.DeviceUnproven, Room: room}
+}
