@@ -38,6 +38,7 @@ func commands() []command {
 		{"healthcheck", "ask a running proxy whether it can serve", healthcheck},
 		{"config check", "check the configuration and report every problem", configCheck},
 		{"config example", "print a commented configuration with every setting", configExample},
+		{"policy test", "ask the organisation's rules the examples of a FILE: policy test FILE", policyTest},
 		{"recovery-key", "print the recovery key that the proxy made for an account", recoveryKey},
 		{"audit verify", "check that nobody changed the audit log", auditVerify},
 		{"audit checkpoint", "print a signed checkpoint of the audit log, to be kept elsewhere", auditCheckpoint},

@@ -98,11 +98,12 @@ func (r *compiled) matchesRoom(room *Room) match {
 	}
 	out := matchYes
 	for _, m := range [...]match{r.isRoom(room), r.isPublic(room), r.joins(room), r.shows(room), r.hasMember(room)} {
-		switch {
-		case m == matchNo:
+		switch m {
+		case matchNo:
 			return matchNo
-		case m == matchUnknown:
+		case matchUnknown:
 			out = matchUnknown
+		case matchYes:
 		}
 	}
 	return out

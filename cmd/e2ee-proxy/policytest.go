@@ -1,0 +1,70 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+
+	"e2ee-proxy/internal/rules"
+)
+
+// policyTest asks the rules of the configuration the questions of a file, and prints what they
+// answer. It changes nothing and talks to nobody.
+func policyTest(p *process, c command, args []string) error {
+	file := ""
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		file, args = args[0], args[1:]
+	}
+	s := settings{offline: true}
+	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
+	s.register(fs)
+	if done, err := p.parse(c, fs, args); done || err != nil {
+		return err
+	}
+	if file == "" {
+		return usageErrorOf(c, "no FILE with examples; it comes before the flags", "")
+	}
+	cfg, err := s.load(p)
+	if err != nil {
+		return err
+	}
+	set, err := rulesOf(cfg)
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("read the examples: %w", err)
+	}
+	results, problems := rules.RunExamples(set, text)
+	if len(problems) > 0 {
+		lines := []string{fmt.Sprintf("examples: %d problem(s)", len(problems))}
+		for _, bad := range problems {
+			lines = append(lines, "  "+file+": "+bad.String())
+		}
+		return &failure{exitConfig, errors.New(strings.Join(lines, "\n")), "examples are explained in docs/policy.md"}
+	}
+	return p.printResults(results)
+}
+
+// printResults prints what was answered. It is an error if an answer is not the one expected.
+func (p *process) printResults(results []rules.Result) error {
+	var text strings.Builder
+	wrong := 0
+	for i := range results {
+		text.WriteString(results[i].String() + "\n")
+		if !results[i].Right() {
+			wrong++
+		}
+	}
+	if err := p.print(text.String()); err != nil {
+		return err
+	}
+	if wrong > 0 {
+		return &failure{exitRuntime, fmt.Errorf("%d of %d examples are answered otherwise", wrong, len(results)),
+			"change the rules, or what the examples expect"}
+	}
+	return nil
+}
