@@ -126,9 +126,7 @@ func (x *Exchange) AnswerKeyRequests(ctx context.Context) error {
 			x.Env.Counts.Forwards.WithLabelValues("not_sent").Inc()
 			done = append(done, req)
 		}
-		if d := auditing.Begin(x.Device, audit.KindForwardedKey).InRoom(req.Ref.RoomID, req.Ref.SessionID, 0); audited(d, own, req.Device, became, why) {
-			denied = append(denied, d)
-		}
+		denied = append(denied, x.deniedKey(req, own, became, why)...)
 	}
 	if len(done) > 0 {
 		if err := x.dropRequests(ctx, func(w *waitingRequests) []*auditing.Decision {
@@ -139,6 +137,15 @@ func (x *Exchange) AnswerKeyRequests(ctx context.Context) error {
 		}
 	}
 	return x.host.FlushOutbox(ctx)
+}
+
+// deniedKey returns what the audit log is told of a request that was denied.
+func (x *Exchange) deniedKey(req keyRequest, own *trustcache.User, became answer, why rules.Answer) []*auditing.Decision {
+	d := auditing.Begin(x.Device, audit.KindForwardedKey).InRoom(req.Ref.RoomID, req.Ref.SessionID, 0)
+	if !audited(d, own, req.Device, became, why) {
+		return nil
+	}
+	return []*auditing.Decision{d}
 }
 
 // keyRuled asks the organisation's rules about a key for a device that may have it.
