@@ -334,10 +334,10 @@ type Policy struct {
 
 	// Groups of users, by name, for rules: [{name: staff, users: ["@*:example.org"]}].
 	Groups []rules.Group `yaml:"groups"`
-
-	// Rules of an organisation (docs/policy.md): who may not have a room key, see a message or be
-	// given a secret although all else allows it. The first one that matches decides.
+	// Rules of an organisation (docs/policy.md): who is not given a key or secret, or shown a message.
 	Rules []rules.Rule `yaml:"rules"`
+	// Rules that are tried instead of policy.rules: they decide nothing, differences are counted.
+	TrialRules []rules.Rule `yaml:"trial_rules"`
 
 	// User IDs of bridge bots whose sessions may carry messages of other users. Those
 	// are shown, with a warning, instead of being held back.
@@ -382,9 +382,9 @@ type Rollout struct {
 
 // Audit configures the audit log (docs/audit.md).
 type Audit struct {
-	// Whether the log is written. It is part of the database, and shows by checkpoints that are
-	// kept elsewhere whether somebody changed it. What cannot be written into it is not done:
-	// a full disk stops the sharing of keys.
+	// Whether the log is written. It is part of the database, and shows by checkpoints that are kept
+	// elsewhere whether somebody changed it. What cannot be written into it is not done: a full disk
+	// stops the sharing of keys.
 	Enabled bool `yaml:"enabled"`
 
 	// How long the log's records are kept, up to a day longer; 0s: for ever. Their hashes

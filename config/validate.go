@@ -230,6 +230,13 @@ func (l *loader) policy(p Policy) {
 		}
 	}
 	_, problems := rules.Compile(p.Rules, p.Groups)
+	_, more := rules.Compile(p.TrialRules, p.Groups)
+	for _, bad := range more {
+		if strings.HasPrefix(bad.Path, "rules") { // the groups' are there already
+			bad.Path = "trial_" + bad.Path
+			problems = append(problems, bad)
+		}
+	}
 	for _, bad := range problems {
 		at := "policy." + bad.Path
 		if !l.reported(at) {

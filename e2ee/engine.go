@@ -88,9 +88,9 @@ type Options struct {
 	Search SearchOptions
 	// Account returns the settings of one account.
 	Account func(id.UserID) core.AccountSettings
-	// Policy returns the policy in force. Rules narrow what it gives and shows; nil nothing.
-	Policy func() trustcache.Policy
-	Rules  *rules.Set
+	// Policy returns the policy in force. Rules narrow it, TriedRules are compared with them.
+	Policy            func() trustcache.Policy
+	Rules, TriedRules *rules.Set
 	// PolicyVersion returns the version of the policy's settings, for the audit log.
 	PolicyVersion func() string
 }
@@ -203,7 +203,7 @@ func New(opts Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	asked, err := orgrules.New(opts.Rules, opts.Log, opts.Metrics)
+	asked, err := orgrules.New(opts.Rules, opts.TriedRules, opts.Log, opts.Metrics)
 	if err != nil {
 		return nil, err
 	}

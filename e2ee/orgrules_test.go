@@ -7,7 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
@@ -314,6 +316,52 @@ func TestRuleDeniesRequestedKeys(t *testing.T) {
 		t.Errorf("written down:\n%s\nwant\n%s", got, want)
 	}
 	wantRuled(t, reg, "send_key", "no-forwards", "deny", 1)
+}
+
+// Rules that are tried decide nothing, not even when what they ask of the room cannot be found out.
+func TestTriedRuleDecidesNothing(t *testing.T) {
+	t.Parallel()
+	reg := prometheus.NewRegistry()
+	var logged logBook
+	set, problems := rules.Compile([]rules.Rule{denied("public", rules.When{JoinRule: []string{"public"}}), denied("bob", rules.When{User: []string{"@bob:*"}})}, nil)
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	st := newStage(t, func(o *e2ee.Options) { o.TriedRules, o.Metrics, o.Log = set, reg, zerolog.New(&logged) })
+	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
+	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
+	reads(t, bob, st.send(room, "as ever"))
+	reads(t, bob, st.send(room, "as ever too"))
+	st.later(time.Minute)
+	defer st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is(http.MethodGet, "state/m.room.join_rules")), liar.Fail(http.StatusInternalServerError, "M_UNKNOWN"))()
+	reads(t, bob, st.send(room, "without an answer"))
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]float64)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "e2ee_proxy_rule_trial_differences_total" {
+				labels := ""
+				for _, l := range m.GetLabel() {
+					labels += l.GetName() + "=" + l.GetValue() + " "
+				}
+				got[strings.TrimSpace(labels)] = m.GetCounter().GetValue()
+			}
+		}
+	}
+	want := map[string]float64{
+		"direction=send_key rule=none trial_outcome=deny trial_rule=bob":    2,
+		"direction=send_key rule=none trial_outcome=deny trial_rule=public": 1,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	st.stop()
+	logged.wantLines(t, "The rules on trial decide otherwise", map[string]any{
+		"account": st.alice.UserID, "user": bob.UserID, "room": room, "direction": "send_key",
+	}, "", "") // one line for each rule
 }
 
 // The options have no rules by default, and then nothing is asked of rooms.

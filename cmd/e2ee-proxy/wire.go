@@ -57,6 +57,9 @@ func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *promet
 	if engineOpts.Rules, err = rulesOf(cfg); err != nil {
 		return nil, err
 	}
+	if engineOpts.TriedRules, err = compiled(cfg.Policy.TrialRules, cfg.Policy.Groups); err != nil {
+		return nil, err
+	}
 	engine, err := e2ee.New(engineOpts)
 	if err != nil {
 		return nil, err
@@ -109,7 +112,11 @@ func engineOptions(cfg *config.Config, inForce *atomic.Pointer[config.Config], l
 
 // rulesOf returns the organisation's rules, which were checked when the settings were read.
 func rulesOf(cfg *config.Config) (*rules.Set, error) {
-	set, problems := rules.Compile(cfg.Policy.Rules, cfg.Policy.Groups)
+	return compiled(cfg.Policy.Rules, cfg.Policy.Groups)
+}
+
+func compiled(list []rules.Rule, groups []rules.Group) (*rules.Set, error) {
+	set, problems := rules.Compile(list, groups)
 	if len(problems) > 0 {
 		return nil, fmt.Errorf("the organisation's rules: %s", problems[0])
 	}

@@ -15,29 +15,39 @@ import (
 // Rules are the rules in force. A nil value is none.
 type Rules struct {
 	set     *rules.Set
+	trial   *trial // nil when no rules are tried
 	log     zerolog.Logger
 	decided *prometheus.CounterVec
 }
 
-// New returns rules, nil when the set has none, and registers their metric; a nil reg registers
-// none. What no request asks for is logged to log.
-func New(set *rules.Set, log zerolog.Logger, reg prometheus.Registerer) (*Rules, error) {
-	if set.Len() == 0 {
+// New returns the rules in force with those that are tried beside them, nil when there are none
+// of either, and registers their metrics; a nil reg registers none. What no request asks for is
+// logged to log.
+func New(set, tried *rules.Set, log zerolog.Logger, reg prometheus.Registerer) (*Rules, error) {
+	if set.Len()+tried.Len() == 0 {
 		return nil, nil
 	}
 	r := &Rules{set: set, log: log, decided: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "e2ee_proxy_rule_decisions_total",
 		Help: "Keys, messages and secrets about which the organisation's rules were asked: by rule, none if no rule was about it.",
 	}, []string{"direction", "rule", "outcome"})}
-	if reg != nil {
-		if err := reg.Register(r.decided); err != nil {
-			return nil, fmt.Errorf("register the rules' metric: %w", err)
+	metrics := []prometheus.Collector{r.decided}
+	if tried.Len() > 0 {
+		r.trial = newTrial(tried)
+		metrics = append(metrics, r.trial.differ)
+	}
+	if reg == nil {
+		return r, nil
+	}
+	for _, one := range metrics {
+		if err := reg.Register(one); err != nil {
+			return nil, fmt.Errorf("register the rules' metrics: %w", err)
 		}
 	}
 	return r, nil
 }
 
-// Any reports whether there are rules.
+// Any reports whether there are rules, in force or on trial.
 func (r *Rules) Any() bool { return r != nil }
 
 // Hash names the rules in force; empty when there are none.
@@ -48,12 +58,22 @@ func (r *Rules) Hash() string {
 	return r.set.Hash()
 }
 
-// Needs returns what must be known of a room for decisions of a direction.
-func (r *Rules) Needs(d rules.Direction) rules.Needs {
+// Must returns what must be known of a room for decisions of a direction.
+func (r *Rules) Must(d rules.Direction) rules.Needs {
 	if r == nil {
 		return rules.Needs{}
 	}
 	return r.set.Needs(d)
+}
+
+// Needs returns what is asked of a room for decisions of a direction, by the rules on trial too.
+func (r *Rules) Needs(d rules.Direction) rules.Needs {
+	need := r.Must(d)
+	if r == nil || r.trial == nil {
+		return need
+	}
+	more := r.trial.set.Needs(d)
+	return rules.Needs{State: need.State || more.State, Members: need.Members || more.Members}
 }
 
 // A Decide answers a question.
@@ -81,6 +101,9 @@ func (r *Rules) Asked(ctx context.Context) Decide {
 		a := r.set.Decide(q)
 		r.count(q, a)
 		note(log, q, a)
+		if r.trial != nil {
+			r.trial.compare(log, q, a)
+		}
 		return a
 	}
 }
@@ -94,14 +117,19 @@ func narrowNothing(*rules.Question) rules.Answer { return rules.Answer{Effect: r
 const outcomeFailed = "failed"
 
 func (r *Rules) count(q *rules.Question, a rules.Answer) {
-	outcome, rule := a.Effect.String(), a.Rule
+	outcome := a.Effect.String()
 	if a.Failed {
 		outcome = outcomeFailed
 	}
+	r.decided.WithLabelValues(q.Direction.String(), named(a.Rule), outcome).Inc()
+}
+
+// named is a rule as a label: none where none decided.
+func named(rule string) string {
 	if rule == "" {
-		rule = "none"
+		return "none"
 	}
-	r.decided.WithLabelValues(q.Direction.String(), rule, outcome).Inc()
+	return rule
 }
 
 func note(log *zerolog.Logger, q *rules.Question, a rules.Answer) {

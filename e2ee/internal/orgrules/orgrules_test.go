@@ -110,7 +110,7 @@ func TestDecisionsAreLoggedAndCounted(t *testing.T) {
 	}
 	var outside, request bytes.Buffer
 	reg := prometheus.NewRegistry()
-	r, err := New(set, zerolog.New(&outside), reg)
+	r, err := New(set, nil, zerolog.New(&outside), reg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ e2ee_proxy_rule_decisions_total{direction="show_message",outcome="allow",rule="n
 func TestNoRules(t *testing.T) {
 	t.Parallel()
 	reg := prometheus.NewRegistry()
-	r, err := New(nil, zerolog.Nop(), reg)
+	r, err := New(nil, nil, zerolog.Nop(), reg)
 	if err != nil || r.Any() || r.Hash() != "" || r.Needs(rules.SendKey).Any() {
 		t.Errorf("there are rules: %v, %v", r, err)
 	}

@@ -39,10 +39,10 @@ type ruleState struct {
 // Facts returns what rules ask of a room in decisions of a direction. What this account is not
 // shown is not known; an error means that it could not be found out now.
 func (rt *Table) Facts(ctx context.Context, roomID id.RoomID, d rules.Direction) (*rules.Room, error) {
-	need, out := rt.Env.Rules.Needs(d), &rules.Room{ID: roomID}
+	need, must, out := rt.Env.Rules.Needs(d), rt.Env.Rules.Must(d), &rules.Room{ID: roomID}
 	if need.State {
 		state, err := rt.ruleState(ctx, roomID)
-		if err != nil && !hidden(err) {
+		if err != nil && must.State && !hidden(err) {
 			return nil, err
 		}
 		if err != nil {
@@ -52,7 +52,7 @@ func (rt *Table) Facts(ctx context.Context, roomID id.RoomID, d rules.Direction)
 	}
 	if need.Members {
 		members, err := rt.memberships(ctx, roomID)
-		if err != nil && !hidden(err) {
+		if err != nil && must.Members && !hidden(err) {
 			return nil, err
 		}
 		if err == nil {
