@@ -47,6 +47,9 @@ func (l *loader) inspect(c *Config, i Inspection) {
 		l.named = append(l.named, namedFile{l.origin["tls.cert_file"], "tls.cert_file", c.TLS.CertFile}, namedFile{l.origin["tls.key_file"], "tls.key_file", c.TLS.KeyFile})
 		l.checkReaders(namedFile{l.origin["tls.key_file"], "tls.key_file", c.TLS.KeyFile})
 	}
+	if !c.Policy.CedarFile.IsZero() {
+		l.named = append(l.named, namedFile{l.origin["policy.cedar_file"], "policy.cedar_file", c.Policy.CedarFile.Path()})
+	}
 	for _, f := range l.named {
 		l.checkGuarded(f)
 		l.checkGuarded(namedFile{f.where, f.setting, filepath.Dir(f.file)})

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -35,6 +36,9 @@ func (c *Config) PolicyText() string {
 func plainValue(v reflect.Value) string {
 	if v.Kind() == reflect.Pointer && !v.IsNil() {
 		v = v.Elem()
+	}
+	if file, ok := v.Interface().(Document); ok {
+		return fmt.Sprintf("%x", sha256.Sum256(file.Text()))
 	}
 	if v.Kind() == reflect.Slice && isGroup(v.Type().Elem()) {
 		text, err := json.Marshal(v.Interface()) // rules, which have no secrets

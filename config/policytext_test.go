@@ -50,3 +50,15 @@ func TestPolicyTextOfRules(t *testing.T) {
 		t.Errorf("%s\n%s\n%s", one, again, other)
 	}
 }
+
+// So do policies in a file, by what the file says.
+func TestPolicyTextOfPolicies(t *testing.T) {
+	t.Parallel()
+	text := func(policies string) string {
+		return mustLoad(t, "", nil, "--homeserver", "https://h.example", "--policy-cedar-file", write(t, "p.cedar", policies)).PolicyText()
+	}
+	const one = "permit(principal, action, resource);"
+	if text(one) != text(one) || text(one) == text(one+"\n// another") {
+		t.Error("the policies' text is not what decides")
+	}
+}

@@ -44,8 +44,8 @@ type Config struct {
 	// The key under which everything secret in the database is sealed.
 	MasterKey MasterKey `yaml:"master_key"`
 
-	// Addresses or networks (10.0.0.0/8) of servers in front of the proxy that may say who the
-	// client is. Nobody else is believed.
+	// Addresses or networks (10.0.0.0/8) of servers in front of the proxy that may say who the client
+	// is. Nobody else is believed.
 	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`
 
 	// Where they say so: in X-Forwarded-For, or in Forwarded (RFC 7239). What stands in the
@@ -181,18 +181,18 @@ type Limits struct {
 	// Media uploads and downloads at the same time.
 	Media int `yaml:"media"`
 
-	// Memory for the bodies of requests that the proxy takes apart, of all users together.
-	// Each counts with the most that it can need, which is several times its size. What
-	// has no room gets 429 M_LIMIT_EXCEEDED; what streams through needs none.
+	// Memory for the bodies of requests that the proxy takes apart, of all users together. Each counts
+	// with the most that it can need, which is several times its size. What has no room gets 429
+	// M_LIMIT_EXCEEDED; what streams through needs none.
 	BodyMemory Size `yaml:"body_memory"`
 
 	// How much of it one user may need at the same time; at least 16MiB.
 	BodyMemoryPerUser Size `yaml:"body_memory_per_user"`
 
-	// Room under the data directory for what is too large for memory, such as large sync
-	// responses and files of keys, of all users together. It is encrypted and kept while a
-	// request is answered, and encrypted files for five minutes if nothing else needs the room.
-	// What has no room gets 429 M_LIMIT_EXCEEDED.
+	// Room under the data directory for what is too large for memory, such as large sync responses and
+	// files of keys, of all users together. It is encrypted and kept while a request is answered, and
+	// encrypted files for five minutes if nothing else needs the room. What has no room gets 429
+	// M_LIMIT_EXCEEDED.
 	SpoolDisk Size `yaml:"spool_disk"`
 
 	// How much of it one user may take at the same time. A single response that is larger
@@ -281,9 +281,8 @@ type Clients struct {
 	// follows when its key comes.
 	Undecryptable Undecryptable `yaml:"undecryptable"`
 
-	// How long the first sync of a client, and a read of history, may wait for keys that the
-	// account's key backup has. What has not come by then follows in a later sync. 0s waits
-	// for none.
+	// How long the first sync of a client, and a read of history, may wait for keys that the account's
+	// key backup has. What has not come by then follows in a later sync. 0s waits for none.
 	KeyWait time.Duration `yaml:"key_wait"`
 }
 
@@ -295,18 +294,17 @@ type Media struct {
 	// Those of devices that have keys of their own are sent on either way.
 	URLPreviews URLPreviews `yaml:"url_previews"`
 
-	// Whether clients are shown encrypted files by links: URIs with which whoever has one can
-	// download the file through the proxy without an access token, for one to two days, until
-	// the device that was shown it is logged out. For clients that send no token with
-	// downloads (docs/files.md); treat what they show of it as secret.
+	// Whether clients are shown encrypted files by links: URIs with which whoever has one can download
+	// the file through the proxy without an access token, for one to two days, until the device that
+	// was shown it is logged out. For clients that send no token with downloads (docs/files.md); treat
+	// what they show of it as secret.
 	Links bool `yaml:"links"`
 }
 
 // Search configures what is found by searches in encrypted rooms.
 type Search struct {
-	// Whether the proxy keeps an index of what it decrypts, for searches: of keyed hashes of
-	// words, sealed (docs/search.md). false deletes what there is; then nothing is found in
-	// encrypted rooms.
+	// Whether the proxy keeps an index of what it decrypts, for searches: of keyed hashes of words,
+	// sealed (docs/search.md). false deletes what there is; then nothing is found in encrypted rooms.
 	Index bool `yaml:"index"`
 
 	// How many messages an account's index has at most. The oldest go first.
@@ -338,6 +336,8 @@ type Policy struct {
 	Rules []rules.Rule `yaml:"rules"`
 	// Rules that are tried instead of policy.rules: they decide nothing, differences are counted.
 	TrialRules []rules.Rule `yaml:"trial_rules"`
+	// File with policies in Cedar, which are asked after policy.rules and narrow further.
+	CedarFile Document `yaml:"cedar_file" kind:"FILE"`
 
 	// User IDs of bridge bots whose sessions may carry messages of other users. Those
 	// are shown, with a warning, instead of being held back.

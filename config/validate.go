@@ -230,6 +230,10 @@ func (l *loader) policy(p Policy) {
 		}
 	}
 	_, problems := rules.Compile(p.Rules, p.Groups)
+	if !p.CedarFile.IsZero() {
+		_, bad := new(rules.Set).WithCedar(p.CedarFile.Path(), p.CedarFile.Text(), nil)
+		problems = append(problems, bad...)
+	}
 	_, more := rules.Compile(p.TrialRules, p.Groups)
 	for _, bad := range more {
 		if strings.HasPrefix(bad.Path, "rules") { // the groups' are there already

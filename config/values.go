@@ -50,6 +50,35 @@ func (u *URL) UnmarshalText(b []byte) error {
 	return nil
 }
 
+// Document is the text of a file that a setting names. It is read once, with the settings.
+type Document struct{ path, text string }
+
+// IsZero reports whether no file is named.
+func (d Document) IsZero() bool { return d.path == "" }
+
+// Path returns the file's path.
+func (d Document) Path() string { return d.path }
+
+// String returns the file's path.
+func (d Document) String() string { return d.path }
+
+// Text returns what the file said.
+func (d Document) Text() []byte { return []byte(d.text) }
+
+// UnmarshalText reads the file with a path. An empty path clears.
+func (d *Document) UnmarshalText(path []byte) error {
+	*d = Document{}
+	if len(path) == 0 {
+		return nil
+	}
+	text, err := readRaw(string(path))
+	if err != nil {
+		return &valueError{err.Error(), "check the path and who may read it"}
+	}
+	*d = Document{string(path), string(text)}
+	return nil
+}
+
 // Size is a number of bytes.
 type Size int64
 

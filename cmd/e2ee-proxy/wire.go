@@ -112,7 +112,15 @@ func engineOptions(cfg *config.Config, inForce *atomic.Pointer[config.Config], l
 
 // rulesOf returns the organisation's rules, which were checked when the settings were read.
 func rulesOf(cfg *config.Config) (*rules.Set, error) {
-	return compiled(cfg.Policy.Rules, cfg.Policy.Groups)
+	set, err := compiled(cfg.Policy.Rules, cfg.Policy.Groups)
+	if err != nil || cfg.Policy.CedarFile.IsZero() {
+		return set, err
+	}
+	set, problems := set.WithCedar(cfg.Policy.CedarFile.Path(), cfg.Policy.CedarFile.Text(), cfg.Policy.Groups)
+	if len(problems) > 0 {
+		return nil, fmt.Errorf("the organisation's policies: %s", problems[0])
+	}
+	return set, nil
 }
 
 func compiled(list []rules.Rule, groups []rules.Group) (*rules.Set, error) {

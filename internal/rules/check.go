@@ -110,13 +110,17 @@ func (c *checker) checkEffect(at string, r *Rule) {
 	default:
 		c.oneOf(at+".effect", r.Effect, []string{Deny.String(), Allow.String()})
 	}
+	c.checkReason(at+".reason", r.Reason)
+}
+
+func (c *checker) checkReason(at, reason string) {
 	switch {
-	case r.Reason == "":
-		c.problem(at+".reason", "is missing", "say in words for a person why it is denied")
-	case utf8.RuneCountInString(r.Reason) > maxReason:
-		c.problem(at+".reason", fmt.Sprintf("has more than %d characters", maxReason), "say it in one sentence")
-	case !utf8.ValidString(r.Reason) || strings.ContainsFunc(r.Reason, unicode.IsControl):
-		c.problem(at+".reason", "has control characters or a line break", "write it on one line")
+	case reason == "":
+		c.problem(at, "is missing", "say in words for a person why it is denied")
+	case utf8.RuneCountInString(reason) > maxReason:
+		c.problem(at, fmt.Sprintf("has more than %d characters", maxReason), "say it in one sentence")
+	case !utf8.ValidString(reason) || strings.ContainsFunc(reason, unicode.IsControl):
+		c.problem(at, "has control characters or a line break", "write it on one line")
 	}
 }
 

@@ -33,14 +33,22 @@ func (s *Set) Decide(q *Question) Answer {
 		case matchNo:
 		case matchYes:
 			if r.effect == Allow {
-				return Answer{Effect: Allow, Rule: r.name}
+				return s.narrowed(&a, r.name)
 			}
 			return Answer{Rule: r.name, Reason: r.reason}
 		case matchUnknown:
 			return Answer{Rule: r.name, Reason: cmp.Or(r.reason, reasonUnknown), Failed: true}
 		}
 	}
-	return Answer{Effect: Allow}
+	return s.narrowed(&a, "")
+}
+
+// narrowed returns the answer about what the rules let be, after the policies were asked.
+func (s *Set) narrowed(a *asked, rule string) Answer {
+	if s.cedar == nil {
+		return Answer{Effect: Allow, Rule: rule}
+	}
+	return s.cedar.decide(a, rule)
 }
 
 // match is whether a rule, or a condition, holds. The zero value is that it cannot be told.
@@ -128,7 +136,7 @@ func (r *compiled) isPublic(room *Room) match {
 	case room.State == nil:
 		return matchUnknown
 	}
-	return known(*r.public == (room.State.JoinRule == "public" || room.State.HistoryVisibility == "world_readable"))
+	return known(*r.public == room.State.public())
 }
 
 func (r *compiled) joins(room *Room) match {

@@ -99,6 +99,11 @@ type RoomState struct {
 	Aliases []string
 }
 
+// public reports whether anybody may join the room, or read it without joining.
+func (s *RoomState) public() bool {
+	return s.JoinRule == "public" || s.HistoryVisibility == "world_readable"
+}
+
 // Needs is what a [Set] asks of rooms in one direction, besides their ID.
 type Needs struct{ State, Members bool }
 

@@ -12,6 +12,7 @@ type Set struct {
 	rules []compiled
 	needs [Secret + 1]Needs
 	hash  string
+	cedar *cedarPolicies // nil when there are none
 }
 
 // compiled is one rule in the form in which it is asked. A condition that is not given is nil.
@@ -37,13 +38,19 @@ type compiled struct {
 	aboutRoom  bool
 }
 
-// Len returns the number of rules.
+// Len returns the number of rules and policies.
 func (s *Set) Len() int {
-	if s == nil {
+	switch {
+	case s == nil:
 		return 0
+	case s.cedar == nil:
+		return len(s.rules)
 	}
-	return len(s.rules)
+	return len(s.rules) + len(s.cedar.reasons)
 }
+
+// Dear reports whether a decision costs more than to remember it.
+func (s *Set) Dear() bool { return s != nil && s.cedar != nil }
 
 // Hash names the rules: equal rules, with equal groups, have equal hashes. It is empty when
 // there are none.
@@ -54,11 +61,17 @@ func (s *Set) Hash() string {
 	return s.hash
 }
 
-// Names returns the names of the rules, in order.
+// Names returns the names of the rules, in order, and then of the policies.
 func (s *Set) Names() []string {
-	names := make([]string, s.Len())
+	if s.Len() == 0 {
+		return nil
+	}
+	names := make([]string, len(s.rules), s.Len())
 	for i := range names {
 		names[i] = s.rules[i].name
+	}
+	if s.cedar != nil {
+		names = append(names, s.cedar.names()...)
 	}
 	return names
 }

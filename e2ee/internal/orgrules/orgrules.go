@@ -15,6 +15,7 @@ import (
 // Rules are the rules in force. A nil value is none.
 type Rules struct {
 	set     *rules.Set
+	decide  Decide
 	trial   *trial // nil when no rules are tried
 	log     zerolog.Logger
 	decided *prometheus.CounterVec
@@ -27,7 +28,11 @@ func New(set, tried *rules.Set, log zerolog.Logger, reg prometheus.Registerer) (
 	if set.Len()+tried.Len() == 0 {
 		return nil, nil
 	}
-	r := &Rules{set: set, log: log, decided: prometheus.NewCounterVec(prometheus.CounterOpts{
+	decide, err := decider(set)
+	if err != nil {
+		return nil, fmt.Errorf("make room for decisions: %w", err)
+	}
+	r := &Rules{set: set, decide: decide, log: log, decided: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "e2ee_proxy_rule_decisions_total",
 		Help: "Keys, messages and secrets about which the organisation's rules were asked: by rule, none if no rule was about it.",
 	}, []string{"direction", "rule", "outcome"})}
@@ -84,7 +89,7 @@ func (r *Rules) Again() Decide {
 	if r == nil {
 		return narrowNothing
 	}
-	return r.set.Decide
+	return r.decide
 }
 
 // Asked returns what decides, and counts and logs each decision, under the ID of the request of
@@ -98,7 +103,7 @@ func (r *Rules) Asked(ctx context.Context) Decide {
 		log = &r.log
 	}
 	return func(q *rules.Question) rules.Answer {
-		a := r.set.Decide(q)
+		a := r.decide(q)
 		r.count(q, a)
 		note(log, q, a)
 		if r.trial != nil {

@@ -173,3 +173,54 @@ func TestNoRules(t *testing.T) {
 		t.Errorf("there are metrics: %v, %v", got, err)
 	}
 }
+
+// Decisions that are dear are remembered, and never for another question.
+func TestMemo(t *testing.T) {
+	t.Parallel()
+	set, problems := new(rules.Set).WithCedar("p.cedar", []byte(`
+permit(principal, action, resource);
+forbid(principal, action == Action::"send_key", resource) when { resource.public || principal.host == "evil.example" };
+forbid(principal, action, resource) when { context.account.host == "evil.example" || context.device == "unproven" };`), nil)
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	r, err := New(set, nil, zerolog.Nop(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, public := &rules.RoomState{JoinRule: "invite"}, &rules.RoomState{JoinRule: "public"}
+	var questions []rules.Question
+	for _, direction := range []rules.Direction{rules.SendKey, rules.ShowMessage, rules.Secret} {
+		for _, user := range []id.UserID{alice, "@eve:evil.example"} {
+			for _, device := range []rules.Device{rules.DeviceConfirmed, rules.DeviceUnproven} {
+				for _, room := range []*rules.Room{nil, {ID: "!a"}, {ID: "!a", State: private}, {ID: "!a", State: public}, {ID: "!b", State: private}, {ID: "!b", MembersKnown: true}} {
+					questions = append(questions, rules.Question{Direction: direction, Account: alice, User: user, Device: device, Room: room},
+						rules.Question{Direction: direction, Account: user, User: alice, Device: device, Room: room})
+				}
+			}
+		}
+	}
+	for range 2 {
+		for _, q := range questions {
+			if got, want := r.Again()(&q), set.Decide(&q); got != want {
+				t.Errorf("%+v: %+v, want %+v", q, got, want)
+			}
+		}
+	}
+}
+
+func BenchmarkMemo(b *testing.B) {
+	set, problems := new(rules.Set).WithCedar("p.cedar", []byte("permit(principal, action, resource);"), nil)
+	if len(problems) > 0 {
+		b.Fatal(problems)
+	}
+	r, err := New(set, nil, zerolog.Nop(), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	q := rules.Question{Direction: rules.SendKey, Account: alice, User: bob, Device: rules.DeviceConfirmed, Room: &rules.Room{ID: "!a"}}
+	b.ReportAllocs()
+	for b.Loop() {
+		r.Again()(&q)
+	}
+}
