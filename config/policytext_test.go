@@ -58,7 +58,8 @@ func TestPolicyTextOfPolicies(t *testing.T) {
 		return mustLoad(t, "", nil, "--homeserver", "https://h.example", "--policy-cedar-file", write(t, "p.cedar", policies)).PolicyText()
 	}
 	const one = "permit(principal, action, resource);"
-	if text(one) != text(one) || text(one) == text(one+"\n// another") {
+	first, again, other := text(one), text(one), text(one+"\n// another")
+	if first != again || first == other {
 		t.Error("the policies' text is not what decides")
 	}
 }

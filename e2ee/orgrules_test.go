@@ -343,11 +343,11 @@ func TestTriedRuleDecidesNothing(t *testing.T) {
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			if f.GetName() == "e2ee_proxy_rule_trial_differences_total" {
-				labels := ""
+				var labels []string
 				for _, l := range m.GetLabel() {
-					labels += l.GetName() + "=" + l.GetValue() + " "
+					labels = append(labels, l.GetName()+"="+l.GetValue())
 				}
-				got[strings.TrimSpace(labels)] = m.GetCounter().GetValue()
+				got[strings.Join(labels, " ")] = m.GetCounter().GetValue()
 			}
 		}
 	}
