@@ -199,3 +199,31 @@ func FuzzTarget(f *testing.F) {
 		}
 	})
 }
+
+// Attack: a client asks for the keys of devices, claims one-time keys or sends to devices on a
+// path that the proxy does not know, such as one of a later proposal. Nobody would filter it.
+func TestQuestionsAboutKeysOnUnknownPathsAreRefused(t *testing.T) {
+	t.Parallel()
+	tab := testTable(t)
+	for _, path := range []string{
+		"/_matrix/client/unstable/org.matrix.msc9999/keys/query",
+		"/_matrix/client/unstable/org.matrix.msc9999/keys/claim",
+		"/_matrix/client/unstable/org.example.keys/Keys/CLAIM/x",
+		"/_matrix/client/v3/keys/query/x",
+		"/_matrix/client/v3/x/keys%2Fquery",
+		"/_matrix/client/v3/x/keys%252Fclaim",
+		"/_matrix/client/unstable/org.matrix.msc9999/sendToDevice/m.room.encrypted/t1",
+		"/_synapse/client/keys/query",
+	} {
+		for _, method := range []string{"POST", "PUT", "PATCH", "DELETE"} {
+			if r, up, err := resolve(tab, method, path); err == nil {
+				t.Errorf("%s %s goes to %v, %s", method, path, r, up)
+			}
+		}
+	}
+	for _, path := range []string{"/_matrix/client/unstable/org.example/keys/thing", "/_matrix/client/unstable/org.example/claim"} {
+		if _, _, err := resolve(tab, "POST", path); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}

@@ -44,8 +44,9 @@ func splits(r rune) bool {
 	return r == '/' || r == '\\' || r == ';' || r == '?' || r == '#' || r == 0
 }
 
-// roomWords records which words about rooms are in the segments of a path.
-type roomWords struct{ inRoom, writes bool }
+// roomWords records which words about rooms, and about the keys of devices, are in the segments
+// of a path.
+type roomWords struct{ inRoom, writes, keys, asks bool }
 
 // add adds one decoded segment.
 func (w *roomWords) add(value string) {
@@ -53,17 +54,20 @@ func (w *roomWords) add(value string) {
 		for part := range strings.FieldsFuncSeq(layer, splits) {
 			w.inRoom = w.inRoom || strings.EqualFold(part, "rooms") || part[0] == '!'
 			w.writes = w.writes || isWriteWord(part)
+			w.keys = w.keys || strings.EqualFold(part, "keys")
+			w.asks = w.asks || strings.EqualFold(part, "query") || strings.EqualFold(part, "claim")
 		}
 	}
 }
 
 // refuses reports whether a request on a path without a row must be refused: what could be
-// a write to a room, and a read of the kind that some homeservers accept as one.
+// a write to a room, or a question about devices' keys whose answer nobody would filter, and a
+// read of the kind that some homeservers accept as a write.
 func (w *roomWords) refuses(reads bool) bool {
 	if reads {
 		return w.inRoom && w.writes
 	}
-	return w.inRoom || w.writes
+	return w.inRoom || w.writes || w.keys && w.asks
 }
 
 // isWriteWord reports whether a segment names a way to put an event into a room
