@@ -11,8 +11,8 @@ import (
 //   - Whoever connects is who they are. What they say of somebody before them is believed if
 //     they are trusted, and what that one says if it is trusted too: from right to left, until
 //     somebody is not.
-//   - One header is read, and the others that say the same are dropped: a server in front sets
-//     the one and passes on what a client put into another.
+//   - One header is read, and the others that say the same are dropped, or made to say what it
+//     says: a server in front sets the one and passes on what a client put into another.
 
 // maxForwarded is how much of a Forwarded field is read, in bytes.
 const maxForwarded = 8 << 10
@@ -46,6 +46,9 @@ func (p *Proxy) setRoute(h http.Header, peer netip.Addr) {
 		}
 	}
 	delete(h, "Forwarded")
+	if len(h["X-Real-Ip"]) > 0 && len(route) > 1 { // homeservers can be set up to read it
+		h["X-Real-Ip"] = []string{from.String()}
+	}
 	slices.Reverse(route)
 	h["X-Forwarded-For"] = []string{strings.Join(route, ", ")}
 }

@@ -72,6 +72,33 @@ func TestWhoTheClientIs(t *testing.T) {
 	}
 }
 
+// Attack: a client writes X-Real-IP, which the server in front passes on beside the
+// X-Forwarded-For that it sets itself. A homeserver that was set up to read X-Real-IP (Dendrite's
+// real_ip_header) would take it for the client's address.
+func TestRealIPOfTheClient(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ peer, forwardedFor, realIP, want string }{
+		{"10.0.0.1:99", "198.51.100.1", "6.6.6.6", "198.51.100.1"},
+		{"10.0.0.1:99", "7.7.7.7, 198.51.100.1, 10.0.0.2", "6.6.6.6", "198.51.100.1"},
+		{"10.0.0.1:99", "198.51.100.1", "", ""},
+		{"10.0.0.1:99", "", "198.51.100.1", "198.51.100.1"}, // all that it says
+		{"203.0.113.7:99", "198.51.100.1", "6.6.6.6", ""},
+	} {
+		g := newRig(t, func(o *Options) { o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })
+		r := httptest.NewRequest(http.MethodGet, "/_matrix/client/v3/joined_rooms", nil)
+		r.RemoteAddr = c.peer
+		for name, value := range map[string]string{"X-Forwarded-For": c.forwardedFor, "X-Real-IP": c.realIP} {
+			if value != "" {
+				r.Header.Set(name, value)
+			}
+		}
+		g.proxy.ServeHTTP(httptest.NewRecorder(), r)
+		if got := g.hs.all()[0].Header.Get("X-Real-IP"); got != c.want {
+			t.Errorf("%+v: the homeserver is told %q", c, got)
+		}
+	}
+}
+
 // Whether the client used TLS is told as whoever knows it says.
 func TestWhetherTheClientUsedTLS(t *testing.T) {
 	t.Parallel()
