@@ -1,6 +1,8 @@
 package e2ee_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"maunium.net/go/mautrix/id"
@@ -57,5 +59,30 @@ func TestAuditOfNativeClients(t *testing.T) {
 	}
 	if told[0].Room != room || told[0].Session != audit.HashSession("S") {
 		t.Errorf("it is about %s", told[0].Room)
+	}
+}
+
+// Attack: a client asks for keys of devices that it makes up, as many as a request takes and
+// with names as long as they may be, so that the log fills the disk; then nobody could share any
+// more. They are counted, and what was given is written down as ever.
+func TestAuditOfDevicesThatAreMadeUp(t *testing.T) {
+	t.Parallel()
+	st := newNativeStage(t, trustcache.Policy{})
+	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
+	st.device(st.alice.Session)
+	var to []e2ee.NativeRecipient
+	for i := range 5000 {
+		to = append(to, e2ee.NativeRecipient{UserID: id.UserID(bob.UserID), DeviceID: id.DeviceID(fmt.Sprintf("%d%s", i, strings.Repeat("x", 3000)))})
+	}
+	to = append(to, e2ee.NativeRecipient{UserID: id.UserID(bob.UserID), DeviceID: id.DeviceID(bob.DeviceID)})
+	if may, err := st.client(st.alice.Session).MayGet(t.Context(), to); err != nil || !may[5000] || may[0] {
+		t.Fatalf("%v", err)
+	}
+	r := st.audited(audit.KindNativeClaim)[0]
+	if size := len(r.Encode()); size > 100<<10 || r.Note != "and 4900 devices more that the homeserver does not show" {
+		t.Errorf("the record has %d bytes, and says %q", size, r.Note)
+	}
+	if r.Recipients() != 101 || !strings.Contains(outcomes([]*audit.Record{r}), bob.UserID+" BOB given signed") {
+		t.Errorf("it is about %d devices", r.Recipients())
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -110,7 +111,7 @@ func (c *Client) MayGet(ctx context.Context, to []Recipient) ([]bool, error) {
 		return nil, err
 	}
 	out := make([]bool, len(to))
-	log := c.begin(to)
+	log, unknown := c.begin(to), 0
 	for i := range to {
 		user := known[to[i].UserID]
 		device := user.Device(to[i].DeviceID)
@@ -122,7 +123,15 @@ func (c *Client) MayGet(ctx context.Context, to []Recipient) ([]bool, error) {
 			c.counted.NativeMessage(store.DeviceRef{UserID: to[i].UserID, DeviceID: to[i].DeviceID}, d)
 		}
 		out[i] = d.Outcome == trustcache.NativeShow || !to[i].Message && user.Known() && user.Own
-		record(log, &to[i], user, device, out[i], d)
+		if device == nil {
+			unknown++
+		}
+		if device != nil || unknown <= maxUnknown {
+			record(log, &to[i], user, device, out[i], d)
+		}
+	}
+	if unknown > maxUnknown {
+		log.Note(fmt.Sprintf("and %d devices more that the homeserver does not show", unknown-maxUnknown))
 	}
 	if err := log.Append(ctx, c.Env); err != nil {
 		return nil, fmt.Errorf("write the audit log: %w", err)
@@ -149,9 +158,21 @@ func record(log *auditing.Decision, to *Recipient, user *trustcache.User, device
 		rule = auditing.RuleOwnDevice
 	}
 	if device == nil {
-		device, rule = &trustcache.Device{UserID: to.UserID, DeviceID: to.DeviceID}, auditing.RuleUnknownDevice
+		device, rule = &trustcache.Device{UserID: id.UserID(short(to.UserID.String())), DeviceID: id.DeviceID(short(to.DeviceID.String()))}, auditing.RuleUnknownDevice
 	}
 	log.Add(user, device, outcome, "", rule)
+}
+
+// maxUnknown is how many devices that nobody has are in the record of one request by name. The
+// others are counted: a client can invent as many as it likes, again and again.
+const maxUnknown = 100
+
+// short returns the beginning of an ID that is longer than one can be.
+func short(text string) string {
+	if len(text) <= wire.MaxIDLength {
+		return text
+	}
+	return strings.ToValidUTF8(text[:wire.MaxIDLength], "") + "…"
 }
 
 func (c *Client) within(ctx context.Context, to []Recipient) (map[id.UserID]*trustcache.User, error) {
