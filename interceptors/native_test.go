@@ -438,3 +438,17 @@ func TestAnswersWithOtherCodes(t *testing.T) {
 		}
 	}
 }
+
+// Attack: a key that is no room key goes to devices in clear: those of a call, with which the
+// homeserver could listen, and secrets that nobody asked for.
+func TestOtherKeysToDevicesInClear(t *testing.T) {
+	t.Parallel()
+	for _, eventType := range []string{"io.element.call.encryption_keys", "m.call.encryption_keys", "org.matrix.msc4143.rtc.encryption_key", "m.rtc.encryption_key", "io.element.msc4385.secret.push", "m.secret.push"} {
+		w := nativeWorld(t, nil)
+		_, err := w.do(toDeviceCall(eventType, `{"messages":{"@bob:hs":{"A":{"keys":{"index":0,"key":"`+canary+`"}}}}}`))
+		if e, ok := errors.AsType[*apierr.Error](err); !ok || e.Status != http.StatusForbidden || e.ErrCode != apierr.CodeClearText {
+			t.Errorf("%s: %v", eventType, err)
+		}
+		w.wantNothingUpstream()
+	}
+}

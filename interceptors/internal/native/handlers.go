@@ -74,7 +74,9 @@ func (h *Handlers) SendToDevice(x *exchange.Exchange) error {
 // must only be sent encrypted.
 func holdsKeys(eventType string) bool {
 	switch eventType {
-	case "m.room_key", "m.forwarded_room_key", "m.secret.send", "m.room_key_bundle", "io.element.msc4268.room_key_bundle":
+	case "m.room_key", "m.forwarded_room_key", "m.secret.send", "m.room_key_bundle", "io.element.msc4268.room_key_bundle",
+		"m.secret.push", "io.element.msc4385.secret.push", // MSC4385
+		"m.call.encryption_keys", "io.element.call.encryption_keys", "m.rtc.encryption_key", "org.matrix.msc4143.rtc.encryption_key": // of calls
 		return true
 	}
 	return false
