@@ -9,8 +9,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/store"
@@ -236,17 +239,28 @@ func readersText(all []audit.Reader, removed int64) string {
 		b.WriteString("this proxy has given nobody a key of that room\n")
 	}
 	for _, r := range all {
-		fmt.Fprintf(&b, "%s %s since %s, last given a key %s, %d in all", r.User, r.Device, r.Since.Format(time.RFC3339), r.Last.Format(time.RFC3339), r.Keys)
+		fmt.Fprintf(&b, "%s %s since %s, last given a key %s, %d in all", word(r.User), word(r.Device), r.Since.Format(time.RFC3339), r.Last.Format(time.RFC3339), r.Keys)
 		for _, how := range r.How {
 			b.WriteString(", " + string(how))
 		}
 		if !r.RefusedSince.IsZero() {
 			b.WriteString("; refused since " + r.RefusedSince.Format(time.RFC3339))
 		}
-		b.WriteString("; key " + r.Ed25519 + "\n")
+		b.WriteString("; key " + word(r.Ed25519) + "\n")
 	}
 	if removed > 0 {
 		fmt.Fprintf(&b, "the first %d records were removed because of their age: who was given a key before is not listed\n", removed)
 	}
 	return b.String()
+}
+
+// word returns an ID as it is, or quoted if it could be taken for something else than one word,
+// or steer a terminal: strangers choose theirs.
+func word(id string) string {
+	for _, r := range id {
+		if !unicode.IsGraphic(r) || unicode.IsSpace(r) || r == '"' || r == utf8.RuneError {
+			return strconv.QuoteToASCII(id)
+		}
+	}
+	return id
 }

@@ -30,3 +30,16 @@ func TestVerifiedText(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// Attack: somebody gives their device a name with line ends or what steers a terminal, so that
+// the list of who could read a room has lines that nobody wrote, or lacks some.
+func TestReadersWithNamesThatAreMoreThanNames(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"X\n@boss:hs GOOD since", "X\r", "X\x1b[2K", "X since 2020-01-01", "X\u202e", "X\u0085", "X\"", ""} {
+		one := audit.Reader{User: "@a:hs", Device: name, Ed25519: "key", How: []audit.Kind{audit.KindRoomKey}}
+		got := readersText([]audit.Reader{one, {User: "@b:hs" + name, Device: "B"}}, 0)
+		if strings.Count(got, "\n") != 2 || strings.ContainsAny(got, "\r\x1b\u202e\u0085") || strings.Contains(got, " X since 2020") {
+			t.Errorf("%q:\n%q", name, got)
+		}
+	}
+}
