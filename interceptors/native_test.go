@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"maunium.net/go/mautrix/id"
@@ -450,5 +451,30 @@ func TestOtherKeysToDevicesInClear(t *testing.T) {
 			t.Errorf("%s: %v", eventType, err)
 		}
 		w.wantNothingUpstream()
+	}
+}
+
+// Attack: a server lists as many devices of one user as an answer has room for. Taking them out
+// takes time for each of them, not for each pair.
+func TestManyHiddenDevicesOfOneUser(t *testing.T) {
+	t.Parallel()
+	hide := func(n int) (spent time.Duration) {
+		hidden := make([]id.DeviceID, n)
+		for i := range hidden {
+			hidden[i] = id.DeviceID(fmt.Sprintf("D%d", i))
+		}
+		w := nativeWorld(t, map[id.UserID][]id.DeviceID{"@bob:hs": hidden})
+		answer := `{"device_keys":{"@bob:hs":{` + manyDevices(n) + `}}}`
+		w.up.respond = func(seen) (int, string) { return 200, answer }
+		begun := time.Now()
+		if rec, err := w.do(queryCall(`{}`)); err != nil || rec.Body.String() != `{"device_keys":{"@bob:hs":{}}}` {
+			t.Errorf("%d devices: %v", n, err)
+		}
+		return time.Since(begun)
+	}
+	// Pairs would take a hundred times as long; what is around them takes ten times.
+	few, many := min(hide(5000), hide(5000), hide(5000)), min(hide(50_000), hide(50_000))
+	if many > 40*few+50*time.Millisecond {
+		t.Errorf("5,000 devices take %v, 50,000 take %v", few, many)
 	}
 }

@@ -77,9 +77,8 @@ func (h *Handlers) Query(x *exchange.Exchange) error {
 	}
 	exchange.SetBody(resp, bytes.NewReader(body), int64(len(body)))
 	if len(hidden) > 0 {
-		parts, _ := devices.without(func(user, device string) bool {
-			return slices.Contains(hidden[id.UserID(user)], id.DeviceID(device))
-		}, true)
+		drop := sets(hidden) // one user may have all the devices that an answer has room for
+		parts, _ := devices.without(func(user, device string) bool { return drop[id.UserID(user)][id.DeviceID(device)] }, true)
 		setParts(resp, parts)
 	}
 	return x.Upstream.Relay(x, resp)
@@ -119,6 +118,19 @@ func checkError(body []byte) error {
 		return errDevices
 	}
 	return nil
+}
+
+// sets returns lists of devices as sets.
+func sets(lists map[id.UserID][]id.DeviceID) map[id.UserID]map[id.DeviceID]bool {
+	all := make(map[id.UserID]map[id.DeviceID]bool, len(lists))
+	for user, devices := range lists {
+		of := make(map[id.DeviceID]bool, len(devices))
+		for _, device := range devices {
+			of[device] = true
+		}
+		all[user] = of
+	}
+	return all
 }
 
 func setParts(resp *http.Response, parts [][]byte) {
