@@ -91,7 +91,7 @@ func verified(r *audit.Report) string {
 		fmt.Fprintf(&b, "the checkpoint of %d records is one of this log\n", one.Size)
 	}
 	if len(r.Matched) == 0 {
-		b.WriteString("no checkpoint was given: a log whose end was cut off, or that was written anew with the master key, looks the same\n")
+		b.WriteString("no checkpoint was given: a log whose end was cut off, that was emptied, or that was written anew with the master key, looks the same\n")
 	}
 	return b.String()
 }
