@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -120,20 +121,23 @@ func TestServiceManagerIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	// hear reads messages until one begins so; what the process says of its life comes between.
-	hear := func(want string) {
+	// hear reads messages until one has begun with each of those, in any order; what the process
+	// says of its life comes between.
+	hear := func(all ...string) {
 		t.Helper()
-		for {
-			_ = conn.SetReadDeadline(time.Now().Add(patience))
-			text := make([]byte, 1024)
+		if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		for text := make([]byte, 1024); len(all) > 0; {
 			n, err := conn.Read(text)
 			if err != nil {
-				t.Fatalf("waiting for %q: %v", want, err)
+				t.Fatalf("waiting for %q: %v", all, err)
 			}
-			if got := string(text[:n]); strings.HasPrefix(got, want) {
-				return
+			got := string(text[:n])
+			if i := slices.IndexFunc(all, func(want string) bool { return strings.HasPrefix(got, want) }); i >= 0 {
+				all = slices.Delete(all, i, i+1)
 			} else if got != "WATCHDOG=1" && got != "STATUS=serving" {
-				t.Fatalf("heard %q, want %q", got, want)
+				t.Fatalf("heard %q, want %q", got, all)
 			}
 		}
 	}
@@ -153,8 +157,7 @@ func TestServiceManagerIsTold(t *testing.T) {
 		})
 	}()
 	hear("READY=1\n")
-	hear("WATCHDOG=1")
-	hear("STATUS=serving")
+	hear("WATCHDOG=1", "STATUS=serving")
 	hup <- syscall.SIGHUP
 	hear("RELOADING=1\n")
 	hear("READY=1\n")
