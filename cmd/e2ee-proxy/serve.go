@@ -103,10 +103,12 @@ func runProxy(ctx context.Context, cfg *config.Config, log zerolog.Logger, aroun
 // listener is closed last.
 func (g *gateway) serve(ctx context.Context, clients, operators net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
-	context.AfterFunc(ctx, func() {
+	group.Go(func() error {
+		<-ctx.Done()
 		g.ready.Drain()
 		g.tell(g.outside.manager.Stopping())
 		g.log.Info().Msg("draining: requests under way are finished, no new ones are taken")
+		return nil
 	})
 	drained, done := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error {
