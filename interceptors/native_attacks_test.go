@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
 )
 
@@ -103,5 +104,29 @@ func TestManyHiddenDevicesOfOneUser(t *testing.T) {
 	few, many := min(hide(5000), hide(5000), hide(5000)), min(hide(50_000), hide(50_000))
 	if many > 40*few+50*time.Millisecond {
 		t.Errorf("5,000 devices take %v, 50,000 take %v", few, many)
+	}
+}
+
+// Attack: a client sends clear text into an encrypted room under the type m.room.encrypted,
+// which is how clients with keys of their own send. It is refused for what it is, with a device
+// and without one; where clear text may pass, so may this.
+func TestClearTextThatCallsItselfEncrypted(t *testing.T) {
+	t.Parallel()
+	for _, body := range []string{
+		`{"msgtype":"m.text","body":"` + canary + `"}`,
+		`{"algorithm":"m.megolm.v1.aes-sha2","body":"` + canary + `"}`,
+		`{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"","body":"` + canary + `"}`,
+		`{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":{"body":"` + canary + `"}}`,
+		`{"ciphertext":"` + canary + `"}`,
+		`["` + canary + `"]`,
+	} {
+		for _, mode := range []e2ee.Mode{e2ee.ModeForeign, e2ee.ModeNone} {
+			w := nativeWorld(t, nil)
+			w.dev.mode = mode
+			if _, err := w.do(sendCall(encryptedRoom, "m.room.encrypted", body)); err == nil {
+				t.Errorf("%s of %v was sent", body, mode)
+			}
+			w.wantNothingUpstream()
+		}
 	}
 }

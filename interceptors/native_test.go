@@ -282,12 +282,12 @@ func TestKeysToDevicesInClear(t *testing.T) {
 	}
 }
 
-// With policy.native off, everything passes unread.
+// With policy.native off, everything passes as it is.
 func TestNativeOff(t *testing.T) {
 	t.Parallel()
 	for _, c := range []call{
 		queryCall(`{`), claimCall(`[]`), toDeviceCall("m.room.encrypted", `{"messages":{"@bob:hs":{"*":{}}}}`),
-		toDeviceCall("m.room_key", `{}`), sendCall(encryptedRoom, "m.room.encrypted", `{"a":1,"a":2}`),
+		toDeviceCall("m.room_key", `{}`), sendCall(encryptedRoom, "m.room.encrypted", `{ "ciphertext":"theirs","algorithm":"m.new" }`),
 	} {
 		w := newWorld(t, e2ee.ModeForeign)
 		w.up.respond = func(seen) (int, string) { return 200, `any answer` }
@@ -312,7 +312,7 @@ func TestNativeCannotTell(t *testing.T) {
 	} {
 		for _, c := range []call{
 			claimCall(`{"one_time_keys":{"@bob:hs":{"A":"x"}}}`), toDeviceCall("m.room.encrypted", `{"messages":{"@bob:hs":{"A":`+olm("a")+`}}}`),
-			sendCall(encryptedRoom, "m.room.encrypted", `{"algorithm":"m.megolm.v1.aes-sha2","session_id":"s"}`),
+			sendCall(encryptedRoom, "m.room.encrypted", `{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"theirs","session_id":"s"}`),
 		} {
 			w := nativeWorld(t, nil)
 			w.devices.native.err = tt.err
@@ -336,7 +336,7 @@ func TestNativeSessions(t *testing.T) {
 		w.dev.mode = mode
 		answers := []string{`{"event_id":"$1"}`, `{"errcode":"M_FORBIDDEN"}`, `{"delay_id":"1"}`, `{"event_id":"$2"}`, `{"event_id":"$3"}`}
 		statuses := []int{200, 403, 200, 200, 200}
-		bodies := []string{body, body, body, `{"algorithm":"m.new","session_id":"T"}`, `{"algorithm":"m.megolm.v1.aes-sha2"}`}
+		bodies := []string{body, body, body, `{"algorithm":"m.new","ciphertext":"theirs","session_id":"T"}`, `{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"theirs"}`}
 		for i := range answers {
 			w.up.respond = func(seen) (int, string) { return statuses[i], answers[i] }
 			rec, err := w.do(sendCall(encryptedRoom, "m.room.encrypted", bodies[i]))

@@ -55,7 +55,7 @@ func (r *rooms) send(x *Exchange) error {
 		return err
 	}
 	if native {
-		return sendNative(x, room)
+		return r.sendNative(x, dev, room)
 	}
 	raw, err := x.ReadObject()
 	if err != nil {
@@ -139,7 +139,7 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 	case e2ee.ModeNone:
 		if eventType == typeEncrypted {
 			x.PutBack(raw)
-			return sendNative(x, room)
+			return r.sendNative(x, dev, room)
 		}
 		return tokenWithoutDevice()
 	case e2ee.ModeForeign:
@@ -151,32 +151,42 @@ func (r *rooms) sendEncrypted(x *Exchange, dev Device, room id.RoomID, raw []byt
 	return apierr.CannotEncrypt(false, errors.New("the device has not been compared with the homeserver"))
 }
 
-// sendNative passes an event on that the client has encrypted itself, byte for byte.
-func sendNative(x *Exchange, room id.RoomID) error {
+// sendNative passes an event on that the client has encrypted itself, byte for byte. One that
+// only says so is clear text.
+func (r *rooms) sendNative(x *Exchange, dev Device, room id.RoomID) error {
 	client, err := x.Devices.Native(x.Request.Context(), x.Identity)
 	if err != nil {
 		return engineerr.NotSent(engineerr.For(err))
 	}
-	if client == nil {
-		return x.Upstream.Forward(x)
-	}
-	if err := client.MaySend(x.Request.Context(), room); err != nil {
-		return engineerr.NotSent(engineerr.For(err))
+	if client != nil {
+		if err := client.MaySend(x.Request.Context(), room); err != nil {
+			return engineerr.NotSent(engineerr.For(err))
+		}
 	}
 	raw, err := x.ReadBody()
 	if err != nil {
 		return err
 	}
+	content, err := exchange.ParseObject(raw)
+	if !r.clearTextAllowed(dev) {
+		if err != nil {
+			return err
+		}
+		if content.TextOrEmpty("algorithm") == "" || content.TextOrEmpty("ciphertext") == "" {
+			return engineerr.NoCiphertext()
+		}
+	}
 	x.PutBack(raw)
+	if client == nil {
+		return x.Upstream.Forward(x)
+	}
 	resp, err := x.Upstream.Do(x, Change{})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode == http.StatusOK && exchange.AnswerObject(resp).TextOrEmpty("event_id") != "" {
-		if content, err := exchange.ParseObject(raw); err == nil && content.TextOrEmpty("algorithm") == megolm {
-			client.SentEncrypted(room, id.SessionID(content.TextOrEmpty("session_id")))
-		}
+	if resp.StatusCode == http.StatusOK && exchange.AnswerObject(resp).TextOrEmpty("event_id") != "" && content.TextOrEmpty("algorithm") == megolm {
+		client.SentEncrypted(room, id.SessionID(content.TextOrEmpty("session_id")))
 	}
 	return x.Upstream.Relay(x, resp)
 }

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"encoding/csv"
 	"errors"
 	"strings"
 	"testing"
@@ -288,4 +289,24 @@ func BenchmarkRecordOf1000Devices(b *testing.B) {
 		LeafOf(raw)
 	}
 	b.ReportMetric(float64(len(raw)), "bytes/record")
+}
+
+// Attack: somebody gives their device an ID that a spreadsheet computes. In the export for
+// spreadsheets it is text; the other one has it as it is.
+func TestFormulaInADeviceID(t *testing.T) {
+	t.Parallel()
+	for _, id := range []string{`=1+1`, `+1`, `-1`, "\t=1", "\r=1"} {
+		var out bytes.Buffer
+		w, err := NewLineWriter("csv", &out)
+		if err == nil {
+			err = errors.Join(w.Write(&Line{RecipientDevice: id}), w.Flush())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows, err := csv.NewReader(&out).ReadAll()
+		if err != nil || rows[1][11] != "'"+id {
+			t.Errorf("%q is %q, %v", id, rows, err)
+		}
+	}
 }

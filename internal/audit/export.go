@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -129,11 +130,24 @@ func csvHeader() []string {
 }
 
 func (c csvLines) Write(l *Line) error {
-	return c.w.Write([]string{
+	row := []string{
 		strconv.FormatInt(l.Record, 10), l.Time, string(l.Kind), l.Account, l.Device, l.DeviceKey, l.Room, l.Session,
 		strconv.FormatUint(uint64(l.Index), 10), l.Secret, l.Recipient, l.RecipientDevice, l.Ed25519, l.Curve25519,
 		string(l.Outcome), l.Code, l.Rule, l.Pin, l.MasterKey, l.SelfSigningKey, l.Policy, l.Note, strconv.Itoa(l.RecordRecipients),
-	})
+	}
+	for i := range row {
+		row[i] = cell(row[i])
+	}
+	return c.w.Write(row)
+}
+
+// cell puts an apostrophe before a text that a spreadsheet would compute: others choose the IDs
+// of their devices.
+func cell(text string) string {
+	if text != "" && strings.ContainsRune("=+-\t\r", rune(text[0])) {
+		return "'" + text
+	}
+	return text
 }
 
 func (c csvLines) Flush() error {

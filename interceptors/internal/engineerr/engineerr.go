@@ -215,6 +215,13 @@ func ClearText() *apierr.Error {
 			"Otherwise log in again, so that the client gets a new device that the proxy encrypts for.")
 }
 
+// NoCiphertext refuses an event that says it is encrypted, and is not.
+func NoCiphertext() *apierr.Error {
+	return apierr.NewError(http.StatusForbidden, apierr.CodeClearText,
+		"This message says that it is encrypted, and has no ciphertext, so it was not sent.").
+		WithHint("Send what the client's encryption made, or the clear event with its own type.")
+}
+
 // notYetEncrypted refuses clear text for a room that replaces an encrypted one.
 func notYetEncrypted() *apierr.Error {
 	return apierr.NewError(http.StatusForbidden, apierr.CodeClearText,
