@@ -23,6 +23,8 @@ type Account struct {
 
 	database string
 	key      *seal.Key
+	// epoch is that under which a cluster's replica owns it; 0 if it does not.
+	epoch int64
 }
 
 // insertAccount allows for another process that made the account since it was looked for.
@@ -62,22 +64,14 @@ func (db *DB) openAccountKey(user id.UserID, masterID string, sealed []byte) (se
 	return raw, nil
 }
 
-// Account returns the account of a user, and makes it if there is none.
+// Account returns the account of a user, and makes it if there is none. In a cluster only an
+// account that this process has claimed can be written to.
 func (db *DB) Account(ctx context.Context, user id.UserID) (*Account, error) {
 	acct, err := db.LookupAccount(ctx, user)
 	if !errors.Is(err, ErrNotFound) {
 		return acct, err
 	}
-	keyID := seal.NewID()
-	raw := make(secret.Bytes, seal.IDSize+seal.KeySize)
-	defer raw.Wipe()
-	copy(raw, keyID[:])
-	_, _ = rand.Read(raw[seal.IDSize:]) // crypto/rand never returns an error
-	var a sqlio.Args
-	a.ID(string(user))
-	a.Text(db.main.ID())
-	a.Bytes(db.main.key.Seal(raw, keyPlace(db.id, user)))
-	a.Time(db.now())
+	a := db.newAccountArgs(user)
 	if a.Err != nil {
 		return nil, fmt.Errorf("make account: %w", a.Err)
 	}
@@ -89,6 +83,20 @@ func (db *DB) Account(ctx context.Context, user id.UserID) (*Account, error) {
 		return nil, fmt.Errorf("make account: %w", err)
 	}
 	return db.LookupAccount(ctx, user)
+}
+
+// newAccountArgs makes the key of a new account, and returns the parameters of insertAccount.
+func (db *DB) newAccountArgs(user id.UserID) (a sqlio.Args) {
+	keyID := seal.NewID()
+	raw := make(secret.Bytes, seal.IDSize+seal.KeySize)
+	defer raw.Wipe()
+	copy(raw, keyID[:])
+	_, _ = rand.Read(raw[seal.IDSize:]) // crypto/rand never returns an error
+	a.ID(string(user))
+	a.Text(db.main.ID())
+	a.Bytes(db.main.key.Seal(raw, keyPlace(db.id, user)))
+	a.Time(db.now())
+	return a
 }
 
 // LookupAccount returns the account of a user, or [ErrNotFound].
@@ -125,6 +133,11 @@ func (db *DB) readAccounts(ctx context.Context, query querier, statement string,
 			return err
 		}
 		acct, err := db.openAccount(row, user, masterID, sealed)
+		if err == nil && db.cluster != nil {
+			if mine := db.owned.of(user); mine != nil && mine.ID == row {
+				acct = mine
+			}
+		}
 		all = append(all, acct)
 		return err
 	})
@@ -134,7 +147,7 @@ func (db *DB) readAccounts(ctx context.Context, query querier, statement string,
 // DeleteAccount deletes an account, its devices and everything that belongs to them. With
 // its key gone, what is left of it in backups can be opened only with those backups.
 func (db *DB) DeleteAccount(ctx context.Context, acct *Account) error {
-	err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
+	err := db.write(ctx, acct, func(ctx context.Context, t *sqlio.Tx) error {
 		n, err := t.Do(ctx, "DELETE FROM accounts WHERE id = $1", acct.ID)
 		if err == nil && n == 0 {
 			err = ErrNotFound
@@ -143,6 +156,9 @@ func (db *DB) DeleteAccount(ctx context.Context, acct *Account) error {
 	})
 	if err != nil {
 		return fmt.Errorf("delete account: %w", err)
+	}
+	if db.cluster != nil {
+		db.owned.forget([]*Account{acct})
 	}
 	return nil
 }

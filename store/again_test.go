@@ -69,7 +69,7 @@ func TestConflictsAreRepeatedAfterPauses(t *testing.T) {
 				ctx, cancel = context.WithTimeout(ctx, test.leaves)
 				defer cancel()
 			}
-			w := &pgWriter{db: db, lease: newLease(0)}
+			w := &pgWriter{db: db, lease: newLease(0, false)}
 			err := w.run(ctx, func(context.Context, *sqlio.Tx) error { return nil })
 			if (err != nil) != test.fails || len(c.began) != test.want {
 				t.Errorf("%s: %d tries, %v", test.name, len(c.began), err)
@@ -103,7 +103,7 @@ func TestAwaitLease(t *testing.T) {
 		{"renewed", 0, lasts, lasts + 2*leaseSlack + lasts/leaseBeats, 7},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			db := &DB{lease: newLease(lasts)}
+			db := &DB{lease: newLease(lasts, false)}
 			start, looks, told := time.Now(), 0, 0
 			err := db.awaitLease(t.Context(), func(error) { told++ }, func() error {
 				looks++
@@ -114,7 +114,7 @@ func TestAwaitLease(t *testing.T) {
 				if left <= 0 {
 					return nil
 				}
-				return &heldError{leaseRow{left: left}}
+				return &heldError{left: left}
 			})
 			if took := time.Since(start); took < test.from || took > test.to || looks > test.looks {
 				t.Errorf("%s: %d looks in %s, %v", test.name, looks, took, err)
@@ -133,11 +133,11 @@ func TestAwaitLease(t *testing.T) {
 func TestAwaitLeaseEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		db := &DB{lease: newLease(0)}
+		db := &DB{lease: newLease(0, false)}
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		start := time.Now()
-		err := db.awaitLease(ctx, nil, func() error { return &heldError{leaseRow{left: time.Hour}} })
+		err := db.awaitLease(ctx, nil, func() error { return &heldError{left: time.Hour} })
 		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrInUse) || time.Since(start) != 100*time.Millisecond {
 			t.Errorf("after %s: %v", time.Since(start), err)
 		}

@@ -24,6 +24,13 @@ func benchBoth(b *testing.B, bench func(b *testing.B, db *DB, acct *Account, dev
 		acct, dev := device(b, db, alice, "A")
 		bench(b, db, acct, dev)
 	})
+	b.Run("cluster-nosync", func(b *testing.B) {
+		o := options(b, postgres.Database(b))
+		o.Cluster = &Cluster{}
+		db := open(b, o)
+		acct, dev := device(b, db, alice, "A")
+		bench(b, db, acct, dev)
+	})
 }
 
 // BenchmarkSync is the reference: a page written and synced, which a durable commit cannot beat.
@@ -179,4 +186,30 @@ func BenchmarkOwnDevices(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkClaimOrphans is the store's part of a replica's start with 10,000 accounts that
+// nobody has, of which it takes all, beside two that have others.
+func BenchmarkClaimOrphans(b *testing.B) {
+	o := options(b, postgres.Database(b))
+	o.Cluster, o.Lease = &Cluster{}, time.Hour
+	db := open(b, o)
+	makeAccounts(b, db, 10_000)
+	for range 2 {
+		other := open(b, o)
+		if err := other.Drain(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		accts, err := db.ClaimOrphans(b.Context(), 20_000)
+		if err != nil || len(accts) != 10_000 {
+			b.Fatal(len(accts), err)
+		}
+		b.StopTimer()
+		if err := db.Release(b.Context(), accts...); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
 }

@@ -45,15 +45,17 @@ type Changes struct {
 	// ReadyPendingFrom sets Ready of the events that were withheld because of devices of these
 	// users, for every device of the account.
 	ReadyPendingFrom []id.UserID
-	MarkPending      []id.EventID // sets DeliveredAt of these to MarkDelivered
-	PlacePending     []id.EventID // sets PlacedAt of these to MarkDelivered
-	ShownPending     []id.EventID // clears HeldUntil and PlacedAt
-	DeleteInbox      []int64
-	Inbox            []InboxItem
-	MarkInbox        []int64 // sets DeliveredAt of these to MarkDelivered
-	MarkDelivered    string
-	Withheld         []WithheldNote
-	DeleteWithheld   []SessionRef
+	// ReadyWithheld sets Ready of all events that were withheld, for every device of the account.
+	ReadyWithheld  bool
+	MarkPending    []id.EventID // sets DeliveredAt of these to MarkDelivered
+	PlacePending   []id.EventID // sets PlacedAt of these to MarkDelivered
+	ShownPending   []id.EventID // clears HeldUntil and PlacedAt
+	DeleteInbox    []int64
+	Inbox          []InboxItem
+	MarkInbox      []int64 // sets DeliveredAt of these to MarkDelivered
+	MarkDelivered  string
+	Withheld       []WithheldNote
+	DeleteWithheld []SessionRef
 
 	// Seen are digests of Olm messages that were processed; see requirement 3.8.
 	Seen []SeenMessage

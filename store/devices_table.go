@@ -31,6 +31,8 @@ const (
 		WHERE d.id = $2 AND d.account = $1`
 	selectOwn = `SELECT d.id, a.user_id, d.device_id FROM devices d JOIN accounts a ON a.id = d.account
 		WHERE d.id > $1 AND d.state = $2 AND LENGTH(d.sealed_token) > 0 ORDER BY d.id LIMIT 500`
+	selectOwnHere = `SELECT d.id, a.user_id, d.device_id FROM devices d JOIN accounts a ON a.id = d.account
+		WHERE d.id > $1 AND d.state = $2 AND LENGTH(d.sealed_token) > 0 AND a.owner = $3 ORDER BY d.id LIMIT 500`
 	// takeNumbers reserves numbers that order the rows of a device and are never used again.
 	takeNumbers = "UPDATE devices SET last_seq = last_seq + $3 WHERE account = $1 AND id = $2 RETURNING last_seq"
 )
@@ -142,7 +144,11 @@ func (db *DB) OwnDevices(ctx context.Context) iter.Seq2[DeviceRef, error] {
 	return func(yield func(DeviceRef, error) bool) {
 		for last := int64(0); ; {
 			var some []DeviceRef
-			err := db.reader.Query(ctx, selectOwn, []any{last, int64(DeviceOurs)}, func(r *sql.Rows) error {
+			text, params := selectOwn, []any{last, int64(DeviceOurs)}
+			if db.cluster != nil {
+				text, params = selectOwnHere, append(params, db.lease.token().holder)
+			}
+			err := db.reader.Query(ctx, text, params, func(r *sql.Rows) error {
 				var ref DeviceRef
 				err := r.Scan(&last, sqlio.TextInto(&ref.UserID), sqlio.TextInto(&ref.DeviceID))
 				some = append(some, ref)
@@ -170,7 +176,7 @@ func (db *DB) CreateDevice(ctx context.Context, acct *Account, d Device) (Device
 	p := acct.deviceArgs(&d)
 	err := p.Err
 	if err == nil {
-		err = db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
+		err = db.write(ctx, acct, func(ctx context.Context, t *sqlio.Tx) error {
 			d.ID = 0
 			err := t.Rows(ctx, insertDevice, p.Vals, func(r *sql.Rows) error { return r.Scan(&d.ID) })
 			switch {
@@ -193,7 +199,7 @@ func (db *DB) CreateDevice(ctx context.Context, acct *Account, d Device) (Device
 // key was made here, see [DB.Forgotten]. With the account's last device go its search
 // index and its list of notifications.
 func (db *DB) DeleteDevice(ctx context.Context, acct *Account, device int64) error {
-	err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
+	err := db.write(ctx, acct, func(ctx context.Context, t *sqlio.Tx) error {
 		if err := db.rememberForgotten(ctx, t, acct, device); err != nil {
 			return err
 		}

@@ -11,7 +11,9 @@
 //     key, so that who can write to the database can put back an older row, but not make
 //     one.
 //   - One process writes. A second one is refused, and one that was taken for dead writes
-//     nothing when it comes back; see lease.go.
+//     nothing when it comes back; see lease.go. On PostgreSQL several may share a database, as
+//     a cluster: then one of them writes what belongs to an account, and any of them the rest;
+//     see cluster.go.
 //   - An outbound session moves forward only: a state older than the database's is refused
 //     ([ErrStale]), so that two processes or a late writer cannot use an index twice.
 //   - A database that was restored from a backup is recognised when it is opened, as far as

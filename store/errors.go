@@ -68,6 +68,9 @@ const (
 	pgForeignKey    = "23503"
 	pgSerialization = "40001"
 	pgDeadlock      = "40P01"
+	// A pooler has given the session another connection.
+	pgNoStatement     = "26000"
+	pgStatementExists = "42P05"
 	// Both mean that the server does not know either.
 	pgUnknownOutcome   = "08007"
 	pgUnknownStatement = "40003"
@@ -102,6 +105,15 @@ func isUncommitted(err error) bool {
 	}
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.SeverityUnlocalized == "ERROR" && pg.Code != pgUnknownOutcome && pg.Code != pgUnknownStatement
+}
+
+// poolerHint adds a hint if statements that were prepared are looked for in another session.
+func poolerHint(err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && (pg.Code == pgNoStatement || pg.Code == pgStatementExists) {
+		return withHint(err, "behind a pooler in transaction mode add default_query_exec_mode=cache_describe to the URL, or have it keep prepared statements")
+	}
+	return err
 }
 
 // isRetryable reports whether an error is a conflict between transactions, which succeed

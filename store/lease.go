@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -62,6 +63,8 @@ type token struct {
 // lease is this process's right to write. Its renewals are a goroutine that [DB.Close] ends.
 type lease struct {
 	lasts time.Duration
+	// replica reports whether it is a row in the table replicas, which the token's holder names.
+	replica bool
 	// frozen is how long PostgreSQL lets a transaction of ours be idle, in milliseconds.
 	frozen string
 
@@ -72,18 +75,24 @@ type lease struct {
 	mu             sync.Mutex
 	ownToken       token // the zero value before it is taken
 	server         string
-	beat           int64
+	timeline       string    // of the server; empty where it is not revealed
+	beat           int64     // of the lease, or of the replica's row
+	counted        int64     // the lease's beat, as counted by all replicas
 	unsureRenewals int64     // renewals that may or may not have been made
 	renewed        time.Time // the last renewal
 	failure        error     // of the renewals since then
 	lostReason     error     // why it was lost
 }
 
-func newLease(lasts time.Duration) *lease {
-	if lasts <= 0 {
+func newLease(lasts time.Duration, replica bool) *lease {
+	switch {
+	case lasts > 0:
+	case replica:
+		lasts = clusterLease
+	default:
 		lasts = leaseTime
 	}
-	return &lease{lasts: lasts, frozen: strconv.FormatInt(max(lasts, leastFrozen).Milliseconds(), 10), lost: make(chan struct{}), end: func() {}}
+	return &lease{lasts: lasts, replica: replica, frozen: strconv.FormatInt(max(lasts, leastFrozen).Milliseconds(), 10), lost: make(chan struct{}), end: func() {}}
 }
 
 // LeaseLost returns a channel that is closed when another process has taken the database
@@ -135,14 +144,23 @@ func (l *lease) lose(why string) error {
 func (l *lease) hold(row leaseRow, server string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.ownToken, l.beat, l.server, l.renewed = row.token, row.beat, server, time.Now()
+	l.ownToken, l.beat, l.counted, l.renewed = row.token, row.beat, row.beat, time.Now()
+	if l.replica {
+		l.beat = firstBeat
+	}
+	l.server, l.timeline = server, timelineOf(server)
 }
 
-// heldError means that another process has the lease.
-type heldError struct{ row leaseRow }
+// heldError means that other processes have the database, and in which way.
+type heldError struct {
+	who  []string
+	left time.Duration // until it may be free
+	why  string        // added to who, may be empty
+	hint string
+}
 
 func (e *heldError) Error() string {
-	return fmt.Sprintf("%v: e2ee-proxy on %s", ErrInUse, e.row.process)
+	return fmt.Sprintf("%v: e2ee-proxy on %s%s", ErrInUse, strings.Join(e.who, "; on "), e.why)
 }
 
 func (e *heldError) Unwrap() error { return ErrInUse }
@@ -156,29 +174,56 @@ const (
 )
 
 // acquire takes the lease in the transaction that opens the database. The error is a
-// heldError if another process has it.
-func (db *DB) acquire(ctx context.Context, t *sqlio.Tx, o *openResult) error {
+// heldError if another process has it, or a cluster. version is that of the tables before they
+// were migrated.
+func (db *DB) acquire(ctx context.Context, t *sqlio.Tx, version int64, o *openResult) error {
 	if db.dialect.SharedPool {
 		row, found, err := db.readLease(ctx, t.Rows)
 		if err != nil {
 			return err
 		}
-		if found && row.left > 0 && row.left <= 2*db.lease.lasts {
-			return &heldError{row}
+		if found && row.holder != "" && row.left > 0 && row.left <= db.lease.longest() {
+			return db.heldBy(row)
 		}
-		if _, err := t.Do(ctx, pgLockLease); err != nil {
-			return fmt.Errorf("wait for writers: %w", err)
+		if version >= replicaVersion {
+			if err := db.checkReplicas(ctx, t, version); err != nil {
+				return err
+			}
 		}
 		o.beat = row.beat
+		if db.cluster == nil || row.holder != "" {
+			if _, err := t.Do(ctx, pgLockLease); err != nil {
+				return fmt.Errorf("wait for writers: %w", err)
+			}
+		}
+	}
+	if db.cluster != nil {
+		return db.leaseToCluster(ctx, t, o)
 	}
 	row, held, err := db.takeLease(ctx, t, db.markedBeat())
 	if err == nil && held {
 		if row, _, err = db.readLease(ctx, t.Rows); err == nil {
-			err = &heldError{row}
+			err = db.heldBy(row)
 		}
+	}
+	if err == nil && db.dialect.SharedPool && version >= replicaVersion {
+		err = replaceReplicas(ctx, t)
 	}
 	o.lease = row
 	return err
+}
+
+// longest is how far away the end of another process's lease may be, which may last longer
+// than ours. One that is further away was set by another clock.
+func (l *lease) longest() time.Duration { return 2 * max(l.lasts, leaseTime) }
+
+// heldBy is the error about the process that has the lease.
+func (db *DB) heldBy(row leaseRow) error {
+	e := &heldError{who: []string{row.process}, left: row.left, hint: "stop the other e2ee-proxy, or give this one a database of its own"}
+	if db.cluster != nil {
+		e.why, e.hint = ", which runs without cluster", "stop it and start it again as a replica, or give this one a database of its own"
+	}
+	return e
 }
 
 // awaitLease repeats an attempt to open the database for as long as a lease lasts: its holder
@@ -194,7 +239,7 @@ func (db *DB) awaitLease(ctx context.Context, waiting func(why error), attempt f
 			return err
 		}
 		if !time.Now().Before(deadline) {
-			return withHint(err, "stop the other e2ee-proxy, or give this one a database of its own")
+			return withHint(err, held.hint)
 		}
 		if !told && waiting != nil {
 			waiting(held)
@@ -203,7 +248,7 @@ func (db *DB) awaitLease(ctx context.Context, waiting func(why error), attempt f
 		select {
 		case <-ctx.Done():
 			return errors.Join(ctx.Err(), err)
-		case <-time.After(looks.AtLeast(looks.After(1), held.row.left)):
+		case <-time.After(looks.AtLeast(looks.After(1), held.left)):
 		}
 	}
 }

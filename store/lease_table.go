@@ -36,16 +36,20 @@ const (
 			WHERE NOT lease.expires_at BETWEEN ` + pgNow + ` AND ` + pgNow + ` + 2 * $4
 		RETURNING epoch, beat`
 	pgRenewLease = "UPDATE lease SET expires_at = " + pgNow + ` + $5, beat = beat + 1
-		WHERE one = 1 AND epoch = $1 AND holder = $2 AND beat BETWEEN $3 AND $4 RETURNING beat`
-	pgReleaseLease = "UPDATE lease SET expires_at = 0, beat = beat + 1 WHERE one = 1 AND epoch = $1 AND holder = $2 RETURNING beat"
+		WHERE one = 1 AND epoch = $1 AND holder = $2 AND beat BETWEEN $3 AND $4 RETURNING beat, ` + pgSynced
+	pgReleaseLease = "UPDATE lease SET expires_at = 0, beat = beat + 1 WHERE one = 1 AND epoch = $1 AND holder = $2 RETURNING beat, " + pgSynced
 
-	// These find a row while the lease is ours. PostgreSQL locks the table before it looks, as
-	// for a lock on rows, of which there are none: writers do not wait for each other, nor do
-	// they leave anything behind in the table. They conflict with pgLockLease.
+	// liteHoldsLease finds a row while the lease is ours; for PostgreSQL see fence.go.
 	liteHoldsLease = "SELECT 1 FROM lease WHERE one = 1 AND epoch = $1 AND holder = $2"
-	pgHoldsLease   = `SELECT set_config('idle_in_transaction_session_timeout', $3, true) FROM lease
-		WHERE one = 1 AND epoch = $1 AND holder = $2 AND NOT EXISTS (SELECT 1 FROM lease WHERE one = 0 FOR KEY SHARE)`
-	pgLockLease = "LOCK TABLE lease IN EXCLUSIVE MODE" // does not keep pg_dump out
+	pgLockLease    = "LOCK TABLE lease IN EXCLUSIVE MODE" // does not keep pg_dump out
+
+	// pgNoLease ends the lease of one process, and leaves its beat to be counted by a cluster. An
+	// empty holder is nobody.
+	pgNoLease = `INSERT INTO lease (one, epoch, holder, process, expires_at, beat) VALUES (1, 1, '', '', 0, $1)
+		ON CONFLICT (one) DO UPDATE SET epoch = lease.epoch + 1, holder = '', process = '', expires_at = 0,
+			beat = GREATEST(lease.beat, excluded.beat) + 1
+			WHERE lease.holder = '' OR NOT lease.expires_at BETWEEN ` + pgNow + ` AND ` + pgNow + ` + $2
+		RETURNING epoch, beat`
 )
 
 // leaseRow is the row of the table.
@@ -98,7 +102,7 @@ func (db *DB) takeLease(ctx context.Context, t *sqlio.Tx, beat int64) (row lease
 // process wrote last, or a later one of a renewal that may have been made.
 func (l *lease) renewLease(ctx context.Context, db *sql.DB, from, to int64) (beat int64, held bool, err error) {
 	t := l.token()
-	err = db.QueryRowContext(ctx, pgRenewLease, t.epoch, t.holder, from, to, l.lasts.Microseconds()).Scan(&beat)
+	err = db.QueryRowContext(ctx, pgRenewLease, t.epoch, t.holder, from, to, l.lasts.Microseconds()).Scan(&beat, new(sql.NullString))
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, false, nil
 	}
@@ -111,7 +115,7 @@ func (l *lease) renewLease(ctx context.Context, db *sql.DB, from, to int64) (bea
 // releaseLease releases the lease, if it is still ours.
 func (l *lease) releaseLease(ctx context.Context, db *sql.DB) (beat int64, held bool, err error) {
 	t := l.token()
-	err = db.QueryRowContext(ctx, pgReleaseLease, t.epoch, t.holder).Scan(&beat)
+	err = db.QueryRowContext(ctx, pgReleaseLease, t.epoch, t.holder).Scan(&beat, new(sql.NullString))
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, false, nil
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"time"
 )
@@ -39,7 +40,7 @@ func (db *DB) renew(ctx context.Context) {
 	from, to := l.beat, l.beat+l.unsureRenewals
 	l.mu.Unlock()
 	began := time.Now()
-	beat, held, err := l.renewLease(ctx, db.reader.DB, from, to)
+	now, held, err := l.renewOnce(ctx, db.reader.DB, from, to)
 	switch {
 	case err != nil:
 		l.recordFailure(err, true)
@@ -48,13 +49,30 @@ func (db *DB) renew(ctx context.Context) {
 		_ = l.lose(db.leaseHolder(ctx))
 		return
 	}
-	err = db.noteBeat(beat)
+	err = db.noteBeat(now.all)
 	l.mu.Lock()
-	l.beat, l.unsureRenewals, l.failure = beat, 0, err
+	l.beat, l.counted, l.unsureRenewals, l.failure = now.own, now.all, 0, err
 	if err == nil {
 		l.renewed = began
 	}
 	l.mu.Unlock()
+	if now.late {
+		if err := db.checkOwned(ctx); err != nil {
+			l.recordFailure(err, false)
+		}
+	}
+}
+
+func (l *lease) renewOnce(ctx context.Context, db *sql.DB, from, to int64) (now beats, held bool, err error) {
+	if !l.replica {
+		now.own, held, err = l.renewLease(ctx, db, from, to)
+		now.all = now.own
+		return now, held, err
+	}
+	l.mu.Lock()
+	counted := l.counted
+	l.mu.Unlock()
+	return l.renewReplica(ctx, db, from, to, counted)
 }
 
 // recordFailure records a failed renewal; sent means that it may have been made.
@@ -69,6 +87,12 @@ func (l *lease) recordFailure(err error, sent bool) {
 
 // leaseHolder returns who has the lease now, for the error.
 func (db *DB) leaseHolder(ctx context.Context) string {
+	if db.lease.replica {
+		if _, found, err := db.replicaBeat(ctx); err == nil && found {
+			return lostByASetBack
+		}
+		return lostItsRow
+	}
 	row, found, err := db.readLease(ctx, db.reader.Query)
 	switch {
 	case err != nil || (found && row.token != db.lease.token()):
@@ -110,6 +134,9 @@ func (db *DB) startRenewals(ticks <-chan time.Time) {
 	ctx, end := context.WithCancel(context.Background())
 	db.lease.end, db.lease.stopped = end, make(chan struct{})
 	go db.renewals(ctx, ticks)
+	if db.cluster != nil {
+		go db.owned.telling(ctx.Done())
+	}
 }
 
 // endLease ends the renewals and releases the lease, so that the next process need not wait.
@@ -121,11 +148,17 @@ func (db *DB) endLease() error {
 	l.end()
 	<-l.stopped
 	l.stopped = nil
+	if db.cluster != nil {
+		<-db.owned.stopped
+	}
 	if l.lostErr() != nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), releaseWait)
 	defer cancel()
+	if l.replica {
+		return db.endReplica(ctx)
+	}
 	beat, held, err := l.releaseLease(ctx, db.reader.DB)
 	if err != nil || !held {
 		return err

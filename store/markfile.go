@@ -102,5 +102,8 @@ func (db *DB) noteBeat(beat int64) error {
 	if db.beatFile.now.incarnation != db.id {
 		return db.beatFile.set(restoreMark{incarnation: db.id, generation: beat})
 	}
+	if beat <= db.beatFile.now.generation {
+		return nil // an older database must not make the file forget that it is older
+	}
 	return db.beatFile.advance(beat)
 }

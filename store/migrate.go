@@ -22,7 +22,7 @@ var migrations = []string{
 	"0006_lease.sql", withEncryptedRooms,
 	"0008_transactions.sql",
 	"0009_transactions.sql", "0010_search.sql", "0011_unread.sql", "0012_files.sql", "0013_notifications.sql",
-	"0014_audit.sql",
+	"0014_audit.sql", "0015_replicas.sql", "0016_exceptions.sql",
 }
 
 // withEncryptedRooms is the migration that makes table encrypted_rooms.
@@ -35,7 +35,7 @@ const (
 	pgMigrationLock = 0x6532_6565_7078
 )
 
-func (db *DB) latest() int64 { return int64(len(migrations)) }
+func (db *DB) latest() int64 { return int64(len(migrations)) + db.newer }
 
 // lockVersion keeps other processes from migrating at the same time and returns the version
 // of the tables: 0 when there are none. It refuses an unknown version.

@@ -30,7 +30,8 @@ type Options struct {
 	MaxConns int
 
 	// Lease is how long a process that died keeps others out of a PostgreSQL database; 0 means
-	// 12 seconds.
+	// 12 seconds. In a cluster it is how long it keeps others from its accounts, and 0 means 3
+	// seconds.
 	Lease time.Duration
 	// Waiting is called when Open begins to wait for another process's lease to end; may be
 	// nil.
@@ -39,10 +40,16 @@ type Options struct {
 	// recognised; empty for none. SQLite has its own.
 	MarkFile string
 
+	// Cluster makes the process one of several on a PostgreSQL database; nil: it is the only one.
+	// It is ignored with ReadOnly.
+	Cluster *Cluster
+
 	// Wrap, when not nil, wraps the driver: tests count and fail statements there.
 	Wrap func(driver.Connector) driver.Connector
 	// renewTicks, in tests, are the times at which the lease is renewed.
 	renewTicks <-chan time.Time
+	// newer, in tests, is how many schema versions the program is ahead of its migrations.
+	newer int64
 }
 
 // DB is an open database. It is safe for concurrent use.
@@ -58,7 +65,10 @@ type DB struct {
 	audit auditLog
 
 	lease    *lease
+	cluster  *Cluster       // nil: this is the only process
+	owned    *ownedAccounts // nil without a cluster
 	restored string
+	newer    int64
 }
 
 // backend holds the differences between the databases beyond the text of statements.
@@ -101,7 +111,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		err = db.openAudit(o.Audit)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open database: %w", err), db.Close())
+		return nil, errors.Join(fmt.Errorf("open database: %w", poolerHint(err)), db.Close())
 	}
 	if !o.ReadOnly {
 		db.startRenewals(o.renewTicks)
@@ -127,7 +137,11 @@ func Exists(ctx context.Context, url secret.String) (bool, error) {
 }
 
 func connect(ctx context.Context, o Options) (*DB, error) {
-	db := &DB{main: o.MasterKeys.Current, now: o.Now, keys: make(map[string]MasterKey), lease: newLease(o.Lease)}
+	db := &DB{main: o.MasterKeys.Current, now: o.Now, keys: make(map[string]MasterKey), lease: newLease(o.Lease, o.Cluster != nil && !o.ReadOnly)}
+	db.newer = o.newer
+	if db.lease.replica {
+		db.cluster, db.owned = o.Cluster, newOwnedAccounts(o.Cluster)
+	}
 	if db.now == nil {
 		db.now = time.Now
 	}
@@ -140,10 +154,12 @@ func connect(ctx context.Context, o Options) (*DB, error) {
 	kind, rest, _ := strings.Cut(url, ":")
 	var err error
 	switch {
+	case kind == "sqlite" && db.cluster != nil:
+		err = withHint(errors.New("a cluster needs PostgreSQL: a SQLite database has one process"), "leave cluster out, or set a PostgreSQL URL")
 	case kind == "sqlite" && rest != "":
 		db.backend, err = openSQLite(ctx, rest, db.lease, o)
 	case kind == "postgres" || kind == "postgresql":
-		db.backend, err = openPostgres(ctx, url, db.lease, o)
+		db.backend, err = openPostgres(ctx, url, db, o)
 	default:
 		err = withHint(errors.New("unknown kind of database URL"), "sqlite:PATH or postgres://…")
 	}
@@ -209,7 +225,7 @@ func (db *DB) open(ctx context.Context, t *sqlio.Tx, o *openResult) error {
 	}
 	// Nothing is migrated while another process writes.
 	if version >= leaseVersion {
-		if err := db.acquire(ctx, t, o); err != nil {
+		if err := db.acquire(ctx, t, version, o); err != nil {
 			return err
 		}
 	}
@@ -217,7 +233,7 @@ func (db *DB) open(ctx context.Context, t *sqlio.Tx, o *openResult) error {
 		return err
 	}
 	if version < leaseVersion {
-		if err := db.acquire(ctx, t, o); err != nil {
+		if err := db.acquire(ctx, t, version, o); err != nil {
 			return err
 		}
 	}
@@ -231,7 +247,10 @@ func (db *DB) open(ctx context.Context, t *sqlio.Tx, o *openResult) error {
 			return err
 		}
 	}
-	return db.checkRestore(ctx, t, version, o)
+	if err := db.checkRestore(ctx, t, version, o); err != nil || db.cluster == nil {
+		return err
+	}
+	return db.join(ctx, t, o.lease.holder)
 }
 
 // prepareReadOnly takes the place of prepare for a database that is only read.

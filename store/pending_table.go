@@ -48,6 +48,10 @@ const (
 	// For all accounts; only if meta has another hash of the rules.
 	releaseHeldBack = `UPDATE pending_events SET ready = 1 WHERE from_user <> '' AND ready = 0
 		AND EXISTS (SELECT 1 FROM meta WHERE receive_rules <> $1)`
+	// For all accounts of a replica: while rules are replaced, each has its own.
+	releaseHeldBackHere = `UPDATE pending_events SET ready = 1 WHERE from_user <> '' AND ready = 0
+		AND account IN (SELECT id FROM accounts WHERE owner = $1)`
+	releaseWithheld = "UPDATE pending_events SET ready = 1 WHERE account = $1 AND from_user <> '' AND ready = 0"
 	setReceiveRules = "UPDATE meta SET receive_rules = $1"
 	countPending    = "SELECT COUNT(*) FROM pending_events WHERE account = $1 AND device = $2"
 	// Events that the client has not seen in any form are kept.
@@ -84,6 +88,17 @@ func (b *saver) readyPending(sessions []SessionRef) {
 
 func (b *saver) readyPendingFrom(users []id.UserID) {
 	b.listOfAccount("release held back events", releaseFrom, idArgs(users))
+}
+
+func (b *saver) readyWithheld(release bool) {
+	if !release {
+		return
+	}
+	b.ofAccount = true
+	b.step("release all held back events", &sqlio.Args{}, func(ctx context.Context, t *sqlio.Tx) error {
+		_, err := t.Do(ctx, releaseWithheld, b.acct.ID)
+		return err
+	})
 }
 
 func (b *saver) markPending(events []id.EventID, position string) {
@@ -170,8 +185,20 @@ func scanPending(r *sql.Rows) (PendingEvent, error) {
 }
 
 // HeldBackUnder sets the rules under which events are withheld from now on. If they have
-// changed, all withheld events, of every account, are ready to be judged again.
+// changed, all withheld events, of every account, are ready to be judged again. In a cluster
+// that is done in any case, for the accounts of this replica; those that it claims later are
+// judged again when it claims them (Changes.ReadyWithheld).
 func (db *DB) HeldBackUnder(ctx context.Context, rules string) error {
+	if db.cluster != nil {
+		err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
+			_, err := t.Do(ctx, releaseHeldBackHere, db.lease.token().holder)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("release events that were held back: %w", err)
+		}
+		return nil
+	}
 	sum := db.Hash("receive rules", []byte(rules)) // the rules may name users
 	err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
 		now := hex.EncodeToString(sum[:])
@@ -221,7 +248,7 @@ func (db *DB) TrimPending(ctx context.Context, acct *Account, device int64, keep
 		return 0, err
 	}
 	var gone int64
-	err = db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
+	err = db.write(ctx, acct, func(ctx context.Context, t *sqlio.Tx) error {
 		var err error
 		gone, err = t.Do(ctx, trimPending, acct.ID, device, int64(n-keep))
 		return err

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// pgConnector makes connections whose transactions are fenced by the lease.
+// pgConnector makes connections whose transactions are fenced; see fence.go.
 type pgConnector struct {
 	driver.Connector
 	lease *lease
@@ -29,13 +29,15 @@ func (c *pgConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	return &pgConn{Conn: plain, lease: c.lease}, nil
 }
 
-// pgConn sends the begin of a transaction, and the check that the lease is still ours,
-// together with its first statement, so that the fence costs no round trip.
+// pgConn sends the begin of a transaction, and its fence, together with its first statement,
+// so that the fence costs no round trip.
 type pgConn struct {
 	*stdlib.Conn
 	lease *lease
-	// begun reports whether a transaction has begun here, but not yet at the server.
-	begun bool
+	// begun reports whether a transaction has begun here, but not yet at the server; account is
+	// the one that it is for.
+	begun   bool
+	account *Account
 }
 
 // BeginTx implements driver.ConnBeginTx.
@@ -43,7 +45,7 @@ func (c *pgConn) BeginTx(ctx context.Context, _ driver.TxOptions) (driver.Tx, er
 	if c.Conn.Conn().IsClosed() {
 		return nil, driver.ErrBadConn
 	}
-	c.begun = true
+	c.begun, c.account = true, fencedAccount(ctx)
 	return &pgConnTx{conn: c, ctx: ctx}, nil
 }
 
@@ -70,16 +72,17 @@ func (c *pgConn) QueryContext(ctx context.Context, text string, params []driver.
 }
 
 // beginWith begins the transaction at the server and runs its first statement, if there is one.
-// Its effect is rolled back if the lease turns out to be lost.
+// Its effect is rolled back if the fence refuses it.
 func (c *pgConn) beginWith(ctx context.Context, text string, args []any) (_ driver.Result, err error) {
 	c.begun = false
-	ours := c.lease.token()
-	fenced := ours != token{}
+	fence, params := c.lease.fence(c.account)
+	fenced := fence != ""
+	if !fenced {
+		fence = "SELECT " + pgSynced
+	}
 	var b pgx.Batch
 	b.Queue("begin")
-	if fenced {
-		b.Queue(pgHoldsLease, ours.epoch, ours.holder, c.lease.frozen)
-	}
+	b.Queue(fence, params...)
 	if text != "" {
 		b.Queue(text, args...)
 	}
@@ -88,14 +91,12 @@ func (c *pgConn) beginWith(ctx context.Context, text string, args []any) (_ driv
 	if _, err := r.Exec(); err != nil {
 		return nil, fmt.Errorf("begin: %w", err)
 	}
-	if fenced {
-		found, err := r.Exec()
-		if err != nil {
-			return nil, fmt.Errorf("check lease: %w", err)
-		}
-		if found.RowsAffected() == 0 {
-			return nil, c.lease.lose(lostToAnother)
-		}
+	found, err := r.Exec()
+	if err != nil {
+		return nil, fmt.Errorf("check lease: %w", err)
+	}
+	if fenced && found.RowsAffected() == 0 {
+		return nil, errFenced
 	}
 	if text == "" {
 		return driver.RowsAffected(0), nil

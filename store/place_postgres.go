@@ -48,12 +48,15 @@ func pgAsk(ctx context.Context, t *sqlio.Tx, q string) (string, error) {
 	return answer, err
 }
 
+// pgTimeline is the timeline of a server that takes writes.
+const pgTimeline = "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
+
 // serverQueries returns queries about the server: the cluster, which a copy shares, and its
 // timeline, which a standby that takes over and a point-in-time recovery change.
 func serverQueries() []string {
 	return []string{
 		"SELECT system_identifier::text FROM pg_control_system()",
-		"SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)",
+		"SELECT " + pgTimeline,
 	}
 }
 
@@ -61,6 +64,14 @@ func serverQueries() []string {
 func serverOf(place string) string {
 	parts := strings.SplitN(place, "/", 3)
 	return strings.Join(parts[:min(2, len(parts))], "/")
+}
+
+// timelineOf returns the timeline of serverOf's result; empty if it is not known.
+func timelineOf(server string) string {
+	if _, timeline, _ := strings.Cut(server, "/"); timeline != "-" {
+		return timeline
+	}
+	return ""
 }
 
 // pgServer runs serverQueries outside a transaction.

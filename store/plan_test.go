@@ -34,6 +34,9 @@ func TestStatementsUseTheirIndex(t *testing.T) {
 		must[int64](t)(prune())
 	}
 	must[int64](t)(db.PruneShares(t.Context()))
+	must[[]AccountOverview](t)(db.AccountsAfter(t.Context(), 0, 1))
+	must[[]ExceptionOverview](t)(db.ExceptionsAfter(t.Context(), 0, "", "", 1))
+	must[[]WarningOverview](t)(db.WarningsAfter(t.Context(), 0, "", 1))
 	must[int](t)(db.RotateMasterKey(t.Context()))
 
 	known := make(map[string]bool)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"e2ee-proxy/store/internal/sqlio"
@@ -20,7 +21,8 @@ const (
 	pgConnIdle = 5 * time.Minute
 )
 
-func openPostgres(ctx context.Context, url string, l *lease, o Options) (*backend, error) {
+func openPostgres(ctx context.Context, url string, db *DB, o Options) (*backend, error) {
+	l := db.lease
 	cfg, err := pgx.ParseConfig(url)
 	if err != nil {
 		// Its text may hold the URL.
@@ -28,6 +30,10 @@ func openPostgres(ctx context.Context, url string, l *lease, o Options) (*backen
 	}
 	if cfg.RuntimeParams["application_name"] == "" {
 		cfg.RuntimeParams["application_name"] = "e2ee-proxy"
+	}
+	if !o.ReadOnly && cfg.ValidateConnect == nil {
+		// A standby would let us read what was long ago.
+		cfg.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
 	var c driver.Connector = &pgConnector{stdlib.GetConnector(*cfg, stdlib.OptionAfterConnect(l.prepareConn)), l}
 	if o.Wrap != nil {
@@ -53,7 +59,7 @@ func openPostgres(ctx context.Context, url string, l *lease, o Options) (*backen
 	if o.ReadOnly {
 		return b, nil
 	}
-	b.writer = &pgWriter{db: pool, texts: b.texts, lease: l}
+	b.writer = &pgWriter{db: pool, texts: b.texts, lease: l, refused: db.refused}
 	if o.MarkFile != "" {
 		if b.beatFile, err = openMark(o.MarkFile); err != nil {
 			return nil, errors.Join(err, b.close())
@@ -63,8 +69,7 @@ func openPostgres(ctx context.Context, url string, l *lease, o Options) (*backen
 }
 
 // prepareConn refuses a server that has replaced the one with our lease, and a database
-// that cannot hold every text, and turns on synchronous commits, which a server may have
-// turned off: a commit that a power loss takes back would let an index be used twice.
+// that cannot hold every text. It sets nothing: behind a pooler, the session may be others'.
 func (l *lease) prepareConn(ctx context.Context, c *pgx.Conn) error {
 	if enc := c.PgConn().ParameterStatus("server_encoding"); enc != "UTF8" {
 		return withHint(fmt.Errorf("the database's encoding is %s", enc), "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0")
@@ -78,6 +83,5 @@ func (l *lease) prepareConn(ctx context.Context, c *pgx.Conn) error {
 			return err
 		}
 	}
-	_, err := c.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
-	return err
+	return nil
 }

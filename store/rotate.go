@@ -34,6 +34,9 @@ var rewrapAccounts = &sqlio.ListStatement{
 // Processes that only read beside this one need both keys before it rotates. An old key can
 // be dropped when [DB.MasterKeysInUse] no longer returns it.
 func (db *DB) RotateMasterKey(ctx context.Context) (int, error) {
+	if err := db.checkRotation(ctx, db.reader.Query); err != nil {
+		return 0, fmt.Errorf("rotate master key: %w", err)
+	}
 	total := 0
 	for {
 		n, err := db.rotateSome(ctx)

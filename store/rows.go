@@ -282,6 +282,10 @@ type UserDevice struct {
 	// Override is the account owner's exception for the device: nil none, true trusted, false
 	// distrusted.
 	Override *bool
+	// OverrideAt is when it was made, and OverrideBy with which device of the account; neither
+	// is known of older ones.
+	OverrideAt time.Time
+	OverrideBy id.DeviceID
 }
 
 // UserChange is one line of the history of a user's pin: never updated, never deleted

@@ -223,6 +223,22 @@ func TestHeldBackEventsAreReleased(t *testing.T) {
 	})
 }
 
+// TestAllThatWasHeldBackIsReleased: for an account that another process had.
+func TestAllThatWasHeldBackIsReleased(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, url string) {
+		db := open(t, options(t, url))
+		acct, dev := device(t, db, alice, "A")
+		other, theirs := device(t, db, "@bob:hs", "A")
+		save(t, db, acct, dev.ID, everything())
+		save(t, db, other, theirs.ID, everything())
+		ctx := t.Context()
+		save(t, db, acct, 0, &Changes{ReadyWithheld: true})
+		same(t, "released", eventIDs(must[[]PendingEvent](t)(db.Pending(ctx, acct, dev.ID, 10))), []id.EventID{"$p2"})
+		same(t, "another account's", len(must[[]PendingEvent](t)(db.Pending(ctx, other, theirs.ID, 10))), 0)
+	})
+}
+
 // TestPendingIsBounded: the newest events stay.
 func TestPendingIsBounded(t *testing.T) {
 	t.Parallel()

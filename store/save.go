@@ -28,7 +28,7 @@ func (db *DB) Save(ctx context.Context, acct *Account, device int64, c *Changes)
 	if len(b.steps) == 0 {
 		return nil
 	}
-	if err := db.writer.run(ctx, b.run); err != nil {
+	if err := db.write(ctx, acct, b.run); err != nil {
 		return fmt.Errorf("save: %w", err)
 	}
 	db.committedAudit(b.audited)
@@ -100,6 +100,7 @@ func (b *saver) collect(c *Changes) {
 
 	b.readyPending(c.ReadyPending)
 	b.readyPendingFrom(c.ReadyPendingFrom)
+	b.readyWithheld(c.ReadyWithheld)
 	b.markPending(c.MarkPending, c.MarkDelivered)
 	b.placePending(c.PlacePending, c.MarkDelivered)
 	b.shownPending(c.ShownPending)

@@ -228,6 +228,8 @@ func TestClearColumnsThatDecideAreTied(t *testing.T) {
 			{"UPDATE users SET verified = 1 WHERE user_id = '@carol:hs'", "UPDATE users SET verified = 0 WHERE user_id = '@carol:hs'"},
 			{"UPDATE users SET user_id = '@eve:hs' WHERE user_id = '@bob:hs'", "UPDATE users SET user_id = '@bob:hs' WHERE user_id = '@eve:hs'"},
 			{"UPDATE user_devices SET trust_exception = 1 WHERE device_id = 'B2'", "UPDATE user_devices SET trust_exception = NULL WHERE device_id = 'B2'"},
+			{"UPDATE user_devices SET exception_at = 1 WHERE device_id = 'B1'", "UPDATE user_devices SET exception_at = 0 WHERE device_id = 'B1'"},
+			{"UPDATE user_devices SET exception_by = 'X' WHERE device_id = 'B1'", "UPDATE user_devices SET exception_by = '' WHERE device_id = 'B1'"},
 			{"UPDATE user_devices SET trust_exception = 0 WHERE device_id = 'B1'", "UPDATE user_devices SET trust_exception = 1 WHERE device_id = 'B1'"},
 			{"UPDATE user_devices SET trust_exception = NULL WHERE device_id = 'B1'", "UPDATE user_devices SET trust_exception = 1 WHERE device_id = 'B1'"},
 			{"UPDATE user_devices SET signed = 1 WHERE device_id = 'B2'", "UPDATE user_devices SET signed = 0 WHERE device_id = 'B2'"},

@@ -89,7 +89,7 @@ const alice = id.UserID("@alice:hs.example")
 // device makes an account and a device.
 func device(tb testing.TB, db *DB, user id.UserID, name id.DeviceID) (*Account, Device) {
 	tb.Helper()
-	acct, err := db.Account(tb.Context(), user)
+	acct, err := db.Claim(tb.Context(), user)
 	if err != nil {
 		tb.Fatal(err)
 	}

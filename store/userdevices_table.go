@@ -13,13 +13,13 @@ import (
 
 var (
 	putUserDevices = sqlio.ReplaceRows("user_devices", sqlio.OfAccount, []string{"user_id", "device_id"},
-		[]string{"ed25519", "curve25519", "keys", "signed", "trust_exception", "sealed_trust"})
+		[]string{"ed25519", "curve25519", "keys", "signed", "trust_exception", "sealed_trust", "exception_at", "exception_by"})
 	dropUserDevices   = sqlio.WherePair("DELETE FROM user_devices", sqlio.OfAccount, "user_id, device_id")
 	selectUserDevices = sqlio.WhereIn("SELECT "+userDeviceColumns+" FROM user_devices", sqlio.OfAccount, "user_id", " ORDER BY user_id, device_id")
 )
 
 const (
-	userDeviceColumns    = "user_id, device_id, ed25519, curve25519, keys, signed, trust_exception, sealed_trust"
+	userDeviceColumns    = "user_id, device_id, ed25519, curve25519, keys, signed, trust_exception, sealed_trust, exception_at, exception_by"
 	selectExceptions     = "SELECT " + userDeviceColumns + " FROM user_devices WHERE account = $1 AND trust_exception IS NOT NULL ORDER BY user_id, device_id"
 	selectAllUserDevices = "SELECT " + userDeviceColumns + " FROM user_devices WHERE account = $1"
 )
@@ -29,6 +29,9 @@ func deviceTrust(d *UserDevice) []string {
 	exception := ""
 	if d.Override != nil {
 		exception = strconv.FormatBool(*d.Override)
+	}
+	if !d.OverrideAt.IsZero() || d.OverrideBy != "" { // neither is known of those that were made earlier
+		exception += fmt.Sprintf(" at %d by %q", d.OverrideAt.UnixMicro(), d.OverrideBy)
 	}
 	return []string{string(d.UserID), string(d.DeviceID), d.Ed25519, d.Curve25519, string(d.Keys), strconv.FormatBool(d.Signed), exception}
 }
@@ -48,6 +51,8 @@ func (b *saver) userDevices(all []UserDevice) {
 			p.Flag(*d.Override)
 		}
 		p.Bytes(b.acct.columnSeal("user_devices", deviceTrust(&d)))
+		p.Time(d.OverrideAt)
+		p.Text(string(d.OverrideBy))
 	}
 	b.listOfAccount("devices of users", putUserDevices, p)
 }
@@ -100,7 +105,7 @@ func (db *DB) DeviceExceptions(ctx context.Context, acct *Account) ([]UserDevice
 func scanUserDevice(r *sql.Rows) (d UserDevice, mark []byte, err error) {
 	var exception sql.NullInt64
 	err = r.Scan(sqlio.TextInto(&d.UserID), sqlio.TextInto(&d.DeviceID), sqlio.TextInto(&d.Ed25519), sqlio.TextInto(&d.Curve25519), sqlio.JSONInto(&d.Keys),
-		sqlio.FlagInto(&d.Signed), &exception, &mark)
+		sqlio.FlagInto(&d.Signed), &exception, &mark, sqlio.TimeInto(&d.OverrideAt), sqlio.TextInto(&d.OverrideBy))
 	if exception.Valid {
 		trusted := exception.Int64 != 0
 		d.Override = &trusted

@@ -36,6 +36,8 @@ type pgWriter struct {
 	db    *sql.DB
 	texts *sqlio.TextCache
 	lease *lease
+	// refused returns why a transaction for an account, or for none, was refused.
+	refused func(context.Context, *Account) error
 }
 
 // run ignores the caller's cancellation once the transaction has begun, so that a client
@@ -46,6 +48,9 @@ func (w *pgWriter) run(ctx context.Context, do func(context.Context, *sqlio.Tx) 
 			return err
 		}
 		err := w.once(context.WithoutCancel(ctx), do)
+		if errors.Is(err, errFenced) {
+			return w.refused(context.WithoutCancel(ctx), fencedAccount(ctx))
+		}
 		if err == nil || !isRetryable(err) || try == pgTries {
 			return err
 		}

@@ -36,6 +36,8 @@ const (
 	KindTruncated     Kind = "log_truncated"
 	KindDeviceRemoved Kind = "device_forgotten"
 	KindDiscarded     Kind = "sending_keys_discarded"
+	KindOverview      Kind = "administrator_looked"
+	KindSessionsEnded Kind = "sessions_ended"
 )
 
 // Outcome says what became of one recipient. The zero value is no decision, and is refused

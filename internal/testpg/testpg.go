@@ -30,12 +30,17 @@ var errMissing = errors.New("PostgreSQL is not installed")
 // Server is a PostgreSQL server that starts when it is first needed. Stop it at the end
 // of TestMain. The zero value is ready for use.
 type Server struct {
+	// Durable makes commits wait for the disk, which most tests need not.
+	Durable bool
+
 	once  sync.Once
 	err   error
 	dir   string
 	alive io.Closer // the server ends when this is closed, or when this process dies
 	cmd   *exec.Cmd
 	count atomic.Int64
+	// killed is set by Kill: there is nothing to clean up.
+	killed bool
 }
 
 // Database makes an empty database and returns its URL. The database is dropped when the
@@ -51,7 +56,11 @@ func (s *Server) Database(tb testing.TB) string {
 	}
 	name := "test" + strconv.FormatInt(s.count.Add(1), 10)
 	s.admin(tb, "CREATE DATABASE "+name)
-	tb.Cleanup(func() { s.admin(tb, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)") })
+	tb.Cleanup(func() {
+		if !s.killed {
+			s.admin(tb, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)")
+		}
+	})
 	return s.url(name)
 }
 
@@ -74,6 +83,7 @@ func (s *Server) Stop() error {
 	if s.cmd == nil {
 		return nil
 	}
+	defer func() { s.cmd = nil }()
 	err := s.alive.Close()
 	var exit *exec.ExitError
 	if wait := s.cmd.Wait(); wait != nil && !errors.As(wait, &exit) {
@@ -126,6 +136,13 @@ func (s *Server) start(ctx context.Context) error {
 // watch runs the server until its standard input ends, which it does with this process.
 const watch = `"$@" & pid=$!; read -r _; kill -QUIT $pid; wait $pid`
 
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}
+
 func (s *Server) launch(ctx context.Context, postgres, data string) error {
 	as, err := ordinaryUser(s.dir)
 	if err != nil {
@@ -133,7 +150,7 @@ func (s *Server) launch(ctx context.Context, postgres, data string) error {
 	}
 	// Without the test's context: it outlives the test that starts it.
 	cmd := exec.Command("/bin/sh", "-c", watch, "sh", postgres, "-D", data, "-k", s.dir,
-		"-c", "listen_addresses=", "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200",
+		"-c", "listen_addresses=", "-c", "fsync="+onOff(s.Durable), "-c", "full_page_writes="+onOff(s.Durable), "-c", "max_connections=200",
 		"-c", "shared_buffers=64MB")
 	cmd.Dir, cmd.SysProcAttr = s.dir, as
 	log, err := os.Create(filepath.Join(s.dir, "log"))
