@@ -32,9 +32,11 @@ func Default() Config {
 			IdleTimeout:       time.Minute,
 			DrainTimeout:      30 * time.Second,
 		},
+		Redis:      Redis{Timeout: 100 * time.Millisecond},
 		Clients:    Clients{KeyWait: 2 * time.Second},
 		Search:     Search{Index: true, MaxMessages: 100_000},
 		Audit:      Audit{Enabled: true},
+		Policy:     Policy{DecisionPoint: DecisionPoint{Timeout: 2 * time.Second, Cache: 30 * time.Second}},
 		TrustCache: TrustCache{Users: 20000},
 	}
 }

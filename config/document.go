@@ -15,10 +15,26 @@ import (
 //go:embed settings.go
 var settingsSource string
 
+//go:embed settings_policy.go
+var policySource string
+
+//go:embed settings_cluster.go
+var clusterSource string
+
+//go:embed settings_redis.go
+var redisSource string
+
+//go:embed settings_clients.go
+var clientsSource string
+
 // docComments returns the doc comments of the settings, by "Type.Field".
 func docComments() map[string]string {
 	docs := make(map[string]string)
 	readDocComments(settingsSource, docs)
+	readDocComments(policySource, docs)
+	readDocComments(clusterSource, docs)
+	readDocComments(redisSource, docs)
+	readDocComments(clientsSource, docs)
 	readDocComments(rules.Source(), docs)
 	return docs
 }

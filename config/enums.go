@@ -124,6 +124,15 @@ const (
 	NativeChangesBlock
 )
 
+// OnError is what happens when the decision point does not answer.
+type OnError int
+
+// What happens when the decision point does not answer.
+const (
+	OnErrorDeny OnError = iota
+	OnErrorAllow
+)
+
 // Unproven is the treatment of events whose key came without proof of its sender.
 type Unproven int
 
@@ -175,6 +184,7 @@ func (Mode) words() []string                  { return []string{"enforce", "warn
 func (PlainInEncrypted) words() []string      { return []string{"mark", "withhold"} }
 func (NativeClearText) words() []string       { return []string{"refuse", "pass"} }
 func (NativeIdentityChanges) words() []string { return []string{"warn", "block"} }
+func (OnError) words() []string               { return []string{"deny", "allow"} }
 func (Unproven) words() []string              { return []string{"show", "withhold"} }
 func (Withheld) words() []string              { return []string{"placeholder", "hide"} }
 func (Undecryptable) words() []string         { return []string{"hold", "placeholder", "event"} }
@@ -215,6 +225,9 @@ func (e NativeClearText) String() string { return word(e, int(e)) }
 
 // String returns the word used in the configuration.
 func (e NativeIdentityChanges) String() string { return word(e, int(e)) }
+
+// String returns the word used in the configuration.
+func (e OnError) String() string { return word(e, int(e)) }
 
 // String returns the word used in the configuration.
 func (e Unproven) String() string { return word(e, int(e)) }
@@ -266,6 +279,9 @@ func (e *NativeClearText) UnmarshalText(b []byte) error { return parseWord(e, b)
 
 // UnmarshalText accepts the words of the enumeration only.
 func (e *NativeIdentityChanges) UnmarshalText(b []byte) error { return parseWord(e, b) }
+
+// UnmarshalText accepts the words of the enumeration only.
+func (e *OnError) UnmarshalText(b []byte) error { return parseWord(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
 func (e *Unproven) UnmarshalText(b []byte) error { return parseWord(e, b) }

@@ -47,8 +47,27 @@ func (l *loader) inspect(c *Config, i Inspection) {
 		l.named = append(l.named, namedFile{l.origin["tls.cert_file"], "tls.cert_file", c.TLS.CertFile}, namedFile{l.origin["tls.key_file"], "tls.key_file", c.TLS.KeyFile})
 		l.checkReaders(namedFile{l.origin["tls.key_file"], "tls.key_file", c.TLS.KeyFile})
 	}
+	if d := &c.Policy.DecisionPoint; d.CAFile != "" {
+		l.named = append(l.named, namedFile{l.origin["policy.decision_point.ca_file"], "policy.decision_point.ca_file", d.CAFile})
+	}
+	if t := c.Cluster.TLS; c.Cluster.On() && t.On() {
+		l.named = append(l.named, namedFile{l.origin["cluster.tls.cert_file"], "cluster.tls.cert_file", t.CertFile},
+			namedFile{l.origin["cluster.tls.key_file"], "cluster.tls.key_file", t.KeyFile}, namedFile{l.origin["cluster.tls.ca_file"], "cluster.tls.ca_file", t.CAFile})
+		l.checkReaders(namedFile{l.origin["cluster.tls.key_file"], "cluster.tls.key_file", t.KeyFile})
+	}
+	for _, file := range [][2]string{{"redis.ca_file", c.Redis.CAFile}, {"redis.cert_file", c.Redis.CertFile}, {"redis.key_file", c.Redis.KeyFile}} {
+		if file[1] != "" {
+			l.named = append(l.named, namedFile{l.origin[file[0]], file[0], file[1]})
+		}
+	}
+	if c.Redis.KeyFile != "" {
+		l.checkReaders(namedFile{l.origin["redis.key_file"], "redis.key_file", c.Redis.KeyFile})
+	}
 	if !c.Policy.CedarFile.IsZero() {
 		l.named = append(l.named, namedFile{l.origin["policy.cedar_file"], "policy.cedar_file", c.Policy.CedarFile.Path()})
+	}
+	if !c.Policy.TrialCedarFile.IsZero() {
+		l.named = append(l.named, namedFile{l.origin["policy.trial_cedar_file"], "policy.trial_cedar_file", c.Policy.TrialCedarFile.Path()})
 	}
 	for _, f := range l.named {
 		l.checkGuarded(f)

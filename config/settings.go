@@ -6,7 +6,6 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"e2ee-proxy/internal/rules"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -26,6 +25,15 @@ type Config struct {
 	// be reachable from outside. Empty switches it off.
 	OpsListen string `yaml:"ops_listen" kind:"HOST:PORT"`
 
+	// Token with which administrators' calls answer on ops_listen too, as Authorization: Bearer TOKEN
+	// (docs/control-api.md); 16 characters or more. Without it they do not exist there.
+	OpsToken secret.String `yaml:"ops_token"`
+
+	// User IDs of those who may use administrators' calls, /_e2ee_proxy/v1/admin/…, with their own access
+	// tokens: they see all accounts, devices, warnings and exceptions, no key and no message, and
+	// end sessions.
+	Administrators []id.UserID `yaml:"administrators"`
+
 	// Directory for what the proxy keeps: the SQLite database, the generated master key,
 	// and for a moment, encrypted, what is too large for memory: sync responses and files of
 	// keys. Created, readable by its owner only, when it does not exist.
@@ -43,6 +51,14 @@ type Config struct {
 
 	// The key under which everything secret in the database is sealed.
 	MasterKey MasterKey `yaml:"master_key"`
+
+	// Several processes on one PostgreSQL database, as replicas of which any takes any request
+	// (docs/gateway.md).
+	Cluster Cluster `yaml:"cluster"`
+
+	// A Redis in which replicas keep short-lived answers of the homeserver for each other, sealed.
+	// It makes them faster and is never needed (docs/gateway.md).
+	Redis Redis `yaml:"redis"`
 
 	// Addresses or networks (10.0.0.0/8) of servers in front of the proxy that may say who the client
 	// is. Nobody else is believed.
@@ -262,122 +278,6 @@ type Account struct {
 
 	// Overrides media.links for this account.
 	MediaLinks *Switch `yaml:"media_links"`
-}
-
-// Clients configures what clients see.
-type Clients struct {
-	// Whether clients see that a room is encrypted. Some that know nothing of encryption
-	// refuse to send when they do.
-	ShowEncryptionState bool `yaml:"show_encryption_state"`
-
-	// Whether the notices are left out by which clients show warnings in the rooms
-	// concerned. The warnings are still in status and in every sync.
-	HideWarnings bool `yaml:"hide_warnings"`
-
-	// What a client is shown of an event that cannot be read yet. hold: nothing for up to 5
-	// minutes while its key may still come, then a message that says that there is one; in a
-	// first sync and in older history that message at once. placeholder: at once everywhere. event: the m.room.encrypted event as it came, which
-	// some bots answer with a message of their own each time. Whatever it is, the clear event
-	// follows when its key comes.
-	Undecryptable Undecryptable `yaml:"undecryptable"`
-
-	// How long the first sync of a client, and a read of history, may wait for keys that the account's
-	// key backup has. What has not come by then follows in a later sync. 0s waits for none.
-	KeyWait time.Duration `yaml:"key_wait"`
-}
-
-// Media configures what happens to files and pictures.
-type Media struct {
-	// What becomes of requests for a preview of a web page. Clients make them for links in
-	// messages, so that they tell the homeserver what an encrypted message linked to. empty:
-	// the proxy answers that there is no preview, and asks nobody. pass: they are sent on.
-	// Those of devices that have keys of their own are sent on either way.
-	URLPreviews URLPreviews `yaml:"url_previews"`
-
-	// Whether clients are shown encrypted files by links: URIs with which whoever has one can download
-	// the file through the proxy without an access token, for one to two days, until the device that
-	// was shown it is logged out. For clients that send no token with downloads (docs/files.md); treat
-	// what they show of it as secret.
-	Links bool `yaml:"links"`
-}
-
-// Search configures what is found by searches in encrypted rooms.
-type Search struct {
-	// Whether the proxy keeps an index of what it decrypts, for searches: of keyed hashes of words,
-	// sealed (docs/search.md). false deletes what there is; then nothing is found in encrypted rooms.
-	Index bool `yaml:"index"`
-
-	// How many messages an account's index has at most. The oldest go first.
-	MaxMessages int `yaml:"max_messages"`
-}
-
-// Policy is how strictly the rules of MSC4153 are applied.
-type Policy struct {
-	// Sending: keys go to confirmed devices only, and a changed identity blocks.
-	Send Rollout `yaml:"send"`
-
-	// Receiving: messages from devices that are not confirmed are held back.
-	Receive Rollout `yaml:"receive"`
-
-	// Devices that have keys of their own: their clients are not shown what is not confirmed,
-	// and what they encrypt for it does not leave (docs/gateway.md). off does not look.
-	Native Rollout `yaml:"native"`
-
-	// What happens to what a device with keys of its own sends encrypted when the digital
-	// identity of somebody who would get it was reset. warn: it is sent; clients with encryption
-	// show the change by themselves, and the control API has a warning. block: it is refused (403
-	// DEV.E2EE_PROXY.IDENTITY_CHANGED) until the account accepts the change through the control
-	// API, with the token of any of its devices. Only while policy.native is enforced.
-	NativeIdentityChanges NativeIdentityChanges `yaml:"native_identity_changes"`
-
-	// Groups of users, by name, for rules: [{name: staff, users: ["@*:example.org"]}].
-	Groups []rules.Group `yaml:"groups"`
-	// Rules of an organisation (docs/policy.md): who is not given a key or secret, or shown a message.
-	Rules []rules.Rule `yaml:"rules"`
-	// Rules that are tried instead of policy.rules: they decide nothing, differences are counted.
-	TrialRules []rules.Rule `yaml:"trial_rules"`
-	// File with policies in Cedar, which are asked after policy.rules and narrow further.
-	CedarFile Document `yaml:"cedar_file" kind:"FILE"`
-
-	// User IDs of bridge bots whose sessions may carry messages of other users. Those
-	// are shown, with a warning, instead of being held back.
-	Bridges []id.UserID `yaml:"bridges"`
-
-	// What becomes of what devices that have keys of their own send unencrypted to encrypted
-	// rooms. refuse: messages are refused (403 DEV.E2EE_PROXY.CLEAR_TEXT), and reasons, names of
-	// reactions and searches are treated as everybody's (docs/clear-text.md); clients that
-	// encrypt lose no message by it. pass: all of it is sent on. The proxy cannot tell whether
-	// such a device really encrypts: one whose keys it lost, with its data, looks the same, and
-	// what its client sends is then readable by the homeserver.
-	NativeClearText NativeClearText `yaml:"native_clear_text"`
-
-	// A message that came unencrypted in an encrypted room is marked (mark) or held back
-	// (withhold). One that is an edit changes nothing: it is shown as a message of its own.
-	// What is shown to be older than the room's encryption is neither; where the history that
-	// is shown does not tell, the message is marked and never held back.
-	PlainInEncrypted PlainInEncrypted `yaml:"plain_in_encrypted"`
-
-	// A message whose key came without proof of its sender, from a backup, an import or a
-	// bundle, is shown with a grey mark (show) or held back (withhold).
-	Unproven Unproven `yaml:"unproven"`
-
-	// A message that is held back leaves a placeholder that says so (placeholder), or
-	// nothing at all (hide). Either way it is delivered when its sender's device is
-	// confirmed.
-	Withheld Withheld `yaml:"withheld"`
-}
-
-// Rollout is how strictly one direction is handled, and from when on.
-type Rollout struct {
-	// enforce: the rule holds. warn: everything is done as without the rule, but what it
-	// would have done is shown and counted; nothing is refused by it. off: the rule is not
-	// looked at. In each of them account.require_cross_signing adds a rule of its own: a
-	// device of the sender's that is not signed sends nothing to encrypted rooms.
-	Mode Mode `yaml:"mode"`
-
-	// Day (2026-12-01, from 00:00 UTC) or time (2026-12-01T08:00:00Z) from which warn
-	// becomes enforce. Only with mode: warn.
-	EnforceFrom Date `yaml:"enforce_from"`
 }
 
 // Audit configures the audit log (docs/audit.md).

@@ -47,8 +47,12 @@ func (l *loader) validate(c *Config, offline bool) {
 	if c.TLS.On() && !offline {
 		l.certificatePair(c.TLS)
 	}
+	l.cluster(c, offline)
+	l.redis(c, offline)
 	l.accounts(c)
+	l.administrators(c)
 	l.policy(c.Policy)
+	l.decisionPoint(&c.Policy.DecisionPoint, offline)
 	l.clients(c.Clients)
 	l.positive("search.max_messages", int64(c.Search.MaxMessages))
 	l.positive("trust_cache.users", int64(c.TrustCache.Users))
@@ -135,17 +139,21 @@ func (l *loader) certificatePair(t TLS) {
 	switch {
 	case t.CertFile == "":
 		l.problemAt(cert, "is missing beside "+key, "name the file with the certificate, or remove "+key)
-		return
 	case t.KeyFile == "":
 		l.problemAt(key, "is missing beside "+cert, "name the file with the private key, or remove "+cert)
-		return
+	default:
+		l.keyPair(cert, t.CertFile, key, t.KeyFile)
 	}
-	certPEM, err := readRaw(t.CertFile)
+}
+
+// keyPair checks that a certificate and a key go together.
+func (l *loader) keyPair(cert, certFile, key, keyFile string) {
+	certPEM, err := readRaw(certFile)
 	if err != nil {
 		l.problemAt(cert, err.Error(), "check the path and who may read it")
 		return
 	}
-	keyPEM, err := readRaw(t.KeyFile)
+	keyPEM, err := readRaw(keyFile)
 	if err != nil {
 		l.problemAt(key, err.Error(), "check the path and who may read it")
 		return
@@ -223,6 +231,23 @@ func (l *loader) accounts(c *Config) {
 	}
 }
 
+// minToken is how long a token must be, so that nobody guesses it.
+const minToken = 16
+
+func (l *loader) administrators(c *Config) {
+	for i, user := range c.Administrators {
+		if at := fmt.Sprintf("administrators[%d]", i); !isUserID(user) {
+			l.problemAt(at, fmt.Sprintf("%q is not a user ID", user), "write it like \"@admin:example.org\", in quotes")
+		}
+	}
+	if n := len(c.OpsToken.Reveal()); n > 0 && n < minToken {
+		l.problemAt("ops_token", fmt.Sprintf("has fewer than %d characters", minToken), "make one: openssl rand -hex 32")
+	}
+	if !c.OpsToken.IsZero() && c.OpsListen == "" {
+		l.problemAt("ops_token", "has no effect without ops_listen", "set ops_listen, or remove it")
+	}
+}
+
 func (l *loader) policy(p Policy) {
 	for i, user := range p.Bridges {
 		if at := fmt.Sprintf("policy.bridges[%d]", i); !isUserID(user) {
@@ -235,8 +260,12 @@ func (l *loader) policy(p Policy) {
 		problems = append(problems, bad...)
 	}
 	_, more := rules.Compile(p.TrialRules, p.Groups)
+	if !p.TrialCedarFile.IsZero() {
+		_, bad := new(rules.Set).WithCedar(p.TrialCedarFile.Path(), p.TrialCedarFile.Text(), nil)
+		more = append(more, bad...)
+	}
 	for _, bad := range more {
-		if strings.HasPrefix(bad.Path, "rules") { // the groups' are there already
+		if !strings.HasPrefix(bad.Path, "groups") { // the groups' are there already
 			bad.Path = "trial_" + bad.Path
 			problems = append(problems, bad)
 		}

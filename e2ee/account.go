@@ -18,6 +18,7 @@ import (
 	"e2ee-proxy/e2ee/internal/late"
 	"e2ee-proxy/e2ee/internal/notices"
 	"e2ee-proxy/e2ee/internal/ownbackup"
+	"e2ee-proxy/e2ee/internal/ownership"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/rollout"
 	"e2ee-proxy/e2ee/internal/rooms"
@@ -34,6 +35,7 @@ import (
 type account struct {
 	core.Account
 	eng      *Engine
+	tenure   ownership.Tenure
 	warnings notices.Account
 	identity ownidentity.Account
 	backup   ownbackup.Account
@@ -45,8 +47,8 @@ type account struct {
 
 func newAccount(e *Engine, row *store.Account) *account {
 	a := &account{
-		Account: core.Account{Env: e.env, User: row.UserID, Row: row}, eng: e,
-		rollout: rollout.New(e.env),
+		Account: core.Account{Env: e.env, User: row.UserID, Row: row, Tenure: e.env.NewTenure()}, eng: e,
+		rollout: rollout.New(e.env), tenure: ownership.NewTenure(row, e.env.Order),
 	}
 	a.search = searchindex.New(&a.Account, e.search)
 	a.warnings = notices.NewAccount(&a.Account, func() { e.alert(a) })
@@ -54,7 +56,8 @@ func newAccount(e *Engine, row *store.Account) *account {
 	a.unread = unread.NewAccount(&a.Account, e.unread)
 	a.identity, a.backup = ownidentity.NewAccount(&a.Account), ownbackup.NewAccount(&a.Account)
 	a.Tracker = trustcache.NewTracker(e.env.Store, row, trustcache.Options{
-		Cache: e.users, Now: e.env.Now,
+		Cache: e.users, Answers: e.answers, Now: e.env.Now,
+		Alone:                 func(ctx context.Context, own *trustcache.User) bool { return a.identity.Alone(ctx, own) },
 		AcknowledgeUnverified: func() bool { return e.env.Settings(row.UserID).AcknowledgeUnverified },
 		Observe:               a.observe,
 	})

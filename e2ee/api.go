@@ -298,6 +298,8 @@ type (
 	// IdentityChangedError means that encrypted sending is blocked until identity changes are
 	// acknowledged.
 	IdentityChangedError = core.IdentityChangedError
+	// RuledError means that somebody in the room may not have its keys, by an organisation's rules.
+	RuledError = core.RuledError
 	// UserAuth is a caller's answer to user-interactive authentication.
 	UserAuth = core.UserAuth
 	// Recovery is a recovery key or a passphrase, exactly one of them.

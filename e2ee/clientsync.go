@@ -66,6 +66,7 @@ func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, erro
 		return nil, err
 	}
 	s.began = d.core.NewsNow()
+	s.waiting = s.waiting || d.acct.tenure.IsLeaving() // said before those are woken who wait
 	return s, nil
 }
 
@@ -289,6 +290,7 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 	d.acct.unread.Stage(s)
 	row := s.Row() // always: storing it fails if the device was deleted
 	if position, moves := nextPosition(u, own); moves {
+		d.acct.Tracker.Synced(row.SyncPosition == "")
 		row.SyncPosition = position
 	}
 	s.After(d.acct.Tracker.Changed(s.Changes, validUserIDs(u.Changed)))

@@ -73,7 +73,12 @@ func TestMain(m *testing.M) {
 		})
 		return nil
 	})
-	os.Exit(m.Run())
+	code := m.Run()
+	if err := postgres.Stop(); err != nil {
+		fmt.Fprintln(os.Stderr, "stop PostgreSQL:", err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // rig returns a rig whose process can end.

@@ -85,10 +85,11 @@ func (d *Device) PublishWithin(wait time.Duration) { d.publication.PublishWithin
 // open loads a device. The first time it asks the homeserver: a device that has published
 // keys keeps them, because keys must never be uploaded over keys of somebody else.
 func (e *Engine) open(ctx context.Context, key deviceKey, token secret.String) (*Device, error) {
-	row, err := e.env.Store.Account(ctx, key.user)
+	acct, err := e.owned.Claim(ctx, key.user, e.env.Store.Claim)
 	if err != nil {
-		return nil, fmt.Errorf("load account: %w", err)
+		return nil, err
 	}
+	row := acct.Row
 	dev, err := e.env.Store.Device(ctx, row, key.device)
 	switch {
 	case err == nil && dev.State != store.DeviceOurs && dev.Token != token:
@@ -103,7 +104,7 @@ func (e *Engine) open(ctx context.Context, key deviceKey, token secret.String) (
 	default:
 		return nil, fmt.Errorf("load device: %w", err)
 	}
-	d, err := e.restore(ctx, row, dev)
+	d, err := e.restore(ctx, acct, dev)
 	if err != nil {
 		return nil, err
 	}
@@ -240,9 +241,8 @@ func (d *Device) connect() {
 }
 
 // restore makes a Device of its stored row.
-func (e *Engine) restore(ctx context.Context, row *store.Account, dev store.Device) (*Device, error) {
-	acct := e.account(row)
-	if err := acct.identity.Expect(ctx); err != nil {
+func (e *Engine) restore(ctx context.Context, acct *account, dev store.Device) (*Device, error) {
+	if err := errors.Join(acct.judgeAgain(ctx), acct.identity.Expect(ctx)); err != nil {
 		return nil, err
 	}
 	d := newDevice(e, acct, core.Self{ID: dev.DeviceID, RowID: dev.ID})

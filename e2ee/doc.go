@@ -12,6 +12,9 @@
 //     event that is being decrypted.
 //   - That a room is encrypted is known for every device and token of the database once
 //     one of them has learned it, and for ever.
+//   - In a cluster, nothing of an account is opened or written before the account is this
+//     process's, and nothing that was read in an earlier time of its is believed (package
+//     ownership).
 //   - The keys of a device are destroyed only when the homeserver confirms, asked with the
 //     device's own token, that its session has ended.
 //

@@ -17,19 +17,17 @@ import (
 
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/files"
-	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/native"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/orgrules"
+	"e2ee-proxy/e2ee/internal/ownership"
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/searchindex"
 	"e2ee-proxy/e2ee/internal/sharedhistory"
 	"e2ee-proxy/e2ee/internal/unread"
 	"e2ee-proxy/e2ee/internal/wire"
-	"e2ee-proxy/internal/audit"
-	"e2ee-proxy/internal/rules"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -66,6 +64,9 @@ type Options struct {
 	Awake  int
 	Round  time.Duration
 	Visits int
+	// ClaimEvery is how often it is looked for accounts that nobody has, 1 s, and ShareEvery
+	// whether another process is to have some, 15 s. See package ownership.
+	ClaimEvery, ShareEvery time.Duration
 	// IdleAfter is how long a device stays awake and in memory after its client last used
 	// it; 30 min. See upkeep.go.
 	IdleAfter time.Duration
@@ -76,6 +77,10 @@ type Options struct {
 	CachedSessions int
 	// CachedUsers bounds the users kept in memory, over all accounts; 20,000.
 	CachedUsers int
+
+	// Answers are those of the homeserver about users, for all accounts; by default those of this
+	// engine.
+	Answers *trustcache.Answers
 
 	// ShareWithin is how long an invitation waits until the room's history is shared; 10 s.
 	ShareWithin time.Duration
@@ -88,9 +93,9 @@ type Options struct {
 	Search SearchOptions
 	// Account returns the settings of one account.
 	Account func(id.UserID) core.AccountSettings
-	// Policy returns the policy in force. Rules narrow it, TriedRules are compared with them.
-	Policy            func() trustcache.Policy
-	Rules, TriedRules *rules.Set
+	// Policy returns the policy in force, which Rules narrow.
+	Policy func() trustcache.Policy
+	Rules  Ruling
 	// PolicyVersion returns the version of the policy's settings, for the audit log.
 	PolicyVersion func() string
 }
@@ -122,6 +127,7 @@ func (o *Options) setDefaults() {
 	if o.Visits == 0 {
 		o.Visits = 16
 	}
+	o.ClaimEvery, o.ShareEvery = cmp.Or(o.ClaimEvery, time.Second), cmp.Or(o.ShareEvery, 15*time.Second)
 	if o.IdleAfter == 0 {
 		o.IdleAfter = 30 * time.Minute
 	}
@@ -133,6 +139,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.CachedUsers == 0 {
 		o.CachedUsers = 20000
+	}
+	if o.Answers == nil {
+		o.Answers = trustcache.NewAnswers(trustcache.AnswersOptions{Now: o.Now})
 	}
 	if o.Account == nil {
 		o.Account = func(id.UserID) core.AccountSettings { return core.AccountSettings{} }
@@ -154,6 +163,7 @@ type Engine struct {
 	inbound *roomkeys.Cache
 	history *sharedhistory.Bounds
 	users   *trustcache.Cache
+	answers *trustcache.Answers
 	search  *searchindex.Shared
 	rooms   *rooms.Shared
 	unread  *unread.Shared
@@ -161,14 +171,16 @@ type Engine struct {
 	native  *native.Shared
 	awake   *lru.Cache[*Device, struct{}] // the least recently used first
 
-	mu       locks.Mutex
-	accounts map[id.UserID]*account
-	devices  map[deviceKey]*Device
-	gone     map[int64]struct{} // rows of devices unloaded since the last round
-	visited  map[deviceKey]bool // visited by a round of this process; true: something was left to do
-	opening  locks.Turns[deviceKey]
+	mu      locks.Mutex
+	owned   *ownership.Table[*account]
+	devices map[deviceKey]*Device
+	gone    map[roomkeys.DeviceKeys]struct{} // devices unloaded since the last round
+	visited map[deviceKey]bool               // visited by a round of this process; true: something was left to do
+	opening locks.Turns[deviceKey]
 
 	cancel      context.CancelCauseFunc
+	visiting    context.Context // ends with the rounds
+	endVisits   context.CancelFunc
 	maintenance chan *Device
 	alerts      chan *account
 
@@ -203,7 +215,7 @@ func New(opts Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	asked, err := orgrules.New(opts.Rules, opts.TriedRules, opts.Log, opts.Metrics)
+	asked, err := orgrules.New(opts.Rules, opts.PolicyVersion(), opts.Log, opts.Metrics)
 	if err != nil {
 		return nil, err
 	}
@@ -217,10 +229,12 @@ func New(opts Options) (*Engine, error) {
 		},
 		mu:      locks.Mutex{Place: opts.locks.At(locks.RankEngine)},
 		opening: locks.Turns[deviceKey]{Place: opts.locks.At(locks.RankOpening)},
-		opts:    opts, inbound: cache, history: sharedhistory.NewBounds(opts.ShareWithin), users: users, awake: awake,
-		accounts: make(map[id.UserID]*account), devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]bool),
+		opts:    opts, inbound: cache, history: sharedhistory.NewBounds(opts.ShareWithin), users: users, answers: opts.Answers, awake: awake,
+		devices: make(map[deviceKey]*Device), visited: make(map[deviceKey]bool),
 		cancel: cancel, stopped: make(chan struct{}), maintenance: make(chan *Device, 1024), alerts: make(chan *account, 256),
 	}
+	e.visiting, e.endVisits = context.WithCancel(ctx)
+	e.owned = ownership.NewTable(e.env, owner{e}, ownership.Options{ClaimEvery: opts.ClaimEvery, ShareEvery: opts.ShareEvery})
 	var errs [5]error
 	e.rooms, errs[0] = rooms.NewShared(e.env, opts.CachedMembers)
 	e.search, errs[1] = searchindex.NewShared(e.env, opts.Search)
@@ -239,7 +253,7 @@ func New(opts Options) (*Engine, error) {
 // judged again. To-device messages that came while the proxy was down are fetched device by
 // device after Start has returned; a device in use does not wait for that.
 func (e *Engine) Start(ctx context.Context) error {
-	if err := e.env.Store.HeldBackUnder(ctx, e.env.Policy().ReceiveRules()+e.env.Rules.Hash()); err != nil {
+	if err := e.judgeHeldBack(ctx); err != nil {
 		return err
 	}
 	if err := e.search.Start(ctx, e.env); err != nil {
@@ -248,9 +262,10 @@ func (e *Engine) Start(ctx context.Context) error {
 	for range e.opts.Workers {
 		e.env.WG.Go(e.worker)
 	}
-	e.env.WG.Go(e.rounds)
+	e.env.WG.Go(func() { e.rounds(e.visiting) })
 	e.env.WG.Go(e.tellAlerts)
 	e.native.Run(e.env.Context, e.env.WG.Go)
+	e.env.WG.Go(func() { e.opts.Answers.Run(e.env.Context) })
 	e.env.WG.Go(func() { e.rooms.DropLists(e.env.Context) })
 	return nil
 }
@@ -281,7 +296,9 @@ func (e *Engine) Device(ctx context.Context, user id.UserID, device id.DeviceID,
 	}
 	d.hasClient = true
 	d.schedule.InUse()
-	e.register(d)
+	if err := e.register(d); err != nil {
+		return nil, err
+	}
 	e.awaken(d)
 	d.kick()
 	return d, nil
@@ -299,102 +316,49 @@ func (e *Engine) withoutDevice(user id.UserID) *Device {
 func (e *Engine) loaded(key deviceKey) *Device { return e.get(key, false) }
 
 // register adds a device to those in memory.
-func (e *Engine) register(d *Device) {
+func (e *Engine) register(d *Device) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if d.acct.tenure.IsGone() {
+		return ownership.ErrMoved
+	}
 	e.devices[deviceKey{d.acct.User, d.core.ID}] = d
 	if d.core.Mode == core.ModeProxied && e.env.Context.Err() == nil {
 		d.core.Context, d.core.Stop = context.WithCancelCause(e.env.Context)
 		d.publication.Seen()
 	}
-}
-
-// account returns the state that a user's devices share.
-func (e *Engine) account(row *store.Account) *account {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	a := e.accounts[row.UserID]
-	if a != nil && a.Row.ID >= row.ID {
-		return a
-	}
-	if a != nil { // the account was deleted, and is used again by somebody who had just read it
-		e.env.WG.Go(a.Tracker.Close)
-	}
-	a = newAccount(e, row)
-	e.accounts[row.UserID] = a
-	return a
-}
-
-// forget stops a device's work and deletes everything that is stored of it.
-func (e *Engine) forget(ctx context.Context, row *store.Account, dev store.Device) error {
-	key := deviceKey{row.UserID, dev.DeviceID}
-	give, err := e.opening.Take(ctx, key)
-	if err != nil {
-		return err
-	}
-	defer give()
-	e.mu.Lock()
-	d := e.devices[key]
-	if d != nil && d.core.RowID != dev.ID {
-		d = nil // a new device with the same ID
-	}
-	if d != nil {
-		delete(e.devices, key)
-	}
-	delete(e.visited, key)
-	if a := e.accounts[key.user]; a != nil {
-		a.identity.ForgetPasswordOf(key.device)
-	}
-	e.mu.Unlock()
-	if d != nil {
-		e.stopDevice(d)
-	}
-	return e.deleteDevice(ctx, row, dev)
-}
-
-// deleteDevice deletes what is stored of a device, also as one of its user's devices.
-func (e *Engine) deleteDevice(ctx context.Context, row *store.Account, dev store.Device) error {
-	switch err := e.env.Store.DeleteDevice(ctx, row, dev.ID); {
-	case errors.Is(err, store.ErrNotFound):
-		return nil // another request has deleted it
-	case err != nil:
-		return fmt.Errorf("forget device: %w", err)
-	}
-	gone := &audit.Record{At: e.env.Now(), Kind: audit.KindDeviceRemoved, Account: row.UserID.String(), Device: dev.DeviceID.String(), Ed25519: dev.Ed25519}
-	if err := e.env.Store.Save(ctx, row, 0, &store.Changes{DeleteSecrets: identity.DeviceSecrets(id.Ed25519(dev.Ed25519)), Audit: []*audit.Record{gone}}); err != nil {
-		return fmt.Errorf("forget device: %w", err)
-	}
-	e.account(row).search.Forget()
-	e.account(row).unread.ForgetMissed()
-	if err := e.account(row).Tracker.Ended(ctx, dev.DeviceID); err != nil {
-		return fmt.Errorf("forget device: %w", err)
-	}
 	return nil
 }
 
-// ClientMayEncrypt reports whether the device's client has keys of its own, or may still
-// upload some: the proxy has published none, and has not decided to.
-func (d *Device) ClientMayEncrypt() bool {
-	d.core.Mu.Lock()
-	defer d.core.Mu.Unlock()
-	return d.core.Mode == core.ModeForeign || d.core.Mode == core.ModeProxied && !d.publication.Allowed()
+// closeWithin bounds Close.
+const closeWithin = 10 * time.Second
+
+// errStillBusy means that work did not end in time.
+var errStillBusy = errors.New("some work has not ended yet")
+
+// Close stops every device's work and waits for that, until ctx ends and for 10 s at most.
+// Work that is still running then was told to stop, and stores nothing once the database is
+// closed.
+func (e *Engine) Close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, closeWithin, errStillBusy)
+	defer cancel()
+	e.closing.Do(e.stop)
+	select {
+	case <-e.stopped:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stop the engine: %w", context.Cause(ctx))
+	}
 }
 
-// ClientMayEncrypt is [Device.ClientMayEncrypt], by what is known here: nothing is asked, and
-// a device that was never seen is not adopted by it.
-func (e *Engine) ClientMayEncrypt(ctx context.Context, user id.UserID, device id.DeviceID) (bool, error) {
-	if d := e.loaded(deviceKey{user, device}); d != nil {
-		return d.ClientMayEncrypt(), nil
+// stop ends everything and closes stopped when it has ended.
+func (e *Engine) stop() {
+	e.cancel(core.ErrClosed)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, a := range e.owned.All() {
+		a.identity.ForgetPassword()
+		e.env.WG.Go(a.Tracker.Close) // waits for its queries
 	}
-	row, err := e.env.Store.LookupAccount(ctx, user)
-	if err == nil {
-		var dev store.Device
-		if dev, err = e.env.Store.Device(ctx, row, device); err == nil {
-			return dev.State == store.DeviceForeign || dev.State == store.DeviceOurs && !dev.KeysUploaded, nil
-		}
-	}
-	if errors.Is(err, store.ErrNotFound) {
-		return true, nil
-	}
-	return false, fmt.Errorf("who encrypts for a device: %w", err)
+	go func() { e.env.WG.Wait(); close(e.stopped) }()
 }

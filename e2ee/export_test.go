@@ -87,7 +87,7 @@ func (d *Device) Recipients(ctx context.Context, room id.RoomID) ([]id.UserID, e
 }
 
 // Recall does what somebody does who read an account's row and was slow.
-func (e *Engine) Recall(row *store.Account) { e.account(row) }
+func (e *Engine) Recall(row *store.Account) { e.owned.Of(row) }
 
 // ExportCheaply is ExportKeys with a passphrase that is cheap to guess.
 func (d *Device) ExportCheaply(ctx context.Context, passphrase secret.String, w io.Writer) error {

@@ -25,7 +25,7 @@ func ruled(t *testing.T, list ...rules.Rule) func(*e2ee.Options) {
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
-	return func(o *e2ee.Options) { o.Rules = set }
+	return func(o *e2ee.Options) { o.Rules.Rules = set }
 }
 
 const whyDenied = "Only people of the company may have this."
@@ -327,7 +327,7 @@ func TestTriedRuleDecidesNothing(t *testing.T) {
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
-	st := newStage(t, func(o *e2ee.Options) { o.TriedRules, o.Metrics, o.Log = set, reg, zerolog.New(&logged) })
+	st := newStage(t, func(o *e2ee.Options) { o.Rules.Tried, o.Metrics, o.Log = set, reg, zerolog.New(&logged) })
 	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
 	reads(t, bob, st.send(room, "as ever"))

@@ -10,6 +10,7 @@ import (
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/sharedhistory"
+	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
 
@@ -46,7 +47,7 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 		if err != nil {
 			return Encrypted{}, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
 		}
-		who, err := d.eligible(ctx, out.RoomID, to.Users)
+		who, err := d.eligible(ctx, out.RoomID, to)
 		if err != nil {
 			return Encrypted{}, err
 		}
@@ -236,4 +237,31 @@ func (h host) MemberMoved(s *core.Step, room id.RoomID, user id.UserID) {
 	if h.Device.acct.warnings.ForgetPlaces(room, user) {
 		s.After(h.KickLocked)
 	}
+}
+
+// ClientMayEncrypt reports whether the device's client has keys of its own, or may still
+// upload some: the proxy has published none, and has not decided to.
+func (d *Device) ClientMayEncrypt() bool {
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	return d.core.Mode == core.ModeForeign || d.core.Mode == core.ModeProxied && !d.publication.Allowed()
+}
+
+// ClientMayEncrypt is [Device.ClientMayEncrypt], by what is known here: nothing is asked, and
+// a device that was never seen is not adopted by it.
+func (e *Engine) ClientMayEncrypt(ctx context.Context, user id.UserID, device id.DeviceID) (bool, error) {
+	if d := e.loaded(deviceKey{user, device}); d != nil {
+		return d.ClientMayEncrypt(), nil
+	}
+	row, err := e.env.Store.LookupAccount(ctx, user)
+	if err == nil {
+		var dev store.Device
+		if dev, err = e.env.Store.Device(ctx, row, device); err == nil {
+			return dev.State == store.DeviceForeign || dev.State == store.DeviceOurs && !dev.KeysUploaded, nil
+		}
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		return true, nil
+	}
+	return false, fmt.Errorf("who encrypts for a device: %w", err)
 }

@@ -103,21 +103,16 @@ func (e *Engine) ForgetAccount(ctx context.Context, user id.UserID) error {
 	if err != nil || kept > 0 {
 		return err
 	}
-	row, err := e.env.Store.LookupAccount(ctx, user)
+	a, err := e.existing(ctx, user)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("load account: %w", err)
+		return err
 	}
-	e.mu.Lock()
-	a := e.accounts[user]
-	delete(e.accounts, user)
-	e.mu.Unlock()
-	if a != nil {
-		a.Tracker.Close()
-	}
-	if err := e.env.Store.DeleteAccount(ctx, row); err != nil && !errors.Is(err, store.ErrNotFound) {
+	e.owned.Drop(user, a)
+	a.Tracker.Close()
+	if err := e.env.Store.DeleteAccount(ctx, a.Row); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("forget account: %w", err)
 	}
 	return nil
@@ -126,13 +121,14 @@ func (e *Engine) ForgetAccount(ctx context.Context, user id.UserID) error {
 // forgetEnded deletes those of the chosen devices whose sessions have ended, and returns
 // how many it kept. dead is a token whose session is known to have ended.
 func (e *Engine) forgetEnded(ctx context.Context, user id.UserID, dead secret.String, which func(id.DeviceID) bool) (kept int, err error) {
-	row, err := e.env.Store.LookupAccount(ctx, user)
+	a, err := e.existing(ctx, user)
 	if errors.Is(err, store.ErrNotFound) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("load account: %w", err)
+		return 0, err
 	}
+	row := a.Row
 	stored, err := e.env.Store.Devices(ctx, row)
 	if err != nil {
 		return 0, fmt.Errorf("load devices: %w", err)
@@ -190,18 +186,18 @@ func (e *Engine) forgetDead(ctx context.Context, user id.UserID, device id.Devic
 func (e *Engine) discard(ctx context.Context, user id.UserID, device id.DeviceID) error {
 	ctx, cancel := core.Detach(ctx, core.DetachedFor)
 	defer cancel()
-	row, err := e.env.Store.LookupAccount(ctx, user)
+	a, err := e.existing(ctx, user)
 	if err != nil {
-		return fmt.Errorf("load account: %w", err)
+		return err
 	}
-	dev, err := e.env.Store.Device(ctx, row, device)
+	dev, err := e.env.Store.Device(ctx, a.Row, device)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("load device: %w", err)
 	}
-	return e.forget(ctx, row, dev)
+	return e.forget(ctx, a.Row, dev)
 }
 
 // UnknownToken handles a 401 M_UNKNOWN_TOKEN, soft or not, that the homeserver answered to
@@ -242,14 +238,14 @@ func (e *Engine) UnknownToken(ctx context.Context, user id.UserID, device id.Dev
 
 // storedToken returns the token of a device that is not loaded; empty when there is none.
 func (e *Engine) storedToken(ctx context.Context, user id.UserID, device id.DeviceID) (secret.String, error) {
-	row, err := e.env.Store.LookupAccount(ctx, user)
+	a, err := e.existing(ctx, user)
 	if errors.Is(err, store.ErrNotFound) {
 		return secret.String{}, nil
 	}
 	if err != nil {
-		return secret.String{}, fmt.Errorf("load account: %w", err)
+		return secret.String{}, err
 	}
-	dev, err := e.env.Store.Device(ctx, row, device)
+	dev, err := e.env.Store.Device(ctx, a.Row, device)
 	if errors.Is(err, store.ErrNotFound) {
 		return secret.String{}, nil
 	}
@@ -328,12 +324,12 @@ func (e *Engine) makeForeign(ctx context.Context, d *Device, token secret.String
 	if err := e.discard(ctx, user, device); err != nil {
 		return err
 	}
-	row, err := e.env.Store.Account(ctx, user)
+	a, err := e.owned.Claim(ctx, user, e.env.Store.Claim)
 	if err != nil {
-		return fmt.Errorf("load account: %w", err)
+		return err
 	}
 	foreign := store.Device{DeviceID: device, State: store.DeviceForeign, Token: token, Meta: []byte(metaFullState)}
-	if _, err := e.env.Store.CreateDevice(ctx, row, foreign); err != nil {
+	if _, err := e.env.Store.CreateDevice(ctx, a.Row, foreign); err != nil {
 		return fmt.Errorf("store foreign device: %w", err)
 	}
 	return nil

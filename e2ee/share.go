@@ -17,6 +17,7 @@ import (
 	"e2ee-proxy/e2ee/internal/orgrules"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/roomkeys"
+	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/internal/rules"
@@ -34,16 +35,17 @@ type eligible struct {
 	known   map[id.UserID]*trustcache.User
 	version uint64
 	mode    trustcache.Mode
-	// room is what the organisation's rules were told of the room.
-	room *rules.Room
+	// rules are the organisation's, room is what they were told of the room.
+	rules *orgrules.Version
+	room  *rules.Room
 }
 
 // eligible computes, for every send anew, which devices may have the room's key. A user
 // whose identity changed blocks the send. An unsigned device never does: it gets no key,
 // but a withheld code.
-func (d *Device) eligible(ctx context.Context, roomID id.RoomID, users []id.UserID) (*eligible, error) {
+func (d *Device) eligible(ctx context.Context, roomID id.RoomID, to *rooms.Audience) (*eligible, error) {
 	version := d.acct.Tracker.Version()
-	known, err := d.acct.Tracker.Lookup(ctx, d.core.Query(), users)
+	known, err := d.acct.Tracker.LookupMembers(ctx, d.core.Query(), to.Users, to.Joined)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
 	}
@@ -59,11 +61,15 @@ func (d *Device) eligible(ctx context.Context, roomID id.RoomID, users []id.User
 	if err := gateError(&decision); err != nil {
 		return nil, err
 	}
-	room, err := d.rooms.Facts(ctx, roomID, rules.SendKey)
+	by := d.core.Env.Rules.Now()
+	room, err := d.rooms.Facts(ctx, by, roomID, rules.SendKey)
 	if err != nil { // nobody would get the key, and nobody could read the message
 		return nil, fmt.Errorf("%w: look at the room for the organisation's rules: %w", core.ErrCannotEncrypt, err)
 	}
-	who := d.decide(known, mode, room, d.core.Env.Rules.Asked(ctx))
+	who, err := d.decide(known, mode, room, by, func(all []rules.Question) ([]rules.Answer, error) { return by.Ask(ctx, all) })
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)
+	}
 	who.version = version
 	who.Still = func(ctx context.Context) error { return d.stillEligible(ctx, who) }
 	who.Shared = func(given []store.Share) { d.acct.rollout.Shares(who.against, given) }
@@ -75,15 +81,17 @@ func (d *Device) eligible(ctx context.Context, roomID id.RoomID, users []id.User
 }
 
 // decide decides for every device of some users whether it may have a room's key. The
-// organisation's rules are asked about those that would get it.
-func (d *Device) decide(known map[id.UserID]*trustcache.User, mode trustcache.Mode, room *rules.Room, ask orgrules.Decide) *eligible {
+// organisation's rules are asked about those that would get it, at once.
+func (d *Device) decide(known map[id.UserID]*trustcache.User, mode trustcache.Mode, room *rules.Room, by *orgrules.Version, ask func([]rules.Question) ([]rules.Answer, error)) (*eligible, error) {
 	who := &eligible{
 		Recipients: roomkeys.Recipients{
 			Give: make(map[store.DeviceRef]*trustcache.Device), Withhold: make(map[store.DeviceRef]roomkeys.Withheld),
 		},
-		against: make(map[store.DeviceRef]bool), known: known, mode: mode, room: room,
+		against: make(map[store.DeviceRef]bool), known: known, mode: mode, room: room, rules: by,
 	}
 	audited := d.core.Env.Store.Audits()
+	var questions []rules.Question
+	var asked []*trustcache.Device
 	for _, user := range known {
 		for i := range user.Devices {
 			dev := &user.Devices[i]
@@ -93,16 +101,12 @@ func (d *Device) decide(known map[id.UserID]*trustcache.User, mode trustcache.Mo
 			})
 			switch decision.Outcome {
 			case trustcache.ShareGive:
-				if d.core.Env.Rules.Any() {
-					q := orgrules.KeyQuestion(d.acct.User, user, dev, room)
-					if answer := ask(&q); answer.Effect != rules.Allow {
-						who.Withhold[ref] = roomkeys.Withheld{Device: dev, Code: codeUnauthorised, Reason: answer.Reason, Rule: orgrules.Reason(answer)}
-						continue
-					}
-				}
 				who.Give[ref] = dev
 				if decision.Enforced != trustcache.ShareGive {
 					who.against[ref] = true
+				}
+				if by.Any() {
+					questions, asked = append(questions, orgrules.KeyQuestion(d.acct.User, user, dev, room)), append(asked, dev)
 				}
 			case trustcache.ShareWithhold:
 				who.Withhold[ref] = roomkeys.Withheld{Device: dev, Code: string(decision.Code)}
@@ -113,7 +117,19 @@ func (d *Device) decide(known map[id.UserID]*trustcache.User, mode trustcache.Mo
 			}
 		}
 	}
-	return who
+	answers, err := ask(questions)
+	if err != nil {
+		return nil, err
+	}
+	for i, dev := range asked {
+		if answers[i].Effect != rules.Allow {
+			ref := store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}
+			delete(who.Give, ref)
+			delete(who.against, ref)
+			who.Withhold[ref] = roomkeys.Withheld{Device: dev, Code: codeUnauthorised, Reason: answers[i].Reason, Rule: orgrules.Reason(answers[i])}
+		}
+	}
+	return who, nil
 }
 
 func (e *eligible) refuse(ref store.DeviceRef, dev *trustcache.Device) {
@@ -126,7 +142,7 @@ func (e *eligible) refuse(ref store.DeviceRef, dev *trustcache.Device) {
 // decided returns what the audit log is told of a share: the decision about every device
 // that was given the key or a code, and about those that get nothing.
 func (d *Device) decided(who *eligible, given []store.Share, refused []*trustcache.Device) *auditing.Decision {
-	out := auditing.Begin(d.core, audit.KindRoomKey)
+	out := auditing.Begin(d.core, audit.KindRoomKey).Under(who.rules.Policy())
 	if out == nil {
 		return nil
 	}
@@ -231,8 +247,9 @@ func (d *Device) stillEligible(ctx context.Context, who *eligible) error {
 	if err := sendRefusal(d.ownIdentity.StateLocked(), d.acct.Settings().AllowUnsigned, mode); err != nil {
 		return err
 	}
-	room := d.rooms.FactsLocked(who.room.ID, rules.SendKey)
-	moved := room.State != who.room.State
+	by := d.core.Env.Rules.Now()
+	room := d.rooms.FactsLocked(by, who.room.ID, rules.SendKey)
+	moved := room.State != who.room.State || by != who.rules
 	if version == who.version && mode == who.mode && !moved {
 		return nil
 	}
@@ -244,7 +261,8 @@ func (d *Device) stillEligible(ctx context.Context, who *eligible) error {
 		if trustcache.Gate(byUser(now), mode).Outcome != trustcache.GateAllow {
 			return core.ErrRoomChanged // the next round returns the reason
 		}
-		if !d.decide(now, mode, room, d.core.Env.Rules.Again()).covers(who) {
+		again, err := d.decide(now, mode, room, by, by.AllAgain)
+		if err != nil || !again.covers(who) {
 			return core.ErrRoomChanged
 		}
 	}
@@ -345,15 +363,12 @@ func (e *Engine) Native(ctx context.Context, user id.UserID, device id.DeviceID,
 	if e.env.Policy().Native == trustcache.ModeOff {
 		return nil, nil
 	}
-	e.mu.Lock()
-	acct := e.accounts[user]
-	e.mu.Unlock()
-	if acct == nil {
-		row, err := e.env.Store.Account(ctx, user)
-		if err != nil {
-			return nil, fmt.Errorf("load account: %w", err)
+	acct := e.owned.Get(user)
+	if acct == nil || acct.tenure.IsGone() {
+		var err error
+		if acct, err = e.owned.Claim(ctx, user, e.env.Store.Claim); err != nil {
+			return nil, err
 		}
-		acct = e.account(row)
 	}
 	query := wire.KeyQuery{Homeserver: e.env.Homeserver, Token: token, User: user, Asserted: asserted}
 	return native.NewClient(&acct.Account, e.native, &acct.rollout, &acct.warnings, device, query), nil

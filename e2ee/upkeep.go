@@ -11,7 +11,9 @@ import (
 	"github.com/rs/zerolog"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/ownership"
 	"e2ee-proxy/e2ee/internal/ownidentity"
+	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/store"
@@ -40,19 +42,24 @@ func (d *Device) loopFailed() {
 	d.eng.awake.Remove(d)
 }
 
-// rounds visits the sleeping devices again and again.
-func (e *Engine) rounds() {
+// rounds visits the sleeping devices again and again. In a cluster they are those of its own
+// accounts, and at first it claims all that nobody has.
+func (e *Engine) rounds(ctx context.Context) {
+	if e.env.Store.Clustered() {
+		e.owned.ClaimOrphans(ctx)
+		e.env.WG.Go(func() { e.owned.Tend(ctx) })
+	}
 	var failures backoff.Pauses
 	for {
 		timer := time.NewTimer(e.opts.Round)
-		if e.round(e.env.Context) {
+		if e.round(ctx) {
 			failures.Reset()
 		} else {
 			timer.Reset(min(failures.Next(core.RoundPauses()), e.opts.Round))
 		}
 		select {
 		case <-timer.C:
-		case <-e.env.Context.Done():
+		case <-ctx.Done():
 			timer.Stop()
 			return
 		}
@@ -68,16 +75,9 @@ func (e *Engine) round(ctx context.Context) bool {
 	defer visits.Wait()
 	var all, failed atomic.Int64
 	fail := func(err error) {
-		if ctx.Err() != nil {
-			return
+		if e.visitFailed(ctx, err) {
+			failed.Add(1)
 		}
-		failed.Add(1)
-		var up *wire.UpstreamError
-		level := zerolog.ErrorLevel
-		if errors.As(err, &up) {
-			level = zerolog.DebugLevel // every failed request logs that the homeserver is down
-		}
-		e.env.Log.WithLevel(level).Err(err).Msg("A device that sleeps could not be visited")
 	}
 	for ref, err := range e.env.Store.OwnDevices(ctx) {
 		if err != nil {
@@ -106,12 +106,26 @@ func (e *Engine) round(ctx context.Context) bool {
 	return 2*failed.Load() <= all.Load()
 }
 
+// visitFailed logs why a visit failed. It reports false if the reason is not the visit's.
+func (e *Engine) visitFailed(ctx context.Context, err error) bool {
+	if ctx.Err() != nil || ownership.IsMoved(err) {
+		return false
+	}
+	var up *wire.UpstreamError
+	level := zerolog.ErrorLevel
+	if errors.As(err, &up) {
+		level = zerolog.DebugLevel // every failed request logs that the homeserver is down
+	}
+	e.env.Log.WithLevel(level).Err(err).Msg("A device that sleeps could not be visited")
+	return true
+}
+
 // visit syncs once for a device. The first visit also runs the maintenance that the last
 // process left undone, and wakes the device up if there is room.
 func (e *Engine) visit(ctx context.Context, key deviceKey) error {
 	d, err := e.fromStore(ctx, key, false)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil // the device was logged out
+		return nil // the device was logged out, or the account handed over
 	}
 	if err != nil || d.core.Mode != core.ModeProxied {
 		return err
@@ -197,21 +211,24 @@ func (e *Engine) fromStore(ctx context.Context, key deviceKey, claim bool) (*Dev
 	if d := e.get(key, claim); d != nil {
 		return d, nil
 	}
-	row, err := e.env.Store.LookupAccount(ctx, key.user)
-	if err != nil {
-		return nil, fmt.Errorf("load account: %w", err)
+	by := e.owned.OursOnly
+	if claim {
+		by = e.env.Store.ClaimExisting
 	}
-	dev, err := e.env.Store.Device(ctx, row, key.device)
+	acct, err := e.owned.Claim(ctx, key.user, by)
+	if err != nil {
+		return nil, err
+	}
+	dev, err := e.env.Store.Device(ctx, acct.Row, key.device)
 	if err != nil {
 		return nil, fmt.Errorf("load device: %w", err)
 	}
-	d, err := e.restore(ctx, row, dev)
+	d, err := e.restore(ctx, acct, dev)
 	if err != nil {
 		return nil, err
 	}
 	d.hasClient = claim
-	e.register(d)
-	return d, nil
+	return d, e.register(d)
 }
 
 // get returns a device that is in memory, nil if it is not. claim is as for fromStore.
@@ -233,10 +250,15 @@ func (e *Engine) get(key deviceKey, claim bool) *Device {
 // stopDevice ends the work of a device that is no longer in use, and removes its room keys
 // from the cache.
 func (e *Engine) stopDevice(d *Device) {
+	e.endDevice(d)
+	e.inbound.Forget(map[roomkeys.DeviceKeys]struct{}{roomkeys.KeysOf(d.core): {}})
+}
+
+// endDevice is stopDevice without the cache of room keys, all of which is looked through.
+func (e *Engine) endDevice(d *Device) {
 	d.retire()
 	d.rooms.Release()
 	e.awake.Remove(d)
-	e.inbound.Forget(map[int64]struct{}{d.core.RowID: {}})
 }
 
 // Only what is used stays in memory. A device that its client has not used for
@@ -272,9 +294,9 @@ func (e *Engine) recordUnloaded(d *Device) {
 	// returns nothing: another Device may exist by then.
 	d.core.MustReload.Store(true)
 	if e.gone == nil {
-		e.gone = make(map[int64]struct{})
+		e.gone = make(map[roomkeys.DeviceKeys]struct{})
 	}
-	e.gone[d.core.RowID] = struct{}{}
+	e.gone[roomkeys.KeysOf(d.core)] = struct{}{}
 }
 
 // forgetUnloaded removes cache entries of unloaded devices, and what no device used as long.
@@ -283,7 +305,7 @@ func (e *Engine) forgetUnloaded() {
 	gone := e.gone
 	e.gone = nil
 	for _, d := range e.devices {
-		delete(gone, d.core.RowID) // it was loaded again
+		delete(gone, roomkeys.KeysOf(d.core)) // it was loaded again
 	}
 	e.mu.Unlock()
 	if len(gone) > 0 {
@@ -360,37 +382,4 @@ func (e *Engine) worker() {
 			d.maintain(e.env.Context)
 		}
 	}
-}
-
-// closeWithin bounds Close.
-const closeWithin = 10 * time.Second
-
-// errStillBusy means that work did not end in time.
-var errStillBusy = errors.New("some work has not ended yet")
-
-// Close stops every device's work and waits for that, until ctx ends and for 10 s at most.
-// Work that is still running then was told to stop, and stores nothing once the database is
-// closed.
-func (e *Engine) Close(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, closeWithin, errStillBusy)
-	defer cancel()
-	e.closing.Do(e.stop)
-	select {
-	case <-e.stopped:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("stop the engine: %w", context.Cause(ctx))
-	}
-}
-
-// stop ends everything and closes stopped when it has ended.
-func (e *Engine) stop() {
-	e.cancel(core.ErrClosed)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, a := range e.accounts {
-		a.identity.ForgetPassword()
-		e.env.WG.Go(a.Tracker.Close) // waits for its queries
-	}
-	go func() { e.env.WG.Wait(); close(e.stopped) }()
 }

@@ -76,6 +76,12 @@ const (
 	ControlExportKeys        = control.ExportKeys
 	ControlImportKeys        = control.ImportKeys
 	ControlRestoreKeys       = control.RestoreKeys
+	ControlAdminAccounts     = control.AdminAccounts
+	ControlAdminAccount      = control.AdminAccount
+	ControlAdminEndSessions  = control.AdminEndSessions
+	ControlAdminExceptions   = control.AdminExceptions
+	ControlAdminWarnings     = control.AdminWarnings
+	ControlAdminRollout      = control.AdminRollout
 	ControlNone              = control.None
 )
 
@@ -98,6 +104,10 @@ type Options struct {
 	// HideNotices reports for which users the proxy's messages are kept out of what clients
 	// show people (clients.hide_warnings, accounts.USER.notices); nil: for nobody.
 	HideNotices func(id.UserID) bool
+	// Administration is what administrators see, and Administrators says who they are now; nil:
+	// nobody.
+	Administration control.Administration
+	Administrators func() []id.UserID
 }
 
 // KeptFiles are files that were fetched and checked, for a few minutes. They have no part of a
@@ -115,7 +125,7 @@ func Handlers(o Options) (map[string]Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
-	api, err := control.Handlers(o.Sync.spools)
+	api, err := control.Handlers(o.Sync.spools, o.Administration, o.Administrators)
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}

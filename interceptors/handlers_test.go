@@ -13,7 +13,8 @@ func TestHandlerNames(t *testing.T) {
 		Send, Redact, PutState, CreateRoom, Invite, Kick, Ban, Unban, Join, JoinByAlias, Knock, Leave, Forget,
 		Login, Register, Refresh, Logout, LogoutAll, DeleteDevice, DeleteDevices, Password, Deactivate, WellKnown, UploadKeys,
 		ControlStatus, ControlBootstrap, ControlRecover, ControlReset, ControlRecoveryKey, ControlDeleteRecoveryKey, ControlUser,
-		ControlAcknowledge, ControlWithdraw, ControlOverride, ControlWarnings, ControlDismiss, ControlExportKeys, ControlImportKeys, ControlRestoreKeys,
+		ControlAcknowledge, ControlWithdraw, ControlOverride, ControlWarnings, ControlDismiss, ControlExportKeys,
+		ControlAdminAccounts, ControlAdminAccount, ControlAdminEndSessions, ControlAdminExceptions, ControlAdminWarnings, ControlAdminRollout, ControlImportKeys, ControlRestoreKeys,
 	} {
 		if all[name] == nil {
 			t.Errorf("%s has no handler", name)

@@ -308,6 +308,7 @@ func TestNativeCannotTell(t *testing.T) {
 	}{
 		"no answer":          {e2ee.ErrCannotEncrypt, http.StatusServiceUnavailable, apierr.CodeCannotEncrypt},
 		"a changed identity": {&e2ee.IdentityChangedError{Users: []id.UserID{bob}}, http.StatusForbidden, apierr.CodeIdentityChanged},
+		"a rule":             {&e2ee.RuledError{Users: []id.UserID{bob}, Rule: "r", Reason: "Not for bob."}, http.StatusForbidden, apierr.CodeDeniedByRule},
 		"a dead token":       {&e2ee.UpstreamError{Status: 401, ErrCode: "M_UNKNOWN_TOKEN"}, http.StatusUnauthorized, apierr.CodeUnknownToken},
 	} {
 		for _, c := range []call{

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"e2ee-proxy/cluster"
 	"e2ee-proxy/internal/budget"
 )
 
@@ -17,9 +18,18 @@ import (
 type requestID struct {
 	prefix string
 	n      uint64
+	given  string
 }
 
-func (id requestID) String() string { return id.prefix + "-" + strconv.FormatUint(id.n, 36) }
+// givenID is the ID of a request that was named by another process of the cluster.
+func givenID(id string) requestID { return requestID{given: id} }
+
+func (id requestID) String() string {
+	if id.given != "" {
+		return id.given
+	}
+	return id.prefix + "-" + strconv.FormatUint(id.n, 36)
+}
 
 // account logs a request in one line and counts it. The line has the route's pattern, and a
 // hash of the user; never a path, a query, a token or a body.
@@ -46,6 +56,12 @@ func (p *Proxy) account(q *request) {
 	if q.who.UserID != "" {
 		sum := p.identities.hash([]byte("user\x00" + string(q.who.UserID)))
 		event = event.Str("user", hex.EncodeToString(sum[:6]))
+	}
+	if q.from != "" {
+		event = event.Str("forwarded_from", q.from)
+	}
+	if q.to != "" {
+		event = event.Str("forwarded_to", q.to)
 	}
 	switch {
 	case q.err == nil:
@@ -92,7 +108,7 @@ func newMetrics(reg prometheus.Registerer, limits *limiter, memory *budget.Budge
 		}, []string{"lane"}),
 		lookups: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "e2ee_proxy_identity_lookups_total",
-			Help: "Look-ups of access tokens: from the cache, by whoami, refused or failed.",
+			Help: "Look-ups of access tokens: from the cache, from the one that replicas share, by whoami, refused or failed.",
 		}, []string{"result"}),
 	}
 	all := []prometheus.Collector{m.requests, m.duration, m.lookups, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -132,8 +148,10 @@ type recorder struct {
 	quick bool
 	// allowOrigin adds Access-Control-Allow-Origin to an answer without it.
 	allowOrigin bool
-	status      int
-	bytes       int64
+	// forPeer marks the answer as one for the client of another process.
+	forPeer bool
+	status  int
+	bytes   int64
 	// clientGone reports whether the client did not take a part of the answer.
 	clientGone bool
 	// failed is the error of ReverseProxy.
@@ -167,6 +185,9 @@ func (w *recorder) WriteHeader(status int) {
 		w.status = status
 		if w.allowOrigin && len(w.Header()["Access-Control-Allow-Origin"]) == 0 {
 			w.Header().Set("Access-Control-Allow-Origin", "*")
+		}
+		if w.forPeer {
+			cluster.Answered(w)
 		}
 	}
 	w.ResponseWriter.WriteHeader(status)

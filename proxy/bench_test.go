@@ -63,7 +63,7 @@ func benchProxy(b *testing.B, base *url.URL) *Proxy {
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(p.closeIdle)
+	b.Cleanup(p.Close)
 	return p
 }
 

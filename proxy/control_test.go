@@ -113,7 +113,9 @@ func TestControlCallsAreThoseOfTheTable(t *testing.T) {
 					segs[i] = param
 				}
 			}
-			want++
+			if !strings.Contains(r.pattern, "/admin/") { // those ask for no device
+				want++
+			}
 			path, body := strings.Join(segs, "/"), ""
 			if r.maxBody > 0 {
 				body = "{}"

@@ -49,6 +49,9 @@ type identities struct {
 	// count counts look-ups by their result.
 	count func(result string)
 
+	// others is what the other replicas found out; see sharedidentity.go.
+	others othersIdentities
+
 	flights singleflight.Group // one look-up at a time for each lookUpKey
 	waiting sync.WaitGroup     // the goroutines that make or await look-ups
 
@@ -149,6 +152,7 @@ func (c *identities) lookUp(ctx context.Context, of lookUpKey, cred credentials)
 	c.mu.Lock()
 	c.lookingUp[of] = false
 	c.mu.Unlock()
+	until := started.Add(c.ttl)
 	defer func() {
 		if v := recover(); v != nil {
 			// Its value could hold anything, so only its type and place are in the error.
@@ -157,15 +161,21 @@ func (c *identities) lookUp(ctx context.Context, of lookUpKey, cred credentials)
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if err == nil && !c.lookingUp[of] {
-			c.remember(of, who, started.Add(c.ttl))
+			c.remember(of, who, until)
 		}
 		delete(c.lookingUp, of)
 	}()
+	if found, age, ok := c.fromOthers(asking, of, cred.token); ok {
+		until = age
+		c.count("shared")
+		return found, nil
+	}
 	who, err = c.ask(asking, cred)
 	var said *apierr.Error
 	switch {
 	case err == nil:
 		c.count("confirmed")
+		c.forOthers(asking, of, who, started)
 	case errors.As(err, &said) && said.Status < http.StatusInternalServerError:
 		c.count("refused")
 	default:
@@ -175,6 +185,7 @@ func (c *identities) lookUp(ctx context.Context, of lookUpKey, cred credentials)
 }
 
 func (c *identities) remember(of lookUpKey, who interceptors.Identity, until time.Time) {
+	until = c.notUnheard(until)
 	all, ok := c.known.Get(of.token)
 	if !ok || len(all) >= maxAsserted {
 		all = make(map[assertedIdentity]confirmed, 1)
@@ -183,10 +194,16 @@ func (c *identities) remember(of lookUpKey, who interceptors.Identity, until tim
 	all[of.as] = confirmed{who.UserID, who.DeviceID, who.Guest, until}
 }
 
-// drop removes a token from the cache and returns its last known identities, without their
-// tokens. Look-ups in flight will not be cached.
+// drop removes a token from the cache of every replica and returns its last known identities
+// here. Look-ups in flight will not be cached.
 func (c *identities) drop(token string) []interceptors.Identity {
 	hash := c.hash([]byte(token))
+	last := c.dropHere(hash, token)
+	c.others.drop(kindToken, nameOf(hash))
+	return last
+}
+
+func (c *identities) dropHere(hash [32]byte, token string) []interceptors.Identity {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for of := range c.lookingUp {
@@ -203,8 +220,13 @@ func (c *identities) drop(token string) []interceptors.Identity {
 	return last
 }
 
-// dropUser removes every token of a user from the cache.
+// dropUser removes every token of a user from the cache of every replica.
 func (c *identities) dropUser(user id.UserID) {
+	c.dropUserHere(user)
+	c.others.drop(kindUser, string(user))
+}
+
+func (c *identities) dropUserHere(user id.UserID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for of := range c.lookingUp {

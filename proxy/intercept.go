@@ -4,12 +4,17 @@ import (
 	"net/http"
 	"net/url"
 
+	"e2ee-proxy/cluster"
 	"e2ee-proxy/interceptors"
 )
 
 // intercept hands the request to the handler of its route.
 func (p *Proxy) intercept(q *request) error {
-	ctx := p.log.With().Str("request_id", q.id.String()).Str("route", q.route.pattern).Logger().WithContext(q.r.Context())
+	ctx := q.r.Context()
+	if p.owners != nil {
+		ctx = cluster.WithRequest(ctx, q.id.String(), q.holds)
+	}
+	ctx = p.log.With().Str("request_id", q.id.String()).Str("route", q.route.pattern).Logger().WithContext(ctx)
 	r := q.r.WithContext(ctx)
 	if r.Method == http.MethodHead {
 		r.Method = http.MethodGet // the server omits the body of the answer

@@ -70,7 +70,8 @@ const maxHeader = 1 << 20
 // Serve answers the connections of ln until ctx is done, then drains: it takes no new
 // connection, ends parked long polls, and waits for the rest to finish. When
 // Deadlines.Drain has passed, what is left is cut off and the error says so. Serve returns
-// when no handler runs any more. The Proxy cannot serve again afterwards.
+// when no handler of its requests runs any more. The Proxy cannot serve again afterwards;
+// [Proxy.Close] ends it.
 func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 	// A closed connection does not end the context of a handler that has not read its
 	// request's body; this does.
@@ -104,9 +105,14 @@ func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 		err = errors.Join(err, fmt.Errorf("serve: %w", serr))
 	}
 	p.active.Wait()
+	return err
+}
+
+// Close waits for what requests have begun, and closes connections to the homeserver. It is
+// called when there are no requests any more, those of other processes of the cluster included.
+func (p *Proxy) Close() {
 	p.identities.wait()
 	p.closeIdle()
-	return err
 }
 
 // Drain ends parked long polls, now and from now on. Serve calls it when its context ends.

@@ -22,6 +22,7 @@ import (
 
 	"e2ee-proxy/interceptors"
 	"e2ee-proxy/internal/budget"
+	"e2ee-proxy/internal/rediscache"
 )
 
 // Options configures a Proxy.
@@ -58,7 +59,11 @@ type Options struct {
 	Deadlines     Deadlines
 	// TLS makes Serve speak TLS, with HTTP/1.1 and HTTP/2; nil for plain HTTP/1.1.
 	TLS *tls.Config
-	Log zerolog.Logger
+	// Owners is the cluster that this process is a part of; nil when it is alone.
+	Owners Owners
+	// Redis is the cache that this process shares with the other replicas; nil without one.
+	Redis *rediscache.Cache
+	Log   zerolog.Logger
 	// Metrics takes the metrics; may be nil.
 	Metrics prometheus.Registerer
 }
@@ -75,6 +80,7 @@ type Proxy struct {
 	limits    Limits
 
 	devices        interceptors.Devices
+	owners         Owners // nil for a process alone
 	identities     *identities
 	onUnknownToken func(context.Context, interceptors.Identity, bool) error
 	trusted        []netip.Prefix
@@ -113,7 +119,7 @@ func New(o Options) (*Proxy, error) {
 		base: o.Homeserver, prefix: strings.TrimSuffix("/"+strings.Trim(o.Homeserver.EscapedPath(), "/"), "/"),
 		limits: limits, limiter: newLimiter(limits), memory: budget.New(limits.BodyMemory, limits.BodyMemoryPerUser),
 		deadlines: o.Deadlines.withDefaults(), tls: o.TLS,
-		devices: o.Devices, onUnknownToken: o.OnUnknownToken, trusted: slices.Clone(o.TrustedProxies),
+		devices: o.Devices, owners: o.Owners, onUnknownToken: o.OnUnknownToken, trusted: slices.Clone(o.TrustedProxies),
 		readsForwarded: o.ReadsForwarded, proxyProtocol: o.ProxyProtocol,
 		log: o.Log, discard: log.New(io.Discard, "", 0), idPrefix: hex.EncodeToString(prefix[:]),
 	}
@@ -136,6 +142,7 @@ func New(o Options) (*Proxy, error) {
 	if p.identities, err = newIdentities(o.Hash, count, age, p.whoami); err != nil {
 		return nil, err
 	}
+	p.identities.share(o.Redis, o.Owners != nil)
 	p.identities.count = func(result string) { p.metrics.lookups.WithLabelValues(result).Inc() }
 	if err := p.openUpstream(o.CAFile, o.Waits.withDefaults()); err != nil {
 		return nil, err

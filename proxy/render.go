@@ -27,6 +27,7 @@ const statusClientGone = 499
 // render answers with an error.
 func (p *Proxy) render(q *request, err error) {
 	q.err = err
+	notOurs, isNotOurs := errors.AsType[notOursError](err)
 	switch {
 	case q.w.status != 0:
 		q.abort = !errors.Is(err, errClientGone)
@@ -35,6 +36,8 @@ func (p *Proxy) render(q *request, err error) {
 		q.abort = true
 	case q.r.Method == http.MethodOptions:
 		preflight(q) // so that the browser sends its request, and can read why that is refused
+	case isNotOurs:
+		q.renderNotOurs(notOurs)
 	case p.isDraining(q, err):
 		p.renderDraining(q)
 	default:
@@ -62,18 +65,27 @@ func (p *Proxy) isDraining(q *request, err error) bool {
 // "nothing new, go on from where you are", which is always true and makes every client come
 // back at once, to whichever process serves then.
 func (p *Proxy) renderDraining(q *request) {
-	if q.route.handler == interceptors.Sync {
-		values, err := url.ParseQuery(q.query)
-		if since := values.Get("since"); err == nil && since != "" {
-			writeJSON(q, http.StatusOK, map[string]any{"next_batch": since})
-			return
-		}
+	if since := q.since(); since != "" {
+		writeJSON(q, http.StatusOK, map[string]any{"next_batch": since})
+		return
 	}
 	p.renderError(q, &apierr.Error{
 		Status: http.StatusServiceUnavailable, ErrCode: apierr.CodeUnknown,
 		Text: "The proxy is being restarted.", Hint: "Try again in a moment.",
 		Header: http.Header{"Retry-After": {"1"}},
 	})
+}
+
+// since returns the position of a sync; empty if it has none, or the request is none.
+func (q *request) since() string {
+	if q.route.handler != interceptors.Sync {
+		return ""
+	}
+	values, err := url.ParseQuery(q.query)
+	if err != nil {
+		return ""
+	}
+	return values.Get("since")
 }
 
 // publicError returns the error that the client gets.

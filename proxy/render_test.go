@@ -195,7 +195,7 @@ func TestMetrics(t *testing.T) {
 e2ee_proxy_requests_total{code="200",method="GET",route="other"} 2
 e2ee_proxy_requests_total{code="200",method="PUT",route="/_matrix/client/{version}/rooms/{roomId}/send/{eventType}/{txnId}"} 2
 e2ee_proxy_requests_total{code="400",method="other",route="refused"} 1
-# HELP e2ee_proxy_identity_lookups_total Look-ups of access tokens: from the cache, by whoami, refused or failed.
+# HELP e2ee_proxy_identity_lookups_total Look-ups of access tokens: from the cache, from the one that replicas share, by whoami, refused or failed.
 # TYPE e2ee_proxy_identity_lookups_total counter
 e2ee_proxy_identity_lookups_total{result="cached"} 1
 e2ee_proxy_identity_lookups_total{result="confirmed"} 1

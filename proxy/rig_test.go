@@ -184,7 +184,7 @@ func newRig(t testing.TB, change func(*Options)) *rig {
 	g.front = httptest.NewServer(g.proxy)
 	t.Cleanup(g.front.Close)
 	t.Cleanup(g.proxy.Drain)
-	t.Cleanup(g.proxy.closeIdle)
+	t.Cleanup(g.proxy.Close)
 	return g
 }
 

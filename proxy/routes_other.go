@@ -94,6 +94,12 @@ func controlRoutes() []*route {
 		{method: "POST", pattern: own + "/keys/export", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlExportKeys},
 		{method: "POST", pattern: own + "/keys/import", maxBody: importBody, bodyUse: bodySpooled, lane: laneOwn, class: classOwn, handler: interceptors.ControlImportKeys},
 		{method: "POST", pattern: own + "/keys/restore", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlRestoreKeys},
+		{method: "GET", pattern: own + "/admin/accounts", lane: laneOwn, class: classOwn, handler: interceptors.ControlAdminAccounts},
+		{method: "GET", pattern: own + "/admin/accounts/{userId}", lane: laneOwn, class: classOwn, handler: interceptors.ControlAdminAccount},
+		{method: "POST", pattern: own + "/admin/accounts/{userId}/end_sessions", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlAdminEndSessions},
+		{method: "GET", pattern: own + "/admin/exceptions", lane: laneOwn, class: classOwn, handler: interceptors.ControlAdminExceptions},
+		{method: "GET", pattern: own + "/admin/warnings", lane: laneOwn, class: classOwn, handler: interceptors.ControlAdminWarnings},
+		{method: "GET", pattern: own + "/admin/rollout", lane: laneOwn, class: classOwn, handler: interceptors.ControlAdminRollout},
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/cluster"
 	"e2ee-proxy/interceptors"
 	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/internal/secret"
@@ -31,19 +32,30 @@ type request struct {
 	who     interceptors.Identity
 	// asserter is the owner of the token of a request that acts as somebody else.
 	asserter id.UserID
-	hasBody  bool
-	body     *body
-	err      error
-	abort    bool // break the connection
+	// from is the process of the cluster that has handed the request over, to the one that it was
+	// handed to; both are empty for most.
+	from, to string
+	// holds is the user whose account the request keeps here.
+	holds   id.UserID
+	hasBody bool
+	body    *body
+	err     error
+	abort   bool // break the connection
 }
 
 // ServeHTTP implements http.Handler: the steps of the package's description, in order.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.active.Add(1)
 	defer p.active.Done()
-	q := &request{id: requestID{p.idPrefix, p.ids.next()}, r: cloneRequest(r), started: time.Now()}
+	p.answer(w, r, &request{id: requestID{prefix: p.idPrefix, n: p.ids.next()}})
+}
+
+// answer takes a request through the steps.
+func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, q *request) {
+	q.r, q.started = cloneRequest(r), time.Now()
 	q.hasBody = r.ContentLength != 0
 	q.w = newRecorder(w, r.ProtoMajor > 1, p.deadlines.Idle, q.started)
+	q.w.forPeer = q.from != ""
 	defer p.finish(q)
 	if err := p.serve(q); err != nil {
 		p.render(q, err)
@@ -79,6 +91,9 @@ func (p *Proxy) finish(q *request) {
 	}
 	q.w.extend(time.Now())
 	q.abandon()
+	if q.w.forPeer && q.w.status == 0 {
+		q.w.WriteHeader(http.StatusOK) // as net/http would, with the mark
+	}
 	p.account(q)
 	if q.abort {
 		panic(http.ErrAbortHandler)
@@ -94,11 +109,13 @@ func (q *request) relayError() error {
 }
 
 func (p *Proxy) serve(q *request) error {
-	addr := peer(q.r)
-	if err := cleanHeader(q.r.Header, p.isTrusted(addr), p.readsForwarded); err != nil {
-		return apierr.Unrecognized("Protocol upgrades are not supported.").Because(err)
+	if q.from == "" { // else the process that took it has done that
+		addr := peer(q.r)
+		if err := cleanHeader(q.r.Header, p.isTrusted(addr), p.readsForwarded); err != nil {
+			return apierr.Unrecognized("Protocol upgrades are not supported.").Because(err)
+		}
+		p.setForwardedFor(q.r, addr)
 	}
-	p.setForwardedFor(q.r, addr)
 	if err := p.resolveEndpoint(q); err != nil {
 		return err
 	}
@@ -220,6 +237,9 @@ func (p *Proxy) dispatch(q *request) error {
 		if q.route.class == classOwn {
 			return apierr.NotImplemented("This part of the proxy is not switched on.")
 		}
+		if p.owners != nil { // for the end of a session
+			q.r = q.r.WithContext(cluster.WithRequest(q.r.Context(), q.id.String(), ""))
+		}
 		p.setTarget(q.r, q.path, q.query)
 		return p.forward(q, q.r)
 	}
@@ -227,6 +247,14 @@ func (p *Proxy) dispatch(q *request) error {
 	if err := p.identify(q); err != nil {
 		return err
 	}
+	if p.owners != nil {
+		return p.atOwner(q)
+	}
+	return p.here(q)
+}
+
+// here has the request answered by this process, within the limits of its device.
+func (p *Proxy) here(q *request) error {
 	if q.who.UserID != "" {
 		place := holder{q.route.lane, q.who.UserID, q.who.DeviceID}
 		if !p.limiter.enterAs(place) {

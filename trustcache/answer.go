@@ -17,9 +17,9 @@ func (w *rowsTx) applyUpdate(ctx context.Context, e *entry, row store.User, up u
 	}
 	for i := range up.devices {
 		d := &up.devices[i]
-		d.Override = OverrideNone
+		d.Override, d.Made = OverrideNone, Made{}
 		if old := before.Device(d.DeviceID); old != nil {
-			d.Override = old.Override
+			d.Override, d.Made = old.Override, old.Made
 		}
 	}
 	identity := up.identity

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -15,13 +16,14 @@ import (
 // Cache keeps the users that were used last in memory, for any number of trackers, so that
 // a process needs no more than its size. It is safe for concurrent use.
 type Cache struct {
-	users *lru.Cache[cacheKey, *entry]
+	users    *lru.Cache[cacheKey, *entry]
+	trackers atomic.Uint64
 }
 
-// cacheKey names the account by its row: a user ID can come to belong to somebody else
-// (attack 51), a row never does.
+// cacheKey names the account by its tracker: a user ID can come to belong to somebody else
+// (attack 51), and between two trackers of an account another process may have written.
 type cacheKey struct {
-	account int64
+	tracker uint64
 	user    id.UserID
 }
 
@@ -51,7 +53,7 @@ func NewCache(users int) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make user cache: %w", err)
 	}
-	return &Cache{c}, nil
+	return &Cache{users: c}, nil
 }
 
 // newEntry makes the snapshot of a row and its devices. Knowledge follows from the row.
@@ -109,10 +111,19 @@ func restore(own id.UserID, row store.User, stored []store.UserDevice) (*entry, 
 		if err != nil {
 			return nil, fmt.Errorf("restore device of a user: %w", err)
 		}
-		d.Signed, d.Override = s.Signed, overrideOf(s.Override)
+		d.Signed, d.Override, d.Made = s.Signed, overrideOf(s.Override), Made{s.OverrideAt, s.OverrideBy}
 		devices = append(devices, d)
 	}
 	return newEntry(own, row, identity, devices), nil
+}
+
+// StateOf returns the state of a user's identity by what is stored of them.
+func StateOf(row store.User) PinState {
+	identity, err := restoreIdentity(row)
+	if err != nil {
+		return PinNone
+	}
+	return Pin{Current: identity.Master, PinnedMaster: id.Ed25519(row.PinnedMaster), Verified: row.Verified, WasVerified: row.WasVerified}.State()
 }
 
 func restoreIdentity(row store.User) (Identity, error) {
@@ -164,5 +175,6 @@ func (d *Device) stored() store.UserDevice {
 	return store.UserDevice{
 		UserID: d.UserID, DeviceID: d.DeviceID, Ed25519: d.Ed25519.String(), Curve25519: d.Curve25519.String(),
 		Keys: d.Raw, Signed: d.Signed, Override: d.Override.stored(),
+		OverrideAt: d.Made.At, OverrideBy: d.Made.By,
 	}
 }

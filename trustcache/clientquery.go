@@ -45,7 +45,7 @@ func (t *Tracker) Within(ctx context.Context, q KeyQuerier, users []id.UserID, a
 				ask = append(ask, e)
 			}
 		}
-		if err := t.query(ctx, q, ask, true); err != nil {
+		if err := t.query(ctx, q, ask, flight{passive: true}); err != nil {
 			return nil, err
 		}
 		need = need[:0]
@@ -115,16 +115,18 @@ func (w *workedOut) of(ctx context.Context, e *entry) (update, bool, error) {
 
 // ClientQuery is a /keys/query of a client that is under way. End must be called.
 type ClientQuery struct {
-	t     *Tracker
-	asked time.Time
+	t      *Tracker
+	asked  time.Time
+	narrow bool
 	// overtaken are users of whom something else became known since. Guarded by the
 	// Tracker's mu.
 	overtaken map[id.UserID]bool
 }
 
-// BeginClientQuery is called before a client's query goes to the homeserver.
-func (t *Tracker) BeginClientQuery() *ClientQuery {
-	q := &ClientQuery{t: t, asked: t.opts.Now(), overtaken: make(map[id.UserID]bool)}
+// BeginClientQuery is called before a client's query goes to the homeserver. With narrow the view
+// of the answer lists all devices that are left.
+func (t *Tracker) BeginClientQuery(narrow bool) *ClientQuery {
+	q := &ClientQuery{t: t, asked: t.opts.Now(), narrow: narrow, overtaken: make(map[id.UserID]bool)}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	put(&t.clients, q, struct{}{})
@@ -164,7 +166,7 @@ func (q *ClientQuery) Answered(ctx context.Context, res *QueryResult, whole func
 	if err != nil {
 		return NativeView{}, fmt.Errorf("judge an answer about devices: %w", err)
 	}
-	view := worked.view(whole, mode)
+	view := worked.view(whole, mode, q.narrow)
 	learn := slices.DeleteFunc(users, func(user id.UserID) bool {
 		_, covered := worked.updates[user]
 		return !covered || !whole(user)
@@ -203,13 +205,13 @@ func (q *ClientQuery) overtakenNow() map[id.UserID]bool {
 }
 
 // view decides about all devices in the answer.
-func (w *workedOut) view(whole func(id.UserID) bool, mode Mode) NativeView {
-	var v NativeView
+func (w *workedOut) view(whole func(id.UserID) bool, mode Mode, narrow bool) NativeView {
+	v := NativeView{narrow: narrow}
 	for user, listed := range w.res.DeviceKeys {
 		e, covered := w.before[user]
 		if !covered { // an ID that nobody can have, or a user of whom there is nothing
 			for device := range listed {
-				v.add(user, device, Native(nil, nil, mode))
+				v.add(user, device, nil, nil, Native(nil, nil, mode))
 			}
 			continue
 		}

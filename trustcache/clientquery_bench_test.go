@@ -35,7 +35,7 @@ func BenchmarkClientAnswer(b *testing.B) {
 			b.ReportAllocs()
 			x := track(b, srv, newMemory(), func(o *Options) { o.Cache = cache })
 			run := func() {
-				q := x.BeginClientQuery()
+				q := x.BeginClientQuery(false)
 				defer q.End()
 				view, err := q.Answered(b.Context(), res, func(id.UserID) bool { return true }, ModeEnforce)
 				if err != nil || len(view.Hidden) != 2000 {

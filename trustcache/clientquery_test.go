@@ -83,7 +83,7 @@ func TestAnswersAboutSingleDevices(t *testing.T) {
 	}
 	delete(res.DeviceKeys[bob], "LAPTOP")
 	res.DeviceKeys[bob]["COPY"] = deviceFields(bob, "COPY", "@bob:example.org LAPTOP").sign(bob, b.selfSign.public.String(), b.selfSign).raw()
-	q := x.BeginClientQuery()
+	q := x.BeginClientQuery(false)
 	defer q.End()
 	view, err := q.Answered(t.Context(), res, func(id.UserID) bool { return false }, ModeEnforce)
 	if err != nil {
@@ -112,7 +112,7 @@ func TestOvertakenAnswersOfClients(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q := x.BeginClientQuery()
+	q := x.BeginClientQuery(false)
 	defer q.End()
 	srv.publish(b, b.signedDevice("PHONE"))
 	x.changed(bob)

@@ -137,7 +137,10 @@ func (t *Tracker) SetOverride(ctx context.Context, user id.UserID, device id.Dev
 		devices := slices.Clone(e.user.Devices)
 		for i := range devices {
 			if devices[i].DeviceID == device {
-				devices[i].Override = o
+				devices[i].Override, devices[i].Made = o, Made{w.t.opts.Now(), w.decider}
+				if o == OverrideNone {
+					devices[i].Made = Made{}
+				}
 				w.ch.UserDevices = append(w.ch.UserDevices, devices[i].stored())
 				w.ch.Audit = append(w.ch.Audit, w.overrideRecord(e.user, &devices[i]))
 			}
@@ -191,7 +194,7 @@ func (t *Tracker) Overrides(ctx context.Context) ([]Device, error) {
 		if o := overrideOf(row.Override); o != OverrideNone {
 			out = append(out, Device{
 				UserID: row.UserID, DeviceID: row.DeviceID, Ed25519: id.Ed25519(row.Ed25519),
-				Curve25519: id.Curve25519(row.Curve25519), Raw: row.Keys, Signed: row.Signed, Override: o,
+				Curve25519: id.Curve25519(row.Curve25519), Raw: row.Keys, Signed: row.Signed, Override: o, Made: Made{row.OverrideAt, row.OverrideBy},
 			})
 		}
 	}

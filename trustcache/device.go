@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"maunium.net/go/mautrix/id"
@@ -81,7 +82,14 @@ type Device struct {
 	// and no m.room_key.withheld (MSC4261).
 	DoNotEncrypt bool
 	Override     Override
+	Made         Made
 	Fault        Fault
+}
+
+// Made is when an exception was made, and with which device of the account. It decides nothing.
+type Made struct {
+	At time.Time
+	By id.DeviceID
 }
 
 // Usable reports whether the device can take part in encryption, not whether it may.

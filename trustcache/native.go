@@ -105,9 +105,29 @@ type NativeView struct {
 	Would  map[id.UserID][]id.DeviceID
 	// Shown is how many devices of others are left because of what is known of them.
 	Shown int
+	// Left are all devices of others that are left, if the view is to be narrowed further.
+	Left   []NativeLeft
+	narrow bool
 }
 
-func (v *NativeView) add(user id.UserID, device id.DeviceID, d NativeDecision) {
+// NativeLeft is a device that is left in an answer, as it is known with that answer. Device is
+// nil for one of which nothing is known, which is left only where the policy is not enforced.
+type NativeLeft struct {
+	UserID   id.UserID
+	DeviceID id.DeviceID
+	User     *User
+	Device   *Device
+}
+
+// Hide takes out one more of the devices that are left.
+func (v *NativeView) Hide(one *NativeLeft) {
+	put(&v.Hidden, one.UserID, append(v.Hidden[one.UserID], one.DeviceID))
+}
+
+func (v *NativeView) add(user id.UserID, device id.DeviceID, known *User, as *Device, d NativeDecision) {
+	if v.narrow && d.Outcome == NativeShow {
+		v.Left = append(v.Left, NativeLeft{user, device, known, as})
+	}
 	switch {
 	case d.Outcome != NativeShow:
 		put(&v.Hidden, user, append(v.Hidden[user], device))
@@ -137,6 +157,6 @@ func (v *NativeView) look(known *User, up *update, r *QueryResult, mode Mode) {
 			without.Signed = false
 			d = &without
 		}
-		v.add(user, device, Native(known, d, mode))
+		v.add(user, device, known, d, Native(known, d, mode))
 	}
 }

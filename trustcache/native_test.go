@@ -87,7 +87,7 @@ func TestNativeGate(t *testing.T) {
 // clientAnswer has a client of alice's ask about users, and returns what it is not shown.
 func (x *tracking) clientAnswer(edit func(*QueryResult), users ...id.UserID) []string {
 	x.t.Helper()
-	q := x.BeginClientQuery()
+	q := x.BeginClientQuery(false)
 	defer q.End()
 	res, err := x.srv.reply(users)
 	if err != nil {

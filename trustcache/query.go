@@ -27,11 +27,14 @@ type flight struct {
 	dirty, untracked bool
 	// passive is a flight for somebody who does not follow device lists, see [Tracker.Within].
 	passive bool
+	// joined reports who is in a room with the account, see [Tracker.LookupMembers]; nil for
+	// nobody.
+	joined func(id.UserID) bool
 }
 
 // startFlights starts queries about users who have none in flight, and returns the flights of
 // all: mine were started by this call, joined by others.
-func (t *Tracker) startFlights(ctx context.Context, q KeyQuerier, ask []*entry, passive bool) (mine, joined []*flight, err error) {
+func (t *Tracker) startFlights(ctx context.Context, q KeyQuerier, ask []*entry, like flight) (mine, joined []*flight, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
@@ -47,9 +50,10 @@ func (t *Tracker) startFlights(ctx context.Context, q KeyQuerier, ask []*entry, 
 		if now := t.cached(user); now != nil && now != e && (now.user.Knowledge == KnowledgeFresh || !askable(now, t.opts.Now())) {
 			continue
 		}
-		f := &flight{user: user, failures: e.row.Failures, done: make(chan struct{}), passive: passive}
-		put(&t.flights, user, f)
-		mine = append(mine, f)
+		f := like
+		f.user, f.failures, f.done = user, e.row.Failures, make(chan struct{})
+		put(&t.flights, user, &f)
+		mine = append(mine, &f)
 	}
 	for _, batch := range t.batches(mine) {
 		query, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -99,10 +103,12 @@ func (t *Tracker) queryBatch(ctx context.Context, q KeyQuerier, batch []*flight)
 	case <-ctx.Done():
 		return fmt.Errorf("wait to query devices: %w", context.Cause(ctx))
 	}
-	users := usersOf(batch)
-	asked := t.opts.Now()
+	needs, err := t.needs(ctx, batch)
+	if err != nil {
+		return err
+	}
 	limited, cancel := context.WithTimeout(ctx, t.opts.QueryTimeout)
-	res, err := q.QueryKeys(limited, users)
+	res, err := t.ask(limited, q, batch, needs)
 	cancel()
 	if ctx.Err() != nil {
 		return fmt.Errorf("query devices: %w", context.Cause(ctx)) // not the homeserver's failure
@@ -110,11 +116,11 @@ func (t *Tracker) queryBatch(ctx context.Context, q KeyQuerier, batch []*flight)
 	if errors.Is(err, ErrAsker) {
 		return fmt.Errorf("query devices: %w", err)
 	}
-	if err != nil || res == nil {
-		t.opts.QueryFailed(len(users), err)
+	if err != nil || res.keys == nil {
+		t.opts.QueryFailed(len(batch), err)
 		return t.storeFailures(ctx, batch)
 	}
-	return t.storeAnswer(ctx, batch, asked, res)
+	return t.storeAnswer(ctx, batch, res)
 }
 
 // firstBackoff is the pause after the first query that failed.
@@ -146,10 +152,10 @@ func (t *Tracker) storeFailures(ctx context.Context, batch []*flight) error {
 	})
 }
 
-// storeAnswer works out and stores the answer to a query, which was asked at a time.
-func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, asked time.Time, res *QueryResult) error {
+// storeAnswer works out and stores the answer to a query.
+func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, res answered) error {
 	users := usersOf(batch)
-	worked, err := t.workOut(ctx, users, res)
+	worked, err := t.workOut(ctx, users, res.keys)
 	if err != nil {
 		return err
 	}
@@ -159,7 +165,10 @@ func (t *Tracker) storeAnswer(ctx context.Context, batch []*flight, asked time.T
 		flights := t.copyFlights(batch)
 		for _, user := range users {
 			e, f := w.get(user), flights[user]
-			at := asked
+			at := res.at(user)
+			if e.asked.After(at) {
+				continue // a client has learned something newer meanwhile: asked again from there
+			}
 			if f.dirty {
 				at = time.Time{}
 			}
@@ -273,6 +282,7 @@ func (t *Tracker) markAll(users []id.UserID, left bool) (committed func()) {
 	defer t.mu.Unlock()
 	t.seq++
 	seq := t.seq
+	t.hear(users)
 	for _, user := range users {
 		m := reportedChange{seq: seq, left: left || t.marks[user].left}
 		put(&t.marks, user, m)

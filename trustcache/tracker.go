@@ -51,6 +51,12 @@ type Options struct {
 	// Tracker is called. What it returns, unless nil, is called once they are stored, and may
 	// do both.
 	Observe func(events []Event, ch *store.Changes) (stored func())
+	// Answers are shared with the other accounts on the homeserver; nil for none.
+	Answers *Answers
+	// Alone reports whether nobody but this process can have signed others' identities with
+	// the user-signing key of own. Otherwise the account takes no answer to another, which
+	// would not show such signatures. The default is false.
+	Alone func(ctx context.Context, own *User) bool
 	// QueryFailed is called when a query failed as a whole, for logs and metrics.
 	QueryFailed func(users int, err error)
 
@@ -76,6 +82,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.QueryFailed == nil {
 		o.QueryFailed = func(int, error) {}
+	}
+	if o.Alone == nil {
+		o.Alone = func(context.Context, *User) bool { return false }
 	}
 	if o.BatchSize <= 0 {
 		o.BatchSize = 250
@@ -109,6 +118,7 @@ type Tracker struct {
 	account *store.Account
 	opts    Options
 	cache   *Cache
+	number  uint64        // in the cache
 	slots   chan struct{} // bounds queries in flight
 
 	version atomic.Uint64 // see Version
@@ -124,6 +134,7 @@ type Tracker struct {
 	seq     uint64
 	held    id.Ed25519 // the master key whose private key we hold, or verified
 	clients map[*ClientQuery]struct{}
+	heard   heard
 }
 
 // reportedChange is a change that the homeserver reported and whose commit has not been confirmed.
@@ -137,7 +148,7 @@ type reportedChange struct {
 func NewTracker(s Store, account *store.Account, opts Options) *Tracker {
 	opts.setDefaults()
 	return &Tracker{
-		store: s, account: account, opts: opts, cache: opts.Cache,
+		store: s, account: account, opts: opts, cache: opts.Cache, number: opts.Cache.trackers.Add(1),
 		slots: make(chan struct{}, opts.Parallel),
 	}
 }
@@ -167,6 +178,17 @@ const maxRounds = 4
 // increasing pauses (requirements 3.11, 0.12): that is not an error. Errors are the
 // store's, the context's and ErrAsker; a query goes on when ctx ends.
 func (t *Tracker) Lookup(ctx context.Context, q KeyQuerier, users []id.UserID) (map[id.UserID]*User, error) {
+	return t.lookup(ctx, q, users, nil)
+}
+
+// LookupMembers is Lookup for users of whom those that joined returns true for are in a room
+// that the account is in: the homeserver tells it of their changes, so that an answer to
+// another account will do that was asked for before this call.
+func (t *Tracker) LookupMembers(ctx context.Context, q KeyQuerier, users []id.UserID, joined func(id.UserID) bool) (map[id.UserID]*User, error) {
+	return t.lookup(ctx, q, users, joined)
+}
+
+func (t *Tracker) lookup(ctx context.Context, q KeyQuerier, users []id.UserID, joined func(id.UserID) bool) (map[id.UserID]*User, error) {
 	out := make(map[id.UserID]*User, len(users))
 	var need []id.UserID
 	for _, u := range users {
@@ -190,7 +212,7 @@ func (t *Tracker) Lookup(ctx context.Context, q KeyQuerier, users []id.UserID) (
 				ask = append(ask, e)
 			}
 		}
-		if err := t.query(ctx, q, ask, false); err != nil {
+		if err := t.query(ctx, q, ask, flight{joined: joined}); err != nil {
 			return nil, err
 		}
 		need = need[:0]
@@ -300,11 +322,11 @@ func (t *Tracker) Refresh(ctx context.Context, q KeyQuerier) error {
 // query asks about users in batches, and waits for those that another call asks about. The
 // queries go on when the caller gives up: others may be waiting, and the next caller need
 // not start again.
-func (t *Tracker) query(ctx context.Context, q KeyQuerier, ask []*entry, passive bool) error {
+func (t *Tracker) query(ctx context.Context, q KeyQuerier, ask []*entry, like flight) error {
 	if len(ask) == 0 {
 		return nil
 	}
-	mine, joined, err := t.startFlights(ctx, q, ask, passive)
+	mine, joined, err := t.startFlights(ctx, q, ask, like)
 	if err != nil {
 		return err
 	}

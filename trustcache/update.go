@@ -19,12 +19,17 @@ type QueryResult struct {
 	UserSigningKeys map[id.UserID]json.RawMessage
 	// Failures are the servers that could not be asked, by name.
 	Failures map[string]json.RawMessage
+	// unasked are users of whom there is no answer at all.
+	unasked map[id.UserID]bool
 }
 
-// failed reports whether the answer does not cover a user because their server could not be
-// reached (requirement 3.11). Devices that the answer lists all the same come from the
+// failed reports whether the answer does not cover a user, mostly because their server could
+// not be reached (requirement 3.11). Devices that the answer lists all the same come from the
 // homeserver's own cache, and count.
 func (r *QueryResult) failed(user id.UserID) bool {
+	if r.unasked[user] {
+		return true
+	}
 	_, server, ok := strings.Cut(user.String(), ":")
 	if !ok || len(r.DeviceKeys[user]) > 0 {
 		return false

@@ -16,13 +16,13 @@ import (
 
 // cached returns a user from memory, or nil.
 func (t *Tracker) cached(user id.UserID) *entry {
-	e, _ := t.cache.users.Get(cacheKey{t.account.ID, user})
+	e, _ := t.cache.users.Get(cacheKey{t.number, user})
 	return e
 }
 
 // keep replaces a user in memory. The caller holds rows.
 func (t *Tracker) keep(e *entry) {
-	t.cache.users.Add(cacheKey{t.account.ID, e.row.UserID}, e)
+	t.cache.users.Add(cacheKey{t.number, e.row.UserID}, e)
 }
 
 // load returns users in the order of the argument, from memory or else the store.
@@ -155,7 +155,7 @@ func (t *Tracker) changeRows(ctx context.Context, users []id.UserID, f func(*row
 			return nil, err
 		}
 		for user := range w.changed { // what is in memory may be old
-			t.cache.users.Remove(cacheKey{t.account.ID, user})
+			t.cache.users.Remove(cacheKey{t.number, user})
 		}
 		t.version.Add(1)
 		return stored, err // and so may be what follows from it

@@ -57,7 +57,7 @@ func importPantalaimon(p *process, c command, args []string) (err error) {
 		return &failure{exitRuntime, fmt.Errorf("pantalaimon's database: %w", err), "name its folder with --pantalaimon-data: the one that pantalaimon was given with --data-path"}
 	}
 	defer func() { err = errors.Join(err, source.Close()) }()
-	db, err := openStore(ctx, cfg, newLogger(p.stderr, cfg.Log, new(logLevel)))
+	db, err := openStore(ctx, cfg, newLogger(p.stderr, cfg.Log, new(logLevel)), nil)
 	if err != nil {
 		return err
 	}

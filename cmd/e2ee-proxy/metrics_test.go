@@ -102,7 +102,7 @@ func startGateway(t *testing.T, homeserver string) (url string, g *gateway) {
 	if err := cfg.Homeserver.UnmarshalText([]byte(homeserver)); err != nil {
 		t.Fatal(err)
 	}
-	db, err := openStore(t.Context(), &cfg, zerolog.Nop())
+	db, err := openStore(t.Context(), &cfg, zerolog.Nop(), new(lostAccounts))
 	if err != nil {
 		t.Fatal(err)
 	}

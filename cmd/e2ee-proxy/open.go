@@ -33,8 +33,9 @@ func databaseURL(cfg *config.Config) secret.String {
 }
 
 // openStore opens the database, which it creates if there is none, and rewraps account keys
-// under the current master key.
-func openStore(ctx context.Context, cfg *config.Config, log zerolog.Logger) (*store.DB, error) {
+// under the current master key. lost hears of accounts that other replicas have taken;
+// nil takes the database for this process alone.
+func openStore(ctx context.Context, cfg *config.Config, log zerolog.Logger, lost *lostAccounts) (*store.DB, error) {
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 		return nil, &failure{exitStore, fmt.Errorf("create the data directory: %w", err), "name another directory with --data, or make this one writable"}
 	}
@@ -48,7 +49,7 @@ func openStore(ctx context.Context, cfg *config.Config, log zerolog.Logger) (*st
 		return nil, err
 	}
 	db, err := store.Open(ctx, store.Options{
-		URL: url, MasterKeys: keys, MarkFile: filepath.Join(cfg.Data, markFile), Audit: cfg.Audit.Enabled,
+		URL: url, MasterKeys: keys, MarkFile: filepath.Join(cfg.Data, markFile), Audit: cfg.Audit.Enabled, Cluster: clusterOf(cfg, lost),
 		Waiting: func(why error) {
 			log.Warn().Err(why).Msg("waiting: it may have ended without giving the database back, which is known in some seconds")
 		},

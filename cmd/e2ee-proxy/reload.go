@@ -25,8 +25,11 @@ func reloadable() []string {
 		"log.level",
 		"policy.send.mode", "policy.send.enforce_from", "policy.native.mode", "policy.native.enforce_from",
 		"policy.native_identity_changes", "policy.plain_in_encrypted", "policy.withheld",
+		"policy.groups", "policy.rules", "policy.trial_rules", "policy.cedar_file", "policy.trial_cedar_file",
+		"policy.decision_point.url", "policy.decision_point.timeout", "policy.decision_point.ca_file", "policy.decision_point.token",
+		"policy.decision_point.on_error", "policy.decision_point.cache",
 		"account.require_cross_signing", "account.secret_requests", "accounts",
-		"clients.hide_warnings", "media.links",
+		"clients.hide_warnings", "media.links", "administrators", "ops_token",
 	}
 }
 
@@ -62,11 +65,19 @@ func (g *gateway) reload(ctx context.Context) {
 		}
 	}
 	now := was.With(next, taken)
+	ruled, err := rulesIn(now)
+	if err != nil { // they were checked when the settings were read
+		g.log.Error().Err(err).Msg("the organisation's rules have problems: everything stays as it was")
+		return
+	}
 	if err := auditPolicy(ctx, now, g.db); err != nil {
 		g.log.Error().Err(err).Msg("the audit log was not told of the new policy: everything stays as it was")
 		return
 	}
 	g.inForce.Store(now)
+	if err := g.engine.SetRules(ctx, ruled, policyVersion(now)); err != nil {
+		g.log.Error().Err(err).Msg("messages that were held back are not judged by the new policy before the next start")
+	}
 	g.outside.level.set(next.Log.Level)
 	if g.pair != nil {
 		sayCertificate(g.pair, g.log, g.pair.Reload())

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -16,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"e2ee-proxy/config"
+	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/liar"
 	"e2ee-proxy/internal/sdnotify"
 	"e2ee-proxy/trustcache"
@@ -71,13 +73,16 @@ func TestReloadReachesTheEngine(t *testing.T) {
 	after.Listen = "127.0.0.1:1"
 	before.Data = t.TempDir()
 	after.Data = before.Data
-	db, err := openStore(t.Context(), &before, zerolog.Nop())
+	db, err := openStore(t.Context(), &before, zerolog.Nop(), new(lostAccounts))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
 	g := &gateway{inForce: force(&before), log: zerolog.Nop(), db: db, outside: outside{level: new(logLevel), load: func() (*config.Config, error) { return &after, nil }}}
-	options := engineOptions(&before, g.inForce, zerolog.Nop(), nil, nil)
+	options := engineOptions(&before, g.inForce, zerolog.Nop(), db, http.DefaultClient)
+	if g.engine, err = e2ee.New(options); err != nil {
+		t.Fatal(err)
+	}
 	hidden := interceptorOptions(&before, g.inForce).HideNotices
 	after.Clients.HideWarnings = true
 	version := options.PolicyVersion()

@@ -2,13 +2,19 @@ package main
 
 import (
 	"flag"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"e2ee-proxy/internal/testpg"
 	"e2ee-proxy/internal/testproc"
+	"e2ee-proxy/internal/testredis"
 )
 
 var update = flag.Bool("update", false, "write what the scripts compare with")
@@ -51,6 +57,28 @@ func TestBackupOfPostgreSQL(t *testing.T) {
 	runScripts(t, testscript.Params{Files: []string{"testdata/backup/postgresql.txtar"}, Setup: func(e *testscript.Env) error {
 		e.Setenv("DATABASE_URL", url)
 		return setup(e)
+	}})
+}
+
+// A Redis is used, or refused, as docs/gateway.md says.
+func TestRedis(t *testing.T) {
+	t.Parallel()
+	redis := testredis.Start(t, "--requirepass", "right")
+	web := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(web.Close)
+	runScripts(t, testscript.Params{Files: []string{"testdata/redis/redis.txtar"}, Setup: func(e *testscript.Env) error {
+		if err := setup(e); err != nil {
+			return err
+		}
+		for name, url := range map[string]string{
+			"right.url": "redis://:right@" + redis.Addr(), "wrong.url": "redis://:hunter2@" + redis.Addr(),
+			"notredis.url": strings.Replace(web.URL, "http", "redis", 1),
+		} {
+			if err := os.WriteFile(filepath.Join(e.WorkDir, name), []byte(url), 0o600); err != nil {
+				return err
+			}
+		}
+		return nil
 	}})
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -56,7 +57,8 @@ func serve(p *process, c command, args []string) error {
 // order. Listening comes before the engine starts, so that a second process fails before it
 // has done anything.
 func runProxy(ctx context.Context, cfg *config.Config, log zerolog.Logger, around outside) (err error) {
-	db, err := openStore(ctx, cfg, log)
+	lost := new(lostAccounts)
+	db, err := openStore(ctx, cfg, log, lost)
 	if err != nil {
 		return err
 	}
@@ -75,7 +77,8 @@ func runProxy(ctx context.Context, cfg *config.Config, log zerolog.Logger, aroun
 		return err
 	}
 	g.outside = around
-	defer func() { err = errors.Join(err, g.files.Close()) }()
+	lost.engine.Store(g.engine)
+	defer func() { err = errors.Join(err, g.files.Close(), g.redis.Close()) }()
 	clients, err := listen("listen", cfg.Listen)
 	if err != nil {
 		return err
@@ -86,6 +89,21 @@ func runProxy(ctx context.Context, cfg *config.Config, log zerolog.Logger, aroun
 		return err
 	}
 	defer func() { err = errors.Join(err, closeOnce(operators)) }()
+	others, err := listenCluster(cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeOnce(others)) }()
+	g.replica.listen(others)
+	defer func() {
+		g.replica.stop()
+		if ended := g.replica.ended(); err == nil {
+			err = ended
+		}
+	}()
+	if err := g.join(ctx); err != nil {
+		return err
+	}
 
 	if err := g.engine.Start(ctx); err != nil {
 		return err
@@ -99,9 +117,10 @@ func runProxy(ctx context.Context, cfg *config.Config, log zerolog.Logger, aroun
 	return g.serve(ctx, clients, operators)
 }
 
-// serve answers on both listeners until ctx is done or one of them fails. The operators'
-// listener is closed last.
+// serve answers on all listeners until ctx is done or one of them fails. The clients' is closed
+// first.
 func (g *gateway) serve(ctx context.Context, clients, operators net.Listener) error {
+	defer g.proxy.Close()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		<-ctx.Done()
@@ -120,6 +139,8 @@ func (g *gateway) serve(ctx context.Context, clients, operators net.Listener) er
 		opsAddress = operators.Addr().String()
 		group.Go(func() error { return serveOps(drained, operators, g.ops) })
 	}
+	g.runReplica(ctx, drained, group)
+	group.Go(func() error { return g.redis.Run(drained) })
 	group.Go(func() error { return housekeeping(ctx, g.db, g.log, g.auditKeep) })
 	group.Go(func() error { return watchLease(ctx, g.db) })
 	group.Go(func() error { return watchCertificate(ctx, g.pair, g.log) })
@@ -155,10 +176,7 @@ func listenOps(address string) (net.Listener, error) {
 }
 
 func flagOf(setting string) string {
-	if setting == "ops_listen" {
-		return "ops-listen"
-	}
-	return setting
+	return strings.NewReplacer(".", "-", "_", "-").Replace(setting)
 }
 
 // closeOnce closes a listener that may be closed already.

@@ -11,12 +11,13 @@ import (
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/cluster"
 	"e2ee-proxy/config"
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors"
 	"e2ee-proxy/internal/certificate"
 	"e2ee-proxy/internal/ops"
-	"e2ee-proxy/internal/rules"
+	"e2ee-proxy/internal/rediscache"
 	"e2ee-proxy/proxy"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -37,6 +38,12 @@ type gateway struct {
 	outside outside
 	ready   *ops.Readiness
 	ops     *ops.Handler
+
+	replica replica // zero for a process alone
+	redis   *rediscache.Cache
+	// advertise is where other replicas reach it, drainTimeout how long it may give accounts away.
+	advertise    string
+	drainTimeout time.Duration
 }
 
 // wire makes the parts from the configuration. Nothing runs yet.
@@ -52,12 +59,13 @@ func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *promet
 	}
 	inForce := new(atomic.Pointer[config.Config])
 	inForce.Store(cfg)
-	engineOpts := engineOptions(cfg, inForce, log, db, client)
-	engineOpts.Metrics = registry
-	if engineOpts.Rules, err = rulesOf(cfg); err != nil {
+	shared, err := newRedis(cfg, log, db, registry)
+	if err != nil {
 		return nil, err
 	}
-	if engineOpts.TriedRules, err = compiled(cfg.Policy.TrialRules, cfg.Policy.Groups); err != nil {
+	engineOpts := engineOptions(cfg, inForce, log, db, client)
+	engineOpts.Metrics, engineOpts.Answers = registry, sharedAnswers(shared)
+	if engineOpts.Rules, err = rulesIn(cfg); err != nil {
 		return nil, err
 	}
 	engine, err := e2ee.New(engineOpts)
@@ -66,35 +74,53 @@ func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *promet
 	}
 	handling := interceptorOptions(cfg, inForce)
 	handling.Files = interceptors.NewKeptFiles()
+	handling.Administration, handling.Administrators = engine.Overview(), func() []id.UserID { return inForce.Load().Administrators }
 	handlers, err := interceptors.Handlers(handling)
 	if err != nil {
 		return nil, err
 	}
-	options := proxyOptions(cfg, log, db, engine)
-	options.Handlers, options.Metrics = handlers, registry
-	pair, err := loadCertificate(cfg.TLS, registry)
-	if err != nil {
+	g := &gateway{
+		log: log, homeserver: cfg.Homeserver.String(), auditKeep: cfg.Audit.Keep, db: db, engine: engine, files: handling.Files, inForce: inForce, redis: shared,
+		advertise: cfg.Cluster.Advertise.String(), drainTimeout: cfg.Limits.DrainTimeout,
+	}
+	if err := g.wireProxy(cfg, handlers, registry); err != nil {
 		return nil, err
 	}
-	if pair != nil {
-		options.TLS = pair.Config()
-	}
-	front, err := proxy.New(options)
-	if err != nil {
-		return nil, err
-	}
-	ready := ops.NewReadiness(
+	g.ready = ops.NewReadiness(
 		func(probe string, err error) { log.Warn().Str("check", probe).Err(err).Msg("a readiness check failed") },
 		ops.Probe{Name: "database", Run: db.Ping},
 		ops.Probe{Name: "homeserver", OnlyFirst: true, Run: homeserverAnswers(cfg, client)},
 	)
-	if err := registry.Register(ready); err != nil {
+	if err := registry.Register(g.ready); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	return &gateway{
-		log: log, homeserver: cfg.Homeserver.String(), auditKeep: cfg.Audit.Keep, db: db, engine: engine, files: handling.Files, proxy: front, pair: pair, inForce: inForce,
-		ready: ready, ops: ops.New(registry, ready),
-	}, nil
+	g.ops = ops.New(registry, g.ready, adminCalls(inForce, engine, log))
+	return g, nil
+}
+
+// wireProxy makes the parts that answer clients and other replicas.
+func (g *gateway) wireProxy(cfg *config.Config, handlers map[string]interceptors.Handler, registry *prometheus.Registry) error {
+	options := proxyOptions(cfg, g.log, g.db, g.engine)
+	options.Handlers, options.Metrics, options.Redis = handlers, registry, g.redis
+	counts, err := cluster.NewMetrics(registry)
+	if err != nil {
+		return err
+	}
+	if g.replica, err = newReplica(cfg, g.log, g.db, g.engine, counts); err != nil {
+		return err
+	}
+	g.replica.share(&options)
+	if g.pair, err = loadCertificate(cfg.TLS, registry); err != nil {
+		return err
+	}
+	if g.pair != nil {
+		options.TLS = g.pair.Config()
+	}
+	if g.proxy, err = proxy.New(options); err != nil {
+		return err
+	}
+	g.replica.serve(g.proxy, cfg.Limits.DrainTimeout)
+	return nil
 }
 
 func engineOptions(cfg *config.Config, inForce *atomic.Pointer[config.Config], log zerolog.Logger, db *store.DB, client *http.Client) e2ee.Options {
@@ -108,27 +134,6 @@ func engineOptions(cfg *config.Config, inForce *atomic.Pointer[config.Config], l
 		Policy:          policyOf(inForce),
 		PolicyVersion:   policyVersionOf(inForce),
 	}
-}
-
-// rulesOf returns the organisation's rules, which were checked when the settings were read.
-func rulesOf(cfg *config.Config) (*rules.Set, error) {
-	set, err := compiled(cfg.Policy.Rules, cfg.Policy.Groups)
-	if err != nil || cfg.Policy.CedarFile.IsZero() {
-		return set, err
-	}
-	set, problems := set.WithCedar(cfg.Policy.CedarFile.Path(), cfg.Policy.CedarFile.Text(), cfg.Policy.Groups)
-	if len(problems) > 0 {
-		return nil, fmt.Errorf("the organisation's policies: %s", problems[0])
-	}
-	return set, nil
-}
-
-func compiled(list []rules.Rule, groups []rules.Group) (*rules.Set, error) {
-	set, problems := rules.Compile(list, groups)
-	if len(problems) > 0 {
-		return nil, fmt.Errorf("the organisation's rules: %s", problems[0])
-	}
-	return set, nil
 }
 
 func accountSettings(cfg *config.Config, user id.UserID) e2ee.AccountSettings {

@@ -34,6 +34,7 @@ const (
 	CodeCannotEncrypt   = "DEV.E2EE_PROXY.CANNOT_ENCRYPT"
 	CodeDeviceNotSigned = "DEV.E2EE_PROXY.DEVICE_NOT_SIGNED"
 	CodeIdentityChanged = "DEV.E2EE_PROXY.IDENTITY_CHANGED"
+	CodeDeniedByRule    = "DEV.E2EE_PROXY.DENIED_BY_RULE"
 )
 
 // Error is returned by a handler when the client must be told more than "internal error".

@@ -11,7 +11,7 @@ import (
 
 // layers, lowest first: a package may import its own layer and the ones below it.
 func layers() []string {
-	return []string{"config", "store", "trustcache", "e2ee", "interceptors", "proxy", "cmd"}
+	return []string{"config", "store", "trustcache", "e2ee", "interceptors", "cluster", "proxy", "cmd"}
 }
 
 // layer returns the height of a package of ours; -1 for internal packages and tests.
@@ -94,7 +94,13 @@ func forbidden() []struct {
 		{"github.com/tidwall/sjson", "a member is set by strictjson.Object, which leaves the others as they are", nobody},
 		{"github.com/cenkalti/backoff/v5", "pauses are made by internal/backoff", func(f *goFile) bool { return f.name == "internal/backoff/backoff.go" }},
 		{"github.com/go-chi/chi/v5", "what clients ask for is judged by the table of package proxy", func(f *goFile) bool {
-			return strings.HasPrefix(f.name, "internal/ops/") || strings.HasPrefix(f.name, "interceptors/internal/control/")
+			return strings.HasPrefix(f.name, "internal/ops/") || strings.HasPrefix(f.name, "cluster/") || strings.HasPrefix(f.name, "interceptors/internal/control/")
+		}},
+		{"github.com/redis/go-redis/v9", "what Redis says is believed by nobody but internal/rediscache, which checks it", func(f *goFile) bool {
+			return strings.HasPrefix(f.name, "internal/rediscache/") || strings.HasPrefix(f.name, "internal/testredis/")
+		}},
+		{"github.com/redis/go-redis/v9/", "as the client itself", func(f *goFile) bool {
+			return strings.HasPrefix(f.name, "internal/rediscache/") || strings.HasPrefix(f.name, "internal/testredis/")
 		}},
 		{"gopkg.in/yaml.v3", "it is no longer maintained: go.yaml.in/yaml/v3 is", nobody},
 		{"net/http/pprof", "it registers itself on the default mux", nobody},

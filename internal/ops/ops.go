@@ -9,14 +9,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Handler serves the three endpoints. Create it with [New].
+// Handler serves the three endpoints, and those of administrators. Create it with [New].
 type Handler struct {
 	routes *chi.Mux
 	ready  *Readiness
 }
 
-// New makes a Handler for the metrics of one registry.
-func New(metrics prometheus.Gatherer, ready *Readiness) *Handler {
+// New makes a Handler for the metrics of one registry, and the calls of administrators, nil for
+// none.
+func New(metrics prometheus.Gatherer, ready *Readiness, admin *Admin) *Handler {
 	h := &Handler{routes: chi.NewMux(), ready: ready}
 	figures := promhttp.HandlerFor(metrics, promhttp.HandlerOpts{
 		ErrorHandling:       promhttp.HTTPErrorOnError,
@@ -28,6 +29,9 @@ func New(metrics prometheus.Gatherer, ready *Readiness) *Handler {
 	for path, serve := range map[string]http.HandlerFunc{"/livez": live, "/readyz": h.serveReady, "/metrics": figures.ServeHTTP} {
 		h.routes.Get(path, serve)
 		h.routes.Head(path, serve)
+	}
+	if admin != nil {
+		admin.route(h.routes)
 	}
 	return h
 }
@@ -46,7 +50,7 @@ func uncached(next http.Handler) http.Handler {
 }
 
 func notFound(w http.ResponseWriter, _ *http.Request) {
-	writeError(w, http.StatusNotFound, "There is no such path; there are /livez, /readyz and /metrics.")
+	writeError(w, http.StatusNotFound, errUnrecognized, "There is no such path; there are /livez, /readyz and /metrics.")
 }
 
 // notAllowed also gets methods that chi does not know, whatever the path.
@@ -56,15 +60,21 @@ func (h *Handler) notAllowed(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Allow", "GET, HEAD")
-	writeError(w, http.StatusMethodNotAllowed, "This path can only be read: use GET.")
+	writeError(w, http.StatusMethodNotAllowed, errUnrecognized, "This path can only be read: use GET.")
 }
 
+// Codes of errors.
+const (
+	errUnrecognized = "M_UNRECOGNIZED"
+	errForbidden    = "M_FORBIDDEN"
+)
+
 // writeError answers with a Matrix error, as everything else of this program does.
-func writeError(w http.ResponseWriter, status int, text string) {
+func writeError(w http.ResponseWriter, status int, code, text string) {
 	writeJSON(w, status, struct {
 		ErrCode string `json:"errcode"`
 		Error   string `json:"error"`
-	}{"M_UNRECOGNIZED", text})
+	}{code, text})
 }
 
 // live answers that the process runs, and nothing else, so that a homeserver that is down

@@ -28,7 +28,7 @@ func quiet(string, error) {}
 
 func TestExactPathsAndMethods(t *testing.T) {
 	t.Parallel()
-	h := ops.New(prometheus.NewRegistry(), ops.NewReadiness(quiet))
+	h := ops.New(prometheus.NewRegistry(), ops.NewReadiness(quiet), nil)
 	for _, c := range []struct {
 		method, target string
 		want           int
@@ -67,7 +67,7 @@ func TestMetricsAreThoseOfTheRegistry(t *testing.T) {
 	c := prometheus.NewCounter(prometheus.CounterOpts{Name: "e2ee_proxy_things_total", Help: "Things."})
 	reg.MustRegister(c)
 	c.Inc()
-	body := get(ops.New(reg, ops.NewReadiness(quiet)), "GET", "/metrics").Body.String()
+	body := get(ops.New(reg, ops.NewReadiness(quiet), nil), "GET", "/metrics").Body.String()
 	if !strings.Contains(body, "\ne2ee_proxy_things_total 1\n") || strings.Contains(body, "go_") {
 		t.Errorf("metrics:\n%s", body)
 	}
@@ -82,7 +82,7 @@ func TestReadiness(t *testing.T) {
 		r := ops.NewReadiness(func(probe string, _ error) { reported = append(reported, probe) },
 			ops.Probe{Name: "store", Run: func(context.Context) error { return store }},
 			ops.Probe{Name: "homeserver", OnlyFirst: true, Run: func(context.Context) error { return homeserver }})
-		h := ops.New(prometheus.NewRegistry(), r)
+		h := ops.New(prometheus.NewRegistry(), r, nil)
 		step := func(what string, code int, body string) {
 			t.Helper()
 			w := get(h, "GET", "/readyz")
@@ -136,7 +136,7 @@ func TestReadinessAsMetrics(t *testing.T) {
 		ops.Probe{Name: "homeserver", Run: func(context.Context) error { return errors.New("down") }})
 	reg := prometheus.NewPedanticRegistry()
 	reg.MustRegister(r)
-	body := get(ops.New(reg, r), "GET", "/metrics").Body.String()
+	body := get(ops.New(reg, r, nil), "GET", "/metrics").Body.String()
 	for _, want := range []string{"e2ee_proxy_ready 0", `e2ee_proxy_check_ok{check="homeserver"} 0`, `e2ee_proxy_check_ok{check="store"} 1`} {
 		if !strings.Contains(body, "\n"+want+"\n") {
 			t.Errorf("the page has no %s:\n%s", want, body)
@@ -149,7 +149,7 @@ func TestFailureWithAWord(t *testing.T) {
 	t.Parallel()
 	h := ops.New(prometheus.NewRegistry(), ops.NewReadiness(quiet, ops.Probe{Name: "homeserver", OnlyFirst: true, Run: func(context.Context) error {
 		return fmt.Errorf("ask: %w", &ops.WordedError{Word: "not a homeserver", Err: errors.New("status 404 at https://secret")})
-	}}))
+	}}), nil)
 	w := get(h, "GET", "/readyz")
 	if got, want := strings.TrimSpace(w.Body.String()), `{"ready":false,"checks":{"homeserver":"not a homeserver"}}`; w.Code != 503 || got != want {
 		t.Errorf("%d %s, want 503 %s", w.Code, got, want)

@@ -21,6 +21,11 @@ type cedarPolicies struct {
 	set     *cedar.PolicySet
 	reasons map[cedar.PolicyID]string
 	groups  []cedarGroup
+
+	// anywhere are those that do not look at the room. permits reports whether there is one
+	// besides them that permits, and asksRooms whether there is any.
+	anywhere           *cedar.PolicySet
+	permits, asksRooms bool
 }
 
 type cedarGroup struct {
@@ -41,7 +46,7 @@ func (s *Set) WithCedar(file string, text []byte, groups []Group) (*Set, []Probl
 	if err != nil {
 		return nil, []Problem{{at, "is not a list of Cedar policies: " + err.Error(), "correct it; docs/policy.md says what policies can ask for"}}
 	}
-	c := &cedarPolicies{set: cedar.NewPolicySet(), reasons: make(map[cedar.PolicyID]string)}
+	c := &cedarPolicies{set: cedar.NewPolicySet(), anywhere: cedar.NewPolicySet(), reasons: make(map[cedar.PolicyID]string)}
 	var problems []Problem
 	if len(list) == 0 || len(list) > maxRules {
 		problems = append(problems, Problem{at, fmt.Sprintf("has %d policies", len(list)), fmt.Sprintf("write 1 to %d, or remove the setting", maxRules)})
@@ -64,6 +69,11 @@ func (s *Set) WithCedar(file string, text []byte, groups []Group) (*Set, []Probl
 			problems = append(problems, Problem{at, where + ": there are two policies with the ID " + name, "give each an @id of its own"})
 		}
 		c.reasons[cedar.PolicyID(name)] = reason
+		if looksAtRoom(policy) {
+			c.asksRooms, c.permits = true, c.permits || policy.Effect() == cedar.Permit
+		} else {
+			c.anywhere.Add(cedar.PolicyID(name), policy)
+		}
 	}
 	if len(problems) > 0 {
 		return nil, problems
@@ -81,6 +91,12 @@ func (s *Set) WithCedar(file string, text []byte, groups []Group) (*Set, []Probl
 		out.needs[d].Members = out.needs[d].Members || bytes.Contains(text, []byte("member_servers"))
 	}
 	return out, nil
+}
+
+// looksAtRoom reports whether a policy is about some resources only, or asks something of one.
+func looksAtRoom(policy *cedar.Policy) bool {
+	text, err := policy.MarshalJSON()
+	return err != nil || !bytes.Contains(text, []byte(`"resource":{"op":"All"}`)) || bytes.Contains(text, []byte(`"Var":"resource"`))
 }
 
 func (c *cedarPolicies) names() []string {
@@ -105,11 +121,17 @@ func (c *cedarPolicies) decide(a *asked, rule string) Answer {
 		Principal: principal, Action: cedar.NewEntityUID("Action", cedar.String(a.Direction.String())), Resource: account,
 		Context: cedar.NewRecord(context),
 	}
-	if a.Room != nil {
-		request.Resource = roomEntity(entities, a.Room)
-	}
-	decision, why := cedar.Authorize(c.set, entities, request)
+	set := c.set
 	switch {
+	case a.Room != nil:
+		request.Resource = roomEntity(entities, a.Room)
+	case a.AnyRoom:
+		set, request.Resource = c.anywhere, cedar.NewEntityUID("Room", "")
+	}
+	decision, why := cedar.Authorize(set, entities, request)
+	switch {
+	case a.AnyRoom && c.permits && decision != cedar.Allow && len(why.Errors)+len(why.Reasons) == 0:
+		return Answer{Effect: Allow, Rule: rule} // one that looks at the room may permit it
 	case len(why.Errors) > 0:
 		ids := make([]cedar.PolicyID, len(why.Errors))
 		for i := range why.Errors {

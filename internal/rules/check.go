@@ -98,6 +98,13 @@ func (c *checker) checkName(at, name string) {
 }
 
 func (c *checker) checkEffect(at string, r *Rule) {
+	switch {
+	case r.OnError == "":
+	case r.Effect == Deny.String():
+		c.problem(at+".on_error", "has no effect, because the rule denies", "remove it")
+	default:
+		c.oneOf(at+".on_error", r.OnError, []string{Deny.String(), Allow.String()})
+	}
 	switch r.Effect {
 	case Allow.String():
 		if r.Reason != "" {

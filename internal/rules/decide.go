@@ -33,7 +33,11 @@ func (s *Set) Decide(q *Question) Answer {
 		case matchNo:
 		case matchYes:
 			if r.effect == Allow {
-				return s.narrowed(&a, r.name)
+				out := s.narrowed(&a, r.name)
+				if out.Effect == Allow {
+					out.OnError = r.failed
+				}
+				return out
 			}
 			return Answer{Rule: r.name, Reason: r.reason}
 		case matchUnknown:
@@ -81,6 +85,9 @@ func (r *compiled) matches(a *asked) match {
 	}
 	if !r.aboutRoom {
 		return out
+	}
+	if a.AnyRoom { // there is a room of which it may not be said, and one of which it may
+		return known(out == matchYes && r.effect == Allow)
 	}
 	room := r.matchesRoom(a.Room)
 	if room == matchYes {

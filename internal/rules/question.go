@@ -38,8 +38,8 @@ const (
 	DeviceUnknown Device = iota
 	// DeviceUnproven is that of a message whose key came without proof of its sender.
 	DeviceUnproven
-	// DeviceUnconfirmed is one that its owner has not signed. It is met only where the policy is
-	// on warn or off.
+	// DeviceUnconfirmed is one that its owner has not signed, or whose owner's identity changed.
+	// It is met only where the policy is on warn or off, and for clients with keys of their own.
 	DeviceUnconfirmed
 	// DeviceException is one that its owner has not signed and the account made an exception for.
 	DeviceException
@@ -78,6 +78,9 @@ type Question struct {
 	Device  Device
 	// Room is the room that it is about; nil for a secret, which is about none.
 	Room *Room
+	// AnyRoom says that it is about a room, and nobody knows which: it is denied only if it is
+	// whatever the room may be. Room is nil.
+	AnyRoom bool
 }
 
 // Room is what is known of a room. It is never changed once it was asked with.
@@ -137,4 +140,19 @@ type Answer struct {
 	Reason string
 	// Failed reports that the rule asked for what is not known, and therefore denies.
 	Failed bool
+	// OnError is what the rule that allows says for when the decision point does not answer.
+	OnError OnError
 }
+
+// OnError is what becomes of something when the decision point does not answer. The zero value
+// leaves it to the setting for all.
+type OnError int
+
+const (
+	// OnErrorUnset is what a rule says that says nothing.
+	OnErrorUnset OnError = iota
+	// OnErrorDeny denies.
+	OnErrorDeny
+	// OnErrorAllow leaves it as the rules decided.
+	OnErrorAllow
+)

@@ -22,6 +22,10 @@ type Rule struct {
 	// of the values of one of them any. In them * stands for any number of characters, ? for one.
 	When When `json:"when" yaml:"when"`
 
+	// What becomes of what this rule allows when policy.decision_point does not answer: deny or allow,
+	// instead of policy.decision_point.on_error; for rules that allow.
+	OnError string `json:"on_error,omitempty" yaml:"on_error"`
+
 	// Why it is denied, in words for the people who are told; for rules that deny.
 	Reason string `json:"reason,omitempty" yaml:"reason"`
 }

@@ -20,6 +20,7 @@ type compiled struct {
 	name   string
 	effect Effect
 	reason string
+	failed OnError // see Answer.OnError
 
 	directions [Secret + 1]bool
 	account    globs
@@ -51,6 +52,14 @@ func (s *Set) Len() int {
 
 // Dear reports whether a decision costs more than to remember it.
 func (s *Set) Dear() bool { return s != nil && s.cedar != nil }
+
+// AsksRooms reports whether anything that is asked in a direction depends on the room.
+func (s *Set) AsksRooms(d Direction) bool {
+	if s == nil || d <= DirectionNone || d > Secret {
+		return false
+	}
+	return slices.ContainsFunc(s.rules, func(r compiled) bool { return r.aboutRoom && r.directions[d] }) || s.cedar != nil && s.cedar.asksRooms
+}
 
 // Hash names the rules: equal rules, with equal groups, have equal hashes. It is empty when
 // there are none.
@@ -114,6 +123,12 @@ func compile(r *Rule, groups map[string]globs) compiled {
 	}
 	if r.Effect == Allow.String() {
 		c.effect = Allow
+	}
+	switch r.OnError {
+	case Allow.String():
+		c.failed = OnErrorAllow
+	case Deny.String():
+		c.failed = OnErrorDeny
 	}
 	for d := SendKey; d <= Secret; d++ {
 		c.directions[d] = w.Direction == nil || slices.Contains(w.Direction, d.String())

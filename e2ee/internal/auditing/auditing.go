@@ -72,6 +72,14 @@ func (d *Decision) InRoom(room id.RoomID, session id.SessionID, index uint32) *D
 	return d
 }
 
+// Under says by which version of the policy it was decided, where that may have changed since.
+func (d *Decision) Under(policy string) *Decision {
+	if d != nil {
+		d.record.Policy = policy
+	}
+	return d
+}
+
 // Secret names the secret that it is about.
 func (d *Decision) Secret(name string) *Decision {
 	if d != nil {

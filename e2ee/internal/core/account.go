@@ -13,6 +13,9 @@ type Account struct {
 	User    id.UserID
 	Row     *store.Account
 	Tracker *trustcache.Tracker
+	// Tenure names the time for which the account is in memory. No other has the number: what
+	// is cached under it is never found again once somebody else may have written.
+	Tenure uint64
 }
 
 // Settings returns the account's configuration.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -66,6 +67,9 @@ type Meta struct {
 	Begun []id.Curve25519 `json:"begun,omitempty"`
 	// Fallback is the fallback key that the homeserver is known to have.
 	Fallback id.Curve25519 `json:"fallback,omitempty"`
+	// KeysEpoch is the epoch of the account in which one-time keys were made last: those of an
+	// earlier one are not uploaded, see package devicekeys.
+	KeysEpoch int64 `json:"keys_epoch,omitempty"`
 	// Logins are how often somebody logged in as the device, which numbers its sessions.
 	Logins int `json:"logins,omitempty"`
 }
@@ -107,6 +111,9 @@ func (p *Device) CurrentToken() secret.String {
 // Call sends a request in the device's name. If the homeserver does not know the token any
 // more, the device's own work ends until a client brings another.
 func (p *Device) Call(ctx context.Context, r wire.Request) error {
+	if err := p.Env.Store.MayAct(); err != nil {
+		return fmt.Errorf("%s: %w", r.Op, err) // it was stopped, and somebody else may act for it
+	}
 	token := p.CurrentToken()
 	if token.IsZero() {
 		return &wire.UpstreamError{Op: r.Op, Status: 401, ErrCode: "M_MISSING_TOKEN"}

@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -40,10 +41,15 @@ type Env struct {
 	// RoomsStored is called with the rooms of every step that was stored.
 	RoomsStored func([]store.Room)
 
+	tenures atomic.Uint64
+
 	// Context ends when the engine stops, which then waits for WG.
 	Context context.Context
 	WG      sync.WaitGroup
 }
+
+// NewTenure returns a number for [Account.Tenure].
+func (e *Env) NewTenure() uint64 { return e.tenures.Add(1) }
 
 // AccountSettings are the settings of one account.
 type AccountSettings struct {

@@ -3,6 +3,7 @@ package core
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 
 	"maunium.net/go/mautrix/id"
@@ -101,6 +102,19 @@ func (e *IdentityChangedError) Error() string {
 		names = append(names, u.String())
 	}
 	return "the digital identity was reset: " + strings.Join(names, ", ")
+}
+
+// RuledError means that somebody who could read it may not have the keys of a room, by the rules
+// of an organisation.
+type RuledError struct {
+	// Users are those people, Rule denies it, and Reason is why, in words for a person.
+	Users        []id.UserID
+	Rule, Reason string
+}
+
+// Error implements error.
+func (e *RuledError) Error() string {
+	return fmt.Sprintf("the rule %q denies the room's keys to %d users", e.Rule, len(e.Users))
 }
 
 // UserAuth is a caller's answer to user-interactive authentication. Every field may be

@@ -117,7 +117,7 @@ func (p *Device) Save(ctx context.Context, ch *store.Changes) error {
 	ctx, cancel := Detach(ctx, saveTimeout)
 	defer cancel()
 	err := p.Env.Store.Save(ctx, p.Account.Row, p.RowID, ch)
-	if errors.Is(err, store.ErrUnsure) || errors.Is(err, store.ErrStale) {
+	if errors.Is(err, store.ErrUnsure) || errors.Is(err, store.ErrStale) || errors.Is(err, store.ErrNotOwner) {
 		p.MustReload.Store(true)
 		return fmt.Errorf("%w: %w", ErrReload, err)
 	}

@@ -70,7 +70,11 @@ func (k *Supply) prepareUpload(ctx context.Context) (body map[string]any, oneTim
 		return nil, nil, nil, nil
 	}
 	s := k.Begin()
+	k.leaveToOthers(s)
 	if err = k.makeKeys(s); err != nil {
+		return nil, nil, nil, err
+	}
+	if err = k.recordEpoch(s); err != nil {
 		return nil, nil, nil, err
 	}
 	if k.olm.KeysChanged(s) {
@@ -110,12 +114,7 @@ func (k *Supply) makeKeys(s *core.Step) error {
 	if dead, err := k.prepareDeadKeys(s); dead || err != nil {
 		return err
 	}
-	pending := 0
-	for i := range k.olm.Keys().OTKeys {
-		if !k.olm.Keys().OTKeys[i].Published {
-			pending++
-		}
-	}
+	pending := pendingKeys(k.olm.ReadKeys(s))
 	have, wanted := max(k.count, 0)+pending, k.wanted || !k.publication.host.KeysTakenLocked()
 	if k.Record.Row.Restored && pending == 0 {
 		// The homeserver has keys that this restored database does not know. New keys get

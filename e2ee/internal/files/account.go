@@ -27,8 +27,8 @@ const (
 type Seen struct{ files *lru.Cache[seenKey, string] }
 
 type seenKey struct {
-	account int64
-	uri     string
+	tenure uint64 // of the account
+	uri    string
 }
 
 // NewSeen returns an empty memory.
@@ -40,11 +40,11 @@ func NewSeen() (*Seen, error) {
 	return &Seen{files}, nil
 }
 
-func (s *Seen) get(account int64, uri string) (string, bool) {
-	return s.files.Get(seenKey{account, uri})
+func (s *Seen) get(tenure uint64, uri string) (string, bool) {
+	return s.files.Get(seenKey{tenure, uri})
 }
 
-func (s *Seen) add(account int64, uri, shown string) { s.files.Add(seenKey{account, uri}, shown) }
+func (s *Seen) add(tenure uint64, uri, shown string) { s.files.Add(seenKey{tenure, uri}, shown) }
 
 // forget makes the next show ask whether files are stored.
 func (s *Seen) forget() { s.files.Purge() }

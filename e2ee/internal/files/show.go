@@ -60,7 +60,7 @@ func (a *Account) learn(ctx context.Context, all found) (map[string]string, erro
 	shown := make(map[string]string, len(all))
 	var ask []string
 	for uri, f := range all {
-		if known, ok := a.seen.get(a.Row.ID, uri); ok {
+		if known, ok := a.seen.get(a.Tenure, uri); ok {
 			shown[uri] = known
 			continue
 		}
@@ -97,7 +97,7 @@ func (a *Account) learn(ctx context.Context, all found) (map[string]string, erro
 		return nil, err
 	}
 	for uri, as := range fresh {
-		a.seen.add(a.Row.ID, uri, as)
+		a.seen.add(a.Tenure, uri, as)
 		shown[uri] = as
 	}
 	return shown, nil

@@ -9,6 +9,7 @@ import (
 
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/olm"
+	"e2ee-proxy/e2ee/internal/orgrules"
 	"e2ee-proxy/internal/rules"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -75,8 +76,8 @@ type Host interface {
 
 	// Facts returns what the organisation's rules ask of a room, and FactsLocked does so from
 	// memory. The caller of the latter holds the device's lock.
-	Facts(ctx context.Context, room id.RoomID, d rules.Direction) (*rules.Room, error)
-	FactsLocked(room id.RoomID, d rules.Direction) *rules.Room
+	Facts(ctx context.Context, by *orgrules.Version, room id.RoomID, d rules.Direction) (*rules.Room, error)
+	FactsLocked(by *orgrules.Version, room id.RoomID, d rules.Direction) *rules.Room
 
 	// KickLocked requests maintenance. The caller holds the device's lock.
 	KickLocked()

@@ -150,12 +150,16 @@ func (x *Exchange) deniedKey(req keyRequest, own *trustcache.User, became answer
 
 // keyRuled asks the organisation's rules about a key for a device that may have it.
 func (x *Exchange) keyRuled(ctx context.Context, req keyRequest, own *trustcache.User, dev *trustcache.Device) (rules.Answer, error) {
-	room, err := x.host.Facts(ctx, req.Ref.RoomID, rules.SendKey)
+	by := x.Env.Rules.Now()
+	room, err := x.host.Facts(ctx, by, req.Ref.RoomID, rules.SendKey)
 	if err != nil {
 		return rules.Answer{}, fmt.Errorf("look at a room for the organisation's rules: %w", err)
 	}
-	q := orgrules.KeyQuestion(own.UserID, own, dev, room)
-	return x.Env.Rules.Asked(ctx)(&q), nil
+	answers, err := by.Ask(ctx, []rules.Question{orgrules.KeyQuestion(own.UserID, own, dev, room)})
+	if err != nil {
+		return rules.Answer{}, err
+	}
+	return answers[0], nil
 }
 
 // gaveKey reports whether a device was sent a key within giveKeyEvery. The caller holds
@@ -229,8 +233,9 @@ func (x *Exchange) forwardKey(ctx context.Context, req keyRequest, dev *trustcac
 	if err != nil || own == nil {
 		return answerDenied, err
 	}
-	room := x.host.FactsLocked(req.Ref.RoomID, rules.SendKey)
-	if q := orgrules.KeyQuestion(own.UserID, own, own.Device(dev.DeviceID), room); x.Env.Rules.Again()(&q).Effect != rules.Allow {
+	by := x.Env.Rules.Now()
+	room := x.host.FactsLocked(by, req.Ref.RoomID, rules.SendKey)
+	if q := orgrules.KeyQuestion(own.UserID, own, own.Device(dev.DeviceID), room); by.Again()(&q).Effect != rules.Allow {
 		return answerDenied, nil
 	}
 	s := x.Begin()

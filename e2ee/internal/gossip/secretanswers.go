@@ -98,7 +98,11 @@ func (x *Exchange) AnswerSecretRequests(ctx context.Context) error {
 	for _, req := range requests.Secrets {
 		var why rules.Answer
 		became, over, err := x.answerTo(own, req.Device, req.At, func(dev *trustcache.Device) (answer, error) {
-			if why = secretRuled(x.Env.Rules.Asked(ctx), own, dev); why.Effect != rules.Allow {
+			answers, err := x.Env.Rules.Now().Ask(ctx, []rules.Question{orgrules.SecretQuestion(own, dev)})
+			if err != nil {
+				return answerLater, err
+			}
+			if why = answers[0]; why.Effect != rules.Allow {
 				return answerRuled, nil
 			}
 			return x.giveSecret(ctx, req, dev)
@@ -186,7 +190,7 @@ func (x *Exchange) giveSecret(ctx context.Context, req secretRequest, dev *trust
 		return answerRefused, nil // the request was cancelled
 	}
 	own, err := x.host.StillMayHold(ctx, dev)
-	if err != nil || own == nil || secretRuled(x.Env.Rules.Again(), own, own.Device(dev.DeviceID)).Effect != rules.Allow {
+	if err != nil || own == nil || secretRuled(x.Env.Rules.Now().Again(), own, own.Device(dev.DeviceID)).Effect != rules.Allow {
 		return answerDenied, err
 	}
 	content, err := x.secretContent(ctx, req, own)

@@ -78,6 +78,11 @@ func (c *Keys) Secrets() []store.Secret {
 	}
 }
 
+// SecretsMadeHere returns the secrets of keys that the proxy has just made.
+func (c *Keys) SecretsMadeHere() []store.Secret {
+	return append(c.Secrets(), store.Secret{Name: SecretMadeHere, Value: secret.Bytes(c.Master.PublicKey())})
+}
+
 // ByName returns the seeds under their names in secret storage.
 func (c *Keys) ByName() map[string][]byte {
 	return map[string][]byte{

@@ -15,6 +15,9 @@ const (
 	// SecretStorageKey is the key of a secret storage that the proxy made: the recovery
 	// key.
 	SecretStorageKey = "recovery_key"
+	// SecretMadeHere is the public master key of an identity that the proxy made, as long as no
+	// other client was seen with its keys.
+	SecretMadeHere = "identity_made_here"
 	// SecretRecoveryRead is stored once the user has deleted the recovery key from the API.
 	SecretRecoveryRead = "recovery_key_deleted"
 )

@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/orgrules"
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -75,4 +76,5 @@ func (ev *Event) waits() bool {
 type Basis struct {
 	Keys  int // see roomkeys.Inbound.Stored, before they were opened
 	Users map[id.UserID]*trustcache.User
+	Rules *orgrules.Version
 }

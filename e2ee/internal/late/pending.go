@@ -74,9 +74,9 @@ func withoutRelations(raw json.RawMessage) json.RawMessage {
 	return event.Set("unsigned", unsigned.Without("m.relations").Encode()).Encode()
 }
 
-// park stores pending events. If their keys came, or more became known of their senders,
-// while they were judged, nothing would look at them again: such events are stored as
-// ready.
+// park stores pending events. If their keys came, more became known of their senders, or the
+// organisation's rules became others while they were judged, nothing would look at them again:
+// such events are stored as ready.
 func (l *Events) park(ctx context.Context, ch *store.Changes, by Basis) error {
 	parked := ch.Pending
 	if err := l.Save(ctx, ch); err != nil {
@@ -100,13 +100,14 @@ func (l *Events) park(ctx context.Context, ch *store.Changes, by Basis) error {
 		again.ReadyPending = nil
 	}
 	slices.Sort(again.ReadyPendingFrom)
-	now, err := l.Account.Tracker.Cached(ctx, slices.Compact(again.ReadyPendingFrom))
+	again.ReadyPendingFrom = slices.Compact(again.ReadyPendingFrom)
+	now, err := l.Account.Tracker.Cached(ctx, again.ReadyPendingFrom)
 	if err != nil {
 		return fmt.Errorf("look up senders: %w", err)
 	}
-	again.ReadyPendingFrom = slices.DeleteFunc(slices.Compact(again.ReadyPendingFrom), func(user id.UserID) bool {
-		return by.Users[user] == now[user]
-	})
+	if by.Rules == l.Env.Rules.Now() {
+		again.ReadyPendingFrom = slices.DeleteFunc(again.ReadyPendingFrom, func(user id.UserID) bool { return by.Users[user] == now[user] })
+	}
 	if len(again.ReadyPending)+len(again.ReadyPendingFrom) == 0 {
 		return nil
 	}

@@ -17,14 +17,16 @@ const (
 	RankReview                  // account.review: warnings are updated
 	RankOutbox                  // channel.Olm.outboxTurn: the outbox is sent
 	RankOpening                 // Engine.opening: a device is loaded or deleted
+	RankOwning                  // ownership.Table: an account is claimed or released
 
-	RankEngine  // Engine.mu
-	RankOpens   // roomkeys: a batch of events is decrypted
-	RankDevice  // core.Device.Mu
-	RankSession // inboundSession.mu
-	RankSearch  // searchindex.Account: its index is read or changed
-	RankAccount // account.mu
-	RankLeaf    // no other lock is taken: liveness, lists, passwords, counts
+	RankAccounts // ownership.Table: accounts come into memory, and leave it
+	RankEngine   // Engine.mu
+	RankOpens    // roomkeys: a batch of events is decrypted
+	RankDevice   // core.Device.Mu
+	RankSession  // inboundSession.mu
+	RankSearch   // searchindex.Account: its index is read or changed
+	RankAccount  // account.mu
+	RankLeaf     // no other lock is taken: liveness, lists, passwords, counts
 )
 
 // Order observes locking and unlocking, in tests.

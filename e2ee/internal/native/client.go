@@ -13,6 +13,7 @@ import (
 
 	"e2ee-proxy/e2ee/internal/auditing"
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/orgrules"
 	"e2ee-proxy/e2ee/internal/rollout"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/wire"
@@ -52,11 +53,13 @@ type Query struct {
 	client  *Client
 	query   *trustcache.ClientQuery
 	version uint64 // of what was known when it began
+	rules   *orgrules.Version
 }
 
 // BeginQuery is called before the client's query goes to the homeserver.
 func (c *Client) BeginQuery() *Query {
-	return &Query{c, c.Tracker.BeginClientQuery(), c.Tracker.Version()}
+	by := c.Env.Rules.Now()
+	return &Query{c, c.Tracker.BeginClientQuery(by.Any()), c.Tracker.Version(), by}
 }
 
 // End is called when the answer has been dealt with, or there is none.
@@ -67,6 +70,9 @@ func (q *Query) End() { q.query.End() }
 func (q *Query) Answered(ctx context.Context, res *trustcache.QueryResult, whole func(id.UserID) bool) (map[id.UserID][]id.DeviceID, error) {
 	view, err := q.query.Answered(ctx, res, whole, q.client.Env.Policy().Native)
 	if err != nil {
+		return nil, err
+	}
+	if err := q.client.narrow(ctx, q.rules, &view); err != nil {
 		return nil, err
 	}
 	q.client.counted.NativeAnswer(&view)
@@ -110,24 +116,33 @@ func (c *Client) MayGet(ctx context.Context, to []Recipient) ([]bool, error) {
 	if err := c.gate(users, policy); err != nil {
 		return nil, err
 	}
-	out := make([]bool, len(to))
-	log, unknown := c.begin(to), 0
+	wanted := make([]wanted, len(to))
 	for i := range to {
-		user := known[to[i].UserID]
-		device := user.Device(to[i].DeviceID)
-		if to[i].Message && device != nil && !slices.Equal(to[i].For, []string{device.Curve25519.String()}) {
-			device = nil // it is for another device than the one that it goes to
+		w := &wanted[i]
+		w.Recipient, w.user, w.device = &to[i], known[to[i].UserID], known[to[i].UserID].Device(to[i].DeviceID)
+		if w.Message && w.device != nil && !slices.Equal(w.For, []string{w.device.Curve25519.String()}) {
+			w.device = nil // it is for another device than the one that it goes to
 		}
-		d := trustcache.Native(user, device, policy.Native)
-		if to[i].Message {
-			c.counted.NativeMessage(store.DeviceRef{UserID: to[i].UserID, DeviceID: to[i].DeviceID}, d)
+		w.decision = trustcache.Native(w.user, w.device, policy.Native)
+		w.given = w.decision.Outcome == trustcache.NativeShow || !w.Message && w.user.Known() && w.user.Own
+	}
+	by := c.Env.Rules.Now()
+	if err := c.narrowGiven(ctx, by, wanted); err != nil {
+		return nil, err
+	}
+	out := make([]bool, len(to))
+	log, unknown := c.begin(to).Under(by.Policy()), 0
+	for i := range wanted {
+		w := &wanted[i]
+		if w.Message {
+			c.counted.NativeMessage(store.DeviceRef{UserID: w.UserID, DeviceID: w.DeviceID}, w.decision)
 		}
-		out[i] = d.Outcome == trustcache.NativeShow || !to[i].Message && user.Known() && user.Own
-		if device == nil {
+		out[i] = w.given
+		if w.device == nil {
 			unknown++
 		}
-		if device != nil || unknown <= maxUnknown {
-			record(log, &to[i], user, device, out[i], d)
+		if w.device != nil || unknown <= maxUnknown {
+			w.record(log)
 		}
 	}
 	if unknown > maxUnknown {
@@ -148,19 +163,32 @@ func (c *Client) begin(to []Recipient) *auditing.Decision {
 	return auditing.BeginFor(c.Env, c.User, c.device, kind)
 }
 
+// wanted is what is decided about one recipient.
+type wanted struct {
+	*Recipient
+	user     *trustcache.User
+	device   *trustcache.Device // nil for one that is not known
+	decision trustcache.NativeDecision
+	given    bool
+	denied   string // the rule of the organisation that denies it
+}
+
 // record writes down what was decided about one recipient.
-func record(log *auditing.Decision, to *Recipient, user *trustcache.User, device *trustcache.Device, given bool, d trustcache.NativeDecision) {
-	outcome, rule := audit.Refused, string(d.Reason)
-	if given {
+func (w *wanted) record(log *auditing.Decision) {
+	outcome, rule, device := audit.Refused, string(w.decision.Reason), w.device
+	if w.given {
 		outcome = audit.Given
 	}
-	if given && d.Outcome != trustcache.NativeShow {
+	if w.given && w.decision.Outcome != trustcache.NativeShow {
 		rule = auditing.RuleOwnDevice
 	}
-	if device == nil {
-		device, rule = &trustcache.Device{UserID: id.UserID(short(to.UserID.String())), DeviceID: id.DeviceID(short(to.DeviceID.String()))}, auditing.RuleUnknownDevice
+	if w.denied != "" {
+		rule = w.denied
 	}
-	log.Add(user, device, outcome, "", rule)
+	if device == nil {
+		device, rule = &trustcache.Device{UserID: id.UserID(short(w.UserID.String())), DeviceID: id.DeviceID(short(w.DeviceID.String()))}, auditing.RuleUnknownDevice
+	}
+	log.Add(w.user, device, outcome, "", rule)
 }
 
 // maxUnknown is how many devices that nobody has are in the record of one request by name. The
@@ -218,12 +246,15 @@ func (c *Client) MayClear() bool {
 }
 
 // MaySend returns why the client may not send encrypted events to a room; nil when it may.
-// Only where the policy says that identity changes block, and somebody's did, it asks the
-// homeserver.
+// Only where the policy says that identity changes block, and somebody's did, or where rules are
+// about rooms, it asks the homeserver.
 func (c *Client) MaySend(ctx context.Context, room id.RoomID) error {
 	policy := c.Env.Policy()
-	if policy.Native == trustcache.ModeOff || policy.NativeChanges == trustcache.NativeChangesWarn {
+	if policy.Native == trustcache.ModeOff {
 		return nil
+	}
+	if err := c.ruled(ctx, room); err != nil || policy.NativeChanges == trustcache.NativeChangesWarn {
+		return err
 	}
 	unsettled, err := c.host.Unsettled(ctx)
 	if err != nil || len(unsettled) == 0 {

@@ -19,9 +19,11 @@ import (
 	"e2ee-proxy/e2ee/internal/auditing"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/locks"
+	"e2ee-proxy/e2ee/internal/orgrules"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/audit"
+	"e2ee-proxy/internal/rules"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
@@ -56,13 +58,19 @@ type Shared struct {
 	waiting chan session
 	turns   locks.Turns[[32]byte] // of sessions
 
+	passes *lru.Cache[passKey, pass] // see ruled.go
+
 	mu     sync.Mutex
-	recent *lru.Cache[int64, []session] // by account, the one used last first
+	recent *lru.Cache[uint64, []session] // by the tenure of the account, the one used last first
+	given  *lru.Cache[uint64, uint64]    // by the same, see gives
+	gave   uint64
 }
 
 // look is by what it was last decided whom to tell of a session.
 type look struct {
+	tenure  uint64 // of the account
 	version uint64 // of what is known of users
+	rules   *orgrules.Version
 	at      time.Time
 }
 
@@ -72,11 +80,19 @@ func NewShared() (*Shared, error) {
 	if err != nil {
 		return nil, fmt.Errorf("remember sessions: %w", err)
 	}
-	recent, err := lru.New[int64, []session](maxAccounts)
+	recent, err := lru.New[uint64, []session](maxAccounts)
 	if err != nil {
 		return nil, fmt.Errorf("remember sessions: %w", err)
 	}
-	return &Shared{looked: looked, recent: recent, waiting: make(chan session, maxWaiting)}, nil
+	passes, err := lru.New[passKey, pass](maxLooked)
+	if err != nil {
+		return nil, fmt.Errorf("remember rooms: %w", err)
+	}
+	given, err := lru.New[uint64, uint64](maxAccounts)
+	if err != nil {
+		return nil, fmt.Errorf("remember what was given: %w", err)
+	}
+	return &Shared{looked: looked, recent: recent, passes: passes, given: given, waiting: make(chan session, maxWaiting)}, nil
 }
 
 // session is a Megolm session that a client uses.
@@ -90,7 +106,10 @@ type session struct {
 // SentEncrypted is called with the session of an event that the homeserver has accepted. It
 // does not wait.
 func (c *Client) SentEncrypted(room id.RoomID, of id.SessionID) {
-	if c.device == "" || c.query.Asserted || of == "" || len(of) > wire.MaxIDLength || c.Env.Policy().Native != trustcache.ModeEnforce {
+	if c.device == "" || c.query.Asserted || of == "" || len(of) > wire.MaxIDLength {
+		return
+	}
+	if c.Env.Policy().Native != trustcache.ModeEnforce && !c.Env.Rules.Now().Any() {
 		return
 	}
 	s := session{c, room, of, c.hash(room, of)}
@@ -102,7 +121,7 @@ func (c *Client) SentEncrypted(room id.RoomID, of id.SessionID) {
 // clients use: there are other devices.
 func (c *Client) heardOfDevices() {
 	c.shared.mu.Lock()
-	recent, _ := c.shared.recent.Get(c.Row.ID)
+	recent, _ := c.shared.recent.Get(c.Tenure)
 	c.shared.mu.Unlock()
 	for _, s := range recent {
 		c.shared.lookAt(s)
@@ -113,7 +132,7 @@ func (c *Client) heardOfDevices() {
 func (sh *Shared) use(s session) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	before, _ := sh.recent.Get(s.client.Row.ID)
+	before, _ := sh.recent.Get(s.client.Tenure)
 	if len(before) > 0 && before[0].hash == s.hash && before[0].client.query.Token == s.client.query.Token {
 		return
 	}
@@ -123,13 +142,13 @@ func (sh *Shared) use(s session) {
 			now = append(now, old)
 		}
 	}
-	sh.recent.Add(s.client.Row.ID, now)
+	sh.recent.Add(s.client.Tenure, now)
 }
 
 // lookAt has it looked who is to be told of a session, unless nothing has changed since.
 func (sh *Shared) lookAt(s session) {
-	now := look{s.client.Tracker.Version(), s.client.Env.Now()}
-	if was, ok := sh.looked.Get(s.hash); ok && was.version == now.version && now.at.Sub(was.at) < lookAgain {
+	now := look{s.client.Tenure, s.client.Tracker.Version(), s.client.Env.Rules.Now(), s.client.Env.Now()}
+	if was, ok := sh.looked.Get(s.hash); ok && was.tenure == now.tenure && was.version == now.version && was.rules == now.rules && now.at.Sub(was.at) < lookAgain {
 		return
 	}
 	sh.looked.Add(s.hash, now)
@@ -205,7 +224,11 @@ func (s session) tell(ctx context.Context) error {
 	if own == nil || !own.Usable() {
 		return nil // nobody can take the note for this device's
 	}
-	notes := s.notes(known, own)
+	by := c.Env.Rules.Now()
+	notes, err := s.notes(ctx, by, known, own)
+	if err != nil {
+		return err
+	}
 	hashes := make([][32]byte, len(notes))
 	for i := range notes {
 		hashes[i] = notes[i].hash
@@ -219,7 +242,7 @@ func (s session) tell(ctx context.Context) error {
 		if err := s.send(ctx, some); err != nil {
 			return err
 		}
-		told := store.Changes{Audit: s.record(known, some)}
+		told := store.Changes{Audit: s.record(by, known, some)}
 		for i := range some {
 			told.Seen = append(told.Seen, store.SeenMessage{Digest: some[i].hash, At: c.Env.Now()})
 		}
@@ -234,12 +257,12 @@ func (s session) tell(ctx context.Context) error {
 var errLags = errors.New("the homeserver's list of the room's members is out of date")
 
 // record returns the record that devices get no key of the session.
-func (s session) record(known map[id.UserID]*trustcache.User, notes []note) []*audit.Record {
-	log := auditing.BeginFor(s.client.Env, s.client.User, s.client.device, audit.KindNativeSend).InRoom(s.room, s.id, 0)
+func (s session) record(by *orgrules.Version, known map[id.UserID]*trustcache.User, notes []note) []*audit.Record {
+	log := auditing.BeginFor(s.client.Env, s.client.User, s.client.device, audit.KindNativeSend).InRoom(s.room, s.id, 0).Under(by.Policy())
 	for i := range notes {
 		one := &notes[i]
 		user := known[one.to.UserID]
-		log.Add(user, user.Device(one.to.DeviceID), audit.Withheld, string(one.code), string(one.why))
+		log.Add(user, user.Device(one.to.DeviceID), audit.Withheld, string(one.code), one.rule)
 	}
 	return log.Records()
 }
@@ -259,35 +282,55 @@ const saveWithin = 10 * time.Second
 
 // note is what one device is told.
 type note struct {
-	to   store.DeviceRef
-	code event.RoomKeyWithheldCode
-	why  trustcache.ShareReason
-	from id.Curve25519
-	hash [32]byte // by which the database knows that it was told
+	to     store.DeviceRef
+	code   event.RoomKeyWithheldCode
+	rule   string // why, in the audit log
+	reason string // why, for a person
+	from   id.Curve25519
+	hash   [32]byte // by which the database knows that it was told
 }
 
 // notes returns who is told why, in a fixed order.
-func (s session) notes(known map[id.UserID]*trustcache.User, own *trustcache.Device) []note {
+func (s session) notes(ctx context.Context, by *orgrules.Version, known map[id.UserID]*trustcache.User, own *trustcache.Device) ([]note, error) {
 	var out []note
+	var questions []rules.Question
+	var asked []*trustcache.Device
 	mode := s.client.Env.Policy().Native
 	for _, user := range known {
 		for i := range user.Devices {
 			d := &user.Devices[i]
 			decision := trustcache.Native(user, d, mode)
-			if decision.Outcome == trustcache.NativeShow || d.DoNotEncrypt || d.UserID == own.UserID && d.DeviceID == own.DeviceID {
-				continue
+			switch code := codeFor(decision.Reason); {
+			case d.DoNotEncrypt || d.UserID == own.UserID && d.DeviceID == own.DeviceID:
+			case decision.Outcome == trustcache.NativeShow && by.Any():
+				questions, asked = append(questions, orgrules.AnyKeyQuestion(s.client.User, d.UserID, user, d)), append(asked, d)
+			case decision.Outcome != trustcache.NativeShow && code != "":
+				out = append(out, s.note(own, d, code, string(decision.Reason), reason(code)))
 			}
-			if code := codeFor(decision.Reason); code != "" {
-				ref := store.DeviceRef{UserID: d.UserID, DeviceID: d.DeviceID}
-				hash := s.client.hash(s.room, s.id, d.UserID.String(), d.DeviceID.String(), d.Curve25519.String(), string(code))
-				out = append(out, note{ref, code, decision.Reason, own.Curve25519, hash})
-			}
+		}
+	}
+	answers, err := by.Ask(ctx, questions)
+	if err != nil {
+		return nil, fmt.Errorf("ask the organisation's rules: %w", err)
+	}
+	for i := range answers {
+		if answers[i].Effect != rules.Allow {
+			out = append(out, s.note(own, asked[i], codeUnauthorised, orgrules.Reason(answers[i]), answers[i].Reason))
 		}
 	}
 	slices.SortFunc(out, func(a, b note) int {
 		return slices.Compare([]string{a.to.UserID.String(), a.to.DeviceID.String()}, []string{b.to.UserID.String(), b.to.DeviceID.String()})
 	})
-	return out
+	return out, nil
+}
+
+// codeUnauthorised is the code for a device that the organisation's rules deny the key.
+const codeUnauthorised event.RoomKeyWithheldCode = "m.unauthorised"
+
+// note returns the note for a device.
+func (s session) note(own, d *trustcache.Device, code event.RoomKeyWithheldCode, rule, reason string) note {
+	hash := s.client.hash(s.room, s.id, d.UserID.String(), d.DeviceID.String(), d.Curve25519.String(), string(code))
+	return note{store.DeviceRef{UserID: d.UserID, DeviceID: d.DeviceID}, code, rule, reason, own.Curve25519, hash}
 }
 
 // codeFor returns what a device is told that is hidden for a reason; nothing where it could
@@ -310,7 +353,7 @@ func (s session) send(ctx context.Context, notes []note) error {
 			messages[one.to.UserID] = make(map[id.DeviceID]map[string]string)
 		}
 		messages[one.to.UserID][one.to.DeviceID] = map[string]string{
-			"algorithm": wire.AlgorithmMegolm, "code": string(one.code), "reason": reason(one.code),
+			"algorithm": wire.AlgorithmMegolm, "code": string(one.code), "reason": one.reason,
 			"room_id": s.room.String(), "sender_key": one.from.String(), "session_id": s.id.String(),
 		}
 	}

@@ -10,7 +10,7 @@ import (
 // maxMemo bounds the decisions that are remembered.
 const maxMemo = 1 << 16
 
-// memo remembers decisions that are dear to make. Rules do not change, and what is known of a room
+// memo remembers decisions that are dear to make. The rules of one version do not change, and what is known of a room
 // is another value when it does; with members among it nothing is remembered.
 type memo struct {
 	set   *rules.Set
@@ -21,7 +21,7 @@ type memoKey struct {
 	direction     rules.Direction
 	device        rules.Device
 	account, user id.UserID
-	inRoom        bool
+	inRoom, any   bool
 	room          id.RoomID
 	state         *rules.RoomState
 }
@@ -40,7 +40,7 @@ func decider(set *rules.Set) (Decide, error) {
 }
 
 func (m *memo) decide(q *rules.Question) rules.Answer {
-	key := memoKey{direction: q.Direction, device: q.Device, account: q.Account, user: q.User}
+	key := memoKey{direction: q.Direction, device: q.Device, account: q.Account, user: q.User, any: q.AnyRoom}
 	if q.Room != nil {
 		if q.Room.MembersKnown {
 			return m.set.Decide(q)

@@ -97,6 +97,16 @@ func TestSentBy(t *testing.T) {
 	}
 }
 
+// ruled returns rules that are in force.
+func ruled(t testing.TB, set, tried *rules.Set, log zerolog.Logger, reg prometheus.Registerer) *Rules {
+	t.Helper()
+	r, err := New(Ruling{Rules: set, Tried: tried}, "v1", log, reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 // Every decision is logged under the ID of its request, and counted by its rule. One that is made
 // again is neither.
 func TestDecisionsAreLoggedAndCounted(t *testing.T) {
@@ -110,16 +120,20 @@ func TestDecisionsAreLoggedAndCounted(t *testing.T) {
 	}
 	var outside, request bytes.Buffer
 	reg := prometheus.NewRegistry()
-	r, err := New(set, nil, zerolog.New(&outside), reg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := ruled(t, set, nil, zerolog.New(&outside), reg).Now()
 	ctx := zerolog.New(&request).With().Str("request_id", "R1").Logger().WithContext(t.Context())
 	u := user(pinned(false), true, 0)
 	known := KeyQuestion(alice, u, &u.Devices[0], &rules.Room{ID: "!room", State: &rules.RoomState{JoinRule: "invite"}})
 	unknown := KeyQuestion(alice, u, &u.Devices[0], &rules.Room{ID: "!room"})
 	other := ClearQuestion(alice, alice, &rules.Room{ID: "!room", State: &rules.RoomState{}})
-	ask := r.Asked(ctx)
+	ask := func(q *rules.Question) rules.Answer {
+		t.Helper()
+		got, err := r.Ask(ctx, []rules.Question{*q})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got[0]
+	}
 	for _, q := range []rules.Question{known, unknown, other} {
 		if got, again := ask(&q), r.Again()(&q); got != again {
 			t.Errorf("%+v: %+v, and again %+v", q, got, again)
@@ -151,7 +165,9 @@ e2ee_proxy_rule_decisions_total{direction="show_message",outcome="allow",rule="n
 	if err := testutil.GatherAndCompare(reg, strings.NewReader(want)); err != nil {
 		t.Error(err)
 	}
-	r.Asked(context.Background())(&known)
+	if _, err := r.Ask(context.Background(), []rules.Question{known}); err != nil {
+		t.Error(err)
+	}
 	if !strings.Contains(outside.String(), `"rule":"bob"`) {
 		t.Errorf("what no request asks for is logged as %q", outside.String())
 	}
@@ -161,12 +177,12 @@ e2ee_proxy_rule_decisions_total{direction="show_message",outcome="allow",rule="n
 func TestNoRules(t *testing.T) {
 	t.Parallel()
 	reg := prometheus.NewRegistry()
-	r, err := New(nil, nil, zerolog.Nop(), reg)
-	if err != nil || r.Any() || r.Hash() != "" || r.Needs(rules.SendKey).Any() {
-		t.Errorf("there are rules: %v, %v", r, err)
+	r := ruled(t, nil, nil, zerolog.Nop(), reg).Now()
+	if r.Any() || r.Hash() != "" || r.Needs(rules.SendKey).Any() {
+		t.Errorf("there are rules: %v", r)
 	}
 	q := rules.Question{Direction: rules.SendKey}
-	if r.Asked(t.Context())(&q).Effect != rules.Allow || r.Again()(&q).Effect != rules.Allow {
+	if got, err := r.Ask(t.Context(), []rules.Question{q}); err != nil || got[0].Effect != rules.Allow || r.Again()(&q).Effect != rules.Allow {
 		t.Error("something is denied")
 	}
 	if got, err := reg.Gather(); err != nil || len(got) != 0 {
@@ -184,10 +200,7 @@ forbid(principal, action, resource) when { context.account.host == "evil.example
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
-	r, err := New(set, nil, zerolog.Nop(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := ruled(t, set, nil, zerolog.Nop(), nil).Now()
 	private, public := &rules.RoomState{JoinRule: "invite"}, &rules.RoomState{JoinRule: "public"}
 	var questions []rules.Question
 	for _, direction := range []rules.Direction{rules.SendKey, rules.ShowMessage, rules.Secret} {
@@ -214,10 +227,7 @@ func BenchmarkMemo(b *testing.B) {
 	if len(problems) > 0 {
 		b.Fatal(problems)
 	}
-	r, err := New(set, nil, zerolog.Nop(), nil)
-	if err != nil {
-		b.Fatal(err)
-	}
+	r := ruled(b, set, nil, zerolog.Nop(), nil).Now()
 	q := rules.Question{Direction: rules.SendKey, Account: alice, User: bob, Device: rules.DeviceConfirmed, Room: &rules.Room{ID: "!a"}}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -13,6 +13,7 @@ import (
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
 )
 
 // keys/restore answered 500 "there is more to do" to a client that asked for it while its
@@ -47,7 +48,7 @@ func TestBackupIsReadableWhileItsOwnerIsSetUp(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			env := &core.Env{Homeserver: wire.NewHomeserver(base, server.Client(), time.Minute), Now: time.Now}
+			env := &core.Env{Store: &store.DB{}, Homeserver: wire.NewHomeserver(base, server.Client(), time.Minute), Now: time.Now}
 			account := &core.Account{Env: env, User: "@me:x"}
 			acct = NewAccount(account)
 			dev := &core.Device{Env: env, Account: account}

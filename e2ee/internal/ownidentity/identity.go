@@ -346,7 +346,7 @@ func (o *Identity) create(ctx context.Context, keys *identity.Keys, auth core.Us
 			return nil, nil, err
 		}
 		done := auditing.Of(o.Device, audit.KindBootstrap, "master key "+made.Master.PublicKey().String())
-		if err := o.Save(ctx, &store.Changes{Secrets: made.Secrets(), Audit: done}); err != nil {
+		if err := o.Save(ctx, &store.Changes{Secrets: made.SecretsMadeHere(), Audit: done}); err != nil {
 			return nil, nil, fmt.Errorf("store new cross-signing keys: %w", err)
 		}
 		keys = made

@@ -143,7 +143,7 @@ func (o *Identity) finishReset(ctx context.Context, keys *identity.Keys) error {
 	}
 	if current == nil || current.Master.PublicKey() != keys.Master.PublicKey() {
 		// The old storage key and backup key belong to the old identity.
-		ch := &store.Changes{Secrets: keys.Secrets(), DeleteSecrets: []string{identity.SecretStorageKey, identity.SecretBackup, identity.SecretBackupReceived}}
+		ch := &store.Changes{Secrets: keys.SecretsMadeHere(), DeleteSecrets: []string{identity.SecretStorageKey, identity.SecretBackup, identity.SecretBackupReceived}}
 		ch.Audit = auditing.Of(o.Device, audit.KindReset, "master key "+keys.Master.PublicKey().String())
 		if err := o.Save(ctx, ch); err != nil {
 			return fmt.Errorf("store the new identity: %w", err)

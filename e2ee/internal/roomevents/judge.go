@@ -24,9 +24,16 @@ type judgement struct {
 	policy trustcache.Policy
 	notes  map[store.SessionRef]store.WithheldNote
 	keys   int // see roomkeys.Inbound.Stored
-	// rooms and ask are for the organisation's rules.
-	rooms map[id.RoomID]*rules.Room
+	// rules are the organisation's, which ask asks; rooms is what they are told of rooms.
+	rules *orgrules.Version
 	ask   orgrules.Decide
+	rooms map[id.RoomID]*rules.Room
+}
+
+// newJudgement returns a judgement by the policy and the rules in force.
+func (r *Reader) newJudgement(ctx context.Context) *judgement {
+	by := r.Env.Rules.Now()
+	return &judgement{policy: r.Env.Policy(), rules: by, ask: by.AskMessages(ctx)}
 }
 
 // judge returns what the client is shown of one event.
@@ -169,7 +176,7 @@ const learnWait = 3 * time.Second
 // homeserver is asked only about senders who are unknown or whose devices changed, once for
 // all of them.
 func (r *Reader) judgementFor(ctx context.Context, jobs []*eventJob) (*judgement, error) {
-	by := &judgement{policy: r.Env.Policy(), ask: r.Env.Rules.Asked(ctx)}
+	by := r.newJudgement(ctx)
 	seen := make(map[id.UserID]bool)
 	var users []id.UserID
 	var missing []store.SessionRef

@@ -97,7 +97,7 @@ func (r *Reader) open(ctx context.Context, in []Incoming) (out []Opened, jobs []
 	by, err := r.judgementFor(ctx, jobs)
 	if err != nil { // nothing can be judged, so nothing is shown
 		r.inbound.Fail(eventsOf(sealed), err)
-		by = &judgement{policy: r.Env.Policy(), ask: r.Env.Rules.Asked(ctx)}
+		by = r.newJudgement(ctx)
 	}
 	by.keys = keys
 	parallel.Each(len(jobs), func(i int) {
@@ -175,4 +175,6 @@ func judgedEvents(in []Incoming, jobs []*eventJob, out []Opened) []late.Event {
 }
 
 // basis returns what late events are told of a judgement.
-func (j *judgement) basis() late.Basis { return late.Basis{Keys: j.keys, Users: j.users} }
+func (j *judgement) basis() late.Basis {
+	return late.Basis{Keys: j.keys, Users: j.users, Rules: j.rules}
+}

@@ -22,7 +22,7 @@ const roomsAtOnce = 8
 // room, for a bounded time. Messages of rooms of which it cannot be found out now are opened
 // again later, as those are whose keys could not be loaded.
 func (r *Reader) lookAtRooms(ctx context.Context, jobs []*eventJob, by *judgement) {
-	if !r.Env.Rules.Needs(rules.ShowMessage).Any() {
+	if !by.rules.Needs(rules.ShowMessage).Any() {
 		return
 	}
 	of := make(map[id.RoomID][]*roomkeys.Event)
@@ -39,7 +39,7 @@ func (r *Reader) lookAtRooms(ctx context.Context, jobs []*eventJob, by *judgemen
 	looks.SetLimit(roomsAtOnce)
 	for room, events := range of {
 		looks.Go(func() error {
-			known, err := r.rooms.Facts(ctx, room, rules.ShowMessage)
+			known, err := r.rooms.Facts(ctx, by.rules, room, rules.ShowMessage)
 			if err != nil {
 				r.inbound.Fail(events, err)
 				return nil
@@ -63,7 +63,7 @@ func (j *judgement) roomOf(room id.RoomID) *rules.Room {
 
 // narrowed returns the verdict on a message that would be shown, after the rules were asked.
 func (r *Reader) narrowed(verdict trustcache.Verdict, in *trustcache.JudgeInput, job *eventJob, by *judgement) trustcache.Verdict {
-	if !r.Env.Rules.Any() || verdict.Deliver == trustcache.DeliverWithheld {
+	if !by.rules.Any() || verdict.Deliver == trustcache.DeliverWithheld {
 		return verdict
 	}
 	q := orgrules.MessageQuestion(in, by.roomOf(job.room))
@@ -72,7 +72,7 @@ func (r *Reader) narrowed(verdict trustcache.Verdict, in *trustcache.JudgeInput,
 
 // narrowedClear is narrowed for a message in clear.
 func (r *Reader) narrowedClear(verdict trustcache.Verdict, job *eventJob, by *judgement) trustcache.Verdict {
-	if !r.Env.Rules.Any() || verdict.Deliver == trustcache.DeliverWithheld {
+	if !by.rules.Any() || verdict.Deliver == trustcache.DeliverWithheld {
 		return verdict
 	}
 	q := orgrules.ClearQuestion(r.Account.User, job.Sender, by.roomOf(job.room))

@@ -47,7 +47,7 @@ func (in *Inbound) findSessions(ctx context.Context, events []*Event) error {
 	var missing []store.SessionRef
 	asked := make(map[store.SessionRef]bool)
 	for _, ev := range events {
-		if s, ok := in.cache.sessions.Get(inboundKey{in.RowID, ev.Ref}); ok {
+		if s, ok := in.cache.sessions.Get(inboundKey{in.keys(), ev.Ref}); ok {
 			ev.session = s
 		} else if !asked[ev.Ref] {
 			asked[ev.Ref] = true
@@ -110,14 +110,14 @@ func (in *Inbound) keepLoaded(loaded map[store.SessionRef]*inboundSession, befor
 		return
 	}
 	for ref, s := range loaded {
-		in.cache.sessions.Add(inboundKey{in.RowID, ref}, s)
+		in.cache.sessions.Add(inboundKey{in.keys(), ref}, s)
 	}
 }
 
 // inCache reports whether a session is the cached one: its row has not changed since it was
 // read. The caller holds the device's lock.
 func (in *Inbound) inCache(s *inboundSession) bool {
-	now, ok := in.cache.sessions.Peek(inboundKey{in.RowID, s.row.SessionRef})
+	now, ok := in.cache.sessions.Peek(inboundKey{in.keys(), s.row.SessionRef})
 	return ok && now == s
 }
 
@@ -138,7 +138,7 @@ func (in *Inbound) RecordStored(rows []store.InboundSession) {
 		return
 	}
 	for i := range rows {
-		in.cache.sessions.Remove(inboundKey{in.RowID, rows[i].SessionRef})
+		in.cache.sessions.Remove(inboundKey{in.keys(), rows[i].SessionRef})
 	}
 	in.stored++
 	in.host.WakeWaiting()
@@ -169,8 +169,8 @@ func NewCache(size int) (*Cache, error) {
 // ForgetUnused drops what makes reading faster of room keys that were not used since.
 func (c *Cache) ForgetUnused(since time.Time) { c.tables.Forget(since) }
 
-// Forget removes the room keys of devices, by the IDs of their rows.
-func (c *Cache) Forget(devices map[int64]struct{}) {
+// Forget removes the room keys of devices.
+func (c *Cache) Forget(devices map[DeviceKeys]struct{}) {
 	for _, k := range c.sessions.Keys() {
 		if _, gone := devices[k.device]; gone {
 			c.sessions.Remove(k)
@@ -181,6 +181,18 @@ func (c *Cache) Forget(devices map[int64]struct{}) {
 // inboundKey is a room key's name in the engine's cache. Devices do not share entries: no
 // device reaches another's keys.
 type inboundKey struct {
-	device int64
+	device DeviceKeys
 	store.SessionRef
 }
+
+// DeviceKeys names the room keys of a device in the cache, which are worth nothing once its
+// account was somebody else's.
+type DeviceKeys struct {
+	Tenure uint64 // of the account
+	Row    int64  // of the device
+}
+
+// KeysOf returns the name of a device's room keys.
+func KeysOf(d *core.Device) DeviceKeys { return DeviceKeys{d.Account.Tenure, d.RowID} }
+
+func (in *Inbound) keys() DeviceKeys { return KeysOf(in.Device) }

@@ -62,7 +62,7 @@ func TestKeyStoredWhileAnotherIsLoaded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev := &core.Device{Env: &core.Env{}, Self: core.Self{RowID: 1}} // without a store: a write would not survive
+	dev := &core.Device{Account: &core.Account{}, Env: &core.Env{}, Self: core.Self{RowID: 1}} // without a store: a write would not survive
 	in := NewInbound(dev, cache, &quiet{})
 	ref := store.SessionRef{RoomID: "!r:x", SessionID: "s"}
 	load := func() *inboundSession {
@@ -76,7 +76,7 @@ func TestKeyStoredWhileAnotherIsLoaded(t *testing.T) {
 		defer in.Mu.Unlock()
 		in.RecordStored([]store.InboundSession{{SessionRef: ref}})
 	}
-	cached := func() bool { return cache.sessions.Contains(inboundKey{in.RowID, ref}) }
+	cached := func() bool { return cache.sessions.Contains(inboundKey{in.keys(), ref}) }
 
 	before := in.Stored()
 	worse := load()

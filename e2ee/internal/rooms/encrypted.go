@@ -165,7 +165,18 @@ func (sh *Shared) find(ctx context.Context, user id.UserID, room id.RoomID, read
 		}
 		return found{}, core.ErrNotYetEncrypted
 	}
-	if fact, ok := sh.known.Get(room); ok { // somebody encrypted it meanwhile
+	// Somebody may have encrypted it meanwhile: here, or in another process.
+	if sh.env.Store.Clustered() {
+		if facts, err = sh.LookUp(ctx, room); err != nil {
+			return found{}, err
+		}
+		if fact, known = facts[room]; known && fact.Algorithm == "" {
+			return found{}, core.ErrNotYetEncrypted
+		}
+	} else {
+		fact, known = sh.known.Get(room)
+	}
+	if known {
 		return found{fact: fact}, nil
 	}
 	return found{plain: true}, nil

@@ -189,8 +189,12 @@ func (rt *Table) adoptRoom(ctx context.Context, room id.RoomID, fact store.Encry
 
 // readState is the device's StateReader.
 func (rt *Table) readState(ctx context.Context, room id.RoomID, eventType string) (json.RawMessage, error) {
+	return readState(ctx, rt.Call, room, eventType)
+}
+
+func readState(ctx context.Context, call Caller, room id.RoomID, eventType string) (json.RawMessage, error) {
 	var content json.RawMessage
-	err := rt.Call(ctx, wire.Request{
+	err := call(ctx, wire.Request{
 		Op: "read the state " + eventType, Method: http.MethodGet,
 		Path:   mautrix.ClientURLPath{"v3", "rooms", room, "state", eventType, ""},
 		Result: &content,

@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/orgrules"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/rules"
 	"e2ee-proxy/internal/strictjson"
@@ -38,8 +39,8 @@ type ruleState struct {
 
 // Facts returns what rules ask of a room in decisions of a direction. What this account is not
 // shown is not known; an error means that it could not be found out now.
-func (rt *Table) Facts(ctx context.Context, roomID id.RoomID, d rules.Direction) (*rules.Room, error) {
-	need, must, out := rt.Env.Rules.Needs(d), rt.Env.Rules.Must(d), &rules.Room{ID: roomID}
+func (rt *Table) Facts(ctx context.Context, by *orgrules.Version, roomID id.RoomID, d rules.Direction) (*rules.Room, error) {
+	need, must, out := by.Needs(d), by.Must(d), &rules.Room{ID: roomID}
 	if need.State {
 		state, err := rt.ruleState(ctx, roomID)
 		if err != nil && must.State && !hidden(err) {
@@ -72,8 +73,8 @@ func (rt *Table) forgetState(roomID id.RoomID) {
 }
 
 // FactsLocked is Facts from memory. The caller holds mu.
-func (rt *Table) FactsLocked(roomID id.RoomID, d rules.Direction) *rules.Room {
-	need, out := rt.Env.Rules.Needs(d), &rules.Room{ID: roomID}
+func (rt *Table) FactsLocked(by *orgrules.Version, roomID id.RoomID, d rules.Direction) *rules.Room {
+	need, out := by.Needs(d), &rules.Room{ID: roomID}
 	r := rt.known[roomID]
 	if need.State {
 		out.State = r.rulesKnown()
@@ -111,20 +112,9 @@ func (rt *Table) ruleState(ctx context.Context, roomID id.RoomID) (*rules.RoomSt
 		return r.asked.state, nil
 	}
 	rt.Mu.Unlock()
-	state := &rules.RoomState{HistoryVisibility: visibility, JoinRule: defaultJoinRule}
-	content, err := rt.readState(ctx, roomID, typeJoinRules)
-	if err != nil && !errors.Is(err, core.ErrNoState) {
+	state, err := readRuleState(ctx, rt.Call, roomID, visibility)
+	if err != nil {
 		return nil, err
-	}
-	if err == nil {
-		state.JoinRule = joinRuleOf(content)
-	}
-	content, err = rt.readState(ctx, roomID, typeAlias)
-	if err != nil && !errors.Is(err, core.ErrNoState) {
-		return nil, err
-	}
-	if err == nil {
-		state.Aliases = aliasesOf(content)
 	}
 	rt.Mu.Lock()
 	defer rt.Mu.Unlock()
@@ -137,6 +127,51 @@ func (rt *Table) ruleState(ctx context.Context, roomID id.RoomID) (*rules.RoomSt
 	}
 	r.asked = ruleState{state, now}
 	return state, nil
+}
+
+// readRuleState requests what rules ask of a room's state.
+func readRuleState(ctx context.Context, call Caller, roomID id.RoomID, visibility string) (*rules.RoomState, error) {
+	state := &rules.RoomState{HistoryVisibility: visibility, JoinRule: defaultJoinRule}
+	content, err := readState(ctx, call, roomID, typeJoinRules)
+	if err != nil && !errors.Is(err, core.ErrNoState) {
+		return nil, err
+	}
+	if err == nil {
+		state.JoinRule = joinRuleOf(content)
+	}
+	content, err = readState(ctx, call, roomID, typeAlias)
+	if err != nil && !errors.Is(err, core.ErrNoState) {
+		return nil, err
+	}
+	if err == nil {
+		state.Aliases = aliasesOf(content)
+	}
+	return state, nil
+}
+
+// ReadFacts returns the users that an event in a room is encrypted for, and what rules ask of the
+// room about its keys, as the homeserver shows it now: for somebody whose syncs are not read.
+func ReadFacts(ctx context.Context, call Caller, by *orgrules.Version, roomID id.RoomID) ([]id.UserID, *rules.Room, error) {
+	content, err := readVisibility(ctx, call, roomID)
+	if err != nil {
+		return nil, nil, err
+	}
+	visibility := knownVisibility(visibilityOf(content))
+	members, err := readMembers(ctx, call, roomID)
+	if err != nil {
+		return nil, nil, err
+	}
+	out := &rules.Room{ID: roomID, Servers: serversOf(members), MembersKnown: true}
+	if by.Needs(rules.SendKey).State {
+		state, err := readRuleState(ctx, call, roomID, visibility)
+		if err != nil && by.Must(rules.SendKey).State && !hidden(err) {
+			return nil, nil, err
+		}
+		if err == nil {
+			out.State = state
+		}
+	}
+	return recipients(members, visibility), out, nil
 }
 
 // joinRuleOf reads an m.room.join_rules content. One that cannot be read counts as none: nobody

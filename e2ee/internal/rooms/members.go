@@ -67,6 +67,8 @@ func (rt *Table) NoteMembership(ctx context.Context, roomID id.RoomID, user id.U
 type Audience struct {
 	Users      []id.UserID
 	Visibility string
+
+	members map[id.UserID]string
 	// room and narrowed show whether somebody left, or the visibility changed, since.
 	room     *room
 	narrowed int
@@ -91,9 +93,12 @@ func (rt *Table) Recipients(ctx context.Context, roomID id.RoomID) (*Audience, e
 	if err != nil {
 		return nil, err
 	}
-	to.Users = recipients(members, to.Visibility)
+	to.Users, to.members = recipients(members, to.Visibility), members
 	return to, nil
 }
+
+// Joined reports whether a user has joined the room, and is not only invited.
+func (a *Audience) Joined(user id.UserID) bool { return a.members[user] == "join" }
 
 // recipients returns those of a room's members that an event is encrypted for.
 func recipients(members map[id.UserID]string, visibility string) []id.UserID {

@@ -125,15 +125,22 @@ func (h *History) invitees(ctx context.Context, room id.RoomID, user id.UserID) 
 	if trustcache.Gate([]*trustcache.User{own, known[user]}, trustcache.ModeEnforce).Outcome != trustcache.GateAllow {
 		return nil, errIdentity
 	}
-	facts, err := h.parts.Rooms.Facts(ctx, room, rules.SendKey)
+	by := h.Env.Rules.Now()
+	facts, err := h.parts.Rooms.Facts(ctx, by, room, rules.SendKey)
 	if err != nil {
 		return nil, fmt.Errorf("look at the room for the organisation's rules: %w", err)
 	}
-	ask, devices := h.Env.Rules.Asked(ctx), allowed(known[user])
-	devices = slices.DeleteFunc(devices, func(d *trustcache.Device) bool {
-		q := orgrules.KeyQuestion(h.Account.User, known[user], d, facts)
-		return ask(&q).Effect != rules.Allow
-	})
+	devices := allowed(known[user])
+	questions := make([]rules.Question, len(devices))
+	for i, d := range devices {
+		questions[i] = orgrules.KeyQuestion(h.Account.User, known[user], d, facts)
+	}
+	answers, err := by.Ask(ctx, questions)
+	if err != nil {
+		return nil, err
+	}
+	n := -1
+	devices = slices.DeleteFunc(devices, func(*trustcache.Device) bool { n++; return answers[n].Effect != rules.Allow })
 	if len(devices) == 0 {
 		return nil, errNobody
 	}
@@ -287,7 +294,8 @@ func (h *History) decided(ctx context.Context, room id.RoomID, user id.UserID, s
 		return nil, fmt.Errorf("look again at who is invited: %w", err)
 	}
 	out.InRoom(room, "", 0)
-	ask, facts := h.Env.Rules.Again(), h.parts.Rooms.FactsLocked(room, rules.SendKey)
+	by := h.Env.Rules.Now()
+	ask, facts := by.Again(), h.parts.Rooms.FactsLocked(by, room, rules.SendKey)
 	for i := range known[user].Devices {
 		dev := &known[user].Devices[i]
 		to := func(m olm.Message) bool { return m.To.DeviceID == dev.DeviceID }
@@ -325,7 +333,8 @@ func (h *History) stillMay(ctx context.Context, room id.RoomID, user id.UserID, 
 	if trustcache.Gate([]*trustcache.User{own, known[user]}, trustcache.ModeEnforce).Outcome != trustcache.GateAllow {
 		return errIdentity
 	}
-	ask, facts := h.Env.Rules.Again(), h.parts.Rooms.FactsLocked(room, rules.SendKey)
+	by := h.Env.Rules.Now()
+	ask, facts := by.Again(), h.parts.Rooms.FactsLocked(by, room, rules.SendKey)
 	for _, dev := range devices {
 		now := known[user].Device(dev.DeviceID)
 		if !trustcache.MayGetHistory(known[user], now) || now.Curve25519 != dev.Curve25519 || now.Ed25519 != dev.Ed25519 {

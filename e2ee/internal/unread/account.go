@@ -26,12 +26,12 @@ const (
 // Shared is what is in memory for all accounts.
 type Shared struct {
 	logs  *lru.Cache[logKey, *log]
-	rules *lru.Cache[int64, *known]
+	rules *lru.Cache[uint64, *known] // by the tenure of the account
 }
 
 type logKey struct {
-	account int64
-	room    id.RoomID
+	tenure uint64 // of the account
+	room   id.RoomID
 }
 
 // NewShared returns an empty memory.
@@ -40,7 +40,7 @@ func NewShared() (*Shared, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the memory of unread messages: %w", err)
 	}
-	rules, err := lru.New[int64, *known](maxRules)
+	rules, err := lru.New[uint64, *known](maxRules)
 	if err != nil {
 		return nil, fmt.Errorf("make the memory of push rules: %w", err)
 	}
@@ -123,7 +123,7 @@ func (a *Account) load(ctx context.Context, rooms []id.RoomID) (map[id.RoomID]*l
 	logs := make(map[id.RoomID]*log, len(rooms))
 	var missing []id.RoomID
 	for _, room := range rooms {
-		if l, ok := a.shared.logs.Get(logKey{a.Row.ID, room}); ok {
+		if l, ok := a.shared.logs.Get(logKey{a.Tenure, room}); ok {
 			logs[room] = l
 		} else {
 			missing = append(missing, room)
@@ -145,7 +145,7 @@ func (a *Account) load(ctx context.Context, rooms []id.RoomID) (map[id.RoomID]*l
 			}
 			l.gap = len(l.Entries) // others may have come since
 		}
-		if before, ok, _ := a.shared.logs.PeekOrAdd(logKey{a.Row.ID, room}, l); ok {
+		if before, ok, _ := a.shared.logs.PeekOrAdd(logKey{a.Tenure, room}, l); ok {
 			l = before
 		}
 		logs[room] = l
@@ -208,6 +208,15 @@ func (a *Account) save(ctx context.Context, logs map[id.RoomID]*log) error {
 	return nil
 }
 
+// Flush stores what was to be stored with the next step.
+func (a *Account) Flush(ctx context.Context) error {
+	a.mu.Lock()
+	logs := a.dirty
+	a.dirty = make(map[id.RoomID]*log)
+	a.mu.Unlock()
+	return a.save(ctx, logs)
+}
+
 // Stage adds to a step of one of the account's devices what changed since the last.
 func (a *Account) Stage(s *core.Step) {
 	a.mu.Lock()
@@ -265,7 +274,7 @@ func (a *Account) collect(logs map[id.RoomID]*log, ch *store.Changes) (done func
 // homeserver's. said is what the response says of the room; nil when that is nothing, and what
 // an earlier one said counts. known is false when the homeserver never gave numbers.
 func (a *Account) Counts(room id.RoomID, said *Room, split bool) (counts map[id.EventID]Counts, differs, known bool) {
-	l, ok := a.shared.logs.Get(logKey{a.Row.ID, room})
+	l, ok := a.shared.logs.Get(logKey{a.Tenure, room})
 	if !ok {
 		return nil, false, false
 	}
@@ -317,7 +326,7 @@ const askAgain = time.Minute
 
 // rulesFor returns the rules, which are asked for the first time; nil when they are not known.
 func (a *Account) rulesFor(ctx context.Context, ask Asker) *known {
-	k, ok := a.shared.rules.Get(a.Row.ID)
+	k, ok := a.shared.rules.Get(a.Tenure)
 	if ok && (k.clear != nil || a.Env.Now().Sub(k.failed) < askAgain) {
 		return usable(k)
 	}
@@ -332,7 +341,7 @@ func (a *Account) rulesFor(ctx context.Context, ask Asker) *known {
 	if err != nil {
 		a.Env.Log.Info().Err(err).Msg("The push rules could not be read; unread messages count as the homeserver counts them")
 	}
-	a.shared.rules.Add(a.Row.ID, k)
+	a.shared.rules.Add(a.Tenure, k)
 	return usable(k)
 }
 
@@ -358,12 +367,12 @@ func (k *known) read(raw json.RawMessage, user id.UserID) (err error) {
 
 // setRules takes rules that came with a sync. Before anything is known they are not needed.
 func (a *Account) setRules(raw json.RawMessage) {
-	before, ok := a.shared.rules.Get(a.Row.ID)
+	before, ok := a.shared.rules.Get(a.Tenure)
 	if !ok {
 		return
 	}
 	k := &known{name: before.name}
 	if k.read(raw, a.User) == nil {
-		a.shared.rules.Add(a.Row.ID, k)
+		a.shared.rules.Add(a.Tenure, k)
 	}
 }

@@ -29,6 +29,9 @@ type api struct {
 	recovers, resets, exports *attempts
 	spools                    exchange.Spools
 	routes                    *chi.Mux
+
+	administration Administration
+	administrators func() []id.UserID
 }
 
 func newAPI(s exchange.Spools) (*api, error) {
@@ -50,12 +53,14 @@ func newAPI(s exchange.Spools) (*api, error) {
 }
 
 // Handlers returns the handlers of the control API by name. They share state between
-// requests, so that a process calls this once.
-func Handlers(s exchange.Spools) (map[string]exchange.Handler, error) {
+// requests, so that a process calls this once. administrators returns who may call those of
+// administrators; nil is nobody.
+func Handlers(s exchange.Spools, of Administration, administrators func() []id.UserID) (map[string]exchange.Handler, error) {
 	c, err := newAPI(s)
 	if err != nil {
 		return nil, err
 	}
+	c.administration, c.administrators = of, administrators
 	return c.handlers(), nil
 }
 

@@ -78,7 +78,7 @@ func TestImportsAreBoundedOnDisk(t *testing.T) {
 	t.Parallel()
 	const mib = 1 << 20
 	dir, disk := t.TempDir(), budget.New(8*mib, 4*mib)
-	handlers, err := Handlers(exchange.Spools{Dir: dir, Disk: disk, RAM: budget.New(256*mib, 32*mib)})
+	handlers, err := Handlers(exchange.Spools{Dir: dir, Disk: disk, RAM: budget.New(256*mib, 32*mib)}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

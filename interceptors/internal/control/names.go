@@ -18,5 +18,11 @@ const (
 	ExportKeys        = "control.keys.export"          // POST keys/export
 	ImportKeys        = "control.keys.import"          // POST keys/import
 	RestoreKeys       = "control.keys.restore"         // POST keys/restore
+	AdminAccounts     = "control.admin.accounts"       // GET admin/accounts
+	AdminAccount      = "control.admin.account"        // GET admin/accounts/{userId}
+	AdminEndSessions  = "control.admin.endSessions"    // POST admin/accounts/{userId}/end_sessions
+	AdminExceptions   = "control.admin.exceptions"     // GET admin/exceptions
+	AdminWarnings     = "control.admin.warnings"       // GET admin/warnings
+	AdminRollout      = "control.admin.rollout"        // GET admin/rollout
 	None              = "control.none"                 // refuses what is no call
 )

@@ -31,6 +31,8 @@ type call struct {
 	// anyToken reports whether every token may call it, ownKeys whether that of a device with
 	// keys of its own may; the others need a proxied device.
 	anyToken, ownKeys bool
+	// admin reports whether administrators may call it, and nobody else; their devices matter not.
+	admin bool
 
 	do func(a request) (any, error)
 }
@@ -53,6 +55,12 @@ func (c *api) calls() []call {
 		{name: ExportKeys, method: http.MethodPost, path: "/keys/export", do: c.exportKeys},
 		{name: ImportKeys, method: http.MethodPost, path: "/keys/import", do: c.importKeys},
 		{name: RestoreKeys, method: http.MethodPost, path: "/keys/restore", do: c.restoreKeys},
+		{name: AdminAccounts, method: http.MethodGet, path: "/admin/accounts", admin: true, do: c.adminAccounts},
+		{name: AdminAccount, method: http.MethodGet, path: "/admin/accounts/{userId}", admin: true, do: c.adminAccount},
+		{name: AdminEndSessions, method: http.MethodPost, path: "/admin/accounts/{userId}/end_sessions", admin: true, do: c.adminEndSessions},
+		{name: AdminExceptions, method: http.MethodGet, path: "/admin/exceptions", admin: true, do: c.adminExceptions},
+		{name: AdminWarnings, method: http.MethodGet, path: "/admin/warnings", admin: true, do: c.adminWarnings},
+		{name: AdminRollout, method: http.MethodGet, path: "/admin/rollout", admin: true, do: c.adminRollout},
 	}
 }
 
@@ -64,7 +72,10 @@ func (c *api) route() {
 	c.routes.MethodNotAllowed(withError(c.otherMethod))
 	for _, call := range c.calls() {
 		steps := chi.Middlewares{decidedAs(call.name), withDevice}
-		if !call.anyToken {
+		switch {
+		case call.admin:
+			steps = chi.Middlewares{decidedAs(call.name), c.adminOnly}
+		case !call.anyToken:
 			steps = append(steps, call.deviceOnly)
 		}
 		c.routes.With(steps...).Method(call.method, prefix+call.path, withError(call.answer))

@@ -22,6 +22,7 @@ import (
 const (
 	alice = id.UserID("@alice:hs.example")
 	bob   = id.UserID("@bob:hs.example")
+	admin = id.UserID("@admin:hs.example")
 
 	encryptedRoom = id.RoomID("!encrypted:hs.example")
 
@@ -72,19 +73,21 @@ type world struct {
 	up       *noUpstream
 	dev      *fakeDevice
 	who      exchange.Identity
+	seen     *fakeAdministration
 }
 
 // controlWorld returns a world with a control.
 func controlWorld(t *testing.T, mode e2ee.Mode) (*world, *fakeControl) {
 	t.Helper()
-	handlers, err := Handlers(exchange.Spools{})
+	seen := &fakeAdministration{}
+	handlers, err := Handlers(exchange.Spools{}, seen, func() []id.UserID { return []id.UserID{admin} })
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &fakeControl{}
 	return &world{
 		t: t, handlers: handlers, up: &noUpstream{}, dev: &fakeDevice{mode: mode, control: c},
-		who: exchange.Identity{UserID: alice, DeviceID: "DEVICE", Token: secret.NewString("token")},
+		seen: seen, who: exchange.Identity{UserID: alice, DeviceID: "DEVICE", Token: secret.NewString("token")},
 	}, c
 }
 
@@ -96,6 +99,7 @@ type clientCall struct {
 	params  map[string]string
 	body    string
 	maxBody int64 // 64 KiB unless given
+	query   string
 }
 
 // do runs a handler. The error is what the renderer would get.
@@ -104,7 +108,7 @@ func (w *world) do(c clientCall) (*httptest.ResponseRecorder, error) {
 	rec := httptest.NewRecorder()
 	req := httptest.NewRequestWithContext(w.t.Context(), c.method, "/", strings.NewReader(c.body))
 	req.Body = http.MaxBytesReader(rec, req.Body, cmp.Or(c.maxBody, 64<<10))
-	req.URL = &url.URL{Opaque: written(c.pattern, c.params)}
+	req.URL = &url.URL{Opaque: written(c.pattern, c.params), RawQuery: c.query}
 	handler, ok := w.handlers[c.handler]
 	if !ok {
 		w.t.Fatalf("no handler %q", c.handler)

@@ -37,6 +37,9 @@ func For(err error) error {
 	if changed, ok := errors.AsType[*e2ee.IdentityChangedError](err); ok {
 		return identityChanged(changed).Because(err)
 	}
+	if ruled, ok := errors.AsType[*e2ee.RuledError](err); ok {
+		return deniedByRule(ruled).Because(err)
+	}
 	if errors.Is(err, e2ee.ErrKeysRefused) {
 		return RefuseEncrypted("The homeserver refuses the encryption keys of this device, so the message was not sent.", HintAnotherDevice).Because(err)
 	}
@@ -189,6 +192,16 @@ func identityChanged(e *e2ee.IdentityChangedError) *apierr.Error {
 			"(POST /_e2ee_proxy/v1/users/{userId}/withdraw_verification)."
 		out.Fields["verification_lost"] = e.Lost
 	}
+	return out
+}
+
+// deniedByRule lists the users concerned in "users", some of them if there are many.
+func deniedByRule(e *e2ee.RuledError) *apierr.Error {
+	out := apierr.NewError(http.StatusForbidden, apierr.CodeDeniedByRule, "By the rules of your organisation "+userList(e.Users)+
+		" may not read what is sent to this room, so the message was not sent. The rule says: "+e.Reason).
+		WithHint("Write to another room, or ask your administrator. A client whose encryption the proxy does can send here: " +
+			"then they cannot read it.")
+	out.Fields = map[string]any{"users": e.Users[:min(len(e.Users), 100)]}
 	return out
 }
 

@@ -3,6 +3,7 @@ package engineerr
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -40,6 +41,27 @@ func TestIdentityChangedText(t *testing.T) {
 	for _, part := range []string{"cross-sign", "master key"} {
 		if strings.Contains(text, part) {
 			t.Errorf("%q says %q to a person", text, part)
+		}
+	}
+}
+
+// The words a person reads when a rule of the organisation keeps a message from a room.
+func TestDeniedByRuleText(t *testing.T) {
+	t.Parallel()
+	many := make([]id.UserID, 150)
+	for i := range many {
+		many[i] = id.UserID(fmt.Sprintf("@u%03d:hs", i))
+	}
+	e, ok := errors.AsType[*apierr.Error](For(&e2ee.RuledError{Users: many, Rule: "partners", Reason: "Partners have no keys of public rooms."}))
+	if !ok || e.Status != http.StatusForbidden || e.ErrCode != apierr.CodeDeniedByRule {
+		t.Fatalf("got %v", e)
+	}
+	if users, _ := e.Fields["users"].([]id.UserID); len(users) != 100 {
+		t.Errorf("%d users are listed", len(users))
+	}
+	for _, part := range []string{"@u000:hs", "and 145 more", "not sent", "Partners have no keys of public rooms."} {
+		if !strings.Contains(e.Public(), part) {
+			t.Errorf("%q does not say %q", e.Public(), part)
 		}
 	}
 }
