@@ -2,6 +2,7 @@ package testproxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -43,6 +44,7 @@ type Proxy struct {
 
 	t       testproc.TB
 	binary  string
+	config  string // the file, or empty
 	command func() *exec.Cmd
 
 	mu      sync.Mutex
@@ -78,6 +80,7 @@ func Start(t testproc.TB, homeserver string, o Options) *Proxy {
 		if err := os.WriteFile(file, []byte(o.Config), 0o600); err != nil {
 			t.Fatalf("start the proxy: %v", err)
 		}
+		p.config = file
 		args = append(args, "--config", file)
 	}
 	p.command = func() *exec.Cmd {
@@ -112,7 +115,7 @@ func build(ctx context.Context) (string, error) {
 		return "", err
 	}
 	// Test results may be cached only as long as the proxy is the same.
-	if err := testproc.DependOn(root, "cmd", "proxy", "interceptors", "e2ee", "trustcache", "store", "config", "internal"); err != nil {
+	if err := testproc.DependOn(root, "cmd", "proxy", "cluster", "interceptors", "e2ee", "trustcache", "store", "config", "internal"); err != nil {
 		return "", err
 	}
 	flags, env := raceFlags()
@@ -160,12 +163,19 @@ func (p *Proxy) Restart(ctx context.Context) error {
 	return p.Start(ctx)
 }
 
-// Run runs another command of the proxy, of one word or two, on the same data, beside it,
-// and returns what it prints.
+// Run runs another command of the proxy, of one word or two, with the same data and settings,
+// beside it, and returns what it prints.
 func (p *Proxy) Run(ctx context.Context, command string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, stopDeadline)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, p.binary, append(append(strings.Fields(command), "--data", p.Data), args...)...).Output()
+	all := append(strings.Fields(command), "--data", p.Data)
+	if p.config != "" {
+		all = append(all, "--config", p.config)
+	}
+	out, err := exec.CommandContext(ctx, p.binary, append(all, args...)...).Output()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return "", fmt.Errorf("run %s: %w: %s", command, err, exit.Stderr)
+	}
 	if err != nil {
 		return "", fmt.Errorf("run %s: %w", command, err)
 	}

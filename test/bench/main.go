@@ -15,7 +15,7 @@ import (
 
 // packages are those whose benchmarks have a row in the table, and the names of the benchmarks.
 var packages = []struct{ path, bench string }{
-	{"./proxy", "^(BenchmarkPassThrough|BenchmarkNginx)$"},
+	{"./proxy", "^(BenchmarkPassThrough|BenchmarkNginx|BenchmarkForwarded)$"},
 	{"./interceptors", "^BenchmarkSync$"},
 	{"./trustcache", "^BenchmarkDecision$"},
 	{"./test/bench", "."},

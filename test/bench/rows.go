@@ -63,6 +63,11 @@ func passBudgets() []budget {
 			unit: "µs", compare: excessAtMost, limit: 30, text: "≤ nginx + 30 µs", note: "no nginx on the machine",
 		},
 		{
+			what:     "request that another replica answers, beside one that this one does, median",
+			measured: figure{"proxy.Forwarded/e2ee-proxy", "p50-µs", 1e-3}, reference: figure{"proxy.Forwarded/reference=at-the-owner", "p50-µs", 1e-3},
+			unit: "ms", compare: excessAtMost, limit: 1, text: "≤ the owner's own + 1 ms",
+		},
+		{
 			what:     "`/sync` of 10 MB rewritten without crypto, per core",
 			measured: figure{"interceptors.Sync/encrypted=0", "MB/cpu-s", 1}, reference: figure{"interceptors.Sync/reference=jsontext", "MB/cpu-s", 1},
 			unit: "MB/s", compare: atLeast, limit: 400, text: "≥ 400 MB/s",
@@ -111,6 +116,11 @@ func messageBudgets() []budget {
 			what:     "of which the disk: what writing and syncing 8 kB takes, median",
 			measured: figure{"bench.Send", "fsync-p50-µs", 1e-3},
 			unit:     "ms", note: "cannot be avoided: the ratchet is safe before the ciphertext leaves",
+		},
+		{
+			what:     "encrypted send by a replica on PostgreSQL, beside one on SQLite, median",
+			measured: figure{"bench.SendOnPostgreSQL", "postgresql-p50-µs", 1e-3}, reference: figure{"bench.SendOnPostgreSQL", "sqlite-p50-µs", 1e-3},
+			unit: "ms", compare: ratioAtMost, limit: 1.3, text: "≤ 1.3 × SQLite's", note: "no PostgreSQL on the machine",
 		},
 		{
 			what:     "`/messages?limit=100`, all encrypted, beside the homeserver's own answer, median",
@@ -226,6 +236,16 @@ func deviceBudgets() []budget {
 		{
 			what:     "after that, until all of them have fetched what came meanwhile",
 			measured: figure{"bench.Start", "all-synced-p50-ms", 1e-3},
+			unit:     "s",
+		},
+		{
+			what:     "start to ready of a second replica beside one with 10,000 accounts",
+			measured: figure{"bench.ReplicaStart", "p50-ms", 1},
+			unit:     "ms", compare: atMost, limit: 1000, text: "≤ 1 s", note: "no PostgreSQL on the machine",
+		},
+		{
+			what:     "the first one is killed: until the second has all of them, and they have fetched what came",
+			measured: figure{"bench.ReplicaStart", "all-synced-p50-ms", 1e-3},
 			unit:     "s",
 		},
 	}

@@ -127,13 +127,26 @@ func openStore(tb testing.TB, path string) *store.DB {
 // openStoreWith is openStore with or without the audit log.
 func openStoreWith(tb testing.TB, path string, audit bool) *store.DB {
 	tb.Helper()
-	key, err := store.NewMasterKey(secret.Bytes(bytes.Repeat([]byte{7}, 32)))
+	return openDatabase(tb, store.Options{URL: secret.NewString("sqlite:" + path), Audit: audit})
+}
+
+// openReplica opens a PostgreSQL database as one of several processes.
+func openReplica(tb testing.TB, url string) *store.DB {
+	tb.Helper()
+	return openDatabase(tb, store.Options{URL: secret.NewString(url), Audit: true, Cluster: &store.Cluster{Advertise: "http://replica"}})
+}
+
+// masterKey is 32 bytes.
+func masterKey() []byte { return bytes.Repeat([]byte{7}, 32) }
+
+func openDatabase(tb testing.TB, o store.Options) *store.DB {
+	tb.Helper()
+	key, err := store.NewMasterKey(secret.Bytes(masterKey()))
 	if err != nil {
 		tb.Fatal(err)
 	}
-	db, err := store.Open(context.Background(), store.Options{
-		URL: secret.NewString("sqlite:" + path), MasterKeys: store.MasterKeys{Current: key}, Audit: audit,
-	})
+	o.MasterKeys = store.MasterKeys{Current: key}
+	db, err := store.Open(context.Background(), o)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -211,6 +224,7 @@ func serveProxy(tb testing.TB, base *url.URL, db *store.DB, eng *e2ee.Engine) st
 		if err := <-served; err != nil {
 			tb.Error(err)
 		}
+		front.Close()
 	})
 	return "http://" + ln.Addr().String()
 }

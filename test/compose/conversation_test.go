@@ -16,8 +16,12 @@ import (
 	"time"
 
 	"e2ee-proxy/internal/tesths"
+	"e2ee-proxy/internal/testpg"
 	"e2ee-proxy/internal/testproc"
 )
+
+// stopDeadline is how long a program may take to stop.
+const stopDeadline = 45 * time.Second
 
 // patience is how long a program may take to get well.
 const patience = 2 * time.Minute
@@ -32,6 +36,12 @@ type machine struct {
 	address map[string]string // of "service:port", as others of the project say it
 	folders map[string]string // of volumes
 	up      map[string]bool
+	// postgres stands for the image of that name, and database is the URL of its database.
+	postgres testpg.Server
+	database string
+	secrets  map[string]string // files, by name
+
+	processes map[string]*testproc.Process // of what goes on
 }
 
 // start starts the services that a service waits for, and the service.
@@ -56,18 +66,30 @@ func (m *machine) start(name string) {
 		}
 	}
 	switch {
-	case s.Image != "" && strings.HasPrefix(s.Image, "nginx:"):
+	case strings.HasPrefix(s.Image, "nginx:"):
 		m.serveFolder(name)
+	case strings.HasPrefix(s.Image, "postgres:"):
+		m.database = m.postgres.Database(m.t)
+	case strings.HasPrefix(s.Image, "haproxy:"):
+		m.run(name, m.balancer(name))
 	case m.runsOnce(name):
 		if out, err := m.command(name).CombinedOutput(); err != nil {
 			m.t.Fatalf("%s: %v\n%s", name, err, out)
 		}
 		m.afterwards(name)
 	default:
-		if _, err := testproc.Start(m.t, name, m.command(name)); err != nil {
-			m.t.Fatal(err)
-		}
+		m.run(name, m.command(name))
 	}
+}
+
+// run starts a program that goes on.
+func (m *machine) run(name string, cmd *exec.Cmd) {
+	m.t.Helper()
+	process, err := testproc.Start(m.t, name, cmd)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.processes[name] = process
 }
 
 // runsOnce reports whether somebody waits for the end of a service.
@@ -91,6 +113,8 @@ func (m *machine) command(name string) *exec.Cmd {
 			args = slices.Concat(m.image.entrypoint, m.image.cmd)
 		}
 		return m.exec(name, append([]string{m.binary}, args[1:]...), m.image.env)
+	case strings.HasPrefix(s.Image, "redis:"):
+		return m.exec(name, m.redis(name, args), nil)
 	case len(s.Entrypoint) > 0:
 		args[0] = filepath.Join(filepath.Dir(m.python), args[0])
 		return m.exec(name, args, nil)
@@ -167,6 +191,12 @@ func (m *machine) here(name, text string) string {
 			}
 		}
 	}
+	if strings.HasPrefix(text, "postgres://") {
+		return m.database
+	}
+	for _, file := range m.project.Services[name].Secrets {
+		text = strings.ReplaceAll(text, "/run/secrets/"+file.Source, m.secrets[file.Source])
+	}
 	for _, v := range m.project.Services[name].Volumes {
 		if text == v.Target || strings.HasPrefix(text, v.Target+"/") {
 			return m.folder(v.Source) + strings.TrimPrefix(text, v.Target)
@@ -186,6 +216,9 @@ func (m *machine) folder(volume string) string {
 func (m *machine) awaitHealthy(name string) {
 	m.t.Helper()
 	s := m.project.Services[name]
+	if strings.HasPrefix(s.Image, "postgres:") {
+		return // it answers since it was started
+	}
 	if s.Healthcheck == nil || len(s.Healthcheck.Test) < 2 || s.Healthcheck.Test[0] != "CMD" {
 		m.t.Fatalf("%s has no health check", name)
 	}
@@ -194,8 +227,11 @@ func (m *machine) awaitHealthy(name string) {
 	var last []byte
 	err := testproc.Await(ctx, func(context.Context) (err error) {
 		args, base := slices.Clone(s.Healthcheck.Test[1:]), map[string]string(nil)
-		if s.Build != nil {
+		switch {
+		case s.Build != nil:
 			args[0], base = m.binary, m.image.env
+		case strings.HasPrefix(s.Image, "redis:"):
+			args = m.redis(name, args)
 		}
 		last, err = m.exec(name, args, base).CombinedOutput()
 		return err
@@ -219,11 +255,9 @@ func (m *machine) serveFolder(name string) {
 	m.t.Fatalf("%s serves nothing", name)
 }
 
-// What `docker compose up` starts on a fresh machine is a place where two users talk, with a
-// client that knows nothing of encryption, in a room that is encrypted; and nobody else can
-// register there.
-func TestComposeConversation(t *testing.T) {
-	t.Parallel()
+// newMachine prepares a machine with free ports for the services of a project.
+func newMachine(t *testing.T, p project, places ...string) *machine {
+	t.Helper()
 	if _, err := exec.LookPath("curl"); err != nil { // of the homeserver's health check
 		testproc.Missing(t, "curl", err)
 	}
@@ -231,51 +265,78 @@ func TestComposeConversation(t *testing.T) {
 	if err != nil {
 		testproc.Missing(t, "Synapse", err)
 	}
-	node, _, err := testproc.Node(t.Context())
-	if err != nil {
-		testproc.Missing(t, "Node", err)
-	}
 	binary := filepath.Join(t.TempDir(), "e2ee-proxy")
 	if err := testproc.Run(t.Context(), 15*time.Minute, root(t), []string{"CGO_ENABLED=0"}, "go", "build", "-o", binary, "./cmd/e2ee-proxy"); err != nil {
 		t.Fatal(err)
 	}
-	ports, err := testproc.FreePorts(3)
+	ports, err := testproc.FreePorts(len(places))
 	if err != nil {
 		t.Fatal(err)
 	}
-	const password = "a password of the test"
 	m := &machine{
-		t: t, project: read(t, []string{"TRIAL_PASSWORD=" + password}), image: readDockerfile(t), python: python, binary: binary,
-		address: map[string]string{
-			"homeserver:8008": fmt.Sprintf("127.0.0.1:%d", ports[0]), "proxy:8009": fmt.Sprintf("127.0.0.1:%d", ports[1]), "proxy:8010": fmt.Sprintf("127.0.0.1:%d", ports[2]),
-		},
-		folders: make(map[string]string), up: make(map[string]bool),
+		t: t, project: p, image: readDockerfile(t), python: python, binary: binary,
+		address: make(map[string]string), folders: make(map[string]string), up: make(map[string]bool), secrets: make(map[string]string),
+		processes: make(map[string]*testproc.Process),
 	}
+	for i, place := range places {
+		m.address[place] = fmt.Sprintf("127.0.0.1:%d", ports[i])
+	}
+	t.Cleanup(func() {
+		if err := m.postgres.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return m
+}
+
+// startAll starts every service.
+func (m *machine) startAll() {
+	m.t.Helper()
 	for _, name := range slices.Sorted(maps.Keys(m.project.Services)) {
 		m.start(name)
 	}
+}
 
-	talk := exec.CommandContext(t.Context(), node, filepath.Join(root(t), "test", "compose", "talk.mjs"),
-		"http://"+m.address["client:80"], "http://"+m.address["proxy:8009"], password)
+// converse has two users talk through a client that knows nothing of encryption, and fails
+// unless the homeserver has ciphertext of it.
+func (m *machine) converse(proxy, password string) {
+	m.t.Helper()
+	node, _, err := testproc.Node(m.t.Context())
+	if err != nil {
+		testproc.Missing(m.t, "Node", err)
+	}
+	talk := exec.CommandContext(m.t.Context(), node, filepath.Join(root(m.t), "test", "compose", "talk.mjs"),
+		"http://"+m.address["client:80"], "http://"+m.address[proxy], password)
 	var errs strings.Builder
 	talk.Stderr = &errs
 	out, err := talk.Output()
 	if err != nil {
-		t.Fatalf("they cannot talk: %v\n%s", err, errs.String())
+		m.t.Fatalf("they cannot talk: %v\n%s", err, errs.String())
 	}
 	var said struct{ Room, Event string }
 	if err := json.Unmarshal(out, &said); err != nil {
-		t.Fatal(err)
+		m.t.Fatal(err)
 	}
 	homeserver := tesths.Client{URL: "http://" + m.address["homeserver:8008"]}
-	alice, err := homeserver.Login(t.Context(), "alice", password, "")
+	alice, err := homeserver.Login(m.t.Context(), "alice", password, "")
 	if err != nil {
-		t.Fatal(err)
+		m.t.Fatal(err)
 	}
-	stored, err := homeserver.As(alice).Event(t.Context(), said.Room, said.Event)
+	stored, err := homeserver.As(alice).Event(m.t.Context(), said.Room, said.Event)
 	if err != nil || stored.Type != "m.room.encrypted" || strings.Contains(string(stored.Raw), "hello") {
-		t.Errorf("the homeserver stores %s, %v", stored.Raw, err)
+		m.t.Errorf("the homeserver stores %s, %v", stored.Raw, err)
 	}
+}
+
+// What `docker compose up` starts on a fresh machine is a place where two users talk, with a
+// client that knows nothing of encryption, in a room that is encrypted; and nobody else can
+// register there.
+func TestComposeConversation(t *testing.T) {
+	t.Parallel()
+	const password = "a password of the test"
+	m := newMachine(t, read(t, []string{"TRIAL_PASSWORD=" + password}), "homeserver:8008", "proxy:8009", "proxy:8010")
+	m.startAll()
+	m.converse("proxy:8009", password)
 	for _, at := range []string{"homeserver:8008", "proxy:8009"} {
 		resp, err := tesths.Client{URL: "http://" + m.address[at]}.Do(t.Context(), http.MethodPost, "/_matrix/client/v3/register",
 			map[string]any{"username": "mallory", "password": "mallory's password"})

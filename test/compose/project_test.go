@@ -2,6 +2,8 @@ package compose
 
 import (
 	"bytes"
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"maps"
 	"os"
@@ -31,6 +33,7 @@ type service struct {
 		Target    int
 		Published string
 	}
+	Secrets     []struct{ Source string }
 	DependsOn   map[string]struct{ Condition string } `json:"depends_on"`
 	Healthcheck *struct{ Test []string }
 }
@@ -112,6 +115,20 @@ func fixed(image string) bool {
 	return image == "scratch" || regexp.MustCompile(`:v?\d+\.\d+(\.\d+)?(-\w+)?$`).MatchString(image)
 }
 
+// randomKey makes a file with 32 random bytes, as the head of docker-compose.yml says.
+func randomKey(t *testing.T) string {
+	t.Helper()
+	key := make([]byte, 32)
+	if _, err := rand.Read(key); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, []byte(base64.StdEncoding.EncodeToString(key)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 // environment is what a program gets, as an operating system gives it.
 func environment(all ...map[string]string) []string {
 	merged := make(map[string]string)
@@ -149,13 +166,10 @@ func TestComposeFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := filepath.Join(t.TempDir(), "master.key")
-	if err := os.WriteFile(key, []byte("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	key := randomKey(t)
 	proxies := 0
-	for _, profile := range []string{"", "postgres"} {
-		for name, s := range read(t, []string{"POSTGRES_PASSWORD=hunter2"}, profile).Services {
+	for _, profile := range []string{"", "postgres", "gateway"} {
+		for name, s := range read(t, []string{"POSTGRES_PASSWORD=hunter2", "REDIS_PASSWORD=hunter3"}, profile).Services {
 			if (s.Build == nil) == (s.Image == "") || s.Image != "" && !fixed(s.Image) {
 				t.Errorf("%s is an image without a fixed version: %q", name, s.Image)
 			}
@@ -175,15 +189,17 @@ func TestComposeFile(t *testing.T) {
 			}
 			proxies++
 			own := s.env()
-			if _, ok := own["E2EE_PROXY_MASTER_KEY_KEY_FILE"]; ok {
-				own["E2EE_PROXY_MASTER_KEY_KEY_FILE"] = key
+			for name := range own {
+				if strings.HasSuffix(name, "_FILE") {
+					own[name] = key
+				}
 			}
 			if _, err := config.Load(config.Sources{Environ: environment(image.env, own)}); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
 	}
-	if proxies != 3 {
+	if proxies != 6 {
 		t.Errorf("%d services are proxies", proxies)
 	}
 }
