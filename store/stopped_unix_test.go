@@ -58,7 +58,8 @@ func TestStoppedProcessUsesNoRatchet(t *testing.T) {
 		for lines.Scan() {
 			n, err := strconv.ParseUint(lines.Text(), 10, 32)
 			if err != nil {
-				if !strings.Contains(lines.Text(), ErrNotOwner.Error()) {
+				// Unsure is whose connection PostgreSQL had closed in the middle of a commit.
+				if !strings.Contains(lines.Text(), ErrNotOwner.Error()) && !strings.Contains(lines.Text(), ErrUnsure.Error()) {
 					t.Errorf("it ended with: %s", lines.Text())
 				}
 				break

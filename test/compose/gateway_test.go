@@ -1,6 +1,7 @@
 package compose
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -71,6 +72,11 @@ func TestGatewayConversation(t *testing.T) {
 	m := newMachine(t, p, "homeserver:8008", "proxy-a:8009", "proxy-a:8010", "proxy-a:8011", "proxy-b:8009", "proxy-b:8010", "proxy-b:8011", "redis:6379", "balancer:8009")
 	m.secrets["master_key"], m.secrets["cluster"] = randomKey(t), randomKey(t)
 	m.startAll()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := testproc.Await(ctx, testproc.Answers("http://"+m.address["balancer:8009"]+"/_matrix/client/versions")); err != nil {
+		t.Fatal(err)
+	}
 	m.converse("balancer:8009", password)
 	if err := m.processes["proxy-a"].Stop(stopDeadline); err != nil {
 		t.Error(err)
