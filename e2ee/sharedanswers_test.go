@@ -63,7 +63,7 @@ func (c *crowd) told() {
 
 // Several accounts write into one room, one after the other: the homeserver is asked once
 // about each of the others. A device that its owner logs out gets nothing from any of them
-// once they were told, and that costs one more question.
+// once they were told, and that costs at most one question for each thing that changed.
 func TestAccountsOfAnEngineAskOnce(t *testing.T) {
 	t.Parallel()
 	c := newCrowd(t, 4, 3)
@@ -92,8 +92,9 @@ func TestAccountsOfAnEngineAskOnce(t *testing.T) {
 		cannotRead(t, lost, h)
 		reads(t, c.people[0], h)
 	}
-	if n := asked(t, c.hs)[lost.UserID] - after[lost.UserID]; n != 1 {
-		t.Errorf("asked %d times about a change", n)
+	// Who hears of the logout before the keys are changed has to ask again.
+	if n := asked(t, c.hs)[lost.UserID] - after[lost.UserID]; n < 1 || n > 2 {
+		t.Errorf("asked %d times about two changes", n)
 	}
 }
 
