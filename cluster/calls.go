@@ -120,7 +120,7 @@ func (n *Node) atOwner(ctx context.Context, c *call) error {
 	deadline := time.Now().Add(findWait)
 	for pauses := (backoff.Pauses{}); ; {
 		err := n.tryAtOwner(ctx, c)
-		if !isPassing(err) || time.Now().After(deadline) {
+		if !IsMoving(err) || time.Now().After(deadline) {
 			return err
 		}
 		select {
@@ -145,20 +145,10 @@ func (n *Node) tryAtOwner(ctx context.Context, c *call) error {
 		return err
 	}
 	err = n.post(ctx, c, elsewhere.Replica)
-	if isPassing(err) {
+	if IsMoving(err) {
 		n.Moved(c.who.UserID, elsewhere.Replica)
 	}
 	return err
-}
-
-// isPassing reports whether an error means that it is to be looked again where the account is.
-func isPassing(err error) bool {
-	for _, kind := range []error{ErrUnsettled, ErrMoved, ErrUnreached, ErrBroken, store.ErrElsewhere, store.ErrNotOwner} {
-		if errors.Is(err, kind) {
-			return true
-		}
-	}
-	return false
 }
 
 // post sends a call to another replica.
@@ -209,14 +199,14 @@ func (s *Server) called(w http.ResponseWriter, r *http.Request) {
 	case err == nil:
 		Answered(w)
 		writeJSON(w, http.StatusOK, struct{}{})
-	case isPassing(err):
+	case IsMoving(err):
 		Moved(w)
 	default:
 		Answered(w)
 		refuse(w, http.StatusInternalServerError, "M_UNKNOWN", "The call failed; the log of this replica says why.")
 	}
 	level := zerolog.InfoLevel
-	if err != nil && !isPassing(err) {
+	if err != nil && !IsMoving(err) {
 		level = zerolog.WarnLevel
 	}
 	n.o.Log.WithLevel(level).Str("request_id", requestID).Str("call", c.name).Dur("duration_ms", time.Since(began)).AnErr("error", err).Msg("call of another replica")

@@ -57,6 +57,17 @@ var (
 	ErrBroken = errors.New("the replica ended before it answered")
 )
 
+// IsMoving reports whether an error says that an account is not where it was thought to be, or
+// will not be any more: then it is to be looked again where it is.
+func IsMoving(err error) bool {
+	for _, kind := range []error{ErrUnsettled, ErrMoved, ErrUnreached, ErrBroken, store.ErrElsewhere, store.ErrNotOwner} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return false
+}
+
 // Send sends a request to the replica that owns its account and returns the answer, whose body
 // the caller closes. The request has its method, header, body and context; the header is
 // changed. A body that is large, or of unknown length, is sent when the replica asks for it. The

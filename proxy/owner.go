@@ -65,7 +65,7 @@ func (p *Proxy) atOwner(q *request) error {
 			return err
 		case errors.Is(err, store.ErrLeaseLost), errors.Is(err, cluster.ErrStranger):
 			return notFound(err)
-		case !isMoving(err):
+		case !cluster.IsMoving(err):
 			return err
 		}
 		if q.from != "" {
@@ -103,7 +103,7 @@ func (p *Proxy) once(q *request, s *search) error {
 			s.body.settle()
 			q.r.Body = s.body.again()
 		}
-		if err = p.here(q); isMoving(err) {
+		if err = p.here(q); cluster.IsMoving(err) {
 			err = midwayError{err}
 		}
 		leave()
@@ -114,7 +114,7 @@ func (p *Proxy) once(q *request, s *search) error {
 		return err
 	}
 	err = p.handOn(q, elsewhere.Replica, s.body)
-	if isMoving(err) {
+	if cluster.IsMoving(err) {
 		p.owners.Moved(q.who.UserID, elsewhere.Replica)
 	}
 	return err
@@ -194,17 +194,6 @@ type midwayError struct{ why error }
 
 func (e midwayError) Error() string { return e.why.Error() }
 func (e midwayError) Unwrap() error { return e.why }
-
-// isMoving reports whether an error says that an account is not where it was thought to be, or
-// will not be any more.
-func isMoving(err error) bool {
-	for _, kind := range []error{cluster.ErrUnsettled, cluster.ErrMoved, cluster.ErrUnreached} {
-		if errors.Is(err, kind) {
-			return true
-		}
-	}
-	return errors.Is(err, cluster.ErrBroken) || errors.Is(err, store.ErrElsewhere) || errors.Is(err, store.ErrNotOwner)
-}
 
 // mayBeDone reports whether a request may have had its effect although it was not answered.
 func mayBeDone(err error) bool {

@@ -61,7 +61,7 @@ func notNil(err error) error {
 	return err
 }
 
-// Put keeps entries for all replicas for as long as they hold, unless there are some already. It
+// Put keeps entries for all replicas for as long as they hold, in place of those that are there. It
 // does nothing in a process that does not hear what is dropped.
 func (c *Cache) Put(ctx context.Context, entries ...Entry) {
 	since, listening := c.Listening()
