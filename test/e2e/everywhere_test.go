@@ -133,7 +133,7 @@ func (c *curl) readsEverywhere(when string, hs *tesths.Homeserver, places []plac
 func conversation(alice *testpeer.Client, bob *curl, room string) (all []said, root, edited string) {
 	add := func(event, text string) string {
 		all = append(all, said{event: event, text: text})
-		if m := bob.Await(room, testpeer.Where{"event_id": event}); !contains(m.Content, text) {
+		if m := bob.Await(room, testpeer.Where{"event_id": event, "decrypted": true}); !contains(m.Content, text) {
 			bob.t.Errorf("the sync shows %s, want %q", m.Content, text)
 		}
 		return event

@@ -107,13 +107,13 @@ func TestFilesBothWays(t *testing.T) {
 			if read.Size != f.size || read.SHA256 != sumOf(clear) || read.Sealed == read.SHA256 {
 				t.Errorf("%s: alice reads %+v", f.name, read)
 			}
-			shown := bob.Await(room, testpeer.Where{"event_id": sent})
+			shown := bob.Await(room, testpeer.Where{"event_id": sent, "decrypted": true})
 			bob.wantFile(shown, clear, f.name, f.mimetype)
 
 			// From Element to the plain client.
 			file := alice.UploadEncrypted("from alice "+f.seed, f.size)
 			theirs := alice.Send(room, "m.room.message", message(f.kind, f.name, f.mimetype, map[string]any{"file": file}))
-			shown = bob.Await(room, testpeer.Where{"event_id": theirs})
+			shown = bob.Await(room, testpeer.Where{"event_id": theirs, "decrypted": true})
 			url := bob.wantFile(shown, testpeer.Pattern("from alice "+f.seed, f.size), f.name, f.mimetype)
 
 			// Nobody else.

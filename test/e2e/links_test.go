@@ -58,7 +58,7 @@ func TestLinksAndForwardedFiles(t *testing.T) {
 			}
 			sent := alice.send(room, "m.room.message", message("m.image", "a.png", "image/png", map[string]any{"url": row.uri}))
 			for who, c := range map[string]*curl{"alice": alice, "bob": bob} {
-				link := strings.TrimPrefix(c.shownFile(c.Await(room, testpeer.Where{"event_id": sent})), "mxc://")
+				link := strings.TrimPrefix(c.shownFile(c.Await(room, testpeer.Where{"event_id": sent, "decrypted": true})), "mxc://")
 				for _, at := range []string{"/_matrix/client/v1/media/download/", "/_matrix/media/v3/download/", "/_matrix/media/r0/download/"} {
 					if resp := nobody.raw(http.MethodGet, at+link, nil); resp.StatusCode != http.StatusOK || !bytes.Equal(resp.body, row.clear) || resp.Header.Get("Content-Type") != "image/png" {
 						t.Errorf("%s, %s: by the link on %s: %d, %d bytes, %v", what, who, at, resp.StatusCode, len(resp.body), resp.Header)
@@ -77,7 +77,7 @@ func TestLinksAndForwardedFiles(t *testing.T) {
 					t.Errorf("%s, %s: the log has the link", what, who)
 				}
 			}
-			last := strings.TrimPrefix(bob.shownFile(bob.Await(room, testpeer.Where{"event_id": sent})), "mxc://")
+			last := strings.TrimPrefix(bob.shownFile(bob.Await(room, testpeer.Where{"event_id": sent, "decrypted": true})), "mxc://")
 			if what != "forwarded" {
 				continue
 			}

@@ -77,7 +77,7 @@ func TestAllTypesOfEventsComeThrough(t *testing.T) {
 
 		for _, ev := range allTypes(about) {
 			id := alice.Send(room, ev.eventType, ev.content)
-			got := bob.Await(room, testpeer.Where{"event_id": id})
+			got := bob.Await(room, testpeer.Where{"event_id": id, "decrypted": true})
 			if got.Type != ev.eventType {
 				t.Errorf("bob is shown %s as %s: %s", ev.eventType, got.Type, got.Content)
 			}
