@@ -76,8 +76,7 @@ func (db *DB) Account(ctx context.Context, user id.UserID) (*Account, error) {
 		return nil, fmt.Errorf("make account: %w", a.Err)
 	}
 	err = db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
-		_, err := t.Do(ctx, insertAccount, a.Vals...)
-		return err
+		return t.Run(ctx, insertAccount, a.Vals...)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make account: %w", err)

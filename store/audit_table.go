@@ -141,10 +141,10 @@ func (db *DB) writeAudit(ctx context.Context, t *sqlio.Tx, h *auditHead, records
 			h.policy = r.policy
 		}
 	}
-	if _, err := t.List(ctx, insertAuditRecords, nil, rows.Vals); err != nil {
+	if err := t.RunList(ctx, insertAuditRecords, nil, rows.Vals); err != nil {
 		return err
 	}
-	if _, err := t.List(ctx, insertAuditHashes, nil, sums.Vals); err != nil {
+	if err := t.RunList(ctx, insertAuditHashes, nil, sums.Vals); err != nil {
 		return err
 	}
 	return db.writeAuditHead(ctx, t, h)
@@ -156,8 +156,7 @@ func (db *DB) writeAuditHead(ctx context.Context, t *sqlio.Tx, h *auditHead) err
 		state = append(state, one[:]...)
 	}
 	state = append(state, h.policy...)
-	_, err := t.Do(ctx, updateAuditHead, h.Size, h.KeptFrom, db.audit.key.Seal(state, db.auditHeadPlace(h.Size, h.KeptFrom)))
-	return err
+	return t.Run(ctx, updateAuditHead, h.Size, h.KeptFrom, db.audit.key.Seal(state, db.auditHeadPlace(h.Size, h.KeptFrom)))
 }
 
 // committedAudit remembers how long the log is for certain.

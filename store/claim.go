@@ -244,8 +244,7 @@ func (db *DB) Release(ctx context.Context, accts ...*Account) error {
 		p.Num(acct.epoch)
 	}
 	err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
-		_, err := t.List(ctx, giveBack, []any{db.lease.token().holder}, p.Vals)
-		return err
+		return t.RunList(ctx, giveBack, []any{db.lease.token().holder}, p.Vals)
 	})
 	if err != nil {
 		return fmt.Errorf("release accounts: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -109,23 +110,23 @@ func TestReplicaWhoseRenewalIsUnsure(t *testing.T) {
 	}
 }
 
-// frozenReplica returns a replica without renewals that has written everything of a
-// transaction but its commit.
+// frozenReplica returns a replica without renewals that has begun to write, and not committed.
 func frozenReplica(t *testing.T, url string) (db *DB, acct *Account, dev int64, release func(), result chan error) {
 	t.Helper()
 	var h hook
 	db = replica(t, url, "http://frozen", func(o *Options) { o.Lease, o.Wrap = testLease, h.wrap })
 	acct, d := device(t, db, alice, "A")
+	var once sync.Once
 	reached, released := make(chan struct{}), make(chan struct{})
 	h.watch(func(statement string) error {
 		if statement == "COMMIT" {
-			close(reached)
+			once.Do(func() { close(reached) })
 			<-released
 		}
 		return nil
 	})
 	result = make(chan error, 1)
-	go func() { result <- db.Save(context.WithoutCancel(t.Context()), acct, d.ID, oneRoom("!r")) }()
+	go func() { result <- db.Save(context.WithoutCancel(t.Context()), acct, d.ID, roomAndInbox("!r")) }()
 	<-reached
 	raw(t, replica(t, url, "http://any"), "UPDATE replicas SET expires_at = "+pgNow+" - 1 WHERE advertise = 'http://frozen'")
 	return db, acct, d.ID, func() { close(released) }, result

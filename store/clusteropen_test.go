@@ -301,8 +301,7 @@ func makeAccounts(tb testing.TB, db *DB, n int) {
 	}
 	insert := &sqlio.ListStatement{Head: "INSERT INTO accounts (user_id, master_key_id, sealed_key, created_at) VALUES ", Item: "(?, ?, ?, ?)", Width: 4}
 	err := db.writer.run(tb.Context(), func(ctx context.Context, t *sqlio.Tx) error {
-		_, err := t.List(ctx, insert, nil, p.Vals)
-		return err
+		return t.RunList(ctx, insert, nil, p.Vals)
 	})
 	if err != nil {
 		tb.Fatal(err)

@@ -208,10 +208,10 @@ func (db *DB) DeleteDevice(ctx context.Context, acct *Account, device int64) err
 			err = ErrNotFound
 		}
 		if err == nil {
-			_, err = t.Do(ctx, dropUnsearched, acct.ID)
+			err = t.Run(ctx, dropUnsearched, acct.ID)
 		}
 		if err == nil {
-			_, err = t.Do(ctx, dropUnnotified, acct.ID)
+			err = t.Run(ctx, dropUnnotified, acct.ID)
 		}
 		return err
 	})

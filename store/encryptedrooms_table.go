@@ -94,8 +94,7 @@ func (db *DB) noteEncryptedRooms(ctx context.Context, run runner, all []Encrypte
 		return p.Err
 	}
 	return run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
-		_, err := t.List(ctx, putEncryptedRooms, nil, p.Vals)
-		return err
+		return t.RunList(ctx, putEncryptedRooms, nil, p.Vals)
 	})
 }
 

@@ -100,7 +100,8 @@ func commitError(err error) error {
 // before. pgconn.SafeToRetry cannot be used: it takes a connection that breaks while the
 // answer is awaited for one that was closed before.
 func isUncommitted(err error) bool {
-	if errors.Is(err, sql.ErrTxDone) || errors.Is(err, pgx.ErrTxCommitRollback) {
+	var ours *statementError
+	if errors.Is(err, sql.ErrTxDone) || errors.Is(err, pgx.ErrTxCommitRollback) || errors.As(err, &ours) {
 		return true
 	}
 	var pg *pgconn.PgError

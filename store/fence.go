@@ -8,8 +8,9 @@ import (
 )
 
 // A fence is the statement with which every transaction on PostgreSQL begins: it finds a row
-// while this process may write what the transaction is for. It also sets what holds for the
-// transaction only, because behind a pooler the next one may have another session.
+// while this process may write what the transaction is for, and else makes the server abort the
+// transaction, so that what follows it may be sent before its answer is known. It also sets what
+// holds for the transaction only, because behind a pooler the next one may have another session.
 //
 // PostgreSQL locks a table before it looks, as for a lock on rows, of which there are none:
 // writers do not wait for each other, nor do they leave anything behind in the table. That

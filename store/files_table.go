@@ -110,8 +110,7 @@ func (b *saver) redactFiles(of id.EventID, expire time.Time) {
 	p.Time(expire)
 	b.ofAccount = true
 	b.step("files of a redacted event", p, func(ctx context.Context, t *sqlio.Tx) error {
-		_, err := t.Do(ctx, redactFiles, p.Vals...)
-		return err
+		return t.Run(ctx, redactFiles, p.Vals...)
 	})
 }
 

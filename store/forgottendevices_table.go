@@ -51,7 +51,7 @@ func (db *DB) rememberForgotten(ctx context.Context, t *sqlio.Tx, acct *Account,
 		return err
 	}
 	sum := db.hashDevice(d)
-	_, err = t.Do(ctx, insertForgotten, sum[:], sqlio.Micros(db.now()))
+	err = t.Run(ctx, insertForgotten, sum[:], sqlio.Micros(db.now()))
 	return err
 }
 

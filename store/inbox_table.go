@@ -45,7 +45,7 @@ func (b *saver) inbox(all []InboxItem) {
 			p.Bytes(b.acct.seal(item.Event.Reveal(), "inbox", "sealed_event", inboxRow(b.dev, seq)...))
 			p.Text(item.DeliveredAt)
 		}
-		_, err = t.List(ctx, putInbox, []any{b.acct.ID, b.dev}, p.Vals)
+		err = t.RunList(ctx, putInbox, []any{b.acct.ID, b.dev}, p.Vals)
 		return err
 	})
 }

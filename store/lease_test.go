@@ -6,10 +6,13 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/secret"
 )
 
 // Two processes on one PostgreSQL each advanced the same ratchets: 17 of 80 messages of a
@@ -180,8 +183,15 @@ type frozen struct {
 	dev  int64
 }
 
-// frozenInCommit returns a process without renewals that has written everything of a
-// transaction but its commit.
+// roomAndInbox returns changes whose transaction reads something in the middle, so that the
+// database knows of it before the commit.
+func roomAndInbox(room id.RoomID) *Changes {
+	c := oneRoom(room)
+	c.Inbox = []InboxItem{{Event: secret.Bytes("{}")}}
+	return c
+}
+
+// frozenInCommit returns a process without renewals that has begun to write, and not committed.
 func frozenInCommit(t *testing.T) (first frozen, release func(), result chan error) {
 	t.Helper()
 	o := options(t, postgres.Database(t))
@@ -190,16 +200,17 @@ func frozenInCommit(t *testing.T) (first frozen, release func(), result chan err
 	hooked.Wrap = h.wrap
 	db := open(t, hooked)
 	acct, dev := device(t, db, alice, "A")
+	var once sync.Once
 	reached, released := make(chan struct{}), make(chan struct{})
 	h.watch(func(statement string) error {
 		if statement == "COMMIT" {
-			close(reached)
+			once.Do(func() { close(reached) })
 			<-released
 		}
 		return nil
 	})
 	result = make(chan error, 1)
-	go func() { result <- db.Save(context.WithoutCancel(t.Context()), acct, dev.ID, oneRoom("!r")) }()
+	go func() { result <- db.Save(context.WithoutCancel(t.Context()), acct, dev.ID, roomAndInbox("!r")) }()
 	<-reached
 	return frozen{db, o, acct, dev.ID}, func() { close(released) }, result
 }

@@ -36,7 +36,7 @@ func (db *DB) createMeta(ctx context.Context, t *sqlio.Tx) error {
 	db.id = hex.EncodeToString(id)
 	db.root = make(secret.Bytes, rootSize)
 	_, _ = rand.Read(db.root)
-	_, err := t.Do(ctx, `INSERT INTO meta (one, database_id, master_key_id, sealed_root, created_at) VALUES (1, $1, $2, $3, $4)`,
+	err := t.Run(ctx, `INSERT INTO meta (one, database_id, master_key_id, sealed_root, created_at) VALUES (1, $1, $2, $3, $4)`,
 		db.id, db.main.ID(), db.main.key.Seal(db.root, metaPlace(db.id)), sqlio.Micros(db.now()))
 	if err != nil {
 		return fmt.Errorf("make meta row: %w", err)

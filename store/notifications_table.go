@@ -33,8 +33,7 @@ func (b *saver) notifications(events *secret.Bytes) {
 		statement, args = putNotifications, append(args, b.acct.seal(*events, "notifications", "sealed_events"))
 	}
 	b.step("notifications", &sqlio.Args{}, func(ctx context.Context, t *sqlio.Tx) error {
-		_, err := t.Do(ctx, statement, args...)
-		return err
+		return t.Run(ctx, statement, args...)
 	})
 }
 

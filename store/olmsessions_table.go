@@ -45,6 +45,8 @@ func olmRow(device int64, s *OlmSession) []string {
 	return []string{strconv.FormatInt(device, 10), s.SessionID, s.TheirKey}
 }
 
+var errOlmSessionOfAnother = errors.New("a session with this ID belongs to another device")
+
 func (b *saver) olmSessions(all []OlmSession) {
 	all = lastByKey(all, func(s *OlmSession) string { return s.SessionID })
 	if len(all) == 0 {
@@ -60,11 +62,7 @@ func (b *saver) olmSessions(all []OlmSession) {
 	}
 	b.ratchet, b.ofDevice = true, true
 	b.step("Olm sessions", p, func(ctx context.Context, t *sqlio.Tx) error {
-		n, err := t.List(ctx, putOlmSessions, []any{b.acct.ID, b.dev}, p.Vals)
-		if err == nil && n != int64(len(all)) {
-			err = errors.New("a session with this ID belongs to another device")
-		}
-		return err
+		return t.MustList(ctx, errOlmSessionOfAnother, putOlmSessions, []any{b.acct.ID, b.dev}, p.Vals)
 	})
 }
 

@@ -51,11 +51,7 @@ func (b *saver) outboundSessions(all []OutboundSession) {
 	}
 	b.ratchet, b.ofDevice = true, true
 	b.step("outbound sessions", p, func(ctx context.Context, t *sqlio.Tx) error {
-		n, err := t.List(ctx, putOutbound, []any{b.acct.ID, b.dev}, p.Vals)
-		if err == nil && n != int64(len(all)) {
-			err = ErrStale
-		}
-		return err
+		return t.MustList(ctx, ErrStale, putOutbound, []any{b.acct.ID, b.dev}, p.Vals)
 	})
 }
 

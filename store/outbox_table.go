@@ -40,7 +40,7 @@ func (b *saver) outbox(all []OutboxItem) {
 			p.Bytes(item.Body)
 			p.Time(item.CreatedAt)
 		}
-		_, err = t.List(ctx, putOutbox, []any{b.acct.ID, b.dev}, p.Vals)
+		err = t.RunList(ctx, putOutbox, []any{b.acct.ID, b.dev}, p.Vals)
 		return err
 	})
 }

@@ -96,8 +96,7 @@ func (b *saver) readyWithheld(release bool) {
 	}
 	b.ofAccount = true
 	b.step("release all held back events", &sqlio.Args{}, func(ctx context.Context, t *sqlio.Tx) error {
-		_, err := t.Do(ctx, releaseWithheld, b.acct.ID)
-		return err
+		return t.Run(ctx, releaseWithheld, b.acct.ID)
 	})
 }
 
@@ -191,8 +190,7 @@ func scanPending(r *sql.Rows) (PendingEvent, error) {
 func (db *DB) HeldBackUnder(ctx context.Context, rules string) error {
 	if db.cluster != nil {
 		err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
-			_, err := t.Do(ctx, releaseHeldBackHere, db.lease.token().holder)
-			return err
+			return t.Run(ctx, releaseHeldBackHere, db.lease.token().holder)
 		})
 		if err != nil {
 			return fmt.Errorf("release events that were held back: %w", err)
@@ -202,11 +200,10 @@ func (db *DB) HeldBackUnder(ctx context.Context, rules string) error {
 	sum := db.Hash("receive rules", []byte(rules)) // the rules may name users
 	err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
 		now := hex.EncodeToString(sum[:])
-		if _, err := t.Do(ctx, releaseHeldBack, now); err != nil {
+		if err := t.Run(ctx, releaseHeldBack, now); err != nil {
 			return err
 		}
-		_, err := t.Do(ctx, setReceiveRules, now)
-		return err
+		return t.Run(ctx, setReceiveRules, now)
 	})
 	if err != nil {
 		return fmt.Errorf("release events that were held back: %w", err)

@@ -5,9 +5,13 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
+
+	"e2ee-proxy/store/internal/sqlio"
 )
 
 // pgConnector makes connections whose transactions are fenced; see fence.go.
@@ -29,15 +33,62 @@ func (c *pgConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	return &pgConn{Conn: plain, lease: c.lease}, nil
 }
 
-// pgConn sends the begin of a transaction, and its fence, together with its first statement,
-// so that the fence costs no round trip.
+// pgConn sends the statements of a transaction together: its begin, its fence, what is run in it,
+// and the commit cost one round trip, unless something is read between them. A statement that
+// has no effect which is wanted makes the server abort the transaction, and so skip the rest.
 type pgConn struct {
 	*stdlib.Conn
 	lease *lease
-	// begun reports whether a transaction has begun here, but not yet at the server; account is
-	// the one that it is for.
-	begun   bool
+	tx    *pgConnTx // under way, else nil
+}
+
+// maxWaiting is how many parameters of statements wait to be sent at most, so that a
+// transaction of any size takes bounded memory.
+const maxWaiting = 16384
+
+// pgConnTx is a transaction of pgConn.
+type pgConnTx struct {
+	conn *pgConn
+	ctx  context.Context //nolint:containedctx // as driver.Tx wants it
+	// account is the one that it is for, nil if it is for none.
 	account *Account
+
+	begun   bool // whether the server was sent the begin
+	waiting []pgStatement
+	params  int   // of those that wait
+	err     error // of the first statement that failed
+}
+
+type pgStatement struct {
+	text string
+	args []any
+	fail error // what it means if the server reports a division by zero
+	done *pgResult
+}
+
+// statementError is the error of a statement that made the transaction fail before its commit.
+type statementError struct{ error }
+
+func (e *statementError) Unwrap() error { return e.error }
+
+const pgDividedByZero = "22012"
+
+// pgOrFail returns a query without its FROM that fails with a division by zero unless the condition
+// holds.
+func pgOrFail(condition string) string {
+	return "SELECT 1 / CASE WHEN " + condition + " THEN 1 ELSE 0 END"
+}
+
+// pgMust returns a statement that fails unless it changes n rows.
+func pgMust(text string, n int64) string {
+	return "WITH done AS (" + text + " RETURNING 1) " + pgOrFail("count(*) = "+strconv.FormatInt(n, 10)) + " FROM done"
+}
+
+type wantKey struct{}
+
+// wanting has a statement run when something is wanted of it or of its transaction.
+func wanting(ctx context.Context, want sqlio.Want) context.Context {
+	return context.WithValue(ctx, wantKey{}, want)
 }
 
 // BeginTx implements driver.ConnBeginTx.
@@ -45,96 +96,173 @@ func (c *pgConn) BeginTx(ctx context.Context, _ driver.TxOptions) (driver.Tx, er
 	if c.Conn.Conn().IsClosed() {
 		return nil, driver.ErrBadConn
 	}
-	c.begun, c.account = true, fencedAccount(ctx)
-	return &pgConnTx{conn: c, ctx: ctx}, nil
+	c.tx = &pgConnTx{conn: c, ctx: ctx, account: fencedAccount(ctx)}
+	return c.tx, nil
 }
 
 // ExecContext implements driver.ExecerContext.
 func (c *pgConn) ExecContext(ctx context.Context, text string, params []driver.NamedValue) (driver.Result, error) {
-	if !c.begun {
+	if c.tx == nil {
 		return c.Conn.ExecContext(ctx, text, params)
 	}
 	args := make([]any, len(params))
 	for i, p := range params {
 		args[i] = p.Value
 	}
-	return c.beginWith(ctx, text, args)
+	s := pgStatement{text: text, args: args, done: &pgResult{tx: c.tx}}
+	want, later := ctx.Value(wantKey{}).(sqlio.Want)
+	if want.Else != nil {
+		s.text, s.fail = pgMust(text, want.Rows), want.Else
+	}
+	if err := c.tx.add(s); err != nil {
+		return nil, err
+	}
+	if !later {
+		return s.done, c.tx.flush()
+	}
+	return s.done, nil
 }
 
 // QueryContext implements driver.QueryerContext.
 func (c *pgConn) QueryContext(ctx context.Context, text string, params []driver.NamedValue) (driver.Rows, error) {
-	if c.begun {
-		if _, err := c.beginWith(ctx, "", nil); err != nil {
+	if c.tx != nil {
+		if err := c.tx.flush(); err != nil {
 			return nil, err
 		}
 	}
 	return c.Conn.QueryContext(ctx, text, params)
 }
 
-// beginWith begins the transaction at the server and runs its first statement, if there is one.
-// Its effect is rolled back if the fence refuses it.
-func (c *pgConn) beginWith(ctx context.Context, text string, args []any) (_ driver.Result, err error) {
-	c.begun = false
-	fence, params := c.lease.fence(c.account)
-	fenced := fence != ""
-	if !fenced {
-		fence = "SELECT " + pgSynced
-	}
-	var b pgx.Batch
-	b.Queue("begin")
-	b.Queue(fence, params...)
-	if text != "" {
-		b.Queue(text, args...)
-	}
-	r := c.Conn.Conn().SendBatch(ctx, &b)
-	defer func() { err = errors.Join(err, r.Close()) }()
-	if _, err := r.Exec(); err != nil {
-		return nil, fmt.Errorf("begin: %w", err)
-	}
-	found, err := r.Exec()
-	if err != nil {
-		return nil, fmt.Errorf("check lease: %w", err)
-	}
-	if fenced && found.RowsAffected() == 0 {
-		return nil, errFenced
-	}
-	if text == "" {
-		return driver.RowsAffected(0), nil
-	}
-	done, err := r.Exec()
-	return driver.RowsAffected(done.RowsAffected()), err
+// pgResult is the result of a statement that may not have been run yet.
+type pgResult struct {
+	tx   *pgConnTx
+	rows int64
 }
 
-// pgConnTx is a transaction of pgConn.
-type pgConnTx struct {
-	conn *pgConn
-	ctx  context.Context //nolint:containedctx // as driver.Tx wants it
+// LastInsertId implements driver.Result.
+func (r *pgResult) LastInsertId() (int64, error) { return 0, errors.ErrUnsupported }
+
+// RowsAffected implements driver.Result.
+func (r *pgResult) RowsAffected() (int64, error) {
+	err := r.tx.flush()
+	return r.rows, err
+}
+
+// add has a statement wait until the next flush.
+func (t *pgConnTx) add(s pgStatement) error {
+	t.waiting = append(t.waiting, s)
+	if t.params += len(s.args); t.params > maxWaiting {
+		return t.flush()
+	}
+	return t.err
+}
+
+// flush sends what waits, after the begin and the fence, and reads the answers.
+func (t *pgConnTx) flush() error {
+	if t.err != nil || t.begun && len(t.waiting) == 0 {
+		return t.err
+	}
+	_, err := t.send("")
+	return err
+}
+
+// send does what flush does, and sends one more statement. It returns the server's answer to that.
+func (t *pgConnTx) send(last string) (pgconn.CommandTag, error) {
+	all := t.waiting
+	if !t.begun {
+		all = append(t.begin(), all...)
+	}
+	t.begun, t.waiting, t.params = true, nil, 0
+	var b pgx.Batch
+	for _, s := range all {
+		b.Queue(s.text, s.args...)
+	}
+	if last != "" {
+		b.Queue(last)
+	}
+	r := t.conn.Conn.Conn().SendBatch(t.ctx, &b)
+	tag, err := readBatch(r, all, last != "")
+	if closing := r.Close(); err == nil && closing != nil {
+		err = closing
+	}
+	t.err = err
+	return tag, err
+}
+
+// readBatch reads the answers to statements, and to a last one.
+func readBatch(r pgx.BatchResults, all []pgStatement, last bool) (tag pgconn.CommandTag, err error) {
+	for _, s := range all {
+		tag, err := r.Exec()
+		var said *pgconn.PgError
+		switch {
+		case err == nil:
+		case s.fail != nil && errors.As(err, &said) && said.Code == pgDividedByZero:
+			return tag, &statementError{s.fail}
+		default:
+			return tag, err
+		}
+		if s.done != nil {
+			s.done.rows = tag.RowsAffected()
+		}
+	}
+	if last {
+		tag, err = r.Exec()
+	}
+	return tag, err
+}
+
+// begin returns the statements with which the transaction begins.
+func (t *pgConnTx) begin() []pgStatement {
+	fence, params := t.conn.lease.fence(t.account)
+	if fence == "" { // the database is being opened
+		return []pgStatement{{text: "begin"}, {text: "SELECT " + pgSynced}}
+	}
+	return []pgStatement{
+		{text: "begin"},
+		{text: "WITH ours AS MATERIALIZED (" + fence + ") " + pgOrFail("count(*) > 0") + " FROM ours", args: params, fail: errFenced},
+	}
 }
 
 // Commit implements driver.Tx.
-func (t *pgConnTx) Commit() error { return t.finish("commit") }
-
-// Rollback implements driver.Tx.
-func (t *pgConnTx) Rollback() error { return t.finish("rollback") }
-
-func (t *pgConnTx) finish(how string) error {
-	if t.conn.begun {
-		t.conn.begun = false
+func (t *pgConnTx) Commit() error {
+	t.conn.tx = nil
+	switch {
+	case t.err != nil:
+		_ = t.undo() // there is an error to return already
+		return &statementError{t.err}
+	case !t.begun && len(t.waiting) == 0:
 		return nil // nothing was sent to the server
 	}
-	conn := t.conn.Conn.Conn()
-	if how == "rollback" && conn.PgConn().TxStatus() == 'I' {
-		return nil
-	}
-	tag, err := conn.Exec(t.ctx, how)
+	tag, err := t.send("commit")
 	if err != nil {
-		if conn.PgConn().TxStatus() != 'I' {
-			_ = conn.Close(t.ctx) // there is an error to return already
-		}
+		_ = t.undo()
 		return err
 	}
-	if how == "commit" && tag.String() == "ROLLBACK" {
+	if tag.String() == "ROLLBACK" {
 		return pgx.ErrTxCommitRollback
 	}
 	return nil
+}
+
+// Rollback implements driver.Tx.
+func (t *pgConnTx) Rollback() error {
+	t.conn.tx, t.waiting = nil, nil
+	if !t.begun {
+		return nil
+	}
+	return t.undo()
+}
+
+// undo rolls back what the server has of the transaction; where that is not certain, it closes the
+// connection.
+func (t *pgConnTx) undo() error {
+	conn := t.conn.Conn.Conn()
+	if conn.PgConn().TxStatus() == 'I' {
+		return nil
+	}
+	_, err := conn.Exec(t.ctx, "rollback")
+	if conn.PgConn().TxStatus() != 'I' {
+		_ = conn.Close(t.ctx) // there is an error to return already
+	}
+	return err
 }

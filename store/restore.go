@@ -122,7 +122,7 @@ func discardOutbound(ctx context.Context, t *sqlio.Tx) error {
 		"DELETE FROM olm_sessions",
 		"UPDATE devices SET restored = 1, dead_keys = 1", // DeadKeysFound
 	} {
-		if _, err := t.Do(ctx, s); err != nil {
+		if err := t.Run(ctx, s); err != nil {
 			return fmt.Errorf("discard outbound state: %w", err)
 		}
 	}
@@ -139,8 +139,7 @@ func (b *saver) discardSent(yes bool) {
 		text := "DELETE FROM " + table + " WHERE account = $1 AND device = $2"
 		p := b.scope()
 		b.step("discard outbound state", p, func(ctx context.Context, t *sqlio.Tx) error {
-			_, err := t.Do(ctx, text, p.Vals...)
-			return err
+			return t.Run(ctx, text, p.Vals...)
 		})
 	}
 }

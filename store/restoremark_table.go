@@ -25,7 +25,7 @@ func randomText() string {
 func (db *DB) createRestoreMark(ctx context.Context, t *sqlio.Tx, m restoreMark, place string) error {
 	writer, err := db.transactionNumber(ctx, t)
 	if err == nil {
-		_, err = t.Do(ctx, "INSERT INTO restore_mark (one, incarnation, place, generation, written_by) VALUES (1, $1, $2, $3, $4)",
+		err = t.Run(ctx, "INSERT INTO restore_mark (one, incarnation, place, generation, written_by) VALUES (1, $1, $2, $3, $4)",
 			m.incarnation, place, m.generation, writer)
 	}
 	if err != nil {
@@ -52,7 +52,7 @@ func readRestoreMark(ctx context.Context, t *sqlio.Tx) (m restoreMark, place str
 func (db *DB) updateRestoreMark(ctx context.Context, t *sqlio.Tx, m restoreMark, place string) error {
 	writer, err := db.transactionNumber(ctx, t)
 	if err == nil {
-		_, err = t.Do(ctx, "UPDATE restore_mark SET incarnation = $1, place = $2, generation = $3, written_by = $4",
+		err = t.Run(ctx, "UPDATE restore_mark SET incarnation = $1, place = $2, generation = $3, written_by = $4",
 			m.incarnation, place, m.generation, writer)
 	}
 	if err != nil {

@@ -50,8 +50,7 @@ func (db *DB) RotateMasterKey(ctx context.Context) (int, error) {
 	}
 	sealed := db.main.key.Seal(db.root.Reveal(), metaPlace(db.id))
 	err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
-		_, err := t.Do(ctx, rewrapRoot, db.main.ID(), sealed)
-		return err
+		return t.Run(ctx, rewrapRoot, db.main.ID(), sealed)
 	})
 	if err != nil {
 		return total, fmt.Errorf("rotate master key: root secret: %w", err)
@@ -83,8 +82,7 @@ func (db *DB) rotateSome(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	err = db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
-		_, err := t.List(ctx, rewrapAccounts, []any{db.main.ID()}, p.Vals)
-		return err
+		return t.RunList(ctx, rewrapAccounts, []any{db.main.ID()}, p.Vals)
 	})
 	return len(p.Vals) / rewrapAccounts.Width, err
 }

@@ -29,6 +29,9 @@ func (db *DB) Save(ctx context.Context, acct *Account, device int64, c *Changes)
 		return nil
 	}
 	if err := db.write(ctx, acct, b.run); err != nil {
+		if isForeignKey(err) {
+			err = fmt.Errorf("%w: device or account", ErrNotFound)
+		}
 		return fmt.Errorf("save: %w", err)
 	}
 	db.committedAudit(b.audited)
@@ -121,15 +124,12 @@ const lockAccount = "SELECT id FROM accounts WHERE id = $1 FOR NO KEY UPDATE"
 func (b *saver) run(ctx context.Context, t *sqlio.Tx) error {
 	t.Ratchet = t.Ratchet || b.ratchet
 	if b.ofAccount && b.db.dialect.SharedPool {
-		if err := t.Rows(ctx, lockAccount, []any{b.acct.ID}, ignoreRow); err != nil {
+		if err := t.Run(ctx, lockAccount, b.acct.ID); err != nil {
 			return fmt.Errorf("lock account: %w", err)
 		}
 	}
 	for _, s := range b.steps {
 		if err := s.run(ctx, t); err != nil {
-			if isForeignKey(err) {
-				err = fmt.Errorf("%w: device or account", ErrNotFound)
-			}
 			return fmt.Errorf("%s: %w", s.what, err)
 		}
 	}
@@ -160,11 +160,7 @@ func (b *saver) step(what string, p *sqlio.Args, run func(context.Context, *sqli
 // execOne returns a function that runs a statement which must find its row.
 func (b *saver) execOne(text string, p *sqlio.Args) func(context.Context, *sqlio.Tx) error {
 	return func(ctx context.Context, t *sqlio.Tx) error {
-		n, err := t.Do(ctx, text, p.Vals...)
-		if err == nil && n == 0 {
-			err = fmt.Errorf("%w: device", ErrNotFound)
-		}
-		return err
+		return t.Must(ctx, sqlio.Want{Rows: 1, Else: fmt.Errorf("%w: device", ErrNotFound)}, text, p.Vals...)
 	}
 }
 
@@ -186,8 +182,7 @@ func (b *saver) listOfAccount(what string, q *sqlio.ListStatement, p *sqlio.Args
 
 func (b *saver) list(what string, q *sqlio.ListStatement, fixed []any, p *sqlio.Args) {
 	b.step(what, p, func(ctx context.Context, t *sqlio.Tx) error {
-		_, err := t.List(ctx, q, fixed, p.Vals)
-		return err
+		return t.RunList(ctx, q, fixed, p.Vals)
 	})
 }
 

@@ -55,8 +55,7 @@ func (b *saver) dropSearch(drop bool) {
 	}
 	b.ofAccount = true
 	b.step("drop search index", &sqlio.Args{}, func(ctx context.Context, t *sqlio.Tx) error {
-		_, err := t.Do(ctx, dropSearch, b.acct.ID)
-		return err
+		return t.Run(ctx, dropSearch, b.acct.ID)
 	})
 }
 
@@ -156,8 +155,7 @@ func (db *DB) HasSearch(ctx context.Context, acct *Account) (bool, error) {
 // DropSearch deletes the search indexes of all accounts.
 func (db *DB) DropSearch(ctx context.Context) error {
 	err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error {
-		_, err := t.Do(ctx, dropAllSearch)
-		return err
+		return t.Run(ctx, dropAllSearch)
 	})
 	if err != nil {
 		return fmt.Errorf("drop search indexes: %w", err)

@@ -159,6 +159,7 @@ func startRelay(t *testing.T, to string) *relay {
 	q.Set("host", host)
 	q.Set("port", port)
 	q.Set("sslmode", "disable")
+	q.Set("default_query_exec_mode", "exec") // so that each commit is one to be seen
 	u.RawQuery = q.Encode()
 	r := &relay{url: u.String()}
 	go func() { // ends with the listener

@@ -48,7 +48,7 @@ func (w *pgWriter) run(ctx context.Context, do func(context.Context, *sqlio.Tx) 
 			return err
 		}
 		err := w.once(context.WithoutCancel(ctx), do)
-		if errors.Is(err, errFenced) {
+		if errors.Is(err, errFenced) { // by the first statement, or by the commit
 			return w.refused(context.WithoutCancel(ctx), fencedAccount(ctx))
 		}
 		if err == nil || !isRetryable(err) || try == pgTries {
@@ -87,6 +87,13 @@ type pgTx struct{ *sql.Tx }
 
 func (t pgTx) Exec(ctx context.Context, text string, params []any) (sql.Result, error) {
 	return t.ExecContext(ctx, text, params...)
+}
+
+// Later implements [sqlio.Execer]: pgConn runs the statement when something is wanted of it or of
+// the transaction.
+func (t pgTx) Later(ctx context.Context, text string, params []any, want sqlio.Want) error {
+	_, err := t.ExecContext(wanting(ctx, want), text, params...)
+	return err
 }
 
 func (t pgTx) Query(ctx context.Context, text string, params []any) (*sql.Rows, error) {

@@ -225,6 +225,19 @@ func (w *liteWriter) prepare(ctx context.Context, text string) (*sql.Stmt, error
 	return s, nil
 }
 
+// Later implements [sqlio.Execer]: there is no round trip to save.
+func (w *liteWriter) Later(ctx context.Context, text string, params []any, want sqlio.Want) error {
+	res, err := w.Exec(ctx, text, params)
+	if err != nil {
+		return err
+	}
+	n, err := res.RowsAffected()
+	if err != nil {
+		return err
+	}
+	return want.Check(n)
+}
+
 func (w *liteWriter) Exec(ctx context.Context, text string, params []any) (sql.Result, error) {
 	s, err := w.prepare(ctx, text) //nolint:sqlclosecheck // kept for as long as the connection
 	if err != nil {
