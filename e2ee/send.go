@@ -27,10 +27,31 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 		return Encrypted{}, err
 	}
 	defer give()
-	done, txn, ok, err := d.outbound.Repeated(ctx, out)
-	if err != nil || ok {
-		return done, err
+	txn := d.outbound.Transaction(out)
+	for range maxRounds {
+		done, err := d.encrypt(ctx, out, txn)
+		if err == nil {
+			return done, nil
+		}
+		// What was said once is answered as it was then, whatever holds now. That is looked up
+		// only here: a repetition never gets further, because it cannot be stored twice.
+		before, renamed, repeated, lookup := d.outbound.Repeated(ctx, out)
+		switch {
+		case lookup == nil && repeated:
+			return before, nil
+		case lookup == nil && errors.Is(err, store.ErrTransactionTaken):
+			txn = renamed
+		case errors.Is(err, store.ErrTransactionTaken):
+			return Encrypted{}, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, lookup)
+		default:
+			return Encrypted{}, err
+		}
 	}
+	return Encrypted{}, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, store.ErrTransactionTaken)
+}
+
+// encrypt is Encrypt for an event that was not sent before, in a transaction.
+func (d *Device) encrypt(ctx context.Context, out Outgoing, txn store.Transaction) (Encrypted, error) {
 	if !d.schedule.Live.Current(d.core.Env.Now()) {
 		if err := d.catchUp(ctx); err != nil {
 			return Encrypted{}, fmt.Errorf("%w: %w", core.ErrCannotEncrypt, err)

@@ -34,6 +34,9 @@ type Changes struct {
 	Shares           []Share
 
 	Transactions []Transaction
+	// NewTransactions must not be stored yet: else nothing is saved, and the error is
+	// [ErrTransactionTaken].
+	NewTransactions []Transaction
 	DeleteOutbox []string // transaction IDs
 	Outbox       []OutboxItem
 

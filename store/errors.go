@@ -36,6 +36,9 @@ var (
 	// replaced after, the one to be saved. Its next index may have been used already, so
 	// nothing was written: drop what is in memory and read the session again.
 	ErrStale = errors.New("a newer state of the session is stored")
+	// ErrTransactionTaken means that a transaction which must be new is stored already. Nothing
+	// was written.
+	ErrTransactionTaken = errors.New("the transaction is stored already")
 	// ErrUnsure means that the outcome of a commit is not known: the connection broke, or time
 	// ran out, while it was made. All of the changes may have been written, or none. What was
 	// to be saved is only a guess then: drop it from memory and read it again. Every other

@@ -83,6 +83,7 @@ func (b *saver) collect(c *Changes) {
 	b.outboundSessions(c.OutboundSessions)
 	b.shares(c.Shares)
 	b.transactions(c.Transactions)
+	b.newTransactions(c.NewTransactions)
 	b.outbox(c.Outbox)
 	b.rooms(c.Rooms)
 	b.encryptedRooms(c.Rooms)

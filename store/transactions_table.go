@@ -44,6 +44,21 @@ func lengths(texts ...string) []byte {
 }
 
 func (b *saver) transactions(all []Transaction) {
+	b.listOfDevice("transactions", putTransactions, b.transactionArgs(all))
+}
+
+func (b *saver) newTransactions(all []Transaction) {
+	p := b.transactionArgs(all)
+	if len(p.Vals) == 0 && p.Err == nil {
+		return
+	}
+	b.ofDevice = true
+	b.step("transactions", p, func(ctx context.Context, t *sqlio.Tx) error {
+		return t.MustList(ctx, ErrTransactionTaken, putTransactions, []any{b.acct.ID, b.dev}, p.Vals)
+	})
+}
+
+func (b *saver) transactionArgs(all []Transaction) *sqlio.Args {
 	p := &sqlio.Args{}
 	for _, t := range lastByKey(all, func(t *Transaction) TxnRef { return t.TxnRef }) {
 		h := b.db.hashTxn(t.TxnRef)
@@ -52,7 +67,7 @@ func (b *saver) transactions(all []Transaction) {
 		p.Bytes(t.Ciphertext)
 		p.Time(t.CreatedAt)
 	}
-	b.listOfDevice("transactions", putTransactions, p)
+	return p
 }
 
 // Transaction reads what is known of a transaction, or returns [ErrNotFound].

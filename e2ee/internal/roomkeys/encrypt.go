@@ -41,7 +41,8 @@ func (o *Outbound) Turn(ctx context.Context, room id.RoomID) (give func(), err e
 
 // Encrypt encrypts the event with the session that [Outbound.Share] has shared. The ratchet and the transaction are stored before the
 // ciphertext is returned, so that an index is never used for two plaintexts. txn is what
-// [Outbound.Repeated] returned.
+// [Outbound.Transaction] or [Outbound.Repeated] returned; if it is stored already nothing is
+// changed, and the error is [store.ErrTransactionTaken].
 func (o *Outbound) Encrypt(ctx context.Context, out Outgoing, txn store.Transaction, to *rooms.Audience, who *Recipients) (Encrypted, error) {
 	payload, relation, err := clearPayload(out)
 	if err != nil {
@@ -76,7 +77,7 @@ func (o *Outbound) Encrypt(ctx context.Context, out Outgoing, txn store.Transact
 	s := o.Begin()
 	s.Changes.OutboundSessions = []store.OutboundSession{row}
 	txn.Ciphertext = sealed
-	s.Changes.Transactions = []store.Transaction{txn}
+	s.Changes.NewTransactions = []store.Transaction{txn}
 	s.After(func() { live.row, live.sess = row, &next })
 	if err := s.Commit(ctx, "the ratchet"); err != nil {
 		return Encrypted{}, err // not returned, so the index is unused

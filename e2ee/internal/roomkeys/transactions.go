@@ -65,12 +65,22 @@ func (o *Outbound) said(out Outgoing) [32]byte {
 	return o.Env.Store.HashSaid(session, out.Type, canonical)
 }
 
+// Transaction returns the transaction in which an event is to be sent if its ID was not used
+// before. Whether it was shows when it is stored: nothing is read for it.
+func (o *Outbound) Transaction(out Outgoing) store.Transaction {
+	return o.newTransaction(out, typeEncrypted)
+}
+
+func (o *Outbound) newTransaction(out Outgoing, wireType string) store.Transaction {
+	return store.Transaction{
+		TxnRef: store.TxnRef{RoomID: out.RoomID, Type: wireType, TxnID: out.TxnID}, Said: o.said(out), CreatedAt: o.Env.Now(),
+	}
+}
+
 // transaction returns the transaction in which an event goes to the homeserver as one of
 // wireType, and whether it is stored.
 func (o *Outbound) transaction(ctx context.Context, out Outgoing, wireType string) (txn store.Transaction, stored bool, err error) {
-	txn = store.Transaction{
-		TxnRef: store.TxnRef{RoomID: out.RoomID, Type: wireType, TxnID: out.TxnID}, Said: o.said(out), CreatedAt: o.Env.Now(),
-	}
+	txn = o.newTransaction(out, wireType)
 	for range maxNames {
 		old, err := o.Env.Store.Transaction(ctx, o.Account.Row, o.RowID, txn.TxnRef)
 		switch {
