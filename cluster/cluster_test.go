@@ -3,16 +3,20 @@ package cluster_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"e2ee-proxy/cluster"
 	"e2ee-proxy/interceptors"
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/testproc"
 	"e2ee-proxy/store"
 )
 
@@ -36,6 +40,30 @@ func TestRequestArrivesAsItWasTaken(t *testing.T) {
 		if strings.HasPrefix(name, "E2ee-Proxy-Cluster-") {
 			t.Errorf("the answer has %s", name)
 		}
+	}
+}
+
+// What one replica no longer believes is told to each of the others.
+func TestAllHearWhatIsDropped(t *testing.T) {
+	t.Parallel()
+	l := newLedger()
+	a, b, c := mustStart(t, l, "a", nil), mustStart(t, l, "b", nil), mustStart(t, l, "c", nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	// It knows the others by a look at the database, which may be to come.
+	if err := testproc.Await(ctx, func(ctx context.Context) error {
+		a.TellDropped(ctx, "tokens", "abc")
+		for who, r := range map[string]*replica{"b": b, "c": c} {
+			if all := slices.Compact(r.all()); !slices.Equal(all, []string{"Dropped tokens abc "}) {
+				return fmt.Errorf("%s: %q", who, all)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	if all := a.all(); len(all) != 0 {
+		t.Errorf("told itself: %q", all)
 	}
 }
 

@@ -143,6 +143,10 @@ func (r *recorder) ServeForwarded(w http.ResponseWriter, req *http.Request, requ
 	_, _ = w.Write([]byte(req.Method + " " + req.RequestURI + " " + req.Host + " " + req.RemoteAddr + " " + requestID + " " + from))
 }
 
+func (r *recorder) Dropped(kind, name string) {
+	_ = r.note("Dropped", interceptors.Identity{UserID: id.UserID(kind), DeviceID: id.DeviceID(name)})
+}
+
 func names(devices []id.DeviceID) (out []string) {
 	for _, d := range devices {
 		out = append(out, string(d))

@@ -35,6 +35,8 @@ type Requests interface {
 	// ServeForwarded answers a request, whose target, header and client are as the other replica
 	// got them. It tells through [Answered], [Moved] or [Broken] which it was before it writes.
 	ServeForwarded(w http.ResponseWriter, r *http.Request, requestID, from string)
+	// Dropped is told what another replica no longer believes, see [Node.TellDropped].
+	Dropped(kind, name string)
 }
 
 // Answered marks an answer as one for the client.
@@ -75,6 +77,7 @@ func (n *Node) Server(requests Requests, drain time.Duration) *Server {
 		r.Use(s.forUs)
 		r.HandleFunc(pathForward, s.forwarded)
 		r.Post(pathCall+"{call}", s.called)
+		r.Post(pathDropped, s.dropped)
 	})
 	s.routes.NotFound(noSuchPath)
 	s.routes.MethodNotAllowed(noSuchPath)

@@ -35,6 +35,8 @@ type Owners interface {
 	Send(req *http.Request, to store.Replica, f cluster.Forwarded) (*http.Response, error)
 	// Moved says that an account was not where it was believed to be.
 	Moved(user id.UserID, from store.Replica)
+	// TellDropped tells the other processes what is no longer to be believed.
+	TellDropped(ctx context.Context, kind, name string)
 }
 
 const (

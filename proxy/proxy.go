@@ -142,7 +142,7 @@ func New(o Options) (*Proxy, error) {
 	if p.identities, err = newIdentities(o.Hash, count, age, p.whoami); err != nil {
 		return nil, err
 	}
-	p.identities.share(o.Redis, o.Owners != nil)
+	p.identities.share(o.Redis, o.Owners)
 	p.identities.count = func(result string) { p.metrics.lookups.WithLabelValues(result).Inc() }
 	if err := p.openUpstream(o.CAFile, o.Waits.withDefaults()); err != nil {
 		return nil, err

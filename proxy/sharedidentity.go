@@ -34,6 +34,8 @@ type othersIdentities struct {
 	cache *rediscache.Cache
 	// replicas reports whether there are others, who cannot tell what they drop without a cache.
 	replicas bool
+	// tell tells the others without the cache; nil if there are none.
+	tell func(ctx context.Context, kind, name string)
 }
 
 // sharedIdentity is an identity as replicas tell each other.
@@ -46,8 +48,11 @@ type sharedIdentity struct {
 func nameOf(hash [32]byte) string { return hex.EncodeToString(hash[:]) }
 
 // share lets the identities be found by other replicas. It is called once, before there are any.
-func (c *identities) share(cache *rediscache.Cache, replicas bool) {
-	c.others = othersIdentities{cache, replicas}
+func (c *identities) share(cache *rediscache.Cache, others Owners) {
+	c.others = othersIdentities{cache: cache, replicas: others != nil}
+	if others != nil {
+		c.others.tell = others.TellDropped
+	}
 	cache.Listen(kindToken, rediscache.Listener{Dropped: c.tokensDropped, Interrupted: c.dropAll})
 	cache.Listen(kindUser, rediscache.Listener{Dropped: c.usersDropped})
 }
@@ -92,10 +97,25 @@ func (c *identities) forOthers(ctx context.Context, of lookUpKey, who intercepto
 	})
 }
 
-// drop tells the other replicas.
+// drop tells the other replicas: where Redis cannot be told, each of them, since to them Redis may
+// be as good as ever. Without a Redis they believe nothing for long.
 func (o othersIdentities) drop(kind rediscache.Kind, name string) {
-	// They must be told even if whoever caused it is gone. The cache bounds the time.
-	o.cache.Drop(context.Background(), kind, name)
+	// They must be told even if whoever caused it is gone. The cache, and the cluster, bound the time.
+	if told := o.cache.Drop(context.Background(), kind, name); !told && o.tell != nil {
+		o.tell(context.Background(), string(kind), name)
+	}
+}
+
+// Dropped implements [cluster.Requests]. Redis still has what the other replica could not delete.
+func (p *Proxy) Dropped(kind, name string) {
+	switch of := rediscache.Kind(kind); of {
+	case kindToken:
+		p.identities.tokensDropped([]string{name})
+		p.identities.others.cache.Drop(context.Background(), of, name)
+	case kindUser:
+		p.identities.usersDropped([]string{name})
+		p.identities.others.cache.Drop(context.Background(), of, name)
+	}
 }
 
 // notUnheard shortens the time for which an identity is believed where no other replica could say

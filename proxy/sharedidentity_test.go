@@ -3,7 +3,10 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -29,10 +32,15 @@ type sharing struct {
 	during func()
 }
 
+// lonely is a cluster in which nobody can be reached.
+type lonely struct{ Owners }
+
+func (lonely) TellDropped(context.Context, string, string) {}
+
 // newSharing starts a replica, which listens.
 func newSharing(t *testing.T, redis *testredis.Server) *sharing {
 	t.Helper()
-	s := &sharing{t: t, cache: newSharedCache(t, redis)}
+	s := &sharing{t: t, cache: newSharedCache(t, redis.URL())}
 	s.identities = testIdentities(t, func(context.Context, credentials) (interceptors.Identity, error) {
 		s.asked.Add(1)
 		revoked := s.revoked.Load()
@@ -44,7 +52,7 @@ func newSharing(t *testing.T, redis *testredis.Server) *sharing {
 		}
 		return alice(), nil
 	})
-	s.share(s.cache, true)
+	s.share(s.cache, lonely{})
 	runShared(t, s.identities)
 	return s
 }
@@ -71,9 +79,9 @@ func runShared(t *testing.T, c *identities) {
 	})
 }
 
-func newSharedCache(t *testing.T, redis *testredis.Server) *rediscache.Cache {
+func newSharedCache(t *testing.T, url string) *rediscache.Cache {
 	t.Helper()
-	address, err := rediscache.ParseAddress(redis.URL())
+	address, err := rediscache.ParseAddress(url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -298,7 +306,11 @@ func TestIdentityOfReplicasWithoutRedis(t *testing.T) {
 	t.Parallel()
 	for _, replicas := range []bool{true, false} {
 		c := testIdentities(t, func(context.Context, credentials) (interceptors.Identity, error) { return alice(), nil })
-		c.share(nil, replicas)
+		if replicas {
+			c.share(nil, lonely{})
+		} else {
+			c.share(nil, nil)
+		}
 		began := time.Now()
 		c.now = func() time.Time { return began }
 		if _, err := c.owner(t.Context(), credentials{token: "alice"}); err != nil {
@@ -318,7 +330,7 @@ func TestAttackTokenLoggedOutAtAnotherReplica(t *testing.T) {
 	t.Parallel()
 	redis := testredis.Start(t)
 	a, b := pair(t, func(o *Options) {
-		o.Redis = newSharedCache(t, redis)
+		o.Redis = newSharedCache(t, redis.URL())
 		o.Handlers[interceptors.Sync] = seenBy(new([]interceptors.Identity))
 	})
 	for _, r := range []*replica{a, b} {
@@ -343,5 +355,101 @@ func TestAttackTokenLoggedOutAtAnotherReplica(t *testing.T) {
 		if got := r.do("GET", path, "", "Authorization: Bearer alice"); got.StatusCode != 401 || got.errcode() != "M_UNKNOWN_TOKEN" {
 			t.Errorf("%s: %d %s", r.name, got.StatusCode, got.body)
 		}
+	}
+}
+
+// Attack: one replica alone is cut off from Redis, a token is logged out there, and then it dies, so
+// that another one takes the account. That one heard nothing over Redis, which is as good as ever for
+// it, and has what the token was in there. It was told all the same.
+func TestAttackTokenLoggedOutWhereRedisIsGone(t *testing.T) {
+	t.Parallel()
+	redis := testredis.Start(t)
+	cut := startCuttable(t, redis.Addr())
+	caches := []*rediscache.Cache{newSharedCache(t, redis.URL()), newSharedCache(t, "redis://"+cut.addr)}
+	n := 0
+	l, hs := newLedger(), newHomeserver(t)
+	change := func(o *Options) {
+		o.Redis = caches[n]
+		n++
+		o.Handlers[interceptors.Sync] = seenBy(new([]interceptors.Identity))
+	}
+	a, b := newReplica(t, l, hs, "a", change), newReplica(t, l, hs, "b", change)
+	l.give("@alice:hs", "b")
+	for _, r := range []*replica{a, b} {
+		runShared(t, r.proxy.identities)
+	}
+	const path = "/_matrix/client/v3/sync"
+	for _, r := range []*replica{a, b} {
+		if got := r.do("GET", path, "", "Authorization: Bearer alice"); got.StatusCode != 200 {
+			t.Fatalf("%s: %d %s", r.name, got.StatusCode, got.body)
+		}
+	}
+	cut.cut()
+	if got := b.do("POST", "/_matrix/client/v3/logout", "{}", "Authorization: Bearer alice"); got.StatusCode != 200 {
+		t.Fatalf("logout: %d %s", got.StatusCode, got.body)
+	}
+	hs.set(func() { delete(hs.tokens, "alice") })
+	l.die("b")
+	b.kill()
+	if got := a.do("GET", path, "", "Authorization: Bearer alice"); got.StatusCode != 401 || got.errcode() != "M_UNKNOWN_TOKEN" {
+		t.Errorf("%d %s", got.StatusCode, got.body)
+	}
+}
+
+// cuttable is a way to a server that can be cut.
+type cuttable struct {
+	addr string
+	ln   net.Listener
+
+	mu    sync.Mutex
+	gone  bool
+	conns []net.Conn
+}
+
+func startCuttable(t *testing.T, to string) *cuttable {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cuttable{addr: ln.Addr().String(), ln: ln}
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			from, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			there, err := net.Dial("tcp", to)
+			if err != nil || !c.add(from, there) {
+				_ = from.Close()
+				continue
+			}
+			running.Go(func() { _, _ = io.Copy(there, from); _ = there.Close() })
+			running.Go(func() { _, _ = io.Copy(from, there); _ = from.Close() })
+		}
+	})
+	t.Cleanup(func() {
+		c.cut()
+		running.Wait()
+	})
+	return c
+}
+
+func (c *cuttable) add(conns ...net.Conn) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.conns = append(c.conns, conns...)
+	return !c.gone
+}
+
+// cut ends all connections, and lets no others in.
+func (c *cuttable) cut() {
+	_ = c.ln.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gone = true
+	for _, conn := range c.conns {
+		_ = conn.Close()
 	}
 }

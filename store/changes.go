@@ -37,8 +37,8 @@ type Changes struct {
 	// NewTransactions must not be stored yet: else nothing is saved, and the error is
 	// [ErrTransactionTaken].
 	NewTransactions []Transaction
-	DeleteOutbox []string // transaction IDs
-	Outbox       []OutboxItem
+	DeleteOutbox    []string // transaction IDs
+	Outbox          []OutboxItem
 
 	Rooms []Room
 

@@ -29,21 +29,25 @@ type message struct {
 
 // Drop drops names in all replicas: entries of generation zero are deleted, and whatever was or
 // will be put for the names is not believed for some minutes by any process that hears this. When
-// Redis cannot be told now, it is told later. The caller drops its own local copies itself.
-func (c *Cache) Drop(ctx context.Context, kind Kind, names ...string) {
+// Redis cannot be told now, it is told later, and told is false. The caller drops its own local
+// copies itself.
+func (c *Cache) Drop(ctx context.Context, kind Kind, names ...string) (told bool) {
 	if c == nil || len(names) == 0 {
-		return
+		return true
 	}
 	c.mu.Lock()
 	c.hearing.drop(kind, names, c.now())
 	c.mu.Unlock()
 	// Whoever asked for it may be gone: it must be told all the same.
 	ctx = context.WithoutCancel(ctx)
+	told = true
 	for part := range slices.Chunk(names, maxNames) {
 		if !c.tellDropped(ctx, kind, part) {
 			c.addUntold(kind, part)
+			told = false
 		}
 	}
+	return told
 }
 
 // tellDropped reports whether the other replicas were told.
