@@ -26,7 +26,7 @@ type ClientSync struct {
 	since   string
 	began   int // see ingest
 	waiting bool
-	arrived <-chan struct{}
+	arrived context.Context           //nolint:containedctx // as a channel would be
 	wake    *time.Timer               // fires when the hold of an event ends; nil when none is held
 	unread  map[id.RoomID]*UnreadRoom // what the response says
 	end     sync.Once
@@ -162,24 +162,25 @@ func (s *ClientSync) wakeWhenDue(ctx context.Context) error {
 // at the homeserver.
 func (s *ClientSync) Waiting() bool { return s.waiting }
 
-// Arrived returns a channel that is closed when something for the client arrives while its
+// Arrived returns a context that is done when something for the client arrives while its
 // sync waits.
-func (s *ClientSync) Arrived() <-chan struct{} { return s.arrived }
+func (s *ClientSync) Arrived() context.Context { return s.arrived }
 
 // clientState is what waits for the client's next sync.
 type clientState struct {
 	*core.Device
 
-	arrived chan struct{} // closed when something arrives
+	arrived context.Context //nolint:containedctx // done when something arrives; nil while nobody waits
+	arrive  context.CancelFunc
 }
 
-// arrivals returns the channel that the next arrival closes. The caller takes it before it
+// arrivals returns the context that the next arrival ends. The caller takes it before it
 // checks what is ready, so that it misses nothing.
-func (c *clientState) arrivals() <-chan struct{} {
+func (c *clientState) arrivals() context.Context {
 	c.Mu.Lock()
 	defer c.Mu.Unlock()
 	if c.arrived == nil {
-		c.arrived = make(chan struct{})
+		c.arrived, c.arrive = context.WithCancel(context.Background())
 	}
 	return c.arrived
 }
@@ -187,8 +188,8 @@ func (c *clientState) arrivals() <-chan struct{} {
 // wakeWaiting wakes waiting client syncs. The caller holds mu.
 func (c *clientState) wakeWaiting() {
 	if c.arrived != nil {
-		close(c.arrived)
-		c.arrived = nil
+		c.arrive()
+		c.arrived, c.arrive = nil, nil
 	}
 }
 

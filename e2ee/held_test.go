@@ -155,7 +155,7 @@ func TestHeldEventWakesASync(t *testing.T) {
 	defer in.End()
 	arrived := in.Arrived()
 	select {
-	case <-arrived:
+	case <-arrived.Done():
 	case <-time.After(30 * time.Second):
 		t.Error("the sync is not woken")
 	}

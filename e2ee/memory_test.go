@@ -246,7 +246,7 @@ func TestAlertsDoNotWaitForMaintenance(t *testing.T) {
 		t.Fatal(err)
 	}
 	select {
-	case <-in.Arrived():
+	case <-in.Arrived().Done():
 	case <-time.After(20 * time.Second):
 		t.Error("the waiting sync was not woken")
 	}

@@ -209,7 +209,7 @@ func TestDrainedOwner(t *testing.T) {
 	}
 	drained := make(chan error, 1)
 	go func() { drained <- a.eng.Drain(context.WithoutCancel(t.Context())) }()
-	<-sync.Arrived()
+	<-sync.Arrived().Done()
 	if late, err := st.dev.BeginSync(t.Context(), ""); err != nil || !late.Waiting() {
 		t.Errorf("another sync waits, error %v", err)
 	} else {

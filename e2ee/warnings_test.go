@@ -49,7 +49,7 @@ func TestIdentityChangedWarning(t *testing.T) {
 	alice.sync(since) // another of the client's syncs brings the change
 	await(t, "the waiting sync does not end", func() bool {
 		select {
-		case <-parked.Arrived():
+		case <-parked.Arrived().Done():
 			return true
 		default:
 			return false

@@ -94,7 +94,8 @@ func (h *syncHandler) serve(x *Exchange) error {
 	if pick.Param != "" {
 		query.Set("filter", pick.Param)
 	}
-	in, err := dev.BeginSync(x.Request.Context(), since)
+	var in ClientSync
+	onOwnStack(func() { in, err = dev.BeginSync(x.Request.Context(), since) })
 	if err != nil {
 		return engineerr.For(fmt.Errorf("begin sync: %w", err))
 	}
@@ -112,6 +113,19 @@ func (h *syncHandler) serve(x *Exchange) error {
 		return apierr.BadJSON("The filter cannot be read.")
 	}
 	return h.answer(x, dev, in, since, pick.Filter, resp)
+}
+
+// onOwnStack runs f on a stack of its own, and returns when it has. A database makes the stack of
+// who asks it grow, and a request that waits afterwards would keep that for as long as it waits.
+func onOwnStack(f func()) {
+	ended := make(chan any, 1)
+	go func() {
+		defer func() { ended <- recover() }()
+		f()
+	}()
+	if v := <-ended; v != nil {
+		panic(v)
+	}
 }
 
 // syncQuery returns the query for upstream, still without filter and timeout. Parameters
@@ -148,25 +162,17 @@ func (h *syncHandler) upstream(x *Exchange, in ClientSync, query url.Values) (*h
 	return x.Upstream.Do(x, Change{Query: query})
 }
 
-// doUntil is like Do, but returns errArrived when the channel is closed before the
-// homeserver answers.
-func doUntil(x *Exchange, c Change, arrived <-chan struct{}) (*http.Response, error) {
+// doUntil is like Do, but returns errArrived when arrived is done before the homeserver
+// answers.
+func doUntil(x *Exchange, c Change, arrived context.Context) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(x.Request.Context())
-	waiting := make(chan struct{})
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		select {
-		case <-arrived:
-			cancel(errArrived)
-		case <-waiting:
-		}
-	}()
+	stop := context.AfterFunc(arrived, func() { cancel(errArrived) })
 	sub := *x
 	sub.Request = x.Request.WithContext(ctx)
 	resp, err := x.Upstream.Do(&sub, c)
-	close(waiting)
-	<-watched
+	if !stop() {
+		cancel(errArrived) // it may be about to be
+	}
 	if errors.Is(context.Cause(ctx), errArrived) {
 		if err == nil {
 			err = resp.Body.Close()

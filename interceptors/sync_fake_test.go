@@ -30,7 +30,7 @@ type syncDevice struct {
 	encrypted func(id.RoomID) bool
 	extras    e2ee.SyncExtras
 	waiting   bool
-	arrived   chan struct{}
+	arrived   context.Context // nil: nothing ever does
 	beginErr  error
 	commitErr error
 
@@ -75,8 +75,14 @@ func (d *syncDevice) BeginSync(_ context.Context, since string) (interceptors.Cl
 
 type clientSync struct{ d *syncDevice }
 
-func (s *clientSync) Waiting() bool            { return s.d.waiting }
-func (s *clientSync) Arrived() <-chan struct{} { return s.d.arrived }
+func (s *clientSync) Waiting() bool { return s.d.waiting }
+
+func (s *clientSync) Arrived() context.Context {
+	if s.d.arrived == nil {
+		return context.Background()
+	}
+	return s.d.arrived
+}
 
 func (s *clientSync) Commit(_ context.Context, u e2ee.SyncUpdate) (e2ee.SyncExtras, error) {
 	s.d.mu.Lock()

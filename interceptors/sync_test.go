@@ -186,7 +186,8 @@ func TestSyncThatWaitsIsWoken(t *testing.T) {
 	t.Parallel()
 	w := newSyncWorld(t, emptySync, interceptors.SyncOptions{})
 	synctest.Test(t, func(t *testing.T) {
-		w.dev.arrived = make(chan struct{})
+		var arrive func()
+		w.dev.arrived, arrive = context.WithCancel(context.Background())
 		w.up.hold = func(q url.Values, ctx context.Context) error {
 			if q.Get("timeout") == "0" {
 				return nil
@@ -194,7 +195,7 @@ func TestSyncThatWaitsIsWoken(t *testing.T) {
 			<-ctx.Done()
 			return context.Cause(ctx)
 		}
-		time.AfterFunc(5*time.Second, func() { close(w.dev.arrived) })
+		time.AfterFunc(5*time.Second, arrive)
 		began := time.Now()
 		out, err := w.sync(t, "since=s1&timeout=30000")
 		if err != nil || out.Body.String() != emptySync {
@@ -213,7 +214,6 @@ func TestSyncEndsWithItsClient(t *testing.T) {
 	t.Parallel()
 	w := newSyncWorld(t, emptySync, interceptors.SyncOptions{})
 	synctest.Test(t, func(t *testing.T) {
-		w.dev.arrived = make(chan struct{})
 		w.up.hold = func(_ url.Values, ctx context.Context) error {
 			<-ctx.Done()
 			return ctx.Err()

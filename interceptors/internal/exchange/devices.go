@@ -167,8 +167,8 @@ type ClientSync interface {
 	// Waiting reports whether there is something for the client now, so that its sync must not
 	// wait at the homeserver.
 	Waiting() bool
-	// Arrived is closed when something for the client arrives while its sync waits.
-	Arrived() <-chan struct{}
+	// Arrived is done when something for the client arrives while its sync waits.
+	Arrived() context.Context
 	// Commit processes and stores the effects of the response, which may be released only
 	// afterwards.
 	Commit(ctx context.Context, u e2ee.SyncUpdate) (e2ee.SyncExtras, error)
