@@ -4,6 +4,7 @@
 # make demo                                        a conversation on a real homeserver, shown
 # make bench                                       the figures of docs/performance.md
 # make bench-docs                                  the same, written into it
+# make bench-compare OLD=v1.0                      the same beside an older build, in turn
 # make lint                                        golangci-lint, govulncheck
 # make build                                       bin/e2ee-proxy, static
 # make test-deps                                   prepare what the tests need, below .cache/
@@ -11,9 +12,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: build run test test-quick bench bench-docs demo lint fmt-check test-deps clean
+.PHONY: build run test test-quick bench bench-docs bench-compare demo lint fmt-check test-deps clean
 
 HOMESERVER ?=
+OLD ?=
 DATA ?= data
 TEST_TIMEOUT ?= 60m
 # Collecting garbage under the race detector costs a quarter of the tests' time; less of it
@@ -81,6 +83,11 @@ bench:
 
 bench-docs:
 	go run ./test/bench -write docs/performance.md
+
+# Each benchmark runs in turn with that of an older revision (or of a folder with its sources).
+bench-compare:
+	@if [ -z "$(OLD)" ]; then echo "usage: make bench-compare OLD=REVISION" >&2; exit 2; fi
+	go run ./test/bench -old "$(OLD)"
 
 demo:
 	go run ./test/demo

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -95,7 +96,11 @@ func (h *syncHandler) serve(x *Exchange) error {
 		query.Set("filter", pick.Param)
 	}
 	var in ClientSync
-	onOwnStack(func() { in, err = dev.BeginSync(x.Request.Context(), since) })
+	err = onOwnStack(func() error {
+		var err error
+		in, err = dev.BeginSync(x.Request.Context(), since)
+		return err //nolint:wrapcheck // it is wrapped below
+	})
 	if err != nil {
 		return engineerr.For(fmt.Errorf("begin sync: %w", err))
 	}
@@ -117,15 +122,19 @@ func (h *syncHandler) serve(x *Exchange) error {
 
 // onOwnStack runs f on a stack of its own, and returns when it has. A database makes the stack of
 // who asks it grow, and a request that waits afterwards would keep that for as long as it waits.
-func onOwnStack(f func()) {
-	ended := make(chan any, 1)
+func onOwnStack(f func() error) error {
+	ended := make(chan error, 1)
 	go func() {
-		defer func() { ended <- recover() }()
-		f()
+		var err error
+		defer func() {
+			if v := recover(); v != nil { // its value could hold anything, so only its type and place are in the error
+				err = fmt.Errorf("panic with a %T at %s", v, debug.Stack())
+			}
+			ended <- err
+		}()
+		err = f()
 	}()
-	if v := <-ended; v != nil {
-		panic(v)
-	}
+	return <-ended
 }
 
 // syncQuery returns the query for upstream, still without filter and timeout. Parameters

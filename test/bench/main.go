@@ -35,10 +35,18 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	count := flags.Int("count", 5, "how often each benchmark runs; the table has the medians")
 	write := flags.String("write", "", "a Markdown `file` whose table is replaced")
 	from := flags.String("from", "", "a `file` with the benchmarks' output, instead of running them")
+	old := flags.String("old", "", "a `revision`, or a folder with its sources, that is measured in turn with this one")
+	oldFrom := flags.String("old-from", "", "a `file` with the output of the older benchmarks, instead of running them")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	output, err := measure(ctx, *from, *count, progress)
+	var output, before string
+	var err error
+	if *old != "" {
+		before, output, err = measureBoth(ctx, *old, *count, progress)
+	} else if output, err = measure(ctx, *from, *count, progress); err == nil && *oldFrom != "" {
+		before, err = measure(ctx, *oldFrom, 0, progress)
+	}
 	if err != nil {
 		return err
 	}
@@ -47,6 +55,13 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 		return err
 	}
 	rows, missing := evaluate(results, budgets())
+	if before != "" {
+		then, err := parse(strings.NewReader(before))
+		if err != nil {
+			return err
+		}
+		compareWith(then, rows, budgets())
+	}
 	table := machine(results) + "\n" + render(rows)
 	if _, err := io.WriteString(out, table); err != nil {
 		return err
@@ -67,14 +82,23 @@ func measure(ctx context.Context, from string, count int, progress io.Writer) (s
 	}
 	var all strings.Builder
 	for _, p := range packages {
-		cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", p.bench, "-count", strconv.Itoa(count), "-timeout", "60m", p.path)
-		cmd.Stdout = io.MultiWriter(&all, progress)
-		cmd.Stderr = progress
-		if err := cmd.Run(); err != nil {
-			return "", fmt.Errorf("benchmarks of %s: %w", p.path, err)
+		if err := runBenchmarks(ctx, ".", p.path, p.bench, count, &all, progress); err != nil {
+			return "", err
 		}
 	}
 	return all.String(), nil
+}
+
+// runBenchmarks runs those of a package of a tree of sources.
+func runBenchmarks(ctx context.Context, dir, path, which string, count int, out, progress io.Writer) error {
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", which, "-count", strconv.Itoa(count), "-timeout", "60m", path)
+	cmd.Dir = dir
+	cmd.Stdout = io.MultiWriter(out, progress)
+	cmd.Stderr = progress
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("benchmarks of %s: %w", path, err)
+	}
+	return nil
 }
 
 const (

@@ -38,6 +38,34 @@ func TestTable(t *testing.T) {
 	}
 }
 
+var ignoreValue = cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".value" }, cmp.Ignore())
+
+// With an older build every row has its ratio to it, but what that one could not measure.
+func TestTableBesideAnOlderBuild(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile(recorded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := filepath.Join(t.TempDir(), "before.txt")
+	shorter := strings.ReplaceAll(string(raw), "BenchmarkSearch", "BenchmarkOther")
+	if err := os.WriteFile(before, []byte(shorter), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := table(t, "-from", recorded, "-old-from", before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same, none := 0, 0
+	for line := range strings.Lines(got) {
+		same += strings.Count(line, "| 1.00 × ")
+		none += strings.Count(line, "| not measured |")
+	}
+	if same < len(budgets())-5 || none == 0 || !strings.Contains(got, "now ÷ before") {
+		t.Errorf("%d rows are as before, %d were not measured:\n%s", same, none, got)
+	}
+}
+
 // Every row has its benchmarks, or says why it has none.
 func TestRowsHaveBenchmarks(t *testing.T) {
 	t.Parallel()
@@ -87,23 +115,23 @@ func TestEvaluate(t *testing.T) {
 		b    budget
 		want row
 	}{
-		{"holds", budget{measured: ours, reference: bare, unit: "ms", compare: ratioAtMost, limit: 2, text: "x"}, row{"", "2.00 ms", "4.00 ms", "2.00 ×", "x", "yes"}},
-		{"at least", budget{measured: ours, reference: bare, unit: "ms", compare: ratioAtLeast, limit: 2, text: "x"}, row{"", "2.00 ms", "4.00 ms", "2.00 ×", "x", "yes"}},
-		{"not at least", budget{measured: ours, reference: bare, unit: "ms", compare: ratioAtLeast, limit: 2.1, text: "x"}, row{"", "2.00 ms", "4.00 ms", "2.00 ×", "x", "no"}},
-		{"does not", budget{measured: ours, reference: bare, unit: "ms", compare: ratioAtMost, limit: 1.9, text: "x"}, row{"", "2.00 ms", "4.00 ms", "2.00 ×", "x", "no"}},
-		{"difference", budget{measured: ours, reference: bare, unit: "ms", compare: excessAtMost, limit: 2, text: "x"}, row{"", "2.00 ms", "4.00 ms", "+2 ms", "x", "yes"}},
-		{"too much of a difference", budget{measured: ours, reference: bare, unit: "ms", compare: excessAtMost, limit: 1, text: "x"}, row{"", "2.00 ms", "4.00 ms", "+2 ms", "x", "no"}},
-		{"too little", budget{measured: ours, unit: "ms", compare: atLeast, limit: 5, text: "x"}, row{"", "", "4.00 ms", "", "x", "no"}},
-		{"too much", budget{measured: ours, unit: "ms", compare: atMost, limit: 3, text: "x"}, row{"", "", "4.00 ms", "", "x", "no"}},
-		{"without what both have", budget{measured: ours, reference: bare, both: figure{"some.Thing/reference=bare", "p50-ms", 0.5}, unit: "ms", compare: ratioAtMost, limit: 3, text: "x"}, row{"", "1.00 ms", "3.00 ms", "3.00 ×", "x", "yes"}},
-		{"no budget", budget{measured: ours, unit: "ms", note: "so"}, row{"", "", "4.00 ms", "", "so", ""}},
-		{"not there, and why", budget{measured: figure{"some.Other", "p50-ms", 1}, note: "no such program"}, row{"", "", "not measured: no such program", "", "", "?"}},
+		{"holds", budget{measured: ours, reference: bare, unit: "ms", compare: ratioAtMost, limit: 2, text: "x"}, row{reference: "2.00 ms", measured: "4.00 ms", compared: "2.00 ×", budget: "x", holds: "yes"}},
+		{"at least", budget{measured: ours, reference: bare, unit: "ms", compare: ratioAtLeast, limit: 2, text: "x"}, row{reference: "2.00 ms", measured: "4.00 ms", compared: "2.00 ×", budget: "x", holds: "yes"}},
+		{"not at least", budget{measured: ours, reference: bare, unit: "ms", compare: ratioAtLeast, limit: 2.1, text: "x"}, row{reference: "2.00 ms", measured: "4.00 ms", compared: "2.00 ×", budget: "x", holds: "no"}},
+		{"does not", budget{measured: ours, reference: bare, unit: "ms", compare: ratioAtMost, limit: 1.9, text: "x"}, row{reference: "2.00 ms", measured: "4.00 ms", compared: "2.00 ×", budget: "x", holds: "no"}},
+		{"difference", budget{measured: ours, reference: bare, unit: "ms", compare: excessAtMost, limit: 2, text: "x"}, row{reference: "2.00 ms", measured: "4.00 ms", compared: "+2 ms", budget: "x", holds: "yes"}},
+		{"too much of a difference", budget{measured: ours, reference: bare, unit: "ms", compare: excessAtMost, limit: 1, text: "x"}, row{reference: "2.00 ms", measured: "4.00 ms", compared: "+2 ms", budget: "x", holds: "no"}},
+		{"too little", budget{measured: ours, unit: "ms", compare: atLeast, limit: 5, text: "x"}, row{measured: "4.00 ms", budget: "x", holds: "no"}},
+		{"too much", budget{measured: ours, unit: "ms", compare: atMost, limit: 3, text: "x"}, row{measured: "4.00 ms", budget: "x", holds: "no"}},
+		{"without what both have", budget{measured: ours, reference: bare, both: figure{"some.Thing/reference=bare", "p50-ms", 0.5}, unit: "ms", compare: ratioAtMost, limit: 3, text: "x"}, row{reference: "1.00 ms", measured: "3.00 ms", compared: "3.00 ×", budget: "x", holds: "yes"}},
+		{"no budget", budget{measured: ours, unit: "ms", note: "so"}, row{measured: "4.00 ms", budget: "so"}},
+		{"not there, and why", budget{measured: figure{"some.Other", "p50-ms", 1}, note: "no such program"}, row{measured: "not measured: no such program", holds: "?"}},
 	} {
 		rows, err := evaluate(r, []budget{tc.b})
 		if err != nil {
 			t.Errorf("%s: %v", tc.name, err)
 		}
-		if diff := cmp.Diff([]row{tc.want}, rows, cmp.AllowUnexported(row{})); diff != "" {
+		if diff := cmp.Diff([]row{tc.want}, rows, cmp.AllowUnexported(row{}), ignoreValue); diff != "" {
 			t.Errorf("%s (-want +got)\n%s", tc.name, diff)
 		}
 	}

@@ -3,12 +3,28 @@ package main
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 )
 
 // row is a line of the table, as it is printed.
 type row struct {
 	what, reference, measured, compared, budget, holds string
+	// before is the older build's figure, and toBefore this one's divided by it. Both are empty
+	// in all rows where there is no older build.
+	before, toBefore string
+	value            float64
+}
+
+// compareWith adds what an older build did to the rows.
+func compareWith(then *results, rows []row, all []budget) {
+	for i, b := range all {
+		rows[i].before = "not measured"
+		if measured, _, ok := b.figures(then); ok {
+			rows[i].before = show(measured, b.unit)
+			rows[i].toBefore = fmt.Sprintf("%.2f ×", rows[i].value/measured)
+		}
+	}
 }
 
 // evaluate compares the figures with the budgets. The error names what was not measured
@@ -50,7 +66,7 @@ func (b *budget) row(measured, reference float64, ok bool) row {
 		out.measured, out.holds = "not measured: "+b.note, "?"
 		return out
 	}
-	out.measured = show(measured, b.unit)
+	out.measured, out.value = show(measured, b.unit), measured
 	ratio := measured / reference
 	if b.reference.bench != "" {
 		out.reference = show(reference, b.unit)
@@ -93,8 +109,16 @@ func show(v float64, unit string) string {
 // render writes the rows as a Markdown table.
 func render(rows []row) string {
 	lines := [][]string{{"what", "reference, measured now", "measured", "ratio or difference", "budget", "holds"}}
+	older := slices.ContainsFunc(rows, func(r row) bool { return r.before != "" })
+	if older {
+		lines[0] = append(lines[0], "before", "now ÷ before")
+	}
 	for _, r := range rows {
-		lines = append(lines, []string{r.what, r.reference, r.measured, r.compared, r.budget, r.holds})
+		line := []string{r.what, r.reference, r.measured, r.compared, r.budget, r.holds}
+		if older {
+			line = append(line, r.before, r.toBefore)
+		}
+		lines = append(lines, line)
 	}
 	widths := make([]int, len(lines[0]))
 	for _, line := range lines {
