@@ -85,6 +85,14 @@ const (
 	SecretRequestsIgnore
 )
 
+// AutoVerify is whose verifications are accepted and confirmed unseen.
+type AutoVerify int
+
+// Those whose verifications may be.
+const (
+	AutoVerifyOwn AutoVerify = iota
+)
+
 // Mode is how strictly a rule is applied. The zero value enforces.
 type Mode int
 
@@ -180,6 +188,7 @@ func (Requirement) words() []string           { return []string{"true", "false"}
 func (Switch) words() []string                { return []string{"on", "off"} }
 func (Acknowledge) words() []string           { return []string{"never", "automatic"} }
 func (SecretRequests) words() []string        { return []string{"answer", "ignore"} }
+func (AutoVerify) words() []string            { return []string{"own"} }
 func (Mode) words() []string                  { return []string{"enforce", "warn", "off"} }
 func (PlainInEncrypted) words() []string      { return []string{"mark", "withhold"} }
 func (NativeClearText) words() []string       { return []string{"refuse", "pass"} }
@@ -213,6 +222,9 @@ func (e Acknowledge) String() string { return word(e, int(e)) }
 
 // String returns the word used in the configuration.
 func (e SecretRequests) String() string { return word(e, int(e)) }
+
+// String returns the word used in the configuration.
+func (e AutoVerify) String() string { return word(e, int(e)) }
 
 // String returns the word used in the configuration.
 func (e Mode) String() string { return word(e, int(e)) }
@@ -267,6 +279,9 @@ func (e *Acknowledge) UnmarshalText(b []byte) error { return parseWord(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
 func (e *SecretRequests) UnmarshalText(b []byte) error { return parseWord(e, b) }
+
+// UnmarshalText accepts the words of the enumeration only.
+func (e *AutoVerify) UnmarshalText(b []byte) error { return parseWord(e, b) }
 
 // UnmarshalText accepts the words of the enumeration only.
 func (e *Mode) UnmarshalText(b []byte) error { return parseWord(e, b) }

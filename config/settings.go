@@ -269,6 +269,13 @@ type Account struct {
 	// for bots that nobody watches.
 	AcknowledgeUnverifiedChanges Acknowledge `yaml:"acknowledge_unverified_changes"`
 
+	// Whose requests to verify are accepted, and their emoji confirmed, with nobody present. own:
+	// those of the user's own devices that the digital identity has confirmed, so that a bot is
+	// verified from another client of its user alone. The homeserver is trusted at that moment not
+	// to have made up such a device: where the identity is not known here yet, it becomes so by it.
+	// Requests of other users are never accepted unseen.
+	AutoVerify []AutoVerify `yaml:"auto_verify"`
+
 	// Overrides account.require_cross_signing for this account.
 	RequireCrossSigning *Requirement `yaml:"require_cross_signing"`
 

@@ -13,7 +13,7 @@ func TestEnumerations(t *testing.T) {
 	t.Parallel()
 	for _, typ := range []reflect.Type{
 		reflect.TypeFor[Bootstrap](), reflect.TypeFor[LogLevel](), reflect.TypeFor[LogFormat](), reflect.TypeFor[Requirement](),
-		reflect.TypeFor[Acknowledge](), reflect.TypeFor[SecretRequests](), reflect.TypeFor[Mode](), reflect.TypeFor[PlainInEncrypted](), reflect.TypeFor[Unproven](), reflect.TypeFor[Withheld](),
+		reflect.TypeFor[Acknowledge](), reflect.TypeFor[SecretRequests](), reflect.TypeFor[AutoVerify](), reflect.TypeFor[Mode](), reflect.TypeFor[PlainInEncrypted](), reflect.TypeFor[Unproven](), reflect.TypeFor[Withheld](),
 	} {
 		v := reflect.New(typ).Elem()
 		e, isWorded := v.Interface().(wordEnum)

@@ -177,8 +177,10 @@ func (d *Device) recheckNow(ctx context.Context) {
 // known to resolve all other warnings.
 func (d *Device) causes(own *trustcache.User) (all []notices.Cause, known map[string]bool) {
 	storage, backup := d.acct.identity.Storage(), d.acct.backup.Standing()
+	all = d.acct.asking()
 	known = map[string]bool{
-		notices.CodeDeviceNotSigned: own.Known(), notices.CodeStorageMissing: storage != ownidentity.StorageUnknown, notices.CodeBackupBroken: backup != keybackup.StandingUnknown,
+		notices.CodeVerificationRequested: true,
+		notices.CodeDeviceNotSigned:       own.Known(), notices.CodeStorageMissing: storage != ownidentity.StorageUnknown, notices.CodeBackupBroken: backup != keybackup.StandingUnknown,
 	}
 	if own.Known() && own.Current != "" {
 		for i := range own.Devices {

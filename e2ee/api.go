@@ -113,6 +113,8 @@ type SyncUpdate struct {
 	// AccountData are the global account data events.
 	AccountData []json.RawMessage
 	Unread      UnreadUpdate
+	// Verifying are the events in clear, in timelines, that MaybeVerification.
+	Verifying []RoomEvent
 }
 
 type (

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/late"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/todevice"
 	"e2ee-proxy/e2ee/internal/wire"
@@ -224,6 +225,8 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 	if err := s.d.late.OpenDue(ctx, due, pending, u.NextBatch, out.Late); err != nil {
 		return SyncExtras{}, err
 	}
+	s.d.hear(u.Verifying)
+	s.d.hearLate(out.Late)
 	if err := s.d.countLate(ctx, out.Late); err != nil {
 		return SyncExtras{}, err
 	}
@@ -350,6 +353,9 @@ func (d *Device) afterIngest(b *todevice.Incoming, keys []store.InboundSession, 
 		d.channel.MayHaveKeys(w.User, w.Device)
 	}
 	d.channel.CountBegun(b.Begun())
+	if len(b.Verifying) > 0 {
+		d.flows.Receive(b.Verifying)
+	}
 	if d.keySupply.Due() || len(keys) > 0 || len(b.Wedged) > 0 || len(u.Changed) > 0 || (!d.ownIdentity.IsCheckedLocked() && !d.schedule.Visiting()) {
 		d.schedule.KickLocked()
 	}
@@ -376,4 +382,12 @@ func (d *Device) GaveFullState(ctx context.Context) error {
 	s := d.core.Begin()
 	s.Row().Meta = nil
 	return s.Commit(ctx, "what the client was given")
+}
+
+// A device is the host of its late events.
+var _ late.Host = host{}
+
+// OpenAgain implements late.Host.
+func (h host) OpenAgain(ctx context.Context, rows []store.PendingEvent) ([]late.Event, late.Basis) {
+	return h.reader().OpenAgain(ctx, rows)
 }

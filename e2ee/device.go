@@ -26,6 +26,7 @@ import (
 	"e2ee-proxy/e2ee/internal/schedule"
 	"e2ee-proxy/e2ee/internal/sharedhistory"
 	"e2ee-proxy/e2ee/internal/todevice"
+	"e2ee-proxy/e2ee/internal/verification"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
@@ -57,6 +58,8 @@ type Device struct {
 	history     sharedhistory.History
 	clientState clientState
 	shown       notices.Shown
+	flows       verification.Flows
+	watching
 }
 
 // Mode returns what the proxy does for this device.
@@ -70,6 +73,7 @@ func (d *Device) Open(ctx context.Context, in []Incoming) ([]Opened, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.hearOpened(in, out)
 	return out, d.countUnread(ctx, in, out)
 }
 
@@ -238,6 +242,7 @@ func (d *Device) connect() {
 	d.history = sharedhistory.New(d.core, sharedhistory.Parts{Channel: &d.channel, Identity: &d.ownIdentity, Rooms: &d.rooms, Outbound: &d.outbound, Inbound: &d.inbound, Backup: &d.backups}, d.eng.history, all)
 	d.receiver = todevice.New(d.core, &d.channel, &d.gossip, &d.inbound, &d.publication, &d.history)
 	d.shown = notices.NewShown(d.core, &d.acct.warnings, all)
+	d.flows = verification.New(d.core, all)
 }
 
 // restore makes a Device of its stored row.
@@ -312,6 +317,7 @@ func (d *Device) kick() {
 
 // retire ends the device's own work.
 func (d *Device) retire() {
+	d.flows.Stop()
 	if d.core.Stop != nil {
 		d.core.Stop(core.ErrClosed)
 	}
@@ -389,12 +395,4 @@ func (h host) Enqueue() bool {
 func (h host) RunLoop() {
 	d := h.Device
 	d.core.Env.WG.Go(func() { d.syncLoop(d.core.Context) })
-}
-
-// A device is the host of its late events.
-var _ late.Host = host{}
-
-// OpenAgain implements late.Host.
-func (h host) OpenAgain(ctx context.Context, rows []store.PendingEvent) ([]late.Event, late.Basis) {
-	return h.reader().OpenAgain(ctx, rows)
 }

@@ -30,11 +30,18 @@ const (
 	loopGrace = 5 * time.Millisecond
 )
 
-// ownFilter returns the filter of the proxy's own syncs: only what the engine needs. The
-// first sync leaves out members: they are fetched when something is first sent to the room.
-func ownFilter(initial bool) string {
+// ownFilter returns the filter of the proxy's own syncs: only what the engine needs, with
+// messages only where verifications may be among them. The first sync leaves out members: they
+// are fetched when something is first sent to the room.
+func ownFilter(initial, messages bool) string {
 	types := `["m.room.encryption","m.room.history_visibility","m.room.member"]`
 	state, limit := types, timelineLimit
+	if messages {
+		// Each by its name: Dendrite knows no patterns here.
+		types = `["m.room.encryption","m.room.history_visibility","m.room.member","m.room.encrypted","m.room.message",` +
+			`"m.key.verification.ready","m.key.verification.start","m.key.verification.accept","m.key.verification.key",` +
+			`"m.key.verification.mac","m.key.verification.done","m.key.verification.cancel"]`
+	}
 	if initial {
 		state, limit = `["m.room.encryption","m.room.history_visibility"]`, 1
 	}
@@ -85,6 +92,9 @@ type ownEvent struct {
 	StateKey *string         `json:"state_key"`
 	Content  json.RawMessage `json:"content"`
 	Sender   id.UserID       `json:"sender"`
+	// ID and At may be anything: an event must not end a sync.
+	ID json.RawMessage `json:"event_id"`
+	At json.RawMessage `json:"origin_server_ts"`
 }
 
 // update reduces the response to what matters to encryption.
@@ -177,11 +187,16 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 		}
 		defer d.schedule.Live.OwnEnds()
 	}
+	watches, err := d.watchesRooms(ctx)
+	if err != nil {
+		return 0, err
+	}
 	d.core.Mu.Lock()
 	since, began := d.core.Record.Row.SyncPosition, d.core.News
+	d.withoutMessages = !watches
 	d.core.Mu.Unlock()
 	query := map[string]string{
-		"filter": ownFilter(since == ""), "set_presence": "offline",
+		"filter": ownFilter(since == "", watches && since != ""), "set_presence": "offline",
 		"timeout": strconv.FormatInt(timeout.Milliseconds(), 10),
 	}
 	if since == "" {
@@ -204,7 +219,9 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 	if err != nil {
 		return 0, err
 	}
-	_, err = d.ingest(ctx, update, true, began)
+	if _, err = d.ingest(ctx, update, true, began); err == nil && watches {
+		d.hearOwn(ctx, resp.Rooms.Join)
+	}
 	return len(resp.ToDevice.Events), err
 }
 

@@ -61,28 +61,39 @@ const (
 	ThumbnailFile  = "media.thumbnail" // GET thumbnail/{serverName}/{mediaId}
 
 	// The control API, under /_e2ee_proxy/v1/: see package control.
-	ControlStatus            = control.Status
-	ControlBootstrap         = control.Bootstrap
-	ControlRecover           = control.Recover
-	ControlReset             = control.Reset
-	ControlRecoveryKey       = control.RecoveryKey
-	ControlDeleteRecoveryKey = control.DeleteRecoveryKey
-	ControlUser              = control.User
-	ControlAcknowledge       = control.Acknowledge
-	ControlWithdraw          = control.Withdraw
-	ControlOverride          = control.Override
-	ControlWarnings          = control.Warnings
-	ControlDismiss           = control.Dismiss
-	ControlExportKeys        = control.ExportKeys
-	ControlImportKeys        = control.ImportKeys
-	ControlRestoreKeys       = control.RestoreKeys
-	ControlAdminAccounts     = control.AdminAccounts
-	ControlAdminAccount      = control.AdminAccount
-	ControlAdminEndSessions  = control.AdminEndSessions
-	ControlAdminExceptions   = control.AdminExceptions
-	ControlAdminWarnings     = control.AdminWarnings
-	ControlAdminRollout      = control.AdminRollout
-	ControlNone              = control.None
+	ControlStatus              = control.Status
+	ControlBootstrap           = control.Bootstrap
+	ControlRecover             = control.Recover
+	ControlReset               = control.Reset
+	ControlRecoveryKey         = control.RecoveryKey
+	ControlDeleteRecoveryKey   = control.DeleteRecoveryKey
+	ControlUser                = control.User
+	ControlAcknowledge         = control.Acknowledge
+	ControlWithdraw            = control.Withdraw
+	ControlOverride            = control.Override
+	ControlWarnings            = control.Warnings
+	ControlDismiss             = control.Dismiss
+	ControlExportKeys          = control.ExportKeys
+	ControlImportKeys          = control.ImportKeys
+	ControlRestoreKeys         = control.RestoreKeys
+	ControlVerifications       = control.Verifications
+	ControlVerify              = control.Verify
+	ControlVerification        = control.Verification
+	ControlVerificationQR      = control.VerificationQR
+	ControlVerificationAccept  = control.VerificationAccept
+	ControlVerificationEmoji   = control.VerificationEmoji
+	ControlVerificationConfirm = control.VerificationConfirm
+	ControlVerificationScan    = control.VerificationScan
+	ControlVerificationScanned = control.VerificationScanned
+	ControlVerificationCancel  = control.VerificationCancel
+	ControlVerifyUser          = control.VerifyUser
+	ControlAdminAccounts       = control.AdminAccounts
+	ControlAdminAccount        = control.AdminAccount
+	ControlAdminEndSessions    = control.AdminEndSessions
+	ControlAdminExceptions     = control.AdminExceptions
+	ControlAdminWarnings       = control.AdminWarnings
+	ControlAdminRollout        = control.AdminRollout
+	ControlNone                = control.None
 )
 
 // Options configures the handlers.

@@ -15,6 +15,8 @@ func TestHandlerNames(t *testing.T) {
 		ControlStatus, ControlBootstrap, ControlRecover, ControlReset, ControlRecoveryKey, ControlDeleteRecoveryKey, ControlUser,
 		ControlAcknowledge, ControlWithdraw, ControlOverride, ControlWarnings, ControlDismiss, ControlExportKeys,
 		ControlAdminAccounts, ControlAdminAccount, ControlAdminEndSessions, ControlAdminExceptions, ControlAdminWarnings, ControlAdminRollout, ControlImportKeys, ControlRestoreKeys,
+		ControlVerifications, ControlVerify, ControlVerification, ControlVerificationQR, ControlVerificationAccept, ControlVerificationEmoji,
+		ControlVerificationConfirm, ControlVerificationScan, ControlVerificationScanned, ControlVerificationCancel, ControlVerifyUser,
 	} {
 		if all[name] == nil {
 			t.Errorf("%s has no handler", name)

@@ -212,7 +212,7 @@ func (u *syncUpdate) event(e *rewrite.Event) error {
 		return nil
 	}
 	if e.StateKey == nil {
-		return nil
+		return u.verification(e, part)
 	}
 	var change e2ee.StateChange
 	switch string(e.Type) {
@@ -237,6 +237,15 @@ func (u *syncUpdate) event(e *rewrite.Event) error {
 	change.StateKey = u.keys.keep(jsonscan.Text(e.StateKey))
 	*to = append(*to, change)
 	return u.held.add(len(change.StateKey) + len(change.Content) + 64)
+}
+
+// verification takes what may belong to a verification in the room.
+func (u *syncUpdate) verification(e *rewrite.Event, part partOfState) error {
+	if part != stateTimeline || u.room.Section != e2ee.SectionJoin || e.Raw == nil || !e2ee.MaybeVerification(string(e.Type), e.Raw) {
+		return nil
+	}
+	u.Verifying = append(u.Verifying, e2ee.RoomEvent{RoomID: u.room.RoomID, Event: slices.Clone(e.Raw)})
+	return u.held.add(len(e.Raw))
 }
 
 // invitedBy takes who invited the own user: the one thing that stripped state is read for. It

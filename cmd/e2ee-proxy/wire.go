@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -142,6 +143,7 @@ func accountSettings(cfg *config.Config, user id.UserID) e2ee.AccountSettings {
 		AllowUnsigned:         !cfg.CrossSigningRequired(user),
 		IgnoreSecretRequests:  cfg.Account.SecretRequests != config.SecretRequestsAnswer,
 		AcknowledgeUnverified: own.AcknowledgeUnverifiedChanges == config.AcknowledgeAutomatic,
+		AutoVerifyOwn:         slices.Contains(own.AutoVerify, config.AutoVerifyOwn),
 		NoNotices:             cfg.NoticesHidden(user),
 		MediaLinks:            cfg.LinksShown(user),
 		RecoveryKey:           own.RecoveryKey,

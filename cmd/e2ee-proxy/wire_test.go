@@ -88,6 +88,10 @@ func TestAccountSettings(t *testing.T) {
 	if got := accountSettings(&cfg, "@dev:hs"); !got.AllowUnsigned || got.AcknowledgeUnverified || got.Passphrase.Reveal() != "phrase" {
 		t.Errorf("the developer has %+v", got)
 	}
+	cfg.Accounts["@own:hs"] = config.Account{AutoVerify: []config.AutoVerify{config.AutoVerifyOwn}}
+	if accountSettings(&cfg, "@dev:hs").AutoVerifyOwn || !accountSettings(&cfg, "@own:hs").AutoVerifyOwn {
+		t.Error("auto_verify is not handed on")
+	}
 	for word, ignored := range map[config.SecretRequests]bool{config.SecretRequestsAnswer: false, config.SecretRequestsIgnore: true, 99: true} {
 		cfg.Account.SecretRequests = word
 		if got := accountSettings(&cfg, "@else:hs"); got.IgnoreSecretRequests != ignored {

@@ -24,6 +24,7 @@ const (
 	KindOverride      Kind = "override"
 	KindAcknowledged  Kind = "identity_acknowledged"
 	KindWithdrawn     Kind = "verification_withdrawn"
+	KindVerified      Kind = "verified"
 	KindBootstrap     Kind = "identity_created"
 	KindReset         Kind = "identity_reset"
 	KindRecovery      Kind = "identity_recovered"

@@ -46,6 +46,12 @@ func (c *Client) RestoreBackup() int {
 	return restored.Imported
 }
 
+// ResetBackup makes a new backup, under a new key.
+func (c *Client) ResetBackup() {
+	c.t.Helper()
+	c.do("resetBackup", nil, nil)
+}
+
 // SignDevice signs another device of the same user.
 func (c *Client) SignDevice(device string) {
 	c.t.Helper()

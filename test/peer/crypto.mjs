@@ -98,6 +98,8 @@ export const cryptoCommands = {
         return { total, imported };
     },
 
+    resetBackup: (peer) => peer.crypto.resetKeyBackup(),
+
     crossSigningStatus: (peer) => peer.crypto.getCrossSigningStatus(),
     secretStorageStatus: (peer) => peer.crypto.getSecretStorageStatus(),
     backupInfo: (peer) => peer.crypto.getKeyBackupInfo(),

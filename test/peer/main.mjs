@@ -8,8 +8,9 @@ import { fileCommands } from "./files.mjs";
 import { Peer } from "./peer.mjs";
 import { roomCommands } from "./rooms.mjs";
 import { timelineCommands } from "./timeline.mjs";
+import { verificationCommands } from "./verification.mjs";
 
-const commands = { ...accountCommands, ...cryptoCommands, ...fileCommands, ...roomCommands, ...timelineCommands };
+const commands = { ...accountCommands, ...cryptoCommands, ...fileCommands, ...roomCommands, ...timelineCommands, ...verificationCommands };
 const peers = new Map();
 
 serve(async ({ client, cmd, ...args }) => {

@@ -59,6 +59,9 @@ type AccountSettings struct {
 	// IgnoreSecretRequests leaves requests of the user's other devices for secrets
 	// unanswered (account.secret_requests: ignore).
 	IgnoreSecretRequests bool
+	// AutoVerifyOwn accepts and confirms verifications with the user's own devices unseen, if
+	// the user's identity has confirmed them (accounts.USER.auto_verify: [own]).
+	AutoVerifyOwn bool
 	// AcknowledgeUnverified acknowledges identity changes of users who were never
 	// verified, for bots that nobody watches.
 	AcknowledgeUnverified bool

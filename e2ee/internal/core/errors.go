@@ -83,6 +83,20 @@ var (
 	ErrVerificationLost = errors.New("the user was verified before the change")
 	// ErrNotVerified means that there is no lost verification to withdraw.
 	ErrNotVerified = errors.New("the user was not verified")
+	// ErrNoVerification means that there is no such verification, or it was over long ago.
+	ErrNoVerification = errors.New("there is no such verification")
+	// ErrVerificationStep means that a verification is not at the point where something could be
+	// done.
+	ErrVerificationStep = errors.New("the verification is not at that point")
+	// ErrTooManyVerifications means that too many verifications are under way.
+	ErrTooManyVerifications = errors.New("too many verifications are under way")
+	// ErrUnverifiable means that a user has no identity that could be verified: single devices
+	// of others are not.
+	ErrUnverifiable = errors.New("the user has no identity that could be verified")
+	// ErrNotACode means that something is no QR code for a verification.
+	ErrNotACode = errors.New("this is no code of a verification")
+	// ErrOtherCode means that a QR code belongs to another verification or to somebody else.
+	ErrOtherCode = errors.New("the code belongs to another verification")
 	// ErrNoRecoveryKey means that no recovery key is kept.
 	ErrNoRecoveryKey = errors.New("no recovery key is kept")
 )

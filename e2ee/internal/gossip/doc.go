@@ -6,7 +6,9 @@
 //     verified identity has confirmed (trustcache.MayHoldSecrets), which is decided again
 //     after a one-time key was claimed (requirements 1.14, 11.4, 15.4).
 //   - Only such a device is asked, and only an answer to a request of ours is taken, from a
-//     device that was asked (requirements 11.6, 15.2, 15.3, attacks A13, A14).
+//     device that was asked (requirements 11.6, 15.2, 15.3, attacks A13, A14). The one secret
+//     that is taken unasked, from such a device, is the backup's key (MSC4385): it is used
+//     only if it belongs to the backup.
 //   - A forwarded key proves nothing about who made it, and its row says who gave it
 //     (requirement 16.5).
 //   - What waits for an answer is stored with the position of the sync that brought it, and

@@ -17,6 +17,8 @@ type Incoming struct {
 	// requests are the staged requests of the user's other devices; nil while unchanged.
 	requests *waitingRequests
 	secrets  []*olm.Received
+	pushed   []*olm.Received
+	taken    bool            // a pushed secret was taken
 	forwards []*olm.Received // forwarded room keys, requested or not
 	// forwardedBy are the devices that sent the requested keys.
 	forwardedBy map[store.SessionRef]id.DeviceID
@@ -39,6 +41,12 @@ func (in *Incoming) changeRequests() *waitingRequests {
 
 // Secret takes an m.secret.send that came over Olm.
 func (in *Incoming) Secret(msg *olm.Received) { in.secrets = append(in.secrets, msg) }
+
+// TypePush is a secret that was not asked for (MSC4385, under the name that clients use).
+const TypePush = "io.element.msc4385.secret.push"
+
+// Pushed takes a secret that came over Olm and was not asked for.
+func (in *Incoming) Pushed(msg *olm.Received) { in.pushed = append(in.pushed, msg) }
 
 // RoomKey takes an m.forwarded_room_key that came over Olm.
 func (in *Incoming) RoomKey(msg *olm.Received) { in.forwards = append(in.forwards, msg) }

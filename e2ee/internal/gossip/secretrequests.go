@@ -236,7 +236,7 @@ func (in *Incoming) cancelSecretAsks(own *trustcache.User, ch *store.Changes) {
 
 // keepSecrets adds the secrets that answer our requests to ch.
 func (in *Incoming) keepSecrets(ctx context.Context, ch *store.Changes) error {
-	if len(in.secrets) == 0 {
+	if len(in.secrets)+len(in.pushed) == 0 {
 		return nil
 	}
 	own, err := in.x.Account.Tracker.Own(ctx)
@@ -249,8 +249,37 @@ func (in *Incoming) keepSecrets(ctx context.Context, ch *store.Changes) error {
 	for _, msg := range in.secrets {
 		in.handleSecret(msg, own, ch)
 	}
+	for _, msg := range in.pushed {
+		in.handlePushed(msg, own, ch)
+	}
 	in.cancelSecretAsks(own, ch)
 	return nil
+}
+
+// handlePushed handles a secret that was not asked for. Only the backup's key is taken, and only
+// from a confirmed device of the user: an owner who resets the backup in another client would
+// otherwise strand ours unseen. Whether it belongs to the backup is decided when the backup was
+// looked at, as with one that was asked for; until then nothing uses it.
+func (in *Incoming) handlePushed(msg *olm.Received, own *trustcache.User, ch *store.Changes) {
+	var sent struct {
+		Name   string `json:"name"`
+		Secret string `json:"secret"`
+	}
+	x := in.x
+	if strictjson.Unmarshal(msg.Content, &sent) != nil || sent.Name != identity.SecretBackup || len(sent.Secret) > maxSecret ||
+		!own.Known() || msg.Sender != own.UserID {
+		x.countRefusedSecret()
+		return
+	}
+	dev := own.DeviceByCurve25519(msg.SenderKey)
+	value, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(sent.Secret, "="))
+	if !trustcache.MayHoldSecrets(own, dev) || dev.Ed25519 != msg.Keys.Ed25519 || err != nil || !plausibleSecret(sent.Name, value, own) {
+		x.countRefusedSecret()
+		return
+	}
+	ch.Secrets = append(ch.Secrets, store.Secret{Name: receivedAs(sent.Name), Value: secret.Bytes(value), CreatedAt: x.Env.Now()})
+	in.taken = true
+	x.Env.Counts.Secrets.WithLabelValues("received").Inc()
 }
 
 // dropAnsweredAsks removes the answered requests from memory.
@@ -262,7 +291,7 @@ func (in *Incoming) dropAnsweredAsks() {
 		}
 		x.host.OutboxFilled()
 	}
-	if len(in.answered) > 0 {
+	if len(in.answered) > 0 || in.taken {
 		x.came++
 		x.host.SecretsCame()
 	}

@@ -9,7 +9,8 @@ import "sync"
 type Rank uint8
 
 const (
-	RankSends   Rank = iota + 1 // roomkeys: a send into one room
+	RankVerify  Rank = iota + 1 // verification: something happens to a verification
+	RankSends                   // roomkeys: a send into one room
 	RankUpkeep                  // schedule.Schedule.UpkeepTurn: maintenance of a device
 	RankHistory                 // sharedhistory: history is shared, or taken
 	RankBoot                    // account.boot: the identity is set up

@@ -1,6 +1,7 @@
 package notices
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -15,26 +16,36 @@ import (
 // reason.
 type Cause struct {
 	code, about, text string
+	user              id.UserID // whom it is about, if it is somebody else
 }
 
 func (c *Cause) slot() string { return slotOf(c.code, c.about) }
 
 // NotSigned is a device of the user that the identity has not confirmed.
 func NotSigned(dev id.DeviceID) Cause {
-	return Cause{CodeDeviceNotSigned, dev.String(), fmt.Sprintf(textDeviceNotSigned, dev)}
+	return Cause{code: CodeDeviceNotSigned, about: dev.String(), text: fmt.Sprintf(textDeviceNotSigned, dev)}
+}
+
+// Verify is a request of somebody to verify, which waits for an answer; with own it comes from
+// another device of the user.
+func Verify(flow string, user id.UserID, own bool) Cause {
+	if own {
+		return Cause{code: CodeVerificationRequested, about: flow, text: textVerifyOwn}
+	}
+	return Cause{code: CodeVerificationRequested, about: flow, text: fmt.Sprintf(textVerify, user), user: user}
 }
 
 // NoIdentity is a user without an identity.
-func NoIdentity() Cause { return Cause{CodeDeviceNotSigned, "", textNoIdentity} }
+func NoIdentity() Cause { return Cause{code: CodeDeviceNotSigned, text: textNoIdentity} }
 
 // NoStorage is an identity that cannot be recovered.
-func NoStorage() Cause { return Cause{CodeStorageMissing, "", textStorageMissing} }
+func NoStorage() Cause { return Cause{code: CodeStorageMissing, text: textStorageMissing} }
 
 // BackupNotOurs is a backup that is not trusted.
-func BackupNotOurs() Cause { return Cause{CodeBackupBroken, "", textBackupNotOurs} }
+func BackupNotOurs() Cause { return Cause{code: CodeBackupBroken, text: textBackupNotOurs} }
 
 // BackupDeleted is a backup that was deleted without being switched off.
-func BackupDeleted() Cause { return Cause{CodeBackupBroken, "", textBackupDeleted} }
+func BackupDeleted() Cause { return Cause{code: CodeBackupBroken, text: textBackupDeleted} }
 
 // Review raises and resolves the warnings about the user's own side by the current state,
 // in a write of dev's. look returns the current causes, and the codes about which enough is
@@ -58,7 +69,7 @@ func (a *Account) Review(ctx context.Context, dev *core.Device, look func(contex
 		slot := c.slot()
 		i := slices.IndexFunc(rows, func(w store.Warning) bool { return w.ID == slot })
 		if i < 0 || rows[i].Resolved {
-			changed = append(changed, newWarning(c.code, c.about, a.User, c.text, a.Env.Now()))
+			changed = append(changed, newWarning(c.code, c.about, cmp.Or(c.user, a.User), c.text, a.Env.Now()))
 		}
 	}
 	for _, w := range rows {

@@ -21,6 +21,8 @@ const (
 	CodeDeviceNotSigned    = "device_not_signed"
 	CodeBackupBroken       = "backup_broken"
 	CodeStorageMissing     = "secret_storage_missing"
+	// CodeVerificationRequested lasts until the request is answered, or its time is over.
+	CodeVerificationRequested = "verification_requested"
 )
 
 // Warning is something the user must be told. Code is one of those above.
@@ -101,5 +103,7 @@ const (
 	textNoIdentity      = "You have no digital identity yet, so that other people's devices do not trust this one. Set it up."
 	textStorageMissing  = "Your digital identity is not saved, so that you would lose it with this device. Set recovery up."
 	textBackupNotOurs   = "Your message history is not being saved: the backup of your messages cannot be checked from here. Enter your recovery key."
+	textVerify          = "%s wants to verify you. Accept it if you expect it, and compare the emoji with them. If you do not expect it, ignore it: nothing happens."
+	textVerifyOwn       = "Another device of yours wants to verify this one. Accept it if you have just asked for it there. If you have not, ignore it, and look at your list of devices."
 	textBackupDeleted   = "Your message history is not being saved: the backup of your messages was deleted. Set it up again, or switch it off for good in another client."
 )

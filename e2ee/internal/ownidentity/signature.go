@@ -76,20 +76,10 @@ func (o *Identity) signSelf(ctx context.Context, own *trustcache.User, keys *ide
 
 // rereadSignature looks for the signature that was just accepted.
 func (o *Identity) rereadSignature(ctx context.Context) error {
-	for again := 1; ; again++ {
-		if _, err := o.ReadOwn(ctx, true); err != nil {
-			return err
-		}
-		switch {
-		case o.State() == Signed:
-			return nil
-		case again > rereads:
-			return core.ErrSignatureNotShown
-		}
-		if err := backoff.Wait(ctx, core.RereadPauses().After(again)); err != nil {
-			return err
-		}
-	}
+	return o.reread(ctx, func() (bool, error) {
+		_, err := o.ReadOwn(ctx, true)
+		return err == nil && o.State() == Signed, err
+	})
 }
 
 // endSignatureTrial ends a trial that succeeded or whose key was replaced. The caller holds

@@ -18,6 +18,7 @@ import (
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/roomkeys"
 	"e2ee-proxy/e2ee/internal/sharedhistory"
+	"e2ee-proxy/e2ee/internal/verification"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -61,6 +62,7 @@ type Incoming struct {
 	Wedged    []channel.Wedged
 	other     []*olm.Received   // for the client, if the sender's device is confirmed
 	ForClient []json.RawMessage // for the client
+	Verifying []verification.Event
 	gossip    *gossip.Incoming
 	history   *sharedhistory.Incoming
 }
@@ -148,7 +150,7 @@ func (b *Incoming) handle(ev *toDevice, sealed *olm.Event) {
 		return // as those below
 	}
 	switch ev.Type {
-	case "m.room_key", "m.forwarded_room_key", "m.secret.send", "m.dummy":
+	case "m.room_key", "m.forwarded_room_key", "m.secret.send", gossip.TypePush, "m.dummy":
 		// Valid only over Olm (requirement 8.2, attack A11).
 	case "m.room_key.withheld":
 		b.handleWithheld(ev)
@@ -157,16 +159,21 @@ func (b *Incoming) handle(ev *toDevice, sealed *olm.Event) {
 	case "m.room_key_request":
 		b.gossip.KeyRequest(ev.Sender, ev.Content)
 	default:
-		// Such a request would verify the proxy's device, and nobody is here to compare
-		// emoji: nothing is confirmed without a person (requirement 13.19).
-		if strings.HasPrefix(ev.Type, verificationPrefix) && b.from.keys.Allowed() {
+		if strings.HasPrefix(ev.Type, verification.Prefix) && b.from.keys.Allowed() {
+			b.verify(ev.Type, ev.Sender, ev.Content)
 			return
 		}
 		b.passToClient(toDevice{Type: ev.Type, Sender: ev.Sender, Content: ev.Content})
 	}
 }
 
-const verificationPrefix = "m.key.verification."
+// verify takes a verification event. It is about the proxy's keys, so that the client has no
+// use for it.
+func (b *Incoming) verify(eventType string, sender id.UserID, content json.RawMessage) {
+	if ev, ok := verification.OfDevice(eventType, sender, content); ok {
+		b.Verifying = append(b.Verifying, ev)
+	}
+}
 
 // handleOlm handles an m.room.encrypted event.
 func (b *Incoming) handleOlm(ev *toDevice, sealed *olm.Event) {
@@ -192,14 +199,17 @@ func (b *Incoming) handleOlm(ev *toDevice, sealed *olm.Event) {
 		// Its only purpose is the new session (requirement 6.12).
 	case "m.secret.send":
 		b.gossip.Secret(msg)
+	case gossip.TypePush:
+		b.gossip.Pushed(msg)
 	case "m.forwarded_room_key":
 		b.gossip.RoomKey(msg)
 	case "m.room.encrypted",
 		"m.room_key.withheld", "m.room_key_request", "m.secret.request":
 		// Not requested, or never sent over Olm.
 	default:
-		if strings.HasPrefix(msg.Type, verificationPrefix) {
-			return // as in clear: it would verify the proxy's device
+		if strings.HasPrefix(msg.Type, verification.Prefix) {
+			b.verify(msg.Type, msg.Sender, msg.Content) // as in clear
+			return
 		}
 		b.other = append(b.other, msg)
 	}

@@ -36,7 +36,7 @@ func callOf(handler, method, path, body string) clientCall {
 	}
 	return clientCall{
 		handler: handler, method: method, pattern: "/_e2ee_proxy/v1/" + path, body: body,
-		params: map[string]string{"userId": bob.String(), "deviceId": "LAPTOP", "warningId": "w1"},
+		params: map[string]string{"userId": bob.String(), "deviceId": "LAPTOP", "warningId": "w1", "flowId": "v1"},
 	}
 }
 
@@ -67,6 +67,18 @@ func TestControlGolden(t *testing.T) {
 			{Dismiss, "POST", "warnings/{warningId}/dismiss", `{}`},
 			{ImportKeys, "POST", "keys/import", `{"passphrase":"pass","keys":"-----BEGIN"}`},
 			{RestoreKeys, "POST", "keys/restore", ""},
+			{VerifyUser, "POST", "users/{userId}/verify", `{"master_key":" ` + masterKey[:20] + " \\n " + masterKey[20:] + `="}`},
+			{Verifications, "GET", "verifications", ""},
+			{Verify, "POST", "verifications", `{"user_id":"@bob:hs.example"}`},
+			{Verify, "POST", "verifications", `{"user_id":"@bob:hs.example","device_id":"PHONE"}`},
+			{Verification, "GET", "verifications/{flowId}", ""},
+			{VerificationAccept, "POST", "verifications/{flowId}/accept", ""},
+			{VerificationEmoji, "POST", "verifications/{flowId}/emoji", `{}`},
+			{VerificationConfirm, "POST", "verifications/{flowId}/confirm", `{"match":true}`},
+			{VerificationConfirm, "POST", "verifications/{flowId}/confirm", `{"match":false}`},
+			{VerificationScan, "POST", "verifications/{flowId}/scan", `{"qr":" TUFU\n UklY= "}`},
+			{VerificationScanned, "POST", "verifications/{flowId}/scanned", `{"yes":true}`},
+			{VerificationCancel, "POST", "verifications/{flowId}/cancel", ""},
 		} {
 			if empty && tt.method != http.MethodGet {
 				continue

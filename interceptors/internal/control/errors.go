@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"time"
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
@@ -27,6 +28,9 @@ const (
 	codeKeysReplaced        = "DEV.E2EE_PROXY.KEYS_REPLACED"
 	codeKeysRefused         = "DEV.E2EE_PROXY.KEYS_REFUSED"
 	codeSignatureNotShown   = "DEV.E2EE_PROXY.SIGNATURE_NOT_SHOWN"
+	codeUnverifiable        = "DEV.E2EE_PROXY.UNVERIFIABLE"
+	codeVerificationStep    = "DEV.E2EE_PROXY.VERIFICATION_STEP"
+	codeOtherCode           = "DEV.E2EE_PROXY.OTHER_CODE"
 	codeSignatureRefused    = "DEV.E2EE_PROXY.SIGNATURE_REFUSED"
 )
 
@@ -63,6 +67,10 @@ func homeserverError(up *e2ee.UpstreamError, err error) error {
 	return engineerr.ForAnswer(up, err)
 }
 
+func conflict(code, text, hint string) *apierr.Error {
+	return apierr.NewError(http.StatusConflict, code, text).WithHint(hint)
+}
+
 type reason struct {
 	reason error
 	answer *apierr.Error
@@ -71,10 +79,7 @@ type reason struct {
 // reasons returns the client's error for each error of [exchange.Control]. The first that
 // matches counts.
 func reasons() []reason {
-	conflict := func(code, text, hint string) *apierr.Error {
-		return apierr.NewError(http.StatusConflict, code, text).WithHint(hint)
-	}
-	return []reason{
+	return append(verificationReasons(), []reason{
 		{e2ee.ErrIdentityExists, conflict(codeIdentityExists,
 			"This account has a digital identity already.",
 			"Use it with POST /_e2ee_proxy/v1/recover. Only POST /_e2ee_proxy/v1/reset makes a new one.")},
@@ -126,6 +131,22 @@ func reasons() []reason {
 			"The passphrase does not open the file, or the file is damaged. Nothing was imported.")},
 		{e2ee.ErrNotVerified, conflict(codeNotVerified,
 			"This user is not verified, so that there is nothing to withdraw.", "")},
+	}...)
+}
+
+// verificationReasons are those of verifications.
+func verificationReasons() []reason {
+	return []reason{
+		{e2ee.ErrNoVerification, apierr.NotFound("There is no such verification. It may have ended a while ago, or the proxy was restarted.").WithHint("Start a new one.")},
+		{e2ee.ErrVerificationStep, conflict(codeVerificationStep,
+			"The verification is not at this point. Nothing was changed.", "Look at GET /_e2ee_proxy/v1/verifications/{flowId}: message says what is next.")},
+		{e2ee.ErrTooManyVerifications, apierr.LimitExceeded(time.Minute)},
+		{e2ee.ErrUnverifiable, conflict(codeUnverifiable,
+			"This user has no digital identity that could be verified. Single devices of other people are not verified.",
+			"Ask them to set up their digital identity in their app.")},
+		{e2ee.ErrNotACode, apierr.InvalidParam("This is no QR code of a verification. Nothing was changed.").WithHint("Scan the code that the other side shows while you verify each other.")},
+		{e2ee.ErrOtherCode, conflict(codeOtherCode,
+			"This code belongs to another verification. Nothing was changed.", "Scan the code that the other side shows for this one.")},
 	}
 }
 

@@ -128,3 +128,56 @@ func (c *fakeControl) Warnings(context.Context) ([]e2ee.Warning, error) {
 func (c *fakeControl) DismissWarning(_ context.Context, warning string) error {
 	return c.ask("dismiss %s", warning)
 }
+
+func (c *fakeControl) verification(format string, args ...any) (e2ee.Verification, error) {
+	return e2ee.Verification{
+		ID: "v1", UserID: bob, Incoming: true, State: "requested", Message: "text",
+		ExpiresAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+	}, c.ask(format, args...)
+}
+
+func (c *fakeControl) Verifications(context.Context) ([]e2ee.Verification, error) {
+	if c.empty {
+		return nil, c.ask("verifications")
+	}
+	v, err := c.verification("verifications")
+	return []e2ee.Verification{v}, err
+}
+
+func (c *fakeControl) Verification(_ context.Context, flow string) (e2ee.Verification, error) {
+	return c.verification("verification %s", flow)
+}
+
+func (c *fakeControl) RequestVerification(_ context.Context, user id.UserID, with e2ee.VerificationPartner) (e2ee.Verification, error) {
+	return c.verification("request verification %s %q", user, with.DeviceID)
+}
+
+func (c *fakeControl) AcceptVerification(_ context.Context, flow string) (e2ee.Verification, error) {
+	return c.verification("accept %s", flow)
+}
+
+func (c *fakeControl) StartEmoji(_ context.Context, flow string) (e2ee.Verification, error) {
+	return c.verification("emoji %s", flow)
+}
+
+func (c *fakeControl) ConfirmEmoji(_ context.Context, flow string, match bool) (e2ee.Verification, error) {
+	return c.verification("confirm %s %v", flow, match)
+}
+
+func (c *fakeControl) ScanQR(_ context.Context, flow string, payload []byte) (e2ee.Verification, error) {
+	return c.verification("scan %q %q", flow, payload)
+}
+
+func (c *fakeControl) ConfirmScanned(_ context.Context, flow string, yes bool) (e2ee.Verification, error) {
+	return c.verification("scanned %s %v", flow, yes)
+}
+
+func (c *fakeControl) CancelVerification(_ context.Context, flow string) error {
+	return c.ask("cancel %s", flow)
+}
+
+func (c *fakeControl) VerifyByFingerprint(_ context.Context, user id.UserID, key string) error {
+	return c.ask("verify %s %q", user, key)
+}
+
+func (c *fakeControl) WatchVerifications(context.Context) <-chan struct{} { return nil }

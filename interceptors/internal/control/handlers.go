@@ -28,6 +28,7 @@ const (
 type api struct {
 	recovers, resets, exports *attempts
 	spools                    exchange.Spools
+	reading                   chan struct{} // who looks at a picture
 	routes                    *chi.Mux
 
 	administration Administration
@@ -47,7 +48,7 @@ func newAPI(s exchange.Spools) (*api, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &api{recovers: recovers, resets: resets, exports: exports, spools: s}
+	c := &api{recovers: recovers, resets: resets, exports: exports, spools: s, reading: make(chan struct{}, readings)}
 	c.route()
 	return c, nil
 }

@@ -39,7 +39,7 @@ type call struct {
 
 // calls returns all calls. The zero value of a field is the stricter one.
 func (c *api) calls() []call {
-	return []call{
+	return append(c.verificationCalls(), []call{
 		{name: Status, method: http.MethodGet, path: "/status", anyToken: true, do: getStatus},
 		{name: Bootstrap, method: http.MethodPost, path: "/bootstrap", do: c.bootstrap},
 		{name: Recover, method: http.MethodPost, path: "/recover", do: c.recover},
@@ -61,7 +61,7 @@ func (c *api) calls() []call {
 		{name: AdminExceptions, method: http.MethodGet, path: "/admin/exceptions", admin: true, do: c.adminExceptions},
 		{name: AdminWarnings, method: http.MethodGet, path: "/admin/warnings", admin: true, do: c.adminWarnings},
 		{name: AdminRollout, method: http.MethodGet, path: "/admin/rollout", admin: true, do: c.adminRollout},
-	}
+	}...)
 }
 
 // route registers the calls.

@@ -100,6 +100,8 @@ type clientCall struct {
 	body    string
 	maxBody int64 // 64 KiB unless given
 	query   string
+
+	contentType string
 }
 
 // do runs a handler. The error is what the renderer would get.
@@ -107,6 +109,9 @@ func (w *world) do(c clientCall) (*httptest.ResponseRecorder, error) {
 	w.t.Helper()
 	rec := httptest.NewRecorder()
 	req := httptest.NewRequestWithContext(w.t.Context(), c.method, "/", strings.NewReader(c.body))
+	if c.contentType != "" {
+		req.Header.Set("Content-Type", c.contentType)
+	}
 	req.Body = http.MaxBytesReader(rec, req.Body, cmp.Or(c.maxBody, 64<<10))
 	req.URL = &url.URL{Opaque: written(c.pattern, c.params), RawQuery: c.query}
 	handler, ok := w.handlers[c.handler]

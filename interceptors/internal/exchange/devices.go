@@ -222,4 +222,32 @@ type Control interface {
 	Warnings(ctx context.Context) ([]e2ee.Warning, error)
 	// DismissWarning deletes a warning: ErrUnknownWarning.
 	DismissWarning(ctx context.Context, warning string) error
+	Verifier
+}
+
+// Verifier is what the control API needs for verifications, see [e2ee.Device].
+type Verifier interface {
+	// Verifications returns those that are under way, and those that ended a short while ago,
+	// the newest first; Verification one of them: ErrNoVerification.
+	Verifications(ctx context.Context) ([]e2ee.Verification, error)
+	Verification(ctx context.Context, flow string) (e2ee.Verification, error)
+	// RequestVerification asks a user, or another device of the own user, to verify.
+	RequestVerification(ctx context.Context, user id.UserID, with e2ee.VerificationPartner) (e2ee.Verification, error)
+	// AcceptVerification accepts an incoming one. StartEmoji chooses emoji.
+	AcceptVerification(ctx context.Context, flow string) (e2ee.Verification, error)
+	StartEmoji(ctx context.Context, flow string) (e2ee.Verification, error)
+	// ConfirmEmoji says whether the emoji match; if not, the verification ends.
+	ConfirmEmoji(ctx context.Context, flow string, match bool) (e2ee.Verification, error)
+	// ScanQR takes the content of a code that the other side shows: ErrNotACode, ErrOtherCode.
+	// An empty flow is the one that the code names.
+	ScanQR(ctx context.Context, flow string, payload []byte) (e2ee.Verification, error)
+	// ConfirmScanned says whether the other side says that it scanned the code shown here.
+	ConfirmScanned(ctx context.Context, flow string, yes bool) (e2ee.Verification, error)
+	CancelVerification(ctx context.Context, flow string) error
+	// VerifyByFingerprint verifies a user whose identity was compared by its master key:
+	// ErrMasterKeyNotCurrent, ErrUnverifiable.
+	VerifyByFingerprint(ctx context.Context, user id.UserID, masterKey string) error
+	// WatchVerifications returns a channel that is closed when something changes after the
+	// call, or the engine ends.
+	WatchVerifications(ctx context.Context) <-chan struct{}
 }
