@@ -5,6 +5,7 @@ import (
 	"flag"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,9 +27,18 @@ type givenFlag struct {
 // with secrets in them have none. Mistakes in the values are reported by [Load], with all
 // others.
 func (f *Flags) Register(fs *flag.FlagSet) {
+	f.register(fs, func(setting) bool { return true })
+}
+
+// RegisterSome is Register for the settings with the given names.
+func (f *Flags) RegisterSome(fs *flag.FlagSet, names ...string) {
+	f.register(fs, func(s setting) bool { return slices.Contains(names, s.path) })
+}
+
+func (f *Flags) register(fs *flag.FlagSet, which func(setting) bool) {
 	docs, defaults := docComments(), reflect.ValueOf(Default())
 	for _, s := range settings() {
-		if !s.hasFlag() {
+		if !s.hasFlag() || !which(s) {
 			continue
 		}
 		v := &flagValue{to: f, name: s.flag(), setting: s, file: isSecret(s.typ), standard: showValue(defaults.FieldByIndex(s.index))}

@@ -39,6 +39,11 @@ type Config struct {
 	// keys. Created, readable by its owner only, when it does not exist.
 	Data string `yaml:"data" kind:"FOLDER"`
 
+	// Path of the socket by which the owner of this process, and the administrator of the machine, use
+	// the control API for every account without an access token, as the commands do (docs/control-api.md).
+	// Nobody else can open it. Empty: control.sock under the data directory; off: there is none.
+	ControlSocket string `yaml:"control_socket" kind:"FILE"`
+
 	// URL under which clients reach the proxy. When set, /.well-known/matrix/client and
 	// login responses name it instead of the homeserver.
 	PublicURL URL `yaml:"public_url"`

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,6 +36,7 @@ func (l *loader) validate(c *Config, offline bool) {
 	if c.Data == "" {
 		l.problemAt("data", "is empty", "name a directory")
 	}
+	l.controlSocket(c.ControlSocket)
 	l.database(c)
 	l.masterKey(c.MasterKey)
 	l.limits(c.Upstream, c.Limits)
@@ -68,6 +70,26 @@ func (l *loader) clients(c Clients) {
 	if (c.KeyWait < 0 || c.KeyWait > maxKeyWait) && !l.reported("clients.key_wait") {
 		l.problemAt("clients.key_wait", "must be between 0s and 30s", "remove it to get the default")
 	}
+}
+
+// maxSocketPath is the longest path that a socket can have on every system, in bytes.
+const maxSocketPath = 103
+
+func (l *loader) controlSocket(path string) {
+	if len(path) > maxSocketPath {
+		l.problemAt("control_socket", fmt.Sprintf("is longer than %d bytes, which no socket can have", maxSocketPath), "name a shorter path, such as /run/e2ee-proxy/control.sock, or off")
+	}
+}
+
+// ControlSocketPath returns where the socket of the control API is; empty if there is none.
+func (c *Config) ControlSocketPath() string {
+	switch c.ControlSocket {
+	case "":
+		return filepath.Join(c.Data, "control.sock")
+	case "off":
+		return ""
+	}
+	return c.ControlSocket
 }
 
 // problemAt reports a problem of a setting at the place where it was set.

@@ -230,6 +230,7 @@ var (
 	ErrNotVerified          = core.ErrNotVerified
 	ErrNotYetEncrypted      = core.ErrNotYetEncrypted
 	ErrReload               = core.ErrReload
+	ErrSessionEnded         = core.ErrSessionEnded
 	ErrSecretMismatch       = core.ErrSecretMismatch
 	ErrSecretMissing        = core.ErrSecretMissing
 	ErrSignatureNotShown    = core.ErrSignatureNotShown

@@ -252,25 +252,18 @@ func (e *Engine) restore(ctx context.Context, acct *account, dev store.Device) (
 	}
 	d := newDevice(e, acct, core.Self{ID: dev.DeviceID, RowID: dev.ID})
 	d.core.Record = core.Record{Row: dev, Token: dev.Token}
-	switch dev.State {
-	case store.DeviceOurs:
+	d.core.Mode = modeOf(dev.State)
+	if d.core.Mode == core.ModeProxied {
 		acc, err := olm.LoadAccount(dev.Olm)
 		if err != nil {
 			return nil, err
 		}
-		d.core.Mode = core.ModeProxied
 		d.core.Ed25519, d.core.Curve25519 = acc.Ed25519, acc.Curve25519
 		d.channel.Load(acc, dev.Meta)
 		d.outbound.LoadSession(dev.Meta)
 		d.keySupply.Load(dev.Meta)
 		d.shown.Load(dev.Meta)
 		d.publication.Load(dev.KeysUploaded)
-	case store.DeviceForeign:
-		d.core.Mode = core.ModeForeign
-	case store.DeviceLost:
-		d.core.Mode = core.ModeLost
-	case store.DeviceUnknown:
-		d.core.Mode = core.ModeUnknown
 	}
 	return d, nil
 }

@@ -30,7 +30,7 @@
 // to be shown (late), what comes as to-device events (todevice), room events and what a
 // client is shown of them (roomevents), how current its view is (live), when it syncs by
 // itself and is maintained (schedule), which warnings the client was shown (notices), what
-// the policy did (rollout) and how it stands (status). A part knows those below it, and takes
+// the policy did (rollout), how it stands (status) and which link of the chain is broken (checkup). A part knows those below it, and takes
 // the rest through a host interface of its own, which is what it needs of the others (host in
 // device.go).
 //

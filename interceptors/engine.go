@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/internal/control"
 	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/secret"
 )
@@ -24,6 +25,13 @@ func mayHoldKeys(who Identity) bool {
 type engineDevices struct{ engine *e2ee.Engine }
 
 func (e engineDevices) Device(ctx context.Context, who Identity) (Device, error) {
+	if who.Held {
+		d, err := e.engine.Held(ctx, who.UserID, who.DeviceID)
+		if err != nil {
+			return nil, control.HeldError(fmt.Errorf("load the device: %w", err))
+		}
+		return engineDevice{d}, nil
+	}
 	device := who.DeviceID
 	if !mayHoldKeys(who) {
 		device = ""
@@ -33,6 +41,28 @@ func (e engineDevices) Device(ctx context.Context, who Identity) (Device, error)
 		return nil, fmt.Errorf("load the device: %w", err)
 	}
 	return engineDevice{d}, nil
+}
+
+func (e engineDevices) HeldDevices(ctx context.Context, user id.UserID) ([]e2ee.HeldDevice, error) {
+	return e.engine.HeldDevices(ctx, user)
+}
+
+func (e engineDevices) HeldIdentity(ctx context.Context, user id.UserID, device id.DeviceID) (Identity, error) {
+	if device == "" {
+		all, err := e.engine.HeldDevices(ctx, user)
+		if err != nil {
+			return Identity{}, err
+		}
+		if len(all) == 0 {
+			return Identity{}, control.HeldError(e2ee.ErrUnknownDevice)
+		}
+		device = all[0].DeviceID
+	}
+	token, err := e.engine.HeldToken(ctx, user, device)
+	if err != nil {
+		return Identity{}, control.HeldError(err)
+	}
+	return Identity{UserID: user, DeviceID: device, Token: token, Held: true}, nil
 }
 
 func (e engineDevices) LoggedIn(ctx context.Context, who Identity, password secret.Bytes) error {

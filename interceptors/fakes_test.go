@@ -310,6 +310,14 @@ type fakeNative struct {
 	sent    []string // sessions
 }
 
+func (d *fakeDevices) HeldDevices(context.Context, id.UserID) ([]e2ee.HeldDevice, error) {
+	return nil, nil
+}
+
+func (d *fakeDevices) HeldIdentity(context.Context, id.UserID, id.DeviceID) (Identity, error) {
+	return Identity{}, e2ee.ErrUnknownDevice
+}
+
 func (d *fakeDevices) Native(context.Context, Identity) (exchange.Native, error) {
 	if d.native == nil {
 		return nil, d.err

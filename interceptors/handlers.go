@@ -92,6 +92,8 @@ const (
 	ControlAdminEndSessions    = control.AdminEndSessions
 	ControlAdminExceptions     = control.AdminExceptions
 	ControlAdminWarnings       = control.AdminWarnings
+	ControlCheckup             = control.Checkup
+	ControlDevices             = control.Devices
 	ControlAdminRollout        = control.AdminRollout
 	ControlNone                = control.None
 )

@@ -14,7 +14,7 @@ func TestHandlerNames(t *testing.T) {
 		Login, Register, Refresh, Logout, LogoutAll, DeleteDevice, DeleteDevices, Password, Deactivate, WellKnown, UploadKeys,
 		ControlStatus, ControlBootstrap, ControlRecover, ControlReset, ControlRecoveryKey, ControlDeleteRecoveryKey, ControlUser,
 		ControlAcknowledge, ControlWithdraw, ControlOverride, ControlWarnings, ControlDismiss, ControlExportKeys,
-		ControlAdminAccounts, ControlAdminAccount, ControlAdminEndSessions, ControlAdminExceptions, ControlAdminWarnings, ControlAdminRollout, ControlImportKeys, ControlRestoreKeys,
+		ControlAdminAccounts, ControlAdminAccount, ControlAdminEndSessions, ControlAdminExceptions, ControlAdminWarnings, ControlAdminRollout, ControlDevices, ControlCheckup, ControlImportKeys, ControlRestoreKeys,
 		ControlVerifications, ControlVerify, ControlVerification, ControlVerificationQR, ControlVerificationAccept, ControlVerificationEmoji,
 		ControlVerificationConfirm, ControlVerificationScan, ControlVerificationScanned, ControlVerificationCancel, ControlVerifyUser,
 	} {

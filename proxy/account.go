@@ -57,6 +57,9 @@ func (p *Proxy) account(q *request) {
 		sum := p.identities.hash([]byte("user\x00" + string(q.who.UserID)))
 		event = event.Str("user", hex.EncodeToString(sum[:6]))
 	}
+	if q.local {
+		event = event.Bool("local", true)
+	}
 	if q.from != "" {
 		event = event.Str("forwarded_from", q.from)
 	}

@@ -7,6 +7,9 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors"
 	"e2ee-proxy/interceptors/apierr"
 )
@@ -87,6 +90,11 @@ type noted struct {
 }
 
 func (n *noted) Device(context.Context, interceptors.Identity) (interceptors.Device, error) {
+	n.asked.Add(1)
+	return nil, apierr.Forbidden("There is no such device.")
+}
+
+func (n *noted) HeldDevices(context.Context, id.UserID) ([]e2ee.HeldDevice, error) {
 	n.asked.Add(1)
 	return nil, apierr.Forbidden("There is no such device.")
 }

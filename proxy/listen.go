@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -79,14 +80,19 @@ func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 	defer cut()
 	server := p.server(requests)
 	ln = p.announced(ln)
-	served := make(chan error, 1)
-	go func() { // ends with Shutdown or Close below
+	return p.serveUntil(ctx, server, cut, &p.active, func() error {
 		if p.tls != nil {
-			served <- server.ServeTLS(ln, "", "")
-			return
+			return server.ServeTLS(ln, "", "")
 		}
-		served <- server.Serve(ln)
-	}()
+		return server.Serve(ln)
+	})
+}
+
+// serveUntil runs a server until ctx is done, and drains it. cut ends what is left of its
+// requests, which active counts.
+func (p *Proxy) serveUntil(ctx context.Context, server *http.Server, cut func(), active *sync.WaitGroup, serve func() error) error {
+	served := make(chan error, 1)
+	go func() { served <- serve() }() // ends with Shutdown or Close below
 	select {
 	case err := <-served:
 		p.Drain()
@@ -104,7 +110,7 @@ func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 	if serr := <-served; !errors.Is(serr, http.ErrServerClosed) {
 		err = errors.Join(err, fmt.Errorf("serve: %w", serr))
 	}
-	p.active.Wait()
+	active.Wait()
 	return err
 }
 

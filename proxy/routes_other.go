@@ -80,6 +80,7 @@ func controlRoutes() []*route {
 	const own = "/_e2ee_proxy/v1"
 	return []*route{
 		{method: "GET", pattern: own + "/status", lane: laneOwn, class: classOwn, handler: interceptors.ControlStatus},
+		{method: "POST", pattern: own + "/checkup", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlCheckup},
 		{method: "POST", pattern: own + "/bootstrap", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlBootstrap},
 		{method: "POST", pattern: own + "/recover", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlRecover},
 		{method: "POST", pattern: own + "/reset", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlReset},
@@ -94,6 +95,7 @@ func controlRoutes() []*route {
 		{method: "POST", pattern: own + "/keys/export", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlExportKeys},
 		{method: "POST", pattern: own + "/keys/import", maxBody: importBody, bodyUse: bodySpooled, lane: laneOwn, class: classOwn, handler: interceptors.ControlImportKeys},
 		{method: "POST", pattern: own + "/keys/restore", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlRestoreKeys},
+		{method: "GET", pattern: own + "/devices", lane: laneOwn, class: classOwn, handler: interceptors.ControlDevices},
 		{method: "GET", pattern: own + "/verifications", lane: laneOwn, class: classOwn, handler: interceptors.ControlVerifications},
 		{method: "POST", pattern: own + "/verifications", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlVerify},
 		{method: "GET", pattern: own + "/verifications/{flowId}", lane: lanePoll, class: classOwn, handler: interceptors.ControlVerification},

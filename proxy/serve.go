@@ -36,7 +36,10 @@ type request struct {
 	// handed to; both are empty for most.
 	from, to string
 	// holds is the user whose account the request keeps here.
-	holds   id.UserID
+	holds id.UserID
+	// local reports whether the request came by the socket that only the machine's owner may open.
+	local   bool
+	held    held
 	hasBody bool
 	body    *body
 	err     error
@@ -126,6 +129,9 @@ func (p *Proxy) serve(q *request) error {
 	if q.route.class == classRefuse {
 		return apierr.NotImplemented(q.route.refusalText)
 	}
+	if q.local && q.route.class != classOwn {
+		return apierr.NotImplemented("Nothing but the control API is on this socket.")
+	}
 	if !p.limiter.enter(q.route.lane) {
 		return apierr.LimitExceeded(time.Second)
 	}
@@ -184,6 +190,9 @@ func (p *Proxy) readCredentials(q *request, t *target) error {
 		return apierr.UnknownToken(false).Because(err)
 	case err != nil:
 		return apierr.MissingToken().WithHint("The request was refused because " + err.Error() + ".").Because(err)
+	}
+	if q.local {
+		return q.readHeld(token != "")
 	}
 	q.cred = credentials{token: token, user: parsed.user, device: parsed.device}
 	if parsed.twoAsserted && q.route.auth != authNone {
@@ -247,7 +256,7 @@ func (p *Proxy) dispatch(q *request) error {
 	if err := p.identify(q); err != nil {
 		return err
 	}
-	if p.owners != nil {
+	if p.owners != nil && !q.anywhere() {
 		return p.atOwner(q)
 	}
 	return p.here(q)
@@ -272,6 +281,9 @@ func (p *Proxy) here(q *request) error {
 
 // identify does step 5.
 func (p *Proxy) identify(q *request) error {
+	if q.local {
+		return p.identifyHeld(q)
+	}
 	var err error
 	switch q.route.auth {
 	case authNone:

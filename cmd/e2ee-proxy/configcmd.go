@@ -18,8 +18,12 @@ type settings struct {
 }
 
 func (s *settings) register(fs *flag.FlagSet) {
-	fs.StringVar(&s.file, "config", "", "YAML `FILE` with settings (default: what E2EE_PROXY_CONFIG names)")
+	s.registerFile(fs)
 	s.flags.Register(fs)
+}
+
+func (s *settings) registerFile(fs *flag.FlagSet) {
+	fs.StringVar(&s.file, "config", "", "YAML `FILE` with settings (default: what E2EE_PROXY_CONFIG names)")
 }
 
 func (s *settings) load(p *process) (*config.Config, error) {

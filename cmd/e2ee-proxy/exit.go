@@ -20,6 +20,8 @@ const (
 	exitConfig  = 3
 	exitStore   = 4
 	exitListen  = 5
+	exitCareful = 6
+	exitBroken  = 7
 )
 
 type exitCode struct {
@@ -35,6 +37,8 @@ func exitCodes() []exitCode {
 		{exitConfig, "the configuration has problems"},
 		{exitStore, "the master key, the database or the data directory cannot be used"},
 		{exitListen, "an address cannot be listened on"},
+		{exitCareful, "the doctor found something to be done; messages pass"},
+		{exitBroken, "the doctor found something broken"},
 	}
 }
 

@@ -2,10 +2,10 @@ package main
 
 import (
 	"flag"
-	"fmt"
 	"strings"
 
 	"e2ee-proxy/config"
+	"e2ee-proxy/internal/terminal"
 )
 
 // selfDescribing is a flag's value with a kind and a default.
@@ -14,26 +14,59 @@ type selfDescribing interface {
 	Default() string
 }
 
+// describedFlag is a flag in words.
+type describedFlag struct {
+	name  string
+	kind  string // what it takes; empty for a switch
+	alone bool   // it may stand without a value
+	usage string
+}
+
+// describeFlag returns what a flag takes and does.
+func describeFlag(f *flag.Flag) describedFlag {
+	kind, usage := flag.UnquoteUsage(f)
+	if v, ok := f.Value.(selfDescribing); ok {
+		kind, usage = v.Kind(), f.Usage+" ("+v.Default()+")"
+	}
+	b, ok := f.Value.(interface{ IsBoolFlag() bool })
+	return describedFlag{name: f.Name, kind: kind, alone: ok && b.IsBoolFlag(), usage: usage}
+}
+
+// written is the flag as help shows it.
+func (d describedFlag) written() string {
+	switch {
+	case d.alone && d.kind == "": // package flag says nothing of a switch of its own
+		return "--" + d.name
+	case d.alone: // the name alone means true, and what follows is another argument
+		return "--" + d.name + "[=" + d.kind + "]"
+	}
+	return "--" + d.name + " " + d.kind
+}
+
+// synopsis is how a command is called.
+func (c command) synopsis() string {
+	text := "e2ee-proxy " + c.name
+	if c.args != "" {
+		text += " " + c.args
+	}
+	return text + " [flags]"
+}
+
+// about is what a command does, as a sentence.
+func (c command) about() string { return strings.ToUpper(c.summary[:1]) + c.summary[1:] + "." }
+
 // flagHelp returns the output of COMMAND -h: each flag with its kind and default.
-func flagHelp(c command, fs *flag.FlagSet) string {
+func flagHelp(t *terminal.Terminal, c command, fs *flag.FlagSet) string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "Usage: e2ee-proxy %s [flags]\n\n%s.\n", c.name, strings.ToUpper(c.summary[:1])+c.summary[1:])
+	text.WriteString(t.Paint(terminal.Bold, "Usage:") + " " + c.synopsis() + "\n\n" + terminal.Wrap(c.about(), 0, ""))
 	first := true
 	fs.VisitAll(func(f *flag.Flag) {
 		if first {
-			fmt.Fprintln(&text, "\nFlags:")
+			text.WriteString("\n" + t.Paint(terminal.Bold, "Flags:") + "\n")
 			first = false
 		}
-		kind, usage := flag.UnquoteUsage(f)
-		if v, ok := f.Value.(selfDescribing); ok {
-			kind, usage = v.Kind(), f.Usage+" ("+v.Default()+")"
-		}
-		if b, ok := f.Value.(interface{ IsBoolFlag() bool }); ok && b.IsBoolFlag() {
-			kind = "[=" + kind + "]" // the name alone means true, and what follows is another argument
-		} else {
-			kind = " " + kind
-		}
-		fmt.Fprintf(&text, "  --%s%s\n        %s\n", f.Name, kind, usage)
+		d := describeFlag(f)
+		text.WriteString("  " + t.Paint(terminal.Good, d.written()) + "\n" + terminal.Wrap(d.usage, 8, ""))
 	})
 	return text.String()
 }

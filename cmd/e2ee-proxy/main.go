@@ -11,43 +11,69 @@ import (
 
 	"e2ee-proxy/config"
 	"e2ee-proxy/internal/coredump"
+	"e2ee-proxy/internal/terminal"
 )
 
 func main() {
-	p := &process{environ: os.Environ(), stdout: os.Stdout, stderr: os.Stderr}
+	p := &process{environ: os.Environ(), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 	os.Exit(p.exit(p.run(os.Args[1:])))
 }
 
 // process is what the commands use of the world outside.
 type process struct {
 	environ        []string
+	stdin          io.Reader
 	stdout, stderr io.Writer
+
+	person *terminal.Terminal // see terminal
+	// describe is what parse calls instead of parsing, for those who want to know the flags.
+	describe func(c command, fs *flag.FlagSet)
 }
 
 // command is one row of the command line.
 type command struct {
-	name    string
+	name string
+	// args are the arguments that are no flags, as help writes them; [ARG] need not be there.
+	args    string
 	summary string
 	run     func(p *process, c command, args []string) error
 }
 
 func commands() []command {
 	return []command{
-		{"serve", "run the proxy", serve},
-		{"version", "print the version", version},
-		{"healthcheck", "ask a running proxy whether it can serve", healthcheck},
-		{"config check", "check the configuration and report every problem", configCheck},
-		{"config example", "print a commented configuration with every setting", configExample},
-		{"policy test", "ask the organisation's rules the examples of a FILE: policy test FILE", policyTest},
-		{"recovery-key", "print the recovery key that the proxy made for an account", recoveryKey},
-		{"audit verify", "check that nobody changed the audit log", auditVerify},
-		{"audit checkpoint", "print a signed checkpoint of the audit log, to be kept elsewhere", auditCheckpoint},
-		{"audit export", "print who was given keys and secrets, and who was not", auditExport},
-		{"audit who-has", "print which devices could read a room, and since when", auditWhoHas},
-		{"discard-sessions", "discard sending keys, after a machine was set back to a snapshot", discardSessions},
-		{"import-pantalaimon", "take over the devices and room keys of pantalaimon", importPantalaimon},
+		{"serve", "", "run the proxy", serve},
+		{"version", "", "print the version", version},
+		{"healthcheck", "", "ask a running proxy whether it can serve", healthcheck},
+		{"config check", "", "check the configuration and report every problem", configCheck},
+		{"config example", "", "print a commented configuration with every setting", configExample},
+		{"policy test", "FILE", "ask the organisation's rules the examples of a FILE", policyTest},
+		{"status", "", "say how an account stands, and what is to be done", status},
+		{"doctor", "", "find what keeps an account's messages from passing, and what mends it", doctor},
+		{"warnings", "", "say what the owner of an account should know", warnings},
+		{"devices", "[USER]", "list the devices of an account that use the proxy, or somebody's", devices},
+		{"verify", "[USER]", "verify somebody, or another device of the account, by emoji or QR code", verify},
+		{"acknowledge", "USER", "accept the digital identity of somebody who has reset it", acknowledge},
+		{"recover", "", "confirm a device with the recovery key, and get the identity here", recoverAccount},
+		{"bootstrap", "", "create what an account lacks of identity, key storage and backup", bootstrap},
+		{"reset", "", "make a new digital identity, for who lost the recovery key", reset},
+		{"restore", "", "fetch the keys of the whole history from the key backup", restore},
+		{"export", "FILE", "write the room keys of a device into a file", exportKeys},
+		{"import", "FILE", "take room keys from a file", importKeys},
+		{"recovery-key", "", "print the recovery key that the proxy made for an account", recoveryKey},
+		{"audit verify", "", "check that nobody changed the audit log", auditVerify},
+		{"audit checkpoint", "", "print a signed checkpoint of the audit log, to be kept elsewhere", auditCheckpoint},
+		{"audit export", "", "print who was given keys and secrets, and who was not", auditExport},
+		{"audit who-has", "", "print which devices could read a room, and since when", auditWhoHas},
+		{"discard-sessions", "", "discard sending keys, after a machine was set back to a snapshot", discardSessions},
+		{"completion", "SHELL", "print the script by which bash, zsh or fish completes commands", completion},
+		{"man", "FOLDER", "write the pages of the manual into a folder", manPages},
+		{"complete", "", "", complete},
+		{"import-pantalaimon", "", "take over the devices and room keys of pantalaimon", importPantalaimon},
 	}
 }
+
+// hidden reports whether a command is for programs, and not listed.
+func (c command) hidden() bool { return c.summary == "" }
 
 // run finds the command that the arguments begin with, and runs it with the rest. Core
 // dumps are forbidden for all commands, because keys may get into memory.
@@ -71,9 +97,9 @@ func (p *process) run(args []string) error {
 	}
 	switch {
 	case len(args) == 0:
-		return p.print(usage(""))
+		return p.print(usage(p.terminal(), ""))
 	case inGroup(args[0]) && (forHelp || len(args) > 1 && isHelp(args[1])):
-		return p.print(usage(args[0] + " "))
+		return p.print(usage(p.terminal(), args[0]+" "))
 	}
 	return unknownCommand(args)
 }
@@ -107,6 +133,9 @@ func unknownCommand(args []string) error {
 		given += " " + args[1]
 	}
 	for _, c := range commands() {
+		if c.hidden() {
+			continue
+		}
 		candidates = append(candidates, c.name)
 		if inGroup(args[0]) && !strings.HasPrefix(c.name, args[0]+" ") {
 			candidates = candidates[:len(candidates)-1]
@@ -124,22 +153,23 @@ func unknownCommand(args []string) error {
 
 // usage lists the commands whose names begin with prefix; with "" all of them and
 // everything else.
-func usage(prefix string) string {
+func usage(t *terminal.Terminal, prefix string) string {
 	var b strings.Builder
-	b.WriteString("e2ee-proxy does end-to-end encryption for Matrix clients that cannot.\n\nUsage:\n")
+	b.WriteString("e2ee-proxy does end-to-end encryption for Matrix clients that cannot.\n\n" + t.Paint(terminal.Bold, "Usage:") + "\n")
 	for _, c := range commands() {
-		if strings.HasPrefix(c.name, prefix) {
-			fmt.Fprintf(&b, "  e2ee-proxy %-18s %s\n", c.name, c.summary)
+		if strings.HasPrefix(c.name, prefix) && !c.hidden() {
+			name := strings.TrimSpace(c.name + " " + c.args)
+			b.WriteString(terminal.Wrap(c.summary, 33, fmt.Sprintf("  e2ee-proxy %-19s ", name)))
 		}
 	}
 	b.WriteString("\nFlags of a command: e2ee-proxy COMMAND -h, or: e2ee-proxy help COMMAND\n")
 	if prefix != "" {
 		return b.String()
 	}
-	b.WriteString("\nThe shortest way to run it:\n" +
-		"  e2ee-proxy serve --homeserver https://matrix.example.org\n\nExit codes:\n")
+	b.WriteString("\n" + t.Paint(terminal.Bold, "The shortest way to run it:") + "\n" +
+		"  e2ee-proxy serve --homeserver https://matrix.example.org\n\n" + t.Paint(terminal.Bold, "Exit codes:") + "\n")
 	for _, e := range exitCodes() {
-		fmt.Fprintf(&b, "  %d  %s\n", e.code, e.meaning)
+		b.WriteString(terminal.Wrap(e.meaning, 5, fmt.Sprintf("  %d  ", e.code)))
 	}
 	return b.String()
 }
@@ -147,18 +177,39 @@ func usage(prefix string) string {
 // parse parses the flags of a command, which takes no other arguments. done reports whether
 // help was asked for and printed.
 func (p *process) parse(c command, fs *flag.FlagSet, args []string) (done bool, err error) {
+	_, done, err = p.parseArgs(c, fs, args)
+	return done, err
+}
+
+// parseArgs is parse for a command that takes arguments, which may stand before or after its
+// flags.
+func (p *process) parseArgs(c command, fs *flag.FlagSet, args []string) (rest []string, done bool, err error) {
+	if p.describe != nil {
+		p.describe(c, fs)
+		return nil, true, nil
+	}
 	fs.SetOutput(io.Discard)
 	fs.Usage = func() {}
-	switch err := fs.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return true, p.print(flagHelp(c, fs))
-	case err != nil:
-		return false, usageErrorOf(c, err.Error(), meantFlag(fs, args))
-	case fs.NArg() > 0:
-		return false, usageErrorOf(c, fmt.Sprintf("unexpected argument %q", fs.Arg(0)), "")
-	default:
-		return false, nil
+	for left := args; ; left = left[1:] {
+		switch err := fs.Parse(left); {
+		case errors.Is(err, flag.ErrHelp):
+			return nil, true, p.print(flagHelp(p.terminal(), c, fs))
+		case err != nil:
+			return nil, false, usageErrorOf(c, err.Error(), meantFlag(fs, args))
+		}
+		if left = fs.Args(); len(left) == 0 {
+			break
+		}
+		rest = append(rest, left[0])
 	}
+	takes := strings.Fields(c.args)
+	if len(rest) > len(takes) {
+		return nil, false, usageErrorOf(c, fmt.Sprintf("unexpected argument %q", rest[len(takes)]), "")
+	}
+	if len(rest) < len(takes) && !strings.HasPrefix(takes[len(rest)], "[") {
+		return nil, false, usageErrorOf(c, takes[len(rest)]+" is missing", "")
+	}
+	return rest, false, nil
 }
 
 // print writes to standard output.

@@ -122,7 +122,7 @@ func startGateway(t *testing.T, homeserver string) (url string, g *gateway) {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
-	go func() { served <- g.serve(ctx, ln, nil) }() // ends with stop
+	go func() { served <- g.serve(ctx, listeners{clients: ln}) }() // ends with stop
 	t.Cleanup(func() {
 		stop()
 		if err := <-served; err != nil {

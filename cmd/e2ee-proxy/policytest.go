@@ -13,19 +13,14 @@ import (
 // policyTest asks the rules of the configuration the questions of a file, and prints what they
 // answer. It changes nothing and talks to nobody.
 func policyTest(p *process, c command, args []string) error {
-	file := ""
-	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		file, args = args[0], args[1:]
-	}
 	s := settings{offline: true}
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
 	s.register(fs)
-	if done, err := p.parse(c, fs, args); done || err != nil {
+	rest, done, err := p.parseArgs(c, fs, args)
+	if done || err != nil {
 		return err
 	}
-	if file == "" {
-		return usageErrorOf(c, "no FILE with examples; it comes before the flags", "")
-	}
+	file := rest[0]
 	cfg, err := s.load(p)
 	if err != nil {
 		return err
@@ -34,7 +29,7 @@ func policyTest(p *process, c command, args []string) error {
 	if err != nil {
 		return err
 	}
-	text, err := os.ReadFile(file)
+	text, err := os.ReadFile(file) //nolint:gosec // the user names it
 	if err != nil {
 		return fmt.Errorf("read the examples: %w", err)
 	}

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
-	"net"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
@@ -79,22 +76,12 @@ func runProxy(ctx context.Context, cfg *config.Config, log zerolog.Logger, aroun
 	g.outside = around
 	lost.engine.Store(g.engine)
 	defer func() { err = errors.Join(err, g.files.Close(), g.redis.Close()) }()
-	clients, err := listen("listen", cfg.Listen)
+	at, err := listenAll(cfg, log)
+	defer func() { err = errors.Join(err, at.Close()) }()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeOnce(clients)) }()
-	operators, err := listenOps(cfg.OpsListen)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, closeOnce(operators)) }()
-	others, err := listenCluster(cfg)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, closeOnce(others)) }()
-	g.replica.listen(others)
+	g.replica.listen(at.replicas)
 	defer func() {
 		g.replica.stop()
 		if ended := g.replica.ended(); err == nil {
@@ -114,12 +101,12 @@ func runProxy(ctx context.Context, cfg *config.Config, log zerolog.Logger, aroun
 		err = errors.Join(err, g.engine.Close(closing))
 		log.Info().Msg("stopped")
 	}()
-	return g.serve(ctx, clients, operators)
+	return g.serve(ctx, at)
 }
 
 // serve answers on all listeners until ctx is done or one of them fails. The clients' is closed
 // first.
-func (g *gateway) serve(ctx context.Context, clients, operators net.Listener) error {
+func (g *gateway) serve(ctx context.Context, at listeners) error {
 	defer g.proxy.Close()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -132,19 +119,22 @@ func (g *gateway) serve(ctx context.Context, clients, operators net.Listener) er
 	drained, done := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error {
 		defer done()
-		return g.proxy.Serve(ctx, clients)
+		return g.proxy.Serve(ctx, at.clients)
 	})
 	opsAddress := ""
-	if operators != nil {
-		opsAddress = operators.Addr().String()
-		group.Go(func() error { return serveOps(drained, operators, g.ops) })
+	if at.operators != nil {
+		opsAddress = at.operators.Addr().String()
+		group.Go(func() error { return serveOps(drained, at.operators, g.ops) })
+	}
+	if at.local != nil {
+		group.Go(func() error { return g.proxy.ServeLocal(ctx, at.local) })
 	}
 	g.runReplica(ctx, drained, group)
 	group.Go(func() error { return g.redis.Run(drained) })
 	group.Go(func() error { return housekeeping(ctx, g.db, g.log, g.auditKeep) })
 	group.Go(func() error { return watchLease(ctx, g.db) })
 	group.Go(func() error { return watchCertificate(ctx, g.pair, g.log) })
-	g.log.Info().Str("listen", clients.Addr().String()).Str("ops_listen", opsAddress).Str("homeserver", g.homeserver).Str("version", build().version).Msg("listening")
+	g.log.Info().Str("listen", at.clients.Addr().String()).Str("ops_listen", opsAddress).Str("homeserver", g.homeserver).Str("version", build().version).Msg("listening")
 	group.Go(func() error { return g.reloads(ctx) })
 	group.Go(func() error { return g.tellManager(ctx, drained) })
 	return group.Wait()
@@ -158,34 +148,4 @@ func watchLease(ctx context.Context, db *store.DB) error {
 	case <-db.LeaseLost():
 		return storeFailure(db.Lease())
 	}
-}
-
-func listen(setting, address string) (net.Listener, error) {
-	ln, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, &failure{exitListen, fmt.Errorf("%s: %w", setting, err), "is another program, or another copy of the proxy, using the address? choose another one with --" + flagOf(setting)}
-	}
-	return ln, nil
-}
-
-func listenOps(address string) (net.Listener, error) {
-	if address == "" {
-		return nil, nil
-	}
-	return listen("ops_listen", address)
-}
-
-func flagOf(setting string) string {
-	return strings.NewReplacer(".", "-", "_", "-").Replace(setting)
-}
-
-// closeOnce closes a listener that may be closed already.
-func closeOnce(ln net.Listener) error {
-	if ln == nil {
-		return nil
-	}
-	if err := ln.Close(); !errors.Is(err, net.ErrClosed) {
-		return err
-	}
-	return nil
 }

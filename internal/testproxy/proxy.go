@@ -207,3 +207,11 @@ func (p *Proxy) Metrics(ctx context.Context) (string, error) {
 	}
 	return string(resp.Body), nil
 }
+
+// Command returns a command of the proxy's program that finds the one that runs by the same
+// data folder.
+func (p *Proxy) Command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, p.binary, args...)
+	cmd.Env = append(os.Environ(), "E2EE_PROXY_DATA="+p.Data)
+	return cmd
+}

@@ -76,6 +76,8 @@ var (
 	ErrUnknownUser    = errors.New("nothing is known of this user")
 	ErrUnknownDevice  = errors.New("the user has no such device")
 	ErrUnknownWarning = errors.New("there is no such warning")
+	// ErrSessionEnded means that the proxy has no access token of a device that is still valid.
+	ErrSessionEnded = errors.New("the device's session has ended")
 	// ErrMasterKeyNotCurrent means that an acknowledgement names a key that is not the current
 	// one.
 	ErrMasterKeyNotCurrent = errors.New("the master key is not the current one")

@@ -47,6 +47,12 @@ func (k *Supply) countKeys(ctx context.Context) error {
 	if !due {
 		return nil
 	}
+	_, err := k.Count(ctx)
+	return err
+}
+
+// Count asks the homeserver for the number of one-time keys.
+func (k *Supply) Count(ctx context.Context) (int, error) {
 	var resp struct {
 		Counts map[string]int `json:"one_time_key_counts"`
 	}
@@ -55,13 +61,13 @@ func (k *Supply) countKeys(ctx context.Context) error {
 		Path: mautrix.ClientURLPath{"v3", "keys", "upload"}, Body: struct{}{}, Result: &resp,
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	k.Mu.Lock()
 	defer k.Mu.Unlock()
 	k.setKeyCounts(resp.Counts)
 	k.uncounted, k.countedAt = false, k.Env.Now()
-	return nil
+	return k.count, nil
 }
 
 // setKeyCounts applies the homeserver's counts. The caller holds mu.

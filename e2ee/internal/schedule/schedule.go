@@ -60,6 +60,13 @@ func (sc *Schedule) InUse() {
 	sc.usedAt = sc.Env.Now()
 }
 
+// UsedAt returns when the device was last used, or loaded.
+func (sc *Schedule) UsedAt() time.Time {
+	sc.Mu.Lock()
+	defer sc.Mu.Unlock()
+	return sc.usedAt
+}
+
 // Unused reports whether no client has used the device since a time, and none syncs now.
 func (sc *Schedule) Unused(since time.Time) bool {
 	sc.Mu.Lock()

@@ -24,6 +24,7 @@ const (
 	codeMasterKeyNotCurrent = "DEV.E2EE_PROXY.MASTER_KEY_NOT_CURRENT"
 	codeVerificationLost    = "DEV.E2EE_PROXY.VERIFICATION_LOST"
 	codeNotVerified         = "DEV.E2EE_PROXY.NOT_VERIFIED"
+	codeSessionEnded        = "DEV.E2EE_PROXY.SESSION_ENDED"
 	codeWrongPassphrase     = "DEV.E2EE_PROXY.WRONG_PASSPHRASE"
 	codeKeysReplaced        = "DEV.E2EE_PROXY.KEYS_REPLACED"
 	codeKeysRefused         = "DEV.E2EE_PROXY.KEYS_REFUSED"
@@ -102,6 +103,8 @@ func reasons() []reason {
 			"What the secret storage holds does not belong to the account's published identity. Nothing was changed.",
 			"Set recovery up again in a client that is signed in, or use POST /_e2ee_proxy/v1/reset.")},
 		{e2ee.ErrWrongPassword, apierr.Forbidden("The homeserver did not accept the password.")},
+		{e2ee.ErrSessionEnded, conflict(codeSessionEnded, "The session of this device has ended: the proxy has no access token of it that is still valid.",
+			"Log in again through the proxy.")},
 		{e2ee.ErrUnknownUser, apierr.NotFound("Nothing is known of this user.")},
 		{e2ee.ErrUnknownDevice, apierr.NotFound("This user has no such device.")},
 		{e2ee.ErrUnknownWarning, apierr.NotFound("There is no such warning.")},

@@ -46,6 +46,10 @@ func (c *fakeControl) Status(context.Context) (e2ee.Status, error) {
 	return s, c.ask("status")
 }
 
+func (c *fakeControl) Checkup(_ context.Context, talk bool) ([]e2ee.CheckupLink, error) {
+	return []e2ee.CheckupLink{{Name: "token", State: e2ee.CheckupOK, Message: "m"}}, c.ask("checkup %v", talk)
+}
+
 func (c *fakeControl) Bootstrap(_ context.Context, a e2ee.UserAuth) (secret.String, error) {
 	return secret.NewString("EsTk ey"), c.ask("bootstrap %q %s", a.Password.Reveal(), a.Stage)
 }

@@ -22,14 +22,16 @@ const (
 	recoverInterval = time.Minute
 	resetBurst      = 5 // each reset may take two calls
 	resetInterval   = 5 * time.Minute
+	checkupBurst    = 5 // each asks the homeserver a lot
+	checkupInterval = 10 * time.Second
 )
 
 // api holds the handlers of the control API.
 type api struct {
-	recovers, resets, exports *attempts
-	spools                    exchange.Spools
-	reading                   chan struct{} // who looks at a picture
-	routes                    *chi.Mux
+	recovers, resets, exports, checkups *attempts
+	spools                              exchange.Spools
+	reading                             chan struct{} // who looks at a picture
+	routes                              *chi.Mux
 
 	administration Administration
 	administrators func() []id.UserID
@@ -48,7 +50,11 @@ func newAPI(s exchange.Spools) (*api, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &api{recovers: recovers, resets: resets, exports: exports, spools: s, reading: make(chan struct{}, readings)}
+	checkups, err := newAttempts(checkupBurst, checkupInterval)
+	if err != nil {
+		return nil, err
+	}
+	c := &api{recovers: recovers, resets: resets, exports: exports, checkups: checkups, spools: s, reading: make(chan struct{}, readings)}
 	c.route()
 	return c, nil
 }
@@ -90,6 +96,25 @@ func getStatus(a request) (any, error) {
 	status.Problems = notNil(status.Problems)
 	status.Warnings = notNil(status.Warnings)
 	return status, nil
+}
+
+func (c *api) checkup(a request) (any, error) {
+	var body struct {
+		Talk *bool `json:"talk"`
+	}
+	if err := readBody(a.Exchange, &body); err != nil {
+		return nil, err
+	}
+	if err := c.checkups.take(a.Identity.UserID); err != nil {
+		return nil, err
+	}
+	links, err := a.Checkup(a.ctx, body.Talk != nil && *body.Talk)
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		Links []e2ee.CheckupLink `json:"links"`
+	}{notNil(links)}, nil
 }
 
 func (c *api) bootstrap(a request) (any, error) {

@@ -35,5 +35,7 @@ const (
 	AdminExceptions     = "control.admin.exceptions"      // GET admin/exceptions
 	AdminWarnings       = "control.admin.warnings"        // GET admin/warnings
 	AdminRollout        = "control.admin.rollout"         // GET admin/rollout
+	Checkup             = "control.checkup"               // POST checkup
+	Devices             = "control.devices"               // GET devices
 	None                = "control.none"                  // refuses what is no call
 )

@@ -31,6 +31,8 @@ type call struct {
 	// anyToken reports whether every token may call it, ownKeys whether that of a device with
 	// keys of its own may; the others need a proxied device.
 	anyToken, ownKeys bool
+	// ofUser reports whether it is about the user, whatever device is used.
+	ofUser bool
 	// admin reports whether administrators may call it, and nobody else; their devices matter not.
 	admin bool
 
@@ -41,6 +43,7 @@ type call struct {
 func (c *api) calls() []call {
 	return append(c.verificationCalls(), []call{
 		{name: Status, method: http.MethodGet, path: "/status", anyToken: true, do: getStatus},
+		{name: Checkup, method: http.MethodPost, path: "/checkup", anyToken: true, do: c.checkup},
 		{name: Bootstrap, method: http.MethodPost, path: "/bootstrap", do: c.bootstrap},
 		{name: Recover, method: http.MethodPost, path: "/recover", do: c.recover},
 		{name: Reset, method: http.MethodPost, path: "/reset", do: c.reset},
@@ -55,6 +58,7 @@ func (c *api) calls() []call {
 		{name: ExportKeys, method: http.MethodPost, path: "/keys/export", do: c.exportKeys},
 		{name: ImportKeys, method: http.MethodPost, path: "/keys/import", do: c.importKeys},
 		{name: RestoreKeys, method: http.MethodPost, path: "/keys/restore", do: c.restoreKeys},
+		{name: Devices, method: http.MethodGet, path: "/devices", ofUser: true, do: listDevices},
 		{name: AdminAccounts, method: http.MethodGet, path: "/admin/accounts", admin: true, do: c.adminAccounts},
 		{name: AdminAccount, method: http.MethodGet, path: "/admin/accounts/{userId}", admin: true, do: c.adminAccount},
 		{name: AdminEndSessions, method: http.MethodPost, path: "/admin/accounts/{userId}/end_sessions", admin: true, do: c.adminEndSessions},
@@ -75,6 +79,8 @@ func (c *api) route() {
 		switch {
 		case call.admin:
 			steps = chi.Middlewares{decidedAs(call.name), c.adminOnly}
+		case call.ofUser:
+			steps = chi.Middlewares{decidedAs(call.name), usersOnly}
 		case !call.anyToken:
 			steps = append(steps, call.deviceOnly)
 		}

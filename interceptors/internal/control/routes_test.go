@@ -66,8 +66,8 @@ func TestControlRefusesWhatIsNoCall(t *testing.T) {
 	}
 }
 
-// No two calls are one, and each needs a proxied device but the one that tells whether there
-// is one.
+// No two calls are one, and each needs a proxied device but those that tell whether there is
+// one.
 func TestControlCalls(t *testing.T) {
 	t.Parallel()
 	seen := make(map[string]bool)
@@ -77,7 +77,7 @@ func TestControlCalls(t *testing.T) {
 		} else {
 			seen[at], seen[k.name] = true, true
 		}
-		if k.anyToken != (k.name == Status) {
+		if k.anyToken != (k.name == Status || k.name == Checkup) {
 			t.Errorf("%s answers for any token: %t", k.name, k.anyToken)
 		}
 		if !slices.Contains([]string{http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete}, k.method) {

@@ -43,7 +43,12 @@ func (d *fakeDevice) Control() exchange.Control { return d.control }
 // fakeDevices has one device for everybody.
 type fakeDevices struct {
 	exchange.Devices
-	dev *fakeDevice
+	dev  *fakeDevice
+	held []e2ee.HeldDevice
+}
+
+func (d fakeDevices) HeldDevices(context.Context, id.UserID) ([]e2ee.HeldDevice, error) {
+	return d.held, nil
 }
 
 func (d fakeDevices) Device(context.Context, exchange.Identity) (exchange.Device, error) {
@@ -74,6 +79,7 @@ type world struct {
 	dev      *fakeDevice
 	who      exchange.Identity
 	seen     *fakeAdministration
+	held     []e2ee.HeldDevice
 }
 
 // controlWorld returns a world with a control.
@@ -119,7 +125,7 @@ func (w *world) do(c clientCall) (*httptest.ResponseRecorder, error) {
 		w.t.Fatalf("no handler %q", c.handler)
 	}
 	err := handler(&exchange.Exchange{
-		Writer: rec, Request: req, Upstream: w.up, Devices: fakeDevices{dev: w.dev}, Identity: w.who,
+		Writer: rec, Request: req, Upstream: w.up, Devices: fakeDevices{dev: w.dev, held: w.held}, Identity: w.who,
 		Endpoint: exchange.Endpoint{Pattern: c.pattern, Params: c.params},
 	})
 	if err != nil && rec.Body.Len() > 0 {

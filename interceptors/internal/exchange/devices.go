@@ -17,6 +17,14 @@ type Devices interface {
 	// Device loads or adopts the device of an identity. It may talk to the homeserver the
 	// first time.
 	Device(ctx context.Context, who Identity) (Device, error)
+	// HeldDevices lists the devices of a user that have used the proxy, see
+	// [e2ee.Engine.HeldDevices].
+	HeldDevices(ctx context.Context, user id.UserID) ([]e2ee.HeldDevice, error)
+	// HeldIdentity returns the identity of such a device, or of the first of them when device is
+	// empty, so that Device acts for it without its client. Whoever calls it knows that the
+	// device's owner wants that. The error is [e2ee.ErrUnknownDevice] or
+	// [e2ee.ErrSessionEnded]; Device may return them too, once the homeserver was asked.
+	HeldIdentity(ctx context.Context, user id.UserID, device id.DeviceID) (Identity, error)
 	// LoggedIn records a login that went through the proxy. password is empty unless the login
 	// used one, and is used only for user-interactive authentication of the first bootstrap.
 	// The caller overwrites it afterwards.
@@ -188,6 +196,9 @@ type Control interface {
 	// Status may talk to the homeserver. Parts that could not be read are Problems, not
 	// errors.
 	Status(ctx context.Context) (e2ee.Status, error)
+	// Checkup looks at everything that a conversation needs, link by link; with talk the device
+	// sends a message to itself, in a room that it makes for that and leaves.
+	Checkup(ctx context.Context, talk bool) ([]e2ee.CheckupLink, error)
 	// Bootstrap creates what is missing and returns the recovery key, if one was made and can
 	// still be read, else nothing. It never replaces an identity: ErrIdentityExists.
 	Bootstrap(ctx context.Context, auth e2ee.UserAuth) (secret.String, error)

@@ -46,7 +46,10 @@ type Identity struct {
 	// Asserted reports whether the token is not this user's, but that of an application
 	// service which acts as the user.
 	Asserted bool
-	Token    secret.String
+	// Held reports whether the request did not come with the device's token: its owner is known
+	// in another way, and Token is the one that the proxy has, see [Devices].
+	Held  bool
+	Token secret.String
 }
 
 // Upstream passes requests to the homeserver.
