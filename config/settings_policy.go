@@ -28,6 +28,12 @@ type Policy struct {
 	// API, with the token of any of its devices. Only while policy.native is enforced.
 	NativeIdentityChanges NativeIdentityChanges `yaml:"native_identity_changes"`
 
+	// Whether clients whose encryption is the proxy's are shown a room that only they and the proxy
+	// see, in which it tells people what they must know, and does what they write there
+	// (docs/control-room.md). Accounts that are shown no notices (clients.hide_warnings,
+	// accounts.USER.notices) have none.
+	ControlRoom Switch `yaml:"control_room"`
+
 	// Groups of users, by name, for rules: [{name: staff, users: ["@*:example.org"]}].
 	Groups []rules.Group `yaml:"groups"`
 	// Rules of an organisation (docs/policy.md): who is not given a key or secret, or shown a message.

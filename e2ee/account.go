@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/controlroom"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/files"
 	"e2ee-proxy/e2ee/internal/keybackup"
@@ -37,6 +38,7 @@ type account struct {
 	eng      *Engine
 	tenure   ownership.Tenure
 	warnings notices.Account
+	control  controlroom.Account
 	identity ownidentity.Account
 	backup   ownbackup.Account
 	rollout  rollout.Account
@@ -52,6 +54,7 @@ func newAccount(e *Engine, row *store.Account) *account {
 	}
 	a.search = searchindex.New(&a.Account, e.search)
 	a.warnings = notices.NewAccount(&a.Account, func() { e.alert(a) })
+	a.control = controlroom.NewAccount(&a.Account, a.warnings.Pending, a.wakeClients)
 	a.files = files.NewAccount(&a.Account, e.files)
 	a.unread = unread.NewAccount(&a.Account, e.unread)
 	a.identity, a.backup = ownidentity.NewAccount(&a.Account), ownbackup.NewAccount(&a.Account)
@@ -290,12 +293,17 @@ func (d *Device) locateWarnings(ctx context.Context) error {
 		}
 	}
 	d.acct.warnings.SetPlaces(wanted, encrypted)
-	for _, other := range d.acct.proxied() {
-		other.core.Mu.Lock()
-		other.clientState.wakeWaiting()
-		other.core.Mu.Unlock()
-	}
+	d.acct.wakeClients()
 	return nil
+}
+
+// wakeClients ends the waiting syncs of the account's clients.
+func (a *account) wakeClients() {
+	for _, d := range a.proxied() {
+		d.core.Mu.Lock()
+		d.clientState.wakeWaiting()
+		d.core.Mu.Unlock()
+	}
 }
 
 // joinedEncrypted returns the encrypted rooms that the user has joined, first the one that

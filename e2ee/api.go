@@ -199,6 +199,7 @@ type SyncExtras struct {
 	// Notices are warnings as events, by room; they go to the end of the room's timeline (or
 	// a new entry in rooms.join).
 	Notices map[id.RoomID][]json.RawMessage
+	ControlExtras
 	// Warnings goes under "dev.e2ee-proxy.warnings" when not empty.
 	Warnings []Warning
 }

@@ -25,7 +25,8 @@ const maxKept = 200
 type ClientSync struct {
 	d       *Device
 	since   string
-	began   int // see ingest
+	token   string // that the client came with: since, or that with a mark
+	began   int    // see ingest
 	waiting bool
 	arrived context.Context           //nolint:containedctx // as a channel would be
 	wake    *time.Timer               // fires when the hold of an event ends; nil when none is held
@@ -36,12 +37,14 @@ type ClientSync struct {
 // BeginSync is called before the client's sync goes to the homeserver. It stops the proxy's
 // own sync. If the client does not continue where processing stopped, it closes the gap
 // first.
-func (d *Device) BeginSync(ctx context.Context, since string) (*ClientSync, error) {
+// The token is the client's, with its mark.
+func (d *Device) BeginSync(ctx context.Context, token string) (*ClientSync, error) {
 	if d.core.Mode != core.ModeProxied {
 		return nil, core.ErrNotProxied
 	}
 	d.schedule.Live.ClientBegins(d.core.Env.Now())
-	s := &ClientSync{d: d, since: since, arrived: d.clientState.arrivals()}
+	since := PlainToken(token)
+	s := &ClientSync{d: d, since: since, token: token, arrived: d.clientState.arrivals()}
 	if since == "" {
 		d.publication.FirstSyncBegins()
 	} else {
@@ -96,6 +99,11 @@ func (s *ClientSync) dropDelivered(ctx context.Context) error {
 	}
 	if s.waiting, err = s.d.shown.Waiting(ctx, s.since); err != nil {
 		return err
+	}
+	if !s.waiting {
+		if s.waiting, err = s.d.acct.control.Waiting(ctx, s.d.core, s.token); err != nil {
+			return err
+		}
 	}
 	ch := &store.Changes{}
 	for _, p := range pending {
@@ -247,7 +255,7 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 	if out.Warnings, err = s.d.acct.warnings.Pending(ctx); err != nil {
 		return SyncExtras{}, err
 	}
-	return out, nil
+	return out, s.addControl(ctx, u.NextBatch, &out)
 }
 
 // End ends the client's sync. It must be called in every case.

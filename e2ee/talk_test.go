@@ -208,6 +208,7 @@ func (p *person) sync(since string) (e2ee.SyncExtras, string) {
 		} `json:"account_data"`
 	}
 	path := "sync?timeout=0"
+	since = e2ee.PlainToken(since)
 	if since != "" {
 		path += "&since=" + url.QueryEscape(since)
 	}

@@ -139,6 +139,8 @@ func (d engineDevice) Files() exchange.Files { return d.Device.Files() }
 
 func (d engineDevice) Control() exchange.Control { return d.Device }
 
+func (d engineDevice) ControlRoom() exchange.ControlRoom { return d.Device.ControlRoom() }
+
 // nativeClient is a client of the engine with the interfaces of this package.
 type nativeClient struct{ *e2ee.NativeClient }
 

@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/interceptors/internal/control"
+	"e2ee-proxy/interceptors/internal/controlroom"
 	"e2ee-proxy/interceptors/internal/media"
 	"e2ee-proxy/interceptors/internal/native"
 )
@@ -28,6 +29,8 @@ const (
 	Unban         = "unban"          // POST rooms/{roomId}/unban
 	Join          = "join"           // POST rooms/{roomId}/join
 	JoinByAlias   = "joinByAlias"    // POST join/{roomIdOrAlias}
+	JoinedRooms   = "joinedRooms"    // GET joined_rooms
+	OwnNames      = "ownNames"       // whatever names a notice, a control room, or who speaks there
 	Knock         = "knock"          // POST knock/{roomIdOrAlias}
 	Leave         = "leave"          // POST rooms/{roomId}/leave
 	Forget        = "forget"         // POST rooms/{roomId}/forget
@@ -121,7 +124,16 @@ type Options struct {
 	// nobody.
 	Administration control.Administration
 	Administrators func() []id.UserID
+	// ControlWork runs what takes long in control rooms; nil: nothing does.
+	ControlWork *ControlWork
 }
+
+// ControlWork is what takes long in control rooms. Whoever makes it with [NewControlWork]
+// closes it, when the handlers have ended.
+type ControlWork = controlroom.Work
+
+// NewControlWork returns what runs nothing yet.
+func NewControlWork() *ControlWork { return controlroom.NewWork() }
 
 // KeptFiles are files that were fetched and checked, for a few minutes. They have no part of a
 // key. Whoever makes one with [NewKeptFiles] closes it, when the handlers have ended.
@@ -138,10 +150,11 @@ func Handlers(o Options) (map[string]Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
-	api, err := control.Handlers(o.Sync.spools, o.Administration, o.Administrators)
+	limits, err := control.NewLimits()
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
+	api := control.Handlers(o.Sync.spools, limits, o.Administration, o.Administrators)
 	sync, err := NewSync(o.Sync)
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
@@ -157,6 +170,11 @@ func Handlers(o Options) (map[string]Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
+	talks, err := controlroom.New(controlroom.Options{Limits: limits, Work: o.ControlWork, Open: openUploaded(files)})
+	if err != nil {
+		return nil, fmt.Errorf("make the handlers: %w", err)
+	}
+	all[OwnNames], all[JoinedRooms] = ownNames(talks), listJoined
 	named := &attachments{files, o.Sync.spools}
 	maps.Copy(all, map[string]Handler{
 		UploadFile: files.Upload, CreateFile: files.Create, DownloadFile: files.Download, ThumbnailFile: files.Thumbnail,

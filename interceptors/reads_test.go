@@ -40,7 +40,7 @@ func hostile(room string) []any {
 	return []any{
 		imitates("sender", "@warnings:e2ee-proxy.invalid"),
 		mine(map[string]any{"type": "m.room.topic", "state_key": "", "content": map[string]any{nameTrust: "KEPT topic", "decrypted": "KEPT content"}}),
-		imitates("event_id", "$notice:e2ee-proxy.invalid"),
+		imitates("event_id", "$notice:e2ee-proxy.invalid"), imitates("room_id", "!control:e2ee-proxy.invalid"),
 		mine(map[string]any{"type": "m.room.encrypted", "content": map[string]any{"ciphertext": "KEPT sealed", "algorithm": "m.megolm.v1.aes-sha2"}}),
 		map[string]any{"type": "m.room.encryption", "state_key": "", "room_id": room, "content": map[string]any{"algorithm": "FORGED"}, "unsigned": map[string]any{"replaces_state": "$x"}},
 		mine(map[string]any{"type": "m.room.message", "content": map[string]any{"body": "KEPT plain"}}),

@@ -21,6 +21,7 @@ const (
 	atHidden // a member of the top level that the client must not see
 	atRooms
 	atSection
+	atLeaveSection
 	atRoom
 	atTimeline
 	atTimelineEvents
@@ -91,7 +92,7 @@ func syncShape() (rewrite.Shape, []partOfState) {
 			{Path: "device_one_time_keys_count", Tag: atOneTimeKeys, Keep: true},
 			{Path: "device_unused_fallback_key_types", Tag: atFallback, Keep: true},
 			{Path: "org.matrix.msc2732.device_unused_fallback_key_types", Tag: atFallback, Keep: true},
-			{Path: "rooms", Tag: atRooms}, {Path: "rooms/join", Tag: atSection},
+			{Path: "rooms", Tag: atRooms}, {Path: "rooms/join", Tag: atSection}, {Path: "rooms/leave", Tag: atLeaveSection},
 		},
 	}
 	s.Values = append(s.Values,

@@ -84,7 +84,8 @@ func (h *syncHandler) serve(x *Exchange) error {
 		return passSync(x, dev)
 	}
 	query := syncQuery(x.Request)
-	since := query.Get("since")
+	token := query.Get("since")
+	since := e2ee.PlainToken(token)
 	pick, err := h.filters.Choose(x, query.Get("filter"), since == "")
 	if err != nil {
 		return fmt.Errorf("sync: %w", err)
@@ -98,7 +99,7 @@ func (h *syncHandler) serve(x *Exchange) error {
 	var in ClientSync
 	err = onOwnStack(func() error {
 		var err error
-		in, err = dev.BeginSync(x.Request.Context(), since)
+		in, err = dev.BeginSync(x.Request.Context(), token)
 		return err //nolint:wrapcheck // it is wrapped below
 	})
 	if err != nil {
@@ -234,6 +235,11 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 	extras, err := in.Commit(x.Request.Context(), update.SyncUpdate)
 	if err != nil {
 		return engineerr.For(fmt.Errorf("commit sync response: %w", err))
+	}
+	if x.Request.URL.Query().Get("full_state") == "true" {
+		if extras.Control, err = withState(x, dev, extras.Control); err != nil {
+			return err
+		}
 	}
 	out := rewrite.Output{Device: dev, Redeliver: true, Hold: since != "", Added: newSyncAdded(body, filter, update, in, extras).at}
 	if !out.Hold {

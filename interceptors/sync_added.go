@@ -11,9 +11,12 @@ import (
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/internal/filter"
 	"e2ee-proxy/interceptors/internal/rewrite"
+	"e2ee-proxy/internal/strictjson"
 )
 
-// What the proxy adds to a sync response: late events, notices, to-device events, warnings.
+// What the proxy adds to a sync response: late events, notices, to-device events, warnings, the
+// control room. If the response has the token of the request, that has a mark where something
+// was added (package e2ee): some clients drop a response whose token they know.
 
 // nameWarnings is the member for warnings (docs/control-api.md).
 const nameWarnings = rewrite.Prefix + "warnings"
@@ -23,16 +26,23 @@ const nameWarnings = rewrite.Prefix + "warnings"
 type syncAdded struct {
 	e2ee.SyncExtras
 	body *rewrite.Body
+	next string // the token that the response gets in place of its own; empty: none
 	// absent are the rooms of late events and notices that are not in the response.
-	absent []id.RoomID
-	unread unreadAdded
-	out    bytes.Buffer // what was added last
+	absent  []id.RoomID
+	control controlAdded
+	unread  unreadAdded
+	out     bytes.Buffer // what was added last
 }
 
 // newSyncAdded returns what passes the client's filter.
 func newSyncAdded(body *rewrite.Body, filter *filter.Filter, update *syncUpdate, in ClientSync, extras e2ee.SyncExtras) *syncAdded {
 	rooms := update.Rooms
 	a := &syncAdded{SyncExtras: extras, body: body, unread: unreadAdded{update.unread.moved, update.unread.split, in}}
+	if update.same && update.NextBatch == update.Since {
+		if a.next = extras.NextBatch; a.next == "" {
+			a.next = update.NextBatch
+		}
+	}
 	a.Late, a.Notices = a.shown(filter, extras.Late), a.shown(filter, extras.Notices)
 	present := make(map[id.RoomID]bool, len(a.Late)+len(a.Notices))
 	for i := range rooms {
@@ -50,6 +60,7 @@ func newSyncAdded(body *rewrite.Body, filter *filter.Filter, update *syncUpdate,
 		}
 	}
 	slices.Sort(a.absent)
+	a.control = newControlAdded(body, filter, extras.Control)
 	return a
 }
 
@@ -82,7 +93,7 @@ func (a *syncAdded) at(tag int, room id.RoomID) ([]byte, error) {
 		delete(a.Notices, room)
 	case atTimeline:
 		if events := a.take(room); len(events) > 0 {
-			writeList(out, "events", events)
+			writeEvents(out, events)
 		}
 	case atRoom:
 		if events := a.take(room); len(events) > 0 {
@@ -93,12 +104,14 @@ func (a *syncAdded) at(tag int, room id.RoomID) ([]byte, error) {
 		a.unread.write(out, room)
 	case atSection:
 		a.writeAbsent(out)
+	case atLeaveSection:
+		a.control.write(out, true)
 	case atRooms:
-		a.writeJoin(out)
+		a.writeSections(out)
 	case atTop:
-		if len(a.absent) > 0 {
+		if len(a.absent) > 0 || a.control.entry != nil {
 			out.WriteString(`"rooms":{`)
-			a.writeJoin(out)
+			a.writeSections(out)
 			out.WriteByte('}')
 		}
 		if err := a.writeTop(out); err != nil {
@@ -118,17 +131,26 @@ func (a *syncAdded) take(room id.RoomID) []json.RawMessage {
 	return events
 }
 
-func (a *syncAdded) writeJoin(out *bytes.Buffer) {
-	if len(a.absent) == 0 {
-		return
+// writeSections writes the sections of rooms that the response does not have.
+func (a *syncAdded) writeSections(out *bytes.Buffer) {
+	if len(a.absent) > 0 || a.control.entry != nil && !a.control.leave {
+		out.WriteString(`"join":{`)
+		a.writeAbsent(out)
+		out.WriteByte('}')
 	}
-	out.WriteString(`"join":{`)
-	a.writeAbsent(out)
-	out.WriteByte('}')
+	if a.control.entry != nil {
+		if out.Len() > 0 && out.Bytes()[out.Len()-1] == '}' {
+			out.WriteByte(',')
+		}
+		out.WriteString(`"leave":{`)
+		a.control.write(out, true)
+		out.WriteByte('}')
+	}
 }
 
-// writeAbsent writes entries for rooms that the response does not have.
+// writeAbsent writes entries for joined rooms that the response does not have.
 func (a *syncAdded) writeAbsent(out *bytes.Buffer) {
+	defer a.control.write(out, false)
 	for i, room := range a.absent {
 		if i > 0 {
 			out.WriteByte(',')
@@ -143,6 +165,13 @@ func (a *syncAdded) writeAbsent(out *bytes.Buffer) {
 }
 
 func (a *syncAdded) writeTop(out *bytes.Buffer) error {
+	if a.next != "" {
+		if out.Len() > 0 {
+			out.WriteByte(',')
+		}
+		writeName(out, "next_batch")
+		out.Write(strictjson.Quote(a.next))
+	}
 	if len(a.ToDevice) > 0 {
 		if out.Len() > 0 {
 			out.WriteByte(',')
@@ -156,7 +185,7 @@ func (a *syncAdded) writeTop(out *bytes.Buffer) error {
 			clean = append(clean, stripped)
 		}
 		out.WriteString(`"to_device":{`)
-		writeList(out, "events", clean)
+		writeEvents(out, clean)
 		out.WriteByte('}')
 	}
 	if len(a.Warnings) == 0 {
@@ -177,13 +206,13 @@ func (a *syncAdded) writeTop(out *bytes.Buffer) error {
 // writeTimeline writes a room's timeline member.
 func writeTimeline(out *bytes.Buffer, events []json.RawMessage) {
 	out.WriteString(`"timeline":{`)
-	writeList(out, "events", events)
+	writeEvents(out, events)
 	out.WriteString(`,"limited":false}`)
 }
 
-func writeList(out *bytes.Buffer, name string, elements []json.RawMessage) {
-	writeName(out, name)
-	out.WriteByte('[')
+// writeEvents writes the member events.
+func writeEvents(out *bytes.Buffer, elements []json.RawMessage) {
+	out.WriteString(`"events":[`)
 	writeElements(out, elements)
 	out.WriteByte(']')
 }

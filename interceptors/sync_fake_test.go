@@ -19,6 +19,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -29,6 +30,7 @@ type syncDevice struct {
 	mode      e2ee.Mode
 	encrypted func(id.RoomID) bool
 	extras    e2ee.SyncExtras
+	room      *e2ee.ControlView // of its control room; nil: there is none
 	waiting   bool
 	arrived   context.Context // nil: nothing ever does
 	beginErr  error
@@ -49,6 +51,18 @@ type syncDevice struct {
 }
 
 func (d *syncDevice) Mode() e2ee.Mode { return d.mode }
+
+func (d *syncDevice) ControlRoom() exchange.ControlRoom { return &oneRoom{view: d.room} }
+
+// oneRoom is a control room of which there is a view, or none.
+type oneRoom struct {
+	exchange.ControlRoom
+	view *e2ee.ControlView
+}
+
+func (r *oneRoom) On() bool { return r.view != nil }
+
+func (r *oneRoom) View(context.Context) (*e2ee.ControlView, error) { return r.view, nil }
 
 func (d *syncDevice) KnownEncrypted(room id.RoomID) bool {
 	d.mu.Lock()

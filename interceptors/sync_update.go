@@ -38,7 +38,8 @@ type syncUpdate struct {
 	parts []partOfState // of the shape's places
 	who   id.UserID
 	held  heldUpdate
-	joins int // number of joins in the update
+	joins int  // number of joins in the update
+	same  bool // the token that the request began with was taken out of the response
 
 	// The current room.
 	live      bool // its timeline may get further events
@@ -62,6 +63,9 @@ func (u *syncUpdate) enter(entry int, room id.RoomID, wanted bool) {
 	u.live = section.live && wanted
 	u.hasEvents, u.leftOut = false, false
 	u.room = e2ee.RoomUpdate{RoomID: room, Section: section.section}
+	if e2ee.IsNoticeName(string(room)) { // an imitation, of which nothing is learned
+		u.room.RoomID = ""
+	}
 	u.state, u.timeline, u.after = u.state[:0], u.timeline[:0], u.after[:0]
 	u.unread.enter(room, u.live && section.section == e2ee.SectionJoin)
 }
@@ -94,7 +98,7 @@ func (u *syncUpdate) value(f *rewrite.Found) error {
 			return rewrite.Unreadable(errSyncBody)
 		}
 		return f.Extend(atTop)
-	case atRooms, atSection:
+	case atRooms, atSection, atLeaveSection:
 		return f.Extend(f.Tag)
 	case atLimited:
 		u.room.Limited = f.Kind == 't'
@@ -132,6 +136,10 @@ func (u *syncUpdate) topLevel(f *rewrite.Found) error {
 	case atNextBatch:
 		if f.Kind == '"' {
 			u.NextBatch = string(jsonscan.Text(f.Raw))
+		}
+		if u.NextBatch == u.Since && u.Since != "" { // the client may be given another, see sync_added.go
+			u.same = true
+			return f.Remove()
 		}
 	case atToDevice:
 		if f.Raw != nil && f.Kind == '{' {

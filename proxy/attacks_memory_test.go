@@ -168,7 +168,7 @@ func TestOneAccountCannotExhaustTheMemory(t *testing.T) {
 	if a := <-g.createRoom("bob", body, false); a.Response == nil || a.StatusCode != http.StatusOK {
 		t.Errorf("another account is answered %+v", a)
 	}
-	if a := g.do("GET", "/_matrix/client/v3/joined_rooms", "", "Authorization: Bearer alice"); a.StatusCode != http.StatusOK {
+	if a := g.do("GET", "/_matrix/client/v3/publicRooms", "", "Authorization: Bearer alice"); a.StatusCode != http.StatusOK {
 		t.Errorf("what has no body is answered %d", a.StatusCode)
 	}
 	release()

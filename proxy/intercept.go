@@ -34,7 +34,7 @@ func (p *Proxy) intercept(q *request) error {
 	}
 	run := q.route.run
 	if q.namesNotice() {
-		run = interceptors.AnswerNotice
+		run = p.ownNames
 	}
 	if err := run(x); err != nil {
 		return err //nolint:wrapcheck // the handler's error is the whole story
@@ -45,14 +45,14 @@ func (p *Proxy) intercept(q *request) error {
 	return nil
 }
 
-// namesNotice reports whether the path names a notice of the proxy, or its sender, which
-// only the proxy knows.
+// namesNotice reports whether the path names a notice of the proxy, a control room, or who
+// speaks there: only the proxy knows them.
 func (q *request) namesNotice() bool {
 	if q.route.class == classOwn {
 		return false
 	}
 	for i := range q.route.params {
-		if interceptors.IsNoticeName(q.values[i]) {
+		if interceptors.IsOwnName(q.values[i]) {
 			return true
 		}
 	}

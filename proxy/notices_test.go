@@ -26,32 +26,40 @@ func (noNotices) Device(context.Context, interceptors.Identity) (interceptors.De
 func TestNoticesStayHere(t *testing.T) {
 	t.Parallel()
 	g := newRig(t, func(o *Options) { o.Devices = noNotices{} })
-	const event, sender = "%24n:e2ee-proxy.invalid", "@warnings:e2ee-proxy.invalid"
+	const event, sender, control, server = "%24n:e2ee-proxy.invalid", "@warnings:e2ee-proxy.invalid", "!room:e2ee-proxy.invalid", "e2ee-proxy.invalid"
 	tried := 0
 	for _, r := range allRoutes() {
-		if r.class == classRefuse || !strings.Contains(r.pattern, "{eventId}") && !strings.Contains(r.pattern, "{userId}") || strings.Contains(r.pattern, "/_e2ee_proxy/") {
+		if r.class == classRefuse || strings.Contains(r.pattern, "/_e2ee_proxy/") {
 			continue
 		}
 		version := strings.Split(versionNames(r.versions), ",")[0]
-		target := fill(strings.NewReplacer("{eventId}", event, "{userId}", sender).Replace(r.pattern), version)
-		body := ""
-		if r.method != "GET" {
-			body = "{}"
+		for param, name := range map[string]string{
+			"{eventId}": event, "{userId}": sender, "{roomId}": control, "{roomIdOrAlias}": control, "{roomAlias}": "%23room:e2ee-proxy.invalid", "{serverName}": server, "{ruleId}": control,
+		} {
+			if !strings.Contains(r.pattern, param) {
+				continue
+			}
+			target := fill(strings.ReplaceAll(r.pattern, param, name), version)
+			body := ""
+			if r.method != "GET" {
+				body = "{}"
+			}
+			got := g.do(r.method, target, body, "Authorization: Bearer alice")
+			if got.StatusCode >= 500 {
+				t.Errorf("%s %s: %d %s", r.method, target, got.StatusCode, got.body)
+			}
+			tried++
 		}
-		got := g.do(r.method, target, body, "Authorization: Bearer alice")
-		if got.StatusCode >= 500 {
-			t.Errorf("%s %s: %d %s", r.method, target, got.StatusCode, got.body)
-		}
-		tried++
 	}
 	for _, target := range []string{
 		"/_matrix/client/unstable/org.example/rooms/!r:hs/thing/" + event,
-		"/_matrix/client/v3/org.example/" + event, "/_matrix/client/v3/thing/" + sender,
+		"/_matrix/client/v3/org.example/" + event, "/_matrix/client/v3/thing/" + sender, "/_matrix/client/v3/thing/" + control,
+		"/_matrix/media/v3/thing/" + server + "/file",
 	} {
 		g.do("GET", target, "", "Authorization: Bearer alice")
 		tried++
 	}
-	if all := g.hs.all(); len(all) > 0 || tried < 20 {
+	if all := g.hs.all(); len(all) > 0 || tried < 80 {
 		t.Errorf("of %d requests the homeserver got %+v", tried, all)
 	}
 	profile := g.do("GET", "/_matrix/client/v3/profile/"+sender, "", "Authorization: Bearer alice")

@@ -77,7 +77,9 @@ type Proxy struct {
 	refused *route // what is refused before a row is found
 	// noControl refuses what is no call of the control API; nil when the API is off.
 	noControl interceptors.Handler
-	limits    Limits
+	// ownNames answers what names something that only the proxy knows.
+	ownNames interceptors.Handler
+	limits   Limits
 
 	devices        interceptors.Devices
 	owners         Owners // nil for a process alone
@@ -184,6 +186,10 @@ func (p *Proxy) setRoutes(rows []*route, handlers map[string]interceptors.Handle
 		}
 	}
 	p.noControl, known[interceptors.ControlNone] = handlers[interceptors.ControlNone], true
+	p.ownNames, known[interceptors.OwnNames] = handlers[interceptors.OwnNames], true
+	if p.ownNames == nil {
+		p.ownNames = interceptors.AnswerNotice
+	}
 	for key := range handlers {
 		if !known[key] {
 			errs = append(errs, fmt.Errorf("the handler %q has no route", key))

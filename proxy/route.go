@@ -293,7 +293,7 @@ func (t *target) unlisted(method string, guarded bool) (string, error) {
 		if err := checkParam("", value); err != nil {
 			return "", err
 		}
-		if interceptors.IsNoticeName(value) {
+		if interceptors.IsOwnName(value) {
 			return "", errNotHere
 		}
 		b = appendSegment(b, value)

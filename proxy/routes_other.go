@@ -27,7 +27,7 @@ func serverRoutes() []*route {
 		{method: "POST", pattern: client + "/search", versions: vAny, maxBody: eventBody, lane: laneSlow, class: classOptional, handler: interceptors.Search},
 
 		// Rooms and people.
-		{method: "GET", pattern: client + "/joined_rooms", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
+		{method: "GET", pattern: client + "/joined_rooms", versions: vAny, lane: laneQuick, class: classOptional, handler: interceptors.JoinedRooms},
 		{method: "GET", pattern: client + "/mutual_rooms", versions: vAny, lane: laneQuick, auth: authNone, class: classPass},
 		{method: "GET", pattern: client + "/room_summary/{roomIdOrAlias}", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},
 		{method: "GET", pattern: client + "/publicRooms", versions: vAny, lane: laneSlow, auth: authNone, class: classPass},

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"e2ee-proxy/interceptors"
 )
 
 const (
@@ -227,4 +229,24 @@ func bearerOf(h http.Header) (string, bool) {
 		return strings.CutPrefix(values[0], "Bearer ")
 	}
 	return "", false
+}
+
+// withoutMarks returns a query in which the tokens of syncs are the homeserver's, without the
+// marks of the proxy.
+func withoutMarks(query string) string {
+	if !strings.Contains(query, "e2ee-proxy") {
+		return query
+	}
+	parts := strings.Split(query, "&")
+	for i, part := range parts {
+		name, value, _ := strings.Cut(part, "=")
+		switch key, err := unescape(name); {
+		case err != nil:
+		case key == "since", key == "from", key == "to":
+			if token, err := unescape(value); err == nil && interceptors.PlainToken(token) != token {
+				parts[i] = name + "=" + url.QueryEscape(interceptors.PlainToken(token))
+			}
+		}
+	}
+	return strings.Join(parts, "&")
 }

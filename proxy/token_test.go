@@ -269,3 +269,26 @@ func FuzzQuery(f *testing.F) {
 		}
 	})
 }
+
+// The marks of the proxy's on sync tokens never go to the homeserver, whichever way the query is
+// written; everything else in it stays as it was.
+func TestMarksOnTokensStayHere(t *testing.T) {
+	t.Parallel()
+	for query, want := range map[string]string{
+		"since=s1.e2ee-proxy.3&timeout=0":         "since=s1&timeout=0",
+		"from=a%2Fb.e2ee-proxy.3&to=s2&dir=b":     "from=a%2Fb&to=s2&dir=b",
+		"%73ince=s1%2Ee2ee-proxy.3":               "%73ince=s1",
+		"filter=x.e2ee-proxy.3&since=s1":          "filter=x.e2ee-proxy.3&since=s1",
+		"since=s1.e2ee-proxy.&from=s1.e2ee-proxy": "since=s1.e2ee-proxy.&from=s1.e2ee-proxy",
+		"since=s1": "since=s1", "": "",
+	} {
+		if got := withoutMarks(query); got != want {
+			t.Errorf("%q goes up as %q, want %q", query, got, want)
+		}
+	}
+	g := newRig(t, nil)
+	g.do("GET", "/_matrix/client/v3/rooms/!r:hs/messages?from=s1.e2ee-proxy.3&dir=b", "", "Authorization: Bearer alice")
+	if all := g.hs.all(); len(all) == 0 || strings.Contains(all[len(all)-1].Target, "e2ee-proxy") || !strings.Contains(all[len(all)-1].Target, "from=s1&") {
+		t.Errorf("the homeserver got %+v", all)
+	}
+}

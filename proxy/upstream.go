@@ -96,7 +96,7 @@ func noteError(w http.ResponseWriter, _ *http.Request, err error) {
 // setTarget sets the URL of a request to an endpoint of the homeserver. The path is already
 // encoded and goes into the request line as it is.
 func (p *Proxy) setTarget(req *http.Request, path, query string) {
-	req.URL = &url.URL{Scheme: p.base.Scheme, Host: p.base.Host, Opaque: p.prefix + path, RawQuery: query}
+	req.URL = &url.URL{Scheme: p.base.Scheme, Host: p.base.Host, Opaque: p.prefix + path, RawQuery: withoutMarks(query)}
 	req.Host = p.base.Host
 }
 

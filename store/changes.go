@@ -81,6 +81,8 @@ type Changes struct {
 	Unread        []UnreadRoom
 	// Notifications, when not nil, replaces the account's list; an empty one deletes it.
 	Notifications *secret.Bytes
+	// ControlRoom, when not nil, replaces the account's control room.
+	ControlRoom secret.Bytes
 
 	// DropSearch deletes the account's search index, DeleteSearch segments of it.
 	DropSearch   bool

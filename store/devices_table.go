@@ -197,7 +197,7 @@ func (db *DB) CreateDevice(ctx context.Context, acct *Account, d Device) (Device
 
 // DeleteDevice deletes a device and everything that belongs to it, except that its signing
 // key was made here, see [DB.Forgotten]. With the account's last device go its search
-// index and its list of notifications.
+// index, its list of notifications and its control room.
 func (db *DB) DeleteDevice(ctx context.Context, acct *Account, device int64) error {
 	err := db.write(ctx, acct, func(ctx context.Context, t *sqlio.Tx) error {
 		if err := db.rememberForgotten(ctx, t, acct, device); err != nil {
@@ -212,6 +212,9 @@ func (db *DB) DeleteDevice(ctx context.Context, acct *Account, device int64) err
 		}
 		if err == nil {
 			err = t.Run(ctx, dropUnnotified, acct.ID)
+		}
+		if err == nil {
+			_, err = t.Do(ctx, dropUnseenRoom, acct.ID)
 		}
 		return err
 	})

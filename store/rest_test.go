@@ -19,8 +19,8 @@ func rest() *Changes {
 		DeleteSecrets: []string{"recovery"}, Owners: []SessionOwner{{ref("!r1", "m1"), []byte("owner")}},
 		MoreOwners:    []MoreOwners{{OwnersRef{ref("!r1", "m1"), "@bob:hs"}, []byte("more owners")}},
 		OutdatedUsers: []id.UserID{"@bob:hs"}, LeftUsers: []id.UserID{"@carol:hs"},
-		Notifications: new(secret.Bytes),
-		DropSearch:    true, DeleteSearch: []int64{7}, Search: []SearchPart{searchPart(7, 2, "index")},
+		Notifications: new(secret.Bytes), ControlRoom: secret.Bytes("room"),
+		DropSearch: true, DeleteSearch: []int64{7}, Search: []SearchPart{searchPart(7, 2, "index")},
 		Backed: []BackedSession{{ref("!r1", "m1"), 7, at(1), "3"}},
 	}
 }
@@ -59,6 +59,7 @@ func checkEverythingRuns(t *testing.T, db *DB, acct *Account, dev Device) {
 	must[[]SearchPart](t)(db.SearchParts(ctx, acct, []SearchPartRef{{7, 2}}))
 	must[bool](t)(db.HasSearch(ctx, acct))
 	must[secret.Bytes](t)(db.Notifications(ctx, acct))
+	must[secret.Bytes](t)(db.ControlRoom(ctx, acct))
 	must[bool](t)(db.Forgotten(ctx, PublishedDevice{acct.UserID, dev.DeviceID, dev.Ed25519}))
 	for range db.OwnDevices(ctx) {
 	}

@@ -100,6 +100,7 @@ func (b *saver) collect(c *Changes) {
 	b.searchParts(c.Search)
 	b.unread(c.Unread)
 	b.notifications(c.Notifications)
+	b.controlRoom(c.ControlRoom)
 	b.files(c.Files, c.NewFiles)
 
 	b.readyPending(c.ReadyPending)

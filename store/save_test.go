@@ -158,6 +158,9 @@ func checkAccount(t *testing.T, db *DB, acct *Account, c *Changes) {
 	if listed := must[secret.Bytes](t)(db.Notifications(ctx, acct)); listed != nil { // version 13 was the first with them
 		same(t, "Notifications", listed, *c.Notifications)
 	}
+	if room := must[secret.Bytes](t)(db.ControlRoom(ctx, acct)); room != nil { // version 17 was the first with one
+		same(t, "ControlRoom", room, c.ControlRoom)
+	}
 }
 
 func TestAbsentRowsAreNotFound(t *testing.T) {

@@ -94,6 +94,10 @@ func sealedColumns(db *DB, acct *Account, dev int64) []sealedColumn {
 			_, err := db.Notifications(ctx, acct)
 			return err
 		}},
+		{"control_rooms", "sealed_room", fmt.Sprintf("account = %d", acct.ID), func(ctx context.Context) error {
+			_, err := db.ControlRoom(ctx, acct)
+			return err
+		}},
 		{"files", "sealed_file", fmt.Sprintf("account = %d AND expires_at = 0", acct.ID), func(ctx context.Context) error {
 			_, err := db.Files(ctx, acct, []string{"mxc://hs/file"})
 			return err

@@ -213,6 +213,6 @@ func everything() *Changes {
 		Warnings: []Warning{{ID: "w1", Code: "identity_changed", UserID: "@bob:hs", RoomIDs: []id.RoomID{"!r1", "!r2"}, Message: "Bob's …", Since: at(1), Dismissed: true}},
 		Unread:   []UnreadRoom{{RoomID: "!r1", State: []byte("state of r1")}, {RoomID: "!gone"}},
 
-		Notifications: &events,
+		Notifications: &events, ControlRoom: secret.Bytes("a room"),
 	}
 }

@@ -24,7 +24,7 @@ func reloadable() []string {
 	return []string{
 		"log.level",
 		"policy.send.mode", "policy.send.enforce_from", "policy.native.mode", "policy.native.enforce_from",
-		"policy.native_identity_changes", "policy.plain_in_encrypted", "policy.withheld",
+		"policy.native_identity_changes", "policy.plain_in_encrypted", "policy.withheld", "policy.control_room",
 		"policy.groups", "policy.rules", "policy.trial_rules", "policy.cedar_file", "policy.trial_cedar_file",
 		"policy.decision_point.url", "policy.decision_point.timeout", "policy.decision_point.ca_file", "policy.decision_point.token",
 		"policy.decision_point.on_error", "policy.decision_point.cache",

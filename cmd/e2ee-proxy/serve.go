@@ -96,12 +96,18 @@ func runProxy(ctx context.Context, cfg *config.Config, log zerolog.Logger, aroun
 		return err
 	}
 	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWait)
-		defer cancel()
-		err = errors.Join(err, g.engine.Close(closing))
+		err = errors.Join(err, g.stop(ctx))
 		log.Info().Msg("stopped")
 	}()
 	return g.serve(ctx, at)
+}
+
+// stop ends what goes on after the last request, and the engine.
+func (g *gateway) stop(ctx context.Context) error {
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWait)
+	defer cancel()
+	g.work.Close()
+	return g.engine.Close(closing)
 }
 
 // serve answers on all listeners until ctx is done or one of them fails. The clients' is closed

@@ -32,6 +32,7 @@ type gateway struct {
 	db         *store.DB
 	engine     *e2ee.Engine
 	files      *interceptors.KeptFiles
+	work       *interceptors.ControlWork
 	proxy      *proxy.Proxy
 	pair       *certificate.Pair // nil without TLS
 	// inForce is the configuration, as far as parts ask for it each time.
@@ -74,14 +75,14 @@ func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *promet
 		return nil, err
 	}
 	handling := interceptorOptions(cfg, inForce)
-	handling.Files = interceptors.NewKeptFiles()
+	handling.Files, handling.ControlWork = interceptors.NewKeptFiles(), interceptors.NewControlWork()
 	handling.Administration, handling.Administrators = engine.Overview(), func() []id.UserID { return inForce.Load().Administrators }
 	handlers, err := interceptors.Handlers(handling)
 	if err != nil {
 		return nil, err
 	}
 	g := &gateway{
-		log: log, homeserver: cfg.Homeserver.String(), auditKeep: cfg.Audit.Keep, db: db, engine: engine, files: handling.Files, inForce: inForce, redis: shared,
+		log: log, homeserver: cfg.Homeserver.String(), auditKeep: cfg.Audit.Keep, db: db, engine: engine, files: handling.Files, work: handling.ControlWork, inForce: inForce, redis: shared,
 		advertise: cfg.Cluster.Advertise.String(), drainTimeout: cfg.Limits.DrainTimeout,
 	}
 	if err := g.wireProxy(cfg, handlers, registry); err != nil {
@@ -145,6 +146,7 @@ func accountSettings(cfg *config.Config, user id.UserID) e2ee.AccountSettings {
 		AcknowledgeUnverified: own.AcknowledgeUnverifiedChanges == config.AcknowledgeAutomatic,
 		AutoVerifyOwn:         slices.Contains(own.AutoVerify, config.AutoVerifyOwn),
 		NoNotices:             cfg.NoticesHidden(user),
+		ControlRoom:           cfg.Policy.ControlRoom == config.SwitchOn,
 		MediaLinks:            cfg.LinksShown(user),
 		RecoveryKey:           own.RecoveryKey,
 		Passphrase:            own.Passphrase,

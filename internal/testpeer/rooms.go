@@ -134,6 +134,20 @@ func (c *Client) MarkRead(room, event string) {
 	c.do("markRead", map[string]any{"room": room, "event": event}, nil)
 }
 
+// Typing says that the user is typing.
+func (c *Client) Typing(room string) {
+	c.t.Helper()
+	c.do("typing", map[string]any{"room": room}, nil)
+}
+
+// Members returns who is in a room, by the state that this client has.
+func (c *Client) Members(room string) []string {
+	c.t.Helper()
+	var all []string
+	c.do("members", map[string]any{"room": room}, &all)
+	return all
+}
+
 // SendPicture uploads a picture as a client without encryption does, and sends it.
 func (c *Client) SendPicture(room, name string, data []byte) string {
 	c.t.Helper()

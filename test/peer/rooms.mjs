@@ -105,5 +105,15 @@ export const roomCommands = {
         };
     },
 
+    typing: (peer, { room }) => peer.client.sendTyping(room, true, 1000),
+
+    // members tells who is in a room, by the state that this client has.
+    members: (peer, { room }) =>
+        peer.client
+            .getRoom(room)
+            .getJoinedMembers()
+            .map((member) => member.userId)
+            .sort(),
+
     markRead: (peer, { room, event }) => peer.client.sendReadReceipt(peer.client.getRoom(room).findEventById(event)),
 };

@@ -261,6 +261,18 @@ async def download(peer, url, **_):
     return base64.b64encode(checked(await peer.client.download(url)).body).decode()
 
 
+async def mark_read(peer, room, event, **_):
+    checked(await peer.client.room_read_markers(room, event, event))
+
+
+async def typing(peer, room, **_):
+    checked(await peer.client.room_typing(room, True))
+
+
+async def members(peer, room, **_):
+    return sorted(peer.client.rooms[room].users)
+
+
 COMMANDS = {
     "startSync": lambda peer, **_: peer.start_sync(),
     "stopSync": lambda peer, **_: peer.stop_sync(),
@@ -284,6 +296,9 @@ COMMANDS = {
     "sendPicture": send_picture,
     "download": download,
     "awaitMessage": await_message,
+    "markRead": mark_read,
+    "typing": typing,
+    "members": members,
 }
 
 PEERS = {}

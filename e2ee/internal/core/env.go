@@ -68,6 +68,9 @@ type AccountSettings struct {
 	// NoNotices keeps warnings out of the rooms that the account's clients are shown
 	// (clients.hide_warnings, accounts.USER.notices).
 	NoNotices bool
+	// ControlRoom shows the account's clients a control room, unless NoNotices
+	// (policy.control_room).
+	ControlRoom bool
 	// MediaLinks shows the account's clients links by which they have files without a token
 	// (media.links, accounts.USER.media_links).
 	MediaLinks bool

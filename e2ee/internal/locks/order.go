@@ -16,6 +16,7 @@ const (
 	RankBoot                    // account.boot: the identity is set up
 	RankSync                    // schedule.Schedule.SyncTurn: a sync of the engine's own
 	RankReview                  // account.review: warnings are updated
+	RankControl                 // controlroom.Account: the control room is changed
 	RankOutbox                  // channel.Olm.outboxTurn: the outbox is sent
 	RankOpening                 // Engine.opening: a device is loaded or deleted
 	RankOwning                  // ownership.Table: an account is claimed or released

@@ -85,13 +85,10 @@ func TestAdministratorsOnly(t *testing.T) {
 				t.Errorf("%s, %s: asked for %q %q", name, what, w.seen.asked, c.asked)
 			}
 		}
-		handlers, err := Handlers(exchange.Spools{}, nil, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		handlers := Handlers(exchange.Spools{}, newLimits(t), nil, nil)
 		w, _ := controlWorld(t, e2ee.ModeProxied)
 		w.handlers, w.who.UserID = handlers, admin
-		_, err = w.do(call)
+		_, err := w.do(call)
 		wantError(t, err, 403, apierr.CodeForbidden)
 	}
 }

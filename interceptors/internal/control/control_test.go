@@ -313,13 +313,19 @@ func TestControlModes(t *testing.T) {
 
 func newControlHandlers(t *testing.T) map[string]exchange.Handler {
 	t.Helper()
-	c, err := newAPI(exchange.Spools{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := newAPI(exchange.Spools{}, newLimits(t))
 	all := c.handlers()
 	delete(all, None)
 	return all
+}
+
+func newLimits(t *testing.T) *Limits {
+	t.Helper()
+	limits, err := NewLimits()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return limits
 }
 
 // Guessing is slow, for each user by itself.

@@ -28,47 +28,28 @@ const (
 
 // api holds the handlers of the control API.
 type api struct {
-	recovers, resets, exports, checkups *attempts
-	spools                              exchange.Spools
-	reading                             chan struct{} // who looks at a picture
-	routes                              *chi.Mux
+	*Limits
+	spools  exchange.Spools
+	reading chan struct{} // who looks at a picture
+	routes  *chi.Mux
 
 	administration Administration
 	administrators func() []id.UserID
 }
 
-func newAPI(s exchange.Spools) (*api, error) {
-	recovers, err := newAttempts(recoverBurst, recoverInterval)
-	if err != nil {
-		return nil, err
-	}
-	resets, err := newAttempts(resetBurst, resetInterval)
-	if err != nil {
-		return nil, err
-	}
-	exports, err := newAttempts(exportBurst, exportInterval)
-	if err != nil {
-		return nil, err
-	}
-	checkups, err := newAttempts(checkupBurst, checkupInterval)
-	if err != nil {
-		return nil, err
-	}
-	c := &api{recovers: recovers, resets: resets, exports: exports, checkups: checkups, spools: s, reading: make(chan struct{}, readings)}
+func newAPI(s exchange.Spools, limits *Limits) *api {
+	c := &api{Limits: limits, spools: s, reading: make(chan struct{}, readings)}
 	c.route()
-	return c, nil
+	return c
 }
 
 // Handlers returns the handlers of the control API by name. They share state between
 // requests, so that a process calls this once. administrators returns who may call those of
 // administrators; nil is nobody.
-func Handlers(s exchange.Spools, of Administration, administrators func() []id.UserID) (map[string]exchange.Handler, error) {
-	c, err := newAPI(s)
-	if err != nil {
-		return nil, err
-	}
+func Handlers(s exchange.Spools, limits *Limits, of Administration, administrators func() []id.UserID) map[string]exchange.Handler {
+	c := newAPI(s, limits)
 	c.administration, c.administrators = of, administrators
-	return c.handlers(), nil
+	return c.handlers()
 }
 
 // answered is returned by calls that have written their answer themselves.

@@ -78,10 +78,7 @@ func TestImportsAreBoundedOnDisk(t *testing.T) {
 	t.Parallel()
 	const mib = 1 << 20
 	dir, disk := t.TempDir(), budget.New(8*mib, 4*mib)
-	handlers, err := Handlers(exchange.Spools{Dir: dir, Disk: disk, RAM: budget.New(256*mib, 32*mib)}, nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	handlers := Handlers(exchange.Spools{Dir: dir, Disk: disk, RAM: budget.New(256*mib, 32*mib)}, newLimits(t), nil, nil)
 	do := func(size int, during func()) error {
 		w, asked := controlWorld(t, e2ee.ModeProxied)
 		w.handlers, asked.during = handlers, during

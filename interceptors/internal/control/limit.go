@@ -34,6 +34,40 @@ func newAttempts(burst int, interval time.Duration) (*attempts, error) {
 	return &attempts{burst: burst, every: rate.Every(interval), users: users}, nil
 }
 
+// Limits are how often a user may try what somebody with a stolen token might guess or break,
+// by whatever way.
+type Limits struct{ recovers, resets, exports, checkups *attempts }
+
+// NewLimits returns limits of which nothing was used.
+func NewLimits() (*Limits, error) {
+	recovers, err := newAttempts(recoverBurst, recoverInterval)
+	if err != nil {
+		return nil, err
+	}
+	resets, err := newAttempts(resetBurst, resetInterval)
+	if err != nil {
+		return nil, err
+	}
+	exports, err := newAttempts(exportBurst, exportInterval)
+	if err != nil {
+		return nil, err
+	}
+	checkups, err := newAttempts(checkupBurst, checkupInterval)
+	if err != nil {
+		return nil, err
+	}
+	return &Limits{recovers, resets, exports, checkups}, nil
+}
+
+// Recover counts an attempt to recover, or returns the error that refuses it.
+func (l *Limits) Recover(user id.UserID) error { return l.recovers.take(user) }
+
+// Reset is Recover for a reset.
+func (l *Limits) Reset(user id.UserID) error { return l.resets.take(user) }
+
+// Keys is Recover for what is done with all keys.
+func (l *Limits) Keys(user id.UserID) error { return l.exports.take(user) }
+
 // take counts an attempt, or returns the error that refuses it. A refused attempt does not
 // count.
 func (a *attempts) take(user id.UserID) error {

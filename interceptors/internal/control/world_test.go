@@ -86,10 +86,7 @@ type world struct {
 func controlWorld(t *testing.T, mode e2ee.Mode) (*world, *fakeControl) {
 	t.Helper()
 	seen := &fakeAdministration{}
-	handlers, err := Handlers(exchange.Spools{}, seen, func() []id.UserID { return []id.UserID{admin} })
-	if err != nil {
-		t.Fatal(err)
-	}
+	handlers := Handlers(exchange.Spools{}, newLimits(t), seen, func() []id.UserID { return []id.UserID{admin} })
 	c := &fakeControl{}
 	return &world{
 		t: t, handlers: handlers, up: &noUpstream{}, dev: &fakeDevice{mode: mode, control: c},

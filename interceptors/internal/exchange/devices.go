@@ -128,6 +128,33 @@ type Device interface {
 	Files() Files
 	// Control returns the device as the control API sees it.
 	Control() Control
+	// ControlRoom returns the account's control room as the device is shown it.
+	ControlRoom() ControlRoom
+	// RestoreStatus returns how far the whole history's keys are fetched; nil when that was not
+	// asked for. It asks nobody.
+	RestoreStatus() *e2ee.RestoreStatus
+}
+
+// ControlRoom is what the interceptors need of an [e2ee.ControlRoom]. Where the account has
+// none, everything but On returns [e2ee.ErrNoControlRoom].
+type ControlRoom interface {
+	On() bool
+	View(ctx context.Context) (*e2ee.ControlView, error)
+	// Said records what the user wrote, by its ID; fresh is false if it is known already.
+	Said(ctx context.Context, l e2ee.ControlLine) (fresh bool, err error)
+	// Tell says something to the user, and Change changes it. TellOnce is Tell for a secret,
+	// which ForgetSecrets takes out again.
+	Tell(ctx context.Context, content json.RawMessage) (id.EventID, error)
+	TellOnce(ctx context.Context, content json.RawMessage) (id.EventID, error)
+	Change(ctx context.Context, event id.EventID, content json.RawMessage) error
+	ForgetSecrets(ctx context.Context) error
+	// Redact takes back one of the user's messages by an event with the ID by.
+	Redact(ctx context.Context, event, by id.EventID, txn string) (found bool, err error)
+	Leave(ctx context.Context) error
+	Join(ctx context.Context) error
+	MarkRead(ctx context.Context, event id.EventID) error
+	// SetData replaces account data of the room.
+	SetData(ctx context.Context, typ string, content json.RawMessage) error
 }
 
 // Native is what the interceptors need of an [e2ee.NativeClient].

@@ -30,6 +30,36 @@ type fetched struct {
 // clear returns the clear text. It may be called more than once.
 func (f *fetched) clear() *attachment.Clear { return f.file.Clear(f.kept, f.Size()) }
 
+// Upload is a file that a client has uploaded. It must be closed.
+type Upload struct{ *fetched }
+
+// Reader returns a new reader of the clear text.
+func (u *Upload) Reader() io.Reader { return u.clear() }
+
+// Uploaded returns a file of the account's that its homeserver has encrypted; nil for any other.
+func (m *Media) Uploaded(x *exchange.Exchange, uri string) (*Upload, error) {
+	dev, err := x.Device()
+	if err != nil {
+		return nil, err
+	}
+	known, err := dev.Files().Lookup(x.Request.Context(), []string{uri})
+	if err != nil {
+		return nil, fmt.Errorf("look up a file: %w", err)
+	}
+	f, ok := known[uri]
+	if !ok || f.Reserved || f.Copy == uri {
+		return nil, nil
+	}
+	got, err := m.fetch(x, &f)
+	if refused, ok := errors.AsType[*refusedError](err); ok {
+		return nil, errors.Join(unusable("The homeserver does not give the file out."), refused.resp.Body.Close())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Upload{got}, nil
+}
+
 // refusedError is an answer of the homeserver that is no file.
 type refusedError struct{ resp *http.Response }
 

@@ -137,6 +137,15 @@ func (b *Body) Shown(room id.RoomID, event []byte) []byte {
 	return b.chosenFields(event)
 }
 
+// ShownState is like Shown for an event of a room's state.
+func (b *Body) ShownState(room id.RoomID, event []byte) []byte {
+	h, err := b.rewriter.graphs.headOf(event)
+	if err != nil || !b.pass.Filter.State().Passes(room, h.filtered()) {
+		return nil
+	}
+	return b.chosenFields(event)
+}
+
 // filtered returns an event of a timeline as it is shown, unless the client's filter does not
 // let it pass: then nil.
 func (b *Body) filtered(room id.RoomID, event []byte) []byte {

@@ -97,7 +97,7 @@ func namesGraph() *jsonscan.Node {
 	redaction := event.Down(jsonscan.Key("unsigned"), jsonscan.Key("redacted_because"))
 	event.Link(jsonscan.Key("redacted_because"), redaction)
 	for _, n := range []*jsonscan.Node{event, redaction} {
-		for _, name := range []string{"sender", "event_id", "state_key"} {
+		for _, name := range []string{"sender", "event_id", "state_key", "room_id"} {
 			n.Down(jsonscan.Key(name)).Report(1, true)
 		}
 	}
@@ -118,7 +118,7 @@ func mayImitate(v *jsonscan.Value) bool {
 	if v.Flagged || v.Repeated() {
 		return true
 	}
-	for _, n := range [...]int{inSender, inEventID, inStateKey} {
+	for _, n := range [...]int{inSender, inEventID, inStateKey, inRoomID} {
 		at := v.Noted(n)
 		if at.Kind == '"' && mayEndNotice(at.Raw) && MayNameNotice(at.Raw) {
 			return true

@@ -9,6 +9,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/bundled"
 	"e2ee-proxy/interceptors/internal/exchange"
@@ -148,7 +149,7 @@ func (s *scan) enterEntry(entry int, v *jsonscan.Value) {
 	}
 	s.inEntry, s.room = true, id.RoomID(name)
 	s.enter(markRoom, s.room)
-	s.unwanted = !s.pass.Filter.WantsRoom(s.room)
+	s.unwanted = !s.pass.Filter.WantsRoom(s.room) || e2ee.IsNoticeName(string(s.room))
 	if s.pass.Hooks.Enter != nil {
 		s.pass.Hooks.Enter(entry-1, s.room, !s.unwanted)
 	}
@@ -167,7 +168,7 @@ func (s *scan) leaveEntry(v *jsonscan.Value) error {
 	if s.hasMarks {
 		s.marks = append(s.marks, room)
 	}
-	unwanted := s.unwanted
+	unwanted := s.unwanted || !s.hasMarks && e2ee.IsNoticeName(string(room))
 	s.inEntry, s.unwanted, s.hasMarks, s.entryRoom = false, false, false, s.entryRoom[:0]
 	if unwanted {
 		if err := s.drop(v); err != nil {

@@ -25,6 +25,11 @@ async def hear(_room, message):
         print("heard", message.body)
 
 
+@bot.listener.on_custom_event(nio.RoomMessageNotice)
+async def notice(_room, message):
+    print("heard", message.body)
+
+
 @bot.listener.on_custom_event(nio.RoomMessageImage)
 async def see(_room, message):
     if message.sender == os.environ["ID"]:

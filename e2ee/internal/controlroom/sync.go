@@ -1,0 +1,186 @@
+package controlroom
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"e2ee-proxy/e2ee/internal/core"
+)
+
+// Update is what a sync response says of the room.
+type Update struct {
+	*View
+	// Leave reports whether the room belongs to those that the user has left.
+	Leave bool
+	// State and Timeline are its events; Limited says that there are older ones that the client
+	// was not shown, which end at Before.
+	State, Timeline []json.RawMessage
+	Limited         bool
+	Before          int64
+	// Ephemeral and AccountData are further events of the room.
+	Ephemeral, AccountData []json.RawMessage
+	// Whole reports whether the client gets the room as one that is new to it.
+	Whole bool
+}
+
+// Waiting reports whether there is something new for a device that syncs from a token.
+func (a *Account) Waiting(ctx context.Context, dev *core.Device, since string) (bool, error) {
+	if !a.On(dev) {
+		return false, nil
+	}
+	r, err := a.read(ctx)
+	if err != nil {
+		return false, err
+	}
+	if r.Opened == 0 {
+		return true, nil
+	}
+	_, news, err := a.news(ctx, r)
+	if err != nil || len(news) > 0 {
+		return err == nil, err
+	}
+	now := r.mark()
+	have := r.has(dev.ID, since)
+	return have != now && (!r.Left || have.Opened != 0 && !have.Left), nil
+}
+
+// Sync says what is new of the room for a device that syncs from a token, in an answer that the
+// homeserver ends with next; nil when nothing is. other reports whether the answer has something
+// else of the proxy's. It returns the token with which the client's answer ends.
+func (a *Account) Sync(ctx context.Context, dev *core.Device, token, next string, other bool) (*Update, string, error) {
+	end := func(news bool) string {
+		if news && token != "" && next == Plain(token) {
+			return Marked(token)
+		}
+		return next
+	}
+	if !a.On(dev) || next == "" {
+		return nil, end(other), nil
+	}
+	waiting, err := a.Waiting(ctx, dev, token)
+	if err != nil {
+		return nil, "", err
+	}
+	if !waiting {
+		r, err := a.read(ctx)
+		if err != nil {
+			return nil, "", err
+		}
+		if token == "" || r.has(dev.ID, token) == r.Seen[dev.ID].Have {
+			return nil, end(other), nil // it is known what the client has
+		}
+	}
+	var have Mark
+	var at string
+	room, err := a.change(ctx, dev, func(r *Room) error {
+		if err := a.tellWarnings(ctx, r); err != nil {
+			return err
+		}
+		have = r.has(dev.ID, token)
+		at = end(other || have != r.mark())
+		r.shown(dev.ID, token, at, a.Env.Now().UnixMilli())
+		return nil
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	return a.update(&View{room, a.User, dev.ID}, have), at, nil
+}
+
+// update says what a client that has a state of the room is told; nil when nothing is.
+func (a *Account) update(v *View, have Mark) *Update {
+	now := v.mark()
+	if have == now {
+		return nil
+	}
+	u := &Update{View: v, Leave: v.Left}
+	if v.Left {
+		if have.Opened == 0 || have.Left {
+			return nil
+		}
+		u.Timeline = []json.RawMessage{v.member()}
+		return u
+	}
+	lines := slices.Clone(v.Lines)
+	if u.Whole = have.Opened != now.Opened || have.Left; u.Whole {
+		lines = v.History()
+		u.State = v.State()
+		if more := len(lines) - maxShown; more > 0 {
+			lines, u.Limited = lines[more:], true
+		}
+		have.Read, have.Data = 0, 0
+	} else {
+		lines = slices.DeleteFunc(lines, func(l Line) bool { return l.Seq <= have.Last })
+		u.Limited = v.Dropped > have.Last
+	}
+	u.Before = v.Last + 1
+	if len(lines) > 0 {
+		u.Before = lines[0].Seq
+	}
+	for i := range lines {
+		u.Timeline = append(u.Timeline, v.Event(&lines[i]))
+	}
+	v.addRead(u, have)
+	if have.Data != now.Data {
+		for typ, content := range v.Data {
+			u.AccountData = append(u.AccountData, object("type", typ, "content", content))
+		}
+	}
+	return u
+}
+
+// addRead adds how far the user has read, if that is news.
+func (v *View) addRead(u *Update, have Mark) {
+	event := v.readEvent()
+	if have.Read == v.Read || event == "" {
+		return
+	}
+	receipt := object(string(event), object("m.read", object(string(v.User), object("ts", v.ReadAt))))
+	u.Ephemeral = append(u.Ephemeral, object("type", "m.receipt", "content", receipt))
+	u.AccountData = append(u.AccountData, object("type", "m.fully_read", "content", object("event_id", string(event))))
+}
+
+// news returns the warnings that hold, and those of them that were not said yet.
+func (a *Account) news(ctx context.Context, r *Room) (all, news []notice, err error) {
+	pending, err := a.warnings(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("look for warnings: %w", err)
+	}
+	for i := range pending {
+		n := notice{pending[i].ID, pending[i].Code, pending[i].UserID, pending[i].Message}
+		all = append(all, n)
+		if !slices.Contains(r.Told, n.id) {
+			news = append(news, n)
+		}
+	}
+	return all, news, nil
+}
+
+// tellWarnings opens a room that there is none of, and says in it what was not said yet. A
+// room that was left is opened again by that.
+func (a *Account) tellWarnings(ctx context.Context, r *Room) error {
+	all, news, err := a.news(ctx, r)
+	if err != nil {
+		return err
+	}
+	now := a.Env.Now().UnixMilli()
+	if r.Opened == 0 {
+		r.open(now)
+		r.add(a.line(r, Text(textWelcome)))
+	}
+	if len(news) > 0 && r.Left {
+		r.open(now)
+	}
+	for i := range news {
+		r.add(a.line(r, Text(news[i].text())))
+	}
+	if len(news) > 0 || len(all) != len(r.Told) {
+		r.Told = r.Told[:0]
+		for i := range all {
+			r.Told = append(r.Told, all[i].id)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,110 @@
+package controlroom
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/internal/strictjson"
+)
+
+// keyForTest is well formed, and nobody's.
+const keyForTest = "EsTc LW2K PGiF wKEA 3As5 g5c4 BXwk qeeJ ZJV8 Q9fu gUMN UE4d"
+
+// Of what a person writes only commands are kept, whatever was asked: the rest is a secret, could
+// be one, or was meant for somebody else.
+func TestOnlyCommandsAreKept(t *testing.T) {
+	t.Parallel()
+	secretly := &question{secret: true, kept: keptPassword, until: time.Unix(100, 0), then: func(*turn, secret.String) {}}
+	yesOrNo := &question{until: time.Unix(100, 0), then: func(*turn, secret.String) {}}
+	for name, tc := range map[string]struct {
+		asked      *question
+		at         int64
+		said, kept string
+		command    string
+	}{
+		"a command":                            {nil, 1, "Status", "Status", "status"},
+		"with a mark in front":                 {nil, 1, "!devices @bob:hs", "!devices @bob:hs", "devices"},
+		"with a colon":                         {nil, 1, "help:", "help:", "help"},
+		"a key behind the command":             {nil, 1, "recover " + keyForTest, "recover " + keptKey, "recover"},
+		"a key out of nowhere":                 {nil, 1, keyForTest, keptKey, ""},
+		"a key in one piece":                   {nil, 1, strings.ReplaceAll(keyForTest, " ", ""), keptKey, ""},
+		"nonsense":                             {nil, 1, "hunter2", keptOther, ""},
+		"nothing":                              {nil, 1, "", keptOther, ""},
+		"a password":                           {secretly, 1, "hunter2", keptPassword, ""},
+		"a password that is a command":         {secretly, 1, "status", keptPassword, ""},
+		"a password too late":                  {secretly, 200, "hunter2", keptOther, ""},
+		"leaving it":                           {secretly, 1, "cancel", "cancel", ""},
+		"yes":                                  {yesOrNo, 1, "Yes", "Yes", ""},
+		"no":                                   {yesOrNo, 1, "no", "no", ""},
+		"neither":                              {yesOrNo, 1, "maybe", keptOther, ""},
+		"a command in place of an answer":      {yesOrNo, 1, "status", "status", "status"},
+		"yes to nothing":                       {nil, 1, "yes", keptOther, ""},
+		"yes too late":                         {yesOrNo, 200, "yes", keptOther, ""},
+		"a key in place of an answer":          {yesOrNo, 1, keyForTest, keptKey, ""},
+		"a command with something for another": {nil, 1, "my password is hunter2", keptOther, ""},
+	} {
+		talk := &talk{now: func() time.Time { return time.Unix(tc.at, 0) }, asked: tc.asked}
+		got := talk.understand(said{text: tc.said})
+		kept, err := strictjson.Parse(got.kept)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body := kept.TextOrEmpty("body"); body != tc.kept {
+			t.Errorf("%s: kept %q, want %q", name, body, tc.kept)
+		}
+		switch {
+		case got.command != nil:
+			if command := got.command.names[0]; command != tc.command {
+				t.Errorf("%s: understood as %s", name, command)
+			}
+		case tc.command != "" || got.answer == nil:
+			t.Errorf("%s: not understood", name)
+		}
+	}
+}
+
+// What programs and clients send beside messages is not said by anybody; what old clients put in
+// front of an answer does not belong to it.
+func TestWhatIsSaid(t *testing.T) {
+	t.Parallel()
+	for content, want := range map[string]string{
+		`{"msgtype":"m.text","body":" status \n"}`:                                                       "status",
+		`{"msgtype":"m.text","body":"> <@control:x> Write yes or no.\n> more\n\nyes"}`:                   "yes",
+		`{"msgtype":"m.notice","body":"status"}`:                                                         "",
+		`{"msgtype":"m.emote","body":"status"}`:                                                          "",
+		`{"msgtype":"m.text","body":"* status","m.relates_to":{"rel_type":"m.replace","event_id":"$x"}}`: "",
+		`{"body":"status"}`: "",
+	} {
+		parsed, err := strictjson.Parse([]byte(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := readSaid("m.room.message", parsed); got.text != want || ok != (want != "") {
+			t.Errorf("%s: %q, %v", content, got.text, ok)
+		}
+		if _, ok := readSaid("m.reaction", parsed); ok {
+			t.Errorf("%s is taken for a message although it is a reaction", content)
+		}
+	}
+}
+
+// No text for people has a word that they would have to look up, or an address of the control API.
+func TestWordsForPeople(t *testing.T) {
+	t.Parallel()
+	texts := []string{}
+	for _, r := range reasons() {
+		texts = append(texts, r.text)
+	}
+	for _, c := range commands() {
+		texts = append(texts, c.help)
+	}
+	for _, text := range texts {
+		for _, word := range []string{"cross-sign", "master key", "megolm", "olm", "ratchet", "session", "SSSS", "secret storage", "_e2ee_proxy", "POST", "GET ", "pin", "—"} {
+			if strings.Contains(text, word) {
+				t.Errorf("%q has %q", text, word)
+			}
+		}
+	}
+}
