@@ -111,7 +111,7 @@ $(TOOLS)/govulncheck-$(GOVULNCHECK):
 
 # The harness obtains its parts when a test first needs them; its own tests need them all.
 test-deps:
-	go test -count=1 -timeout $(TEST_TIMEOUT) ./internal/testproc/... ./internal/tesths/... ./internal/testpeer/... ./internal/testpg/...
+	go test -count=1 -timeout $(TEST_TIMEOUT) ./internal/testproc/... ./internal/tesths/... ./internal/testpeer/... ./internal/testbrowser/... ./internal/testpg/...
 
 clean:
 	rm -rf bin

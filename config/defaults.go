@@ -36,6 +36,7 @@ func Default() Config {
 		Clients:    Clients{KeyWait: 2 * time.Second},
 		Search:     Search{Index: true, MaxMessages: 100_000},
 		Audit:      Audit{Enabled: true},
+		Console:    Console{Enabled: true},
 		Policy:     Policy{DecisionPoint: DecisionPoint{Timeout: 2 * time.Second, Cache: 30 * time.Second}},
 		TrustCache: TrustCache{Users: 20000},
 	}

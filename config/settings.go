@@ -48,6 +48,9 @@ type Config struct {
 	// login responses name it instead of the homeserver.
 	PublicURL URL `yaml:"public_url"`
 
+	// Pages on which people see how their accounts stand, and mend it (docs/console.md).
+	Console Console `yaml:"console"`
+
 	// TLS for clients, with HTTP/1.1 and HTTP/2. Without it the proxy speaks plain HTTP/1.1.
 	TLS TLS `yaml:"tls"`
 

@@ -2,6 +2,19 @@ package config
 
 import "time"
 
+// Console configures the pages for people.
+type Console struct {
+	// Whether there is the console, under /_e2ee_proxy/console.
+	Enabled bool `yaml:"enabled"`
+
+	// Address and port of the console alone. It is then not on the address for clients. tls holds for
+	// it too. Empty: it is on the address for clients.
+	Listen string `yaml:"listen" kind:"HOST:PORT"`
+
+	// URL under which browsers reach the console, if it is not public_url: without a path.
+	URL URL `yaml:"url"`
+}
+
 // Clients configures what clients see.
 type Clients struct {
 	// Whether clients see that a room is encrypted. Some that know nothing of encryption

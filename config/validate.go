@@ -33,6 +33,7 @@ func (l *loader) validate(c *Config, offline bool) {
 			l.problemAt("ops_listen", "is the same address as listen", "choose another port, or \"\" to switch it off")
 		}
 	}
+	l.console(c)
 	if c.Data == "" {
 		l.problemAt("data", "is empty", "name a directory")
 	}
@@ -90,6 +91,22 @@ func (c *Config) ControlSocketPath() string {
 		return ""
 	}
 	return c.ControlSocket
+}
+
+func (l *loader) console(c *Config) {
+	at := c.Console.Listen
+	if at != "" {
+		l.address("console.listen", at)
+		if (at == c.Listen || at == c.OpsListen) && !strings.HasSuffix(at, ":0") {
+			l.problemAt("console.listen", "is the same address as another listener's", "choose another port, or remove it to have the console on listen")
+		}
+		if !c.Console.Enabled {
+			l.problemAt("console.listen", "has no effect without the console", "remove it, or set console.enabled: true")
+		}
+	}
+	if c.Console.URL.URL().Path != "" && !l.reported("console.url") {
+		l.problemAt("console.url", "must not have a path", "write it like https://console.example.org; the console is below it, under /_e2ee_proxy/console")
+	}
 }
 
 // problemAt reports a problem of a setting at the place where it was set.

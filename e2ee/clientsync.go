@@ -175,33 +175,6 @@ func (s *ClientSync) Waiting() bool { return s.waiting }
 // sync waits.
 func (s *ClientSync) Arrived() context.Context { return s.arrived }
 
-// clientState is what waits for the client's next sync.
-type clientState struct {
-	*core.Device
-
-	arrived context.Context //nolint:containedctx // done when something arrives; nil while nobody waits
-	arrive  context.CancelFunc
-}
-
-// arrivals returns the context that the next arrival ends. The caller takes it before it
-// checks what is ready, so that it misses nothing.
-func (c *clientState) arrivals() context.Context {
-	c.Mu.Lock()
-	defer c.Mu.Unlock()
-	if c.arrived == nil {
-		c.arrived, c.arrive = context.WithCancel(context.Background())
-	}
-	return c.arrived
-}
-
-// wakeWaiting wakes waiting client syncs. The caller holds mu.
-func (c *clientState) wakeWaiting() {
-	if c.arrived != nil {
-		c.arrive()
-		c.arrived, c.arrive = nil, nil
-	}
-}
-
 // Commit processes the response, stores its effects and returns what is added to it.
 func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, error) {
 	u, err := s.d.withEarlierChanges(ctx, u, false)

@@ -311,3 +311,30 @@ func (d *Device) changesUntil(ctx context.Context, to string) (changed, left []i
 }
 
 var errNoPosition = errors.New("no other device of the account has a position")
+
+// clientState is what waits for the client's next sync.
+type clientState struct {
+	*core.Device
+
+	arrived context.Context //nolint:containedctx // done when something arrives; nil while nobody waits
+	arrive  context.CancelFunc
+}
+
+// arrivals returns the context that the next arrival ends. The caller takes it before it
+// checks what is ready, so that it misses nothing.
+func (c *clientState) arrivals() context.Context {
+	c.Mu.Lock()
+	defer c.Mu.Unlock()
+	if c.arrived == nil {
+		c.arrived, c.arrive = context.WithCancel(context.Background())
+	}
+	return c.arrived
+}
+
+// wakeWaiting wakes waiting client syncs. The caller holds mu.
+func (c *clientState) wakeWaiting() {
+	if c.arrived != nil {
+		c.arrive()
+		c.arrived, c.arrive = nil, nil
+	}
+}

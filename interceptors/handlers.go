@@ -63,6 +63,9 @@ const (
 	DownloadFile   = "media.download"  // GET download/{serverName}/{mediaId}[/{fileName}]
 	ThumbnailFile  = "media.thumbnail" // GET thumbnail/{serverName}/{mediaId}
 
+	// The pages of the console, which are not of this package: see package console.
+	Console = "console"
+
 	// The control API, under /_e2ee_proxy/v1/: see package control.
 	ControlStatus              = control.Status
 	ControlBootstrap           = control.Bootstrap

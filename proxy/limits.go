@@ -20,7 +20,7 @@ const (
 	smallBody   = 64 << 10
 	eventBody   = 256 << 10
 	roomBody    = 1 << 20  // a new room with the events of its first state
-	pictureBody = 1 << 20  // a picture of a screen
+	pictureBody = 8 << 20  // a photograph
 	largeBody   = 16 << 20 // streamed only
 	importBody  = 80 << 20 // a key export file, as JSON
 	uploadBody  = -1       // Limits.MaxUpload

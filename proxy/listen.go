@@ -74,13 +74,19 @@ const maxHeader = 1 << 20
 // when no handler of its requests runs any more. The Proxy cannot serve again afterwards;
 // [Proxy.Close] ends it.
 func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
+	return p.serveOn(ctx, ln, p, &p.active)
+}
+
+// serveOn does that for one listener.
+func (p *Proxy) serveOn(ctx context.Context, ln net.Listener, h http.Handler, active *sync.WaitGroup) error {
 	// A closed connection does not end the context of a handler that has not read its
 	// request's body; this does.
 	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	server := p.server(requests)
+	server.Handler = h
 	ln = p.announced(ln)
-	return p.serveUntil(ctx, server, cut, &p.active, func() error {
+	return p.serveUntil(ctx, server, cut, active, func() error {
 		if p.tls != nil {
 			return server.ServeTLS(ln, "", "")
 		}

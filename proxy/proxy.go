@@ -61,6 +61,10 @@ type Options struct {
 	TLS *tls.Config
 	// Owners is the cluster that this process is a part of; nil when it is alone.
 	Owners Owners
+	// Pages is the console; nil when it is off. Its handler is in Handlers. ConsoleApart says that it
+	// has a listener of its own, [Proxy.ServeConsole], and does not exist on the clients'.
+	Pages        Pages
+	ConsoleApart bool
 	// Redis is the cache that this process shares with the other replicas; nil without one.
 	Redis *rediscache.Cache
 	Log   zerolog.Logger
@@ -80,6 +84,11 @@ type Proxy struct {
 	// ownNames answers what names something that only the proxy knows.
 	ownNames interceptors.Handler
 	limits   Limits
+	// pages is the console, nil without one; apart says that it has its own listener, and noPage is
+	// what is no page of it.
+	pages  Pages
+	apart  bool
+	noPage *route
 
 	devices        interceptors.Devices
 	owners         Owners // nil for a process alone
@@ -121,6 +130,7 @@ func New(o Options) (*Proxy, error) {
 		base: o.Homeserver, prefix: strings.TrimSuffix("/"+strings.Trim(o.Homeserver.EscapedPath(), "/"), "/"),
 		limits: limits, limiter: newLimiter(limits), memory: budget.New(limits.BodyMemory, limits.BodyMemoryPerUser),
 		deadlines: o.Deadlines.withDefaults(), tls: o.TLS,
+		pages: o.Pages, apart: o.ConsoleApart,
 		devices: o.Devices, owners: o.Owners, onUnknownToken: o.OnUnknownToken, trusted: slices.Clone(o.TrustedProxies),
 		readsForwarded: o.ReadsForwarded, proxyProtocol: o.ProxyProtocol,
 		log: o.Log, discard: log.New(io.Discard, "", 0), idPrefix: hex.EncodeToString(prefix[:]),
@@ -176,7 +186,8 @@ func (p *Proxy) setRoutes(rows []*route, handlers map[string]interceptors.Handle
 	known := make(map[string]bool)
 	p.other = &route{pattern: "other", maxBody: largeBody, lane: laneSlow, auth: authNone, class: classPass}
 	p.refused = &route{pattern: "refused", class: classRefuse}
-	for _, r := range append(rows, p.other, p.refused) {
+	p.noPage = &route{pattern: consolePath + "/other", lane: laneOwn, auth: authNone, class: classConsole}
+	for _, r := range append(rows, p.other, p.refused, p.noPage) {
 		r.duration = p.metrics.duration.WithLabelValues(r.durationLabel())
 		r.run = handlers[r.handler]
 		known[r.handler] = r.handler != ""

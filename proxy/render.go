@@ -34,6 +34,8 @@ func (p *Proxy) render(q *request, err error) {
 	case p.isGone(q, err):
 		q.w.status = statusClientGone
 		q.abort = true
+	case q.isPage():
+		p.renderPage(q, err)
 	case q.r.Method == http.MethodOptions:
 		preflight(q) // so that the browser sends its request, and can read why that is refused
 	case isNotOurs:

@@ -28,6 +28,9 @@ const (
 	classOwn
 	// classPass goes straight through.
 	classPass
+	// classConsole is a page for people, by the handler of its key; 404 when there is none. Its
+	// requests have a session of the console instead of a token (console.go).
+	classConsole
 )
 
 // auth is what step 5 does before the request goes on. The zero value demands a user.

@@ -103,7 +103,7 @@ func controlRoutes() []*route {
 		{method: "POST", pattern: own + "/verifications/{flowId}/accept", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlVerificationAccept},
 		{method: "POST", pattern: own + "/verifications/{flowId}/emoji", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlVerificationEmoji},
 		{method: "POST", pattern: own + "/verifications/{flowId}/confirm", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlVerificationConfirm},
-		{method: "POST", pattern: own + "/verifications/{flowId}/scan", maxBody: pictureBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlVerificationScan},
+		{method: "POST", pattern: own + "/verifications/{flowId}/scan", maxBody: pictureBody, bodyUse: bodyEdited, lane: laneOwn, class: classOwn, handler: interceptors.ControlVerificationScan},
 		{method: "POST", pattern: own + "/verifications/{flowId}/scanned", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlVerificationScanned},
 		{method: "POST", pattern: own + "/verifications/{flowId}/cancel", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlVerificationCancel},
 		{method: "POST", pattern: own + "/users/{userId}/verify", maxBody: smallBody, lane: laneOwn, class: classOwn, handler: interceptors.ControlVerifyUser},
@@ -121,7 +121,7 @@ func allRoutes() []*route {
 	var all []*route
 	for _, part := range [][]*route{
 		eventRoutes(), membershipRoutes(), readRoutes(), roomRoutes(), bulkRoutes(), sessionRoutes(), accountRoutes(),
-		deviceRoutes(), keyRoutes(), userRoutes(), pushRoutes(), serverRoutes(), mediaRoutes(), controlRoutes(),
+		deviceRoutes(), keyRoutes(), userRoutes(), pushRoutes(), serverRoutes(), mediaRoutes(), controlRoutes(), consoleRoutes(),
 	} {
 		all = append(all, part...)
 	}

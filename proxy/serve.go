@@ -38,12 +38,14 @@ type request struct {
 	// holds is the user whose account the request keeps here.
 	holds id.UserID
 	// local reports whether the request came by the socket that only the machine's owner may open.
-	local   bool
-	held    held
-	hasBody bool
-	body    *body
-	err     error
-	abort   bool // break the connection
+	local bool
+	held  held
+	// onConsole reports whether the request came to the console's own listener.
+	onConsole bool
+	hasBody   bool
+	body      *body
+	err       error
+	abort     bool // break the connection
 }
 
 // ServeHTTP implements http.Handler: the steps of the package's description, in order.
@@ -122,6 +124,9 @@ func (p *Proxy) serve(q *request) error {
 	if err := p.resolveEndpoint(q); err != nil {
 		return err
 	}
+	if err := p.checkListener(q); err != nil {
+		return err
+	}
 	if q.r.Method == http.MethodOptions && q.route.class == classOwn {
 		preflight(q)
 		return nil
@@ -161,6 +166,10 @@ func (p *Proxy) resolveEndpoint(q *request) error {
 		q.route, q.version, q.values = found.route, t.version, found.values
 		q.path = found.route.path(t.version, &q.values)
 	} else {
+		if t.isConsole() {
+			q.route = p.noPage
+			return nil
+		}
 		if t.isControl() {
 			return p.unknownCall(q, &t)
 		}
@@ -242,6 +251,9 @@ func (p *Proxy) limitBody(q *request) error {
 
 // dispatch does steps 5 to 7.
 func (p *Proxy) dispatch(q *request) error {
+	if q.route.class == classConsole {
+		return p.page(q)
+	}
 	if q.route.run == nil && !q.namesNotice() || q.r.Method == http.MethodOptions {
 		if q.route.class == classOwn {
 			return apierr.NotImplemented("This part of the proxy is not switched on.")

@@ -92,7 +92,7 @@ func (db *DB) checkRestore(ctx context.Context, t *sqlio.Tx, version int64, o *o
 	}
 	if db.restored != "" {
 		o.mark.incarnation = randomText()
-		err = errors.Join(db.endRestored(ctx, t, version), discardOutbound(ctx, t))
+		err = errors.Join(db.endRestored(ctx, t, version), discardOutbound(ctx, t), db.endConsoleSessions(ctx, t))
 	}
 	return errors.Join(err, db.updateRestoreMark(ctx, t, o.mark, o.place))
 }

@@ -108,6 +108,10 @@ func sealedColumns(db *DB, acct *Account, dev int64) []sealedColumn {
 			}
 			return ErrNotFound
 		}},
+		{"console_sessions", "sealed_session", "ends_at = " + fmt.Sprint(at(100).UnixMicro()), func(ctx context.Context) error {
+			_, err := db.ConsoleSession(ctx, []byte("console token"))
+			return err
+		}},
 		{"audit_head", "sealed_state", "one = 1", func(ctx context.Context) error { _, err := db.AuditLog().Head(ctx); return err }},
 		{"secrets", "sealed_value", fmt.Sprintf("account = %d", acct.ID), func(ctx context.Context) error { _, err := db.Secret(ctx, acct, "recovery"); return err }},
 	}
@@ -135,6 +139,9 @@ func fill(t *testing.T, db *DB) (*Account, int64) {
 		c.Search = []SearchPart{searchPart(7, 2, "index"), searchPart(8, 2, "another"), searchPart(7, 3, "a third")}
 		c.Outbox = nil // so that the numbers of the inbox begin at 1
 		save(t, db, d.acct, d.dev.ID, c)
+	}
+	if err := db.AddConsoleSession(t.Context(), []byte("console token"), consoleFixture()); err != nil {
+		t.Fatal(err)
 	}
 	return acct, dev.ID
 }

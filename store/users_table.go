@@ -112,3 +112,22 @@ func (db *DB) userIDs(ctx context.Context, query string, acct *Account) ([]id.Us
 	}
 	return all, nil
 }
+
+const selectIdentified = "SELECT " + userColumns + " FROM users WHERE account = $1 AND user_id > $2 AND length(master) > 0 ORDER BY user_id LIMIT $3"
+
+// UsersAfter reads users whose identity is known, those after one in the order of their IDs.
+func (db *DB) UsersAfter(ctx context.Context, acct *Account, after id.UserID, limit int) ([]User, error) {
+	var all []User
+	err := db.reader.Query(ctx, selectIdentified, []any{acct.ID, sqlio.EncodeText(string(after)), int64(limit)}, func(r *sql.Rows) error {
+		u, mark, err := scanUser(r)
+		if err != nil {
+			return err
+		}
+		all = append(all, u)
+		return acct.checkColumnSeal(mark, "users", userTrust(&u))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read users: %w", err)
+	}
+	return all, nil
+}

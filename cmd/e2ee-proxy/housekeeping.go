@@ -7,6 +7,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"e2ee-proxy/console"
 	"e2ee-proxy/store"
 )
 
@@ -58,5 +59,6 @@ func prune(ctx context.Context, db *store.DB, now time.Time, auditKeep time.Dura
 	shares, err4 := db.PruneShares(ctx)
 	files, err5 := db.PruneFiles(ctx, now, maxFiles)
 	records, err6 := truncateAudit(ctx, db, auditKeep, now)
-	return seen + transactions + pending + shares + files + records, errors.Join(err1, err2, err3, err4, err5, err6)
+	people, err7 := db.PruneConsoleSessions(ctx, now, now.Add(-console.Idle))
+	return seen + transactions + pending + shares + files + records + people, errors.Join(err1, err2, err3, err4, err5, err6, err7)
 }

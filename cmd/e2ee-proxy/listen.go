@@ -14,7 +14,7 @@ import (
 
 // listeners are where the process listens. All but clients may be nil.
 type listeners struct {
-	clients, operators, local, replicas net.Listener
+	clients, operators, local, replicas, console net.Listener
 }
 
 // listenAll listens wherever the configuration says. What it returns must be closed, whatever
@@ -29,13 +29,18 @@ func listenAll(cfg *config.Config, log zerolog.Logger) (at listeners, err error)
 	if at.local, err = listenLocal(cfg, log); err != nil {
 		return at, err
 	}
+	if cfg.Console.Enabled && cfg.Console.Listen != "" {
+		if at.console, err = listen("console.listen", cfg.Console.Listen); err != nil {
+			return at, err
+		}
+	}
 	at.replicas, err = listenCluster(cfg)
 	return at, err
 }
 
 // Close closes those that are still open.
 func (at *listeners) Close() error {
-	return errors.Join(closeOnce(at.replicas), closeOnce(at.local), closeOnce(at.operators), closeOnce(at.clients))
+	return errors.Join(closeOnce(at.console), closeOnce(at.replicas), closeOnce(at.local), closeOnce(at.operators), closeOnce(at.clients))
 }
 
 func listen(setting, address string) (net.Listener, error) {

@@ -132,6 +132,9 @@ func (g *gateway) serve(ctx context.Context, at listeners) error {
 		opsAddress = at.operators.Addr().String()
 		group.Go(func() error { return serveOps(drained, at.operators, g.ops) })
 	}
+	if at.console != nil {
+		group.Go(func() error { return g.proxy.ServeConsole(ctx, at.console) })
+	}
 	if at.local != nil {
 		group.Go(func() error { return g.proxy.ServeLocal(ctx, at.local) })
 	}

@@ -14,6 +14,7 @@ import (
 
 	"e2ee-proxy/cluster"
 	"e2ee-proxy/config"
+	"e2ee-proxy/console"
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors"
 	"e2ee-proxy/internal/certificate"
@@ -34,6 +35,7 @@ type gateway struct {
 	files      *interceptors.KeptFiles
 	work       *interceptors.ControlWork
 	proxy      *proxy.Proxy
+	pages      *console.Console  // nil without the console
 	pair       *certificate.Pair // nil without TLS
 	// inForce is the configuration, as far as parts ask for it each time.
 	inForce *atomic.Pointer[config.Config]
@@ -85,6 +87,13 @@ func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *promet
 		log: log, homeserver: cfg.Homeserver.String(), auditKeep: cfg.Audit.Keep, db: db, engine: engine, files: handling.Files, work: handling.ControlWork, inForce: inForce, redis: shared,
 		advertise: cfg.Cluster.Advertise.String(), drainTimeout: cfg.Limits.DrainTimeout,
 	}
+	pages, err := newConsole(cfg, inForce, db, engine, client)
+	if err != nil {
+		return nil, err
+	}
+	if pages != nil {
+		handlers[interceptors.Console], g.pages = pages.Handler, pages
+	}
 	if err := g.wireProxy(cfg, handlers, registry); err != nil {
 		return nil, err
 	}
@@ -104,6 +113,9 @@ func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *promet
 func (g *gateway) wireProxy(cfg *config.Config, handlers map[string]interceptors.Handler, registry *prometheus.Registry) error {
 	options := proxyOptions(cfg, g.log, g.db, g.engine)
 	options.Handlers, options.Metrics, options.Redis = handlers, registry, g.redis
+	if g.pages != nil {
+		options.Pages, options.ConsoleApart = g.pages, cfg.Console.Listen != ""
+	}
 	counts, err := cluster.NewMetrics(registry)
 	if err != nil {
 		return err

@@ -11,7 +11,7 @@ import (
 
 // layers, lowest first: a package may import its own layer and the ones below it.
 func layers() []string {
-	return []string{"config", "store", "trustcache", "e2ee", "interceptors", "cluster", "proxy", "cmd"}
+	return []string{"config", "store", "trustcache", "e2ee", "interceptors", "console", "cluster", "proxy", "cmd"}
 }
 
 // layer returns the height of a package of ours; -1 for internal packages and tests.

@@ -24,7 +24,7 @@ func pages() []page {
 			18: 7, 19: 12, 20: 6, 21: 2, 22: 3, 23: 9, 24: 4, 25: 4, 26: 2,
 		})},
 		{"docs/attacks.md", slices.Concat(
-			counted("A", 1, 28), counted("", 29, 74), counted("", 81, 89), counted("", 131, 134), counted("R", 1, 10), counted("N", 1, 9), counted("T", 1, 20))},
+			counted("A", 1, 28), counted("", 29, 74), counted("", 81, 89), counted("", 131, 134), counted("R", 1, 10), counted("N", 1, 9), counted("T", 1, 20), counted("C", 1, 9))},
 	}
 }
 
@@ -113,7 +113,7 @@ func TestThePagesOfRulesNameRealTests(t *testing.T) {
 // rulesOf reads the tables of a page.
 func rulesOf(t *testing.T, name string) (out []rule) {
 	t.Helper()
-	number := regexp.MustCompile(`^(\d+\.\d+|[ANRT]?\d+)$`)
+	number := regexp.MustCompile(`^(\d+\.\d+|[ACNRT]?\d+)$`)
 	fourth := ""
 	for i, line := range strings.Split(readText(t, name), "\n") {
 		if !strings.HasPrefix(line, "| ") || strings.HasPrefix(line, "| ---") {

@@ -78,6 +78,17 @@ func NioHost(t testproc.TB) *Host {
 	return startHost(t, "nio peer", cmd)
 }
 
+// StartHost starts another program that speaks JSON lines as the clients do.
+func StartHost(t testproc.TB, name string, cmd *exec.Cmd) *Host {
+	t.Helper()
+	return startHost(t, name, cmd)
+}
+
+// Call runs a command of such a program; args and result may be nil.
+func (h *Host) Call(deadline time.Duration, cmd string, args map[string]any, result any) error {
+	return h.call(deadline, "", cmd, args, result)
+}
+
 func startHost(t testproc.TB, name string, cmd *exec.Cmd) *Host {
 	t.Helper()
 	inRead, inWrite, err := os.Pipe()

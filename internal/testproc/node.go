@@ -24,6 +24,11 @@ const (
 // Node returns the Node interpreter and the folder of the peer program with its
 // dependencies installed. They are obtained the first time on a machine, by npm.
 func Node(ctx context.Context) (interpreter, peer string, err error) {
+	return NodeProgram(ctx, "peer")
+}
+
+// NodeProgram is Node for another program below test/, by the name of its folder.
+func NodeProgram(ctx context.Context, folder string) (interpreter, program string, err error) {
 	root, err := Root()
 	if err != nil {
 		return "", "", err
@@ -31,12 +36,12 @@ func Node(ctx context.Context) (interpreter, peer string, err error) {
 	if interpreter, err = nodeInterpreter(ctx); err != nil {
 		return "", "", err
 	}
-	source := filepath.Join(root, "test", "peer")
-	if err := DependOn(root, filepath.Join("test", "peer")); err != nil {
+	source := filepath.Join(root, "test", folder)
+	if err := DependOn(root, filepath.Join("test", folder)); err != nil {
 		return "", "", err
 	}
 	keys := []string{filepath.Join(source, "package.json"), filepath.Join(source, "package-lock.json")}
-	modules, err := Cached("peer", keys, func(dir string) error {
+	modules, err := Cached(folder, keys, func(dir string) error {
 		for _, name := range append(keys, filepath.Join(source, ".npmrc")) {
 			if err := copyFile(filepath.Join(dir, filepath.Base(name)), name); err != nil {
 				return err
@@ -50,7 +55,7 @@ func Node(ctx context.Context) (interpreter, peer string, err error) {
 	// Node looks for modules upwards from the program's folder.
 	link := filepath.Join(source, "node_modules")
 	if err := pointTo(link, filepath.Join(modules, "node_modules")); err != nil {
-		return "", "", fmt.Errorf("install the peer's modules: %w", err)
+		return "", "", fmt.Errorf("install the modules of %s: %w", folder, err)
 	}
 	return interpreter, source, nil
 }

@@ -115,7 +115,7 @@ func build(ctx context.Context) (string, error) {
 		return "", err
 	}
 	// Test results may be cached only as long as the proxy is the same.
-	if err := testproc.DependOn(root, "cmd", "proxy", "cluster", "interceptors", "e2ee", "trustcache", "store", "config", "internal"); err != nil {
+	if err := testproc.DependOn(root, "cmd", "proxy", "cluster", "console", "interceptors", "e2ee", "trustcache", "store", "config", "internal"); err != nil {
 		return "", err
 	}
 	flags, env := raceFlags()

@@ -60,8 +60,9 @@ func TestIsolation(t *testing.T) {
 		}
 		for _, device := range bob {
 			other := newCurl(t, proxy.URL, device.account) // from the beginning, with the same token
-			if other.sync(0); device == bob[0] && !other.saw("CANARY for bob") {
-				t.Error("bob cannot read any more")
+			other.sync(0)
+			if device == bob[0] { // Synapse answers a first sync for minutes as it did before; the next ones have the rest
+				other.Await(room, testpeer.Where{"event_id": secret, "body": "CANARY for bob"})
 			}
 		}
 		wantOwnKeys(t, bob, carol)

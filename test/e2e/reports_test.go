@@ -100,14 +100,16 @@ func TestDeviceIDIsUsedAgain(t *testing.T) {
 
 		bot = loginCurl(t, proxy.URL, account, "BOT")
 		var codes []string
-		bot.await("neither in order nor told why not", func(ctx context.Context) (err error) {
-			if codes, err = bot.problemCodes(ctx); err == nil && len(codes) > 0 && !slices.Contains(codes, "signature_not_shown") {
-				err = fmt.Errorf("status says %v", codes)
-			}
-			return err
-		})
+		// Synapse has two signatures then, and may show one first and the other afterwards.
+		for inOrder := 0; !slices.Contains(codes, "signature_not_shown") && inOrder < 10; inOrder++ {
+			bot.await("neither in order nor told why not", func(ctx context.Context) (err error) {
+				if codes, err = bot.problemCodes(ctx); err == nil && len(codes) > 0 && !slices.Contains(codes, "signature_not_shown") {
+					err = fmt.Errorf("status says %v", codes)
+				}
+				return err
+			})
+		}
 		if !slices.Contains(codes, "signature_not_shown") {
-			bot.awaitInOrder()
 			bot.SendText(room, "after")
 			return
 		}
