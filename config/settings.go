@@ -281,7 +281,9 @@ type Account struct {
 	// those of the user's own devices that the digital identity has confirmed, so that a bot is
 	// verified from another client of its user alone. The homeserver is trusted at that moment not
 	// to have made up such a device: where the identity is not known here yet, it becomes so by it.
-	// Requests of other users are never accepted unseen.
+	// A homeserver that makes both up then also gives the key of the backup, and reads every room
+	// key that is saved there; to rule that out, compare emoji once, or recover with the recovery
+	// key, before this is set. Requests of other users are never accepted unseen.
 	AutoVerify []AutoVerify `yaml:"auto_verify"`
 
 	// Overrides account.require_cross_signing for this account.

@@ -235,6 +235,24 @@ func TestInnerErrorsStayInside(t *testing.T) {
 	}
 }
 
+// Attack: who has used up the attempts to recover or to reset goes on by another way. All ways count
+// together.
+func TestGuessingByAnotherWayIsLimited(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.signIn("alice")
+	limits := r.console.o.Limits
+	for limits.Recover(alice) == nil { // by the control API
+	}
+	for limits.Reset(alice) == nil {
+	}
+	r.wantText(r.post("/recovery", "/recovery/enter", "recovery_key", "some passphrase"), 429, "too often")
+	r.wantText(r.post("/recovery", "/recovery/reset", "sure", "yes", "password", "guess", "identity", "MasterKeyOf@alice:hs"), 429, "too often")
+	if asked := r.accounts.of(alice).did(); len(asked) > 0 {
+		t.Errorf("the device was asked to %q", asked)
+	}
+}
+
 // Attack: somebody at an open browser guesses recovery keys, or passwords for a reset.
 func TestGuessingIsLimited(t *testing.T) {
 	t.Parallel()

@@ -107,14 +107,9 @@ type Options struct {
 	// origin.
 	SingleSignOn *url.URL
 	Now          func() time.Time
+	// Limits are those of every way to control a device.
+	Limits *interceptors.Limits
 }
-
-// How often a session may try what somebody at another's open browser might guess or break:
-// recovery keys, and passwords for a reset.
-const (
-	triesBurst    = 5
-	triesInterval = time.Minute
-)
 
 // Console has the pages.
 type Console struct {
@@ -123,7 +118,6 @@ type Console struct {
 	pages     map[string]page
 	templates map[string]*template.Template
 	static    map[string][]byte
-	tries     *gate.Attempts
 	reading   chan struct{} // who reads a picture
 
 	// resetting are users whose identity is being reset.
@@ -154,10 +148,10 @@ func New(o Options) (*Console, error) {
 		o.Now = time.Now
 	}
 	c := &Console{o: o, resetting: make(map[id.UserID]bool), reading: make(chan struct{}, 1)}
-	var err error
-	if c.tries, err = gate.NewAttempts(triesBurst, triesInterval); err != nil {
-		return nil, fmt.Errorf("make the console: %w", err)
+	if o.Limits == nil {
+		return nil, errors.New("make the console: it has no limits")
 	}
+	var err error
 	if c.gate, err = gate.New(gate.Options{Store: o.Sessions, Now: o.Now, Homeserver: o.Homeserver, Client: o.Client, URL: o.URL}); err != nil {
 		return nil, fmt.Errorf("make the console: %w", err)
 	}
@@ -200,6 +194,12 @@ type begun struct {
 // Begin finds the session of a request; see [proxy.Pages].
 func (c *Console) Begin(r *http.Request, network string) (*http.Request, id.UserID, error) {
 	s, err := c.gate.Find(r)
+	if err == nil && s.BegunBy != "" { // it is worth what the device is
+		var held bool
+		if held, err = c.holds(r.Context(), s.UserID, s.BegunBy); err == nil && !held {
+			s = &gate.Session{Ended: true}
+		}
+	}
 	if err != nil {
 		return r, "", fmt.Errorf("find a session of the console: %w", err)
 	}
@@ -276,6 +276,9 @@ func (q *query) act() error {
 	var err error
 	if q.held, err = q.c.o.Accounts.Held(q.ctx, q.session.UserID); err != nil {
 		return err
+	}
+	if by := q.session.BegunBy; by != "" {
+		q.held = slices.DeleteFunc(slices.Clone(q.held), func(h Held) bool { return h.DeviceID != by })
 	}
 	if len(q.held) == 0 {
 		return errNoDevice

@@ -357,6 +357,15 @@ func TestScan(t *testing.T) {
 	if did := dev.did(); !slices.Contains(did, `scan flow1 "the code\xff"`) || !slices.Contains(did, `scan flow1 "M\x00\xff\xfe\x01"`) {
 		t.Errorf("%q", did)
 	}
+	status := 400
+	for n := 0; status == 400 && n < 100; n++ {
+		status = send("picture", []byte("a cat")).Status
+	}
+	if status != 429 { // reading one takes seconds of a core
+		t.Errorf("the last picture of many: %d", status)
+	}
+	dev.set(func() { dev.flows[0].State = "done" })
+	r.wantText(send("picture", photo), 404)
 }
 
 // What strict rules would have done is counted, as a chart that can also be read.

@@ -93,6 +93,14 @@ func (q *query) showKey(key secret.String) error {
 	return q.device.DeleteRecoveryKey(q.ctx)
 }
 
+// tooOften says for a person that a limit refuses something.
+func tooOften(err error) error {
+	if limit, ok := errors.AsType[*apierr.Error](err); ok {
+		limit.Text, limit.Hint = "This was tried too often.", "Wait "+limit.Header.Get("Retry-After")+" seconds, then try again."
+	}
+	return err
+}
+
 // recoverWith recovers with what a person typed in: a recovery key if it looks like one, in
 // whatever groups, else a passphrase.
 func recoverWith(q *query, typed string, restore bool) error {
@@ -100,7 +108,7 @@ func recoverWith(q *query, typed string, restore bool) error {
 	if strings.TrimSpace(typed) == "" {
 		return apierr.MissingParam("Nothing was entered.").WithHint("Enter your recovery key. It begins with Es.")
 	}
-	if err := q.c.tries.Take("recover "+string(q.session.UserID), q.c.o.Now()); err != nil {
+	if err := tooOften(q.c.o.Limits.Recover(q.session.UserID)); err != nil {
 		return err
 	}
 	with := e2ee.Recovery{Restore: restore}
@@ -129,7 +137,7 @@ func reset(q *query) error {
 		return apierr.MissingParam("Nothing was changed: the box that says that you are sure was not ticked.").
 			WithHint("A reset is for who has lost the recovery key and every other device. Go back, and tick the box if that is so.")
 	}
-	if err := q.c.tries.Take("reset "+string(q.session.UserID), q.c.o.Now()); err != nil {
+	if err := tooOften(q.c.o.Limits.Reset(q.session.UserID)); err != nil {
 		return err
 	}
 	if !q.c.begin(q.session.UserID) {
@@ -179,7 +187,7 @@ func backup(q *query) error {
 }
 
 func restore(q *query) error {
-	if err := q.c.tries.Take("restore "+string(q.session.UserID), q.c.o.Now()); err != nil {
+	if err := tooOften(q.c.o.Limits.Keys(q.session.UserID)); err != nil {
 		return err
 	}
 	if err := q.device.RestoreHistory(q.ctx); err != nil {

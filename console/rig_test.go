@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -84,8 +85,12 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
+	limits, err := interceptors.NewLimits()
+	if err != nil {
+		t.Fatal(err)
+	}
 	r.console, err = New(Options{
-		Sessions: db, Accounts: r.accounts, Administration: &administration{}, Homeserver: at, Client: r.hs.Client(), Now: r.time,
+		Limits: limits, Sessions: db, Accounts: r.accounts, Administration: &administration{}, Homeserver: at, Client: r.hs.Client(), Now: r.time,
 		Administrators: func() []id.UserID {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -246,10 +251,12 @@ type homeserver struct {
 	live     map[string]id.UserID // by token
 	made     int
 	refuse   func(w http.ResponseWriter, path string) bool
+	// answerLost makes devices, and loses the answer that says so.
+	answerLost bool
 }
 
 func newHomeserver(t *testing.T) *homeserver {
-	h := &homeserver{live: map[string]id.UserID{"alices-token": alice}}
+	h := &homeserver{live: map[string]id.UserID{"alices-token": alice, "phones-token": alice, "bots-token": alice}}
 	h.Server = httptest.NewServer(h)
 	t.Cleanup(h.Close)
 	return h
@@ -276,6 +283,7 @@ func (h *homeserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		var asked struct {
 			Type, Password, Token string
 			Identifier            struct{ User string }
+			Device                string `json:"device_id"`
 		}
 		_ = json.Unmarshal(body, &asked)
 		user := id.UserID(asked.Identifier.User)
@@ -289,16 +297,24 @@ func (h *homeserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			user = "@" + user + ":hs"
 		}
 		h.made++
-		token = "made-" + string(user)
+		if asked.Device == "" { // it is the homeserver that chooses
+			asked.Device = strconv.Itoa(h.made)
+		}
+		token = "made-" + string(user) + "-" + asked.Device
 		h.live[token] = user
-		say(200, map[string]any{"user_id": user, "access_token": token, "device_id": "D"})
+		if h.answerLost {
+			say(502, "upstream is gone")
+			return
+		}
+		say(200, map[string]any{"user_id": user, "access_token": token, "device_id": asked.Device})
 	case "GET account/whoami":
 		user, ok := h.live[token]
 		if !ok {
 			say(401, map[string]string{"errcode": "M_UNKNOWN_TOKEN", "error": "no"})
 			return
 		}
-		say(200, map[string]any{"user_id": user, "is_guest": user == "@guest:hs"})
+		of := map[string]id.DeviceID{"alices-token": "A1", "phones-token": "PHONE"}[token]
+		say(200, map[string]any{"user_id": user, "device_id": of, "is_guest": user == "@guest:hs"})
 	case "POST logout":
 		delete(h.live, token)
 		say(200, struct{}{})

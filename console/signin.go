@@ -1,8 +1,10 @@
 package console
 
 import (
+	"context"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 
 	"maunium.net/go/mautrix/id"
@@ -59,22 +61,35 @@ func signInByPassword(q *query) error {
 	if err != nil {
 		return q.refused(user, err)
 	}
-	return q.letIn(who)
+	return q.letIn(who, "")
 }
 
 func signInByToken(q *query) error {
 	token := secret.NewString(strings.TrimSpace(q.Request.PostForm.Get("access_token")))
 	q.Request.PostForm.Del("access_token")
-	who, err := q.c.gate.ByToken(q.ctx, q.Request, q.network, token)
+	who, by, err := q.c.gate.ByToken(q.ctx, q.Request, q.network, token)
 	if err != nil {
 		return q.refused("", err)
 	}
-	return q.letIn(who)
+	// A token opens here what it opens in the control API, and no more: its own device.
+	switch held, err := q.c.holds(q.ctx, who, by); {
+	case err != nil:
+		return err
+	case !held:
+		return q.refused("", gate.ErrNotHeld())
+	}
+	return q.letIn(who, by)
+}
+
+// holds reports whether the proxy holds the keys of a user's device.
+func (c *Console) holds(ctx context.Context, user id.UserID, device id.DeviceID) (bool, error) {
+	all, err := c.o.Accounts.Held(ctx, user)
+	return slices.ContainsFunc(all, func(h Held) bool { return h.DeviceID == device }), err
 }
 
 // letIn begins the session of whoever has proved who they are.
-func (q *query) letIn(who id.UserID) error {
-	if err := q.c.gate.Begin(q.Writer, q.Request, who); err != nil {
+func (q *query) letIn(who id.UserID, by id.DeviceID) error {
+	if err := q.c.gate.Begin(q.Writer, q.Request, who, by); err != nil {
 		return err
 	}
 	return q.redirect("", "")
@@ -93,7 +108,7 @@ func endSSO(q *query) error {
 	if err != nil {
 		return q.refused("", err)
 	}
-	if err := q.c.gate.Begin(q.Writer, q.Request, who); err != nil {
+	if err := q.c.gate.Begin(q.Writer, q.Request, who, ""); err != nil {
 		return err
 	}
 	v := q.view("signedin", "You are signed in")

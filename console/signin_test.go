@@ -2,12 +2,16 @@ package console
 
 import (
 	"bytes"
+	"context"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"e2ee-proxy/internal/secret"
 )
 
 // Signing in proves who somebody is, and leaves nothing behind: neither a device at the homeserver
@@ -29,7 +33,7 @@ func TestSignInLeavesNothingBehind(t *testing.T) {
 			}
 			r.wantText(r.get(""), 200, "Signed in as @alice:hs", "All is well")
 			r.hs.set(func() {
-				if r.hs.made != 1 || len(r.hs.live) != 1 {
+				if r.hs.made != 1 || len(r.hs.live) != 3 {
 					t.Errorf("%d devices were made, and these tokens live: %v", r.hs.made, r.hs.live)
 				}
 			})
@@ -61,6 +65,44 @@ func TestSignInFailsIfTheDeviceStays(t *testing.T) {
 	}
 	if n := len(slices.DeleteFunc(slices.Clone(r.hs.requests), func(s string) bool { return s != "POST logout" })); n != 3 {
 		t.Errorf("it was tried %d times", n)
+	}
+}
+
+// Attack: somebody ends a sign-in in the middle, or the answer to it is lost, and a device stays of
+// which nobody knows. The sign-in goes on to its end without the browser; what an answer that was lost
+// leaves is named, and the next sign-in ends it, because it has the same ID.
+func TestInterruptedSignInLeavesNoDevice(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	ctx, leave := context.WithCancel(t.Context())
+	r.hs.set(func() {
+		r.hs.refuse = func(_ http.ResponseWriter, path string) bool {
+			if path == "POST login" {
+				leave()
+			}
+			return false
+		}
+	})
+	who, err := r.console.gate.ByPassword(ctx, httptest.NewRequest(http.MethodPost, "/", nil), "alice", "192.0.2.1", secret.Bytes("wonderland"))
+	if err != nil || who != alice {
+		t.Errorf("%s, %v", who, err)
+	}
+	live := func() (n int) {
+		r.hs.set(func() { n = len(r.hs.live) })
+		return n
+	}
+	if n := live(); n != 3 {
+		t.Errorf("%d tokens live after a browser has left", n)
+	}
+	r.hs.set(func() { r.hs.answerLost = true })
+	r.wantText(r.post("/sign-in", "/sign-in", "user", "alice", "password", "wonderland"), http.StatusBadGateway, "E2EE_PROXY_CONSOLE", "log it out there")
+	if n := live(); n != 4 {
+		t.Errorf("%d tokens live after an answer was lost", n)
+	}
+	r.hs.set(func() { r.hs.answerLost = false })
+	r.signIn("alice")
+	if n := live(); n != 3 {
+		t.Errorf("%d tokens live after the next sign-in", n)
 	}
 }
 

@@ -191,6 +191,15 @@ func scanPicture(q *query) error {
 	if q.Request.MultipartForm == nil || len(q.Request.MultipartForm.File["picture"]) == 0 {
 		return apierr.InvalidParam("No picture was chosen.").WithHint("Go back and choose one: a photograph, or a picture of a screen.")
 	}
+	// Before anything is done with it.
+	if v, err := q.device.Verification(q.ctx, flow); err != nil {
+		return err
+	} else if v.State.Over() {
+		return e2ee.ErrNoVerification
+	}
+	if err := tooOften(q.c.o.Limits.Picture(q.session.UserID)); err != nil {
+		return err
+	}
 	raw, err := pictureOf(q.Request.MultipartForm.File["picture"][0])
 	if err != nil {
 		return err

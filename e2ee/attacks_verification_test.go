@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/liar"
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
 )
 
 // newest waits until the newest verification of a device has a state.
@@ -243,6 +245,42 @@ func TestAttackFloodOfRequests(t *testing.T) {
 	})
 	if sent := a.hs.Requests(liar.Of(a.UserID, liar.Is(http.MethodPut, "m.key.verification"))); len(sent) > 0 {
 		t.Errorf("%d messages went out", len(sent))
+	}
+}
+
+// Attack: somebody asks and cancels, again and again. A warning stays in the database for ever, so
+// that each request would leave a row. All requests of a user are one.
+func TestAttackRequestAndCancel(t *testing.T) {
+	t.Parallel()
+	a, b := two(t)
+	send := func(kind string, content map[string]any) {
+		a.hs.SendToDevice(a.UserID, "ALICE", b.UserID, "m.key.verification."+kind, content)
+		if err := a.dev.SyncNow(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 5 {
+		txn := fmt.Sprintf("t%d", i)
+		send("request", map[string]any{
+			"from_device": "BOB", "transaction_id": txn, "methods": []string{"m.sas.v1"}, "timestamp": a.rig.now().UnixMilli(),
+		})
+		send("cancel", map[string]any{"transaction_id": txn, "code": "m.user", "reason": ""})
+		await(t, "a request is not heard, or does not end", func() bool {
+			all, err := a.dev.Verifications(t.Context())
+			return err == nil && len(all) == i+1 && all[0].State == e2ee.VerificationCancelled
+		})
+	}
+	await(t, "the warning does not end", func() bool { return len(warningCodes(t, a.dev)) == 0 })
+	acct, err := a.rig.db.LookupAccount(t.Context(), idUser(a.UserID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := a.rig.db.Warnings(t.Context(), acct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rows = slices.DeleteFunc(rows, func(w store.Warning) bool { return w.Code != "verification_requested" }); len(rows) != 1 {
+		t.Errorf("%d rows", len(rows))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -166,6 +167,64 @@ func TestControlRoomComesBackWithAWarning(t *testing.T) {
 	if extras, _ = alice.shownControl(since); extras.Control == nil || len(extras.Control.Ephemeral) != 1 || extras.Control.Unread() != 0 {
 		t.Errorf("read: %+v", extras.Control)
 	}
+}
+
+// A recovery key was told in a room in which nobody says anything any more, and whose user never
+// wrote that it is saved. Somebody who gets at the account, or at the database, days later finds
+// it there. After 24 hours nobody is shown it, whether they read back, sync or begin anew, and
+// the proxy deletes it with nobody looking.
+func TestToldSecretsEndInAQuietRoom(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(p *person, since string) string{
+		"upkeep": func(p *person, _ string) string {
+			p.dev.Maintain(t.Context())
+			return ""
+		},
+		"a client's sync": func(p *person, since string) string {
+			extras, _ := p.shownControl(since)
+			return strings.Join(said(t, extras.Control), "")
+		},
+	} {
+		alice := inControl(t, true)
+		_, since := alice.shownControl("")
+		event, err := alice.dev.ControlRoom().TellOnce(t.Context(), e2ee.ControlText("SECRET"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		extras, since := alice.shownControl(since)
+		alice.rig.later(23 * time.Hour)
+		alice.dev.Maintain(t.Context())
+		if told := said(t, extras.Control); len(told) != 1 || told[0] != "SECRET" || !strings.Contains(string(mustEvent(t, alice.dev.ControlRoom(), event)), "SECRET") {
+			t.Errorf("%s: before its time: %q", name, told)
+		}
+		alice.rig.later(2 * time.Hour)
+		if got := string(mustEvent(t, alice.dev.ControlRoom(), event)); strings.Contains(got, "SECRET") || !strings.Contains(got, "not shown again") {
+			t.Errorf("%s: read back: %s", name, got)
+		}
+		if got := end(alice, since); strings.Contains(got, "SECRET") {
+			t.Errorf("%s: %s", name, got)
+		}
+		if stored := storedControl(t, alice); strings.Contains(stored, "SECRET") || !strings.Contains(stored, "not shown again") {
+			t.Errorf("%s: it is still stored", name)
+		}
+		if extras, _ := alice.shownControl(""); strings.Contains(strings.Join(said(t, extras.Control), ""), "SECRET") {
+			t.Errorf("%s: a client that begins anew is shown it", name)
+		}
+	}
+}
+
+// storedControl returns what the database has of a person's room.
+func storedControl(t *testing.T, p *person) string {
+	t.Helper()
+	acct, err := p.rig.db.Account(t.Context(), id.UserID(p.UserID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := p.rig.db.ControlRoom(t.Context(), acct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw.Reveal())
 }
 
 // There is no room for accounts whose notices are off, and none that others see.

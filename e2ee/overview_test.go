@@ -15,6 +15,7 @@ import (
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/audit"
 	"e2ee-proxy/internal/liar"
+	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
 
@@ -166,6 +167,10 @@ func TestAdministratorEndsSessions(t *testing.T) {
 	}
 	lie()
 	st.send(room, "still")
+	// Whoever is signed in to the console as the account is not any more either.
+	if err := st.db.AddConsoleSession(t.Context(), []byte("console"), store.ConsoleSession{UserID: alice}); err != nil {
+		t.Fatal(err)
+	}
 
 	gone, leave := context.WithCancel(t.Context())
 	leave() // who asked is gone: it is done all the same
@@ -174,6 +179,9 @@ func TestAdministratorEndsSessions(t *testing.T) {
 	}
 	if got, want := outcomes(see.EndSessions(t.Context(), administrator, alice)), st.alice.DeviceID+" ended, OWN ended"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+	if s, err := st.db.ConsoleSession(t.Context(), []byte("console")); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("the console's session of %q goes on: %v", s.UserID, err)
 	}
 	if works(st.alice) || works(own.Session) || !works(bob.Session) {
 		t.Error("the wrong sessions have ended")

@@ -141,8 +141,12 @@ func (e *Engine) visit(ctx context.Context, key deviceKey) error {
 			err = nil
 		}
 	}
-	if d.schedule.VisitEnds() && !gone {
+	switch wanted := d.schedule.VisitEnds(); {
+	case gone:
+	case wanted:
 		d.maintain(d.core.Context)
+	case err == nil:
+		err = d.ControlRoom().ForgetOldSecrets(d.core.Context)
 	}
 	if !gone && first && e.awake.Len() < e.opts.Awake {
 		e.awaken(d)
@@ -347,6 +351,7 @@ func (d *Device) maintain(ctx context.Context) {
 		{"refresh device lists", d.refreshDeviceLists},
 		{"review warnings", d.reviewWarnings},
 		{"locate warnings", d.locateWarnings},
+		{"forget secrets that were told", d.ControlRoom().ForgetOldSecrets},
 		{"fill the search index again", d.reader().Refill},
 	} {
 		switch err := step.do(ctx); {

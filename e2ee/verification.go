@@ -293,16 +293,16 @@ func (h host) Waiting(ctx context.Context) {
 	}
 }
 
-// asking returns the requests to verify that wait for an answer.
+// asking returns who waits for an answer to a request to verify, each once.
 func (a *account) asking() []notices.Cause {
 	var out []notices.Cause
-	seen := make(map[string]bool)
+	seen := make(map[id.UserID]bool)
 	for _, d := range a.proxied() {
 		for _, one := range d.flows.Asking() {
-			if !seen[one.Flow] {
-				out = append(out, notices.Verify(one.Flow, one.User, one.Own))
+			if !seen[one.User] {
+				out = append(out, notices.Verify(one.User, one.Own))
 			}
-			seen[one.Flow] = true
+			seen[one.User] = true
 		}
 	}
 	return out

@@ -1,6 +1,7 @@
 package interceptors
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"net/url"
@@ -129,7 +130,19 @@ type Options struct {
 	Administrators func() []id.UserID
 	// ControlWork runs what takes long in control rooms; nil: nothing does.
 	ControlWork *ControlWork
+	// Limits are those of every way to control a device; nil: the handlers have limits of their own.
+	Limits *Limits
+	// EndConsoleSessions ends the sessions of a user at the console, which no device of theirs is; nil:
+	// there is no console.
+	EndConsoleSessions func(ctx context.Context, user id.UserID) error
 }
+
+// Limits are how often a user may try what somebody might guess or break. Every way to control a
+// device counts by the same ones, so that a process makes them once, with [NewLimits].
+type Limits = control.Limits
+
+// NewLimits returns limits of which nothing was used.
+func NewLimits() (*Limits, error) { return control.NewLimits() }
 
 // ControlWork is what takes long in control rooms. Whoever makes it with [NewControlWork]
 // closes it, when the handlers have ended.
@@ -153,11 +166,12 @@ func Handlers(o Options) (map[string]Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
-	limits, err := control.NewLimits()
-	if err != nil {
-		return nil, fmt.Errorf("make the handlers: %w", err)
+	if o.Limits == nil {
+		if o.Limits, err = NewLimits(); err != nil {
+			return nil, fmt.Errorf("make the handlers: %w", err)
+		}
 	}
-	api := control.Handlers(o.Sync.spools, limits, o.Administration, o.Administrators)
+	api := control.Handlers(o.Sync.spools, o.Limits, o.Administration, o.Administrators)
 	sync, err := NewSync(o.Sync)
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
@@ -173,7 +187,7 @@ func Handlers(o Options) (map[string]Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
-	talks, err := controlroom.New(controlroom.Options{Limits: limits, Work: o.ControlWork, Open: openUploaded(files)})
+	talks, err := controlroom.New(controlroom.Options{Limits: o.Limits, Work: o.ControlWork, Open: openUploaded(files)})
 	if err != nil {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
@@ -188,7 +202,7 @@ func Handlers(o Options) (map[string]Handler, error) {
 	writes := &rooms{order: newRoomOrder(), files: named, nativeClearText: o.NativeClearText}
 	maps.Copy(all, writes.handlers())
 	all[Search] = (&searches{writes, o.Sync.KeyWait, o.HideNotices, o.Sync.spools}).narrow(all[Search])
-	maps.Copy(all, (&sessions{public: o.PublicURL, refresh: refresh}).handlers())
+	maps.Copy(all, (&sessions{o.PublicURL, refresh, o.EndConsoleSessions}).handlers())
 	maps.Copy(all, api)
 	return all, nil
 }
@@ -218,11 +232,11 @@ func (s *sessions) handlers() map[string]Handler {
 		Register:      s.register,
 		Refresh:       s.refreshToken,
 		Logout:        logout,
-		LogoutAll:     logoutAll,
+		LogoutAll:     s.logoutAll,
 		DeleteDevice:  deleteDevice,
 		DeleteDevices: deleteDevices,
-		Password:      changePassword,
-		Deactivate:    deactivate,
+		Password:      s.changePassword,
+		Deactivate:    s.deactivate,
 		WellKnown:     s.wellKnown,
 		UploadKeys:    uploadKeys,
 	}

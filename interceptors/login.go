@@ -28,6 +28,8 @@ import (
 type sessions struct {
 	public  *url.URL
 	refresh *refreshTokens
+	// endPages ends what else a user has begun, see Options.EndConsoleSessions.
+	endPages func(ctx context.Context, user id.UserID) error
 }
 
 // login handles [Login].

@@ -1,6 +1,7 @@
 package interceptors
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/url"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
@@ -199,6 +201,44 @@ func TestWellKnown(t *testing.T) {
 	w.up.respond = func(seen) (int, string) { return 404, `{"errcode":"M_NOT_FOUND"}` }
 	if rec, err := w.do(get); err != nil || rec.Code != 404 {
 		t.Errorf("got %d %v", rec.Code, err)
+	}
+}
+
+// Attack: somebody has signed in to the console with a password that was stolen, and goes on there when
+// the user logs out everywhere, changes the password (also where devices stay logged in) or closes the
+// account. The homeserver's word counts, and nobody else's sessions end.
+func TestConsoleSessionsEnd(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		handler, pattern, body string
+		status                 int
+		ends                   bool
+	}{
+		{LogoutAll, "/logout/all", `{}`, 200, true},
+		{LogoutAll, "/logout/all", `{}`, 401, false},
+		{Password, "/account/password", `{"new_password":"x"}`, 200, true},
+		{Password, "/account/password", `{"new_password":"x","logout_devices":false}`, 200, true},
+		{Password, "/account/password", `{"new_password":"x"}`, 401, false},
+		{Deactivate, "/account/deactivate", `{}`, 200, true},
+		{Logout, "/logout", `{}`, 200, false},
+	} {
+		var ended []id.UserID
+		w := withOptions(t, e2ee.ModeProxied, Options{EndConsoleSessions: func(_ context.Context, user id.UserID) error {
+			ended = append(ended, user)
+			return nil
+		}})
+		w.who = Identity{UserID: alice, DeviceID: "DEVICE", Token: secret.NewString("token")}
+		w.up.respond = func(seen) (int, string) { return tt.status, `{}` }
+		if _, err := w.do(call{handler: tt.handler, method: "POST", pattern: tt.pattern, body: tt.body}); err != nil {
+			t.Errorf("%s: %v", tt.handler, err)
+		}
+		var want []id.UserID
+		if tt.ends {
+			want = []id.UserID{alice}
+		}
+		if diff := cmp.Diff(want, ended); diff != "" {
+			t.Errorf("%s %s %d: sessions ended (-want +got):\n%s", tt.handler, tt.body, tt.status, diff)
+		}
 	}
 }
 

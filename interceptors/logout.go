@@ -2,6 +2,7 @@ package interceptors
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"maunium.net/go/mautrix/id"
@@ -26,9 +27,9 @@ func logout(x *Exchange) error {
 }
 
 // logoutAll handles [LogoutAll].
-func logoutAll(x *Exchange) error {
+func (s *sessions) logoutAll(x *Exchange) error {
 	return endThen(x, func(ctx context.Context, _ strictjson.Object) error {
-		return forgetAll(ctx, x)
+		return errors.Join(s.endConsole(ctx, x), forgetAll(ctx, x))
 	})
 }
 
@@ -52,24 +53,34 @@ func deleteDevices(x *Exchange) error {
 
 // changePassword handles [Password], which logs out all other devices unless told not to.
 // Without an access token (a forgotten password) the user is not known: then the devices
-// end when the homeserver refuses their tokens.
-func changePassword(x *Exchange) error {
+// end when the homeserver refuses their tokens. The sessions of the console end in any case: nobody
+// sees them among their devices, and the old password may have begun them.
+func (s *sessions) changePassword(x *Exchange) error {
 	return endThen(x, func(ctx context.Context, body strictjson.Object) error {
+		err := s.endConsole(ctx, x)
 		if body.IsFalse("logout_devices") {
-			return nil
+			return err
 		}
-		return forgetAll(ctx, x, x.Identity.DeviceID)
+		return errors.Join(err, forgetAll(ctx, x, x.Identity.DeviceID))
 	})
 }
 
 // deactivate handles [Deactivate].
-func deactivate(x *Exchange) error {
+func (s *sessions) deactivate(x *Exchange) error {
 	return endThen(x, func(ctx context.Context, _ strictjson.Object) error {
 		if x.Identity.UserID == "" {
 			return nil
 		}
-		return engineerr.For(x.Devices.ForgetAccount(ctx, x.Identity.UserID))
+		return errors.Join(s.endConsole(ctx, x), engineerr.For(x.Devices.ForgetAccount(ctx, x.Identity.UserID)))
 	})
+}
+
+// endConsole ends the sessions of the request's user at the console.
+func (s *sessions) endConsole(ctx context.Context, x *Exchange) error {
+	if s.endPages == nil || x.Identity.UserID == "" {
+		return nil
+	}
+	return s.endPages(ctx, x.Identity.UserID)
 }
 
 // endThen sends a request upstream and, after a 200, calls done with the members of its

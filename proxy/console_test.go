@@ -195,7 +195,11 @@ func TestConsoleHasThePagesOfTheTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := console.New(console.Options{Homeserver: base, Client: http.DefaultClient})
+	limits, err := interceptors.NewLimits()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := console.New(console.Options{Limits: limits, Homeserver: base, Client: http.DefaultClient})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -173,8 +173,11 @@ func TestPassThroughInformational(t *testing.T) {
 		t.Errorf("first came %q", line)
 	}
 	_, _ = io.WriteString(conn2, "{}")
-	_, _ = in.ReadString('\n')
-	if line, _ := in.ReadString('\n'); !strings.Contains(line, "200") {
+	line := "\r\n"
+	for line == "\r\n" || strings.Contains(line, " 100 ") { // the homeserver's own may come too
+		line, _ = in.ReadString('\n')
+	}
+	if !strings.Contains(line, "200") {
 		t.Errorf("then came %q", line)
 	}
 	if a := g.raw("PUT", "PUT /_matrix/client/v3/rooms/!r:hs/send/x/t HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"); a.StatusCode != 401 {

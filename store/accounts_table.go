@@ -151,6 +151,10 @@ func (db *DB) DeleteAccount(ctx context.Context, acct *Account) error {
 		if err == nil && n == 0 {
 			err = ErrNotFound
 		}
+		if err == nil {
+			owner := db.hashConsoleOwner(acct.UserID)
+			_, err = t.Do(ctx, deleteConsoleOwner, owner[:])
+		}
 		return err
 	})
 	if err != nil {

@@ -21,7 +21,8 @@ import (
 // somebody else's. A session belongs to no account: administrators need not have one.
 
 const (
-	insertConsoleSession = "INSERT INTO console_sessions (session, owner, seen_at, ends_at, sealed_session) VALUES ($1, $2, $3, $4, $5)"
+	insertConsoleSession = `INSERT INTO console_sessions (session, owner, seen_at, ends_at, sealed_session, begun_by) VALUES ($1, $2, $3, $4, $5,
+		(SELECT d.id FROM devices d JOIN accounts a ON a.id = d.account WHERE a.user_id = $6 AND d.device_id = $7))`
 	selectConsoleSession = "SELECT seen_at, ends_at, sealed_session FROM console_sessions WHERE session = $1"
 	// A session that was ended meanwhile does not come back.
 	updateConsoleSession = "UPDATE console_sessions SET seen_at = $2, ends_at = $3, sealed_session = $4 WHERE session = $1"
@@ -36,6 +37,9 @@ type ConsoleSession struct {
 	UserID id.UserID
 	// DeviceID is the device for which the person acts; empty if none was chosen.
 	DeviceID id.DeviceID
+	// BegunBy is the device whose access token began the session, which ends when that device is
+	// deleted; empty if none did.
+	BegunBy id.DeviceID
 	// SeenAt is when it was last used, EndsAt when it ends however it is used.
 	SeenAt, EndsAt time.Time
 }
@@ -44,6 +48,7 @@ type ConsoleSession struct {
 type consoleSession struct {
 	UserID   id.UserID   `json:"user_id"`
 	DeviceID id.DeviceID `json:"device_id,omitempty"`
+	BegunBy  id.DeviceID `json:"begun_by,omitempty"`
 }
 
 // openConsole derives the key of sessions from the database's root secret.
@@ -70,7 +75,7 @@ func (db *DB) sealConsole(session [32]byte, s ConsoleSession) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	plain, err := json.Marshal(consoleSession{s.UserID, s.DeviceID})
+	plain, err := json.Marshal(consoleSession{s.UserID, s.DeviceID, s.BegunBy})
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +89,7 @@ func (db *DB) AddConsoleSession(ctx context.Context, token []byte, s ConsoleSess
 	if err != nil {
 		return fmt.Errorf("seal a session of the console: %w", err)
 	}
-	return db.changeConsole(ctx, "add", insertConsoleSession, session[:], owner[:], sqlio.Micros(s.SeenAt), sqlio.Micros(s.EndsAt), sealed)
+	return db.changeConsole(ctx, "add", insertConsoleSession, session[:], owner[:], sqlio.Micros(s.SeenAt), sqlio.Micros(s.EndsAt), sealed, s.UserID, s.BegunBy)
 }
 
 // ConsoleSession reads a session, or returns [ErrNotFound].
@@ -113,7 +118,7 @@ func (db *DB) ConsoleSession(ctx context.Context, token []byte) (ConsoleSession,
 	if err := json.Unmarshal(plain, &who); err != nil {
 		return ConsoleSession{}, fmt.Errorf("%w: a session of the console is damaged", ErrSealed)
 	}
-	s.UserID, s.DeviceID = who.UserID, who.DeviceID
+	s.UserID, s.DeviceID, s.BegunBy = who.UserID, who.DeviceID, who.BegunBy
 	return s, nil
 }
 

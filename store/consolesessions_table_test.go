@@ -48,6 +48,38 @@ func TestConsoleSessions(t *testing.T) {
 	})
 }
 
+// Attack: a session that was begun with the token of a device goes on when the device is logged out, or
+// comes back with another of the same ID; or one goes on when its account was closed.
+func TestConsoleSessionEndsWithItsDevice(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, url string) {
+		db, ctx := open(t, options(t, url)), t.Context()
+		acct, dev := device(t, db, alice, "A")
+		device(t, db, "@bob:hs", "A")
+		add := func(token string, user id.UserID, by id.DeviceID) {
+			t.Helper()
+			if err := db.AddConsoleSession(ctx, []byte(token), ConsoleSession{UserID: user, BegunBy: by, SeenAt: at(10), EndsAt: at(100)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		add("by A", alice, "A")
+		add("by password", alice, "")
+		add("bob's", "@bob:hs", "A")
+		same(t, "begun by", must[ConsoleSession](t)(db.ConsoleSession(ctx, []byte("by A"))).BegunBy, id.DeviceID("A"))
+		if err := db.DeleteDevice(ctx, acct, dev.ID); err != nil {
+			t.Fatal(err)
+		}
+		device(t, db, alice, "A")
+		wantNoSession(t, db, []byte("by A"))
+		must[ConsoleSession](t)(db.ConsoleSession(ctx, []byte("by password")))
+		if err := db.DeleteAccount(ctx, acct); err != nil {
+			t.Fatal(err)
+		}
+		wantNoSession(t, db, []byte("by password"))
+		must[ConsoleSession](t)(db.ConsoleSession(ctx, []byte("bob's")))
+	})
+}
+
 func wantNoSession(t *testing.T, db *DB, token []byte) {
 	t.Helper()
 	if s, err := db.ConsoleSession(t.Context(), token); !errors.Is(err, ErrNotFound) {

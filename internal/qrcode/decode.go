@@ -12,9 +12,33 @@ import (
 	"github.com/makiuchi-d/gozxing/qrcode"
 )
 
-// maxPixels bounds a picture: what a phone takes. With the copies that reading needs it is
-// about 100 MB for a moment.
-const maxPixels = 13_000_000
+// Bounds of a picture: what a phone takes. With the copies that reading needs it is about
+// 100 MB for a moment.
+const (
+	maxPixels = 13_000_000
+	// maxSide bounds what is done for each row of a tall picture, which goes over its columns.
+	maxSide = 5000
+	// maxCandidates is how many places may look like the corner of a code. All are compared
+	// with each other, three at a time: a photograph has some dozens, a picture that is made
+	// for it many thousands.
+	maxCandidates = 300
+	// maxScans bounds how often a JPEG goes over its picture: cameras and editors need a dozen. The
+	// mark of one does not occur within another.
+	maxScans   = 64
+	scanBegins = "\xff\xda"
+)
+
+// candidates counts the places that look like the corner of a code.
+type candidates int
+
+// found ends the reading of a picture that has too many: nothing else ends a decoder, and
+// [Read] recovers.
+func (c *candidates) found(gozxing.ResultPoint) {
+	*c++
+	if *c > maxCandidates {
+		panic("too many places look like the corner of a code")
+	}
+}
 
 // Reasons why there is nothing to read.
 var (
@@ -25,18 +49,23 @@ var (
 
 // Read returns the content of the code in a picture in PNG or JPEG. Errors: ErrNoPicture,
 // ErrTooLarge, ErrNoCode.
-func Read(picture []byte) (content []byte, err error) {
+func Read(picture []byte) ([]byte, error) { return read(picture, new(candidates)) }
+
+func read(picture []byte, seen *candidates) (content []byte, err error) {
 	// Whatever is wrong in a decoder of pictures or of codes, it is the sender's picture.
 	defer func() {
 		if p := recover(); p != nil {
 			content, err = nil, fmt.Errorf("%w: a decoder failed", ErrNoCode)
 		}
 	}()
-	shape, _, err := image.DecodeConfig(bytes.NewReader(picture))
+	shape, format, err := image.DecodeConfig(bytes.NewReader(picture))
 	switch {
 	case err != nil:
 		return nil, ErrNoPicture
-	case shape.Width <= 0 || shape.Height <= 0 || shape.Width > maxPixels/shape.Height:
+	case shape.Width <= 0 || shape.Height <= 0 || max(shape.Width, shape.Height) > maxSide || shape.Width > maxPixels/shape.Height:
+		return nil, ErrTooLarge
+	}
+	if format == "jpeg" && bytes.Count(picture, []byte(scanBegins)) > maxScans {
 		return nil, ErrTooLarge
 	}
 	img, _, err := image.Decode(bytes.NewReader(picture))
@@ -47,7 +76,10 @@ func Read(picture []byte) (content []byte, err error) {
 	if err != nil {
 		return nil, ErrNoCode
 	}
-	found, err := qrcode.NewQRCodeReader().Decode(bitmap, map[gozxing.DecodeHintType]any{gozxing.DecodeHintType_TRY_HARDER: true})
+	found, err := qrcode.NewQRCodeReader().Decode(bitmap, map[gozxing.DecodeHintType]any{
+		gozxing.DecodeHintType_TRY_HARDER:                 true,
+		gozxing.DecodeHintType_NEED_RESULT_POINT_CALLBACK: gozxing.ResultPointCallback(seen.found),
+	})
 	if err != nil {
 		return nil, ErrNoCode
 	}

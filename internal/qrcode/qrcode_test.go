@@ -64,6 +64,10 @@ func TestNothingToRead(t *testing.T) {
 	if err := png.Encode(&tall, image.NewPaletted(image.Rect(0, 0, 2, 8_000_000), color.Palette{color.White})); err != nil {
 		t.Fatal(err)
 	}
+	var photo bytes.Buffer
+	if err := jpeg.Encode(&photo, white, nil); err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct {
 		name    string
 		picture []byte
@@ -74,6 +78,7 @@ func TestNothingToRead(t *testing.T) {
 		{"a cut picture", blank.Bytes()[:60], qrcode.ErrNoPicture},
 		{"no code", blank.Bytes(), qrcode.ErrNoCode},
 		{"too many pixels", tall.Bytes(), qrcode.ErrTooLarge},
+		{"too many scans", bytes.Replace(photo.Bytes(), []byte("\xff\xda"), bytes.Repeat([]byte("\xff\xda"), 100), 1), qrcode.ErrTooLarge},
 	} {
 		if got, err := qrcode.Read(tc.picture); !errors.Is(err, tc.want) {
 			t.Errorf("%s: %x, %v", tc.name, got, err)

@@ -8,7 +8,7 @@
 //     ended, for every replica at once. The database is not worth a session.
 //   - A form counts only if a page of the same session, or of the same browser before there is
 //     one, has it, and the browser does not say that another website sent it.
-//   - Attempts to sign in are limited by network and by the user that is named.
+//   - attempts to sign in are limited by network and by the user that is named.
 //
 // It must never put a token, a password or a cookie into an error, a log or a URL.
 //

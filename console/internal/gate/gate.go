@@ -59,14 +59,14 @@ type Options struct {
 // Gate lets people in.
 type Gate struct {
 	o        Options
-	networks *Attempts
-	users    *Attempts
+	networks *attempts
+	users    *attempts
 }
 
 // New makes a Gate.
 func New(o Options) (*Gate, error) {
-	networks, err1 := NewAttempts(networkBurst, networkInterval)
-	users, err2 := NewAttempts(userBurst, userInterval)
+	networks, err1 := newAttempts(networkBurst, networkInterval)
+	users, err2 := newAttempts(userBurst, userInterval)
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
@@ -112,15 +112,16 @@ func (g *Gate) Find(r *http.Request) (*Session, error) {
 	return found, nil
 }
 
-// Begin begins a session of a user, which replaces what the browser had.
-func (g *Gate) Begin(w http.ResponseWriter, r *http.Request, user id.UserID) error {
+// Begin begins a session of a user, which replaces what the browser had. by is the device whose token
+// it was, if it was one.
+func (g *Gate) Begin(w http.ResponseWriter, r *http.Request, user id.UserID, by id.DeviceID) error {
 	if old := g.cookie(r, sessionCookie); old != nil {
 		if err := g.o.Store.EndConsoleSession(r.Context(), old); err != nil {
 			return err
 		}
 	}
 	token, now := newToken(), g.o.Now()
-	s := store.ConsoleSession{UserID: user, SeenAt: now, EndsAt: now.Add(lasts)}
+	s := store.ConsoleSession{UserID: user, BegunBy: by, SeenAt: now, EndsAt: now.Add(lasts)}
 	if err := g.o.Store.AddConsoleSession(r.Context(), token, s); err != nil {
 		return err
 	}

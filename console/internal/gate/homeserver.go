@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -24,8 +25,11 @@ const (
 	// says that it is.
 	logoutTries = 3
 
-	// displayName is the name of the device that a sign-in makes, for the moment that it lasts.
+	// displayName is the name of the device that a sign-in makes, for the moment that it lasts, and
+	// deviceID its ID: always the same, so that the next sign-in ends one that was left behind.
 	displayName = "e2ee-proxy console (signing in)"
+	deviceID    = "E2EE_PROXY_CONSOLE"
+	leftBehind  = "Try again. If there is a session “" + displayName + "” (" + deviceID + ") in your other clients, log it out there."
 )
 
 // Ways are the ways to sign in that the homeserver has.
@@ -58,21 +62,31 @@ func (g *Gate) ByPassword(ctx context.Context, r *http.Request, user, network st
 	})
 }
 
-// ByToken signs in whose access token it is.
-func (g *Gate) ByToken(ctx context.Context, r *http.Request, network string, token secret.String) (id.UserID, error) {
+// ByToken returns whose access token it is, and of which device; a token without one is refused.
+func (g *Gate) ByToken(ctx context.Context, r *http.Request, network string, token secret.String) (id.UserID, id.DeviceID, error) {
 	if err := g.mayTry(network, ""); err != nil {
-		return "", err
+		return "", "", err
 	}
 	if token.IsZero() || strings.ContainsAny(token.Reveal(), " \t\r\n") {
-		return "", apierr.Forbidden("This is no access token.").WithHint("Copy all of it, and nothing else.")
+		return "", "", apierr.Forbidden("This is no access token.").WithHint("Copy all of it, and nothing else.")
 	}
-	return g.whose(ctx, r, token)
+	user, device, err := g.whose(ctx, r, token)
+	if err == nil && device == "" {
+		err = ErrNotHeld()
+	}
+	return user, device, err
+}
+
+// ErrNotHeld refuses a token of a device whose keys the proxy does not hold.
+func ErrNotHeld() error {
+	return apierr.Forbidden("This access token is not of a device whose keys the proxy holds.").
+		WithHint("Take the token of a client or program that uses the proxy, or sign in with your password.")
 }
 
 // mayTry limits attempts.
 func (g *Gate) mayTry(network, user string) error {
 	now := g.o.Now()
-	if err := g.networks.Take(network, now); err != nil {
+	if err := g.networks.take(network, now); err != nil {
 		return err
 	}
 	if user == "" {
@@ -80,26 +94,29 @@ func (g *Gate) mayTry(network, user string) error {
 	}
 	// @alice:example.org and alice are the same person.
 	local, _, _ := strings.Cut(strings.TrimPrefix(strings.ToLower(user), "@"), ":")
-	return g.users.Take(local, now)
+	return g.users.take(local, now)
 }
 
 // login makes a device at the homeserver, finds out whose it is, and logs it out.
 func (g *Gate) login(ctx context.Context, r *http.Request, body map[string]any) (id.UserID, error) {
-	body["initial_device_display_name"] = displayName
+	body["device_id"], body["initial_device_display_name"] = deviceID, displayName
+	// A person who leaves meanwhile must not leave a device behind.
+	ctx = context.WithoutCancel(ctx)
 	var said struct {
 		UserID id.UserID `json:"user_id"`
 		Token  string    `json:"access_token"`
 	}
 	if err := g.call(ctx, r, http.MethodPost, "login", secret.String{}, body, &said); err != nil {
+		if known, ok := errors.AsType[*apierr.Error](err); ok && known.Status >= http.StatusInternalServerError { // it may have made a device all the same
+			known.Hint = leftBehind
+		}
 		return "", err
 	}
 	token := secret.NewString(said.Token)
-	// A person who leaves meanwhile must not leave a device behind.
-	lasting := context.WithoutCancel(ctx)
-	user, err := g.whose(lasting, r, token)
-	if failed := g.logout(lasting, r, token); failed != nil && err == nil {
+	user, _, err := g.whose(ctx, r, token)
+	if failed := g.logout(ctx, r, token); failed != nil && err == nil {
 		err = apierr.NewError(http.StatusBadGateway, apierr.CodeUnknown, "You were not signed in: the homeserver did not end the session that it made for that.").
-			WithHint("Try again. If there is a session “" + displayName + "” in your other clients, log it out there.").Because(failed)
+			WithHint(leftBehind).Because(failed)
 	}
 	if err != nil {
 		return "", err
@@ -119,22 +136,23 @@ func (g *Gate) logout(ctx context.Context, r *http.Request, token secret.String)
 	return err
 }
 
-// whose asks whose a token is. Guests have nothing here.
-func (g *Gate) whose(ctx context.Context, r *http.Request, token secret.String) (id.UserID, error) {
+// whose asks whose a token is, and of which device. Guests have nothing here.
+func (g *Gate) whose(ctx context.Context, r *http.Request, token secret.String) (id.UserID, id.DeviceID, error) {
 	var said struct {
-		UserID id.UserID `json:"user_id"`
-		Guest  bool      `json:"is_guest"`
+		UserID   id.UserID   `json:"user_id"`
+		DeviceID id.DeviceID `json:"device_id"`
+		Guest    bool        `json:"is_guest"`
 	}
 	if err := g.call(ctx, r, http.MethodGet, "account/whoami", token, nil, &said); err != nil {
-		return "", err
+		return "", "", err
 	}
 	switch {
 	case said.Guest:
-		return "", apierr.Forbidden("Guests have no console.").WithHint("Sign in with an account.")
+		return "", "", apierr.Forbidden("Guests have no console.").WithHint("Sign in with an account.")
 	case said.UserID == "" || said.UserID[0] != '@':
-		return "", apierr.Unreachable(errNobody)
+		return "", "", apierr.Unreachable(errNobody)
 	}
-	return said.UserID, nil
+	return said.UserID, said.DeviceID, nil
 }
 
 // call asks the homeserver something, in the name of the client r.

@@ -24,9 +24,9 @@ const (
 	maxLimited = 1 << 14
 )
 
-// Attempts limits how often something may be tried under one name: so many times at once, then
+// attempts limits how often something may be tried under one name: so many times at once, then
 // once per interval.
-type Attempts struct {
+type attempts struct {
 	burst int
 	every rate.Limit
 
@@ -34,17 +34,17 @@ type Attempts struct {
 	names *lru.Cache[string, *rate.Limiter]
 }
 
-// NewAttempts makes a limit.
-func NewAttempts(burst int, interval time.Duration) (*Attempts, error) {
+// newAttempts makes a limit.
+func newAttempts(burst int, interval time.Duration) (*attempts, error) {
 	names, err := lru.New[string, *rate.Limiter](maxLimited)
 	if err != nil {
 		return nil, fmt.Errorf("make the cache of attempts: %w", err)
 	}
-	return &Attempts{burst: burst, every: rate.Every(interval), names: names}, nil
+	return &attempts{burst: burst, every: rate.Every(interval), names: names}, nil
 }
 
-// Take counts an attempt, or returns the error that refuses it, which does not count.
-func (a *Attempts) Take(name string, now time.Time) error {
+// take counts an attempt, or returns the error that refuses it, which does not count.
+func (a *attempts) take(name string, now time.Time) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	limit, ok := a.names.Get(name)

@@ -79,6 +79,9 @@ func (a *Account) read(ctx context.Context) (*Room, error) {
 // recovery key can be read through the control API.
 const secretsFor = 24 * time.Hour
 
+// secretsSince returns the time before which nothing secret that was told is there any more.
+func (a *Account) secretsSince() int64 { return a.Env.Now().Add(-secretsFor).UnixMilli() }
+
 // errSame ends a change that changes nothing.
 var errSame = errors.New("nothing changes")
 
@@ -95,7 +98,7 @@ func (a *Account) change(ctx context.Context, dev *core.Device, do func(*Room) e
 		return nil, err
 	}
 	r := was.clone()
-	a.forgetSecrets(r, a.Env.Now().Add(-secretsFor).UnixMilli())
+	a.forgetSecrets(r, a.secretsSince())
 	if err := do(r); err != nil {
 		if errors.Is(err, errSame) {
 			return was, nil
@@ -139,7 +142,7 @@ func (h Handle) View(ctx context.Context) (*View, error) {
 	if r.Opened == 0 {
 		return nil, ErrNone
 	}
-	return &View{r, h.a.User, h.dev.ID}, nil
+	return &View{r.without(h.a.secretsSince()), h.a.User, h.dev.ID}, nil
 }
 
 // within changes a room that there is, and wakes the account's clients.
@@ -221,6 +224,19 @@ func (h Handle) ForgetSecrets(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// ForgetOldSecrets takes out what was told once, and whose time is over. Nobody needs to use
+// the room for that.
+func (h Handle) ForgetOldSecrets(ctx context.Context) error {
+	if !h.On() {
+		return nil
+	}
+	r, err := h.a.read(ctx)
+	if err != nil || !r.hasSecrets(h.a.secretsSince()) {
+		return err
+	}
+	return h.within(ctx, func(*Room) error { return nil }) // every change takes them out
 }
 
 // forgetSecrets takes out what was told once before a time.

@@ -114,6 +114,25 @@ func (r *Room) clone() *Room {
 	return &c
 }
 
+// hasSecrets reports whether something that was told once before a time is there.
+func (r *Room) hasSecrets(before int64) bool {
+	return slices.ContainsFunc(r.Lines, func(l Line) bool { return l.Secret && l.At < before })
+}
+
+// without returns the room as it is shown without what was told once before a time.
+func (r *Room) without(before int64) *Room {
+	if !r.hasSecrets(before) {
+		return r
+	}
+	c := r.clone()
+	for i := range c.Lines {
+		if l := &c.Lines[i]; l.Secret && l.At < before {
+			l.Content = Text(textSecretGone)
+		}
+	}
+	return c
+}
+
 // open opens the room, or opens it again.
 func (r *Room) open(at int64) {
 	r.Opened++

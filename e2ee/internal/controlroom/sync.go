@@ -34,7 +34,7 @@ func (a *Account) Waiting(ctx context.Context, dev *core.Device, since string) (
 	if err != nil {
 		return false, err
 	}
-	if r.Opened == 0 {
+	if r.Opened == 0 || r.hasSecrets(a.secretsSince()) {
 		return true, nil
 	}
 	_, news, err := a.news(ctx, r)

@@ -26,13 +26,13 @@ func NotSigned(dev id.DeviceID) Cause {
 	return Cause{code: CodeDeviceNotSigned, about: dev.String(), text: fmt.Sprintf(textDeviceNotSigned, dev)}
 }
 
-// Verify is a request of somebody to verify, which waits for an answer; with own it comes from
-// another device of the user.
-func Verify(flow string, user id.UserID, own bool) Cause {
+// Verify is that somebody asks to verify and waits for an answer; with own it is another device
+// of the user. All requests of a user are one warning: each of them would be a row for ever.
+func Verify(user id.UserID, own bool) Cause {
 	if own {
-		return Cause{code: CodeVerificationRequested, about: flow, text: textVerifyOwn}
+		return Cause{code: CodeVerificationRequested, about: user.String(), text: textVerifyOwn}
 	}
-	return Cause{code: CodeVerificationRequested, about: flow, text: fmt.Sprintf(textVerify, user), user: user}
+	return Cause{code: CodeVerificationRequested, about: user.String(), text: fmt.Sprintf(textVerify, user), user: user}
 }
 
 // NoIdentity is a user without an identity.

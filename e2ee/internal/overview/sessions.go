@@ -50,7 +50,7 @@ type EndedDevice struct {
 // EndSessions logs the account's devices out at the homeserver, each with its own token, and then
 // destroys the keys that are held for them. A device whose token the proxy does not have goes on,
 // and so does one that the homeserver does not confirm to have ended. Nobody is kept from logging
-// in again.
+// in again. What the account has begun at the console ends first, whatever the homeserver says.
 func (o *Overview) EndSessions(ctx context.Context, who string, user id.UserID) (*Ended, error) {
 	row, err := o.lookUp(ctx, user)
 	if err != nil {
@@ -65,6 +65,9 @@ func (o *Overview) EndSessions(ctx context.Context, who string, user id.UserID) 
 	r := &audit.Record{At: o.env.Now(), Kind: audit.KindSessionsEnded, Account: user.String(), Policy: o.env.PolicyVersion(), Note: fmt.Sprintf("%d devices, by %s", len(devices), who)}
 	if err := o.env.Store.AppendAudit(ctx, r); err != nil {
 		return nil, fmt.Errorf("write the audit log: %w", err)
+	}
+	if err := o.env.Store.EndConsoleSessionsOf(ctx, user); err != nil {
+		return nil, err
 	}
 	out := &Ended{UserID: user, Devices: make([]EndedDevice, len(devices))}
 	var work errgroup.Group

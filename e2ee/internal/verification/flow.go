@@ -236,7 +236,10 @@ func (f Flow) Handle(k Known, ev *Event) (Flow, Effects) {
 		return f, Effects{}
 	case f.room != "" && ev.sender == k.Us.User:
 		return f.elsewhere(k, ev), Effects{}
-	case ev.sender != f.user, f.state.Over() && ev.kind != typeDone, slices.Contains(f.seen, ev.digest()):
+	case ev.sender == f.user && f.state.Over():
+		f.done = f.done || ev.kind == typeDone
+		return f, Effects{}
+	case ev.sender != f.user, slices.Contains(f.seen, ev.digest()):
 		return f, Effects{} // not of this flow, or it came before
 	}
 	f.seen = append(slices.Clone(f.seen), ev.digest())
@@ -248,10 +251,6 @@ func (f Flow) Handle(k Known, ev *Event) (Flow, Effects) {
 		return f.cancelled(k, ev)
 	case typeReady:
 		return f.ready(k, ev)
-	}
-	if f.state.Over() {
-		f.done = f.done || ev.kind == typeDone
-		return f, Effects{}
 	}
 	switch {
 	case f.state == Requested:
@@ -272,6 +271,16 @@ func (f Flow) Handle(k Known, ev *Event) (Flow, Effects) {
 		return f.doneCame(k)
 	}
 	return f, Effects{} // later versions may have more
+}
+
+// waits reports whether an event waits until something is known of the other side: its server
+// may not answer for a moment, which is not a change of its keys.
+func (f *Flow) waits(k Known, ev *Event) bool {
+	switch {
+	case k.Them.Known(), f.state.Over(), ev.sender != f.user, ev.kind == typeCancel:
+		return false
+	}
+	return f.state != Requested || !f.incoming && ev.kind == typeReady
 }
 
 // elsewhere takes what another device of the own user says in the room (requirement 13.3).
@@ -352,8 +361,11 @@ func (f Flow) Recorded(now time.Time, err error) (Flow, Effects) {
 	return f, Effects{Send: []Message{f.say(typeDone)}}
 }
 
-// forget drops the secrets of a flow that is over.
-func (f *Flow) forget() { f.sas, f.qr, f.pending = sas{}, qr{}, nil }
+// forget drops the secrets of a flow that is over, and what the other side has made large.
+func (f *Flow) forget() {
+	f.sas, f.qr, f.pending = sas{}, qr{}, nil
+	f.asked, f.theirs, f.seen = nil, nil, nil
+}
 
 // doneCame takes the other side's word that it is done.
 func (f Flow) doneCame(k Known) (Flow, Effects) {

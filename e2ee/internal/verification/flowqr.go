@@ -59,6 +59,8 @@ func (f Flow) Scan(k Known, c *Code) (Flow, Effects, error) {
 		return f, Effects{}, nil
 	case f.state != Ready || !f.can(methodReciprocate):
 		return f, Effects{}, errStep
+	case !k.Them.Known():
+		return f, Effects{}, core.ErrCannotEncrypt
 	case f.changed(k), !f.fits(k, c):
 		next, eff := f.cancel(k.Now, codeKeyMismatch)
 		return next, eff, nil
@@ -118,6 +120,8 @@ func (f Flow) Scanned(k Known, yes bool) (Flow, Effects, error) {
 	case !yes:
 		next, eff := f.cancel(k.Now, codeKeyMismatch)
 		return next, eff, nil
+	case !k.Them.Known():
+		return f, Effects{}, core.ErrCannotEncrypt
 	case f.changed(k):
 		next, eff := f.cancel(k.Now, codeKeyMismatch)
 		return next, eff, nil

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/time/rate"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
@@ -17,10 +18,16 @@ import (
 const (
 	maxFlows    = 64  // of a device
 	maxPerUser  = 4   // that wait for an answer
+	maxOthers   = 32  // that others asked for: the rest is for the user
+	maxOver     = 16  // that are over, the newest
 	maxQueue    = 512 // events that are not handled yet
 	maxUnknown  = 64  // transactions that are not known, and that was said
+	maxSenders  = 256 // whose requests are counted
+	maxRequests = 10  // of a user at once, then one each requestEvery
 	keptFor     = 10 * time.Minute
-	maxAttempts = 5 // to handle an event while the homeserver does not answer
+
+	requestEvery = time.Minute
+	maxAttempts  = 5 // to handle an event while the homeserver does not answer
 )
 
 // Host is what Flows need of the other parts of a device. No lock is held when it is called.
@@ -58,8 +65,9 @@ type Flows struct {
 	working bool
 	stopped bool
 	told    map[string]bool // transactions that are not known
-	waiting int             // flows that wait for a person's answer
-	inRoom  bool            // a request is on its way into a room
+	asks    map[id.UserID]*rate.Limiter
+	waiting int  // flows that wait for a person's answer
+	inRoom  bool // a request is on its way into a room
 	changed chan struct{}
 	timer   *time.Timer
 }
@@ -117,7 +125,6 @@ func (x *Flows) InRooms() bool {
 
 // Asking are requests of others that wait for an answer.
 type Asking struct {
-	Flow string
 	User id.UserID
 	Own  bool
 }
@@ -129,7 +136,7 @@ func (x *Flows) Asking() []Asking {
 	var out []Asking
 	for _, f := range x.list() {
 		if f.incoming && f.state == Requested && x.Env.Now().Before(f.Expires()) {
-			out = append(out, Asking{f.ID, f.user, f.own})
+			out = append(out, Asking{f.user, f.own})
 		}
 	}
 	return out
@@ -168,8 +175,32 @@ func (x *Flows) set(f Flow) {
 		x.all = make(map[string]*Flow)
 	}
 	x.all[f.ID] = &f
+	x.dropOver()
 	x.wake()
 	x.wind()
+}
+
+// dropOver forgets the oldest of the flows that are over, first those at which nobody has
+// looked: anybody can make those. The caller holds mu.
+func (x *Flows) dropOver() {
+	var over []*Flow
+	for _, f := range x.all {
+		if f.state.Over() {
+			over = append(over, f)
+		}
+	}
+	slices.SortFunc(over, func(a, b *Flow) int {
+		if a.looked != b.looked {
+			if a.looked {
+				return -1
+			}
+			return 1
+		}
+		return b.overAt.Compare(a.overAt)
+	})
+	for _, f := range over[min(len(over), maxOver):] {
+		delete(x.all, f.ID)
+	}
 }
 
 // wind sets the timer to when the next flow ends. The caller holds mu.

@@ -3,6 +3,8 @@ package verification
 import (
 	"encoding/base64"
 	"slices"
+
+	"e2ee-proxy/e2ee/internal/core"
 )
 
 // sas is the part of a flow that m.sas.v1 needs.
@@ -26,6 +28,9 @@ func (f Flow) Emoji(k Known) (Flow, Effects, error) {
 	}
 	if !f.can(methodSAS) {
 		return f, Effects{}, errStep
+	}
+	if !k.Them.Known() {
+		return f, Effects{}, core.ErrCannotEncrypt
 	}
 	if f.changed(k) {
 		next, eff := f.cancel(k.Now, codeKeyMismatch)
@@ -161,6 +166,8 @@ func (f Flow) Confirm(k Known, match bool) (Flow, Effects, error) {
 	case !match:
 		next, eff := f.cancel(k.Now, codeSAS)
 		return next, eff, nil
+	case !k.Them.Known():
+		return f, Effects{}, core.ErrCannotEncrypt
 	case f.changed(k):
 		next, eff := f.cancel(k.Now, codeKeyMismatch)
 		return next, eff, nil

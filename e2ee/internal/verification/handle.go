@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"slices"
 
+	"golang.org/x/time/rate"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
@@ -23,6 +24,9 @@ func (x *Flows) handle(ctx context.Context, ev *Event) error {
 		k, err := x.host.Known(ctx, f.user, f.deviceOf(ev))
 		if err != nil {
 			return err
+		}
+		if f.waits(k, ev) {
+			return core.ErrCannotEncrypt // it is handled again
 		}
 		next, eff := f.Handle(k, ev)
 		_, err = x.perform(ctx, next, eff)
@@ -60,7 +64,7 @@ func (x *Flows) find(ev *Event) *Flow {
 func (x *Flows) asked(ctx context.Context, ev *Event) error {
 	us := Us{User: x.Account.User, Device: x.ID}
 	f, ok := Asked(us, ev, x.Env.Now())
-	if !ok || !x.makeRoom(ctx, &f) {
+	if !ok || !x.mayAsk(f.user) || !x.makeRoom(ctx, &f) {
 		return nil
 	}
 	if f.own && x.host.ConfirmsUnseen() {
@@ -81,6 +85,22 @@ func (x *Flows) asked(ctx context.Context, ev *Event) error {
 	return err
 }
 
+// mayAsk counts a request of a user, and reports whether it is heard: each may be a write, and
+// somebody who asks and cancels without end would keep the database busy.
+func (x *Flows) mayAsk(user id.UserID) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	limit, ok := x.asks[user]
+	if !ok {
+		if x.asks == nil || len(x.asks) >= maxSenders {
+			x.asks = make(map[id.UserID]*rate.Limiter)
+		}
+		limit = rate.NewLimiter(rate.Every(requestEvery), maxRequests)
+		x.asks[user] = limit
+	}
+	return limit.AllowN(x.Env.Now(), 1)
+}
+
 // makeRoom reports whether there is room for another request of the other side. A device that
 // asks again takes back what it asked for before; while something is under way with it, both
 // are ended (requirement 13.16).
@@ -88,7 +108,7 @@ func (x *Flows) makeRoom(ctx context.Context, f *Flow) bool {
 	x.mu.Lock()
 	all := x.list()
 	x.mu.Unlock()
-	open, ofUser := 0, 0
+	open, ofUser, ofOthers := 0, 0, 0
 	for _, o := range all {
 		switch {
 		case o.state.Over():
@@ -109,11 +129,14 @@ func (x *Flows) makeRoom(ctx context.Context, f *Flow) bool {
 			return false
 		}
 		open++
+		if o.incoming && !o.own {
+			ofOthers++
+		}
 		if o.user == f.user && o.incoming && o.state == Requested {
 			ofUser++
 		}
 	}
-	return open < maxFlows && ofUser < maxPerUser
+	return open < maxFlows && ofUser < maxPerUser && (f.own || ofOthers < maxOthers)
 }
 
 // unknown tells the other side, once, that its verification is not known here (requirement

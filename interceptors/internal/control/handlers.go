@@ -24,6 +24,8 @@ const (
 	resetInterval   = 5 * time.Minute
 	checkupBurst    = 5 // each asks the homeserver a lot
 	checkupInterval = 10 * time.Second
+	pictureBurst    = 10 // reading one takes seconds of a core
+	pictureInterval = 10 * time.Second
 )
 
 // api holds the handlers of the control API.

@@ -36,7 +36,7 @@ func newAttempts(burst int, interval time.Duration) (*attempts, error) {
 
 // Limits are how often a user may try what somebody with a stolen token might guess or break,
 // by whatever way.
-type Limits struct{ recovers, resets, exports, checkups *attempts }
+type Limits struct{ recovers, resets, exports, checkups, pictures *attempts }
 
 // NewLimits returns limits of which nothing was used.
 func NewLimits() (*Limits, error) {
@@ -56,7 +56,11 @@ func NewLimits() (*Limits, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Limits{recovers, resets, exports, checkups}, nil
+	pictures, err := newAttempts(pictureBurst, pictureInterval)
+	if err != nil {
+		return nil, err
+	}
+	return &Limits{recovers, resets, exports, checkups, pictures}, nil
 }
 
 // Recover counts an attempt to recover, or returns the error that refuses it.
@@ -67,6 +71,9 @@ func (l *Limits) Reset(user id.UserID) error { return l.resets.take(user) }
 
 // Keys is Recover for what is done with all keys.
 func (l *Limits) Keys(user id.UserID) error { return l.exports.take(user) }
+
+// Picture is Recover for a picture in which a code is looked for.
+func (l *Limits) Picture(user id.UserID) error { return l.pictures.take(user) }
 
 // take counts an attempt, or returns the error that refuses it. A refused attempt does not
 // count.

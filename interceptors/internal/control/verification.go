@@ -6,6 +6,7 @@ import (
 	"errors"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -180,6 +181,9 @@ func (c *api) payload(a request) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := c.mayRead(a); err != nil {
+			return nil, err
+		}
 		select {
 		case c.reading <- struct{}{}:
 			defer func() { <-c.reading }()
@@ -205,6 +209,29 @@ func (c *api) payload(a request) ([]byte, error) {
 		return nil, apierr.InvalidParam("qr is not base64. Nothing was changed.")
 	}
 	return payload, nil
+}
+
+// mayRead refuses a picture before anything is done with it: there must be a verification that
+// goes on, and a user may have so many read.
+func (c *api) mayRead(a request) error {
+	var open bool
+	if flow := flowParam(a.Exchange); flow != anyFlow {
+		v, err := a.Verification(a.ctx, flow)
+		if err != nil {
+			return err
+		}
+		open = !v.State.Over()
+	} else {
+		all, err := a.Verifications(a.ctx)
+		if err != nil {
+			return err
+		}
+		open = slices.ContainsFunc(all, func(v e2ee.Verification) bool { return !v.State.Over() })
+	}
+	if !open {
+		return e2ee.ErrNoVerification
+	}
+	return c.Picture(a.Identity.UserID)
 }
 
 func pictureError(err error) error {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"image/png"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -89,15 +90,43 @@ func TestScanAPicture(t *testing.T) {
 		_, err := w.do(call)
 		return c, err
 	}
-	if c, err := post(picture, "image/png"); err != nil || len(c.asked) != 1 || c.asked[0] != `scan "" "MATRIX\x02\x00"` {
+	if c, err := post(picture, "image/png"); err != nil || !slices.Equal(c.asked, []string{"verifications", `scan "" "MATRIX\x02\x00"`}) {
 		t.Errorf("asked %q, %v", c.asked, err)
 	}
 	for _, kind := range []string{"image/png", "image/jpeg"} {
 		c, err := post([]byte("no picture"), kind)
-		if shown(t, err, http.StatusBadRequest, apierr.CodeInvalidParam); len(c.asked) > 0 {
+		if shown(t, err, http.StatusBadRequest, apierr.CodeInvalidParam); !slices.Equal(c.asked, []string{"verifications"}) {
 			t.Errorf("asked %q", c.asked)
 		}
 	}
+}
+
+// Attack: somebody with a token sends picture after picture, each of which takes seconds of a core.
+// Without a verification that goes on none is read, and with one a user may have so many.
+func TestAttackManyPictures(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w, c := controlWorld(t, e2ee.ModeProxied)
+		post := func(flow string) error {
+			call := callOf(VerificationScan, http.MethodPost, "x", "no picture")
+			call.params["flowId"], call.contentType, call.maxBody = flow, "image/png", 1<<20
+			_, err := w.do(call)
+			return err
+		}
+		c.empty = true
+		for range 2 * pictureBurst { // these do not count
+			wantError(t, post(anyFlow), http.StatusNotFound, apierr.CodeNotFound)
+		}
+		c.empty = false
+		for range pictureBurst {
+			wantError(t, post("v1"), http.StatusBadRequest, apierr.CodeInvalidParam)
+		}
+		wantError(t, post("v1"), http.StatusTooManyRequests, apierr.CodeLimitExceeded)
+		time.Sleep(pictureInterval)
+		wantError(t, post(anyFlow), http.StatusBadRequest, apierr.CodeInvalidParam)
+		w.dev.control = &moving{fakeControl: c, state: e2ee.VerificationDone}
+		wantError(t, post("v1"), http.StatusNotFound, apierr.CodeNotFound)
+	})
 }
 
 // showing is a control whose verification has a code to show.

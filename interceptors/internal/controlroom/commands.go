@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
@@ -21,7 +23,45 @@ type command struct {
 	help  string
 	// secret reports whether what stands behind it is not kept.
 	secret bool
-	run    func(*turn)
+	// keeps is what each word behind it can be, to be kept.
+	keeps []func(word string) bool
+	run   func(*turn)
+}
+
+// What can stand behind commands. Whatever else stands there can be a secret, or be meant for
+// somebody else.
+func keepsUser() []func(string) bool   { return []func(string) bool{isUser} }
+func keepsDevice() []func(string) bool { return []func(string) bool{isUser, isDevice} }
+
+func isUser(word string) bool {
+	return strings.EqualFold(word, "me") || exchange.ValidUser(word)
+}
+
+// isDevice reports whether a word can be a device's ID: those of servers and of clients are of
+// letters and digits.
+func isDevice(word string) bool {
+	return len(word) <= 64 && strings.IndexFunc(word, func(r rune) bool {
+		return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '_' && r != '-'
+	}) < 0
+}
+
+func isNumber(word string) bool {
+	n, err := strconv.Atoi(strings.TrimSuffix(word, "."))
+	return err == nil && n > 0 && n < 1000
+}
+
+// kept returns what is kept of a command that was written as name, with words behind it.
+func (c *command) kept(name string, words []string) string {
+	if c.secret && len(words) > 0 {
+		return name + " " + keptKey
+	}
+	for i, valid := range c.keeps {
+		if i == len(words) || !valid(words[i]) {
+			break
+		}
+		name += " " + words[i]
+	}
+	return name
 }
 
 // commands are in the order in which help shows them.
@@ -29,18 +69,18 @@ func commands() []command {
 	return []command{
 		{names: []string{"help", "hilfe", "?"}, help: "shows this", run: (*turn).help},
 		{names: []string{"status"}, help: "tells how things stand, and what to do if something is wrong", run: (*turn).status},
-		{names: []string{"verify"}, args: "@bob:example.org (or: me)", help: "compares emoji or numbers with somebody, or with another device of yours, so that you know that nobody is listening in", run: (*turn).verify},
+		{names: []string{"verify"}, args: "@bob:example.org (or: me)", help: "compares emoji or numbers with somebody, or with another device of yours, so that you know that nobody is listening in", keeps: keepsDevice(), run: (*turn).verify},
 		{names: []string{"recover"}, help: "confirms this device with your recovery key, which you are asked for", secret: true, run: (*turn).recover},
 		{names: []string{"setup", "bootstrap"}, help: "makes what your account has not: a digital identity, a recovery key, a backup of your messages", run: (*turn).setUp},
-		{names: []string{"acknowledge", "accept"}, args: "@bob:example.org", help: "accepts somebody's digital identity that was reset", run: (*turn).acknowledge},
-		{names: []string{"withdraw"}, args: "@bob:example.org", help: "gives up that you had verified somebody", run: (*turn).withdraw},
-		{names: []string{"devices"}, args: "@bob:example.org", help: "lists somebody's devices; without a name, yours", run: (*turn).devices},
-		{names: []string{"trust"}, args: "@bob:example.org DEVICE", help: "makes an exception: the device counts as confirmed by its owner", run: func(w *turn) { w.exception(true) }},
-		{names: []string{"distrust"}, args: "@bob:example.org DEVICE", help: "makes an exception: the device counts as not confirmed", run: func(w *turn) { w.exception(false) }},
-		{names: []string{"undo"}, args: "@bob:example.org DEVICE", help: "ends an exception", run: (*turn).noException},
+		{names: []string{"acknowledge", "accept"}, args: "@bob:example.org", help: "accepts somebody's digital identity that was reset", keeps: keepsUser(), run: (*turn).acknowledge},
+		{names: []string{"withdraw"}, args: "@bob:example.org", help: "gives up that you had verified somebody", keeps: keepsUser(), run: (*turn).withdraw},
+		{names: []string{"devices"}, args: "@bob:example.org", help: "lists somebody's devices; without a name, yours", keeps: keepsUser(), run: (*turn).devices},
+		{names: []string{"trust"}, args: "@bob:example.org DEVICE", help: "makes an exception: the device counts as confirmed by its owner", keeps: keepsDevice(), run: func(w *turn) { w.exception(true) }},
+		{names: []string{"distrust"}, args: "@bob:example.org DEVICE", help: "makes an exception: the device counts as not confirmed", keeps: keepsDevice(), run: func(w *turn) { w.exception(false) }},
+		{names: []string{"undo"}, args: "@bob:example.org DEVICE", help: "ends an exception", keeps: keepsDevice(), run: (*turn).noException},
 		{names: []string{"warnings"}, help: "lists what you were warned of", run: (*turn).warnings},
-		{names: []string{"dismiss"}, args: "NUMBER", help: "drops a warning from that list", run: (*turn).dismiss},
-		{names: []string{"backup"}, help: "tells whether your messages are saved. backup restore: fetches all that is saved", run: (*turn).backup},
+		{names: []string{"dismiss"}, args: "NUMBER", help: "drops a warning from that list", keeps: []func(string) bool{isNumber}, run: (*turn).dismiss},
+		{names: []string{"backup"}, help: "tells whether your messages are saved. backup restore: fetches all that is saved", keeps: []func(string) bool{func(word string) bool { return strings.EqualFold(word, "restore") }}, run: (*turn).backup},
 		{names: []string{"export"}, help: "gives you a file with the keys of your messages, locked with a passphrase that you choose", run: (*turn).export},
 		{names: []string{"import"}, help: "takes such a file, also one of another program", run: (*turn).importKeys},
 		{names: []string{"reset"}, help: "makes a new digital identity, if you have lost all of your devices and the recovery key", run: (*turn).reset},

@@ -216,7 +216,7 @@ func (w *turn) restore() {
 		return
 	}
 	event := w.say("Fetching what was saved …")
-	w.later(followFor, func(w *turn) {
+	followed := w.later("restore "+event.String(), followFor, func(w *turn) {
 		last := ""
 		for {
 			r := w.call.dev.RestoreStatus()
@@ -232,4 +232,7 @@ func (w *turn) restore() {
 			}
 		}
 	})
+	if !followed {
+		w.change(event, "Fetching what was saved. To see how far that is, write: backup")
+	}
 }

@@ -75,6 +75,20 @@ type question struct {
 	// then is what is done with the answer. said is the secret.
 	then func(w *turn, said secret.String)
 	no   func(w *turn)
+	// flow is the verification that the question belongs to; empty: to none.
+	flow string
+}
+
+// isOpen reports whether a question waits for its answer, other than that of a verification.
+func (t *talk) isOpen(except string) bool {
+	return t.asked != nil && t.asked.flow != except && !t.now().After(t.asked.until)
+}
+
+// end ends the question of a verification.
+func (t *talk) end(flow string) {
+	if t.asked != nil && t.asked.flow == flow {
+		t.asked = nil
+	}
 }
 
 // said is what a person wrote.
@@ -187,11 +201,8 @@ func (t *talk) understand(s said) understood {
 		return t.confusedBy()
 	}
 	t.asked, t.confused = nil, 0
-	kept := s.text
-	if cmd.secret && len(words) > 1 {
-		kept = words[0] + " " + keptKey
-	}
-	return understood{kept: keep(kept), command: cmd, words: words[1:]}
+	mark := s.text[:len(s.text)-len(strings.TrimLeft(s.text, "!/"))]
+	return understood{kept: keep(cmd.kept(mark+words[0], words[1:])), command: cmd, words: words[1:]}
 }
 
 // confusedBy is for what was not understood. Programs that answer every message are not

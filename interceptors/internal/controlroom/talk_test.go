@@ -43,6 +43,17 @@ func TestOnlyCommandsAreKept(t *testing.T) {
 		"yes to nothing":                       {nil, 1, "yes", keptOther, ""},
 		"yes too late":                         {yesOrNo, 200, "yes", keptOther, ""},
 		"a key in place of an answer":          {yesOrNo, 1, keyForTest, keptKey, ""},
+		"what a command does not take":         {nil, 1, "export hunter2", "export", "export"},
+		"a password behind a command":          {nil, 1, "setup hunter2", "setup", "setup"},
+		"no user":                              {nil, 1, "trust no one with hunter2", "trust", "trust"},
+		"more than a user":                     {nil, 1, "accept @bob:hs hunter2", "accept @bob:hs", "acknowledge"},
+		"a device":                             {nil, 1, "Trust @bob:hs ABC_d-1 hunter2", "Trust @bob:hs ABC_d-1", "trust"},
+		"no device":                            {nil, 1, "undo @bob:hs hunter2! ABC", "undo @bob:hs", "undo"},
+		"me":                                   {nil, 1, "verify Me ABC", "verify Me ABC", "verify"},
+		"a number":                             {nil, 1, "dismiss 12. 13", "dismiss 12.", "dismiss"},
+		"a PIN":                                {nil, 1, "dismiss 123456", "dismiss", "dismiss"},
+		"restore":                              {nil, 1, "backup restore hunter2", "backup restore", "backup"},
+		"not restore":                          {nil, 1, "backup hunter2", "backup", "backup"},
 		"a command with something for another": {nil, 1, "my password is hunter2", keptOther, ""},
 	} {
 		talk := &talk{now: func() time.Time { return time.Unix(tc.at, 0) }, asked: tc.asked}

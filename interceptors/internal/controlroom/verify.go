@@ -70,7 +70,7 @@ func (w *turn) begin(user id.UserID, with e2ee.VerificationPartner) (e2ee.Verifi
 
 // follow says what happens in a verification until it ends.
 func (w *turn) follow(v e2ee.Verification) bool {
-	return w.later(verifyFor, func(w *turn) {
+	return w.later("verification "+v.ID, verifyFor, func(w *turn) {
 		var told e2ee.VerificationState
 		for {
 			changed := w.control().WatchVerifications(w.ctx)
@@ -79,15 +79,20 @@ func (w *turn) follow(v e2ee.Verification) bool {
 				w.failed(err)
 				return
 			}
+			var again <-chan time.Time // nil: nothing is held back
 			if now.State != told {
-				told = now.State
-				w.tellStep(&now)
+				if w.tellStep(&now) {
+					told = now.State
+				} else {
+					again = time.After(lookEvery)
+				}
 			}
 			if now.State.Over() {
 				return
 			}
 			select {
 			case <-changed:
+			case <-again:
 			case <-w.ctx.Done():
 				return
 			}
@@ -95,11 +100,17 @@ func (w *turn) follow(v e2ee.Verification) bool {
 	})
 }
 
-// tellStep says where a verification is, and asks what a person has to answer.
-func (w *turn) tellStep(v *e2ee.Verification) {
+// tellStep says where a verification is, and asks what a person has to answer. It returns false
+// while another question is open: the other side chooses when its own comes, and the answer to
+// one must never be taken for that to the other.
+func (w *turn) tellStep(v *e2ee.Verification) bool {
 	w.talk.mu.Lock()
 	defer w.talk.mu.Unlock()
 	flow := v.ID
+	asks := v.State == e2ee.VerificationCompare || v.State == e2ee.VerificationScanned
+	if asks && w.talk.isOpen(flow) {
+		return false
+	}
 	switch v.State {
 	case e2ee.VerificationRequested, e2ee.VerificationStarted:
 	case e2ee.VerificationReady:
@@ -109,28 +120,31 @@ func (w *turn) tellStep(v *e2ee.Verification) {
 	case e2ee.VerificationCompare:
 		w.say(compareText(v))
 		w.ask(question{
+			flow: flow,
 			then: func(w *turn, _ secret.String) { w.answerFlow(w.control().ConfirmEmoji(w.ctx, flow, true)) },
 			no:   func(w *turn) { w.answerFlow(w.control().ConfirmEmoji(w.ctx, flow, false)) },
 		})
 	case e2ee.VerificationScanned:
 		w.say("The other side says that it has scanned a code. Does it show that this worked? Write yes or no.")
 		w.ask(question{
+			flow: flow,
 			then: func(w *turn, _ secret.String) { w.answerFlow(w.control().ConfirmScanned(w.ctx, flow, true)) },
 			no:   func(w *turn) { w.answerFlow(w.control().ConfirmScanned(w.ctx, flow, false)) },
 		})
 	case e2ee.VerificationConfirmed:
 		w.say("Now the other side has to say that it sees the same.")
 	case e2ee.VerificationDone:
-		w.talk.asked = nil
+		w.talk.end(flow)
 		w.say(doneText(v))
 	case e2ee.VerificationCancelled:
-		w.talk.asked = nil
+		w.talk.end(flow)
 		text := "The verification has ended, and nothing was verified."
 		if v.Message != "" {
 			text += " " + v.Message
 		}
 		w.say(text)
 	}
+	return true
 }
 
 // answerFlow says why an answer could not be given; what follows from it is said by follow.

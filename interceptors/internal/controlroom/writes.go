@@ -136,6 +136,14 @@ func (r *Rooms) send(c *call) error {
 	t := r.talks.of(c.view.User)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	// What is sent again must not be taken for the answer to what was asked meanwhile.
+	view, err := c.room.View(c.Request.Context())
+	if err != nil {
+		return clientError(err)
+	}
+	if view.Find(event) != nil {
+		return c.WriteJSON(answer)
+	}
 	do := t.understand(said)
 	fresh, err := c.room.Said(c.Request.Context(), e2ee.ControlLine{ID: event, Txn: txn, Content: do.kept})
 	if err != nil {

@@ -1,0 +1,152 @@
+package controlroom
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/internal/exchange"
+	"e2ee-proxy/internal/secret"
+)
+
+// stand is the control and the room of a device, which record what is done.
+type stand struct {
+	exchange.Control
+	exchange.ControlRoom
+
+	done []string
+	view *e2ee.ControlView
+}
+
+type standDevice struct {
+	exchange.Device
+	s *stand
+}
+
+func (d standDevice) Control() exchange.Control { return d.s }
+
+func (s *stand) Tell(context.Context, json.RawMessage) (id.EventID, error) {
+	s.done = append(s.done, "told")
+	return "$told", nil
+}
+
+func (s *stand) ConfirmEmoji(_ context.Context, flow string, same bool) (e2ee.Verification, error) {
+	if same {
+		s.done = append(s.done, "confirmed "+flow)
+	}
+	return e2ee.Verification{}, nil
+}
+
+func newTurn(t *testing.T) (*turn, *stand) {
+	t.Helper()
+	s := &stand{}
+	return &turn{
+		rooms: &Rooms{}, talk: &talk{now: time.Now}, ctx: t.Context(),
+		call: &call{dev: standDevice{s: s}, room: s, view: &e2ee.ControlView{User: "@me:hs"}},
+	}, s
+}
+
+func (s *stand) View(context.Context) (*e2ee.ControlView, error) { return s.view, nil }
+
+func (s *stand) Said(context.Context, e2ee.ControlLine) (bool, error) { return false, nil }
+
+// A client did not get the answer to a message, and sends it again with the same transaction ID.
+// By then something else is asked, such as a password: what is sent again must not answer it.
+func TestWhatIsSentAgainAnswersNothing(t *testing.T) {
+	t.Parallel()
+	w, s := newTurn(t)
+	rooms, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rooms.talks.all.Add("@me:hs", w.talk)
+	event := e2ee.ControlEventOf("@me:hs", "DEV", "txn")
+	s.view = &e2ee.ControlView{User: "@me:hs", Room: &e2ee.ControlRecord{Opened: 1, Lines: []e2ee.ControlLine{{ID: event, Content: json.RawMessage(`{}`)}}}}
+	w.ask(question{secret: true, then: func(*turn, secret.String) { t.Error("it was taken for the answer") }})
+	out := httptest.NewRecorder()
+	w.call.Exchange = &exchange.Exchange{
+		Writer: out, Identity: exchange.Identity{UserID: "@me:hs", DeviceID: "DEV"},
+		Request:  httptest.NewRequestWithContext(t.Context(), http.MethodPut, "/", strings.NewReader(`{"msgtype":"m.text","body":"status"}`)),
+		Endpoint: exchange.Endpoint{Params: map[string]string{"eventType": "m.room.message", "txnId": "txn"}},
+	}
+	if err := rooms.send(w.call); err != nil || !strings.Contains(out.Body.String(), string(event)) {
+		t.Errorf("answered %s, %v", out.Body, err)
+	}
+	if w.talk.asked == nil {
+		t.Error("the question is gone")
+	}
+}
+
+// Somebody follows one verification again and again, or has many things followed, so that nobody
+// else's verification is followed any more. A thing is followed once, and a user has few.
+func TestNobodyTakesAllTheWork(t *testing.T) {
+	t.Parallel()
+	work := NewWork()
+	t.Cleanup(work.Close)
+	runs := 0
+	begin := func(user id.UserID, name string) bool {
+		started, ok := work.start(user, name, func() { <-work.ctx.Done() })
+		if started {
+			runs++
+		}
+		return ok
+	}
+	for range 2 * maxWork {
+		if !begin("@mallory:hs", "one") {
+			t.Fatal("what is followed already is refused")
+		}
+	}
+	for i := range 2 * maxWork {
+		begin("@mallory:hs", strconv.Itoa(i))
+	}
+	if runs != maxOwnWork || begin("@mallory:hs", "more") {
+		t.Errorf("%d tasks of one user run", runs)
+	}
+	if !begin("@bob:hs", "one") {
+		t.Error("another user's task does not run")
+	}
+	work.Close()
+	if len(work.of) != 0 || work.n != 0 {
+		t.Errorf("after the end %d users have tasks", len(work.of))
+	}
+}
+
+// Somebody whom the user verifies waits until the user is asked whether to accept @carol, and
+// only then lets it come to comparing emoji, or ends the verification and begins another. The
+// yes that was meant for carol must not confirm emoji; the question about carol stays.
+func TestAnAnswerIsForItsOwnQuestion(t *testing.T) {
+	t.Parallel()
+	w, s := newTurn(t)
+	compare := e2ee.Verification{ID: "one", UserID: "@mallory:hs", State: e2ee.VerificationCompare}
+	w.ask(question{then: func(*turn, secret.String) { s.done = append(s.done, "carol") }})
+	if w.tellStep(&compare) {
+		t.Error("emoji are asked about while another question is open")
+	}
+	w.tellStep(&e2ee.Verification{ID: "two", State: e2ee.VerificationCancelled})
+	w.run(w.talk.understand(said{text: "yes"}))
+	if slices.Contains(s.done, "confirmed one") || !slices.Contains(s.done, "carol") {
+		t.Errorf("after the answer about carol: %q", s.done)
+	}
+	if !w.tellStep(&compare) {
+		t.Error("emoji are not asked about when nothing else is open")
+	}
+	other := compare
+	other.ID = "two"
+	if w.tellStep(&other) {
+		t.Error("two verifications ask at once")
+	}
+	w.tellStep(&e2ee.Verification{ID: "two", State: e2ee.VerificationCancelled})
+	w.run(w.talk.understand(said{text: "yes"}))
+	if !slices.Contains(s.done, "confirmed one") {
+		t.Errorf("after the answer about the emoji: %q", s.done)
+	}
+}
