@@ -56,8 +56,21 @@ type account struct {
 	json bool
 }
 
-// open finds the proxy. The caller calls close.
-func (a *accountFlags) open(p *process, c command) (*account, error) {
+// open reads a command's flags and arguments, with those of fs, and finds the proxy. It returns no
+// account where there is nothing left to do, as after --help, and with an error. The caller
+// calls close.
+func (a *accountFlags) open(p *process, c command, fs *flag.FlagSet, args []string) (_ *account, rest []string, err error) {
+	a.register(fs)
+	rest, done, err := p.parseArgs(c, fs, args)
+	if done || err != nil {
+		return nil, nil, err
+	}
+	out, err := a.find(p, c)
+	return out, rest, err
+}
+
+// find finds the proxy, for what the flags say.
+func (a *accountFlags) find(p *process, c command) (*account, error) {
 	if _, _, err := id.UserID(a.user).Parse(); err != nil {
 		return nil, usageErrorOf(c, "--user needs a user ID such as @bot:example.org", "")
 	}

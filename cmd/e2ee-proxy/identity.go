@@ -47,12 +47,8 @@ func recoverAccount(p *process, c command, args []string) error {
 	file := fs.String("key-file", "", "`FILE` with the recovery key, or with the passphrase (default: asked for, or standard input)")
 	passphrase := fs.Bool("passphrase", false, "it is the passphrase, and not the recovery key")
 	restore := fs.Bool("restore", false, "fetch the keys of the whole history too, and wait for that")
-	flags.register(fs)
-	if done, err := p.parse(c, fs, args); done || err != nil {
-		return err
-	}
-	a, err := flags.open(p, c)
-	if err != nil {
+	a, _, err := flags.open(p, c, fs, args)
+	if a == nil {
 		return err
 	}
 	defer a.close()
@@ -86,12 +82,8 @@ func recoverAccount(p *process, c command, args []string) error {
 func restore(p *process, c command, args []string) error {
 	var flags accountFlags
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
-	flags.register(fs)
-	if done, err := p.parse(c, fs, args); done || err != nil {
-		return err
-	}
-	a, err := flags.open(p, c)
-	if err != nil {
+	a, _, err := flags.open(p, c, fs, args)
+	if a == nil {
 		return err
 	}
 	defer a.close()
@@ -140,21 +132,17 @@ type identityFlags struct {
 	passwordFile string
 }
 
-func (i *identityFlags) register(fs *flag.FlagSet) {
+func (i *identityFlags) open(p *process, c command, fs *flag.FlagSet, args []string) (*account, []string, error) {
 	fs.StringVar(&i.passwordFile, "password-file", "", "`FILE` with the account's password (default: asked for if the homeserver wants it, or standard input)")
-	i.accountFlags.register(fs)
+	return i.accountFlags.open(p, c, fs, args)
 }
 
 // bootstrap creates what the account lacks.
 func bootstrap(p *process, c command, args []string) error {
 	var flags identityFlags
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
-	flags.register(fs)
-	if done, err := p.parse(c, fs, args); done || err != nil {
-		return err
-	}
-	a, err := flags.open(p, c)
-	if err != nil {
+	a, _, err := flags.open(p, c, fs, args)
+	if a == nil {
 		return err
 	}
 	defer a.close()
@@ -166,12 +154,8 @@ func reset(p *process, c command, args []string) error {
 	var flags identityFlags
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
 	yes := fs.Bool("yes", false, "do it without asking")
-	flags.register(fs)
-	if done, err := p.parse(c, fs, args); done || err != nil {
-		return err
-	}
-	a, err := flags.open(p, c)
-	if err != nil {
+	a, _, err := flags.open(p, c, fs, args)
+	if a == nil {
 		return err
 	}
 	defer a.close()

@@ -20,13 +20,8 @@ func exportKeys(p *process, c command, args []string) error {
 	var flags accountFlags
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
 	file := passphraseFlag(fs)
-	flags.register(fs)
-	rest, done, err := p.parseArgs(c, fs, args)
-	if done || err != nil {
-		return err
-	}
-	a, err := flags.open(p, c)
-	if err != nil {
+	a, rest, err := flags.open(p, c, fs, args)
+	if a == nil {
 		return err
 	}
 	defer a.close()
@@ -55,13 +50,8 @@ func importKeys(p *process, c command, args []string) error {
 	var flags accountFlags
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
 	file := passphraseFlag(fs)
-	flags.register(fs)
-	rest, done, err := p.parseArgs(c, fs, args)
-	if done || err != nil {
-		return err
-	}
-	a, err := flags.open(p, c)
-	if err != nil {
+	a, rest, err := flags.open(p, c, fs, args)
+	if a == nil {
 		return err
 	}
 	defer a.close()

@@ -30,20 +30,15 @@ func acknowledge(p *process, c command, args []string) error {
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
 	master := fs.String("master-key", "", "the `KEY` that you compared, instead of being asked")
 	withdraw := fs.Bool("withdraw", false, "give up that you had verified them before, too")
-	flags.register(fs)
-	rest, done, err := p.parseArgs(c, fs, args)
-	if done || err != nil {
+	a, rest, err := flags.open(p, c, fs, args)
+	if a == nil {
 		return err
 	}
+	defer a.close()
 	whom, err := person(c, rest[0])
 	if err != nil {
 		return err
 	}
-	a, err := flags.open(p, c)
-	if err != nil {
-		return err
-	}
-	defer a.close()
 	var known e2ee.UserTrust
 	if err := a.Get(a.ctx, "users/"+urlPath(whom.String()), &known); err != nil {
 		return a.fail(err)
@@ -137,13 +132,8 @@ func devices(p *process, c command, args []string) error {
 	} {
 		exceptions[name] = fs.String(name, "", usage)
 	}
-	flags.register(fs)
-	rest, done, err := p.parseArgs(c, fs, args)
-	if done || err != nil {
-		return err
-	}
-	a, err := flags.open(p, c)
-	if err != nil {
+	a, rest, err := flags.open(p, c, fs, args)
+	if a == nil {
 		return err
 	}
 	defer a.close()

@@ -16,12 +16,8 @@ import (
 func status(p *process, c command, args []string) error {
 	var flags accountFlags
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
-	flags.register(fs)
-	if done, err := p.parse(c, fs, args); done || err != nil {
-		return err
-	}
-	a, err := flags.open(p, c)
-	if err != nil {
+	a, _, err := flags.open(p, c, fs, args)
+	if a == nil {
 		return err
 	}
 	defer a.close()
@@ -180,12 +176,8 @@ func warnings(p *process, c command, args []string) error {
 	var flags accountFlags
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
 	dismiss := fs.String("dismiss", "", "drop the warning with this `ID`; what it was about stays")
-	flags.register(fs)
-	if done, err := p.parse(c, fs, args); done || err != nil {
-		return err
-	}
-	a, err := flags.open(p, c)
-	if err != nil {
+	a, _, err := flags.open(p, c, fs, args)
+	if a == nil {
 		return err
 	}
 	defer a.close()

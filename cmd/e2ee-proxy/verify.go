@@ -41,13 +41,8 @@ func verify(p *process, c command, args []string) error {
 	fs.StringVar(&flags.fingerprint, "fingerprint", "", "the `KEY` of their identity that you compared in another way: nothing else is asked")
 	fs.StringVar(&flags.scan, "scan", "", "`FILE` with a picture (PNG, JPEG) of the QR code that they show")
 	fs.BoolVar(&flags.qr, "qr", false, "show a QR code for them to scan, instead of emoji")
-	flags.register(fs)
-	rest, done, err := p.parseArgs(c, fs, args)
-	if done || err != nil {
-		return err
-	}
-	a, err := flags.open(p, c)
-	if err != nil {
+	a, rest, err := flags.open(p, c, fs, args)
+	if a == nil {
 		return err
 	}
 	defer a.close()
