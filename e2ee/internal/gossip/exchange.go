@@ -31,17 +31,14 @@ type Exchange struct {
 	// Requests of other devices, and what they were given.
 	requestsRead bool // the stored ones were loaded
 	requests     waitingRequests
-	secretsGiven map[givenSecret]time.Time
-	keysGiven    map[givenKey]time.Time
+	secretsGiven given[givenSecret]
+	keysGiven    given[givenKey]
 }
 
 // New returns the exchange of a device. Room keys may be missing from before a restart.
 func New(dev *core.Device, host Host) Exchange {
 	return Exchange{Device: dev, host: host, askKeys: true}
 }
-
-// maxGiven bounds what is remembered of the secrets, and of the room keys, that were given.
-const maxGiven = 4096
 
 // Host is what an Exchange needs of the other parts of a device.
 type Host interface {

@@ -162,22 +162,6 @@ func (x *Exchange) keyRuled(ctx context.Context, req keyRequest, own *trustcache
 	return answers[0], nil
 }
 
-// gaveKey reports whether a device was sent a key within giveKeyEvery. The caller holds
-// the device's lock.
-func (x *Exchange) gaveKey(key givenKey) bool {
-	last, ok := x.keysGiven[key]
-	return ok && x.Env.Now().Sub(last) < giveKeyEvery
-}
-
-// rememberGivenKey remembers that a device was sent a key. The caller holds the device's
-// lock.
-func (x *Exchange) rememberGivenKey(key givenKey) {
-	if x.keysGiven == nil || len(x.keysGiven) >= maxGiven {
-		x.keysGiven = make(map[givenKey]time.Time)
-	}
-	x.keysGiven[key] = x.Env.Now()
-}
-
 // forwardContent returns the m.forwarded_room_key of a room key; nil when nobody is known
 // to claim it. It also has the reason why earlier indices are withheld, if we were told one
 // (requirement 10.5).
@@ -211,7 +195,7 @@ func forwardContent(row *store.InboundSession, note store.WithheldNote) (json.Ra
 func (x *Exchange) forwardKey(ctx context.Context, req keyRequest, dev *trustcache.Device, content json.RawMessage, from uint32) (answer, error) {
 	key := givenKey{req.Device, req.Ref}
 	x.Mu.Lock()
-	given, silent := x.gaveKey(key), x.host.HasNoKeys(dev)
+	given, silent := x.keysGiven.within(giveKeyEvery, key, x.Env.Now()), x.host.HasNoKeys(dev)
 	x.Mu.Unlock()
 	switch {
 	case content == nil || given:
@@ -226,7 +210,7 @@ func (x *Exchange) forwardKey(ctx context.Context, req keyRequest, dev *trustcac
 	}
 	x.Mu.Lock()
 	defer x.Mu.Unlock()
-	if !slices.Contains(x.requests.Keys, req) || x.gaveKey(key) {
+	if !slices.Contains(x.requests.Keys, req) || x.keysGiven.within(giveKeyEvery, key, x.Env.Now()) {
 		return answerRefused, nil // the request was cancelled
 	}
 	own, err := x.host.StillMayHold(ctx, dev)
@@ -256,7 +240,7 @@ func (x *Exchange) forwardKey(ctx context.Context, req keyRequest, dev *trustcac
 	s.After(func() {
 		x.requests = *rest
 		x.host.OutboxFilled()
-		x.rememberGivenKey(key)
+		x.keysGiven.add(key, x.Env.Now())
 	})
 	if err := s.Commit(ctx, "a room key that was asked for"); err != nil {
 		return answerLater, err

@@ -143,22 +143,6 @@ func (x *Exchange) ignoreSecretRequests(ctx context.Context) error {
 	})
 }
 
-// gaveSecret reports whether a device was sent a secret within requestEvery. The caller
-// holds the device's lock.
-func (x *Exchange) gaveSecret(key givenSecret) bool {
-	last, ok := x.secretsGiven[key]
-	return ok && x.Env.Now().Sub(last) < requestEvery
-}
-
-// rememberGivenSecret remembers that a device was sent a secret. The caller holds the
-// device's lock.
-func (x *Exchange) rememberGivenSecret(key givenSecret) {
-	if x.secretsGiven == nil || len(x.secretsGiven) >= maxGiven {
-		x.secretsGiven = make(map[givenSecret]time.Time)
-	}
-	x.secretsGiven[key] = x.Env.Now()
-}
-
 // giveSecret encrypts a secret for a device, puts it into the outbox and removes the
 // request, in one write. Nothing is sent if the secret is not here or does not belong to
 // the published identity, or if the device lost its right to it while a one-time key was
@@ -166,7 +150,7 @@ func (x *Exchange) rememberGivenSecret(key givenSecret) {
 func (x *Exchange) giveSecret(ctx context.Context, req secretRequest, dev *trustcache.Device) (answer, error) {
 	key := givenSecret{req.Device, req.Name}
 	x.Mu.Lock()
-	given, silent := x.gaveSecret(key), x.host.HasNoKeys(dev)
+	given, silent := x.secretsGiven.within(requestEvery, key, x.Env.Now()), x.host.HasNoKeys(dev)
 	x.Mu.Unlock()
 	switch {
 	case given:
@@ -186,7 +170,7 @@ func (x *Exchange) giveSecret(ctx context.Context, req secretRequest, dev *trust
 	}
 	x.Mu.Lock()
 	defer x.Mu.Unlock()
-	if !slices.Contains(x.requests.Secrets, req) || x.gaveSecret(key) || x.Account.Settings().IgnoreSecretRequests {
+	if !slices.Contains(x.requests.Secrets, req) || x.secretsGiven.within(requestEvery, key, x.Env.Now()) || x.Account.Settings().IgnoreSecretRequests {
 		return answerRefused, nil // the request was cancelled
 	}
 	own, err := x.host.StillMayHold(ctx, dev)
@@ -215,7 +199,7 @@ func (x *Exchange) giveSecret(ctx context.Context, req secretRequest, dev *trust
 	s.After(func() {
 		x.requests = *rest
 		x.host.OutboxFilled()
-		x.rememberGivenSecret(key)
+		x.secretsGiven.add(key, x.Env.Now())
 	})
 	if err := s.Commit(ctx, "an answer"); err != nil {
 		return answerLater, err
