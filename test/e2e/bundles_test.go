@@ -10,7 +10,6 @@ import (
 
 	"e2ee-proxy/internal/tesths"
 	"e2ee-proxy/internal/testpeer"
-	"e2ee-proxy/internal/testproxy"
 )
 
 // Requirement 19.10: what was said in an encrypted room (a thread with a mention, a reply, an
@@ -21,15 +20,7 @@ import (
 func TestRelationsThroughEveryEndpoint(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
-		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
-		alice := element(t, hs, testpeer.NodeHost(t), "alice")
-		b := newAccount(t, hs, "bob")
-		bob := loginCurl(t, proxy.URL, b, "BOB")
-		room := alice.CreateRoom(testpeer.Room{Encrypted: true, Invite: []string{b.UserID}})
-		bob.AwaitRoom(room, "invite")
-		bob.Join(room)
-		alice.AwaitMember(room, b.UserID, "join")
-		bob.awaitInOrder()
+		alice, bob, room := aliceAndBob(t, hs)
 		root := alice.SendText(room, "the root")
 		bob.Await(room, testpeer.Where{"event_id": root, "body": "the root"})
 		threaded := bob.put(roomPath(room, "send/m.room.message/%s", "t1"), inThread(root, alice.UserID, "in the thread"))
@@ -64,7 +55,7 @@ func TestRelationsThroughEveryEndpoint(t *testing.T) {
 			{v1("threads"), []string{"the root"}, false},
 			{roomPath(room, "initialSync") + "?limit=50", []string{"in the thread", "a reply"}, false},
 			{roomPath(room, "state"), []string{"m.room.create"}, false},
-			{roomPath(room, "members"), []string{alice.UserID, b.UserID}, false},
+			{roomPath(room, "members"), []string{alice.UserID, bob.account.UserID}, false},
 			{"/_matrix/client/v3/initialSync?limit=50", nil, false},
 			{"/_matrix/client/v3/notifications", nil, false},
 			{"/_matrix/client/v3/events?timeout=0", nil, false},

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"net/http"
 	"testing"
 
 	"e2ee-proxy/internal/tesths"
@@ -17,6 +18,39 @@ func element(t *testing.T, hs *tesths.Homeserver, host *testpeer.Host, name stri
 	t.Helper()
 	a := newAccount(t, hs, name)
 	return host.Element(t, testpeer.Options{URL: hs.URL, User: a.UserID, Password: a.Password, Setup: testpeer.Bootstrap})
+}
+
+// aliceAndBob returns an encrypted room, with alice, who has Element's crypto, and bob behind a
+// proxy, whose first sync is seen.
+func aliceAndBob(t *testing.T, hs *tesths.Homeserver) (alice *testpeer.Client, bob *curl, room string) {
+	t.Helper()
+	proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
+	alice = element(t, hs, testpeer.NodeHost(t), "alice")
+	b := newAccount(t, hs, "bob")
+	bob = loginCurl(t, proxy.URL, b, "BOB")
+	room = alice.CreateRoom(testpeer.Room{Encrypted: true, Invite: []string{b.UserID}})
+	bob.AwaitRoom(room, "invite")
+	bob.Join(room)
+	alice.AwaitMember(room, b.UserID, "join")
+	bob.awaitInOrder()
+	return alice, bob, room
+}
+
+// bobAndCarol returns a room that is not encrypted yet, with two behind a proxy.
+func bobAndCarol(t *testing.T, hs *tesths.Homeserver) (bob, carol *curl, room string) {
+	t.Helper()
+	proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
+	b, c := newAccount(t, hs, "bob"), newAccount(t, hs, "carol")
+	bob, carol = loginCurl(t, proxy.URL, b, "BOB"), loginCurl(t, proxy.URL, c, "CAROL")
+	bob.awaitInOrder()
+	carol.awaitInOrder()
+	var made struct {
+		RoomID string `json:"room_id"`
+	}
+	bob.call(http.MethodPost, "/_matrix/client/v3/createRoom", map[string]any{"invite": []string{c.UserID}, "preset": "private_chat"}, &made)
+	carol.AwaitRoom(made.RoomID, "invite")
+	carol.Join(made.RoomID)
+	return bob, carol, made.RoomID
 }
 
 // wantClean fails unless the peer read the message with no shield.

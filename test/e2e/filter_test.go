@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"e2ee-proxy/internal/tesths"
-	"e2ee-proxy/internal/testproxy"
 )
 
 // Requirement 19.12: a client's filter is about clear events, inline and by its ID, and
@@ -16,27 +15,16 @@ import (
 func TestFilters(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
-		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
-		b, c := newAccount(t, hs, "bob"), newAccount(t, hs, "carol")
-		bob, carol := loginCurl(t, proxy.URL, b, "BOB"), loginCurl(t, proxy.URL, c, "CAROL")
-		bob.awaitInOrder()
-		carol.awaitInOrder()
-		var made struct {
-			RoomID string `json:"room_id"`
-		}
-		bob.call(http.MethodPost, "/_matrix/client/v3/createRoom", map[string]any{"invite": []string{c.UserID}, "preset": "private_chat"}, &made)
-		room := made.RoomID
-		carol.AwaitRoom(room, "invite")
-		carol.Join(room)
+		bob, carol, room := bobAndCarol(t, hs)
 		for _, filter := range []string{
 			`{"room":{"timeline":{"types":["m.room.message"]},"state":{"types":[]}}}`,
-			`{"room":{"timeline":{"types":["m.room.message"],"not_senders":["` + c.UserID + `"]},"state":{"not_types":["*"]}},"event_fields":["type","content.body"]}`,
+			`{"room":{"timeline":{"types":["m.room.message"],"not_senders":["` + carol.account.UserID + `"]},"state":{"not_types":["*"]}},"event_fields":["type","content.body"]}`,
 			`{"room":{"rooms":["` + room + `"],"timeline":{"types":["m.room.mess*"],"contains_url":false},"state":{"types":[],"lazy_load_members":true}},"account_data":{"types":[]}}`,
 		} {
 			var stored struct {
 				FilterID string `json:"filter_id"`
 			}
-			carol.call(http.MethodPost, "/_matrix/client/v3/user/"+url.PathEscape(c.UserID)+"/filter", json.RawMessage(filter), &stored)
+			carol.call(http.MethodPost, "/_matrix/client/v3/user/"+url.PathEscape(carol.account.UserID)+"/filter", json.RawMessage(filter), &stored)
 			for _, param := range []string{filter, stored.FilterID} {
 				since := carol.filtered("", param).NextBatch
 				bob.call(http.MethodPut, roomPath(room, "state/%s", "m.room.encryption"), map[string]any{"algorithm": "m.megolm.v1.aes-sha2"}, nil)
@@ -61,7 +49,7 @@ func TestFilters(t *testing.T) {
 				}
 				// Carol's device knows now that the room is encrypted.
 				reply := carol.SendText(room, "back")
-				wantStoredEncrypted(t, hs, b, room, event, reply)
+				wantStoredEncrypted(t, hs, bob.account, room, event, reply)
 			}
 		}
 	})

@@ -49,18 +49,7 @@ func (c *curl) allPages(path string, query url.Values) []string {
 func TestFiltersOfPages(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
-		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
-		b, c := newAccount(t, hs, "bob"), newAccount(t, hs, "carol")
-		bob, carol := loginCurl(t, proxy.URL, b, "BOB"), loginCurl(t, proxy.URL, c, "CAROL")
-		bob.awaitInOrder()
-		carol.awaitInOrder()
-		var made struct {
-			RoomID string `json:"room_id"`
-		}
-		bob.call(http.MethodPost, "/_matrix/client/v3/createRoom", map[string]any{"invite": []string{c.UserID}, "preset": "private_chat"}, &made)
-		room := made.RoomID
-		carol.AwaitRoom(room, "invite")
-		carol.Join(room)
+		bob, carol, room := bobAndCarol(t, hs)
 		bob.call(http.MethodPut, roomPath(room, "state/%s", "m.room.encryption"), map[string]any{"algorithm": "m.megolm.v1.aes-sha2"}, nil)
 
 		root := bob.SendText(room, "the root")
@@ -70,8 +59,8 @@ func TestFiltersOfPages(t *testing.T) {
 			for n := range 3 {
 				bob.call(http.MethodPut, roomPath(room, "state/%s", "m.room.topic"), map[string]any{"topic": fmt.Sprint("topic ", i, n)}, nil)
 			}
-			texts = append(texts, bob.send(room, "m.room.message", inThread(root, c.UserID, fmt.Sprint("text ", i))))
-			content := inThread(root, c.UserID, "a note")
+			texts = append(texts, bob.send(room, "m.room.message", inThread(root, carol.account.UserID, fmt.Sprint("text ", i))))
+			content := inThread(root, carol.account.UserID, "a note")
 			notes = append(notes, bob.send(room, "org.example.note", content))
 		}
 		links = append(links, bob.send(room, "org.example.link", map[string]any{"url": "https://example.org/a"}))
@@ -87,7 +76,7 @@ func TestFiltersOfPages(t *testing.T) {
 		}{
 			{`{"types":["m.room.message"]}`, texts},
 			{`{"types":["org.example.*"],"not_types":["org.example.link"]}`, notes},
-			{`{"types":["m.room.message"],"senders":["` + c.UserID + `"]}`, carols},
+			{`{"types":["m.room.message"],"senders":["` + carol.account.UserID + `"]}`, carols},
 			{`{"contains_url":true}`, links},
 			{`{"types":["org.example.nothing"]}`, nil},
 		} {

@@ -10,7 +10,6 @@ import (
 
 	"e2ee-proxy/internal/tesths"
 	"e2ee-proxy/internal/testpeer"
-	"e2ee-proxy/internal/testproxy"
 )
 
 // wantJSON fails unless two values are the same JSON.
@@ -48,15 +47,7 @@ func inThread(root, mention, body string) map[string]any {
 func TestThreadsMentionsAndTransactions(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
-		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
-		alice := element(t, hs, testpeer.NodeHost(t), "alice")
-		b := newAccount(t, hs, "bob")
-		bob := loginCurl(t, proxy.URL, b, "BOB")
-		room := alice.CreateRoom(testpeer.Room{Encrypted: true, Invite: []string{b.UserID}})
-		bob.AwaitRoom(room, "invite")
-		bob.Join(room)
-		alice.AwaitMember(room, b.UserID, "join")
-		bob.awaitInOrder()
+		alice, bob, room := aliceAndBob(t, hs)
 		root := alice.SendText(room, "the root")
 		bob.Await(room, testpeer.Where{"event_id": root, "body": "the root"})
 
@@ -73,13 +64,13 @@ func TestThreadsMentionsAndTransactions(t *testing.T) {
 		if err := json.Unmarshal(mine.Unsigned, &unsigned); err != nil || unsigned.TransactionID != "the transaction" {
 			t.Errorf("bob finds transaction %q: %v", unsigned.TransactionID, err)
 		}
-		wantRelationInClear(t, hs, b, room, threaded, sent["m.relates_to"])
+		wantRelationInClear(t, hs, bob.account, room, threaded, sent["m.relates_to"])
 
 		edit := bob.Edit(room, threaded, "still in the thread")
 		alice.Await(room, testpeer.Where{"event_id": threaded, "edited": edit})
-		wantRelationInClear(t, hs, b, room, edit, map[string]any{"rel_type": "m.replace", "event_id": threaded})
+		wantRelationInClear(t, hs, bob.account, room, edit, map[string]any{"rel_type": "m.replace", "event_id": threaded})
 
-		answer := inThread(root, b.UserID, "back in the thread")
+		answer := inThread(root, bob.account.UserID, "back in the thread")
 		answered := alice.Send(room, "m.room.message", answer)
 		wantJSON(t, "bob sees", answer, bob.Await(room, testpeer.Where{"event_id": answered, "body": "back in the thread"}).Content)
 

@@ -9,7 +9,6 @@ import (
 
 	"e2ee-proxy/internal/tesths"
 	"e2ee-proxy/internal/testpeer"
-	"e2ee-proxy/internal/testproxy"
 )
 
 // searchAnswer is the answer to a search.
@@ -81,15 +80,7 @@ func (c *curl) wantFound(room, term string, want ...string) searchAnswer {
 func TestSearchInEncryptedRooms(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
-		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
-		alice := element(t, hs, testpeer.NodeHost(t), "alice")
-		b := newAccount(t, hs, "bob")
-		bob := loginCurl(t, proxy.URL, b, "BOB")
-		room := alice.CreateRoom(testpeer.Room{Encrypted: true, Invite: []string{b.UserID}})
-		bob.AwaitRoom(room, "invite")
-		bob.Join(room)
-		alice.AwaitMember(room, b.UserID, "join")
-		bob.awaitInOrder()
+		alice, bob, room := aliceAndBob(t, hs)
 
 		first := alice.SendText(room, "Der Ölofen brennt, go to the lighthouse")
 		second := bob.SendText(room, "to the lighthouse? 東京タワーへ行く")
@@ -134,7 +125,7 @@ func TestSearchInEncryptedRooms(t *testing.T) {
 			order, _ := got.results(t)
 			order = slices.DeleteFunc(order, func(id string) bool { return id[0:2] == "$s" && contains([]byte(id), "search:") })
 			for _, r := range got.Categories.Events.Results {
-				if len(r.Context.Before) != 1 || len(r.Context.After) > 1 || r.Context.Profiles[b.UserID] == nil && r.Context.Profiles[alice.UserID] == nil {
+				if len(r.Context.Before) != 1 || len(r.Context.After) > 1 || r.Context.Profiles[bob.account.UserID] == nil && r.Context.Profiles[alice.UserID] == nil {
 					t.Errorf("around %s: %+v", r.Result, r.Context)
 				}
 			}

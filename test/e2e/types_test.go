@@ -63,15 +63,7 @@ func allTypes(about string) []sentEvent {
 func TestAllTypesOfEventsComeThrough(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
-		proxy := testproxy.Start(t, hs.URL, testproxy.Options{})
-		alice := element(t, hs, testpeer.NodeHost(t), "alice")
-		b := newAccount(t, hs, "bob")
-		bob := loginCurl(t, proxy.URL, b, "BOB")
-		room := alice.CreateRoom(testpeer.Room{Encrypted: true, Invite: []string{b.UserID}})
-		bob.AwaitRoom(room, "invite")
-		bob.Join(room)
-		alice.AwaitMember(room, b.UserID, "join")
-		bob.awaitInOrder()
+		alice, bob, room := aliceAndBob(t, hs)
 		about := alice.SendText(room, "something")
 		bob.Await(room, testpeer.Where{"event_id": about})
 
