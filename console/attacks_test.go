@@ -242,9 +242,9 @@ func TestGuessingByAnotherWayIsLimited(t *testing.T) {
 	r := newRig(t)
 	r.signIn("alice")
 	limits := r.console.o.Limits
-	for limits.Recover(alice) == nil { // by the control API
+	for limits.Recover(t.Context(), alice) == nil { // by the control API
 	}
-	for limits.Reset(alice) == nil {
+	for limits.Reset(t.Context(), alice) == nil {
 	}
 	r.wantText(r.post("/recovery", "/recovery/enter", "recovery_key", "some passphrase"), 429, "too often")
 	r.wantText(r.post("/recovery", "/recovery/reset", "sure", "yes", "password", "guess", "identity", "MasterKeyOf@alice:hs"), 429, "too often")

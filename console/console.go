@@ -23,6 +23,7 @@ import (
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/internal/rediscache"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -107,6 +108,8 @@ type Options struct {
 	// origin.
 	SingleSignOn *url.URL
 	Now          func() time.Time
+	// Redis is where replicas count attempts to sign in together; nil is none.
+	Redis *rediscache.Cache
 	// Limits are those of every way to control a device.
 	Limits *interceptors.Limits
 }
@@ -152,7 +155,7 @@ func New(o Options) (*Console, error) {
 		return nil, errors.New("make the console: it has no limits")
 	}
 	var err error
-	if c.gate, err = gate.New(gate.Options{Store: o.Sessions, Now: o.Now, Homeserver: o.Homeserver, Client: o.Client, URL: o.URL}); err != nil {
+	if c.gate, err = gate.New(gate.Options{Store: o.Sessions, Now: o.Now, Homeserver: o.Homeserver, Client: o.Client, URL: o.URL, Redis: o.Redis}); err != nil {
 		return nil, fmt.Errorf("make the console: %w", err)
 	}
 	if err := c.load(); err != nil {

@@ -108,7 +108,7 @@ func recoverWith(q *query, typed string, restore bool) error {
 	if strings.TrimSpace(typed) == "" {
 		return apierr.MissingParam("Nothing was entered.").WithHint("Enter your recovery key. It begins with Es.")
 	}
-	if err := tooOften(q.c.o.Limits.Recover(q.session.UserID)); err != nil {
+	if err := tooOften(q.c.o.Limits.Recover(q.ctx, q.session.UserID)); err != nil {
 		return err
 	}
 	with := e2ee.Recovery{Restore: restore}
@@ -137,7 +137,7 @@ func reset(q *query) error {
 		return apierr.MissingParam("Nothing was changed: the box that says that you are sure was not ticked.").
 			WithHint("A reset is for who has lost the recovery key and every other device. Go back, and tick the box if that is so.")
 	}
-	if err := tooOften(q.c.o.Limits.Reset(q.session.UserID)); err != nil {
+	if err := tooOften(q.c.o.Limits.Reset(q.ctx, q.session.UserID)); err != nil {
 		return err
 	}
 	if !q.c.begin(q.session.UserID) {
@@ -187,7 +187,7 @@ func backup(q *query) error {
 }
 
 func restore(q *query) error {
-	if err := tooOften(q.c.o.Limits.Keys(q.session.UserID)); err != nil {
+	if err := tooOften(q.c.o.Limits.Keys(q.ctx, q.session.UserID)); err != nil {
 		return err
 	}
 	if err := q.device.RestoreHistory(q.ctx); err != nil {

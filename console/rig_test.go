@@ -85,7 +85,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	limits, err := interceptors.NewLimits()
+	limits, err := interceptors.NewLimits(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

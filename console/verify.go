@@ -197,7 +197,7 @@ func scanPicture(q *query) error {
 	} else if v.State.Over() {
 		return e2ee.ErrNoVerification
 	}
-	if err := tooOften(q.c.o.Limits.Picture(q.session.UserID)); err != nil {
+	if err := tooOften(q.c.o.Limits.Picture(q.ctx, q.session.UserID)); err != nil {
 		return err
 	}
 	raw, err := pictureOf(q.Request.MultipartForm.File["picture"][0])

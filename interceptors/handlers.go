@@ -12,6 +12,7 @@ import (
 	"e2ee-proxy/interceptors/internal/controlroom"
 	"e2ee-proxy/interceptors/internal/media"
 	"e2ee-proxy/interceptors/internal/native"
+	"e2ee-proxy/internal/rediscache"
 )
 
 // Names of the handlers that [Handlers] returns. The route table of package proxy refers to
@@ -141,8 +142,9 @@ type Options struct {
 // device counts by the same ones, so that a process makes them once, with [NewLimits].
 type Limits = control.Limits
 
-// NewLimits returns limits of which nothing was used.
-func NewLimits() (*Limits, error) { return control.NewLimits() }
+// NewLimits returns limits of which nothing was used. Replicas count together in a Redis, shared;
+// nil is none.
+func NewLimits(shared *rediscache.Cache) (*Limits, error) { return control.NewLimits(shared) }
 
 // ControlWork is what takes long in control rooms. Whoever makes it with [NewControlWork]
 // closes it, when the handlers have ended.
@@ -167,7 +169,7 @@ func Handlers(o Options) (map[string]Handler, error) {
 		return nil, fmt.Errorf("make the handlers: %w", err)
 	}
 	if o.Limits == nil {
-		if o.Limits, err = NewLimits(); err != nil {
+		if o.Limits, err = NewLimits(nil); err != nil {
 			return nil, fmt.Errorf("make the handlers: %w", err)
 		}
 	}

@@ -195,7 +195,7 @@ func TestConsoleHasThePagesOfTheTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	limits, err := interceptors.NewLimits()
+	limits, err := interceptors.NewLimits(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

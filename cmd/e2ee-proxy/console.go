@@ -12,18 +12,19 @@ import (
 	"e2ee-proxy/console"
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/internal/rediscache"
 	"e2ee-proxy/store"
 )
 
 // newConsole makes the console; nil if there is none.
-func newConsole(cfg *config.Config, inForce *atomic.Pointer[config.Config], db *store.DB, engine *e2ee.Engine, client *http.Client, limits *interceptors.Limits) (*console.Console, error) {
+func newConsole(cfg *config.Config, inForce *atomic.Pointer[config.Config], db *store.DB, engine *e2ee.Engine, client *http.Client, limits *interceptors.Limits, shared *rediscache.Cache) (*console.Console, error) {
 	if !cfg.Console.Enabled {
 		return nil, nil
 	}
 	o := console.Options{
 		Sessions: db, Accounts: heldAccounts{engine}, Administration: engine.Overview(),
 		Administrators: func() []id.UserID { return inForce.Load().Administrators },
-		Homeserver:     cfg.Homeserver.URL(), Client: client, Limits: limits,
+		Homeserver:     cfg.Homeserver.URL(), Client: client, Limits: limits, Redis: shared,
 	}
 	apart := cfg.Console.Listen != ""
 	switch {

@@ -79,7 +79,7 @@ func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *promet
 	handling := interceptorOptions(cfg, inForce)
 	handling.Files, handling.ControlWork, handling.EndConsoleSessions = interceptors.NewKeptFiles(), interceptors.NewControlWork(), db.EndConsoleSessionsOf
 	handling.Administration, handling.Administrators = engine.Overview(), func() []id.UserID { return inForce.Load().Administrators }
-	if handling.Limits, err = interceptors.NewLimits(); err != nil {
+	if handling.Limits, err = interceptors.NewLimits(shared); err != nil {
 		return nil, err
 	}
 	handlers, err := interceptors.Handlers(handling)
@@ -90,7 +90,7 @@ func wire(cfg *config.Config, log zerolog.Logger, db *store.DB, registry *promet
 		log: log, homeserver: cfg.Homeserver.String(), auditKeep: cfg.Audit.Keep, db: db, engine: engine, files: handling.Files, work: handling.ControlWork, inForce: inForce, redis: shared,
 		advertise: cfg.Cluster.Advertise.String(), drainTimeout: cfg.Limits.DrainTimeout,
 	}
-	pages, err := newConsole(cfg, inForce, db, engine, client, handling.Limits)
+	pages, err := newConsole(cfg, inForce, db, engine, client, handling.Limits, shared)
 	if err != nil {
 		return nil, err
 	}

@@ -22,5 +22,8 @@
 // nothing wrong. No call fails or takes longer than a short timeout; after a few failures none is
 // tried until Redis answers again. Names of users, tokens and rooms are not readable in Redis.
 //
+// Attempts that are limited are counted in it too ([Cache.TakePlace]), beside what each process counts by
+// itself: Redis can only refuse more, and what it refuses with is sealed and over when the attempts are.
+//
 // A nil *Cache is one without Redis: it finds nothing and tells nobody. Anybody may import it.
 package rediscache

@@ -31,7 +31,7 @@ func NewMetrics(registry prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "e2ee_proxy_redis_calls_total",
-			Help: "Calls to Redis by what for (get, put, claim, generations, raise, drop, publish, beat) and result (ok, failed, skipped: it did not answer before, cancelled).",
+			Help: "Calls to Redis by what for (get, put, claim, place, generations, raise, drop, publish, beat) and result (ok, failed, skipped: it did not answer before, cancelled).",
 		}, []string{"call", "result"}),
 		entries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "e2ee_proxy_redis_entries_total",

@@ -16,6 +16,8 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/internal/attempts"
+	"e2ee-proxy/internal/rediscache"
 	"e2ee-proxy/store"
 )
 
@@ -54,19 +56,21 @@ type Options struct {
 	Client     *http.Client
 	// URL is where browsers find the console's origin; nil: where they say that they are.
 	URL *url.URL
+	// Redis is where replicas count attempts together; nil is none.
+	Redis *rediscache.Cache
 }
 
 // Gate lets people in.
 type Gate struct {
 	o        Options
-	networks *attempts
-	users    *attempts
+	networks *attempts.Limit
+	users    *attempts.Limit
 }
 
 // New makes a Gate.
 func New(o Options) (*Gate, error) {
-	networks, err1 := newAttempts(networkBurst, networkInterval)
-	users, err2 := newAttempts(userBurst, userInterval)
+	networks, err1 := attempts.New(o.Redis, "console_networks", networkBurst, networkInterval)
+	users, err2 := attempts.New(o.Redis, "console_users", userBurst, userInterval)
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}

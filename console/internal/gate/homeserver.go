@@ -54,7 +54,7 @@ func (g *Gate) Ways(ctx context.Context, r *http.Request) (Ways, error) {
 // ByPassword signs a user in. The password is overwritten.
 func (g *Gate) ByPassword(ctx context.Context, r *http.Request, user, network string, password secret.Bytes) (id.UserID, error) {
 	defer password.Wipe()
-	if err := g.mayTry(network, user); err != nil {
+	if err := g.mayTry(ctx, network, user); err != nil {
 		return "", err
 	}
 	return g.login(ctx, r, map[string]any{
@@ -64,7 +64,7 @@ func (g *Gate) ByPassword(ctx context.Context, r *http.Request, user, network st
 
 // ByToken returns whose access token it is, and of which device; a token without one is refused.
 func (g *Gate) ByToken(ctx context.Context, r *http.Request, network string, token secret.String) (id.UserID, id.DeviceID, error) {
-	if err := g.mayTry(network, ""); err != nil {
+	if err := g.mayTry(ctx, network, ""); err != nil {
 		return "", "", err
 	}
 	if token.IsZero() || strings.ContainsAny(token.Reveal(), " \t\r\n") {
@@ -84,9 +84,9 @@ func ErrNotHeld() error {
 }
 
 // mayTry limits attempts.
-func (g *Gate) mayTry(network, user string) error {
+func (g *Gate) mayTry(ctx context.Context, network, user string) error {
 	now := g.o.Now()
-	if err := g.networks.take(network, now); err != nil {
+	if err := take(ctx, g.networks, network, now); err != nil {
 		return err
 	}
 	if user == "" {
@@ -94,7 +94,7 @@ func (g *Gate) mayTry(network, user string) error {
 	}
 	// @alice:example.org and alice are the same person.
 	local, _, _ := strings.Cut(strings.TrimPrefix(strings.ToLower(user), "@"), ":")
-	return g.users.take(local, now)
+	return take(ctx, g.users, local, now)
 }
 
 // login makes a device at the homeserver, finds out whose it is, and logs it out.

@@ -42,7 +42,7 @@ func (g *Gate) EndSSO(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	if token == nil || !hmac.Equal([]byte(q.Get("state")), []byte(g.wordOf("console single sign-on", token))) {
 		return "", apierr.Forbidden("This sign-in was not begun in this browser, or too long ago.").WithHint("Begin again.")
 	}
-	if err := g.mayTry(network, ""); err != nil {
+	if err := g.mayTry(ctx, network, ""); err != nil {
 		return "", err
 	}
 	word := q.Get("loginToken")

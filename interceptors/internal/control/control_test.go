@@ -321,7 +321,7 @@ func newControlHandlers(t *testing.T) map[string]exchange.Handler {
 
 func newLimits(t *testing.T) *Limits {
 	t.Helper()
-	limits, err := NewLimits()
+	limits, err := NewLimits(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

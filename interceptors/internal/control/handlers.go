@@ -88,7 +88,7 @@ func (c *api) checkup(a request) (any, error) {
 	if err := readBody(a.Exchange, &body); err != nil {
 		return nil, err
 	}
-	if err := c.checkups.take(a.Identity.UserID); err != nil {
+	if err := c.Limits.checkup(a.ctx, a.Identity.UserID); err != nil {
 		return nil, err
 	}
 	links, err := a.Checkup(a.ctx, body.Talk != nil && *body.Talk)
@@ -128,7 +128,7 @@ func (c *api) recover(a request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.recovers.take(a.Identity.UserID); err != nil {
+	if err := c.Limits.Recover(a.ctx, a.Identity.UserID); err != nil {
 		return nil, err
 	}
 	return done{}, a.Recover(a.ctx, with)
@@ -147,7 +147,7 @@ func (c *api) reset(a request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.resets.take(a.Identity.UserID); err != nil {
+	if err := c.Limits.Reset(a.ctx, a.Identity.UserID); err != nil {
 		return nil, err
 	}
 	key, err := a.Reset(a.ctx, auth)

@@ -125,7 +125,7 @@ func (c *api) importKeys(a request) (_ any, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.exports.take(a.Identity.UserID); err != nil {
+	if err := c.Keys(a.ctx, a.Identity.UserID); err != nil {
 		return nil, err
 	}
 	return a.ImportKeys(a.ctx, body.passphrase, func() io.Reader {

@@ -38,7 +38,7 @@ func (c *api) exportKeys(a request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.exports.take(a.Identity.UserID); err != nil {
+	if err := c.Keys(a.ctx, a.Identity.UserID); err != nil {
 		return nil, err
 	}
 	h := a.Writer.Header()
@@ -75,7 +75,7 @@ func (c *api) restoreKeys(a request) (any, error) {
 	if err := readBody(a.Exchange, &emptyBody{}); err != nil {
 		return nil, err
 	}
-	if err := c.exports.take(a.Identity.UserID); err != nil {
+	if err := c.Keys(a.ctx, a.Identity.UserID); err != nil {
 		return nil, err
 	}
 	return done{}, a.RestoreHistory(a.ctx)

@@ -231,7 +231,7 @@ func (c *api) mayRead(a request) error {
 	if !open {
 		return e2ee.ErrNoVerification
 	}
-	return c.Picture(a.Identity.UserID)
+	return c.Picture(a.ctx, a.Identity.UserID)
 }
 
 func pictureError(err error) error {

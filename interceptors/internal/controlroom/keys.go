@@ -62,7 +62,7 @@ func (w *turn) export() {
 			w.say("That passphrase is too short. To try again, write: export")
 			return
 		}
-		if err := w.rooms.opt.Limits.Keys(w.user()); err != nil {
+		if err := w.rooms.opt.Limits.Keys(w.ctx, w.user()); err != nil {
 			w.failed(err)
 			return
 		}
@@ -164,7 +164,7 @@ func (w *turn) takeFile(uri string) {
 
 // takeKeys imports a file, and shows how far it is by changing one message.
 func (w *turn) takeKeys(uri string, passphrase secret.String) {
-	if err := w.rooms.opt.Limits.Keys(w.user()); err != nil {
+	if err := w.rooms.opt.Limits.Keys(w.ctx, w.user()); err != nil {
 		w.failed(err)
 		return
 	}

@@ -72,7 +72,7 @@ func (w *turn) recover() {
 
 // useKey recovers with a key, or with a passphrase.
 func (w *turn) useKey(key secret.String) {
-	if err := w.rooms.opt.Limits.Recover(w.user()); err != nil {
+	if err := w.rooms.opt.Limits.Recover(w.ctx, w.user()); err != nil {
 		w.failed(err)
 		return
 	}
@@ -100,7 +100,7 @@ func (w *turn) reset() {
 	w.say("A reset makes a new digital identity. Everybody whom you write with is told, those who verified you must do it again, and old messages that only your old recovery key opens are lost. " +
 		"It is for when you have lost all of your devices and the recovery key; if you have the key, write recover instead. Write yes to reset, else no.")
 	w.ask(question{then: func(w *turn, _ secret.String) {
-		if err := w.rooms.opt.Limits.Reset(w.user()); err != nil {
+		if err := w.rooms.opt.Limits.Reset(w.ctx, w.user()); err != nil {
 			w.failed(err)
 			return
 		}
@@ -207,7 +207,7 @@ func share(done, total int) string {
 
 // restore fetches everything, and shows how far it is by changing one message.
 func (w *turn) restore() {
-	if err := w.rooms.opt.Limits.Keys(w.user()); err != nil {
+	if err := w.rooms.opt.Limits.Keys(w.ctx, w.user()); err != nil {
 		w.failed(err)
 		return
 	}

@@ -1,16 +1,11 @@
-package control
+package attempts
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"maunium.net/go/mautrix/id"
-
-	"e2ee-proxy/interceptors/apierr"
 )
 
 // Over a day of attempts at random times, as many pass and are refused as a time until
@@ -20,9 +15,9 @@ func TestAttemptsOverADay(t *testing.T) {
 	for _, limit := range []struct {
 		burst    int
 		interval time.Duration
-	}{{recoverBurst, recoverInterval}, {resetBurst, resetInterval}, {exportBurst, exportInterval}} {
+	}{{5, time.Minute}, {5, 5 * time.Minute}, {4, time.Minute}} {
 		synctest.Test(t, func(t *testing.T) {
-			a, err := newAttempts(limit.burst, limit.interval)
+			a, err := New(nil, "attempts", limit.burst, limit.interval)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -38,19 +33,18 @@ func TestAttemptsOverADay(t *testing.T) {
 					}
 					free = free.Add(limit.interval)
 					wait := free.Sub(now) - time.Duration(limit.burst)*limit.interval
-					err := a.take(alice)
+					said := a.Take(t.Context(), "alice", now).Round(time.Microsecond)
 					if wait <= 0 {
 						passed++
 						used = free
-						if err != nil {
-							t.Fatalf("%d attempts: refused with %v", passed+refused, err)
+						if said != 0 {
+							t.Fatalf("%d attempts: refused for %v", passed+refused, said)
 						}
 						continue
 					}
 					refused++
-					var e *apierr.Error
-					if !errors.As(err, &e) || e.Fields["retry_after_ms"] != wait.Milliseconds() {
-						t.Fatalf("%d attempts: %v, which says %v, and not to wait %s", passed+refused, err, e, wait)
+					if said != wait {
+						t.Fatalf("%d attempts: told to wait %v, and not %v", passed+refused, said, wait)
 					}
 				}
 			}
@@ -61,24 +55,24 @@ func TestAttemptsOverADay(t *testing.T) {
 	}
 }
 
-// For how many users attempts are counted is bounded; the one who tried last is among them.
+// For how many names attempts are counted is bounded; the one that was tried last is among them.
 func TestAttemptsAreBounded(t *testing.T) {
 	t.Parallel()
-	a, err := newAttempts(1, time.Hour)
+	a, err := New(nil, "attempts", 1, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var last id.UserID
-	for i := range maxLimited + 100 {
-		last = id.UserID(fmt.Sprintf("@u%d:hs", i))
-		if err := a.take(last); err != nil {
-			t.Fatal(err)
+	last, now := "", time.Now()
+	for i := range maxNames + 100 {
+		last = fmt.Sprintf("user %d", i)
+		if wait := a.Take(t.Context(), last, now); wait > 0 {
+			t.Fatal(wait)
 		}
 	}
-	if n := a.users.Len(); n != maxLimited {
-		t.Errorf("%d users are counted", n)
+	if n := a.names.Len(); n != maxNames {
+		t.Errorf("%d names are counted", n)
 	}
-	if a.take(last) == nil {
+	if a.Take(t.Context(), last, now) == 0 {
 		t.Error("the last one was forgotten")
 	}
 }
