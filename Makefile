@@ -109,8 +109,10 @@ $(TOOLS)/govulncheck-$(GOVULNCHECK):
 	GOFLAGS= GOBIN=$(TOOLS) go install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK)
 	mv $(TOOLS)/govulncheck $@
 
-# The harness obtains its parts when a test first needs them; its own tests need them all.
+# The harness obtains its parts when a test first needs them; its own tests need them all, but
+# for the clients that people have.
 test-deps:
+	go test -count=1 -timeout $(TEST_TIMEOUT) -run '^TestPrepared$$' ./test/clients
 	go test -count=1 -timeout $(TEST_TIMEOUT) ./internal/testproc/... ./internal/tesths/... ./internal/testpeer/... ./internal/testbrowser/... ./internal/testpg/...
 
 clean:

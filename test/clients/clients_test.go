@@ -31,10 +31,12 @@ var programs = map[string]program{
 	"apprise":            apprise,
 	"curl":               curl,
 	"ement.el":           ement,
+	"matrix-bot-sdk":     botSDK,
 	"matrix-js-sdk":      jsSDK,
 	"matrix-nio":         nio,
 	"matrix-webhook":     matrixWebhook,
 	"matterbridge":       matterbridge,
+	"maubot":             maubot,
 	"opsdroid":           opsdroid,
 	"shoutrrr":           shoutrrr,
 	"simplematrixbotlib": simplematrixbotlib,
@@ -42,7 +44,7 @@ var programs = map[string]program{
 
 // withoutToken are the clients that ask for files without their token. They are tried with
 // media.links, without which nothing is given to them.
-var withoutToken = map[string]bool{"ement.el": true, "matterbridge": true, "opsdroid": true}
+var withoutToken = map[string]bool{"ement.el": true, "matterbridge": true, "maubot": true, "opsdroid": true}
 
 // Issue: "each unmodified, each through the proxy against a real homeserver with Element's
 // crypto on the other side". A client that knows nothing of encryption logs in and joins a

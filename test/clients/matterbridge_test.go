@@ -47,10 +47,7 @@ channel="api"
 // each start.
 func matterbridge(t *testing.T, p *place, again bool) client {
 	p.invite(again)
-	program, err := testproc.GoProgram(t.Context(), filepath.Join("test", "matterbridge"), "github.com/42wim/matterbridge", matterbridgeWithout)
-	if err != nil {
-		testproc.Missing(t, "matterbridge", err)
-	}
+	program := matterbridgeProgram(t)
 	at := port(t)
 	file := filepath.Join(p.dir, "matterbridge.toml")
 	config := fmt.Appendf(nil, matterbridgeConfig, p.proxy.URL, p.localpart(), p.account.Password, at, p.room)
@@ -93,6 +90,15 @@ func matterbridge(t *testing.T, p *place, again bool) client {
 			return data
 		},
 	}
+}
+
+func matterbridgeProgram(t *testing.T) string {
+	t.Helper()
+	program, err := testproc.GoProgram(t.Context(), filepath.Join("test", "matterbridge"), "github.com/42wim/matterbridge", matterbridgeWithout)
+	if err != nil {
+		testproc.Missing(t, "matterbridge", err)
+	}
+	return program
 }
 
 // bridged is a message as matterbridge's API gives it out.

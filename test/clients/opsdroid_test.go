@@ -61,5 +61,10 @@ func opsdroid(t *testing.T, p *place, again bool) client {
 			t.Helper()
 			await(t, bot, "heard "+text)
 		},
+		older: func(t *testing.T, text string) {
+			t.Helper()
+			post(t, base+"skill/talk/older", nil)
+			await(t, bot, "older "+text)
+		},
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -28,6 +29,22 @@ func start(t *testing.T, p *place, cmd *exec.Cmd, env ...string) *testproc.Proce
 		t.Fatal(err)
 	}
 	return process
+}
+
+// commands returns how a client that reads what to do, a line each, is told; it is called
+// before the client is started.
+func commands(t *testing.T, cmd *exec.Cmd) func(t *testing.T, line string) {
+	t.Helper()
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(t *testing.T, line string) {
+		t.Helper()
+		if _, err := io.WriteString(in, line+"\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // await waits for what a client writes.

@@ -12,13 +12,19 @@ import (
 // without a transaction ID, below r0 and with its token in the query.
 func shoutrrr(t *testing.T, p *place, again bool) client {
 	p.invite(again)
-	program, err := testproc.GoProgram(t.Context(), filepath.Join("test", "shoutrrr"), "github.com/containrrr/shoutrrr/shoutrrr")
-	if err != nil {
-		testproc.Missing(t, "shoutrrr", err)
-	}
+	program := shoutrrrProgram(t)
 	to := "matrix://" + p.userinfo() + "@" + p.address() + "/?rooms=" + url.QueryEscape(p.room) + "&disableTLS=yes"
 	return client{say: func(t *testing.T, text string) {
 		t.Helper()
 		run(t, p, program, "send", "--url", to, "--message", text)
 	}}
+}
+
+func shoutrrrProgram(t *testing.T) string {
+	t.Helper()
+	program, err := testproc.GoProgram(t.Context(), filepath.Join("test", "shoutrrr"), "github.com/containrrr/shoutrrr/shoutrrr")
+	if err != nil {
+		testproc.Missing(t, "shoutrrr", err)
+	}
+	return program
 }

@@ -1,7 +1,6 @@
 package clients
 
 import (
-	"io"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -11,23 +10,14 @@ import (
 // without olm. It keeps its session in a file.
 func simplematrixbotlib(t *testing.T, p *place, again bool) client {
 	cmd := exec.Command(python(t, "simplematrixbotlib"), "-u", driver(t, "simplematrixbotlib_bot.py"))
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	do := commands(t, cmd)
 	bot := start(t, p, cmd, "URL="+p.proxy.URL, "ID="+p.account.UserID, "PASSWORD="+p.account.Password, "ROOM="+p.room)
 	await(t, bot, "ready")
 	p.invite(again) // it joins where it is invited while it runs
-	do := func(t *testing.T, what, with string) {
-		t.Helper()
-		if _, err := io.WriteString(in, what+" "+with+"\n"); err != nil {
-			t.Fatal(err)
-		}
-	}
 	return client{
 		say: func(t *testing.T, text string) {
 			t.Helper()
-			do(t, "say", text)
+			do(t, "say "+text)
 		},
 		hears: func(t *testing.T, text string) {
 			t.Helper()
@@ -35,12 +25,17 @@ func simplematrixbotlib(t *testing.T, p *place, again bool) client {
 		},
 		sends: func(t *testing.T, file string) {
 			t.Helper()
-			do(t, "send", file)
+			do(t, "send "+file)
 		},
 		opens: func(t *testing.T, name string) []byte {
 			t.Helper()
 			await(t, bot, "opened "+name)
 			return readFile(t, filepath.Join(p.dir, name))
+		},
+		older: func(t *testing.T, text string) {
+			t.Helper()
+			do(t, "older")
+			await(t, bot, "older "+text)
 		},
 	}
 }

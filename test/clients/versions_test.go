@@ -45,12 +45,15 @@ func TestDocumentHasWhatIsTried(t *testing.T) {
 	}{
 		{"apprise", `(?m)^apprise==(.*)$`, []string{"test", "clients", "apprise", "requirements.txt"}},
 		{"matrix-webhook", `(?m)^matrix-webhook==(.*)$`, []string{"test", "clients", "matrix-webhook", "requirements.txt"}},
+		{"maubot", `(?m)^maubot==(.*)$`, []string{"test", "clients", "maubot", "requirements.txt"}},
+		{"maubot", `(?m)^mautrix==(.*)$`, []string{"test", "clients", "maubot", "requirements.txt"}},
 		{"simplematrixbotlib", `(?m)^simplematrixbotlib==(.*)$`, []string{"test", "clients", "simplematrixbotlib", "requirements.txt"}},
 		{"simplematrixbotlib", `(?m)^matrix-nio==(.*)$`, []string{"test", "clients", "simplematrixbotlib", "requirements.txt"}},
 		{"opsdroid", `(?m)^opsdroid==(.*)$`, []string{"test", "clients", "opsdroid", "requirements.txt"}},
 		{"opsdroid", `(?m)^matrix-nio==(.*)$`, []string{"test", "clients", "opsdroid", "requirements.txt"}},
 		{"matrix-nio", `(?m)^matrix-nio==(.*)$`, []string{"test", "python", "requirements.txt"}},
 		{"matrix-js-sdk", `"matrix-js-sdk": "(.*)"`, []string{"test", "peer", "package.json"}},
+		{"matrix-bot-sdk", `"matrix-bot-sdk": "(.*)"`, []string{"test", "matrix-bot-sdk", "package.json"}},
 		{"matterbridge", `matterbridge v(.*)`, []string{"test", "matterbridge", "go.mod"}},
 		{"shoutrrr", `shoutrrr v(.*)`, []string{"test", "shoutrrr", "go.mod"}},
 	} {

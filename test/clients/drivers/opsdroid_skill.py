@@ -1,4 +1,4 @@
-"""A skill for opsdroid: it writes what it hears, and says and sends what is posted to it.
+"""A skill for opsdroid: it writes what it hears, and says, sends and reads what is posted to it.
 
 Pictures that it is sent it puts into files.
 """
@@ -6,6 +6,7 @@ Pictures that it is sent it puts into files.
 import os
 from pathlib import Path
 
+import nio
 import nio.crypto
 from opsdroid.events import Image, Message
 from opsdroid.matchers import match_event, match_regex, match_webhook
@@ -34,3 +35,10 @@ class Talk(Skill):
         file = Path((await request.json())["file"])
         picture = Image(file_bytes=file.read_bytes(), name=file.name, target=os.environ["ROOM"])
         await self.opsdroid.get_connector("matrix").send(picture)
+
+    @match_webhook("older")
+    async def older(self, request):
+        client = self.opsdroid.get_connector("matrix").connection
+        page = await client.room_messages(os.environ["ROOM"], direction=nio.MessageDirection.back, limit=50)
+        for event in page.chunk:
+            print("older", getattr(event, "body", ""), flush=True)

@@ -1,6 +1,7 @@
 """A bot by simplematrixbotlib without olm: it writes what it hears, and does what its input says.
 
-"say TEXT" says it, "send FILE" sends a picture; pictures that it is sent it puts into files.
+"say TEXT" says it, "send FILE" sends a picture, "older" reads the room's history; pictures
+that it is sent it puts into files.
 """
 
 import asyncio
@@ -40,6 +41,12 @@ async def see(_room, message):
     print("opened", message.body)
 
 
+async def older():
+    page = await bot.async_client.room_messages(room, direction=nio.MessageDirection.back, limit=50)
+    for event in page.chunk:
+        print("older", getattr(event, "body", ""))
+
+
 async def speak():
     lines = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
@@ -48,6 +55,8 @@ async def speak():
         what, _, arg = line.decode().rstrip("\n").partition(" ")
         if what == "say":
             await bot.api.send_text_message(room, arg)
+        elif what == "older":
+            await older()
         else:
             await bot.api.send_image_message(room, arg)
 
