@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +26,12 @@ Login=%q
 Password=%q
 RemoteNickFormat=""
 
+[matrix.elsewhere]
+Server=%q
+MxID=%q
+Token=%q
+RemoteNickFormat=""
+
 [api.test]
 BindAddress="127.0.0.1:%d"
 Buffer=100
@@ -39,18 +46,26 @@ account="matrix.here"
 channel=%q
 
 [[gateway.inout]]
+account="matrix.elsewhere"
+channel=%q
+
+[[gateway.inout]]
 account="api.test"
 channel="api"
 `
 
-// matterbridge carries what is said in the room to its own API, and back. It logs in anew at
-// each start.
+// matterbridge carries what is said in the room to its own API and to a room that is not
+// encrypted, in which it has another account past the proxy, and back. It logs in anew at each
+// start. Pictures come from that room: its API takes none.
 func matterbridge(t *testing.T, p *place, again bool) client {
 	p.invite(again)
 	program := matterbridgeProgram(t)
+	far := p.elsewhere(t)
+	carrier := p.newAccount(t, "carrier")
 	at := port(t)
 	file := filepath.Join(p.dir, "matterbridge.toml")
-	config := fmt.Appendf(nil, matterbridgeConfig, p.proxy.URL, p.localpart(), p.account.Password, at, p.room)
+	config := fmt.Appendf(nil, matterbridgeConfig, p.proxy.URL, p.localpart(), p.account.Password,
+		p.hs.URL, carrier.UserID, carrier.AccessToken, at, p.room, far.room)
 	if err := os.WriteFile(file, config, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -74,6 +89,10 @@ func matterbridge(t *testing.T, p *place, again bool) client {
 				return fmt.Errorf("it has heard %+v", all)
 			})
 		},
+		sends: func(t *testing.T, file string) {
+			t.Helper()
+			far.send(t, file)
+		},
 		opens: func(t *testing.T, name string) (data []byte) {
 			t.Helper()
 			awaitMessages(t, api, func(all []bridged) error {
@@ -89,6 +108,44 @@ func matterbridge(t *testing.T, p *place, again bool) client {
 			})
 			return data
 		},
+	}
+}
+
+// elsewhere is a room that is not encrypted, and somebody in it who knows nothing of the proxy.
+type elsewhere struct {
+	hs   tesths.Client
+	room string
+}
+
+func (p *place) elsewhere(t *testing.T) elsewhere {
+	t.Helper()
+	hs := p.hs.Client().As(p.newAccount(t, "carol"))
+	var made struct {
+		Room string `json:"room_id"`
+	}
+	if err := hs.Call(t.Context(), http.MethodPost, "/_matrix/client/v3/createRoom", map[string]string{"preset": "public_chat"}, &made); err != nil {
+		t.Fatal(err)
+	}
+	return elsewhere{hs, made.Room}
+}
+
+// send sends a picture there.
+func (e elsewhere) send(t *testing.T, file string) {
+	t.Helper()
+	name, data := filepath.Base(file), readFile(t, file)
+	var uploaded struct {
+		URI string `json:"content_uri"`
+	}
+	if err := e.hs.Call(t.Context(), http.MethodPost, "/_matrix/media/v3/upload?filename="+name, data, &uploaded); err != nil {
+		t.Fatal(err)
+	}
+	event := map[string]any{
+		"msgtype": "m.image", "body": name, "url": uploaded.URI,
+		"info": map[string]any{"mimetype": "image/png", "size": len(data)},
+	}
+	path := "/_matrix/client/v3/rooms/" + url.PathEscape(e.room) + "/send/m.room.message/" + name
+	if err := e.hs.Call(t.Context(), http.MethodPut, path, event, nil); err != nil {
+		t.Fatal(err)
 	}
 }
 
