@@ -11,6 +11,8 @@ type Room struct {
 	Invite            []string
 	Name              string
 	HistoryVisibility string
+	// Version is the room's version, the homeserver's default when empty.
+	Version string
 }
 
 // CreateRoom makes a room and waits until this client knows it.
@@ -22,6 +24,9 @@ func (c *Client) CreateRoom(r Room) string {
 	args := map[string]any{"encrypted": r.Encrypted, "invite": append([]string{}, r.Invite...), "name": r.Name}
 	if r.HistoryVisibility != "" {
 		args["history_visibility"] = r.HistoryVisibility
+	}
+	if r.Version != "" {
+		args["room_version"] = r.Version
 	}
 	c.do("createRoom", args, &made)
 	return made.RoomID

@@ -41,12 +41,26 @@ type world struct {
 	hs    *tesths.Homeserver
 	proxy *testproxy.Proxy
 	host  *testpeer.Host
+	// version is that of the rooms, the homeserver's default when empty.
+	version string
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	hs := shared.Dendrite(t)
+	return worldOn(t, shared.Dendrite(t))
+}
+
+func worldOn(t *testing.T, hs *tesths.Homeserver) *world {
+	t.Helper()
 	return &world{hs: hs, proxy: testproxy.Start(t, hs.URL, testproxy.Options{}), host: testpeer.NodeHost(t)}
+}
+
+// linked returns the same with a proxy that gives pictures to clients that send no token.
+func (w *world) linked(t *testing.T) *world {
+	t.Helper()
+	linked := *w
+	linked.proxy = testproxy.Start(t, w.hs.URL, testproxy.Options{Args: []string{"--media-links"}})
+	return &linked
 }
 
 var accounts atomic.Int64
@@ -78,7 +92,7 @@ func (w *world) newPlace(t *testing.T) *place {
 	a, b := w.newAccount(t, "alice"), w.newAccount(t, "bot")
 	p := &place{world: w, account: b, dir: t.TempDir()}
 	p.peer = w.host.Element(t, testpeer.Options{URL: w.hs.URL, User: a.UserID, Password: a.Password, Setup: testpeer.Bootstrap})
-	p.room = p.peer.CreateRoom(testpeer.Room{Encrypted: true})
+	p.room = p.peer.CreateRoom(testpeer.Room{Encrypted: true, Version: w.version})
 	return p
 }
 

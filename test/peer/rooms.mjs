@@ -45,12 +45,13 @@ export const roomCommands = {
         return Buffer.from(await response.arrayBuffer()).toString("base64");
     },
 
-    async createRoom(peer, { encrypted, invite = [], name, history_visibility, timeout }) {
+    async createRoom(peer, { encrypted, invite = [], name, history_visibility, room_version, timeout }) {
         const state = encrypted ? [encryptionState] : [];
         if (history_visibility) {
             state.push({ type: "m.room.history_visibility", state_key: "", content: { history_visibility } });
         }
-        const { room_id } = await peer.client.createRoom({ preset: "private_chat", name, invite, initial_state: state });
+        const options = { preset: "private_chat", name, invite, room_version, initial_state: state };
+        const { room_id } = await peer.client.createRoom(options);
         await awaitRoom(peer, { room: room_id, encrypted: encrypted && peer.client.getCrypto(), timeout });
         return { room_id };
     },
