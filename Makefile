@@ -113,7 +113,7 @@ $(TOOLS)/govulncheck-$(GOVULNCHECK):
 # for the clients that people have.
 test-deps:
 	go test -count=1 -timeout $(TEST_TIMEOUT) -run '^TestPrepared$$' ./test/clients
-	go test -count=1 -timeout $(TEST_TIMEOUT) ./internal/testproc/... ./internal/tesths/... ./internal/testpeer/... ./internal/testbrowser/... ./internal/testpg/...
+	go test -count=1 -timeout $(TEST_TIMEOUT) ./internal/testproc/... ./internal/tesths/... ./internal/testpeer/... ./internal/testbrowser/... ./internal/testpg/... ./internal/decisionpoint/...
 
 clean:
 	rm -rf bin
