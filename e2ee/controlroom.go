@@ -13,11 +13,13 @@ type (
 	// ControlRoom is an account's control room, with one of its devices; see package controlroom.
 	ControlRoom = controlroom.Handle
 	// ControlView is the room as it is, ControlRecord what is stored of it, ControlLine something
-	// that was said in it, ControlUpdate what a sync response says of it.
+	// that was said in it, ControlUpdate what a sync response says of it, ControlGiven what a
+	// device has been handed of it.
 	ControlView   = controlroom.View
 	ControlRecord = controlroom.Room
 	ControlLine   = controlroom.Line
 	ControlUpdate = controlroom.Update
+	ControlGiven  = controlroom.Given
 )
 
 // ControlSender speaks for the proxy in control rooms, and has this name, like the rooms.

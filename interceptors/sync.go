@@ -241,9 +241,16 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 			return err
 		}
 	}
-	out := rewrite.Output{Device: dev, Redeliver: true, Hold: since != "", Added: newSyncAdded(body, filter, update, in, extras).at}
+	added := newSyncAdded(body, filter, update, in, extras)
+	out := rewrite.Output{Device: dev, Redeliver: true, Hold: since != "", Added: added.at}
 	if !out.Hold {
 		out.Wait = h.opt.KeyWait
 	}
-	return body.Relay(x, resp, out)
+	if err := body.Relay(x, resp, out); err != nil {
+		return err
+	}
+	if added.control.shows > 0 {
+		dev.ControlRoom().Give(0, added.control.shows)
+	}
+	return nil
 }

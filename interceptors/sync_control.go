@@ -25,6 +25,8 @@ type controlAdded struct {
 	room  id.RoomID
 	leave bool
 	entry []byte
+	// shows is the number of the last message, when the client gets all that are new to it.
+	shows int64
 }
 
 // newControlAdded returns what passes the client's filter.
@@ -48,14 +50,18 @@ func newControlAdded(body *rewrite.Body, filter *filter.Filter, u *e2ee.ControlU
 		writeEvents(out, pass(u.State, body.ShownState))
 		fmt.Fprintf(out, `},"summary":{"m.heroes":[%q],"m.joined_member_count":2,"m.invited_member_count":0},`, e2ee.ControlSender)
 	}
+	lines, shows := pass(u.Timeline, body.Shown), int64(0)
+	if len(lines) > 0 && len(lines) == len(u.Timeline) && !u.Leave {
+		shows = u.Last
+	}
 	out.WriteString(`"timeline":{`)
-	writeEvents(out, pass(u.Timeline, body.Shown))
+	writeEvents(out, lines)
 	fmt.Fprintf(out, `,"limited":%t,"prev_batch":%q},"ephemeral":{`, u.Limited, controlroom.TokenOf(u.Before))
 	writeEvents(out, u.Ephemeral)
 	out.WriteString(`},"account_data":{`)
 	writeEvents(out, u.AccountData)
 	fmt.Fprintf(out, `},"unread_notifications":{"notification_count":%d,"highlight_count":0}}`, u.Unread())
-	return controlAdded{u.ID(), u.Leave, out.Bytes()}
+	return controlAdded{u.ID(), u.Leave, out.Bytes(), shows}
 }
 
 // write writes the entry if it belongs into the section, behind others.

@@ -170,7 +170,11 @@ func TestVerifyFromTheControlRoom(t *testing.T) {
 			}
 		}
 		alice.ConfirmEmoji()
-		person.SendText(control, "yes")
+		// A yes that comes sooner than anybody can compare is not taken.
+		for n := 0; n < 20 && saidAfter(person, control, "You have verified "+a.UserID, said) == nil; n++ {
+			person.SendText(control, "yes")
+			_, _ = person.TryAwait(time.Second, control, testpeer.Where{"event_id": "none"})
+		}
 		awaitSaidAgain(t, person, control, "You have verified "+a.UserID, said)
 		alice.AwaitVerification(map[string]any{"phase": "done"})
 		alice.AwaitUserStatus(b.UserID, map[string]any{"verified": true})
@@ -204,15 +208,23 @@ func TestVerifyFromTheControlRoom(t *testing.T) {
 func awaitSaidAgain(t *testing.T, c *testpeer.Client, room, part string, before int) testpeer.Message {
 	t.Helper()
 	for end := time.Now().Add(40 * time.Second); time.Now().Before(end); {
-		n := 0
-		for _, m := range c.Timeline(room) {
-			if strings.Contains(m.Body, part) {
-				if n++; n > before {
-					return m
-				}
-			}
+		if m := saidAfter(c, room, part, before); m != nil {
+			return *m
 		}
 		_, _ = c.TryAwait(200*time.Millisecond, room, testpeer.Where{"event_id": "none"})
 	}
 	return awaitSaid(t, c, room, "\x00"+part)
+}
+
+// saidAfter returns the first message with a text behind as many as were said before, nil when
+// there is none.
+func saidAfter(c *testpeer.Client, room, part string, before int) *testpeer.Message {
+	for _, m := range c.Timeline(room) {
+		if strings.Contains(m.Body, part) {
+			if before--; before < 0 {
+				return &m
+			}
+		}
+	}
+	return nil
 }

@@ -30,6 +30,8 @@ type Account struct {
 	turn locks.Turns[struct{}]
 	mu   locks.Mutex
 	room *Room // nil before it was read; what it points to never changes
+	// given is what the devices have been handed.
+	given map[id.DeviceID]Given
 }
 
 // NewAccount returns the room of an account. wake is called while nothing is locked.

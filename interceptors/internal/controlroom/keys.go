@@ -56,8 +56,7 @@ func newExports() (*exports, error) {
 }
 
 func (w *turn) export() {
-	w.say("Choose a passphrase for the file, of 8 characters at least, and write it now. Whoever has the file and the passphrase can read your messages. It is not kept here. To leave it, write cancel.")
-	w.ask(question{secret: true, kept: keptPassphrase, then: func(w *turn, passphrase secret.String) {
+	w.ask("Choose a passphrase for the file, of 8 characters at least, and write it now. Whoever has the file and the passphrase can read your messages. It is not kept here. To leave it, write cancel.", question{secret: true, kept: keptPassphrase, then: func(w *turn, passphrase secret.String) {
 		if len(passphrase.Reveal()) < minPassphrase {
 			w.say("That passphrase is too short. To try again, write: export")
 			return
@@ -158,8 +157,7 @@ func (w *turn) importKeys() {
 
 // takeFile asks for the passphrase of a file that was sent.
 func (w *turn) takeFile(uri string) {
-	w.say("Write the passphrase of this file. It is not kept here. To leave it, write cancel.")
-	w.ask(question{secret: true, kept: keptPassphrase, then: func(w *turn, passphrase secret.String) { w.takeKeys(uri, passphrase) }})
+	w.ask("Write the passphrase of this file. It is not kept here. To leave it, write cancel.", question{secret: true, kept: keptPassphrase, then: func(w *turn, passphrase secret.String) { w.takeKeys(uri, passphrase) }})
 }
 
 // takeKeys imports a file, and shows how far it is by changing one message.

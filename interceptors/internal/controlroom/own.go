@@ -66,8 +66,7 @@ func (w *turn) recover() {
 		w.useKey(secret.NewString(strings.Join(w.words, " ")))
 		return
 	}
-	w.say("Write your recovery key, or the passphrase that you chose for it. It is not kept here, and not sent to your homeserver. To leave it, write cancel.")
-	w.ask(question{secret: true, kept: keptKey, then: (*turn).useKey})
+	w.ask("Write your recovery key, or the passphrase that you chose for it. It is not kept here, and not sent to your homeserver. To leave it, write cancel.", question{secret: true, kept: keptKey, then: (*turn).useKey})
 }
 
 // useKey recovers with a key, or with a passphrase.
@@ -97,9 +96,8 @@ func (w *turn) setUp() {
 }
 
 func (w *turn) reset() {
-	w.say("A reset makes a new digital identity. Everybody whom you write with is told, those who verified you must do it again, and old messages that only your old recovery key opens are lost. " +
-		"It is for when you have lost all of your devices and the recovery key; if you have the key, write recover instead. Write yes to reset, else no.")
-	w.ask(question{then: func(w *turn, _ secret.String) {
+	w.ask("A reset makes a new digital identity. Everybody whom you write with is told, those who verified you must do it again, and old messages that only your old recovery key opens are lost. "+
+		"It is for when you have lost all of your devices and the recovery key; if you have the key, write recover instead. Write yes to reset, else no.", question{then: func(w *turn, _ secret.String) {
 		if err := w.rooms.opt.Limits.Reset(w.ctx, w.user()); err != nil {
 			w.failed(err)
 			return
@@ -121,7 +119,7 @@ func (w *turn) withPassword(do func(ctx ctxType, auth e2ee.UserAuth) (secret.Str
 			w.change(event, "Your homeserver wants you to allow this first. Open this page in a browser, allow it, and then write the same command again:\n"+needed.URL)
 		case errors.As(err, &needed) && password.IsZero() && strings.Contains(string(needed.Body), `m.login.password`):
 			w.change(event, "Your homeserver asks for the password of your account. Write it now. It is not kept here. To leave it, write cancel.")
-			w.ask(question{secret: true, kept: keptPassword, then: try})
+			w.askBy(event, question{secret: true, kept: keptPassword, then: try})
 		case errors.As(err, &needed):
 			w.change(event, "Your homeserver asks for something that cannot be done here. Do it in another client that has encryption, and write recover afterwards.")
 		case errors.Is(err, e2ee.ErrWrongPassword):

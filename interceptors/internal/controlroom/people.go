@@ -43,9 +43,8 @@ func (w *turn) acknowledge() {
 		return
 	}
 	key := trust.CurrentMasterKey
-	w.sayf("The digital identity of %s was reset. The fingerprint of the new one is:\n%s\n"+
-		"Have you asked them in another way, such as by phone, whether that was them? If it was: write yes, and your messages go to them again. Else write no.", user, fingerprint(key))
-	w.ask(question{then: func(w *turn, _ secret.String) {
+	w.ask(fmt.Sprintf("The digital identity of %s was reset. The fingerprint of the new one is:\n%s\n"+
+		"Have you asked them in another way, such as by phone, whether that was them? If it was: write yes, and your messages go to them again. Else write no.", user, fingerprint(key)), question{then: func(w *turn, _ secret.String) {
 		if err := w.control().Acknowledge(w.ctx, user, key); err != nil {
 			w.failed(err)
 			return
@@ -59,8 +58,7 @@ func (w *turn) withdraw() {
 	if !ok {
 		return
 	}
-	w.sayf("From then on %s counts as somebody whom you never verified, and your messages go to them again. Write yes to give the verification up, else no.", user)
-	w.ask(question{then: func(w *turn, _ secret.String) {
+	w.ask(fmt.Sprintf("From then on %s counts as somebody whom you never verified, and your messages go to them again. Write yes to give the verification up, else no.", user), question{then: func(w *turn, _ secret.String) {
 		if err := w.control().WithdrawVerification(w.ctx, user); err != nil {
 			w.failed(err)
 			return
@@ -178,8 +176,7 @@ func (w *turn) exception(trusted bool) {
 	if !trusted {
 		warning = "From then on the device " + device.String() + " of " + user.String() + " gets no messages of yours, and its messages are not shown."
 	}
-	w.say(warning + " Write yes to make this exception, else no.")
-	w.ask(question{then: func(w *turn, _ secret.String) {
+	w.ask(warning+" Write yes to make this exception, else no.", question{then: func(w *turn, _ secret.String) {
 		if err := w.control().SetOverride(w.ctx, user, device, &trusted); err != nil {
 			w.failed(err)
 			return

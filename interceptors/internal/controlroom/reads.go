@@ -123,7 +123,7 @@ func (c *call) messages() error {
 		if end < len(all) {
 			page.End = TokenOf(all[end].Seq)
 		}
-		return c.WriteJSON(page)
+		return c.give(page, all[at:end])
 	}
 	begin := max(at-limit, 0)
 	for i := at - 1; i >= begin; i-- {
@@ -132,7 +132,16 @@ func (c *call) messages() error {
 	if begin > 0 {
 		page.End = TokenOf(all[begin].Seq)
 	}
-	return c.WriteJSON(page)
+	return c.give(page, all[begin:at])
+}
+
+// give answers with a page of what was said.
+func (c *call) give(answer any, lines []e2ee.ControlLine) error {
+	if err := c.WriteJSON(answer); err != nil || len(lines) == 0 {
+		return err
+	}
+	c.room.Give(lines[0].Seq, lines[len(lines)-1].Seq)
+	return nil
 }
 
 // context answers with an event and those around it.
@@ -146,6 +155,7 @@ func (c *call) context() error {
 	i := slices.IndexFunc(all, func(l e2ee.ControlLine) bool { return l.ID == event })
 	before, after := []json.RawMessage{}, []json.RawMessage{}
 	start, end := TokenOf(0), TokenOf(0)
+	var shown []e2ee.ControlLine
 	if i >= 0 {
 		around := number(c.Request.URL.Query(), "limit", defaultPage, maxPage) / 2
 		first, last := max(i-around, 0), min(i+around, len(all)-1)
@@ -156,10 +166,11 @@ func (c *call) context() error {
 			after = append(after, v.Event(&all[n]))
 		}
 		start, end = TokenOf(all[first].Seq), TokenOf(all[last].Seq+1)
+		shown = all[first : last+1]
 	}
-	return c.WriteJSON(map[string]any{
+	return c.give(map[string]any{
 		"event": found, "events_before": before, "events_after": after, "state": v.State(), "start": start, "end": end,
-	})
+	}, shown)
 }
 
 // state answers with one state event's content, or with the event itself.
@@ -207,9 +218,9 @@ func (c *call) initialSync() error {
 	for i := first; i < len(all); i++ {
 		page.Chunk = append(page.Chunk, c.view.Event(&all[i]))
 	}
-	return c.WriteJSON(map[string]any{
+	return c.give(map[string]any{
 		"room_id": c.view.ID(), "membership": "join", "visibility": "private", "messages": page, "state": c.view.State(), "account_data": []any{},
-	})
+	}, all[first:])
 }
 
 func (c *call) summary() map[string]any {

@@ -21,6 +21,8 @@ const (
 	questionFor = 10 * time.Minute
 	// maxConfused is how often in a row it is said that something was not understood.
 	maxConfused = 3
+	// compareFor is the least time for which something is looked at that has to be compared.
+	compareFor = 2 * time.Second
 )
 
 // talks are the conversations, by user. They are in memory only: after a restart nothing is
@@ -77,6 +79,9 @@ type question struct {
 	no   func(w *turn)
 	// flow is the verification that the question belongs to; empty: to none.
 	flow string
+	// seq is the number of the message that asks. Who answers yes or no must have been given it
+	// before they wrote that, and before a verification's yes so long that they can have compared.
+	seq int64
 }
 
 // isOpen reports whether a question waits for its answer, other than that of a verification.
@@ -96,6 +101,8 @@ type said struct {
 	text string
 	// file is the URI of a file that was sent, and name its name.
 	file, name string
+	// given is what the client had been sent of the room when the message came.
+	given e2ee.ControlGiven
 }
 
 // readSaid returns what a message says. ok is false for what nobody said: other types, notices
@@ -172,10 +179,14 @@ func (t *talk) understand(s said) understood {
 		t.asked, t.confused = nil, 0
 		with := secret.NewString(s.text)
 		return understood{kept: keep(q.kept), answer: func(w *turn) { q.then(w, with) }}
-	case q != nil && !q.secret && (word == "yes" || word == "y"):
+	case q != nil && !q.secret && isAnswer(word) && !t.read(q, &s, word):
+		return understood{kept: keep(s.text), answer: func(w *turn) {
+			w.say("That came before you can have read the question, so it is not taken for the answer to it. Please look at it, and then write yes or no.")
+		}}
+	case q != nil && !q.secret && isYes(word):
 		t.asked, t.confused = nil, 0
 		return understood{kept: keep(s.text), answer: func(w *turn) { q.then(w, secret.String{}) }}
-	case q != nil && !q.secret && (word == "no" || word == "n"):
+	case q != nil && !q.secret && isAnswer(word):
 		t.asked, t.confused = nil, 0
 		return understood{kept: keep(s.text), answer: func(w *turn) {
 			if q.no != nil {
@@ -205,6 +216,17 @@ func (t *talk) understand(s said) understood {
 	return understood{kept: keep(cmd.kept(mark+words[0], words[1:])), command: cmd, words: words[1:]}
 }
 
+func isYes(word string) bool { return word == "yes" || word == "y" }
+
+func isAnswer(word string) bool { return isYes(word) || word == "no" || word == "n" }
+
+// read reports whether who wrote a message can have read the question before. A second yes, or one
+// that was on its way, is not an answer to what was asked meanwhile.
+func (t *talk) read(q *question, s *said, word string) bool {
+	since, has := s.given.Has(q.seq)
+	return has && (q.flow == "" || !isYes(word) || t.now().Sub(since) >= compareFor)
+}
+
 // confusedBy is for what was not understood. Programs that answer every message are not
 // answered for ever.
 func (t *talk) confusedBy() understood {
@@ -221,8 +243,14 @@ func (t *talk) confusedBy() understood {
 	}}
 }
 
-// ask asks for the next message.
-func (w *turn) ask(q question) {
+// ask says something, and asks for the next message.
+func (w *turn) ask(text string, q question) { w.askBy(w.say(text), q) }
+
+// askBy is ask for what was said already.
+func (w *turn) askBy(event id.EventID, q question) {
+	if view, err := w.room().View(w.ctx); err == nil {
+		q.seq = view.Seq(event)
+	}
 	q.until = w.talk.now().Add(questionFor)
 	w.talk.asked = &q
 }

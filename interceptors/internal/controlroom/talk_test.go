@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 )
@@ -17,7 +18,8 @@ const keyForTest = "EsTc LW2K PGiF wKEA 3As5 g5c4 BXwk qeeJ ZJV8 Q9fu gUMN UE4d"
 func TestOnlyCommandsAreKept(t *testing.T) {
 	t.Parallel()
 	secretly := &question{secret: true, kept: keptPassword, until: time.Unix(100, 0), then: func(*turn, secret.String) {}}
-	yesOrNo := &question{until: time.Unix(100, 0), then: func(*turn, secret.String) {}}
+	yesOrNo := &question{until: time.Unix(100, 0), seq: 1, then: func(*turn, secret.String) {}}
+	read := e2ee.ControlGiven{}.With(0, 1, time.Unix(0, 0))
 	for name, tc := range map[string]struct {
 		asked      *question
 		at         int64
@@ -57,7 +59,7 @@ func TestOnlyCommandsAreKept(t *testing.T) {
 		"a command with something for another": {nil, 1, "my password is hunter2", keptOther, ""},
 	} {
 		talk := &talk{now: func() time.Time { return time.Unix(tc.at, 0) }, asked: tc.asked}
-		got := talk.understand(said{text: tc.said})
+		got := talk.understand(said{text: tc.said, given: read})
 		kept, err := strictjson.Parse(got.kept)
 		if err != nil {
 			t.Fatal(err)

@@ -118,15 +118,13 @@ func (w *turn) tellStep(v *e2ee.Verification) bool {
 			w.failed(err)
 		}
 	case e2ee.VerificationCompare:
-		w.say(compareText(v))
-		w.ask(question{
+		w.ask(compareText(v), question{
 			flow: flow,
 			then: func(w *turn, _ secret.String) { w.answerFlow(w.control().ConfirmEmoji(w.ctx, flow, true)) },
 			no:   func(w *turn) { w.answerFlow(w.control().ConfirmEmoji(w.ctx, flow, false)) },
 		})
 	case e2ee.VerificationScanned:
-		w.say("The other side says that it has scanned a code. Does it show that this worked? Write yes or no.")
-		w.ask(question{
+		w.ask("The other side says that it has scanned a code. Does it show that this worked? Write yes or no.", question{
 			flow: flow,
 			then: func(w *turn, _ secret.String) { w.answerFlow(w.control().ConfirmScanned(w.ctx, flow, true)) },
 			no:   func(w *turn) { w.answerFlow(w.control().ConfirmScanned(w.ctx, flow, false)) },

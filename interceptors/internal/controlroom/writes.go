@@ -119,6 +119,7 @@ func (c *call) setData() error {
 
 // send takes what the person writes: it is kept if it is a command, answered, and then done.
 func (r *Rooms) send(c *call) error {
+	given := c.room.Given() // before anything waits
 	raw, err := c.ReadObject()
 	if err != nil {
 		return err
@@ -133,6 +134,7 @@ func (r *Rooms) send(c *call) error {
 	if !ok { // a reaction, a notice, an edit: nobody is told
 		return c.WriteJSON(answer)
 	}
+	said.given = given
 	t := r.talks.of(c.view.User)
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -148,6 +148,10 @@ type ControlRoom interface {
 	TellOnce(ctx context.Context, content json.RawMessage) (id.EventID, error)
 	Change(ctx context.Context, event id.EventID, content json.RawMessage) error
 	ForgetSecrets(ctx context.Context) error
+	// Give records that the client has been sent what was said, from one number to another (by a
+	// sync: from 0), and Given returns what it has been sent until now.
+	Give(from, to int64)
+	Given() e2ee.ControlGiven
 	// Redact takes back one of the user's messages by an event with the ID by.
 	Redact(ctx context.Context, event, by id.EventID, txn string) (found bool, err error)
 	Leave(ctx context.Context) error
