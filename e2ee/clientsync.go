@@ -253,6 +253,7 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
 	overtaken := d.core.News != began
+	u.Changed = d.changedDevices(u)
 	s := d.core.Begin()
 	b, err := d.receiver.Process(ctx, u.ToDevice, s)
 	if err != nil {
@@ -278,7 +279,7 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 		d.acct.Tracker.Synced(row.SyncPosition == "")
 		row.SyncPosition = position
 	}
-	s.After(d.acct.Tracker.Changed(s.Changes, validUserIDs(u.Changed)))
+	s.After(d.acct.Tracker.Changed(s.Changes, u.Changed))
 	s.After(d.acct.Tracker.Left(s.Changes, validUserIDs(u.Left)))
 	s.After(func() {
 		d.keySupply.UpdateCounts(u.OneTimeKeys, u.UnusedFallback, overtaken)
@@ -289,6 +290,24 @@ func (d *Device) ingest(ctx context.Context, u SyncUpdate, own bool, began int) 
 		return nil, err
 	}
 	return b, nil
+}
+
+// changedDevices returns whose devices count as changed after a sync: those whom the
+// homeserver names, and those who joined where it may name nobody.
+func (d *Device) changedDevices(u SyncUpdate) []id.UserID {
+	users := validUserIDs(u.Changed)
+	if u.Since == "" {
+		return users // there is no gap
+	}
+	named := len(users)
+	for i := range u.Rooms {
+		users = append(users, validUserIDs(u.Rooms[i].JoinedInGap(d.acct.User))...)
+	}
+	if len(users) > named {
+		slices.Sort(users)
+		users = slices.Compact(users)
+	}
+	return users
 }
 
 // validUserIDs removes users whose ID is too long.

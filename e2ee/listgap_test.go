@@ -1,11 +1,14 @@
 package e2ee_test
 
 import (
+	"encoding/json"
 	"net/http"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/liar"
 	"e2ee-proxy/internal/secret"
 )
@@ -53,6 +56,55 @@ func TestGapBeforeANewDevice(t *testing.T) {
 			if n := len(st.hs.Requests(liar.Is("GET", "keys/changes$"))); n != tt.asks {
 				t.Errorf("asked %d times, want %d", n, tt.asks)
 			}
+		})
+	}
+}
+
+// Attack: bob leaves, a device of his is stolen, he gets another and comes back, and so
+// much happens that neither is in a timeline. Dendrite (v0.15.2) names nobody in device_lists
+// who left or came in the gap of a limited one, nor later, nor in /keys/changes. The thief is
+// given nothing, and the new device reads: the state of the gap says who came.
+func TestReturnInAGap(t *testing.T) {
+	t.Parallel()
+	for name, own := range map[string]bool{"the client's syncs": false, "the proxy's own syncs": true} {
+		t.Run(name, func(t *testing.T) {
+			st := newStage(t, func(o *e2ee.Options) {
+				if !own {
+					o.OwnSyncAfter = time.Hour
+				}
+			})
+			bob, identity := confirmedPuppet(t, st.hs, "bob", "BOB")
+			stolen := newPuppet(t, st.hs, "bob", "STOLEN")
+			identity.confirm(stolen)
+			carol, _ := confirmedPuppet(t, st.hs, "carol", "CAROL")
+			room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID, carol.UserID)
+			st.sync()
+			reads(t, stolen, st.send(room, "before"))
+			st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("GET", "/sync")), liar.Edit(func(_ *liar.Request, body map[string]any) {
+				delete(body, "device_lists")
+			}))
+			hears, said := st.sync, liar.Event{Type: "m.reaction", Sender: carol.UserID, Content: json.RawMessage(`{}`)}
+			if own { // they ask for no reactions
+				hears, said = st.told, memberEvent(carol.UserID, "join")
+			}
+			talk := func() {
+				for range 150 { // more than a timeline holds
+					st.hs.Inject(room, said)
+				}
+				hears()
+			}
+			st.hs.Inject(room, memberEvent(bob.UserID, "leave"))
+			talk()
+			st.hs.EditDeviceKeys(bob.UserID, stolen.DeviceID, func(keys map[string]any) { keys["signatures"] = stolen.deviceKeys()["signatures"] })
+			fresh := newPuppet(t, st.hs, "bob", "FRESH")
+			identity.confirm(fresh)
+			hears()
+			st.hs.Inject(room, memberEvent(bob.UserID, "join"))
+			talk()
+			h := st.send(room, "after")
+			reads(t, bob, h)
+			reads(t, fresh, h)
+			cannotRead(t, stolen, h)
 		})
 	}
 }

@@ -40,6 +40,25 @@ type Update struct {
 	Inviter id.UserID
 }
 
+// JoinedInGap returns the users who may have joined in the gap of a limited update: Dendrite
+// (0.15.2) names nobody in device_lists who left or joined there. Of a room that the account
+// itself has just joined it names everybody. A lazy-loading client is not shown all of them.
+func (u *Update) JoinedInGap(own id.UserID) (users []id.UserID) {
+	if !u.Limited || u.Section != SectionJoin {
+		return nil
+	}
+	for _, c := range u.Changes {
+		switch {
+		case c.Type != wire.TypeMember || membershipOf(c.Content) != "join":
+		case c.StateKey == own.String():
+			return nil
+		default:
+			users = append(users, id.UserID(c.StateKey))
+		}
+	}
+	return users
+}
+
 // An initial sync may come from the homeserver's cache: Synapse repeats its answer for two
 // minutes. So it may be older than what is known here. It makes nobody a recipient, and
 // what it leaves out never proves that a room is not encrypted or that nobody left. Where
