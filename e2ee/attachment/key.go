@@ -123,6 +123,9 @@ func (c Check) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// Copy takes all of the ciphertext that from has, and writes it to keep meanwhile.
+func (c Check) Copy(keep io.Writer, from io.Reader) error { return c.sum.copy(keep, from) }
+
 // Fits reports whether what was written is the ciphertext of a file, all of it.
 func (c Check) Fits(f *File) bool {
 	has := c.sum.of()
@@ -166,7 +169,14 @@ func (c *Clear) Read(p []byte) (int, error) {
 	return n, err //nolint:wrapcheck // it is the reader's
 }
 
-// ReadAt implements io.ReaderAt. It does not move where Read goes on.
+// Skip has Read go on n bytes later, and returns where those begin.
+func (c *Clear) Skip(n int64) (offset int64) {
+	offset = c.offset
+	c.offset, c.stream = c.offset+n, nil
+	return offset
+}
+
+// ReadAt implements io.ReaderAt; it may be called concurrently. It does not move where Read goes on.
 func (c *Clear) ReadAt(p []byte, off int64) (int, error) {
 	stream, err := c.key.stream(off)
 	if err != nil {

@@ -89,6 +89,34 @@ func TestHashOfBuffersThatAreUsedAgain(t *testing.T) {
 	}
 }
 
+// A ciphertext is hashed while it is kept, whatever pieces it comes in. One that breaks off is not
+// taken for whole, whatever the error is, and one that cannot be kept is not either.
+func TestCheckWhileItIsKept(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{0, 1, firstPiece - 1, firstPiece, firstPiece + 1, firstPiece + Piece, 12*Piece + 5} {
+		want := bytesOf(n)
+		f := File{Key: Key{Hash: sha256.Sum256(want)}}
+		for name, from := range map[string]io.Reader{"whole": bytes.NewReader(want), "halves": iotest.HalfReader(bytes.NewReader(want)), "with its end": iotest.DataErrReader(bytes.NewReader(want))} {
+			check, kept := NewCheck(), new(bytes.Buffer)
+			if err := check.Copy(kept, from); err != nil || !check.Fits(&f) || !bytes.Equal(kept.Bytes(), want) {
+				t.Errorf("%d bytes, %s: %v, %d are kept", n, name, err, kept.Len())
+			}
+		}
+		if err := NewCheck().Copy(new(bytes.Buffer), io.MultiReader(bytes.NewReader(want), iotest.ErrReader(io.ErrUnexpectedEOF))); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("%d bytes and no end: %v", n, err)
+		}
+	}
+	if err := NewCheck().Copy(full{}, bytes.NewReader(bytesOf(1))); !errors.Is(err, errFull) {
+		t.Errorf("cannot be kept: %v", err)
+	}
+}
+
+var errFull = errors.New("full")
+
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errFull }
+
 // The counter carries over as a number of 128 bits.
 func TestCounterThatOverflows(t *testing.T) {
 	t.Parallel()

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/sha256"
@@ -12,8 +11,10 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,50 +25,56 @@ const (
 	smallFile = 1 << 20
 )
 
-// zeros is an endless file.
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) { return len(p), nil }
-
 // files is a client behind the proxy, and a homeserver that keeps what it uploads.
 type files struct {
-	tb  testing.TB
-	url string
+	tb     testing.TB
+	url    string
+	client *http.Transport
 	// homeserver is where the homeserver itself answers.
 	homeserver string
 	token      string
 	made       atomic.Int64
-	stored     atomic.Pointer[[]byte] // the last upload, if it is wanted
-	name       string                 // its media ID
+	zeros      string // the name of what is uploaded
+	stored     string // and of the last upload, if it is wanted
+	name       string // its media ID
 	keep       bool
 }
 
 func newFiles(b *testing.B) *files {
 	r, up := newReaders(b, 1, nil)
+	up.discards.Store(true)
 	_, who := r.next()
-	f := &files{tb: b, url: r.url, homeserver: up.url.String(), token: who.Token}
+	f := &files{tb: b, url: r.url, client: newEnd(b), homeserver: up.url.String(), token: who.Token}
+	f.zeros = newFile(b, func(file *os.File) error { return file.Truncate(largeFile) })
 	up.on(http.MethodPost, "/_matrix/media/v3/upload", func(w http.ResponseWriter, req *http.Request) {
-		to := io.Discard
-		var kept *bytes.Buffer
 		if f.keep {
-			kept = bytes.NewBuffer(make([]byte, 0, req.ContentLength))
-			to = kept
-		}
-		if _, err := io.CopyBuffer(struct{ io.Writer }{to}, req.Body, make([]byte, 256<<10)); err != nil {
+			f.stored = newFile(b, func(file *os.File) error {
+				_, err := io.Copy(struct{ io.Writer }{file}, req.Body)
+				return err
+			})
+		} else if _, err := countAway(req.Body); err != nil {
 			return
-		}
-		if kept != nil {
-			all := kept.Bytes()
-			f.stored.Store(&all)
 		}
 		// Each has a place of its own: one that is given twice is refused.
 		f.name = fmt.Sprintf("file%d", f.made.Add(1))
 		text([]byte(`{"content_uri":"mxc://hs/`+f.name+`"}`))(w, req)
 	})
-	give := func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.Copy(w, bytes.NewReader(*f.stored.Load()))
-	}
-	up.below(http.MethodGet, "/_matrix/client/v1/media/download/hs/", give)
+	up.below(http.MethodGet, "/_matrix/client/v1/media/download/hs/", func(w http.ResponseWriter, _ *http.Request) {
+		file, err := os.Open(f.stored)
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		defer file.Close()
+		info, err := file.Stat()
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Content-Length", strconv.FormatInt(info.Size(), 10))
+		_, _ = io.Copy(w, file)
+	})
 	return f
 }
 
@@ -80,7 +87,7 @@ func (f *files) past() *files {
 	}
 	front := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(base) }})
 	f.tb.Cleanup(front.Close)
-	return &files{tb: f.tb, url: front.URL, token: f.token, name: f.name}
+	return &files{tb: f.tb, url: front.URL, client: newEnd(f.tb), token: f.token, zeros: f.zeros, name: f.name}
 }
 
 func (f *files) ask(method, path string, body io.Reader, size int64) *http.Response {
@@ -90,7 +97,7 @@ func (f *files) ask(method, path string, body io.Reader, size int64) *http.Respo
 	}
 	req.ContentLength = size
 	req.Header.Set("Authorization", "Bearer "+f.token)
-	resp, err := http.DefaultTransport.RoundTrip(req)
+	resp, err := f.client.RoundTrip(req)
 	if err != nil {
 		f.tb.Fatal(err)
 	}
@@ -98,7 +105,11 @@ func (f *files) ask(method, path string, body io.Reader, size int64) *http.Respo
 }
 
 func (f *files) upload(size int64) {
-	resp := f.ask(http.MethodPost, "/_matrix/media/v3/upload", io.LimitReader(zeros{}, size), size)
+	body, err := os.Open(f.zeros)
+	if err != nil {
+		f.tb.Fatal(err)
+	}
+	resp := f.ask(http.MethodPost, "/_matrix/media/v3/upload", body, size) // which closes it
 	defer resp.Body.Close()
 	var answer struct {
 		URI string `json:"content_uri"`
@@ -118,7 +129,7 @@ func (f *files) download(name string, size int64) time.Duration {
 		f.tb.Fatal(err)
 	}
 	first := time.Since(began)
-	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, resp.Body, make([]byte, 256<<10))
+	n, err := countAway(resp.Body)
 	if err != nil || n+1 != size || resp.StatusCode != http.StatusOK {
 		f.tb.Fatalf("%d: %d bytes, %v", resp.StatusCode, n+1, err)
 	}
@@ -126,7 +137,7 @@ func (f *files) download(name string, size int64) time.Duration {
 }
 
 // BenchmarkFiles is files of 100 MB on their way through the proxy, from the first byte to the
-// last; the client and the homeserver do as little as they can, on the same processors. The
+// last; the client and the homeserver do as little as they can, on the same processors: see end. The
 // reference is the cryptography of one such file with the standard library, on one processor. What
 // a proxy can reach where the client and the homeserver have a part of the processors too is the
 // other: the same bytes through an httputil.ReverseProxy, and that cryptography.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +35,8 @@ import (
 type upstream struct {
 	url    *url.URL
 	behind http.Handler
+	// discards has long reads of bodies thrown away.
+	discards atomic.Bool
 
 	mu       sync.RWMutex
 	canned   map[string]http.HandlerFunc // by method and path
@@ -43,7 +46,9 @@ type upstream struct {
 func newUpstream(tb testing.TB, behind http.Handler) *upstream {
 	tb.Helper()
 	u := &upstream{behind: behind, canned: make(map[string]http.HandlerFunc), prefixed: make(map[string]http.HandlerFunc)}
-	h := httptest.NewServer(u)
+	h := httptest.NewUnstartedServer(u)
+	h.Listener = endListener{h.Listener, &u.discards}
+	h.Start()
 	tb.Cleanup(func() {
 		h.CloseClientConnections()
 		h.Close()

@@ -43,6 +43,20 @@ type spoolingReader struct {
 	keep *spool.Spool
 }
 
+// Keeping returns a writer to a spool. Whether an error is its is told by [SpoolFailure].
+func Keeping(keep *spool.Spool) io.Writer { return keeping{keep} }
+
+// keeping is Keeping's writer.
+type keeping struct{ *spool.Spool }
+
+func (k keeping) Write(p []byte) (int, error) {
+	n, err := k.Spool.Write(p)
+	if err != nil {
+		return n, &spoolError{err}
+	}
+	return n, nil
+}
+
 // spoolError is an error of the spool, as opposed to one of the homeserver.
 type spoolError struct{ err error }
 
@@ -52,8 +66,8 @@ func (e *spoolError) Unwrap() error { return e.err }
 func (r *spoolingReader) Read(p []byte) (int, error) {
 	n, err := r.from.Read(p)
 	if n > 0 {
-		if _, failed := r.keep.Write(p[:n]); failed != nil {
-			return 0, &spoolError{failed}
+		if _, failed := Keeping(r.keep).Write(p[:n]); failed != nil {
+			return 0, failed
 		}
 	}
 	return n, err

@@ -72,3 +72,59 @@ func TestReadingAhead(t *testing.T) {
 		}
 	}
 }
+
+// A file that two decrypt is in the order that it had, whatever part of it is asked for; one that
+// cannot be read to its end breaks off there.
+func TestDecryptingAhead(t *testing.T) {
+	t.Parallel()
+	all := make([]byte, 4*attachment.Piece+7)
+	_, _ = rand.NewChaCha8([32]byte{2}).Read(all)
+	up, err := attachment.NewUpload(bytes.NewReader(all))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := io.ReadAll(up)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := up.File("mxc://hs/a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, from := range []int{0, 1, attachment.Piece, 2*attachment.Piece + 5} {
+		for _, n := range []int{1, attachment.Piece, attachment.Piece + 1, 2 * attachment.Piece, 2*attachment.Piece + 2, len(all) - from} {
+			body, rec := f.Clear(bytes.NewReader(sealed), int64(len(sealed))), httptest.NewRecorder()
+			body.Skip(int64(from))
+			done, err := ahead{rec}.ReadFrom(io.LimitReader(body, int64(n)))
+			if err != nil || done != int64(n) || !bytes.Equal(rec.Body.Bytes(), all[from:from+n]) {
+				t.Errorf("%d bytes from %d on: %d, %v", n, from, done, err)
+			}
+			if rest, err := io.ReadAll(body); err != nil || !bytes.Equal(rest, all[from+n:]) {
+				t.Errorf("after %d bytes from %d on: %d, %v", n, from, len(rest), err)
+			}
+		}
+	}
+	broken, rec := f.Clear(brokenAt{3*attachment.Piece + 5, bytes.NewReader(sealed)}, int64(len(sealed))), httptest.NewRecorder()
+	done, err := ahead{rec}.ReadFrom(io.LimitReader(broken, int64(len(all))))
+	if !errors.Is(err, errGone) || done != 3*attachment.Piece+5 || !bytes.Equal(rec.Body.Bytes(), all[:done]) {
+		t.Errorf("broken: %d, %v", done, err)
+	}
+	gone := &leaving{httptest.NewRecorder(), 3}
+	if done, err := (ahead{gone}).ReadFrom(io.LimitReader(f.Clear(bytes.NewReader(sealed), int64(len(sealed))), int64(len(all)))); !errors.Is(err, errGone) || done != 3*attachment.Piece {
+		t.Errorf("a client that leaves: %d, %v", done, err)
+	}
+}
+
+// brokenAt cannot be read beyond a place.
+type brokenAt struct {
+	end  int64
+	from io.ReaderAt
+}
+
+func (b brokenAt) ReadAt(p []byte, off int64) (int, error) {
+	if off+int64(len(p)) <= b.end {
+		return b.from.ReadAt(p, off)
+	}
+	n, _ := b.from.ReadAt(p[:max(0, b.end-off)], off)
+	return n, errGone
+}

@@ -113,7 +113,7 @@ func (m *Media) download(x *exchange.Exchange, f *attachment.File) (_ *spool.Spo
 		}
 	}()
 	check := attachment.NewCheck()
-	if _, err := io.CopyBuffer(check, exchange.Spooling(resp.Body, keep), make([]byte, attachment.Piece)); err != nil {
+	if err := check.Copy(exchange.Keeping(keep), resp.Body); err != nil {
 		if full := exchange.SpoolFailure(err); full != nil {
 			return nil, full
 		}
