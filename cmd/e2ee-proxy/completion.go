@@ -54,7 +54,11 @@ _e2ee_proxy() {
 	done
 	_describe 'e2ee-proxy' found
 }
-compdef _e2ee_proxy e2ee-proxy
+if [[ ${funcstack[1]} == _e2ee-proxy ]]; then # from a folder of $fpath
+	_e2ee_proxy
+else
+	compdef _e2ee_proxy e2ee-proxy
+fi
 `
 	fishCompletion = `# fish completion for e2ee-proxy: put it into ~/.config/fish/completions/e2ee-proxy.fish
 function __e2ee_proxy

@@ -33,30 +33,37 @@ func Start(t TB, name string, cmd *exec.Cmd) (*Process, error) {
 		cmd.Stdout = p.log
 	}
 	cmd.SysProcAttr = dieWithParent()
+	return p, p.start(t, func() {})
+}
+
+// start starts the process; ended is called when it has ended, before anybody is told.
+func (p *Process) start(t TB, ended func()) error {
+	t.Helper()
 	// What a grandchild keeps open must not delay the end.
-	cmd.WaitDelay = time.Second
+	p.cmd.WaitDelay = time.Second
 	started := make(chan error, 1)
 	go func() {
 		// The thread must outlive the child, see dieWithParent.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		defer close(p.done)
-		err := cmd.Start()
+		err := p.cmd.Start()
 		started <- err
 		if err == nil {
-			p.err = cmd.Wait()
+			p.err = p.cmd.Wait()
+			ended()
 		}
 	}()
 	if err := <-started; err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
+		return fmt.Errorf("start %s: %w", p.name, err)
 	}
 	t.Cleanup(func() {
 		p.Kill()
 		if t.Failed() {
-			t.Logf("the end of the log of %s:\n%s", name, p.log.Tail(60))
+			t.Logf("the end of the log of %s:\n%s", p.name, p.log.Tail(60))
 		}
 	})
-	return p, nil
+	return nil
 }
 
 // Kill ends the process at once (SIGKILL) and waits for its end. It may have ended before.
