@@ -60,6 +60,7 @@ type Device struct {
 	shown       notices.Shown
 	flows       verification.Flows
 	watching
+	listening *listening // nil: it has not listened yet
 }
 
 // Mode returns what the proxy does for this device.

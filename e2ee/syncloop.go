@@ -30,6 +30,12 @@ const (
 	loopGrace = 5 * time.Millisecond
 )
 
+// verificationTypes are those of events that can belong to verifications, each by its name:
+// Dendrite knows no patterns in filters.
+const verificationTypes = `"m.room.encrypted","m.room.message",` +
+	`"m.key.verification.ready","m.key.verification.start","m.key.verification.accept","m.key.verification.key",` +
+	`"m.key.verification.mac","m.key.verification.done","m.key.verification.cancel"`
+
 // ownFilter returns the filter of the proxy's own syncs: only what the engine needs, with
 // messages only where verifications may be among them. The first sync leaves out members: they
 // are fetched when something is first sent to the room.
@@ -37,10 +43,7 @@ func ownFilter(initial, messages bool) string {
 	types := `["m.room.encryption","m.room.history_visibility","m.room.member"]`
 	state, limit := types, timelineLimit
 	if messages {
-		// Each by its name: Dendrite knows no patterns here.
-		types = `["m.room.encryption","m.room.history_visibility","m.room.member","m.room.encrypted","m.room.message",` +
-			`"m.key.verification.ready","m.key.verification.start","m.key.verification.accept","m.key.verification.key",` +
-			`"m.key.verification.mac","m.key.verification.done","m.key.verification.cancel"]`
+		types = `["m.room.encryption","m.room.history_visibility","m.room.member",` + verificationTypes + `]`
 	}
 	if initial {
 		state, limit = `["m.room.encryption","m.room.history_visibility"]`, 1
@@ -219,8 +222,14 @@ func (d *Device) syncOnce(ctx context.Context, timeout time.Duration) (int, erro
 	if err != nil {
 		return 0, err
 	}
-	if _, err = d.ingest(ctx, update, true, began); err == nil && watches {
+	switch _, err = d.ingest(ctx, update, true, began); {
+	case err != nil:
+	case watches:
 		d.hearOwn(ctx, resp.Rooms.Join)
+	case timeout > 0 && since != "":
+		if err := d.listen(pollCtx, since); err != nil {
+			d.core.Env.Log.Debug().Err(err).Msg("Requests to verify in rooms are looked for with the next sync")
+		}
 	}
 	return len(resp.ToDevice.Events), err
 }

@@ -2,12 +2,26 @@ package e2ee_test
 
 import (
 	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/liar"
 )
+
+// ownSyncs returns the queries of the syncs of a device that have to do with its own position.
+func ownSyncs(p *person) []string {
+	var out []string
+	for _, r := range p.hs.Requests(liar.Of(p.UserID, liar.Is(http.MethodGet, "/sync"))) {
+		if strings.Contains(r.Query, "m.room.member") {
+			out = append(out, r.Query)
+		}
+	}
+	return out
+}
 
 // An account with more rooms than the proxy's own syncs always read messages of: a verification in
 // a room that it asks for is seen through all the same, and afterwards the syncs have no messages
@@ -23,8 +37,8 @@ func TestVerifyInARoomOfABusyAccount(t *testing.T) {
 	a.hs.SetAccountData(a.UserID, "m.direct", map[string]any{b.UserID: []string{room}})
 	ctx := t.Context()
 	withMessages := func() bool {
-		all := a.hs.Requests(liar.Of(a.UserID, liar.Is(http.MethodGet, "/sync")))
-		return len(all) > 0 && strings.Contains(all[len(all)-1].Query, "m.room.message")
+		all := ownSyncs(a)
+		return len(all) > 0 && strings.Contains(all[len(all)-1], "m.room.message")
 	}
 	await(t, "the syncs have messages from the start", func() bool { return !withMessages() })
 	a.ask(b)
@@ -48,4 +62,62 @@ func TestVerifyInARoomOfABusyAccount(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "the syncs still have messages", func() bool { return !withMessages() })
+}
+
+// Such an account is asked in a room for two, and no client of it syncs: it hears that all the
+// same. A room that has very many messages is left out.
+func TestAskedInARoomOfABusyAccount(t *testing.T) {
+	t.Parallel()
+	a, b := two(t)
+	var rooms []string
+	for range 21 {
+		rooms = append(rooms, a.newRoom(b))
+	}
+	loud, room := rooms[0], rooms[20]
+	a.restart()
+	b.hs.SetAccountData(b.UserID, "m.direct", map[string]any{a.UserID: []string{room}})
+	listened := func() (queries []string) {
+		for _, r := range a.hs.Requests(liar.Of(a.UserID, liar.Is(http.MethodGet, "/sync"))) {
+			if !strings.Contains(r.Query, "m.room.member") {
+				queries = append(queries, r.Query)
+			}
+		}
+		return queries
+	}
+	names := func(room string) func(string) bool {
+		return func(query string) bool { return strings.Contains(query, url.QueryEscape(room)) }
+	}
+	n, seen := 0, 0
+	until := func(what string, holds func(last string) bool) {
+		t.Helper()
+		await(t, what, func() bool {
+			n++
+			a.hs.SetAccountData(a.UserID, "m.key_backup", map[string]any{"n": n}) // so that the own sync ends
+			queries := listened()
+			if len(queries) > seen {
+				seen = len(queries)
+				a.rig.later(16 * time.Second)
+			}
+			return seen > 0 && holds(queries[seen-1])
+		})
+	}
+	until("nobody listens", names(loud))
+	for i := range 25 {
+		b.send(loud, "message "+strconv.Itoa(i))
+	}
+	until("the loud room is not left out", func(last string) bool { return names(room)(last) && !names(loud)(last) })
+	b.ask(a)
+	until("the request is not heard", func(string) bool {
+		all, err := a.dev.Verifications(t.Context())
+		return err == nil && len(all) > 0
+	})
+	for _, query := range listened() {
+		if !names(room)(query) {
+			t.Errorf("the room of the request is left out of %s", query)
+		}
+	}
+	all, err := a.dev.Verifications(t.Context())
+	if err != nil || len(all) != 1 || all[0].RoomID != idRoom(room) || all[0].UserID != idUser(b.UserID) {
+		t.Errorf("asked: %+v, %v", all, err)
+	}
 }

@@ -23,7 +23,8 @@ import (
 
 // Verifications in rooms are seen in the syncs of the client as they pass, and in the proxy's
 // own. Those leave out messages: of a busy account they would be most of what there is. They
-// have them while a verification in a room is under way, and if there are only a few rooms.
+// have them while a verification in a room is under way, and if there are only a few rooms. With
+// more, what listen does is enough to be asked.
 
 const (
 	// fewRooms is up to how many encrypted rooms the own syncs always have messages.
@@ -222,16 +223,25 @@ func (h host) SendInRoom(ctx context.Context, m verification.Message, room id.Ro
 	return sent.EventID, nil
 }
 
+// directByUser returns the rooms that the user's clients call direct, by who else is in them.
+func (d *Device) directByUser(ctx context.Context) (map[id.UserID][]id.RoomID, error) {
+	raw, err := d.core.AccountData(ctx, "m.direct")
+	if err != nil || raw == nil {
+		return nil, err
+	}
+	var direct map[id.UserID][]id.RoomID
+	if json.Unmarshal(raw, &direct) != nil {
+		return nil, nil // another client has to mend it
+	}
+	return direct, nil
+}
+
 // roomWith returns the room in which the user talks to another one, empty when there is none:
 // a room that the user's clients call direct, and that both have joined.
 func (d *Device) roomWith(ctx context.Context, user id.UserID) (id.RoomID, error) {
-	raw, err := d.core.AccountData(ctx, "m.direct")
-	if err != nil || raw == nil {
+	direct, err := d.directByUser(ctx)
+	if err != nil {
 		return "", err
-	}
-	var direct map[id.UserID][]id.RoomID
-	if json.Unmarshal(raw, &direct) != nil || len(direct[user]) == 0 {
-		return "", nil
 	}
 	const most = 10
 	for _, room := range direct[user][max(0, len(direct[user])-most):] {

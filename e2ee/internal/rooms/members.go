@@ -116,3 +116,21 @@ func recipients(members map[id.UserID]string, visibility string) []id.UserID {
 func (rt *Table) Current(roomID id.RoomID, to *Audience) bool {
 	return rt.known[roomID] == to.room && to.room.narrowed == to.narrowed
 }
+
+// KnownMembers returns how many people have joined a room or are invited, if its list is in
+// memory; otherwise 0.
+func (rt *Table) KnownMembers(roomID id.RoomID) int {
+	rt.Mu.Lock()
+	defer rt.Mu.Unlock()
+	r := rt.known[roomID]
+	if r == nil {
+		return 0
+	}
+	n := 0
+	for _, membership := range r.members {
+		if present(membership) {
+			n++
+		}
+	}
+	return n
+}
