@@ -129,11 +129,14 @@ func (a *Account) UnpublishedFallback(user id.UserID, device id.DeviceID) (map[s
 	return map[string]json.RawMessage{wire.AlgorithmSigned + ":" + a.CurrentFallbackKey.KeyIDEncoded(): signed}, nil
 }
 
+// signedKey writes the members in alphabetical order: Synapse (1.163.2) takes the same fallback
+// key for another one when they come in any other, and forgets that it was given out.
 func (a *Account) signedKey(key *crypto.OneTimeKey, user id.UserID, device id.DeviceID, fallback bool) (json.RawMessage, error) {
-	obj := strictjson.Object{{Name: "key", Value: strictjson.Quote(key.Key.PublicKey.B64Encoded().String())}}
+	var obj strictjson.Object
 	if fallback {
 		obj = obj.Set("fallback", json.RawMessage("true"))
 	}
+	obj = obj.Set("key", strictjson.Quote(key.Key.PublicKey.B64Encoded().String()))
 	return a.SignJSON(obj.Encode(), user, device)
 }
 
