@@ -43,7 +43,8 @@ type Target struct {
 // one session by the first three fields, so they must be true (requirement 16.5).
 // ForwardedCount is the number of devices that forwarded the key. IsVerified means that its
 // owner is proven, on a device confirmed by its user, with an identity that the account has
-// accepted.
+// accepted, and that it reaches back to the first message: Element calls none of its keys
+// verified, and a part that is would replace the whole key that it has backed up.
 type Entry struct {
 	FirstIndex     uint32          `json:"first_message_index"`
 	ForwardedCount int             `json:"forwarded_count"`
@@ -97,7 +98,7 @@ func Seal(row *store.InboundSession, to *Target, users map[id.UserID]*trustcache
 	}
 	return Entry{
 		FirstIndex: row.FirstIndex, ForwardedCount: len(megolm.ForwardedBy(data)),
-		IsVerified: proven && from.Signed && from.Accepted, SessionData: raw,
+		IsVerified: row.FirstIndex == 0 && proven && from.Signed && from.Accepted, SessionData: raw,
 	}, nil
 }
 

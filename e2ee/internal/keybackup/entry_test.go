@@ -30,19 +30,22 @@ func TestBackupFields(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 3 {
-		if _, err := out.Encrypt([]byte("x")); err != nil {
+	var keys [2]*session.MegolmInboundSession // the whole one, and one that begins with message 3
+	for i := range keys {
+		message, err := out.SessionSharingMessage()
+		if err != nil {
 			t.Fatal(err)
 		}
+		if keys[i], err = session.NewMegolmInboundSession(message); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if _, err := out.Encrypt([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
-	message, err := out.SessionSharingMessage()
-	if err != nil {
-		t.Fatal(err)
-	}
-	in, err := session.NewMegolmInboundSession(message)
-	if err != nil {
-		t.Fatal(err)
-	}
+	whole, in := keys[0], keys[1]
 	key, err := backup.NewMegolmBackupKey()
 	if err != nil {
 		t.Fatal(err)
@@ -91,8 +94,14 @@ func TestBackupFields(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.IsVerified != tc.verified || got.ForwardedCount != tc.forwards || got.FirstIndex != 3 {
-			t.Errorf("%s: verified %v, forwarded %d, first index %d", tc.name, got.IsVerified, got.ForwardedCount, got.FirstIndex)
+		// A part is never verified: it would replace the whole key of a client that never says so.
+		if got.IsVerified || got.ForwardedCount != tc.forwards || got.FirstIndex != 3 {
+			t.Errorf("%s, from message 3 on: verified %v, forwarded %d, first index %d", tc.name, got.IsVerified, got.ForwardedCount, got.FirstIndex)
+		}
+		all := row
+		all.Pickle, all.FirstIndex = whole.PickleLibOlm(), whole.FirstKnownIndex()
+		if entry, err := Seal(&all, target, nil); err != nil || entry.IsVerified != tc.verified || entry.ForwardedCount != tc.forwards || entry.FirstIndex != 0 {
+			t.Errorf("%s: verified %v, forwarded %d, first index %d, %v", tc.name, entry.IsVerified, entry.ForwardedCount, entry.FirstIndex, err)
 		}
 		plain := openBySpec(t, got.SessionData, key.Bytes())
 		var data struct {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"maunium.net/go/mautrix/crypto/backup"
+	"maunium.net/go/mautrix/crypto/goolm/session"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/megolm"
@@ -164,7 +165,8 @@ func TestContestedKeysAreNotAttested(t *testing.T) {
 	if row.Owner, err = unknown.Encode(); err != nil {
 		t.Fatal(err)
 	}
-	row.Source = store.SourceDirect
+	whole := wholeSession(t) // a part is never called verified
+	row.Source, row.SessionID, row.Pickle, row.FirstIndex = store.SourceDirect, whole.ID(), whole.PickleLibOlm(), whole.FirstKnownIndex()
 	users := map[id.UserID]*trustcache.User{bob.UserID: {
 		UserID: bob.UserID, Knowledge: trustcache.KnowledgeFresh, Identity: trustcache.Identity{Master: "M"},
 		Pin: trustcache.Pin{Current: "M", PinnedMaster: "M"},
@@ -178,6 +180,23 @@ func TestContestedKeysAreNotAttested(t *testing.T) {
 			t.Errorf("its owner is known to be confirmed: %v; verified %v, %v", known, entry.IsVerified, err)
 		}
 	}
+}
+
+func wholeSession(t *testing.T) *session.MegolmInboundSession {
+	t.Helper()
+	out, err := session.NewMegolmOutboundSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	message, err := out.SessionSharingMessage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := session.NewMegolmInboundSession(message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in
 }
 
 // Without the private key a key is backed up as the specification says, and attests nothing;
