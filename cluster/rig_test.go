@@ -131,7 +131,7 @@ func (r *recorder) unknownToken(_ context.Context, who interceptors.Identity, so
 	return r.note("UnknownToken", who)
 }
 
-func (r *recorder) ServeForwarded(w http.ResponseWriter, req *http.Request, requestID, from string) {
+func (r *recorder) ServeForwarded(w http.ResponseWriter, req *http.Request, f cluster.Forwarded, from string) {
 	r.mu.Lock()
 	r.got = append(r.got, req.Header.Clone())
 	r.mu.Unlock()
@@ -140,7 +140,7 @@ func (r *recorder) ServeForwarded(w http.ResponseWriter, req *http.Request, requ
 		<-r.thaw
 	}
 	cluster.Answered(w)
-	_, _ = w.Write([]byte(req.Method + " " + req.RequestURI + " " + req.Host + " " + req.RemoteAddr + " " + requestID + " " + from))
+	_, _ = w.Write([]byte(req.Method + " " + req.RequestURI + " " + req.Host + " " + req.RemoteAddr + " " + f.RequestID + " " + from))
 }
 
 func (r *recorder) Dropped(kind, name string) {

@@ -33,6 +33,7 @@ const (
 	headerFrom    = headerPrefix + "From"
 	headerRequest = headerPrefix + "Request"
 	headerTarget  = headerPrefix + "Target"
+	headerAgain   = headerPrefix + "Again"
 	headerHost    = headerPrefix + "Host"
 	headerClient  = headerPrefix + "Client" // address and port of who connected to the sender
 	headerResult  = headerPrefix + "Result"
@@ -42,6 +43,9 @@ const (
 type Forwarded struct {
 	// RequestID names it in the logs of both replicas.
 	RequestID string
+	// Again reports whether it may have been done already, by a replica that ended before it
+	// answered.
+	Again bool
 	// Target is the path with its query, rebuilt from the endpoint that was judged.
 	Target string
 	// Host is the client's Host header, Client its address and port.
@@ -76,6 +80,10 @@ func IsMoving(err error) bool {
 func (n *Node) Send(req *http.Request, to store.Replica, f Forwarded) (*http.Response, error) {
 	h := req.Header
 	h.Set(headerTarget, f.Target)
+	h.Del(headerAgain)
+	if f.Again {
+		h.Set(headerAgain, "1")
+	}
 	h.Set(headerHost, f.Host)
 	h.Set(headerClient, f.Client)
 	if req.Body != nil && req.GetBody == nil {

@@ -34,7 +34,7 @@ const (
 type Requests interface {
 	// ServeForwarded answers a request, whose target, header and client are as the other replica
 	// got them. It tells through [Answered], [Moved] or [Broken] which it was before it writes.
-	ServeForwarded(w http.ResponseWriter, r *http.Request, requestID, from string)
+	ServeForwarded(w http.ResponseWriter, r *http.Request, f Forwarded, from string)
 	// Dropped is told what another replica no longer believes, see [Node.TellDropped].
 	Dropped(kind, name string)
 }
@@ -215,10 +215,11 @@ func (s *Server) forwarded(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, "M_UNRECOGNIZED", "A request that is handed on has a target and names.")
 		return
 	}
-	r.RequestURI, r.Host, r.RemoteAddr = target, h.Get(headerHost), h.Get(headerClient)
+	f := Forwarded{RequestID: id, Again: h.Get(headerAgain) != "", Target: target, Host: h.Get(headerHost), Client: h.Get(headerClient)}
+	r.RequestURI, r.Host, r.RemoteAddr = f.Target, f.Host, f.Client
 	h.Del("Expect") // its answer was for the other replica
 	removeOwn(h)
-	s.requests.ServeForwarded(w, r, id, from)
+	s.requests.ServeForwarded(w, r, f, from)
 }
 
 // isName reports whether a text can be the name of a request or of a replica, which go into the

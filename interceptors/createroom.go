@@ -17,7 +17,8 @@ import (
 // without waiting for a sync (requirement 7.6). A homeserver may encrypt a room by itself
 // or by its preset: what the body does not say is asked of the homeserver before the first
 // send. An unknown algorithm is refused (requirement 20.2), and so are messages in
-// initial_state: whether the room will be encrypted is not known yet.
+// initial_state: whether the room will be encrypted is not known yet. Among replicas a room is not
+// made twice when one of them ends meanwhile, see makeonce.go.
 
 // createRoom handles [CreateRoom].
 func (r *rooms) createRoom(x *Exchange) error {
@@ -43,12 +44,18 @@ func (r *rooms) createRoom(x *Exchange) error {
 	if raw, err = r.files.inClear(x, dev, raw); err != nil {
 		return err
 	}
+	made := func(ctx context.Context, room id.RoomID) error {
+		return r.noteRoom(ctx, x, dev, room, initial, body.Texts("invite"))
+	}
+	if x.RequestID != "" {
+		return r.makeRoomOnce(x, body, raw, made)
+	}
 	return forwardThen(x, raw, func(ctx context.Context, answer strictjson.Object) error {
 		room := answer.TextOrEmpty("room_id")
 		if !exchange.ValidRoom(room) {
 			return nil
 		}
-		return r.noteRoom(ctx, x, dev, id.RoomID(room), initial, body.Texts("invite"))
+		return made(ctx, id.RoomID(room))
 	})
 }
 

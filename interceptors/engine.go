@@ -112,6 +112,24 @@ func (e engineDevices) MustEncrypt(ctx context.Context, room id.RoomID) error {
 	return e.engine.MustEncrypt(ctx, room)
 }
 
+func (e engineDevices) Intents(ctx context.Context, user id.UserID) ([]e2ee.Intent, error) {
+	return e.engine.Intents(ctx, user)
+}
+
+func (e engineDevices) PutIntent(ctx context.Context, user id.UserID, in e2ee.Intent) error {
+	return e.engine.PutIntent(ctx, user, in)
+}
+
+func (e engineDevices) DropIntent(ctx context.Context, user id.UserID, request string) error {
+	return e.engine.DropIntent(ctx, user, request)
+}
+
+func (e engineDevices) HashIntent(device id.DeviceID, content []byte) [32]byte {
+	return e.engine.HashIntent(device, content)
+}
+
+func (e engineDevices) HashJoined(room id.RoomID) uint64 { return e.engine.HashJoined(room) }
+
 func (e engineDevices) Forget(ctx context.Context, user id.UserID, devices ...id.DeviceID) error {
 	return e.engine.Forget(ctx, user, devices...)
 }

@@ -3,10 +3,12 @@ package interceptors
 import (
 	"context"
 	"errors"
+	"net/http"
 	"slices"
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/engineerr"
 	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/strictjson"
@@ -21,14 +23,14 @@ import (
 
 // logout handles [Logout].
 func logout(x *Exchange) error {
-	return endThen(x, func(ctx context.Context, _ strictjson.Object) error {
+	return endOnceThen(x, func(ctx context.Context, _ strictjson.Object) error {
 		return forget(ctx, x, x.Identity.DeviceID)
 	})
 }
 
 // logoutAll handles [LogoutAll].
 func (s *sessions) logoutAll(x *Exchange) error {
-	return endThen(x, func(ctx context.Context, _ strictjson.Object) error {
+	return endOnceThen(x, func(ctx context.Context, _ strictjson.Object) error {
 		return errors.Join(s.endConsole(ctx, x), forgetAll(ctx, x))
 	})
 }
@@ -67,7 +69,7 @@ func (s *sessions) changePassword(x *Exchange) error {
 
 // deactivate handles [Deactivate].
 func (s *sessions) deactivate(x *Exchange) error {
-	return endThen(x, func(ctx context.Context, _ strictjson.Object) error {
+	return endOnceThen(x, func(ctx context.Context, _ strictjson.Object) error {
 		if x.Identity.UserID == "" {
 			return nil
 		}
@@ -86,17 +88,47 @@ func (s *sessions) endConsole(ctx context.Context, x *Exchange) error {
 // endThen sends a request upstream and, after a 200, calls done with the members of its
 // body.
 func endThen(x *Exchange, done func(ctx context.Context, body strictjson.Object) error) error {
-	raw, err := x.ReadOptionalObject()
+	raw, body, err := endBody(x)
 	if err != nil {
 		return err
 	}
-	var body strictjson.Object
-	if !exchange.IsBlank(raw) {
-		if body, err = exchange.ParseObject(raw); err != nil {
+	return forwardThen(x, raw, func(ctx context.Context, _ strictjson.Object) error { return done(ctx, body) })
+}
+
+// endOnceThen is endThen for what ends the token of the request too: when it may have been done
+// already, and the homeserver does not know the token any more, it was.
+func endOnceThen(x *Exchange, done func(ctx context.Context, body strictjson.Object) error) error {
+	if !x.Again {
+		return endThen(x, done)
+	}
+	raw, body, err := endBody(x)
+	if err != nil {
+		return err
+	}
+	x.PutBack(raw)
+	resp, err := x.Upstream.Do(x, Change{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	ended := resp.StatusCode == http.StatusUnauthorized && exchange.AnswerObject(resp).TextOrEmpty("errcode") == apierr.CodeUnknownToken
+	if ended || resp.StatusCode == http.StatusOK {
+		if err := done(context.WithoutCancel(x.Request.Context()), body); err != nil {
 			return err
 		}
 	}
-	return forwardThen(x, raw, func(ctx context.Context, _ strictjson.Object) error { return done(ctx, body) })
+	if ended {
+		return x.WriteJSON(struct{}{})
+	}
+	return x.Upstream.Relay(x, resp)
+}
+
+// endBody reads the body of a request that ends sessions.
+func endBody(x *Exchange) (raw []byte, body strictjson.Object, err error) {
+	if raw, err = x.ReadOptionalObject(); err == nil && !exchange.IsBlank(raw) {
+		body, err = exchange.ParseObject(raw)
+	}
+	return raw, body, err
 }
 
 // forget deletes devices of the request's user. A token without a device has none, and one

@@ -29,7 +29,7 @@ func membershipOfOther(membership string) Handler {
 		if err != nil {
 			return err
 		}
-		if dev.Mode() == e2ee.ModeForeign {
+		if dev.Mode() == e2ee.ModeForeign && !x.Again {
 			return x.Upstream.Forward(x)
 		}
 		room, err := x.RoomParam()
@@ -45,6 +45,15 @@ func membershipOfOther(membership string) Handler {
 			return err
 		}
 		user := body.TextOrEmpty("user_id") // an invitation by e-mail has none yet
+		if done, err := membershipIs(x, room, user, membership); done || err != nil {
+			if err == nil {
+				err = noteMembership(context.WithoutCancel(x.Request.Context()), dev, room, id.UserID(user), membership)
+			}
+			if err != nil {
+				return err
+			}
+			return x.WriteJSON(struct{}{})
+		}
 		if membership == membershipInvite {
 			shareHistory(x, dev, room, user)
 		}

@@ -29,7 +29,7 @@ func (r *rooms) redact(x *Exchange) error {
 		return err
 	}
 	if r.clearTextAllowed(dev) {
-		return x.Upstream.Forward(x)
+		return forwardOnce(x)
 	}
 	room, err := x.RoomParam()
 	if err != nil {
@@ -64,9 +64,9 @@ func (r *rooms) redact(x *Exchange) error {
 func forwardRedaction(x *Exchange, dev Device, raw []byte) error {
 	x.PutBack(raw)
 	if dev.Mode() != e2ee.ModeProxied {
-		return x.Upstream.Forward(x)
+		return forwardOnce(x)
 	}
-	resp, err := x.Upstream.Do(x, Change{})
+	resp, err := x.Upstream.Do(x, once(x))
 	if err != nil {
 		return err
 	}

@@ -35,6 +35,8 @@ const (
 type rooms struct {
 	order *roomOrder
 	files *attachments
+	// claimed are rooms that were found for requests that may have been done.
+	claimed claimedRooms
 	// nativeClearText lets devices with keys of their own send in clear everywhere.
 	nativeClearText bool
 }

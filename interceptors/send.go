@@ -2,7 +2,6 @@ package interceptors
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
@@ -48,7 +47,7 @@ func (r *rooms) send(x *Exchange) error {
 	}
 	native := dev.Mode() == e2ee.ModeForeign && x.Endpoint.Params["eventType"] == typeEncrypted
 	if r.clearTextAllowed(dev) && !native {
-		return x.Upstream.Forward(x)
+		return forwardOnce(x)
 	}
 	room, err := x.RoomParam()
 	if err != nil {
@@ -178,9 +177,9 @@ func (r *rooms) sendNative(x *Exchange, dev Device, room id.RoomID) error {
 	}
 	x.PutBack(raw)
 	if client == nil {
-		return x.Upstream.Forward(x)
+		return forwardOnce(x)
 	}
-	resp, err := x.Upstream.Do(x, Change{})
+	resp, err := x.Upstream.Do(x, once(x))
 	if err != nil {
 		return err
 	}
@@ -203,7 +202,7 @@ func forwardClear(x *Exchange, dev Device, room id.RoomID, body []byte) error {
 	x.PutBack(body)
 	client := x.Endpoint.Params["txnId"]
 	if dev.Mode() != e2ee.ModeProxied || client == "" {
-		return x.Upstream.Forward(x)
+		return forwardOnce(x)
 	}
 	txn, err := dev.ClearTransaction(x.Request.Context(), e2ee.Outgoing{
 		RoomID: room, Type: x.Endpoint.Params["eventType"], TxnID: client, Content: body,
@@ -212,7 +211,7 @@ func forwardClear(x *Exchange, dev Device, room id.RoomID, body []byte) error {
 		return engineerr.NotSent(engineerr.For(fmt.Errorf("name the transaction: %w", err)))
 	}
 	if txn == client {
-		return x.Upstream.Forward(x)
+		return forwardOnce(x)
 	}
 	resp, err := x.Upstream.Do(x, Change{Params: map[string]string{"txnId": txn}})
 	if err != nil {
@@ -250,7 +249,7 @@ func (r *rooms) sendWithFiles(x *Exchange, dev Device, out e2ee.Outgoing) error 
 func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing, sent func(id.EventID) error) error {
 	change := Change{Method: http.MethodPut, Params: map[string]string{"eventType": typeEncrypted}}
 	if out.TxnID == "" {
-		out.TxnID = rand.Text()
+		out.TxnID = ownTxn(x)
 		change.Pattern = x.Endpoint.Pattern + "/{txnId}"
 	}
 	ctx := x.Request.Context()

@@ -36,6 +36,10 @@ func (r *rooms) upgrade(x *Exchange) error {
 	if err != nil {
 		return err
 	}
+	if next := successor(x, room); next != "" {
+		r.encryptSuccessor(context.WithoutCancel(x.Request.Context()), x, dev, room, next)
+		return x.WriteJSON(map[string]id.RoomID{"replacement_room": next})
+	}
 	// A room that may be encrypted is treated as encrypted, which loses nothing.
 	state, err := r.encryption(x, dev, room)
 	if err == nil && state == e2ee.RoomPlain {

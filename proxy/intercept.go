@@ -32,6 +32,9 @@ func (p *Proxy) intercept(q *request) error {
 		Upstream: upstream{p, q},
 		Devices:  p.devices,
 	}
+	if p.owners != nil {
+		x.RequestID, x.Again = q.id.String(), q.again
+	}
 	run := q.route.run
 	if q.namesNotice() {
 		run = p.ownNames

@@ -21,7 +21,8 @@ import (
 //     answered with what it answers. It goes once from one process to another: who is handed a
 //     request answers it, or says that it is the wrong one.
 //   - Where the account is moves: then it is looked again, for some seconds. What may have been
-//     done already is repeated only if doing it twice is the same as doing it once.
+//     done already is repeated only if doing it twice is the same as doing it once, or if its handler
+//     finds out whether it was done, see [interceptors.Exchange].
 //   - Limits on one device or user hold where the account is, those on all together on both.
 
 // Owners knows to which process each account belongs. [cluster.Node] is one.
@@ -82,6 +83,7 @@ func (p *Proxy) atOwner(q *request) error {
 		if !q.mayRepeat(err, s.body) || !s.wait(q.r.Context()) {
 			return notFound(err)
 		}
+		q.again = q.again || mayBeDone(err)
 	}
 }
 
@@ -137,7 +139,9 @@ func (p *Proxy) handOn(q *request, to store.Replica, kept *keptBody) error {
 	if q.query != "" {
 		target += "?" + q.query
 	}
-	resp, err := p.owners.Send(out, to, cluster.Forwarded{RequestID: q.id.String(), Target: target, Host: q.r.Host, Client: q.r.RemoteAddr})
+	resp, err := p.owners.Send(out, to, cluster.Forwarded{
+		RequestID: q.id.String(), Again: q.again, Target: target, Host: q.r.Host, Client: q.r.RemoteAddr,
+	})
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			return cause
@@ -171,8 +175,8 @@ func (p *Proxy) forgetTokens(q *request, status int) {
 
 // ServeForwarded answers a request that another process of the cluster has handed over, with the
 // target, header and address that its client had there.
-func (p *Proxy) ServeForwarded(w http.ResponseWriter, r *http.Request, requestID, from string) {
-	p.answer(w, r, &request{id: givenID(requestID), from: from})
+func (p *Proxy) ServeForwarded(w http.ResponseWriter, r *http.Request, f cluster.Forwarded, from string) {
+	p.answer(w, r, &request{id: givenID(f.RequestID), from: from, again: f.Again})
 }
 
 // notOursError tells the process that has handed a request over to look again.
@@ -208,11 +212,20 @@ func (q *request) mayRepeat(err error, kept *keptBody) bool {
 	return kept.whole() && (!mayBeDone(err) || q.isIdempotent())
 }
 
-// isIdempotent reports whether a request can be made twice: by its method, or because it only
-// asks.
+// isIdempotent reports whether a request can be made twice: by its method, because it only asks,
+// because it is the same the second time, or because its handler finds out whether it was done.
 func (q *request) isIdempotent() bool {
 	switch q.route.handler {
-	case interceptors.SlidingSync, interceptors.QueryKeys, interceptors.Search, interceptors.ReadMarkers, interceptors.Join, interceptors.Leave:
+	case interceptors.SlidingSync, interceptors.QueryKeys, interceptors.Search, interceptors.ReadMarkers,
+		interceptors.Join, interceptors.JoinByAlias, interceptors.Knock, interceptors.Leave, interceptors.Forget, interceptors.DeleteDevices,
+		// The second time is another key, or another file, of which nobody knows the first.
+		interceptors.UploadKeys, interceptors.ClaimKeys, interceptors.CreateFile, interceptors.UploadFile,
+		interceptors.ControlCheckup, interceptors.ControlRecover, interceptors.ControlAcknowledge, interceptors.ControlWithdraw,
+		interceptors.ControlDismiss, interceptors.ControlImportKeys, interceptors.ControlRestoreKeys, interceptors.ControlVerifyUser:
+		return true
+	case interceptors.Send, interceptors.Redact, interceptors.CreateRoom, interceptors.Upgrade,
+		interceptors.Invite, interceptors.Kick, interceptors.Ban, interceptors.Unban,
+		interceptors.Logout, interceptors.LogoutAll, interceptors.Deactivate:
 		return true
 	}
 	return q.r.Method != http.MethodPost && q.r.Method != http.MethodPatch

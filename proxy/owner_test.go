@@ -151,16 +151,21 @@ func TestOwnerDiesInTheMiddle(t *testing.T) {
 			{"PUT", sendTarget, interceptors.Send, 200},
 			{"GET", "/_matrix/client/v3/rooms/%21r%3Ahs/messages", interceptors.Messages, 200},
 			{"POST", "/_matrix/client/v3/keys/query", interceptors.QueryKeys, 200},
-			{"POST", "/_matrix/client/v3/rooms/%21r%3Ahs/send/m.room.message", interceptors.Send, 502},
-			{"POST", "/_matrix/client/v3/createRoom", interceptors.CreateRoom, 502},
+			// Their handlers find out whether it was done.
+			{"POST", "/_matrix/client/v3/rooms/%21r%3Ahs/send/m.room.message", interceptors.Send, 200},
+			{"POST", "/_matrix/client/v3/createRoom", interceptors.CreateRoom, 200},
+			{"POST", "/_e2ee_proxy/v1/reset", interceptors.ControlReset, 502},
 		} {
 			t.Run(name+" "+c.method+" "+c.handler, func(t *testing.T) {
 				t.Parallel()
 				began := make(chan struct{}, 1)
 				count := new(atomic.Int64)
-				made := 0
+				made, again := 0, new(atomic.Bool)
 				a, b := pair(t, func(o *Options) {
-					o.Handlers[c.handler] = says("a", count)
+					o.Handlers[c.handler] = func(x *interceptors.Exchange) error {
+						again.Store(x.Again && x.RequestID != "")
+						return says("a", count)(x)
+					}
 					if made == 1 {
 						o.Handlers[c.handler] = stuck(began)
 					}
@@ -180,6 +185,9 @@ func TestOwnerDiesInTheMiddle(t *testing.T) {
 				}
 				if want := int64(1); c.status == 200 && count.Load() != want || c.status != 200 && count.Load() != 0 {
 					t.Errorf("made %d times here", count.Load())
+				}
+				if c.status == 200 && !again.Load() {
+					t.Error("the handler is not told that it may have been done")
 				}
 			})
 		}

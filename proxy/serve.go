@@ -35,6 +35,8 @@ type request struct {
 	// from is the process of the cluster that has handed the request over, to the one that it was
 	// handed to; both are empty for most.
 	from, to string
+	// again reports whether it may have been done already, by a process that ended before it answered.
+	again bool
 	// holds is the user whose account the request keeps here.
 	holds id.UserID
 	// local reports whether the request came by the socket that only the machine's owner may open.

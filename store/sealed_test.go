@@ -98,6 +98,10 @@ func sealedColumns(db *DB, acct *Account, dev int64) []sealedColumn {
 			_, err := db.ControlRoom(ctx, acct)
 			return err
 		}},
+		{"intents", "sealed_intent", fmt.Sprintf("account = %d", acct.ID), func(ctx context.Context) error {
+			_, err := db.Intents(ctx, acct)
+			return err
+		}},
 		{"files", "sealed_file", fmt.Sprintf("account = %d AND expires_at = 0", acct.ID), func(ctx context.Context) error {
 			_, err := db.Files(ctx, acct, []string{"mxc://hs/file"})
 			return err
@@ -139,6 +143,9 @@ func fill(t *testing.T, db *DB) (*Account, int64) {
 		c.Search = []SearchPart{searchPart(7, 2, "index"), searchPart(8, 2, "another"), searchPart(7, 3, "a third")}
 		c.Outbox = nil // so that the numbers of the inbox begin at 1
 		save(t, db, d.acct, d.dev.ID, c)
+		if err := db.PutIntent(t.Context(), d.acct, intentFixture(db)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := db.AddConsoleSession(t.Context(), []byte("console token"), consoleFixture()); err != nil {
 		t.Fatal(err)

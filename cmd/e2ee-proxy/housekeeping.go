@@ -22,6 +22,9 @@ const (
 	// the client still gets it in clear when it asks for the history.
 	keepPending = 30 * 24 * time.Hour
 
+	// keepIntents is longer than a request that may have been done is made again.
+	keepIntents = time.Hour
+
 	// maxFiles is how many encrypted files of one account are known. One that was forgotten is
 	// known again once a client is shown its event.
 	maxFiles = 50_000
@@ -60,5 +63,6 @@ func prune(ctx context.Context, db *store.DB, now time.Time, auditKeep time.Dura
 	files, err5 := db.PruneFiles(ctx, now, maxFiles)
 	records, err6 := truncateAudit(ctx, db, auditKeep, now)
 	people, err7 := db.PruneConsoleSessions(ctx, now, now.Add(-console.Idle))
-	return seen + transactions + pending + shares + files + records + people, errors.Join(err1, err2, err3, err4, err5, err6, err7)
+	intents, err8 := db.PruneIntents(ctx, now.Add(-keepIntents))
+	return seen + transactions + pending + shares + files + records + people + intents, errors.Join(err1, err2, err3, err4, err5, err6, err7, err8)
 }

@@ -57,6 +57,16 @@ type Devices interface {
 	// MustEncrypt records that nothing may be sent to a room in clear, whatever its state
 	// shows.
 	MustEncrypt(ctx context.Context, room id.RoomID) error
+	// Intents returns the requests of a user that must not be done twice, the oldest first; PutIntent
+	// stores one before it goes to the homeserver, or what became of it, and DropIntent deletes
+	// one of which nothing came.
+	Intents(ctx context.Context, user id.UserID) ([]e2ee.Intent, error)
+	PutIntent(ctx context.Context, user id.UserID, in e2ee.Intent) error
+	DropIntent(ctx context.Context, user id.UserID, request string) error
+	// HashIntent returns the keyed hash of what a client asks for with a device, HashJoined that of a
+	// room it has joined.
+	HashIntent(device id.DeviceID, content []byte) [32]byte
+	HashJoined(room id.RoomID) uint64
 	// Forget deletes devices that were logged out or deleted, with their keys (requirement
 	// 22.1), if the homeserver confirms that their own tokens are dead. It does nothing when
 	// devices is empty.

@@ -25,6 +25,12 @@ type Exchange struct {
 	Identity Identity
 	Upstream Upstream
 	Devices  Devices
+	// RequestID names the request in all replicas, also when it is made again because the one that
+	// had it has ended; empty for a process alone.
+	RequestID string
+	// Again reports whether the request may have been done already, by a replica that ended before
+	// it answered.
+	Again bool
 }
 
 // Endpoint is the parsed request target. What goes upstream is rebuilt from it.
