@@ -20,7 +20,9 @@ const (
 	typeReaction   = "m.reaction"
 	typeRedaction  = "m.room.redaction"
 	typeMessage    = "m.room.message"
-	typeSticker    = "m.sticker"
+	// msgtypeVerification is that of a message by which a verification is asked for.
+	msgtypeVerification = "m.key.verification.request"
+	typeSticker         = "m.sticker"
 
 	megolm = string(id.AlgorithmMegolmV1)
 

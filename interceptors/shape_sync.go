@@ -76,10 +76,18 @@ var syncParts = [...]struct {
 // atAccountData is the index of the user's account data among the places.
 const atAccountData = 0
 
+// insideMsgtype is the one of the paths inside events that is not for the numbers of unread
+// messages.
+const insideMsgtype = len(unreadPaths)
+
+func syncInside() []string {
+	return append(unreadPaths[:len(unreadPaths):len(unreadPaths)], "content/msgtype")
+}
+
 // syncShape returns the shape, and for each of its places which part of a room's state it is.
 func syncShape() (rewrite.Shape, []partOfState) {
 	s := rewrite.Shape{
-		Room: rewrite.RoomOfName, Inside: unreadPaths[:],
+		Room: rewrite.RoomOfName, Inside: syncInside(),
 		Places: []rewrite.Place{
 			{Path: "account_data/events/*", Kind: rewrite.AccountData}, {Path: "{}/events/*"},
 		},

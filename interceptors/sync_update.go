@@ -249,11 +249,22 @@ func (u *syncUpdate) event(e *rewrite.Event) error {
 
 // verification takes what may belong to a verification in the room.
 func (u *syncUpdate) verification(e *rewrite.Event, part partOfState) error {
-	if part != stateTimeline || u.room.Section != e2ee.SectionJoin || e.Raw == nil || !e2ee.MaybeVerification(string(e.Type), e.Raw) {
+	if part != stateTimeline || u.room.Section != e2ee.SectionJoin || e.Raw == nil || !mayVerify(e) {
 		return nil
 	}
 	u.Verifying = append(u.Verifying, e2ee.RoomEvent{RoomID: u.room.RoomID, Event: slices.Clone(e.Raw)})
 	return u.held.add(len(e.Raw))
+}
+
+// mayVerify reports whether an event may belong to a verification: of a message its msgtype says
+// so, which was noted, unless something stands there twice.
+func mayVerify(e *rewrite.Event) bool {
+	if string(e.Type) == typeMessage && !e.Repeated() {
+		if said := e.Inside(insideMsgtype); said.Kind != '"' || string(jsonscan.Text(said.Raw)) != msgtypeVerification {
+			return false
+		}
+	}
+	return e2ee.MaybeVerification(string(e.Type), e.Raw)
 }
 
 // invitedBy takes who invited the own user: the one thing that stripped state is read for. It

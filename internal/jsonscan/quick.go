@@ -18,7 +18,7 @@ const no = -1
 func (s *scanner) quickRecord(i int, p *program) (end, count int) {
 	flagged := s.flagged
 	s.clearNotes(s.base + int64(i))
-	if end, count = s.quickObject(s.b, i, i, p); end < 0 {
+	if end, count = s.quickObject(s.b, i, i, 0, p); end < 0 {
 		s.flagged = flagged
 	}
 	return end, count
@@ -36,26 +36,31 @@ func (s *scanner) quick(i int) int {
 
 // quickObject reads the object at i, in the record that begins at an index, by its program. It
 // returns the index behind it and the number of its members.
-func (s *scanner) quickObject(b []byte, i, record int, p *program) (end, count int) {
-	if i = quickSpace(b, i+1); i < 0 {
-		return no, 0
-	}
-	if b[i] == '}' {
-		return i + 1, 0
-	}
-	for {
-		name := i + 1
-		value, first, n := s.quickName(b, i)
+func (s *scanner) quickObject(b []byte, i, record, level int, p *program) (end, count int) {
+	for { // at i is the opening bracket, or the comma before a member
+		var f *field
+		var value int
+		if g := s.guess(b, i, level, count, p); g != nil {
+			f, value = g.field, quickSpace(b, i+g.size)
+		} else {
+			name := quickSpace(b, i+1)
+			if name < 0 {
+				return no, 0
+			}
+			if count == 0 && b[name] == '}' {
+				return name + 1, 0
+			}
+			f, value = s.quickMember(b, i, name, level, count, p)
+		}
 		if value < 0 {
 			return no, 0
 		}
 		count++
-		f := p.find(b, name, n, first)
 		switch {
 		case b[value] == '"':
 			i = quickString(b, value+1)
 		case f != nil && f.into != nil && b[value] == '{':
-			i, _ = s.quickObject(b, value, record, f.into)
+			i, _ = s.quickObject(b, value, record, level+1, f.into)
 		default:
 			i = s.quickValue(b, value)
 		}
@@ -74,10 +79,22 @@ func (s *scanner) quickObject(b []byte, i, record int, p *program) (end, count i
 		if b[i] != ',' {
 			return no, 0
 		}
-		if i = quickSpace(b, i+1); i < 0 {
-			return no, 0
-		}
 	}
+}
+
+// quickMember reads the name at an index, of the member that begins at i, and the colon. It
+// returns its field, if it has one, and the index of its value.
+func (s *scanner) quickMember(b []byte, i, at, level, number int, p *program) (f *field, value int) {
+	flagged := s.flagged
+	value, first, n := s.quickName(b, at)
+	if value < 0 {
+		return nil, no
+	}
+	f = p.find(b, at+1, n, first)
+	if size := value - i; size == n+4 && flagged == s.flagged { // without spaces, and not watched for
+		s.learn(b, i, size, level, number, p, f)
+	}
+	return f, value
 }
 
 // find returns the field with the name of n bytes at i; first are the first eight of them.

@@ -43,6 +43,40 @@ func (v *Value) note(n int) Noted {
 	return Noted{at.count, at.kind, at.from, v.Raw[at.from:at.to:at.to]}
 }
 
+// Peek returns the kind and the bytes of what was noted at a node, see [Value.Noted]; zero when
+// there is nothing.
+func (v *Value) Peek(n int) (kind byte, raw []byte) {
+	s := v.s
+	switch at := &s.notes[n]; {
+	case s.noted>>n&1 == 0:
+		return 0, nil
+	case s.apart:
+		return at.kind, at.held
+	case v.Raw == nil: // it is no record
+		return 0, nil
+	default:
+		return at.kind, v.Raw[at.from:at.to:at.to]
+	}
+}
+
+// PeekEnd returns the last byte of a string that was noted at a node; zero when there is none, or
+// it is empty.
+func (v *Value) PeekEnd(n int) byte {
+	kind, raw := v.Peek(n)
+	if kind != '"' || len(raw) <= 2 {
+		return 0
+	}
+	return raw[len(raw)-2]
+}
+
+// Times returns how often something was noted at a node.
+func (v *Value) Times(n int) int {
+	if s := v.s; s.noted>>n&1 == 1 && (s.apart || v.Raw != nil) {
+		return s.notes[n].count
+	}
+	return 0
+}
+
 // Repeated reports whether something was noted more than once in the record that the value is.
 func (v *Value) Repeated() bool { return v.s.repeated }
 

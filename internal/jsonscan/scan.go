@@ -83,7 +83,7 @@ func Scan(r io.Reader, root *Node, opt Options, visit func(*Value) error) (int64
 	if opt.MaxCapture == 0 {
 		opt.MaxCapture = defaultCapture
 	}
-	s := &scanner{r: r, mem: make([]byte, max(opt.Window, minWindow)), max: opt.MaxCapture}
+	s := &scanner{r: r, mem: make([]byte, max(opt.Window, minWindow)), max: opt.MaxCapture, guesses: new(guessTable)}
 	s.b = s.mem[:0]
 	return s.document(root, opt, visit)
 }

@@ -61,6 +61,8 @@ type scanner struct {
 
 	repeated bool
 
+	guesses *guessTable // of the members of records; nil: none
+
 	watch   watchedNames
 	flagged uint64 // how many watched names were met
 

@@ -119,20 +119,18 @@ func mayImitate(v *jsonscan.Value) bool {
 		return true
 	}
 	for _, n := range [...]int{inSender, inEventID, inStateKey, inRoomID} {
-		at := v.Noted(n)
-		if at.Kind == '"' && mayEndNotice(at.Raw) && MayNameNotice(at.Raw) {
-			return true
+		if mayEndNotice(v.PeekEnd(n)) {
+			if _, raw := v.Peek(n); MayNameNotice(raw) {
+				return true
+			}
 		}
 	}
 	return false
 }
 
-// mayEndNotice reports whether a string may end like the name of a notice: with a d, as it is or
-// escaped.
-func mayEndNotice(raw []byte) bool {
-	last := raw[len(raw)-2]
-	return last == 'd' || last == '4'
-}
+// mayEndNotice reports whether a string that ends so may be the name of a notice, which ends with
+// a d, as it is or escaped.
+func mayEndNotice(last byte) bool { return last == 'd' || last == '4' }
 
 // imitates reports whether an event of the homeserver imitates a notice.
 func (g *graphs) imitates(event []byte) bool {

@@ -40,19 +40,24 @@ func (h *head) filtered() filter.Event {
 // read reads what was noted of an event; of what only filters and some shapes look at, all only
 // if that is asked for.
 func (h *head) read(v *jsonscan.Value, all bool) {
-	typ := v.Noted(inType)
-	*h = head{typ: textOf(typ), types: typ.Count}
-	if key := v.Noted(inStateKey); key.Count > 0 {
-		h.hasStateKey, h.stringStateKey, h.stateKey = true, key.Kind == '"', key.Raw
-		if key.Raw == nil { // too large
+	*h = head{typ: peekText(v, inType), types: v.Times(inType)}
+	if kind, key := v.Peek(inStateKey); kind != 0 {
+		h.hasStateKey, h.stringStateKey, h.stateKey = true, kind == '"', key
+		if key == nil { // too large
 			h.stateKey = []byte{}
 		}
-		h.membership = v.Noted(inMembership).Raw
+		_, h.membership = v.Peek(inMembership)
 	}
 	if all {
-		h.sender, h.eventID, h.roomID = textOf(v.Noted(inSender)), textOf(v.Noted(inEventID)), textOf(v.Noted(inRoomID))
-		h.hasURL = v.Noted(inURL).Count+v.Noted(inFile).Count > 0
+		h.sender, h.eventID, h.roomID = peekText(v, inSender), peekText(v, inEventID), peekText(v, inRoomID)
+		h.hasURL = v.Times(inURL)+v.Times(inFile) > 0
 	}
+}
+
+// peekText is [textOf] what was noted.
+func peekText(v *jsonscan.Value, n int) []byte {
+	kind, raw := v.Peek(n)
+	return textOf(kind, raw)
 }
 
 // maxIdentifier is the largest type or user ID that is read (255 bytes in the
@@ -60,11 +65,11 @@ func (h *head) read(v *jsonscan.Value, all bool) {
 const maxIdentifier = 6 * 255
 
 // textOf returns the text of a string; nil when it is no string or too long.
-func textOf(at jsonscan.Noted) []byte {
-	if at.Kind != '"' || len(at.Raw) < 2 || len(at.Raw) > maxIdentifier {
+func textOf(kind byte, raw []byte) []byte {
+	if kind != '"' || len(raw) < 2 || len(raw) > maxIdentifier {
 		return nil
 	}
-	return jsonscan.Text(at.Raw)
+	return jsonscan.Text(raw)
 }
 
 // readReaction reads the content of a reaction, which decides whether it is bare.

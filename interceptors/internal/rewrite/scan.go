@@ -112,7 +112,7 @@ func (s *scan) visit(v *jsonscan.Value) error {
 			return s.pass.Hooks.Value(&s.found)
 		}
 	case anEntryRoom:
-		s.entryRoom = append(s.entryRoom[:0], textOf(jsonscan.Noted{Kind: v.Kind, Raw: v.Raw})...)
+		s.entryRoom = append(s.entryRoom[:0], textOf(v.Kind, v.Raw)...)
 	case anEntry:
 		return s.leaveEntry(v)
 	case aMember:
