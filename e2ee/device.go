@@ -232,7 +232,7 @@ func (d *Device) connect() {
 	d.keySupply = devicekeys.NewSupply(d.core, &d.channel, &d.publication)
 	d.ownIdentity = ownidentity.New(d.core, &d.acct.identity, all)
 	d.schedule = schedule.New(d.core, all)
-	d.channel = channel.New(d.core, all)
+	d.channel = channel.New(d.core, d.eng.channels, all)
 	d.outbound = roomkeys.NewOutbound(d.core, &d.ownIdentity, &d.channel, &d.rooms, all)
 	d.inbound = roomkeys.NewInbound(d.core, d.eng.inbound, all)
 	d.late = late.New(d.core, &d.inbound, d.eng.opts.Undecryptable == UndecryptableHold, all)
@@ -321,6 +321,7 @@ func (d *Device) retire() {
 	d.publication.Stop()
 	d.schedule.Stop()
 	d.gossip.Stop()
+	d.channel.ForgetSessions()
 }
 
 // A device is the host of its Olm channels.

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee/internal/channel"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/files"
 	"e2ee-proxy/e2ee/internal/locks"
@@ -160,16 +161,17 @@ type Engine struct {
 	opts Options
 	env  *core.Env
 
-	inbound *roomkeys.Cache
-	history *sharedhistory.Bounds
-	users   *trustcache.Cache
-	answers *trustcache.Answers
-	search  *searchindex.Shared
-	rooms   *rooms.Shared
-	unread  *unread.Shared
-	files   *files.Seen
-	native  *native.Shared
-	awake   *lru.Cache[*Device, struct{}] // the least recently used first
+	inbound  *roomkeys.Cache
+	history  *sharedhistory.Bounds
+	users    *trustcache.Cache
+	answers  *trustcache.Answers
+	search   *searchindex.Shared
+	rooms    *rooms.Shared
+	unread   *unread.Shared
+	files    *files.Seen
+	native   *native.Shared
+	channels *channel.Shared
+	awake    *lru.Cache[*Device, struct{}] // the least recently used first
 
 	mu      locks.Mutex
 	owned   *ownership.Table[*account]
@@ -235,12 +237,13 @@ func New(opts Options) (*Engine, error) {
 	}
 	e.visiting, e.endVisits = context.WithCancel(ctx)
 	e.owned = ownership.NewTable(e.env, owner{e}, ownership.Options{ClaimEvery: opts.ClaimEvery, ShareEvery: opts.ShareEvery})
-	var errs [5]error
+	var errs [6]error
 	e.rooms, errs[0] = rooms.NewShared(e.env, opts.CachedMembers)
 	e.search, errs[1] = searchindex.NewShared(e.env, opts.Search)
 	e.unread, errs[2] = unread.NewShared()
 	e.files, errs[3] = files.NewSeen()
 	e.native, errs[4] = native.NewShared()
+	e.channels, errs[5] = channel.NewShared(e.env)
 	if err := errors.Join(errs[:]...); err != nil {
 		cancel(nil)
 		return nil, err

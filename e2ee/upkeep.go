@@ -198,7 +198,7 @@ func (d *Device) idle() bool {
 	d.core.Mu.Lock()
 	defer d.core.Mu.Unlock()
 	return d.schedule.IsIdle() && d.publication.Allowed() && !d.gossip.IsAsking() &&
-		!d.backups.IsBusy() && !d.flows.IsBusy() && !d.history.IsBusy() && d.core.Record.NextToken.IsZero()
+		d.channel.IsSettled() && !d.backups.IsBusy() && !d.flows.IsBusy() && !d.history.IsBusy() && d.core.Record.NextToken.IsZero()
 }
 
 // fromStore returns a known device, loaded from the store if it is not in memory. It makes

@@ -19,6 +19,12 @@ type Changes struct {
 
 	DeleteOlmSessions []string // session IDs
 	OlmSessions       []OlmSession
+	// OlmSteps move sessions whose rows stay as they are; DeleteOlmSteps name earlier ones.
+	DeleteOlmSteps []int64
+	OlmSteps       []OlmSteps
+	// OlmChanges, when not nil, is how often the device's Olm sessions were changed before this;
+	// if it was another number, nothing is saved, and the error is [ErrStale].
+	OlmChanges *int64
 
 	InboundSessions []InboundSession
 	// Owners is applied after InboundSessions, and ignores sessions that do not exist.

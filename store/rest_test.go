@@ -21,6 +21,7 @@ func rest() *Changes {
 		OutdatedUsers: []id.UserID{"@bob:hs"}, LeftUsers: []id.UserID{"@carol:hs"},
 		Notifications: new(secret.Bytes), ControlRoom: secret.Bytes("room"),
 		DropSearch: true, DeleteSearch: []int64{7}, Search: []SearchPart{searchPart(7, 2, "index")},
+		DeleteOlmSteps: []int64{7}, OlmSteps: []OlmSteps{{8, []byte("steps")}},
 		Backed: []BackedSession{{ref("!r1", "m1"), 7, at(1), "3"}},
 	}
 }
@@ -35,6 +36,9 @@ func checkEverythingRuns(t *testing.T, db *DB, acct *Account, dev Device) {
 	must[*Account](t)(db.LookupAccount(ctx, acct.UserID))
 	must[Device](t)(db.Device(ctx, acct, dev.DeviceID))
 	must[[]Device](t)(db.Devices(ctx, acct))
+	if _, _, err := db.OlmSteps(ctx, acct, dev.ID); err != nil {
+		t.Fatal(err)
+	}
 	must[DeviceRef](t)(db.DeviceOf(ctx, acct.ID, dev.ID))
 	must[map[id.RoomID]Room](t)(db.Rooms(ctx, acct, dev.ID, []id.RoomID{"!r1"}))
 	must[map[OwnersRef]secret.Bytes](t)(db.MoreOwners(ctx, acct, dev.ID, []OwnersRef{{ref("!r1", "m1"), "@bob:hs"}}))

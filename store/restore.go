@@ -120,7 +120,8 @@ func discardOutbound(ctx context.Context, t *sqlio.Tx) error {
 		"DELETE FROM outbound_sessions",
 		"DELETE FROM shares",
 		"DELETE FROM olm_sessions",
-		"UPDATE devices SET restored = 1, dead_keys = 1", // DeadKeysFound
+		"DELETE FROM olm_steps",
+		"UPDATE devices SET restored = 1, dead_keys = 1, olm_changes = olm_changes + 1", // DeadKeysFound
 	} {
 		if err := t.Run(ctx, s); err != nil {
 			return fmt.Errorf("discard outbound state: %w", err)
@@ -135,7 +136,7 @@ func (b *saver) discardSent(yes bool) {
 		return
 	}
 	b.ratchet = true
-	for _, table := range []string{"outbound_sessions", "shares", "olm_sessions"} {
+	for _, table := range []string{"outbound_sessions", "shares", "olm_sessions", "olm_steps"} {
 		text := "DELETE FROM " + table + " WHERE account = $1 AND device = $2"
 		p := b.scope()
 		b.step("discard outbound state", p, func(ctx context.Context, t *sqlio.Tx) error {

@@ -187,8 +187,10 @@ type OutboxItem struct {
 	TxnID     string
 	EventType string
 	// Seq orders the items of a device; assigned by the database.
-	Seq       int64
-	Body      json.RawMessage // {"messages": …}
+	Seq  int64
+	Body json.RawMessage // {"messages": …}
+	// Recipe is what e2ee makes the body of, which is empty then. Sealed.
+	Recipe    secret.Bytes
 	CreatedAt time.Time
 }
 

@@ -64,7 +64,9 @@ func (b *saver) collect(c *Changes) {
 	b.device(c.Device, c.SyncPosition)
 
 	b.discardSent(c.DiscardSent)
+	b.countOlm(c)
 	b.deleteOlmSessions(c.DeleteOlmSessions)
+	b.deleteOlmSteps(c.DeleteOlmSteps)
 	b.discardOutbound(c.DiscardOutbound)
 	b.deleteOutbox(c.DeleteOutbox)
 	b.deletePending(c.DeletePending)
@@ -76,6 +78,7 @@ func (b *saver) collect(c *Changes) {
 	b.dropSearchSegments(c.DeleteSearch)
 
 	b.olmSessions(c.OlmSessions)
+	b.olmSteps(c.OlmSteps)
 	b.inboundSessions(c.InboundSessions)
 	b.owners(c.Owners)
 	b.moreOwners(c.MoreOwners)

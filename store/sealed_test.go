@@ -66,6 +66,8 @@ func sealedColumns(db *DB, acct *Account, dev int64) []sealedColumn {
 		{"devices", "sealed_olm", fmt.Sprintf("id = %d", dev), device},
 		{"devices", "sealed_token", fmt.Sprintf("id = %d", dev), device},
 		{"olm_sessions", "sealed_pickle", where + " AND session_id = 'o3'", olm},
+		{"olm_steps", "sealed_steps", where + " AND step = 8", func(ctx context.Context) error { _, _, err := db.OlmSteps(ctx, acct, dev); return err }},
+		{"outbox", "sealed_recipe", where, func(ctx context.Context) error { _, err := db.Outbox(ctx, acct, dev); return err }},
 		{"inbound_sessions", "sealed_pickle", where + " AND room_id = '!r1' AND session_id = 'm1'", in},
 		{"inbound_sessions", "sealed_owner", where + " AND room_id = '!r1' AND session_id = 'm1'", in},
 		{"more_owners", "sealed_owners", where, func(ctx context.Context) error {
@@ -142,10 +144,12 @@ func fill(t *testing.T, db *DB) (*Account, int64) {
 		c.MoreOwners = []MoreOwners{{OwnersRef{ref("!r1", "m1"), "@bob:hs"}, []byte("more owners")}}
 		c.Search = []SearchPart{searchPart(7, 2, "index"), searchPart(8, 2, "another"), searchPart(7, 3, "a third")}
 		c.Outbox = nil // so that the numbers of the inbox begin at 1
+		c.OlmSteps = []OlmSteps{{8, []byte("steps")}}
 		save(t, db, d.acct, d.dev.ID, c)
 		if err := db.PutIntent(t.Context(), d.acct, intentFixture(db)); err != nil {
 			t.Fatal(err)
 		}
+		save(t, db, d.acct, d.dev.ID, &Changes{Outbox: []OutboxItem{{TxnID: "out", EventType: "m.room.encrypted", Recipe: []byte("recipe")}}})
 	}
 	if err := db.AddConsoleSession(t.Context(), []byte("console token"), consoleFixture()); err != nil {
 		t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 
 // at returns a device's channels at a time that the test sets.
 func at(now *time.Time) *Olm {
-	o := New(&core.Device{Env: &core.Env{Now: func() time.Time { return *now }}}, nil)
+	o := New(&core.Device{Env: &core.Env{Now: func() time.Time { return *now }}}, nil, nil)
 	return &o
 }
 

@@ -14,10 +14,12 @@ import (
 
 // Olm is what a device keeps for Olm: its private keys, what is known of other
 // devices' keys and sessions, and whether to-device messages wait in the outbox. The
-// sessions are in the store.
+// sessions are in the store; those in use are kept in memory too, see kept.go.
 type Olm struct {
 	*core.Device
-	host Host
+	host   Host
+	shared *Shared
+	kept   *kept
 
 	// keys are the private keys; nil: the proxy has none.
 	keys   *olm.Account
@@ -26,8 +28,8 @@ type Olm struct {
 	wedges *wedges                     // nil: not loaded; replaced, never changed
 
 	// outboxTurn lets one flush of the outbox run at a time. It has its own lock.
-	outboxTurn    locks.Turns[struct{}]
-	outboxPending bool
+	outboxTurn locks.Turns[struct{}]
+	outbox     outbox
 }
 
 // Host is what Olm needs of the other parts.
@@ -44,9 +46,9 @@ type Host interface {
 }
 
 // New returns a device's end of its channels. The device's private keys are not here yet.
-func New(d *core.Device, host Host) Olm {
+func New(d *core.Device, shared *Shared, host Host) Olm {
 	return Olm{
-		Device: d, host: host, outboxPending: true, noKeys: make(map[store.DeviceRef]keyless),
+		Device: d, host: host, shared: shared, kept: &kept{}, outbox: outbox{pending: true}, noKeys: make(map[store.DeviceRef]keyless),
 		outboxTurn: locks.Turns[struct{}]{Place: d.Env.Order.At(locks.RankOutbox)},
 	}
 }
@@ -93,6 +95,3 @@ func (o *Olm) SignAsDevice(raw json.RawMessage) (json.RawMessage, error) {
 	defer o.Mu.Unlock()
 	return o.keys.SignJSON(raw, o.Account.User, o.ID)
 }
-
-// OutboxFilled records that the outbox is not empty. The caller holds mu.
-func (o *Olm) OutboxFilled() { o.outboxPending = true }

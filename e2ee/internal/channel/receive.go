@@ -1,28 +1,10 @@
 package channel
 
 import (
-	"context"
-	"fmt"
-
-	"maunium.net/go/mautrix/id"
-
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/store"
 )
-
-// LoadSessions loads the sessions with devices of these keys, with one query.
-func (o *Olm) LoadSessions(ctx context.Context, keys []id.Curve25519) (*olm.Sessions, error) {
-	names := make([]string, len(keys))
-	for i, k := range keys {
-		names[i] = k.String()
-	}
-	rows, err := o.Env.Store.OlmSessions(ctx, o.Account.Row, o.RowID, names)
-	if err != nil {
-		return nil, fmt.Errorf("load Olm sessions: %w", err)
-	}
-	return olm.LoadSessions(rows)
-}
 
 // Decrypt decrypts one message addressed to us, and stages what changed. If it fails,
 // nothing changed (requirement 6.13). The caller holds mu.

@@ -22,21 +22,32 @@ const claimBatch = 500
 // ClaimFor claims one-time keys for devices without an Olm session. Devices without a key,
 // or whose key they did not sign, are missing in the result.
 func (o *Olm) ClaimFor(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {
-	keys := make([]string, len(devices))
-	for i, dev := range devices {
-		keys[i] = dev.Curve25519.String()
-	}
-	have, err := o.Env.Store.OlmPeers(ctx, o.Account.Row, o.RowID, keys)
+	have, err := o.peers(ctx, devices)
 	if err != nil {
 		return nil, err
 	}
 	var need []*trustcache.Device
-	for i, dev := range devices {
-		if !have[keys[i]] {
+	for _, dev := range devices {
+		if len(have[dev.Curve25519]) == 0 {
 			need = append(need, dev)
 		}
 	}
 	return o.claim(ctx, need)
+}
+
+// peers returns the sessions with devices.
+func (o *Olm) peers(ctx context.Context, devices []*trustcache.Device) (map[id.Curve25519][]store.OlmSession, error) {
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
+	return o.rowsOf(ctx, keysOf(devices))
+}
+
+func keysOf(devices []*trustcache.Device) []id.Curve25519 {
+	keys := make([]id.Curve25519, len(devices))
+	for i, dev := range devices {
+		keys[i] = dev.Curve25519
+	}
+	return keys
 }
 
 // claim claims a one-time key for each device and checks its signature with the
@@ -84,11 +95,7 @@ func (o *Olm) claim(ctx context.Context, devices []*trustcache.Device) (map[stor
 // EncryptAll encrypts one content for many devices: with the session that received last,
 // or a new one made with a claimed key. without are the devices that have neither.
 func (o *Olm) EncryptAll(ctx context.Context, s *core.Step, eventType string, content json.RawMessage, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519) (sealed []olm.Message, without []*trustcache.Device, err error) {
-	keys := make([]id.Curve25519, len(devices))
-	for i, dev := range devices {
-		keys[i] = dev.Curve25519
-	}
-	sessions, err := o.LoadSessions(ctx, keys)
+	sessions, err := o.LoadSessions(ctx, keysOf(devices))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -97,8 +104,7 @@ func (o *Olm) EncryptAll(ctx context.Context, s *core.Step, eventType string, co
 	for _, ref := range renewed {
 		s.After(func() { delete(o.noKeys, ref) })
 	}
-	sessions.Collect(s.Changes)
-	return sealed, without, nil
+	return sealed, without, o.StageSessions(ctx, s, sessions)
 }
 
 // newFrame prepares the plaintexts of one content. They carry our device keys with

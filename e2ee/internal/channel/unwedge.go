@@ -142,11 +142,7 @@ func (o *Olm) mayUnwedge(user *trustcache.User, dev *trustcache.Device) bool {
 func (o *Olm) sendDummies(ctx context.Context, plan *unwedging, claimed map[store.DeviceRef]id.Curve25519) error {
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
-	keys := make([]id.Curve25519, len(plan.devices))
-	for i, dev := range plan.devices {
-		keys[i] = dev.Curve25519
-	}
-	sessions, err := o.LoadSessions(ctx, keys)
+	sessions, err := o.LoadSessions(ctx, keysOf(plan.devices))
 	if err != nil {
 		return err
 	}
@@ -180,13 +176,17 @@ func (o *Olm) sendDummies(ctx context.Context, plan *unwedging, claimed map[stor
 	}
 	s := o.Begin()
 	s.Changes.Outbox = olm.OutboxItems("m.room.encrypted", sealed, o.Env.Now())
-	sessions.Collect(s.Changes)
+	if err := o.StageSessions(ctx, s, sessions); err != nil {
+		return err
+	}
 	if err := o.replaceWedges(s, o.wedges.without(settled, renewed, o.Env.Now())); err != nil {
 		return err
 	}
 	s.After(func() {
 		o.CountBegun(begun)
-		o.outboxPending = o.outboxPending || len(sealed) > 0
+		if len(sealed) > 0 {
+			o.OutboxFilled()
+		}
 	})
 	return s.Commit(ctx, "new Olm sessions")
 }

@@ -15,7 +15,7 @@ import (
 func supplyAt(now *time.Time) *Supply {
 	d := &core.Device{Env: &core.Env{OneTimeKeys: 50, Now: func() time.Time { return *now }}}
 	d.Record.Row.KeysUploaded = true
-	o := channel.New(d, nil)
+	o := channel.New(d, nil, nil)
 	p := NewPublication(d, nil)
 	k := NewSupply(d, &o, &p)
 	return &k

@@ -48,7 +48,7 @@ func (e *end) load(rows map[string][]store.OlmSession) {
 // stored returns what is stored of the sessions, once.
 func (e *end) stored() store.Changes {
 	var ch store.Changes
-	e.all.Collect(&ch)
+	e.all.Collect(&ch, &Steps{})
 	return ch
 }
 
@@ -70,7 +70,7 @@ func (e *end) seal(to *end, text string, claimed id.Curve25519) json.RawMessage 
 	if len(sealed) != 1 || len(without) != 0 {
 		e.t.Fatalf("%d are sealed, %d are not", len(sealed), len(without))
 	}
-	return sealed[0].Content
+	return sealed[0].Text()
 }
 
 // open decrypts what came and checks what it says.
@@ -281,7 +281,7 @@ func TestSealForMany(t *testing.T) {
 	for _, msg := range sealed {
 		name := msg.To.DeviceID.String()
 		for other, e := range ends {
-			text, _, err := e.open(alice, msg.Content)
+			text, _, err := e.open(alice, msg.Text())
 			if (err == nil && text == "to all") != (other == name) {
 				t.Errorf("what is for %s is read by %s: %q, %v", name, other, text, err)
 			}

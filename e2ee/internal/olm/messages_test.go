@@ -150,7 +150,7 @@ func TestOutboxItems(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_800_000_000, 0)
 	to := func(user id.UserID, device id.DeviceID, content string) Message {
-		return Message{&trustcache.Device{UserID: user, DeviceID: device}, json.RawMessage(content)}
+		return Message{To: &trustcache.Device{UserID: user, DeviceID: device}, Content: json.RawMessage(content)}
 	}
 	if items := OutboxItems("m.dummy", nil, now); len(items) != 0 {
 		t.Errorf("%d requests for nobody", len(items))

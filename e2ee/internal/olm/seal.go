@@ -40,21 +40,25 @@ type sealing struct {
 	oneTimeKey id.Curve25519
 	old        *storedSession
 	made       *session.OlmSession
-	content    json.RawMessage
+	pickle     []byte // what becomes of the session
+	letter     *letter
+	began      bool // a new chain, with a ratchet key that is not stored
 	err        error
 }
 
-func (w *sealing) run(own *Account, frame *Frame) {
-	var sess *session.OlmSession
+func (w *sealing) run(own *Account) {
+	var before []byte
 	if w.old != nil {
-		sess = w.old.sess
+		before = w.old.pickled()
 	} else {
 		if w.made, w.err = own.NewOutbound(w.dev.Curve25519, w.oneTimeKey); w.err != nil {
 			return
 		}
-		sess = w.made
+		before = w.made.PickleLibOlm()
 	}
-	w.content, w.err = frame.Seal(sess, w.dev)
+	if w.letter, w.pickle, w.err = newLetter(before, w.dev); w.err == nil {
+		w.began = w.letter.index == 0
+	}
 }
 
 // Frame is the common part of the plaintexts of one content for many devices.
@@ -79,21 +83,22 @@ func NewFrame(own *Account, user id.UserID, shownKeys json.RawMessage, eventType
 	return &Frame{head: raw[:len(raw)-1], senderKey: own.Curve25519.String()}
 }
 
-// Seal encrypts for one device.
-func (f *Frame) Seal(s *session.OlmSession, to *trustcache.Device) (json.RawMessage, error) {
-	plain := make([]byte, 0, len(f.head)+256)
+// plaintext appends the plaintext for one device.
+func (f *Frame) plaintext(plain []byte, user id.UserID, key id.Ed25519) []byte {
 	plain = append(plain, f.head...)
 	plain = append(plain, `,"recipient":`...)
-	plain = strictjson.AppendQuote(plain, to.UserID.String())
+	plain = strictjson.AppendQuote(plain, user.String())
 	plain = append(plain, `,"recipient_keys":{"ed25519":`...)
-	plain = strictjson.AppendQuote(plain, to.Ed25519.String())
-	plain = append(plain, `}}`...)
-	kind, body, err := s.Encrypt(plain)
+	plain = strictjson.AppendQuote(plain, key.String())
+	return append(plain, `}}`...)
+}
+
+// Seal encrypts for one device with a session that is not stored yet.
+func (f *Frame) Seal(s *session.OlmSession, to *trustcache.Device) (json.RawMessage, error) {
+	kind, body, err := s.Encrypt(f.plaintext(nil, to.UserID, to.Ed25519))
 	if err != nil {
 		return nil, fmt.Errorf("encrypt for a device: %w", err)
 	}
-	// Written without an encoder, because there may be a thousand of them. The body is
-	// base64.
 	out := make([]byte, 0, len(body)+256)
 	out = append(out, `{"algorithm":"`+wire.AlgorithmOlm+`","ciphertext":{`...)
 	out = strictjson.AppendQuote(out, to.Curve25519.String())

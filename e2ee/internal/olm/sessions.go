@@ -10,6 +10,7 @@ import (
 
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/parallel"
+	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -19,11 +20,38 @@ import (
 // at least 4 (requirement 6.6).
 const maxSessionsPerDevice = 6
 
-// storedSession is one Olm session in memory.
+// storedSession is one Olm session in memory. It is decoded when it is to decrypt; for what it
+// encrypts its pickle will do.
 type storedSession struct {
 	row  store.OlmSession
-	sess *session.OlmSession
+	sess *session.OlmSession // nil: not decoded, the row's pickle holds
+	// onlySent is set once it was used, as long as all that differs from what is stored is how
+	// many messages it has encrypted.
+	onlySent bool
 }
+
+// decoded returns the session, to be changed.
+func (s *storedSession) decoded() (*session.OlmSession, error) {
+	if s.sess == nil {
+		sess := session.NewOlmSession()
+		if err := sess.UnpickleLibOlm(s.row.Pickle.Reveal()); err != nil {
+			return nil, fmt.Errorf("unpickle Olm session: %w", err)
+		}
+		s.sess = sess
+	}
+	return s.sess, nil
+}
+
+// pickled returns the session as it is now. The bytes are never changed.
+func (s *storedSession) pickled() secret.Bytes {
+	if s.sess != nil {
+		return s.sess.PickleLibOlm()
+	}
+	return s.row.Pickle
+}
+
+// keep makes a pickle what the session is.
+func (s *storedSession) keep(pickle secret.Bytes) { s.row.Pickle, s.sess = pickle, nil }
 
 // Sessions are the Olm sessions with some devices, by Curve25519 key, the one that received
 // last first (requirement 6.5), and which of them must be stored.
@@ -53,7 +81,7 @@ func (o *Sessions) Add(key id.Curve25519, s *session.OlmSession, now time.Time) 
 
 // used records that a session decrypted a message.
 func (o *Sessions) used(key id.Curve25519, s *storedSession, now time.Time) {
-	s.row.LastReceivedAt = now
+	s.row.LastReceivedAt, s.onlySent = now, false
 	o.dirty[s] = true
 	list := o.byKey[key]
 	if i := slices.Index(list, s); i > 0 {
@@ -61,25 +89,67 @@ func (o *Sessions) used(key id.Curve25519, s *storedSession, now time.Time) {
 	}
 }
 
-// Collect adds the changed sessions to ch.
-func (o *Sessions) Collect(ch *store.Changes) {
+// Collect adds the changed sessions to ch. If many were only used to send, that is added to
+// steps.
+func (o *Sessions) Collect(ch *store.Changes, steps *Steps) *Moves {
 	ch.DeleteOlmSessions = append(ch.DeleteOlmSessions, o.gone...)
+	sent := 0
 	for s := range o.dirty {
-		s.row.Pickle = s.sess.PickleLibOlm()
+		s.row.Pickle = s.pickled()
+		if s.onlySent {
+			sent++
+		}
+	}
+	moved, rest := make(map[sessionName]position), make(map[sessionName]bool)
+	for s := range o.dirty {
+		name, ok := nameOf(s.row.SessionID)
+		if at, chain := positionOf(s.row.Pickle.Reveal()); ok && chain && s.onlySent && sent >= minSteps {
+			moved[name] = at
+			continue
+		}
+		if ok {
+			rest[name] = true
+		}
 		ch.OlmSessions = append(ch.OlmSessions, s.row)
 	}
+	for _, id := range o.gone {
+		if name, ok := nameOf(id); ok {
+			rest[name] = true
+		}
+	}
+	return steps.move(ch, moved, rest)
+}
+
+// Rows returns what is stored, once that is so, of the devices whose sessions changed: their
+// rows, moved to where the sessions are.
+func (o *Sessions) Rows() map[id.Curve25519][]store.OlmSession {
+	out := make(map[id.Curve25519][]store.OlmSession)
+	for s := range o.dirty {
+		key := id.Curve25519(s.row.TheirKey)
+		if out[key] != nil {
+			continue
+		}
+		list := o.byKey[key]
+		out[key] = make([]store.OlmSession, len(list))
+		for i, one := range list {
+			out[key][i] = one.row
+		}
+	}
+	return out
 }
 
 // LoadSessions decodes rows, by Curve25519 key.
-func LoadSessions(rows map[string][]store.OlmSession) (*Sessions, error) {
+func LoadSessions[K ~string](rows map[K][]store.OlmSession) (*Sessions, error) {
 	out := &Sessions{byKey: make(map[id.Curve25519][]*storedSession, len(rows)), dirty: make(map[*storedSession]bool)}
 	for key, list := range rows {
 		for _, row := range list {
-			s := session.NewOlmSession()
-			if err := s.UnpickleLibOlm(row.Pickle.Reveal()); err != nil {
-				return nil, fmt.Errorf("unpickle Olm session: %w", err)
+			s := &storedSession{row: row}
+			if !isRegular(row.Pickle.Reveal()) {
+				if _, err := s.decoded(); err != nil {
+					return nil, err
+				}
 			}
-			out.byKey[id.Curve25519(key)] = append(out.byKey[id.Curve25519(key)], &storedSession{row, s})
+			out.byKey[id.Curve25519(key)] = append(out.byKey[id.Curve25519(key)], s)
 		}
 	}
 	return out, nil
@@ -102,12 +172,16 @@ func (o *Sessions) Decrypt(own *Account, ev *Event, now time.Time) (plain []byte
 		return nil, nil, fmt.Errorf("%w: message type", strictjson.ErrMalformed)
 	}
 	for _, s := range o.byKey[ev.SenderKey] {
+		sess, err := s.decoded()
+		if err != nil {
+			return nil, nil, err
+		}
 		if msgType == id.OlmMsgTypePreKey {
-			if match, err := s.sess.MatchesInboundSessionFrom(ev.SenderKey.String(), msg.Body); err != nil || !match {
+			if match, err := sess.MatchesInboundSessionFrom(ev.SenderKey.String(), msg.Body); err != nil || !match {
 				continue
 			}
 		}
-		plain, err := s.sess.Decrypt(msg.Body, msgType)
+		plain, err := sess.Decrypt(msg.Body, msgType)
 		if err == nil {
 			o.used(ev.SenderKey, s, now)
 			return plain, nil, nil
@@ -151,7 +225,7 @@ func (o *Sessions) SealAll(own *Account, frame *Frame, devices []*trustcache.Dev
 		}
 		todo = append(todo, w)
 	}
-	parallel.Each(len(todo), func(i int) { todo[i].run(own, frame) })
+	parallel.Each(len(todo), func(i int) { todo[i].run(own) })
 	for _, w := range todo {
 		switch {
 		case w.err != nil:
@@ -159,11 +233,14 @@ func (o *Sessions) SealAll(own *Account, frame *Frame, devices []*trustcache.Dev
 			continue
 		case w.made != nil:
 			o.Add(w.dev.Curve25519, w.made, now)
+			o.byKey[w.dev.Curve25519][0].keep(w.pickle)
 			renewed = append(renewed, store.DeviceRef{UserID: w.dev.UserID, DeviceID: w.dev.DeviceID})
 		default:
+			w.old.onlySent = !w.began && (w.old.onlySent || !o.dirty[w.old])
+			w.old.keep(w.pickle)
 			o.dirty[w.old] = true
 		}
-		sealed = append(sealed, Message{w.dev, w.content})
+		sealed = append(sealed, Message{To: w.dev, letter: w.letter, frame: frame})
 	}
 	return sealed, renewed, without
 }

@@ -52,7 +52,7 @@ func TestOlmSessionsOfOneDevice(t *testing.T) {
 	}
 	add()
 	var ch store.Changes
-	all.Collect(&ch)
+	all.Collect(&ch, &Steps{})
 	if len(all.byKey[key]) != maxSessionsPerDevice || len(ch.DeleteOlmSessions) != 1 || ch.DeleteOlmSessions[0] != made[1] {
 		t.Errorf("%d are kept, %v are deleted, want %s", len(all.byKey[key]), ch.DeleteOlmSessions, made[1])
 	}

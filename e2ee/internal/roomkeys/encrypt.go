@@ -76,6 +76,7 @@ func (o *Outbound) Encrypt(ctx context.Context, out Outgoing, txn store.Transact
 	row.Pickle = next.PickleLibOlm()
 	s := o.Begin()
 	s.Changes.OutboundSessions = []store.OutboundSession{row}
+	o.channel.Delivered(s)
 	txn.Ciphertext = sealed
 	s.Changes.NewTransactions = []store.Transaction{txn}
 	s.After(func() { live.row, live.sess = row, &next })

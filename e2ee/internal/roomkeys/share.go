@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/auditing"
+	"e2ee-proxy/e2ee/internal/channel"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/olm"
 	"e2ee-proxy/e2ee/internal/wire"
@@ -48,7 +49,7 @@ type Withheld struct {
 // Share shares the room's key with every device that may have it and lacks it, and
 // sends the others a withheld code, before the next message is encrypted (requirement 7.5).
 func (o *Outbound) Share(ctx context.Context, roomID id.RoomID, visibility string, who *Recipients) error {
-	if err := o.channel.FlushOutbox(ctx); err != nil {
+	if err := o.channel.FlushBefore(ctx); err != nil {
 		return fmt.Errorf("deliver earlier keys: %w", err)
 	}
 	left, err := o.unshared(ctx, roomID, visibility, who)
@@ -62,10 +63,14 @@ func (o *Outbound) Share(ctx context.Context, roomID id.RoomID, visibility strin
 	if err != nil {
 		return fmt.Errorf("claim one-time keys: %w", err)
 	}
-	if err := o.encryptShares(ctx, roomID, who, left, claimed); err != nil {
+	queued, err := o.encryptShares(ctx, roomID, who, left, claimed)
+	if queued != nil {
+		defer queued.Wait()
+	}
+	if err != nil {
 		return err
 	}
-	if err := o.channel.FlushOutbox(ctx); err != nil {
+	if err := o.channel.FlushBefore(ctx); err != nil {
 		return fmt.Errorf("deliver the room key: %w", err)
 	}
 	return nil
@@ -131,28 +136,28 @@ func (o *Outbound) unshared(ctx context.Context, roomID id.RoomID, visibility st
 // encryptShares encrypts the room key with Olm for the devices that lack it, makes the
 // withheld messages for the others, and stores all of that, with the messages, in one
 // write. The outbox sends them, so that a crash loses none and repeats none with other
-// content (requirement 5.5).
-func (o *Outbound) encryptShares(ctx context.Context, roomID id.RoomID, who *Recipients, left *leftOver, claimed map[store.DeviceRef]id.Curve25519) error {
+// content (requirement 5.5). What it returns, if anything, must be waited for.
+func (o *Outbound) encryptShares(ctx context.Context, roomID id.RoomID, who *Recipients, left *leftOver, claimed map[store.DeviceRef]id.Curve25519) (*channel.Queued, error) {
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
 	if err := who.Still(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	out, err := o.load(ctx, roomID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if out == nil || out.row.Discard {
-		return core.ErrRoomChanged
+		return nil, core.ErrRoomChanged
 	}
 	key, err := roomKeyContent(out)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s := o.Begin()
 	sealed, without, err := o.channel.EncryptAll(ctx, s, "m.room_key", key, left.missing, claimed)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	shares := make([]store.Share, 0, len(left.missing)+len(left.untold))
 	for _, m := range sealed {
@@ -171,6 +176,8 @@ func (o *Outbound) encryptShares(ctx context.Context, roomID id.RoomID, who *Rec
 	decided.InRoom(roomID, out.row.SessionID, uint32(out.sess.MessageIndex()))
 	s.Changes.Audit = decided.Records()
 	s.Changes.Outbox = append(olm.OutboxItems("m.room.encrypted", sealed, o.Env.Now()), olm.OutboxItems("m.room_key.withheld", append(notes, noOlm...), o.Env.Now())...)
+	queued := channel.Queue(s.Changes.Outbox)
+	o.channel.Delivered(s)
 	s.After(func() {
 		who.Shared(shares)
 		for _, share := range shares {
@@ -179,10 +186,10 @@ func (o *Outbound) encryptShares(ctx context.Context, roomID id.RoomID, who *Rec
 		}
 		out.noteRefused(left.refused)
 		if len(s.Changes.Outbox) > 0 {
-			o.channel.OutboxFilled()
+			o.channel.OutboxQueued(queued)
 		}
 	})
-	return s.Commit(ctx, "the shared room key")
+	return queued, s.Commit(ctx, "the shared room key")
 }
 
 // roomKeyContent returns the m.room_key content at the session's current index: a device

@@ -105,7 +105,9 @@ func (r *Receiver) Process(ctx context.Context, events []json.RawMessage, s *cor
 	for i, ev := range parsed {
 		b.handle(ev, olms[i])
 	}
-	b.sessions.Collect(ch)
+	if err := r.channel.StageSessions(ctx, s, b.sessions); err != nil {
+		return nil, err
+	}
 	if err := r.channel.StageWedged(ctx, b.Wedged, s); err != nil {
 		return nil, err
 	}
