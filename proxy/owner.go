@@ -220,7 +220,7 @@ func (q *request) isIdempotent() bool {
 		interceptors.Join, interceptors.JoinByAlias, interceptors.Knock, interceptors.Leave, interceptors.Forget, interceptors.DeleteDevices,
 		// The second time is another key, or another file, of which nobody knows the first.
 		interceptors.UploadKeys, interceptors.ClaimKeys, interceptors.CreateFile, interceptors.UploadFile,
-		interceptors.ControlCheckup, interceptors.ControlRecover, interceptors.ControlAcknowledge, interceptors.ControlWithdraw,
+		interceptors.ControlBootstrap, interceptors.ControlCheckup, interceptors.ControlRecover, interceptors.ControlAcknowledge, interceptors.ControlWithdraw,
 		interceptors.ControlDismiss, interceptors.ControlImportKeys, interceptors.ControlRestoreKeys, interceptors.ControlVerifyUser:
 		return true
 	case interceptors.Send, interceptors.Redact, interceptors.CreateRoom, interceptors.Upgrade,
