@@ -255,7 +255,7 @@ func TestWhatIsNotMadeAgain(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(m *roomMaker) (body string){
 		"another body":   func(*roomMaker) string { return `{"name":"Ours"}` },
-		"after a while":  func(*roomMaker) string { time.Sleep(intentAge); return wantedBody }, // of the fake clock
+		"after a while":  func(*roomMaker) string { <-time.After(intentAge); return wantedBody }, // of the fake clock
 		"the same owner": func(m *roomMaker) string { m.w.devices.intents[0].Left = false; return wantedBody },
 		"another device": func(m *roomMaker) string { m.w.who.DeviceID = "OTHER"; return wantedBody },
 	} {
