@@ -6,6 +6,7 @@ import (
 	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/interceptors/internal/rewrite"
 	"e2ee-proxy/internal/budget"
+	"e2ee-proxy/internal/spool"
 )
 
 // SyncOptions configures the sync handler. Zero fields have the defaults named here.
@@ -56,7 +57,9 @@ func (o SyncOptions) withSpools() SyncOptions {
 		o.SpoolDisk = NewSpoolDisk(0, 0)
 	}
 	if o.spools.Disk == nil {
-		o.spools = exchange.Spools{Dir: o.SpoolDir, Disk: o.SpoolDisk, RAM: budget.New(spoolMemory, spoolMemoryPerUser)}
+		o.spools = exchange.Spools{
+			Dir: o.SpoolDir, Disk: o.SpoolDisk, RAM: budget.New(spoolMemory, spoolMemoryPerUser), Files: spool.NewFiles(o.SpoolDisk),
+		}
 	}
 	if o.UpdateMemory == nil {
 		o.UpdateMemory = newUpdateMemory()

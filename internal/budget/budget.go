@@ -82,6 +82,20 @@ func (b *Budget) Release(owner string, n int64) {
 	}
 }
 
+// Pass passes n of what one owner took to another, and reports whether that may have so much more.
+func (b *Budget) Pass(from, to string, n int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n < 0 || n > b.by[from] || from != to && n > b.share-b.by[to] {
+		return false
+	}
+	if b.by[from] -= n; b.by[from] == 0 {
+		delete(b.by, from)
+	}
+	b.by[to] += n
+	return true
+}
+
 // Taken returns how much is taken now, by all owners.
 func (b *Budget) Taken() int64 {
 	b.mu.Lock()

@@ -49,6 +49,43 @@ func TestShares(t *testing.T) {
 	}
 }
 
+// What is passed on counts for whoever has it, within that one's share, and for all together once.
+func TestPassing(t *testing.T) {
+	t.Parallel()
+	b := budget.New(100, 40)
+	if err := b.Take("alice", 30); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		from, to string
+		n        int64
+		want     bool
+	}{
+		{"alice", "bob", 31, false},
+		{"alice", "bob", -1, false},
+		{"carol", "bob", 1, false},
+		{"alice", "bob", 20, true},
+		{"alice", "alice", 10, true},
+		{"bob", "alice", 20, true},
+		{"alice", "bob", 30, true},
+	} {
+		if got := b.Pass(step.from, step.to, step.n); got != step.want {
+			t.Errorf("%d from %s to %s: %v", step.n, step.from, step.to, got)
+		}
+	}
+	if err := b.Take("alice", 40); err != nil || b.Taken() != 70 {
+		t.Errorf("%v, %d are taken", err, b.Taken())
+	}
+	if b.Pass("alice", "bob", 11) {
+		t.Error("more than a share")
+	}
+	b.Release("alice", 40)
+	b.Release("bob", 30)
+	if got := b.Taken(); got != 0 {
+		t.Errorf("%d are left", got)
+	}
+}
+
 // A budget of nothing gives nothing; a share is never more than all.
 func TestLimitsThatAreNone(t *testing.T) {
 	t.Parallel()

@@ -6,10 +6,11 @@
 // this process' memory; what is ciphertext
 // already, as whoever writes it says, is there as it is. Space on the disk is taken from a budget before it is written, and
 // so is memory: a body for which there is no memory goes to the disk early. Close returns
-// everything.
+// everything, or leaves a file without a name to [Files], where it waits for the next body for a
+// minute at most, and is counted.
 //
-// It must never write clear text to a disk, or survive its Spool: the file cannot be read
-// by a later process.
+// It must never write clear text to a disk, or let anybody read what was written before: the file
+// cannot be read by a later process, nor what is left in it by a later spool.
 //
 // Anybody may import it; it imports the standard library and package budget only.
 package spool

@@ -35,6 +35,10 @@ type Options struct {
 	// RAM is the budget for the memory; without it there is no limit.
 	RAM   *budget.Budget
 	Owner string
+	// Files are used again if there is one for a body of the Expected size, and get the body's own
+	// when it is closed; nil: the file is made, and removed.
+	Files    *Files
+	Expected int64
 	// Ciphertext says that what is written is encrypted already, so that the file has it as it
 	// is.
 	Ciphertext bool
@@ -52,6 +56,7 @@ type Spool struct {
 	taken   int64  // from the budget
 	memory  []byte // all of the body, while there is no file
 	file    *os.File
+	length  int64  // of the file, which may have been another's
 	unlink  string // what Close must still remove
 	block   cipher.Block
 	stream  cipher.Stream // at size
@@ -119,6 +124,19 @@ func (s *Spool) toFile() error {
 	if err := s.makeKey(); err != nil {
 		return err
 	}
+	if s.file, s.length = s.opt.Files.get(s.opt.Owner, s.opt.Expected); s.file != nil {
+		s.taken = s.length
+	} else if err := s.create(); err != nil {
+		return err
+	}
+	s.size = 0
+	_, err := s.encrypt(s.memory)
+	s.release()
+	return err
+}
+
+// create makes the file.
+func (s *Spool) create() error {
 	file, err := os.CreateTemp(s.opt.Dir, "e2ee-proxy-spool-*") // mode 0600
 	if err != nil {
 		return fmt.Errorf("spool: create file: %w", err)
@@ -127,10 +145,7 @@ func (s *Spool) toFile() error {
 		s.unlink = file.Name() // a system that cannot remove open files; Close removes it
 	}
 	s.file = file
-	s.size = 0
-	_, err = s.encrypt(s.memory)
-	s.release()
-	return err
+	return nil
 }
 
 // makeKey makes the key of the file, unless it needs none.
@@ -171,6 +186,7 @@ func (s *Spool) encrypt(p []byte) (int, error) {
 			return done + n, fmt.Errorf("spool: write file: %w", err)
 		}
 		s.size += int64(n)
+		s.length = max(s.length, s.size)
 		done += n
 	}
 	return done, nil
@@ -262,11 +278,19 @@ func (s *Spool) Close() error {
 	if s.file == nil {
 		return nil
 	}
+	file := s.file
+	s.file = nil
+	if s.unlink == "" && s.opt.Files.put(s.opt.Owner, file, s.length) {
+		s.taken -= s.length
+		file = nil
+	}
 	if s.opt.Disk != nil {
 		defer s.opt.Disk.Release(s.opt.Owner, s.taken)
 	}
-	err := s.file.Close()
-	s.file = nil
+	var err error
+	if file != nil {
+		err = file.Close()
+	}
 	if s.unlink != "" {
 		err = errors.Join(err, os.Remove(s.unlink))
 		s.unlink = ""

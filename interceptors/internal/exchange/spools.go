@@ -22,6 +22,8 @@ type Spools struct {
 	// Disk and RAM limit what is kept. What exceeds RAM goes to the disk, so that nobody is
 	// refused for it.
 	Disk, RAM *budget.Budget
+	// Files are used again for what is encrypted already; nil: none are.
+	Files *spool.Files
 }
 
 // New makes a spool for a user. Zero memory is the spool's default.
@@ -29,9 +31,12 @@ func (s Spools) New(owner id.UserID, memory int) *spool.Spool {
 	return spool.New(spool.Options{Dir: s.Dir, Memory: memory, Disk: s.Disk, RAM: s.RAM, Owner: string(owner)})
 }
 
-// NewOfCiphertext is like New, for what is encrypted already.
-func (s Spools) NewOfCiphertext(owner id.UserID) *spool.Spool {
-	return spool.New(spool.Options{Dir: s.Dir, Disk: s.Disk, RAM: s.RAM, Owner: string(owner), Ciphertext: true})
+// NewOfCiphertext is like New, for what is encrypted already. expected is its size, as far as it is
+// known.
+func (s Spools) NewOfCiphertext(owner id.UserID, expected int64) *spool.Spool {
+	return spool.New(spool.Options{
+		Dir: s.Dir, Disk: s.Disk, RAM: s.RAM, Owner: string(owner), Ciphertext: true, Files: s.Files, Expected: expected,
+	})
 }
 
 // Spooling returns a reader that copies what is read from a body into a spool.

@@ -106,7 +106,7 @@ func (m *Media) download(x *exchange.Exchange, f *attachment.File) (_ *spool.Spo
 		return nil, &refusedError{resp}
 	}
 	defer resp.Body.Close() //nolint:errcheck // it was read to its end, or the request failed
-	keep := m.spools.NewOfCiphertext(x.Identity.UserID)
+	keep := m.spools.NewOfCiphertext(x.Identity.UserID, resp.ContentLength)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, keep.Close())

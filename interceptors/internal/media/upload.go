@@ -34,8 +34,13 @@ type Media struct {
 func New(spools exchange.Spools, maxUpload int64, keep *Kept) (*Media, error) {
 	if keep == nil {
 		keep = &Kept{closed: true}
-	} else {
-		spools.Disk.OnSpent(keep.makeRoom)
+	}
+	if spools.Disk != nil {
+		spools.Disk.OnSpent(func(owner string) bool {
+			return owner == "" && spools.Files.Drop() || keep.makeRoom(owner)
+		})
+	}
+	if spools.RAM != nil {
 		spools.RAM.OnSpent(keep.makeRoom)
 	}
 	small, err := newPictures()
