@@ -33,7 +33,8 @@ type Media struct {
 // where checked files are kept for a while, and makes room for the spools; nil: none are.
 func New(spools exchange.Spools, maxUpload int64, keep *Kept) (*Media, error) {
 	if keep == nil {
-		keep = &Kept{closed: true}
+		keep = NewKept()
+		keep.closed = true
 	}
 	if spools.Disk != nil {
 		spools.Disk.OnSpent(func(owner string) bool {
