@@ -176,8 +176,8 @@ type Engine struct {
 	mu      locks.Mutex
 	owned   *ownership.Table[*account]
 	devices map[deviceKey]*Device
-	gone    map[roomkeys.DeviceKeys]struct{} // devices unloaded since the last round
-	visited map[deviceKey]bool               // visited by a round of this process; true: something was left to do
+	gone    map[roomkeys.DeviceKeys]id.UserID // devices unloaded since the last round
+	visited map[deviceKey]bool                // visited by a round of this process; true: something was left to do
 	opening locks.Turns[deviceKey]
 
 	cancel      context.CancelCauseFunc

@@ -84,10 +84,10 @@ func (o owner) Detach(gone func(*account), accounts ...*account) func(ctx contex
 	}
 	return func(ctx context.Context, keep bool) {
 		var ending sync.WaitGroup
-		keys := make(map[roomkeys.DeviceKeys]struct{})
+		keys := make(map[roomkeys.DeviceKeys]id.UserID)
 		for a, devices := range all {
 			for _, d := range devices {
-				keys[roomkeys.KeysOf(d.core)] = struct{}{}
+				keys[roomkeys.KeysOf(d.core)] = a.User
 			}
 			ending.Go(func() { o.unload(ctx, a, devices, keep) })
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/ownership"
@@ -190,6 +191,7 @@ func (e *Engine) unloadIdle(ctx context.Context, key deviceKey, d *Device) {
 	e.mu.Unlock()
 	d.rooms.Release()
 	d.retire()
+	d.acct.Tracker.DropOwn()
 }
 
 // idle reports whether the device is asleep and nothing is left to do that only memory
@@ -255,7 +257,7 @@ func (e *Engine) get(key deviceKey, claim bool) *Device {
 // from the cache.
 func (e *Engine) stopDevice(d *Device) {
 	e.endDevice(d)
-	e.inbound.Forget(map[roomkeys.DeviceKeys]struct{}{roomkeys.KeysOf(d.core): {}})
+	e.inbound.Forget(map[roomkeys.DeviceKeys]id.UserID{roomkeys.KeysOf(d.core): d.acct.User})
 }
 
 // endDevice is stopDevice without the cache of room keys, all of which is looked through.
@@ -298,9 +300,9 @@ func (e *Engine) recordUnloaded(d *Device) {
 	// returns nothing: another Device may exist by then.
 	d.core.MustReload.Store(true)
 	if e.gone == nil {
-		e.gone = make(map[roomkeys.DeviceKeys]struct{})
+		e.gone = make(map[roomkeys.DeviceKeys]id.UserID)
 	}
-	e.gone[roomkeys.KeysOf(d.core)] = struct{}{}
+	e.gone[roomkeys.KeysOf(d.core)] = d.acct.User
 }
 
 // forgetUnloaded removes cache entries of unloaded devices, and what no device used as long.
@@ -311,9 +313,17 @@ func (e *Engine) forgetUnloaded() {
 	for _, d := range e.devices {
 		delete(gone, roomkeys.KeysOf(d.core)) // it was loaded again
 	}
+	users := make(map[id.UserID]bool)
+	for _, user := range gone {
+		users[user] = true
+	}
+	for key := range e.devices {
+		delete(users, key.user) // another device of theirs is used
+	}
 	e.mu.Unlock()
 	if len(gone) > 0 {
 		e.inbound.Forget(gone)
+		e.rooms.Forget(users)
 	}
 	e.inbound.ForgetUnused(e.env.Now().Add(-e.opts.IdleAfter))
 }

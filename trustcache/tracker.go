@@ -153,6 +153,10 @@ func NewTracker(s Store, account *store.Account, opts Options) *Tracker {
 	}
 }
 
+// DropOwn drops from memory what is known of the account's own user, because none of its devices is
+// used. It is read again when it is needed.
+func (t *Tracker) DropOwn() { t.cache.users.Remove(cacheKey{t.number, t.account.UserID}) }
+
 // put adds an entry to a map, which is nil while it is empty: most accounts wait for
 // nothing, and an emptied map keeps its memory.
 func put[K comparable, V any](m *map[K]V, key K, value V) {

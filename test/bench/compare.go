@@ -52,9 +52,9 @@ func measureBoth(ctx context.Context, old string, count int, progress io.Writer)
 	defer func() { err = errors.Join(err, c.remove()) }()
 	var outputs [2]strings.Builder
 	for range count {
-		for _, p := range packages {
+		for _, p := range processes {
 			for i, dir := range []string{c.dir, "."} {
-				if err := runBenchmarks(ctx, dir, p.path, p.bench, 1, &outputs[i], progress); err != nil {
+				if err := p.run(ctx, dir, 1, &outputs[i], progress); err != nil {
 					return "", "", err
 				}
 			}

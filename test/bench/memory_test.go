@@ -90,7 +90,6 @@ func BenchmarkUsedDevice(b *testing.B) {
 		})
 		b.ReportMetric(used/memoryDevices, "B/used-device")
 		b.ReportMetric(after/memoryDevices, "B/device-after-an-hour")
-		b.ReportMetric(after/used, "left")
 		runtime.KeepAlive(eng)
 	}
 	plain(b)

@@ -169,8 +169,8 @@ func NewCache(size int) (*Cache, error) {
 // ForgetUnused drops what makes reading faster of room keys that were not used since.
 func (c *Cache) ForgetUnused(since time.Time) { c.tables.Forget(since) }
 
-// Forget removes the room keys of devices.
-func (c *Cache) Forget(devices map[DeviceKeys]struct{}) {
+// Forget removes the room keys of devices, each with its user.
+func (c *Cache) Forget(devices map[DeviceKeys]id.UserID) {
 	for _, k := range c.sessions.Keys() {
 		if _, gone := devices[k.device]; gone {
 			c.sessions.Remove(k)

@@ -182,6 +182,16 @@ func (sh *Shared) find(ctx context.Context, user id.UserID, room id.RoomID, read
 	return found{plain: true}, nil
 }
 
+// Forget drops from memory what the homeserver has shown users of the rooms that they are in, because
+// none of their devices is used.
+func (sh *Shared) Forget(users map[id.UserID]bool) {
+	for _, about := range sh.lineages.Keys() {
+		if users[about.user] {
+			sh.lineages.Remove(about)
+		}
+	}
+}
+
 // replacesEncrypted reports whether a room replaces an encrypted one, as far as the
 // database knows or the user is shown.
 func (sh *Shared) replacesEncrypted(ctx context.Context, about roomQuery, read StateReader) (bool, error) {
