@@ -150,12 +150,20 @@ func TestBackupSignedByTheIdentity(t *testing.T) {
 
 // Another client deletes the backup: it is not made again behind the user's back, but the
 // user is told; POST bootstrap makes a new one. If that client also switched key backup
-// off, there is nothing to tell.
+// off, there is nothing to tell. Dendrite (0.15.2) answers with 500 who writes to a deleted one.
 func TestBackupDeletedElsewhere(t *testing.T) {
 	t.Parallel()
-	for _, off := range []bool{false, true} {
+	for name, off := range map[string]bool{"deleted": false, "switched off": true, "deleted on Dendrite": false} {
 		alice, _, room := pair(t)
 		backedUp(t, alice.hs, alice.UserID, 1)
+		if name == "deleted on Dendrite" {
+			alice.hs.Intercept(liar.Of(alice.UserID, liar.Is(http.MethodPut, "room_keys/keys")), func(r *liar.Request, next func() liar.Reply) liar.Reply {
+				if r.Query == "version=1" {
+					return liar.Failure(http.StatusInternalServerError, "M_UNKNOWN", "PerformKeyBackup: backup was deleted")
+				}
+				return next()
+			})
+		}
 		if off {
 			setAccountData(t, alice.hs, alice.Session, "m.key_backup", map[string]any{"enabled": false})
 		}

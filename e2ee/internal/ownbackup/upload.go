@@ -108,7 +108,7 @@ func (b *Backup) BackUp(ctx context.Context) error {
 		var up *wire.UpstreamError
 		switch {
 		case err == nil:
-		case errors.As(err, &up) && (up.ErrCode == "M_WRONG_ROOM_KEYS_VERSION" || up.Status == http.StatusNotFound):
+		case errors.As(err, &up) && b.outdated(ctx, up, target):
 			b.own.Recheck()
 			if looks++; looks > uploadLooks {
 				return err
@@ -123,6 +123,16 @@ func (b *Backup) BackUp(ctx context.Context) error {
 		}
 	}
 	return core.ErrMoreToDo
+}
+
+// outdated reports whether keys were refused because the version is not the newest any more.
+// Dendrite (0.15.2) answers 500 when it was deleted.
+func (b *Backup) outdated(ctx context.Context, refused *wire.UpstreamError, target *keybackup.Target) bool {
+	if refused.Status != http.StatusInternalServerError {
+		return refused.ErrCode == "M_WRONG_ROOM_KEYS_VERSION" || refused.Status == http.StatusNotFound
+	}
+	current, err := b.current(ctx)
+	return err == nil && (current == nil || current.Version != target.Version)
 }
 
 // backedUp reports whether no room key waits for the backup that was found last.
