@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -23,7 +24,8 @@ const maxSecretFile = 64 << 10
 // secretFrom reads a secret: from a file, or else from a person or standard input.
 func (a *account) secretFrom(file, question string) (secret.String, error) {
 	if file == "" {
-		return a.term.Secret(question)
+		typed, err := a.term.Secret(a.ctx, question)
+		return typed, unanswered(err)
 	}
 	info, err := os.Stat(file)
 	if err != nil {
@@ -38,6 +40,14 @@ func (a *account) secretFrom(file, question string) (secret.String, error) {
 	}
 	defer clear(raw)
 	return secret.NewString(strings.TrimRight(string(raw), "\r\n")), nil
+}
+
+// unanswered says how it ended when a person left instead of answering.
+func unanswered(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return &failure{exitRuntime, errors.New("ended by a signal before there was an answer; nothing was done"), ""}
+	}
+	return err
 }
 
 // recoverAccount takes the identity from secret storage.
@@ -174,9 +184,9 @@ func (a *account) askForReset() error {
 	a.term.Tell(terminal.Wrap("A reset makes a new digital identity. Everybody you talk to is told, and must accept or verify you again; "+
 		"your other devices must be confirmed again; messages that only the old recovery key opens are lost. "+
 		"With the recovery key you do not need it: "+asUser("recover", a.user), 0, "") + "\n")
-	said, err := a.term.Ask("To go on write " + a.user.String() + ": ")
+	said, err := a.term.Ask(a.ctx, "To go on write "+a.user.String()+": ")
 	if err != nil {
-		return err
+		return unanswered(err)
 	}
 	if strings.TrimSpace(said) != a.user.String() {
 		return &failure{exitRuntime, errors.New("not reset; nothing was changed"), ""}
@@ -253,9 +263,9 @@ func (a *account) authenticate(asked *authentication, body map[string]any, passw
 					return &failure{exitRuntime, errors.New("the homeserver wants this allowed in a browser"), "run this in a terminal"}
 				}
 				a.term.Tell(terminal.Wrap("The homeserver wants this allowed in a browser. Open this page, allow it there, and come back:", 0, "") + "\n  " + terminal.Clean(page) + "\n\n")
-				_, err := a.term.Ask("Then press Enter: ")
+				_, err := a.term.Ask(a.ctx, "Then press Enter: ")
 				body["auth"] = map[string]string{"session": asked.Session}
-				return err
+				return unanswered(err)
 			}
 		}
 	}

@@ -100,7 +100,7 @@ func (a *account) passphrase(file string, isNew bool) (secret.String, error) {
 	if !isNew || file != "" || !a.term.Talks() {
 		return passphrase, nil
 	}
-	again, err := a.term.Secret("The same again: ")
+	again, err := a.secretFrom("", "The same again: ")
 	if err == nil && again != passphrase {
 		err = &failure{exitRuntime, errors.New("the two passphrases are not the same; nothing was written"), ""}
 	}

@@ -81,9 +81,9 @@ func (a *account) askForKey(whom id.UserID, known *e2ee.UserTrust) (string, erro
 	a.term.Tell(terminal.Wrap(fmt.Sprintf("The digital identity of %s was reset. Whoever did that could read what you write from now on. "+
 		"Ask them in another way, such as by telephone, whether it was they. The key of their new identity is:", whom), 0, "") +
 		"\n  " + fingerprint(known.CurrentMasterKey) + "\n\n")
-	said, err := a.term.Ask("Was it they? Write yes to accept: ")
+	said, err := a.term.Ask(a.ctx, "Was it they? Write yes to accept: ")
 	if err != nil {
-		return "", err
+		return "", unanswered(err)
 	}
 	if strings.TrimSpace(strings.ToLower(said)) != "yes" {
 		return "", &failure{exitRuntime, errors.New("not accepted; nothing was changed"), ""}

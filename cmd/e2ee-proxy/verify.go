@@ -220,7 +220,7 @@ func (f *flowAtTerminal) compare() error {
 // yes asks until the answer is yes or no.
 func (f *flowAtTerminal) yes(question string) (bool, error) {
 	for {
-		said, err := f.term.Ask(question + "(yes or no) ")
+		said, err := f.term.Ask(f.ctx, question+"(yes or no) ")
 		if err != nil {
 			return false, err
 		}

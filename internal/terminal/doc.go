@@ -5,6 +5,7 @@
 //   - What is asked and how far something is goes to standard error, so that standard output
 //     has the result only.
 //   - A secret is read without being shown, and is no argument of a program.
+//   - Who is asked can leave: asking ends with its context, and the terminal is as it was.
 //   - Without a terminal nothing is coloured, nothing moves and nobody is asked.
 //   - Text from elsewhere moves no cursor and starts no colour.
 //

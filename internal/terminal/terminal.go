@@ -2,6 +2,7 @@ package terminal
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -137,12 +138,16 @@ func (t *Terminal) Tell(text string) {
 	_, _ = io.WriteString(t.err, text)
 }
 
-// Ask asks for a line.
-func (t *Terminal) Ask(question string) (string, error) {
+// Ask asks for a line, until the context ends.
+func (t *Terminal) Ask(ctx context.Context, question string) (string, error) {
 	if t.talks {
 		t.Tell(question)
 	}
-	line, err := t.in.ReadString('\n')
+	line, err := typed(ctx, func() (string, error) { return t.in.ReadString('\n') })
+	if err != nil && ctx.Err() != nil {
+		t.Tell("\n")
+		return "", ctx.Err()
+	}
 	if err != nil && (!errors.Is(err, io.EOF) || line == "") {
 		if errors.Is(err, io.EOF) {
 			return "", ErrNothing
@@ -155,19 +160,48 @@ func (t *Terminal) Ask(question string) (string, error) {
 // ErrNothing means that nothing came where something was asked for.
 var ErrNothing = errors.New("nothing came on standard input")
 
-// Secret asks for a secret, which is not shown. Without a terminal it is the next line of
-// standard input.
-func (t *Terminal) Secret(question string) (secret.String, error) {
+// Secret asks for a secret, which is not shown, until the context ends. Without a terminal it
+// is the next line of standard input.
+func (t *Terminal) Secret(ctx context.Context, question string) (secret.String, error) {
 	if t.inFile == nil {
-		line, err := t.Ask("")
+		line, err := t.Ask(ctx, "")
 		return secret.NewString(line), err
 	}
+	fd := int(t.inFile.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return secret.String{}, fmt.Errorf("look at the terminal: %w", err)
+	}
 	t.Tell(question)
-	typed, err := term.ReadPassword(int(t.inFile.Fd()))
+	line, err := typed(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
 	t.Tell("\n")
+	if err != nil && ctx.Err() != nil {
+		return secret.String{}, errors.Join(ctx.Err(), term.Restore(fd, before))
+	}
 	if err != nil {
 		return secret.String{}, fmt.Errorf("read without showing: %w", err)
 	}
-	defer clear(typed)
-	return secret.NewString(string(typed)), nil
+	defer clear(line)
+	return secret.NewString(string(line)), nil
+}
+
+// typed reads what a person types, until the context ends. Nothing can interrupt reading: it
+// goes on then until the program ends, which has to be soon, and nobody may be asked again.
+func typed[T any](ctx context.Context, read func() (T, error)) (T, error) {
+	type answer struct {
+		what T
+		err  error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		what, err := read()
+		answered <- answer{what, err}
+	}()
+	select {
+	case a := <-answered:
+		return a.what, a.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
 }

@@ -56,11 +56,11 @@ func TestWithoutATerminal(t *testing.T) {
 		t.Error("it is taken for a terminal")
 	}
 	for _, want := range []string{"first", "second"} {
-		if got, err := term.Secret("Passphrase: "); err != nil || got.Reveal() != want {
+		if got, err := term.Secret(t.Context(), "Passphrase: "); err != nil || got.Reveal() != want {
 			t.Errorf("got %q, error %v, want %q", got.Reveal(), err, want)
 		}
 	}
-	if _, err := term.Secret("More: "); !errors.Is(err, ErrNothing) {
+	if _, err := term.Secret(t.Context(), "More: "); !errors.Is(err, ErrNothing) {
 		t.Errorf("at the end: %v", err)
 	}
 	bar := term.Progress("Importing", 10, true)
