@@ -34,7 +34,7 @@ const (
 	// each other.
 	looks     = 4
 	lookEvery = 500 * time.Millisecond
-	// maxNewRooms is among how many rooms it is looked for.
+	// maxNewRooms is among how many rooms that were entered meanwhile it is looked for.
 	maxNewRooms = 50
 )
 
@@ -147,17 +147,21 @@ func (r *rooms) roomMade(x *Exchange, want roomWish, in e2ee.Intent, all []e2ee.
 			return "", err
 		}
 		partly = nil
+		looked := 0
 		for _, name := range joined {
 			room := id.RoomID(name)
 			if _, before := slices.BinarySearch(in.Before, x.Devices.HashJoined(room)); before || taken[room] {
 				continue
+			}
+			if looked++; looked > maxNewRooms {
+				break
 			}
 			switch is, err := want.isMet(x, room); {
 			case err != nil:
 				return "", err
 			case is == roomFits && r.claimed.take(x.Identity.UserID, room):
 				return room, nil
-			case is == roomFitsPartly && len(partly) < maxNewRooms:
+			case is == roomFitsPartly:
 				partly = append(partly, room)
 			case is == roomIsOther:
 				taken[room] = true

@@ -153,6 +153,25 @@ func TestReplicasAskOnce(t *testing.T) {
 	})
 }
 
+// Fifty accounts of three replicas look up the same thousand users at the same time: the homeserver
+// is asked once about each of the users, and not 150,000 times about devices.
+func TestAThousandUsersAreAskedAboutOnce(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("checks the signatures of 50,000 answers")
+	}
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1000, 3)
+		var all []*resident
+		for i := range 50 {
+			all = append(all, c.move(i, c.replicas[i%3]))
+		}
+		c.settle()
+		together(all, func(r *resident) { r.looks(c.users()...) })
+		c.wantAsked("by all", 1)
+	})
+}
+
 // A replica that needs somebody again and again is not kept from asking by its own claims.
 func TestClaimsEnd(t *testing.T) {
 	t.Parallel()
