@@ -152,7 +152,7 @@ func (o owner) IsIdle(a *account, since time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, d := range o.devices {
-		if d.acct == a && d.hasClient && !d.schedule.Unused(since) {
+		if d.acct == a && (d.hasClient && !d.schedule.Unused(since) || d.flows.IsBusy()) {
 			return false
 		}
 	}

@@ -359,6 +359,7 @@ func (d *Device) maintain(ctx context.Context) {
 		{"request room keys", d.gossip.RequestKeys},
 		{"unwedge", d.channel.Unwedge},
 		{"refresh device lists", d.refreshDeviceLists},
+		{"say which verifications ended", d.flows.Resume},
 		{"review warnings", d.reviewWarnings},
 		{"locate warnings", d.locateWarnings},
 		{"forget secrets that were told", d.ControlRoom().ForgetOldSecrets},

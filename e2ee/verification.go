@@ -13,9 +13,12 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/identity"
 	"e2ee-proxy/e2ee/internal/notices"
 	"e2ee-proxy/e2ee/internal/verification"
 	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
 
@@ -79,7 +82,8 @@ func (d *Device) Verification(ctx context.Context, flow string) (Verification, e
 }
 
 // RequestVerification asks another user, or other devices of the own user, to verify: another
-// user in the room for the two of them, if there is one.
+// user in the room for the two of them, if there is one. For somebody with whom the user shares
+// no encrypted room, one is made.
 func (d *Device) RequestVerification(ctx context.Context, user id.UserID, with VerificationPartner) (Verification, error) {
 	if d.core.Mode != core.ModeProxied {
 		return Verification{}, core.ErrNotProxied
@@ -94,6 +98,11 @@ func (d *Device) RequestVerification(ctx context.Context, user id.UserID, with V
 		var err error
 		if room, err = d.roomWith(ctx, user); err != nil {
 			return Verification{}, err
+		}
+		if room == "" && !d.meets(ctx, user) {
+			if room, err = d.meet(ctx, user); err != nil {
+				d.core.Env.Log.Info().Err(err).Msg("No room could be made to verify in, so the devices are asked")
+			}
 		}
 	}
 	to := func(k verification.Known) ([]id.DeviceID, error) { return d.partners(k, with) }
@@ -264,6 +273,42 @@ func (h host) Record(ctx context.Context, t *verification.Target) error {
 		return h.SignDevice(ctx, t.Device, t.Key)
 	}
 	return nil
+}
+
+// name returns under which name it is stored what is known of the verifications.
+func (h host) name() string { return identity.OfDevice(identity.SecretVerifying, h.core.Ed25519) }
+
+// Keep implements verification.Host.
+func (h host) Keep(ctx context.Context, flows []byte) error {
+	if flows == nil {
+		return h.core.Save(ctx, &store.Changes{DeleteSecrets: []string{h.name()}})
+	}
+	row := store.Secret{Name: h.name(), Value: secret.Bytes(flows), CreatedAt: h.core.Env.Now()}
+	return h.core.Save(ctx, &store.Changes{Secrets: []store.Secret{row}})
+}
+
+// Kept implements verification.Host.
+func (h host) Kept(ctx context.Context) ([]byte, error) {
+	row, err := h.core.Env.Store.Secret(ctx, h.acct.Row, h.name())
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read which verifications were under way: %w", err)
+	}
+	return row.Value.Reveal(), nil
+}
+
+// Interrupted implements verification.Host.
+func (h host) Interrupted(ctx context.Context, v verification.Verification) {
+	again := v.UserID.String()
+	if v.Own {
+		again = "me"
+	}
+	_, err := h.ControlRoom().Tell(ctx, ControlText(v.Message+" Write: verify "+again))
+	if err != nil && !errors.Is(err, ErrNoControlRoom) {
+		h.core.Env.Log.Debug().Err(err).Msg("The control room does not say that a verification was interrupted")
+	}
 }
 
 // ConfirmsUnseen implements verification.Host.

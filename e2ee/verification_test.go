@@ -121,3 +121,85 @@ func TestAskedInARoomOfABusyAccount(t *testing.T) {
 		t.Errorf("asked: %+v, %v", all, err)
 	}
 }
+
+// The process ends while two people compare emoji. After it was started again the person is told,
+// and so is the other side; nothing is verified, and they can begin anew.
+func TestVerificationEndsWithTheProcess(t *testing.T) {
+	t.Parallel()
+	a, b := two(t)
+	va, _ := compare(a, b)
+	a.restart()
+	v, err := a.dev.Verification(t.Context(), va.ID)
+	if err != nil || v.State != e2ee.VerificationCancelled || !strings.Contains(v.Message, "restarted") {
+		t.Errorf("alice is told %+v, %v", v, err)
+	}
+	if v := b.newest(e2ee.VerificationCancelled); v.CancelCode != "dev.e2ee-proxy.restarted" {
+		t.Errorf("bob is told %+v", v)
+	}
+	if a.knows(b) != "pinned" {
+		t.Errorf("bob is %s", a.knows(b))
+	}
+	a.ask(b)
+	await(t, "bob is not asked again", func() bool {
+		all, err := b.dev.Verifications(t.Context())
+		return err == nil && len(all) == 2
+	})
+	b.must(b.dev.AcceptVerification(t.Context(), b.newest(e2ee.VerificationRequested).ID))
+	a.newest(e2ee.VerificationReady)
+}
+
+// A request that nobody has answered outlives the process in which it came.
+func TestRequestOutlivesTheProcess(t *testing.T) {
+	t.Parallel()
+	a, b := two(t)
+	a.ask(b)
+	v := b.newest(e2ee.VerificationRequested)
+	b.restart()
+	b.must(b.dev.AcceptVerification(t.Context(), v.ID))
+	a.must(a.dev.StartEmoji(t.Context(), a.newest(e2ee.VerificationReady).ID))
+	a.newest(e2ee.VerificationCompare)
+	b.newest(e2ee.VerificationCompare)
+}
+
+// Somebody is asked with whom the user shares no room: their devices may not listen to a stranger,
+// so a room for the two is made, encrypted and called direct, as other clients do. It is the one
+// in which they are asked the next time. Somebody who is in a room with the user is asked without.
+func TestAskSomebodyNew(t *testing.T) {
+	t.Parallel()
+	a, b := two(t)
+	c := newPerson(t, a.hs, "carol", "CAROL")
+	made := func() int { return len(a.hs.Requests(liar.Of(a.UserID, liar.Is(http.MethodPost, "createRoom")))) }
+	rooms := made()
+	ask := func(other *person) e2ee.Verification {
+		return a.must(a.dev.RequestVerification(t.Context(), idUser(other.UserID), e2ee.VerificationPartner{}))
+	}
+	if v := ask(b); v.RoomID != "" || made() != rooms {
+		t.Errorf("bob is asked in %q", v.RoomID)
+	}
+	first := ask(c)
+	if first.RoomID == "" || made() != rooms+1 {
+		t.Fatalf("carol is asked in %q, after %d rooms were made", first.RoomID, made()-rooms)
+	}
+	if how, err := a.dev.RoomEncryption(t.Context(), first.RoomID); err != nil || how != e2ee.RoomEncrypted {
+		t.Errorf("the room is %v, %v", how, err)
+	}
+	if again := ask(c); again.RoomID != first.RoomID || made() != rooms+1 {
+		t.Errorf("asked again in %q", again.RoomID)
+	}
+	call(t, c.hs, c.Session, http.MethodPost, "rooms/"+first.RoomID.String()+"/join", map[string]any{}, nil)
+	c.must(c.dev.AcceptVerification(t.Context(), c.newest(e2ee.VerificationRequested).ID))
+}
+
+// Where no room may be made, the devices are asked.
+func TestAskSomebodyNewWithoutARoom(t *testing.T) {
+	t.Parallel()
+	a, _ := two(t)
+	c := newPerson(t, a.hs, "carol", "CAROL")
+	a.hs.Intercept(liar.Of(a.UserID, liar.Is(http.MethodPost, "createRoom")), func(*liar.Request, func() liar.Reply) liar.Reply {
+		return liar.Failure(http.StatusForbidden, "M_FORBIDDEN", "No rooms for you")
+	})
+	a.ask(c)
+	if v := c.newest(e2ee.VerificationRequested); v.RoomID != "" {
+		t.Errorf("asked in %q", v.RoomID)
+	}
+}

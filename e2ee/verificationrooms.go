@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 
@@ -221,46 +220,4 @@ func (h host) SendInRoom(ctx context.Context, m verification.Message, room id.Ro
 		h.Device.Sent(out, txn, sent.EventID)
 	}
 	return sent.EventID, nil
-}
-
-// directByUser returns the rooms that the user's clients call direct, by who else is in them.
-func (d *Device) directByUser(ctx context.Context) (map[id.UserID][]id.RoomID, error) {
-	raw, err := d.core.AccountData(ctx, "m.direct")
-	if err != nil || raw == nil {
-		return nil, err
-	}
-	var direct map[id.UserID][]id.RoomID
-	if json.Unmarshal(raw, &direct) != nil {
-		return nil, nil // another client has to mend it
-	}
-	return direct, nil
-}
-
-// roomWith returns the room in which the user talks to another one, empty when there is none:
-// a room that the user's clients call direct, and that both have joined.
-func (d *Device) roomWith(ctx context.Context, user id.UserID) (id.RoomID, error) {
-	direct, err := d.directByUser(ctx)
-	if err != nil {
-		return "", err
-	}
-	const most = 10
-	for _, room := range direct[user][max(0, len(direct[user])-most):] {
-		var members struct {
-			Joined map[id.UserID]json.RawMessage `json:"joined"`
-		}
-		err := d.core.Call(ctx, wire.Request{
-			Op: "read who has joined a room", Method: http.MethodGet, Path: mautrix.ClientURLPath{"v3", "rooms", room, "joined_members"},
-			Result: &members, Large: true,
-		})
-		switch code := wire.Status(err); {
-		case slices.Contains([]int{http.StatusForbidden, http.StatusNotFound, http.StatusBadRequest}, code):
-			continue // not in that room any more
-		case err != nil:
-			return "", err
-		}
-		if members.Joined[user] != nil && members.Joined[d.acct.User] != nil {
-			return room, nil
-		}
-	}
-	return "", nil
 }

@@ -63,6 +63,9 @@ func (s *searches) narrow(next Handler) Handler {
 		if err != nil {
 			return err
 		}
+		if done, err := inControlRoom(x, dev, &asked); err != nil || done {
+			return err
+		}
 		split, err := s.splitByEncryption(x, dev, asked)
 		if err != nil {
 			return err
@@ -168,7 +171,7 @@ func (s *searches) splitByEncryption(x *Exchange, dev Device, asked search) (out
 	seen := make(map[string]bool, len(rooms))
 	for _, room := range rooms {
 		switch {
-		case seen[room], slices.Contains(asked.not, room):
+		case seen[room], slices.Contains(asked.not, room), e2ee.IsControlRoom(room):
 			continue
 		case exchange.ValidRoom(room) && dev.KnownEncrypted(id.RoomID(room)):
 			out.encrypted = append(out.encrypted, room)

@@ -275,7 +275,7 @@ func TestNamesOfADevicesSecrets(t *testing.T) {
 		}
 	}
 	mine := DeviceSecrets(one)
-	for _, kind := range []string{SecretRestore, SecretRequests, SecretKeysAsked, SecretWedged, SecretHistory} {
+	for _, kind := range []string{SecretRestore, SecretRequests, SecretKeysAsked, SecretWedged, SecretHistory, SecretVerifying} {
 		if !slices.Contains(mine, OfDevice(kind, one)) {
 			t.Errorf("%q of a device stays when it goes", kind)
 		}
@@ -285,7 +285,7 @@ func TestNamesOfADevicesSecrets(t *testing.T) {
 			t.Errorf("that it requested %s stays when a device goes", name)
 		}
 	}
-	if len(mine) != 9 {
+	if len(mine) != 10 {
 		t.Errorf("a device has %q", mine)
 	}
 }

@@ -39,6 +39,9 @@ const (
 	// SecretKeysAsked are the room keys that the device has requested, stored for the same
 	// reason.
 	SecretKeysAsked = "keys asked:"
+	// SecretVerifying are the verifications that are under way, so that it can be said that they
+	// ended with the process.
+	SecretVerifying = "verifying:"
 	// SecretHistory are the bundles of room keys and the invitations that wait for each other.
 	SecretHistory = "history:"
 )
@@ -53,7 +56,10 @@ func AskedName(device id.Ed25519, secret string) string {
 
 // DeviceSecrets returns the names of all values of a device.
 func DeviceSecrets(device id.Ed25519) []string {
-	out := []string{OfDevice(SecretRestore, device), OfDevice(SecretRequests, device), OfDevice(SecretKeysAsked, device), OfDevice(SecretWedged, device), OfDevice(SecretHistory, device)}
+	var out []string
+	for _, kind := range []string{SecretRestore, SecretRequests, SecretKeysAsked, SecretWedged, SecretHistory, SecretVerifying} {
+		out = append(out, OfDevice(kind, device))
+	}
 	for _, name := range []string{SecretMaster, SecretSelfSigning, SecretUserSigning, SecretBackup} {
 		out = append(out, AskedName(device, name))
 	}

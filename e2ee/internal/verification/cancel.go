@@ -24,6 +24,8 @@ const (
 	codeSAS         = "m.mismatched_sas"
 	// codeNotSaved is ours: what was verified could not be recorded at the homeserver.
 	codeNotSaved = "dev.e2ee-proxy.not_saved"
+	// codeRestarted is ours: the process that knew the secrets of the flow has ended.
+	codeRestarted = "dev.e2ee-proxy.restarted"
 
 	codeUnknownMethod = codeUnknown
 )
@@ -51,6 +53,8 @@ func reasonOf(code string) string {
 		return "The emoji or numbers do not match."
 	case codeNotSaved:
 		return "The verification could not be saved."
+	case codeRestarted:
+		return "The verification was interrupted because a server was restarted. Start again."
 	default:
 		return "A message was not expected."
 	}

@@ -45,21 +45,29 @@ type Host interface {
 	Record(ctx context.Context, t *Target) error
 	// ConfirmsUnseen reports whether the account confirms its own devices unseen.
 	ConfirmsUnseen() bool
+	// Keep stores what is to be known of the flows when they are gone from memory, nil for
+	// nothing, and Kept returns it. Interrupted tells the person that one was ended by that.
+	Keep(ctx context.Context, flows []byte) error
+	Kept(ctx context.Context) ([]byte, error)
+	Interrupted(ctx context.Context, v Verification)
 	// Begun is called when a flow is under way, so that the device syncs. Waiting is called
 	// when another flow waits for a person, or none does any more.
 	Begun()
 	Waiting(ctx context.Context)
 }
 
-// Flows are the verifications of a device. They are in memory only: when the process ends,
-// so do they.
+// Flows are the verifications of a device. They are in memory only: when the process ends, so do
+// they, and the next one says so (see resume.go).
 type Flows struct {
 	*core.Device
 	host Host
 	// turn lets one thing at a time happen.
 	turn locks.Turns[struct{}]
+	// stored is what is stored of the flows; the turn guards it.
+	stored []byte
 
 	mu      locks.Mutex
+	resumed bool             // stored was read
 	all     map[string]*Flow // replaced, never changed
 	queue   []Event
 	working bool
@@ -268,7 +276,7 @@ func (x *Flows) work(ctx context.Context) {
 
 // tend ends the flows whose time is over, and forgets old ones.
 func (x *Flows) tend(ctx context.Context) {
-	give, err := x.turn.Take(ctx, struct{}{})
+	give, err := x.take(ctx)
 	if err != nil {
 		return
 	}

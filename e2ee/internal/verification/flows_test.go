@@ -16,7 +16,21 @@ import (
 )
 
 // fakeHost is a host that knows what its world does.
-type fakeHost struct{ w *world }
+type fakeHost struct {
+	w           *world
+	kept        []byte
+	sent        []Message
+	interrupted []Verification
+}
+
+func (h *fakeHost) Keep(_ context.Context, flows []byte) error {
+	h.kept = flows
+	return nil
+}
+func (h *fakeHost) Kept(context.Context) ([]byte, error) { return h.kept, nil }
+func (h *fakeHost) Interrupted(_ context.Context, v Verification) {
+	h.interrupted = append(h.interrupted, v)
+}
 
 func (h *fakeHost) Known(_ context.Context, user id.UserID, _ id.DeviceID) (Known, error) {
 	return Known{Now: h.w.now, Us: h.w.a.us, Them: h.w.a.users[user]}, nil
@@ -29,18 +43,27 @@ func (h *fakeHost) KnownAgain(ctx context.Context, user id.UserID) (Known, error
 func (h *fakeHost) SendInRoom(context.Context, Message, id.RoomID) (id.EventID, error) {
 	return "$event", nil
 }
-func (h *fakeHost) SendToDevices(context.Context, Message, id.UserID) error { return nil }
-func (h *fakeHost) Record(context.Context, *Target) error                   { return nil }
-func (h *fakeHost) ConfirmsUnseen() bool                                    { return false }
-func (h *fakeHost) Begun()                                                  {}
-func (h *fakeHost) Waiting(context.Context)                                 {}
+
+func (h *fakeHost) SendToDevices(_ context.Context, m Message, _ id.UserID) error {
+	h.sent = append(h.sent, m)
+	return nil
+}
+func (h *fakeHost) Record(context.Context, *Target) error { return nil }
+func (h *fakeHost) ConfirmsUnseen() bool                  { return false }
+func (h *fakeHost) Begun()                                {}
+func (h *fakeHost) Waiting(context.Context)               {}
 
 // flowsOf returns the verifications of alice's device.
 func flowsOf(t *testing.T, w *world) *Flows {
 	t.Helper()
+	return flowsWith(t, w, &fakeHost{w: w})
+}
+
+func flowsWith(t *testing.T, w *world, h *fakeHost) *Flows {
+	t.Helper()
 	env := &core.Env{Now: func() time.Time { return w.now }}
 	dev := &core.Device{Env: env, Account: &core.Account{Env: env, User: alice}, Self: core.Self{ID: w.a.us.Device}}
-	x := New(dev, &fakeHost{w})
+	x := New(dev, h)
 	t.Cleanup(x.Stop)
 	return &x
 }

@@ -13,7 +13,7 @@ import (
 
 // handle handles one event of the other side.
 func (x *Flows) handle(ctx context.Context, ev *Event) error {
-	give, err := x.turn.Take(ctx, struct{}{})
+	give, err := x.take(ctx)
 	if err != nil {
 		return err
 	}
@@ -182,7 +182,7 @@ func (x *Flows) List(ctx context.Context) []Verification {
 func (x *Flows) tendIfDue(ctx context.Context) {
 	x.mu.Lock()
 	now := x.Env.Now()
-	due := slices.ContainsFunc(x.list(), func(f *Flow) bool { return !f.state.Over() && !now.Before(f.Expires()) })
+	due := !x.resumed || slices.ContainsFunc(x.list(), func(f *Flow) bool { return !f.state.Over() && !now.Before(f.Expires()) })
 	x.mu.Unlock()
 	if due {
 		x.tend(ctx)
@@ -212,7 +212,7 @@ type Decide func(f Flow, k Known) (Flow, Effects, error)
 // Decided makes a person's decision about a flow happen, and returns the flow that it
 // becomes. What is known is read again from the homeserver.
 func (x *Flows) Decided(ctx context.Context, flow string, decide Decide) (Verification, error) {
-	give, err := x.turn.Take(ctx, struct{}{})
+	give, err := x.take(ctx)
 	if err != nil {
 		return Verification{}, err
 	}
@@ -238,7 +238,7 @@ func (x *Flows) Decided(ctx context.Context, flow string, decide Decide) (Verifi
 
 // Cancel ends a flow. It needs nothing to be known.
 func (x *Flows) Cancel(ctx context.Context, flow string) error {
-	give, err := x.turn.Take(ctx, struct{}{})
+	give, err := x.take(ctx)
 	if err != nil {
 		return err
 	}
@@ -257,7 +257,7 @@ func (x *Flows) Cancel(ctx context.Context, flow string) error {
 
 // Request asks somebody to verify: devices, or in a room.
 func (x *Flows) Request(ctx context.Context, user id.UserID, room id.RoomID, choose func(k Known) ([]id.DeviceID, error)) (Verification, error) {
-	give, err := x.turn.Take(ctx, struct{}{})
+	give, err := x.take(ctx)
 	if err != nil {
 		return Verification{}, err
 	}

@@ -93,6 +93,8 @@ func (f *Flow) tellCancelled() string {
 		return "The other app cannot verify in a way that is known here. Nothing was changed. Ask them to update it."
 	case codeNotSaved:
 		return "The homeserver did not save the verification. Nothing is verified. Start again in a moment."
+	case codeRestarted:
+		return "The verification was interrupted because the proxy was restarted. Nothing was changed. Start again."
 	case codeUnknownTxn:
 		return "The other side does not know this verification any more. Nothing was changed. Start again."
 	default:

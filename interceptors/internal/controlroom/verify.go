@@ -1,6 +1,7 @@
 package controlroom
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -60,6 +61,9 @@ func (w *turn) begin(user id.UserID, with e2ee.VerificationPartner) (e2ee.Verifi
 	flow, err := w.control().RequestVerification(w.ctx, user, with)
 	if err == nil {
 		what := user.String() + " was asked. They have to accept in their client; then you are shown here what to compare."
+		if flow.RoomID != "" {
+			what = user.String() + " was asked in your conversation with them. They have to accept there; then you are shown here what to compare."
+		}
 		if flow.Own {
 			what = "Your other devices were asked. Accept in one of them; then you are shown here what to compare."
 		}
@@ -75,6 +79,9 @@ func (w *turn) follow(v e2ee.Verification) bool {
 		for {
 			changed := w.control().WatchVerifications(w.ctx)
 			now, err := w.control().Verification(w.ctx, v.ID)
+			if errors.Is(err, e2ee.ErrNoVerification) {
+				return // the device went to another process, which says so
+			}
 			if err != nil {
 				w.failed(err)
 				return
