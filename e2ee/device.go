@@ -66,18 +66,6 @@ type Device struct {
 // Mode returns what the proxy does for this device.
 func (d *Device) Mode() core.Mode { return d.core.Mode }
 
-// Open decrypts and judges a batch of events, also those in clear, and returns one Opened
-// for each Incoming, in order, see [roomevents.Reader.Open].
-func (d *Device) Open(ctx context.Context, in []Incoming) ([]Opened, error) {
-	out, err := d.reader().Open(ctx, in)
-	d.searchAgain()
-	if err != nil {
-		return nil, err
-	}
-	d.hearOpened(in, out)
-	return out, d.countUnread(ctx, in, out)
-}
-
 // reader returns what opens the device's events. It has no state, and is made when needed.
 func (d *Device) reader() *roomevents.Reader {
 	return roomevents.New(d.core, &d.inbound, &d.late, &d.backups, &d.rooms, &d.acct.rollout, &d.acct.search, &d.acct.files, d.eng.opts.Undecryptable)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"e2ee-proxy/e2ee/attachment"
 	"e2ee-proxy/e2ee/internal/core"
@@ -46,21 +47,70 @@ func New(dev *core.Device, keys *roomkeys.Inbound, late *late.Events, backups *o
 // shown later could not be stored, that a page's could not be opened by a fault of ours, or that
 // the client is gone: the client must not get the response, but repeat its request.
 func (r *Reader) Open(ctx context.Context, in []Incoming) ([]Opened, error) {
-	out, jobs, by := r.open(ctx, in)
+	return r.OpenPrepared(ctx, r.Prepare(ctx, in))
+}
+
+// Prepared is a batch of events that are decrypted, and nothing else: what may be shown of them is
+// not known yet.
+type Prepared struct {
+	// Wait is the [Incoming.Wait] of all of them, when it was not known earlier.
+	Wait time.Duration
+
+	in      []Incoming
+	jobs    []*eventJob
+	sealed  []*eventJob
+	keys    int // how often room keys had been stored
+	settled bool
+}
+
+// Incoming returns the events as they came.
+func (p *Prepared) Incoming() []Incoming { return p.in }
+
+// Prepare is the first of the three parts of Open. It changes nothing, so that it can go on while
+// it is stored what became of the events before.
+func (r *Reader) Prepare(ctx context.Context, in []Incoming) *Prepared {
+	p := &Prepared{in: in, jobs: make([]*eventJob, len(in)), keys: r.inbound.Stored()}
+	parallel.Each(len(in), func(i int) { p.jobs[i] = parseEventJob(in[i]) })
+	for _, job := range p.jobs {
+		if job != nil && job.Ciphertext != "" && job.Err == nil {
+			p.sealed = append(p.sealed, job)
+		}
+	}
+	r.inbound.Prepare(ctx, eventsOf(p.sealed))
+	return p
+}
+
+// Settle is the second part of Open: it stores which indices the events use. Batches come here in
+// the order of their events.
+func (r *Reader) Settle(ctx context.Context, p *Prepared) {
+	if !p.settled {
+		p.settled = true
+		r.inbound.Settle(ctx, eventsOf(p.sealed))
+	}
+}
+
+// OpenPrepared is the rest of Open, in the same order.
+func (r *Reader) OpenPrepared(ctx context.Context, p *Prepared) ([]Opened, error) {
+	if p.Wait > 0 {
+		for _, job := range p.sealed {
+			job.wait = p.Wait
+		}
+	}
+	out, by := r.open(ctx, p)
 	if ctx.Err() != nil { // the client is gone, and repeats its request
 		return nil, context.Cause(ctx)
 	}
-	if err := faultOfPage(in, jobs); err != nil {
+	if err := faultOfPage(p.in, p.jobs); err != nil {
 		return nil, err
 	}
-	events := judgedEvents(in, jobs, out)
+	events := judgedEvents(p.in, p.jobs, out)
 	if err := r.late.Remember(ctx, events, by.basis()); err != nil {
 		return nil, err
 	}
 	for i := range events {
 		out[i].Hidden = events[i].Hidden
 	}
-	if err := r.late.Redacted(ctx, redactedIn(jobs)); err != nil {
+	if err := r.late.Redacted(ctx, redactedIn(p.jobs)); err != nil {
 		return nil, err
 	}
 	return out, nil
@@ -76,38 +126,31 @@ func faultOfPage(in []Incoming, jobs []*eventJob) error {
 	return nil
 }
 
-// open is Open without storing events to be delivered again.
-func (r *Reader) open(ctx context.Context, in []Incoming) (out []Opened, jobs []*eventJob, by *judgement) {
-	out, jobs = make([]Opened, len(in)), make([]*eventJob, len(in))
-	keys := r.inbound.Stored()
-	parallel.Each(len(in), func(i int) { jobs[i] = parseEventJob(in[i]) })
-	var sealed []*eventJob
-	for i, job := range jobs {
+// open is OpenPrepared without storing events to be delivered again.
+func (r *Reader) open(ctx context.Context, p *Prepared) (out []Opened, by *judgement) {
+	out = make([]Opened, len(p.in))
+	for i, job := range p.jobs {
 		if job == nil { // our parser refuses it: it stays as it came (attack A26)
-			out[i] = Opened{Event: in[i].Event, Hidden: r.undecryptable != UndecryptableEvent}
-			continue
-		}
-		if job.Ciphertext != "" && job.Err == nil {
-			sealed = append(sealed, job)
+			out[i] = Opened{Event: p.in[i].Event, Hidden: r.undecryptable != UndecryptableEvent}
 		}
 	}
-	r.inbound.Decrypt(ctx, eventsOf(sealed))
-	r.inbound.Decrypt(ctx, eventsOf(r.fetchMissing(ctx, sealed)))
-	r.showFiles(ctx, sealed)
-	by, err := r.judgementFor(ctx, jobs)
+	r.Settle(ctx, p)
+	r.inbound.Decrypt(ctx, eventsOf(r.fetchMissing(ctx, p.sealed)))
+	r.showFiles(ctx, p.sealed)
+	by, err := r.judgementFor(ctx, p.jobs)
 	if err != nil { // nothing can be judged, so nothing is shown
-		r.inbound.Fail(eventsOf(sealed), err)
+		r.inbound.Fail(eventsOf(p.sealed), err)
 		by = r.newJudgement(ctx)
 	}
-	by.keys = keys
-	parallel.Each(len(jobs), func(i int) {
-		if jobs[i] != nil {
-			out[i] = r.judge(jobs[i], by)
-			out[i].ID = jobs[i].ID
+	by.keys = p.keys
+	parallel.Each(len(p.jobs), func(i int) {
+		if p.jobs[i] != nil {
+			out[i] = r.judge(p.jobs[i], by)
+			out[i].ID = p.jobs[i].ID
 		}
 	})
-	r.index(ctx, jobs, out)
-	return out, jobs, by
+	r.index(ctx, p.jobs, out)
+	return out, by
 }
 
 // fetchMissing fetches the missing keys of events from the backup. It returns the events to
@@ -156,8 +199,9 @@ func (r *Reader) OpenAgain(ctx context.Context, rows []store.PendingEvent) ([]la
 	for i := range rows {
 		in[i] = Incoming{RoomID: rows[i].RoomID, Event: rows[i].Event}
 	}
-	out, jobs, by := r.open(ctx, in)
-	return judgedEvents(in, jobs, out), by.basis()
+	p := r.Prepare(ctx, in)
+	out, by := r.open(ctx, p)
+	return judgedEvents(in, p.jobs, out), by.basis()
 }
 
 // judgedEvents returns what became of each event of a batch.

@@ -47,17 +47,20 @@ var (
 // Decrypt decrypts the events that it can and refuses replays. What an earlier try found is
 // forgotten.
 func (in *Inbound) Decrypt(ctx context.Context, events []*Event) {
+	in.Prepare(ctx, events)
+	in.Settle(ctx, events)
+}
+
+// Prepare is the first part of [Inbound.Decrypt], which changes nothing: the events are decrypted,
+// but must not be shown before [Inbound.Settle]. It may run while other events are settled.
+func (in *Inbound) Prepare(ctx context.Context, events []*Event) {
 	if len(events) == 0 {
 		return
 	}
-	// One batch at a time: indices that another batch reserved are stored when this one
-	// checks.
-	in.opens.Lock()
-	defer in.opens.Unlock()
 	for _, ev := range events {
 		ev.session, ev.Err = nil, nil
 	}
-	if err := in.findSessions(ctx, events); err != nil {
+	if err := in.findLocked(ctx, events); err != nil {
 		in.Fail(events, err)
 		return
 	}
@@ -81,6 +84,25 @@ func (in *Inbound) Decrypt(ctx context.Context, events []*Event) {
 		wg.Go(run)
 	}
 	wg.Wait()
+}
+
+// findLocked is findSessions between the uses of indices, so that what is loaded knows of all that
+// were stored.
+func (in *Inbound) findLocked(ctx context.Context, events []*Event) error {
+	in.opens.Lock()
+	defer in.opens.Unlock()
+	return in.findSessions(ctx, events)
+}
+
+// Settle is the second part of [Inbound.Decrypt]: it refuses replays, and stores which indices the
+// events use. One batch at a time: indices that another batch reserved are stored when this one
+// checks.
+func (in *Inbound) Settle(ctx context.Context, events []*Event) {
+	if len(events) == 0 {
+		return
+	}
+	in.opens.Lock()
+	defer in.opens.Unlock()
 	in.refuseReplays(ctx, events)
 }
 

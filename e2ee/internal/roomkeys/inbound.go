@@ -22,7 +22,8 @@ type Inbound struct {
 	cache *Cache
 	host  InboundHost
 
-	// opens is held while a batch of events is decrypted and its indices are reserved.
+	// opens is held while the sessions of a batch of events are loaded, and while its indices are
+	// reserved and stored.
 	opens  locks.Mutex
 	stored int // how often room keys were stored; guarded by the device's lock
 }
@@ -45,14 +46,16 @@ func NewInbound(dev *core.Device, cache *Cache, host InboundHost) Inbound {
 // third if several owners claim one.
 func (in *Inbound) findSessions(ctx context.Context, events []*Event) error {
 	var missing []store.SessionRef
-	asked := make(map[store.SessionRef]bool)
+	looked := make(map[store.SessionRef]*inboundSession) // one for all events of a batch
 	for _, ev := range events {
-		if s, ok := in.cache.sessions.Get(inboundKey{in.keys(), ev.Ref}); ok {
-			ev.session = s
-		} else if !asked[ev.Ref] {
-			asked[ev.Ref] = true
-			missing = append(missing, ev.Ref)
+		s, ok := looked[ev.Ref]
+		if !ok {
+			if s, ok = in.cache.sessions.Get(inboundKey{in.keys(), ev.Ref}); !ok {
+				missing = append(missing, ev.Ref)
+			}
+			looked[ev.Ref] = s
 		}
+		ev.session = s
 	}
 	if len(missing) > 0 {
 		if err := in.loadSessions(ctx, events, missing); err != nil {
@@ -115,7 +118,8 @@ func (in *Inbound) keepLoaded(loaded map[store.SessionRef]*inboundSession, befor
 }
 
 // inCache reports whether a session is the cached one: its row has not changed since it was
-// read. The caller holds the device's lock.
+// read, for as long as the caller holds the device's lock; and with opens held no other has been
+// loaded since.
 func (in *Inbound) inCache(s *inboundSession) bool {
 	now, ok := in.cache.sessions.Peek(inboundKey{in.keys(), s.row.SessionRef})
 	return ok && now == s

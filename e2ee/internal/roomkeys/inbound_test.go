@@ -22,27 +22,27 @@ func TestRepeatedFarApartInOneBatch(t *testing.T) {
 	event := func(i uint32) id.EventID { return id.EventID(fmt.Sprintf("$%d", i)) }
 	const many = 3 * maxRemembered
 	for i := range uint32(many) {
-		if got := s.reserveIndex(usedKey{index: i}, event(i), 1); got != indexNew {
+		if got := s.reserveIndex(usedKey{index: i}, event(i), 1, true); got != indexNew {
 			t.Fatalf("index %d: %v", i, got)
 		}
 	}
 	for i := range uint32(many) {
-		if got := s.reserveIndex(usedKey{index: i}, "$repeated", 1); got != indexReplayed {
+		if got := s.reserveIndex(usedKey{index: i}, "$repeated", 1, true); got != indexReplayed {
 			t.Fatalf("index %d is given to another event: %v", i, got)
 		}
 		s.recordUsed(usedKey{index: i}, event(i), 1)
 	}
-	if got := s.reserveIndex(usedKey{index: many}, event(many), 1); got != indexNew {
+	if got := s.reserveIndex(usedKey{index: many}, event(many), 1, true); got != indexNew {
 		t.Errorf("the next index: %v", got)
 	}
 	if n := len(s.used); n > maxRemembered {
 		t.Errorf("%d indices are remembered that the store knows", n)
 	}
-	if got := s.reserveIndex(usedKey{}, "$repeated", 1); got != indexUnsure {
+	if got := s.reserveIndex(usedKey{}, "$repeated", 1, true); got != indexUnsure {
 		t.Errorf("an index that only the store knows: %v", got)
 	}
 	s.releaseIndex(usedKey{index: many})
-	if got := s.reserveIndex(usedKey{index: many}, "$another", 1); got != indexNew {
+	if got := s.reserveIndex(usedKey{index: many}, "$another", 1, true); got != indexNew {
 		t.Errorf("an index whose claim was not stored: %v", got)
 	}
 }

@@ -38,8 +38,9 @@ const (
 	indexKnown
 )
 
-// reserveIndex reserves an index for an event.
-func (s *inboundSession) reserveIndex(key usedKey, event id.EventID, ts int64) reservation {
+// reserveIndex reserves an index for an event. current says that the session knows of all indices
+// that are stored; if not, the store is asked.
+func (s *inboundSession) reserveIndex(key usedKey, event id.EventID, ts int64, current bool) reservation {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch u, ok := s.used[key]; {
@@ -53,11 +54,12 @@ func (s *inboundSession) reserveIndex(key usedKey, event id.EventID, ts int64) r
 	if s.used == nil {
 		s.used = make(map[usedKey]usedIndex)
 	}
-	if len(s.used) >= maxRemembered { // the store does not know the others yet
+	if len(s.used) >= maxRemembered && s.unstored < len(s.used) { // the store does not know the others yet
 		maps.DeleteFunc(s.used, func(_ usedKey, u usedIndex) bool { return u.stored })
 	}
 	s.used[key] = usedIndex{event: event, ts: ts}
-	if key.name == "" && int64(key.index) > s.last {
+	s.unstored++
+	if current && key.name == "" && int64(key.index) > s.last {
 		return indexNew
 	}
 	return indexUnsure
@@ -67,8 +69,9 @@ func (s *inboundSession) reserveIndex(key usedKey, event id.EventID, ts int64) r
 func (s *inboundSession) releaseIndex(key usedKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.used[key].stored {
+	if u, ok := s.used[key]; ok && !u.stored {
 		delete(s.used, key)
+		s.unstored--
 	}
 }
 
@@ -76,6 +79,12 @@ func (s *inboundSession) releaseIndex(key usedKey) {
 func (s *inboundSession) recordUsed(key usedKey, event id.EventID, ts int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if u, ok := s.used[key]; ok && !u.stored {
+		s.unstored--
+	}
+	if s.used == nil {
+		s.used = make(map[usedKey]usedIndex)
+	}
 	s.used[key] = usedIndex{event: event, ts: ts, stored: true}
 	if key.name == "" {
 		s.last = max(s.last, int64(key.index))
@@ -155,13 +164,26 @@ func (in *Inbound) refuseReplays(ctx context.Context, events []*Event) {
 	}
 	for _, ev := range fresh {
 		if ev.Err == nil {
-			ev.session.recordUsed(ev.used(), ev.ID, ev.Timestamp)
+			in.recordUsed(ev)
 		}
 	}
 }
 
+// recordUsed records that an event's index is stored as used by it, also in the session that has
+// taken the place of the one that the event was decrypted with: that may have been loaded before.
+// The caller holds opens.
+func (in *Inbound) recordUsed(ev *Event) {
+	ev.session.recordUsed(ev.used(), ev.ID, ev.Timestamp)
+	if now, ok := in.cache.sessions.Peek(inboundKey{in.keys(), ev.Ref}); ok && now != ev.session {
+		now.recordUsed(ev.used(), ev.ID, ev.Timestamp)
+	}
+}
+
 // reserveIndices reserves the indices of events. fresh are the events whose index must be
-// stored, and refs are the indices to look up in the store first.
+// stored, and refs are the indices to look up in the store first. A session is loaded, and its
+// indices are stored, while opens is held, so that the one in the cache knows of all; another, which
+// better keys or others' have displaced since the event was decrypted, may not. The caller holds
+// opens.
 func (in *Inbound) reserveIndices(events []*Event) (fresh []*Event, refs []store.IndexRef) {
 	bridges := in.Env.Policy().Bridges
 	for _, ev := range events {
@@ -172,7 +194,7 @@ func (in *Inbound) reserveIndices(events []*Event) (fresh []*Event, refs []store
 		if ev.name, counts = ev.session.indexName(ev.Sender, bridges); !counts {
 			continue
 		}
-		switch ev.session.reserveIndex(ev.used(), ev.ID, ev.Timestamp) {
+		switch ev.session.reserveIndex(ev.used(), ev.ID, ev.Timestamp, in.inCache(ev.session)) {
 		case indexReplayed:
 			ev.Err = ErrReplayed
 		case indexUnsure:

@@ -34,6 +34,8 @@ type inboundSession struct {
 	// checked is how many signatures were checked by it since its table was made, or at all.
 	checked int
 	used    map[usedKey]usedIndex
+	// unstored counts those of used that the store does not know yet.
+	unstored int
 	// more are the owners beside the first, by user, for the users that were looked up.
 	more map[id.UserID][]trustcache.Owner
 	// last is the highest index that is stored as used under the first owner's name, -1

@@ -11,24 +11,15 @@ import (
 	"strconv"
 	"time"
 
-	jsonv2 "github.com/go-json-experiment/json"
-	"maunium.net/go/mautrix/id"
-
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/jsonscan"
+	jsonv2 "github.com/go-json-experiment/json"
 )
 
 // The second pass over a body with events: it is copied from the spool to the client, and
-// changed at the marks of the plan. Events are opened in batches, so that memory does not
-// grow with the body.
-
-const (
-	maxBatchEvents = 1024
-	maxBatchBytes  = 512 << 10
-	maxBatchMarks  = 1024
-)
+// changed at the marks of the plan, part by part (see gather.go).
 
 // relayFirst is how much of a body is written to memory before the answer begins, in bytes.
 const relayFirst = 16 << 10
@@ -37,19 +28,11 @@ const relayFirst = 16 << 10
 type writer struct {
 	*Body
 	out  Output
-	plan *planReader
 	edit *jsonscan.Editor
 
-	batch batch
-	works []pendingMark
-	past  histories
-	// entries are the rooms of the entries that have marks and are still to come.
-	entries []id.RoomID
+	batch *batch // of the works that are being done
 	// wait is how long the rest of the answer may wait for keys from the backup.
 	wait time.Duration
-	// The room of the marks that are being read.
-	readRoom  id.RoomID
-	encrypted bool
 
 	anyKept bool // a marked event of the list is kept, or others were put in front
 	comma   bool // the first event of the list needs a comma in front, if it is kept
@@ -58,21 +41,7 @@ type writer struct {
 	left int // how many events of timelines' lists are left out
 }
 
-func (b *Body) writer(o Output) *writer {
-	return &writer{
-		Body: b, out: o, plan: newPlanReader(b.plan), past: b.shown, entries: b.marks, wait: o.Wait,
-		batch: batch{graphs: &b.rewriter.graphs, redeliver: o.Redeliver, hold: o.Hold, page: o.Page, hideEncryption: !b.rewriter.options.ShowEncryption},
-	}
-}
-
-// pendingMark is a mark with what is needed to apply it.
-type pendingMark struct {
-	mark
-	encrypted bool // its room is encrypted
-	event     int  // index in the batch, -1: none
-	order     e2ee.Order
-	bad       bool
-}
+func (b *Body) writer(o Output) *writer { return &writer{Body: b, out: o, wait: o.Wait} }
 
 // Relay rewrites the body into an answer to the client: the second pass. Nothing of it goes
 // on after it has returned.
@@ -123,150 +92,53 @@ func setSize(resp *http.Response, size int64) {
 // run writes the body.
 func (w *writer) run(ctx context.Context, out io.Writer) error {
 	w.edit = jsonscan.NewEditor(out, w.kept.Reader())
-	for more := true; more; {
-		var err error
-		if more, err = w.gather(); err != nil {
-			return err
-		}
-		if err = w.open(ctx); err != nil {
-			return err
-		}
-		for i := range w.works {
-			if err = w.do(&w.works[i]); err != nil {
-				return fmt.Errorf("rewrite the response: %w", err)
-			}
-		}
-		w.works = w.works[:0]
-		w.batch.reset()
+	if err := w.newGatherer().each(ctx, func(p *part) error { return w.write(ctx, p) }); err != nil {
+		return err
 	}
 	return w.edit.Close()
 }
 
-// open asks the engine for all events of the batch. All batches together wait for keys no
-// longer than the output says.
-func (w *writer) open(ctx context.Context) error {
-	in := w.batch.incoming
-	if len(in) == 0 {
+// write writes the body up to the end of a part.
+func (w *writer) write(ctx context.Context, p *part) error {
+	if err := w.open(ctx, p); err != nil {
+		return err
+	}
+	w.batch = &p.batch
+	for i := range p.works {
+		if err := w.do(&p.works[i]); err != nil {
+			return fmt.Errorf("rewrite the response: %w", err)
+		}
+	}
+	return nil
+}
+
+// open asks the engine for all events of a part. All parts together wait for keys no longer than
+// the output says.
+func (w *writer) open(ctx context.Context, p *part) (err error) {
+	n := len(p.batch.incoming)
+	if n == 0 {
 		return nil
 	}
-	for i := range in {
-		in[i].Wait = w.wait
-	}
 	began := time.Now()
-	opened, err := w.out.Device.Open(ctx, in)
+	var opened []e2ee.Opened
+	if p.prepared != nil {
+		p.prepared.Wait = w.wait
+		opened, err = p.by.OpenPrepared(ctx, p.prepared)
+	} else {
+		for i := range p.batch.incoming {
+			p.batch.incoming[i].Wait = w.wait
+		}
+		opened, err = w.out.Device.Open(ctx, p.batch.incoming)
+	}
 	w.wait = max(w.wait-time.Since(began), 0)
 	if err != nil {
-		return fmt.Errorf("open %d events: %w", len(in), err)
+		return fmt.Errorf("open %d events: %w", n, err)
 	}
-	if len(opened) != len(in) {
-		return fmt.Errorf("open %d events: got %d", len(in), len(opened))
+	if len(opened) != n {
+		return fmt.Errorf("open %d events: got %d", n, len(opened))
 	}
-	w.batch.opened = opened
+	p.batch.opened = opened
 	return nil
-}
-
-// gather reads marks until a batch is full, and reports whether there are more.
-func (w *writer) gather() (more bool, err error) {
-	events, size := 0, int64(0)
-	for more = true; more && len(w.works) < maxBatchMarks && events < maxBatchEvents && size < maxBatchBytes; {
-		w.works = append(w.works, pendingMark{event: -1, encrypted: w.encrypted})
-		next := &w.works[len(w.works)-1]
-		m := &next.mark
-		if err := w.plan.next(m); errors.Is(err, io.EOF) {
-			more, w.works = false, w.works[:len(w.works)-1]
-			break
-		} else if err != nil {
-			return false, err
-		}
-		switch m.kind {
-		case markRoom, markEntry:
-			if m.kind == markEntry && len(w.entries) > 0 {
-				m.room, w.entries = w.entries[0], w.entries[1:]
-			}
-			w.readRoom, w.encrypted = m.room, m.room != "" && w.out.Device.KnownEncrypted(m.room)
-		case markEvent:
-			if m.has(flagPlain) {
-				next.order = w.past.order(Position(m.flags>>positionShift), m.start)
-			}
-			if next.wanted() {
-				events++
-				size += m.end - m.start
-			}
-		case markFront, markBack, markDropEvent, markDropMember, markEnd:
-		}
-		next.room = w.readRoom
-	}
-	return more, w.read()
-}
-
-// wanted reports whether the event of a mark must be read.
-func (k *pendingMark) wanted() bool {
-	return k.kind == markEvent && !k.has(flagLarge) && !k.has(flagWithheld) &&
-		(k.opened() || k.has(flagReserved) || k.has(flagFields) || k.has(flagStandIn))
-}
-
-func (k *pendingMark) opened() bool { return k.has(flagSealed) || k.has(flagPlain) && k.encrypted }
-
-// maxGap is how many bytes between two wanted events are read along with them.
-const maxGap = 2 << 10
-
-// read reads the wanted events from the body into the batch, neighbours in one piece.
-func (w *writer) read() error {
-	for i := 0; i < len(w.works); {
-		if !w.works[i].wanted() {
-			i++
-			continue
-		}
-		from, to, last := w.works[i].start, w.works[i].end, i
-		for j := i + 1; j < len(w.works); j++ {
-			k := &w.works[j]
-			if !k.wanted() {
-				continue
-			}
-			if k.start-to > maxGap {
-				break
-			}
-			to, last = k.end, j
-		}
-		piece := make([]byte, to-from)
-		if _, err := w.kept.ReadAt(piece, from); err != nil && !errors.Is(err, io.EOF) {
-			return err
-		}
-		for ; i <= last; i++ {
-			if k := &w.works[i]; k.wanted() {
-				w.take(k, piece[k.start-from:k.end-from:k.end-from])
-			}
-		}
-	}
-	return nil
-}
-
-// take adds an event to the batch. One that cannot be cleaned is removed, and the rest of
-// the answer is delivered.
-func (w *writer) take(k *pendingMark, raw []byte) {
-	shut := !k.has(flagSealed) && !k.has(flagPlain)
-	h := head{types: 1, neverOpened: shut}
-	if k.has(flagSealed) {
-		h.typ = []byte(typeEncrypted)
-	}
-	if k.has(flagAmbiguous) {
-		h.types = 2
-	}
-	depth := unflagged
-	if k.has(flagReserved) {
-		var err error
-		if raw, err = w.rewriter.graphs.clean(raw, w.batch.hideEncryption); err != nil {
-			k.bad = true
-			return
-		}
-		if h, err = w.rewriter.graphs.headOf(raw); err != nil {
-			k.bad = true
-			return
-		}
-		h.neverOpened = shut // only events of a timeline are opened
-		depth = maxBundled
-	}
-	k.event = w.batch.add(k.room, k.encrypted, raw, &h, k.order, depth)
 }
 
 // do applies one mark.
