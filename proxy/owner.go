@@ -159,7 +159,7 @@ func (p *Proxy) handOn(q *request, to store.Replica, kept *keptBody) error {
 	}
 	endtoend.Copy(q.w.Header(), resp.Header)
 	q.w.WriteHeader(resp.StatusCode)
-	return copyBody(q.w, resp)
+	return p.copyBody(q.w, resp)
 }
 
 // forgetTokens drops the cached identities that an answer may have ended. The homeserver is asked

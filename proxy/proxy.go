@@ -106,6 +106,7 @@ type Proxy struct {
 	discard        *log.Logger
 
 	trips     [lanes]http.RoundTripper
+	buffers   bufferPool // for bodies that are copied to a client
 	pass      [lanes]http.Handler
 	closeIdle func()
 

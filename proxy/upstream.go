@@ -47,7 +47,6 @@ func (p *Proxy) openUpstream(caFile string, w Waits) error {
 		slow.CloseIdleConnections()
 		parked.CloseIdleConnections()
 	}
-	buffers := &bufferPool{}
 	for l := range lanes {
 		switch l {
 		case laneQuick, laneSend, laneAuth, laneOwn:
@@ -61,7 +60,7 @@ func (p *Proxy) openUpstream(caFile string, w Waits) error {
 		p.pass[l] = &httputil.ReverseProxy{
 			Rewrite:        p.rewrite,
 			Transport:      p.trips[l],
-			BufferPool:     buffers,
+			BufferPool:     &p.buffers,
 			ModifyResponse: p.checkUnauthorized,
 			ErrorHandler:   noteError,
 			ErrorLog:       p.discard,
@@ -228,7 +227,7 @@ func (u upstream) path(x *interceptors.Exchange, c interceptors.Change) (string,
 func (u upstream) Relay(x *interceptors.Exchange, resp *http.Response) error {
 	endtoend.Copy(x.Writer.Header(), resp.Header)
 	x.Writer.WriteHeader(resp.StatusCode)
-	return copyBody(x.Writer, resp)
+	return u.p.copyBody(x.Writer, resp)
 }
 
 var (
@@ -239,12 +238,13 @@ var (
 )
 
 // copyBody streams a body. One of unknown length is flushed as it comes.
-func copyBody(w http.ResponseWriter, resp *http.Response) error {
+func (p *Proxy) copyBody(w http.ResponseWriter, resp *http.Response) error {
 	var flush func() error
 	if resp.ContentLength < 0 {
 		flush = http.NewResponseController(w).Flush
 	}
-	buf := make([]byte, 32<<10)
+	buf := p.buffers.Get()
+	defer p.buffers.Put(buf)
 	for {
 		n, err := resp.Body.Read(buf)
 		if n > 0 {
