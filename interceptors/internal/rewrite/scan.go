@@ -24,7 +24,7 @@ import (
 const maxRooms = 1000
 
 // planMemory is how much of a plan is held in memory, in bytes.
-const planMemory = 128 << 10
+const planMemory = 256 << 10
 
 // scan is one first pass.
 type scan struct {
