@@ -42,7 +42,8 @@ func forwardOnce(x *Exchange) error {
 	if err != nil {
 		return err
 	}
-	return x.RelayAndClose(resp)
+	defer func() { _ = resp.Body.Close() }()
+	return x.Upstream.Relay(x, resp)
 }
 
 // membershipIs reports whether a change of somebody's membership that may have been done was done.

@@ -157,8 +157,8 @@ const wantedBody = `{"name":"Ours","topic":"x","invite":["@bob:hs.example"]}`
 // client is told; rooms that the account had, entered or makes meanwhile are not taken for it.
 func TestRoomIsMadeOnceWhereverAReplicaDies(t *testing.T) {
 	t.Parallel()
-	points := 0
-	for point := 0; ; point++ {
+	point := 0
+	for ; ; point++ {
 		finished := false
 		for _, late := range []bool{false, true} {
 			for _, byItself := range []bool{false, true} { // the client, which got no answer
@@ -166,8 +166,7 @@ func TestRoomIsMadeOnceWhereverAReplicaDies(t *testing.T) {
 					m := newRoomMaker(t)
 					old := m.make(alice, wantedBody)
 					m.killAt, m.late = point, late
-					told, err := m.ask(wantedBody, "r-1", false)
-					if err == nil {
+					if _, err := m.ask(wantedBody, "r-1", false); err == nil {
 						finished = true
 						return
 					}
@@ -178,7 +177,8 @@ func TestRoomIsMadeOnceWhereverAReplicaDies(t *testing.T) {
 						request = "r-2"
 					}
 					before := len(m.rooms)
-					if told, err = m.ask(wantedBody, request, !byItself); err != nil {
+					told, err := m.ask(wantedBody, request, !byItself)
+					if err != nil {
 						t.Fatalf("point %d: %v", point, err)
 					}
 					made := []id.RoomID{}
@@ -199,12 +199,11 @@ func TestRoomIsMadeOnceWhereverAReplicaDies(t *testing.T) {
 			}
 		}
 		if finished {
-			points = point
 			break
 		}
 	}
-	if points < 6 {
-		t.Errorf("a room was made in %d steps", points)
+	if point < 6 {
+		t.Errorf("a room was made in %d steps", point)
 	}
 }
 
