@@ -379,8 +379,7 @@ func (d *Device) maintain(ctx context.Context) {
 	d.schedule.UpkeepEnds(failed, more)
 }
 
-// refreshDeviceLists queries users whose devices changed or could not be queried, so that
-// sends need not wait for that (requirement 4.3).
+// refreshDeviceLists queries whose devices may have changed before a send needs it (requirement 4.3).
 func (d *Device) refreshDeviceLists(ctx context.Context) error {
 	if d.core.Mode != core.ModeProxied || !d.core.IsPublished() || d.core.CurrentToken().IsZero() {
 		return nil

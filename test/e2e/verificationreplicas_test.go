@@ -87,11 +87,12 @@ func TestVerifyThroughReplicas(t *testing.T) {
 		front.use(first, second)
 		owner, other = other, owner
 	}
+	asked := bob.said(control, "Are they the same?")
 	bob.send(control, "m.room.message", map[string]any{"msgtype": "m.text", "body": "verify " + a.UserID})
 	alice.AwaitVerification(map[string]any{"phase": "requested"})
 	alice.AcceptVerification()
 	wantSameEmoji(t, alice.AwaitVerification(map[string]any{"emoji": true}), bob.awaitVerification("compare"))
-	bob.awaitSaid(control, "Are they the same?", 3)
+	bob.awaitSaid(control, "Are they the same?", asked+1)
 	alice.ConfirmEmoji()
 	bob.until("the yes is not taken", func() bool {
 		bob.send(control, "m.room.message", map[string]any{"msgtype": "m.text", "body": "yes"})

@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	_ "embed"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -192,4 +193,30 @@ func (m *macs) check(content strictjson.Object, known map[string]string) (proved
 // same compares codes in constant time; padding does not count.
 func same(want, got string) bool {
 	return hmac.Equal([]byte(want), []byte(strings.TrimRight(got, "=")))
+}
+
+//go:embed emoji.txt
+var emojiTable string
+
+// emojiOf returns an emoji by its number, with its name in every language that the
+// specification has (requirement 13.15).
+func emojiOf(number int) Emoji {
+	line := 0
+	for text := range strings.Lines(emojiTable) {
+		if strings.HasPrefix(text, "#") {
+			continue
+		}
+		if line != number {
+			line++
+			continue
+		}
+		fields := strings.Split(strings.TrimSuffix(text, "\n"), "\t")
+		out := Emoji{Symbol: fields[0], Name: fields[1], Names: make(map[string]string, len(fields)-2)}
+		for _, field := range fields[2:] {
+			language, name, _ := strings.Cut(field, "=")
+			out.Names[language] = name
+		}
+		return out
+	}
+	return Emoji{}
 }
