@@ -1,6 +1,9 @@
 package interceptors
 
-import "e2ee-proxy/interceptors/internal/exchange"
+import (
+	"e2ee-proxy/e2ee/attachment"
+	"e2ee-proxy/interceptors/internal/exchange"
+)
 
 // What package proxy and the handlers have in common, see package exchange.
 type (
@@ -26,6 +29,9 @@ type (
 
 // MaxValues is the largest number of JSON values in a request body that is parsed.
 const MaxValues = exchange.MaxValues
+
+// FilePieces is how many pieces of an upload are in memory at once, while it is encrypted.
+const FilePieces = attachment.Pieces
 
 // DecodingCost returns how much memory a request body of the given size takes at most, from
 // its first byte to the answer.

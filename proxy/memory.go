@@ -46,9 +46,9 @@ const (
 // spool that is in memory, and the values that are being looked at.
 const spooledCost = 4 << 20
 
-// streamedCost is the memory that a body needs that is changed while it streams: one piece on its
-// way, and one that is hashed.
-const streamedCost = 2*mostPiece + 64<<10
+// streamedCost is the memory that a body needs that is changed while it streams: the pieces of it
+// that are there at once, one of them on its way, the others waiting for their hash.
+const streamedCost = (1+interceptors.FilePieces)*mostPiece + 64<<10
 
 // entryCost is the memory for one entry of a body that is edited, of which there are at most
 // maxEntries.
@@ -66,7 +66,7 @@ func (k bodyUse) cost(size int64) int64 {
 	case bodySpooled, bodyPeeked:
 		return spooledCost
 	case bodyStreamed:
-		return streamedCost
+		return min(streamedCost, 3*min(size, streamedCost)+64<<10)
 	case bodyPassed:
 		return 0
 	case bodyEdited:

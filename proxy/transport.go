@@ -99,8 +99,27 @@ const (
 	mostPiece  = 256 << 10
 )
 
+// pieces is a body that has its pieces in memory, so that they need not be copied.
+type pieces interface {
+	// Piece returns n bytes at most. done is called when they were sent.
+	Piece(n int64) (data []byte, done func(), err error)
+}
+
+// piecesBody is such a body as that of a request: without an end of its own.
+type piecesBody struct {
+	io.Reader
+	pieces
+}
+
+func (piecesBody) Close() error { return nil }
+
 // ReadFrom implements io.ReaderFrom, which [http.Transport] uses for bodies.
 func (c *writeDeadlineConn) ReadFrom(from io.Reader) (done int64, err error) {
+	if limited, ok := from.(*io.LimitedReader); ok { // a body with a length
+		if p, ok := limited.R.(pieces); ok {
+			return c.readPieces(limited, p)
+		}
+	}
 	buf := make([]byte, firstPiece)
 	for {
 		n, err := from.Read(buf)
@@ -120,6 +139,26 @@ func (c *writeDeadlineConn) ReadFrom(from io.Reader) (done int64, err error) {
 			buf = make([]byte, mostPiece)
 		}
 	}
+}
+
+// readPieces is ReadFrom for a body that has its pieces in memory.
+func (c *writeDeadlineConn) readPieces(limited *io.LimitedReader, from pieces) (done int64, err error) {
+	for limited.N > 0 {
+		data, sent, err := from.Piece(limited.N)
+		limited.N -= int64(len(data))
+		n, failed := c.Write(data)
+		done += int64(n)
+		sent()
+		switch {
+		case failed != nil:
+			return done, failed
+		case errors.Is(err, io.EOF):
+			return done, nil
+		case err != nil:
+			return done, err //nolint:wrapcheck // the body's own
+		}
+	}
+	return done, nil
 }
 
 // Write implements net.Conn.

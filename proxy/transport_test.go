@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -227,6 +228,105 @@ func TestPiecesOfBodies(t *testing.T) {
 		if n != int64(size) || !errors.Is(err, end) || !bytes.Equal(<-got, want) {
 			t.Errorf("%d bytes: %d sent, %v", size, n, err)
 		}
+	}
+}
+
+// inPieces has a body in pieces, and no other way to read it.
+type inPieces struct {
+	*strings.Reader
+	end error
+	// pieces are how many were given, and lent those of them that were not given back.
+	pieces, lent atomic.Int64
+	most         int64
+	read         bool
+}
+
+func (p *inPieces) Read(b []byte) (int, error) {
+	p.read = true
+	return p.Reader.Read(b)
+}
+
+func (p *inPieces) Piece(n int64) ([]byte, func(), error) {
+	data := make([]byte, min(n, p.most))
+	got, err := p.Reader.Read(data)
+	p.lent.Add(1)
+	p.pieces.Add(1)
+	if errors.Is(err, io.EOF) && p.end != nil {
+		err = p.end
+	}
+	return data[:got], func() { p.lent.Add(-1) }, err
+}
+
+// A body that has its pieces in memory is sent from there, no more of it than its length, and all of
+// them are given back, however it ends.
+func TestBodiesInPieces(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		has, length int
+		end         error
+		closed      bool
+	}{{has: 1000, length: 1000}, {has: 1000, length: 995}, {has: 990, length: 1000}, {has: 990, length: 1000, end: errBroken}, {length: 0}, {has: 10, length: 10, closed: true}} {
+		want := strings.Repeat("x", test.has)
+		near, far := net.Pipe()
+		got := make(chan []byte, 1)
+		if test.closed {
+			_ = far.Close()
+			got <- nil
+		} else {
+			go func() {
+				all, _ := io.ReadAll(far)
+				got <- all
+			}()
+		}
+		body := &inPieces{Reader: strings.NewReader(want), end: test.end, most: 7}
+		n, err := (&writeDeadlineConn{near, time.Minute}).ReadFrom(io.LimitReader(piecesBody{body, body}, int64(test.length)))
+		_ = near.Close()
+		sent := min(test.has, test.length)
+		if test.closed {
+			if err == nil {
+				t.Error("nobody took it")
+			}
+			sent = 0
+		} else if !errors.Is(err, test.end) {
+			t.Errorf("%+v: %v", test, err)
+		}
+		if all := <-got; n != int64(sent) || len(all) != sent || body.lent.Load() != 0 || body.read {
+			t.Errorf("%+v: %d sent, %d came, %d are not given back, read: %v", test, n, len(all), body.lent.Load(), body.read)
+		}
+	}
+}
+
+// The transport finds the pieces of a handler's body.
+func TestUploadsAreSentInPieces(t *testing.T) {
+	t.Parallel()
+	ts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		all, _ := io.ReadAll(r.Body)
+		_, _ = w.Write(all)
+	}))
+	t.Cleanup(ts.Close)
+	transport, err := NewTransport("", time.Second, time.Minute, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	want := strings.Repeat("piece", 40_000)
+	body := &inPieces{Reader: strings.NewReader(want), most: mostPiece}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, ts.URL, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	setStream(req, interceptors.Change{Stream: body, Length: int64(len(want)), ContentType: "a/b"})
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	got, err := io.ReadAll(resp.Body)
+	if err != nil || string(got) != want {
+		t.Errorf("%d bytes came back, %v", len(got), err)
+	}
+	if body.pieces.Load() == 0 {
+		t.Error("it was not sent in pieces")
 	}
 }
 

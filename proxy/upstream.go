@@ -188,6 +188,9 @@ func setStream(req *http.Request, c interceptors.Change) {
 	}
 	req.Header["Content-Type"] = []string{c.ContentType}
 	req.Body, req.ContentLength = io.NopCloser(c.Stream), c.Length
+	if p, ok := c.Stream.(pieces); ok {
+		req.Body = piecesBody{c.Stream, p}
+	}
 	if c.Length == 0 {
 		req.Body = http.NoBody // a body of unknown length otherwise
 	}

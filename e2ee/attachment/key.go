@@ -94,6 +94,21 @@ func (u *Upload) Read(p []byte) (int, error) {
 	return n, err //nolint:wrapcheck // it is the reader's, io.EOF above all
 }
 
+// Piece returns as much of the ciphertext as comes next, n bytes at most, instead of Read: so that
+// whoever sends it need not copy it. done must be called when it was sent, and nothing may be
+// changed of it. Neither waits for the other.
+func (u *Upload) Piece(n int64) (data []byte, done func(), err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	buf := u.sum.buffer()
+	got, err := u.from.Read(buf[:min(int64(len(buf)), n)])
+	u.stream.XORKeyStream(buf[:got], buf[:got])
+	p := u.sum.take(buf, got)
+	u.size.Add(int64(got))
+	u.ended = errors.Is(err, io.EOF)
+	return p.data, p.done, err //nolint:wrapcheck // it is the reader's, io.EOF above all
+}
+
 var errNotRead = errors.New("the file was not read to its end")
 
 // File returns what was uploaded to a URI.

@@ -89,6 +89,49 @@ func TestHashOfBuffersThatAreUsedAgain(t *testing.T) {
 	}
 }
 
+// What is taken in pieces is the same as what is read, in turns too, and none is written over before
+// it was sent.
+func TestPiecesOfAnUpload(t *testing.T) {
+	t.Parallel()
+	want := bytesOf(7*Piece + 5)
+	up, err := NewUpload(bytes.NewReader(want))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sealed, before, sending []byte
+	sent := func() {}
+	head := make([]byte, 1000)
+	for len(sealed) < len(want) {
+		n, err := up.Read(head)
+		sealed = append(sealed, head[:n]...)
+		data, done, failed := up.Piece(int64(len(want) - len(sealed)))
+		if err != nil || failed != nil {
+			t.Fatal(err, failed)
+		}
+		if !bytes.Equal(sending, before) {
+			t.Error("written over")
+		}
+		sent()
+		sealed = append(sealed, data...)
+		sending, before, sent = data, bytes.Clone(data), done
+		up.sum.wait() // it is hashed, and not sent yet
+	}
+	sent()
+	if data, done, err := up.Piece(1); len(data) != 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("behind the end: %d, %v", len(data), err)
+	} else {
+		done()
+	}
+	f, err := up.File("mxc://hs/a")
+	if err != nil || f.Size != int64(len(want)) || f.Key.Hash != sha256.Sum256(sealed) {
+		t.Errorf("%v: another file", err)
+	}
+	got, err := io.ReadAll(f.Clear(bytes.NewReader(sealed), f.Size))
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%v: another text", err)
+	}
+}
+
 // A ciphertext is hashed while it is kept, whatever pieces it comes in. One that breaks off is not
 // taken for whole, whatever the error is, and one that cannot be kept is not either.
 func TestCheckWhileItIsKept(t *testing.T) {

@@ -6,11 +6,17 @@ import (
 	"hash"
 	"io"
 	"sync"
+	"sync/atomic"
 )
 
 // Piece is how much of a file is best read at a time, in bytes: what is large enough that
 // neither calls of the system nor hand-overs count.
 const Piece = 256 << 10
+
+// Pieces is how many pieces of a file are in memory at once, at most, while it is encrypted or
+// checked: so many may wait for their hash, so that neither who hashes nor who has the file stands
+// still when the system takes the processor from the other for a moment.
+const Pieces = 6
 
 const (
 	// firstPiece is how much is read first: most files are no larger.
@@ -18,9 +24,6 @@ const (
 	// aside is from how much on something is hashed beside whoever gave it, in bytes: less is done
 	// sooner than handed over.
 	aside = 16 << 10
-	// waiting is how many pieces may wait for their hash, so that neither who hashes nor who has the
-	// file stands still when the system takes the processor from the other for a moment.
-	waiting = 6
 )
 
 // sum takes the hash of a file, while whoever has the file goes on with it: hashing takes longer
@@ -33,19 +36,34 @@ type sum struct {
 	free chan []byte // there is room for all that were made
 
 	mu    sync.Mutex
-	queue [][]byte
+	queue []*piece
 	ended chan struct{} // closed when the goroutine ends; nil: there is none
 }
 
-func newSum() *sum { return &sum{hash: sha256.New(), free: make(chan []byte, waiting)} }
+func newSum() *sum { return &sum{hash: sha256.New(), free: make(chan []byte, Pieces)} }
 
-// buffer returns a buffer, which is to be given to take. It waits while all of them are hashed.
+// piece is a part of a file, which nobody changes while somebody has it: who hashes it, and who
+// goes on with it.
+type piece struct {
+	data []byte
+	by   atomic.Int32
+	free chan<- []byte
+}
+
+// done is called once by each of those.
+func (p *piece) done() {
+	if p.by.Add(-1) == 0 {
+		p.free <- p.data[:cap(p.data)]
+	}
+}
+
+// buffer returns a buffer, which is to be given to take. It waits while all of them are in use.
 func (s *sum) buffer() []byte {
 	var buf []byte
 	select {
 	case buf = <-s.free:
 	default:
-		if s.made == waiting {
+		if s.made == Pieces {
 			buf = <-s.free
 			break
 		}
@@ -59,55 +77,55 @@ func (s *sum) buffer() []byte {
 	return buf
 }
 
-// take hashes the first n bytes of a buffer, which nobody may change until it is returned again.
-func (s *sum) take(buf []byte, n int) {
+// take hashes the first n bytes of a buffer. What it returns must be done with.
+func (s *sum) take(buf []byte, n int) *piece {
+	p := &piece{data: buf[:n], free: s.free}
+	p.by.Store(2)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.queue = append(s.queue, buf[:n])
-	if s.ended == nil {
+	switch {
+	case s.ended != nil:
+		s.queue = append(s.queue, p)
+	case n < aside:
+		s.hash.Write(p.data)
+		p.done()
+	default:
+		s.queue = append(s.queue, p)
 		s.ended = make(chan struct{})
 		go s.work(s.ended)
 	}
+	return p
 }
 
 // work hashes what waits.
 func (s *sum) work(ended chan struct{}) {
 	defer close(ended)
-	for {
-		piece, ok := s.next()
-		if !ok {
-			return
-		}
-		s.hash.Write(piece)
-		s.free <- piece[:cap(piece)]
+	for p := s.next(); p != nil; p = s.next() {
+		s.hash.Write(p.data)
+		p.done()
 	}
 }
 
 // next returns the piece that waits for longest; without one the goroutine ends.
-func (s *sum) next() (piece []byte, ok bool) {
+func (s *sum) next() *piece {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.queue) == 0 {
 		s.ended = nil
-		return nil, false
+		return nil
 	}
-	piece = s.queue[0]
+	p := s.queue[0]
 	s.queue = append(s.queue[:0], s.queue[1:]...)
-	return piece, true
+	return p
 }
 
-// add hashes what follows. It does not keep p.
-func (s *sum) add(p []byte) {
-	if len(p) < aside {
-		s.wait()
-		s.hash.Write(p)
-		return
-	}
-	for len(p) > 0 {
+// add hashes what follows. It does not keep b.
+func (s *sum) add(b []byte) {
+	for len(b) > 0 {
 		buf := s.buffer()
-		n := copy(buf, p)
-		s.take(buf, n)
-		p = p[n:]
+		n := copy(buf, b)
+		s.take(buf, n).done()
+		b = b[n:]
 	}
 }
 
@@ -116,14 +134,15 @@ func (s *sum) copy(keep io.Writer, from io.Reader) error {
 	for {
 		buf := s.buffer()
 		n, err := fill(buf, from)
-		s.take(buf, n)
-		if _, failed := keep.Write(buf[:n]); failed != nil {
+		p := s.take(buf, n)
+		_, failed := keep.Write(p.data)
+		p.done()
+		switch {
+		case failed != nil:
 			return failed //nolint:wrapcheck // it is the writer's
-		}
-		if errors.Is(err, io.EOF) {
+		case errors.Is(err, io.EOF):
 			return nil
-		}
-		if err != nil {
+		case err != nil:
 			return err
 		}
 	}
