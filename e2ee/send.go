@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -28,7 +29,7 @@ func (d *Device) Encrypt(ctx context.Context, out Outgoing) (Encrypted, error) {
 	}
 	defer give()
 	txn := d.outbound.Transaction(out)
-	for range maxRounds {
+	for range minRounds {
 		done, err := d.encrypt(ctx, out, txn)
 		if err == nil {
 			return done, nil
@@ -60,7 +61,8 @@ func (d *Device) encrypt(ctx context.Context, out Outgoing, txn store.Transactio
 	if err := d.checkMaySend(ctx); err != nil {
 		return Encrypted{}, err
 	}
-	for range maxRounds {
+	began := d.core.Env.Now()
+	for round := 0; round < minRounds || round < maxRounds && d.core.Env.Now().Sub(began) < roundsWithin; round++ {
 		to, err := d.rooms.Recipients(ctx, out.RoomID)
 		if errors.Is(err, core.ErrRoomChanged) {
 			continue
@@ -94,9 +96,14 @@ func (d *Device) RoomEncryption(ctx context.Context, room id.RoomID) (RoomEncryp
 	return d.rooms.Encryption(ctx, room)
 }
 
-// maxRounds bounds how often a send begins again because somebody left the room or lost the
-// right to the key while it was shared.
-const maxRounds = 4
+// A send begins again because somebody left the room, lost the right to the key or was told to have
+// changed while it was shared. When a user's new device sends at once, each of their other devices
+// is told of it by its own sync, one after the other.
+const (
+	minRounds    = 4
+	maxRounds    = 32
+	roundsWithin = 10 * time.Second
+)
 
 // Sent remembers the event ID that the homeserver returned for an event that was sent with
 // the transaction ID txn. If it is lost, a retry sends the same ciphertext with the same

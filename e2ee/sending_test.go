@@ -2,11 +2,14 @@ package e2ee_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/liar"
 	"e2ee-proxy/trustcache"
 )
@@ -137,4 +140,46 @@ func TestManyDevicesTakeFewRequests(t *testing.T) {
 	if len(claims) != 1 {
 		t.Errorf("%d claims", len(claims))
 	}
+}
+
+// Whoever was about to get the key is distrusted, and somebody else there, again and again while the
+// key is given away. The message begins anew for each of them and is sent.
+func TestSendWhileDevicesComeAndGo(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, func(o *e2ee.Options) { o.OwnSyncAfter = time.Hour })
+	bob, own := confirmedPuppet(t, st.hs, "bob", "BOB")
+	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
+	late := func(name string) id.DeviceID {
+		p := newPuppet(t, st.hs, "bob", name)
+		own.confirm(p)
+		st.told()
+		if _, err := st.dev.User(t.Context(), id.UserID(bob.UserID)); err != nil {
+			t.Fatal(err)
+		}
+		return id.DeviceID(name)
+	}
+	last := late("LATE")
+	claims := liar.Of(st.alice.UserID, liar.Is("POST", "keys/claim$"))
+	gate := liar.NewGate()
+	stop := st.hs.Intercept(claims, gate.Before)
+	send := st.begin(room, "to whoever is there")
+	for i := range 6 {
+		send.arrives(gate)
+		if err := st.dev.SetOverride(t.Context(), id.UserID(bob.UserID), last, new(bool)); err != nil {
+			t.Fatal(err)
+		}
+		last = late(fmt.Sprint("LATE", i))
+		stop()
+		next := liar.NewGate()
+		stop = st.hs.Intercept(claims, next.Before)
+		gate.Open()
+		gate = next
+	}
+	gate.Open()
+	stop()
+	sent, err := send.end()
+	if err != nil {
+		t.Fatal(err)
+	}
+	reads(t, bob, sent)
 }
