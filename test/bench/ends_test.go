@@ -81,9 +81,14 @@ func newEnd(tb testing.TB) *http.Transport {
 	return t
 }
 
-// countAway reads to the end and returns how much that was.
-func countAway(from io.Reader) (int64, error) {
-	return io.CopyBuffer(struct{ io.Writer }{io.Discard}, from, make([]byte, thrownAway))
+// away takes what an end gets.
+type away []byte
+
+func newAway() away { return make(away, thrownAway) }
+
+// count reads to the end and returns how much that was.
+func (a away) count(from io.Reader) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{io.Discard}, from, a)
 }
 
 // newFile returns the name of a file that write writes.

@@ -30,6 +30,7 @@ type files struct {
 	tb     testing.TB
 	url    string
 	client *http.Transport
+	away   away
 	// homeserver is where the homeserver itself answers.
 	homeserver string
 	token      string
@@ -44,15 +45,16 @@ func newFiles(b *testing.B) *files {
 	r, up := newReaders(b, 1, nil)
 	up.discards.Store(true)
 	_, who := r.next()
-	f := &files{tb: b, url: r.url, client: newEnd(b), homeserver: up.url.String(), token: who.Token}
+	f := &files{tb: b, url: r.url, client: newEnd(b), away: newAway(), homeserver: up.url.String(), token: who.Token}
 	f.zeros = newFile(b, func(file *os.File) error { return file.Truncate(largeFile) })
+	taken := newAway()
 	up.on(http.MethodPost, "/_matrix/media/v3/upload", func(w http.ResponseWriter, req *http.Request) {
 		if f.keep {
 			f.stored = newFile(b, func(file *os.File) error {
 				_, err := io.Copy(struct{ io.Writer }{file}, req.Body)
 				return err
 			})
-		} else if _, err := countAway(req.Body); err != nil {
+		} else if _, err := taken.count(req.Body); err != nil {
 			return
 		}
 		// Each has a place of its own: one that is given twice is refused.
@@ -87,7 +89,7 @@ func (f *files) past() *files {
 	}
 	front := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(base) }})
 	f.tb.Cleanup(front.Close)
-	return &files{tb: f.tb, url: front.URL, client: newEnd(f.tb), token: f.token, zeros: f.zeros, name: f.name}
+	return &files{tb: f.tb, url: front.URL, client: newEnd(f.tb), away: newAway(), token: f.token, zeros: f.zeros, name: f.name}
 }
 
 func (f *files) ask(method, path string, body io.Reader, size int64) *http.Response {
@@ -129,7 +131,7 @@ func (f *files) download(name string, size int64) time.Duration {
 		f.tb.Fatal(err)
 	}
 	first := time.Since(began)
-	n, err := countAway(resp.Body)
+	n, err := f.away.count(resp.Body)
 	if err != nil || n+1 != size || resp.StatusCode != http.StatusOK {
 		f.tb.Fatalf("%d: %d bytes, %v", resp.StatusCode, n+1, err)
 	}
