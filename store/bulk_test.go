@@ -24,16 +24,20 @@ func TestBigBatchesTakeFewStatements(t *testing.T) {
 		} {
 			acct, dev := device(t, db, alice, id.DeviceID(fmt.Sprint("D", row.rows)))
 			shares := manyShares(row.rows)
+			sessions := make([]OlmSession, row.rows)
+			for i := range sessions {
+				sessions[i] = OlmSession{SessionID: fmt.Sprint("o", i), TheirKey: "k", Pickle: []byte("pickle")}
+			}
 			h.watch(nil)
-			save(t, db, acct, dev.ID, &Changes{Shares: shares})
+			save(t, db, acct, dev.ID, &Changes{Shares: shares, OlmSessions: sessions})
 			inserts := 0
 			for _, s := range h.statements() {
-				if strings.HasPrefix(s, "INSERT INTO shares") {
+				if strings.HasPrefix(s, "INSERT INTO olm_sessions") {
 					inserts++
 				}
 			}
 			if inserts > row.statements {
-				t.Errorf("%d shares took %d statements, want at most %d", row.rows, inserts, row.statements)
+				t.Errorf("%d sessions took %d statements, want at most %d", row.rows, inserts, row.statements)
 			}
 			same(t, "shares", must[[]Share](t)(db.Shares(t.Context(), acct, dev.ID, "x")), shares)
 		}
@@ -117,7 +121,7 @@ func TestFixedParametersComeFirst(t *testing.T) {
 	t.Parallel()
 	for _, q := range []*sqlio.ListStatement{
 		putOlmSessions, dropOlmSessions, selectOlmSessions, putInbound, selectInbound, putOwners, putMoreOwners, selectMoreOwners, markBacked, putIndices, selectIndices,
-		putOutbound, markDiscarded, putShares, putTransactions, putOutbox, dropOutbox, putRooms, selectRooms, putPending, dropPending,
+		putOutbound, markDiscarded, putOlmSteps, dropOlmSteps, putTransactions, putOutbox, dropOutbox, putRooms, selectRooms, putPending, dropPending,
 		makeReady, releaseFrom, deliverPending, placePending, showPending, findPending, putInbox, dropInbox, deliverInbox, putWithheld, dropWithheld, selectWithheld, putSeen, selectSeen,
 		putUsers, selectUsers, markOutdated, markLeft, putUserChanges, putUserDevices, dropUserDevices, selectUserDevices,
 		putSecrets, dropSecrets, putWarnings, rewrapAccounts, putEncryptedRooms, selectEncryptedRooms, putUnread, dropUnread, selectUnread,

@@ -119,6 +119,7 @@ func discardOutbound(ctx context.Context, t *sqlio.Tx) error {
 	for _, s := range []string{
 		"DELETE FROM outbound_sessions",
 		"DELETE FROM shares",
+		"DELETE FROM share_lists",
 		"DELETE FROM olm_sessions",
 		"DELETE FROM olm_steps",
 		"UPDATE devices SET restored = 1, dead_keys = 1, olm_changes = olm_changes + 1", // DeadKeysFound
@@ -136,7 +137,7 @@ func (b *saver) discardSent(yes bool) {
 		return
 	}
 	b.ratchet = true
-	for _, table := range []string{"outbound_sessions", "shares", "olm_sessions", "olm_steps"} {
+	for _, table := range []string{"outbound_sessions", "shares", "share_lists", "olm_sessions", "olm_steps"} {
 		text := "DELETE FROM " + table + " WHERE account = $1 AND device = $2"
 		p := b.scope()
 		b.step("discard outbound state", p, func(ctx context.Context, t *sqlio.Tx) error {

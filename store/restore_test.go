@@ -209,7 +209,7 @@ func TestDiscardOutboundState(t *testing.T) {
 		}
 		counts := rowCounts(t, db)
 		for table, want := range map[string]int{
-			"outbound_sessions": 0, "shares": 0, "olm_sessions": 0, "inbound_sessions": 9, "devices": 3, "transactions": 3, "message_indices": 6,
+			"outbound_sessions": 0, "shares": 0, "share_lists": 0, "olm_sessions": 0, "olm_steps": 0, "inbound_sessions": 9, "devices": 3, "transactions": 3, "message_indices": 6,
 		} {
 			same(t, table, counts[table], want)
 		}

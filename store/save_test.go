@@ -381,7 +381,7 @@ func TestPruning(t *testing.T) {
 			{"pending", func(b time.Time) (int64, error) { return db.PrunePending(ctx, b) }, at(3), 2},
 			{"transactions", func(b time.Time) (int64, error) { return db.PruneTransactions(ctx, b) }, at(1), 0},
 			{"transactions", func(b time.Time) (int64, error) { return db.PruneTransactions(ctx, b) }, at(2), 1},
-			{"shares", func(time.Time) (int64, error) { return db.PruneShares(ctx) }, at(0), 2500},
+			{"shares", func(time.Time) (int64, error) { return db.PruneShares(ctx) }, at(0), 1},
 		} {
 			same(t, prune.what, must[int64](t)(prune.run(prune.at)), prune.want)
 		}

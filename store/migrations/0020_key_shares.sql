@@ -16,3 +16,16 @@ ALTER TABLE devices ADD COLUMN olm_changes {{int}} NOT NULL DEFAULT 0;
 
 -- What the body of a request is made of again, instead of the body (outbox_table.go).
 ALTER TABLE outbox ADD COLUMN sealed_recipe {{blob}} NOT NULL DEFAULT {{nothing}};
+
+-- Who was given a room key, those of one write together. A later list, with a higher number,
+-- holds against an earlier one, and any against a row of shares, into which nothing is written
+-- any more (shares_table.go).
+CREATE TABLE share_lists (
+    account    {{int}} NOT NULL,
+    device     {{int}} NOT NULL,
+    session_id {{text}} NOT NULL,
+    number     {{int}} NOT NULL,
+    shares     {{blob}} NOT NULL,
+    PRIMARY KEY (account, device, session_id, number),
+    FOREIGN KEY (account, device) REFERENCES devices (account, id) ON DELETE CASCADE
+){{strict}};

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"sync"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
@@ -53,7 +54,9 @@ func keysOf(devices []*trustcache.Device) []id.Curve25519 {
 // claim claims a one-time key for each device and checks its signature with the
 // device's key (requirement 3.10).
 func (o *Olm) claim(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {
-	claimed := make(map[store.DeviceRef]id.Curve25519, len(devices))
+	checked := make([]id.Curve25519, len(devices))
+	var checks sync.WaitGroup // of what came, while the next is asked for
+	defer checks.Wait()
 	for start := 0; start < len(devices); start += claimBatch {
 		chunk := devices[start:min(start+claimBatch, len(devices))]
 		wanted := make(map[id.UserID]map[id.DeviceID]string)
@@ -75,18 +78,22 @@ func (o *Olm) claim(ctx context.Context, devices []*trustcache.Device) (map[stor
 		if err != nil {
 			return nil, err
 		}
-		checked := make([]id.Curve25519, len(chunk))
-		parallel.Each(len(chunk), func(i int) {
-			for name, raw := range resp.Keys[chunk[i].UserID][chunk[i].DeviceID] {
-				if key := olm.CheckOneTimeKey(name, raw, chunk[i]); key != "" {
-					checked[i] = key
+		into := checked[start : start+len(chunk)]
+		checks.Go(func() {
+			parallel.Each(len(chunk), func(i int) {
+				for name, raw := range resp.Keys[chunk[i].UserID][chunk[i].DeviceID] {
+					if key := olm.CheckOneTimeKey(name, raw, chunk[i]); key != "" {
+						into[i] = key
+					}
 				}
-			}
+			})
 		})
-		for i, dev := range chunk {
-			if checked[i] != "" {
-				claimed[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}] = checked[i]
-			}
+	}
+	checks.Wait()
+	claimed := make(map[store.DeviceRef]id.Curve25519, len(devices))
+	for i, dev := range devices {
+		if checked[i] != "" {
+			claimed[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}] = checked[i]
 		}
 	}
 	return claimed, nil

@@ -2,6 +2,7 @@ package olm
 
 import (
 	"bytes"
+	"crypto/ecdh"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -307,4 +308,22 @@ func members(t *testing.T, raw json.RawMessage) map[string]json.RawMessage {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// A ratchet key's public half is what X25519 makes of its private half.
+func TestRatchetKeys(t *testing.T) {
+	t.Parallel()
+	for range 200 {
+		pair, err := newRatchetKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		private, err := ecdh.X25519().NewPrivateKey(pair.PrivateKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(private.PublicKey().Bytes(), pair.PublicKey) {
+			t.Fatalf("the public key is %x, X25519's is %x", []byte(pair.PublicKey), private.PublicKey().Bytes())
+		}
+	}
 }

@@ -129,7 +129,10 @@ func TestIrregularPickles(t *testing.T) {
 
 // FuzzRegular: what is regular, goolm decodes, and encodes as the same.
 func FuzzRegular(f *testing.F) {
-	f.Add(make([]byte, pickleChains+12))
+	bare := make([]byte, pickleChains+12)
+	bare[3] = pickleVersion
+	f.Add(bare)
+	f.Add(append(append(append([]byte{}, bare[:pickleChains]...), 0, 0, 0, 1), make([]byte, chainEnd-chainPublic+8)...))
 	f.Fuzz(func(t *testing.T, pickle []byte) {
 		if !isRegular(pickle) {
 			return
