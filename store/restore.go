@@ -104,8 +104,8 @@ func (db *DB) checkRestore(ctx context.Context, t *sqlio.Tx, version int64, o *o
 // peers that still use one are answered with a new one, as for any undecryptable Olm
 // message.
 //
-// The outbox and the transactions stay: they hold ciphertext, which can be sent twice
-// without harm.
+// The outbox and the transactions stay: they hold ciphertext, or what the same ciphertext is
+// made of, which can be sent twice without harm.
 func (db *DB) DiscardOutboundState(ctx context.Context) error {
 	err := db.writer.run(ctx, func(ctx context.Context, t *sqlio.Tx) error { return discardOutbound(ctx, t) })
 	if err != nil {

@@ -9,6 +9,8 @@
 //   - What is sealed waits in the outbox, stored with the sessions that sealed it, and leaves
 //     in order, also after a crash, under the transaction IDs that it was given (requirement
 //     5.5).
+//   - What is kept of sessions in memory is what is stored. A change is refused if somebody else
+//     has changed them since they were read.
 //   - A device whose messages cannot be read is noted until it has a new session, and gets at
 //     most one in an hour (requirement 6.12).
 //

@@ -8,6 +8,8 @@
 //   - [Sessions] know what must be stored: [Sessions.Collect] adds every session that has
 //     encrypted or decrypted. A message that could not be decrypted changes nothing
 //     (requirement 6.13).
+//   - What [Sessions.SealAll] encrypts is taken from the sessions at once, and what
+//     [OutboxItems] stores of it is made into the same bytes at every time: see [RecipeBody].
 //   - [OpenEnvelope] returns a plaintext only if it belongs to its message (requirement
 //     6.7).
 //   - A one-time key is used only if its device has signed it.
