@@ -4,6 +4,7 @@ import (
 	"crypto/ecdh"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 
@@ -130,13 +131,15 @@ func withChain(pickle []byte) ([]byte, error) {
 func hmacOf(key *[keySize]byte, text []byte) [sha256.Size]byte {
 	var inner [2 * sha256.BlockSize]byte
 	var outer [sha256.BlockSize + sha256.Size]byte
-	for i := range sha256.BlockSize {
-		inner[i], outer[i] = 0x36, 0x5c
+	before, after := inner[:sha256.BlockSize], outer[:sha256.BlockSize]
+	for i := range before {
+		before[i] = 0x36
 	}
-	for i, b := range key {
-		inner[i] ^= b
-		outer[i] ^= b
+	for i := range after {
+		after[i] = 0x5c
 	}
+	subtle.XORBytes(before, before, key[:])
+	subtle.XORBytes(after, after, key[:])
 	n := copy(inner[sha256.BlockSize:], text)
 	sum := sha256.Sum256(inner[:sha256.BlockSize+n])
 	copy(outer[sha256.BlockSize:], sum[:])

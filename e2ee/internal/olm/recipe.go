@@ -131,7 +131,7 @@ func (r *recipeReader) letter() *letter {
 	copy(l.ratchet[:], r.bytes(keySize))
 	index := r.number()
 	r.bad = r.bad || index > 1<<32-1
-	l.index = uint32(index) //nolint:gosec // checked
+	l.index = uint32(index)
 	copy(l.key[:], r.bytes(keySize))
 	return l
 }
