@@ -19,16 +19,15 @@ const (
 	crowdSize  = crowdUsers * crowdEach
 )
 
-// crowd are the 1,000 signed devices of 250 people in one room. What the homeserver says of
-// them is written down beforehand.
+// crowd are the signed devices of people in one room, 1,000 of 250 unless said otherwise. What the
+// homeserver says of them is written down beforehand.
 type crowd struct {
 	tb   testing.TB
 	up   *upstream
 	room string
 
 	devices []*peer
-	users   map[string]bool
-	keys    []byte                                           // the answer to /keys/query for all of them
+	keys    map[string][3]json.RawMessage                    // devices, master and self-signing key of each user
 	oneTime map[string]map[string]map[string]json.RawMessage // the same one each time
 	bare    map[*peer]id.Curve25519                          // the same, unsigned
 
@@ -37,20 +36,23 @@ type crowd struct {
 
 func newCrowd(tb testing.TB, up *upstream, room, sender string) *crowd {
 	tb.Helper()
+	return newCrowdOf(tb, up, room, sender, crowdUsers, func(int) int { return crowdEach })
+}
+
+// newCrowdOf is newCrowd with other numbers of users, and of the devices of each.
+func newCrowdOf(tb testing.TB, up *upstream, room, sender string, users int, devicesOf func(user int) int) *crowd {
+	tb.Helper()
 	c := &crowd{
-		tb: tb, up: up, room: room, users: make(map[string]bool),
+		tb: tb, up: up, room: room, keys: make(map[string][3]json.RawMessage, users),
 		oneTime: make(map[string]map[string]map[string]json.RawMessage), bare: make(map[*peer]id.Curve25519),
 	}
-	devices, masters, selves := obj{}, obj{}, obj{}
 	members := []obj{member(sender)}
-	for i := range crowdUsers {
+	for i := range users {
 		one := newIdentity(tb, fmt.Sprintf("@crowd%d:liar.test", i))
 		members = append(members, member(one.user))
-		masters[one.user], selves[one.user] = one.masterKey(), one.selfSigningKey()
 		own := obj{}
-		c.users[one.user] = true
 		c.oneTime[one.user] = make(map[string]map[string]json.RawMessage)
-		for n := range crowdEach {
+		for n := range devicesOf(i) {
 			p := one.newPeer(fmt.Sprintf("DEVICE%d", n))
 			own[p.device] = p.deviceKeys()
 			c.devices = append(c.devices, p)
@@ -60,9 +62,8 @@ func newCrowd(tb testing.TB, up *upstream, room, sender string) *crowd {
 				c.bare[p] = id.Curve25519(key.(obj)["key"].(string))
 			}
 		}
-		devices[one.user] = own
+		c.keys[one.user] = [3]json.RawMessage{marshal(tb, own), marshal(tb, one.masterKey()), marshal(tb, one.selfSigningKey())}
 	}
-	c.keys = marshal(tb, obj{"device_keys": devices, "master_keys": masters, "self_signing_keys": selves})
 	up.on(http.MethodPost, "/_matrix/client/v3/keys/query", c.query)
 	up.on(http.MethodPost, "/_matrix/client/v3/keys/claim", c.claim)
 	up.below(http.MethodPut, "/_matrix/client/v3/sendToDevice/m.room.encrypted/", c.deliver)
@@ -74,19 +75,27 @@ func member(user string) obj {
 	return obj{"type": "m.room.member", "state_key": user, "sender": user, "content": obj{"membership": "join"}}
 }
 
-// query answers for the whole crowd or, when it is about somebody else, not at all.
+// query answers for users of the crowd or, when it is about somebody else, not at all.
 func (c *crowd) query(w http.ResponseWriter, r *http.Request) {
 	var asked struct {
 		Keys map[string]json.RawMessage `json:"device_keys"`
 	}
 	raw := c.read(r, &asked)
+	answer := [3]bytes.Buffer{}
 	for user := range asked.Keys {
-		if !c.users[user] {
+		keys, ok := c.keys[user]
+		if !ok {
 			c.pass(w, r, raw)
 			return
 		}
+		for i := range answer {
+			if answer[i].Len() > 0 {
+				answer[i].WriteByte(',')
+			}
+			fmt.Fprintf(&answer[i], "%q:%s", user, keys[i])
+		}
 	}
-	text(c.keys)(w, r)
+	text(fmt.Appendf(nil, `{"device_keys":{%s},"master_keys":{%s},"self_signing_keys":{%s}}`, &answer[0], &answer[1], &answer[2]))(w, r)
 }
 
 // claim hands out the same keys to everybody. Devices that are not of the crowd get a key
@@ -99,7 +108,7 @@ func (c *crowd) claim(w http.ResponseWriter, r *http.Request) {
 	raw := c.read(r, &asked)
 	out := make(map[string]map[string]map[string]json.RawMessage, len(asked.Keys))
 	for user, devices := range asked.Keys {
-		if !c.users[user] && len(asked.Keys) == 1 {
+		if c.keys[user][0] == nil && len(asked.Keys) == 1 {
 			c.pass(w, r, raw)
 			return
 		}

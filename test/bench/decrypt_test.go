@@ -178,7 +178,7 @@ func BenchmarkBigSync(b *testing.B) {
 	})
 	b.Run("e2ee-proxy", func(b *testing.B) {
 		r, up := newReaders(b, syncEvents, nil)
-		body := bigSync(r.talk)
+		body := bigSync(r.talk, syncSize)
 		var m meter
 		for b.Loop() {
 			b.StopTimer()
@@ -220,7 +220,7 @@ func nextBatch(tb testing.TB, sync []byte) string {
 
 // bigSync returns a response with the conversation in one room and, up to its size,
 // membership events in others.
-func bigSync(talk *conversation) []byte {
+func bigSync(talk *conversation, size int) []byte {
 	var body bytes.Buffer
 	body.WriteString(`{"next_batch":"after","rooms":{"join":{"` + benchRoom + `":{"timeline":{"events":[`)
 	for i, ev := range talk.events[1:] {
@@ -230,7 +230,7 @@ func bigSync(talk *conversation) []byte {
 		body.Write(ev.Event)
 	}
 	body.WriteString(`]}}`)
-	for room := 0; body.Len() < syncSize; room++ {
+	for room := 0; body.Len() < size; room++ {
 		fmt.Fprintf(&body, `,"!room%d:liar.test":{"timeline":{"events":[]},"state":{"events":[`, room)
 		for i := range 50 {
 			if i > 0 {

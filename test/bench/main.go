@@ -22,7 +22,8 @@ var processes = []process{
 	{"./trustcache", "^BenchmarkDecision$", ""},
 	{"./test/bench", "^BenchmarkIdleDevice$", ""},
 	{"./test/bench", "^BenchmarkUsedDevice$", ""},
-	{"./test/bench", ".", "^Benchmark(Idle|Used)Device$"},
+	{"./test/bench", "^BenchmarkScaling$", ""},
+	{"./test/bench", ".", "^Benchmark((Idle|Used)Device|Scaling)$"},
 }
 
 type process struct{ path, bench, skip string }
@@ -68,7 +69,8 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 		}
 		compareWith(then, rows, budgets())
 	}
-	table := machine(results) + "\n" + render(rows)
+	growth, unscaled := evaluateScaling(results)
+	table := machine(results) + "\n" + render(rows) + "\nScaling: what the processors spend on the same work once, ten and a hundred times over.\n\n" + growth
 	if _, err := io.WriteString(out, table); err != nil {
 		return err
 	}
@@ -77,7 +79,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 			return err
 		}
 	}
-	return missing
+	return errors.Join(missing, unscaled)
 }
 
 // measure runs the benchmarks and returns what they print, or reads it.

@@ -45,6 +45,17 @@ func newBigRoomWith(tb testing.TB, audit bool) *bigRoom {
 	return &bigRoom{stack: newStackOn(tb, up, path, openStoreWith(tb, path, audit), nil), crowd: newCrowd(tb, up, room, owner.UserID), hs: hs}
 }
 
+// newRoomOf is newBigRoom with so many people, of whom five have twelve devices.
+func newRoomOf(tb testing.TB, people int) *bigRoom {
+	tb.Helper()
+	hs := liar.New(tb)
+	up := newUpstream(tb, hs)
+	owner := hs.Login("writer", "FIRST")
+	room := hs.CreateRoom(true, owner.UserID)
+	crowd := newCrowdOf(tb, up, room, owner.UserID, people, func(user int) int { return 2 + user%5/3 })
+	return &bigRoom{stack: newStack(tb, up), crowd: crowd, hs: hs}
+}
+
 // writer returns a device of the writer's that has sent nothing yet, of an account that
 // knows the crowd.
 func (r *bigRoom) writer() *e2ee.Device {
@@ -57,7 +68,7 @@ func (r *bigRoom) send(d *e2ee.Device) {
 	r.stack.tb.Helper()
 	before := r.addressed.Load()
 	r.say(d)
-	if given := r.addressed.Load() - before; given < crowdSize {
+	if given := r.addressed.Load() - before; given < int64(len(r.devices)) {
 		r.stack.tb.Fatalf("the key was given to %d devices", given)
 	}
 }

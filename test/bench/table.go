@@ -120,6 +120,11 @@ func render(rows []row) string {
 		}
 		lines = append(lines, line)
 	}
+	return layOut(lines)
+}
+
+// layOut writes lines of cells, the first of which is the heading, as a Markdown table.
+func layOut(lines [][]string) string {
 	widths := make([]int, len(lines[0]))
 	for _, line := range lines {
 		for i, cell := range line {

@@ -251,10 +251,15 @@ func (s *stack) device(who liar.Session) *e2ee.Device {
 
 var errNotYet = errors.New("not yet")
 
-// await waits until a condition holds.
+// await waits until a condition holds, a minute at most.
 func await(tb testing.TB, what string, holds func() bool) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	awaitFor(tb, time.Minute, what, holds)
+}
+
+func awaitFor(tb testing.TB, most time.Duration, what string, holds func() bool) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), most)
 	defer cancel()
 	err := testproc.Await(ctx, func(context.Context) error {
 		if holds() {
