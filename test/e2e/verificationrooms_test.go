@@ -35,6 +35,8 @@ func TestVerifySomebodyNewAndBeAskedInARoom(t *testing.T) {
 		bob := loginCurl(t, proxy.URL, newAccount(t, hs, "bob"), "BOB1")
 		bob.awaitInOrder()
 		alice.ListenVerifications()
+		// Element reads nothing of a sender whose identity it does not know yet, and does not look again.
+		alice.AwaitDevice(bob.account.UserID, "BOB1", true)
 		v := bob.verify("verifications", map[string]any{"user_id": a.UserID})
 		if v.RoomID == "" {
 			t.Fatal("no room was made")
