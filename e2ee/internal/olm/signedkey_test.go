@@ -12,7 +12,8 @@ import (
 )
 
 // What is uploaded for a one-time key and a fallback key, byte by byte, and that what is
-// signed is the canonical JSON of it (Client-Server API, "Key algorithms").
+// signed is the canonical JSON of it (Client-Server API, "Key algorithms"). In any order but the
+// alphabetical one Synapse (1.163.2) forgets that the fallback key was given out.
 func TestSignedKeys(t *testing.T) {
 	t.Parallel()
 	a := newTestAccount(t)
@@ -29,7 +30,7 @@ func TestSignedKeys(t *testing.T) {
 		members, signable string
 	}{
 		{"one-time key", &a.OTKeys[0], false, `"key":"KEY"`, `{"key":"KEY"}`},
-		{"fallback key", &a.CurrentFallbackKey, true, `"key":"KEY","fallback":true`, `{"fallback":true,"key":"KEY"}`},
+		{"fallback key", &a.CurrentFallbackKey, true, `"fallback":true,"key":"KEY"`, `{"fallback":true,"key":"KEY"}`},
 	} {
 		signed, err := a.signedKey(test.key, "@alice:hs", "ALICE", test.fallback)
 		if err != nil {

@@ -41,8 +41,8 @@ type Update struct {
 }
 
 // JoinedInGap returns the users who may have joined in the gap of a limited update: Dendrite
-// (0.15.2) names nobody in device_lists who left or joined there. Of a room that the account
-// itself has just joined it names everybody. A lazy-loading client is not shown all of them.
+// (0.15.2) names nobody in device_lists who left or joined there. It shows them to lazy-loading
+// clients too, and names everybody in a room that the account itself has just joined.
 func (u *Update) JoinedInGap(own id.UserID) (users []id.UserID) {
 	if !u.Limited || u.Section != SectionJoin {
 		return nil
