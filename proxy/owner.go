@@ -67,7 +67,7 @@ func (p *Proxy) atOwner(q *request) error {
 		case err == nil, q.w.status != 0, q.r.Context().Err() != nil, q.body.failure() != nil: // of the client
 			return err
 		case errors.Is(err, store.ErrLeaseLost), errors.Is(err, cluster.ErrStranger):
-			return notFound(err)
+			return q.notFound(err)
 		case !cluster.IsMoving(err):
 			return err
 		}
@@ -81,7 +81,7 @@ func (p *Proxy) atOwner(q *request) error {
 			s = search{body: s.body} // it was on its way until now
 		}
 		if !q.mayRepeat(err, s.body) || !s.wait(q.r.Context()) {
-			return notFound(err)
+			return q.notFound(err)
 		}
 		q.again = q.again || mayBeDone(err)
 	}
@@ -247,14 +247,15 @@ func (s *search) wait(ctx context.Context) bool {
 	}
 }
 
-// notFound returns the client's error for an account that was not found in time.
-func notFound(err error) *apierr.Error {
+// notFound returns the client's error for an account that was not found in time, or for a body that
+// is too large to be made again here. The client may repeat what is the same the second time.
+func (q *request) notFound(err error) *apierr.Error {
 	e := &apierr.Error{
 		Status: http.StatusServiceUnavailable, ErrCode: apierr.CodeUnknown, Err: err,
 		Text: "The process of the proxy that serves this account is being replaced.", Hint: "Try again in a moment.",
 		Header: apierr.RetryAfter(time.Second),
 	}
-	if mayBeDone(err) {
+	if mayBeDone(err) && !q.isIdempotent() {
 		e.Status, e.Text = http.StatusBadGateway, "The process of the proxy that served this account ended before it answered."
 	}
 	return e

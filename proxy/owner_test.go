@@ -155,6 +155,8 @@ func TestOwnerDiesInTheMiddle(t *testing.T) {
 			{"POST", "/_matrix/client/v3/rooms/%21r%3Ahs/send/m.room.message", interceptors.Send, 200},
 			{"POST", "/_matrix/client/v3/createRoom", interceptors.CreateRoom, 200},
 			{"POST", "/_e2ee_proxy/v1/reset", interceptors.ControlReset, 502},
+			// It is too large to be kept, and harmless to repeat.
+			{"POST", "/_matrix/media/v3/upload", interceptors.UploadFile, 503},
 		} {
 			t.Run(name+" "+c.method+" "+c.handler, func(t *testing.T) {
 				t.Parallel()
@@ -173,8 +175,11 @@ func TestOwnerDiesInTheMiddle(t *testing.T) {
 				})
 				done := make(chan answer, 1)
 				body := `{"n":3}`
-				if c.method == "GET" {
+				switch {
+				case c.method == "GET":
 					body = ""
+				case c.status == 503:
+					body = strings.Repeat("x", 1<<20)
 				}
 				go func() { done <- a.do(c.method, c.target, body, bearerAlice) }()
 				<-began
@@ -182,6 +187,9 @@ func TestOwnerDiesInTheMiddle(t *testing.T) {
 				got := <-done
 				if got.StatusCode != c.status || c.status == 200 && !strings.HasSuffix(got.body, body) || c.status != 200 && got.errcode() != "M_UNKNOWN" {
 					t.Errorf("got %d %s", got.StatusCode, got.body)
+				}
+				if c.status != 200 && got.Header.Get("Retry-After") == "" {
+					t.Error("it does not say when to try again")
 				}
 				if want := int64(1); c.status == 200 && count.Load() != want || c.status != 200 && count.Load() != 0 {
 					t.Errorf("made %d times here", count.Load())
