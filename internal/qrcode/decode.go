@@ -76,10 +76,7 @@ func read(picture []byte, seen *candidates) (content []byte, err error) {
 	if err != nil {
 		return nil, ErrNoCode
 	}
-	found, err := qrcode.NewQRCodeReader().Decode(bitmap, map[gozxing.DecodeHintType]any{
-		gozxing.DecodeHintType_TRY_HARDER:                 true,
-		gozxing.DecodeHintType_NEED_RESULT_POINT_CALLBACK: gozxing.ResultPointCallback(seen.found),
-	})
+	found, err := decode(bitmap, seen)
 	if err != nil {
 		return nil, ErrNoCode
 	}
@@ -89,4 +86,19 @@ func read(picture []byte, seen *candidates) (content []byte, err error) {
 		return nil, ErrNoCode
 	}
 	return segments[0], nil
+}
+
+// decode looks for a code in two ways. Of sixty codes one has a pattern that is taken for a
+// corner, and is not found among other things; in a picture of nothing else it need not be.
+func decode(bitmap *gozxing.BinaryBitmap, seen *candidates) (*gozxing.Result, error) {
+	hints := map[gozxing.DecodeHintType]any{
+		gozxing.DecodeHintType_NEED_RESULT_POINT_CALLBACK: gozxing.ResultPointCallback(seen.found),
+		gozxing.DecodeHintType_TRY_HARDER:                 true,
+	}
+	found, err := qrcode.NewQRCodeReader().Decode(bitmap, hints)
+	if err != nil {
+		hints[gozxing.DecodeHintType_PURE_BARCODE] = true
+		found, err = qrcode.NewQRCodeReader().Decode(bitmap, hints)
+	}
+	return found, err //nolint:wrapcheck // the caller says what it means
 }

@@ -8,6 +8,7 @@ import (
 	"image/color"
 	"image/jpeg"
 	"image/png"
+	chacha "math/rand/v2"
 	"testing"
 
 	"e2ee-proxy/internal/qrcode"
@@ -46,6 +47,24 @@ func TestRoundTrip(t *testing.T) {
 	for _, content := range [][]byte{nil, make([]byte, 3000)} {
 		if _, err := qrcode.PNG(content); !errors.Is(err, qrcode.ErrTooLong) {
 			t.Errorf("%d bytes: %v", len(content), err)
+		}
+	}
+}
+
+// Codes as verifications have them, among them some in which the decoder takes something else for
+// a corner.
+func TestCodesOfVerifications(t *testing.T) {
+	t.Parallel()
+	for n := range 200 {
+		keys := make([]byte, 64+10)
+		_, _ = chacha.NewChaCha8([32]byte{byte(n)}).Read(keys) // it never fails
+		content := append([]byte("MATRIX\x02\x00\x00\x20"), append([]byte("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"), keys...)...)
+		made, err := qrcode.PNG(content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := qrcode.Read(made); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("%d: %x, %v", n, got, err)
 		}
 	}
 }

@@ -22,6 +22,7 @@ func (t *Terminal) Progress(what string, total int64, size bool) *Progress {
 		progressbar.OptionSetWriter(t.err), progressbar.OptionSetDescription(what), progressbar.OptionShowBytes(size),
 		progressbar.OptionShowCount(), progressbar.OptionSetWidth(20), progressbar.OptionThrottle(100*time.Millisecond),
 		progressbar.OptionClearOnFinish(), progressbar.OptionSetPredictTime(false),
+		progressbar.OptionSetSpinnerChangeInterval(0), // else it turns by itself, and races with what is shown
 	)}
 }
 

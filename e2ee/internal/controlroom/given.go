@@ -1,32 +1,63 @@
 package controlroom
 
 import (
+	"slices"
 	"time"
 
 	"maunium.net/go/mautrix/id"
 )
 
+// maxSteps is of how many syncs it is known when they handed something out.
+const maxSteps = 64
+
 // Given is what a device has been handed of the room: what its user may have read. It is in
 // memory only; after a restart nothing counts as read, until it is handed out again.
 type Given struct {
-	to        int64 // every line up to it
-	from, end int64 // a page, with both of its ends
-	at        time.Time
+	steps []step // never changed
+	page  step   // a page of the history
 }
+
+// step is when lines were handed out, from one to another, both included.
+type step struct {
+	from, to int64
+	at       time.Time
+}
+
+func (s step) has(seq int64) bool { return s.from <= seq && seq <= s.to }
 
 // Has reports whether a line was handed out, and since when at the latest.
 func (g Given) Has(seq int64) (since time.Time, has bool) {
-	return g.at, seq > 0 && (seq <= g.to || g.from <= seq && seq <= g.end)
+	if seq <= 0 {
+		return time.Time{}, false
+	}
+	for _, s := range append(g.steps[:len(g.steps):len(g.steps)], g.page) {
+		if s.has(seq) && (!has || s.at.Before(since)) {
+			since, has = s.at, true
+		}
+	}
+	return since, has
 }
 
 // With returns what it is once the lines from one to another were handed out, whole: from 0 on by
 // a sync, of which the device has those before.
 func (g Given) With(from, to int64, at time.Time) Given {
-	if g.at = at; from == 0 {
-		g.to = max(g.to, to)
-	} else {
-		g.from, g.end = from, to
+	if from > 0 {
+		g.page = step{from, to, at}
+		return g
 	}
+	var last int64
+	if n := len(g.steps); n > 0 {
+		last = g.steps[n-1].to
+	}
+	if to <= last {
+		return g // it has them already
+	}
+	steps := append(slices.Clone(g.steps), step{last + 1, to, at})
+	if len(steps) > maxSteps { // what the oldest two say counts as said by the later of them
+		steps[1].from = steps[0].from
+		steps = steps[1:]
+	}
+	g.steps = steps
 	return g
 }
 
