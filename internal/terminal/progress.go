@@ -18,12 +18,17 @@ func (t *Terminal) Progress(what string, total int64, size bool) *Progress {
 	if !t.moves {
 		return &Progress{}
 	}
-	return &Progress{bar: progressbar.NewOptions64(total,
+	options := []progressbar.Option{
 		progressbar.OptionSetWriter(t.err), progressbar.OptionSetDescription(what), progressbar.OptionShowBytes(size),
-		progressbar.OptionShowCount(), progressbar.OptionSetWidth(20), progressbar.OptionThrottle(100*time.Millisecond),
+		progressbar.OptionShowCount(), progressbar.OptionSetWidth(20),
 		progressbar.OptionClearOnFinish(), progressbar.OptionSetPredictTime(false),
-		progressbar.OptionSetSpinnerChangeInterval(0), // else it turns by itself, and races with what is shown
-	)}
+		// Nothing turns by itself: that races with what is shown (v3.19.1).
+		progressbar.OptionSetSpinnerChangeInterval(0),
+	}
+	if total >= 0 { // else the last of it might not be shown
+		options = append(options, progressbar.OptionThrottle(100*time.Millisecond))
+	}
+	return &Progress{bar: progressbar.NewOptions64(total, options...)}
 }
 
 // Set says how much is done, of a total that may have changed.
