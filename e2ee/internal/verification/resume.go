@@ -84,11 +84,16 @@ func (x *Flows) isResumed() bool {
 }
 
 // Resume begins to say how the verifications ended that were under way when another process had
-// the device, or this one before it was started again. It never waits.
-func (x *Flows) Resume(context.Context) error {
-	if !x.isResumed() {
-		x.Receive(nil)
+// the device, or this one before it was started again. It does not wait for that, and begins
+// nothing where none was: most devices are only visited, and do not stay in memory for it.
+func (x *Flows) Resume(ctx context.Context) error {
+	if x.isResumed() {
+		return nil
 	}
+	if raw, err := x.host.Kept(ctx); err != nil || raw == nil {
+		return err
+	}
+	x.Receive(nil)
 	return nil
 }
 
