@@ -28,10 +28,10 @@ func TestGiven(t *testing.T) {
 		}
 	}
 	late := begun.Add(2 * time.Hour)
-	if since, has := (Given{}).With(5, 7, late).Has(6); !has || since != late {
+	if since, has := (Given{}).With(5, 7, late).Has(6); !has || !since.Equal(late) {
 		t.Errorf("of a page: %v, %v", has, since)
 	}
-	if since, _ := g.With(1, 3, late).Has(2); since == late {
+	if since, _ := g.With(1, 3, late).Has(2); since.Equal(late) {
 		t.Error("a page makes what a sync has handed out look newer")
 	}
 }
