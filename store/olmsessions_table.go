@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store/internal/sqlio"
 )
 
@@ -47,6 +48,32 @@ func olmRow(device int64, s *OlmSession) []string {
 
 var errOlmSessionOfAnother = errors.New("a session with this ID belongs to another device")
 
+// withMark begins what is sealed of a session of which it is kept with whom it is. A pickle begins with
+// its version, of which this byte is never one.
+const withMark = 0xFF
+
+// withPickle returns what is sealed of a session.
+func withPickle(s *OlmSession) []byte {
+	if s.With == "" {
+		return s.Pickle.Reveal()
+	}
+	out := append(make([]byte, 0, 2+len(s.With)+len(s.Pickle)), withMark, byte(len(s.With)))
+	return append(append(out, s.With...), s.Pickle.Reveal()...)
+}
+
+// splitPickle is the opposite of withPickle.
+func splitPickle(plain secret.Bytes) (with string, pickle secret.Bytes, err error) {
+	raw := plain.Reveal()
+	if len(raw) == 0 || raw[0] != withMark {
+		return "", plain, nil
+	}
+	if len(raw) < 2 || len(raw) < 2+int(raw[1]) {
+		return "", nil, fmt.Errorf("%w: an Olm session is damaged", ErrSealed)
+	}
+	at := 2 + int(raw[1])
+	return string(raw[2:at]), plain[at:], nil
+}
+
 func (b *saver) olmSessions(all []OlmSession) {
 	all = lastByKey(all, func(s *OlmSession) string { return s.SessionID })
 	if len(all) == 0 {
@@ -56,7 +83,7 @@ func (b *saver) olmSessions(all []OlmSession) {
 	for _, s := range all {
 		p.ID(s.SessionID)
 		p.ID(s.TheirKey)
-		p.Bytes(b.acct.seal(s.Pickle.Reveal(), "olm_sessions", "sealed_pickle", olmRow(b.dev, &s)...))
+		p.Bytes(b.acct.seal(withPickle(&s), "olm_sessions", "sealed_pickle", olmRow(b.dev, &s)...))
 		p.Time(s.CreatedAt)
 		p.Time(s.LastReceivedAt)
 	}
@@ -82,7 +109,10 @@ func (db *DB) OlmSessions(ctx context.Context, acct *Account, device int64, thei
 		if err != nil {
 			return err
 		}
-		s.Pickle, err = acct.open(sealed, "olm_sessions", "sealed_pickle", olmRow(device, &s)...)
+		plain, err := acct.open(sealed, "olm_sessions", "sealed_pickle", olmRow(device, &s)...)
+		if err == nil {
+			s.With, s.Pickle, err = splitPickle(plain)
+		}
 		all[s.TheirKey] = append(all[s.TheirKey], s)
 		return err
 	})

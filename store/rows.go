@@ -66,10 +66,13 @@ const (
 	DeadKeysGone
 )
 
-// OlmSession is one Olm session with another device. Pickle is sealed.
+// OlmSession is one Olm session with another device. Pickle and With are sealed.
 type OlmSession struct {
-	SessionID      string
-	TheirKey       string // Curve25519, unpadded base64
+	SessionID string
+	TheirKey  string // Curve25519, unpadded base64
+	// With is the Ed25519 key of the device that the session is with, unpadded base64: anybody can
+	// claim a Curve25519 key as their own. Empty in rows from before it was kept.
+	With           string
 	Pickle         secret.Bytes
 	CreatedAt      time.Time
 	LastReceivedAt time.Time

@@ -194,7 +194,7 @@ func TestDeletionsComeBeforeUpserts(t *testing.T) {
 		db := open(t, options(t, url))
 		acct, dev := device(t, db, alice, "A")
 		save(t, db, acct, dev.ID, everything())
-		olm := OlmSession{SessionID: "o1", TheirKey: "curveA", Pickle: []byte("again"), CreatedAt: at(1)}
+		olm := OlmSession{SessionID: "o1", TheirKey: "curveA", With: "edA", Pickle: []byte("again"), CreatedAt: at(1)}
 		save(t, db, acct, dev.ID, &Changes{
 			DeleteOlmSessions: []string{"o1", "o2", "o3"}, OlmSessions: []OlmSession{olm},
 			DeleteDevices: []DeviceRef{{"@bob:hs", "B1"}, {"@bob:hs", "B2"}},

@@ -35,6 +35,7 @@ func TestLinksAndForwardedFiles(t *testing.T) {
 		proxy := testproxy.Start(t, hs.URL, testproxy.Options{Args: []string{"--media-links"}})
 		a, b := newAccount(t, hs, "alice"), newAccount(t, hs, "bob")
 		alice, bob := loginCurl(t, proxy.URL, a, "ALICE"), loginCurl(t, proxy.URL, b, "BOB")
+		bob.awaitSigned() // before that he is given no keys
 		room := alice.createRoom(b.UserID)
 		bob.AwaitRoom(room, "invite")
 		bob.Join(room)

@@ -29,7 +29,7 @@ func (o *Olm) ClaimFor(ctx context.Context, devices []*trustcache.Device) (map[s
 	}
 	var need []*trustcache.Device
 	for _, dev := range devices {
-		if len(have[dev.Curve25519]) == 0 {
+		if !olm.HasSession(have[dev.Curve25519], dev) {
 			need = append(need, dev)
 		}
 	}

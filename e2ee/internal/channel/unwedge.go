@@ -167,7 +167,7 @@ func (o *Olm) sendDummies(ctx context.Context, plan *unwedging, claimed map[stor
 		if err != nil {
 			return err
 		}
-		sessions.Add(dev.Curve25519, made, o.Env.Now())
+		sessions.Add(dev, made, o.Env.Now())
 		sealed = append(sealed, olm.Message{To: dev, Content: content})
 		begun = append(begun, dev.Curve25519)
 	}

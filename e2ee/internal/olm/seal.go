@@ -39,6 +39,7 @@ type sealing struct {
 	dev        *trustcache.Device
 	oneTimeKey id.Curve25519
 	old        *storedSession
+	late       bool // after another with the same session
 	made       *session.OlmSession
 	pickle     []byte // what becomes of the session
 	letter     *letter

@@ -16,9 +16,15 @@ import (
 	"e2ee-proxy/trustcache"
 )
 
-// maxSessionsPerDevice is how many Olm sessions are kept for one device; the spec asks for
-// at least 4 (requirement 6.6).
-const maxSessionsPerDevice = 6
+const (
+	// maxSessionsPerDevice is how many Olm sessions are kept for one device; the spec asks for
+	// at least 4 (requirement 6.6).
+	maxSessionsPerDevice = 6
+	// maxSessionsPerKey is how many are kept for one Curve25519 key, which many devices can claim, and
+	// maxUnanswered how many of them may be such that the other side has never used.
+	maxSessionsPerKey = 4 * maxSessionsPerDevice
+	maxUnanswered     = 2 * maxSessionsPerDevice
+)
 
 // storedSession is one Olm session in memory. It is decoded when it is to decrypt; for what it
 // encrypts its pickle will do.
@@ -62,21 +68,69 @@ type Sessions struct {
 	Begun []id.Curve25519 // the devices that began a session with us
 }
 
-// Add adds a new session in front, and drops the ones used longest ago.
-func (o *Sessions) Add(key id.Curve25519, s *session.OlmSession, now time.Time) {
+// Add adds a session that was begun with a device.
+func (o *Sessions) Add(dev *trustcache.Device, s *session.OlmSession, now time.Time) {
+	o.add(dev.Curve25519, dev.Ed25519, s, now)
+}
+
+// add adds a new session in front, and drops the ones with the same device that were used longest ago.
+func (o *Sessions) add(key id.Curve25519, with id.Ed25519, s *session.OlmSession, now time.Time) {
 	made := &storedSession{
-		row:  store.OlmSession{SessionID: s.ID().String(), TheirKey: key.String(), CreatedAt: now, LastReceivedAt: now},
+		row:  store.OlmSession{SessionID: s.ID().String(), TheirKey: key.String(), With: with.String(), CreatedAt: now, LastReceivedAt: now},
 		sess: s,
 	}
-	list := append([]*storedSession{made}, o.byKey[key]...)
-	for len(list) > maxSessionsPerDevice {
-		last := list[len(list)-1]
-		o.gone = append(o.gone, last.row.SessionID)
-		delete(o.dirty, last)
-		list = list[:len(list)-1]
-	}
-	o.byKey[key] = list
 	o.dirty[made] = true
+	o.keepFew(key, append([]*storedSession{made}, o.byKey[key]...))
+}
+
+// keepFew keeps as many sessions of a key as there may be, of which the first one is new. Those that
+// somebody began who only claims the key do not push out those of its owner.
+func (o *Sessions) keepFew(key id.Curve25519, list []*storedSession) {
+	with := list[0].row.With
+	list = o.drop(list, maxSessionsPerDevice, func(s *storedSession) bool { return s.row.With == with })
+	list = o.drop(list, maxUnanswered, func(s *storedSession) bool { return !s.hasReceived() })
+	o.byKey[key] = o.drop(list, maxSessionsPerKey, func(*storedSession) bool { return true })
+}
+
+// drop drops all sessions of a kind but the first ones.
+func (o *Sessions) drop(list []*storedSession, most int, isOne func(*storedSession) bool) []*storedSession {
+	return slices.DeleteFunc(list, func(s *storedSession) bool {
+		if !isOne(s) {
+			return false
+		}
+		if most--; most >= 0 {
+			return false
+		}
+		o.gone = append(o.gone, s.row.SessionID)
+		delete(o.dirty, s)
+		return true
+	})
+}
+
+// hasReceived reports whether the other side has shown that it has the session.
+func (s *storedSession) hasReceived() bool {
+	pickle := s.row.Pickle.Reveal()
+	return s.sess != nil || len(pickle) <= pickleReceived || pickle[pickleReceived] != 0
+}
+
+// isWith reports whether a session is with a device, as far as that is known.
+func isWith(row *store.OlmSession, dev *trustcache.Device) bool {
+	return row.With == "" || row.With == dev.Ed25519.String()
+}
+
+// HasSession reports whether one of the sessions of a Curve25519 key is with a device.
+func HasSession(rows []store.OlmSession, dev *trustcache.Device) bool {
+	return slices.ContainsFunc(rows, func(row store.OlmSession) bool { return isWith(&row, dev) })
+}
+
+// of returns the session with a device that received last; nil if there is none.
+func (o *Sessions) of(dev *trustcache.Device) *storedSession {
+	for _, s := range o.byKey[dev.Curve25519] {
+		if isWith(&s.row, dev) {
+			return s
+		}
+	}
+	return nil
 }
 
 // used records that a session decrypted a message.
@@ -206,8 +260,17 @@ func (o *Sessions) Decrypt(own *Account, ev *Event, now time.Time) (plain []byte
 
 // BeganBy adds a session that another device began with us.
 func (o *Sessions) BeganBy(from id.Curve25519, made *session.OlmSession, now time.Time) {
-	o.Add(from, made, now)
+	o.add(from, "", made, now)
 	o.Begun = append(o.Begun, from)
+}
+
+// IsWith records with whom the session is that received last under a key, as what it received says:
+// only who has the key can have said so.
+func (o *Sessions) IsWith(from id.Curve25519, device id.Ed25519) {
+	if list := o.byKey[from]; len(list) > 0 && o.dirty[list[0]] {
+		list[0].row.With = device.String()
+		o.keepFew(from, list)
+	}
 }
 
 // SealAll encrypts one content for many devices: with the session that received last, or a
@@ -215,30 +278,40 @@ func (o *Sessions) BeganBy(from id.Curve25519, made *session.OlmSession, now tim
 // those that have neither. own is only read.
 func (o *Sessions) SealAll(own *Account, frame *Frame, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519, now time.Time) (sealed []Message, renewed []store.DeviceRef, without []*trustcache.Device) {
 	todo := make([]*sealing, 0, len(devices))
+	taken := make(map[*storedSession]bool, len(devices))
 	for _, dev := range devices {
 		w := &sealing{dev: dev, oneTimeKey: claimed[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}]}
-		if list := o.byKey[dev.Curve25519]; len(list) > 0 {
-			w.old = list[0]
+		if w.old = o.of(dev); w.old != nil {
+			w.late, taken[w.old] = taken[w.old], true
 		} else if w.oneTimeKey == "" {
 			without = append(without, dev)
 			continue
 		}
 		todo = append(todo, w)
 	}
-	parallel.Each(len(todo), func(i int) { todo[i].run(own) })
+	parallel.Each(len(todo), func(i int) {
+		if !todo[i].late {
+			todo[i].run(own)
+		}
+	})
 	for _, w := range todo {
+		if w.late { // another message has moved its session on
+			w.run(own)
+		}
 		switch {
 		case w.err != nil:
 			without = append(without, w.dev)
 			continue
 		case w.made != nil:
-			o.Add(w.dev.Curve25519, w.made, now)
+			o.Add(w.dev, w.made, now)
 			o.byKey[w.dev.Curve25519][0].keep(w.pickle)
 			renewed = append(renewed, store.DeviceRef{UserID: w.dev.UserID, DeviceID: w.dev.DeviceID})
 		default:
 			w.old.onlySent = !w.began && (w.old.onlySent || !o.dirty[w.old])
 			w.old.keep(w.pickle)
-			o.dirty[w.old] = true
+			if slices.Contains(o.byKey[w.dev.Curve25519], w.old) { // not dropped for a new one
+				o.dirty[w.old] = true
+			}
 		}
 		sealed = append(sealed, Message{To: w.dev, letter: w.letter, frame: frame})
 	}

@@ -190,6 +190,7 @@ func (b *Incoming) handleOlm(ev *toDevice, sealed *olm.Event) {
 	if err != nil {
 		return
 	}
+	b.sessions.IsWith(msg.SenderKey, msg.Keys.Ed25519)
 	if sharedhistory.IsBundle(msg.Type) {
 		b.history.Bundle(msg)
 		return
