@@ -9,7 +9,8 @@ import (
 	_ "image/png"  // pictures of screens
 
 	"github.com/makiuchi-d/gozxing"
-	"github.com/makiuchi-d/gozxing/qrcode"
+	"github.com/makiuchi-d/gozxing/qrcode/decoder"
+	"github.com/makiuchi-d/gozxing/qrcode/detector"
 )
 
 // Bounds of a picture: what a phone takes. With the copies that reading needs it is about
@@ -76,29 +77,35 @@ func read(picture []byte, seen *candidates) (content []byte, err error) {
 	if err != nil {
 		return nil, ErrNoCode
 	}
-	found, err := decode(bitmap, seen)
-	if err != nil {
+	segments := decode(bitmap, seen)
+	if len(segments) != 1 {
 		return nil, ErrNoCode
 	}
 	// The text of the result was converted from some character set; these are the bytes.
-	segments, ok := found.GetResultMetadata()[gozxing.ResultMetadataType_BYTE_SEGMENTS].([][]byte)
-	if !ok || len(segments) != 1 {
-		return nil, ErrNoCode
-	}
 	return segments[0], nil
 }
 
-// decode looks for a code in two ways. Of sixty codes one has a pattern that is taken for a
-// corner, and is not found among other things; in a picture of nothing else it need not be.
-func decode(bitmap *gozxing.BinaryBitmap, seen *candidates) (*gozxing.Result, error) {
+// decode returns the segments of bytes of the code in a picture, nil when there is none. The
+// library ends its search as soon as it believes that it has three corners, and the bytes of one
+// code in sixty look like a corner themselves. From another side the true ones are seen first, so
+// the picture is turned, a quarter at a time. It is changed by that.
+func decode(bitmap *gozxing.BinaryBitmap, seen *candidates) [][]byte {
+	picture, err := bitmap.GetBlackMatrix()
+	if err != nil {
+		return nil
+	}
 	hints := map[gozxing.DecodeHintType]any{
 		gozxing.DecodeHintType_NEED_RESULT_POINT_CALLBACK: gozxing.ResultPointCallback(seen.found),
 		gozxing.DecodeHintType_TRY_HARDER:                 true,
 	}
-	found, err := qrcode.NewQRCodeReader().Decode(bitmap, hints)
-	if err != nil {
-		hints[gozxing.DecodeHintType_PURE_BARCODE] = true
-		found, err = qrcode.NewQRCodeReader().Decode(bitmap, hints)
+	for range 4 {
+		*seen = 0
+		if at, err := detector.NewDetector(picture).Detect(hints); err == nil {
+			if code, err := decoder.NewDecoder().Decode(at.GetBits(), hints); err == nil {
+				return code.GetByteSegments()
+			}
+		}
+		picture.Rotate90()
 	}
-	return found, err //nolint:wrapcheck // the caller says what it means
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"image"
 	"image/color"
+	"image/draw"
 	"image/jpeg"
 	"image/png"
 	chacha "math/rand/v2"
@@ -67,6 +68,64 @@ func TestCodesOfVerifications(t *testing.T) {
 			t.Errorf("%d: %x, %v", n, got, err)
 		}
 	}
+}
+
+// Pictures of a screen: a code among lines of text and a dark bar. In some of these codes a part of
+// the bytes looks like a corner, so that they are found from one side of the picture only.
+func TestCodesAmongOtherThings(t *testing.T) {
+	t.Parallel()
+	for _, n := range []uint64{0, 72, 117, 379} {
+		seed := [32]byte{byte(n), byte(n >> 8), 7}
+		keys := make([]byte, 64+16)
+		_, _ = chacha.NewChaCha8(seed).Read(keys) // it never fails
+		content := append([]byte("MATRIX\x02\x00\x00\x20ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"), keys...)
+		made, err := qrcode.PNG(content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		code, err := png.Decode(bytes.NewReader(made))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, size := range []int{code.Bounds().Dx() / 2, code.Bounds().Dx()} {
+			screen := screenWith(code, size, n)
+			var exact, photo bytes.Buffer
+			if err := errors.Join(png.Encode(&exact, screen), jpeg.Encode(&photo, screen, nil)); err != nil {
+				t.Fatal(err)
+			}
+			for kind, picture := range map[string][]byte{"png": exact.Bytes(), "jpeg": photo.Bytes()} {
+				if got, err := qrcode.Read(picture); err != nil || !bytes.Equal(got, content) {
+					t.Errorf("%d with %d pixels in %s: %x, %v", n, size, kind, got, err)
+				}
+			}
+		}
+	}
+}
+
+// screenWith makes a picture of a screen that shows a code with some pixels a side.
+func screenWith(code image.Image, size int, seed uint64) image.Image {
+	random := chacha.New(chacha.NewPCG(seed, 3))
+	out := image.NewGray(image.Rect(0, 0, 900, 700))
+	fill := func(box image.Rectangle, shade uint8) {
+		draw.Draw(out, box, image.NewUniform(color.Gray{Y: shade}), image.Point{}, draw.Src)
+	}
+	fill(out.Rect, 235)
+	fill(image.Rect(0, 640, 900, 700), 40)
+	for line := range 14 {
+		for x := 10 + random.IntN(60); x < 870; {
+			width := 3 + random.IntN(9)
+			fill(image.Rect(x, 10+12*line, x+width, 17+12*line), 60)
+			x += width + 2 + random.IntN(5)
+		}
+	}
+	at, all := image.Pt(250+random.IntN(40), 210+random.IntN(10)), code.Bounds().Dx()
+	fill(image.Rect(-20, -20, size+20, size+20).Add(at), 255)
+	for y := range size {
+		for x := range size {
+			out.Set(at.X+x, at.Y+y, code.At(x*all/size, y*all/size))
+		}
+	}
+	return out
 }
 
 // What is no picture, too large to be looked at, or has no code in it.
