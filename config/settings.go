@@ -279,11 +279,10 @@ type Account struct {
 
 	// Whose requests to verify are accepted, and their emoji confirmed, with nobody present. own:
 	// those of the user's own devices that the digital identity has confirmed, so that a bot is
-	// verified from another client of its user alone. The homeserver is trusted at that moment not
-	// to have made up such a device: where the identity is not known here yet, it becomes so by it.
-	// A homeserver that makes both up then also gives the key of the backup, and reads every room
-	// key that is saved there; to rule that out, compare emoji once, or recover with the recovery
-	// key, before this is set. Requests of other users are never accepted unseen.
+	// confirmed from another client of its user alone. Since nobody compared anything, the bot
+	// learns nothing by it: it gives that client no secrets and takes none, also not the key of the
+	// backup. For those give it recovery_key, or compare emoji once, asked by the bot. Requests of
+	// other users are never accepted unseen.
 	AutoVerify []AutoVerify `yaml:"auto_verify"`
 
 	// Overrides account.require_cross_signing for this account.

@@ -341,3 +341,58 @@ func TestAttackUnseenByAStranger(t *testing.T) {
 		t.Errorf("%d messages went out", len(sent))
 	}
 }
+
+// Attack: the homeserver makes up an identity and a confirmed device before a bot is set up that
+// confirms its own devices unseen, and lets that device verify the bot. Nobody compared the emoji.
+// The bot is confirmed and may send, which the homeserver could have had anyway; but the identity
+// is no more trusted than before: the bot gives the device no room key that it requests, and takes
+// no backup key from it, so that what it received earlier is not written to the homeserver's backup.
+// Once its owner has compared, it is.
+func TestAttackUnseenByAMadeUpIdentity(t *testing.T) {
+	t.Parallel()
+	hs := liar.New(t)
+	made := newPerson(t, hs, "alice", "MADEUP")
+	bot := &person{t: t, hs: hs, Session: hs.Login("alice", "BOT")}
+	bot.rig = newRig(t, hs, func(o *e2ee.Options) {
+		o.Account = func(id.UserID) e2ee.AccountSettings { return e2ee.AccountSettings{AutoVerifyOwn: true} }
+	})
+	bot.dev = bot.rig.device(bot.Session)
+	settle(t, bot.dev)
+
+	made.must(made.dev.RequestVerification(t.Context(), idUser(bot.UserID), e2ee.VerificationPartner{DeviceID: "BOT"}))
+	made.must(made.dev.StartEmoji(t.Context(), made.newest(e2ee.VerificationReady).ID))
+	made.must(made.dev.ConfirmEmoji(t.Context(), made.newest(e2ee.VerificationCompare).ID, true))
+	made.newest(e2ee.VerificationDone)
+	bot.newest(e2ee.VerificationDone)
+	await(t, "the bot is not confirmed", func() bool { return status(t, bot.dev).Identity.DeviceSigned })
+	if _, err := bot.dev.Encrypt(t.Context(), e2ee.Outgoing{
+		RoomID: idRoom(bot.newRoom()), Type: "m.room.message", TxnID: "t", Content: json.RawMessage(`{"body":"x","msgtype":"m.text"}`),
+	}); err != nil {
+		t.Errorf("the bot may not send: %v", err)
+	}
+	bot.processed()
+	if hasBackupKey(t, bot.dev) || len(bot.dev.AskedFor()) > 0 {
+		t.Errorf("a backup's key was taken, or is asked for: %v", bot.dev.AskedFor())
+	}
+	if s := status(t, bot.dev); s.Backup.Trusted || bot.knows(bot) != "pinned" {
+		t.Errorf("the identity is %s, its backup %+v", bot.knows(bot), s.Backup)
+	}
+
+	flow := bot.must(bot.dev.RequestVerification(t.Context(), idUser(bot.UserID), e2ee.VerificationPartner{})).ID
+	at := func(p *person, state e2ee.VerificationState) {
+		await(t, fmt.Sprintf("at %s it is not %s", p.DeviceID, state), func() bool {
+			v, err := p.dev.Verification(t.Context(), flow) // each of a user's devices calls it the same
+			return err == nil && v.State == state
+		})
+	}
+	at(made, e2ee.VerificationRequested)
+	made.must(made.dev.AcceptVerification(t.Context(), flow))
+	at(bot, e2ee.VerificationReady)
+	bot.must(bot.dev.StartEmoji(t.Context(), flow))
+	for _, p := range []*person{bot, made} {
+		at(p, e2ee.VerificationCompare)
+		p.must(p.dev.ConfirmEmoji(t.Context(), flow, true))
+	}
+	at(bot, e2ee.VerificationDone)
+	await(t, "the backup's key does not come", func() bool { return hasBackupKey(t, bot.dev) })
+}

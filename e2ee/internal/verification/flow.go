@@ -71,7 +71,7 @@ type Flow struct {
 	device   id.DeviceID
 	asked    []id.DeviceID
 	incoming bool
-	auto     bool // the account confirms its own devices unseen
+	auto     bool // confirmed by the account unseen, so that it proves nothing here
 	sentAt   time.Time
 	cameAt   time.Time
 	looked   bool // a person has looked at it
@@ -343,7 +343,9 @@ func (f *Flow) target() *Target {
 	case f.trusted:
 		return &Target{User: f.user, Master: f.master, Device: f.device, Key: f.key}
 	default:
-		return &Target{User: f.user, Master: f.master, Adopt: true}
+		// What nobody looked at proves nothing here: the homeserver may have made up the identity,
+		// with a device of its own. The other side signs this device all the same.
+		return &Target{User: f.user, Master: f.master, Adopt: !f.auto}
 	}
 }
 
