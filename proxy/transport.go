@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -116,8 +117,15 @@ func (piecesBody) Close() error { return nil }
 // ReadFrom implements io.ReaderFrom, which [http.Transport] uses for bodies.
 func (c *writeDeadlineConn) ReadFrom(from io.Reader) (done int64, err error) {
 	if limited, ok := from.(*io.LimitedReader); ok { // a body with a length
-		if p, ok := limited.R.(pieces); ok {
-			return c.readPieces(limited, p)
+		switch body := limited.R.(type) {
+		case pieces:
+			return c.readPieces(limited, body)
+		case *bytes.Reader:
+			if int64(body.Len()) <= limited.N { // all of it is to be sent, and is in memory
+				done, err = body.WriteTo(pieceWriter{c})
+				limited.N -= done
+				return done, err //nolint:wrapcheck // the connection's own
+			}
 		}
 	}
 	buf := make([]byte, firstPiece)
@@ -159,6 +167,19 @@ func (c *writeDeadlineConn) readPieces(limited *io.LimitedReader, from pieces) (
 		}
 	}
 	return done, nil
+}
+
+// pieceWriter writes what is in memory piece by piece, so that the other end has time for each.
+type pieceWriter struct{ to io.Writer }
+
+// Write implements io.Writer.
+func (w pieceWriter) Write(p []byte) (done int, err error) {
+	for err == nil && len(p) > 0 {
+		var n int
+		n, err = w.to.Write(p[:min(len(p), mostPiece)])
+		done, p = done+n, p[n:]
+	}
+	return done, err //nolint:wrapcheck // the connection's own
 }
 
 // Write implements net.Conn.

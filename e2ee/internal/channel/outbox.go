@@ -35,29 +35,78 @@ type outbox struct {
 // leaves before it is.
 type Queued struct {
 	items  []store.OutboxItem
-	bodies []func() (json.RawMessage, error)
+	bodies []body // of the first items; those of the others are made when they are sent
+	make   func(i int) json.RawMessage
+	next   atomic.Int64 // the first of which nobody has begun to make the body
 	all    sync.WaitGroup
 }
 
-// Queue begins to make the bodies of requests. [Queued.Wait] must be called.
-func Queue(items []store.OutboxItem) *Queued {
-	q := &Queued{items: items, bodies: make([]func() (json.RawMessage, error), len(items))}
-	for i := range items {
-		q.bodies[i] = sync.OnceValues(func() (json.RawMessage, error) { return bodyOf(&items[i]) })
+type body struct {
+	done chan struct{} // closed once it is made
+	raw  json.RawMessage
+}
+
+// queue begins to make the bodies of requests. One processor is left to what stores them meanwhile.
+func queue(parcels []olm.Parcel) *Queued {
+	q := &Queued{
+		items: make([]store.OutboxItem, len(parcels)), bodies: make([]body, len(parcels)),
+		make: func(i int) json.RawMessage { return parcels[i].Body() },
 	}
-	var next atomic.Int64
-	for range min(runtime.GOMAXPROCS(0), len(items)) {
+	for i := range q.bodies {
+		q.bodies[i].done = make(chan struct{})
+	}
+	for range min(max(runtime.GOMAXPROCS(0)-1, 1), len(parcels)) {
 		q.all.Go(func() {
-			for i := next.Add(1) - 1; i < int64(len(items)); i = next.Add(1) - 1 {
-				_, _ = q.bodies[i]() // whoever sends it gets the error
+			for q.makeNext() {
 			}
 		})
+	}
+	for i := range parcels {
+		q.items[i] = parcels[i].Item()
 	}
 	return q
 }
 
+// Add adds requests that are sent after the others.
+func (q *Queued) Add(items []store.OutboxItem) { q.items = append(q.items, items...) }
+
+// Items returns what is to be stored.
+func (q *Queued) Items() []store.OutboxItem { return q.items }
+
 // Wait waits until nothing is made any more.
 func (q *Queued) Wait() { q.all.Wait() }
+
+// makeNext makes the next body, and reports false if all are made or being made.
+func (q *Queued) makeNext() bool {
+	i := int(q.next.Add(1)) - 1
+	if i >= len(q.bodies) {
+		return false
+	}
+	q.bodies[i].raw = q.make(i)
+	close(q.bodies[i].done)
+	return true
+}
+
+// take returns the body of a request, which the queue keeps no longer. While it is being made,
+// those after it are made here.
+func (q *Queued) take(i int) (json.RawMessage, error) {
+	if i >= len(q.bodies) {
+		return bodyOf(&q.items[i])
+	}
+	b := &q.bodies[i]
+	for {
+		select {
+		case <-b.done:
+			raw := b.raw
+			b.raw = nil
+			return raw, nil
+		default:
+		}
+		if !q.makeNext() {
+			<-b.done
+		}
+	}
+}
 
 func bodyOf(item *store.OutboxItem) (json.RawMessage, error) {
 	if len(item.Recipe) == 0 {
@@ -113,11 +162,11 @@ func (o *Olm) flush(ctx context.Context, leave bool) error {
 		return err
 	}
 	defer give()
-	queue, fills, err := o.waiting(ctx)
+	queued, fills, err := o.waiting(ctx)
 	if err != nil {
 		return err
 	}
-	failed := o.sendAll(ctx, queue)
+	failed := o.sendAll(ctx, queued)
 	if err := o.settle(ctx, leave); err != nil {
 		return err
 	}
@@ -133,40 +182,36 @@ func (o *Olm) flush(ctx context.Context, leave bool) error {
 // waiting returns what is to be sent, and the count of fills that it is as of.
 func (o *Olm) waiting(ctx context.Context) (*Queued, int, error) {
 	o.Mu.Lock()
-	queue, fills, delivered := o.outbox.queued, o.outbox.fills, slices.Clone(o.outbox.delivered)
+	queued, fills, delivered := o.outbox.queued, o.outbox.fills, slices.Clone(o.outbox.delivered)
 	pending := o.outbox.pending
 	o.outbox.queued = nil
 	o.Mu.Unlock()
-	if queue != nil || !pending {
-		return queue, fills, nil
+	if queued != nil || !pending {
+		return queued, fills, nil
 	}
 	items, err := o.Env.Store.Outbox(ctx, o.Account.Row, o.RowID)
 	if err != nil {
 		return nil, 0, fmt.Errorf("load outbox: %w", err)
 	}
 	items = slices.DeleteFunc(items, func(item store.OutboxItem) bool { return slices.Contains(delivered, item.TxnID) })
-	queue = &Queued{items: items, bodies: make([]func() (json.RawMessage, error), len(items))}
-	for i := range items {
-		queue.bodies[i] = func() (json.RawMessage, error) { return bodyOf(&items[i]) }
-	}
-	return queue, fills, nil
+	return &Queued{items: items}, fills, nil
 }
 
 // sendAll sends requests until one fails.
-func (o *Olm) sendAll(ctx context.Context, queue *Queued) error {
-	if queue == nil {
+func (o *Olm) sendAll(ctx context.Context, queued *Queued) error {
+	if queued == nil {
 		return nil
 	}
-	for i := range queue.items {
-		body, err := queue.bodies[i]()
+	for i := range queued.items {
+		body, err := queued.take(i)
 		if err == nil {
-			err = o.sendToDevice(ctx, &queue.items[i], body)
+			err = o.sendToDevice(ctx, &queued.items[i], body)
 		}
 		if err != nil {
 			return err
 		}
 		o.Mu.Lock()
-		o.outbox.delivered = append(o.outbox.delivered, queue.items[i].TxnID)
+		o.outbox.delivered = append(o.outbox.delivered, queued.items[i].TxnID)
 		o.Mu.Unlock()
 	}
 	return nil

@@ -23,24 +23,42 @@ const claimBatch = 500
 // ClaimFor claims one-time keys for devices without an Olm session. Devices without a key,
 // or whose key they did not sign, are missing in the result.
 func (o *Olm) ClaimFor(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {
-	have, err := o.peers(ctx, devices)
+	need, err := o.strangers(ctx, devices)
 	if err != nil {
 		return nil, err
-	}
-	var need []*trustcache.Device
-	for _, dev := range devices {
-		if !olm.HasSession(have[dev.Curve25519], dev) {
-			need = append(need, dev)
-		}
 	}
 	return o.claim(ctx, need)
 }
 
-// peers returns the sessions with devices.
-func (o *Olm) peers(ctx context.Context, devices []*trustcache.Device) (map[id.Curve25519][]store.OlmSession, error) {
+// strangers returns those of the devices with which there is no session.
+func (o *Olm) strangers(ctx context.Context, devices []*trustcache.Device) ([]*trustcache.Device, error) {
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
-	return o.rowsOf(ctx, keysOf(devices))
+	all, err := o.sessions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var unknown, out []*trustcache.Device
+	for _, dev := range devices {
+		if list, ok := all.rows[dev.Curve25519]; !ok {
+			unknown = append(unknown, dev)
+		} else if !olm.HasSession(list, dev) {
+			out = append(out, dev)
+		}
+	}
+	if len(unknown) == 0 {
+		return out, nil
+	}
+	rows, err := o.rowsOf(ctx, keysOf(unknown))
+	if err != nil {
+		return nil, err
+	}
+	for _, dev := range unknown {
+		if !olm.HasSession(rows[dev.Curve25519], dev) {
+			out = append(out, dev)
+		}
+	}
+	return out, nil
 }
 
 func keysOf(devices []*trustcache.Device) []id.Curve25519 {
@@ -106,12 +124,28 @@ func (o *Olm) EncryptAll(ctx context.Context, s *core.Step, eventType string, co
 	if err != nil {
 		return nil, nil, err
 	}
-	frame := o.newFrame(eventType, content)
-	sealed, renewed, without := sessions.SealAll(o.keys, frame, devices, claimed, o.Env.Now())
+	sealed, without = o.seal(s, sessions, eventType, content, devices, claimed)
+	return sealed, without, o.StageSessions(ctx, s, sessions)
+}
+
+// EncryptRequests is EncryptAll for as many devices as a room may have: requests to them are being
+// made when it returns. [Queued.Wait] must be called if it returns any, also beside an error.
+func (o *Olm) EncryptRequests(ctx context.Context, s *core.Step, eventType string, content json.RawMessage, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519) (sealed []olm.Message, queued *Queued, without []*trustcache.Device, err error) {
+	sessions, err := o.LoadSessions(ctx, keysOf(devices))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	sealed, without = o.seal(s, sessions, eventType, content, devices, claimed)
+	queued = queue(olm.Pack("m.room.encrypted", sealed, o.Env.Now()))
+	return sealed, queued, without, o.StageSessions(ctx, s, sessions)
+}
+
+func (o *Olm) seal(s *core.Step, sessions *olm.Sessions, eventType string, content json.RawMessage, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519) (sealed []olm.Message, without []*trustcache.Device) {
+	sealed, renewed, without := sessions.SealAll(o.keys, o.newFrame(eventType, content), devices, claimed, o.Env.Now())
 	for _, ref := range renewed {
 		s.After(func() { delete(o.noKeys, ref) })
 	}
-	return sealed, without, o.StageSessions(ctx, s, sessions)
+	return sealed, without
 }
 
 // newFrame prepares the plaintexts of one content. They carry our device keys with

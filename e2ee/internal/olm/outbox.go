@@ -36,19 +36,46 @@ func (m *Message) Text() json.RawMessage {
 	return w.add(nil, m.To.UserID, m.letter)
 }
 
-// OutboxItems packs messages into requests, at most shareBatch devices each and one
-// message per device (requirement 5.1). One with many messages has a recipe instead of its body.
-func OutboxItems(eventType string, messages []Message, now time.Time) []store.OutboxItem {
-	var items []store.OutboxItem
+// Parcel is the messages of one request to devices.
+type Parcel struct {
+	item     store.OutboxItem // without what is sent
+	messages []Message        // in order
+}
+
+// Pack packs messages into requests, at most shareBatch devices each and one message per device
+// (requirement 5.1).
+func Pack(eventType string, messages []Message, now time.Time) []Parcel {
+	var parcels []Parcel
 	for start := 0; start < len(messages); start += shareBatch {
-		chunk := messages[start:min(start+shareBatch, len(messages))]
-		item := store.OutboxItem{TxnID: rand.Text(), EventType: eventType, CreatedAt: now}
-		if chunk = inOrder(chunk); isRecipe(chunk) {
-			item.Recipe = encodeRecipe(chunk)
-		} else {
-			item.Body = toDeviceBody(chunk)
-		}
-		items = append(items, item)
+		parcels = append(parcels, Parcel{
+			item:     store.OutboxItem{TxnID: rand.Text(), EventType: eventType, CreatedAt: now},
+			messages: inOrder(messages[start:min(start+shareBatch, len(messages))]),
+		})
+	}
+	return parcels
+}
+
+// Item returns what is stored of the request. One with many messages has a recipe instead of its
+// body.
+func (p *Parcel) Item() store.OutboxItem {
+	item := p.item
+	if isRecipe(p.messages) {
+		item.Recipe = encodeRecipe(p.messages)
+	} else {
+		item.Body = p.Body()
+	}
+	return item
+}
+
+// Body returns what is sent: the same bytes that [RecipeBody] makes of a recipe.
+func (p *Parcel) Body() json.RawMessage { return toDeviceBody(p.messages) }
+
+// OutboxItems returns what is stored of the requests that messages are packed into.
+func OutboxItems(eventType string, messages []Message, now time.Time) []store.OutboxItem {
+	parcels := Pack(eventType, messages, now)
+	items := make([]store.OutboxItem, len(parcels))
+	for i := range parcels {
+		items[i] = parcels[i].Item()
 	}
 	return items
 }

@@ -15,6 +15,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
 
@@ -54,13 +55,17 @@ func TestTheBodyOfARecipeIsTheSame(t *testing.T) {
 		}
 		want[user][sealed[i].To.DeviceID.String()] = sealed[i].Text()
 	}
-	items := OutboxItems("m.room.encrypted", sealed, time.Unix(1, 0))
-	if len(items) != 1 || len(items[0].Body) != 0 || len(items[0].Recipe) == 0 {
-		t.Fatalf("%d requests, the first has a body of %d bytes", len(items), len(items[0].Body))
+	parcels := Pack("m.room.encrypted", sealed, time.Unix(1, 0))
+	items := []store.OutboxItem{parcels[0].Item()}
+	if len(parcels) != 1 || len(items[0].Body) != 0 || len(items[0].Recipe) == 0 {
+		t.Fatalf("%d requests, the first has a body of %d bytes", len(parcels), len(items[0].Body))
 	}
 	body, err := RecipeBody(items[0].Recipe)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if first := parcels[0].Body(); !bytes.Equal(first, body) {
+		t.Errorf("what is sent at first is\n%s\nand after a crash\n%s", first, body)
 	}
 	var got struct {
 		Messages map[string]map[string]json.RawMessage
@@ -161,6 +166,10 @@ func TestOddKeysInRecipes(t *testing.T) {
 	raw, _ := base64.RawStdEncoding.DecodeString(good)
 	for i, key := range []string{"", "x", good + "=", good[:42], strings.Repeat("A", 42) + "B", base64.StdEncoding.EncodeToString(raw)} {
 		sealed[i].letter.ed25519 = id.Ed25519(key)
+	}
+	parcel := Pack("m.room.encrypted", sealed, time.Unix(1, 0))[0]
+	if body, err := RecipeBody(parcel.Item().Recipe); err != nil || !bytes.Equal(body, parcel.Body()) {
+		t.Errorf("what is sent after a crash is another: %v", err)
 	}
 	again, err := decodeRecipe(encodeRecipe(inOrder(sealed)))
 	if err != nil {

@@ -154,7 +154,7 @@ func (o *Sessions) Collect(ch *store.Changes, steps *Steps) *Moves {
 			sent++
 		}
 	}
-	moved, rest := make(map[sessionName]position), make(map[sessionName]bool)
+	moved, rest := make(map[sessionName]position, sent), make(map[sessionName]bool)
 	for s := range o.dirty {
 		name, ok := nameOf(s.row.SessionID)
 		if at, chain := positionOf(s.row.Pickle.Reveal()); ok && chain && s.onlySent && sent >= minSteps {
@@ -177,7 +177,7 @@ func (o *Sessions) Collect(ch *store.Changes, steps *Steps) *Moves {
 // Rows returns what is stored, once that is so, of the devices whose sessions changed: their
 // rows, moved to where the sessions are.
 func (o *Sessions) Rows() map[id.Curve25519][]store.OlmSession {
-	out := make(map[id.Curve25519][]store.OlmSession)
+	out := make(map[id.Curve25519][]store.OlmSession, len(o.dirty))
 	for s := range o.dirty {
 		key := id.Curve25519(s.row.TheirKey)
 		if out[key] != nil {
@@ -194,7 +194,7 @@ func (o *Sessions) Rows() map[id.Curve25519][]store.OlmSession {
 
 // LoadSessions decodes rows, by Curve25519 key.
 func LoadSessions[K ~string](rows map[K][]store.OlmSession) (*Sessions, error) {
-	out := &Sessions{byKey: make(map[id.Curve25519][]*storedSession, len(rows)), dirty: make(map[*storedSession]bool)}
+	out := &Sessions{byKey: make(map[id.Curve25519][]*storedSession, len(rows)), dirty: make(map[*storedSession]bool, len(rows))}
 	for key, list := range rows {
 		for _, row := range list {
 			s := &storedSession{row: row}

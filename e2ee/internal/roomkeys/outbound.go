@@ -72,6 +72,13 @@ func (s *outboundSession) noteRefused(devices []*trustcache.Device) {
 	}
 }
 
+// expect makes room for so many shares, where there are none yet.
+func (s *outboundSession) expect(n int) {
+	if len(s.shares) == 0 {
+		s.shares, s.begun = make(map[store.DeviceRef]store.Share, n), make(map[store.DeviceRef]int, n)
+	}
+}
+
 // gaveTo reports whether any device of the user was given the key.
 func (s *outboundSession) gaveTo(user id.UserID) bool {
 	for ref, share := range s.shares {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 
 	"maunium.net/go/mautrix/id"
 
@@ -111,6 +113,9 @@ func (o *Outbound) unshared(ctx context.Context, roomID id.RoomID, visibility st
 		return nil, err
 	}
 	left := &leftOver{}
+	if len(out.shares) == 0 {
+		left.missing = make([]*trustcache.Device, 0, len(who.Give))
+	}
 	for _, dev := range who.Give {
 		if out.has(dev, o.channel.Begun(dev.Curve25519)) {
 			continue
@@ -120,6 +125,9 @@ func (o *Outbound) unshared(ctx context.Context, roomID id.RoomID, visibility st
 		}
 		left.missing = append(left.missing, dev)
 	}
+	slices.SortFunc(left.missing, func(a, b *trustcache.Device) int {
+		return cmp.Or(strings.Compare(a.UserID.String(), b.UserID.String()), strings.Compare(a.DeviceID.String(), b.DeviceID.String()))
+	})
 	for ref, w := range who.Withhold {
 		if share, ok := out.shares[ref]; !ok || (share.Withheld != w.Code && share.Withheld != "") {
 			left.untold = append(left.untold, w)
@@ -155,9 +163,9 @@ func (o *Outbound) encryptShares(ctx context.Context, roomID id.RoomID, who *Rec
 		return nil, err
 	}
 	s := o.Begin()
-	sealed, without, err := o.channel.EncryptAll(ctx, s, "m.room_key", key, left.missing, claimed)
+	sealed, queued, without, err := o.channel.EncryptRequests(ctx, s, "m.room_key", key, left.missing, claimed)
 	if err != nil {
-		return nil, err
+		return queued, err
 	}
 	shares := make([]store.Share, 0, len(left.missing)+len(left.untold))
 	for _, m := range sealed {
@@ -175,11 +183,12 @@ func (o *Outbound) encryptShares(ctx context.Context, roomID id.RoomID, who *Rec
 	decided := who.Decided(shares, left.refused)
 	decided.InRoom(roomID, out.row.SessionID, uint32(out.sess.MessageIndex()))
 	s.Changes.Audit = decided.Records()
-	s.Changes.Outbox = append(olm.OutboxItems("m.room.encrypted", sealed, o.Env.Now()), olm.OutboxItems("m.room_key.withheld", append(notes, noOlm...), o.Env.Now())...)
-	queued := channel.Queue(s.Changes.Outbox)
+	queued.Add(olm.OutboxItems("m.room_key.withheld", append(notes, noOlm...), o.Env.Now()))
+	s.Changes.Outbox = queued.Items()
 	o.channel.Delivered(s)
 	s.After(func() {
 		who.Shared(shares)
+		out.expect(len(shares))
 		for _, share := range shares {
 			ref := store.DeviceRef{UserID: share.UserID, DeviceID: share.DeviceID}
 			out.shares[ref], out.begun[ref] = share, o.channel.Begun(id.Curve25519(share.Curve25519))
