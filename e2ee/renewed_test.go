@@ -55,6 +55,34 @@ func TestRoomKeyIsGivenAgainAfterUnwedging(t *testing.T) {
 	reads(t, bob, third)
 }
 
+// Bob logs out and in again under his device's ID, with new keys, and nobody writes meanwhile.
+// The new device is given the key with the next message, without a new session for the others.
+// (Element's library gives such a device nothing until the session ends.)
+func TestDeviceMadeAgainUnderItsID(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, nil)
+	bob, own := confirmedPuppet(t, st.hs, "bob", "BOB")
+	phone := newPuppet(t, st.hs, "bob", "PHONE")
+	own.confirm(phone)
+	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
+	first := st.send(room, "first")
+	reads(t, phone, first)
+	if code := call(t, st.hs, phone.Session, "POST", "logout", map[string]any{}, nil); code != 200 {
+		t.Fatalf("logout answers %d", code)
+	}
+	st.told()
+	if _, err := st.dev.User(t.Context(), id.UserID(bob.UserID)); err != nil {
+		t.Fatal(err)
+	}
+	again := newPuppet(t, st.hs, "bob", "PHONE")
+	own.confirm(again)
+	st.told()
+	second := st.send(room, "second")
+	reads(t, again, second)
+	reads(t, bob, second)
+	cannotRead(t, again, first)
+}
+
 // A dehydrated device is there to receive until its owner takes it into use: it sends
 // nothing. A room key in its name is dropped, whether the device is listed or only says of
 // itself what it is (requirement 24.2).
