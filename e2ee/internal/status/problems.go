@@ -21,7 +21,7 @@ var (
 	}
 	problemLost = Problem{
 		"keys_lost", "The encryption keys that this device published were the proxy's. They were destroyed when its session ended, so that nobody can encrypt for this device any more.",
-		"Log in again as a new device, with another device ID or none. To use the same device ID, delete this device in another client first.",
+		"Log in again as a new device, with another device ID or none. If the ID must stay, delete this device in another client first; what people write in Element may then be unreadable for up to a week.",
 	}
 	problemNoDevice = Problem{
 		"no_device", "This access token belongs to no device, so there can be no encryption keys for it.",
@@ -53,7 +53,7 @@ var (
 	}
 	problemReplaced = Problem{
 		"keys_replaced", "The homeserver shows other keys for this device than the proxy holds. Nothing is sent from it.",
-		"Log this device out and log in again. If nobody replaced the keys, talk to the administrator of the homeserver.",
+		"Log this device out and log in again with another device ID. If nobody replaced the keys, talk to the administrator of the homeserver.",
 	}
 	problemNoStorage = Problem{
 		notices.CodeStorageMissing, "The account has no secret storage, so your identity cannot be recovered on another device.",
