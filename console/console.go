@@ -54,7 +54,8 @@ type Device interface {
 	Bootstrap(ctx context.Context, auth e2ee.UserAuth) (secret.String, error)
 	Recover(ctx context.Context, with e2ee.Recovery) error
 	RestoreHistory(ctx context.Context) error
-	Reset(ctx context.Context, auth e2ee.UserAuth) (secret.String, error)
+	ResetOnce(ctx context.Context, request string, auth e2ee.UserAuth) (secret.String, error)
+	ResetBegun(ctx context.Context, request string) (bool, error)
 	RecoveryKey(ctx context.Context) (secret.String, error)
 	DeleteRecoveryKey(ctx context.Context) error
 	User(ctx context.Context, user id.UserID) (e2ee.UserTrust, error)

@@ -57,6 +57,7 @@ type fakeDevice struct {
 	people   []e2ee.Person
 	trust    map[id.UserID]e2ee.UserTrust
 	key      string
+	resetFor string
 	flows    []e2ee.Verification
 	watch    chan struct{}
 }
@@ -135,8 +136,18 @@ func (d *fakeDevice) Recover(_ context.Context, with e2ee.Recovery) error {
 	return d.ask("recover %q %q %v", with.Key.Reveal(), with.Passphrase.Reveal(), with.Restore)
 }
 
-func (d *fakeDevice) Reset(_ context.Context, auth e2ee.UserAuth) (secret.String, error) {
+func (d *fakeDevice) ResetBegun(_ context.Context, request string) (bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.resetFor != "" && d.resetFor == request, nil
+}
+
+func (d *fakeDevice) ResetOnce(_ context.Context, request string, auth e2ee.UserAuth) (secret.String, error) {
+	if begun, _ := d.ResetBegun(context.Background(), request); begun {
+		return secret.NewString(goodKey), nil
+	}
 	err := d.ask("reset %q", auth.Password.Reveal())
+	d.set(func() { d.resetFor = request })
 	if err == nil {
 		d.set(func() { d.status.Identity.MasterKey += "X" })
 	}

@@ -140,8 +140,19 @@ func TestResetHappensOnce(t *testing.T) {
 	r.wantDid()
 	form := url.Values{"form_token": {r.token("/recovery")}, "sure": {"yes"}, "password": {"p"}, "identity": {"MasterKeyOf@alice:hs"}}
 	r.wantText(r.do(r.form("/recovery/reset", form, nil)), 200, goodKey)
+	// The same form, made again because the replica that had it was killed after it did so.
+	r.mu.Lock()
+	r.again = true
+	r.mu.Unlock()
+	r.wantText(r.do(r.form("/recovery/reset", form, nil)), 200, goodKey)
+	// A replica that was killed had another request, and the form is sent again.
+	r.accounts.of(alice).set(func() { r.accounts.of(alice).resetFor = "another" })
 	r.wantText(r.do(r.form("/recovery/reset", form, nil)), 409, "Nothing was changed", "may be reset already")
-	r.wantDid(`reset "p"`, "delete key")
+	r.mu.Lock()
+	r.again = false
+	r.mu.Unlock()
+	r.wantText(r.do(r.form("/recovery/reset", form, nil)), 409, "Nothing was changed", "may be reset already")
+	r.wantDid(`reset "p"`, "delete key", "delete key") // each time it was shown
 }
 
 // People are listed and looked up; an ID with blanks around it, or as a link, is understood.

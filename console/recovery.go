@@ -148,11 +148,17 @@ func reset(q *query) error {
 	if err != nil {
 		return err
 	}
-	if string(status.Identity.MasterKey) != q.Request.PostForm.Get("identity") {
+	begun := false
+	if q.Again { // by a replica that was killed
+		if begun, err = q.device.ResetBegun(q.ctx, q.RequestID); err != nil {
+			return err
+		}
+	}
+	if string(status.Identity.MasterKey) != q.Request.PostForm.Get("identity") && !begun {
 		return apierr.NewError(http.StatusConflict, apierr.CodeUnknown, "Nothing was changed: your digital identity is not the one that it was when you opened this page.").
 			WithHint("It may be reset already. Look at the page again.")
 	}
-	key, err := q.device.Reset(q.ctx, e2ee.UserAuth{Password: takePassword(q)})
+	key, err := q.device.ResetOnce(q.ctx, q.RequestID, e2ee.UserAuth{Password: takePassword(q)})
 	if err != nil {
 		return err
 	}

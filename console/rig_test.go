@@ -47,6 +47,9 @@ type rig struct {
 	mu     sync.Mutex
 	now    time.Time
 	admins []id.UserID
+	// again reports whether requests may have been done, by a replica that was killed.
+	again    bool
+	requests int
 	// over is what a front proxy says of the browser's connection.
 	over string
 }
@@ -134,6 +137,10 @@ func (r *rig) answer(w http.ResponseWriter, req *http.Request, pattern string) {
 	if r.over != "" {
 		req.Header.Set("X-Forwarded-Proto", r.over)
 	}
+	if !r.again {
+		r.requests++
+	}
+	request, again := strconv.Itoa(r.requests), r.again
 	r.mu.Unlock()
 	params := make(map[string]string)
 	for _, m := range regexp.MustCompile(`{(\w+)}`).FindAllStringSubmatch(pattern, -1) {
@@ -142,7 +149,7 @@ func (r *rig) answer(w http.ResponseWriter, req *http.Request, pattern string) {
 	req, user, err := r.console.Begin(req, "192.0.2.1")
 	if err == nil {
 		err = r.console.Handler(&interceptors.Exchange{
-			Writer: w, Request: req, Identity: interceptors.Identity{UserID: user},
+			Writer: w, Request: req, Identity: interceptors.Identity{UserID: user}, RequestID: request, Again: again,
 			Endpoint: interceptors.Endpoint{Pattern: pattern, Params: params},
 		})
 	}

@@ -160,6 +160,21 @@ func (d *Device) Recover(ctx context.Context, with ownidentity.Recovery) error {
 
 // Reset makes a new identity, secret storage and backup, and returns the recovery key.
 func (d *Device) Reset(ctx context.Context, auth core.UserAuth) (secret.String, error) {
+	return d.ResetOnce(ctx, "", auth)
+}
+
+// ResetBegun reports whether ResetOnce was begun, or done, for a request, here or by who had the
+// account before.
+func (d *Device) ResetBegun(ctx context.Context, request string) (bool, error) {
+	if d.core.Mode != core.ModeProxied {
+		return false, core.ErrNotProxied
+	}
+	return d.acct.identity.ResetBegun(ctx, request)
+}
+
+// ResetOnce is Reset that is done once for a request, also when that is made again by another
+// replica.
+func (d *Device) ResetOnce(ctx context.Context, request string, auth core.UserAuth) (secret.String, error) {
 	if d.core.Mode != core.ModeProxied {
 		return secret.String{}, core.ErrNotProxied
 	}
@@ -169,7 +184,7 @@ func (d *Device) Reset(ctx context.Context, auth core.UserAuth) (secret.String, 
 		return secret.String{}, err
 	}
 	auth, spent := d.acct.identity.WithLoginPassword(auth)
-	err := d.ownIdentity.Reset(ctx, auth)
+	err := d.ownIdentity.Reset(ctx, request, auth)
 	spent(err)
 	if err != nil {
 		return secret.String{}, err
@@ -188,66 +203,6 @@ func (d *Device) RestoreHistory(ctx context.Context) error {
 		return err
 	}
 	return d.backups.BeginRestore(ctx)
-}
-
-// User returns what is known of a user. The homeserver is asked if that may be out of date.
-func (d *Device) User(ctx context.Context, user id.UserID) (UserTrust, error) {
-	if !d.judges() {
-		return UserTrust{}, core.ErrNotProxied
-	}
-	u, err := d.lookUp(ctx, user)
-	if err != nil {
-		return UserTrust{}, err
-	}
-	if !u.Known() {
-		return UserTrust{}, core.ErrUnknownUser
-	}
-	out := UserTrust{
-		UserID: user, State: u.State().String(), PinnedMasterKey: u.PinnedMaster, CurrentMasterKey: u.Current,
-		Devices: []status.Device{},
-	}
-	for i := range u.Devices {
-		if u.Devices[i].Fault != trustcache.FaultNoKeys { // requirement 1.19
-			out.Devices = append(out.Devices, status.TrustOf(&u.Devices[i]))
-		}
-	}
-	return out, nil
-}
-
-// Acknowledge accepts a changed identity.
-func (d *Device) Acknowledge(ctx context.Context, user id.UserID, master id.Ed25519) error {
-	if !d.judges() {
-		return core.ErrNotProxied
-	}
-	if _, err := d.lookUp(ctx, user); err != nil {
-		return err
-	}
-	return controlReason(d.acct.Tracker.Acknowledge(trustcache.By(ctx, d.core.ID), user, master))
-}
-
-// WithdrawVerification withdraws the verification of a user whose identity changed.
-func (d *Device) WithdrawVerification(ctx context.Context, user id.UserID) error {
-	if !d.judges() {
-		return core.ErrNotProxied
-	}
-	return controlReason(d.acct.Tracker.Withdraw(trustcache.By(ctx, d.core.ID), user))
-}
-
-// SetOverride sets the explicit exception for a device; nil removes it.
-func (d *Device) SetOverride(ctx context.Context, user id.UserID, device id.DeviceID, trusted *bool) error {
-	if !d.judges() {
-		return core.ErrNotProxied
-	}
-	if _, err := d.lookUp(ctx, user); err != nil {
-		return err
-	}
-	override := trustcache.OverrideNone
-	if trusted != nil && *trusted {
-		override = trustcache.OverrideTrusted
-	} else if trusted != nil {
-		override = trustcache.OverrideDistrusted
-	}
-	return controlReason(d.acct.Tracker.SetOverride(trustcache.By(ctx, d.core.ID), user, device, override))
 }
 
 // controlReason returns the control API's error for an error of trustcache.

@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/status"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/trustcache"
@@ -163,4 +164,64 @@ func (d *Device) meet(ctx context.Context, user id.UserID) (id.RoomID, error) {
 		return "", fmt.Errorf("record that a room is direct: %w", err)
 	}
 	return made.RoomID, d.core.SetAccountData(ctx, "m.direct", json.RawMessage(direct.Set(user.String(), rooms).Encode()))
+}
+
+// User returns what is known of a user. The homeserver is asked if that may be out of date.
+func (d *Device) User(ctx context.Context, user id.UserID) (UserTrust, error) {
+	if !d.judges() {
+		return UserTrust{}, core.ErrNotProxied
+	}
+	u, err := d.lookUp(ctx, user)
+	if err != nil {
+		return UserTrust{}, err
+	}
+	if !u.Known() {
+		return UserTrust{}, core.ErrUnknownUser
+	}
+	out := UserTrust{
+		UserID: user, State: u.State().String(), PinnedMasterKey: u.PinnedMaster, CurrentMasterKey: u.Current,
+		Devices: []status.Device{},
+	}
+	for i := range u.Devices {
+		if u.Devices[i].Fault != trustcache.FaultNoKeys { // requirement 1.19
+			out.Devices = append(out.Devices, status.TrustOf(&u.Devices[i]))
+		}
+	}
+	return out, nil
+}
+
+// Acknowledge accepts a changed identity.
+func (d *Device) Acknowledge(ctx context.Context, user id.UserID, master id.Ed25519) error {
+	if !d.judges() {
+		return core.ErrNotProxied
+	}
+	if _, err := d.lookUp(ctx, user); err != nil {
+		return err
+	}
+	return controlReason(d.acct.Tracker.Acknowledge(trustcache.By(ctx, d.core.ID), user, master))
+}
+
+// WithdrawVerification withdraws the verification of a user whose identity changed.
+func (d *Device) WithdrawVerification(ctx context.Context, user id.UserID) error {
+	if !d.judges() {
+		return core.ErrNotProxied
+	}
+	return controlReason(d.acct.Tracker.Withdraw(trustcache.By(ctx, d.core.ID), user))
+}
+
+// SetOverride sets the explicit exception for a device; nil removes it.
+func (d *Device) SetOverride(ctx context.Context, user id.UserID, device id.DeviceID, trusted *bool) error {
+	if !d.judges() {
+		return core.ErrNotProxied
+	}
+	if _, err := d.lookUp(ctx, user); err != nil {
+		return err
+	}
+	override := trustcache.OverrideNone
+	if trusted != nil && *trusted {
+		override = trustcache.OverrideTrusted
+	} else if trusted != nil {
+		override = trustcache.OverrideDistrusted
+	}
+	return controlReason(d.acct.Tracker.SetOverride(trustcache.By(ctx, d.core.ID), user, device, override))
 }

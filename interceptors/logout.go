@@ -58,13 +58,17 @@ func deleteDevices(x *Exchange) error {
 // end when the homeserver refuses their tokens. The sessions of the console end in any case: nobody
 // sees them among their devices, and the old password may have begun them.
 func (s *sessions) changePassword(x *Exchange) error {
-	return endThen(x, func(ctx context.Context, body strictjson.Object) error {
+	done := func(ctx context.Context, body strictjson.Object) error {
 		err := s.endConsole(ctx, x)
 		if body.IsFalse("logout_devices") {
 			return err
 		}
 		return errors.Join(err, forgetAll(ctx, x, x.Identity.DeviceID))
-	})
+	}
+	if x.Again {
+		return changePasswordAgain(x, done)
+	}
+	return endThen(x, done)
 }
 
 // deactivate handles [Deactivate].

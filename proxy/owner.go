@@ -225,7 +225,15 @@ func (q *request) isIdempotent() bool {
 		return true
 	case interceptors.Send, interceptors.Redact, interceptors.CreateRoom, interceptors.Upgrade,
 		interceptors.Invite, interceptors.Kick, interceptors.Ban, interceptors.Unban,
-		interceptors.Logout, interceptors.LogoutAll, interceptors.Deactivate:
+		interceptors.Logout, interceptors.LogoutAll, interceptors.Deactivate, interceptors.Password, interceptors.ControlReset:
+		return true
+	// Steps of a verification that has ended with the process are answered with how it ended.
+	case interceptors.ControlVerify, interceptors.ControlVerificationAccept, interceptors.ControlVerificationEmoji, interceptors.ControlVerificationConfirm,
+		interceptors.ControlVerificationScan, interceptors.ControlVerificationScanned, interceptors.ControlVerificationCancel,
+		interceptors.ControlExportKeys, interceptors.ControlAdminEndSessions,
+		interceptors.Console: // its buttons do the same as these calls
+		return true
+	case "": // a filter, which has no handler
 		return true
 	}
 	return q.r.Method != http.MethodPost && q.r.Method != http.MethodPatch

@@ -37,18 +37,21 @@ type Intent struct {
 	// Before has a keyed hash of each room that the account had joined before, in order.
 	Before []uint64
 	// Room is what the homeserver answered; empty while it did not.
-	Room   id.RoomID
-	MadeAt time.Time
+	Room id.RoomID
+	// Identity is the master key that a reset of the identity has published; empty before it was done.
+	Identity id.Ed25519
+	MadeAt   time.Time
 	// Left reports whether it was made by who had the account before: it is set by [DB.Intents].
 	Left bool
 }
 
 // sealedIntent is what of an intent is sealed.
 type sealedIntent struct {
-	Said   []byte    `json:"said"`
-	Before []uint64  `json:"before,omitempty"`
-	Room   id.RoomID `json:"room,omitempty"`
-	Epoch  int64     `json:"epoch"`
+	Said     []byte     `json:"said"`
+	Before   []uint64   `json:"before,omitempty"`
+	Room     id.RoomID  `json:"room,omitempty"`
+	Identity id.Ed25519 `json:"identity,omitempty"`
+	Epoch    int64      `json:"epoch"`
 }
 
 // HashIntent returns the keyed hash of what a client asks for, see [Intent].
@@ -68,7 +71,7 @@ func (db *DB) HashJoined(room id.RoomID) uint64 {
 
 // PutIntent stores an intent, or what became of it.
 func (db *DB) PutIntent(ctx context.Context, acct *Account, in Intent) error {
-	plain, err := json.Marshal(sealedIntent{in.Said[:], in.Before, in.Room, acct.epoch})
+	plain, err := json.Marshal(sealedIntent{in.Said[:], in.Before, in.Room, in.Identity, acct.epoch})
 	if err != nil {
 		return fmt.Errorf("store an intent: %w", err)
 	}
@@ -111,7 +114,7 @@ func (db *DB) Intents(ctx context.Context, acct *Account) ([]Intent, error) {
 		if err := json.Unmarshal(plain, &s); err != nil || len(s.Said) != len(in.Said) || !slices.IsSorted(s.Before) {
 			return fmt.Errorf("%w: an intent is damaged", ErrSealed)
 		}
-		in.Said, in.Before, in.Room = [32]byte(s.Said), s.Before, s.Room
+		in.Said, in.Before, in.Room, in.Identity = [32]byte(s.Said), s.Before, s.Room, s.Identity
 		in.MadeAt, in.Left = time.UnixMicro(at), s.Epoch != acct.epoch
 		all = append(all, in)
 		return nil

@@ -28,7 +28,7 @@ func TestIntents(t *testing.T) {
 		}
 		same(t, "stored", must[[]Intent](t)(db.Intents(ctx, acct)), []Intent{one, later})
 		same(t, "of another account", len(must[[]Intent](t)(db.Intents(ctx, other))), 0)
-		one.Room = "!made:hs"
+		one.Room, one.Identity = "!made:hs", "master key"
 		if err := db.PutIntent(ctx, acct, one); err != nil {
 			t.Fatal(err)
 		}

@@ -1,14 +1,17 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -27,11 +30,12 @@ type turnstile struct {
 	armed   bool
 	after   bool
 	seen    map[string]bool
+	masters map[string]map[string]bool // that were published, by token
 	stopped chan string
 	open    chan struct{}
 }
 
-var stoppedPaths = regexp.MustCompile(`/(createRoom|logout|kick|invite|upgrade)$|/(send|redact)/`)
+var stoppedPaths = regexp.MustCompile(`/(createRoom|logout|kick|invite|upgrade|account/password|device_signing/upload)$|/(send|redact)/`)
 
 func newTurnstile(t *testing.T, homeserver string) *turnstile {
 	t.Helper()
@@ -39,7 +43,7 @@ func newTurnstile(t *testing.T, homeserver string) *turnstile {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &turnstile{stopped: make(chan string, 100), seen: map[string]bool{}, open: make(chan struct{})}
+	s := &turnstile{stopped: make(chan string, 100), seen: map[string]bool{}, masters: map[string]map[string]bool{}, open: make(chan struct{})}
 	s.to = &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.SetURL(to)
 		r.Out.Host = to.Host
@@ -61,11 +65,42 @@ func (s *turnstile) stops(r *http.Request) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := r.Header.Get("Authorization") // each account has one
-	if !s.armed || r.Method == http.MethodGet || !stoppedPaths.MatchString(r.URL.Path) || s.seen[key] {
+	if !s.armed || r.Method == http.MethodGet || !stoppedPaths.MatchString(r.URL.Path) {
+		return false
+	}
+	if strings.HasSuffix(r.URL.Path, "/device_signing/upload") && !s.publishes(r, key) || s.seen[key] {
 		return false
 	}
 	s.seen[key] = true
 	return true
+}
+
+// publishes notes the identity that is published by a request; false if it only asks how to authenticate
+// that.
+func (s *turnstile) publishes(r *http.Request, by string) bool {
+	raw, err := io.ReadAll(r.Body)
+	r.Body = io.NopCloser(bytes.NewReader(raw))
+	var body struct {
+		Auth   struct{ Type string }
+		Master struct{ Keys map[string]string } `json:"master_key"`
+	}
+	if err != nil || json.Unmarshal(raw, &body) != nil || body.Auth.Type == "" {
+		return false
+	}
+	if s.masters[by] == nil {
+		s.masters[by] = map[string]bool{}
+	}
+	for key := range body.Master.Keys {
+		s.masters[by][key] = true
+	}
+	return true
+}
+
+// published returns how many identities were published with a token.
+func (s *turnstile) published(token string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.masters["Bearer "+token])
 }
 
 func (s *turnstile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -96,57 +131,62 @@ type onceCase struct {
 // another replica, see no error; and each was done once.
 func TestRequestsAreDoneOnce(t *testing.T) {
 	t.Parallel()
-	hs := shared.Dendrite(t)
 	for name, after := range map[string]bool{"not done": false, "done": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			stile, c := newTurnstile(t, hs.URL), newCluster(t)
-			start := func() *testproxy.Proxy {
-				return testproxy.Start(t, stile.URL, testproxy.Options{Config: c.settings(t)})
-			}
-			a, b := start(), start()
-			awaitMetric(t, a, "e2ee_proxy_cluster_replicas", "2")
-			cases := onceCases(t, hs, a)
-			stile.arm(after)
-			answers := make([]tesths.Response, len(cases))
-			var all sync.WaitGroup
-			for i, one := range cases {
-				one.user.http.URL = b.URL
-				all.Go(func() {
-					var err error
-					if answers[i], err = one.user.http.Do(t.Context(), http.MethodPost, one.path, one.body); err != nil {
-						t.Errorf("%s: %v", one.what, err)
-					}
-				})
-			}
-			deadline := time.After(time.Minute)
-			for range cases {
-				select {
-				case <-stile.stopped:
-				case <-deadline:
-					t.Fatal("not all requests came to the homeserver")
-				}
-			}
-			a.Kill()
-			all.Wait()
-			close(stile.open)
-			for i, one := range cases {
-				if answers[i].Status != http.StatusOK {
-					t.Errorf("%s is answered with %d %s", one.what, answers[i].Status, answers[i].Body)
-					continue
-				}
-				var said map[string]string
-				if err := json.Unmarshal(answers[i].Body, &said); err != nil {
-					t.Errorf("%s is answered with %s", one.what, answers[i].Body)
-				}
-				one.check(said)
-			}
+			wantDoneOnce(t, shared.Dendrite(t), after, onceCases)
 		})
 	}
 }
 
+// wantDoneOnce makes requests by a replica, of which another is killed while the homeserver has them.
+func wantDoneOnce(t *testing.T, hs *tesths.Homeserver, after bool, bring func(*testing.T, *tesths.Homeserver, *turnstile, *testproxy.Proxy) []onceCase) {
+	t.Helper()
+	stile, c := newTurnstile(t, hs.URL), newCluster(t)
+	start := func() *testproxy.Proxy {
+		return testproxy.Start(t, stile.URL, testproxy.Options{Config: c.settings(t)})
+	}
+	a, b := start(), start()
+	awaitMetric(t, a, "e2ee_proxy_cluster_replicas", "2")
+	cases := bring(t, hs, stile, a)
+	stile.arm(after)
+	answers := make([]tesths.Response, len(cases))
+	var all sync.WaitGroup
+	for i, one := range cases {
+		one.user.http.URL = b.URL
+		all.Go(func() {
+			var err error
+			if answers[i], err = one.user.http.Do(t.Context(), http.MethodPost, one.path, one.body); err != nil {
+				t.Errorf("%s: %v", one.what, err)
+			}
+		})
+	}
+	deadline := time.After(time.Minute)
+	for range cases {
+		select {
+		case <-stile.stopped:
+		case <-deadline:
+			t.Fatal("not all requests came to the homeserver")
+		}
+	}
+	a.Kill()
+	all.Wait()
+	close(stile.open)
+	for i, one := range cases {
+		if answers[i].Status != http.StatusOK {
+			t.Errorf("%s is answered with %d %s", one.what, answers[i].Status, answers[i].Body)
+			continue
+		}
+		var said map[string]string
+		if err := json.Unmarshal(answers[i].Body, &said); err != nil {
+			t.Errorf("%s is answered with %s", one.what, answers[i].Body)
+		}
+		one.check(said)
+	}
+}
+
 // onceCases makes the accounts and rooms, all of a replica.
-func onceCases(t *testing.T, hs *tesths.Homeserver, at *testproxy.Proxy) []onceCase {
+func onceCases(t *testing.T, hs *tesths.Homeserver, _ *turnstile, at *testproxy.Proxy) []onceCase {
 	t.Helper()
 	person := func() *curl { return loginCurl(t, at.URL, newAccount(t, hs, "once"), "") }
 	joined := func(c *curl) []string {

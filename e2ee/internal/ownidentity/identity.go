@@ -186,7 +186,7 @@ func (o *Identity) Bootstrap(ctx context.Context, auth core.UserAuth, may Bootst
 		return err
 	}
 	defer give()
-	resetting, err := o.acct.loadReset(ctx)
+	begun, err := o.acct.loadReset(ctx)
 	if err != nil {
 		return err
 	}
@@ -196,8 +196,8 @@ func (o *Identity) Bootstrap(ctx context.Context, auth core.UserAuth, may Bootst
 		return err
 	case own.Knowledge != trustcache.KnowledgeFresh:
 		return errOwnUnknown
-	case resetting != nil && resetting.Master.PublicKey() == own.Current:
-		return o.finishReset(ctx, resetting) // an earlier reset was interrupted
+	case begun != nil && begun.Master.PublicKey() == own.Current:
+		return o.finishReset(ctx, begun) // an earlier reset was interrupted
 	}
 	keys, err := o.fittingKeys(ctx, own)
 	if err != nil {

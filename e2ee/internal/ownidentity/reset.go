@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"maunium.net/go/mautrix/crypto/goolm/pk"
 
@@ -31,41 +32,60 @@ import (
 //  4. it is verified, and this device signed
 //  5. a new recovery key and a new backup key are stored, and the backup made
 //  6. the secrets go into secret storage under the new key, which becomes the default
-//  7. the record is deleted
-const secretReset = "reset"
+//  7. it is stored for which requests it was done, and the record is deleted
+//
+// A request that is made again, because the replica that had it was killed, finds itself in the
+// record, or that it was done.
+const (
+	secretReset = "reset"
+	// maxResetRequests is how many requests for one reset are known again.
+	maxResetRequests = 8
+)
 
 // resetPlan is the content of secretReset.
 type resetPlan struct {
 	Master      []byte `json:"master"`
 	SelfSigning []byte `json:"self_signing"`
 	UserSigning []byte `json:"user_signing"`
+	// Requests names those that asked for this reset, the latest last.
+	Requests []string `json:"requests,omitempty"`
+}
+
+// resetting is a reset that has begun.
+type resetting struct {
+	*identity.Keys
+	requests []string
 }
 
 // Reset publishes a new identity, or completes an interrupted reset, and makes new secret
-// storage and a new backup.
-func (o *Identity) Reset(ctx context.Context, auth core.UserAuth) error {
+// storage and a new backup; nothing, if that was done for the same request. An empty one is
+// always another.
+func (o *Identity) Reset(ctx context.Context, request string, auth core.UserAuth) error {
 	give, err := o.acct.boot.Take(ctx, struct{}{})
 	if err != nil {
 		return err
 	}
 	defer give()
-	keys, err := o.acct.loadReset(ctx)
+	r, err := o.acct.loadReset(ctx)
 	if err != nil {
 		return err
 	}
-	if keys == nil {
-		if keys, err = o.beginReset(ctx); err != nil {
+	if r == nil {
+		if done, err := o.acct.wasReset(ctx, request); done || err != nil {
 			return err
 		}
 	}
-	// The tracker is told before publication, so that it raises no alarm.
-	if _, err := o.acct.Tracker.SetOwnIdentity(ctx, keys.Master.PublicKey()); err != nil {
-		return fmt.Errorf("trust the own identity: %w", err)
-	}
-	if err := o.uploadResetIdentity(ctx, keys, auth); err != nil {
+	if r, err = o.beginReset(ctx, r, request); err != nil {
 		return err
 	}
-	if err := o.finishReset(ctx, keys); err != nil {
+	// The tracker is told before publication, so that it raises no alarm.
+	if _, err := o.acct.Tracker.SetOwnIdentity(ctx, r.Master.PublicKey()); err != nil {
+		return fmt.Errorf("trust the own identity: %w", err)
+	}
+	if err := o.uploadResetIdentity(ctx, r.Keys, auth); err != nil {
+		return err
+	}
+	if err := o.finishReset(ctx, r); err != nil {
 		return err
 	}
 	o.acct.password.forget()
@@ -86,8 +106,32 @@ func (o *Identity) uploadResetIdentity(ctx context.Context, keys *identity.Keys,
 	return o.upload(ctx, keys, auth, func(context.Context) error { return nil })
 }
 
-// loadReset returns the identity of an unfinished reset; nil when there is none.
-func (a *Account) loadReset(ctx context.Context) (*identity.Keys, error) {
+// ResetBegun reports whether a reset was begun for a request, or done.
+func (a *Account) ResetBegun(ctx context.Context, request string) (bool, error) {
+	r, err := a.loadReset(ctx)
+	if err != nil {
+		return false, err
+	}
+	if r != nil && request != "" && slices.Contains(r.requests, request) {
+		return true, nil
+	}
+	return a.wasReset(ctx, request)
+}
+
+// wasReset reports whether a reset was done for a request.
+func (a *Account) wasReset(ctx context.Context, request string) (bool, error) {
+	if request == "" {
+		return false, nil
+	}
+	all, err := a.Env.Store.Intents(ctx, a.Row)
+	if err != nil {
+		return false, fmt.Errorf("look for a reset that was done: %w", err)
+	}
+	return slices.ContainsFunc(all, func(in store.Intent) bool { return in.Request == request && in.Identity != "" }), nil
+}
+
+// loadReset returns the unfinished reset; nil when there is none.
+func (a *Account) loadReset(ctx context.Context) (*resetting, error) {
 	stored, err := a.Env.Store.Secret(ctx, a.Row, secretReset)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
@@ -108,15 +152,26 @@ func (a *Account) loadReset(ctx context.Context) (*identity.Keys, error) {
 			return nil, fmt.Errorf("read the reset under way: %w", err)
 		}
 	}
-	return &c, nil
+	return &resetting{&c, plan.Requests}, nil
 }
 
-func (o *Identity) beginReset(ctx context.Context) (*identity.Keys, error) {
-	keys, err := identity.NewKeys()
-	if err != nil {
-		return nil, err
+// beginReset stores that a request asks for a reset: for the one under way, or else for a new
+// one.
+func (o *Identity) beginReset(ctx context.Context, r *resetting, request string) (*resetting, error) {
+	switch {
+	case r == nil:
+		keys, err := identity.NewKeys()
+		if err != nil {
+			return nil, err
+		}
+		r = &resetting{Keys: keys}
+	case request == "" || slices.Contains(r.requests, request):
+		return r, nil
 	}
-	raw, err := json.Marshal(resetPlan{keys.Master.Seed(), keys.SelfSigning.Seed(), keys.UserSigning.Seed()})
+	if request != "" {
+		r.requests = append(r.requests[max(0, len(r.requests)+1-maxResetRequests):], request)
+	}
+	raw, err := json.Marshal(resetPlan{r.Master.Seed(), r.SelfSigning.Seed(), r.UserSigning.Seed(), r.requests})
 	if err != nil {
 		return nil, fmt.Errorf("encode the reset: %w", err)
 	}
@@ -124,12 +179,13 @@ func (o *Identity) beginReset(ctx context.Context) (*identity.Keys, error) {
 	if err := o.Save(ctx, &store.Changes{Secrets: []store.Secret{row}}); err != nil {
 		return nil, fmt.Errorf("store the reset: %w", err)
 	}
-	return keys, nil
+	return r, nil
 }
 
 // finishReset takes a published identity into use: it signs the device and makes a new
 // secret storage and backup.
-func (o *Identity) finishReset(ctx context.Context, keys *identity.Keys) error {
+func (o *Identity) finishReset(ctx context.Context, r *resetting) error {
+	keys := r.Keys
 	own, err := o.ReadOwn(ctx, true)
 	if err != nil {
 		return err
@@ -156,6 +212,12 @@ func (o *Identity) finishReset(ctx context.Context, keys *identity.Keys) error {
 	}
 	if err := o.replaceStorage(ctx, keys); err != nil {
 		return err
+	}
+	for _, request := range r.requests {
+		in := store.Intent{Request: request, Identity: keys.Master.PublicKey(), MadeAt: o.Env.Now()}
+		if err := o.Env.Store.PutIntent(ctx, o.acct.Row, in); err != nil {
+			return fmt.Errorf("store that the reset was done: %w", err)
+		}
 	}
 	if err := o.Save(ctx, &store.Changes{DeleteSecrets: []string{secretReset}}); err != nil {
 		return fmt.Errorf("store the end of the reset: %w", err)
@@ -197,11 +259,14 @@ func (o *Identity) replaceStorage(ctx context.Context, keys *identity.Keys) erro
 // Expect tells the tracker which identity is ours, so that it raises no alarm when
 // a reset publishes it.
 func (a *Account) Expect(ctx context.Context) error {
-	keys, err := a.loadReset(ctx)
-	if err != nil {
+	var keys *identity.Keys
+	r, err := a.loadReset(ctx)
+	switch {
+	case err != nil:
 		return err
-	}
-	if keys == nil {
+	case r != nil:
+		keys = r.Keys
+	default:
 		if keys, err = a.Keys(ctx); err != nil {
 			return err
 		}

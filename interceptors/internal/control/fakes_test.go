@@ -16,9 +16,10 @@ import (
 
 // fakeControl answers with fixed things and records what it was asked.
 type fakeControl struct {
-	err   error
-	empty bool
-	asked []string
+	err     error
+	stepErr error // of the first thing that is asked
+	empty   bool
+	asked   []string
 	// file is what an import brought; during is called while it is there.
 	file   string
 	during func()
@@ -26,6 +27,9 @@ type fakeControl struct {
 
 func (c *fakeControl) ask(format string, args ...any) error {
 	c.asked = append(c.asked, fmt.Sprintf(format, args...))
+	if len(c.asked) == 1 && c.stepErr != nil {
+		return c.stepErr
+	}
 	return c.err
 }
 
@@ -58,8 +62,12 @@ func (c *fakeControl) Recover(_ context.Context, r e2ee.Recovery) error {
 	return c.ask("recover %q %q %v", r.Key.Reveal(), r.Passphrase.Reveal(), r.Restore)
 }
 
-func (c *fakeControl) Reset(_ context.Context, a e2ee.UserAuth) (secret.String, error) {
-	return secret.NewString("EsTk ey"), c.ask("reset %q %s", a.Password.Reveal(), a.Stage)
+func (c *fakeControl) Reset(ctx context.Context, a e2ee.UserAuth) (secret.String, error) {
+	return c.ResetOnce(ctx, "", a)
+}
+
+func (c *fakeControl) ResetOnce(_ context.Context, request string, a e2ee.UserAuth) (secret.String, error) {
+	return secret.NewString("EsTk ey"), c.ask("reset %s %q %s", request, a.Password.Reveal(), a.Stage)
 }
 
 func (c *fakeControl) ExportKeys(_ context.Context, passphrase secret.String, w io.Writer) error {

@@ -150,7 +150,7 @@ func (c *api) reset(a request) (any, error) {
 	if err := c.Limits.Reset(a.ctx, a.Identity.UserID); err != nil {
 		return nil, err
 	}
-	key, err := a.Reset(a.ctx, auth)
+	key, err := a.ResetOnce(a.ctx, a.RequestID, auth)
 	if err != nil {
 		return nil, err
 	}

@@ -123,7 +123,18 @@ func step(do func(exchange.Control, context.Context, string) (e2ee.Verification,
 		if err := readBody(a.Exchange, &emptyBody{}); err != nil {
 			return nil, err
 		}
-		return do(a.Control, a.ctx, flowParam(a.Exchange))
+		return asItIs(a)(do(a.Control, a.ctx, flowParam(a.Exchange)))
+	}
+}
+
+// asItIs is for a step that is made again because a replica was killed. With it the verification may
+// have ended, or the step may be behind it: then it is answered as it is.
+func asItIs(a request) func(e2ee.Verification, error) (any, error) {
+	return func(v e2ee.Verification, err error) (any, error) {
+		if flow := flowParam(a.Exchange); a.Again && errors.Is(err, e2ee.ErrVerificationStep) && flow != anyFlow {
+			return a.Verification(a.ctx, flow)
+		}
+		return v, err
 	}
 }
 
@@ -139,7 +150,7 @@ func confirmEmoji(a request) (any, error) {
 	if body.Match == nil {
 		return nil, apierr.MissingParam("match is missing: say whether all emoji, or all numbers, are the same on both sides.")
 	}
-	return a.ConfirmEmoji(a.ctx, flowParam(a.Exchange), *body.Match)
+	return asItIs(a)(a.ConfirmEmoji(a.ctx, flowParam(a.Exchange), *body.Match))
 }
 
 type scannedBody struct {
@@ -154,7 +165,7 @@ func confirmScanned(a request) (any, error) {
 	if body.Yes == nil {
 		return nil, apierr.MissingParam("yes is missing: say whether the other side says that it scanned the code.")
 	}
-	return a.ConfirmScanned(a.ctx, flowParam(a.Exchange), *body.Yes)
+	return asItIs(a)(a.ConfirmScanned(a.ctx, flowParam(a.Exchange), *body.Yes))
 }
 
 type scanBody struct {
@@ -171,7 +182,7 @@ func (c *api) scanQR(a request) (any, error) {
 	if flow == anyFlow {
 		flow = ""
 	}
-	return a.ScanQR(a.ctx, flow, payload)
+	return asItIs(a)(a.ScanQR(a.ctx, flow, payload))
 }
 
 func (c *api) payload(a request) ([]byte, error) {

@@ -76,6 +76,27 @@ func TestVerificationRefusals(t *testing.T) {
 	}
 }
 
+// A step that is made again, because the replica that did it was killed and the verification ended
+// with it, is answered with the verification as it is.
+func TestVerificationStepMadeAgain(t *testing.T) {
+	t.Parallel()
+	for handler, body := range map[string]string{
+		VerificationAccept: "", VerificationEmoji: "", VerificationConfirm: `{"match":true}`,
+		VerificationScanned: `{"yes":true}`, VerificationScan: `{"qr":"AAAA"}`,
+	} {
+		for _, again := range []bool{false, true} {
+			w, c := controlWorld(t, e2ee.ModeProxied)
+			w.again, c.stepErr = again, e2ee.ErrVerificationStep
+			rec, err := w.do(callOf(handler, http.MethodPost, "x", body))
+			if !again {
+				wantError(t, err, http.StatusConflict, codeVerificationStep)
+			} else if err != nil || rec.Code != http.StatusOK || len(c.asked) != 2 {
+				t.Errorf("%s: %d, %v, asked %q", handler, rec.Code, err, c.asked)
+			}
+		}
+	}
+}
+
 // A picture of a code is read; one without is told, and nothing is asked.
 func TestScanAPicture(t *testing.T) {
 	t.Parallel()

@@ -80,6 +80,7 @@ type world struct {
 	who      exchange.Identity
 	seen     *fakeAdministration
 	held     []e2ee.HeldDevice
+	again    bool // a replica that was killed may have done it
 }
 
 // controlWorld returns a world with a control.
@@ -122,7 +123,7 @@ func (w *world) do(c clientCall) (*httptest.ResponseRecorder, error) {
 		w.t.Fatalf("no handler %q", c.handler)
 	}
 	err := handler(&exchange.Exchange{
-		Writer: rec, Request: req, Upstream: w.up, Devices: fakeDevices{dev: w.dev, held: w.held}, Identity: w.who,
+		Writer: rec, Request: req, Upstream: w.up, Devices: fakeDevices{dev: w.dev, held: w.held}, Identity: w.who, RequestID: "r-1", Again: w.again,
 		Endpoint: exchange.Endpoint{Pattern: c.pattern, Params: c.params},
 	})
 	if err != nil && rec.Body.Len() > 0 {

@@ -255,6 +255,8 @@ type Control interface {
 	RestoreHistory(ctx context.Context) error
 	// Reset makes a new identity, secret storage and backup and returns the recovery key.
 	Reset(ctx context.Context, auth e2ee.UserAuth) (secret.String, error)
+	// ResetOnce is Reset, once for each request that is named.
+	ResetOnce(ctx context.Context, request string, auth e2ee.UserAuth) (secret.String, error)
 	// RecoveryKey returns the key that an automatic bootstrap made: ErrNoRecoveryKey when
 	// there is none, it was deleted, or its time is over.
 	RecoveryKey(ctx context.Context) (secret.String, error)
